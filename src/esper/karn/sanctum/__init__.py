@@ -1,0 +1,1 @@
+"""Sanctum: the terminal cockpit."""

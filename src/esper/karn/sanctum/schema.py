@@ -1,0 +1,160 @@
+"""What Sanctum knows: plain data that the aggregator fills and the widgets read.
+
+Everything is a value of one moment. Widgets and the command line see a `SanctumSnapshot` and
+nothing else of a run. Histories are tuples, oldest first, and bounded.
+"""
+
+from dataclasses import dataclass, field
+
+from esper.leyline.heads import HEAD_CHOICES, HEAD_NAMES
+
+
+def _dark() -> dict[str, bool]:
+    return dict.fromkeys(HEAD_NAMES, False)
+
+
+@dataclass(frozen=True)
+class FirstSighting:
+    """The first time in a run that a head produced a kind of non-finite value."""
+
+    head: str  # a head's name, or "shared"
+    kind: str  # "nan", "+inf" or "-inf"
+    quantity: str
+    update: int
+    epoch: int
+    minibatch: int
+
+
+@dataclass(frozen=True)
+class HeadTrend:
+    """The last updates of one head, oldest first; non-finite values are kept."""
+
+    entropy: tuple[float, ...] = ()
+    gradient_norm: tuple[float, ...] = ()
+    ratio_max: tuple[float, ...] = ()
+    clip_fraction: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class TamiyoState:
+    """The policy's health. Dictionaries are keyed by head name."""
+
+    head_inf_latch: dict[str, bool] = field(default_factory=_dark)  # TELE-303
+    head_nan_latch: dict[str, bool] = field(default_factory=_dark)  # TELE-302
+    head_inf_active: dict[str, bool] = field(default_factory=_dark)  # in the last update
+    head_nan_active: dict[str, bool] = field(default_factory=_dark)
+    shared_inf_latch: bool = False
+    shared_nan_latch: bool = False
+    first: tuple[FirstSighting, ...] = ()  # in order of sighting: the first is the first-out
+    head_entropy: dict[str, float] = field(default_factory=dict)
+    head_gradient_norm: dict[str, float] = field(default_factory=dict)
+    head_ratio_max: dict[str, float] = field(default_factory=dict)
+    head_clip_fraction: dict[str, float] = field(default_factory=dict)
+    head_kl: dict[str, float] = field(default_factory=dict)
+    head_log_prob_min: dict[str, float] = field(default_factory=dict)
+    head_log_prob_max: dict[str, float] = field(default_factory=dict)
+    head_active_fraction: dict[str, float] = field(default_factory=dict)
+    head_trend: dict[str, HeadTrend] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class TrainingState:
+    """The PPO update as a whole; histories have one entry per update."""
+
+    policy_loss: float | None = None  # None before the first update
+    value_loss: float | None = None
+    entropy: float | None = None
+    approximate_kl: float | None = None
+    clip_fraction: float | None = None
+    explained_variance: float | None = None
+    gradient_norm: float | None = None
+    learning_rate: float | None = None
+    minibatches: int = 0
+    minibatches_skipped: int = 0
+    skipped_in_run: int = 0
+    policy_loss_history: tuple[float, ...] = ()
+    value_loss_history: tuple[float, ...] = ()
+    entropy_history: tuple[float, ...] = ()
+    approximate_kl_history: tuple[float, ...] = ()
+    explained_variance_history: tuple[float, ...] = ()
+    gradient_norm_history: tuple[float, ...] = ()
+    score: float | None = None  # mean terminal score of the last batch of episodes
+    score_history: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class SlotState:
+    """One slot of one host."""
+
+    stage: int = 0  # value of leyline.heads.Stage
+    alpha: float = 0.0
+    blueprint: int = -1  # index into RunState.blueprints; -1 where empty
+
+
+@dataclass(frozen=True)
+class HostState:
+    """One host, as of its last step."""
+
+    host: int
+    episode: int
+    accuracy: float
+    loss: float
+    parameters: int
+    reward: float
+    slots: tuple[SlotState, ...]
+    accuracy_history: tuple[float, ...] = ()  # this episode, one entry per step
+
+
+@dataclass(frozen=True)
+class LogEntry:
+    """One line of the event log."""
+
+    event_id: int
+    time: float  # seconds since the epoch
+    level: str  # "info", "warning", "error" or "latch"
+    text: str
+
+
+@dataclass(frozen=True)
+class RunState:
+    """The run as a whole, as its own events tell it."""
+
+    run_id: str = ""
+    name: str = ""
+    task: str = ""
+    device: str = ""
+    seed: int | None = None
+    phase: str = "waiting"  # "waiting" (no event yet), "training", or RunFinished.status
+    reason: str = ""
+    episodes: int = 0
+    episodes_done: int = 0
+    update: int = 0  # updates completed
+    steps: int = 0
+    step: int = 0
+    environments: int = 0
+    steps_per_second: float | None = None  # environment steps, over all hosts
+    samples_per_second: float | None = None
+    started_at: float | None = None
+    last_event_at: float | None = None
+    pid: int | None = None
+    process_start_time: float | None = None
+    host_parameters: int = 0
+    heads: dict[str, tuple[str, ...]] = field(default_factory=lambda: dict(HEAD_CHOICES))
+    slots: tuple[str, ...] = ()
+    blueprints: tuple[str, ...] = ()
+    checkpoint: str = ""
+    events_lost: int = 0
+    damaged_events: int = 0
+    unknown_events: int = 0
+
+
+@dataclass(frozen=True)
+class SanctumSnapshot:
+    """All that Sanctum shows of a run, at one moment."""
+
+    run: RunState = field(default_factory=RunState)
+    tamiyo: TamiyoState = field(default_factory=TamiyoState)
+    training: TrainingState = field(default_factory=TrainingState)
+    hosts: tuple[HostState, ...] = ()
+    log: tuple[LogEntry, ...] = ()
+    last_event_id: int = 0

@@ -1,0 +1,1 @@
+"""The widgets of Sanctum, one a file."""

@@ -1,0 +1,1 @@
+"""Widgets that show the state of the policy."""

@@ -1,0 +1,93 @@
+"""The eight action heads of the policy: their names, their choices, and when each one counts.
+
+A head is one categorical output. The order of `HEAD_NAMES` is the order of the columns of an
+action everywhere: in the environment's `MultiDiscrete` space, in the policy's joint projection, in
+the telemetry and on the screen.
+"""
+
+from enum import IntEnum
+from typing import Final
+
+HEAD_NAMES: Final = (
+    "slot",
+    "blueprint",
+    "style",
+    "tempo",
+    "alpha_target",
+    "alpha_speed",
+    "alpha_curve",
+    "op",
+)
+
+
+class Op(IntEnum):
+    """What the policy does with one host in one step; the value is the choice of the `op` head."""
+
+    WAIT = 0
+    GERMINATE = 1
+    ADVANCE = 2
+    SET_ALPHA_TARGET = 3
+    PRUNE = 4
+    FOSSILIZE = 5
+
+
+class Stage(IntEnum):
+    """Where the seed of a slot is in its life; the transitions are in `esper.growth.seeds`."""
+
+    DORMANT = 0
+    GERMINATED = 1
+    TRAINING = 2
+    BLENDING = 3
+    HOLDING = 4
+    FOSSILIZED = 5
+    PRUNED = 6
+    EMBARGOED = 7
+
+
+SLOT_CHOICES: Final = ("early", "middle", "late")
+BLUEPRINT_CHOICES: Final = (
+    "norm",
+    "depthwise",
+    "pointwise",
+    "conv",
+    "bottleneck",
+    "attention",
+    "mlp",
+    "low_rank",
+)
+STYLE_CHOICES: Final = ("linear_add", "linear_multiply", "sigmoid_add", "gated")
+CURVE_CHOICES: Final = ("linear", "cosine", "sigmoid_gentle", "sigmoid", "sigmoid_steep")
+
+#: Steps that the first blend of a seed takes, by choice of the `tempo` head.
+TEMPO_STEPS: Final = (3, 5, 8)
+#: How far a seed is blended in, by choice of the `alpha_target` head.
+ALPHA_TARGETS: Final = (0.5, 0.7, 1.0)
+#: Steps that a later change of alpha takes, by choice of the `alpha_speed` head; 0 is at once.
+ALPHA_SPEED_STEPS: Final = (0, 3, 5, 8)
+
+HEAD_CHOICES: Final[dict[str, tuple[str, ...]]] = {
+    "slot": SLOT_CHOICES,
+    "blueprint": BLUEPRINT_CHOICES,
+    "style": STYLE_CHOICES,
+    "tempo": tuple(f"{steps} steps" for steps in TEMPO_STEPS),
+    "alpha_target": tuple(str(target) for target in ALPHA_TARGETS),
+    "alpha_speed": tuple(f"{steps} steps" if steps else "instant" for steps in ALPHA_SPEED_STEPS),
+    "alpha_curve": CURVE_CHOICES,
+    "op": tuple(op.name for op in Op),
+}
+HEAD_SIZES: Final = tuple(len(HEAD_CHOICES[head]) for head in HEAD_NAMES)
+
+#: The heads whose choice mattered, by the op taken. `op` itself always counts.
+ACTIVE_HEADS: Final[dict[Op, frozenset[str]]] = {
+    Op.WAIT: frozenset({"op"}),
+    Op.GERMINATE: frozenset({"op", "slot", "blueprint", "style", "tempo", "alpha_target"}),
+    Op.ADVANCE: frozenset({"op", "slot"}),
+    Op.SET_ALPHA_TARGET: frozenset({"op", "slot", "alpha_target", "alpha_speed", "alpha_curve"}),
+    Op.PRUNE: frozenset({"op", "slot", "alpha_speed", "alpha_curve"}),
+    Op.FOSSILIZE: frozenset({"op", "slot"}),
+}
+
+
+def active_head_table() -> list[list[bool]]:
+    """Return `ACTIVE_HEADS` as rows by op and columns in `HEAD_NAMES` order."""
+    return [[head in ACTIVE_HEADS[op] for head in HEAD_NAMES] for op in Op]

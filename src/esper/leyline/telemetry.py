@@ -1,0 +1,254 @@
+"""Typed event payloads, and the codec that carries them.
+
+An event is one fact about a run. Its payload is one of the structs below; `encode_payload` turns it
+into msgpack (which keeps NaN, +Inf and -Inf, where JSON would not), and `decode_payload` turns it
+back. A newer writer may add fields, which an older reader ignores, or whole kinds, which it returns
+as `UnknownPayload`. Damage is raised as `DamagedEventError`, never guessed at.
+"""
+
+from typing import Any, Final, get_args
+
+import msgspec
+
+#: Raised when the meaning of a stored field changes; added fields do not raise it.
+SCHEMA_VERSION: Final = 1
+
+#: The name under which a quantity that belongs to no single head is reported.
+SHARED: Final = "shared"
+
+
+class DamagedEventError(ValueError):
+    """The bytes of an event are not what its kind says they are."""
+
+
+class RunStarted(msgspec.Struct, frozen=True, kw_only=True):
+    """A process began (or, with `resumed_from_update`, went on) training this run."""
+
+    run_id: str
+    name: str
+    task: str
+    seed: int
+    device: str
+    threads: int
+    episodes: int  # how many episodes this run is to train in all
+    steps: int  # steps in an episode
+    environments: int  # hosts trained in lockstep
+    heads: dict[str, list[str]]  # head name to the names of its choices, in action order
+    slots: list[str]
+    blueprints: list[str]
+    host_parameters: int  # parameters of a host before any growth
+    config: dict[str, Any]
+    pid: int
+    process_start_time: float  # seconds since the epoch, as the operating system has it
+    schema_version: int = SCHEMA_VERSION
+    esper_version: str = ""
+    torch_version: str = ""
+    resumed_from_update: int | None = None
+
+
+class StepCompleted(msgspec.Struct, frozen=True, kw_only=True):
+    """Every host trained for one slice of data, and then the policy acted once on each.
+
+    Lists run over hosts. `stages`, `alphas` and `blueprints` have one entry per slot in them.
+    """
+
+    update: int  # the update that this step's data will be part of, counted from 1
+    step: int  # counted from 1 within the episode
+    first_episode: int  # number of the episode in host 0, counted from 1
+    accuracy: list[float]  # on the validation split, 0 to 1
+    loss: list[float]  # on the validation split, in nats
+    parameters: list[int]  # host and its seeds
+    stages: list[list[int]]  # values of Stage
+    alphas: list[list[float]]
+    blueprints: list[list[int]]  # index into the run's blueprints; -1 where the slot is empty
+    reward: list[float]
+    reward_terms: dict[str, list[float]]
+    samples_per_second: float  # training samples over all hosts
+
+
+class DecisionsTaken(msgspec.Struct, frozen=True, kw_only=True):
+    """What the policy chose for each host in one step, and how surely."""
+
+    update: int
+    step: int
+    actions: list[list[int]]  # host, head
+    probabilities: list[list[float]]  # of the choice taken; host, head
+    values: list[float]  # the critic's estimate, by host
+
+
+class SeedTransitioned(msgspec.Struct, frozen=True, kw_only=True):
+    """A seed passed from one stage of its life to another."""
+
+    update: int
+    step: int
+    episode: int  # counted from 1
+    host: int
+    slot: int
+    blueprint: int
+    from_stage: int
+    to_stage: int
+    cause: str
+    alpha: float = 0.0
+
+
+class EpisodesCompleted(msgspec.Struct, frozen=True, kw_only=True):
+    """A batch of episodes ended; lists run over its hosts."""
+
+    update: int
+    first_episode: int
+    episodes_done: int  # over the whole run
+    score: list[float]  # terminal score
+    returns: list[float]  # undiscounted sum of rewards
+    accuracy: list[float]  # validation accuracy of the finished network, 0 to 1
+    parameters: list[int]
+    fossilized: list[int]  # seeds that became part of the network for good
+
+
+class NonfiniteSighting(msgspec.Struct, frozen=True, kw_only=True):
+    """Where in one update a kind of non-finite value was seen."""
+
+    head: str  # a head's name, or SHARED
+    quantity: str
+    kind: str  # "nan", "+inf" or "-inf"
+    count: int  # minibatches of this update in which it was seen
+    epoch: int  # of the first sighting, counted from 1
+    minibatch: int  # of the first sighting within the epoch, counted from 1
+
+
+class PPOUpdatePayload(msgspec.Struct, frozen=True, kw_only=True):
+    """The outcome of one PPO update. Dictionaries are keyed by head name."""
+
+    update: int  # counted from 1
+    episodes_done: int
+    minibatches: int  # optimizer steps that were due
+    minibatches_skipped: int  # of those, left out because something was non-finite
+    minibatches_stopped: int  # of those, left out because the policy had moved far enough (KL)
+    policy_loss: float
+    value_loss: float
+    entropy: float  # joint, in nats
+    approximate_kl: float
+    clip_fraction: float
+    explained_variance: float
+    gradient_norm: float  # over all parameters, before clipping
+    learning_rate: float
+    rollout_seconds: float
+    update_seconds: float
+    samples_per_second: float  # training samples of all hosts, over the rollout
+    head_inf_detected: dict[str, bool]
+    head_nan_detected: dict[str, bool]
+    head_nonfinite: list[NonfiniteSighting] = []
+    head_entropy: dict[str, float] = {}  # over the logarithm of the number of legal choices, 0 to 1
+    head_gradient_norm: dict[str, float] = {}
+    head_ratio_max: dict[str, float] = {}
+    head_clip_fraction: dict[str, float] = {}
+    head_kl: dict[str, float] = {}
+    head_log_prob_min: dict[str, float] = {}
+    head_log_prob_max: dict[str, float] = {}
+    head_active_fraction: dict[str, float] = {}
+
+
+class CheckpointWritten(msgspec.Struct, frozen=True, kw_only=True):
+    """The state to resume from was written."""
+
+    update: int
+    path: str  # relative to the run directory
+    size: int  # bytes
+
+
+class Heartbeat(msgspec.Struct, frozen=True, kw_only=True):
+    """The training process is alive, and so is its monitor."""
+
+    pid: int
+    process_start_time: float
+    events_lost: int = 0  # events the monitor could not store
+    resident_bytes: int = 0
+
+
+class Notice(msgspec.Struct, frozen=True, kw_only=True):
+    """A sentence for the event log."""
+
+    level: str  # "info", "warning" or "error"
+    text: str
+
+
+class RunFinished(msgspec.Struct, frozen=True, kw_only=True):
+    """Training ended in an orderly way."""
+
+    status: str  # "finished", "stopped" (asked to) or "failed"
+    update: int
+    episodes_done: int
+    reason: str = ""
+
+
+class UnknownPayload(msgspec.Struct, frozen=True, kw_only=True):
+    """An event of a kind that this version does not know; kept, shown, and not understood."""
+
+    kind: str
+    data: bytes
+
+
+Payload = (
+    RunStarted
+    | StepCompleted
+    | DecisionsTaken
+    | SeedTransitioned
+    | EpisodesCompleted
+    | PPOUpdatePayload
+    | CheckpointWritten
+    | Heartbeat
+    | Notice
+    | RunFinished
+)
+
+KIND_BY_TYPE: Final[dict[type, str]] = {
+    RunStarted: "run_started",
+    StepCompleted: "step_completed",
+    DecisionsTaken: "decisions_taken",
+    SeedTransitioned: "seed_transitioned",
+    EpisodesCompleted: "episodes_completed",
+    PPOUpdatePayload: "ppo_update",
+    CheckpointWritten: "checkpoint_written",
+    Heartbeat: "heartbeat",
+    Notice: "notice",
+    RunFinished: "run_finished",
+}
+assert set(KIND_BY_TYPE) == set(get_args(Payload))
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True):
+    """One stored fact: its place in the run's order, when it was written, and what it says."""
+
+    id: int  # position in the run's store, counted from 1
+    time: float  # seconds since the epoch
+    payload: Payload | UnknownPayload
+
+
+_ENCODER = msgspec.msgpack.Encoder()
+_DECODERS: Final[dict[str, msgspec.msgpack.Decoder[Any]]] = {
+    kind: msgspec.msgpack.Decoder(cls) for cls, kind in KIND_BY_TYPE.items()
+}
+
+
+def kind_of(payload: Payload | UnknownPayload) -> str:
+    """Return the name of the payload's kind, as it stands in the store."""
+    return payload.kind if isinstance(payload, UnknownPayload) else KIND_BY_TYPE[type(payload)]
+
+
+def encode_payload(payload: Payload | UnknownPayload) -> bytes:
+    """Return the payload as msgpack; an unknown one as it came."""
+    return payload.data if isinstance(payload, UnknownPayload) else _ENCODER.encode(payload)
+
+
+def decode_payload(kind: str, data: bytes) -> Payload | UnknownPayload:
+    """Return the payload of the given kind that `data` holds.
+
+    Raises:
+        DamagedEventError: the kind is known and `data` is not one of it.
+    """
+    decoder = _DECODERS.get(kind)
+    if decoder is None:
+        return UnknownPayload(kind=kind, data=data)
+    try:
+        return decoder.decode(data)  # type: ignore[no-any-return]
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise DamagedEventError(f"a {kind} event is damaged: {error}") from error

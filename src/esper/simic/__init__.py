@@ -1,0 +1,1 @@
+"""Simic: reinforcement learning, here recurrent PPO, its telemetry and its checkpoints."""

@@ -1,0 +1,1 @@
+"""The PPO agent and the rollout it learns from."""

@@ -1,0 +1,1 @@
+"""What the update measures about itself, and how it says so."""

@@ -1,0 +1,1 @@
+"""Tamiyo: the policy that decides when and how a network grows."""
