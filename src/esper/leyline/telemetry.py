@@ -145,6 +145,8 @@ class PPOUpdatePayload(msgspec.Struct, frozen=True, kw_only=True):
     head_log_prob_min: dict[str, float] = {}
     head_log_prob_max: dict[str, float] = {}
     head_active_fraction: dict[str, float] = {}
+    loss_scale: float | None = None  # under fp16, after the update
+    minibatches_rescaled: int = 0  # left out because the fp16 loss scale was too high: ordinary
 
 
 class CheckpointWritten(msgspec.Struct, frozen=True, kw_only=True):
@@ -162,6 +164,8 @@ class Heartbeat(msgspec.Struct, frozen=True, kw_only=True):
     process_start_time: float
     events_lost: int = 0  # events the monitor could not store
     resident_bytes: int = 0
+    machine: str = ""  # where `pid` means something
+    error: str = ""  # the last thing that went wrong in the monitor, if anything did
 
 
 class Notice(msgspec.Struct, frozen=True, kw_only=True):
@@ -185,6 +189,13 @@ class UnknownPayload(msgspec.Struct, frozen=True, kw_only=True):
 
     kind: str
     data: bytes
+
+
+class DamagedPayload(msgspec.Struct, frozen=True, kw_only=True):
+    """An event whose stored bytes are not what its kind says they are."""
+
+    kind: str
+    reason: str
 
 
 Payload = (
@@ -218,9 +229,9 @@ assert set(KIND_BY_TYPE) == set(get_args(Payload))
 class Event(msgspec.Struct, frozen=True, kw_only=True):
     """One stored fact: its place in the run's order, when it was written, and what it says."""
 
-    id: int  # position in the run's store, counted from 1
+    id: int  # position in the run's store, counted from 1; 0 for a heartbeat, which has none
     time: float  # seconds since the epoch
-    payload: Payload | UnknownPayload
+    payload: Payload | UnknownPayload | DamagedPayload
 
 
 _ENCODER = msgspec.msgpack.Encoder()

@@ -76,6 +76,7 @@ class TrainingState:
     value_loss_history: tuple[float, ...] = ()
     entropy_history: tuple[float, ...] = ()
     approximate_kl_history: tuple[float, ...] = ()
+    clip_fraction_history: tuple[float, ...] = ()
     explained_variance_history: tuple[float, ...] = ()
     gradient_norm_history: tuple[float, ...] = ()
     score: float | None = None  # mean terminal score of the last batch of episodes

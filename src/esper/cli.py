@@ -1,0 +1,276 @@
+"""The commands `esper` and `sanctum`: what can be asked for, in verbs. The work is done elsewhere.
+
+Nothing here imports torch or Textual until a verb needs it, so that help comes at once. The options
+of `esper ppo` are the fields of `TrainingConfig`, made from it (with argparse: importing tyro alone
+takes longer than help may take in all).
+"""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, NoReturn
+
+from esper import __version__
+from esper.karn.run_store import default_run_dir
+from esper.simic.config import TrainingConfig
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one sentence."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run `esper`."""
+    _run(_esper_parser(), arguments)
+
+
+def sanctum_main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run `sanctum`."""
+    _run(_sanctum_parser(), arguments)
+
+
+def _run(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> NoReturn:
+    """Parse, do, and exit; what somebody asked for in error becomes one sentence and exit code 2.
+
+    Everything that means bad input is a ValueError of a class of its own, defined in `esper`; any
+    other exception is a fault of the program and keeps its traceback.
+    """
+    options = parser.parse_args(arguments)
+    try:
+        code: int = options.verb(options)
+    except ValueError as error:
+        if not type(error).__module__.startswith("esper."):
+            raise
+        print(f"{parser.prog}: {error}", file=sys.stderr)
+        code = 2
+    except BrokenPipeError:
+        # The reader of a pipe had enough; closing stderr keeps Python from complaining at exit.
+        sys.stderr.close()
+        code = 141
+    sys.exit(code)
+
+
+def _esper_parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="esper",
+        description="Train an agent that grows neural networks, and know which of its action heads "
+        "ever produced an Inf or a NaN.",
+        epilog="Watch a run with: sanctum [RUN]",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"esper {__version__}")
+    verbs = parser.add_subparsers(metavar="COMMAND", required=True)
+    _add_ppo(verbs)
+    runs = _add_verb(verbs, "runs", _runs, "list all runs with their status and lights")
+    _add_run_dir(runs)
+    health = _add_verb(
+        verbs, "health", _health, "say which heads ever went non-finite; exit code 1 if any did"
+    )
+    _add_run(health)
+    _add_run_dir(health)
+    health.add_argument("--json", action="store_true", help="print JSON")
+    health.add_argument(
+        "--fail-on",
+        default="inf,nan",
+        metavar="KINDS",
+        help="latches that make the exit code 1: inf, nan or inf,nan (default: %(default)s)",
+    )
+    telemetry = _add_verb(
+        verbs, "telemetry", _telemetry, "list the telemetry records, or show one with its wiring"
+    )
+    telemetry.add_argument(
+        "record", nargs="?", metavar="RECORD", help="a record's id, for example TELE-303"
+    )
+    telemetry.add_argument(
+        "--write-docs", type=Path, metavar="DIR", help="write one page per record into DIR"
+    )
+    # Started by `esper ppo` behind Sanctum; without help, so that it is not listed.
+    child = verbs.add_parser("_train", allow_abbrev=False)
+    child.add_argument("run", type=Path)
+    child.set_defaults(verb=_train_child)
+    return parser
+
+
+def _sanctum_parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="sanctum",
+        description="Watch a run: live, finished or dead. Nothing is written into it.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"sanctum {__version__}")
+    _add_run(parser)
+    _add_run_dir(parser)
+    parser.add_argument("--once", action="store_true", help="print one frame and exit")
+    parser.add_argument(
+        "--export", type=Path, metavar="FILE.svg", help="write a picture of the screen and exit"
+    )
+    parser.add_argument(
+        "--size",
+        type=_size,
+        default=(120, 40),
+        metavar="COLUMNSxROWS",
+        help="size of the picture (default: 120x40)",
+    )
+    parser.set_defaults(verb=_sanctum)
+    return parser
+
+
+def _add_verb(
+    verbs: Any, name: str, verb: Callable[[argparse.Namespace], int], help_text: str
+) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = verbs.add_parser(
+        name, help=help_text, description=help_text.capitalize() + ".", allow_abbrev=False
+    )
+    parser.set_defaults(verb=verb)
+    return parser
+
+
+def _add_run(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "run", nargs="?", metavar="RUN", help="an id, a unique prefix or a path; default the newest"
+    )
+
+
+def _add_run_dir(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--run-dir",
+        type=Path,
+        default=default_run_dir(),
+        metavar="DIR",
+        help="the folder that holds runs (default: ESPER_RUN_DIR, or runs)",
+    )
+
+
+def _add_ppo(verbs: Any) -> None:
+    parser = _add_verb(
+        verbs, "ppo", _ppo, "train the agent; on a terminal, Sanctum opens and shows it"
+    )
+    _add_run_dir(parser)
+    parser.add_argument("--name", default="", help="a name for the run, part of its id")
+    parser.add_argument(
+        "--config", type=Path, metavar="FILE.toml", help="settings; options go over them"
+    )
+    parser.add_argument(
+        "--no-sanctum", action="store_true", help="train in the foreground with plain progress"
+    )
+    parser.add_argument(
+        "--resume", metavar="RUN", help="go on with a run that was stopped, killed or finished"
+    )
+    settings = parser.add_argument_group("settings, also keys of --config")
+    for setting in fields(TrainingConfig):
+        option = "--" + setting.name.replace("_", "-")
+        help_text = setting.metadata["help"].replace("%", "%%")
+        if setting.default == ():
+            settings.add_argument(
+                option,
+                action="append",
+                default=argparse.SUPPRESS,
+                dest=setting.name,
+                metavar="SPEC",
+                help=help_text,
+            )
+            continue
+        kind, metavar = _OPTION_TYPES[type(setting.default)]
+        choices = setting.metadata["choices"]
+        settings.add_argument(
+            option,
+            type=kind,
+            choices=choices,
+            default=argparse.SUPPRESS,
+            dest=setting.name,
+            metavar="|".join(choices) if choices else metavar,
+            help=f"{help_text} (default: {setting.default})",
+        )
+
+
+def _whole_number(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a whole number, not {text!r}") from None
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a number, not {text!r}") from None
+
+
+def _size(text: str) -> tuple[int, int]:
+    columns, _, rows = text.partition("x")
+    if not (columns.isdecimal() and rows.isdecimal() and int(columns) and int(rows)):
+        raise argparse.ArgumentTypeError(f"must be like 120x40, not {text!r}")
+    return int(columns), int(rows)
+
+
+_OPTION_TYPES: dict[type, tuple[Callable[[str], Any], str]] = {
+    int: (_whole_number, "N"),
+    float: (_number, "X"),
+    str: (str, "TEXT"),
+}
+
+
+def _ppo(options: argparse.Namespace) -> int:
+    from esper import launch
+
+    given = {
+        setting.name: getattr(options, setting.name)
+        for setting in fields(TrainingConfig)
+        if hasattr(options, setting.name)
+    }
+    if options.resume is not None:
+        run = launch.prepare_resume(
+            options.run_dir, options.resume, given, config_file=options.config, name=options.name
+        )
+    else:
+        run = launch.prepare_run(options.run_dir, options.name, given, options.config)
+    on_terminal = sys.stdin.isatty() and sys.stdout.isatty()
+    if options.no_sanctum or not on_terminal:
+        return launch.train_in_front(run)
+    return launch.train_behind_sanctum(run, options.run_dir)
+
+
+def _train_child(options: argparse.Namespace) -> int:
+    from esper import launch
+
+    return launch.train_child(options.run)
+
+
+def _runs(options: argparse.Namespace) -> int:
+    from esper.karn import reports
+
+    return reports.print_runs(options.run_dir)
+
+
+def _health(options: argparse.Namespace) -> int:
+    from esper.karn import reports
+
+    return reports.print_health(
+        options.run_dir, options.run, as_json=options.json, fail_on=options.fail_on
+    )
+
+
+def _telemetry(options: argparse.Namespace) -> int:
+    from esper.karn import reports
+
+    if options.write_docs is not None:
+        return reports.write_telemetry_docs(options.write_docs)
+    return reports.print_telemetry(options.record)
+
+
+def _sanctum(options: argparse.Namespace) -> int:
+    from esper import launch
+
+    return launch.watch(
+        options.run_dir,
+        options.run,
+        once=options.once,
+        picture=options.export,
+        size=options.size,
+    )

@@ -1,0 +1,63 @@
+"""Adam over one flat vector whose parts are of different age.
+
+Kingma and Ba, "Adam: a method for stochastic optimization" (2015), with the bias corrections of
+`torch.optim.Adam`: equal to running it on each host and each seed alone. A seed is younger than its
+host, and with the host's clock its first step would be several times too long.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+
+@dataclass(frozen=True)
+class AdamSettings:
+    """The settings of `torch.optim.Adam`, by its names."""
+
+    learning_rate: float = 5e-3
+    beta1: float = 0.9
+    beta2: float = 0.999
+    epsilon: float = 1e-8
+
+
+def step_coefficients(
+    settings: AdamSettings, clocks: np.ndarray, steps: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return step lengths and epsilons of the next `steps` steps, for owners of different age.
+
+    torch computes `lr / c1 * m / (sqrt(v) / sqrt(c2) + epsilon)` with c1 = 1 - beta1**t and
+    c2 = 1 - beta2**t; this is `lr * sqrt(c2) / c1 * m / (sqrt(v) + epsilon * sqrt(c2))`.
+
+    Args:
+        settings: of the optimizer.
+        clocks: steps each owner has taken before. `[owners]`
+        steps: how many are to come.
+
+    Returns:
+        `lr * sqrt(c2) / c1` and `epsilon * sqrt(c2)`, each `[steps, owners]`.
+    """
+    time = clocks[None, :] + np.arange(1, steps + 1)[:, None]
+    root = np.sqrt(1.0 - settings.beta2**time)
+    return settings.learning_rate * root / (1.0 - settings.beta1**time), settings.epsilon * root
+
+
+def adam_step_(
+    state: torch.Tensor,
+    gradient: torch.Tensor,
+    length: torch.Tensor,
+    epsilon: torch.Tensor,
+    settings: AdamSettings,
+) -> None:
+    """Take one step in place.
+
+    Args:
+        state: parameters, first and second moments. `[3, D]`
+        gradient: of the loss by the parameters. `[D]`
+        length, epsilon: from `step_coefficients`, by element. `[D]`
+        settings: of the optimizer.
+    """
+    parameters, first, second = state
+    first.lerp_(gradient, 1.0 - settings.beta1)
+    second.mul_(settings.beta2).addcmul_(gradient, gradient, value=1.0 - settings.beta2)
+    parameters.sub_((first * length).div_(second.sqrt().add_(epsilon)))

@@ -1,0 +1,224 @@
+"""What a seed can be: eight modules of clearly different cost and power.
+
+Every blueprint maps layer-normalised features `[n, C, *P, B]` of n networks to a change of the same
+shape; `esper.growth.blending` says how the change enters the host. They are pre-activation residual
+branches (He et al. 2016, "Identity mappings in deep residual networks"): normalise, ReLU, weights.
+The last weights begin at zero (as in Fixup, Zhang et al. 2019, and ReZero, Bachlechner et al.
+2020), so that a newborn seed changes nothing, whatever its alpha, and learns from there.
+
+With C channels and a kernel of K positions (3, or 3 x 3), a blueprint has this many parameters; the
+figures in brackets are for the 8 channels of the default host in one dimension:
+
+| blueprint  | what it computes                                          | parameters            |
+|------------|-----------------------------------------------------------|-----------------------|
+| norm       | scale and shift of each channel                           | 2C (16)               |
+| depthwise  | ReLU, one kernel for each channel                         | CK + C (32)           |
+| pointwise  | ReLU, each channel from all channels, position-wise       | C² + C (72)           |
+| conv       | ReLU, full convolution                                    | C²K + C (200)         |
+| bottleneck | pointwise to C/2, ReLU, convolution, ReLU, pointwise back | C²K/4 + C² + 2C (128) |
+| attention  | self-attention over positions, one head of C/2 channels   | 2C² + C (136)         |
+| mlp        | pointwise to 4C, ReLU, pointwise back                     | 8C² + 5C (552)        |
+| low_rank   | ReLU, pointwise through C/4 channels                      | C²/2 + C (40)         |
+
+A seed blended by the `gated` style has 2C parameters more: its gate.
+"""
+
+import itertools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+from esper.growth.layers import affine_map, windows
+from esper.growth.parameters import ParameterLayout, TensorSpec, affine
+from esper.leyline.heads import BLUEPRINT_CHOICES
+
+#: Positions along each axis that the kernel of a blueprint spans.
+KERNEL = 3
+
+Tensors = tuple[torch.Tensor, ...]
+
+
+@dataclass(frozen=True)
+class Blueprint:
+    """One kind of seed.
+
+    Attributes:
+        name: its name among `BLUEPRINT_CHOICES`.
+        tensors: its parameters, for so many channels and position axes.
+        forward: the change of normalised features `[n, C, *P, B]`, given its parameters stacked
+            over n in the order of `tensors`; same shape.
+    """
+
+    name: str
+    tensors: Callable[[int, int], tuple[TensorSpec, ...]]
+    forward: Callable[[torch.Tensor, Tensors], torch.Tensor]
+
+
+def gate_tensors(channels: int) -> tuple[TensorSpec, ...]:
+    """Return the parameters of the gate that every seed carries for the `gated` style."""
+    return (TensorSpec("gate.weight", (channels,)), TensorSpec("gate.bias", (channels,)))
+
+
+def seed_layout(blueprint: Blueprint, channels: int, axes: int) -> ParameterLayout:
+    """Return how the parameters of a seed lie in its row: the blueprint's, then the gate's."""
+    return ParameterLayout(blueprint.tensors(channels, axes) + gate_tensors(channels))
+
+
+def parameter_count(blueprint: Blueprint, channels: int, axes: int, *, gated: bool) -> int:
+    """Return how many parameters a seed adds to its host; the gate counts where it is used."""
+    tensors = blueprint.tensors(channels, axes) + (gate_tensors(channels) if gated else ())
+    return sum(tensor.size for tensor in tensors)
+
+
+def _pointwise(
+    features: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Map the channels of `[n, C, *P, B]` at each position, by `weight` `[n, C', C]`."""
+    mapped = affine_map(features.flatten(2), weight, bias)
+    return mapped.view(weight.shape[0], weight.shape[1], *features.shape[2:])
+
+
+def _convolve(features: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    """Convolve `[n, C, *P, B]` with `weight` `[n, C', C, *kernel]`, keeping the positions."""
+    mapped = affine_map(windows(features, KERNEL, 1, KERNEL // 2), weight, bias)
+    return mapped.view(weight.shape[0], weight.shape[1], *features.shape[2:])
+
+
+def _norm(features: torch.Tensor, tensors: Tensors) -> torch.Tensor:
+    scale, shift = (_by_channel(tensor, features) for tensor in tensors)
+    return torch.addcmul(shift, features, scale)
+
+
+def _by_channel(values: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
+    """Shape `values` `[n, C]` to broadcast over `features` `[n, C, *P, B]`."""
+    return values.view(*values.shape, *(1,) * (features.dim() - 2))
+
+
+def _depthwise(features: torch.Tensor, tensors: Tensors) -> torch.Tensor:
+    weight, bias = tensors  # [n, C, *kernel], [n, C]
+    positions = features.shape[2:-1]
+    padded = F.pad(features.relu(), (0, 0, *(KERNEL // 2,) * (2 * len(positions))))
+    total = _by_channel(bias, features)
+    for offsets in itertools.product(range(KERNEL), repeat=len(positions)):
+        shifted = padded
+        for axis, (offset, size) in enumerate(zip(offsets, positions, strict=True), start=2):
+            shifted = shifted.narrow(axis, offset, size)
+        tap = weight[..., offsets[0]] if len(offsets) == 1 else weight[..., offsets[0], offsets[1]]
+        total = torch.addcmul(total, shifted, _by_channel(tap, features))
+    return total
+
+
+def _one_pointwise(features: torch.Tensor, tensors: Tensors) -> torch.Tensor:
+    weight, bias = tensors
+    return _pointwise(features.relu(), weight, bias)
+
+
+def _conv(features: torch.Tensor, tensors: Tensors) -> torch.Tensor:
+    weight, bias = tensors
+    return _convolve(features.relu(), weight, bias)
+
+
+def _bottleneck(features: torch.Tensor, tensors: Tensors) -> torch.Tensor:
+    in_weight, in_bias, weight, bias, out_weight, out_bias = tensors
+    narrow = _pointwise(features, in_weight, in_bias).relu_()
+    narrow = _convolve(narrow, weight, bias).relu_()
+    return _pointwise(narrow, out_weight, out_bias)
+
+
+def _attention(features: torch.Tensor, tensors: Tensors) -> torch.Tensor:
+    """Scaled dot-product attention (Vaswani et al. 2017) over positions, for each sample alone.
+
+    The products are sums over the few channels of arrays whose last axis is the batch: for so few
+    channels and positions that is several times faster than one small matrix product a sample.
+    """
+    projection, out_weight, out_bias = tensors  # [n, 3D, C], [n, C, D], [n, C]
+    flat = features.flatten(2, -2)  # [n, C, L, B]
+    query, key, value = _pointwise(flat, projection).chunk(3, dim=1)  # each [n, D, L, B]
+    scores = (query.unsqueeze(3) * key.unsqueeze(2)).sum(1)  # [n, L queries, L keys, B]
+    weights = (scores * (1.0 / math.sqrt(query.shape[1]))).softmax(2)
+    seen = (weights.unsqueeze(1) * value.unsqueeze(2)).sum(3)  # [n, D, L, B]
+    return _pointwise(seen, out_weight, out_bias).view(features.shape)
+
+
+def _two_pointwise(features: torch.Tensor, tensors: Tensors) -> torch.Tensor:
+    in_weight, in_bias, out_weight, out_bias = tensors
+    return _pointwise(_pointwise(features, in_weight, in_bias).relu_(), out_weight, out_bias)
+
+
+def _low_rank(features: torch.Tensor, tensors: Tensors) -> torch.Tensor:
+    in_weight, out_weight, out_bias = tensors
+    return _pointwise(_pointwise(features.relu(), in_weight), out_weight, out_bias)
+
+
+def _kernel(axes: int) -> tuple[int, ...]:
+    return (KERNEL,) * axes
+
+
+def _norm_tensors(channels: int, axes: int) -> tuple[TensorSpec, ...]:
+    del axes
+    return (TensorSpec("scale", (channels,)), TensorSpec("shift", (channels,)))
+
+
+def _depthwise_tensors(channels: int, axes: int) -> tuple[TensorSpec, ...]:
+    return (TensorSpec("weight", (channels, *_kernel(axes))), TensorSpec("bias", (channels,)))
+
+
+def _pointwise_tensors(channels: int, axes: int) -> tuple[TensorSpec, ...]:
+    del axes
+    return affine("pointwise", (channels, channels), zero=True)
+
+
+def _conv_tensors(channels: int, axes: int) -> tuple[TensorSpec, ...]:
+    return affine("conv", (channels, channels, *_kernel(axes)), zero=True)
+
+
+def _bottleneck_tensors(channels: int, axes: int) -> tuple[TensorSpec, ...]:
+    inner = max(1, channels // 2)
+    return (
+        *affine("narrow", (inner, channels)),
+        *affine("conv", (inner, inner, *_kernel(axes))),
+        *affine("widen", (channels, inner), zero=True),
+    )
+
+
+def _attention_tensors(channels: int, axes: int) -> tuple[TensorSpec, ...]:
+    del axes
+    inner = max(1, channels // 2)
+    return (
+        TensorSpec("projection", (3 * inner, channels), 1.0 / math.sqrt(channels)),
+        *affine("out", (channels, inner), zero=True),
+    )
+
+
+def _mlp_tensors(channels: int, axes: int) -> tuple[TensorSpec, ...]:
+    del axes
+    return (
+        *affine("widen", (4 * channels, channels)),
+        *affine("narrow", (channels, 4 * channels), zero=True),
+    )
+
+
+def _low_rank_tensors(channels: int, axes: int) -> tuple[TensorSpec, ...]:
+    del axes
+    rank = max(1, channels // 4)
+    return (
+        TensorSpec("reduce", (rank, channels), 1.0 / math.sqrt(channels)),
+        *affine("expand", (channels, rank), zero=True),
+    )
+
+
+#: In the order of `BLUEPRINT_CHOICES`.
+BLUEPRINTS = (
+    Blueprint("norm", _norm_tensors, _norm),
+    Blueprint("depthwise", _depthwise_tensors, _depthwise),
+    Blueprint("pointwise", _pointwise_tensors, _one_pointwise),
+    Blueprint("conv", _conv_tensors, _conv),
+    Blueprint("bottleneck", _bottleneck_tensors, _bottleneck),
+    Blueprint("attention", _attention_tensors, _attention),
+    Blueprint("mlp", _mlp_tensors, _two_pointwise),
+    Blueprint("low_rank", _low_rank_tensors, _low_rank),
+)
+assert tuple(blueprint.name for blueprint in BLUEPRINTS) == BLUEPRINT_CHOICES

@@ -1,0 +1,69 @@
+"""How the parameters of one network part lie in one row: names, shapes, first values."""
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One parameter tensor; its first values are uniform in [-bound, bound], zeros at bound 0."""
+
+    name: str
+    shape: tuple[int, ...]
+    bound: float = 0.0
+
+    @property
+    def size(self) -> int:
+        """How many numbers the tensor holds."""
+        return math.prod(self.shape)
+
+
+def affine(name: str, shape: tuple[int, ...], *, zero: bool = False) -> tuple[TensorSpec, ...]:
+    """Return weight and bias of a linear or convolution layer, as torch initialises them.
+
+    `shape` is `[out, in, *kernel]`. Both are uniform in ±1/sqrt(fan-in), which is what
+    `torch.nn.Linear` and `torch.nn.Conv1d` do by default; with `zero` they begin at zero.
+    """
+    bound = 0.0 if zero else 1.0 / math.sqrt(math.prod(shape[1:]))
+    return (
+        TensorSpec(f"{name}.weight", shape, bound),
+        TensorSpec(f"{name}.bias", shape[:1], bound),
+    )
+
+
+@dataclass(frozen=True)
+class ParameterLayout:
+    """Tensors laid end to end in one row of `size` numbers."""
+
+    tensors: tuple[TensorSpec, ...]
+
+    @cached_property
+    def sizes(self) -> tuple[int, ...]:
+        """Size of each tensor, in order."""
+        return tuple(tensor.size for tensor in self.tensors)
+
+    @cached_property
+    def size(self) -> int:
+        """Numbers in a row."""
+        return sum(self.sizes)
+
+    @cached_property
+    def bounds(self) -> np.ndarray:
+        """The bound of the first value of each number of a row. `[size]`"""
+        return np.repeat([tensor.bound for tensor in self.tensors], self.sizes)
+
+    def draw(self, generator: np.random.Generator) -> np.ndarray:
+        """Return the first values of one row. `[size]`"""
+        return generator.uniform(-1.0, 1.0, self.size) * self.bounds
+
+    def split(self, rows: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Return the tensors of stacked rows `[n, size]` as views `[n, *shape]`, in order."""
+        pieces = rows.split(self.sizes, dim=1)
+        return tuple(
+            piece.view(rows.shape[0], *tensor.shape)
+            for piece, tensor in zip(pieces, self.tensors, strict=True)
+        )

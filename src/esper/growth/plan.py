@@ -1,0 +1,264 @@
+"""Who runs together: the order in which one slice of training lays out hosts and seeds.
+
+Seeds of one blueprint in one slot run as one batch. So that no parameter has to be copied on the
+hot path, a plan packs all numbers that learn into one flat vector, in which the hosts come first
+and then, group by group, the seeds that run together.
+
+A TRAINING seed runs in a *shadow*: a copy of its host's stream of features that forks off at its
+slot. Streams are rows of the feature tensors: one main row for each host, then one shadow row for
+each TRAINING seed, in the order in which they fork.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from esper.growth.blending import MIXING_OF_STYLE, Mixing, coefficient
+from esper.growth.parameters import ParameterLayout
+from esper.growth.population import Population
+from esper.growth.seeds import IN_HOST, Seeds
+from esper.leyline.heads import Stage
+
+
+@dataclass(frozen=True)
+class Group:
+    """Seeds of one blueprint in one slot that run as one batch, ordered by their arithmetic.
+
+    Attributes:
+        slot, blueprint: of all of them.
+        layout: of their parameters.
+        hosts: whose seeds they are. `[n]`
+    """
+
+    slot: int
+    blueprint: int
+    layout: ParameterLayout
+    hosts: np.ndarray
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A group at work: its number among the plan's groups and, of that, the members at work.
+
+    Attributes:
+        group: index into `Plan.groups`.
+        members: which of the group, in order, `[n]`; None for all.
+        mixing: their runs of equal arithmetic, as (arithmetic, length).
+        size: n.
+    """
+
+    group: int
+    members: torch.Tensor | None
+    mixing: tuple[tuple[Mixing, int], ...]
+    size: int
+
+
+@dataclass(frozen=True)
+class Jobs:
+    """What one slot does to one stream of features.
+
+    Attributes:
+        batches: the groups at work, in the order of the rows.
+        rows: the rows of the stream they read. `[n]`
+        leading: whether those are the stream's first n rows, in order.
+        coefficients: how far each seed is blended in. `[n]`
+    """
+
+    batches: tuple[Batch, ...]
+    rows: torch.Tensor
+    leading: bool
+    coefficients: torch.Tensor
+
+
+@dataclass(frozen=True)
+class SlotPlan:
+    """One slot: seeds in the hosts, the same seeds as shadows pass them, and shadows forking off.
+
+    Attributes:
+        main: on the main rows.
+        passing: on the shadow rows that forked at earlier slots.
+        forking: reads main rows and begins shadow rows.
+        shadow_rows: main row of each shadow row that reaches this slot. `[k]`
+    """
+
+    main: Jobs | None
+    passing: Jobs | None
+    forking: Jobs | None
+    shadow_rows: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The layout of one slice.
+
+    Attributes:
+        order: the host in each main row. `[N]`
+        groups: of seeds, in the order of the flat vector.
+        sizes: lengths of the flat vector's pieces: the hosts, then each group.
+        rows: how many hosts or seeds each of those pieces holds.
+        columns: where each element of the flat vector rests in `Population.state`. `[D]`
+        owners: number of the host or seed that each element belongs to, in packing order. `[D]`
+        slots: what happens in each slot.
+        shadow_hosts, shadow_slots: the TRAINING seed of each shadow row. `[k]`
+        shadow_rows: main row of each shadow row. `[k]`
+    """
+
+    order: np.ndarray
+    groups: tuple[Group, ...]
+    sizes: tuple[int, ...]
+    rows: tuple[int, ...]
+    columns: torch.Tensor
+    owners: torch.Tensor
+    slots: tuple[SlotPlan, ...]
+    shadow_hosts: np.ndarray
+    shadow_slots: np.ndarray
+    shadow_rows: torch.Tensor
+
+
+def make_plan(population: Population, seeds: Seeds) -> Plan:
+    """Return the plan for the next slice: every seed that is in its host or TRAINING has a part."""
+    in_host = np.isin(seeds.stage, IN_HOST) & (seeds.alpha > 0)
+    return _make_plan(population, seeds, in_host, seeds.stage == Stage.TRAINING)
+
+
+def make_final_plan(population: Population, seeds: Seeds) -> Plan:
+    """Return the plan of the finished networks: FOSSILIZED seeds alone have a part."""
+    fossilized = seeds.stage == Stage.FOSSILIZED
+    return _make_plan(population, seeds, fossilized, np.zeros_like(fossilized))
+
+
+def _make_plan(
+    population: Population, seeds: Seeds, in_host: np.ndarray, training: np.ndarray
+) -> Plan:
+    device = population.state.device
+    mixing = MIXING_OF_STYLE[seeds.style]
+    # Hosts in the order of their seeds in the first slot, whose features are the largest by far:
+    # there the groups are then plain stretches of the main rows.
+    absent = ~in_host[:, 0]
+    order = np.lexsort((mixing[:, 0], np.where(absent, 0, seeds.blueprint[:, 0]), absent))
+    row_of_host = np.argsort(order)
+
+    groups: list[Group] = []
+    slots: list[SlotPlan] = []
+    shadow_hosts = np.zeros(0, dtype=np.int64)
+    shadow_slots = np.zeros(0, dtype=np.int64)
+    for slot in range(population.slots):
+        residents = _group(population, seeds, slot, in_host[:, slot], row_of_host)
+        newcomers = _group(population, seeds, slot, training[:, slot], row_of_host)
+        main, passing = [], []
+        for number, group in enumerate(residents, start=len(groups)):
+            main.append(_Work(number, None, group.hosts, row_of_host[group.hosts]))
+            members, rows = np.nonzero(group.hosts[:, None] == shadow_hosts[None, :])
+            if len(members):
+                passing.append(_Work(number, members, group.hosts[members], rows))
+        groups += residents
+        forking = [
+            _Work(number, None, group.hosts, row_of_host[group.hosts])
+            for number, group in enumerate(newcomers, start=len(groups))
+        ]
+        groups += newcomers
+        slots.append(
+            SlotPlan(
+                main=_jobs(population, seeds, slot, main, seeds.alpha),
+                passing=_jobs(population, seeds, slot, passing, seeds.alpha),
+                forking=_jobs(population, seeds, slot, forking, seeds.target),
+                shadow_rows=torch.from_numpy(row_of_host[shadow_hosts]).to(device),
+            )
+        )
+        forked = [group.hosts for group in newcomers]
+        shadow_hosts = np.concatenate([shadow_hosts, *forked])
+        shadow_slots = np.concatenate([shadow_slots, *(np.full(len(h), slot) for h in forked)])
+
+    columns = [population.host_columns(order)]
+    columns += [population.seed_columns(g.hosts, g.slot, g.blueprint) for g in groups]
+    lengths = np.concatenate([np.full(len(block), block.shape[1]) for block in columns])
+    return Plan(
+        order=order,
+        groups=tuple(groups),
+        sizes=tuple(block.size for block in columns),
+        rows=tuple(len(block) for block in columns),
+        columns=torch.from_numpy(np.concatenate([block.ravel() for block in columns])).to(device),
+        owners=torch.from_numpy(np.repeat(np.arange(len(lengths)), lengths)).to(device),
+        slots=tuple(slots),
+        shadow_hosts=shadow_hosts,
+        shadow_slots=shadow_slots,
+        shadow_rows=torch.from_numpy(row_of_host[shadow_hosts]).to(device),
+    )
+
+
+def _group(
+    population: Population, seeds: Seeds, slot: int, chosen: np.ndarray, row_of_host: np.ndarray
+) -> list[Group]:
+    """Return the seeds of one slot, of the chosen hosts, by blueprint, then arithmetic, then row.
+
+    Args:
+        chosen: whose seeds. `[N]`, bool
+        row_of_host: main row of each host. `[N]`
+    """
+    groups = []
+    for blueprint in np.unique(seeds.blueprint[chosen, slot]).tolist():
+        hosts = np.flatnonzero(chosen & (seeds.blueprint[:, slot] == blueprint))
+        mixing = MIXING_OF_STYLE[seeds.style[hosts, slot]]
+        hosts = hosts[np.lexsort((row_of_host[hosts], mixing))]
+        groups.append(Group(slot, blueprint, population.layouts[blueprint], hosts))
+    return groups
+
+
+@dataclass(frozen=True)
+class _Work:
+    """Members of a group (None: all of them), whose hosts they are in, and the rows they read."""
+
+    group: int
+    members: np.ndarray | None
+    hosts: np.ndarray
+    rows: np.ndarray
+
+
+def _jobs(
+    population: Population, seeds: Seeds, slot: int, work: list[_Work], alpha: np.ndarray
+) -> Jobs | None:
+    """Return the work of one slot on one stream, with the alphas `[N, S]` to blend by."""
+    if not work:
+        return None
+    device, dtype = population.state.device, population.state.dtype
+    rows = np.concatenate([item.rows for item in work])
+    hosts = np.concatenate([item.hosts for item in work])
+    amounts = coefficient(seeds.style[hosts, slot], alpha[hosts, slot])
+    return Jobs(
+        batches=tuple(
+            Batch(
+                group=item.group,
+                members=None if item.members is None else torch.from_numpy(item.members).to(device),
+                mixing=_runs(MIXING_OF_STYLE[seeds.style[item.hosts, slot]]),
+                size=len(item.hosts),
+            )
+            for item in work
+        ),
+        rows=torch.from_numpy(rows).to(device),
+        leading=bool((rows == np.arange(len(rows))).all()),
+        coefficients=torch.from_numpy(amounts).to(device, dtype),
+    )
+
+
+def _runs(values: np.ndarray) -> tuple[tuple[Mixing, int], ...]:
+    """Return the runs of equal values as (value, length)."""
+    starts = np.flatnonzero(np.diff(values, prepend=-1))
+    lengths = np.diff(starts, append=len(values))
+    return tuple(
+        (Mixing(int(values[start])), int(length))
+        for start, length in zip(starts, lengths, strict=True)
+    )
+
+
+def clocks(population: Population, plan: Plan) -> np.ndarray:
+    """Return the optimizer steps taken by each owner, in packing order."""
+    seeds = [population.seed_clock[group.hosts, group.slot] for group in plan.groups]
+    return np.concatenate([population.host_clock[plan.order], *seeds])
+
+
+def advance_clocks(population: Population, plan: Plan, steps: int) -> None:
+    """Note that every owner in the plan took so many more optimizer steps."""
+    population.host_clock[plan.order] += steps
+    for group in plan.groups:
+        population.seed_clock[group.hosts, group.slot] += steps

@@ -1,0 +1,98 @@
+"""What growing is paid: a potential on accuracy, rent on what was added, and a final score.
+
+Each term is returned by itself, under these names:
+
+| term      | each step                                   | meaning                            |
+|-----------|---------------------------------------------|------------------------------------|
+| potential | γ φ(s') - φ(s), φ = w · validation accuracy | progress is felt when it is made   |
+| rent      | - r · added parameters / host parameters    | what is grown must earn its keep   |
+| score     | the final score, at the last step alone     | the thing that is really wanted    |
+
+The potential term (Ng, Harada and Russell 1999) leaves the best policy what it is: over an episode
+of n steps, discounted by γ, it adds up to γⁿ φ(last) - φ(first), and the state after the last step
+has the potential 0, so all that remains is -φ(first), which no policy can change.
+
+The final score is the validation accuracy of the network with its FOSSILIZED seeds alone, less a
+price for their parameters. Seeds that are merely blended at the end are taken out for it: otherwise
+nobody would ever need to fossilize.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+#: The terms of a reward, in the order in which they are added.
+REWARD_TERMS = ("potential", "rent", "score")
+
+
+class RewardSettingsError(ValueError):
+    """A setting of the reward makes no sense."""
+
+
+@dataclass(frozen=True)
+class RewardSettings:
+    """How much each term counts.
+
+    Attributes:
+        discount: γ; must be the one the agent is trained with, or the potential bends its aim.
+        potential: w, the potential of an accuracy of 1.
+        rent: r, for each step and for as many added parameters as the host has.
+        price: taken off the final score for as many fossilized parameters as the host has.
+
+    Raises:
+        RewardSettingsError: the discount is outside (0, 1], or another setting is negative.
+    """
+
+    discount: float = 0.99
+    potential: float = 1.0
+    rent: float = 0.001
+    price: float = 0.01
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.discount <= 1.0:
+            raise RewardSettingsError(
+                f"the reward's discount is {self.discount}: it must be above 0 and at most 1"
+            )
+        for name in ("potential", "rent", "price"):
+            if not getattr(self, name) >= 0.0:
+                raise RewardSettingsError(
+                    f"the reward's {name} is {getattr(self, name)}: it must not be negative"
+                )
+
+
+def final_score(
+    accuracy: np.ndarray, fossilized_ratio: np.ndarray, settings: RewardSettings
+) -> np.ndarray:
+    """Return the score of finished networks. `[N]`
+
+    Args:
+        accuracy: on the validation part, with FOSSILIZED seeds alone. `[N]`
+        fossilized_ratio: their parameters over the host's. `[N]`
+        settings: of the reward.
+    """
+    return accuracy - settings.price * fossilized_ratio
+
+
+def reward_terms(
+    before: np.ndarray,
+    after: np.ndarray,
+    added_ratio: np.ndarray,
+    ended: np.ndarray,
+    score: np.ndarray,
+    settings: RewardSettings,
+) -> dict[str, np.ndarray]:
+    """Return the terms of one step's reward, each `[N]`; the reward is their sum.
+
+    Args:
+        before, after: validation accuracy before and after the step. `[N]`
+        added_ratio: parameters of all seeds over the host's. `[N]`
+        ended: whether the step was the episode's last. `[N]`, bool
+        score: the final score where the episode ended; elsewhere it is not looked at. `[N]`
+        settings: of the reward.
+    """
+    reached = np.where(ended, 0.0, after)
+    return {
+        "potential": settings.potential * (settings.discount * reached - before),
+        "rent": -settings.rent * added_ratio,
+        "score": np.where(ended, score, 0.0),
+    }

@@ -1,0 +1,123 @@
+"""Is a run alive? From its finish event, its process and its heartbeat; never from silence alone.
+
+A process is known by its id *and* its start time, since ids are used again. A process can only be
+looked up on its own machine; elsewhere the heartbeat's age must do.
+"""
+
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+from esper.leyline.telemetry import Heartbeat
+
+#: Writers beat every 2 s; five missed beats are more than a busy disk.
+HEARTBEAT_STALE_SECONDS: Final = 10.0
+#: How far two readings of one process's start time may differ (clock ticks, adjusted boot time).
+_START_TIME_TOLERANCE: Final = 2.0
+
+
+class StatusKind(StrEnum):
+    """What can be said of a run's process."""
+
+    WAITING = "WAITING"  # nothing was written yet
+    LIVE = "LIVE"  # the process is there and its heart beats
+    STALE = "STALE"  # the process may be there, and its heart does not beat
+    FINISHED = "FINISHED"  # it said that it trained all its episodes
+    STOPPED = "STOPPED"  # it said that it was asked to stop
+    HALTED = "HALTED"  # it said that it stopped itself over something non-finite
+    FAILED = "FAILED"  # it said that an error ended it
+    DEAD = "DEAD"  # the process is gone and said nothing
+
+
+@dataclass(frozen=True)
+class RunStatus:
+    """The state of a run's process at one moment."""
+
+    kind: StatusKind
+    seconds: float | None  # since the last heartbeat; None before the first
+    sentence: str
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the run will not change any more unless it is resumed."""
+        return self.kind not in (StatusKind.WAITING, StatusKind.LIVE, StatusKind.STALE)
+
+
+def process_start_time(pid: int) -> float | None:
+    """Return when a process of this machine started, in seconds since the epoch, or None."""
+    import psutil  # takes 20 ms to import, and a viewer of a finished run never needs it
+
+    try:
+        process = psutil.Process(pid)
+        if process.status() == psutil.STATUS_ZOMBIE:
+            return None  # dead, and only waiting for its parent to notice
+        return float(process.create_time())
+    except psutil.NoSuchProcess:
+        return None
+    except psutil.AccessDenied:
+        # It exists and is another user's: all that the tables of the system let us know.
+        return float(psutil.Process(pid).create_time())
+
+
+def run_status(
+    *,
+    phase: str,
+    reason: str,
+    heartbeat: Heartbeat | None,
+    heartbeat_at: float | None,
+    now: float,
+    machine: str | None = None,
+    start_time_of: Callable[[int], float | None] = process_start_time,
+) -> RunStatus:
+    """Return what can be said of a run's process.
+
+    Args:
+        phase: `RunState.phase`: "waiting", "training", or the status of the finish event.
+        reason: what the finish event gave as its reason.
+        heartbeat: the last one, if there was any.
+        heartbeat_at: when it was written, in seconds since the epoch.
+        now: seconds since the epoch.
+        machine: the name of this machine; asked of the system if not given.
+        start_time_of: looks up a process of this machine.
+    """
+    age = None if heartbeat_at is None else max(0.0, now - heartbeat_at)
+    if (kind := _SAID.get(phase)) is not None:
+        return RunStatus(kind, age, f"{_SENTENCES[kind]}: {reason}" if reason else _SENTENCES[kind])
+    if heartbeat is None or age is None:
+        return RunStatus(StatusKind.WAITING, None, "nothing has been written yet")
+    is_fresh = age <= HEARTBEAT_STALE_SECONDS
+    if heartbeat.machine == (machine or socket.gethostname()):
+        started = start_time_of(heartbeat.pid)
+        # Setting the clock moves the start time that the system reports, so a beating heart counts
+        # for more than a start time that does not match.
+        is_same = started is not None and (
+            is_fresh or abs(started - heartbeat.process_start_time) <= _START_TIME_TOLERANCE
+        )
+        if not is_same:
+            sentence = f"process {heartbeat.pid} is gone and did not say why"
+            return RunStatus(StatusKind.DEAD, age, sentence)
+        if not is_fresh:
+            sentence = f"process {heartbeat.pid} is there, but silent for {age:.0f} s"
+            return RunStatus(StatusKind.STALE, age, sentence)
+    elif not is_fresh:
+        sentence = f"no heartbeat from {heartbeat.machine or 'its machine'} for {age:.0f} s"
+        return RunStatus(StatusKind.STALE, age, sentence)
+    if phase == "waiting":
+        return RunStatus(StatusKind.WAITING, age, f"process {heartbeat.pid} is starting")
+    return RunStatus(StatusKind.LIVE, age, f"process {heartbeat.pid} is training")
+
+
+_SAID: Final = {
+    "finished": StatusKind.FINISHED,
+    "stopped": StatusKind.STOPPED,
+    "halted": StatusKind.HALTED,
+    "failed": StatusKind.FAILED,
+}
+_SENTENCES: Final = {
+    StatusKind.FINISHED: "finished",
+    StatusKind.STOPPED: "stopped when asked to",
+    StatusKind.HALTED: "halted itself",
+    StatusKind.FAILED: "ended by an error",
+}

@@ -1,0 +1,279 @@
+"""What the verbs `esper runs`, `esper health` and `esper telemetry` print, as plain text.
+
+Each function prints to the console it is given, or to standard output, and returns the exit code.
+Signs and words carry the meaning, so that nothing is lost without colour or in a pipe.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from rich.console import Console
+from rich.padding import Padding
+from rich.text import Text
+
+from esper.karn.liveness import RunStatus, StatusKind
+from esper.karn.run_catalogue import RunSummary, list_runs
+from esper.karn.run_directory import find_run
+from esper.karn.run_tables import RunStoreError
+from esper.karn.sanctum.follower import Frame, RunFollower
+from esper.karn.sanctum.schema import FirstSighting, TamiyoState
+from esper.karn.sanctum.verdict import master_verdict
+from esper.karn.telemetry_docs import facts, proofs, wiring, write_pages
+from esper.leyline.health import Level, Verdict
+from esper.leyline.records import RECORDS, find_record
+from esper.leyline.telemetry import SHARED
+
+LATCH_KINDS: Final = ("inf", "nan")
+_LIT: Final = "●"
+_UNLIT: Final = "○"
+_NONE: Final = "–"
+_LIT_STYLE: Final = "bold red"
+_STATUS_STYLES: Final = {
+    StatusKind.LIVE: "green",
+    StatusKind.STALE: "yellow",
+    StatusKind.HALTED: "red",
+    StatusKind.FAILED: "red",
+    StatusKind.DEAD: "red",
+}
+_LEVEL_STYLES: Final = {
+    Level.OK: "green",
+    Level.NOTICE: "default",
+    Level.WARNING: "yellow",
+    Level.CRITICAL: _LIT_STYLE,
+}
+_LEVEL_WORDS: Final = {
+    Level.OK: "HEALTHY",
+    Level.NOTICE: "NOTICE",
+    Level.WARNING: "WARNING",
+    Level.CRITICAL: "CRITICAL",
+}
+
+
+class FailOnError(ValueError):
+    """What a run is to fail on names something other than `inf` and `nan`."""
+
+
+class DocsDirectoryError(ValueError):
+    """The pages cannot be written where they were asked for."""
+
+
+def print_runs(run_dir: Path, *, console: Console | None = None) -> int:
+    """Print a line for each run in a folder, oldest first; return 0."""
+    console = console or Console()
+    summaries = list_runs(run_dir)
+    if not summaries:
+        console.print(f"No runs in {run_dir} yet; `esper ppo` starts one.", highlight=False)
+        return 0
+    rows = [
+        [
+            Text(summary.run_id),
+            _status(summary.status),
+            Text(str(summary.update)),
+            Text(f"{summary.episodes_done}/{summary.episodes}" if summary.episodes else _NONE),
+            Text(_score(summary.score)),
+            _lights(summary),
+        ]
+        for summary in summaries
+    ]
+    _print_columns(console, rows, ("run", "status", "update", "episodes", "score", "lights"))
+    return 0
+
+
+def print_health(
+    run_dir: Path,
+    reference: str | None = None,
+    *,
+    as_json: bool = False,
+    fail_on: str = "inf,nan",
+    console: Console | None = None,
+) -> int:
+    """Print the health of one run; return 1 if a latch that `fail_on` names is set, else 0.
+
+    Args:
+        run_dir: the folder that holds runs.
+        reference: an id, a unique prefix or a path; None for the newest run.
+        as_json: whether to print JSON for a program instead of text for a person.
+        fail_on: `inf`, `nan`, both with a comma between, or nothing.
+        console: where to print.
+
+    Raises:
+        RunNotFoundError: no run, or more than one, answers to `reference`.
+        RunStoreError: the run's store cannot be read.
+        FailOnError: `fail_on` names something else.
+    """
+    console = console or Console()
+    kinds = _latch_kinds(fail_on)
+    directory = find_run(run_dir, reference)
+    frame = RunFollower(directory).catch_up()
+    if frame.error is not None:
+        raise RunStoreError(frame.error)
+    run_id = directory.resolve().name
+    if as_json:
+        report = json.dumps(_health_report(run_id, frame), indent=2)
+        console.print(report, markup=False, highlight=False, soft_wrap=True)
+    else:
+        _print_health(console, run_id, frame)
+    tamiyo = frame.snapshot.tamiyo
+    is_set = {
+        "inf": tamiyo.shared_inf_latch or any(tamiyo.head_inf_latch.values()),
+        "nan": tamiyo.shared_nan_latch or any(tamiyo.head_nan_latch.values()),
+    }
+    return int(any(is_set[kind] for kind in kinds))
+
+
+def print_telemetry(reference: str | None = None, *, console: Console | None = None) -> int:
+    """Print the list of telemetry records, or one record with its wiring; return 0.
+
+    Raises:
+        UnknownRecordError: there is no record of that id.
+    """
+    console = console or Console()
+    if reference is None:
+        rows = [[Text(one.id), Text(one.name), Text(one.question)] for one in RECORDS]
+        _print_columns(console, rows, ("id", "name", "question"))
+        return 0
+    record = find_record(reference)
+    console.print(Text(f"{record.id}  {record.name}", style="bold"))
+    console.print(Text(record.question, style="italic"), "", Text(record.meaning), "", sep="\n")
+    _print_columns(console, _named_rows(facts(record)))
+    if record.causes:
+        console.print(Text("\nusual causes", style="bold"))
+        for cause in record.causes:
+            console.print(Padding(Text(cause), (0, 0, 0, 2)))
+    console.print(Text("\nwiring", style="bold"))
+    _print_columns(console, _named_rows(wiring(record)))
+    console.print(Text("\nproven by", style="bold"))
+    _print_columns(console, [[Text(f"  {test}")] for test in proofs(record)])
+    return 0
+
+
+def write_telemetry_docs(directory: Path, *, console: Console | None = None) -> int:
+    """Write `docs/telemetry` anew from the records, and say what was written; return 0.
+
+    Raises:
+        DocsDirectoryError: the directory cannot be written to.
+    """
+    try:
+        paths = write_pages(directory)
+    except OSError as error:
+        raise DocsDirectoryError(f"{directory} cannot be written to: {error.strerror}") from error
+    (console or Console()).print(f"{len(paths)} pages written into {directory}", highlight=False)
+    return 0
+
+
+def _latch_kinds(text: str) -> list[str]:
+    kinds = [kind.strip().lower() for kind in text.split(",") if kind.strip()]
+    strange = [kind for kind in kinds if kind not in LATCH_KINDS]
+    if strange:
+        raise FailOnError(f"a run cannot fail on {strange[0]!r}: give inf, nan or inf,nan")
+    return kinds
+
+
+def _health_report(run_id: str, frame: Frame) -> dict[str, Any]:
+    tamiyo = frame.snapshot.tamiyo
+    return {
+        "run": run_id,
+        "status": str(frame.status.kind),
+        "head_inf_latch": dict(tamiyo.head_inf_latch),
+        "head_nan_latch": dict(tamiyo.head_nan_latch),
+        "first": [
+            {
+                "head": seen.head,
+                "kind": seen.kind,
+                "quantity": seen.quantity,
+                "update": seen.update,
+            }
+            for seen in tamiyo.first
+        ],
+    }
+
+
+def _print_health(console: Console, run_id: str, frame: Frame) -> None:
+    run, training = frame.snapshot.run, frame.snapshot.training
+    heading = Text(run_id, style="bold").append("  ").append_text(_status(frame.status))
+    heading.append(f"  {frame.status.sentence}", style="dim")
+    episodes = f"{run.episodes_done} of {run.episodes}" if run.episodes else _NONE
+    console.print(heading, soft_wrap=True)
+    console.print(
+        f"update {run.update}, episodes {episodes}, score {_score(training.score)}", highlight=False
+    )
+    console.print()
+    _print_verdict(console, master_verdict(frame.snapshot, frame.status))
+    console.print()
+    rows = []
+    for head, inf, nan in _light_rows(frame.snapshot.tamiyo):
+        seen = [_sighting(one) for one in frame.snapshot.tamiyo.first if one.head == head]
+        rows.append([Text(head), _light(inf), _light(nan), Text("; ".join(seen))])
+    _print_columns(console, rows, ("head", "Inf", "NaN", "first seen"))
+
+
+def _print_verdict(console: Console, verdict: Verdict) -> None:
+    line = Text(f"{_LIT} {_LEVEL_WORDS[verdict.level]}", style=_LEVEL_STYLES[verdict.level])
+    console.print(line)
+    for reason in verdict.reasons:
+        console.print(Padding(Text(reason), (0, 0, 0, 2)))
+
+
+def _light_rows(tamiyo: TamiyoState) -> list[tuple[str, bool, bool]]:
+    rows = [
+        (head, tamiyo.head_inf_latch[head], tamiyo.head_nan_latch.get(head, False))
+        for head in tamiyo.head_inf_latch
+    ]
+    return [*rows, (SHARED, tamiyo.shared_inf_latch, tamiyo.shared_nan_latch)]
+
+
+def _sighting(seen: FirstSighting) -> str:
+    names: Mapping[str, str] = {"nan": "NaN", "+inf": "Inf", "-inf": "-Inf"}
+    kind = names.get(seen.kind, seen.kind)
+    return (
+        f"{kind} in {seen.quantity}, update {seen.update}, epoch {seen.epoch}, "
+        f"minibatch {seen.minibatch}"
+    )
+
+
+def _light(is_lit: bool) -> Text:
+    return Text(_LIT, style=_LIT_STYLE) if is_lit else Text(_UNLIT, style="dim")
+
+
+def _status(status: RunStatus) -> Text:
+    word = str(status.kind)
+    if status.kind is StatusKind.STALE and status.seconds is not None:
+        word += f" {status.seconds:.0f} s"
+    return Text(word, style=_STATUS_STYLES.get(status.kind, ""))
+
+
+def _score(score: float | None) -> str:
+    return _NONE if score is None else f"{score:.3f}"
+
+
+def _lights(summary: RunSummary) -> Text:
+    if summary.error is not None:
+        return Text(summary.error, style="red")
+    inf = [*summary.inf_heads, *([SHARED] if summary.is_shared_inf else [])]
+    nan = [*summary.nan_heads, *([SHARED] if summary.is_shared_nan else [])]
+    lit = [f"{_LIT} {word} {', '.join(on)}" for word, on in (("Inf", inf), ("NaN", nan)) if on]
+    return Text("  ".join(lit), style=_LIT_STYLE) if lit else Text(_UNLIT, style="dim")
+
+
+def _named_rows(rows: Sequence[tuple[str, str]]) -> list[list[Text]]:
+    return [[Text(f"  {name}", style="dim"), Text(text)] for name, text in rows]
+
+
+def _print_columns(
+    console: Console, rows: Sequence[Sequence[Text]], headers: Sequence[str] = ()
+) -> None:
+    """Print rows in columns as wide as they need: an id that is cut off cannot be copied.
+
+    Rich's tables fit themselves into the console, and a pipe is taken to be 80 columns wide.
+    """
+    heading = [[Text(header, style="bold") for header in headers]] if headers else []
+    lines = [*heading, *rows]
+    widths = [max(cell.cell_len for cell in column) for column in zip(*lines, strict=True)]
+    for cells in lines:
+        line = Text(no_wrap=True)
+        for cell, width in zip(cells, widths, strict=True):
+            line.append_text(cell).append(" " * (width - cell.cell_len + 2))
+        line.rstrip()
+        console.print(line, soft_wrap=True)

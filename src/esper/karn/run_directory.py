@@ -1,0 +1,138 @@
+"""Where runs live: `<run-dir>/<run-id>/`, with a store, a config, a console log and checkpoints.
+
+A run's id is the moment it was created, in UTC so that ids sort, and its name:
+`20261122-193000-name`.
+"""
+
+import os
+import re
+import time
+from collections.abc import Iterator
+from difflib import get_close_matches
+from itertools import count
+from pathlib import Path
+from typing import Final
+
+STORE_NAME: Final = "run.sqlite"
+CONFIG_NAME: Final = "config.toml"
+CONSOLE_NAME: Final = "console.log"
+CHECKPOINTS_NAME: Final = "checkpoints"
+
+_ID = re.compile(r"(\d{8}-\d{6})(?:-.*)?")
+_CANDIDATES_SHOWN: Final = 5
+
+
+class RunNotFoundError(ValueError):
+    """No run, or more than one, answers to what was asked for."""
+
+
+def default_run_dir() -> Path:
+    """Return the folder that holds runs: `ESPER_RUN_DIR`, or `runs` in the working directory."""
+    return Path(os.environ.get("ESPER_RUN_DIR") or "runs")
+
+
+def create_run(run_dir: Path, name: str, *, now: float | None = None) -> Path:
+    """Make the directory of a new run and return it; two created at once get different ids.
+
+    Args:
+        run_dir: the folder that holds runs; made if it is not there.
+        name: becomes part of the id, with anything but letters, digits, `.`, `_` and `-` replaced.
+        now: seconds since the epoch; the clock's if not given.
+    """
+    stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime(now))
+    slug = re.sub(r"[^\w.-]+", "-", name).strip("-.")
+    base = f"{stamp}-{slug}" if slug else stamp
+    run_dir.mkdir(parents=True, exist_ok=True)
+    for attempt in count(1):
+        directory = run_dir / (base if attempt == 1 else f"{base}-{attempt}")
+        try:
+            directory.mkdir()
+        except FileExistsError:
+            continue
+        (directory / CHECKPOINTS_NAME).mkdir()
+        return directory
+    raise AssertionError("count() does not end")
+
+
+def run_directories(run_dir: Path) -> list[Path]:
+    """Return the runs in a folder, oldest first; none if there is no such folder."""
+    return sorted(_runs_in(run_dir), key=_age_key)
+
+
+def find_run(run_dir: Path, reference: str | None = None) -> Path:
+    """Return the directory of the run that `reference` names.
+
+    Args:
+        run_dir: the folder that holds runs.
+        reference: an id, a unique prefix of one, or the path of a run; None for the newest run.
+
+    Raises:
+        RunNotFoundError: none or several answer to it; the message names the candidates.
+    """
+    runs = run_directories(run_dir)
+    if reference is None:
+        if not runs:
+            raise RunNotFoundError(
+                f"there is no run in {run_dir} yet: start one with `esper ppo`, or name the folder "
+                "that holds runs with --run-dir"
+            )
+        return runs[-1]
+    if not reference:
+        raise RunNotFoundError(
+            "an empty string names no run: give an id, a prefix of one or a path"
+        )
+    matching = [run for run in runs if run.name.startswith(reference)]
+    exact = [run for run in matching if run.name == reference]
+    if exact or len(matching) == 1:
+        return (exact or matching)[0]
+    if matching:
+        raise RunNotFoundError(
+            f"{reference!r} is the beginning of {len(matching)} runs ({_listing(matching)}): "
+            "give more of the id"
+        )
+    path = Path(reference).expanduser()
+    if path.name == STORE_NAME and path.is_file():
+        path = path.parent
+    if _is_run(path):
+        return path
+    raise RunNotFoundError(_not_found(reference, run_dir, runs))
+
+
+def _not_found(reference: str, run_dir: Path, runs: list[Path]) -> str:
+    if not runs:
+        return f"there is no run {reference!r}: {run_dir} holds no runs"
+    containing = [run for run in runs if reference.lower() in run.name.lower()]
+    names = {run.name: run for run in runs}
+    close = [names[name] for name in get_close_matches(reference, names, n=3, cutoff=0.5)]
+    if near := containing or close:
+        return f"there is no run {reference!r} in {run_dir}; did you mean {_listing(near)}?"
+    return f"there is no run {reference!r} in {run_dir}; the newest there is {runs[-1].name}"
+
+
+def _listing(runs: list[Path]) -> str:
+    names = [run.name for run in runs]
+    shown = ", ".join(names[-_CANDIDATES_SHOWN:])
+    more = len(names) - _CANDIDATES_SHOWN
+    return f"{shown} and {more} more" if more > 0 else shown
+
+
+def _runs_in(run_dir: Path) -> Iterator[Path]:
+    try:
+        entries = list(run_dir.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except PermissionError as error:
+        raise RunNotFoundError(f"{run_dir} cannot be listed: permission denied") from error
+    yield from (entry for entry in entries if _is_run(entry))
+
+
+def _is_run(path: Path) -> bool:
+    # A run that was just created has no store yet; one that was copied may have any name.
+    return path.is_dir() and (
+        (path / STORE_NAME).exists() or _ID.fullmatch(path.resolve().name) is not None
+    )
+
+
+def _age_key(run: Path) -> tuple[str, int, str]:
+    matched = _ID.fullmatch(run.name)
+    return (matched[1] if matched else "", len(run.name), run.name)

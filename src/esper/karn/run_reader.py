@@ -1,0 +1,250 @@
+"""Reads a run's store, whether the run is live, finished or dead, and never writes into it.
+
+Between calls a reader holds no connection and so no lock: the writer can turn the store into one
+plain file whenever it is done, and a store that is removed or replaced is noticed at the next call.
+"""
+
+import shutil
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from itertools import starmap
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Final
+
+from esper.karn.run_directory import STORE_NAME
+from esper.karn.run_tables import SPARSE, RunStoreError, RunStoreMissingError, check_store
+from esper.leyline.telemetry import (
+    DamagedEventError,
+    DamagedPayload,
+    Event,
+    Heartbeat,
+    decode_payload,
+)
+
+_MAGIC: Final = b"SQLite format 3\x00"
+_HEADER_BYTES: Final = 100
+_WAL_VERSION: Final = b"\x02\x02"  # bytes 18 and 19 of the header of a database in WAL mode
+_BUSY_SECONDS: Final = 2.0
+#: File systems stamp changes no finer than the kernel's tick, so a file that changed this recently
+#: may have changed since without a new stamp ("racily clean", as Git's index has it).
+_RACY_NANOSECONDS: Final = 100_000_000
+
+_COLUMNS: Final = "SELECT id, time, kind, payload FROM events"
+
+_Stamp = tuple[tuple[int, int, int, int] | None, ...]
+
+
+class RunReader:
+    """A read-only view of one run's store.
+
+    Args:
+        directory: the run's directory; it need not exist yet.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._path = directory / STORE_NAME
+        self._seen: _Stamp | None = None
+        self._seen_at = 0  # nanoseconds since the epoch
+        self._copy: TemporaryDirectory[str] | None = None
+
+    def changed(self) -> bool:
+        """Return whether the store may have changed since the last call; the first returns True."""
+        now = time.time_ns()
+        stamp = self._stamp()
+        newest = max((entry[3] for entry in stamp if entry is not None), default=0)
+        # The stamp of before is compared as of when it was taken, not as of now.
+        is_racy = newest > self._seen_at - _RACY_NANOSECONDS
+        has_changed = stamp != self._seen or is_racy
+        self._seen, self._seen_at = stamp, now
+        if has_changed and self._copy is not None:
+            self._copy.cleanup()
+            self._copy = None
+        return has_changed
+
+    def identity(self) -> tuple[int, int] | None:
+        """Return what tells this store's file from another that took its place."""
+        stamp = self._stamp()[0]
+        return None if stamp is None else stamp[:2]
+
+    def read(
+        self, after: int, limit: int, *, up_to: int | None = None, bulk: bool = True
+    ) -> list[Event]:
+        """Return events in the order of their ids; what is damaged comes as `DamagedPayload`.
+
+        Args:
+            after: the id of the last event that is known already; 0 for none.
+            limit: how many to return at most.
+            up_to: the last id to return.
+            bulk: whether to return steps and decisions too, which come many times an update.
+
+        Raises:
+            RunStoreError: there is no store, or it is not one that this program can read.
+        """
+        last = 2**63 - 1 if up_to is None else up_to
+        where = "" if bulk else f"AND {SPARSE}"
+        query = f"{_COLUMNS} WHERE id > ? AND id <= ? {where} ORDER BY id LIMIT ?"
+        events: list[Event] = []
+        with self._connection() as connection:
+            if connection is None:
+                return events
+            try:
+                # What was read before an error stays in the list.
+                events.extend(starmap(_event_of, connection.execute(query, (after, last, limit))))
+            except sqlite3.DatabaseError:
+                # A damaged page. What lies behind it may be whole, so go on one by one.
+                start = events[-1].id if events else after
+                events += self._read_one_by_one(connection, start, last, limit - len(events))
+        return events
+
+    def last_ids(self, kind: str, count: int) -> list[int]:
+        """Return the ids of the last events of a kind, newest first."""
+        with self._connection() as connection:
+            if connection is None:
+                return []
+            query = "SELECT id FROM events WHERE kind = ? ORDER BY id DESC LIMIT ?"
+            return [number for (number,) in connection.execute(query, (kind, count))]
+
+    def last_id(self) -> int:
+        """Return the id of the newest event; 0 if there is none."""
+        with self._connection() as connection:
+            return 0 if connection is None else _last_id(connection)
+
+    def heartbeat(self) -> Event | None:
+        """Return the writer's last heartbeat, as an event with the id 0."""
+        with self._connection() as connection:
+            if connection is None:
+                return None
+            row = connection.execute(
+                "SELECT time, pid, process_start_time, machine, events_lost, resident_bytes, error"
+                " FROM heartbeat"
+            ).fetchone()
+        if row is None:
+            return None
+        beat = Heartbeat(
+            pid=row[1],
+            process_start_time=row[2],
+            machine=row[3],
+            events_lost=row[4],
+            resident_bytes=row[5],
+            error=row[6],
+        )
+        return Event(id=0, time=row[0], payload=beat)
+
+    @staticmethod
+    def _read_one_by_one(
+        connection: sqlite3.Connection, after: int, last: int, limit: int
+    ) -> list[Event]:
+        events = []
+        for number in range(after + 1, min(last, _last_id(connection), after + limit) + 1):
+            try:
+                row = connection.execute(f"{_COLUMNS} WHERE id = ?", (number,)).fetchone()
+            except sqlite3.DatabaseError as error:
+                damage = DamagedPayload(kind="unreadable", reason=str(error))
+                events.append(Event(id=number, time=0.0, payload=damage))
+            else:
+                if row is not None:
+                    events.append(_event_of(*row))
+        return events
+
+    @contextmanager
+    def _connection(self) -> Iterator[sqlite3.Connection | None]:
+        """Open the store for the length of one call; None while it has no tables yet.
+
+        Every error of SQLite that leaves the body becomes a `RunStoreError`.
+        """
+        try:
+            header = self._header()
+            if not header:
+                yield None
+                return
+            # Opening a database in WAL mode makes a WAL if there is none, which would be writing.
+            is_still = header[18:20] == _WAL_VERSION and not _wal_of(self._path).exists()
+            try:
+                connection = _open(self._path, "mode=ro&immutable=1" if is_still else "mode=ro")
+            except sqlite3.OperationalError as error:
+                if not error.sqlite_errorname.startswith(("SQLITE_CANTOPEN", "SQLITE_READONLY")):
+                    raise
+                # A dead run's WAL in a directory that we may not write to, where SQLite cannot make
+                # the index that goes with it: https://www.sqlite.org/wal.html, "Read-Only
+                # Databases".
+                connection = _open(self._copied(), "mode=rw")
+            with closing(connection):
+                yield connection if check_store(connection, str(self._path)) else None
+        except (sqlite3.Error, OSError) as error:
+            raise RunStoreError(f"{self._path} cannot be read: {error}") from error
+
+    def _header(self) -> bytes:
+        try:
+            with self._path.open("rb") as file:
+                header = file.read(_HEADER_BYTES)
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise RunStoreMissingError(f"there is no run store at {self._path}") from error
+        if header and not header.startswith(_MAGIC):
+            raise RunStoreError(f"{self._path} is not a run store: it is not an SQLite database")
+        return header
+
+    def _copied(self) -> Path:
+        if self._copy is None:
+            self._copy = TemporaryDirectory(prefix="esper-run-")
+            for path in (self._path, _wal_of(self._path)):
+                if path.exists():
+                    shutil.copyfile(path, Path(self._copy.name) / path.name)
+        return Path(self._copy.name) / self._path.name
+
+    def _stamp(self) -> _Stamp:
+        return tuple(_stamp_of(path) for path in (self._path, _wal_of(self._path)))
+
+
+def _open(path: Path, options: str) -> sqlite3.Connection:
+    connection = sqlite3.connect(
+        f"{path.absolute().as_uri()}?{options}",
+        uri=True,
+        isolation_level=None,
+        timeout=_BUSY_SECONDS,
+        check_same_thread=False,
+    )
+    # A damaged kind is to be shown, not to end the reading.
+    connection.text_factory = _text_of
+    try:
+        connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    except sqlite3.Error:
+        connection.close()
+        raise
+    return connection
+
+
+def _event_of(number: int, at: Any, kind: Any, data: Any) -> Event:
+    # A column can hold a value of any type, whatever it was declared as.
+    when = at if isinstance(at, float) else 0.0
+    try:
+        if not isinstance(kind, str) or not isinstance(data, bytes):
+            raise DamagedEventError("its columns hold values of the wrong type")
+        return Event(id=number, time=when, payload=decode_payload(kind, data))
+    except DamagedEventError as error:
+        return Event(
+            id=number, time=when, payload=DamagedPayload(kind=str(kind), reason=str(error))
+        )
+
+
+def _last_id(connection: sqlite3.Connection) -> int:
+    (last,) = connection.execute("SELECT max(id) FROM events").fetchone()
+    return int(last or 0)
+
+
+def _text_of(data: bytes) -> str:
+    return data.decode("utf-8", "replace")
+
+
+def _wal_of(path: Path) -> Path:
+    return path.with_name(path.name + "-wal")
+
+
+def _stamp_of(path: Path) -> tuple[int, int, int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns

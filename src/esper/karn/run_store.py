@@ -1,0 +1,39 @@
+"""The store of a run: the door to writing it, reading it, and finding it.
+
+A run is one directory: `run.sqlite` (in WAL mode while live, one plain file when finished),
+`config.toml`, `console.log` and `checkpoints/`. The tables are described in `run_tables`.
+"""
+
+from esper.karn.run_catalogue import RunSummary, list_runs
+from esper.karn.run_directory import (
+    CHECKPOINTS_NAME,
+    CONFIG_NAME,
+    CONSOLE_NAME,
+    STORE_NAME,
+    RunNotFoundError,
+    create_run,
+    default_run_dir,
+    find_run,
+    run_directories,
+)
+from esper.karn.run_reader import RunReader
+from esper.karn.run_tables import RunStoreError, RunStoreMissingError
+from esper.karn.run_writer import RunWriter
+
+__all__ = [
+    "CHECKPOINTS_NAME",
+    "CONFIG_NAME",
+    "CONSOLE_NAME",
+    "STORE_NAME",
+    "RunNotFoundError",
+    "RunReader",
+    "RunStoreError",
+    "RunStoreMissingError",
+    "RunSummary",
+    "RunWriter",
+    "create_run",
+    "default_run_dir",
+    "find_run",
+    "list_runs",
+    "run_directories",
+]

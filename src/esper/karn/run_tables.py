@@ -1,0 +1,194 @@
+"""The tables of a run's store, and the rows that one event becomes in them.
+
+`events` holds every event as it was emitted. The other tables are kept beside it, in the same
+transaction, so that a run can be asked in plain SQL: `head_health` has one row per update, head and
+figure; `latches` has the first sighting of each kind of non-finite value; `heartbeat` is a single
+row that says the writer is alive; `meta` says what this file is.
+"""
+
+import math
+import sqlite3
+from collections.abc import Iterator
+from typing import Final
+
+from esper.leyline.telemetry import Payload, PPOUpdatePayload
+
+#: Raised when the meaning of a table changes; a reader refuses a store with a higher one.
+STORE_VERSION: Final = 1
+STORE_FORMAT: Final = "esper run"
+
+#: Kinds that come many times an update. Attaching to a long run can pass over the old ones.
+BULK_KINDS: Final = ("step_completed", "decisions_taken")
+#: The condition of the partial index `sparse_events`, to be repeated word by word in a query that
+#: wants it: https://www.sqlite.org/partialindex.html, section 3.
+SPARSE: Final = "kind NOT IN ('step_completed', 'decisions_taken')"
+
+#: The per-head figures of an update that get rows in `head_health`; each is a field `head_…` of
+#: `PPOUpdatePayload`.
+HEAD_FIGURES: Final = (
+    "entropy",
+    "gradient_norm",
+    "ratio_max",
+    "clip_fraction",
+    "kl",
+    "log_prob_min",
+    "log_prob_max",
+    "active_fraction",
+)
+
+# SQLite stores NaN as NULL, and a CHECK that evaluates to NULL passes: hence IS and CASE, which
+# never do. 9e999 is how SQL spells infinity.
+_TABLES: Final = (
+    """
+    CREATE TABLE IF NOT EXISTS meta (
+        key TEXT PRIMARY KEY,
+        value TEXT NOT NULL
+    ) WITHOUT ROWID
+    """,
+    """
+    CREATE TABLE IF NOT EXISTS events (
+        id INTEGER PRIMARY KEY,
+        time REAL NOT NULL,
+        kind TEXT NOT NULL,
+        update_index INTEGER,
+        payload BLOB NOT NULL
+    )
+    """,
+    f"CREATE INDEX IF NOT EXISTS sparse_events ON events (id) WHERE {SPARSE}",
+    """
+    CREATE TABLE IF NOT EXISTS head_health (
+        update_index INTEGER NOT NULL,
+        head TEXT NOT NULL,
+        quantity TEXT NOT NULL,
+        value REAL,
+        class TEXT NOT NULL CHECK (
+            CASE class
+                WHEN 'finite' THEN typeof(value) = 'real' AND abs(value) IS NOT 9e999
+                WHEN 'nan' THEN value IS NULL
+                WHEN '+inf' THEN value IS 9e999
+                WHEN '-inf' THEN value IS -9e999
+                ELSE 0
+            END
+        ),
+        PRIMARY KEY (update_index, head, quantity)
+    ) WITHOUT ROWID
+    """,
+    """
+    CREATE TABLE IF NOT EXISTS latches (
+        head TEXT NOT NULL,
+        kind TEXT NOT NULL,
+        quantity TEXT NOT NULL,
+        first_update INTEGER NOT NULL,
+        first_epoch INTEGER NOT NULL,
+        first_minibatch INTEGER NOT NULL,
+        PRIMARY KEY (head, kind, quantity)
+    ) WITHOUT ROWID
+    """,
+    """
+    CREATE TABLE IF NOT EXISTS heartbeat (
+        id INTEGER PRIMARY KEY CHECK (id = 1),
+        time REAL NOT NULL,
+        pid INTEGER NOT NULL,
+        process_start_time REAL NOT NULL,
+        machine TEXT NOT NULL,
+        events_lost INTEGER NOT NULL,
+        resident_bytes INTEGER NOT NULL,
+        error TEXT NOT NULL
+    )
+    """,
+)
+
+INSERT_EVENT: Final = "INSERT INTO events (time, kind, update_index, payload) VALUES (?, ?, ?, ?)"
+INSERT_HEAD_HEALTH: Final = "INSERT OR REPLACE INTO head_health VALUES (?, ?, ?, ?, ?)"
+# The join of the semilattice: the earlier sighting stands, whatever order they come in.
+JOIN_LATCH: Final = """
+    INSERT INTO latches VALUES (?, ?, ?, ?, ?, ?)
+    ON CONFLICT (head, kind, quantity) DO UPDATE SET
+        first_update = excluded.first_update,
+        first_epoch = excluded.first_epoch,
+        first_minibatch = excluded.first_minibatch
+    WHERE (excluded.first_update, excluded.first_epoch, excluded.first_minibatch)
+        < (first_update, first_epoch, first_minibatch)
+"""
+REPLACE_HEARTBEAT: Final = "INSERT OR REPLACE INTO heartbeat VALUES (1, ?, ?, ?, ?, ?, ?, ?)"
+
+
+class RunStoreError(ValueError):
+    """A run's store is missing, foreign, newer than this program, or cannot be read."""
+
+
+class RunStoreMissingError(RunStoreError):
+    """There is no store where one was looked for."""
+
+
+def check_store(connection: sqlite3.Connection, where: str) -> bool:
+    """Return whether the store has its tables yet; an empty database has none.
+
+    Raises:
+        RunStoreError: the database is not a run's store, or is of a newer version.
+    """
+    names = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
+    if not names:
+        return False
+    meta = dict(connection.execute("SELECT key, value FROM meta")) if "meta" in names else {}
+    if meta.get("format") != STORE_FORMAT:
+        raise RunStoreError(f"{where} is a database, but not one that Esper wrote")
+    version = int(meta["store_version"])
+    if version > STORE_VERSION:
+        raise RunStoreError(
+            f"{where} was written by a newer Esper (store version {version}); this one reads up to "
+            f"version {STORE_VERSION}: update Esper to open it"
+        )
+    return True
+
+
+def create_tables(connection: sqlite3.Connection, esper_version: str) -> None:
+    """Create the tables in one transaction; those that exist are left as they are."""
+    connection.execute("BEGIN IMMEDIATE")
+    for statement in _TABLES:
+        connection.execute(statement)
+    connection.executemany(
+        "INSERT OR IGNORE INTO meta VALUES (?, ?)",
+        [
+            ("format", STORE_FORMAT),
+            ("store_version", str(STORE_VERSION)),
+            ("esper_version", esper_version),
+        ],
+    )
+    connection.execute("COMMIT")
+
+
+def class_of(value: float) -> str:
+    """Return "finite", "nan", "+inf" or "-inf"."""
+    if math.isnan(value):
+        return "nan"
+    if math.isinf(value):
+        return "+inf" if value > 0 else "-inf"
+    return "finite"
+
+
+def update_index_of(payload: Payload) -> int | None:
+    """Return the update that an event belongs to, if it belongs to one."""
+    return getattr(payload, "update", None)
+
+
+def head_health_rows(payload: PPOUpdatePayload) -> Iterator[tuple[int, str, str, float, str]]:
+    """Yield rows of `head_health`."""
+    for figure in HEAD_FIGURES:
+        for head, value in getattr(payload, f"head_{figure}").items():
+            yield payload.update, head, figure, value, class_of(value)
+
+
+def latch_rows(payload: PPOUpdatePayload) -> Iterator[tuple[str, str, str, int, int, int]]:
+    """Yield rows of `latches`; a detection without provenance has the quantity "unknown"."""
+    told = set()
+    for seen in payload.head_nonfinite:
+        told.add((seen.head, seen.kind.lstrip("+-")))
+        yield seen.head, seen.kind, seen.quantity, payload.update, seen.epoch, seen.minibatch
+    for kind, detected in (
+        ("inf", payload.head_inf_detected),
+        ("nan", payload.head_nan_detected),
+    ):
+        for head, is_detected in detected.items():
+            if is_detected and (head, kind) not in told:
+                yield head, kind, "unknown", payload.update, 0, 0

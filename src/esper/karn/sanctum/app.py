@@ -1,0 +1,141 @@
+"""The cockpit: opens the first screen over a run, and leaves when asked to."""
+
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import ClassVar, Final
+
+from textual import work
+from textual.app import App
+from textual.binding import Binding, BindingType
+from textual.worker import get_current_worker
+
+from esper.karn.sanctum.screens.overview import OverviewScreen, Seen
+from esper.karn.sanctum.themes import DARK_THEME, LIGHT_THEME, themes
+from esper.karn.sanctum.trainer import Outcome, TrainerChild
+from esper.karn.sanctum.view import View
+from esper.karn.sanctum.watch import RunWatch, Watch
+
+#: How long the cockpit waits between two looks at the run.
+PERIOD_SECONDS: Final = 0.25
+
+
+class SanctumApp(App[Outcome]):
+    """Sanctum over one run; returns how it was left.
+
+    Args:
+        directory: the run's directory, or None for the first run that appears in `run_dir`.
+        run_dir: the folder that holds runs.
+        child: the training process that Sanctum was opened over, if it was.
+        watch: what to look with; a `RunWatch` on the run unless a test gives another.
+        clock: returns the time of now, in seconds since the epoch.
+    """
+
+    TITLE = "Sanctum"
+    CSS_PATH = "sanctum.tcss"
+    # The classes that the screen has in sanctum.tcss, by the columns of the terminal.
+    HORIZONTAL_BREAKPOINTS = ((0, "-narrow"), (110, "-medium"), (170, "-wide"))
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("q", "quit", "Quit", tooltip="Leave Sanctum"),
+        Binding("question_mark,f1", "help", "Help", key_display="?", tooltip="Show this help"),
+        Binding("d", "toggle_theme", "Dark/light", tooltip="Switch the theme"),
+    ]
+
+    def __init__(
+        self,
+        directory: Path | None,
+        run_dir: Path,
+        *,
+        child: TrainerChild | None = None,
+        watch: Watch | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        super().__init__()
+        builtin = set(self.available_themes)
+        for theme in themes():
+            self.register_theme(theme)
+        self.theme = DARK_THEME
+        # In other themes red and amber would not be kept for alerts.
+        for name in builtin:
+            self.unregister_theme(name)
+        self._directory = directory
+        self._child = child
+        self._watch = watch or RunWatch(directory, run_dir)
+        self._clock = clock
+        self._leaving = threading.Event()
+        self._overview = OverviewScreen()
+
+    @property
+    def view(self) -> View | None:
+        """The view that is being shown; None before the first."""
+        return self._overview.view
+
+    def get_default_screen(self) -> OverviewScreen:
+        """Return the first screen."""
+        return self._overview
+
+    def on_mount(self) -> None:
+        """Begin to look at the run."""
+        self.theme_changed_signal.subscribe(self, lambda _theme: self._overview.redraw())
+        self._look()
+
+    def on_unmount(self) -> None:
+        """Let the worker end at once."""
+        self._leaving.set()
+
+    @work(thread=True, exclusive=True)
+    def _look(self) -> None:
+        """Look at the run until Sanctum is left; the store is only ever read here."""
+        worker = get_current_worker()
+        while not worker.is_cancelled and not self._leaving.is_set():
+            view = self._watch(self._clock())
+            # To the screen and not to the app: it takes messages only when its panels are there.
+            self._overview.post_message(Seen(view))
+            if not view.is_behind:
+                self._leaving.wait(PERIOD_SECONDS)
+
+    def action_toggle_theme(self) -> None:
+        """Switch between the dark and the light theme."""
+        self.theme = LIGHT_THEME if self.theme == DARK_THEME else DARK_THEME
+
+    def action_help(self) -> None:
+        """Show what every key does and what every sign means."""
+        from esper.karn.sanctum.screens.help import HelpScreen  # not needed for the first paint
+
+        self.push_screen(HelpScreen())
+
+    async def action_quit(self) -> None:
+        """Leave; over a live training process ask first what is to become of it."""
+        if self._child is None or self._child.poll() is not None:
+            self.exit("quit")
+            return
+        from esper.karn.sanctum.screens.quit_dialog import QuitDialog  # as above
+
+        if not isinstance(self.screen, QuitDialog):
+            self.push_screen(QuitDialog(), self._leave)
+
+    def _leave(self, outcome: Outcome | None) -> None:
+        if outcome is None:
+            return
+        if outcome == "stop" and self._child is not None:
+            self._child.stop()
+        self.exit(outcome)
+
+
+def run_sanctum(
+    directory: Path | None, run_dir: Path, child: TrainerChild | None = None
+) -> Outcome:
+    """Open Sanctum on this terminal, and return how it was left.
+
+    Args:
+        directory: the run's directory, or None for the first run that appears in `run_dir`.
+        run_dir: the folder that holds runs.
+        child: a training process that Sanctum is opened over. If it is left with "stop", the
+            process has been asked to stop and may still be at it.
+    """
+    # None is returned only where the terminal went away: then training must go on.
+    outcome = SanctumApp(directory, run_dir, child=child).run()
+    if outcome is None:
+        return "quit" if child is None or child.poll() is not None else "detach"
+    return outcome

@@ -1,0 +1,127 @@
+"""The sentences of the event log: what of a run is worth a line, and how it reads."""
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+from esper.karn.sanctum.latches import Latches
+from esper.karn.sanctum.schema import FirstSighting
+from esper.leyline.heads import Stage
+from esper.leyline.telemetry import (
+    SHARED,
+    CheckpointWritten,
+    EpisodesCompleted,
+    PPOUpdatePayload,
+    RunFinished,
+    RunStarted,
+    SeedTransitioned,
+)
+
+_KIND_WORDS: Final = {"nan": "NaN", "+inf": "Inf", "-inf": "-Inf"}
+#: The transitions of a seed that get a line, and the word for each.
+_STAGE_WORDS: Final[dict[int, str]] = {
+    Stage.GERMINATED: "germinated",
+    Stage.BLENDING: "blending",
+    Stage.FOSSILIZED: "fossilised",
+    Stage.PRUNED: "pruned",
+}
+
+
+def started(payload: RunStarted) -> str:
+    """Return the line of a start or a resume."""
+    if payload.resumed_from_update is not None:
+        return f"resumed after update {payload.resumed_from_update} by process {payload.pid}"
+    return (
+        f"run {payload.name or payload.run_id} started: {payload.episodes} episodes of "
+        f"{payload.task} on {payload.environments} hosts, seed {payload.seed}, {payload.device}"
+    )
+
+
+def newly_lit(before: Latches, found: Latches, update: int) -> Iterable[str]:
+    """Yield a line for each light that `found` puts on, in the order of its first sighting."""
+    lights = {(head, "Inf") for head in found.inf - before.inf}
+    lights |= {(head, "NaN") for head in found.nan - before.nan}
+    for seen in found.in_order(sorted(found.heads())):
+        light = (seen.head, "NaN" if seen.kind == "nan" else "Inf")
+        if light in lights:
+            lights.remove(light)
+            yield _sighting(seen)
+    for head, word in sorted(lights):  # detected, without a word on where
+        yield f"{_who(head)} went {word}, update {update}"
+
+
+def first_out(seen: FirstSighting) -> str:
+    """Return what went wrong first, where and when: "op went Inf in logits, update 2"."""
+    kind = _KIND_WORDS.get(seen.kind, seen.kind)
+    return f"{_who(seen.head)} went {kind} in {seen.quantity}, update {seen.update}"
+
+
+def _sighting(seen: FirstSighting) -> str:
+    return (
+        f"{_who(seen.head)} went {_KIND_WORDS.get(seen.kind, seen.kind)} first in {seen.quantity}, "
+        f"update {seen.update}, epoch {seen.epoch}, minibatch {seen.minibatch}"
+    )
+
+
+def _who(head: str) -> str:
+    return "the shared part" if head == SHARED else head
+
+
+def transition(
+    payload: SeedTransitioned, slots: Sequence[str], blueprints: Sequence[str]
+) -> str | None:
+    """Return the line of a seed's transition, or None if it does not deserve one."""
+    word = _STAGE_WORDS.get(payload.to_stage)
+    if word is None:
+        return None
+    blueprint = _named(blueprints, payload.blueprint)
+    slot = _named(slots, payload.slot)
+    return f"episode {payload.episode}, host {payload.host}: {blueprint} {word} in {slot}"
+
+
+def _named(names: Sequence[str], index: int) -> str:
+    return names[index] if 0 <= index < len(names) else f"#{index}"
+
+
+def episodes_done(payload: EpisodesCompleted, episodes: int, score: float | None) -> str:
+    """Return the line of a batch of episodes that ended; `score` is their mean."""
+    last = payload.first_episode + len(payload.score) - 1
+    which = (
+        f"episode {last}"
+        if last == payload.first_episode
+        else (f"episodes {payload.first_episode}–{last}")
+    )
+    of = f" of {episodes}" if episodes else ""
+    if score is None:
+        return f"{which}{of} done"
+    return f"{which}{of} done: score {score:.3f}, {sum(payload.fossilized)} seeds fossilised"
+
+
+def skipped(payload: PPOUpdatePayload) -> str:
+    """Return the line of an update that left out minibatches."""
+    return (
+        f"update {payload.update}: {payload.minibatches_skipped} of {payload.minibatches} "
+        "minibatches skipped as non-finite"
+    )
+
+
+def checkpoint(payload: CheckpointWritten) -> str:
+    """Return the line of a checkpoint."""
+    return f"checkpoint of update {payload.update} written: {payload.path}"
+
+
+def finished(payload: RunFinished) -> tuple[str, str]:
+    """Return level and line of the end of a run."""
+    level = "info" if payload.status in ("finished", "stopped") else "error"
+    text = f"{payload.status} after {payload.episodes_done} episodes, {payload.update} updates"
+    return level, f"{text}: {payload.reason}" if payload.reason else text
+
+
+def mean(values: Sequence[float]) -> float | None:
+    """Return the mean; None of nothing. A non-finite value makes it non-finite."""
+    if not values:
+        return None
+    try:
+        return math.fsum(values) / len(values)
+    except (OverflowError, ValueError):  # fsum will not add Inf to -Inf, nor pass the largest float
+        return sum(values) / len(values)

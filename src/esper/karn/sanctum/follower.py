@@ -1,0 +1,127 @@
+"""Follows a run's store and folds what is new, alike for a live, a stopped and a dead run."""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from esper.karn.liveness import RunStatus, run_status
+from esper.karn.run_reader import RunReader
+from esper.karn.run_tables import RunStoreError, RunStoreMissingError
+from esper.karn.sanctum.aggregator import SPEED_STEPS, STEPS_KEPT, SanctumAggregator
+from esper.karn.sanctum.schema import SanctumSnapshot
+from esper.leyline.telemetry import Heartbeat
+
+#: Events that one poll takes in: some 50 ms of work.
+EVENTS_PER_POLL: Final = 8_192
+#: The newest steps that a snapshot can depend on; older ones are passed over when attaching.
+_STEPS_THAT_COUNT: Final = 2 * max(SPEED_STEPS, STEPS_KEPT)
+
+
+@dataclass(frozen=True)
+class Frame:
+    """What is known of a run at one moment."""
+
+    snapshot: SanctumSnapshot
+    status: RunStatus
+    error: str | None = None  # one sentence, while the store cannot be read
+    is_behind: bool = False  # there is more to take in: poll again without waiting
+
+
+class RunFollower:
+    """Reads a run by cursor, a bounded number of events at a time. Use it from one thread.
+
+    Args:
+        directory: the run's directory; it need not exist yet.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._reader = RunReader(directory)
+        self._identity: tuple[int, int] | None = None
+        self._error: str | None = None
+        self._is_behind = True
+        self._start_over()
+
+    def poll(self, now: float) -> Frame:
+        """Take in what is new and return what is known; never raises because of the store.
+
+        Args:
+            now: seconds since the epoch.
+        """
+        if self._reader.changed() or self._is_behind or self._error is not None:
+            try:
+                self._advance()
+                self._error = None
+            except RunStoreMissingError as error:
+                self._is_behind = False
+                # A run that is being created has a directory before it has a store.
+                is_new = self._identity is None and self._directory.is_dir()
+                self._error = None if is_new else _vanished(self._directory, error)
+            except RunStoreError as error:
+                self._is_behind = False
+                self._error = str(error)
+        snapshot = self._aggregator.snapshot()
+        status = run_status(
+            phase=snapshot.run.phase,
+            reason=snapshot.run.reason,
+            heartbeat=self._heartbeat,
+            heartbeat_at=self._heartbeat_at,
+            now=now,
+        )
+        return Frame(snapshot, status, self._error, self._is_behind)
+
+    def catch_up(self) -> Frame:
+        """Poll until there is nothing more to take in."""
+        while (frame := self.poll(time.time())).is_behind:
+            pass
+        return frame
+
+    def _start_over(self) -> None:
+        self._aggregator = SanctumAggregator()
+        self._cursor = 0
+        self._sparse_until: int | None = None  # up to here steps and decisions are passed over
+        self._heartbeat: Heartbeat | None = None
+        self._heartbeat_at: float | None = None
+
+    def _advance(self) -> None:
+        identity = self._reader.identity()
+        if identity != self._identity:
+            if self._identity is not None:
+                self._start_over()  # another store took the place of the one we knew
+            self._identity = identity
+        if self._sparse_until is None:
+            # The oldest of the newest steps; all that a snapshot shows of steps is in these.
+            steps = self._reader.last_ids("step_completed", _STEPS_THAT_COUNT)
+            self._sparse_until = steps[-1] - 1 if len(steps) == _STEPS_THAT_COUNT else 0
+        self._take_in()
+        beat = self._reader.heartbeat()
+        if beat is not None and isinstance(beat.payload, Heartbeat):
+            if _shown(beat.payload) != _shown(self._heartbeat):
+                self._aggregator.apply(beat)
+            self._heartbeat, self._heartbeat_at = beat.payload, beat.time
+
+    def _take_in(self) -> None:
+        limit = EVENTS_PER_POLL
+        if self._cursor < (self._sparse_until or 0):
+            events = self._reader.read(self._cursor, limit, up_to=self._sparse_until, bulk=False)
+            is_whole = len(events) < limit
+            for event in events:
+                self._aggregator.apply(event)
+            self._cursor = (self._sparse_until or 0) if is_whole else events[-1].id
+            limit -= len(events)
+        events = self._reader.read(self._cursor, limit) if limit else []
+        for event in events:
+            self._aggregator.apply(event)
+        if events:
+            self._cursor = events[-1].id
+        self._is_behind = len(events) == limit
+
+
+def _shown(beat: Heartbeat | None) -> tuple[float, ...]:
+    # The rest differs with every beat, and a snapshot that shows nothing new is not to be redrawn.
+    return () if beat is None else (beat.pid, beat.process_start_time, beat.events_lost)
+
+
+def _vanished(directory: Path, error: RunStoreMissingError) -> str:
+    return str(error) if directory.is_dir() else f"the run's directory {directory} is not there"

@@ -1,0 +1,1 @@
+"""The screens of Sanctum, one a file."""

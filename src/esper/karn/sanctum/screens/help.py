@@ -1,0 +1,87 @@
+"""Help: every key, taken from the bindings themselves, and every sign."""
+
+from collections.abc import Iterable
+from typing import ClassVar
+
+from rich.text import Text
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import VerticalScroll
+from textual.screen import ModalScreen, Screen
+from textual.widgets import Static
+
+from esper.karn.sanctum.themes import palette_of
+from esper.karn.sanctum.widgets.charts import NONFINITE_SIGNS
+from esper.karn.sanctum.widgets.hosts_panel import STAGE_SIGNS
+from esper.karn.sanctum.widgets.palette import Palette
+from esper.karn.sanctum.widgets.tamiyo_brain.action_heads_panel import (
+    FIRST_OUT_MARK,
+    KIND_NAMES,
+    LIT,
+    UNLIT,
+)
+
+_KEY_WIDTH = 14
+
+
+def render_keys(bindings: Iterable[tuple[str, str]], palette: Palette) -> Text:
+    """Return a line for each pair of a key and what it does."""
+    text = Text()
+    for key, meaning in bindings:
+        text.append(key.ljust(_KEY_WIDTH), f"bold {palette.accent}")
+        text.append(f"{meaning}\n", palette.ink)
+    return text
+
+
+def render_signs(palette: Palette) -> Text:
+    """Return a line for each sign of the cockpit and what it means."""
+    alert = f"bold {palette.critical}"
+    signs = [
+        (LIT, alert, "this head was Inf or NaN at least once in this run; it never goes out"),
+        (UNLIT, palette.muted, "it never was"),
+        (f"{LIT} now", alert, "and it was in the last update"),
+        (f"{LIT}{FIRST_OUT_MARK}", alert, "first-out: the first light of the run to go on"),
+    ]
+    for kind, sign in NONFINITE_SIGNS.items():
+        name = KIND_NAMES[kind] if kind != "+inf" else "+Inf"
+        signs.append((sign, alert, f"a {name} in a curve"))
+    for stage, sign in STAGE_SIGNS.items():
+        signs.append((sign, palette.ink, f"a slot whose seed is {stage.name.lower()}"))
+    signs.append(("▁ to █", palette.ink, "alpha: how much of a seed is blended into its host"))
+    text = Text()
+    for sign, style, meaning in signs:
+        text.append(sign.ljust(_KEY_WIDTH), style).append(f"{meaning}\n", palette.ink)
+    return text
+
+
+def keys_of(screen: Screen[object]) -> list[tuple[str, str]]:
+    """Return the keys that work on a screen and in its focused panel, with what they do."""
+    keys: dict[tuple[str, str], list[str]] = {}
+    for active in screen.active_bindings.values():
+        binding = active.binding
+        meaning = active.tooltip or binding.tooltip or binding.description
+        if meaning and active.enabled:
+            shown = screen.app.get_key_display(binding)
+            keys.setdefault((binding.action, meaning), []).append(shown)
+    return [
+        (" ".join(dict.fromkeys(shown)), meaning[0].upper() + meaning[1:])
+        for (_action, meaning), shown in keys.items()
+    ]
+
+
+class HelpScreen(ModalScreen[None]):
+    """Shows the keys of the screen below it, and the signs."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape,q,question_mark,f1", "dismiss", "Close", tooltip="Close the help"),
+    ]
+
+    def compose(self) -> ComposeResult:
+        """Yield the help; it is scrolled where it does not fit."""
+        palette = palette_of(self.app.theme)
+        below = self.app.screen_stack[-2]
+        with VerticalScroll(id="help"):
+            yield Static("Keys", classes="title")
+            yield Static(render_keys(keys_of(below), palette))
+            yield Static("Signs", classes="title")
+            yield Static(render_signs(palette))

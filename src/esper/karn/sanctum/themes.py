@@ -1,0 +1,59 @@
+"""Sanctum's two themes for Textual, made of the palettes that the widgets draw with."""
+
+from typing import Final
+
+from textual.theme import Theme
+
+from esper.karn.sanctum.widgets.palette import DARK, LIGHT, Palette
+
+DARK_THEME: Final = "sanctum-dark"
+LIGHT_THEME: Final = "sanctum-light"
+_PALETTES: Final = {DARK_THEME: DARK, LIGHT_THEME: LIGHT}
+
+
+def palette_of(theme: str) -> Palette:
+    """Return the palette of one of Sanctum's themes."""
+    return _PALETTES[theme]
+
+
+def themes() -> list[Theme]:
+    """Return Sanctum's themes, the preferred one first."""
+    return [
+        _theme(DARK_THEME, DARK, surface="#171d27", panel="#1e2632", dark=True),
+        _theme(LIGHT_THEME, LIGHT, surface="#ebe9e2", panel="#dedbd2", dark=False),
+    ]
+
+
+def _theme(name: str, palette: Palette, *, surface: str, panel: str, dark: bool) -> Theme:
+    return Theme(
+        name=name,
+        primary=palette.accent,
+        secondary=palette.muted,
+        accent=palette.accent,
+        foreground=palette.ink,
+        background=palette.ground,
+        surface=surface,
+        panel=panel,
+        success=palette.good,
+        warning=palette.warning,
+        error=palette.critical,
+        dark=dark,
+        variables={
+            "muted": palette.muted,
+            "faint": palette.faint,
+            "footer-background": palette.ground,
+            "footer-key-foreground": palette.accent,
+            "footer-key-background": palette.ground,
+            "footer-description-foreground": palette.muted,
+            "footer-description-background": palette.ground,
+            "footer-item-background": palette.ground,
+            "block-cursor-foreground": palette.ground,
+            "block-cursor-background": palette.accent,
+            "scrollbar": palette.faint,
+            "scrollbar-hover": palette.muted,
+            "scrollbar-active": palette.accent,
+            "scrollbar-background": palette.ground,
+            "scrollbar-background-hover": palette.ground,
+            "scrollbar-background-active": palette.ground,
+        },
+    )

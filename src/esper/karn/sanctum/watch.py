@@ -1,0 +1,70 @@
+"""Looks at a run again and again: finds it, follows it and judges it. Knows nothing of screens."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from esper.karn.liveness import RunStatus, StatusKind
+from esper.karn.run_directory import run_directories
+from esper.karn.sanctum.follower import Frame, RunFollower
+from esper.karn.sanctum.schema import SanctumSnapshot
+from esper.karn.sanctum.verdict import master_verdict
+from esper.karn.sanctum.view import View
+
+#: Takes the time of now, in seconds since the epoch, and returns what there is to see.
+Watch = Callable[[float], View]
+
+
+class RunWatch:
+    """A look at a run for each call; use it from one thread.
+
+    Args:
+        directory: the run's directory, or None for the first run that appears in `run_dir`.
+        run_dir: the folder that holds runs.
+    """
+
+    def __init__(self, directory: Path | None, run_dir: Path) -> None:
+        self._run_dir = run_dir
+        self._follower = None if directory is None else RunFollower(directory)
+        self._nothing_yet = SanctumSnapshot()
+
+    def __call__(self, now: float) -> View:
+        """Return what there is to see, after a bounded amount of work.
+
+        Args:
+            now: seconds since the epoch.
+        """
+        return _view(self._poll(now), now)
+
+    def _poll(self, now: float) -> Frame:
+        if self._follower is None:
+            waiting = RunStatus(
+                StatusKind.WAITING, None, f"waiting for the first run in {self._run_dir.resolve()}"
+            )
+            runs = run_directories(self._run_dir)
+            if not runs:
+                return Frame(self._nothing_yet, waiting)
+            self._follower = RunFollower(runs[-1])
+        return self._follower.poll(now)
+
+
+def look_once(directory: Path, now: float | None = None) -> View:
+    """Return the whole of a run as it stands.
+
+    Args:
+        directory: the run's directory.
+        now: seconds since the epoch; the clock's if not given.
+    """
+    frame = RunFollower(directory).catch_up()
+    return _view(frame, time.time() if now is None else now)
+
+
+def _view(frame: Frame, now: float) -> View:
+    return View(
+        status=frame.status,
+        verdict=master_verdict(frame.snapshot, frame.status),
+        now=now,
+        snapshot=frame.snapshot,
+        error=frame.error,
+        is_behind=frame.is_behind,
+    )

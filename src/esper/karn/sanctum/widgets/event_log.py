@@ -1,0 +1,62 @@
+"""The event log: what happened, oldest first; a latch stands out from everything else."""
+
+import textwrap
+from datetime import datetime
+from typing import Final
+
+from rich.text import Text
+
+from esper.karn.sanctum.schema import LogEntry, SanctumSnapshot
+from esper.karn.sanctum.view import View
+from esper.karn.sanctum.widgets.palette import DARK, Palette
+from esper.karn.sanctum.widgets.panel import Panel
+
+_SIGNS: Final = {"latch": "●", "error": "✗", "warning": "!"}
+_TIME_WIDTH: Final = 9
+_SIGN_WIDTH: Final = 2
+
+
+def render_log(snapshot: SanctumSnapshot, width: int, palette: Palette = DARK) -> Text:
+    """Return the log in `width` cells, in the local time; long entries go on below, indented."""
+    if not snapshot.log:
+        return Text("no events yet", style=palette.muted, no_wrap=True)
+    lines = [line for entry in snapshot.log for line in _entry(entry, width, palette)]
+    return Text("\n", no_wrap=True).join(lines)
+
+
+def _entry(entry: LogEntry, width: int, palette: Palette) -> list[Text]:
+    style = {
+        "latch": f"bold {palette.critical}",
+        "error": palette.critical,
+        "warning": palette.warning,
+    }.get(entry.level, palette.ink)
+    clock = datetime.fromtimestamp(entry.time).strftime("%H:%M:%S")
+    sign = _SIGNS.get(entry.level, "")
+    indent = _TIME_WIDTH + _SIGN_WIDTH
+    wrapped = textwrap.wrap(entry.text, max(8, width - indent)) or [""]
+    first = Text(no_wrap=True).append(clock.ljust(_TIME_WIDTH), palette.muted)
+    first.append(sign.ljust(_SIGN_WIDTH), style).append(wrapped[0], style)
+    return [first, *(Text(" " * indent + more, style=style, no_wrap=True) for more in wrapped[1:])]
+
+
+class EventLog(Panel):
+    """Shows the event log, and follows it unless it was scrolled away from its end."""
+
+    BORDER_TITLE = "Log"
+    _follows = True
+
+    def draw(self, view: View, width: int, height: int, palette: Palette) -> Text:  # noqa: ARG002
+        return render_log(view.snapshot, width, palette)
+
+    def redraw(self) -> None:
+        """Draw the log again and, if it follows, keep its end in sight."""
+        super().redraw()
+        if self._follows:
+            # Not immediate: how far down the end is, is known after the layout only.
+            self.scroll_end(animate=False)
+
+    def watch_scroll_y(self, old_value: float, new_value: float) -> None:
+        """Follow exactly while the end is in sight, and say so when it is not."""
+        super().watch_scroll_y(old_value, new_value)
+        self._follows = self.is_vertical_scroll_end
+        self.border_subtitle = "" if self._follows else "paused, End follows again"

@@ -1,0 +1,89 @@
+"""Numbers as text: short, of a bounded width, and honest about NaN and Inf."""
+
+import math
+from typing import Final
+
+from rich.text import Text
+
+from esper.karn.sanctum.widgets.palette import Palette
+
+#: What stands where nothing has been measured yet.
+ABSENT: Final = "–"
+
+_UNITS: Final = ((1e9, "G"), (1e6, "M"), (1e3, "k"))
+
+
+def nonfinite_kind(value: float) -> str | None:
+    """Return "nan", "+inf" or "-inf", or None for a finite value."""
+    if math.isnan(value):
+        return "nan"
+    if math.isinf(value):
+        return "+inf" if value > 0 else "-inf"
+    return None
+
+
+def figure(value: float | None, width: int = 5) -> str:
+    """Return a number in at most `width` characters, as precise as they allow.
+
+    `width` is at least 5. None is a dash; NaN, +Inf and -Inf are their names.
+    """
+    if value is None:
+        return ABSENT
+    kind = nonfinite_kind(value)
+    if kind is not None:
+        return {"nan": "NaN", "+inf": "+Inf", "-inf": "-Inf"}[kind]
+    if value == 0:
+        return "0"
+    if 1e-3 <= abs(value) < 10 ** (width - 1):
+        for decimals in range(width - 2, -1, -1):
+            fixed = f"{value:.{decimals}f}"
+            if len(fixed) <= width:
+                return fixed
+    for decimals in range(width, -1, -1):
+        mantissa, _, exponent = f"{value:.{decimals}e}".partition("e")
+        short = f"{mantissa}e{int(exponent)}"
+        if len(short) <= width:
+            return short
+    return short[:width]
+
+
+def count(value: float | None) -> str:
+    """Return a quantity of things with a unit prefix: 950, 1.24k, 53.1k, 4.01M."""
+    if value is None:
+        return ABSENT
+    if nonfinite_kind(value) is not None:
+        return figure(value)
+    for size, unit in _UNITS:
+        if abs(value) >= size:
+            scaled = value / size
+            decimals = 2 if abs(scaled) < 10 else 1 if abs(scaled) < 100 else 0
+            return f"{scaled:.{decimals}f}{unit}"
+    return f"{value:.0f}" if abs(value) >= 10 or value == int(value) else f"{value:.1f}"
+
+
+def percentage(value: float | None) -> str:
+    """Return a share of one as a percentage, in six characters at most."""
+    if value is None or nonfinite_kind(value) is not None:
+        return figure(value)
+    return f"{100 * value:.1f}%"
+
+
+def duration(seconds: float | None) -> str:
+    """Return a time span as h:mm:ss, with days in front where there are any."""
+    if seconds is None:
+        return ABSENT
+    whole = max(0, int(seconds))
+    days, rest = divmod(whole, 86_400)
+    clock = f"{rest // 3600}:{rest // 60 % 60:02}:{rest % 60:02}"
+    return f"{days} d {clock}" if days else clock
+
+
+def styled_figure(value: float | None, palette: Palette, width: int = 5) -> Text:
+    """Return `figure` padded to `width`; a non-finite value stands out."""
+    if value is None:
+        style = palette.faint
+    elif nonfinite_kind(value) is not None:
+        style = f"bold {palette.critical}"
+    else:
+        style = palette.ink
+    return Text(figure(value, width).ljust(width), style=style)

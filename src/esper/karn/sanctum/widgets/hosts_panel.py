@@ -1,0 +1,196 @@
+"""The hosts: accuracy, size and the seeds in each one's slots, a line a host."""
+
+from dataclasses import dataclass
+from typing import Final
+
+from rich.text import Text
+
+from esper.karn.sanctum.schema import HostState, RunState, SanctumSnapshot, SlotState
+from esper.karn.sanctum.view import View
+from esper.karn.sanctum.widgets.charts import BLOCKS, NONFINITE_SIGNS, sparkline
+from esper.karn.sanctum.widgets.figures import count, nonfinite_kind, percentage, styled_figure
+from esper.karn.sanctum.widgets.palette import DARK, Palette
+from esper.karn.sanctum.widgets.panel import Panel
+from esper.leyline.heads import Stage
+
+#: A sign for each stage of a seed's life; the more of it there is in the host, the fuller.
+STAGE_SIGNS: Final = {
+    Stage.DORMANT: "·",
+    Stage.GERMINATED: "▫",
+    Stage.TRAINING: "▪",
+    Stage.BLENDING: "◧",
+    Stage.HOLDING: "■",
+    Stage.FOSSILIZED: "◆",
+    Stage.PRUNED: "/",
+    Stage.EMBARGOED: "−",
+}
+_INDEX_WIDTH: Final = 3
+_PERCENT_WIDTH: Final = 7
+_COUNT_WIDTH: Final = 6
+_SIGNS_WIDTH: Final = 3  # stage, alpha and a gap
+_SHORTEST_NAME: Final = 4
+_LONGEST_NAME: Final = 11
+_FIGURE_WIDTH: Final = 7
+_SHORTEST_CURVE: Final = 5
+_LONGEST_CURVE: Final = 24
+_GAP: Final = 3  # between two columns of hosts
+
+
+def stage_style(stage: int, palette: Palette) -> str:
+    """Return the colour of a stage; none of them is an alert."""
+    return {
+        Stage.TRAINING: palette.accent,
+        Stage.BLENDING: f"bold {palette.accent}",
+        Stage.HOLDING: palette.ink,
+        Stage.FOSSILIZED: f"bold {palette.good}",
+        Stage.GERMINATED: palette.muted,
+        Stage.PRUNED: palette.muted,
+    }.get(Stage(stage) if stage in list(Stage) else Stage.DORMANT, palette.faint)
+
+
+def stage_sign(stage: int) -> str:
+    """Return the sign of a stage; one that a newer version has added is a question mark."""
+    return STAGE_SIGNS[Stage(stage)] if stage in list(Stage) else "?"
+
+
+@dataclass(frozen=True)
+class _Columns:
+    """Widths of what a line shows of one host, in cells."""
+
+    width: int
+    curve: int
+    name: int  # of a blueprint; 0 where only signs fit
+    figures: bool  # whether loss and reward fit
+
+    @property
+    def slot(self) -> int:
+        return _SIGNS_WIDTH + (self.name + 1 if self.name else 0)
+
+
+def render_hosts(
+    snapshot: SanctumSnapshot, width: int, height: int = 8, palette: Palette = DARK
+) -> Text:
+    """Return a heading, a line a host and, where there is room, a legend of the slots' signs.
+
+    Hosts that do not fit one below the other stand in further columns, as far as `width` allows.
+    """
+    hosts, run = snapshot.hosts, snapshot.run
+    if not hosts:
+        return Text("no step completed yet", style=palette.muted, no_wrap=True)
+    slots = max(len(run.slots), *(len(host.slots) for host in hosts))
+    narrowest = _fixed_width(slots) + _SHORTEST_CURVE
+    flows = 1
+    while len(hosts) > flows * (height - 1) and (width + _GAP) // (flows + 1) >= narrowest + _GAP:
+        flows += 1
+    columns = _columns((width + _GAP) // flows - _GAP, slots)
+    rows = -(-len(hosts) // flows)
+    gap = Text(" " * _GAP, no_wrap=True)
+    lines = [gap.join([_heading(run, slots, columns, palette)] * flows)]
+    for row in range(rows):
+        cells = [_host_line(host, run, slots, columns, palette) for host in hosts[row::rows]]
+        lines.append(gap.join(cells))
+    legend = _legend(width, palette)
+    if len(lines) + len(legend) < height:
+        lines += [Text(""), *legend]
+    for line in lines:
+        line.truncate(width, overflow="ellipsis")
+    return Text("\n", no_wrap=True).join(lines)
+
+
+def _fixed_width(slots: int) -> int:
+    return _INDEX_WIDTH + _PERCENT_WIDTH + _COUNT_WIDTH + slots * _SIGNS_WIDTH + 1
+
+
+def _columns(width: int, slots: int) -> _Columns:
+    rest = width - _fixed_width(slots) - _SHORTEST_CURVE
+    name = 0
+    if slots and rest // slots > _SHORTEST_NAME:
+        name = min(_LONGEST_NAME, rest // slots - 1)
+        rest -= slots * (name + 1)
+    figures = rest >= 2 * (_FIGURE_WIDTH + 1)
+    rest -= 2 * (_FIGURE_WIDTH + 1) if figures else 0
+    curve = max(0, min(_LONGEST_CURVE, _SHORTEST_CURVE + rest))
+    return _Columns(width, curve, name, figures)
+
+
+def _heading(run: RunState, slots: int, columns: _Columns, palette: Palette) -> Text:
+    line = Text(no_wrap=True, style=palette.muted)
+    line.append("#".rjust(_INDEX_WIDTH - 1) + " ")
+    line.append("accuracy".ljust(_PERCENT_WIDTH + columns.curve + 1))
+    line.append("params".ljust(_COUNT_WIDTH + 1))
+    if columns.figures:
+        line.append("loss".ljust(_FIGURE_WIDTH + 1) + "reward".ljust(_FIGURE_WIDTH + 1))
+    for slot in range(slots):
+        name = run.slots[slot] if slot < len(run.slots) else str(slot + 1)
+        line.append(name[: columns.slot - 1].ljust(columns.slot))
+    line.truncate(columns.width, pad=True)
+    return line
+
+
+def _host_line(
+    host: HostState, run: RunState, slots: int, columns: _Columns, palette: Palette
+) -> Text:
+    line = Text(no_wrap=True)
+    line.append(f"{host.host + 1}".rjust(_INDEX_WIDTH - 1) + " ", palette.muted)
+    broken = nonfinite_kind(host.accuracy) is not None
+    line.append(
+        percentage(host.accuracy).ljust(_PERCENT_WIDTH),
+        f"bold {palette.critical}" if broken else palette.ink,
+    )
+    line.append_text(sparkline(host.accuracy_history, columns.curve, palette)).append(" ")
+    line.append(count(host.parameters).ljust(_COUNT_WIDTH + 1), palette.ink)
+    if columns.figures:
+        for value in (host.loss, host.reward):
+            line.append_text(styled_figure(value, palette, _FIGURE_WIDTH)).append(" ")
+    for slot in range(slots):
+        state = host.slots[slot] if slot < len(host.slots) else SlotState()
+        line.append_text(_slot(state, run, columns, palette))
+    line.truncate(columns.width, pad=True)
+    return line
+
+
+def _slot(state: SlotState, run: RunState, columns: _Columns, palette: Palette) -> Text:
+    style = stage_style(state.stage, palette)
+    cell = Text(no_wrap=True).append(stage_sign(state.stage), style)
+    broken = nonfinite_kind(state.alpha) is not None
+    cell.append(_alpha_sign(state.alpha), f"bold {palette.critical}" if broken else palette.curve)
+    if columns.name and state.blueprint >= 0:
+        known = state.blueprint < len(run.blueprints)
+        name = run.blueprints[state.blueprint] if known else f"#{state.blueprint}"
+        cell.append(f" {name[: columns.name]}", palette.muted)
+    cell.truncate(columns.slot, pad=True)
+    return cell
+
+
+def _alpha_sign(alpha: float) -> str:
+    """Return how much of the seed is blended in, as the height of a block; none at 0."""
+    kind = nonfinite_kind(alpha)
+    if kind is not None:
+        return NONFINITE_SIGNS[kind]
+    if alpha <= 0:
+        return " "
+    return BLOCKS[min(len(BLOCKS) - 1, round(alpha * (len(BLOCKS) - 1)))]
+
+
+def _legend(width: int, palette: Palette) -> list[Text]:
+    """Return the meaning of the slots' signs, wrapped to `width`."""
+    entries = []
+    for stage, sign in STAGE_SIGNS.items():
+        entry = Text(no_wrap=True).append(f"{sign} ", stage_style(stage, palette))
+        entries.append(entry.append(stage.name.lower(), palette.muted))
+    entries.append(Text(no_wrap=True).append("▁█", palette.curve).append(" alpha", palette.muted))
+    lines = [Text(no_wrap=True)]
+    for entry in entries:
+        if lines[-1].cell_len and lines[-1].cell_len + 2 + entry.cell_len > width:
+            lines.append(Text(no_wrap=True))
+        lines[-1].append("  " if lines[-1].cell_len else "").append_text(entry)
+    return lines
+
+
+class HostsPanel(Panel):
+    """Shows every host that is being trained."""
+
+    BORDER_TITLE = "Hosts"
+
+    def draw(self, view: View, width: int, height: int, palette: Palette) -> Text:
+        return render_hosts(view.snapshot, width, height, palette)

@@ -1,0 +1,94 @@
+"""The master status: one word for the whole run, readable from across the room."""
+
+import textwrap
+from typing import Final
+
+from rich.text import Text
+
+from esper.karn.liveness import StatusKind
+from esper.karn.sanctum.view import View
+from esper.karn.sanctum.widgets.big_words import big_word
+from esper.karn.sanctum.widgets.palette import DARK, Palette
+from esper.karn.sanctum.widgets.panel import Panel
+from esper.leyline.health import Level
+
+_WORDS: Final = {
+    Level.OK: "HEALTHY",
+    Level.NOTICE: "NOTICE",
+    Level.WARNING: "WARNING",
+    Level.CRITICAL: "CRITICAL",
+}
+WAITING: Final = "WAITING"
+NO_DATA: Final = "NO DATA"
+_MARGIN: Final = 1
+
+
+def master_word(view: View) -> str:
+    """Return the word for a run: its verdict's, unless there is nothing to judge by."""
+    if view.verdict.level == Level.CRITICAL:
+        return _WORDS[Level.CRITICAL]
+    if view.error is not None:
+        return NO_DATA
+    if view.status.kind == StatusKind.WAITING:
+        return WAITING
+    return _WORDS[view.verdict.level]
+
+
+def _reason(view: View) -> str:
+    if view.verdict.level != Level.CRITICAL:
+        if view.error is not None:
+            return "the run cannot be read"
+        if view.status.kind == StatusKind.WAITING:
+            return view.status.sentence
+    if not view.verdict.reasons:
+        return "nothing out of the ordinary"
+    others = len(view.verdict.reasons) - 1
+    return view.verdict.reasons[0] + (f" (+{others} more)" if others else "")
+
+
+def master_style(word: str, palette: Palette) -> str:
+    """Return how the word is written: only an alert is filled with its colour."""
+    return {
+        "HEALTHY": f"bold {palette.good}",
+        "NOTICE": f"bold {palette.accent}",
+        "WARNING": f"bold {palette.on_alert} on {palette.warning}",
+        NO_DATA: f"bold {palette.on_alert} on {palette.warning}",
+        "CRITICAL": f"bold {palette.on_alert} on {palette.critical}",
+    }.get(word, f"bold {palette.muted}")
+
+
+def render_master(view: View, width: int, height: int, palette: Palette = DARK) -> Text:
+    """Return the word and its first reason: on one line, or in large letters from 3 lines on."""
+    word = master_word(view)
+    style = master_style(word, palette)
+    top, bottom = big_word(word)
+    if height < 3 or len(top) + 2 * _MARGIN > width:
+        line = Text(no_wrap=True).append(f" ● {word} ", style)
+        line.append(f"  {_reason(view)}", palette.ink)
+        line.truncate(width, overflow="ellipsis")
+        return line
+    lines = [
+        Text(no_wrap=True).append(f"{'':{_MARGIN}}{row:{width - _MARGIN}}", style)
+        for row in (top, bottom)
+    ]
+    reason = textwrap.wrap(
+        f"● {_reason(view)}",
+        width - 2 * _MARGIN,
+        max_lines=height - 2,
+        placeholder="…",
+        subsequent_indent="  ",
+    )
+    lines += [
+        Text(no_wrap=True).append(f"{'':{_MARGIN}}{row:{width - _MARGIN}}", style) for row in reason
+    ]
+    lines += [Text(no_wrap=True).append(" " * width, style)] * (height - len(lines))
+    return Text("\n", no_wrap=True).join(lines)
+
+
+class MasterStatus(Panel, can_focus=False):
+    """Shows the verdict on the run."""
+
+    shows_the_time = True
+
+    def draw(self, view: View, width: int, height: int, palette: Palette) -> Text:
+        return render_master(view, width, height, palette)

@@ -1,0 +1,59 @@
+"""The colours of Sanctum by what they mean. Red and amber are kept for alerts."""
+
+from dataclasses import dataclass
+from typing import Final
+
+
+@dataclass(frozen=True)
+class Palette:
+    """Colours as Rich understands them, named for their duty and not for their hue."""
+
+    ink: str  # what is read
+    muted: str  # what names and surrounds it
+    faint: str  # what is switched off, empty or not there
+    accent: str  # where the focus is, and what is going on
+    curve: str  # histories
+    good: str
+    warning: str
+    critical: str
+    ground: str  # behind everything
+    on_alert: str  # written on a fill of `warning` or `critical`
+
+
+DARK: Final = Palette(
+    ink="#d3dbe6",
+    muted="#8b98a9",
+    faint="#4d596a",
+    accent="#6fb3d2",
+    curve="#4f87a3",
+    good="#7fc29b",
+    warning="#f2b84b",
+    critical="#ff6161",
+    ground="#10141b",
+    on_alert="#10141b",
+)
+LIGHT: Final = Palette(
+    ink="#20262e",
+    muted="#5b6673",
+    faint="#a3abb5",
+    accent="#1f6f96",
+    curve="#5a8fae",
+    good="#2c7a4b",
+    warning="#a86200",
+    critical="#c4202b",
+    ground="#f6f5f1",
+    on_alert="#ffffff",
+)
+#: For printing to a terminal whose background is not known: its own sixteen colours.
+TERMINAL: Final = Palette(
+    ink="default",
+    muted="dim",
+    faint="bright_black",
+    accent="cyan",
+    curve="cyan",
+    good="green",
+    warning="yellow",
+    critical="red",
+    ground="default",
+    on_alert="black",
+)

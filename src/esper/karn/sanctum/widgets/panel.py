@@ -1,0 +1,84 @@
+"""The frame that a pure render function is put into to become a widget."""
+
+from typing import ClassVar
+
+from rich.text import Text
+from textual.binding import Binding, BindingType
+from textual.geometry import Size
+from textual.scroll_view import ScrollView
+from textual.strip import Strip
+
+from esper.karn.sanctum.themes import palette_of
+from esper.karn.sanctum.view import View
+from esper.karn.sanctum.widgets.palette import Palette
+
+
+class Panel(ScrollView, can_focus=True):
+    """Draws the view it was last given, and repaints only the lines that changed.
+
+    Widgets that show the run are subclasses which say in `draw` what stands in them: Textual calls
+    back into classes, hence the inheritance.
+    """
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("enter", "zoom", "Zoom", tooltip="Give the focused panel all the room, or back"),
+    ]
+
+    #: Whether the panel changes with the time alone, when the run has said nothing new.
+    shows_the_time: ClassVar[bool] = False
+
+    def __init__(self, *, id: str | None = None) -> None:
+        super().__init__(id=id)
+        self._view: View | None = None
+        self._lines: list[Text] = []
+        self._strips: list[Strip] = []
+
+    def draw(self, view: View, width: int, height: int, palette: Palette) -> Text:
+        """Return what the panel shows in `width` cells; what exceeds `height` lines is scrolled."""
+        raise NotImplementedError
+
+    def show(self, view: View) -> None:
+        """Show another view of the run."""
+        self._view = view
+        self.redraw()
+
+    def redraw(self) -> None:
+        """Draw the last view again, at the size and in the colours of now."""
+        region = self.scrollable_content_region
+        if self._view is None or region.width < 1 or region.height < 1:
+            return
+        palette = palette_of(self.app.theme)
+        text = self.draw(self._view, region.width, region.height, palette)
+        before, self._lines = self._lines, list(text.split("\n", allow_blank=True))
+        size = Size(region.width, len(self._lines))
+        if len(before) != len(self._lines) or self.virtual_size != size:
+            self._strips = [self._strip(line) for line in self._lines]
+            self.virtual_size = size
+            self.refresh()
+            return
+        for y, (old, new) in enumerate(zip(before, self._lines, strict=True)):
+            if old != new:
+                self._strips[y] = self._strip(new)
+                self.refresh_line(y)
+
+    def _strip(self, line: Text) -> Strip:
+        return Strip(line.render(self.app.console), line.cell_len)
+
+    def render_line(self, y: int) -> Strip:
+        """Return one line of what is visible, `y` counted from the panel's top."""
+        width = self.scrollable_content_region.width
+        index = y + self.scroll_offset.y
+        if index >= len(self._strips):
+            return Strip.blank(width, self.rich_style)
+        return self._strips[index].crop_extend(0, width, None).apply_style(self.rich_style)
+
+    def on_resize(self) -> None:
+        """Draw again for the new size."""
+        self.redraw()
+
+    def action_zoom(self) -> None:
+        """Give this panel the whole screen, or the screen back to all of them."""
+        if self.screen.maximized is self:
+            self.screen.minimize()
+        else:
+            self.screen.maximize(self, container=False)

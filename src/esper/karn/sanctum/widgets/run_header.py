@@ -1,0 +1,131 @@
+"""The run header: which run this is, whether it lives, how far it has come and how fast."""
+
+from typing import Final
+
+from rich.text import Text
+
+from esper.karn.liveness import RunStatus, StatusKind
+from esper.karn.sanctum.schema import RunState
+from esper.karn.sanctum.view import View
+from esper.karn.sanctum.widgets.charts import progress_bar
+from esper.karn.sanctum.widgets.figures import ABSENT, count, duration
+from esper.karn.sanctum.widgets.palette import DARK, Palette
+from esper.karn.sanctum.widgets.panel import Panel
+
+_SEPARATOR: Final = "  "
+_MOVING: Final = (StatusKind.LIVE, StatusKind.STALE)
+
+
+def status_text(status: RunStatus, palette: Palette) -> Text:
+    """Return the status in a word, with how long a silent run has been silent."""
+    word = str(status.kind)
+    if status.kind == StatusKind.STALE and status.seconds is not None:
+        word += f" {status.seconds:.0f} s"
+    style = {
+        StatusKind.LIVE: palette.good,
+        StatusKind.FINISHED: palette.accent,
+        StatusKind.STOPPED: palette.accent,
+        StatusKind.STALE: palette.warning,
+        StatusKind.HALTED: palette.critical,
+        StatusKind.FAILED: palette.critical,
+        StatusKind.DEAD: palette.critical,
+    }.get(status.kind, palette.muted)
+    return Text(word, style=f"bold {style}")
+
+
+def elapsed_seconds(run: RunState, status: RunStatus, now: float) -> float | None:
+    """Return how long the run has been going, or went on for."""
+    if run.started_at is None:
+        return None
+    end = now if status.kind in _MOVING else run.last_event_at
+    return max(0.0, (run.started_at if end is None else end) - run.started_at)
+
+
+def render_header(view: View, width: int, height: int, palette: Palette = DARK) -> Text:
+    """Return the header in `width` cells and 2 lines, or up to 4 where there are that many."""
+    run = view.snapshot.run
+    elapsed = duration(elapsed_seconds(run, view.status, view.now))
+    identity = Text(no_wrap=True).append(run.name or run.run_id or ABSENT, f"bold {palette.ink}")
+    identity.append(_SEPARATOR).append_text(status_text(view.status, palette))
+    progress = _progress(run, width, palette)
+    rates = _fields(
+        [("steps/s", count(run.steps_per_second)), ("samples/s", count(run.samples_per_second))],
+        palette,
+    )
+    time = _fields([("elapsed", elapsed)], palette)
+    losses = _losses(run, palette)
+    details = _fields(_details(run), palette)
+    if height >= 4:
+        lines = [identity, details, progress, _join([rates, time, losses])]
+    else:
+        lines = [_join([identity, details]), _join([progress, rates, losses])]
+        lines[0] = _right_aligned(lines[0], time, width)
+    for line in lines:
+        line.truncate(width, overflow="ellipsis")
+    return Text("\n", no_wrap=True).join(lines)
+
+
+def _details(run: RunState) -> list[tuple[str, str]]:
+    fields = [("task", run.task)] if run.task else []
+    if run.environments:
+        fields.append(("hosts", str(run.environments)))
+    if run.host_parameters:
+        fields.append(("host parameters", count(run.host_parameters)))
+    if run.device:
+        fields.append(("on", run.device))
+    if run.seed is not None:
+        fields.append(("seed", str(run.seed)))
+    return fields
+
+
+def _progress(run: RunState, width: int, palette: Palette) -> Text:
+    line = _fields([("update", str(run.update))], palette)
+    episodes = f"{run.episodes_done}/{run.episodes}" if run.episodes else ABSENT
+    line.append(_SEPARATOR).append_text(_fields([("episodes", episodes)], palette))
+    share = run.episodes_done / run.episodes if run.episodes else 0.0
+    line.append(" ").append_text(progress_bar(share, max(6, min(28, width // 6)), palette))
+    return line.append(f" {100 * share:.0f}%" if run.episodes else "", palette.muted)
+
+
+def _losses(run: RunState, palette: Palette) -> Text:
+    """Return what the monitor lost or could not read, which is nothing on a good day."""
+    lost = [
+        f"{number} {what}"
+        for number, what in (
+            (run.events_lost, "events lost"),
+            (run.damaged_events, "damaged events"),
+            (run.unknown_events, "unknown events"),
+        )
+        if number
+    ]
+    return Text(", ".join(lost), style=palette.warning)
+
+
+def _fields(fields: list[tuple[str, str]], palette: Palette) -> Text:
+    """Return names with their values: what is counted comes first, a quality comes last."""
+    line = Text(no_wrap=True)
+    for index, (name, value) in enumerate(fields):
+        line.append(_SEPARATOR if index else "")
+        if name.endswith("/s"):
+            line.append(value, palette.ink).append(f" {name}", palette.muted)
+        else:
+            line.append(f"{name} ", palette.muted).append(value, palette.ink)
+    return line
+
+
+def _join(parts: list[Text]) -> Text:
+    return Text(_SEPARATOR, no_wrap=True).join([part for part in parts if part.cell_len])
+
+
+def _right_aligned(left: Text, right: Text, width: int) -> Text:
+    left.truncate(max(0, width - right.cell_len - 1), overflow="ellipsis", pad=True)
+    return left.append(" ").append_text(right)
+
+
+class RunHeader(Panel, can_focus=False):
+    """Shows the run as a whole."""
+
+    shows_the_time = True
+
+    def draw(self, view: View, width: int, height: int, palette: Palette) -> Text:
+        return render_header(view, width, height, palette)

@@ -1,0 +1,213 @@
+"""The action heads: a column each, their figures with trends, and the Inf and NaN lights."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from rich.text import Text
+
+from esper.karn.sanctum.schema import FirstSighting, HeadTrend, SanctumSnapshot, TamiyoState
+from esper.karn.sanctum.view import View
+from esper.karn.sanctum.widgets.charts import sparkline
+from esper.karn.sanctum.widgets.figures import styled_figure
+from esper.karn.sanctum.widgets.palette import DARK, Palette
+from esper.karn.sanctum.widgets.panel import Panel
+from esper.leyline.telemetry import SHARED
+
+#: What a head is called on the screen, and its name in `HEAD_NAMES`.
+DISPLAY_TO_LEYLINE_KEY: Final = {
+    "Slot": "slot",
+    "Blueprint": "blueprint",
+    "Style": "style",
+    "Tempo": "tempo",
+    "αTarget": "alpha_target",
+    "αSpeed": "alpha_speed",
+    "αCurve": "alpha_curve",
+    "Op": "op",
+}
+_DISPLAY_BY_HEAD: Final = {head: shown for shown, head in DISPLAY_TO_LEYLINE_KEY.items()}
+KIND_NAMES: Final = {"nan": "NaN", "+inf": "Inf", "-inf": "-Inf"}
+
+LIT: Final = "●"
+UNLIT: Final = "○"
+FIRST_OUT_MARK: Final = "¹"
+
+_LABEL_WIDTH: Final = 10
+_VALUE_WIDTH: Final = 5
+_WIDEST_TREND: Final = 24
+_SHORTEST_TREND: Final = 12  # in updates: two of them would always look like a jump
+#: Lines of the shortest panel: names, four figures, two rows of lights, the line of the first-out.
+SHORT_HEIGHT: Final = 8
+
+
+@dataclass(frozen=True)
+class _Figure:
+    """One row of figures: its label, its values by head and, where there is one, its history."""
+
+    label: str
+    values: Mapping[str, float]
+    trend: str | None = None  # the field of HeadTrend
+
+
+def _figures(tamiyo: TamiyoState, *, all_of_them: bool) -> list[_Figure]:
+    rows = [
+        _Figure("Entropy", tamiyo.head_entropy, "entropy"),
+        _Figure("Grad norm", tamiyo.head_gradient_norm, "gradient_norm"),
+        _Figure("Ratio max", tamiyo.head_ratio_max, "ratio_max"),
+        _Figure("Clip", tamiyo.head_clip_fraction, "clip_fraction"),
+    ]
+    if all_of_them:
+        rows += [
+            _Figure("KL", tamiyo.head_kl),
+            _Figure("Log p min", tamiyo.head_log_prob_min),
+            _Figure("Log p max", tamiyo.head_log_prob_max),
+            _Figure("Active", tamiyo.head_active_fraction),
+        ]
+    return rows
+
+
+def display_name(head: str) -> str:
+    """Return what a head is called on the screen; a head of another agent by its own name."""
+    return _DISPLAY_BY_HEAD.get(head, head)
+
+
+def describe_sighting(sighting: FirstSighting) -> str:
+    """Return "op Inf in logits, update 2"."""
+    kind = KIND_NAMES.get(sighting.kind, sighting.kind)
+    return f"{sighting.head} {kind} in {sighting.quantity}, update {sighting.update}"
+
+
+def render_heads(
+    snapshot: SanctumSnapshot, width: int, height: int = SHORT_HEIGHT, palette: Palette = DARK
+) -> Text:
+    """Return the table of heads, `width` cells wide.
+
+    A head has a column; names, values and lights begin at the same cell of it. Heads that do not
+    fit beside the others follow below them. From a `height` of 12 on, further figures are shown.
+    """
+    tamiyo = snapshot.tamiyo
+    heads = list(dict.fromkeys([*snapshot.run.heads, *tamiyo.head_inf_latch]))
+    figures = _figures(tamiyo, all_of_them=height >= SHORT_HEIGHT + 4)
+    trend_width = _trend_width(heads, width)
+    lines: list[Text] = []
+    for group in _groups(heads, width, trend_width):
+        lines += _render_group(group, figures, tamiyo, trend_width, palette)
+    lines.append(_shared_line(tamiyo, palette))
+    for line in lines:
+        line.truncate(width, overflow="ellipsis")
+    return Text("\n", no_wrap=True).join(lines)
+
+
+def _column_width(head: str, trend_width: int) -> int:
+    gap = 1 if trend_width <= 2 else 2
+    return max(len(display_name(head)), _VALUE_WIDTH + trend_width) + gap
+
+
+def _trend_width(heads: Sequence[str], width: int) -> int:
+    for trend_width in range(_WIDEST_TREND, -1, -1):
+        if _LABEL_WIDTH + sum(_column_width(head, trend_width) for head in heads) <= width + 1:
+            return trend_width
+    return 0
+
+
+def _groups(heads: Sequence[str], width: int, trend_width: int) -> list[list[str]]:
+    groups: list[list[str]] = [[]]
+    room = width - _LABEL_WIDTH
+    for head in heads:
+        needed = _column_width(head, trend_width)
+        if groups[-1] and room + 1 < needed:
+            groups.append([])
+            room = width - _LABEL_WIDTH
+        groups[-1].append(head)
+        room -= needed
+    return groups
+
+
+def _render_group(
+    heads: Sequence[str],
+    figures: Sequence[_Figure],
+    tamiyo: TamiyoState,
+    trend_width: int,
+    palette: Palette,
+) -> list[Text]:
+    widths = {head: _column_width(head, trend_width) for head in heads}
+    names = _label("", palette)
+    for head in heads:
+        names.append(display_name(head).ljust(widths[head]), f"bold {palette.muted}")
+    lines = [names]
+    for figure in figures:
+        line = _label(figure.label, palette)
+        for head in heads:
+            cell = styled_figure(figure.values.get(head), palette, _VALUE_WIDTH)
+            if figure.trend is not None:
+                values = getattr(tamiyo.head_trend.get(head, HeadTrend()), figure.trend)
+                # A gap only where there is room: at 80 columns the curve touches its value.
+                space = 1 if trend_width > 2 else 0
+                curve_width = trend_width - space
+                cell.pad_right(space)
+                newest = values[-max(curve_width, _SHORTEST_TREND) :]
+                cell.append_text(sparkline(newest, curve_width, palette))
+            cell.truncate(widths[head], pad=True)
+            line.append_text(cell)
+        lines.append(line)
+    lights = (
+        ("Inf", tamiyo.head_inf_latch, tamiyo.head_inf_active),
+        ("NaN", tamiyo.head_nan_latch, tamiyo.head_nan_active),
+    )
+    for label, latch, active in lights:
+        line = Text(no_wrap=True).append(label.ljust(_LABEL_WIDTH), f"bold {palette.ink}")
+        for head in heads:
+            cell = _light(
+                latch.get(head, False),
+                palette,
+                first=_is_first_out(tamiyo, head, label),
+                now=active.get(head, False),
+            )
+            cell.truncate(widths[head], pad=True)
+            line.append_text(cell)
+        lines.append(line)
+    return lines
+
+
+def _light(lit: bool, palette: Palette, *, first: bool = False, now: bool = False) -> Text:
+    if not lit:
+        return Text(UNLIT, style=f"dim {palette.muted}")
+    light = Text(LIT, style=f"bold {palette.critical}")
+    if first:
+        light.append(FIRST_OUT_MARK)
+    if now:
+        light.append(" now")
+    return light
+
+
+def _is_first_out(tamiyo: TamiyoState, head: str, label: str) -> bool:
+    if not tamiyo.first:
+        return False
+    first = tamiyo.first[0]
+    return first.head == head and KIND_NAMES.get(first.kind, "").lstrip("-") == label
+
+
+def _shared_line(tamiyo: TamiyoState, palette: Palette) -> Text:
+    line = _label("Shared", palette)
+    for label, lit in (("Inf", tamiyo.shared_inf_latch), ("NaN", tamiyo.shared_nan_latch)):
+        line.append(f"{label} ", palette.muted)
+        line.append_text(_light(lit, palette, first=_is_first_out(tamiyo, SHARED, label)))
+        line.append("  ")
+    if tamiyo.first:
+        line.append(f" first: {describe_sighting(tamiyo.first[0])}", f"bold {palette.critical}")
+    else:
+        line.append(" no Inf and no NaN so far in this run", palette.muted)
+    return line
+
+
+def _label(text: str, palette: Palette) -> Text:
+    return Text(no_wrap=True).append(text.ljust(_LABEL_WIDTH), palette.muted)
+
+
+class ActionHeadsPanel(Panel):
+    """Shows the health of each action head; the lights are TELE-302 and TELE-303."""
+
+    BORDER_TITLE = "Action heads"
+
+    def draw(self, view: View, width: int, height: int, palette: Palette) -> Text:
+        return render_heads(view.snapshot, width, height, palette)

@@ -1,0 +1,237 @@
+"""Starts things: a training process, in front or behind Sanctum, and Sanctum over a run.
+
+Training and cockpit are two processes that share the run's store and nothing else. So this module,
+which brings them together, imports neither until it must.
+"""
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from esper.karn.run_store import (
+    CONFIG_NAME,
+    CONSOLE_NAME,
+    RunNotFoundError,
+    RunWriter,
+    create_run,
+    find_run,
+)
+from esper.simic.config import (
+    ConfigError,
+    TrainingConfig,
+    load_config,
+    read_config,
+    updated,
+    write_config,
+)
+from esper.simic.drill import scheduled
+
+if TYPE_CHECKING:
+    from esper.leyline.telemetry import RunFinished
+    from esper.simic.progress import ProgressReport
+
+#: What may be said anew when a run goes on; everything else is what makes it the same run.
+RESUMABLE_SETTINGS = ("episodes", "device", "threads", "checkpoint_every", "inject")
+
+
+def prepare_run(
+    run_dir: Path, name: str, given: Mapping[str, Any], config_file: Path | None
+) -> Path:
+    """Check the settings, make the run's directory and write them there; return the directory.
+
+    Raises:
+        ConfigError: a setting is unknown or cannot be.
+    """
+    from_file = {} if config_file is None else read_config(config_file)
+    config = updated(updated(TrainingConfig(), from_file), given)
+    _check_before_start(config)
+    try:
+        run = create_run(run_dir, name or config.task)
+    except OSError as error:
+        raise ConfigError(f"cannot make a run in {run_dir}: {error.strerror}") from error
+    write_config(config, run / CONFIG_NAME)
+    return run
+
+
+def prepare_resume(
+    run_dir: Path,
+    reference: str,
+    given: Mapping[str, Any],
+    *,
+    config_file: Path | None,
+    name: str,
+) -> Path:
+    """Check that a run can go on, write what was said anew into its config, return its directory.
+
+    Raises:
+        RunNotFoundError: there is no such run.
+        ConfigError: the run is still being trained or has nothing left to do, or a setting was
+            given that is the run's own.
+    """
+    run = find_run(run_dir, reference)
+    config = load_config(run / CONFIG_NAME)
+    fixed = [setting for setting in given if setting not in RESUMABLE_SETTINGS]
+    if config_file is not None or name or fixed:
+        what = "--config" if config_file else "--name" if name else fixed[0]
+        raise ConfigError(
+            f"{what} cannot change when a run goes on; only {', '.join(RESUMABLE_SETTINGS)} can"
+        )
+    frame = _follow(run)
+    if frame.status.kind in ("LIVE", "STALE"):
+        raise ConfigError(
+            f"{run.name} is still being trained: {frame.status.sentence}; stop that first"
+        )
+    config = updated(config, given)
+    _check_before_start(config)
+    if frame.snapshot.run.phase == "finished" and config.episodes <= frame.snapshot.run.episodes:
+        raise ConfigError(
+            f"{run.name} has trained all its {frame.snapshot.run.episodes} episodes; "
+            "give a larger --episodes to train more"
+        )
+    write_config(config, run / CONFIG_NAME)
+    return run
+
+
+def _check_before_start(config: TrainingConfig) -> None:
+    """Find out now, before there is a run, what would stop it at its start."""
+    scheduled(config)
+    if config.device == "cuda":
+        from esper.simic.training import resolve_device
+
+        resolve_device(config.device)
+
+
+def train_in_front(run: Path) -> int:
+    """Train here, with progress on this terminal; return the exit code."""
+    from esper.simic.progress import PlainLines, ProgressBar, ProgressReport, Several
+
+    config = load_config(run / CONFIG_NAME)
+    with (run / CONSOLE_NAME).open("a", encoding="utf-8") as console_log:
+        on_screen: ProgressReport
+        on_screen = ProgressBar(config.episodes) if sys.stdout.isatty() else PlainLines()
+        ending = _train(run, config, Several((on_screen, PlainLines(console_log))))
+    from esper.karn import reports
+
+    reports.print_health(run.parent, str(run), as_json=False, fail_on="")
+    return 0 if ending.status == "finished" else 130
+
+
+def train_child(run: Path) -> int:
+    """Train as the process behind Sanctum: standard output is the run's console log."""
+    from esper.simic.progress import PlainLines
+
+    ending = _train(run, load_config(run / CONFIG_NAME), PlainLines())
+    return 0 if ending.status in ("finished", "stopped") else 1
+
+
+def _train(run: Path, config: TrainingConfig, progress: "ProgressReport") -> "RunFinished":
+    from esper.simic.training import train
+
+    with RunWriter(run) as writer, progress:
+        return train(config, run, writer, progress)
+
+
+class TrainingProcess:
+    """A training process in a session of its own, so that it outlives the terminal."""
+
+    def __init__(self, run: Path) -> None:
+        self._log: IO[bytes] = (run / CONSOLE_NAME).open("ab")
+        self._process = subprocess.Popen(
+            [sys.executable, "-X", "faulthandler", "-m", "esper", "_train", str(run)],
+            stdin=subprocess.DEVNULL,
+            stdout=self._log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+    @property
+    def pid(self) -> int:
+        """The process's id."""
+        return self._process.pid
+
+    def poll(self) -> int | None:
+        """Return the process's exit code, or None while it runs."""
+        return self._process.poll()
+
+    def stop(self) -> None:
+        """Ask the process to write a checkpoint and finish at its next update; do not wait."""
+        if self.poll() is None:
+            self._process.send_signal(signal.SIGINT)
+
+    def wait(self) -> int:
+        """Wait until the process has ended; return its exit code."""
+        return self._process.wait()
+
+
+def train_behind_sanctum(run: Path, run_dir: Path) -> int:
+    """Train in a process behind, show it in Sanctum here; return the exit code."""
+    child = TrainingProcess(run)
+    from esper.karn.sanctum.app import run_sanctum
+
+    outcome = run_sanctum(run, run_dir, child)
+    if outcome == "detach":
+        print(f"Training goes on in process {child.pid}. Watch it with: sanctum {run.name}")
+        return 0
+    if outcome == "stop":
+        print("Training stops after the current update. Ctrl-C stops it at once.")
+        child.stop()
+        try:
+            child.wait()
+        except KeyboardInterrupt:
+            child.stop()
+            child.wait()
+    code = child.wait()
+    from esper.karn import reports
+
+    reports.print_health(run_dir, str(run), as_json=False, fail_on="")
+    if code:
+        print(f"Training ended with exit code {code}; its output is in {run / CONSOLE_NAME}")
+    elif outcome == "stop":
+        print(f"Go on with: esper ppo --resume {run.name}")
+    return code
+
+
+def watch(
+    run_dir: Path,
+    reference: str | None,
+    *,
+    once: bool,
+    picture: Path | None,
+    size: tuple[int, int],
+) -> int:
+    """Show a run in Sanctum, or print or draw one frame of it; return the exit code.
+
+    Without a reference Sanctum shows the newest run, and waits for one if there is none yet.
+
+    Raises:
+        RunNotFoundError: no run answers to the reference, or there is none to print or draw.
+    """
+    try:
+        run = find_run(run_dir, reference)
+    except RunNotFoundError:
+        if reference is not None or once or picture is not None:
+            raise
+        run = None
+    if picture is not None or once:
+        from esper.karn.sanctum.capture import export_frame, print_once
+
+        assert run is not None
+        if picture is not None:
+            export_frame(run, picture, size)
+        else:
+            print_once(run)
+        return 0
+    from esper.karn.sanctum.app import run_sanctum
+
+    run_sanctum(run, run_dir)
+    return 0
+
+
+def _follow(run: Path) -> Any:
+    from esper.karn.sanctum.follower import RunFollower
+
+    return RunFollower(run).poll(time.time())

@@ -1,0 +1,56 @@
+"""Telemetry records: the contract of every field that Sanctum shows. No field without a record."""
+
+from typing import Final
+
+from esper.leyline.records.head_records import HEAD_INF_LATCH, HEAD_NAN_LATCH, HEAD_RECORDS
+from esper.leyline.records.host_records import HOST_RECORDS
+from esper.leyline.records.record import TelemetryRecord, Thresholds, Wiring
+from esper.leyline.records.run_records import RUN_RECORDS
+from esper.leyline.records.update_records import UPDATE_RECORDS
+
+__all__ = [
+    "HEAD_INF_LATCH",
+    "HEAD_NAN_LATCH",
+    "RECORDS",
+    "TelemetryRecord",
+    "Thresholds",
+    "UnknownRecordError",
+    "Wiring",
+    "find_record",
+    "record_of",
+]
+
+#: All records, in the order of their ids.
+RECORDS: Final[tuple[TelemetryRecord, ...]] = (
+    *RUN_RECORDS,
+    *UPDATE_RECORDS,
+    *HEAD_RECORDS,
+    *HOST_RECORDS,
+)
+
+
+class UnknownRecordError(ValueError):
+    """There is no telemetry record of that id."""
+
+
+def find_record(reference: str) -> TelemetryRecord:
+    """Return the record of an id, written `TELE-303`, `tele-303` or `303`.
+
+    Raises:
+        UnknownRecordError: there is none; the message says which there are.
+    """
+    wanted = reference.strip().upper()
+    wanted = wanted if wanted.startswith("TELE-") else f"TELE-{wanted}"
+    for record in RECORDS:
+        if record.id == wanted:
+            return record
+    raise UnknownRecordError(
+        f"there is no telemetry record {reference!r}: ids run from {RECORDS[0].id} to "
+        f"{RECORDS[-1].id}, and `esper telemetry` lists them"
+    )
+
+
+def record_of(snapshot_path: str) -> TelemetryRecord:
+    """Return the record of what stands at a path of the snapshot, such as `training.entropy`."""
+    (record,) = (record for record in RECORDS if record.wiring.snapshot == snapshot_path)
+    return record

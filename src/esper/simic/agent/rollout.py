@@ -1,0 +1,117 @@
+"""What a batch of episodes left behind, as `[T, N]` tensors, and the advantages drawn from it."""
+
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+from esper.tamiyo.acting import Decision
+from esper.tamiyo.policy import RecurrentState
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """T steps of N hosts, in lockstep."""
+
+    observations: Tensor  # [T, N, F], float32
+    actions: Tensor  # [T, N, H], int64
+    masks: Tensor  # [T, N, total], bool; the masks that counted
+    active: Tensor  # [T, N, H], bool
+    values: Tensor  # [T, N]
+    rewards: Tensor  # [T, N]
+    terminated: Tensor  # [T, N], bool; the episode ended, nothing comes after
+    truncated: Tensor  # [T, N], bool; the episode was cut off, its future is worth next_values
+    next_values: Tensor  # [T, N], of the observation that followed the step, final ones included
+    initial_state: RecurrentState  # each [1, N, lstm_size]
+
+    @property
+    def steps(self) -> int:
+        """Return T."""
+        return self.rewards.shape[0]
+
+    @property
+    def hosts(self) -> int:
+        """Return N."""
+        return self.rewards.shape[1]
+
+    def take(self, hosts: Tensor) -> "Rollout":
+        """Return the same steps of some hosts only, `hosts` being their numbers `[n]`."""
+        parts = {
+            part.name: getattr(self, part.name).index_select(1, hosts)
+            for part in fields(self)
+            if part.name != "initial_state"
+        }
+        hidden, cell = (state.index_select(1, hosts) for state in self.initial_state)
+        return Rollout(**parts, initial_state=(hidden, cell))
+
+
+class RolloutBuffer:
+    """Collects steps until a batch of episodes is whole."""
+
+    def __init__(self, initial_state: RecurrentState) -> None:
+        self._initial_state = initial_state
+        self._steps: list[tuple[Tensor, Decision, Tensor, Tensor, Tensor, Tensor]] = []
+
+    def add(
+        self,
+        observations: Tensor,
+        decision: Decision,
+        rewards: Tensor,
+        terminated: Tensor,
+        truncated: Tensor,
+        final_values: Tensor,
+    ) -> None:
+        """Add one step of all hosts.
+
+        Args:
+            observations: what was seen, `[N, F]`.
+            decision: what was done.
+            rewards: what it brought, `[N]`.
+            terminated: whether the episode ended by itself, `[N]`.
+            truncated: whether it was cut off, `[N]`.
+            final_values: the critic's value of the last observation of an episode that was cut
+                off, `[N]`; read nowhere else.
+        """
+        self._steps.append((observations, decision, rewards, terminated, truncated, final_values))
+
+    def rollout(self, last_values: Tensor) -> Rollout:
+        """Return all steps; `last_values` `[N]` is the critic's value of what followed them."""
+        observations, decisions, rewards, terminated, truncated, final_values = zip(
+            *self._steps, strict=True
+        )
+        values = torch.stack([decision.values for decision in decisions])
+        cut_off = torch.stack(truncated)
+        following = torch.cat((values[1:], last_values.unsqueeze(0)))
+        return Rollout(
+            observations=torch.stack(observations),
+            actions=torch.stack([decision.actions for decision in decisions]),
+            masks=torch.stack([decision.mask for decision in decisions]),
+            active=torch.stack([decision.active for decision in decisions]),
+            values=values,
+            rewards=torch.stack(rewards),
+            terminated=torch.stack(terminated),
+            truncated=cut_off,
+            next_values=torch.where(cut_off, torch.stack(final_values), following),
+            initial_state=self._initial_state,
+        )
+
+
+def generalized_advantages(
+    rollout: Rollout, gamma: float, gae_lambda: float
+) -> tuple[Tensor, Tensor]:
+    """Return the advantages and the value targets, each `[T, N]`.
+
+    Generalised advantage estimation, Schulman et al. 2016, equation 16. A terminated episode has
+    no future; one that was cut off is worth the critic's value of its last observation. Neither
+    passes anything back into the episode before it.
+    """
+    ended = rollout.terminated | rollout.truncated
+    # where, not a product: 0 * inf is NaN, and what lies behind an ending must not matter.
+    future = torch.where(rollout.terminated, 0.0, gamma * rollout.next_values)
+    deltas = rollout.rewards + future - rollout.values
+    advantages = torch.empty_like(deltas)
+    running = torch.zeros_like(deltas[0])
+    for step in reversed(range(rollout.steps)):
+        running = deltas[step] + torch.where(ended[step], 0.0, gamma * gae_lambda * running)
+        advantages[step] = running
+    return advantages, advantages + rollout.values

@@ -1,0 +1,84 @@
+"""Checkpoints: written whole or not at all, read without running any code that they hold.
+
+A checkpoint is taken between updates. Episodes are whole there: no host is alive, and the next
+batch is born from seeds that follow from the run's seed and the number of the episode. So the
+agent, its generators and the counters are all the state there is.
+"""
+
+import os
+import pickle
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+FORMAT = 1
+KEPT = 2  # the newest, and one before it in case the newest cannot be read
+_NAME = re.compile(r"update-(\d+)\.pt")
+
+
+class CheckpointError(ValueError):
+    """A checkpoint cannot be read; the message is one clear sentence."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The state of a run between two updates."""
+
+    update: int  # updates completed
+    episodes_done: int
+    threads: int  # sums are taken in another order with other threads
+    agent: dict[str, Any]
+    drills: list[str]  # still to be planted
+
+
+def save_checkpoint(checkpoint: Checkpoint, directory: Path) -> Path:
+    """Write the checkpoint and remove all but the newest few; return its path.
+
+    It is flushed to the disk under another name and then renamed: a reader, or a run that is
+    resumed after a crash, finds the old one or the new one and never half of one.
+
+    Raises:
+        OSError: the disk does not take it.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    path = directory / f"update-{checkpoint.update:06d}.pt"
+    temporary = path.with_suffix(".partial")
+    with temporary.open("wb") as file:
+        torch.save({"format": FORMAT, **checkpoint.__dict__}, file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+    for old in _numbered(directory)[:-KEPT]:
+        old.unlink()
+    return path
+
+
+def latest_checkpoint(directory: Path) -> Path | None:
+    """Return the newest checkpoint in `directory`, or None if there is none."""
+    numbered = _numbered(directory)
+    return numbered[-1] if numbered else None
+
+
+def _numbered(directory: Path) -> list[Path]:
+    found = [path for path in directory.glob("update-*.pt") if _NAME.fullmatch(path.name)]
+    return sorted(found, key=lambda path: int(path.stem.removeprefix("update-")))
+
+
+def load_checkpoint(path: Path, device: torch.device) -> Checkpoint:
+    """Read a checkpoint.
+
+    Raises:
+        CheckpointError: it is damaged, or of a format that this version does not know.
+    """
+    try:
+        state = torch.load(path, map_location=device, weights_only=True)
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise CheckpointError(
+            f"the checkpoint {path} cannot be read; remove it to resume from the one before"
+        ) from error
+    if not isinstance(state, dict) or state.pop("format", None) != FORMAT:
+        raise CheckpointError(f"the checkpoint {path} is not of format {FORMAT}, which this reads")
+    return Checkpoint(**state)

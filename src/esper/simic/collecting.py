@@ -1,0 +1,112 @@
+"""One batch of episodes, from birth to the last step, as the agent lives it."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from esper.growth.env import GrowthVectorEnv
+from esper.simic.agent.ppo import PPOAgent
+from esper.simic.agent.rollout import Rollout, RolloutBuffer
+from esper.simic.telemetry.emitters import EventWriter, emit_decisions, emit_step
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A batch of whole episodes."""
+
+    rollout: Rollout
+    last_info: dict[str, Any]  # of the environment's last step, with how each episode ended
+    returns: list[float]  # undiscounted sum of rewards, by host
+    training_samples: int  # that all hosts learnt from
+    seconds: float
+
+
+def episode_seeds(run_seed: int, first_episode: int, count: int) -> list[int]:
+    """Return the seeds of `count` episodes; each depends on the run and its own number only."""
+    return [
+        int(np.random.SeedSequence((run_seed, first_episode + host)).generate_state(1)[0])
+        for host in range(count)
+    ]
+
+
+def collect(
+    env: GrowthVectorEnv,
+    agent: PPOAgent,
+    writer: EventWriter,
+    *,
+    seeds: Sequence[int],
+    update: int,
+    first_episode: int,
+) -> Batch:
+    """Run one episode in each host, and tell every step of it.
+
+    Args:
+        env: with autoreset disabled: a batch begins when it is asked to.
+        agent: that decides.
+        writer: that is told.
+        seeds: of the hosts.
+        update: the update that will learn from this, counted from 1.
+        first_episode: number of the episode in host 0, counted from 1.
+    """
+    start = time.perf_counter()
+    observations, info = env.reset(seed=list(seeds))
+    state = agent.policy.initial_state(env.num_envs)
+    buffer = RolloutBuffer(state)
+    returns = np.zeros(env.num_envs)
+    samples = 0
+    step = 0
+    ended = np.zeros(env.num_envs, dtype=bool)
+    seen = _tensor(observations, agent)
+    while not ended.all():
+        step += 1
+        decision = agent.act(
+            seen,
+            _tensor(info["action_mask"], agent),
+            _tensor(info["slot_mask_by_op"], agent),
+            state,
+        )
+        state = decision.state
+        emit_decisions(writer, decision, update=update, step=step)
+        step_start = time.perf_counter()
+        observations, rewards, terminated, truncated, info = env.step(
+            decision.actions.cpu().numpy()
+        )
+        emit_step(
+            writer,
+            info,
+            rewards,
+            update=update,
+            step=step,
+            first_episode=first_episode,
+            seconds=time.perf_counter() - step_start,
+        )
+        following = _tensor(observations, agent)
+        buffer.add(
+            seen,
+            decision,
+            _tensor(rewards, agent).float(),
+            _tensor(terminated, agent),
+            _tensor(truncated, agent),
+            # Only an episode that was cut off needs the value of what it never got to do.
+            agent.values(following, state) if truncated.any() else torch.zeros_like(seen[:, 0]),
+        )
+        seen = following
+        returns += rewards
+        samples += info["training_samples"]
+        ended = terminated | truncated
+    return Batch(
+        rollout=buffer.rollout(last_values=torch.zeros_like(seen[:, 0])),
+        last_info=info,
+        returns=returns.tolist(),
+        training_samples=samples,
+        seconds=time.perf_counter() - start,
+    )
+
+
+def _tensor(array: Any, agent: PPOAgent) -> Tensor:
+    return torch.as_tensor(array, device=agent.device)

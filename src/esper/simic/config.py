@@ -1,0 +1,189 @@
+"""The settings of a training run: one frozen dataclass, from defaults, a TOML file and options.
+
+Every field carries its own help text, so that the command line, the TOML keys and the
+documentation are the same list.
+"""
+
+import difflib
+import json
+import math
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+AMP_MODES = ("off", "bf16", "fp16")
+DEVICES = ("auto", "cpu", "cuda")
+#: The tasks of `esper.growth.tasks`, named here so that asking for help loads no torch.
+TASKS = ("mnist1d", "digits")
+
+
+class ConfigError(ValueError):
+    """A setting is unknown or has a value that cannot be; the message is one clear sentence."""
+
+
+def _setting(default: Any, help_text: str, *, choices: tuple[str, ...] | None = None) -> Any:
+    return field(default=default, metadata={"help": help_text, "choices": choices})
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """All settings of one run. Counts are whole numbers, rates and fractions have no unit."""
+
+    episodes: int = _setting(500, "episodes to train in all; exactly this many are run")
+    envs: int = _setting(
+        0, "hosts trained in lockstep; 0 chooses: a fifth of the episodes, 1 to 16"
+    )
+    steps: int = _setting(24, "steps in an episode")
+    task: str = _setting("mnist1d", "what the hosts learn", choices=TASKS)
+    seed: int = _setting(0, "seed of everything random")
+    device: str = _setting("auto", "where tensors live", choices=DEVICES)
+    threads: int = _setting(
+        1, "threads that torch may use; 0 measures and chooses, which may differ from run to run"
+    )
+    amp: str = _setting(
+        "off", "precision of the policy's trunk in the PPO update", choices=AMP_MODES
+    )
+
+    ppo_epochs: int = _setting(4, "passes over a batch of episodes in one PPO update")
+    minibatches: int = _setting(4, "minibatches in a pass; each holds whole episodes")
+    learning_rate: float = _setting(2e-3, "learning rate of the policy (Adam)")
+    gamma: float = _setting(0.99, "discount of a step")
+    gae_lambda: float = _setting(0.95, "lambda of generalised advantage estimation")
+    clip_range: float = _setting(0.2, "how far a ratio may move from 1 before it is clipped")
+    entropy_coefficient: float = _setting(0.02, "weight of the entropy bonus")
+    value_coefficient: float = _setting(0.5, "weight of the value loss")
+    max_gradient_norm: float = _setting(0.5, "norm that gradients are clipped to")
+    target_kl: float = _setting(0.05, "an update stops early at 1.5 times this KL; 0 never stops")
+    feature_size: int = _setting(64, "width of the policy's feature network")
+    lstm_size: int = _setting(64, "width of the policy's LSTM")
+    checkpoint_every: int = _setting(1, "updates between checkpoints; the last is always kept")
+    inject: tuple[str, ...] = _setting(
+        (), "drill: HEAD[.QUANTITY]:KIND@UPDATE, for example op:inf@2 (repeatable)"
+    )
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+    @property
+    def environments(self) -> int:
+        """Hosts in lockstep: `envs`, or enough updates to see learning when it is 0."""
+        return min(self.envs or min(max(self.episodes // 5, 1), 16), self.episodes)
+
+
+_AT_LEAST_ONE = (
+    "episodes", "steps", "ppo_epochs", "minibatches", "feature_size", "lstm_size",
+    "checkpoint_every",
+)  # fmt: skip
+_AT_LEAST_ZERO = (
+    "envs", "threads", "seed", "entropy_coefficient", "value_coefficient", "target_kl",
+)  # fmt: skip
+_ABOVE_ZERO = ("learning_rate", "clip_range", "max_gradient_norm")
+_FRACTIONS = ("gamma", "gae_lambda")
+
+
+def _check(config: TrainingConfig) -> None:
+    for setting in fields(config):
+        value, name = getattr(config, setting.name), setting.name
+        expected = type(setting.default)
+        if expected is float and type(value) is int:
+            object.__setattr__(config, name, float(value))
+            value = float(value)
+        if expected is tuple:
+            if not isinstance(value, tuple) or not all(isinstance(item, str) for item in value):
+                raise ConfigError(f"{name} must be a list of texts, not {value!r}")
+        elif type(value) is not expected:
+            raise ConfigError(f"{name} must be {_TYPE_WORDS[expected]}, not {value!r}")
+        if expected is float and not math.isfinite(value):
+            raise ConfigError(f"{name} must be a finite number, not {value}")
+        choices = setting.metadata["choices"]
+        if choices and value not in choices:
+            raise ConfigError(f"{name} must be one of {', '.join(choices)}, not {value!r}")
+    _require(config, _AT_LEAST_ONE, lambda value: value >= 1, "at least 1")
+    _require(config, _AT_LEAST_ZERO, lambda value: value >= 0, "0 or more")
+    _require(config, _ABOVE_ZERO, lambda value: value > 0, "above 0")
+    _require(config, _FRACTIONS, lambda value: 0 <= value <= 1, "between 0 and 1")
+
+
+_TYPE_WORDS = {int: "a whole number", float: "a number", str: "a text"}
+
+
+def _require(config: TrainingConfig, names: tuple[str, ...], holds: Any, words: str) -> None:
+    for name in names:
+        value = getattr(config, name)
+        if not holds(value):
+            raise ConfigError(f"{name} must be {words}, not {value}")
+
+
+def setting_names() -> tuple[str, ...]:
+    """Return the names of all settings, in order."""
+    return tuple(setting.name for setting in fields(TrainingConfig))
+
+
+def updated(config: TrainingConfig, values: Mapping[str, Any]) -> TrainingConfig:
+    """Return `config` with `values` put over it.
+
+    Raises:
+        ConfigError: a key is no setting, or a value cannot be.
+    """
+    known = setting_names()
+    for key in values:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, 1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
+            raise ConfigError(f"{key!r} is not a setting; {hint}")
+    converted: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in values.items()
+    }
+    return replace(config, **converted)
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Return the settings that a TOML file names.
+
+    Raises:
+        ConfigError: the file is missing or is not TOML.
+    """
+    try:
+        with path.open("rb") as file:
+            return tomllib.load(file)
+    except OSError as error:
+        raise ConfigError(f"cannot read the config file {path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid TOML: {error}") from error
+
+
+def load_config(path: Path) -> TrainingConfig:
+    """Return the config that `write_config` wrote.
+
+    Raises:
+        ConfigError: the file is missing, not TOML, or names what is no setting.
+    """
+    return updated(TrainingConfig(), read_config(path))
+
+
+def write_config(config: TrainingConfig, path: Path) -> None:
+    """Write every setting, with its help text, as TOML; a reader never sees half a file."""
+    lines = []
+    for setting in fields(config):
+        lines += [f"# {setting.metadata['help']}", f"{setting.name} = {_toml(config, setting)}", ""]
+    temporary = path.with_suffix(".partial")
+    temporary.write_text("\n".join(lines), encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def _toml(config: TrainingConfig, setting: Any) -> str:
+    value = getattr(config, setting.name)
+    if isinstance(value, tuple):
+        return "[" + ", ".join(_toml_text(item) for item in value) + "]"
+    return _toml_text(value) if isinstance(value, str) else repr(value)
+
+
+def _toml_text(text: str) -> str:
+    # A JSON string without \\u escapes for plain letters is a TOML basic string.
+    return json.dumps(text, ensure_ascii=False)
+
+
+assert all(setting.default is not MISSING for setting in fields(TrainingConfig))

@@ -1,0 +1,71 @@
+"""Drills: a real Inf or NaN, put into one tensor of one head in one update, on request.
+
+The value goes where a fault would put it, so that detection, payload, store, aggregator and light
+are exercised exactly as they are when it happens by itself.
+"""
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from esper.leyline.heads import HEAD_NAMES
+from esper.simic.config import ConfigError, TrainingConfig
+
+QUANTITIES = ("logits", "log_prob")
+VALUES = {"inf": float("inf"), "-inf": float("-inf"), "nan": float("nan")}
+_FORM = re.compile(r"(?P<head>[^.:@]+)(\.(?P<quantity>[^:@]+))?:(?P<kind>[^@]+)@(?P<update>.+)")
+
+
+@dataclass(frozen=True)
+class Injection:
+    """What to plant, where, and in which update (counted from 1)."""
+
+    head: str
+    quantity: str
+    kind: str  # a key of VALUES
+    update: int
+
+    def __str__(self) -> str:
+        return f"{self.head}.{self.quantity}:{self.kind}@{self.update}"
+
+
+def parse_injection(text: str, heads: Sequence[str] = HEAD_NAMES) -> Injection:
+    """Return the injection that `HEAD[.QUANTITY]:KIND@UPDATE` asks for.
+
+    Raises:
+        ConfigError: the text has another form, or a part of it names nothing.
+    """
+    match = _FORM.fullmatch(text)
+    if match is None:
+        raise ConfigError(
+            f"inject takes HEAD[.QUANTITY]:KIND@UPDATE, for example op:inf@2, not {text!r}"
+        )
+    head, quantity = match["head"], match["quantity"] or QUANTITIES[0]
+    for value, known, what in (
+        (head, heads, "a head"),
+        (quantity, QUANTITIES, "a quantity"),
+        (match["kind"], tuple(VALUES), "a kind"),
+    ):
+        if value not in known:
+            raise ConfigError(f"inject {text!r}: {value!r} is not {what}; {', '.join(known)} are")
+    if not match["update"].isascii() or not match["update"].isdigit() or int(match["update"]) < 1:
+        raise ConfigError(f"inject {text!r}: the update must be a whole number from 1")
+    return Injection(head, quantity, match["kind"], int(match["update"]))
+
+
+def scheduled(config: TrainingConfig) -> list[Injection]:
+    """Return the drills of a run.
+
+    Raises:
+        ConfigError: one cannot be read, or comes after the run's last update.
+    """
+    drills = [parse_injection(text) for text in config.inject]
+    last_update = math.ceil(config.episodes / config.environments)
+    for drill in drills:
+        if drill.update > last_update:
+            raise ConfigError(
+                f"inject {drill}: this run has {last_update} updates "
+                f"({config.episodes} episodes, {config.environments} at a time)"
+            )
+    return drills

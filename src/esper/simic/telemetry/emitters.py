@@ -1,0 +1,141 @@
+"""Turns what training knows into typed events, and hands them to the writer it was given."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from typing import Any, Protocol
+
+from esper.leyline.telemetry import (
+    DecisionsTaken,
+    EpisodesCompleted,
+    Payload,
+    PPOUpdatePayload,
+    SeedTransitioned,
+    StepCompleted,
+)
+from esper.simic.agent.figures import UpdateResult
+from esper.tamiyo.acting import Decision
+
+
+class EventWriter(Protocol):
+    """Where events go. `durable` returns only once the event would survive the process."""
+
+    def emit(self, payload: Payload, *, durable: bool = False) -> None:
+        """Take one event."""
+
+
+def emit_ppo_update_event(
+    writer: EventWriter,
+    result: UpdateResult,
+    *,
+    update: int,
+    episodes_done: int,
+    rollout_seconds: float,
+    update_seconds: float,
+    samples_per_second: float,
+) -> PPOUpdatePayload:
+    """Emit the outcome of an update, durably: what it latched must outlive whatever comes next."""
+    measured = {
+        part.name: getattr(result, part.name)
+        for part in fields(result)
+        if part.name != "not_planted"
+    }
+    payload = PPOUpdatePayload(
+        update=update,
+        episodes_done=episodes_done,
+        rollout_seconds=rollout_seconds,
+        update_seconds=update_seconds,
+        samples_per_second=samples_per_second,
+        **measured,
+    )
+    writer.emit(payload, durable=True)
+    return payload
+
+
+def emit_step(
+    writer: EventWriter,
+    info: Mapping[str, Any],
+    rewards: Any,
+    *,
+    update: int,
+    step: int,
+    first_episode: int,
+    seconds: float,
+) -> None:
+    """Emit what one step of all hosts came to, and every stage that a seed passed into.
+
+    Args:
+        writer: where to.
+        info: of the environment's step.
+        rewards: `[N]`.
+        update: the update that the step's data will be part of, counted from 1.
+        step: counted from 1 within the episode.
+        first_episode: number of the episode in host 0, counted from 1.
+        seconds: that the step took.
+    """
+    writer.emit(
+        StepCompleted(
+            update=update,
+            step=step,
+            first_episode=first_episode,
+            accuracy=info["accuracy"].tolist(),
+            loss=info["loss"].tolist(),
+            parameters=info["parameters"].tolist(),
+            stages=info["stage"].tolist(),
+            alphas=info["alpha"].tolist(),
+            blueprints=info["blueprint"].tolist(),
+            reward=rewards.tolist(),
+            reward_terms={name: term.tolist() for name, term in info["reward_terms"].items()},
+            samples_per_second=info["training_samples"] / seconds,
+        )
+    )
+    for transition in info["transitions"]:
+        writer.emit(
+            SeedTransitioned(
+                update=update,
+                step=step,
+                episode=first_episode + transition.host,
+                host=transition.host,
+                slot=transition.slot,
+                blueprint=transition.blueprint,
+                from_stage=int(transition.from_stage),
+                to_stage=int(transition.to_stage),
+                cause=str(transition.cause),
+                alpha=transition.alpha,
+            )
+        )
+
+
+def emit_decisions(writer: EventWriter, decision: Decision, *, update: int, step: int) -> None:
+    """Emit what was chosen for each host, and how probable it was."""
+    writer.emit(
+        DecisionsTaken(
+            update=update,
+            step=step,
+            actions=decision.actions.tolist(),
+            probabilities=decision.log_probs.exp().tolist(),
+            values=decision.values.tolist(),
+        )
+    )
+
+
+def emit_episodes(
+    writer: EventWriter,
+    info: Mapping[str, Any],
+    returns: Sequence[float],
+    *,
+    update: int,
+    first_episode: int,
+) -> EpisodesCompleted:
+    """Emit how a batch of episodes ended; `returns` are undiscounted sums of rewards, `[N]`."""
+    payload = EpisodesCompleted(
+        update=update,
+        first_episode=first_episode,
+        episodes_done=first_episode - 1 + len(returns),
+        score=info["score"].tolist(),
+        returns=list(returns),
+        accuracy=info["final_accuracy"].tolist(),
+        parameters=info["parameters"].tolist(),
+        fossilized=info["fossilized"].tolist(),
+    )
+    writer.emit(payload)
+    return payload

@@ -1,0 +1,278 @@
+"""Training: batches of whole episodes, one PPO update after each, every fact told on the way."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import torch
+from gymnasium.vector import AutoresetMode
+
+import esper
+from esper.growth.env import GrowthVectorEnv
+from esper.growth.reward import RewardSettings
+from esper.leyline.heads import BLUEPRINT_CHOICES, HEAD_CHOICES, HEAD_SIZES, SLOT_CHOICES
+from esper.leyline.telemetry import CheckpointWritten, Notice, RunFinished, RunStarted
+from esper.simic.agent.ppo import PPOAgent
+from esper.simic.checkpoint import (
+    Checkpoint,
+    latest_checkpoint,
+    load_checkpoint,
+    save_checkpoint,
+)
+from esper.simic.collecting import collect, episode_seeds
+from esper.simic.config import ConfigError, TrainingConfig
+from esper.simic.drill import Injection, parse_injection, scheduled
+from esper.simic.progress import ProgressReport
+from esper.simic.stopping import StopRequest, stop_on_signal
+from esper.simic.telemetry.emitters import EventWriter, emit_episodes, emit_ppo_update_event
+from esper.simic.threads import choose_threads
+from esper.tamiyo.policy import RecurrentPolicy
+
+
+def resolve_device(name: str) -> torch.device:
+    """Return the device that a setting names.
+
+    Raises:
+        ConfigError: cuda was asked for and is not there.
+    """
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("device cuda was asked for, and torch finds none here; cpu is there")
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+def train(
+    config: TrainingConfig, run: Path, writer: EventWriter, progress: ProgressReport
+) -> RunFinished:
+    """Train until all episodes are done or somebody asks to stop; go on from any checkpoint.
+
+    Args:
+        config: the run's settings.
+        run: the run's directory, whose checkpoints are gone on from and written to.
+        writer: that is told everything.
+        progress: that a person reads.
+
+    Returns:
+        How it ended, as it was told to the writer.
+
+    Raises:
+        ConfigError, CheckpointError: before anything is trained.
+    """
+    trainer: Trainer | None = None
+    try:
+        with stop_on_signal() as stop:
+            trainer = Trainer(config, run, writer, progress)
+            ending = trainer.run(stop)
+    except BaseException as error:
+        # Whatever ends the process, the run says so; only what nobody asked for goes on up.
+        update, episodes_done = trainer.done if trainer else (0, 0)
+        interrupted = isinstance(error, KeyboardInterrupt)
+        reason = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+        ending = RunFinished(
+            status="stopped" if interrupted else "failed",
+            update=update,
+            episodes_done=episodes_done,
+            reason="interrupted; the batch under way is lost" if interrupted else reason,
+        )
+        progress.say(f"{ending.status}: {ending.reason}")
+        if not interrupted:
+            raise
+    finally:
+        writer.emit(ending, durable=True)
+    return ending
+
+
+class Trainer:
+    """One training process of a run."""
+
+    def __init__(
+        self, config: TrainingConfig, run: Path, writer: EventWriter, progress: ProgressReport
+    ) -> None:
+        self._config = config
+        self._run = run
+        self._writer = writer
+        self._progress = progress
+        self._device = resolve_device(config.device)
+        self._drills = scheduled(config)
+        self._env: GrowthVectorEnv | None = None
+        self._update = 0
+        self._episodes_done = 0
+
+        torch.manual_seed(config.seed)
+        env = self._environment(config.environments)
+        path = latest_checkpoint(run / "checkpoints")
+        checkpoint = None if path is None else load_checkpoint(path, self._device)
+        self._threads = self._choose_threads(env, checkpoint)
+        shape = env.single_observation_space.shape
+        assert shape is not None
+        policy = RecurrentPolicy(
+            shape[0], feature_size=config.feature_size, lstm_size=config.lstm_size
+        )
+        self._agent = PPOAgent(policy.to(self._device), config, seed=config.seed)
+        if checkpoint is not None:
+            self._agent.load_state_dict(checkpoint.agent)
+            self._update = checkpoint.update
+            self._episodes_done = checkpoint.episodes_done
+            self._drills = [parse_injection(text) for text in checkpoint.drills]
+        self._resumed = checkpoint is not None
+
+    def run(self, stop: StopRequest) -> RunFinished:
+        """Train to the end; return how it ended."""
+        self._announce()
+        while self._episodes_done < self._config.episodes:
+            if stop.requested:
+                return self._ending("stopped", "asked to stop; it can be resumed")
+            self._train_batch()
+        for drill in self._drills:
+            self._say(f"drill {drill} found no step in which {drill.head} was active", "warning")
+        return self._ending("finished", "")
+
+    @property
+    def done(self) -> tuple[int, int]:
+        """Return how many updates and episodes are done."""
+        return self._update, self._episodes_done
+
+    def _ending(self, status: str, reason: str) -> RunFinished:
+        return RunFinished(
+            status=status, update=self._update, episodes_done=self._episodes_done, reason=reason
+        )
+
+    def _train_batch(self) -> None:
+        """Live one batch of episodes, learn from it, tell it, keep it."""
+        config = self._config
+        update = self._update + 1
+        first_episode = self._episodes_done + 1
+        hosts = min(config.environments, config.episodes - self._episodes_done)
+        batch = collect(
+            self._environment(hosts),
+            self._agent,
+            self._writer,
+            seeds=episode_seeds(config.seed, first_episode, hosts),
+            update=update,
+            first_episode=first_episode,
+        )
+        episodes = emit_episodes(
+            self._writer,
+            batch.last_info,
+            batch.returns,
+            update=update,
+            first_episode=first_episode,
+        )
+        start = time.perf_counter()
+        due = [drill for drill in self._drills if drill.update <= update]
+        result = self._agent.update(batch.rollout, due)
+        self._update = update
+        self._episodes_done = episodes.episodes_done
+        payload = emit_ppo_update_event(
+            self._writer,
+            result,
+            update=update,
+            episodes_done=episodes.episodes_done,
+            rollout_seconds=batch.seconds,
+            update_seconds=time.perf_counter() - start,
+            samples_per_second=batch.training_samples / batch.seconds,
+        )
+        self._progress.updated(payload, episodes)
+        self._account_for(due, result.not_planted)
+        if update % config.checkpoint_every == 0 or self._episodes_done >= config.episodes:
+            self._keep()
+
+    def _account_for(self, due: list[Injection], not_planted: tuple[Injection, ...]) -> None:
+        for drill in due:
+            if drill in not_planted:
+                self._say(
+                    f"drill {drill}: {drill.head} was active in no step of update "
+                    f"{self._update}; it waits for the next",
+                    "warning",
+                )
+            else:
+                self._drills.remove(drill)
+                self._say(f"drill {drill} planted in update {self._update}", "info")
+
+    def _keep(self) -> None:
+        """Write a checkpoint; a disk that takes none is reported, and training goes on."""
+        checkpoint = Checkpoint(
+            update=self._update,
+            episodes_done=self._episodes_done,
+            threads=self._threads,
+            agent=self._agent.state_dict(),
+            drills=[str(drill) for drill in self._drills],
+        )
+        try:
+            path = save_checkpoint(checkpoint, self._run / "checkpoints")
+            size = path.stat().st_size
+        except OSError as error:
+            self._say(f"no checkpoint of update {self._update}: {error}", "error")
+            return
+        relative = str(path.relative_to(self._run))
+        self._writer.emit(CheckpointWritten(update=self._update, path=relative, size=size))
+
+    def _environment(self, hosts: int) -> GrowthVectorEnv:
+        """Return an environment of that many hosts; the last batch may need a smaller one."""
+        if self._env is None or self._env.num_envs != hosts:
+            self._env = GrowthVectorEnv(
+                hosts,
+                task=self._config.task,
+                steps=self._config.steps,
+                device=str(self._device),
+                autoreset_mode=AutoresetMode.DISABLED,
+                reward=RewardSettings(discount=self._config.gamma),
+            )
+        return self._env
+
+    def _choose_threads(self, env: GrowthVectorEnv, checkpoint: Checkpoint | None) -> int:
+        """Set torch's threads: as configured, as the resumed run had them, or as measured."""
+        threads = self._config.threads or (checkpoint.threads if checkpoint else 0)
+        if threads:
+            torch.set_num_threads(threads)
+            return threads
+        env.reset(seed=0)
+        waiting = np.zeros((env.num_envs, len(HEAD_SIZES)), dtype=np.int64)
+        return choose_threads(lambda: env.step(waiting))
+
+    def _announce(self) -> None:
+        """Tell what run this is, durably: a run without its start says nothing."""
+        config = self._config
+        process = psutil.Process()
+        env = self._environment(config.environments)
+        settings: dict[str, Any] = {
+            name: getattr(config, name) for name in config.__dataclass_fields__
+        }
+        self._writer.emit(
+            RunStarted(
+                run_id=self._run.name,
+                name=self._run.name,
+                task=config.task,
+                seed=config.seed,
+                device=str(self._device),
+                threads=self._threads,
+                episodes=config.episodes,
+                steps=config.steps,
+                environments=config.environments,
+                heads={head: list(choices) for head, choices in HEAD_CHOICES.items()},
+                slots=list(SLOT_CHOICES),
+                blueprints=list(BLUEPRINT_CHOICES),
+                host_parameters=env.host_parameters,
+                config=settings,
+                pid=process.pid,
+                process_start_time=process.create_time(),
+                esper_version=esper.__version__,
+                torch_version=str(torch.__version__),
+                resumed_from_update=self._update if self._resumed else None,
+            ),
+            durable=True,
+        )
+        going_on = f", going on after update {self._update}" if self._resumed else ""
+        self._progress.say(
+            f"run {self._run.name}: {config.task}, {config.episodes} episodes, "
+            f"{config.environments} hosts in lockstep on {self._device}, "
+            f"threads {self._threads}{going_on}"
+        )
+
+    def _say(self, sentence: str, level: str) -> None:
+        """Put a sentence before people, now and in the run's log."""
+        self._progress.say(sentence)
+        self._writer.emit(Notice(level=level, text=sentence))

@@ -1,0 +1,102 @@
+"""A run's status: from what it said, its process and its heartbeat; never from silence alone."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from esper.karn.liveness import StatusKind, process_start_time, run_status
+from esper.leyline.telemetry import Heartbeat
+
+HERE = "this-machine"
+BEAT = Heartbeat(pid=123, process_start_time=1_000.0, machine=HERE)
+
+
+def status(*, phase="training", reason="", beat=BEAT, age=1.0, started=1_000.0, machine=HERE):
+    return run_status(
+        phase=phase,
+        reason=reason,
+        heartbeat=beat,
+        heartbeat_at=None if beat is None else 5_000.0 - age,
+        now=5_000.0,
+        machine=machine,
+        start_time_of=lambda pid: started if pid == 123 else None,
+    )
+
+
+def test_a_beating_heart_in_its_process_is_live():
+    found = status()
+
+    assert found.kind is StatusKind.LIVE
+    assert found.seconds == 1.0
+    assert not found.is_over
+
+
+def test_a_process_that_is_gone_is_dead_at_once():
+    found = status(started=None)
+
+    assert found.kind is StatusKind.DEAD
+    assert "123" in found.sentence
+    assert found.is_over
+
+
+def test_another_process_of_the_same_id_is_not_the_run():
+    assert status(started=4_000.0, age=60.0).kind is StatusKind.DEAD
+
+
+def test_setting_the_clock_does_not_kill_a_run():
+    # It moves the start time that the system reports.
+    assert status(started=4_000.0, age=1.0).kind is StatusKind.LIVE
+
+
+def test_a_silent_process_is_stale_and_not_dead():
+    found = status(age=42.0)
+
+    assert found.kind is StatusKind.STALE
+    assert found.seconds == 42.0
+    assert "42 s" in found.sentence
+
+
+def test_a_clock_that_was_set_back_makes_no_negative_age():
+    assert status(age=-100.0).seconds == 0.0
+
+
+def test_a_process_of_another_machine_is_judged_by_its_heart_alone():
+    assert status(machine="another", started=None, age=1.0).kind is StatusKind.LIVE
+    assert status(machine="another", started=None, age=42.0).kind is StatusKind.STALE
+
+
+@pytest.mark.parametrize("kind", ["FINISHED", "STOPPED", "HALTED", "FAILED"])
+def test_what_a_run_said_of_its_end_counts_for_more_than_its_process(kind):
+    for started in (1_000.0, None):
+        found = status(phase=kind.lower(), reason="because", started=started)
+        assert found.kind is StatusKind(kind)
+        assert found.sentence.endswith(": because")
+        assert found.is_over
+
+
+def test_a_run_that_said_nothing_yet_is_waited_for():
+    assert status(phase="waiting", beat=None).kind is StatusKind.WAITING
+    assert status(phase="waiting").kind is StatusKind.WAITING
+
+
+def test_a_run_that_died_before_it_said_anything_is_dead():
+    assert status(phase="waiting", started=None).kind is StatusKind.DEAD
+
+
+def test_processes_of_this_machine_are_looked_up():
+    ours = process_start_time(os.getpid())
+    assert ours is not None
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    try:
+        started = process_start_time(child.pid)
+        assert started is not None
+        assert started >= ours
+    finally:
+        child.kill()
+    # Not waited for yet: a zombie is as dead as one that is gone.
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    assert process_start_time(child.pid) is None
+    child.communicate()
+    assert process_start_time(child.pid) is None

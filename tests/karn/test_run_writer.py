@@ -1,0 +1,364 @@
+"""The writer: nothing acknowledged is lost, and nothing wrong with the store reaches training."""
+
+import os
+import resource
+import signal
+import sqlite3
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+
+import pytest
+
+from esper.karn.run_store import RunReader, RunWriter
+from esper.leyline.telemetry import Heartbeat, Notice, RunFinished
+
+DEADLINE = 20.0
+
+
+def notice(number):
+    return Notice(level="info", text=str(number))
+
+
+def texts(run):
+    return [
+        event.payload.text
+        for event in RunReader(run).read(0, 1_000_000)
+        if isinstance(event.payload, Notice)
+    ]
+
+
+def eventually(condition):
+    """Wait for what another thread or process is to bring about; fail if it does not."""
+    end = time.monotonic() + DEADLINE
+    while not condition():
+        assert time.monotonic() < end, "it did not come about"
+        time.sleep(0.01)
+
+
+def run_python(code, *arguments):
+    return subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code), *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+def test_events_come_back_in_order_with_their_times(run, payloads):
+    before = time.time()
+    with RunWriter(run) as writer:
+        writer.emit(payloads.start())
+        for number in range(100):
+            writer.emit(notice(number))
+
+    events = RunReader(run).read(0, 1_000)
+    assert [event.id for event in events] == list(range(1, 102))
+    assert events[0].payload == payloads.start()
+    assert texts(run) == [str(number) for number in range(100)]
+    times = [event.time for event in events]
+    assert times == sorted(times)
+    assert before <= times[0]
+    assert times[-1] <= time.time()
+
+
+def test_a_durable_event_can_be_read_as_soon_as_emit_returns(run):
+    with RunWriter(run) as writer:
+        for number in range(10):
+            writer.emit(notice(number), durable=True)
+            assert texts(run)[-1] == str(number)
+
+
+def test_a_closed_store_is_one_plain_file(finished_run):
+    assert [path.name for path in finished_run.glob("run.sqlite*")] == ["run.sqlite"]
+    header = (finished_run / "run.sqlite").read_bytes()[:20]
+    assert header[18:20] == b"\x01\x01"  # the rollback journal's format, not WAL's
+
+
+def test_a_store_becomes_one_plain_file_while_it_is_being_watched(run):
+    reader = RunReader(run)
+    with RunWriter(run) as writer:
+        writer.emit(notice(1), durable=True)
+        assert len(reader.read(0, 10)) == 1
+
+    assert [path.name for path in run.glob("run.sqlite*")] == ["run.sqlite"]
+    assert len(reader.read(0, 10)) == 1
+
+
+def test_a_resumed_run_is_written_on(run):
+    for number in range(3):
+        with RunWriter(run) as writer:
+            writer.emit(notice(number))
+
+    assert texts(run) == ["0", "1", "2"]
+
+
+def test_events_of_many_threads_are_all_stored(run):
+    with RunWriter(run) as writer:
+        threads = [
+            threading.Thread(
+                target=lambda first=first: [
+                    writer.emit(notice(first + number), durable=number % 10 == 0)
+                    for number in range(100)
+                ]
+            )
+            for first in range(0, 800, 100)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    assert sorted(map(int, texts(run))) == list(range(800))
+
+
+def test_nothing_acknowledged_is_lost_by_sigkill(run):
+    killed = run_python(
+        """
+        import os, signal, sys
+        from pathlib import Path
+        from esper.karn.run_store import RunWriter
+        from esper.leyline.telemetry import Notice
+
+        writer = RunWriter(Path(sys.argv[1]))
+        for number in range(50):
+            writer.emit(Notice(level="info", text=str(number)))
+        writer.emit(Notice(level="info", text="last words"), durable=True)
+        os.kill(os.getpid(), signal.SIGKILL)
+        """,
+        run,
+    )
+
+    assert killed.returncode == -signal.SIGKILL
+    assert (run / "run.sqlite-wal").exists()
+    assert texts(run) == [*map(str, range(50)), "last words"]
+
+
+def test_a_latch_is_in_the_store_as_soon_as_its_event_is(run):
+    killed = run_python(
+        """
+        import os, signal, sys
+        from pathlib import Path
+        from esper.karn.run_store import RunWriter
+        from esper.leyline.telemetry import NonfiniteSighting, PPOUpdatePayload
+
+        sighting = NonfiniteSighting(
+            head="op", quantity="logits", kind="+inf", count=1, epoch=1, minibatch=2
+        )
+        names = PPOUpdatePayload.__struct_fields__[:16]
+        payload = PPOUpdatePayload(
+            **(dict.fromkeys(names, 0.0) | {"update": 3}),
+            head_inf_detected={"op": True},
+            head_nan_detected={},
+            head_nonfinite=[sighting],
+        )
+        writer = RunWriter(Path(sys.argv[1]))
+        writer.emit(payload, durable=True)
+        os.kill(os.getpid(), signal.SIGKILL)
+        """,
+        run,
+    )
+
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    with sqlite3.connect(run / "run.sqlite") as connection:
+        assert connection.execute("SELECT * FROM latches").fetchall() == [
+            ("op", "+inf", "logits", 3, 1, 2)
+        ]
+
+
+def test_a_forgotten_writer_does_not_hang_and_loses_nothing(run):
+    ended = run_python(
+        """
+        import sys
+        from pathlib import Path
+        from esper.karn.run_store import RunWriter
+        from esper.leyline.telemetry import Notice
+
+        writer = RunWriter(Path(sys.argv[1]))
+        for number in range(1_000):
+            writer.emit(Notice(level="info", text=str(number)))
+        """,
+        run,
+    )
+
+    assert ended.returncode == 0, ended.stderr
+    assert len(texts(run)) == 1_000
+
+
+def test_the_heartbeat_says_whose_it_is(run):
+    with RunWriter(run) as writer:
+        eventually(lambda: (run / "run.sqlite").exists() and RunReader(run).heartbeat())
+        event = RunReader(run).heartbeat()
+        writer.emit(notice(1))
+
+    assert isinstance(event.payload, Heartbeat)
+    assert event.payload.pid == os.getpid()
+    assert event.payload.process_start_time < time.time()
+    assert event.payload.resident_bytes > 1_000_000
+    assert event.payload.events_lost == 0
+    assert abs(event.time - time.time()) < DEADLINE
+
+
+def test_many_heartbeats_are_one_row(run):
+    for _ in range(3):
+        RunWriter(run).close()
+    with sqlite3.connect(run / "run.sqlite") as connection:
+        assert connection.execute("SELECT count(*) FROM heartbeat").fetchone() == (1,)
+        assert connection.execute("SELECT count(*) FROM events").fetchone() == (0,)
+
+
+def test_a_payload_that_has_no_encoding_fails_loudly(run, payloads):
+    with RunWriter(run) as writer:
+        with pytest.raises(TypeError):
+            writer.emit(payloads.start(config={"policy": object()}))
+        writer.emit(notice(1))
+    assert texts(run) == ["1"]
+
+
+def test_an_event_that_the_store_refuses_is_counted_and_takes_no_other_with_it(run):
+    with RunWriter(run) as writer:
+        writer.emit(notice(1))
+        writer.emit(RunFinished(status="finished", update=2**80 - 2**79, episodes_done=0))
+        writer.emit(notice(2))
+        writer.flush()
+        assert writer.events_lost == 1
+        assert "run_finished" in writer.last_error
+    assert texts(run) == ["1", "2"]
+
+
+def test_events_after_the_end_are_counted_as_lost(run):
+    writer = RunWriter(run)
+    writer.close()
+    writer.emit(notice(1), durable=True)
+
+    assert writer.events_lost == 1
+
+
+def test_a_directory_that_is_not_there_harms_nobody(tmp_path):
+    with RunWriter(tmp_path / "nowhere") as writer:
+        started = time.monotonic()
+        for number in range(20):
+            writer.emit(notice(number), durable=True)
+        assert time.monotonic() - started < DEADLINE / 4
+        assert writer.is_failing
+        assert "run.sqlite could not be written" in writer.last_error
+    assert writer.events_lost == 20
+
+
+def test_what_was_held_back_is_written_when_the_store_is_back(run):
+    aside = run.with_name("aside")
+    with RunWriter(run) as writer:
+        writer.emit(notice(1), durable=True)
+        run.rename(aside)
+        writer.emit(notice(2), durable=True)
+        writer.emit(notice(3))
+        assert writer.is_failing
+        aside.rename(run)
+        eventually(lambda: writer.flush() or not writer.is_failing)
+    first, second, third, fourth = texts(run)
+
+    assert (first, third, fourth) == ("1", "2", "3")
+    assert "written again after" in second
+    assert "events lost: 0" in second
+    assert RunReader(run).heartbeat().payload.error
+
+
+def test_a_store_that_was_removed_is_begun_anew_and_says_what_run_it_is(run, payloads):
+    with RunWriter(run) as writer:
+        writer.emit(payloads.start())
+        writer.emit(notice(1), durable=True)
+        for path in run.glob("run.sqlite*"):
+            path.unlink()
+        writer.emit(notice(2), durable=True)
+        events = RunReader(run).read(0, 10)
+
+    assert events[0].payload == payloads.start()
+    assert events[1].payload == notice(2)
+
+
+def test_a_foreign_file_is_not_written_into(run):
+    (run / "run.sqlite").write_text("dear diary")
+    with RunWriter(run) as writer:
+        writer.emit(notice(1), durable=True)
+        assert writer.is_failing
+
+    assert writer.events_lost == 1
+    assert (run / "run.sqlite").read_text() == "dear diary"
+
+
+def test_another_program_s_database_is_not_written_into(run):
+    with sqlite3.connect(run / "run.sqlite") as connection:
+        connection.execute("CREATE TABLE cats (name TEXT)")
+    with RunWriter(run) as writer:
+        writer.emit(notice(1), durable=True)
+        assert "not one that Esper wrote" in writer.last_error
+
+    with sqlite3.connect(run / "run.sqlite") as connection:
+        assert connection.execute("SELECT name FROM sqlite_master").fetchall() == [("cats",)]
+
+
+def test_somebody_who_locks_the_store_only_delays_it(run):
+    with RunWriter(run) as writer:
+        writer.emit(notice(1), durable=True)
+        blocker = sqlite3.connect(run / "run.sqlite", isolation_level=None)
+        blocker.execute("BEGIN IMMEDIATE")
+        writer.emit(notice(2), durable=True)  # returns when the try has failed
+        assert writer.is_failing
+        blocker.execute("ROLLBACK")
+        blocker.close()
+        eventually(lambda: not writer.is_failing)
+    assert texts(run)[0] == "1"
+    assert texts(run)[-1] == "2"
+
+
+def test_a_full_disk_is_counted_and_survived(run):
+    ended = run_python(
+        """
+        import resource, signal, sys
+        from pathlib import Path
+        from esper.karn.run_store import RunWriter
+        from esper.leyline.telemetry import Notice
+
+        # No file may grow beyond 200 kB, as if the disk were full.
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, resource.RLIM_INFINITY))
+        writer = RunWriter(Path(sys.argv[1]))
+        for number in range(200):
+            writer.emit(Notice(level="info", text="x" * 4_000), durable=True)
+        assert writer.is_failing
+        print(writer.last_error)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
+        writer.close()
+        print(writer.events_lost)
+        """,
+        run,
+    )
+
+    assert ended.returncode == 0, ended.stderr
+    error, lost = ended.stdout.strip().splitlines()
+    assert "could not be written" in error
+    assert lost == "0"
+    stored = texts(run)
+    assert len(stored) == 201
+    assert sum("written again" in text for text in stored) == 1
+    assert resource.RLIM_INFINITY  # the limit was the child's alone
+
+
+def test_a_queue_that_is_full_counts_what_no_longer_fits(tmp_path, monkeypatch):
+    monkeypatch.setattr("esper.karn.run_writer.QUEUE_LIMIT", 100)
+    with RunWriter(tmp_path / "nowhere") as writer:
+        writer.emit(notice(0), durable=True)
+        for number in range(1, 151):
+            writer.emit(notice(number))
+        assert writer.events_lost == 51
+        writer.emit(notice(151), durable=True)  # a durable event is the last to be dropped
+        assert writer.events_lost == 51
+        (tmp_path / "nowhere").mkdir()
+        eventually(lambda: not writer.is_failing)
+        writer.flush()
+    stored = texts(tmp_path / "nowhere")
+    assert "events lost: 51" in stored[0]
+    assert stored[1:] == [*map(str, range(100)), "151"]
+    assert RunReader(tmp_path / "nowhere").heartbeat().payload.events_lost == 51

@@ -1,0 +1,110 @@
+"""The records: complete, found by their id, and true to the facts of TELE-302 and TELE-303."""
+
+import dataclasses
+
+import pytest
+
+from esper.karn.sanctum import schema
+from esper.leyline.records import (
+    HEAD_INF_LATCH,
+    HEAD_NAN_LATCH,
+    RECORDS,
+    UnknownRecordError,
+    find_record,
+    record_of,
+)
+
+#: What of the snapshot is not telemetry: what it is filed under, and histories of other fields.
+NOT_TELEMETRY = {
+    "run.run_id",
+    "run.reason",  # part of the phase's sentence
+    "run.steps",
+    "run.step",
+    "run.last_event_at",
+    "run.pid",  # part of the status
+    "run.process_start_time",
+    "run.heads",
+    "run.slots",
+    "run.blueprints",
+    "run.checkpoint",
+    "tamiyo.head_trend",
+    "hosts[…].host",
+    "hosts[…].episode",
+    "hosts[…].slots",  # recorded by their parts
+    "hosts[…].accuracy_history",
+}
+
+
+def shown_paths():
+    parts = {
+        "run": schema.RunState,
+        "tamiyo": schema.TamiyoState,
+        "training": schema.TrainingState,
+        "hosts[…]": schema.HostState,
+        "hosts[…].slots[…]": schema.SlotState,
+    }
+    return {
+        f"{prefix}.{field.name}"
+        for prefix, state in parts.items()
+        for field in dataclasses.fields(state)
+        if not (prefix == "training" and field.name.endswith("_history"))
+    }
+
+
+def test_every_field_of_the_snapshot_has_its_record_and_every_record_its_field():
+    recorded = {record.wiring.snapshot for record in RECORDS}
+
+    assert recorded == shown_paths() - NOT_TELEMETRY
+
+
+def test_ids_are_unique_and_in_order():
+    ids = [record.id for record in RECORDS]
+
+    assert ids == sorted(set(ids))
+
+
+@pytest.mark.parametrize("record", RECORDS, ids=lambda record: record.id)
+def test_a_record_says_all_that_it_must(record):
+    for name in ("name", "category", "question", "when", "type", "unit", "range", "default"):
+        assert getattr(record, name), name
+    assert record.question.endswith("?")
+    assert record.meaning.endswith(".")
+    assert record.priority in ("P0", "P1", "P2")
+    assert set(record.audience) <= {"operator", "developer", "researcher", "automation"}
+    known = {other.id for other in RECORDS}
+    assert set(record.companions) <= known - {record.id}
+    assert record.type.startswith("dict") == bool(record.keys)
+
+
+def test_a_record_is_found_by_its_id_however_it_is_written():
+    for reference in ("TELE-303", "tele-303", "303", " 303 "):
+        assert find_record(reference) is HEAD_INF_LATCH
+
+
+def test_an_unknown_id_is_one_sentence_that_says_what_there_is():
+    with pytest.raises(UnknownRecordError, match=r"TELE-999.*TELE-101 to TELE-407") as caught:
+        find_record("TELE-999")
+    assert "\n" not in str(caught.value)
+
+
+def test_the_head_latches_are_as_the_facts_have_it():
+    assert (HEAD_NAN_LATCH.id, HEAD_INF_LATCH.id) == ("TELE-302", "TELE-303")
+    for record, field in ((HEAD_NAN_LATCH, "head_nan"), (HEAD_INF_LATCH, "head_inf")):
+        assert (record.category, record.priority) == ("gradient", "P0")
+        assert record.type == "dict[str, bool]"
+        assert record.default == "{head: False for head in HEAD_NAMES}"
+        assert record.thresholds.warning == "none"
+        assert record.thresholds.critical == "lit"
+        wiring = record.wiring
+        assert wiring.source == "esper.simic.agent.ppo:PPOAgent._update"
+        assert wiring.emission == "esper.simic.telemetry.emitters:emit_ppo_update_event"
+        assert wiring.payload == f"PPOUpdatePayload.{field}_detected"
+        assert wiring.aggregation.endswith("SanctumAggregator._handle_ppo_update")
+        assert wiring.snapshot == f"tamiyo.{field}_latch"
+        assert wiring.widget.endswith("tamiyo_brain.action_heads_panel:ActionHeadsPanel")
+    assert "TELE-302" in HEAD_INF_LATCH.companions
+    assert "TELE-303" in HEAD_NAN_LATCH.companions
+
+
+def test_a_record_is_found_by_what_it_is_about():
+    assert record_of("tamiyo.head_inf_latch") is HEAD_INF_LATCH

@@ -1,0 +1,96 @@
+"""Advantages against a loop over time, host by host."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from esper.simic.agent.rollout import Rollout, generalized_advantages
+
+GAMMA, LAMBDA = 0.97, 0.9
+
+
+def rollout_of(
+    rewards: torch.Tensor,
+    values: torch.Tensor,
+    next_values: torch.Tensor,
+    terminated: torch.Tensor,
+    truncated: torch.Tensor,
+) -> Rollout:
+    steps, hosts = rewards.shape
+    return Rollout(
+        observations=torch.zeros(steps, hosts, 1),
+        actions=torch.zeros(steps, hosts, 8, dtype=torch.int64),
+        masks=torch.ones(steps, hosts, 36, dtype=torch.bool),
+        active=torch.ones(steps, hosts, 8, dtype=torch.bool),
+        values=values,
+        rewards=rewards,
+        terminated=terminated,
+        truncated=truncated,
+        next_values=next_values,
+        initial_state=(torch.zeros(1, hosts, 1), torch.zeros(1, hosts, 1)),
+    )
+
+
+def slow_advantages(rollout: Rollout) -> torch.Tensor:
+    """Sum the discounted deltas of each step up to the end of its episode."""
+    advantages = torch.zeros_like(rollout.rewards)
+    for host in range(rollout.hosts):
+        for start in range(rollout.steps):
+            total, weight = 0.0, 1.0
+            for step in range(start, rollout.steps):
+                future = rollout.next_values[step, host].item()
+                if rollout.terminated[step, host]:
+                    future = 0.0
+                delta = rollout.rewards[step, host].item() + GAMMA * future
+                total += weight * (delta - rollout.values[step, host].item())
+                weight *= GAMMA * LAMBDA
+                if rollout.terminated[step, host] or rollout.truncated[step, host]:
+                    break
+            advantages[start, host] = total
+    return advantages
+
+
+@given(
+    steps=st.integers(1, 7), hosts=st.integers(1, 3), ends=st.floats(0, 1), seed=st.integers(0, 999)
+)
+def test_advantages_equal_the_slow_sum(steps: int, hosts: int, ends: float, seed: int) -> None:
+    random = torch.Generator().manual_seed(seed)
+
+    def normal() -> torch.Tensor:
+        return torch.randn(steps, hosts, generator=random, dtype=torch.float64)
+
+    def often() -> torch.Tensor:
+        return torch.rand(steps, hosts, generator=random) < ends / 2
+
+    rollout = rollout_of(normal(), normal(), normal(), often(), often())
+    advantages, returns = generalized_advantages(rollout, GAMMA, LAMBDA)
+    torch.testing.assert_close(advantages, slow_advantages(rollout))
+    torch.testing.assert_close(returns, advantages + rollout.values)
+
+
+def test_a_cut_off_episode_is_worth_its_last_observation_and_an_ended_one_is_not() -> None:
+    one, no = torch.ones(1, 1), torch.zeros(1, 1, dtype=torch.bool)
+    worth = torch.full((1, 1), 5.0)
+    cut_off, _ = generalized_advantages(rollout_of(one, one, worth, no, ~no), GAMMA, LAMBDA)
+    ended, _ = generalized_advantages(rollout_of(one, one, worth, ~no, no), GAMMA, LAMBDA)
+    assert cut_off.item() == pytest.approx(GAMMA * 5.0)
+    assert ended.item() == 0.0
+
+
+def test_nothing_non_finite_passes_an_ending() -> None:
+    rewards = torch.tensor([[1.0], [torch.inf]])
+    zeros, no = torch.zeros(2, 1), torch.zeros(2, 1, dtype=torch.bool)
+    ended = torch.tensor([[True], [False]])
+    rollout = rollout_of(rewards, zeros, torch.full((2, 1), torch.nan), ended, no)
+    advantages, _ = generalized_advantages(rollout, GAMMA, LAMBDA)
+    assert advantages[0].item() == 1.0
+
+
+def test_taking_hosts_takes_everything_of_them() -> None:
+    values = torch.arange(6.0).view(2, 3)
+    no = torch.zeros(2, 3, dtype=torch.bool)
+    part = rollout_of(values, values, values, no, no).take(torch.tensor([2, 0]))
+    assert part.rewards.tolist() == [[2, 0], [5, 3]]
+    assert part.initial_state[0].shape == (1, 2, 1)
+    assert (part.steps, part.hosts) == (2, 2)

@@ -1,0 +1,55 @@
+"""Agents and rollouts for the tests of training, small and reproducible."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from esper.leyline.heads import HEAD_SIZES, Op
+from esper.simic.agent.ppo import PPOAgent
+from esper.simic.agent.rollout import Rollout, RolloutBuffer
+from esper.simic.config import TrainingConfig
+from esper.tamiyo.policy import RecurrentPolicy
+
+OBSERVATION_SIZE = 12
+
+AgentMaker = Callable[..., PPOAgent]
+RolloutMaker = Callable[..., Rollout]
+
+
+@pytest.fixture
+def make_agent() -> AgentMaker:
+    """Return a function that makes an agent; its keywords are settings."""
+
+    def make(**settings: object) -> PPOAgent:
+        torch.manual_seed(0)
+        config = TrainingConfig(feature_size=16, lstm_size=16, **settings)  # type: ignore[arg-type]
+        policy = RecurrentPolicy(OBSERVATION_SIZE, feature_size=16, lstm_size=16)
+        return PPOAgent(policy, config, seed=1)
+
+    return make
+
+
+@pytest.fixture
+def make_rollout() -> RolloutMaker:
+    """Return a function that has an agent act on random observations, with random masks."""
+
+    def make(agent: PPOAgent, steps: int = 6, hosts: int = 8, seed: int = 0) -> Rollout:
+        random = torch.Generator().manual_seed(seed)
+        state = agent.policy.initial_state(hosts)
+        buffer = RolloutBuffer(state)
+        no = torch.zeros(hosts, dtype=torch.bool)
+        for step in range(steps):
+            observations = torch.randn(hosts, OBSERVATION_SIZE, generator=random)
+            mask = torch.ones(hosts, sum(HEAD_SIZES), dtype=torch.bool)
+            slots = torch.rand(hosts, len(Op), HEAD_SIZES[0], generator=random) > 0.4
+            slots[..., 0] = True
+            slots[:, Op.WAIT] = True
+            decision = agent.act(observations, mask, slots, state)
+            state = decision.state
+            ended = no | (step == steps - 1)
+            rewards = torch.randn(hosts, generator=random)
+            buffer.add(observations, decision, rewards, ended, no, torch.zeros(hosts))
+        return buffer.rollout(torch.zeros(hosts))
+
+    return make

@@ -1,0 +1,119 @@
+"""The monitor by itself, as another policy would use it."""
+
+import itertools
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from esper.leyline.telemetry import SHARED
+from esper.simic.telemetry.nonfinite import KINDS, NonfiniteMonitor, detected, kinds_in
+
+VALUES = st.sampled_from([0.0, 1e38, -1e38, 1e-45, float("nan"), float("inf"), float("-inf")])
+
+
+@given(st.lists(st.lists(VALUES, min_size=3, max_size=3), min_size=1, max_size=6), st.randoms())
+def test_kinds_are_those_that_a_loop_finds(rows: list[list[float]], random: object) -> None:
+    values = torch.tensor(rows)
+    counted = torch.tensor([[random.random() < 0.7 for _ in row] for row in rows])  # type: ignore[attr-defined]
+    found = kinds_in(values, counted)
+    for column in range(3):
+        for number, kind in enumerate(("nan", "inf", "-inf")):
+            expected = any(
+                str(row[column]) == kind and counts[column]
+                for row, counts in zip(values.tolist(), counted.tolist(), strict=True)
+            )
+            assert found[column, number].item() == expected
+
+
+def monitor_of(minibatches: int = 1) -> NonfiniteMonitor:
+    return NonfiniteMonitor(("left", "right"), minibatches=minibatches)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_flag_says_head_quantity_kind_and_when(kind: str) -> None:
+    monitor = monitor_of(minibatches=6)
+    bad = torch.tensor([[0.0, float(kind)]])
+    monitor.see_heads(3, "ratio", bad)
+    monitor.see_heads(5, "ratio", bad)
+    (seen,) = monitor.sightings(monitor.flags, minibatches_per_epoch=2)
+    assert (seen.head, seen.quantity, seen.kind) == ("right", "ratio", kind)
+    assert (seen.epoch, seen.minibatch, seen.count) == (2, 2, 2)
+    assert [bool(monitor.bad(index)) for index in range(6)] == [
+        False, False, False, True, False, True,
+    ]  # fmt: skip
+
+
+def see(monitor: NonfiniteMonitor, head: str, quantity: str) -> None:
+    if head == SHARED:
+        monitor.see_shared(0, quantity, torch.tensor(torch.nan))
+    else:
+        values = torch.tensor([[torch.nan if name == head else 0.0 for name in monitor.heads]])
+        monitor.see_heads(0, quantity, values)
+
+
+def causes(*seen: tuple[str, str]) -> set[tuple[str, str]]:
+    monitor = monitor_of()
+    for head, quantity in seen:
+        see(monitor, head, quantity)
+    return {(s.head, s.quantity) for s in monitor.sightings(monitor.flags, 1)}
+
+
+def test_what_an_earlier_failure_explains_is_left_out() -> None:
+    trunk = (SHARED, "trunk")
+    both = [("left", "logits"), ("right", "logits")]
+    assert causes(trunk, *both, (SHARED, "policy_loss")) == {trunk}
+    assert causes((SHARED, "observations"), trunk) == {(SHARED, "observations")}
+    own = ("left", "log_prob")
+    everything = [(SHARED, "joint_ratio"), (SHARED, "policy_loss"), (SHARED, "gradient")]
+    assert causes(own, *everything, ("right", "gradient")) == {own}
+    assert causes((SHARED, "value"), (SHARED, "value_loss")) == {(SHARED, "value")}
+
+
+def test_a_gradient_that_broke_in_all_heads_broke_in_the_loss() -> None:
+    left, right = ("left", "gradient"), ("right", "gradient")
+    shared = (SHARED, "gradient")
+    assert causes(left, right, shared) == {shared}
+    assert causes(left, shared) == {left}
+    assert causes(shared) == {shared}
+
+
+def test_an_independent_failure_beside_another_is_kept() -> None:
+    pair = {("left", "logits"), (SHARED, "advantages")}
+    assert causes(*pair) == pair
+
+
+def test_excused_minibatches_say_nothing() -> None:
+    monitor = monitor_of(minibatches=2)
+    for index in range(2):
+        monitor.see_shared(index, "gradient", torch.tensor([torch.inf]))
+    (seen,) = monitor.sightings(monitor.flags, 2, excused=[0])
+    assert (seen.minibatch, seen.count) == (2, 1)
+
+
+def test_the_order_is_causal() -> None:
+    monitor = monitor_of()
+    for quantity in ("entropy", "log_prob", "logits"):
+        see(monitor, "left", quantity)
+    assert [s.quantity for s in monitor.sightings(monitor.flags, 1)] == [
+        "logits", "log_prob", "entropy",
+    ]  # fmt: skip
+
+
+def test_detected_names_every_head() -> None:
+    monitor = monitor_of()
+    monitor.see_heads(0, "logits", torch.tensor([[torch.inf, 0.0], [-torch.inf, torch.nan]]))
+    monitor.see_shared(0, "observations", torch.zeros(3))
+    inf, nan = detected(monitor.heads, monitor.sightings(monitor.flags, 1))
+    assert inf == {"left": True, "right": False}
+    assert nan == {"left": False, "right": True}
+
+
+def test_names_are_the_callers() -> None:
+    monitor = NonfiniteMonitor(("a", "b", "c"), ("scores",), ("embedding",), 2)
+    assert len(monitor.rows()) == 4
+    for head, quantity in itertools.product("abc", ("scores",)):
+        assert (head, quantity) in monitor.rows()
+    with pytest.raises(ValueError, match="not in"):
+        monitor.see_heads(0, "logits", torch.zeros(1, 3))

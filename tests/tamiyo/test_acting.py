@@ -1,0 +1,42 @@
+"""Acting: legal combinations only, and the mask that counted."""
+
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from esper.leyline.heads import ACTIVE_HEADS, HEAD_NAMES, HEAD_SIZES, Op
+from esper.tamiyo.acting import act, active_heads
+from esper.tamiyo.policy import RecurrentPolicy, taken
+
+HOSTS = 16
+
+
+@settings(max_examples=50)
+@given(seed=st.integers(0, 10_000))
+def test_the_slot_drawn_is_one_that_the_op_may_act_on(seed: int) -> None:
+    random = torch.Generator().manual_seed(seed)
+    policy = RecurrentPolicy(4, feature_size=8, lstm_size=8)
+    slots = torch.rand(HOSTS, len(Op), HEAD_SIZES[0], generator=random) > 0.6
+    slots[:, Op.WAIT] = True
+    mask = torch.ones(HOSTS, sum(HEAD_SIZES), dtype=torch.bool)
+    mask[:, -len(Op) :] = slots.any(-1)  # an op with no slot to act on is illegal
+    observations = torch.randn(HOSTS, 4, generator=random)
+
+    with torch.no_grad():
+        decision = act(policy, observations, mask, slots, policy.initial_state(HOSTS), random)
+
+    op, slot = decision.actions[:, -1], decision.actions[:, 0]
+    assert slots[torch.arange(HOSTS), op, slot].all()
+    assert decision.mask[:, : HEAD_SIZES[0]].equal(slots[torch.arange(HOSTS), op])
+    assert decision.mask[:, HEAD_SIZES[0] :].equal(mask[:, HEAD_SIZES[0] :])
+    logits = policy(observations.unsqueeze(0), policy.initial_state(HOSTS)).logits.squeeze(0)
+    again = taken(policy.head_log_probs(logits, decision.mask), decision.actions)
+    torch.testing.assert_close(decision.log_probs, again)
+    assert decision.log_probs.isfinite().all()
+
+
+def test_active_heads_are_those_of_the_contract() -> None:
+    table = active_heads(torch.tensor(list(Op)))
+    for op in Op:
+        names = {name for name, on in zip(HEAD_NAMES, table[op].tolist(), strict=True) if on}
+        assert names == set(ACTIVE_HEADS[op])
