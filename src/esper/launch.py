@@ -29,6 +29,7 @@ from esper.simic.config import (
     write_config,
 )
 from esper.simic.drill import scheduled
+from esper.simic.stopping import stop_on_signal
 
 if TYPE_CHECKING:
     from esper.leyline.telemetry import RunFinished
@@ -129,10 +130,11 @@ def train_child(run: Path) -> int:
 
 
 def _train(run: Path, config: TrainingConfig, progress: "ProgressReport") -> "RunFinished":
-    from esper.simic.training import train
+    # Signals first: whoever asks to stop while torch is still loading is heard, too.
+    with stop_on_signal() as stop, RunWriter(run) as writer, progress:
+        from esper.simic.training import train
 
-    with RunWriter(run) as writer, progress:
-        return train(config, run, writer, progress)
+        return train(config, run, writer, progress, stop)
 
 
 class TrainingProcess:
@@ -178,7 +180,6 @@ def train_behind_sanctum(run: Path, run_dir: Path) -> int:
         return 0
     if outcome == "stop":
         print("Training stops after the current update. Ctrl-C stops it at once.")
-        child.stop()
         try:
             child.wait()
         except KeyboardInterrupt:

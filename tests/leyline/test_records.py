@@ -108,3 +108,5 @@ def test_the_head_latches_are_as_the_facts_have_it():
 
 def test_a_record_is_found_by_what_it_is_about():
     assert record_of("tamiyo.head_inf_latch") is HEAD_INF_LATCH
+    with pytest.raises(UnknownRecordError, match=r"run\.pid"):
+        record_of("run.pid")

@@ -102,9 +102,10 @@ def _not_found(reference: str, run_dir: Path, runs: list[Path]) -> str:
     if not runs:
         return f"there is no run {reference!r}: {run_dir} holds no runs"
     containing = [run for run in runs if reference.lower() in run.name.lower()]
-    names = {run.name: run for run in runs}
-    close = [names[name] for name in get_close_matches(reference, names, n=3, cutoff=0.5)]
-    if near := containing or close:
+    names = {run.name[len(_stamp_of(run)) :].lstrip("-"): run for run in runs}
+    names |= {run.name: run for run in runs}
+    close = [names[name] for name in get_close_matches(reference, names, n=3)]
+    if near := containing or list(dict.fromkeys(close)):
         return f"there is no run {reference!r} in {run_dir}; did you mean {_listing(near)}?"
     return f"there is no run {reference!r} in {run_dir}; the newest there is {runs[-1].name}"
 
@@ -133,6 +134,11 @@ def _is_run(path: Path) -> bool:
     )
 
 
-def _age_key(run: Path) -> tuple[str, int, str]:
+def _stamp_of(run: Path) -> str:
     matched = _ID.fullmatch(run.name)
-    return (matched[1] if matched else "", len(run.name), run.name)
+    return matched[1] if matched else ""
+
+
+def _age_key(run: Path) -> tuple[str, int, str]:
+    # Of one second and one name, "-10" comes after "-9".
+    return _stamp_of(run), len(run.name), run.name

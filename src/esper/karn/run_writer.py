@@ -216,7 +216,8 @@ class RunWriter:
             store.open()
             refused = store.write([*notices, *batch])
             if with_heartbeat:
-                store.beat(self._lost, self._last_error or "")
+                error = refused[-1] if refused else self._last_error
+                store.beat(self._lost + len(refused), error or "")
         except _STORE_ERRORS as error:
             store.abandon()
             self._note_failure(f"{self._path} could not be written: {error}")

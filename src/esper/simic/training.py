@@ -25,7 +25,7 @@ from esper.simic.collecting import collect, episode_seeds
 from esper.simic.config import ConfigError, TrainingConfig
 from esper.simic.drill import Injection, parse_injection, scheduled
 from esper.simic.progress import ProgressReport
-from esper.simic.stopping import StopRequest, stop_on_signal
+from esper.simic.stopping import StopRequest
 from esper.simic.telemetry.emitters import EventWriter, emit_episodes, emit_ppo_update_event
 from esper.simic.threads import choose_threads
 from esper.tamiyo.policy import RecurrentPolicy
@@ -45,7 +45,11 @@ def resolve_device(name: str) -> torch.device:
 
 
 def train(
-    config: TrainingConfig, run: Path, writer: EventWriter, progress: ProgressReport
+    config: TrainingConfig,
+    run: Path,
+    writer: EventWriter,
+    progress: ProgressReport,
+    stop: StopRequest,
 ) -> RunFinished:
     """Train until all episodes are done or somebody asks to stop; go on from any checkpoint.
 
@@ -54,6 +58,7 @@ def train(
         run: the run's directory, whose checkpoints are gone on from and written to.
         writer: that is told everything.
         progress: that a person reads.
+        stop: whether somebody asked to.
 
     Returns:
         How it ended, as it was told to the writer.
@@ -63,9 +68,8 @@ def train(
     """
     trainer: Trainer | None = None
     try:
-        with stop_on_signal() as stop:
-            trainer = Trainer(config, run, writer, progress)
-            ending = trainer.run(stop)
+        trainer = Trainer(config, run, writer, progress)
+        ending = trainer.run(stop)
     except BaseException as error:
         # Whatever ends the process, the run says so; only what nobody asked for goes on up.
         update, episodes_done = trainer.done if trainer else (0, 0)

@@ -290,7 +290,7 @@ class SanctumAggregator:
             head_log_prob_min=dict(last.head_log_prob_min) if last else {},
             head_log_prob_max=dict(last.head_log_prob_max) if last else {},
             head_active_fraction=dict(last.head_active_fraction) if last else {},
-            head_trend={head: self._trend(head) for head in heads},
+            head_trend={head: self._trend(head) for head in heads} if last else {},
         )
 
     def _trend(self, head: str) -> HeadTrend:

@@ -35,10 +35,16 @@ class SanctumApp(App[Outcome]):
     TITLE = "Sanctum"
     CSS_PATH = "sanctum.tcss"
     # The classes that the screen has in sanctum.tcss, by the columns of the terminal.
-    HORIZONTAL_BREAKPOINTS = ((0, "-narrow"), (110, "-medium"), (170, "-wide"))
+    HORIZONTAL_BREAKPOINTS = [  # noqa: RUF012  (mypy takes Textual's declaration for an instance's)
+        (0, "-narrow"),
+        (110, "-medium"),
+        (170, "-wide"),
+    ]
+    ALLOW_SELECT = False  # panels draw lines of their own, of which Textual cannot select a part
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("q", "quit", "Quit", tooltip="Leave Sanctum"),
-        Binding("question_mark,f1", "help", "Help", key_display="?", tooltip="Show this help"),
+        Binding("ctrl+q,ctrl+c", "quit", show=False, tooltip="Leave Sanctum"),
+        Binding("question_mark,f1", "help", "Help", tooltip="Show this help"),
         Binding("d", "toggle_theme", "Dark/light", tooltip="Switch the theme"),
     ]
 
@@ -107,20 +113,19 @@ class SanctumApp(App[Outcome]):
 
     async def action_quit(self) -> None:
         """Leave; over a live training process ask first what is to become of it."""
-        if self._child is None or self._child.poll() is not None:
+        # A run that said it is over has nothing left to decide, though its process may linger.
+        is_over = self.view is not None and self.view.status.is_over
+        if self._child is None or is_over or self._child.poll() is not None:
             self.exit("quit")
             return
         from esper.karn.sanctum.screens.quit_dialog import QuitDialog  # as above
 
         if not isinstance(self.screen, QuitDialog):
-            self.push_screen(QuitDialog(), self._leave)
+            self.push_screen(QuitDialog(self._child.pid), self._leave)
 
     def _leave(self, outcome: Outcome | None) -> None:
-        if outcome is None:
-            return
-        if outcome == "stop" and self._child is not None:
-            self._child.stop()
-        self.exit(outcome)
+        if outcome is not None:
+            self.exit(outcome)
 
 
 def run_sanctum(
@@ -131,8 +136,8 @@ def run_sanctum(
     Args:
         directory: the run's directory, or None for the first run that appears in `run_dir`.
         run_dir: the folder that holds runs.
-        child: a training process that Sanctum is opened over. If it is left with "stop", the
-            process has been asked to stop and may still be at it.
+        child: a training process that Sanctum is opened over. Where the answer is "stop", it is for
+            the caller to stop it: Sanctum itself touches no process.
     """
     # None is returned only where the terminal went away: then training must go on.
     outcome = SanctumApp(directory, run_dir, child=child).run()

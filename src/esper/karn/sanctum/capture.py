@@ -40,7 +40,10 @@ def render_once(view: View, width: int, palette: Palette = TERMINAL) -> Text:
     for title, body in panels.items():
         rule = f"── {title} ".ljust(width, "─")
         parts += [Text(rule, style=palette.muted, no_wrap=True), body]
-    return Text("\n").join(parts)
+    lines = [line for part in parts for line in part.split("\n", allow_blank=True)]
+    for line in lines:
+        line.rstrip()
+    return Text("\n").join(lines)
 
 
 def print_once(

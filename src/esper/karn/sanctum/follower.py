@@ -86,7 +86,7 @@ class RunFollower:
 
     def _advance(self) -> None:
         identity = self._reader.identity()
-        if identity != self._identity:
+        if identity is not None and identity != self._identity:
             if self._identity is not None:
                 self._start_over()  # another store took the place of the one we knew
             self._identity = identity

@@ -39,6 +39,7 @@ def _theme(name: str, palette: Palette, *, surface: str, panel: str, dark: bool)
         error=palette.critical,
         dark=dark,
         variables={
+            "button-focus-text-style": "bold",
             "muted": palette.muted,
             "faint": palette.faint,
             "footer-background": palette.ground,

@@ -2,12 +2,15 @@
 
 from typing import Literal, Protocol
 
-#: How Sanctum was left: a plain quit, or with a live trainer detached from or asked to stop.
+#: How Sanctum was left: a plain quit, or with a live trainer to be left running or to be stopped.
 Outcome = Literal["quit", "detach", "stop"]
 
 
 class TrainerChild(Protocol):
-    """A training process that was started together with Sanctum."""
+    """A training process that was started together with Sanctum.
+
+    Sanctum never signals it: stopping it, when that is the outcome, is for whoever started it.
+    """
 
     @property
     def pid(self) -> int:
@@ -15,6 +18,3 @@ class TrainerChild(Protocol):
 
     def poll(self) -> int | None:
         """Return the process's exit code, or None while it runs."""
-
-    def stop(self) -> None:
-        """Ask the process to write a checkpoint and finish at its next update; do not wait."""

@@ -27,6 +27,7 @@ RECORDS: Final[tuple[TelemetryRecord, ...]] = (
     *HEAD_RECORDS,
     *HOST_RECORDS,
 )
+_BY_SNAPSHOT_PATH: Final = {record.wiring.snapshot: record for record in RECORDS}
 
 
 class UnknownRecordError(ValueError):
@@ -51,6 +52,12 @@ def find_record(reference: str) -> TelemetryRecord:
 
 
 def record_of(snapshot_path: str) -> TelemetryRecord:
-    """Return the record of what stands at a path of the snapshot, such as `training.entropy`."""
-    (record,) = (record for record in RECORDS if record.wiring.snapshot == snapshot_path)
+    """Return the record of what stands at a path of the snapshot, such as `training.entropy`.
+
+    Raises:
+        UnknownRecordError: what stands there has no record.
+    """
+    record = _BY_SNAPSHOT_PATH.get(snapshot_path)
+    if record is None:
+        raise UnknownRecordError(f"there is no telemetry record of {snapshot_path!r}")
     return record

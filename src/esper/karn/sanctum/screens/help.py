@@ -56,17 +56,14 @@ def render_signs(palette: Palette) -> Text:
 
 def keys_of(screen: Screen[object]) -> list[tuple[str, str]]:
     """Return the keys that work on a screen and in its focused panel, with what they do."""
-    keys: dict[tuple[str, str], list[str]] = {}
+    keys: dict[str, list[str]] = {}
     for active in screen.active_bindings.values():
         binding = active.binding
         meaning = active.tooltip or binding.tooltip or binding.description
-        if meaning and active.enabled:
-            shown = screen.app.get_key_display(binding)
-            keys.setdefault((binding.action, meaning), []).append(shown)
-    return [
-        (" ".join(dict.fromkeys(shown)), meaning[0].upper() + meaning[1:])
-        for (_action, meaning), shown in keys.items()
-    ]
+        # Textual's own binding for copying a selection is always there; Sanctum allows none.
+        if meaning and active.enabled and binding.action != "screen.copy_text":
+            keys.setdefault(meaning, []).append(screen.app.get_key_display(binding))
+    return [(" ".join(dict.fromkeys(shown)), meaning) for meaning, shown in keys.items()]
 
 
 class HelpScreen(ModalScreen[None]):

@@ -44,6 +44,15 @@ class OverviewScreen(Screen[None]):
     """Shows a run at one glance; knows nothing of it but the view that it is given."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
+        Binding(
+            "tab", "app.focus_next", show=False, tooltip="To the next panel, or the one before"
+        ),
+        Binding(
+            "shift+tab",
+            "app.focus_previous",
+            show=False,
+            tooltip="To the next panel, or the one before",
+        ),
         Binding("l", "focus_log", "Log", tooltip="Go to the event log"),
     ]
 

@@ -24,10 +24,14 @@ class QuitDialog(ModalScreen[Outcome | None]):
         Binding("right", "app.focus_next", show=False, tooltip="To the button on the right"),
     ]
 
+    def __init__(self, pid: int) -> None:
+        super().__init__()
+        self._pid = pid
+
     def compose(self) -> ComposeResult:
         """Yield the question, what each answer means, and a button for each."""
         with Vertical(id="dialog"):
-            yield Static("Training is still going on.", id="question")
+            yield Static(f"Training is still going on, in process {self._pid}.", id="question")
             yield Static(
                 "Detach  leaves it running; `sanctum` shows it again.\n"
                 "Stop    ends it at the next update; it can be resumed.\n"

@@ -12,8 +12,8 @@ from esper.karn.sanctum.widgets.palette import DARK, Palette
 from esper.karn.sanctum.widgets.panel import Panel
 
 _SIGNS: Final = {"latch": "●", "error": "✗", "warning": "!"}
-_TIME_WIDTH: Final = 9
 _SIGN_WIDTH: Final = 2
+_NARROW: Final = 60  # cells; in fewer, the time goes without its seconds
 
 
 def render_log(snapshot: SanctumSnapshot, width: int, palette: Palette = DARK) -> Text:
@@ -30,13 +30,15 @@ def _entry(entry: LogEntry, width: int, palette: Palette) -> list[Text]:
         "error": palette.critical,
         "warning": palette.warning,
     }.get(entry.level, palette.ink)
-    clock = datetime.fromtimestamp(entry.time).strftime("%H:%M:%S")
-    sign = _SIGNS.get(entry.level, "")
-    indent = _TIME_WIDTH + _SIGN_WIDTH
+    clock = datetime.fromtimestamp(entry.time).strftime(
+        "%H:%M " if width < _NARROW else "%H:%M:%S "
+    )
+    sign = _SIGNS.get(entry.level, "").ljust(_SIGN_WIDTH)
+    indent = len(clock) + len(sign)
     wrapped = textwrap.wrap(entry.text, max(8, width - indent)) or [""]
-    first = Text(no_wrap=True).append(clock.ljust(_TIME_WIDTH), palette.muted)
-    first.append(sign.ljust(_SIGN_WIDTH), style).append(wrapped[0], style)
-    return [first, *(Text(" " * indent + more, style=style, no_wrap=True) for more in wrapped[1:])]
+    first = Text(no_wrap=True).append(clock, palette.muted).append(sign + wrapped[0], style)
+    rest = [Text(no_wrap=True).append(" " * indent + more, style) for more in wrapped[1:]]
+    return [first, *rest]
 
 
 class EventLog(Panel):

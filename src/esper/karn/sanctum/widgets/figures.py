@@ -3,10 +3,6 @@
 import math
 from typing import Final
 
-from rich.text import Text
-
-from esper.karn.sanctum.widgets.palette import Palette
-
 #: What stands where nothing has been measured yet.
 ABSENT: Final = "–"
 
@@ -76,14 +72,3 @@ def duration(seconds: float | None) -> str:
     days, rest = divmod(whole, 86_400)
     clock = f"{rest // 3600}:{rest // 60 % 60:02}:{rest % 60:02}"
     return f"{days} d {clock}" if days else clock
-
-
-def styled_figure(value: float | None, palette: Palette, width: int = 5) -> Text:
-    """Return `figure` padded to `width`; a non-finite value stands out."""
-    if value is None:
-        style = palette.faint
-    elif nonfinite_kind(value) is not None:
-        style = f"bold {palette.critical}"
-    else:
-        style = palette.ink
-    return Text(figure(value, width).ljust(width), style=style)

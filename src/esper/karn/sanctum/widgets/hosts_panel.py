@@ -8,7 +8,8 @@ from rich.text import Text
 from esper.karn.sanctum.schema import HostState, RunState, SanctumSnapshot, SlotState
 from esper.karn.sanctum.view import View
 from esper.karn.sanctum.widgets.charts import BLOCKS, NONFINITE_SIGNS, sparkline
-from esper.karn.sanctum.widgets.figures import count, nonfinite_kind, percentage, styled_figure
+from esper.karn.sanctum.widgets.figures import count, figure, nonfinite_kind, percentage
+from esper.karn.sanctum.widgets.judgement import figure_style
 from esper.karn.sanctum.widgets.palette import DARK, Palette
 from esper.karn.sanctum.widgets.panel import Panel
 from esper.leyline.heads import Stage
@@ -132,16 +133,16 @@ def _host_line(
 ) -> Text:
     line = Text(no_wrap=True)
     line.append(f"{host.host + 1}".rjust(_INDEX_WIDTH - 1) + " ", palette.muted)
-    broken = nonfinite_kind(host.accuracy) is not None
     line.append(
         percentage(host.accuracy).ljust(_PERCENT_WIDTH),
-        f"bold {palette.critical}" if broken else palette.ink,
+        figure_style("hosts[…].accuracy", host.accuracy, run.update, palette),
     )
     line.append_text(sparkline(host.accuracy_history, columns.curve, palette)).append(" ")
     line.append(count(host.parameters).ljust(_COUNT_WIDTH + 1), palette.ink)
     if columns.figures:
-        for value in (host.loss, host.reward):
-            line.append_text(styled_figure(value, palette, _FIGURE_WIDTH)).append(" ")
+        for name, value in (("loss", host.loss), ("reward", host.reward)):
+            style = figure_style(f"hosts[…].{name}", value, run.update, palette)
+            line.append(figure(value, _FIGURE_WIDTH).ljust(_FIGURE_WIDTH + 1), style)
     for slot in range(slots):
         state = host.slots[slot] if slot < len(host.slots) else SlotState()
         line.append_text(_slot(state, run, columns, palette))

@@ -67,21 +67,16 @@ def render_master(view: View, width: int, height: int, palette: Palette = DARK) 
         line.append(f"  {_reason(view)}", palette.ink)
         line.truncate(width, overflow="ellipsis")
         return line
-    lines = [
-        Text(no_wrap=True).append(f"{'':{_MARGIN}}{row:{width - _MARGIN}}", style)
-        for row in (top, bottom)
-    ]
     reason = textwrap.wrap(
         f"● {_reason(view)}",
         width - 2 * _MARGIN,
-        max_lines=height - 2,
+        max_lines=max(1, height - 3),
         placeholder="…",
         subsequent_indent="  ",
     )
-    lines += [
-        Text(no_wrap=True).append(f"{'':{_MARGIN}}{row:{width - _MARGIN}}", style) for row in reason
-    ]
-    lines += [Text(no_wrap=True).append(" " * width, style)] * (height - len(lines))
+    rows = [*([""] if height > 3 else []), top, bottom, *reason]
+    rows += [""] * (height - len(rows))
+    lines = [Text(no_wrap=True).append(f"{'':{_MARGIN}}{row}".ljust(width), style) for row in rows]
     return Text("\n", no_wrap=True).join(lines)
 
 

@@ -1,7 +1,8 @@
 """The frame that a pure render function is put into to become a widget."""
 
-from typing import ClassVar
+from typing import ClassVar, Final
 
+from rich.segment import Segment
 from rich.text import Text
 from textual.binding import Binding, BindingType
 from textual.geometry import Size
@@ -12,8 +13,12 @@ from esper.karn.sanctum.themes import palette_of
 from esper.karn.sanctum.view import View
 from esper.karn.sanctum.widgets.palette import Palette
 
+_SCROLL_LINE: Final = "Scroll the focused panel by a line"
+_SCROLL_PAGE: Final = "Scroll it by a page"
+_SCROLL_ALL: Final = "Scroll it to its beginning or its end"
 
-class Panel(ScrollView, can_focus=True):
+
+class Panel(ScrollView, can_focus=True, inherit_bindings=False):
     """Draws the view it was last given, and repaints only the lines that changed.
 
     Widgets that show the run are subclasses which say in `draw` what stands in them: Textual calls
@@ -22,6 +27,12 @@ class Panel(ScrollView, can_focus=True):
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("enter", "zoom", "Zoom", tooltip="Give the focused panel all the room, or back"),
+        Binding("up", "scroll_up", show=False, tooltip=_SCROLL_LINE),
+        Binding("down", "scroll_down", show=False, tooltip=_SCROLL_LINE),
+        Binding("pageup", "page_up", show=False, tooltip=_SCROLL_PAGE),
+        Binding("pagedown", "page_down", show=False, tooltip=_SCROLL_PAGE),
+        Binding("home", "scroll_home", show=False, tooltip=_SCROLL_ALL),
+        Binding("end", "scroll_end", show=False, tooltip=_SCROLL_ALL),
     ]
 
     #: Whether the panel changes with the time alone, when the run has said nothing new.
@@ -62,7 +73,10 @@ class Panel(ScrollView, can_focus=True):
                 self.refresh_line(y)
 
     def _strip(self, line: Text) -> Strip:
-        return Strip(line.render(self.app.console), line.cell_len)
+        console = self.app.console
+        # Rich leaves the style of the whole out where no part has a style of its own.
+        style = console.get_style(line.style)
+        return Strip(Segment.apply_style(line.render(console), style), line.cell_len)
 
     def render_line(self, y: int) -> Strip:
         """Return one line of what is visible, `y` counted from the panel's top."""

@@ -1,112 +1,130 @@
 """PPO's losses and the health of the policy: each figure with its history."""
 
+import math
 from dataclasses import dataclass
 from typing import Final
 
 from rich.text import Text
 
-from esper.karn.sanctum.schema import SanctumSnapshot, TrainingState
+from esper.karn.sanctum.schema import SanctumSnapshot
 from esper.karn.sanctum.view import View
 from esper.karn.sanctum.widgets.charts import line_chart, sparkline
-from esper.karn.sanctum.widgets.figures import ABSENT, figure, styled_figure
+from esper.karn.sanctum.widgets.figures import ABSENT, figure
+from esper.karn.sanctum.widgets.judgement import figure_style
 from esper.karn.sanctum.widgets.palette import DARK, Palette
 from esper.karn.sanctum.widgets.panel import Panel
 
 _LABEL_WIDTH: Final = 15
-_VALUE_WIDTH: Final = 7
+_VALUE_WIDTH: Final = 6
 _NARROWEST_CHART: Final = 26
 _TALLEST_CHART: Final = 10
-_GAP: Final = 3
+_SCALE_WIDTH: Final = 6
+_GAP: Final = 3  # between two columns of charts
+_FOOT_LINES: Final = 2
+
+#: What is shown: label, and field of TrainingState; its history is in `<field>_history`.
+_FIGURES: Final = (
+    ("Policy loss", "policy_loss"),
+    ("Value loss", "value_loss"),
+    ("Entropy", "entropy"),
+    ("KL", "approximate_kl"),
+    ("Clip fraction", "clip_fraction"),
+    ("Explained var.", "explained_variance"),
+    ("Gradient norm", "gradient_norm"),
+    ("Score", "score"),
+)
 
 
 @dataclass(frozen=True)
 class _Series:
     label: str
-    value: float | None
+    value: Text
     history: tuple[float, ...]
 
 
-def _series(training: TrainingState) -> list[_Series]:
-    return [
-        _Series("Policy loss", training.policy_loss, training.policy_loss_history),
-        _Series("Value loss", training.value_loss, training.value_loss_history),
-        _Series("Entropy", training.entropy, training.entropy_history),
-        _Series("KL", training.approximate_kl, training.approximate_kl_history),
-        _Series("Clip fraction", training.clip_fraction, training.clip_fraction_history),
-        _Series("Explained var.", training.explained_variance, training.explained_variance_history),
-        _Series("Gradient norm", training.gradient_norm, training.gradient_norm_history),
-        _Series("Score", training.score, training.score_history),
-    ]
-
-
 def render_policy(
-    snapshot: SanctumSnapshot, width: int, height: int = 9, palette: Palette = DARK
+    snapshot: SanctumSnapshot, width: int, height: int = 10, palette: Palette = DARK
 ) -> Text:
     """Return the figures with their histories: one line each, or charts where there is room.
 
     Charts stand in two columns from a `width` of 55 on, and grow with the `height`.
     """
-    series = _series(snapshot.training)
+    series = _series(snapshot, palette)
     columns = 2 if width >= 2 * _NARROWEST_CHART + _GAP else 1
     rows = -(-len(series) // columns)
-    chart_height = min(_TALLEST_CHART, (height - 1) // rows - 1)
+    chart_height = min(_TALLEST_CHART, (height - _FOOT_LINES) // rows - 1)
     if chart_height >= 1:
         lines = _charts(series, width, columns, chart_height, palette)
     else:
         lines = [_one_line(one, width, palette) for one in series]
-    lines.append(_footnote(snapshot.training, palette))
+    lines += _foot(snapshot, width, palette)
     for line in lines:
         line.truncate(width, overflow="ellipsis")
     return Text("\n", no_wrap=True).join(lines)
 
 
+def _series(snapshot: SanctumSnapshot, palette: Palette) -> list[_Series]:
+    training = snapshot.training
+    return [
+        _Series(label, _figure(snapshot, field, palette), getattr(training, f"{field}_history"))
+        for label, field in _FIGURES
+    ]
+
+
+def _figure(snapshot: SanctumSnapshot, field: str, palette: Palette) -> Text:
+    value = getattr(snapshot.training, field)
+    style = figure_style(f"training.{field}", value, snapshot.run.update, palette)
+    return Text(no_wrap=True).append(figure(value, _VALUE_WIDTH).ljust(_VALUE_WIDTH), style)
+
+
 def _one_line(series: _Series, width: int, palette: Palette) -> Text:
     line = Text(no_wrap=True).append(series.label.ljust(_LABEL_WIDTH), palette.muted)
-    line.append_text(styled_figure(series.value, palette, _VALUE_WIDTH)).append(" ")
-    chart_width = width - _LABEL_WIDTH - _VALUE_WIDTH - 1
-    return line.append_text(sparkline(series.history, max(0, chart_width), palette))
+    line.append_text(series.value).append(" ")
+    return line.append_text(sparkline(series.history, max(0, width - line.cell_len), palette))
 
 
 def _charts(
     series: list[_Series], width: int, columns: int, chart_height: int, palette: Palette
 ) -> list[Text]:
-    chart_width = (width - _GAP * (columns - 1)) // columns
+    column_width = (width - _GAP * (columns - 1)) // columns
+    gap = Text(" " * _GAP, no_wrap=True)
     lines = []
     for start in range(0, len(series), columns):
         row = series[start : start + columns]
-        blocks = [
-            [
-                _title(one, chart_width, palette),
-                *line_chart(one.history, chart_width, chart_height, palette),
-            ]
-            for one in row
-        ]
-        lines += [Text(" " * _GAP, no_wrap=True).join(cells) for cells in zip(*blocks, strict=True)]
+        blocks = [_chart(one, column_width, chart_height, palette) for one in row]
+        lines += [gap.join(cells) for cells in zip(*blocks, strict=True)]
     return lines
 
 
-def _title(series: _Series, width: int, palette: Palette) -> Text:
-    line = Text(no_wrap=True).append(f"{series.label}  ", palette.muted)
-    line.append_text(styled_figure(series.value, palette, _VALUE_WIDTH))
-    finite = [value for value in series.history if abs(value) < float("inf")]
-    if len(finite) > 1 and min(finite) < max(finite):
-        span = f"{figure(min(finite))} to {figure(max(finite))}"
-        if line.cell_len + len(span) + 2 <= width:
-            line.append(span.rjust(width - line.cell_len), palette.faint)
-    line.truncate(width, pad=True)
-    return line
+def _chart(series: _Series, width: int, height: int, palette: Palette) -> list[Text]:
+    """Return a title and a chart with the highest and the lowest finite value at its right."""
+    title = Text(no_wrap=True).append(f"{series.label}  ", palette.muted).append_text(series.value)
+    title.truncate(width, pad=True)
+    finite = [value for value in series.history if math.isfinite(value)]
+    scale = [""] * height
+    if finite and height > 1:
+        scale[0], scale[-1] = figure(max(finite)), figure(min(finite))
+    chart = line_chart(series.history, width - _SCALE_WIDTH, height, palette)
+    for line, mark in zip(chart, scale, strict=True):
+        line.append(f" {mark:<{_SCALE_WIDTH - 1}}", palette.faint)
+    return [title, *chart]
 
 
-def _footnote(training: TrainingState, palette: Palette) -> Text:
-    line = Text(no_wrap=True).append("Learning rate ", palette.muted)
-    line.append(figure(training.learning_rate), palette.ink).append("  Skipped ", palette.muted)
+def _foot(snapshot: SanctumSnapshot, width: int, palette: Palette) -> list[Text]:
+    training = snapshot.training
+    rate = Text(no_wrap=True).append("Learning rate".ljust(_LABEL_WIDTH), palette.muted)
+    rate.append_text(_figure(snapshot, "learning_rate", palette))
+    skipped = Text(no_wrap=True).append("Skipped".ljust(_LABEL_WIDTH), palette.muted)
     if training.learning_rate is None:
-        return line.append(ABSENT, palette.ink)
-    line.append(
-        f"{training.minibatches_skipped}/{training.minibatches}",
-        palette.warning if training.minibatches_skipped else palette.ink,
+        return [rate, skipped.append(ABSENT, palette.faint)]
+    style = figure_style(
+        "training.minibatches_skipped", training.minibatches_skipped, snapshot.run.update, palette
     )
-    return line.append(f", {training.skipped_in_run} in all", palette.muted)
+    skipped.append(f"{training.minibatches_skipped}/{training.minibatches}", style)
+    rest = f" minibatches, {training.skipped_in_run} in this run"
+    if skipped.cell_len + len(rest) > width:
+        rest = f", {training.skipped_in_run} in all"
+    return [rate, skipped.append(rest, palette.muted)]
 
 
 class PolicyPanel(Panel):

@@ -54,12 +54,15 @@ def render_header(view: View, width: int, height: int, palette: Palette = DARK) 
     )
     time = _fields([("elapsed", elapsed)], palette)
     losses = _losses(run, palette)
-    details = _fields(_details(run), palette)
     if height >= 4:
-        lines = [identity, details, progress, _join([rates, time, losses])]
+        lines = [identity, _fields(_details(run), palette), progress, _join([rates, time, losses])]
     else:
-        lines = [_join([identity, details]), _join([progress, rates, losses])]
-        lines[0] = _right_aligned(lines[0], time, width)
+        room = width - identity.cell_len - time.cell_len - 2 * len(_SEPARATOR)
+        fields = _details(run)
+        while fields and _fields(fields, palette).cell_len > room:
+            fields.pop()
+        first = _join([identity, _fields(fields, palette)])
+        lines = [_right_aligned(first, time, width), _join([progress, rates, losses])]
     for line in lines:
         line.truncate(width, overflow="ellipsis")
     return Text("\n", no_wrap=True).join(lines)
@@ -69,12 +72,12 @@ def _details(run: RunState) -> list[tuple[str, str]]:
     fields = [("task", run.task)] if run.task else []
     if run.environments:
         fields.append(("hosts", str(run.environments)))
-    if run.host_parameters:
-        fields.append(("host parameters", count(run.host_parameters)))
     if run.device:
         fields.append(("on", run.device))
     if run.seed is not None:
         fields.append(("seed", str(run.seed)))
+    if run.host_parameters:
+        fields.append(("host parameters", count(run.host_parameters)))
     return fields
 
 

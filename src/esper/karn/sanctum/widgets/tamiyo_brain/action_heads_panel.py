@@ -1,7 +1,6 @@
 """The action heads: a column each, their figures with trends, and the Inf and NaN lights."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Final
 
 from rich.text import Text
@@ -9,7 +8,8 @@ from rich.text import Text
 from esper.karn.sanctum.schema import FirstSighting, HeadTrend, SanctumSnapshot, TamiyoState
 from esper.karn.sanctum.view import View
 from esper.karn.sanctum.widgets.charts import sparkline
-from esper.karn.sanctum.widgets.figures import styled_figure
+from esper.karn.sanctum.widgets.figures import figure
+from esper.karn.sanctum.widgets.judgement import figure_style
 from esper.karn.sanctum.widgets.palette import DARK, Palette
 from esper.karn.sanctum.widgets.panel import Panel
 from esper.leyline.telemetry import SHARED
@@ -40,30 +40,21 @@ _SHORTEST_TREND: Final = 12  # in updates: two of them would always look like a 
 SHORT_HEIGHT: Final = 8
 
 
-@dataclass(frozen=True)
-class _Figure:
-    """One row of figures: its label, its values by head and, where there is one, its history."""
-
-    label: str
-    values: Mapping[str, float]
-    trend: str | None = None  # the field of HeadTrend
-
-
-def _figures(tamiyo: TamiyoState, *, all_of_them: bool) -> list[_Figure]:
-    rows = [
-        _Figure("Entropy", tamiyo.head_entropy, "entropy"),
-        _Figure("Grad norm", tamiyo.head_gradient_norm, "gradient_norm"),
-        _Figure("Ratio max", tamiyo.head_ratio_max, "ratio_max"),
-        _Figure("Clip", tamiyo.head_clip_fraction, "clip_fraction"),
-    ]
-    if all_of_them:
-        rows += [
-            _Figure("KL", tamiyo.head_kl),
-            _Figure("Log p min", tamiyo.head_log_prob_min),
-            _Figure("Log p max", tamiyo.head_log_prob_max),
-            _Figure("Active", tamiyo.head_active_fraction),
-        ]
-    return rows
+#: What is always shown: label, field of TamiyoState, and field of HeadTrend.
+_FIGURES: Final = (
+    ("Entropy", "head_entropy", "entropy"),
+    ("Grad norm", "head_gradient_norm", "gradient_norm"),
+    ("Ratio max", "head_ratio_max", "ratio_max"),
+    ("Clip", "head_clip_fraction", "clip_fraction"),
+)
+#: What is shown beside that where there is room; these have no history.
+_MORE_FIGURES: Final = (
+    ("KL", "head_kl", None),
+    ("Log p min", "head_log_prob_min", None),
+    ("Log p max", "head_log_prob_max", None),
+    ("Active", "head_active_fraction", None),
+)
+_Figures = tuple[tuple[str, str, str | None], ...]
 
 
 def display_name(head: str) -> str:
@@ -87,11 +78,13 @@ def render_heads(
     """
     tamiyo = snapshot.tamiyo
     heads = list(dict.fromkeys([*snapshot.run.heads, *tamiyo.head_inf_latch]))
-    figures = _figures(tamiyo, all_of_them=height >= SHORT_HEIGHT + 4)
+    figures: _Figures = _FIGURES
+    if height >= SHORT_HEIGHT + len(_MORE_FIGURES):
+        figures += _MORE_FIGURES
     trend_width = _trend_width(heads, width)
     lines: list[Text] = []
     for group in _groups(heads, width, trend_width):
-        lines += _render_group(group, figures, tamiyo, trend_width, palette)
+        lines += _render_group(group, figures, snapshot, trend_width, palette)
     lines.append(_shared_line(tamiyo, palette))
     for line in lines:
         line.truncate(width, overflow="ellipsis")
@@ -125,28 +118,30 @@ def _groups(heads: Sequence[str], width: int, trend_width: int) -> list[list[str
 
 def _render_group(
     heads: Sequence[str],
-    figures: Sequence[_Figure],
-    tamiyo: TamiyoState,
+    figures: _Figures,
+    snapshot: SanctumSnapshot,
     trend_width: int,
     palette: Palette,
 ) -> list[Text]:
+    tamiyo = snapshot.tamiyo
     widths = {head: _column_width(head, trend_width) for head in heads}
     names = _label("", palette)
     for head in heads:
         names.append(display_name(head).ljust(widths[head]), f"bold {palette.muted}")
     lines = [names]
-    for figure in figures:
-        line = _label(figure.label, palette)
+    for label, field, trend in figures:
+        line = _label(label, palette)
         for head in heads:
-            cell = styled_figure(figure.values.get(head), palette, _VALUE_WIDTH)
-            if figure.trend is not None:
-                values = getattr(tamiyo.head_trend.get(head, HeadTrend()), figure.trend)
+            value = getattr(tamiyo, field).get(head)
+            style = figure_style(f"tamiyo.{field}", value, snapshot.run.update, palette)
+            cell = Text(no_wrap=True).append(figure(value).ljust(_VALUE_WIDTH), style)
+            if trend is not None:
                 # A gap only where there is room: at 80 columns the curve touches its value.
-                space = 1 if trend_width > 2 else 0
-                curve_width = trend_width - space
-                cell.pad_right(space)
-                newest = values[-max(curve_width, _SHORTEST_TREND) :]
-                cell.append_text(sparkline(newest, curve_width, palette))
+                gap = 1 if trend_width > 2 else 0
+                history = getattr(tamiyo.head_trend.get(head, HeadTrend()), trend)
+                newest = history[-max(trend_width - gap, _SHORTEST_TREND) :]
+                cell.append(" " * gap)
+                cell.append_text(sparkline(newest, trend_width - gap, palette))
             cell.truncate(widths[head], pad=True)
             line.append_text(cell)
         lines.append(line)

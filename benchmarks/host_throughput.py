@@ -1,0 +1,156 @@
+"""How fast N hosts train in lockstep, against a loop over N ordinary torch networks.
+
+    uv run python benchmarks/host_throughput.py [--threads 2] [--hosts 1 4 16 64] [--rounds 9]
+
+Both sides do the same work for each host and step: a slice of 8 minibatches of 100 samples with
+Adam, then loss and accuracy on the 800 validation samples. The lockstep side is a whole `env.step`,
+with observations, rewards and masks; the loop uses the very modules that the tests prove lockstep
+equal to, with torch's fused Adam, and none of the rest. The sides take turns, and each figure is
+the median over the rounds. "occupied" means three seeds in each host, blueprints and styles mixed,
+all blended in.
+"""
+
+import argparse
+import importlib.util
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from esper.growth.env import GrowthVectorEnv
+from esper.leyline.heads import (
+    BLUEPRINT_CHOICES,
+    HEAD_NAMES,
+    SLOT_CHOICES,
+    STYLE_CHOICES,
+    Op,
+    Stage,
+)
+
+BATCH, BATCHES = 100, 8
+
+
+def load_ordinary_modules() -> ModuleType:
+    """Return the tests' module of ordinary networks, which is not on the import path."""
+    path = Path(__file__).parents[1] / "tests" / "growth" / "ordinary_modules.py"
+    spec = importlib.util.spec_from_file_location("ordinary_modules", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their own module up
+    spec.loader.exec_module(module)
+    return module
+
+
+def actions(hosts: int, **choices: np.ndarray | int) -> np.ndarray:
+    """Return one action for each host, zeros where nothing is said. `[N, 8]`"""
+    result = np.zeros((hosts, len(HEAD_NAMES)), dtype=np.int64)
+    for head, choice in choices.items():
+        result[:, HEAD_NAMES.index(head)] = choice
+    return result
+
+
+def make_environment(
+    hosts: int, blueprints: np.ndarray, styles: np.ndarray, occupied: bool
+) -> GrowthVectorEnv:
+    """Return an environment whose hosts, if `occupied`, hold the given seeds `[N, S]`."""
+    env = GrowthVectorEnv(hosts, steps=10**9, batch=BATCH, batches=BATCHES)
+    env.reset(seed=0)
+    if not occupied:
+        return env
+    for slot in range(len(SLOT_CHOICES)):
+        seeds = {"blueprint": blueprints[:, slot], "style": styles[:, slot], "alpha_target": 2}
+        env.step(actions(hosts, op=Op.GERMINATE, slot=slot, **seeds))
+    for slot in range(len(SLOT_CHOICES)):
+        info = env.step(actions(hosts, op=Op.ADVANCE, slot=slot))[-1]
+    while not (info["stage"] == Stage.HOLDING).all():
+        info = env.step(actions(hosts))[-1]
+    return env
+
+
+def make_loop(
+    env: GrowthVectorEnv, blueprints: np.ndarray, styles: np.ndarray, occupied: bool
+) -> Callable[[], None]:
+    """Return a function that trains and measures ordinary networks for one step."""
+    ordinary = load_ordinary_modules()
+    task, channels, axes = env.task, 8, len(env.task.input_shape) - 1
+    networks = []
+    for host in range(env.num_envs):
+        network = ordinary.Network(ordinary.Host(task.input_shape, task.classes, channels))
+        if occupied:
+            for slot in range(len(SLOT_CHOICES)):
+                seed = ordinary.Seed(blueprints[host, slot], styles[host, slot], channels, axes)
+                network.slots[slot] = ordinary.Slot(seed, alpha=1.0, training=False)
+        network.adapt(fused=True)
+        networks.append(network)
+    generator = torch.Generator().manual_seed(0)
+
+    def step() -> None:
+        for network in networks:
+            order = torch.randperm(len(task.train), generator=generator)
+            for index in order[: BATCH * BATCHES].split(BATCH):
+                network.train_step(task.train.inputs[index], task.train.labels[index])
+            network.evaluate(task.validation.inputs, task.validation.labels)
+
+    return step
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """Return how long the work takes once."""
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def measure(hosts: int, occupied: bool, rounds: int) -> tuple[float, float]:
+    """Return the median seconds of a step in lockstep and in the loop."""
+    generator = np.random.default_rng(0)
+    size = (hosts, len(SLOT_CHOICES))
+    blueprints = generator.integers(len(BLUEPRINT_CHOICES), size=size)
+    styles = generator.integers(len(STYLE_CHOICES), size=size)
+    env = make_environment(hosts, blueprints, styles, occupied)
+    loop = make_loop(env, blueprints, styles, occupied)
+    wait = actions(hosts)
+    for _ in range(2):  # first calls allocate and choose kernels
+        env.step(wait)
+        loop()
+    pairs = [(seconds(lambda: env.step(wait)), seconds(loop)) for _ in range(rounds)]
+    return tuple(statistics.median(side) for side in zip(*pairs, strict=True))  # type: ignore[return-value]
+
+
+def main() -> None:
+    """Measure and print one table."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--hosts", type=int, nargs="+", default=[1, 4, 16, 64], metavar="N")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--rounds", type=int, default=9, help="measurements of each figure")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+
+    table = Table(title=f"host training, {options.threads} threads, validation included")
+    for heading in ("hosts", "slots", "lockstep samples/s", "loop samples/s", "ratio", "steps/s"):
+        table.add_column(heading, justify="right")
+    for occupied in (False, True):
+        for hosts in options.hosts:
+            lockstep, loop = measure(hosts, occupied, options.rounds)
+            samples = hosts * BATCH * BATCHES
+            table.add_row(
+                str(hosts),
+                "occupied" if occupied else "empty",
+                f"{samples / lockstep:,.0f}",
+                f"{samples / loop:,.0f}",
+                f"{loop / lockstep:.2f}x",
+                f"{1 / lockstep:,.1f}",
+            )
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()

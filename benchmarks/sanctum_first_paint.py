@@ -1,0 +1,122 @@
+"""From the start of the `sanctum` process to its first frame with content, on a pseudo-terminal.
+
+    uv run python benchmarks/sanctum_first_paint.py [REPEATS]
+
+A frame has content when the heads' panel and the figures of the run's last update are on the
+screen. The first start is left out: it compiles what Python has not compiled before.
+"""
+
+import os
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pexpect
+import pyte
+
+from esper.karn.run_store import RunWriter, create_run
+from esper.leyline.heads import BLUEPRINT_CHOICES, HEAD_CHOICES, HEAD_NAMES, SLOT_CHOICES
+from esper.leyline.telemetry import PPOUpdatePayload, RunFinished, RunStarted
+
+COLUMNS, LINES = 120, 40
+UPDATES = 200
+TIMEOUT_SECONDS = 30
+
+
+def write_run(run_dir: Path) -> Path:
+    """Write a finished run and return its directory."""
+    directory = create_run(run_dir, "first-paint")
+    with RunWriter(directory) as writer:
+        writer.emit(
+            RunStarted(
+                run_id=directory.name,
+                name="first-paint",
+                task="mnist1d",
+                seed=1,
+                device="cpu",
+                threads=1,
+                episodes=8 * UPDATES,
+                steps=24,
+                environments=8,
+                heads={head: list(choices) for head, choices in HEAD_CHOICES.items()},
+                slots=list(SLOT_CHOICES),
+                blueprints=list(BLUEPRINT_CHOICES),
+                host_parameters=858,
+                config={},
+                pid=os.getpid(),
+                process_start_time=time.time(),
+            )
+        )
+        for update in range(1, UPDATES + 1):
+            writer.emit(_update(update))
+        writer.emit(RunFinished(status="finished", update=UPDATES, episodes_done=8 * UPDATES))
+    return directory
+
+
+def _update(update: int) -> PPOUpdatePayload:
+    dark = dict.fromkeys(HEAD_NAMES, False)
+    return PPOUpdatePayload(
+        update=update,
+        episodes_done=8 * update,
+        minibatches=16,
+        minibatches_skipped=0,
+        minibatches_stopped=0,
+        policy_loss=-0.01,
+        value_loss=0.5,
+        entropy=3.0,
+        approximate_kl=0.01,
+        clip_fraction=0.1,
+        explained_variance=0.5,
+        gradient_norm=0.4,
+        learning_rate=2e-3,
+        rollout_seconds=1.0,
+        update_seconds=1.0,
+        samples_per_second=1e5,
+        head_inf_detected=dark,
+        head_nan_detected=dark,
+        head_entropy=dict.fromkeys(HEAD_NAMES, 0.9),
+    )
+
+
+def first_paint_seconds(directory: Path) -> float:
+    """Start Sanctum over a run and return how long its first frame with content took."""
+    screen = pyte.Screen(COLUMNS, LINES)
+    stream = pyte.Stream(screen)
+    program = "from esper.cli import sanctum_main; raise SystemExit(sanctum_main())"
+    environment = {**os.environ, "TERM": "xterm-256color", "PYTHONDONTWRITEBYTECODE": ""}
+    started = time.perf_counter()
+    sanctum = pexpect.spawn(
+        sys.executable,
+        ["-c", program, str(directory)],
+        dimensions=(LINES, COLUMNS),
+        encoding="utf-8",
+        env=environment,
+    )
+    try:
+        while True:
+            stream.feed(sanctum.read_nonblocking(65_536, timeout=TIMEOUT_SECONDS))
+            text = "\n".join(screen.display)
+            if "Action heads" in text and "0.900" in text and "FINISHED" in text:
+                return time.perf_counter() - started
+    finally:
+        sanctum.send("q")
+        sanctum.expect(pexpect.EOF, timeout=TIMEOUT_SECONDS)
+
+
+def main() -> None:
+    """Print the median and the range over several starts."""
+    repeats = int(sys.argv[1]) if len(sys.argv) > 1 else 10
+    with tempfile.TemporaryDirectory() as run_dir:
+        directory = write_run(Path(run_dir))
+        first_paint_seconds(directory)
+        seconds = sorted(first_paint_seconds(directory) for _ in range(repeats))
+    print(
+        f"Sanctum's first paint: median {statistics.median(seconds):.3f} s, "
+        f"{seconds[0]:.3f} to {seconds[-1]:.3f} s over {repeats} starts"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,206 @@
+"""Hosts and seeds as anyone would write them: ordinary torch modules, one network at a time.
+
+This is the slow and obviously right twin of `esper.growth`: the tests hold the lockstep result
+against it, and the benchmark measures how much faster lockstep is than a loop over it. Features are
+`[B, C, *P]` here, as torch has them.
+"""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from esper.leyline.heads import BLUEPRINT_CHOICES, STYLE_CHOICES
+
+
+class Pointwise(nn.Linear):
+    """A linear map of the channels at each position."""
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        return super().forward(features.movedim(1, -1)).movedim(-1, 1)
+
+
+class Norm(nn.Module):
+    def __init__(self, channels: int, axes: int) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.zeros(channels, *(1,) * axes))
+        self.shift = nn.Parameter(torch.zeros(channels, *(1,) * axes))
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        return features * self.scale + self.shift
+
+
+class Attention(nn.Module):
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.projection = Pointwise(channels, 3 * (channels // 2), bias=False)
+        self.out = Pointwise(channels // 2, channels)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        flat = features.flatten(2)
+        query, key, value = self.projection(flat).transpose(1, 2).chunk(3, dim=2)  # [B, L, D]
+        seen = F.scaled_dot_product_attention(query, key, value).transpose(1, 2)
+        return self.out(seen).view_as(features)
+
+
+def make_blueprint(name: str, channels: int, axes: int) -> nn.Module:
+    """Return the module of a blueprint; its parameters come in the order of the real one's."""
+    conv = nn.Conv1d if axes == 1 else nn.Conv2d
+    half, quarter = channels // 2, channels // 4
+    match name:
+        case "norm":
+            return Norm(channels, axes)
+        case "depthwise":
+            return nn.Sequential(nn.ReLU(), conv(channels, channels, 3, padding=1, groups=channels))
+        case "pointwise":
+            return nn.Sequential(nn.ReLU(), Pointwise(channels, channels))
+        case "conv":
+            return nn.Sequential(nn.ReLU(), conv(channels, channels, 3, padding=1))
+        case "bottleneck":
+            return nn.Sequential(
+                Pointwise(channels, half),
+                nn.ReLU(),
+                conv(half, half, 3, padding=1),
+                nn.ReLU(),
+                Pointwise(half, channels),
+            )
+        case "attention":
+            return Attention(channels)
+        case "mlp":
+            return nn.Sequential(
+                Pointwise(channels, 4 * channels), nn.ReLU(), Pointwise(4 * channels, channels)
+            )
+        case "low_rank":
+            return nn.Sequential(
+                nn.ReLU(), Pointwise(channels, quarter, bias=False), Pointwise(quarter, channels)
+            )
+    raise AssertionError(name)
+
+
+class Seed(nn.Module):
+    """A seed with its style; `alpha` is set from outside."""
+
+    def __init__(self, blueprint: int, style: int, channels: int, axes: int) -> None:
+        super().__init__()
+        self.module = make_blueprint(BLUEPRINT_CHOICES[blueprint], channels, axes)
+        self.style = STYLE_CHOICES[style]
+        self.gate_weight = nn.Parameter(torch.zeros(channels, *(1,) * axes))
+        self.gate_bias = nn.Parameter(torch.zeros(channels, *(1,) * axes))
+
+    def forward(self, features: torch.Tensor, alpha: float) -> torch.Tensor:
+        normal = F.layer_norm(features, features.shape[1:])
+        change = self.module(normal)
+        match self.style:
+            case "linear_add":
+                return features + alpha * change
+            case "linear_multiply":
+                return features * (1 + alpha * torch.tanh(change))
+            case "sigmoid_add":
+                low, high = 1 / (1 + math.exp(4.0)), 1 / (1 + math.exp(-4.0))
+                amount = (1 / (1 + math.exp(-8.0 * (alpha - 0.5))) - low) / (high - low)
+                return features + amount * change
+            case "gated":
+                gate = torch.sigmoid(self.gate_weight * normal + self.gate_bias)
+                return features + alpha * gate * change
+        raise AssertionError(self.style)
+
+
+class Host(nn.Module):
+    """A host without seeds: three convolution blocks and a classifier."""
+
+    def __init__(self, input_shape: tuple[int, ...], classes: int, channels: int = 8) -> None:
+        super().__init__()
+        inputs, *positions = input_shape
+        conv = nn.Conv1d if len(positions) == 1 else nn.Conv2d
+        kernels, strides = ((5, 3, 3), (2, 2, 2)) if len(positions) == 1 else ((3,) * 3, (2, 2, 1))
+        self.blocks = nn.ModuleList(
+            conv(inputs if number == 0 else channels, channels, kernel, stride, padding=1)
+            for number, (kernel, stride) in enumerate(zip(kernels, strides, strict=True))
+        )
+        with torch.no_grad():
+            features = torch.zeros(1, *input_shape)
+            for block in self.blocks:
+                features = block(features)
+        self.classifier = nn.Linear(features.numel(), classes)
+
+
+@dataclass
+class Slot:
+    """What sits in a slot: a seed that is in the host by alpha, or one TRAINING in its shadow."""
+
+    seed: Seed
+    alpha: float
+    training: bool
+
+
+@dataclass
+class Network:
+    """One host with its seeds and their optimizer."""
+
+    host: Host
+    slots: dict[int, Slot] = field(default_factory=dict)
+    optimizer: torch.optim.Optimizer | None = None
+
+    def adapt(self, fused: bool = False) -> None:
+        """Give the host an Adam, or tell the one it has of seeds that are new."""
+        if self.optimizer is None:
+            self.optimizer = torch.optim.Adam(self.host.parameters(), lr=5e-3, fused=fused)
+        known = {id(p) for group in self.optimizer.param_groups for p in group["params"]}
+        for slot in self.slots.values():
+            fresh = [p for p in slot.seed.parameters() if id(p) not in known]
+            if fresh:
+                self.optimizer.add_param_group({"params": fresh})
+
+    def forward(self, inputs: torch.Tensor, forked: int | None = None) -> torch.Tensor:
+        """Return the logits; in the shadow of the TRAINING seed in slot `forked`, if given."""
+        features = inputs
+        for number, block in enumerate(self.host.blocks):
+            features = F.relu(block(features))
+            slot = self.slots.get(number)
+            if number == forked:
+                assert slot is not None
+                features = slot.seed(features.detach(), slot.alpha)
+            elif slot is not None and not slot.training:
+                features = slot.seed(features, slot.alpha)
+        return self.host.classifier(features.flatten(1))
+
+    def training_slots(self) -> Iterable[int]:
+        return (number for number, slot in self.slots.items() if slot.training)
+
+    def train_step(self, inputs: torch.Tensor, labels: torch.Tensor) -> None:
+        """Take one optimizer step on one minibatch."""
+        assert self.optimizer is not None
+        self.optimizer.zero_grad()
+        F.cross_entropy(self.forward(inputs), labels).backward()
+        for number in self.training_slots():
+            parameters = list(self.slots[number].seed.parameters())
+            loss = F.cross_entropy(self.forward(inputs, forked=number), labels)
+            gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+            for parameter, gradient in zip(parameters, gradients, strict=True):
+                parameter.grad = gradient
+        self.optimizer.step()
+
+    @torch.no_grad()
+    def evaluate(
+        self, inputs: torch.Tensor, labels: torch.Tensor, forked: int | None = None
+    ) -> tuple[float, float]:
+        """Return loss and accuracy."""
+        logits = self.forward(inputs, forked)
+        loss = F.cross_entropy(logits, labels).item()
+        return loss, (logits.argmax(1) == labels).double().mean().item()
+
+
+def read_parameters(module: nn.Module) -> torch.Tensor:
+    """Return all parameters of a module end to end, in order."""
+    return torch.cat([parameter.detach().reshape(-1) for parameter in module.parameters()])
+
+
+def write_parameters(module: nn.Module, values: torch.Tensor) -> None:
+    """Set all parameters of a module from one vector."""
+    with torch.no_grad():
+        pieces = values.split([parameter.numel() for parameter in module.parameters()])
+        for parameter, piece in zip(module.parameters(), pieces, strict=True):
+            parameter.copy_(piece.view_as(parameter))

@@ -1,0 +1,312 @@
+"""Every telemetry record's wiring, from where its field is emitted to where it is seen.
+
+For each record a value that occurs nowhere else is handed to the real emitter, goes through the
+codec, the store, the reader and the aggregator to its place in the snapshot, and must then stand on
+its widget beside its label.
+"""
+
+import importlib
+import re
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pytest
+
+from esper.karn.run_store import RunWriter
+from esper.karn.sanctum.follower import RunFollower
+from esper.karn.sanctum.verdict import master_verdict
+from esper.karn.sanctum.view import View
+from esper.karn.sanctum.widgets.palette import DARK
+from esper.leyline.heads import Stage
+from esper.leyline.quantities import CAUSAL_ORDER
+from esper.leyline.records import RECORDS
+from esper.leyline.telemetry import RunFinished, UnknownPayload
+from esper.simic.agent.figures import UpdateResult
+from esper.simic.telemetry.emitters import emit_episodes, emit_ppo_update_event, emit_step
+from esper.simic.telemetry.nonfinite import HEAD_QUANTITIES, SHARED_QUANTITIES
+
+HOSTS, SLOTS = 2, 3
+STARTED = 1_001.0  # when the first event of a run below happened
+
+
+@dataclass(frozen=True)
+class Case:
+    """What to emit for one record, and what must come of it."""
+
+    value: Any  # in the snapshot
+    shown: str  # on the widget, and not there without it
+    update: dict[str, Any] = field(default_factory=dict)  # fields of UpdateResult
+    number: int = 1  # of the update
+    start: dict[str, Any] = field(default_factory=dict)  # fields of RunStarted
+    step: dict[str, np.ndarray] = field(default_factory=dict)  # keys of the environment's info
+    seconds: float = 1.0  # that the step took
+    scores: tuple[float, float] = (0.5, 0.5)
+    reward: float = 0.25
+    first_episode: int = 1
+    also: Callable[[RunWriter], None] | None = None
+    afterwards: str = ""  # SQL, done to the finished store
+    at: str | tuple[int, ...] = ()  # key or indices of the value at the snapshot's path
+    read: Callable[[Any], Any] = lambda found: found  # what of it is the value
+    width: int = 200
+    height: int = 40
+    seconds_later: float = 10.0  # at which the run is looked at, from its start
+
+
+def by_head(name: str, value: float, shown: str) -> Case:
+    return Case(value, shown, update={f"head_{name}": {"op": value}}, at="op")
+
+
+def figure(name: str, value: float, shown: str) -> Case:
+    return Case(value, shown, update={name: value})
+
+
+def at_start(name: str, value: Any, shown: str) -> Case:
+    return Case(value, shown, start={name: value})
+
+
+def of_host(name: str, value: float, shown: str) -> Case:
+    dtype = np.int64 if isinstance(value, int) else np.float64
+    return Case(value, shown, step={name: np.array([value, value], dtype)}, at=(1,))
+
+
+def of_slot(name: str, value: float, shown: str, **others: Any) -> Case:
+    """Return a case whose value stands in the second slot of the second host."""
+    arrays = {}
+    for array_name, entry in {name: value, **others}.items():
+        empty = -1 if array_name == "blueprint" else 0
+        dtype = np.float64 if array_name == "alpha" else np.int64
+        arrays[array_name] = np.full((HOSTS, SLOTS), empty, dtype)
+        arrays[array_name][1, 1] = entry
+    # Too low for the legend, which has all signs in it.
+    return Case(value, shown, step=arrays, at=(1, 1), height=3)
+
+
+def light(kind: str, head: str = "op", quantity: str = "logits") -> dict[str, Any]:
+    """Return the fields of an update in which a head went non-finite."""
+    latch = "nan" if kind == "nan" else "inf"
+    seen = {"head": head, "quantity": quantity, "kind": kind}
+    return {f"head_{latch}_detected": {head: True}, "head_nonfinite": [seen]}
+
+
+def lose_an_event(writer: RunWriter) -> None:
+    writer.emit(RunFinished(status="finished", update=2**63, episodes_done=0))
+
+
+def say_something_new(writer: RunWriter) -> None:
+    writer.emit(UnknownPayload(kind="weather", data=b""))
+
+
+CASES = {
+    "TELE-101": Case("halted", "HALTED", also=lambda w: w.emit(ended("halted"))),
+    "TELE-102": Case(4321, "4321", number=4321),
+    "TELE-103": Case(4322, "4322", first_episode=4321),
+    "TELE-104": at_start("episodes", 7654, "7654"),
+    "TELE-105": Case(
+        16.0 * HOSTS,
+        "32 steps/s",
+        afterwards="UPDATE events SET time = 1001.0 + (id - 1) / 16.0",
+    ),
+    "TELE-106": Case(37_300_000.0, "37.3M", seconds=0.01),
+    "TELE-107": Case(STARTED, "1:02:05", seconds_later=3_725.0),
+    "TELE-108": at_start("name", "singular", "singular"),
+    "TELE-109": at_start("task", "juggling", "juggling"),
+    "TELE-110": at_start("device", "cuda:7", "cuda:7"),
+    "TELE-111": at_start("seed", 98765, "98765"),
+    "TELE-112": at_start("environments", 543, "543"),
+    "TELE-113": at_start("host_parameters", 7_770_000, "7.77M"),
+    "TELE-121": Case(1, "1 event", also=lose_an_event),
+    "TELE-122": Case(1, "1 damaged", afterwards="UPDATE events SET payload = x'c1' WHERE id = 2"),
+    "TELE-123": Case(1, "1 unknown", also=say_something_new),
+    "TELE-201": figure("policy_loss", -0.4321, "-0.432"),
+    "TELE-202": figure("value_loss", 0.4322, "0.432"),
+    "TELE-203": figure("entropy", 4.323, "4.323"),
+    "TELE-204": figure("approximate_kl", 0.0871, "0.087"),
+    "TELE-205": figure("clip_fraction", 0.4325, "0.432"),
+    "TELE-206": figure("explained_variance", 0.4326, "0.432"),
+    "TELE-207": figure("gradient_norm", 43.27, "43.27"),
+    "TELE-208": figure("learning_rate", 0.0437, "0.043"),
+    "TELE-209": figure("minibatches_skipped", 37, "37"),
+    "TELE-210": figure("minibatches", 53, "53"),
+    "TELE-211": figure("minibatches_skipped", 37, "37 in"),
+    "TELE-212": Case(0.4321, "0.432", scores=(0.4320, 0.4322)),
+    "TELE-301": Case(
+        7,
+        "op Inf in ratio, update 7",
+        number=7,
+        update=light("+inf", "op", "ratio"),
+        read=lambda first: first[0].update,
+    ),
+    "TELE-302": Case(True, "●", update=light("nan"), at="op"),
+    "TELE-303": Case(True, "●", update=light("+inf"), at="op"),
+    "TELE-304": Case(True, "●", update=light("nan", "shared", "value")),
+    "TELE-305": Case(True, "●", update=light("-inf", "shared", "value")),
+    "TELE-306": Case(True, "now", update=light("nan"), at="op"),
+    "TELE-307": Case(True, "now", update=light("+inf"), at="op"),
+    "TELE-310": by_head("entropy", 0.4321, "0.432"),
+    "TELE-311": by_head("gradient_norm", 0.4322, "0.432"),
+    "TELE-312": by_head("ratio_max", 4.323, "4.323"),
+    "TELE-313": by_head("clip_fraction", 0.4324, "0.432"),
+    "TELE-314": by_head("kl", 0.0871, "0.087"),
+    "TELE-315": by_head("log_prob_min", -4.32, "-4.32"),
+    "TELE-316": by_head("log_prob_max", -0.43, "-0.43"),
+    "TELE-317": by_head("active_fraction", 0.4321, "0.432"),
+    "TELE-401": of_host("accuracy", 0.4321, "43.2%"),
+    "TELE-402": of_host("loss", 4.321, "4.321"),
+    "TELE-403": of_host("parameters", 43_200, "43.2k"),
+    "TELE-404": Case(0.4321, "0.432", reward=0.4321, at=(1,)),
+    "TELE-405": of_slot("stage", int(Stage.FOSSILIZED), "◆"),
+    "TELE-406": of_slot("alpha", 1.0, "■█", stage=int(Stage.HOLDING)),
+    "TELE-407": of_slot("blueprint", 4, "bottleneck", stage=int(Stage.TRAINING)),
+}
+ORDINARY = Case(None, "")
+
+
+def ended(status: str) -> RunFinished:
+    return RunFinished(status=status, update=1, episodes_done=2)
+
+
+def update_result(payloads: Any, changes: dict[str, Any]) -> UpdateResult:
+    """Return the result of a healthy update with changes, as the agent would give it."""
+    healthy = payloads.update()
+    fields = {
+        name: getattr(healthy, name)
+        for name in UpdateResult.__dataclass_fields__
+        if name != "not_planted"
+    }
+    changes = dict(changes)
+    for name, value in changes.items():
+        if name == "head_nonfinite":
+            changes[name] = [payloads.sighting(**seen) for seen in value]
+    return UpdateResult(**(fields | changes))
+
+
+def emit_everything(writer: RunWriter, payloads: Any, case: Case) -> None:
+    """Emit a small run by the real emitters."""
+    writer.emit(payloads.start(**case.start))
+    info = {
+        "accuracy": np.full(HOSTS, 0.25),
+        "loss": np.full(HOSTS, 2.0),
+        "parameters": np.full(HOSTS, 858),
+        "stage": np.zeros((HOSTS, SLOTS), np.int64),
+        "alpha": np.zeros((HOSTS, SLOTS)),
+        "blueprint": np.full((HOSTS, SLOTS), -1),
+        "reward_terms": {"potential": np.zeros(HOSTS)},
+        "training_samples": 373_000,
+        "transitions": [],
+        "score": np.array(case.scores),
+        "final_accuracy": np.full(HOSTS, 0.5),
+        "fossilized": np.zeros(HOSTS, np.int64),
+    }
+    for step in (1, 2):
+        emit_step(
+            writer,
+            info | case.step,
+            np.full(HOSTS, case.reward),
+            update=case.number,
+            step=step,
+            first_episode=case.first_episode,
+            seconds=case.seconds,
+        )
+    emit_ppo_update_event(
+        writer,
+        update_result(payloads, case.update),
+        update=case.number,
+        episodes_done=2,
+        rollout_seconds=1.0,
+        update_seconds=0.1,
+        samples_per_second=1_000.0,
+    )
+    emit_episodes(writer, info, [1.0, 2.0], update=case.number, first_episode=case.first_episode)
+    if case.also is not None:
+        case.also(writer)
+
+
+@pytest.fixture
+def look_at(tmp_path, payloads):
+    """A function that makes a run of a case and returns a view of it."""
+    made = []
+
+    def looked(case: Case) -> View:
+        run = tmp_path / str(len(made))
+        run.mkdir()
+        made.append(run)
+        with RunWriter(run) as writer:
+            emit_everything(writer, payloads, case)
+        with closing(sqlite3.connect(run / "run.sqlite")) as store:
+            # One event a second, so that what is shown of times can be foreseen.
+            store.execute("UPDATE events SET time = 1000.0 + id")
+            if case.afterwards:
+                store.execute(case.afterwards)
+            store.commit()
+        frame = RunFollower(run).catch_up()
+        assert frame.error is None
+        return View(
+            status=frame.status,
+            verdict=master_verdict(frame.snapshot, frame.status),
+            now=STARTED + case.seconds_later,
+            snapshot=frame.snapshot,
+        )
+
+    return looked
+
+
+def found_at(snapshot: Any, path: str, at: str | tuple[int, ...]) -> Any:
+    """Return what stands at a record's path; `at` are the indices for its `[…]`, or a key."""
+    indices = list(at) if isinstance(at, tuple) else []
+    value = snapshot
+    for name, is_indexed in re.findall(r"(\w+)(\[…\])?", path):
+        value = getattr(value, name)
+        if is_indexed:
+            value = value[indices.pop(0)]
+    return value[at] if isinstance(at, str) else value
+
+
+def drawn(widget: str, view: View, case: Case) -> str:
+    """Return the text that a widget shows of a view."""
+    module, name = widget.split(":")
+    panel = getattr(importlib.import_module(module), name)()
+    return str(panel.draw(view, case.width, case.height, DARK).plain)
+
+
+def looked_up(place: str) -> Any:
+    module, path = place.split(":")
+    found = importlib.import_module(module)
+    for name in path.split("."):
+        found = getattr(found, name)
+    return found
+
+
+def test_every_record_has_its_case():
+    assert sorted(CASES) == [record.id for record in RECORDS]
+
+
+@pytest.mark.parametrize("record", RECORDS, ids=lambda record: record.id)
+def test_a_field_goes_from_its_emitter_to_its_widget(record, look_at):
+    case = CASES[record.id]
+    wiring = record.wiring
+    view = look_at(case)
+
+    value = case.read(found_at(view.snapshot, wiring.snapshot, case.at))
+    assert value == (pytest.approx(case.value) if isinstance(case.value, float) else case.value)
+    shown = drawn(wiring.widget, view, case)
+    assert wiring.label in shown
+    assert case.shown in shown
+    assert case.shown not in drawn(wiring.widget, look_at(ORDINARY), case)
+
+
+@pytest.mark.parametrize("record", RECORDS, ids=lambda record: record.id)
+def test_every_place_that_a_record_names_is_there(record):
+    wiring = record.wiring
+    for place in (wiring.source, wiring.emission, wiring.aggregation, wiring.widget):
+        assert callable(looked_up(place)), place
+    event, name = wiring.payload.split(".")
+    struct = getattr(importlib.import_module("esper.leyline.telemetry"), event)
+    assert name in struct.__struct_fields__
+
+
+def test_everything_that_is_watched_has_its_place_in_the_causal_order():
+    assert set(CAUSAL_ORDER) == {*HEAD_QUANTITIES, *SHARED_QUANTITIES}

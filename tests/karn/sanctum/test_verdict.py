@@ -1,0 +1,98 @@
+"""The master status: lights first, then the process, then the figures."""
+
+import math
+
+import pytest
+
+from esper.karn.liveness import RunStatus, StatusKind
+from esper.karn.sanctum.aggregator import SanctumAggregator
+from esper.karn.sanctum.verdict import master_verdict
+from esper.leyline.health import HEALTHY, Level, Verdict
+
+LIVE = RunStatus(StatusKind.LIVE, 1.0, "process 1 is training")
+
+
+@pytest.fixture
+def judge(payloads):
+    """A function that folds payloads and returns the verdict on them."""
+
+    def judged(*these, status=LIVE):
+        aggregator = SanctumAggregator()
+        for event in payloads.events(*these):
+            aggregator.apply(event)
+        return master_verdict(aggregator.snapshot(), status)
+
+    return judged
+
+
+def test_a_run_without_anything_is_healthy(judge):
+    assert judge() == HEALTHY
+
+
+def test_an_ordinary_run_is_healthy(judge, payloads):
+    assert judge(payloads.start(), payloads.step(), payloads.update()) == HEALTHY
+
+
+def test_a_light_is_critical_for_the_rest_of_the_run_and_the_first_out_is_the_reason(
+    judge, payloads
+):
+    verdict = judge(
+        payloads.start(),
+        payloads.broken_update(1, "slot", "nan", "log_prob"),
+        payloads.broken_update(2, "op", "+inf"),
+        *(payloads.update(update) for update in range(3, 9)),
+        payloads.finish(),
+        status=RunStatus(StatusKind.FINISHED, None, "finished"),
+    )
+
+    assert verdict == Verdict(
+        Level.CRITICAL,
+        ("slot went NaN in log_prob, update 1", "Inf seen in op", "NaN seen in slot"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"approximate_kl": 0.5}, "Approximate KL is 0.5, above 0.1"),
+        ({"clip_fraction": 0.9}, "Clip Fraction is 0.9, above 0.5"),
+        ({"gradient_norm": math.inf}, "Gradient Norm is Inf"),
+        ({"minibatches_skipped": 2}, "Minibatches Skipped is 2, above 0"),
+        ({"head_ratio_max": {"op": 20.0}}, "Head Ratio Max is above 10 in op (20)"),
+        ({"head_entropy": {"tempo": 0.0}}, "Head Entropy is below 0.02 in tempo (0)"),
+        ({"head_gradient_norm": {"op": math.nan}}, "Head Gradient Norm is NaN in op"),
+        ({"head_log_prob_min": {"op": -50.0}}, "Head Log-Prob Min is below -20 in op (-50)"),
+    ],
+)
+def test_a_figure_beyond_its_bounds_is_a_warning(judge, payloads, change, reason):
+    assert judge(payloads.update(1, **change)) == Verdict(Level.WARNING, (reason,))
+
+
+def test_the_entropy_of_a_head_that_hardly_counted_is_not_judged(judge, payloads):
+    update = payloads.update(1, head_entropy={"tempo": 0.0}, head_active_fraction={"tempo": 0.01})
+
+    assert judge(update) == HEALTHY
+
+
+def test_a_warning_passes_with_its_cause(judge, payloads):
+    assert judge(payloads.update(1, approximate_kl=9.0), payloads.update(2)) == HEALTHY
+
+
+@pytest.mark.parametrize(
+    ("kind", "level"),
+    [
+        ("WAITING", Level.OK),
+        ("LIVE", Level.OK),
+        ("FINISHED", Level.OK),
+        ("STOPPED", Level.NOTICE),
+        ("STALE", Level.WARNING),
+        ("DEAD", Level.CRITICAL),
+        ("FAILED", Level.CRITICAL),
+        ("HALTED", Level.CRITICAL),
+    ],
+)
+def test_how_a_run_ended_counts(judge, kind, level):
+    verdict = judge(status=RunStatus(StatusKind(kind), 1.0, "what is known"))
+
+    assert verdict.level is level
+    assert verdict.reasons == (("what is known",) if level else ())

@@ -1,0 +1,214 @@
+"""What the verbs print: for people, for pipes and for programs."""
+
+import io
+import json
+
+import pytest
+from rich.console import Console
+
+from esper.karn.reports import (
+    DocsDirectoryError,
+    FailOnError,
+    print_health,
+    print_runs,
+    print_telemetry,
+    write_telemetry_docs,
+)
+from esper.karn.run_store import RunNotFoundError, RunStoreError, RunWriter, create_run
+from esper.leyline.heads import HEAD_NAMES
+from esper.leyline.records import RECORDS, UnknownRecordError
+
+
+class Printed(Console):
+    """A console that keeps what is printed, as a pipe would get it unless it is a terminal."""
+
+    def __init__(self, **options):
+        self.kept = io.StringIO()
+        super().__init__(file=self.kept, **options)
+
+    @property
+    def text(self):
+        return self.kept.getvalue()
+
+    @property
+    def lines(self):
+        return self.text.splitlines()
+
+
+@pytest.fixture
+def healthy_run(tmp_path, payloads):
+    """A run in which nothing went wrong."""
+    run = create_run(tmp_path / "healthy", "fine")
+    with RunWriter(run) as writer:
+        for payload in (payloads.start(), payloads.update(), payloads.finish()):
+            writer.emit(payload)
+    return run
+
+
+def test_runs_are_listed_with_whole_ids_however_narrow_the_pipe(tmp_path, payloads):
+    names = ("a-run-with-a-name-that-is-long-enough-to-be-cut-off-anywhere", "b")
+    for day, name in enumerate(names):
+        with RunWriter(create_run(tmp_path, name, now=86_400.0 * day)) as writer:
+            writer.emit(payloads.start())
+            writer.emit(payloads.broken_update(1, "op", "+inf"))
+            writer.emit(payloads.episodes(1))
+            writer.emit(payloads.finish("stopped", update=1, episodes_done=2))
+    console = Printed(width=20)
+
+    assert print_runs(tmp_path, console=console) == 0
+    header, first, second = console.lines
+    assert header.split() == ["run", "status", "update", "episodes", "score", "lights"]
+    assert first.split()[0].endswith("a-run-with-a-name-that-is-long-enough-to-be-cut-off-anywhere")
+    assert second.split()[1:] == ["STOPPED", "1", "2/10", "0.500", "●", "Inf", "op"]
+
+
+def test_a_run_that_cannot_be_read_has_its_line_all_the_same(finished_run):
+    bad = create_run(finished_run.parent, "bad", now=0.0)
+    (bad / "run.sqlite").write_text("dear diary")
+    console = Printed()
+
+    assert print_runs(finished_run.parent, console=console) == 0
+    assert "not a run store" in console.lines[1]
+    assert "FINISHED" in console.lines[2]
+
+
+def test_no_runs_are_said_to_be_none(tmp_path):
+    console = Printed()
+
+    assert print_runs(tmp_path / "nowhere", console=console) == 0
+    assert "No runs" in console.text
+
+
+def test_health_as_json_is_just_what_was_agreed(finished_run):
+    console = Printed(width=20)
+    code = print_health(finished_run.parent, as_json=True, console=console)
+
+    assert code == 1
+    assert json.loads(console.text) == {
+        "run": finished_run.name,
+        "status": "FINISHED",
+        "head_inf_latch": {head: head == "op" for head in HEAD_NAMES},
+        "head_nan_latch": dict.fromkeys(HEAD_NAMES, False),
+        "first": [{"head": "op", "kind": "+inf", "quantity": "logits", "update": 2}],
+    }
+
+
+@pytest.mark.parametrize(
+    ("fail_on", "code"), [("inf,nan", 1), ("inf", 1), ("nan", 0), (" NaN , Inf", 1), ("", 0)]
+)
+def test_the_exit_code_follows_the_latches_that_were_named(finished_run, fail_on, code):
+    run_dir, reference = finished_run.parent, finished_run.name
+    assert print_health(run_dir, reference, fail_on=fail_on, console=Printed()) == code
+
+
+def test_a_healthy_run_is_0(healthy_run):
+    console = Printed()
+
+    assert print_health(healthy_run.parent, console=console) == 0
+    assert "HEALTHY" in console.text
+    assert "●" not in "".join(console.lines[4:])
+
+
+@pytest.mark.parametrize(("kind", "fail_on"), [("nan", "nan"), ("-inf", "inf")])
+def test_a_shared_light_counts(run, payloads, kind, fail_on):
+    with RunWriter(run) as writer:
+        seen = payloads.sighting(head="shared", quantity="value", kind=kind)
+        writer.emit(payloads.update(1, head_nonfinite=[seen]))
+
+    assert print_health(run.parent, fail_on=fail_on, console=Printed()) == 1
+    other = "nan" if fail_on == "inf" else "inf"
+    assert print_health(run.parent, fail_on=other, console=Printed()) == 0
+
+
+def test_health_for_people_says_what_is_lit_and_why(finished_run):
+    console = Printed()
+    print_health(finished_run.parent, console=console)
+
+    assert finished_run.name in console.lines[0]
+    assert "FINISHED" in console.lines[0]
+    assert "● CRITICAL" in console.text
+    assert "op went Inf in logits, update 2" in console.text
+    (op,) = (line for line in console.lines if line.startswith("op"))
+    assert op.split()[:3] == ["op", "●", "○"]
+    (slot,) = (line for line in console.lines if line.startswith("slot"))
+    assert slot.split() == ["slot", "○", "○"]
+
+
+def test_a_run_that_was_just_created_is_waited_for(run):
+    console = Printed()
+
+    assert print_health(run.parent, console=console) == 0
+    assert "WAITING" in console.text
+
+
+def test_colour_is_for_terminals_and_not_for_those_who_want_none(finished_run, monkeypatch):
+    def printed(**options):
+        console = Printed(force_terminal=True, **options)
+        print_health(finished_run.parent, console=console)
+        return console.text
+
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm-256color")
+    assert "\x1b[1;31m" in printed(color_system="standard")
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert "31m" not in printed()
+    console = Printed()
+    print_health(finished_run.parent, console=console)
+    assert "\x1b" not in console.text
+
+
+def test_bad_input_is_an_error_of_its_own_in_one_sentence(finished_run):
+    run_dir = finished_run.parent
+    with pytest.raises(RunNotFoundError, match="did you mean"):
+        print_health(run_dir, "tset", console=Printed())
+    with pytest.raises(FailOnError, match="'infinity': give inf, nan or inf,nan"):
+        print_health(run_dir, fail_on="infinity", console=Printed())
+    (finished_run / "run.sqlite").write_text("dear diary")
+    with pytest.raises(RunStoreError, match="not a run store"):
+        print_health(run_dir, console=Printed())
+
+
+def test_the_records_are_listed(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    console = Printed()
+
+    assert print_telemetry(console=console) == 0
+    assert len(console.lines) == 1 + len(RECORDS)
+    assert any(line.startswith("TELE-303  Head Inf Latch") for line in console.lines)
+
+
+def test_a_record_is_shown_with_its_wiring():
+    console = Printed(width=60)
+
+    assert print_telemetry("TELE-303", console=console) == 0
+    for part in (
+        "Head Inf Latch",
+        "dict[str, bool]",
+        "esper.simic.agent.ppo:PPOAgent._update",
+        "esper.simic.telemetry.emitters:emit_ppo_update_event",
+        "PPOUpdatePayload.head_inf_detected",
+        "SanctumAggregator._handle_ppo_update",
+        "SanctumSnapshot.tamiyo.head_inf_latch",
+        "ActionHeadsPanel",
+        "TELE-302",
+        "test_head_inf_latch_end_to_end.py",
+    ):
+        assert part in console.text
+    with pytest.raises(UnknownRecordError):
+        print_telemetry("TELE-1", console=console)
+
+
+def test_docs_are_written_and_those_of_former_records_removed(tmp_path):
+    (tmp_path / "TELE-999.md").touch()
+    (tmp_path / "notes.md").touch()
+    console = Printed()
+
+    assert write_telemetry_docs(tmp_path, console=console) == 0
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"README.md", "notes.md", *(f"{record.id}.md" for record in RECORDS)}
+
+
+def test_docs_that_cannot_be_written_are_one_sentence(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(DocsDirectoryError, match="cannot be written to"):
+        write_telemetry_docs(tmp_path / "file", console=Printed())

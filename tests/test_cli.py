@@ -1,0 +1,126 @@
+"""The command line: every verb helps at once, and bad input gets one sentence and exit code 2."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from esper.cli import main, sanctum_main
+from esper.karn.run_store import RunReader, find_run
+from esper.leyline.telemetry import RunStarted
+from esper.simic.config import setting_names
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Return a function that runs a command in a folder of its own: exit code, output, errors."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("ESPER_RUN_DIR", raising=False)
+
+    def run(*arguments: str, command: Callable[..., object] = main) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as ended:
+            command(arguments)
+        output = capsys.readouterr()
+        return int(ended.value.code or 0), output.out, output.err
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((), "the following arguments are required: COMMAND"),
+        (("grow!",), "invalid choice: 'grow!'"),
+        (("ppo", "--episodes", "ten"), "argument --episodes: must be a whole number, not 'ten'"),
+        (("ppo", "--episodes", "0"), "episodes must be at least 1, not 0"),
+        (("ppo", "--gamma", "x"), "argument --gamma: must be a number, not 'x'"),
+        (("ppo", "--episods", "3"), "unrecognized arguments: --episods 3"),
+        (("ppo", "--amp", "int8"), "argument --amp: invalid choice: 'int8'"),
+        (("ppo", "--config", "absent.toml"), "cannot read the config file absent.toml"),
+        (("ppo", "--inject", "op:inf"), "inject takes HEAD[.QUANTITY]:KIND@UPDATE"),
+        (("ppo", "--inject", "op:inf@9", "--episodes", "2"), "this run has 2 updates"),
+        (("ppo", "--resume", "absent"), "there is no run 'absent'"),
+        (("health",), "there is no run in runs yet"),
+        (("health", "absent"), "there is no run 'absent'"),
+        (("health", "--fail-on", "zero"), "zero"),
+        (("telemetry", "TELE-9999"), "TELE-9999"),
+    ],
+)
+def test_bad_input_gets_one_sentence(run: Run, arguments: tuple[str, ...], words: str) -> None:
+    code, output, errors = run(*arguments)
+    assert code == 2
+    assert output == ""
+    assert words in errors
+    assert errors.count("\n") == 1
+    assert "Traceback" not in errors
+
+
+@pytest.mark.parametrize("arguments", [("absent",), ("--once",), ("--size", "big")])
+def test_sanctum_refuses_in_one_sentence(run: Run, arguments: tuple[str, ...]) -> None:
+    code, output, errors = run(*arguments, command=sanctum_main)
+    assert (code, output, errors.count("\n")) == (2, "", 1)
+
+
+def test_a_config_file_with_an_unknown_key_is_refused(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "run.toml").write_text("episods = 3\n")
+    code, _, errors = run("ppo", "--config", "run.toml")
+    assert code == 2
+    assert "did you mean 'episodes'?" in errors
+    assert not (tmp_path / "runs").exists()
+
+
+def test_settings_come_from_defaults_then_the_file_then_options(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "run.toml").write_text("episodes = 3\nsteps = 2\nminibatches = 1\n")
+    code, _, errors = run("ppo", "--config", "run.toml", "--episodes", "1", "--name", "my run")
+    assert code == 0, errors
+    directory = find_run(tmp_path / "runs")
+    assert directory.name.endswith("-my-run")
+    payloads = [event.payload for event in RunReader(directory).read(0, 1000)]
+    (start,) = [payload for payload in payloads if isinstance(payload, RunStarted)]
+    assert (start.episodes, start.steps) == (1, 2)
+    assert start.config["minibatches"] == 1
+    assert start.config["ppo_epochs"] == 4
+
+
+def test_what_is_a_runs_own_cannot_change_when_it_goes_on(run: Run) -> None:
+    assert run("ppo", "--episodes", "1", "--steps", "2")[0] == 0
+    code, _, errors = run("ppo", "--resume", "2", "--learning-rate", "0.1")
+    assert code == 2
+    assert "learning_rate cannot change when a run goes on; only episodes" in errors
+    code, _, errors = run("ppo", "--resume", "2")
+    assert code == 2
+    assert "has trained all its 1 episodes" in errors
+
+
+def test_the_environment_names_the_folder_of_runs(
+    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("ESPER_RUN_DIR", str(tmp_path / "elsewhere"))
+    assert run("ppo", "--episodes", "1", "--steps", "1")[0] == 0
+    assert len(list((tmp_path / "elsewhere").iterdir())) == 1
+    assert run("runs")[0] == 0
+
+
+def test_help_names_every_setting(run: Run) -> None:
+    code, output, _ = run("ppo", "--help")
+    assert code == 0
+    for name in setting_names():
+        assert "--" + name.replace("_", "-") in output
+
+
+@pytest.mark.parametrize("command", ["main", "sanctum_main"])
+def test_help_loads_neither_torch_nor_textual(command: str) -> None:
+    program = (
+        f"import sys, esper.cli\n"
+        f"try: esper.cli.{command}(['--help'])\n"
+        f"except SystemExit: pass\n"
+        f"print({{'torch', 'textual', 'numpy', 'gymnasium'}} & set(sys.modules))"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert result.stdout.splitlines()[-1] == "set()"
