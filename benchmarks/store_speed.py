@@ -28,7 +28,7 @@ from esper.leyline.telemetry import (
 )
 
 STEPS = 24  # in an episode
-EMITS_TIMED = 20_000
+EMITS_TIMED = 10_000
 DURABLE_EMITS_TIMED = 500
 SECONDS_BETWEEN_EMITS = 50e-6
 PER_HEAD = (
@@ -189,7 +189,7 @@ def print_reading(folder: Path, events: int, hosts: int) -> None:
 
     def fold() -> None:
         reader, aggregator, after = RunReader(folder), SanctumAggregator(), 0
-        while read := reader.read(after, 8_192):
+        while read := reader.read(after, 128):
             for event in read:
                 aggregator.apply(event)
             after = read[-1].id

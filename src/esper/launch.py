@@ -118,7 +118,10 @@ def train_in_front(run: Path) -> int:
     from esper.karn import reports
 
     reports.print_health(run.parent, str(run), as_json=False, fail_on="")
-    return 0 if ending.status == "finished" else 130
+    if ending.status == "finished":
+        return 0
+    print(_how_to_go_on(run))
+    return 130
 
 
 def train_child(run: Path) -> int:
@@ -192,7 +195,7 @@ def train_behind_sanctum(run: Path, run_dir: Path) -> int:
     if code:
         print(f"Training ended with exit code {code}; its output is in {run / CONSOLE_NAME}")
     elif outcome == "stop":
-        print(f"Go on with: esper ppo --resume {run.name}")
+        print(_how_to_go_on(run))
     return code
 
 
@@ -230,6 +233,10 @@ def watch(
 
     run_sanctum(run, run_dir)
     return 0
+
+
+def _how_to_go_on(run: Path) -> str:
+    return f"Go on with: esper ppo --run-dir {run.parent} --resume {run.name}"
 
 
 def _follow(run: Path) -> Any:

@@ -14,6 +14,7 @@ from esper.karn.run_tables import (
     JOIN_LATCH,
     class_of,
     create_tables,
+    insert_rows,
     latch_rows,
 )
 from esper.leyline.heads import HEAD_NAMES
@@ -93,13 +94,14 @@ def test_events_carry_their_update(ask):
 )
 def test_a_class_that_does_not_fit_its_value_is_refused(value, kind):
     with closing(empty_tables()) as connection, pytest.raises(sqlite3.IntegrityError):
-        connection.execute(INSERT_HEAD_HEALTH, (1, "op", "entropy", value, kind))
+        insert_rows(connection, INSERT_HEAD_HEALTH, [(1, "op", "entropy", value, kind)])
 
 
 @given(st.floats(allow_nan=True, allow_infinity=True))
 def test_every_float_is_accepted_with_its_own_class(value):
     with closing(empty_tables()) as connection:
-        connection.execute(INSERT_HEAD_HEALTH, (1, "op", "entropy", value, class_of(value)))
+        row = (1, "op", "entropy", value, class_of(value))
+        insert_rows(connection, INSERT_HEAD_HEALTH, [row])
         ((stored, kind),) = connection.execute("SELECT value, class FROM head_health")
     if math.isnan(value):
         assert (stored, kind) == (None, "nan")

@@ -74,17 +74,29 @@ def parameter_count(blueprint: Blueprint, channels: int, axes: int, *, gated: bo
 
 
 def _pointwise(
-    features: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None
+    features: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None = None,
+    *,
+    activate: bool = False,
 ) -> torch.Tensor:
     """Map the channels of `[n, C, *P, B]` at each position, by `weight` `[n, C', C]`."""
     mapped = affine_map(features.flatten(2), weight, bias)
-    return mapped.view(weight.shape[0], weight.shape[1], *features.shape[2:])
+    return _as_features(mapped, features, activate)
 
 
-def _convolve(features: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+def _convolve(
+    features: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, *, activate: bool = False
+) -> torch.Tensor:
     """Convolve `[n, C, *P, B]` with `weight` `[n, C', C, *kernel]`, keeping the positions."""
     mapped = affine_map(windows(features, KERNEL, 1, KERNEL // 2), weight, bias)
-    return mapped.view(weight.shape[0], weight.shape[1], *features.shape[2:])
+    return _as_features(mapped, features, activate)
+
+
+def _as_features(mapped: torch.Tensor, like: torch.Tensor, activate: bool) -> torch.Tensor:
+    # ReLU before the view: autograd copies a whole tensor for an in-place change of a view
+    mapped = mapped.relu_() if activate else mapped
+    return mapped.view(*mapped.shape[:2], *like.shape[2:])
 
 
 def _norm(features: torch.Tensor, tensors: Tensors) -> torch.Tensor:
@@ -123,8 +135,8 @@ def _conv(features: torch.Tensor, tensors: Tensors) -> torch.Tensor:
 
 def _bottleneck(features: torch.Tensor, tensors: Tensors) -> torch.Tensor:
     in_weight, in_bias, weight, bias, out_weight, out_bias = tensors
-    narrow = _pointwise(features, in_weight, in_bias).relu_()
-    narrow = _convolve(narrow, weight, bias).relu_()
+    narrow = _pointwise(features, in_weight, in_bias, activate=True)
+    narrow = _convolve(narrow, weight, bias, activate=True)
     return _pointwise(narrow, out_weight, out_bias)
 
 
@@ -145,7 +157,8 @@ def _attention(features: torch.Tensor, tensors: Tensors) -> torch.Tensor:
 
 def _two_pointwise(features: torch.Tensor, tensors: Tensors) -> torch.Tensor:
     in_weight, in_bias, out_weight, out_bias = tensors
-    return _pointwise(_pointwise(features, in_weight, in_bias).relu_(), out_weight, out_bias)
+    wide = _pointwise(features, in_weight, in_bias, activate=True)
+    return _pointwise(wide, out_weight, out_bias)
 
 
 def _low_rank(features: torch.Tensor, tensors: Tensors) -> torch.Tensor:

@@ -8,7 +8,7 @@ import torch
 from esper.growth import seeds as life
 from esper.growth.adam import AdamSettings
 from esper.growth.host import HostShape
-from esper.growth.lockstep import SliceResult, evaluate, train_slice
+from esper.growth.lockstep import Measurement, evaluate, train_slice
 from esper.growth.minibatches import MinibatchOrder, draw, new_order, restart
 from esper.growth.observation import Progress, new_progress
 from esper.growth.plan import make_final_plan, make_plan
@@ -98,7 +98,7 @@ def begin_episodes(cohort: Cohort, hosts: np.ndarray, validation: Split) -> None
     born = evaluate(cohort.population, make_plan(cohort.population, cohort.seeds), validation)
     fresh = new_progress(len(hosts))
     fresh.accuracy = fresh.best_accuracy = born.accuracy[hosts]
-    fresh.loss = fresh.training_loss = born.loss[hosts]
+    fresh.loss = fresh.training_loss = born.losses.loss[hosts]
     for name, values in vars(fresh).items():
         getattr(cohort.progress, name)[hosts] = values
 
@@ -121,15 +121,15 @@ def train_and_measure(
 
     progress.step += 1
     progress.accuracy_change = measured.accuracy - progress.accuracy
-    progress.loss_change = measured.loss - progress.loss
-    progress.accuracy, progress.loss = measured.accuracy, measured.loss
+    progress.loss_change = measured.losses.loss - progress.loss
+    progress.accuracy, progress.loss = measured.accuracy, measured.losses.loss
     progress.training_loss = learnt.loss
     progress.best_accuracy = np.maximum(progress.best_accuracy, measured.accuracy)
-    progress.gain, progress.training_gain = measured.gain, learnt.gain
+    progress.gain, progress.training_gain = measured.losses.gain, learnt.gain
     return moved
 
 
-def measure_finished(cohort: Cohort, split: Split) -> SliceResult:
+def measure_finished(cohort: Cohort, split: Split) -> Measurement:
     """Measure every host with its FOSSILIZED seeds alone, all others taken out."""
     return evaluate(cohort.population, make_final_plan(cohort.population, cohort.seeds), split)
 

@@ -45,18 +45,21 @@ class _Windows(torch.autograd.Function):
         rows, channels, *positions, batch = shape
         out = window_positions(tuple(positions), kernel, stride, padding)
         pieces = gradient.view(rows, channels, *(kernel,) * len(out), *out, batch)
-        padded = gradient.new_zeros(
-            rows, channels, *(size + 2 * padding for size in positions), batch
-        )
-        every = slice(None)
+        result = gradient.new_zeros(shape)
         for offsets in itertools.product(range(kernel), repeat=len(out)):
-            reached = tuple(
-                slice(offset, offset + stride * (size - 1) + 1, stride)
-                for offset, size in zip(offsets, out, strict=True)
-            )
-            padded[every, every, *reached] += pieces[every, every, *offsets]
-        inside = tuple(slice(padding, padding + size) for size in positions)
-        return padded[every, every, *inside], None, None, None
+            source, target = pieces[:, :, *offsets], result
+            for axis, (offset, size, reached) in enumerate(
+                zip(offsets, positions, out, strict=True), start=2
+            ):
+                # window w reads position w * stride + offset - padding, if there is one
+                first = max(0, -((offset - padding) // stride))
+                last = min(reached - 1, (size - 1 + padding - offset) // stride)
+                start = first * stride + offset - padding
+                stop = last * stride + offset - padding + 1
+                source = source.narrow(axis, first, last - first + 1)
+                target = target[(*(slice(None),) * axis, slice(start, stop, stride))]
+            target += source
+        return result, None, None, None
 
 
 def windows(features: torch.Tensor, kernel: int, stride: int, padding: int) -> torch.Tensor:
@@ -91,22 +94,27 @@ def affine_map(
 
 
 class _LayerNorm(torch.autograd.Function):
+    """By hand: torch's kernels want the normalised axes last, or take many times as long."""
+
     @staticmethod
     def forward(ctx: Any, features: torch.Tensor, epsilon: float) -> torch.Tensor:
         flat = features.flatten(1, -2)  # [R, C*P, B]
-        centred = flat - flat.mean(1, keepdim=True)
-        scale = centred.square().mean(1, keepdim=True).add_(epsilon).rsqrt_()
-        normal = centred.mul_(scale)
+        normal = flat - flat.mean(1, keepdim=True)
+        variance = (normal * normal).mean(1, keepdim=True)
+        scale = variance.add_(epsilon).rsqrt_()
+        normal.mul_(scale)
         ctx.save_for_backward(normal, scale)
         return normal.view(features.shape)
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
+        # scale * (g - mean(g) - normal * mean(g * normal)), with few passes over whole features
         normal, scale = ctx.saved_tensors
         flat = gradient.reshape(normal.shape)
-        along = (flat * normal).mean(1, keepdim=True)
-        result = flat - flat.mean(1, keepdim=True)
-        return result.addcmul_(normal, along, value=-1.0).mul_(scale).view(gradient.shape), None
+        along = (flat * normal).mean(1, keepdim=True).mul_(scale).neg_()
+        level = flat.mean(1, keepdim=True).mul_(scale).neg_()
+        result = torch.addcmul(level, flat, scale).addcmul_(normal, along)
+        return result.view(gradient.shape), None
 
 
 def layer_norm(features: torch.Tensor, epsilon: float = 1e-5) -> torch.Tensor:

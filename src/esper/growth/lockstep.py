@@ -18,19 +18,30 @@ EVALUATION_CHUNK = 200
 
 
 @dataclass(frozen=True)
-class SliceResult:
-    """What training or evaluating measured; hosts in their own order, not the plan's.
+class Losses:
+    """Losses of hosts and shadows; hosts in their own order, not the plan's.
 
     Attributes:
         loss: mean cross-entropy of each host, in nats. `[N]`
-        accuracy: fraction each host gets right. `[N]`
         gain: how much lower the loss is in the shadow of each TRAINING seed than in its host, in
             nats; 0 where there is no such seed. `[N, S]`
     """
 
     loss: np.ndarray
-    accuracy: np.ndarray
     gain: np.ndarray
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What a whole split says about each host.
+
+    Attributes:
+        losses: of hosts and shadows.
+        accuracy: fraction each host gets right. `[N]`
+    """
+
+    losses: Losses
+    accuracy: np.ndarray
 
 
 def train_slice(
@@ -40,7 +51,7 @@ def train_slice(
     drawn: np.ndarray,
     batch: int,
     settings: AdamSettings,
-) -> SliceResult:
+) -> Losses:
     """Train every host, and every seed the plan has a part for, on its own minibatches.
 
     Args:
@@ -68,7 +79,6 @@ def train_slice(
         for table in step_coefficients(settings, clocks(population, plan), batches)
     )
     losses = state.new_zeros(hosts + len(plan.shadow_rows))
-    right = torch.zeros_like(losses, dtype=torch.int64)
     for step in range(batches):
         columns = input_columns(inputs[step], shape)
         logits = run(plan, shape, flat, columns)
@@ -76,18 +86,17 @@ def train_slice(
         (gradient,) = torch.autograd.grad(row_losses.sum(), flat)
         adam_step_(state, gradient, lengths[step], epsilons[step], settings)
         losses += row_losses.detach()
-        right += _row_hits(logits, labels[step])
     population.state.index_copy_(1, plan.columns, state)
     advance_clocks(population, plan, batches)
-    return _in_host_order(population, plan, losses / batches, right, batches * batch)
+    return _by_host(population, plan, losses / batches)
 
 
-def evaluate(population: Population, plan: Plan, split: Split) -> SliceResult:
+def evaluate(population: Population, plan: Plan, split: Split) -> Measurement:
     """Measure every host, and every shadow of the plan, on a whole split."""
     flat = population.state[0].index_select(0, plan.columns)
     rows = population.hosts + len(plan.shadow_rows)
     losses = flat.new_zeros(rows)
-    right = torch.zeros_like(losses, dtype=torch.int64)
+    right = torch.zeros(population.hosts, dtype=torch.int64, device=flat.device)
     with torch.no_grad():
         for start in range(0, len(split), EVALUATION_CHUNK):
             inputs = split.inputs[start : start + EVALUATION_CHUNK]
@@ -95,8 +104,10 @@ def evaluate(population: Population, plan: Plan, split: Split) -> SliceResult:
             columns = input_columns(inputs.movedim(0, -1).unsqueeze(0), population.shape)[0]
             logits = run(plan, population.shape, flat, columns)
             losses += _row_losses(logits, labels) * labels.shape[1]
-            right += _row_hits(logits, labels)
-    return _in_host_order(population, plan, losses / len(split), right, len(split))
+            right += _row_hits(logits[: population.hosts], labels[: population.hosts])
+    accuracy = np.empty(population.hosts)
+    accuracy[plan.order] = right.cpu().numpy() / len(split)
+    return Measurement(_by_host(population, plan, losses / len(split)), accuracy)
 
 
 def _gather_minibatches(
@@ -122,18 +133,20 @@ def _row_losses(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 
 
 def _row_hits(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Return how many samples each row gets right: `[R, classes, B]`, `[R, B]` -> `[R]`."""
-    return (logits.argmax(1) == labels).sum(1)
+    """Return how many samples each row gets right: `[R, classes, B]`, `[R, B]` -> `[R]`.
+
+    Right is a sample whose own class alone has the highest logit, so a network that says the same
+    for every class, or NaN, gets none right. (It is also several times as fast as `argmax` here.)
+    """
+    own = logits.gather(1, labels.unsqueeze(1))
+    return ((logits >= own).sum(1) == 1).sum(1)
 
 
-def _in_host_order(
-    population: Population, plan: Plan, losses: torch.Tensor, right: torch.Tensor, samples: int
-) -> SliceResult:
+def _by_host(population: Population, plan: Plan, row_losses: torch.Tensor) -> Losses:
     hosts = population.hosts
-    loss, accuracy = np.empty(hosts), np.empty(hosts)
-    by_row = losses.double().cpu().numpy()
+    by_row = row_losses.double().cpu().numpy()
+    loss = np.empty(hosts)
     loss[plan.order] = by_row[:hosts]
-    accuracy[plan.order] = right[:hosts].cpu().numpy() / samples
     gain = np.zeros((hosts, population.slots))
     gain[plan.shadow_hosts, plan.shadow_slots] = loss[plan.shadow_hosts] - by_row[hosts:]
-    return SliceResult(loss, accuracy, gain)
+    return Losses(loss, gain)

@@ -8,7 +8,8 @@ row that says the writer is alive; `meta` says what this file is.
 
 import math
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import chain
 from typing import Final
 
 from esper.leyline.telemetry import Payload, PPOUpdatePayload
@@ -98,8 +99,10 @@ _TABLES: Final = (
     """,
 )
 
-INSERT_EVENT: Final = "INSERT INTO events (time, kind, update_index, payload) VALUES (?, ?, ?, ?)"
-INSERT_HEAD_HEALTH: Final = "INSERT OR REPLACE INTO head_health VALUES (?, ?, ?, ?, ?)"
+INSERT_EVENTS: Final = "INSERT INTO events (time, kind, update_index, payload) VALUES"
+INSERT_HEAD_HEALTH: Final = "INSERT OR REPLACE INTO head_health VALUES"
+#: Rows that go into one statement; SQLite takes 32,766 values at most.
+_ROWS_PER_STATEMENT: Final = 256
 # The join of the semilattice: the earlier sighting stands, whatever order they come in.
 JOIN_LATCH: Final = """
     INSERT INTO latches VALUES (?, ?, ?, ?, ?, ?)
@@ -156,6 +159,21 @@ def create_tables(connection: sqlite3.Connection, esper_version: str) -> None:
         ],
     )
     connection.execute("COMMIT")
+
+
+def insert_rows(
+    connection: sqlite3.Connection, insert: str, rows: Sequence[tuple[object, ...]]
+) -> None:
+    """Insert rows, many in one statement.
+
+    `executemany` would let go of the interpreter's lock at every row, and beside a thread that
+    computes in Python it may take 5 ms (`sys.getswitchinterval`) to get it back.
+    """
+    for start in range(0, len(rows), _ROWS_PER_STATEMENT):
+        chunk = rows[start : start + _ROWS_PER_STATEMENT]
+        row = f"({', '.join('?' * len(chunk[0]))})"
+        values = list(chain.from_iterable(chunk))
+        connection.execute(f"{insert} {', '.join([row] * len(chunk))}", values)
 
 
 def class_of(value: float) -> str:

@@ -22,7 +22,7 @@ from esper import __version__
 from esper.karn.liveness import process_start_time
 from esper.karn.run_directory import STORE_NAME
 from esper.karn.run_tables import (
-    INSERT_EVENT,
+    INSERT_EVENTS,
     INSERT_HEAD_HEALTH,
     JOIN_LATCH,
     REPLACE_HEARTBEAT,
@@ -30,6 +30,7 @@ from esper.karn.run_tables import (
     check_store,
     create_tables,
     head_health_rows,
+    insert_rows,
     latch_rows,
     update_index_of,
 )
@@ -310,23 +311,14 @@ class _Store:
         connection = self._connection
         assert connection is not None
         connection.execute("BEGIN IMMEDIATE")
-        connection.executemany(
-            INSERT_EVENT,
-            [
-                (
-                    waiting.time,
-                    kind_of(waiting.payload),
-                    update_index_of(waiting.payload),
-                    waiting.data,
-                )
-                for waiting in batch
-            ],
-        )
+        insert_rows(connection, INSERT_EVENTS, [_event_row(waiting) for waiting in batch])
+        updates = [w.payload for w in batch if isinstance(w.payload, PPOUpdatePayload)]
+        figures = [row for update in updates for row in head_health_rows(update)]
+        insert_rows(connection, INSERT_HEAD_HEALTH, figures)
+        if latched := [row for update in updates for row in latch_rows(update)]:
+            connection.executemany(JOIN_LATCH, latched)
         for waiting in batch:
-            if isinstance(waiting.payload, PPOUpdatePayload):
-                connection.executemany(INSERT_HEAD_HEALTH, head_health_rows(waiting.payload))
-                connection.executemany(JOIN_LATCH, latch_rows(waiting.payload))
-            elif isinstance(waiting.payload, RunStarted):
+            if isinstance(waiting.payload, RunStarted):
                 self._start = waiting
         connection.execute("COMMIT")
 
@@ -369,6 +361,11 @@ class _Store:
     def _roll_back(self) -> None:
         if self._connection is not None and self._connection.in_transaction:
             self._connection.execute("ROLLBACK")
+
+
+def _event_row(waiting: _Waiting) -> tuple[float, str, int | None, bytes]:
+    payload = waiting.payload
+    return waiting.time, kind_of(payload), update_index_of(payload), waiting.data
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

@@ -1,5 +1,6 @@
 """Stopping when asked: after the current update at the first signal, at once at the second."""
 
+import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +18,8 @@ class StopRequest:
         if self.requested:
             raise KeyboardInterrupt
         self.requested = True
+        # Not print: a signal may arrive in the middle of one, and that may not be entered again.
+        os.write(2, b"\nstopping after the current update; asked again, at once\n")
 
 
 @contextmanager

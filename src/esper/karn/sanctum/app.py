@@ -65,7 +65,7 @@ class SanctumApp(App[Outcome]):
         # In other themes red and amber would not be kept for alerts.
         for name in builtin:
             self.unregister_theme(name)
-        self._directory = directory
+        self.animation_level = "none"  # a cockpit is read, often over ssh: nothing glides
         self._child = child
         self._watch = watch or RunWatch(directory, run_dir)
         self._clock = clock
@@ -125,7 +125,9 @@ class SanctumApp(App[Outcome]):
 
     def _leave(self, outcome: Outcome | None) -> None:
         if outcome is not None:
-            self.exit(outcome)
+            # Training may have ended by itself while the question was being answered.
+            is_over = self._child is None or self._child.poll() is not None
+            self.exit("quit" if is_over else outcome)
 
 
 def run_sanctum(

@@ -1,0 +1,256 @@
+"""Views of runs that were never trained, for the widgets and the app that show them."""
+
+import math
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from esper.karn.liveness import RunStatus, StatusKind
+from esper.karn.sanctum.app import SanctumApp
+from esper.karn.sanctum.schema import (
+    FirstSighting,
+    HeadTrend,
+    HostState,
+    LogEntry,
+    RunState,
+    SanctumSnapshot,
+    SlotState,
+    TamiyoState,
+    TrainingState,
+)
+from esper.karn.sanctum.verdict import master_verdict
+from esper.karn.sanctum.view import View
+from esper.leyline.heads import BLUEPRINT_CHOICES, HEAD_NAMES, SLOT_CHOICES
+
+START = 1_763_838_000.0
+UPDATES = 36
+
+
+def _zigzag(low, high, period, points=UPDATES):
+    """Return a triangle wave; only sums and products, so that every machine has the same."""
+    steps = [abs((2 * i) % (2 * period) - period) / period for i in range(points)]
+    return tuple(low + (high - low) * step for step in steps)
+
+
+class Views:
+    """Makes views of which a test needs to name only what it is about."""
+
+    def view(self, snapshot=None, *, kind=StatusKind.LIVE, seconds=1.0, sentence="training", **more):
+        """Return a view of a snapshot, with the verdict that belongs to it."""
+        snapshot = self.healthy() if snapshot is None else snapshot
+        status = RunStatus(kind, seconds, sentence)
+        verdict = master_verdict(snapshot, status)
+        return View(**({"status": status, "verdict": verdict, "now": START + 4000.5, "snapshot": snapshot} | more))
+
+    def waiting(self):
+        """Return what there is to see before the first run."""
+        return self.view(
+            SanctumSnapshot(),
+            kind=StatusKind.WAITING,
+            seconds=None,
+            sentence="waiting for the first run in /runs",
+        )
+
+    def healthy(self, hosts=8):
+        """Return a run after 36 updates in which everything is as it should be."""
+        return SanctumSnapshot(
+            run=RunState(
+                run_id="20251122-190000-amber",
+                name="amber",
+                task="mnist1d",
+                device="cpu",
+                seed=7,
+                phase="training",
+                episodes=400,
+                episodes_done=8 * UPDATES,
+                update=UPDATES,
+                steps=24,
+                step=11,
+                environments=hosts,
+                steps_per_second=118.4,
+                samples_per_second=94_321.0,
+                started_at=START,
+                last_event_at=START + 4000,
+                host_parameters=858,
+                slots=SLOT_CHOICES,
+                blueprints=BLUEPRINT_CHOICES,
+            ),
+            tamiyo=self._tamiyo(),
+            training=self._training(),
+            hosts=tuple(self._host(index) for index in range(hosts)),
+            log=tuple(self._log()),
+            last_event_id=1000,
+        )
+
+    def broken(self, hosts=8):
+        """Return the same run after `op` went Inf in update 2, and again in the last one."""
+        snapshot = self.healthy(hosts)
+        tamiyo = snapshot.tamiyo
+        trend = tamiyo.head_trend["op"]
+        trend = replace(
+            trend,
+            ratio_max=(*trend.ratio_max[:-1], math.inf),
+            gradient_norm=(*trend.gradient_norm[:-2], math.nan, 0.25),
+        )
+        tamiyo = replace(
+            tamiyo,
+            head_inf_latch=tamiyo.head_inf_latch | {"op": True},
+            head_nan_latch=tamiyo.head_nan_latch | {"op": True},
+            head_inf_active=tamiyo.head_inf_active | {"op": True},
+            head_ratio_max=tamiyo.head_ratio_max | {"op": math.inf},
+            head_trend=tamiyo.head_trend | {"op": trend},
+            first=(
+                FirstSighting("op", "+inf", "logits", update=2, epoch=1, minibatch=1),
+                FirstSighting("op", "nan", "log_prob", update=2, epoch=1, minibatch=1),
+            ),
+        )
+        training = replace(
+            snapshot.training,
+            minibatches_skipped=1,
+            skipped_in_run=2,
+            gradient_norm_history=(*snapshot.training.gradient_norm_history[:-2], math.nan, 0.4),
+        )
+        latch = LogEntry(
+            900, START + 3990, "latch", "op went Inf first in logits, update 2, epoch 1, minibatch 1"
+        )
+        return replace(
+            snapshot, tamiyo=tamiyo, training=training, log=(*snapshot.log, latch), last_event_id=1001
+        )
+
+    def _tamiyo(self):
+        trends = {
+            head: HeadTrend(
+                entropy=_zigzag(0.5, 0.9 - 0.01 * place, 8 + place),
+                gradient_norm=_zigzag(0.1, 0.4, 5 + place),
+                ratio_max=_zigzag(1.05, 1.3, 6 + place),
+                clip_fraction=_zigzag(0.02, 0.2, 7 + place),
+            )
+            for place, head in enumerate(HEAD_NAMES)
+        }
+        return TamiyoState(
+            head_entropy={head: trend.entropy[-1] for head, trend in trends.items()},
+            head_gradient_norm={head: trend.gradient_norm[-1] for head, trend in trends.items()},
+            head_ratio_max={head: trend.ratio_max[-1] for head, trend in trends.items()},
+            head_clip_fraction={head: trend.clip_fraction[-1] for head, trend in trends.items()},
+            head_kl={head: 0.001 * place for place, head in enumerate(HEAD_NAMES)},
+            head_log_prob_min={head: -1.5 * place for place, head in enumerate(HEAD_NAMES)},
+            head_log_prob_max={head: -0.01 * place for place, head in enumerate(HEAD_NAMES)},
+            head_active_fraction={head: 0.125 * place for place, head in enumerate(HEAD_NAMES)},
+            head_trend=trends,
+        )
+
+    def _training(self):
+        return TrainingState(
+            policy_loss=-0.0123,
+            value_loss=0.452,
+            entropy=3.1,
+            approximate_kl=0.0087,
+            clip_fraction=0.11,
+            explained_variance=0.61,
+            gradient_norm=0.42,
+            learning_rate=2e-3,
+            minibatches=16,
+            policy_loss_history=_zigzag(-0.05, 0.02, 5),
+            value_loss_history=_zigzag(0.2, 0.9, 36),
+            entropy_history=_zigzag(3.1, 5.0, 36),
+            approximate_kl_history=_zigzag(0.002, 0.02, 7),
+            clip_fraction_history=_zigzag(0.05, 0.2, 9),
+            explained_variance_history=_zigzag(-0.4, 0.6, 20),
+            gradient_norm_history=_zigzag(0.2, 0.8, 6),
+            score=0.584,
+            score_history=_zigzag(0.45, 0.6, 36),
+        )
+
+    def _host(self, index):
+        blueprint = index % len(BLUEPRINT_CHOICES)
+        return HostState(
+            host=index,
+            episode=index + 1,
+            accuracy=0.5 + 0.03125 * (index % 8),
+            loss=1.25 - 0.0625 * (index % 8),
+            parameters=858 + 311 * index,
+            reward=0.03125 * (index % 8) - 0.0625,
+            slots=(
+                SlotState(stage=index % 6, alpha=0.0 if index % 6 < 3 else 0.5, blueprint=blueprint),
+                SlotState(stage=0, alpha=0.0, blueprint=-1),
+                SlotState(stage=5, alpha=1.0, blueprint=5),
+            ),
+            accuracy_history=_zigzag(0.3, 0.5 + 0.03125 * (index % 8), 11, points=11),
+        )
+
+    def _log(self):
+        yield LogEntry(1, START, "info", "run amber started: 400 episodes of mnist1d on 8 hosts")
+        for number in range(24):
+            slot = SLOT_CHOICES[number % 3]
+            blueprint = BLUEPRINT_CHOICES[number % 8]
+            text = f"host {number % 8 + 1}: {blueprint} germinated in slot {slot}"
+            yield LogEntry(10 + number, START + 60 * number, "info", text)
+
+
+class Child:
+    """A training process that never was; `code` is its exit code, None while it runs."""
+
+    pid = 4711
+
+    def __init__(self):
+        self.code = None
+
+    def poll(self):
+        return self.code
+
+
+@pytest.fixture
+def views():
+    """Return the maker of views."""
+    return Views()
+
+
+@pytest.fixture
+def child():
+    """Return a live training process."""
+    return Child()
+
+
+@pytest.fixture
+def sanctum(monkeypatch):
+    """Return a function that makes an app which shows a given view, and any given later."""
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TZ", "UTC")
+    time.tzset()
+
+    def make(view, **more):
+        shown = [view]
+        app = SanctumApp(None, Path("runs"), watch=lambda _now: shown[-1], **more)
+        app.shown = shown
+        return app
+
+    yield make
+    monkeypatch.undo()
+    time.tzset()
+
+
+@pytest.fixture
+def seen():
+    """Return a function that waits until an app shows the newest of its views."""
+
+    async def wait(pilot):
+        deadline = time.monotonic() + 20
+        while pilot.app.view is not pilot.app.shown[-1]:
+            assert time.monotonic() < deadline, "the app never showed its view"
+            await pilot.pause(0.01)
+        await pilot.pause()
+
+    return wait
+
+
+@pytest.fixture
+def screen_text():
+    """Return a function that reads what an app has on its screen, a string a line."""
+
+    def read(app):
+        lines = app.screen._compositor.render_strips()
+        return [strip.text for strip in lines]
+
+    return read

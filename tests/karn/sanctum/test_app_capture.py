@@ -1,0 +1,56 @@
+"""One frame of a run as text, and as a picture."""
+
+import io
+
+import pytest
+from rich.console import Console
+
+from esper.karn.sanctum.capture import export_frame, print_once
+from esper.karn.sanctum.widgets.tamiyo_brain.action_heads_panel import LIT, UNLIT
+
+
+def _printed(directory, width, **more):
+    console = Console(file=io.StringIO(), width=width, highlight=False, **more)
+    print_once(directory, console=console)
+    return console.file.getvalue()
+
+
+@pytest.mark.parametrize("width", [80, 120, 200])
+def test_a_frame_is_printed_at_the_width_of_the_terminal(finished_run, width):
+    lines = _printed(finished_run, width).splitlines()
+    assert max(len(line) for line in lines) == width
+    assert lines[0].startswith(" ● CRITICAL")
+    (names,) = [line for line in lines if "Blueprint" in line]
+    (inf,) = [line for line in lines if line.startswith("Inf")]
+    assert inf[names.index(" Op") + 1] == LIT
+    assert inf.count(UNLIT) == 7
+    for title in ("Action heads", "Policy", "Hosts", "Log"):
+        assert any(line.startswith(f"── {title} ──") for line in lines)
+    assert any("FINISHED" in line for line in lines)
+
+
+def test_without_a_terminal_there_are_no_control_sequences(finished_run):
+    assert "\x1b" not in _printed(finished_run, 100)
+
+
+def test_with_no_color_a_terminal_gets_no_colours(finished_run, monkeypatch):
+    monkeypatch.setenv("NO_COLOR", "1")
+    text = _printed(finished_run, 100, force_terminal=True)
+    assert "\x1b[1m" in text
+    assert "\x1b[31m" not in text
+    assert "\x1b[3" not in text
+
+
+def test_a_run_without_a_store_is_printed_as_waiting(run):
+    assert "● WAITING" in _printed(run, 80)
+
+
+@pytest.mark.parametrize("size", [(80, 24), (120, 40)])
+def test_a_picture_shows_the_real_app(finished_run, tmp_path, size):
+    path = tmp_path / "frame.svg"
+    export_frame(finished_run, path, size)
+    picture = path.read_text(encoding="utf-8").replace("&#160;", " ")
+    assert picture.startswith("<svg")
+    assert "Action heads" in picture
+    assert LIT in picture
+    assert "FINISHED" in picture

@@ -1,0 +1,101 @@
+"""The layouts: what must be seen at which size, and what is said where nothing can be."""
+
+import pytest
+
+from esper.karn.sanctum.screens.overview import SMALLEST
+from esper.karn.sanctum.widgets.panel import Panel
+from esper.karn.sanctum.widgets.tamiyo_brain.action_heads_panel import (
+    DISPLAY_TO_LEYLINE_KEY,
+    LIT,
+    UNLIT,
+)
+
+SIZES = [(80, 24), (120, 40), (200, 60), SMALLEST]
+TOO_SMALL = [(1, 1), (10, 3), (40, 10), (SMALLEST[0] - 1, 40), (120, SMALLEST[1] - 1)]
+
+
+@pytest.mark.parametrize("size", SIZES)
+async def test_everything_essential_is_seen_without_scrolling(
+    views, sanctum, seen, screen_text, size
+):
+    app = sanctum(views.view(views.broken()))
+    async with app.run_test(size=size) as pilot:
+        await seen(pilot)
+        lines = screen_text(app)
+    text = "\n".join(lines)
+    for said in ("amber", "LIVE", "update 36", "288/400", "op went Inf", "1:06:40", "Score"):
+        assert said in text
+    assert all(name in text for name in DISPLAY_TO_LEYLINE_KEY)
+    for label in ("Inf", "NaN"):
+        (row,) = [line for line in lines if line.strip().startswith(label)]
+        assert row.count(LIT) + row.count(UNLIT) == len(DISPLAY_TO_LEYLINE_KEY)
+    for title in ("Action heads", "Policy", "Hosts", "Log"):
+        assert title in text
+
+
+@pytest.mark.parametrize("size", SIZES)
+async def test_no_panel_reaches_beyond_the_screen(views, sanctum, seen, size):
+    app = sanctum(views.view(error="something is wrong with the store of this run"))
+    async with app.run_test(size=size) as pilot:
+        await seen(pilot)
+        for panel in app.screen.query(Panel):
+            assert panel.size.height > 0
+            assert app.screen.region.contains_region(panel.region)
+
+
+@pytest.mark.parametrize("size", TOO_SMALL)
+async def test_a_terminal_that_is_too_small_shows_one_sentence(
+    views, sanctum, seen, screen_text, size
+):
+    app = sanctum(views.view(views.broken()))
+    async with app.run_test(size=size) as pilot:
+        await seen(pilot)
+        text = " ".join(" ".join(screen_text(app)).split())
+    if size[0] >= 40:
+        assert "● CRITICAL. Sanctum needs 72×22 cells" in text
+        assert f"{size[0]}×{size[1]}" in text
+    assert "Action heads" not in text
+
+
+async def test_it_follows_the_size_of_the_terminal(views, sanctum, seen, screen_text):
+    app = sanctum(views.view(views.broken()))
+    async with app.run_test(size=(200, 60)) as pilot:
+        await seen(pilot)
+        for width, height in [(80, 24), (20, 5), (120, 40), (200, 60)]:
+            await pilot.resize_terminal(width, height)
+            await pilot.pause(0.05)
+            text = "\n".join(screen_text(app))
+            assert ("Action heads" in text) == (width >= 72)
+            assert ("Log p min" in text) == (width == 200)
+
+
+async def test_before_the_first_run_it_says_what_it_waits_for(views, sanctum, seen, screen_text):
+    app = sanctum(views.waiting())
+    async with app.run_test(size=(80, 24)) as pilot:
+        await seen(pilot)
+        text = "\n".join(screen_text(app))
+        assert "● WAITING" in text
+        assert "waiting for the first run in /runs" in text
+        app.shown.append(views.view())
+        await seen(pilot)
+        assert "● HEALTHY" in "\n".join(screen_text(app))
+
+
+async def test_a_run_that_cannot_be_read_is_said_in_place_and_forgotten_when_it_can(
+    views, sanctum, seen, screen_text
+):
+    error = "run.sqlite was written by a newer version of Esper"
+    app = sanctum(views.view(error=error))
+    async with app.run_test(size=(80, 24)) as pilot:
+        await seen(pilot)
+        assert f"! {error}" in "\n".join(screen_text(app))
+        app.shown.append(views.view())
+        await seen(pilot)
+        assert error not in "\n".join(screen_text(app))
+
+
+async def test_text_of_a_run_is_never_taken_for_markup(views, sanctum, seen, screen_text):
+    app = sanctum(views.view(error="no run in [bold]runs[/nothing]"))
+    async with app.run_test(size=(80, 24)) as pilot:
+        await seen(pilot)
+        assert "[bold]runs[/nothing]" in "\n".join(screen_text(app))

@@ -1,0 +1,119 @@
+"""Sanctum as a process of its own: what it loads, and what it does to a run and a terminal."""
+
+import subprocess
+import sys
+import time
+
+import pexpect
+import pyte
+import pytest
+
+from esper.karn.liveness import StatusKind
+from esper.karn.run_store import STORE_NAME, RunWriter, create_run
+from esper.karn.sanctum.watch import RunWatch
+
+COLUMNS, LINES = 80, 24
+PROGRAM = """
+import sys
+from pathlib import Path
+from esper.karn.sanctum.app import run_sanctum
+directory = Path(sys.argv[1]) if sys.argv[1] else None
+print("left with", run_sanctum(directory, Path(sys.argv[2])))
+"""
+
+
+def test_importing_the_app_loads_nothing_of_training():
+    code = (
+        "import esper.karn.sanctum.app, esper.karn.sanctum.capture, sys;"
+        "print(sorted({'torch', 'numpy', 'scipy', 'gymnasium'} & set(sys.modules)))"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert found.stdout.strip() == "[]"
+
+
+def test_printing_a_frame_does_without_textual():
+    code = "import esper.karn.sanctum.capture, sys;print('textual.app' in sys.modules)"
+    found = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert found.stdout.strip() == "False"
+
+
+class Terminal:
+    """Sanctum on a pseudo-terminal, and what is on its screen."""
+
+    def __init__(self, *arguments):
+        self.screen = pyte.Screen(COLUMNS, LINES)
+        self._stream = pyte.Stream(self.screen)
+        self.process = pexpect.spawn(
+            sys.executable,
+            ["-c", PROGRAM, *map(str, arguments)],
+            dimensions=(LINES, COLUMNS),
+            encoding="utf-8",
+            env={"TERM": "xterm-256color", "PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"},
+            timeout=30,
+        )
+
+    def wait_for(self, text):
+        """Read until a text is on the screen."""
+        deadline = time.monotonic() + 30
+        while text not in "\n".join(self.screen.display):
+            assert time.monotonic() < deadline, "\n".join(self.screen.display)
+            self._stream.feed(self.process.read_nonblocking(65_536, timeout=30))
+
+
+@pytest.fixture
+def open_sanctum():
+    opened = []
+
+    def open_it(*arguments):
+        opened.append(Terminal(*arguments))
+        return opened[-1]
+
+    yield open_it
+    for terminal in opened:
+        terminal.process.close(force=True)
+
+
+def test_it_shows_a_finished_run_on_a_terminal_and_leaves_it_as_it_was(finished_run, open_sanctum):
+    before = {path: path.stat().st_mtime_ns for path in finished_run.rglob("*")}
+    content = (finished_run / STORE_NAME).read_bytes()
+    terminal = open_sanctum(finished_run, finished_run.parent)
+    terminal.wait_for("FINISHED")
+    terminal.wait_for("first: op Inf in logits, update 2")
+    rows = terminal.screen.display
+    (names,) = [row for row in rows if "Blueprint" in row]
+    (inf,) = [row for row in rows if row.strip().startswith("Inf")]
+    assert inf[names.index(" Op") + 1] == "●"
+    terminal.process.send("q")
+    terminal.process.expect("left with quit")
+    terminal.process.expect(pexpect.EOF)
+    assert {path: path.stat().st_mtime_ns for path in finished_run.rglob("*")} == before
+    assert (finished_run / STORE_NAME).read_bytes() == content
+
+
+def test_it_waits_for_the_first_run_and_then_shows_it(tmp_path, payloads, open_sanctum):
+    run_dir = tmp_path / "runs"
+    terminal = open_sanctum("", run_dir)
+    terminal.wait_for("● WAITING")
+    directory = create_run(run_dir, "late")
+    with RunWriter(directory) as writer:
+        writer.emit(payloads.start(name="late"))
+        writer.emit(payloads.broken_update(1, "slot", "nan"), durable=True)
+        terminal.wait_for("● CRITICAL")
+        terminal.wait_for("first: slot NaN")
+    terminal.process.send("q")
+    terminal.process.expect("left with quit")
+
+
+def test_a_watch_finds_the_first_run_of_a_folder_that_is_not_there_yet(tmp_path, payloads):
+    run_dir = tmp_path / "deep" / "runs"
+    watch = RunWatch(None, run_dir)
+    view = watch(0.0)
+    assert view.status.kind is StatusKind.WAITING
+    assert str(run_dir) in view.status.sentence
+    with RunWriter(create_run(run_dir, "first")) as writer:
+        writer.emit(payloads.start(name="first"), durable=True)
+    assert watch(time.time()).snapshot.run.name == "first"

@@ -1,0 +1,230 @@
+"""The panel of the action heads: TELE-302 and TELE-303 on the screen."""
+
+import math
+from dataclasses import fields, replace
+
+import pytest
+
+from esper.karn.sanctum.schema import (
+    FirstSighting,
+    HeadTrend,
+    RunState,
+    SanctumSnapshot,
+    TamiyoState,
+)
+from esper.karn.sanctum.widgets.palette import DARK
+from esper.karn.sanctum.widgets.tamiyo_brain.action_heads_panel import (
+    DISPLAY_TO_LEYLINE_KEY,
+    LIT,
+    UNLIT,
+    ActionHeadsPanel,
+    render_heads,
+)
+from esper.leyline.heads import HEAD_NAMES
+
+WIDTHS = (77, 117, 197)
+
+
+def _rows(snapshot, width, height=8):
+    """Return the panel's lines by the word that they begin with; the names under "heads"."""
+    lines = render_heads(snapshot, width, height).split("\n")
+    return {"heads": lines[0]} | {line.plain[:10].strip(): line for line in lines[1:]}
+
+
+def _column(rows, shown):
+    return rows["heads"].plain.index(f" {shown}") + 1
+
+
+def _style_at(line, place):
+    return [str(span.style) for span in line.spans if span.start <= place < span.end][-1]
+
+
+def _lit(label, width, tamiyo):
+    """Return the heads whose light is on in a row, found by what stands above the circles."""
+    rows = _rows(SanctumSnapshot(tamiyo=tamiyo), width)
+    return {
+        head
+        for shown, head in DISPLAY_TO_LEYLINE_KEY.items()
+        if rows[label].plain[_column(rows, shown)] == LIT
+    }
+
+
+def test_the_shown_names_stand_for_all_heads_in_their_order():
+    assert tuple(DISPLAY_TO_LEYLINE_KEY.values()) == HEAD_NAMES
+    assert list(DISPLAY_TO_LEYLINE_KEY) == [
+        "Slot",
+        "Blueprint",
+        "Style",
+        "Tempo",
+        "αTarget",
+        "αSpeed",
+        "αCurve",
+        "Op",
+    ]
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_an_inf_in_slot_lights_the_circle_under_slot_and_only_there(width):
+    tamiyo = TamiyoState()
+    tamiyo.head_inf_latch["slot"] = True
+    rows = _rows(SanctumSnapshot(tamiyo=tamiyo), width)
+    place = _column(rows, "Slot")
+    assert rows["Inf"].plain[place] == LIT
+    assert _style_at(rows["Inf"], place) == f"bold {DARK.critical}"
+    assert rows["Inf"].plain.count(LIT) == 1
+    assert rows["Inf"].plain.count(UNLIT) == len(HEAD_NAMES) - 1
+    assert LIT not in rows["NaN"].plain
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("head", HEAD_NAMES)
+@pytest.mark.parametrize(("label", "field"), [("Inf", "head_inf_latch"), ("NaN", "head_nan_latch")])
+def test_each_light_stands_under_its_own_head(label, field, head, width):
+    tamiyo = TamiyoState()
+    getattr(tamiyo, field)[head] = True
+    assert _lit(label, width, tamiyo) == {head}
+    assert _lit({"Inf": "NaN", "NaN": "Inf"}[label], width, tamiyo) == set()
+
+
+def test_a_head_can_have_both_lights():
+    tamiyo = TamiyoState()
+    tamiyo.head_inf_latch["op"] = tamiyo.head_nan_latch["op"] = True
+    assert _lit("Inf", 117, tamiyo) == _lit("NaN", 117, tamiyo) == {"op"}
+
+
+def test_unlit_circles_are_dim():
+    rows = _rows(SanctumSnapshot(), 117)
+    for label in ("Inf", "NaN"):
+        places = [place for place, sign in enumerate(rows[label].plain) if sign == UNLIT]
+        assert len(places) == len(HEAD_NAMES)
+        assert all("dim" in _style_at(rows[label], place) for place in places)
+        assert LIT not in rows[label].plain
+
+
+def test_active_now_is_told_from_latched():
+    tamiyo = TamiyoState()
+    tamiyo.head_inf_latch["tempo"] = tamiyo.head_inf_latch["op"] = True
+    tamiyo.head_inf_active["op"] = True
+    row = _rows(SanctumSnapshot(tamiyo=tamiyo), 77)
+    assert row["Inf"].plain[_column(row, "Op") :].strip() == f"{LIT} now"
+    assert row["Inf"].plain.count("now") == 1
+
+
+def test_the_first_out_is_named_and_marked_at_its_light():
+    tamiyo = TamiyoState(
+        first=(
+            FirstSighting("op", "-inf", "logits", update=2, epoch=1, minibatch=1),
+            FirstSighting("slot", "nan", "log_prob", update=3, epoch=1, minibatch=1),
+        )
+    )
+    tamiyo.head_inf_latch["op"] = tamiyo.head_nan_latch["slot"] = True
+    rows = _rows(SanctumSnapshot(tamiyo=tamiyo), 77)
+    assert "first: op -Inf in logits, update 2" in rows["Shared"].plain
+    assert rows["Inf"].plain[_column(rows, "Op") :].strip() == f"{LIT}¹"
+    assert "¹" not in rows["NaN"].plain
+
+
+def test_a_shared_failure_is_shown_as_shared_and_lights_no_head():
+    tamiyo = TamiyoState(
+        shared_nan_latch=True,
+        first=(FirstSighting("shared", "nan", "value", update=5, epoch=1, minibatch=2),),
+    )
+    rows = _rows(SanctumSnapshot(tamiyo=tamiyo), 77)
+    assert f"Inf {UNLIT}  NaN {LIT}" in rows["Shared"].plain
+    assert "first: shared NaN in value, update 5" in rows["Shared"].plain
+    assert LIT not in rows["Inf"].plain + rows["NaN"].plain
+
+
+@pytest.mark.parametrize(
+    ("value", "text", "sign"),
+    [(math.nan, "NaN", "×"), (math.inf, "+Inf", "↑"), (-math.inf, "-Inf", "↓")],
+)
+def test_nonfinite_figures_are_shown_as_what_they_are(value, text, sign):
+    figures = {
+        field.name: dict.fromkeys(HEAD_NAMES, value)
+        for field in fields(TamiyoState)
+        if field.name
+        in (
+            "head_entropy",
+            "head_gradient_norm",
+            "head_ratio_max",
+            "head_clip_fraction",
+            "head_kl",
+            "head_log_prob_min",
+            "head_log_prob_max",
+            "head_active_fraction",
+        )
+    }
+    history = (0.5, value)
+    trend = HeadTrend(*[history] * len(fields(HeadTrend)))
+    tamiyo = TamiyoState(**figures, head_trend=dict.fromkeys(HEAD_NAMES, trend))
+    rows = _rows(SanctumSnapshot(tamiyo=tamiyo), 117, height=12)
+    for label in ("Entropy", "Grad norm", "Ratio max", "Clip"):
+        assert rows[label].plain.count(text) == rows[label].plain.count(sign) == len(HEAD_NAMES)
+    for label in ("KL", "Log p min", "Log p max", "Active"):
+        assert rows[label].plain.count(text) == len(HEAD_NAMES)
+
+
+def test_figures_stand_under_their_heads(views):
+    snapshot = views.healthy()
+    entropy = {head: 0.125 * place for place, head in enumerate(HEAD_NAMES)}
+    snapshot = replace(snapshot, tamiyo=replace(snapshot.tamiyo, head_entropy=entropy))
+    rows = _rows(snapshot, 77)
+    for shown, head in DISPLAY_TO_LEYLINE_KEY.items():
+        text = f"{entropy[head]:.3f}" if entropy[head] else "0"
+        assert rows["Entropy"].plain[_column(rows, shown) :].startswith(text)
+
+
+def test_a_figure_beyond_its_threshold_is_amber(views):
+    snapshot = views.healthy()
+    kl = snapshot.tamiyo.head_ratio_max | {"op": 50.0}
+    snapshot = replace(snapshot, tamiyo=replace(snapshot.tamiyo, head_ratio_max=kl))
+    rows = _rows(snapshot, 117)
+    assert _style_at(rows["Ratio max"], _column(rows, "Op")) == f"bold {DARK.warning}"
+    assert _style_at(rows["Ratio max"], _column(rows, "Slot")) == DARK.ink
+
+
+def test_the_heads_of_another_agent_are_shown_by_their_own_names():
+    heads = {"steering": ("left", "right"), "throttle": ("off", "on")}
+    tamiyo = TamiyoState(
+        head_inf_latch={"steering": False, "throttle": True},
+        head_nan_latch={"steering": False, "throttle": False},
+    )
+    rows = _rows(SanctumSnapshot(run=RunState(heads=heads), tamiyo=tamiyo), 77)
+    assert rows["heads"].plain.split() == ["steering", "throttle"]
+    assert rows["Inf"].plain[_column(rows, "throttle")] == LIT
+    assert rows["Inf"].plain[_column(rows, "steering")] == UNLIT
+
+
+def test_heads_that_do_not_fit_follow_below_and_no_light_is_lost():
+    heads = {f"joint_{number:02}": ("a", "b") for number in range(24)}
+    tamiyo = TamiyoState(head_inf_latch=dict.fromkeys(heads, True), head_nan_latch={})
+    text = render_heads(SanctumSnapshot(run=RunState(heads=heads), tamiyo=tamiyo), 77)
+    assert text.plain.count(LIT) == len(heads)
+    assert all(head in text.plain for head in heads)
+    assert max(line.cell_len for line in text.split("\n")) <= 77
+
+
+def test_a_light_of_a_head_that_the_run_did_not_name_is_shown():
+    tamiyo = TamiyoState()
+    tamiyo.head_inf_latch["ninth"] = True
+    rows = _rows(SanctumSnapshot(tamiyo=tamiyo), 117)
+    assert rows["Inf"].plain[_column(rows, "ninth")] == LIT
+
+
+@pytest.mark.parametrize("width", range(1, 90))
+def test_no_width_is_too_small_to_be_drawn(views, width):
+    lines = render_heads(views.broken(), width).split("\n")
+    assert max(line.cell_len for line in lines) <= width
+
+
+async def test_the_panel_shows_the_lights_in_the_app(views, sanctum, seen, screen_text):
+    app = sanctum(views.view(views.broken()))
+    async with app.run_test(size=(80, 24)) as pilot:
+        await seen(pilot)
+        panel = app.screen.query_one(ActionHeadsPanel)
+        lines = screen_text(app)[panel.region.y : panel.region.bottom]
+        (names,) = [line for line in lines if "Blueprint" in line]
+        (inf,) = [line for line in lines if line.strip().startswith("Inf")]
+        assert inf[names.index(" Op") + 1] == LIT
+        assert inf.count(LIT) == 1

@@ -1,0 +1,91 @@
+"""Charts keep what matters of a series, whatever is in it."""
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from esper.karn.sanctum.widgets.charts import (
+    NONFINITE_SIGNS,
+    buckets,
+    line_chart,
+    progress_bar,
+    sparkline,
+)
+from esper.karn.sanctum.widgets.palette import DARK
+
+SERIES = st.lists(st.floats(), max_size=60)
+
+
+def _signs(text):
+    return {character for character in text if character in NONFINITE_SIGNS.values()}
+
+
+def test_a_rising_series_is_a_rising_line():
+    assert sparkline(range(8), 8, DARK).plain == "▁▂▃▄▅▆▇█"
+
+
+def test_a_constant_series_lies_in_the_middle():
+    assert sparkline([3.0] * 4, 4, DARK).plain == "▄▄▄▄"
+
+
+@pytest.mark.parametrize(("value", "sign"), [(math.nan, "×"), (math.inf, "↑"), (-math.inf, "↓")])
+def test_a_nonfinite_point_has_a_sign_of_its_own_that_stands_out(value, sign):
+    line = sparkline([1.0, value, 2.0], 3, DARK)
+    assert line.plain == f"▁{sign}█"
+    (span,) = [span for span in line.spans if span.start == 1]
+    assert str(span.style) == f"bold {DARK.critical}"
+    assert sign in "".join(row.plain for row in line_chart([1.0, value, 2.0], 9, 3, DARK))
+
+
+def test_infinite_points_stand_at_the_edges_of_a_chart():
+    rows = [row.plain for row in line_chart([1.0, math.inf, 2.0, -math.inf, 1.0], 11, 4, DARK)]
+    assert "↑" in rows[0]
+    assert "↓" in rows[-1]
+
+
+@given(SERIES, st.integers(min_value=1, max_value=20), st.integers(min_value=1, max_value=5))
+def test_charts_have_exactly_their_size_and_never_raise(values, width, height):
+    assert sparkline(values, width, DARK).cell_len == width
+    assert [row.cell_len for row in line_chart(values, width, height, DARK)] == [width] * height
+
+
+@given(SERIES, st.integers(min_value=1, max_value=20))
+def test_every_bucket_keeps_its_extremes_and_no_nonfinite_point_is_lost(values, columns):
+    kept = buckets(values, columns)
+    finite = [value for value in values if math.isfinite(value)]
+    lows = [bucket.low for bucket in kept if not math.isnan(bucket.low)]
+    highs = [bucket.high for bucket in kept if not math.isnan(bucket.high)]
+    assert (min(lows, default=None), max(highs, default=None)) == (
+        min(finite, default=None),
+        max(finite, default=None),
+    )
+    assert any(bucket.nonfinite for bucket in kept) == (len(finite) < len(values))
+    assert len(kept) == min(columns, len(values))
+
+
+@given(SERIES)
+def test_with_a_column_for_each_every_nonfinite_point_is_marked(values):
+    marks = sum(
+        character in NONFINITE_SIGNS.values() for character in sparkline(values, 60, DARK).plain
+    )
+    assert marks == sum(not math.isfinite(value) for value in values)
+
+
+def test_a_spike_between_two_columns_is_still_drawn():
+    values = [0.0] * 500 + [1.0] + [0.0] * 499
+    top = line_chart(values, 10, 3, DARK)[0].plain
+    assert top.strip(" ⠀")
+
+
+def test_a_short_series_fills_the_whole_width():
+    rows = line_chart([0.0, 1.0], 10, 2, DARK)
+    assert all(any(row.plain[x] != " " for row in rows) for x in range(10))
+
+
+@pytest.mark.parametrize(
+    ("share", "filled"), [(0.0, 0), (0.5, 5), (1.0, 10), (7.0, 10), (math.nan, 0)]
+)
+def test_the_progress_bar_is_filled_by_its_share(share, filled):
+    assert progress_bar(share, 10, DARK).plain == "━" * filled + "─" * (10 - filled)

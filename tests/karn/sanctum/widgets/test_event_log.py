@@ -1,0 +1,81 @@
+"""The event log."""
+
+from dataclasses import replace
+
+import pytest
+
+from esper.karn.sanctum.schema import LogEntry, SanctumSnapshot
+from esper.karn.sanctum.widgets.event_log import EventLog, render_log
+from esper.karn.sanctum.widgets.palette import DARK
+
+
+def _style_of(text, words):
+    place = text.plain.index(words)
+    return [str(span.style) for span in text.spans if span.start <= place < span.end][-1]
+
+
+@pytest.mark.parametrize(
+    ("level", "sign", "style"),
+    [
+        ("info", " ", DARK.ink),
+        ("warning", "!", DARK.warning),
+        ("error", "✗", DARK.critical),
+        ("latch", "●", f"bold {DARK.critical}"),
+    ],
+)
+def test_levels_differ_in_sign_and_in_colour(level, sign, style):
+    entry = LogEntry(1, 1_763_838_000.0, level, "something happened")
+    text = render_log(SanctumSnapshot(log=(entry,)), 80)
+    assert f"{sign} something happened" in text.plain
+    assert _style_of(text, "something") == style
+
+
+def test_a_long_entry_goes_on_below_with_all_its_words():
+    words = [f"word{number}" for number in range(30)]
+    entry = LogEntry(1, 0.0, "latch", " ".join(words))
+    text = render_log(SanctumSnapshot(log=(entry,)), 40)
+    assert max(line.cell_len for line in text.split("\n")) <= 40
+    assert [word for word in text.plain.split() if word.startswith("word")] == words
+    assert _style_of(text, "word29") == f"bold {DARK.critical}"
+
+
+def test_an_entry_of_several_lines_cannot_look_like_several_entries():
+    entry = LogEntry(1, 0.0, "info", "first\nsecond")
+    assert "first second" in render_log(SanctumSnapshot(log=(entry,)), 80).plain
+
+
+def test_an_empty_log_says_so():
+    assert render_log(SanctumSnapshot(), 40).plain == "no events yet"
+
+
+async def test_it_follows_until_it_is_scrolled_away_and_again_from_its_end(
+    views, sanctum, seen, screen_text
+):
+    snapshot = views.healthy()
+    app = sanctum(views.view(snapshot))
+
+    def add(text):
+        nonlocal snapshot
+        entry = LogEntry(2000, snapshot.log[-1].time, "info", text)
+        snapshot = replace(snapshot, log=(*snapshot.log, entry))
+        app.shown.append(views.view(snapshot))
+
+    async with app.run_test(size=(120, 40)) as pilot:
+        await seen(pilot)
+        add("an event that is followed")
+        await seen(pilot)
+        assert any("an event that is followed" in line for line in screen_text(app))
+
+        await pilot.press("l", "home")
+        await pilot.pause()
+        log = app.screen.query_one(EventLog)
+        assert "paused" in str(log.border_subtitle)
+        add("an event out of sight")
+        await seen(pilot)
+        assert log.scroll_y == 0
+        assert not any("an event out of sight" in line for line in screen_text(app))
+
+        await pilot.press("end")
+        await pilot.pause(0.05)
+        assert not log.border_subtitle
+        assert any("an event out of sight" in line for line in screen_text(app))

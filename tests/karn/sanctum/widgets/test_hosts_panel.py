@@ -1,0 +1,93 @@
+"""The hosts."""
+
+import math
+from dataclasses import replace
+
+import pytest
+
+from esper.karn.sanctum.schema import SanctumSnapshot, SlotState
+from esper.karn.sanctum.widgets.hosts_panel import STAGE_SIGNS, render_hosts, stage_sign
+from esper.leyline.heads import Stage
+
+
+def _lines(text):
+    return [line.plain for line in text.split("\n", allow_blank=True)]
+
+
+def test_every_stage_has_a_sign_of_its_own():
+    assert set(STAGE_SIGNS) == set(Stage)
+    assert len(set(STAGE_SIGNS.values())) == len(Stage)
+    assert stage_sign(99) == "?"
+
+
+@pytest.mark.parametrize("width", [40, 57, 65, 118])
+def test_a_host_has_a_line_with_its_figures(views, width):
+    lines = _lines(render_hosts(views.healthy(), width, 20))
+    assert lines[0].split()[:3] == ["#", "accuracy", "params"]
+    line = lines[4]
+    assert line.split()[0] == "4"
+    assert "59.4%" in line
+    assert "1.79k" in line
+    assert all(len(line) <= width for line in lines)
+
+
+def test_a_slot_shows_its_stage_how_much_of_it_there_is_and_its_blueprint(views):
+    host = views.healthy().hosts[0]
+    slots = (
+        SlotState(stage=Stage.BLENDING, alpha=0.5, blueprint=3),
+        SlotState(stage=Stage.DORMANT, alpha=0.0, blueprint=-1),
+        SlotState(stage=Stage.FOSSILIZED, alpha=1.0, blueprint=5),
+    )
+    snapshot = replace(views.healthy(), hosts=(replace(host, slots=slots),))
+    line = _lines(render_hosts(snapshot, 80, 3))[1]
+    assert "◧▅ conv" in line
+    assert "◆█ attention" in line
+    assert line.index("◧") < line.index("·") < line.index("◆")
+
+
+def test_loss_and_reward_are_shown_where_there_is_room(views):
+    heading, first, *_ = _lines(render_hosts(views.healthy(), 118, 20))
+    assert heading.split()[3:5] == ["loss", "reward"]
+    assert first[heading.index("loss") :].startswith("1.25000")
+    assert first[heading.index("reward") :].startswith("-0.0625")
+
+
+def test_the_legend_names_every_stage_where_there_is_room(views):
+    text = render_hosts(views.healthy(), 57, 30).plain
+    assert all(f"{sign} {stage.name.lower()}" in text for stage, sign in STAGE_SIGNS.items())
+    assert "dormant" not in render_hosts(views.healthy(), 57, 9).plain
+
+
+def test_hosts_that_do_not_fit_below_each_other_stand_beside_each_other(views):
+    lines = _lines(render_hosts(views.healthy(hosts=16), 118, 9))
+    assert len(lines) == 9
+    assert lines[1].split()[0] == "1"
+    assert " 9 " in lines[1]
+
+
+def test_no_host_is_left_out_when_even_that_is_not_enough(views):
+    lines = _lines(render_hosts(views.healthy(hosts=64), 57, 9))
+    assert len(lines) == 65
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(math.nan, "NaN"), (math.inf, "+Inf"), (-math.inf, "-Inf")]
+)
+def test_nonfinite_values_are_shown_as_what_they_are(views, value, text):
+    host = views.healthy().hosts[0]
+    slots = (SlotState(stage=Stage.BLENDING, alpha=value, blueprint=3),)
+    host = replace(
+        host, accuracy=value, loss=value, reward=value, slots=slots, accuracy_history=(0.5, value)
+    )
+    line = _lines(render_hosts(replace(views.healthy(), hosts=(host,)), 118, 20))[1]
+    assert line.count(text) == 3
+
+
+def test_before_the_first_step_it_says_so():
+    assert render_hosts(SanctumSnapshot(), 40, 5).plain == "no step completed yet"
+
+
+@pytest.mark.parametrize("width", range(1, 80, 3))
+def test_no_width_is_too_small_to_be_drawn(views, width):
+    lines = render_hosts(views.healthy(), width, 12).split("\n", allow_blank=True)
+    assert max(line.cell_len for line in lines) <= width

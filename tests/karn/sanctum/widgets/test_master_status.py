@@ -1,0 +1,68 @@
+"""The master status."""
+
+import pytest
+
+from esper.karn.liveness import StatusKind
+from esper.karn.sanctum.widgets.big_words import big_word
+from esper.karn.sanctum.widgets.master_status import master_word, render_master
+from esper.karn.sanctum.widgets.palette import DARK
+from esper.leyline.health import Level, Verdict
+
+
+def test_a_lit_head_is_critical_and_the_reason_names_it(views):
+    line = render_master(views.view(views.broken()), 80, 1)
+    assert line.plain.startswith(" ● CRITICAL ")
+    assert "op went Inf" in line.plain
+    assert DARK.critical in str(line.spans[0].style)
+
+
+@pytest.mark.parametrize(
+    ("level", "word"),
+    [
+        (Level.OK, "HEALTHY"),
+        (Level.NOTICE, "NOTICE"),
+        (Level.WARNING, "WARNING"),
+        (Level.CRITICAL, "CRITICAL"),
+    ],
+)
+def test_each_level_has_a_word_in_plain_and_in_large_letters(views, level, word):
+    view = views.view(verdict=Verdict(level, ("a reason", "another")))
+    assert f"● {word}" in render_master(view, 80, 1).plain
+    large = render_master(view, 44, 5).plain
+    assert all(row in large for row in big_word(word))
+    assert "a reason (+1 more)" in large
+
+
+def test_red_and_amber_are_for_alerts_only(views):
+    alerts = {DARK.critical, DARK.warning}
+    for level in (Level.OK, Level.NOTICE):
+        text = render_master(views.view(verdict=Verdict(level)), 44, 5)
+        assert not any(alert in str(span.style) for span in text.spans for alert in alerts)
+
+
+def test_a_run_that_cannot_be_read_is_not_called_healthy(views):
+    assert master_word(views.view(error="the store is damaged")) == "NO DATA"
+
+
+def test_a_latch_outranks_a_store_that_cannot_be_read_any_more(views):
+    assert master_word(views.view(views.broken(), error="the store is gone")) == "CRITICAL"
+
+
+def test_before_the_first_run_it_waits(views):
+    view = views.waiting()
+    assert master_word(view) == "WAITING"
+    assert "waiting for the first run in /runs" in render_master(view, 80, 1).plain
+
+
+def test_a_dead_process_is_critical(views):
+    view = views.view(kind=StatusKind.DEAD, sentence="process 7 is gone and did not say why")
+    assert "process 7 is gone" in render_master(view, 80, 1).plain
+    assert master_word(view) == "CRITICAL"
+
+
+@pytest.mark.parametrize("height", [1, 2, 3, 4, 5, 8])
+@pytest.mark.parametrize("width", [5, 20, 44, 200])
+def test_it_fills_its_place_and_no_more(views, width, height):
+    lines = render_master(views.view(views.broken()), width, height).split("\n", allow_blank=True)
+    assert len(lines) <= height
+    assert max(line.cell_len for line in lines) <= width

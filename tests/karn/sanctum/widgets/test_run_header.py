@@ -1,0 +1,78 @@
+"""The run header."""
+
+from dataclasses import replace
+
+import pytest
+
+from esper.karn.liveness import RunStatus, StatusKind
+from esper.karn.sanctum.schema import RunState
+from esper.karn.sanctum.widgets.palette import DARK
+from esper.karn.sanctum.widgets.run_header import elapsed_seconds, render_header, status_text
+
+
+@pytest.mark.parametrize(("width", "height"), [(78, 2), (72, 4), (150, 4)])
+def test_it_says_which_run_how_far_and_how_fast(views, width, height):
+    text = render_header(views.view(), width, height).plain
+    for said in (
+        "amber",
+        "LIVE",
+        "task mnist1d",
+        "update 36",
+        "episodes 288/400",
+        "72%",
+        "118 steps/s",
+        "94.3k samples/s",
+        "elapsed 1:06:40",
+    ):
+        assert said in text
+    assert len(text.split("\n")) == height
+
+
+@pytest.mark.parametrize("kind", list(StatusKind))
+def test_every_status_has_its_word(kind):
+    assert str(kind) in status_text(RunStatus(kind, 3.0, ""), DARK).plain
+
+
+def test_a_silent_run_says_for_how_long():
+    assert status_text(RunStatus(StatusKind.STALE, 42.4, ""), DARK).plain == "STALE 42 s"
+
+
+@pytest.mark.parametrize("kind", [StatusKind.FINISHED, StatusKind.STOPPED, StatusKind.LIVE])
+def test_an_orderly_status_is_no_alert(kind):
+    style = str(status_text(RunStatus(kind, 1.0, ""), DARK).style)
+    assert DARK.critical not in style
+    assert DARK.warning not in style
+
+
+def test_the_clock_of_a_run_that_is_over_stands_still():
+    run = RunState(started_at=100.0, last_event_at=160.0)
+    over = RunStatus(StatusKind.FINISHED, None, "finished")
+    assert elapsed_seconds(run, over, now=10_000.0) == 60.0
+    assert elapsed_seconds(run, RunStatus(StatusKind.LIVE, 1.0, ""), now=190.0) == 90.0
+    assert elapsed_seconds(RunState(), over, now=1.0) is None
+
+
+@pytest.mark.parametrize("field", ["events_lost", "damaged_events", "unknown_events"])
+def test_what_the_monitor_lost_is_said_in_amber(views, field):
+    snapshot = views.healthy()
+    view = views.view(replace(snapshot, run=replace(snapshot.run, **{field: 3})))
+    text = render_header(view, 150, 4)
+    said = f"3 {field.replace('_', ' ')}"
+    assert said in text.plain
+    place = text.plain.index(said)
+    assert DARK.warning in [
+        str(span.style) for span in text.spans if span.start <= place < span.end
+    ]
+
+
+def test_before_the_first_event_it_is_blank_but_whole(views):
+    text = render_header(views.waiting(), 78, 2).plain
+    assert "WAITING" in text
+    assert "episodes –" in text
+
+
+@pytest.mark.parametrize("width", range(1, 80, 3))
+def test_it_never_exceeds_its_width(views, width):
+    for height in (2, 4):
+        lines = render_header(views.view(), width, height).split("\n")
+        assert max(line.cell_len for line in lines) <= width
