@@ -1,8 +1,13 @@
-"""A run directory that is empty, and one with a finished run in it."""
+"""Runs on the disk, empty and finished, and folds of events without any disk."""
+
+from collections.abc import Callable, Iterable
 
 import pytest
 
 from esper.karn.run_store import RunWriter, create_run
+from esper.karn.sanctum.aggregator import SanctumAggregator
+from esper.karn.sanctum.schema import SanctumSnapshot
+from esper.leyline.telemetry import Event
 
 
 @pytest.fixture
@@ -25,3 +30,22 @@ def finished_run(run, payloads):
                 writer.emit(payloads.broken_update(2, "op", "+inf"))
         writer.emit(payloads.finish(update=2, episodes_done=4))
     return run
+
+
+@pytest.fixture(scope="session")
+def fold_events() -> Callable[[Iterable[Event]], SanctumSnapshot]:
+    """A function that folds events into a snapshot."""
+
+    def folded(events):
+        aggregator = SanctumAggregator()
+        for event in events:
+            aggregator.apply(event)
+        return aggregator.snapshot()
+
+    return folded
+
+
+@pytest.fixture(scope="session")
+def fold(payloads, fold_events) -> Callable[..., SanctumSnapshot]:
+    """A function that folds payloads, as events one second apart, into a snapshot."""
+    return lambda *these: fold_events(payloads.events(*these))

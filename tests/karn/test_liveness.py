@@ -1,5 +1,6 @@
 """A run's status: from what it said, its process and its heartbeat; never from silence alone."""
 
+import math
 import os
 import subprocess
 import sys
@@ -56,6 +57,11 @@ def test_a_silent_process_is_stale_and_not_dead():
     assert found.kind is StatusKind.STALE
     assert found.seconds == 42.0
     assert "42 s" in found.sentence
+
+
+def test_a_process_that_cannot_be_looked_into_is_taken_for_the_run():
+    assert status(started=math.nan, age=1.0).kind is StatusKind.LIVE
+    assert status(started=math.nan, age=42.0).kind is StatusKind.STALE
 
 
 def test_a_clock_that_was_set_back_makes_no_negative_age():

@@ -57,7 +57,7 @@ class _Windows(torch.autograd.Function):
                 start = first * stride + offset - padding
                 stop = last * stride + offset - padding + 1
                 source = source.narrow(axis, first, last - first + 1)
-                target = target[(*(slice(None),) * axis, slice(start, stop, stride))]
+                target = target.movedim(axis, 0)[start:stop:stride].movedim(0, axis)
             target += source
         return result, None, None, None
 

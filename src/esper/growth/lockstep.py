@@ -14,7 +14,7 @@ from esper.growth.population import Population
 from esper.growth.tasks import Split
 
 #: Samples evaluated at a time: small enough for the features to stay in the cache.
-EVALUATION_CHUNK = 200
+EVALUATION_CHUNK = 400
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ def action_mask(legal: np.ndarray) -> np.ndarray:
         legal: from `legal_slots`. `[N, ops, S]`
     """
     hosts = len(legal)
-    slots: np.ndarray = np.delete(legal, Op.WAIT, axis=1).any(axis=1)  # [N, S]
+    slots = np.asarray(np.delete(legal, Op.WAIT, axis=1).any(axis=1))  # [N, S]
     slots |= ~slots.any(axis=1, keepdims=True)
     parts = {"slot": slots, "op": legal.any(axis=2)}
     return np.concatenate(

@@ -4,6 +4,7 @@ A process is known by its id *and* its start time, since ids are used again. A p
 looked up on its own machine; elsewhere the heartbeat's age must do.
 """
 
+import math
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -46,7 +47,10 @@ class RunStatus:
 
 
 def process_start_time(pid: int) -> float | None:
-    """Return when a process of this machine started, in seconds since the epoch, or None."""
+    """Return when a process of this machine started, in seconds since the epoch.
+
+    None if there is no such process, NaN if there is one and more is not to be known of it.
+    """
     import psutil  # takes 20 ms to import, and a viewer of a finished run never needs it
 
     try:
@@ -57,8 +61,7 @@ def process_start_time(pid: int) -> float | None:
     except psutil.NoSuchProcess:
         return None
     except psutil.AccessDenied:
-        # It exists and is another user's: all that the tables of the system let us know.
-        return float(psutil.Process(pid).create_time())
+        return math.nan
 
 
 def run_status(
@@ -93,7 +96,9 @@ def run_status(
         # Setting the clock moves the start time that the system reports, so a beating heart counts
         # for more than a start time that does not match.
         is_same = started is not None and (
-            is_fresh or abs(started - heartbeat.process_start_time) <= _START_TIME_TOLERANCE
+            is_fresh
+            or math.isnan(started)
+            or abs(started - heartbeat.process_start_time) <= _START_TIME_TOLERANCE
         )
         if not is_same:
             sentence = f"process {heartbeat.pid} is gone and did not say why"

@@ -141,7 +141,7 @@ def print_telemetry(reference: str | None = None, *, console: Console | None = N
     if record.causes:
         console.print(Text("\nusual causes", style="bold"))
         for cause in record.causes:
-            console.print(Padding(Text(cause), (0, 0, 0, 2)))
+            console.print(Padding(Text(cause), (0, 0, 0, 2), expand=False))
     console.print(Text("\nwiring", style="bold"))
     _print_columns(console, _named_rows(wiring(record)))
     console.print(Text("\nproven by", style="bold"))
@@ -213,7 +213,7 @@ def _print_verdict(console: Console, verdict: Verdict) -> None:
     line = Text(f"{_LIT} {_LEVEL_WORDS[verdict.level]}", style=_LEVEL_STYLES[verdict.level])
     console.print(line)
     for reason in verdict.reasons:
-        console.print(Padding(Text(reason), (0, 0, 0, 2)))
+        console.print(Padding(Text(reason), (0, 0, 0, 2), expand=False))
 
 
 def _light_rows(tamiyo: TamiyoState) -> list[tuple[str, bool, bool]]:

@@ -182,8 +182,8 @@ def _toml(config: TrainingConfig, setting: Any) -> str:
 
 
 def _toml_text(text: str) -> str:
-    # A JSON string without \\u escapes for plain letters is a TOML basic string.
-    return json.dumps(text, ensure_ascii=False)
+    # A JSON string is a TOML basic string, but for DEL, which TOML wants escaped.
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 assert all(setting.default is not MISSING for setting in fields(TrainingConfig))

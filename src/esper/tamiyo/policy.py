@@ -58,6 +58,8 @@ class HeadTable(nn.Module):
     """Moves what stands side by side `[…, total]` into a padded table `[…, H, C]`."""
 
     _index: Tensor
+    offsets: Tensor  # [H]; where each head's choices begin
+    head_of_choice: Tensor  # [total]; the number of the head that a choice belongs to
 
     def __init__(self, layout: HeadLayout) -> None:
         super().__init__()
@@ -66,7 +68,11 @@ class HeadTable(nn.Module):
         for head, (offset, size) in enumerate(zip(layout.offsets, layout.sizes, strict=True)):
             index[head, :size] = torch.arange(offset, offset + size)
         self.shape = tuple(index.shape)
+        sizes = torch.tensor(layout.sizes)
+        owners = torch.arange(len(sizes)).repeat_interleave(sizes)
         self.register_buffer("_index", index.flatten(), persistent=False)
+        self.register_buffer("offsets", torch.tensor(layout.offsets), persistent=False)
+        self.register_buffer("head_of_choice", owners, persistent=False)
 
     def forward(self, joint: Tensor, padding: float | bool) -> Tensor:
         """Return `joint` `[…, total]` as `[…, H, C]`, with `padding` where a head has no choice."""

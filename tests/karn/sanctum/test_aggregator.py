@@ -1,11 +1,8 @@
-"""The fold: lights that never go out, figures that follow the run, and a log in sentences."""
+"""The fold: lights that never go out, and figures that follow the run."""
 
 import math
-from collections.abc import Callable
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from esper.karn.sanctum.aggregator import (
     LOG_LINES_KEPT,
@@ -17,27 +14,9 @@ from esper.karn.sanctum.schema import SanctumSnapshot, SlotState
 from esper.leyline.heads import HEAD_NAMES, Stage
 from esper.leyline.telemetry import (
     SHARED,
-    CheckpointWritten,
-    DamagedPayload,
-    DecisionsTaken,
     Event,
-    Heartbeat,
     Notice,
-    UnknownPayload,
 )
-
-
-def folded(events):
-    aggregator = SanctumAggregator()
-    for event in events:
-        aggregator.apply(event)
-    return aggregator.snapshot()
-
-
-@pytest.fixture
-def fold(payloads) -> Callable[..., SanctumSnapshot]:
-    """A function that folds payloads, as events one second apart, into a snapshot."""
-    return lambda *these: folded(payloads.events(*these))
 
 
 def lit(latch):
@@ -173,101 +152,6 @@ def test_within_a_minibatch_the_first_out_is_what_is_computed_first(payloads, fo
     ]
 
 
-heads = st.sampled_from([*HEAD_NAMES, SHARED, "mystery"])
-sightings = st.fixed_dictionaries(
-    {
-        "head": heads,
-        "quantity": st.sampled_from(["logits", "ratio", "gradient", "novelty"]),
-        "kind": st.sampled_from(["nan", "+inf", "-inf"]),
-        "epoch": st.integers(1, 2),
-        "minibatch": st.integers(1, 2),
-    }
-)
-updates = st.lists(
-    st.tuples(
-        st.integers(1, 4),
-        st.dictionaries(heads.filter(lambda head: head != SHARED), st.booleans(), max_size=3),
-        st.dictionaries(heads.filter(lambda head: head != SHARED), st.booleans(), max_size=3),
-        st.lists(sightings, max_size=3),
-    ),
-    max_size=8,
-)
-
-
-def lights(snapshot):
-    tamiyo = snapshot.tamiyo
-    return (
-        tamiyo.head_inf_latch,
-        tamiyo.head_nan_latch,
-        tamiyo.shared_inf_latch,
-        tamiyo.shared_nan_latch,
-        tamiyo.first,
-    )
-
-
-@given(updates, st.randoms(use_true_random=False))
-def test_lights_are_the_same_in_any_order_and_with_any_repetition(payloads, described, random):
-    events = payloads.events(
-        payloads.start(),
-        *(
-            payloads.update(
-                update,
-                head_inf_detected=inf,
-                head_nan_detected=nan,
-                head_nonfinite=[payloads.sighting(**one) for one in seen],
-            )
-            for update, inf, nan, seen in described
-        ),
-    )
-    shuffled = [*events, *random.choices(events, k=len(events))]
-    random.shuffle(shuffled)
-
-    assert lights(folded([events[0], *shuffled])) == lights(folded(events))
-
-
-@given(updates, st.integers(0, 8))
-def test_lights_of_two_readers_joined_are_those_of_one(payloads, described, cut):
-    from esper.karn.sanctum.latches import Latches
-
-    found = [
-        Latches.of(
-            payloads.update(
-                update,
-                head_inf_detected=inf,
-                head_nan_detected=nan,
-                head_nonfinite=[payloads.sighting(**one) for one in seen],
-            )
-        )
-        for update, inf, nan, seen in described
-    ]
-
-    def joined(parts):
-        whole = Latches()
-        for part in parts:
-            whole = whole.join(part)
-        return whole
-
-    left, right = joined(found[:cut]), joined(found[cut:])
-    assert left.join(right) == right.join(left) == joined(found)
-    assert left.join(left) == left
-
-
-def test_a_light_is_logged_once_when_it_is_newly_lit(payloads, fold):
-    snapshot = fold(
-        payloads.start(),
-        payloads.broken_update(2, "op", "+inf"),
-        payloads.broken_update(3, "op", "+inf"),
-        payloads.broken_update(4, "op", "nan", "log_prob"),
-        payloads.update(5, head_nan_detected={"slot": True}),
-    )
-
-    assert log_texts(snapshot, "latch") == [
-        "op went Inf first in logits, update 2, epoch 1, minibatch 1",
-        "op went NaN first in log_prob, update 4, epoch 1, minibatch 1",
-        "slot went NaN, update 5",
-    ]
-
-
 # Figures
 
 
@@ -368,13 +252,13 @@ def test_speed_is_steps_of_all_hosts_over_the_time_between_events(payloads, fold
     assert run.step == 5
 
 
-def test_a_clock_that_was_set_back_gives_no_speed(payloads):
+def test_a_clock_that_was_set_back_gives_no_speed(payloads, fold_events):
     events = [
         Event(id=1, time=100.0, payload=payloads.step(1)),
         Event(id=2, time=50.0, payload=payloads.step(2)),
     ]
 
-    assert folded(events).run.steps_per_second is None
+    assert fold_events(events).run.steps_per_second is None
 
 
 def test_progress_is_what_was_completed(payloads, fold):
@@ -405,12 +289,12 @@ def test_histories_and_log_are_bounded(payloads, fold):
     assert snapshot.training.skipped_in_run == many
 
 
-def test_an_event_that_was_seen_already_changes_nothing(payloads):
+def test_an_event_that_was_seen_already_changes_nothing(payloads, fold_events):
     events = payloads.events(
         payloads.start(), payloads.broken_update(1, "op", "nan"), payloads.step(1)
     )
 
-    assert folded([*events, *events, events[1]]) == folded(events)
+    assert fold_events([*events, *events, events[1]]) == fold_events(events)
 
 
 def test_a_snapshot_is_the_same_object_until_something_happens(payloads):
@@ -457,87 +341,3 @@ def test_a_run_that_was_stopped_and_resumed_is_training(payloads, fold):
 
     assert (run.phase, run.reason) == ("training", "")
     assert (run.update, run.episodes_done) == (1, 2)
-
-
-# The log and the monitor
-
-
-def test_the_log_tells_what_matters_in_sentences(payloads, fold):
-    snapshot = fold(
-        payloads.start(),
-        payloads.transition(Stage.GERMINATED),
-        payloads.transition(Stage.TRAINING),
-        payloads.transition(Stage.BLENDING),
-        payloads.transition(Stage.FOSSILIZED),
-        payloads.transition(Stage.PRUNED, slot=9, blueprint=99),
-        payloads.transition(77),
-        payloads.episodes(1),
-        payloads.update(1, minibatches_skipped=3),
-        CheckpointWritten(update=1, path="checkpoints/update-1.pt", size=10),
-        Notice(level="error", text="no space left"),
-    )
-
-    assert [(entry.level, entry.text) for entry in snapshot.log] == [
-        ("info", "run test started: 10 episodes of mnist1d on 2 hosts, seed 7, cpu"),
-        ("info", "episode 2, host 1: conv germinated in middle"),
-        ("info", "episode 2, host 1: conv blending in middle"),
-        ("info", "episode 2, host 1: conv fossilised in middle"),
-        ("info", "episode 2, host 1: #99 pruned in #9"),
-        ("info", "episodes 1–2 of 10 done: score 0.500, 3 seeds fossilised"),
-        ("warning", "update 1: 3 of 8 minibatches skipped as non-finite"),
-        ("info", "checkpoint of update 1 written: checkpoints/update-1.pt"),
-        ("error", "no space left"),
-    ]
-    assert snapshot.log[0].time == 1_001.0
-    assert snapshot.run.checkpoint == "checkpoints/update-1.pt"
-
-
-@pytest.mark.parametrize("scores", [[math.nan, 1.0], [math.inf, -math.inf], [1e308, 1e308]])
-def test_a_score_that_is_not_finite_is_shown_as_what_it_is(payloads, fold, scores):
-    score = fold(payloads.episodes(1, score=scores)).training.score
-
-    assert score is not None
-    assert math.isnan(score) == (scores[0] != 1e308)
-    assert fold(payloads.episodes(1, score=[])).training.score is None
-
-
-def test_damage_is_counted_and_named(fold):
-    snapshot = fold(DamagedPayload(kind="ppo_update", reason="cut off"))
-
-    assert snapshot.run.damaged_events == 1
-    assert log_texts(snapshot, "error") == ["event 1 (ppo_update) is damaged: cut off"]
-
-
-def test_a_step_whose_lists_do_not_fit_each_other_is_damaged(payloads, fold):
-    snapshot = fold(payloads.step(1), payloads.step(2, loss=[1.0]))
-
-    assert snapshot.run.damaged_events == 1
-    assert snapshot.run.step == 1
-
-
-def test_kinds_of_a_newer_version_are_counted_and_named_once(fold):
-    snapshot = fold(*(UnknownPayload(kind=kind, data=b"") for kind in ("a", "b", "a")))
-
-    assert snapshot.run.unknown_events == 3
-    assert len(log_texts(snapshot, "warning")) == 2
-
-
-def test_decisions_are_taken_note_of(fold):
-    decision = DecisionsTaken(update=1, step=1, actions=[], probabilities=[], values=[])
-
-    assert fold(decision).last_event_id == 1
-
-
-def test_a_heartbeat_tells_of_lost_events_whatever_its_id(payloads):
-    aggregator = SanctumAggregator()
-    for event in payloads.events(payloads.start(), payloads.update()):
-        aggregator.apply(event)
-    beat = Heartbeat(pid=9, process_start_time=5.0, events_lost=3, error="the disk is full")
-    aggregator.apply(Event(id=0, time=2_000.0, payload=beat))
-    snapshot = aggregator.snapshot()
-
-    assert (snapshot.run.events_lost, snapshot.run.pid) == (3, 9)
-    assert snapshot.last_event_id == 2
-    assert log_texts(snapshot, "error") == [
-        "events the monitor could not store: 3 (the disk is full)"
-    ]

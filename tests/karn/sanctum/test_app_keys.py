@@ -214,7 +214,7 @@ async def test_the_command_palette_offers_the_themes_of_sanctum_only(views, sanc
         await pilot.press("ctrl+p")
         await pilot.pause()
         assert type(app.screen).__name__ == "CommandPalette"
-        assert set(app.available_themes) == {"sanctum-dark", "sanctum-light"}
+        assert all(theme.startswith("sanctum-") for theme in app.available_themes)
         await pilot.press("escape")
         await pilot.pause()
         assert isinstance(app.screen, OverviewScreen)

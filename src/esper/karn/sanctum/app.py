@@ -12,7 +12,7 @@ from textual.binding import Binding, BindingType
 from textual.worker import get_current_worker
 
 from esper.karn.sanctum.screens.overview import OverviewScreen, Seen
-from esper.karn.sanctum.themes import DARK_THEME, LIGHT_THEME, themes
+from esper.karn.sanctum.themes import DARK_THEME, LIGHT_THEME, MONOCHROME_THEME, themes
 from esper.karn.sanctum.trainer import Outcome, TrainerChild
 from esper.karn.sanctum.view import View
 from esper.karn.sanctum.watch import RunWatch, Watch
@@ -61,7 +61,8 @@ class SanctumApp(App[Outcome]):
         builtin = set(self.available_themes)
         for theme in themes():
             self.register_theme(theme)
-        self.theme = DARK_THEME
+        self._dark_theme = MONOCHROME_THEME if self.no_color else DARK_THEME
+        self.theme = self._dark_theme
         # In other themes red and amber would not be kept for alerts.
         for name in builtin:
             self.unregister_theme(name)
@@ -103,7 +104,7 @@ class SanctumApp(App[Outcome]):
 
     def action_toggle_theme(self) -> None:
         """Switch between the dark and the light theme."""
-        self.theme = LIGHT_THEME if self.theme == DARK_THEME else DARK_THEME
+        self.theme = self._dark_theme if self.theme == LIGHT_THEME else LIGHT_THEME
 
     def action_help(self) -> None:
         """Show what every key does and what every sign means."""

@@ -70,13 +70,16 @@ def _who(head: str) -> str:
 def transition(
     payload: SeedTransitioned, slots: Sequence[str], blueprints: Sequence[str]
 ) -> str | None:
-    """Return the line of a seed's transition, or None if it does not deserve one."""
+    """Return the line of a seed's transition, or None if it does not deserve one.
+
+    Hosts are counted from 1, as they are on the screen.
+    """
     word = _STAGE_WORDS.get(payload.to_stage)
     if word is None:
         return None
     blueprint = _named(blueprints, payload.blueprint)
     slot = _named(slots, payload.slot)
-    return f"episode {payload.episode}, host {payload.host}: {blueprint} {word} in {slot}"
+    return f"episode {payload.episode}, host {payload.host + 1}: {blueprint} {word} in {slot}"
 
 
 def _named(names: Sequence[str], index: int) -> str:
@@ -94,7 +97,9 @@ def episodes_done(payload: EpisodesCompleted, episodes: int, score: float | None
     of = f" of {episodes}" if episodes else ""
     if score is None:
         return f"{which}{of} done"
-    return f"{which}{of} done: score {score:.3f}, {sum(payload.fossilized)} seeds fossilised"
+    seeds = sum(payload.fossilized)
+    plural = "" if seeds == 1 else "s"
+    return f"{which}{of} done: score {score:.3f}, {seeds} seed{plural} fossilised"
 
 
 def skipped(payload: PPOUpdatePayload) -> str:

@@ -1,14 +1,15 @@
-"""Sanctum's two themes for Textual, made of the palettes that the widgets draw with."""
+"""Sanctum's themes for Textual, made of the palettes that the widgets draw with."""
 
 from typing import Final
 
 from textual.theme import Theme
 
-from esper.karn.sanctum.widgets.palette import DARK, LIGHT, Palette
+from esper.karn.sanctum.widgets.palette import DARK, LIGHT, MONOCHROME, Palette
 
 DARK_THEME: Final = "sanctum-dark"
 LIGHT_THEME: Final = "sanctum-light"
-_PALETTES: Final = {DARK_THEME: DARK, LIGHT_THEME: LIGHT}
+MONOCHROME_THEME: Final = "sanctum-monochrome"
+_PALETTES: Final = {DARK_THEME: DARK, LIGHT_THEME: LIGHT, MONOCHROME_THEME: MONOCHROME}
 
 
 def palette_of(theme: str) -> Palette:
@@ -17,10 +18,11 @@ def palette_of(theme: str) -> Palette:
 
 
 def themes() -> list[Theme]:
-    """Return Sanctum's themes, the preferred one first."""
+    """Return Sanctum's themes."""
     return [
         _theme(DARK_THEME, DARK, surface="#171d27", panel="#1e2632", dark=True),
         _theme(LIGHT_THEME, LIGHT, surface="#ebe9e2", panel="#dedbd2", dark=False),
+        _theme(MONOCHROME_THEME, MONOCHROME, surface="#1c1c1c", panel="#282828", dark=True),
     ]
 
 

@@ -1,5 +1,6 @@
 """The figures of an update: measured per minibatch on the device, summed up once on the host."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -9,14 +10,16 @@ from esper.leyline.telemetry import NonfiniteSighting
 from esper.simic.agent.losses import Minibatch, MinibatchTerms
 from esper.simic.config import TrainingConfig
 from esper.simic.drill import Injection
-from esper.simic.telemetry.nonfinite import NonfiniteMonitor, detected
+from esper.simic.telemetry.nonfinite import detected
 
-_SCALARS = (
-    "policy_loss", "value_loss", "entropy", "approximate_kl", "clip_fraction", "gradient_norm",
-    "steps", "bad", "overflow", "stopped",
+_FORWARD = (
+    "policy_loss", "value_loss", "entropy_loss", "entropy", "approximate_kl", "clip_fraction",
+    "steps", "logit_sum",
 )  # fmt: skip
-_SUMS = ("entropy", "clip_fraction", "kl")  # over the steps in which a head was active
-_HEAD_ROWS = (*_SUMS, "active", "gradient_norm", "ratio_max", "log_prob_min", "log_prob_max")
+_SUMS = ("entropy", "clip_fraction", "kl", "active")  # over the steps in which a head was active
+_EXTREMES = ("ratio_max", "log_prob_min", "log_prob_max")
+_HEAD_FORWARD = (*_SUMS, *_EXTREMES)
+_VERDICTS = ("bad", "overflow", "stopped")
 
 
 @dataclass(frozen=True)
@@ -52,39 +55,58 @@ class UpdateResult:
     head_log_prob_max: dict[str, float]
     head_active_fraction: dict[str, float]
     not_planted: tuple[Injection, ...] = ()  # drills that found no step to go into
+    reproduced: bool = True  # False: something was not finite once, and not when gone through again
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What one pass over the minibatches of an update measured, on the host.
+
+    Attributes:
+        scalars: by name, each `[M]`.
+        by_head: by name, each `[M, H]`.
+        bad: minibatches whose step was left out because something was not finite, `[M]`.
+        overflow: those whose gradients overflowed by fp16 loss scaling, as is ordinary, `[M]`.
+        stopped: those whose step was left out because the policy had moved far enough, `[M]`.
+    """
+
+    heads: tuple[str, ...]
+    scalars: Mapping[str, Tensor]
+    by_head: Mapping[str, Tensor]
+    bad: Tensor
+    overflow: Tensor
+    stopped: Tensor
+    explained_variance: float
+    loss_scale: float | None
+    learning_rate: float
+    not_planted: tuple[Injection, ...]
+
+    @property
+    def tripped(self) -> Tensor:
+        """Return the minibatches that measured something non-finite, fp16 overflow apart, `[M]`."""
+        columns = [*(values[:, None] for values in self.scalars.values()), *self.by_head.values()]
+        return ~torch.cat(columns, dim=1).isfinite().all(1) & ~self.overflow
 
 
 @torch.no_grad()
-def measure(
-    terms: MinibatchTerms,
-    batch: Minibatch,
-    config: TrainingConfig,
-    gradient_norm: Tensor,
-    head_gradient_norms: Tensor,
-    bad: Tensor,
-    overflow: Tensor,
-    stopped: Tensor,
-) -> Tensor:
-    """Return the figures of one minibatch as one vector on the device.
+def forward_figures(terms: MinibatchTerms, batch: Minibatch, config: TrainingConfig) -> Tensor:
+    """Return the figures of a minibatch's forward pass as one vector on the device.
 
-    Its layout is `_SCALARS`, then `_HEAD_ROWS` by head. `kl` is the estimator r - 1 - log r
-    (Schulman, "Approximating KL divergence", 2020), never negative.
+    Its layout is `_FORWARD`, then `_HEAD_FORWARD` by head. All are finite if and only if everything
+    that they are made of is, but for sums that overflow; so whatever stands for "none" is finite.
     """
     active = batch.rollout.active
     ratios = terms.ratios
-    outside = (terms.joint_ratio - 1).abs() > config.clip_range
     scalars = torch.stack(
         (
             terms.policy_loss,
             terms.value_loss,
+            terms.entropy_loss,
             terms.entropy.mean(),
-            (terms.joint_ratio - 1 - terms.log_ratio).mean(),
-            outside.float().mean(),
-            gradient_norm,
-            gradient_norm.new_tensor(active[..., 0].numel()),
-            bad.float(),
-            overflow.float(),
-            stopped.float(),
+            divergence(terms),
+            ((terms.joint_ratio - 1).abs() > config.clip_range).float().mean(),
+            ratios.new_tensor(active[..., 0].numel()),
+            terms.output.logits.sum(),  # the only figure that sees logits which count for nothing
         )
     )
     sums = torch.stack(
@@ -95,66 +117,96 @@ def measure(
             active.float(),
         )
     ).sum((1, 2))  # [4, H]
+    lowest = torch.finfo(ratios.dtype).min
     extremes = torch.stack(
         (
-            head_gradient_norms,
-            torch.where(active, ratios, -torch.inf).amax((0, 1)),
-            torch.where(active, terms.log_probs, torch.inf).amin((0, 1)),
-            torch.where(active, terms.log_probs, -torch.inf).amax((0, 1)),
+            torch.where(active, ratios, -1.0).amax((0, 1)),
+            torch.where(active, terms.log_probs, 1.0).amin((0, 1)),
+            torch.where(active, terms.log_probs, lowest).amax((0, 1)),
         )
-    )
+    )  # [3, H]
     return torch.cat((scalars, sums.flatten(), extremes.flatten()))
 
 
-def summarise(
-    figures: Tensor,
-    monitor: NonfiniteMonitor,
-    *,
+@torch.no_grad()
+def divergence(terms: MinibatchTerms) -> Tensor:
+    """Return how far the policy moved: the mean of r - 1 - log r (Schulman, "Approximating KL
+    divergence", 2020), never negative.
+    """
+    return (terms.joint_ratio - 1 - terms.log_ratio).mean()
+
+
+def bring_to_host(
+    rows: Tensor,
     explained_variance: Tensor,
-    minibatches_per_epoch: int,
-    loss_scale: Tensor | None,
+    loss_scale: Tensor,
+    *,
+    heads: tuple[str, ...],
+    has_loss_scale: bool,
     learning_rate: float,
     not_planted: tuple[Injection, ...],
-) -> UpdateResult:
-    """Bring everything to the host in one transfer, and sum it up.
+) -> Figures:
+    """Return the figures of a pass, brought to the host in one transfer.
 
     Args:
-        figures: what `measure` returned for each minibatch, `[M, …]`.
-        monitor: with the flags of the update.
-        explained_variance: a scalar on the device.
-        minibatches_per_epoch: how the M minibatches divide into epochs.
-        loss_scale: the scale after the update, under fp16.
+        rows: of each minibatch: `forward_figures`, the gradient norm, the heads' gradient norms,
+            and whether it was bad, overflowed and stopped, `[M, …]`.
+        explained_variance: of the critic, a scalar on the device.
+        loss_scale: after the last minibatch, a scalar on the device.
+        heads: their names.
+        has_loss_scale: whether the loss is scaled at all.
         learning_rate: of the update.
         not_planted: drills that found no place.
     """
-    scale = figures.new_ones(1) if loss_scale is None else loss_scale.reshape(1)
-    parts = (figures, monitor.flags.float(), explained_variance.reshape(1), scale)
-    on_host = torch.cat([part.flatten() for part in parts]).cpu()  # the one transfer
-    figures, flags, variance, scale = (
-        piece.view(part.shape)
-        for piece, part in zip(on_host.split([part.numel() for part in parts]), parts, strict=True)
+    extra = torch.stack((explained_variance, loss_scale))
+    on_host = torch.cat((rows.flatten(), extra)).cpu()  # the one transfer
+    table = on_host[: rows.numel()].view(rows.shape)
+    variance, scale = on_host[rows.numel() :].tolist()
+    width = len(heads)
+    sizes = (len(_FORWARD), len(_HEAD_FORWARD) * width, 1, width, len(_VERDICTS))
+    scalars, by_head, norm, head_norms, verdicts = table.split(sizes, dim=1)
+    bad, overflow, stopped = verdicts.bool().unbind(1)
+    return Figures(
+        heads=heads,
+        scalars={
+            **dict(zip(_FORWARD, scalars.unbind(1), strict=True)),
+            "gradient_norm": norm.squeeze(1),
+        },
+        by_head={
+            **dict(
+                zip(
+                    _HEAD_FORWARD,
+                    by_head.unflatten(1, (len(_HEAD_FORWARD), width)).unbind(1),
+                    strict=True,
+                )
+            ),
+            "gradient_norm": head_norms,
+        },
+        bad=bad & ~overflow,
+        overflow=overflow,
+        stopped=stopped & ~bad,
+        explained_variance=variance,
+        loss_scale=scale if has_loss_scale else None,
+        learning_rate=learning_rate,
+        not_planted=not_planted,
     )
-    heads = tuple(monitor.heads)
-    scalars = dict(zip(_SCALARS, figures[:, : len(_SCALARS)].unbind(1), strict=True))
-    table = figures[:, len(_SCALARS) :].unflatten(1, (len(_HEAD_ROWS), len(heads)))
-    by_head = dict(zip(_HEAD_ROWS, table.unbind(1), strict=True))  # each [M, H]
 
-    overflow, stopped = scalars["overflow"].bool(), scalars["stopped"].bool()
-    bad = scalars["bad"].bool() & ~overflow
-    learnt = ~(bad | overflow | stopped)
+
+def summarise(figures: Figures, sightings: Sequence[NonfiniteSighting]) -> UpdateResult:
+    """Return the outcome of an update: its figures summed up, and what was seen non-finite."""
+    heads, scalars, by_head = figures.heads, figures.scalars, figures.by_head
+    learnt = ~(figures.bad | figures.overflow | figures.stopped)
     if not learnt.any():
         learnt = torch.ones_like(learnt)
-    sightings = monitor.sightings(
-        flags.bool(), minibatches_per_epoch, overflow.nonzero().flatten().tolist()
-    )
     head_inf, head_nan = detected(heads, sightings)
     ever_active = by_head["active"].sum(0) > 0  # [H]
     active_steps = by_head["active"][learnt].sum(0)  # [H]
+    everywhere = torch.ones_like(ever_active)
 
     def mean(name: str) -> float:
         return scalars[name][learnt].mean().item()
 
-    def keyed(values: Tensor, shown: Tensor = ever_active) -> dict[str, float]:
+    def keyed(values: Tensor, shown: Tensor) -> dict[str, float]:
         rows = zip(heads, values.tolist(), shown.tolist(), strict=True)
         return {head: value for head, value, is_shown in rows if is_shown}
 
@@ -162,33 +214,29 @@ def summarise(
         return keyed(by_head[name][learnt].sum(0) / active_steps, active_steps > 0)
 
     return UpdateResult(
-        minibatches=len(bad),
-        minibatches_skipped=int(bad.sum()),
-        minibatches_stopped=int((stopped & ~bad & ~overflow).sum()),
-        minibatches_rescaled=int(overflow.sum()),
+        minibatches=len(learnt),
+        minibatches_skipped=int(figures.bad.sum()),
+        minibatches_stopped=int(figures.stopped.sum()),
+        minibatches_rescaled=int(figures.overflow.sum()),
         policy_loss=mean("policy_loss"),
         value_loss=mean("value_loss"),
         entropy=mean("entropy"),
         approximate_kl=mean("approximate_kl"),
         clip_fraction=mean("clip_fraction"),
-        explained_variance=variance.item(),
+        explained_variance=figures.explained_variance,
         gradient_norm=mean("gradient_norm"),
-        learning_rate=learning_rate,
-        loss_scale=None if loss_scale is None else scale.item(),
+        learning_rate=figures.learning_rate,
+        loss_scale=figures.loss_scale,
         head_inf_detected=head_inf,
         head_nan_detected=head_nan,
-        head_nonfinite=sightings,
+        head_nonfinite=list(sightings),
         head_entropy=per_active_step("entropy"),
-        head_gradient_norm=keyed(
-            by_head["gradient_norm"][learnt].mean(0), torch.ones_like(ever_active)
-        ),
-        head_ratio_max=keyed(by_head["ratio_max"].amax(0)),
+        head_gradient_norm=keyed(by_head["gradient_norm"][learnt].mean(0), everywhere),
+        head_ratio_max=keyed(by_head["ratio_max"].amax(0), ever_active),
         head_clip_fraction=per_active_step("clip_fraction"),
         head_kl=per_active_step("kl"),
-        head_log_prob_min=keyed(by_head["log_prob_min"].amin(0)),
-        head_log_prob_max=keyed(by_head["log_prob_max"].amax(0)),
-        head_active_fraction=keyed(
-            by_head["active"].sum(0) / scalars["steps"].sum(), torch.ones_like(ever_active)
-        ),
-        not_planted=not_planted,
+        head_log_prob_min=keyed(by_head["log_prob_min"].amin(0), ever_active),
+        head_log_prob_max=keyed(by_head["log_prob_max"].amax(0), ever_active),
+        head_active_fraction=keyed(by_head["active"].sum(0) / scalars["steps"].sum(), everywhere),
+        not_planted=figures.not_planted,
     )

@@ -8,15 +8,16 @@ class FlatGradient:
     """Owns the gradients of `module`'s parameters: each `.grad` is a view into `flat`.
 
     The backward pass adds into these views in place, so they must never be set to None; `zero`
-    takes the place of `zero_grad`. The parameters of `last` lie at the end, `last_size` long.
+    takes the place of `zero_grad`. Those of the linear layer `last` lie at the end.
     """
 
-    def __init__(self, module: nn.Module, last: nn.Module) -> None:
-        tail = list(last.parameters())
+    def __init__(self, module: nn.Module, last: nn.Linear) -> None:
+        tail = [last.weight, last.bias]
+        self._last = last
         in_tail = {id(parameter) for parameter in tail}
         head = [parameter for parameter in module.parameters() if id(parameter) not in in_tail]
         self.parameters = head + tail
-        self.last_size = sum(parameter.numel() for parameter in tail)
+        self._last_size = sum(parameter.numel() for parameter in tail)
         size = sum(parameter.numel() for parameter in self.parameters)
         self.flat = tail[0].new_zeros(size)  # [P]
         pieces = self.flat.split([parameter.numel() for parameter in self.parameters])
@@ -26,14 +27,24 @@ class FlatGradient:
     @property
     def body(self) -> Tensor:
         """Return the gradients of all parameters but the last module's."""
-        return self.flat[: -self.last_size]
+        return self.flat[: -self._last_size]
+
+    @property
+    def last_by_row(self) -> Tensor:
+        """Return the gradients of the last layer, a row per output: weights, then the bias."""
+        rows, columns = self._last.weight.shape
+        tail = self.flat[-self._last_size :]
+        weights, bias = tail.split((rows * columns, rows))
+        return torch.cat((weights.view(rows, columns), bias.unsqueeze(1)), dim=1)
 
     def zero(self) -> None:
         """Clear all gradients."""
         self.flat.zero_()
 
-    def clip(self, maximum: float) -> Tensor:
-        """Scale all gradients to a norm of at most `maximum`; return the norm before."""
-        norm = torch.linalg.vector_norm(self.flat)
+    def norm(self) -> Tensor:
+        """Return the norm of all gradients together."""
+        return torch.linalg.vector_norm(self.flat)
+
+    def clip(self, norm: Tensor, maximum: float) -> None:
+        """Scale all gradients, whose norm is `norm`, to a norm of at most `maximum`."""
         self.flat.mul_((maximum / (norm + 1e-6)).clamp(max=1.0))
-        return norm

@@ -28,6 +28,10 @@ class LossScale:
         if self.enabled:
             gradient.mul_(1 / self.scale)
 
+    def is_overflow(self, broken: Tensor) -> Tensor:
+        """Return whether gradients that broke, with all before them finite, broke by the scale."""
+        return broken & (self.scale > 1) if self.enabled else torch.zeros_like(broken)
+
     def update(self, overflow: Tensor, bad: Tensor) -> None:
         """Move the scale after one minibatch; one that was bad for another reason moves nothing."""
         if not self.enabled:

@@ -23,6 +23,15 @@ class Minibatch:
     returns: Tensor  # [T, n]
     old_log_probs: Tensor  # [T, n, H], before the first step of this update
 
+    def take(self, hosts: Tensor) -> "Minibatch":
+        """Return the episodes of some hosts only, `hosts` being their numbers `[n]`."""
+        return Minibatch(
+            rollout=self.rollout.take(hosts),
+            advantages=self.advantages.index_select(1, hosts),
+            returns=self.returns.index_select(1, hosts),
+            old_log_probs=self.old_log_probs.index_select(1, hosts),
+        )
+
 
 @dataclass(frozen=True)
 class MinibatchTerms:

@@ -1,25 +1,36 @@
 """The PPO agent: acts, and learns from whole episodes, watching every head while it does.
 
-Nothing in an update waits on the device. Flags, figures, the decision to skip a bad minibatch and
-the one to stop early are all tensors there; one transfer at the end brings them to the host.
+Nothing in an update waits on the device. Figures, the decision to skip a bad minibatch and the one
+to stop early are all tensors there; one transfer at the end brings them to the host. Only an update
+in which something was not finite is gone through a second time, with everything watched.
 """
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from esper.simic.agent.figures import UpdateResult, measure, summarise
+from esper.simic.agent.figures import (
+    Figures,
+    UpdateResult,
+    bring_to_host,
+    divergence,
+    forward_figures,
+    summarise,
+)
 from esper.simic.agent.flat_gradient import FlatGradient
 from esper.simic.agent.loss_scale import LossScale
 from esper.simic.agent.losses import Minibatch, MinibatchTerms, log_probs_taken, minibatch_terms
 from esper.simic.agent.planting import plant_in_log_probs, plant_in_logits
 from esper.simic.agent.rollout import Rollout, generalized_advantages
+from esper.simic.agent.screening import Screen, evidence
+from esper.simic.agent.starting_point import StartingPoint
+from esper.simic.agent.watching import UpdateWatch
 from esper.simic.config import TrainingConfig
 from esper.simic.drill import Injection
-from esper.simic.telemetry.nonfinite import NonfiniteMonitor, kinds_in
 from esper.tamiyo.acting import Decision, act
 from esper.tamiyo.policy import PolicyOutput, RecurrentPolicy, RecurrentState
 
@@ -46,9 +57,7 @@ class PPOAgent:
         self.loss_scale = LossScale(enabled=config.amp == "fp16", device=self.device)
         self.action_generator = torch.Generator(self.device).manual_seed(seed)
         self.order_generator = torch.Generator().manual_seed(seed)
-        sizes = torch.tensor(policy.layout.sizes, device=self.device)
-        heads = torch.arange(len(sizes), device=self.device)
-        self._head_of_choice = heads.repeat_interleave(sizes)  # [total]
+        self._start = StartingPoint(self.optimizer, self.loss_scale)
 
     @torch.no_grad()
     def act(
@@ -76,53 +85,85 @@ class PPOAgent:
         return self._update(rollout, injections)
 
     def _update(self, rollout: Rollout, injections: Sequence[Injection]) -> UpdateResult:
-        config = self.config
-        plan = [self._split(rollout.hosts) for _ in range(config.ppo_epochs)]
+        plan = [self._split(rollout.hosts) for _ in range(self.config.ppo_epochs)]
         minibatches = [hosts for epoch in plan for hosts in epoch]
-        advantages, returns = generalized_advantages(rollout, config.gamma, config.gae_lambda)
-        old_log_probs = self._old_log_probs(rollout, plan[0])
-        layout = self.policy.layout
-        monitor = NonfiniteMonitor(layout.names, minibatches=len(minibatches), device=self.device)
+        advantages, returns = generalized_advantages(
+            rollout, self.config.gamma, self.config.gae_lambda
+        )
+        whole = Minibatch(rollout, advantages, returns, self._old_log_probs(rollout, plan[0]))
+        self._start.keep()
+        screened = self._learn(whole, minibatches, injections, Screen())
+        if not screened.tripped.any():
+            return summarise(screened, sightings=[])
+        # Figures that are measured anyway say that something was not finite. Which head, tensor and
+        # kind it was is found by going through the update again with everything watched: so
+        # detection costs nothing until there is something to detect.
+        self._start.restore()
+        watch = UpdateWatch(self.policy, self.gradient, len(minibatches))
+        watched = self._learn(whole, minibatches, injections, watch)
+        sightings = watch.sightings(len(plan[0]), watched)
+        if sightings or watched.tripped.any():
+            return summarise(watched, sightings)
+        # It did not happen again. What the figures showed the first time is all there is to tell.
+        once = evidence(screened, minibatches_per_epoch=len(plan[0]))
+        return replace(summarise(watched, once), reproduced=False)
+
+    def _learn(
+        self,
+        whole: Minibatch,
+        minibatches: Sequence[Tensor],
+        injections: Sequence[Injection],
+        watch: Screen | UpdateWatch,
+    ) -> Figures:
+        """Go once through all minibatches of an update; bring its figures to the host at the end.
+
+        Args:
+            whole: all episodes.
+            minibatches: the numbers of the hosts in each.
+            injections: values to plant.
+            watch: says of each minibatch whether it is bad.
+        """
+        config = self.config
         stopped = torch.zeros((), dtype=torch.bool, device=self.device)
-        waiting = list(injections)
-        figures = []
+        rows = []
         for index, hosts in enumerate(minibatches):
-            batch = Minibatch(
-                rollout=rollout.take(hosts),
-                advantages=advantages.index_select(1, hosts),
-                returns=returns.index_select(1, hosts),
-                old_log_probs=old_log_probs.index_select(1, hosts),
-            )
-            terms, waiting = self._forward(batch, waiting)
-            self._flag_forward(monitor, index, batch, terms)
-            forward_bad = monitor.bad(index)
+            batch = whole.take(hosts)
+            terms, injections = self._forward(batch, injections)
+            figures = forward_figures(terms, batch, config)
+            forward_bad = watch.forward(index, batch, terms, figures)
 
             self.gradient.zero()
             self.loss_scale.scaled(terms.loss).backward()
             self.loss_scale.unscale_(self.gradient.flat)
-            head_norms = self._flag_gradient(monitor, index)
-            bad = monitor.bad(index)
-            overflow = bad & ~forward_bad & (self.loss_scale.scale > 1)
-            norm = self.gradient.clip(config.max_gradient_norm)
+            norm = self.gradient.norm()
+            norms = torch.cat((norm.reshape(1), self._head_gradient_norms()))
+            bad = forward_bad | watch.backward(index, norms)
+            overflow = self.loss_scale.is_overflow(bad & ~forward_bad)
 
+            self.gradient.clip(norm, config.max_gradient_norm)
             # The fused step leaves weights, moments and its clock alone where found_inf is 1.
             # torch's own GradScaler sets this attribute; the class does not declare it.
             self.optimizer.found_inf = (bad | stopped).float()  # type: ignore[attr-defined]
             self.optimizer.step()
             self.loss_scale.update(overflow, bad)
-            figures.append(measure(terms, batch, config, norm, head_norms, bad, overflow, stopped))
+            rows.append(torch.cat((figures, norms, torch.stack((bad, overflow, stopped)))))
             if config.target_kl:
-                kl = (terms.joint_ratio.detach() - 1 - terms.log_ratio.detach()).mean()
-                stopped = stopped | (~bad & (kl > 1.5 * config.target_kl))
-        return summarise(
-            torch.stack(figures),
-            monitor,
-            explained_variance=explained_variance(rollout.values, returns),
-            minibatches_per_epoch=len(plan[0]),
-            loss_scale=self.loss_scale.scale if self.loss_scale.enabled else None,
+                stopped = stopped | (~bad & (divergence(terms) > 1.5 * config.target_kl))
+        return bring_to_host(
+            torch.stack(rows),
+            explained_variance(whole.rollout.values, whole.returns),
+            self.loss_scale.scale,
+            heads=self.policy.layout.names,
             learning_rate=self.optimizer.param_groups[0]["lr"],
-            not_planted=tuple(waiting),
+            has_loss_scale=self.loss_scale.enabled,
+            not_planted=tuple(injections),
         )
+
+    def _head_gradient_norms(self) -> Tensor:
+        """Return the norm of the gradient of each head's own parameters, `[H]`."""
+        squares = self.gradient.last_by_row.square().sum(1)  # [total]
+        by_head = squares.new_zeros(len(self.policy.layout.names))
+        return by_head.index_add_(0, self.policy.table.head_of_choice, squares).sqrt()
 
     def _split(self, hosts: int) -> tuple[Tensor, ...]:
         """Return all hosts in a new order, in minibatches of nearly equal size."""
@@ -175,62 +216,6 @@ class PPOAgent:
                     taken_log_probs = planted
         terms = minibatch_terms(self.policy, batch, output, log_probs, taken_log_probs, self.config)
         return terms, waiting
-
-    @torch.no_grad()
-    def _flag_forward(
-        self, monitor: NonfiniteMonitor, index: int, batch: Minibatch, terms: MinibatchTerms
-    ) -> None:
-        """Flag everything that the loss is made of."""
-        active = batch.rollout.active
-        monitor.set_heads(index, "logits", self._logit_kinds(terms.output.logits, batch.rollout))
-        monitor.see_heads(index, "old_log_prob", batch.old_log_probs, active)
-        monitor.see_heads(index, "log_prob", terms.log_probs, active)
-        monitor.see_heads(index, "ratio", terms.ratios)
-        monitor.see_heads(index, "entropy", terms.entropies)
-        monitor.see_shared(index, "observations", batch.rollout.observations)
-        monitor.see_shared(index, "advantages", batch.advantages)
-        monitor.see_shared(index, "returns", batch.returns)
-        monitor.see_shared(index, "trunk", terms.output.trunk)
-        monitor.see_shared(index, "value", terms.output.values)
-        monitor.see_shared(index, "joint_ratio", terms.joint_ratio)
-        monitor.see_shared(index, "policy_loss", terms.policy_loss)
-        monitor.see_shared(index, "value_loss", terms.value_loss)
-        monitor.see_shared(index, "entropy_loss", terms.entropy_loss)
-
-    def _logit_kinds(self, logits: Tensor, rollout: Rollout) -> Tensor:
-        """Return the kinds `[H, 3]` in raw logits `[T, n, total]`.
-
-        -inf is how a policy may say "never" of a choice that the mask forbids, so there it is
-        legal, unless that very choice was taken.
-        """
-        chosen = torch.zeros_like(rollout.masks).scatter(-1, self._columns(rollout.actions), True)
-        forbidden = (logits == -torch.inf) & ~(rollout.masks | chosen)
-        by_choice = kinds_in(logits, ~forbidden)  # [total, 3]
-        return self._any_by_head(by_choice)
-
-    def _columns(self, actions: Tensor) -> Tensor:
-        """Return where in the joint projection the choices `[…, H]` stand."""
-        return actions + torch.tensor(self.policy.layout.offsets, device=actions.device)
-
-    def _any_by_head(self, by_choice: Tensor) -> Tensor:
-        """Return `[H, k]`, true where any choice of the head is true in `[total, k]`."""
-        heads = len(self.policy.layout.names)
-        counts = by_choice.new_zeros(heads, by_choice.shape[1], dtype=torch.float32)
-        return counts.index_add_(0, self._head_of_choice, by_choice.float()) > 0
-
-    @torch.no_grad()
-    def _flag_gradient(self, monitor: NonfiniteMonitor, index: int) -> Tensor:
-        """Flag the gradients before they are clipped; return each head's norm, `[H]`."""
-        linear = self.policy.heads
-        assert linear.weight.grad is not None
-        assert linear.bias.grad is not None
-        gradient = torch.cat((linear.weight.grad, linear.bias.grad.unsqueeze(1)), dim=1)
-        by_choice = kinds_in(gradient.t())  # [total, 3]
-        monitor.set_heads(index, "gradient", self._any_by_head(by_choice))
-        monitor.see_shared(index, "gradient", self.gradient.body)
-        squares = gradient.new_zeros(len(self.policy.layout.names))
-        squares.index_add_(0, self._head_of_choice, gradient.square().sum(1))
-        return squares.sqrt()
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that a resumed agent needs to go on bit for bit."""

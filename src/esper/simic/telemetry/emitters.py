@@ -37,7 +37,7 @@ def emit_ppo_update_event(
     measured = {
         part.name: getattr(result, part.name)
         for part in fields(result)
-        if part.name != "not_planted"
+        if part.name not in ("not_planted", "reproduced")
     }
     payload = PPOUpdatePayload(
         update=update,

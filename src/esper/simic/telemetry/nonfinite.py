@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from esper.leyline.quantities import causal_rank
 from esper.leyline.telemetry import SHARED, NonfiniteSighting
 
 KINDS = ("nan", "+inf", "-inf")
@@ -155,8 +156,7 @@ class NonfiniteMonitor:
             )
             for (head, quantity, kind), at in seen.items()
         ]
-        order = (*self.shared_quantities[:1], *self.head_quantities, *self.shared_quantities[1:])
-        return sorted(found, key=lambda s: (s.epoch, s.minibatch, order.index(s.quantity)))
+        return sorted(found, key=lambda s: (s.epoch, s.minibatch, causal_rank(s.quantity)))
 
     def _causes(self, flags: Tensor) -> list[tuple[str, str, str]]:
         """Return the (head, quantity, kind) of one minibatch that nothing earlier explains."""

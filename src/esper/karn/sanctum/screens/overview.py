@@ -76,18 +76,16 @@ class OverviewScreen(Screen[None]):
         yield Footer()
 
     def on_seen(self, message: Seen) -> None:
-        """Show a view; panels that the run's events say nothing new about are left alone."""
+        """Show a view."""
         view = message.view
         before, self.view = self.view, view
-        changed = before is None or view.snapshot is not before.snapshot
         with self.app.batch_update():
             if before is None or view.error != before.error:
                 error = self.query_one("#error", Static)
                 error.update(f"! {view.error}")
                 error.set_class(view.error is not None, "-shown")
             for panel in self.query(Panel):
-                if changed or panel.shows_the_time:
-                    panel.show(view)
+                panel.show(view)
             self._say_too_small()
 
     def redraw(self) -> None:

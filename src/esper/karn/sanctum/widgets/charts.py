@@ -54,80 +54,86 @@ def _bucket(values: Sequence[float]) -> Bucket:
 
 def sparkline(values: Sequence[float], width: int, palette: Palette) -> Text:
     """Return a series as one line of exactly `width` cells, the oldest at the left."""
-    line = Text(no_wrap=True, end="")
     columns = buckets(values, width)
     low, high = _range(columns)
-    for column in columns:
-        if column.nonfinite is not None:
-            line.append(NONFINITE_SIGNS[column.nonfinite], f"bold {palette.critical}")
-        else:
-            height = _height(column.last, low, high, len(BLOCKS))
-            line.append(BLOCKS[height], palette.curve)
-    line.pad_right(width - len(columns))
+    cells = "".join(
+        NONFINITE_SIGNS[column.nonfinite]
+        if column.nonfinite is not None
+        else BLOCKS[_height(column.last, low, high, len(BLOCKS))]
+        for column in columns
+    )
+    signs = [x for x, column in enumerate(columns) if column.nonfinite is not None]
+    return _styled(cells.ljust(width), signs, palette)
+
+
+def _styled(cells: str, signs: Sequence[int], palette: Palette) -> Text:
+    """Return a line of a chart in which the signs of non-finite points stand out."""
+    line = Text(no_wrap=True, end="").append(cells, palette.curve)
+    for x in signs:
+        line.stylize(f"bold {palette.critical}", x, x + 1)
     return line
 
 
 def line_chart(values: Sequence[float], width: int, height: int, palette: Palette) -> list[Text]:
     """Return a series as `height` lines of exactly `width` cells, drawn in Braille dots.
 
-    Each dot column spans the lowest to the highest of its points and reaches for its neighbour.
+    Each dot column spans the lowest to the highest of its points. A short series is spread over
+    the whole width. Neighbours are joined unless there was something non-finite between them.
     """
     dots = 4 * height
-    columns = _stretch(buckets(values, 2 * width), 2 * width)
+    columns = buckets(values, 2 * width)
     low, high = _range(columns)
     cells = [[0] * width for _ in range(height)]
     signs: dict[tuple[int, int], str] = {}
-    before: int | None = None
-    for x, column in enumerate(columns):
+    before: tuple[int, int] | None = None
+    for x, column in zip(_places(len(columns), 2 * width), columns, strict=True):
         if column.nonfinite is not None:
             row = {"+inf": 0, "nan": height // 2, "-inf": height - 1}[column.nonfinite]
             signs[row, x // 2] = NONFINITE_SIGNS[column.nonfinite]
             before = None
         if math.isnan(column.last):
             continue
-        bottom = _height(column.low, low, high, dots)
-        top = _height(column.high, low, high, dots)
-        last = _height(column.last, low, high, dots)
+        bottom, top, last = (
+            _height(value, low, high, dots) for value in (column.low, column.high, column.last)
+        )
+        _draw(cells, x, bottom, top)
         if before is not None:
-            bottom, top = min(bottom, before + 1), max(top, before - 1)
-        for y in range(bottom, top + 1):
-            row, dot = divmod(dots - 1 - y, 4)
-            cells[row][x // 2] |= _DOTS[x % 2][dot]
-        before = last
+            _join(cells, before, (x, last))
+        before = x, last
     return [_chart_line(cells[row], row, signs, palette) for row in range(height)]
 
 
-def _stretch(columns: list[Bucket], width: int) -> list[Bucket]:
-    """Spread columns over the whole width, with straight lines between neighbours that are finite.
+def _places(columns: int, width: int) -> list[int]:
+    if columns < 2:
+        return list(range(columns))
+    return [round(index * (width - 1) / (columns - 1)) for index in range(columns)]
 
-    What lies between two of them where one is not finite stays empty.
-    """
-    if len(columns) < 2 or len(columns) >= width:
-        return columns
-    empty = Bucket(math.nan, math.nan, math.nan, None)
-    stretched = [empty] * width
-    places = [round(index * (width - 1) / (len(columns) - 1)) for index in range(len(columns))]
-    for (start, left), (end, right) in pairwise(zip(places, columns, strict=True)):
-        for place in range(start, end):
-            share = (place - start) / (end - start)
-            value = left.last * (1 - share) + right.last * share
-            between = None if math.isnan(value) else Bucket(value, value, value, None)
-            stretched[place] = between or empty
-        stretched[start] = left
-    stretched[-1] = columns[-1]
-    return stretched
+
+def _draw(cells: list[list[int]], x: int, bottom: int, top: int) -> None:
+    """Set the dots of one dot column from `bottom` to `top`, counted from below."""
+    for y in range(bottom, top + 1):
+        row, dot = divmod(4 * len(cells) - 1 - y, 4)
+        cells[row][x // 2] |= _DOTS[x % 2][dot]
+
+
+def _join(cells: list[list[int]], start: tuple[int, int], end: tuple[int, int]) -> None:
+    """Set the dots of a straight line that has no gaps, without those of its start."""
+    (x_start, y_start), (x_end, y_end) = start, end
+    before = y_start
+    for x in range(x_start + 1, x_end + 1):
+        y = round(y_start + (y_end - y_start) * (x - x_start) / (x_end - x_start))
+        _draw(cells, x, min(y, before + 1), max(y, before - 1))
+        before = y
 
 
 def _chart_line(
-    cells: list[int], row: int, signs: dict[tuple[int, int], str], palette: Palette
+    bits: list[int], row: int, signs: dict[tuple[int, int], str], palette: Palette
 ) -> Text:
-    line = Text(no_wrap=True, end="")
-    for x, bits in enumerate(cells):
-        if (row, x) in signs:
-            line.append(signs[row, x], f"bold {palette.critical}")
-        else:
-            line.append(chr(_BRAILLE + bits) if bits else " ", palette.curve)
-    return line
+    cells = [chr(_BRAILLE + dots) if dots else " " for dots in bits]
+    places = [x for sign_row, x in signs if sign_row == row]
+    for x in places:
+        cells[x] = signs[row, x]
+    return _styled("".join(cells), places, palette)
 
 
 def _range(columns: Sequence[Bucket]) -> tuple[float, float]:

@@ -20,11 +20,12 @@ def render_log(snapshot: SanctumSnapshot, width: int, palette: Palette = DARK) -
     """Return the log in `width` cells, in the local time; long entries go on below, indented."""
     if not snapshot.log:
         return Text("no events yet", style=palette.muted, no_wrap=True)
-    lines = [line for entry in snapshot.log for line in _entry(entry, width, palette)]
+    lines = [line for entry in snapshot.log for line in render_entry(entry, width, palette)]
     return Text("\n", no_wrap=True).join(lines)
 
 
-def _entry(entry: LogEntry, width: int, palette: Palette) -> list[Text]:
+def render_entry(entry: LogEntry, width: int, palette: Palette = DARK) -> list[Text]:
+    """Return the lines of one entry."""
     style = {
         "latch": f"bold {palette.critical}",
         "error": palette.critical,
@@ -45,10 +46,31 @@ class EventLog(Panel):
     """Shows the event log, and follows it unless it was scrolled away from its end."""
 
     BORDER_TITLE = "Log"
-    _follows = True
+
+    def __init__(self, *, id: str | None = None) -> None:
+        super().__init__(id=id)
+        self._follows = True
+        self._drawn: dict[LogEntry, list[Text]] = {}
+        self._drawn_for: tuple[int, Palette] | None = None
+
+    def part(self, view: View) -> object:
+        return view.snapshot.log
 
     def draw(self, view: View, width: int, height: int, palette: Palette) -> Text:  # noqa: ARG002
         return render_log(view.snapshot, width, palette)
+
+    def lines(self, view: View, width: int, height: int, palette: Palette) -> list[Text]:
+        """Return the same lines as `draw`, of which only those of new entries are made anew."""
+        if not view.snapshot.log:
+            return super().lines(view, width, height, palette)
+        if self._drawn_for != (width, palette):
+            self._drawn, self._drawn_for = {}, (width, palette)
+        drawn = self._drawn
+        self._drawn = {
+            entry: drawn.get(entry) or render_entry(entry, width, palette)
+            for entry in view.snapshot.log
+        }
+        return [line for entry in view.snapshot.log for line in self._drawn[entry]]
 
     def redraw(self) -> None:
         """Draw the log again and, if it follows, keep its end in sight."""

@@ -193,5 +193,9 @@ class HostsPanel(Panel):
 
     BORDER_TITLE = "Hosts"
 
+    def part(self, view: View) -> object:
+        run = view.snapshot.run
+        return view.snapshot.hosts, run.slots, run.blueprints, run.update
+
     def draw(self, view: View, width: int, height: int, palette: Palette) -> Text:
         return render_hosts(view.snapshot, width, height, palette)

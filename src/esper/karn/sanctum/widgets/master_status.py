@@ -83,7 +83,5 @@ def render_master(view: View, width: int, height: int, palette: Palette = DARK) 
 class MasterStatus(Panel, can_focus=False):
     """Shows the verdict on the run."""
 
-    shows_the_time = True
-
     def draw(self, view: View, width: int, height: int, palette: Palette) -> Text:
         return render_master(view, width, height, palette)

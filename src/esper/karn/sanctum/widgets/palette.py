@@ -44,6 +44,19 @@ LIGHT: Final = Palette(
     ground="#f6f5f1",
     on_alert="#ffffff",
 )
+#: For terminals without colour: there, what is an alert must be the brightest.
+MONOCHROME: Final = Palette(
+    ink="#b4b4b4",
+    muted="#8c8c8c",
+    faint="#5a5a5a",
+    accent="#d8d8d8",
+    curve="#787878",
+    good="#b4b4b4",
+    warning="#ffffff",
+    critical="#ffffff",
+    ground="#101010",
+    on_alert="#101010",
+)
 #: For printing to a terminal whose background is not known: its own sixteen colours.
 TERMINAL: Final = Palette(
     ink="default",

@@ -35,9 +35,6 @@ class Panel(ScrollView, can_focus=True, inherit_bindings=False):
         Binding("end", "scroll_end", show=False, tooltip=_SCROLL_ALL),
     ]
 
-    #: Whether the panel changes with the time alone, when the run has said nothing new.
-    shows_the_time: ClassVar[bool] = False
-
     def __init__(self, *, id: str | None = None) -> None:
         super().__init__(id=id)
         self._view: View | None = None
@@ -48,28 +45,37 @@ class Panel(ScrollView, can_focus=True, inherit_bindings=False):
         """Return what the panel shows in `width` cells; what exceeds `height` lines is scrolled."""
         raise NotImplementedError
 
+    def part(self, view: View) -> object:
+        """Return the part of a view that `draw` draws from: while it is equal, nothing is drawn."""
+        return view
+
     def show(self, view: View) -> None:
         """Show another view of the run."""
-        self._view = view
-        self.redraw()
+        before, self._view = self._view, view
+        if before is None or self.part(view) != self.part(before):
+            self.redraw()
+
+    def lines(self, view: View, width: int, height: int, palette: Palette) -> list[Text]:
+        """Return what `draw` does by lines; a line that is the same object is not drawn anew."""
+        return list(self.draw(view, width, height, palette).split("\n", allow_blank=True))
 
     def redraw(self) -> None:
         """Draw the last view again, at the size and in the colours of now."""
         region = self.scrollable_content_region
         if self._view is None or region.width < 1 or region.height < 1:
             return
-        palette = palette_of(self.app.theme)
-        text = self.draw(self._view, region.width, region.height, palette)
-        before, self._lines = self._lines, list(text.split("\n", allow_blank=True))
-        size = Size(region.width, len(self._lines))
-        if len(before) != len(self._lines) or self.virtual_size != size:
-            self._strips = [self._strip(line) for line in self._lines]
+        lines = self.lines(self._view, region.width, region.height, palette_of(self.app.theme))
+        before, self._lines = self._lines, lines
+        known = dict(zip(map(id, before), self._strips, strict=True))
+        self._strips = [known.get(id(line)) or self._strip(line) for line in lines]
+        size = Size(region.width, len(lines))
+        if self.virtual_size != size:
             self.virtual_size = size
             self.refresh()
             return
-        for y, (old, new) in enumerate(zip(before, self._lines, strict=True)):
-            if old != new:
-                self._strips[y] = self._strip(new)
+        top = self.scroll_offset.y
+        for y in range(top, min(top + region.height, len(lines))):
+            if y >= len(before) or lines[y] != before[y]:
                 self.refresh_line(y)
 
     def _strip(self, line: Text) -> Strip:

@@ -132,5 +132,8 @@ class PolicyPanel(Panel):
 
     BORDER_TITLE = "Policy"
 
+    def part(self, view: View) -> object:
+        return view.snapshot.training, view.snapshot.run.update
+
     def draw(self, view: View, width: int, height: int, palette: Palette) -> Text:
         return render_policy(view.snapshot, width, height, palette)

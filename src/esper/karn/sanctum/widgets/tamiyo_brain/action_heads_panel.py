@@ -204,5 +204,8 @@ class ActionHeadsPanel(Panel):
 
     BORDER_TITLE = "Action heads"
 
+    def part(self, view: View) -> object:
+        return view.snapshot.tamiyo, view.snapshot.run.heads, view.snapshot.run.update
+
     def draw(self, view: View, width: int, height: int, palette: Palette) -> Text:
         return render_heads(view.snapshot, width, height, palette)

@@ -1,0 +1,44 @@
+"""What an update started from, kept so that the update can be gone through again."""
+
+import torch
+from torch import Tensor
+
+from esper.simic.agent.loss_scale import LossScale
+
+
+class StartingPoint:
+    """One copy of the weights, the optimizer's state and the loss scale, reused by every update."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer, loss_scale: LossScale) -> None:
+        self._optimizer = optimizer
+        self._loss_scale = loss_scale
+        self._parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        self._copies = [torch.empty_like(parameter) for parameter in self._parameters]
+        self._moments: dict[Tensor, dict[str, Tensor]] = {}
+        self._scale = loss_scale.state_dict()
+
+    @torch.no_grad()
+    def keep(self) -> None:
+        """Remember the state of now."""
+        for copy, parameter in zip(self._copies, self._parameters, strict=True):
+            copy.copy_(parameter)
+        for parameter, state in self._optimizer.state.items():
+            kept = self._moments.setdefault(
+                parameter, {name: torch.empty_like(value) for name, value in state.items()}
+            )
+            for name, value in state.items():
+                kept[name].copy_(value)
+        self._scale = self._loss_scale.state_dict()
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        """Go back to what was kept."""
+        for copy, parameter in zip(self._copies, self._parameters, strict=True):
+            parameter.copy_(copy)
+        for parameter, state in list(self._optimizer.state.items()):
+            if parameter not in self._moments:
+                del self._optimizer.state[parameter]  # made by the optimizer's first step, since
+                continue
+            for name, value in self._moments[parameter].items():
+                state[name].copy_(value)
+        self._loss_scale.load_state_dict(self._scale)

@@ -1,0 +1,118 @@
+"""The event log: what of a run is worth a line, and what the monitor says of itself."""
+
+import math
+
+import pytest
+
+from esper.karn.sanctum.aggregator import SanctumAggregator
+from esper.leyline.heads import Stage
+from esper.leyline.telemetry import (
+    CheckpointWritten,
+    DamagedPayload,
+    DecisionsTaken,
+    Event,
+    Heartbeat,
+    Notice,
+    UnknownPayload,
+)
+
+
+def log_texts(snapshot, level=None):
+    return [entry.text for entry in snapshot.log if level in (None, entry.level)]
+
+
+def test_a_light_is_logged_once_when_it_is_newly_lit(payloads, fold):
+    snapshot = fold(
+        payloads.start(),
+        payloads.broken_update(2, "op", "+inf"),
+        payloads.broken_update(3, "op", "+inf"),
+        payloads.broken_update(4, "op", "nan", "log_prob"),
+        payloads.update(5, head_nan_detected={"slot": True}),
+    )
+
+    assert log_texts(snapshot, "latch") == [
+        "op went Inf first in logits, update 2, epoch 1, minibatch 1",
+        "op went NaN first in log_prob, update 4, epoch 1, minibatch 1",
+        "slot went NaN, update 5",
+    ]
+
+
+def test_the_log_tells_what_matters_in_sentences(payloads, fold):
+    snapshot = fold(
+        payloads.start(),
+        payloads.transition(Stage.GERMINATED),
+        payloads.transition(Stage.TRAINING),
+        payloads.transition(Stage.BLENDING),
+        payloads.transition(Stage.FOSSILIZED),
+        payloads.transition(Stage.PRUNED, slot=9, blueprint=99),
+        payloads.transition(77),
+        payloads.episodes(1),
+        payloads.update(1, minibatches_skipped=3),
+        CheckpointWritten(update=1, path="checkpoints/update-1.pt", size=10),
+        Notice(level="error", text="no space left"),
+    )
+
+    assert [(entry.level, entry.text) for entry in snapshot.log] == [
+        ("info", "run test started: 10 episodes of mnist1d on 2 hosts, seed 7, cpu"),
+        ("info", "episode 2, host 2: conv germinated in middle"),
+        ("info", "episode 2, host 2: conv blending in middle"),
+        ("info", "episode 2, host 2: conv fossilised in middle"),
+        ("info", "episode 2, host 2: #99 pruned in #9"),
+        ("info", "episodes 1–2 of 10 done: score 0.500, 3 seeds fossilised"),
+        ("warning", "update 1: 3 of 8 minibatches skipped as non-finite"),
+        ("info", "checkpoint of update 1 written: checkpoints/update-1.pt"),
+        ("error", "no space left"),
+    ]
+    assert snapshot.log[0].time == 1_001.0
+    assert snapshot.run.checkpoint == "checkpoints/update-1.pt"
+
+
+@pytest.mark.parametrize("scores", [[math.nan, 1.0], [math.inf, -math.inf], [1e308, 1e308]])
+def test_a_score_that_is_not_finite_is_shown_as_what_it_is(payloads, fold, scores):
+    score = fold(payloads.episodes(1, score=scores)).training.score
+
+    assert score is not None
+    assert math.isnan(score) == (scores[0] != 1e308)
+    assert fold(payloads.episodes(1, score=[])).training.score is None
+
+
+def test_damage_is_counted_and_named(fold):
+    snapshot = fold(DamagedPayload(kind="ppo_update", reason="cut off"))
+
+    assert snapshot.run.damaged_events == 1
+    assert log_texts(snapshot, "error") == ["event 1 (ppo_update) is damaged: cut off"]
+
+
+def test_a_step_whose_lists_do_not_fit_each_other_is_damaged(payloads, fold):
+    snapshot = fold(payloads.step(1), payloads.step(2, loss=[1.0]))
+
+    assert snapshot.run.damaged_events == 1
+    assert snapshot.run.step == 1
+
+
+def test_kinds_of_a_newer_version_are_counted_and_named_once(fold):
+    snapshot = fold(*(UnknownPayload(kind=kind, data=b"") for kind in ("a", "b", "a")))
+
+    assert snapshot.run.unknown_events == 3
+    assert len(log_texts(snapshot, "warning")) == 2
+
+
+def test_decisions_are_taken_note_of(fold):
+    decision = DecisionsTaken(update=1, step=1, actions=[], probabilities=[], values=[])
+
+    assert fold(decision).last_event_id == 1
+
+
+def test_a_heartbeat_tells_of_lost_events_whatever_its_id(payloads):
+    aggregator = SanctumAggregator()
+    for event in payloads.events(payloads.start(), payloads.update()):
+        aggregator.apply(event)
+    beat = Heartbeat(pid=9, process_start_time=5.0, events_lost=3, error="the disk is full")
+    aggregator.apply(Event(id=0, time=2_000.0, payload=beat))
+    snapshot = aggregator.snapshot()
+
+    assert (snapshot.run.events_lost, snapshot.run.pid) == (3, 9)
+    assert snapshot.last_event_id == 2
+    assert log_texts(snapshot, "error") == [
+        "events the monitor could not store: 3 (the disk is full)"
+    ]
