@@ -182,6 +182,7 @@ def train_behind_sanctum(run: Path, run_dir: Path) -> int:
         print(f"Training goes on in process {child.pid}. Watch it with: sanctum {run.name}")
         return 0
     if outcome == "stop":
+        child.stop()
         print("Training stops after the current update. Ctrl-C stops it at once.")
         try:
             child.wait()

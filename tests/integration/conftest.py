@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pexpect
+import psutil
 import pyte
 import pytest
 
@@ -78,7 +79,7 @@ def lit_heads(lines: Sequence[str], row: str) -> set[str] | None:
 
 
 @pytest.fixture
-def open_terminal() -> Iterator[Callable[..., Terminal]]:
+def open_terminal(tmp_path: Path) -> Iterator[Callable[..., Terminal]]:
     """Return a function that starts `esper` with some arguments in a terminal."""
     opened = []
 
@@ -90,6 +91,10 @@ def open_terminal() -> Iterator[Callable[..., Terminal]]:
     yield start
     for terminal in opened:
         terminal.program.close(force=True)
+    # What was detached from would train on for ever after a test that failed.
+    for process in psutil.process_iter(["cmdline"]):
+        if any(str(tmp_path) in word for word in process.info["cmdline"] or ()):
+            process.kill()
 
 
 @pytest.fixture

@@ -44,10 +44,11 @@ class _Windows(torch.autograd.Function):
         shape, kernel, stride, padding = ctx.geometry
         rows, channels, *positions, batch = shape
         out = window_positions(tuple(positions), kernel, stride, padding)
-        pieces = gradient.view(rows, channels, *(kernel,) * len(out), *out, batch)
+        pieces = gradient.view(rows, channels, -1, *out, batch).unbind(2)
         result = gradient.new_zeros(shape)
-        for offsets in itertools.product(range(kernel), repeat=len(out)):
-            source, target = pieces[:, :, *offsets], result
+        all_offsets = itertools.product(range(kernel), repeat=len(out))
+        for offsets, source in zip(all_offsets, pieces, strict=True):
+            target = result
             for axis, (offset, size, reached) in enumerate(
                 zip(offsets, positions, out, strict=True), start=2
             ):

@@ -22,8 +22,10 @@ async def test_a_viewer_is_left_at_once(views, sanctum, seen, key):
     assert app.return_value == "quit"
 
 
-@pytest.mark.parametrize("key", ["q", "ctrl+q", "ctrl+c"])
-@pytest.mark.parametrize(("answer", "outcome"), [("d", "detach"), ("s", "stop")])
+@pytest.mark.parametrize(
+    ("key", "answer", "outcome"),
+    [("q", "d", "detach"), ("q", "s", "stop"), ("ctrl+q", "d", "detach"), ("ctrl+c", "s", "stop")],
+)
 async def test_over_a_live_trainer_leaving_asks_first(
     views, sanctum, seen, child, key, answer, outcome
 ):
@@ -119,8 +121,9 @@ async def test_l_goes_to_the_log(views, sanctum, seen):
         assert isinstance(app.focused, EventLog)
 
 
-@pytest.mark.parametrize("panel", PANELS)
-@pytest.mark.parametrize("back", ["enter", "escape"])
+@pytest.mark.parametrize(
+    ("panel", "back"), [*((panel, "enter") for panel in PANELS), (EventLog, "escape")]
+)
 async def test_enter_gives_a_panel_all_the_room_and_takes_it_back(
     views, sanctum, seen, panel, back
 ):
@@ -164,8 +167,10 @@ async def test_a_focused_panel_scrolls(views, sanctum, seen, keys, place):
         assert app.screen.query_one(EventLog).scroll_y == place
 
 
-@pytest.mark.parametrize("key", ["question_mark", "f1"])
-@pytest.mark.parametrize("back", ["escape", "q", "question_mark", "f1"])
+@pytest.mark.parametrize(
+    ("key", "back"),
+    [("question_mark", "question_mark"), ("f1", "f1"), ("f1", "escape"), ("question_mark", "q")],
+)
 async def test_help_opens_and_closes(views, sanctum, seen, key, back):
     app = sanctum(views.view())
     async with app.run_test() as pilot:

@@ -99,3 +99,15 @@ async def test_text_of_a_run_is_never_taken_for_markup(views, sanctum, seen, scr
     async with app.run_test(size=(80, 24)) as pilot:
         await seen(pilot)
         assert "[bold]runs[/nothing]" in "\n".join(screen_text(app))
+
+
+async def test_a_trainer_that_died_in_silence_is_reported(views, sanctum, child, screen_text):
+    child.code = 3
+    app = sanctum(views.waiting(), child=child)
+    async with app.run_test(size=(80, 24)) as pilot:
+        while app.view is None:
+            await pilot.pause(0.01)
+        await pilot.pause()
+        text = " ".join(" ".join(screen_text(app)).split())
+    assert "! the training process ended with exit code 3" in text
+    assert "● NO DATA" in text

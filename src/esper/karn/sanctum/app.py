@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar, Final
 
@@ -96,11 +97,22 @@ class SanctumApp(App[Outcome]):
         """Look at the run until Sanctum is left; the store is only ever read here."""
         worker = get_current_worker()
         while not worker.is_cancelled and not self._leaving.is_set():
-            view = self._watch(self._clock())
+            view = self._with_child(self._watch(self._clock()))
             # To the screen and not to the app: it takes messages only when its panels are there.
             self._overview.post_message(Seen(view))
             if not view.is_behind:
                 self._leaving.wait(PERIOD_SECONDS)
+
+    def _with_child(self, view: View) -> View:
+        """Add what only the parent of a training process knows: that it died before it said so."""
+        code = None if self._child is None else self._child.poll()
+        if not code or view.status.is_over or view.error is not None:
+            return view
+        return replace(
+            view,
+            error=f"the training process ended with exit code {code} and did not say why: "
+            "its output is in the run's console.log",
+        )
 
     def action_toggle_theme(self) -> None:
         """Switch between the dark and the light theme."""

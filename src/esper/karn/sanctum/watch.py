@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from esper.karn.liveness import RunStatus, StatusKind
-from esper.karn.run_directory import run_directories
+from esper.karn.run_directory import RunNotFoundError, run_directories
 from esper.karn.sanctum.follower import Frame, RunFollower
 from esper.karn.sanctum.schema import SanctumSnapshot
 from esper.karn.sanctum.verdict import master_verdict
@@ -41,7 +41,10 @@ class RunWatch:
             waiting = RunStatus(
                 StatusKind.WAITING, None, f"waiting for the first run in {self._run_dir.resolve()}"
             )
-            runs = run_directories(self._run_dir)
+            try:
+                runs = run_directories(self._run_dir)
+            except RunNotFoundError as error:
+                return Frame(self._nothing_yet, waiting, str(error))
             if not runs:
                 return Frame(self._nothing_yet, waiting)
             self._follower = RunFollower(runs[-1])

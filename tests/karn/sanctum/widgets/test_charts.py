@@ -89,3 +89,8 @@ def test_a_short_series_fills_the_whole_width():
 )
 def test_the_progress_bar_is_filled_by_its_share(share, filled):
     assert progress_bar(share, 10, DARK).plain == "━" * filled + "─" * (10 - filled)
+
+
+def test_values_that_are_equal_make_a_level_line():
+    rows = [row.plain for row in line_chart([0.1] * 7, 20, 3, DARK)]
+    assert sum(bool(row.strip()) for row in rows) == 1
