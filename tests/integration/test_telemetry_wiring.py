@@ -175,7 +175,7 @@ def update_result(payloads: Any, changes: dict[str, Any]) -> UpdateResult:
     fields = {
         name: getattr(healthy, name)
         for name in UpdateResult.__dataclass_fields__
-        if name != "not_planted"
+        if hasattr(healthy, name)
     }
     changes = dict(changes)
     for name, value in changes.items():

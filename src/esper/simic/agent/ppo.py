@@ -57,7 +57,8 @@ class PPOAgent:
         self.loss_scale = LossScale(enabled=config.amp == "fp16", device=self.device)
         self.action_generator = torch.Generator(self.device).manual_seed(seed)
         self.order_generator = torch.Generator().manual_seed(seed)
-        self._start = StartingPoint(self.optimizer, self.loss_scale)
+        self.screen = Screen()
+        self.starting_point = StartingPoint(self.optimizer, self.loss_scale)
 
     @torch.no_grad()
     def act(
@@ -91,14 +92,14 @@ class PPOAgent:
             rollout, self.config.gamma, self.config.gae_lambda
         )
         whole = Minibatch(rollout, advantages, returns, self._old_log_probs(rollout, plan[0]))
-        self._start.keep()
-        screened = self._learn(whole, minibatches, injections, Screen())
+        self.starting_point.keep()
+        screened = self._learn(whole, minibatches, injections, self.screen)
         if not screened.tripped.any():
             return summarise(screened, sightings=[])
         # Figures that are measured anyway say that something was not finite. Which head, tensor and
         # kind it was is found by going through the update again with everything watched: so
         # detection costs nothing until there is something to detect.
-        self._start.restore()
+        self.starting_point.restore()
         watch = UpdateWatch(self.policy, self.gradient, len(minibatches))
         watched = self._learn(whole, minibatches, injections, watch)
         sightings = watch.sightings(len(plan[0]), watched)

@@ -1,0 +1,184 @@
+"""What detection costs: one PPO update without it, with ours, and with the common ways.
+
+All variants run in one process, in turn, on the same rollout; each prints the median of the ratios
+to the update without detection that ran beside it, with a 95 % bootstrap interval.
+
+    uv run python benchmarks/update_overhead.py [--rounds 30] [--sizes small large]
+"""
+
+import argparse
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.stats import bootstrap
+from torch import Tensor
+
+from esper.leyline.heads import HEAD_SIZES, Op
+from esper.simic.agent.losses import Minibatch, MinibatchTerms
+from esper.simic.agent.ppo import PPOAgent
+from esper.simic.agent.rollout import Rollout, RolloutBuffer
+from esper.simic.agent.screening import Screen
+from esper.simic.config import TrainingConfig
+from esper.tamiyo.policy import RecurrentPolicy
+
+OBSERVATION_SIZE = 83
+
+
+@dataclass(frozen=True)
+class Size:
+    hosts: int
+    steps: int
+    feature_size: int
+    lstm_size: int
+
+
+SIZES = {
+    "small": Size(hosts=16, steps=24, feature_size=64, lstm_size=64),
+    "middle": Size(hosts=64, steps=24, feature_size=128, lstm_size=128),
+    "large": Size(hosts=128, steps=64, feature_size=512, lstm_size=512),
+}
+
+
+class NoWatch(Screen):
+    """Nothing is looked at, and every minibatch is taken to be good."""
+
+    def __init__(self) -> None:
+        self._good = torch.zeros((), dtype=torch.bool)
+
+    def forward(self, *_: object) -> Tensor:
+        return self._good
+
+    def backward(self, *_: object) -> Tensor:
+        return self._good
+
+
+class CommonWatch(NoWatch):
+    """One `isfinite().all()` read back per head and tensor: how it is usually written."""
+
+    def __init__(self, agent: PPOAgent) -> None:
+        super().__init__()
+        self._agent = agent
+
+    def forward(
+        self, _index: int, _batch: Minibatch, terms: MinibatchTerms, _figures: Tensor
+    ) -> Tensor:
+        bad = False
+        logits = terms.output.logits.detach().split(HEAD_SIZES, dim=-1)
+        for head, raw in enumerate(logits):
+            bad |= not raw.isfinite().all().item()
+            for values in (terms.log_probs, terms.ratios, terms.entropies):
+                bad |= not values.detach()[..., head].isfinite().all().item()
+        for value in (terms.policy_loss, terms.value_loss, terms.entropy_loss):
+            bad |= not value.detach().isfinite().all().item()
+        return torch.tensor(bad)
+
+    def backward(self, _index: int, _norms: Tensor) -> Tensor:
+        bad = False
+        for parameter in self._agent.policy.parameters():
+            assert parameter.grad is not None
+            bad |= not parameter.grad.isfinite().all().item()
+        return torch.tensor(bad)
+
+
+def agent_of(size: Size) -> PPOAgent:
+    """Return an agent whose updates never stop early, so that all variants do the same work."""
+    torch.manual_seed(0)
+    config = TrainingConfig(target_kl=0.0, learning_rate=1e-5)
+    policy = RecurrentPolicy(
+        OBSERVATION_SIZE, feature_size=size.feature_size, lstm_size=size.lstm_size
+    )
+    return PPOAgent(policy, config, seed=0)
+
+
+def rollout_of(agent: PPOAgent, size: Size) -> Rollout:
+    """Return a rollout of random observations."""
+    state = agent.policy.initial_state(size.hosts)
+    buffer = RolloutBuffer(state)
+    no = torch.zeros(size.hosts, dtype=torch.bool)
+    mask = torch.ones(size.hosts, sum(HEAD_SIZES), dtype=torch.bool)
+    slots = torch.ones(size.hosts, len(Op), HEAD_SIZES[0], dtype=torch.bool)
+    for _ in range(size.steps):
+        observations = torch.randn(size.hosts, OBSERVATION_SIZE)
+        decision = agent.act(observations, mask, slots, state)
+        state = decision.state
+        buffer.add(observations, decision, torch.randn(size.hosts), no, no, torch.zeros(size.hosts))
+    return buffer.rollout(torch.zeros(size.hosts))
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """Return how long `work` takes."""
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def measure(size: Size, rounds: int) -> dict[str, tuple[list[float], list[float]]]:
+    """Return, for each variant, its seconds and its ratios to the plain update run beside it."""
+    agent = agent_of(size)
+    rollout = rollout_of(agent, size)
+    ours, keep = agent.screen, agent.starting_point.keep
+
+    def update(
+        screen: Screen,
+        *,
+        keeps: bool = False,
+        context: Callable[[], AbstractContextManager[object]],
+    ) -> None:
+        agent.screen = screen
+        agent.starting_point.keep = keep if keeps else lambda: None  # type: ignore[method-assign]
+        with context():
+            agent.update(rollout)
+
+    def plain() -> None:
+        update(NoWatch(), context=nullcontext)
+
+    variants: dict[str, Callable[[], None]] = {
+        "none, again (noise)": plain,
+        "ours": lambda: update(ours, keeps=True, context=nullcontext),
+        "isfinite per head and tensor": lambda: update(CommonWatch(agent), context=nullcontext),
+        "detect_anomaly": lambda: update(NoWatch(), context=_anomaly),
+    }
+    results: dict[str, tuple[list[float], list[float]]] = {name: ([], []) for name in variants}
+    plain()
+    for turn in range(rounds):
+        for name, variant in variants.items():
+            # Whoever goes second profits from warm caches: so they take turns at it.
+            if turn % 2:
+                base, own = seconds(plain), seconds(variant)
+            else:
+                own, base = seconds(variant), seconds(plain)
+            results[name][0].append(own)
+            results[name][1].append(own / base)
+    return results
+
+
+def _anomaly() -> AbstractContextManager[object]:
+    return torch.autograd.detect_anomaly(check_nan=True)
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES))
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    for name in options.sizes:
+        size = SIZES[name]
+        rounds = options.rounds if name != "large" else max(options.rounds // 5, 3)
+        print(f"{name}: {size}, {rounds} rounds, {options.threads} threads")
+        for variant, (own, ratios) in measure(size, rounds).items():
+            interval = bootstrap((np.array(ratios),), np.median, rng=0).confidence_interval
+            print(
+                f"  {variant:30} {1000 * np.median(own):9.1f} ms   "
+                f"{np.median(ratios):.3f} of none  [{interval.low:.3f}, {interval.high:.3f}]"
+            )
+
+
+if __name__ == "__main__":
+    main()
