@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from esper import __version__
-from esper.karn.run_store import default_run_dir
+from esper.karn.run_directory import default_run_dir
 from esper.simic.config import TrainingConfig
 
 

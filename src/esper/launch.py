@@ -243,4 +243,4 @@ def _how_to_go_on(run: Path) -> str:
 def _follow(run: Path) -> Any:
     from esper.karn.sanctum.follower import RunFollower
 
-    return RunFollower(run).poll(time.time())
+    return RunFollower(run).catch_up(time.time())

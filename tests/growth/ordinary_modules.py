@@ -54,11 +54,11 @@ def make_blueprint(name: str, channels: int, axes: int) -> nn.Module:
         case "norm":
             return Norm(channels, axes)
         case "depthwise":
-            return nn.Sequential(nn.ReLU(), conv(channels, channels, 3, padding=1, groups=channels))
+            return conv(channels, channels, 3, padding=1, groups=channels)
         case "pointwise":
-            return nn.Sequential(nn.ReLU(), Pointwise(channels, channels))
+            return Pointwise(channels, channels)
         case "conv":
-            return nn.Sequential(nn.ReLU(), conv(channels, channels, 3, padding=1))
+            return conv(channels, channels, 3, padding=1)
         case "bottleneck":
             return nn.Sequential(
                 Pointwise(channels, half),
@@ -75,7 +75,7 @@ def make_blueprint(name: str, channels: int, axes: int) -> nn.Module:
             )
         case "low_rank":
             return nn.Sequential(
-                nn.ReLU(), Pointwise(channels, quarter, bias=False), Pointwise(quarter, channels)
+                Pointwise(channels, quarter, bias=False), Pointwise(quarter, channels)
             )
     raise AssertionError(name)
 

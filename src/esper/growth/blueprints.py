@@ -1,10 +1,9 @@
 """What a seed can be: eight modules of clearly different cost and power.
 
 Every blueprint maps layer-normalised features `[n, C, *P, B]` of n networks to a change of the same
-shape; `esper.growth.blending` says how the change enters the host. They are pre-activation residual
-branches (He et al. 2016, "Identity mappings in deep residual networks"): normalise, ReLU, weights.
-The last weights begin at zero (as in Fixup, Zhang et al. 2019, and ReZero, Bachlechner et al.
-2020), so that a newborn seed changes nothing, whatever its alpha, and learns from there.
+shape; `esper.growth.blending` says how the change enters the host. The last weights begin at zero
+(as in Fixup, Zhang et al. 2019, and ReZero, Bachlechner et al. 2020), so that a newborn seed
+changes nothing, whatever its alpha, and learns from there.
 
 With C channels and a kernel of K positions (3, or 3 x 3), a blueprint has this many parameters; the
 figures in brackets are for the 8 channels of the default host in one dimension:
@@ -12,13 +11,13 @@ figures in brackets are for the 8 channels of the default host in one dimension:
 | blueprint  | what it computes                                          | parameters            |
 |------------|-----------------------------------------------------------|-----------------------|
 | norm       | scale and shift of each channel                           | 2C (16)               |
-| depthwise  | ReLU, one kernel for each channel                         | CK + C (32)           |
-| pointwise  | ReLU, each channel from all channels, position-wise       | C² + C (72)           |
-| conv       | ReLU, full convolution                                    | C²K + C (200)         |
+| depthwise  | one kernel for each channel                               | CK + C (32)           |
+| pointwise  | each channel from all channels, position by position      | C² + C (72)           |
+| conv       | full convolution                                          | C²K + C (200)         |
 | bottleneck | pointwise to C/2, ReLU, convolution, ReLU, pointwise back | C²K/4 + C² + 2C (128) |
 | attention  | self-attention over positions, one head of C/2 channels   | 2C² + C (136)         |
 | mlp        | pointwise to 4C, ReLU, pointwise back                     | 8C² + 5C (552)        |
-| low_rank   | ReLU, pointwise through C/4 channels                      | C²/2 + C (40)         |
+| low_rank   | pointwise through C/4 channels                            | C²/2 + C (40)         |
 
 A seed blended by the `gated` style has 2C parameters more: its gate.
 """
@@ -112,7 +111,7 @@ def _by_channel(values: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
 def _depthwise(features: torch.Tensor, tensors: Tensors) -> torch.Tensor:
     weight, bias = tensors  # [n, C, *kernel], [n, C]
     positions = features.shape[2:-1]
-    padded = F.pad(features.relu(), (0, 0, *(KERNEL // 2,) * (2 * len(positions))))
+    padded = F.pad(features, (0, 0, *(KERNEL // 2,) * (2 * len(positions))))
     total = _by_channel(bias, features)
     for offsets in itertools.product(range(KERNEL), repeat=len(positions)):
         shifted = padded
@@ -125,12 +124,12 @@ def _depthwise(features: torch.Tensor, tensors: Tensors) -> torch.Tensor:
 
 def _one_pointwise(features: torch.Tensor, tensors: Tensors) -> torch.Tensor:
     weight, bias = tensors
-    return _pointwise(features.relu(), weight, bias)
+    return _pointwise(features, weight, bias)
 
 
 def _conv(features: torch.Tensor, tensors: Tensors) -> torch.Tensor:
     weight, bias = tensors
-    return _convolve(features.relu(), weight, bias)
+    return _convolve(features, weight, bias)
 
 
 def _bottleneck(features: torch.Tensor, tensors: Tensors) -> torch.Tensor:
@@ -163,7 +162,7 @@ def _two_pointwise(features: torch.Tensor, tensors: Tensors) -> torch.Tensor:
 
 def _low_rank(features: torch.Tensor, tensors: Tensors) -> torch.Tensor:
     in_weight, out_weight, out_bias = tensors
-    return _pointwise(_pointwise(features.relu(), in_weight), out_weight, out_bias)
+    return _pointwise(_pointwise(features, in_weight), out_weight, out_bias)
 
 
 def _kernel(axes: int) -> tuple[int, ...]:
@@ -201,7 +200,7 @@ def _attention_tensors(channels: int, axes: int) -> tuple[TensorSpec, ...]:
     del axes
     inner = max(1, channels // 2)
     return (
-        TensorSpec("projection", (3 * inner, channels), 1.0 / math.sqrt(channels)),
+        *affine("projection", (3 * inner, channels), bias=False),
         *affine("out", (channels, inner), zero=True),
     )
 
@@ -218,7 +217,7 @@ def _low_rank_tensors(channels: int, axes: int) -> tuple[TensorSpec, ...]:
     del axes
     rank = max(1, channels // 4)
     return (
-        TensorSpec("reduce", (rank, channels), 1.0 / math.sqrt(channels)),
+        *affine("reduce", (rank, channels), bias=False),
         *affine("expand", (channels, rank), zero=True),
     )
 

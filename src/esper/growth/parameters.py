@@ -22,17 +22,17 @@ class TensorSpec:
         return math.prod(self.shape)
 
 
-def affine(name: str, shape: tuple[int, ...], *, zero: bool = False) -> tuple[TensorSpec, ...]:
-    """Return weight and bias of a linear or convolution layer, as torch initialises them.
+def affine(
+    name: str, shape: tuple[int, ...], *, bias: bool = True, zero: bool = False
+) -> tuple[TensorSpec, ...]:
+    """Return the weight, and the bias unless told otherwise, of a linear or convolution layer.
 
-    `shape` is `[out, in, *kernel]`. Both are uniform in ±1/sqrt(fan-in), which is what
-    `torch.nn.Linear` and `torch.nn.Conv1d` do by default; with `zero` they begin at zero.
+    `shape` is `[out, in, *kernel]`. The weight begins uniform in ±sqrt(6 / fan-in), the bias at
+    zero (He et al. 2015, "Delving deep into rectifiers"); with `zero` both begin at zero.
     """
-    bound = 0.0 if zero else 1.0 / math.sqrt(math.prod(shape[1:]))
-    return (
-        TensorSpec(f"{name}.weight", shape, bound),
-        TensorSpec(f"{name}.bias", shape[:1], bound),
-    )
+    bound = 0.0 if zero else math.sqrt(6.0 / math.prod(shape[1:]))
+    weight = TensorSpec(f"{name}.weight", shape, bound)
+    return (weight, TensorSpec(f"{name}.bias", shape[:1])) if bias else (weight,)
 
 
 @dataclass(frozen=True)

@@ -37,12 +37,19 @@ def _zigzag(low, high, period, points=UPDATES):
 class Views:
     """Makes views of which a test needs to name only what it is about."""
 
-    def view(self, snapshot=None, *, kind=StatusKind.LIVE, seconds=1.0, sentence="training", **more):
+    def view(
+        self, snapshot=None, *, kind=StatusKind.LIVE, seconds=1.0, sentence="training", **more
+    ):
         """Return a view of a snapshot, with the verdict that belongs to it."""
         snapshot = self.healthy() if snapshot is None else snapshot
         status = RunStatus(kind, seconds, sentence)
         verdict = master_verdict(snapshot, status)
-        return View(**({"status": status, "verdict": verdict, "now": START + 4000.5, "snapshot": snapshot} | more))
+        return View(
+            **(
+                {"status": status, "verdict": verdict, "now": START + 4000.5, "snapshot": snapshot}
+                | more
+            )
+        )
 
     def waiting(self):
         """Return what there is to see before the first run."""
@@ -113,10 +120,17 @@ class Views:
             gradient_norm_history=(*snapshot.training.gradient_norm_history[:-2], math.nan, 0.4),
         )
         latch = LogEntry(
-            900, START + 3990, "latch", "op went Inf first in logits, update 2, epoch 1, minibatch 1"
+            900,
+            START + 3990,
+            "latch",
+            "op went Inf first in logits, update 2, epoch 1, minibatch 1",
         )
         return replace(
-            snapshot, tamiyo=tamiyo, training=training, log=(*snapshot.log, latch), last_event_id=1001
+            snapshot,
+            tamiyo=tamiyo,
+            training=training,
+            log=(*snapshot.log, latch),
+            last_event_id=1001,
         )
 
     def _tamiyo(self):
@@ -173,7 +187,9 @@ class Views:
             parameters=858 + 311 * index,
             reward=0.03125 * (index % 8) - 0.0625,
             slots=(
-                SlotState(stage=index % 6, alpha=0.0 if index % 6 < 3 else 0.5, blueprint=blueprint),
+                SlotState(
+                    stage=index % 6, alpha=0.0 if index % 6 < 3 else 0.5, blueprint=blueprint
+                ),
                 SlotState(stage=0, alpha=0.0, blueprint=-1),
                 SlotState(stage=5, alpha=1.0, blueprint=5),
             ),

@@ -97,7 +97,7 @@ def test_the_loss_equals_one_written_as_loops(
 def test_a_choice_that_pays_becomes_more_likely(
     make_agent: AgentMaker, make_rollout: RolloutMaker
 ) -> None:
-    agent = make_agent(learning_rate=1e-2, gamma=0.0, entropy_coefficient=0.0)
+    agent = make_agent(learning_rate=1e-2, gamma=0.0, entropy_coefficient=0.0, minibatches=2)
 
     def share_of_waiting() -> tuple[float, Rollout]:
         rollout = make_rollout(agent, hosts=32)
