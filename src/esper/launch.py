@@ -7,7 +7,6 @@ which brings them together, imports neither until it must.
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -243,4 +242,4 @@ def _how_to_go_on(run: Path) -> str:
 def _follow(run: Path) -> Any:
     from esper.karn.sanctum.follower import RunFollower
 
-    return RunFollower(run).catch_up(time.time())
+    return RunFollower(run).catch_up()

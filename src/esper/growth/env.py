@@ -20,7 +20,7 @@ from esper.growth.cohort import (
     seed_host,
     train_and_measure,
 )
-from esper.growth.host import DEFAULT_CHANNELS, HostShape
+from esper.growth.host import HostShape
 from esper.growth.masks import action_mask, legal_slots
 from esper.growth.observation import HIGH, LOW, observe
 from esper.growth.reward import REWARD_TERMS, RewardSettings, final_score, reward_terms
@@ -69,7 +69,7 @@ class GrowthVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         device: torch device that the hosts live on.
         autoreset_mode: SAME_STEP; or DISABLED, where `reset` must be called when episodes end.
         reward: settings of the reward.
-        channels: of the hosts.
+        channels: of the hosts; None takes what the task suggests.
         batch: samples in a minibatch.
         batches: minibatches in a slice.
         optimizer: settings of the hosts' optimizer.
@@ -87,7 +87,7 @@ class GrowthVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         device: str | torch.device = "cpu",
         autoreset_mode: AutoresetMode | str = AutoresetMode.SAME_STEP,
         reward: RewardSettings | None = None,
-        channels: int = DEFAULT_CHANNELS,
+        channels: int | None = None,
         batch: int = 100,
         batches: int = 8,
         optimizer: AdamSettings | None = None,
@@ -120,7 +120,11 @@ class GrowthVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         )
         self._cohort = new_cohort(
             num_envs,
-            HostShape(self.task.input_shape, self.task.classes, channels),
+            HostShape(
+                self.task.input_shape,
+                self.task.classes,
+                self.task.channels if channels is None else channels,
+            ),
             samples=len(self._train),
             batch=batch,
             batches=batches,

@@ -12,9 +12,6 @@ import torch
 from esper.growth.layers import affine_map, window_positions, windows
 from esper.growth.parameters import ParameterLayout, TensorSpec, affine
 
-#: Channels of a host unless its maker says otherwise.
-DEFAULT_CHANNELS = 8
-
 
 class HostShapeError(ValueError):
     """No host can be built for inputs of this shape."""
@@ -54,7 +51,7 @@ class HostShape:
 
     input_shape: tuple[int, ...]
     classes: int
-    channels: int = DEFAULT_CHANNELS
+    channels: int
 
     def __post_init__(self) -> None:
         if len(self.input_shape) - 1 not in _BLOCKS:

@@ -55,6 +55,8 @@ class Task:
         validation: what their accuracy is measured on, for the agent to see and be paid for.
         test: for final scores alone.
         classes: how many there are.
+        channels: of a host for it, unless its maker says otherwise: too few, so that growth has
+            something to win.
 
     Raises:
         InvalidTaskError: a part is empty, or its shapes, labels or types do not fit.
@@ -65,6 +67,7 @@ class Task:
     validation: Split
     test: Split
     classes: int
+    channels: int = 8
 
     def __post_init__(self) -> None:
         for part in ("train", "validation", "test"):
@@ -94,6 +97,7 @@ class Task:
 def _standardised(
     name: str,
     classes: int,
+    channels: int,
     train: tuple[np.ndarray, np.ndarray],
     validation: tuple[np.ndarray, np.ndarray],
     test: tuple[np.ndarray, np.ndarray],
@@ -110,7 +114,7 @@ def _standardised(
             torch.from_numpy(labels.astype(np.int64)),
         )
 
-    return Task(name, split(*train), split(*validation), split(*test), classes)
+    return Task(name, split(*train), split(*validation), split(*test), classes, channels)
 
 
 def _load_mnist1d() -> Task:
@@ -122,6 +126,7 @@ def _load_mnist1d() -> Task:
     return _standardised(
         "mnist1d",
         10,
+        8,
         (inputs[kept], labels[kept]),
         (inputs[held], labels[held]),
         (arrays.test_inputs[:, None, :], arrays.test_labels),
@@ -139,6 +144,7 @@ def _load_digits() -> Task:
     return _standardised(
         "digits",
         10,
+        4,
         (images[train], labels[train]),
         (images[validation], labels[validation]),
         (images[test], labels[test]),
