@@ -79,12 +79,17 @@ class Colony:
         size = (self.population.hosts, batches * BATCH)
         return self.draws.integers(len(self.task.train), size=size)
 
-    def train(self, drawn: np.ndarray) -> tuple[Losses, list[life.Transition]]:
-        """Let the slice begin and train it; its end is the caller's."""
-        moved = life.begin_slice(self.seeds)
+    def train(self, drawn: np.ndarray) -> Losses:
+        """Train a slice that `life.begin_slice` began; its end is the caller's too."""
         plan = make_plan(self.population, self.seeds)
-        losses = train_slice(self.population, plan, self.task.train, drawn, BATCH, AdamSettings())
-        return losses, moved
+        return train_slice(self.population, plan, self.task.train, drawn, BATCH, AdamSettings())
+
+    def live_on(self, slices: int = 1) -> None:
+        """Live through whole slices, with nobody acting."""
+        for _ in range(slices):
+            life.begin_slice(self.seeds)
+            self.train(self.draw())
+            life.end_slice(self.seeds)
 
     def measure(self) -> Measurement:
         """Measure hosts and shadows on the validation part."""

@@ -77,15 +77,16 @@ def test_lockstep_equals_ordinary_modules_through_whole_lives(
     seen: set[tuple[Stage, int, int]] = set()
     for _ in range(14):
         live(ours.seeds, generator, kinds, ours)
+        life.begin_slice(ours.seeds)
+        theirs.follow()
         drawn = ours.draw()
         ours.train(drawn)
+        theirs.train(drawn)
         seen |= set(
             zip(
                 ours.seeds.stage.flat, ours.seeds.blueprint.flat, ours.seeds.style.flat, strict=True
             )
         )
-        theirs.follow()
-        theirs.train(drawn)
         assert_equal_to_mirror(ours, theirs)
         assert_measures_like_mirror(ours, theirs)
         life.end_slice(ours.seeds)
@@ -102,6 +103,8 @@ def test_plan_runs_hosts_in_lockstep_whatever_company_they_keep(colony: Callable
         ours.germinate(host, 1, blueprint=5, style=3)
     together.germinate(0, 1, blueprint=5, style=1)
     together.germinate(3, 0, blueprint=6, style=2)
+    for ours in (together, alone):
+        life.begin_slice(ours.seeds)
     for _ in range(3):
         drawn = together.draw()
         together.train(drawn)
@@ -113,16 +116,13 @@ def test_plan_runs_hosts_in_lockstep_whatever_company_they_keep(colony: Callable
 def test_fresh_seed_has_no_past(colony: Callable[..., Any]) -> None:
     ours = colony(hosts=1)
     ours.germinate(0, 0, blueprint=3)
-    ours.train(ours.draw())
+    ours.live_on()
+    old = ours.seed_state(0, 0)
+    assert not old[1].eq(0).all(), "the old seed learnt nothing: there is nothing to be left over"
     life.prune(ours.seeds, 0, 0, length=0, curve=0)
-    first = ours.seed_state(0, 0) if ours.seeds.blueprint[0, 0] >= 0 else None
-    for _ in range(life.EMBARGO_STEPS + 1):
-        ours.train(ours.draw())
-        life.end_slice(ours.seeds)
-    assert ours.seeds.stage[0, 0] == Stage.DORMANT
+    ours.live_on(life.EMBARGO_STEPS + 1)
     ours.germinate(0, 0, blueprint=3)
-    again = ours.seed_state(0, 0)
-    assert first is not None
-    assert not first[1].eq(0).all(), "the first seed learnt nothing: nothing could be left over"
-    assert again[1:].eq(0).all()
+    fresh = ours.seed_state(0, 0)
+    assert fresh[1:].eq(0).all()
+    assert not fresh[0].equal(old[0])
     assert ours.population.seed_clock[0, 0] == 0

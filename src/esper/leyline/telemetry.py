@@ -113,6 +113,8 @@ class NonfiniteSighting(msgspec.Struct, frozen=True, kw_only=True):
     count: int  # minibatches of this update in which it was seen
     epoch: int  # of the first sighting, counted from 1
     minibatch: int  # of the first sighting within the epoch, counted from 1
+    last_epoch: int = 0  # of the last sighting; 0 where an older writer did not say
+    last_minibatch: int = 0
 
 
 class PPOUpdatePayload(msgspec.Struct, frozen=True, kw_only=True):
@@ -149,6 +151,25 @@ class PPOUpdatePayload(msgspec.Struct, frozen=True, kw_only=True):
     minibatches_rescaled: int = 0  # left out because the fp16 loss scale was too high: ordinary
 
 
+class InterventionTaken(msgspec.Struct, frozen=True, kw_only=True):
+    """Something was done about an update that was not finite."""
+
+    update: int
+    action: str  # "skip", "rollback" or "halt"
+    cause: str  # what was not finite
+    reason: str  # why this action and not a lesser one
+
+
+class IncidentRecorded(msgspec.Struct, frozen=True, kw_only=True):
+    """What is needed to make an update happen again was written, or deliberately was not."""
+
+    update: int
+    number: int  # of the incident in this run, counted from 1
+    path: str  # of its capsule, relative to the run directory; empty if it was not kept
+    size: int  # bytes
+    reason: str = ""  # why it was not kept
+
+
 class CheckpointWritten(msgspec.Struct, frozen=True, kw_only=True):
     """The state to resume from was written."""
 
@@ -178,7 +199,7 @@ class Notice(msgspec.Struct, frozen=True, kw_only=True):
 class RunFinished(msgspec.Struct, frozen=True, kw_only=True):
     """Training ended in an orderly way."""
 
-    status: str  # "finished", "stopped" (asked to) or "failed"
+    status: str  # "finished", "stopped" (asked to), "halted" (by what was not finite) or "failed"
     update: int
     episodes_done: int
     reason: str = ""
@@ -205,6 +226,8 @@ Payload = (
     | SeedTransitioned
     | EpisodesCompleted
     | PPOUpdatePayload
+    | InterventionTaken
+    | IncidentRecorded
     | CheckpointWritten
     | Heartbeat
     | Notice
@@ -218,6 +241,8 @@ KIND_BY_TYPE: Final[dict[type, str]] = {
     SeedTransitioned: "seed_transitioned",
     EpisodesCompleted: "episodes_completed",
     PPOUpdatePayload: "ppo_update",
+    InterventionTaken: "intervention_taken",
+    IncidentRecorded: "incident_recorded",
     CheckpointWritten: "checkpoint_written",
     Heartbeat: "heartbeat",
     Notice: "notice",

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 AMP_MODES = ("off", "bf16", "fp16")
+ON_NONFINITE = ("skip", "rollback", "halt")
 DEVICES = ("auto", "cpu", "cuda")
 #: The tasks of `esper.growth.tasks`, named here so that asking for help loads no torch.
 TASKS = ("mnist1d", "digits")
@@ -60,6 +61,16 @@ class TrainingConfig:
     feature_size: int = _setting(64, "width of the policy's feature network")
     lstm_size: int = _setting(64, "width of the policy's LSTM")
     checkpoint_every: int = _setting(1, "updates between checkpoints; the last is always kept")
+    on_nonfinite: str = _setting(
+        "skip", "what to do about an update that was not finite", choices=ON_NONFINITE
+    )
+    nonfinite_patience: int = _setting(
+        5, "bad updates skipped in a row before one is rolled back; then rollbacks before halting"
+    )
+    incidents_kept: int = _setting(
+        20, "capsules of bad updates kept, beside the first of each kind of fault"
+    )
+    incident_megabytes: int = _setting(500, "disk that all capsules of a run may take")
     inject: tuple[str, ...] = _setting(
         (), "drill: HEAD[.QUANTITY]:KIND@UPDATE, for example op:inf@2 (repeatable)"
     )
@@ -75,10 +86,11 @@ class TrainingConfig:
 
 _AT_LEAST_ONE = (
     "episodes", "steps", "ppo_epochs", "minibatches", "feature_size", "lstm_size",
-    "checkpoint_every",
+    "checkpoint_every", "nonfinite_patience",
 )  # fmt: skip
 _AT_LEAST_ZERO = (
     "envs", "threads", "seed", "entropy_coefficient", "value_coefficient", "target_kl",
+    "incidents_kept", "incident_megabytes",
 )  # fmt: skip
 _ABOVE_ZERO = ("learning_rate", "clip_range", "max_gradient_norm")
 _FRACTIONS = ("gamma", "gae_lambda")

@@ -30,6 +30,8 @@ from esper.leyline.telemetry import (
     EpisodesCompleted,
     Event,
     Heartbeat,
+    IncidentRecorded,
+    InterventionTaken,
     Notice,
     PPOUpdatePayload,
     RunFinished,
@@ -79,6 +81,8 @@ class SanctumAggregator:
             SeedTransitioned: self._handle_seed_transitioned,
             EpisodesCompleted: self._handle_episodes_completed,
             PPOUpdatePayload: self._handle_ppo_update,
+            InterventionTaken: self._handle_intervention_taken,
+            IncidentRecorded: self._handle_incident_recorded,
             CheckpointWritten: self._handle_checkpoint_written,
             Heartbeat: self._handle_heartbeat,
             Notice: self._handle_notice,
@@ -185,6 +189,13 @@ class SanctumAggregator:
         self._skipped_in_run += payload.minibatches_skipped
         if payload.minibatches_skipped:
             self._say(event, "warning", event_log.skipped(payload))
+
+    def _handle_intervention_taken(self, event: Event, payload: InterventionTaken) -> None:
+        level = "warning" if payload.action == "skip" else "error"
+        self._say(event, level, event_log.intervention(payload))
+
+    def _handle_incident_recorded(self, event: Event, payload: IncidentRecorded) -> None:
+        self._say(event, "info", event_log.incident(payload))
 
     def _handle_checkpoint_written(self, event: Event, payload: CheckpointWritten) -> None:
         self._checkpoint = payload.path

@@ -11,6 +11,8 @@ from esper.leyline.telemetry import (
     SHARED,
     CheckpointWritten,
     EpisodesCompleted,
+    IncidentRecorded,
+    InterventionTaken,
     PPOUpdatePayload,
     RunFinished,
     RunStarted,
@@ -48,6 +50,20 @@ def newly_lit(before: Latches, found: Latches, update: int) -> Iterable[str]:
             yield _sighting(seen)
     for head, word in sorted(lights):  # detected, without a word on where
         yield f"{_who(head)} went {word}, update {update}"
+
+
+def intervention(payload: InterventionTaken) -> str:
+    """Return the line of what was done about an update, and why."""
+    done = {"skip": "skipped bad minibatches", "rollback": "rolled back", "halt": "halted"}
+    action = done.get(payload.action, payload.action)
+    return f"update {payload.update} {action}: {payload.cause} ({payload.reason})"
+
+
+def incident(payload: IncidentRecorded) -> str:
+    """Return the line of a capsule that was written or not kept."""
+    if not payload.path:
+        return f"incident {payload.number} of update {payload.update} not kept: {payload.reason}"
+    return f"incident {payload.number} of update {payload.update} kept: {payload.path}"
 
 
 def first_out(seen: FirstSighting) -> str:

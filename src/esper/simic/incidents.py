@@ -1,0 +1,208 @@
+"""Incidents: for each update that was not finite, a capsule that holds all it started from.
+
+A capsule is written whole or not at all into `incidents/NNNN/` of the run: `capsule.pt` (tensors
+and plain values only, read with `weights_only=True`) and `incident.json` (what was seen, for people
+and for listings). The first occurrence of each (head, quantity, kind) is always kept; beyond that
+there is a limit to their number and to the disk they take, and what was not kept is counted.
+"""
+
+import json
+import os
+import pickle
+import re
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from esper.leyline.telemetry import IncidentRecorded, NonfiniteSighting
+
+FORMAT = 1
+FOLDER = "incidents"
+_NUMBER = re.compile(r"\d{4,}")
+
+
+class IncidentError(ValueError):
+    """There is no such incident, or its capsule cannot be read; one clear sentence."""
+
+
+@dataclass(frozen=True)
+class Capsule:
+    """All that one update started from, and what was seen in it.
+
+    Attributes:
+        update: its number, counted from 1.
+        config: every setting of the run.
+        agent: `PPOAgent.state_dict()` as it was when the update began.
+        rollout: the fields of the `Rollout`, by name.
+        minibatches: the numbers of the hosts in each minibatch, in the order they were learnt from.
+        minibatches_per_epoch: how those divide into epochs.
+        injections: drills that were due, as text.
+        sightings: the fields of each `NonfiniteSighting`, causes first.
+        versions: of esper, torch and python.
+        threads: that torch used.
+        device: that everything was on.
+    """
+
+    update: int
+    config: dict[str, Any]
+    agent: dict[str, Any]
+    rollout: dict[str, Any]
+    minibatches: list[Tensor]
+    minibatches_per_epoch: int
+    injections: list[str]
+    sightings: list[dict[str, Any]]
+    versions: dict[str, str]
+    threads: int
+    device: str
+
+
+@dataclass(frozen=True)
+class Incident:
+    """One incident as it is listed."""
+
+    number: int
+    update: int
+    path: Path
+    size: int  # bytes of the capsule
+    sightings: tuple[NonfiniteSighting, ...]
+
+
+@dataclass
+class IncidentLedger:
+    """Decides which incidents of a run are kept, and writes them."""
+
+    run: Path
+    limit: int  # capsules, beside the first of each kind of fault
+    limit_bytes: int
+    _number: int = field(init=False)
+    _bytes: int = field(init=False)
+    _beyond_first: int = field(init=False, default=0)
+    _seen: set[tuple[str, str, str]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        kept = list_incidents(self.run)
+        self._number = max((incident.number for incident in kept), default=0)
+        self._bytes = sum(incident.size for incident in kept)
+        self._seen = {_kind_of(seen) for incident in kept for seen in incident.sightings}
+
+    def record(self, capsule: Capsule, sightings: Sequence[NonfiniteSighting]) -> IncidentRecorded:
+        """Write the capsule, if it is to be kept; return what to tell.
+
+        A disk that does not take it is told and survived.
+        """
+        self._number += 1
+        new = {_kind_of(seen) for seen in sightings} - self._seen
+        self._seen |= new
+        reason = "" if new else self._refusal()
+        path, size = "", 0
+        if not reason:
+            try:
+                folder = write_capsule(self.run / FOLDER, self._number, capsule)
+            except OSError as error:
+                reason = f"the disk did not take it: {error}"
+            else:
+                path, size = str(folder.relative_to(self.run)), _size_of(folder)
+                self._bytes += size
+                self._beyond_first += not new
+        return IncidentRecorded(
+            update=capsule.update, number=self._number, path=path, size=size, reason=reason
+        )
+
+    def _refusal(self) -> str:
+        """Return why an incident that shows nothing new is not kept; empty if it is."""
+        if self._beyond_first >= self.limit:
+            return f"{self.limit} like it are kept already (--incidents-kept)"
+        if self._bytes >= self.limit_bytes:
+            return f"capsules take {self._bytes // 2**20} MiB already (--incident-megabytes)"
+        return ""
+
+
+def write_capsule(incidents: Path, number: int, capsule: Capsule) -> Path:
+    """Write a capsule as incident `number` into the folder `incidents`; return its own folder.
+
+    Raises:
+        OSError: the disk does not take it; then nothing is left behind.
+    """
+    folder = incidents / f"{number:04d}"
+    partial = incidents / f"{number:04d}.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        with (partial / "capsule.pt").open("wb") as file:
+            torch.save({"format": FORMAT, **capsule.__dict__}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        summary = {
+            "number": number,
+            "update": capsule.update,
+            "sightings": capsule.sightings,
+            "versions": capsule.versions,
+        }
+        (partial / "incident.json").write_text(json.dumps(summary, indent=2) + "\n")
+        partial.rename(folder)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    return folder
+
+
+def list_incidents(run: Path) -> list[Incident]:
+    """Return the incidents kept in a run, in order.
+
+    Raises:
+        IncidentError: one cannot be read.
+    """
+    incidents = run / FOLDER
+    if not incidents.is_dir():
+        return []
+    folders = [path for path in incidents.iterdir() if _NUMBER.fullmatch(path.name)]
+    return [_read_summary(folder) for folder in sorted(folders, key=lambda path: int(path.name))]
+
+
+def _read_summary(folder: Path) -> Incident:
+    try:
+        summary = json.loads((folder / "incident.json").read_text())
+        return Incident(
+            number=summary["number"],
+            update=summary["update"],
+            path=folder,
+            size=_size_of(folder),
+            sightings=tuple(NonfiniteSighting(**seen) for seen in summary["sightings"]),
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise IncidentError(f"the incident in {folder} cannot be read: {error}") from error
+
+
+def read_capsule(folder: Path, device: str = "cpu") -> Capsule:
+    """Read the capsule of an incident.
+
+    Raises:
+        IncidentError: it is missing, damaged, or of a format that this version does not know.
+    """
+    path = folder / "capsule.pt"
+    try:
+        state = torch.load(path, map_location=device, weights_only=True)
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise IncidentError(f"the capsule {path} cannot be read: {error}") from error
+    if not isinstance(state, dict) or state.pop("format", None) != FORMAT:
+        raise IncidentError(f"the capsule {path} is not of format {FORMAT}, which this reads")
+    return Capsule(**state)
+
+
+def sighting_fields(sightings: Sequence[NonfiniteSighting]) -> list[dict[str, Any]]:
+    """Return sightings as a capsule holds them."""
+    names = NonfiniteSighting.__struct_fields__
+    return [{name: getattr(seen, name) for name in names} for seen in sightings]
+
+
+def _kind_of(seen: NonfiniteSighting) -> tuple[str, str, str]:
+    return seen.head, seen.quantity, seen.kind
+
+
+def _size_of(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.iterdir())

@@ -1,0 +1,63 @@
+"""What is done about an update that was not finite: skip, roll back or halt, in bounded steps.
+
+A bad minibatch's step is always left out. Beyond that the mode says what an update with one means.
+Skipping that does not help becomes a rollback, and rollbacks that do not help end the run: the
+escalation is bounded, so that no run burns for days without learning anything.
+"""
+
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+
+class Action(StrEnum):
+    """What was done about one update."""
+
+    SKIP = "skip"  # its bad minibatches were left out, the others were learnt from
+    ROLLBACK = "rollback"  # all of it was undone
+    HALT = "halt"  # all of it was undone, and training ended
+
+
+@dataclass(frozen=True)
+class Escalation:
+    """How often intervening has not helped, so far.
+
+    Attributes:
+        mode: one of `config.ON_NONFINITE`: what is done at first.
+        patience: bad updates in a row that are skipped before one is rolled back; and rollbacks,
+            with no good update between them, before the run halts.
+        bad_in_a_row: since the last good update or rollback.
+        rollbacks_in_a_row: since the last good update.
+    """
+
+    mode: str
+    patience: int
+    bad_in_a_row: int = 0
+    rollbacks_in_a_row: int = 0
+
+    def after_good(self) -> "Escalation":
+        """Return the state after an update in which everything was finite."""
+        return replace(self, bad_in_a_row=0, rollbacks_in_a_row=0)
+
+    def after_bad(self, *, weights_are_finite: bool) -> tuple["Escalation", Action, str]:
+        """Return the state after a bad update, what to do about it, and why that and not less.
+
+        Args:
+            weights_are_finite: whether the weights came out of it finite; if not, skipping the
+                next bad minibatches cannot help.
+        """
+        if self.mode == "halt":
+            return self, Action.HALT, "--on-nonfinite halt"
+        bad = self.bad_in_a_row + 1
+        if self.mode == "rollback":
+            reason = "--on-nonfinite rollback"
+        elif not weights_are_finite:
+            reason = "the weights themselves were no longer finite"
+        elif bad >= self.patience:
+            reason = f"{bad} bad updates in a row were skipped and it did not help"
+        else:
+            return replace(self, bad_in_a_row=bad), Action.SKIP, "--on-nonfinite skip"
+        rollbacks = self.rollbacks_in_a_row + 1
+        if rollbacks > self.patience:
+            given_up = f"{self.patience} rollbacks in a row did not help"
+            return self, Action.HALT, given_up
+        return replace(self, bad_in_a_row=0, rollbacks_in_a_row=rollbacks), Action.ROLLBACK, reason
