@@ -12,6 +12,7 @@ from esper.karn.sanctum.widgets.figures import figure
 from esper.karn.sanctum.widgets.judgement import figure_style
 from esper.karn.sanctum.widgets.palette import DARK, Palette
 from esper.karn.sanctum.widgets.panel import Panel
+from esper.karn.sightings import KIND_WORDS
 from esper.leyline.telemetry import SHARED
 
 #: What a head is called on the screen, and its name in `HEAD_NAMES`.
@@ -26,7 +27,6 @@ DISPLAY_TO_LEYLINE_KEY: Final = {
     "Op": "op",
 }
 _DISPLAY_BY_HEAD: Final = {head: shown for shown, head in DISPLAY_TO_LEYLINE_KEY.items()}
-KIND_NAMES: Final = {"nan": "NaN", "+inf": "Inf", "-inf": "-Inf"}
 
 LIT: Final = "●"
 UNLIT: Final = "○"
@@ -64,7 +64,7 @@ def display_name(head: str) -> str:
 
 def describe_sighting(sighting: FirstSighting) -> str:
     """Return "op Inf in logits, update 2"."""
-    kind = KIND_NAMES.get(sighting.kind, sighting.kind)
+    kind = KIND_WORDS.get(sighting.kind, sighting.kind)
     return f"{sighting.head} {kind} in {sighting.quantity}, update {sighting.update}"
 
 
@@ -179,7 +179,7 @@ def _is_first_out(tamiyo: TamiyoState, head: str, label: str) -> bool:
     if not tamiyo.first:
         return False
     first = tamiyo.first[0]
-    return first.head == head and KIND_NAMES.get(first.kind, "").lstrip("-") == label
+    return first.head == head and KIND_WORDS.get(first.kind, "").lstrip("-") == label
 
 
 def _shared_line(tamiyo: TamiyoState, palette: Palette) -> Text:
