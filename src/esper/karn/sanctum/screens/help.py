@@ -42,6 +42,7 @@ def render_signs(palette: Palette) -> Text:
         (f"{LIT} now", alert, "and it was in the last update"),
         (f"{LIT}{FIRST_OUT_MARK}", alert, "first-out: the first light of the run to go on"),
     ]
+    signs.append(("7/2/4", palette.ink, "of evidence: seen in update 7, epoch 2, minibatch 4"))
     for kind, sign in NONFINITE_SIGNS.items():
         name = KIND_WORDS[kind] if kind != "+inf" else "+Inf"
         signs.append((sign, alert, f"a {name} in a curve"))
