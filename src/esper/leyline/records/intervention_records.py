@@ -4,8 +4,8 @@ from typing import Final
 
 from esper.leyline.records.record import TelemetryRecord, Thresholds, Wiring
 
-_INTERVENE: Final = "esper.simic.training:Trainer._train_batch"
-_RECORD_INCIDENT: Final = "esper.simic.training:Trainer._train_batch"
+_INTERVENE: Final = "esper.simic.training:Trainer._intervene"
+_RECORD_INCIDENT: Final = "esper.simic.training:Trainer._record_incident"
 _LEDGER: Final = "esper.simic.incidents:IncidentLedger.record"
 
 
