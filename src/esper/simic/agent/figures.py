@@ -1,5 +1,6 @@
 """The figures of an update: measured per minibatch on the device, summed up once on the host."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -96,8 +97,8 @@ class Figures:
 
         It may still be that only a sum overflowed, or a gradient by the fp16 loss scale.
         """
-        after = torch.tensor((self.parameter_sum, self.loss_scale or 0.0))
-        return bool(self.tripped.any() | ~after.isfinite().all())
+        after = (self.parameter_sum, self.loss_scale or 0.0)
+        return bool(self.tripped.any()) or not all(map(math.isfinite, after))
 
 
 @torch.no_grad()

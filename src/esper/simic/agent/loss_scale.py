@@ -71,7 +71,7 @@ class LossScale:
         return {
             "scale": self.scale,
             "good": self._good,
-            "overflowing_updates": torch.tensor(self._overflowing_updates),
+            "overflowing_updates": torch.full((), self._overflowing_updates),
         }
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:

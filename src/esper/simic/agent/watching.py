@@ -1,5 +1,7 @@
 """The exact watch over an update: every quantity of every head, and all that they share."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -30,6 +32,11 @@ class UpdateWatch:
         self._gradient = gradient
         self._loss_scale = loss_scale
         self._minibatches = minibatches
+        critic = {id(parameter) for parameter in policy.critic.parameters()}
+        self._critic = [
+            place for place, parameter in enumerate(gradient.parameters) if id(parameter) in critic
+        ]
+        self._active = torch.zeros(0)
         self._finite = [parameter.isfinite() for parameter in gradient.parameters]
         device = gradient.flat.device
         self._monitor = NonfiniteMonitor(
@@ -44,7 +51,7 @@ class UpdateWatch:
         monitor = self._monitor
         if index > 0:
             self._see_parameters(index - 1)
-        active = batch.rollout.active
+        active = self._active = batch.rollout.active
         monitor.set_heads(index, "logits", self._logit_kinds(terms.output.logits, batch.rollout))
         monitor.see_heads(index, "old_log_prob", batch.old_log_probs, active)
         monitor.see_heads(index, "log_prob", terms.log_probs, active)
@@ -62,7 +69,7 @@ class UpdateWatch:
         monitor.see_shared(index, "value_loss", terms.value_loss)
         monitor.see_shared(index, "entropy_loss", terms.entropy_loss)
         if self._loss_scale.enabled:
-            self._see_unscaled_gradient(index, terms.loss)
+            self._see_unscaled_gradients(index, terms.loss, active)
         return monitor.bad(index)
 
     @torch.no_grad()
@@ -70,9 +77,8 @@ class UpdateWatch:
         """Flag the gradients, before they are clipped; return whether anything was ever flagged."""
         # Where the forward pass or the unscaled gradient broke already, the scale adds only noise.
         counts = ~self._monitor.bad(index) | (not self._loss_scale.enabled)
-        by_choice = kinds_in(self._gradient.last_by_row.t()) & counts  # [total, 3]
-        self._monitor.set_heads(index, "gradient", self._any_by_head(by_choice))
-        self._monitor.set_shared(index, "gradient", _any_kind(self._gradient.body) & counts)
+        gradients = [p.grad for p in self._gradient.parameters if p.grad is not None]
+        self._see_gradients(index, gradients, self._active, counts)
         return self._monitor.bad(index)
 
     def sightings(
@@ -110,15 +116,37 @@ class UpdateWatch:
             kinds = kinds_in(parameter.reshape(-1, 1), is_born.reshape(-1, 1))[0]
             self._monitor.set_shared(index, "parameters", kinds)
 
-    def _see_unscaled_gradient(self, index: int, loss: Tensor) -> None:
+    def _see_unscaled_gradients(self, index: int, loss: Tensor, active: Tensor) -> None:
         """Flag the gradients as they are without the loss scale: that which is not its doing."""
         with torch.enable_grad():
             gradients = torch.autograd.grad(loss, self._gradient.parameters, retain_graph=True)
+        self._see_gradients(index, gradients, active, active.new_ones(()))
+
+    def _see_gradients(
+        self, index: int, gradients: Sequence[Tensor], active: Tensor, counts: Tensor
+    ) -> None:
+        """Flag the gradients of all parameters, told apart by whose failure they are.
+
+        Heads and critic have only the loss in common. If a head's gradient broke and the critic's
+        too, or that of all heads that had any, then the way back from the loss broke, for all.
+
+        Args:
+            index: of the minibatch.
+            gradients: in the order of the flat gradient.
+            active: `[T, n, H]`.
+            counts: whether to flag anything, a scalar on the device.
+        """
         *body, weight, bias = gradients
-        by_choice = kinds_in(torch.cat((weight, bias.unsqueeze(1)), dim=1).t())
-        self._monitor.set_heads(index, "gradient", self._any_by_head(by_choice))
-        for gradient in body:
-            self._monitor.see_shared(index, "gradient", gradient)
+        by_choice = kinds_in(torch.cat((weight, bias.unsqueeze(1)), dim=1).t())  # [total, 3]
+        by_head = self._any_by_head(by_choice)  # [H, 3]
+        broken = by_head.any(1)  # [H]
+        took_part = active.flatten(0, -2).any(0)  # [H]
+        critic = ~torch.stack([body[place].isfinite().all() for place in self._critic]).all()
+        every = (broken | ~took_part).all() & (took_part.sum() > 1)
+        kinds = torch.stack([kinds_in(part.reshape(-1, 1))[0] for part in body]).any(0)
+        is_shared = kinds.any() & (critic | every)
+        self._monitor.set_heads(index, "gradient", by_head & ~is_shared & counts)
+        self._monitor.set_shared(index, "gradient", kinds & counts)
 
     def _logit_kinds(self, logits: Tensor, rollout: Rollout) -> Tensor:
         """Return the kinds `[H, 3]` in raw logits `[T, n, total]`.
@@ -144,8 +172,3 @@ def _states(rollout: Rollout, terms: MinibatchTerms) -> Tensor:
     given = torch.stack([state.float() for state in rollout.initial_state])
     left = torch.stack([state.float() for state in terms.output.state])
     return torch.cat((given, torch.where(terms.output.trunk.isfinite().all(), left, 0.0)))
-
-
-def _any_kind(values: Tensor) -> Tensor:
-    """Return which kinds of non-finite value stand anywhere in `values`: `[3]`."""
-    return kinds_in(values.reshape(-1, 1))[0]

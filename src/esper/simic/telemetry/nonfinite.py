@@ -171,15 +171,16 @@ class NonfiniteMonitor:
         Args:
             flags: a host copy of `self.flags`.
             minibatches_per_epoch: how minibatch numbers divide into epochs.
-            excused: minibatches whose gradients overflowed by loss scaling, as is ordinary.
+            excused: minibatches whose gradients overflowed by loss scaling, as is ordinary; what
+                is flagged of their gradients says nothing.
         """
         seen: dict[tuple[str, str, str], list[int]] = {}
         left_out = set(excused)
         broken_before: set[tuple[str, str]] = set()
         for minibatch in flags.flatten(1).any(1).nonzero().flatten().tolist():
-            if minibatch in left_out:
-                continue
             lit = self._lit(flags[minibatch])
+            if minibatch in left_out:
+                lit = [key for key in lit if key[1] != "gradient"]
             for key in self._causes(lit, broken_before):
                 seen.setdefault(key, []).append(minibatch)
             broken_before |= {(head, name) for head, name, _ in lit if name in self.lasting}
@@ -213,15 +214,16 @@ class NonfiniteMonitor:
             broken_before: (head, quantity) of lasting quantities that broke in earlier minibatches.
         """
         broken = {(head, name) for head, name, _ in lit if name not in self.lasting} | broken_before
-        heads = {head for head, quantity, _ in lit if quantity == "gradient"} - {SHARED}
-        all_heads = len(heads) == len(self.heads) > 1
+        gradients = {head for head, quantity, _ in lit if quantity == "gradient"}
+        heads = gradients - {SHARED}
+        is_of_all = SHARED in gradients and len(heads) == len(self.heads) > 1
         causes = []
         for head, quantity, kind in lit:
             if self._is_explained(head, quantity, broken):
                 continue
             # One loss feeds all heads: a gradient that broke in all at once is its failure, in
             # some it is their own, and the trunk behind those only passes on what it was sent.
-            if quantity == "gradient" and heads and all_heads != (head == SHARED):
+            if quantity == "gradient" and heads and is_of_all != (head == SHARED):
                 continue
             causes.append((head, quantity, kind))
         return causes
