@@ -2,7 +2,7 @@
 
 import importlib.util
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -23,6 +23,15 @@ from esper.growth.tasks import Split, Task
 from esper.leyline.heads import HEAD_NAMES, Stage
 
 BATCH = 8
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Run on one thread: these arrays are small, and beside a busy neighbour two are slower."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")
@@ -79,10 +88,10 @@ class Colony:
         size = (self.population.hosts, batches * BATCH)
         return self.draws.integers(len(self.task.train), size=size)
 
-    def train(self, drawn: np.ndarray) -> Losses:
+    def train(self, drawn: np.ndarray, batch: int = BATCH) -> Losses:
         """Train a slice that `life.begin_slice` began; its end is the caller's too."""
         plan = make_plan(self.population, self.seeds)
-        return train_slice(self.population, plan, self.task.train, drawn, BATCH, AdamSettings())
+        return train_slice(self.population, plan, self.task.train, drawn, batch, AdamSettings())
 
     def live_on(self, slices: int = 1) -> None:
         """Live through whole slices, with nobody acting."""
