@@ -7,7 +7,9 @@ quantity that is not listed comes after all that are.
 from typing import Final
 
 CAUSAL_ORDER: Final = (
+    "loss_scale",
     "observations",
+    "recurrent_state",
     "advantages",
     "returns",
     "trunk",
@@ -22,6 +24,7 @@ CAUSAL_ORDER: Final = (
     "value_loss",
     "entropy_loss",
     "gradient",
+    "parameters",
 )
 _RANKS: Final = {quantity: rank for rank, quantity in enumerate(CAUSAL_ORDER)}
 

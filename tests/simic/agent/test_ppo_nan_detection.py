@@ -1,6 +1,7 @@
 """Detection: what went non-finite in an update, in which head, and what was done about it."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -8,7 +9,10 @@ import torch
 
 from esper.leyline.heads import HEAD_NAMES
 from esper.leyline.telemetry import SHARED, Payload, PPOUpdatePayload
+from esper.simic.agent import ppo
 from esper.simic.agent.figures import UpdateResult
+from esper.simic.agent.loss_scale import GROWTH_INTERVAL, LARGEST_SCALE
+from esper.simic.agent.losses import minibatch_terms
 from esper.simic.agent.ppo import PPOAgent
 from esper.simic.agent.rollout import Rollout
 from esper.simic.drill import Injection
@@ -236,6 +240,123 @@ def test_fp16_overflow_of_the_loss_scale_is_counted_apart(
     assert result.minibatches_rescaled == 2
     assert result.minibatches_skipped == 0
     assert result.loss_scale == 2.0**124
+
+
+def test_an_overflow_that_repeats_is_an_alarm(
+    make_agent: AgentMaker, make_rollout: RolloutMaker
+) -> None:
+    agent = make_agent(amp="fp16", ppo_epochs=1, minibatches=1)
+    rollout = make_rollout(agent)
+    agent.loss_scale.scale.fill_(2.0**126)
+    results = [agent.update(rollout) for _ in range(4)]
+    assert [result.minibatches_rescaled for result in results] == [1, 1, 1, 1]
+    assert [sources(result) for result in results[:3]] == [set()] * 3
+    assert {quantity for _, quantity in sources(results[3])} == {"gradient"}
+
+    agent.loss_scale.scale.fill_(2.0**10)
+    assert sources(agent.update(rollout)) == set()  # a good update, and it starts over
+    agent.loss_scale.scale.fill_(2.0**126)
+    assert sources(agent.update(rollout)) == set()
+
+
+def test_how_often_the_loss_scale_overflowed_is_kept_through_a_resume(
+    make_agent: AgentMaker, make_rollout: RolloutMaker
+) -> None:
+    agent = make_agent(amp="fp16", ppo_epochs=1, minibatches=1)
+    rollout = make_rollout(agent)
+    agent.loss_scale.scale.fill_(2.0**126)
+    for _ in range(3):
+        agent.update(rollout)
+    resumed = make_agent(amp="fp16", ppo_epochs=1, minibatches=1)
+    resumed.load_state_dict(agent.state_dict())
+    assert {quantity for _, quantity in sources(resumed.update(rollout))} == {"gradient"}
+
+
+@pytest.mark.parametrize("scale", [1.0, 2.0**16])
+def test_a_gradient_that_breaks_without_the_loss_scale_is_no_overflow(
+    make_agent: AgentMaker, make_rollout: RolloutMaker, scale: float
+) -> None:
+    agent = make_agent(amp="fp16", ppo_epochs=1, minibatches=2)
+    agent.loss_scale.scale.fill_(scale)
+    agent.policy.heads.bias.register_hook(lambda gradient: gradient * torch.nan)
+    result = agent.update(make_rollout(agent))
+    assert {quantity for _, quantity in sources(result)} == {"gradient"}
+    assert result.minibatches_rescaled == 0
+    assert result.minibatches_skipped == 2
+    assert result.loss_scale == scale  # it is not to blame
+
+
+def test_the_loss_scale_never_falls_below_one(
+    make_agent: AgentMaker, make_rollout: RolloutMaker
+) -> None:
+    # At a scale of 1 the scaled gradient is the gradient; only the one that is learnt from breaks.
+    agent = make_agent(amp="fp16", ppo_epochs=1, minibatches=1)
+    rollout = make_rollout(agent)
+    agent.loss_scale.scale.fill_(1.0)
+    unscale = agent.loss_scale.unscale_
+
+    def broken(gradient: torch.Tensor) -> None:
+        unscale(gradient)
+        gradient[0] = torch.inf
+
+    agent.loss_scale.unscale_ = broken  # type: ignore[method-assign]
+    result = agent.update(rollout)
+    assert sources(result) == {(SHARED, "gradient")}
+    assert (result.loss_scale, result.minibatches_rescaled) == (1.0, 0)
+
+
+def test_the_loss_scale_stops_growing(make_agent: AgentMaker) -> None:
+    scale = make_agent(amp="fp16").loss_scale
+    scale.scale.fill_(2.0**23)
+    good = torch.tensor(False)
+    for _ in range(3 * GROWTH_INTERVAL):
+        scale.update(good, good)
+    assert scale.scale.item() == LARGEST_SCALE
+
+
+def test_a_weight_that_the_last_step_broke_is_found(
+    make_agent: AgentMaker, make_rollout: RolloutMaker
+) -> None:
+    agent = make_agent(ppo_epochs=1, minibatches=1)
+    rollout = make_rollout(agent)
+    assert agent.update(rollout).head_nonfinite == []
+    first_of_op = agent.policy.layout.offsets[-1]
+    agent.optimizer.state[agent.policy.heads.bias]["exp_avg"][first_of_op] = torch.nan
+    result = agent.update(rollout)
+    assert sources(result) == {("op", "parameters")}
+    assert lit(result.head_nan_detected) == {"op"}
+    # The next update starts from it; what it shows is the logits, and the weight is not born again.
+    assert sources(agent.update(rollout)) >= {("op", "logits")}
+    assert ("op", "parameters") not in sources(agent.update(rollout))
+
+
+def test_a_backward_pass_that_broke_for_all_is_shared_also_beside_an_inactive_head(
+    make_agent: AgentMaker, make_rollout: RolloutMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agent = make_agent(ppo_epochs=1, minibatches=1)
+    rollout = make_rollout(agent)
+    rollout.active[..., HEAD_NAMES.index("tempo")] = False
+
+    def broken(*arguments: Any) -> Any:
+        terms = minibatch_terms(*arguments)
+        loss = terms.loss + 0
+        loss.register_hook(lambda gradient: gradient * torch.nan)
+        return replace(terms, loss=loss)
+
+    monkeypatch.setattr(ppo, "minibatch_terms", broken)
+    assert sources(agent.update(rollout)) == {(SHARED, "gradient")}
+
+
+def test_heads_whose_gradients_broke_each_by_itself_are_named(
+    make_agent: AgentMaker, make_rollout: RolloutMaker
+) -> None:
+    agent = make_agent(ppo_epochs=1, minibatches=1)
+    agent.policy.heads.bias.register_hook(lambda gradient: gradient * torch.nan)
+    rollout = make_rollout(agent, hosts=64)
+    assert {quantity for _, quantity in sources(agent.update(rollout))} == {"gradient"}
+    rollout.active[..., :-1] = False
+    # Nothing is sent to an inactive head, but 0 times NaN is NaN: the weights are what broke.
+    assert lit(agent.update(rollout).head_nan_detected) == set(HEAD_NAMES)
 
 
 def test_an_event_carries_every_figure(make_agent: AgentMaker, make_rollout: RolloutMaker) -> None:

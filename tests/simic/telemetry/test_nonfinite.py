@@ -1,6 +1,8 @@
 """The monitor by itself, as another policy would use it."""
 
 import itertools
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -40,6 +42,7 @@ def test_a_flag_says_head_quantity_kind_and_when(kind: str) -> None:
     (seen,) = monitor.sightings(monitor.flags, minibatches_per_epoch=2)
     assert (seen.head, seen.quantity, seen.kind) == ("right", "ratio", kind)
     assert (seen.epoch, seen.minibatch, seen.count) == (2, 2, 2)
+    assert (seen.last_epoch, seen.last_minibatch) == (3, 2)
     assert [bool(monitor.bad(index)) for index in range(6)] == [
         False, False, False, True, False, True,
     ]  # fmt: skip
@@ -90,6 +93,47 @@ def test_excused_minibatches_say_nothing() -> None:
         monitor.see_shared(index, "gradient", torch.tensor([torch.inf]))
     (seen,) = monitor.sightings(monitor.flags, 2, excused=[0])
     assert (seen.minibatch, seen.count) == (2, 1)
+
+
+def test_only_the_gradient_of_an_excused_minibatch_says_nothing() -> None:
+    monitor = monitor_of()
+    see(monitor, SHARED, "gradient")
+    see(monitor, "left", "parameters")
+    (seen,) = monitor.sightings(monitor.flags, 1, excused=[0])
+    assert (seen.head, seen.quantity) == ("left", "parameters")
+
+
+def test_a_head_is_explained_by_itself_and_by_what_is_shared_only() -> None:
+    monitor = NonfiniteMonitor(("left", "right"), explained_by={"log_prob": ("logits",)})
+    for head, quantity in (("left", "logits"), ("left", "log_prob"), ("right", "log_prob")):
+        see(monitor, head, quantity)
+    found = {(s.head, s.quantity) for s in monitor.sightings(monitor.flags, 1)}
+    assert found == {("left", "logits"), ("right", "log_prob")}
+
+
+def test_broken_parameters_explain_what_comes_after_them() -> None:
+    monitor = monitor_of(minibatches=3)
+    nan = torch.tensor([[torch.nan, 0.0]])
+    monitor.see_heads(0, "parameters", nan)
+    monitor.see_shared(1, "advantages", nan)
+    for later in (1, 2):
+        monitor.see_heads(later, "logits", nan)
+        monitor.see_shared(later, "policy_loss", nan)
+    monitor.see_heads(2, "logits", nan.flip(1))
+    found = [(s.head, s.quantity, s.minibatch) for s in monitor.sightings(monitor.flags, 3)]
+    assert found == [("left", "parameters", 1), (SHARED, "advantages", 2), ("right", "logits", 3)]
+
+
+def test_the_example_outside_esper_runs_and_says_what_it_should(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    page = (Path(__file__).parents[3] / "docs" / "nonfinite.md").read_text()
+    (example,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    exec(compile(example, "docs/nonfinite.md", "exec"), {})
+    printed = capsys.readouterr().out.splitlines()
+    assert len(printed) == 1
+    assert printed[0].startswith("throttle logits ")
+    assert printed[0].endswith("in minibatch 2")
 
 
 def test_the_order_is_causal() -> None:

@@ -1,5 +1,6 @@
 """The figures of an update: measured per minibatch on the device, summed up once on the host."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,10 +13,11 @@ from esper.simic.agent.losses import Minibatch, MinibatchTerms
 from esper.simic.config import TrainingConfig
 from esper.simic.drill import Injection
 from esper.simic.telemetry.nonfinite import detected
+from esper.tamiyo.policy import PolicyOutput
 
 _FORWARD = (
     "policy_loss", "value_loss", "entropy_loss", "entropy", "approximate_kl", "clip_fraction",
-    "steps", "logit_sum",
+    "steps", "silent_sum",
 )  # fmt: skip
 _SUMS = ("entropy", "clip_fraction", "kl", "active")  # over the steps in which a head was active
 _EXTREMES = ("ratio_max", "log_prob_min", "log_prob_max")
@@ -85,6 +87,7 @@ class Figures:
         bad: minibatches whose step was left out because something was not finite, `[M]`.
         overflow: those whose gradients overflowed by fp16 loss scaling, as is ordinary, `[M]`.
         stopped: those whose step was left out because the policy had moved far enough, `[M]`.
+        parameter_sum: of all parameters after the last step.
     """
 
     heads: tuple[str, ...]
@@ -94,15 +97,25 @@ class Figures:
     overflow: Tensor
     stopped: Tensor
     explained_variance: float
+    parameter_sum: float
     loss_scale: float | None
     learning_rate: float
     not_planted: tuple[Injection, ...]
 
     @property
     def tripped(self) -> Tensor:
-        """Return the minibatches that measured something non-finite, fp16 overflow apart, `[M]`."""
+        """Return the minibatches that measured something non-finite, `[M]`."""
         columns = [*(values[:, None] for values in self.scalars.values()), *self.by_head.values()]
-        return ~torch.cat(columns, dim=1).isfinite().all(1) & ~self.overflow
+        return ~torch.cat(columns, dim=1).isfinite().all(1)
+
+    @property
+    def is_suspicious(self) -> bool:
+        """Return whether anything that was measured is not finite, in a minibatch or after all.
+
+        It may still be that only a sum overflowed, or a gradient by the fp16 loss scale.
+        """
+        after = (self.parameter_sum, self.loss_scale or 0.0)
+        return bool(self.tripped.any()) or not all(map(math.isfinite, after))
 
 
 @torch.no_grad()
@@ -122,8 +135,8 @@ def forward_figures(terms: MinibatchTerms, batch: Minibatch, config: TrainingCon
             terms.entropy.mean(),
             divergence(terms),
             ((terms.joint_ratio - 1).abs() > config.clip_range).float().mean(),
-            ratios.new_tensor(active[..., 0].numel()),
-            terms.output.logits.sum(),  # the only figure that sees logits which count for nothing
+            ratios.new_full((), active[..., 0].numel()),  # new_tensor would wait on a GPU
+            silent_sum(terms.output),
         )
     )
     sums = torch.stack(
@@ -145,6 +158,15 @@ def forward_figures(terms: MinibatchTerms, batch: Minibatch, config: TrainingCon
     return torch.cat((scalars, sums.flatten(), extremes.flatten()))
 
 
+def silent_sum(output: PolicyOutput) -> Tensor:
+    """Return the sum of what may break without any loss showing it.
+
+    Those are the logits that count for nothing, and the recurrent state behind the last step.
+    """
+    hidden, cell = output.state
+    return output.logits.sum() + (hidden.sum() + cell.sum())
+
+
 @torch.no_grad()
 def divergence(terms: MinibatchTerms) -> Tensor:
     """Return how far the policy moved: the mean of r - 1 - log r (Schulman, "Approximating KL
@@ -157,6 +179,7 @@ def bring_to_host(
     rows: Tensor,
     explained_variance: Tensor,
     loss_scale: Tensor,
+    parameter_sum: Tensor,
     *,
     heads: tuple[str, ...],
     has_loss_scale: bool,
@@ -170,15 +193,16 @@ def bring_to_host(
             and whether it was bad, overflowed and stopped, `[M, …]`.
         explained_variance: of the critic, a scalar on the device.
         loss_scale: after the last minibatch, a scalar on the device.
+        parameter_sum: after the last minibatch, a scalar on the device.
         heads: their names.
         has_loss_scale: whether the loss is scaled at all.
         learning_rate: of the update.
         not_planted: drills that found no place.
     """
-    extra = torch.stack((explained_variance, loss_scale))
+    extra = torch.stack((explained_variance, loss_scale, parameter_sum))
     on_host = torch.cat((rows.flatten(), extra)).cpu()  # the one transfer
     table = on_host[: rows.numel()].view(rows.shape)
-    variance, scale = on_host[rows.numel() :].tolist()
+    variance, scale, parameters = on_host[rows.numel() :].tolist()
     width = len(heads)
     sizes = (len(_FORWARD), len(_HEAD_FORWARD) * width, 1, width, len(_VERDICTS))
     scalars, by_head, norm, head_norms, verdicts = table.split(sizes, dim=1)
@@ -203,6 +227,7 @@ def bring_to_host(
         overflow=overflow,
         stopped=stopped & ~bad,
         explained_variance=variance,
+        parameter_sum=parameters,
         loss_scale=scale if has_loss_scale else None,
         learning_rate=learning_rate,
         not_planted=not_planted,

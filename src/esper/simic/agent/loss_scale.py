@@ -2,6 +2,18 @@
 
 Written out because `GradScaler` decides by itself whether a step is skipped, and here that decision
 is joined with the flags of every head.
+
+**When an overflow is ordinary, and when it is an alarm.** A scale that is too high makes gradients
+overflow that would have been finite without it; the step is left out, the scale halves, and the
+minibatch is counted (`minibatches_rescaled`) and not reported. It is reported like any broken
+gradient when one of these holds:
+
+1. the gradient is not finite without the scale either: then the scale is not to blame;
+2. the scale would have to fall below 1, where it can make nothing overflow;
+3. it repeats: more than `ORDINARY_UPDATES` updates in a row had an overflow. A scale that finds its
+   place settles within an update or two, and grows again only every `GROWTH_INTERVAL` minibatches.
+
+A scale that is itself not finite is reported as `loss_scale`.
 """
 
 import torch
@@ -9,6 +21,8 @@ from torch import Tensor
 
 INITIAL_SCALE = 2.0**16
 GROWTH_INTERVAL = 2000  # good minibatches before the scale is doubled
+LARGEST_SCALE = 2.0**24  # not doubled beyond (Apex's limit): gradients of 0 would drive it to Inf
+ORDINARY_UPDATES = 3  # updates in a row that may overflow before it is an alarm
 
 
 class LossScale:
@@ -18,6 +32,7 @@ class LossScale:
         self.enabled = enabled
         self.scale = torch.tensor(INITIAL_SCALE if enabled else 1.0, device=device)
         self._good = torch.zeros((), dtype=torch.int64, device=device)
+        self._overflowing_updates = 0
 
     def scaled(self, loss: Tensor) -> Tensor:
         """Return the loss to run backward from."""
@@ -30,7 +45,14 @@ class LossScale:
 
     def is_overflow(self, broken: Tensor) -> Tensor:
         """Return whether gradients that broke, with all before them finite, broke by the scale."""
-        return broken & (self.scale > 1) if self.enabled else torch.zeros_like(broken)
+        if not self.enabled:
+            return torch.zeros_like(broken)
+        return broken & (self.scale >= 2) & self.scale.isfinite()
+
+    def count_update(self, *, overflowed: bool) -> bool:
+        """Count one update; return whether its overflows, if it had any, are still ordinary."""
+        self._overflowing_updates = self._overflowing_updates + 1 if overflowed else 0
+        return self._overflowing_updates <= ORDINARY_UPDATES
 
     def update(self, overflow: Tensor, bad: Tensor) -> None:
         """Move the scale after one minibatch; one that was bad for another reason moves nothing."""
@@ -38,15 +60,22 @@ class LossScale:
             return
         good = torch.where(overflow, 0, self._good + (~bad).long())
         grow = good >= GROWTH_INTERVAL
-        factor = torch.where(overflow, 0.5, torch.where(grow, 2.0, 1.0))
+        factor = torch.where(
+            overflow, 0.5, torch.where(grow & (self.scale < LARGEST_SCALE), 2.0, 1.0)
+        )
         self.scale = self.scale * factor
         self._good = torch.where(grow, 0, good)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return what a resumed run needs."""
-        return {"scale": self.scale, "good": self._good}
+        return {
+            "scale": self.scale,
+            "good": self._good,
+            "overflowing_updates": torch.full((), self._overflowing_updates),
+        }
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Go on from `state`."""
         self.scale = state["scale"].to(self.scale.device)
         self._good = state["good"].to(self._good.device)
+        self._overflowing_updates = int(state["overflowing_updates"])

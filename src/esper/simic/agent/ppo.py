@@ -118,7 +118,8 @@ class PPOAgent:
         whole = Minibatch(rollout, advantages, returns, self._old_log_probs(rollout, plan[0]))
         self.starting_point.keep()
         screened = self._learn(whole, minibatches, injections, self.screen)
-        if not screened.tripped.any():
+        if not screened.is_suspicious:
+            self.loss_scale.count_update(overflowed=False)
             return summarise(screened, sightings=[])
         # Figures that are measured anyway say that something was not finite. Which head, tensor and
         # kind it was is found by going through the update again with everything watched: so
@@ -126,16 +127,18 @@ class PPOAgent:
         self.starting_point.restore()
         state = deepcopy(self.state_dict()) | {"order_generator": order}
         start = UpdateStart(state, minibatches, minibatches_per_epoch=len(plan[0]))
-        watch = UpdateWatch(self.policy, self.gradient, len(minibatches))
+        watch = UpdateWatch(self.policy, self.gradient, self.loss_scale, len(minibatches))
         watched = self._learn(whole, minibatches, injections, watch)
-        sightings = watch.sightings(len(plan[0]), watched)
+        excused = self.loss_scale.count_update(overflowed=bool(watched.overflow.any()))
+        sightings = watch.sightings(len(plan[0]), watched, overflow_is_excused=excused)
         if sightings:
             return replace(summarise(watched, sightings), start=start)
-        if watched.tripped.any():
-            # Finite values whose sums overflowed: a figure is infinite, and nothing is wrong.
+        # Finite values whose sums overflowed, or an ordinary overflow of the fp16 loss scale: a
+        # figure is infinite, and nothing is wrong.
+        once = evidence(screened, minibatches_per_epoch=len(plan[0]))
+        if watched.is_suspicious or not once:
             return summarise(watched, sightings)
         # It did not happen again. What the figures showed the first time is all there is to tell.
-        once = evidence(screened, minibatches_per_epoch=len(plan[0]))
         return replace(summarise(watched, once), reproduced=False, start=start)
 
     def _learn(
@@ -183,6 +186,7 @@ class PPOAgent:
             torch.stack(rows),
             explained_variance(whole.rollout.values, whole.returns),
             self.loss_scale.scale,
+            self.gradient.parameter_sum(),
             heads=self.policy.layout.names,
             learning_rate=self.optimizer.param_groups[0]["lr"],
             has_loss_scale=self.loss_scale.enabled,
@@ -197,7 +201,8 @@ class PPOAgent:
 
     def _split(self, hosts: int) -> tuple[Tensor, ...]:
         """Return all hosts in a new order, in minibatches of nearly equal size."""
-        order = torch.randperm(hosts, generator=self.order_generator).to(self.device)
+        order = torch.randperm(hosts, generator=self.order_generator)
+        order = order.to(self.device, non_blocking=True)
         return order.tensor_split(min(self.config.minibatches, hosts))
 
     def _precision(self) -> AbstractContextManager[Any]:

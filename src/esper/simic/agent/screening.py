@@ -1,8 +1,10 @@
 """The free watch over an update: figures that are measured anyway, and are finite unless it broke.
 
 A NaN or an Inf anywhere in a minibatch reaches one of its figures: a loss, a norm, a sum or an
-extreme of some head. So asking whether all figures are finite costs two small operations. It does
-not say which tensor of which head it was; that is `watching`'s part, and only then.
+extreme of some head; one that a step of the optimizer made reaches the next minibatch, or the sum
+of all parameters after the last. So asking whether all figures are finite costs two small
+operations. It does not say which tensor of which head it was; that is `watching`'s part, and only
+then.
 """
 
 from torch import Tensor
@@ -16,6 +18,7 @@ _HEAD_EVIDENCE = {
     "log_prob_min": "log_prob",
     "log_prob_max": "log_prob",
     "ratio_max": "ratio",
+    "kl": "ratio",
     "entropy": "entropy",
     "gradient_norm": "gradient",
 }
@@ -24,6 +27,8 @@ _SHARED_EVIDENCE = {
     "value_loss": "value_loss",
     "entropy_loss": "entropy_loss",
     "gradient_norm": "gradient",
+    "approximate_kl": "joint_ratio",
+    "silent_sum": "logits",  # of some head; the sum cannot say which
 }
 
 
@@ -52,7 +57,7 @@ def evidence(figures: Figures, minibatches_per_epoch: int) -> list[NonfiniteSigh
     The heads whose figures are not finite; if there are none, what else is not.
     """
     seen: dict[tuple[str, str, str], list[int]] = {}
-    for minibatch in figures.tripped.nonzero().flatten().tolist():
+    for minibatch in (figures.tripped & ~figures.overflow).nonzero().flatten().tolist():
         found = [
             (head, quantity, figures.by_head[name][minibatch, column].item())
             for name, quantity in _HEAD_EVIDENCE.items()
@@ -67,6 +72,8 @@ def evidence(figures: Figures, minibatches_per_epoch: int) -> list[NonfiniteSigh
                 places = seen.setdefault((head, quantity, _kind(value)), [])
                 if minibatch not in places:
                     places.append(minibatch)
+    if not seen and not _is_finite(figures.parameter_sum):
+        seen[SHARED, "parameters", _kind(figures.parameter_sum)] = [len(figures.bad) - 1]
     return [
         NonfiniteSighting(
             head=head,
@@ -75,6 +82,8 @@ def evidence(figures: Figures, minibatches_per_epoch: int) -> list[NonfiniteSigh
             count=len(places),
             epoch=places[0] // minibatches_per_epoch + 1,
             minibatch=places[0] % minibatches_per_epoch + 1,
+            last_epoch=places[-1] // minibatches_per_epoch + 1,
+            last_minibatch=places[-1] % minibatches_per_epoch + 1,
         )
         for (head, quantity, kind), places in seen.items()
     ]

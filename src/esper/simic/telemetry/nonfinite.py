@@ -7,7 +7,7 @@ reads the whole once, after the update. Only then, and only if something was see
 told from causes: NaN in the trunk is one shared failure and not eight broken heads.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 
 import torch
@@ -19,10 +19,20 @@ from esper.leyline.telemetry import SHARED, NonfiniteSighting
 KINDS = ("nan", "+inf", "-inf")
 
 #: Every quantity watched in each head, in causal order.
-HEAD_QUANTITIES = ("logits", "old_log_prob", "log_prob", "ratio", "entropy", "gradient")
+HEAD_QUANTITIES = (
+    "logits",
+    "old_log_prob",
+    "log_prob",
+    "ratio",
+    "entropy",
+    "gradient",
+    "parameters",
+)
 #: Every quantity watched that belongs to no single head, in causal order.
 SHARED_QUANTITIES = (
+    "loss_scale",
     "observations",
+    "recurrent_state",
     "advantages",
     "returns",
     "trunk",
@@ -32,24 +42,34 @@ SHARED_QUANTITIES = (
     "value_loss",
     "entropy_loss",
     "gradient",
+    "parameters",
 )
 
-_INPUTS = ("observations", "trunk")
+#: Quantities that stay broken once they are: they explain what later minibatches show, while in
+#: their own they come last and explain nothing.
+LASTING = ("parameters",)
+
+_GIVEN = ("observations", "recurrent_state")
+_INPUTS = (*_GIVEN, "trunk", *LASTING)
 _FORWARD = ("logits", "old_log_prob", "log_prob", "ratio", "entropy")
 _LOSSES = ("policy_loss", "value_loss", "entropy_loss")
-#: Quantities that, non-finite in the same minibatch, explain why this one is: it is then left out.
+#: Quantities that, non-finite too, explain why this one is: it is then left out. What a head shows
+#: is explained by that head or by what is shared, what is shared by any.
 EXPLAINED_BY: Mapping[str, tuple[str, ...]] = {
-    "advantages": ("observations",),
-    "returns": ("observations", "advantages"),
-    "trunk": ("observations",),
+    "recurrent_state": ("observations", *LASTING),
+    "advantages": _GIVEN,
+    "returns": (*_GIVEN, "advantages"),
+    "trunk": (*_GIVEN, *LASTING),
     "value": _INPUTS,
     **dict.fromkeys(_FORWARD, _INPUTS),
+    "old_log_prob": (*_GIVEN, "trunk"),  # from before the first step
     "joint_ratio": (*_INPUTS, *_FORWARD),
     "policy_loss": (*_INPUTS, *_FORWARD, "joint_ratio", "advantages"),
     "value_loss": (*_INPUTS, "value", "returns"),
     "entropy_loss": (*_INPUTS, *_FORWARD),
     "gradient": (
-        *_INPUTS, *_FORWARD, *_LOSSES, "value", "joint_ratio", "advantages", "returns"
+        "loss_scale", *_INPUTS, *_FORWARD, *_LOSSES,
+        "value", "joint_ratio", "advantages", "returns",
     ),
 }  # fmt: skip
 
@@ -74,12 +94,20 @@ def kinds_in(values: Tensor, counted: Tensor | None = None) -> Tensor:
 class NonfiniteMonitor:
     """Watches any policy's update for non-finite values, head by head.
 
+    It knows nothing of Esper's own policy: names, and what explains what, are the caller's.
+    docs/nonfinite.md shows it in a training loop that is not Esper's.
+
     Attributes:
         heads: names of the heads, in the order of the last axis of what `see_heads` is given.
         head_quantities: names of what is watched in each head.
         shared_quantities: names of what is watched beside the heads.
         minibatches: how many minibatches one update has at the most.
         device: where the flags live.
+        explained_by: by quantity, those that explain it when they are non-finite too.
+        lasting: quantities that stay broken once they are, such as parameters.
+
+    Raises:
+        ValueError: a quantity that is not among the names is given to one of its methods.
 
     Example:
         >>> monitor = NonfiniteMonitor(("left", "right"), ("logits",), ("loss",), 1)
@@ -95,6 +123,8 @@ class NonfiniteMonitor:
     shared_quantities: Sequence[str] = SHARED_QUANTITIES
     minibatches: int = 1
     device: torch.device | str = "cpu"
+    explained_by: Mapping[str, Sequence[str]] = field(default_factory=lambda: EXPLAINED_BY)
+    lasting: Sequence[str] = LASTING
     flags: Tensor = field(init=False)  # [minibatch, row, kind], bool
 
     def __post_init__(self) -> None:
@@ -121,9 +151,13 @@ class NonfiniteMonitor:
 
     def see_shared(self, minibatch: int, quantity: str, values: Tensor) -> None:
         """Flag what is non-finite in `values`, of any shape."""
+        self.set_shared(minibatch, quantity, kinds_in(values.reshape(-1, 1))[0])
+
+    def set_shared(self, minibatch: int, quantity: str, kinds: Tensor) -> None:
+        """Flag the kinds of what belongs to no head, found elsewhere: `[3]`, bool."""
         start = len(self.head_quantities) * len(self.heads)
         row = start + self.shared_quantities.index(quantity)
-        self.flags[minibatch, row] |= kinds_in(values.reshape(-1, 1))[0]
+        self.flags[minibatch, row] |= kinds
 
     def bad(self, minibatch: int) -> Tensor:
         """Return whether anything was flagged in the minibatch: a scalar on the device."""
@@ -137,14 +171,19 @@ class NonfiniteMonitor:
         Args:
             flags: a host copy of `self.flags`.
             minibatches_per_epoch: how minibatch numbers divide into epochs.
-            excused: minibatches whose gradients overflowed by loss scaling, as is ordinary.
+            excused: minibatches whose gradients overflowed by loss scaling, as is ordinary; what
+                is flagged of their gradients says nothing.
         """
         seen: dict[tuple[str, str, str], list[int]] = {}
+        left_out = set(excused)
+        broken_before: set[tuple[str, str]] = set()
         for minibatch in flags.flatten(1).any(1).nonzero().flatten().tolist():
-            if minibatch in set(excused):
-                continue
-            for key in self._causes(flags[minibatch]):
+            lit = self._lit(flags[minibatch])
+            if minibatch in left_out:
+                lit = [key for key in lit if key[1] != "gradient"]
+            for key in self._causes(lit, broken_before):
                 seen.setdefault(key, []).append(minibatch)
+            broken_before |= {(head, name) for head, name, _ in lit if name in self.lasting}
         found = [
             NonfiniteSighting(
                 head=head,
@@ -153,31 +192,48 @@ class NonfiniteMonitor:
                 count=len(at),
                 epoch=at[0] // minibatches_per_epoch + 1,
                 minibatch=at[0] % minibatches_per_epoch + 1,
+                last_epoch=at[-1] // minibatches_per_epoch + 1,
+                last_minibatch=at[-1] % minibatches_per_epoch + 1,
             )
             for (head, quantity, kind), at in seen.items()
         ]
         return sorted(found, key=lambda s: (s.epoch, s.minibatch, causal_rank(s.quantity)))
 
-    def _causes(self, flags: Tensor) -> list[tuple[str, str, str]]:
-        """Return the (head, quantity, kind) of one minibatch that nothing earlier explains."""
+    def _lit(self, flags: Tensor) -> list[tuple[str, str, str]]:
+        """Return the (head, quantity, kind) of every flag of one minibatch."""
         rows = self.rows()
-        lit = [(*rows[row], KINDS[kind]) for row, kind in flags.nonzero().tolist()]
-        bad_quantities = {quantity for _, quantity, _ in lit}
-        broken = {head for head, quantity, _ in lit if quantity == "gradient"} - {SHARED}
-        all_heads_broken = len(broken) == len(self.heads) > 1
+        return [(*rows[row], KINDS[kind]) for row, kind in flags.nonzero().tolist()]
+
+    def _causes(
+        self, lit: Sequence[tuple[str, str, str]], broken_before: Set[tuple[str, str]]
+    ) -> list[tuple[str, str, str]]:
+        """Return what was lit in one minibatch and nothing explains.
+
+        Args:
+            lit: (head, quantity, kind) of all that was seen.
+            broken_before: (head, quantity) of lasting quantities that broke in earlier minibatches.
+        """
+        broken = {(head, name) for head, name, _ in lit if name not in self.lasting} | broken_before
+        gradients = {head for head, quantity, _ in lit if quantity == "gradient"}
+        heads = gradients - {SHARED}
+        is_of_all = SHARED in gradients and len(heads) == len(self.heads) > 1
         causes = []
         for head, quantity, kind in lit:
-            if bad_quantities & set(EXPLAINED_BY.get(quantity, ())):
+            if self._is_explained(head, quantity, broken):
                 continue
-            if quantity == "gradient" and broken:
-                # One loss feeds all heads: all at once is its failure, some are their own, and
-                # the trunk behind a broken head only passes on what it was sent.
-                if all_heads_broken and head != SHARED:
-                    continue
-                if not all_heads_broken and head == SHARED:
-                    continue
+            # One loss feeds all heads: a gradient that broke in all at once is its failure, in
+            # some it is their own, and the trunk behind those only passes on what it was sent.
+            if quantity == "gradient" and heads and is_of_all != (head == SHARED):
+                continue
             causes.append((head, quantity, kind))
         return causes
+
+    def _is_explained(self, head: str, quantity: str, broken: Set[tuple[str, str]]) -> bool:
+        reasons = self.explained_by.get(quantity, ())
+        return any(
+            name in reasons and (head == SHARED or other in (head, SHARED))
+            for other, name in broken
+        )
 
 
 def detected(
