@@ -94,6 +94,9 @@ def test_what_is_a_runs_own_cannot_change_when_it_goes_on(run: Run) -> None:
     code, _, errors = run("ppo", "--resume", "2")
     assert code == 2
     assert "has trained all its 1 episodes" in errors
+    code, _, errors = run("ppo", "--resume", "2", "--episodes", "2", "--inject", "op:inf@1")
+    assert code == 2
+    assert "is done already" in errors
 
 
 def test_the_environment_names_the_folder_of_runs(

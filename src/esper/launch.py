@@ -34,8 +34,20 @@ if TYPE_CHECKING:
     from esper.leyline.telemetry import RunFinished
     from esper.simic.progress import ProgressReport
 
+#: By how training ended, where nobody asked Sanctum to end it.
+_EXIT_CODES = {"finished": 0, "stopped": 130, "halted": 3}
 #: What may be said anew when a run goes on; everything else is what makes it the same run.
-RESUMABLE_SETTINGS = ("episodes", "device", "threads", "checkpoint_every", "inject")
+RESUMABLE_SETTINGS = (
+    "episodes",
+    "device",
+    "threads",
+    "checkpoint_every",
+    "on_nonfinite",
+    "nonfinite_patience",
+    "incidents_kept",
+    "incident_megabytes",
+    "inject",
+)
 
 
 def prepare_run(
@@ -87,6 +99,11 @@ def prepare_resume(
         )
     config = updated(config, given)
     _check_before_start(config)
+    for drill in scheduled(config) if "inject" in given else ():
+        if drill.update <= frame.snapshot.run.update:
+            raise ConfigError(
+                f"inject {drill}: update {frame.snapshot.run.update} of {run.name} is done already"
+            )
     if frame.snapshot.run.phase == "finished" and config.episodes <= frame.snapshot.run.episodes:
         raise ConfigError(
             f"{run.name} has trained all its {frame.snapshot.run.episodes} episodes; "
@@ -117,10 +134,9 @@ def train_in_front(run: Path) -> int:
     from esper.karn import reports
 
     reports.print_health(run.parent, str(run), as_json=False, fail_on="")
-    if ending.status == "finished":
-        return 0
-    print(_how_to_go_on(run))
-    return 130
+    if ending.status != "finished":
+        print(_how_to_go_on(run))
+    return _EXIT_CODES[ending.status]
 
 
 def train_child(run: Path) -> int:
@@ -128,7 +144,7 @@ def train_child(run: Path) -> int:
     from esper.simic.progress import PlainLines
 
     ending = _train(run, load_config(run / CONFIG_NAME), PlainLines())
-    return 0 if ending.status in ("finished", "stopped") else 1
+    return 0 if ending.status == "stopped" else _EXIT_CODES[ending.status]
 
 
 def _train(run: Path, config: TrainingConfig, progress: "ProgressReport") -> "RunFinished":
@@ -192,9 +208,9 @@ def train_behind_sanctum(run: Path, run_dir: Path) -> int:
     from esper.karn import reports
 
     reports.print_health(run_dir, str(run), as_json=False, fail_on="")
-    if code:
+    if code not in (0, 3):
         print(f"Training ended with exit code {code}; its output is in {run / CONSOLE_NAME}")
-    elif outcome == "stop":
+    if code == 3 or outcome == "stop":
         print(_how_to_go_on(run))
     return code
 

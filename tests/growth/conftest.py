@@ -79,10 +79,10 @@ class Colony:
         size = (self.population.hosts, batches * BATCH)
         return self.draws.integers(len(self.task.train), size=size)
 
-    def train(self, drawn: np.ndarray) -> Losses:
+    def train(self, drawn: np.ndarray, batch: int = BATCH) -> Losses:
         """Train a slice that `life.begin_slice` began; its end is the caller's too."""
         plan = make_plan(self.population, self.seeds)
-        return train_slice(self.population, plan, self.task.train, drawn, BATCH, AdamSettings())
+        return train_slice(self.population, plan, self.task.train, drawn, batch, AdamSettings())
 
     def live_on(self, slices: int = 1) -> None:
         """Live through whole slices, with nobody acting."""

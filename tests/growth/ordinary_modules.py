@@ -24,6 +24,8 @@ class Pointwise(nn.Linear):
 
 
 class Norm(nn.Module):
+    """A scale and a shift of each channel, which begin at zero."""
+
     def __init__(self, channels: int, axes: int) -> None:
         super().__init__()
         self.scale = nn.Parameter(torch.zeros(channels, *(1,) * axes))
@@ -34,6 +36,8 @@ class Norm(nn.Module):
 
 
 class Attention(nn.Module):
+    """Self-attention over positions, one head of half the channels."""
+
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.projection = Pointwise(channels, 3 * (channels // 2), bias=False)
@@ -87,8 +91,7 @@ class Seed(nn.Module):
         super().__init__()
         self.module = make_blueprint(BLUEPRINT_CHOICES[blueprint], channels, axes)
         self.style = STYLE_CHOICES[style]
-        self.gate_weight = nn.Parameter(torch.zeros(channels, *(1,) * axes))
-        self.gate_bias = nn.Parameter(torch.zeros(channels, *(1,) * axes))
+        self.gate = Norm(channels, axes)
 
     def forward(self, features: torch.Tensor, alpha: float) -> torch.Tensor:
         normal = F.layer_norm(features, features.shape[1:])
@@ -103,8 +106,7 @@ class Seed(nn.Module):
                 amount = (1 / (1 + math.exp(-8.0 * (alpha - 0.5))) - low) / (high - low)
                 return features + amount * change
             case "gated":
-                gate = torch.sigmoid(self.gate_weight * normal + self.gate_bias)
-                return features + alpha * gate * change
+                return features + alpha * torch.sigmoid(self.gate(normal)) * change
         raise AssertionError(self.style)
 
 

@@ -1,14 +1,20 @@
 """Agents and rollouts for the tests of training, small and reproducible."""
 
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from esper.leyline.heads import HEAD_SIZES, Op
+from esper.leyline.telemetry import Payload, RunFinished
+from esper.simic import training
 from esper.simic.agent.ppo import PPOAgent
 from esper.simic.agent.rollout import Rollout, RolloutBuffer
 from esper.simic.config import TrainingConfig
+from esper.simic.progress import PlainLines
+from esper.simic.stopping import StopRequest
 from esper.tamiyo.policy import RecurrentPolicy
 
 OBSERVATION_SIZE = 12
@@ -53,3 +59,37 @@ def make_rollout() -> RolloutMaker:
         return buffer.rollout(torch.zeros(hosts))
 
     return make
+
+
+class Log:
+    """A writer that keeps everything."""
+
+    def __init__(self) -> None:
+        self.payloads: list[Payload] = []
+
+    def emit(self, payload: Payload, *, durable: bool = False) -> None:
+        self.payloads.append(payload)
+
+    def of(self, kind: type) -> list[Any]:
+        return [payload for payload in self.payloads if isinstance(payload, kind)]
+
+
+@pytest.fixture
+def event_log() -> type[Log]:
+    """Return a writer's class that keeps everything."""
+    return Log
+
+
+@pytest.fixture
+def train(tmp_path: Path) -> Callable[..., tuple[RunFinished, Log]]:
+    """Return a function that trains in `tmp_path`; its keywords are settings."""
+
+    def run(
+        stop: StopRequest | None = None, log: Log | None = None, **settings: Any
+    ) -> tuple[RunFinished, Log]:
+        log = log or Log()
+        config = TrainingConfig(**{"envs": 2, "steps": 2, "minibatches": 1, **settings})
+        ending = training.train(config, tmp_path, log, PlainLines(), stop or StopRequest())
+        return ending, log
+
+    return run

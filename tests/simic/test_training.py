@@ -11,7 +11,6 @@ from esper.leyline.telemetry import (
     CheckpointWritten,
     EpisodesCompleted,
     Notice,
-    Payload,
     PPOUpdatePayload,
     RunFinished,
     RunStarted,
@@ -20,41 +19,11 @@ from esper.leyline.telemetry import (
 )
 from esper.simic import training
 from esper.simic.collecting import episode_seeds
-from esper.simic.config import ConfigError, TrainingConfig
-from esper.simic.progress import PlainLines
+from esper.simic.config import ConfigError
 from esper.simic.stopping import StopRequest
 from esper.simic.threads import choose_threads
 
-
-class Log:
-    """A writer that keeps everything."""
-
-    def __init__(self) -> None:
-        self.payloads: list[Payload] = []
-
-    def emit(self, payload: Payload, *, durable: bool = False) -> None:
-        self.payloads.append(payload)
-
-    def of(self, kind: type) -> list[Any]:
-        return [payload for payload in self.payloads if isinstance(payload, kind)]
-
-
-Train = Callable[..., tuple[RunFinished, Log]]
-
-
-@pytest.fixture
-def train(tmp_path: Path) -> Train:
-    """Return a function that trains in `tmp_path`; its keywords are settings."""
-
-    def run(
-        stop: StopRequest | None = None, log: Log | None = None, **settings: Any
-    ) -> tuple[RunFinished, Log]:
-        log = log or Log()
-        config = TrainingConfig(**{"envs": 2, "steps": 2, "minibatches": 1, **settings})
-        ending = training.train(config, tmp_path, log, PlainLines(), stop or StopRequest())
-        return ending, log
-
-    return run
+Train = Callable[..., tuple[RunFinished, Any]]
 
 
 def test_exactly_as_many_episodes_are_run_as_were_asked_for(train: Train) -> None:
@@ -118,13 +87,13 @@ def test_a_disk_that_takes_no_checkpoint_does_not_end_training(
 
 
 def test_a_fault_ends_the_run_with_its_reason(
-    train: Train, monkeypatch: pytest.MonkeyPatch
+    train: Train, event_log: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(*_: object, **__: object) -> None:
         raise RuntimeError("the host melted")
 
     monkeypatch.setattr(training, "collect", broken)
-    log = Log()
+    log = event_log()
     with pytest.raises(RuntimeError, match="melted"):
         train(log=log, episodes=4)
     (ending,) = log.of(RunFinished)

@@ -132,11 +132,12 @@ def _make_plan(
     population: Population, seeds: Seeds, in_host: np.ndarray, training: np.ndarray
 ) -> Plan:
     device = population.state.device
-    mixing = MIXING_OF_STYLE[seeds.style]
     # Hosts in the order of their seeds in the first slot, whose features are the largest by far:
     # there the groups are then plain stretches of the main rows.
-    absent = ~in_host[:, 0]
-    order = np.lexsort((mixing[:, 0], np.where(absent, 0, seeds.blueprint[:, 0]), absent))
+    present = in_host[:, 0]
+    mixing = np.where(present, MIXING_OF_STYLE[seeds.style[:, 0]], 0)
+    blueprint = np.where(present, seeds.blueprint[:, 0], 0)
+    order = np.lexsort((mixing, blueprint, ~present))
     row_of_host = np.argsort(order)
 
     groups: list[Group] = []

@@ -32,6 +32,8 @@ class Checkpoint:
     threads: int  # sums are taken in another order with other threads
     agent: dict[str, Any]
     drills: list[str]  # still to be planted
+    bad_in_a_row: int = 0  # how far intervening had escalated
+    rollbacks_in_a_row: int = 0
 
 
 def save_checkpoint(checkpoint: Checkpoint, directory: Path) -> Path:

@@ -1,5 +1,6 @@
 """Training: batches of whole episodes, one PPO update after each, every fact told on the way."""
 
+import platform
 import time
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,16 @@ import esper
 from esper.growth.env import GrowthVectorEnv
 from esper.growth.reward import RewardSettings
 from esper.leyline.heads import BLUEPRINT_CHOICES, HEAD_CHOICES, HEAD_SIZES, SLOT_CHOICES
-from esper.leyline.telemetry import CheckpointWritten, Notice, RunFinished, RunStarted
+from esper.leyline.telemetry import (
+    CheckpointWritten,
+    InterventionTaken,
+    Notice,
+    RunFinished,
+    RunStarted,
+)
+from esper.simic.agent.figures import UpdateResult
 from esper.simic.agent.ppo import PPOAgent
+from esper.simic.agent.rollout import Rollout
 from esper.simic.checkpoint import (
     Checkpoint,
     latest_checkpoint,
@@ -22,8 +31,10 @@ from esper.simic.checkpoint import (
     save_checkpoint,
 )
 from esper.simic.collecting import collect, episode_seeds
-from esper.simic.config import ConfigError, TrainingConfig
+from esper.simic.config import ConfigError, TrainingConfig, setting_names
 from esper.simic.drill import Injection, parse_injection, scheduled
+from esper.simic.incidents import Capsule, IncidentLedger, sighting_fields
+from esper.simic.intervention import Action, Escalation
 from esper.simic.progress import ProgressReport
 from esper.simic.stopping import StopRequest
 from esper.simic.telemetry.emitters import EventWriter, emit_episodes, emit_ppo_update_event
@@ -42,6 +53,11 @@ def resolve_device(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(name)
+
+
+def settings_of(config: TrainingConfig) -> dict[str, Any]:
+    """Return all settings by name."""
+    return {name: getattr(config, name) for name in setting_names()}
 
 
 def train(
@@ -89,6 +105,10 @@ def train(
     return ending
 
 
+class HaltedError(Exception):
+    """Training ends because it could not be kept finite; the message says why."""
+
+
 class Trainer:
     """One training process of a run."""
 
@@ -120,8 +140,21 @@ class Trainer:
             self._agent.load_state_dict(checkpoint.agent)
             self._update = checkpoint.update
             self._episodes_done = checkpoint.episodes_done
-            self._drills = [parse_injection(text) for text in checkpoint.drills]
+            late = [parse_injection(text) for text in checkpoint.drills]
+            self._drills = [
+                *(drill for drill in late if drill.update <= checkpoint.update),
+                *(drill for drill in self._drills if drill.update > checkpoint.update),
+            ]
         self._resumed = checkpoint is not None
+        self._escalation = Escalation(
+            config.on_nonfinite,
+            config.nonfinite_patience,
+            bad_in_a_row=checkpoint.bad_in_a_row if checkpoint else 0,
+            rollbacks_in_a_row=checkpoint.rollbacks_in_a_row if checkpoint else 0,
+        )
+        self._incidents = IncidentLedger(
+            run, limit=config.incidents_kept, limit_bytes=config.incident_megabytes * 2**20
+        )
 
     def run(self, stop: StopRequest) -> RunFinished:
         """Train to the end; return how it ended."""
@@ -129,7 +162,10 @@ class Trainer:
         while self._episodes_done < self._config.episodes:
             if stop.requested:
                 return self._ending("stopped", "asked to stop; it can be resumed")
-            self._train_batch()
+            try:
+                self._train_batch()
+            except HaltedError as halted:
+                return self._ending("halted", str(halted))
         for drill in self._drills:
             self._say(f"drill {drill} found no step in which {drill.head} was active", "warning")
         return self._ending("finished", "")
@@ -181,8 +217,71 @@ class Trainer:
         )
         self._progress.updated(payload, episodes)
         self._account_for(due, result.not_planted)
+        if result.start is None:
+            self._escalation = self._escalation.after_good()
+        else:
+            self._record_incident(result, batch.rollout, due)
+            self._intervene(result)
         if update % config.checkpoint_every == 0 or self._episodes_done >= config.episodes:
             self._keep()
+
+    def _record_incident(
+        self, result: UpdateResult, rollout: Rollout, due: list[Injection]
+    ) -> None:
+        """Keep what makes the update happen again, durably."""
+        assert result.start is not None
+        capsule = Capsule(
+            update=self._update,
+            config=settings_of(self._config),
+            agent=result.start.agent,
+            rollout=dict(rollout.__dict__),
+            minibatches=result.start.minibatches,
+            minibatches_per_epoch=result.start.minibatches_per_epoch,
+            injections=[str(drill) for drill in due],
+            sightings=sighting_fields(result.head_nonfinite),
+            versions={
+                "esper": esper.__version__,
+                "torch": str(torch.__version__),
+                "python": platform.python_version(),
+            },
+            threads=self._threads,
+            device=str(self._device),
+        )
+        recorded = self._incidents.record(capsule, result.head_nonfinite)
+        self._writer.emit(recorded, durable=True)
+        if recorded.path:
+            self._progress.say(f"incident {recorded.number} kept in {recorded.path}")
+        else:
+            self._progress.say(f"incident {recorded.number} not kept: {recorded.reason}")
+        if not result.reproduced:
+            self._say(
+                f"what was not finite in update {self._update} was finite when gone through again",
+                "warning",
+            )
+
+    def _intervene(self, result: UpdateResult) -> None:
+        """Do about a bad update what the mode and its escalation say.
+
+        Raises:
+            HaltedError: training is to end.
+        """
+        broken = self._agent.non_finite_weights()
+        self._escalation, action, reason = self._escalation.after_bad(weights_are_finite=not broken)
+        first = result.head_nonfinite[0]
+        cause = f"{first.head} {first.quantity} {first.kind}"
+        if len(result.head_nonfinite) > 1:
+            cause += f" and {len(result.head_nonfinite) - 1} more"
+        self._writer.emit(
+            InterventionTaken(update=self._update, action=action.value, cause=cause, reason=reason),
+            durable=True,
+        )
+        if action is Action.SKIP:
+            return
+        self._agent.roll_back()
+        self._progress.say(f"update {self._update} rolled back: {cause} ({reason})")
+        if action is Action.HALT:
+            self._keep()
+            raise HaltedError(f"update {self._update} was not finite: {cause}; {reason}")
 
     def _account_for(self, due: list[Injection], not_planted: tuple[Injection, ...]) -> None:
         for drill in due:
@@ -197,13 +296,25 @@ class Trainer:
                 self._say(f"drill {drill} planted in update {self._update}", "info")
 
     def _keep(self) -> None:
-        """Write a checkpoint; a disk that takes none is reported, and training goes on."""
+        """Write a checkpoint, unless a weight in it is not finite.
+
+        A refusal, or a disk that takes none, is reported, and training goes on.
+        """
+        if broken := self._agent.non_finite_weights():
+            self._say(
+                f"no checkpoint of update {self._update}: {', '.join(broken)} not finite; "
+                "the one before is kept",
+                "error",
+            )
+            return
         checkpoint = Checkpoint(
             update=self._update,
             episodes_done=self._episodes_done,
             threads=self._threads,
             agent=self._agent.state_dict(),
             drills=[str(drill) for drill in self._drills],
+            bad_in_a_row=self._escalation.bad_in_a_row,
+            rollbacks_in_a_row=self._escalation.rollbacks_in_a_row,
         )
         try:
             path = save_checkpoint(checkpoint, self._run / "checkpoints")
@@ -242,9 +353,6 @@ class Trainer:
         config = self._config
         process = psutil.Process()
         env = self._environment(config.environments)
-        settings: dict[str, Any] = {
-            name: getattr(config, name) for name in config.__dataclass_fields__
-        }
         self._writer.emit(
             RunStarted(
                 run_id=self._run.name,
@@ -260,7 +368,7 @@ class Trainer:
                 slots=list(SLOT_CHOICES),
                 blueprints=list(BLUEPRINT_CHOICES),
                 host_parameters=env.host_parameters,
-                config=settings,
+                config=settings_of(config),
                 pid=process.pid,
                 process_start_time=process.create_time(),
                 esper_version=esper.__version__,

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,6 +21,21 @@ _SUMS = ("entropy", "clip_fraction", "kl", "active")  # over the steps in which 
 _EXTREMES = ("ratio_max", "log_prob_min", "log_prob_max")
 _HEAD_FORWARD = (*_SUMS, *_EXTREMES)
 _VERDICTS = ("bad", "overflow", "stopped")
+
+
+@dataclass(frozen=True)
+class UpdateStart:
+    """What an update that was not finite started from, so that it can be gone through again.
+
+    Attributes:
+        agent: `PPOAgent.state_dict()` when the update began.
+        minibatches: the numbers of the hosts in each, in the order they were learnt from.
+        minibatches_per_epoch: how those divide into epochs.
+    """
+
+    agent: dict[str, Any]
+    minibatches: list[Tensor]
+    minibatches_per_epoch: int
 
 
 @dataclass(frozen=True)
@@ -56,6 +72,7 @@ class UpdateResult:
     head_active_fraction: dict[str, float]
     not_planted: tuple[Injection, ...] = ()  # drills that found no step to go into
     reproduced: bool = True  # False: something was not finite once, and not when gone through again
+    start: UpdateStart | None = None  # of an update in which something was not finite
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ in which something was not finite is gone through a second time, with everything
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from copy import deepcopy
 from dataclasses import replace
 from typing import Any
 
@@ -16,6 +17,7 @@ from torch import Tensor
 from esper.simic.agent.figures import (
     Figures,
     UpdateResult,
+    UpdateStart,
     bring_to_host,
     divergence,
     forward_figures,
@@ -59,6 +61,8 @@ class PPOAgent:
         self.order_generator = torch.Generator().manual_seed(seed)
         self.screen = Screen()
         self.starting_point = StartingPoint(self.optimizer, self.loss_scale)
+        self._last_good = StartingPoint(self.optimizer, self.loss_scale)
+        self._last_was_good = True
 
     @torch.no_grad()
     def act(
@@ -83,9 +87,29 @@ class PPOAgent:
             The figures of the update, host-side. `head_inf_detected` and `head_nan_detected` say
             of every head whether it produced such a value, also when every minibatch was bad.
         """
-        return self._update(rollout, injections)
+        result = self._update(rollout, injections)
+        is_good = result.start is None
+        if not is_good and self._last_was_good:
+            # What this update started from is what the last good one left; the other copy is free.
+            self.starting_point, self._last_good = self._last_good, self.starting_point
+        self._last_was_good = is_good
+        return result
+
+    def roll_back(self) -> None:
+        """Return weights, optimizer and loss scale to what the last good update left.
+
+        To be called after an update that was not good, before the next.
+        """
+        self._last_good.restore()
+        self._last_was_good = True
+
+    def non_finite_weights(self) -> list[str]:
+        """Return the names of the parameters that hold a NaN or an Inf."""
+        named = self.policy.named_parameters()
+        return [name for name, parameter in named if not parameter.isfinite().all()]
 
     def _update(self, rollout: Rollout, injections: Sequence[Injection]) -> UpdateResult:
+        order = self.order_generator.get_state()
         plan = [self._split(rollout.hosts) for _ in range(self.config.ppo_epochs)]
         minibatches = [hosts for epoch in plan for hosts in epoch]
         advantages, returns = generalized_advantages(
@@ -100,14 +124,19 @@ class PPOAgent:
         # kind it was is found by going through the update again with everything watched: so
         # detection costs nothing until there is something to detect.
         self.starting_point.restore()
+        state = deepcopy(self.state_dict()) | {"order_generator": order}
+        start = UpdateStart(state, minibatches, minibatches_per_epoch=len(plan[0]))
         watch = UpdateWatch(self.policy, self.gradient, len(minibatches))
         watched = self._learn(whole, minibatches, injections, watch)
         sightings = watch.sightings(len(plan[0]), watched)
-        if sightings or watched.tripped.any():
+        if sightings:
+            return replace(summarise(watched, sightings), start=start)
+        if watched.tripped.any():
+            # Finite values whose sums overflowed: a figure is infinite, and nothing is wrong.
             return summarise(watched, sightings)
         # It did not happen again. What the figures showed the first time is all there is to tell.
         once = evidence(screened, minibatches_per_epoch=len(plan[0]))
-        return replace(summarise(watched, once), reproduced=False)
+        return replace(summarise(watched, once), reproduced=False, start=start)
 
     def _learn(
         self,

@@ -34,10 +34,9 @@ def emit_ppo_update_event(
     samples_per_second: float,
 ) -> PPOUpdatePayload:
     """Emit the outcome of an update, durably: what it latched must outlive whatever comes next."""
+    told = set(PPOUpdatePayload.__struct_fields__)
     measured = {
-        part.name: getattr(result, part.name)
-        for part in fields(result)
-        if part.name not in ("not_planted", "reproduced")
+        part.name: getattr(result, part.name) for part in fields(result) if part.name in told
     }
     payload = PPOUpdatePayload(
         update=update,

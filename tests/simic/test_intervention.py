@@ -1,0 +1,153 @@
+"""Intervening: what is done, that it is bounded, and that it leaves finite weights behind."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from esper.leyline.telemetry import (
+    CheckpointWritten,
+    IncidentRecorded,
+    InterventionTaken,
+    Notice,
+    PPOUpdatePayload,
+    RunFinished,
+)
+from esper.simic.agent.ppo import PPOAgent
+from esper.simic.checkpoint import latest_checkpoint, load_checkpoint
+from esper.simic.incidents import list_incidents
+from esper.simic.intervention import Action, Escalation
+
+Train = Callable[..., tuple[RunFinished, Any]]
+
+
+@given(
+    mode=st.sampled_from(["skip", "rollback", "halt"]),
+    patience=st.integers(1, 6),
+    updates=st.lists(st.tuples(st.booleans(), st.booleans()), max_size=200),
+)
+def test_escalation_is_bounded(mode: str, patience: int, updates: list[tuple[bool, bool]]) -> None:
+    escalation = Escalation(mode, patience)
+    skipped = rolled_back = 0
+    for is_good, weights_are_finite in updates:
+        if is_good:
+            escalation = escalation.after_good()
+            skipped = rolled_back = 0
+            continue
+        escalation, action, reason = escalation.after_bad(weights_are_finite=weights_are_finite)
+        assert reason
+        if action is Action.HALT:
+            return
+        if action is Action.SKIP:
+            assert mode == "skip"
+            assert weights_are_finite
+            skipped += 1
+        else:
+            skipped = 0
+            rolled_back += 1
+        assert skipped < patience
+        assert rolled_back <= patience
+
+
+def drills(last: int) -> tuple[str, ...]:
+    return tuple(f"op:nan@{update}" for update in range(1, last + 1))
+
+
+def weights_after(tmp_path: Path, update: int) -> torch.Tensor:
+    path = latest_checkpoint(tmp_path / "checkpoints")
+    assert path is not None
+    checkpoint = load_checkpoint(path, torch.device("cpu"))
+    assert checkpoint.update == update
+    return torch.cat([value.flatten() for value in checkpoint.agent["policy"].values()])
+
+
+def test_skipping_goes_on_and_says_so(train: Train) -> None:
+    ending, log = train(episodes=6, inject=("op:nan@2",))
+    assert ending.status == "finished"
+    (taken,) = log.of(InterventionTaken)
+    assert (taken.update, taken.action, taken.reason) == (2, "skip", "--on-nonfinite skip")
+    assert taken.cause == "op logits nan and 3 more"
+    assert [update.update for update in log.of(PPOUpdatePayload)] == [1, 2, 3]
+
+
+def test_rolling_back_undoes_the_whole_update(train: Train, tmp_path: Path) -> None:
+    train(episodes=2)
+    before = weights_after(tmp_path, 1)
+    ending, log = train(episodes=4, minibatches=2, inject=("op:nan@2",), on_nonfinite="rollback")
+    assert ending.status == "finished"
+    assert [taken.action for taken in log.of(InterventionTaken)] == ["rollback"]
+    assert torch.equal(weights_after(tmp_path, 2), before)
+
+
+def test_a_run_that_stays_bad_rolls_back_and_then_halts(train: Train, tmp_path: Path) -> None:
+    ending, log = train(episodes=40, inject=drills(20), nonfinite_patience=2)
+    actions = [taken.action for taken in log.of(InterventionTaken)]
+    assert actions == ["skip", "rollback", "skip", "rollback", "skip", "halt"]
+    assert ending.status == "halted"
+    assert ending.reason == (
+        "update 6 was not finite: op logits nan and 3 more; 2 rollbacks in a row did not help"
+    )
+    assert log.payloads[-1] == ending
+    assert weights_after(tmp_path, 6).isfinite().all()
+
+
+def test_halting_at_once_leaves_a_finite_checkpoint_to_go_on_from(
+    train: Train, tmp_path: Path
+) -> None:
+    ending, log = train(episodes=6, inject=("slot:inf@2",), on_nonfinite="halt")
+    assert (ending.status, ending.update) == ("halted", 2)
+    assert log.of(CheckpointWritten)[-1].update == 2
+    ending, _ = train(episodes=6, inject=("slot:inf@2",), on_nonfinite="halt")
+    assert (ending.status, ending.update) == ("finished", 3)
+
+
+def test_escalation_goes_on_where_a_stopped_run_left_it(train: Train, tmp_path: Path) -> None:
+    train(episodes=2, inject=drills(1), nonfinite_patience=2)
+    _, log = train(episodes=4, inject=drills(2), nonfinite_patience=2)
+    assert [taken.action for taken in log.of(InterventionTaken)] == ["rollback"]
+
+
+def test_weights_that_are_not_finite_are_rolled_back_and_never_kept(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    update = PPOAgent.update
+
+    def corrupted(agent: PPOAgent, *arguments: Any) -> Any:
+        result = update(agent, *arguments)
+        with torch.no_grad():
+            agent.policy.critic.bias.fill_(torch.nan)
+        return result
+
+    monkeypatch.setattr(PPOAgent, "update", corrupted)
+    _, log = train(episodes=2)
+    assert log.of(CheckpointWritten) == []
+    (notice,) = log.of(Notice)
+    assert notice.text.startswith("no checkpoint of update 1: critic.bias not finite")
+
+
+def test_the_first_incident_of_each_kind_is_kept_and_then_a_limited_number(
+    train: Train, tmp_path: Path
+) -> None:
+    _, log = train(
+        episodes=10,
+        inject=(*drills(4), "slot:inf@5"),
+        nonfinite_patience=9,
+        incidents_kept=1,
+    )
+    recorded = log.of(IncidentRecorded)
+    assert [bool(incident.path) for incident in recorded] == [True, True, False, False, True]
+    assert recorded[2].reason == "1 like it are kept already (--incidents-kept)"
+    assert [incident.number for incident in list_incidents(tmp_path)] == [1, 2, 5]
+
+
+def test_a_disk_that_takes_no_capsule_is_told_and_survived(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "incidents").write_text("a file where the folder would be")
+    ending, log = train(episodes=2, inject=("op:inf@1",))
+    assert ending.status == "finished"
+    assert "the disk did not take it" in log.of(IncidentRecorded)[0].reason
