@@ -22,6 +22,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 _TORCH = str(Path(torch.__file__).parent)
 #: Operations that only copy: a legal -inf in what they copy is a legal -inf in the copy.
 _COPIES = frozenset({"_to_copy", "clone", "cat", "stack", "index_select", "copy", "expand"})
+#: Operations whose result is whatever lay in memory, until something is written there.
+_ALLOCATIONS = frozenset({"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided"})
 
 
 @dataclass(frozen=True)
@@ -164,6 +166,8 @@ class OperationTracer(TorchDispatchMode):
         broken = {name for name, _, value in before if not _is_finite(value)}
         sources = {name: self.makers(tensor) for name, tensor, _ in before if name in broken}
         result = func(*args, **kwargs)
+        if _base(func) in _ALLOCATIONS:
+            result.zero_()  # else what lay in memory would pass for something that was computed
         keys = {_key(tensor) for _, tensor, _ in before}
         outputs = [(name, tensor) for name, tensor, _ in before if name in written]
         outputs += [
@@ -307,7 +311,7 @@ def _is_legal(
     bad = ~output.isfinite()
     if not (output[bad] == -torch.inf).all():
         return False
-    base = str(func).split(".")[1].rstrip("_")
+    base = _base(func)
     if base == "scalar_tensor":  # the -inf that a `where` is about to take
         return True
     if base == "masked_fill":
@@ -318,6 +322,10 @@ def _is_legal(
     if base == "_log_softmax":
         return torch.equal(bad, inputs[0][2] == -torch.inf)
     return base in _COPIES or base == "where"
+
+
+def _base(func: Any) -> str:
+    return str(func).split(".")[1].rstrip("_")
 
 
 def _named_tensors(

@@ -112,12 +112,9 @@ class PPOAgent:
         order = self.order_generator.get_state()
         plan = [self._split(rollout.hosts) for _ in range(self.config.ppo_epochs)]
         minibatches = [hosts for epoch in plan for hosts in epoch]
-        advantages, returns = generalized_advantages(
-            rollout, self.config.gamma, self.config.gae_lambda
-        )
-        whole = Minibatch(rollout, advantages, returns, self._old_log_probs(rollout, plan[0]))
+        whole = self.prepare(rollout, plan[0])
         self.starting_point.keep()
-        screened = self._learn(whole, minibatches, injections, self.screen)
+        screened = self.learn(whole, minibatches, injections, self.screen)
         if not screened.tripped.any():
             return summarise(screened, sightings=[])
         # Figures that are measured anyway say that something was not finite. Which head, tensor and
@@ -127,7 +124,7 @@ class PPOAgent:
         state = deepcopy(self.state_dict()) | {"order_generator": order}
         start = UpdateStart(state, minibatches, minibatches_per_epoch=len(plan[0]))
         watch = UpdateWatch(self.policy, self.gradient, len(minibatches))
-        watched = self._learn(whole, minibatches, injections, watch)
+        watched = self.learn(whole, minibatches, injections, watch)
         sightings = watch.sightings(len(plan[0]), watched)
         if sightings:
             return replace(summarise(watched, sightings), start=start)
@@ -138,7 +135,19 @@ class PPOAgent:
         once = evidence(screened, minibatches_per_epoch=len(plan[0]))
         return replace(summarise(watched, once), reproduced=False, start=start)
 
-    def _learn(
+    def prepare(self, rollout: Rollout, first_epoch: Sequence[Tensor]) -> Minibatch:
+        """Return all episodes with what is to be learnt from them.
+
+        Args:
+            rollout: the episodes.
+            first_epoch: the numbers of the hosts in each minibatch of the first epoch.
+        """
+        advantages, returns = generalized_advantages(
+            rollout, self.config.gamma, self.config.gae_lambda
+        )
+        return Minibatch(rollout, advantages, returns, self._old_log_probs(rollout, first_epoch))
+
+    def learn(
         self,
         whole: Minibatch,
         minibatches: Sequence[Tensor],
