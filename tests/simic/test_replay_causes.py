@@ -1,16 +1,18 @@
-"""Replay names where it began: planted causes, each with the operation and the line it must name."""
+"""Replay names where it began: planted causes, each with its operation and its line."""
 
 import inspect
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
 
 from esper.leyline.heads import HEAD_NAMES
 from esper.leyline.telemetry import SHARED
-from esper.simic.agent import losses, planting, ppo, rollout as rollout_module
+from esper.simic.agent import losses, planting, ppo
+from esper.simic.agent import rollout as rollout_module
 from esper.simic.agent.ppo import PPOAgent
 from esper.simic.agent.rollout import Rollout
 from esper.simic.drill import Injection
@@ -23,7 +25,8 @@ AgentMaker = Callable[..., PPOAgent]
 RolloutMaker = Callable[..., Rollout]
 CapsuleMaker = Callable[..., Capsule]
 
-CONTRACTION = {"aten.addmm.default", "aten.mm.default"}
+#: An update of two epochs with two minibatches each.
+SMALL: dict[str, Any] = {"ppo_epochs": 2, "minibatches": 2}
 
 
 def line_of(module: ModuleType, code: str) -> tuple[str, int]:
@@ -68,7 +71,7 @@ def rows_of(agent: PPOAgent, head: str) -> slice:
 def test_a_huge_finite_weight_overflows_in_the_product_of_its_head(
     make_agent: AgentMaker, make_rollout: RolloutMaker, make_capsule: CapsuleMaker, head: str
 ) -> None:
-    agent = make_agent()
+    agent = make_agent(**SMALL)
     rollout = make_rollout(agent)
     with torch.no_grad():
         agent.policy.heads.weight[rows_of(agent, head).start] = 3e38
@@ -94,7 +97,7 @@ def test_an_infinite_logit_of_a_drill_is_named_as_planted(
     kind: str,
     quantity: str,
 ) -> None:
-    agent = make_agent()
+    agent = make_agent(**SMALL)
     drill = Injection("op", quantity, kind, 37)
     replayed = replay(make_capsule(agent, make_rollout(agent), drill))
     origin = origin_of(replayed)
@@ -110,7 +113,7 @@ def test_an_infinite_logit_of_a_drill_is_named_as_planted(
 def test_an_infinite_bias_is_a_poisoned_weight_and_named_with_its_index(
     make_agent: AgentMaker, make_rollout: RolloutMaker, make_capsule: CapsuleMaker
 ) -> None:
-    agent = make_agent()
+    agent = make_agent(**SMALL)
     rollout = make_rollout(agent)
     row = rows_of(agent, "blueprint").start + 1
     with torch.no_grad():
@@ -127,7 +130,7 @@ def test_an_infinite_bias_is_a_poisoned_weight_and_named_with_its_index(
 def test_a_choice_of_probability_zero_that_was_taken(
     make_agent: AgentMaker, make_rollout: RolloutMaker, make_capsule: CapsuleMaker
 ) -> None:
-    agent = make_agent()
+    agent = make_agent(**SMALL)
     rollout = make_rollout(agent)
     masks = rollout.masks.clone()
     taken = rows_of(agent, "op").start + int(rollout.actions[3, 2, HEAD_NAMES.index("op")])
@@ -144,7 +147,7 @@ def test_logits_that_lie_too_far_apart(
     make_agent: AgentMaker, make_rollout: RolloutMaker, make_capsule: CapsuleMaker
 ) -> None:
     """Finite logits, a finite mask, and yet the log of a probability of 0."""
-    agent = make_agent()
+    agent = make_agent(**SMALL)
     rollout = make_rollout(agent)
     head = HEAD_NAMES.index("op")
     rollout.actions[..., head] = 0
@@ -163,7 +166,7 @@ def test_logits_that_lie_too_far_apart(
 def test_a_nan_from_the_environment(
     make_agent: AgentMaker, make_rollout: RolloutMaker, make_capsule: CapsuleMaker
 ) -> None:
-    agent = make_agent()
+    agent = make_agent(**SMALL)
     rollout = make_rollout(agent)
     observations = rollout.observations.clone()
     observations[2, 3, 5] = torch.nan
@@ -175,7 +178,7 @@ def test_a_nan_from_the_environment(
 def test_a_nan_advantage_comes_from_a_reward(
     make_agent: AgentMaker, make_rollout: RolloutMaker, make_capsule: CapsuleMaker
 ) -> None:
-    agent = make_agent()
+    agent = make_agent(**SMALL)
     rollout = make_rollout(agent)
     rewards = rollout.rewards.clone()
     rewards[-1, 4] = torch.nan
@@ -190,7 +193,7 @@ def test_a_nan_advantage_comes_from_a_reward(
 def test_a_huge_finite_reward_overflows_in_the_value_loss(
     make_agent: AgentMaker, make_rollout: RolloutMaker, make_capsule: CapsuleMaker
 ) -> None:
-    agent = make_agent()
+    agent = make_agent(**SMALL)
     rollout = make_rollout(agent)
     rewards = rollout.rewards.clone()
     rewards[-1, 4] = 1e25
@@ -204,7 +207,7 @@ def test_an_exploding_ratio(
     make_agent: AgentMaker, make_rollout: RolloutMaker, make_capsule: CapsuleMaker
 ) -> None:
     """A choice that was all but impossible becomes likely by one step that is far too long."""
-    agent = make_agent(learning_rate=200.0, target_kl=0.0, gamma=0.0, gae_lambda=0.0)
+    agent = make_agent(learning_rate=200.0, target_kl=0.0, gamma=0.0, gae_lambda=0.0, **SMALL)
     rollout = make_rollout(agent)
     op = rollout.actions[..., HEAD_NAMES.index("op")]
     op[::2], op[1::2] = 0, 1
@@ -222,7 +225,7 @@ def test_an_exploding_ratio(
 def test_an_exploding_lstm_is_shared(
     make_agent: AgentMaker, make_rollout: RolloutMaker, make_capsule: CapsuleMaker
 ) -> None:
-    agent = make_agent()
+    agent = make_agent(**SMALL)
     rollout = make_rollout(agent)
     with torch.no_grad():
         agent.policy.lstm.weight_ih_l0.fill_(3e38)
@@ -244,7 +247,7 @@ def test_an_overflow_in_half_precision(
     factor: float,
 ) -> None:
     """In float32 there is nothing wrong with these weights."""
-    agent = make_agent(amp="fp16")
+    agent = make_agent(amp="fp16", **SMALL)
     rollout = make_rollout(agent)
     with torch.no_grad():
         agent.policy.features.weight.mul_(0).add_(6e4 if factor == 1e3 else 1e6)
@@ -265,7 +268,7 @@ def test_an_inactive_head_stays_dark_beside_another_that_lights(
     make_agent: AgentMaker, make_rollout: RolloutMaker, make_capsule: CapsuleMaker
 ) -> None:
     """A forbidden choice in a head that does not count is nothing, and is not taken for a cause."""
-    agent = make_agent()
+    agent = make_agent(**SMALL)
     rollout = make_rollout(agent)
     masks = rollout.masks.clone()
     curve = HEAD_NAMES.index("alpha_curve")
@@ -285,7 +288,7 @@ def test_a_nan_that_only_the_backward_pass_has(
     make_agent: AgentMaker, make_rollout: RolloutMaker, make_capsule: CapsuleMaker
 ) -> None:
     """A unit of the trunk that is 0 hides a huge weight of the critic, but not its derivative."""
-    agent = make_agent()
+    agent = make_agent(**SMALL)
     rollout = make_rollout(agent)
     lstm = agent.policy.lstm
     with torch.no_grad():
@@ -308,7 +311,7 @@ def test_a_nan_that_only_the_backward_pass_has(
 def test_a_corrupted_moment_of_the_optimizer(
     make_agent: AgentMaker, make_rollout: RolloutMaker, make_capsule: CapsuleMaker
 ) -> None:
-    agent = make_agent()
+    agent = make_agent(**SMALL)
     rollout = make_rollout(agent)
     agent.update(rollout)
     row = rows_of(agent, "style").start
@@ -319,15 +322,13 @@ def test_a_corrupted_moment_of_the_optimizer(
     assert origin.operation.name == "aten._fused_adam_.default"
     assert origin.operation.phase == "step"
     assert at(origin) == line_of(ppo, "self.optimizer.step()")
-    assert origin.cause == (
-        f"corrupted optimizer state: exp_avg of heads.weight[{row}, 3] is nan"
-    )
+    assert origin.cause == (f"corrupted optimizer state: exp_avg of heads.weight[{row}, 3] is nan")
 
 
 def test_a_negative_second_moment_is_found_though_all_was_finite(
     make_agent: AgentMaker, make_rollout: RolloutMaker, make_capsule: CapsuleMaker
 ) -> None:
-    agent = make_agent()
+    agent = make_agent(**SMALL)
     rollout = make_rollout(agent)
     agent.update(rollout)
     agent.optimizer.state[agent.policy.critic.bias]["exp_avg_sq"][0] = -10.0

@@ -1,4 +1,4 @@
-"""Where what was not finite began: the first operation, the way from there, and the likely cause."""
+"""Where what was not finite began: the first operation, the way from there, the likely cause."""
 
 from collections import deque
 from collections.abc import Iterable, Sequence
@@ -162,7 +162,9 @@ def _optimizer_step(inputs: dict[str, TensorRange]) -> str:
                 "corrupted optimizer state: a second moment of Adam is negative "
                 f"({part.minimum:.4g}), and its square root is NaN"
             )
-    return f"overflow in the optimizer's step: its input reaches {max(_largest(inputs.values())):.4g}"
+    return (
+        f"overflow in the optimizer's step: its input reaches {max(_largest(inputs.values())):.4g}"
+    )
 
 
 def _largest(ranges: Iterable[TensorRange]) -> list[float]:

@@ -5,7 +5,7 @@ that is built from the capsule alone.
 """
 
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
@@ -126,7 +126,7 @@ class TracingWatch(UpdateWatch):
         return self._makers.get((index, sighting.quantity, sighting.head == SHARED), ())
 
     def _ask(
-        self, index: int, tensors: dict[str, tuple[Tensor, ...]], *, is_shared: bool
+        self, index: int, tensors: Mapping[str, tuple[Tensor, ...]], *, is_shared: bool
     ) -> None:
         for quantity, parts in tensors.items():
             makers = (maker for part in parts for maker in self._tracer.makers(part))
@@ -184,7 +184,9 @@ def rebuild_agent(capsule: Capsule) -> tuple[PPOAgent, torch.device]:
         lstm_size = weights["lstm.weight_hh_l0"].shape[1]
         choices = len(weights["heads.bias"])
     except (KeyError, ValueError, AttributeError) as error:
-        raise IncidentError(f"the capsule holds no agent that this version knows: {error}") from None
+        raise IncidentError(
+            f"the capsule holds no agent that this version knows: {error}"
+        ) from None
     if choices != sum(HEAD_SIZES):
         raise IncidentError(
             f"the capsule's policy has {choices} choices over all heads; "
@@ -250,8 +252,12 @@ def judge(
     now = {(one.head, one.quantity, one.kind): one for one in seen}
     if recorded and not seen:
         return NOT_REPRODUCED, ("everything was finite this time",)
-    differences = [f"{describe(then[key])} was recorded and not seen" for key in then.keys() - now.keys()]
-    differences += [f"{describe(now[key])} was seen and not recorded" for key in now.keys() - then.keys()]
+    differences = [
+        f"{describe(then[key])} was recorded and not seen" for key in then.keys() - now.keys()
+    ]
+    differences += [
+        f"{describe(now[key])} was seen and not recorded" for key in now.keys() - then.keys()
+    ]
     for key in then.keys() & now.keys():
         if _when(then[key]) != _when(now[key]):
             differences.append(

@@ -121,9 +121,7 @@ class OperationTracer(TorchDispatchMode):
         self.phase = "preparation"
         self.minibatch: int | None = None
         self.poisons = tuple(_poisons(inputs))
-        self._poison_of = {
-            _key(inputs[poison.name]): poison for poison in reversed(self.poisons)
-        }
+        self._poison_of = {_key(inputs[poison.name]): poison for poison in reversed(self.poisons)}
         self._modules: list[str] = []
         self._count = 0
         self._made: dict[int, _Storage] = {}
@@ -379,8 +377,9 @@ def _span(tensor: Tensor) -> tuple[int, int]:
     """Return where in its storage a tensor begins and ends, in bytes."""
     if not tensor.numel():
         return 0, 0
-    last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride()))
-    start = tensor.storage_offset()
+    steps = zip(tensor.shape, tensor.stride(), strict=True)
+    last = sum(int(size - 1) * int(stride) for size, stride in steps)
+    start = int(tensor.storage_offset())
     return start * tensor.element_size(), (start + last + 1) * tensor.element_size()
 
 
