@@ -279,12 +279,9 @@ def _incidents_told(run: Path) -> "list[IncidentRecorded]":
     from esper.leyline.telemetry import IncidentRecorded
 
     reader = RunReader(run)
-    told = []
-    for number in reversed(reader.last_ids("incident_recorded", _INCIDENTS_LISTED)):
-        for event in reader.read(number - 1, 1):
-            if isinstance(event.payload, IncidentRecorded):
-                told.append(event.payload)
-    return told
+    numbers = reversed(reader.last_ids("incident_recorded", _INCIDENTS_LISTED))
+    events = (event for number in numbers for event in reader.read(number - 1, 1))
+    return [event.payload for event in events if isinstance(event.payload, IncidentRecorded)]
 
 
 def replay_incident(

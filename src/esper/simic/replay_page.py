@@ -5,7 +5,7 @@ from html import escape
 
 from esper.simic.origin import Origin
 from esper.simic.replay import REPRODUCED, Replay, describe
-from esper.simic.replay_report import kind_of, moment, short, steps_of, values_of
+from esper.simic.replay_report import kind_of, moment, name_of, short, steps_of, values_of
 from esper.simic.tracing import TensorRange
 
 _STYLE = """
@@ -102,7 +102,7 @@ def _tensors(side: str, parts: Iterable[TensorRange]) -> str:
         first = str(list(part.first)) if part.first else ""
         cells = "".join(
             f"<td><code>{escape(text)}</code></td>"
-            for text in (part.name, kind_of(part), values_of(part), first)
+            for text in (name_of(part), kind_of(part), values_of(part), first)
         )
         rows.append(f'<tr><td class="dim">{side}</td>{cells}</tr>')
     return "".join(rows)

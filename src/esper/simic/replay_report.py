@@ -81,6 +81,11 @@ def values_of(part: TensorRange) -> str:
     return ", ".join([finite, *others])
 
 
+def name_of(part: TensorRange) -> str:
+    """Return what a tensor is called, and which one it is."""
+    return f"{part.name} = {part.of}" if part.of else part.name
+
+
 def kind_of(part: TensorRange) -> str:
     """Return the type and the shape of a tensor."""
     return f"{part.dtype}[{', '.join(map(str, part.shape))}]"
@@ -131,7 +136,7 @@ def _print_origin(replay: Replay, origin: Origin, per_epoch: int, console: Conso
     for side, parts in (("in", operation.inputs), ("out", operation.outputs)):
         for part in parts:
             first = str(list(part.first)) if part.first else ""
-            cells = (f"  {side}", part.name, kind_of(part), values_of(part), first)
+            cells = (f"  {side}", name_of(part), kind_of(part), values_of(part), first)
             table.add_row(*(Text(cell) for cell in cells))
     console.print(table)
     console.print()

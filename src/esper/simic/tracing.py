@@ -44,7 +44,8 @@ class Place:
 class TensorRange:
     """What values a tensor held."""
 
-    name: str
+    name: str  # of the argument or the result
+    of: str  # of which known tensor it is or shows a part; empty for any other
     shape: tuple[int, ...]
     dtype: str
     minimum: float | None  # of the finite values; None if there are none
@@ -122,6 +123,7 @@ class OperationTracer(TorchDispatchMode):
         self.minibatch: int | None = None
         self.poisons = tuple(_poisons(inputs))
         self._poison_of = {_key(inputs[poison.name]): poison for poison in reversed(self.poisons)}
+        self._known = {_key(tensor): name for name, tensor in inputs.items()}
         self._modules: list[str] = []
         self._count = 0
         self._made: dict[int, _Storage] = {}
@@ -217,8 +219,12 @@ class OperationTracer(TorchDispatchMode):
             autograd="" if node is None else node.name().rpartition("::")[2],
             module=module,
             place=location,
-            inputs=tuple(range_of(part, value) for part, _, value in mine if is_start),
-            outputs=(range_of(name, tensor),),
+            inputs=tuple(
+                range_of(part, value, of=self._known.get(_key(original), ""))
+                for part, original, value in mine
+                if is_start
+            ),
+            outputs=(range_of(name, tensor, of=self._known.get(_key(tensor), "")),),
             sources=made_by,
             poisons=poisons,
             is_legal=_is_legal(func, args, mine, tensor, made_by, poisons),
@@ -279,13 +285,14 @@ class _Storage:
         return tuple(part[2] for part in self._parts if part[0] < end and start < part[1])
 
 
-def range_of(name: str, tensor: Tensor) -> TensorRange:
+def range_of(name: str, tensor: Tensor, *, of: str = "") -> TensorRange:
     """Return what values a tensor holds."""
     values = tensor.detach()
     finite = values[values.isfinite()].double()
     bad = (~values.isfinite()).nonzero()
     return TensorRange(
         name=name,
+        of=of,
         shape=tuple(values.shape),
         dtype=str(values.dtype).removeprefix("torch."),
         minimum=finite.min().item() if len(finite) else None,
