@@ -10,7 +10,7 @@ import re
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,12 @@ from esper.karn.sanctum.widgets.palette import DARK
 from esper.leyline.heads import Stage
 from esper.leyline.quantities import CAUSAL_ORDER
 from esper.leyline.records import RECORDS
-from esper.leyline.telemetry import RunFinished, UnknownPayload
+from esper.leyline.telemetry import (
+    IncidentRecorded,
+    InterventionTaken,
+    RunFinished,
+    UnknownPayload,
+)
 from esper.simic.agent.figures import UpdateResult
 from esper.simic.telemetry.emitters import emit_episodes, emit_ppo_update_event, emit_step
 from esper.simic.telemetry.nonfinite import HEAD_QUANTITIES, SHARED_QUANTITIES
@@ -85,11 +90,26 @@ def of_slot(name: str, value: float, shown: str, **others: Any) -> Case:
     return Case(value, shown, step=arrays, at=(1, 1), height=3)
 
 
-def light(kind: str, head: str = "op", quantity: str = "logits") -> dict[str, Any]:
+def light(kind: str, head: str = "op", quantity: str = "logits", **more: int) -> dict[str, Any]:
     """Return the fields of an update in which a head went non-finite."""
     latch = "nan" if kind == "nan" else "inf"
-    seen = {"head": head, "quantity": quantity, "kind": kind}
+    seen = {"head": head, "quantity": quantity, "kind": kind, **more}
     return {f"head_{latch}_detected": {head: True}, "head_nonfinite": [seen]}
+
+
+def intervened(action: str, shown: str) -> Case:
+    """Return a case in which something was done about three updates."""
+    taken = InterventionTaken(update=1, action=action, cause="op logits +inf", reason="why not")
+    return Case(3, shown, also=lambda writer: [writer.emit(taken) for _ in range(3)])
+
+
+def record_incidents(writer: RunWriter, path: str) -> None:
+    for number in (1, 2, 3):
+        writer.emit(IncidentRecorded(update=1, number=number, path=path, size=1, reason=""))
+
+
+def under_fp16(name: str, value: float, shown: str) -> Case:
+    return Case(value, shown, update={"loss_scale": 65_536.0, name: value})
 
 
 def lose_an_event(writer: RunWriter) -> None:
@@ -121,6 +141,11 @@ CASES = {
     "TELE-121": Case(1, "1 event", also=lose_an_event),
     "TELE-122": Case(1, "1 damaged", afterwards="UPDATE events SET payload = x'c1' WHERE id = 2"),
     "TELE-123": Case(1, "1 unknown", also=say_something_new),
+    "TELE-131": intervened("skip", "3 skipped"),
+    "TELE-132": intervened("rollback", "3 rolled back"),
+    "TELE-133": intervened("halt", "3 halted"),
+    "TELE-134": Case(3, "incidents 3", also=lambda w: record_incidents(w, "incidents/0001")),
+    "TELE-135": Case(3, "not kept 3", also=lambda w: record_incidents(w, "")),
     "TELE-201": figure("policy_loss", -0.4321, "-0.432"),
     "TELE-202": figure("value_loss", 0.4322, "0.432"),
     "TELE-203": figure("entropy", 4.323, "4.323"),
@@ -133,6 +158,9 @@ CASES = {
     "TELE-210": figure("minibatches", 53, "53"),
     "TELE-211": figure("minibatches_skipped", 37, "37 in"),
     "TELE-212": Case(0.4321, "0.432", scores=(0.4320, 0.4322)),
+    "TELE-213": under_fp16("minibatches_rescaled", 37, "37/8"),
+    "TELE-214": under_fp16("minibatches_rescaled", 37, "37 in this run"),
+    "TELE-215": under_fp16("loss_scale", 4_096.0, "4096"),
     "TELE-301": Case(
         7,
         "op Inf in ratio, update 7",
@@ -146,6 +174,8 @@ CASES = {
     "TELE-305": Case(True, "●", update=light("-inf", "shared", "value")),
     "TELE-306": Case(True, "now", update=light("nan"), at="op"),
     "TELE-307": Case(True, "now", update=light("+inf"), at="op"),
+    "TELE-308": Case(True, "now", update=light("nan", "shared", "value")),
+    "TELE-309": Case(True, "now", update=light("-inf", "shared", "value")),
     "TELE-310": by_head("entropy", 0.4321, "0.432"),
     "TELE-311": by_head("gradient_norm", 0.4322, "0.432"),
     "TELE-312": by_head("ratio_max", 4.323, "4.323"),
@@ -154,6 +184,21 @@ CASES = {
     "TELE-315": by_head("log_prob_min", -4.32, "-4.32"),
     "TELE-316": by_head("log_prob_max", -0.43, "-0.43"),
     "TELE-317": by_head("active_fraction", 0.4321, "0.432"),
+    "TELE-318": Case(
+        ("op", "ratio", "+inf", 7, 2, 3, 7, 3, 1, 1, 543, True),
+        "Inf in ratio  1        543     7/2/3  7/3/1  now",
+        number=7,
+        update=light(
+            "+inf",
+            quantity="ratio",
+            count=543,
+            epoch=2,
+            minibatch=3,
+            last_epoch=3,
+            last_minibatch=1,
+        ),
+        read=lambda evidence: astuple(evidence[0]),
+    ),
     "TELE-401": of_host("accuracy", 0.4321, "43.2%"),
     "TELE-402": of_host("loss", 4.321, "4.321"),
     "TELE-403": of_host("parameters", 43_200, "43.2k"),

@@ -17,6 +17,7 @@ from esper.karn.reports import (
 from esper.karn.run_store import RunNotFoundError, RunStoreError, RunWriter, create_run
 from esper.leyline.heads import HEAD_NAMES
 from esper.leyline.records import RECORDS, UnknownRecordError
+from esper.leyline.telemetry import IncidentRecorded, InterventionTaken
 
 
 class Printed(Console):
@@ -90,7 +91,32 @@ def test_health_as_json_is_just_what_was_agreed(finished_run):
         "head_inf_latch": {head: head == "op" for head in HEAD_NAMES},
         "head_nan_latch": dict.fromkeys(HEAD_NAMES, False),
         "first": [{"head": "op", "kind": "+inf", "quantity": "logits", "update": 2}],
+        "evidence": [
+            {
+                "head": "op",
+                "quantity": "logits",
+                "kind": "+inf",
+                "first": {"update": 2, "epoch": 1, "minibatch": 1},
+                "last": {"update": 2, "epoch": 1, "minibatch": 1},
+                "updates": 1,
+                "minibatches": 1,
+                "active": True,
+            }
+        ],
+        "interventions": {"skip": 0, "rollback": 0, "halt": 0},
+        "incidents": {"kept": 0, "not_kept": 0},
     }
+
+
+def test_health_as_json_has_no_number_for_what_was_not_told(run, payloads):
+    with RunWriter(run) as writer:
+        writer.emit(payloads.update(3, head_nan_detected={"op": True}))
+    console = Printed()
+    print_health(run.parent, as_json=True, console=console)
+
+    (row,) = json.loads(console.text)["evidence"]
+    assert row["first"] == row["last"] == {"update": 3, "epoch": None, "minibatch": None}
+    assert (row["updates"], row["minibatches"]) == (1, None)
 
 
 @pytest.mark.parametrize(
@@ -106,7 +132,10 @@ def test_a_healthy_run_is_0(healthy_run):
 
     assert print_health(healthy_run.parent, console=console) == 0
     assert "HEALTHY" in console.text
-    assert "●" not in "".join(console.lines[4:])
+    assert "interventions: none" in console.lines
+    assert "incidents: none" in console.lines
+    assert "loss scale" not in console.text
+    assert console.text.count("●") == 1
 
 
 @pytest.mark.parametrize(("kind", "fail_on"), [("nan", "nan"), ("-inf", "inf")])
@@ -128,10 +157,67 @@ def test_health_for_people_says_what_is_lit_and_why(finished_run):
     assert "FINISHED" in console.lines[0]
     assert "● CRITICAL" in console.text
     assert "op went Inf in logits, update 2" in console.text
-    (op,) = (line for line in console.lines if line.startswith("op"))
-    assert op.split()[:3] == ["op", "●", "○"]
+    op, evidence = (line for line in console.lines if line.startswith("op"))
+    assert op.split() == ["op", "●", "now", "○"]
     (slot,) = (line for line in console.lines if line.startswith("slot"))
     assert slot.split() == ["slot", "○", "○"]
+    assert evidence.split() == ["op", "Inf", "in", "logits", "1", "1", "2/1/1", "2/1/1", "now"]
+
+
+@pytest.fixture
+def long_troubled_run(run, payloads):
+    """A run under fp16 that had trouble of many kinds, for ever so long, and was halted."""
+    sources = [
+        ("alpha_target", "old_log_prob", "-inf"),
+        ("alpha_target", "old_log_prob", "nan"),
+        ("shared", "recurrent_state", "nan"),
+    ]
+    seen = [
+        payloads.sighting(
+            head=head, quantity=quantity, kind=kind, count=16, last_epoch=4, last_minibatch=4
+        )
+        for head, quantity, kind in sources
+    ]
+    with RunWriter(run) as writer:
+        writer.emit(payloads.start())
+        for update in (9_998, 9_999):
+            writer.emit(
+                payloads.update(
+                    update, head_nonfinite=seen, minibatches_rescaled=2, loss_scale=32_768.0
+                )
+            )
+        for action in ("skip", "skip", "rollback", "halt"):
+            writer.emit(InterventionTaken(update=9_998, action=action, cause="", reason=""))
+        for number, path in enumerate(("incidents/0001", ""), start=1):
+            writer.emit(
+                IncidentRecorded(update=9_998, number=number, path=path, size=1, reason="full")
+            )
+        writer.emit(payloads.finish("halted", reason="5 rollbacks in a row did not help"))
+    return run
+
+
+def test_the_evidence_fits_into_80_columns(long_troubled_run):
+    console = Printed(width=80)
+    print_health(long_troubled_run.parent, console=console)
+
+    assert max(map(len, console.lines)) <= 80
+    rows = [line.split() for line in console.lines if line.endswith("9998/1/1  9999/4/4  now")]
+    assert sorted(row[:6] for row in rows) == [
+        ["alpha_target", "-Inf", "in", "old_log_prob", "2", "32"],
+        ["alpha_target", "NaN", "in", "old_log_prob", "2", "32"],
+        ["shared", "NaN", "in", "recurrent_state", "2", "32"],
+    ]
+
+
+def test_what_was_done_is_counted_and_said(long_troubled_run):
+    console = Printed(width=80)
+    print_health(long_troubled_run.parent, console=console)
+
+    assert "interventions: 2 updates skipped, 1 rolled back, 1 halt" in console.lines
+    assert "incidents: 2, of which 1 not kept" in console.lines
+    assert "loss scale 32768, scaler skipped 4 minibatches" in console.lines
+    assert "HALTED" in console.lines[0]
+    assert console.text.count("halted itself: 5 rollbacks in a row did not help") == 1
 
 
 def test_a_run_that_was_just_created_is_waited_for(run):

@@ -40,6 +40,7 @@ def shown_paths():
         "run": schema.RunState,
         "tamiyo": schema.TamiyoState,
         "training": schema.TrainingState,
+        "interventions": schema.InterventionState,
         "hosts[…]": schema.HostState,
         "hosts[…].slots[…]": schema.SlotState,
     }

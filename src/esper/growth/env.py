@@ -156,14 +156,16 @@ class GrowthVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
 
         Args:
             seed: of each host; one number n stands for n, n + 1, n + 2, and so on. It settles the
-                host's whole future bit for bit, given the same actions: the episode that begins
-                and all after it. Where it is None, the next episode of the last seed begins.
+                host's whole future: the episode that begins and all after it, bit for bit given
+                the same actions, hosts and threads. Where it is None, the next episode of the last
+                seed begins.
             options: may hold `reset_mask`, bool `[N]`.
 
         Raises:
             EnvironmentSettingsError: seeds or mask do not fit the hosts.
         """
-        super().reset(seed=seed if isinstance(seed, int) else None)
+        given = self._seeds_by_host(seed)
+        super().reset(seed=int(seed) if isinstance(seed, int | np.integer) else None)
         mask = np.ones(self.num_envs, dtype=bool)
         if options is not None and "reset_mask" in options:
             mask = np.asarray(options["reset_mask"])
@@ -172,7 +174,6 @@ class GrowthVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
                     f"reset_mask must be {self.num_envs} booleans, at least one of them True"
                 )
         hosts = np.flatnonzero(mask)
-        given = self._seeds_by_host(seed)
         for host in hosts.tolist():
             value = given[host]
             if value is None and not is_seeded(self._cohort, host):
@@ -186,8 +187,8 @@ class GrowthVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     def _seeds_by_host(self, seed: int | Sequence[int | None] | None) -> list[int | None]:
         if seed is None:
             return [None] * self.num_envs
-        if isinstance(seed, int):
-            seed = [seed + host for host in range(self.num_envs)]
+        if isinstance(seed, int | np.integer):
+            seed = [int(seed) + host for host in range(self.num_envs)]
         if len(seed) != self.num_envs:
             raise EnvironmentSettingsError(
                 f"there are {len(seed)} seeds for {self.num_envs} hosts: give one number, or one "
@@ -218,7 +219,9 @@ class GrowthVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
                 f"hosts {np.flatnonzero(self._over).tolist()} have no running episode: call reset"
             )
         actions = np.asarray(actions)
-        if not self.action_space.contains(actions.astype(self.action_space.dtype)):
+        if actions.dtype.kind not in "iu" or not self.action_space.contains(
+            actions.astype(np.int64)
+        ):
             raise gymnasium.error.InvalidAction(
                 f"actions must be integers of shape ({self.num_envs}, {len(HEAD_NAMES)}), each "
                 f"column from 0 to below {HEAD_SIZES}"
@@ -245,7 +248,7 @@ class GrowthVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             "illegal": illegal,
             "training_samples": self.num_envs * self.batch * self.batches,
         }
-        self._over = ended
+        self._over = ended.copy()
         if ended.any():
             info |= final | {f"_{name}": ended.copy() for name in final}
         observation = self._observe()

@@ -5,7 +5,7 @@ Signs and words carry the meaning, so that nothing is lost without colour or in 
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,8 +18,9 @@ from esper.karn.run_catalogue import RunSummary, list_runs
 from esper.karn.run_directory import find_run
 from esper.karn.run_tables import RunStoreError
 from esper.karn.sanctum.follower import Frame, RunFollower
-from esper.karn.sanctum.schema import FirstSighting, TamiyoState
+from esper.karn.sanctum.schema import Evidence, InterventionState, TamiyoState
 from esper.karn.sanctum.verdict import master_verdict
+from esper.karn.sightings import KIND_WORDS
 from esper.karn.telemetry_docs import facts, proofs, wiring, write_pages
 from esper.leyline.health import Level, Verdict
 from esper.leyline.records import RECORDS, find_record
@@ -172,7 +173,7 @@ def _latch_kinds(text: str) -> list[str]:
 
 
 def _health_report(run_id: str, frame: Frame) -> dict[str, Any]:
-    tamiyo = frame.snapshot.tamiyo
+    tamiyo, done = frame.snapshot.tamiyo, frame.snapshot.interventions
     return {
         "run": run_id,
         "status": str(frame.status.kind),
@@ -187,26 +188,67 @@ def _health_report(run_id: str, frame: Frame) -> dict[str, Any]:
             }
             for seen in tamiyo.first
         ],
+        "evidence": [_evidence_report(row) for row in tamiyo.evidence],
+        "interventions": {
+            "skip": done.updates_skipped,
+            "rollback": done.updates_rolled_back,
+            "halt": done.halts,
+        },
+        "incidents": {
+            "kept": done.incidents - done.incidents_not_kept,
+            "not_kept": done.incidents_not_kept,
+        },
+    }
+
+
+def _evidence_report(row: Evidence) -> dict[str, Any]:
+    # 0 is how an epoch that was not told is stored.
+    return {
+        "head": row.head,
+        "quantity": row.quantity,
+        "kind": row.kind,
+        "first": {
+            "update": row.first_update,
+            "epoch": row.first_epoch or None,
+            "minibatch": row.first_minibatch or None,
+        },
+        "last": {
+            "update": row.last_update,
+            "epoch": row.last_epoch or None,
+            "minibatch": row.last_minibatch or None,
+        },
+        "updates": row.updates,
+        "minibatches": row.minibatches or None,
+        "active": row.is_active,
     }
 
 
 def _print_health(console: Console, run_id: str, frame: Frame) -> None:
     run, training = frame.snapshot.run, frame.snapshot.training
     heading = Text(run_id, style="bold").append("  ").append_text(_status(frame.status))
-    heading.append(f"  {frame.status.sentence}", style="dim")
+    verdict = master_verdict(frame.snapshot, frame.status)
+    if frame.status.sentence not in verdict.reasons:
+        heading.append(f"  {frame.status.sentence}", style="dim")
     episodes = f"{run.episodes_done} of {run.episodes}" if run.episodes else _NONE
     console.print(heading, soft_wrap=True)
     console.print(
         f"update {run.update}, episodes {episodes}, score {_score(training.score)}", highlight=False
     )
+    for line in _interventions(frame.snapshot.interventions):
+        console.print(Text(line))
+    if training.loss_scale is not None:
+        scaled = (
+            f"loss scale {training.loss_scale:g}, "
+            f"scaler skipped {_counted(training.rescaled_in_run, 'minibatch', 'es')}"
+        )
+        console.print(Text(scaled, style="dim"))
     console.print()
-    _print_verdict(console, master_verdict(frame.snapshot, frame.status))
+    _print_verdict(console, verdict)
     console.print()
-    rows = []
-    for head, inf, nan in _light_rows(frame.snapshot.tamiyo):
-        seen = [_sighting(one) for one in frame.snapshot.tamiyo.first if one.head == head]
-        rows.append([Text(head), _light(inf), _light(nan), Text("; ".join(seen))])
-    _print_columns(console, rows, ("head", "Inf", "NaN", "first seen"))
+    _print_columns(console, _light_rows(frame.snapshot.tamiyo), ("head", "Inf", "NaN"))
+    if evidence := frame.snapshot.tamiyo.evidence:
+        console.print()
+        _print_evidence(console, evidence)
 
 
 def _print_verdict(console: Console, verdict: Verdict) -> None:
@@ -216,25 +258,73 @@ def _print_verdict(console: Console, verdict: Verdict) -> None:
         console.print(Padding(Text(reason), (0, 0, 0, 2), expand=False))
 
 
-def _light_rows(tamiyo: TamiyoState) -> list[tuple[str, bool, bool]]:
+def _light_rows(tamiyo: TamiyoState) -> list[list[Text]]:
+    """Return a row of lights for each head, and one for what they share."""
     rows = [
-        (head, tamiyo.head_inf_latch[head], tamiyo.head_nan_latch.get(head, False))
-        for head in tamiyo.head_inf_latch
+        [
+            Text(head),
+            _light(is_inf, now=tamiyo.head_inf_active.get(head, False)),
+            _light(
+                tamiyo.head_nan_latch.get(head, False), now=tamiyo.head_nan_active.get(head, False)
+            ),
+        ]
+        for head, is_inf in tamiyo.head_inf_latch.items()
     ]
-    return [*rows, (SHARED, tamiyo.shared_inf_latch, tamiyo.shared_nan_latch)]
+    shared = [
+        Text(SHARED),
+        _light(tamiyo.shared_inf_latch, now=tamiyo.shared_inf_active),
+        _light(tamiyo.shared_nan_latch, now=tamiyo.shared_nan_active),
+    ]
+    return [*rows, shared]
 
 
-def _sighting(seen: FirstSighting) -> str:
-    names: Mapping[str, str] = {"nan": "NaN", "+inf": "Inf", "-inf": "-Inf"}
-    kind = names.get(seen.kind, seen.kind)
-    return (
-        f"{kind} in {seen.quantity}, update {seen.update}, epoch {seen.epoch}, "
-        f"minibatch {seen.minibatch}"
-    )
+def _light(is_lit: bool, *, now: bool) -> Text:
+    if not is_lit:
+        return Text(_UNLIT, style="dim")
+    return Text(f"{_LIT} now" if now else _LIT, style=_LIT_STYLE)
 
 
-def _light(is_lit: bool) -> Text:
-    return Text(_LIT, style=_LIT_STYLE) if is_lit else Text(_UNLIT, style="dim")
+def _interventions(done: InterventionState) -> tuple[str, str]:
+    """Say what was done about bad updates, and how many of them can be made to happen again."""
+    actions = [
+        (done.updates_skipped, f"{_counted(done.updates_skipped, 'update')} skipped"),
+        (done.updates_rolled_back, f"{done.updates_rolled_back} rolled back"),
+        (done.halts, _counted(done.halts, "halt")),
+    ]
+    taken = ", ".join(text for count, text in actions if count)
+    incidents = str(done.incidents) if done.incidents else "none"
+    if done.incidents_not_kept:
+        incidents += f", of which {done.incidents_not_kept} not kept"
+    return f"interventions: {taken or 'none'}", f"incidents: {incidents}"
+
+
+def _print_evidence(console: Console, evidence: Sequence[Evidence]) -> None:
+    """Print a row for all that was seen, no wider than 80 columns for the longest of names."""
+    rows = []
+    for row in evidence:
+        style = _LIT_STYLE if row.is_active else ""
+        kind = KIND_WORDS.get(row.kind, row.kind)
+        cells = (
+            row.head,
+            f"{kind} in {row.quantity}",
+            str(row.updates),
+            str(row.minibatches or _NONE),
+            _place(row.first_update, row.first_epoch, row.first_minibatch),
+            _place(row.last_update, row.last_epoch, row.last_minibatch),
+            "now" if row.is_active else "",
+        )
+        rows.append([Text(cell, style=style) for cell in cells])
+    _print_columns(console, rows, ("head", "seen", "updates", "minib.", "first", "last", ""))
+    said = "counted in updates and minibatches; first and last: update/epoch/minibatch"
+    console.print(Text(said, style="dim"))
+
+
+def _place(update: int, epoch: int, minibatch: int) -> str:
+    return f"{update}/{epoch}/{minibatch}" if epoch else str(update)
+
+
+def _counted(number: int, name: str, plural: str = "s") -> str:
+    return f"{number} {name}" if number == 1 else f"{number} {name}{plural}"
 
 
 def _status(status: RunStatus) -> Text:

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from itertools import chain
 from typing import Final
 
+from esper.karn.sightings import sightings_of
 from esper.leyline.telemetry import Payload, PPOUpdatePayload
 
 #: Raised when the meaning of a table changes; a reader refuses a store with a higher one.
@@ -199,14 +200,5 @@ def head_health_rows(payload: PPOUpdatePayload) -> Iterator[tuple[int, str, str,
 
 def latch_rows(payload: PPOUpdatePayload) -> Iterator[tuple[str, str, str, int, int, int]]:
     """Yield rows of `latches`; a detection without provenance has the quantity "unknown"."""
-    told = set()
-    for seen in payload.head_nonfinite:
-        told.add((seen.head, seen.kind.lstrip("+-")))
+    for seen in sightings_of(payload):
         yield seen.head, seen.kind, seen.quantity, payload.update, seen.epoch, seen.minibatch
-    for kind, detected in (
-        ("inf", payload.head_inf_detected),
-        ("nan", payload.head_nan_detected),
-    ):
-        for head, is_detected in detected.items():
-            if is_detected and (head, kind) not in told:
-                yield head, kind, "unknown", payload.update, 0, 0

@@ -10,9 +10,11 @@ import pytest
 from esper.karn.liveness import RunStatus, StatusKind
 from esper.karn.sanctum.app import SanctumApp
 from esper.karn.sanctum.schema import (
+    Evidence,
     FirstSighting,
     HeadTrend,
     HostState,
+    InterventionState,
     LogEntry,
     RunState,
     SanctumSnapshot,
@@ -112,6 +114,10 @@ class Views:
                 FirstSighting("op", "+inf", "logits", update=2, epoch=1, minibatch=1),
                 FirstSighting("op", "nan", "log_prob", update=2, epoch=1, minibatch=1),
             ),
+            evidence=(
+                Evidence("op", "logits", "+inf", 2, 1, 1, 36, 4, 2, 2, 3, is_active=True),
+                Evidence("op", "log_prob", "nan", 2, 1, 1, 2, 1, 1, 1, 1, is_active=False),
+            ),
         )
         training = replace(
             snapshot.training,
@@ -129,6 +135,9 @@ class Views:
             snapshot,
             tamiyo=tamiyo,
             training=training,
+            interventions=InterventionState(
+                updates_skipped=1, updates_rolled_back=1, incidents=2, incidents_not_kept=1
+            ),
             log=(*snapshot.log, latch),
             last_event_id=1001,
         )

@@ -10,11 +10,13 @@ from esper.karn.sanctum.aggregator import (
     UPDATES_KEPT,
     SanctumAggregator,
 )
-from esper.karn.sanctum.schema import SanctumSnapshot, SlotState
+from esper.karn.sanctum.schema import InterventionState, SanctumSnapshot, SlotState
 from esper.leyline.heads import HEAD_NAMES, Stage
 from esper.leyline.telemetry import (
     SHARED,
     Event,
+    IncidentRecorded,
+    InterventionTaken,
     Notice,
 )
 
@@ -306,6 +308,45 @@ def test_a_snapshot_is_the_same_object_until_something_happens(payloads):
     assert aggregator.snapshot() is before
     aggregator.apply(second)
     assert aggregator.snapshot() is not before
+
+
+def test_what_is_shared_is_active_while_it_goes_on(payloads, fold):
+    seen = payloads.sighting(head=SHARED, quantity="value", kind="-inf")
+    bad = payloads.update(1, head_nonfinite=[seen])
+
+    assert fold(bad).tamiyo.shared_inf_active
+    assert not fold(bad).tamiyo.shared_nan_active
+    assert not fold(bad, payloads.update(2)).tamiyo.shared_inf_active
+
+
+def test_what_was_done_about_bad_updates_is_counted(payloads, fold_events):
+    actions = ("skip", "skip", "rollback", "skip", "halt", "pray")
+    events = payloads.events(
+        *(
+            InterventionTaken(update=number, action=action, cause="op logits +inf", reason="")
+            for number, action in enumerate(actions, start=1)
+        ),
+        IncidentRecorded(update=1, number=1, path="incidents/0001", size=10),
+        IncidentRecorded(update=2, number=2, path="", size=0, reason="3 like it are kept"),
+    )
+    snapshot = fold_events([*events, *events])
+
+    assert snapshot.interventions == InterventionState(
+        updates_skipped=3, updates_rolled_back=1, halts=1, incidents=2, incidents_not_kept=1
+    )
+    assert [entry.level for entry in snapshot.log[2:6]] == ["error", "warning", "error", "error"]
+
+
+def test_what_the_loss_scale_cost_is_counted_apart(payloads, fold):
+    training = fold(
+        payloads.update(1, minibatches_rescaled=2, loss_scale=32_768.0),
+        payloads.update(2, minibatches_rescaled=1, loss_scale=16_384.0),
+    ).training
+
+    assert (training.minibatches_rescaled, training.rescaled_in_run) == (1, 3)
+    assert training.loss_scale == 16_384.0
+    assert training.skipped_in_run == 0
+    assert fold(payloads.update(1)).training.loss_scale is None
 
 
 # Resuming

@@ -31,6 +31,29 @@ async def test_everything_essential_is_seen_without_scrolling(
         assert row.count(LIT) + row.count(UNLIT) == len(DISPLAY_TO_LEYLINE_KEY)
     for title in ("Action heads", "Policy", "Hosts", "Log"):
         assert title in text
+    assert "1 skipped, 1 rolled back" in text
+    # Where it is not in sight, it is reached by scrolling or zooming.
+    assert ("36/4/2  now" in text) == (size[1] >= 40)
+
+
+async def test_the_evidence_is_a_key_away_on_a_small_terminal(views, sanctum, seen, screen_text):
+    app = sanctum(views.view(views.broken()))
+    async with app.run_test(size=(80, 24)) as pilot:
+        await seen(pilot)
+        await pilot.press("enter")
+        await pilot.pause()
+        assert any("36/4/2  now" in line for line in screen_text(app))
+
+
+async def test_the_room_for_evidence_comes_with_the_evidence(views, sanctum, seen):
+    app = sanctum(views.view(views.healthy()))
+    async with app.run_test(size=(120, 40)) as pilot:
+        await seen(pilot)
+        heads = app.screen.query_one("#heads")
+        before = heads.size.height
+        app.shown.append(views.view(views.broken()))
+        await seen(pilot)
+        assert heads.size.height > before
 
 
 @pytest.mark.parametrize("size", SIZES)

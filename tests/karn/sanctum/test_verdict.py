@@ -57,6 +57,7 @@ def test_a_light_is_critical_for_the_rest_of_the_run_and_the_first_out_is_the_re
         ({"approximate_kl": 0.5}, "Approximate KL is 0.5, above 0.1"),
         ({"clip_fraction": 0.9}, "Clip Fraction is 0.9, above 0.5"),
         ({"gradient_norm": math.inf}, "Gradient Norm is Inf"),
+        ({"loss_scale": 0.5}, "Loss Scale is 0.5, below 1"),
         ({"minibatches_skipped": 2}, "Minibatches Skipped is 2, above 0"),
         ({"head_ratio_max": {"op": 20.0}}, "Head Ratio Max is above 10 in op (20)"),
         ({"head_entropy": {"tempo": 0.0}}, "Head Entropy is below 0.02 in tempo (0)"),
@@ -66,6 +67,12 @@ def test_a_light_is_critical_for_the_rest_of_the_run_and_the_first_out_is_the_re
 )
 def test_a_figure_beyond_its_bounds_is_a_warning(judge, payloads, change, reason):
     assert judge(payloads.update(1, **change)) == Verdict(Level.WARNING, (reason,))
+
+
+def test_what_finding_the_loss_scale_costs_is_no_alarm(judge, payloads):
+    update = payloads.update(1, loss_scale=32_768.0, minibatches_rescaled=1)
+
+    assert judge(update) == HEALTHY
 
 
 def test_the_entropy_of_a_head_that_hardly_counted_is_not_judged(judge, payloads):

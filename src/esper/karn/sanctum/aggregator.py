@@ -1,7 +1,7 @@
 """Folds a run's events into what Sanctum shows. Pure: no clock, no files, no device.
 
-Latches are joined, so they do not care for order or repetition. Everything else follows the order
-of event ids, and an event that was seen already changes nothing but a latch.
+Latches and their evidence are joined, so they do not care for order or repetition. Everything else
+follows the order of event ids, and an event that was seen already changes nothing but those.
 """
 
 from collections import deque
@@ -10,20 +10,12 @@ from dataclasses import replace
 from typing import Any, Final
 
 from esper.karn.sanctum import event_log
+from esper.karn.sanctum.evidence import EvidenceLedger
 from esper.karn.sanctum.latches import Latches
-from esper.karn.sanctum.schema import (
-    HeadTrend,
-    HostState,
-    LogEntry,
-    RunState,
-    SanctumSnapshot,
-    SlotState,
-    TamiyoState,
-    TrainingState,
-)
+from esper.karn.sanctum.schema import InterventionState, LogEntry, RunState, SanctumSnapshot
+from esper.karn.sanctum.states import described, host_states, tamiyo_state, training_state
 from esper.leyline.heads import HEAD_CHOICES
 from esper.leyline.telemetry import (
-    SHARED,
     CheckpointWritten,
     DamagedPayload,
     DecisionsTaken,
@@ -56,6 +48,7 @@ class SanctumAggregator:
     def __init__(self) -> None:
         self._last_id = 0
         self._latches = Latches()
+        self._evidence = EvidenceLedger()
         self._start: RunStarted | None = None
         self._finish: RunFinished | None = None
         self._started_at: float | None = None
@@ -66,6 +59,8 @@ class SanctumAggregator:
         self._scores: deque[tuple[int, float]] = deque(maxlen=UPDATES_KEPT)  # update, mean score
         self._episodes_done = 0
         self._skipped_in_run = 0
+        self._rescaled_in_run = 0
+        self._interventions = InterventionState()
         self._step: StepCompleted | None = None
         self._accuracies: list[deque[float]] = []  # by host, this episode
         self._step_times: deque[tuple[float, int]] = deque(maxlen=SPEED_STEPS)  # time, hosts
@@ -92,7 +87,7 @@ class SanctumAggregator:
         }
 
     def apply(self, event: Event) -> None:
-        """Take in one event. Of an id that is not new, only an update's latches are taken in."""
+        """Take in one event. Of an id that is not new, only what an update saw is taken in."""
         payload = event.payload
         is_new = event.id > self._last_id
         if is_new or isinstance(payload, (PPOUpdatePayload, Heartbeat)):
@@ -107,9 +102,17 @@ class SanctumAggregator:
         if self._snapshot is None:
             self._snapshot = SanctumSnapshot(
                 run=self._run_state(),
-                tamiyo=self._tamiyo_state(),
-                training=self._training_state(),
-                hosts=self._host_states(),
+                tamiyo=tamiyo_state(
+                    list(self._heads()), self._latches, self._evidence, self._updates
+                ),
+                training=training_state(
+                    self._updates,
+                    [score for _, score in self._scores],
+                    skipped_in_run=self._skipped_in_run,
+                    rescaled_in_run=self._rescaled_in_run,
+                ),
+                interventions=self._interventions,
+                hosts=host_states(self._step, self._accuracies),
                 log=tuple(self._log),
                 last_event_id=self._last_id,
             )
@@ -177,6 +180,7 @@ class SanctumAggregator:
     def _handle_ppo_update(self, event: Event, payload: PPOUpdatePayload) -> None:
         """OR what was detected into the lights; an absent or False entry changes nothing."""
         found = Latches.of(payload)
+        self._evidence.take_in(payload)
         if found.inf or found.nan:
             for line in event_log.newly_lit(self._latches, found, payload.update):
                 self._say(event, "latch", line)
@@ -187,14 +191,32 @@ class SanctumAggregator:
         self._update = payload.update
         self._episodes_done = payload.episodes_done
         self._skipped_in_run += payload.minibatches_skipped
+        self._rescaled_in_run += payload.minibatches_rescaled
         if payload.minibatches_skipped:
             self._say(event, "warning", event_log.skipped(payload))
 
     def _handle_intervention_taken(self, event: Event, payload: InterventionTaken) -> None:
+        before = self._interventions
+        match payload.action:
+            case "skip":
+                after = replace(before, updates_skipped=before.updates_skipped + 1)
+            case "rollback":
+                after = replace(before, updates_rolled_back=before.updates_rolled_back + 1)
+            case "halt":
+                after = replace(before, halts=before.halts + 1)
+            case _:
+                after = before  # a newer writer's; its line in the log says what it did
+        self._interventions = after
         level = "warning" if payload.action == "skip" else "error"
         self._say(event, level, event_log.intervention(payload))
 
     def _handle_incident_recorded(self, event: Event, payload: IncidentRecorded) -> None:
+        before = self._interventions
+        self._interventions = replace(
+            before,
+            incidents=before.incidents + 1,
+            incidents_not_kept=before.incidents_not_kept + (not payload.path),
+        )
         self._say(event, "info", event_log.incident(payload))
 
     def _handle_checkpoint_written(self, event: Event, payload: CheckpointWritten) -> None:
@@ -248,7 +270,7 @@ class SanctumAggregator:
         process = self._heartbeat or self._start
         finish = self._finish
         return replace(
-            _described(self._start),
+            described(self._start),
             phase=finish.status if finish else "training" if self._last_id else "waiting",
             reason=finish.reason if finish else "",
             episodes_done=self._episodes_done,
@@ -279,112 +301,3 @@ class SanctumAggregator:
         if self._step is not None:
             return self._step.samples_per_second
         return self._updates[-1].samples_per_second if self._updates else None
-
-    def _tamiyo_state(self) -> TamiyoState:
-        heads = self._heads()
-        latches = self._latches
-        last = self._updates[-1] if self._updates else None
-        active = Latches.of(last) if last else Latches()
-        return TamiyoState(
-            head_inf_latch={head: head in latches.inf for head in heads},
-            head_nan_latch={head: head in latches.nan for head in heads},
-            head_inf_active={head: head in active.inf for head in heads},
-            head_nan_active={head: head in active.nan for head in heads},
-            shared_inf_latch=SHARED in latches.inf,
-            shared_nan_latch=SHARED in latches.nan,
-            first=latches.in_order(heads),
-            head_entropy=dict(last.head_entropy) if last else {},
-            head_gradient_norm=dict(last.head_gradient_norm) if last else {},
-            head_ratio_max=dict(last.head_ratio_max) if last else {},
-            head_clip_fraction=dict(last.head_clip_fraction) if last else {},
-            head_kl=dict(last.head_kl) if last else {},
-            head_log_prob_min=dict(last.head_log_prob_min) if last else {},
-            head_log_prob_max=dict(last.head_log_prob_max) if last else {},
-            head_active_fraction=dict(last.head_active_fraction) if last else {},
-            head_trend={head: self._trend(head) for head in heads} if last else {},
-        )
-
-    def _trend(self, head: str) -> HeadTrend:
-        updates = self._updates
-        return HeadTrend(
-            entropy=tuple(u.head_entropy[head] for u in updates if head in u.head_entropy),
-            gradient_norm=tuple(
-                u.head_gradient_norm[head] for u in updates if head in u.head_gradient_norm
-            ),
-            ratio_max=tuple(u.head_ratio_max[head] for u in updates if head in u.head_ratio_max),
-            clip_fraction=tuple(
-                u.head_clip_fraction[head] for u in updates if head in u.head_clip_fraction
-            ),
-        )
-
-    def _training_state(self) -> TrainingState:
-        updates = self._updates
-        state = TrainingState(
-            skipped_in_run=self._skipped_in_run,
-            score=self._scores[-1][1] if self._scores else None,
-            score_history=tuple(score for _, score in self._scores),
-        )
-        if not updates:
-            return state
-        last = updates[-1]
-        return replace(
-            state,
-            policy_loss=last.policy_loss,
-            value_loss=last.value_loss,
-            entropy=last.entropy,
-            approximate_kl=last.approximate_kl,
-            clip_fraction=last.clip_fraction,
-            explained_variance=last.explained_variance,
-            gradient_norm=last.gradient_norm,
-            learning_rate=last.learning_rate,
-            minibatches=last.minibatches,
-            minibatches_skipped=last.minibatches_skipped,
-            policy_loss_history=tuple(u.policy_loss for u in updates),
-            value_loss_history=tuple(u.value_loss for u in updates),
-            entropy_history=tuple(u.entropy for u in updates),
-            approximate_kl_history=tuple(u.approximate_kl for u in updates),
-            clip_fraction_history=tuple(u.clip_fraction for u in updates),
-            explained_variance_history=tuple(u.explained_variance for u in updates),
-            gradient_norm_history=tuple(u.gradient_norm for u in updates),
-        )
-
-    def _host_states(self) -> tuple[HostState, ...]:
-        step = self._step
-        if step is None:
-            return ()
-        return tuple(
-            HostState(
-                host=host,
-                episode=step.first_episode + host,
-                accuracy=accuracy,
-                loss=step.loss[host],
-                parameters=step.parameters[host],
-                reward=step.reward[host],
-                slots=tuple(
-                    SlotState(stage, alpha, blueprint)
-                    for stage, alpha, blueprint in zip(
-                        step.stages[host], step.alphas[host], step.blueprints[host], strict=False
-                    )
-                ),
-                accuracy_history=tuple(self._accuracies[host]),
-            )
-            for host, accuracy in enumerate(step.accuracy)
-        )
-
-
-def _described(start: RunStarted | None) -> RunState:
-    if start is None:
-        return RunState()
-    return RunState(
-        run_id=start.run_id,
-        name=start.name,
-        task=start.task,
-        device=start.device,
-        seed=start.seed,
-        episodes=start.episodes,
-        steps=start.steps,
-        environments=start.environments,
-        host_parameters=start.host_parameters,
-        slots=tuple(start.slots),
-        blueprints=tuple(start.blueprints),
-    )

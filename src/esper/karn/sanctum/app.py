@@ -41,6 +41,8 @@ class SanctumApp(App[Outcome]):
         (110, "-medium"),
         (170, "-wide"),
     ]
+    # A low terminal has no room for more than the lights.
+    VERTICAL_BREAKPOINTS = [(0, "-low"), (36, "-tall")]  # noqa: RUF012  (as above)
     ALLOW_SELECT = False  # panels draw lines of their own, of which Textual cannot select a part
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("q", "quit", "Quit", tooltip="Leave Sanctum"),

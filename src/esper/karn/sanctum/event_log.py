@@ -6,6 +6,7 @@ from typing import Final
 
 from esper.karn.sanctum.latches import Latches
 from esper.karn.sanctum.schema import FirstSighting
+from esper.karn.sightings import KIND_WORDS
 from esper.leyline.heads import Stage
 from esper.leyline.telemetry import (
     SHARED,
@@ -19,7 +20,6 @@ from esper.leyline.telemetry import (
     SeedTransitioned,
 )
 
-_KIND_WORDS: Final = {"nan": "NaN", "+inf": "Inf", "-inf": "-Inf"}
 #: The transitions of a seed that get a line, and the word for each.
 _STAGE_WORDS: Final[dict[int, str]] = {
     Stage.GERMINATED: "germinated",
@@ -68,13 +68,13 @@ def incident(payload: IncidentRecorded) -> str:
 
 def first_out(seen: FirstSighting) -> str:
     """Return what went wrong first, where and when: "op went Inf in logits, update 2"."""
-    kind = _KIND_WORDS.get(seen.kind, seen.kind)
+    kind = KIND_WORDS.get(seen.kind, seen.kind)
     return f"{_who(seen.head)} went {kind} in {seen.quantity}, update {seen.update}"
 
 
 def _sighting(seen: FirstSighting) -> str:
     return (
-        f"{_who(seen.head)} went {_KIND_WORDS.get(seen.kind, seen.kind)} first in {seen.quantity}, "
+        f"{_who(seen.head)} went {KIND_WORDS.get(seen.kind, seen.kind)} first in {seen.quantity}, "
         f"update {seen.update}, epoch {seen.epoch}, minibatch {seen.minibatch}"
     )
 

@@ -26,6 +26,24 @@ class FirstSighting:
 
 
 @dataclass(frozen=True)
+class Evidence:
+    """Where and how often one kind of non-finite value was seen in one quantity of one head."""
+
+    head: str  # a head's name, or "shared"
+    quantity: str
+    kind: str  # "nan", "+inf" or "-inf"; "inf" where the sign was not told
+    first_update: int
+    first_epoch: int  # 0, as the minibatch, where it was not told
+    first_minibatch: int
+    last_update: int
+    last_epoch: int  # 0, as the minibatch, where it was not told
+    last_minibatch: int
+    updates: int  # in which it was seen
+    minibatches: int  # in which it was seen; of an update that did not tell, none
+    is_active: bool  # seen in the last update
+
+
+@dataclass(frozen=True)
 class HeadTrend:
     """The last updates of one head, oldest first; non-finite values are kept."""
 
@@ -45,7 +63,10 @@ class TamiyoState:
     head_nan_active: dict[str, bool] = field(default_factory=_dark)
     shared_inf_latch: bool = False
     shared_nan_latch: bool = False
+    shared_inf_active: bool = False  # in the last update
+    shared_nan_active: bool = False
     first: tuple[FirstSighting, ...] = ()  # in order of sighting: the first is the first-out
+    evidence: tuple[Evidence, ...] = ()  # in order of first sighting
     head_entropy: dict[str, float] = field(default_factory=dict)
     head_gradient_norm: dict[str, float] = field(default_factory=dict)
     head_ratio_max: dict[str, float] = field(default_factory=dict)
@@ -72,6 +93,9 @@ class TrainingState:
     minibatches: int = 0
     minibatches_skipped: int = 0
     skipped_in_run: int = 0
+    minibatches_rescaled: int = 0  # left out because the fp16 loss scale was too high: ordinary
+    rescaled_in_run: int = 0
+    loss_scale: float | None = None  # None unless training is in fp16
     policy_loss_history: tuple[float, ...] = ()
     value_loss_history: tuple[float, ...] = ()
     entropy_history: tuple[float, ...] = ()
@@ -81,6 +105,17 @@ class TrainingState:
     gradient_norm_history: tuple[float, ...] = ()
     score: float | None = None  # mean terminal score of the last batch of episodes
     score_history: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class InterventionState:
+    """What was done in this run about updates that were not finite, and kept of them."""
+
+    updates_skipped: int = 0  # updates of which bad minibatches were left out
+    updates_rolled_back: int = 0
+    halts: int = 0
+    incidents: int = 0
+    incidents_not_kept: int = 0  # of those, without a capsule
 
 
 @dataclass(frozen=True)
@@ -156,6 +191,7 @@ class SanctumSnapshot:
     run: RunState = field(default_factory=RunState)
     tamiyo: TamiyoState = field(default_factory=TamiyoState)
     training: TrainingState = field(default_factory=TrainingState)
+    interventions: InterventionState = field(default_factory=InterventionState)
     hosts: tuple[HostState, ...] = ()
     log: tuple[LogEntry, ...] = ()
     last_event_id: int = 0

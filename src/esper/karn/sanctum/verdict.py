@@ -19,6 +19,7 @@ from esper.leyline.records import record_of
 #: The figures that are judged, by the path of their record; what is not here is only shown.
 _TRAINING_FIGURES: Final = (
     "minibatches_skipped",
+    "loss_scale",
     "approximate_kl",
     "clip_fraction",
     "gradient_norm",

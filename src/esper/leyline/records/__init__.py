@@ -4,6 +4,7 @@ from typing import Final
 
 from esper.leyline.records.head_records import HEAD_INF_LATCH, HEAD_NAN_LATCH, HEAD_RECORDS
 from esper.leyline.records.host_records import HOST_RECORDS
+from esper.leyline.records.intervention_records import INTERVENTION_RECORDS
 from esper.leyline.records.record import TelemetryRecord, Thresholds, Wiring
 from esper.leyline.records.run_records import RUN_RECORDS
 from esper.leyline.records.update_records import UPDATE_RECORDS
@@ -23,6 +24,7 @@ __all__ = [
 #: All records, in the order of their ids.
 RECORDS: Final[tuple[TelemetryRecord, ...]] = (
     *RUN_RECORDS,
+    *INTERVENTION_RECORDS,
     *UPDATE_RECORDS,
     *HEAD_RECORDS,
     *HOST_RECORDS,

@@ -124,6 +124,26 @@ def _light(
     )
 
 
+def _shared_active(number: int, kind: str, latch: str) -> TelemetryRecord:
+    return TelemetryRecord(
+        id=f"TELE-{number}",
+        name=f"Shared {kind} Active",
+        category="gradient",
+        priority="P1",
+        question=f"Was anything that all heads share {kind} in the very last update?",
+        audience=("operator", "developer"),
+        when="after every PPO update; out again after the next one that saw nothing",
+        type="bool",
+        unit="–",
+        range="True or False",
+        default="False",
+        meaning="Marks a lit light whose trouble has not passed. Not a latch.",
+        thresholds=Thresholds(healthy="dark"),
+        wiring=_wiring(_MONITOR, "head_nonfinite", f"shared_{kind.lower()}_active", "now"),
+        companions=(latch,),
+    )
+
+
 def _active(number: int, kind: str, latch: str) -> TelemetryRecord:
     return TelemetryRecord(
         id=f"TELE-{number}",
@@ -202,7 +222,7 @@ HEAD_RECORDS: Final = (
         causes=("see TELE-302 and TELE-303",),
         thresholds=Thresholds(healthy="empty"),
         wiring=_wiring(_MONITOR, "head_nonfinite", "first", "first:"),
-        companions=("TELE-302", "TELE-303", "TELE-304", "TELE-305"),
+        companions=("TELE-302", "TELE-303", "TELE-304", "TELE-305", "TELE-318"),
     ),
     HEAD_NAN_LATCH,
     HEAD_INF_LATCH,
@@ -228,6 +248,8 @@ HEAD_RECORDS: Final = (
     ),
     _active(306, "NaN", "TELE-302"),
     _active(307, "Inf", "TELE-303"),
+    _shared_active(308, "NaN", "TELE-304"),
+    _shared_active(309, "Inf", "TELE-305"),
     _figure(
         310,
         "Head Entropy",
@@ -324,5 +346,29 @@ HEAD_RECORDS: Final = (
         "rest on little data.",
         range_="0 to 1",
         priority="P2",
+    ),
+    TelemetryRecord(
+        id="TELE-318",
+        name="Evidence",
+        category="gradient",
+        priority="P0",
+        question="Where, when and how often was each kind of non-finite value seen in this run?",
+        audience=_EVERYONE,
+        when="after every PPO update",
+        type="tuple[Evidence, ...]",
+        unit="–",
+        range="at most one row for each head (or the shared part), quantity and kind",
+        default="()",
+        meaning=(
+            "For each quantity that was ever non-finite: its first and last sighting, in how many "
+            "minibatches of how many updates it was seen, and whether it was in the last one. "
+            "Joined like the latches: rows do not depend on the order of events or on repetition, "
+            "and an update that a resume trained again counts once. The first row is the first-out."
+        ),
+        causes=("see TELE-302 and TELE-303",),
+        thresholds=Thresholds(healthy="empty"),
+        wiring=_wiring(_MONITOR, "head_nonfinite", "evidence", "Evidence"),
+        companions=("TELE-301", "TELE-302", "TELE-303", "TELE-304", "TELE-305"),
+        proven_by=("tests/karn/sanctum/test_evidence.py",),
     ),
 )

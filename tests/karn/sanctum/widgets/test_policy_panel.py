@@ -67,6 +67,46 @@ def test_skipped_minibatches_are_an_alert(views):
     assert f"bold {DARK.warning}" in styles
 
 
+def _under_fp16(views, **changes):
+    snapshot = views.healthy()
+    values = {"loss_scale": 32_768.0, "minibatches_rescaled": 1, "rescaled_in_run": 12} | changes
+    return replace(snapshot, training=replace(snapshot.training, **values))
+
+
+def _line_of(text, label):
+    (line,) = [line for line in text.split("\n") if line.plain.startswith(label)]
+    return line
+
+
+@pytest.mark.parametrize(
+    ("width", "said"),
+    [
+        (34, "Scaler skipped 12 in all, scale 3.3e4"),
+        (45, "Scaler skipped 1/16, 12 in all, scale 3.3e4"),
+        (65, "Scaler skipped 1/16 minibatches, 12 in this run, loss scale 3.3e4"),
+    ],
+)
+def test_what_the_loss_scale_cost_is_said_dim_and_apart(views, width, said):
+    text = render_policy(_under_fp16(views), width, 18)
+    line = _line_of(text, "Scaler skipped")
+    assert line.plain == said[:width] or line.plain.rstrip("…") == said[: width - 1]
+    assert {str(span.style) for span in line.spans} == {DARK.muted}
+    assert _line_of(text, "Skipped").plain.startswith("Skipped        0/16")
+
+
+def test_a_loss_scale_below_1_is_an_alert(views):
+    line = _line_of(render_policy(_under_fp16(views, loss_scale=0.5), 65, 18), "Scaler skipped")
+    assert line.plain.endswith("loss scale 0.500")
+    assert f"bold {DARK.warning}" in {str(span.style) for span in line.spans}
+
+
+@pytest.mark.parametrize(("width", "height"), SIZES)
+def test_without_fp16_there_is_no_word_of_a_scaler(views, width, height):
+    text = render_policy(views.broken(), width, height).plain
+    assert "Scaler" not in text
+    assert "scale" not in text
+
+
 @pytest.mark.parametrize(("width", "height"), [*SIZES, (1, 1), (200, 2)])
 def test_before_the_first_update_there_are_dashes(width, height):
     text = render_policy(SanctumSnapshot(), width, height)

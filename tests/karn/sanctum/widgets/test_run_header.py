@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from esper.karn.liveness import RunStatus, StatusKind
-from esper.karn.sanctum.schema import RunState
+from esper.karn.sanctum.schema import InterventionState, RunState
 from esper.karn.sanctum.widgets.palette import DARK
 from esper.karn.sanctum.widgets.run_header import elapsed_seconds, render_header, status_text
 
@@ -65,6 +65,42 @@ def test_what_the_monitor_lost_is_said_in_amber(views, field):
     ]
 
 
+def _styles_of(text, words):
+    place = text.plain.index(words)
+    return [str(span.style) for span in text.spans if span.start <= place < span.end]
+
+
+@pytest.mark.parametrize(("width", "height"), [(78, 2), (72, 4), (150, 4)])
+def test_what_was_done_about_bad_updates_is_said_in_amber(views, width, height):
+    done = InterventionState(updates_skipped=4, updates_rolled_back=2, halts=1)
+    snapshot = replace(views.healthy(), interventions=done)
+    text = render_header(views.view(snapshot), width, height)
+    said = "4 skipped, 2 rolled back, 1 halted"
+    assert said in text.plain
+    assert DARK.warning in _styles_of(text, said)
+    assert "elapsed 1:06:40" in text.plain
+
+
+@pytest.mark.parametrize(("width", "height"), [(78, 2), (72, 4), (150, 4)])
+def test_incidents_are_counted_and_are_no_alert_of_their_own(views, width, height):
+    done = InterventionState(updates_skipped=5, incidents=5, incidents_not_kept=2)
+    snapshot = replace(views.healthy(), interventions=done)
+    text = render_header(views.view(snapshot), width, height)
+    assert "incidents 5, not kept 2" in text.plain
+    assert DARK.warning not in _styles_of(text, "incidents 5")
+
+
+def test_of_a_run_without_interventions_none_are_mentioned(views):
+    for height in (2, 4):
+        text = render_header(views.view(), 150, height).plain
+        assert not any(word in text for word in ("skipped", "rolled back", "halted", "incident"))
+
+
+def test_a_halted_run_says_so_in_red(views):
+    text = render_header(views.view(kind=StatusKind.HALTED, sentence="halted itself"), 78, 2)
+    assert f"bold {DARK.critical}" in _styles_of(text, "HALTED")
+
+
 def test_before_the_first_event_it_is_blank_but_whole(views):
     text = render_header(views.waiting(), 78, 2).plain
     assert "WAITING" in text
@@ -74,5 +110,6 @@ def test_before_the_first_event_it_is_blank_but_whole(views):
 @pytest.mark.parametrize("width", range(1, 80, 3))
 def test_it_never_exceeds_its_width(views, width):
     for height in (2, 4):
-        lines = render_header(views.view(), width, height).split("\n")
-        assert max(line.cell_len for line in lines) <= width
+        for snapshot in (views.healthy(), views.broken()):
+            lines = render_header(views.view(snapshot), width, height).split("\n")
+            assert max(line.cell_len for line in lines) <= width

@@ -16,10 +16,10 @@ from esper.karn.sanctum.widgets.hosts_panel import STAGE_SIGNS
 from esper.karn.sanctum.widgets.palette import Palette
 from esper.karn.sanctum.widgets.tamiyo_brain.action_heads_panel import (
     FIRST_OUT_MARK,
-    KIND_NAMES,
     LIT,
     UNLIT,
 )
+from esper.karn.sightings import KIND_WORDS
 
 _KEY_WIDTH = 14
 
@@ -42,8 +42,9 @@ def render_signs(palette: Palette) -> Text:
         (f"{LIT} now", alert, "and it was in the last update"),
         (f"{LIT}{FIRST_OUT_MARK}", alert, "first-out: the first light of the run to go on"),
     ]
+    signs.append(("7/2/4", palette.ink, "of evidence: seen in update 7, epoch 2, minibatch 4"))
     for kind, sign in NONFINITE_SIGNS.items():
-        name = KIND_NAMES[kind] if kind != "+inf" else "+Inf"
+        name = KIND_WORDS[kind] if kind != "+inf" else "+Inf"
         signs.append((sign, alert, f"a {name} in a curve"))
     for stage, sign in STAGE_SIGNS.items():
         signs.append((sign, palette.ink, f"a slot whose seed is {stage.name.lower()}"))

@@ -84,6 +84,7 @@ class OverviewScreen(Screen[None]):
                 error = self.query_one("#error", Static)
                 error.update(f"! {view.error}")
                 error.set_class(view.error is not None, "-shown")
+            self.set_class(bool(view.snapshot.tamiyo.evidence), "-evidence")
             for panel in self.query(Panel):
                 panel.show(view)
             self._say_too_small()

@@ -20,7 +20,6 @@ _NARROWEST_CHART: Final = 26
 _TALLEST_CHART: Final = 10
 _SCALE_WIDTH: Final = 6
 _GAP: Final = 3  # between two columns of charts
-_FOOT_LINES: Final = 2
 
 #: What is shown: label, and field of TrainingState; its history is in `<field>_history`.
 _FIGURES: Final = (
@@ -52,12 +51,13 @@ def render_policy(
     series = _series(snapshot, palette)
     columns = 2 if width >= 2 * _NARROWEST_CHART + _GAP else 1
     rows = -(-len(series) // columns)
-    chart_height = min(_TALLEST_CHART, (height - _FOOT_LINES) // rows - 1)
+    foot = _foot(snapshot, width, palette)
+    chart_height = min(_TALLEST_CHART, (height - len(foot)) // rows - 1)
     if chart_height >= 1:
         lines = _charts(series, width, columns, chart_height, palette)
     else:
         lines = [_one_line(one, width, palette) for one in series]
-    lines += _foot(snapshot, width, palette)
+    lines += foot
     for line in lines:
         line.truncate(width, overflow="ellipsis")
     return Text("\n", no_wrap=True).join(lines)
@@ -111,12 +111,13 @@ def _chart(series: _Series, width: int, height: int, palette: Palette) -> list[T
 
 
 def _foot(snapshot: SanctumSnapshot, width: int, palette: Palette) -> list[Text]:
+    """Return the lines below the curves; of those that do not fit, the last matters least."""
     training = snapshot.training
     rate = Text(no_wrap=True).append("Learning rate".ljust(_LABEL_WIDTH), palette.muted)
     rate.append_text(_figure(snapshot, "learning_rate", palette))
     skipped = Text(no_wrap=True).append("Skipped".ljust(_LABEL_WIDTH), palette.muted)
     if training.learning_rate is None:
-        return [rate, skipped.append(ABSENT, palette.faint)]
+        return [skipped.append(ABSENT, palette.faint), rate]
     style = figure_style(
         "training.minibatches_skipped", training.minibatches_skipped, snapshot.run.update, palette
     )
@@ -124,7 +125,29 @@ def _foot(snapshot: SanctumSnapshot, width: int, palette: Palette) -> list[Text]
     rest = f" minibatches, {training.skipped_in_run} in this run"
     if skipped.cell_len + len(rest) > width:
         rest = f", {training.skipped_in_run} in all"
-    return [rate, skipped.append(rest, palette.muted)]
+    skipped.append(rest, palette.muted)
+    if training.loss_scale is None:
+        return [skipped, rate]
+    return [skipped, _scaler(snapshot, width, palette), rate]
+
+
+def _scaler(snapshot: SanctumSnapshot, width: int, palette: Palette) -> Text:
+    """Return what the fp16 loss scale cost: dim, for it is how the scale is found."""
+    training = snapshot.training
+    line = Text(no_wrap=True).append("Scaler skipped".ljust(_LABEL_WIDTH), palette.muted)
+    skipped = f"{training.minibatches_rescaled}/{training.minibatches}"
+    run = training.rescaled_in_run
+    scale = figure(training.loss_scale)
+    style = figure_style("training.loss_scale", training.loss_scale, snapshot.run.update, palette)
+    style = palette.muted if style == palette.ink else style
+    for words in (
+        f"{skipped} minibatches, {run} in this run, loss scale ",
+        f"{skipped}, {run} in all, scale ",
+        f"{run} in all, scale ",
+    ):
+        if line.cell_len + len(words) + len(scale) <= width:
+            break
+    return line.append(words, palette.muted).append(scale, style)
 
 
 class PolicyPanel(Panel):

@@ -5,7 +5,7 @@ from typing import Final
 from rich.text import Text
 
 from esper.karn.liveness import RunStatus, StatusKind
-from esper.karn.sanctum.schema import RunState
+from esper.karn.sanctum.schema import InterventionState, RunState
 from esper.karn.sanctum.view import View
 from esper.karn.sanctum.widgets.charts import progress_bar
 from esper.karn.sanctum.widgets.figures import ABSENT, count, duration
@@ -54,9 +54,15 @@ def render_header(view: View, width: int, height: int, palette: Palette = DARK) 
     )
     time = _fields([("elapsed", elapsed)], palette)
     losses = _losses(run, palette)
+    taken = _interventions(view.snapshot.interventions, palette)
+    incidents = _incidents(view.snapshot.interventions, palette)
     if height >= 4:
-        lines = [identity, _fields(_details(run), palette), progress, _join([rates, time, losses])]
+        last = _join([rates, time, losses, incidents])
+        lines = [_join([identity, taken]), _fields(_details(run), palette), progress, last]
     else:
+        identity = _join([identity, taken])
+        if width - time.cell_len >= identity.cell_len + incidents.cell_len + 2 * len(_SEPARATOR):
+            identity = _join([identity, incidents])
         room = width - identity.cell_len - time.cell_len - 2 * len(_SEPARATOR)
         fields = _details(run)
         while fields and _fields(fields, palette).cell_len > room:
@@ -88,6 +94,30 @@ def _progress(run: RunState, width: int, palette: Palette) -> Text:
     share = run.episodes_done / run.episodes if run.episodes else 0.0
     line.append(" ").append_text(progress_bar(share, max(6, min(28, width // 6)), palette))
     return line.append(f" {100 * share:.0f}%" if run.episodes else "", palette.muted)
+
+
+def _interventions(done: InterventionState, palette: Palette) -> Text:
+    """Return what was done about updates that were not finite: nothing, on a good day."""
+    taken = [
+        f"{number} {what}"
+        for number, what in (
+            (done.updates_skipped, "skipped"),
+            (done.updates_rolled_back, "rolled back"),
+            (done.halts, "halted"),
+        )
+        if number
+    ]
+    return Text(", ".join(taken), style=palette.warning)
+
+
+def _incidents(done: InterventionState, palette: Palette) -> Text:
+    if not done.incidents:
+        return Text()
+    line = Text(no_wrap=True).append("incidents ", palette.muted)
+    line.append(str(done.incidents), palette.ink)
+    if done.incidents_not_kept:
+        line.append(f", not kept {done.incidents_not_kept}", palette.muted)
+    return line
 
 
 def _losses(run: RunState, palette: Palette) -> Text:

@@ -6,6 +6,7 @@ from dataclasses import fields, replace
 import pytest
 
 from esper.karn.sanctum.schema import (
+    Evidence,
     FirstSighting,
     HeadTrend,
     RunState,
@@ -133,6 +134,50 @@ def test_a_shared_failure_is_shown_as_shared_and_lights_no_head():
     assert f"Inf {UNLIT}  NaN {LIT}" in rows["Shared"].plain
     assert "first: shared NaN in value, update 5" in rows["Shared"].plain
     assert LIT not in rows["Inf"].plain + rows["NaN"].plain
+
+
+@pytest.mark.parametrize(("kind", "other"), [("inf", "NaN"), ("nan", "Inf")])
+def test_a_shared_failure_that_goes_on_is_told_from_one_that_has_passed(kind, other):
+    word = {"inf": "Inf", "nan": "NaN"}[kind]
+    passed = {f"shared_{kind}_latch": True}
+    going_on = passed | {f"shared_{kind}_active": True}
+    for state, said in ((passed, f"{word} {LIT} "), (going_on, f"{word} {LIT} now ")):
+        shared = _rows(SanctumSnapshot(tamiyo=TamiyoState(**state)), 77)["Shared"].plain
+        assert said in shared
+        assert f"{other} {UNLIT}" in shared
+
+
+EVIDENCE = (
+    Evidence("op", "logits", "+inf", 7, 1, 2, 40, 2, 3, 5, 25, is_active=True),
+    Evidence("alpha_target", "old_log_prob", "-inf", 12, 2, 1, 20, 0, 0, 2, 6, is_active=False),
+    Evidence("shared", "unknown", "nan", 13, 0, 0, 13, 0, 0, 1, 0, is_active=False),
+)
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_the_evidence_stands_below_the_lights(width):
+    snapshot = SanctumSnapshot(tamiyo=TamiyoState(evidence=EVIDENCE))
+    lines = render_heads(snapshot, width).split("\n")
+    assert [line.plain.split() for line in lines[-4:]] == [
+        ["Evidence", "seen", "updates", "minib.", "first", "last"],
+        ["Op", "Inf", "in", "logits", "5", "25", "7/1/2", "40/2/3", "now"],
+        ["αTarget", "-Inf", "in", "old_log_prob", "2", "6", "12/2/1", "20"],
+        ["shared", "NaN", "in", "unknown", "1", "–", "13", "13"],
+    ]
+    styles = [_style_at(line, 0) for line in lines[-3:]]
+    assert styles == [f"bold {DARK.critical}", DARK.ink, DARK.ink]
+
+
+def test_without_evidence_there_is_no_heading_for_it(views):
+    assert "Evidence" not in render_heads(views.healthy(), 117, 40).plain
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 12])
+def test_evidence_goes_before_further_figures(rows):
+    snapshot = SanctumSnapshot(tamiyo=TamiyoState(evidence=(EVIDENCE * 4)[:rows]))
+    shown_first = min(rows + 1, 5)
+    assert "Log p min" not in render_heads(snapshot, 117, 12 + shown_first - 1).plain
+    assert "Log p min" in render_heads(snapshot, 117, 12 + shown_first).plain
 
 
 @pytest.mark.parametrize(

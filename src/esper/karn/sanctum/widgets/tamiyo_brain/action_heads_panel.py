@@ -12,6 +12,8 @@ from esper.karn.sanctum.widgets.figures import figure
 from esper.karn.sanctum.widgets.judgement import figure_style
 from esper.karn.sanctum.widgets.palette import DARK, Palette
 from esper.karn.sanctum.widgets.panel import Panel
+from esper.karn.sanctum.widgets.tamiyo_brain.evidence_table import render_evidence
+from esper.karn.sightings import KIND_WORDS
 from esper.leyline.telemetry import SHARED
 
 #: What a head is called on the screen, and its name in `HEAD_NAMES`.
@@ -26,7 +28,6 @@ DISPLAY_TO_LEYLINE_KEY: Final = {
     "Op": "op",
 }
 _DISPLAY_BY_HEAD: Final = {head: shown for shown, head in DISPLAY_TO_LEYLINE_KEY.items()}
-KIND_NAMES: Final = {"nan": "NaN", "+inf": "Inf", "-inf": "-Inf"}
 
 LIT: Final = "●"
 UNLIT: Final = "○"
@@ -36,9 +37,10 @@ _LABEL_WIDTH: Final = 10
 _VALUE_WIDTH: Final = 5
 _WIDEST_TREND: Final = 24
 _SHORTEST_TREND: Final = 12  # in updates: two of them would always look like a jump
-#: Lines of the shortest panel: names, four figures, two rows of lights, the line of the first-out.
+#: Lines that are always in sight: names, four figures, two rows of lights, and the first-out.
 SHORT_HEIGHT: Final = 8
-
+#: Lines of evidence that go before further figures: its heading and the first four rows.
+_EVIDENCE_IN_SIGHT: Final = 5
 
 #: What is always shown: label, field of TamiyoState, and field of HeadTrend.
 _FIGURES: Final = (
@@ -64,7 +66,7 @@ def display_name(head: str) -> str:
 
 def describe_sighting(sighting: FirstSighting) -> str:
     """Return "op Inf in logits, update 2"."""
-    kind = KIND_NAMES.get(sighting.kind, sighting.kind)
+    kind = KIND_WORDS.get(sighting.kind, sighting.kind)
     return f"{sighting.head} {kind} in {sighting.quantity}, update {sighting.update}"
 
 
@@ -74,18 +76,21 @@ def render_heads(
     """Return the table of heads, `width` cells wide.
 
     A head has a column; names, values and lights begin at the same cell of it. Heads that do not
-    fit beside the others follow below them. From a `height` of 12 on, further figures are shown.
+    fit beside the others follow below them. At the end stands the evidence behind the lights, if
+    there is any. Further figures are shown where a `height` of 12 and the evidence leave room.
     """
     tamiyo = snapshot.tamiyo
     heads = list(dict.fromkeys([*snapshot.run.heads, *tamiyo.head_inf_latch]))
     figures: _Figures = _FIGURES
-    if height >= SHORT_HEIGHT + len(_MORE_FIGURES):
+    evidence = render_evidence(tamiyo.evidence, display_name, palette)
+    if height >= SHORT_HEIGHT + len(_MORE_FIGURES) + min(len(evidence), _EVIDENCE_IN_SIGHT):
         figures += _MORE_FIGURES
     trend_width = _trend_width(heads, width)
     lines: list[Text] = []
     for group in _groups(heads, width, trend_width):
         lines += _render_group(group, figures, snapshot, trend_width, palette)
     lines.append(_shared_line(tamiyo, palette))
+    lines += evidence
     for line in lines:
         line.truncate(width, overflow="ellipsis")
     return Text("\n", no_wrap=True).join(lines)
@@ -179,14 +184,19 @@ def _is_first_out(tamiyo: TamiyoState, head: str, label: str) -> bool:
     if not tamiyo.first:
         return False
     first = tamiyo.first[0]
-    return first.head == head and KIND_NAMES.get(first.kind, "").lstrip("-") == label
+    return first.head == head and KIND_WORDS.get(first.kind, "").lstrip("-") == label
 
 
 def _shared_line(tamiyo: TamiyoState, palette: Palette) -> Text:
     line = _label("Shared", palette)
-    for label, lit in (("Inf", tamiyo.shared_inf_latch), ("NaN", tamiyo.shared_nan_latch)):
+    lights = (
+        ("Inf", tamiyo.shared_inf_latch, tamiyo.shared_inf_active),
+        ("NaN", tamiyo.shared_nan_latch, tamiyo.shared_nan_active),
+    )
+    for label, lit, now in lights:
         line.append(f"{label} ", palette.muted)
-        line.append_text(_light(lit, palette, first=_is_first_out(tamiyo, SHARED, label)))
+        first = _is_first_out(tamiyo, SHARED, label)
+        line.append_text(_light(lit, palette, first=first, now=now))
         line.append("  ")
     if tamiyo.first:
         line.append(f" first: {describe_sighting(tamiyo.first[0])}", f"bold {palette.critical}")

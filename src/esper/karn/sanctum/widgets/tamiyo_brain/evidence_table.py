@@ -1,0 +1,58 @@
+"""The evidence behind the lights: a line for each kind of non-finite value in each quantity."""
+
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from rich.text import Text
+
+from esper.karn.sanctum.schema import Evidence
+from esper.karn.sanctum.widgets.figures import count
+from esper.karn.sanctum.widgets.palette import Palette
+from esper.karn.sightings import KIND_WORDS
+
+_HEADERS: Final = ("Evidence", "seen", "updates", "minib.", "first", "last", "")
+_GAP: Final = 2
+
+
+def render_evidence(
+    evidence: Sequence[Evidence], name_of: Callable[[str], str], palette: Palette
+) -> list[Text]:
+    """Return a heading and a line for each row, the first seen first; nothing without evidence.
+
+    Args:
+        evidence: what was seen.
+        name_of: returns what a head is called on the screen.
+        palette: the colours to choose from.
+    """
+    if not evidence:
+        return []
+    rows = [_cells(row, name_of) for row in evidence]
+    widths = [max(map(len, column)) + _GAP for column in zip(_HEADERS, *rows, strict=True)]
+    lines = [_line(_HEADERS, widths, palette.muted)]
+    for row, cells in zip(evidence, rows, strict=True):
+        # Of what has passed, its light alone still stands out.
+        style = f"bold {palette.critical}" if row.is_active else palette.ink
+        lines.append(_line(cells, widths, style))
+    return lines
+
+
+def place(update: int, epoch: int, minibatch: int) -> str:
+    """Return "2/1/3": the update, the epoch and the minibatch, where those two were told."""
+    return f"{update}/{epoch}/{minibatch}" if epoch else str(update)
+
+
+def _cells(row: Evidence, name_of: Callable[[str], str]) -> tuple[str, ...]:
+    return (
+        name_of(row.head),
+        f"{KIND_WORDS.get(row.kind, row.kind)} in {row.quantity}",
+        count(row.updates),
+        count(row.minibatches or None),
+        place(row.first_update, row.first_epoch, row.first_minibatch),
+        place(row.last_update, row.last_epoch, row.last_minibatch),
+        "now" if row.is_active else "",
+    )
+
+
+def _line(cells: Sequence[str], widths: Sequence[int], style: str) -> Text:
+    text = "".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True))
+    return Text(text.rstrip(), style=style, no_wrap=True)

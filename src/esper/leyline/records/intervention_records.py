@@ -1,0 +1,117 @@
+"""Records of what was done about updates that were not finite, and kept of them (TELE-13x)."""
+
+from typing import Final
+
+from esper.leyline.records.record import TelemetryRecord, Thresholds, Wiring
+
+_INTERVENE: Final = "esper.simic.training:Trainer._intervene"
+_RECORD_INCIDENT: Final = "esper.simic.training:Trainer._record_incident"
+_LEDGER: Final = "esper.simic.incidents:IncidentLedger.record"
+
+
+def _record(
+    number: int,
+    name: str,
+    question: str,
+    meaning: str,
+    *,
+    snapshot: str,
+    label: str,
+    payload: str = "InterventionTaken.action",
+    handler: str = "_handle_intervention_taken",
+    source: str = "esper.simic.intervention:Escalation.after_bad",
+    emission: str = _INTERVENE,
+    unit: str = "updates",
+    causes: tuple[str, ...] = ("see TELE-302 and TELE-303",),
+    companions: tuple[str, ...] = (),
+) -> TelemetryRecord:
+    return TelemetryRecord(
+        id=f"TELE-{number}",
+        name=name,
+        category="intervention",
+        priority="P0",
+        question=question,
+        audience=("operator", "developer", "automation"),
+        when="after an update that was not finite",
+        type="int",
+        unit=unit,
+        range="0 upwards",
+        default="0",
+        meaning=meaning,
+        causes=causes,
+        thresholds=Thresholds(healthy="0"),
+        wiring=Wiring(
+            source=source,
+            emission=emission,
+            payload=payload,
+            aggregation=f"esper.karn.sanctum.aggregator:SanctumAggregator.{handler}",
+            snapshot=f"interventions.{snapshot}",
+            widget="esper.karn.sanctum.widgets.run_header:RunHeader",
+            label=label,
+        ),
+        companions=companions,
+    )
+
+
+INTERVENTION_RECORDS: Final = (
+    _record(
+        131,
+        "Updates Skipped",
+        "How often were bad minibatches left out, and the rest learnt from?",
+        "Updates of this run about which the least was done: no step was taken from their bad "
+        "minibatches. What a resume repeats is counted again, for it was done again.",
+        snapshot="updates_skipped",
+        label="skipped",
+        companions=("TELE-132", "TELE-133", "TELE-209"),
+    ),
+    _record(
+        132,
+        "Updates Rolled Back",
+        "How often was a whole update undone?",
+        "Updates after which weights, optimizer and schedules went back to the last that was "
+        "finite, because that was asked for or because skipping did not help.",
+        snapshot="updates_rolled_back",
+        label="rolled back",
+        companions=("TELE-131", "TELE-133"),
+    ),
+    _record(
+        133,
+        "Halts",
+        "Did this run ever end itself over something non-finite?",
+        "Times that the run went back to its last finite state and ended. A halted run can be "
+        "resumed, so that it is not always its last word.",
+        snapshot="halts",
+        label="halted",
+        companions=("TELE-101", "TELE-132"),
+    ),
+    _record(
+        134,
+        "Incidents",
+        "How many updates of this run were not finite?",
+        "Incidents recorded, those included of which no capsule was kept.",
+        snapshot="incidents",
+        label="incidents",
+        payload="IncidentRecorded.number",
+        handler="_handle_incident_recorded",
+        source=_LEDGER,
+        emission=_RECORD_INCIDENT,
+        unit="incidents",
+        companions=("TELE-135",),
+    ),
+    _record(
+        135,
+        "Incidents Not Kept",
+        "Which part of the incidents cannot be made to happen again?",
+        "Incidents without a capsule. The first of each kind of fault is always kept, unless the "
+        "disk does not take it; the log says why one was not.",
+        snapshot="incidents_not_kept",
+        label="not kept",
+        payload="IncidentRecorded.path",
+        handler="_handle_incident_recorded",
+        source=_LEDGER,
+        emission=_RECORD_INCIDENT,
+        unit="incidents",
+        causes=("more incidents alike than are kept", "a full disk"),
+        companions=("TELE-134",),
+    ),
+)

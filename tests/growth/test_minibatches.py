@@ -1,0 +1,51 @@
+"""The data cursor: every host sees everything once a pass, in an order of its own."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from esper.growth.minibatches import MinibatchOrder, SliceSizeError, draw, new_order, restart
+
+
+def fresh(hosts: int, samples: int, batch: int, batches: int) -> MinibatchOrder:
+    order = new_order(hosts, samples, batch, batches)
+    restart(order, np.arange(hosts), np.arange(hosts) + 100)
+    return order
+
+
+@settings(deadline=None)
+@given(st.integers(1, 5), st.integers(1, 4), st.integers(0, 12), st.integers(1, 6))
+def test_each_pass_gives_every_usable_sample_once(
+    batch: int, batches: int, extra: int, slices: int
+) -> None:
+    samples = batch * batches + extra
+    order = fresh(2, samples, batch, batches)
+    usable = samples // batch * batch
+    drawn = np.concatenate([draw(order, batch * batches) for _ in range(slices * batches)], axis=1)
+    for host in range(2):
+        for start in range(0, drawn.shape[1] - usable + 1, usable):
+            one_pass = drawn[host, start : start + usable]
+            assert len(set(one_pass.tolist())) == usable
+            assert ((one_pass >= 0) & (one_pass < samples)).all()
+
+
+def test_orders_differ_between_hosts_and_passes() -> None:
+    order = fresh(2, 40, 10, 4)
+    first, second = draw(order, 40), draw(order, 40)
+    assert (first[0] != first[1]).any()
+    assert (first[0] != second[0]).any()
+
+
+def test_a_restarted_host_sees_the_same_again_and_the_others_go_on() -> None:
+    order = fresh(3, 40, 10, 2)
+    first = draw(order, 20)
+    restart(order, np.array([1]), np.array([101]))
+    second = draw(order, 20)
+    np.testing.assert_array_equal(second[1], first[1])
+    assert set(second[0]) == set(range(40)) - set(first[0])
+
+
+def test_a_slice_larger_than_the_data_is_refused() -> None:
+    with pytest.raises(SliceSizeError, match="needs 80 training samples and the task has 79"):
+        new_order(1, 79, 10, 8)

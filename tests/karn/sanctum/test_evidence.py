@@ -1,0 +1,189 @@
+"""Evidence is a join semilattice, and counts each update once however often it is told."""
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from esper.karn.sanctum.evidence import ROWS_KEPT, EvidenceLedger
+from esper.karn.sanctum.schema import Evidence
+from esper.leyline.heads import HEAD_NAMES
+from esper.leyline.quantities import causal_rank
+from esper.leyline.telemetry import SHARED
+
+HEADS = ("slot", "op", SHARED, "mystery")
+
+
+@st.composite
+def sightings(draw):
+    first = draw(st.tuples(st.integers(1, 3), st.integers(1, 3)))
+    last = draw(st.none() | st.tuples(st.integers(1, 3), st.integers(1, 3)))
+    last_epoch, last_minibatch = max(first, last) if last else (0, 0)
+    return {
+        "head": draw(st.sampled_from(HEADS)),
+        "quantity": draw(st.sampled_from(["logits", "ratio", "novelty"])),
+        "kind": draw(st.sampled_from(["nan", "+inf", "-inf"])),
+        "count": draw(st.integers(1, 9)),
+        "epoch": first[0],
+        "minibatch": first[1],
+        "last_epoch": last_epoch,
+        "last_minibatch": last_minibatch,
+    }
+
+
+updates = st.lists(st.tuples(st.integers(1, 5), st.lists(sightings(), max_size=3)), max_size=8)
+
+
+@pytest.fixture(scope="session")
+def told(payloads):
+    """A function that makes updates of their numbers and of what was seen in each."""
+
+    def made(described):
+        return [
+            payloads.update(number, head_nonfinite=[payloads.sighting(**one) for one in seen])
+            for number, seen in described
+        ]
+
+    return made
+
+
+def ledger_of(told_updates):
+    ledger = EvidenceLedger()
+    for update in told_updates:
+        ledger.take_in(update)
+    return ledger
+
+
+def last_place(seen):
+    is_once = not seen["last_epoch"] and seen["count"] == 1
+    return (
+        (seen["epoch"], seen["minibatch"])
+        if is_once
+        else (seen["last_epoch"], seen["last_minibatch"])
+    )
+
+
+def counted_slowly(described):
+    """Return the rows by going through everything once for each of them."""
+    flat = [(number, seen) for number, told in described for seen in told]
+    rows = []
+    for head, quantity, kind in {(s["head"], s["quantity"], s["kind"]) for _, s in flat}:
+        mine = [
+            (number, seen)
+            for number, seen in flat
+            if (seen["head"], seen["quantity"], seen["kind"]) == (head, quantity, kind)
+        ]
+        counts = {
+            number: max(seen["count"] for other, seen in mine if other == number)
+            for number, _ in mine
+        }
+        first = min((number, seen["epoch"], seen["minibatch"]) for number, seen in mine)
+        last = max((number, *last_place(seen)) for number, seen in mine)
+        rows.append(
+            Evidence(head, quantity, kind, *first, *last, len(counts), sum(counts.values()), False)
+        )
+    ranks = {head: rank for rank, head in enumerate((SHARED, *HEAD_NAMES))}
+    return tuple(
+        sorted(
+            rows,
+            key=lambda row: (
+                (row.first_update, row.first_epoch, row.first_minibatch),
+                causal_rank(row.quantity),
+                ranks.get(row.head, len(ranks)),
+                row.kind,
+            ),
+        )
+    )
+
+
+@given(updates)
+def test_the_rows_are_those_of_a_slow_count(told, described):
+    assert ledger_of(told(described)).rows(HEAD_NAMES) == counted_slowly(described)
+
+
+@given(updates, st.randoms(use_true_random=False))
+def test_evidence_is_the_same_in_any_order_and_with_any_repetition(
+    payloads, fold_events, told, described, random
+):
+    events = payloads.events(payloads.start(), *told(described))
+    shuffled = [*events, *random.choices(events, k=len(events))]
+    random.shuffle(shuffled)
+
+    def rows(these):
+        # What is active follows the last update, and so the order.
+        return [replace(row, is_active=False) for row in fold_events(these).tamiyo.evidence]
+
+    assert rows([events[0], *shuffled]) == rows(events)
+
+
+@given(updates, st.integers(0, 8))
+def test_evidence_of_two_readers_joined_is_that_of_one(told, described, cut):
+    def joined(*parts):
+        whole = EvidenceLedger()
+        for part in parts:
+            whole.join(part)
+        return whole.rows(HEAD_NAMES)
+
+    made = told(described)
+    left, right = ledger_of(made[:cut]), ledger_of(made[cut:])
+    assert joined(left, right) == joined(right, left) == ledger_of(made).rows(HEAD_NAMES)
+    assert joined(left, left) == left.rows(HEAD_NAMES)
+
+
+@given(updates)
+def test_the_first_row_is_the_first_out(payloads, fold, told, described):
+    tamiyo = fold(payloads.start(), *told(described)).tamiyo
+    first_rows = [(row.head, row.quantity, row.kind, row.first_update) for row in tamiyo.evidence]
+    firsts = [(seen.head, seen.quantity, seen.kind, seen.update) for seen in tamiyo.first]
+
+    assert first_rows[:1] == firsts[:1]
+    assert set(firsts) <= set(first_rows)
+
+
+def test_an_update_that_a_resume_trained_again_counts_once(payloads, fold):
+    (row,) = fold(
+        payloads.start(),
+        payloads.broken_update(3, "op", "+inf"),
+        payloads.start(resumed_from_update=2),
+        payloads.broken_update(3, "op", "+inf"),
+        payloads.broken_update(5, "op", "+inf"),
+    ).tamiyo.evidence
+
+    assert (row.updates, row.minibatches) == (2, 2)
+    assert (row.first_update, row.last_update) == (3, 5)
+
+
+def test_active_is_what_the_last_update_saw(payloads, fold):
+    def active(*these):
+        return [(row.head, row.is_active) for row in fold(*these).tamiyo.evidence]
+
+    first, second = payloads.broken_update(1, "op", "nan"), payloads.broken_update(2, "slot", "nan")
+    assert active(first, second) == [("op", False), ("slot", True)]
+    assert active(first, second, payloads.update(3)) == [("op", False), ("slot", False)]
+
+
+def test_what_an_older_writer_saw_once_it_saw_last_where_it_saw_it_first(payloads, fold):
+    def last(**changes):
+        seen = payloads.sighting(epoch=2, minibatch=3, **changes)
+        (row,) = fold(payloads.update(4, head_nonfinite=[seen])).tamiyo.evidence
+        return row.last_update, row.last_epoch, row.last_minibatch
+
+    assert last(count=1) == (4, 2, 3)
+    assert last(count=2) == (4, 0, 0)
+    assert last(count=2, last_epoch=3, last_minibatch=1) == (4, 3, 1)
+
+
+def test_a_detection_without_a_word_on_where_is_evidence_all_the_same(payloads, fold):
+    (row,) = fold(payloads.update(6, head_nan_detected={"op": True})).tamiyo.evidence
+
+    assert (row.head, row.quantity, row.kind) == ("op", "unknown", "nan")
+    assert (row.first_update, row.first_epoch, row.updates, row.minibatches) == (6, 0, 1, 0)
+
+
+def test_what_is_shown_is_bounded_and_the_first_out_is_in_it(payloads, fold):
+    many = [payloads.broken_update(n, f"head_{n:04}", "nan") for n in range(1, ROWS_KEPT + 20)]
+    rows = fold(*reversed(many)).tamiyo.evidence
+
+    assert len(rows) == ROWS_KEPT
+    assert rows[0].head == "head_0001"
