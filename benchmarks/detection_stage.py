@@ -103,7 +103,7 @@ class Stage:
 
     def _follow(self) -> None:
         """Keep `index` at the minibatch that is gone through, each time the update is."""
-        learn, forward = self.agent._learn, self.agent._forward
+        learn, forward = self.agent.learn, self.agent._forward
 
         def learn_again(*arguments: Any) -> Any:
             self.index = -1
@@ -115,7 +115,7 @@ class Stage:
             self.index += 1
             return forward(*arguments)
 
-        self.agent._learn = learn_again  # type: ignore[method-assign]
+        self.agent.learn = learn_again  # type: ignore[method-assign]
         self.agent._forward = next_forward  # type: ignore[method-assign]
 
     def _plan(self) -> list[list[int]]:

@@ -1,5 +1,6 @@
 """The command line: every verb helps at once, and bad input gets one sentence and exit code 2."""
 
+import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -48,6 +49,10 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
         (("health", "absent"), "there is no run 'absent'"),
         (("health", "--fail-on", "zero"), "zero"),
         (("telemetry", "TELE-9999"), "TELE-9999"),
+        (("incidents",), "there is no run in runs yet"),
+        (("replay",), "the following arguments are required: RUN"),
+        (("replay", "absent"), "there is no run 'absent'"),
+        (("replay", "absent", "one"), "argument N: must be a whole number, not 'one'"),
     ],
 )
 def test_bad_input_gets_one_sentence(run: Run, arguments: tuple[str, ...], words: str) -> None:
@@ -127,3 +132,49 @@ def test_help_loads_neither_torch_nor_textual(command: str) -> None:
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )
     assert result.stdout.splitlines()[-1] == "set()"
+
+
+def test_incidents_are_listed_and_replayed(run: Run, tmp_path: Path) -> None:
+    """What a developer does who was just told which head went Inf."""
+    options = ("--episodes", "2", "--envs", "1", "--steps", "2", "--incidents-kept", "0")
+    drills = ("--inject", "op:inf@1", "--inject", "op:inf@2")
+    assert run("ppo", *options, *drills)[0] == 0
+    code, output, _ = run("incidents", "--json")
+    assert code == 0
+    first, second = json.loads(output)["incidents"]
+    assert (first["number"], first["update"], first["kept"]) == (1, 1, True)
+    assert first["sightings"][0]["quantity"] == "logits"
+    assert (second["number"], second["update"], second["kept"]) == (2, 2, False)
+    assert "--incidents-kept" in second["reason"]
+    code, output, _ = run("incidents")
+    assert code == 0
+    assert "op logits +inf" in output
+    assert "not kept" in output
+
+    code, output, errors = run("replay", "2", "--html", "page.html")
+    assert (code, errors) == (0, "")
+    assert "REPRODUCED" in output
+    assert "planted by a drill: op.logits:inf@1" in output
+    assert "planted by a drill" in (tmp_path / "page.html").read_text()
+    code, output, _ = run("replay", "2", "1", "--json")
+    assert code == 0
+    assert json.loads(output)["origin"]["function"] == "plant_in_logits"
+
+    code, output, errors = run("replay", "2", "2")
+    assert (code, output) == (2, "")
+    assert errors.endswith("has kept no incident 2; kept are 1\n")
+    code, _, errors = run("replay", "2", "--html", "absent/page.html")
+    assert (code, errors.count("\n")) == (2, 1)
+    (tmp_path / first["path"] / "capsule.pt").write_bytes(b"damaged")
+    code, _, errors = run("replay", "2")
+    assert code == 2
+    assert "capsule.pt cannot be read" in errors
+
+
+def test_a_run_without_incidents_says_so(run: Run) -> None:
+    assert run("ppo", "--episodes", "1", "--steps", "2")[0] == 0
+    code, output, _ = run("incidents")
+    assert (code, output.split()[:2]) == (0, ["No", "incidents"])
+    code, _, errors = run("replay", "2")
+    assert code == 2
+    assert "has kept no incident" in errors

@@ -80,6 +80,13 @@ def _esper_parser() -> argparse.ArgumentParser:
         metavar="KINDS",
         help="latches that make the exit code 1: inf, nan or inf,nan (default: %(default)s)",
     )
+    incidents = _add_verb(
+        verbs, "incidents", _incidents, "list the updates of a run that were not finite"
+    )
+    _add_run(incidents)
+    _add_run_dir(incidents)
+    incidents.add_argument("--json", action="store_true", help="print JSON")
+    _add_replay(verbs)
     telemetry = _add_verb(
         verbs, "telemetry", _telemetry, "list the telemetry records, or show one with its wiring"
     )
@@ -188,6 +195,28 @@ def _add_ppo(verbs: Any) -> None:
         )
 
 
+def _add_replay(verbs: Any) -> None:
+    parser = _add_verb(
+        verbs,
+        "replay",
+        _replay,
+        "make an incident happen again and say where it began; exit code 1 if it does not",
+    )
+    parser.add_argument("run", metavar="RUN", help="an id, a unique prefix or a path")
+    parser.add_argument(
+        "number",
+        nargs="?",
+        type=_whole_number,
+        metavar="N",
+        help="number of the incident, as `esper incidents` lists them; default the first",
+    )
+    _add_run_dir(parser)
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument(
+        "--html", type=Path, metavar="FILE", help="write the report as one page of HTML, too"
+    )
+
+
 def _whole_number(text: str) -> int:
     try:
         return int(text)
@@ -253,6 +282,20 @@ def _health(options: argparse.Namespace) -> int:
 
     return reports.print_health(
         options.run_dir, options.run, as_json=options.json, fail_on=options.fail_on
+    )
+
+
+def _incidents(options: argparse.Namespace) -> int:
+    from esper import launch
+
+    return launch.print_incidents(options.run_dir, options.run, as_json=options.json)
+
+
+def _replay(options: argparse.Namespace) -> int:
+    from esper import launch
+
+    return launch.replay_incident(
+        options.run_dir, options.run, options.number, as_json=options.json, page=options.html
     )
 
 

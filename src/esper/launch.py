@@ -5,6 +5,7 @@ which brings them together, imports neither until it must.
 """
 
 import fcntl
+import json
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from esper.karn.run_store import (
     CONFIG_NAME,
     CONSOLE_NAME,
     RunNotFoundError,
+    RunReader,
     RunWriter,
     create_run,
     find_run,
@@ -33,11 +35,13 @@ from esper.simic.drill import scheduled
 from esper.simic.stopping import stop_on_signal
 
 if TYPE_CHECKING:
-    from esper.leyline.telemetry import RunFinished
+    from esper.leyline.telemetry import IncidentRecorded, RunFinished
     from esper.simic.progress import ProgressReport
 
 #: Held by the process that trains a run.
 LOCK_NAME = "training.lock"
+#: Of the incidents that a run told of, how many of the last are listed.
+_INCIDENTS_LISTED = 1000
 #: By how training ended, where nobody asked Sanctum to end it.
 _EXIT_CODES = {"finished": 0, "stopped": 130, "halted": 3}
 #: What may be said anew when a run goes on; everything else is what makes it the same run.
@@ -270,6 +274,68 @@ def watch(
 
     run_sanctum(run, run_dir)
     return 0
+
+
+def print_incidents(run_dir: Path, reference: str | None, *, as_json: bool) -> int:
+    """List the incidents of a run, kept or not; return the exit code.
+
+    Raises:
+        RunNotFoundError, IncidentError: there is no such run, or a capsule of it is damaged.
+    """
+    from rich.console import Console
+
+    from esper.simic import replay_report
+    from esper.simic.incidents import list_incidents
+
+    run = find_run(run_dir, reference)
+    kept = list_incidents(run)
+    replay_report.print_incidents(
+        run.name, kept, _incidents_told(run), as_json=as_json, console=Console()
+    )
+    return 0
+
+
+def _incidents_told(run: Path) -> "list[IncidentRecorded]":
+    """Return what the run's store tells of incidents, those that were not kept included."""
+    from esper.leyline.telemetry import IncidentRecorded
+
+    reader = RunReader(run)
+    numbers = reversed(reader.last_ids("incident_recorded", _INCIDENTS_LISTED))
+    events = (event for number in numbers for event in reader.read(number - 1, 1))
+    return [event.payload for event in events if isinstance(event.payload, IncidentRecorded)]
+
+
+def replay_incident(
+    run_dir: Path, reference: str, number: int | None, *, as_json: bool, page: Path | None
+) -> int:
+    """Make an incident happen again and tell what came of it; return 0 if it was the same.
+
+    Raises:
+        RunNotFoundError, IncidentError: there is no such run or incident, its capsule cannot be
+            read, or the page cannot be written.
+    """
+    from rich.console import Console
+
+    from esper.simic import replay_report
+    from esper.simic.incidents import IncidentError, find_incident, read_capsule
+    from esper.simic.replay import REPRODUCED, replay
+    from esper.simic.replay_page import replay_page
+
+    run = find_run(run_dir, reference)
+    incident = find_incident(run, number)
+    capsule = read_capsule(incident.path)
+    replayed = replay(capsule)
+    about = (run.name, incident.number, capsule.minibatches_per_epoch)
+    if page is not None:
+        try:
+            page.write_text(replay_page(replayed, *about), encoding="utf-8")
+        except OSError as error:
+            raise IncidentError(f"cannot write the page {page}: {error.strerror}") from error
+    if as_json:
+        print(json.dumps(replay_report.replay_as_json(replayed, *about), indent=2))
+    else:
+        replay_report.print_replay(replayed, *about, Console())
+    return 0 if replayed.verdict == REPRODUCED else 1
 
 
 def _how_to_go_on(run: Path) -> str:

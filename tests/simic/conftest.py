@@ -13,6 +13,8 @@ from esper.simic import training
 from esper.simic.agent.ppo import PPOAgent
 from esper.simic.agent.rollout import Rollout, RolloutBuffer
 from esper.simic.config import TrainingConfig
+from esper.simic.drill import Injection
+from esper.simic.incidents import Capsule, sighting_fields
 from esper.simic.progress import PlainLines
 from esper.simic.stopping import StopRequest
 from esper.tamiyo.policy import RecurrentPolicy
@@ -21,6 +23,7 @@ OBSERVATION_SIZE = 12
 
 AgentMaker = Callable[..., PPOAgent]
 RolloutMaker = Callable[..., Rollout]
+CapsuleMaker = Callable[..., Capsule]
 
 
 @pytest.fixture
@@ -93,3 +96,27 @@ def train(tmp_path: Path) -> Callable[..., tuple[RunFinished, Log]]:
         return ending, log
 
     return run
+
+
+@pytest.fixture
+def make_capsule() -> CapsuleMaker:
+    """Return a function that has an agent learn, and keeps what it saw as training does."""
+
+    def make(agent: PPOAgent, rollout: Rollout, *drills: Injection) -> Capsule:
+        result = agent.update(rollout, drills)
+        assert result.start is not None, "everything was finite"
+        return Capsule(
+            update=37,
+            config=training.settings_of(agent.config),
+            agent=result.start.agent,
+            rollout=dict(rollout.__dict__),
+            minibatches=result.start.minibatches,
+            minibatches_per_epoch=result.start.minibatches_per_epoch,
+            injections=[str(drill) for drill in drills],
+            sightings=sighting_fields(result.head_nonfinite),
+            versions={"torch": str(torch.__version__)},
+            threads=torch.get_num_threads(),
+            device="cpu",
+        )
+
+    return make

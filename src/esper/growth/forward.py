@@ -60,6 +60,8 @@ def _through(
 ) -> torch.Tensor:
     """Return the stream `[R, C, *P, B]` with the seeds blended into the rows they sit in."""
     count = len(jobs.rows)
+    if jobs.leading and count == len(features):
+        return torch.cat(_blended(features, jobs, plan, groups))
     if jobs.leading:
         inside, outside = features.split([count, len(features) - count])
         return torch.cat([*_blended(inside, jobs, plan, groups), outside])
@@ -76,9 +78,9 @@ def _blended(
     blended = []
     for batch, part, normal_part, amount in zip(
         jobs.batches,
-        features.split(sizes),
-        normal.split(sizes),
-        jobs.coefficients.split(sizes),
+        _split(features, sizes),
+        _split(normal, sizes),
+        _split(jobs.coefficients, sizes),
         strict=True,
     ):
         group, rows = plan.groups[batch.group], groups[batch.group]
@@ -92,10 +94,15 @@ def _blended(
             for (mixing, _), *pieces in zip(
                 batch.mixing,
                 *(
-                    tensor.split(lengths)
+                    _split(tensor, lengths)
                     for tensor in (part, change, normal_part, amount, gate_weight, gate_bias)
                 ),
                 strict=True,
             )
         ]
     return blended
+
+
+def _split(tensor: torch.Tensor, sizes: list[int]) -> tuple[torch.Tensor, ...]:
+    # The backward of a split copies all pieces together, even where there is but one.
+    return (tensor,) if len(sizes) == 1 else tensor.split(sizes)

@@ -164,6 +164,24 @@ def list_incidents(run: Path) -> list[Incident]:
     return [_read_summary(folder) for folder in sorted(folders, key=lambda path: int(path.name))]
 
 
+def find_incident(run: Path, number: int | None = None) -> Incident:
+    """Return an incident that is kept in a run; without a number the first, which is the diagnosis.
+
+    Raises:
+        IncidentError: there is none, or none of that number; or one cannot be read.
+    """
+    kept = list_incidents(run)
+    if not kept:
+        raise IncidentError(f"{run.name} has kept no incident; `esper incidents` lists what it saw")
+    if number is None:
+        return kept[0]
+    for incident in kept:
+        if incident.number == number:
+            return incident
+    numbers = ", ".join(str(incident.number) for incident in kept)
+    raise IncidentError(f"{run.name} has kept no incident {number}; kept are {numbers}")
+
+
 def _read_summary(folder: Path) -> Incident:
     try:
         summary = json.loads((folder / "incident.json").read_text())
@@ -191,7 +209,10 @@ def read_capsule(folder: Path, device: str = "cpu") -> Capsule:
         raise IncidentError(f"the capsule {path} cannot be read: {error}") from error
     if not isinstance(state, dict) or state.pop("format", None) != FORMAT:
         raise IncidentError(f"the capsule {path} is not of format {FORMAT}, which this reads")
-    return Capsule(**state)
+    try:
+        return Capsule(**state)
+    except TypeError as error:
+        raise IncidentError(f"the capsule {path} is not whole: {error}") from error
 
 
 def sighting_fields(sightings: Sequence[NonfiniteSighting]) -> list[dict[str, Any]]:

@@ -112,12 +112,9 @@ class PPOAgent:
         order = self.order_generator.get_state()
         plan = [self._split(rollout.hosts) for _ in range(self.config.ppo_epochs)]
         minibatches = [hosts for epoch in plan for hosts in epoch]
-        advantages, returns = generalized_advantages(
-            rollout, self.config.gamma, self.config.gae_lambda
-        )
-        whole = Minibatch(rollout, advantages, returns, self._old_log_probs(rollout, plan[0]))
+        whole = self.prepare(rollout, plan[0])
         self.starting_point.keep()
-        screened = self._learn(whole, minibatches, injections, self.screen)
+        screened = self.learn(whole, minibatches, injections, self.screen)
         if not screened.is_suspicious:
             self.loss_scale.count_update(overflowed=False)
             return summarise(screened, sightings=[])
@@ -128,7 +125,7 @@ class PPOAgent:
         state = deepcopy(self.state_dict()) | {"order_generator": order}
         start = UpdateStart(state, minibatches, minibatches_per_epoch=len(plan[0]))
         watch = UpdateWatch(self.policy, self.gradient, self.loss_scale, len(minibatches))
-        watched = self._learn(whole, minibatches, injections, watch)
+        watched = self.learn(whole, minibatches, injections, watch)
         excused = self.loss_scale.count_update(overflowed=bool(watched.overflow.any()))
         sightings = watch.sightings(len(plan[0]), watched, overflow_is_excused=excused)
         if sightings:
@@ -141,7 +138,19 @@ class PPOAgent:
         # It did not happen again. What the figures showed the first time is all there is to tell.
         return replace(summarise(watched, once), reproduced=False, start=start)
 
-    def _learn(
+    def prepare(self, rollout: Rollout, first_epoch: Sequence[Tensor]) -> Minibatch:
+        """Return all episodes with what is to be learnt from them.
+
+        Args:
+            rollout: the episodes.
+            first_epoch: the numbers of the hosts in each minibatch of the first epoch.
+        """
+        advantages, returns = generalized_advantages(
+            rollout, self.config.gamma, self.config.gae_lambda
+        )
+        return Minibatch(rollout, advantages, returns, self._old_log_probs(rollout, first_epoch))
+
+    def learn(
         self,
         whole: Minibatch,
         minibatches: Sequence[Tensor],

@@ -1,0 +1,306 @@
+"""Makes an incident happen again: the same update from the same start, every operation watched.
+
+It goes the way that training goes, through `PPOAgent.prepare` and `PPOAgent.learn`, in an agent
+that is built from the capsule alone.
+"""
+
+import platform
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import esper
+from esper.leyline.heads import HEAD_NAMES, HEAD_SIZES
+from esper.leyline.telemetry import SHARED, NonfiniteSighting
+from esper.simic.agent.figures import Figures
+from esper.simic.agent.losses import Minibatch, MinibatchTerms
+from esper.simic.agent.ppo import PPOAgent
+from esper.simic.agent.rollout import Rollout
+from esper.simic.agent.watching import UpdateWatch
+from esper.simic.config import TrainingConfig, updated
+from esper.simic.drill import parse_injection
+from esper.simic.incidents import Capsule, IncidentError
+from esper.simic.origin import Origin, find_origin
+from esper.simic.tracing import Operation, OperationTracer, Poison
+from esper.tamiyo.policy import RecurrentPolicy
+
+REPRODUCED = "reproduced"
+DIFFERS = "differs"
+NOT_REPRODUCED = "not reproduced"
+
+
+@dataclass(frozen=True)
+class Replay:
+    """What came of making an update happen again.
+
+    Attributes:
+        verdict: REPRODUCED, DIFFERS or NOT_REPRODUCED.
+        differences: in what it differs, a sentence each.
+        recorded: what was seen when it happened, causes first.
+        seen: what was seen now.
+        origin: where the first of what was seen now began; None if nothing was seen, or if no
+            operation could be connected with it.
+        poisons: what was not finite before anything was computed.
+        remarks: what should be known about this replay, a sentence each.
+    """
+
+    update: int
+    verdict: str
+    differences: tuple[str, ...]
+    recorded: tuple[NonfiniteSighting, ...]
+    seen: tuple[NonfiniteSighting, ...]
+    origin: Origin | None
+    poisons: tuple[Poison, ...]
+    remarks: tuple[str, ...]
+
+
+class TracingWatch(UpdateWatch):
+    """The exact watch of an update, which also asks the tracer who made what it looks at."""
+
+    def __init__(self, agent: PPOAgent, minibatches: int, tracer: OperationTracer) -> None:
+        super().__init__(agent.policy, agent.gradient, agent.loss_scale, minibatches)
+        self._agent = agent
+        self._tracer = tracer
+        self._makers: dict[tuple[int, str, bool], tuple[Operation, ...]] = {}
+        self._hook = agent.optimizer.register_step_post_hook(self._after_step)
+
+    def forward(
+        self, index: int, batch: Minibatch, terms: MinibatchTerms, figures: Tensor
+    ) -> Tensor:
+        """Flag as training does, and remember who made what the loss is made of."""
+        bad = super().forward(index, batch, terms, figures)
+        in_heads = {
+            "logits": (terms.output.logits,),
+            "old_log_prob": (batch.old_log_probs,),
+            "log_prob": (terms.log_probs,),
+            "ratio": (terms.ratios,),
+            "entropy": (terms.entropies,),
+        }
+        in_all = {
+            "observations": (batch.rollout.observations,),
+            "advantages": (batch.advantages,),
+            "returns": (batch.returns,),
+            "recurrent_state": (*batch.rollout.initial_state, *terms.output.state),
+            "trunk": (terms.output.trunk,),
+            "value": (terms.output.values,),
+            "joint_ratio": (terms.joint_ratio,),
+            "policy_loss": (terms.policy_loss,),
+            "value_loss": (terms.value_loss,),
+            "entropy_loss": (terms.entropy_loss,),
+        }
+        self._ask(index, in_heads, is_shared=False)
+        self._ask(index, in_all, is_shared=True)
+        self._tracer.phase = "backward"
+        return bad
+
+    def backward(self, index: int, norms: Tensor) -> Tensor:
+        """Flag as training does, and remember who made the gradients."""
+        bad = super().backward(index, norms)
+        heads = self._agent.policy.heads
+        of_heads = tuple(p.grad for p in heads.parameters() if p.grad is not None)
+        self._ask(index, {"gradient": of_heads}, is_shared=False)
+        self._ask(index, {"gradient": (self._agent.gradient.body,)}, is_shared=True)
+        self._tracer.phase = "step"
+        return bad
+
+    def _after_step(self, *_: object) -> None:
+        index = self._tracer.minibatch or 0
+        heads = tuple(self._agent.policy.heads.parameters())
+        of_heads = {id(parameter) for parameter in heads}
+        others = tuple(p for p in self._agent.policy.parameters() if id(p) not in of_heads)
+        self._ask(index, {"parameters": heads}, is_shared=False)
+        scale = (self._agent.loss_scale.scale,)
+        self._ask(index, {"parameters": others, "loss_scale": scale}, is_shared=True)
+        self._tracer.minibatch = index + 1
+        self._tracer.phase = "forward"
+
+    def makers(self, sighting: NonfiniteSighting, per_epoch: int) -> tuple[Operation, ...]:
+        """Return what made the tensor in which something was first seen."""
+        self._hook.remove()
+        index = (sighting.epoch - 1) * per_epoch + sighting.minibatch - 1
+        return self._makers.get((index, sighting.quantity, sighting.head == SHARED), ())
+
+    def _ask(
+        self, index: int, tensors: Mapping[str, tuple[Tensor, ...]], *, is_shared: bool
+    ) -> None:
+        for quantity, parts in tensors.items():
+            makers = (maker for part in parts for maker in self._tracer.makers(part))
+            self._makers[index, quantity, is_shared] = tuple(dict.fromkeys(makers))
+
+
+def replay(capsule: Capsule) -> Replay:
+    """Go through the update of a capsule again; return what came of it.
+
+    Raises:
+        IncidentError: the capsule is not of an agent that this version can build.
+    """
+    agent, device = rebuild_agent(capsule)
+    rollout = _rollout(capsule, device)
+    per_epoch = capsule.minibatches_per_epoch
+    minibatches = [hosts.to(device) for hosts in capsule.minibatches]
+    injections = [parse_injection(text) for text in capsule.injections]
+    with _as_it_was(capsule.threads):
+        inputs = _inputs(agent, rollout)
+        with OperationTracer(agent.policy, "policy", inputs) as tracer:
+            whole = agent.prepare(rollout, minibatches[:per_epoch])
+            watch = TracingWatch(agent, len(minibatches), tracer)
+            tracer.phase, tracer.minibatch = "forward", 0
+            figures = agent.learn(whole, minibatches, injections, watch)
+    excused = agent.loss_scale.count_update(overflowed=bool(figures.overflow.any()))
+    seen = tuple(watch.sightings(per_epoch, figures, overflow_is_excused=excused))
+    recorded = tuple(NonfiniteSighting(**fields) for fields in capsule.sightings)
+    verdict, differences = judge(recorded, seen)
+    planted = [str(drill) for drill in injections if drill not in figures.not_planted]
+    origin = find_origin(watch.makers(seen[0], per_epoch), planted) if seen else None
+    return Replay(
+        update=capsule.update,
+        verdict=verdict,
+        differences=differences,
+        recorded=recorded,
+        seen=seen,
+        origin=origin,
+        poisons=tracer.poisons,
+        remarks=(*_environment(capsule, device), *_figures_alone(seen, figures)),
+    )
+
+
+def rebuild_agent(capsule: Capsule) -> tuple[PPOAgent, torch.device]:
+    """Return an agent as it was when the update began, and where it is.
+
+    Raises:
+        IncidentError: the capsule holds another kind of agent.
+    """
+    device = torch.device("cpu")
+    if capsule.device.startswith("cuda") and torch.cuda.is_available():
+        device = torch.device("cuda")
+    try:
+        config = updated(TrainingConfig(), capsule.config)
+        weights = capsule.agent["policy"]
+        feature_size, observation_size = weights["features.weight"].shape
+        lstm_size = weights["lstm.weight_hh_l0"].shape[1]
+        choices = len(weights["heads.bias"])
+    except (KeyError, ValueError, AttributeError) as error:
+        raise IncidentError(
+            f"the capsule holds no agent that this version knows: {error}"
+        ) from None
+    if choices != sum(HEAD_SIZES):
+        raise IncidentError(
+            f"the capsule's policy has {choices} choices over all heads; "
+            f"this version builds one with {sum(HEAD_SIZES)} ({', '.join(HEAD_NAMES)})"
+        )
+    policy = RecurrentPolicy(observation_size, feature_size=feature_size, lstm_size=lstm_size)
+    agent = PPOAgent(policy.to(device), config, seed=config.seed)
+    state = deepcopy(capsule.agent)  # else the optimizer would go on with the capsule's own tensors
+    if device.type != torch.device(capsule.device).type:
+        # Its format is the device's own, and learning draws nothing from it.
+        state["action_generator"] = agent.action_generator.get_state()
+    agent.load_state_dict(state)
+    return agent, device
+
+
+def _rollout(capsule: Capsule, device: torch.device) -> Rollout:
+    fields = dict(capsule.rollout)
+    hidden, cell = fields.pop("initial_state")
+    try:
+        return Rollout(
+            **{name: tensor.to(device) for name, tensor in fields.items()},
+            initial_state=(hidden.to(device), cell.to(device)),
+        )
+    except TypeError as error:
+        raise IncidentError(f"the capsule's rollout is not one of this version: {error}") from None
+
+
+def _inputs(agent: PPOAgent, rollout: Rollout) -> dict[str, Tensor]:
+    """Return all that an update starts from, by the names that people know it by."""
+    inputs: dict[str, Tensor] = {
+        name: value for name, value in rollout.__dict__.items() if isinstance(value, Tensor)
+    }
+    inputs |= dict(
+        zip(("initial hidden state", "initial cell state"), rollout.initial_state, strict=True)
+    )
+    for name, parameter in agent.policy.named_parameters():
+        inputs[f"weight {name}"] = parameter
+        state: dict[str, Any] = agent.optimizer.state.get(parameter, {})
+        inputs |= {f"optimizer {kind} of {name}": value for kind, value in state.items()}
+    return inputs | {"loss scale": agent.loss_scale.scale}
+
+
+@contextmanager
+def _as_it_was(threads: int) -> Iterator[None]:
+    """Run with as many threads as then, and with nothing left to chance."""
+    threads_now = torch.get_num_threads()
+    was_deterministic = torch.are_deterministic_algorithms_enabled()
+    only_warned = torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads_now)
+        torch.use_deterministic_algorithms(was_deterministic, warn_only=only_warned)
+
+
+def judge(
+    recorded: tuple[NonfiniteSighting, ...], seen: tuple[NonfiniteSighting, ...]
+) -> tuple[str, tuple[str, ...]]:
+    """Return the verdict on what was seen now against what was recorded, and what differs."""
+    then = {(one.head, one.quantity, one.kind): one for one in recorded}
+    now = {(one.head, one.quantity, one.kind): one for one in seen}
+    if recorded and not seen:
+        return NOT_REPRODUCED, ("everything was finite this time",)
+    differences = [
+        f"{describe(then[key])} was recorded and not seen" for key in then.keys() - now.keys()
+    ]
+    differences += [
+        f"{describe(now[key])} was seen and not recorded" for key in now.keys() - then.keys()
+    ]
+    for key in then.keys() & now.keys():
+        if _when(then[key]) != _when(now[key]):
+            differences.append(
+                f"{' '.join(key)} was recorded at {place_of(then[key])} "
+                f"and seen at {place_of(now[key])}"
+            )
+        elif then[key].count != now[key].count:
+            differences.append(
+                f"{' '.join(key)} was recorded in {then[key].count} minibatches "
+                f"and seen in {now[key].count}"
+            )
+    return (DIFFERS if differences else REPRODUCED), tuple(sorted(differences))
+
+
+def describe(sighting: NonfiniteSighting) -> str:
+    """Return what was seen, and where, in words."""
+    return f"{sighting.head} {sighting.quantity} {sighting.kind} at {place_of(sighting)}"
+
+
+def place_of(sighting: NonfiniteSighting) -> str:
+    """Return where something was first seen, in words."""
+    return f"epoch {sighting.epoch}, minibatch {sighting.minibatch}"
+
+
+def _when(sighting: NonfiniteSighting) -> tuple[int, int]:
+    return sighting.epoch, sighting.minibatch
+
+
+def _environment(capsule: Capsule, device: torch.device) -> Iterator[str]:
+    """Say in what this replay is not as training was."""
+    here = {
+        "esper": esper.__version__,
+        "torch": str(torch.__version__),
+        "python": platform.python_version(),
+    }
+    for name, version in capsule.versions.items():
+        if here.get(name, version) != version:
+            yield f"recorded with {name} {version}, replayed with {here[name]}"
+    if torch.device(capsule.device).type != device.type:
+        yield f"recorded on {capsule.device}, replayed on {device}"
+
+
+def _figures_alone(seen: tuple[NonfiniteSighting, ...], figures: Figures) -> Iterator[str]:
+    if not seen and figures.tripped.any():
+        yield "a figure of the update was not finite though all that it sums up was"

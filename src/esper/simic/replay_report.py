@@ -1,0 +1,271 @@
+"""What `esper incidents` and `esper replay` print: a report for people, JSON for machines."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from esper.leyline.telemetry import IncidentRecorded, NonfiniteSighting
+from esper.simic.incidents import Incident
+from esper.simic.origin import Origin
+from esper.simic.replay import REPRODUCED, Replay, describe
+from esper.simic.tracing import Operation, Place, Poison, TensorRange
+
+_VERDICT_STYLES = {REPRODUCED: "bold green"}
+_SHOWN_STEPS = 12  # of a chain; an unrolled LSTM has hundreds
+
+
+@dataclass(frozen=True)
+class Step:
+    """Neighbouring operations of one line of source."""
+
+    operations: tuple[Operation, ...]
+
+    @property
+    def first(self) -> Operation:
+        """Return the operation that came first."""
+        return self.operations[0]
+
+    @property
+    def names(self) -> str:
+        """Return what the operations are called, each once."""
+        return ", ".join(dict.fromkeys(operation.name for operation in self.operations))
+
+    @property
+    def count(self) -> str:
+        """Return how many there are, if more than are named."""
+        named = len({operation.name for operation in self.operations})
+        return f" ({len(self.operations)} times)" if len(self.operations) > named else ""
+
+
+def steps_of(origin: Origin) -> list[Step]:
+    """Return a chain with neighbouring operations of one line put together."""
+
+    def line(operation: Operation) -> tuple[Place, str, str]:
+        return operation.place, operation.module, operation.phase
+
+    return [Step(tuple(operations)) for _, operations in groupby(origin.chain, key=line)]
+
+
+def moment(replay: Replay, operation: Operation, per_epoch: int) -> str:
+    """Return when in the update an operation took place, in words."""
+    if operation.minibatch is None:
+        return f"before the first minibatch of update {replay.update}"
+    epoch, minibatch = divmod(operation.minibatch, per_epoch)
+    return f"{operation.phase}, epoch {epoch + 1}, minibatch {minibatch + 1}"
+
+
+def short(path: str) -> str:
+    """Return a path without what leads to the package, or to where the user is."""
+    for root in (Path(__file__).parents[2], Path.cwd()):
+        if Path(path).is_relative_to(root):
+            return str(Path(path).relative_to(root))
+    return path
+
+
+def values_of(part: TensorRange) -> str:
+    """Return the range of a tensor's finite values and the counts of the others, in words."""
+    finite = (
+        "nothing finite"
+        if part.minimum is None or part.maximum is None
+        else f"{part.minimum:.4g} to {part.maximum:.4g}"
+    )
+    counts = {"NaN": part.nan, "+Inf": part.plus_inf, "-Inf": part.minus_inf}
+    others = [f"{count} {kind}" for kind, count in counts.items() if count]
+    return ", ".join([finite, *others])
+
+
+def name_of(part: TensorRange) -> str:
+    """Return what a tensor is called, and which one it is."""
+    return f"{part.name} = {part.of}" if part.of else part.name
+
+
+def kind_of(part: TensorRange) -> str:
+    """Return the type and the shape of a tensor."""
+    return f"{part.dtype}[{', '.join(map(str, part.shape))}]"
+
+
+def print_replay(replay: Replay, run: str, number: int, per_epoch: int, console: Console) -> None:
+    """Print the report."""
+    heading = Text(f"incident {number} of {run}", style="bold").append(
+        f", update {replay.update}", style="not bold"
+    )
+    console.print(heading)
+    console.print(Text(replay.verdict.upper(), style=_VERDICT_STYLES.get(replay.verdict, "yellow")))
+    for sentence in (*replay.differences, *replay.remarks):
+        console.print(Text(f"  {sentence}"))
+    console.print()
+    for title, sightings in (("recorded", replay.recorded), ("seen now", replay.seen)):
+        for position, sighting in enumerate(sightings):
+            label = title if position == 0 else ""
+            console.print(Text(f"{label:10}{describe(sighting)}{_times(sighting)}"))
+    if replay.origin is None:
+        if replay.seen:
+            console.print(Text("\nNo operation could be connected with what was seen."))
+        return
+    _print_origin(replay, replay.origin, per_epoch, console)
+
+
+def _print_origin(replay: Replay, origin: Origin, per_epoch: int, console: Console) -> None:
+    operation = origin.operation
+    console.print()
+    console.print(Text("It began in ", style="bold").append(operation.name, style="bold red"))
+    facts = [
+        ("cause", origin.cause),
+        ("when", moment(replay, operation, per_epoch)),
+        ("module", operation.module or "outside any module"),
+        ("derivative", operation.autograd),
+        (
+            "line",
+            f"{short(operation.place.file)}:{operation.place.line}, {operation.place.function}",
+        ),
+        ("", operation.place.code),
+    ]
+    for name, text in facts:
+        if text:
+            console.print(Text(f"  {name:11}", style="dim").append(text, style="not dim"))
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for title in ("", "tensor", "shape", "values", "first"):
+        table.add_column(title, style="dim" if not title else "", overflow="fold")
+    for side, parts in (("in", operation.inputs), ("out", operation.outputs)):
+        for part in parts:
+            first = str(list(part.first)) if part.first else ""
+            cells = (f"  {side}", name_of(part), kind_of(part), values_of(part), first)
+            table.add_row(*(Text(cell) for cell in cells))
+    console.print(table)
+    console.print()
+    console.print(Text("From there", style="bold"))
+    for line in chain_lines(replay, origin):
+        console.print(Text(f"  {line}"))
+
+
+def chain_lines(replay: Replay, origin: Origin) -> list[str]:
+    """Return the way from the origin to what was seen, a line per line of source."""
+    steps = steps_of(origin)
+    lines = [
+        f"{step.names}{step.count}  {step.first.module or step.first.place.function}  "
+        f"{short(step.first.place.file)}:{step.first.place.line}"
+        + (f"  {step.first.autograd}" if step.first.autograd else "")
+        for step in steps
+    ]
+    if len(lines) > _SHOWN_STEPS:
+        half = _SHOWN_STEPS // 2
+        lines[half:-half] = [f"… {len(lines) - 2 * half} more lines"]
+    seen = replay.seen[0]
+    return [*lines, f"seen in {seen.head} {seen.quantity} as {seen.kind}"]
+
+
+def replay_as_json(replay: Replay, run: str, number: int, per_epoch: int) -> dict[str, Any]:
+    """Return the report as plain values; keys are only ever added."""
+    origin = replay.origin
+    return {
+        "run": run,
+        "incident": number,
+        "update": replay.update,
+        "verdict": replay.verdict,
+        "differences": list(replay.differences),
+        "remarks": list(replay.remarks),
+        "recorded": [_sighting(one) for one in replay.recorded],
+        "seen": [_sighting(one) for one in replay.seen],
+        "poisoned_inputs": [_poison(poison) for poison in replay.poisons],
+        "origin": None
+        if origin is None
+        else {
+            **_operation(origin.operation, per_epoch),
+            "cause": origin.cause,
+            "inputs": [asdict(part) for part in origin.operation.inputs],
+            "outputs": [asdict(part) for part in origin.operation.outputs],
+            "poisons": [_poison(poison) for poison in origin.operation.poisons],
+        },
+        "chain": []
+        if origin is None
+        else [_operation(operation, per_epoch) for operation in origin.chain],
+    }
+
+
+def _operation(operation: Operation, per_epoch: int) -> dict[str, Any]:
+    at = operation.minibatch
+    return {
+        "op": operation.name,
+        "phase": operation.phase,
+        "epoch": None if at is None else at // per_epoch + 1,
+        "minibatch": None if at is None else at % per_epoch + 1,
+        "module": operation.module,
+        "derivative": operation.autograd,
+        "file": operation.place.file,
+        "line": operation.place.line,
+        "function": operation.place.function,
+        "code": operation.place.code,
+    }
+
+
+def _sighting(sighting: NonfiniteSighting) -> dict[str, Any]:
+    return {name: getattr(sighting, name) for name in sighting.__struct_fields__}
+
+
+def _poison(poison: Poison) -> dict[str, Any]:
+    return {"name": poison.name, "index": list(poison.index), "kind": poison.kind}
+
+
+def _times(sighting: NonfiniteSighting) -> str:
+    return f", in {sighting.count} minibatches" if sighting.count > 1 else ""
+
+
+def print_incidents(
+    run: str,
+    kept: Sequence[Incident],
+    told: Sequence[IncidentRecorded],
+    *,
+    as_json: bool,
+    console: Console,
+) -> None:
+    """Print every incident of a run: those that are kept, and those that the run only told of."""
+    rows = _listing(kept, told)
+    if as_json:
+        print(json.dumps({"run": run, "incidents": rows}, indent=2))
+        return
+    if not rows:
+        console.print(f"No incidents in {run}: every update was finite.", highlight=False)
+        return
+    console.print(Text(run, style="bold"))
+    for row in rows:
+        size = f"{row['size'] / 2**20:.1f} MiB" if row["kept"] else "not kept"
+        line = Text(f"{row['number']:4}  update {row['update']:<5} {size:>9}  ")
+        seen = [f"{one['head']} {one['quantity']} {one['kind']}" for one in row["sightings"]]
+        line.append(", ".join(seen) or row["reason"], style="" if row["kept"] else "dim")
+        console.print(line, soft_wrap=True)
+
+
+def _listing(kept: Sequence[Incident], told: Sequence[IncidentRecorded]) -> list[dict[str, Any]]:
+    rows = [
+        {
+            "number": incident.number,
+            "update": incident.update,
+            "kept": True,
+            "size": incident.size,
+            "path": str(incident.path),
+            "reason": "",
+            "sightings": [_sighting(one) for one in incident.sightings],
+        }
+        for incident in kept
+    ]
+    rows += [
+        {
+            "number": event.number,
+            "update": event.update,
+            "kept": False,
+            "size": 0,
+            "path": "",
+            "reason": event.reason or "its capsule is no longer there",
+            "sightings": [],
+        }
+        for event in told
+        if (event.number, event.update) not in {(one.number, one.update) for one in kept}
+    ]
+    return sorted(rows, key=lambda row: (row["update"], row["number"]))

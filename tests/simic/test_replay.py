@@ -1,0 +1,178 @@
+"""Replay's verdict, and what it tells people, machines and browsers."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from html.parser import HTMLParser
+from io import StringIO
+
+import pytest
+import torch
+from rich.console import Console
+
+from esper.leyline.telemetry import NonfiniteSighting
+from esper.simic.agent.ppo import PPOAgent
+from esper.simic.agent.rollout import Rollout
+from esper.simic.drill import Injection
+from esper.simic.incidents import Capsule, IncidentError, read_capsule, write_capsule
+from esper.simic.replay import DIFFERS, NOT_REPRODUCED, REPRODUCED, judge, rebuild_agent, replay
+from esper.simic.replay_page import replay_page
+from esper.simic.replay_report import print_replay, replay_as_json
+
+AgentMaker = Callable[..., PPOAgent]
+RolloutMaker = Callable[..., Rollout]
+CapsuleMaker = Callable[..., Capsule]
+
+
+@pytest.fixture
+def capsule(
+    make_agent: AgentMaker, make_rollout: RolloutMaker, make_capsule: CapsuleMaker
+) -> Capsule:
+    """Return the capsule of an update of four minibatches with a weight that is NaN."""
+    agent = make_agent(ppo_epochs=2, minibatches=2)
+    rollout = make_rollout(agent)
+    agent.update(rollout)
+    with torch.no_grad():
+        agent.policy.heads.weight[0, 3] = torch.nan
+    return make_capsule(agent, rollout)
+
+
+def sighting(**changes: object) -> NonfiniteSighting:
+    values = {"head": "op", "quantity": "ratio", "kind": "+inf", "count": 2}
+    return NonfiniteSighting(**{**values, "epoch": 1, "minibatch": 2, **changes})  # type: ignore[arg-type]
+
+
+def test_the_same_again_is_reproduced_and_leaves_everything_as_it_was(
+    capsule: Capsule, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = write_capsule(tmp_path_factory.mktemp("incidents"), 1, capsule)
+    read = read_capsule(folder)
+    threads = torch.get_num_threads()
+    first, second = replay(read), replay(read)
+    assert first.verdict == second.verdict == REPRODUCED
+    assert first.seen == second.seen == first.recorded
+    assert first.origin is not None
+    assert second.origin is not None
+    assert first.origin.cause == second.origin.cause == "poisoned weight: heads.weight[0, 3] is nan"
+    assert torch.get_num_threads() == threads
+    assert not torch.are_deterministic_algorithms_enabled()
+    moments = capsule.agent["optimizer"]["state"], read.agent["optimizer"]["state"]
+    for before, after in zip(*(m.values() for m in moments), strict=True):
+        assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_a_replay_computes_what_training_computed(
+    make_agent: AgentMaker, make_rollout: RolloutMaker, make_capsule: CapsuleMaker
+) -> None:
+    """Watching every operation changes no bit of what is learnt."""
+    agent = make_agent(ppo_epochs=2, minibatches=2)
+    capsule = make_capsule(agent, make_rollout(agent), Injection("op", "logits", "nan", 1))
+    traced, _ = rebuild_agent(capsule)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("esper.simic.replay.rebuild_agent", lambda _: (traced, torch.device("cpu")))
+        assert replay(capsule).verdict == REPRODUCED
+    trained = agent.policy.state_dict()
+    assert all(torch.equal(trained[name], w) for name, w in traced.policy.state_dict().items())
+
+
+def test_what_does_not_happen_again_is_said_to_be_so(capsule: Capsule) -> None:
+    capsule.agent["policy"]["heads.weight"][0, 3] = 0.0
+    replayed = replay(capsule)
+    assert replayed.verdict == NOT_REPRODUCED
+    assert replayed.differences == ("everything was finite this time",)
+    assert replayed.origin is None
+
+
+def test_what_happens_otherwise_is_said_to_differ(capsule: Capsule) -> None:
+    capsule.agent["policy"]["heads.weight"][0, 3] = torch.inf
+    replayed = replay(capsule)
+    assert replayed.verdict == DIFFERS
+    assert {one.kind for one in replayed.recorded if one.quantity == "logits"} == {"nan"}
+    assert {one.kind for one in replayed.seen if one.quantity == "logits"} == {"+inf", "-inf"}
+    assert "slot logits nan at epoch 1, minibatch 1 was recorded and not seen" in (
+        replayed.differences
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"minibatch": 1}, "recorded at epoch 1, minibatch 2 and seen at epoch 1, minibatch 1"),
+        ({"count": 3}, "recorded in 2 minibatches and seen in 3"),
+        ({"kind": "nan"}, "op ratio nan at epoch 1, minibatch 2 was seen and not recorded"),
+    ],
+)
+def test_every_difference_is_named(change: dict[str, object], words: str) -> None:
+    verdict, differences = judge((sighting(),), (sighting(**change),))
+    assert verdict == DIFFERS
+    assert any(words in difference for difference in differences)
+
+
+def test_other_versions_are_remarked_upon(capsule: Capsule) -> None:
+    old = replace(capsule, versions={"torch": "1.0", "python": "3.0"}, device="cuda:0")
+    remarks = replay(old).remarks
+    assert f"recorded with torch 1.0, replayed with {torch.__version__}" in remarks
+    if not torch.cuda.is_available():
+        assert "recorded on cuda:0, replayed on cpu" in remarks
+
+
+@pytest.mark.parametrize(
+    ("broken", "words"),
+    [
+        ({"agent": {}}, "holds no agent that this version knows"),
+        ({"config": {"colour": "red"}}, "'colour' is not a setting"),
+        ({"rollout": {"initial_state": (torch.ones(1), torch.ones(1))}}, "rollout is not one"),
+    ],
+)
+def test_a_capsule_of_another_kind_is_refused_in_one_sentence(
+    capsule: Capsule, broken: dict[str, object], words: str
+) -> None:
+    with pytest.raises(IncidentError, match=words) as raised:
+        replay(replace(capsule, **broken))  # type: ignore[arg-type]
+    assert "\n" not in str(raised.value)
+
+
+class Page(HTMLParser):
+    """Collects the text of a page and what it would load."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.text = ""
+        self.loads: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag in ("script", "link", "img", "iframe") or {"src", "href"} & {n for n, _ in attrs}:
+            self.loads.append(tag)
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def test_the_reports_say_the_same(capsule: Capsule) -> None:
+    replayed = replay(capsule)
+    about = ("<script>alert(1)</script>&run", 4, capsule.minibatches_per_epoch)
+    values = json.loads(json.dumps(replay_as_json(replayed, *about)))
+    origin = values["origin"]
+    assert values["verdict"] == "reproduced"
+    assert (values["incident"], values["update"]) == (4, 37)
+    assert values["chain"][0]["op"] == origin["op"] == "aten.addmm.default"
+    assert origin["poisons"] == [{"name": "weight heads.weight", "index": [0, 3], "kind": "nan"}]
+    assert {part["name"] for part in origin["inputs"]} == {"self", "mat1", "mat2"}
+    assert {part["of"] for part in origin["inputs"]} == {
+        "weight heads.bias", "", "weight heads.weight"
+    }  # fmt: skip
+
+    console = Console(record=True, width=100, file=StringIO())
+    print_replay(replayed, *about, console)
+    text = console.export_text()
+    page = Page(replay_page(replayed, *about))
+    assert page.loads == []
+    for shown in (text, page.text):
+        assert about[0] in shown
+        assert origin["op"] in shown
+        assert origin["cause"] in shown
+        assert f"policy.py:{origin['line']}" in shown
+        assert "logits = self.heads(trunk)" in shown
+        assert "slot logits as nan" in shown
+    assert "prefers-color-scheme: dark" in replay_page(replayed, *about)

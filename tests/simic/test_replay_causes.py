@@ -1,0 +1,339 @@
+"""Replay names where it began: planted causes, each with its operation and its line."""
+
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+
+from esper.leyline.heads import HEAD_NAMES
+from esper.leyline.telemetry import SHARED
+from esper.simic.agent import losses, planting, ppo
+from esper.simic.agent import rollout as rollout_module
+from esper.simic.agent.ppo import PPOAgent
+from esper.simic.agent.rollout import Rollout
+from esper.simic.drill import Injection
+from esper.simic.incidents import Capsule
+from esper.simic.origin import Origin
+from esper.simic.replay import REPRODUCED, Replay, replay
+from esper.tamiyo import policy as policy_module
+
+AgentMaker = Callable[..., PPOAgent]
+RolloutMaker = Callable[..., Rollout]
+CapsuleMaker = Callable[..., Capsule]
+
+#: An update of two epochs with two minibatches each.
+SMALL: dict[str, Any] = {"ppo_epochs": 2, "minibatches": 2}
+
+
+def line_of(module: ModuleType, code: str) -> tuple[str, int]:
+    """Return file and number of the only line of a module that begins with `code`."""
+    numbers = [
+        number
+        for number, line in enumerate(inspect.getsource(module).splitlines(), start=1)
+        if line.strip().startswith(code)
+    ]
+    assert len(numbers) == 1, f"{code!r} stands on lines {numbers}"
+    assert module.__file__ is not None
+    return module.__file__, numbers[0]
+
+
+def origin_of(replayed: Replay) -> Origin:
+    assert replayed.verdict == REPRODUCED, replayed.differences
+    assert replayed.origin is not None
+    return replayed.origin
+
+
+def at(origin: Origin) -> tuple[str, int]:
+    place = origin.operation.place
+    return str(Path(place.file)), place.line
+
+
+def first(replayed: Replay) -> tuple[str, str, str]:
+    one = replayed.seen[0]
+    return one.head, one.quantity, one.kind
+
+
+def with_parts(rollout: Rollout, **parts: torch.Tensor) -> Rollout:
+    return Rollout(**{**rollout.__dict__, **parts})
+
+
+def rows_of(agent: PPOAgent, head: str) -> slice:
+    layout = agent.policy.layout
+    start = layout.offsets[layout.names.index(head)]
+    return slice(start, start + layout.sizes[layout.names.index(head)])
+
+
+@pytest.mark.parametrize("head", ["op", "tempo"])
+def test_a_huge_finite_weight_overflows_in_the_product_of_its_head(
+    make_agent: AgentMaker, make_rollout: RolloutMaker, make_capsule: CapsuleMaker, head: str
+) -> None:
+    agent = make_agent(**SMALL)
+    rollout = make_rollout(agent)
+    with torch.no_grad():
+        agent.policy.heads.weight[rows_of(agent, head).start] = 3e38
+        agent.policy.lstm.bias_ih_l0[:] = 5.0  # a trunk whose sum is well above 1
+    replayed = replay(make_capsule(agent, rollout))
+    origin = origin_of(replayed)
+    assert first(replayed) == (head, "logits", "+inf")
+    assert origin.operation.name == "aten.addmm.default"
+    assert origin.operation.module == "policy.heads"
+    assert at(origin) == line_of(policy_module, "logits = self.heads(trunk)")
+    assert origin.operation.phase == "forward"
+    assert origin.cause.startswith("matmul overflow: factors reach 3e+38")
+    assert [part.plus_inf > 0 for part in origin.operation.outputs] == [True]
+    assert not any(part.kinds for part in origin.operation.inputs)
+
+
+@pytest.mark.parametrize("kind", ["inf", "-inf", "nan"])
+@pytest.mark.parametrize("quantity", ["logits", "log_prob"])
+def test_an_infinite_logit_of_a_drill_is_named_as_planted(
+    make_agent: AgentMaker,
+    make_rollout: RolloutMaker,
+    make_capsule: CapsuleMaker,
+    kind: str,
+    quantity: str,
+) -> None:
+    agent = make_agent(**SMALL)
+    drill = Injection("op", quantity, kind, 37)
+    replayed = replay(make_capsule(agent, make_rollout(agent), drill))
+    origin = origin_of(replayed)
+    assert first(replayed)[:2] == ("op", quantity)
+    code = {
+        "logits": "planted[0, 0, column] = VALUES[injection.kind]",
+        "log_prob": "planted[step, host, head] = torch.as_tensor(VALUES[injection.kind])",
+    }
+    assert at(origin) == line_of(planting, code[quantity])
+    assert origin.cause == f"planted by a drill: op.{quantity}:{kind}@37"
+
+
+def test_an_infinite_bias_is_a_poisoned_weight_and_named_with_its_index(
+    make_agent: AgentMaker, make_rollout: RolloutMaker, make_capsule: CapsuleMaker
+) -> None:
+    agent = make_agent(**SMALL)
+    rollout = make_rollout(agent)
+    row = rows_of(agent, "blueprint").start + 1
+    with torch.no_grad():
+        agent.policy.heads.bias[row] = torch.inf
+    replayed = replay(make_capsule(agent, rollout))
+    origin = origin_of(replayed)
+    assert first(replayed) == ("blueprint", "logits", "+inf")
+    assert origin.cause == f"poisoned weight: heads.bias[{row}] is +inf"
+    assert origin.operation.name == "aten.addmm.default"
+    assert at(origin) == line_of(policy_module, "logits = self.heads(trunk)")
+    assert [str(poison) for poison in replayed.poisons] == [f"weight heads.bias[{row}]"]
+
+
+def test_a_choice_of_probability_zero_that_was_taken(
+    make_agent: AgentMaker, make_rollout: RolloutMaker, make_capsule: CapsuleMaker
+) -> None:
+    agent = make_agent(**SMALL)
+    rollout = make_rollout(agent)
+    masks = rollout.masks.clone()
+    taken = rows_of(agent, "op").start + int(rollout.actions[3, 2, HEAD_NAMES.index("op")])
+    masks[3, 2, taken] = False
+    replayed = replay(make_capsule(agent, with_parts(rollout, masks=masks)))
+    origin = origin_of(replayed)
+    assert first(replayed) == ("op", "old_log_prob", "-inf")
+    assert origin.operation.name == "aten.gather.default"
+    assert at(origin) == line_of(policy_module, "return log_probs.gather(")
+    assert origin.cause.startswith("log of 0: the choice taken has probability zero")
+
+
+def test_logits_that_lie_too_far_apart(
+    make_agent: AgentMaker, make_rollout: RolloutMaker, make_capsule: CapsuleMaker
+) -> None:
+    """Finite logits, a finite mask, and yet the log of a probability of 0."""
+    agent = make_agent(**SMALL)
+    rollout = make_rollout(agent)
+    head = HEAD_NAMES.index("op")
+    rollout.actions[..., head] = 0
+    rows = rows_of(agent, "op")
+    with torch.no_grad():
+        agent.policy.heads.bias[rows.start] = -3e38
+        agent.policy.heads.bias[rows.start + 1] = 3e38
+    replayed = replay(make_capsule(agent, rollout))
+    origin = origin_of(replayed)
+    assert first(replayed) == ("op", "old_log_prob", "-inf")
+    assert origin.operation.name == "aten._log_softmax.default"
+    assert at(origin) == line_of(policy_module, "return log_softmax(masked, dim=-1)")
+    assert origin.cause.startswith("log of 0: logits")
+
+
+def test_a_nan_from_the_environment(
+    make_agent: AgentMaker, make_rollout: RolloutMaker, make_capsule: CapsuleMaker
+) -> None:
+    agent = make_agent(**SMALL)
+    rollout = make_rollout(agent)
+    observations = rollout.observations.clone()
+    observations[2, 3, 5] = torch.nan
+    replayed = replay(make_capsule(agent, with_parts(rollout, observations=observations)))
+    assert first(replayed) == (SHARED, "observations", "nan")
+    assert origin_of(replayed).cause == "poisoned input: observations[2, 3, 5] is nan"
+
+
+def test_a_nan_advantage_comes_from_a_reward(
+    make_agent: AgentMaker, make_rollout: RolloutMaker, make_capsule: CapsuleMaker
+) -> None:
+    agent = make_agent(**SMALL)
+    rollout = make_rollout(agent)
+    rewards = rollout.rewards.clone()
+    rewards[-1, 4] = torch.nan
+    replayed = replay(make_capsule(agent, with_parts(rollout, rewards=rewards)))
+    origin = origin_of(replayed)
+    assert first(replayed) == (SHARED, "advantages", "nan")
+    assert origin.cause == "poisoned input: rewards[5, 4] is nan"
+    assert origin.operation.phase == "preparation"
+    assert at(origin) == line_of(rollout_module, "deltas = rollout.rewards + future")
+
+
+def test_a_huge_finite_reward_overflows_in_the_value_loss(
+    make_agent: AgentMaker, make_rollout: RolloutMaker, make_capsule: CapsuleMaker
+) -> None:
+    agent = make_agent(**SMALL)
+    rollout = make_rollout(agent)
+    rewards = rollout.rewards.clone()
+    rewards[-1, 4] = 1e25
+    replayed = replay(make_capsule(agent, with_parts(rollout, rewards=rewards)))
+    origin = origin_of(replayed)
+    assert at(origin)[0] == losses.__file__
+    assert replayed.seen[0].head == SHARED
+
+
+def test_an_exploding_ratio(
+    make_agent: AgentMaker, make_rollout: RolloutMaker, make_capsule: CapsuleMaker
+) -> None:
+    """A choice that was all but impossible becomes likely by one step that is far too long."""
+    agent = make_agent(learning_rate=200.0, target_kl=0.0, gamma=0.0, gae_lambda=0.0, **SMALL)
+    rollout = make_rollout(agent)
+    op = rollout.actions[..., HEAD_NAMES.index("op")]
+    op[::2], op[1::2] = 0, 1
+    rewards = torch.where(op == 0, 1.0, -1.0)
+    with torch.no_grad():
+        agent.policy.heads.bias[rows_of(agent, "op").start] = -150.0
+    replayed = replay(make_capsule(agent, with_parts(rollout, rewards=rewards)))
+    origin = origin_of(replayed)
+    assert first(replayed) == ("op", "ratio", "+inf")
+    assert origin.operation.name == "aten.exp.default"
+    assert at(origin) == line_of(losses, "ratios=log_ratios.exp(),")
+    assert origin.cause.startswith("overflow in exp: its argument reaches")
+
+
+def test_an_exploding_lstm_is_shared(
+    make_agent: AgentMaker, make_rollout: RolloutMaker, make_capsule: CapsuleMaker
+) -> None:
+    agent = make_agent(**SMALL)
+    rollout = make_rollout(agent)
+    with torch.no_grad():
+        agent.policy.lstm.weight_ih_l0.fill_(3e38)
+        agent.policy.lstm.weight_hh_l0.fill_(-3e38)
+    replayed = replay(make_capsule(agent, rollout))
+    origin = origin_of(replayed)
+    assert replayed.seen[0].head == SHARED
+    assert {one.head for one in replayed.seen} == {SHARED}
+    assert origin.operation.module == "policy.lstm"
+    assert at(origin) == line_of(policy_module, "trunk, state = self.lstm(")
+    assert origin.cause.startswith("matmul overflow")
+
+
+@pytest.mark.parametrize("factor", [1e3, 1e6])
+def test_an_overflow_in_half_precision(
+    make_agent: AgentMaker,
+    make_rollout: RolloutMaker,
+    make_capsule: CapsuleMaker,
+    factor: float,
+) -> None:
+    """In float32 there is nothing wrong with these weights."""
+    agent = make_agent(amp="fp16", **SMALL)
+    rollout = make_rollout(agent)
+    with torch.no_grad():
+        agent.policy.features.weight.mul_(0).add_(6e4 if factor == 1e3 else 1e6)
+    replayed = replay(make_capsule(agent, rollout))
+    origin = origin_of(replayed)
+    assert {one.head for one in replayed.seen} == {SHARED}
+    assert origin.operation.module == "policy.features"
+    if factor == 1e3:
+        assert origin.operation.name == "aten.addmm.default"
+        assert origin.cause.startswith("matmul overflow")
+    else:
+        assert origin.operation.name == "aten._to_copy.default"
+        assert origin.cause.startswith("overflow in a cast to float16: values reach 1e+06")
+    assert origin.cause.endswith("float16 ends at 6.55e+04")
+
+
+def test_an_inactive_head_stays_dark_beside_another_that_lights(
+    make_agent: AgentMaker, make_rollout: RolloutMaker, make_capsule: CapsuleMaker
+) -> None:
+    """A forbidden choice in a head that does not count is nothing, and is not taken for a cause."""
+    agent = make_agent(**SMALL)
+    rollout = make_rollout(agent)
+    masks = rollout.masks.clone()
+    curve = HEAD_NAMES.index("alpha_curve")
+    rollout.active[..., curve] = False
+    rollout.actions[..., curve] = 0
+    masks[..., rows_of(agent, "alpha_curve").start] = False
+    rollout = with_parts(rollout, masks=masks)
+    assert agent.update(rollout).head_nonfinite == []
+    taken = rows_of(agent, "op").start + int(rollout.actions[3, 2, HEAD_NAMES.index("op")])
+    masks[3, 2, taken] = False
+    replayed = replay(make_capsule(agent, rollout))
+    assert {one.head for one in replayed.seen} == {"op"}
+    assert origin_of(replayed).operation.base == "gather"
+
+
+def test_a_nan_that_only_the_backward_pass_has(
+    make_agent: AgentMaker, make_rollout: RolloutMaker, make_capsule: CapsuleMaker
+) -> None:
+    """A unit of the trunk that is 0 hides a huge weight of the critic, but not its derivative."""
+    agent = make_agent(**SMALL)
+    rollout = make_rollout(agent)
+    lstm = agent.policy.lstm
+    with torch.no_grad():
+        for parameter in lstm.parameters():
+            parameter.unflatten(0, (4, -1))[:, 0] = 0.0  # all gates of the unit
+        agent.policy.critic.weight[0, 0] = 3e38
+    rewards = 1e5 * rollout.rewards
+    replayed = replay(make_capsule(agent, with_parts(rollout, rewards=rewards)))
+    origin = origin_of(replayed)
+    assert first(replayed)[:2] == (SHARED, "gradient")
+    assert origin.operation.phase == "backward"
+    assert origin.operation.name == "aten.mm.default"
+    assert origin.operation.autograd == "AddmmBackward0"
+    assert origin.operation.module == "policy.critic"
+    assert at(origin) == line_of(policy_module, "values = self.critic(trunk).squeeze(-1)")
+    assert origin.cause.startswith("matmul overflow")
+    assert origin.cause.endswith("in the derivative of Addmm")
+
+
+def test_a_corrupted_moment_of_the_optimizer(
+    make_agent: AgentMaker, make_rollout: RolloutMaker, make_capsule: CapsuleMaker
+) -> None:
+    agent = make_agent(**SMALL)
+    rollout = make_rollout(agent)
+    agent.update(rollout)
+    row = rows_of(agent, "style").start
+    agent.optimizer.state[agent.policy.heads.weight]["exp_avg"][row, 3] = torch.nan
+    replayed = replay(make_capsule(agent, rollout))
+    origin = origin_of(replayed)
+    assert first(replayed)[0] == "style"
+    assert origin.operation.name == "aten._fused_adam_.default"
+    assert origin.operation.phase == "step"
+    assert at(origin) == line_of(ppo, "self.optimizer.step()")
+    assert origin.cause == (f"corrupted optimizer state: exp_avg of heads.weight[{row}, 3] is nan")
+
+
+def test_a_negative_second_moment_is_found_though_all_was_finite(
+    make_agent: AgentMaker, make_rollout: RolloutMaker, make_capsule: CapsuleMaker
+) -> None:
+    agent = make_agent(**SMALL)
+    rollout = make_rollout(agent)
+    agent.update(rollout)
+    agent.optimizer.state[agent.policy.critic.bias]["exp_avg_sq"][0] = -10.0
+    replayed = replay(make_capsule(agent, rollout))
+    origin = origin_of(replayed)
+    assert first(replayed)[0] == SHARED
+    assert origin.operation.name == "aten._fused_adam_.default"
+    assert "a second moment of Adam is negative" in origin.cause
