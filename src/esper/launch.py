@@ -4,10 +4,12 @@ Training and cockpit are two processes that share the run's store and nothing el
 which brings them together, imports neither until it must.
 """
 
+import fcntl
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -34,6 +36,8 @@ if TYPE_CHECKING:
     from esper.leyline.telemetry import RunFinished
     from esper.simic.progress import ProgressReport
 
+#: Held by the process that trains a run.
+LOCK_NAME = "training.lock"
 #: By how training ended, where nobody asked Sanctum to end it.
 _EXIT_CODES = {"finished": 0, "stopped": 130, "halted": 3}
 #: What may be said anew when a run goes on; everything else is what makes it the same run.
@@ -149,10 +153,27 @@ def train_child(run: Path) -> int:
 
 def _train(run: Path, config: TrainingConfig, progress: "ProgressReport") -> "RunFinished":
     # Signals first: whoever asks to stop while torch is still loading is heard, too.
-    with stop_on_signal() as stop, RunWriter(run) as writer, progress:
+    with stop_on_signal() as stop, _held(run), RunWriter(run) as writer, progress:
         from esper.simic.training import train
 
         return train(config, run, writer, progress, stop)
+
+
+@contextmanager
+def _held(run: Path) -> Iterator[None]:
+    """Keep every other process from training the run; a process that dies lets go.
+
+    Raises:
+        ConfigError: another process is training it.
+    """
+    with (run / LOCK_NAME).open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(
+                f"{run.name} is being trained by another process; stop that first"
+            ) from None
+        yield
 
 
 class TrainingProcess:

@@ -1,5 +1,6 @@
 """TELE-303 from the PPO update to the light on the screen, in real processes."""
 
+import fcntl
 import json
 import os
 import signal
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 
+from esper.launch import LOCK_NAME
 from esper.leyline.heads import HEAD_NAMES
 
 Esper = Callable[..., subprocess.CompletedProcess[str]]
@@ -123,6 +125,19 @@ def test_a_run_killed_right_after_the_latch_keeps_its_light_and_goes_on(
     )
     assert read_lights(once.stdout.splitlines(), "Inf") == {"Tempo"}
     assert len(list(runs.iterdir())) == 1
+
+
+def test_two_processes_cannot_train_one_run(
+    esper: Esper, small: tuple[str, ...], tmp_path: Path
+) -> None:
+    assert esper("ppo", "--episodes", "2", *small).returncode == 0
+    (run,) = (tmp_path / "runs").iterdir()
+    with (run / LOCK_NAME).open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        refused = esper("ppo", "--resume", run.name, "--episodes", "4")
+    assert refused.returncode == 2
+    assert refused.stderr.endswith("is being trained by another process; stop that first\n")
+    assert health_of(esper)[1]["status"] == "FINISHED"
 
 
 def final_weights(run_dir: Path) -> list[torch.Tensor]:

@@ -1,10 +1,10 @@
 """Layers over many networks at once, on features `[R, C, *P, B]`.
 
 R rows (one network each), C channels, one or two position axes P, and the batch B **last**. This
-order is measured, not taste: a convolution becomes `[out, in*K] @ [in*K, P*B]` for each row, whose
-long side is the contiguous one. On the two cores this was written on, the forward product of a
-channels-last layout (`[P*B, in*K] @ [in*K, out]`) ran at 11 to 27 GFLOP/s and this one at 78 to
-104. Windows and shifts are then slices whose inner run is the whole batch.
+order is measured, not taste: a convolution is then `[out, in*K] @ [in*K, P*B]` for each row, with
+the long side contiguous. For the blocks of 16 default hosts, on the two cores this was written on,
+the forward product ran at 78 to 112 GFLOP/s so, and at 10 to 28 with channels last
+(`[P*B, in*K] @ [in*K, out]`). Windows and shifts are slices whose inner run is the whole batch.
 """
 
 import itertools

@@ -1,6 +1,7 @@
 """Sanctum without a terminal: one frame as text, or as a picture."""
 
 import asyncio
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -79,4 +80,5 @@ async def _screenshot(app: "SanctumApp", size: tuple[int, int]) -> str:
         while app.view is None or app.view.is_behind:
             await pilot.pause(0.01)
         await pilot.pause()
-        return app.export_screenshot()
+        # Textual's picture asks the web for its font; without that the reader's own stands in.
+        return re.sub(r"@font-face\s*{.*?}", "", app.export_screenshot(), flags=re.DOTALL)

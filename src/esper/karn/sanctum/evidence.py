@@ -5,8 +5,8 @@ the earlier first and the later last sighting, and an update counts once however
 So events may come in any order, twice, or split over any number of readers. An update that a resume
 trained again is the same update.
 
-For that, every bad update is remembered by its number: some hundred bytes for each update and row,
-of which a run has few, since training that stays bad is rolled back and halted.
+For that, every bad update is remembered by its number: less than a hundred bytes for each update
+and row, and a run has few, since training that stays bad is rolled back and halted.
 """
 
 from collections.abc import Iterable
