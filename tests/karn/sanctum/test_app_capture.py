@@ -54,4 +54,4 @@ def test_a_picture_shows_the_real_app(finished_run, tmp_path, size):
     assert "Action heads" in picture
     assert LIT in picture
     assert "FINISHED" in picture
-    assert "url(\"http" not in picture  # it looks the same where there is no internet
+    assert 'url("http' not in picture  # it looks the same where there is no internet
