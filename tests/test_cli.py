@@ -1,6 +1,7 @@
 """The command line: every verb helps at once, and bad input gets one sentence and exit code 2."""
 
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -40,6 +41,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
         (("ppo", "--episodes", "0"), "episodes must be at least 1, not 0"),
         (("ppo", "--gamma", "x"), "argument --gamma: must be a number, not 'x'"),
         (("ppo", "--episods", "3"), "unrecognized arguments: --episods 3"),
+        (("ppo", "--seed", "9" * 30), "seed must be at most 9223372036854775807"),
         (("ppo", "--amp", "int8"), "argument --amp: invalid choice: 'int8'"),
         (("ppo", "--config", "absent.toml"), "cannot read the config file absent.toml"),
         (("ppo", "--inject", "op:inf"), "inject takes HEAD[.QUANTITY]:KIND@UPDATE"),
@@ -64,7 +66,17 @@ def test_bad_input_gets_one_sentence(run: Run, arguments: tuple[str, ...], words
     assert "Traceback" not in errors
 
 
-@pytest.mark.parametrize("arguments", [("absent",), ("--once",), ("--size", "big")])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("absent",),
+        ("--once",),
+        ("--size", "big"),
+        ("--size", "1x1", "--export", "a.svg"),
+        ("--size", "9999x9999", "--export", "a.svg"),
+        ("--size", "120x40"),
+    ],
+)
 def test_sanctum_refuses_in_one_sentence(run: Run, arguments: tuple[str, ...]) -> None:
     code, output, errors = run(*arguments, command=sanctum_main)
     assert (code, output, errors.count("\n")) == (2, "", 1)
@@ -178,3 +190,45 @@ def test_a_run_without_incidents_says_so(run: Run) -> None:
     code, _, errors = run("replay", "2")
     assert code == 2
     assert "has kept no incident" in errors
+
+
+def test_a_picture_that_cannot_be_written_is_one_sentence(run: Run) -> None:
+    assert run("ppo", "--episodes", "1", "--steps", "1")[0] == 0
+    code, _, errors = run("--export", "absent/a.svg", command=sanctum_main)
+    assert code == 2
+    assert errors == "sanctum: cannot write absent/a.svg: No such file or directory\n"
+
+
+def test_off_a_terminal_sanctum_prints_one_frame(run: Run) -> None:
+    assert run("ppo", "--episodes", "1", "--steps", "1")[0] == 0
+    code, output, _ = run(command=sanctum_main)
+    assert code == 0
+    assert "Action heads" in output
+
+
+def test_threads_can_be_chosen_for_the_shortest_episode(run: Run) -> None:
+    code, output, errors = run("ppo", "--episodes", "1", "--steps", "1", "--threads", "0")
+    assert (code, errors) == (0, "")
+    assert "FINISHED" in output
+
+
+def test_more_episodes_do_not_change_the_number_of_hosts(run: Run) -> None:
+    assert run("ppo", "--episodes", "10", "--steps", "1")[0] == 0
+    code, output, _ = run("ppo", "--resume", "2", "--episodes", "20")
+    assert code == 0
+    assert "20 episodes, 2 at a time" in output
+
+
+def test_a_report_into_a_closed_pipe_dies_of_it_and_training_does_not(
+    run: Run, tmp_path: Path
+) -> None:
+    def into_closed_pipe(*arguments: str) -> int:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "esper", *arguments], cwd=tmp_path, stdout=subprocess.PIPE
+        )
+        assert process.stdout is not None
+        process.stdout.close()
+        return process.wait(timeout=100)
+
+    assert into_closed_pipe("ppo", "--episodes", "2", "--steps", "1") == 0
+    assert into_closed_pipe("health") == -signal.SIGPIPE

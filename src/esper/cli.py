@@ -6,6 +6,7 @@ takes longer than help may take in all).
 """
 
 import argparse
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import fields
@@ -15,6 +16,10 @@ from typing import Any, NoReturn
 from esper import __version__
 from esper.karn.run_directory import default_run_dir
 from esper.simic.config import TrainingConfig
+
+
+class OptionError(ValueError):
+    """Options that do not go together; one clear sentence."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -41,17 +46,20 @@ def _run(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> No
     other exception is a fault of the program and keeps its traceback.
     """
     options = parser.parse_args(arguments)
+    # A reader of a pipe that had enough ends a report as it ends any other program: an exit code
+    # of our own would be taken for the report's verdict. Training outlives its readers.
+    is_report = options.verb not in (_ppo, _train_child)
+    before = signal.signal(signal.SIGPIPE, signal.SIG_DFL if is_report else signal.SIG_IGN)
     try:
         code: int = options.verb(options)
+        sys.stdout.flush()
     except ValueError as error:
         if not type(error).__module__.startswith("esper."):
             raise
         print(f"{parser.prog}: {error}", file=sys.stderr)
         code = 2
-    except BrokenPipeError:
-        # The reader of a pipe had enough; closing stderr keeps Python from complaining at exit.
-        sys.stderr.close()
-        code = 141
+    finally:
+        signal.signal(signal.SIGPIPE, before)
     sys.exit(code)
 
 
@@ -119,9 +127,8 @@ def _sanctum_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--size",
         type=_size,
-        default=(120, 40),
         metavar="COLUMNSxROWS",
-        help="size of the picture (default: 120x40)",
+        help="size of the picture (with --export; default: 120x40)",
     )
     parser.set_defaults(verb=_sanctum)
     return parser
@@ -233,8 +240,10 @@ def _number(text: str) -> float:
 
 def _size(text: str) -> tuple[int, int]:
     columns, _, rows = text.partition("x")
-    if not (columns.isdecimal() and rows.isdecimal() and int(columns) and int(rows)):
+    if not (columns.isdecimal() and rows.isdecimal()):
         raise argparse.ArgumentTypeError(f"must be like 120x40, not {text!r}")
+    if not (72 <= int(columns) <= 500 and 22 <= int(rows) <= 200):
+        raise argparse.ArgumentTypeError(f"must be from 72x22 to 500x200, not {text}")
     return int(columns), int(rows)
 
 
@@ -310,10 +319,13 @@ def _telemetry(options: argparse.Namespace) -> int:
 def _sanctum(options: argparse.Namespace) -> int:
     from esper import launch
 
+    if options.size is not None and options.export is None:
+        raise OptionError("--size is the size of a picture: it goes with --export FILE.svg")
+
     return launch.watch(
         options.run_dir,
         options.run,
         once=options.once,
         picture=options.export,
-        size=options.size,
+        size=options.size or (120, 40),
     )

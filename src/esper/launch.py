@@ -69,6 +69,8 @@ def prepare_run(
     from_file = {} if config_file is None else read_config(config_file)
     config = updated(updated(TrainingConfig(), from_file), given)
     _check_before_start(config)
+    # Written out, so that more episodes later do not make it another number of hosts.
+    config = updated(config, {"envs": config.environments})
     try:
         run = create_run(run_dir, name or config.task)
     except OSError as error:
@@ -219,7 +221,10 @@ def train_behind_sanctum(run: Path, run_dir: Path) -> int:
 
     outcome = run_sanctum(run, run_dir, child)
     if outcome == "detach":
-        print(f"Training goes on in process {child.pid}. Watch it with: sanctum {run.name}")
+        print(
+            f"Training goes on in process {child.pid}. Watch it with: "
+            f"sanctum --run-dir {run_dir} {run.name}"
+        )
         return 0
     if outcome == "stop":
         child.stop()
@@ -250,11 +255,13 @@ def watch(
 ) -> int:
     """Show a run in Sanctum, or print or draw one frame of it; return the exit code.
 
-    Without a reference Sanctum shows the newest run, and waits for one if there is none yet.
+    Off a terminal one frame is printed. Without a reference Sanctum shows the newest run, and waits
+    for one if there is none yet.
 
     Raises:
         RunNotFoundError: no run answers to the reference, or there is none to print or draw.
     """
+    once = once or not (sys.stdin.isatty() and sys.stdout.isatty())
     try:
         run = find_run(run_dir, reference)
     except RunNotFoundError:
@@ -266,7 +273,10 @@ def watch(
 
         assert run is not None
         if picture is not None:
-            export_frame(run, picture, size)
+            try:
+                export_frame(run, picture, size)
+            except OSError as error:
+                raise ConfigError(f"cannot write {picture}: {error.strerror}") from error
         else:
             print_once(run)
         return 0

@@ -220,11 +220,9 @@ def test_what_was_done_is_counted_and_said(long_troubled_run):
     assert console.text.count("halted itself: 5 rollbacks in a row did not help") == 1
 
 
-def test_a_run_that_was_just_created_is_waited_for(run):
-    console = Printed()
-
-    assert print_health(run.parent, console=console) == 0
-    assert "WAITING" in console.text
+def test_nothing_is_said_of_the_health_of_a_run_without_events(run):
+    with pytest.raises(RunStoreError, match="has no events yet"):
+        print_health(run.parent, console=Printed())
 
 
 def test_colour_is_for_terminals_and_not_for_those_who_want_none(finished_run, monkeypatch):

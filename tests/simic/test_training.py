@@ -65,6 +65,22 @@ def test_a_run_asked_to_stop_stops_after_the_update_and_can_go_on(
     assert [update.update for update in log.of(PPOUpdatePayload)] == [3]
 
 
+def test_a_stopped_run_loses_nothing_however_rarely_it_is_kept(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop = StopRequest()
+    collect = training.collect
+
+    def asked_meanwhile(*arguments: Any, **options: Any) -> Any:
+        stop.requested = True
+        return collect(*arguments, **options)
+
+    monkeypatch.setattr(training, "collect", asked_meanwhile)
+    ending, log = train(stop, episodes=8, checkpoint_every=100)
+    assert (ending.status, ending.update) == ("stopped", 1)
+    assert [kept.update for kept in log.of(CheckpointWritten)] == [1]
+
+
 def test_a_drill_is_planted_once_even_if_the_run_goes_on(train: Train) -> None:
     _, log = train(episodes=2, inject=("op:inf@1",))
     assert log.of(PPOUpdatePayload)[0].head_inf_detected["op"]

@@ -111,6 +111,8 @@ def print_health(
     if frame.error is not None:
         raise RunStoreError(frame.error)
     run_id = directory.resolve().name
+    if not frame.snapshot.last_event_id:
+        raise RunStoreError(f"{run_id} has no events yet, so nothing can be said of its health")
     if as_json:
         report = json.dumps(_health_report(run_id, frame), indent=2)
         console.print(report, markup=False, highlight=False, soft_wrap=True)

@@ -53,6 +53,7 @@ _BATCH: Final = 4_096
 _BUSY_MILLISECONDS: Final = 2_000
 _RETRY_SECONDS: Final = (0.1, 5.0)  # first and longest pause between two tries
 _CLOSE_SECONDS: Final = 5.0
+_FINISH_SECONDS: Final = 2.0  # for a moment without a reader, in which the store becomes one file
 _STORE_ERRORS = (sqlite3.Error, OSError, RunStoreError)
 #: What SQLite says of a value that no store would take: trying again cannot help.
 _VALUE_ERRORS = (sqlite3.IntegrityError, sqlite3.ProgrammingError, OverflowError)
@@ -352,10 +353,16 @@ class _Store:
         connection = self._connection
         if connection is None:
             return
-        # Whatever fails here, all events are committed and the store opens as it is.
-        with contextlib.suppress(sqlite3.Error):
-            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-            connection.execute("PRAGMA journal_mode = DELETE")
+        connection.execute("PRAGMA busy_timeout = 0")
+        # Readers come and go within milliseconds, so there is a moment without one. Whatever fails
+        # here, all events are committed and the store opens as it is.
+        end = time.monotonic() + _FINISH_SECONDS
+        while time.monotonic() < end:
+            with contextlib.suppress(sqlite3.Error):
+                connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+                if connection.execute("PRAGMA journal_mode = DELETE").fetchone() == ("delete",):
+                    break
+            time.sleep(0.01)
         self.abandon()
 
     def _roll_back(self) -> None:

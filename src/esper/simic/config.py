@@ -72,7 +72,9 @@ class TrainingConfig:
     )
     incident_megabytes: int = _setting(500, "disk that all capsules of a run may take")
     inject: tuple[str, ...] = _setting(
-        (), "drill: HEAD[.QUANTITY]:KIND@UPDATE, for example op:inf@2 (repeatable)"
+        (),
+        "drill: HEAD[.QUANTITY]:KIND@UPDATE, for example op:inf@2 (repeatable); one of log_prob "
+        "waits for a step in which the head is active",
     )
 
     def __post_init__(self) -> None:
@@ -108,6 +110,8 @@ def _check(config: TrainingConfig) -> None:
                 raise ConfigError(f"{name} must be a list of texts, not {value!r}")
         elif type(value) is not expected:
             raise ConfigError(f"{name} must be {_TYPE_WORDS[expected]}, not {value!r}")
+        if expected is int and value > _LARGEST_INTEGER:
+            raise ConfigError(f"{name} must be at most {_LARGEST_INTEGER}, not {value}")
         if expected is float and not math.isfinite(value):
             raise ConfigError(f"{name} must be a finite number, not {value}")
         choices = setting.metadata["choices"]
@@ -119,6 +123,7 @@ def _check(config: TrainingConfig) -> None:
     _require(config, _FRACTIONS, lambda value: 0 <= value <= 1, "between 0 and 1")
 
 
+_LARGEST_INTEGER = 2**63 - 1  # that generators take as a seed, and the store as a number
 _TYPE_WORDS = {int: "a whole number", float: "a number", str: "a text"}
 
 

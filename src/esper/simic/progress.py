@@ -1,5 +1,7 @@
 """What a training process says of itself on its own terminal, or in its log."""
 
+import os
+import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Protocol, Self, TextIO
@@ -33,7 +35,11 @@ class PlainLines:
 
     def say(self, sentence: str) -> None:
         """Print a sentence."""
-        print(sentence, file=self._file, flush=True)
+        try:
+            print(sentence, file=self._file, flush=True)
+        except BrokenPipeError:
+            # Whoever read this had enough. The console log has every line, and training goes on.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
     def updated(self, update: PPOUpdatePayload, episodes: EpisodesCompleted) -> None:
         """Print the figures of an update."""

@@ -161,14 +161,15 @@ class Trainer:
         self._announce()
         while self._episodes_done < self._config.episodes:
             if stop.requested:
+                if self._update % self._config.checkpoint_every:
+                    self._keep()
                 return self._ending("stopped", "asked to stop; it can be resumed")
             try:
                 self._train_batch()
             except HaltedError as halted:
                 return self._ending("halted", str(halted))
-        for drill in self._drills:
-            self._say(f"drill {drill} found no step in which {drill.head} was active", "warning")
-        return self._ending("finished", "")
+        idle = [f"drill {drill} found no step with {drill.head} active" for drill in self._drills]
+        return self._ending("finished", "; ".join(idle))
 
     @property
     def done(self) -> tuple[int, int]:
@@ -344,9 +345,13 @@ class Trainer:
         if threads:
             torch.set_num_threads(threads)
             return threads
-        env.reset(seed=0)
         waiting = np.zeros((env.num_envs, len(HEAD_SIZES)), dtype=np.int64)
-        return choose_threads(lambda: env.step(waiting))
+
+        def train_a_slice() -> None:
+            env.reset(seed=0)
+            env.step(waiting)
+
+        return choose_threads(train_a_slice)
 
     def _announce(self) -> None:
         """Tell what run this is, durably: a run without its start says nothing."""
@@ -380,7 +385,7 @@ class Trainer:
         going_on = f", going on after update {self._update}" if self._resumed else ""
         self._progress.say(
             f"run {self._run.name}: {config.task}, {config.episodes} episodes, "
-            f"{config.environments} hosts in lockstep on {self._device}, "
+            f"{config.environments} at a time in lockstep on {self._device}, "
             f"threads {self._threads}{going_on}"
         )
 
