@@ -144,6 +144,14 @@ def test_the_first_incident_of_each_kind_is_kept_and_then_a_limited_number(
     assert [incident.number for incident in list_incidents(tmp_path)] == [1, 2, 5]
 
 
+def test_incidents_are_numbered_on_when_the_run_goes_on(train: Train, tmp_path: Path) -> None:
+    settings = {"nonfinite_patience": 9, "incidents_kept": 0}
+    train(episodes=4, inject=drills(2), **settings)
+    _, log = train(episodes=6, inject=("slot:inf@3",), **settings)
+    assert [incident.number for incident in log.of(IncidentRecorded)] == [3]
+    assert [incident.number for incident in list_incidents(tmp_path)] == [1, 3]
+
+
 def test_a_disk_that_takes_no_capsule_is_told_and_survived(
     train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -34,6 +34,7 @@ class Checkpoint:
     drills: list[str]  # still to be planted
     bad_in_a_row: int = 0  # how far intervening had escalated
     rollbacks_in_a_row: int = 0
+    incidents: int = 0  # so far, kept or not
 
 
 def save_checkpoint(checkpoint: Checkpoint, directory: Path) -> Path:

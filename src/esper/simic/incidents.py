@@ -79,14 +79,14 @@ class IncidentLedger:
     run: Path
     limit: int  # capsules, beside the first of each kind of fault
     limit_bytes: int
-    _number: int = field(init=False)
+    number: int = 0  # of the last incident before this process, kept or not
     _bytes: int = field(init=False)
     _beyond_first: int = field(init=False, default=0)
     _seen: set[tuple[str, str, str]] = field(init=False)
 
     def __post_init__(self) -> None:
         kept = list_incidents(self.run)
-        self._number = max((incident.number for incident in kept), default=0)
+        self.number = max(self.number, *(incident.number for incident in kept), 0)
         self._bytes = sum(incident.size for incident in kept)
         self._seen = {_kind_of(seen) for incident in kept for seen in incident.sightings}
 
@@ -95,14 +95,14 @@ class IncidentLedger:
 
         A disk that does not take it is told and survived.
         """
-        self._number += 1
+        self.number += 1
         new = {_kind_of(seen) for seen in sightings} - self._seen
         self._seen |= new
         reason = "" if new else self._refusal()
         path, size = "", 0
         if not reason:
             try:
-                folder = write_capsule(self.run / FOLDER, self._number, capsule)
+                folder = write_capsule(self.run / FOLDER, self.number, capsule)
             except OSError as error:
                 reason = f"the disk did not take it: {error}"
             else:
@@ -110,7 +110,7 @@ class IncidentLedger:
                 self._bytes += size
                 self._beyond_first += not new
         return IncidentRecorded(
-            update=capsule.update, number=self._number, path=path, size=size, reason=reason
+            update=capsule.update, number=self.number, path=path, size=size, reason=reason
         )
 
     def _refusal(self) -> str:

@@ -153,7 +153,10 @@ class Trainer:
             rollbacks_in_a_row=checkpoint.rollbacks_in_a_row if checkpoint else 0,
         )
         self._incidents = IncidentLedger(
-            run, limit=config.incidents_kept, limit_bytes=config.incident_megabytes * 2**20
+            run,
+            limit=config.incidents_kept,
+            limit_bytes=config.incident_megabytes * 2**20,
+            number=checkpoint.incidents if checkpoint else 0,
         )
 
     def run(self, stop: StopRequest) -> RunFinished:
@@ -316,6 +319,7 @@ class Trainer:
             drills=[str(drill) for drill in self._drills],
             bad_in_a_row=self._escalation.bad_in_a_row,
             rollbacks_in_a_row=self._escalation.rollbacks_in_a_row,
+            incidents=self._incidents.number,
         )
         try:
             path = save_checkpoint(checkpoint, self._run / "checkpoints")
