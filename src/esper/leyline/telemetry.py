@@ -74,6 +74,9 @@ class DecisionsTaken(msgspec.Struct, frozen=True, kw_only=True):
     actions: list[list[int]]  # host, head
     probabilities: list[list[float]]  # of the choice taken; host, head
     values: list[float]  # the critic's estimate, by host
+    # Of all choices of all heads under the mask that counted, by host, heads in order: float32,
+    # little-endian, packed since lists of floats would make decisions the bulk of a store.
+    distributions: list[bytes] = []
 
 
 class SeedTransitioned(msgspec.Struct, frozen=True, kw_only=True):

@@ -119,6 +119,16 @@ class InterventionState:
 
 
 @dataclass(frozen=True)
+class IncidentState:
+    """One update in which something was not finite."""
+
+    update: int
+    number: int  # in this run, counted from 1
+    path: str  # of its capsule, relative to the run directory; empty if it was not kept
+    reason: str = ""  # why it was not kept
+
+
+@dataclass(frozen=True)
 class SlotState:
     """One slot of one host."""
 
@@ -138,7 +148,35 @@ class HostState:
     parameters: int
     reward: float
     slots: tuple[SlotState, ...]
-    accuracy_history: tuple[float, ...] = ()  # this episode, one entry per step
+    # Of this episode, one entry per step:
+    accuracy_history: tuple[float, ...] = ()
+    loss_history: tuple[float, ...] = ()
+    reward_history: tuple[float, ...] = ()
+    parameters_history: tuple[int, ...] = ()
+    slot_history: tuple[tuple[SlotState, ...], ...] = ()  # the slots, by step
+    reward_terms: dict[str, float] = field(default_factory=dict)  # of the last step, by name
+
+
+@dataclass(frozen=True)
+class HeadDecision:
+    """What one head chose for one host in one step."""
+
+    head: str
+    choice: int  # index into the head's choices
+    probability: float  # of the choice taken
+    is_active: bool  # whether the choice mattered for the op taken
+    probabilities: tuple[float, ...] = ()  # of all choices; empty where the writer did not tell
+
+
+@dataclass(frozen=True)
+class DecisionState:
+    """The last decision taken for one host."""
+
+    host: int
+    update: int
+    step: int
+    heads: tuple[HeadDecision, ...]
+    value: float  # the critic's estimate
 
 
 @dataclass(frozen=True)
@@ -149,6 +187,9 @@ class LogEntry:
     time: float  # seconds since the epoch
     level: str  # "info", "warning", "error" or "latch"
     text: str
+    kind: str = ""  # of the event, as `esper.leyline.telemetry.kind_of` names it
+    host: int | None = None  # that it is about, if it is about one
+    head: str | None = None  # that it is about, if it is about one
 
 
 @dataclass(frozen=True)
@@ -192,6 +233,8 @@ class SanctumSnapshot:
     tamiyo: TamiyoState = field(default_factory=TamiyoState)
     training: TrainingState = field(default_factory=TrainingState)
     interventions: InterventionState = field(default_factory=InterventionState)
+    incidents: tuple[IncidentState, ...] = ()  # oldest first, bounded
     hosts: tuple[HostState, ...] = ()
+    decisions: tuple[DecisionState, ...] = ()  # the last of every host
     log: tuple[LogEntry, ...] = ()
     last_event_id: int = 0

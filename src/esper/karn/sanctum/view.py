@@ -8,6 +8,25 @@ from esper.leyline.health import Verdict
 
 
 @dataclass(frozen=True)
+class Acknowledgement:
+    """Somebody has seen a latched light: it stops calling for attention, and stays lit."""
+
+    head: str  # a head's name, or "shared"
+    light: str  # "inf" or "nan"
+    who: str
+    time: float  # seconds since the epoch
+
+
+@dataclass(frozen=True)
+class TimePosition:
+    """Which moment of the run is shown, where it is not simply the newest."""
+
+    update: int  # the last update that is part of what is shown
+    updates: int  # how many the run has by now
+    speed: int = 0  # updates per second while playing; 0 stands still
+
+
+@dataclass(frozen=True)
 class View:
     """A run as it was found at `now`: what its events tell, and what was made of that."""
 
@@ -17,3 +36,6 @@ class View:
     snapshot: SanctumSnapshot = field(default_factory=SanctumSnapshot)
     error: str | None = None  # one sentence, where the run could not be read
     is_behind: bool = False  # events are still being taken in: there is more to see at once
+    position: TimePosition | None = None  # None: the newest state, followed
+    acknowledgements: tuple[Acknowledgement, ...] = ()
+    console: tuple[str, ...] = ()  # the last lines of the run's console output
