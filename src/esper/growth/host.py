@@ -29,8 +29,8 @@ class BlockShape:
     positions: tuple[int, ...]  # after the block
 
 
-# kernel, stride, padding of the three blocks, by the number of position axes
-_BLOCKS = {
+#: kernel, stride, padding of the three blocks, by the number of position axes
+BLOCKS = {
     1: ((5, 2, 1), (3, 2, 1), (3, 2, 1)),
     2: ((3, 2, 1), (3, 2, 1), (3, 1, 1)),
 }
@@ -54,7 +54,7 @@ class HostShape:
     channels: int
 
     def __post_init__(self) -> None:
-        if len(self.input_shape) - 1 not in _BLOCKS:
+        if len(self.input_shape) - 1 not in BLOCKS:
             raise HostShapeError(
                 f"an input of shape {self.input_shape} has no host: it must be (channels, length) "
                 "or (channels, height, width)"
@@ -71,7 +71,7 @@ class HostShape:
         """The blocks, first to last."""
         inputs, *rest = self.input_shape
         positions, blocks = tuple(rest), []
-        for kernel, stride, padding in _BLOCKS[len(positions)]:
+        for kernel, stride, padding in BLOCKS[len(positions)]:
             positions = window_positions(positions, kernel, stride, padding)
             blocks.append(BlockShape(inputs, self.channels, kernel, stride, padding, positions))
             inputs = self.channels

@@ -68,7 +68,7 @@ def train_slice(
     shape, hosts = population.shape, population.hosts
     index = torch.from_numpy(drawn[plan.order]).to(split.inputs.device)
     batches = index.shape[1] // batch
-    inputs, labels = _gather_minibatches(split, index, batches)
+    inputs, labels = gather_minibatches(split, index, batches)
     if len(plan.shadow_rows):
         labels = torch.cat([labels, labels.index_select(1, plan.shadow_rows)], dim=1)
 
@@ -82,10 +82,10 @@ def train_slice(
     for step in range(batches):
         columns = input_columns(inputs[step], shape)
         logits = run(plan, shape, flat, columns)
-        row_losses = _row_losses(logits, labels[step])
-        (gradient,) = torch.autograd.grad(row_losses.sum(), flat)
+        by_row = row_losses(logits, labels[step])
+        (gradient,) = torch.autograd.grad(by_row.sum(), flat)
         adam_step_(state, gradient, lengths[step], epsilons[step], settings)
-        losses += row_losses.detach()
+        losses += by_row.detach()
     population.state.index_copy_(1, plan.columns, state)
     advance_clocks(population, plan, batches)
     return _by_host(population, plan, losses / batches)
@@ -103,14 +103,14 @@ def evaluate(population: Population, plan: Plan, split: Split) -> Measurement:
             labels = split.labels[start : start + EVALUATION_CHUNK].expand(rows, -1)
             columns = input_columns(inputs.movedim(0, -1).unsqueeze(0), population.shape)[0]
             logits = run(plan, population.shape, flat, columns)
-            losses += _row_losses(logits, labels) * labels.shape[1]
-            right += _row_hits(logits[: population.hosts], labels[: population.hosts])
+            losses += row_losses(logits, labels) * labels.shape[1]
+            right += row_hits(logits[: population.hosts], labels[: population.hosts])
     accuracy = np.empty(population.hosts)
     accuracy[plan.order] = right.cpu().numpy() / len(split)
     return Measurement(_by_host(population, plan, losses / len(split)), accuracy)
 
 
-def _gather_minibatches(
+def gather_minibatches(
     split: Split, index: torch.Tensor, batches: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the samples `index` `[N, b*B]` as inputs `[b, N, C, *P, B]` and labels `[b, N, B]`.
@@ -127,12 +127,12 @@ def _gather_minibatches(
     )
 
 
-def _row_losses(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+def row_losses(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Return the mean cross-entropy of each row: `[R, classes, B]`, `[R, B]` -> `[R]`."""
     return F.cross_entropy(logits, labels, reduction="none").mean(1)
 
 
-def _row_hits(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+def row_hits(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Return how many samples each row gets right: `[R, classes, B]`, `[R, B]` -> `[R]`.
 
     Right is a sample whose own class alone has the highest logit, so a network that says the same
