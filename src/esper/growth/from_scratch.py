@@ -33,6 +33,10 @@ class Architecture:
     style: np.ndarray
     alpha: np.ndarray
 
+    def take(self, hosts: slice) -> "Architecture":
+        """Return the architectures of some hosts only."""
+        return Architecture(self.blueprint[hosts], self.style[hosts], self.alpha[hosts])
+
 
 @dataclass(frozen=True)
 class Trained:

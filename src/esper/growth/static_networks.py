@@ -86,6 +86,13 @@ class StaticShape:
         tensors += affine("classifier", (self.classes, self.channels * places))
         return ParameterLayout(tuple(tensors))
 
+    def resized(self, parameters: int) -> "StaticShape":
+        """Return this kind of network at the width that comes nearest to so many parameters."""
+        narrow = replace(self, channels=1)
+        while (wide := replace(narrow, channels=narrow.channels + 1)).layout.size <= parameters:
+            narrow = wide
+        return min((narrow, wide), key=lambda each: abs(each.layout.size - parameters))
+
     @property
     def training_multiply_adds(self) -> int:
         """Multiply-adds with which one sample is trained on, as for hosts."""
@@ -114,14 +121,7 @@ def static_shapes(
         for normalised in (False, True)
         for pooled in (False, True)
     ]
-    return [_nearest_width(kind, parameters) for kind in kinds]
-
-
-def _nearest_width(shape: StaticShape, parameters: int) -> StaticShape:
-    narrow = shape
-    while (wide := replace(narrow, channels=narrow.channels + 1)).layout.size <= parameters:
-        narrow = wide
-    return min((narrow, wide), key=lambda each: abs(each.layout.size - parameters))
+    return [kind.resized(parameters) for kind in kinds]
 
 
 def run_static(shape: StaticShape, flat: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
