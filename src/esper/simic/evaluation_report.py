@@ -33,9 +33,9 @@ def print_evaluation(evaluation: Evaluation, console: Console) -> None:
     console.print(_standings(evaluation))
     console.print(
         "\nTest accuracy and score are interquartile means with 95 % intervals (stratified "
-        "bootstrap); the score is validation accuracy less the price of parameters. P(agent better): the "
-        "probability that the agent does better in an episode. Cost: multiply-adds of training one "
-        "network, forward and backward.\n"
+        "bootstrap); the score is validation accuracy less the price of parameters. "
+        "P(agent better): the probability that the agent does better in an episode. Cost: "
+        "multiply-adds of training one network, forward and backward.\n"
     )
     console.print(_means(evaluation))
 
