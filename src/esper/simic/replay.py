@@ -69,11 +69,9 @@ class TracingWatch(UpdateWatch):
         self._makers: dict[tuple[int, str, bool], tuple[Operation, ...]] = {}
         self._hook = agent.optimizer.register_step_post_hook(self._after_step)
 
-    def forward(
-        self, index: int, batch: Minibatch, terms: MinibatchTerms, figures: Tensor
-    ) -> Tensor:
+    def forward(self, index: int, batch: Minibatch, terms: MinibatchTerms) -> Tensor:
         """Flag as training does, and remember who made what the loss is made of."""
-        bad = super().forward(index, batch, terms, figures)
+        bad = super().forward(index, batch, terms)
         in_heads = {
             "logits": (terms.output.logits,),
             "old_log_prob": (batch.old_log_probs,),

@@ -164,7 +164,7 @@ def silent_sum(output: PolicyOutput) -> Tensor:
     Those are the logits that count for nothing, and the recurrent state behind the last step.
     """
     hidden, cell = output.state
-    return output.logits.sum() + (hidden.sum() + cell.sum())
+    return output.logits.sum() + (hidden + cell).sum()
 
 
 @torch.no_grad()

@@ -59,7 +59,7 @@ class PPOAgent:
         self.loss_scale = LossScale(enabled=config.amp == "fp16", device=self.device)
         self.action_generator = torch.Generator(self.device).manual_seed(seed)
         self.order_generator = torch.Generator().manual_seed(seed)
-        self.screen = Screen()
+        self.screen = Screen(self.loss_scale)
         self.starting_point = StartingPoint(self.optimizer, self.loss_scale)
         self._last_good = StartingPoint(self.optimizer, self.loss_scale)
         self._last_was_good = True
@@ -163,7 +163,7 @@ class PPOAgent:
             whole: all episodes.
             minibatches: the numbers of the hosts in each.
             injections: values to plant.
-            watch: says of each minibatch whether it is bad.
+            watch: says of each minibatch whether its step is to be left out.
         """
         config = self.config
         stopped = torch.zeros((), dtype=torch.bool, device=self.device)
@@ -172,14 +172,14 @@ class PPOAgent:
             batch = whole.take(hosts)
             terms, injections = self._forward(batch, injections)
             figures = forward_figures(terms, batch, config)
-            forward_bad = watch.forward(index, batch, terms, figures)
+            forward_bad = watch.forward(index, batch, terms)
 
             self.gradient.zero()
             self.loss_scale.scaled(terms.loss).backward()
             self.loss_scale.unscale_(self.gradient.flat)
             norm = self.gradient.norm()
             norms = torch.cat((norm.reshape(1), self._head_gradient_norms()))
-            bad = forward_bad | watch.backward(index, norms)
+            bad = watch.backward(index, norms)
             overflow = self.loss_scale.is_overflow(bad & ~forward_bad)
 
             self.gradient.clip(norm, config.max_gradient_norm)
