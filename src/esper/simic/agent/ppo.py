@@ -103,10 +103,14 @@ class PPOAgent:
         self._last_good.restore()
         self._last_was_good = True
 
-    def non_finite_weights(self) -> list[str]:
-        """Return the names of the parameters that hold a NaN or an Inf."""
-        named = self.policy.named_parameters()
-        return [name for name, parameter in named if not parameter.isfinite().all()]
+    def non_finite_state(self) -> list[str]:
+        """Return the names of the parameters and of their moments that hold a NaN or an Inf."""
+        tensors: dict[str, Tensor] = {}
+        for name, parameter in self.policy.named_parameters():
+            tensors[name] = parameter
+            moments = self.optimizer.state.get(parameter, {})
+            tensors |= {f"{kind} of {name}": moment for kind, moment in moments.items()}
+        return [name for name, tensor in tensors.items() if not tensor.isfinite().all()]
 
     def _update(self, rollout: Rollout, injections: Sequence[Injection]) -> UpdateResult:
         order = self.order_generator.get_state()
@@ -123,7 +127,12 @@ class PPOAgent:
         # detection costs nothing until there is something to detect.
         self.starting_point.restore()
         state = deepcopy(self.state_dict()) | {"order_generator": order}
-        start = UpdateStart(state, minibatches, minibatches_per_epoch=len(plan[0]))
+        start = UpdateStart(
+            state,
+            minibatches,
+            minibatches_per_epoch=len(plan[0]),
+            old_log_probs=whole.old_log_probs,
+        )
         watch = UpdateWatch(self.policy, self.gradient, self.loss_scale, len(minibatches))
         watched = self.learn(whole, minibatches, injections, watch)
         excused = self.loss_scale.count_update(overflowed=bool(watched.overflow.any()))
