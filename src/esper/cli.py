@@ -86,7 +86,8 @@ def _esper_parser() -> argparse.ArgumentParser:
         "--fail-on",
         default="inf,nan",
         metavar="KINDS",
-        help="latches that make the exit code 1: inf, nan, both with a comma, or '' for none (default: %(default)s)",
+        help="latches that make the exit code 1: inf, nan, inf,nan, or '' for none "
+        "(default: %(default)s)",
     )
     incidents = _add_verb(
         verbs, "incidents", _incidents, "list the updates of a run that were not finite"
@@ -146,7 +147,10 @@ def _add_verb(
 
 def _add_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "run", nargs="?", metavar="RUN", help="an id, its unique beginning, a name or a path; default the newest"
+        "run",
+        nargs="?",
+        metavar="RUN",
+        help="an id, its unique beginning, a name or a path; default the newest",
     )
 
 

@@ -99,7 +99,7 @@ def test_a_run_is_found_by_the_name_it_was_given_unless_another_has_it(tmp_path)
     night = create_run(tmp_path, "night run", now=1e9)
     assert find_run(tmp_path, "night-run") == night
     create_run(tmp_path, "night run", now=2e9)
-    with pytest.raises(RunNotFoundError, match="is the name of 2 runs .*: give an id"):
+    with pytest.raises(RunNotFoundError, match=r"is the name of 2 runs .*: give an id"):
         find_run(tmp_path, "night-run")
 
 
