@@ -113,11 +113,13 @@ def _depthwise(features: torch.Tensor, tensors: Tensors) -> torch.Tensor:
     positions = features.shape[2:-1]
     padded = F.pad(features, (0, 0, *(KERNEL // 2,) * (2 * len(positions))))
     total = _by_channel(bias, features)
-    for offsets in itertools.product(range(KERNEL), repeat=len(positions)):
+    taps = weight.view(*weight.shape[:2], -1).unbind(2)  # each [n, C]
+    all_offsets = itertools.product(range(KERNEL), repeat=len(positions))
+    for offsets, tap in zip(all_offsets, taps, strict=True):
         shifted = padded
         for axis, (offset, size) in enumerate(zip(offsets, positions, strict=True), start=2):
             shifted = shifted.narrow(axis, offset, size)
-        total = torch.addcmul(total, shifted, _by_channel(weight[(..., *offsets)], features))
+        total = torch.addcmul(total, shifted, _by_channel(tap, features))
     return total
 
 

@@ -99,15 +99,16 @@ def task_of_arrays(
             f"least {least_training}"
         )
     standardisation = _standardisation(arrays["train"][0])
-    splits = {part: _ready(*arrays[part], standardisation) for part in arrays}
     return Task(
         name=name,
+        train=_ready(*arrays["train"], standardisation),
+        validation=_ready(*arrays["validation"], standardisation),
+        test=_ready(*arrays["test"], standardisation),
         classes=len(names),
         channels=channels or _CHANNELS[arrays["train"][0].ndim - 1],
         standardisation=standardisation,
         channel_axis=axis,
         class_names=names,
-        **splits,
     )
 
 
