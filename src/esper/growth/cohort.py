@@ -15,7 +15,7 @@ from esper.growth.plan import make_final_plan, make_plan
 from esper.growth.population import Population, added_parameters, new_population, plant_hosts
 from esper.growth.randomness import episode_seed
 from esper.growth.seeds import Seeds, Transition
-from esper.growth.tasks import Split
+from esper.growth.task import Split
 from esper.growth.training_cost import training_multiply_adds
 from esper.leyline.heads import SLOT_CHOICES, Stage
 

@@ -1,6 +1,7 @@
 """The environment: N hosts that train in lockstep, and one decision for each after every slice."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import gymnasium
@@ -24,7 +25,8 @@ from esper.growth.host import HostShape
 from esper.growth.masks import action_mask, legal_slots
 from esper.growth.observation import HIGH, LOW, observe
 from esper.growth.reward import REWARD_TERMS, RewardSettings, final_score, reward_terms
-from esper.growth.tasks import Split, Task, load_task
+from esper.growth.task import Split, Task
+from esper.growth.tasks import load_task
 from esper.leyline.heads import HEAD_NAMES, HEAD_SIZES, Stage
 
 
@@ -79,8 +81,8 @@ class GrowthVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         optimizer: settings of the hosts' optimizer.
 
     Raises:
-        UnknownTaskError, EnvironmentSettingsError, HostShapeError, SliceSizeError: an argument
-            makes no sense; the message says what would.
+        UnknownTaskError, InvalidTaskError, EnvironmentSettingsError, HostShapeError,
+            SliceSizeError: an argument makes no sense; the message says what would.
     """
 
     def __init__(
@@ -119,7 +121,7 @@ class GrowthVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         self.optimizer = optimizer or AdamSettings()
         target = torch.device(device)
         self._train, self._validation, self._test = (
-            Split(part.inputs.to(target), part.labels.to(target))
+            replace(part, inputs=part.inputs.to(target), labels=part.labels.to(target))
             for part in (self.task.train, self.task.validation, self.task.test)
         )
         self._cohort = new_cohort(
@@ -128,12 +130,13 @@ class GrowthVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
                 self.task.input_shape,
                 self.task.classes,
                 self.task.channels if channels is None else channels,
+                self.task.symbols,
             ),
             samples=len(self._train),
             batch=batch,
             batches=batches,
             device=target,
-            dtype=self._train.inputs.dtype,
+            dtype=self.task.dtype,
         )
         self._over = np.ones(num_envs, dtype=bool)  # hosts without a running episode
 

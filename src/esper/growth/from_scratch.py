@@ -88,7 +88,7 @@ def train_from_scratch(
         batch=env.batch,
         batches=env.batches,
         device=device,
-        dtype=train.inputs.dtype,
+        dtype=env.task.dtype,
     )
     for host, seed in enumerate(seeds):
         seed_host(cohort, host, int(seed))

@@ -1,5 +1,6 @@
 """N hosts and their seeds trained as one computation, one slice of minibatches at a time."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,10 +12,10 @@ from esper.growth.forward import run
 from esper.growth.host import input_columns
 from esper.growth.plan import Plan, advance_clocks, clocks
 from esper.growth.population import Population
-from esper.growth.tasks import Split
+from esper.growth.task import Split
 
-#: Samples evaluated at a time: small enough for the features to stay in the cache.
-EVALUATION_CHUNK = 400
+#: Samples evaluated at a time, of at most so many numbers: the features are to stay in the cache.
+EVALUATION_CHUNK, EVALUATION_NUMBERS = 400, 400 * 256
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ def train_slice(
     )
     losses = state.new_zeros(hosts + len(plan.shadow_rows))
     for step in range(batches):
-        columns = input_columns(inputs[step], shape)
+        columns = input_columns(split.ready(inputs[step]), shape)
         logits = run(plan, shape, flat, columns)
         by_row = row_losses(logits, labels[step])
         (gradient,) = torch.autograd.grad(by_row.sum(), flat)
@@ -93,27 +94,54 @@ def train_slice(
 
 def evaluate(population: Population, plan: Plan, split: Split) -> Measurement:
     """Measure every host, and every shadow of the plan, on a whole split."""
-    flat = population.state[0].index_select(0, plan.columns)
     rows = population.hosts + len(plan.shadow_rows)
-    losses = flat.new_zeros(rows)
-    right = torch.zeros(population.hosts, dtype=torch.int64, device=flat.device)
-    with torch.no_grad():
-        for start in range(0, len(split), EVALUATION_CHUNK):
-            inputs = split.inputs[start : start + EVALUATION_CHUNK]
-            labels = split.labels[start : start + EVALUATION_CHUNK].expand(rows, -1)
-            columns = input_columns(inputs.movedim(0, -1).unsqueeze(0), population.shape)[0]
-            logits = run(plan, population.shape, flat, columns)
-            losses += row_losses(logits, labels) * labels.shape[1]
-            right += row_hits(logits[: population.hosts], labels[: population.hosts])
+    losses = population.state.new_zeros(rows)
+    right = torch.zeros(population.hosts, dtype=torch.int64, device=losses.device)
+    done = 0
+    for logits in _logits(population, plan, split):
+        size = logits.shape[-1]
+        labels = split.labels[done : done + size].expand(rows, -1)
+        losses += row_losses(logits, labels) * size
+        right += row_hits(logits[: population.hosts], labels[: population.hosts])
+        done += size
     accuracy = np.empty(population.hosts)
     accuracy[plan.order] = right.cpu().numpy() / len(split)
     return Measurement(_by_host(population, plan, losses / len(split)), accuracy)
+
+
+def predict(population: Population, plan: Plan, split: Split) -> torch.Tensor:
+    """Return what every host says of a whole split: its logits. `[N, n, classes]`"""
+    logits = torch.cat(list(_logits(population, plan, split)), dim=2)[: population.hosts]
+    by_host = torch.empty_like(logits)
+    by_host[torch.from_numpy(plan.order).to(logits.device)] = logits
+    return by_host.transpose(1, 2)
+
+
+def _logits(population: Population, plan: Plan, split: Split) -> Iterator[torch.Tensor]:
+    """Yield the logits of every row, chunk by chunk of the split. `[R, classes, B]`"""
+    flat = population.state[0].index_select(0, plan.columns)
+    for inputs in input_chunks(split):
+        columns = input_columns(inputs, population.shape)[0]
+        with torch.no_grad():
+            logits = run(plan, population.shape, flat, columns)
+        yield logits
+
+
+def input_chunks(split: Split) -> Iterator[torch.Tensor]:
+    """Yield the inputs of a whole split as one row that all share, by and by. `[1, C, *P, B]`"""
+    numbers = split.inputs[0].numel()
+    chunk = max(1, min(EVALUATION_CHUNK, EVALUATION_NUMBERS // numbers))
+    for start in range(0, len(split), chunk):
+        inputs = split.ready(split.inputs[start : start + chunk])
+        yield inputs.movedim(0, -1).unsqueeze(0)
 
 
 def gather_minibatches(
     split: Split, index: torch.Tensor, batches: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the samples `index` `[N, b*B]` as inputs `[b, N, C, *P, B]` and labels `[b, N, B]`.
+
+    Inputs are as they are kept: `Split.ready` makes of each minibatch what hosts take.
 
     One gather for the whole slice: samples are short rows, and the batch must come last.
     """

@@ -14,11 +14,11 @@ from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from esper.leyline.task_names import BUILT_IN, WITH_PLACE, UnknownTaskError, parse_task_name
+
 AMP_MODES = ("off", "bf16", "fp16")
 ON_NONFINITE = ("skip", "rollback", "halt")
 DEVICES = ("auto", "cpu", "cuda")
-#: The tasks of `esper.growth.tasks`, named here so that asking for help loads no torch.
-TASKS = ("mnist1d", "digits")
 
 
 class ConfigError(ValueError):
@@ -38,7 +38,7 @@ class TrainingConfig:
         0, "hosts trained in lockstep; 0 chooses: a fifth of the episodes, 1 to 16"
     )
     steps: int = _setting(24, "steps in an episode")
-    task: str = _setting("mnist1d", "what the hosts learn", choices=TASKS)
+    task: str = _setting("mnist1d", f"what the hosts learn: {', '.join((*BUILT_IN, *WITH_PLACE))}")
     seed: int = _setting(0, "seed of everything random")
     device: str = _setting("auto", "where tensors live", choices=DEVICES)
     threads: int = _setting(
@@ -121,6 +121,10 @@ def _check(config: TrainingConfig) -> None:
     _require(config, _AT_LEAST_ZERO, lambda value: value >= 0, "0 or more")
     _require(config, _ABOVE_ZERO, lambda value: value > 0, "above 0")
     _require(config, _FRACTIONS, lambda value: 0 <= value <= 1, "between 0 and 1")
+    try:
+        parse_task_name(config.task)
+    except UnknownTaskError as error:
+        raise ConfigError(str(error)) from error
 
 
 _LARGEST_INTEGER = 2**63 - 1  # that generators take as a seed, and the store as a number
