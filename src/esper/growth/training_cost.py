@@ -10,7 +10,8 @@ A training step costs
 
 - a layer whose input needs a gradient: three times its forward pass (forward, gradient of the
   weights, gradient of the input); a convolution or linear map whose input is data: twice;
-- a seed that is in its host: three times its forward pass, the same when it is TRAINING;
+- a seed that is in its host: three times its forward pass; the same when it is TRAINING, which is
+  an upper bound, for nobody needs the gradient of what its first layer reads then;
 - a TRAINING seed besides: twice the forward pass of every later part of its host, which the shadow
   runs through with detached weights.
 
