@@ -256,8 +256,12 @@ def _literal(names: tuple[str, ...]) -> str:
     line = f"({', '.join(quoted)})"
     if len(line) <= 80:
         return line
-    filled = textwrap.fill(", ".join(quoted) + ",", 94, break_long_words=False)
-    return f"(\n{textwrap.indent(filled, '    ')}\n)  # fmt: skip"
+    lines = [""]
+    for item in quoted:
+        if lines[-1] and len(lines[-1]) + len(item) > 92:
+            lines.append("")
+        lines[-1] += f" {item}," if lines[-1] else f"{item},"
+    return "(\n" + textwrap.indent("\n".join(lines), "    ") + "\n)  # fmt: skip"
 
 
 def _quoted(text: str) -> str:
