@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 
 from esper import __version__
 from esper.karn.run_directory import default_run_dir
+from esper.simic.baseline_names import BASELINES, parse_baselines
 from esper.simic.config import TrainingConfig
 
 
@@ -86,7 +87,8 @@ def _esper_parser() -> argparse.ArgumentParser:
         "--fail-on",
         default="inf,nan",
         metavar="KINDS",
-        help="latches that make the exit code 1: inf, nan or inf,nan (default: %(default)s)",
+        help="latches that make the exit code 1: inf, nan, inf,nan, or '' for none "
+        "(default: %(default)s)",
     )
     incidents = _add_verb(
         verbs, "incidents", _incidents, "list the updates of a run that were not finite"
@@ -95,6 +97,7 @@ def _esper_parser() -> argparse.ArgumentParser:
     _add_run_dir(incidents)
     incidents.add_argument("--json", action="store_true", help="print JSON")
     _add_replay(verbs)
+    _add_eval(verbs)
     telemetry = _add_verb(
         verbs, "telemetry", _telemetry, "list the telemetry records, or show one with its wiring"
     )
@@ -146,7 +149,10 @@ def _add_verb(
 
 def _add_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "run", nargs="?", metavar="RUN", help="an id, a unique prefix or a path; default the newest"
+        "run",
+        nargs="?",
+        metavar="RUN",
+        help="an id, its unique beginning, a name or a path; default the newest",
     )
 
 
@@ -209,7 +215,7 @@ def _add_replay(verbs: Any) -> None:
         _replay,
         "make an incident happen again and say where it began; exit code 1 if it does not",
     )
-    parser.add_argument("run", metavar="RUN", help="an id, a unique prefix or a path")
+    parser.add_argument("run", metavar="RUN", help="an id, its unique beginning, a name or a path")
     parser.add_argument(
         "number",
         nargs="?",
@@ -221,6 +227,44 @@ def _add_replay(verbs: Any) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument(
         "--html", type=Path, metavar="FILE", help="write the report as one page of HTML, too"
+    )
+
+
+def _add_eval(verbs: Any) -> None:
+    parser = _add_verb(
+        verbs, "eval", _eval, "compare the learnt policy with baselines on seeds never trained on"
+    )
+    parser.add_argument(
+        "policies",
+        nargs="*",
+        metavar="POLICY",
+        help="a run (an id, a unique prefix or a path) or a checkpoint's path; default the newest "
+        "run; several are training runs of one kind, told of together",
+    )
+    _add_run_dir(parser)
+    parser.add_argument(
+        "--episodes",
+        type=_whole_number,
+        default=64,
+        metavar="N",
+        help="fresh episodes that every contestant lives through (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--against",
+        default=",".join(BASELINES),
+        metavar="LIST",
+        help="baselines, with commas between (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--seed",
+        type=_whole_number,
+        default=0,
+        metavar="N",
+        help="seed of the evaluation (default: %(default)s)",
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument(
+        "--plot", type=Path, metavar="FILE.svg", help="draw accuracy against parameters and cost"
     )
 
 
@@ -305,6 +349,20 @@ def _replay(options: argparse.Namespace) -> int:
 
     return launch.replay_incident(
         options.run_dir, options.run, options.number, as_json=options.json, page=options.html
+    )
+
+
+def _eval(options: argparse.Namespace) -> int:
+    from esper import policies
+
+    return policies.evaluate_policies(
+        options.run_dir,
+        options.policies,
+        episodes=options.episodes,
+        against=parse_baselines(options.against),
+        seed=options.seed,
+        as_json=options.json,
+        picture=options.plot,
     )
 
 

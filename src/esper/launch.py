@@ -130,7 +130,7 @@ def _check_before_start(config: TrainingConfig) -> None:
     """Find out now, before there is a run, what would stop it at its start."""
     scheduled(config)
     if config.device == "cuda":
-        from esper.simic.training import resolve_device
+        from esper.simic.environment import resolve_device
 
         resolve_device(config.device)
     if parse_task_name(config.task).place:

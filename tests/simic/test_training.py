@@ -17,7 +17,7 @@ from esper.leyline.telemetry import (
     SeedTransitioned,
     StepCompleted,
 )
-from esper.simic import training
+from esper.simic import environment, training
 from esper.simic.collecting import episode_seeds
 from esper.simic.config import ConfigError
 from esper.simic.stopping import StopRequest
@@ -123,11 +123,11 @@ def test_episode_seeds_follow_from_the_run_and_the_number_alone() -> None:
 
 def test_cuda_is_refused_where_there_is_none() -> None:
     if torch.cuda.is_available():
-        assert training.resolve_device("cuda").type == "cuda"
+        assert environment.resolve_device("cuda").type == "cuda"
     else:
         with pytest.raises(ConfigError, match="torch finds none here"):
-            training.resolve_device("cuda")
-        assert training.resolve_device("auto").type == "cpu"
+            environment.resolve_device("cuda")
+        assert environment.resolve_device("auto").type == "cpu"
 
 
 def test_threads_are_chosen_by_measurement() -> None:

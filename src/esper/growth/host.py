@@ -13,6 +13,7 @@ What a host is made of follows from its inputs:
 The classifier of a transformer reads the last position, that of the others all there is.
 """
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -23,7 +24,7 @@ from esper.growth.parameters import ParameterLayout, TensorSpec, affine
 from esper.growth.transformer import TransformerBlock, last_position
 
 #: Blocks of a host; a slot follows each.
-BLOCKS = 3
+DEPTH = 3
 
 Tensors = tuple[torch.Tensor, ...]
 
@@ -48,6 +49,12 @@ class BlockShape:
         kernel = (self.kernel,) * len(self.positions)
         return affine(name, (self.outputs, self.inputs, *kernel))
 
+    @property
+    def multiply_adds(self) -> int:
+        """What a forward pass of one sample multiplies."""
+        axes = len(self.positions)
+        return self.outputs * self.inputs * self.kernel**axes * math.prod(self.positions)
+
     def run(self, features: torch.Tensor, tensors: Tensors) -> torch.Tensor:
         """Run the block on features `[R, C, *P, B]`. `[R, C', *P', B]`"""
         columns = windows(features, self.kernel, self.stride, self.padding)
@@ -59,9 +66,9 @@ class BlockShape:
         return product.relu_().view(product.shape[0], self.outputs, *self.positions, -1)
 
 
-# kernel, stride, padding of the three blocks, by the number of position axes
-_BLOCKS = {
-    0: ((1, 1, 0),) * BLOCKS,
+#: kernel, stride, padding of the three blocks, by the number of position axes
+BLOCKS = {
+    0: ((1, 1, 0),) * DEPTH,
     1: ((5, 2, 1), (3, 2, 1), (3, 2, 1)),
     2: ((3, 2, 1), (3, 2, 1), (3, 1, 1)),
 }
@@ -118,11 +125,11 @@ class HostShape:
             (length,) = self.input_shape
             return tuple(
                 TransformerBlock(self.channels, (length,), 0 if number else self.symbols)
-                for number in range(BLOCKS)
+                for number in range(DEPTH)
             )
         inputs, *rest = self.input_shape
         positions, blocks = tuple(rest), []
-        for kernel, stride, padding in _BLOCKS[len(positions)]:
+        for kernel, stride, padding in BLOCKS[len(positions)]:
             positions = window_positions(positions, kernel, stride, padding)
             blocks.append(BlockShape(inputs, self.channels, kernel, stride, padding, positions))
             inputs = self.channels

@@ -69,7 +69,7 @@ def train_slice(
     shape, hosts = population.shape, population.hosts
     index = torch.from_numpy(drawn[plan.order]).to(split.inputs.device)
     batches = index.shape[1] // batch
-    inputs, labels = _gather_minibatches(split, index, batches)
+    inputs, labels = gather_minibatches(split, index, batches)
     if len(plan.shadow_rows):
         labels = torch.cat([labels, labels.index_select(1, plan.shadow_rows)], dim=1)
 
@@ -83,10 +83,10 @@ def train_slice(
     for step in range(batches):
         columns = input_columns(split.ready(inputs[step]), shape)
         logits = run(plan, shape, flat, columns)
-        row_losses = _row_losses(logits, labels[step])
-        (gradient,) = torch.autograd.grad(row_losses.sum(), flat)
+        by_row = row_losses(logits, labels[step])
+        (gradient,) = torch.autograd.grad(by_row.sum(), flat)
         adam_step_(state, gradient, lengths[step], epsilons[step], settings)
-        losses += row_losses.detach()
+        losses += by_row.detach()
     population.state.index_copy_(1, plan.columns, state)
     advance_clocks(population, plan, batches)
     return _by_host(population, plan, losses / batches)
@@ -101,8 +101,8 @@ def evaluate(population: Population, plan: Plan, split: Split) -> Measurement:
     for logits in _logits(population, plan, split):
         size = logits.shape[-1]
         labels = split.labels[done : done + size].expand(rows, -1)
-        losses += _row_losses(logits, labels) * size
-        right += _row_hits(logits[: population.hosts], labels[: population.hosts])
+        losses += row_losses(logits, labels) * size
+        right += row_hits(logits[: population.hosts], labels[: population.hosts])
         done += size
     accuracy = np.empty(population.hosts)
     accuracy[plan.order] = right.cpu().numpy() / len(split)
@@ -130,7 +130,7 @@ def _logits(population: Population, plan: Plan, split: Split) -> Iterator[torch.
         yield logits
 
 
-def _gather_minibatches(
+def gather_minibatches(
     split: Split, index: torch.Tensor, batches: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the samples `index` `[N, b*B]` as inputs `[b, N, C, *P, B]` and labels `[b, N, B]`.
@@ -149,12 +149,12 @@ def _gather_minibatches(
     )
 
 
-def _row_losses(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+def row_losses(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Return the mean cross-entropy of each row: `[R, classes, B]`, `[R, B]` -> `[R]`."""
     return F.cross_entropy(logits, labels, reduction="none").mean(1)
 
 
-def _row_hits(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+def row_hits(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Return how many samples each row gets right: `[R, classes, B]`, `[R, B]` -> `[R]`.
 
     Right is a sample whose own class alone has the highest logit, so a network that says the same

@@ -8,11 +8,9 @@ from typing import Any
 import numpy as np
 import psutil
 import torch
-from gymnasium.vector import AutoresetMode
 
 import esper
 from esper.growth.env import GrowthVectorEnv
-from esper.growth.reward import RewardSettings
 from esper.leyline.heads import BLUEPRINT_CHOICES, HEAD_CHOICES, HEAD_SIZES, SLOT_CHOICES
 from esper.leyline.telemetry import (
     CheckpointWritten,
@@ -31,8 +29,9 @@ from esper.simic.checkpoint import (
     save_checkpoint,
 )
 from esper.simic.collecting import collect, episode_seeds
-from esper.simic.config import ConfigError, TrainingConfig, setting_names
+from esper.simic.config import TrainingConfig, setting_names
 from esper.simic.drill import Injection, parse_injection, scheduled
+from esper.simic.environment import make_environment, resolve_device
 from esper.simic.incidents import Capsule, IncidentLedger, sighting_fields
 from esper.simic.intervention import Action, Escalation
 from esper.simic.progress import ProgressReport
@@ -40,19 +39,6 @@ from esper.simic.stopping import StopRequest
 from esper.simic.telemetry.emitters import EventWriter, emit_episodes, emit_ppo_update_event
 from esper.simic.threads import choose_threads
 from esper.tamiyo.policy import RecurrentPolicy
-
-
-def resolve_device(name: str) -> torch.device:
-    """Return the device that a setting names.
-
-    Raises:
-        ConfigError: cuda was asked for and is not there.
-    """
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("device cuda was asked for, and torch finds none here; cpu is there")
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
 
 
 def settings_of(config: TrainingConfig) -> dict[str, Any]:
@@ -241,6 +227,7 @@ class Trainer:
             rollout=dict(rollout.__dict__),
             minibatches=result.start.minibatches,
             minibatches_per_epoch=result.start.minibatches_per_epoch,
+            old_log_probs=result.start.old_log_probs,
             injections=[str(drill) for drill in due],
             sightings=sighting_fields(result.head_nonfinite),
             versions={
@@ -250,6 +237,7 @@ class Trainer:
             },
             threads=self._threads,
             device=str(self._device),
+            torch_generator=torch.get_rng_state(),
         )
         recorded = self._incidents.record(capsule, result.head_nonfinite)
         self._writer.emit(recorded, durable=True)
@@ -269,8 +257,8 @@ class Trainer:
         Raises:
             HaltedError: training is to end.
         """
-        broken = self._agent.non_finite_weights()
-        self._escalation, action, reason = self._escalation.after_bad(weights_are_finite=not broken)
+        broken = self._agent.non_finite_state()
+        self._escalation, action, reason = self._escalation.after_bad(state_is_finite=not broken)
         first = result.head_nonfinite[0]
         cause = f"{first.head} {first.quantity} {first.kind}"
         if len(result.head_nonfinite) > 1:
@@ -300,11 +288,11 @@ class Trainer:
                 self._say(f"drill {drill} planted in update {self._update}", "info")
 
     def _keep(self) -> None:
-        """Write a checkpoint, unless a weight in it is not finite.
+        """Write a checkpoint, unless a weight or a moment in it is not finite.
 
         A refusal, or a disk that takes none, is reported, and training goes on.
         """
-        if broken := self._agent.non_finite_weights():
+        if broken := self._agent.non_finite_state():
             self._say(
                 f"no checkpoint of update {self._update}: {', '.join(broken)} not finite; "
                 "the one before is kept",
@@ -333,14 +321,7 @@ class Trainer:
     def _environment(self, hosts: int) -> GrowthVectorEnv:
         """Return an environment of that many hosts; the last batch may need a smaller one."""
         if self._env is None or self._env.num_envs != hosts:
-            self._env = GrowthVectorEnv(
-                hosts,
-                task=self._config.task,
-                steps=self._config.steps,
-                device=str(self._device),
-                autoreset_mode=AutoresetMode.DISABLED,
-                reward=RewardSettings(discount=self._config.gamma),
-            )
+            self._env = make_environment(self._config, hosts, self._device)
         return self._env
 
     def _choose_threads(self, env: GrowthVectorEnv, checkpoint: Checkpoint | None) -> int:
