@@ -55,6 +55,47 @@ def evaluate_policies(
     return 0
 
 
+def grow_network(
+    run_dir: Path,
+    reference: str | None,
+    task: str,
+    directory: Path,
+    *,
+    hosts: int,
+    seed: int,
+    steps: int | None,
+) -> int:
+    """Let a policy grow a network, write it into a directory, and return the exit code.
+
+    Raises:
+        RunNotFoundError, CheckpointError, ConfigError, GrowingError, UnknownTaskError,
+            InvalidTaskError, HostShapeError, SliceSizeError: something that was asked for is not
+            there or makes no sense; the message is one clear sentence.
+    """
+    from esper.leyline.task_names import parse_task_name
+    from esper.simic.growing import GrowingError, grow, make_empty, write_checked
+    from esper.simic.growth_card import CARD_NAME, PICTURE_NAME, growth_card, growth_summary
+    from esper.simic.growth_picture import growth_picture
+
+    def say(what: str) -> None:
+        print(what, file=sys.stderr)
+
+    parse_task_name(task)  # what is misspelt is better known before anything is loaded
+    policy = find_policy(run_dir, reference)
+    make_empty(directory)
+    grown = grow(policy, task, hosts=hosts, seed=seed, steps=steps, say=say)
+    try:
+        difference = write_checked(grown, directory)
+        card = growth_card(grown, difference)
+        (directory / CARD_NAME).write_text(card, encoding="utf-8")
+        (directory / PICTURE_NAME).write_text(growth_picture(grown), encoding="utf-8")
+    except OSError as error:
+        raise GrowingError(f"cannot write into {directory}: {error.strerror}") from error
+    print(growth_summary(grown))
+    print(f"written into {directory}: {', '.join(sorted(f.name for f in directory.iterdir()))}")
+    return 0
+
+
 def find_policy(run_dir: Path, reference: str | None) -> "TrainedPolicy":
     """Return the learnt policy that a reference names.
 

@@ -1,10 +1,10 @@
 """A grown network on disk: its source, its weights, and the proof that they say what it says."""
 
-import importlib.util
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import nn
 
 from esper import __version__
@@ -25,17 +25,17 @@ def write_module(network: FinishedNetwork, task: Task, directory: Path) -> None:
     source = module_source(network, task)
     (directory / SOURCE_NAME).write_text(source, encoding="utf-8")
     metadata = {"format": "pt", "task": short_name(task), "esper": __version__}
-    save_file(module_state(network, task), directory / WEIGHTS_NAME, metadata=metadata)
+    weights = save(module_state(network, task), metadata=metadata)
+    (directory / WEIGHTS_NAME).write_bytes(weights)
 
 
 def load_module(directory: Path) -> nn.Module:
     """Run the `model.py` of a directory and return its network, as a user would."""
-    spec = importlib.util.spec_from_file_location("grown_model", directory / SOURCE_NAME)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    network: nn.Module = module.load()
+    path = directory / SOURCE_NAME
+    # run and not imported: an import would leave its bytecode beside the source
+    namespace: dict[str, Any] = {"__name__": "model", "__file__": str(path)}
+    exec(compile(path.read_text(encoding="utf-8"), path, "exec"), namespace)
+    network: nn.Module = namespace["load"]()
     return network
 
 
