@@ -239,8 +239,9 @@ def _split(arrays: dict[str, Arrays]) -> dict[str, Arrays]:
 def _standardisation(inputs: np.ndarray) -> Standardisation:
     """Return what gives inputs `[n, C, ...]` mean 0 and deviation 1; constants keep their scale."""
     count = inputs[:, 0].size
-    mean = sum(chunk.sum(axis=1) for chunk in _by_channel(inputs)) / count
-    squares = sum(((chunk - mean[:, None]) ** 2).sum(axis=1) for chunk in _by_channel(inputs))
+    with np.errstate(over="ignore", invalid="ignore"):  # seen, and said, below
+        mean = sum(chunk.sum(axis=1) for chunk in _by_channel(inputs)) / count
+        squares = sum(((chunk - mean[:, None]) ** 2).sum(axis=1) for chunk in _by_channel(inputs))
     deviation = np.sqrt(squares / count)
     if not np.isfinite(deviation).all() or deviation.max() > np.finfo(np.float32).max:
         raise InvalidTaskError("the inputs are too large to be standardised: scale them down")
