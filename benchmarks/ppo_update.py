@@ -5,10 +5,10 @@
 Both sides have the same network, parameter for parameter (a linear layer with layer norm and tanh,
 an LSTM, one linear map to all choices of all heads, one to the value), the same rollout of whole
 episodes, the same number of epochs and minibatches, and no early stopping. Theirs is
-`RecurrentPPO.train()`, without the returns, which it is given; ours is `PPOAgent.update()`: returns,
-old log-probabilities, masks, screening for Inf and NaN, and the figures of every head are in it.
+`RecurrentPPO.train()`, which is given the returns; ours is `PPOAgent.update()`, in which returns,
+old log-probabilities, masks, screening for Inf and NaN and the figures of every head are included.
 The sides take turns in one process; the ratio is the median over the rounds with a 95 % bootstrap
-interval.
+interval. On a busy machine, `--cpu-time` counts the processor's time instead of the clock's.
 """
 
 import argparse
@@ -85,8 +85,8 @@ class Silence(BaseCallback):
         return True
 
 
-def their_update(size: Size, epochs: int, minibatches: int) -> tuple[Any, Callable[[], float]]:
-    """Return their agent, and a function that collects a rollout and returns an update's time."""
+def their_side(size: Size, epochs: int, minibatches: int) -> tuple[Any, Callable[[], None]]:
+    """Return their agent, and a function that collects a rollout for it."""
     envs = DummyVecEnv([lambda seed=seed: Noise(size.steps, seed) for seed in range(size.hosts)])
     agent = RecurrentPPO(
         "MlpLstmPolicy",
@@ -106,24 +106,14 @@ def their_update(size: Size, epochs: int, minibatches: int) -> tuple[Any, Callab
             "enable_critic_lstm": False,
         },
     )
-    total, callback = agent._setup_learn(size.hosts * size.steps)
-    del total
+    agent._setup_learn(size.hosts * size.steps)
     silence = Silence()
     silence.init_callback(agent)
-    del callback
 
-    def update() -> float:
+    def collect() -> None:
         agent.collect_rollouts(envs, silence, agent.rollout_buffer, n_rollout_steps=size.steps)
-        return seconds(agent.train)
 
-    return agent, update
-
-
-def seconds(work: Callable[[], object]) -> float:
-    """Return how long the work takes once."""
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
+    return agent, collect
 
 
 def parameters(module: nn.Module) -> int:
@@ -131,28 +121,32 @@ def parameters(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def compare(size: Size, rounds: int) -> tuple[list[float], list[float]]:
+def compare(size: Size, rounds: int, clock: Callable[[], float]) -> tuple[list[float], list[float]]:
     """Return the seconds of our updates and of theirs."""
     agent = agent_of(size)
     rollout = rollout_of(agent, size)
-    config = agent.config
-    rival, theirs = their_update(size, config.ppo_epochs, config.minibatches)
+    rival, collect = their_side(size, agent.config.ppo_epochs, agent.config.minibatches)
     if parameters(rival.policy) != parameters(agent.policy):
         raise AssertionError(
             f"unequal networks: {parameters(agent.policy)} and {parameters(rival.policy)}"
         )
-    agent.update(rollout)
-    theirs()
+
+    def timed(work: Callable[[], object]) -> float:
+        start = clock()
+        work()
+        return clock() - start
+
     own, other = [], []
-    for turn in range(rounds):
+    for turn in range(rounds + 2):
+        collect()
         # Whoever goes second profits from warm caches: so they take turns at it.
         if turn % 2:
-            other.append(theirs())
-            own.append(seconds(lambda: agent.update(rollout)))
+            other.append(timed(rival.train))
+            own.append(timed(lambda: agent.update(rollout)))
         else:
-            own.append(seconds(lambda: agent.update(rollout)))
-            other.append(theirs())
-    return own, other
+            own.append(timed(lambda: agent.update(rollout)))
+            other.append(timed(rival.train))
+    return own[2:], other[2:]  # first calls allocate and choose kernels
 
 
 def main() -> None:
@@ -161,12 +155,14 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=["small", "middle", "large"])
+    parser.add_argument("--cpu-time", action="store_true", help="count processor time")
     options = parser.parse_args()
+    clock = time.process_time if options.cpu_time else time.perf_counter
     torch.set_num_threads(options.threads)
     for name in options.sizes:
         size = SIZES[name]
         rounds = options.rounds if name != "large" else max(options.rounds // 5, 3)
-        own, other = compare(size, rounds)
+        own, other = compare(size, rounds, clock)
         ratios = np.array(other) / np.array(own)
         interval = bootstrap((ratios,), np.median, rng=0).confidence_interval
         print(f"{name}: {size}, {rounds} rounds, {options.threads} threads")
