@@ -40,6 +40,8 @@ def evaluate_policies(
     def say(what: str) -> None:
         print(what, file=sys.stderr)
 
+    if picture is not None:
+        _check_picture(picture)
     wanted: Sequence[str | None] = references or (None,)
     policies = [find_policy(run_dir, reference) for reference in wanted]
     result = evaluate(policies, episodes=episodes, against=against, seed=seed, say=say)
@@ -96,6 +98,16 @@ def grow_network(
     return 0
 
 
+def _check_picture(path: Path) -> None:
+    """Raise at once what would otherwise be raised when everything has been run."""
+    from esper.simic.contest import EvaluationError
+
+    if path.suffix != ".svg":
+        raise EvaluationError(f"--plot draws SVG, so its file must end in .svg, not {path.name!r}")
+    if not path.parent.is_dir():
+        raise EvaluationError(f"cannot write {path}: there is no folder {path.parent}")
+
+
 def find_policy(run_dir: Path, reference: str | None) -> "TrainedPolicy":
     """Return the learnt policy that a reference names.
 
@@ -123,6 +135,11 @@ def find_policy(run_dir: Path, reference: str | None) -> "TrainedPolicy":
                 f"run {run.name} has no checkpoint yet: its first comes with its first update"
             )
         checkpoint = newest
+    if not (run / CONFIG_NAME).is_file():
+        raise CheckpointError(
+            f"{checkpoint} lies in no run: the {CONFIG_NAME} that says what it was trained for is "
+            "missing"
+        )
     config = load_config(run / CONFIG_NAME)
     torch.set_num_threads(config.threads or 1)
     return load_trained_policy(checkpoint, config, run.name)

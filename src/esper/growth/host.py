@@ -13,7 +13,6 @@ What a host is made of follows from its inputs:
 The classifier of a transformer reads the last position, that of the others all there is.
 """
 
-import math
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -24,7 +23,7 @@ from esper.growth.parameters import ParameterLayout, TensorSpec, affine
 from esper.growth.transformer import TransformerBlock, last_position
 
 #: Blocks of a host; a slot follows each.
-DEPTH = 3
+BLOCKS = 3
 
 Tensors = tuple[torch.Tensor, ...]
 
@@ -49,12 +48,6 @@ class BlockShape:
         kernel = (self.kernel,) * len(self.positions)
         return affine(name, (self.outputs, self.inputs, *kernel))
 
-    @property
-    def multiply_adds(self) -> int:
-        """What a forward pass of one sample multiplies."""
-        axes = len(self.positions)
-        return self.outputs * self.inputs * self.kernel**axes * math.prod(self.positions)
-
     def run(self, features: torch.Tensor, tensors: Tensors) -> torch.Tensor:
         """Run the block on features `[R, C, *P, B]`. `[R, C', *P', B]`"""
         columns = windows(features, self.kernel, self.stride, self.padding)
@@ -67,8 +60,8 @@ class BlockShape:
 
 
 #: kernel, stride, padding of the three blocks, by the number of position axes
-BLOCKS = {
-    0: ((1, 1, 0),) * DEPTH,
+CONVOLUTIONS = {
+    0: ((1, 1, 0),) * BLOCKS,
     1: ((5, 2, 1), (3, 2, 1), (3, 2, 1)),
     2: ((3, 2, 1), (3, 2, 1), (3, 1, 1)),
 }
@@ -125,11 +118,11 @@ class HostShape:
             (length,) = self.input_shape
             return tuple(
                 TransformerBlock(self.channels, (length,), 0 if number else self.symbols)
-                for number in range(DEPTH)
+                for number in range(BLOCKS)
             )
         inputs, *rest = self.input_shape
         positions, blocks = tuple(rest), []
-        for kernel, stride, padding in BLOCKS[len(positions)]:
+        for kernel, stride, padding in CONVOLUTIONS[len(positions)]:
             positions = window_positions(positions, kernel, stride, padding)
             blocks.append(BlockShape(inputs, self.channels, kernel, stride, padding, positions))
             inputs = self.channels

@@ -120,14 +120,20 @@ def predict(population: Population, plan: Plan, split: Split) -> torch.Tensor:
 def _logits(population: Population, plan: Plan, split: Split) -> Iterator[torch.Tensor]:
     """Yield the logits of every row, chunk by chunk of the split. `[R, classes, B]`"""
     flat = population.state[0].index_select(0, plan.columns)
+    for inputs in input_chunks(split):
+        columns = input_columns(inputs, population.shape)[0]
+        with torch.no_grad():
+            logits = run(plan, population.shape, flat, columns)
+        yield logits
+
+
+def input_chunks(split: Split) -> Iterator[torch.Tensor]:
+    """Yield the inputs of a whole split as one row that all share, by and by. `[1, C, *P, B]`"""
     numbers = split.inputs[0].numel()
     chunk = max(1, min(EVALUATION_CHUNK, EVALUATION_NUMBERS // numbers))
     for start in range(0, len(split), chunk):
         inputs = split.ready(split.inputs[start : start + chunk])
-        columns = input_columns(inputs.movedim(0, -1).unsqueeze(0), population.shape)[0]
-        with torch.no_grad():
-            logits = run(plan, population.shape, flat, columns)
-        yield logits
+        yield inputs.movedim(0, -1).unsqueeze(0)
 
 
 def gather_minibatches(

@@ -53,13 +53,6 @@ class TransformerBlock:
             *affine(f"{name}.narrow", (channels, hidden), zero=True),
         )
 
-    @property
-    def multiply_adds(self) -> int:
-        """What a forward pass of one sample multiplies; embeddings are looked up."""
-        (length,) = self.positions
-        maps = (3 + 1 + 2 * WIDENING) * self.outputs**2 * length
-        return maps + 2 * self.outputs * length**2
-
     def run(self, features: torch.Tensor, tensors: Tensors) -> torch.Tensor:
         """Run the block on features `[R, C, L, B]`; the first on symbols `[R, L, B]` or `[L, B]`.
 

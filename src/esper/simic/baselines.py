@@ -131,7 +131,6 @@ def _heuristic(arena: Arena, say: Callable[[str], None]) -> Contestant:
 
 def _static(arena: Arena, agents: Sequence[Played], say: Callable[[str], None]) -> Contestant:
     parameters = float(np.median([agent.outcomes.parameters for agent in agents]))
-    task = arena.settings.task
 
     def run(shape: StaticShape) -> Outcomes:
         say(f"static: {shape.name}")
@@ -141,7 +140,7 @@ def _static(arena: Arena, agents: Sequence[Played], say: Callable[[str], None]) 
         )
         return joined([_scored(arena, shape.name, each) for each in trained])
 
-    shapes = static_shapes(task.input_shape, task.classes, round(parameters))
+    shapes = static_shapes(arena.settings.host_shape, round(parameters))
     candidates = [run(shape) for shape in shapes]
     ranked = sorted(
         range(len(shapes)), key=lambda kind: -candidates[kind].validation_accuracy.mean()
