@@ -40,6 +40,8 @@ def evaluate_policies(
     def say(what: str) -> None:
         print(what, file=sys.stderr)
 
+    if picture is not None:
+        _check_picture(picture)
     wanted: Sequence[str | None] = references or (None,)
     policies = [find_policy(run_dir, reference) for reference in wanted]
     result = evaluate(policies, episodes=episodes, against=against, seed=seed, say=say)
@@ -53,6 +55,57 @@ def evaluate_policies(
     else:
         evaluation_report.print_evaluation(result, evaluation_report.make_console())
     return 0
+
+
+def grow_network(
+    run_dir: Path,
+    reference: str | None,
+    task: str,
+    directory: Path,
+    *,
+    hosts: int,
+    seed: int,
+    steps: int | None,
+) -> int:
+    """Let a policy grow a network, write it into a directory, and return the exit code.
+
+    Raises:
+        RunNotFoundError, CheckpointError, ConfigError, GrowingError, UnknownTaskError,
+            InvalidTaskError, HostShapeError, SliceSizeError: something that was asked for is not
+            there or makes no sense; the message is one clear sentence.
+    """
+    from esper.leyline.task_names import parse_task_name
+    from esper.simic.growing import GrowingError, grow, make_empty, write_checked
+    from esper.simic.growth_card import CARD_NAME, PICTURE_NAME, growth_card, growth_summary
+    from esper.simic.growth_picture import growth_picture
+
+    def say(what: str) -> None:
+        print(what, file=sys.stderr)
+
+    parse_task_name(task)  # what is misspelt is better known before anything is loaded
+    policy = find_policy(run_dir, reference)
+    make_empty(directory)
+    grown = grow(policy, task, hosts=hosts, seed=seed, steps=steps, say=say)
+    try:
+        difference = write_checked(grown, directory)
+        card = growth_card(grown, difference)
+        (directory / CARD_NAME).write_text(card, encoding="utf-8")
+        (directory / PICTURE_NAME).write_text(growth_picture(grown), encoding="utf-8")
+    except OSError as error:
+        raise GrowingError(f"cannot write into {directory}: {error.strerror}") from error
+    print(growth_summary(grown))
+    print(f"written into {directory}: {', '.join(sorted(f.name for f in directory.iterdir()))}")
+    return 0
+
+
+def _check_picture(path: Path) -> None:
+    """Raise at once what would otherwise be raised when everything has been run."""
+    from esper.simic.contest import EvaluationError
+
+    if path.suffix != ".svg":
+        raise EvaluationError(f"--plot draws SVG, so its file must end in .svg, not {path.name!r}")
+    if not path.parent.is_dir():
+        raise EvaluationError(f"cannot write {path}: there is no folder {path.parent}")
 
 
 def find_policy(run_dir: Path, reference: str | None) -> "TrainedPolicy":
@@ -82,6 +135,11 @@ def find_policy(run_dir: Path, reference: str | None) -> "TrainedPolicy":
                 f"run {run.name} has no checkpoint yet: its first comes with its first update"
             )
         checkpoint = newest
+    if not (run / CONFIG_NAME).is_file():
+        raise CheckpointError(
+            f"{checkpoint} lies in no run: the {CONFIG_NAME} that says what it was trained for is "
+            "missing"
+        )
     config = load_config(run / CONFIG_NAME)
     torch.set_num_threads(config.threads or 1)
     return load_trained_policy(checkpoint, config, run.name)
