@@ -188,11 +188,7 @@ class Host(nn.Module):
             conv(inputs if number == 0 else channels, channels, kernel, stride, padding=1)
             for number, (kernel, stride) in enumerate(zip(kernels, strides, strict=True))
         )
-        with torch.no_grad():
-            features = torch.zeros(1, *input_shape)
-            for block in self.blocks:
-                features = block(features)
-        self.classifier = nn.Linear(features.numel(), classes)
+        self.classifier = nn.Linear(channels, classes)
 
     def run_block(self, number: int, features: torch.Tensor) -> torch.Tensor:
         """Run a block."""
@@ -200,7 +196,7 @@ class Host(nn.Module):
 
     def classify(self, features: torch.Tensor) -> torch.Tensor:
         """Return the logits."""
-        return self.classifier(features.flatten(1))
+        return self.classifier(features.flatten(2).mean(2) if features.dim() > 2 else features)
 
 
 @dataclass
@@ -223,7 +219,7 @@ class Network:
     def adapt(self, fused: bool = False) -> None:
         """Give the host an Adam, or tell the one it has of seeds that are new."""
         if self.optimizer is None:
-            self.optimizer = torch.optim.Adam(self.host.parameters(), lr=5e-3, fused=fused)
+            self.optimizer = torch.optim.Adam(self.host.parameters(), lr=1e-2, fused=fused)
         known = {id(p) for group in self.optimizer.param_groups for p in group["params"]}
         for slot in self.slots.values():
             fresh = [p for p in slot.seed.parameters() if id(p) not in known]

@@ -11,11 +11,11 @@ from esper.growth.tasks import load_task
 from esper.growth.training_cost import host_multiply_adds
 
 
-def test_default_host_of_mnist1d_has_858_parameters() -> None:
+def test_default_host_of_mnist1d_has_538_parameters() -> None:
     task = load_task("mnist1d")
     shape = HostShape(task.input_shape, task.classes, task.channels)
     assert [block.positions for block in shape.blocks] == [(19,), (10,), (5,)]
-    assert shape.layout.size == 858
+    assert shape.layout.size == 538
 
 
 @pytest.mark.parametrize("input_shape", [(1, 40), (3, 17), (1, 8, 8), (2, 9, 6), (7,)])

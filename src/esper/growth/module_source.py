@@ -214,7 +214,7 @@ def _computation(network: FinishedNetwork, task: Task) -> Iterator[str]:
         yield (
             "return self.classifier(x)"
             if shape.axes == 0
-            else ("return self.classifier(x.flatten(1))")
+            else "return self.classifier(x.flatten(2).mean(2))"
         )
 
 
