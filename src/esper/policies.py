@@ -16,6 +16,9 @@ from esper.simic.config import load_config
 if TYPE_CHECKING:
     from esper.simic.trained_policy import TrainedPolicy
 
+#: What the policy that comes with the package is called where a run could be named.
+SHIPPED_NAME = "shipped"
+
 
 def evaluate_policies(
     run_dir: Path,
@@ -114,16 +117,22 @@ def find_policy(run_dir: Path, reference: str | None) -> "TrainedPolicy":
     Args:
         run_dir: the folder that holds runs.
         reference: a run, as `find_run` takes it, whose newest checkpoint is read; or the path of
-            a checkpoint that lies in its run; None for the newest run.
+            a checkpoint that lies in its run; `shipped` for the one that comes with the package;
+            None for the newest run.
 
     Raises:
-        RunNotFoundError, CheckpointError, ConfigError: there is none, or it cannot be read.
+        RunNotFoundError, CheckpointError, ConfigError, ShippedPolicyError: there is none, or it
+            cannot be read.
     """
     import torch
 
     from esper.simic.checkpoint import CheckpointError, latest_checkpoint
-    from esper.simic.trained_policy import load_trained_policy
+    from esper.simic.trained_policy import load_trained_policy, shipped_policy
 
+    if reference == SHIPPED_NAME:
+        shipped = shipped_policy(SHIPPED_NAME)
+        torch.set_num_threads(shipped.config.threads or 1)
+        return shipped
     path = None if reference is None else Path(reference).expanduser()
     if path is not None and path.is_file() and path.suffix == ".pt":
         run, checkpoint = path.resolve().parent.parent, path

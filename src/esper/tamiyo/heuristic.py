@@ -46,7 +46,6 @@ HAND_RULES: dict[str, Rule] = {
     "conv in every slot, late": Rule(trial=0.16),
     "conv in every slot, multiplying": Rule(style="linear_multiply", trial=0.12),
     "conv, then normalisers": Rule(blueprints=("conv", "norm", "norm")),
-    "normalisers, then conv": Rule(blueprints=("norm", "norm", "conv")),
     "normaliser in every slot": Rule(blueprints=("norm", "norm", "norm")),
     "multiplying normaliser in every slot": Rule(
         blueprints=("norm", "norm", "norm"), style="linear_multiply"
@@ -54,8 +53,6 @@ HAND_RULES: dict[str, Rule] = {
     "MLP in every slot": Rule(blueprints=("mlp", "mlp", "mlp")),
     "attention, conv, MLP": Rule(blueprints=("attention", "conv", "mlp")),
     "conv, conv, MLP": Rule(blueprints=("conv", "conv", "mlp")),
-    "conv, conv, MLP, late": Rule(blueprints=("conv", "conv", "mlp"), trial=0.16),
-    "MLP in every slot, late": Rule(blueprints=("mlp", "mlp", "mlp"), trial=0.16),
     "bottleneck in every slot": Rule(blueprints=("bottleneck",) * 3),
 }
 
