@@ -64,7 +64,7 @@ def command(runs: Path, capsys: pytest.CaptureFixture[str]) -> Grow:
 
     def command(*arguments: str) -> tuple[int, str, str]:
         with pytest.raises(SystemExit) as ended:
-            main(("grow", "--run-dir", str(runs), *arguments))
+            main(("grow", "--run-dir", str(runs), "--policy", "2", *arguments))
         output = capsys.readouterr()
         return int(ended.value.code or 0), output.out, output.err
 
