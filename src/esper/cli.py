@@ -285,9 +285,10 @@ def _add_grow(verbs: Any) -> None:
     )
     parser.add_argument(
         "--policy",
+        default="shipped",
         metavar="POLICY",
-        help="a run (an id, a unique prefix or a path) or a checkpoint's path; default the newest "
-        "run",
+        help="a run (an id, a unique prefix or a path), a checkpoint's path, or shipped: the one "
+        "that comes with Esper (default: %(default)s)",
     )
     _add_run_dir(parser)
     parser.add_argument(

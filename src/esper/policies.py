@@ -62,7 +62,7 @@ def evaluate_policies(
 
 def grow_network(
     run_dir: Path,
-    reference: str | None,
+    reference: str,
     task: str,
     directory: Path,
     *,

@@ -144,6 +144,8 @@ def channel_norm(features: torch.Tensor, epsilon: float = 1e-5) -> torch.Tensor:
 
 #: Up to so many positions attention is computed by sums; beyond, that would take too much memory.
 _FEW_POSITIONS = 24
+#: Products of attention by sums that are held at once: they are to stay in the cache.
+_PRODUCTS_AT_ONCE = 600_000
 
 
 def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
@@ -162,6 +164,15 @@ def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch
         # [R, B, L, D], as torch has it: its kernel never holds all L x L weights at once
         query, key, value = (tensor.permute(0, 3, 2, 1) for tensor in (query, key, value))
         return F.scaled_dot_product_attention(query, key, value).permute(0, 3, 2, 1)
+    rows, channels, length, batch = query.shape
+    at_once = max(1, _PRODUCTS_AT_ONCE // (channels * length * length * batch))
+    if rows > at_once:
+        parts = zip(*(tensor.split(at_once) for tensor in (query, key, value)), strict=True)
+        return torch.cat([_attend(*part) for part in parts])
+    return _attend(query, key, value)
+
+
+def _attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
     scores = (query.unsqueeze(3) * key.unsqueeze(2)).sum(1)  # [R, L queries, L keys, B]
     weights = (scores * (1.0 / math.sqrt(query.shape[1]))).softmax(2)
     return (weights.unsqueeze(1) * value.unsqueeze(2)).sum(3)  # [R, D, L, B]

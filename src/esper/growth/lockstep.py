@@ -14,8 +14,9 @@ from esper.growth.plan import Plan, advance_clocks, clocks
 from esper.growth.population import Population
 from esper.growth.task import Split
 
-#: Samples evaluated at a time, of at most so many numbers: the features are to stay in the cache.
-EVALUATION_CHUNK, EVALUATION_NUMBERS = 400, 400 * 256
+#: Samples evaluated at a time, of at most so many numbers, by at most so many networks (samples
+#: times networks): the features are to stay in the cache.
+EVALUATION_CHUNK, EVALUATION_NUMBERS, EVALUATION_ROWS = 400, 400 * 256, 400 * 64
 
 
 @dataclass(frozen=True)
@@ -120,17 +121,21 @@ def predict(population: Population, plan: Plan, split: Split) -> torch.Tensor:
 def _logits(population: Population, plan: Plan, split: Split) -> Iterator[torch.Tensor]:
     """Yield the logits of every row, chunk by chunk of the split. `[R, classes, B]`"""
     flat = population.state[0].index_select(0, plan.columns)
-    for inputs in input_chunks(split):
+    for inputs in input_chunks(split, population.hosts + len(plan.shadow_rows)):
         columns = input_columns(inputs, population.shape)[0]
         with torch.no_grad():
             logits = run(plan, population.shape, flat, columns)
         yield logits
 
 
-def input_chunks(split: Split) -> Iterator[torch.Tensor]:
-    """Yield the inputs of a whole split as one row that all share, by and by. `[1, C, *P, B]`"""
+def input_chunks(split: Split, rows: int) -> Iterator[torch.Tensor]:
+    """Yield the inputs of a whole split, by and by, as one row that `rows` networks share.
+
+    Each is `[1, C, *P, B]`.
+    """
     numbers = split.inputs[0].numel()
-    chunk = max(1, min(EVALUATION_CHUNK, EVALUATION_NUMBERS // numbers))
+    limits = (EVALUATION_CHUNK, EVALUATION_NUMBERS // numbers, EVALUATION_ROWS // rows)
+    chunk = max(1, min(limits))
     for start in range(0, len(split), chunk):
         inputs = split.ready(split.inputs[start : start + chunk])
         yield inputs.movedim(0, -1).unsqueeze(0)

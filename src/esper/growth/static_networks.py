@@ -230,7 +230,7 @@ def _accuracy(shape: StaticShape, flat: torch.Tensor, part: Split) -> np.ndarray
     """Return the fraction that each network gets right. `[N]`"""
     right = torch.zeros(len(flat), dtype=torch.int64, device=flat.device)
     done = 0
-    for inputs in input_chunks(part):
+    for inputs in input_chunks(part, len(flat)):
         labels = part.labels[done : done + inputs.shape[-1]].expand(len(flat), -1)
         right += row_hits(run_static(shape, flat, static_columns(inputs, shape)[0]), labels)
         done += inputs.shape[-1]

@@ -75,6 +75,7 @@ class Grown:
         steps, samples: of the episode; training samples of a step.
         network: itself.
         logits: what its host says of the test part. `[n, classes]`
+        host: its number among all that were grown.
         result: what it came to.
         rivals: validation accuracy of every network that was grown, itself included. `[K]`
         moments: its life, from before the first step to after the last.
@@ -90,6 +91,7 @@ class Grown:
     samples: int
     network: FinishedNetwork
     logits: torch.Tensor
+    host: int
     result: Measured
     rivals: np.ndarray
     moments: tuple[Moment, ...]
@@ -155,6 +157,7 @@ def grow(
         samples=env.batch * env.batches,
         network=network,
         logits=logits,
+        host=chosen,
         result=result,
         rivals=rivals,
         moments=tuple(lives[chosen]),
