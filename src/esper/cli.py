@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 
 from esper import __version__
 from esper.karn.run_directory import default_run_dir
+from esper.leyline.task_names import BUILT_IN, WITH_PLACE
 from esper.simic.baseline_names import BASELINES, parse_baselines
 from esper.simic.config import TrainingConfig
 
@@ -98,6 +99,7 @@ def _esper_parser() -> argparse.ArgumentParser:
     incidents.add_argument("--json", action="store_true", help="print JSON")
     _add_replay(verbs)
     _add_eval(verbs)
+    _add_grow(verbs)
     telemetry = _add_verb(
         verbs, "telemetry", _telemetry, "list the telemetry records, or show one with its wiring"
     )
@@ -268,6 +270,49 @@ def _add_eval(verbs: Any) -> None:
     )
 
 
+def _add_grow(verbs: Any) -> None:
+    parser = _add_verb(
+        verbs, "grow", _grow, "let the learnt policy grow a network and write it as a torch module"
+    )
+    parser.add_argument(
+        "--task",
+        required=True,
+        metavar="TASK",
+        help=f"what the network is to learn: {', '.join((*BUILT_IN, *WITH_PLACE))}",
+    )
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="a new folder for the network"
+    )
+    parser.add_argument(
+        "--policy",
+        default="shipped",
+        metavar="POLICY",
+        help="a run (an id, a unique prefix or a path), a checkpoint's path, or shipped: the one "
+        "that comes with Esper (default: %(default)s)",
+    )
+    _add_run_dir(parser)
+    parser.add_argument(
+        "--hosts",
+        type=_whole_number,
+        default=1,
+        metavar="K",
+        help="networks to grow; the best by validation accuracy is written (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--seed",
+        type=_whole_number,
+        default=0,
+        metavar="S",
+        help="seed of everything random (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--steps",
+        type=_whole_number,
+        metavar="N",
+        help="steps to grow for; default as many as the policy was trained for",
+    )
+
+
 def _whole_number(text: str) -> int:
     try:
         return int(text)
@@ -363,6 +408,20 @@ def _eval(options: argparse.Namespace) -> int:
         seed=options.seed,
         as_json=options.json,
         picture=options.plot,
+    )
+
+
+def _grow(options: argparse.Namespace) -> int:
+    from esper import policies
+
+    return policies.grow_network(
+        options.run_dir,
+        options.policy,
+        options.task,
+        options.out,
+        hosts=options.hosts,
+        seed=options.seed,
+        steps=options.steps,
     )
 
 

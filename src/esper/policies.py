@@ -16,6 +16,9 @@ from esper.simic.config import load_config
 if TYPE_CHECKING:
     from esper.simic.trained_policy import TrainedPolicy
 
+#: What the policy that comes with the package is called where a run could be named.
+SHIPPED_NAME = "shipped"
+
 
 def evaluate_policies(
     run_dir: Path,
@@ -57,6 +60,47 @@ def evaluate_policies(
     return 0
 
 
+def grow_network(
+    run_dir: Path,
+    reference: str,
+    task: str,
+    directory: Path,
+    *,
+    hosts: int,
+    seed: int,
+    steps: int | None,
+) -> int:
+    """Let a policy grow a network, write it into a directory, and return the exit code.
+
+    Raises:
+        RunNotFoundError, CheckpointError, ConfigError, GrowingError, UnknownTaskError,
+            InvalidTaskError, HostShapeError, SliceSizeError: something that was asked for is not
+            there or makes no sense; the message is one clear sentence.
+    """
+    from esper.leyline.task_names import parse_task_name
+    from esper.simic.growing import GrowingError, grow, make_empty, write_checked
+    from esper.simic.growth_card import CARD_NAME, PICTURE_NAME, growth_card, growth_summary
+    from esper.simic.growth_picture import growth_picture
+
+    def say(what: str) -> None:
+        print(what, file=sys.stderr)
+
+    parse_task_name(task)  # what is misspelt is better known before anything is loaded
+    policy = find_policy(run_dir, reference)
+    make_empty(directory)
+    grown = grow(policy, task, hosts=hosts, seed=seed, steps=steps, say=say)
+    try:
+        difference = write_checked(grown, directory)
+        card = growth_card(grown, difference)
+        (directory / CARD_NAME).write_text(card, encoding="utf-8")
+        (directory / PICTURE_NAME).write_text(growth_picture(grown), encoding="utf-8")
+    except OSError as error:
+        raise GrowingError(f"cannot write into {directory}: {error.strerror}") from error
+    print(growth_summary(grown))
+    print(f"written into {directory}: {', '.join(sorted(f.name for f in directory.iterdir()))}")
+    return 0
+
+
 def _check_picture(path: Path) -> None:
     """Raise at once what would otherwise be raised when everything has been run."""
     from esper.simic.contest import EvaluationError
@@ -73,16 +117,22 @@ def find_policy(run_dir: Path, reference: str | None) -> "TrainedPolicy":
     Args:
         run_dir: the folder that holds runs.
         reference: a run, as `find_run` takes it, whose newest checkpoint is read; or the path of
-            a checkpoint that lies in its run; None for the newest run.
+            a checkpoint that lies in its run; `shipped` for the one that comes with the package;
+            None for the newest run.
 
     Raises:
-        RunNotFoundError, CheckpointError, ConfigError: there is none, or it cannot be read.
+        RunNotFoundError, CheckpointError, ConfigError, ShippedPolicyError: there is none, or it
+            cannot be read.
     """
     import torch
 
     from esper.simic.checkpoint import CheckpointError, latest_checkpoint
-    from esper.simic.trained_policy import load_trained_policy
+    from esper.simic.trained_policy import load_trained_policy, shipped_policy
 
+    if reference == SHIPPED_NAME:
+        shipped = shipped_policy(SHIPPED_NAME)
+        torch.set_num_threads(shipped.config.threads or 1)
+        return shipped
     path = None if reference is None else Path(reference).expanduser()
     if path is not None and path.is_file() and path.suffix == ".pt":
         run, checkpoint = path.resolve().parent.parent, path

@@ -87,7 +87,7 @@ def test_options_go_over_the_file() -> None:
 
 @pytest.mark.parametrize(
     ("episodes", "envs", "environments"),
-    [(10, 0, 2), (1, 0, 1), (4, 0, 1), (500, 0, 16), (10, 4, 4), (3, 8, 3)],
+    [(10, 0, 2), (1, 0, 1), (4, 0, 1), (500, 0, 32), (10, 4, 4), (3, 8, 3)],
 )
 def test_how_many_hosts_there_are(episodes: int, envs: int, environments: int) -> None:
     assert TrainingConfig(episodes=episodes, envs=envs).environments == environments

@@ -21,9 +21,12 @@ from esper.growth.cohort import (
     seed_host,
     train_and_measure,
 )
+from esper.growth.finished import FinishedNetwork, finished_network
 from esper.growth.host import HostShape
+from esper.growth.lockstep import predict
 from esper.growth.masks import action_mask, legal_slots
 from esper.growth.observation import HIGH, LOW, observe
+from esper.growth.plan import make_final_plan
 from esper.growth.reward import REWARD_TERMS, RewardSettings, final_score, reward_terms
 from esper.growth.task import Split, Task
 from esper.growth.tasks import load_task
@@ -167,6 +170,19 @@ class GrowthVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         DISABLED autoreset mode leaves time for.
         """
         return measure_finished(self._cohort, self._test).accuracy
+
+    def test_logits(self) -> torch.Tensor:
+        """Return what each host says of the test part, with its FOSSILIZED seeds alone.
+
+        Returns:
+            `[N, n, classes]`.
+        """
+        population, seeds = self._cohort.population, self._cohort.seeds
+        return predict(population, make_final_plan(population, seeds), self._test)
+
+    def finished_network(self, host: int) -> FinishedNetwork:
+        """Return a copy of a host with its FOSSILIZED seeds, as `test_accuracy` measures it."""
+        return finished_network(self._cohort.population, self._cohort.seeds, host)
 
     def reset(
         self,

@@ -13,8 +13,8 @@ from esper.growth.task import ChannelAxis, InvalidTaskError, Split, Standardisat
 VALIDATION_SHARE, TEST_SHARE = 0.2, 0.2
 #: The validation part is measured after every slice of training: more samples would cost too much.
 LARGEST_VALIDATION = 1000
-#: Samples that the training part needs: those of one slice of training.
-LEAST_TRAINING = 800
+#: Samples that the training part needs: those of one minibatch.
+LEAST_TRAINING = 100
 #: What samples can be; where it is not said, their shape decides.
 Kind = Literal["vector", "signal", "image"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -52,7 +52,6 @@ def task_of_arrays(
     kind: Kind | None = None,
     class_names: Sequence[str] = (),
     channels: int | None = None,
-    least_training: int = LEAST_TRAINING,
 ) -> Task:
     """Build a task of arrays: inputs and labels of each part.
 
@@ -68,7 +67,6 @@ def task_of_arrays(
             are at least 8 long, else for a signal with channels.
         class_names: of labels that are numbers from 0; else the labels themselves are the names.
         channels: of a host; None chooses by the number of axes.
-        least_training: samples that the training part must have.
 
     Raises:
         InvalidTaskError: the arrays cannot be used; one sentence says why.
@@ -93,10 +91,10 @@ def task_of_arrays(
         {part: (_with_channels(parts[part].inputs, axis), labels[part]) for part in parts}
     )
     count = len(arrays["train"][1])
-    if count < least_training:
+    if count < LEAST_TRAINING:
         raise InvalidTaskError(
             f"{name} leaves {count} samples to train on, after validation and test: it needs at "
-            f"least {least_training}"
+            f"least {LEAST_TRAINING}"
         )
     standardisation = _standardisation(arrays["train"][0])
     return Task(
@@ -241,8 +239,9 @@ def _split(arrays: dict[str, Arrays]) -> dict[str, Arrays]:
 def _standardisation(inputs: np.ndarray) -> Standardisation:
     """Return what gives inputs `[n, C, ...]` mean 0 and deviation 1; constants keep their scale."""
     count = inputs[:, 0].size
-    mean = sum(chunk.sum(axis=1) for chunk in _by_channel(inputs)) / count
-    squares = sum(((chunk - mean[:, None]) ** 2).sum(axis=1) for chunk in _by_channel(inputs))
+    with np.errstate(over="ignore", invalid="ignore"):  # seen, and said, below
+        mean = sum(chunk.sum(axis=1) for chunk in _by_channel(inputs)) / count
+        squares = sum(((chunk - mean[:, None]) ** 2).sum(axis=1) for chunk in _by_channel(inputs))
     deviation = np.sqrt(squares / count)
     if not np.isfinite(deviation).all() or deviation.max() > np.finfo(np.float32).max:
         raise InvalidTaskError("the inputs are too large to be standardised: scale them down")

@@ -1,6 +1,7 @@
 """Tasks from a user's own arrays: an .npz file with `x` and `y`, perhaps `x_test` and `y_test`."""
 
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -39,19 +40,17 @@ def kind_of(name: TaskName) -> Kind | None:
 
 
 def _read(path: Path) -> dict[str, Arrays]:
+    damaged = InvalidTaskError(f"{path} is no .npz file, or it is damaged")
     try:
-        with np.load(path, allow_pickle=False) as stored:
-            if not isinstance(stored, np.lib.npyio.NpzFile):
-                raise InvalidTaskError(f"{path} holds one array: it must be an .npz with x and y")
-            return _parts(path, stored)
+        with path.open("rb") as file:
+            # not np.load, which takes a damaged file for one that it could unpickle
+            return _parts(path, np.lib.npyio.NpzFile(file, allow_pickle=False))
     except FileNotFoundError:
         raise InvalidTaskError(f"there is no file {path}") from None
     except OSError as error:
-        raise InvalidTaskError(
-            f"{path} cannot be read: {error.strerror or 'it is no .npz file'}"
-        ) from error
-    except (EOFError, zipfile.BadZipFile) as error:
-        raise InvalidTaskError(f"{path} is no .npz file, or it is damaged") from error
+        raise InvalidTaskError(f"{path} cannot be read: {error.strerror}") from error
+    except (EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise damaged from error
 
 
 def _parts(path: Path, stored: np.lib.npyio.NpzFile) -> dict[str, Arrays]:
@@ -77,7 +76,9 @@ def _array(path: Path, stored: np.lib.npyio.NpzFile, name: str) -> np.ndarray:
     try:
         array: np.ndarray = stored[name]
     except ValueError as error:
-        # what numpy says of arrays of Python objects, which only unpickling could read
+        if "Object arrays" not in str(error):
+            raise InvalidTaskError(f"the array {name} of {path} is damaged: {error}") from error
+        # only unpickling could read them, which runs whatever program they hold
         raise InvalidTaskError(
             f"the array {name} of {path} holds Python objects: save it as numbers, or as texts "
             "of a fixed length (dtype str)"

@@ -86,7 +86,7 @@ def _load_digits(_: TaskName) -> Task:
     return _standardised(
         "digits",
         10,
-        4,
+        8,
         (images[train], labels[train]),
         (images[validation], labels[validation]),
         (images[test], labels[test]),

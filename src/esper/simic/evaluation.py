@@ -157,7 +157,7 @@ def joined(parts: Sequence[Outcomes]) -> Outcomes:
 
 
 def agent_player(policy: RecurrentPolicy, seed: int, number: int) -> Player:
-    """Return the learnt policy as a player; it draws its choices, as it does in training.
+    """Return the learnt policy as a player that decides and does not explore.
 
     Args:
         policy: in its device.
@@ -180,6 +180,7 @@ def agent_player(policy: RecurrentPolicy, seed: int, number: int) -> Player:
                 torch.as_tensor(info["slot_mask_by_op"], device=device),
                 state,
                 generator,
+                decisive=True,
             )
             state = decision.state
             actions: np.ndarray = decision.actions.cpu().numpy()

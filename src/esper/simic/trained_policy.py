@@ -8,8 +8,9 @@ import torch
 from esper.growth.observation import FEATURES
 from esper.leyline.heads import HEAD_SIZES
 from esper.simic.checkpoint import CheckpointError, load_checkpoint
-from esper.simic.config import TrainingConfig
+from esper.simic.config import TrainingConfig, load_config
 from esper.tamiyo.policy import RecurrentPolicy
+from esper.tamiyo.shipped import load_shipped_policy
 
 
 @dataclass(frozen=True)
@@ -58,3 +59,16 @@ def load_trained_policy(checkpoint: Path, config: TrainingConfig, name: str) -> 
     )
     policy.load_state_dict(state)
     return TrainedPolicy(name, policy, config, kept.episodes_done)
+
+
+def shipped_policy(name: str) -> TrainedPolicy:
+    """Return the policy that comes with the package.
+
+    Args:
+        name: what to call it.
+
+    Raises:
+        ShippedPolicyError: it is missing, damaged, or was made for other code.
+    """
+    shipped = load_shipped_policy([feature.name for feature in FEATURES])
+    return TrainedPolicy(name, shipped.policy, load_config(shipped.config), shipped.episodes)

@@ -180,7 +180,7 @@ class Trainer:
             self._environment(hosts),
             self._agent,
             self._writer,
-            seeds=episode_seeds(config.seed, first_episode, hosts),
+            seeds=episode_seeds(config.seed, first_episode, hosts, config.siblings),
             update=update,
             first_episode=first_episode,
         )
@@ -193,6 +193,8 @@ class Trainer:
         )
         start = time.perf_counter()
         due = [drill for drill in self._drills if drill.update <= update]
+        left = 1 - self._episodes_done / config.episodes
+        self._agent.set_learning_rate(config.learning_rate * left)
         result = self._agent.update(batch.rollout, due)
         self._update = update
         self._episodes_done = episodes.episodes_done

@@ -43,6 +43,9 @@ class Rule:
 HAND_RULES: dict[str, Rule] = {
     "conv in every slot": Rule(),
     "conv in every slot, soon": Rule(trial=0.04),
+    "conv in every slot, late": Rule(trial=0.16),
+    "conv in every slot, multiplying": Rule(style="linear_multiply", trial=0.12),
+    "conv, then normalisers": Rule(blueprints=("conv", "norm", "norm")),
     "normaliser in every slot": Rule(blueprints=("norm", "norm", "norm")),
     "multiplying normaliser in every slot": Rule(
         blueprints=("norm", "norm", "norm"), style="linear_multiply"

@@ -19,8 +19,8 @@ OP_PRIOR = {
     Op.WAIT: 0.0,
     Op.GERMINATE: 0.0,
     Op.ADVANCE: 0.0,
-    Op.SET_ALPHA_TARGET: -1.5,
-    Op.PRUNE: -3.0,
+    Op.SET_ALPHA_TARGET: -3.0,
+    Op.PRUNE: -4.0,
     Op.FOSSILIZE: 1.0,
 }
 
