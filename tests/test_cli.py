@@ -1,6 +1,7 @@
 """The command line: every verb helps at once, and bad input gets one sentence and exit code 2."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -52,7 +53,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
         (("health", "--fail-on", "zero"), "zero"),
         (("telemetry", "TELE-9999"), "TELE-9999"),
         (("incidents",), "there is no run in runs yet"),
-        (("replay",), "the following arguments are required: RUN"),
+        (("replay", "2", "1", "--update", "1"), "give one of them"),
         (("replay", "absent"), "there is no run 'absent'"),
         (("replay", "absent", "one"), "argument N: must be a whole number, not 'one'"),
     ],
@@ -162,6 +163,7 @@ def test_incidents_are_listed_and_replayed(run: Run, tmp_path: Path) -> None:
     assert code == 0
     assert "op logits +inf" in output
     assert "not kept" in output
+    assert output.count("op logits +inf") == 2  # of what was not kept, what was seen is known
 
     code, output, errors = run("replay", "2", "--html", "page.html")
     assert (code, errors) == (0, "")
@@ -174,13 +176,34 @@ def test_incidents_are_listed_and_replayed(run: Run, tmp_path: Path) -> None:
 
     code, output, errors = run("replay", "2", "2")
     assert (code, output) == (2, "")
-    assert errors.endswith("has kept no incident 2; kept are 1\n")
+    assert errors.endswith("has kept no incident 2; kept are 1 (update 1)\n")
+    code, output, _ = run("replay", "2", "--update", "1")
+    assert code == 0
+    assert "incident 1 of" in output
+    code, _, errors = run("replay", "--update", "2")
+    assert errors.endswith("has kept no incident of update 2; kept are 1 (update 1)\n")
+    elsewhere = tmp_path / "a capsule from elsewhere"
+    shutil.copytree(first["path"], elsewhere)
+    code, output, errors = run("replay", str(elsewhere))
+    assert (code, errors) == (0, "")
+    assert "REPRODUCED" in output
     code, _, errors = run("replay", "2", "--html", "absent/page.html")
     assert (code, errors.count("\n")) == (2, 1)
     (tmp_path / first["path"] / "capsule.pt").write_bytes(b"damaged")
     code, _, errors = run("replay", "2")
     assert code == 2
-    assert "capsule.pt cannot be read" in errors
+    assert "capsule.pt is damaged: it is not as it was written" in errors
+
+
+def test_a_run_that_halted_in_its_last_update_is_not_called_finished(run: Run) -> None:
+    options = ("--episodes", "1", "--steps", "2", "--inject", "op:inf@1")
+    code, output, _ = run("ppo", *options, "--on-nonfinite", "halt")
+    assert code == 3
+    assert output.rstrip().endswith("--episodes 2")  # how to go on: there is nothing else to do
+    code, _, errors = run("ppo", "--resume", "2")
+    assert (code, errors.count("\n")) == (2, 1)
+    assert "has trained all its 1 episodes; give a larger --episodes" in errors
+    assert run("ppo", "--resume", "2", "--episodes", "2")[0] == 0
 
 
 def test_a_run_without_incidents_says_so(run: Run) -> None:
