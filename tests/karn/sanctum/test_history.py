@@ -1,5 +1,6 @@
 """Histories: bounded, over the whole run, and without a lost extreme or a lost NaN."""
 
+import itertools
 import math
 
 import pytest
@@ -79,7 +80,7 @@ def test_a_long_history_is_bounded_and_keeps_what_matters(seed, bad):
 def test_the_points_lie_evenly_over_the_run():
     kept = x(told([float(place) for place in range(10_000)]))
 
-    gaps = [after - before for before, after in zip(kept, kept[1:], strict=False)]
+    gaps = [after - before for before, after in itertools.pairwise(kept)]
     assert max(gaps) <= 2 * 10_000 / BUCKETS_KEPT
 
 

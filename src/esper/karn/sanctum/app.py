@@ -146,7 +146,11 @@ class SanctumApp(App[Outcome]):
 
 
 def run_sanctum(
-    directory: Path | None, run_dir: Path, child: TrainerChild | None = None
+    directory: Path | None,
+    run_dir: Path,
+    child: TrainerChild | None = None,
+    *,
+    at: int | None = None,
 ) -> Outcome:
     """Open Sanctum on this terminal, and return how it was left.
 
@@ -155,9 +159,11 @@ def run_sanctum(
         run_dir: the folder that holds runs.
         child: a training process that Sanctum is opened over. Where the answer is "stop", it is for
             the caller to stop it: Sanctum itself touches no process.
+        at: the update to show the run as of; None for the newest.
     """
     # None is returned only where the terminal went away: then training must go on.
-    outcome = SanctumApp(directory, run_dir, child=child).run()
+    watch = RunWatch(directory, run_dir, at=at)
+    outcome = SanctumApp(directory, run_dir, child=child, watch=watch).run()
     if outcome is None:
         return "quit" if child is None or child.poll() is not None else "detach"
     return outcome

@@ -91,7 +91,7 @@ class RunFollower:
         Raises:
             RunStoreError: the store cannot be read.
         """
-        return self._time_travel.state_after(update)
+        return self._time_travel.state_after(update, self._aggregator.last_id)
 
     def _start_over(self) -> None:
         self._aggregator = SanctumAggregator()

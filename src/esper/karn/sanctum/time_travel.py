@@ -29,9 +29,15 @@ class TimeTravel:
         self._reader = reader
         self._timeline = timeline
         self._state = SanctumAggregator()
+        self._told_by = 0  # the event of the update that the state is of
+        self._is_whole = False  # nothing more can follow that update directly
 
-    def state_after(self, update: int) -> SanctumSnapshot | None:
+    def state_after(self, update: int, newest: int) -> SanctumSnapshot | None:
         """Return the state after an update, the nearest there is; None if there is none yet.
+
+        Args:
+            update: counted from 1.
+            newest: the id of the last event that is known to be there.
 
         Raises:
             RunStoreError: the store cannot be read.
@@ -39,6 +45,8 @@ class TimeTravel:
         found = self._timeline.find(update)
         if found is None:
             return None
+        if found[1] == self._told_by and (self._is_whole or self._state.last_id >= newest):
+            return self._state.snapshot()
         with self._reader.session():
             beginning = self._reader.first_id_after(found[1], _BEGINNINGS)
             end = self._reader.last_id() if beginning is None else beginning - 1
@@ -49,4 +57,5 @@ class TimeTravel:
             if known.last_id > self._state.last_id:
                 self._state = known
             fold_up_to(self._reader, self._state, end)
+        self._told_by, self._is_whole = found[1], beginning is not None
         return self._state.snapshot()
