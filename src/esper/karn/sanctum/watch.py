@@ -7,6 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
+from esper.karn import acknowledgements
+from esper.karn.console_tail import ConsoleTail
 from esper.karn.liveness import RunStatus, StatusKind
 from esper.karn.run_directory import RunNotFoundError, run_directories
 from esper.karn.run_tables import RunStoreError
@@ -38,7 +40,7 @@ class RunWatch:
 
     def __init__(self, directory: Path | None, run_dir: Path, *, at: int | None = None) -> None:
         self._run_dir = run_dir
-        self._follower = None if directory is None else RunFollower(directory)
+        self._run = None if directory is None else _Run(directory)
         self._nothing_yet = SanctumSnapshot()
         self._lock = threading.Lock()
         self._playback = Playback(update=at)
@@ -67,21 +69,25 @@ class RunWatch:
             now: seconds since the epoch.
         """
         frame = self._poll(now)
-        follower = self._follower
-        if follower is None or frame.is_behind:
-            return _view(frame, now)  # the updates are not all known yet
+        view = _view(frame, now)
+        if self._run is None:
+            return view
+        view = self._run.with_files(view)
+        follower = self._run.follower
+        if frame.is_behind:
+            return view  # the updates are not all known yet
         with self._lock:
             self._playback = self._playback.advanced(
                 now, follower.updates, is_over=frame.status.is_over
             )
             playback = self._playback
         if playback.update is None or not follower.updates:
-            return _view(frame, now)
+            return view
         position = TimePosition(playback.update, follower.updates, playback.speed)
-        return _past_view(follower, frame, position, now)
+        return _past_view(view, follower, position)
 
     def _poll(self, now: float) -> Frame:
-        if self._follower is None:
+        if self._run is None:
             waiting = RunStatus(
                 StatusKind.WAITING, None, f"waiting for the first run in {self._run_dir.resolve()}"
             )
@@ -91,8 +97,32 @@ class RunWatch:
                 return Frame(self._nothing_yet, waiting, str(error))
             if not runs:
                 return Frame(self._nothing_yet, waiting)
-            self._follower = RunFollower(runs[-1])
-        return self._follower.poll(now)
+            self._run = _Run(runs[-1])
+        return self._run.follower.poll(now)
+
+
+class _Run:
+    """All that is looked at of one run: its store, and the files beside it."""
+
+    def __init__(self, directory: Path) -> None:
+        self.follower = RunFollower(directory)
+        self._directory = directory
+        self._console = ConsoleTail(directory)
+        self._acknowledged = acknowledgements.Acknowledged()
+        self._stamp: tuple[int, int, int] | None = None
+
+    def with_files(self, view: View) -> View:
+        """Return a view with the console's output and the acknowledgements of the run."""
+        stamp = _stamp_of(self._directory / acknowledgements.ACKNOWLEDGEMENTS_NAME)
+        if stamp != self._stamp:
+            self._acknowledged = acknowledgements.read(self._directory)
+            self._stamp = stamp
+        return replace(
+            view,
+            console=self._console.lines(),
+            acknowledgements=self._acknowledged.entries,
+            error=view.error or self._acknowledged.error,
+        )
 
 
 def look_once(directory: Path, now: float | None = None, at: int | None = None) -> View:
@@ -107,13 +137,15 @@ def look_once(directory: Path, now: float | None = None, at: int | None = None) 
         UpdateNotFoundError: the run has no such update.
     """
     now = time.time() if now is None else now
-    follower = RunFollower(directory)
+    run = _Run(directory)
+    follower = run.follower
     frame = follower.catch_up()
+    view = run.with_files(_view(frame, now))
     if at is None:
-        return _view(frame, now)
+        return view
     if frame.error is None and not 1 <= at <= follower.updates:
         raise UpdateNotFoundError(_no_such_update(directory.resolve().name, at, follower.updates))
-    return _past_view(follower, frame, TimePosition(at, follower.updates), now)
+    return _past_view(view, follower, TimePosition(at, follower.updates))
 
 
 def _no_such_update(run: str, update: int, updates: int) -> str:
@@ -133,18 +165,26 @@ def _view(frame: Frame, now: float) -> View:
     )
 
 
-def _past_view(follower: RunFollower, frame: Frame, position: TimePosition, now: float) -> View:
-    view = _view(frame, now)
+def _past_view(view: View, follower: RunFollower, position: TimePosition) -> View:
+    """Return a view of now with the state after an update in the place of the newest."""
     try:
         snapshot = follower.state_after(position.update)
     except RunStoreError as error:
         return replace(view, error=view.error or str(error))
     if snapshot is None:
         return view
-    is_newest = snapshot.last_event_id == frame.snapshot.last_event_id
+    is_newest = snapshot.last_event_id == view.snapshot.last_event_id
     return replace(
         view,
-        verdict=master_verdict(snapshot, frame.status if is_newest else _THEN),
+        verdict=master_verdict(snapshot, view.status if is_newest else _THEN),
         snapshot=snapshot,
         position=position,
     )
+
+
+def _stamp_of(path: Path) -> tuple[int, int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns
