@@ -19,7 +19,7 @@ from esper.karn.sanctum.view import View
 from esper.karn.sanctum.watch import RunWatch, Watch
 
 #: How long the cockpit waits between two looks at the run.
-PERIOD_SECONDS: Final = 0.25
+PERIOD_SECONDS: Final = 0.2
 
 
 class SanctumApp(App[Outcome]):
