@@ -40,7 +40,8 @@ def figure(value: float | None, width: int = 5) -> str:
         short = f"{mantissa}e{int(exponent)}"
         if len(short) <= width:
             return short
-    return short[:width]
+    # A number whose end is missing would be another number.
+    return short[: width - 1] + "…"
 
 
 def count(value: float | None) -> str:
