@@ -2,7 +2,7 @@
 
 import pytest
 
-from esper.karn.sanctum.screens.overview import SMALLEST
+from esper.karn.sanctum.screens.run_screen import SMALLEST
 from esper.karn.sanctum.widgets.panel import Panel
 from esper.karn.sanctum.widgets.tamiyo_brain.action_heads_panel import (
     DISPLAY_TO_LEYLINE_KEY,

@@ -4,6 +4,8 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import ClassVar, Final
 
@@ -12,7 +14,7 @@ from textual.app import App
 from textual.binding import Binding, BindingType
 from textual.worker import get_current_worker
 
-from esper.karn.sanctum.screens.overview import OverviewScreen, Seen
+from esper.karn.sanctum.screens.run_screen import RunScreen, Seen
 from esper.karn.sanctum.themes import DARK_THEME, LIGHT_THEME, MONOCHROME_THEME, themes
 from esper.karn.sanctum.trainer import Outcome, TrainerChild
 from esper.karn.sanctum.view import View
@@ -20,6 +22,23 @@ from esper.karn.sanctum.watch import RunWatch, Watch
 
 #: How long the cockpit waits between two looks at the run.
 PERIOD_SECONDS: Final = 0.25
+#: The screens by the key that opens them: title, and "module:class", imported when first opened.
+SCREENS: Final = {
+    "1": ("Overview", "esper.karn.sanctum.screens.overview:OverviewScreen"),
+    "2": ("Heads", "esper.karn.sanctum.screens.heads:HeadsScreen"),
+    "3": ("Hosts", "esper.karn.sanctum.screens.hosts:HostsScreen"),
+    "4": ("Decisions", "esper.karn.sanctum.screens.decisions:DecisionsScreen"),
+    "5": ("Log", "esper.karn.sanctum.screens.log:LogScreen"),
+    "6": ("Runs", "esper.karn.sanctum.screens.runs:RunsScreen"),
+}
+
+
+def make_screen(where: str) -> RunScreen:
+    """Import and make a screen, given as "module:class"."""
+    module, _, name = where.partition(":")
+    screen = getattr(import_module(module), name)()
+    assert isinstance(screen, RunScreen)
+    return screen
 
 
 class SanctumApp(App[Outcome]):
@@ -44,7 +63,12 @@ class SanctumApp(App[Outcome]):
     # A low terminal has no room for more than the lights.
     VERTICAL_BREAKPOINTS = [(0, "-low"), (36, "-tall")]  # noqa: RUF012  (as above)
     ALLOW_SELECT = False  # panels draw lines of their own, of which Textual cannot select a part
+    DEFAULT_MODE = "Overview"
     BINDINGS: ClassVar[list[BindingType]] = [
+        *(
+            Binding(key, f"open('{title}')", title, tooltip=f"To the screen {title}")
+            for key, (title, _) in SCREENS.items()
+        ),
         Binding("q", "quit", "Quit", tooltip="Leave Sanctum"),
         Binding("ctrl+q,ctrl+c", "quit", show=False, tooltip="Leave Sanctum"),
         Binding("question_mark,f1", "help", "Help", tooltip="Show this help"),
@@ -74,20 +98,25 @@ class SanctumApp(App[Outcome]):
         self._watch = watch or RunWatch(directory, run_dir)
         self._clock = clock
         self._leaving = threading.Event()
-        self._overview = OverviewScreen()
+        # A screen is a mode of its own, and so keeps its focus and what was scrolled.
+        for title, where in SCREENS.values():
+            self.add_mode(title, partial(make_screen, where))
+
+    @property
+    def run_screen(self) -> RunScreen:
+        """The screen over the run that is open, also while a dialog is in front of it."""
+        screen = self.screen_stack[0]
+        assert isinstance(screen, RunScreen)
+        return screen
 
     @property
     def view(self) -> View | None:
         """The view that is being shown; None before the first."""
-        return self._overview.view
-
-    def get_default_screen(self) -> OverviewScreen:
-        """Return the first screen."""
-        return self._overview
+        return self.run_screen.view
 
     def on_mount(self) -> None:
         """Begin to look at the run."""
-        self.theme_changed_signal.subscribe(self, lambda _theme: self._overview.redraw())
+        self.theme_changed_signal.subscribe(self, lambda _theme: self.run_screen.redraw())
         self._look()
 
     def on_unmount(self) -> None:
@@ -101,7 +130,7 @@ class SanctumApp(App[Outcome]):
         while not worker.is_cancelled and not self._leaving.is_set():
             view = self._with_child(self._watch(self._clock()))
             # To the screen and not to the app: it takes messages only when its panels are there.
-            self._overview.post_message(Seen(view))
+            self.run_screen.post_message(Seen(view))
             if not view.is_behind:
                 self._leaving.wait(PERIOD_SECONDS)
 
@@ -115,6 +144,14 @@ class SanctumApp(App[Outcome]):
             error=f"the training process ended with exit code {code} and did not say why: "
             "its output is in the run's console.log",
         )
+
+    def action_open(self, title: str) -> None:
+        """Open one of the screens over the run."""
+        view = self.view
+        self.switch_mode(title)
+        self.run_screen.redraw()  # it may have missed a change of the theme
+        if view is not None:
+            self.run_screen.post_message(Seen(view))
 
     def action_toggle_theme(self) -> None:
         """Switch between the dark and the light theme."""
