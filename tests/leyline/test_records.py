@@ -32,6 +32,11 @@ NOT_TELEMETRY = {
     "hosts[…].episode",
     "hosts[…].slots",  # recorded by their parts
     "hosts[…].accuracy_history",
+    "hosts[…].loss_history",
+    "hosts[…].reward_history",
+    "hosts[…].parameters_history",
+    "hosts[…].slot_history",
+    "hosts[…].reward_terms",  # what the reward, TELE-404, is the sum of
 }
 
 

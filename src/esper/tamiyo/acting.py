@@ -25,6 +25,7 @@ class Decision(NamedTuple):
     mask: Tensor  # [N, total], bool; the mask under which they were drawn
     active: Tensor  # [N, H], bool; the heads whose choice mattered
     log_probs: Tensor  # [N, H], of the choices taken
+    choice_log_probs: Tensor  # [N, total], of every choice of every head, under `mask`
     values: Tensor  # [N]
     state: RecurrentState
 
@@ -59,6 +60,7 @@ def act(
         mask=mask,
         active=active_heads(op),
         log_probs=taken(log_probs, actions),
+        choice_log_probs=policy.table.joint(log_probs),
         values=output.values.squeeze(0),
         state=output.state,
     )

@@ -58,6 +58,7 @@ class HeadTable(nn.Module):
     """Moves what stands side by side `[…, total]` into a padded table `[…, H, C]`."""
 
     _index: Tensor
+    _places: Tensor  # [total]; where each choice lies in the flattened table
     offsets: Tensor  # [H]; where each head's choices begin
     head_of_choice: Tensor  # [total]; the number of the head that a choice belongs to
 
@@ -73,6 +74,12 @@ class HeadTable(nn.Module):
         self.register_buffer("_index", index.flatten(), persistent=False)
         self.register_buffer("offsets", torch.tensor(layout.offsets), persistent=False)
         self.register_buffer("head_of_choice", owners, persistent=False)
+        places = (index.flatten() < layout.total).nonzero().squeeze(-1)
+        self.register_buffer("_places", places, persistent=False)
+
+    def joint(self, table: Tensor) -> Tensor:
+        """Return a table `[…, H, C]` side by side `[…, total]`: `forward` undone."""
+        return table.flatten(-2).index_select(-1, self._places)
 
     def forward(self, joint: Tensor, padding: float | bool) -> Tensor:
         """Return `joint` `[…, total]` as `[…, H, C]`, with `padding` where a head has no choice."""

@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any, Protocol
 
+import torch
+
 from esper.leyline.telemetry import (
     DecisionsTaken,
     EpisodesCompleted,
@@ -105,14 +107,29 @@ def emit_step(
 
 
 def emit_decisions(writer: EventWriter, decision: Decision, *, update: int, step: int) -> None:
-    """Emit what was chosen for each host, and how probable it was."""
+    """Emit what was chosen for each host, and how probable that and every other choice was.
+
+    Whatever there is to tell comes from the device in one transfer.
+    """
+    heads = decision.actions.shape[1]
+    told = torch.cat(
+        (
+            decision.actions.float(),  # small whole numbers, which float32 holds exactly
+            decision.log_probs.exp(),
+            decision.values.unsqueeze(1),
+            decision.choice_log_probs.exp(),
+        ),
+        dim=1,
+    )
+    rows = told.cpu().numpy().astype("<f4")  # [N, 2 H + 1 + total]
     writer.emit(
         DecisionsTaken(
             update=update,
             step=step,
-            actions=decision.actions.tolist(),
-            probabilities=decision.log_probs.exp().tolist(),
-            values=decision.values.tolist(),
+            actions=rows[:, :heads].astype(int).tolist(),
+            probabilities=rows[:, heads : 2 * heads].tolist(),
+            values=rows[:, 2 * heads].tolist(),
+            distributions=[row.tobytes() for row in rows[:, 2 * heads + 1 :]],
         )
     )
 
