@@ -242,8 +242,8 @@ def _size(text: str) -> tuple[int, int]:
     columns, _, rows = text.partition("x")
     if not (columns.isdecimal() and rows.isdecimal()):
         raise argparse.ArgumentTypeError(f"must be like 120x40, not {text!r}")
-    if not (72 <= int(columns) <= 500 and 22 <= int(rows) <= 200):
-        raise argparse.ArgumentTypeError(f"must be from 72x22 to 500x200, not {text}")
+    if not (72 <= int(columns) <= 500 and 23 <= int(rows) <= 200):
+        raise argparse.ArgumentTypeError(f"must be from 72x23 to 500x200, not {text}")
     return int(columns), int(rows)
 
 

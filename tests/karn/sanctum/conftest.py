@@ -23,7 +23,7 @@ from esper.karn.sanctum.schema import (
     TrainingState,
 )
 from esper.karn.sanctum.verdict import master_verdict
-from esper.karn.sanctum.view import View
+from esper.karn.sanctum.view import TimePosition, View
 from esper.leyline.heads import BLUEPRINT_CHOICES, HEAD_NAMES, SLOT_CHOICES
 
 START = 1_763_838_000.0
@@ -226,6 +226,29 @@ class Child:
         return self.code
 
 
+class FakeWatch:
+    """Shows the newest of the views it was given, and keeps what it was asked for."""
+
+    def __init__(self, shown):
+        self.shown = shown
+        self.asked = []
+
+    def __call__(self, now):
+        return self.shown[-1]
+
+    def go_to(self, update):
+        self.asked.append(("go_to", update))
+        view = self.shown[-1]
+        updates = view.snapshot.run.update if view.position is None else view.position.updates
+        position = None if update is None else TimePosition(update, updates)
+        self.shown.append(replace(view, position=position))
+
+    def play(self, speed):
+        self.asked.append(("play", speed))
+        view = self.shown[-1]
+        self.shown.append(replace(view, position=replace(view.position, speed=speed)))
+
+
 @pytest.fixture
 def views():
     """Return the maker of views."""
@@ -247,8 +270,10 @@ def sanctum(monkeypatch):
 
     def make(view, **more):
         shown = [view]
-        app = SanctumApp(None, Path("runs"), watch=lambda _now: shown[-1], **more)
+        watch = FakeWatch(shown)
+        app = SanctumApp(None, Path("runs"), watch=watch, **more)
         app.shown = shown
+        app.asked = watch.asked
         return app
 
     yield make

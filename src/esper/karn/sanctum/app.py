@@ -16,9 +16,11 @@ from textual.worker import get_current_worker
 
 from esper.karn.sanctum.screens.run_screen import RunScreen, Seen
 from esper.karn.sanctum.themes import DARK_THEME, LIGHT_THEME, MONOCHROME_THEME, themes
+from esper.karn.sanctum.timeline import Timeline
 from esper.karn.sanctum.trainer import Outcome, TrainerChild
 from esper.karn.sanctum.view import View
 from esper.karn.sanctum.watch import RunWatch, Watch
+from esper.karn.sanctum.widgets.time_bar import TimeBar
 
 #: How long the cockpit waits between two looks at the run.
 PERIOD_SECONDS: Final = 0.25
@@ -62,6 +64,7 @@ class SanctumApp(App[Outcome]):
     ]
     # A low terminal has no room for more than the lights.
     VERTICAL_BREAKPOINTS = [(0, "-low"), (36, "-tall")]  # noqa: RUF012  (as above)
+    ALLOW_IN_MAXIMIZED_VIEW = "KeyLine, #time"
     ALLOW_SELECT = False  # panels draw lines of their own, of which Textual cannot select a part
     DEFAULT_MODE = "Overview"
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -72,6 +75,13 @@ class SanctumApp(App[Outcome]):
         Binding("q", "quit", "Quit", tooltip="Leave Sanctum"),
         Binding("ctrl+q,ctrl+c", "quit", show=False, tooltip="Leave Sanctum"),
         Binding("question_mark,f1", "help", "Help", tooltip="Show this help"),
+        Binding("comma", "step(-1)", show=False, tooltip="Back by one update"),
+        Binding("full_stop", "step(1)", show=False, tooltip="On by one update"),
+        Binding("less_than_sign", "step(-10)", show=False, tooltip="Back by ten updates"),
+        Binding("greater_than_sign", "step(10)", show=False, tooltip="On by ten updates"),
+        Binding("p", "play", "Play", tooltip="Play the run from the moment shown, or pause"),
+        Binding("s", "speed", show=False, tooltip="Play at 1, 4 or 16 updates per second"),
+        Binding("n", "now", "Now", tooltip="To now"),
         Binding("d", "toggle_theme", "Dark/light", tooltip="Switch the theme"),
     ]
 
@@ -97,7 +107,9 @@ class SanctumApp(App[Outcome]):
         self._child = child
         self._watch = watch or RunWatch(directory, run_dir)
         self._clock = clock
+        self._timeline = Timeline(self._watch)
         self._leaving = threading.Event()
+        self._wake = threading.Event()  # there is a reason to look at once
         # A screen is a mode of its own, and so keeps its focus and what was scrolled.
         for title, where in SCREENS.values():
             self.add_mode(title, partial(make_screen, where))
@@ -122,6 +134,7 @@ class SanctumApp(App[Outcome]):
     def on_unmount(self) -> None:
         """Let the worker end at once."""
         self._leaving.set()
+        self._wake.set()
 
     @work(thread=True, exclusive=True)
     def _look(self) -> None:
@@ -132,7 +145,8 @@ class SanctumApp(App[Outcome]):
             # To the screen and not to the app: it takes messages only when its panels are there.
             self.run_screen.post_message(Seen(view))
             if not view.is_behind:
-                self._leaving.wait(PERIOD_SECONDS)
+                self._wake.wait(PERIOD_SECONDS)
+                self._wake.clear()
 
     def _with_child(self, view: View) -> View:
         """Add what only the parent of a training process knows: that it died before it said so."""
@@ -149,9 +163,44 @@ class SanctumApp(App[Outcome]):
         """Open one of the screens over the run."""
         view = self.view
         self.switch_mode(title)
+        self.run_screen.set_speed(self._timeline.speed)
         self.run_screen.redraw()  # it may have missed a change of the theme
         if view is not None:
             self.run_screen.post_message(Seen(view))
+
+    def action_step(self, by: int) -> None:
+        """Move through time by a number of updates."""
+        if self.view is not None:
+            self._timeline.seen(self.view)
+            self._timeline.step(self.view, by)
+            self._wake.set()
+
+    def action_jump(self, update: int) -> None:
+        """Show the run as it was after an update."""
+        self._timeline.go_to(update)
+        self._wake.set()
+
+    def action_now(self) -> None:
+        """Show the run as it is now, and follow it."""
+        self._timeline.go_to(None)
+        self._wake.set()
+
+    def action_play(self) -> None:
+        """Play, or pause."""
+        if self.view is not None:
+            self._timeline.toggle_play(self.view)
+            self._wake.set()
+
+    def action_speed(self) -> None:
+        """Play faster, or slowly again."""
+        if self.view is not None:
+            self._timeline.cycle_speed(self.view)
+            self.run_screen.set_speed(self._timeline.speed)
+
+    def on_time_bar_jumped(self, message: TimeBar.Jumped) -> None:
+        """Show the moment that was chosen with the mouse."""
+        self._timeline.go_to(message.update)
+        self._wake.set()
 
     def action_toggle_theme(self) -> None:
         """Switch between the dark and the light theme."""

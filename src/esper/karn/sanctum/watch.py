@@ -1,8 +1,8 @@
 """Looks at a run again and again: finds it, follows it and judges it. Knows nothing of screens."""
 
 import time
-from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol
 
 from esper.karn.liveness import RunStatus, StatusKind
 from esper.karn.run_directory import RunNotFoundError, run_directories
@@ -11,8 +11,18 @@ from esper.karn.sanctum.schema import SanctumSnapshot
 from esper.karn.sanctum.verdict import master_verdict
 from esper.karn.sanctum.view import View
 
-#: Takes the time of now, in seconds since the epoch, and returns what there is to see.
-Watch = Callable[[float], View]
+
+class Watch(Protocol):
+    """Looks at a run, at a moment that can be chosen."""
+
+    def __call__(self, now: float) -> View:
+        """Return what there is to see at `now`, in seconds since the epoch."""
+
+    def go_to(self, update: int | None) -> None:
+        """From the next look on, show the run as it was after an update; None: as it is now."""
+
+    def play(self, speed: int) -> None:
+        """Move on by `speed` updates per second from the moment that is shown; 0 stands still."""
 
 
 class RunWatch:

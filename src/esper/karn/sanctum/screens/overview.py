@@ -21,7 +21,7 @@ class OverviewScreen(RunScreen):
     """Shows a run at one glance."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("l", "focus_log", "Log", tooltip="Go to the event log"),
+        Binding("l", "focus_log", show=False, tooltip="Go to the event log"),
     ]
 
     def top(self) -> Iterable[Widget]:

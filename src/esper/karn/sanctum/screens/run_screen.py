@@ -10,15 +10,17 @@ from textual.events import Resize
 from textual.message import Message
 from textual.screen import Screen
 from textual.widget import Widget
-from textual.widgets import Footer, Static
+from textual.widgets import Static
 
 from esper.karn.sanctum.view import View
+from esper.karn.sanctum.widgets.key_line import KeyLine
 from esper.karn.sanctum.widgets.master_status import master_word
 from esper.karn.sanctum.widgets.panel import Panel
 from esper.karn.sanctum.widgets.status_strip import StatusStrip
+from esper.karn.sanctum.widgets.time_bar import TimeBar, updates_of
 
 #: The smallest terminal in which everything essential can be seen.
-SMALLEST: tuple[int, int] = (72, 22)
+SMALLEST: tuple[int, int] = (72, 23)
 
 
 def too_small_sentence(word: str | None, width: int, height: int) -> str:
@@ -59,6 +61,7 @@ class RunScreen(Screen[None]):
     def __init__(self) -> None:
         super().__init__()
         self.view: View | None = None  # the one being shown
+        self._speed = 1
 
     def top(self) -> Iterable[Widget]:
         """Return what says, on every screen, how the run is."""
@@ -75,7 +78,8 @@ class RunScreen(Screen[None]):
             yield from self.top()
             yield Static(id="error", markup=False)
             yield from self.panels()
-        yield Footer()
+            yield TimeBar(self._speed, id="time")
+        yield KeyLine()
 
     def on_seen(self, message: Seen) -> None:
         """Show a view."""
@@ -90,9 +94,17 @@ class RunScreen(Screen[None]):
             error.update(f"! {view.error}")
             error.set_class(view.error is not None, "-shown")
         self.set_class(bool(view.snapshot.tamiyo.evidence), "-evidence")
+        self.set_class(updates_of(view) > 0, "-timed")
         for panel in self.query(Panel):
             panel.show(view)
         self._say_too_small()
+
+    def set_speed(self, speed: int) -> None:
+        """Say at how many updates per second the run plays, or would."""
+        self._speed = speed
+        for bar in self.query(TimeBar):
+            bar.speed = speed
+            bar.redraw()
 
     def redraw(self) -> None:
         """Draw every panel again, in the colours of now."""
