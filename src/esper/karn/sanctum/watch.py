@@ -35,6 +35,7 @@ class RunWatch:
 
     def __init__(self, directory: Path | None, run_dir: Path) -> None:
         self._run_dir = run_dir
+        self._directory = directory
         self._follower = None if directory is None else RunFollower(directory)
         self._nothing_yet = SanctumSnapshot()
 
@@ -44,7 +45,7 @@ class RunWatch:
         Args:
             now: seconds since the epoch.
         """
-        return _view(self._poll(now), now)
+        return _view(self._poll(now), now, self._directory)
 
     def _poll(self, now: float) -> Frame:
         if self._follower is None:
@@ -57,6 +58,7 @@ class RunWatch:
                 return Frame(self._nothing_yet, waiting, str(error))
             if not runs:
                 return Frame(self._nothing_yet, waiting)
+            self._directory = runs[-1]
             self._follower = RunFollower(runs[-1])
         return self._follower.poll(now)
 
@@ -69,10 +71,10 @@ def look_once(directory: Path, now: float | None = None) -> View:
         now: seconds since the epoch; the clock's if not given.
     """
     frame = RunFollower(directory).catch_up()
-    return _view(frame, time.time() if now is None else now)
+    return _view(frame, time.time() if now is None else now, directory)
 
 
-def _view(frame: Frame, now: float) -> View:
+def _view(frame: Frame, now: float, directory: Path | None) -> View:
     return View(
         status=frame.status,
         verdict=master_verdict(frame.snapshot, frame.status),
@@ -80,4 +82,5 @@ def _view(frame: Frame, now: float) -> View:
         snapshot=frame.snapshot,
         error=frame.error,
         is_behind=frame.is_behind,
+        directory=directory,
     )

@@ -128,4 +128,4 @@ def test_an_ascii_chart_has_ink_where_the_braille_has(values, width, height):
 
 
 def test_ascii_tells_above_from_below():
-    assert [ASCII_BY_BRAILLE[ord(sign)] for sign in "⠉⠤⣀⡇⣿⠁⡀"] == list("'.." "||'.")
+    assert [ASCII_BY_BRAILLE[ord(sign)] for sign in "⠉⠤⣀⡇⣿⠁⡀"] == list("'..||'.")

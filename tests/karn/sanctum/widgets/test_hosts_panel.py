@@ -80,7 +80,9 @@ def test_eight_hosts_have_room_in_four_lines(views):
 
 def test_the_names_of_blueprints_are_whole_from_64_cells_on(views):
     text = render_hosts(views.healthy(), 64, 20).plain
-    assert all(name in text for name in ("norm", "depthwise", "pointwise", "bottleneck", "attention"))
+    assert all(
+        name in text for name in ("norm", "depthwise", "pointwise", "bottleneck", "attention")
+    )
     assert "…" not in text
 
 

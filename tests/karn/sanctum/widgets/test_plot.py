@@ -94,7 +94,11 @@ def test_several_charts_make_use_of_their_place():
     series = [Series(f"Figure {number}", [1.0, 2.0], x_name="update") for number in range(8)]
     lines = _plain(plots(series, 57, 12, DARK))
     assert len(lines) == 12
-    assert [name in lines[0] for name in ("Figure 0", "Figure 1", "Figure 2")] == [True, True, False]
+    assert [name in lines[0] for name in ("Figure 0", "Figure 1", "Figure 2")] == [
+        True,
+        True,
+        False,
+    ]
     assert len(plots(series, 57, 9, DARK)) == 8
     assert _plain(plots(series, 57, 9, DARK))[3].startswith("Figure 3")
 
