@@ -10,7 +10,7 @@ from rich.text import Text
 
 from esper.karn.sanctum.widgets.braille import line_chart
 from esper.karn.sanctum.widgets.charts import NONFINITE_SIGNS, sparkline
-from esper.karn.sanctum.widgets.figures import figure, nonfinite_kind
+from esper.karn.sanctum.widgets.figures import count, figure, nonfinite_kind
 from esper.karn.sanctum.widgets.palette import Palette
 from esper.karn.sightings import KIND_WORDS
 
@@ -35,6 +35,16 @@ class Series:
     x_name: str = ""  # what the values are counted in; empty where that goes without saying
     x_last: int = 0  # the place of the last value; 0 for as many as there are
     is_filled: bool = False
+    is_count: bool = False  # whether the values count things, and so are written 1.24k
+
+    @property
+    def now(self) -> float | None:
+        """The value of now; None where there is none yet."""
+        return self.values[-1] if self.value is None and self.values else self.value
+
+    def written(self, value: float | None, width: int) -> str:
+        """Return one of the values in at most `width` characters."""
+        return count(value) if self.is_count else figure(value, width)
 
 
 def plot(series: Series, width: int, height: int, palette: Palette) -> list[Text]:
@@ -45,7 +55,7 @@ def plot(series: Series, width: int, height: int, palette: Palette) -> list[Text
     """
     has_axis = height >= 5 and bool(series.x_name)
     rows = height - 1 - has_axis
-    scale = _scale(series.values, rows, palette)
+    scale = _scale(series, rows, palette)
     chart_width = width - _SCALE_WIDTH
     if chart_width < 2:
         scale, chart_width = [Text(no_wrap=True)] * max(0, rows), width
@@ -65,15 +75,12 @@ def plot(series: Series, width: int, height: int, palette: Palette) -> list[Text
 
 
 def _title(series: Series, width: int, palette: Palette) -> Text:
-    value = series.value
-    if value is None and series.values:
-        value = series.values[-1]
     title = Text(no_wrap=True).append(f"{series.label} ", palette.muted)
-    style = series.style or (palette.faint if value is None else palette.ink)
-    title.append(figure(value, _VALUE_WIDTH), style)
+    style = series.style or (palette.faint if series.now is None else palette.ink)
+    title.append(series.written(series.now, _VALUE_WIDTH), style)
     counts = Counter(kind for one in series.values if (kind := nonfinite_kind(one)))
-    found = " ".join(f"{count}{NONFINITE_SIGNS[kind]}" for kind, count in counts.items())
-    longer = " ".join(f"{count} {KIND_WORDS[kind]}" for kind, count in counts.items())
+    found = " ".join(f"{number}{NONFINITE_SIGNS[kind]}" for kind, number in counts.items())
+    longer = " ".join(f"{number} {KIND_WORDS[kind]}" for kind, number in counts.items())
     for said in (longer, found):
         if said and title.cell_len + 2 + len(said) <= width:
             title.append(f"  {said}", f"bold {palette.critical}")
@@ -81,9 +88,9 @@ def _title(series: Series, width: int, palette: Palette) -> Text:
     return title
 
 
-def _scale(values: Sequence[float], rows: int, palette: Palette) -> list[Text]:
+def _scale(series: Series, rows: int, palette: Palette) -> list[Text]:
     """Return the axis at the left: the highest finite value at its top, the lowest below."""
-    finite = [value for value in values if math.isfinite(value)]
+    finite = [value for value in series.values if math.isfinite(value)]
     marks: dict[int, float] = {}
     if finite and rows > 0:
         low, high = min(finite), max(finite)
@@ -98,7 +105,7 @@ def _scale(values: Sequence[float], rows: int, palette: Palette) -> list[Text]:
     lines = []
     for row in range(rows):
         line = Text(no_wrap=True)
-        mark = figure(marks[row], _FIGURE_WIDTH) if row in marks else ""
+        mark = series.written(marks[row], _FIGURE_WIDTH) if row in marks else ""
         line.append(mark.rjust(_FIGURE_WIDTH), palette.muted)
         lines.append(line.append(" ┤" if mark else " │", palette.faint))
     return lines
@@ -144,22 +151,19 @@ def plots(series: Sequence[Series], width: int, height: int, palette: Palette) -
 
 def one_line(series: Series, width: int, palette: Palette) -> Text:
     """Return a series as its name, its last value and a sparkline, in `width` cells."""
-    value = series.value
-    if value is None and series.values:
-        value = series.values[-1]
     line = Text(no_wrap=True).append(series.label.ljust(_LABEL_WIDTH), palette.muted)
-    style = series.style or (palette.faint if value is None else palette.ink)
-    line.append(figure(value, _VALUE_WIDTH).ljust(_VALUE_WIDTH + 1), style)
+    style = series.style or (palette.faint if series.now is None else palette.ink)
+    line.append(series.written(series.now, _VALUE_WIDTH).ljust(_VALUE_WIDTH + 1), style)
     line.append_text(sparkline(series.values, max(0, width - line.cell_len), palette))
     line.truncate(width, overflow="ellipsis")
     return line
 
 
-def _columns(count: int, width: int, height: int) -> int:
+def _columns(charts: int, width: int, height: int) -> int:
     """Return the number of columns in which charts have the best shape; 0 if none fit."""
     shapes = {}
-    for columns in range(1, count + 1):
-        rows = -(-count // columns)
+    for columns in range(1, charts + 1):
+        rows = -(-charts // columns)
         chart_width = (width - GAP * (columns - 1)) // columns
         if chart_width >= NARROWEST and height // rows >= _LOWEST:
             shapes[columns] = chart_width / (height // rows)
