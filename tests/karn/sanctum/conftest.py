@@ -25,6 +25,7 @@ from esper.karn.sanctum.schema import (
     TamiyoState,
     TrainingState,
 )
+from esper.karn.sanctum.settings import Settings
 from esper.karn.sanctum.verdict import master_verdict
 from esper.karn.sanctum.view import TimePosition, View
 from esper.leyline.heads import (
@@ -335,6 +336,8 @@ def sanctum(monkeypatch):
     def make(view, **more):
         shown = [view]
         watch = FakeWatch(shown)
+        # Without blinking, so that what is seen does not depend on when it is looked at.
+        more = {"settings": Settings(reduced_motion=True)} | more
         app = SanctumApp(None, Path("runs"), watch=watch, **more)
         app.shown = shown
         app.asked = watch.asked

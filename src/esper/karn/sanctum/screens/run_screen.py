@@ -12,6 +12,7 @@ from textual.screen import Screen
 from textual.widget import Widget
 from textual.widgets import Static
 
+from esper.karn.sanctum.attention import Lamps, Light
 from esper.karn.sanctum.view import View
 from esper.karn.sanctum.widgets.key_line import KeyLine
 from esper.karn.sanctum.widgets.master_status import master_word
@@ -62,6 +63,7 @@ class RunScreen(Screen[None]):
         super().__init__()
         self.view: View | None = None  # the one being shown
         self._speed = 1
+        self._lamps = Lamps()
 
     def top(self) -> Iterable[Widget]:
         """Return what says, on every screen, how the run is."""
@@ -96,6 +98,7 @@ class RunScreen(Screen[None]):
         self.set_class(bool(view.snapshot.tamiyo.evidence), "-evidence")
         self.set_class(updates_of(view) > 0, "-timed")
         for panel in self.query(Panel):
+            panel.lamps = self._lamps  # of panels that came later, too
             panel.show(view)
         self._say_too_small()
 
@@ -105,6 +108,17 @@ class RunScreen(Screen[None]):
         for bar in self.query(TimeBar):
             bar.speed = speed
             bar.redraw()
+
+    def show_lamps(self, lamps: Lamps) -> None:
+        """Show the lights in another way: a phase of blinking, or all of them on."""
+        self._lamps = lamps
+        with self.app.batch_update():
+            for panel in self.query(Panel):
+                panel.show_lamps(lamps)
+
+    def chosen_light(self) -> Light | None:
+        """Return the light that is chosen on this screen, or None where that is none or all."""
+        return None
 
     def redraw(self) -> None:
         """Draw every panel again, in the colours of now."""

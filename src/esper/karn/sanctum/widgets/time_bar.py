@@ -61,7 +61,7 @@ def render_time_bar(view: View, width: int, speed: int = 1, palette: Palette = D
         label, style = " NOW", f"bold {palette.muted}"
     else:
         sign = _PLAYING if position.speed else _PAUSED
-        label, style = f" {sign} PAST ", f"bold {palette.ground} on {palette.accent}"
+        label, style = f" {sign} PAST ", f"bold {palette.on_alert} on {palette.accent}"
     line = Text(no_wrap=True).append(label, style)
     line.append(" " * (_LABEL_WIDTH - line.cell_len))
     _, length = track(view, width, speed)
