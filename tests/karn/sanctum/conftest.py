@@ -10,10 +10,13 @@ import pytest
 from esper.karn.liveness import RunStatus, StatusKind
 from esper.karn.sanctum.app import SanctumApp
 from esper.karn.sanctum.schema import (
+    DecisionState,
     Evidence,
     FirstSighting,
+    HeadDecision,
     HeadTrend,
     HostState,
+    IncidentState,
     InterventionState,
     LogEntry,
     RunState,
@@ -25,7 +28,14 @@ from esper.karn.sanctum.schema import (
 from esper.karn.sanctum.settings import Settings
 from esper.karn.sanctum.verdict import master_verdict
 from esper.karn.sanctum.view import TimePosition, View
-from esper.leyline.heads import BLUEPRINT_CHOICES, HEAD_NAMES, SLOT_CHOICES
+from esper.leyline.heads import (
+    ACTIVE_HEADS,
+    BLUEPRINT_CHOICES,
+    HEAD_CHOICES,
+    HEAD_NAMES,
+    SLOT_CHOICES,
+    Op,
+)
 
 START = 1_763_838_000.0
 UPDATES = 36
@@ -141,6 +151,60 @@ class Views:
             ),
             log=(*snapshot.log, latch),
             last_event_id=1001,
+        )
+
+    def drilled(self, hosts=8):
+        """Return the broken run with all that the further screens show: incidents and decisions."""
+        snapshot = self.broken(hosts)
+        done = LogEntry(
+            901,
+            START + 120,
+            "warning",
+            "update 2 skipped bad minibatches: op Inf in logits (a policy of skip was asked for)",
+            kind="intervention_taken",
+        )
+        return replace(
+            snapshot,
+            incidents=(
+                IncidentState(2, 1, "incidents/0001/capsule.pt"),
+                IncidentState(36, 2, "", "3 incidents are kept at most"),
+            ),
+            hosts=tuple(self._grown(host) for host in snapshot.hosts),
+            decisions=tuple(self.decision(host) for host in range(hosts)),
+            log=(done, *snapshot.log),
+        )
+
+    def decision(self, host, op=Op.GERMINATE):
+        """Return a decision in which every head chose its second choice, in part surely."""
+        heads = []
+        for place, (head, choices) in enumerate(HEAD_CHOICES.items()):
+            shares = [0.0] * len(choices)
+            shares[0], shares[1] = 0.125, 0.5 + 0.03125 * place
+            shares[-1] += 1.0 - shares[0] - shares[1]
+            choice = int(op) if head == "op" else 1
+            is_active = head in ACTIVE_HEADS[op]
+            heads.append(HeadDecision(head, choice, shares[choice], is_active, tuple(shares)))
+        return DecisionState(host, UPDATES + 1, 11, tuple(heads), value=0.5 - 0.0625 * host)
+
+    def _grown(self, host):
+        stages = (0, 1, 2, 2, 2, 3, 3, 4, 4, 5, 5)
+        alphas = (0.0, 0.0, 0.0, 0.0, 0.0, 0.25, 0.5, 0.75, 0.75, 0.75, 0.75)
+        steps = [
+            (
+                SlotState(stage, alpha, host.host % 8 if stage else -1),
+                SlotState((0, 0, 6, 7)[min(3, step // 2)], 0.0, 3 if step // 2 == 2 else -1),
+                SlotState(5, 1.0, 5),
+            )
+            for step, (stage, alpha) in enumerate(zip(stages, alphas, strict=True))
+        ]
+        return replace(
+            host,
+            slots=steps[-1],
+            slot_history=tuple(steps),
+            loss_history=_zigzag(host.loss, host.loss + 1.0, 11, points=11),
+            reward_history=_zigzag(-0.0625, 0.125, 4, points=11),
+            parameters_history=(858, *[858 + 311 * host.host] * 10),
+            reward_terms={"potential": 0.0625, "rent": -0.015625, "score": 0.0},
         )
 
     def _tamiyo(self):

@@ -1,26 +1,15 @@
 """Looks at a run again and again: finds it, follows it and judges it. Knows nothing of screens."""
 
-import threading
 import time
-from dataclasses import replace
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Protocol
 
 from esper.karn.liveness import RunStatus, StatusKind
 from esper.karn.run_directory import RunNotFoundError, run_directories
-from esper.karn.run_tables import RunStoreError
 from esper.karn.sanctum.follower import Frame, RunFollower
-from esper.karn.sanctum.playback import Playback
 from esper.karn.sanctum.schema import SanctumSnapshot
 from esper.karn.sanctum.verdict import master_verdict
-from esper.karn.sanctum.view import TimePosition, View
-
-#: What a moment of the past is judged with: its own lights and figures, not how the run ended.
-_THEN: Final = RunStatus(StatusKind.LIVE, None, "as it was")
-
-
-class UpdateNotFoundError(ValueError):
-    """A run has no update of that number."""
+from esper.karn.sanctum.view import View
 
 
 class Watch(Protocol):
@@ -37,37 +26,18 @@ class Watch(Protocol):
 
 
 class RunWatch:
-    """A look at a run for each call, all from one thread; where to look is said from any thread.
+    """A look at a run for each call; use it from one thread.
 
     Args:
         directory: the run's directory, or None for the first run that appears in `run_dir`.
         run_dir: the folder that holds runs.
-        at: the update to begin with; None for now.
     """
 
-    def __init__(self, directory: Path | None, run_dir: Path, *, at: int | None = None) -> None:
+    def __init__(self, directory: Path | None, run_dir: Path) -> None:
         self._run_dir = run_dir
+        self._directory = directory
         self._follower = None if directory is None else RunFollower(directory)
         self._nothing_yet = SanctumSnapshot()
-        self._lock = threading.Lock()
-        self._playback = Playback(update=at)
-
-    def go_to(self, update: int | None) -> None:
-        """Show the state after an update from the next look on, or None for what is new.
-
-        A number before the first update or beyond the last means the nearest there is.
-        """
-        with self._lock:
-            self._playback = self._playback.going_to(update)
-
-    def play(self, speed: int) -> None:
-        """Go on by `speed` updates a second from the next look on; 0 stands still.
-
-        Playing begins with what is shown, and with the first update if that is now. At the end of
-        a run that is over it stands still, and of one that goes on it returns to now.
-        """
-        with self._lock:
-            self._playback = self._playback.playing(speed)
 
     def __call__(self, now: float) -> View:
         """Return what there is to see, after a bounded amount of work.
@@ -75,19 +45,7 @@ class RunWatch:
         Args:
             now: seconds since the epoch.
         """
-        frame = self._poll(now)
-        follower = self._follower
-        if follower is None or frame.is_behind:
-            return _view(frame, now)  # the updates are not all known yet
-        with self._lock:
-            self._playback = self._playback.advanced(
-                now, follower.updates, is_over=frame.status.is_over
-            )
-            playback = self._playback
-        if playback.update is None or not follower.updates:
-            return _view(frame, now)
-        position = TimePosition(playback.update, follower.updates, playback.speed)
-        return _past_view(follower, frame, position, now)
+        return _view(self._poll(now), now, self._directory)
 
     def _poll(self, now: float) -> Frame:
         if self._follower is None:
@@ -100,38 +58,23 @@ class RunWatch:
                 return Frame(self._nothing_yet, waiting, str(error))
             if not runs:
                 return Frame(self._nothing_yet, waiting)
+            self._directory = runs[-1]
             self._follower = RunFollower(runs[-1])
         return self._follower.poll(now)
 
 
-def look_once(directory: Path, now: float | None = None, at: int | None = None) -> View:
-    """Return the whole of a run as it stands, or as it stood after an update.
+def look_once(directory: Path, now: float | None = None) -> View:
+    """Return the whole of a run as it stands.
 
     Args:
         directory: the run's directory.
         now: seconds since the epoch; the clock's if not given.
-        at: the update; None for the newest state.
-
-    Raises:
-        UpdateNotFoundError: the run has no such update.
     """
-    now = time.time() if now is None else now
-    follower = RunFollower(directory)
-    frame = follower.catch_up()
-    if at is None:
-        return _view(frame, now)
-    if frame.error is None and not 1 <= at <= follower.updates:
-        raise UpdateNotFoundError(_no_such_update(directory.resolve().name, at, follower.updates))
-    return _past_view(follower, frame, TimePosition(at, follower.updates), now)
+    frame = RunFollower(directory).catch_up()
+    return _view(frame, time.time() if now is None else now, directory)
 
 
-def _no_such_update(run: str, update: int, updates: int) -> str:
-    if not updates:
-        return f"{run} has no update {update}: it has completed none yet"
-    return f"{run} has no update {update}: give one from 1 to {updates}"
-
-
-def _view(frame: Frame, now: float) -> View:
+def _view(frame: Frame, now: float, directory: Path | None) -> View:
     return View(
         status=frame.status,
         verdict=master_verdict(frame.snapshot, frame.status),
@@ -139,21 +82,5 @@ def _view(frame: Frame, now: float) -> View:
         snapshot=frame.snapshot,
         error=frame.error,
         is_behind=frame.is_behind,
-    )
-
-
-def _past_view(follower: RunFollower, frame: Frame, position: TimePosition, now: float) -> View:
-    view = _view(frame, now)
-    try:
-        snapshot = follower.state_after(position.update)
-    except RunStoreError as error:
-        return replace(view, error=view.error or str(error))
-    if snapshot is None:
-        return view
-    is_newest = snapshot.last_event_id == frame.snapshot.last_event_id
-    return replace(
-        view,
-        verdict=master_verdict(snapshot, frame.status if is_newest else _THEN),
-        snapshot=snapshot,
-        position=position,
+        directory=directory,
     )
