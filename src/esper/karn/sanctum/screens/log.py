@@ -1,5 +1,6 @@
 """The Log screen: everything that happened, or what is asked for of it; and what was printed."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -20,6 +21,7 @@ class LogScreen(RunScreen):
     """Shows the event log through a filter, or the run's console output."""
 
     CSS_PATH = str(Path(__file__).with_suffix(".tcss"))
+    AUTO_FOCUS = "#log"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("slash", "search", "Search", tooltip="Show the lines with a text"),
         Binding("k", "next('kind')", "Kind", tooltip="Show the lines of the next kind"),
@@ -98,9 +100,7 @@ class LogScreen(RunScreen):
 
     def on_input_changed(self, message: Input.Changed) -> None:
         """Show the lines with what has been typed so far."""
-        self._choose(
-            LogFilter(self._filter.kind, self._filter.host, self._filter.head, message.value)
-        )
+        self._choose(replace(self._filter, text=message.value))
 
     def on_input_submitted(self) -> None:
         """Keep the text, and go back to the log."""

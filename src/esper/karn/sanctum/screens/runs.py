@@ -52,16 +52,15 @@ class RunsScreen(RunScreen):
             return
         panel = self.query_one(RunsPanel)
         chosen = panel.chosen
-        paths = list(dict.fromkeys([*panel.marked, chosen]))[:2]
-        left, right = (paths + [None, None])[:2]
-        if not (isinstance(left, Path) and isinstance(right, Path)):
+        paths = [path for path in dict.fromkeys([*panel.marked, chosen]) if isinstance(path, Path)]
+        if len(paths) < 2:
             self.notify("it takes two runs to compare: mark one with space, choose another")
             return
         self.add_class("-compared")
         comparison = self.query_one(ComparisonPanel)
         comparison.compare(None)
         comparison.focus()
-        self._compare(left, right)
+        self._compare(*paths[:2])
 
     @work(thread=True, exclusive=True, group="compare")
     def _compare(self, left: Path, right: Path) -> None:
