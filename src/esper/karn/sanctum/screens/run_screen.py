@@ -83,6 +83,11 @@ class RunScreen(Screen[None]):
         self._speed = 1
         self._lamps = Lamps()
 
+    @property
+    def is_complete(self) -> bool:
+        """Whether all that there was to see when it was opened has been read and shown."""
+        return self.view is not None and not self.view.is_behind
+
     def top(self) -> Iterable[Widget]:
         """Return what says, on every screen, how the run is."""
         return [StatusStrip(id="strip")]

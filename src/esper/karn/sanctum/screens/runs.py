@@ -25,6 +25,15 @@ class RunsScreen(RunScreen):
     ]
     WANTS_RUNS = True
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._has_all_runs = False
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the run and all runs were read."""
+        return super().is_complete and self._has_all_runs
+
     def panels(self) -> ComposeResult:
         """Yield the list of runs, and the place of the comparison."""
         yield Static(id="runs-error", markup=False)
@@ -37,6 +46,7 @@ class RunsScreen(RunScreen):
         error.update(f"! {message.error}")
         error.set_class(message.error is not None, "-shown")
         panel = self.query_one(RunsPanel)
+        self._has_all_runs = not message.is_behind
         with self.app.batch_update():
             panel.list_runs(message.runs)
             panel.note("reading more …" if message.is_behind else "space marks, c compares two")
