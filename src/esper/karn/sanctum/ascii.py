@@ -40,6 +40,7 @@ _TABLE: Final = str.maketrans(
     _SIGNS | {sign: plain for plain, signs in _BOXES.items() for sign in signs}
 )
 _BRAILLE: Final = range(0x2800, 0x2900)
+_NO_STYLE: Final = Style()
 #: The dots of a Braille character by row, the topmost first, and what stands for a dot there.
 _BRAILLE_ROWS: Final = ((0x09, "'"), (0x12, "-"), (0x24, "."), (0xC0, "_"))
 
@@ -77,6 +78,6 @@ def text_in_ascii(text: Text) -> Text:
     pieces = text.divide(sorted({place for span in text.spans for place in span[:2]}))
     line = Text(style=text.style, no_wrap=True)
     for piece in pieces:
-        style = Style.combine(Style.parse(str(span.style)) for span in piece.spans)
+        style = Style.combine([_NO_STYLE, *(Style.parse(str(span.style)) for span in piece.spans)])
         line.append(to_ascii(piece.plain), style)
     return line

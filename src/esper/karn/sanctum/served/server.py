@@ -19,6 +19,7 @@ from textual_serve.server import Server
 from esper.karn.sanctum.served.options import ServeError, ServeOptions, is_local
 
 _COOKIE: Final = "sanctum-token"
+_CLOSING_SECONDS: Final = 1.0  # for pages that are open when the server ends
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -38,11 +39,21 @@ class SanctumServer(Server):
         )
         self._token = options.token
 
-    def initialize_logging(self) -> None:
-        """Leave logging as it is: what goes wrong in a cockpit is shown in its page."""
+    def serve(self, debug: bool = False) -> None:  # noqa: ARG002  (textual-serve has it)
+        """Serve until interrupted; without textual-serve's logging and its own handlers."""
+        web.run_app(
+            self._make_app(),
+            host=self.host,
+            port=self.port,
+            print=lambda _said: self._say_where(),  # once the address is taken
+            access_log=None,
+            shutdown_timeout=_CLOSING_SECONDS,
+        )
 
-    async def on_startup(self, app: web.Application) -> None:  # noqa: ARG002  (aiohttp gives it)
-        """Say where to look."""
+    async def on_startup(self, app: web.Application) -> None:
+        """Say nothing yet."""
+
+    def _say_where(self) -> None:
         host = f"[{self.host}]" if ":" in self.host else self.host
         query = "/?token=…" if self._token else ""
         print(f"Sanctum is at http://{host}:{self.port}{query} until Ctrl-C ends it", flush=True)
