@@ -23,6 +23,7 @@ from esper.karn.run_store import (
     create_run,
     find_run,
 )
+from esper.leyline.telemetry import Notice
 from esper.simic.config import (
     ConfigError,
     TrainingConfig,
@@ -160,6 +161,8 @@ def train_child(run: Path) -> int:
 def _train(run: Path, config: TrainingConfig, progress: "ProgressReport") -> "RunFinished":
     # Signals first: whoever asks to stop while torch is still loading is heard, too.
     with stop_on_signal() as stop, _held(run), RunWriter(run) as writer, progress:
+        # Whoever watches would see nothing for the seconds that this takes.
+        writer.emit(Notice(level="info", text="loading PyTorch"))
         from esper.simic.training import train
 
         return train(config, run, writer, progress, stop)
