@@ -1,7 +1,7 @@
 """The list of the Hosts screen: every host in a line."""
 
 from collections.abc import Hashable, Sequence
-from typing import Final
+from typing import ClassVar, Final
 
 from rich.text import Text
 
@@ -63,6 +63,11 @@ def _signs(host: HostState, palette: Palette) -> Text:
 class HostListPanel(ChoicePanel):
     """Shows every host, and which of them is chosen."""
 
+    SHOWS: ClassVar[tuple[str, ...]] = (
+        "hosts[…].accuracy",
+        "hosts[…].parameters",
+        "hosts[…].slots[…].stage",
+    )
     BORDER_TITLE = "Hosts"
 
     def part(self, view: View) -> object:
