@@ -206,6 +206,18 @@ def test_off_a_terminal_sanctum_prints_one_frame(run: Run) -> None:
     assert "Action heads" in output
 
 
+def test_a_run_is_shown_as_of_any_update(run: Run) -> None:
+    assert run("ppo", "--episodes", "6", "--envs", "2", "--steps", "1")[0] == 0
+    code, output, _ = run("--once", "--at", "2", command=sanctum_main)
+    assert code == 0
+    assert "update 2" in output
+    assert "update 3" not in output
+    code, output, errors = run("--once", "--at", "9", command=sanctum_main)
+    assert (code, output) == (2, "")
+    assert errors.endswith("has no update 9: give one from 1 to 3\n")
+    assert run("--export", "a.svg", "--at", "0", command=sanctum_main)[0] == 2
+
+
 def test_threads_can_be_chosen_for_the_shortest_episode(run: Run) -> None:
     code, output, errors = run("ppo", "--episodes", "1", "--steps", "1", "--threads", "0")
     assert (code, errors) == (0, "")

@@ -120,6 +120,9 @@ def _sanctum_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"sanctum {__version__}")
     _add_run(parser)
     _add_run_dir(parser)
+    parser.add_argument(
+        "--at", type=_whole_number, metavar="UPDATE", help="show the run as it was after an update"
+    )
     parser.add_argument("--once", action="store_true", help="print one frame and exit")
     parser.add_argument(
         "--export", type=Path, metavar="FILE.svg", help="write a picture of the screen and exit"
@@ -325,6 +328,7 @@ def _sanctum(options: argparse.Namespace) -> int:
     return launch.watch(
         options.run_dir,
         options.run,
+        at=options.at,
         once=options.once,
         picture=options.export,
         size=options.size or (120, 40),

@@ -249,6 +249,7 @@ def watch(
     run_dir: Path,
     reference: str | None,
     *,
+    at: int | None = None,
     once: bool,
     picture: Path | None,
     size: tuple[int, int],
@@ -260,29 +261,34 @@ def watch(
 
     Raises:
         RunNotFoundError: no run answers to the reference, or there is none to print or draw.
+        UpdateNotFoundError: the run has no update of the number `at`.
     """
     once = once or not (sys.stdin.isatty() and sys.stdout.isatty())
     try:
         run = find_run(run_dir, reference)
     except RunNotFoundError:
-        if reference is not None or once or picture is not None:
+        if reference is not None or at is not None or once or picture is not None:
             raise
         run = None
+    if run is not None and at is not None:
+        from esper.karn.sanctum.watch import look_once
+
+        look_once(run, at=at)  # says what is wrong with the number before a screen opens
     if picture is not None or once:
         from esper.karn.sanctum.capture import export_frame, print_once
 
         assert run is not None
         if picture is not None:
             try:
-                export_frame(run, picture, size)
+                export_frame(run, picture, size, at=at)
             except OSError as error:
                 raise ConfigError(f"cannot write {picture}: {error.strerror}") from error
         else:
-            print_once(run)
+            print_once(run, at=at)
         return 0
     from esper.karn.sanctum.app import run_sanctum
 
-    run_sanctum(run, run_dir)
+    run_sanctum(run, run_dir, at=at)
     return 0
 
 

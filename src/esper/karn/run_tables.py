@@ -19,11 +19,11 @@ from esper.leyline.telemetry import Payload, PPOUpdatePayload
 STORE_VERSION: Final = 1
 STORE_FORMAT: Final = "esper run"
 
-#: Kinds that come many times an update. Attaching to a long run can pass over the old ones.
-BULK_KINDS: Final = ("step_completed", "decisions_taken")
-#: The condition of the partial index `sparse_events`, to be repeated word by word in a query that
-#: wants it: https://www.sqlite.org/partialindex.html, section 3.
-SPARSE: Final = "kind NOT IN ('step_completed', 'decisions_taken')"
+#: Holds of events whose kind does not come many times an update: attaching to a long run can pass
+#: over the old ones of the others. This is the condition of the partial index `rare_events`, to be
+#: repeated word by word in a query that wants it: https://www.sqlite.org/partialindex.html,
+#: section 3.
+RARE: Final = "kind NOT IN ('step_completed', 'decisions_taken', 'seed_transitioned')"
 
 #: The per-head figures of an update that get rows in `head_health`; each is a field `head_…` of
 #: `PPOUpdatePayload`.
@@ -56,7 +56,8 @@ _TABLES: Final = (
         payload BLOB NOT NULL
     )
     """,
-    f"CREATE INDEX IF NOT EXISTS sparse_events ON events (id) WHERE {SPARSE}",
+    f"CREATE INDEX IF NOT EXISTS rare_events ON events (id) WHERE {RARE}",
+    "CREATE INDEX IF NOT EXISTS events_by_kind ON events (kind)",
     """
     CREATE TABLE IF NOT EXISTS head_health (
         update_index INTEGER NOT NULL,

@@ -285,8 +285,7 @@ class _Store:
             is_made = check_store(connection, str(self._path))
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = NORMAL")
-            if not is_made:
-                create_tables(connection, __version__)
+            create_tables(connection, __version__)  # an older store may lack one that was added
         except (sqlite3.Error, RunStoreError):
             connection.close()
             raise

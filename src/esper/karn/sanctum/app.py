@@ -35,7 +35,7 @@ from esper.karn.sanctum.settings import (
     default_settings_path,
 )
 from esper.karn.sanctum.themes import MONOCHROME_THEME, theme_called, themes
-from esper.karn.sanctum.timeline import Timeline
+from esper.karn.sanctum.time_controls import TimeControls
 from esper.karn.sanctum.trainer import Outcome, TrainerChild
 from esper.karn.sanctum.view import View
 from esper.karn.sanctum.watch import RunWatch, Watch
@@ -150,7 +150,7 @@ class SanctumApp(App[Outcome]):
         self.run_dir = run_dir
         self._watch = watch or RunWatch(directory, run_dir)
         self._clock = clock
-        self._timeline = Timeline(self._watch)
+        self._time = TimeControls(self._watch)
         self._attention = Attention()
         self._lamps = Lamps()
         self._leaving = threading.Event()
@@ -228,7 +228,7 @@ class SanctumApp(App[Outcome]):
     def on_seen(self, message: Seen) -> None:
         """See to what a view asks of the cockpit as a whole, once a screen has shown it."""
         view = message.view
-        self._timeline.seen(view)
+        self._time.seen(view)
         if self._attention.rings(view) and self.settings.bell:
             self.bell()
         if unacknowledged(view) and not self.settings.reduced_motion:
@@ -242,7 +242,7 @@ class SanctumApp(App[Outcome]):
         view = self.view
         self.switch_mode(title)
         screen = self.run_screen
-        screen.set_speed(self._timeline.speed)
+        screen.set_speed(self._time.speed)
         screen.show_lamps(self._lamps)
         screen.redraw()  # it may have missed a change of the theme
         if view is not None:
@@ -253,7 +253,7 @@ class SanctumApp(App[Outcome]):
         """Watch another run."""
         self._directory = directory
         self._watch = RunWatch(directory, self.run_dir)
-        self._timeline = Timeline(self._watch)
+        self._time = TimeControls(self._watch)
         self.action_open("Overview")
 
     # Lights
@@ -305,34 +305,34 @@ class SanctumApp(App[Outcome]):
     def action_step(self, by: int) -> None:
         """Move through time by a number of updates."""
         if self.view is not None:
-            self._timeline.step(self.view, by)
+            self._time.step(self.view, by)
             self._wake.set()
 
     def action_jump(self, update: int) -> None:
         """Show the run as it was after an update."""
-        self._timeline.go_to(update)
+        self._time.go_to(update)
         self._wake.set()
 
     def action_now(self) -> None:
         """Show the run as it is now, and follow it."""
-        self._timeline.go_to(None)
+        self._time.go_to(None)
         self._wake.set()
 
     def action_play(self) -> None:
         """Play, or pause."""
         if self.view is not None:
-            self._timeline.toggle_play(self.view)
+            self._time.toggle_play(self.view)
             self._wake.set()
 
     def action_speed(self) -> None:
         """Play faster, or slowly again."""
         if self.view is not None:
-            self._timeline.cycle_speed(self.view)
-            self.run_screen.set_speed(self._timeline.speed)
+            self._time.cycle_speed(self.view)
+            self.run_screen.set_speed(self._time.speed)
 
     def on_time_bar_jumped(self, message: TimeBar.Jumped) -> None:
         """Show the moment that was chosen with the mouse."""
-        self._timeline.go_to(message.update)
+        self._time.go_to(message.update)
         self._wake.set()
 
     # Settings
@@ -413,6 +413,7 @@ def run_sanctum(
     run_dir: Path,
     child: TrainerChild | None = None,
     *,
+    at: int | None = None,
     theme: str | None = None,
     ascii_only: bool = False,
 ) -> Outcome:
@@ -423,6 +424,7 @@ def run_sanctum(
         run_dir: the folder that holds runs.
         child: a training process that Sanctum is opened over. Where the answer is "stop", it is for
             the caller to stop it: Sanctum itself touches no process.
+        at: the update to show the run as of; None for the newest.
         theme: instead of the one that is remembered, for this time.
         ascii_only: show no character beyond ASCII, this time.
     """
@@ -430,7 +432,12 @@ def run_sanctum(
     settings = settings_file.settings
     settings = replace(settings, theme=theme or settings.theme, ascii=ascii_only or settings.ascii)
     app = SanctumApp(
-        directory, run_dir, child=child, settings=settings, settings_file=settings_file
+        directory,
+        run_dir,
+        child=child,
+        watch=RunWatch(directory, run_dir, at=at),
+        settings=settings,
+        settings_file=settings_file,
     )
     # None is returned only where the terminal went away: then training must go on.
     outcome = app.run()

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.text import Text
 
 from esper.karn.sanctum.view import View
-from esper.karn.sanctum.watch import look_once
+from esper.karn.sanctum.watch import RunWatch, look_once
 from esper.karn.sanctum.widgets.event_log import render_log
 from esper.karn.sanctum.widgets.hosts_panel import render_hosts
 from esper.karn.sanctum.widgets.master_status import render_master
@@ -48,7 +48,11 @@ def render_once(view: View, width: int, palette: Palette = TERMINAL) -> Text:
 
 
 def print_once(
-    directory: Path, *, console: Console | None = None, now: float | None = None
+    directory: Path,
+    *,
+    console: Console | None = None,
+    now: float | None = None,
+    at: int | None = None,
 ) -> None:
     """Print one frame of a run, at the console's width.
 
@@ -56,22 +60,30 @@ def print_once(
         directory: the run's directory.
         console: where to; standard output if not given.
         now: seconds since the epoch; the clock's if not given.
+        at: the update to show the run as of; None for the newest.
+
+    Raises:
+        UpdateNotFoundError: the run has no such update.
     """
     console = console or Console(highlight=False)
-    console.print(render_once(look_once(directory, now), console.width), soft_wrap=True)
+    console.print(render_once(look_once(directory, now, at), console.width), soft_wrap=True)
 
 
-def export_frame(directory: Path, path: Path, size: tuple[int, int] = (120, 40)) -> None:
+def export_frame(
+    directory: Path, path: Path, size: tuple[int, int] = (120, 40), *, at: int | None = None
+) -> None:
     """Write a picture (SVG) of Sanctum over a run, as it would look on a terminal.
 
     Args:
         directory: the run's directory.
         path: the file to write.
         size: columns and lines of the terminal.
+        at: the update to show the run as of; None for the newest.
     """
     from esper.karn.sanctum.app import SanctumApp  # printing a frame does without Textual
 
-    app = SanctumApp(directory, directory.parent)
+    watch = RunWatch(directory, directory.parent, at=at)
+    app = SanctumApp(directory, directory.parent, watch=watch)
     path.write_text(asyncio.run(_screenshot(app, size)), encoding="utf-8")
 
 

@@ -60,6 +60,12 @@ class EvidenceLedger:
             last = _Moment(payload.update, *_last_place(seen))
             self._join(source_of(seen), first, last, {payload.update: seen.count})
 
+    def copy(self) -> "EvidenceLedger":
+        """Return a ledger that goes on from here by itself."""
+        copy = EvidenceLedger()
+        copy.join(self)
+        return copy
+
     def join(self, other: "EvidenceLedger") -> None:
         """Join what another reader of the run knows."""
         for source, trail in other._trails.items():

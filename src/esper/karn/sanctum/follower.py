@@ -8,17 +8,15 @@ from typing import Final
 from esper.karn.liveness import RunStatus, run_status
 from esper.karn.run_reader import RunReader
 from esper.karn.run_tables import RunStoreError, RunStoreMissingError
-from esper.karn.sanctum.aggregator import SPEED_STEPS, STEPS_KEPT, SanctumAggregator
+from esper.karn.sanctum.aggregator import SanctumAggregator
+from esper.karn.sanctum.folding import EVENTS_PER_READ, first_that_counts
 from esper.karn.sanctum.schema import SanctumSnapshot
+from esper.karn.sanctum.time_travel import TimeTravel
+from esper.karn.sanctum.timeline import Timeline
 from esper.leyline.telemetry import Heartbeat
 
 #: Events that one poll takes in: some 200 ms of work at the most.
 EVENTS_PER_POLL: Final = 8_192
-#: Events that are in memory at a time. Python's garbage collector walks their many lists again and
-#: again while they live, so that reading a few thousand at once takes four times as long.
-_EVENTS_PER_READ: Final = 128
-#: The newest steps that a snapshot can depend on; older ones are passed over when attaching.
-_STEPS_THAT_COUNT: Final = 2 * max(SPEED_STEPS, STEPS_KEPT)
 
 
 @dataclass(frozen=True)
@@ -80,10 +78,27 @@ class RunFollower:
             pass
         return frame
 
+    @property
+    def updates(self) -> int:
+        """The last update of the run so far; 0 before the first."""
+        return self._timeline.updates
+
+    def state_after(self, update: int) -> SanctumSnapshot | None:
+        """Return the state after an update of the part of the run that was taken in.
+
+        It is that of the nearest update there is; None if there is none yet.
+
+        Raises:
+            RunStoreError: the store cannot be read.
+        """
+        return self._time_travel.state_after(update, self._aggregator.last_id)
+
     def _start_over(self) -> None:
         self._aggregator = SanctumAggregator()
+        self._timeline = Timeline()
+        self._time_travel = TimeTravel(self._reader, self._timeline)
         self._cursor = 0
-        self._sparse_until: int | None = None  # up to here steps and decisions are passed over
+        self._counts_from: int | None = None  # before it, what comes often is passed over
         self._heartbeat: Heartbeat | None = None
         self._heartbeat_at: float | None = None
 
@@ -93,34 +108,33 @@ class RunFollower:
             if self._identity is not None:
                 self._start_over()  # another store took the place of the one we knew
             self._identity = identity
-        if self._sparse_until is None:
-            # The oldest of the newest steps; all that a snapshot shows of steps is in these.
-            steps = self._reader.last_ids("step_completed", _STEPS_THAT_COUNT)
-            self._sparse_until = steps[-1] - 1 if len(steps) == _STEPS_THAT_COUNT else 0
-        self._take_in()
-        beat = self._reader.heartbeat()
+        with self._reader.session():
+            if self._counts_from is None:
+                self._counts_from = first_that_counts(self._reader, self._reader.last_id())
+            self._take_in(self._counts_from)
+            beat = self._reader.heartbeat()
         if beat is not None and isinstance(beat.payload, Heartbeat):
             if _shown(beat.payload) != _shown(self._heartbeat):
                 self._aggregator.apply(beat)
             self._heartbeat, self._heartbeat_at = beat.payload, beat.time
 
-    def _take_in(self) -> None:
+    def _take_in(self, counts_from: int) -> None:
         budget = EVENTS_PER_POLL
-        sparse_until = self._sparse_until or 0
         while budget > 0:
-            is_sparse = self._cursor < sparse_until
-            limit = min(_EVENTS_PER_READ, budget)
-            if is_sparse:
-                events = self._reader.read(self._cursor, limit, up_to=sparse_until, bulk=False)
-            else:
+            bulk = self._cursor >= counts_from - 1
+            limit = min(EVENTS_PER_READ, budget)
+            if bulk:
                 events = self._reader.read(self._cursor, limit)
+            else:
+                events = self._reader.read(self._cursor, limit, up_to=counts_from - 1, bulk=False)
             for event in events:
                 self._aggregator.apply(event)
+                self._timeline.note(event, self._aggregator)
             budget -= len(events)
             if len(events) == limit:
                 self._cursor = events[-1].id
-            elif is_sparse:
-                self._cursor = sparse_until
+            elif not bulk:
+                self._cursor = counts_from - 1
             else:
                 self._cursor = events[-1].id if events else self._cursor
                 self._is_behind = False

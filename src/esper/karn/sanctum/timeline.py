@@ -1,55 +1,72 @@
-"""Moving through the time of a run: turns keys into what a watch is asked for."""
+"""Where in a run's events its updates lie, and states of the run on the way there."""
 
+from array import array
+from bisect import bisect_right
 from typing import Final
 
-from esper.karn.sanctum.view import View
-from esper.karn.sanctum.watch import Watch
+from esper.karn.sanctum.aggregator import SanctumAggregator
+from esper.leyline.telemetry import Event, PPOUpdatePayload, RunStarted
 
-#: Updates per second at which a run can be played.
-SPEEDS: Final = (1, 4, 16)
+#: States that are kept, spread evenly over the updates: some 200 kB each in a long run.
+STATES_KEPT: Final = 32
 
 
 class Timeline:
-    """Knows which moment was asked for, also while the watch is still on its way there."""
+    """The updates that are part of a run, and a bounded number of its states between them.
 
-    def __init__(self, watch: Watch) -> None:
-        self._watch = watch
-        self._asked: int | None = None  # for an update that was not seen yet
-        self.speed: int = SPEEDS[0]
+    An update that was trained again after a resume is where it was told last, and those that a
+    resume went back behind are no part of the run until they are told again.
+    """
 
-    def seen(self, view: View) -> None:
-        """Take note of what the watch has arrived at."""
-        if view.position is None or view.position.update == self._asked or view.position.speed:
-            self._asked = None
+    def __init__(self) -> None:
+        self._updates = array("q")
+        self._ids = array("q")  # of the events that told them
+        self._states: list[SanctumAggregator] = []  # by their last id
+        self._spacing = 1  # updates from one kept state to the next
+        self._since_kept = 0
 
-    def step(self, view: View, by: int) -> None:
-        """Move by a number of updates; beyond the last one is now."""
-        updates = view.snapshot.run.update if view.position is None else view.position.updates
-        if not updates:
+    @property
+    def updates(self) -> int:
+        """The last update of the run; 0 before the first."""
+        return self._updates[-1] if self._updates else 0
+
+    def note(self, event: Event, aggregator: SanctumAggregator) -> None:
+        """Note what an event says of the updates; `aggregator` has just taken it in."""
+        payload = event.payload
+        if isinstance(payload, RunStarted) and payload.resumed_from_update is not None:
+            self._drop_after(payload.resumed_from_update)
+        elif isinstance(payload, PPOUpdatePayload) and 0 < payload.update < 2**62:
+            self._drop_after(payload.update - 1)
+            self._updates.append(payload.update)
+            self._ids.append(event.id)
+            self._keep(aggregator)
+
+    def find(self, update: int) -> tuple[int, int] | None:
+        """Return an update and the id of its event: the last one that is not beyond `update`.
+
+        Before the first it is the first; None if there is no update yet.
+        """
+        if not self._updates:
+            return None
+        place = max(0, bisect_right(self._updates, update) - 1)
+        return self._updates[place], self._ids[place]
+
+    def state_before(self, event_id: int) -> SanctumAggregator:
+        """Return a state, to go on from, of the last moment kept that is not beyond an event."""
+        place = bisect_right(self._states, event_id, key=lambda state: state.last_id)
+        return self._states[place - 1].copy() if place else SanctumAggregator()
+
+    def _drop_after(self, update: int) -> None:
+        end = bisect_right(self._updates, update)
+        del self._updates[end:]
+        del self._ids[end:]
+
+    def _keep(self, aggregator: SanctumAggregator) -> None:
+        self._since_kept += 1
+        if self._since_kept < self._spacing:
             return
-        shown = view.snapshot.run.update if view.position is None else view.position.update
-        wanted = (shown if self._asked is None else self._asked) + by
-        if wanted > updates or (by > 0 and view.position is None and self._asked is None):
-            self.go_to(None)
-        else:
-            self.go_to(max(1, wanted))
-
-    def go_to(self, update: int | None) -> None:
-        """Show the run as it was after an update, or with None as it is now."""
-        self._asked = update
-        self._watch.go_to(update)
-
-    def toggle_play(self, view: View) -> None:
-        """Play on from the moment that is shown, from the first one if that is now; or pause."""
-        if view.position is None:
-            if view.snapshot.run.update:
-                self.go_to(1)
-                self._watch.play(self.speed)
-        else:
-            self._watch.play(0 if view.position.speed else self.speed)
-
-    def cycle_speed(self, view: View) -> None:
-        """Choose the next speed; what is playing goes on with it."""
-        self.speed = SPEEDS[(SPEEDS.index(self.speed) + 1) % len(SPEEDS)]
-        if view.position is not None and view.position.speed:
-            self._watch.play(self.speed)
+        self._since_kept = 0
+        self._states.append(aggregator.without_heartbeat())
+        if len(self._states) > STATES_KEPT:
+            del self._states[::2]
+            self._spacing *= 2

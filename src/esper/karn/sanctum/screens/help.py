@@ -43,7 +43,7 @@ def render_signs(palette: Palette) -> Text:
         (LIT, alert, "this head was Inf or NaN at least once in this run; it never goes out"),
         (
             LIT,
-            f"bold {palette.on_alert} on {palette.critical}",
+            f"{alert} reverse",
             "the same, and nobody acknowledged it yet: it blinks",
         ),
         (UNLIT, palette.muted, "it never was"),

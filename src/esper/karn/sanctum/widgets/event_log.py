@@ -83,4 +83,4 @@ class EventLog(Panel):
         """Follow exactly while the end is in sight, and say so when it is not."""
         super().watch_scroll_y(old_value, new_value)
         self._follows = self.is_vertical_scroll_end
-        self.border_subtitle = "" if self._follows else "paused, End follows again"
+        self.note("" if self._follows else "paused, End follows again")

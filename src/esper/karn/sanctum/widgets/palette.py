@@ -38,9 +38,9 @@ LIGHT: Final = Palette(
     faint="#a3abb5",
     accent="#1f6f96",
     curve="#5a8fae",
-    good="#2c7a4b",
-    warning="#a86200",
-    critical="#c4202b",
+    good="#1c7a55",
+    warning="#a05f00",
+    critical="#b00f2a",
     ground="#f6f5f1",
     on_alert="#ffffff",
 )

@@ -87,6 +87,12 @@ class Panel(ScrollView, can_focus=True, inherit_bindings=False):
             if y >= len(before) or lines[y] != before[y]:
                 self.refresh_line(y)
 
+    def note(self, said: str) -> None:
+        """Say something beside the panel's title; nothing with an empty text."""
+        title = " · ".join(part for part in (self.BORDER_TITLE, said) if part)
+        if title != self.border_title:
+            self.border_title = title
+
     @property
     def text(self) -> str:
         """All that stands in the panel, also what is not in sight."""

@@ -58,7 +58,7 @@ _MORE_FIGURES: Final = (
     ("Log p max", "head_log_prob_max", None),
     ("Active", "head_active_fraction", None),
 )
-_STEADY: Final = Lamps()
+_STEADY: Final = Lamps(bright=False)
 _Figures = tuple[tuple[str, str, str | None], ...]
 
 
@@ -204,8 +204,8 @@ def _light(
     if not lit:
         return Text(UNLIT, style=f"dim {palette.muted}")
     calls = lamps.bright and not is_seen
-    lamp = f"bold {palette.on_alert} on {palette.critical}" if calls else ""
-    light = Text(style=f"bold {palette.critical}").append(LIT, lamp)
+    style = f"bold {palette.critical}"
+    light = Text(style=style).append(LIT, f"{style} reverse" if calls else "")
     if first:
         light.append(FIRST_OUT_MARK)
     if now:
@@ -271,9 +271,7 @@ class ActionHeadsPanel(Panel):
         super().show(view)
         waiting = len(unacknowledged(view))
         lights = "light" if waiting == 1 else "lights"
-        said = f"{waiting} {lights} not acknowledged, press a" if waiting else ""
-        if said != self.border_subtitle:
-            self.border_subtitle = said
+        self.note(f"{waiting} {lights} not acknowledged, press a" if waiting else "")
 
     def show_lamps(self, lamps: Lamps) -> None:
         """Show the lights in another way."""
