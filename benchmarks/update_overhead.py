@@ -8,8 +8,8 @@ to the update without detection that ran beside it, with a 95 % bootstrap interv
 
 import argparse
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +18,7 @@ from scipy.stats import bootstrap
 from torch import Tensor
 
 from esper.leyline.heads import HEAD_SIZES, Op
+from esper.simic.agent import figures
 from esper.simic.agent.losses import Minibatch, MinibatchTerms
 from esper.simic.agent.ppo import PPOAgent
 from esper.simic.agent.rollout import Rollout, RolloutBuffer
@@ -43,29 +44,14 @@ SIZES = {
 }
 
 
-class NoWatch(Screen):
-    """Nothing is looked at, and every minibatch is taken to be good."""
-
-    def __init__(self) -> None:
-        self._good = torch.zeros((), dtype=torch.bool)
-
-    def forward(self, *_: object) -> Tensor:
-        return self._good
-
-    def backward(self, *_: object) -> Tensor:
-        return self._good
-
-
-class CommonWatch(NoWatch):
+class CommonWatch(Screen):
     """One `isfinite().all()` read back per head and tensor: how it is usually written."""
 
     def __init__(self, agent: PPOAgent) -> None:
-        super().__init__()
+        super().__init__(agent.loss_scale)
         self._agent = agent
 
-    def forward(
-        self, _index: int, _batch: Minibatch, terms: MinibatchTerms, _figures: Tensor
-    ) -> Tensor:
+    def forward(self, _index: int, _batch: Minibatch, terms: MinibatchTerms) -> Tensor:
         bad = False
         logits = terms.output.logits.detach().split(HEAD_SIZES, dim=-1)
         for head, raw in enumerate(logits):
@@ -110,39 +96,55 @@ def rollout_of(agent: PPOAgent, size: Size) -> Rollout:
 
 
 def seconds(work: Callable[[], object]) -> float:
-    """Return how long `work` takes."""
-    start = time.perf_counter()
+    """Return the processor time that `work` takes: what else the machine does is not in it."""
+    start = time.process_time()
     work()
-    return time.perf_counter() - start
+    return time.process_time() - start
+
+
+@contextmanager
+def without_detection(agent: PPOAgent) -> Iterator[None]:
+    """Take out of updates everything that is there for the sake of detection."""
+    nothing = torch.zeros(())
+    silent_sum, is_suspicious = figures.silent_sum, figures.Figures.is_suspicious
+    keep, parameter_sum = agent.starting_point.keep, agent.gradient.parameter_sum
+    agent.starting_point.keep = lambda: None  # type: ignore[method-assign]
+    agent.gradient.parameter_sum = lambda: nothing  # type: ignore[method-assign]
+    figures.silent_sum = lambda _: nothing
+    figures.Figures.is_suspicious = False  # type: ignore[method-assign,assignment]
+    try:
+        yield
+    finally:
+        agent.starting_point.keep, agent.gradient.parameter_sum = keep, parameter_sum  # type: ignore[method-assign]
+        figures.silent_sum = silent_sum
+        figures.Figures.is_suspicious = is_suspicious  # type: ignore[method-assign]
 
 
 def measure(size: Size, rounds: int) -> dict[str, tuple[list[float], list[float]]]:
     """Return, for each variant, its seconds and its ratios to the plain update run beside it."""
     agent = agent_of(size)
     rollout = rollout_of(agent, size)
-    ours, keep = agent.screen, agent.starting_point.keep
+    screen, common = agent.screen, CommonWatch(agent)
 
     def update(
-        screen: Screen,
-        *,
-        keeps: bool = False,
-        context: Callable[[], AbstractContextManager[object]],
+        screen: Screen, context: Callable[[], AbstractContextManager[object]] = nullcontext
     ) -> None:
         agent.screen = screen
-        agent.starting_point.keep = keep if keeps else lambda: None  # type: ignore[method-assign]
-        with context():
+        with context(), without_detection(agent):
             agent.update(rollout)
 
-    def plain() -> None:
-        update(NoWatch(), context=nullcontext)
+    def ours() -> None:
+        agent.screen = screen
+        agent.update(rollout)
 
-    variants: dict[str, Callable[[], None]] = {
-        "none, again (noise)": plain,
-        "ours": lambda: update(ours, keeps=True, context=nullcontext),
-        "isfinite per head and tensor": lambda: update(CommonWatch(agent), context=nullcontext),
-        "detect_anomaly": lambda: update(NoWatch(), context=_anomaly),
+    variants: dict[str, Callable[[], object]] = {
+        "none, again (noise)": lambda: update(screen),
+        "ours": ours,
+        "isfinite per head and tensor": lambda: update(common),
+        "detect_anomaly": lambda: update(screen, _anomaly),
     }
     results: dict[str, tuple[list[float], list[float]]] = {name: ([], []) for name in variants}
+    plain = variants["none, again (noise)"]
     plain()
     for turn in range(rounds):
         for name, variant in variants.items():

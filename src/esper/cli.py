@@ -86,7 +86,8 @@ def _esper_parser() -> argparse.ArgumentParser:
         "--fail-on",
         default="inf,nan",
         metavar="KINDS",
-        help="latches that make the exit code 1: inf, nan or inf,nan (default: %(default)s)",
+        help="latches that make the exit code 1: inf, nan, inf,nan, or '' for none "
+        "(default: %(default)s)",
     )
     incidents = _add_verb(
         verbs, "incidents", _incidents, "list the updates of a run that were not finite"
@@ -149,7 +150,10 @@ def _add_verb(
 
 def _add_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "run", nargs="?", metavar="RUN", help="an id, a unique prefix or a path; default the newest"
+        "run",
+        nargs="?",
+        metavar="RUN",
+        help="an id, its unique beginning, a name or a path; default the newest",
     )
 
 
@@ -212,7 +216,7 @@ def _add_replay(verbs: Any) -> None:
         _replay,
         "make an incident happen again and say where it began; exit code 1 if it does not",
     )
-    parser.add_argument("run", metavar="RUN", help="an id, a unique prefix or a path")
+    parser.add_argument("run", metavar="RUN", help="an id, its unique beginning, a name or a path")
     parser.add_argument(
         "number",
         nargs="?",

@@ -95,6 +95,19 @@ def test_an_ambiguous_prefix_names_the_candidates(three_runs):
     assert_one_sentence(caught)
 
 
+def test_a_run_is_found_by_the_name_it_was_given_unless_another_has_it(tmp_path):
+    night = create_run(tmp_path, "night run", now=1e9)
+    assert find_run(tmp_path, "night-run") == night
+    create_run(tmp_path, "night run", now=2e9)
+    with pytest.raises(RunNotFoundError, match=r"is the name of 2 runs .*: give an id"):
+        find_run(tmp_path, "night-run")
+
+
+def test_a_path_that_is_no_run_is_told_so(tmp_path):
+    with pytest.raises(RunNotFoundError, match=r"is no run: .* holds a run\.sqlite"):
+        find_run(tmp_path, str(tmp_path))
+
+
 def test_many_candidates_are_counted(tmp_path):
     for _ in range(9):
         create_run(tmp_path, "x", now=MOMENT)
@@ -102,9 +115,9 @@ def test_many_candidates_are_counted(tmp_path):
         find_run(tmp_path, "2026")
 
 
-@pytest.mark.parametrize("reference", ["drill", "20261121-080000-plane"])
+@pytest.mark.parametrize("reference", ["dril", "20261121-080000-plane"])
 def test_an_unknown_run_is_answered_with_those_near_to_it(three_runs, reference):
-    near = "20261120-080000-drill" if reference == "drill" else "20261121-080000-plain"
+    near = "20261120-080000-drill" if reference == "dril" else "20261121-080000-plain"
     with pytest.raises(RunNotFoundError, match=f"did you mean .*{near}") as caught:
         find_run(three_runs, reference)
     assert_one_sentence(caught)

@@ -112,11 +112,13 @@ def make_capsule() -> CapsuleMaker:
             rollout=dict(rollout.__dict__),
             minibatches=result.start.minibatches,
             minibatches_per_epoch=result.start.minibatches_per_epoch,
+            old_log_probs=result.start.old_log_probs,
             injections=[str(drill) for drill in drills],
             sightings=sighting_fields(result.head_nonfinite),
             versions={"torch": str(torch.__version__)},
             threads=torch.get_num_threads(),
             device="cpu",
+            torch_generator=torch.get_rng_state(),
         )
 
     return make

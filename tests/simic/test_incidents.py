@@ -29,11 +29,13 @@ def capsule_of(*sightings: NonfiniteSighting) -> Capsule:
         rollout={"rewards": torch.ones(2, 3), "initial_state": (torch.zeros(1), torch.ones(1))},
         minibatches=[torch.tensor([1, 0])],
         minibatches_per_epoch=1,
+        old_log_probs=torch.tensor([[[-0.5, -torch.inf]]]),
         injections=["op.logits:inf@37"],
         sightings=sighting_fields(sightings),
         versions={"torch": "2"},
         threads=1,
         device="cpu",
+        torch_generator=torch.get_rng_state(),
     )
 
 
@@ -44,6 +46,8 @@ def test_a_capsule_comes_back_as_it_went_in(tmp_path: Path) -> None:
     bias = capsule.agent["policy"]["heads.bias"]
     assert bias.isnan().tolist() == [True, False, False]
     assert bias[1].item() == float("-inf")
+    assert capsule.old_log_probs.tolist() == [[[-0.5, float("-inf")]]]
+    assert capsule.torch_generator.equal(torch.get_rng_state())
     assert capsule.config["inject"] == ("op:inf@1",)
     (incident,) = list_incidents(tmp_path)
     assert (incident.number, incident.update, incident.sightings) == (3, 37, (sighting(),))

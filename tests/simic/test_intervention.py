@@ -33,18 +33,18 @@ Train = Callable[..., tuple[RunFinished, Any]]
 def test_escalation_is_bounded(mode: str, patience: int, updates: list[tuple[bool, bool]]) -> None:
     escalation = Escalation(mode, patience)
     skipped = rolled_back = 0
-    for is_good, weights_are_finite in updates:
+    for is_good, state_is_finite in updates:
         if is_good:
             escalation = escalation.after_good()
             skipped = rolled_back = 0
             continue
-        escalation, action, reason = escalation.after_bad(weights_are_finite=weights_are_finite)
+        escalation, action, reason = escalation.after_bad(state_is_finite=state_is_finite)
         assert reason
         if action is Action.HALT:
             return
         if action is Action.SKIP:
             assert mode == "skip"
-            assert weights_are_finite
+            assert state_is_finite
             skipped += 1
         else:
             skipped = 0
@@ -111,22 +111,25 @@ def test_escalation_goes_on_where_a_stopped_run_left_it(train: Train, tmp_path: 
     assert [taken.action for taken in log.of(InterventionTaken)] == ["rollback"]
 
 
-def test_weights_that_are_not_finite_are_rolled_back_and_never_kept(
-    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("part", ["critic.bias", "exp_avg_sq of critic.bias"])
+def test_weights_and_moments_that_are_not_finite_are_never_kept(
+    train: Train, monkeypatch: pytest.MonkeyPatch, part: str
 ) -> None:
     update = PPOAgent.update
 
     def corrupted(agent: PPOAgent, *arguments: Any) -> Any:
         result = update(agent, *arguments)
         with torch.no_grad():
-            agent.policy.critic.bias.fill_(torch.nan)
+            bias = agent.policy.critic.bias
+            tensor = bias if part == "critic.bias" else agent.optimizer.state[bias]["exp_avg_sq"]
+            tensor.fill_(torch.inf)
         return result
 
     monkeypatch.setattr(PPOAgent, "update", corrupted)
     _, log = train(episodes=2)
     assert log.of(CheckpointWritten) == []
     (notice,) = log.of(Notice)
-    assert notice.text.startswith("no checkpoint of update 1: critic.bias not finite")
+    assert notice.text.startswith(f"no checkpoint of update 1: {part} not finite")
 
 
 def test_the_first_incident_of_each_kind_is_kept_and_then_a_limited_number(

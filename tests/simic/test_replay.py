@@ -116,6 +116,13 @@ def test_other_versions_are_remarked_upon(capsule: Capsule) -> None:
         assert "recorded on cuda:0, replayed on cpu" in remarks
 
 
+def test_old_log_probs_that_come_out_otherwise_are_remarked_upon(capsule: Capsule) -> None:
+    old = capsule.old_log_probs.clone()
+    old[0, 0, -1] += 1  # of a head that did not break
+    (remark,) = replay(replace(capsule, old_log_probs=old)).remarks
+    assert remark == f"1 of {old.numel()} old log-probabilities came out otherwise than then"
+
+
 @pytest.mark.parametrize(
     ("broken", "words"),
     [

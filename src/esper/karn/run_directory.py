@@ -64,7 +64,8 @@ def find_run(run_dir: Path, reference: str | None = None) -> Path:
 
     Args:
         run_dir: the folder that holds runs.
-        reference: an id, a unique prefix of one, or the path of a run; None for the newest run.
+        reference: an id, a unique prefix of one, the name that a run was given if no other has it,
+            or the path of a run; None for the newest run.
 
     Raises:
         RunNotFoundError: none or several answer to it; the message names the candidates.
@@ -79,7 +80,7 @@ def find_run(run_dir: Path, reference: str | None = None) -> Path:
         return runs[-1]
     if not reference:
         raise RunNotFoundError(
-            "an empty string names no run: give an id, a prefix of one or a path"
+            "an empty string names no run: give an id, a prefix of one, a name or a path"
         )
     matching = [run for run in runs if run.name.startswith(reference)]
     exact = [run for run in matching if run.name == reference]
@@ -90,6 +91,13 @@ def find_run(run_dir: Path, reference: str | None = None) -> Path:
             f"{reference!r} is the beginning of {len(matching)} runs ({_listing(matching)}): "
             "give more of the id"
         )
+    named = [run for run in runs if _name_of(run) == reference]
+    if len(named) == 1:
+        return named[0]
+    if named:
+        raise RunNotFoundError(
+            f"{reference!r} is the name of {len(named)} runs ({_listing(named)}): give an id"
+        )
     path = Path(reference).expanduser()
     if path.name == STORE_NAME and path.is_file():
         path = path.parent
@@ -99,10 +107,12 @@ def find_run(run_dir: Path, reference: str | None = None) -> Path:
 
 
 def _not_found(reference: str, run_dir: Path, runs: list[Path]) -> str:
+    if Path(reference).expanduser().exists():
+        return f"{reference!r} is no run: the directory of one holds a {STORE_NAME}"
     if not runs:
         return f"there is no run {reference!r}: {run_dir} holds no runs"
     containing = [run for run in runs if reference.lower() in run.name.lower()]
-    names = {run.name[len(_stamp_of(run)) :].lstrip("-"): run for run in runs}
+    names = {_name_of(run): run for run in runs}
     names |= {run.name: run for run in runs}
     close = [names[name] for name in get_close_matches(reference, names, n=3)]
     if near := containing or list(dict.fromkeys(close)):
@@ -137,6 +147,11 @@ def _is_run(path: Path) -> bool:
 def _stamp_of(run: Path) -> str:
     matched = _ID.fullmatch(run.name)
     return matched[1] if matched else ""
+
+
+def _name_of(run: Path) -> str:
+    """Return the part of the id that comes from the name the run was given."""
+    return run.name[len(_stamp_of(run)) :].lstrip("-")
 
 
 def _age_key(run: Path) -> tuple[str, int, str]:

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from esper.leyline.telemetry import IncidentRecorded, NonfiniteSighting
 
-FORMAT = 1
+FORMAT = 2
 FOLDER = "incidents"
 _NUMBER = re.compile(r"\d{4,}")
 
@@ -41,11 +41,15 @@ class Capsule:
         rollout: the fields of the `Rollout`, by name.
         minibatches: the numbers of the hosts in each minibatch, in the order they were learnt from.
         minibatches_per_epoch: how those divide into epochs.
+        old_log_probs: of the choices taken, before the first step, `[T, N, H]`. A replay computes
+            them anew, to find where they broke, and says if they differ.
         injections: drills that were due, as text.
         sightings: the fields of each `NonfiniteSighting`, causes first.
         versions: of esper, torch and python.
         threads: that torch used.
         device: that everything was on.
+        torch_generator: state of torch's own generator; the agent's two are in `agent`. An update
+            draws from neither, but what is added to it one day may.
     """
 
     update: int
@@ -54,11 +58,13 @@ class Capsule:
     rollout: dict[str, Any]
     minibatches: list[Tensor]
     minibatches_per_epoch: int
+    old_log_probs: Tensor
     injections: list[str]
     sightings: list[dict[str, Any]]
     versions: dict[str, str]
     threads: int
     device: str
+    torch_generator: Tensor
 
 
 @dataclass(frozen=True)

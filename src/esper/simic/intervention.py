@@ -38,20 +38,20 @@ class Escalation:
         """Return the state after an update in which everything was finite."""
         return replace(self, bad_in_a_row=0, rollbacks_in_a_row=0)
 
-    def after_bad(self, *, weights_are_finite: bool) -> tuple["Escalation", Action, str]:
+    def after_bad(self, *, state_is_finite: bool) -> tuple["Escalation", Action, str]:
         """Return the state after a bad update, what to do about it, and why that and not less.
 
         Args:
-            weights_are_finite: whether the weights came out of it finite; if not, skipping the
-                next bad minibatches cannot help.
+            state_is_finite: whether the weights and their moments came out of it finite; if not,
+                skipping the next bad minibatches cannot help.
         """
         if self.mode == "halt":
             return self, Action.HALT, "--on-nonfinite halt"
         bad = self.bad_in_a_row + 1
         if self.mode == "rollback":
             reason = "--on-nonfinite rollback"
-        elif not weights_are_finite:
-            reason = "the weights themselves were no longer finite"
+        elif not state_is_finite:
+            reason = "the weights or their moments were no longer finite"
         elif bad >= self.patience:
             reason = f"{bad} bad updates in a row were skipped and it did not help"
         else:

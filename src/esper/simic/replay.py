@@ -69,11 +69,9 @@ class TracingWatch(UpdateWatch):
         self._makers: dict[tuple[int, str, bool], tuple[Operation, ...]] = {}
         self._hook = agent.optimizer.register_step_post_hook(self._after_step)
 
-    def forward(
-        self, index: int, batch: Minibatch, terms: MinibatchTerms, figures: Tensor
-    ) -> Tensor:
+    def forward(self, index: int, batch: Minibatch, terms: MinibatchTerms) -> Tensor:
         """Flag as training does, and remember who made what the loss is made of."""
-        bad = super().forward(index, batch, terms, figures)
+        bad = super().forward(index, batch, terms)
         in_heads = {
             "logits": (terms.output.logits,),
             "old_log_prob": (batch.old_log_probs,),
@@ -144,7 +142,7 @@ def replay(capsule: Capsule) -> Replay:
     per_epoch = capsule.minibatches_per_epoch
     minibatches = [hosts.to(device) for hosts in capsule.minibatches]
     injections = [parse_injection(text) for text in capsule.injections]
-    with _as_it_was(capsule.threads):
+    with _as_it_was(capsule):
         inputs = _inputs(agent, rollout)
         with OperationTracer(agent.policy, "policy", inputs) as tracer:
             whole = agent.prepare(rollout, minibatches[:per_epoch])
@@ -165,7 +163,11 @@ def replay(capsule: Capsule) -> Replay:
         seen=seen,
         origin=origin,
         poisons=tracer.poisons,
-        remarks=(*_environment(capsule, device), *_figures_alone(seen, figures)),
+        remarks=(
+            *_environment(capsule, device),
+            *_old_log_probs(capsule, whole),
+            *_figures_alone(seen, figures),
+        ),
     )
 
 
@@ -231,15 +233,17 @@ def _inputs(agent: PPOAgent, rollout: Rollout) -> dict[str, Tensor]:
 
 
 @contextmanager
-def _as_it_was(threads: int) -> Iterator[None]:
+def _as_it_was(capsule: Capsule) -> Iterator[None]:
     """Run with as many threads as then, and with nothing left to chance."""
     threads_now = torch.get_num_threads()
     was_deterministic = torch.are_deterministic_algorithms_enabled()
     only_warned = torch.is_deterministic_algorithms_warn_only_enabled()
-    torch.set_num_threads(threads)
+    torch.set_num_threads(capsule.threads)
     torch.use_deterministic_algorithms(True, warn_only=True)
     try:
-        yield
+        with torch.random.fork_rng():
+            torch.set_rng_state(capsule.torch_generator.cpu())
+            yield
     finally:
         torch.set_num_threads(threads_now)
         torch.use_deterministic_algorithms(was_deterministic, warn_only=only_warned)
@@ -299,6 +303,13 @@ def _environment(capsule: Capsule, device: torch.device) -> Iterator[str]:
             yield f"recorded with {name} {version}, replayed with {here[name]}"
     if torch.device(capsule.device).type != device.type:
         yield f"recorded on {capsule.device}, replayed on {device}"
+
+
+def _old_log_probs(capsule: Capsule, whole: Minibatch) -> Iterator[str]:
+    then, now = capsule.old_log_probs.to(whole.old_log_probs.device), whole.old_log_probs
+    differ = ((then != now) & ~(then.isnan() & now.isnan())).sum().item()
+    if differ:
+        yield f"{differ} of {then.numel()} old log-probabilities came out otherwise than then"
 
 
 def _figures_alone(seen: tuple[NonfiniteSighting, ...], figures: Figures) -> Iterator[str]:

@@ -241,6 +241,7 @@ class Trainer:
             rollout=dict(rollout.__dict__),
             minibatches=result.start.minibatches,
             minibatches_per_epoch=result.start.minibatches_per_epoch,
+            old_log_probs=result.start.old_log_probs,
             injections=[str(drill) for drill in due],
             sightings=sighting_fields(result.head_nonfinite),
             versions={
@@ -250,6 +251,7 @@ class Trainer:
             },
             threads=self._threads,
             device=str(self._device),
+            torch_generator=torch.get_rng_state(),
         )
         recorded = self._incidents.record(capsule, result.head_nonfinite)
         self._writer.emit(recorded, durable=True)
@@ -269,8 +271,8 @@ class Trainer:
         Raises:
             HaltedError: training is to end.
         """
-        broken = self._agent.non_finite_weights()
-        self._escalation, action, reason = self._escalation.after_bad(weights_are_finite=not broken)
+        broken = self._agent.non_finite_state()
+        self._escalation, action, reason = self._escalation.after_bad(state_is_finite=not broken)
         first = result.head_nonfinite[0]
         cause = f"{first.head} {first.quantity} {first.kind}"
         if len(result.head_nonfinite) > 1:
@@ -300,11 +302,11 @@ class Trainer:
                 self._say(f"drill {drill} planted in update {self._update}", "info")
 
     def _keep(self) -> None:
-        """Write a checkpoint, unless a weight in it is not finite.
+        """Write a checkpoint, unless a weight or a moment in it is not finite.
 
         A refusal, or a disk that takes none, is reported, and training goes on.
         """
-        if broken := self._agent.non_finite_weights():
+        if broken := self._agent.non_finite_state():
             self._say(
                 f"no checkpoint of update {self._update}: {', '.join(broken)} not finite; "
                 "the one before is kept",

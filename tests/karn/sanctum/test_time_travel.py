@@ -84,7 +84,7 @@ def fold_from_the_start(events, update):
 @given(jumps=st.lists(st.integers(1, 60), min_size=1, max_size=5), kept=st.integers(1, 40))
 def test_a_jump_gives_what_a_fold_from_the_start_gives(stored, monkeypatch, jumps, kept):
     directory, events = stored
-    monkeypatch.setattr("esper.karn.sanctum.timeline.STATES_KEPT", kept)
+    monkeypatch.setattr("esper.karn.sanctum.update_index.STATES_KEPT", kept)
     follower = RunFollower(directory)
     follower.catch_up()
 

@@ -25,7 +25,6 @@ from esper.karn.sanctum.attention import (
     Light,
     lit_lights,
     unacknowledged,
-    who_is_here,
 )
 from esper.karn.sanctum.screens.run_screen import RunScreen, Seen
 from esper.karn.sanctum.settings import (
@@ -286,15 +285,16 @@ class SanctumApp(App[Outcome]):
         if not lights:
             self.notify("that was acknowledged before")
             return
-        self._acknowledge(self._directory or self.run_dir / view.snapshot.run.run_id, lights)
+        if view.directory is not None:
+            self._acknowledge(view.directory, lights)
 
     @work(thread=True, group="acknowledge")
     def _acknowledge(self, directory: Path, lights: Sequence[Light]) -> None:
         """Write an acknowledgement: beside the run's store, which is never written to from here."""
-        from esper.karn.acknowledgements import AcknowledgementError, acknowledge
+        from esper.karn.acknowledgements import AcknowledgementError, acknowledge, who_am_i
 
         try:
-            acknowledge(directory, lights, who_is_here(), self._clock())
+            acknowledge(directory, lights, who_am_i(), self._clock())
         except AcknowledgementError as error:
             said = str(error)
             self.call_from_thread(self.notify, said, severity="error", markup=False)

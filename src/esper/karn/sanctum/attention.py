@@ -1,8 +1,5 @@
 """Which lights still call for attention: those that are lit and that nobody has acknowledged."""
 
-import getpass
-import os
-import socket
 from dataclasses import dataclass
 
 from esper.karn.sanctum.schema import TamiyoState
@@ -33,15 +30,6 @@ def unacknowledged(view: View) -> frozenset[Light]:
     """Return the lights that are on and that nobody has acknowledged."""
     known = {(seen.head, seen.light) for seen in view.acknowledgements}
     return frozenset(light for light in lit_lights(view.snapshot.tamiyo) if light not in known)
-
-
-def who_is_here() -> str:
-    """Return who sits in front of this cockpit: user@host."""
-    try:
-        user = getpass.getuser()
-    except (KeyError, OSError):  # the user id has no name, as happens in containers
-        user = str(os.getuid())
-    return f"{user}@{socket.gethostname()}"
 
 
 class Attention:

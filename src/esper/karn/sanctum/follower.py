@@ -12,7 +12,7 @@ from esper.karn.sanctum.aggregator import SanctumAggregator
 from esper.karn.sanctum.folding import EVENTS_PER_READ, first_that_counts
 from esper.karn.sanctum.schema import SanctumSnapshot
 from esper.karn.sanctum.time_travel import TimeTravel
-from esper.karn.sanctum.timeline import Timeline
+from esper.karn.sanctum.update_index import UpdateIndex
 from esper.leyline.telemetry import Heartbeat
 
 #: Events that one poll takes in: some 200 ms of work at the most.
@@ -81,7 +81,7 @@ class RunFollower:
     @property
     def updates(self) -> int:
         """The last update of the run so far; 0 before the first."""
-        return self._timeline.updates
+        return self._index.updates
 
     def state_after(self, update: int) -> SanctumSnapshot | None:
         """Return the state after an update of the part of the run that was taken in.
@@ -95,8 +95,8 @@ class RunFollower:
 
     def _start_over(self) -> None:
         self._aggregator = SanctumAggregator()
-        self._timeline = Timeline()
-        self._time_travel = TimeTravel(self._reader, self._timeline)
+        self._index = UpdateIndex()
+        self._time_travel = TimeTravel(self._reader, self._index)
         self._cursor = 0
         self._counts_from: int | None = None  # before it, what comes often is passed over
         self._heartbeat: Heartbeat | None = None
@@ -129,7 +129,7 @@ class RunFollower:
                 events = self._reader.read(self._cursor, limit, up_to=counts_from - 1, bulk=False)
             for event in events:
                 self._aggregator.apply(event)
-                self._timeline.note(event, self._aggregator)
+                self._index.note(event, self._aggregator)
             budget -= len(events)
             if len(events) == limit:
                 self._cursor = events[-1].id

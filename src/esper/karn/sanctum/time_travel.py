@@ -11,7 +11,7 @@ from esper.karn.run_reader import RunReader
 from esper.karn.sanctum.aggregator import SanctumAggregator
 from esper.karn.sanctum.folding import first_that_counts, fold_up_to
 from esper.karn.sanctum.schema import SanctumSnapshot
-from esper.karn.sanctum.timeline import Timeline
+from esper.karn.sanctum.update_index import UpdateIndex
 
 #: With these the next update begins.
 _BEGINNINGS: Final = ("decisions_taken", "step_completed", "run_started", "ppo_update")
@@ -22,12 +22,12 @@ class TimeTravel:
 
     Args:
         reader: of the run's store.
-        timeline: kept by whoever follows the run.
+        index: kept by whoever follows the run.
     """
 
-    def __init__(self, reader: RunReader, timeline: Timeline) -> None:
+    def __init__(self, reader: RunReader, index: UpdateIndex) -> None:
         self._reader = reader
-        self._timeline = timeline
+        self._index = index
         self._state = SanctumAggregator()
         self._told_by = 0  # the event of the update that the state is of
         self._is_whole = False  # nothing more can follow that update directly
@@ -42,7 +42,7 @@ class TimeTravel:
         Raises:
             RunStoreError: the store cannot be read.
         """
-        found = self._timeline.find(update)
+        found = self._index.find(update)
         if found is None:
             return None
         if found[1] == self._told_by and (self._is_whole or self._state.last_id >= newest):
@@ -53,7 +53,7 @@ class TimeTravel:
             if self._state.last_id > end:
                 self._state = SanctumAggregator()
             # A kept state lacks the steps that were passed over when it was made.
-            known = self._timeline.state_before(first_that_counts(self._reader, end) - 1)
+            known = self._index.state_before(first_that_counts(self._reader, end) - 1)
             if known.last_id > self._state.last_id:
                 self._state = known
             fold_up_to(self._reader, self._state, end)

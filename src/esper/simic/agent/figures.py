@@ -33,11 +33,13 @@ class UpdateStart:
         agent: `PPOAgent.state_dict()` when the update began.
         minibatches: the numbers of the hosts in each, in the order they were learnt from.
         minibatches_per_epoch: how those divide into epochs.
+        old_log_probs: of the choices taken, before the first step, `[T, N, H]`.
     """
 
     agent: dict[str, Any]
     minibatches: list[Tensor]
     minibatches_per_epoch: int
+    old_log_probs: Tensor
 
 
 @dataclass(frozen=True)
@@ -164,7 +166,7 @@ def silent_sum(output: PolicyOutput) -> Tensor:
     Those are the logits that count for nothing, and the recurrent state behind the last step.
     """
     hidden, cell = output.state
-    return output.logits.sum() + (hidden.sum() + cell.sum())
+    return output.logits.sum() + (hidden + cell).sum()
 
 
 @torch.no_grad()

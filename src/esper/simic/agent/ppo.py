@@ -59,7 +59,7 @@ class PPOAgent:
         self.loss_scale = LossScale(enabled=config.amp == "fp16", device=self.device)
         self.action_generator = torch.Generator(self.device).manual_seed(seed)
         self.order_generator = torch.Generator().manual_seed(seed)
-        self.screen = Screen()
+        self.screen = Screen(self.loss_scale)
         self.starting_point = StartingPoint(self.optimizer, self.loss_scale)
         self._last_good = StartingPoint(self.optimizer, self.loss_scale)
         self._last_was_good = True
@@ -103,10 +103,14 @@ class PPOAgent:
         self._last_good.restore()
         self._last_was_good = True
 
-    def non_finite_weights(self) -> list[str]:
-        """Return the names of the parameters that hold a NaN or an Inf."""
-        named = self.policy.named_parameters()
-        return [name for name, parameter in named if not parameter.isfinite().all()]
+    def non_finite_state(self) -> list[str]:
+        """Return the names of the parameters and of their moments that hold a NaN or an Inf."""
+        tensors: dict[str, Tensor] = {}
+        for name, parameter in self.policy.named_parameters():
+            tensors[name] = parameter
+            moments = self.optimizer.state.get(parameter, {})
+            tensors |= {f"{kind} of {name}": moment for kind, moment in moments.items()}
+        return [name for name, tensor in tensors.items() if not tensor.isfinite().all()]
 
     def _update(self, rollout: Rollout, injections: Sequence[Injection]) -> UpdateResult:
         order = self.order_generator.get_state()
@@ -123,7 +127,12 @@ class PPOAgent:
         # detection costs nothing until there is something to detect.
         self.starting_point.restore()
         state = deepcopy(self.state_dict()) | {"order_generator": order}
-        start = UpdateStart(state, minibatches, minibatches_per_epoch=len(plan[0]))
+        start = UpdateStart(
+            state,
+            minibatches,
+            minibatches_per_epoch=len(plan[0]),
+            old_log_probs=whole.old_log_probs,
+        )
         watch = UpdateWatch(self.policy, self.gradient, self.loss_scale, len(minibatches))
         watched = self.learn(whole, minibatches, injections, watch)
         excused = self.loss_scale.count_update(overflowed=bool(watched.overflow.any()))
@@ -163,7 +172,7 @@ class PPOAgent:
             whole: all episodes.
             minibatches: the numbers of the hosts in each.
             injections: values to plant.
-            watch: says of each minibatch whether it is bad.
+            watch: says of each minibatch whether its step is to be left out.
         """
         config = self.config
         stopped = torch.zeros((), dtype=torch.bool, device=self.device)
@@ -172,14 +181,14 @@ class PPOAgent:
             batch = whole.take(hosts)
             terms, injections = self._forward(batch, injections)
             figures = forward_figures(terms, batch, config)
-            forward_bad = watch.forward(index, batch, terms, figures)
+            forward_bad = watch.forward(index, batch, terms)
 
             self.gradient.zero()
             self.loss_scale.scaled(terms.loss).backward()
             self.loss_scale.unscale_(self.gradient.flat)
             norm = self.gradient.norm()
             norms = torch.cat((norm.reshape(1), self._head_gradient_norms()))
-            bad = forward_bad | watch.backward(index, norms)
+            bad = watch.backward(index, norms)
             overflow = self.loss_scale.is_overflow(bad & ~forward_bad)
 
             self.gradient.clip(norm, config.max_gradient_norm)

@@ -2,15 +2,18 @@
 
 A NaN or an Inf anywhere in a minibatch reaches one of its figures: a loss, a norm, a sum or an
 extreme of some head; one that a step of the optimizer made reaches the next minibatch, or the sum
-of all parameters after the last. So asking whether all figures are finite costs two small
-operations. It does not say which tensor of which head it was; that is `watching`'s part, and only
-then.
+of all parameters after the last. The figures come to the host anyway when the update is over, and
+it is there that they are asked whether all are finite: on the device, nothing is. A bad minibatch's
+step is taken, then, and undone: an update that broke is gone through again from its start, under
+`watching`, which says which tensor of which head it was and leaves that step out.
 """
 
+import torch
 from torch import Tensor
 
 from esper.leyline.telemetry import SHARED, NonfiniteSighting
 from esper.simic.agent.figures import Figures
+from esper.simic.agent.loss_scale import LossScale
 from esper.simic.agent.losses import Minibatch, MinibatchTerms
 
 #: What a figure that is not finite says of: by head, and of what belongs to no head.
@@ -33,31 +36,29 @@ _SHARED_EVIDENCE = {
 
 
 class Screen:
-    """Says of each minibatch whether one of its figures is not finite, as a tensor."""
+    """Leaves a minibatch's step out only where the fp16 loss scale has to know of an overflow."""
 
-    def forward(
-        self, _index: int, _batch: Minibatch, _terms: MinibatchTerms, figures: Tensor
-    ) -> Tensor:
-        """Return whether the forward pass was bad."""
-        return _not_finite(figures)
+    def __init__(self, loss_scale: LossScale) -> None:
+        self._loss_scale = loss_scale
+        self._good = torch.zeros((), dtype=torch.bool, device=loss_scale.scale.device)
+
+    def forward(self, _index: int, _batch: Minibatch, _terms: MinibatchTerms) -> Tensor:
+        """Return whether the forward pass was bad: not known, so no."""
+        return self._good
 
     def backward(self, _index: int, norms: Tensor) -> Tensor:
-        """Return whether the backward pass was bad."""
-        return _not_finite(norms)
-
-
-def _not_finite(figures: Tensor) -> Tensor:
-    # 0 times NaN or Inf is NaN, which is equal to nothing; all else sums up to 0.
-    return (figures * 0).sum() != 0
+        """Return whether the gradients, of these norms, overflowed."""
+        return ~norms[0].isfinite() if self._loss_scale.enabled else self._good
 
 
 def evidence(figures: Figures, minibatches_per_epoch: int) -> list[NonfiniteSighting]:
     """Return what the figures alone say, for an update that broke once and not again.
 
-    The heads whose figures are not finite; if there are none, what else is not.
+    Of the first minibatch that broke, since its step was taken and broke all that followed: the
+    heads whose figures are not finite; if there are none, what else is not.
     """
     seen: dict[tuple[str, str, str], list[int]] = {}
-    for minibatch in (figures.tripped & ~figures.overflow).nonzero().flatten().tolist():
+    for minibatch in (figures.tripped & ~figures.overflow).nonzero().flatten().tolist()[:1]:
         found = [
             (head, quantity, figures.by_head[name][minibatch, column].item())
             for name, quantity in _HEAD_EVIDENCE.items()

@@ -44,9 +44,7 @@ class UpdateWatch:
         )
 
     @torch.no_grad()
-    def forward(
-        self, index: int, batch: Minibatch, terms: MinibatchTerms, _figures: Tensor
-    ) -> Tensor:
+    def forward(self, index: int, batch: Minibatch, terms: MinibatchTerms) -> Tensor:
         """Flag everything that the loss is made of; return whether anything was."""
         monitor = self._monitor
         if index > 0:

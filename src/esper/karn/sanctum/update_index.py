@@ -11,7 +11,7 @@ from esper.leyline.telemetry import Event, PPOUpdatePayload, RunStarted
 STATES_KEPT: Final = 32
 
 
-class Timeline:
+class UpdateIndex:
     """The updates that are part of a run, and a bounded number of its states between them.
 
     An update that was trained again after a resume is where it was told last, and those that a
