@@ -320,6 +320,12 @@ def views():
     return Views()
 
 
+@pytest.fixture(scope="session")
+def views_of():
+    """Return the same maker, which hypothesis may use in all examples of a test."""
+    return Views()
+
+
 @pytest.fixture
 def child():
     """Return a live training process."""

@@ -85,7 +85,9 @@ def render_decision(
             )
         drawn.append(lines)
     gap = Text(" " * _GAP, no_wrap=True)
-    return [
+    told = any(one.probabilities for one in decision.heads)
+    note = Text("This run does not tell the probabilities of what was not chosen.", palette.muted)
+    return ([] if told else [note]) + [
         gap.join([lines[row] if row < len(lines) else blank for lines in drawn])
         for row in range(max(map(len, drawn)))
     ]

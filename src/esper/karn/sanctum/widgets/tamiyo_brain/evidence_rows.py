@@ -30,6 +30,7 @@ _DROPPED_FIRST: Final = ("minib.", "updates")  # where they do not all fit
 _LEAD: Final = 5  # the cursor, the light, its mark and two gaps
 _GAP: Final = 2
 _NARROWEST_LAST: Final = 12
+_ROOMY: Final = 100  # cells, from which on everything can be said
 _STEADY: Final = Lamps()
 
 
@@ -88,7 +89,7 @@ def render_rows(
 ) -> list[Text]:
     """Return a heading and a line for each of `rows_of`; the first cell is left to a cursor."""
     rows = rows_of(view)
-    cells = [_cells(row, view.now) for row in rows]
+    cells = [_cells(row, view.now, has_room=width >= _ROOMY) for row in rows]
     shown = list(range(len(_HEADERS)))
     # What a head without evidence has to say may reach over the columns that it leaves empty.
     widths = [
@@ -105,7 +106,7 @@ def render_rows(
     return lines
 
 
-def _cells(row: HeadRow, now: float) -> Sequence[str]:
+def _cells(row: HeadRow, now: float, *, has_room: bool) -> Sequence[str]:
     name = "shared part" if row.head == SHARED else display_name(row.head)
     evidence = row.evidence
     if evidence is None:
@@ -118,15 +119,19 @@ def _cells(row: HeadRow, now: float) -> Sequence[str]:
         count(evidence.minibatches or None),
         place(evidence.first_update, evidence.first_epoch, evidence.first_minibatch),
         place(evidence.last_update, evidence.last_epoch, evidence.last_minibatch),
-        ABSENT if row.acknowledged is None else who_and_when(row.acknowledged, now),
+        ABSENT if row.acknowledged is None else who_and_when(row.acknowledged, now, has_room),
     )
 
 
-def who_and_when(acknowledged: Acknowledgement, now: float) -> str:
-    """Return "19:32 ana@lab", with the day where it was not today's; in the local time."""
+def who_and_when(acknowledged: Acknowledgement, now: float, has_room: bool) -> str:
+    """Return "19:32 ana@lab", with the day where it was not today's; in the local time.
+
+    Without room, it goes without the machine.
+    """
     then, today = datetime.fromtimestamp(acknowledged.time), datetime.fromtimestamp(now)
     clock = then.strftime("%H:%M" if then.date() == today.date() else "%m-%d %H:%M")
-    return f"{clock} {acknowledged.who}"
+    who = acknowledged.who if has_room else acknowledged.who.partition("@")[0]
+    return f"{clock} {who}"
 
 
 def _row_line(
