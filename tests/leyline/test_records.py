@@ -23,6 +23,7 @@ NOT_TELEMETRY = {
     "run.last_event_at",
     "run.pid",  # part of the status
     "run.process_start_time",
+    "run.finished_at",
     "run.heads",
     "run.slots",
     "run.blueprints",

@@ -64,6 +64,7 @@ class SanctumAggregator:
         self._evidence = EvidenceLedger()
         self._start: RunStarted | None = None
         self._finish: RunFinished | None = None
+        self._finished_at: float | None = None
         self._notice = ""  # the last one
         self._started_at: float | None = None
         self._last_event_at: float | None = None
@@ -149,7 +150,7 @@ class SanctumAggregator:
 
     def _handle_run_started(self, event: Event, payload: RunStarted) -> None:
         self._start = payload
-        self._finish = None
+        self._finish = self._finished_at = None
         self._hosts.clear()
         self._decision = None
         self._step_times.clear()
@@ -274,6 +275,7 @@ class SanctumAggregator:
 
     def _handle_run_finished(self, event: Event, payload: RunFinished) -> None:
         self._finish = payload
+        self._finished_at = event.time
         self._episodes_done = payload.episodes_done
         self._say(event, *event_log.finished(payload))
 
@@ -357,6 +359,7 @@ class SanctumAggregator:
             last_event_at=self._last_event_at,
             pid=process.pid if process else None,
             process_start_time=process.process_start_time if process else None,
+            finished_at=self._finished_at,
             heads=self._part("heads", self._heads),
             checkpoint=self._checkpoint,
             events_lost=self._heartbeat.events_lost if self._heartbeat else 0,

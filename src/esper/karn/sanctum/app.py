@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import ClassVar, Final
+from typing import TYPE_CHECKING, ClassVar, Final
 
 from rich.segment import Segment
 from textual import work
@@ -18,6 +18,7 @@ from textual.filter import LineFilter
 from textual.screen import Screen
 from textual.worker import get_current_worker
 
+from esper.karn.run_directory import RunNotFoundError
 from esper.karn.sanctum.ascii import segments_in_ascii
 from esper.karn.sanctum.attention import (
     Attention,
@@ -26,7 +27,7 @@ from esper.karn.sanctum.attention import (
     lit_lights,
     unacknowledged,
 )
-from esper.karn.sanctum.screens.run_screen import RunScreen, Seen
+from esper.karn.sanctum.screens.run_screen import RunScreen, RunsSeen, Seen
 from esper.karn.sanctum.settings import (
     Settings,
     SettingsError,
@@ -40,6 +41,10 @@ from esper.karn.sanctum.view import View
 from esper.karn.sanctum.watch import RunWatch, Watch
 from esper.karn.sanctum.widgets.panel import Panel
 from esper.karn.sanctum.widgets.time_bar import TimeBar
+
+if TYPE_CHECKING:
+    from esper.karn.run_catalogue import RunCatalogue
+    from esper.karn.sanctum.widgets.runs_panel import RunsPanel
 
 #: How long the cockpit waits between two looks at the run.
 PERIOD_SECONDS: Final = 0.25
@@ -152,6 +157,7 @@ class SanctumApp(App[Outcome]):
         self._time = TimeControls(self._watch)
         self._attention = Attention()
         self._lamps = Lamps()
+        self._catalogue: RunCatalogue | None = None  # once a screen wants to show all runs
         self._leaving = threading.Event()
         self._wake = threading.Event()  # there is a reason to look at once
         # A screen is a mode of its own, and so keeps its focus and what was scrolled.
@@ -206,10 +212,26 @@ class SanctumApp(App[Outcome]):
             if watch is not self._watch:
                 continue  # another run was opened meanwhile
             # To the screen and not to the app: it takes messages only when its panels are there.
-            self.run_screen.post_message(Seen(view))
-            if not view.is_behind:
+            screen = self.run_screen
+            screen.post_message(Seen(view))
+            are_more = screen.WANTS_RUNS and self._look_at_runs(screen)
+            if not view.is_behind and not are_more:
                 self._wake.wait(PERIOD_SECONDS)
                 self._wake.clear()
+
+    def _look_at_runs(self, screen: RunScreen) -> bool:
+        """Look at the folder of runs for a screen; return whether there is more to be read."""
+        from esper.karn.run_catalogue import RunCatalogue  # not needed for the first paint
+
+        if self._catalogue is None:
+            self._catalogue = RunCatalogue(self.run_dir)
+        try:
+            found = self._catalogue.look(self._clock())
+        except RunNotFoundError as error:
+            screen.post_message(RunsSeen((), error=str(error)))
+            return False
+        screen.post_message(RunsSeen(found.runs, is_behind=found.is_behind))
+        return found.is_behind
 
     def _with_child(self, view: View) -> View:
         """Add what only the parent of a training process knows: that it died before it said so."""
@@ -254,6 +276,10 @@ class SanctumApp(App[Outcome]):
         self._watch = RunWatch(directory, self.run_dir)
         self._time = TimeControls(self._watch)
         self.action_open("Overview")
+
+    def on_runs_panel_opened(self, message: "RunsPanel.Opened") -> None:
+        """Watch the run that was chosen in the list of all."""
+        self.open_run(message.path)
 
     # Lights
 

@@ -9,6 +9,8 @@ from typing import Final
 
 from rich.cells import cell_len
 from rich.segment import Segment
+from rich.style import Style
+from rich.text import Text
 
 _SIGNS: Final = {
     # lights, and signs of the log
@@ -39,6 +41,7 @@ _TABLE: Final = str.maketrans(
     _SIGNS | {sign: plain for plain, signs in _BOXES.items() for sign in signs}
 )
 _BRAILLE: Final = range(0x2800, 0x2900)
+_NO_STYLE: Final = Style()
 #: The dots of a Braille character by row, the topmost first, and what stands for a dot there.
 _BRAILLE_ROWS: Final = ((0x09, "'"), (0x12, "-"), (0x24, "."), (0xC0, "_"))
 
@@ -66,3 +69,16 @@ def _plain(character: str) -> str:
 def segments_in_ascii(segments: list[Segment]) -> list[Segment]:
     """Return segments with the same styles and widths, in ASCII."""
     return [Segment(to_ascii(text), style, control) for text, style, control in segments]
+
+
+def text_in_ascii(text: Text) -> Text:
+    """Return a line with the same styles and widths, in ASCII; what it is made of keeps its place.
+
+    A sign that is two cells wide becomes two characters, so styles are kept by the piece.
+    """
+    pieces = text.divide(sorted({place for span in text.spans for place in span[:2]}))
+    line = Text(style=text.style, no_wrap=True)
+    for piece in pieces:
+        style = Style.combine([_NO_STYLE, *(Style.parse(str(span.style)) for span in piece.spans)])
+        line.append(to_ascii(piece.plain), style)
+    return line

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from esper.karn.liveness import RunStatus, run_status
+from esper.karn.liveness import RunStatus, StatusKind, run_status
 from esper.karn.run_reader import RunReader
 from esper.karn.run_tables import RunStoreError, RunStoreMissingError
 from esper.karn.sanctum.aggregator import SanctumAggregator
@@ -34,10 +34,13 @@ class RunFollower:
 
     Args:
         directory: the run's directory; it need not exist yet.
+        brief: whether to pass over all that comes many times an update, for a summary: then the
+            hosts, what was decided for them and the speed stay unknown.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, brief: bool = False) -> None:
         self._directory = directory
+        self._is_brief = brief
         self._reader = RunReader(directory)
         self._identity: tuple[int, int] | None = None
         self._error: str | None = None
@@ -69,7 +72,10 @@ class RunFollower:
             heartbeat=self._heartbeat,
             heartbeat_at=self._heartbeat_at,
             now=now,
+            finished_at=snapshot.run.finished_at,
         )
+        if self._error is not None and not snapshot.last_event_id:
+            status = RunStatus(StatusKind.UNREADABLE, None, self._error)
         return Frame(snapshot, status, self._error, self._is_behind)
 
     def catch_up(self) -> Frame:
@@ -110,7 +116,8 @@ class RunFollower:
             self._identity = identity
         with self._reader.session():
             if self._counts_from is None:
-                self._counts_from = first_that_counts(self._reader, self._reader.last_id())
+                newest = self._reader.last_id()
+                self._counts_from = 1 if self._is_brief else first_that_counts(self._reader, newest)
             self._take_in(self._counts_from)
             beat = self._reader.heartbeat()
         if beat is not None and isinstance(beat.payload, Heartbeat):
@@ -121,19 +128,20 @@ class RunFollower:
     def _take_in(self, counts_from: int) -> None:
         budget = EVENTS_PER_POLL
         while budget > 0:
-            bulk = self._cursor >= counts_from - 1
+            is_old = self._cursor < counts_from - 1
             limit = min(EVENTS_PER_READ, budget)
-            if bulk:
-                events = self._reader.read(self._cursor, limit)
-            else:
+            if is_old:
                 events = self._reader.read(self._cursor, limit, up_to=counts_from - 1, bulk=False)
+            else:
+                events = self._reader.read(self._cursor, limit, bulk=not self._is_brief)
             for event in events:
                 self._aggregator.apply(event)
-                self._index.note(event, self._aggregator)
+                if not self._is_brief:
+                    self._index.note(event, self._aggregator)
             budget -= len(events)
             if len(events) == limit:
                 self._cursor = events[-1].id
-            elif not bulk:
+            elif is_old:
                 self._cursor = counts_from - 1
             else:
                 self._cursor = events[-1].id if events else self._cursor

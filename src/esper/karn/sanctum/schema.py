@@ -216,6 +216,7 @@ class RunState:
     last_event_at: float | None = None
     pid: int | None = None
     process_start_time: float | None = None
+    finished_at: float | None = None  # unless the run went on since
     host_parameters: int = 0
     heads: dict[str, tuple[str, ...]] = field(default_factory=lambda: dict(HEAD_CHOICES))
     slots: tuple[str, ...] = ()

@@ -7,6 +7,7 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Container
 
+from esper.karn.sanctum.attention import Light
 from esper.karn.sanctum.screens.run_screen import RunScreen
 from esper.karn.sanctum.view import View
 from esper.karn.sanctum.widgets.choice_panel import ChoicePanel
@@ -64,6 +65,15 @@ class HeadsScreen(RunScreen):
         """Replay the incident of the chosen row, and show what comes of it."""
         self.action_open_incident()
         self.query_one(IncidentPanel).replay()
+
+    def chosen_light(self) -> Light | None:
+        """Return the light of the row that is chosen."""
+        if self.view is None:
+            return None
+        row = self.query_one(EvidencePanel).chosen_row(self.view)
+        if row is None or row.evidence is None:
+            return None
+        return row.evidence.head, "nan" if row.evidence.kind == "nan" else "inf"
 
     def _follow(self) -> None:
         if self.view is None:

@@ -109,6 +109,9 @@ class HelpScreen(ModalScreen[None]):
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape,q,question_mark,f1,ctrl+c", "dismiss", "Close", tooltip="Close the help"),
+        Binding("k", "place('keys')", "Keys", tooltip="To the keys"),
+        Binding("f", "place('fields')", "Fields", tooltip="To the focused panel's fields"),
+        Binding("s", "place('signs')", "Signs", tooltip="To the signs"),
     ]
 
     def __init__(self, panel: Panel | None = None) -> None:
@@ -120,15 +123,21 @@ class HelpScreen(ModalScreen[None]):
         palette = palette_of(self.app.theme)
         below = self.app.screen_stack[-2]
         with VerticalScroll(id="help"):
-            yield Static("Keys", classes="title")
+            yield Static("Keys", id="keys", classes="title")
             yield Static(render_keys(keys_of(below), palette))
             yield from self._fields(palette)
-            yield Static("Signs", classes="title")
+            yield Static("Signs", id="signs", classes="title")
             yield Static(render_signs(palette))
+        yield Static("k keys   f fields   s signs   esc closes", id="help-places")
 
     def _fields(self, palette: Palette) -> Iterable[Widget]:
         records = [] if self._panel is None else records_of(self._panel)
         if self._panel is not None and records:
-            title = self._panel.border_title or "This panel"
-            yield Static(f"Fields of {title}", classes="title", markup=False)
+            title = self._panel.BORDER_TITLE or "This panel"
+            yield Static(f"Fields of {title}", id="fields", classes="title", markup=False)
             yield Static(render_records(records, palette))
+
+    def action_place(self, place: str) -> None:
+        """Scroll to a part of the help."""
+        for title in self.query(f"#{place}"):
+            self.query_one("#help").scroll_to_widget(title, top=True, animate=False)

@@ -1,7 +1,7 @@
 """What every screen over a run has in common: the run's state on top, its panels, the keys."""
 
-from collections.abc import Iterable
-from typing import ClassVar
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, ClassVar
 
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
@@ -19,6 +19,9 @@ from esper.karn.sanctum.widgets.master_status import master_word
 from esper.karn.sanctum.widgets.panel import Panel
 from esper.karn.sanctum.widgets.status_strip import StatusStrip
 from esper.karn.sanctum.widgets.time_bar import TimeBar, updates_of
+
+if TYPE_CHECKING:
+    from esper.karn.run_catalogue import RunSummary
 
 #: The smallest terminal in which everything essential can be seen.
 SMALLEST: tuple[int, int] = (72, 23)
@@ -41,6 +44,18 @@ class Seen(Message):
         self.view = view
 
 
+class RunsSeen(Message):
+    """The folder of runs was looked at; sent to the screen that is to show it."""
+
+    def __init__(
+        self, runs: "Sequence[RunSummary]", *, is_behind: bool = False, error: str | None = None
+    ) -> None:
+        super().__init__()
+        self.runs = runs  # oldest first
+        self.is_behind = is_behind  # there are more, which were not read yet
+        self.error = error  # one sentence, where the folder could not be read
+
+
 class RunScreen(Screen[None]):
     """Shows a run; knows nothing of it but the view that it is given.
 
@@ -59,11 +74,19 @@ class RunScreen(Screen[None]):
         ),
     ]
 
+    #: Whether it is shown all runs, too.
+    WANTS_RUNS: ClassVar[bool] = False
+
     def __init__(self) -> None:
         super().__init__()
         self.view: View | None = None  # the one being shown
         self._speed = 1
         self._lamps = Lamps()
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all that there was to see when it was opened has been read and shown."""
+        return self.view is not None and not self.view.is_behind
 
     def top(self) -> Iterable[Widget]:
         """Return what says, on every screen, how the run is."""

@@ -18,7 +18,8 @@ _WORDS: Final = {
     Level.WARNING: "WARNING",
     Level.CRITICAL: "CRITICAL",
 }
-WAITING: Final = "WAITING"
+#: There is nothing to judge by yet.
+_BEFORE: Final = (StatusKind.WAITING, StatusKind.STARTING)
 NO_DATA: Final = "NO DATA"
 _MARGIN: Final = 1
 
@@ -29,8 +30,8 @@ def master_word(view: View) -> str:
         return _WORDS[Level.CRITICAL]
     if view.error is not None:
         return NO_DATA
-    if view.status.kind == StatusKind.WAITING:
-        return WAITING
+    if view.status.kind in _BEFORE:
+        return str(view.status.kind)
     return _WORDS[view.verdict.level]
 
 
@@ -39,7 +40,7 @@ def reason(view: View) -> str:
     if view.verdict.level != Level.CRITICAL:
         if view.error is not None:
             return "the run cannot be read"
-        if view.status.kind == StatusKind.WAITING:
+        if view.status.kind in _BEFORE:
             return view.status.sentence
     if not view.verdict.reasons:
         return "nothing out of the ordinary"

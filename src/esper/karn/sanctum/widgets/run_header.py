@@ -26,6 +26,7 @@ def status_text(status: RunStatus, palette: Palette) -> Text:
         StatusKind.FINISHED: palette.accent,
         StatusKind.STOPPED: palette.accent,
         StatusKind.STALE: palette.warning,
+        StatusKind.UNREADABLE: palette.warning,
         StatusKind.HALTED: palette.critical,
         StatusKind.FAILED: palette.critical,
         StatusKind.DEAD: palette.critical,
