@@ -279,6 +279,20 @@ class Views:
             yield LogEntry(10 + number, START + 60 * number, "info", text)
 
 
+_OPERATION = {
+    "op": "aten.mm.default",
+    "phase": "forward",
+    "epoch": 1,
+    "minibatch": 3,
+    "module": "policy.heads",
+    "derivative": "",
+    "file": "/somewhere/esper/tamiyo/policy.py",
+    "line": 88,
+    "function": "forward",
+    "code": "return hidden @ self.weight",
+}
+
+
 class Child:
     """A training process that never was; `code` is its exit code, None while it runs."""
 
@@ -318,6 +332,30 @@ class FakeWatch:
 def views():
     """Return the maker of views."""
     return Views()
+
+
+@pytest.fixture(scope="session")
+def views_of():
+    """Return the same maker, which hypothesis may use in all examples of a test."""
+    return Views()
+
+
+@pytest.fixture
+def replay_report():
+    """Return what `esper replay --json` prints of an Inf that began in a matrix product."""
+    return {
+        "run": "20251122-190000-amber",
+        "incident": 1,
+        "update": 2,
+        "verdict": "reproduced",
+        "differences": [],
+        "remarks": ["torch is 2.15.0 now and was 2.14.1 then"],
+        "recorded": [{"head": "op", "quantity": "logits", "kind": "+inf", "count": 1}],
+        "seen": [{"head": "op", "quantity": "logits", "kind": "+inf", "count": 1}],
+        "poisoned_inputs": [],
+        "origin": _OPERATION | {"cause": "the weight of op was too large", "inputs": []},
+        "chain": [_OPERATION, _OPERATION, _OPERATION | {"op": "aten.add.Tensor", "line": 90}],
+    }
 
 
 @pytest.fixture

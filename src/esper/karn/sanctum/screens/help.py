@@ -12,7 +12,7 @@ from textual.widget import Widget
 from textual.widgets import Static
 
 from esper.karn.sanctum.themes import palette_of
-from esper.karn.sanctum.widgets.charts import NONFINITE_SIGNS
+from esper.karn.sanctum.widgets.charts import MIXED_SIGN, NONFINITE_SIGNS
 from esper.karn.sanctum.widgets.hosts_panel import STAGE_SIGNS
 from esper.karn.sanctum.widgets.palette import Palette
 from esper.karn.sanctum.widgets.panel import Panel
@@ -54,6 +54,7 @@ def render_signs(palette: Palette) -> Text:
     for kind, sign in NONFINITE_SIGNS.items():
         name = KIND_WORDS[kind] if kind != "+inf" else "+Inf"
         signs.append((sign, alert, f"a {name} in a curve"))
+    signs.append((MIXED_SIGN, alert, "points of more than one of these kinds in one place"))
     for stage, sign in STAGE_SIGNS.items():
         signs.append((sign, palette.ink, f"a slot whose seed is {stage.name.lower()}"))
     signs.append(("▁ to █", palette.ink, "alpha: how much of a seed is blended into its host"))

@@ -19,23 +19,6 @@ from esper.karn.sanctum.widgets.palette import Palette
 # Bits of a Braille character by its two columns and four rows, the topmost first (Unicode U+2800).
 _BRAILLE: Final = 0x2800
 _DOTS: Final = ((0x01, 0x02, 0x04, 0x40), (0x08, 0x10, 0x20, 0x80))
-_ROW_BITS: Final = tuple(left | right for left, right in zip(*_DOTS, strict=True))
-
-
-def _ascii(bits: int) -> str:
-    """Return the character of ASCII whose ink is nearest to where the dots are."""
-    rows = [row for row, mask in enumerate(_ROW_BITS) if bits & mask]
-    if not rows:
-        return " "
-    if rows[-1] - rows[0] >= 2:
-        return ":" if len(rows) == 2 else "|"
-    if rows[-1] <= 1:
-        return "'"
-    return "." if rows[0] >= 2 else "-"
-
-
-#: Turns every Braille character into ASCII, for `str.translate`.
-ASCII_BY_BRAILLE: Final = {_BRAILLE + bits: _ascii(bits) for bits in range(256)}
 
 
 def line_chart(

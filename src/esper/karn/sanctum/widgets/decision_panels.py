@@ -21,12 +21,19 @@ class DecisionListPanel(ChoicePanel):
     def part(self, view: View) -> object:
         return view.snapshot.decisions, view.snapshot.run.heads
 
+    def show(self, view: View) -> None:
+        """Show another view of the run, and when what it shows was decided."""
+        super().show(view)
+        moment = when(view.snapshot.decisions, view.snapshot.run)
+        title = f"Decisions, {moment}" if moment else "Decisions"
+        if title != self.border_title:
+            self.border_title = title
+
     def keys(self, view: View) -> Sequence[Hashable]:
         return [decision.host for decision in view.snapshot.decisions]
 
     def rows(self, view: View, width: int, palette: Palette) -> list[Text]:
         snapshot = view.snapshot
-        self.border_subtitle = when(snapshot.decisions, snapshot.run)
         if not snapshot.decisions:
             return [Text("no decision taken yet", style=palette.muted, no_wrap=True)]
         return [

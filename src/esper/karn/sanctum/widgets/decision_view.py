@@ -63,10 +63,27 @@ def render_decision(
     A block is the head's name, and a line for each of its choices with a bar for its probability.
     Heads that did not count for what was done are dim. What exceeds `height` lines is scrolled.
     """
-    if not decision.heads:
-        return [Text("nothing is known of what was chosen", style=palette.muted)]
     # The op first: it decides which of the others count.
     heads = sorted(decision.heads, key=lambda one: one.head != "op")
+    lines = _blocks(heads, run, width, height, palette) if heads else []
+    for is_missing, said in (
+        (not heads, "Nothing is known of what was chosen."),
+        (
+            not any(one.probabilities for one in heads),
+            "This run does not tell the probabilities of what was not chosen.",
+        ),
+    ):
+        if is_missing:
+            lines.insert(0, Text(said, style=palette.muted, no_wrap=True))
+            break
+    for line in lines:
+        line.truncate(width, overflow="ellipsis")
+    return lines
+
+
+def _blocks(
+    heads: Sequence[HeadDecision], run: RunState, width: int, height: int, palette: Palette
+) -> list[Text]:
     sizes = [1 + len(_shares(one)) for one in heads]
     most = max(1, min(len(heads), (width + _GAP) // (_NARROWEST + _GAP)))
     best = max(1, min(most, (width + _GAP) // (_BEST + _GAP)))
@@ -78,15 +95,14 @@ def render_decision(
     blank = Text(" " * column_width, no_wrap=True)
     drawn: list[list[Text]] = []
     for stack in stacks:
-        lines: list[Text] = []
+        column: list[Text] = []
         for at in stack:
-            lines += ([blank] * space if lines else []) + _block(
-                heads[at], run, column_width, palette
-            )
-        drawn.append(lines)
+            column += [blank] * (space if column else 0)
+            column += _block(heads[at], run, column_width, palette)
+        drawn.append(column)
     gap = Text(" " * _GAP, no_wrap=True)
     return [
-        gap.join([lines[row] if row < len(lines) else blank for lines in drawn])
+        gap.join([column[row] if row < len(column) else blank for column in drawn])
         for row in range(max(map(len, drawn)))
     ]
 
@@ -188,7 +204,8 @@ def render_decision_row(
     )
     line.append(decision_words(decision, run), palette.ink)
     line.truncate(max(0, width - right.cell_len), overflow="ellipsis", pad=True)
-    return line.append_text(right)
+    line.append_text(right).truncate(width, overflow="ellipsis")
+    return line
 
 
 def when(decisions: Sequence[DecisionState], run: RunState) -> str:

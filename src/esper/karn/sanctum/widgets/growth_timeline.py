@@ -27,10 +27,12 @@ def render_timeline(
     """
     steps = host.slot_history
     if not steps:
-        return [Text("no step completed yet", style=palette.muted, no_wrap=True)]
+        return [Text(cut("no step completed yet", width), style=palette.muted, no_wrap=True)]
     slots = max(map(len, steps))
     if slots == 0:
-        return [Text("this host has no slots to grow in", style=palette.muted, no_wrap=True)]
+        return [
+            Text(cut("this host has no slots to grow in", width), style=palette.muted, no_wrap=True)
+        ]
     each = (height - 1) // slots
     lines: list[Text] = []
     for slot in range(slots):

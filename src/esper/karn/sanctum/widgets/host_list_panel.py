@@ -1,7 +1,7 @@
 """The list of the Hosts screen: every host in a line."""
 
 from collections.abc import Hashable, Sequence
-from typing import Final
+from typing import ClassVar, Final
 
 from rich.text import Text
 
@@ -9,7 +9,7 @@ from esper.karn.sanctum.schema import HostState, SanctumSnapshot
 from esper.karn.sanctum.view import View
 from esper.karn.sanctum.widgets.charts import sparkline
 from esper.karn.sanctum.widgets.choice_panel import ChoicePanel
-from esper.karn.sanctum.widgets.figures import count, percentage
+from esper.karn.sanctum.widgets.figures import count, cut, percentage
 from esper.karn.sanctum.widgets.hosts_panel import stage_sign, stage_style
 from esper.karn.sanctum.widgets.judgement import figure_style
 from esper.karn.sanctum.widgets.palette import DARK, Palette
@@ -28,7 +28,7 @@ def render_host_list(snapshot: SanctumSnapshot, width: int, palette: Palette = D
     """
     hosts = snapshot.hosts
     if not hosts:
-        return [Text("no step completed yet", style=palette.muted, no_wrap=True)]
+        return [Text(cut("no step completed yet", width), style=palette.muted, no_wrap=True)]
     slots = max(len(_SLOTS), *(len(host.slots) for host in hosts))
     room = width - _INDEX_WIDTH - _PERCENT_WIDTH - slots - 1
     has_count = room >= _COUNT_WIDTH + 1
@@ -63,6 +63,11 @@ def _signs(host: HostState, palette: Palette) -> Text:
 class HostListPanel(ChoicePanel):
     """Shows every host, and which of them is chosen."""
 
+    SHOWS: ClassVar[tuple[str, ...]] = (
+        "hosts[…].accuracy",
+        "hosts[…].parameters",
+        "hosts[…].slots[…].stage",
+    )
     BORDER_TITLE = "Hosts"
 
     def part(self, view: View) -> object:

@@ -57,6 +57,12 @@ class HostPanel(Panel):
 class CurvesPanel(HostPanel):
     """Shows accuracy, loss, reward and size over the steps of the episode."""
 
+    SHOWS: ClassVar[tuple[str, ...]] = (
+        "hosts[…].accuracy",
+        "hosts[…].loss",
+        "hosts[…].reward",
+        "hosts[…].parameters",
+    )
     TITLE = "Curves"
 
     def draw_host(
@@ -68,6 +74,11 @@ class CurvesPanel(HostPanel):
 class TimelinePanel(HostPanel):
     """Shows what grew in each slot, and when."""
 
+    SHOWS: ClassVar[tuple[str, ...]] = (
+        "hosts[…].slots[…].stage",
+        "hosts[…].slots[…].alpha",
+        "hosts[…].slots[…].blueprint",
+    )
     TITLE = "Growth"
 
     def draw_host(
@@ -79,6 +90,12 @@ class TimelinePanel(HostPanel):
 class NetworkPanel(HostPanel):
     """Shows the network as it has grown."""
 
+    SHOWS: ClassVar[tuple[str, ...]] = (
+        "hosts[…].parameters",
+        "run.host_parameters",
+        "hosts[…].slots[…].blueprint",
+        "hosts[…].slots[…].alpha",
+    )
     TITLE = "Network"
 
     def draw_host(

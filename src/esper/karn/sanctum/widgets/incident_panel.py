@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import ClassVar, Final
 
 from rich.text import Text
 from textual.timer import Timer
@@ -30,6 +30,13 @@ class IncidentPanel(Panel):
             another.
     """
 
+    SHOWS: ClassVar[tuple[str, ...]] = (
+        "interventions.incidents",
+        "interventions.incidents_not_kept",
+        "interventions.updates_skipped",
+        "interventions.updates_rolled_back",
+        "interventions.halts",
+    )
     BORDER_TITLE = "Incident"
 
     def __init__(

@@ -15,7 +15,7 @@ from esper.karn.sanctum.widgets.palette import Palette
 from esper.karn.sightings import KIND_WORDS
 
 GAP: Final = 3  # between two columns of charts
-NARROWEST: Final = 24
+NARROWEST: Final = 22
 _SCALE_WIDTH: Final = 7  # figures and the axis
 _FIGURE_WIDTH: Final = 5
 _VALUE_WIDTH: Final = 6

@@ -16,6 +16,7 @@ from esper.karn.sanctum.widgets.plot import Series, plots
 _LABEL_WIDTH: Final = 15
 _SHORT_LABEL_WIDTH: Final = 9
 _GAP: Final = 2  # between two columns of figures
+_SHORTEST_TREND: Final = 12  # in updates: two of them would always look like a jump
 
 #: What is shown: label, a shorter one, and field of TrainingState; its history is in
 #: `<field>_history`.
@@ -79,7 +80,7 @@ def _two_columns(snapshot: SanctumSnapshot, width: int, palette: Palette) -> lis
         cell.append(f" {figure(value):<5}", _style(snapshot, field, palette))
         history = getattr(snapshot.training, f"{field}_history")
         room = max(0, column_width - cell.cell_len)
-        cell.append_text(sparkline(history[-room:] if room else (), room, palette))
+        cell.append_text(sparkline(history[-max(room, _SHORTEST_TREND) :], room, palette))
         cell.truncate(column_width, overflow="ellipsis", pad=True)
         cells.append(cell)
     gap = Text(" " * _GAP, no_wrap=True)
@@ -91,30 +92,29 @@ def _foot(snapshot: SanctumSnapshot, width: int, palette: Palette) -> list[Text]
     training = snapshot.training
     rate = Text(no_wrap=True).append("Learning rate ", palette.muted)
     rate.append(figure(training.learning_rate, 6), _style(snapshot, "learning_rate", palette))
-    skipped = Text(no_wrap=True).append("Skipped".ljust(_LABEL_WIDTH), palette.muted)
     if training.learning_rate is None:
-        return _joined([skipped.append(ABSENT, palette.faint), rate], width)
+        skipped = Text(no_wrap=True).append("Skipped ", palette.muted)
+        return [_joined(skipped.append(ABSENT, palette.faint), rate, width)]
     style = figure_style(
         "training.minibatches_skipped", training.minibatches_skipped, snapshot.run.update, palette
     )
-    skipped.append(f"{training.minibatches_skipped}/{training.minibatches}", style)
-    rest = f" minibatches, {training.skipped_in_run} in this run"
-    if skipped.cell_len + len(rest) > width:
-        rest = f", {training.skipped_in_run} in all"
-    skipped.append(rest, palette.muted)
-    if training.loss_scale is None:
-        return _joined([skipped, rate], width)
-    return _joined([skipped, _scaler(snapshot, width, palette), rate], width)
+    for rest in (
+        f" minibatches, {training.skipped_in_run} in this run",
+        f", {training.skipped_in_run} in all",
+    ):
+        skipped = Text(no_wrap=True).append("Skipped ", palette.muted)
+        skipped.append(f"{training.minibatches_skipped}/{training.minibatches}", style)
+        skipped.append(rest, palette.muted)
+        if skipped.cell_len + _GAP + rate.cell_len <= width:
+            break
+    line = _joined(skipped, rate, width)
+    return [line] if training.loss_scale is None else [line, _scaler(snapshot, width, palette)]
 
 
-def _joined(parts: list[Text], width: int) -> list[Text]:
-    """Return the parts, of which the last stands at the end of a line if it fits there."""
-    *lines, last = parts
-    room = width - lines[-1].cell_len
-    if room < last.cell_len + 2:
-        return parts
-    lines[-1].append(" " * (room - last.cell_len)).append_text(last)
-    return lines
+def _joined(left: Text, right: Text, width: int) -> Text:
+    """Return both at the ends of one line; the right one is left out where it does not fit."""
+    room = width - left.cell_len - right.cell_len
+    return left if room < _GAP else left.append(" " * room).append_text(right)
 
 
 def _scaler(snapshot: SanctumSnapshot, width: int, palette: Palette) -> Text:

@@ -6,6 +6,7 @@ from typing import ClassVar
 from rich.text import Text
 from textual.binding import Binding, BindingType
 
+from esper.karn.sanctum.attention import Lamps
 from esper.karn.sanctum.view import View
 from esper.karn.sanctum.widgets.choice_panel import ChoicePanel
 from esper.karn.sanctum.widgets.palette import Palette
@@ -15,6 +16,12 @@ from esper.karn.sanctum.widgets.tamiyo_brain.evidence_rows import HeadRow, rende
 class EvidencePanel(ChoicePanel):
     """Shows the evidence behind the lights (TELE-302, TELE-303), and which of it is chosen."""
 
+    SHOWS: ClassVar[tuple[str, ...]] = (
+        "tamiyo.head_inf_latch",
+        "tamiyo.head_nan_latch",
+        "tamiyo.evidence",
+        "tamiyo.first",
+    )
     BORDER_TITLE = "Evidence"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("enter", "screen.open_incident", "Incident", tooltip="Open the row's incident"),
@@ -28,7 +35,14 @@ class EvidencePanel(ChoicePanel):
         return [row.key for row in rows_of(view)]
 
     def rows(self, view: View, width: int, palette: Palette) -> list[Text]:
-        return render_rows(view, width, palette)
+        return render_rows(view, width, palette, self.lamps)
+
+    def show_lamps(self, lamps: Lamps) -> None:
+        """Show the lights in another way."""
+        changed = lamps != self.lamps
+        super().show_lamps(lamps)
+        if changed:
+            self.redraw()
 
     def chosen_row(self, view: View) -> HeadRow | None:
         """Return the chosen row as it stands in a view; None where there are no heads."""

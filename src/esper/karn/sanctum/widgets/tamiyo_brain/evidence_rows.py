@@ -7,6 +7,7 @@ from typing import Final
 
 from rich.text import Text
 
+from esper.karn.sanctum.attention import Lamps
 from esper.karn.sanctum.schema import Evidence, FirstSighting
 from esper.karn.sanctum.view import Acknowledgement, View
 from esper.karn.sanctum.widgets.figures import ABSENT, count, cut
@@ -29,6 +30,8 @@ _DROPPED_FIRST: Final = ("minib.", "updates")  # where they do not all fit
 _LEAD: Final = 5  # the cursor, the light, its mark and two gaps
 _GAP: Final = 2
 _NARROWEST_LAST: Final = 12
+_ROOMY: Final = 100  # cells, from which on everything can be said
+_STEADY: Final = Lamps()
 
 
 @dataclass(frozen=True)
@@ -81,10 +84,12 @@ def _is_it(evidence: Evidence, first: FirstSighting | None) -> bool:
     )
 
 
-def render_rows(view: View, width: int, palette: Palette = DARK) -> list[Text]:
+def render_rows(
+    view: View, width: int, palette: Palette = DARK, lamps: Lamps = _STEADY
+) -> list[Text]:
     """Return a heading and a line for each of `rows_of`; the first cell is left to a cursor."""
     rows = rows_of(view)
-    cells = [_cells(row, view.now) for row in rows]
+    cells = [_cells(row, view.now, has_room=width >= _ROOMY) for row in rows]
     shown = list(range(len(_HEADERS)))
     # What a head without evidence has to say may reach over the columns that it leaves empty.
     widths = [
@@ -97,11 +102,11 @@ def render_rows(view: View, width: int, palette: Palette = DARK) -> list[Text]:
             shown.remove(_HEADERS.index(name))
     lines = [_line(" " * _LEAD, _HEADERS, shown, widths, width, palette.muted)]
     for row, line in zip(rows, cells, strict=True):
-        lines.append(_row_line(row, line, shown, widths, width, palette))
+        lines.append(_row_line(row, line, shown, widths, width, palette, lamps))
     return lines
 
 
-def _cells(row: HeadRow, now: float) -> Sequence[str]:
+def _cells(row: HeadRow, now: float, *, has_room: bool) -> Sequence[str]:
     name = "shared part" if row.head == SHARED else display_name(row.head)
     evidence = row.evidence
     if evidence is None:
@@ -114,15 +119,19 @@ def _cells(row: HeadRow, now: float) -> Sequence[str]:
         count(evidence.minibatches or None),
         place(evidence.first_update, evidence.first_epoch, evidence.first_minibatch),
         place(evidence.last_update, evidence.last_epoch, evidence.last_minibatch),
-        ABSENT if row.acknowledged is None else who_and_when(row.acknowledged, now),
+        ABSENT if row.acknowledged is None else who_and_when(row.acknowledged, now, has_room),
     )
 
 
-def who_and_when(acknowledged: Acknowledgement, now: float) -> str:
-    """Return "19:32 ana@lab", with the day where it was not today's; in the local time."""
+def who_and_when(acknowledged: Acknowledgement, now: float, has_room: bool) -> str:
+    """Return "19:32 ana@lab", with the day where it was not today's; in the local time.
+
+    Without room, it goes without the machine.
+    """
     then, today = datetime.fromtimestamp(acknowledged.time), datetime.fromtimestamp(now)
     clock = then.strftime("%H:%M" if then.date() == today.date() else "%m-%d %H:%M")
-    return f"{clock} {acknowledged.who}"
+    who = acknowledged.who if has_room else acknowledged.who.partition("@")[0]
+    return f"{clock} {who}"
 
 
 def _row_line(
@@ -132,13 +141,17 @@ def _row_line(
     widths: Sequence[int],
     width: int,
     palette: Palette,
+    lamps: Lamps,
 ) -> Text:
     lead = Text("  ", no_wrap=True)
+    lit = f"bold {palette.critical}"
     if row.evidence is None:
-        lead.append(UNLIT.ljust(3), palette.faint)
+        lead.append(LIT if lamps.is_test else UNLIT, lit if lamps.is_test else palette.faint)
+        lead.append("  ")
         return lead + _line("", cells, range(len(cells)), widths, width - _LEAD, palette.muted)
-    lead.append(LIT, f"bold {palette.critical}")
-    lead.append((FIRST_OUT_MARK if row.is_first_out else "").ljust(2), f"bold {palette.critical}")
+    calls = lamps.bright and not lamps.is_test and row.acknowledged is None
+    lead.append(LIT, f"bold {palette.on_alert} on {palette.critical}" if calls else lit)
+    lead.append((FIRST_OUT_MARK if row.is_first_out else "").ljust(2), lit)
     # Of what has passed, its light alone still stands out.
     style = f"bold {palette.critical}" if row.evidence.is_active else palette.ink
     return lead + _line("", cells, shown, widths, width - _LEAD, style)

@@ -1,6 +1,6 @@
 """How one head has done: its entropy, ratio, gradient norm and clip fraction, update by update."""
 
-from typing import Final
+from typing import ClassVar, Final
 
 from rich.text import Text
 
@@ -90,6 +90,17 @@ def _foot(view: View, head: str, width: int, palette: Palette) -> Text:
 
 class HeadHistoryPanel(Panel):
     """Shows the history of the head that was chosen."""
+
+    SHOWS: ClassVar[tuple[str, ...]] = (
+        "tamiyo.head_entropy",
+        "tamiyo.head_ratio_max",
+        "tamiyo.head_gradient_norm",
+        "tamiyo.head_clip_fraction",
+        "tamiyo.head_kl",
+        "tamiyo.head_log_prob_min",
+        "tamiyo.head_log_prob_max",
+        "tamiyo.head_active_fraction",
+    )
 
     def __init__(self, *, id: str | None = None) -> None:
         super().__init__(id=id)
