@@ -256,6 +256,9 @@ def watch(
     once: bool,
     picture: Path | None,
     size: tuple[int, int],
+    screen: str = "overview",
+    theme: str | None = None,
+    ascii_only: bool = False,
 ) -> int:
     """Show a run in Sanctum, or print or draw one frame of it; return the exit code.
 
@@ -283,15 +286,58 @@ def watch(
         assert run is not None
         if picture is not None:
             try:
-                export_frame(run, picture, size, at=at)
+                export_frame(
+                    run,
+                    picture,
+                    size,
+                    at=at,
+                    screen=screen,
+                    theme=theme or "dark",
+                    ascii_only=ascii_only,
+                )
             except OSError as error:
                 raise ConfigError(f"cannot write {picture}: {error.strerror}") from error
         else:
-            print_once(run, at=at)
+            print_once(run, at=at, theme=theme, ascii_only=ascii_only)
         return 0
     from esper.karn.sanctum.app import run_sanctum
 
-    run_sanctum(run, run_dir, at=at)
+    run_sanctum(run, run_dir, at=at, theme=theme, ascii_only=ascii_only)
+    return 0
+
+
+def serve(
+    run_dir: Path,
+    reference: str | None,
+    *,
+    host: str,
+    port: int,
+    token: str | None,
+    theme: str | None,
+    ascii_only: bool,
+) -> int:
+    """Serve Sanctum to browsers until it is interrupted; return the exit code.
+
+    Raises:
+        RunNotFoundError: no run answers to the reference.
+        ServeError: it cannot be served like that, or what it takes is not installed.
+    """
+    from esper.karn.sanctum.served.options import ServeError, ServeOptions
+
+    options = ServeOptions(host, port, token, theme, ascii_only)
+    try:
+        run = find_run(run_dir, reference)
+    except RunNotFoundError:
+        if reference is not None:
+            raise
+        run = None
+    try:
+        from esper.karn.sanctum.served import server
+    except ModuleNotFoundError as error:
+        raise ServeError(
+            f"sanctum serve needs {error.name}, which comes with: pip install 'esper[serve]'"
+        ) from error
+    server.serve(options, run_dir, run)
     return 0
 
 

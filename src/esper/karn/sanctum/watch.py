@@ -2,10 +2,9 @@
 
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 from esper.karn import acknowledgements
 from esper.karn.console_tail import ConsoleTail
@@ -18,15 +17,25 @@ from esper.karn.sanctum.schema import SanctumSnapshot
 from esper.karn.sanctum.verdict import master_verdict
 from esper.karn.sanctum.view import TimePosition, View
 
-#: Takes the time of now, in seconds since the epoch, and returns what there is to see.
-Watch = Callable[[float], View]
-
 #: What a moment of the past is judged with: its own lights and figures, not how the run ended.
 _THEN: Final = RunStatus(StatusKind.LIVE, None, "as it was")
 
 
 class UpdateNotFoundError(ValueError):
     """A run has no update of that number."""
+
+
+class Watch(Protocol):
+    """Looks at a run, at a moment that can be chosen."""
+
+    def __call__(self, now: float) -> View:
+        """Return what there is to see at `now`, in seconds since the epoch."""
+
+    def go_to(self, update: int | None) -> None:
+        """From the next look on, show the run as it was after an update; None: as it is now."""
+
+    def play(self, speed: int) -> None:
+        """Move on by `speed` updates per second from the moment that is shown; 0 stands still."""
 
 
 class RunWatch:
@@ -120,6 +129,7 @@ class _Run:
         return replace(
             view,
             console=self._console.lines(),
+            directory=self._directory,
             acknowledgements=self._acknowledged.entries,
             error=view.error or self._acknowledged.error,
         )

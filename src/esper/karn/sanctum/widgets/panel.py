@@ -9,6 +9,7 @@ from textual.geometry import Size
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
+from esper.karn.sanctum.attention import Lamps
 from esper.karn.sanctum.themes import palette_of
 from esper.karn.sanctum.view import View
 from esper.karn.sanctum.widgets.palette import Palette
@@ -25,6 +26,9 @@ class Panel(ScrollView, can_focus=True, inherit_bindings=False):
     back into classes, hence the inheritance.
     """
 
+    #: Paths of the snapshot, such as `training.entropy`, of which it shows what their records say;
+    #: beside those whose records name this panel themselves.
+    SHOWS: ClassVar[tuple[str, ...]] = ()
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("enter", "zoom", "Zoom", tooltip="Give the focused panel all the room, or back"),
         Binding("up", "scroll_up", show=False, tooltip=_SCROLL_LINE),
@@ -38,6 +42,7 @@ class Panel(ScrollView, can_focus=True, inherit_bindings=False):
     def __init__(self, *, id: str | None = None) -> None:
         super().__init__(id=id)
         self._view: View | None = None
+        self.lamps = Lamps()
         self._lines: list[Text] = []
         self._strips: list[Strip] = []
 
@@ -54,6 +59,10 @@ class Panel(ScrollView, can_focus=True, inherit_bindings=False):
         before, self._view = self._view, view
         if before is None or self.part(view) != self.part(before):
             self.redraw()
+
+    def show_lamps(self, lamps: Lamps) -> None:
+        """Take note of how lights are shown; a panel with lights on it draws itself again."""
+        self.lamps = lamps
 
     def lines(self, view: View, width: int, height: int, palette: Palette) -> list[Text]:
         """Return what `draw` does by lines; a line that is the same object is not drawn anew."""
@@ -77,6 +86,17 @@ class Panel(ScrollView, can_focus=True, inherit_bindings=False):
         for y in range(top, min(top + region.height, len(lines))):
             if y >= len(before) or lines[y] != before[y]:
                 self.refresh_line(y)
+
+    def note(self, said: str) -> None:
+        """Say something beside the panel's title; nothing with an empty text."""
+        title = " · ".join(part for part in (self.BORDER_TITLE, said) if part)
+        if title != self.border_title:
+            self.border_title = title
+
+    @property
+    def text(self) -> str:
+        """All that stands in the panel, also what is not in sight."""
+        return "\n".join(line.plain.rstrip() for line in self._lines)
 
     def _strip(self, line: Text) -> Strip:
         console = self.app.console

@@ -55,7 +55,7 @@ def render_header(view: View, width: int, height: int, palette: Palette = DARK) 
     )
     time = _fields([("elapsed", elapsed)], palette)
     losses = _losses(run, palette)
-    taken = _interventions(view.snapshot.interventions, palette)
+    taken = _interventions(view.snapshot.interventions, view.status, palette)
     incidents = _incidents(view.snapshot.interventions, palette)
     if height >= 4:
         last = _join([rates, time, losses, incidents])
@@ -97,14 +97,18 @@ def _progress(run: RunState, width: int, palette: Palette) -> Text:
     return line.append(f" {100 * share:.0f}%" if run.episodes else "", palette.muted)
 
 
-def _interventions(done: InterventionState, palette: Palette) -> Text:
-    """Return what was done about updates that were not finite: nothing, on a good day."""
+def _interventions(done: InterventionState, status: RunStatus, palette: Palette) -> Text:
+    """Return what was done about updates that were not finite: nothing, on a good day.
+
+    That a run was halted is its status, and not said again.
+    """
+    halts = done.halts - (status.kind == StatusKind.HALTED)
     taken = [
         f"{number} {what}"
         for number, what in (
             (done.updates_skipped, "skipped"),
             (done.updates_rolled_back, "rolled back"),
-            (done.halts, "halted"),
+            (halts, "halted before" if status.kind == StatusKind.HALTED else "halted"),
         )
         if number
     ]
