@@ -191,7 +191,10 @@ def check_store(connection: sqlite3.Connection, where: str) -> bool:
     meta = dict(connection.execute("SELECT key, value FROM meta")) if "meta" in names else {}
     if meta.get("format") != STORE_FORMAT:
         raise RunStoreError(f"{where} is a database, but not one that Esper wrote")
-    version = int(meta["store_version"])
+    told = meta.get("store_version", "nothing")
+    if not told.isdecimal():
+        raise RunStoreError(f"{where} cannot be read: it gives {told!r} as its version")
+    version = int(told)
     if version > STORE_VERSION:
         raise RunStoreError(
             f"{where} was written by a newer Esper (store version {version}); this one reads up to "
