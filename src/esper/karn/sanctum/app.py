@@ -211,8 +211,11 @@ class SanctumApp(App[Outcome]):
             view = self._with_child(watch(self._clock()))
             if watch is not self._watch:
                 continue  # another run was opened meanwhile
+            if not (stack := self.screen_stack):
+                return  # Sanctum is being left, and its screens are gone already
             # To the screen and not to the app: it takes messages only when its panels are there.
-            screen = self.run_screen
+            screen = stack[0]
+            assert isinstance(screen, RunScreen)
             screen.post_message(Seen(view))
             are_more = screen.WANTS_RUNS and self._look_at_runs(screen)
             if not view.is_behind and not are_more:

@@ -88,33 +88,28 @@ def _two_columns(snapshot: SanctumSnapshot, width: int, palette: Palette) -> lis
 
 
 def _foot(snapshot: SanctumSnapshot, width: int, palette: Palette) -> list[Text]:
-    """Return the lines below the curves; of those that do not fit, the last matters least."""
+    """Return the lines below the curves, in as many words as fit."""
     training = snapshot.training
-    rate = Text(no_wrap=True).append("Learning rate ", palette.muted)
-    rate.append(figure(training.learning_rate, 6), _style(snapshot, "learning_rate", palette))
-    if training.learning_rate is None:
-        skipped = Text(no_wrap=True).append("Skipped ", palette.muted)
-        return [_joined(skipped.append(ABSENT, palette.faint), rate, width)]
-    style = figure_style(
-        "training.minibatches_skipped", training.minibatches_skipped, snapshot.run.update, palette
-    )
-    for rest in (
-        f" minibatches, {training.skipped_in_run} in this run",
-        f", {training.skipped_in_run} in all",
+    rate = figure(training.learning_rate, 6)
+    run = training.skipped_in_run
+    is_told = training.learning_rate is not None
+    skipped = f"{training.minibatches_skipped}/{training.minibatches}" if is_told else ABSENT
+    # Below each other, under fp16, the two kinds of what was skipped are to be compared.
+    label = "Skipped".ljust(_LABEL_WIDTH) if training.loss_scale is not None else "Skipped "
+    for rest, name in (
+        (f" minibatches, {run} in this run", "Learning rate "),
+        (f", {run} in all", "Learning rate "),
+        (f", {run} in all", "lr "),
     ):
-        skipped = Text(no_wrap=True).append("Skipped ", palette.muted)
-        skipped.append(f"{training.minibatches_skipped}/{training.minibatches}", style)
-        skipped.append(rest, palette.muted)
-        if skipped.cell_len + _GAP + rate.cell_len <= width:
+        rest = rest if is_told else ""
+        room = width - len(label + skipped + rest + name + rate)
+        if room >= _GAP:
             break
-    line = _joined(skipped, rate, width)
+    style = _style(snapshot, "minibatches_skipped", palette) if is_told else palette.faint
+    line = Text(no_wrap=True).append(label, palette.muted).append(skipped, style)
+    line.append(rest, palette.muted).append(" " * max(_GAP, room))
+    line.append(name, palette.muted).append(rate, _style(snapshot, "learning_rate", palette))
     return [line] if training.loss_scale is None else [line, _scaler(snapshot, width, palette)]
-
-
-def _joined(left: Text, right: Text, width: int) -> Text:
-    """Return both at the ends of one line; the right one is left out where it does not fit."""
-    room = width - left.cell_len - right.cell_len
-    return left if room < _GAP else left.append(" " * room).append_text(right)
 
 
 def _scaler(snapshot: SanctumSnapshot, width: int, palette: Palette) -> Text:
