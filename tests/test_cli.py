@@ -9,8 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from esper import cli
 from esper.cli import main, sanctum_main
 from esper.karn.run_store import RunReader, find_run
+from esper.karn.sanctum.app import SCREENS
+from esper.karn.sanctum.settings import THEME_NAMES
 from esper.leyline.telemetry import RunStarted
 from esper.simic.config import setting_names
 
@@ -75,6 +78,14 @@ def test_bad_input_gets_one_sentence(run: Run, arguments: tuple[str, ...], words
         ("--size", "1x1", "--export", "a.svg"),
         ("--size", "9999x9999", "--export", "a.svg"),
         ("--size", "120x40"),
+        ("--screen", "heads"),
+        ("--screen", "home", "--export", "a.svg"),
+        ("--once", "--export", "a.svg"),
+        ("--theme", "pink"),
+        ("serve", "absent"),
+        ("serve", "--port", "0"),
+        ("serve", "--host", "0.0.0.0"),
+        ("serve", "--host", "0.0.0.0", "--token", "short"),
     ],
 )
 def test_sanctum_refuses_in_one_sentence(run: Run, arguments: tuple[str, ...]) -> None:
@@ -88,6 +99,11 @@ def test_a_config_file_with_an_unknown_key_is_refused(run: Run, tmp_path: Path) 
     assert code == 2
     assert "did you mean 'episodes'?" in errors
     assert not (tmp_path / "runs").exists()
+
+
+def test_sanctum_knows_its_screens_and_themes_by_the_same_names_as_the_cockpit() -> None:
+    assert tuple(title.lower() for title, _ in SCREENS.values()) == cli.SCREENS
+    assert cli.THEMES == THEME_NAMES
 
 
 def test_settings_come_from_defaults_then_the_file_then_options(run: Run, tmp_path: Path) -> None:
@@ -197,6 +213,9 @@ def test_a_picture_that_cannot_be_written_is_one_sentence(run: Run) -> None:
     code, _, errors = run("--export", "absent/a.svg", command=sanctum_main)
     assert code == 2
     assert errors == "sanctum: cannot write absent/a.svg: No such file or directory\n"
+    code, _, errors = run("--export", "a.pdf", command=sanctum_main)
+    assert code == 2
+    assert errors.startswith("sanctum: a.pdf does not say what to write: end it in one of .svg")
 
 
 def test_off_a_terminal_sanctum_prints_one_frame(run: Run) -> None:

@@ -18,8 +18,8 @@ from esper.karn.run_directory import default_run_dir
 from esper.simic.config import TrainingConfig
 
 #: As `esper.karn.sanctum` names its screens and themes, which is not loaded for the help.
-_SCREENS = ("overview", "heads", "hosts", "decisions", "log", "runs")
-_THEMES = ("dark", "light", "ansi", "contrast")
+SCREENS = ("overview", "heads", "hosts", "decisions", "log", "runs")
+THEMES = ("dark", "light", "ansi", "contrast")
 
 
 class OptionError(ValueError):
@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 def sanctum_main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run `sanctum`."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    if arguments[:1] == ["serve"]:
+    if tuple(arguments[:1]) == ("serve",):
         _run(_serve_parser(), arguments[1:])
     _run(_sanctum_parser(), arguments)
 
@@ -142,7 +142,7 @@ def _sanctum_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--screen",
-        choices=_SCREENS,
+        choices=SCREENS,
         help="which screen the picture is of (with --export; default: overview)",
     )
     parser.add_argument(
@@ -178,7 +178,7 @@ def _serve_parser() -> argparse.ArgumentParser:
 
 def _add_look(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--theme", choices=_THEMES, help="colours to show it in (default: as it was left)"
+        "--theme", choices=THEMES, help="colours to show it in (default: as it was left)"
     )
     parser.add_argument(
         "--ascii", action="store_true", help="show no character beyond ASCII on the screen"

@@ -48,7 +48,7 @@ from esper.leyline.telemetry import (
 )
 
 #: Updates of which more is kept than their histories: a resume goes back by no more as a rule.
-UPDATES_KEPT: Final = 240
+UPDATES_KEPT: Final = 32
 #: Steps over which the speed is taken: a few episodes, so that an update's pause counts.
 SPEED_STEPS: Final = 96
 #: Incidents that are listed; of more, those without a capsule go first, and then the oldest.
@@ -210,9 +210,9 @@ class SanctumAggregator:
     def _handle_ppo_update(self, event: Event, payload: PPOUpdatePayload) -> None:
         """OR what was detected into the lights; an absent or False entry changes nothing."""
         found = Latches.of(payload)
-        self._evidence.take_in(payload)
         self._has_changed("heads", "tamiyo")
         if found.inf or found.nan:
+            self._evidence.take_in(payload)
             for head, line in event_log.newly_lit(self._latches, found, payload.update):
                 self._say(event, "latch", line, head=head)
             self._latches = self._latches.join(found)

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from esper.karn.sanctum.widgets.runs_panel import RunsPanel
 
 #: How long the cockpit waits between two looks at the run.
-PERIOD_SECONDS: Final = 0.25
+PERIOD_SECONDS: Final = 0.2
 #: Half the time from one blink of a light to the next.
 BLINK_SECONDS: Final = 0.5
 LAMP_TEST_SECONDS: Final = 2.0

@@ -52,7 +52,9 @@ def render_once(view: View, width: int, palette: Palette = TERMINAL) -> Text:
     snapshot = view.snapshot
     log = render_log(snapshot, width, palette).split("\n")[-LOG_LINES_PRINTED:]
     panels = {
-        "Action heads": render_heads(snapshot, width, palette=palette),
+        "Action heads": render_heads(
+            snapshot, width, palette=palette, acknowledgements=view.acknowledgements
+        ),
         "Policy": render_policy(snapshot, min(width, 100), palette=palette),
         # Where every host has its line, and the legend too.
         "Hosts": render_hosts(snapshot, width, len(snapshot.hosts) + 8, palette),

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 #: As many of the newest runs can be opened from the palette; the screen Runs has all.
 _RUNS_OFFERED = 50
+#: What nobody looks for by name.
+_SCROLLING = ("scroll_", "page", "command_palette", "screen.copy_text")
 
 
 def commands_of(app: "SanctumApp", screen: Screen[object]) -> Iterable[SystemCommand]:
@@ -23,11 +25,14 @@ def commands_of(app: "SanctumApp", screen: Screen[object]) -> Iterable[SystemCom
     for active in screen.active_bindings.values():
         binding = active.binding
         meaning = active.tooltip or binding.tooltip
-        if meaning and active.enabled and meaning not in offered:
+        is_scrolling = binding.action.startswith(_SCROLLING)
+        if meaning and active.enabled and meaning not in offered and not is_scrolling:
             offered.add(meaning)
+            key = f"key {app.get_key_display(binding)}"
             title = binding.description or meaning
+            said = key if title == meaning else f"{meaning}, {key}"
             run = partial(app.run_action, binding.action, default_namespace=active.node)
-            yield SystemCommand(title, f"{meaning} ({app.get_key_display(binding)})", run)
+            yield SystemCommand(title, said, run)
     for name in THEME_NAMES:
         yield SystemCommand(
             f"Theme: {name}", f"Switch to the theme {name}", partial(app.choose_theme, name)

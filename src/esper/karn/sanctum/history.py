@@ -10,7 +10,6 @@ when somebody looked.
 import math
 from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
-from operator import attrgetter
 from typing import Final, Generic, NamedTuple, Self, TypeVar
 
 #: Buckets of a history; of at most 11 points each, and of three as a rule.
@@ -31,18 +30,30 @@ Row = TypeVar("Row")
 #: Makes of rows a column for each series of a history: a value, or None, for each row.
 Columns = Callable[[Sequence[Row]], Mapping[str, Sequence[float | None]]]
 
-_value = attrgetter("value")
-
 
 def thinned(points: Sequence[Point]) -> Bucket:
     """Return what a bucket keeps of its points, in their order."""
-    if len(points) <= 1:
-        return tuple(points)
+    return _thinned([point.place for point in points], [point.value for point in points])
+
+
+def _thinned(places: Sequence[int], values: Sequence[float]) -> Bucket:
+    """Return `thinned` of the points that these are the columns of."""
+    if all(map(math.isfinite, values)):
+        size = len(values)
+        # Nearly always; and attaching to a long run does this some hundred thousand times.
+        kept = range(size) if size < 2 else _extremes(values)
+        return tuple([Point(places[index], values[index]) for index in kept])
+    points = list(map(Point, places, values))
     finite = [point for point in points if math.isfinite(point.value)]
-    kept = {min(finite, key=_value), max(finite, key=_value), finite[-1]} if finite else set()
-    if len(finite) < len(points):
-        kept.update(_kept_nonfinite([p for p in points if not math.isfinite(p.value)]))
-    return tuple(sorted(kept, key=lambda point: point.place))
+    chosen = set(_kept_nonfinite([p for p in points if not math.isfinite(p.value)]))
+    if finite:
+        chosen.update(finite[index] for index in _extremes([point.value for point in finite]))
+    return tuple(sorted(chosen, key=lambda point: point.place))
+
+
+def _extremes(values: Sequence[float]) -> list[int]:
+    """Return where the smallest, the largest and the last of finite values are, in order."""
+    return sorted({values.index(min(values)), values.index(max(values)), len(values) - 1})
 
 
 def _kept_nonfinite(points: Sequence[Point]) -> list[Point]:
@@ -130,16 +141,14 @@ class History(Generic[Row]):
             return {}
         places = [place for place, _ in self._open]
         columns = self._columns([row for _, row in self._open])
-        return {
-            series: thinned(
-                [
-                    Point(place, value)
-                    for place, value in zip(places, values, strict=True)
-                    if value is not None
-                ]
-            )
-            for series, values in columns.items()
-        }
+        found = {}
+        for series, values in columns.items():
+            told = [value for value in values if value is not None]
+            where = places
+            if len(told) < len(values):
+                where = [at for at, value in zip(places, values, strict=True) if value is not None]
+            found[series] = _thinned(where, told)
+        return found
 
     def _close(self) -> None:
         number = self._last_place // self._stride

@@ -33,6 +33,18 @@ _ANSI: Final = Palette(
     ground="ansi_default",
     on_alert="ansi_black",
 )
+#: What Textual's own widgets ask of a theme that cannot mix colours.
+_ANSI_VARIABLES: Final = {
+    "ansi-background": "ansi_black",
+    "ansi-foreground": "ansi_white",
+    "border-blurred": "ansi_bright_black",
+    "input-cursor-background": "ansi_white",
+    "input-cursor-foreground": "ansi_black",
+    "input-selection-background": "ansi_bright_blue",
+    "input-selection-foreground": "ansi_black",
+    "screen-selection-background": "ansi_bright_blue",
+    "screen-selection-foreground": "ansi_black",
+}
 
 
 def palette_of(theme: str) -> Palette:
@@ -71,7 +83,8 @@ def _theme(name: str, palette: Palette, *, surface: str, panel: str, dark: bool)
         error=palette.critical,
         dark=dark,
         ansi=palette is _ANSI,
-        variables={
+        variables=(_ANSI_VARIABLES if palette is _ANSI else {})
+        | {
             "button-focus-text-style": "bold",
             "muted": palette.muted,
             "faint": palette.faint,

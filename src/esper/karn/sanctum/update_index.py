@@ -7,8 +7,8 @@ from typing import Final
 from esper.karn.sanctum.aggregator import SanctumAggregator
 from esper.leyline.telemetry import Event, PPOUpdatePayload, RunStarted
 
-#: States that are kept, spread evenly over the updates: some 200 kB each in a long run.
-STATES_KEPT: Final = 32
+#: States that are kept, spread evenly over the updates: some 300 kB each in a long run.
+STATES_KEPT: Final = 16
 
 
 class UpdateIndex:

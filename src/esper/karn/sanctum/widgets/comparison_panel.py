@@ -18,7 +18,7 @@ _CHART_HEIGHT: Final = 7
 
 def render_comparison(found: RunComparison, width: int, height: int, palette: Palette) -> Text:
     """Return both runs' scores as charts, then figures and settings; those that differ first."""
-    column = max(8, (width - _NAME_WIDTH - len(_GAP)) // 2)
+    column = max(8, (width - _NAME_WIDTH) // 2 - len(_GAP))
     names = Text(" " * _NAME_WIDTH, no_wrap=True)
     for run in (found.left, found.right):
         name = Text(run.run_id, style=f"bold {palette.ink}")

@@ -1,5 +1,6 @@
 """The list of all runs: how each of them is, how far it came, and which lights are on in it."""
 
+import math
 from collections.abc import Hashable, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -99,13 +100,16 @@ def _cell(title: str, run: RunSummary, palette: Palette) -> Text:
     if title == "status":
         return status_text(run.status, palette)
     started = None if run.started_at is None else datetime.fromtimestamp(run.started_at)
+    figures = {"score": run.score, "best": run.best_score}
+    value = figures.get(title)
+    if value is not None and not math.isfinite(value):
+        return Text(figure(value), style=f"bold {palette.critical}")
     words = {
         "started": ABSENT if started is None else started.strftime("%m-%d %H:%M"),
         "task": run.task or ABSENT,
         "updates": str(run.update),
         "episodes": f"{run.episodes_done}/{run.episodes}" if run.episodes else ABSENT,
-        "score": figure(run.score),
-        "best": figure(run.best_score),
+        **{name: figure(known) for name, known in figures.items()},
         "incidents": str(run.incidents or ABSENT),
     }
     return Text(words[title], style=palette.ink)

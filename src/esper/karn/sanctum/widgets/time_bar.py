@@ -57,6 +57,7 @@ def render_time_bar(view: View, width: int, speed: int = 1, palette: Palette = D
         palette: the colours to choose from.
     """
     position = view.position
+    speed = (position and position.speed) or speed
     if position is None:
         label, style = " NOW", f"bold {palette.muted}"
     else:
