@@ -16,6 +16,7 @@ class DecisionListPanel(ChoicePanel):
     """Shows the last decision of every host in a line."""
 
     BORDER_TITLE = "Decisions"
+    IS_RESTLESS = True
     HEADINGS: ClassVar[int] = 0
 
     def part(self, view: View) -> object:
@@ -46,6 +47,7 @@ class DecisionPanel(Panel):
     """Shows what each head chose for one host, and what else it could have chosen."""
 
     BORDER_TITLE = "Heads"
+    IS_RESTLESS = True
 
     def __init__(self, *, id: str | None = None) -> None:
         super().__init__(id=id)

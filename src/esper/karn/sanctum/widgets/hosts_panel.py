@@ -222,6 +222,7 @@ class HostsPanel(Panel):
     """Shows every host that is being trained."""
 
     BORDER_TITLE = "Hosts"
+    IS_RESTLESS = True
 
     def part(self, view: View) -> object:
         run = view.snapshot.run
