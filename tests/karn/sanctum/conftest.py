@@ -328,6 +328,12 @@ class FakeWatch:
         self.shown.append(replace(view, position=replace(view.position, speed=speed)))
 
 
+@pytest.fixture(autouse=True)
+def restless(monkeypatch):
+    """Have every panel drawn as soon as what it shows changes."""
+    monkeypatch.setattr("esper.karn.sanctum.widgets.panel.REST_SECONDS", 0.0)
+
+
 @pytest.fixture
 def views():
     """Return the maker of views."""

@@ -16,6 +16,7 @@ class DecisionListPanel(ChoicePanel):
     """Shows the last decision of every host in a line."""
 
     BORDER_TITLE = "Decisions"
+    IS_RESTLESS = True
     HEADINGS: ClassVar[int] = 0
 
     def part(self, view: View) -> object:
@@ -24,10 +25,7 @@ class DecisionListPanel(ChoicePanel):
     def show(self, view: View) -> None:
         """Show another view of the run, and when what it shows was decided."""
         super().show(view)
-        moment = when(view.snapshot.decisions, view.snapshot.run)
-        title = f"Decisions, {moment}" if moment else "Decisions"
-        if title != self.border_title:
-            self.border_title = title
+        self.note(when(view.snapshot.decisions, view.snapshot.run))
 
     def keys(self, view: View) -> Sequence[Hashable]:
         return [decision.host for decision in view.snapshot.decisions]
@@ -46,6 +44,7 @@ class DecisionPanel(Panel):
     """Shows what each head chose for one host, and what else it could have chosen."""
 
     BORDER_TITLE = "Heads"
+    IS_RESTLESS = True
 
     def __init__(self, *, id: str | None = None) -> None:
         super().__init__(id=id)

@@ -6,6 +6,8 @@ from esper.karn.sanctum.widgets.panel import Panel
 class FollowingPanel(Panel):
     """Follows what it shows unless it was scrolled away from its end, or told to stand still."""
 
+    IS_RESTLESS = True
+
     def __init__(self, *, id: str | None = None) -> None:
         super().__init__(id=id)
         self._follows = True

@@ -63,6 +63,8 @@ def _signs(host: HostState, palette: Palette) -> Text:
 class HostListPanel(ChoicePanel):
     """Shows every host, and which of them is chosen."""
 
+    IS_RESTLESS = True
+
     SHOWS: ClassVar[tuple[str, ...]] = (
         "hosts[…].accuracy",
         "hosts[…].parameters",

@@ -18,6 +18,7 @@ class HostPanel(Panel):
     """Shows something of the host that was chosen; subclasses say what in `draw_host`."""
 
     TITLE: ClassVar[str] = ""
+    IS_RESTLESS = True
 
     def __init__(self, *, id: str | None = None) -> None:
         super().__init__(id=id)

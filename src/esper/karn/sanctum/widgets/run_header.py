@@ -163,5 +163,7 @@ def _right_aligned(left: Text, right: Text, width: int) -> Text:
 class RunHeader(Panel, can_focus=False):
     """Shows the run as a whole."""
 
+    IS_RESTLESS = True
+
     def draw(self, view: View, width: int, height: int, palette: Palette) -> Text:
         return render_header(view, width, height, palette)
