@@ -50,7 +50,7 @@ def test_heads_that_did_not_count_are_dim_and_say_so(views):
     (line,) = [line for line in lines if "depthwise" in line.plain]
     place = line.plain.index("depthwise")
     (span,) = [span for span in line.spans if span.start <= place < span.end]
-    assert DARK.faint in str(span.style)
+    assert DARK.muted in str(span.style)
 
 
 def test_at_80_by_24_all_of_it_is_in_sight(views):

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from textual.app import ComposeResult
+from textual.containers import Container
 
 from esper.karn.sanctum.screens.run_screen import RunScreen
 from esper.karn.sanctum.view import View
@@ -17,8 +18,9 @@ class DecisionsScreen(RunScreen):
 
     def panels(self) -> ComposeResult:
         """Yield the list of hosts, and the decision of the one that is chosen in it."""
-        yield DecisionListPanel(id="decisions")
-        yield DecisionPanel(id="decision")
+        with Container(id="decisions-pair"):
+            yield DecisionListPanel(id="decisions")
+            yield DecisionPanel(id="decision")
 
     def show(self, view: View) -> None:
         """Show a view, with the decision of the host that is chosen."""

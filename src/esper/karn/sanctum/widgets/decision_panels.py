@@ -25,10 +25,7 @@ class DecisionListPanel(ChoicePanel):
     def show(self, view: View) -> None:
         """Show another view of the run, and when what it shows was decided."""
         super().show(view)
-        moment = when(view.snapshot.decisions, view.snapshot.run)
-        title = f"Decisions, {moment}" if moment else "Decisions"
-        if title != self.border_title:
-            self.border_title = title
+        self.note(when(view.snapshot.decisions, view.snapshot.run))
 
     def keys(self, view: View) -> Sequence[Hashable]:
         return [decision.host for decision in view.snapshot.decisions]

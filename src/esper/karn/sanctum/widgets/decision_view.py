@@ -128,7 +128,7 @@ def _shares(one: HeadDecision) -> dict[int, float]:
 
 def _block(one: HeadDecision, run: RunState, width: int, palette: Palette) -> list[Text]:
     title = Text(no_wrap=True)
-    title.append(display_name(one.head), f"bold {palette.ink}" if one.is_active else palette.faint)
+    title.append(display_name(one.head), f"bold {palette.ink}" if one.is_active else palette.muted)
     title.append("" if one.is_active else "  did not count", palette.faint)
     title.truncate(width, overflow="ellipsis", pad=True)
     lines = [title]
@@ -152,23 +152,23 @@ def _choice(
     palette: Palette,
 ) -> Text:
     is_taken = choice == one.choice
-    dim = palette.faint
+    dim = palette.muted
     style = f"bold {palette.accent}" if is_taken else palette.ink
     line = Text(no_wrap=True).append(TAKEN if is_taken else " ", style if one.is_active else dim)
     is_illegal = probability == 0.0 and not is_taken
     line.append(
         cut(name, name_width).ljust(name_width) + " ",
-        dim if is_illegal or not one.is_active else style,
+        palette.faint if is_illegal else style if one.is_active else dim,
     )
     if is_illegal:
-        return line.append(_ILLEGAL, dim)
+        return line.append(_ILLEGAL, palette.faint)
     kind = nonfinite_kind(probability)
     is_share = kind is None and 0.0 <= probability <= 1.0 + 1e-6
     bar_width = max(0, width - line.cell_len - _SHARE_WIDTH)
     if kind is not None:
         line.append(NONFINITE_SIGNS[kind].ljust(bar_width), f"bold {palette.critical}")
     else:
-        ink = dim if not one.is_active else palette.accent if is_taken else palette.curve
+        ink = palette.faint if not one.is_active else palette.accent if is_taken else palette.curve
         line.append(bar(probability, bar_width), ink)
     number = share(probability).rjust(_SHARE_WIDTH)
     if not is_share:

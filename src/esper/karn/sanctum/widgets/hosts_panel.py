@@ -121,7 +121,9 @@ def _flows(
     if tight_flows <= flows:
         return _columns((width + _GAP) // flows - _GAP, slots, blueprints), flows
     room = (width + _GAP) // tight_flows - _GAP
-    return _Columns(room, min(_LONGEST_CURVE, room - tight), is_tight=True), tight_flows
+    # A curve of a cell or two would say nothing.
+    curve = room - tight if room - tight >= _SHORTEST_CURVE else 0
+    return _Columns(room, min(_LONGEST_CURVE, curve), is_tight=True), tight_flows
 
 
 def _fixed_width(slots: int) -> int:

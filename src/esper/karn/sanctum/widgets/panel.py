@@ -101,15 +101,23 @@ class Panel(ScrollView, can_focus=True, inherit_bindings=False):
         lines = self.lines(self._view, region.width, region.height, palette_of(self.app.theme))
         before, self._lines = self._lines, lines
         known = dict(zip(map(id, before), self._strips, strict=True))
-        self._strips = [known.get(id(line)) or self._strip(line) for line in lines]
+        strips, self._strips = self._strips, []
+        changed = []
+        for y, line in enumerate(lines):
+            is_same = y < len(before) and _are_same(line, before[y])
+            # What looks the same is not rendered again, though it was made anew.
+            strip = strips[y] if is_same else known.get(id(line)) or self._strip(line)
+            self._strips.append(strip)
+            if not is_same:
+                changed.append(y)
         size = Size(region.width, len(lines))
         if self.virtual_size != size:
             self.virtual_size = size
             self.refresh()
             return
         top = self.scroll_offset.y
-        for y in range(top, min(top + region.height, len(lines))):
-            if y >= len(before) or lines[y] != before[y]:
+        for y in changed:
+            if top <= y < top + region.height:
                 self.refresh_line(y)
 
     def note(self, said: str) -> None:
@@ -147,3 +155,8 @@ class Panel(ScrollView, can_focus=True, inherit_bindings=False):
             self.screen.minimize()
         else:
             self.screen.maximize(self, container=False)
+
+
+def _are_same(line: Text, other: Text) -> bool:
+    """Return whether two lines look the same; Rich's `==` leaves out the style of the whole."""
+    return line is other or (line.style == other.style and line == other)
