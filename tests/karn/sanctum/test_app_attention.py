@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -137,3 +138,23 @@ async def test_a_without_lights_says_that_there_are_none(views, sanctum, seen):
         await pilot.press("a")
         (note,) = app._notifications
         assert note.message == "no light is on: there is nothing to acknowledge"
+
+
+async def test_on_the_heads_screen_the_light_of_the_chosen_row_is_acknowledged(
+    views, sanctum, seen, monkeypatch
+):
+    asked = []
+    monkeypatch.setattr(
+        SanctumApp, "_acknowledge", lambda app, directory, lights: asked.append((directory, lights))
+    )
+    app = sanctum(views.view(views.broken(), directory=Path("/runs/amber")))
+    async with app.run_test(size=(120, 40)) as pilot:
+        await seen(pilot)
+        await pilot.press("a", "2")
+        await seen(pilot)
+        await pilot.press("a", "down", "a")
+        await pilot.pause()
+    every, first, second = [lights for _, lights in asked]
+    assert every == [("op", "inf"), ("op", "nan")]
+    assert first == [("op", "inf")]
+    assert second == [("op", "nan")]

@@ -7,6 +7,7 @@ them only. So the older ones are not read. (Of those, damaged ones are not count
 from typing import Final
 
 from esper.karn.run_reader import RunReader
+from esper.karn.run_tables import RunStoreError
 from esper.karn.sanctum import event_log
 from esper.karn.sanctum.aggregator import SPEED_STEPS, SanctumAggregator
 from esper.karn.sanctum.host_ledger import STEPS_KEPT
@@ -25,10 +26,13 @@ def first_that_counts(reader: RunReader, up_to: int) -> int:
 
     Of the events before it, steps, decisions and transitions need not be read.
     """
-    steps = reader.last_ids("step_completed", _STEPS_THAT_COUNT, up_to=up_to)
-    if len(steps) < _STEPS_THAT_COUNT:
-        return 1
-    return min(steps[-1], _first_line_of_seeds(reader, up_to))
+    try:
+        steps = reader.last_ids("step_completed", _STEPS_THAT_COUNT, up_to=up_to)
+        if len(steps) < _STEPS_THAT_COUNT:
+            return 1
+        return min(steps[-1], _first_line_of_seeds(reader, up_to))
+    except RunStoreError:
+        return 1  # a damaged index: what can be read is then read row by row, or nothing can
 
 
 def _first_line_of_seeds(reader: RunReader, up_to: int) -> int:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from esper.karn.liveness import RunStatus, StatusKind, run_status
+from esper.karn.liveness import RunStatus, StatusKind, process_start_time, run_status
 from esper.karn.run_reader import RunReader
 from esper.karn.run_tables import RunStoreError, RunStoreMissingError
 from esper.karn.sanctum.aggregator import SanctumAggregator
@@ -45,6 +45,7 @@ class RunFollower:
         self._identity: tuple[int, int] | None = None
         self._error: str | None = None
         self._is_behind = True
+        self._looked_up: tuple[tuple[int, int], float | None] | None = None  # by process and second
         self._start_over()
 
     def poll(self, now: float) -> Frame:
@@ -73,6 +74,7 @@ class RunFollower:
             heartbeat_at=self._heartbeat_at,
             now=now,
             finished_at=snapshot.run.finished_at,
+            start_time_of=lambda pid: self._start_time_of(pid, now),
         )
         if self._error is not None and not snapshot.last_event_id:
             status = RunStatus(StatusKind.UNREADABLE, None, self._error)
@@ -98,6 +100,12 @@ class RunFollower:
             RunStoreError: the store cannot be read.
         """
         return self._time_travel.state_after(update, self._aggregator.last_id)
+
+    def _start_time_of(self, pid: int, now: float) -> float | None:
+        """Look up a process, at most once a second: what the system tells of one is dear."""
+        if self._looked_up is None or self._looked_up[0] != (pid, int(now)):
+            self._looked_up = (pid, int(now)), process_start_time(pid)
+        return self._looked_up[1]
 
     def _start_over(self) -> None:
         self._aggregator = SanctumAggregator()

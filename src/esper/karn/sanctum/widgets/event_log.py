@@ -51,7 +51,8 @@ class EventLog(FollowingPanel):
     def __init__(self, *, id: str | None = None) -> None:
         super().__init__(id=id)
         self._filter = LogFilter()
-        self._drawn: dict[LogEntry, list[Text]] = {}
+        # By identity, since comparing a thousand entries takes longer than drawing the new ones.
+        self._drawn: dict[int, tuple[LogEntry, list[Text]]] = {}
         self._drawn_for: tuple[int, Palette] | None = None
 
     def choose(self, log_filter: LogFilter) -> None:
@@ -74,10 +75,10 @@ class EventLog(FollowingPanel):
             self._drawn, self._drawn_for = {}, (width, palette)
         drawn = self._drawn
         self._drawn = {
-            entry: drawn.get(entry) or render_entry(entry, width, palette)
+            id(entry): drawn.get(id(entry)) or (entry, render_entry(entry, width, palette))
             for entry in view.snapshot.log
             if self._filter.takes(entry)
         }
         if not self._drawn:
             return [Text("nothing in the log has that", style=palette.muted, no_wrap=True)]
-        return [line for lines in self._drawn.values() for line in lines]
+        return [line for _, lines in self._drawn.values() for line in lines]

@@ -26,8 +26,10 @@ class FollowingPanel(Panel):
 
     def redraw(self) -> None:
         """Draw again and, if it follows, keep the end in sight."""
+        size = self.virtual_size
         super().redraw()
-        if self._follows:
+        # At its end already it need not be laid out anew, which costs more than drawing it.
+        if self._follows and not (self.virtual_size == size and self.is_vertical_scroll_end):
             # Not immediate: how far down the end is, is known after the layout only.
             self.scroll_end(animate=False)
 

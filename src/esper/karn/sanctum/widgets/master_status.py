@@ -85,5 +85,8 @@ def render_master(view: View, width: int, height: int, palette: Palette = DARK) 
 class MasterStatus(Panel, can_focus=False):
     """Shows the verdict on the run."""
 
+    def part(self, view: View) -> object:
+        return master_word(view), reason(view)
+
     def draw(self, view: View, width: int, height: int, palette: Palette) -> Text:
         return render_master(view, width, height, palette)

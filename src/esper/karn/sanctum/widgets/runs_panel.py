@@ -79,7 +79,8 @@ def render_runs(
     for run in runs:
         line = Text("  ", no_wrap=True)
         line.append((MARK if run.path in marked else " "), f"bold {palette.accent}")
-        style = f"bold {palette.accent}" if run.path == watched else palette.ink
+        is_watched = watched is not None and run.path.absolute() == watched.absolute()
+        style = f"bold {palette.accent}" if is_watched else palette.ink
         name = Text(run.run_id, style=style)
         name.truncate(name_width, overflow="ellipsis", pad=True)
         line.append_text(name)
@@ -155,10 +156,7 @@ class RunsPanel(ChoicePanel):
     def rows(self, view: View, width: int, palette: Palette) -> list[Text]:
         if not self._runs:
             return [Text("no runs yet", style=palette.muted)]
-        watched = view.directory
-        return render_runs(
-            self._runs, width, palette, marked=self.marked, watched=watched and watched.absolute()
-        )
+        return render_runs(self._runs, width, palette, marked=self.marked, watched=view.directory)
 
     def action_open(self) -> None:
         """Watch the chosen run."""
