@@ -3,7 +3,7 @@
 A process writes a run as `esper ppo` does (16 hosts; the rate is what was measured on two cores),
 and ten times as fast; the real program is opened over it in a pseudo-terminal, and the CPU seconds
 of its process are counted once it has settled. With `--training` it is measured instead how many
-samples a second `esper ppo` trains with Sanctum open over it, and without.
+steps a second `esper ppo` makes with Sanctum open over it, and without.
 
     uv run python benchmarks/sanctum_cpu_share.py [--seconds 20] [--size 120x40] [--training]
 """
@@ -25,7 +25,7 @@ from synthetic_run import STEPS, payloads_of_a_step, payloads_of_an_end, start_o
 
 from esper.karn.run_store import RunReader, RunWriter
 from esper.karn.sanctum.follower import RunFollower
-from esper.leyline.telemetry import PPOUpdatePayload
+from esper.leyline.telemetry import StepCompleted
 
 HOSTS = 16
 #: Steps of all hosts in a second: as many as `esper ppo` makes with seeds in its slots on two idle
@@ -137,11 +137,11 @@ def print_training(seconds: float, columns: int, lines: int) -> None:
                     time.sleep(0.2)
                 if is_open:
                     with sanctum_over(runs[0], columns, lines):
-                        rates[True].append(_updates_per_second(runs[0], seconds))
+                        rates[True].append(_steps_per_second(runs[0], seconds))
                 else:
-                    rates[False].append(_updates_per_second(runs[0], seconds))
+                    rates[False].append(_steps_per_second(runs[0], seconds))
     without, with_it = (sum(rates[is_open]) / len(rates[is_open]) for is_open in (False, True))
-    print(f"training without Sanctum {without:6.3f} updates/s, with it {with_it:6.3f}: ", end="")
+    print(f"training without Sanctum {without:6.3f} steps/s, with it {with_it:6.3f}: ", end="")
     print(f"{with_it / without:.3f} of the speed")
 
 
@@ -149,13 +149,19 @@ def _updates(run: Path) -> int:
     return RunFollower(run, brief=True).catch_up().snapshot.run.update
 
 
-def _updates_per_second(run: Path, seconds: float) -> float:
-    """Return the speed from the first to the last update that ends within so many seconds."""
-    first = _updates(run)
+def _steps_per_second(run: Path, seconds: float) -> float:
+    """Return the speed from the last step of now to the last one in so many seconds."""
+    first, first_at = _last_step(run)
     time.sleep(seconds)
-    events = RunReader(run).read_last("ppo_update", _updates(run) - first + 1)
-    assert isinstance(events[0].payload, PPOUpdatePayload)
-    return (len(events) - 1) / (events[0].time - events[-1].time)
+    last, last_at = _last_step(run)
+    return (last - first) / (last_at - first_at)
+
+
+def _last_step(run: Path) -> tuple[int, float]:
+    """Return how many steps were made in the run, and when the last of them was."""
+    (event,) = RunReader(run).read_last("step_completed", 1)
+    assert isinstance(event.payload, StepCompleted)
+    return (event.payload.update - 1) * STEPS + event.payload.step, event.time
 
 
 def main() -> None:
