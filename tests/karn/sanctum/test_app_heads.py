@@ -84,9 +84,43 @@ async def test_enter_opens_the_incident_of_the_row_and_escape_closes_it(opened, 
         assert "has no incident" in "\n".join(screen_text(app))
         await pilot.press("escape")
         await pilot.pause()
-        assert "Incident" not in "\n".join(screen_text(app)).replace("⏎ Incident", "")
+        assert "─Incident" not in "\n".join(screen_text(app))
 
     await opened(test, size)
+
+
+async def test_a_row_with_several_incidents_turns_through_them(opened, screen_text):
+    async def test(pilot, app):
+        await pilot.press("enter")
+        for key, said in [
+            ("right", "incident 2  update 36"),
+            ("right", "incident 1  update 2"),
+            ("left", "incident 2  update 36"),
+        ]:
+            await pilot.press(key)
+            await pilot.pause()
+            assert said in "\n".join(screen_text(app))
+        assert "Incident · 2 of 2, ← →" in "\n".join(screen_text(app))
+        await pilot.press("down")
+        await pilot.pause()
+        text = "\n".join(screen_text(app))
+        assert "incident 1  update 2" in text
+        assert "2 of 2" not in text
+
+    await opened(test)
+
+
+async def test_a_acknowledges_the_light_of_the_row(opened, tmp_path, views):
+    view = views.view(views.drilled(), directory=tmp_path)
+
+    async def test(pilot, app):
+        assert app.screen.chosen_light() == ("op", "inf")
+        await pilot.press("down")
+        assert app.screen.chosen_light() == ("op", "nan")
+        await pilot.press("end")
+        assert app.screen.chosen_light() is None
+
+    await opened(test, view=view)
 
 
 async def test_r_replays_the_incident_and_shows_what_was_found_in_place(

@@ -26,6 +26,13 @@ def test_the_axes_say_from_where_to_where_the_values_reach():
     assert lines[5].endswith("update 36")
 
 
+def test_a_history_of_fewer_points_than_updates_says_where_it_begins_all_the_same():
+    series = Series("KL", [0.25] * 480, x_name="update", x_first=1, x_last=9000)
+    line = plot(series, 40, 6, DARK)[5].plain
+    assert line.split()[1] == "1"
+    assert line.endswith("update 9000")
+
+
 def test_a_tall_chart_says_its_middle_as_well():
     lines = _plain(plot(Series("Loss", [0.0, 1.0]), 40, 8, DARK))
     assert lines[4].startswith("0.500 ┤")

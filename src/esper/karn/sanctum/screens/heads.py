@@ -1,7 +1,7 @@
 """The Heads screen: the evidence behind every light, each head's history, and the incidents."""
 
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Final
 
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
@@ -14,7 +14,10 @@ from esper.karn.sanctum.widgets.choice_panel import ChoicePanel
 from esper.karn.sanctum.widgets.incident_panel import IncidentPanel
 from esper.karn.sanctum.widgets.incident_view import incidents_of
 from esper.karn.sanctum.widgets.tamiyo_brain.evidence_panel import EvidencePanel
+from esper.karn.sanctum.widgets.tamiyo_brain.evidence_rows import light_of
 from esper.karn.sanctum.widgets.tamiyo_brain.head_history_panel import HeadHistoryPanel
+
+_TURN: Final = "To another incident of the row, if it has several"
 
 
 class HeadsScreen(RunScreen):
@@ -23,8 +26,14 @@ class HeadsScreen(RunScreen):
     CSS_PATH = str(Path(__file__).with_suffix(".tcss"))
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("r", "replay", "Replay", tooltip="Make the incident of the row happen again"),
+        Binding("left", "turn(-1)", show=False, tooltip=_TURN),
+        Binding("right", "turn(1)", show=False, tooltip=_TURN),
         Binding("escape", "close_incident", show=False, tooltip="Close the incident"),
     ]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._turned = 0  # which of the chosen row's incidents is shown
 
     def panels(self) -> ComposeResult:
         """Yield the list, and what belongs to the row that is chosen in it."""
@@ -41,6 +50,7 @@ class HeadsScreen(RunScreen):
     def on_choice_panel_chosen(self, message: ChoicePanel.Chosen) -> None:
         """Show what belongs to another row."""
         message.stop()
+        self._turned = 0
         self._follow()
 
     def on_screen_suspend(self) -> None:
@@ -50,6 +60,11 @@ class HeadsScreen(RunScreen):
     def action_open_incident(self) -> None:
         """Show the incident of the chosen row."""
         self.add_class("-incident")
+        self._follow()
+
+    def action_turn(self, by: int) -> None:
+        """Show another incident of the chosen row."""
+        self._turned += by
         self._follow()
 
     def action_close_incident(self) -> None:
@@ -73,7 +88,7 @@ class HeadsScreen(RunScreen):
         row = self.query_one(EvidencePanel).chosen_row(self.view)
         if row is None or row.evidence is None:
             return None
-        return row.evidence.head, "nan" if row.evidence.kind == "nan" else "inf"
+        return row.head, light_of(row.evidence.kind)
 
     def _follow(self) -> None:
         if self.view is None:
@@ -82,10 +97,14 @@ class HeadsScreen(RunScreen):
         self.query_one(HeadHistoryPanel).choose(row.head if row else None)
         incident = self.query_one(IncidentPanel)
         if row is None or row.evidence is None:
+            incident.note("")
             incident.choose(None, "nothing was seen in this head, so it has no incident")
             return
         found = incidents_of(row.evidence, self.view.snapshot.incidents)
-        if found:
-            incident.choose(found[0])
-        else:
+        if not found:
+            incident.note("")
             incident.choose(None, "no incident was recorded of what was seen here")
+            return
+        at = self._turned % len(found)
+        incident.note(f"{at + 1} of {len(found)}, ← →" if len(found) > 1 else "")
+        incident.choose(found[at])

@@ -33,6 +33,7 @@ class Series:
     style: str = ""  # of the last value; the ink's if empty
     value: float | None = None  # of now; the last of `values` if not given
     x_name: str = ""  # what the values are counted in; empty where that goes without saying
+    x_first: int = 0  # the place of the first value; 0: counted back from the last one
     x_last: int = 0  # the place of the last value; 0 for as many as there are
     is_filled: bool = False
     is_count: bool = False  # whether the values count things, and so are written 1.24k
@@ -114,7 +115,7 @@ def _scale(series: Series, rows: int, palette: Palette) -> list[Text]:
 def _axis(series: Series, width: int, palette: Palette) -> Text:
     """Return the line below: from where to where the values reach."""
     last = series.x_last or len(series.values)
-    first = max(1, last - len(series.values) + 1)
+    first = min(last, series.x_first) or max(1, last - len(series.values) + 1)
     line = Text(" " * (_SCALE_WIDTH - 1), no_wrap=True).append("└", palette.faint)
     if not series.values:
         return line.append("─" * max(0, width - line.cell_len), palette.faint)

@@ -60,6 +60,7 @@ def _series(snapshot: SanctumSnapshot, palette: Palette) -> list[Series]:
             style=_style(snapshot, field, palette),
             value=getattr(training, field),
             x_name="update",
+            x_first=1,  # a history reaches over the whole run, however long
             x_last=update,
         )
         for label, _, field in _FIGURES

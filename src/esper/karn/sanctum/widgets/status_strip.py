@@ -43,8 +43,8 @@ class StatusStrip(Panel, can_focus=False):
     """Shows the verdict on the run, and which run it is."""
 
     def part(self, view: View) -> object:
-        run = view.snapshot.run
-        return view.status, view.verdict, view.error is None, run.name, run.run_id, run.update
+        run, status = view.snapshot.run, status_text(view.status, DARK).plain
+        return master_word(view), reason(view), run.name, run.run_id, run.update, status
 
     def draw(self, view: View, width: int, height: int, palette: Palette) -> Text:  # noqa: ARG002
         return render_strip(view, width, palette, lamps=self.lamps)

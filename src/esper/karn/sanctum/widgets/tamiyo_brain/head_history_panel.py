@@ -53,26 +53,49 @@ def render_history(
 
 
 def _series(view: View, head: str, palette: Palette) -> list[Series]:
-    tamiyo, update = view.snapshot.tamiyo, view.snapshot.run.update
+    tamiyo = view.snapshot.tamiyo
     trend = tamiyo.head_trend.get(head, HeadTrend())
-    series = []
-    for label, field, history in _CHARTS:
-        value = getattr(tamiyo, field).get(head)
-        style = figure_style(f"tamiyo.{field}", value, update, palette)
-        values = getattr(trend, history)
-        series.append(Series(label, values, style, value, x_name="update", x_last=update))
-    return series
+    return [
+        _one(
+            view,
+            label,
+            f"tamiyo.{field}",
+            getattr(tamiyo, field).get(head),
+            getattr(trend, history),
+            palette,
+        )
+        for label, field, history in _CHARTS
+    ]
 
 
 def _shared_series(view: View, palette: Palette) -> list[Series]:
-    training, update = view.snapshot.training, view.snapshot.run.update
-    series = []
-    for label, field in _SHARED_CHARTS:
-        value = getattr(training, field)
-        style = figure_style(f"training.{field}", value, update, palette)
-        values = getattr(training, f"{field}_history")
-        series.append(Series(label, values, style, value, x_name="update", x_last=update))
-    return series
+    training = view.snapshot.training
+    return [
+        _one(
+            view,
+            label,
+            f"training.{field}",
+            getattr(training, field),
+            getattr(training, f"{field}_history"),
+            palette,
+        )
+        for label, field in _SHARED_CHARTS
+    ]
+
+
+def _one(
+    view: View,
+    label: str,
+    path: str,
+    value: float | None,
+    history: tuple[float, ...],
+    palette: Palette,
+) -> Series:
+    """Return the series of a figure whose record is at `path`."""
+    update = view.snapshot.run.update
+    style = figure_style(path, value, update, palette)
+    # A history reaches over the whole run, however long.
+    return Series(label, history, style, value, x_name="update", x_first=1, x_last=update)
 
 
 def _foot(view: View, head: str, width: int, palette: Palette) -> Text:
