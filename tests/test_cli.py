@@ -12,7 +12,7 @@ import pytest
 from esper import cli
 from esper.cli import main, sanctum_main
 from esper.karn.run_store import RunReader, find_run
-from esper.karn.sanctum.app import SCREENS
+from esper.karn.sanctum.screen_map import SCREENS
 from esper.karn.sanctum.settings import THEME_NAMES
 from esper.leyline.telemetry import RunStarted
 from esper.simic.config import setting_names

@@ -179,7 +179,9 @@ def _serve_parser() -> argparse.ArgumentParser:
 
 def _add_look(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--theme", choices=THEMES, help="colours to show it in (default: as it was left)"
+        "--theme",
+        choices=THEMES,
+        help="colours to show it in (default: as it was left); NO_COLOR goes over it",
     )
     parser.add_argument(
         "--ascii", action="store_true", help="show no character beyond ASCII on the screen"

@@ -8,8 +8,9 @@ from textual.widgets import Input
 
 from esper.karn.run_directory import create_run
 from esper.karn.run_store import RunWriter
-from esper.karn.sanctum.app import SCREENS, SanctumApp
+from esper.karn.sanctum.app import SanctumApp
 from esper.karn.sanctum.schema import LogEntry
+from esper.karn.sanctum.screen_map import SCREENS
 from esper.karn.sanctum.screens.help import HelpScreen, records_of
 from esper.karn.sanctum.screens.log import LogScreen
 from esper.karn.sanctum.screens.runs import RunsScreen

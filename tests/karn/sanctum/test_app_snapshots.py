@@ -127,13 +127,12 @@ def test_log(views, sanctum, seen, snap_compare, size):
 def test_runs(views, sanctum, seen, summaries, snap_compare, size):
     async def show(pilot):
         await _opening(seen, "6")(pilot)
-        pilot.app._look_at_runs = lambda _screen: False  # there is no folder behind this
         pilot.app.screen.on_runs_seen(RunsSeen(summaries))
         await pilot.press("down", "space")
         await pilot.pause()
 
     app = sanctum(views.view(views.broken()))
-    app._look_at_runs = lambda _screen: False
+    app._lookout._look_at_runs = lambda _screen: False  # there is no folder behind this
     assert snap_compare(app, terminal_size=size, run_before=show)
 
 
@@ -156,7 +155,7 @@ def test_comparison(views, sanctum, seen, summaries, snap_compare, size):
         await pilot.pause()
 
     app = sanctum(views.view(views.broken()))
-    app._look_at_runs = lambda _screen: False
+    app._lookout._look_at_runs = lambda _screen: False  # there is no folder behind this
     assert snap_compare(app, terminal_size=size, run_before=show)
 
 

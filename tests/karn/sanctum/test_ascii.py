@@ -10,7 +10,7 @@ from rich.cells import cell_len
 from esper.karn.sanctum.ascii import to_ascii
 from esper.karn.sanctum.settings import Settings
 from esper.karn.sanctum.widgets.charts import BLOCKS, NONFINITE_SIGNS
-from esper.karn.sanctum.widgets.hosts_panel import STAGE_SIGNS
+from esper.karn.sanctum.widgets.seed_stages import STAGE_SIGNS
 from esper.karn.sanctum.widgets.tamiyo_brain.action_heads_panel import LIT, UNLIT
 
 

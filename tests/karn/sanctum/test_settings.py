@@ -43,6 +43,10 @@ def test_a_file_that_cannot_be_is_one_sentence_and_the_defaults(tmp_path, conten
     file = SettingsFile(path)
     assert file.settings == Settings()
     assert file.problem.endswith("Sanctum goes on with the defaults")
+    with pytest.raises(SettingsError, match="is damaged, mend it or delete it"):
+        file.change(bell=False)
+    assert path.read_bytes() == content
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_change_is_written_and_touches_nothing_else(tmp_path):

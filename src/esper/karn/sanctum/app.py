@@ -1,11 +1,9 @@
 """The cockpit: opens screens over a run, moves through its time, and leaves when asked to."""
 
-import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Final
 
@@ -16,9 +14,7 @@ from textual.binding import Binding, BindingType
 from textual.color import Color
 from textual.filter import LineFilter
 from textual.screen import Screen
-from textual.worker import get_current_worker
 
-from esper.karn.run_directory import RunNotFoundError
 from esper.karn.sanctum.ascii import segments_in_ascii
 from esper.karn.sanctum.attention import (
     Attention,
@@ -27,7 +23,9 @@ from esper.karn.sanctum.attention import (
     lit_lights,
     unacknowledged,
 )
-from esper.karn.sanctum.screens.run_screen import RunScreen, RunsSeen, Seen
+from esper.karn.sanctum.lookout import Lookout
+from esper.karn.sanctum.screen_map import SCREENS, make_screen
+from esper.karn.sanctum.screens.run_screen import RunScreen, Seen
 from esper.karn.sanctum.settings import (
     Settings,
     SettingsError,
@@ -43,31 +41,11 @@ from esper.karn.sanctum.widgets.panel import Panel
 from esper.karn.sanctum.widgets.time_bar import TimeBar
 
 if TYPE_CHECKING:
-    from esper.karn.run_catalogue import RunCatalogue
     from esper.karn.sanctum.widgets.runs_panel import RunsPanel
 
-#: How long the cockpit waits between two looks at the run.
-PERIOD_SECONDS: Final = 0.2
 #: Half the time from one blink of a light to the next.
 BLINK_SECONDS: Final = 0.5
 LAMP_TEST_SECONDS: Final = 2.0
-#: The screens by the key that opens them: title, and "module:class", imported when first opened.
-SCREENS: Final = {
-    "1": ("Overview", "esper.karn.sanctum.screens.overview:OverviewScreen"),
-    "2": ("Heads", "esper.karn.sanctum.screens.heads:HeadsScreen"),
-    "3": ("Hosts", "esper.karn.sanctum.screens.hosts:HostsScreen"),
-    "4": ("Decisions", "esper.karn.sanctum.screens.decisions:DecisionsScreen"),
-    "5": ("Log", "esper.karn.sanctum.screens.log:LogScreen"),
-    "6": ("Runs", "esper.karn.sanctum.screens.runs:RunsScreen"),
-}
-
-
-def make_screen(where: str) -> RunScreen:
-    """Import and make a screen, given as "module:class"."""
-    module, _, name = where.partition(":")
-    screen = getattr(import_module(module), name)()
-    assert isinstance(screen, RunScreen)
-    return screen
 
 
 class AsciiFilter(LineFilter):
@@ -152,14 +130,18 @@ class SanctumApp(App[Outcome]):
         self._child_run = directory
         self._directory = directory
         self.run_dir = run_dir
-        self._watch = watch or RunWatch(directory, run_dir)
+        watch = watch or RunWatch(directory, run_dir)
         self._clock = clock
-        self._time = TimeControls(self._watch)
+        self._time = TimeControls(watch)
         self._attention = Attention()
         self._lamps = Lamps()
-        self._catalogue: RunCatalogue | None = None  # once a screen wants to show all runs
-        self._leaving = threading.Event()
-        self._wake = threading.Event()  # there is a reason to look at once
+        self._lookout = Lookout(
+            watch,
+            run_dir,
+            clock=clock,
+            screen=lambda: self.run_screen,
+            complete=self._with_child,
+        )
         # A screen is a mode of its own, and so keeps its focus and what was scrolled.
         for title, where in SCREENS.values():
             self.add_mode(title, partial(make_screen, where))
@@ -197,44 +179,13 @@ class SanctumApp(App[Outcome]):
 
     def on_unmount(self) -> None:
         """Let the worker end at once."""
-        self._leaving.set()
-        self._wake.set()
+        self._lookout.end()
 
     # Looking at the run
 
     @work(thread=True, exclusive=True)
     def _look(self) -> None:
-        """Look at the run until Sanctum is left; the store is only ever read here."""
-        worker = get_current_worker()
-        while not worker.is_cancelled and not self._leaving.is_set():
-            watch = self._watch
-            view = self._with_child(watch(self._clock()))
-            if watch is not self._watch:
-                continue  # another run was opened meanwhile
-            if not (stack := self.screen_stack):
-                return  # Sanctum is being left, and its screens are gone already
-            # To the screen and not to the app: it takes messages only when its panels are there.
-            screen = stack[0]
-            assert isinstance(screen, RunScreen)
-            screen.post_message(Seen(view))
-            are_more = screen.WANTS_RUNS and self._look_at_runs(screen)
-            if not view.is_behind and not are_more:
-                self._wake.wait(PERIOD_SECONDS)
-                self._wake.clear()
-
-    def _look_at_runs(self, screen: RunScreen) -> bool:
-        """Look at the folder of runs for a screen; return whether there is more to be read."""
-        from esper.karn.run_catalogue import RunCatalogue  # not needed for the first paint
-
-        if self._catalogue is None:
-            self._catalogue = RunCatalogue(self.run_dir)
-        try:
-            found = self._catalogue.look(self._clock())
-        except RunNotFoundError as error:
-            screen.post_message(RunsSeen((), error=str(error)))
-            return False
-        screen.post_message(RunsSeen(found.runs, is_behind=found.is_behind))
-        return found.is_behind
+        self._lookout.run()
 
     def _with_child(self, view: View) -> View:
         """Add what only the parent of a training process knows: that it died before it said so."""
@@ -271,13 +222,13 @@ class SanctumApp(App[Outcome]):
         screen.redraw()  # it may have missed a change of the theme
         if view is not None:
             screen.post_message(Seen(view))
-        self._wake.set()
+        self._lookout.look_at_once()
 
     def open_run(self, directory: Path) -> None:
         """Watch another run."""
         self._directory = directory
-        self._watch = RunWatch(directory, self.run_dir)
-        self._time = TimeControls(self._watch)
+        self._lookout.watch = RunWatch(directory, self.run_dir)
+        self._time = TimeControls(self._lookout.watch)
         self.action_open("Overview")
 
     def on_runs_panel_opened(self, message: "RunsPanel.Opened") -> None:
@@ -327,7 +278,7 @@ class SanctumApp(App[Outcome]):
         except AcknowledgementError as error:
             said = str(error)
             self.call_from_thread(self.notify, said, severity="error", markup=False)
-        self._wake.set()
+        self._lookout.look_at_once()
 
     # Time
 
@@ -335,23 +286,23 @@ class SanctumApp(App[Outcome]):
         """Move through time by a number of updates."""
         if self.view is not None:
             self._time.step(self.view, by)
-            self._wake.set()
+            self._lookout.look_at_once()
 
     def action_jump(self, update: int) -> None:
         """Show the run as it was after an update."""
         self._time.go_to(update)
-        self._wake.set()
+        self._lookout.look_at_once()
 
     def action_now(self) -> None:
         """Show the run as it is now, and follow it."""
         self._time.go_to(None)
-        self._wake.set()
+        self._lookout.look_at_once()
 
     def action_play(self) -> None:
         """Play, or pause."""
         if self.view is not None:
             self._time.toggle_play(self.view)
-            self._wake.set()
+            self._lookout.look_at_once()
 
     def action_speed(self) -> None:
         """Play faster, or slowly again."""
@@ -362,7 +313,7 @@ class SanctumApp(App[Outcome]):
     def on_time_bar_jumped(self, message: TimeBar.Jumped) -> None:
         """Show the moment that was chosen with the mouse."""
         self._time.go_to(message.update)
-        self._wake.set()
+        self._lookout.look_at_once()
 
     # Settings
 

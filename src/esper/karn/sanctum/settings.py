@@ -1,5 +1,6 @@
 """What somebody likes Sanctum to look like: remembered in a small file of their own."""
 
+import os
 import tomllib
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -73,7 +74,10 @@ def write_settings(settings: Settings, path: Path) -> None:
     ]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(_HEADING + "".join(lines), encoding="utf-8")
+        # All at once: another cockpit never reads half of it.
+        new = path.with_name(f"{path.name}.{os.getpid()}")
+        new.write_text(_HEADING + "".join(lines), encoding="utf-8")
+        new.replace(path)
     except OSError as error:
         raise SettingsError(f"cannot write the settings {path}: {error.strerror}") from error
 
@@ -99,7 +103,10 @@ class SettingsFile:
         """Change settings and write them down.
 
         Raises:
-            SettingsError: they cannot be written; they are changed nevertheless.
+            SettingsError: they cannot be written; they are changed nevertheless. A damaged file is
+                left as it is: somebody may want to mend it.
         """
         self.settings = replace(self.settings, **changes)  # type: ignore[arg-type]  # by name
+        if self.problem is not None:
+            raise SettingsError(f"not remembered: {self._path} is damaged, mend it or delete it")
         write_settings(self.settings, self._path)

@@ -8,16 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from esper.karn.sanctum.schema import DecisionState, HeadDecision, RunState
-from esper.karn.sanctum.widgets.decision_view import (
-    TAKEN,
-    bar,
+from esper.karn.sanctum.widgets.decision_row import (
     decision_words,
     joint_probability,
-    render_decision,
     render_decision_row,
     share,
     when,
 )
+from esper.karn.sanctum.widgets.decision_view import TAKEN, bar, render_decision
 from esper.karn.sanctum.widgets.palette import DARK
 from esper.leyline.heads import HEAD_CHOICES, Op
 

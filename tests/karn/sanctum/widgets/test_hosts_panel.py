@@ -6,7 +6,8 @@ from dataclasses import replace
 import pytest
 
 from esper.karn.sanctum.schema import SanctumSnapshot, SlotState
-from esper.karn.sanctum.widgets.hosts_panel import STAGE_SIGNS, render_hosts, stage_sign
+from esper.karn.sanctum.widgets.hosts_panel import render_hosts
+from esper.karn.sanctum.widgets.seed_stages import STAGE_SIGNS, stage_sign
 from esper.leyline.heads import Stage
 
 

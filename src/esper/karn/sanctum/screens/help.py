@@ -13,9 +13,9 @@ from textual.widgets import Static
 
 from esper.karn.sanctum.themes import palette_of
 from esper.karn.sanctum.widgets.charts import MIXED_SIGN, NONFINITE_SIGNS
-from esper.karn.sanctum.widgets.hosts_panel import STAGE_SIGNS
 from esper.karn.sanctum.widgets.palette import Palette
 from esper.karn.sanctum.widgets.panel import Panel
+from esper.karn.sanctum.widgets.seed_stages import STAGE_SIGNS
 from esper.karn.sanctum.widgets.tamiyo_brain.action_heads_panel import (
     FIRST_OUT_MARK,
     LIT,

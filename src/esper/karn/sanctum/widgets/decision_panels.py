@@ -7,7 +7,8 @@ from rich.text import Text
 
 from esper.karn.sanctum.view import View
 from esper.karn.sanctum.widgets.choice_panel import ChoicePanel
-from esper.karn.sanctum.widgets.decision_view import render_decision, render_decision_row, when
+from esper.karn.sanctum.widgets.decision_row import render_decision_row, when
+from esper.karn.sanctum.widgets.decision_view import render_decision
 from esper.karn.sanctum.widgets.palette import Palette
 from esper.karn.sanctum.widgets.panel import Panel
 

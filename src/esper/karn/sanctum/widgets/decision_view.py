@@ -1,6 +1,5 @@
 """One decision: what each head chose, how surely, and what else it could have chosen."""
 
-import math
 from collections.abc import Sequence
 from typing import Final
 
@@ -8,7 +7,8 @@ from rich.text import Text
 
 from esper.karn.sanctum.schema import DecisionState, HeadDecision, RunState
 from esper.karn.sanctum.widgets.charts import NONFINITE_SIGNS
-from esper.karn.sanctum.widgets.figures import cut, figure, nonfinite_kind
+from esper.karn.sanctum.widgets.decision_row import choice_name, share
+from esper.karn.sanctum.widgets.figures import cut, nonfinite_kind
 from esper.karn.sanctum.widgets.palette import DARK, Palette
 from esper.karn.sanctum.widgets.tamiyo_brain.action_heads_panel import display_name
 
@@ -23,36 +23,6 @@ _BEST: Final = 36
 _WIDEST: Final = 50
 _GAP: Final = 2
 _EIGHTHS: Final = " ▏▎▍▌▋▊▉"
-
-
-def share(probability: float) -> str:
-    """Return a probability in four characters: "53%", "<1%"; NaN and Inf are what they are."""
-    if nonfinite_kind(probability) is not None:
-        return figure(probability)
-    if not 0.0 <= probability <= 1.0 + 1e-6:  # rounding may go beyond 1 by a hair
-        return cut(f"{probability:.1f}", 4)
-    percent = 100.0 * probability
-    return "<1%" if 0.0 < percent < 0.5 else f"{percent:.0f}%"
-
-
-def choice_name(run: RunState, head: str, choice: int) -> str:
-    """Return what a choice of a head is called; its number where the run does not say."""
-    names = run.heads.get(head, ())
-    return names[choice] if 0 <= choice < len(names) else f"#{choice}"
-
-
-def joint_probability(decision: DecisionState) -> float:
-    """Return how probable the whole decision was: the product over the heads that counted."""
-    return math.prod(one.probability for one in decision.heads if one.is_active)
-
-
-def decision_words(decision: DecisionState, run: RunState) -> str:
-    """Return the choices that counted: "GERMINATE early · conv · gated · 5 steps · 0.7"."""
-    active = {
-        one.head: choice_name(run, one.head, one.choice) for one in decision.heads if one.is_active
-    }
-    op = active.pop("op", "")
-    return " ".join(part for part in (op, " · ".join(active.values())) if part)
 
 
 def render_decision(
@@ -177,41 +147,10 @@ def _choice(
     return line.append(number, style if one.is_active else dim)
 
 
-def bar(share: float, width: int) -> str:
-    """Return a bar of exactly `width` cells, filled by `share`, 0 to 1, to an eighth of a cell."""
-    eighths = round(8 * width * min(1.0, max(0.0, share)))
-    if share > 0.0 and width > 0:
+def bar(filled: float, width: int) -> str:
+    """Return a bar of exactly `width` cells, filled by `filled`, 0 to 1, to an eighth of a cell."""
+    eighths = round(8 * width * min(1.0, max(0.0, filled)))
+    if filled > 0.0 and width > 0:
         eighths = max(1, eighths)  # what is possible can be seen
     full, rest = divmod(eighths, 8)
     return ("█" * full + (_EIGHTHS[rest] if rest else "")).ljust(width)
-
-
-def render_decision_row(
-    decision: DecisionState, run: RunState, width: int, palette: Palette = DARK
-) -> Text:
-    """Return one line: the host, what was chosen for it, how surely, and what it is worth."""
-    line = Text("  ", no_wrap=True).append(f"host {decision.host + 1}".ljust(9), palette.muted)
-    right = Text(no_wrap=True).append(" p ", palette.muted)
-    probability = joint_probability(decision)
-    is_broken = nonfinite_kind(probability) is not None
-    right.append(
-        share(probability).rjust(4), f"bold {palette.critical}" if is_broken else palette.ink
-    )
-    right.append("  value ", palette.muted)
-    is_broken = nonfinite_kind(decision.value) is not None
-    right.append(
-        figure(decision.value).ljust(5), f"bold {palette.critical}" if is_broken else palette.ink
-    )
-    line.append(decision_words(decision, run), palette.ink)
-    line.truncate(max(0, width - right.cell_len), overflow="ellipsis", pad=True)
-    line.append_text(right).truncate(width, overflow="ellipsis")
-    return line
-
-
-def when(decisions: Sequence[DecisionState], run: RunState) -> str:
-    """Return in which update and step decisions were taken: "update 37, step 11 of 24"."""
-    if not decisions:
-        return ""
-    newest = max(decisions, key=lambda one: (one.update, one.step))
-    of = f" of {run.steps}" if run.steps else ""
-    return f"update {newest.update}, step {newest.step}{of}"

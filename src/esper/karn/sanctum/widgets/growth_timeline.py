@@ -9,8 +9,8 @@ from rich.text import Text
 from esper.karn.sanctum.schema import HostState, RunState, SlotState
 from esper.karn.sanctum.widgets.charts import BLOCKS, NONFINITE_SIGNS
 from esper.karn.sanctum.widgets.figures import cut, figure, nonfinite_kind
-from esper.karn.sanctum.widgets.hosts_panel import stage_sign, stage_style
 from esper.karn.sanctum.widgets.palette import DARK, Palette
+from esper.karn.sanctum.widgets.seed_stages import stage_sign, stage_style
 
 _NAME_WIDTH: Final = 8
 _NOW_WIDTH: Final = 17  # what the slot holds now, where that is not written above its line

@@ -10,9 +10,9 @@ from esper.karn.sanctum.view import View
 from esper.karn.sanctum.widgets.charts import sparkline
 from esper.karn.sanctum.widgets.choice_panel import ChoicePanel
 from esper.karn.sanctum.widgets.figures import count, cut, percentage
-from esper.karn.sanctum.widgets.hosts_panel import stage_sign, stage_style
 from esper.karn.sanctum.widgets.judgement import figure_style
 from esper.karn.sanctum.widgets.palette import DARK, Palette
+from esper.karn.sanctum.widgets.seed_stages import stage_sign, stage_style
 
 _INDEX_WIDTH: Final = 5  # the cursor and the host's number
 _PERCENT_WIDTH: Final = 7

@@ -13,19 +13,8 @@ from esper.karn.sanctum.widgets.figures import count, cut, figure, nonfinite_kin
 from esper.karn.sanctum.widgets.judgement import figure_style
 from esper.karn.sanctum.widgets.palette import DARK, Palette
 from esper.karn.sanctum.widgets.panel import Panel
-from esper.leyline.heads import Stage
+from esper.karn.sanctum.widgets.seed_stages import STAGE_SIGNS, stage_sign, stage_style
 
-#: A sign for each stage of a seed's life; the more of it there is in the host, the fuller.
-STAGE_SIGNS: Final = {
-    Stage.DORMANT: "·",
-    Stage.GERMINATED: "▫",
-    Stage.TRAINING: "▪",
-    Stage.BLENDING: "◧",
-    Stage.HOLDING: "■",
-    Stage.FOSSILIZED: "◆",
-    Stage.PRUNED: "/",
-    Stage.EMBARGOED: "−",
-}
 _INDEX_WIDTH: Final = 3
 _PERCENT_WIDTH: Final = 7
 _COUNT_WIDTH: Final = 6
@@ -38,23 +27,6 @@ _LONGEST_CURVE: Final = 24
 _GAP: Final = 3  # between two columns of hosts
 _TIGHT_PERCENT_WIDTH: Final = 6
 _TIGHT_SLOT_WIDTH: Final = 2  # stage and alpha
-
-
-def stage_style(stage: int, palette: Palette) -> str:
-    """Return the colour of a stage; none of them is an alert."""
-    return {
-        Stage.TRAINING: palette.accent,
-        Stage.BLENDING: f"bold {palette.accent}",
-        Stage.HOLDING: palette.ink,
-        Stage.FOSSILIZED: f"bold {palette.good}",
-        Stage.GERMINATED: palette.muted,
-        Stage.PRUNED: palette.muted,
-    }.get(Stage(stage) if stage in list(Stage) else Stage.DORMANT, palette.faint)
-
-
-def stage_sign(stage: int) -> str:
-    """Return the sign of a stage; one that a newer version has added is a question mark."""
-    return STAGE_SIGNS[Stage(stage)] if stage in list(Stage) else "?"
 
 
 @dataclass(frozen=True)

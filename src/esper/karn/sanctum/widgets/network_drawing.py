@@ -8,8 +8,8 @@ from rich.text import Text
 from esper.karn.sanctum.schema import HostState, RunState, SlotState
 from esper.karn.sanctum.widgets.figures import count, cut, nonfinite_kind
 from esper.karn.sanctum.widgets.growth_timeline import alpha_text, blueprint_name
-from esper.karn.sanctum.widgets.hosts_panel import stage_sign, stage_style
 from esper.karn.sanctum.widgets.palette import DARK, Palette
+from esper.karn.sanctum.widgets.seed_stages import stage_sign, stage_style
 from esper.leyline.heads import Stage
 
 _INPUT: Final = "input "
