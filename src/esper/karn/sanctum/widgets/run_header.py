@@ -165,5 +165,10 @@ class RunHeader(Panel, can_focus=False):
 
     IS_RESTLESS = True
 
+    def part(self, view: View) -> object:
+        run, status = view.snapshot.run, status_text(view.status, DARK).plain
+        elapsed = duration(elapsed_seconds(run, view.status, view.now))
+        return run, view.snapshot.interventions, status, elapsed
+
     def draw(self, view: View, width: int, height: int, palette: Palette) -> Text:
         return render_header(view, width, height, palette)
