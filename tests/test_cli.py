@@ -10,8 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from esper import cli
 from esper.cli import main, sanctum_main
 from esper.karn.run_store import RunReader, find_run
+from esper.karn.sanctum.screen_map import SCREENS
+from esper.karn.sanctum.settings import THEME_NAMES
 from esper.leyline.telemetry import RunStarted
 from esper.simic.config import setting_names
 
@@ -76,6 +79,14 @@ def test_bad_input_gets_one_sentence(run: Run, arguments: tuple[str, ...], words
         ("--size", "1x1", "--export", "a.svg"),
         ("--size", "9999x9999", "--export", "a.svg"),
         ("--size", "120x40"),
+        ("--screen", "heads"),
+        ("--screen", "home", "--export", "a.svg"),
+        ("--once", "--export", "a.svg"),
+        ("--theme", "pink"),
+        ("serve", "absent"),
+        ("serve", "--port", "0"),
+        ("serve", "--host", "0.0.0.0"),
+        ("serve", "--host", "0.0.0.0", "--token", "short"),
     ],
 )
 def test_sanctum_refuses_in_one_sentence(run: Run, arguments: tuple[str, ...]) -> None:
@@ -89,6 +100,11 @@ def test_a_config_file_with_an_unknown_key_is_refused(run: Run, tmp_path: Path) 
     assert code == 2
     assert "did you mean 'episodes'?" in errors
     assert not (tmp_path / "runs").exists()
+
+
+def test_sanctum_knows_its_screens_and_themes_by_the_same_names_as_the_cockpit() -> None:
+    assert tuple(title.lower() for title, _ in SCREENS.values()) == cli.SCREENS
+    assert cli.THEMES == THEME_NAMES
 
 
 def test_settings_come_from_defaults_then_the_file_then_options(run: Run, tmp_path: Path) -> None:
@@ -220,6 +236,9 @@ def test_a_picture_that_cannot_be_written_is_one_sentence(run: Run) -> None:
     code, _, errors = run("--export", "absent/a.svg", command=sanctum_main)
     assert code == 2
     assert errors == "sanctum: cannot write absent/a.svg: No such file or directory\n"
+    code, _, errors = run("--export", "a.pdf", command=sanctum_main)
+    assert code == 2
+    assert errors.startswith("sanctum: a.pdf does not say what to write: end it in one of .svg")
 
 
 def test_off_a_terminal_sanctum_prints_one_frame(run: Run) -> None:
@@ -227,6 +246,18 @@ def test_off_a_terminal_sanctum_prints_one_frame(run: Run) -> None:
     code, output, _ = run(command=sanctum_main)
     assert code == 0
     assert "Action heads" in output
+
+
+def test_a_run_is_shown_as_of_any_update(run: Run) -> None:
+    assert run("ppo", "--episodes", "6", "--envs", "2", "--steps", "1")[0] == 0
+    code, output, _ = run("--once", "--at", "2", command=sanctum_main)
+    assert code == 0
+    assert "update 2" in output
+    assert "update 3" not in output
+    code, output, errors = run("--once", "--at", "9", command=sanctum_main)
+    assert (code, output) == (2, "")
+    assert errors.endswith("has no update 9: give one from 1 to 3\n")
+    assert run("--export", "a.svg", "--at", "0", command=sanctum_main)[0] == 2
 
 
 def test_threads_can_be_chosen_for_the_shortest_episode(run: Run) -> None:

@@ -23,6 +23,7 @@ from esper.karn.run_store import (
     create_run,
     find_run,
 )
+from esper.leyline.telemetry import Notice
 from esper.simic.config import (
     ConfigError,
     TrainingConfig,
@@ -162,6 +163,8 @@ def train_child(run: Path) -> int:
 def _train(run: Path, config: TrainingConfig, progress: "ProgressReport") -> "RunFinished":
     # Signals first: whoever asks to stop while torch is still loading is heard, too.
     with stop_on_signal() as stop, _held(run), RunWriter(run) as writer, progress:
+        # Whoever watches would see nothing for the seconds that this takes.
+        writer.emit(Notice(level="info", text="loading PyTorch"))
         from esper.simic.training import train
 
         return train(config, run, writer, progress, stop)
@@ -251,9 +254,13 @@ def watch(
     run_dir: Path,
     reference: str | None,
     *,
+    at: int | None = None,
     once: bool,
     picture: Path | None,
     size: tuple[int, int],
+    screen: str = "overview",
+    theme: str | None = None,
+    ascii_only: bool = False,
 ) -> int:
     """Show a run in Sanctum, or print or draw one frame of it; return the exit code.
 
@@ -262,29 +269,77 @@ def watch(
 
     Raises:
         RunNotFoundError: no run answers to the reference, or there is none to print or draw.
+        UpdateNotFoundError: the run has no update of the number `at`.
     """
     once = once or not (sys.stdin.isatty() and sys.stdout.isatty())
     try:
         run = find_run(run_dir, reference)
     except RunNotFoundError:
-        if reference is not None or once or picture is not None:
+        if reference is not None or at is not None or once or picture is not None:
             raise
         run = None
+    if run is not None and at is not None:
+        from esper.karn.sanctum.watch import look_once
+
+        look_once(run, at=at)  # says what is wrong with the number before a screen opens
     if picture is not None or once:
         from esper.karn.sanctum.capture import export_frame, print_once
 
         assert run is not None
         if picture is not None:
             try:
-                export_frame(run, picture, size)
+                export_frame(
+                    run,
+                    picture,
+                    size,
+                    at=at,
+                    screen=screen,
+                    theme=theme or "dark",
+                    ascii_only=ascii_only,
+                )
             except OSError as error:
                 raise ConfigError(f"cannot write {picture}: {error.strerror}") from error
         else:
-            print_once(run)
+            print_once(run, at=at, theme=theme, ascii_only=ascii_only)
         return 0
     from esper.karn.sanctum.app import run_sanctum
 
-    run_sanctum(run, run_dir)
+    run_sanctum(run, run_dir, at=at, theme=theme, ascii_only=ascii_only)
+    return 0
+
+
+def serve(
+    run_dir: Path,
+    reference: str | None,
+    *,
+    host: str,
+    port: int,
+    token: str | None,
+    theme: str | None,
+    ascii_only: bool,
+) -> int:
+    """Serve Sanctum to browsers until it is interrupted; return the exit code.
+
+    Raises:
+        RunNotFoundError: no run answers to the reference.
+        ServeError: it cannot be served like that, or what it takes is not installed.
+    """
+    from esper.karn.sanctum.served.options import ServeError, ServeOptions
+
+    options = ServeOptions(host, port, token, theme, ascii_only)
+    try:
+        run = find_run(run_dir, reference)
+    except RunNotFoundError:
+        if reference is not None:
+            raise
+        run = None
+    try:
+        from esper.karn.sanctum.served import server
+    except ModuleNotFoundError as error:
+        raise ServeError(
+            f"sanctum serve needs {error.name}, which comes with: pip install 'esper[serve]'"
+        ) from error
+    server.serve(options, run_dir, run)
     return 0
 
 

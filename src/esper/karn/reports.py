@@ -34,6 +34,7 @@ _LIT_STYLE: Final = "bold red"
 _STATUS_STYLES: Final = {
     StatusKind.LIVE: "green",
     StatusKind.STALE: "yellow",
+    StatusKind.UNREADABLE: "red",
     StatusKind.HALTED: "red",
     StatusKind.FAILED: "red",
     StatusKind.DEAD: "red",

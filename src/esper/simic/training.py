@@ -125,6 +125,7 @@ class Trainer:
         self._episodes_done = 0
 
         torch.manual_seed(config.seed)
+        self._tell(f"preparing {config.task} on {self._device}")
         env = self._environment(config.environments)
         checkpoint, self._passed_over = load_latest(run / "checkpoints", self._device)
         self._threads = self._choose_threads(env, checkpoint)
@@ -351,6 +352,7 @@ class Trainer:
         if threads:
             torch.set_num_threads(threads)
             return threads
+        self._tell("measuring with how many threads training is fastest")
         waiting = np.zeros((env.num_envs, len(HEAD_SIZES)), dtype=np.int64)
 
         def train_a_slice() -> None:
@@ -398,4 +400,8 @@ class Trainer:
     def _say(self, sentence: str, level: str) -> None:
         """Put a sentence before people, now and in the run's log."""
         self._progress.say(sentence)
+        self._tell(sentence, level)
+
+    def _tell(self, sentence: str, level: str = "info") -> None:
+        """Put a sentence into the run's log."""
         self._writer.emit(Notice(level=level, text=sentence))

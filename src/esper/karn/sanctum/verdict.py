@@ -44,6 +44,7 @@ _STATUS_LEVELS: Final = {
     StatusKind.FAILED: Level.CRITICAL,
     StatusKind.DEAD: Level.CRITICAL,
     StatusKind.STALE: Level.WARNING,
+    StatusKind.UNREADABLE: Level.WARNING,
     StatusKind.STOPPED: Level.NOTICE,
 }
 
