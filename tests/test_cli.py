@@ -107,7 +107,7 @@ def test_settings_come_from_defaults_then_the_file_then_options(run: Run, tmp_pa
     (start,) = [payload for payload in payloads if isinstance(payload, RunStarted)]
     assert (start.episodes, start.steps) == (1, 2)
     assert start.config["minibatches"] == 1
-    assert start.config["ppo_epochs"] == 4
+    assert start.config["ppo_epochs"] == 6
 
 
 def test_what_is_a_runs_own_cannot_change_when_it_goes_on(run: Run) -> None:

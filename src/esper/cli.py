@@ -240,8 +240,8 @@ def _add_eval(verbs: Any) -> None:
         "policies",
         nargs="*",
         metavar="POLICY",
-        help="a run (an id, a unique prefix or a path) or a checkpoint's path; default the newest "
-        "run; several are training runs of one kind, told of together",
+        help="a run (an id, a unique prefix or a path), a checkpoint's path, or shipped: the one "
+        "that comes with Esper; default the newest run; several are told of together",
     )
     _add_run_dir(parser)
     parser.add_argument(

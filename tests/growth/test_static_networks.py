@@ -92,13 +92,13 @@ def test_lockstep_is_a_loop_of_ordinary_networks(
 def test_minibatches_are_those_of_a_host_born_of_the_same_seed(
     small_task: Callable[..., Task],
 ) -> None:
-    # Depth 3, plain and flat is a host: so the two must come to the same, bit for bit.
+    # Depth 3, plain and mean-pooled is a host: so the two must come to the same, bit for bit.
     env = GrowthVectorEnv(2, small_task(), steps=4, batch=8, batches=2, autoreset_mode="Disabled")
     env.reset(seed=[5, 6])
     for _ in range(4):
         env.step(np.zeros((2, 8), dtype=np.int64))
     like = env.host_shape
-    same = StaticShape(like.input_shape, like.classes, like.channels, depth=3)
+    same = StaticShape(like.input_shape, like.classes, like.channels, depth=3, pooled=True)
     trained = train_static(env, same, [5, 6])
     np.testing.assert_array_equal(trained.test_accuracy, env.test_accuracy())
 
@@ -137,7 +137,7 @@ def test_a_plain_network_costs_what_a_host_of_its_shape_costs() -> None:
 
     for symbols, inputs in ((0, (1, 40)), (0, (2, 9, 9)), (0, (12,)), (9, (12,))):
         host = HostShape(inputs, 9, 8, symbols)
-        same = StaticShape(inputs, 9, 8, 3, symbols=symbols)
+        same = StaticShape(inputs, 9, 8, 3, pooled=not symbols, symbols=symbols)
         (ours,) = training_multiply_adds(host, empty_seeds(1))
         assert same.training_multiply_adds == ours
         assert same.layout.size == host.layout.size

@@ -94,7 +94,7 @@ def test_a_shadow_costs_what_torch_counts_and_the_gradient_nobody_needs(
     def shadow() -> None:
         seen = made.slots[0].seed(features, 1.0)
         seen = torch.relu(made.host.blocks[2](torch.relu(made.host.blocks[1](seen))))
-        logits = made.host.classifier(made.slots[2].seed(seen, 1.0).flatten(1))
+        logits = made.host.classify(made.slots[2].seed(seen, 1.0))
         parameters = list(made.slots[0].seed.module.parameters())
         torch.autograd.grad(F.cross_entropy(logits, labels), parameters)
 

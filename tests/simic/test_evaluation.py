@@ -65,7 +65,7 @@ def test_training_never_meets_a_seed_of_evaluation(run_seed: int, seed: int, fir
     ours = evaluation_seeds(seed, 8)
     assert len(set(ours)) == 8
     assert all(2**62 <= each < 2**63 for each in ours)
-    assert all(0 <= each < 2**32 for each in episode_seeds(run_seed, first, 8))
+    assert all(0 <= each < 2**32 for each in episode_seeds(run_seed, first, 8, 4))
     assert ours == evaluation_seeds(seed, 12)[:8], "more episodes begin with the same ones"
     assert ours != evaluation_seeds(seed + 1, 8)
 
