@@ -28,6 +28,7 @@ class _Parser(argparse.ArgumentParser):
     """Says what is wrong in one sentence."""
 
     def error(self, message: str) -> NoReturn:
+        message = message.replace(", '_train'", "")  # started by the program, not by people
         self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
 
 
@@ -217,13 +218,25 @@ def _add_replay(verbs: Any) -> None:
         _replay,
         "make an incident happen again and say where it began; exit code 1 if it does not",
     )
-    parser.add_argument("run", metavar="RUN", help="an id, its unique beginning, a name or a path")
+    parser.add_argument(
+        "run",
+        nargs="?",
+        metavar="RUN",
+        help="an id, its unique beginning, a name or a path, also that of a single capsule's "
+        "folder; default the newest",
+    )
     parser.add_argument(
         "number",
         nargs="?",
         type=_whole_number,
         metavar="N",
         help="number of the incident, as `esper incidents` lists them; default the first",
+    )
+    parser.add_argument(
+        "--update",
+        type=_whole_number,
+        metavar="U",
+        help="the incident of this update, instead of N",
     )
     _add_run_dir(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -392,8 +405,15 @@ def _incidents(options: argparse.Namespace) -> int:
 def _replay(options: argparse.Namespace) -> int:
     from esper import launch
 
+    if options.number is not None and options.update is not None:
+        raise OptionError("N and --update both choose the incident: give one of them")
     return launch.replay_incident(
-        options.run_dir, options.run, options.number, as_json=options.json, page=options.html
+        options.run_dir,
+        options.run,
+        options.number,
+        update=options.update,
+        as_json=options.json,
+        page=options.html,
     )
 
 

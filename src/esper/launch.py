@@ -36,13 +36,15 @@ from esper.simic.drill import scheduled
 from esper.simic.stopping import stop_on_signal
 
 if TYPE_CHECKING:
-    from esper.leyline.telemetry import IncidentRecorded, RunFinished
+    from esper.leyline.telemetry import IncidentRecorded, NonfiniteSighting, RunFinished
     from esper.simic.progress import ProgressReport
 
 #: Held by the process that trains a run.
 LOCK_NAME = "training.lock"
 #: Of the incidents that a run told of, how many of the last are listed.
 _INCIDENTS_LISTED = 1000
+#: Columns of a report that goes into a file or a pipe.
+_PIPED_COLUMNS = 240
 #: By how training ended, where nobody asked Sanctum to end it.
 _EXIT_CODES = {"finished": 0, "stopped": 130, "halted": 3}
 #: What may be said anew when a run goes on; everything else is what makes it the same run.
@@ -117,9 +119,9 @@ def prepare_resume(
             raise ConfigError(
                 f"inject {drill}: update {frame.snapshot.run.update} of {run.name} is done already"
             )
-    if frame.snapshot.run.phase == "finished" and config.episodes <= frame.snapshot.run.episodes:
+    if frame.snapshot.run.episodes_done >= config.episodes:
         raise ConfigError(
-            f"{run.name} has trained all its {frame.snapshot.run.episodes} episodes; "
+            f"{run.name} has trained all its {config.episodes} episodes; "
             "give a larger --episodes to train more"
         )
     write_config(config, run / CONFIG_NAME)
@@ -312,20 +314,46 @@ def print_incidents(run_dir: Path, reference: str | None, *, as_json: bool) -> i
     return 0
 
 
-def _incidents_told(run: Path) -> "list[IncidentRecorded]":
+def _incidents_told(run: Path) -> "list[tuple[IncidentRecorded, list[NonfiniteSighting]]]":
     """Return what the run's store tells of incidents, those that were not kept included."""
-    from esper.leyline.telemetry import IncidentRecorded
+    from esper.leyline.telemetry import IncidentRecorded, PPOUpdatePayload
 
     reader = RunReader(run)
-    numbers = reversed(reader.last_ids("incident_recorded", _INCIDENTS_LISTED))
-    events = (event for number in numbers for event in reader.read(number - 1, 1))
-    return [event.payload for event in events if isinstance(event.payload, IncidentRecorded)]
+
+    def payloads(kind: str) -> Iterator[Any]:
+        for number in reversed(reader.last_ids(kind, _INCIDENTS_LISTED)):
+            yield from (event.payload for event in reader.read(number - 1, 1))
+
+    seen = {
+        update.update: update.head_nonfinite
+        for update in payloads("ppo_update")
+        if isinstance(update, PPOUpdatePayload)
+    }
+    return [
+        (incident, seen.get(incident.update, []))
+        for incident in payloads("incident_recorded")
+        if isinstance(incident, IncidentRecorded)
+    ]
 
 
 def replay_incident(
-    run_dir: Path, reference: str, number: int | None, *, as_json: bool, page: Path | None
+    run_dir: Path,
+    reference: str | None,
+    number: int | None,
+    *,
+    update: int | None,
+    as_json: bool,
+    page: Path | None,
 ) -> int:
     """Make an incident happen again and tell what came of it; return 0 if it was the same.
+
+    Args:
+        run_dir: the folder that holds runs.
+        reference: of the run, None for the newest; or the path of one capsule's folder.
+        number: of the incident; None for the first.
+        update: of the incident, instead of its number.
+        as_json: whether to print JSON for a program instead of text for a person.
+        page: where to write the report as HTML, too.
 
     Raises:
         RunNotFoundError, IncidentError: there is no such run or incident, its capsule cannot be
@@ -334,15 +362,25 @@ def replay_incident(
     from rich.console import Console
 
     from esper.simic import replay_report
-    from esper.simic.incidents import IncidentError, find_incident, read_capsule
+    from esper.simic.incidents import (
+        CAPSULE_NAME,
+        IncidentError,
+        find_incident,
+        incident_at,
+        read_capsule,
+    )
     from esper.simic.replay import REPRODUCED, replay
     from esper.simic.replay_page import replay_page
 
-    run = find_run(run_dir, reference)
-    incident = find_incident(run, number)
+    if reference is not None and (Path(reference).expanduser() / CAPSULE_NAME).is_file():
+        incident = incident_at(Path(reference).expanduser().resolve())
+        run_name = incident.path.parent.parent.name
+    else:
+        run = find_run(run_dir, reference)
+        incident, run_name = find_incident(run, number, update), run.resolve().name
     capsule = read_capsule(incident.path)
     replayed = replay(capsule)
-    about = (run.name, incident.number, capsule.minibatches_per_epoch)
+    about = (run_name, incident.number, capsule.minibatches_per_epoch)
     if page is not None:
         try:
             page.write_text(replay_page(replayed, *about), encoding="utf-8")
@@ -351,12 +389,17 @@ def replay_incident(
     if as_json:
         print(json.dumps(replay_report.replay_as_json(replayed, *about), indent=2))
     else:
-        replay_report.print_replay(replayed, *about, Console())
+        # Off a terminal nothing is broken over lines: it is read with grep.
+        console = Console() if sys.stdout.isatty() else Console(width=_PIPED_COLUMNS)
+        replay_report.print_replay(replayed, *about, console)
     return 0 if replayed.verdict == REPRODUCED else 1
 
 
 def _how_to_go_on(run: Path) -> str:
-    return f"Go on with: esper ppo --run-dir {run.parent} --resume {run.name}"
+    state = _follow(run).snapshot.run
+    is_done = state.episodes_done >= state.episodes > 0
+    more = f" --episodes {2 * state.episodes}" if is_done else ""
+    return f"Go on with: esper ppo --run-dir {run.parent} --resume {run.name}{more}"
 
 
 def _follow(run: Path) -> Any:

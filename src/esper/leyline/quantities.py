@@ -8,6 +8,7 @@ from typing import Final
 
 CAUSAL_ORDER: Final = (
     "loss_scale",
+    "moments",
     "observations",
     "recurrent_state",
     "advantages",
@@ -23,7 +24,9 @@ CAUSAL_ORDER: Final = (
     "policy_loss",
     "value_loss",
     "entropy_loss",
+    "loss",
     "gradient",
+    "gradient_norm",
     "parameters",
 )
 _RANKS: Final = {quantity: rank for rank, quantity in enumerate(CAUSAL_ORDER)}

@@ -24,8 +24,7 @@ from esper.simic.agent.ppo import PPOAgent
 from esper.simic.agent.rollout import Rollout
 from esper.simic.checkpoint import (
     Checkpoint,
-    latest_checkpoint,
-    load_checkpoint,
+    load_latest,
     save_checkpoint,
 )
 from esper.simic.collecting import collect, episode_seeds
@@ -113,8 +112,7 @@ class Trainer:
 
         torch.manual_seed(config.seed)
         env = self._environment(config.environments)
-        path = latest_checkpoint(run / "checkpoints")
-        checkpoint = None if path is None else load_checkpoint(path, self._device)
+        checkpoint, self._passed_over = load_latest(run / "checkpoints", self._device)
         self._threads = self._choose_threads(env, checkpoint)
         shape = env.single_observation_space.shape
         assert shape is not None
@@ -148,6 +146,8 @@ class Trainer:
     def run(self, stop: StopRequest) -> RunFinished:
         """Train to the end; return how it ended."""
         self._announce()
+        for sentence in self._passed_over:
+            self._say(f"{sentence}: going on from one before it", "warning")
         while self._episodes_done < self._config.episodes:
             if stop.requested:
                 if self._update % self._config.checkpoint_every:

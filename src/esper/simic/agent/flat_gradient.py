@@ -37,11 +37,6 @@ class FlatGradient:
         weights, bias = tail.split((rows * columns, rows))
         return torch.cat((weights.view(rows, columns), bias.unsqueeze(1)), dim=1)
 
-    @torch.no_grad()
-    def parameter_sum(self) -> Tensor:
-        """Return the sum of all parameters: not finite if any of them is not."""
-        return torch.stack([parameter.sum() for parameter in self.parameters]).sum()
-
     def zero(self) -> None:
         """Clear all gradients."""
         self.flat.zero_()
