@@ -26,7 +26,6 @@ CAUSAL_ORDER: Final = (
     "entropy_loss",
     "loss",
     "gradient",
-    "gradient_norm",
     "parameters",
 )
 _RANKS: Final = {quantity: rank for rank, quantity in enumerate(CAUSAL_ORDER)}

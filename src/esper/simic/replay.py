@@ -107,8 +107,7 @@ class TracingWatch(UpdateWatch):
         heads = self._agent.policy.heads
         of_heads = tuple(p.grad for p in heads.parameters() if p.grad is not None)
         self._ask(index, {"gradient": of_heads}, is_shared=False)
-        shared = {"gradient": (self._agent.gradient.body,), "gradient_norm": (norms,)}
-        self._ask(index, shared, is_shared=True)
+        self._ask(index, {"gradient": (self._agent.gradient.body,)}, is_shared=True)
         self._tracer.phase = "step"
         return bad
 

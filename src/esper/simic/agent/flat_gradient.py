@@ -42,8 +42,10 @@ class FlatGradient:
         self.flat.zero_()
 
     def norm(self) -> Tensor:
-        """Return the norm of all gradients together."""
-        return torch.linalg.vector_norm(self.flat)
+        """Return the norm of all gradients together, in float64: finite gradients have a finite
+        norm, or clipping by it would make all of them 0.
+        """
+        return torch.linalg.vector_norm(self.flat, dtype=torch.float64)
 
     def clip(self, norm: Tensor, maximum: float) -> None:
         """Scale all gradients, whose norm is `norm`, to a norm of at most `maximum`."""

@@ -230,7 +230,7 @@ class PPOAgent:
 
     def _head_gradient_norms(self) -> Tensor:
         """Return the norm of the gradient of each head's own parameters, `[H]`."""
-        squares = self.gradient.last_by_row.square().sum(1)  # [total]
+        squares = self.gradient.last_by_row.double().square().sum(1)  # [total]
         by_head = squares.new_zeros(len(self.policy.layout.names))
         return by_head.index_add_(0, self.policy.table.head_of_choice, squares).sqrt()
 

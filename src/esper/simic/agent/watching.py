@@ -78,13 +78,12 @@ class UpdateWatch:
         return monitor.bad(index)
 
     @torch.no_grad()
-    def backward(self, index: int, norms: Tensor) -> Tensor:
+    def backward(self, index: int, _norms: Tensor) -> Tensor:
         """Flag the gradients, before they are clipped; return whether anything was ever flagged."""
         # Where the forward pass or the unscaled gradient broke already, the scale adds only noise.
         counts = ~self._monitor.bad(index) | (not self._loss_scale.enabled)
         gradients = [p.grad for p in self._gradient.parameters if p.grad is not None]
         self._see_gradients(index, gradients, self._active, counts)
-        self._monitor.set_shared(index, "gradient_norm", kinds_in(norms[:1])[0] & counts)
         return self._monitor.bad(index)
 
     def sightings(

@@ -45,7 +45,6 @@ SHARED_QUANTITIES = (
     "entropy_loss",
     "loss",
     "gradient",
-    "gradient_norm",
     "parameters",
 )
 
@@ -78,7 +77,6 @@ EXPLAINED_BY: Mapping[str, tuple[str, ...]] = {
     "entropy_loss": (*_INPUTS, *_FORWARD),
     "loss": _BEFORE_LOSS,
     "gradient": (*_BEFORE_LOSS, "loss"),
-    "gradient_norm": (*_BEFORE_LOSS, "loss", "gradient"),
 }  # fmt: skip
 
 
@@ -194,7 +192,7 @@ class NonfiniteMonitor:
         for minibatch in flags.flatten(1).any(1).nonzero().flatten().tolist():
             lit = self._lit(flags[minibatch])
             if minibatch in left_out:
-                lit = [key for key in lit if key[1] not in ("gradient", "gradient_norm")]
+                lit = [key for key in lit if key[1] != "gradient"]
             for key in self._causes(lit, broken_before):
                 seen.setdefault(key, []).append(minibatch)
             broken_before |= {(head, name) for head, name, _ in lit if name in self.lasting}
