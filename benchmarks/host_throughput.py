@@ -1,22 +1,30 @@
 """How fast N hosts train in lockstep, against a loop over N ordinary torch networks.
 
     uv run python benchmarks/host_throughput.py [--threads 2] [--hosts 1 4 16 64 256]
+    uv run python benchmarks/host_throughput.py --memory
 
 Both sides do the same work for each host and step: a slice of 8 minibatches of 100 samples with
 Adam, then loss and accuracy on the 800 validation samples. The lockstep side is a whole `env.step`,
 with observations, rewards and masks; the loop uses the very modules that the tests prove lockstep
 equal to, with torch's fused Adam, and none of the rest. The sides take turns, and each figure is
 the median over the rounds. "occupied" means three seeds in each host, blueprints and styles mixed,
-all blended in. On a busy machine, `--threads 1 --cpu-time` counts the processor's time instead of
-the clock's.
+all blended in. An env step is a step of all hosts together. On a busy machine, `--threads 1
+--cpu-time` counts the processor's time instead of the clock's.
+
+`--memory` measures memory for each host instead: what lives between steps, added up from arrays and
+tensors, and the highest resident memory of a process that steps N hosts less that of one that steps
+a single host, over N - 1.
 """
 
 import argparse
 import importlib.util
+import multiprocessing
+import resource
 import statistics
 import sys
 import time
 from collections.abc import Callable
+from multiprocessing.connection import Connection
 from pathlib import Path
 from types import ModuleType
 
@@ -56,6 +64,14 @@ def actions(hosts: int, **choices: np.ndarray | int) -> np.ndarray:
     for head, choice in choices.items():
         result[:, HEAD_NAMES.index(head)] = choice
     return result
+
+
+def mixed_seeds(hosts: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return blueprints and styles drawn for every slot, each `[N, S]`."""
+    generator = np.random.default_rng(0)
+    size = (hosts, len(SLOT_CHOICES))
+    blueprints = generator.integers(len(BLUEPRINT_CHOICES), size=size)
+    return blueprints, generator.integers(len(STYLE_CHOICES), size=size)
 
 
 def make_environment(
@@ -114,10 +130,7 @@ def measure(
     hosts: int, occupied: bool, rounds: int, clock: Callable[[], float]
 ) -> tuple[float, float]:
     """Return the median seconds of a step in lockstep and in the loop."""
-    generator = np.random.default_rng(0)
-    size = (hosts, len(SLOT_CHOICES))
-    blueprints = generator.integers(len(BLUEPRINT_CHOICES), size=size)
-    styles = generator.integers(len(STYLE_CHOICES), size=size)
+    blueprints, styles = mixed_seeds(hosts)
     env = make_environment(hosts, blueprints, styles, occupied)
     loop = make_loop(env, blueprints, styles, occupied)
     wait = actions(hosts)
@@ -129,24 +142,90 @@ def measure(
     return statistics.median(lockstep), statistics.median(ordinary)
 
 
+def at_rest(env: GrowthVectorEnv) -> int:
+    """Return the bytes of everything about the hosts that lives from one step to the next."""
+    cohort = env._cohort
+    parts = [vars(part) for part in (cohort.population, cohort.seeds, cohort.order)]
+    parts += [vars(cohort.progress), vars(cohort)]
+    values = [value for part in parts for value in part.values()]
+    return sum(v.nbytes for v in values if isinstance(v, np.ndarray | torch.Tensor))
+
+
+def step_once_in_a_process(hosts: int, occupied: bool, pipe: Connection) -> None:
+    """Step so many hosts, and send bytes at rest and the highest resident bytes so far."""
+    torch.set_num_threads(1)
+    env = make_environment(hosts, *mixed_seeds(hosts), occupied)
+    for _ in range(2):
+        env.step(actions(hosts))
+    highest = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # in KiB on Linux
+    pipe.send((at_rest(env), highest))
+
+
+def memory(hosts: int, occupied: bool) -> tuple[int, int]:
+    """Return bytes at rest and highest resident bytes of a fresh process with so many hosts."""
+    context = multiprocessing.get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=step_once_in_a_process, args=(hosts, occupied, sender))
+    process.start()
+    measured: tuple[int, int] = receiver.recv()
+    process.join()
+    return measured
+
+
+def memory_table(hosts: list[int]) -> Table:
+    """Measure memory for each host."""
+    table = Table(title="memory for each host, in kB")
+    for heading in ("hosts", "slots", "at rest", "at most while training"):
+        table.add_column(heading, justify="right")
+    for occupied in (False, True):
+        single = memory(1, occupied)[1]
+        for count in hosts:
+            if count == 1:
+                continue
+            rest, highest = memory(count, occupied)
+            table.add_row(
+                str(count),
+                "occupied" if occupied else "empty",
+                f"{rest / count / 1000:,.0f}",
+                f"{(highest - single) / (count - 1) / 1000:,.0f}",
+            )
+    return table
+
+
 def main() -> None:
     """Measure and print one table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--hosts", type=int, nargs="+", default=[1, 4, 16, 64], metavar="N")
+    parser.add_argument("--hosts", type=int, nargs="+", default=[1, 4, 16, 64, 256], metavar="N")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--rounds", type=int, default=9, help="measurements of each figure")
     parser.add_argument("--cpu-time", action="store_true", help="count processor time")
+    parser.add_argument("--memory", action="store_true", help="measure memory, not speed")
     options = parser.parse_args()
+    if options.memory:
+        Console().print(memory_table(options.hosts))
+        return
     torch.set_num_threads(options.threads)
     clock = time.process_time if options.cpu_time else time.perf_counter
 
     unit = "second of processor time" if options.cpu_time else "second"
-    table = Table(title=f"host training per {unit}, {options.threads} threads, with validation")
-    for heading in ("hosts", "slots", "lockstep samples", "loop samples", "ratio", "env steps"):
+    table = Table(
+        title=f"samples trained on per {unit}, {options.threads} threads, with validation"
+    )
+    headings = (
+        "hosts",
+        "slots",
+        "lockstep samples",
+        "loop samples",
+        "ratio",
+        "env steps",
+        "ms/host",
+    )
+    for heading in headings:
         table.add_column(heading, justify="right")
     for occupied in (False, True):
         for hosts in options.hosts:
-            lockstep, loop = measure(hosts, occupied, options.rounds, clock)
+            rounds = options.rounds if hosts <= 64 else max(options.rounds // 3, 3)
+            lockstep, loop = measure(hosts, occupied, rounds, clock)
             samples = hosts * BATCH * BATCHES
             table.add_row(
                 str(hosts),
@@ -155,6 +234,7 @@ def main() -> None:
                 f"{samples / loop:,.0f}",
                 f"{loop / lockstep:.2f}x",
                 f"{1 / lockstep:,.1f}",
+                f"{1000 * lockstep / hosts:.2f}",
             )
     Console().print(table)
 

@@ -1,6 +1,7 @@
 """The command line: every verb helps at once, and bad input gets one sentence and exit code 2."""
 
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -58,6 +59,12 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
         (("incidents",), "there is no run in runs yet"),
         (("replay", "2", "1", "--update", "1"), "give one of them"),
         (("replay", "absent"), "there is no run 'absent'"),
+        (("eval",), "there is no run in runs yet"),
+        (("eval", "absent"), "there is no run 'absent'"),
+        (("eval", "--against", "luck"), "there is no baseline 'luck'"),
+        (("eval", "--episodes", "many"), "argument --episodes: must be a whole number"),
+        (("eval", "--plot", "out.png"), "must end in .svg, not 'out.png'"),
+        (("eval", "--plot", "absent/out.svg"), "there is no folder absent"),
         (("replay", "absent", "one"), "argument N: must be a whole number, not 'one'"),
     ],
 )
@@ -117,7 +124,7 @@ def test_settings_come_from_defaults_then_the_file_then_options(run: Run, tmp_pa
     (start,) = [payload for payload in payloads if isinstance(payload, RunStarted)]
     assert (start.episodes, start.steps) == (1, 2)
     assert start.config["minibatches"] == 1
-    assert start.config["ppo_epochs"] == 4
+    assert start.config["ppo_epochs"] == 6
 
 
 def test_what_is_a_runs_own_cannot_change_when_it_goes_on(run: Run) -> None:
@@ -286,3 +293,32 @@ def test_a_report_into_a_closed_pipe_dies_of_it_and_training_does_not(
 
     assert into_closed_pipe("ppo", "--episodes", "2", "--steps", "1") == 0
     assert into_closed_pipe("health") == -signal.SIGPIPE
+
+
+def test_eval_compares_a_run_with_baselines(run: Run, tmp_path: Path) -> None:
+    settings = ("--episodes", "2", "--steps", "2", "--task", "digits", "--lstm-size", "8")
+    assert run("ppo", "--no-sanctum", "--name", "one", *settings)[0] == 0
+    asked = ("--episodes", "2", "--against", "none,random", "--seed", "4")
+    code, out, err = run("eval", *asked, "--json", "--plot", "out.svg")
+    assert code == 0
+    assert "random: uniform legal choices" in err
+    told = json.loads(out)
+    assert (told["task"], told["steps"], told["seed"]) == ("digits", 2, 4)
+    assert [each["name"] for each in told["contestants"]] == ["agent", "none", "random"]
+    assert (tmp_path / "out.svg").read_text(encoding="utf-8").startswith("<svg")
+
+    directory = find_run(tmp_path / "runs")
+    (checkpoint,) = [*(directory / "checkpoints").glob("*.pt")][-1:]
+    code, out, _ = run("eval", str(checkpoint), *asked)
+    assert code == 0
+    assert re.search(r"^random +0\.\d{3} \[", out, re.MULTILINE)
+
+    lost = checkpoint.rename(tmp_path / "lost.pt")
+    code, _, err = run("eval", str(lost), *asked)
+    assert (code, err.count("\n")) == (2, 1)
+    assert "lies in no run" in err
+    for other in (directory / "checkpoints").iterdir():
+        other.unlink()
+    code, _, err = run("eval", *asked)
+    assert (code, err.count("\n")) == (2, 1)
+    assert "has no checkpoint yet" in err

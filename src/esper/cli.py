@@ -15,6 +15,8 @@ from typing import Any, NoReturn
 
 from esper import __version__
 from esper.karn.run_directory import default_run_dir
+from esper.leyline.task_names import BUILT_IN, WITH_PLACE
+from esper.simic.baseline_names import BASELINES, parse_baselines
 from esper.simic.config import TrainingConfig
 
 #: As `esper.karn.sanctum` names its screens and themes, which is not loaded for the help.
@@ -104,6 +106,8 @@ def _esper_parser() -> argparse.ArgumentParser:
     _add_run_dir(incidents)
     incidents.add_argument("--json", action="store_true", help="print JSON")
     _add_replay(verbs)
+    _add_eval(verbs)
+    _add_grow(verbs)
     telemetry = _add_verb(
         verbs, "telemetry", _telemetry, "list the telemetry records, or show one with its wiring"
     )
@@ -293,6 +297,87 @@ def _add_replay(verbs: Any) -> None:
     )
 
 
+def _add_eval(verbs: Any) -> None:
+    parser = _add_verb(
+        verbs, "eval", _eval, "compare the learnt policy with baselines on seeds never trained on"
+    )
+    parser.add_argument(
+        "policies",
+        nargs="*",
+        metavar="POLICY",
+        help="a run (an id, a unique prefix or a path), a checkpoint's path, or shipped: the one "
+        "that comes with Esper; default the newest run; several are told of together",
+    )
+    _add_run_dir(parser)
+    parser.add_argument(
+        "--episodes",
+        type=_whole_number,
+        default=64,
+        metavar="N",
+        help="fresh episodes that every contestant lives through (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--against",
+        default=",".join(BASELINES),
+        metavar="LIST",
+        help="baselines, with commas between (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--seed",
+        type=_whole_number,
+        default=0,
+        metavar="N",
+        help="seed of the evaluation (default: %(default)s)",
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument(
+        "--plot", type=Path, metavar="FILE.svg", help="draw accuracy against parameters and cost"
+    )
+
+
+def _add_grow(verbs: Any) -> None:
+    parser = _add_verb(
+        verbs, "grow", _grow, "let the learnt policy grow a network and write it as a torch module"
+    )
+    parser.add_argument(
+        "--task",
+        required=True,
+        metavar="TASK",
+        help=f"what the network is to learn: {', '.join((*BUILT_IN, *WITH_PLACE))}",
+    )
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="a new folder for the network"
+    )
+    parser.add_argument(
+        "--policy",
+        default="shipped",
+        metavar="POLICY",
+        help="a run (an id, a unique prefix or a path), a checkpoint's path, or shipped: the one "
+        "that comes with Esper (default: %(default)s)",
+    )
+    _add_run_dir(parser)
+    parser.add_argument(
+        "--hosts",
+        type=_whole_number,
+        default=1,
+        metavar="K",
+        help="networks to grow; the best by validation accuracy is written (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--seed",
+        type=_whole_number,
+        default=0,
+        metavar="S",
+        help="seed of everything random (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--steps",
+        type=_whole_number,
+        metavar="N",
+        help="steps to grow for; default as many as the policy was trained for",
+    )
+
+
 def _whole_number(text: str) -> int:
     try:
         return int(text)
@@ -381,6 +466,34 @@ def _replay(options: argparse.Namespace) -> int:
         update=options.update,
         as_json=options.json,
         page=options.html,
+    )
+
+
+def _eval(options: argparse.Namespace) -> int:
+    from esper import policies
+
+    return policies.evaluate_policies(
+        options.run_dir,
+        options.policies,
+        episodes=options.episodes,
+        against=parse_baselines(options.against),
+        seed=options.seed,
+        as_json=options.json,
+        picture=options.plot,
+    )
+
+
+def _grow(options: argparse.Namespace) -> int:
+    from esper import policies
+
+    return policies.grow_network(
+        options.run_dir,
+        options.policy,
+        options.task,
+        options.out,
+        hosts=options.hosts,
+        seed=options.seed,
+        steps=options.steps,
     )
 
 

@@ -23,6 +23,7 @@ from esper.karn.run_store import (
     create_run,
     find_run,
 )
+from esper.leyline.task_names import parse_task_name
 from esper.leyline.telemetry import Notice
 from esper.simic.config import (
     ConfigError,
@@ -72,10 +73,12 @@ def prepare_run(
     from_file = {} if config_file is None else read_config(config_file)
     config = updated(updated(TrainingConfig(), from_file), given)
     _check_before_start(config)
-    # Written out, so that more episodes later do not make it another number of hosts.
-    config = updated(config, {"envs": config.environments})
+    # Written out, so that more episodes later do not make it another number of hosts;
+    # and the task as it is found from wherever the run goes on.
+    task = parse_task_name(config.task)
+    config = updated(config, {"envs": config.environments, "task": task.absolute})
     try:
-        run = create_run(run_dir, name or config.task)
+        run = create_run(run_dir, name or task.short)
     except OSError as error:
         raise ConfigError(f"cannot make a run in {run_dir}: {error.strerror}") from error
     write_config(config, run / CONFIG_NAME)
@@ -130,9 +133,13 @@ def _check_before_start(config: TrainingConfig) -> None:
     """Find out now, before there is a run, what would stop it at its start."""
     scheduled(config)
     if config.device == "cuda":
-        from esper.simic.training import resolve_device
+        from esper.simic.environment import resolve_device
 
         resolve_device(config.device)
+    if parse_task_name(config.task).place:
+        from esper.growth.tasks import load_task
+
+        load_task(config.task)  # what somebody's own data lacks is better known now
 
 
 def train_in_front(run: Path) -> int:

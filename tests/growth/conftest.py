@@ -47,14 +47,52 @@ def ordinary() -> ModuleType:
     return module
 
 
+@dataclass(frozen=True)
+class PreciseTask(Task):
+    """A task of symbols whose hosts compute in the precision that a test needs."""
+
+    precision: torch.dtype = torch.float64
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.precision
+
+
+def symbol_task(
+    generator: np.random.Generator, shape: tuple[int, ...], dtype: torch.dtype, symbols: int
+) -> Task:
+    """Return a task in which the class is the sum of the last two symbols."""
+
+    def split(samples: int) -> Split:
+        inputs = generator.integers(symbols, size=(samples, *shape))
+        labels = inputs[:, -2:].sum(axis=1) % symbols
+        return Split(torch.from_numpy(inputs.astype(np.uint8)), torch.from_numpy(labels))
+
+    return PreciseTask(
+        "sums",
+        split(64),
+        split(40),
+        split(24),
+        symbols,
+        channels=8,
+        vocabulary=tuple("abcdefgh"[:symbols]),
+        precision=dtype,
+    )
+
+
 @pytest.fixture(scope="session")
 def small_task() -> Callable[..., Task]:
     """Makes tasks of noisy patterns, so small that a slice takes milliseconds."""
 
     def make(
-        input_shape: tuple[int, ...] = (1, 16), dtype: torch.dtype = torch.float64, classes: int = 4
+        input_shape: tuple[int, ...] = (1, 16),
+        dtype: torch.dtype = torch.float64,
+        classes: int = 4,
+        symbols: int = 0,
     ) -> Task:
         generator = np.random.default_rng(7)
+        if symbols:
+            return symbol_task(generator, input_shape, dtype, symbols)
         patterns = generator.normal(size=(classes, *input_shape))
 
         def split(samples: int) -> Split:
@@ -125,9 +163,9 @@ def colony(small_task: Callable[..., Task]) -> Callable[..., Colony]:
         population = new_population(
             hosts,
             3,
-            HostShape(task.input_shape, task.classes, task.channels),
+            HostShape(task.input_shape, task.classes, task.channels, task.symbols),
             device=torch.device("cpu"),
-            dtype=task.train.inputs.dtype,
+            dtype=task.dtype,
         )
         plant_hosts(population, np.arange(hosts), np.array(born or range(hosts)))
         return Colony(task, population, life.empty_seeds(hosts))
@@ -160,7 +198,13 @@ class Mirror:
     def __post_init__(self) -> None:
         task = self.colony.task
         for host in range(self.colony.population.hosts):
-            module = self.ordinary.Host(task.input_shape, task.classes, task.channels).double()
+            module = (
+                self.ordinary.Transformer(
+                    *task.input_shape, task.classes, task.channels, task.symbols
+                )
+                if task.symbols
+                else self.ordinary.Host(task.input_shape, task.classes, task.channels)
+            ).double()
             self.ordinary.write_parameters(module, self.colony.host_state(host)[0])
             self.networks.append(self.ordinary.Network(module))
 
@@ -180,7 +224,7 @@ class Mirror:
                         int(seeds.blueprint[at]),
                         int(seeds.style[at]),
                         task.channels,
-                        len(task.input_shape) - 1,
+                        self.colony.population.axes,
                     ).double()
                     self.ordinary.write_parameters(seed, self.colony.seed_state(*at)[0])
                     network.slots[slot] = self.ordinary.Slot(seed, 0.0, training)

@@ -44,15 +44,34 @@ class Attention(nn.Module):
         self.out = Pointwise(channels // 2, channels)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        flat = features.flatten(2)
+        flat = features.flatten(2) if features.dim() > 2 else features.unsqueeze(2)
         query, key, value = self.projection(flat).transpose(1, 2).chunk(3, dim=2)  # [B, L, D]
         seen = F.scaled_dot_product_attention(query, key, value).transpose(1, 2)
         return self.out(seen).view_as(features)
 
 
+class Scale(nn.Module):
+    """What a convolution of each channel alone is where there are no positions."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        return features * self.weight + self.bias
+
+
+def pointwise_convolution(
+    inputs: int, outputs: int, kernel: int, padding: int = 0, groups: int = 1
+) -> nn.Module:
+    """Return what a convolution comes to where there are no positions."""
+    return nn.Linear(inputs, outputs) if groups == 1 else Scale(inputs)
+
+
 def make_blueprint(name: str, channels: int, axes: int) -> nn.Module:
     """Return the module of a blueprint; its parameters come in the order of the real one's."""
-    conv = nn.Conv1d if axes == 1 else nn.Conv2d
+    conv = (pointwise_convolution, nn.Conv1d, nn.Conv2d)[axes]
     half, quarter = channels // 2, channels // 4
     match name:
         case "norm":
@@ -110,23 +129,74 @@ class Seed(nn.Module):
         raise AssertionError(self.style)
 
 
+class TransformerBlock(nn.Module):
+    """Attention and a hidden layer, each after a norm and added to what came in; `[B, C, L]`."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.projection = nn.Linear(channels, 3 * channels, bias=False)
+        self.out = nn.Linear(channels, channels)
+        self.widen = nn.Linear(channels, 2 * channels)
+        self.narrow = nn.Linear(2 * channels, channels)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        rows = features.mT  # [B, L, C]
+        query, key, value = self.projection(F.layer_norm(rows, rows.shape[-1:])).chunk(3, dim=2)
+        weights = (query @ key.mT / math.sqrt(query.shape[-1])).softmax(-1)
+        rows = rows + self.out(weights @ value)
+        hidden = self.widen(F.layer_norm(rows, rows.shape[-1:])).relu()
+        return (rows + self.narrow(hidden)).mT
+
+
+class Transformer(nn.Module):
+    """A host without seeds that reads symbols `[B, L]`."""
+
+    def __init__(self, length: int, classes: int, channels: int, symbols: int) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(symbols, channels)
+        self.position = nn.Embedding(length, channels)
+        self.blocks = nn.ModuleList(TransformerBlock(channels) for _ in range(3))
+        self.classifier = nn.Linear(channels, classes)
+
+    def run_block(self, number: int, features: torch.Tensor) -> torch.Tensor:
+        """Run a block; the first one on symbols."""
+        if number == 0:
+            features = (self.embedding(features.long()) + self.position.weight).mT
+        return self.blocks[number](features)
+
+    def classify(self, features: torch.Tensor) -> torch.Tensor:
+        """Return the logits."""
+        last = features[:, :, -1]
+        return self.classifier(F.layer_norm(last, last.shape[-1:]))
+
+
 class Host(nn.Module):
-    """A host without seeds: three convolution blocks and a classifier."""
+    """A host without seeds: three convolution blocks (or linear ones) and a classifier."""
 
     def __init__(self, input_shape: tuple[int, ...], classes: int, channels: int = 8) -> None:
         super().__init__()
         inputs, *positions = input_shape
+        if not positions:
+            self.blocks = nn.ModuleList(
+                nn.Linear(inputs if number == 0 else channels, channels) for number in range(3)
+            )
+            self.classifier = nn.Linear(channels, classes)
+            return
         conv = nn.Conv1d if len(positions) == 1 else nn.Conv2d
         kernels, strides = ((5, 3, 3), (2, 2, 2)) if len(positions) == 1 else ((3,) * 3, (2, 2, 1))
         self.blocks = nn.ModuleList(
             conv(inputs if number == 0 else channels, channels, kernel, stride, padding=1)
             for number, (kernel, stride) in enumerate(zip(kernels, strides, strict=True))
         )
-        with torch.no_grad():
-            features = torch.zeros(1, *input_shape)
-            for block in self.blocks:
-                features = block(features)
-        self.classifier = nn.Linear(features.numel(), classes)
+        self.classifier = nn.Linear(channels, classes)
+
+    def run_block(self, number: int, features: torch.Tensor) -> torch.Tensor:
+        """Run a block."""
+        return F.relu(self.blocks[number](features))
+
+    def classify(self, features: torch.Tensor) -> torch.Tensor:
+        """Return the logits."""
+        return self.classifier(features.flatten(2).mean(2) if features.dim() > 2 else features)
 
 
 @dataclass
@@ -142,14 +212,14 @@ class Slot:
 class Network:
     """One host with its seeds and their optimizer."""
 
-    host: Host
+    host: Host | Transformer
     slots: dict[int, Slot] = field(default_factory=dict)
     optimizer: torch.optim.Optimizer | None = None
 
     def adapt(self, fused: bool = False) -> None:
         """Give the host an Adam, or tell the one it has of seeds that are new."""
         if self.optimizer is None:
-            self.optimizer = torch.optim.Adam(self.host.parameters(), lr=5e-3, fused=fused)
+            self.optimizer = torch.optim.Adam(self.host.parameters(), lr=1e-2, fused=fused)
         known = {id(p) for group in self.optimizer.param_groups for p in group["params"]}
         for slot in self.slots.values():
             fresh = [p for p in slot.seed.parameters() if id(p) not in known]
@@ -159,15 +229,15 @@ class Network:
     def forward(self, inputs: torch.Tensor, forked: int | None = None) -> torch.Tensor:
         """Return the logits; in the shadow of the TRAINING seed in slot `forked`, if given."""
         features = inputs
-        for number, block in enumerate(self.host.blocks):
-            features = F.relu(block(features))
+        for number in range(len(self.host.blocks)):
+            features = self.host.run_block(number, features)
             slot = self.slots.get(number)
             if number == forked:
                 assert slot is not None
                 features = slot.seed(features.detach(), slot.alpha)
             elif slot is not None and not slot.training:
                 features = slot.seed(features, slot.alpha)
-        return self.host.classifier(features.flatten(1))
+        return self.host.classify(features)
 
     def training_slots(self) -> Iterable[int]:
         return (number for number, slot in self.slots.items() if slot.training)

@@ -14,6 +14,7 @@ from gymnasium.wrappers.vector import RecordEpisodeStatistics
 
 from esper.growth.env import EnvironmentSettingsError, GrowthVectorEnv
 from esper.growth.masks import action_mask
+from esper.growth.minibatches import SliceSizeError
 from esper.growth.observation import FEATURES
 from esper.growth.reward import REWARD_TERMS, RewardSettings
 from esper.growth.tasks import Task, UnknownTaskError
@@ -291,7 +292,7 @@ def test_features_are_documented_and_named_once() -> None:
         ({"steps": 0}, EnvironmentSettingsError, "steps is 0"),
         ({"num_envs": 0}, EnvironmentSettingsError, "num_envs is 0"),
         ({"autoreset_mode": "NextStep"}, EnvironmentSettingsError, "SAME_STEP or DISABLED"),
-        ({"batches": 500}, ValueError, "needs 50000 training samples"),
+        ({"batch": 5000}, SliceSizeError, "needs 5000 training samples"),
     ],
 )
 def test_bad_settings_get_one_sentence(

@@ -63,14 +63,19 @@ def live(seeds: Seeds, generator: np.random.Generator, kinds: list[int], colony:
                 life.fossilize(seeds, host, slot)
 
 
-@pytest.mark.parametrize("input_shape", [(1, 16), (2, 6, 7)])
+@pytest.mark.parametrize(
+    ("input_shape", "symbols"),
+    [((1, 16), 0), ((2, 6, 7), 0), ((6,), 0), ((9,), 5), ((30,), 5)],
+    ids=["conv1d", "conv2d", "mlp", "transformer", "transformer of many positions"],
+)
 def test_lockstep_equals_ordinary_modules_through_whole_lives(
     colony: Callable[..., Any],
     mirror: Callable[[Any], Any],
     small_task: Callable[..., Task],
     input_shape: tuple[int, ...],
+    symbols: int,
 ) -> None:
-    ours = colony(hosts=12, task=small_task(input_shape))
+    ours = colony(hosts=12, task=small_task(input_shape, symbols=symbols))
     theirs = mirror(ours)
     generator = np.random.default_rng(11)
     kinds = list(generator.permutation(KINDS))

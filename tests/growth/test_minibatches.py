@@ -15,11 +15,11 @@ def fresh(hosts: int, samples: int, batch: int, batches: int) -> MinibatchOrder:
 
 
 @settings(deadline=None)
-@given(st.integers(1, 5), st.integers(1, 4), st.integers(0, 12), st.integers(1, 6))
+@given(st.integers(1, 5), st.integers(1, 9), st.integers(0, 12), st.integers(1, 6))
 def test_each_pass_gives_every_usable_sample_once(
     batch: int, batches: int, extra: int, slices: int
 ) -> None:
-    samples = batch * batches + extra
+    samples = batch + extra
     order = fresh(2, samples, batch, batches)
     usable = samples // batch * batch
     drawn = np.concatenate([draw(order, batch * batches) for _ in range(slices * batches)], axis=1)
@@ -46,6 +46,13 @@ def test_a_restarted_host_sees_the_same_again_and_the_others_go_on() -> None:
     assert set(second[0]) == set(range(40)) - set(first[0])
 
 
-def test_a_slice_larger_than_the_data_is_refused() -> None:
+def test_where_slices_end_makes_no_difference() -> None:
+    one_by_one, all_at_once = fresh(2, 25, 10, 1), fresh(2, 25, 10, 12)
+    pieces = [draw(one_by_one, 10) for _ in range(24)]
+    wholes = [draw(all_at_once, 120) for _ in range(2)]
+    np.testing.assert_array_equal(np.concatenate(pieces, axis=1), np.concatenate(wholes, axis=1))
+
+
+def test_a_minibatch_larger_than_the_data_is_refused() -> None:
     with pytest.raises(SliceSizeError, match="needs 80 training samples and the task has 79"):
-        new_order(1, 79, 10, 8)
+        new_order(1, 79, 80, 1)

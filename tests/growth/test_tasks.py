@@ -44,7 +44,7 @@ def test_the_split_is_always_the_same() -> None:
 
 
 def test_an_unknown_task_is_told_the_known_ones() -> None:
-    with pytest.raises(UnknownTaskError, match="no task 'mnist2d': the tasks are digits, mnist1d"):
+    with pytest.raises(UnknownTaskError, match="no task 'mnist2d': the tasks are mnist1d, digits"):
         load_task("mnist2d")
 
 

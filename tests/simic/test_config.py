@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from esper.growth.tasks import TASK_LOADERS
+from esper.leyline.task_names import BUILT_IN, WITH_PLACE
 from esper.simic.config import (
-    TASKS,
     ConfigError,
     TrainingConfig,
     load_config,
@@ -33,7 +33,12 @@ from esper.simic.config import (
         ({"learning_rate": float("nan")}, "learning_rate must be a finite number, not nan"),
         ({"amp": "int8"}, "amp must be one of off, bf16, fp16, not 'int8'"),
         ({"device": "tpu"}, "device must be one of auto, cpu, cuda, not 'tpu'"),
-        ({"task": "mnist"}, "task must be one of mnist1d, digits, not 'mnist'"),
+        (
+            {"task": "mnist"},
+            "there is no task 'mnist': the tasks are mnist1d, digits, cifar10, npz:FILE.npz, "
+            "hf:NAME, chars:FILE.txt",
+        ),
+        ({"task": "npz:"}, "the task 'npz:' must be written npz:FILE.npz"),
         ({"inject": "op:inf@2"}, "inject must be a list of texts, not 'op:inf@2'"),
     ],
 )
@@ -82,7 +87,7 @@ def test_options_go_over_the_file() -> None:
 
 @pytest.mark.parametrize(
     ("episodes", "envs", "environments"),
-    [(10, 0, 2), (1, 0, 1), (4, 0, 1), (500, 0, 16), (10, 4, 4), (3, 8, 3)],
+    [(10, 0, 2), (1, 0, 1), (4, 0, 1), (500, 0, 32), (10, 4, 4), (3, 8, 3)],
 )
 def test_how_many_hosts_there_are(episodes: int, envs: int, environments: int) -> None:
     assert TrainingConfig(episodes=episodes, envs=envs).environments == environments
@@ -93,4 +98,5 @@ def test_every_setting_says_what_it_is() -> None:
 
 
 def test_the_tasks_offered_are_those_that_exist() -> None:
-    assert set(TASKS) == set(TASK_LOADERS)
+    offered = (*BUILT_IN, *(form.partition(":")[0] for form in WITH_PLACE))
+    assert set(offered) == set(TASK_LOADERS)

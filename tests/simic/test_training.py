@@ -17,7 +17,7 @@ from esper.leyline.telemetry import (
     SeedTransitioned,
     StepCompleted,
 )
-from esper.simic import training
+from esper.simic import environment, training
 from esper.simic.collecting import episode_seeds
 from esper.simic.config import ConfigError
 from esper.simic.stopping import StopRequest
@@ -118,17 +118,24 @@ def test_a_fault_ends_the_run_with_its_reason(
 
 
 def test_episode_seeds_follow_from_the_run_and_the_number_alone() -> None:
-    assert episode_seeds(7, 1, 6) == episode_seeds(7, 1, 4) + episode_seeds(7, 5, 2)
-    assert episode_seeds(7, 1, 4) != episode_seeds(8, 1, 4)
+    assert episode_seeds(7, 1, 6, 1) == episode_seeds(7, 1, 4, 1) + episode_seeds(7, 5, 2, 1)
+    assert episode_seeds(7, 1, 4, 1) != episode_seeds(8, 1, 4, 1)
+
+
+def test_siblings_share_a_seed_and_families_do_not() -> None:
+    seeds = episode_seeds(7, 1, 8, 3)
+    assert seeds[0] == seeds[1] == seeds[2] != seeds[3] == seeds[4] == seeds[5] != seeds[6]
+    assert seeds[6] == seeds[7]
+    assert not set(seeds) & set(episode_seeds(7, 9, 8, 3))
 
 
 def test_cuda_is_refused_where_there_is_none() -> None:
     if torch.cuda.is_available():
-        assert training.resolve_device("cuda").type == "cuda"
+        assert environment.resolve_device("cuda").type == "cuda"
     else:
         with pytest.raises(ConfigError, match="torch finds none here"):
-            training.resolve_device("cuda")
-        assert training.resolve_device("auto").type == "cpu"
+            environment.resolve_device("cuda")
+        assert environment.resolve_device("auto").type == "cpu"
 
 
 def test_threads_are_chosen_by_measurement() -> None:

@@ -37,6 +37,27 @@ def test_the_slot_drawn_is_one_that_the_op_may_act_on(seed: int) -> None:
     assert decision.log_probs.isfinite().all()
 
 
+def test_a_decisive_policy_draws_the_op_and_takes_the_likeliest_of_all_else() -> None:
+    random = torch.Generator().manual_seed(5)
+    policy = RecurrentPolicy(4, feature_size=8, lstm_size=8)
+    hosts = 64
+    mask = torch.ones(hosts, sum(HEAD_SIZES), dtype=torch.bool)
+    slots = torch.ones(hosts, len(Op), HEAD_SIZES[0], dtype=torch.bool)
+    slots[:, Op.PRUNE, 0] = False
+    observations = torch.randn(1, 4, generator=random).expand(hosts, 4)
+
+    with torch.no_grad():
+        decision = act(
+            policy, observations, mask, slots, policy.initial_state(hosts), random, decisive=True
+        )
+
+    ops = decision.actions[:, -1]
+    assert len(ops.unique()) > 2
+    for head, name in enumerate(HEAD_NAMES[:-1]):
+        parts = policy.table(decision.choice_log_probs, -torch.inf)[:, head]
+        assert decision.actions[:, head].equal(parts.argmax(-1)), name
+
+
 def test_active_heads_are_those_of_the_contract() -> None:
     table = active_heads(torch.tensor(list(Op)))
     for op in Op:

@@ -15,7 +15,7 @@ import torch
 class AdamSettings:
     """The settings of `torch.optim.Adam`, by its names."""
 
-    learning_rate: float = 5e-3
+    learning_rate: float = 1e-2
     beta1: float = 0.9
     beta2: float = 0.999
     epsilon: float = 1e-8

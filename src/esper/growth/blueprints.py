@@ -5,8 +5,9 @@ shape; `esper.growth.blending` says how the change enters the host. The last wei
 (as in Fixup, Zhang et al. 2019, and ReZero, Bachlechner et al. 2020), so that a newborn seed
 changes nothing, whatever its alpha, and learns from there.
 
-With C channels and a kernel of K positions (3, or 3 x 3), a blueprint has this many parameters; the
-figures in brackets are for the 8 channels of the default host in one dimension:
+With C channels and a kernel of K positions (3, or 3 x 3; 1 in an mlp, which has no positions), a
+blueprint has this many parameters; the figures in brackets are for the 8 channels of the default
+host in one dimension:
 
 | blueprint  | what it computes                                          | parameters            |
 |------------|-----------------------------------------------------------|-----------------------|
@@ -23,14 +24,13 @@ A seed blended by the `gated` style has 2C parameters more: its gate.
 """
 
 import itertools
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 
-from esper.growth.layers import affine_map, windows
+from esper.growth.layers import affine_map, attend, windows
 from esper.growth.parameters import ParameterLayout, TensorSpec, affine
 from esper.leyline.heads import BLUEPRINT_CHOICES
 
@@ -113,11 +113,12 @@ def _depthwise(features: torch.Tensor, tensors: Tensors) -> torch.Tensor:
     positions = features.shape[2:-1]
     padded = F.pad(features, (0, 0, *(KERNEL // 2,) * (2 * len(positions))))
     total = _by_channel(bias, features)
-    for offsets in itertools.product(range(KERNEL), repeat=len(positions)):
+    taps = weight.view(*weight.shape[:2], -1).unbind(2)  # each [n, C]
+    all_offsets = itertools.product(range(KERNEL), repeat=len(positions))
+    for offsets, tap in zip(all_offsets, taps, strict=True):
         shifted = padded
         for axis, (offset, size) in enumerate(zip(offsets, positions, strict=True), start=2):
             shifted = shifted.narrow(axis, offset, size)
-        tap = weight[..., offsets[0]] if len(offsets) == 1 else weight[..., offsets[0], offsets[1]]
         total = torch.addcmul(total, shifted, _by_channel(tap, features))
     return total
 
@@ -140,17 +141,9 @@ def _bottleneck(features: torch.Tensor, tensors: Tensors) -> torch.Tensor:
 
 
 def _attention(features: torch.Tensor, tensors: Tensors) -> torch.Tensor:
-    """Scaled dot-product attention (Vaswani et al. 2017) over positions, for each sample alone.
-
-    The products are sums over the few channels of arrays whose last axis is the batch: for so few
-    channels and positions that is several times faster than one small matrix product a sample.
-    """
     projection, out_weight, out_bias = tensors  # [n, 3D, C], [n, C, D], [n, C]
-    flat = features.flatten(2, -2)  # [n, C, L, B]
-    query, key, value = _pointwise(flat, projection).chunk(3, dim=1)  # each [n, D, L, B]
-    scores = (query.unsqueeze(3) * key.unsqueeze(2)).sum(1)  # [n, L queries, L keys, B]
-    weights = (scores * (1.0 / math.sqrt(query.shape[1]))).softmax(2)
-    seen = (weights.unsqueeze(1) * value.unsqueeze(2)).sum(3)  # [n, D, L, B]
+    flat = features.view(*features.shape[:2], -1, features.shape[-1])  # [n, C, L, B]
+    seen = attend(*_pointwise(flat, projection).chunk(3, dim=1))  # [n, D, L, B]
     return _pointwise(seen, out_weight, out_bias).view(features.shape)
 
 

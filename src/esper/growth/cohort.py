@@ -15,7 +15,8 @@ from esper.growth.plan import make_final_plan, make_plan
 from esper.growth.population import Population, added_parameters, new_population, plant_hosts
 from esper.growth.randomness import episode_seed
 from esper.growth.seeds import Seeds, Transition
-from esper.growth.tasks import Split
+from esper.growth.task import Split
+from esper.growth.training_cost import training_multiply_adds
 from esper.leyline.heads import SLOT_CHOICES, Stage
 
 _UNSEEDED = -1
@@ -116,6 +117,7 @@ def train_and_measure(
     plan = make_plan(population, seeds)
     drawn = draw(cohort.order, batch * batches)
     learnt = train_slice(population, plan, train, drawn, batch, adam)
+    progress.multiply_adds += training_multiply_adds(population.shape, seeds) * batch * batches
     measured = evaluate(population, plan, validation)
     moved += life.end_slice(seeds)
 

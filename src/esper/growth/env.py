@@ -1,6 +1,7 @@
 """The environment: N hosts that train in lockstep, and one decision for each after every slice."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import gymnasium
@@ -20,11 +21,15 @@ from esper.growth.cohort import (
     seed_host,
     train_and_measure,
 )
+from esper.growth.finished import FinishedNetwork, finished_network
 from esper.growth.host import HostShape
+from esper.growth.lockstep import predict
 from esper.growth.masks import action_mask, legal_slots
 from esper.growth.observation import HIGH, LOW, observe
+from esper.growth.plan import make_final_plan
 from esper.growth.reward import REWARD_TERMS, RewardSettings, final_score, reward_terms
-from esper.growth.tasks import Split, Task, load_task
+from esper.growth.task import Split, Task
+from esper.growth.tasks import load_task
 from esper.leyline.heads import HEAD_NAMES, HEAD_SIZES, Stage
 
 
@@ -48,7 +53,10 @@ class GrowthVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     - `action_mask` `[N, 36]`: choices legal under at least one op, heads in `HEAD_NAMES` order
     - `slot_mask_by_op` `[N, 6, S]`: the slots each op may be used on; an op with none is illegal
     - `accuracy`, `loss` `[N]`: on the validation part; `parameters` `[N]`: of host and seeds
-    - `stage`, `alpha`, `blueprint` `[N, S]`: of each slot; the blueprint is -1 where it is empty
+    - `stage`, `alpha`, `blueprint`, `style` `[N, S]`: of each slot; blueprint and style are -1
+      where it is empty
+    - `multiply_adds` `[N]`: spent on training in the episode so far, as
+      `esper.growth.training_cost` counts them
 
     and at each step besides:
 
@@ -56,8 +64,9 @@ class GrowthVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     - `transitions`: what happened to seeds, a list of `esper.growth.seeds.Transition`
     - `illegal` `[N]`: whose action was illegal
     - `training_samples`: trained on in this step, over all hosts
-    - if an episode ended: `score`, `final_accuracy` (with FOSSILIZED seeds alone) and `fossilized`
-      (how many), each `[N]` with a mask `_score` and so on, as Gymnasium has it
+    - if an episode ended: `score`, `final_accuracy`, `final_parameters` (all with FOSSILIZED seeds
+      alone) and `fossilized` (how many), each `[N]` with a mask `_score` and so on, as Gymnasium
+      has it
 
     With SAME_STEP autoreset, a host whose episode ended is born again within the step: `final_obs`
     and `final_info` then hold the last of the old one, and the states in `info` are the new one's.
@@ -75,8 +84,8 @@ class GrowthVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         optimizer: settings of the hosts' optimizer.
 
     Raises:
-        UnknownTaskError, EnvironmentSettingsError, HostShapeError, SliceSizeError: an argument
-            makes no sense; the message says what would.
+        UnknownTaskError, InvalidTaskError, EnvironmentSettingsError, HostShapeError,
+            SliceSizeError: an argument makes no sense; the message says what would.
     """
 
     def __init__(
@@ -115,7 +124,7 @@ class GrowthVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         self.optimizer = optimizer or AdamSettings()
         target = torch.device(device)
         self._train, self._validation, self._test = (
-            Split(part.inputs.to(target), part.labels.to(target))
+            replace(part, inputs=part.inputs.to(target), labels=part.labels.to(target))
             for part in (self.task.train, self.task.validation, self.task.test)
         )
         self._cohort = new_cohort(
@@ -124,19 +133,35 @@ class GrowthVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
                 self.task.input_shape,
                 self.task.classes,
                 self.task.channels if channels is None else channels,
+                self.task.symbols,
             ),
             samples=len(self._train),
             batch=batch,
             batches=batches,
             device=target,
-            dtype=self._train.inputs.dtype,
+            dtype=self.task.dtype,
         )
         self._over = np.ones(num_envs, dtype=bool)  # hosts without a running episode
 
     @property
+    def device(self) -> torch.device:
+        """Where hosts and data live."""
+        return self._train.inputs.device
+
+    @property
+    def parts(self) -> tuple[Split, Split, Split]:
+        """The task's training, validation and test part, on the device."""
+        return self._train, self._validation, self._test
+
+    @property
+    def host_shape(self) -> HostShape:
+        """The architecture of the hosts."""
+        return self._cohort.population.shape
+
+    @property
     def host_parameters(self) -> int:
         """Parameters of a host before any growth."""
-        return self._cohort.population.shape.layout.size
+        return self.host_shape.layout.size
 
     def test_accuracy(self) -> np.ndarray:
         """Return each host's accuracy on the test part, with its FOSSILIZED seeds alone. `[N]`
@@ -145,6 +170,19 @@ class GrowthVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         DISABLED autoreset mode leaves time for.
         """
         return measure_finished(self._cohort, self._test).accuracy
+
+    def test_logits(self) -> torch.Tensor:
+        """Return what each host says of the test part, with its FOSSILIZED seeds alone.
+
+        Returns:
+            `[N, n, classes]`.
+        """
+        population, seeds = self._cohort.population, self._cohort.seeds
+        return predict(population, make_final_plan(population, seeds), self._test)
+
+    def finished_network(self, host: int) -> FinishedNetwork:
+        """Return a copy of a host with its FOSSILIZED seeds, as `test_accuracy` measures it."""
+        return finished_network(self._cohort.population, self._cohort.seeds, host)
 
     def reset(
         self,
@@ -261,14 +299,17 @@ class GrowthVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         """Return score, accuracy and seeds of the finished networks, zeros for the others."""
         if not ended.any():
             nothing = np.zeros(self.num_envs)
-            return {"score": nothing, "final_accuracy": nothing, "fossilized": nothing}
+            names = ("score", "final_accuracy", "final_parameters", "fossilized")
+            return dict.fromkeys(names, nothing)
         cohort = self._cohort
         accuracy = measure_finished(cohort, self._validation).accuracy
-        score = final_score(accuracy, added_ratio(cohort, fossilized=True), self.reward_settings)
+        ratio = added_ratio(cohort, fossilized=True)
+        score = final_score(accuracy, ratio, self.reward_settings)
         fossilized = (cohort.seeds.stage == Stage.FOSSILIZED).sum(axis=1)
         return {
             "score": np.where(ended, score, 0.0),
             "final_accuracy": np.where(ended, accuracy, 0.0),
+            "final_parameters": np.where(ended, self._parameters(ratio), 0),
             "fossilized": np.where(ended, fossilized, 0),
         }
 
@@ -295,14 +336,19 @@ class GrowthVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     def _state(self) -> dict[str, Any]:
         cohort = self._cohort
         legal = legal_slots(cohort.seeds)
-        added = np.rint(added_ratio(cohort) * self.host_parameters).astype(np.int64)
         return {
             "action_mask": action_mask(legal),
             "slot_mask_by_op": legal,
             "accuracy": cohort.progress.accuracy.copy(),
             "loss": cohort.progress.loss.copy(),
-            "parameters": self.host_parameters + added,
+            "parameters": self._parameters(added_ratio(cohort)),
             "stage": cohort.seeds.stage.copy(),
             "alpha": cohort.seeds.alpha.copy(),
             "blueprint": cohort.seeds.blueprint.copy(),
+            "style": cohort.seeds.style.copy(),
+            "multiply_adds": cohort.progress.multiply_adds.copy(),
         }
+
+    def _parameters(self, added_ratio: np.ndarray) -> np.ndarray:
+        """Return the parameters of hosts that have so many more, in units of a bare host. `[N]`"""
+        return self.host_parameters + np.rint(added_ratio * self.host_parameters).astype(np.int64)

@@ -4,7 +4,7 @@ import torch
 
 from esper.growth.blending import mix
 from esper.growth.blueprints import BLUEPRINTS
-from esper.growth.host import HostShape, classify, run_block, run_first_block
+from esper.growth.host import HostShape, classify, run_first_block
 from esper.growth.layers import layer_norm
 from esper.growth.plan import Jobs, Plan
 
@@ -20,7 +20,7 @@ def run(plan: Plan, shape: HostShape, flat: torch.Tensor, columns: torch.Tensor)
         plan: the layout.
         shape: of the hosts.
         flat: all parameters, in the plan's order. `[D]`
-        columns: `[N, C*K, P*B]`, or shared `[C*K, P*B]`, from `input_columns`.
+        columns: from `input_columns`, for each host, or one axis less for all.
 
     Returns:
         Logits of the main rows, then of the shadow rows. `[N + k, classes, B]`
@@ -28,15 +28,13 @@ def run(plan: Plan, shape: HostShape, flat: torch.Tensor, columns: torch.Tensor)
     hosts, *groups = (
         piece.view(rows, -1) for piece, rows in zip(flat.split(plan.sizes), plan.rows, strict=True)
     )
-    tensors = shape.layout.split(hosts)
-    main, shadow = run_first_block(columns, tensors[0], tensors[1], shape), None
+    *tensors, classifier = shape.split(hosts)
+    main, shadow = run_first_block(columns, tensors[0], shape), None
     for number, (block, slot) in enumerate(zip(shape.blocks, plan.slots, strict=True)):
         if number > 0:
-            weight, bias = tensors[2 * number : 2 * number + 2]
-            main = run_block(main, weight, bias, block)
+            main = block.run(main, tensors[number])
             if shadow is not None:
-                weight, bias = _copies((weight, bias), slot.shadow_rows)
-                shadow = run_block(shadow, weight, bias, block)
+                shadow = block.run(shadow, _copies(tensors[number], slot.shadow_rows))
         if slot.passing is not None and shadow is not None:
             shadow = _through(shadow, slot.passing, plan, groups)
         if slot.forking is not None:
@@ -45,10 +43,11 @@ def run(plan: Plan, shape: HostShape, flat: torch.Tensor, columns: torch.Tensor)
             shadow = forked if shadow is None else torch.cat([shadow, forked])
         if slot.main is not None:
             main = _through(main, slot.main, plan, groups)
-    logits = classify(main, *tensors[-2:])
+    logits = classify(main, classifier, shape)
     if shadow is None:
         return logits
-    return torch.cat([logits, classify(shadow, *_copies(tensors[-2:], plan.shadow_rows))])
+    copies = _copies(classifier, plan.shadow_rows)
+    return torch.cat([logits, classify(shadow, copies, shape)])
 
 
 def _copies(tensors: tuple[torch.Tensor, ...], rows: torch.Tensor) -> tuple[torch.Tensor, ...]:

@@ -8,6 +8,7 @@ the forward product ran at 78 to 112 GFLOP/s so, and at 10 to 28 with channels l
 """
 
 import itertools
+import math
 from typing import Any
 
 import torch
@@ -69,6 +70,8 @@ def windows(features: torch.Tensor, kernel: int, stride: int, padding: int) -> t
     K is the kernel's size over all position axes; the rows of a column run over channels first, as
     the input side of a `torch.nn.Conv1d` or `Conv2d` weight does.
     """
+    if features.dim() == 3:  # no positions, no neighbours
+        return features
     columns: torch.Tensor = _Windows.apply(features, kernel, stride, padding)
     return columns
 
@@ -128,3 +131,48 @@ def layer_norm(features: torch.Tensor, epsilon: float = 1e-5) -> torch.Tensor:
     """
     normal: torch.Tensor = _LayerNorm.apply(features, epsilon)
     return normal
+
+
+def channel_norm(features: torch.Tensor, epsilon: float = 1e-5) -> torch.Tensor:
+    """Return the features `[R, C, ...]` with mean 0 and variance 1 over C, at each position alone.
+
+    Layer normalisation as transformers have it, without parameters.
+    """
+    normal = features - features.mean(1, keepdim=True)
+    return normal * ((normal * normal).mean(1, keepdim=True) + epsilon).rsqrt()
+
+
+#: Up to so many positions attention is computed by sums; beyond, that would take too much memory.
+_FEW_POSITIONS = 24
+#: Products of attention by sums that are held at once: they are to stay in the cache.
+_PRODUCTS_AT_ONCE = 600_000
+
+
+def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    """Scaled dot-product attention (Vaswani et al. 2017) over positions, for each sample alone.
+
+    Over few positions the products are sums over the few channels of arrays whose last axis is the
+    batch: there that is several times faster than one small matrix product a sample.
+
+    Args:
+        query, key, value: each `[R, D, L, B]`.
+
+    Returns:
+        `[R, D, L, B]`.
+    """
+    if query.shape[2] > _FEW_POSITIONS:
+        # [R, B, L, D], as torch has it: its kernel never holds all L x L weights at once
+        query, key, value = (tensor.permute(0, 3, 2, 1) for tensor in (query, key, value))
+        return F.scaled_dot_product_attention(query, key, value).permute(0, 3, 2, 1)
+    rows, channels, length, batch = query.shape
+    at_once = max(1, _PRODUCTS_AT_ONCE // (channels * length * length * batch))
+    if rows > at_once:
+        parts = zip(*(tensor.split(at_once) for tensor in (query, key, value)), strict=True)
+        return torch.cat([_attend(*part) for part in parts])
+    return _attend(query, key, value)
+
+
+def _attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    scores = (query.unsqueeze(3) * key.unsqueeze(2)).sum(1)  # [R, L queries, L keys, B]
+    weights = (scores * (1.0 / math.sqrt(query.shape[1]))).softmax(2)
+    return (weights.unsqueeze(1) * value.unsqueeze(2)).sum(3)  # [R, D, L, B]

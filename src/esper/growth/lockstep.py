@@ -1,5 +1,6 @@
 """N hosts and their seeds trained as one computation, one slice of minibatches at a time."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,10 +12,11 @@ from esper.growth.forward import run
 from esper.growth.host import input_columns
 from esper.growth.plan import Plan, advance_clocks, clocks
 from esper.growth.population import Population
-from esper.growth.tasks import Split
+from esper.growth.task import Split
 
-#: Samples evaluated at a time: small enough for the features to stay in the cache.
-EVALUATION_CHUNK = 400
+#: Samples evaluated at a time, of at most so many numbers, by at most so many networks (samples
+#: times networks): the features are to stay in the cache.
+EVALUATION_CHUNK, EVALUATION_NUMBERS, EVALUATION_ROWS = 400, 400 * 256, 400 * 64
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ def train_slice(
     shape, hosts = population.shape, population.hosts
     index = torch.from_numpy(drawn[plan.order]).to(split.inputs.device)
     batches = index.shape[1] // batch
-    inputs, labels = _gather_minibatches(split, index, batches)
+    inputs, labels = gather_minibatches(split, index, batches)
     if len(plan.shadow_rows):
         labels = torch.cat([labels, labels.index_select(1, plan.shadow_rows)], dim=1)
 
@@ -80,12 +82,12 @@ def train_slice(
     )
     losses = state.new_zeros(hosts + len(plan.shadow_rows))
     for step in range(batches):
-        columns = input_columns(inputs[step], shape)
+        columns = input_columns(split.ready(inputs[step]), shape)
         logits = run(plan, shape, flat, columns)
-        row_losses = _row_losses(logits, labels[step])
-        (gradient,) = torch.autograd.grad(row_losses.sum(), flat)
+        by_row = row_losses(logits, labels[step])
+        (gradient,) = torch.autograd.grad(by_row.sum(), flat)
         adam_step_(state, gradient, lengths[step], epsilons[step], settings)
-        losses += row_losses.detach()
+        losses += by_row.detach()
     population.state.index_copy_(1, plan.columns, state)
     advance_clocks(population, plan, batches)
     return _by_host(population, plan, losses / batches)
@@ -93,27 +95,58 @@ def train_slice(
 
 def evaluate(population: Population, plan: Plan, split: Split) -> Measurement:
     """Measure every host, and every shadow of the plan, on a whole split."""
-    flat = population.state[0].index_select(0, plan.columns)
     rows = population.hosts + len(plan.shadow_rows)
-    losses = flat.new_zeros(rows)
-    right = torch.zeros(population.hosts, dtype=torch.int64, device=flat.device)
-    with torch.no_grad():
-        for start in range(0, len(split), EVALUATION_CHUNK):
-            inputs = split.inputs[start : start + EVALUATION_CHUNK]
-            labels = split.labels[start : start + EVALUATION_CHUNK].expand(rows, -1)
-            columns = input_columns(inputs.movedim(0, -1).unsqueeze(0), population.shape)[0]
-            logits = run(plan, population.shape, flat, columns)
-            losses += _row_losses(logits, labels) * labels.shape[1]
-            right += _row_hits(logits[: population.hosts], labels[: population.hosts])
+    losses = population.state.new_zeros(rows)
+    right = torch.zeros(population.hosts, dtype=torch.int64, device=losses.device)
+    done = 0
+    for logits in _logits(population, plan, split):
+        size = logits.shape[-1]
+        labels = split.labels[done : done + size].expand(rows, -1)
+        losses += row_losses(logits, labels) * size
+        right += row_hits(logits[: population.hosts], labels[: population.hosts])
+        done += size
     accuracy = np.empty(population.hosts)
     accuracy[plan.order] = right.cpu().numpy() / len(split)
     return Measurement(_by_host(population, plan, losses / len(split)), accuracy)
 
 
-def _gather_minibatches(
+def predict(population: Population, plan: Plan, split: Split) -> torch.Tensor:
+    """Return what every host says of a whole split: its logits. `[N, n, classes]`"""
+    logits = torch.cat(list(_logits(population, plan, split)), dim=2)[: population.hosts]
+    by_host = torch.empty_like(logits)
+    by_host[torch.from_numpy(plan.order).to(logits.device)] = logits
+    return by_host.transpose(1, 2)
+
+
+def _logits(population: Population, plan: Plan, split: Split) -> Iterator[torch.Tensor]:
+    """Yield the logits of every row, chunk by chunk of the split. `[R, classes, B]`"""
+    flat = population.state[0].index_select(0, plan.columns)
+    for inputs in input_chunks(split, population.hosts + len(plan.shadow_rows)):
+        columns = input_columns(inputs, population.shape)[0]
+        with torch.no_grad():
+            logits = run(plan, population.shape, flat, columns)
+        yield logits
+
+
+def input_chunks(split: Split, rows: int) -> Iterator[torch.Tensor]:
+    """Yield the inputs of a whole split, by and by, as one row that `rows` networks share.
+
+    Each is `[1, C, *P, B]`.
+    """
+    numbers = split.inputs[0].numel()
+    limits = (EVALUATION_CHUNK, EVALUATION_NUMBERS // numbers, EVALUATION_ROWS // rows)
+    chunk = max(1, min(limits))
+    for start in range(0, len(split), chunk):
+        inputs = split.ready(split.inputs[start : start + chunk])
+        yield inputs.movedim(0, -1).unsqueeze(0)
+
+
+def gather_minibatches(
     split: Split, index: torch.Tensor, batches: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the samples `index` `[N, b*B]` as inputs `[b, N, C, *P, B]` and labels `[b, N, B]`.
+
+    Inputs are as they are kept: `Split.ready` makes of each minibatch what hosts take.
 
     One gather for the whole slice: samples are short rows, and the batch must come last.
     """
@@ -127,12 +160,12 @@ def _gather_minibatches(
     )
 
 
-def _row_losses(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+def row_losses(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Return the mean cross-entropy of each row: `[R, classes, B]`, `[R, B]` -> `[R]`."""
     return F.cross_entropy(logits, labels, reduction="none").mean(1)
 
 
-def _row_hits(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+def row_hits(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Return how many samples each row gets right: `[R, classes, B]`, `[R, B]` -> `[R]`.
 
     Right is a sample whose own class alone has the highest logit, so a network that says the same

@@ -8,7 +8,7 @@ from esper.growth.randomness import Stream, generator
 
 
 class SliceSizeError(ValueError):
-    """A slice of training asks for more data than the task has."""
+    """A minibatch asks for more data than the task has."""
 
 
 @dataclass
@@ -23,7 +23,8 @@ class MinibatchOrder:
         usable: of those, seen in one pass: a whole number of minibatches.
         seeds: the seed of each host. `[N]`
         position: samples each host has been given since its birth. `[N]`
-        order: the present pass of each host and the next one, end to end. `[N, 2 * usable]`
+        order: the present pass of each host and as many after it as a slice may reach into, end to
+            end. `[N, passes * usable]`
     """
 
     samples: int
@@ -31,6 +32,11 @@ class MinibatchOrder:
     seeds: np.ndarray
     position: np.ndarray
     order: np.ndarray
+
+    @property
+    def passes(self) -> int:
+        """How many passes `order` holds."""
+        return self.order.shape[1] // self.usable
 
 
 def new_order(hosts: int, samples: int, batch: int, batches: int) -> MinibatchOrder:
@@ -43,20 +49,20 @@ def new_order(hosts: int, samples: int, batch: int, batches: int) -> MinibatchOr
         batches: minibatches in a slice.
 
     Raises:
-        SliceSizeError: one pass does not hold a slice.
+        SliceSizeError: there is not enough data for a minibatch.
     """
     usable = samples // batch * batch
-    if batch * batches > usable:
+    if usable == 0:
         raise SliceSizeError(
-            f"a slice of {batches} minibatches of {batch} needs {batch * batches} training "
-            f"samples and the task has {samples}"
+            f"a minibatch of {batch} needs {batch} training samples and the task has {samples}"
         )
+    passes = 1 + -(-batch * batches // usable)
     return MinibatchOrder(
         samples=samples,
         usable=usable,
         seeds=np.zeros(hosts, dtype=np.int64),
         position=np.zeros(hosts, dtype=np.int64),
-        order=np.zeros((hosts, 2 * usable), dtype=np.int64),
+        order=np.zeros((hosts, passes * usable), dtype=np.int64),
     )
 
 
@@ -65,20 +71,30 @@ def restart(order: MinibatchOrder, hosts: np.ndarray, seeds: np.ndarray) -> None
     order.seeds[hosts] = seeds
     order.position[hosts] = 0
     for host in hosts:
-        order.order[host, : order.usable] = _shuffle(order, int(host), 0)
-        order.order[host, order.usable :] = _shuffle(order, int(host), 1)
+        _passes(order, int(host))[:] = [
+            _shuffle(order, int(host), number) for number in range(order.passes)
+        ]
 
 
 def draw(order: MinibatchOrder, count: int) -> np.ndarray:
     """Return the next `count` samples of every host and move the cursors on. `[N, count]`"""
     offset = order.position % order.usable
     drawn = np.take_along_axis(order.order, offset[:, None] + np.arange(count), axis=1)
-    passes = (order.position + count) // order.usable
-    for host in np.flatnonzero(passes > order.position // order.usable):
-        order.order[host, : order.usable] = order.order[host, order.usable :]
-        order.order[host, order.usable :] = _shuffle(order, int(host), int(passes[host]) + 1)
+    present = (order.position + count) // order.usable
+    over = present - order.position // order.usable
+    for host in np.flatnonzero(over):
+        kept, passes = order.passes - int(over[host]), _passes(order, int(host))
+        passes[:kept] = passes[-kept:]
+        for number in range(kept, order.passes):
+            passes[number] = _shuffle(order, int(host), int(present[host]) + number)
     order.position += count
     return drawn
+
+
+def _passes(order: MinibatchOrder, host: int) -> np.ndarray:
+    """Return a view of a host's passes. `[passes, usable]`"""
+    view: np.ndarray = order.order[host].reshape(-1, order.usable)
+    return view
 
 
 def _shuffle(order: MinibatchOrder, host: int, number: int) -> np.ndarray:

@@ -86,6 +86,7 @@ class Progress:
         accuracy_change, loss_change: since the step before. `[N]`
         best_accuracy: of the episode. `[N]`
         gain, training_gain: of each TRAINING seed's shadow over its host, in nats. `[N, S]`
+        multiply_adds: spent on training so far. `[N]`
     """
 
     step: np.ndarray
@@ -97,6 +98,7 @@ class Progress:
     best_accuracy: np.ndarray
     gain: np.ndarray
     training_gain: np.ndarray
+    multiply_adds: np.ndarray
 
 
 def new_progress(hosts: int) -> Progress:
@@ -112,6 +114,7 @@ def new_progress(hosts: int) -> Progress:
         best_accuracy=np.zeros(hosts),
         gain=np.zeros(matrix),
         training_gain=np.zeros(matrix),
+        multiply_adds=np.zeros(hosts, dtype=np.int64),
     )
 
 

@@ -45,8 +45,8 @@ class Population:
 
     @property
     def axes(self) -> int:
-        """Position axes of the features: 1 or 2."""
-        return len(self.shape.input_shape) - 1
+        """Position axes of the features: 0, 1 or 2."""
+        return self.shape.axes
 
     @property
     def seed_row(self) -> int:
@@ -69,8 +69,7 @@ def new_population(
     hosts: int, slots: int, shape: HostShape, *, device: torch.device, dtype: torch.dtype
 ) -> Population:
     """Return a population whose numbers are all zero; `plant_hosts` gives them life."""
-    axes = len(shape.input_shape) - 1
-    layouts = tuple(seed_layout(blueprint, shape.channels, axes) for blueprint in BLUEPRINTS)
+    layouts = tuple(seed_layout(blueprint, shape.channels, shape.axes) for blueprint in BLUEPRINTS)
     columns = hosts * (shape.layout.size + slots * max(layout.size for layout in layouts))
     return Population(
         shape=shape,

@@ -43,9 +43,9 @@ class RewardSettings:
         RewardSettingsError: the discount is outside (0, 1], or another setting is negative.
     """
 
-    discount: float = 0.99
+    discount: float = 1.0
     potential: float = 1.0
-    rent: float = 0.001
+    rent: float = 0.0001
     price: float = 0.01
 
     def __post_init__(self) -> None:

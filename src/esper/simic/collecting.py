@@ -26,11 +26,15 @@ class Batch:
     seconds: float
 
 
-def episode_seeds(run_seed: int, first_episode: int, count: int) -> list[int]:
-    """Return the seeds of `count` episodes; each depends on the run and its own number only."""
+def episode_seeds(run_seed: int, first_episode: int, count: int, siblings: int) -> list[int]:
+    """Return the seeds of `count` episodes, of which so many at a time share one.
+
+    A seed depends on the run and on the number of the first episode that has it, and on nothing
+    else.
+    """
+    numbers = (first_episode + host - host % siblings for host in range(count))
     return [
-        int(np.random.SeedSequence((run_seed, first_episode + host)).generate_state(1)[0])
-        for host in range(count)
+        int(np.random.SeedSequence((run_seed, number)).generate_state(1)[0]) for number in numbers
     ]
 
 

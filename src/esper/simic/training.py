@@ -8,11 +8,9 @@ from typing import Any
 import numpy as np
 import psutil
 import torch
-from gymnasium.vector import AutoresetMode
 
 import esper
 from esper.growth.env import GrowthVectorEnv
-from esper.growth.reward import RewardSettings
 from esper.leyline.heads import BLUEPRINT_CHOICES, HEAD_CHOICES, HEAD_SIZES, SLOT_CHOICES
 from esper.leyline.telemetry import (
     CheckpointWritten,
@@ -30,8 +28,9 @@ from esper.simic.checkpoint import (
     save_checkpoint,
 )
 from esper.simic.collecting import collect, episode_seeds
-from esper.simic.config import ConfigError, TrainingConfig, setting_names
+from esper.simic.config import TrainingConfig, setting_names
 from esper.simic.drill import Injection, parse_injection, scheduled
+from esper.simic.environment import make_environment, resolve_device
 from esper.simic.incidents import Capsule, IncidentLedger, sighting_fields
 from esper.simic.intervention import Action, Escalation
 from esper.simic.progress import ProgressReport
@@ -39,19 +38,6 @@ from esper.simic.stopping import StopRequest
 from esper.simic.telemetry.emitters import EventWriter, emit_episodes, emit_ppo_update_event
 from esper.simic.threads import choose_threads
 from esper.tamiyo.policy import RecurrentPolicy
-
-
-def resolve_device(name: str) -> torch.device:
-    """Return the device that a setting names.
-
-    Raises:
-        ConfigError: cuda was asked for and is not there.
-    """
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("device cuda was asked for, and torch finds none here; cpu is there")
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
 
 
 def settings_of(config: TrainingConfig) -> dict[str, Any]:
@@ -195,7 +181,7 @@ class Trainer:
             self._environment(hosts),
             self._agent,
             self._writer,
-            seeds=episode_seeds(config.seed, first_episode, hosts),
+            seeds=episode_seeds(config.seed, first_episode, hosts, config.siblings),
             update=update,
             first_episode=first_episode,
         )
@@ -208,6 +194,8 @@ class Trainer:
         )
         start = time.perf_counter()
         due = [drill for drill in self._drills if drill.update <= update]
+        left = 1 - self._episodes_done / config.episodes
+        self._agent.set_learning_rate(config.learning_rate * left)
         result = self._agent.update(batch.rollout, due)
         self._update = update
         self._episodes_done = episodes.episodes_done
@@ -336,14 +324,7 @@ class Trainer:
     def _environment(self, hosts: int) -> GrowthVectorEnv:
         """Return an environment of that many hosts; the last batch may need a smaller one."""
         if self._env is None or self._env.num_envs != hosts:
-            self._env = GrowthVectorEnv(
-                hosts,
-                task=self._config.task,
-                steps=self._config.steps,
-                device=str(self._device),
-                autoreset_mode=AutoresetMode.DISABLED,
-                reward=RewardSettings(discount=self._config.gamma),
-            )
+            self._env = make_environment(self._config, hosts, self._device)
         return self._env
 
     def _choose_threads(self, env: GrowthVectorEnv, checkpoint: Checkpoint | None) -> int:

@@ -37,6 +37,8 @@ def act(
     slot_mask_by_op: Tensor,
     state: RecurrentState,
     generator: torch.Generator,
+    *,
+    decisive: bool = False,
 ) -> Decision:
     """Draw one decision per host.
 
@@ -47,13 +49,16 @@ def act(
         slot_mask_by_op: the slots that each op may act on, `[N, ops, slots]`.
         state: the recurrent state before this step.
         generator: source of all randomness, on the device of the policy.
+        decisive: draw the op alone, and take the likeliest choice of every other head: for a policy
+            that is used and no longer explores. (The likeliest op at every step would often be to
+            wait, step after step, though growing is likely in some step.)
     """
     output = policy(observations.unsqueeze(0), state)
     logits = output.logits.squeeze(0)  # [N, total]
     op = sample(policy.head_log_probs(logits, mask), generator)[:, OP_HEAD]  # [N]
     mask = mask_for_op(mask, slot_mask_by_op, op)
     log_probs = policy.head_log_probs(logits, mask)  # [N, H, C]
-    actions = sample(log_probs, generator)
+    actions = log_probs.argmax(-1) if decisive else sample(log_probs, generator)
     actions[:, OP_HEAD] = op
     return Decision(
         actions=actions,

@@ -39,6 +39,24 @@ class Rule:
     latest: float = 0.6
 
 
+#: Rules that somebody would try by hand, the best of which is a baseline.
+HAND_RULES: dict[str, Rule] = {
+    "conv in every slot": Rule(),
+    "conv in every slot, soon": Rule(trial=0.04),
+    "conv in every slot, late": Rule(trial=0.16),
+    "conv in every slot, multiplying": Rule(style="linear_multiply", trial=0.12),
+    "conv, then normalisers": Rule(blueprints=("conv", "norm", "norm")),
+    "normaliser in every slot": Rule(blueprints=("norm", "norm", "norm")),
+    "multiplying normaliser in every slot": Rule(
+        blueprints=("norm", "norm", "norm"), style="linear_multiply"
+    ),
+    "MLP in every slot": Rule(blueprints=("mlp", "mlp", "mlp")),
+    "attention, conv, MLP": Rule(blueprints=("attention", "conv", "mlp")),
+    "conv, conv, MLP": Rule(blueprints=("conv", "conv", "mlp")),
+    "bottleneck in every slot": Rule(blueprints=("bottleneck",) * 3),
+}
+
+
 class HeuristicPolicy:
     """Decides by a rule.
 

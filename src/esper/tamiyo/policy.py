@@ -19,8 +19,8 @@ OP_PRIOR = {
     Op.WAIT: 0.0,
     Op.GERMINATE: 0.0,
     Op.ADVANCE: 0.0,
-    Op.SET_ALPHA_TARGET: -1.5,
-    Op.PRUNE: -3.0,
+    Op.SET_ALPHA_TARGET: -3.0,
+    Op.PRUNE: -4.0,
     Op.FOSSILIZE: 1.0,
 }
 
@@ -58,6 +58,7 @@ class HeadTable(nn.Module):
     """Moves what stands side by side `[…, total]` into a padded table `[…, H, C]`."""
 
     _index: Tensor
+    _repeated: Tensor
     _places: Tensor  # [total]; where each choice lies in the flattened table
     offsets: Tensor  # [H]; where each head's choices begin
     head_of_choice: Tensor  # [total]; the number of the head that a choice belongs to
@@ -76,6 +77,9 @@ class HeadTable(nn.Module):
         self.register_buffer("head_of_choice", owners, persistent=False)
         places = (index.flatten() < layout.total).nonzero().squeeze(-1)
         self.register_buffer("_places", places, persistent=False)
+        first = torch.tensor(layout.offsets).unsqueeze(1)
+        repeated = torch.where(index < layout.total, index, first)
+        self.register_buffer("_repeated", repeated.flatten(), persistent=False)
 
     def joint(self, table: Tensor) -> Tensor:
         """Return a table `[…, H, C]` side by side `[…, total]`: `forward` undone."""
@@ -86,6 +90,13 @@ class HeadTable(nn.Module):
         column = joint.new_full((*joint.shape[:-1], 1), padding)
         padded = torch.cat((joint, column), dim=-1).index_select(-1, self._index)
         return padded.unflatten(-1, self.shape)
+
+    def unpadded(self, joint: Tensor) -> Tensor:
+        """Return the same table with a head's first choice where it has none, for a mask to fill.
+
+        Padding costs copies of the whole, forward and backward.
+        """
+        return joint.index_select(-1, self._repeated).unflatten(-1, self.shape)
 
 
 class RecurrentPolicy(nn.Module):
@@ -158,7 +169,7 @@ class RecurrentPolicy(nn.Module):
         Returns:
             `[…, H, C]`; -inf where a choice is illegal or does not exist.
         """
-        masked = self.table(logits, 0.0).masked_fill(~self.table(mask, False), -torch.inf)
+        masked = self.table.unpadded(logits).masked_fill(~self.table(mask, False), -torch.inf)
         return log_softmax(masked, dim=-1)
 
 

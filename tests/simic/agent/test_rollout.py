@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from esper.simic.agent.rollout import Rollout, generalized_advantages
+from esper.simic.agent.rollout import Rollout, generalized_advantages, over_siblings
 
 GAMMA, LAMBDA = 0.97, 0.9
 
@@ -94,3 +94,20 @@ def test_taking_hosts_takes_everything_of_them() -> None:
     assert part.rewards.tolist() == [[2, 0], [5, 3]]
     assert part.initial_state[0].shape == (1, 2, 1)
     assert (part.steps, part.hosts) == (2, 2)
+
+
+@given(steps=st.integers(1, 4), hosts=st.integers(1, 9), siblings=st.integers(1, 5))
+def test_siblings_are_each_others_baseline(steps: int, hosts: int, siblings: int) -> None:
+    advantages = torch.randn(steps, hosts, generator=torch.Generator().manual_seed(hosts))
+    found = over_siblings(advantages, siblings)
+    for host in range(hosts):
+        family = range(host - host % siblings, min(host - host % siblings + siblings, hosts))
+        others = [advantages[:, other] for other in family if other != host]
+        baseline = torch.stack(others).mean(0) if others else torch.zeros(steps)
+        torch.testing.assert_close(found[:, host], advantages[:, host] - baseline)
+
+
+def test_luck_of_birth_cancels_among_siblings() -> None:
+    earned = torch.randn(5, 8, generator=torch.Generator().manual_seed(3))
+    luck = torch.tensor([7.0, -2.0]).repeat_interleave(4)
+    torch.testing.assert_close(over_siblings(earned + luck, 4), over_siblings(earned, 4))

@@ -27,7 +27,7 @@ from esper.simic.agent.flat_gradient import FlatGradient
 from esper.simic.agent.loss_scale import LossScale
 from esper.simic.agent.losses import Minibatch, MinibatchTerms, log_probs_taken, minibatch_terms
 from esper.simic.agent.planting import plant_in_log_probs, plant_in_logits
-from esper.simic.agent.rollout import Rollout, generalized_advantages
+from esper.simic.agent.rollout import Rollout, generalized_advantages, over_siblings
 from esper.simic.agent.screening import Screen, evidence
 from esper.simic.agent.starting_point import StartingPoint
 from esper.simic.agent.watching import UpdateWatch
@@ -75,6 +75,11 @@ class PPOAgent:
     def values(self, observations: Tensor, state: RecurrentState) -> Tensor:
         """Return the critic's value of observations `[N, F]` that follow `state`: `[N]`."""
         return self.policy(observations.unsqueeze(0), state).values.squeeze(0)
+
+    def set_learning_rate(self, rate: float) -> None:
+        """Learn at this rate from now on."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
 
     def update(self, rollout: Rollout, injections: Sequence[Injection] = ()) -> UpdateResult:
         """Learn from a batch of whole episodes.
@@ -159,6 +164,7 @@ class PPOAgent:
         advantages, returns = generalized_advantages(
             rollout, self.config.gamma, self.config.gae_lambda
         )
+        advantages = over_siblings(advantages, self.config.siblings)
         return Minibatch(rollout, advantages, returns, self._old_log_probs(rollout, first_epoch))
 
     def learn(

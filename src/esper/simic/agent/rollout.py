@@ -115,3 +115,24 @@ def generalized_advantages(
         running = deltas[step] + torch.where(ended[step], 0.0, gamma * gae_lambda * running)
         advantages[step] = running
     return advantages, advantages + rollout.values
+
+
+def over_siblings(advantages: Tensor, siblings: int) -> Tensor:
+    """Return advantages `[T, N]` less the mean of those of the host's siblings in the same step.
+
+    Hosts in a row, so many at a time, are born alike: with the same weights, and the same data in
+    the same order. Half of the variance of a score is luck of birth, which no action earned and the
+    critic cannot foresee; what siblings came to is a baseline that has the same luck, and does not
+    depend on the host's own action (leave-one-out, as in Kool, van Hoof and Welling 2019, "Buy 4
+    REINFORCE samples, get a baseline for free!"). A host without siblings keeps its advantages.
+    """
+    families = advantages.split(siblings, dim=1)
+    return torch.cat([_less_the_others(family) for family in families], dim=1)
+
+
+def _less_the_others(family: Tensor) -> Tensor:
+    """Return `[T, k]` with the mean of the other k - 1 columns taken off each column."""
+    others = family.shape[1] - 1
+    if others == 0:
+        return family
+    return family - (family.sum(1, keepdim=True) - family) / others

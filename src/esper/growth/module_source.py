@@ -1,0 +1,281 @@
+"""Writes a grown network as the source of an ordinary `torch.nn.Module`, which needs only torch.
+
+The source holds exactly the layers that the network has. It takes raw samples, as the user's file
+has them: what was subtracted and divided by in training is part of the network.
+
+Weights are read by a few lines of the source's own: safetensors is a header in JSON and then plain
+numbers, so nothing needs to be installed for it, and unlike a pickle it cannot run anything.
+"""
+
+import json
+import textwrap
+from collections.abc import Iterator
+
+import torch
+
+from esper.growth.finished import FinishedNetwork, FinishedSeed
+from esper.growth.host import BlockShape
+from esper.growth.module_layers import Layer, channel_scale, classifier, host_block, seed_layer
+from esper.growth.task import Task
+from esper.growth.transformer import WIDENING
+from esper.leyline.heads import SLOT_CHOICES
+from esper.leyline.task_names import UnknownTaskError, parse_task_name
+
+_HELPERS = {
+    "ChannelScale": '''
+class ChannelScale(nn.Module):
+    """A scale and a shift of each channel."""
+
+    def __init__(self, *shape: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(shape))
+        self.bias = nn.Parameter(torch.zeros(shape))
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        return features * self.weight + self.bias
+''',
+    "Attention": '''
+class Attention(nn.Module):
+    """Self-attention over all positions, with one head."""
+
+    def __init__(self, channels: int, inner: int) -> None:
+        super().__init__()
+        self.projection = nn.Linear(channels, 3 * inner, bias=False)
+        self.out = nn.Linear(inner, channels)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        rows = features.view(*features.shape[:2], -1).mT  # [B, positions, C]
+        query, key, value = self.projection(rows).chunk(3, dim=2)
+        seen = F.scaled_dot_product_attention(query, key, value)
+        return self.out(seen).mT.reshape(features.shape)
+''',
+    "Block": '''
+class Block(nn.Module):
+    """Attention and a hidden layer, each after a norm and added to what came in."""
+
+    def __init__(self, channels: int, hidden: int) -> None:
+        super().__init__()
+        self.projection = nn.Linear(channels, 3 * channels, bias=False)
+        self.out = nn.Linear(channels, channels)
+        self.widen = nn.Linear(channels, hidden)
+        self.narrow = nn.Linear(hidden, channels)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        query, key, value = self.projection(F.layer_norm(x, x.shape[-1:])).chunk(3, dim=2)
+        x = x + self.out(F.scaled_dot_product_attention(query, key, value))
+        return x + self.narrow(F.relu(self.widen(F.layer_norm(x, x.shape[-1:]))))
+''',
+}
+
+_LOAD = '''
+def load(path: str | Path = Path(__file__).with_name("weights.safetensors")) -> Network:
+    """Return the network with its weights; safetensors is a header in JSON, then plain numbers."""
+    data = Path(path).read_bytes()
+    start = 8 + int.from_bytes(data[:8], "little")
+    entries = json.loads(data[8:start])
+    entries.pop("__metadata__", None)
+    state = {}
+    for name, entry in entries.items():
+        first, last = entry["data_offsets"]
+        numbers = torch.frombuffer(bytearray(data[start + first : start + last]), dtype=torch.float)
+        state[name] = numbers.reshape(entry["shape"])
+    network = Network()
+    network.load_state_dict(state)
+    return network.eval()
+'''
+
+
+def module_source(network: FinishedNetwork, task: Task) -> str:
+    """Return the source of a module that computes what the network does, from raw samples."""
+    shape = network.shape
+    layers = _layers(network)
+    needs = {layer.needs for layer in layers.values()} - {""}
+    names = f"\nCLASSES = {_literal(task.class_names)}\n" if _worth_naming(task) else ""
+    symbols = shape.kind == "transformer"
+    about = [
+        f"A network that grew on the task {_quoted(short_name(task))}, written by Esper.",
+        "",
+        f"It has {network.parameters:,} parameters and takes {_takes(task)}.",
+        *(["What it says of a sample is which character follows it."] if symbols else []),
+    ]
+    lines = [
+        '"""' + "\n".join(textwrap.fill(line, 97) for line in about),
+        '"""',
+        "",
+        "import json",
+        "from pathlib import Path",
+        "",
+        "import torch",
+        "import torch.nn.functional as F",
+        "from torch import nn",
+        names,
+    ]
+    source = "\n".join(lines)
+    for helper, text in _HELPERS.items():
+        source += f"\n{text}" if helper in needs else ""
+    source += '\n\nclass Network(nn.Module):\n    """The network and how it grew."""\n\n'
+    source += "    def __init__(self) -> None:\n        super().__init__()\n"
+    source += textwrap.indent("\n".join(_construction(layers, task)), " " * 8)
+    source += "\n\n    def forward(self, inputs: torch.Tensor) -> torch.Tensor:\n"
+    source += f'        """Return the logits, [B, {shape.classes}]."""\n'
+    source += textwrap.indent("\n".join(_computation(network, task)), " " * 8)
+    return source + "\n\n" + _LOAD
+
+
+def module_state(network: FinishedNetwork, task: Task) -> dict[str, torch.Tensor]:
+    """Return the weights of that module by name, in float32."""
+    state = {}
+    if task.standardisation is not None:
+        by_channel = (-1, *(1,) * network.shape.axes)
+        for name in ("mean", "deviation"):
+            state[name] = torch.tensor(getattr(task.standardisation, name)).view(by_channel)
+    state |= network.host
+    layers = _layers(network)
+    for seed in network.seeds:
+        state |= _seed_state(_name(seed), layers, seed.tensors)
+        if seed.gate is not None:
+            state |= _seed_state(_gate_name(seed), layers, seed.gate)
+    return {name: tensor.float().contiguous() for name, tensor in state.items()}
+
+
+def _seed_state(
+    name: str, layers: dict[str, Layer], tensors: tuple[torch.Tensor, ...]
+) -> dict[str, torch.Tensor]:
+    return {
+        f"{name}.{parameter}": tensor.reshape(shape)
+        for (parameter, shape), tensor in zip(layers[name].parameters, tensors, strict=True)
+    }
+
+
+def _name(seed: FinishedSeed) -> str:
+    return f"{seed.slot}_{seed.blueprint}"
+
+
+def _gate_name(seed: FinishedSeed) -> str:
+    return f"{seed.slot}_gate"
+
+
+def _layers(network: FinishedNetwork) -> dict[str, Layer]:
+    """Return the modules of the network by the names of their attributes, in order of use."""
+    shape = network.shape
+    layers: dict[str, Layer] = {}
+    by_slot = {seed.slot: seed for seed in network.seeds}
+    if shape.symbols:
+        (length,) = shape.input_shape
+        layers["embedding"] = Layer(f"nn.Embedding({shape.symbols}, {shape.channels})")
+        layers["position"] = Layer(f"nn.Embedding({length}, {shape.channels})")
+    for number, (block, slot) in enumerate(zip(shape.blocks, SLOT_CHOICES, strict=True)):
+        if isinstance(block, BlockShape):
+            layers[f"block{number}"] = host_block(block)
+        else:
+            hidden = WIDENING * shape.channels
+            layers[f"block{number}"] = Layer(f"Block({shape.channels}, {hidden})", needs="Block")
+        if (seed := by_slot.get(slot)) is not None:
+            layers[_name(seed)] = seed_layer(seed.blueprint, shape.channels, shape.axes)
+            if seed.gate is not None:
+                layers[_gate_name(seed)] = channel_scale(shape.channels, shape.axes)
+    layers["classifier"] = classifier(shape.features, shape.classes)
+    return layers
+
+
+def _construction(layers: dict[str, Layer], task: Task) -> Iterator[str]:
+    if task.standardisation is not None:
+        axes = len(task.input_shape) - 1
+        size = ", ".join(map(str, (task.input_shape[0], *(1,) * axes)))
+        yield "# of the training data, in each channel"
+        yield f'self.register_buffer("mean", torch.zeros({size}))'
+        yield f'self.register_buffer("deviation", torch.ones({size}))'
+    for name, layer in layers.items():
+        yield f"self.{name} = {layer.source}"
+
+
+def _computation(network: FinishedNetwork, task: Task) -> Iterator[str]:
+    """Yield the lines of `forward`."""
+    shape = network.shape
+    by_slot = {seed.slot: seed for seed in network.seeds}
+    if shape.symbols:
+        yield "x = self.embedding(inputs.long()) + self.position.weight"
+    else:
+        yield {
+            "none": "x = inputs.unsqueeze(1).float()",
+            "last": "x = inputs.movedim(-1, 1).float()",
+            "first": "x = inputs.float()",
+        }[task.channel_axis]
+        if task.standardisation is not None:
+            yield "x = (x - self.mean) / self.deviation"
+    for number, slot in enumerate(SLOT_CHOICES):
+        block = f"self.block{number}(x)"
+        yield f"x = {block}" if shape.symbols else f"x = F.relu({block})"
+        if (seed := by_slot.get(slot)) is not None:
+            yield from _blending(seed, transposed=bool(shape.symbols))
+    if shape.symbols:
+        yield "return self.classifier(F.layer_norm(x[:, -1], x.shape[-1:]))"
+    else:
+        yield (
+            "return self.classifier(x)"
+            if shape.axes == 0
+            else "return self.classifier(x.flatten(2).mean(2))"
+        )
+
+
+def _blending(seed: FinishedSeed, *, transposed: bool) -> Iterator[str]:
+    """Yield the lines that blend a seed in, as its style does."""
+    transpose = ".mT" if transposed else ""  # seeds have channels before positions
+    yield f"# grown: {seed.blueprint}, {seed.style}, alpha {seed.alpha:g}"
+    yield f"normal = F.layer_norm(x, x.shape[1:]){transpose}"
+    change = f"self.{_name(seed)}(normal){transpose}"
+    amount = "" if seed.coefficient == 1.0 else f"{seed.coefficient!r} * "
+    match seed.style:
+        case "linear_multiply":
+            yield f"x = x * (1 + {amount}torch.tanh({change}))"
+        case "gated":
+            yield f"gate = torch.sigmoid(self.{_gate_name(seed)}(normal){transpose})"
+            yield f"x = x + {amount}gate * {change}"
+        case _:
+            yield f"x = x + {amount}{change}"
+
+
+def short_name(task: Task) -> str:
+    """Return what to call the task where nobody needs to find its data."""
+    try:
+        return parse_task_name(task.name).short
+    except UnknownTaskError:
+        return task.name  # somebody's own, handed to the environment
+
+
+def _worth_naming(task: Task) -> bool:
+    numbers = tuple(str(number) for number in range(task.classes))
+    return bool(task.class_names) and task.class_names != numbers
+
+
+def _literal(names: tuple[str, ...]) -> str:
+    """Return the names in source: a tuple or, of single characters, a text."""
+    if all(len(name) == 1 for name in names):
+        return json.dumps("".join(names), ensure_ascii=False)
+    quoted = [json.dumps(name, ensure_ascii=False) for name in names]
+    line = f"({', '.join(quoted)})"
+    if len(line) <= 80:
+        return line
+    lines = [""]
+    for item in quoted:
+        if lines[-1] and len(lines[-1]) + len(item) > 92:
+            lines.append("")
+        lines[-1] += f" {item}," if lines[-1] else f"{item},"
+    return "(\n" + textwrap.indent("\n".join(lines), "    ") + "\n)  # fmt: skip"
+
+
+def _quoted(text: str) -> str:
+    """Return text that can stand in a docstring."""
+    return " ".join(text.replace("\\", "/").replace('"', "'").split())
+
+
+def _takes(task: Task) -> str:
+    """Say what samples look like, as the user's own data has them."""
+    sizes = list(task.input_shape)
+    if task.vocabulary:
+        return f"numbers of characters in CLASSES, [B, {sizes[0]}]"
+    if task.channel_axis == "none":
+        sizes = sizes[1:]
+    elif task.channel_axis == "last":
+        sizes = [*sizes[1:], sizes[0]]
+    return f"raw samples, [B, {', '.join(map(str, sizes))}]"

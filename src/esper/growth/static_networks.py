@@ -1,0 +1,238 @@
+"""Fixed networks to compare growth with: blocks stacked, N of one shape trained in lockstep.
+
+They are what somebody would write who does not grow: blocks of convolution (of a linear map where
+inputs have no positions), normalisation or none, and ReLU, then a linear classifier over all
+features or over their mean of each channel; for symbols, a transformer. Data, minibatches, first
+values and optimizer are those of hosts that are born of the same seeds.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+import torch
+
+from esper.growth.adam import adam_step_, step_coefficients
+from esper.growth.env import GrowthVectorEnv
+from esper.growth.from_scratch import Trained
+from esper.growth.host import CONVOLUTIONS, BlockShape, HostShape
+from esper.growth.layers import affine_map, layer_norm, window_positions, windows
+from esper.growth.lockstep import gather_minibatches, input_chunks, row_hits, row_losses
+from esper.growth.minibatches import draw, new_order, restart
+from esper.growth.parameters import ParameterLayout, TensorSpec, affine
+from esper.growth.randomness import Stream, episode_seed, generator
+from esper.growth.task import Split
+from esper.growth.training_cost import block_multiply_adds, first_input_is_data
+from esper.growth.transformer import TransformerBlock, last_position
+
+#: Blocks that networks are stacked of.
+DEPTHS = (2, 3, 4, 5)
+
+
+@dataclass(frozen=True)
+class StaticShape:
+    """The architecture of a fixed network.
+
+    Attributes:
+        input_shape: of one input, as a host's.
+        classes: how many classes the classifier tells apart.
+        channels: channels of every block.
+        depth: blocks; the first are strided as a host's are, further ones keep the positions.
+        normalised: whether each convolution is followed by a layer norm over channels and
+            positions, with a scale and a shift for each channel.
+        pooled: whether the classifier sees the mean of each channel, or every feature.
+        symbols: how many different symbols inputs are made of; 0 where they are measurements.
+            Then the blocks are a transformer's, which has norms and a way to read of its own.
+    """
+
+    input_shape: tuple[int, ...]
+    classes: int
+    channels: int
+    depth: int
+    normalised: bool = False
+    pooled: bool = False
+    symbols: int = 0
+
+    @property
+    def name(self) -> str:
+        """The architecture in words."""
+        stack = f"{self.depth} x {self.channels} channels"
+        if self.symbols:
+            return f"{stack}, transformer"
+        norm = "normalised" if self.normalised else "plain"
+        return f"{stack}, {norm}, {'mean-pooled' if self.pooled else 'flat'}"
+
+    @cached_property
+    def blocks(self) -> tuple[BlockShape | TransformerBlock, ...]:
+        """The blocks, first to last."""
+        if self.symbols:
+            (length,) = self.input_shape
+            return tuple(
+                TransformerBlock(self.channels, (length,), 0 if number else self.symbols)
+                for number in range(self.depth)
+            )
+        inputs, *rest = self.input_shape
+        positions, blocks = tuple(rest), []
+        known = CONVOLUTIONS[len(positions)]
+        further = (3, 1, 1) if positions else known[-1]
+        for number in range(self.depth):
+            kernel, stride, padding = known[number] if number < len(known) else further
+            positions = window_positions(positions, kernel, stride, padding)
+            blocks.append(BlockShape(inputs, self.channels, kernel, stride, padding, positions))
+            inputs = self.channels
+        return tuple(blocks)
+
+    @cached_property
+    def parts(self) -> tuple[tuple[TensorSpec, ...], ...]:
+        """The parameters of each block, with its norm's, then those of the classifier."""
+        blocks = []
+        for number, block in enumerate(self.blocks):
+            tensors = block.tensors(f"block{number}")
+            if self.normalised:
+                # the scale is kept as its distance from 1: like a shift, it begins at zero
+                names = (f"norm{number}.scale", f"norm{number}.shift")
+                tensors += tuple(TensorSpec(name, (block.outputs,)) for name in names)
+            blocks.append(tensors)
+        whole = self.symbols or self.pooled
+        places = 1 if whole else math.prod(self.blocks[-1].positions)
+        return (*blocks, affine("classifier", (self.classes, self.channels * places)))
+
+    @cached_property
+    def layout(self) -> ParameterLayout:
+        """The parameters of one network: those of all parts, in order."""
+        return ParameterLayout(tuple(tensor for part in self.parts for tensor in part))
+
+    def resized(self, parameters: int) -> "StaticShape":
+        """Return this kind of network at the width that comes nearest to so many parameters."""
+        narrow = replace(self, channels=1)
+        while (wide := replace(narrow, channels=narrow.channels + 1)).layout.size <= parameters:
+            narrow = wide
+        return min((narrow, wide), key=lambda each: abs(each.layout.size - parameters))
+
+    @property
+    def training_multiply_adds(self) -> int:
+        """Multiply-adds with which one sample is trained on, counted as for hosts."""
+        forward = [block_multiply_adds(block) for block in self.blocks]
+        norms = sum(block.outputs * math.prod(block.positions) for block in self.blocks)
+        classifier = self.parts[-1][0].size
+        unneeded = forward[0] if first_input_is_data(self.blocks[0]) else 0
+        return 3 * (sum(forward) + norms * self.normalised + classifier) - unneeded
+
+
+def static_shapes(like: HostShape, parameters: int) -> list[StaticShape]:
+    """Return every kind of fixed network for a host's inputs, of about so many parameters."""
+    choices = (False, True) if like.axes and not like.symbols else (False,)
+    return [
+        StaticShape(
+            like.input_shape, like.classes, 1, depth, normalised, pooled, like.symbols
+        ).resized(parameters)
+        for depth in DEPTHS
+        for normalised in ((False,) if like.symbols else (False, True))
+        for pooled in choices
+    ]
+
+
+def run_static(shape: StaticShape, flat: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+    """Return the logits of N networks. `[N, classes, B]`
+
+    Args:
+        shape: of all of them.
+        flat: their parameters. `[N, size]`
+        columns: from `static_columns`, for each network, or one axis less for all.
+    """
+    tensors = iter(shape.layout.split(flat))
+    parts = [[next(tensors) for _ in part] for part in shape.parts]
+    features = columns
+    for number, (block, part) in enumerate(zip(shape.blocks, parts, strict=False)):
+        if isinstance(block, TransformerBlock):
+            features = block.run(features, tuple(part))
+            continue
+        if number > 0:
+            features = windows(features, block.kernel, block.stride, block.padding)
+        mapped = affine_map(features, *part[:2])
+        features = mapped.view(len(flat), block.outputs, *block.positions, -1)
+        if shape.normalised:
+            scale, shift = (_by_channel(values, features) for values in part[2:])
+            features = torch.addcmul(shift, layer_norm(features), 1.0 + scale)
+        features = features.relu()
+    if shape.symbols:
+        features = last_position(features)
+    elif shape.pooled:
+        features = features.flatten(2, -2).mean(2)
+    return affine_map(features.flatten(1, -2), *parts[-1])
+
+
+def _by_channel(values: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
+    return values.view(*values.shape, *(1,) * (features.dim() - 2))
+
+
+def static_columns(inputs: torch.Tensor, shape: StaticShape) -> torch.Tensor:
+    """Return what the first block works on, of inputs `[R, C, *P, B]`: windows, or symbols."""
+    block = shape.blocks[0]
+    if isinstance(block, TransformerBlock):
+        return inputs
+    return windows(inputs, block.kernel, block.stride, block.padding)
+
+
+def train_static(env: GrowthVectorEnv, shape: StaticShape, seeds: Sequence[int]) -> Trained:
+    """Train a fixed network for each seed on as many samples as an episode has.
+
+    Args:
+        env: whose task and training settings they share; its own hosts are left alone.
+        shape: of the networks.
+        seeds: of each network; the order of the data is that of an episode of the environment that
+            was reset with the same seed.
+    """
+    train, validation, test = env.parts
+    born = np.array([episode_seed(int(seed), 0) for seed in seeds])
+    order = new_order(len(born), len(train), env.batch, env.batches)
+    restart(order, np.arange(len(born)), born)
+    drawn = np.stack([shape.layout.draw(generator(int(seed), Stream.HOST)) for seed in born])
+    state = torch.zeros(3, drawn.size, device=env.device, dtype=env.task.dtype)
+    state[0] = torch.from_numpy(drawn.reshape(-1)).to(state)
+    for step in range(env.steps):
+        _train_slice(env, shape, state, draw(order, env.batch * env.batches), step)
+    flat = state[0].view(len(born), -1)
+    samples = env.steps * env.batch * env.batches
+    return Trained(
+        validation_accuracy=_accuracy(shape, flat, validation),
+        test_accuracy=_accuracy(shape, flat, test),
+        parameters=np.full(len(born), shape.layout.size),
+        multiply_adds=np.full(len(born), shape.training_multiply_adds * samples),
+    )
+
+
+def _train_slice(
+    env: GrowthVectorEnv, shape: StaticShape, state: torch.Tensor, drawn: np.ndarray, step: int
+) -> None:
+    """Train on the samples `drawn` `[N, batches * batch]`; `state` `[3, N * size]` is changed."""
+    index = torch.from_numpy(drawn).to(env.device)
+    train = env.parts[0]
+    inputs, labels = gather_minibatches(train, index, env.batches)
+    clock = np.array([step * env.batches])
+    lengths, epsilons = (
+        torch.from_numpy(table).to(state)  # [batches, 1]
+        for table in step_coefficients(env.optimizer, clock, env.batches)
+    )
+    flat = state[0].detach().requires_grad_()
+    for number in range(env.batches):
+        columns = static_columns(train.ready(inputs[number]), shape)
+        logits = run_static(shape, flat.view(len(drawn), -1), columns)
+        loss = row_losses(logits, labels[number]).sum()
+        (gradient,) = torch.autograd.grad(loss, flat)
+        adam_step_(state, gradient, lengths[number], epsilons[number], env.optimizer)
+
+
+@torch.no_grad()
+def _accuracy(shape: StaticShape, flat: torch.Tensor, part: Split) -> np.ndarray:
+    """Return the fraction that each network gets right. `[N]`"""
+    right = torch.zeros(len(flat), dtype=torch.int64, device=flat.device)
+    done = 0
+    for inputs in input_chunks(part, len(flat)):
+        labels = part.labels[done : done + inputs.shape[-1]].expand(len(flat), -1)
+        right += row_hits(run_static(shape, flat, static_columns(inputs, shape)[0]), labels)
+        done += inputs.shape[-1]
+    accuracy: np.ndarray = right.cpu().numpy() / len(part)
+    return accuracy

@@ -1,0 +1,95 @@
+"""How a task is named: by itself, or by where its data is and how that is to be read.
+
+| name                  | what it is                                                             |
+|-----------------------|------------------------------------------------------------------------|
+| `mnist1d`, `digits`   | made, or shipped with scikit-learn: nothing is downloaded              |
+| `cifar10[:FOLDER]`    | CIFAR-10, of files in a folder, or by the datasets extra               |
+| `npz:FILE.npz`        | arrays `x` and `y` of your own, perhaps `x_test` and `y_test`          |
+| `hf:NAME`             | a dataset by its name or its folder, with the datasets extra           |
+| `chars:FILE.txt`      | the next character of a text                                           |
+
+Options follow as in a web address: `npz:FILE.npz?kind=signal`, `hf:NAME?input=img&label=kind`.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+from urllib.parse import parse_qsl
+
+#: Sources of tasks that have a name of their own.
+BUILT_IN: Final = ("mnist1d", "digits", "cifar10")
+#: How the others are written.
+WITH_PLACE: Final = ("npz:FILE.npz", "hf:NAME", "chars:FILE.txt")
+
+#: The options that each source knows.
+_OPTIONS: Final[dict[str, frozenset[str]]] = {
+    "mnist1d": frozenset(),
+    "digits": frozenset(),
+    "cifar10": frozenset(),
+    "npz": frozenset({"kind"}),
+    "hf": frozenset({"config", "input", "label", "kind"}),
+    "chars": frozenset({"context"}),
+}
+_PLACES_ALLOWED: Final = ("cifar10", "npz", "hf", "chars")
+
+
+class UnknownTaskError(ValueError):
+    """There is no task of this name, or it is not written as it should be."""
+
+
+@dataclass(frozen=True)
+class TaskName:
+    """The name of a task, taken apart.
+
+    Attributes:
+        text: the whole of it.
+        source: what kind of task it is, among the keys of `TASK_LOADERS`.
+        place: the file, folder or dataset; empty for tasks that need none.
+        options: how to read that.
+    """
+
+    text: str
+    source: str
+    place: str = ""
+    options: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def short(self) -> str:
+        """A name for titles: without folders and options."""
+        return Path(self.place).stem if self.place else self.source
+
+    @property
+    def absolute(self) -> str:
+        """The text with the place as it is named from anywhere, where it is a file or folder."""
+        path = Path(self.place).expanduser()
+        if not self.place or not path.exists():
+            return self.text
+        _, _, options = self.text.partition("?")
+        return f"{self.source}:{path.resolve()}" + (f"?{options}" if options else "")
+
+
+def parse_task_name(text: str) -> TaskName:
+    """Take the name of a task apart; nothing is read.
+
+    Raises:
+        UnknownTaskError: there is no such task, or something is missing or too much in its name.
+    """
+    source, colon, rest = text.partition(":")
+    if source not in _OPTIONS or (source not in BUILT_IN and not colon):
+        raise UnknownTaskError(
+            f"there is no task {text!r}: the tasks are {', '.join((*BUILT_IN, *WITH_PLACE))}"
+        )
+    place, _, query = rest.partition("?")
+    if colon and (source not in _PLACES_ALLOWED or not place):
+        wanted = next((form for form in WITH_PLACE if form.startswith(source + ":")), source)
+        raise UnknownTaskError(f"the task {text!r} must be written {wanted}")
+    pairs = parse_qsl(query, keep_blank_values=True)
+    options = dict(pairs)
+    known = _OPTIONS[source]
+    unknown = [key for key in options if key not in known]
+    if unknown or len(options) < len(pairs) or (query and not pairs) or "" in options.values():
+        allowed = ", ".join(f"{key}=..." for key in sorted(known)) or "none"
+        raise UnknownTaskError(
+            f"the options {query!r} of task {source}:{place} cannot be read: allowed are {allowed}"
+        )
+    return TaskName(text, source, place, options)

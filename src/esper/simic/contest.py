@@ -1,0 +1,145 @@
+"""A contest: policies against baselines, from checkpoints to figures with intervals."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from esper.simic.baselines import Contestant, run_baseline
+from esper.simic.environment import resolve_device
+from esper.simic.evaluation import Arena, agent_player
+from esper.simic.statistics import (
+    Estimate,
+    improvement_estimate,
+    iqm_estimate,
+    mean_estimate,
+)
+from esper.simic.trained_policy import TrainedPolicy
+
+#: What is compared, each a field of `Outcomes`.
+MEASURES = ("test_accuracy", "score")
+
+
+class EvaluationError(ValueError):
+    """What was asked for cannot be evaluated; the message is one clear sentence."""
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What one contestant came to in one measure.
+
+    Attributes:
+        iqm, mean: interquartile mean and mean over all episodes.
+        agent_better: probability that the agent is better in an episode; None for the agent.
+    """
+
+    iqm: Estimate
+    mean: Estimate
+    agent_better: Estimate | None
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A contestant with its standings, by measure."""
+
+    contestant: Contestant
+    standings: dict[str, Standing]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What came of a contest; the agent is the first entry.
+
+    Attributes:
+        policies: evaluated, in the order of the agent's strata.
+        task, steps: that all contestants lived through.
+        host_parameters: of a host before any growth.
+        episodes, seed: of the evaluation.
+        entries: the agent, then the baselines.
+    """
+
+    policies: tuple[TrainedPolicy, ...]
+    task: str
+    steps: int
+    host_parameters: int
+    episodes: int
+    seed: int
+    entries: tuple[Entry, ...]
+
+
+def evaluate(
+    policies: Sequence[TrainedPolicy],
+    *,
+    episodes: int,
+    against: Sequence[str],
+    seed: int,
+    say: Callable[[str], None],
+) -> Evaluation:
+    """Let policies and baselines live through the same episodes, and compare them.
+
+    The same arguments give the same figures, bit for bit, on CPU with as many threads.
+
+    Args:
+        policies: of one task; several are the agent's strata (training runs with other seeds).
+        episodes: that each of them lives through.
+        against: names of `BASELINES`, in the order in which they are told of.
+        seed: of everything random.
+        say: is told what is about to be run.
+
+    Raises:
+        EvaluationError: policies do not belong together, or too few episodes.
+    """
+    config = policies[0].config
+    _check(policies, episodes, seed)
+    device = resolve_device(config.device)
+    arena = Arena(config, device, episodes=episodes, seed=seed)
+    played = []
+    for number, trained in enumerate(policies, start=1):
+        say(f"agent: {trained.name}")
+        policy = trained.policy.to(device)
+        played.append(arena.play(trained.name, agent_player(policy, seed, number)))
+    agent = Contestant("agent", tuple(each.outcomes for each in played))
+    contestants = [agent]
+    for name in against:
+        contestants += run_baseline(name, arena, played, say)
+    generator = np.random.default_rng(seed)
+    return Evaluation(
+        policies=tuple(policies),
+        task=arena.settings.task.name,
+        steps=config.steps,
+        host_parameters=arena.settings.host_parameters,
+        episodes=episodes,
+        seed=seed,
+        entries=tuple(_entry(each, agent, generator) for each in contestants),
+    )
+
+
+def _check(policies: Sequence[TrainedPolicy], episodes: int, seed: int) -> None:
+    if episodes < 2:
+        raise EvaluationError(f"--episodes must be at least 2 for an interval, not {episodes}")
+    if seed < 0:
+        raise EvaluationError(f"--seed must be 0 or more, not {seed}")
+    first = policies[0]
+    for other in policies[1:]:
+        for name in ("task", "steps", "gamma"):
+            own, theirs = getattr(first.config, name), getattr(other.config, name)
+            if own != theirs:
+                raise EvaluationError(
+                    f"{first.name} was trained with {name} {own} and {other.name} with {theirs}: "
+                    "policies that are evaluated together must have been trained on the same"
+                )
+
+
+def _entry(contestant: Contestant, agent: Contestant, generator: np.random.Generator) -> Entry:
+    standings = {}
+    for measure in MEASURES:
+        values = [getattr(outcomes, measure) for outcomes in contestant.strata]
+        ours = [getattr(outcomes, measure) for outcomes in agent.strata]
+        standings[measure] = Standing(
+            iqm=iqm_estimate(values, generator),
+            mean=mean_estimate(values, generator),
+            agent_better=None
+            if contestant is agent
+            else improvement_estimate(ours, values, generator),
+        )
+    return Entry(contestant, standings)

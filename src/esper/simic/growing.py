@@ -1,0 +1,238 @@
+"""Growing: a learnt policy grows networks on a task, and the best of them is handed over."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from esper.growth.env import GrowthVectorEnv
+from esper.growth.finished import FinishedNetwork
+from esper.growth.from_scratch import architecture_of, train_from_scratch
+from esper.growth.module_files import load_module, logits_of, write_module
+from esper.growth.seeds import Transition
+from esper.growth.task import Task
+from esper.leyline.heads import HEAD_NAMES
+from esper.simic.config import updated
+from esper.simic.environment import make_environment, resolve_device
+from esper.simic.evaluation import agent_player, evaluation_seeds
+from esper.simic.trained_policy import TrainedPolicy
+
+#: Networks that are grown at a time, at most.
+MOST_HOSTS = 256
+#: The written module may differ from its host by so much, in units of the largest logit.
+_TOLERANCE = 1e-3
+
+Say = Callable[[str], None]
+
+
+class GrowingError(ValueError):
+    """What was asked for cannot be grown or written; the message is one clear sentence."""
+
+
+@dataclass(frozen=True)
+class Moment:
+    """One network after one step.
+
+    Attributes:
+        accuracy: on the validation part, with all that is blended in.
+        stage, alpha, blueprint: of each slot. `[S]`
+        happened: to its seeds in this step.
+    """
+
+    accuracy: float
+    stage: np.ndarray
+    alpha: np.ndarray
+    blueprint: np.ndarray
+    happened: tuple[Transition, ...]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a network came to.
+
+    Attributes:
+        parameters: how many it has.
+        validation_accuracy, test_accuracy: on those parts of the task.
+        multiply_adds: spent on training it, as `esper.growth.training_cost` counts them.
+    """
+
+    parameters: int
+    validation_accuracy: float
+    test_accuracy: float
+    multiply_adds: float
+
+
+@dataclass(frozen=True)
+class Grown:
+    """A network that a policy grew, and all there is to say about it.
+
+    Attributes:
+        policy: that grew it.
+        task: that it grew on.
+        seed: that was asked for.
+        steps, samples: of the episode; training samples of a step.
+        network: itself.
+        logits: what its host says of the test part. `[n, classes]`
+        host: its number among all that were grown.
+        result: what it came to.
+        rivals: validation accuracy of every network that was grown, itself included. `[K]`
+        moments: its life, from before the first step to after the last.
+        without_growth: its host on the same data, left alone.
+        idle_accuracy: of that after each step, on the validation part, as in `moments`.
+        from_scratch: a network of its very architecture, trained from the first step.
+    """
+
+    policy: TrainedPolicy
+    task: Task
+    seed: int
+    steps: int
+    samples: int
+    network: FinishedNetwork
+    logits: torch.Tensor
+    host: int
+    result: Measured
+    rivals: np.ndarray
+    moments: tuple[Moment, ...]
+    without_growth: Measured
+    idle_accuracy: tuple[float, ...]
+    from_scratch: Measured
+
+
+def grow(
+    policy: TrainedPolicy, task: str, *, hosts: int, seed: int, steps: int | None, say: Say
+) -> Grown:
+    """Let a policy grow networks, and return the one with the best validation accuracy.
+
+    The same arguments give the same network, bit for bit, on CPU with as many threads.
+
+    Args:
+        policy: decides.
+        task: the name of one.
+        hosts: how many networks to grow.
+        seed: of everything random; no training of a policy reaches the hosts that follow from it.
+        steps: in the episode; None takes as many as the policy was trained for.
+        say: is told how it goes.
+
+    Raises:
+        GrowingError, UnknownTaskError, InvalidTaskError, HostShapeError, SliceSizeError: what was
+            asked for makes no sense.
+    """
+    if not 1 <= hosts <= MOST_HOSTS:
+        raise GrowingError(f"hosts must be 1 to {MOST_HOSTS}, not {hosts}")
+    if seed < 0:
+        raise GrowingError(f"seed must be 0 or more, not {seed}")
+    changes = {"task": task} | ({} if steps is None else {"steps": steps})
+    config = updated(policy.config, changes)
+    env = make_environment(config, hosts, resolve_device(config.device))
+    seeds = evaluation_seeds(seed, hosts)
+    player = agent_player(policy.policy.to(env.device), seed, 1)
+    say(f"growing {hosts} network{'s' if hosts > 1 else ''} on {task}, {env.steps} steps")
+    decide = player(hosts, 0)
+    observations, info = env.reset(seed=seeds)
+    lives = [[_moment(info, host, ())] for host in range(hosts)]
+    for step in range(1, env.steps + 1):
+        observations, *_, info = env.step(decide(observations, info))
+        for host, life in enumerate(lives):
+            happened = tuple(each for each in info["transitions"] if each.host == host)
+            life.append(_moment(info, host, happened))
+        if step % max(1, env.steps // 4) == 0:
+            say(f"step {step} of {env.steps}: best accuracy {info['accuracy'].max():.3f}")
+    rivals = info["final_accuracy"]
+    chosen = min(range(hosts), key=lambda host: (-rivals[host], info["final_parameters"][host]))
+    network, logits = env.finished_network(chosen), env.test_logits()[chosen].cpu()
+    result = _measured(info, env.test_accuracy(), chosen)
+    seeds_in_slots = (info[name] for name in ("stage", "blueprint", "style", "alpha"))
+    architecture = architecture_of(*seeds_in_slots).take(slice(chosen, chosen + 1))
+
+    say("the same host without growth, and the same architecture from its first step")
+    trained = train_from_scratch(env, architecture, [seeds[chosen]], np.array([env.steps]))
+    without_growth, idle_accuracy = _left_alone(env, seeds, chosen)
+    return Grown(
+        policy=policy,
+        task=env.task,
+        seed=seed,
+        steps=env.steps,
+        samples=env.batch * env.batches,
+        network=network,
+        logits=logits,
+        host=chosen,
+        result=result,
+        rivals=rivals,
+        moments=tuple(lives[chosen]),
+        without_growth=without_growth,
+        idle_accuracy=idle_accuracy,
+        from_scratch=Measured(
+            int(trained.parameters[0]),
+            float(trained.validation_accuracy[0]),
+            float(trained.test_accuracy[0]),
+            float(trained.multiply_adds[0]),
+        ),
+    )
+
+
+def _left_alone(
+    env: GrowthVectorEnv, seeds: list[int], host: int
+) -> tuple[Measured, tuple[float, ...]]:
+    """Return what a host comes to when nobody acts on it, and its accuracy on the way."""
+    waiting = np.zeros((env.num_envs, len(HEAD_NAMES)), dtype=np.int64)
+    _, info = env.reset(seed=seeds)
+    accuracy = [float(info["accuracy"][host])]
+    for _ in range(env.steps):
+        *_, info = env.step(waiting)
+        accuracy.append(float(info["accuracy"][host]))
+    return _measured(info, env.test_accuracy(), host), tuple(accuracy)
+
+
+def _moment(info: dict[str, np.ndarray], host: int, happened: tuple[Transition, ...]) -> Moment:
+    return Moment(
+        float(info["accuracy"][host]),
+        info["stage"][host],
+        info["alpha"][host],
+        info["blueprint"][host],
+        happened,
+    )
+
+
+def _measured(info: dict[str, np.ndarray], test_accuracy: np.ndarray, host: int) -> Measured:
+    return Measured(
+        int(info["final_parameters"][host]),
+        float(info["final_accuracy"][host]),
+        float(test_accuracy[host]),
+        float(info["multiply_adds"][host]),
+    )
+
+
+def make_empty(directory: Path) -> None:
+    """Make a directory for a network, or accept one that is there and empty.
+
+    Raises:
+        GrowingError: it holds something, or cannot be made.
+    """
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        held = next(directory.iterdir(), None)
+    except OSError as error:
+        raise GrowingError(f"cannot write into {directory}: {error.strerror}") from error
+    if held is not None:
+        raise GrowingError(
+            f"{directory} is not empty, it holds {held.name}: name a new folder for the network"
+        )
+
+
+def write_checked(grown: Grown, directory: Path) -> float:
+    """Write a network's module, and hold what it says of the test part against its host.
+
+    Returns:
+        The largest difference of any logit.
+
+    Raises:
+        RuntimeError: they differ by more than rounding can explain.
+    """
+    write_module(grown.network, grown.task, directory)
+    said = logits_of(load_module(directory), grown.task.raw(grown.task.test))
+    difference = float((said - grown.logits).abs().max())
+    if not difference <= _TOLERANCE * max(1.0, float(grown.logits.abs().max())):
+        raise RuntimeError(f"the module in {directory} differs from its host by {difference}")
+    return difference

@@ -1,0 +1,169 @@
+"""The card of a grown network: how it grew, what it came to, and how to use it, as Markdown."""
+
+from esper import __version__
+from esper.growth.module_files import SOURCE_NAME, WEIGHTS_NAME
+from esper.growth.module_source import short_name
+from esper.growth.seeds import SeedEvent
+from esper.growth.task import Task
+from esper.leyline.heads import BLUEPRINT_CHOICES, SLOT_CHOICES
+from esper.simic.growing import Grown, Measured
+
+CARD_NAME, PICTURE_NAME = "card.md", "growth.svg"
+
+
+def growth_card(grown: Grown, difference: float) -> str:
+    """Return the card of a network.
+
+    Args:
+        grown: the network.
+        difference: the largest between what its module and its host say of the test part.
+    """
+    task = grown.task
+    lines = [
+        f"# A network grown on {short_name(task)}",
+        "",
+        f"Grown by the policy `{grown.policy.name}` in {grown.steps} steps of {grown.samples} "
+        f"training samples, with seed {grown.seed}. {_chosen(grown)} "
+        f"Made with Esper {__version__}.",
+        "",
+        f"![How it grew]({PICTURE_NAME})",
+        "",
+        "|  | parameters | validation | test | multiply-adds of training |",
+        "|---|--:|--:|--:|--:|",
+        _row("**this network**", grown.result),
+        _row("the same host without growth, same seed", grown.without_growth),
+        _row("this architecture, trained from its first step", grown.from_scratch),
+        "",
+        f"Accuracy on {len(task.validation):,} validation samples, which the policy saw, and on "
+        f"{len(task.test):,} test samples, which nothing was chosen by. Multiply-adds count the "
+        "forward and backward passes of the host and of all its seeds, pruned ones included.",
+        "",
+        "## How to use it",
+        "",
+        f"`{SOURCE_NAME}` and `{WEIGHTS_NAME}` need nothing but torch:",
+        "",
+        *_snippet(task),
+        "",
+        f"Inputs are {_inputs(task)}. {_meaning(task)} The module was run on the whole test part "
+        f"and differs from the network that grew by at most {difference:.1e} in any logit.",
+        "",
+        "## What it is made of",
+        "",
+        f"A {grown.network.shape.kind} host of three blocks with "
+        f"{grown.network.shape.channels} channels, and after its blocks:",
+        "",
+        *_seeds(grown),
+        "",
+        "## How it grew",
+        "",
+        *_events(grown),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def growth_summary(grown: Grown) -> str:
+    """Return what came of growing in a few lines."""
+    seeds = ", ".join(f"{seed.blueprint} ({seed.slot})" for seed in grown.network.seeds)
+    others = (("without growth", grown.without_growth), ("from scratch", grown.from_scratch))
+    lines = [
+        f"grew on {short_name(grown.task)} in {grown.steps} steps: {seeds or 'no seed stayed'}",
+        *(
+            f"{name:<15} {each.parameters:>8,} parameters, accuracy {each.validation_accuracy:.3f} "
+            f"in validation, {each.test_accuracy:.3f} in test"
+            for name, each in (("this network", grown.result), *others)
+        ),
+    ]
+    return "\n".join(lines)
+
+
+def _chosen(grown: Grown) -> str:
+    count = len(grown.rivals)
+    if count == 1:
+        return "It is the only one that was grown."
+    return (
+        f"It is the best of {count} by validation accuracy; theirs was {grown.rivals.min():.3f} to "
+        f"{grown.rivals.max():.3f}, {grown.rivals.mean():.3f} on average."
+    )
+
+
+def _row(name: str, measured: Measured) -> str:
+    return (
+        f"| {name} | {measured.parameters:,} | {measured.validation_accuracy:.3f} | "
+        f"{measured.test_accuracy:.3f} | {measured.multiply_adds:.2e} |"
+    )
+
+
+def _snippet(task: Task) -> list[str]:
+    """Return a program of four lines that loads the network and asks it something."""
+    if task.vocabulary:
+        example = "".join(task.vocabulary[symbol] for symbol in task.test.inputs[0].tolist())
+        lines = [
+            "import torch",
+            "from model import CLASSES, load",
+            f"symbols = [CLASSES.index(character) for character in {example!r}]",
+            "print(CLASSES[load()(torch.tensor([symbols])).argmax()])",
+        ]
+    else:
+        shape = ", ".join(map(str, task.raw(task.test).shape[1:]))
+        lines = [
+            "import torch",
+            "from model import load",
+            "network = load()",
+            f"print(network(torch.zeros(1, {shape})).argmax(1))",
+        ]
+    return ["```python", *lines, "```"]
+
+
+def _inputs(task: Task) -> str:
+    shape = ", ".join(map(str, task.raw(task.test).shape[1:]))
+    if task.vocabulary:
+        return f"numbers of characters in `CLASSES`, `[B, {shape}]`"
+    return (
+        f"raw samples as they are in the data, `[B, {shape}]`, of any number type: mean and "
+        "deviation of the training data are part of the network"
+    )
+
+
+def _meaning(task: Task) -> str:
+    if task.vocabulary:
+        return "Outputs are logits of the character that follows."
+    if any(name != str(number) for number, name in enumerate(task.class_names)):
+        return f"Outputs are logits of the classes in `CLASSES`, `[B, {task.classes}]`."
+    return f"Outputs are logits of the classes 0 to {task.classes - 1}, `[B, {task.classes}]`."
+
+
+def _seeds(grown: Grown) -> list[str]:
+    if not grown.network.seeds:
+        return ["nothing: the policy made no seed part of it for good."]
+    rows = [
+        f"| {seed.slot} | {seed.blueprint} | {seed.style} | {seed.alpha:g} | {seed.parameters:,} |"
+        for seed in grown.network.seeds
+    ]
+    return ["| slot | blueprint | style | alpha | parameters |", "|---|---|---|--:|--:|", *rows]
+
+
+_WORDS = {
+    SeedEvent.GERMINATE: "germinated",
+    SeedEvent.ADVANCE: "began to blend in",
+    SeedEvent.ARRIVE: "is blended in",
+    SeedEvent.RETARGET: "was sent to another alpha",
+    SeedEvent.FOSSILIZE: "became part of the network for good",
+    SeedEvent.PRUNE: "was pruned",
+}
+
+
+def _events(grown: Grown) -> list[str]:
+    rows = [
+        f"| {step} | {SLOT_CHOICES[each.slot]} | {BLUEPRINT_CHOICES[each.blueprint]} | "
+        f"{_WORDS[each.cause]} | {moment.accuracy:.3f} |"
+        for step, moment in enumerate(grown.moments)
+        for each in moment.happened
+        if each.cause in _WORDS
+    ]
+    if not rows:
+        return ["Nothing was ever planted in it."]
+    return [
+        "| step | slot | seed | what happened | accuracy after it |",
+        "|--:|---|---|---|--:|",
+        *rows,
+    ]

@@ -1,0 +1,74 @@
+"""A policy as training left it, read from a checkpoint for others to act with."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from esper.growth.observation import FEATURES
+from esper.leyline.heads import HEAD_SIZES
+from esper.simic.checkpoint import CheckpointError, load_checkpoint
+from esper.simic.config import TrainingConfig, load_config
+from esper.tamiyo.policy import RecurrentPolicy
+from esper.tamiyo.shipped import load_shipped_policy
+
+
+@dataclass(frozen=True)
+class TrainedPolicy:
+    """A learnt policy, where it comes from, and what it was trained for.
+
+    Attributes:
+        name: the run's id, or whatever it is called.
+        policy: on the CPU.
+        config: that it was trained with.
+        episodes: it has learnt from.
+    """
+
+    name: str
+    policy: RecurrentPolicy
+    config: TrainingConfig
+    episodes: int
+
+
+def load_trained_policy(checkpoint: Path, config: TrainingConfig, name: str) -> TrainedPolicy:
+    """Read the policy of a checkpoint.
+
+    Args:
+        checkpoint: that training wrote.
+        config: of its run.
+        name: what to call it.
+
+    Raises:
+        CheckpointError: it cannot be read, or was trained with other observations or heads than
+            this version has.
+    """
+    kept = load_checkpoint(checkpoint, torch.device("cpu"))
+    state = kept.agent["policy"]
+    for tensor, axis, here, what in (
+        ("features.weight", 1, len(FEATURES), "observations of"),
+        ("heads.weight", 0, sum(HEAD_SIZES), "heads with"),
+    ):
+        there = state[tensor].shape[axis]
+        if there != here:
+            raise CheckpointError(
+                f"the policy in {checkpoint} was trained with {what} {there} entries and this "
+                f"version has {here}: train it anew"
+            )
+    policy = RecurrentPolicy(
+        len(FEATURES), feature_size=config.feature_size, lstm_size=config.lstm_size
+    )
+    policy.load_state_dict(state)
+    return TrainedPolicy(name, policy, config, kept.episodes_done)
+
+
+def shipped_policy(name: str) -> TrainedPolicy:
+    """Return the policy that comes with the package.
+
+    Args:
+        name: what to call it.
+
+    Raises:
+        ShippedPolicyError: it is missing, damaged, or was made for other code.
+    """
+    shipped = load_shipped_policy([feature.name for feature in FEATURES])
+    return TrainedPolicy(name, shipped.policy, load_config(shipped.config), shipped.episodes)

@@ -1,0 +1,269 @@
+"""Tasks from a user's own arrays: what becomes of them, and what is refused in which words."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from esper.growth.env import GrowthVectorEnv
+from esper.growth.task import InvalidTaskError, Task
+from esper.growth.task_arrays import LARGEST_VALIDATION, task_of_arrays
+from esper.growth.tasks import load_task
+
+
+def save(path: Path, shape: tuple[int, ...] = (6,), samples: int = 300, **changes: Any) -> str:
+    """Write random samples of three classes, with some arrays changed or, by None, left out."""
+    generator = np.random.default_rng(0)
+    arrays = {
+        "x": generator.normal(size=(samples, *shape)),
+        "y": generator.integers(3, size=samples),
+    }
+    arrays = {name: array for name, array in (arrays | changes).items() if array is not None}
+    np.savez(path / "data.npz", **arrays)
+    return f"npz:{path / 'data.npz'}"
+
+
+@pytest.mark.parametrize(
+    ("shape", "option", "input_shape", "kind", "raw"),
+    [
+        ((6,), "", (6,), "mlp", (6,)),
+        ((20,), "?kind=signal", (1, 20), "conv1d", (20,)),
+        ((2, 20), "", (2, 20), "conv1d", (2, 20)),
+        ((9, 20), "?kind=signal", (9, 20), "conv1d", (9, 20)),
+        ((9, 20), "", (1, 9, 20), "conv2d", (9, 20)),
+        ((7, 20), "?kind=image", (1, 7, 20), "conv2d", (7, 20)),
+        ((3, 9, 8), "", (3, 9, 8), "conv2d", (3, 9, 8)),
+        ((9, 8, 3), "", (3, 9, 8), "conv2d", (9, 8, 3)),
+        ((5, 9, 8), "", (5, 9, 8), "conv2d", (5, 9, 8)),
+    ],
+)
+def test_shapes_become_inputs_of_the_right_host(
+    tmp_path: Path,
+    shape: tuple[int, ...],
+    option: str,
+    input_shape: tuple[int, ...],
+    kind: str,
+    raw: tuple[int, ...],
+) -> None:
+    env = GrowthVectorEnv(1, task=save(tmp_path, shape) + option, batch=20, batches=2)
+    assert env.task.input_shape == input_shape
+    assert env.host_shape.kind == kind
+    assert env.task.raw(env.task.test).shape[1:] == raw
+    env.reset(seed=0)
+    *_, info = env.step(np.zeros((1, 8), dtype=np.int64))
+    assert np.isfinite(info["loss"]).all()
+
+
+def rows(task: Task) -> torch.Tensor:
+    """Return the raw samples of all parts, sorted."""
+    parts = [task.raw(part).double() for part in (task.train, task.validation, task.test)]
+    together = torch.cat(parts).flatten(1)
+    return together[together[:, 0].argsort()]
+
+
+def test_every_sample_is_in_one_part_and_comes_back_raw(tmp_path: Path) -> None:
+    x = np.random.default_rng(3).normal(size=(300, 6)) * [1, 2, 3, 4, 5, 6] + 50
+    task = load_task(save(tmp_path, x=x))
+    assert (len(task.train), len(task.validation), len(task.test)) == (192, 48, 60)
+    expected = torch.from_numpy(x[x[:, 0].argsort()])
+    torch.testing.assert_close(rows(task), expected, rtol=0, atol=1e-4)
+    again = load_task(save(tmp_path, x=x))
+    assert task.validation.inputs.equal(again.validation.inputs)
+    assert task.test.labels.equal(again.test.labels)
+
+
+def test_given_parts_stay_what_they_are(tmp_path: Path) -> None:
+    x, y = np.random.default_rng(3).normal(size=(40, 6)), np.arange(40) % 3
+    task = load_task(save(tmp_path, x_test=x, y_test=y, x_validation=x, y_validation=y))
+    assert len(task.train) == 300
+    for part in (task.test, task.validation):
+        np.testing.assert_array_equal(part.labels.numpy(), y)
+        np.testing.assert_allclose(task.raw(part).numpy(), x, atol=1e-5)
+
+
+def test_each_channel_is_standardised_by_the_training_part(tmp_path: Path) -> None:
+    generator = np.random.default_rng(3)
+    x = generator.normal(size=(300, 2, 20)) * [[3.0], [0.1]] + [[100.0], [-5.0]]
+    inputs = load_task(save(tmp_path, x=x)).train.inputs
+    torch.testing.assert_close(inputs.mean((0, 2)), torch.zeros(2), rtol=0, atol=1e-4)
+    torch.testing.assert_close(inputs.std((0, 2)), torch.ones(2), rtol=0, atol=1e-3)
+
+
+def test_a_feature_that_never_changes_does_no_harm(tmp_path: Path) -> None:
+    x = np.random.default_rng(3).normal(size=(300, 6))
+    x[:, 2] = 0.1
+    inputs = load_task(save(tmp_path, x=x)).train.inputs
+    assert inputs[:, 2].abs().max() < 1e-6
+    assert inputs.isfinite().all()
+
+
+def test_bytes_stay_bytes_and_train_as_floats_do(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(3).integers(256, size=(300, 9, 8), dtype=np.uint8)
+    accuracies = []
+    for x in (pixels, pixels.astype(np.float32)):
+        env = GrowthVectorEnv(2, task=save(tmp_path, x=x), batch=20, batches=4)
+        kept = env.task.train.inputs.dtype
+        assert kept == (torch.uint8 if x is pixels else torch.float32)
+        env.reset(seed=0)
+        *_, info = env.step(np.zeros((2, 8), dtype=np.int64))
+        accuracies.append(info["loss"])
+    np.testing.assert_allclose(*accuracies, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("labels", "names"),
+    [
+        (np.array(["b", "a"]), ("a", "b")),
+        (np.array([b"b", b"a"]), ("a", "b")),
+        (np.array([7, -2]), ("-2", "7")),
+        (np.array([1.0, 0.0]), ("0", "1")),
+        (np.array([True, False]), ("False", "True")),
+    ],
+)
+def test_classes_have_names(labels: np.ndarray, names: tuple[str, ...]) -> None:
+    x = np.random.default_rng(0).normal(size=(300, 4))
+    y = labels[np.arange(300) % 2]
+    x[:, 0] = np.arange(300) % 2
+    task = task_of_arrays("data", (x, y))
+    assert task.class_names == names
+    first = task.raw(task.train)[:, 0].round().long()  # 0 where the label is labels[0]
+    expected = [names.index(task.class_names[label]) for label in task.train.labels]
+    assert ((first == first[0]) == (torch.tensor(expected) == expected[0])).all()
+
+
+def test_the_validation_part_stays_small(tmp_path: Path) -> None:
+    task = load_task(save(tmp_path, samples=8000))
+    assert (len(task.validation), len(task.test)) == (LARGEST_VALIDATION, 1600)
+    assert len(task.train) == 8000 - 1600 - LARGEST_VALIDATION
+
+
+def with_nan(value: float) -> np.ndarray:
+    x = np.zeros((300, 6))
+    x[17, 3] = x[40, 2] = value
+    return x
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"x": None}, "holds y: it must hold the arrays x (samples) and y (labels)"),
+        ({"y": None, "z": np.ones(3)}, "holds x, z: it must hold the arrays x"),
+        ({"x_test": np.ones((9, 6))}, "x_test without its other half"),
+        ({"x": np.zeros(300)}, "have the shape (300,): they must be flat vectors [n, F]"),
+        ({"x": np.zeros((300, 0))}, "have the shape (300, 0)"),
+        ({"x": np.zeros((300, 1, 2, 3, 4))}, "have the shape (300, 1, 2, 3, 4)"),
+        ({"x": np.full((300, 6), "a")}, "are of type <U1: they must be numbers"),
+        ({"x": np.zeros((300, 6), dtype=complex)}, "are of type complex128"),
+        (
+            {"x": with_nan(np.nan)},
+            "2 samples with missing or non-finite values, the first in",
+        ),
+        ({"x": with_nan(-np.inf)}, "missing or non-finite values"),
+        ({"x": with_nan(1e300)}, "too large to be standardised"),
+        ({"x": np.zeros((299, 6))}, "there are 299 samples: there must be one label for each"),
+        ({"y": np.zeros((300, 1), dtype=int)}, "the labels of the train part"),
+        ({"y": np.zeros(300)}, "has but one class, 0.0: there must be at least two"),
+        ({"y": np.arange(300) / 7}, "labels that are fractions, such as 0.14"),
+        ({"y": np.where(np.arange(300) % 2, 1.0, np.nan)}, "labels that are missing"),
+        ({"y": np.arange(300)}, "has 300 classes for 300 samples"),
+        ({"y": np.zeros(300, dtype=complex)}, "are of type complex128: they must be whole numbers"),
+        ({"y": np.array([None, "a"] * 150)}, "the array y of"),
+        (
+            {"x_test": np.ones((9, 6)), "y_test": np.full(9, 5)},
+            "has the label 5, which is none of the 3 classes of the train part",
+        ),
+        (
+            {"x_test": np.ones((9, 6)), "y_test": np.full(9, "a")},
+            "whole numbers in all parts, or texts in all",
+        ),
+        (
+            {"x_test": np.ones((9, 5)), "y_test": np.zeros(9)},
+            "samples of shape (5,): they must be as those of the train part, (6,)",
+        ),
+        ({"x": np.zeros((150, 6)), "y": np.arange(150) % 2}, "leaves 96 samples to train on"),
+        ({"x": np.zeros((4, 6)), "y": np.arange(4) % 2}, "too few to draw a test part"),
+    ],
+)
+def test_data_that_cannot_be_used_gets_one_sentence(
+    tmp_path: Path, changes: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(InvalidTaskError) as error:
+        load_task(save(tmp_path, **changes))
+    assert words in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        ("?kind=sound", "there is no kind 'sound' of samples: it is vector, signal, image"),
+        ("?kind=image", "samples of shape (6,), which are no images: those have 2 or 3 axes"),
+    ],
+)
+def test_a_kind_that_does_not_fit_is_refused(tmp_path: Path, option: str, words: str) -> None:
+    with pytest.raises(InvalidTaskError) as error:
+        load_task(save(tmp_path) + option)
+    assert words in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (None, "there is no file"),
+        (b"", "is no .npz file, or it is damaged"),
+        (b"some text", "no .npz file"),
+        (b"PK\x03\x04 and then nothing", "is no .npz file, or it is damaged"),
+    ],
+)
+def test_a_file_that_is_no_npz_is_refused(
+    tmp_path: Path, content: bytes | None, words: str
+) -> None:
+    path = tmp_path / "data.npz"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(InvalidTaskError) as error:
+        load_task(f"npz:{path}")
+    assert words in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_single_array_and_a_folder_are_refused(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.zeros(3))
+    with pytest.raises(InvalidTaskError, match=r"is no \.npz file"):
+        load_task(f"npz:{tmp_path / 'a.npy'}")
+    with pytest.raises(InvalidTaskError, match="Is a directory"):
+        load_task(f"npz:{tmp_path}")
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    hnp.arrays(
+        st.sampled_from([np.float64, np.float32, np.int16, np.uint8, np.bool_]),
+        st.tuples(st.just(170), st.integers(1, 3)),
+    ),
+    hnp.arrays(st.sampled_from([np.int8, np.float32, np.dtype("<U1")]), 170),
+)
+def test_any_arrays_make_a_task_or_are_refused(x: np.ndarray, y: np.ndarray) -> None:
+    try:
+        task = task_of_arrays("data", (x, y))
+    except InvalidTaskError:
+        return
+    ready = task.train.ready(task.train.inputs)
+    assert ready.isfinite().all()
+    assert ready.abs().max() <= 170
+
+
+def test_a_damaged_array_is_refused(tmp_path: Path) -> None:
+    save(tmp_path)
+    path = tmp_path / "data.npz"
+    whole = path.read_bytes()
+    for hole in range(0, len(whole) - 64, 997):
+        path.write_bytes(whole[:hole] + bytes(64) + whole[hole + 64 :])
+        with pytest.raises(InvalidTaskError) as error:
+            load_task(f"npz:{path}")
+        assert "\n" not in str(error.value)

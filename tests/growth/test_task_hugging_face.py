@@ -1,0 +1,141 @@
+"""Tasks from datasets in the format of Hugging Face, written here with `save_to_disk`."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, List, Value
+from PIL import Image as Pictures
+
+from esper.growth.task import InvalidTaskError
+from esper.growth.tasks import load_task
+
+SAMPLES = 200
+
+
+def images(size: tuple[int, ...] = (9, 8), count: int = SAMPLES) -> np.ndarray:
+    return np.random.default_rng(0).integers(256, size=(count, *size), dtype=np.uint8)
+
+
+def pictures(arrays: np.ndarray) -> list[Pictures.Image]:
+    return [Pictures.fromarray(array) for array in arrays]
+
+
+LABELS = (np.arange(SAMPLES) % 2).tolist()
+WITH_IMAGES = Features({"image": Image(), "label": ClassLabel(names=["cat", "dog"])})
+
+
+def save(folder: Path, columns: dict[str, Any], features: Features | None = None) -> str:
+    Dataset.from_dict(columns, features=features).save_to_disk(folder)
+    return f"hf:{folder}"
+
+
+@pytest.mark.parametrize("size", [(9, 8), (9, 8, 3)])
+def test_images_and_class_labels_are_found(tmp_path: Path, size: tuple[int, ...]) -> None:
+    arrays = images(size)
+    name = save(tmp_path / "d", {"image": pictures(arrays), "label": LABELS}, WITH_IMAGES)
+    task = load_task(name)
+    assert task.class_names == ("cat", "dog")
+    parts = (task.train, task.validation, task.test)
+    raw = torch.cat([task.raw(part) for part in parts]).numpy()
+    assert raw.dtype == np.uint8
+    order = [tuple(image.flatten()) for image in arrays]
+    labels = torch.cat([part.labels for part in parts]).tolist()
+    for image, label in zip(raw, labels, strict=True):
+        assert LABELS[order.index(tuple(image.flatten()))] == label
+
+
+def test_the_parts_of_a_dataset_stay_parts(tmp_path: Path) -> None:
+    made = Dataset.from_dict({"image": pictures(images()), "label": LABELS}, features=WITH_IMAGES)
+    folder = tmp_path / "d"
+    DatasetDict(
+        train=made, validation=made.select(range(30)), test=made.select(range(40)), extra=made
+    ).save_to_disk(folder)
+    task = load_task(f"hf:{folder}")
+    assert (len(task.train), len(task.validation), len(task.test)) == (SAMPLES, 30, 40)
+    np.testing.assert_array_equal(task.raw(task.test).numpy(), images()[:40])
+
+
+def test_columns_can_be_named(tmp_path: Path) -> None:
+    columns = {
+        "first": images((4,)).astype(float).tolist(),
+        "second": images((6,)).astype(float).tolist(),
+        "kind": [["a", "b"][label] for label in LABELS],
+    }
+    name = save(tmp_path / "d", columns)
+    with pytest.raises(InvalidTaskError, match="not make clear which column is its label: it has"):
+        load_task(name)
+    with pytest.raises(InvalidTaskError, match="which column is its input"):
+        load_task(f"{name}?label=kind")
+    with pytest.raises(InvalidTaskError, match="which column is its input"):
+        load_task(f"{name}?label=kind&input=third")
+    task = load_task(f"{name}?label=kind&input=second")
+    assert (task.input_shape, task.class_names) == ((6,), ("a", "b"))
+    task = load_task(f"{name}?label=kind&input=second&kind=signal")
+    assert task.input_shape == (1, 6)
+
+
+def test_images_of_other_modes_become_bytes(tmp_path: Path) -> None:
+    made = [picture.convert("P") for picture in pictures(images((9, 8, 3)))]
+    task = load_task(save(tmp_path / "d", {"image": made, "label": LABELS}, WITH_IMAGES))
+    assert task.raw(task.test).shape[1:] == (9, 8, 3)
+
+
+@pytest.mark.parametrize(
+    ("columns", "features", "words"),
+    [
+        (
+            {"image": [*pictures(images(count=199)), *pictures(images((8, 8), 1))]},
+            WITH_IMAGES,
+            "images of different sizes, 8x9 and 8x8",
+        ),
+        (
+            {"image": [*pictures(images(count=199)), None]},
+            WITH_IMAGES,
+            "misses the image of row",
+        ),
+        ({"label": [*LABELS[:-1], None]}, WITH_IMAGES, "misses labels"),
+        (
+            {"label": [*LABELS[:-1], -1]},
+            WITH_IMAGES,
+            "the label -1, which is none of the",
+        ),
+        (
+            {"image": [[1.0] * (1 + row % 2) for row in range(SAMPLES)]},
+            Features({"image": List(Value("float32")), "label": Value("int64")}),
+            "samples of different shapes",
+        ),
+        (
+            {"image": ["some text"] * SAMPLES},
+            Features({"image": Value("string"), "label": Value("int64")}),
+            "must be numbers",
+        ),
+    ],
+)
+def test_data_that_cannot_be_used_gets_one_sentence(
+    tmp_path: Path, columns: dict[str, Any], features: Features, words: str
+) -> None:
+    columns = {"image": pictures(images()), "label": LABELS} | columns
+    name = save(tmp_path / "d", columns, features)
+    with pytest.raises(InvalidTaskError) as error:
+        load_task(name)
+    assert words in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_folder_that_holds_no_dataset_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InvalidTaskError) as error:
+        load_task(f"hf:{tmp_path}")
+    assert "cannot be loaded" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_without_the_extra_it_says_how_to_get_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(InvalidTaskError, match=r"pip install 'esper\[datasets\]'"):
+        load_task(f"hf:{tmp_path}")

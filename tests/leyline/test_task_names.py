@@ -1,0 +1,70 @@
+"""Names of tasks: what can be written, and what is told to whoever writes something else."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from esper.leyline.task_names import BUILT_IN, TaskName, UnknownTaskError, parse_task_name
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        *((name, TaskName(name, name)) for name in BUILT_IN),
+        ("cifar10:data/c", TaskName("cifar10:data/c", "cifar10", "data/c")),
+        ("npz:a b.npz", TaskName("npz:a b.npz", "npz", "a b.npz")),
+        ("npz:a.npz?kind=x", TaskName("npz:a.npz?kind=x", "npz", "a.npz", {"kind": "x"})),
+        (
+            "hf:u/n?input=a&label=b",
+            TaskName("hf:u/n?input=a&label=b", "hf", "u/n", {"input": "a", "label": "b"}),
+        ),
+        ("chars:C:\\t.txt", TaskName("chars:C:\\t.txt", "chars", "C:\\t.txt")),
+    ],
+)
+def test_a_name_is_taken_apart(text: str, expected: TaskName) -> None:
+    assert parse_task_name(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "there is no task '': the tasks are mnist1d, digits, cifar10, npz:FILE.npz"),
+        ("npz", "there is no task 'npz'"),
+        ("csv:a.csv", "there is no task 'csv:a.csv'"),
+        ("npz:", "the task 'npz:' must be written npz:FILE.npz"),
+        ("chars:?context=3", "must be written chars:FILE.txt"),
+        ("digits:here", "the task 'digits:here' must be written digits"),
+        ("npz:a.npz?label=b", "allowed are kind=..."),
+        ("hf:n?label=", "allowed are config=..., input=..., kind=..., label=..."),
+        ("hf:n?label=a&label=b", "cannot be read"),
+        ("npz:a.npz?signal", "cannot be read"),
+        ("cifar10:a?kind=image", "allowed are none"),
+    ],
+)
+def test_a_name_that_is_none_gets_one_sentence(text: str, words: str) -> None:
+    with pytest.raises(UnknownTaskError) as error:
+        parse_task_name(text)
+    assert words in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@given(st.text())
+def test_any_text_is_a_name_or_told_that_it_is_not(text: str) -> None:
+    for prefix in ("", "npz:", "hf:", "chars:"):
+        try:
+            name = parse_task_name(prefix + text)
+        except UnknownTaskError:
+            continue
+        assert name.text == prefix + text
+
+
+def test_short_and_absolute_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.npz").touch()
+    name = parse_task_name("npz:a.npz?kind=signal")
+    assert name.short == "a"
+    assert name.absolute == f"npz:{tmp_path}/a.npz?kind=signal"
+    for elsewhere in ("mnist1d", "hf:user/name", "npz:absent.npz"):
+        assert parse_task_name(elsewhere).absolute == elsewhere

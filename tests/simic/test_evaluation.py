@@ -1,0 +1,276 @@
+"""Evaluation: seeds that training cannot reach, the same for everybody, the same every time."""
+
+import io
+import json
+import re
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+
+from esper.growth.observation import FEATURES
+from esper.leyline.heads import HEAD_NAMES, HEAD_SIZES, Op
+from esper.simic import baselines, contest, evaluation, evaluation_plot, evaluation_report
+from esper.simic.baseline_names import BASELINES, UnknownBaselineError, parse_baselines
+from esper.simic.baselines import Contestant, random_player, run_baseline
+from esper.simic.checkpoint import CheckpointError, latest_checkpoint
+from esper.simic.collecting import episode_seeds
+from esper.simic.config import TrainingConfig
+from esper.simic.contest import Evaluation, EvaluationError, evaluate
+from esper.simic.evaluation import Arena, evaluation_seeds
+from esper.simic.evaluation_plot import frontier
+from esper.simic.trained_policy import TrainedPolicy, load_trained_policy
+from esper.tamiyo.heuristic import Rule
+from esper.tamiyo.policy import RecurrentPolicy
+
+CONFIG = TrainingConfig(task="digits", steps=5, feature_size=8, lstm_size=8, device="cpu")
+SEED = st.integers(0, 2**40)
+
+
+def trained(name: str = "run", weights: int = 0, **settings: Any) -> TrainedPolicy:
+    torch.manual_seed(weights)
+    config = TrainingConfig(**{**vars(CONFIG), **settings})
+    policy = RecurrentPolicy(len(FEATURES), feature_size=8, lstm_size=8)
+    return TrainedPolicy(name, policy, config, episodes=16)
+
+
+@pytest.fixture(scope="module")
+def few_rivals() -> Any:
+    """Few rules and fixed networks, so that a contest takes seconds."""
+    with pytest.MonkeyPatch.context() as patch:
+        rules = {"a conv early": Rule(trial=0.0), "norms": Rule(("norm",) * 3, trial=0.0)}
+        patch.setattr(baselines, "HAND_RULES", rules)
+        real = baselines.static_shapes
+        patch.setattr(baselines, "static_shapes", lambda *args: real(*args)[:4])
+        patch.setattr(evaluation, "LOCKSTEP", 4)
+        yield
+
+
+@pytest.fixture(scope="module")
+def result(few_rivals: None) -> Evaluation:
+    """A whole contest of two policies, in batches of 4 and 2 episodes."""
+    policies = [trained("first"), trained("second", weights=1)]
+    return evaluate(policies, episodes=6, against=BASELINES, seed=3, say=lambda _: None)
+
+
+@given(run_seed=SEED, seed=SEED, first=st.integers(1, 10**9))
+def test_training_never_meets_a_seed_of_evaluation(run_seed: int, seed: int, first: int) -> None:
+    ours = evaluation_seeds(seed, 8)
+    assert len(set(ours)) == 8
+    assert all(2**62 <= each < 2**63 for each in ours)
+    assert all(0 <= each < 2**32 for each in episode_seeds(run_seed, first, 8, 4))
+    assert ours == evaluation_seeds(seed, 12)[:8], "more episodes begin with the same ones"
+    assert ours != evaluation_seeds(seed + 1, 8)
+
+
+def test_everybody_lives_through_the_same_episodes(result: Evaluation) -> None:
+    names = [entry.contestant.name for entry in result.entries]
+    assert names == ["agent", *BASELINES, "same-cost"]
+    for entry in result.entries:
+        for outcomes in entry.contestant.strata:
+            arrays = [value for value in vars(outcomes).values() if isinstance(value, np.ndarray)]
+            assert [array.shape for array in arrays] == [(6,)] * 5
+    arena = Arena(CONFIG, torch.device("cpu"), episodes=6, seed=3)
+    assert [len(batch) for batch in arena.batches] == [4, 2]
+    assert [*arena.batches[0], *arena.batches[1]] == evaluation_seeds(3, 6)
+
+
+def test_nothing_grows_where_nobody_acts(result: Evaluation) -> None:
+    none = result.entries[1].contestant.strata[0]
+    assert (none.parameters == result.host_parameters).all()
+    np.testing.assert_allclose(none.score, none.validation_accuracy)
+
+
+def test_a_network_that_grew_nothing_is_its_own_architecture(few_rivals: None) -> None:
+    arena = Arena(CONFIG, torch.device("cpu"), episodes=3, seed=0)
+    nothing = arena.play("nothing grows", baselines._wait)
+    whole, cut = run_baseline("same-architecture", arena, [nothing], lambda _: None)
+    for again in (whole.strata[0], cut.strata[0]):
+        for name in ("test_accuracy", "score", "parameters", "multiply_adds"):
+            np.testing.assert_array_equal(
+                getattr(again, name), getattr(nothing.outcomes, name), err_msg=name
+            )
+
+
+def test_the_same_architecture_has_the_size_of_what_grew(result: Evaluation) -> None:
+    agent, same, cut = (
+        next(entry.contestant for entry in result.entries if entry.contestant.name == name)
+        for name in ("agent", "same-architecture", "same-cost")
+    )
+    assert len(agent.strata) == len(same.strata) == 2
+    for grown, again, paid in zip(agent.strata, same.strata, cut.strata, strict=True):
+        np.testing.assert_array_equal(grown.parameters, again.parameters)
+        a_step = again.multiply_adds / result.steps
+        assert (abs(paid.multiply_adds - grown.multiply_adds) <= a_step / 2 + 1).all()
+
+
+def test_the_best_of_several_is_told_with_all_that_were_run(result: Evaluation) -> None:
+    by_name = {entry.contestant.name: entry.contestant for entry in result.entries}
+    rule, fixed = by_name["heuristic"], by_name["static"]
+    assert {each.what for each in rule.candidates} == {"a conv early", "norms"}
+    assert rule.strata[0].score.mean() == max(each.score.mean() for each in rule.candidates)
+    assert len(fixed.candidates) == 4
+    assert fixed.strata[0].validation_accuracy.mean() == max(
+        each.validation_accuracy.mean() for each in fixed.candidates
+    )
+    agent = np.median([outcomes.parameters for outcomes in by_name["agent"].strata])
+    assert all(abs(each.parameters[0] / agent - 1) < 0.25 for each in fixed.candidates)
+    sizes = sorted(each.parameters[0] / agent for each in fixed.resized)
+    assert len(sizes) == 6
+    assert sizes[0] < 0.7
+    assert sizes[-1] > 1.6
+
+
+def test_the_same_seed_gives_the_same_figures(few_rivals: None) -> None:
+    def once(seed: int) -> dict[str, Any]:
+        told = evaluate(
+            [trained()],
+            episodes=3,
+            against=("none", "random", "same-architecture"),
+            seed=seed,
+            say=lambda _: None,
+        )
+        return evaluation_report.evaluation_as_json(told)
+
+    assert once(1) == once(1)
+    assert once(1)["contestants"] != once(2)["contestants"]
+
+
+def test_random_choices_are_legal_and_uniform() -> None:
+    legal = np.zeros((6000, len(Op), 3), dtype=bool)
+    legal[:, Op.WAIT] = True
+    legal[:, Op.GERMINATE, 1:] = True
+    legal[:, Op.PRUNE, 0] = True
+    actions = random_player(0)(6000, 0)(np.zeros((6000, 1)), {"slot_mask_by_op": legal})
+    op, slot = (actions[:, HEAD_NAMES.index(head)] for head in ("op", "slot"))
+    assert legal[np.arange(6000), op, slot].all()
+    shares = np.bincount(op, minlength=len(Op)) / 6000
+    np.testing.assert_allclose(shares[[Op.WAIT, Op.GERMINATE, Op.PRUNE]], 1 / 3, atol=0.03)
+    np.testing.assert_allclose((slot[op == Op.GERMINATE] == 1).mean(), 0.5, atol=0.05)
+    for column, size in enumerate(HEAD_SIZES[:-1]):
+        if HEAD_NAMES[column] != "slot":
+            share = np.bincount(actions[:, column], minlength=size) / 6000
+            np.testing.assert_allclose(share, 1 / size, atol=0.03)
+
+
+def test_the_report_tells_every_contestant_and_fits_its_width(result: Evaluation) -> None:
+    console = Console(record=True, width=120, highlight=False, file=io.StringIO())
+    evaluation_report.print_evaluation(result, console)
+    text = console.export_text()
+    for entry in result.entries:
+        assert re.search(rf"^{entry.contestant.name} ", text, re.MULTILINE)
+        iqm = entry.standings["test_accuracy"].iqm
+        assert f"{iqm.value:.3f} [{iqm.low:.3f}, {iqm.high:.3f}]" in text
+    assert "first, second" in text
+    assert "P(agent better)" in text
+    assert "best of 2" in text
+    assert max(len(line.rstrip()) for line in text.splitlines()) <= 120
+
+
+def test_json_holds_every_episode(result: Evaluation) -> None:
+    told = json.loads(json.dumps(evaluation_report.evaluation_as_json(result), allow_nan=False))
+    agent, none, *_ = told["contestants"]
+    assert [len(stratum["test_accuracy"]) for stratum in agent["strata"]] == [6, 6]
+    assert agent["standings"]["score"]["agent_better"] is None
+    better = none["standings"]["score"]["agent_better"]
+    assert 0 <= better["low"] <= better["value"] <= better["high"] <= 1
+    assert [policy["name"] for policy in told["policies"]] == ["first", "second"]
+
+
+def test_the_picture_has_every_contestant_in_both_panels(result: Evaluation) -> None:
+    root = ElementTree.fromstring(evaluation_plot.evaluation_plot(result))
+    width, height = float(root.attrib["width"]), float(root.attrib["height"])
+    space = "{http://www.w3.org/2000/svg}"
+    titles = [title.text for title in root.iter(f"{space}title")]
+    for entry in result.entries:
+        assert titles.count(entry.contestant.name) == 3, "two panels and the legend"
+    texts = list(root.iter(f"{space}text"))
+    assert any("agent" in (text.text or "") for text in texts)
+    for text in texts:
+        assert 0 <= float(text.attrib["x"]) <= width
+        assert 0 <= float(text.attrib["y"]) <= height
+    assert not any(each.tag == f"{space}rect" for each in root), "no background of its own"
+
+
+points = st.lists(st.tuples(st.integers(0, 9).map(float), st.integers(0, 9).map(float)), min_size=1)
+
+
+@given(points)
+def test_a_frontier_is_what_nothing_smaller_beats(dots: list[tuple[float, float]]) -> None:
+    line = frontier(dots)
+    assert line == sorted(line)
+    for x, y in dots:
+        assert any(a <= x and b >= y for a, b in line)
+    for x, y in line:
+        assert (x, y) in dots
+        assert not any(a <= x and b >= y and (a, b) != (x, y) for a, b in dots)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [({"steps": 7}, "steps 5 and second with 7"), ({"task": "mnist1d"}, "task digits and second")],
+)
+def test_policies_of_different_runs_are_not_put_together(
+    settings: dict[str, Any], words: str
+) -> None:
+    policies = [trained("first"), trained("second", **settings)]
+    with pytest.raises(EvaluationError, match=words):
+        evaluate(policies, episodes=4, against=("none",), seed=0, say=lambda _: None)
+
+
+def test_one_episode_is_too_few() -> None:
+    with pytest.raises(EvaluationError, match="--episodes must be at least 2"):
+        evaluate([trained()], episodes=1, against=("none",), seed=0, say=lambda _: None)
+    with pytest.raises(EvaluationError, match="--seed must be 0 or more"):
+        evaluate([trained()], episodes=2, against=("none",), seed=-1, say=lambda _: None)
+
+
+def test_baselines_are_named_with_commas_each_once() -> None:
+    assert parse_baselines("static, none,static") == ("static", "none")
+    for text, words in (("none,best", "no baseline 'best'"), (" ,", "no baseline is named")):
+        with pytest.raises(UnknownBaselineError, match=words):
+            parse_baselines(text)
+
+
+def test_a_checkpoint_gives_the_policy_that_training_left(
+    train: Callable[..., Any], tmp_path: Path
+) -> None:
+    settings = {"episodes": 4, "feature_size": 8, "lstm_size": 12}
+    train(**settings)
+    path = latest_checkpoint(tmp_path / "checkpoints")
+    assert path is not None
+    config = TrainingConfig(**settings)
+    loaded = load_trained_policy(path, config, "it")
+    assert loaded.episodes == 4
+    kept = torch.load(path, weights_only=True)["agent"]["policy"]
+    for name, tensor in loaded.policy.state_dict().items():
+        assert torch.equal(tensor, kept[name])
+
+
+def test_a_policy_that_sees_something_else_is_refused_with_a_reason(
+    train: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {"episodes": 2, "feature_size": 8, "lstm_size": 8}
+    train(**settings)
+    path = latest_checkpoint(tmp_path / "checkpoints")
+    assert path is not None
+    monkeypatch.setattr("esper.simic.trained_policy.FEATURES", FEATURES[:-1])
+    with pytest.raises(CheckpointError, match=f"observations of {len(FEATURES)} entries"):
+        load_trained_policy(path, TrainingConfig(**settings), "it")
+
+
+def test_a_contestant_alone_has_nothing_to_be_better_than(result: Evaluation) -> None:
+    assert isinstance(result.entries[0].contestant, Contestant)
+    assert result.entries[0].standings["score"].agent_better is None
+    assert all(
+        entry.standings[measure].agent_better is not None
+        for entry in result.entries[1:]
+        for measure in contest.MEASURES
+    )

@@ -1,0 +1,247 @@
+"""esper grow: from a policy and somebody's own data to a network that needs only torch."""
+
+import re
+import subprocess
+import sys
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from esper.cli import main
+from esper.growth.module_files import load_module, logits_of
+from esper.growth.tasks import load_task
+from esper.leyline.heads import SLOT_CHOICES, Stage
+from esper.policies import find_policy
+from esper.simic.config import updated
+from esper.simic.environment import make_environment
+from esper.simic.evaluation import evaluation_seeds
+from esper.simic.growing import GrowingError, Grown, grow, write_checked
+from esper.simic.growth_card import growth_card
+from esper.simic.growth_picture import growth_picture
+
+STEPS = 12
+Grow = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with one run, of a policy that has learnt next to nothing."""
+    folder = tmp_path_factory.mktemp("runs")
+    options = ("--episodes", "2", "--envs", "2", "--steps", str(STEPS), "--minibatches", "1")
+    with pytest.raises(SystemExit) as ended:
+        main(("ppo", "--run-dir", str(folder), "--no-sanctum", "--task", "digits", *options))
+    assert ended.value.code == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Somebody's own data: noisy waves of three shapes, with labels in words."""
+    generator = np.random.default_rng(0)
+    turns = np.linspace(0, 6, 40) + generator.uniform(0, 6, (400, 1))
+    shapes = np.stack([np.sin(turns), np.sign(np.sin(turns)), np.zeros_like(turns)])
+    y = generator.integers(3, size=400)
+    x = 50 + 7 * (shapes[y, np.arange(400)] + 0.3 * generator.normal(size=(400, 40)))
+    path = tmp_path_factory.mktemp("data") / "waves.npz"
+    np.savez(path, x=x, y=np.array(["sine", "square", "silence"])[y])
+    return f"npz:{path}?kind=signal"
+
+
+@pytest.fixture(scope="module")
+def grown(runs: Path, data: str) -> Grown:
+    """The best of six networks on that data."""
+    policy = find_policy(runs, None)
+    return grow(policy, data, hosts=6, seed=3, steps=None, say=lambda _: None)
+
+
+@pytest.fixture
+def command(runs: Path, capsys: pytest.CaptureFixture[str]) -> Grow:
+    """Runs `esper grow`: exit code, output, errors."""
+
+    def command(*arguments: str) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as ended:
+            main(("grow", "--run-dir", str(runs), "--policy", "2", *arguments))
+        output = capsys.readouterr()
+        return int(ended.value.code or 0), output.out, output.err
+
+    return command
+
+
+def test_a_network_is_written_that_runs_with_torch_alone(
+    command: Grow, data: str, tmp_path: Path
+) -> None:
+    out = tmp_path / "a" / "network"
+    code, output, errors = command("--task", data, "--out", str(out), "--hosts", "3")
+    assert code == 0, errors
+    names = {file.name for file in out.iterdir()}
+    assert names == {"model.py", "weights.safetensors", "card.md", "growth.svg"}
+    assert "this network" in output
+    assert output.count("accuracy") == 3
+    snippet = re.findall(r"```python\n(.*?)```", (out / "card.md").read_text(), re.S)[0]
+    refuse = "import sys; sys.modules['esper'] = sys.modules['safetensors'] = None\n"
+    result = subprocess.run(
+        [sys.executable, "-c", refuse + snippet], cwd=out, capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.startswith("tensor([")
+
+
+def test_what_is_written_is_what_grew(grown: Grown, tmp_path: Path) -> None:
+    difference = write_checked(grown, tmp_path)
+    assert difference < 1e-4
+    module, test = load_module(tmp_path), grown.task.test
+    said = logits_of(module, grown.task.raw(test))
+    right = (said.argmax(1) == test.labels).double().mean().item()
+    assert right == pytest.approx(grown.result.test_accuracy)
+    assert sum(p.numel() for p in module.parameters()) == grown.result.parameters
+
+
+def test_raw_samples_go_in_as_the_file_has_them(grown: Grown, data: str, tmp_path: Path) -> None:
+    write_checked(grown, tmp_path)
+    module = load_module(tmp_path)
+    stored = np.load(data.removeprefix("npz:").partition("?")[0])
+    inputs, labels = torch.from_numpy(stored["x"]), stored["y"]
+    with torch.no_grad():
+        said = np.array(grown.task.class_names)[module(inputs).argmax(1).numpy()]
+        assert (module(inputs) - module(inputs.float())).abs().max() < 1e-3
+    parts = (grown.task.train, grown.task.validation, grown.task.test)
+    assert len(said) == sum(len(part) for part in parts)
+    assert (said == labels).mean() > 0.5
+
+
+def test_the_best_by_validation_is_chosen(grown: Grown) -> None:
+    assert len(grown.rivals) == 6
+    assert grown.result.validation_accuracy == grown.rivals[grown.host] == grown.rivals.max()
+    assert len(grown.moments) == len(grown.idle_accuracy) == STEPS + 1
+    final = {
+        SLOT_CHOICES[slot] for slot in np.flatnonzero(grown.moments[-1].stage == Stage.FOSSILIZED)
+    }
+    assert {seed.slot for seed in grown.network.seeds} == final
+
+
+def test_without_growth_is_the_same_host_left_alone(grown: Grown, data: str) -> None:
+    config = updated(grown.policy.config, {"task": data})
+    env = make_environment(config, 6, torch.device("cpu"))
+    _, info = env.reset(seed=evaluation_seeds(3, 6))
+    host = grown.host
+    assert info["accuracy"][host] == grown.moments[0].accuracy == grown.idle_accuracy[0]
+    for _ in range(STEPS):
+        *_, info = env.step(np.zeros((6, 8), dtype=np.int64))
+    idle = grown.without_growth
+    assert idle.parameters == env.host_parameters
+    assert idle.validation_accuracy == info["accuracy"][host]
+    assert idle.test_accuracy == env.test_accuracy()[host]
+
+
+def test_the_same_seed_grows_the_same_network(command: Grow, data: str, tmp_path: Path) -> None:
+    weights = []
+    for name, seed in (("a", "1"), ("b", "1"), ("c", "2")):
+        options = ("--task", data, "--out", str(tmp_path / name), "--seed", seed, "--steps", "2")
+        assert command(*options)[0] == 0
+        weights.append((tmp_path / name / "weights.safetensors").read_bytes())
+    assert weights[0] == weights[1] != weights[2]
+
+
+def test_the_card_says_what_came_of_it(grown: Grown) -> None:
+    card = growth_card(grown, 1e-6)
+    assert f"{grown.result.test_accuracy:.3f}" in card
+    assert f"{grown.without_growth.test_accuracy:.3f}" in card
+    assert f"{grown.from_scratch.test_accuracy:.3f}" in card
+    assert "best of 6 by validation accuracy" in card
+    assert "# A network grown on waves\n" in card
+    assert "/" not in card.partition("## How to use it")[0].replace("growth.svg", "")
+    germinated = sum(
+        each.to_stage == Stage.GERMINATED for moment in grown.moments for each in moment.happened
+    )
+    assert card.count("| germinated |") == germinated
+
+
+def test_the_picture_is_well_formed_and_shows_every_slot(grown: Grown) -> None:
+    root = ElementTree.fromstring(growth_picture(grown))
+    texts = {element.text for element in root.iter("{http://www.w3.org/2000/svg}text")}
+    assert set(SLOT_CHOICES) <= texts
+    assert len(list(root.iter("{http://www.w3.org/2000/svg}polyline"))) == 2
+    assert {seed.blueprint for seed in grown.network.seeds} <= texts
+
+
+def test_a_network_of_text_runs_its_own_snippet(command: Grow, tmp_path: Path) -> None:
+    (tmp_path / "t.txt").write_text('it is what it is, "said" the cat\n' * 60)
+    out = tmp_path / "out"
+    options = ("--task", f"chars:{tmp_path / 't.txt'}?context=9", "--out", str(out))
+    code, _, errors = command(*options, "--steps", "1")
+    assert code == 0, errors
+    snippet = re.findall(r"```python\n(.*?)```", (out / "card.md").read_text(), re.S)[0]
+    result = subprocess.run(
+        [sys.executable, "-c", snippet], cwd=out, capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stderr
+    assert len(result.stdout.rstrip("\n") or "\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--out", "new"), "the following arguments are required: --task"),
+        (("--task", "digits"), "the following arguments are required: --out"),
+        (("--task", "mnist", "--out", "new"), "there is no task 'mnist'"),
+        (("--task", "npz:absent.npz", "--out", "new"), "there is no file absent.npz"),
+        (("--task", "digits", "--out", "new", "--policy", "none"), "there is no run 'none'"),
+        (("--task", "digits", "--out", "new", "--hosts", "0"), "hosts must be 1 to 256, not 0"),
+        (("--task", "digits", "--out", "new", "--seed", "-1"), "seed must be 0 or more, not -1"),
+        (("--task", "digits", "--out", "new", "--steps", "0"), "steps must be at least 1, not 0"),
+        (("--task", "digits", "--out", "full"), "full is not empty, it holds something"),
+        (("--task", "digits", "--out", "file"), "cannot write into file: File exists"),
+    ],
+)
+def test_bad_input_gets_one_sentence(
+    command: Grow,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: tuple[str, ...],
+    words: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "something").touch()
+    code, output, errors = command(*arguments)
+    assert (code, output) == (2, "")
+    assert words in errors.splitlines()[-1]
+    assert "Traceback" not in errors
+    assert not (tmp_path / "new").exists() or not any((tmp_path / "new").iterdir())
+
+
+def test_growing_refuses_in_its_own_words(runs: Path) -> None:
+    with pytest.raises(GrowingError, match="hosts must be 1 to 256, not 300"):
+        grow(find_policy(runs, None), "digits", hosts=300, seed=0, steps=1, say=lambda _: None)
+
+
+def test_a_policy_is_trained_on_somebodys_own_data(
+    data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = Path(data.removeprefix("npz:").partition("?")[0])
+    monkeypatch.chdir(path.parent)
+    options = ("--episodes", "1", "--steps", "1", "--task", "npz:waves.npz?kind=signal")
+    with pytest.raises(SystemExit) as ended:
+        main(("ppo", "--run-dir", str(tmp_path), "--no-sanctum", *options))
+    assert ended.value.code == 0
+    monkeypatch.chdir("/")
+    policy = find_policy(tmp_path, None)
+    assert policy.name.endswith("-waves")
+    assert policy.config.task == f"npz:{path}?kind=signal"
+    assert load_task(policy.config.task).name == policy.config.task
+
+
+def test_bad_data_stops_training_before_there_is_a_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    np.savez(tmp_path / "bad.npz", x=np.full((300, 4), np.nan), y=np.arange(300) % 2)
+    with pytest.raises(SystemExit) as ended:
+        main(("ppo", "--run-dir", str(tmp_path / "runs"), "--task", f"npz:{tmp_path}/bad.npz"))
+    assert ended.value.code == 2
+    assert "300 samples with missing or non-finite values" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
