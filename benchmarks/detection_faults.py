@@ -231,10 +231,10 @@ def head_parameters(stage: Stage) -> Expected:
 
 
 def head_moment(stage: Stage) -> Expected:
-    """A moment of Adam that went bad: the next step breaks the weight it belongs to."""
-    index, kind, head = _minibatch(stage), _kind(stage), _any_head(stage)
-    seen = _break_moment(stage, stage.policy.heads.bias, _row(stage, head), kind, index)
-    return _once(stage, stage.layout.names[head], "parameters", seen, index)
+    """A moment of Adam that went bad, of a weight of a head."""
+    head = _any_head(stage)
+    bias = stage.policy.heads.bias
+    return _break_moment(stage, bias, _row(stage, head), stage.layout.names[head])
 
 
 def weight_of_a_head(stage: Stage) -> Expected:
@@ -434,10 +434,8 @@ def shared_parameters(stage: Stage) -> Expected:
 
 def shared_moment(stage: Stage) -> Expected:
     """A moment of a weight of the trunk or the critic."""
-    index, kind, parameter = _minibatch(stage), _kind(stage), _shared_parameter(stage)
-    place = stage.random.randrange(parameter.numel())
-    seen = _break_moment(stage, parameter, place, kind, index)
-    return _once(stage, SHARED, "parameters", seen, index)
+    parameter = _shared_parameter(stage)
+    return _break_moment(stage, parameter, stage.random.randrange(parameter.numel()), SHARED)
 
 
 def loss_scale(stage: Stage) -> Expected | None:
@@ -458,13 +456,13 @@ def _break_step(stage: Stage, parameter: nn.Parameter, place: int, kind: str, in
     stage.wrap(stage.agent.optimizer, "step", change)
 
 
-def _break_moment(
-    stage: Stage, parameter: nn.Parameter, place: int, kind: str, index: int
-) -> str | None:
-    """Break a moment before a step; return the kind that the weight then has."""
+def _break_moment(stage: Stage, parameter: nn.Parameter, place: int, head: str) -> Expected:
+    """Break a moment before a step; return what is to be seen of it."""
+    index, kind = _minibatch(stage), _kind(stage)
     name = stage.random.choice(("exp_avg", "exp_avg_sq"))
-    # An infinite second moment only lets its weight stand still; a negative one has no root.
-    poison = VALUES[kind] if name == "exp_avg" else stage.random.choice((VALUES["nan"], -1.0))
+    # A negative second moment is finite, and has no root.
+    is_negative = name == "exp_avg_sq" and stage.random.random() < 0.3
+    poison = -1.0 if is_negative else VALUES[kind]
     # Moments exist only after a first step; a clean one is taken before the fault.
     stage.agent.update(stage.rollout)
     stage.plan = stage._plan()
@@ -474,9 +472,11 @@ def _break_moment(
             stage.agent.optimizer.state[parameter][name].view(-1)[place] = poison
         return result
 
-    stage.wrap(stage.agent, "_head_gradient_norms", change)
-    # The update of a moment may turn Inf into NaN, which depends on how it is vectorised.
-    return "nan" if poison != poison or name == "exp_avg_sq" else None
+    stage.wrap(stage.agent, "_forward", change)
+    if is_negative:
+        return _once(stage, head, "parameters", "nan", index)
+    last = stage.place(len(stage.plan) - 1)
+    return Expected(head, "moments", kind, stage.place(index), last)
 
 
 FAULTS: tuple[Fault, ...] = (

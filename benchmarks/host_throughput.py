@@ -208,7 +208,9 @@ def main() -> None:
     clock = time.process_time if options.cpu_time else time.perf_counter
 
     unit = "second of processor time" if options.cpu_time else "second"
-    table = Table(title=f"host training per {unit}, {options.threads} threads, with validation")
+    table = Table(
+        title=f"samples trained on per {unit}, {options.threads} threads, with validation"
+    )
     headings = (
         "hosts",
         "slots",

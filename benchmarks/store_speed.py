@@ -10,131 +10,20 @@ Sanctum does.
 import argparse
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
+
+from synthetic_run import payloads_of_a_run, step_of, update_of
 
 from esper.karn.run_store import RunReader, RunWriter
 from esper.karn.sanctum.aggregator import SanctumAggregator
 from esper.karn.sanctum.follower import RunFollower
-from esper.leyline.heads import BLUEPRINT_CHOICES, HEAD_CHOICES, HEAD_NAMES, SLOT_CHOICES
-from esper.leyline.telemetry import (
-    DecisionsTaken,
-    EpisodesCompleted,
-    Payload,
-    PPOUpdatePayload,
-    RunStarted,
-    StepCompleted,
-)
+from esper.leyline.telemetry import Payload
 
-STEPS = 24  # in an episode
 EMITS_TIMED = 10_000
 DURABLE_EMITS_TIMED = 500
 SECONDS_BETWEEN_EMITS = 50e-6
-PER_HEAD = (
-    "head_entropy",
-    "head_gradient_norm",
-    "head_ratio_max",
-    "head_clip_fraction",
-    "head_kl",
-    "head_log_prob_min",
-    "head_log_prob_max",
-    "head_active_fraction",
-)
-
-
-def start_of(hosts: int) -> RunStarted:
-    """Return the start of a run."""
-    return RunStarted(
-        run_id="benchmark",
-        name="benchmark",
-        task="mnist1d",
-        seed=0,
-        device="cpu",
-        threads=1,
-        episodes=1_000_000,
-        steps=STEPS,
-        environments=hosts,
-        heads={head: list(choices) for head, choices in HEAD_CHOICES.items()},
-        slots=list(SLOT_CHOICES),
-        blueprints=list(BLUEPRINT_CHOICES),
-        host_parameters=858,
-        config={},
-        pid=1,
-        process_start_time=0.0,
-    )
-
-
-def step_of(update: int, step: int, hosts: int) -> StepCompleted:
-    """Return what one step of all hosts came to."""
-    return StepCompleted(
-        update=update,
-        step=step,
-        first_episode=(update - 1) * hosts + 1,
-        accuracy=[0.01 * step] * hosts,
-        loss=[2.0 - 0.01 * step] * hosts,
-        parameters=[858] * hosts,
-        stages=[[0, 2, 5]] * hosts,
-        alphas=[[0.0, 0.5, 1.0]] * hosts,
-        blueprints=[[-1, 3, 0]] * hosts,
-        reward=[0.1] * hosts,
-        reward_terms={name: [0.1] * hosts for name in ("potential", "rent", "score")},
-        samples_per_second=100_000.0,
-    )
-
-
-def update_of(update: int, hosts: int) -> PPOUpdatePayload:
-    """Return the outcome of a healthy update."""
-    return PPOUpdatePayload(
-        update=update,
-        episodes_done=update * hosts,
-        minibatches=8,
-        minibatches_skipped=0,
-        minibatches_stopped=0,
-        policy_loss=-0.01,
-        value_loss=0.5,
-        entropy=3.0,
-        approximate_kl=0.01,
-        clip_fraction=0.1,
-        explained_variance=0.6,
-        gradient_norm=1.5,
-        learning_rate=2e-3,
-        rollout_seconds=1.0,
-        update_seconds=0.1,
-        samples_per_second=100_000.0,
-        head_inf_detected=dict.fromkeys(HEAD_NAMES, False),
-        head_nan_detected=dict.fromkeys(HEAD_NAMES, False),
-        **{name: dict.fromkeys(HEAD_NAMES, 0.5) for name in PER_HEAD},
-    )
-
-
-def payloads_of_a_run(events: int, hosts: int) -> Iterator[Payload]:
-    """Yield at least so many payloads, in the mixture of a real run."""
-    yield start_of(hosts)
-    told, update = 1, 0
-    while told < events:
-        update += 1
-        for step in range(1, STEPS + 1):
-            yield step_of(update, step, hosts)
-            yield DecisionsTaken(
-                update=update,
-                step=step,
-                actions=[[0] * len(HEAD_NAMES)] * hosts,
-                probabilities=[[0.5] * len(HEAD_NAMES)] * hosts,
-                values=[0.1] * hosts,
-            )
-        yield EpisodesCompleted(
-            update=update,
-            first_episode=(update - 1) * hosts + 1,
-            episodes_done=update * hosts,
-            score=[0.5] * hosts,
-            returns=[1.0] * hosts,
-            accuracy=[0.5] * hosts,
-            parameters=[858] * hosts,
-            fossilized=[1] * hosts,
-        )
-        yield update_of(update, hosts)
-        told += 2 * STEPS + 2
 
 
 def time_of(work: Callable[[], object]) -> float:

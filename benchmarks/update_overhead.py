@@ -107,15 +107,15 @@ def without_detection(agent: PPOAgent) -> Iterator[None]:
     """Take out of updates everything that is there for the sake of detection."""
     nothing = torch.zeros(())
     silent_sum, is_suspicious = figures.silent_sum, figures.Figures.is_suspicious
-    keep, parameter_sum = agent.starting_point.keep, agent.gradient.parameter_sum
+    keep, state_norm = agent.starting_point.keep, agent.state_norm
     agent.starting_point.keep = lambda: None  # type: ignore[method-assign]
-    agent.gradient.parameter_sum = lambda: nothing  # type: ignore[method-assign]
+    agent.state_norm = lambda: nothing  # type: ignore[method-assign]
     figures.silent_sum = lambda _: nothing
     figures.Figures.is_suspicious = False  # type: ignore[method-assign,assignment]
     try:
         yield
     finally:
-        agent.starting_point.keep, agent.gradient.parameter_sum = keep, parameter_sum  # type: ignore[method-assign]
+        agent.starting_point.keep, agent.state_norm = keep, state_norm  # type: ignore[method-assign]
         figures.silent_sum = silent_sum
         figures.Figures.is_suspicious = is_suspicious  # type: ignore[method-assign]
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,8 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from esper import cli
 from esper.cli import main, sanctum_main
 from esper.karn.run_store import RunReader, find_run
+from esper.karn.sanctum.screen_map import SCREENS
+from esper.karn.sanctum.settings import THEME_NAMES
 from esper.leyline.telemetry import RunStarted
 from esper.simic.config import setting_names
 
@@ -53,7 +57,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
         (("health", "--fail-on", "zero"), "zero"),
         (("telemetry", "TELE-9999"), "TELE-9999"),
         (("incidents",), "there is no run in runs yet"),
-        (("replay",), "the following arguments are required: RUN"),
+        (("replay", "2", "1", "--update", "1"), "give one of them"),
         (("replay", "absent"), "there is no run 'absent'"),
         (("eval",), "there is no run in runs yet"),
         (("eval", "absent"), "there is no run 'absent'"),
@@ -82,6 +86,14 @@ def test_bad_input_gets_one_sentence(run: Run, arguments: tuple[str, ...], words
         ("--size", "1x1", "--export", "a.svg"),
         ("--size", "9999x9999", "--export", "a.svg"),
         ("--size", "120x40"),
+        ("--screen", "heads"),
+        ("--screen", "home", "--export", "a.svg"),
+        ("--once", "--export", "a.svg"),
+        ("--theme", "pink"),
+        ("serve", "absent"),
+        ("serve", "--port", "0"),
+        ("serve", "--host", "0.0.0.0"),
+        ("serve", "--host", "0.0.0.0", "--token", "short"),
     ],
 )
 def test_sanctum_refuses_in_one_sentence(run: Run, arguments: tuple[str, ...]) -> None:
@@ -95,6 +107,11 @@ def test_a_config_file_with_an_unknown_key_is_refused(run: Run, tmp_path: Path) 
     assert code == 2
     assert "did you mean 'episodes'?" in errors
     assert not (tmp_path / "runs").exists()
+
+
+def test_sanctum_knows_its_screens_and_themes_by_the_same_names_as_the_cockpit() -> None:
+    assert tuple(title.lower() for title, _ in SCREENS.values()) == cli.SCREENS
+    assert cli.THEMES == THEME_NAMES
 
 
 def test_settings_come_from_defaults_then_the_file_then_options(run: Run, tmp_path: Path) -> None:
@@ -169,6 +186,7 @@ def test_incidents_are_listed_and_replayed(run: Run, tmp_path: Path) -> None:
     assert code == 0
     assert "op logits +inf" in output
     assert "not kept" in output
+    assert output.count("op logits +inf") == 2  # of what was not kept, what was seen is known
 
     code, output, errors = run("replay", "2", "--html", "page.html")
     assert (code, errors) == (0, "")
@@ -181,13 +199,34 @@ def test_incidents_are_listed_and_replayed(run: Run, tmp_path: Path) -> None:
 
     code, output, errors = run("replay", "2", "2")
     assert (code, output) == (2, "")
-    assert errors.endswith("has kept no incident 2; kept are 1\n")
+    assert errors.endswith("has kept no incident 2; kept are 1 (update 1)\n")
+    code, output, _ = run("replay", "2", "--update", "1")
+    assert code == 0
+    assert "incident 1 of" in output
+    code, _, errors = run("replay", "--update", "2")
+    assert errors.endswith("has kept no incident of update 2; kept are 1 (update 1)\n")
+    elsewhere = tmp_path / "a capsule from elsewhere"
+    shutil.copytree(first["path"], elsewhere)
+    code, output, errors = run("replay", str(elsewhere))
+    assert (code, errors) == (0, "")
+    assert "REPRODUCED" in output
     code, _, errors = run("replay", "2", "--html", "absent/page.html")
     assert (code, errors.count("\n")) == (2, 1)
     (tmp_path / first["path"] / "capsule.pt").write_bytes(b"damaged")
     code, _, errors = run("replay", "2")
     assert code == 2
-    assert "capsule.pt cannot be read" in errors
+    assert "capsule.pt is damaged: it is not as it was written" in errors
+
+
+def test_a_run_that_halted_in_its_last_update_is_not_called_finished(run: Run) -> None:
+    options = ("--episodes", "1", "--steps", "2", "--inject", "op:inf@1")
+    code, output, _ = run("ppo", *options, "--on-nonfinite", "halt")
+    assert code == 3
+    assert output.rstrip().endswith("--episodes 2")  # how to go on: there is nothing else to do
+    code, _, errors = run("ppo", "--resume", "2")
+    assert (code, errors.count("\n")) == (2, 1)
+    assert "has trained all its 1 episodes; give a larger --episodes" in errors
+    assert run("ppo", "--resume", "2", "--episodes", "2")[0] == 0
 
 
 def test_a_run_without_incidents_says_so(run: Run) -> None:
@@ -204,6 +243,9 @@ def test_a_picture_that_cannot_be_written_is_one_sentence(run: Run) -> None:
     code, _, errors = run("--export", "absent/a.svg", command=sanctum_main)
     assert code == 2
     assert errors == "sanctum: cannot write absent/a.svg: No such file or directory\n"
+    code, _, errors = run("--export", "a.pdf", command=sanctum_main)
+    assert code == 2
+    assert errors.startswith("sanctum: a.pdf does not say what to write: end it in one of .svg")
 
 
 def test_off_a_terminal_sanctum_prints_one_frame(run: Run) -> None:
@@ -211,6 +253,18 @@ def test_off_a_terminal_sanctum_prints_one_frame(run: Run) -> None:
     code, output, _ = run(command=sanctum_main)
     assert code == 0
     assert "Action heads" in output
+
+
+def test_a_run_is_shown_as_of_any_update(run: Run) -> None:
+    assert run("ppo", "--episodes", "6", "--envs", "2", "--steps", "1")[0] == 0
+    code, output, _ = run("--once", "--at", "2", command=sanctum_main)
+    assert code == 0
+    assert "update 2" in output
+    assert "update 3" not in output
+    code, output, errors = run("--once", "--at", "9", command=sanctum_main)
+    assert (code, output) == (2, "")
+    assert errors.endswith("has no update 9: give one from 1 to 3\n")
+    assert run("--export", "a.svg", "--at", "0", command=sanctum_main)[0] == 2
 
 
 def test_threads_can_be_chosen_for_the_shortest_episode(run: Run) -> None:

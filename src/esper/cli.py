@@ -19,6 +19,10 @@ from esper.leyline.task_names import BUILT_IN, WITH_PLACE
 from esper.simic.baseline_names import BASELINES, parse_baselines
 from esper.simic.config import TrainingConfig
 
+#: As `esper.karn.sanctum` names its screens and themes, which is not loaded for the help.
+SCREENS = ("overview", "heads", "hosts", "decisions", "log", "runs")
+THEMES = ("dark", "light", "ansi", "contrast")
+
 
 class OptionError(ValueError):
     """Options that do not go together; one clear sentence."""
@@ -28,6 +32,7 @@ class _Parser(argparse.ArgumentParser):
     """Says what is wrong in one sentence."""
 
     def error(self, message: str) -> NoReturn:
+        message = message.replace(", '_train'", "")  # started by the program, not by people
         self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
 
 
@@ -38,6 +43,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 def sanctum_main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run `sanctum`."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if tuple(arguments[:1]) == ("serve",):
+        _run(_serve_parser(), arguments[1:])
     _run(_sanctum_parser(), arguments)
 
 
@@ -120,14 +128,27 @@ def _sanctum_parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="sanctum",
         description="Watch a run: live, finished or dead. Nothing is written into it.",
+        epilog="Watch it in a browser with: sanctum serve [RUN]",
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"sanctum {__version__}")
     _add_run(parser)
     _add_run_dir(parser)
+    _add_look(parser)
+    parser.add_argument(
+        "--at", type=_whole_number, metavar="UPDATE", help="show the run as it was after an update"
+    )
     parser.add_argument("--once", action="store_true", help="print one frame and exit")
     parser.add_argument(
-        "--export", type=Path, metavar="FILE.svg", help="write a picture of the screen and exit"
+        "--export",
+        type=Path,
+        metavar="FILE",
+        help="write a picture of the screen, as FILE.svg, FILE.html or FILE.txt, and exit",
+    )
+    parser.add_argument(
+        "--screen",
+        choices=SCREENS,
+        help="which screen the picture is of (with --export; default: overview)",
     )
     parser.add_argument(
         "--size",
@@ -137,6 +158,38 @@ def _sanctum_parser() -> argparse.ArgumentParser:
     )
     parser.set_defaults(verb=_sanctum)
     return parser
+
+
+def _serve_parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="sanctum serve",
+        description="Show Sanctum in a browser of this machine. Nothing is loaded from outside.",
+        allow_abbrev=False,
+    )
+    _add_run(parser)
+    _add_run_dir(parser)
+    _add_look(parser)
+    parser.add_argument(
+        "--host",
+        default="localhost",
+        help="the address to serve at; one that other machines reach needs --token "
+        "(default: %(default)s)",
+    )
+    parser.add_argument("--port", type=_whole_number, default=8000, help="default: %(default)s")
+    parser.add_argument("--token", metavar="SECRET", help="asked of everybody who opens it")
+    parser.set_defaults(verb=_serve)
+    return parser
+
+
+def _add_look(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--theme",
+        choices=THEMES,
+        help="colours to show it in (default: as it was left); NO_COLOR goes over it",
+    )
+    parser.add_argument(
+        "--ascii", action="store_true", help="show no character beyond ASCII on the screen"
+    )
 
 
 def _add_verb(
@@ -217,13 +270,25 @@ def _add_replay(verbs: Any) -> None:
         _replay,
         "make an incident happen again and say where it began; exit code 1 if it does not",
     )
-    parser.add_argument("run", metavar="RUN", help="an id, its unique beginning, a name or a path")
+    parser.add_argument(
+        "run",
+        nargs="?",
+        metavar="RUN",
+        help="an id, its unique beginning, a name or a path, also that of a single capsule's "
+        "folder; default the newest",
+    )
     parser.add_argument(
         "number",
         nargs="?",
         type=_whole_number,
         metavar="N",
         help="number of the incident, as `esper incidents` lists them; default the first",
+    )
+    parser.add_argument(
+        "--update",
+        type=_whole_number,
+        metavar="U",
+        help="the incident of this update, instead of N",
     )
     _add_run_dir(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -331,8 +396,8 @@ def _size(text: str) -> tuple[int, int]:
     columns, _, rows = text.partition("x")
     if not (columns.isdecimal() and rows.isdecimal()):
         raise argparse.ArgumentTypeError(f"must be like 120x40, not {text!r}")
-    if not (72 <= int(columns) <= 500 and 22 <= int(rows) <= 200):
-        raise argparse.ArgumentTypeError(f"must be from 72x22 to 500x200, not {text}")
+    if not (72 <= int(columns) <= 500 and 23 <= int(rows) <= 200):
+        raise argparse.ArgumentTypeError(f"must be from 72x23 to 500x200, not {text}")
     return int(columns), int(rows)
 
 
@@ -392,8 +457,15 @@ def _incidents(options: argparse.Namespace) -> int:
 def _replay(options: argparse.Namespace) -> int:
     from esper import launch
 
+    if options.number is not None and options.update is not None:
+        raise OptionError("N and --update both choose the incident: give one of them")
     return launch.replay_incident(
-        options.run_dir, options.run, options.number, as_json=options.json, page=options.html
+        options.run_dir,
+        options.run,
+        options.number,
+        update=options.update,
+        as_json=options.json,
+        page=options.html,
     )
 
 
@@ -436,13 +508,34 @@ def _telemetry(options: argparse.Namespace) -> int:
 def _sanctum(options: argparse.Namespace) -> int:
     from esper import launch
 
-    if options.size is not None and options.export is None:
-        raise OptionError("--size is the size of a picture: it goes with --export FILE.svg")
+    for option in ("size", "screen"):
+        if getattr(options, option) is not None and options.export is None:
+            raise OptionError(f"--{option} is of a picture: it goes with --export FILE.svg")
+    if options.export is not None and options.once:
+        raise OptionError("--once prints a frame, and --export writes one: give one of them")
 
     return launch.watch(
         options.run_dir,
         options.run,
+        at=options.at,
         once=options.once,
         picture=options.export,
         size=options.size or (120, 40),
+        screen=options.screen or "overview",
+        theme=options.theme,
+        ascii_only=options.ascii,
+    )
+
+
+def _serve(options: argparse.Namespace) -> int:
+    from esper import launch
+
+    return launch.serve(
+        options.run_dir,
+        options.run,
+        host=options.host,
+        port=options.port,
+        token=options.token,
+        theme=options.theme,
+        ascii_only=options.ascii,
     )

@@ -24,6 +24,7 @@ from esper.karn.run_store import (
     find_run,
 )
 from esper.leyline.task_names import parse_task_name
+from esper.leyline.telemetry import Notice
 from esper.simic.config import (
     ConfigError,
     TrainingConfig,
@@ -36,13 +37,15 @@ from esper.simic.drill import scheduled
 from esper.simic.stopping import stop_on_signal
 
 if TYPE_CHECKING:
-    from esper.leyline.telemetry import IncidentRecorded, RunFinished
+    from esper.leyline.telemetry import IncidentRecorded, NonfiniteSighting, RunFinished
     from esper.simic.progress import ProgressReport
 
 #: Held by the process that trains a run.
 LOCK_NAME = "training.lock"
 #: Of the incidents that a run told of, how many of the last are listed.
 _INCIDENTS_LISTED = 1000
+#: Columns of a report that goes into a file or a pipe.
+_PIPED_COLUMNS = 240
 #: By how training ended, where nobody asked Sanctum to end it.
 _EXIT_CODES = {"finished": 0, "stopped": 130, "halted": 3}
 #: What may be said anew when a run goes on; everything else is what makes it the same run.
@@ -117,9 +120,9 @@ def prepare_resume(
             raise ConfigError(
                 f"inject {drill}: update {frame.snapshot.run.update} of {run.name} is done already"
             )
-    if frame.snapshot.run.phase == "finished" and config.episodes <= frame.snapshot.run.episodes:
+    if frame.snapshot.run.episodes_done >= config.episodes:
         raise ConfigError(
-            f"{run.name} has trained all its {frame.snapshot.run.episodes} episodes; "
+            f"{run.name} has trained all its {config.episodes} episodes; "
             "give a larger --episodes to train more"
         )
     write_config(config, run / CONFIG_NAME)
@@ -167,6 +170,8 @@ def train_child(run: Path) -> int:
 def _train(run: Path, config: TrainingConfig, progress: "ProgressReport") -> "RunFinished":
     # Signals first: whoever asks to stop while torch is still loading is heard, too.
     with stop_on_signal() as stop, _held(run), RunWriter(run) as writer, progress:
+        # Whoever watches would see nothing for the seconds that this takes.
+        writer.emit(Notice(level="info", text="loading PyTorch"))
         from esper.simic.training import train
 
         return train(config, run, writer, progress, stop)
@@ -256,9 +261,13 @@ def watch(
     run_dir: Path,
     reference: str | None,
     *,
+    at: int | None = None,
     once: bool,
     picture: Path | None,
     size: tuple[int, int],
+    screen: str = "overview",
+    theme: str | None = None,
+    ascii_only: bool = False,
 ) -> int:
     """Show a run in Sanctum, or print or draw one frame of it; return the exit code.
 
@@ -267,29 +276,77 @@ def watch(
 
     Raises:
         RunNotFoundError: no run answers to the reference, or there is none to print or draw.
+        UpdateNotFoundError: the run has no update of the number `at`.
     """
     once = once or not (sys.stdin.isatty() and sys.stdout.isatty())
     try:
         run = find_run(run_dir, reference)
     except RunNotFoundError:
-        if reference is not None or once or picture is not None:
+        if reference is not None or at is not None or once or picture is not None:
             raise
         run = None
+    if run is not None and at is not None:
+        from esper.karn.sanctum.watch import look_once
+
+        look_once(run, at=at)  # says what is wrong with the number before a screen opens
     if picture is not None or once:
         from esper.karn.sanctum.capture import export_frame, print_once
 
         assert run is not None
         if picture is not None:
             try:
-                export_frame(run, picture, size)
+                export_frame(
+                    run,
+                    picture,
+                    size,
+                    at=at,
+                    screen=screen,
+                    theme=theme or "dark",
+                    ascii_only=ascii_only,
+                )
             except OSError as error:
                 raise ConfigError(f"cannot write {picture}: {error.strerror}") from error
         else:
-            print_once(run)
+            print_once(run, at=at, theme=theme, ascii_only=ascii_only)
         return 0
     from esper.karn.sanctum.app import run_sanctum
 
-    run_sanctum(run, run_dir)
+    run_sanctum(run, run_dir, at=at, theme=theme, ascii_only=ascii_only)
+    return 0
+
+
+def serve(
+    run_dir: Path,
+    reference: str | None,
+    *,
+    host: str,
+    port: int,
+    token: str | None,
+    theme: str | None,
+    ascii_only: bool,
+) -> int:
+    """Serve Sanctum to browsers until it is interrupted; return the exit code.
+
+    Raises:
+        RunNotFoundError: no run answers to the reference.
+        ServeError: it cannot be served like that, or what it takes is not installed.
+    """
+    from esper.karn.sanctum.served.options import ServeError, ServeOptions
+
+    options = ServeOptions(host, port, token, theme, ascii_only)
+    try:
+        run = find_run(run_dir, reference)
+    except RunNotFoundError:
+        if reference is not None:
+            raise
+        run = None
+    try:
+        from esper.karn.sanctum.served import server
+    except ModuleNotFoundError as error:
+        raise ServeError(
+            f"sanctum serve needs {error.name}, which comes with: pip install 'esper[serve]'"
+        ) from error
+    server.serve(options, run_dir, run)
     return 0
 
 
@@ -312,20 +369,46 @@ def print_incidents(run_dir: Path, reference: str | None, *, as_json: bool) -> i
     return 0
 
 
-def _incidents_told(run: Path) -> "list[IncidentRecorded]":
+def _incidents_told(run: Path) -> "list[tuple[IncidentRecorded, list[NonfiniteSighting]]]":
     """Return what the run's store tells of incidents, those that were not kept included."""
-    from esper.leyline.telemetry import IncidentRecorded
+    from esper.leyline.telemetry import IncidentRecorded, PPOUpdatePayload
 
     reader = RunReader(run)
-    numbers = reversed(reader.last_ids("incident_recorded", _INCIDENTS_LISTED))
-    events = (event for number in numbers for event in reader.read(number - 1, 1))
-    return [event.payload for event in events if isinstance(event.payload, IncidentRecorded)]
+
+    def payloads(kind: str) -> Iterator[Any]:
+        for number in reversed(reader.last_ids(kind, _INCIDENTS_LISTED)):
+            yield from (event.payload for event in reader.read(number - 1, 1))
+
+    seen = {
+        update.update: update.head_nonfinite
+        for update in payloads("ppo_update")
+        if isinstance(update, PPOUpdatePayload)
+    }
+    return [
+        (incident, seen.get(incident.update, []))
+        for incident in payloads("incident_recorded")
+        if isinstance(incident, IncidentRecorded)
+    ]
 
 
 def replay_incident(
-    run_dir: Path, reference: str, number: int | None, *, as_json: bool, page: Path | None
+    run_dir: Path,
+    reference: str | None,
+    number: int | None,
+    *,
+    update: int | None,
+    as_json: bool,
+    page: Path | None,
 ) -> int:
     """Make an incident happen again and tell what came of it; return 0 if it was the same.
+
+    Args:
+        run_dir: the folder that holds runs.
+        reference: of the run, None for the newest; or the path of one capsule's folder.
+        number: of the incident; None for the first.
+        update: of the incident, instead of its number.
+        as_json: whether to print JSON for a program instead of text for a person.
+        page: where to write the report as HTML, too.
 
     Raises:
         RunNotFoundError, IncidentError: there is no such run or incident, its capsule cannot be
@@ -334,15 +417,25 @@ def replay_incident(
     from rich.console import Console
 
     from esper.simic import replay_report
-    from esper.simic.incidents import IncidentError, find_incident, read_capsule
+    from esper.simic.incidents import (
+        CAPSULE_NAME,
+        IncidentError,
+        find_incident,
+        incident_at,
+        read_capsule,
+    )
     from esper.simic.replay import REPRODUCED, replay
     from esper.simic.replay_page import replay_page
 
-    run = find_run(run_dir, reference)
-    incident = find_incident(run, number)
+    if reference is not None and (Path(reference).expanduser() / CAPSULE_NAME).is_file():
+        incident = incident_at(Path(reference).expanduser().resolve())
+        run_name = incident.path.parent.parent.name
+    else:
+        run = find_run(run_dir, reference)
+        incident, run_name = find_incident(run, number, update), run.resolve().name
     capsule = read_capsule(incident.path)
     replayed = replay(capsule)
-    about = (run.name, incident.number, capsule.minibatches_per_epoch)
+    about = (run_name, incident.number, capsule.minibatches_per_epoch)
     if page is not None:
         try:
             page.write_text(replay_page(replayed, *about), encoding="utf-8")
@@ -351,12 +444,17 @@ def replay_incident(
     if as_json:
         print(json.dumps(replay_report.replay_as_json(replayed, *about), indent=2))
     else:
-        replay_report.print_replay(replayed, *about, Console())
+        # Off a terminal nothing is broken over lines: it is read with grep.
+        console = Console() if sys.stdout.isatty() else Console(width=_PIPED_COLUMNS)
+        replay_report.print_replay(replayed, *about, console)
     return 0 if replayed.verdict == REPRODUCED else 1
 
 
 def _how_to_go_on(run: Path) -> str:
-    return f"Go on with: esper ppo --run-dir {run.parent} --resume {run.name}"
+    state = _follow(run).snapshot.run
+    is_done = state.episodes_done >= state.episodes > 0
+    more = f" --episodes {2 * state.episodes}" if is_done else ""
+    return f"Go on with: esper ppo --run-dir {run.parent} --resume {run.name}{more}"
 
 
 def _follow(run: Path) -> Any:

@@ -6,6 +6,7 @@ its widget beside its label.
 """
 
 import importlib
+import math
 import re
 import sqlite3
 from collections.abc import Callable
@@ -15,13 +16,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from esper.karn.run_store import RunWriter
 from esper.karn.sanctum.follower import RunFollower
 from esper.karn.sanctum.verdict import master_verdict
 from esper.karn.sanctum.view import View
+from esper.karn.sanctum.widgets.choice_panel import ChoicePanel
+from esper.karn.sanctum.widgets.decision_panels import DecisionPanel
+from esper.karn.sanctum.widgets.host_panels import HostPanel
 from esper.karn.sanctum.widgets.palette import DARK
-from esper.leyline.heads import Stage
+from esper.leyline.heads import HEAD_NAMES, HEAD_SIZES, Op, Stage
 from esper.leyline.quantities import CAUSAL_ORDER
 from esper.leyline.records import RECORDS
 from esper.leyline.telemetry import (
@@ -31,10 +36,18 @@ from esper.leyline.telemetry import (
     UnknownPayload,
 )
 from esper.simic.agent.figures import UpdateResult
-from esper.simic.telemetry.emitters import emit_episodes, emit_ppo_update_event, emit_step
+from esper.simic.telemetry.emitters import (
+    emit_decisions,
+    emit_episodes,
+    emit_ppo_update_event,
+    emit_step,
+)
 from esper.simic.telemetry.nonfinite import HEAD_QUANTITIES, SHARED_QUANTITIES
+from esper.tamiyo.acting import Decision, active_heads
 
 HOSTS, SLOTS = 2, 3
+OP = HEAD_NAMES.index("op")
+LOG = math.log(0.4321)
 STARTED = 1_001.0  # when the first event of a run below happened
 
 
@@ -52,6 +65,8 @@ class Case:
     scores: tuple[float, float] = (0.5, 0.5)
     reward: float = 0.25
     first_episode: int = 1
+    # What of the second host's decision is out of the ordinary: part of it, place in that, value.
+    decided: dict[str, dict[Any, float]] = field(default_factory=dict)
     also: Callable[[RunWriter], None] | None = None
     afterwards: str = ""  # SQL, done to the finished store
     at: str | tuple[int, ...] = ()  # key or indices of the value at the snapshot's path
@@ -128,7 +143,7 @@ CASES = {
     "TELE-105": Case(
         16.0 * HOSTS,
         "32 steps/s",
-        afterwards="UPDATE events SET time = 1001.0 + (id - 1) / 16.0",
+        afterwards="UPDATE events SET time = 1001.0 + (id - 1) / 32.0",
     ),
     "TELE-106": Case(37_300_000.0, "37.3M", seconds=0.01),
     "TELE-107": Case(STARTED, "1:02:05", seconds_later=3_725.0),
@@ -206,6 +221,26 @@ CASES = {
     "TELE-405": of_slot("stage", int(Stage.FOSSILIZED), "◆"),
     "TELE-406": of_slot("alpha", 1.0, "■█", stage=int(Stage.HOLDING)),
     "TELE-407": of_slot("blueprint", 4, "bottleneck", stage=int(Stage.TRAINING)),
+    "TELE-408": Case(
+        0.4321,
+        "0.432",
+        step={"reward_terms": {"rent": np.array([0.0, 0.4321])}},
+        at=(1,),
+        read=lambda terms: terms["rent"],
+    ),
+    "TELE-501": Case(4, "»bottleneck", decided={"actions": {1: 4}}, at=(1, 1)),
+    "TELE-502": Case(0.4321, " p  43%", decided={"log_probs": {OP: LOG}}, at=(1, OP)),
+    "TELE-503": Case(
+        False, "Slot  did not count", decided={"actions": {OP: int(Op.WAIT)}}, at=(1, 0)
+    ),
+    "TELE-504": Case(
+        0.4321,
+        "43%",
+        decided={"choice_log_probs": {-len(Op) + Op.PRUNE: LOG}},
+        at=(1, OP),
+        read=lambda probabilities: probabilities[Op.PRUNE],
+    ),
+    "TELE-505": Case(0.4321, "0.432", decided={"values": {(): 0.4321}}, at=(1,)),
 }
 ORDINARY = Case(None, "")
 
@@ -229,6 +264,26 @@ def update_result(payloads: Any, changes: dict[str, Any]) -> UpdateResult:
     return UpdateResult(**(fields | changes))
 
 
+def decision(changes: dict[str, dict[Any, float]]) -> Decision:
+    """Return a sure decision to germinate, with changes for the second host."""
+    heads, total = len(HEAD_NAMES), sum(HEAD_SIZES)
+    actions = torch.zeros(HOSTS, heads, dtype=torch.int64)
+    actions[:, OP] = Op.GERMINATE
+    made = Decision(
+        actions=actions,
+        mask=torch.ones(HOSTS, total, dtype=torch.bool),
+        active=active_heads(actions[:, OP]),
+        log_probs=torch.zeros(HOSTS, heads),
+        choice_log_probs=torch.full((HOSTS, total), 0.125).log(),
+        values=torch.zeros(HOSTS),
+        state=(torch.zeros(1), torch.zeros(1)),
+    )
+    for name, values in changes.items():
+        for place, value in values.items():
+            getattr(made, name)[1][place] = value
+    return made
+
+
 def emit_everything(writer: RunWriter, payloads: Any, case: Case) -> None:
     """Emit a small run by the real emitters."""
     writer.emit(payloads.start(**case.start))
@@ -247,6 +302,7 @@ def emit_everything(writer: RunWriter, payloads: Any, case: Case) -> None:
         "fossilized": np.zeros(HOSTS, np.int64),
     }
     for step in (1, 2):
+        emit_decisions(writer, decision(case.decided), update=case.number, step=step)
         emit_step(
             writer,
             info | case.step,
@@ -284,6 +340,7 @@ def look_at(tmp_path, payloads):
         with closing(sqlite3.connect(run / "run.sqlite")) as store:
             # One event a second, so that what is shown of times can be foreseen.
             store.execute("UPDATE events SET time = 1000.0 + id")
+            store.execute("UPDATE heartbeat SET process_start_time = 1000.0")
             if case.afterwards:
                 store.execute(case.afterwards)
             store.commit()
@@ -314,6 +371,10 @@ def drawn(widget: str, view: View, case: Case) -> str:
     """Return the text that a widget shows of a view."""
     module, name = widget.split(":")
     panel = getattr(importlib.import_module(module), name)()
+    if isinstance(panel, ChoicePanel):  # of which one may choose one
+        return "\n".join(line.plain for line in panel.rows(view, case.width, DARK))
+    if isinstance(panel, (HostPanel, DecisionPanel)):
+        panel.choose(1)  # the second host
     return str(panel.draw(view, case.width, case.height, DARK).plain)
 
 

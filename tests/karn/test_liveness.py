@@ -84,7 +84,32 @@ def test_what_a_run_said_of_its_end_counts_for_more_than_its_process(kind):
 
 def test_a_run_that_said_nothing_yet_is_waited_for():
     assert status(phase="waiting", beat=None).kind is StatusKind.WAITING
-    assert status(phase="waiting").kind is StatusKind.WAITING
+
+
+def test_a_run_whose_process_has_not_begun_to_train_is_starting_and_says_with_what():
+    assert status(phase="waiting").kind is StatusKind.STARTING
+    found = status(phase="starting", reason="loading PyTorch")
+    assert found.kind is StatusKind.STARTING
+    assert found.sentence == "process 123 is starting: loading PyTorch"
+    assert not found.is_over
+
+
+def test_a_run_that_is_gone_on_with_is_starting_until_it_says_so():
+    def resumed(*, finished_at, heartbeat_at=4_999.0):
+        return run_status(
+            phase="stopped",
+            reason="asked to",
+            heartbeat=BEAT,
+            heartbeat_at=heartbeat_at,
+            now=5_000.0,
+            finished_at=finished_at,
+            machine=HERE,
+            start_time_of=lambda pid: 1_000.0,
+        ).kind
+
+    assert resumed(finished_at=900.0) is StatusKind.STARTING
+    assert resumed(finished_at=4_998.0) is StatusKind.STOPPED
+    assert resumed(finished_at=900.0, heartbeat_at=1_200.0) is StatusKind.STOPPED
 
 
 def test_a_run_that_died_before_it_said_anything_is_dead():

@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from esper.karn.run_store import RunReader, RunStoreError, RunStoreMissingError, RunWriter
-from esper.karn.run_tables import STORE_VERSION
+from esper.karn.run_tables import RARE, STORE_VERSION
 from esper.leyline.telemetry import DamagedPayload, Notice, UnknownPayload
 
 STORE = "run.sqlite"
@@ -130,9 +130,19 @@ def test_passing_over_uses_the_index_made_for_it(finished_run):
     with sqlite3.connect(finished_run / STORE) as connection:
         plan = connection.execute(
             "EXPLAIN QUERY PLAN SELECT id FROM events WHERE id > 1 AND id <= 9 "
-            "AND kind NOT IN ('step_completed', 'decisions_taken') ORDER BY id LIMIT 5"
+            f"AND {RARE} ORDER BY id LIMIT 5"
         ).fetchall()
-    assert "sparse_events" in str(plan)
+    assert "rare_events" in str(plan)
+
+
+def test_the_last_events_of_a_kind_are_found_by_an_index(finished_run):
+    with sqlite3.connect(finished_run / STORE) as connection:
+        plan = connection.execute(
+            "EXPLAIN QUERY PLAN SELECT id FROM events WHERE kind = 'step_completed' AND id <= 9 "
+            "ORDER BY id DESC LIMIT 5"
+        ).fetchall()
+    assert "events_by_kind" in str(plan)
+    assert "B-TREE" not in str(plan)  # nothing is sorted
 
 
 def test_a_live_store_is_noticed_to_change_and_to_rest(run):

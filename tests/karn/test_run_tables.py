@@ -12,11 +12,14 @@ from esper.karn.run_store import RunWriter
 from esper.karn.run_tables import (
     INSERT_HEAD_HEALTH,
     JOIN_LATCH,
+    JOIN_SIGHTING,
     class_of,
     create_tables,
     insert_rows,
     latch_rows,
+    sighting_rows,
 )
+from esper.karn.sanctum.evidence import EvidenceLedger
 from esper.leyline.heads import HEAD_NAMES
 
 
@@ -155,3 +158,94 @@ def test_a_detection_without_provenance_is_latched_all_the_same(payloads):
         ("slot", "inf", "unknown", 4, 0, 0),
         ("op", "nan", "unknown", 4, 0, 0),
     }
+
+
+# The evidence, counted by SQL and by the fold
+
+places = st.tuples(st.integers(1, 3), st.integers(1, 4))
+sightings = st.fixed_dictionaries(
+    {
+        "head": st.sampled_from(("op", "slot", "shared")),
+        "quantity": st.sampled_from(("logits", "ratio")),
+        "kind": st.sampled_from(("nan", "+inf", "-inf")),
+        "count": st.integers(0, 5),
+        "first": places,
+        "last": st.one_of(st.just((0, 0)), places),
+    }
+)
+
+
+def told(payloads, update, seen, detected):
+    return payloads.update(
+        update,
+        head_inf_detected={"tempo": detected},
+        head_nonfinite=[
+            payloads.sighting(
+                head=one["head"],
+                quantity=one["quantity"],
+                kind=one["kind"],
+                count=one["count"],
+                epoch=one["first"][0],
+                minibatch=one["first"][1],
+                last_epoch=one["last"][0],
+                last_minibatch=one["last"][1],
+            )
+            for one in seen
+        ],
+    )
+
+
+def evidence_by_fold(updates):
+    ledger = EvidenceLedger()
+    for update in updates:
+        ledger.take_in(update)
+    return {
+        (
+            *(row.head, row.quantity, row.kind),
+            *(row.first_update, row.first_epoch, row.first_minibatch),
+            *(row.last_update, row.last_epoch, row.last_minibatch),
+            *(row.updates, row.minibatches),
+        )
+        for row in ledger.rows(HEAD_NAMES)
+    }
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(1, 5), st.lists(sightings, max_size=3), st.booleans()), max_size=12
+    )
+)
+def test_sql_counts_the_evidence_as_the_fold_does(payloads, updates):
+    updates = [told(payloads, *one) for one in updates]
+    with closing(empty_tables()) as connection:
+        for update in updates:
+            connection.executemany(JOIN_SIGHTING, sighting_rows(update))
+        rows = connection.execute("SELECT * FROM evidence").fetchall()
+
+    assert len(rows) == len(set(rows))
+    assert set(rows) == evidence_by_fold(updates)
+
+
+def test_a_run_can_be_asked_for_its_evidence(run, payloads, ask):
+    updates = [payloads.broken_update(number, "op", "nan", "ratio") for number in (2, 5, 5, 9)]
+    with RunWriter(run) as writer:
+        for update in updates:
+            writer.emit(update)
+
+    assert ask("SELECT head, quantity, kind, first_update, last_update, updates FROM evidence") == [
+        ("op", "ratio", "nan", 2, 9, 3)
+    ]
+
+
+def test_an_older_store_gets_what_was_added_when_it_is_written_on(run, payloads, ask):
+    with RunWriter(run) as writer:
+        writer.emit(payloads.broken_update(1, "op", "nan"))
+    with closing(sqlite3.connect(run / "run.sqlite")) as connection:
+        connection.executescript(
+            "DROP VIEW evidence; DROP TABLE sightings; DROP INDEX events_by_kind;"
+        )
+    with RunWriter(run) as writer:
+        writer.emit(payloads.broken_update(2, "op", "nan"))
+
+    assert ask("SELECT first_update FROM evidence") == [(2,)]
+    assert ask("SELECT count(*) FROM events") == [(2,)]

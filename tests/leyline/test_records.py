@@ -23,6 +23,7 @@ NOT_TELEMETRY = {
     "run.last_event_at",
     "run.pid",  # part of the status
     "run.process_start_time",
+    "run.finished_at",
     "run.heads",
     "run.slots",
     "run.blueprints",
@@ -36,7 +37,11 @@ NOT_TELEMETRY = {
     "hosts[…].reward_history",
     "hosts[…].parameters_history",
     "hosts[…].slot_history",
-    "hosts[…].reward_terms",  # what the reward, TELE-404, is the sum of
+    "decisions[…].host",
+    "decisions[…].update",
+    "decisions[…].step",
+    "decisions[…].heads",  # recorded by their parts
+    "decisions[…].heads[…].head",
 }
 
 
@@ -48,6 +53,8 @@ def shown_paths():
         "interventions": schema.InterventionState,
         "hosts[…]": schema.HostState,
         "hosts[…].slots[…]": schema.SlotState,
+        "decisions[…]": schema.DecisionState,
+        "decisions[…].heads[…]": schema.HeadDecision,
     }
     return {
         f"{prefix}.{field.name}"
@@ -88,7 +95,7 @@ def test_a_record_is_found_by_its_id_however_it_is_written():
 
 
 def test_an_unknown_id_is_one_sentence_that_says_what_there_is():
-    with pytest.raises(UnknownRecordError, match=r"TELE-999.*TELE-101 to TELE-407") as caught:
+    with pytest.raises(UnknownRecordError, match=r"TELE-999.*TELE-101 to TELE-505") as caught:
         find_record("TELE-999")
     assert "\n" not in str(caught.value)
 

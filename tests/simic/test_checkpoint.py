@@ -1,5 +1,7 @@
 """Checkpoints: whole or not at all."""
 
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ from esper.simic.checkpoint import (
     CheckpointError,
     latest_checkpoint,
     load_checkpoint,
+    load_latest,
     save_checkpoint,
 )
 
@@ -71,3 +74,23 @@ def test_another_format_is_named(tmp_path: Path) -> None:
     torch.save({"format": 99}, path)
     with pytest.raises(CheckpointError, match="not of format 1"):
         load_checkpoint(path, CPU)
+
+
+def test_one_that_is_broken_is_passed_over_for_the_one_before(tmp_path: Path) -> None:
+    save_checkpoint(checkpoint_of(1), tmp_path)
+    path = save_checkpoint(checkpoint_of(2), tmp_path)
+    assert load_latest(tmp_path / "absent", CPU) == (None, [])
+    broken = replace(checkpoint_of(2), agent={"policy": {"heads.bias": torch.tensor(torch.nan)}})
+    for spoil, words in (
+        (lambda: save_checkpoint(broken, tmp_path), r"not finite in policy\.heads\.bias"),
+        (lambda: path.write_bytes(b"PK"), "cannot be read"),
+    ):
+        spoil()
+        checkpoint, passed_over = load_latest(tmp_path, CPU)
+        assert checkpoint is not None
+        assert checkpoint.update == 1
+        (sentence,) = passed_over
+        assert re.search(words, sentence)
+    (tmp_path / "update-000001.pt").unlink()
+    with pytest.raises(CheckpointError, match=r"update-000002\.pt cannot be read"):
+        load_latest(tmp_path, CPU)

@@ -1,15 +1,19 @@
 """Capsules: what goes in comes out, and nothing that is half there is taken for whole."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from esper.leyline.telemetry import NonfiniteSighting
 from esper.simic.incidents import (
     Capsule,
     IncidentError,
     IncidentLedger,
+    find_incident,
     list_incidents,
     read_capsule,
     sighting_fields,
@@ -67,15 +71,61 @@ def test_a_write_that_failed_leaves_nothing_behind(
     assert list_incidents(tmp_path) == []
 
 
-def test_a_damaged_one_is_named(tmp_path: Path) -> None:
-    folder = write_capsule(tmp_path / "incidents", 1, capsule_of())
-    data = (folder / "capsule.pt").read_bytes()
-    (folder / "capsule.pt").write_bytes(data[: len(data) // 2])
-    with pytest.raises(IncidentError, match="cannot be read"):
-        read_capsule(folder)
-    (folder / "incident.json").write_text("{")
+def test_a_damaged_one_is_named_and_keeps_nothing_else_from_being_read(tmp_path: Path) -> None:
+    first = write_capsule(tmp_path / "incidents", 1, capsule_of(sighting()))
+    write_capsule(tmp_path / "incidents", 2, capsule_of(sighting()))
+    (first / "incident.json").write_text("{")
     with pytest.raises(IncidentError, match="0001 cannot be read"):
-        list_incidents(tmp_path)
+        find_incident(tmp_path, 1)
+    with pytest.raises(IncidentError, match=r"incident\.json cannot be read"):
+        read_capsule(first)
+    assert find_incident(tmp_path, 2).update == 37
+    assert find_incident(tmp_path, update=37).number == 2
+    assert IncidentLedger(tmp_path, limit=0, limit_bytes=10**9).number == 2
+    (first / "capsule.pt").unlink()
+    assert list_incidents(tmp_path)[0].damage.endswith("capsule.pt is missing")
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(place=st.floats(0, 1, exclude_max=True), byte=st.integers(0, 255), cut=st.booleans())
+def test_any_damage_to_a_capsule_is_one_sentence(
+    tmp_path: Path, place: float, byte: int, cut: bool
+) -> None:
+    folder = write_capsule(tmp_path / f"{place}-{byte}-{cut}", 1, capsule_of(sighting()))
+    data = bytearray((folder / "capsule.pt").read_bytes())
+    at = int(place * len(data))
+    damaged = data[:at] if cut else data[:at] + bytes([byte]) + data[at + 1 :]
+    (folder / "capsule.pt").write_bytes(damaged)
+    try:
+        if damaged == data:
+            assert read_capsule(folder).update == 37
+        else:
+            with pytest.raises(IncidentError, match="not as it was written"):
+                read_capsule(folder)
+    finally:
+        shutil.rmtree(folder.parent)
+
+
+def test_a_first_of_its_kind_that_the_disk_did_not_take_is_still_to_come(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    ledger = IncidentLedger(tmp_path, limit=0, limit_bytes=10**9)
+    with monkeypatch.context() as patched:
+        patched.setattr(torch, "save", full)
+        assert "No space left" in ledger.record(capsule_of(sighting()), [sighting()]).reason
+    assert ledger.record(capsule_of(sighting()), [sighting()]).path == "incidents/0002"
+    assert ledger.record(capsule_of(sighting()), [sighting()]).path == ""
+
+
+def test_the_number_of_capsules_is_limited_over_resumes(tmp_path: Path) -> None:
+    for _ in range(3):
+        ledger = IncidentLedger(tmp_path, limit=1, limit_bytes=10**9)
+        for _ in range(2):
+            ledger.record(capsule_of(sighting()), [sighting()])
+    assert [incident.number for incident in list_incidents(tmp_path)] == [1, 2]
 
 
 def test_the_ledger_of_a_resumed_run_knows_what_is_kept(tmp_path: Path) -> None:

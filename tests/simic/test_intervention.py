@@ -47,7 +47,6 @@ def test_escalation_is_bounded(mode: str, patience: int, updates: list[tuple[boo
             assert state_is_finite
             skipped += 1
         else:
-            skipped = 0
             rolled_back += 1
         assert skipped < patience
         assert rolled_back <= patience
@@ -86,13 +85,16 @@ def test_rolling_back_undoes_the_whole_update(train: Train, tmp_path: Path) -> N
 def test_a_run_that_stays_bad_rolls_back_and_then_halts(train: Train, tmp_path: Path) -> None:
     ending, log = train(episodes=40, inject=drills(20), nonfinite_patience=2)
     actions = [taken.action for taken in log.of(InterventionTaken)]
-    assert actions == ["skip", "rollback", "skip", "rollback", "skip", "halt"]
+    assert actions == ["skip", "rollback", "rollback", "halt"]
     assert ending.status == "halted"
     assert ending.reason == (
-        "update 6 was not finite: op logits nan and 3 more; 2 rollbacks in a row did not help"
+        "update 4 was not finite: op logits nan and 3 more; 2 rollbacks in a row did not help"
     )
     assert log.payloads[-1] == ending
-    assert weights_after(tmp_path, 6).isfinite().all()
+    assert weights_after(tmp_path, 4).isfinite().all()
+    # Whoever resumes it gives it as many tries as at first.
+    _, log = train(episodes=48, inject=drills(20), nonfinite_patience=2)
+    assert [taken.action for taken in log.of(InterventionTaken)] == actions
 
 
 def test_halting_at_once_leaves_a_finite_checkpoint_to_go_on_from(
@@ -143,7 +145,7 @@ def test_the_first_incident_of_each_kind_is_kept_and_then_a_limited_number(
     )
     recorded = log.of(IncidentRecorded)
     assert [bool(incident.path) for incident in recorded] == [True, True, False, False, True]
-    assert recorded[2].reason == "1 like it are kept already (--incidents-kept)"
+    assert recorded[2].reason == ("it shows nothing new, and of such 1 are kept (--incidents-kept)")
     assert [incident.number for incident in list_incidents(tmp_path)] == [1, 2, 5]
 
 

@@ -110,6 +110,30 @@ def test_an_infinite_logit_of_a_drill_is_named_as_planted(
     assert origin.cause == f"planted by a drill: op.{quantity}:{kind}@37"
 
 
+def test_of_two_faults_the_one_of_the_head_that_lit_is_named(
+    make_agent: AgentMaker, make_rollout: RolloutMaker, make_capsule: CapsuleMaker
+) -> None:
+    agent = make_agent(**SMALL)
+    drills = Injection("op", "logits", "inf", 37), Injection("slot", "logits", "nan", 37)
+    replayed = replay(make_capsule(agent, make_rollout(agent), *drills))
+    origin = origin_of(replayed)
+    assert first(replayed) == ("slot", "logits", "nan")
+    assert origin.cause == "planted by a drill: slot.logits:nan@37"
+    assert origin.operation.outputs[0].nan == 1
+    assert all(step.outputs[0].nan for step in origin.chain)
+
+
+def test_a_number_among_the_arguments_is_named(
+    make_agent: AgentMaker, make_rollout: RolloutMaker, make_capsule: CapsuleMaker
+) -> None:
+    agent = make_agent(**SMALL, learning_rate=3e38)
+    replayed = replay(make_capsule(agent, make_rollout(agent)))
+    origin = origin_of(replayed)
+    assert origin.operation.name == "aten._fused_adam_.default"
+    assert origin.cause.startswith("overflow in the optimizer's step: its input reaches 3e+38 (lr)")
+    assert ("lr", 3e38) in origin.operation.scalars
+
+
 def test_an_infinite_bias_is_a_poisoned_weight_and_named_with_its_index(
     make_agent: AgentMaker, make_rollout: RolloutMaker, make_capsule: CapsuleMaker
 ) -> None:
@@ -318,7 +342,7 @@ def test_a_corrupted_moment_of_the_optimizer(
     agent.optimizer.state[agent.policy.heads.weight]["exp_avg"][row, 3] = torch.nan
     replayed = replay(make_capsule(agent, rollout))
     origin = origin_of(replayed)
-    assert first(replayed)[0] == "style"
+    assert first(replayed) == ("style", "moments", "nan")
     assert origin.operation.name == "aten._fused_adam_.default"
     assert origin.operation.phase == "step"
     assert at(origin) == line_of(ppo, "self.optimizer.step()")

@@ -23,6 +23,7 @@ class StatusKind(StrEnum):
     """What can be said of a run's process."""
 
     WAITING = "WAITING"  # nothing was written yet
+    STARTING = "STARTING"  # the process is there and not training yet
     LIVE = "LIVE"  # the process is there and its heart beats
     STALE = "STALE"  # the process may be there, and its heart does not beat
     FINISHED = "FINISHED"  # it said that it trained all its episodes
@@ -30,6 +31,7 @@ class StatusKind(StrEnum):
     HALTED = "HALTED"  # it said that it stopped itself over something non-finite
     FAILED = "FAILED"  # it said that an error ended it
     DEAD = "DEAD"  # the process is gone and said nothing
+    UNREADABLE = "UNREADABLE"  # its store cannot be read, and never could
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,16 @@ class RunStatus:
     @property
     def is_over(self) -> bool:
         """Whether the run will not change any more unless it is resumed."""
-        return self.kind not in (StatusKind.WAITING, StatusKind.LIVE, StatusKind.STALE)
+        return self.kind not in _GOING_ON
+
+
+_GOING_ON: Final = (
+    StatusKind.WAITING,
+    StatusKind.STARTING,
+    StatusKind.LIVE,
+    StatusKind.STALE,
+    StatusKind.UNREADABLE,
+)
 
 
 def process_start_time(pid: int) -> float | None:
@@ -71,26 +82,31 @@ def run_status(
     heartbeat: Heartbeat | None,
     heartbeat_at: float | None,
     now: float,
+    finished_at: float | None = None,
     machine: str | None = None,
     start_time_of: Callable[[int], float | None] = process_start_time,
 ) -> RunStatus:
     """Return what can be said of a run's process.
 
     Args:
-        phase: `RunState.phase`: "waiting", "training", or the status of the finish event.
-        reason: what the finish event gave as its reason.
+        phase: `RunState.phase`.
+        reason: `RunState.reason`.
         heartbeat: the last one, if there was any.
         heartbeat_at: when it was written, in seconds since the epoch.
         now: seconds since the epoch.
+        finished_at: when a finish event was written; a process that began later is going on.
         machine: the name of this machine; asked of the system if not given.
         start_time_of: looks up a process of this machine.
     """
     age = None if heartbeat_at is None else max(0.0, now - heartbeat_at)
+    is_fresh = age is not None and age <= HEARTBEAT_STALE_SECONDS
+    ended = math.inf if finished_at is None else finished_at
+    if is_fresh and heartbeat is not None and heartbeat.process_start_time > ended:
+        phase, reason = "starting", "going on"
     if (kind := _SAID.get(phase)) is not None:
         return RunStatus(kind, age, f"{_SENTENCES[kind]}: {reason}" if reason else _SENTENCES[kind])
     if heartbeat is None or age is None:
         return RunStatus(StatusKind.WAITING, None, "nothing has been written yet")
-    is_fresh = age <= HEARTBEAT_STALE_SECONDS
     if heartbeat.machine == (machine or socket.gethostname()):
         started = start_time_of(heartbeat.pid)
         # Setting the clock moves the start time that the system reports, so a beating heart counts
@@ -109,8 +125,9 @@ def run_status(
     elif not is_fresh:
         sentence = f"no heartbeat from {heartbeat.machine or 'its machine'} for {age:.0f} s"
         return RunStatus(StatusKind.STALE, age, sentence)
-    if phase == "waiting":
-        return RunStatus(StatusKind.WAITING, age, f"process {heartbeat.pid} is starting")
+    if phase in ("waiting", "starting"):
+        doing = f": {reason}" if reason else ""
+        return RunStatus(StatusKind.STARTING, age, f"process {heartbeat.pid} is starting{doing}")
     return RunStatus(StatusKind.LIVE, age, f"process {heartbeat.pid} is training")
 
 

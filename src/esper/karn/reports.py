@@ -34,6 +34,7 @@ _LIT_STYLE: Final = "bold red"
 _STATUS_STYLES: Final = {
     StatusKind.LIVE: "green",
     StatusKind.STALE: "yellow",
+    StatusKind.UNREADABLE: "red",
     StatusKind.HALTED: "red",
     StatusKind.FAILED: "red",
     StatusKind.DEAD: "red",
@@ -229,7 +230,8 @@ def _print_health(console: Console, run_id: str, frame: Frame) -> None:
     run, training = frame.snapshot.run, frame.snapshot.training
     heading = Text(run_id, style="bold").append("  ").append_text(_status(frame.status))
     verdict = master_verdict(frame.snapshot, frame.status)
-    if frame.status.sentence not in verdict.reasons:
+    said = (*verdict.reasons, frame.status.kind.lower())
+    if frame.status.sentence not in said:
         heading.append(f"  {frame.status.sentence}", style="dim")
     episodes = f"{run.episodes_done} of {run.episodes}" if run.episodes else _NONE
     console.print(heading, soft_wrap=True)
@@ -238,6 +240,8 @@ def _print_health(console: Console, run_id: str, frame: Frame) -> None:
     )
     for line in _interventions(frame.snapshot.interventions):
         console.print(Text(line))
+    if frame.snapshot.interventions.incidents:
+        console.print(Text(f"make them happen again: esper replay {run_id} [N]", style="dim"))
     if training.loss_scale is not None:
         scaled = (
             f"loss scale {training.loss_scale:g}, "

@@ -1,11 +1,19 @@
 """What the runs in a folder came to: one line for each."""
 
+import math
+import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from esper.karn.liveness import RunStatus
-from esper.karn.run_directory import run_directories
-from esper.karn.sanctum.follower import RunFollower
+from esper.karn.run_directory import STORE_NAME, run_directories
+from esper.karn.sanctum.follower import Frame, RunFollower
+
+#: How long one look at a folder may read stores; what is left is read at the next.
+_SECONDS_PER_LOOK: Final = 0.2
+
+_Stamp = tuple[tuple[int, int, int] | None, ...]
 
 
 @dataclass(frozen=True)
@@ -26,16 +34,84 @@ class RunSummary:
     is_shared_inf: bool
     is_shared_nan: bool
     error: str | None  # one sentence, if the store could not be read
+    task: str = ""
+    best_score: float | None = None  # mean of the best batch of episodes
+    incidents: int = 0
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """The runs of a folder at one moment."""
+
+    runs: tuple[RunSummary, ...]  # oldest first; those that were read so far
+    is_behind: bool = False  # there is more to read: look again without waiting
 
 
 def list_runs(run_dir: Path) -> list[RunSummary]:
     """Return the runs in a folder, oldest first; a run that cannot be read says so in its error."""
-    return [_summary_of(directory) for directory in run_directories(run_dir)]
+    return [
+        summary_of(directory, RunFollower(directory, brief=True).catch_up())
+        for directory in run_directories(run_dir)
+    ]
 
 
-def _summary_of(directory: Path) -> RunSummary:
-    frame = RunFollower(directory).catch_up()
+class RunCatalogue:
+    """Looks at a folder of runs again and again, and reads only what has changed in it.
+
+    A run that is over is read once, until its store has another size or time; a live one is
+    followed. Use it from one thread.
+
+    Args:
+        run_dir: the folder that holds runs.
+    """
+
+    def __init__(self, run_dir: Path) -> None:
+        self._run_dir = run_dir
+        self._followed: dict[Path, RunFollower] = {}
+        self._known: dict[Path, tuple[_Stamp, RunSummary]] = {}
+
+    def look(self, now: float, seconds: float = _SECONDS_PER_LOOK) -> Catalogue:
+        """Return the runs that are known by now, after a bounded amount of work.
+
+        Args:
+            now: seconds since the epoch.
+            seconds: how long to read stores, at the most.
+
+        Raises:
+            RunNotFoundError: the folder cannot be listed.
+        """
+        directories = run_directories(self._run_dir)
+        end = time.monotonic() + seconds
+        is_behind = False
+        for directory in reversed(directories):  # the newest are what somebody looks for
+            stamp = _stamp_of(directory)
+            known = self._known.get(directory)
+            if known is not None and known[0] == stamp and directory not in self._followed:
+                continue
+            if time.monotonic() >= end:
+                is_behind = True
+                break
+            is_behind |= self._read(directory, stamp, now)
+        for gone in self._known.keys() - set(directories):
+            del self._known[gone]
+            self._followed.pop(gone, None)
+        runs = tuple(self._known[one][1] for one in directories if one in self._known)
+        return Catalogue(runs, is_behind)
+
+    def _read(self, directory: Path, stamp: _Stamp, now: float) -> bool:
+        """Read on in one store; return whether there is more in it."""
+        follower = self._followed.setdefault(directory, RunFollower(directory, brief=True))
+        frame = follower.poll(now)
+        self._known[directory] = stamp, summary_of(directory, frame)
+        if frame.status.is_over and frame.error is None and not frame.is_behind:
+            del self._followed[directory]
+        return frame.is_behind
+
+
+def summary_of(directory: Path, frame: Frame) -> RunSummary:
+    """Return a run in short, as a follower found it."""
     run, tamiyo = frame.snapshot.run, frame.snapshot.tamiyo
+    scores = [score for score in frame.snapshot.training.score_history if math.isfinite(score)]
     return RunSummary(
         run_id=directory.name,
         path=directory,
@@ -51,4 +127,20 @@ def _summary_of(directory: Path) -> RunSummary:
         is_shared_inf=tamiyo.shared_inf_latch,
         is_shared_nan=tamiyo.shared_nan_latch,
         error=frame.error,
+        task=run.task,
+        best_score=max(scores, default=None),
+        incidents=frame.snapshot.interventions.incidents,
     )
+
+
+def _stamp_of(directory: Path) -> _Stamp:
+    store = directory / STORE_NAME
+    return tuple(_stamp_of_file(path) for path in (store, store.with_name(f"{STORE_NAME}-wal")))
+
+
+def _stamp_of_file(path: Path) -> tuple[int, int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns

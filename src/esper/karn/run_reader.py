@@ -1,13 +1,14 @@
 """Reads a run's store, whether the run is live, finished or dead, and never writes into it.
 
-Between calls a reader holds no connection and so no lock: the writer can turn the store into one
-plain file whenever it is done, and a store that is removed or replaced is noticed at the next call.
+Between calls (or sessions of a few calls) a reader holds no connection and so no lock: the writer
+can turn the store into one plain file whenever it is done, and a store that is removed or replaced
+is noticed at the next call.
 """
 
 import shutil
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from itertools import starmap
 from pathlib import Path
@@ -15,7 +16,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, Final
 
 from esper.karn.run_directory import STORE_NAME
-from esper.karn.run_tables import SPARSE, RunStoreError, RunStoreMissingError, check_store
+from esper.karn.run_tables import RARE, RunStoreError, RunStoreMissingError, check_store
 from esper.leyline.telemetry import (
     DamagedEventError,
     DamagedPayload,
@@ -32,6 +33,7 @@ _BUSY_SECONDS: Final = 2.0
 #: may have changed since without a new stamp ("racily clean", as Git's index has it).
 _RACY_NANOSECONDS: Final = 100_000_000
 
+_NEWEST: Final = 2**63 - 1  # the largest id there can be
 _COLUMNS: Final = "SELECT id, time, kind, payload FROM events"
 
 _Stamp = tuple[tuple[int, int, int, int] | None, ...]
@@ -49,6 +51,21 @@ class RunReader:
         self._seen: _Stamp | None = None
         self._seen_at = 0  # nanoseconds since the epoch
         self._copy: TemporaryDirectory[str] | None = None
+        self._held: sqlite3.Connection | None = None
+
+    @contextmanager
+    def session(self) -> Iterator[None]:
+        """Hold the store open for several calls.
+
+        Raises:
+            RunStoreError: as the calls themselves.
+        """
+        with self._connection() as connection:
+            self._held = connection
+            try:
+                yield
+            finally:
+                self._held = None
 
     def changed(self) -> bool:
         """Return whether the store may have changed since the last call; the first returns True."""
@@ -70,7 +87,7 @@ class RunReader:
         return None if stamp is None else stamp[:2]
 
     def read(
-        self, after: int, limit: int, *, up_to: int | None = None, bulk: bool = True
+        self, after: int, limit: int, *, up_to: int = _NEWEST, bulk: bool = True
     ) -> list[Event]:
         """Return events in the order of their ids; what is damaged comes as `DamagedPayload`.
 
@@ -78,13 +95,13 @@ class RunReader:
             after: the id of the last event that is known already; 0 for none.
             limit: how many to return at most.
             up_to: the last id to return.
-            bulk: whether to return steps and decisions too, which come many times an update.
+            bulk: whether to return those too that come many times an update: steps, decisions and
+                transitions of seeds.
 
         Raises:
             RunStoreError: there is no store, or it is not one that this program can read.
         """
-        last = 2**63 - 1 if up_to is None else up_to
-        where = "" if bulk else f"AND {SPARSE}"
+        where = "" if bulk else f"AND {RARE}"
         query = f"{_COLUMNS} WHERE id > ? AND id <= ? {where} ORDER BY id LIMIT ?"
         events: list[Event] = []
         with self._connection() as connection:
@@ -92,20 +109,40 @@ class RunReader:
                 return events
             try:
                 # What was read before an error stays in the list.
-                events.extend(starmap(_event_of, connection.execute(query, (after, last, limit))))
+                events.extend(starmap(_event_of, connection.execute(query, (after, up_to, limit))))
             except sqlite3.DatabaseError:
                 # A damaged page. What lies behind it may be whole, so go on one by one.
                 start = events[-1].id if events else after
-                events += self._read_one_by_one(connection, start, last, limit - len(events))
+                events += self._read_one_by_one(connection, start, up_to, limit - len(events))
         return events
 
-    def last_ids(self, kind: str, count: int) -> list[int]:
-        """Return the ids of the last events of a kind, newest first."""
+    def last_ids(self, kind: str, count: int, *, up_to: int = _NEWEST) -> list[int]:
+        """Return the ids of the last events of a kind, newest first; none beyond `up_to`."""
         with self._connection() as connection:
             if connection is None:
                 return []
-            query = "SELECT id FROM events WHERE kind = ? ORDER BY id DESC LIMIT ?"
-            return [number for (number,) in connection.execute(query, (kind, count))]
+            query = "SELECT id FROM events WHERE kind = ? AND id <= ? ORDER BY id DESC LIMIT ?"
+            return [number for (number,) in connection.execute(query, (kind, up_to, count))]
+
+    def read_last(self, kind: str, count: int, *, up_to: int = _NEWEST) -> list[Event]:
+        """Return the last events of a kind, newest first; none beyond `up_to`."""
+        with self._connection() as connection:
+            if connection is None:
+                return []
+            query = f"{_COLUMNS} WHERE kind = ? AND id <= ? ORDER BY id DESC LIMIT ?"
+            return list(starmap(_event_of, connection.execute(query, (kind, up_to, count))))
+
+    def first_id_after(self, after: int, kinds: Sequence[str]) -> int | None:
+        """Return the id of the first event beyond `after` that is of one of the kinds."""
+        with self._connection() as connection:
+            if connection is None:
+                return None
+            query = (
+                f"SELECT id FROM events WHERE id > ? AND +kind IN ({', '.join('?' * len(kinds))})"
+                " ORDER BY id LIMIT 1"
+            )
+            row = connection.execute(query, (after, *kinds)).fetchone()
+        return None if row is None else int(row[0])
 
     def last_id(self) -> int:
         """Return the id of the newest event; 0 if there is none."""
@@ -155,6 +192,9 @@ class RunReader:
 
         Every error of SQLite that leaves the body becomes a `RunStoreError`.
         """
+        if self._held is not None:
+            yield self._held
+            return
         try:
             header = self._header()
             if not header:

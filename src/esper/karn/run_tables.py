@@ -2,8 +2,9 @@
 
 `events` holds every event as it was emitted. The other tables are kept beside it, in the same
 transaction, so that a run can be asked in plain SQL: `head_health` has one row per update, head and
-figure; `latches` has the first sighting of each kind of non-finite value; `heartbeat` is a single
-row that says the writer is alive; `meta` says what this file is.
+figure; `latches` has the first sighting of each kind of non-finite value, and `sightings` one row
+for each update in which one was seen, which the view `evidence` adds up; `heartbeat` is a single
+row that says the writer is alive; `meta` says what this file is. docs/store.md tells of them all.
 """
 
 import math
@@ -12,18 +13,18 @@ from collections.abc import Iterator, Sequence
 from itertools import chain
 from typing import Final
 
-from esper.karn.sightings import sightings_of
+from esper.karn.sightings import last_place, sightings_of
 from esper.leyline.telemetry import Payload, PPOUpdatePayload
 
 #: Raised when the meaning of a table changes; a reader refuses a store with a higher one.
 STORE_VERSION: Final = 1
 STORE_FORMAT: Final = "esper run"
 
-#: Kinds that come many times an update. Attaching to a long run can pass over the old ones.
-BULK_KINDS: Final = ("step_completed", "decisions_taken")
-#: The condition of the partial index `sparse_events`, to be repeated word by word in a query that
-#: wants it: https://www.sqlite.org/partialindex.html, section 3.
-SPARSE: Final = "kind NOT IN ('step_completed', 'decisions_taken')"
+#: Holds of events whose kind does not come many times an update: attaching to a long run can pass
+#: over the old ones of the others. This is the condition of the partial index `rare_events`, to be
+#: repeated word by word in a query that wants it: https://www.sqlite.org/partialindex.html,
+#: section 3.
+RARE: Final = "kind NOT IN ('step_completed', 'decisions_taken', 'seed_transitioned')"
 
 #: The per-head figures of an update that get rows in `head_health`; each is a field `head_…` of
 #: `PPOUpdatePayload`.
@@ -56,7 +57,8 @@ _TABLES: Final = (
         payload BLOB NOT NULL
     )
     """,
-    f"CREATE INDEX IF NOT EXISTS sparse_events ON events (id) WHERE {SPARSE}",
+    f"CREATE INDEX IF NOT EXISTS rare_events ON events (id) WHERE {RARE}",
+    "CREATE INDEX IF NOT EXISTS events_by_kind ON events (kind)",
     """
     CREATE TABLE IF NOT EXISTS head_health (
         update_index INTEGER NOT NULL,
@@ -87,6 +89,40 @@ _TABLES: Final = (
     ) WITHOUT ROWID
     """,
     """
+    CREATE TABLE IF NOT EXISTS sightings (
+        head TEXT NOT NULL,
+        quantity TEXT NOT NULL,
+        kind TEXT NOT NULL,
+        update_index INTEGER NOT NULL,
+        minibatches INTEGER NOT NULL,
+        first_epoch INTEGER NOT NULL,
+        first_minibatch INTEGER NOT NULL,
+        last_epoch INTEGER NOT NULL,
+        last_minibatch INTEGER NOT NULL,
+        PRIMARY KEY (head, quantity, kind, update_index)
+    ) WITHOUT ROWID
+    """,
+    """
+    CREATE VIEW IF NOT EXISTS evidence AS
+        SELECT
+            head, quantity, kind,
+            first_update, first.first_epoch, first.first_minibatch,
+            last_update, last.last_epoch, last.last_minibatch,
+            updates, total AS minibatches
+        FROM (
+            SELECT
+                head, quantity, kind,
+                min(update_index) AS first_update,
+                max(update_index) AS last_update,
+                count(*) AS updates,
+                sum(minibatches) AS total
+            FROM sightings GROUP BY head, quantity, kind
+        )
+        JOIN sightings AS first USING (head, quantity, kind)
+        JOIN sightings AS last USING (head, quantity, kind)
+        WHERE first.update_index = first_update AND last.update_index = last_update
+    """,
+    """
     CREATE TABLE IF NOT EXISTS heartbeat (
         id INTEGER PRIMARY KEY CHECK (id = 1),
         time REAL NOT NULL,
@@ -114,6 +150,24 @@ JOIN_LATCH: Final = """
     WHERE (excluded.first_update, excluded.first_epoch, excluded.first_minibatch)
         < (first_update, first_epoch, first_minibatch)
 """
+# As `latches`; of what one update says twice, the larger count and the outermost places stand.
+JOIN_SIGHTING: Final = """
+    INSERT INTO sightings VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
+    ON CONFLICT (head, quantity, kind, update_index) DO UPDATE SET
+        minibatches = max(minibatches, excluded.minibatches),
+        (first_epoch, first_minibatch) = (
+            SELECT * FROM (
+                SELECT sightings.first_epoch, sightings.first_minibatch
+                UNION ALL SELECT excluded.first_epoch, excluded.first_minibatch
+            ) ORDER BY 1, 2 LIMIT 1
+        ),
+        (last_epoch, last_minibatch) = (
+            SELECT * FROM (
+                SELECT sightings.last_epoch, sightings.last_minibatch
+                UNION ALL SELECT excluded.last_epoch, excluded.last_minibatch
+            ) ORDER BY 1 DESC, 2 DESC LIMIT 1
+        )
+"""
 REPLACE_HEARTBEAT: Final = "INSERT OR REPLACE INTO heartbeat VALUES (1, ?, ?, ?, ?, ?, ?, ?)"
 
 
@@ -137,7 +191,10 @@ def check_store(connection: sqlite3.Connection, where: str) -> bool:
     meta = dict(connection.execute("SELECT key, value FROM meta")) if "meta" in names else {}
     if meta.get("format") != STORE_FORMAT:
         raise RunStoreError(f"{where} is a database, but not one that Esper wrote")
-    version = int(meta["store_version"])
+    told = meta.get("store_version", "nothing")
+    if not told.isdecimal():
+        raise RunStoreError(f"{where} cannot be read: it gives {told!r} as its version")
+    version = int(told)
     if version > STORE_VERSION:
         raise RunStoreError(
             f"{where} was written by a newer Esper (store version {version}); this one reads up to "
@@ -202,3 +259,12 @@ def latch_rows(payload: PPOUpdatePayload) -> Iterator[tuple[str, str, str, int, 
     """Yield rows of `latches`; a detection without provenance has the quantity "unknown"."""
     for seen in sightings_of(payload):
         yield seen.head, seen.kind, seen.quantity, payload.update, seen.epoch, seen.minibatch
+
+
+def sighting_rows(
+    payload: PPOUpdatePayload,
+) -> Iterator[tuple[str, str, str, int, int, int, int, int, int]]:
+    """Yield rows of `sightings`."""
+    for seen in sightings_of(payload):
+        what = seen.head, seen.quantity, seen.kind
+        yield *what, payload.update, seen.count, seen.epoch, seen.minibatch, *last_place(seen)

@@ -25,6 +25,7 @@ from esper.karn.run_tables import (
     INSERT_EVENTS,
     INSERT_HEAD_HEALTH,
     JOIN_LATCH,
+    JOIN_SIGHTING,
     REPLACE_HEARTBEAT,
     RunStoreError,
     check_store,
@@ -32,6 +33,7 @@ from esper.karn.run_tables import (
     head_health_rows,
     insert_rows,
     latch_rows,
+    sighting_rows,
     update_index_of,
 )
 from esper.leyline.telemetry import (
@@ -285,8 +287,7 @@ class _Store:
             is_made = check_store(connection, str(self._path))
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = NORMAL")
-            if not is_made:
-                create_tables(connection, __version__)
+            create_tables(connection, __version__)  # an older store may lack one that was added
         except (sqlite3.Error, RunStoreError):
             connection.close()
             raise
@@ -318,6 +319,8 @@ class _Store:
         insert_rows(connection, INSERT_HEAD_HEALTH, figures)
         if latched := [row for update in updates for row in latch_rows(update)]:
             connection.executemany(JOIN_LATCH, latched)
+            rows = (row for update in updates for row in sighting_rows(update))
+            connection.executemany(JOIN_SIGHTING, rows)
         for waiting in batch:
             if isinstance(waiting.payload, RunStarted):
                 self._start = waiting

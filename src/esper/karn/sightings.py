@@ -11,6 +11,13 @@ KIND_WORDS: Final = {"nan": "NaN", "+inf": "Inf", "-inf": "-Inf", "inf": "Inf"}
 UNKNOWN_QUANTITY: Final = "unknown"
 
 
+def last_place(seen: NonfiniteSighting) -> tuple[int, int]:
+    """Return epoch and minibatch in which something was last seen in its update; 0, 0 if untold."""
+    # What an older writer saw once, it saw last where it saw it first; else it did not say where.
+    is_once = not seen.last_epoch and seen.count == 1
+    return (seen.epoch, seen.minibatch) if is_once else (seen.last_epoch, seen.last_minibatch)
+
+
 def sightings_of(payload: PPOUpdatePayload) -> Iterator[NonfiniteSighting]:
     """Yield what an update saw; a detection that no sighting explains has no place and no count."""
     told = set()

@@ -11,6 +11,7 @@ _SECTIONS: Final = {
     "2": "The PPO update",
     "3": "The action heads",
     "4": "The hosts",
+    "5": "Decisions",
 }
 _GENERATED: Final = (
     "<!-- Made from esper.leyline.records by `esper telemetry --write-docs docs/telemetry`. -->"

@@ -8,6 +8,7 @@ from typing import Final
 
 CAUSAL_ORDER: Final = (
     "loss_scale",
+    "moments",
     "observations",
     "recurrent_state",
     "advantages",
@@ -23,6 +24,7 @@ CAUSAL_ORDER: Final = (
     "policy_loss",
     "value_loss",
     "entropy_loss",
+    "loss",
     "gradient",
     "parameters",
 )

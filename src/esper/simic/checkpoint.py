@@ -65,6 +65,45 @@ def latest_checkpoint(directory: Path) -> Path | None:
     return numbered[-1] if numbered else None
 
 
+def load_latest(directory: Path, device: torch.device) -> tuple[Checkpoint | None, list[str]]:
+    """Read the newest checkpoint that can be gone on from.
+
+    Returns:
+        The checkpoint, None if there is no file of one; and a sentence for each newer one that was
+        passed over.
+
+    Raises:
+        CheckpointError: there are some, and none can be gone on from.
+    """
+    passed_over = []
+    for path in reversed(_numbered(directory)):
+        try:
+            checkpoint = load_checkpoint(path, device)
+        except CheckpointError as error:
+            passed_over.append(str(error))
+            continue
+        if broken := _not_finite(checkpoint.agent):
+            passed_over.append(f"the checkpoint {path} is not finite in {', '.join(broken)}")
+            continue
+        return checkpoint, passed_over
+    if passed_over:
+        raise CheckpointError("; ".join(passed_over))
+    return None, []
+
+
+def _not_finite(state: Any, name: str = "") -> list[str]:
+    """Return the names of the tensors within nested dictionaries that hold a NaN or an Inf."""
+    if isinstance(state, torch.Tensor):
+        return [] if not state.is_floating_point() or state.isfinite().all() else [name]
+    if not isinstance(state, dict):
+        return []
+    return [
+        found
+        for key, value in state.items()
+        for found in _not_finite(value, f"{name}.{key}" if name else str(key))
+    ]
+
+
 def _numbered(directory: Path) -> list[Path]:
     found = [path for path in directory.glob("update-*.pt") if _NAME.fullmatch(path.name)]
     return sorted(found, key=lambda path: int(path.stem.removeprefix("update-")))
@@ -79,9 +118,7 @@ def load_checkpoint(path: Path, device: torch.device) -> Checkpoint:
     try:
         state = torch.load(path, map_location=device, weights_only=True)
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise CheckpointError(
-            f"the checkpoint {path} cannot be read; remove it to resume from the one before"
-        ) from error
+        raise CheckpointError(f"the checkpoint {path} cannot be read") from error
     if not isinstance(state, dict) or state.pop("format", None) != FORMAT:
         raise CheckpointError(f"the checkpoint {path} is not of format {FORMAT}, which this reads")
     return Checkpoint(**state)

@@ -119,6 +119,8 @@ def _check(config: TrainingConfig) -> None:
             raise ConfigError(f"{name} must be at most {_LARGEST_INTEGER}, not {value}")
         if expected is float and not math.isfinite(value):
             raise ConfigError(f"{name} must be a finite number, not {value}")
+        if expected is float and abs(value) > _LARGEST_FLOAT32:
+            raise ConfigError(f"{name} must be at most 3.4e38, where float32 ends, not {value}")
         choices = setting.metadata["choices"]
         if choices and value not in choices:
             raise ConfigError(f"{name} must be one of {', '.join(choices)}, not {value!r}")
@@ -132,6 +134,7 @@ def _check(config: TrainingConfig) -> None:
         raise ConfigError(str(error)) from error
 
 
+_LARGEST_FLOAT32 = 3.4028234663852886e38
 _LARGEST_INTEGER = 2**63 - 1  # that generators take as a seed, and the store as a number
 _TYPE_WORDS = {int: "a whole number", float: "a number", str: "a text"}
 

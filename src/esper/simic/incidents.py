@@ -6,6 +6,7 @@ and for listings). The first occurrence of each (head, quantity, kind) is always
 there is a limit to their number and to the disk they take, and what was not kept is counted.
 """
 
+import hashlib
 import json
 import os
 import pickle
@@ -23,6 +24,7 @@ from esper.leyline.telemetry import IncidentRecorded, NonfiniteSighting
 
 FORMAT = 2
 FOLDER = "incidents"
+CAPSULE_NAME = "capsule.pt"
 _NUMBER = re.compile(r"\d{4,}")
 
 
@@ -76,6 +78,7 @@ class Incident:
     path: Path
     size: int  # bytes of the capsule
     sightings: tuple[NonfiniteSighting, ...]
+    damage: str = ""  # why it cannot be replayed, a sentence; empty if nothing is known against it
 
 
 @dataclass
@@ -86,15 +89,15 @@ class IncidentLedger:
     limit: int  # capsules, beside the first of each kind of fault
     limit_bytes: int
     number: int = 0  # of the last incident before this process, kept or not
-    _bytes: int = field(init=False)
+    _bytes: int = field(init=False, default=0)
     _beyond_first: int = field(init=False, default=0)
-    _seen: set[tuple[str, str, str]] = field(init=False)
+    _seen: set[tuple[str, str, str]] = field(init=False, default_factory=set)
 
     def __post_init__(self) -> None:
         kept = list_incidents(self.run)
         self.number = max(self.number, *(incident.number for incident in kept), 0)
-        self._bytes = sum(incident.size for incident in kept)
-        self._seen = {_kind_of(seen) for incident in kept for seen in incident.sightings}
+        for incident in kept:
+            self._count(incident.size, {_kind_of(seen) for seen in incident.sightings})
 
     def record(self, capsule: Capsule, sightings: Sequence[NonfiniteSighting]) -> IncidentRecorded:
         """Write the capsule, if it is to be kept; return what to tell.
@@ -102,9 +105,8 @@ class IncidentLedger:
         A disk that does not take it is told and survived.
         """
         self.number += 1
-        new = {_kind_of(seen) for seen in sightings} - self._seen
-        self._seen |= new
-        reason = "" if new else self._refusal()
+        kinds = {_kind_of(seen) for seen in sightings}
+        reason = "" if kinds - self._seen else self._refusal()
         path, size = "", 0
         if not reason:
             try:
@@ -113,18 +115,24 @@ class IncidentLedger:
                 reason = f"the disk did not take it: {error}"
             else:
                 path, size = str(folder.relative_to(self.run)), _size_of(folder)
-                self._bytes += size
-                self._beyond_first += not new
+                self._count(size, kinds)
         return IncidentRecorded(
             update=capsule.update, number=self.number, path=path, size=size, reason=reason
         )
 
+    def _count(self, size: int, kinds: set[tuple[str, str, str]]) -> None:
+        """Count one that is kept."""
+        self._bytes += size
+        self._beyond_first += kinds <= self._seen
+        self._seen |= kinds
+
     def _refusal(self) -> str:
         """Return why an incident that shows nothing new is not kept; empty if it is."""
         if self._beyond_first >= self.limit:
-            return f"{self.limit} like it are kept already (--incidents-kept)"
+            return f"it shows nothing new, and of such {self.limit} are kept (--incidents-kept)"
         if self._bytes >= self.limit_bytes:
-            return f"capsules take {self._bytes // 2**20} MiB already (--incident-megabytes)"
+            limit = self.limit_bytes // 2**20
+            return f"it shows nothing new, and capsules take {limit} MiB (--incident-megabytes)"
         return ""
 
 
@@ -139,12 +147,13 @@ def write_capsule(incidents: Path, number: int, capsule: Capsule) -> Path:
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
-        with (partial / "capsule.pt").open("wb") as file:
+        with (partial / CAPSULE_NAME).open("wb") as file:
             torch.save({"format": FORMAT, **capsule.__dict__}, file)
             file.flush()
             os.fsync(file.fileno())
         summary = {
             "number": number,
+            "sha256": _sha256(partial / CAPSULE_NAME),
             "update": capsule.update,
             "sightings": capsule.sightings,
             "versions": capsule.versions,
@@ -158,11 +167,7 @@ def write_capsule(incidents: Path, number: int, capsule: Capsule) -> Path:
 
 
 def list_incidents(run: Path) -> list[Incident]:
-    """Return the incidents kept in a run, in order.
-
-    Raises:
-        IncidentError: one cannot be read.
-    """
+    """Return the incidents kept in a run, in order; one that is damaged says so."""
     incidents = run / FOLDER
     if not incidents.is_dir():
         return []
@@ -170,25 +175,49 @@ def list_incidents(run: Path) -> list[Incident]:
     return [_read_summary(folder) for folder in sorted(folders, key=lambda path: int(path.name))]
 
 
-def find_incident(run: Path, number: int | None = None) -> Incident:
-    """Return an incident that is kept in a run; without a number the first, which is the diagnosis.
+def find_incident(run: Path, number: int | None = None, update: int | None = None) -> Incident:
+    """Return an incident that is kept in a run.
+
+    Args:
+        run: the run's directory.
+        number: of the incident; None for the first, which is the diagnosis.
+        update: of the incident, instead of its number.
 
     Raises:
-        IncidentError: there is none, or none of that number; or one cannot be read.
+        IncidentError: there is none, or none of that number or update; or it cannot be read.
     """
     kept = list_incidents(run)
     if not kept:
         raise IncidentError(f"{run.name} has kept no incident; `esper incidents` lists what it saw")
-    if number is None:
-        return kept[0]
     for incident in kept:
-        if incident.number == number:
-            return incident
-    numbers = ", ".join(str(incident.number) for incident in kept)
-    raise IncidentError(f"{run.name} has kept no incident {number}; kept are {numbers}")
+        if number in (None, incident.number) and update in (None, incident.update):
+            return _whole(incident)
+    numbers = ", ".join(f"{incident.number} (update {incident.update})" for incident in kept)
+    wanted = f"incident {number}" if update is None else f"incident of update {update}"
+    raise IncidentError(f"{run.name} has kept no {wanted}; kept are {numbers}")
+
+
+def incident_at(folder: Path) -> Incident:
+    """Return the incident whose capsule lies in a folder, wherever that was taken to.
+
+    Raises:
+        IncidentError: it cannot be read.
+    """
+    return _whole(_read_summary(folder))
+
+
+def _whole(incident: Incident) -> Incident:
+    if incident.damage:
+        raise IncidentError(incident.damage)
+    return incident
 
 
 def _read_summary(folder: Path) -> Incident:
+    """Read what the listing needs; damage is told, not raised: it is no reason not to train."""
+    number = int(folder.name) if _NUMBER.fullmatch(folder.name) else 0
+    capsule = folder / CAPSULE_NAME
+    if not capsule.is_file():
+        return Incident(number, 0, folder, 0, (), f"the capsule {capsule} is missing")
     try:
         summary = json.loads((folder / "incident.json").read_text())
         return Incident(
@@ -199,7 +228,8 @@ def _read_summary(folder: Path) -> Incident:
             sightings=tuple(NonfiniteSighting(**seen) for seen in summary["sightings"]),
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise IncidentError(f"the incident in {folder} cannot be read: {error}") from error
+        damage = f"the incident in {folder} cannot be read: {error}"
+        return Incident(number, 0, folder, _size_of(folder), (), damage)
 
 
 def read_capsule(folder: Path, device: str = "cpu") -> Capsule:
@@ -208,11 +238,18 @@ def read_capsule(folder: Path, device: str = "cpu") -> Capsule:
     Raises:
         IncidentError: it is missing, damaged, or of a format that this version does not know.
     """
-    path = folder / "capsule.pt"
+    path = folder / CAPSULE_NAME
     try:
+        # What is not as it was written is found here; all that torch reads below is whole.
+        if json.loads((folder / "incident.json").read_text())["sha256"] != _sha256(path):
+            raise IncidentError(f"the capsule {path} is damaged: it is not as it was written")
         state = torch.load(path, map_location=device, weights_only=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+    except (OSError, KeyError, TypeError, RuntimeError, pickle.UnpicklingError) as error:
         raise IncidentError(f"the capsule {path} cannot be read: {error}") from error
+    except ValueError as error:
+        if isinstance(error, IncidentError):
+            raise
+        raise IncidentError(f"{folder / 'incident.json'} cannot be read: {error}") from error
     if not isinstance(state, dict) or state.pop("format", None) != FORMAT:
         raise IncidentError(f"the capsule {path} is not of format {FORMAT}, which this reads")
     try:
@@ -229,6 +266,11 @@ def sighting_fields(sightings: Sequence[NonfiniteSighting]) -> list[dict[str, An
 
 def _kind_of(seen: NonfiniteSighting) -> tuple[str, str, str]:
     return seen.head, seen.quantity, seen.kind
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _size_of(folder: Path) -> int:

@@ -1,7 +1,7 @@
 """What is done about an update that was not finite: skip, roll back or halt, in bounded steps.
 
 A bad minibatch's step is always left out. Beyond that the mode says what an update with one means.
-Skipping that does not help becomes a rollback, and rollbacks that do not help end the run: the
+Skipping that does not help becomes rolling back, and rollbacks that do not help end the run: the
 escalation is bounded, so that no run burns for days without learning anything.
 """
 
@@ -23,9 +23,9 @@ class Escalation:
 
     Attributes:
         mode: one of `config.ON_NONFINITE`: what is done at first.
-        patience: bad updates in a row that are skipped before one is rolled back; and rollbacks,
-            with no good update between them, before the run halts.
-        bad_in_a_row: since the last good update or rollback.
+        patience: the bad update in a row from which on all are rolled back; and how many rollbacks
+            in a row there may be: the bad update after them halts the run.
+        bad_in_a_row: since the last good update.
         rollbacks_in_a_row: since the last good update.
     """
 
@@ -53,11 +53,12 @@ class Escalation:
         elif not state_is_finite:
             reason = "the weights or their moments were no longer finite"
         elif bad >= self.patience:
-            reason = f"{bad} bad updates in a row were skipped and it did not help"
+            reason = f"{bad} bad updates in a row"
         else:
             return replace(self, bad_in_a_row=bad), Action.SKIP, "--on-nonfinite skip"
         rollbacks = self.rollbacks_in_a_row + 1
         if rollbacks > self.patience:
             given_up = f"{self.patience} rollbacks in a row did not help"
-            return self, Action.HALT, given_up
-        return replace(self, bad_in_a_row=0, rollbacks_in_a_row=rollbacks), Action.ROLLBACK, reason
+            return self.after_good(), Action.HALT, given_up  # whoever resumes it, tries anew
+        after = replace(self, bad_in_a_row=bad, rollbacks_in_a_row=rollbacks)
+        return after, Action.ROLLBACK, reason

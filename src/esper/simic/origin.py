@@ -26,24 +26,48 @@ class Origin:
     cause: str
 
 
-def find_origin(makers: Iterable[Operation], injections: Sequence[str] = ()) -> Origin | None:
+@dataclass(frozen=True)
+class Columns:
+    """Which part of a tensor's last axis belongs to the head in which something was seen."""
+
+    size: int  # of the axis
+    own: range
+
+    def excludes(self, operation: Operation) -> bool:
+        """Return whether an operation broke such a tensor, and in other columns only."""
+        if operation.columns is None:
+            return False
+        size, broken = operation.columns
+        return size == self.size and broken.isdisjoint(self.own)
+
+
+def find_origin(
+    makers: Iterable[Operation],
+    injections: Sequence[str] = (),
+    columns: Sequence[Columns] = (),
+) -> Origin | None:
     """Return where what is not finite began, or None if nothing made it.
 
     Args:
         makers: the operations that made the tensor in which it was seen.
         injections: drills that were planted, as text.
+        columns: the parts of tensors that belong to the head in which it was seen; what broke in
+            other parts of such tensors is another failure.
     """
+
+    def counts(operation: Operation) -> bool:
+        return not operation.is_legal and not any(part.excludes(operation) for part in columns)
+
     # Breadth first, so that the way back is a shortest one.
-    towards: dict[Operation, Operation | None] = {
-        maker: None for maker in makers if not maker.is_legal
-    }
+    towards: dict[Operation, Operation | None] = {maker: None for maker in makers if counts(maker)}
     queue = deque(towards)
     starts = []
     while queue:
         operation = queue.popleft()
-        if operation.poisons or not operation.causes:
+        causes = [cause for cause in operation.causes if counts(cause)]
+        if operation.poisons or not causes:
             starts.append(operation)
-        for cause in operation.causes:
+        for cause in causes:
             if cause not in towards:
                 towards[cause] = operation
                 queue.append(cause)
@@ -119,10 +143,9 @@ def _arithmetic(operation: Operation) -> str:
     if base in ("sqrt", "rsqrt"):
         return f"{'1 / 0' if output.plus_inf else 'root of a negative number'}, in {base}"
     if base.startswith("_fused_adam"):
-        return _optimizer_step(inputs)
+        return _optimizer_step(operation, inputs)
     if base in ("mul", "square", "pow", "prod", "linalg_vector_norm", "native_layer_norm"):
-        reached = " and ".join(f"{size:.3g}" for size in _largest(operation.inputs))
-        return f"overflow in {base}: values reach {reached}"
+        return f"overflow in {base}: values reach {_reached(operation)}"
     if base in _SUMS:
         return f"overflow in {base}: values reach {max(_largest(operation.inputs)):.4g}"
     return f"{base} made {' and '.join(output.kinds)} of finite values"
@@ -155,16 +178,22 @@ def _division(operation: Operation) -> str:
     return "overflow in a division by a number near 0"
 
 
-def _optimizer_step(inputs: dict[str, TensorRange]) -> str:
+def _optimizer_step(operation: Operation, inputs: dict[str, TensorRange]) -> str:
     for name, part in inputs.items():
         if name.startswith("exp_avg_sqs") and part.minimum is not None and part.minimum < 0:
             return (
                 "corrupted optimizer state: a second moment of Adam is negative "
                 f"({part.minimum:.4g}), and its square root is NaN"
             )
-    return (
-        f"overflow in the optimizer's step: its input reaches {max(_largest(inputs.values())):.4g}"
-    )
+    return f"overflow in the optimizer's step: its input reaches {_reached(operation)}"
+
+
+def _reached(operation: Operation) -> str:
+    """Return the two largest magnitudes of what went in, numbers among the arguments included."""
+    sizes = [(part.largest, "") for part in operation.inputs]
+    sizes += [(abs(value), f" ({name})") for name, value in operation.scalars]
+    two = sorted(sizes, reverse=True)[:2]
+    return " and ".join(f"{size:.3g}{name}" for size, name in two)
 
 
 def _largest(ranges: Iterable[TensorRange]) -> list[float]:

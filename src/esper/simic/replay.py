@@ -21,11 +21,11 @@ from esper.simic.agent.figures import Figures
 from esper.simic.agent.losses import Minibatch, MinibatchTerms
 from esper.simic.agent.ppo import PPOAgent
 from esper.simic.agent.rollout import Rollout
-from esper.simic.agent.watching import UpdateWatch
+from esper.simic.agent.watching import MOMENTS, UpdateWatch
 from esper.simic.config import TrainingConfig, updated
 from esper.simic.drill import parse_injection
 from esper.simic.incidents import Capsule, IncidentError
-from esper.simic.origin import Origin, find_origin
+from esper.simic.origin import Columns, Origin, find_origin
 from esper.simic.tracing import Operation, OperationTracer, Poison
 from esper.tamiyo.policy import RecurrentPolicy
 
@@ -47,6 +47,7 @@ class Replay:
             operation could be connected with it.
         poisons: what was not finite before anything was computed.
         remarks: what should be known about this replay, a sentence each.
+        recorded_with: of esper, torch and python; the device and its threads, in words.
     """
 
     update: int
@@ -57,13 +58,16 @@ class Replay:
     origin: Origin | None
     poisons: tuple[Poison, ...]
     remarks: tuple[str, ...]
+    recorded_with: str
 
 
 class TracingWatch(UpdateWatch):
     """The exact watch of an update, which also asks the tracer who made what it looks at."""
 
     def __init__(self, agent: PPOAgent, minibatches: int, tracer: OperationTracer) -> None:
-        super().__init__(agent.policy, agent.gradient, agent.loss_scale, minibatches)
+        super().__init__(
+            agent.policy, agent.gradient, agent.optimizer, agent.loss_scale, minibatches
+        )
         self._agent = agent
         self._tracer = tracer
         self._makers: dict[tuple[int, str, bool], tuple[Operation, ...]] = {}
@@ -90,6 +94,7 @@ class TracingWatch(UpdateWatch):
             "policy_loss": (terms.policy_loss,),
             "value_loss": (terms.value_loss,),
             "entropy_loss": (terms.entropy_loss,),
+            "loss": (terms.loss,),
         }
         self._ask(index, in_heads, is_shared=False)
         self._ask(index, in_all, is_shared=True)
@@ -113,9 +118,15 @@ class TracingWatch(UpdateWatch):
         others = tuple(p for p in self._agent.policy.parameters() if id(p) not in of_heads)
         self._ask(index, {"parameters": heads}, is_shared=False)
         scale = (self._agent.loss_scale.scale,)
-        self._ask(index, {"parameters": others, "loss_scale": scale}, is_shared=True)
+        self._ask(index, {"moments": self._moments(heads)}, is_shared=False)
+        shared = {"parameters": others, "loss_scale": scale, "moments": self._moments(others)}
+        self._ask(index, shared, is_shared=True)
         self._tracer.minibatch = index + 1
         self._tracer.phase = "forward"
+
+    def _moments(self, parameters: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        states = (self._agent.optimizer.state.get(parameter, {}) for parameter in parameters)
+        return tuple(state[name] for state in states if state for name in MOMENTS)
 
     def makers(self, sighting: NonfiniteSighting, per_epoch: int) -> tuple[Operation, ...]:
         """Return what made the tensor in which something was first seen."""
@@ -154,7 +165,11 @@ def replay(capsule: Capsule) -> Replay:
     recorded = tuple(NonfiniteSighting(**fields) for fields in capsule.sightings)
     verdict, differences = judge(recorded, seen)
     planted = [str(drill) for drill in injections if drill not in figures.not_planted]
-    origin = find_origin(watch.makers(seen[0], per_epoch), planted) if seen else None
+    origin = None
+    if seen:
+        makers = watch.makers(seen[0], per_epoch)
+        planted = [text for text in planted if parse_injection(text).head == seen[0].head]
+        origin = find_origin(makers, planted, _columns_of(agent.policy, seen[0]))
     return Replay(
         update=capsule.update,
         verdict=verdict,
@@ -168,7 +183,24 @@ def replay(capsule: Capsule) -> Replay:
             *_old_log_probs(capsule, whole),
             *_figures_alone(seen, figures),
         ),
+        recorded_with=", ".join(
+            (
+                *(f"{name} {version}" for name, version in capsule.versions.items()),
+                f"{capsule.device}, threads {capsule.threads}",
+            )
+        ),
     )
+
+
+def _columns_of(policy: RecurrentPolicy, sighting: NonfiniteSighting) -> tuple[Columns, ...]:
+    """Return which columns belong to the head of a sighting: of choices, and of heads."""
+    if sighting.head == SHARED or sighting.quantity in ("moments", "gradient", "parameters"):
+        return ()
+    layout = policy.layout
+    head = layout.names.index(sighting.head)
+    start = layout.offsets[head]
+    choices = Columns(sum(layout.sizes), range(start, start + layout.sizes[head]))
+    return choices, Columns(len(layout.names), range(head, head + 1))
 
 
 def rebuild_agent(capsule: Capsule) -> tuple[PPOAgent, torch.device]:

@@ -20,6 +20,7 @@ body { margin: 0 auto; max-width: 60rem; padding: 2rem 1.25rem 4rem; background:
 h1 { font-size: 1.35rem; margin: 0 0 .25rem; overflow-wrap: anywhere; }
 h2 { font-size: 1.05rem; margin: 2rem 0 .5rem; }
 code, pre { font: .9em/1.5 ui-monospace, monospace; overflow-wrap: anywhere; }
+td code { overflow-wrap: normal; }
 pre { background: var(--ground); border: 1px solid var(--line); border-radius: 4px;
   padding: .6rem .8rem; margin: .5rem 0 0; white-space: pre-wrap; }
 .verdict { font-weight: 650; color: var(--amber); text-transform: uppercase; }
@@ -48,7 +49,8 @@ def replay_page(replay: Replay, run: str, number: int, per_epoch: int) -> str:
             '<html lang="en"><head><meta charset="utf-8">',
             '<meta name="viewport" content="width=device-width, initial-scale=1">',
             f"<title>{escape(title)}</title><style>{_STYLE}</style></head><body>",
-            f'<h1>{escape(title)}</h1><p class="dim">update {replay.update}</p>',
+            f'<h1>{escape(title)}</h1><p class="dim">update {replay.update}, '
+            f"recorded with {escape(replay.recorded_with)}</p>",
             f'<p class="verdict{good}">{escape(replay.verdict)}</p>',
             f"<ul>{notes}</ul>" if notes else "",
             _origin(replay, replay.origin, per_epoch) if replay.origin else _no_origin(replay),
@@ -56,6 +58,7 @@ def replay_page(replay: Replay, run: str, number: int, per_epoch: int) -> str:
             '<div class="panel"><dl>',
             _rows("recorded", (describe(one) for one in replay.recorded)),
             _rows("now", (describe(one) for one in replay.seen)),
+            _rows("given", (f"{one} is {one.kind}" for one in replay.poisons)),
             "</dl></div></body></html>\n",
         )
     )
@@ -90,7 +93,8 @@ def _origin(replay: Replay, origin: Origin, per_epoch: int) -> str:
         f"<dl>{listed}</dl><pre>{escape(place.code)}</pre></div>"
         f'<h2>Its values</h2><div class="panel wide"><table><tr><th></th><th>tensor</th>'
         f"<th>shape</th><th>values</th><th>first</th></tr>"
-        f"{_tensors('in', operation.inputs)}{_tensors('out', operation.outputs)}</table></div>"
+        f"{_tensors('in', operation.inputs)}{_numbers(operation.scalars)}"
+        f"{_tensors('out', operation.outputs)}</table></div>"
         f'<h2>From there</h2><div class="panel"><ol>{chain}<li class="seen">seen in '
         f"{escape(f'{seen.head} {seen.quantity} as {seen.kind}')}</li></ol></div>"
     )
@@ -106,6 +110,14 @@ def _tensors(side: str, parts: Iterable[TensorRange]) -> str:
         )
         rows.append(f'<tr><td class="dim">{side}</td>{cells}</tr>')
     return "".join(rows)
+
+
+def _numbers(scalars: Iterable[tuple[str, float]]) -> str:
+    return "".join(
+        f'<tr><td class="dim">in</td><td><code>{escape(name)}</code></td>'
+        f"<td><code>number</code></td><td><code>{value:.4g}</code></td><td></td></tr>"
+        for name, value in scalars
+    )
 
 
 def _rows(name: str, texts: Iterable[str]) -> str:

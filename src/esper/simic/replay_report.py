@@ -94,7 +94,7 @@ def kind_of(part: TensorRange) -> str:
 def print_replay(replay: Replay, run: str, number: int, per_epoch: int, console: Console) -> None:
     """Print the report."""
     heading = Text(f"incident {number} of {run}", style="bold").append(
-        f", update {replay.update}", style="not bold"
+        f", update {replay.update}, recorded with {replay.recorded_with}", style="not bold"
     )
     console.print(heading)
     console.print(Text(replay.verdict.upper(), style=_VERDICT_STYLES.get(replay.verdict, "yellow")))
@@ -105,6 +105,9 @@ def print_replay(replay: Replay, run: str, number: int, per_epoch: int, console:
         for position, sighting in enumerate(sightings):
             label = title if position == 0 else ""
             console.print(Text(f"{label:10}{describe(sighting)}{_times(sighting)}"))
+    for position, poison in enumerate(replay.poisons):
+        label = "given" if position == 0 else ""
+        console.print(Text(f"{label:10}{poison} is {poison.kind} before anything is computed"))
     if replay.origin is None:
         if replay.seen:
             console.print(Text("\nNo operation could be connected with what was seen."))
@@ -138,6 +141,8 @@ def _print_origin(replay: Replay, origin: Origin, per_epoch: int, console: Conso
             first = str(list(part.first)) if part.first else ""
             cells = (f"  {side}", name_of(part), kind_of(part), values_of(part), first)
             table.add_row(*(Text(cell) for cell in cells))
+        for name, value in operation.scalars if side == "in" else ():
+            table.add_row(*(Text(cell) for cell in ("  in", name, "number", f"{value:.4g}", "")))
     console.print(table)
     console.print()
     console.print(Text("From there", style="bold"))
@@ -171,6 +176,7 @@ def replay_as_json(replay: Replay, run: str, number: int, per_epoch: int) -> dic
         "verdict": replay.verdict,
         "differences": list(replay.differences),
         "remarks": list(replay.remarks),
+        "recorded_with": replay.recorded_with,
         "recorded": [_sighting(one) for one in replay.recorded],
         "seen": [_sighting(one) for one in replay.seen],
         "poisoned_inputs": [_poison(poison) for poison in replay.poisons],
@@ -180,6 +186,7 @@ def replay_as_json(replay: Replay, run: str, number: int, per_epoch: int) -> dic
             **_operation(origin.operation, per_epoch),
             "cause": origin.cause,
             "inputs": [asdict(part) for part in origin.operation.inputs],
+            "scalars": dict(origin.operation.scalars),
             "outputs": [asdict(part) for part in origin.operation.outputs],
             "poisons": [_poison(poison) for poison in origin.operation.poisons],
         },
@@ -220,7 +227,7 @@ def _times(sighting: NonfiniteSighting) -> str:
 def print_incidents(
     run: str,
     kept: Sequence[Incident],
-    told: Sequence[IncidentRecorded],
+    told: Sequence[tuple[IncidentRecorded, Sequence[NonfiniteSighting]]],
     *,
     as_json: bool,
     console: Console,
@@ -238,19 +245,25 @@ def print_incidents(
         size = f"{row['size'] / 2**20:.1f} MiB" if row["kept"] else "not kept"
         line = Text(f"{row['number']:4}  update {row['update']:<5} {size:>9}  ")
         seen = [f"{one['head']} {one['quantity']} {one['kind']}" for one in row["sightings"]]
-        line.append(", ".join(seen) or row["reason"], style="" if row["kept"] else "dim")
+        words = ", ".join(seen)
+        if row["reason"]:
+            words = f"{words} ({row['reason']})" if words else row["reason"]
+        line.append(words, style="" if row["kept"] else "dim")
         console.print(line, soft_wrap=True)
 
 
-def _listing(kept: Sequence[Incident], told: Sequence[IncidentRecorded]) -> list[dict[str, Any]]:
+def _listing(
+    kept: Sequence[Incident],
+    told: Sequence[tuple[IncidentRecorded, Sequence[NonfiniteSighting]]],
+) -> list[dict[str, Any]]:
     rows = [
         {
             "number": incident.number,
             "update": incident.update,
-            "kept": True,
+            "kept": not incident.damage,
             "size": incident.size,
             "path": str(incident.path),
-            "reason": "",
+            "reason": incident.damage,
             "sightings": [_sighting(one) for one in incident.sightings],
         }
         for incident in kept
@@ -263,9 +276,9 @@ def _listing(kept: Sequence[Incident], told: Sequence[IncidentRecorded]) -> list
             "size": 0,
             "path": "",
             "reason": event.reason or "its capsule is no longer there",
-            "sightings": [],
+            "sightings": [_sighting(one) for one in sightings],
         }
-        for event in told
-        if (event.number, event.update) not in {(one.number, one.update) for one in kept}
+        for event, sightings in told
+        if event.number not in {one.number for one in kept}
     ]
     return sorted(rows, key=lambda row: (row["update"], row["number"]))

@@ -92,7 +92,9 @@ class Operation:
     module: str
     place: Place
     inputs: tuple[TensorRange, ...]
+    scalars: tuple[tuple[str, float], ...]  # its arguments that are numbers, by name
     outputs: tuple[TensorRange, ...]
+    columns: tuple[int, frozenset[int]] | None  # size of the last axis, and where in it is what
     sources: tuple["Operation", ...]  # what made those of its inputs that were not finite
     poisons: tuple[Poison, ...]  # those of its inputs that nothing had made
     is_legal: bool  # all it holds that is not finite is the -inf of a mask
@@ -176,7 +178,7 @@ class OperationTracer(TorchDispatchMode):
             if _key(tensor) not in keys  # else a view, or what was written to
         ]
         for name, tensor in outputs:
-            self._replace(name, tensor, func, args, before, broken, sources, node)
+            self._replace(name, tensor, func, args, kwargs, before, broken, sources, node)
         return result
 
     def _replace(
@@ -185,6 +187,7 @@ class OperationTracer(TorchDispatchMode):
         tensor: Tensor,
         func: Any,
         args: tuple[Any, ...],
+        kwargs: dict[str, Any],
         before: list[tuple[str, Tensor, Tensor]],
         broken: set[str],
         sources: dict[str, tuple[Operation, ...]],
@@ -224,7 +227,9 @@ class OperationTracer(TorchDispatchMode):
                 for part, original, value in mine
                 if is_start
             ),
+            scalars=tuple(_named_numbers(func, args, kwargs)) if is_start else (),
             outputs=(range_of(name, tensor, of=self._known.get(_key(tensor), "")),),
+            columns=_columns(tensor),
             sources=made_by,
             poisons=poisons,
             is_legal=_is_legal(func, args, mine, tensor, made_by, poisons),
@@ -343,6 +348,30 @@ def _named_tensors(
         is_written = argument.alias_info is not None and argument.alias_info.is_write
         found += [(name, tensor, is_written) for name, tensor in _tensors(argument.name, value)]
     return found
+
+
+def _named_numbers(
+    func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Iterator[tuple[str, float]]:
+    """Yield the arguments that are fractions: a rate, a coefficient, a limit."""
+    for position, argument in enumerate(func._schema.arguments):
+        value = args[position] if position < len(args) else kwargs.get(argument.name)
+        if isinstance(value, float):
+            yield argument.name, value
+
+
+def _columns(tensor: Tensor) -> tuple[int, frozenset[int]] | None:
+    """Return the size of the last axis and where along it a tensor is not finite.
+
+    Of a single number that is a view: along the last axis of what it is a part of.
+    """
+    if tensor.ndim:
+        bad = (~tensor.isfinite()).reshape(-1, tensor.shape[-1]).any(0)
+        return tensor.shape[-1], frozenset(bad.nonzero().flatten().tolist())
+    whole = tensor._base
+    if whole is None or not whole.ndim or not whole.is_contiguous():
+        return None
+    return whole.shape[-1], frozenset((int(tensor.storage_offset()) % whole.shape[-1],))
 
 
 def _tensors(name: str, value: Any) -> Iterator[tuple[str, Tensor]]:

@@ -24,8 +24,7 @@ from esper.simic.agent.ppo import PPOAgent
 from esper.simic.agent.rollout import Rollout
 from esper.simic.checkpoint import (
     Checkpoint,
-    latest_checkpoint,
-    load_checkpoint,
+    load_latest,
     save_checkpoint,
 )
 from esper.simic.collecting import collect, episode_seeds
@@ -112,9 +111,9 @@ class Trainer:
         self._episodes_done = 0
 
         torch.manual_seed(config.seed)
+        self._tell(f"preparing {config.task} on {self._device}")
         env = self._environment(config.environments)
-        path = latest_checkpoint(run / "checkpoints")
-        checkpoint = None if path is None else load_checkpoint(path, self._device)
+        checkpoint, self._passed_over = load_latest(run / "checkpoints", self._device)
         self._threads = self._choose_threads(env, checkpoint)
         shape = env.single_observation_space.shape
         assert shape is not None
@@ -148,6 +147,8 @@ class Trainer:
     def run(self, stop: StopRequest) -> RunFinished:
         """Train to the end; return how it ended."""
         self._announce()
+        for sentence in self._passed_over:
+            self._say(f"{sentence}: going on from one before it", "warning")
         while self._episodes_done < self._config.episodes:
             if stop.requested:
                 if self._update % self._config.checkpoint_every:
@@ -332,6 +333,7 @@ class Trainer:
         if threads:
             torch.set_num_threads(threads)
             return threads
+        self._tell("measuring with how many threads training is fastest")
         waiting = np.zeros((env.num_envs, len(HEAD_SIZES)), dtype=np.int64)
 
         def train_a_slice() -> None:
@@ -379,4 +381,8 @@ class Trainer:
     def _say(self, sentence: str, level: str) -> None:
         """Put a sentence before people, now and in the run's log."""
         self._progress.say(sentence)
+        self._tell(sentence, level)
+
+    def _tell(self, sentence: str, level: str = "info") -> None:
+        """Put a sentence into the run's log."""
         self._writer.emit(Notice(level=level, text=sentence))

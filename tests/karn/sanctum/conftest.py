@@ -10,10 +10,13 @@ import pytest
 from esper.karn.liveness import RunStatus, StatusKind
 from esper.karn.sanctum.app import SanctumApp
 from esper.karn.sanctum.schema import (
+    DecisionState,
     Evidence,
     FirstSighting,
+    HeadDecision,
     HeadTrend,
     HostState,
+    IncidentState,
     InterventionState,
     LogEntry,
     RunState,
@@ -22,9 +25,17 @@ from esper.karn.sanctum.schema import (
     TamiyoState,
     TrainingState,
 )
+from esper.karn.sanctum.settings import Settings
 from esper.karn.sanctum.verdict import master_verdict
-from esper.karn.sanctum.view import View
-from esper.leyline.heads import BLUEPRINT_CHOICES, HEAD_NAMES, SLOT_CHOICES
+from esper.karn.sanctum.view import TimePosition, View
+from esper.leyline.heads import (
+    ACTIVE_HEADS,
+    BLUEPRINT_CHOICES,
+    HEAD_CHOICES,
+    HEAD_NAMES,
+    SLOT_CHOICES,
+    Op,
+)
 
 START = 1_763_838_000.0
 UPDATES = 36
@@ -142,6 +153,60 @@ class Views:
             last_event_id=1001,
         )
 
+    def drilled(self, hosts=8):
+        """Return the broken run with all that the further screens show: incidents and decisions."""
+        snapshot = self.broken(hosts)
+        done = LogEntry(
+            901,
+            START + 120,
+            "warning",
+            "update 2 skipped bad minibatches: op Inf in logits (a policy of skip was asked for)",
+            kind="intervention_taken",
+        )
+        return replace(
+            snapshot,
+            incidents=(
+                IncidentState(2, 1, "incidents/0001/capsule.pt"),
+                IncidentState(36, 2, "", "3 incidents are kept at most"),
+            ),
+            hosts=tuple(self._grown(host) for host in snapshot.hosts),
+            decisions=tuple(self.decision(host) for host in range(hosts)),
+            log=(done, *snapshot.log),
+        )
+
+    def decision(self, host, op=Op.GERMINATE):
+        """Return a decision in which every head chose its second choice, in part surely."""
+        heads = []
+        for place, (head, choices) in enumerate(HEAD_CHOICES.items()):
+            shares = [0.0] * len(choices)
+            shares[0], shares[1] = 0.125, 0.5 + 0.03125 * place
+            shares[-1] += 1.0 - shares[0] - shares[1]
+            choice = int(op) if head == "op" else 1
+            is_active = head in ACTIVE_HEADS[op]
+            heads.append(HeadDecision(head, choice, shares[choice], is_active, tuple(shares)))
+        return DecisionState(host, UPDATES + 1, 11, tuple(heads), value=0.5 - 0.0625 * host)
+
+    def _grown(self, host):
+        stages = (0, 1, 2, 2, 2, 3, 3, 4, 4, 5, 5)
+        alphas = (0.0, 0.0, 0.0, 0.0, 0.0, 0.25, 0.5, 0.75, 0.75, 0.75, 0.75)
+        steps = [
+            (
+                SlotState(stage, alpha, host.host % 8 if stage else -1),
+                SlotState((0, 0, 6, 7)[min(3, step // 2)], 0.0, 3 if step // 2 == 2 else -1),
+                SlotState(5, 1.0, 5),
+            )
+            for step, (stage, alpha) in enumerate(zip(stages, alphas, strict=True))
+        ]
+        return replace(
+            host,
+            slots=steps[-1],
+            slot_history=tuple(steps),
+            loss_history=_zigzag(host.loss, host.loss + 1.0, 11, points=11),
+            reward_history=_zigzag(-0.0625, 0.125, 4, points=11),
+            parameters_history=(858, *[858 + 311 * host.host] * 10),
+            reward_terms={"potential": 0.0625, "rent": -0.015625, "score": 0.0},
+        )
+
     def _tamiyo(self):
         trends = {
             head: HeadTrend(
@@ -214,6 +279,20 @@ class Views:
             yield LogEntry(10 + number, START + 60 * number, "info", text)
 
 
+_OPERATION = {
+    "op": "aten.mm.default",
+    "phase": "forward",
+    "epoch": 1,
+    "minibatch": 3,
+    "module": "policy.heads",
+    "derivative": "",
+    "file": "/somewhere/esper/tamiyo/policy.py",
+    "line": 88,
+    "function": "forward",
+    "code": "return hidden @ self.weight",
+}
+
+
 class Child:
     """A training process that never was; `code` is its exit code, None while it runs."""
 
@@ -226,10 +305,63 @@ class Child:
         return self.code
 
 
+class FakeWatch:
+    """Shows the newest of the views it was given, and keeps what it was asked for."""
+
+    def __init__(self, shown):
+        self.shown = shown
+        self.asked = []
+
+    def __call__(self, now):
+        return self.shown[-1]
+
+    def go_to(self, update):
+        self.asked.append(("go_to", update))
+        view = self.shown[-1]
+        updates = view.snapshot.run.update if view.position is None else view.position.updates
+        position = None if update is None else TimePosition(update, updates)
+        self.shown.append(replace(view, position=position))
+
+    def play(self, speed):
+        self.asked.append(("play", speed))
+        view = self.shown[-1]
+        self.shown.append(replace(view, position=replace(view.position, speed=speed)))
+
+
+@pytest.fixture(autouse=True)
+def restless(monkeypatch):
+    """Have every panel drawn as soon as what it shows changes."""
+    monkeypatch.setattr("esper.karn.sanctum.widgets.panel.REST_SECONDS", 0.0)
+
+
 @pytest.fixture
 def views():
     """Return the maker of views."""
     return Views()
+
+
+@pytest.fixture(scope="session")
+def views_of():
+    """Return the same maker, which hypothesis may use in all examples of a test."""
+    return Views()
+
+
+@pytest.fixture
+def replay_report():
+    """Return what `esper replay --json` prints of an Inf that began in a matrix product."""
+    return {
+        "run": "20251122-190000-amber",
+        "incident": 1,
+        "update": 2,
+        "verdict": "reproduced",
+        "differences": [],
+        "remarks": ["torch is 2.15.0 now and was 2.14.1 then"],
+        "recorded": [{"head": "op", "quantity": "logits", "kind": "+inf", "count": 1}],
+        "seen": [{"head": "op", "quantity": "logits", "kind": "+inf", "count": 1}],
+        "poisoned_inputs": [],
+        "origin": _OPERATION | {"cause": "the weight of op was too large", "inputs": []},
+        "chain": [_OPERATION, _OPERATION, _OPERATION | {"op": "aten.add.Tensor", "line": 90}],
+    }
 
 
 @pytest.fixture
@@ -247,8 +379,12 @@ def sanctum(monkeypatch):
 
     def make(view, **more):
         shown = [view]
-        app = SanctumApp(None, Path("runs"), watch=lambda _now: shown[-1], **more)
+        watch = FakeWatch(shown)
+        # Without blinking, so that what is seen does not depend on when it is looked at.
+        more = {"settings": Settings(reduced_motion=True)} | more
+        app = SanctumApp(None, Path("runs"), watch=watch, **more)
         app.shown = shown
+        app.asked = watch.asked
         return app
 
     yield make

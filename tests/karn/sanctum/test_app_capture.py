@@ -1,11 +1,13 @@
 """One frame of a run as text, and as a picture."""
 
+import html
 import io
+import re
 
 import pytest
 from rich.console import Console
 
-from esper.karn.sanctum.capture import export_frame, print_once
+from esper.karn.sanctum.capture import PictureError, export_frame, print_once
 from esper.karn.sanctum.widgets.tamiyo_brain.action_heads_panel import LIT, UNLIT
 
 
@@ -55,3 +57,56 @@ def test_a_picture_shows_the_real_app(finished_run, tmp_path, size):
     assert LIT in picture
     assert "FINISHED" in picture
     assert 'url("http' not in picture  # it looks the same where there is no internet
+
+
+SCREENS = {
+    "overview": "Action heads",
+    "heads": "Evidence",
+    "hosts": "Growth of host 1",
+    "decisions": "Decision",
+    "log": "4 of",
+    "runs": "incidents",
+}
+
+
+@pytest.mark.parametrize("screen", SCREENS)
+def test_every_screen_can_be_written_as_text(finished_run, tmp_path, screen):
+    path = tmp_path / "frame.txt"
+    export_frame(finished_run, path, (120, 40), screen=screen)
+    text = path.read_text(encoding="utf-8")
+    assert len(text.splitlines()) == 40
+    assert SCREENS[screen] in text
+    assert f"{list(SCREENS).index(screen) + 1} {screen.capitalize()}" in text
+
+
+def test_a_page_shows_the_same_in_colour_and_loads_nothing(finished_run, tmp_path):
+    export_frame(finished_run, tmp_path / "frame.txt")
+    export_frame(finished_run, tmp_path / "frame.html", theme="light")
+    page = (tmp_path / "frame.html").read_text(encoding="utf-8")
+    shown = html.unescape(re.sub(r"<[^>]*>", "", page.partition("<code>")[2]))
+    for line in (tmp_path / "frame.txt").read_text(encoding="utf-8").splitlines():
+        assert line in shown
+    assert "#f6f5f1" in page
+    assert "http" not in page
+    assert "<script" not in page
+
+
+def test_a_suffix_that_says_nothing_is_one_sentence(finished_run, tmp_path):
+    with pytest.raises(PictureError, match=r"end it in one of \.svg, \.html, \.txt"):
+        export_frame(finished_run, tmp_path / "frame.pdf")
+
+
+@pytest.mark.parametrize("suffix", [".svg", ".html", ".txt"])
+def test_a_picture_can_do_without_anything_beyond_ascii(finished_run, tmp_path, suffix):
+    path = tmp_path / f"frame{suffix}"
+    export_frame(finished_run, path, ascii_only=True)
+    assert html.unescape(path.read_text(encoding="utf-8")).replace("\xa0", " ").isascii()
+
+
+def test_a_frame_is_printed_in_ascii_in_the_colours_of_a_theme(finished_run):
+    console = Console(file=io.StringIO(), width=100, force_terminal=True, color_system="truecolor")
+    print_once(finished_run, console=console, ascii_only=True, theme="dark")
+    text = console.file.getvalue()
+    assert text.isascii()
+    assert "* CRITICAL" in text
+    assert "255;97;97" in text  # the dark theme's red

@@ -2,7 +2,7 @@
 
 import pytest
 
-from esper.karn.sanctum.screens.overview import SMALLEST
+from esper.karn.sanctum.screens.run_screen import SMALLEST
 from esper.karn.sanctum.widgets.panel import Panel
 from esper.karn.sanctum.widgets.tamiyo_brain.action_heads_panel import (
     DISPLAY_TO_LEYLINE_KEY,
@@ -75,7 +75,7 @@ async def test_a_terminal_that_is_too_small_shows_one_sentence(
         await seen(pilot)
         text = " ".join(" ".join(screen_text(app)).split())
     if size[0] >= 40:
-        assert "● CRITICAL. Sanctum needs 72×22 cells" in text
+        assert "● CRITICAL. Sanctum needs 72×23 cells" in text
         assert f"{size[0]}×{size[1]}" in text
     assert "Action heads" not in text
 

@@ -52,7 +52,12 @@ class Terminal:
             ["-c", PROGRAM, *map(str, arguments)],
             dimensions=(LINES, COLUMNS),
             encoding="utf-8",
-            env={"TERM": "xterm-256color", "PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"},
+            env={
+                "TERM": "xterm-256color",
+                "PATH": "/usr/bin:/bin",
+                "LANG": "C.UTF-8",
+                "XDG_CONFIG_HOME": "/nonexistent",  # nobody's settings but the defaults
+            },
             timeout=30,
         )
 

@@ -4,8 +4,18 @@ After a deliberate change: `uv run pytest tests/karn/sanctum/test_app_snapshots.
 --snapshot-update`, and look at the pictures again.
 """
 
+import math
+
 import pytest
 
+from esper.karn.liveness import RunStatus, StatusKind
+from esper.karn.run_catalogue import RunSummary
+from esper.karn.run_comparison import Compared, RunComparison
+from esper.karn.sanctum.screens.run_screen import RunsSeen
+from esper.karn.sanctum.settings import Settings
+from esper.karn.sanctum.view import Acknowledgement, TimePosition
+
+START = 1_763_838_000.0
 SIZES = [(80, 24), (120, 40), (200, 60)]
 
 
@@ -56,3 +66,124 @@ def test_help(views, sanctum, seen, snap_compare):
 
     app = sanctum(views.view())
     assert snap_compare(app, terminal_size=(120, 40), run_before=ask)
+
+
+@pytest.fixture
+def summaries(tmp_path):
+    """Return runs of every kind."""
+
+    def summary(number, kind, **more):
+        directory = tmp_path / f"20251122-19000{number}-amber"
+        known = {
+            "run_id": directory.name,
+            "path": directory,
+            "status": RunStatus(kind, 12.0, "as it is"),
+            "name": "amber",
+            "started_at": START + 60 * number,
+            "update": 12 * number,
+            "episodes_done": 96 * number,
+            "episodes": 400,
+            "score": 0.5,
+            "inf_heads": (),
+            "nan_heads": (),
+            "is_shared_inf": False,
+            "is_shared_nan": False,
+            "error": None,
+            "task": "mnist1d",
+            "best_score": 0.55,
+        }
+        return RunSummary(**known | more)
+
+    return (
+        summary(1, StatusKind.FINISHED),
+        summary(2, StatusKind.HALTED, inf_heads=("op", "slot"), nan_heads=("op",), incidents=3),
+        summary(3, StatusKind.DEAD, score=math.nan, is_shared_nan=True),
+        summary(4, StatusKind.WAITING, error="run.sqlite is damaged: file is not a database"),
+        summary(5, StatusKind.LIVE),
+    )
+
+
+def _opening(seen, *keys):
+    """Return what is done before the picture is taken: some keys, once the run is shown."""
+
+    async def press(pilot):
+        await seen(pilot)
+        for key in keys:
+            await pilot.press(key)
+            await pilot.pause()
+        await seen(pilot)
+        await pilot.pause()
+
+    return press
+
+
+@pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
+def test_log(views, sanctum, seen, snap_compare, size):
+    app = sanctum(views.view(views.broken()))
+    assert snap_compare(app, terminal_size=size, run_before=_opening(seen, "5"))
+
+
+@pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
+def test_runs(views, sanctum, seen, summaries, snap_compare, size):
+    async def show(pilot):
+        await _opening(seen, "6")(pilot)
+        pilot.app.screen.on_runs_seen(RunsSeen(summaries))
+        await pilot.press("down", "space")
+        await pilot.pause()
+
+    app = sanctum(views.view(views.broken()))
+    app._lookout._look_at_runs = lambda _screen: False  # there is no folder behind this
+    assert snap_compare(app, terminal_size=size, run_before=show)
+
+
+@pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
+def test_comparison(views, sanctum, seen, summaries, snap_compare, size):
+    found = RunComparison(
+        *summaries[:2],
+        settings=(Compared("entropy", 0.02, 0.01), Compared("seed", 1, 1)),
+        figures=(Compared("updates", 36, 12), Compared("score", math.nan, 0.5)),
+        left_scores=(0.4, math.nan, 0.5, 0.55),
+        right_scores=(0.4, 0.45, 0.5),
+    )
+
+    async def show(pilot):
+        await _opening(seen, "6")(pilot)
+        screen = pilot.app.screen
+        screen.on_runs_seen(RunsSeen(summaries))
+        screen.add_class("-compared")
+        screen._show_comparison(found)
+        await pilot.pause()
+
+    app = sanctum(views.view(views.broken()))
+    app._lookout._look_at_runs = lambda _screen: False  # there is no folder behind this
+    assert snap_compare(app, terminal_size=size, run_before=show)
+
+
+@pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
+def test_ascii(views, sanctum, seen, snap_compare, size):
+    settings = Settings(ascii=True, reduced_motion=True)
+    app = sanctum(views.view(views.broken()), settings=settings)
+    assert snap_compare(app, terminal_size=size, run_before=seen)
+
+
+@pytest.mark.parametrize("theme", ["light", "ansi", "contrast"])
+def test_acknowledged_in_the_past(views, sanctum, seen, snap_compare, theme):
+    seen_by = tuple(Acknowledgement("op", light, "ada@lab", START) for light in ("inf", "nan"))
+    view = views.view(
+        views.broken(), acknowledgements=seen_by, position=TimePosition(20, 36, speed=4)
+    )
+    app = sanctum(view, settings=Settings(theme=theme))
+    assert snap_compare(app, terminal_size=(120, 40), run_before=seen)
+
+
+def test_lamp_test(views, sanctum, seen, snap_compare, monkeypatch):
+    monkeypatch.setattr("esper.karn.sanctum.app.LAMP_TEST_SECONDS", 60)
+    app = sanctum(views.view(views.healthy()))
+    assert snap_compare(app, terminal_size=(80, 24), run_before=_opening(seen, "t"))
+
+
+@pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
+def test_help_on_fields(views, sanctum, seen, snap_compare, size):
+    app = sanctum(views.view())
+    keys = ("tab", "question_mark", "f")
+    assert snap_compare(app, terminal_size=size, run_before=_opening(seen, *keys))

@@ -321,13 +321,79 @@ def test_a_weight_that_the_last_step_broke_is_found(
     rollout = make_rollout(agent)
     assert agent.update(rollout).head_nonfinite == []
     first_of_op = agent.policy.layout.offsets[-1]
-    agent.optimizer.state[agent.policy.heads.bias]["exp_avg"][first_of_op] = torch.nan
+    # Finite by itself, but its root is not.
+    agent.optimizer.state[agent.policy.heads.bias]["exp_avg_sq"][first_of_op] = -10.0
     result = agent.update(rollout)
     assert sources(result) == {("op", "parameters")}
     assert lit(result.head_nan_detected) == {"op"}
     # The next update starts from it; what it shows is the logits, and the weight is not born again.
     assert sources(agent.update(rollout)) >= {("op", "logits")}
     assert ("op", "parameters") not in sources(agent.update(rollout))
+
+
+@pytest.mark.parametrize("name", ["exp_avg", "exp_avg_sq"])
+@pytest.mark.parametrize("head", ["op", SHARED])
+def test_a_moment_that_is_not_finite_is_found_before_it_does_harm(
+    make_agent: AgentMaker, make_rollout: RolloutMaker, name: str, head: str
+) -> None:
+    agent = make_agent(ppo_epochs=2, minibatches=2)
+    rollout = make_rollout(agent)
+    agent.update(rollout)
+    layer = agent.policy.heads if head == "op" else agent.policy.critic
+    agent.optimizer.state[layer.bias][name][-1] = torch.inf
+    result = agent.update(rollout)
+    assert sources(result) == {(head, "moments")}
+    assert result.minibatches_skipped == 4
+    assert agent.non_finite_state() == [f"{name} of {'heads' if head == 'op' else 'critic'}.bias"]
+
+
+def test_gradients_whose_squares_overflow_are_clipped_and_learnt_from(
+    make_agent: AgentMaker, make_rollout: RolloutMaker
+) -> None:
+    agent = make_agent(ppo_epochs=1, minibatches=2, value_coefficient=1e30)
+    before = agent.policy.critic.weight.clone()
+    result = agent.update(make_rollout(agent))
+    assert sources(result) == set()
+    assert result.gradient_norm > 1e20
+    assert not agent.policy.critic.weight.equal(before)
+
+
+def test_a_loss_that_overflows_as_a_whole_is_shared_however_few_heads_took_part(
+    make_agent: AgentMaker, make_rollout: RolloutMaker
+) -> None:
+    agent = make_agent(ppo_epochs=1, minibatches=1, value_coefficient=3e38)
+    rollout = make_rollout(agent)
+    rollout.active[...] = False
+    rollout.active[..., HEAD_NAMES.index("op")] = True
+    rollout.rewards[...] = 10.0
+    assert sources(agent.update(rollout)) == {(SHARED, "loss")}
+
+
+@pytest.mark.parametrize("layer", ["features", "critic"])
+def test_a_weight_that_was_nan_from_the_start_is_not_called_an_advantage(
+    make_agent: AgentMaker, make_rollout: RolloutMaker, layer: str
+) -> None:
+    agent = make_agent(ppo_epochs=1, minibatches=2)
+    with torch.no_grad():
+        getattr(agent.policy, layer).weight[0, 0] = torch.nan
+    found = sources(agent.update(make_rollout(agent)))
+    assert found == {(SHARED, "trunk" if layer == "features" else "value")}
+
+
+def test_what_was_kept_of_an_update_that_was_undone_is_not_kept_of_the_first(
+    make_agent: AgentMaker, make_rollout: RolloutMaker
+) -> None:
+    agent = make_agent(ppo_epochs=1, minibatches=2)
+    rollout = make_rollout(agent)
+    drill = Injection("op", "logits", "inf", 1)
+    for _ in range(3):  # back to the very start, where the optimizer had no moments
+        result = agent.update(rollout, [drill])
+        assert result.start is not None
+        agent.roll_back()
+        assert not agent.optimizer.state
+    result = agent.update(rollout, [drill])
+    assert result.start is not None
+    assert result.start.agent["optimizer"]["state"] == {}
 
 
 def test_a_backward_pass_that_broke_for_all_is_shared_also_beside_an_inactive_head(

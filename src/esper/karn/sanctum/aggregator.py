@@ -4,16 +4,29 @@ Latches and their evidence are joined, so they do not care for order or repetiti
 follows the order of event ids, and an event that was seen already changes nothing but those.
 """
 
+import copy
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
-from esper.karn.sanctum import event_log
+from esper.karn.sanctum import decisions, event_log, host_ledger
 from esper.karn.sanctum.evidence import EvidenceLedger
+from esper.karn.sanctum.host_ledger import HostLedger
 from esper.karn.sanctum.latches import Latches
-from esper.karn.sanctum.schema import InterventionState, LogEntry, RunState, SanctumSnapshot
-from esper.karn.sanctum.states import described, host_states, tamiyo_state, training_state
+from esper.karn.sanctum.log_book import LogBook
+from esper.karn.sanctum.schema import (
+    DecisionState,
+    IncidentState,
+    InterventionState,
+    LogEntry,
+    RunState,
+    SanctumSnapshot,
+    TamiyoState,
+    TrainingState,
+)
+from esper.karn.sanctum.states import described, tamiyo_state, training_state
+from esper.karn.sanctum.update_history import score_history, update_history
 from esper.leyline.heads import HEAD_CHOICES
 from esper.leyline.telemetry import (
     CheckpointWritten,
@@ -31,15 +44,15 @@ from esper.leyline.telemetry import (
     SeedTransitioned,
     StepCompleted,
     UnknownPayload,
+    kind_of,
 )
 
-#: Updates in every history: more than the columns of a wide terminal.
-UPDATES_KEPT: Final = 240
-#: Steps in a host's history.
-STEPS_KEPT: Final = 128
+#: Updates of which more is kept than their histories: a resume goes back by no more as a rule.
+UPDATES_KEPT: Final = 32
 #: Steps over which the speed is taken: a few episodes, so that an update's pause counts.
 SPEED_STEPS: Final = 96
-LOG_LINES_KEPT: Final = 500
+#: Incidents that are listed; of more, those without a capsule go first, and then the oldest.
+INCIDENTS_KEPT: Final = 256
 
 
 class SanctumAggregator:
@@ -51,115 +64,131 @@ class SanctumAggregator:
         self._evidence = EvidenceLedger()
         self._start: RunStarted | None = None
         self._finish: RunFinished | None = None
+        self._finished_at: float | None = None
+        self._notice = ""  # the last one
         self._started_at: float | None = None
         self._last_event_at: float | None = None
         self._heartbeat: Heartbeat | None = None
         self._updates: deque[PPOUpdatePayload] = deque(maxlen=UPDATES_KEPT)
+        self._history = update_history()
         self._update = 0
-        self._scores: deque[tuple[int, float]] = deque(maxlen=UPDATES_KEPT)  # update, mean score
+        self._scores = score_history()
         self._episodes_done = 0
         self._skipped_in_run = 0
         self._rescaled_in_run = 0
         self._interventions = InterventionState()
-        self._step: StepCompleted | None = None
-        self._accuracies: list[deque[float]] = []  # by host, this episode
+        self._incidents: list[IncidentState] = []
+        self._hosts = HostLedger()
+        self._decision: DecisionsTaken | None = None  # of the step that is shown
         self._step_times: deque[tuple[float, int]] = deque(maxlen=SPEED_STEPS)  # time, hosts
         self._checkpoint = ""
         self._damaged = 0
         self._unknown: dict[str, int] = {}
-        self._log: deque[LogEntry] = deque(maxlen=LOG_LINES_KEPT)
+        self._log = LogBook()
         self._snapshot: SanctumSnapshot | None = None
-        self._handlers: dict[type, Callable[[Event, Any], None]] = {
-            RunStarted: self._handle_run_started,
-            StepCompleted: self._handle_step_completed,
-            DecisionsTaken: self._handle_decisions_taken,
-            SeedTransitioned: self._handle_seed_transitioned,
-            EpisodesCompleted: self._handle_episodes_completed,
-            PPOUpdatePayload: self._handle_ppo_update,
-            InterventionTaken: self._handle_intervention_taken,
-            IncidentRecorded: self._handle_incident_recorded,
-            CheckpointWritten: self._handle_checkpoint_written,
-            Heartbeat: self._handle_heartbeat,
-            Notice: self._handle_notice,
-            RunFinished: self._handle_run_finished,
-            UnknownPayload: self._handle_unknown,
-            DamagedPayload: self._handle_damaged,
-        }
+        self._made: dict[str, Any] = {}  # parts of the last snapshot that still hold
+
+    def copy(self) -> "SanctumAggregator":
+        """Return an aggregator that goes on from here by itself."""
+        other = copy.copy(self)
+        for name in _MUTABLE:
+            setattr(other, name, getattr(self, name).copy())
+        return other
+
+    def without_heartbeat(self) -> "SanctumAggregator":
+        """Return a copy that knows of the run's events alone."""
+        other = self.copy()
+        other._heartbeat = None
+        other._log.forget_heartbeats()
+        other._snapshot = None
+        other._made.pop("log", None)
+        return other
+
+    @property
+    def last_id(self) -> int:
+        """The id of the newest event that was taken in."""
+        return self._last_id
 
     def apply(self, event: Event) -> None:
         """Take in one event. Of an id that is not new, only what an update saw is taken in."""
         payload = event.payload
         is_new = event.id > self._last_id
         if is_new or isinstance(payload, (PPOUpdatePayload, Heartbeat)):
-            self._handlers[type(payload)](event, payload)
+            _HANDLERS[type(payload)](self, event, payload)
             self._snapshot = None
         if is_new:
             self._last_id = event.id
             self._last_event_at = event.time
 
     def snapshot(self) -> SanctumSnapshot:
-        """Return the state of now; the same object as before if nothing was applied since."""
+        """Return the state of now; the same object as before if nothing was applied since.
+
+        So it is with its parts: what no event has changed is the same object again.
+        """
         if self._snapshot is None:
             self._snapshot = SanctumSnapshot(
                 run=self._run_state(),
-                tamiyo=tamiyo_state(
-                    list(self._heads()), self._latches, self._evidence, self._updates
-                ),
-                training=training_state(
-                    self._updates,
-                    [score for _, score in self._scores],
-                    skipped_in_run=self._skipped_in_run,
-                    rescaled_in_run=self._rescaled_in_run,
-                ),
+                tamiyo=self._part("tamiyo", self._tamiyo_state),
+                training=self._part("training", self._training_state),
                 interventions=self._interventions,
-                hosts=host_states(self._step, self._accuracies),
-                log=tuple(self._log),
+                incidents=self._part("incidents", lambda: tuple(self._incidents)),
+                hosts=self._part("hosts", self._hosts.states),
+                decisions=self._part("decisions", self._decision_states),
+                log=self._part("log", self._log.entries),
                 last_event_id=self._last_id,
             )
         return self._snapshot
 
+    def _part(self, name: str, make: Callable[[], Any]) -> Any:
+        if name not in self._made:
+            self._made[name] = make()
+        return self._made[name]
+
+    def _has_changed(self, *parts: str) -> None:
+        for part in parts:
+            self._made.pop(part, None)
+
     def _handle_run_started(self, event: Event, payload: RunStarted) -> None:
         self._start = payload
-        self._finish = None
-        self._step = None
-        self._accuracies = []
+        self._finish = self._finished_at = None
+        self._hosts.clear()
+        self._decision = None
         self._step_times.clear()
+        self._made.clear()
         if self._started_at is None:
             self._started_at = event.time
         if (resumed_from := payload.resumed_from_update) is not None:
             # What was trained after the checkpoint is trained again, and told again.
             while self._updates and self._updates[-1].update > resumed_from:
                 self._updates.pop()
-            while self._scores and self._scores[-1][0] > resumed_from:
-                self._scores.pop()
+            self._history.drop_after(resumed_from)
+            self._scores.drop_after(resumed_from)
             self._update = resumed_from
             if self._updates:
                 self._episodes_done = self._updates[-1].episodes_done
         self._say(event, "info", event_log.started(payload))
 
     def _handle_step_completed(self, event: Event, payload: StepCompleted) -> None:
-        hosts = len(payload.accuracy)
-        lists = (payload.loss, payload.parameters, payload.reward)
-        slots = (payload.stages, payload.alphas, payload.blueprints)
-        if any(len(values) != hosts for values in (*lists, *slots)):
-            self._count_damage(event, "step_completed", "its lists are of different lengths")
+        damage = host_ledger.damage_of(payload)
+        if damage is not None:
+            self._count_damage(event, damage)
             return
-        previous = self._step
-        is_next = (
-            previous is not None
-            and previous.first_episode == payload.first_episode
-            and previous.step < payload.step
-            and len(self._accuracies) == hosts
-        )
-        if not is_next:
-            self._accuracies = [deque(maxlen=STEPS_KEPT) for _ in range(hosts)]
-        for history, accuracy in zip(self._accuracies, payload.accuracy, strict=True):
-            history.append(accuracy)
-        self._step = payload
-        self._step_times.append((event.time, hosts))
+        self._hosts.take_in(payload)
+        self._step_times.append((event.time, len(payload.accuracy)))
+        self._has_changed("hosts")
+        decision = self._decision
+        # A decision comes before its step; one of another step would stand beside the wrong hosts.
+        if decision and (decision.update, decision.step) != (payload.update, payload.step):
+            self._decision = None
+            self._has_changed("decisions")
 
     def _handle_decisions_taken(self, event: Event, payload: DecisionsTaken) -> None:
-        """Nothing of a decision is shown yet beyond that it happened."""
+        damage = decisions.damage_of(payload, self._told_heads())
+        if damage is not None:
+            self._count_damage(event, damage)
+            return
+        self._decision = payload
+        self._has_changed("decisions")
 
     def _handle_seed_transitioned(self, event: Event, payload: SeedTransitioned) -> None:
         start = self._start
@@ -167,31 +196,35 @@ class SanctumAggregator:
             payload, start.slots if start else (), start.blueprints if start else ()
         )
         if line is not None:
-            self._say(event, "info", line)
+            self._say(event, "info", line, host=payload.host)
 
     def _handle_episodes_completed(self, event: Event, payload: EpisodesCompleted) -> None:
         self._episodes_done = payload.episodes_done
         score = event_log.mean(payload.score)
         if score is not None:
-            self._scores.append((payload.update, score))
+            self._scores.add(payload.update, score)
+            self._has_changed("training")
         episodes = self._start.episodes if self._start else 0
         self._say(event, "info", event_log.episodes_done(payload, episodes, score))
 
     def _handle_ppo_update(self, event: Event, payload: PPOUpdatePayload) -> None:
         """OR what was detected into the lights; an absent or False entry changes nothing."""
         found = Latches.of(payload)
-        self._evidence.take_in(payload)
+        self._has_changed("heads", "tamiyo")
         if found.inf or found.nan:
-            for line in event_log.newly_lit(self._latches, found, payload.update):
-                self._say(event, "latch", line)
+            self._evidence.take_in(payload)
+            for head, line in event_log.newly_lit(self._latches, found, payload.update):
+                self._say(event, "latch", line, head=head)
             self._latches = self._latches.join(found)
         if event.id <= self._last_id:
             return
         self._updates.append(payload)
+        self._history.add(payload.update, payload)
         self._update = payload.update
         self._episodes_done = payload.episodes_done
         self._skipped_in_run += payload.minibatches_skipped
         self._rescaled_in_run += payload.minibatches_rescaled
+        self._has_changed("history", "training")
         if payload.minibatches_skipped:
             self._say(event, "warning", event_log.skipped(payload))
 
@@ -217,6 +250,12 @@ class SanctumAggregator:
             incidents=before.incidents + 1,
             incidents_not_kept=before.incidents_not_kept + (not payload.path),
         )
+        kept = self._incidents
+        kept.append(IncidentState(payload.update, payload.number, payload.path, payload.reason))
+        if len(kept) > INCIDENTS_KEPT:
+            without = (place for place, incident in enumerate(kept) if not incident.path)
+            del kept[next(without, 0)]
+        self._has_changed("incidents")
         self._say(event, "info", event_log.incident(payload))
 
     def _handle_checkpoint_written(self, event: Event, payload: CheckpointWritten) -> None:
@@ -231,10 +270,12 @@ class SanctumAggregator:
             self._say(event, "error", text)
 
     def _handle_notice(self, event: Event, payload: Notice) -> None:
+        self._notice = payload.text
         self._say(event, payload.level, payload.text)
 
     def _handle_run_finished(self, event: Event, payload: RunFinished) -> None:
         self._finish = payload
+        self._finished_at = event.time
         self._episodes_done = payload.episodes_done
         self._say(event, *event_log.finished(payload))
 
@@ -245,49 +286,95 @@ class SanctumAggregator:
         self._unknown[payload.kind] = self._unknown.get(payload.kind, 0) + 1
 
     def _handle_damaged(self, event: Event, payload: DamagedPayload) -> None:
-        self._count_damage(event, payload.kind, payload.reason)
+        self._count_damage(event, payload.reason)
 
-    def _count_damage(self, event: Event, kind: str, reason: str) -> None:
+    def _count_damage(self, event: Event, reason: str) -> None:
         self._damaged += 1
+        kind = _kind_of(event)
         self._say(event, "error", f"event {event.id} ({kind}) is damaged: {reason}")
 
-    def _say(self, event: Event, level: str, text: str) -> None:
-        self._log.append(
-            LogEntry(event_id=event.id or self._last_id, time=event.time, level=level, text=text)
+    def _say(
+        self,
+        event: Event,
+        level: str,
+        text: str,
+        *,
+        host: int | None = None,
+        head: str | None = None,
+    ) -> None:
+        entry = LogEntry(
+            event_id=event.id or self._last_id,
+            time=event.time,
+            level=level,
+            text=text,
+            kind=_kind_of(event),
+            host=host,
+            head=head,
         )
+        self._log.add(entry)
+        self._has_changed("log")
+
+    def _told_heads(self) -> Mapping[str, Sequence[str]]:
+        return self._start.heads if self._start and self._start.heads else HEAD_CHOICES
 
     def _heads(self) -> dict[str, tuple[str, ...]]:
         """Return the run's heads and their choices, and any other head that is lit."""
-        start = self._start
-        heads = {head: tuple(choices) for head, choices in start.heads.items()} if start else {}
-        if not heads:
-            heads = dict(HEAD_CHOICES)
+        heads = {head: tuple(choices) for head, choices in self._told_heads().items()}
         for head in sorted(self._latches.heads() - heads.keys()):
             heads[head] = ()
         return heads
 
+    def _tamiyo_state(self) -> TamiyoState:
+        heads = list(self._part("heads", self._heads))
+        last = self._updates[-1] if self._updates else None
+        history = self._part("history", self._history.values)
+        return tamiyo_state(heads, self._latches, self._evidence, last, history)
+
+    def _training_state(self) -> TrainingState:
+        return training_state(
+            self._updates[-1] if self._updates else None,
+            self._part("history", self._history.values),
+            self._scores.values().get("score", ()),
+            skipped_in_run=self._skipped_in_run,
+            rescaled_in_run=self._rescaled_in_run,
+        )
+
+    def _decision_states(self) -> tuple[DecisionState, ...]:
+        return decisions.decision_states(self._decision, self._told_heads())
+
     def _run_state(self) -> RunState:
         process = self._heartbeat or self._start
-        finish = self._finish
+        step = self._hosts.last
+        phase, reason = self._phase()
         return replace(
             described(self._start),
-            phase=finish.status if finish else "training" if self._last_id else "waiting",
-            reason=finish.reason if finish else "",
+            phase=phase,
+            reason=reason,
             episodes_done=self._episodes_done,
             update=self._update,
-            step=self._step.step if self._step else 0,
+            step=step.step if step else 0,
             steps_per_second=self._steps_per_second(),
             samples_per_second=self._samples_per_second(),
             started_at=self._started_at,
             last_event_at=self._last_event_at,
             pid=process.pid if process else None,
             process_start_time=process.process_start_time if process else None,
-            heads=self._heads(),
+            finished_at=self._finished_at,
+            heads=self._part("heads", self._heads),
             checkpoint=self._checkpoint,
             events_lost=self._heartbeat.events_lost if self._heartbeat else 0,
             damaged_events=self._damaged,
             unknown_events=sum(self._unknown.values()),
         )
+
+    def _phase(self) -> tuple[str, str]:
+        """Return how far the run is in its life, and why, or with what it is occupied there."""
+        if self._finish is not None:
+            return self._finish.status, self._finish.reason
+        if not self._last_id:
+            return "waiting", ""
+        is_training = self._start or self._updates or self._hosts.last
+        return ("training", "") if is_training else ("starting", self._notice)
 
     def _steps_per_second(self) -> float | None:
         if len(self._step_times) < 2:
@@ -298,6 +385,43 @@ class SanctumAggregator:
         return (sum(hosts for _, hosts in self._step_times) - self._step_times[0][1]) / seconds
 
     def _samples_per_second(self) -> float | None:
-        if self._step is not None:
-            return self._step.samples_per_second
+        if self._hosts.last is not None:
+            return self._hosts.last.samples_per_second
         return self._updates[-1].samples_per_second if self._updates else None
+
+
+#: What of an aggregator changes in place, and so must be copied with it.
+_MUTABLE: Final = (
+    "_evidence",
+    "_updates",
+    "_history",
+    "_scores",
+    "_incidents",
+    "_hosts",
+    "_step_times",
+    "_unknown",
+    "_log",
+    "_made",
+)
+
+_HANDLERS: Final[dict[type, Callable[[SanctumAggregator, Event, Any], None]]] = {
+    RunStarted: SanctumAggregator._handle_run_started,
+    StepCompleted: SanctumAggregator._handle_step_completed,
+    DecisionsTaken: SanctumAggregator._handle_decisions_taken,
+    SeedTransitioned: SanctumAggregator._handle_seed_transitioned,
+    EpisodesCompleted: SanctumAggregator._handle_episodes_completed,
+    PPOUpdatePayload: SanctumAggregator._handle_ppo_update,
+    InterventionTaken: SanctumAggregator._handle_intervention_taken,
+    IncidentRecorded: SanctumAggregator._handle_incident_recorded,
+    CheckpointWritten: SanctumAggregator._handle_checkpoint_written,
+    Heartbeat: SanctumAggregator._handle_heartbeat,
+    Notice: SanctumAggregator._handle_notice,
+    RunFinished: SanctumAggregator._handle_run_finished,
+    UnknownPayload: SanctumAggregator._handle_unknown,
+    DamagedPayload: SanctumAggregator._handle_damaged,
+}
+
+
+def _kind_of(event: Event) -> str:
+    payload = event.payload
+    return payload.kind if isinstance(payload, DamagedPayload) else kind_of(payload)

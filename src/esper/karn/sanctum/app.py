@@ -1,29 +1,62 @@
-"""The cockpit: opens the first screen over a run, and leaves when asked to."""
+"""The cockpit: opens screens over a run, moves through its time, and leaves when asked to."""
 
-import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import ClassVar, Final
+from typing import TYPE_CHECKING, ClassVar, Final
 
+from rich.segment import Segment
 from textual import work
-from textual.app import App
+from textual.app import App, SystemCommand
 from textual.binding import Binding, BindingType
-from textual.worker import get_current_worker
+from textual.color import Color
+from textual.filter import LineFilter
+from textual.screen import Screen
 
-from esper.karn.sanctum.screens.overview import OverviewScreen, Seen
-from esper.karn.sanctum.themes import DARK_THEME, LIGHT_THEME, MONOCHROME_THEME, themes
+from esper.karn.sanctum.ascii import segments_in_ascii
+from esper.karn.sanctum.attention import (
+    Attention,
+    Lamps,
+    Light,
+    lit_lights,
+    unacknowledged,
+)
+from esper.karn.sanctum.lookout import Lookout
+from esper.karn.sanctum.screen_map import SCREENS, make_screen
+from esper.karn.sanctum.screens.run_screen import RunScreen, Seen
+from esper.karn.sanctum.settings import (
+    Settings,
+    SettingsError,
+    SettingsFile,
+    default_settings_path,
+)
+from esper.karn.sanctum.themes import MONOCHROME_THEME, theme_called, themes
+from esper.karn.sanctum.time_controls import TimeControls
 from esper.karn.sanctum.trainer import Outcome, TrainerChild
 from esper.karn.sanctum.view import View
 from esper.karn.sanctum.watch import RunWatch, Watch
+from esper.karn.sanctum.widgets.panel import Panel
+from esper.karn.sanctum.widgets.time_bar import TimeBar
 
-#: How long the cockpit waits between two looks at the run.
-PERIOD_SECONDS: Final = 0.25
+if TYPE_CHECKING:
+    from esper.karn.sanctum.widgets.runs_panel import RunsPanel
+
+#: Half the time from one blink of a light to the next.
+BLINK_SECONDS: Final = 0.5
+LAMP_TEST_SECONDS: Final = 2.0
+
+
+class AsciiFilter(LineFilter):
+    """Keeps everything on the screen in ASCII."""
+
+    def apply(self, segments: list[Segment], background: Color) -> list[Segment]:  # noqa: ARG002
+        return segments_in_ascii(segments)
 
 
 class SanctumApp(App[Outcome]):
-    """Sanctum over one run; returns how it was left.
+    """Sanctum over one run at a time; returns how it was left.
 
     Args:
         directory: the run's directory, or None for the first run that appears in `run_dir`.
@@ -31,6 +64,8 @@ class SanctumApp(App[Outcome]):
         child: the training process that Sanctum was opened over, if it was.
         watch: what to look with; a `RunWatch` on the run unless a test gives another.
         clock: returns the time of now, in seconds since the epoch.
+        settings: how it looks.
+        settings_file: where a setting that is changed is written down; nowhere if None.
     """
 
     TITLE = "Sanctum"
@@ -43,12 +78,29 @@ class SanctumApp(App[Outcome]):
     ]
     # A low terminal has no room for more than the lights.
     VERTICAL_BREAKPOINTS = [(0, "-low"), (36, "-tall")]  # noqa: RUF012  (as above)
+    ALLOW_IN_MAXIMIZED_VIEW = "KeyLine, #time"
     ALLOW_SELECT = False  # panels draw lines of their own, of which Textual cannot select a part
+    DEFAULT_MODE = "Overview"
     BINDINGS: ClassVar[list[BindingType]] = [
+        *(
+            Binding(key, f"open('{title}')", title, tooltip=f"To the screen {title}")
+            for key, (title, _) in SCREENS.items()
+        ),
         Binding("q", "quit", "Quit", tooltip="Leave Sanctum"),
         Binding("ctrl+q,ctrl+c", "quit", show=False, tooltip="Leave Sanctum"),
         Binding("question_mark,f1", "help", "Help", tooltip="Show this help"),
-        Binding("d", "toggle_theme", "Dark/light", tooltip="Switch the theme"),
+        Binding("a", "acknowledge", "Acknowledge", tooltip="Acknowledge the lights: seen"),
+        Binding("t", "lamp_test", "Lamp test", tooltip="Lamp test: every light on, for 2 s"),
+        Binding("comma", "step(-1)", show=False, tooltip="Back by one update"),
+        Binding("full_stop", "step(1)", show=False, tooltip="On by one update"),
+        Binding("less_than_sign", "step(-10)", show=False, tooltip="Back by ten updates"),
+        Binding("greater_than_sign", "step(10)", show=False, tooltip="On by ten updates"),
+        Binding("p", "play", "Play", tooltip="Play the run from the moment shown, or pause"),
+        Binding("s", "speed", show=False, tooltip="Play at 1, 4 or 16 updates per second"),
+        Binding("n", "now", "Now", tooltip="To now"),
+        Binding("y", "copy_panel", show=False, tooltip="Copy the focused panel's text"),
+        Binding("d", "toggle_theme", "Dark/light", tooltip="Switch the theme: dark or light"),
+        Binding("ctrl+p", "command_palette", show=False, tooltip="Find any action by its name"),
     ]
 
     def __init__(
@@ -59,55 +111,87 @@ class SanctumApp(App[Outcome]):
         child: TrainerChild | None = None,
         watch: Watch | None = None,
         clock: Callable[[], float] = time.time,
+        settings: Settings | None = None,
+        settings_file: SettingsFile | None = None,
     ) -> None:
+        self._ascii = AsciiFilter(enabled=False)
         super().__init__()
         builtin = set(self.available_themes)
         for theme in themes():
             self.register_theme(theme)
-        self._dark_theme = MONOCHROME_THEME if self.no_color else DARK_THEME
-        self.theme = self._dark_theme
+        self.settings = settings or Settings()
+        self._settings_file = settings_file
+        self._apply_settings()
         # In other themes red and amber would not be kept for alerts.
         for name in builtin:
             self.unregister_theme(name)
         self.animation_level = "none"  # a cockpit is read, often over ssh: nothing glides
         self._child = child
-        self._watch = watch or RunWatch(directory, run_dir)
+        self._child_run = directory
+        self._directory = directory
+        self.run_dir = run_dir
+        watch = watch or RunWatch(directory, run_dir)
         self._clock = clock
-        self._leaving = threading.Event()
-        self._overview = OverviewScreen()
+        self._time = TimeControls(watch)
+        self._attention = Attention()
+        self._lamps = Lamps()
+        self._lookout = Lookout(
+            watch,
+            run_dir,
+            clock=clock,
+            screen=lambda: self.run_screen,
+            complete=self._with_child,
+        )
+        # A screen is a mode of its own, and so keeps its focus and what was scrolled.
+        for title, where in SCREENS.values():
+            self.add_mode(title, partial(make_screen, where))
+
+    @property
+    def run_screen(self) -> RunScreen:
+        """The screen over the run that is open, also while a dialog is in front of it."""
+        screen = self.screen_stack[0]
+        assert isinstance(screen, RunScreen)
+        return screen
 
     @property
     def view(self) -> View | None:
         """The view that is being shown; None before the first."""
-        return self._overview.view
+        return self.run_screen.view
 
-    def get_default_screen(self) -> OverviewScreen:
-        """Return the first screen."""
-        return self._overview
+    def get_line_filters(self) -> Sequence[LineFilter]:
+        """Return what every line goes through before it is on the screen."""
+        filters = super().get_line_filters()
+        return [*filters, self._ascii] if self._ascii.enabled else filters
+
+    def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
+        """Return what the command palette offers."""
+        from esper.karn.sanctum.commands import commands_of  # not needed for the first paint
+
+        return commands_of(self, screen)
 
     def on_mount(self) -> None:
         """Begin to look at the run."""
-        self.theme_changed_signal.subscribe(self, lambda _theme: self._overview.redraw())
+        self.theme_changed_signal.subscribe(self, lambda _theme: self.run_screen.redraw())
+        self._blinking = self.set_interval(BLINK_SECONDS, self._blink, pause=True)
+        if self._settings_file is not None and self._settings_file.problem is not None:
+            self.notify(self._settings_file.problem, severity="warning", markup=False)
         self._look()
 
     def on_unmount(self) -> None:
         """Let the worker end at once."""
-        self._leaving.set()
+        self._lookout.end()
+
+    # Looking at the run
 
     @work(thread=True, exclusive=True)
     def _look(self) -> None:
-        """Look at the run until Sanctum is left; the store is only ever read here."""
-        worker = get_current_worker()
-        while not worker.is_cancelled and not self._leaving.is_set():
-            view = self._with_child(self._watch(self._clock()))
-            # To the screen and not to the app: it takes messages only when its panels are there.
-            self._overview.post_message(Seen(view))
-            if not view.is_behind:
-                self._leaving.wait(PERIOD_SECONDS)
+        self._lookout.run()
 
     def _with_child(self, view: View) -> View:
         """Add what only the parent of a training process knows: that it died before it said so."""
-        code = None if self._child is None else self._child.poll()
+        if self._child is None or self._directory != self._child_run:
+            return view
+        code = self._child.poll()
         if not code or view.status.is_over or view.error is not None:
             return view
         return replace(
@@ -116,20 +200,179 @@ class SanctumApp(App[Outcome]):
             "its output is in the run's console.log",
         )
 
+    def on_seen(self, message: Seen) -> None:
+        """See to what a view asks of the cockpit as a whole, once a screen has shown it."""
+        view = message.view
+        self._time.seen(view)
+        if self._attention.rings(view) and self.settings.bell:
+            self.bell()
+        if unacknowledged(view) and not self.settings.reduced_motion:
+            self._blinking.resume()
+        else:
+            self._blinking.pause()
+            self._show_lamps(replace(self._lamps, bright=True))
+
+    def action_open(self, title: str) -> None:
+        """Open one of the screens over the run."""
+        view = self.view
+        self.switch_mode(title)
+        screen = self.run_screen
+        screen.set_speed(self._time.speed)
+        screen.show_lamps(self._lamps)
+        screen.redraw()  # it may have missed a change of the theme
+        if view is not None:
+            screen.post_message(Seen(view))
+        self._lookout.look_at_once()
+
+    def open_run(self, directory: Path) -> None:
+        """Watch another run."""
+        self._directory = directory
+        self._lookout.watch = RunWatch(directory, self.run_dir)
+        self._time = TimeControls(self._lookout.watch)
+        self.action_open("Overview")
+
+    def on_runs_panel_opened(self, message: "RunsPanel.Opened") -> None:
+        """Watch the run that was chosen in the list of all."""
+        self.open_run(message.path)
+
+    # Lights
+
+    def _blink(self) -> None:
+        self._show_lamps(replace(self._lamps, bright=not self._lamps.bright))
+
+    def _show_lamps(self, lamps: Lamps) -> None:
+        if lamps != self._lamps:
+            self._lamps = lamps
+            self.run_screen.show_lamps(lamps)
+
+    def action_lamp_test(self) -> None:
+        """Switch all lights on for a moment, to show that they can be; nothing is stored."""
+        self._show_lamps(replace(self._lamps, is_test=True))
+        self.set_timer(LAMP_TEST_SECONDS, self._end_lamp_test)
+
+    def _end_lamp_test(self) -> None:
+        self._show_lamps(replace(self._lamps, is_test=False))
+
+    def action_acknowledge(self) -> None:
+        """Write down that the chosen light, or every one that is on, was seen."""
+        view = self.view
+        if view is None or not lit_lights(view.snapshot.tamiyo):
+            self.notify("no light is on: there is nothing to acknowledge")
+            return
+        waiting = unacknowledged(view)
+        chosen = self.run_screen.chosen_light()
+        lights = sorted(waiting if chosen is None else waiting & {chosen})
+        if not lights:
+            self.notify("that was acknowledged before")
+            return
+        if view.directory is not None:
+            self._acknowledge(view.directory, lights)
+
+    @work(thread=True, group="acknowledge")
+    def _acknowledge(self, directory: Path, lights: Sequence[Light]) -> None:
+        """Write an acknowledgement: beside the run's store, which is never written to from here."""
+        from esper.karn.acknowledgements import AcknowledgementError, acknowledge, who_am_i
+
+        try:
+            acknowledge(directory, lights, who_am_i(), self._clock())
+        except AcknowledgementError as error:
+            said = str(error)
+            self.call_from_thread(self.notify, said, severity="error", markup=False)
+        self._lookout.look_at_once()
+
+    # Time
+
+    def action_step(self, by: int) -> None:
+        """Move through time by a number of updates."""
+        if self.view is not None:
+            self._time.step(self.view, by)
+            self._lookout.look_at_once()
+
+    def action_jump(self, update: int) -> None:
+        """Show the run as it was after an update."""
+        self._time.go_to(update)
+        self._lookout.look_at_once()
+
+    def action_now(self) -> None:
+        """Show the run as it is now, and follow it."""
+        self._time.go_to(None)
+        self._lookout.look_at_once()
+
+    def action_play(self) -> None:
+        """Play, or pause."""
+        if self.view is not None:
+            self._time.toggle_play(self.view)
+            self._lookout.look_at_once()
+
+    def action_speed(self) -> None:
+        """Play faster, or slowly again."""
+        if self.view is not None:
+            self._time.cycle_speed(self.view)
+            self.run_screen.set_speed(self._time.speed)
+
+    def on_time_bar_jumped(self, message: TimeBar.Jumped) -> None:
+        """Show the moment that was chosen with the mouse."""
+        self._time.go_to(message.update)
+        self._lookout.look_at_once()
+
+    # Settings
+
+    def _apply_settings(self) -> None:
+        self.theme = MONOCHROME_THEME if self.no_color else theme_called(self.settings.theme)
+        self._ascii.enabled = self.settings.ascii
+
+    def change_setting(self, name: str, value: str | bool) -> None:
+        """Change a setting, and remember it."""
+        self.settings = replace(self.settings, **{name: value})  # type: ignore[arg-type]  # by name
+        self._apply_settings()
+        self.refresh_css()  # every line is drawn anew, through other filters
+        self.run_screen.redraw()
+        if self._settings_file is None:
+            return
+        try:
+            self._settings_file.change(**{name: value})
+        except SettingsError as error:
+            self.notify(str(error), severity="warning", markup=False)
+
+    def choose_theme(self, name: str) -> None:
+        """Switch to one of the themes that settings know, and remember it."""
+        self.change_setting("theme", name)
+
     def action_toggle_theme(self) -> None:
         """Switch between the dark and the light theme."""
-        self.theme = self._dark_theme if self.theme == LIGHT_THEME else LIGHT_THEME
+        if self.no_color:
+            self.notify("NO_COLOR is set: there is one theme, without colours")
+            return
+        self.choose_theme("dark" if self.settings.theme == "light" else "light")
+
+    # The rest
+
+    def action_copy_panel(self) -> None:
+        """Copy the text of the focused panel to the clipboard, by the terminal's own way."""
+        panel = self.focused
+        if not isinstance(panel, Panel):
+            self.notify("no panel is focused: tab moves to one, y copies it")
+            return
+        text = panel.text
+        self.copy_to_clipboard(text)
+        name = panel.border_title or "the line"
+        self.notify(f"copied {name}: {len(text.splitlines())} lines", markup=False)
 
     def action_help(self) -> None:
         """Show what every key does and what every sign means."""
         from esper.karn.sanctum.screens.help import HelpScreen  # not needed for the first paint
 
-        self.push_screen(HelpScreen())
+        focused = self.focused
+        self.push_screen(HelpScreen(focused if isinstance(focused, Panel) else None))
 
     async def action_quit(self) -> None:
         """Leave; over a live training process ask first what is to become of it."""
         # A run that said it is over has nothing left to decide, though its process may linger.
-        is_over = self.view is not None and self.view.status.is_over
+        is_over = (
+            self.view is not None
+            and self.view.status.is_over
+            and self._directory == self._child_run
+        )
         if self._child is None or is_over or self._child.poll() is not None:
             self.exit("quit")
             return
@@ -146,7 +389,13 @@ class SanctumApp(App[Outcome]):
 
 
 def run_sanctum(
-    directory: Path | None, run_dir: Path, child: TrainerChild | None = None
+    directory: Path | None,
+    run_dir: Path,
+    child: TrainerChild | None = None,
+    *,
+    at: int | None = None,
+    theme: str | None = None,
+    ascii_only: bool = False,
 ) -> Outcome:
     """Open Sanctum on this terminal, and return how it was left.
 
@@ -155,9 +404,23 @@ def run_sanctum(
         run_dir: the folder that holds runs.
         child: a training process that Sanctum is opened over. Where the answer is "stop", it is for
             the caller to stop it: Sanctum itself touches no process.
+        at: the update to show the run as of; None for the newest.
+        theme: instead of the one that is remembered, for this time.
+        ascii_only: show no character beyond ASCII, this time.
     """
+    settings_file = SettingsFile(default_settings_path())
+    settings = settings_file.settings
+    settings = replace(settings, theme=theme or settings.theme, ascii=ascii_only or settings.ascii)
+    app = SanctumApp(
+        directory,
+        run_dir,
+        child=child,
+        watch=RunWatch(directory, run_dir, at=at),
+        settings=settings,
+        settings_file=settings_file,
+    )
     # None is returned only where the terminal went away: then training must go on.
-    outcome = SanctumApp(directory, run_dir, child=child).run()
+    outcome = app.run()
     if outcome is None:
         return "quit" if child is None or child.poll() is not None else "detach"
     return outcome

@@ -1,15 +1,20 @@
 """Sanctum without a terminal: one frame as text, or as a picture."""
 
 import asyncio
+import io
 import re
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from rich.console import Console
 from rich.text import Text
 
+from esper.karn.sanctum.ascii import text_in_ascii
+from esper.karn.sanctum.settings import Settings
+from esper.karn.sanctum.themes import palette_of, theme_called
 from esper.karn.sanctum.view import View
-from esper.karn.sanctum.watch import look_once
+from esper.karn.sanctum.watch import RunWatch, look_once
 from esper.karn.sanctum.widgets.event_log import render_log
 from esper.karn.sanctum.widgets.hosts_panel import render_hosts
 from esper.karn.sanctum.widgets.master_status import render_master
@@ -19,9 +24,27 @@ from esper.karn.sanctum.widgets.run_header import render_header
 from esper.karn.sanctum.widgets.tamiyo_brain.action_heads_panel import render_heads
 
 if TYPE_CHECKING:
+    from textual.pilot import Pilot
+    from textual.strip import Strip
+
     from esper.karn.sanctum.app import SanctumApp
 
 LOG_LINES_PRINTED: Final = 12
+#: How long a screen may take to come to rest: what scrolls to its end does so after the layout.
+_SETTLING_SECONDS: Final = 0.1
+_PAGE: Final = """\
+<!DOCTYPE html>
+<html lang="en">
+<head><meta charset="utf-8"><title>Sanctum</title></head>
+<body style="margin: 1em; background: GROUND; color: {foreground}">
+<pre style="font-family: monospace; line-height: 1.2"><code>{code}</code></pre>
+</body>
+</html>
+"""
+
+
+class PictureError(ValueError):
+    """A picture that cannot be made; one clear sentence."""
 
 
 def render_once(view: View, width: int, palette: Palette = TERMINAL) -> Text:
@@ -29,7 +52,9 @@ def render_once(view: View, width: int, palette: Palette = TERMINAL) -> Text:
     snapshot = view.snapshot
     log = render_log(snapshot, width, palette).split("\n")[-LOG_LINES_PRINTED:]
     panels = {
-        "Action heads": render_heads(snapshot, width, palette=palette),
+        "Action heads": render_heads(
+            snapshot, width, palette=palette, acknowledgements=view.acknowledgements
+        ),
         "Policy": render_policy(snapshot, min(width, 100), palette=palette),
         # Where every host has its line, and the legend too.
         "Hosts": render_hosts(snapshot, width, len(snapshot.hosts) + 8, palette),
@@ -48,7 +73,13 @@ def render_once(view: View, width: int, palette: Palette = TERMINAL) -> Text:
 
 
 def print_once(
-    directory: Path, *, console: Console | None = None, now: float | None = None
+    directory: Path,
+    *,
+    console: Console | None = None,
+    now: float | None = None,
+    at: int | None = None,
+    theme: str | None = None,
+    ascii_only: bool = False,
 ) -> None:
     """Print one frame of a run, at the console's width.
 
@@ -56,29 +87,105 @@ def print_once(
         directory: the run's directory.
         console: where to; standard output if not given.
         now: seconds since the epoch; the clock's if not given.
+        at: the update to show the run as of; None for the newest.
+        theme: one of `settings.THEME_NAMES`; the terminal's own colours if not given.
+        ascii_only: whether to print no character beyond ASCII.
+
+    Raises:
+        UpdateNotFoundError: the run has no such update.
     """
     console = console or Console(highlight=False)
-    console.print(render_once(look_once(directory, now), console.width), soft_wrap=True)
+    palette = TERMINAL if theme is None else palette_of(theme_called(theme))
+    frame = render_once(look_once(directory, now, at), console.width, palette)
+    if ascii_only:
+        frame = Text("\n").join(map(text_in_ascii, frame.split("\n", allow_blank=True)))
+    console.print(frame, soft_wrap=True)
 
 
-def export_frame(directory: Path, path: Path, size: tuple[int, int] = (120, 40)) -> None:
-    """Write a picture (SVG) of Sanctum over a run, as it would look on a terminal.
+def export_frame(
+    directory: Path,
+    path: Path,
+    size: tuple[int, int] = (120, 40),
+    *,
+    at: int | None = None,
+    screen: str = "overview",
+    theme: str = "dark",
+    ascii_only: bool = False,
+) -> None:
+    """Write a picture of Sanctum over a run, as it would look on a terminal.
 
     Args:
         directory: the run's directory.
-        path: the file to write.
+        path: the file to write; its suffix says as what: .svg, .html or .txt.
         size: columns and lines of the terminal.
+        at: the update to show the run as of; None for the newest.
+        screen: the title of the screen, in any case.
+        theme: one of `settings.THEME_NAMES`.
+        ascii_only: whether to show no character beyond ASCII.
+
+    Raises:
+        PictureError: the suffix is none of those.
     """
+    if path.suffix not in _WRITERS:
+        kinds = ", ".join(_WRITERS)
+        raise PictureError(f"{path} does not say what to write: end it in one of {kinds}")
     from esper.karn.sanctum.app import SanctumApp  # printing a frame does without Textual
 
-    app = SanctumApp(directory, directory.parent)
-    path.write_text(asyncio.run(_screenshot(app, size)), encoding="utf-8")
+    app = SanctumApp(
+        directory,
+        directory.parent,
+        watch=RunWatch(directory, directory.parent, at=at),
+        settings=Settings(theme=theme, reduced_motion=True, bell=False, ascii=ascii_only),
+    )
+    picture = asyncio.run(_picture(app, size, screen, _WRITERS[path.suffix]))
+    path.write_text(picture, encoding="utf-8")
 
 
-async def _screenshot(app: "SanctumApp", size: tuple[int, int]) -> str:
+async def _picture(
+    app: "SanctumApp", size: tuple[int, int], screen: str, write: Callable[["SanctumApp"], str]
+) -> str:
     async with app.run_test(size=size) as pilot:
-        while app.view is None or app.view.is_behind:
-            await pilot.pause(0.01)
-        await pilot.pause()
-        # Textual's picture asks the web for its font; without that the reader's own stands in.
-        return re.sub(r"@font-face\s*{.*?}", "", app.export_screenshot(), flags=re.DOTALL)
+        await _until_shown(app, pilot)
+        if screen != "overview":
+            app.action_open(screen.capitalize())
+            await _until_shown(app, pilot)
+        await pilot.pause(_SETTLING_SECONDS)
+        return write(app)
+
+
+async def _until_shown(app: "SanctumApp", pilot: "Pilot[Any]") -> None:
+    while not app.run_screen.is_complete:
+        await pilot.pause(0.01)
+
+
+def _as_svg(app: "SanctumApp") -> str:
+    # Textual's picture asks the web for its font; without that the reader's own stands in.
+    return re.sub(r"@font-face\s*{.*?}", "", app.export_screenshot(), flags=re.DOTALL)
+
+
+def _as_html(app: "SanctumApp") -> str:
+    console = Console(
+        width=app.size.width,
+        file=io.StringIO(),
+        record=True,
+        force_terminal=True,
+        color_system="truecolor",
+        legacy_windows=False,
+        no_color=False,
+    )
+    for strip in _strips(app):
+        console.print(Text.assemble(*((text, style or "") for text, style, _ in strip)), end="\n")
+    ground = app.theme_variables["background"]
+    return console.export_html(code_format=_PAGE.replace("GROUND", ground), inline_styles=True)
+
+
+def _as_text(app: "SanctumApp") -> str:
+    return "".join(strip.text.rstrip() + "\n" for strip in _strips(app))
+
+
+def _strips(app: "SanctumApp") -> "list[Strip]":
+    # Textual has no public way to what is on the screen but its picture.
+    return app.screen._compositor.render_strips()
+
+
+_WRITERS: Final = {".svg": _as_svg, ".html": _as_html, ".txt": _as_text}

@@ -39,17 +39,17 @@ def started(payload: RunStarted) -> str:
     )
 
 
-def newly_lit(before: Latches, found: Latches, update: int) -> Iterable[str]:
-    """Yield a line for each light that `found` puts on, in the order of its first sighting."""
+def newly_lit(before: Latches, found: Latches, update: int) -> Iterable[tuple[str, str]]:
+    """Yield head and line of each light that `found` puts on, in the order of first sighting."""
     lights = {(head, "Inf") for head in found.inf - before.inf}
     lights |= {(head, "NaN") for head in found.nan - before.nan}
     for seen in found.in_order(sorted(found.heads())):
         light = (seen.head, "NaN" if seen.kind == "nan" else "Inf")
         if light in lights:
             lights.remove(light)
-            yield _sighting(seen)
+            yield seen.head, _sighting(seen)
     for head, word in sorted(lights):  # detected, without a word on where
-        yield f"{_who(head)} went {word}, update {update}"
+        yield head, f"{_who(head)} went {word}, update {update}"
 
 
 def intervention(payload: InterventionTaken) -> str:
@@ -83,6 +83,11 @@ def _who(head: str) -> str:
     return "the shared part" if head == SHARED else head
 
 
+def has_line(payload: SeedTransitioned) -> bool:
+    """Return whether a seed's transition deserves a line."""
+    return payload.to_stage in _STAGE_WORDS
+
+
 def transition(
     payload: SeedTransitioned, slots: Sequence[str], blueprints: Sequence[str]
 ) -> str | None:
@@ -90,9 +95,9 @@ def transition(
 
     Hosts are counted from 1, as they are on the screen.
     """
-    word = _STAGE_WORDS.get(payload.to_stage)
-    if word is None:
+    if not has_line(payload):
         return None
+    word = _STAGE_WORDS[payload.to_stage]
     blueprint = _named(blueprints, payload.blueprint)
     slot = _named(slots, payload.slot)
     return f"episode {payload.episode}, host {payload.host + 1}: {blueprint} {word} in {slot}"

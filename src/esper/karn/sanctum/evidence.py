@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from esper.karn.sanctum.schema import Evidence
-from esper.karn.sightings import sightings_of
+from esper.karn.sightings import last_place, sightings_of
 from esper.leyline.quantities import causal_rank
 from esper.leyline.telemetry import SHARED, NonfiniteSighting, PPOUpdatePayload
 
@@ -57,8 +57,14 @@ class EvidenceLedger:
         """Join what one update saw."""
         for seen in sightings_of(payload):
             first = _Moment(payload.update, seen.epoch, seen.minibatch)
-            last = _Moment(payload.update, *_last_place(seen))
+            last = _Moment(payload.update, *last_place(seen))
             self._join(source_of(seen), first, last, {payload.update: seen.count})
+
+    def copy(self) -> "EvidenceLedger":
+        """Return a ledger that goes on from here by itself."""
+        copy = EvidenceLedger()
+        copy.join(self)
+        return copy
 
     def join(self, other: "EvidenceLedger") -> None:
         """Join what another reader of the run knows."""
@@ -98,12 +104,6 @@ class EvidenceLedger:
 def source_of(seen: NonfiniteSighting) -> Source:
     """Return what a sighting is filed under."""
     return seen.head, seen.quantity, seen.kind
-
-
-def _last_place(seen: NonfiniteSighting) -> tuple[int, int]:
-    # What an older writer saw once, it saw last where it saw it first; else it did not say where.
-    is_once = not seen.last_epoch and seen.count == 1
-    return (seen.epoch, seen.minibatch) if is_once else (seen.last_epoch, seen.last_minibatch)
 
 
 def _row(source: Source, trail: _Trail, *, is_active: bool) -> Evidence:

@@ -5,20 +5,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from esper.karn.liveness import RunStatus, run_status
+from esper.karn.liveness import RunStatus, StatusKind, process_start_time, run_status
 from esper.karn.run_reader import RunReader
 from esper.karn.run_tables import RunStoreError, RunStoreMissingError
-from esper.karn.sanctum.aggregator import SPEED_STEPS, STEPS_KEPT, SanctumAggregator
+from esper.karn.sanctum.aggregator import SanctumAggregator
+from esper.karn.sanctum.folding import EVENTS_PER_READ, first_that_counts
 from esper.karn.sanctum.schema import SanctumSnapshot
+from esper.karn.sanctum.time_travel import TimeTravel
+from esper.karn.sanctum.update_index import UpdateIndex
 from esper.leyline.telemetry import Heartbeat
 
 #: Events that one poll takes in: some 200 ms of work at the most.
 EVENTS_PER_POLL: Final = 8_192
-#: Events that are in memory at a time. Python's garbage collector walks their many lists again and
-#: again while they live, so that reading a few thousand at once takes four times as long.
-_EVENTS_PER_READ: Final = 128
-#: The newest steps that a snapshot can depend on; older ones are passed over when attaching.
-_STEPS_THAT_COUNT: Final = 2 * max(SPEED_STEPS, STEPS_KEPT)
 
 
 @dataclass(frozen=True)
@@ -36,14 +34,18 @@ class RunFollower:
 
     Args:
         directory: the run's directory; it need not exist yet.
+        brief: whether to pass over all that comes many times an update, for a summary: then the
+            hosts, what was decided for them and the speed stay unknown.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, brief: bool = False) -> None:
         self._directory = directory
+        self._is_brief = brief
         self._reader = RunReader(directory)
         self._identity: tuple[int, int] | None = None
         self._error: str | None = None
         self._is_behind = True
+        self._looked_up: tuple[tuple[int, int], float | None] | None = None  # by process and second
         self._start_over()
 
     def poll(self, now: float) -> Frame:
@@ -71,7 +73,11 @@ class RunFollower:
             heartbeat=self._heartbeat,
             heartbeat_at=self._heartbeat_at,
             now=now,
+            finished_at=snapshot.run.finished_at,
+            start_time_of=lambda pid: self._start_time_of(pid, now),
         )
+        if self._error is not None and not snapshot.last_event_id:
+            status = RunStatus(StatusKind.UNREADABLE, None, self._error)
         return Frame(snapshot, status, self._error, self._is_behind)
 
     def catch_up(self) -> Frame:
@@ -80,10 +86,33 @@ class RunFollower:
             pass
         return frame
 
+    @property
+    def updates(self) -> int:
+        """The last update of the run so far; 0 before the first."""
+        return self._index.updates
+
+    def state_after(self, update: int) -> SanctumSnapshot | None:
+        """Return the state after an update of the part of the run that was taken in.
+
+        It is that of the nearest update there is; None if there is none yet.
+
+        Raises:
+            RunStoreError: the store cannot be read.
+        """
+        return self._time_travel.state_after(update, self._aggregator.last_id)
+
+    def _start_time_of(self, pid: int, now: float) -> float | None:
+        """Look up a process, at most once a second: what the system tells of one is dear."""
+        if self._looked_up is None or self._looked_up[0] != (pid, int(now)):
+            self._looked_up = (pid, int(now)), process_start_time(pid)
+        return self._looked_up[1]
+
     def _start_over(self) -> None:
         self._aggregator = SanctumAggregator()
+        self._index = UpdateIndex()
+        self._time_travel = TimeTravel(self._reader, self._index)
         self._cursor = 0
-        self._sparse_until: int | None = None  # up to here steps and decisions are passed over
+        self._counts_from: int | None = None  # before it, what comes often is passed over
         self._heartbeat: Heartbeat | None = None
         self._heartbeat_at: float | None = None
 
@@ -93,34 +122,35 @@ class RunFollower:
             if self._identity is not None:
                 self._start_over()  # another store took the place of the one we knew
             self._identity = identity
-        if self._sparse_until is None:
-            # The oldest of the newest steps; all that a snapshot shows of steps is in these.
-            steps = self._reader.last_ids("step_completed", _STEPS_THAT_COUNT)
-            self._sparse_until = steps[-1] - 1 if len(steps) == _STEPS_THAT_COUNT else 0
-        self._take_in()
-        beat = self._reader.heartbeat()
+        with self._reader.session():
+            if self._counts_from is None:
+                newest = self._reader.last_id()
+                self._counts_from = 1 if self._is_brief else first_that_counts(self._reader, newest)
+            self._take_in(self._counts_from)
+            beat = self._reader.heartbeat()
         if beat is not None and isinstance(beat.payload, Heartbeat):
             if _shown(beat.payload) != _shown(self._heartbeat):
                 self._aggregator.apply(beat)
             self._heartbeat, self._heartbeat_at = beat.payload, beat.time
 
-    def _take_in(self) -> None:
+    def _take_in(self, counts_from: int) -> None:
         budget = EVENTS_PER_POLL
-        sparse_until = self._sparse_until or 0
         while budget > 0:
-            is_sparse = self._cursor < sparse_until
-            limit = min(_EVENTS_PER_READ, budget)
-            if is_sparse:
-                events = self._reader.read(self._cursor, limit, up_to=sparse_until, bulk=False)
+            is_old = self._cursor < counts_from - 1
+            limit = min(EVENTS_PER_READ, budget)
+            if is_old:
+                events = self._reader.read(self._cursor, limit, up_to=counts_from - 1, bulk=False)
             else:
-                events = self._reader.read(self._cursor, limit)
+                events = self._reader.read(self._cursor, limit, bulk=not self._is_brief)
             for event in events:
                 self._aggregator.apply(event)
+                if not self._is_brief:
+                    self._index.note(event, self._aggregator)
             budget -= len(events)
             if len(events) == limit:
                 self._cursor = events[-1].id
-            elif is_sparse:
-                self._cursor = sparse_until
+            elif is_old:
+                self._cursor = counts_from - 1
             else:
                 self._cursor = events[-1].id if events else self._cursor
                 self._is_behind = False

@@ -201,8 +201,9 @@ class RunState:
     task: str = ""
     device: str = ""
     seed: int | None = None
-    phase: str = "waiting"  # "waiting" (no event yet), "training", or RunFinished.status
-    reason: str = ""
+    # "waiting" (no event yet), "starting", "training", or RunFinished.status
+    phase: str = "waiting"
+    reason: str = ""  # of the end; or, at the start, what the process is occupied with
     episodes: int = 0
     episodes_done: int = 0
     update: int = 0  # updates completed
@@ -215,6 +216,7 @@ class RunState:
     last_event_at: float | None = None
     pid: int | None = None
     process_start_time: float | None = None
+    finished_at: float | None = None  # unless the run went on since
     host_parameters: int = 0
     heads: dict[str, tuple[str, ...]] = field(default_factory=lambda: dict(HEAD_CHOICES))
     slots: tuple[str, ...] = ()

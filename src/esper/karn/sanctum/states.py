@@ -1,20 +1,20 @@
 """The parts of a snapshot, each made from what the aggregator keeps of the events."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from esper.karn.sanctum.evidence import EvidenceLedger, source_of
 from esper.karn.sanctum.latches import Latches
 from esper.karn.sanctum.schema import (
     HeadTrend,
-    HostState,
     RunState,
-    SlotState,
     TamiyoState,
     TrainingState,
 )
+from esper.karn.sanctum.update_history import HEAD_SERIES, TRAINING_SERIES, head_series
 from esper.karn.sightings import sightings_of
-from esper.leyline.telemetry import SHARED, PPOUpdatePayload, RunStarted, StepCompleted
+from esper.leyline.telemetry import SHARED, PPOUpdatePayload, RunStarted
 
 
 def described(start: RunStarted | None) -> RunState:
@@ -40,7 +40,8 @@ def tamiyo_state(
     heads: Sequence[str],
     latches: Latches,
     evidence: EvidenceLedger,
-    updates: Sequence[PPOUpdatePayload],
+    last: PPOUpdatePayload | None,
+    history: Mapping[str, tuple[float, ...]],
 ) -> TamiyoState:
     """Return the policy's health.
 
@@ -48,9 +49,9 @@ def tamiyo_state(
         heads: names of all heads, in order.
         latches: of the whole run.
         evidence: of the whole run.
-        updates: the last ones, oldest first.
+        last: the last update; None before the first.
+        history: of `update_history`.
     """
-    last = updates[-1] if updates else None
     active = Latches.of(last) if last else Latches()
     active_sources = map(source_of, sightings_of(last)) if last else ()
     return TamiyoState(
@@ -72,35 +73,30 @@ def tamiyo_state(
         head_log_prob_min=dict(last.head_log_prob_min) if last else {},
         head_log_prob_max=dict(last.head_log_prob_max) if last else {},
         head_active_fraction=dict(last.head_active_fraction) if last else {},
-        head_trend={head: _trend(head, updates) for head in heads} if last else {},
+        head_trend={head: _trend(head, history) for head in heads} if last else {},
     )
 
 
-def _trend(head: str, updates: Sequence[PPOUpdatePayload]) -> HeadTrend:
+def _trend(head: str, history: Mapping[str, tuple[float, ...]]) -> HeadTrend:
     return HeadTrend(
-        entropy=tuple(u.head_entropy[head] for u in updates if head in u.head_entropy),
-        gradient_norm=tuple(
-            u.head_gradient_norm[head] for u in updates if head in u.head_gradient_norm
-        ),
-        ratio_max=tuple(u.head_ratio_max[head] for u in updates if head in u.head_ratio_max),
-        clip_fraction=tuple(
-            u.head_clip_fraction[head] for u in updates if head in u.head_clip_fraction
-        ),
+        **{figure: history.get(head_series(figure, head), ()) for figure in HEAD_SERIES}
     )
 
 
 def training_state(
-    updates: Sequence[PPOUpdatePayload],
-    scores: Sequence[float],
+    last: PPOUpdatePayload | None,
+    history: Mapping[str, tuple[float, ...]],
+    scores: tuple[float, ...],
     *,
     skipped_in_run: int,
     rescaled_in_run: int,
 ) -> TrainingState:
-    """Return the figures of the last update, with the histories of all that are given.
+    """Return the figures of the last update, with their histories.
 
     Args:
-        updates: the last ones, oldest first.
-        scores: mean scores of the last batches of episodes, oldest first.
+        last: the last update; None before the first.
+        history: of `update_history`.
+        scores: the history of mean scores.
         skipped_in_run: minibatches, as non-finite.
         rescaled_in_run: minibatches, for the sake of the fp16 loss scale.
     """
@@ -108,56 +104,18 @@ def training_state(
         skipped_in_run=skipped_in_run,
         rescaled_in_run=rescaled_in_run,
         score=scores[-1] if scores else None,
-        score_history=tuple(scores),
+        score_history=scores,
     )
-    if not updates:
+    if last is None:
         return state
-    last = updates[-1]
+    figures: dict[str, Any] = {name: getattr(last, name) for name in TRAINING_SERIES}
+    figures |= {f"{name}_history": history.get(name, ()) for name in TRAINING_SERIES}
     return replace(
         state,
-        policy_loss=last.policy_loss,
-        value_loss=last.value_loss,
-        entropy=last.entropy,
-        approximate_kl=last.approximate_kl,
-        clip_fraction=last.clip_fraction,
-        explained_variance=last.explained_variance,
-        gradient_norm=last.gradient_norm,
+        **figures,
         learning_rate=last.learning_rate,
         minibatches=last.minibatches,
         minibatches_skipped=last.minibatches_skipped,
         minibatches_rescaled=last.minibatches_rescaled,
         loss_scale=last.loss_scale,
-        policy_loss_history=tuple(u.policy_loss for u in updates),
-        value_loss_history=tuple(u.value_loss for u in updates),
-        entropy_history=tuple(u.entropy for u in updates),
-        approximate_kl_history=tuple(u.approximate_kl for u in updates),
-        clip_fraction_history=tuple(u.clip_fraction for u in updates),
-        explained_variance_history=tuple(u.explained_variance for u in updates),
-        gradient_norm_history=tuple(u.gradient_norm for u in updates),
-    )
-
-
-def host_states(
-    step: StepCompleted | None, accuracies: Sequence[Sequence[float]]
-) -> tuple[HostState, ...]:
-    """Return the hosts as of their last step, with their accuracies in this episode."""
-    if step is None:
-        return ()
-    return tuple(
-        HostState(
-            host=host,
-            episode=step.first_episode + host,
-            accuracy=accuracy,
-            loss=step.loss[host],
-            parameters=step.parameters[host],
-            reward=step.reward[host],
-            slots=tuple(
-                SlotState(stage, alpha, blueprint)
-                for stage, alpha, blueprint in zip(
-                    step.stages[host], step.alphas[host], step.blueprints[host], strict=False
-                )
-            ),
-            accuracy_history=tuple(accuracies[host]),
-        )
-        for host, accuracy in enumerate(step.accuracy)
     )

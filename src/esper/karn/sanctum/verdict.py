@@ -1,10 +1,12 @@
 """The master status: one verdict on a run, from its lights, its figures and its process."""
 
+import math
+from collections.abc import Mapping
 from typing import Final
 
 from esper.karn.liveness import RunStatus, StatusKind
 from esper.karn.sanctum.event_log import first_out
-from esper.karn.sanctum.schema import SanctumSnapshot
+from esper.karn.sanctum.schema import SanctumSnapshot, TamiyoState
 from esper.leyline.health import (
     HEALTHY,
     Level,
@@ -42,6 +44,7 @@ _STATUS_LEVELS: Final = {
     StatusKind.FAILED: Level.CRITICAL,
     StatusKind.DEAD: Level.CRITICAL,
     StatusKind.STALE: Level.WARNING,
+    StatusKind.UNREADABLE: Level.WARNING,
     StatusKind.STOPPED: Level.NOTICE,
 }
 
@@ -55,7 +58,9 @@ def master_verdict(snapshot: SanctumSnapshot, status: RunStatus) -> Verdict:
         for name in _TRAINING_FIGURES
     ]
     figures += [
-        judge_heads(record_of(f"tamiyo.{name}"), getattr(tamiyo, name), update=run.update)
+        judge_heads(
+            record_of(f"tamiyo.{name}"), _own(tamiyo, getattr(tamiyo, name)), update=run.update
+        )
         for name in _HEAD_FIGURES
     ]
     entropies = {
@@ -63,8 +68,20 @@ def master_verdict(snapshot: SanctumSnapshot, status: RunStatus) -> Verdict:
         for head, entropy in tamiyo.head_entropy.items()
         if tamiyo.head_active_fraction.get(head, 1.0) >= _ACTIVE_ENOUGH
     }
-    figures.append(judge_heads(record_of("tamiyo.head_entropy"), entropies, update=run.update))
+    figures.append(
+        judge_heads(record_of("tamiyo.head_entropy"), _own(tamiyo, entropies), update=run.update)
+    )
     return combine([_lights(snapshot), _process(status), *figures])
+
+
+def _own(tamiyo: TamiyoState, figures: Mapping[str, float]) -> Mapping[str, float]:
+    """Return what the heads themselves are to be judged by.
+
+    What they share broke, so they did, too: that is one failure and told as one.
+    """
+    if not (tamiyo.shared_inf_active or tamiyo.shared_nan_active):
+        return figures
+    return {head: value for head, value in figures.items() if math.isfinite(value)}
 
 
 def _lights(snapshot: SanctumSnapshot) -> Verdict:

@@ -1,6 +1,7 @@
 """What the screens are given to show: one look at one run."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from esper.karn.liveness import RunStatus
 from esper.karn.sanctum.schema import SanctumSnapshot
@@ -39,3 +40,4 @@ class View:
     position: TimePosition | None = None  # None: the newest state, followed
     acknowledgements: tuple[Acknowledgement, ...] = ()
     console: tuple[str, ...] = ()  # the last lines of the run's console output
+    directory: Path | None = None  # of the run; None while there is none

@@ -1,32 +1,75 @@
 """Looks at a run again and again: finds it, follows it and judges it. Knows nothing of screens."""
 
+import threading
 import time
-from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Final, Protocol
 
+from esper.karn import acknowledgements
+from esper.karn.console_tail import ConsoleTail
 from esper.karn.liveness import RunStatus, StatusKind
 from esper.karn.run_directory import RunNotFoundError, run_directories
+from esper.karn.run_tables import RunStoreError
 from esper.karn.sanctum.follower import Frame, RunFollower
+from esper.karn.sanctum.playback import Playback
 from esper.karn.sanctum.schema import SanctumSnapshot
 from esper.karn.sanctum.verdict import master_verdict
-from esper.karn.sanctum.view import View
+from esper.karn.sanctum.view import TimePosition, View
 
-#: Takes the time of now, in seconds since the epoch, and returns what there is to see.
-Watch = Callable[[float], View]
+#: What a moment of the past is judged with: its own lights and figures, not how the run ended.
+_THEN: Final = RunStatus(StatusKind.LIVE, None, "as it was")
+
+
+class UpdateNotFoundError(ValueError):
+    """A run has no update of that number."""
+
+
+class Watch(Protocol):
+    """Looks at a run, at a moment that can be chosen."""
+
+    def __call__(self, now: float) -> View:
+        """Return what there is to see at `now`, in seconds since the epoch."""
+
+    def go_to(self, update: int | None) -> None:
+        """From the next look on, show the run as it was after an update; None: as it is now."""
+
+    def play(self, speed: int) -> None:
+        """Move on by `speed` updates per second from the moment that is shown; 0 stands still."""
 
 
 class RunWatch:
-    """A look at a run for each call; use it from one thread.
+    """A look at a run for each call, all from one thread; where to look is said from any thread.
 
     Args:
         directory: the run's directory, or None for the first run that appears in `run_dir`.
         run_dir: the folder that holds runs.
+        at: the update to begin with; None for now.
     """
 
-    def __init__(self, directory: Path | None, run_dir: Path) -> None:
+    def __init__(self, directory: Path | None, run_dir: Path, *, at: int | None = None) -> None:
         self._run_dir = run_dir
-        self._follower = None if directory is None else RunFollower(directory)
+        self._run = None if directory is None else _Run(directory)
         self._nothing_yet = SanctumSnapshot()
+        self._lock = threading.Lock()
+        self._playback = Playback(update=at)
+
+    def go_to(self, update: int | None) -> None:
+        """Show the state after an update from the next look on, or None for what is new.
+
+        A number before the first update or beyond the last means the nearest there is.
+        """
+        with self._lock:
+            self._playback = self._playback.going_to(update)
+
+    def play(self, speed: int) -> None:
+        """Go on by `speed` updates a second from the next look on; 0 stands still.
+
+        Playing begins with what is shown, and with the first update if that is now. At the end of
+        a run that is over it stands still, and of one that goes on it returns to now.
+        """
+        with self._lock:
+            self._playback = self._playback.playing(speed)
 
     def __call__(self, now: float) -> View:
         """Return what there is to see, after a bounded amount of work.
@@ -34,10 +77,26 @@ class RunWatch:
         Args:
             now: seconds since the epoch.
         """
-        return _view(self._poll(now), now)
+        frame = self._poll(now)
+        view = _view(frame, now)
+        if self._run is None:
+            return view
+        view = self._run.with_files(view)
+        follower = self._run.follower
+        if frame.is_behind:
+            return view  # the updates are not all known yet
+        with self._lock:
+            self._playback = self._playback.advanced(
+                now, follower.updates, is_over=frame.status.is_over
+            )
+            playback = self._playback
+        if playback.update is None or not follower.updates:
+            return view
+        position = TimePosition(playback.update, follower.updates, playback.speed)
+        return _past_view(view, follower, position)
 
     def _poll(self, now: float) -> Frame:
-        if self._follower is None:
+        if self._run is None:
             waiting = RunStatus(
                 StatusKind.WAITING, None, f"waiting for the first run in {self._run_dir.resolve()}"
             )
@@ -47,19 +106,62 @@ class RunWatch:
                 return Frame(self._nothing_yet, waiting, str(error))
             if not runs:
                 return Frame(self._nothing_yet, waiting)
-            self._follower = RunFollower(runs[-1])
-        return self._follower.poll(now)
+            self._run = _Run(runs[-1])
+        return self._run.follower.poll(now)
 
 
-def look_once(directory: Path, now: float | None = None) -> View:
-    """Return the whole of a run as it stands.
+class _Run:
+    """All that is looked at of one run: its store, and the files beside it."""
+
+    def __init__(self, directory: Path) -> None:
+        self.follower = RunFollower(directory)
+        self._directory = directory
+        self._console = ConsoleTail(directory)
+        self._acknowledged = acknowledgements.Acknowledged()
+        self._stamp: tuple[int, int, int] | None = None
+
+    def with_files(self, view: View) -> View:
+        """Return a view with the console's output and the acknowledgements of the run."""
+        stamp = _stamp_of(self._directory / acknowledgements.ACKNOWLEDGEMENTS_NAME)
+        if stamp != self._stamp:
+            self._acknowledged = acknowledgements.read(self._directory)
+            self._stamp = stamp
+        return replace(
+            view,
+            console=self._console.lines(),
+            directory=self._directory,
+            acknowledgements=self._acknowledged.entries,
+            error=view.error or self._acknowledged.error,
+        )
+
+
+def look_once(directory: Path, now: float | None = None, at: int | None = None) -> View:
+    """Return the whole of a run as it stands, or as it stood after an update.
 
     Args:
         directory: the run's directory.
         now: seconds since the epoch; the clock's if not given.
+        at: the update; None for the newest state.
+
+    Raises:
+        UpdateNotFoundError: the run has no such update.
     """
-    frame = RunFollower(directory).catch_up()
-    return _view(frame, time.time() if now is None else now)
+    now = time.time() if now is None else now
+    run = _Run(directory)
+    follower = run.follower
+    frame = follower.catch_up()
+    view = run.with_files(_view(frame, now))
+    if at is None:
+        return view
+    if frame.error is None and not 1 <= at <= follower.updates:
+        raise UpdateNotFoundError(_no_such_update(directory.resolve().name, at, follower.updates))
+    return _past_view(view, follower, TimePosition(at, follower.updates))
+
+
+def _no_such_update(run: str, update: int, updates: int) -> str:
+    if not updates:
+        return f"{run} has no update {update}: it has completed none yet"
+    return f"{run} has no update {update}: give one from 1 to {updates}"
 
 
 def _view(frame: Frame, now: float) -> View:
@@ -71,3 +173,28 @@ def _view(frame: Frame, now: float) -> View:
         error=frame.error,
         is_behind=frame.is_behind,
     )
+
+
+def _past_view(view: View, follower: RunFollower, position: TimePosition) -> View:
+    """Return a view of now with the state after an update in the place of the newest."""
+    try:
+        snapshot = follower.state_after(position.update)
+    except RunStoreError as error:
+        return replace(view, error=view.error or str(error))
+    if snapshot is None:
+        return view
+    is_newest = snapshot.last_event_id == view.snapshot.last_event_id
+    return replace(
+        view,
+        verdict=master_verdict(snapshot, view.status if is_newest else _THEN),
+        snapshot=snapshot,
+        position=position,
+    )
+
+
+def _stamp_of(path: Path) -> tuple[int, int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns

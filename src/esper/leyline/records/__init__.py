@@ -2,6 +2,7 @@
 
 from typing import Final
 
+from esper.leyline.records.decision_records import DECISION_RECORDS
 from esper.leyline.records.head_records import HEAD_INF_LATCH, HEAD_NAN_LATCH, HEAD_RECORDS
 from esper.leyline.records.host_records import HOST_RECORDS
 from esper.leyline.records.intervention_records import INTERVENTION_RECORDS
@@ -28,6 +29,7 @@ RECORDS: Final[tuple[TelemetryRecord, ...]] = (
     *UPDATE_RECORDS,
     *HEAD_RECORDS,
     *HOST_RECORDS,
+    *DECISION_RECORDS,
 )
 _BY_SNAPSHOT_PATH: Final = {record.wiring.snapshot: record for record in RECORDS}
 

@@ -22,6 +22,8 @@ def _host(
     default: str = "no host is shown",
     causes: tuple[str, ...] = (),
     priority: str = "P1",
+    keys: str = "",
+    widget: str = "esper.karn.sanctum.widgets.hosts_panel:HostsPanel",
 ) -> TelemetryRecord:
     return TelemetryRecord(
         id=f"TELE-{number}",
@@ -37,6 +39,7 @@ def _host(
         default=default,
         meaning=meaning,
         causes=causes,
+        keys=keys,
         thresholds=Thresholds(),
         wiring=Wiring(
             source=_ENV,
@@ -44,7 +47,7 @@ def _host(
             payload=f"StepCompleted.{field}",
             aggregation="esper.karn.sanctum.aggregator:SanctumAggregator._handle_step_completed",
             snapshot=f"hosts[…].{snapshot}",
-            widget="esper.karn.sanctum.widgets.hosts_panel:HostsPanel",
+            widget=widget,
             label=label,
         ),
     )
@@ -130,5 +133,20 @@ HOST_RECORDS: Final = (
         type_="int",
         range_="-1 upwards",
         priority="P2",
+    ),
+    _host(
+        408,
+        "Reward Terms",
+        "reward_terms",
+        "reward_terms",
+        "rent",
+        "What was the last reward of each host made of?",
+        "The terms whose sum is TELE-404: what the accuracy's change was worth, the rent of the "
+        "parameters, and at the end of an episode its score.",
+        type_="dict[str, float]",
+        keys="the names of the terms, as the environment gives them",
+        range_="any",
+        priority="P2",
+        widget="esper.karn.sanctum.widgets.host_panels:CurvesPanel",
     ),
 )

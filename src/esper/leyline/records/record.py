@@ -54,7 +54,8 @@ class Wiring:
 class TelemetryRecord:
     """The contract of one field that Sanctum shows."""
 
-    id: str  # TELE-1xx the run, TELE-2xx the update, TELE-3xx the heads, TELE-4xx the hosts
+    # TELE-1xx the run, 2xx the update, 3xx the heads, 4xx the hosts, 5xx decisions:
+    id: str
     name: str
     category: str
     priority: str  # P0 critical, P1 important, P2 useful

@@ -89,7 +89,7 @@ class Figures:
         bad: minibatches whose step was left out because something was not finite, `[M]`.
         overflow: those whose gradients overflowed by fp16 loss scaling, as is ordinary, `[M]`.
         stopped: those whose step was left out because the policy had moved far enough, `[M]`.
-        parameter_sum: of all parameters after the last step.
+        state_norm: of all parameters and moments after the last step.
     """
 
     heads: tuple[str, ...]
@@ -99,7 +99,7 @@ class Figures:
     overflow: Tensor
     stopped: Tensor
     explained_variance: float
-    parameter_sum: float
+    state_norm: float
     loss_scale: float | None
     learning_rate: float
     not_planted: tuple[Injection, ...]
@@ -116,7 +116,7 @@ class Figures:
 
         It may still be that only a sum overflowed, or a gradient by the fp16 loss scale.
         """
-        after = (self.parameter_sum, self.loss_scale or 0.0)
+        after = (self.state_norm, self.loss_scale or 0.0)
         return bool(self.tripped.any()) or not all(map(math.isfinite, after))
 
 
@@ -181,7 +181,7 @@ def bring_to_host(
     rows: Tensor,
     explained_variance: Tensor,
     loss_scale: Tensor,
-    parameter_sum: Tensor,
+    state_norm: Tensor,
     *,
     heads: tuple[str, ...],
     has_loss_scale: bool,
@@ -195,16 +195,16 @@ def bring_to_host(
             and whether it was bad, overflowed and stopped, `[M, …]`.
         explained_variance: of the critic, a scalar on the device.
         loss_scale: after the last minibatch, a scalar on the device.
-        parameter_sum: after the last minibatch, a scalar on the device.
+        state_norm: after the last minibatch, a scalar on the device.
         heads: their names.
         has_loss_scale: whether the loss is scaled at all.
         learning_rate: of the update.
         not_planted: drills that found no place.
     """
-    extra = torch.stack((explained_variance, loss_scale, parameter_sum))
+    extra = torch.stack((explained_variance, loss_scale, state_norm))
     on_host = torch.cat((rows.flatten(), extra)).cpu()  # the one transfer
     table = on_host[: rows.numel()].view(rows.shape)
-    variance, scale, parameters = on_host[rows.numel() :].tolist()
+    variance, scale, state = on_host[rows.numel() :].tolist()
     width = len(heads)
     sizes = (len(_FORWARD), len(_HEAD_FORWARD) * width, 1, width, len(_VERDICTS))
     scalars, by_head, norm, head_norms, verdicts = table.split(sizes, dim=1)
@@ -229,7 +229,7 @@ def bring_to_host(
         overflow=overflow,
         stopped=stopped & ~bad,
         explained_variance=variance,
-        parameter_sum=parameters,
+        state_norm=state,
         loss_scale=scale if has_loss_scale else None,
         learning_rate=learning_rate,
         not_planted=not_planted,

@@ -37,18 +37,15 @@ class FlatGradient:
         weights, bias = tail.split((rows * columns, rows))
         return torch.cat((weights.view(rows, columns), bias.unsqueeze(1)), dim=1)
 
-    @torch.no_grad()
-    def parameter_sum(self) -> Tensor:
-        """Return the sum of all parameters: not finite if any of them is not."""
-        return torch.stack([parameter.sum() for parameter in self.parameters]).sum()
-
     def zero(self) -> None:
         """Clear all gradients."""
         self.flat.zero_()
 
     def norm(self) -> Tensor:
-        """Return the norm of all gradients together."""
-        return torch.linalg.vector_norm(self.flat)
+        """Return the norm of all gradients together, in float64: finite gradients have a finite
+        norm, or clipping by it would make all of them 0.
+        """
+        return torch.linalg.vector_norm(self.flat, dtype=torch.float64)
 
     def clip(self, norm: Tensor, maximum: float) -> None:
         """Scale all gradients, whose norm is `norm`, to a norm of at most `maximum`."""

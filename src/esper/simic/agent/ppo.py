@@ -138,7 +138,9 @@ class PPOAgent:
             minibatches_per_epoch=len(plan[0]),
             old_log_probs=whole.old_log_probs,
         )
-        watch = UpdateWatch(self.policy, self.gradient, self.loss_scale, len(minibatches))
+        watch = UpdateWatch(
+            self.policy, self.gradient, self.optimizer, self.loss_scale, len(minibatches)
+        )
         watched = self.learn(whole, minibatches, injections, watch)
         excused = self.loss_scale.count_update(overflowed=bool(watched.overflow.any()))
         sightings = watch.sightings(len(plan[0]), watched, overflow_is_excused=excused)
@@ -210,16 +212,25 @@ class PPOAgent:
             torch.stack(rows),
             explained_variance(whole.rollout.values, whole.returns),
             self.loss_scale.scale,
-            self.gradient.parameter_sum(),
+            self.state_norm(),
             heads=self.policy.layout.names,
             learning_rate=self.optimizer.param_groups[0]["lr"],
             has_loss_scale=self.loss_scale.enabled,
             not_planted=tuple(injections),
         )
 
+    @torch.no_grad()
+    def state_norm(self) -> Tensor:
+        """Return the sum of the magnitudes of all parameters and moments.
+
+        It is not finite if any of them is not.
+        """
+        moments = [moment for state in self.optimizer.state.values() for moment in state.values()]
+        return torch.stack(torch._foreach_norm([*self.gradient.parameters, *moments], 1)).sum()
+
     def _head_gradient_norms(self) -> Tensor:
         """Return the norm of the gradient of each head's own parameters, `[H]`."""
-        squares = self.gradient.last_by_row.square().sum(1)  # [total]
+        squares = self.gradient.last_by_row.double().square().sum(1)  # [total]
         by_head = squares.new_zeros(len(self.policy.layout.names))
         return by_head.index_add_(0, self.policy.table.head_of_choice, squares).sqrt()
 

@@ -1,11 +1,11 @@
 """The free watch over an update: figures that are measured anyway, and are finite unless it broke.
 
 A NaN or an Inf anywhere in a minibatch reaches one of its figures: a loss, a norm, a sum or an
-extreme of some head; one that a step of the optimizer made reaches the next minibatch, or the sum
-of all parameters after the last. The figures come to the host anyway when the update is over, and
-it is there that they are asked whether all are finite: on the device, nothing is. A bad minibatch's
-step is taken, then, and undone: an update that broke is gone through again from its start, under
-`watching`, which says which tensor of which head it was and leaves that step out.
+extreme of some head; one that a step of the optimizer made reaches the next minibatch, or the norm
+of all parameters and moments after the last. The figures come to the host anyway when the update is
+over, and it is there that they are asked whether all are finite: on the device, nothing is. A bad
+minibatch's step is taken, then, and undone: an update that broke is gone through again from its
+start, under `watching`, which says which tensor of which head it was and leaves that step out.
 """
 
 import torch
@@ -73,8 +73,8 @@ def evidence(figures: Figures, minibatches_per_epoch: int) -> list[NonfiniteSigh
                 places = seen.setdefault((head, quantity, _kind(value)), [])
                 if minibatch not in places:
                     places.append(minibatch)
-    if not seen and not _is_finite(figures.parameter_sum):
-        seen[SHARED, "parameters", _kind(figures.parameter_sum)] = [len(figures.bad) - 1]
+    if not seen and not _is_finite(figures.state_norm):
+        seen[SHARED, "parameters", _kind(figures.state_norm)] = [len(figures.bad) - 1]
     return [
         NonfiniteSighting(
             head=head,

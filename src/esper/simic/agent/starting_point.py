@@ -26,11 +26,14 @@ class StartingPoint:
         if not self._copies:
             self._copies = [torch.empty_like(parameter) for parameter in self._parameters]
         copies, originals = [*self._copies], [*self._parameters]
+        # Of a parameter that has no moments now, none may be kept from before.
+        self._moments = {
+            parameter: self._moments.get(parameter)
+            or {name: torch.empty_like(value) for name, value in state.items()}
+            for parameter, state in self._optimizer.state.items()
+        }
         for parameter, state in self._optimizer.state.items():
-            kept = self._moments.setdefault(
-                parameter, {name: torch.empty_like(value) for name, value in state.items()}
-            )
-            copies += kept.values()
+            copies += self._moments[parameter].values()
             originals += state.values()
         torch._foreach_copy_(copies, originals)  # one call: a third of the time of many
         self._scale = self._loss_scale.state_dict()

@@ -14,6 +14,9 @@ from esper.simic.agent.rollout import Rollout
 from esper.simic.telemetry.nonfinite import NonfiniteMonitor, kinds_in
 from esper.tamiyo.policy import RecurrentPolicy
 
+#: What Adam keeps of each parameter.
+MOMENTS = ("exp_avg", "exp_avg_sq")
+
 
 class UpdateWatch:
     """Flags what is not finite in the minibatches of one update.
@@ -25,11 +28,13 @@ class UpdateWatch:
         self,
         policy: RecurrentPolicy,
         gradient: FlatGradient,
+        optimizer: torch.optim.Optimizer,
         loss_scale: LossScale,
         minibatches: int,
     ) -> None:
         self._policy = policy
         self._gradient = gradient
+        self._optimizer = optimizer
         self._loss_scale = loss_scale
         self._minibatches = minibatches
         critic = {id(parameter) for parameter in policy.critic.parameters()}
@@ -49,6 +54,7 @@ class UpdateWatch:
         monitor = self._monitor
         if index > 0:
             self._see_parameters(index - 1)
+        self._see_moments(index)
         active = self._active = batch.rollout.active
         monitor.set_heads(index, "logits", self._logit_kinds(terms.output.logits, batch.rollout))
         monitor.see_heads(index, "old_log_prob", batch.old_log_probs, active)
@@ -66,6 +72,7 @@ class UpdateWatch:
         monitor.see_shared(index, "policy_loss", terms.policy_loss)
         monitor.see_shared(index, "value_loss", terms.value_loss)
         monitor.see_shared(index, "entropy_loss", terms.entropy_loss)
+        monitor.see_shared(index, "loss", terms.loss)
         if self._loss_scale.enabled:
             self._see_unscaled_gradients(index, terms.loss, active)
         return monitor.bad(index)
@@ -90,6 +97,7 @@ class UpdateWatch:
             overflow_is_excused: whether overflow of the fp16 loss scale is still ordinary.
         """
         self._see_parameters(self._minibatches - 1)
+        self._see_moments(self._minibatches - 1)
         excused = figures.overflow.nonzero().flatten().tolist() if overflow_is_excused else ()
         return self._monitor.sightings(
             self._monitor.flags.cpu(),
@@ -113,6 +121,18 @@ class UpdateWatch:
         for parameter, is_born in zip(body, born, strict=True):
             kinds = kinds_in(parameter.reshape(-1, 1), is_born.reshape(-1, 1))[0]
             self._monitor.set_shared(index, "parameters", kinds)
+
+    def _see_moments(self, index: int) -> None:
+        """Flag the optimizer's moments as the step of a minibatch is given them, or left them."""
+        *body, weight, bias = [self._optimizer.state.get(p, {}) for p in self._gradient.parameters]
+        if not weight:
+            return  # before the first step there are none
+        rows = [weight[name] for name in MOMENTS]  # each [total, width]
+        rows += [bias[name].unsqueeze(1) for name in MOMENTS]
+        by_choice = kinds_in(torch.cat(rows, dim=1).t())  # [total, 3]
+        self._monitor.set_heads(index, "moments", self._any_by_head(by_choice))
+        moments = [state[name].reshape(-1) for state in body for name in MOMENTS]
+        self._monitor.see_shared(index, "moments", torch.cat(moments))
 
     def _see_unscaled_gradients(self, index: int, loss: Tensor, active: Tensor) -> None:
         """Flag the gradients as they are without the loss scale: that which is not its doing."""

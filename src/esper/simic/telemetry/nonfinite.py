@@ -20,6 +20,7 @@ KINDS = ("nan", "+inf", "-inf")
 
 #: Every quantity watched in each head, in causal order.
 HEAD_QUANTITIES = (
+    "moments",
     "logits",
     "old_log_prob",
     "log_prob",
@@ -31,6 +32,7 @@ HEAD_QUANTITIES = (
 #: Every quantity watched that belongs to no single head, in causal order.
 SHARED_QUANTITIES = (
     "loss_scale",
+    "moments",
     "observations",
     "recurrent_state",
     "advantages",
@@ -41,25 +43,31 @@ SHARED_QUANTITIES = (
     "policy_loss",
     "value_loss",
     "entropy_loss",
+    "loss",
     "gradient",
     "parameters",
 )
 
 #: Quantities that stay broken once they are: they explain what later minibatches show, while in
 #: their own they come last and explain nothing.
-LASTING = ("parameters",)
+LASTING = ("parameters", "moments")
 
 _GIVEN = ("observations", "recurrent_state")
-_INPUTS = (*_GIVEN, "trunk", *LASTING)
+_INPUTS = (*_GIVEN, "trunk", "parameters")
 _FORWARD = ("logits", "old_log_prob", "log_prob", "ratio", "entropy")
 _LOSSES = ("policy_loss", "value_loss", "entropy_loss")
+_BEFORE_LOSS = (
+    "loss_scale", *_INPUTS, *_FORWARD, *_LOSSES, "value", "joint_ratio", "advantages", "returns",
+)  # fmt: skip
 #: Quantities that, non-finite too, explain why this one is: it is then left out. What a head shows
 #: is explained by that head or by what is shared, what is shared by any.
 EXPLAINED_BY: Mapping[str, tuple[str, ...]] = {
-    "recurrent_state": ("observations", *LASTING),
-    "advantages": _GIVEN,
-    "returns": (*_GIVEN, "advantages"),
-    "trunk": (*_GIVEN, *LASTING),
+    "recurrent_state": ("observations", "parameters"),
+    "parameters": ("moments",),
+    # What acting valued was computed with the same weights, of the same observations.
+    "advantages": (*_GIVEN, "trunk", "value"),
+    "returns": (*_GIVEN, "advantages", "trunk", "value"),
+    "trunk": (*_GIVEN, "parameters"),
     "value": _INPUTS,
     **dict.fromkeys(_FORWARD, _INPUTS),
     "old_log_prob": (*_GIVEN, "trunk"),  # from before the first step
@@ -67,10 +75,8 @@ EXPLAINED_BY: Mapping[str, tuple[str, ...]] = {
     "policy_loss": (*_INPUTS, *_FORWARD, "joint_ratio", "advantages"),
     "value_loss": (*_INPUTS, "value", "returns"),
     "entropy_loss": (*_INPUTS, *_FORWARD),
-    "gradient": (
-        "loss_scale", *_INPUTS, *_FORWARD, *_LOSSES,
-        "value", "joint_ratio", "advantages", "returns",
-    ),
+    "loss": _BEFORE_LOSS,
+    "gradient": (*_BEFORE_LOSS, "loss"),
 }  # fmt: skip
 
 
@@ -87,7 +93,7 @@ def kinds_in(values: Tensor, counted: Tensor | None = None) -> Tensor:
     flags = torch.stack((values.isnan(), values == torch.inf, values == -torch.inf), dim=-1)
     if counted is not None:
         flags = flags & counted.unsqueeze(-1)
-    return flags.flatten(0, -3).any(0)
+    return flags.reshape(-1, *flags.shape[-2:]).any(0)
 
 
 @dataclass
@@ -107,7 +113,8 @@ class NonfiniteMonitor:
         lasting: quantities that stay broken once they are, such as parameters.
 
     Raises:
-        ValueError: a quantity that is not among the names is given to one of its methods.
+        ValueError: a quantity that is not among the names is given to one of its methods, or
+            values that have not a column for each head.
 
     Example:
         >>> monitor = NonfiniteMonitor(("left", "right"), ("logits",), ("loss",), 1)
@@ -142,6 +149,11 @@ class NonfiniteMonitor:
         self, minibatch: int, quantity: str, values: Tensor, counted: Tensor | None = None
     ) -> None:
         """Flag what is non-finite in `values` `[…, H]`; where `counted` is False, nothing is."""
+        if values.shape[-1] != len(self.heads):
+            raise ValueError(
+                f"{quantity} must have a column for each of {len(self.heads)} heads, "
+                f"not {values.shape[-1]}"
+            )
         self.set_heads(minibatch, quantity, kinds_in(values, counted))
 
     def set_heads(self, minibatch: int, quantity: str, kinds: Tensor) -> None:
@@ -197,7 +209,10 @@ class NonfiniteMonitor:
             )
             for (head, quantity, kind), at in seen.items()
         ]
-        return sorted(found, key=lambda s: (s.epoch, s.minibatch, causal_rank(s.quantity)))
+        return sorted(
+            found,
+            key=lambda s: (s.epoch, s.minibatch, causal_rank(s.quantity), s.head != SHARED),
+        )
 
     def _lit(self, flags: Tensor) -> list[tuple[str, str, str]]:
         """Return the (head, quantity, kind) of every flag of one minibatch."""

@@ -6,10 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from esper.karn.sanctum.ascii import to_ascii
+from esper.karn.sanctum.widgets.braille import line_chart
 from esper.karn.sanctum.widgets.charts import (
+    MIXED_SIGN,
     NONFINITE_SIGNS,
     buckets,
-    line_chart,
     progress_bar,
     sparkline,
 )
@@ -94,3 +96,31 @@ def test_the_progress_bar_is_filled_by_its_share(share, filled):
 def test_values_that_are_equal_make_a_level_line():
     rows = [row.plain for row in line_chart([0.1] * 7, 20, 3, DARK)]
     assert sum(bool(row.strip()) for row in rows) == 1
+
+
+def test_points_of_different_kinds_that_share_a_cell_are_said_to_be_mixed():
+    values = [math.nan, math.inf, 1.0, 2.0]
+    assert sparkline(values, 2, DARK).plain[0] == MIXED_SIGN
+    rows = [row.plain for row in line_chart(values * 30, 4, 3, DARK)]
+    assert "↑" in rows[0]
+    assert "×" in rows[1]
+    assert MIXED_SIGN in line_chart(values * 30, 4, 1, DARK)[0].plain
+
+
+def test_an_area_is_filled_down_to_its_ground():
+    rows = [row.plain for row in line_chart([1.0, 0.0, 1.0], 9, 3, DARK, is_filled=True)]
+    assert set(rows[2]) == {"⣿"} or all(character != " " for character in rows[2])
+    assert rows[0][0] != " "
+    assert rows[0][4] == " "
+
+
+@pytest.mark.parametrize("values", [[1e308, -1e308], [5e-324, 0.0], [1e308] * 3, [-0.0, 0.0]])
+def test_the_largest_and_the_smallest_numbers_are_drawn(values):
+    assert "".join(row.plain for row in line_chart(values, 8, 2, DARK)).strip()
+
+
+@given(SERIES, st.integers(min_value=1, max_value=20), st.integers(min_value=1, max_value=5))
+def test_an_ascii_chart_has_ink_where_the_braille_has(values, width, height):
+    for row in line_chart(values, width, height, DARK):
+        plain = to_ascii(row.plain)
+        assert [cell == " " for cell in plain] == [cell == " " for cell in row.plain]

@@ -24,6 +24,9 @@ from esper.karn.sanctum.widgets.figures import count, duration, figure, percenta
         (0.0123, "0.012"),
         (0.000123, "1e-4"),
         (123456.0, "1.2e5"),
+        (-2e-5, "-2e-5"),
+        (-2e-10, "-2e-…"),
+        (-1e308, "-1e3…"),
     ],
 )
 def test_a_figure_is_written_in_five_characters(value, text):

@@ -6,7 +6,8 @@ from dataclasses import replace
 import pytest
 
 from esper.karn.sanctum.schema import SanctumSnapshot, SlotState
-from esper.karn.sanctum.widgets.hosts_panel import STAGE_SIGNS, render_hosts, stage_sign
+from esper.karn.sanctum.widgets.hosts_panel import render_hosts
+from esper.karn.sanctum.widgets.seed_stages import STAGE_SIGNS, stage_sign
 from esper.leyline.heads import Stage
 
 
@@ -66,8 +67,28 @@ def test_hosts_that_do_not_fit_below_each_other_stand_beside_each_other(views):
 
 
 def test_no_host_is_left_out_when_even_that_is_not_enough(views):
-    lines = _lines(render_hosts(views.healthy(hosts=64), 57, 9))
-    assert len(lines) == 65
+    text = render_hosts(views.healthy(hosts=64), 57, 9).plain.replace("\n", " ")
+    assert all(f" {host} " in f" {text}" for host in range(1, 65))
+
+
+def test_eight_hosts_have_room_in_four_lines(views):
+    lines = _lines(render_hosts(views.healthy(), 40, 4))
+    assert len(lines) == 4
+    assert [line.split()[0] for line in lines] == ["1", "2", "3", "4"]
+    assert " 5 62.5%" in lines[0]
+    assert "◆█" in lines[0]
+
+
+def test_the_names_of_blueprints_are_whole_from_64_cells_on(views):
+    text = render_hosts(views.healthy(), 64, 20).plain
+    assert all(
+        name in text for name in ("norm", "depthwise", "pointwise", "bottleneck", "attention")
+    )
+    assert "…" not in text
+
+
+def test_a_name_that_is_cut_says_so(views):
+    assert "bottle…" in render_hosts(views.healthy(), 55, 20).plain
 
 
 @pytest.mark.parametrize(

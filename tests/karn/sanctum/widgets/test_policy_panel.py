@@ -60,7 +60,7 @@ def test_a_chart_says_its_highest_and_lowest_value(views):
 
 
 def test_skipped_minibatches_are_an_alert(views):
-    text = render_policy(views.broken(), 60, 18)
+    text = render_policy(views.broken(), 65, 18)
     assert "1/16 minibatches, 2 in this run" in text.plain
     place = text.plain.index("1/16")
     styles = [str(span.style) for span in text.spans if span.start <= place < span.end]
@@ -105,6 +105,21 @@ def test_without_fp16_there_is_no_word_of_a_scaler(views, width, height):
     text = render_policy(views.broken(), width, height).plain
     assert "Scaler" not in text
     assert "scale" not in text
+
+
+def test_where_there_is_little_room_the_foot_is_said_in_fewer_words(views):
+    foot = _line_of(render_policy(views.broken(), 37, 18), "Skipped").plain
+    assert foot.startswith("Skipped 1/16, 2 in all ")
+    assert foot.endswith(" lr 0.0020")
+    assert len(foot) == 37
+
+
+@pytest.mark.parametrize("height", [4, 5])
+def test_with_no_room_for_a_line_each_all_figures_stand_in_two_columns(views, height):
+    lines = [line.plain for line in render_policy(views.broken(), 37, height).split("\n")]
+    assert len(lines) == 5
+    for label, value in {"Pol. loss": "-0.01", "Score": "0.584", "Grad norm": "0.420"}.items():
+        assert any(f"{label:9} {value}" in line for line in lines)
 
 
 @pytest.mark.parametrize(("width", "height"), [*SIZES, (1, 1), (200, 2)])

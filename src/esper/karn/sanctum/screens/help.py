@@ -1,6 +1,6 @@
 """Help: every key, taken from the bindings themselves, and every sign."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import ClassVar
 
 from rich.text import Text
@@ -8,18 +8,21 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import VerticalScroll
 from textual.screen import ModalScreen, Screen
+from textual.widget import Widget
 from textual.widgets import Static
 
 from esper.karn.sanctum.themes import palette_of
-from esper.karn.sanctum.widgets.charts import NONFINITE_SIGNS
-from esper.karn.sanctum.widgets.hosts_panel import STAGE_SIGNS
+from esper.karn.sanctum.widgets.charts import MIXED_SIGN, NONFINITE_SIGNS
 from esper.karn.sanctum.widgets.palette import Palette
+from esper.karn.sanctum.widgets.panel import Panel
+from esper.karn.sanctum.widgets.seed_stages import STAGE_SIGNS
 from esper.karn.sanctum.widgets.tamiyo_brain.action_heads_panel import (
     FIRST_OUT_MARK,
     LIT,
     UNLIT,
 )
 from esper.karn.sightings import KIND_WORDS
+from esper.leyline.records import RECORDS, TelemetryRecord, record_of
 
 _KEY_WIDTH = 14
 
@@ -38,6 +41,11 @@ def render_signs(palette: Palette) -> Text:
     alert = f"bold {palette.critical}"
     signs = [
         (LIT, alert, "this head was Inf or NaN at least once in this run; it never goes out"),
+        (
+            LIT,
+            f"{alert} reverse",
+            "the same, and nobody acknowledged it yet: it blinks",
+        ),
         (UNLIT, palette.muted, "it never was"),
         (f"{LIT} now", alert, "and it was in the last update"),
         (f"{LIT}{FIRST_OUT_MARK}", alert, "first-out: the first light of the run to go on"),
@@ -46,12 +54,41 @@ def render_signs(palette: Palette) -> Text:
     for kind, sign in NONFINITE_SIGNS.items():
         name = KIND_WORDS[kind] if kind != "+inf" else "+Inf"
         signs.append((sign, alert, f"a {name} in a curve"))
+    signs.append((MIXED_SIGN, alert, "points of more than one of these kinds in one place"))
     for stage, sign in STAGE_SIGNS.items():
         signs.append((sign, palette.ink, f"a slot whose seed is {stage.name.lower()}"))
     signs.append(("▁ to █", palette.ink, "alpha: how much of a seed is blended into its host"))
     text = Text()
     for sign, style, meaning in signs:
-        text.append(sign.ljust(_KEY_WIDTH), style).append(f"{meaning}\n", palette.ink)
+        text.append(sign, style).append(" " * (_KEY_WIDTH - len(sign)))
+        text.append(f"{meaning}\n", palette.ink)
+    return text
+
+
+def records_of(panel: Panel) -> list[TelemetryRecord]:
+    """Return the telemetry records of the fields that a panel shows."""
+    classes = {f"{kind.__module__}:{kind.__qualname__}" for kind in type(panel).__mro__}
+    wired = [record for record in RECORDS if record.wiring.widget in classes]
+    return wired + [record for path in panel.SHOWS if (record := record_of(path)) not in wired]
+
+
+def render_records(records: Sequence[TelemetryRecord], palette: Palette) -> Text:
+    """Return what is to be known of each field: its question, unit, thresholds and source."""
+    text = Text()
+    for record in records:
+        text.append(record.id.ljust(_KEY_WIDTH), f"bold {palette.accent}")
+        text.append(record.name, f"bold {palette.ink}")
+        text.append(f"  {record.priority}\n", palette.muted)
+        limits = record.thresholds
+        judged = f"healthy: {limits.healthy}; warning: {limits.warning}"
+        if limits.is_critical_when_true:
+            judged = f"healthy: {limits.healthy}; critical: {limits.critical}"
+        for said in (
+            record.question,
+            f"unit: {record.unit}; {judged}",
+            f"measured in {record.wiring.source}",
+        ):
+            text.append(f"{'':{_KEY_WIDTH}}{said}\n", palette.ink)
     return text
 
 
@@ -68,18 +105,39 @@ def keys_of(screen: Screen[object]) -> list[tuple[str, str]]:
 
 
 class HelpScreen(ModalScreen[None]):
-    """Shows the keys of the screen below it, and the signs."""
+    """Shows the fields of a panel, the keys of the screen below it, and the signs."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape,q,question_mark,f1", "dismiss", "Close", tooltip="Close the help"),
+        Binding("escape,q,question_mark,f1,ctrl+c", "dismiss", "Close", tooltip="Close the help"),
+        Binding("k", "place('keys')", "Keys", tooltip="To the keys"),
+        Binding("f", "place('fields')", "Fields", tooltip="To the focused panel's fields"),
+        Binding("s", "place('signs')", "Signs", tooltip="To the signs"),
     ]
+
+    def __init__(self, panel: Panel | None = None) -> None:
+        super().__init__()
+        self._panel = panel  # in focus
 
     def compose(self) -> ComposeResult:
         """Yield the help; it is scrolled where it does not fit."""
         palette = palette_of(self.app.theme)
         below = self.app.screen_stack[-2]
         with VerticalScroll(id="help"):
-            yield Static("Keys", classes="title")
+            yield Static("Keys", id="keys", classes="title")
             yield Static(render_keys(keys_of(below), palette))
-            yield Static("Signs", classes="title")
+            yield from self._fields(palette)
+            yield Static("Signs", id="signs", classes="title")
             yield Static(render_signs(palette))
+        yield Static("k keys   f fields   s signs   esc closes", id="help-places")
+
+    def _fields(self, palette: Palette) -> Iterable[Widget]:
+        records = [] if self._panel is None else records_of(self._panel)
+        if self._panel is not None and records:
+            title = self._panel.BORDER_TITLE or "This panel"
+            yield Static(f"Fields of {title}", id="fields", classes="title", markup=False)
+            yield Static(render_records(records, palette))
+
+    def action_place(self, place: str) -> None:
+        """Scroll to a part of the help."""
+        for title in self.query(f"#{place}"):
+            self.query_one("#help").scroll_to_widget(title, top=True, animate=False)

@@ -19,6 +19,8 @@ class QuitDialog(ModalScreen[Outcome | None]):
         Binding(
             "s", "answer('stop')", "Stop", tooltip="Leave, and end training at the next update"
         ),
+        # Whoever presses it twice wants to be gone, and never to lose a training run by that.
+        Binding("ctrl+c", "answer('detach')", show=False, tooltip="Leave, and let training go on"),
         Binding("escape,q", "stay", "Stay", tooltip="Do not leave"),
         Binding("left", "app.focus_previous", show=False, tooltip="To the button on the left"),
         Binding("right", "app.focus_next", show=False, tooltip="To the button on the right"),
@@ -33,7 +35,7 @@ class QuitDialog(ModalScreen[Outcome | None]):
         with Vertical(id="dialog"):
             yield Static(f"Training is still going on, in process {self._pid}.", id="question")
             yield Static(
-                "Detach  leaves it running; `sanctum` shows it again.\n"
+                "Detach  leaves it running; `sanctum` shows it again. So does Ctrl-C.\n"
                 "Stop    ends it at the next update; it can be resumed.\n"
                 "Stay    goes back to the cockpit.",
                 id="answers",

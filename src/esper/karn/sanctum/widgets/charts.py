@@ -1,7 +1,7 @@
-"""Small charts out of characters. A non-finite point is never dropped: it has a sign of its own."""
+"""Charts of one line. A non-finite point is never dropped: it has a sign of its own."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final
@@ -13,11 +13,9 @@ from esper.karn.sanctum.widgets.palette import Palette
 
 #: What stands in a chart for a point that has no height.
 NONFINITE_SIGNS: Final = {"nan": "×", "+inf": "↑", "-inf": "↓"}
+#: What stands for several points of different kinds that share a cell.
+MIXED_SIGN: Final = "*"
 BLOCKS: Final = "▁▂▃▄▅▆▇█"
-
-# Bits of a Braille character by its two columns and four rows, the topmost first (Unicode U+2800).
-_BRAILLE: Final = 0x2800
-_DOTS: Final = ((0x01, 0x02, 0x04, 0x40), (0x08, 0x10, 0x20, 0x80))
 
 
 @dataclass(frozen=True)
@@ -27,14 +25,14 @@ class Bucket:
     low: float  # NaN where no point is finite, as are the next two
     high: float
     last: float
-    nonfinite: str | None  # kind of the first non-finite point
+    nonfinite: tuple[str, ...]  # the kinds of the others, each once, in the order they came
 
 
 def buckets(values: Sequence[float], columns: int) -> list[Bucket]:
     """Spread a series over at most `columns` buckets, oldest first.
 
-    Each keeps the minimum, the maximum, the last and the kind of the first non-finite of its
-    points, so that neither a spike nor a NaN is lost when there are more points than columns.
+    Each keeps the minimum, the maximum, the last and the kinds of the non-finite of its points, so
+    that neither a spike nor a NaN is lost when there are more points than columns.
     """
     size = len(values)
     if columns <= 0 or size == 0:
@@ -46,27 +44,35 @@ def buckets(values: Sequence[float], columns: int) -> list[Bucket]:
 
 def _bucket(values: Sequence[float]) -> Bucket:
     finite = [value for value in values if math.isfinite(value)]
-    kinds = [kind for value in values if (kind := nonfinite_kind(value)) is not None]
+    if len(finite) == len(values):
+        return Bucket(min(finite), max(finite), finite[-1], ())
+    kinds = tuple(dict.fromkeys(kind for value in values if (kind := nonfinite_kind(value))))
     if not finite:
-        return Bucket(math.nan, math.nan, math.nan, kinds[0])
-    return Bucket(min(finite), max(finite), finite[-1], kinds[0] if kinds else None)
+        return Bucket(math.nan, math.nan, math.nan, kinds)
+    return Bucket(min(finite), max(finite), finite[-1], kinds)
+
+
+def sign_of(kinds: Collection[str]) -> str:
+    """Return the sign of the non-finite points that share a cell; there is at least one."""
+    (first, *others) = kinds
+    return MIXED_SIGN if others else NONFINITE_SIGNS[first]
 
 
 def sparkline(values: Sequence[float], width: int, palette: Palette) -> Text:
     """Return a series as one line of exactly `width` cells, the oldest at the left."""
     columns = buckets(values, width)
-    low, high = _range(columns)
+    low, high = finite_range(columns)
     cells = "".join(
-        NONFINITE_SIGNS[column.nonfinite]
-        if column.nonfinite is not None
-        else BLOCKS[_height(column.last, low, high, len(BLOCKS))]
+        sign_of(column.nonfinite)
+        if column.nonfinite
+        else BLOCKS[level(column.last, low, high, len(BLOCKS))]
         for column in columns
     )
-    signs = [x for x, column in enumerate(columns) if column.nonfinite is not None]
-    return _styled(cells.ljust(width), signs, palette)
+    signs = [x for x, column in enumerate(columns) if column.nonfinite]
+    return chart_line(cells.ljust(width), signs, palette)
 
 
-def _styled(cells: str, signs: Sequence[int], palette: Palette) -> Text:
+def chart_line(cells: str, signs: Sequence[int], palette: Palette) -> Text:
     """Return a line of a chart in which the signs of non-finite points stand out."""
     line = Text(no_wrap=True, end="").append(cells, palette.curve)
     for x in signs:
@@ -74,76 +80,15 @@ def _styled(cells: str, signs: Sequence[int], palette: Palette) -> Text:
     return line
 
 
-def line_chart(values: Sequence[float], width: int, height: int, palette: Palette) -> list[Text]:
-    """Return a series as `height` lines of exactly `width` cells, drawn in Braille dots.
-
-    Each dot column spans the lowest to the highest of its points. A short series is spread over
-    the whole width. Neighbours are joined unless there was something non-finite between them.
-    """
-    dots = 4 * height
-    columns = buckets(values, 2 * width)
-    low, high = _range(columns)
-    cells = [[0] * width for _ in range(height)]
-    signs: dict[tuple[int, int], str] = {}
-    before: tuple[int, int] | None = None
-    for x, column in zip(_places(len(columns), 2 * width), columns, strict=True):
-        if column.nonfinite is not None:
-            row = {"+inf": 0, "nan": height // 2, "-inf": height - 1}[column.nonfinite]
-            signs[row, x // 2] = NONFINITE_SIGNS[column.nonfinite]
-            before = None
-        if math.isnan(column.last):
-            continue
-        bottom, top, last = (
-            _height(value, low, high, dots) for value in (column.low, column.high, column.last)
-        )
-        _draw(cells, x, bottom, top)
-        if before is not None:
-            _join(cells, before, (x, last))
-        before = x, last
-    return [_chart_line(cells[row], row, signs, palette) for row in range(height)]
-
-
-def _places(columns: int, width: int) -> list[int]:
-    if columns < 2:
-        return list(range(columns))
-    return [round(index * (width - 1) / (columns - 1)) for index in range(columns)]
-
-
-def _draw(cells: list[list[int]], x: int, bottom: int, top: int) -> None:
-    """Set the dots of one dot column from `bottom` to `top`, counted from below."""
-    for y in range(bottom, top + 1):
-        row, dot = divmod(4 * len(cells) - 1 - y, 4)
-        cells[row][x // 2] |= _DOTS[x % 2][dot]
-
-
-def _join(cells: list[list[int]], start: tuple[int, int], end: tuple[int, int]) -> None:
-    """Set the dots of a straight line that has no gaps, without those of its start."""
-    (x_start, y_start), (x_end, y_end) = start, end
-    before = y_start
-    for x in range(x_start + 1, x_end + 1):
-        y = round(y_start + (y_end - y_start) * (x - x_start) / (x_end - x_start))
-        _draw(cells, x, min(y, before + 1), max(y, before - 1))
-        before = y
-
-
-def _chart_line(
-    bits: list[int], row: int, signs: dict[tuple[int, int], str], palette: Palette
-) -> Text:
-    cells = [chr(_BRAILLE + dots) if dots else " " for dots in bits]
-    places = [x for sign_row, x in signs if sign_row == row]
-    for x in places:
-        cells[x] = signs[row, x]
-    return _styled("".join(cells), places, palette)
-
-
-def _range(columns: Sequence[Bucket]) -> tuple[float, float]:
+def finite_range(columns: Sequence[Bucket]) -> tuple[float, float]:
+    """Return the lowest and the highest finite value; zeros where there is none."""
     finite = [column for column in columns if not math.isnan(column.last)]
     if not finite:
         return 0.0, 0.0
     return min(column.low for column in finite), max(column.high for column in finite)
 
 
-def _height(value: float, low: float, high: float, levels: int) -> int:
+def level(value: float, low: float, high: float, levels: int) -> int:
     """Return the level of `value`, 0 to `levels - 1`; a constant series lies in the middle."""
     # Halved first: the difference of two huge finite numbers may be infinite.
     span = high / 2 - low / 2

@@ -8,8 +8,9 @@ from rich.text import Text
 
 from esper.karn.sanctum.schema import LogEntry, SanctumSnapshot
 from esper.karn.sanctum.view import View
+from esper.karn.sanctum.widgets.following_panel import FollowingPanel
+from esper.karn.sanctum.widgets.log_filter import LogFilter
 from esper.karn.sanctum.widgets.palette import DARK, Palette
-from esper.karn.sanctum.widgets.panel import Panel
 
 _SIGNS: Final = {"latch": "●", "error": "✗", "warning": "!"}
 _SIGN_WIDTH: Final = 2
@@ -42,16 +43,23 @@ def render_entry(entry: LogEntry, width: int, palette: Palette = DARK) -> list[T
     return [first, *rest]
 
 
-class EventLog(Panel):
-    """Shows the event log, and follows it unless it was scrolled away from its end."""
+class EventLog(FollowingPanel):
+    """Shows the event log, or a part of it, and follows it."""
 
     BORDER_TITLE = "Log"
 
     def __init__(self, *, id: str | None = None) -> None:
         super().__init__(id=id)
-        self._follows = True
-        self._drawn: dict[LogEntry, list[Text]] = {}
+        self._filter = LogFilter()
+        # By identity, since comparing a thousand entries takes longer than drawing the new ones.
+        self._drawn: dict[int, tuple[LogEntry, list[Text]]] = {}
         self._drawn_for: tuple[int, Palette] | None = None
+
+    def choose(self, log_filter: LogFilter) -> None:
+        """Show another part of the log."""
+        if log_filter != self._filter:
+            self._filter = log_filter
+            self.redraw()
 
     def part(self, view: View) -> object:
         return view.snapshot.log
@@ -67,20 +75,10 @@ class EventLog(Panel):
             self._drawn, self._drawn_for = {}, (width, palette)
         drawn = self._drawn
         self._drawn = {
-            entry: drawn.get(entry) or render_entry(entry, width, palette)
+            id(entry): drawn.get(id(entry)) or (entry, render_entry(entry, width, palette))
             for entry in view.snapshot.log
+            if self._filter.takes(entry)
         }
-        return [line for entry in view.snapshot.log for line in self._drawn[entry]]
-
-    def redraw(self) -> None:
-        """Draw the log again and, if it follows, keep its end in sight."""
-        super().redraw()
-        if self._follows:
-            # Not immediate: how far down the end is, is known after the layout only.
-            self.scroll_end(animate=False)
-
-    def watch_scroll_y(self, old_value: float, new_value: float) -> None:
-        """Follow exactly while the end is in sight, and say so when it is not."""
-        super().watch_scroll_y(old_value, new_value)
-        self._follows = self.is_vertical_scroll_end
-        self.border_subtitle = "" if self._follows else "paused, End follows again"
+        if not self._drawn:
+            return [Text("nothing in the log has that", style=palette.muted, no_wrap=True)]
+        return [line for _, lines in self._drawn.values() for line in lines]

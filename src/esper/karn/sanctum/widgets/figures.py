@@ -40,7 +40,8 @@ def figure(value: float | None, width: int = 5) -> str:
         short = f"{mantissa}e{int(exponent)}"
         if len(short) <= width:
             return short
-    return short[:width]
+    # A number whose end is missing would be another number.
+    return short[: width - 1] + "…"
 
 
 def count(value: float | None) -> str:
@@ -72,3 +73,8 @@ def duration(seconds: float | None) -> str:
     days, rest = divmod(whole, 86_400)
     clock = f"{rest // 3600}:{rest // 60 % 60:02}:{rest % 60:02}"
     return f"{days} d {clock}" if days else clock
+
+
+def cut(text: str, width: int) -> str:
+    """Return a text in at most `width` characters, with an ellipsis for what is missing."""
+    return text if len(text) <= width else text[: max(0, width - 1)] + "…"[:width]

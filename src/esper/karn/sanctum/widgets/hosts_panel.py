@@ -1,5 +1,6 @@
 """The hosts: accuracy, size and the seeds in each one's slots, a line a host."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -8,50 +9,24 @@ from rich.text import Text
 from esper.karn.sanctum.schema import HostState, RunState, SanctumSnapshot, SlotState
 from esper.karn.sanctum.view import View
 from esper.karn.sanctum.widgets.charts import BLOCKS, NONFINITE_SIGNS, sparkline
-from esper.karn.sanctum.widgets.figures import count, figure, nonfinite_kind, percentage
+from esper.karn.sanctum.widgets.figures import count, cut, figure, nonfinite_kind, percentage
 from esper.karn.sanctum.widgets.judgement import figure_style
 from esper.karn.sanctum.widgets.palette import DARK, Palette
 from esper.karn.sanctum.widgets.panel import Panel
-from esper.leyline.heads import Stage
+from esper.karn.sanctum.widgets.seed_stages import STAGE_SIGNS, stage_sign, stage_style
 
-#: A sign for each stage of a seed's life; the more of it there is in the host, the fuller.
-STAGE_SIGNS: Final = {
-    Stage.DORMANT: "·",
-    Stage.GERMINATED: "▫",
-    Stage.TRAINING: "▪",
-    Stage.BLENDING: "◧",
-    Stage.HOLDING: "■",
-    Stage.FOSSILIZED: "◆",
-    Stage.PRUNED: "/",
-    Stage.EMBARGOED: "−",
-}
 _INDEX_WIDTH: Final = 3
 _PERCENT_WIDTH: Final = 7
 _COUNT_WIDTH: Final = 6
 _SIGNS_WIDTH: Final = 3  # stage, alpha and a gap
-_SHORTEST_NAME: Final = 4
-_LONGEST_NAME: Final = 11
+_SHORTEST_NAME: Final = 6
+_LONGEST_NAME: Final = 14
 _FIGURE_WIDTH: Final = 7
 _SHORTEST_CURVE: Final = 5
 _LONGEST_CURVE: Final = 24
 _GAP: Final = 3  # between two columns of hosts
-
-
-def stage_style(stage: int, palette: Palette) -> str:
-    """Return the colour of a stage; none of them is an alert."""
-    return {
-        Stage.TRAINING: palette.accent,
-        Stage.BLENDING: f"bold {palette.accent}",
-        Stage.HOLDING: palette.ink,
-        Stage.FOSSILIZED: f"bold {palette.good}",
-        Stage.GERMINATED: palette.muted,
-        Stage.PRUNED: palette.muted,
-    }.get(Stage(stage) if stage in list(Stage) else Stage.DORMANT, palette.faint)
-
-
-def stage_sign(stage: int) -> str:
-    """Return the sign of a stage; one that a newer version has added is a question mark."""
-    return STAGE_SIGNS[Stage(stage)] if stage in list(Stage) else "?"
+_TIGHT_PERCENT_WIDTH: Final = 6
+_TIGHT_SLOT_WIDTH: Final = 2  # stage and alpha
 
 
 @dataclass(frozen=True)
@@ -60,12 +35,19 @@ class _Columns:
 
     width: int
     curve: int
-    name: int  # of a blueprint; 0 where only signs fit
-    figures: bool  # whether loss and reward fit
+    name: int = 0  # of a blueprint; 0 where only signs fit
+    figures: bool = False  # whether loss and reward fit
+    is_tight: bool = False  # whether only what matters most fits, and no heading
 
     @property
     def slot(self) -> int:
+        if self.is_tight:
+            return _TIGHT_SLOT_WIDTH
         return _SIGNS_WIDTH + (self.name + 1 if self.name else 0)
+
+    @property
+    def percent(self) -> int:
+        return _TIGHT_PERCENT_WIDTH if self.is_tight else _PERCENT_WIDTH
 
 
 def render_hosts(
@@ -79,14 +61,12 @@ def render_hosts(
     if not hosts:
         return Text("no step completed yet", style=palette.muted, no_wrap=True)
     slots = max(len(run.slots), *(len(host.slots) for host in hosts))
-    narrowest = _fixed_width(slots) + _SHORTEST_CURVE
-    flows = 1
-    while len(hosts) > flows * (height - 1) and (width + _GAP) // (flows + 1) >= narrowest + _GAP:
-        flows += 1
-    columns = _columns((width + _GAP) // flows - _GAP, slots)
+    columns, flows = _flows(len(hosts), slots, run.blueprints, width, height)
     rows = -(-len(hosts) // flows)
     gap = Text(" " * _GAP, no_wrap=True)
-    lines = [gap.join([_heading(run, slots, columns, palette)] * flows)]
+    lines = []
+    if not columns.is_tight:
+        lines.append(gap.join([_heading(run, slots, columns, palette)] * flows))
     for row in range(rows):
         cells = [_host_line(host, run, slots, columns, palette) for host in hosts[row::rows]]
         lines.append(gap.join(cells))
@@ -98,15 +78,36 @@ def render_hosts(
     return Text("\n", no_wrap=True).join(lines)
 
 
+def _flows(
+    hosts: int, slots: int, blueprints: Sequence[str], width: int, height: int
+) -> tuple[_Columns, int]:
+    """Return how a host's line is divided, and how many hosts stand beside each other."""
+    narrowest = _fixed_width(slots) + _SHORTEST_CURVE
+    flows = 1
+    while hosts > flows * (height - 1) and (width + _GAP) // (flows + 1) >= narrowest + _GAP:
+        flows += 1
+    if hosts <= flows * (height - 1):
+        return _columns((width + _GAP) // flows - _GAP, slots, blueprints), flows
+    tight = _INDEX_WIDTH + _TIGHT_PERCENT_WIDTH + slots * _TIGHT_SLOT_WIDTH + 1
+    tight_flows = max(1, min((width + _GAP) // (tight + _GAP), -(-hosts // height)))
+    if tight_flows <= flows:
+        return _columns((width + _GAP) // flows - _GAP, slots, blueprints), flows
+    room = (width + _GAP) // tight_flows - _GAP
+    # A curve of a cell or two would say nothing.
+    curve = room - tight if room - tight >= _SHORTEST_CURVE else 0
+    return _Columns(room, min(_LONGEST_CURVE, curve), is_tight=True), tight_flows
+
+
 def _fixed_width(slots: int) -> int:
     return _INDEX_WIDTH + _PERCENT_WIDTH + _COUNT_WIDTH + slots * _SIGNS_WIDTH + 1
 
 
-def _columns(width: int, slots: int) -> _Columns:
+def _columns(width: int, slots: int, blueprints: Sequence[str]) -> _Columns:
     rest = width - _fixed_width(slots) - _SHORTEST_CURVE
     name = 0
     if slots and rest // slots > _SHORTEST_NAME:
-        name = min(_LONGEST_NAME, rest // slots - 1)
+        longest = max(map(len, blueprints), default=_SHORTEST_NAME)
+        name = min(_LONGEST_NAME, longest, rest // slots - 1)
         rest -= slots * (name + 1)
     figures = rest >= 2 * (_FIGURE_WIDTH + 1)
     rest -= 2 * (_FIGURE_WIDTH + 1) if figures else 0
@@ -123,7 +124,7 @@ def _heading(run: RunState, slots: int, columns: _Columns, palette: Palette) -> 
         line.append("loss".ljust(_FIGURE_WIDTH + 1) + "reward".ljust(_FIGURE_WIDTH + 1))
     for slot in range(slots):
         name = run.slots[slot] if slot < len(run.slots) else str(slot + 1)
-        line.append(name[: columns.slot - 1].ljust(columns.slot))
+        line.append(cut(name, columns.slot - 1).ljust(columns.slot))
     line.truncate(columns.width, pad=True)
     return line
 
@@ -134,11 +135,12 @@ def _host_line(
     line = Text(no_wrap=True)
     line.append(f"{host.host + 1}".rjust(_INDEX_WIDTH - 1) + " ", palette.muted)
     line.append(
-        percentage(host.accuracy).ljust(_PERCENT_WIDTH),
+        percentage(host.accuracy).ljust(columns.percent),
         figure_style("hosts[…].accuracy", host.accuracy, run.update, palette),
     )
     line.append_text(sparkline(host.accuracy_history, columns.curve, palette)).append(" ")
-    line.append(count(host.parameters).ljust(_COUNT_WIDTH + 1), palette.ink)
+    if not columns.is_tight:
+        line.append(count(host.parameters).ljust(_COUNT_WIDTH + 1), palette.ink)
     if columns.figures:
         for name, value in (("loss", host.loss), ("reward", host.reward)):
             style = figure_style(f"hosts[…].{name}", value, run.update, palette)
@@ -158,7 +160,7 @@ def _slot(state: SlotState, run: RunState, columns: _Columns, palette: Palette) 
     if columns.name and state.blueprint >= 0:
         known = state.blueprint < len(run.blueprints)
         name = run.blueprints[state.blueprint] if known else f"#{state.blueprint}"
-        cell.append(f" {name[: columns.name]}", palette.muted)
+        cell.append(f" {cut(name, columns.name)}", palette.muted)
     cell.truncate(columns.slot, pad=True)
     return cell
 
@@ -192,6 +194,7 @@ class HostsPanel(Panel):
     """Shows every host that is being trained."""
 
     BORDER_TITLE = "Hosts"
+    IS_RESTLESS = True
 
     def part(self, view: View) -> object:
         run = view.snapshot.run

@@ -18,7 +18,8 @@ _WORDS: Final = {
     Level.WARNING: "WARNING",
     Level.CRITICAL: "CRITICAL",
 }
-WAITING: Final = "WAITING"
+#: There is nothing to judge by yet.
+_BEFORE: Final = (StatusKind.WAITING, StatusKind.STARTING)
 NO_DATA: Final = "NO DATA"
 _MARGIN: Final = 1
 
@@ -29,16 +30,17 @@ def master_word(view: View) -> str:
         return _WORDS[Level.CRITICAL]
     if view.error is not None:
         return NO_DATA
-    if view.status.kind == StatusKind.WAITING:
-        return WAITING
+    if view.status.kind in _BEFORE:
+        return str(view.status.kind)
     return _WORDS[view.verdict.level]
 
 
-def _reason(view: View) -> str:
+def reason(view: View) -> str:
+    """Return why the word is what it is, in a few words."""
     if view.verdict.level != Level.CRITICAL:
         if view.error is not None:
             return "the run cannot be read"
-        if view.status.kind == StatusKind.WAITING:
+        if view.status.kind in _BEFORE:
             return view.status.sentence
     if not view.verdict.reasons:
         return "nothing out of the ordinary"
@@ -64,17 +66,17 @@ def render_master(view: View, width: int, height: int, palette: Palette = DARK) 
     top, bottom = big_word(word)
     if height < 3 or len(top) + 2 * _MARGIN > width:
         line = Text(no_wrap=True).append(f" ● {word} ", style)
-        line.append(f"  {_reason(view)}", palette.ink)
+        line.append(f"  {reason(view)}", palette.ink)
         line.truncate(width, overflow="ellipsis")
         return line
-    reason = textwrap.wrap(
-        f"● {_reason(view)}",
+    said = textwrap.wrap(
+        f"● {reason(view)}",
         width - 2 * _MARGIN,
         max_lines=max(1, height - 3),
         placeholder="…",
         subsequent_indent="  ",
     )
-    rows = [*([""] if height > 3 else []), top, bottom, *reason]
+    rows = [*([""] if height > 3 else []), top, bottom, *said]
     rows += [""] * (height - len(rows))
     lines = [Text(no_wrap=True).append(f"{'':{_MARGIN}}{row}".ljust(width), style) for row in rows]
     return Text("\n", no_wrap=True).join(lines)
@@ -82,6 +84,9 @@ def render_master(view: View, width: int, height: int, palette: Palette = DARK) 
 
 class MasterStatus(Panel, can_focus=False):
     """Shows the verdict on the run."""
+
+    def part(self, view: View) -> object:
+        return master_word(view), reason(view)
 
     def draw(self, view: View, width: int, height: int, palette: Palette) -> Text:
         return render_master(view, width, height, palette)

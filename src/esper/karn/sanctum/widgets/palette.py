@@ -38,11 +38,24 @@ LIGHT: Final = Palette(
     faint="#a3abb5",
     accent="#1f6f96",
     curve="#5a8fae",
-    good="#2c7a4b",
-    warning="#a86200",
-    critical="#c4202b",
+    good="#1c7a55",
+    warning="#a05f00",
+    critical="#b00f2a",
     ground="#f6f5f1",
     on_alert="#ffffff",
+)
+#: For bright rooms, old projectors and tired eyes: all text has a contrast of at least 7.
+CONTRAST: Final = Palette(
+    ink="#ffffff",
+    muted="#d2d6dc",
+    faint="#8c939d",
+    accent="#6fd3ff",
+    curve="#58b4ff",
+    good="#8dffb0",
+    warning="#ffd23f",
+    critical="#ff7d7d",
+    ground="#000000",
+    on_alert="#000000",
 )
 #: For terminals without colour: there, what is an alert must be the brightest.
 MONOCHROME: Final = Palette(

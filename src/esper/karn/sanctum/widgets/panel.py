@@ -1,5 +1,7 @@
 """The frame that a pure render function is put into to become a widget."""
 
+import math
+import time
 from typing import ClassVar, Final
 
 from rich.segment import Segment
@@ -9,6 +11,7 @@ from textual.geometry import Size
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
+from esper.karn.sanctum.attention import Lamps
 from esper.karn.sanctum.themes import palette_of
 from esper.karn.sanctum.view import View
 from esper.karn.sanctum.widgets.palette import Palette
@@ -18,6 +21,10 @@ _SCROLL_PAGE: Final = "Scroll it by a page"
 _SCROLL_ALL: Final = "Scroll it to its beginning or its end"
 
 
+#: From one drawing of a restless panel to the next.
+REST_SECONDS: Final = 0.9
+
+
 class Panel(ScrollView, can_focus=True, inherit_bindings=False):
     """Draws the view it was last given, and repaints only the lines that changed.
 
@@ -25,6 +32,9 @@ class Panel(ScrollView, can_focus=True, inherit_bindings=False):
     back into classes, hence the inheritance.
     """
 
+    #: Paths of the snapshot, such as `training.entropy`, of which it shows what their records say;
+    #: beside those whose records name this panel themselves.
+    SHOWS: ClassVar[tuple[str, ...]] = ()
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("enter", "zoom", "Zoom", tooltip="Give the focused panel all the room, or back"),
         Binding("up", "scroll_up", show=False, tooltip=_SCROLL_LINE),
@@ -35,9 +45,16 @@ class Panel(ScrollView, can_focus=True, inherit_bindings=False):
         Binding("end", "scroll_end", show=False, tooltip=_SCROLL_ALL),
     ]
 
+    #: Whether it shows what changes with every step of a busy run. It is then drawn no more often
+    #: than somebody can read it: drawing is nearly all that a cockpit costs.
+    IS_RESTLESS: ClassVar[bool] = False
+
     def __init__(self, *, id: str | None = None) -> None:
         super().__init__(id=id)
+        self._is_due = False  # the view is another than the one that was drawn
+        self._drawn_at = -math.inf  # on the monotonic clock, in seconds
         self._view: View | None = None
+        self.lamps = Lamps()
         self._lines: list[Text] = []
         self._strips: list[Strip] = []
 
@@ -53,7 +70,23 @@ class Panel(ScrollView, can_focus=True, inherit_bindings=False):
         """Show another view of the run."""
         before, self._view = self._view, view
         if before is None or self.part(view) != self.part(before):
+            self._is_due = True
+        if self._is_due and not self._may_rest(view, before):
             self.redraw()
+
+    def _may_rest(self, view: View, before: View | None) -> bool:
+        """Return whether the next look is early enough: there will be one as long as there are."""
+        is_followed = before is not None and view.position is None and before.position is None
+        return (
+            self.IS_RESTLESS
+            and is_followed
+            and time.monotonic() - self._drawn_at < REST_SECONDS
+            and not view.status.is_over
+        )
+
+    def show_lamps(self, lamps: Lamps) -> None:
+        """Take note of how lights are shown; a panel with lights on it draws itself again."""
+        self.lamps = lamps
 
     def lines(self, view: View, width: int, height: int, palette: Palette) -> list[Text]:
         """Return what `draw` does by lines; a line that is the same object is not drawn anew."""
@@ -64,19 +97,39 @@ class Panel(ScrollView, can_focus=True, inherit_bindings=False):
         region = self.scrollable_content_region
         if self._view is None or region.width < 1 or region.height < 1:
             return
+        self._is_due, self._drawn_at = False, time.monotonic()
         lines = self.lines(self._view, region.width, region.height, palette_of(self.app.theme))
         before, self._lines = self._lines, lines
         known = dict(zip(map(id, before), self._strips, strict=True))
-        self._strips = [known.get(id(line)) or self._strip(line) for line in lines]
+        strips, self._strips = self._strips, []
+        changed = []
+        for y, line in enumerate(lines):
+            is_same = y < len(before) and _are_same(line, before[y])
+            # What looks the same is not rendered again, though it was made anew.
+            strip = strips[y] if is_same else known.get(id(line)) or self._strip(line)
+            self._strips.append(strip)
+            if not is_same:
+                changed.append(y)
         size = Size(region.width, len(lines))
         if self.virtual_size != size:
             self.virtual_size = size
             self.refresh()
             return
         top = self.scroll_offset.y
-        for y in range(top, min(top + region.height, len(lines))):
-            if y >= len(before) or lines[y] != before[y]:
+        for y in changed:
+            if top <= y < top + region.height:
                 self.refresh_line(y)
+
+    def note(self, said: str) -> None:
+        """Say something beside the panel's title; nothing with an empty text."""
+        title = " · ".join(part for part in (self.BORDER_TITLE, said) if part)
+        if title != self.border_title:
+            self.border_title = title
+
+    @property
+    def text(self) -> str:
+        """All that stands in the panel, also what is not in sight."""
+        return "\n".join(line.plain.rstrip() for line in self._lines)
 
     def _strip(self, line: Text) -> Strip:
         console = self.app.console
@@ -102,3 +155,8 @@ class Panel(ScrollView, can_focus=True, inherit_bindings=False):
             self.screen.minimize()
         else:
             self.screen.maximize(self, container=False)
+
+
+def _are_same(line: Text, other: Text) -> bool:
+    """Return whether two lines look the same; Rich's `==` leaves out the style of the whole."""
+    return line is other or (line.style == other.style and line == other)

@@ -1,134 +1,116 @@
 """PPO's losses and the health of the policy: each figure with its history."""
 
-import math
-from dataclasses import dataclass
 from typing import Final
 
 from rich.text import Text
 
 from esper.karn.sanctum.schema import SanctumSnapshot
 from esper.karn.sanctum.view import View
-from esper.karn.sanctum.widgets.charts import line_chart, sparkline
+from esper.karn.sanctum.widgets.charts import sparkline
 from esper.karn.sanctum.widgets.figures import ABSENT, figure
 from esper.karn.sanctum.widgets.judgement import figure_style
 from esper.karn.sanctum.widgets.palette import DARK, Palette
 from esper.karn.sanctum.widgets.panel import Panel
+from esper.karn.sanctum.widgets.plot import Series, plots
 
 _LABEL_WIDTH: Final = 15
-_VALUE_WIDTH: Final = 6
-_NARROWEST_CHART: Final = 26
-_TALLEST_CHART: Final = 10
-_SCALE_WIDTH: Final = 6
-_GAP: Final = 3  # between two columns of charts
+_SHORT_LABEL_WIDTH: Final = 9
+_GAP: Final = 2  # between two columns of figures
+_SHORTEST_TREND: Final = 12  # in updates: two of them would always look like a jump
 
-#: What is shown: label, and field of TrainingState; its history is in `<field>_history`.
+#: What is shown: label, a shorter one, and field of TrainingState; its history is in
+#: `<field>_history`.
 _FIGURES: Final = (
-    ("Policy loss", "policy_loss"),
-    ("Value loss", "value_loss"),
-    ("Entropy", "entropy"),
-    ("KL", "approximate_kl"),
-    ("Clip fraction", "clip_fraction"),
-    ("Explained var.", "explained_variance"),
-    ("Gradient norm", "gradient_norm"),
-    ("Score", "score"),
+    ("Policy loss", "Pol. loss", "policy_loss"),
+    ("Value loss", "Val. loss", "value_loss"),
+    ("Entropy", "Entropy", "entropy"),
+    ("KL", "KL", "approximate_kl"),
+    ("Clip fraction", "Clip", "clip_fraction"),
+    ("Explained var.", "Expl.var.", "explained_variance"),
+    ("Gradient norm", "Grad norm", "gradient_norm"),
+    ("Score", "Score", "score"),
 )
-
-
-@dataclass(frozen=True)
-class _Series:
-    label: str
-    value: Text
-    history: tuple[float, ...]
 
 
 def render_policy(
     snapshot: SanctumSnapshot, width: int, height: int = 10, palette: Palette = DARK
 ) -> Text:
-    """Return the figures with their histories: one line each, or charts where there is room.
+    """Return the figures with their histories: charts where there is room, else a line each.
 
-    Charts stand in two columns from a `width` of 55 on, and grow with the `height`.
+    Where there is not even a line each, they stand in two columns.
     """
-    series = _series(snapshot, palette)
-    columns = 2 if width >= 2 * _NARROWEST_CHART + _GAP else 1
-    rows = -(-len(series) // columns)
     foot = _foot(snapshot, width, palette)
-    chart_height = min(_TALLEST_CHART, (height - len(foot)) // rows - 1)
-    if chart_height >= 1:
-        lines = _charts(series, width, columns, chart_height, palette)
+    room = height - len(foot)
+    if room < len(_FIGURES):
+        lines = _two_columns(snapshot, width, palette)
     else:
-        lines = [_one_line(one, width, palette) for one in series]
+        lines = plots(_series(snapshot, palette), width, room, palette)
     lines += foot
     for line in lines:
         line.truncate(width, overflow="ellipsis")
     return Text("\n", no_wrap=True).join(lines)
 
 
-def _series(snapshot: SanctumSnapshot, palette: Palette) -> list[_Series]:
-    training = snapshot.training
+def _series(snapshot: SanctumSnapshot, palette: Palette) -> list[Series]:
+    training, update = snapshot.training, snapshot.run.update
     return [
-        _Series(label, _figure(snapshot, field, palette), getattr(training, f"{field}_history"))
-        for label, field in _FIGURES
+        Series(
+            label,
+            getattr(training, f"{field}_history"),
+            style=_style(snapshot, field, palette),
+            value=getattr(training, field),
+            x_name="update",
+            x_first=1,  # a history reaches over the whole run, however long
+            x_last=update,
+        )
+        for label, _, field in _FIGURES
     ]
 
 
-def _figure(snapshot: SanctumSnapshot, field: str, palette: Palette) -> Text:
+def _style(snapshot: SanctumSnapshot, field: str, palette: Palette) -> str:
     value = getattr(snapshot.training, field)
-    style = figure_style(f"training.{field}", value, snapshot.run.update, palette)
-    return Text(no_wrap=True).append(figure(value, _VALUE_WIDTH).ljust(_VALUE_WIDTH), style)
+    return figure_style(f"training.{field}", value, snapshot.run.update, palette)
 
 
-def _one_line(series: _Series, width: int, palette: Palette) -> Text:
-    line = Text(no_wrap=True).append(series.label.ljust(_LABEL_WIDTH), palette.muted)
-    line.append_text(series.value).append(" ")
-    return line.append_text(sparkline(series.history, max(0, width - line.cell_len), palette))
-
-
-def _charts(
-    series: list[_Series], width: int, columns: int, chart_height: int, palette: Palette
-) -> list[Text]:
-    column_width = (width - _GAP * (columns - 1)) // columns
+def _two_columns(snapshot: SanctumSnapshot, width: int, palette: Palette) -> list[Text]:
+    column_width = (width - _GAP) // 2
+    cells = []
+    for _, label, field in _FIGURES:
+        value = getattr(snapshot.training, field)
+        cell = Text(no_wrap=True).append(label.ljust(_SHORT_LABEL_WIDTH), palette.muted)
+        cell.append(f" {figure(value):<5}", _style(snapshot, field, palette))
+        history = getattr(snapshot.training, f"{field}_history")
+        room = max(0, column_width - cell.cell_len)
+        cell.append_text(sparkline(history[-max(room, _SHORTEST_TREND) :], room, palette))
+        cell.truncate(column_width, overflow="ellipsis", pad=True)
+        cells.append(cell)
     gap = Text(" " * _GAP, no_wrap=True)
-    lines = []
-    for start in range(0, len(series), columns):
-        row = series[start : start + columns]
-        blocks = [_chart(one, column_width, chart_height, palette) for one in row]
-        lines += [gap.join(cells) for cells in zip(*blocks, strict=True)]
-    return lines
-
-
-def _chart(series: _Series, width: int, height: int, palette: Palette) -> list[Text]:
-    """Return a title and a chart with the highest and the lowest finite value at its right."""
-    title = Text(no_wrap=True).append(f"{series.label}  ", palette.muted).append_text(series.value)
-    title.truncate(width, pad=True)
-    finite = [value for value in series.history if math.isfinite(value)]
-    scale = [""] * height
-    if finite and height > 1:
-        scale[0], scale[-1] = figure(max(finite)), figure(min(finite))
-    chart = line_chart(series.history, width - _SCALE_WIDTH, height, palette)
-    for line, mark in zip(chart, scale, strict=True):
-        line.append(f" {mark:<{_SCALE_WIDTH - 1}}", palette.faint)
-    return [title, *chart]
+    return [gap.join(cells[start : start + 2]) for start in range(0, len(cells), 2)]
 
 
 def _foot(snapshot: SanctumSnapshot, width: int, palette: Palette) -> list[Text]:
-    """Return the lines below the curves; of those that do not fit, the last matters least."""
+    """Return the lines below the curves, in as many words as fit."""
     training = snapshot.training
-    rate = Text(no_wrap=True).append("Learning rate".ljust(_LABEL_WIDTH), palette.muted)
-    rate.append_text(_figure(snapshot, "learning_rate", palette))
-    skipped = Text(no_wrap=True).append("Skipped".ljust(_LABEL_WIDTH), palette.muted)
-    if training.learning_rate is None:
-        return [skipped.append(ABSENT, palette.faint), rate]
-    style = figure_style(
-        "training.minibatches_skipped", training.minibatches_skipped, snapshot.run.update, palette
-    )
-    skipped.append(f"{training.minibatches_skipped}/{training.minibatches}", style)
-    rest = f" minibatches, {training.skipped_in_run} in this run"
-    if skipped.cell_len + len(rest) > width:
-        rest = f", {training.skipped_in_run} in all"
-    skipped.append(rest, palette.muted)
-    if training.loss_scale is None:
-        return [skipped, rate]
-    return [skipped, _scaler(snapshot, width, palette), rate]
+    rate = figure(training.learning_rate, 6)
+    run = training.skipped_in_run
+    is_told = training.learning_rate is not None
+    skipped = f"{training.minibatches_skipped}/{training.minibatches}" if is_told else ABSENT
+    # Below each other, under fp16, the two kinds of what was skipped are to be compared.
+    label = "Skipped".ljust(_LABEL_WIDTH) if training.loss_scale is not None else "Skipped "
+    for rest, name in (
+        (f" minibatches, {run} in this run", "Learning rate "),
+        (f", {run} in all", "Learning rate "),
+        (f", {run} in all", "lr "),
+    ):
+        rest = rest if is_told else ""
+        room = width - len(label + skipped + rest + name + rate)
+        if room >= _GAP:
+            break
+    style = _style(snapshot, "minibatches_skipped", palette) if is_told else palette.faint
+    line = Text(no_wrap=True).append(label, palette.muted).append(skipped, style)
+    line.append(rest, palette.muted).append(" " * max(_GAP, room))
+    line.append(name, palette.muted).append(rate, _style(snapshot, "learning_rate", palette))
+    return [line] if training.loss_scale is None else [line, _scaler(snapshot, width, palette)]
 
 
 def _scaler(snapshot: SanctumSnapshot, width: int, palette: Palette) -> Text:

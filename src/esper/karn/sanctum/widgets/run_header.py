@@ -26,6 +26,7 @@ def status_text(status: RunStatus, palette: Palette) -> Text:
         StatusKind.FINISHED: palette.accent,
         StatusKind.STOPPED: palette.accent,
         StatusKind.STALE: palette.warning,
+        StatusKind.UNREADABLE: palette.warning,
         StatusKind.HALTED: palette.critical,
         StatusKind.FAILED: palette.critical,
         StatusKind.DEAD: palette.critical,
@@ -54,7 +55,7 @@ def render_header(view: View, width: int, height: int, palette: Palette = DARK) 
     )
     time = _fields([("elapsed", elapsed)], palette)
     losses = _losses(run, palette)
-    taken = _interventions(view.snapshot.interventions, palette)
+    taken = _interventions(view.snapshot.interventions, view.status, palette)
     incidents = _incidents(view.snapshot.interventions, palette)
     if height >= 4:
         last = _join([rates, time, losses, incidents])
@@ -96,14 +97,18 @@ def _progress(run: RunState, width: int, palette: Palette) -> Text:
     return line.append(f" {100 * share:.0f}%" if run.episodes else "", palette.muted)
 
 
-def _interventions(done: InterventionState, palette: Palette) -> Text:
-    """Return what was done about updates that were not finite: nothing, on a good day."""
+def _interventions(done: InterventionState, status: RunStatus, palette: Palette) -> Text:
+    """Return what was done about updates that were not finite: nothing, on a good day.
+
+    That a run was halted is its status, and not said again.
+    """
+    halts = done.halts - (status.kind == StatusKind.HALTED)
     taken = [
         f"{number} {what}"
         for number, what in (
             (done.updates_skipped, "skipped"),
             (done.updates_rolled_back, "rolled back"),
-            (done.halts, "halted"),
+            (halts, "halted before" if status.kind == StatusKind.HALTED else "halted"),
         )
         if number
     ]
@@ -157,6 +162,13 @@ def _right_aligned(left: Text, right: Text, width: int) -> Text:
 
 class RunHeader(Panel, can_focus=False):
     """Shows the run as a whole."""
+
+    IS_RESTLESS = True
+
+    def part(self, view: View) -> object:
+        run, status = view.snapshot.run, status_text(view.status, DARK).plain
+        elapsed = duration(elapsed_seconds(run, view.status, view.now))
+        return run, view.snapshot.interventions, status, elapsed
 
     def draw(self, view: View, width: int, height: int, palette: Palette) -> Text:
         return render_header(view, width, height, palette)

@@ -1,17 +1,19 @@
 """The action heads: a column each, their figures with trends, and the Inf and NaN lights."""
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from typing import Final
 
 from rich.text import Text
 
+from esper.karn.sanctum.attention import Lamps, Light, unacknowledged
 from esper.karn.sanctum.schema import FirstSighting, HeadTrend, SanctumSnapshot, TamiyoState
-from esper.karn.sanctum.view import View
+from esper.karn.sanctum.view import Acknowledgement, View
 from esper.karn.sanctum.widgets.charts import sparkline
 from esper.karn.sanctum.widgets.figures import figure
 from esper.karn.sanctum.widgets.judgement import figure_style
 from esper.karn.sanctum.widgets.palette import DARK, Palette
 from esper.karn.sanctum.widgets.panel import Panel
+from esper.karn.sanctum.widgets.tamiyo_brain.acknowledged import render_acknowledged
 from esper.karn.sanctum.widgets.tamiyo_brain.evidence_table import render_evidence
 from esper.karn.sightings import KIND_WORDS
 from esper.leyline.telemetry import SHARED
@@ -56,6 +58,7 @@ _MORE_FIGURES: Final = (
     ("Log p max", "head_log_prob_max", None),
     ("Active", "head_active_fraction", None),
 )
+_STEADY: Final = Lamps(bright=False)
 _Figures = tuple[tuple[str, str, str | None], ...]
 
 
@@ -71,25 +74,35 @@ def describe_sighting(sighting: FirstSighting) -> str:
 
 
 def render_heads(
-    snapshot: SanctumSnapshot, width: int, height: int = SHORT_HEIGHT, palette: Palette = DARK
+    snapshot: SanctumSnapshot,
+    width: int,
+    height: int = SHORT_HEIGHT,
+    palette: Palette = DARK,
+    *,
+    acknowledgements: Sequence[Acknowledgement] = (),
+    lamps: Lamps = _STEADY,
 ) -> Text:
     """Return the table of heads, `width` cells wide.
 
     A head has a column; names, values and lights begin at the same cell of it. Heads that do not
     fit beside the others follow below them. At the end stands the evidence behind the lights, if
-    there is any. Further figures are shown where a `height` of 12 and the evidence leave room.
+    there is any, and who acknowledged them: a light that nobody did stands out. Further figures are
+    shown where a `height` of 12 and the evidence leave room.
     """
     tamiyo = snapshot.tamiyo
     heads = list(dict.fromkeys([*snapshot.run.heads, *tamiyo.head_inf_latch]))
     figures: _Figures = _FIGURES
     evidence = render_evidence(tamiyo.evidence, display_name, palette)
+    evidence += render_acknowledged(acknowledgements, display_name, palette)
+    seen = {(one.head, one.light) for one in acknowledgements}
     if height >= SHORT_HEIGHT + len(_MORE_FIGURES) + min(len(evidence), _EVIDENCE_IN_SIGHT):
         figures += _MORE_FIGURES
     trend_width = _trend_width(heads, width)
     lines: list[Text] = []
     for group in _groups(heads, width, trend_width):
         lines += _render_group(group, figures, snapshot, trend_width, palette)
-    lines.append(_shared_line(tamiyo, palette))
+        lines += _light_lines(group, tamiyo, trend_width, seen, palette, lamps)
+    lines.append(_shared_line(tamiyo, seen, palette, lamps))
     lines += evidence
     for line in lines:
         line.truncate(width, overflow="ellipsis")
@@ -150,6 +163,18 @@ def _render_group(
             cell.truncate(widths[head], pad=True)
             line.append_text(cell)
         lines.append(line)
+    return lines
+
+
+def _light_lines(
+    heads: Sequence[str],
+    tamiyo: TamiyoState,
+    trend_width: int,
+    seen: Container[Light],
+    palette: Palette,
+    lamps: Lamps,
+) -> list[Text]:
+    lines = []
     lights = (
         ("Inf", tamiyo.head_inf_latch, tamiyo.head_inf_active),
         ("NaN", tamiyo.head_nan_latch, tamiyo.head_nan_active),
@@ -160,19 +185,27 @@ def _render_group(
             cell = _light(
                 latch.get(head, False),
                 palette,
+                lamps,
                 first=_is_first_out(tamiyo, head, label),
                 now=active.get(head, False),
+                is_seen=(head, label.lower()) in seen,
             )
-            cell.truncate(widths[head], pad=True)
+            cell.truncate(_column_width(head, trend_width), pad=True)
             line.append_text(cell)
         lines.append(line)
     return lines
 
 
-def _light(lit: bool, palette: Palette, *, first: bool = False, now: bool = False) -> Text:
+def _light(
+    lit: bool, palette: Palette, lamps: Lamps, *, first: bool, now: bool, is_seen: bool
+) -> Text:
+    if lamps.is_test:
+        return Text(LIT, style=f"bold {palette.critical}")
     if not lit:
         return Text(UNLIT, style=f"dim {palette.muted}")
-    light = Text(LIT, style=f"bold {palette.critical}")
+    calls = lamps.bright and not is_seen
+    style = f"bold {palette.critical}"
+    light = Text(style=style).append(LIT, f"{style} reverse" if calls else "")
     if first:
         light.append(FIRST_OUT_MARK)
     if now:
@@ -187,7 +220,9 @@ def _is_first_out(tamiyo: TamiyoState, head: str, label: str) -> bool:
     return first.head == head and KIND_WORDS.get(first.kind, "").lstrip("-") == label
 
 
-def _shared_line(tamiyo: TamiyoState, palette: Palette) -> Text:
+def _shared_line(
+    tamiyo: TamiyoState, seen: Container[Light], palette: Palette, lamps: Lamps
+) -> Text:
     line = _label("Shared", palette)
     lights = (
         ("Inf", tamiyo.shared_inf_latch, tamiyo.shared_inf_active),
@@ -196,9 +231,12 @@ def _shared_line(tamiyo: TamiyoState, palette: Palette) -> Text:
     for label, lit, now in lights:
         line.append(f"{label} ", palette.muted)
         first = _is_first_out(tamiyo, SHARED, label)
-        line.append_text(_light(lit, palette, first=first, now=now))
+        is_seen = (SHARED, label.lower()) in seen
+        line.append_text(_light(lit, palette, lamps, first=first, now=now, is_seen=is_seen))
         line.append("  ")
-    if tamiyo.first:
+    if lamps.is_test:
+        line.append(" LAMP TEST: nothing was seen, nothing is stored", f"bold {palette.ink}")
+    elif tamiyo.first:
         line.append(f" first: {describe_sighting(tamiyo.first[0])}", f"bold {palette.critical}")
     else:
         line.append(" no Inf and no NaN so far in this run", palette.muted)
@@ -215,7 +253,29 @@ class ActionHeadsPanel(Panel):
     BORDER_TITLE = "Action heads"
 
     def part(self, view: View) -> object:
-        return view.snapshot.tamiyo, view.snapshot.run.heads, view.snapshot.run.update
+        run = view.snapshot.run
+        return view.snapshot.tamiyo, run.heads, run.update, view.acknowledgements
 
     def draw(self, view: View, width: int, height: int, palette: Palette) -> Text:
-        return render_heads(view.snapshot, width, height, palette)
+        return render_heads(
+            view.snapshot,
+            width,
+            height,
+            palette,
+            acknowledgements=view.acknowledgements,
+            lamps=self.lamps,
+        )
+
+    def show(self, view: View) -> None:
+        """Show another view of the run, and whether its lights wait for somebody."""
+        super().show(view)
+        waiting = len(unacknowledged(view))
+        lights = "light" if waiting == 1 else "lights"
+        self.note(f"{waiting} {lights} not acknowledged, press a" if waiting else "")
+
+    def show_lamps(self, lamps: Lamps) -> None:
+        """Show the lights in another way."""
+        changed = lamps != self.lamps
+        super().show_lamps(lamps)
+        if changed:
+            self.redraw()

@@ -1,0 +1,129 @@
+"""Which latched lights somebody has seen, kept beside the run's store and never in it.
+
+A run's `acknowledgements.jsonl` has one line of JSON for each light that was acknowledged. Lines
+are only ever appended, each in one write and under a lock, so that several cockpits can share the
+file; a line that cannot be read is passed over and said to be there. The first to acknowledge a
+light has acknowledged it.
+"""
+
+import fcntl
+import getpass
+import os
+import socket
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from esper.karn.sanctum.view import Acknowledgement
+
+ACKNOWLEDGEMENTS_NAME: Final = "acknowledgements.jsonl"
+_LIGHTS: Final = ("inf", "nan")
+#: Of a file that is longer, only the beginning is read: there are not so many lights.
+_LONGEST: Final = 1 << 20
+
+_decode = msgspec.json.Decoder(Acknowledgement).decode
+
+
+class AcknowledgementError(ValueError):
+    """An acknowledgement cannot be written down; the message says why."""
+
+
+@dataclass(frozen=True)
+class Acknowledged:
+    """What was found of a run's acknowledgements."""
+
+    entries: tuple[Acknowledgement, ...] = ()  # one for each light, in the order of the file
+    error: str | None = None  # one sentence, where something could not be read
+
+
+def read(directory: Path) -> Acknowledged:
+    """Return who has acknowledged which light of a run; never raises because of the file."""
+    path = directory / ACKNOWLEDGEMENTS_NAME
+    try:
+        with path.open("rb") as file:
+            data = file.read(_LONGEST)
+    except (FileNotFoundError, NotADirectoryError):
+        return Acknowledged()
+    except OSError as error:
+        return Acknowledged(error=f"{path} cannot be read: {error.strerror}")
+    entries: dict[tuple[str, str], Acknowledgement] = {}
+    damaged = 0
+    for line in data.splitlines():
+        if not line.strip():
+            continue
+        try:
+            entry = _decode(line)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            damaged += 1
+            continue
+        entries.setdefault((entry.head, entry.light), entry)
+    if not damaged:
+        return Acknowledged(tuple(entries.values()))
+    lines = "1 line" if damaged == 1 else f"{damaged} lines"
+    sentence = f"{lines} of {path} cannot be understood: acknowledge again what is missing"
+    return Acknowledged(tuple(entries.values()), sentence)
+
+
+def acknowledge(
+    directory: Path, lights: Iterable[tuple[str, str]], who: str, when: float
+) -> tuple[Acknowledgement, ...]:
+    """Write down that lights of a run were seen; those that were before are left as they are.
+
+    Args:
+        directory: the run's directory.
+        lights: head (or "shared") and "inf" or "nan" of each.
+        who: saw them.
+        when: in seconds since the epoch.
+
+    Returns:
+        What was written.
+
+    Raises:
+        AcknowledgementError: a light is neither "inf" nor "nan", or the file cannot be written.
+    """
+    wanted = [Acknowledgement(head, light, who, when) for head, light in lights]
+    for entry in wanted:
+        if entry.light not in _LIGHTS:
+            raise AcknowledgementError(f"a light is inf or nan, not {entry.light!r}")
+    path = directory / ACKNOWLEDGEMENTS_NAME
+    try:
+        # Opened for reading too, to see how the file ends.
+        descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            known = {(entry.head, entry.light) for entry in read(directory).entries}
+            new = tuple(entry for entry in wanted if (entry.head, entry.light) not in known)
+            _append(descriptor, new)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise AcknowledgementError(
+            f"the acknowledgement cannot be written to {path}: {error.strerror}"
+        ) from error
+    return new
+
+
+def who_am_i() -> str:
+    """Return the user and the machine, as `user@machine`."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a user without a name, as in many containers
+        user = str(os.getuid())
+    return f"{user}@{socket.gethostname()}"
+
+
+def _append(descriptor: int, entries: tuple[Acknowledgement, ...]) -> None:
+    if not entries:
+        return
+    lines = b"".join(msgspec.json.encode(entry) + b"\n" for entry in entries)
+    size = os.fstat(descriptor).st_size
+    # A line that was cut short must not take the next one with it.
+    is_torn = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
+    lines = b"\n" + lines if is_torn else lines
+    written = os.write(descriptor, lines)
+    if written != len(lines):
+        os.ftruncate(descriptor, size)
+        raise OSError(0, "the disk took only a part of it")

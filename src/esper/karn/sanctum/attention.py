@@ -1,0 +1,48 @@
+"""Which lights still call for attention: those that are lit and that nobody has acknowledged."""
+
+from dataclasses import dataclass
+
+from esper.karn.sanctum.schema import TamiyoState
+from esper.karn.sanctum.view import View
+from esper.leyline.telemetry import SHARED
+
+#: A head's name, or "shared", and "inf" or "nan".
+Light = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Lamps:
+    """How the lights are shown at this moment, whatever they say."""
+
+    bright: bool = True  # the phase of a blinking light in which it stands out most
+    is_test: bool = False  # all are on, to show that they can be
+
+
+def lit_lights(tamiyo: TamiyoState) -> list[Light]:
+    """Return the lights that are on."""
+    latches = {"inf": tamiyo.head_inf_latch, "nan": tamiyo.head_nan_latch}
+    lit = [(head, light) for light, latch in latches.items() for head in latch if latch[head]]
+    shared = {"inf": tamiyo.shared_inf_latch, "nan": tamiyo.shared_nan_latch}
+    return lit + [(SHARED, light) for light, is_lit in shared.items() if is_lit]
+
+
+def unacknowledged(view: View) -> frozenset[Light]:
+    """Return the lights that are on and that nobody has acknowledged."""
+    known = {(seen.head, seen.light) for seen in view.acknowledgements}
+    return frozenset(light for light in lit_lights(view.snapshot.tamiyo) if light not in known)
+
+
+class Attention:
+    """Remembers which lights have rung, so that each rings once for a run."""
+
+    def __init__(self) -> None:
+        self._run: str | None = None
+        self._rung: frozenset[Light] = frozenset()
+
+    def rings(self, view: View) -> bool:
+        """Take note of a view; return whether one of its lights is new and not acknowledged."""
+        if view.snapshot.run.run_id != self._run:
+            self._run, self._rung = view.snapshot.run.run_id, frozenset()
+        new = unacknowledged(view) - self._rung
+        self._rung |= new
+        return bool(new)

@@ -1,0 +1,112 @@
+"""The hosts that are being trained: their last step, and the steps of this episode before it."""
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from typing import Any, Final
+
+from esper.karn.sanctum.schema import HostState, SlotState
+from esper.leyline.telemetry import StepCompleted
+
+#: Steps in a host's histories; an episode that is longer is shown by its last ones.
+STEPS_KEPT: Final = 128
+
+
+def damage_of(step: StepCompleted) -> str | None:
+    """Return what is wrong with a step's lists, or None if each has an entry for every host."""
+    hosts = len(step.accuracy)
+    lists: list[Sequence[Any]] = [step.loss, step.parameters, step.reward]
+    lists += [step.stages, step.alphas, step.blueprints, *step.reward_terms.values()]
+    if any(len(values) != hosts for values in lists):
+        return "its lists are of different lengths"
+    for stages, alphas, blueprints in zip(step.stages, step.alphas, step.blueprints, strict=True):
+        if not len(stages) == len(alphas) == len(blueprints):
+            return "its slots are told of by lists of different lengths"
+    return None
+
+
+class HostLedger:
+    """What the steps of this episode tell of each host; steps that are damaged are for others."""
+
+    def __init__(self) -> None:
+        self._steps: deque[StepCompleted] = deque(maxlen=STEPS_KEPT)  # of this episode
+        # The slots by host and step: made once, and only of steps that somebody looks at.
+        self._slots: deque[tuple[tuple[SlotState, ...], ...]] = deque(maxlen=STEPS_KEPT)
+        self._slots_due = 0  # of the last steps, whose slots are still to be made
+
+    @property
+    def last(self) -> StepCompleted | None:
+        """The last step, if there was one."""
+        return self._steps[-1] if self._steps else None
+
+    def take_in(self, step: StepCompleted) -> None:
+        """Add a step; the first of another batch of episodes begins anew."""
+        before = self.last
+        is_next = (
+            before is not None
+            and before.first_episode == step.first_episode
+            and before.step < step.step
+            and len(before.accuracy) == len(step.accuracy)
+        )
+        if not is_next:
+            self.clear()
+        self._steps.append(step)
+        self._slots_due = min(self._slots_due + 1, STEPS_KEPT)
+
+    def clear(self) -> None:
+        """Forget the steps: the hosts are no more."""
+        self._steps.clear()
+        self._slots.clear()
+        self._slots_due = 0
+
+    def copy(self) -> "HostLedger":
+        """Return a ledger that goes on from here by itself."""
+        copy = HostLedger()
+        copy._steps = self._steps.copy()
+        copy._slots = self._slots.copy()
+        copy._slots_due = self._slots_due
+        return copy
+
+    def states(self) -> tuple[HostState, ...]:
+        """Return the hosts as of the last step, with their histories in this episode."""
+        last = self.last
+        if last is None:
+            return ()
+        for index in range(len(self._steps) - self._slots_due, len(self._steps)):
+            self._slots.append(tuple(_slots_by_host(self._steps[index])))
+        self._slots_due = 0
+        steps = self._steps
+        accuracies = list(zip(*[step.accuracy for step in steps], strict=True))
+        losses = list(zip(*[step.loss for step in steps], strict=True))
+        rewards = list(zip(*[step.reward for step in steps], strict=True))
+        parameters = list(zip(*[step.parameters for step in steps], strict=True))
+        slots = list(zip(*self._slots, strict=True))
+        return tuple(
+            HostState(
+                host=host,
+                episode=last.first_episode + host,
+                accuracy=accuracy,
+                loss=last.loss[host],
+                parameters=last.parameters[host],
+                reward=last.reward[host],
+                slots=slots[host][-1],
+                accuracy_history=accuracies[host],
+                loss_history=losses[host],
+                reward_history=rewards[host],
+                parameters_history=parameters[host],
+                slot_history=slots[host],
+                reward_terms={name: terms[host] for name, terms in last.reward_terms.items()},
+            )
+            for host, accuracy in enumerate(last.accuracy)
+        )
+
+
+def _slots_by_host(step: StepCompleted) -> Iterator[tuple[SlotState, ...]]:
+    for stages, alphas, blueprints in zip(step.stages, step.alphas, step.blueprints, strict=True):
+        yield tuple(map(_slot, stages, alphas, blueprints))
+
+
+# Most slots are as they were a step ago.
+@lru_cache(maxsize=1024)
+def _slot(stage: int, alpha: float, blueprint: int) -> SlotState:
+    return SlotState(stage, alpha, blueprint)

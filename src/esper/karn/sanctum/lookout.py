@@ -1,0 +1,96 @@
+"""Looks at the run, and where a screen wants it at all runs, from a thread; posts what it saw.
+
+The store is only ever read here: the thread that draws never waits for a disk.
+"""
+
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from esper.karn.run_directory import RunNotFoundError
+from esper.karn.sanctum.screens.run_screen import RunScreen, RunsSeen, Seen
+from esper.karn.sanctum.view import View
+from esper.karn.sanctum.watch import Watch
+
+if TYPE_CHECKING:
+    from esper.karn.run_catalogue import RunCatalogue
+
+#: How long it waits between two looks at the run.
+PERIOD_SECONDS: Final = 0.25
+#: How long it waits between two looks at the folder of runs, while a screen shows that.
+RUNS_SECONDS: Final = 1.0
+
+
+class Lookout:
+    """Looks until it is told to end; everything but `run` may be called from any thread.
+
+    Args:
+        watch: what to look at the run with.
+        run_dir: the folder that holds runs.
+        clock: returns the time of now, in seconds since the epoch.
+        screen: returns the screen to post to: it takes messages once its panels are there.
+        complete: adds to a view what only the app knows.
+    """
+
+    def __init__(
+        self,
+        watch: Watch,
+        run_dir: Path,
+        *,
+        clock: Callable[[], float],
+        screen: Callable[[], RunScreen],
+        complete: Callable[[View], View],
+    ) -> None:
+        self.watch = watch
+        self._run_dir = run_dir
+        self._clock = clock
+        self._screen = screen
+        self._complete = complete
+        self._leaving = threading.Event()
+        self._wake = threading.Event()
+        self._catalogue: RunCatalogue | None = None  # once a screen wants to show all runs
+        self._runs_due = 0.0  # by the monotonic clock
+
+    def look_at_once(self) -> None:
+        """There is a reason not to wait: a key was pressed."""
+        self._runs_due = 0.0
+        self._wake.set()
+
+    def end(self) -> None:
+        """Look no more."""
+        self._leaving.set()
+        self._wake.set()
+
+    def run(self) -> None:
+        """Look again and again, in this thread."""
+        while not self._leaving.is_set():
+            watch = self.watch
+            view = self._complete(watch(self._clock()))
+            if watch is not self.watch:
+                continue  # another run was opened meanwhile
+            screen = self._screen()
+            screen.post_message(Seen(view))
+            is_behind = screen.WANTS_RUNS and self._look_at_runs(screen)
+            if not view.is_behind and not is_behind:
+                self._wake.wait(PERIOD_SECONDS)
+                self._wake.clear()
+
+    def _look_at_runs(self, screen: RunScreen) -> bool:
+        """Look at the folder of runs; return whether there is more to be read at once."""
+        if time.monotonic() < self._runs_due:
+            return False
+        from esper.karn.run_catalogue import RunCatalogue  # not needed for the first paint
+
+        if self._catalogue is None:
+            self._catalogue = RunCatalogue(self._run_dir)
+        try:
+            found = self._catalogue.look(self._clock())
+        except RunNotFoundError as error:
+            screen.post_message(RunsSeen((), error=str(error)))
+            return False
+        screen.post_message(RunsSeen(found.runs, is_behind=found.is_behind))
+        if not found.is_behind:
+            self._runs_due = time.monotonic() + RUNS_SECONDS
+        return found.is_behind

@@ -1,0 +1,160 @@
+"""What every screen over a run has in common: the run's state on top, its panels, the keys."""
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, ClassVar
+
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Container
+from textual.events import Resize
+from textual.message import Message
+from textual.screen import Screen
+from textual.widget import Widget
+from textual.widgets import Static
+
+from esper.karn.sanctum.attention import Lamps, Light
+from esper.karn.sanctum.view import View
+from esper.karn.sanctum.widgets.key_line import KeyLine
+from esper.karn.sanctum.widgets.master_status import master_word
+from esper.karn.sanctum.widgets.panel import Panel
+from esper.karn.sanctum.widgets.status_strip import StatusStrip
+from esper.karn.sanctum.widgets.time_bar import TimeBar, updates_of
+
+if TYPE_CHECKING:
+    from esper.karn.run_catalogue import RunSummary
+
+#: The smallest terminal in which everything essential can be seen.
+SMALLEST: tuple[int, int] = (72, 23)
+
+
+def too_small_sentence(word: str | None, width: int, height: int) -> str:
+    """Return what is shown in place of a screen that does not fit."""
+    status = f"● {word}. " if word else ""
+    return (
+        f"{status}Sanctum needs {SMALLEST[0]}×{SMALLEST[1]} cells; "
+        f"this terminal has {width}×{height}."
+    )
+
+
+class Seen(Message):
+    """The run was looked at; sent to the screen that is to show it."""
+
+    def __init__(self, view: View) -> None:
+        super().__init__()
+        self.view = view
+
+
+class RunsSeen(Message):
+    """The folder of runs was looked at; sent to the screen that is to show it."""
+
+    def __init__(
+        self, runs: "Sequence[RunSummary]", *, is_behind: bool = False, error: str | None = None
+    ) -> None:
+        super().__init__()
+        self.runs = runs  # oldest first
+        self.is_behind = is_behind  # there are more, which were not read yet
+        self.error = error  # one sentence, where the folder could not be read
+
+
+class RunScreen(Screen[None]):
+    """Shows a run; knows nothing of it but the view that it is given.
+
+    Subclasses say in `panels` what stands on them; every `Panel` among that is shown every view.
+    """
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding(
+            "tab", "app.focus_next", show=False, tooltip="To the next panel, or the one before"
+        ),
+        Binding(
+            "shift+tab",
+            "app.focus_previous",
+            show=False,
+            tooltip="To the next panel, or the one before",
+        ),
+    ]
+
+    #: Whether it is shown all runs, too.
+    WANTS_RUNS: ClassVar[bool] = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.view: View | None = None  # the one being shown
+        self._speed = 1
+        self._lamps = Lamps()
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all that there was to see when it was opened has been read and shown."""
+        return self.view is not None and not self.view.is_behind
+
+    def top(self) -> Iterable[Widget]:
+        """Return what says, on every screen, how the run is."""
+        return [StatusStrip(id="strip")]
+
+    def panels(self) -> ComposeResult:
+        """Yield what stands on this screen, in the order in which the tab key visits it."""
+        raise NotImplementedError
+
+    def compose(self) -> ComposeResult:
+        """Yield the frame of the screen with its panels in it."""
+        yield Static(id="too-small", markup=False)
+        with Container(id="body"):
+            yield from self.top()
+            yield Static(id="error", markup=False)
+            yield from self.panels()
+            yield TimeBar(self._speed, id="time")
+        yield KeyLine()
+
+    def on_seen(self, message: Seen) -> None:
+        """Show a view."""
+        with self.app.batch_update():
+            self.show(message.view)
+
+    def show(self, view: View) -> None:
+        """Show a view; called inside a batch update."""
+        before, self.view = self.view, view
+        if before is None or view.error != before.error:
+            error = self.query_one("#error", Static)
+            error.update(f"! {view.error}")
+            error.set_class(view.error is not None, "-shown")
+        self.set_class(bool(view.snapshot.tamiyo.evidence), "-evidence")
+        self.set_class(updates_of(view) > 0, "-timed")
+        for panel in self.query(Panel):
+            panel.lamps = self._lamps  # of panels that came later, too
+            panel.show(view)
+        self._say_too_small()
+
+    def set_speed(self, speed: int) -> None:
+        """Say at how many updates per second the run plays, or would."""
+        self._speed = speed
+        for bar in self.query(TimeBar):
+            bar.speed = speed
+            bar.redraw()
+
+    def show_lamps(self, lamps: Lamps) -> None:
+        """Show the lights in another way: a phase of blinking, or all of them on."""
+        self._lamps = lamps
+        with self.app.batch_update():
+            for panel in self.query(Panel):
+                panel.show_lamps(lamps)
+
+    def chosen_light(self) -> Light | None:
+        """Return the light that is chosen on this screen, or None where that is none or all."""
+        return None
+
+    def redraw(self) -> None:
+        """Draw every panel again, in the colours of now."""
+        for panel in self.query(Panel):
+            panel.redraw()
+
+    def on_resize(self, event: Resize) -> None:
+        """Choose between the screen and the sentence that it does not fit."""
+        width, height = event.size
+        self.set_class(width < SMALLEST[0] or height < SMALLEST[1], "-too-small")
+        self._say_too_small()
+
+    def _say_too_small(self) -> None:
+        if self.has_class("-too-small"):
+            word = master_word(self.view) if self.view is not None else None
+            self.query_one("#too-small", Static).update(too_small_sentence(word, *self.app.size))

@@ -1,0 +1,90 @@
+"""The Runs screen: all runs of the folder, to open one of them or to compare two."""
+
+from pathlib import Path
+from typing import ClassVar
+
+from textual import work
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.widgets import Static
+
+from esper.karn.run_comparison import RunComparison, compare_runs
+from esper.karn.sanctum.screens.run_screen import RunScreen, RunsSeen
+from esper.karn.sanctum.widgets.choice_panel import ChoicePanel
+from esper.karn.sanctum.widgets.comparison_panel import ComparisonPanel
+from esper.karn.sanctum.widgets.runs_panel import RunsPanel
+
+
+class RunsScreen(RunScreen):
+    """Shows all runs, and two of them side by side."""
+
+    CSS_PATH = str(Path(__file__).with_suffix(".tcss"))
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("c", "compare", "Compare", tooltip="Compare the two marked runs, or close that"),
+        Binding("escape", "close", show=False, tooltip="Close the comparison"),
+    ]
+    WANTS_RUNS = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._has_all_runs = False
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the run and all runs were read."""
+        return super().is_complete and self._has_all_runs
+
+    def panels(self) -> ComposeResult:
+        """Yield the list of runs, and the place of the comparison."""
+        yield Static(id="runs-error", markup=False)
+        yield RunsPanel(id="runs")
+        yield ComparisonPanel(id="comparison")
+
+    def on_runs_seen(self, message: RunsSeen) -> None:
+        """Show the runs as they are now."""
+        error = self.query_one("#runs-error", Static)
+        error.update(f"! {message.error}")
+        error.set_class(message.error is not None, "-shown")
+        panel = self.query_one(RunsPanel)
+        self._has_all_runs = not message.is_behind
+        with self.app.batch_update():
+            panel.list_runs(message.runs)
+            panel.note("reading more …" if message.is_behind else "space marks, c compares two")
+
+    def on_choice_panel_chosen(self, message: ChoicePanel.Chosen) -> None:
+        """Nothing else depends on which run is chosen."""
+        message.stop()
+
+    def action_compare(self) -> None:
+        """Compare the two marked runs; or the marked one with the chosen one."""
+        if self.has_class("-compared"):
+            self.action_close()
+            return
+        panel = self.query_one(RunsPanel)
+        chosen = panel.chosen
+        paths = [path for path in dict.fromkeys([*panel.marked, chosen]) if isinstance(path, Path)]
+        if len(paths) < 2:
+            self.notify("it takes two runs to compare: mark one with space, choose another")
+            return
+        self.add_class("-compared")
+        comparison = self.query_one(ComparisonPanel)
+        comparison.compare(None)
+        comparison.focus()
+        self._compare(*paths[:2])
+
+    @work(thread=True, exclusive=True, group="compare")
+    def _compare(self, left: Path, right: Path) -> None:
+        """Read both runs; only here and in the worker that looks at the run is anything read."""
+        found = compare_runs(left, right)
+        self.app.call_from_thread(self._show_comparison, found)
+
+    def _show_comparison(self, found: RunComparison) -> None:
+        self.query_one(ComparisonPanel).compare(found)
+
+    def action_close(self) -> None:
+        """Go back to the list."""
+        if self.maximized is not None:
+            self.minimize()
+            return
+        self.remove_class("-compared")
+        self.query_one(RunsPanel).focus()

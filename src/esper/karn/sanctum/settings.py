@@ -1,0 +1,112 @@
+"""What somebody likes Sanctum to look like: remembered in a small file of their own."""
+
+import os
+import tomllib
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Final
+
+#: The themes by the names that settings and options call them.
+THEME_NAMES: Final = ("dark", "light", "ansi", "contrast")
+_HEADING: Final = "# Sanctum writes this file when a setting is changed in it.\n"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How Sanctum looks and behaves."""
+
+    theme: str = "dark"  # one of THEME_NAMES
+    reduced_motion: bool = False  # lights stand out without blinking
+    bell: bool = True  # a new light rings
+    ascii: bool = False  # no character beyond ASCII on the screen
+
+
+class SettingsError(ValueError):
+    """A settings file that cannot be read, or a setting that cannot be; one clear sentence."""
+
+
+def default_settings_path() -> Path:
+    """Return where the user's settings are kept."""
+    from platformdirs import user_config_path
+
+    return user_config_path("esper", appauthor=False) / "sanctum.toml"
+
+
+def read_settings(path: Path) -> Settings:
+    """Return the settings of a file; the defaults if there is none.
+
+    Raises:
+        SettingsError: the file is damaged, or says what cannot be.
+    """
+    try:
+        with path.open("rb") as file:
+            found = tomllib.load(file)
+    except FileNotFoundError:
+        return Settings()
+    except OSError as error:
+        raise SettingsError(f"cannot read the settings {path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError):
+        raise SettingsError(f"the settings {path} are damaged: they are not TOML") from None
+    return _checked(found, path)
+
+
+def _checked(found: dict[str, Any], path: Path) -> Settings:
+    settings = Settings()
+    known = {field.name: type(getattr(settings, field.name)) for field in fields(settings)}
+    for name, value in found.items():
+        if name not in known:
+            raise SettingsError(f"the settings {path} have no {name!r}; only {', '.join(known)}")
+        if type(value) is not known[name] or (name == "theme" and value not in THEME_NAMES):
+            right = " or ".join(THEME_NAMES) if name == "theme" else "true or false"
+            raise SettingsError(f"{name} in the settings {path} must be {right}, not {value!r}")
+    return replace(settings, **found)
+
+
+def write_settings(settings: Settings, path: Path) -> None:
+    """Write settings to a file, making its folder.
+
+    Raises:
+        SettingsError: that is not possible.
+    """
+    lines = [
+        f'{name} = "{value}"\n' if isinstance(value, str) else f"{name} = {str(value).lower()}\n"
+        for name, value in asdict(settings).items()
+    ]
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # All at once: another cockpit never reads half of it.
+        new = path.with_name(f"{path.name}.{os.getpid()}")
+        new.write_text(_HEADING + "".join(lines), encoding="utf-8")
+        new.replace(path)
+    except OSError as error:
+        raise SettingsError(f"cannot write the settings {path}: {error.strerror}") from error
+
+
+class SettingsFile:
+    """The settings of a file, changed one at a time; a damaged file counts as none.
+
+    Attributes:
+        settings: what the file says, with all changes since.
+        problem: one sentence, where the file could not be read.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.settings = Settings()
+        self.problem: str | None = None
+        try:
+            self.settings = read_settings(path)
+        except SettingsError as error:
+            self.problem = f"{error}; Sanctum goes on with the defaults"
+
+    def change(self, **changes: str | bool) -> None:
+        """Change settings and write them down.
+
+        Raises:
+            SettingsError: they cannot be written; they are changed nevertheless. A damaged file is
+                left as it is: somebody may want to mend it.
+        """
+        self.settings = replace(self.settings, **changes)  # type: ignore[arg-type]  # by name
+        if self.problem is not None:
+            raise SettingsError(f"not remembered: {self._path} is damaged, mend it or delete it")
+        write_settings(self.settings, self._path)

@@ -1,0 +1,61 @@
+"""The state of a run after any of its updates.
+
+The state after an update is the fold of all events up to the one that told it, and of what follows
+directly: what was done about it, its checkpoint, the end of the run if that came next. The next
+decision, step or start of a process is no part of it.
+"""
+
+from typing import Final
+
+from esper.karn.run_reader import RunReader
+from esper.karn.sanctum.aggregator import SanctumAggregator
+from esper.karn.sanctum.folding import first_that_counts, fold_up_to
+from esper.karn.sanctum.schema import SanctumSnapshot
+from esper.karn.sanctum.update_index import UpdateIndex
+
+#: With these the next update begins.
+_BEGINNINGS: Final = ("decisions_taken", "step_completed", "run_started", "ppo_update")
+
+
+class TimeTravel:
+    """Goes to any update of a run: forwards from where it is, else from the nearest kept state.
+
+    Args:
+        reader: of the run's store.
+        index: kept by whoever follows the run.
+    """
+
+    def __init__(self, reader: RunReader, index: UpdateIndex) -> None:
+        self._reader = reader
+        self._index = index
+        self._state = SanctumAggregator()
+        self._told_by = 0  # the event of the update that the state is of
+        self._is_whole = False  # nothing more can follow that update directly
+
+    def state_after(self, update: int, newest: int) -> SanctumSnapshot | None:
+        """Return the state after an update, the nearest there is; None if there is none yet.
+
+        Args:
+            update: counted from 1.
+            newest: the id of the last event that is known to be there.
+
+        Raises:
+            RunStoreError: the store cannot be read.
+        """
+        found = self._index.find(update)
+        if found is None:
+            return None
+        if found[1] == self._told_by and (self._is_whole or self._state.last_id >= newest):
+            return self._state.snapshot()
+        with self._reader.session():
+            beginning = self._reader.first_id_after(found[1], _BEGINNINGS)
+            end = self._reader.last_id() if beginning is None else beginning - 1
+            if self._state.last_id > end:
+                self._state = SanctumAggregator()
+            # A kept state lacks the steps that were passed over when it was made.
+            known = self._index.state_before(first_that_counts(self._reader, end) - 1)
+            if known.last_id > self._state.last_id:
+                self._state = known
+            fold_up_to(self._reader, self._state, end)
+        self._told_by, self._is_whole = found[1], beginning is not None
+        return self._state.snapshot()

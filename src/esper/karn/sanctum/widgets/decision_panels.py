@@ -1,0 +1,69 @@
+"""The panels of the Decisions screen: the hosts with what was chosen, and one decision whole."""
+
+from collections.abc import Hashable, Sequence
+from typing import ClassVar
+
+from rich.text import Text
+
+from esper.karn.sanctum.view import View
+from esper.karn.sanctum.widgets.choice_panel import ChoicePanel
+from esper.karn.sanctum.widgets.decision_row import render_decision_row, when
+from esper.karn.sanctum.widgets.decision_view import render_decision
+from esper.karn.sanctum.widgets.palette import Palette
+from esper.karn.sanctum.widgets.panel import Panel
+
+
+class DecisionListPanel(ChoicePanel):
+    """Shows the last decision of every host in a line."""
+
+    BORDER_TITLE = "Decisions"
+    IS_RESTLESS = True
+    HEADINGS: ClassVar[int] = 0
+
+    def part(self, view: View) -> object:
+        return view.snapshot.decisions, view.snapshot.run.heads
+
+    def show(self, view: View) -> None:
+        """Show another view of the run, and when what it shows was decided."""
+        super().show(view)
+        self.note(when(view.snapshot.decisions, view.snapshot.run))
+
+    def keys(self, view: View) -> Sequence[Hashable]:
+        return [decision.host for decision in view.snapshot.decisions]
+
+    def rows(self, view: View, width: int, palette: Palette) -> list[Text]:
+        snapshot = view.snapshot
+        if not snapshot.decisions:
+            return [Text("no decision taken yet", style=palette.muted, no_wrap=True)]
+        return [
+            render_decision_row(decision, snapshot.run, width, palette)
+            for decision in snapshot.decisions
+        ]
+
+
+class DecisionPanel(Panel):
+    """Shows what each head chose for one host, and what else it could have chosen."""
+
+    BORDER_TITLE = "Heads"
+    IS_RESTLESS = True
+
+    def __init__(self, *, id: str | None = None) -> None:
+        super().__init__(id=id)
+        self._host: Hashable | None = None
+
+    def choose(self, host: Hashable | None) -> None:
+        """Show another host's decision."""
+        if host != self._host:
+            self._host = host
+            self.border_title = f"Heads, host {host + 1}" if isinstance(host, int) else "Heads"
+            self.redraw()
+
+    def part(self, view: View) -> object:
+        return view.snapshot.decisions, view.snapshot.run.heads
+
+    def draw(self, view: View, width: int, height: int, palette: Palette) -> Text:
+        for decision in view.snapshot.decisions:
+            if decision.host == self._host:
+                lines = render_decision(decision, view.snapshot.run, width, height, palette)
+                return Text("\n", no_wrap=True).join(lines)
+        return Text("what Tamiyo chose is shown here", style=palette.muted, no_wrap=True)

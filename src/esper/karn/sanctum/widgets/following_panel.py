@@ -1,0 +1,44 @@
+"""A panel that grows at its end, and keeps its end in sight."""
+
+from esper.karn.sanctum.widgets.panel import Panel
+
+
+class FollowingPanel(Panel):
+    """Follows what it shows unless it was scrolled away from its end, or told to stand still."""
+
+    IS_RESTLESS = True
+
+    def __init__(self, *, id: str | None = None) -> None:
+        super().__init__(id=id)
+        self._follows = True
+
+    @property
+    def follows(self) -> bool:
+        """Whether the end is kept in sight."""
+        return self._follows
+
+    def follow(self, follows: bool) -> None:
+        """Keep the end in sight from now on, or stand still."""
+        self._follows = follows
+        self.note("" if follows else "paused, End follows again")
+        if follows:
+            self.scroll_end(animate=False)
+
+    def redraw(self) -> None:
+        """Draw again and, if it follows, keep the end in sight."""
+        size = self.virtual_size
+        super().redraw()
+        # At its end already it need not be laid out anew, which costs more than drawing it.
+        if self._follows and not (self.virtual_size == size and self.is_vertical_scroll_end):
+            # Not immediate: how far down the end is, is known after the layout only.
+            self.scroll_end(animate=False)
+
+    def watch_scroll_y(self, old_value: float, new_value: float) -> None:
+        """Follow exactly while the end is in sight, and say so when it is not."""
+        super().watch_scroll_y(old_value, new_value)
+        self._follows = self.is_vertical_scroll_end
+        self.note("" if self._follows else "paused, End follows again")
+
+    def action_scroll_end(self) -> None:
+        """Go to the end, and follow again."""
+        self.follow(True)

@@ -1,0 +1,172 @@
+"""A chart with its title, its axes and their figures; and several of them side by side."""
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from rich.text import Text
+
+from esper.karn.sanctum.widgets.braille import line_chart
+from esper.karn.sanctum.widgets.charts import NONFINITE_SIGNS, sparkline
+from esper.karn.sanctum.widgets.figures import count, figure, nonfinite_kind
+from esper.karn.sanctum.widgets.palette import Palette
+from esper.karn.sightings import KIND_WORDS
+
+GAP: Final = 3  # between two columns of charts
+NARROWEST: Final = 22
+_SCALE_WIDTH: Final = 7  # figures and the axis
+_FIGURE_WIDTH: Final = 5
+_VALUE_WIDTH: Final = 6
+_LABEL_WIDTH: Final = 15
+_LOWEST: Final = 3  # title and two lines of curve
+_BEST_SHAPE: Final = 6.0  # width over height, in cells, of a chart that is read easily
+
+
+@dataclass(frozen=True)
+class Series:
+    """Something measured again and again, oldest first."""
+
+    label: str
+    values: Sequence[float]
+    style: str = ""  # of the last value; the ink's if empty
+    value: float | None = None  # of now; the last of `values` if not given
+    x_name: str = ""  # what the values are counted in; empty where that goes without saying
+    x_first: int = 0  # the place of the first value; 0: counted back from the last one
+    x_last: int = 0  # the place of the last value; 0 for as many as there are
+    is_filled: bool = False
+    is_count: bool = False  # whether the values count things, and so are written 1.24k
+
+    @property
+    def now(self) -> float | None:
+        """The value of now; None where there is none yet."""
+        return self.values[-1] if self.value is None and self.values else self.value
+
+    def written(self, value: float | None, width: int) -> str:
+        """Return one of the values in at most `width` characters."""
+        return count(value) if self.is_count else figure(value, width)
+
+
+def plot(series: Series, width: int, height: int, palette: Palette) -> list[Text]:
+    """Return a title, a chart and its axes, as `height` lines of exactly `width` cells.
+
+    The highest and the lowest finite value stand at the left. From a height of 5 on, and where it
+    has a name, there is an axis below.
+    """
+    has_axis = height >= 5 and bool(series.x_name)
+    rows = height - 1 - has_axis
+    scale = _scale(series, rows, palette)
+    chart_width = width - _SCALE_WIDTH
+    if chart_width < 2:
+        scale, chart_width = [Text(no_wrap=True)] * max(0, rows), width
+    chart = line_chart(series.values, chart_width, rows, palette, is_filled=series.is_filled)
+    if not series.values and rows > 0:
+        nothing = Text("nothing yet", style=palette.faint, no_wrap=True)
+        nothing.truncate(chart_width, overflow="ellipsis", pad=True)
+        chart[rows // 2] = nothing
+    lines = [_title(series, width, palette)]
+    lines += [mark + line for mark, line in zip(scale, chart, strict=True)]
+    if has_axis:
+        lines.append(_axis(series, width, palette))
+    for line in lines:
+        line.no_wrap = True
+        line.truncate(width, overflow="ellipsis", pad=True)
+    return lines[:height]
+
+
+def _title(series: Series, width: int, palette: Palette) -> Text:
+    title = Text(no_wrap=True).append(f"{series.label} ", palette.muted)
+    style = series.style or (palette.faint if series.now is None else palette.ink)
+    title.append(series.written(series.now, _VALUE_WIDTH), style)
+    counts = Counter(kind for one in series.values if (kind := nonfinite_kind(one)))
+    found = " ".join(f"{number}{NONFINITE_SIGNS[kind]}" for kind, number in counts.items())
+    longer = " ".join(f"{number} {KIND_WORDS[kind]}" for kind, number in counts.items())
+    for said in (longer, found):
+        if said and title.cell_len + 2 + len(said) <= width:
+            title.append(f"  {said}", f"bold {palette.critical}")
+            break
+    return title
+
+
+def _scale(series: Series, rows: int, palette: Palette) -> list[Text]:
+    """Return the axis at the left: the highest finite value at its top, the lowest below."""
+    finite = [value for value in series.values if math.isfinite(value)]
+    marks: dict[int, float] = {}
+    if finite and rows > 0:
+        low, high = min(finite), max(finite)
+        if low == high:
+            marks[(rows - 1) // 2] = low
+        elif rows == 1:
+            marks[0] = high
+        else:
+            marks |= {0: high, rows - 1: low}
+            if rows >= 7 and rows % 2:
+                marks[rows // 2] = low / 2 + high / 2
+    lines = []
+    for row in range(rows):
+        line = Text(no_wrap=True)
+        mark = series.written(marks[row], _FIGURE_WIDTH) if row in marks else ""
+        line.append(mark.rjust(_FIGURE_WIDTH), palette.muted)
+        lines.append(line.append(" ┤" if mark else " │", palette.faint))
+    return lines
+
+
+def _axis(series: Series, width: int, palette: Palette) -> Text:
+    """Return the line below: from where to where the values reach."""
+    last = series.x_last or len(series.values)
+    first = min(last, series.x_first) or max(1, last - len(series.values) + 1)
+    line = Text(" " * (_SCALE_WIDTH - 1), no_wrap=True).append("└", palette.faint)
+    if not series.values:
+        return line.append("─" * max(0, width - line.cell_len), palette.faint)
+    left, right = f" {first} ", f" {series.x_name} {last}"
+    room = width - line.cell_len - len(left) - len(right)
+    if room < 2:
+        left, room = "", room + len(left)
+    line.append(left, palette.muted).append("─" * max(0, room), palette.faint)
+    return line.append(right, palette.muted)
+
+
+def plots(series: Sequence[Series], width: int, height: int, palette: Palette) -> list[Text]:
+    """Return several charts in as many columns as suits the place, or else a line for each.
+
+    All that is drawn has at most `height` lines, except where not even a line each fits.
+    """
+    columns = _columns(len(series), width, height)
+    if columns == 0:
+        return [one_line(one, width, palette) for one in series]
+    rows = -(-len(series) // columns)
+    chart_width = (width - GAP * (columns - 1)) // columns
+    gap = Text(" " * GAP, no_wrap=True)
+    lines: list[Text] = []
+    for row in range(rows):
+        # What does not divide evenly goes to the upper charts.
+        chart_height = height // rows + (row < height % rows)
+        charts = [
+            plot(one, chart_width, chart_height, palette)
+            for one in series[row * columns : (row + 1) * columns]
+        ]
+        lines += [gap.join(cells) for cells in zip(*charts, strict=True)]
+    return lines
+
+
+def one_line(series: Series, width: int, palette: Palette) -> Text:
+    """Return a series as its name, its last value and a sparkline, in `width` cells."""
+    line = Text(no_wrap=True).append(series.label.ljust(_LABEL_WIDTH), palette.muted)
+    style = series.style or (palette.faint if series.now is None else palette.ink)
+    line.append(series.written(series.now, _VALUE_WIDTH).ljust(_VALUE_WIDTH + 1), style)
+    line.append_text(sparkline(series.values, max(0, width - line.cell_len), palette))
+    line.truncate(width, overflow="ellipsis")
+    return line
+
+
+def _columns(charts: int, width: int, height: int) -> int:
+    """Return the number of columns in which charts have the best shape; 0 if none fit."""
+    shapes = {}
+    for columns in range(1, charts + 1):
+        rows = -(-charts // columns)
+        chart_width = (width - GAP * (columns - 1)) // columns
+        if chart_width >= NARROWEST and height // rows >= _LOWEST:
+            shapes[columns] = chart_width / (height // rows)
+    # The logarithm: twice as wide is as far from it as twice as high.
+    return min(shapes, key=lambda n: abs(math.log(shapes[n] / _BEST_SHAPE)), default=0)

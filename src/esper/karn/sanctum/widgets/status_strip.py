@@ -1,0 +1,57 @@
+"""The status strip: master status and run header on one line, for screens about something else."""
+
+from typing import Final
+
+from rich.text import Text
+
+from esper.karn.sanctum.attention import Lamps
+from esper.karn.sanctum.view import View
+from esper.karn.sanctum.widgets.figures import ABSENT
+from esper.karn.sanctum.widgets.master_status import master_style, master_word, reason
+from esper.karn.sanctum.widgets.palette import DARK, Palette
+from esper.karn.sanctum.widgets.panel import Panel
+from esper.karn.sanctum.widgets.run_header import status_text
+
+_SEPARATOR: Final = "  "
+
+
+def render_strip(
+    view: View, width: int, palette: Palette = DARK, *, lamps: Lamps | None = None
+) -> Text:
+    """Return one line: the word and its first reason at the left, which run it is at the right."""
+    run = view.snapshot.run
+    is_test = lamps is not None and lamps.is_test
+    word = master_word(view)
+    shown = (" ● LAMP TEST ", f"bold {palette.critical}")
+    left = Text(no_wrap=True).append(
+        *(shown if is_test else (f" ● {word} ", master_style(word, palette)))
+    )
+    right = Text(no_wrap=True).append(run.name or run.run_id or ABSENT, f"bold {palette.ink}")
+    right.append(_SEPARATOR).append_text(status_text(view.status, palette))
+    right.append(f"{_SEPARATOR}update ", palette.muted).append(str(run.update), palette.ink)
+    # A long name gives way before the word does: that is what must be seen on every screen.
+    right.truncate(max(0, width - left.cell_len - 1), overflow="ellipsis")
+    said = "nothing was seen, nothing is stored" if is_test else reason(view)
+    left.append(f" {said}", palette.muted)
+    left.truncate(max(0, width - right.cell_len - 1), overflow="ellipsis", pad=True)
+    left.append(" ").append_text(right)
+    left.truncate(width, overflow="ellipsis")
+    return left
+
+
+class StatusStrip(Panel, can_focus=False):
+    """Shows the verdict on the run, and which run it is."""
+
+    def part(self, view: View) -> object:
+        run, status = view.snapshot.run, status_text(view.status, DARK).plain
+        return master_word(view), reason(view), run.name, run.run_id, run.update, status
+
+    def draw(self, view: View, width: int, height: int, palette: Palette) -> Text:  # noqa: ARG002
+        return render_strip(view, width, palette, lamps=self.lamps)
+
+    def show_lamps(self, lamps: Lamps) -> None:
+        """Say that a lamp test is going on, for the screens that have no lights."""
+        changed = lamps.is_test != self.lamps.is_test
+        super().show_lamps(lamps)
+        if changed:
+            self.redraw()

@@ -1,0 +1,39 @@
+"""Who has seen which of the lights that are on, and when."""
+
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import Final
+
+from rich.text import Text
+
+from esper.karn.sanctum.view import Acknowledgement
+from esper.karn.sanctum.widgets.palette import Palette
+
+LIGHT_WORDS: Final = {"inf": "Inf", "nan": "NaN"}
+
+
+def render_acknowledged(
+    acknowledgements: Sequence[Acknowledgement], name_of: Callable[[str], str], palette: Palette
+) -> list[Text]:
+    """Return a line for each time that somebody acknowledged lights, in the local time.
+
+    Args:
+        acknowledgements: what was acknowledged.
+        name_of: returns what a head is called on the screen.
+        palette: the colours to choose from.
+    """
+    lights: dict[tuple[str, float], list[str]] = {}
+    for seen in acknowledgements:
+        word = f"{name_of(seen.head)} {LIGHT_WORDS.get(seen.light, seen.light)}"
+        lights.setdefault((seen.who, seen.time), []).append(word)
+    lines = []
+    for (who, time), words in lights.items():
+        line = Text(no_wrap=True).append(", ".join(words), palette.ink)
+        line.append(f" acknowledged by {who} at {clock(time)}", palette.muted)
+        lines.append(line)
+    return lines
+
+
+def clock(time: float) -> str:
+    """Return a time with its date, in the local time: 2025-11-22 19:40."""
+    return datetime.fromtimestamp(time).strftime("%Y-%m-%d %H:%M")

@@ -1,0 +1,170 @@
+"""The heads with the evidence behind their lights: a row each, and who has seen it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+from rich.text import Text
+
+from esper.karn.sanctum.attention import Lamps
+from esper.karn.sanctum.schema import Evidence, FirstSighting
+from esper.karn.sanctum.view import Acknowledgement, View
+from esper.karn.sanctum.widgets.figures import ABSENT, count, cut
+from esper.karn.sanctum.widgets.palette import DARK, Palette
+from esper.karn.sanctum.widgets.tamiyo_brain.action_heads_panel import (
+    FIRST_OUT_MARK,
+    LIT,
+    UNLIT,
+    display_name,
+)
+from esper.karn.sanctum.widgets.tamiyo_brain.evidence_table import place
+from esper.karn.sightings import KIND_WORDS
+from esper.leyline.telemetry import SHARED
+
+#: Names a row: head, quantity and kind; of a head without evidence, the latter two are empty.
+RowKey = tuple[str, str, str]
+
+_HEADERS: Final = ("head", "seen", "now", "updates", "minib.", "first", "last", "acknowledged")
+_DROPPED_FIRST: Final = ("minib.", "updates")  # where they do not all fit
+_LEAD: Final = 5  # the cursor, the light, its mark and two gaps
+_GAP: Final = 2
+_NARROWEST_LAST: Final = 12
+_ROOMY: Final = 100  # cells, from which on everything can be said
+_STEADY: Final = Lamps()
+
+
+@dataclass(frozen=True)
+class HeadRow:
+    """What is known of one kind of non-finite value in one quantity of one head."""
+
+    head: str
+    evidence: Evidence | None = None  # None: nothing was ever seen in this head
+    is_first_out: bool = False
+    acknowledged: Acknowledgement | None = None
+
+    @property
+    def key(self) -> RowKey:
+        """What names the row for as long as it is there."""
+        if self.evidence is None:
+            return self.head, "", ""
+        return self.head, self.evidence.quantity, self.evidence.kind
+
+
+def light_of(kind: str) -> str:
+    """Return the light that a kind of value puts on: "inf" or "nan"."""
+    return "nan" if kind == "nan" else "inf"
+
+
+def rows_of(view: View) -> list[HeadRow]:
+    """Return the evidence in the order in which it was first seen, then the heads without any."""
+    tamiyo = view.snapshot.tamiyo
+    first = tamiyo.first[0] if tamiyo.first else None
+    # Of several who acknowledged a light, the first is the one who took the alarm.
+    seen_by = {(one.head, one.light): one for one in reversed(view.acknowledgements)}
+    rows = [
+        HeadRow(
+            one.head,
+            one,
+            is_first_out=_is_it(one, first),
+            acknowledged=seen_by.get((one.head, light_of(one.kind))),
+        )
+        for one in tamiyo.evidence
+    ]
+    told = {row.head for row in rows}
+    heads = dict.fromkeys([*view.snapshot.run.heads, *tamiyo.head_inf_latch])
+    return rows + [HeadRow(head) for head in heads if head not in told]
+
+
+def _is_it(evidence: Evidence, first: FirstSighting | None) -> bool:
+    return first is not None and (evidence.head, evidence.quantity, evidence.kind) == (
+        first.head,
+        first.quantity,
+        first.kind,
+    )
+
+
+def render_rows(
+    view: View, width: int, palette: Palette = DARK, lamps: Lamps = _STEADY
+) -> list[Text]:
+    """Return a heading and a line for each of `rows_of`; the first cell is left to a cursor."""
+    rows = rows_of(view)
+    cells = [_cells(row, view.now, has_room=width >= _ROOMY) for row in rows]
+    shown = list(range(len(_HEADERS)))
+    # What a head without evidence has to say may reach over the columns that it leaves empty.
+    widths = [
+        max([len(_HEADERS[at]), *(len(line[at]) for line in cells if at == 0 or len(line) > 2)])
+        + _GAP
+        for at in shown
+    ]
+    for name in _DROPPED_FIRST:
+        if _LEAD + sum(widths[at] for at in shown[:-1]) + _NARROWEST_LAST > width:
+            shown.remove(_HEADERS.index(name))
+    lines = [_line(" " * _LEAD, _HEADERS, shown, widths, width, palette.muted)]
+    for row, line in zip(rows, cells, strict=True):
+        lines.append(_row_line(row, line, shown, widths, width, palette, lamps))
+    return lines
+
+
+def _cells(row: HeadRow, now: float, *, has_room: bool) -> Sequence[str]:
+    name = "shared part" if row.head == SHARED else display_name(row.head)
+    evidence = row.evidence
+    if evidence is None:
+        return name, "nothing so far"
+    return (
+        name,
+        f"{KIND_WORDS.get(evidence.kind, evidence.kind)} in {evidence.quantity}",
+        "now" if evidence.is_active else "",
+        count(evidence.updates),
+        count(evidence.minibatches or None),
+        place(evidence.first_update, evidence.first_epoch, evidence.first_minibatch),
+        place(evidence.last_update, evidence.last_epoch, evidence.last_minibatch),
+        ABSENT if row.acknowledged is None else who_and_when(row.acknowledged, now, has_room),
+    )
+
+
+def who_and_when(acknowledged: Acknowledgement, now: float, has_room: bool) -> str:
+    """Return "19:32 ana@lab", with the day where it was not today's; in the local time.
+
+    Without room, it goes without the machine.
+    """
+    then, today = datetime.fromtimestamp(acknowledged.time), datetime.fromtimestamp(now)
+    clock = then.strftime("%H:%M" if then.date() == today.date() else "%m-%d %H:%M")
+    who = acknowledged.who if has_room else acknowledged.who.partition("@")[0]
+    return f"{clock} {who}"
+
+
+def _row_line(
+    row: HeadRow,
+    cells: Sequence[str],
+    shown: Sequence[int],
+    widths: Sequence[int],
+    width: int,
+    palette: Palette,
+    lamps: Lamps,
+) -> Text:
+    lead = Text("  ", no_wrap=True)
+    lit = f"bold {palette.critical}"
+    if row.evidence is None:
+        lead.append(LIT if lamps.is_test else UNLIT, lit if lamps.is_test else palette.faint)
+        lead.append("  ")
+        return lead + _line("", cells, range(len(cells)), widths, width - _LEAD, palette.muted)
+    calls = lamps.bright and not lamps.is_test and row.acknowledged is None
+    lead.append(LIT, f"bold {palette.on_alert} on {palette.critical}" if calls else lit)
+    lead.append((FIRST_OUT_MARK if row.is_first_out else "").ljust(2), lit)
+    # Of what has passed, its light alone still stands out.
+    style = f"bold {palette.critical}" if row.evidence.is_active else palette.ink
+    return lead + _line("", cells, shown, widths, width - _LEAD, style)
+
+
+def _line(
+    lead: str,
+    cells: Sequence[str],
+    shown: Sequence[int],
+    widths: Sequence[int],
+    width: int,
+    style: str,
+) -> Text:
+    *most, last = shown
+    text = lead + "".join(cells[at].ljust(widths[at]) for at in most)
+    return Text(text + cut(cells[last], max(0, width - len(text))), style=style, no_wrap=True)

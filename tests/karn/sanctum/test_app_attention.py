@@ -1,0 +1,160 @@
+"""Latch manners: what a new light does, who has seen it, and the lamp test."""
+
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from esper.karn.sanctum.app import SanctumApp
+from esper.karn.sanctum.attention import Lamps, lit_lights, unacknowledged
+from esper.karn.sanctum.settings import Settings
+from esper.karn.sanctum.view import Acknowledgement
+from esper.karn.sanctum.widgets.tamiyo_brain.action_heads_panel import LIT, UNLIT, render_heads
+
+SEEN = (
+    Acknowledgement("op", "inf", "ada@lab", 1_763_840_000.0),
+    Acknowledgement("op", "nan", "ada@lab", 1_763_840_000.0),
+)
+
+
+@pytest.fixture
+def bells(monkeypatch):
+    """Return a list that grows when the app rings."""
+    rung = []
+    monkeypatch.setattr(SanctumApp, "bell", lambda app: rung.append(app))
+    return rung
+
+
+async def test_a_new_light_rings_once(views, sanctum, seen, bells):
+    app = sanctum(views.view(views.healthy()))
+    async with app.run_test(size=(80, 24)) as pilot:
+        await seen(pilot)
+        assert bells == []
+        for _ in range(3):
+            app.shown.append(views.view(views.broken()))
+            await seen(pilot)
+        assert len(bells) == 1
+        await pilot.press("comma", "n")  # going back and returning is no new light
+        await seen(pilot)
+        assert len(bells) == 1
+
+
+@pytest.mark.parametrize("settings", [Settings(bell=False), None])
+async def test_it_does_not_ring_where_that_is_not_wanted(views, sanctum, seen, bells, settings):
+    known = () if settings else SEEN
+    app = sanctum(
+        views.view(views.broken(), acknowledgements=known), settings=settings or Settings()
+    )
+    async with app.run_test(size=(80, 24)) as pilot:
+        await seen(pilot)
+        assert bells == []
+
+
+def _lamp_styles(app):
+    strips = app.screen.query_one("#heads")._strips
+    (row,) = [strip for strip in strips if strip.text.startswith("Inf")]
+    return [segment.style.reverse for segment in row if LIT in segment.text]
+
+
+async def test_it_blinks_until_it_is_acknowledged_and_stays_lit(views, sanctum, seen, screen_text):
+    app = sanctum(views.view(views.broken()), settings=Settings())
+    async with app.run_test(size=(120, 40)) as pilot:
+        await seen(pilot)
+        assert any("2 lights not acknowledged" in line for line in screen_text(app))
+        phases = set()
+        changes = []
+        deadline = time.monotonic() + 10
+        while len(changes) < 3 and time.monotonic() < deadline:
+            (phase,) = _lamp_styles(app)
+            if not changes or phase != changes[-1][0]:
+                changes.append((phase, time.monotonic()))
+            phases.add(bool(phase))
+            await pilot.pause(0.02)
+        assert phases == {True, False}
+        assert changes[2][1] - changes[0][1] > 0.5  # a blink, which is two changes, takes long
+        app.shown.append(views.view(views.broken(), acknowledgements=SEEN))
+        await seen(pilot)
+        assert not any(_lamp_styles(app))
+        text = "\n".join(screen_text(app))
+        assert "Op Inf, Op NaN acknowledged by ada@lab at 2025-11-22" in text
+        assert "not acknowledged" not in text
+        before = _lamp_styles(app)
+        await pilot.pause(0.7)
+        assert _lamp_styles(app) == before
+
+
+async def test_with_reduced_motion_it_stands_out_without_blinking(views, sanctum, seen):
+    app = sanctum(views.view(views.broken()), settings=Settings(reduced_motion=True))
+    async with app.run_test(size=(80, 24)) as pilot:
+        await seen(pilot)
+        for _ in range(8):
+            assert _lamp_styles(app) == [True]
+            await pilot.pause(0.1)
+
+
+def test_a_light_that_nobody_acknowledged_is_told_from_one_that_somebody_did(views):
+    view = views.view(views.broken())
+    assert (
+        unacknowledged(view)
+        == {("op", "inf"), ("op", "nan")}
+        == set(lit_lights(view.snapshot.tamiyo))
+    )
+    assert unacknowledged(replace(view, acknowledgements=SEEN[:1])) == {("op", "nan")}
+
+
+async def test_the_lamp_test_lights_every_lamp_says_so_and_passes(
+    views, sanctum, seen, screen_text, monkeypatch
+):
+    monkeypatch.setattr("esper.karn.sanctum.app.LAMP_TEST_SECONDS", 0.3)
+    app = sanctum(views.view(views.healthy()))
+    async with app.run_test(size=(80, 24)) as pilot:
+        await seen(pilot)
+        before = screen_text(app)
+        assert not any(LIT in line for line in before[4:])
+        await pilot.press("t")
+        await pilot.pause()
+        lines = screen_text(app)
+        for label in ("Inf", "NaN"):
+            (row,) = [line for line in lines if line.strip().startswith(label)]
+            assert row.count(LIT) == 8
+            assert UNLIT not in row
+        assert any("LAMP TEST" in line for line in lines)
+        await pilot.pause(0.5)
+        assert screen_text(app) == before
+    assert app.asked == []
+
+
+def test_the_lamp_test_lights_the_shared_lamps_too(views):
+    text = render_heads(views.healthy(), 80, lamps=Lamps(is_test=True)).plain
+    (shared,) = [line for line in text.splitlines() if line.startswith("Shared")]
+    assert shared.count(LIT) == 2
+
+
+async def test_a_without_lights_says_that_there_are_none(views, sanctum, seen):
+    app = sanctum(views.view(views.healthy()))
+    async with app.run_test(size=(80, 24)) as pilot:
+        await seen(pilot)
+        await pilot.press("a")
+        (note,) = app._notifications
+        assert note.message == "no light is on: there is nothing to acknowledge"
+
+
+async def test_on_the_heads_screen_the_light_of_the_chosen_row_is_acknowledged(
+    views, sanctum, seen, monkeypatch
+):
+    asked = []
+    monkeypatch.setattr(
+        SanctumApp, "_acknowledge", lambda app, directory, lights: asked.append((directory, lights))
+    )
+    app = sanctum(views.view(views.broken(), directory=Path("/runs/amber")))
+    async with app.run_test(size=(120, 40)) as pilot:
+        await seen(pilot)
+        await pilot.press("a", "2")
+        await seen(pilot)
+        await pilot.press("a", "down", "a")
+        await pilot.pause()
+    every, first, second = [lights for _, lights in asked]
+    assert every == [("op", "inf"), ("op", "nan")]
+    assert first == [("op", "inf")]
+    assert second == [("op", "nan")]

@@ -1,0 +1,340 @@
+"""The screens and what they share: opening them, log, runs, palette, clipboard and help."""
+
+from dataclasses import replace
+
+import pytest
+from textual.command import CommandPalette
+from textual.widgets import Input
+
+from esper.karn.run_directory import create_run
+from esper.karn.run_store import RunWriter
+from esper.karn.sanctum.app import SanctumApp
+from esper.karn.sanctum.schema import LogEntry
+from esper.karn.sanctum.screen_map import SCREENS
+from esper.karn.sanctum.screens.help import HelpScreen, records_of
+from esper.karn.sanctum.screens.log import LogScreen
+from esper.karn.sanctum.screens.runs import RunsScreen
+from esper.karn.sanctum.settings import Settings
+from esper.karn.sanctum.widgets.comparison_panel import ComparisonPanel
+from esper.karn.sanctum.widgets.console_panel import ConsolePanel
+from esper.karn.sanctum.widgets.event_log import EventLog
+from esper.karn.sanctum.widgets.log_filter import LogFilter
+from esper.karn.sanctum.widgets.panel import Panel
+from esper.karn.sanctum.widgets.policy_panel import PolicyPanel
+from esper.karn.sanctum.widgets.runs_panel import RunsPanel
+from esper.leyline.records import RECORDS
+
+LOG = (
+    LogEntry(1, 1.0, "info", "host 1 grew", kind="seed_stage_changed", host=0),
+    LogEntry(2, 2.0, "info", "host 2 grew", kind="seed_stage_changed", host=1),
+    LogEntry(3, 3.0, "latch", "op went Inf", kind="ppo_update", head="op"),
+    LogEntry(4, 4.0, "info", "[done]", kind="run_finished"),
+)
+
+
+@pytest.mark.parametrize("size", [(80, 24), (120, 40), (200, 60)])
+async def test_every_screen_says_how_the_run_is_and_keeps_its_place(
+    views, sanctum, seen, screen_text, size
+):
+    app = sanctum(views.view(views.broken()))
+    async with app.run_test(size=size) as pilot:
+        await seen(pilot)
+        for key, (title, _) in SCREENS.items():
+            await pilot.press(key)
+            await pilot.pause()
+            await seen(pilot)
+            assert app.current_mode == title
+            text = "\n".join(screen_text(app))
+            assert "LIVE" in text
+            assert "36/36 1×" in text
+            for panel in app.screen.query(Panel):
+                if panel.display and panel.size:
+                    assert app.screen.region.contains_region(panel.region), panel
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 30), (40, 3), (71, 40)])
+async def test_no_screen_fails_where_it_does_not_fit(views, sanctum, seen, screen_text, size):
+    app = sanctum(views.view(views.broken()))
+    async with app.run_test(size=size) as pilot:
+        await seen(pilot)
+        for key in [*SCREENS, "question_mark", "escape", "t", "a"]:
+            await pilot.press(key)
+            await pilot.pause()
+        assert "Action heads" not in "\n".join(screen_text(app))
+
+
+async def test_a_screen_shows_the_theme_that_was_chosen_on_another(views, sanctum, seen):
+    app = sanctum(views.view())
+    async with app.run_test(size=(80, 24)) as pilot:
+        await seen(pilot)
+        await pilot.press("5", "1", "d", "5")
+        await pilot.pause()
+        assert app.screen.query_one(EventLog)._drawn_for[1].ground == "#f6f5f1"
+
+
+@pytest.mark.parametrize(
+    ("keys", "shown"),
+    [
+        ([], [1, 2, 3, 4]),
+        (["k"], [3]),
+        (["k", "k"], [4]),
+        (["k", "k", "k"], [1, 2]),
+        (["k"] * 4, [1, 2, 3, 4]),
+        (["h"], [1]),
+        (["h", "h"], [2]),
+        (["e"], [3]),
+        (["e", "x"], [1, 2, 3, 4]),
+        (["slash", *"GREW", "enter"], [1, 2]),
+        (["slash", *"grew", "enter", "h"], [1]),
+        (["slash", *"grew", "escape"], [1, 2, 3, 4]),
+        (["slash", *"q5", "backspace", "backspace", "enter"], [1, 2, 3, 4]),
+        (["e", "h"], []),
+    ],
+)
+async def test_the_log_is_filtered(views, sanctum, seen, keys, shown):
+    app = sanctum(views.view(replace(views.healthy(), log=LOG)))
+    async with app.run_test(size=(80, 24)) as pilot:
+        await seen(pilot)
+        await pilot.press("5", *keys)
+        await pilot.pause()
+        assert isinstance(app.screen, LogScreen)
+        text = app.screen.query_one(EventLog).text
+        assert [entry.event_id for entry in LOG if entry.text in text] == shown
+        assert (text == "nothing in the log has that") == (not shown)
+
+
+async def test_the_filter_says_what_it_shows(views, sanctum, seen, screen_text):
+    app = sanctum(views.view(replace(views.healthy(), log=LOG)))
+    async with app.run_test(size=(80, 24)) as pilot:
+        await seen(pilot)
+        await pilot.press("5", "h", "slash", *"[b", "enter")
+        await pilot.pause()
+        assert any("host 1  head all  text '[b'  0 of 4 lines" in line for line in screen_text(app))
+
+
+async def test_what_is_typed_is_no_key(views, sanctum, seen):
+    app = sanctum(views.view())
+    async with app.run_test(size=(80, 24)) as pilot:
+        await seen(pilot)
+        await pilot.press("5", "slash", "1", "d", "question_mark")
+        assert app.screen.query_one(Input).value == "1d?"
+        assert isinstance(app.screen, LogScreen)
+
+
+async def test_the_log_follows_or_stands_still(views, sanctum, seen):
+    app = sanctum(views.view())
+    async with app.run_test(size=(80, 24)) as pilot:
+        await seen(pilot)
+        await pilot.press("5", "f")
+        panel = app.screen.query_one(EventLog)
+        assert not panel.follows
+        assert "paused" in str(panel.border_title)
+        await pilot.press("f")
+        assert panel.follows
+
+
+async def test_the_console_output_takes_the_place_of_the_log(views, sanctum, seen, screen_text):
+    console = ("loading torch", "\tTraceback", "x" * 300)
+    app = sanctum(views.view(console=console))
+    async with app.run_test(size=(80, 24)) as pilot:
+        await seen(pilot)
+        await pilot.press("5", "o")
+        await pilot.pause()
+        assert isinstance(app.focused, ConsolePanel)
+        text = "\n".join(screen_text(app))
+        assert "loading torch" in text
+        assert "        Traceback" in text
+        assert "x…" in text
+        await pilot.press("o")
+        await pilot.pause()
+        assert "loading torch" not in "\n".join(screen_text(app))
+
+
+def test_a_filter_for_what_is_no_longer_there_starts_anew():
+    assert LogFilter(kind="gone").next("kind", LOG).kind is None
+    assert LogFilter().next("kind", ()).kind is None
+
+
+@pytest.fixture
+def three_runs(tmp_path, payloads):
+    """Return a folder of three runs, in one of which `op` went Inf."""
+    run_dir = tmp_path / "runs"
+    for name in ("amber", "birch", "cedar"):
+        with RunWriter(create_run(run_dir, name)) as writer:
+            writer.emit(payloads.start(name=name))
+            writer.emit(payloads.update(1))
+            if name == "birch":
+                writer.emit(payloads.broken_update(2, "op", "+inf"))
+            writer.emit(payloads.finish(update=2, episodes_done=4))
+    return run_dir
+
+
+@pytest.fixture
+def open_runs(monkeypatch):
+    """Return a function that opens a folder of runs in the real app."""
+    monkeypatch.delenv("NO_COLOR", raising=False)
+
+    async def until(pilot, condition):
+        for _ in range(1000):
+            if condition():
+                await pilot.pause()
+                return
+            await pilot.pause(0.01)
+        pytest.fail("it never came to that")
+
+    def make(run_dir):
+        app = SanctumApp(None, run_dir, settings=Settings(reduced_motion=True))
+        app.until = until
+        return app
+
+    return make
+
+
+async def test_all_runs_are_listed_and_one_can_be_opened(three_runs, open_runs, screen_text):
+    app = open_runs(three_runs)
+    async with app.run_test(size=(120, 40)) as pilot:
+        await app.until(pilot, lambda: app.view is not None)
+        await pilot.press("6")
+        await app.until(pilot, lambda: app.screen.is_complete)
+        lines = screen_text(app)
+        (birch,) = [line for line in lines if "-birch" in line]
+        assert "● Inf op" in birch
+        (amber,) = [line for line in lines if "-amber" in line]
+        assert "○" in amber
+        assert lines.index(birch) < lines.index(amber)  # the newest first
+        await pilot.press("down", "enter")
+        await app.until(pilot, lambda: app.view and app.view.snapshot.run.name == "birch")
+        assert app.current_mode == "Overview"
+
+
+async def test_two_runs_are_compared_side_by_side(three_runs, open_runs, screen_text):
+    app = open_runs(three_runs)
+    async with app.run_test(size=(120, 40)) as pilot:
+        await app.until(pilot, lambda: app.view is not None)
+        await pilot.press("6")
+        await app.until(pilot, lambda: app.screen.is_complete)
+        await pilot.press("c")
+        assert "it takes two runs to compare" in next(iter(app._notifications)).message
+        await pilot.press("space", "down", "space", "space", "space", "c")
+        assert len(app.screen.query_one(RunsPanel).marked) == 2
+        panel = app.screen.query_one(ComparisonPanel)
+        await app.until(pilot, lambda: "Inf seen in" in panel.text)
+        (line,) = [line for line in panel.text.splitlines() if line.startswith("Inf seen in")]
+        assert line.split()[-2:] == ["–", "op"]
+        await pilot.press("escape")
+        assert isinstance(app.focused, RunsPanel)
+        assert isinstance(app.screen, RunsScreen)
+
+
+async def test_without_runs_that_is_said(tmp_path, open_runs, screen_text):
+    app = open_runs(tmp_path / "none")
+    async with app.run_test(size=(80, 24)) as pilot:
+        await app.until(pilot, lambda: app.view is not None)
+        await pilot.press("6")
+        await app.until(pilot, lambda: app.screen.is_complete)
+        assert any("no runs yet" in line for line in screen_text(app))
+        await pilot.press("enter", "space", "c")
+        assert isinstance(app.screen, RunsScreen)
+
+
+async def test_a_acknowledges_beside_the_store_and_names_who(finished_run, screen_text):
+    app = SanctumApp(finished_run, finished_run.parent, settings=Settings(reduced_motion=True))
+    before = (finished_run / "run.sqlite").read_bytes()
+    async with app.run_test(size=(120, 40)) as pilot:
+        while app.view is None or app.view.is_behind:
+            await pilot.pause(0.01)
+        await pilot.press("a")
+        for _ in range(500):
+            if app.view.acknowledgements:
+                break
+            await pilot.pause(0.01)
+        (seen,) = app.view.acknowledgements
+        assert (seen.head, seen.light) == ("op", "inf")
+        assert "@" in seen.who
+        await pilot.pause()
+        assert not any("not acknowledged" in line for line in screen_text(app))
+        await pilot.press("a")
+        assert next(iter(app._notifications)).message == "that was acknowledged before"
+    assert (finished_run / "run.sqlite").read_bytes() == before
+
+
+async def test_the_palette_finds_and_does(views, sanctum, seen):
+    app = sanctum(views.view())
+    async with app.run_test(size=(80, 24)) as pilot:
+        await seen(pilot)
+        offered = {command.title for command in app.get_system_commands(app.screen)}
+        assert {title for title, _ in SCREENS.values()} <= offered
+        assert {"Acknowledge", "Lamp test", "Theme: ansi", "Reduced motion: off"} <= offered
+        await pilot.press("ctrl+p")
+        assert isinstance(app.screen, CommandPalette)
+        await pilot.press(*"theme: contrast")
+        await pilot.pause(0.5)
+        await pilot.press("enter")
+        await pilot.pause(0.2)
+        assert app.theme == "sanctum-contrast"
+
+
+async def test_y_copies_the_focused_panel(views, sanctum, seen):
+    app = sanctum(views.view())
+    async with app.run_test(size=(80, 24)) as pilot:
+        await seen(pilot)
+        app.screen.query_one(PolicyPanel).focus()
+        await pilot.press("y")
+        assert "Score" in app.clipboard
+        assert "Blueprint" not in app.clipboard
+
+
+async def test_help_tells_of_the_fields_of_the_focused_panel(views, sanctum, seen):
+    app = sanctum(views.view())
+    async with app.run_test(size=(80, 24)) as pilot:
+        await seen(pilot)
+        app.screen.query_one(PolicyPanel).focus()
+        await pilot.pause()
+        records = records_of(app.focused)
+        assert "TELE-206" in {record.id for record in records}
+        await pilot.press("question_mark")
+        assert isinstance(app.screen, HelpScreen)
+        text = "\n".join(str(line.render()) for line in app.screen.query("Static"))
+        for record in records:
+            assert record.question in text
+            assert record.wiring.source in text
+        area = app.screen.query_one("#help")
+        places = []
+        for key in ("k", "f", "s"):
+            await pilot.press(key)
+            await pilot.pause()
+            places.append(area.scroll_y)
+        assert places == sorted(set(places))
+
+
+async def test_every_record_is_explained_by_some_panel_of_some_screen(views, sanctum, seen):
+    app = sanctum(views.view(views.broken()))
+    explained = set()
+    async with app.run_test(size=(120, 40)) as pilot:
+        await seen(pilot)
+        for key in SCREENS:
+            await pilot.press(key)
+            await pilot.pause()
+            for panel in app.screen.query(Panel):
+                explained |= {record.id for record in records_of(panel)}
+    assert explained == {record.id for record in RECORDS}
+
+
+@pytest.mark.parametrize("keys", [["ctrl+c", "ctrl+c"], ["q", "ctrl+c"]])
+async def test_whoever_presses_ctrl_c_twice_leaves_training_running(
+    views, sanctum, seen, child, keys
+):
+    app = sanctum(views.view(), child=child)
+    async with app.run_test() as pilot:
+        await seen(pilot)
+        await pilot.press(*keys)
+    assert app.return_value == "detach"
+
+
+async def test_a_click_on_the_key_line_is_like_the_key(views, sanctum, seen):
+    app = sanctum(views.view())
+    async with app.run_test(size=(80, 24)) as pilot:
+        await seen(pilot)
+        await pilot.click("KeyLine", offset=(53, 0))
+        await pilot.pause()
+        assert app.current_mode == "Runs"

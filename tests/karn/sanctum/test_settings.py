@@ -1,0 +1,88 @@
+"""The settings file: what it keeps, and what becomes of a damaged one."""
+
+import pytest
+
+from esper.karn.sanctum.settings import (
+    Settings,
+    SettingsError,
+    SettingsFile,
+    read_settings,
+    write_settings,
+)
+
+
+@pytest.mark.parametrize(
+    "settings", [Settings(), Settings(theme="ansi", reduced_motion=True, bell=False, ascii=True)]
+)
+def test_what_is_written_is_read_again(tmp_path, settings):
+    path = tmp_path / "deep" / "sanctum.toml"
+    write_settings(settings, path)
+    assert read_settings(path) == settings
+
+
+def test_without_a_file_there_are_the_defaults(tmp_path):
+    assert read_settings(tmp_path / "none.toml") == Settings()
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"theme = ", "damaged"),
+        (b"\xff\x00\xfe", "damaged"),
+        (b'theme = "pink"', "theme in the settings .* must be dark or light or ansi or contrast"),
+        (b"bell = 3", "bell in the settings .* must be true or false, not 3"),
+        (b"color = true", "have no 'color'; only theme, reduced_motion, bell, ascii"),
+    ],
+)
+def test_a_file_that_cannot_be_is_one_sentence_and_the_defaults(tmp_path, content, said):
+    path = tmp_path / "sanctum.toml"
+    path.write_bytes(content)
+    with pytest.raises(SettingsError, match=said) as caught:
+        read_settings(path)
+    assert "\n" not in str(caught.value)
+    file = SettingsFile(path)
+    assert file.settings == Settings()
+    assert file.problem.endswith("Sanctum goes on with the defaults")
+    with pytest.raises(SettingsError, match="is damaged, mend it or delete it"):
+        file.change(bell=False)
+    assert path.read_bytes() == content
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_change_is_written_and_touches_nothing_else(tmp_path):
+    path = tmp_path / "sanctum.toml"
+    write_settings(Settings(bell=False), path)
+    SettingsFile(path).change(theme="light")
+    assert read_settings(path) == Settings(theme="light", bell=False)
+
+
+def test_where_it_cannot_be_written_that_is_one_sentence_and_the_change_holds(tmp_path):
+    (tmp_path / "file").write_text("")
+    file = SettingsFile(tmp_path / "other.toml")
+    file._path = tmp_path / "file" / "sanctum.toml"
+    with pytest.raises(SettingsError, match="cannot write the settings"):
+        file.change(theme="light")
+    assert file.settings.theme == "light"
+
+
+async def test_the_keys_and_the_palette_remember(views, sanctum, seen, tmp_path):
+    path = tmp_path / "sanctum.toml"
+    app = sanctum(views.view(), settings_file=SettingsFile(path))
+    async with app.run_test(size=(80, 24)) as pilot:
+        await seen(pilot)
+        await pilot.press("d")
+        assert read_settings(path).theme == "light"
+        await pilot.press("d")
+        assert read_settings(path).theme == "dark"
+        app.change_setting("ascii", True)
+        assert read_settings(path).ascii
+
+
+async def test_a_damaged_file_is_said_in_one_sentence(views, sanctum, seen, tmp_path):
+    path = tmp_path / "sanctum.toml"
+    path.write_bytes(b"\xff")
+    app = sanctum(views.view(), settings_file=SettingsFile(path))
+    async with app.run_test(size=(80, 24)) as pilot:
+        await seen(pilot)
+        (note,) = app._notifications
+        assert "are damaged" in note.message

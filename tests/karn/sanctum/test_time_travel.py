@@ -1,0 +1,277 @@
+"""Any update of a run, from anywhere: the same state that a fold from the start gives."""
+
+import random
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from esper.karn.liveness import StatusKind
+from esper.karn.run_store import RunReader, RunWriter
+from esper.karn.sanctum.aggregator import SanctumAggregator
+from esper.karn.sanctum.follower import RunFollower
+from esper.karn.sanctum.playback import Playback
+from esper.karn.sanctum.watch import RunWatch, UpdateNotFoundError, look_once
+from esper.leyline.heads import Stage
+from esper.leyline.telemetry import CheckpointWritten, DecisionsTaken, PPOUpdatePayload, RunStarted
+
+NOW = 5_000.0
+
+
+def long_run(payloads, *, updates, seed):
+    """Yield the payloads of a run that is resumed now and then, and says different things."""
+    chance = random.Random(seed)
+    yield payloads.start()
+    done = 0
+    while done < updates:
+        done += 1
+        for step in range(1, chance.randint(1, 40)):
+            yield DecisionsTaken(update=done, step=step, actions=[], probabilities=[], values=[])
+            yield payloads.step(
+                step, update=done, first_episode=2 * done - 1, loss=[chance.random(), 0.5]
+            )
+            for _ in range(chance.choice((0, 0, 1, 30))):
+                yield payloads.transition(chance.choice(list(Stage)), update=done, step=step)
+        yield payloads.episodes(done, score=[chance.random()])
+        if chance.random() < 0.2:
+            yield payloads.broken_update(done, "op", "nan", policy_loss=chance.random())
+        else:
+            yield payloads.update(done, policy_loss=chance.random())
+        if chance.random() < 0.5:
+            yield CheckpointWritten(update=done, path=f"checkpoints/{done}", size=1)
+        if chance.random() < 0.1:
+            done = max(0, done - chance.randint(0, 3))
+            yield payloads.start(resumed_from_update=done)
+    yield payloads.finish(update=done)
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory, payloads):
+    """A run of 60 updates, its events, and where each update lies in them."""
+    directory = tmp_path_factory.mktemp("run")
+    with RunWriter(directory) as writer:
+        for payload in long_run(payloads, updates=60, seed=4):
+            writer.emit(payload)
+    events = RunReader(directory).read(0, 1_000_000)
+    return directory, events
+
+
+def fold_from_the_start(events, update):
+    """Return the state after an update, the slow and obvious way."""
+    told = [
+        number
+        for number, event in enumerate(events)
+        if isinstance(event.payload, PPOUpdatePayload) and event.payload.update == update
+    ][-1]
+    aggregator = SanctumAggregator()
+    for number, event in enumerate(events):
+        begins = isinstance(event.payload, (RunStarted, PPOUpdatePayload)) or hasattr(
+            event.payload, "step"
+        )
+        if number > told and begins:
+            break
+        aggregator.apply(event)
+    return aggregator.snapshot()
+
+
+@settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(jumps=st.lists(st.integers(1, 60), min_size=1, max_size=5), kept=st.integers(1, 40))
+def test_a_jump_gives_what_a_fold_from_the_start_gives(stored, monkeypatch, jumps, kept):
+    directory, events = stored
+    monkeypatch.setattr("esper.karn.sanctum.update_index.STATES_KEPT", kept)
+    follower = RunFollower(directory)
+    follower.catch_up()
+
+    for update in jumps:
+        assert follower.state_after(update) == fold_from_the_start(events, update)
+
+
+def test_a_run_that_was_followed_from_its_start_can_be_gone_back_in(run, payloads):
+    follower = RunFollower(run)
+    with RunWriter(run) as writer:
+        for number, payload in enumerate(long_run(payloads, updates=20, seed=5)):
+            writer.emit(payload)
+            if number % 53 == 0:
+                writer.flush()
+                follower.poll(NOW)
+    follower.catch_up()
+    events = RunReader(run).read(0, 1_000_000)
+
+    for update in (20, 3, 11, 12, 1):
+        assert follower.state_after(update) == fold_from_the_start(events, update)
+
+
+def test_the_state_after_the_last_update_of_a_finished_run_is_its_end(stored):
+    directory, _ = stored
+    newest = look_once(directory, NOW)
+    last = look_once(directory, NOW, at=60)
+
+    assert last.snapshot.run.phase == "finished"
+    assert last.snapshot.training == newest.snapshot.training
+    assert (last.position.update, last.position.updates) == (60, 60)
+    assert newest.position is None
+
+
+def test_an_update_that_is_not_there_is_one_sentence(stored, run, payloads):
+    directory, _ = stored
+    for update in (0, -1, 61):
+        with pytest.raises(
+            UpdateNotFoundError, match=rf"no update {update}: give one from 1 to 60"
+        ):
+            look_once(directory, NOW, at=update)
+    with RunWriter(run) as writer:
+        writer.emit(payloads.start())
+    with pytest.raises(UpdateNotFoundError, match="completed none yet"):
+        look_once(run, NOW, at=1)
+
+
+def test_what_an_update_had_not_seen_yet_is_dark(run, payloads):
+    with RunWriter(run) as writer:
+        writer.emit(payloads.start())
+        writer.emit(payloads.update(1))
+        writer.emit(payloads.broken_update(2, "op", "+inf"))
+        writer.emit(payloads.finish("halted"))
+
+    before, after = (look_once(run, NOW, at=update) for update in (1, 2))
+    assert not before.snapshot.tamiyo.head_inf_latch["op"]
+    assert after.snapshot.tamiyo.head_inf_latch["op"]
+    assert before.verdict.reasons == ()
+    assert after.verdict.reasons
+    assert before.status.kind is after.status.kind is StatusKind.HALTED
+
+
+# The watch
+
+
+@pytest.fixture
+def watch(stored):
+    """A watch that has seen all of the run."""
+    watch = RunWatch(stored[0], Path("nowhere"))
+    while watch(NOW).is_behind:
+        pass
+    return watch
+
+
+def updates_shown(watch, *times):
+    return [view.position.update if view.position else None for view in (watch(at) for at in times)]
+
+
+def test_one_goes_to_an_update_and_back_to_now(watch):
+    assert watch(NOW).position is None
+    watch.go_to(7)
+    view = watch(NOW)
+    assert (view.position.update, view.position.updates, view.position.speed) == (7, 60, 0)
+    assert view.snapshot.run.update == 7
+    watch.go_to(None)
+    assert watch(NOW).position is None
+    assert watch(NOW).snapshot.run.update == 60
+
+
+def test_beyond_the_ends_is_the_nearest_there_is(watch):
+    for asked, shown in ((-5, 1), (0, 1), (1_000, 60)):
+        watch.go_to(asked)
+        view = watch(NOW)
+        assert (view.position.update, view.snapshot.run.update) == (shown, shown)
+
+
+def test_playing_goes_by_the_clock_and_stops_at_the_end(watch):
+    watch.go_to(50)
+    watch.play(4)
+    assert updates_shown(watch, NOW, NOW + 0.2, NOW + 0.5, NOW + 1.0) == [50, 50, 52, 54]
+    watch.play(16)
+    assert updates_shown(watch, NOW + 1.0, NOW + 1.25, NOW + 2.0) == [54, 58, 60]
+    assert watch(NOW + 3.0).position.speed == 0
+
+
+def test_playing_from_now_begins_with_the_first_update(watch):
+    watch.play(1)
+    assert updates_shown(watch, NOW, NOW + 1.0) == [1, 2]
+    watch.play(0)
+    assert updates_shown(watch, NOW + 9.0, NOW + 99.0) == [2, 2]
+
+
+def test_a_clock_that_jumps_plays_next_to_nothing(watch):
+    watch.go_to(10)
+    watch.play(1)
+    assert updates_shown(watch, NOW, NOW - 1e6, NOW + 1e9, NOW + 1e9 + 1) == [10, 10, 12, 13]
+
+
+def test_a_run_that_goes_on_is_caught_up_with(run, payloads):
+    watch = RunWatch(run, Path("nowhere"))
+    with RunWriter(run) as writer:
+        writer.emit(payloads.start())
+        for update in (1, 2, 3):
+            writer.emit(payloads.update(update))
+        writer.flush()
+        now = time.time()
+        watch.play(1)
+        assert updates_shown(watch, now) == [1]
+        writer.emit(payloads.update(4), durable=True)
+        view = watch(now + 1)
+        assert (view.position.update, view.position.updates) == (2, 4)
+        assert view.status.kind is StatusKind.LIVE
+        assert updates_shown(watch, now + 2, now + 4) == [3, None]
+
+
+def test_a_place_can_be_named_before_there_is_a_run(tmp_path, payloads):
+    watch = RunWatch(None, tmp_path, at=2)
+    assert watch(NOW).position is None
+    directory = tmp_path / "20261122-200000-late"
+    directory.mkdir()
+    with RunWriter(directory) as writer:
+        writer.emit(payloads.start())
+        for update in (1, 2, 3):
+            writer.emit(payloads.update(update))
+
+    assert updates_shown(watch, NOW) == [2]
+
+
+def test_any_thread_may_say_where_to_look(watch):
+    others = [threading.Thread(target=watch.go_to, args=(place,)) for place in range(1, 40)]
+    for other in others:
+        other.start()
+        view = watch(NOW)
+        assert view.position is None or view.snapshot.run.update == view.position.update
+    for other in others:
+        other.join()
+    assert 1 <= watch(NOW).position.update <= 39
+
+
+def test_a_moment_of_the_past_stays_when_the_run_vanishes(run, payloads):
+    with RunWriter(run) as writer:
+        writer.emit(payloads.start())
+        for update in (1, 2, 3):
+            writer.emit(payloads.step(update=update))
+            writer.emit(payloads.update(update))
+    watch = RunWatch(run, Path("nowhere"), at=2)
+    before = watch(NOW)
+    (run / "run.sqlite").unlink()
+    after = watch(NOW)
+
+    assert after.snapshot is before.snapshot
+    assert "no run store" in after.error
+
+
+@given(
+    update=st.integers(-3, 30),
+    speed=st.integers(0, 16),
+    times=st.lists(st.floats(-1e6, 1e6), max_size=8),
+    is_over=st.booleans(),
+)
+def test_playback_never_leaves_the_run_nor_goes_back(update, speed, times, is_over):
+    playback = replace(Playback().going_to(update), speed=speed)
+    before = None
+    for now in times:
+        playback = playback.advanced(now, 20, is_over=is_over)
+        if playback.update is None:
+            assert not is_over
+            break
+        assert 1 <= playback.update <= 20
+        assert before is None or playback.update >= before
+        before = playback.update

@@ -1,0 +1,55 @@
+"""The history of one head."""
+
+import math
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from esper.karn.sanctum.schema import HeadTrend, SanctumSnapshot, TamiyoState
+from esper.karn.sanctum.widgets.tamiyo_brain.head_history_panel import render_history
+
+CHARTS = ["Entropy", "Ratio max", "Gradient norm", "Clip fraction"]
+
+
+def _text(lines):
+    return "\n".join(line.plain for line in lines)
+
+
+@pytest.mark.parametrize(("width", "height"), [(77, 12), (117, 22), (57, 22), (40, 4)])
+def test_every_figure_is_there_with_its_value(views, width, height):
+    lines = render_history(views.view(), "style", width, height)
+    text = _text(lines)
+    assert all(label in text for label in CHARTS)
+    assert len(lines) <= height
+    assert all(line.cell_len <= width for line in lines)
+
+
+def test_figures_without_a_history_stand_below(views):
+    text = _text(render_history(views.view(), "style", 77, 12))
+    assert "KL 0.002   log p min -3.00   log p max -0.02   active 0.250" in text
+
+
+def test_of_the_shared_part_it_is_the_losses(views):
+    text = _text(render_history(views.view(), "shared", 77, 12))
+    assert all(label in text for label in ("Gradient norm", "Policy loss", "Value loss"))
+
+
+def test_a_head_that_nothing_is_known_of_says_so(views):
+    text = _text(render_history(views.view(SanctumSnapshot()), "steer", 77, 12))
+    assert "nothing yet" in text
+
+
+@given(st.lists(st.floats(), max_size=40), st.floats())
+def test_whatever_is_in_a_history_is_drawn(views_of, values, value):
+    trend = HeadTrend(*[tuple(values)] * 4)
+    tamiyo = TamiyoState(
+        head_trend={"op": trend},
+        head_entropy={"op": value},
+        head_ratio_max={"op": value},
+        head_kl={"op": value},
+    )
+    view = views_of.view(replace(views_of.healthy(), tamiyo=tamiyo))
+    text = _text(render_history(view, "op", 77, 12))
+    assert ("NaN" in text) == (math.isnan(value) or any(map(math.isnan, values)))

@@ -1,0 +1,136 @@
+"""Acknowledgements: appended by several at once, whole after damage, and never a traceback."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from esper.karn import acknowledgements
+from esper.karn.acknowledgements import AcknowledgementError, acknowledge, read, who_am_i
+from esper.karn.sanctum.view import Acknowledgement
+from esper.karn.sanctum.watch import RunWatch, look_once
+
+NAME = acknowledgements.ACKNOWLEDGEMENTS_NAME
+
+
+def test_nothing_is_acknowledged_before_somebody_does(tmp_path):
+    assert read(tmp_path) == acknowledgements.Acknowledged()
+    assert read(tmp_path / "nowhere") == acknowledgements.Acknowledged()
+
+
+def test_who_and_when_are_read_back(tmp_path):
+    acknowledge(tmp_path, [("op", "inf"), ("shared", "nan")], "ada@ship", 1_000.5)
+
+    assert read(tmp_path).entries == (
+        Acknowledgement("op", "inf", "ada@ship", 1_000.5),
+        Acknowledgement("shared", "nan", "ada@ship", 1_000.5),
+    )
+
+
+def test_the_first_to_acknowledge_a_light_has_acknowledged_it(tmp_path):
+    acknowledge(tmp_path, [("op", "inf")], "ada@ship", 1.0)
+    new = acknowledge(tmp_path, [("op", "inf"), ("op", "nan")], "bob@shore", 2.0)
+
+    assert new == (Acknowledgement("op", "nan", "bob@shore", 2.0),)
+    assert [(entry.light, entry.who) for entry in read(tmp_path).entries] == [
+        ("inf", "ada@ship"),
+        ("nan", "bob@shore"),
+    ]
+    assert len((tmp_path / NAME).read_bytes().splitlines()) == 2
+
+
+@pytest.mark.parametrize("rubbish", [b"{", b"null\n[]\n", b"\xff\xfe\n", b'{"head": "op"}\n'])
+def test_damaged_lines_are_passed_over_and_said_to_be_there(tmp_path, rubbish):
+    acknowledge(tmp_path, [("op", "inf")], "ada@ship", 1.0)
+    with (tmp_path / NAME).open("ab") as file:
+        file.write(rubbish)
+    acknowledge(tmp_path, [("slot", "nan")], "ada@ship", 2.0)
+    found = read(tmp_path)
+
+    assert [entry.head for entry in found.entries] == ["op", "slot"]
+    assert "cannot be understood" in found.error
+    assert "\n" not in found.error
+
+
+@given(st.binary(max_size=200))
+def test_no_file_is_ever_a_traceback(tmp_path_factory, data):
+    directory = tmp_path_factory.mktemp("run")
+    (directory / NAME).write_bytes(data)
+    read(directory)
+    acknowledge(directory, [("op", "inf")], "ada@ship", 1.0)
+
+    assert "op" in [entry.head for entry in read(directory).entries]
+
+
+def test_several_cockpits_at_once_lose_nothing(tmp_path):
+    program = (
+        "import sys; from pathlib import Path\n"
+        "from esper.karn.acknowledgements import acknowledge\n"
+        "for number in range(50):\n"
+        "    acknowledge(Path(sys.argv[1]), [(f'{sys.argv[2]}-{number}', 'inf')], 'x@y', 1.0)\n"
+    )
+    cockpits = [
+        subprocess.Popen([sys.executable, "-c", program, str(tmp_path), name]) for name in "abc"
+    ]
+    assert [cockpit.wait(60) for cockpit in cockpits] == [0, 0, 0]
+
+    found = read(tmp_path)
+    assert found.error is None
+    assert {entry.head for entry in found.entries} == {
+        f"{name}-{number}" for name in "abc" for number in range(50)
+    }
+
+
+def test_what_cannot_be_written_is_one_sentence(tmp_path):
+    (tmp_path / NAME).mkdir()
+
+    for directory in (tmp_path, tmp_path / "nowhere"):
+        with pytest.raises(AcknowledgementError, match="cannot be written to") as caught:
+            acknowledge(directory, [("op", "inf")], "ada@ship", 1.0)
+        assert "\n" not in str(caught.value)
+    assert "cannot be read" in read(tmp_path).error
+
+
+def test_a_full_disk_leaves_no_half_a_line(tmp_path, monkeypatch):
+    acknowledge(tmp_path, [("op", "inf")], "ada@ship", 1.0)
+    write = os.write
+    monkeypatch.setattr(os, "write", lambda descriptor, data: write(descriptor, data[:5]))
+    with pytest.raises(AcknowledgementError, match="only a part"):
+        acknowledge(tmp_path, [("slot", "inf")], "ada@ship", 1.0)
+    monkeypatch.undo()
+
+    assert [entry.head for entry in read(tmp_path).entries] == ["op"]
+    assert read(tmp_path).error is None
+
+
+def test_a_light_is_inf_or_nan(tmp_path):
+    with pytest.raises(AcknowledgementError, match="not 'on'"):
+        acknowledge(tmp_path, [("op", "on")], "ada@ship", 1.0)
+    assert not (tmp_path / NAME).exists()
+
+
+def test_one_is_known_by_user_and_machine(monkeypatch):
+    assert "@" in who_am_i()
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("getpass.getuser", lambda: (_ for _ in ()).throw(KeyError("uid")))
+    assert who_am_i().startswith(f"{os.getuid()}@")
+
+
+def test_a_view_has_what_was_acknowledged_and_the_store_is_untouched(finished_run):
+    store = finished_run / "run.sqlite"
+    before = store.read_bytes()
+    watch = RunWatch(finished_run, Path("nowhere"))
+    assert watch(1.0).acknowledgements == ()
+    acknowledge(finished_run, [("op", "inf")], "ada@ship", 1.0)
+
+    for view in (watch(2.0), look_once(finished_run, 2.0), look_once(finished_run, 2.0, at=1)):
+        assert [entry.head for entry in view.acknowledgements] == ["op"]
+        assert view.error is None
+    assert store.read_bytes() == before
+    (finished_run / NAME).write_bytes(b"rubbish")
+    assert "cannot be understood" in watch(3.0).error
