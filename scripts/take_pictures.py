@@ -1,0 +1,35 @@
+"""Take the README's pictures of Sanctum anew, each in dark and in light.
+
+uv run python scripts/take_pictures.py RUN_DIRECTORY [--out FOLDER]
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from esper.karn.sanctum.capture import export_frame
+
+SIZE: Final = (120, 40)
+SCREENS: Final = ("overview", "heads", "hosts")
+THEMES: Final = ("dark", "light")
+IMAGES: Final = Path(__file__).resolve().parents[1] / "docs" / "images"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Write a picture of each screen in each theme."""
+    parser = argparse.ArgumentParser(description="Take the README's pictures of Sanctum.")
+    parser.add_argument("run", type=Path, metavar="RUN_DIRECTORY")
+    parser.add_argument("--out", type=Path, metavar="FOLDER", default=IMAGES)
+    options = parser.parse_args(arguments)
+    options.out.mkdir(parents=True, exist_ok=True)
+    for screen in SCREENS:
+        for theme in THEMES:
+            path = options.out / f"{screen}-{theme}.svg"
+            export_frame(options.run, path, SIZE, screen=screen, theme=theme)
+            sys.stdout.write(f"{path}\n")
+
+
+if __name__ == "__main__":
+    main()
