@@ -85,7 +85,7 @@ def test_trained_conv_seed_switched_on_helps_more_than_an_untrained_one(
     trained, untrained = colony(hosts, task), colony(hosts, task)
     conv = BLUEPRINT_CHOICES.index("conv")
     for host in range(hosts):
-        trained.germinate(host, 1, blueprint=conv, tempo=1, target=1.0)
+        trained.germinate(host, 0, blueprint=conv, tempo=1, target=1.0)
     for step in range(steps):
         drawn = np.random.default_rng(step).integers(len(task.train), size=(hosts, 800))
         for ours in (trained, untrained):
@@ -93,15 +93,15 @@ def test_trained_conv_seed_switched_on_helps_more_than_an_untrained_one(
             ours.train(drawn, batch=100)
             life.end_slice(ours.seeds)
     for host in range(hosts):
-        untrained.germinate(host, 1, blueprint=conv, tempo=1, target=1.0)
+        untrained.germinate(host, 0, blueprint=conv, tempo=1, target=1.0)
     life.begin_slice(untrained.seeds)
     without = untrained.measure()
     for ours in (trained, untrained):
         for host in range(hosts):
             assert ours.host_state(host).equal(trained.host_state(host))
-            life.advance(ours.seeds, host, 1)
+            life.advance(ours.seeds, host, 0)
         life.begin_slice(ours.seeds)
-        assert (ours.seeds.alpha[:, 1] == 1.0).all()
+        assert (ours.seeds.alpha[:, 0] == 1.0).all()
     on, on_untrained = trained.measure(), untrained.measure()
     np.testing.assert_allclose(on_untrained.losses.loss, without.losses.loss, rtol=1e-5)
     assert on.losses.loss.mean() < on_untrained.losses.loss.mean() - 0.02

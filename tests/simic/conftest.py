@@ -32,7 +32,8 @@ def make_agent() -> AgentMaker:
 
     def make(**settings: object) -> PPOAgent:
         torch.manual_seed(0)
-        config = TrainingConfig(feature_size=16, lstm_size=16, **settings)  # type: ignore[arg-type]
+        settings = {"ppo_epochs": 4, "feature_size": 16, "lstm_size": 16} | settings
+        config = TrainingConfig(**settings)  # type: ignore[arg-type]
         policy = RecurrentPolicy(OBSERVATION_SIZE, feature_size=16, lstm_size=16)
         return PPOAgent(policy, config, seed=1)
 

@@ -130,7 +130,7 @@ def test_weights_and_moments_that_are_not_finite_are_never_kept(
     monkeypatch.setattr(PPOAgent, "update", corrupted)
     _, log = train(episodes=2)
     assert log.of(CheckpointWritten) == []
-    (notice,) = log.of(Notice)
+    notice = log.of(Notice)[-1]
     assert notice.text.startswith(f"no checkpoint of update 1: {part} not finite")
 
 

@@ -111,3 +111,14 @@ def test_luck_of_birth_cancels_among_siblings() -> None:
     earned = torch.randn(5, 8, generator=torch.Generator().manual_seed(3))
     luck = torch.tensor([7.0, -2.0]).repeat_interleave(4)
     torch.testing.assert_close(over_siblings(earned + luck, 4), over_siblings(earned, 4))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_what_is_not_finite_stays_with_its_host(value: float) -> None:
+    advantages = torch.randn(3, 4, generator=torch.Generator().manual_seed(3))
+    others = over_siblings(advantages[:, 1:], 3)
+    advantages[1, 0] = value
+    found = over_siblings(advantages, 4)
+    torch.testing.assert_close(found[1, 0], torch.tensor(value), equal_nan=True)
+    torch.testing.assert_close(found[1, 1:], others[1])
+    assert found[[0, 2]].isfinite().all()

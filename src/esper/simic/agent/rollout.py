@@ -131,8 +131,13 @@ def over_siblings(advantages: Tensor, siblings: int) -> Tensor:
 
 
 def _less_the_others(family: Tensor) -> Tensor:
-    """Return `[T, k]` with the mean of the other k - 1 columns taken off each column."""
-    others = family.shape[1] - 1
-    if others == 0:
-        return family
-    return family - (family.sum(1, keepdim=True) - family) / others
+    """Return `[T, k]` with the mean of the other columns taken off each column.
+
+    What is not finite is left out of the means: it stays where it is and what it is, and siblings
+    are not blamed for it.
+    """
+    finite = family.isfinite()
+    known = torch.where(finite, family, 0.0)
+    total = known.sum(1, keepdim=True) - known
+    others = finite.sum(1, keepdim=True) - finite.long()
+    return family - total / others.clamp_min(1)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from esper.leyline.heads import HEAD_CHOICES, HEAD_NAMES
 from esper.tamiyo.policy import RecurrentPolicy
@@ -62,7 +62,8 @@ def save_policy(
     """
     meaning = {"features": list(features), "heads": _heads(), "episodes": episodes}
     metadata = {name: json.dumps(value) for name, value in meaning.items()}
-    save_file(policy.state_dict(), folder / POLICY_NAME, metadata=metadata)
+    # not save_file, which lets nobody but its owner read what it writes
+    (folder / POLICY_NAME).write_bytes(save(policy.state_dict(), metadata=metadata))
 
 
 def load_shipped_policy(features: Sequence[str], folder: Path = SHIPPED) -> ShippedPolicy:

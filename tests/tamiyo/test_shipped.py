@@ -1,0 +1,63 @@
+"""The policy that comes with the package: whole, of this code's shape, refused where it is not."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from esper.growth.observation import FEATURES
+from esper.simic.config import load_config
+from esper.simic.trained_policy import shipped_policy
+from esper.tamiyo.policy import RecurrentPolicy
+from esper.tamiyo.shipped import (
+    CURVE_NAME,
+    EVALUATION_NAME,
+    POLICY_NAME,
+    SHIPPED,
+    ShippedPolicyError,
+    load_shipped_policy,
+    save_policy,
+)
+
+NAMES = [feature.name for feature in FEATURES]
+
+
+def test_the_shipped_policy_fits_this_code() -> None:
+    trained = shipped_policy("shipped")
+    assert trained.policy.features.in_features == len(NAMES)
+    assert trained.episodes == trained.config.episodes
+    assert (SHIPPED / POLICY_NAME).stat().st_size < 500_000
+
+
+def test_curve_and_evaluation_belong_to_it() -> None:
+    config = load_config(SHIPPED / "config.toml")
+    with (SHIPPED / CURVE_NAME).open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert int(rows[-1]["episodes_done"]) == config.episodes
+    assert [int(row["update"]) for row in rows] == list(range(1, len(rows) + 1))
+    (policy,) = json.loads((SHIPPED / EVALUATION_NAME).read_text(encoding="utf-8"))["policies"]
+    assert (policy["training_seed"], policy["episodes"]) == (config.seed, config.episodes)
+
+
+def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
+    policy = RecurrentPolicy(len(NAMES), feature_size=16, lstm_size=24)
+    save_policy(policy, NAMES, 7, tmp_path)
+    loaded = load_shipped_policy(NAMES, tmp_path)
+    assert loaded.episodes == 7
+    torch.testing.assert_close(loaded.policy.state_dict(), policy.state_dict(), rtol=0, atol=0)
+
+
+def test_another_observation_is_refused_in_one_sentence(tmp_path: Path) -> None:
+    save_policy(RecurrentPolicy(len(NAMES)), NAMES, 1, tmp_path)
+    with pytest.raises(ShippedPolicyError, match="trained with other observations than this"):
+        load_shipped_policy([*NAMES[:-1], "something.else"], tmp_path)
+
+
+@pytest.mark.parametrize("content", [None, b"", b"not safetensors at all"])
+def test_missing_or_damaged_files_are_refused(tmp_path: Path, content: bytes | None) -> None:
+    if content is not None:
+        (tmp_path / POLICY_NAME).write_bytes(content)
+    with pytest.raises(ShippedPolicyError, match="cannot be read"):
+        load_shipped_policy(NAMES, tmp_path)
