@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from esper import cli
 from esper.cli import main, sanctum_main
+from esper.commands import sanctum
 from esper.karn.run_store import RunReader, find_run
 from esper.karn.sanctum.screen_map import SCREENS
 from esper.karn.sanctum.settings import THEME_NAMES
@@ -110,8 +110,8 @@ def test_a_config_file_with_an_unknown_key_is_refused(run: Run, tmp_path: Path) 
 
 
 def test_sanctum_knows_its_screens_and_themes_by_the_same_names_as_the_cockpit() -> None:
-    assert tuple(title.lower() for title, _ in SCREENS.values()) == cli.SCREENS
-    assert cli.THEMES == THEME_NAMES
+    assert tuple(title.lower() for title, _ in SCREENS.values()) == sanctum.SCREENS
+    assert sanctum.THEMES == THEME_NAMES
 
 
 def test_settings_come_from_defaults_then_the_file_then_options(run: Run, tmp_path: Path) -> None:

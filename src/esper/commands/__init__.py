@@ -1,0 +1,1 @@
+"""The commands `esper` and `sanctum`, one module each: its options, and what it starts."""

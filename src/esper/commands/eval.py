@@ -1,0 +1,61 @@
+"""`esper eval`: compare learnt policies with baselines."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from esper.commands.options import add_run_dir, add_verb, whole_number
+from esper.simic.baseline_names import BASELINES, parse_baselines
+
+
+def add_eval(verbs: Any) -> None:
+    """Add `eval` to the verbs of `esper`."""
+    parser = add_verb(
+        verbs, "eval", _eval, "compare the learnt policy with baselines on seeds never trained on"
+    )
+    parser.add_argument(
+        "policies",
+        nargs="*",
+        metavar="POLICY",
+        help="a run (an id, a unique prefix or a path), a checkpoint's path, or shipped: the one "
+        "that comes with Esper; default the newest run; several are told of together",
+    )
+    add_run_dir(parser)
+    parser.add_argument(
+        "--episodes",
+        type=whole_number,
+        default=64,
+        metavar="N",
+        help="fresh episodes that every contestant lives through (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--against",
+        default=",".join(BASELINES),
+        metavar="LIST",
+        help="baselines, with commas between (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--seed",
+        type=whole_number,
+        default=0,
+        metavar="N",
+        help="seed of the evaluation (default: %(default)s)",
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument(
+        "--plot", type=Path, metavar="FILE.svg", help="draw accuracy against parameters and cost"
+    )
+
+
+def _eval(options: argparse.Namespace) -> int:
+    from esper import policies
+
+    return policies.evaluate_policies(
+        options.run_dir,
+        options.policies,
+        episodes=options.episodes,
+        against=parse_baselines(options.against),
+        seed=options.seed,
+        as_json=options.json,
+        picture=options.plot,
+    )

@@ -1,0 +1,66 @@
+"""`esper grow`: let a learnt policy grow a network."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from esper.commands.options import add_run_dir, add_verb, whole_number
+from esper.leyline.task_names import BUILT_IN, WITH_PLACE
+
+
+def add_grow(verbs: Any) -> None:
+    """Add `grow` to the verbs of `esper`."""
+    parser = add_verb(
+        verbs, "grow", _grow, "let the learnt policy grow a network and write it as a torch module"
+    )
+    parser.add_argument(
+        "--task",
+        required=True,
+        metavar="TASK",
+        help=f"what the network is to learn: {', '.join((*BUILT_IN, *WITH_PLACE))}",
+    )
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="a new folder for the network"
+    )
+    parser.add_argument(
+        "--policy",
+        default="shipped",
+        metavar="POLICY",
+        help="a run (an id, a unique prefix or a path), a checkpoint's path, or shipped: the one "
+        "that comes with Esper (default: %(default)s)",
+    )
+    add_run_dir(parser)
+    parser.add_argument(
+        "--hosts",
+        type=whole_number,
+        default=1,
+        metavar="K",
+        help="networks to grow; the best by validation accuracy is written (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--seed",
+        type=whole_number,
+        default=0,
+        metavar="S",
+        help="seed of everything random (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--steps",
+        type=whole_number,
+        metavar="N",
+        help="steps to grow for; default as many as the policy was trained for",
+    )
+
+
+def _grow(options: argparse.Namespace) -> int:
+    from esper import policies
+
+    return policies.grow_network(
+        options.run_dir,
+        options.policy,
+        options.task,
+        options.out,
+        hosts=options.hosts,
+        seed=options.seed,
+        steps=options.steps,
+    )

@@ -1,0 +1,31 @@
+"""`esper health`: which heads of a run ever went non-finite."""
+
+import argparse
+from typing import Any
+
+from esper.commands.options import add_run, add_run_dir, add_verb
+
+
+def add_health(verbs: Any) -> None:
+    """Add `health` to the verbs of `esper`."""
+    parser = add_verb(
+        verbs, "health", _health, "say which heads ever went non-finite; exit code 1 if any did"
+    )
+    add_run(parser)
+    add_run_dir(parser)
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument(
+        "--fail-on",
+        default="inf,nan",
+        metavar="KINDS",
+        help="latches that make the exit code 1: inf, nan, inf,nan, or '' for none "
+        "(default: %(default)s)",
+    )
+
+
+def _health(options: argparse.Namespace) -> int:
+    from esper.karn import reports
+
+    return reports.print_health(
+        options.run_dir, options.run, as_json=options.json, fail_on=options.fail_on
+    )

@@ -1,0 +1,107 @@
+"""`esper ppo`: train the agent, from the start or going on with a run.
+
+The options are the fields of `TrainingConfig`, made from it (with argparse: importing tyro alone
+takes longer than help may take in all).
+"""
+
+import argparse
+import sys
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from esper.commands.options import add_run_dir, add_verb, whole_number
+from esper.simic.config import TrainingConfig
+
+
+def add_ppo(verbs: Any) -> None:
+    """Add `ppo` to the verbs of `esper`."""
+    parser = add_verb(
+        verbs, "ppo", ppo, "train the agent; on a terminal, Sanctum opens and shows it"
+    )
+    add_run_dir(parser)
+    parser.add_argument("--name", default="", help="a name for the run, part of its id")
+    parser.add_argument(
+        "--config", type=Path, metavar="FILE.toml", help="settings; options go over them"
+    )
+    parser.add_argument(
+        "--no-sanctum", action="store_true", help="train in the foreground with plain progress"
+    )
+    parser.add_argument(
+        "--resume", metavar="RUN", help="go on with a run that was stopped, killed or finished"
+    )
+    settings = parser.add_argument_group("settings, also keys of --config")
+    for setting in fields(TrainingConfig):
+        option = "--" + setting.name.replace("_", "-")
+        help_text = setting.metadata["help"].replace("%", "%%")
+        if setting.default == ():
+            settings.add_argument(
+                option,
+                action="append",
+                default=argparse.SUPPRESS,
+                dest=setting.name,
+                metavar="SPEC",
+                help=help_text,
+            )
+            continue
+        kind, metavar = _OPTION_TYPES[type(setting.default)]
+        choices = setting.metadata["choices"]
+        settings.add_argument(
+            option,
+            type=kind,
+            choices=choices,
+            default=argparse.SUPPRESS,
+            dest=setting.name,
+            metavar="|".join(choices) if choices else metavar,
+            help=f"{help_text} (default: {setting.default})",
+        )
+
+
+def add_train_child(verbs: Any) -> None:
+    """Add `_train`, which `esper ppo` starts behind Sanctum; without help, so not listed."""
+    child = verbs.add_parser("_train", allow_abbrev=False)
+    child.add_argument("run", type=Path)
+    child.set_defaults(verb=train_child)
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a number, not {text!r}") from None
+
+
+_OPTION_TYPES: dict[type, tuple[Callable[[str], Any], str]] = {
+    int: (whole_number, "N"),
+    float: (_number, "X"),
+    str: (str, "TEXT"),
+}
+
+
+def ppo(options: argparse.Namespace) -> int:
+    """Train as the options say; return the exit code."""
+    from esper import launch
+
+    given = {
+        setting.name: getattr(options, setting.name)
+        for setting in fields(TrainingConfig)
+        if hasattr(options, setting.name)
+    }
+    if options.resume is not None:
+        run = launch.prepare_resume(
+            options.run_dir, options.resume, given, config_file=options.config, name=options.name
+        )
+    else:
+        run = launch.prepare_run(options.run_dir, options.name, given, options.config)
+    on_terminal = sys.stdin.isatty() and sys.stdout.isatty()
+    if options.no_sanctum or not on_terminal:
+        return launch.train_in_front(run)
+    return launch.train_behind_sanctum(run, options.run_dir)
+
+
+def train_child(options: argparse.Namespace) -> int:
+    """Train as the process behind Sanctum; return the exit code."""
+    from esper import launch
+
+    return launch.train_child(options.run)

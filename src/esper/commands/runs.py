@@ -1,0 +1,18 @@
+"""`esper runs`: list all runs."""
+
+import argparse
+from typing import Any
+
+from esper.commands.options import add_run_dir, add_verb
+
+
+def add_runs(verbs: Any) -> None:
+    """Add `runs` to the verbs of `esper`."""
+    parser = add_verb(verbs, "runs", _runs, "list all runs with their status and lights")
+    add_run_dir(parser)
+
+
+def _runs(options: argparse.Namespace) -> int:
+    from esper.karn import reports
+
+    return reports.print_runs(options.run_dir)

@@ -1,0 +1,126 @@
+"""`sanctum` and `sanctum serve`: watch a run on a terminal, in a picture or in a browser."""
+
+import argparse
+from pathlib import Path
+
+from esper import __version__
+from esper.commands.options import OptionError, Parser, add_run, add_run_dir, whole_number
+
+#: As `esper.karn.sanctum` names its screens and themes, which is not loaded for the help.
+SCREENS = ("overview", "heads", "hosts", "decisions", "log", "runs")
+THEMES = ("dark", "light", "ansi", "contrast")
+
+
+def sanctum_parser() -> argparse.ArgumentParser:
+    """Return the options of `sanctum`."""
+    parser = Parser(
+        prog="sanctum",
+        description="Watch a run: live, finished or dead. Nothing is written into it.",
+        epilog="Watch it in a browser with: sanctum serve [RUN]",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"sanctum {__version__}")
+    add_run(parser)
+    add_run_dir(parser)
+    _add_look(parser)
+    parser.add_argument(
+        "--at", type=whole_number, metavar="UPDATE", help="show the run as it was after an update"
+    )
+    parser.add_argument("--once", action="store_true", help="print one frame and exit")
+    parser.add_argument(
+        "--export",
+        type=Path,
+        metavar="FILE",
+        help="write a picture of the screen, as FILE.svg, FILE.html or FILE.txt, and exit",
+    )
+    parser.add_argument(
+        "--screen",
+        choices=SCREENS,
+        help="which screen the picture is of (with --export; default: overview)",
+    )
+    parser.add_argument(
+        "--size",
+        type=_size,
+        metavar="COLUMNSxROWS",
+        help="size of the picture (with --export; default: 120x40)",
+    )
+    parser.set_defaults(verb=_sanctum)
+    return parser
+
+
+def serve_parser() -> argparse.ArgumentParser:
+    """Return the options of `sanctum serve`."""
+    parser = Parser(
+        prog="sanctum serve",
+        description="Show Sanctum in a browser of this machine. Nothing is loaded from outside.",
+        allow_abbrev=False,
+    )
+    add_run(parser)
+    add_run_dir(parser)
+    _add_look(parser)
+    parser.add_argument(
+        "--host",
+        default="localhost",
+        help="the address to serve at; one that other machines reach needs --token "
+        "(default: %(default)s)",
+    )
+    parser.add_argument("--port", type=whole_number, default=8000, help="default: %(default)s")
+    parser.add_argument("--token", metavar="SECRET", help="asked of everybody who opens it")
+    parser.set_defaults(verb=_serve)
+    return parser
+
+
+def _add_look(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--theme",
+        choices=THEMES,
+        help="colours to show it in (default: as it was left); NO_COLOR goes over it",
+    )
+    parser.add_argument(
+        "--ascii", action="store_true", help="show no character beyond ASCII on the screen"
+    )
+
+
+def _size(text: str) -> tuple[int, int]:
+    columns, _, rows = text.partition("x")
+    if not (columns.isdecimal() and rows.isdecimal()):
+        raise argparse.ArgumentTypeError(f"must be like 120x40, not {text!r}")
+    if not (72 <= int(columns) <= 500 and 23 <= int(rows) <= 200):
+        raise argparse.ArgumentTypeError(f"must be from 72x23 to 500x200, not {text}")
+    return int(columns), int(rows)
+
+
+def _sanctum(options: argparse.Namespace) -> int:
+    from esper import launch
+
+    for option in ("size", "screen"):
+        if getattr(options, option) is not None and options.export is None:
+            raise OptionError(f"--{option} is of a picture: it goes with --export FILE.svg")
+    if options.export is not None and options.once:
+        raise OptionError("--once prints a frame, and --export writes one: give one of them")
+
+    return launch.watch(
+        options.run_dir,
+        options.run,
+        at=options.at,
+        once=options.once,
+        picture=options.export,
+        size=options.size or (120, 40),
+        screen=options.screen or "overview",
+        theme=options.theme,
+        ascii_only=options.ascii,
+    )
+
+
+def _serve(options: argparse.Namespace) -> int:
+    from esper import launch
+
+    return launch.serve(
+        options.run_dir,
+        options.run,
+        host=options.host,
+        port=options.port,
+        token=options.token,
+        theme=options.theme,
+        ascii_only=options.ascii,
+    )
