@@ -51,7 +51,10 @@ class TrainingConfig:
     ppo_epochs: int = _setting(6, "passes over a batch of episodes in one PPO update")
     minibatches: int = _setting(4, "minibatches in a pass; each holds whole episodes")
     learning_rate: float = _setting(
-        3e-3, "learning rate of the policy (Adam) at first; it falls in a line to 0 at the end"
+        3e-3, "learning rate of the policy (Adam) at first; it falls in a line"
+    )
+    anneal_episodes: int = _setting(
+        2400, "episodes over which the learning rate falls, to a hundredth of what it was"
     )
     gamma: float = _setting(1.0, "discount of a step")
     gae_lambda: float = _setting(0.98, "lambda of generalised advantage estimation")
@@ -92,8 +95,8 @@ class TrainingConfig:
 
 
 _AT_LEAST_ONE = (
-    "episodes", "steps", "siblings", "ppo_epochs", "minibatches", "feature_size", "lstm_size",
-    "checkpoint_every", "nonfinite_patience",
+    "episodes", "anneal_episodes", "steps", "siblings", "ppo_epochs", "minibatches",
+    "feature_size", "lstm_size", "checkpoint_every", "nonfinite_patience",
 )  # fmt: skip
 _AT_LEAST_ZERO = (
     "envs", "threads", "seed", "entropy_coefficient", "value_coefficient", "target_kl",

@@ -39,6 +39,9 @@ from esper.simic.telemetry.emitters import EventWriter, emit_episodes, emit_ppo_
 from esper.simic.threads import choose_threads
 from esper.tamiyo.policy import RecurrentPolicy
 
+#: Of the first learning rate, what is left of it when it has fallen as far as it will.
+LEAST_LEARNING_RATE = 0.01
+
 
 def settings_of(config: TrainingConfig) -> dict[str, Any]:
     """Return all settings by name."""
@@ -88,6 +91,16 @@ def train(
     finally:
         writer.emit(ending, durable=True)
     return ending
+
+
+def learning_rate_after(episodes: int, config: TrainingConfig) -> float:
+    """Return the learning rate of the update that comes after so many episodes.
+
+    It does not depend on how many episodes the run is to have: a run that is given more of them
+    goes on as it would have gone.
+    """
+    left = 1 - episodes / config.anneal_episodes
+    return config.learning_rate * max(left, LEAST_LEARNING_RATE)
 
 
 class HaltedError(Exception):
@@ -194,8 +207,7 @@ class Trainer:
         )
         start = time.perf_counter()
         due = [drill for drill in self._drills if drill.update <= update]
-        left = 1 - self._episodes_done / config.episodes
-        self._agent.set_learning_rate(config.learning_rate * left)
+        self._agent.set_learning_rate(learning_rate_after(self._episodes_done, config))
         result = self._agent.update(batch.rollout, due)
         self._update = update
         self._episodes_done = episodes.episodes_done
