@@ -1,5 +1,6 @@
 """Sanctum as a process of its own: what it loads, and what it does to a run and a terminal."""
 
+import signal
 import subprocess
 import sys
 import time
@@ -111,6 +112,21 @@ def test_it_waits_for_the_first_run_and_then_shows_it(tmp_path, payloads, open_s
         terminal.wait_for("first: slot NaN")
     terminal.process.send("q")
     terminal.process.expect("left with quit")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_it_with_the_terminal_as_it_was(finished_run, open_sanctum, number):
+    terminal = open_sanctum(finished_run, finished_run.parent)
+    terminal.wait_for("first: op Inf in logits, update 2")
+    terminal.process.kill(number)
+    terminal.process.expect(pexpect.EOF)
+    left = terminal.process.before
+    # The other screen, the mouse in both of its modes, pasting, and the hidden cursor.
+    for mode in ("?1049l", "?1000l", "?1003l", "?2004l", "?25h"):
+        assert f"\x1b[{mode}" in left
+    assert "Traceback" not in left
+    terminal.process.close()
+    assert terminal.process.exitstatus == 128 + number
 
 
 def test_a_watch_finds_the_first_run_of_a_folder_that_is_not_there_yet(tmp_path, payloads):
