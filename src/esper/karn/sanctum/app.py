@@ -9,15 +9,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Final
 
-from rich.segment import Segment
 from textual import work
 from textual.app import App, SystemCommand
 from textual.binding import Binding, BindingType
-from textual.color import Color
 from textual.filter import LineFilter
 from textual.screen import Screen
 
-from esper.karn.sanctum.ascii import segments_in_ascii
 from esper.karn.sanctum.attention import (
     Attention,
     Lamps,
@@ -25,6 +22,7 @@ from esper.karn.sanctum.attention import (
     lit_lights,
     unacknowledged,
 )
+from esper.karn.sanctum.filters import AsciiFilter, NoColourFilter
 from esper.karn.sanctum.lookout import Lookout
 from esper.karn.sanctum.screen_map import SCREENS, make_screen
 from esper.karn.sanctum.screens.run_screen import RunScreen, Seen
@@ -49,13 +47,6 @@ if TYPE_CHECKING:
 #: Half the time from one blink of a light to the next.
 BLINK_SECONDS: Final = 0.5
 LAMP_TEST_SECONDS: Final = 2.0
-
-
-class AsciiFilter(LineFilter):
-    """Keeps everything on the screen in ASCII."""
-
-    def apply(self, segments: list[Segment], background: Color) -> list[Segment]:  # noqa: ARG002
-        return segments_in_ascii(segments)
 
 
 class SanctumApp(App[Outcome]):
@@ -118,6 +109,7 @@ class SanctumApp(App[Outcome]):
         settings_file: SettingsFile | None = None,
     ) -> None:
         self._ascii = AsciiFilter(enabled=False)
+        self._no_colour = NoColourFilter()
         super().__init__()
         builtin = set(self.available_themes)
         for theme in themes():
@@ -164,8 +156,8 @@ class SanctumApp(App[Outcome]):
 
     def get_line_filters(self) -> Sequence[LineFilter]:
         """Return what every line goes through before it is on the screen."""
-        filters = super().get_line_filters()
-        return [*filters, self._ascii] if self._ascii.enabled else filters
+        own = [(self._no_colour, self.no_color), (self._ascii, self._ascii.enabled)]
+        return [*super().get_line_filters(), *(one for one, is_on in own if is_on)]
 
     def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
         """Return what the command palette offers."""
