@@ -5,6 +5,8 @@ import pytest
 from esper.karn.sanctum.screens.help import HelpScreen, keys_of
 from esper.karn.sanctum.screens.overview import OverviewScreen
 from esper.karn.sanctum.screens.quit_dialog import QuitDialog
+from esper.karn.sanctum.settings import THEME_NAMES, Settings
+from esper.karn.sanctum.themes import theme_called
 from esper.karn.sanctum.widgets.event_log import EventLog
 from esper.karn.sanctum.widgets.hosts_panel import HostsPanel
 from esper.karn.sanctum.widgets.policy_panel import PolicyPanel
@@ -197,19 +199,21 @@ async def test_the_help_names_every_key(views, sanctum, seen, screen_text):
             assert meaning in text
 
 
-async def test_d_switches_between_dark_and_light(views, sanctum, seen):
-    app = sanctum(views.view())
+@pytest.mark.parametrize("chosen", THEME_NAMES)
+async def test_d_goes_through_all_themes_and_comes_back(views, sanctum, seen, chosen):
+    app = sanctum(views.view(), settings=Settings(theme=chosen))
     async with app.run_test() as pilot:
         await seen(pilot)
         before = app.export_screenshot()
-        await pilot.press("d")
-        await pilot.pause()
-        assert app.theme == "sanctum-light"
-        assert app.export_screenshot() != before
-        await pilot.press("d")
-        await pilot.pause()
-        assert app.theme == "sanctum-dark"
-        assert app.export_screenshot() == before
+        there = []
+        for _ in THEME_NAMES:
+            await pilot.press("d")
+            await pilot.pause()
+            there.append(app.settings.theme)
+            assert app.theme == theme_called(there[-1])
+            assert (app.export_screenshot() == before) == (there[-1] == chosen)
+        assert there[-1] == chosen
+        assert sorted(there) == sorted(THEME_NAMES)
 
 
 async def test_the_command_palette_offers_the_themes_of_sanctum_only(views, sanctum, seen):

@@ -1,5 +1,7 @@
 """Sanctum as a process of its own: what it loads, and what it does to a run and a terminal."""
 
+import re
+import signal
 import subprocess
 import sys
 import time
@@ -44,7 +46,8 @@ def test_printing_a_frame_does_without_textual():
 class Terminal:
     """Sanctum on a pseudo-terminal, and what is on its screen."""
 
-    def __init__(self, *arguments):
+    def __init__(self, *arguments, **environment):
+        self.received = ""
         self.screen = pyte.Screen(COLUMNS, LINES)
         self._stream = pyte.Stream(self.screen)
         self.process = pexpect.spawn(
@@ -57,6 +60,7 @@ class Terminal:
                 "PATH": "/usr/bin:/bin",
                 "LANG": "C.UTF-8",
                 "XDG_CONFIG_HOME": "/nonexistent",  # nobody's settings but the defaults
+                **environment,
             },
             timeout=30,
         )
@@ -66,15 +70,17 @@ class Terminal:
         deadline = time.monotonic() + 30
         while text not in "\n".join(self.screen.display):
             assert time.monotonic() < deadline, "\n".join(self.screen.display)
-            self._stream.feed(self.process.read_nonblocking(65_536, timeout=30))
+            received = self.process.read_nonblocking(65_536, timeout=30)
+            self.received += received
+            self._stream.feed(received)
 
 
 @pytest.fixture
 def open_sanctum():
     opened = []
 
-    def open_it(*arguments):
-        opened.append(Terminal(*arguments))
+    def open_it(*arguments, **environment):
+        opened.append(Terminal(*arguments, **environment))
         return opened[-1]
 
     yield open_it
@@ -111,6 +117,34 @@ def test_it_waits_for_the_first_run_and_then_shows_it(tmp_path, payloads, open_s
         terminal.wait_for("first: slot NaN")
     terminal.process.send("q")
     terminal.process.expect("left with quit")
+
+
+def test_with_no_color_no_colour_is_sent(finished_run, open_sanctum):
+    terminal = open_sanctum(finished_run, finished_run.parent, NO_COLOR="1")
+    terminal.wait_for("first: op Inf in logits, update 2")
+    sent = {
+        int(number)
+        for numbers in re.findall(r"\x1b\[([\d;]*)m", terminal.received)
+        for number in numbers.split(";")
+        if number
+    }
+    assert {1, 2, 7} <= sent  # bold, dim and reverse stand in for them
+    assert not [number for number in sent if 30 <= number <= 49 or number >= 90]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_it_with_the_terminal_as_it_was(finished_run, open_sanctum, number):
+    terminal = open_sanctum(finished_run, finished_run.parent)
+    terminal.wait_for("first: op Inf in logits, update 2")
+    terminal.process.kill(number)
+    terminal.process.expect(pexpect.EOF)
+    left = terminal.process.before
+    # The other screen, the mouse in both of its modes, pasting, and the hidden cursor.
+    for mode in ("?1049l", "?1000l", "?1003l", "?2004l", "?25h"):
+        assert f"\x1b[{mode}" in left
+    assert "Traceback" not in left
+    terminal.process.close()
+    assert terminal.process.exitstatus == 128 + number
 
 
 def test_a_watch_finds_the_first_run_of_a_folder_that_is_not_there_yet(tmp_path, payloads):

@@ -1,17 +1,21 @@
 """The screens and what they share: opening them, log, runs, palette, clipboard and help."""
 
+import re
 from dataclasses import replace
+from io import StringIO
 
 import pytest
+from rich.console import Console
 from textual.command import CommandPalette
 from textual.widgets import Input
 
 from esper.karn.run_directory import create_run
 from esper.karn.run_store import RunWriter
 from esper.karn.sanctum.app import SanctumApp
+from esper.karn.sanctum.log_book import LOG_LINES_KEPT, LogBook
 from esper.karn.sanctum.schema import LogEntry
 from esper.karn.sanctum.screen_map import SCREENS
-from esper.karn.sanctum.screens.help import HelpScreen, records_of
+from esper.karn.sanctum.screens.help import HelpScreen, records_of, render_signs
 from esper.karn.sanctum.screens.log import LogScreen
 from esper.karn.sanctum.screens.runs import RunsScreen
 from esper.karn.sanctum.settings import Settings
@@ -19,6 +23,7 @@ from esper.karn.sanctum.widgets.comparison_panel import ComparisonPanel
 from esper.karn.sanctum.widgets.console_panel import ConsolePanel
 from esper.karn.sanctum.widgets.event_log import EventLog
 from esper.karn.sanctum.widgets.log_filter import LogFilter
+from esper.karn.sanctum.widgets.palette import MONOCHROME
 from esper.karn.sanctum.widgets.panel import Panel
 from esper.karn.sanctum.widgets.policy_panel import PolicyPanel
 from esper.karn.sanctum.widgets.runs_panel import RunsPanel
@@ -110,6 +115,26 @@ async def test_the_filter_says_what_it_shows(views, sanctum, seen, screen_text):
         await pilot.press("5", "h", "slash", *"[b", "enter")
         await pilot.pause()
         assert any("host 1  head all  text '[b'  0 of 4 lines" in line for line in screen_text(app))
+
+
+@pytest.mark.parametrize(("more", "is_said"), [(-1, False), (0, True), (7, True)])
+async def test_the_log_says_that_it_keeps_the_last_lines_of_a_kind(
+    views, sanctum, seen, screen_text, more, is_said
+):
+    book = LogBook()
+    for entry in LOG[2:]:
+        book.add(entry)
+    for number in range(LOG_LINES_KEPT + more):
+        book.add(LogEntry(10 + number, 5.0, "info", "host 1 grew", kind="seed_transitioned"))
+    app = sanctum(views.view(replace(views.healthy(), log=book.entries())))
+    async with app.run_test(size=(80, 24)) as pilot:
+        await seen(pilot)
+        await pilot.press("5")
+        await pilot.pause()
+        text = "\n".join(screen_text(app))
+        lines = min(LOG_LINES_KEPT, LOG_LINES_KEPT + more) + 2
+        assert f"{lines} of {lines} lines" in text
+        assert (" lines kept (the last 500 of a kind)" in text) == is_said
 
 
 async def test_what_is_typed_is_no_key(views, sanctum, seen):
@@ -207,6 +232,26 @@ async def test_all_runs_are_listed_and_one_can_be_opened(three_runs, open_runs, 
         assert app.current_mode == "Overview"
 
 
+@pytest.mark.parametrize("size", [(80, 24), (120, 40)])
+async def test_lights_and_what_is_wrong_are_seen_before_the_rest(
+    tmp_path, payloads, open_runs, screen_text, size
+):
+    run_dir = tmp_path / "a-folder-with-a-long-name" / "runs"
+    with RunWriter(create_run(run_dir, "amber")) as writer:
+        writer.emit(payloads.start(name="amber"))
+        for kind in ("+inf", "nan"):
+            writer.emit(payloads.broken_update(2, "op", kind))
+    (create_run(run_dir, "birch") / "run.sqlite").write_text("no database at all" * 100)
+    app = open_runs(run_dir)
+    async with app.run_test(size=size) as pilot:
+        await pilot.press("6")
+        await app.until(pilot, lambda: app.screen.query_one(RunsPanel).text.count("\n") == 2)
+        text = "\n".join(screen_text(app))
+        assert "● Inf op  ● NaN op" in text
+        assert "UNREADABLE " in text
+        assert "! run.sqlite is not" in text
+
+
 async def test_two_runs_are_compared_side_by_side(three_runs, open_runs, screen_text):
     app = open_runs(three_runs)
     async with app.run_test(size=(120, 40)) as pilot:
@@ -289,15 +334,8 @@ async def test_help_tells_of_the_fields_of_the_focused_panel(views, sanctum, see
     async with app.run_test(size=(80, 24)) as pilot:
         await seen(pilot)
         app.screen.query_one(PolicyPanel).focus()
-        await pilot.pause()
-        records = records_of(app.focused)
-        assert "TELE-206" in {record.id for record in records}
         await pilot.press("question_mark")
         assert isinstance(app.screen, HelpScreen)
-        text = "\n".join(str(line.render()) for line in app.screen.query("Static"))
-        for record in records:
-            assert record.question in text
-            assert record.wiring.source in text
         area = app.screen.query_one("#help")
         places = []
         for key in ("k", "f", "s"):
@@ -305,6 +343,53 @@ async def test_help_tells_of_the_fields_of_the_focused_panel(views, sanctum, see
             await pilot.pause()
             places.append(area.scroll_y)
         assert places == sorted(set(places))
+
+
+async def test_help_is_wrapped_where_the_terminal_is_narrow(views, sanctum, seen, screen_text):
+    app = sanctum(views.view())
+    async with app.run_test(size=(80, 250)) as pilot:
+        await seen(pilot)
+        app.screen.query_one(PolicyPanel).focus()
+        await pilot.pause()
+        records = records_of(app.focused)
+        assert "TELE-206" in {record.id for record in records}
+        await pilot.press("question_mark")
+        await pilot.pause()
+        signs = Console(width=300, file=StringIO(), record=True)
+        signs.print(render_signs(MONOCHROME))
+        # Where lines are broken is of no concern here, only that nothing is lost.
+        inside = re.findall(r"│ {3}(.*?)│", "\n".join(screen_text(app)))
+        text = "".join("".join(inside).split())
+        assert "".join(signs.export_text().split()) in text
+        for record in records:
+            assert record.question.replace(" ", "") in text
+            assert record.wiring.source.replace(" ", "") in text
+
+
+@pytest.mark.parametrize(
+    ("keys", "title", "places"),
+    [
+        (["2"], "Fields of Evidence", "k keys   f fields   s signs"),
+        (["2", "tab"], "Fields of History of Op", "k keys   f fields   s signs"),
+        (["6"], None, "k keys   s signs"),
+    ],
+)
+async def test_help_names_the_panel_and_offers_fields_where_there_are_some(
+    views, sanctum, seen, screen_text, keys, title, places
+):
+    app = sanctum(views.view(views.broken()))
+    async with app.run_test(size=(120, 100)) as pilot:
+        await seen(pilot)
+        await pilot.press(*keys, "question_mark")
+        await pilot.pause()
+        text = "\n".join(screen_text(app))
+        assert places in text
+        assert ("Fields of" in text) == (title is not None)
+        assert title is None or title in text
+        assert any(
+            active.binding.action == "place('fields')" and active.enabled
+            for active in app.screen.active_bindings.values()
+        ) == (title is not None)
 
 
 async def test_every_record_is_explained_by_some_panel_of_some_screen(views, sanctum, seen):

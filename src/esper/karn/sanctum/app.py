@@ -1,5 +1,7 @@
 """The cockpit: opens screens over a run, moves through its time, and leaves when asked to."""
 
+import asyncio
+import signal
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
@@ -7,15 +9,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Final
 
-from rich.segment import Segment
 from textual import work
 from textual.app import App, SystemCommand
 from textual.binding import Binding, BindingType
-from textual.color import Color
 from textual.filter import LineFilter
 from textual.screen import Screen
 
-from esper.karn.sanctum.ascii import segments_in_ascii
 from esper.karn.sanctum.attention import (
     Attention,
     Lamps,
@@ -23,10 +22,12 @@ from esper.karn.sanctum.attention import (
     lit_lights,
     unacknowledged,
 )
+from esper.karn.sanctum.filters import AsciiFilter, NoColourFilter
 from esper.karn.sanctum.lookout import Lookout
 from esper.karn.sanctum.screen_map import SCREENS, make_screen
 from esper.karn.sanctum.screens.run_screen import RunScreen, Seen
 from esper.karn.sanctum.settings import (
+    THEME_NAMES,
     Settings,
     SettingsError,
     SettingsFile,
@@ -46,13 +47,6 @@ if TYPE_CHECKING:
 #: Half the time from one blink of a light to the next.
 BLINK_SECONDS: Final = 0.5
 LAMP_TEST_SECONDS: Final = 2.0
-
-
-class AsciiFilter(LineFilter):
-    """Keeps everything on the screen in ASCII."""
-
-    def apply(self, segments: list[Segment], background: Color) -> list[Segment]:  # noqa: ARG002
-        return segments_in_ascii(segments)
 
 
 class SanctumApp(App[Outcome]):
@@ -99,7 +93,7 @@ class SanctumApp(App[Outcome]):
         Binding("s", "speed", show=False, tooltip="Play at 1, 4 or 16 updates per second"),
         Binding("n", "now", "Now", tooltip="To now"),
         Binding("y", "copy_panel", show=False, tooltip="Copy the focused panel's text"),
-        Binding("d", "toggle_theme", "Dark/light", tooltip="Switch the theme: dark or light"),
+        Binding("d", "next_theme", "Theme", tooltip="The next theme: dark, light or another"),
         Binding("ctrl+p", "command_palette", show=False, tooltip="Find any action by its name"),
     ]
 
@@ -115,6 +109,7 @@ class SanctumApp(App[Outcome]):
         settings_file: SettingsFile | None = None,
     ) -> None:
         self._ascii = AsciiFilter(enabled=False)
+        self._no_colour = NoColourFilter()
         super().__init__()
         builtin = set(self.available_themes)
         for theme in themes():
@@ -126,6 +121,7 @@ class SanctumApp(App[Outcome]):
         for name in builtin:
             self.unregister_theme(name)
         self.animation_level = "none"  # a cockpit is read, often over ssh: nothing glides
+        self.ended_by: signal.Signals | None = None  # instead of by somebody's key
         self._child = child
         self._child_run = directory
         self._directory = directory
@@ -160,14 +156,20 @@ class SanctumApp(App[Outcome]):
 
     def get_line_filters(self) -> Sequence[LineFilter]:
         """Return what every line goes through before it is on the screen."""
-        filters = super().get_line_filters()
-        return [*filters, self._ascii] if self._ascii.enabled else filters
+        own = [(self._no_colour, self.no_color), (self._ascii, self._ascii.enabled)]
+        return [*super().get_line_filters(), *(one for one, is_on in own if is_on)]
 
     def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
         """Return what the command palette offers."""
         from esper.karn.sanctum.commands import commands_of  # not needed for the first paint
 
         return commands_of(self, screen)
+
+    def on_load(self) -> None:
+        """Be ready for signals, before anything is done to the terminal."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            loop.add_signal_handler(number, self._end_by, number)
 
     def on_mount(self) -> None:
         """Begin to look at the run."""
@@ -176,6 +178,11 @@ class SanctumApp(App[Outcome]):
         if self._settings_file is not None and self._settings_file.problem is not None:
             self.notify(self._settings_file.problem, severity="warning", markup=False)
         self._look()
+
+    def _end_by(self, number: signal.Signals) -> None:
+        """Leave in order, so that the terminal is as it was before."""
+        self.ended_by = number
+        self.exit()
 
     def on_unmount(self) -> None:
         """Let the worker end at once."""
@@ -338,12 +345,13 @@ class SanctumApp(App[Outcome]):
         """Switch to one of the themes that settings know, and remember it."""
         self.change_setting("theme", name)
 
-    def action_toggle_theme(self) -> None:
-        """Switch between the dark and the light theme."""
+    def action_next_theme(self) -> None:
+        """Switch to the next theme; going on comes back to where it began."""
         if self.no_color:
             self.notify("NO_COLOR is set: there is one theme, without colours")
             return
-        self.choose_theme("dark" if self.settings.theme == "light" else "light")
+        following = THEME_NAMES.index(self.settings.theme) + 1
+        self.choose_theme(THEME_NAMES[following % len(THEME_NAMES)])
 
     # The rest
 
@@ -407,6 +415,10 @@ def run_sanctum(
         at: the update to show the run as of; None for the newest.
         theme: instead of the one that is remembered, for this time.
         ascii_only: show no character beyond ASCII, this time.
+
+    Raises:
+        SystemExit: SIGTERM or SIGHUP ended it, with 128 and the signal's number, as shells have it;
+            a training process goes on.
     """
     settings_file = SettingsFile(default_settings_path())
     settings = settings_file.settings
@@ -419,8 +431,10 @@ def run_sanctum(
         settings=settings,
         settings_file=settings_file,
     )
-    # None is returned only where the terminal went away: then training must go on.
     outcome = app.run()
+    if app.ended_by is not None:
+        raise SystemExit(128 + app.ended_by)
+    # None is returned only where the terminal went away: then training must go on.
     if outcome is None:
         return "quit" if child is None or child.poll() is not None else "detach"
     return outcome

@@ -5,8 +5,8 @@ the lines of checkpoints and faults; and what latched is said once in a run and 
 by anything else. What heartbeats tell is not part of the run's events, and stands apart.
 """
 
-from collections import deque
-from collections.abc import Mapping
+from collections import Counter, deque
+from collections.abc import Iterable, Mapping
 from itertools import chain
 from operator import attrgetter
 from typing import Final
@@ -20,21 +20,31 @@ _SEEDS: Final = "seed_transitioned"
 _HEARTBEATS: Final = "heartbeat"
 _LATCHES: Final = "latch"
 _OTHERS: Final = ""
+_SHELVES: Final = (_SEEDS, _HEARTBEATS, _LATCHES, _OTHERS)
+
+
+def _shelf_of(entry: LogEntry) -> str:
+    if entry.level == "latch":
+        return _LATCHES
+    return entry.kind if entry.kind in _SHELVES else _OTHERS
+
+
+def is_full(entries: Iterable[LogEntry]) -> bool:
+    """Return whether some shelf of a log is full, so that earlier lines were pushed out of it."""
+    return LOG_LINES_KEPT in Counter(map(_shelf_of, entries)).values()
 
 
 class LogBook:
     """The last lines of a run's log."""
 
     def __init__(self) -> None:
-        shelves = (_SEEDS, _HEARTBEATS, _LATCHES, _OTHERS)
         self._shelves: Mapping[str, deque[LogEntry]] = {
-            shelf: deque(maxlen=LOG_LINES_KEPT) for shelf in shelves
+            shelf: deque(maxlen=LOG_LINES_KEPT) for shelf in _SHELVES
         }
 
     def add(self, entry: LogEntry) -> None:
         """Add a line, later than all before."""
-        shelf = _LATCHES if entry.level == "latch" else entry.kind
-        self._shelves.get(shelf, self._shelves[_OTHERS]).append(entry)
+        self._shelves[_shelf_of(entry)].append(entry)
 
     def forget_heartbeats(self) -> None:
         """Forget the lines of heartbeats."""

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from typing import ClassVar
 
+from rich.table import Table
 from rich.text import Text
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
@@ -27,17 +28,27 @@ from esper.leyline.records import RECORDS, TelemetryRecord, record_of
 _KEY_WIDTH = 14
 
 
-def render_keys(bindings: Iterable[tuple[str, str]], palette: Palette) -> Text:
-    """Return a line for each pair of a key and what it does."""
-    text = Text()
-    for key, meaning in bindings:
-        text.append(key.ljust(_KEY_WIDTH), f"bold {palette.accent}")
-        text.append(f"{meaning}\n", palette.ink)
-    return text
+def _explained(rows: Iterable[tuple[Text, Text]]) -> Table:
+    """Return terms with what is said of them beside them, which is wrapped where it is long."""
+    table = Table.grid()
+    table.add_column(width=_KEY_WIDTH)
+    table.add_column(overflow="fold")
+    for term, said in rows:
+        table.add_row(term, said)
+    table.add_row()  # before the next title
+    return table
 
 
-def render_signs(palette: Palette) -> Text:
-    """Return a line for each sign of the cockpit and what it means."""
+def render_keys(bindings: Iterable[tuple[str, str]], palette: Palette) -> Table:
+    """Return a row for each pair of a key and what it does."""
+    return _explained(
+        (Text(key, f"bold {palette.accent}"), Text(meaning, palette.ink))
+        for key, meaning in bindings
+    )
+
+
+def render_signs(palette: Palette) -> Table:
+    """Return a row for each sign of the cockpit and what it means."""
     alert = f"bold {palette.critical}"
     signs = [
         (LIT, alert, "this head was Inf or NaN at least once in this run; it never goes out"),
@@ -58,11 +69,11 @@ def render_signs(palette: Palette) -> Text:
     for stage, sign in STAGE_SIGNS.items():
         signs.append((sign, palette.ink, f"a slot whose seed is {stage.name.lower()}"))
     signs.append(("▁ to █", palette.ink, "alpha: how much of a seed is blended into its host"))
-    text = Text()
-    for sign, style, meaning in signs:
-        text.append(sign, style).append(" " * (_KEY_WIDTH - len(sign)))
-        text.append(f"{meaning}\n", palette.ink)
-    return text
+    return _explained(
+        # The style is of the sign only, not of the whole cell: one of them is reversed.
+        (Text.assemble((sign, style)), Text(meaning, palette.ink))
+        for sign, style, meaning in signs
+    )
 
 
 def records_of(panel: Panel) -> list[TelemetryRecord]:
@@ -72,24 +83,28 @@ def records_of(panel: Panel) -> list[TelemetryRecord]:
     return wired + [record for path in panel.SHOWS if (record := record_of(path)) not in wired]
 
 
-def render_records(records: Sequence[TelemetryRecord], palette: Palette) -> Text:
+def render_records(records: Sequence[TelemetryRecord], palette: Palette) -> Table:
     """Return what is to be known of each field: its question, unit, thresholds and source."""
-    text = Text()
-    for record in records:
-        text.append(record.id.ljust(_KEY_WIDTH), f"bold {palette.accent}")
-        text.append(record.name, f"bold {palette.ink}")
-        text.append(f"  {record.priority}\n", palette.muted)
-        limits = record.thresholds
-        judged = f"healthy: {limits.healthy}; warning: {limits.warning}"
-        if limits.is_critical_when_true:
-            judged = f"healthy: {limits.healthy}; critical: {limits.critical}"
-        for said in (
-            record.question,
-            f"unit: {record.unit}; {judged}",
-            f"measured in {record.wiring.source}",
-        ):
-            text.append(f"{'':{_KEY_WIDTH}}{said}\n", palette.ink)
-    return text
+    return _explained(
+        (Text(record.id, f"bold {palette.accent}"), _record(record, palette)) for record in records
+    )
+
+
+def _record(record: TelemetryRecord, palette: Palette) -> Text:
+    limits = record.thresholds
+    judged = f"healthy: {limits.healthy}; warning: {limits.warning}"
+    if limits.is_critical_when_true:
+        judged = f"healthy: {limits.healthy}; critical: {limits.critical}"
+    said = (
+        record.question,
+        f"unit: {record.unit}; {judged}",
+        f"measured in {record.wiring.source}",
+    )
+    return Text.assemble(
+        (record.name, f"bold {palette.ink}"),
+        (f"  {record.priority}\n", palette.muted),
+        ("\n".join(said), palette.ink),
+    )
 
 
 def keys_of(screen: Screen[object]) -> list[tuple[str, str]]:
@@ -117,6 +132,7 @@ class HelpScreen(ModalScreen[None]):
     def __init__(self, panel: Panel | None = None) -> None:
         super().__init__()
         self._panel = panel  # in focus
+        self._records = [] if panel is None else records_of(panel)
 
     def compose(self) -> ComposeResult:
         """Yield the help; it is scrolled where it does not fit."""
@@ -128,14 +144,19 @@ class HelpScreen(ModalScreen[None]):
             yield from self._fields(palette)
             yield Static("Signs", id="signs", classes="title")
             yield Static(render_signs(palette))
-        yield Static("k keys   f fields   s signs   esc closes", id="help-places")
+        fields = "f fields   " if self._records else ""
+        yield Static(f"k keys   {fields}s signs   esc closes", id="help-places")
 
     def _fields(self, palette: Palette) -> Iterable[Widget]:
-        records = [] if self._panel is None else records_of(self._panel)
-        if self._panel is not None and records:
-            title = self._panel.BORDER_TITLE or "This panel"
-            yield Static(f"Fields of {title}", id="fields", classes="title", markup=False)
-            yield Static(render_records(records, palette))
+        if self._panel is not None and self._records:
+            # Some are named by what they show at the moment: "History of op".
+            name = self._panel.BORDER_TITLE or self._panel.border_title
+            yield Static(f"Fields of {name}", id="fields", classes="title", markup=False)
+            yield Static(render_records(self._records, palette))
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Offer no way to fields where there are none."""
+        return (action, parameters) != ("place", ("fields",)) or bool(self._records)
 
     def action_place(self, place: str) -> None:
         """Scroll to a part of the help."""

@@ -62,10 +62,8 @@ class LogScreen(RunScreen):
     def _say_filter(self) -> None:
         if self.view is None or not self.is_mounted:
             return
-        entries = self.view.snapshot.log
-        shown = sum(map(self._filter.takes, entries))
         palette = palette_of(self.app.theme)
-        line = render_filter(self._filter, shown, len(entries), self.size.width - 2, palette)
+        line = render_filter(self._filter, self.view.snapshot.log, self.size.width - 2, palette)
         self.query_one("#filter", Static).update(line)
 
     @property

@@ -6,6 +6,7 @@ from typing import Any, Final, Self
 
 from rich.text import Text
 
+from esper.karn.sanctum.log_book import LOG_LINES_KEPT, is_full
 from esper.karn.sanctum.schema import LogEntry
 from esper.karn.sanctum.widgets.palette import Palette
 
@@ -47,9 +48,12 @@ class LogFilter:
 
 
 def render_filter(
-    log_filter: LogFilter, shown: int, entries: int, width: int, palette: Palette
+    log_filter: LogFilter, log: Sequence[LogEntry], width: int, palette: Palette
 ) -> Text:
-    """Return one line: what is asked for, and how many lines of the log have it."""
+    """Return one line: what is asked for, and how many lines of the log have it.
+
+    Where the run may have had more lines than are kept, that is said, too.
+    """
     host = None if log_filter.host is None else str(log_filter.host + 1)
     line = Text(no_wrap=True)
     for name, value in (("kind", log_filter.kind), ("host", host), ("head", log_filter.head)):
@@ -58,6 +62,9 @@ def render_filter(
     if log_filter.text:
         line.append("text ", palette.muted)
         line.append(f"{log_filter.text!r}  ", f"bold {palette.accent}")
-    line.append(f"{shown} of {entries} lines", palette.muted)
+    said = f"{sum(map(log_filter.takes, log))} of {len(log)} lines"
+    if is_full(log):
+        said += f" kept (the last {LOG_LINES_KEPT} of a kind)"
+    line.append(said, palette.muted)
     line.truncate(width, overflow="ellipsis")
     return line

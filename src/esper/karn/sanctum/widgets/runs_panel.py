@@ -24,15 +24,15 @@ _GAP: Final = "  "
 _LONGEST_NAME: Final = 32
 #: Heading, width, and at how many cells of the whole the column is there.
 _COLUMNS: Final = (
-    ("status", 9, 0),
+    ("status", 11, 0),
     ("started", 11, 96),
     ("task", 10, 120),
     ("updates", 7, 0),
     ("episodes", 11, 110),
     ("score", 6, 0),
-    ("best", 6, 90),
-    ("incidents", 9, 104),
 )
+#: Behind the lights, where they leave room.
+_COLUMNS_BEHIND: Final = (("best", 6), ("incidents", 9))
 
 
 def lights_text(run: RunSummary, palette: Palette) -> Text:
@@ -74,9 +74,18 @@ def render_runs(
     heading = Text("   " + "run".ljust(name_width), style=palette.muted, no_wrap=True)
     for title, size, _ in columns:
         heading.append(_GAP + title.ljust(size))
-    heading.append(f"{_GAP}lights")
+    lights = [lights_text(run, palette) for run in runs]
+    lights_width = max([len("lights"), *(text.cell_len for text in lights)])
+    heading.append(_GAP + "lights".ljust(lights_width))
+    behind = []
+    room = width - heading.cell_len
+    for title, size in _COLUMNS_BEHIND:
+        room -= len(_GAP) + size
+        if room >= 0:
+            behind.append((title, size))
+            heading.append(_GAP + title.ljust(size))
     lines = [heading]
-    for run in runs:
+    for run, lit in zip(runs, lights, strict=True):
         line = Text("  ", no_wrap=True)
         line.append((MARK if run.path in marked else " "), f"bold {palette.accent}")
         is_watched = watched is not None and run.path.absolute() == watched.absolute()
@@ -84,17 +93,28 @@ def render_runs(
         name = Text(run.run_id, style=style)
         name.truncate(name_width, overflow="ellipsis", pad=True)
         line.append_text(name)
-        for title, size, _ in columns:
-            cell = _cell(title, run, palette)
-            cell.truncate(size, overflow="ellipsis", pad=True)
-            line.append(_GAP).append_text(cell)
+        line.append_text(_cells(run, [column[:2] for column in columns], palette))
         line.append(_GAP)
-        said = None if run.error is None else Text(f"! {run.error}", style=palette.warning)
-        line.append_text(said or lights_text(run, palette))
+        if run.error is not None:
+            # The folder is the run's own, and has its name already; what is wrong has to be seen.
+            reason = run.error.replace(f"{run.path}/", "")
+            line.append(f"! {reason}", palette.warning)
+        else:
+            lit.truncate(lights_width, pad=True)
+            line.append_text(lit).append_text(_cells(run, behind, palette))
         lines.append(line)
     for line in lines:
         line.truncate(width, overflow="ellipsis")
     return lines
+
+
+def _cells(run: RunSummary, columns: Sequence[tuple[str, int]], palette: Palette) -> Text:
+    cells = Text()
+    for title, size in columns:
+        cell = _cell(title, run, palette)
+        cell.truncate(size, overflow="ellipsis", pad=True)
+        cells.append(_GAP).append_text(cell)
+    return cells
 
 
 def _cell(title: str, run: RunSummary, palette: Palette) -> Text:
