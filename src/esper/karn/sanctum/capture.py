@@ -53,7 +53,11 @@ def render_once(view: View, width: int, palette: Palette = TERMINAL) -> Text:
     log = render_log(snapshot, width, palette).split("\n")[-LOG_LINES_PRINTED:]
     panels = {
         "Action heads": render_heads(
-            snapshot, width, palette=palette, acknowledgements=view.acknowledgements
+            snapshot,
+            width,
+            palette=palette,
+            acknowledgements=view.acknowledgements,
+            is_unread=view.is_unread,
         ),
         "Policy": render_policy(snapshot, min(width, 100), palette=palette),
         # Where every host has its line, and the legend too.
@@ -80,8 +84,8 @@ def print_once(
     at: int | None = None,
     theme: str | None = None,
     ascii_only: bool = False,
-) -> None:
-    """Print one frame of a run, at the console's width.
+) -> View:
+    """Print one frame of a run, at the console's width, and return what was shown.
 
     Args:
         directory: the run's directory.
@@ -96,10 +100,12 @@ def print_once(
     """
     console = console or Console(highlight=False)
     palette = TERMINAL if theme is None else palette_of(theme_called(theme))
-    frame = render_once(look_once(directory, now, at), console.width, palette)
+    view = look_once(directory, now, at)
+    frame = render_once(view, console.width, palette)
     if ascii_only:
         frame = Text("\n").join(map(text_in_ascii, frame.split("\n", allow_blank=True)))
     console.print(frame, soft_wrap=True)
+    return view
 
 
 def export_frame(

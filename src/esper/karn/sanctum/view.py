@@ -36,6 +36,7 @@ class View:
     now: float  # seconds since the epoch
     snapshot: SanctumSnapshot = field(default_factory=SanctumSnapshot)
     error: str | None = None  # one sentence, where the run could not be read
+    is_unread: bool = False  # that is because of its store: what is dark is only not known
     is_behind: bool = False  # events are still being taken in: there is more to see at once
     position: TimePosition | None = None  # None: the newest state, followed
     acknowledgements: tuple[Acknowledgement, ...] = ()
