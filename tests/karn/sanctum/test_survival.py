@@ -162,6 +162,8 @@ def test_rubbish_anywhere_in_a_store_is_counted_or_said(busy_run, seed):
     watch = RunWatch(busy_run, busy_run.parent)
     view = whole(watch)
     assert view.error or view.snapshot.run.damaged_events or view.snapshot.last_event_id
+    assert (view.trouble or "") in render_once(view, 200).plain
+    assert bool(view.trouble) == bool(view.error or view.snapshot.run.damaged_events)
     for update in (1, 15, 30):
         watch.go_to(update)
         whole(watch)

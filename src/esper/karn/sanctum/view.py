@@ -42,3 +42,12 @@ class View:
     acknowledgements: tuple[Acknowledgement, ...] = ()
     console: tuple[str, ...] = ()  # the last lines of the run's console output
     directory: Path | None = None  # of the run; None while there is none
+
+    @property
+    def trouble(self) -> str | None:
+        """One sentence on why what is shown may not be all there is; None where it is."""
+        damaged = self.snapshot.run.damaged_events
+        if self.error is not None or not damaged:
+            return self.error
+        events = "1 event is" if damaged == 1 else f"{damaged} events are"
+        return f"{events} damaged and left out: figures may have gaps"
