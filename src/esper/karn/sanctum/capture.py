@@ -17,7 +17,7 @@ from esper.karn.sanctum.view import View
 from esper.karn.sanctum.watch import RunWatch, look_once
 from esper.karn.sanctum.widgets.event_log import render_log
 from esper.karn.sanctum.widgets.hosts_panel import render_hosts
-from esper.karn.sanctum.widgets.master_status import render_master
+from esper.karn.sanctum.widgets.master_status import render_reasons
 from esper.karn.sanctum.widgets.palette import TERMINAL, Palette
 from esper.karn.sanctum.widgets.policy_panel import render_policy
 from esper.karn.sanctum.widgets.run_header import render_header
@@ -65,7 +65,7 @@ def render_once(view: View, width: int, palette: Palette = TERMINAL) -> Text:
         "Hosts": render_hosts(snapshot, width, len(snapshot.hosts) + 8, palette),
         "Log": Text("\n", no_wrap=True).join(log),
     }
-    parts = [render_master(view, width, 1, palette), render_header(view, width, 2, palette)]
+    parts = [render_reasons(view, width, palette), render_header(view, width, 2, palette)]
     if view.position is not None:
         moment = f" PAST update {shown_update(view)} of {updates_of(view)} "
         parts.append(Text(moment, style=f"bold {palette.on_alert} on {palette.accent}"))
