@@ -1,6 +1,7 @@
 """The command line: every verb helps at once, and bad input gets one sentence and exit code 2."""
 
 import json
+import os
 import re
 import shutil
 import signal
@@ -253,6 +254,18 @@ def test_off_a_terminal_sanctum_prints_one_frame(run: Run) -> None:
     code, output, _ = run(command=sanctum_main)
     assert code == 0
     assert "Action heads" in output
+
+
+def test_a_frame_of_a_store_that_cannot_be_read_fails_with_the_reason(run: Run) -> None:
+    assert run("ppo", "--episodes", "1", "--steps", "1")[0] == 0
+    (store,) = Path("runs").glob("*/run.sqlite")
+    os.truncate(store, 4096)
+    code, output, errors = run("--once", command=sanctum_main)
+    assert code == 2
+    assert "NO DATA" in output
+    assert errors.startswith("sanctum: ")
+    assert "cannot be read" in errors
+    assert errors.count("\n") == 1
 
 
 def test_a_run_is_shown_as_of_any_update(run: Run) -> None:

@@ -17,6 +17,7 @@ from esper.karn.run_store import (
     CONFIG_NAME,
     CONSOLE_NAME,
     RunNotFoundError,
+    RunStoreError,
     RunWriter,
     create_run,
     find_run,
@@ -271,6 +272,7 @@ def watch(
     Raises:
         RunNotFoundError: no run answers to the reference, or there is none to print or draw.
         UpdateNotFoundError: the run has no update of the number `at`.
+        RunStoreError: the store of the run whose frame was printed cannot be read.
     """
     once = once or not (sys.stdin.isatty() and sys.stdout.isatty())
     try:
@@ -301,7 +303,9 @@ def watch(
             except OSError as error:
                 raise ConfigError(f"cannot write {picture}: {error.strerror}") from error
         else:
-            print_once(run, at=at, theme=theme, ascii_only=ascii_only)
+            view = print_once(run, at=at, theme=theme, ascii_only=ascii_only)
+            if view.is_unread:
+                raise RunStoreError(str(view.error))  # the frame tells a person, and this a script
         return 0
     from esper.karn.sanctum.app import run_sanctum
 

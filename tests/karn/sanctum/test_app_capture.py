@@ -31,6 +31,14 @@ def test_a_frame_is_printed_at_the_width_of_the_terminal(finished_run, width):
     assert any("FINISHED" in line for line in lines)
 
 
+def test_a_frame_of_the_past_says_that_it_is_one(finished_run):
+    assert "PAST" not in _printed(finished_run, 80)
+    console = Console(file=io.StringIO(), width=80, highlight=False)
+    print_once(finished_run, console=console, at=1)
+    lines = console.file.getvalue().splitlines()
+    assert [line.strip() for line in lines[:5] if "PAST" in line] == ["PAST update 1 of 2"]
+
+
 def test_without_a_terminal_there_are_no_control_sequences(finished_run):
     assert "\x1b" not in _printed(finished_run, 100)
 

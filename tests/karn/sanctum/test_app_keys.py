@@ -5,12 +5,14 @@ import pytest
 from esper.karn.sanctum.screens.help import HelpScreen, keys_of
 from esper.karn.sanctum.screens.overview import OverviewScreen
 from esper.karn.sanctum.screens.quit_dialog import QuitDialog
+from esper.karn.sanctum.screens.run_screen import RunScreen
 from esper.karn.sanctum.settings import THEME_NAMES, Settings
 from esper.karn.sanctum.themes import theme_called
 from esper.karn.sanctum.widgets.event_log import EventLog
 from esper.karn.sanctum.widgets.hosts_panel import HostsPanel
 from esper.karn.sanctum.widgets.policy_panel import PolicyPanel
 from esper.karn.sanctum.widgets.tamiyo_brain.action_heads_panel import ActionHeadsPanel
+from esper.leyline.health import Level, Verdict
 
 PANELS = [ActionHeadsPanel, PolicyPanel, HostsPanel, EventLog]
 
@@ -38,6 +40,27 @@ async def test_over_a_live_trainer_leaving_asks_first(
         assert isinstance(app.screen, QuitDialog)
         await pilot.press(answer)
     assert app.return_value == outcome
+
+
+@pytest.mark.parametrize("opened_by", ["w", "#master", "#strip"])
+async def test_every_reason_for_the_status_can_be_read(
+    views, sanctum, seen, screen_text, opened_by
+):
+    told = ("op went Inf first", "the gradient norm is high", "the entropy of slot is low")
+    app = sanctum(views.view(verdict=Verdict(Level.CRITICAL, told)))
+    async with app.run_test(size=(80, 24)) as pilot:
+        await seen(pilot)
+        if opened_by == "#strip":
+            await pilot.press("2")
+        if opened_by == "w":
+            await pilot.press("w")
+        else:
+            await pilot.click(opened_by)
+        await pilot.pause()
+        shown = "\n".join(screen_text(app))
+        assert all(f"• {one}" in shown for one in told)
+        await pilot.press("escape")
+        assert isinstance(app.screen, RunScreen)
 
 
 @pytest.mark.parametrize("key", ["escape", "q"])

@@ -1,5 +1,7 @@
 """The layouts: what must be seen at which size, and what is said where nothing can be."""
 
+from dataclasses import replace
+
 import pytest
 
 from esper.karn.sanctum.screens.run_screen import SMALLEST
@@ -115,6 +117,18 @@ async def test_a_run_that_cannot_be_read_is_said_in_place_and_forgotten_when_it_
         app.shown.append(views.view())
         await seen(pilot)
         assert error not in "\n".join(screen_text(app))
+
+
+async def test_damaged_events_are_one_sentence(views, sanctum, seen, screen_text):
+    healthy = views.healthy()
+    app = sanctum(views.view(replace(healthy, run=replace(healthy.run, damaged_events=46))))
+    async with app.run_test(size=(80, 24)) as pilot:
+        await seen(pilot)
+        said = "! 46 events are damaged and left out: figures may have gaps"
+        assert said in "\n".join(screen_text(app))
+        app.shown.append(views.view(healthy))
+        await seen(pilot)
+        assert "left out" not in "\n".join(screen_text(app))
 
 
 async def test_text_of_a_run_is_never_taken_for_markup(views, sanctum, seen, screen_text):

@@ -9,9 +9,12 @@ from rich.cells import cell_len
 
 from esper.karn.sanctum.ascii import to_ascii
 from esper.karn.sanctum.settings import Settings
+from esper.karn.sanctum.view import TimePosition
 from esper.karn.sanctum.widgets.charts import BLOCKS, NONFINITE_SIGNS
+from esper.karn.sanctum.widgets.run_header import render_header
 from esper.karn.sanctum.widgets.seed_stages import STAGE_SIGNS
 from esper.karn.sanctum.widgets.tamiyo_brain.action_heads_panel import LIT, UNLIT
+from esper.karn.sanctum.widgets.time_bar import render_time_bar
 
 
 def test_it_is_ascii_and_keeps_the_width_whatever_comes():
@@ -25,10 +28,18 @@ def test_it_is_ascii_and_keeps_the_width_whatever_comes():
 
 
 @pytest.mark.parametrize(
-    "signs", [[LIT, UNLIT], list(NONFINITE_SIGNS.values()), list(STAGE_SIGNS.values()), BLOCKS]
+    "signs",
+    [[LIT, UNLIT], list(NONFINITE_SIGNS.values()), list(STAGE_SIGNS.values()), BLOCKS, "━─"],
 )
 def test_signs_that_differ_still_do(signs):
     assert max(Counter(map(to_ascii, signs)).values()) == 1
+
+
+def test_bars_still_show_how_far_it_is(views):
+    position = TimePosition(update=18, updates=36)
+    bar = to_ascii(render_time_bar(views.view(position=position), 80).plain)
+    assert "==|--" in bar
+    assert "==--" in to_ascii(render_header(views.view(), 100, 2).plain)
 
 
 def test_a_curve_of_dots_keeps_its_height():

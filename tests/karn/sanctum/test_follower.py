@@ -158,6 +158,17 @@ def test_a_store_that_goes_bad_is_one_sentence_until_it_is_good_again(finished_r
     assert follower.poll(time.time()).error is None
 
 
+def test_a_store_that_is_emptied_keeps_its_last_picture_and_says_so(finished_run):
+    follower = RunFollower(finished_run)
+    before = follower.catch_up()
+    os.truncate(finished_run / "run.sqlite", 0)
+    after = follower.poll(time.time())
+
+    assert after.snapshot is before.snapshot
+    assert "was emptied" in after.error
+    assert follower.poll(time.time()).error == after.error
+
+
 def test_another_store_in_the_place_of_the_old_is_read_from_its_start(finished_run, payloads):
     follower = RunFollower(finished_run)
     assert follower.catch_up().snapshot.run.update == 2

@@ -15,6 +15,7 @@ from esper.karn.run_catalogue import RunCatalogue
 from esper.karn.run_store import RunWriter, create_run
 from esper.karn.sanctum.capture import render_once
 from esper.karn.sanctum.watch import RunWatch, look_once
+from esper.karn.sanctum.widgets.tamiyo_brain.action_heads_panel import UNKNOWN, UNLIT
 from esper.leyline.heads import Stage
 from esper.leyline.telemetry import DecisionsTaken, Notice
 
@@ -124,6 +125,11 @@ def test_a_store_that_cannot_be_read_says_why_everywhere(busy_run, damage, said,
     for view in (whole(RunWatch(busy_run, busy_run.parent)), look_once(busy_run, NOW)):
         assert said in view.error
         assert view.status.kind is StatusKind.UNREADABLE
+        frame = render_once(view, 80).plain
+        assert UNLIT not in frame
+        assert frame.count(UNKNOWN) == 18  # eight heads and what they share, Inf and NaN
+        assert "no Inf" not in frame
+        assert "not known: the store cannot be read" in frame
     while (found := catalogue.look(NOW)).is_behind:
         pass
     assert found.runs[0].status.kind is StatusKind.UNREADABLE
@@ -156,6 +162,8 @@ def test_rubbish_anywhere_in_a_store_is_counted_or_said(busy_run, seed):
     watch = RunWatch(busy_run, busy_run.parent)
     view = whole(watch)
     assert view.error or view.snapshot.run.damaged_events or view.snapshot.last_event_id
+    assert (view.trouble or "") in render_once(view, 200).plain
+    assert bool(view.trouble) == bool(view.error or view.snapshot.run.damaged_events)
     for update in (1, 15, 30):
         watch.go_to(update)
         whole(watch)
@@ -179,6 +187,8 @@ def test_a_directory_that_vanishes_leaves_its_last_picture(busy_run, at):
 
     assert after.snapshot == before.snapshot
     assert "is not there" in after.error
+    assert after.is_unread
+    assert not before.is_unread
     assert whole(watch).error == after.error
     busy_run.mkdir()
     assert whole(watch).error

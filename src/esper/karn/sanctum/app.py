@@ -85,6 +85,7 @@ class SanctumApp(App[Outcome]):
         Binding("question_mark,f1", "help", "Help", tooltip="Show this help"),
         Binding("a", "acknowledge", "Acknowledge", tooltip="Acknowledge the lights: seen"),
         Binding("t", "lamp_test", "Lamp test", tooltip="Lamp test: every light on, for 2 s"),
+        Binding("w", "why", "Why this status", show=False, tooltip="Every reason for the status"),
         Binding("comma", "step(-1)", show=False, tooltip="Back by one update"),
         Binding("full_stop", "step(1)", show=False, tooltip="On by one update"),
         Binding("less_than_sign", "step(-10)", show=False, tooltip="Back by ten updates"),
@@ -372,6 +373,13 @@ class SanctumApp(App[Outcome]):
 
         focused = self.focused
         self.push_screen(HelpScreen(focused if isinstance(focused, Panel) else None))
+
+    def action_why(self) -> None:
+        """Tell every reason for the master status."""
+        from esper.karn.sanctum.screens.reasons import ReasonsDialog  # as above
+
+        if self.view is not None:
+            self.push_screen(ReasonsDialog(self.view))
 
     async def action_quit(self) -> None:
         """Leave; over a live training process ask first what is to become of it."""

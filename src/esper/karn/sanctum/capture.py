@@ -17,11 +17,12 @@ from esper.karn.sanctum.view import View
 from esper.karn.sanctum.watch import RunWatch, look_once
 from esper.karn.sanctum.widgets.event_log import render_log
 from esper.karn.sanctum.widgets.hosts_panel import render_hosts
-from esper.karn.sanctum.widgets.master_status import render_master
+from esper.karn.sanctum.widgets.master_status import render_reasons
 from esper.karn.sanctum.widgets.palette import TERMINAL, Palette
 from esper.karn.sanctum.widgets.policy_panel import render_policy
 from esper.karn.sanctum.widgets.run_header import render_header
 from esper.karn.sanctum.widgets.tamiyo_brain.action_heads_panel import render_heads
+from esper.karn.sanctum.widgets.time_bar import shown_update, updates_of
 
 if TYPE_CHECKING:
     from textual.pilot import Pilot
@@ -53,16 +54,23 @@ def render_once(view: View, width: int, palette: Palette = TERMINAL) -> Text:
     log = render_log(snapshot, width, palette).split("\n")[-LOG_LINES_PRINTED:]
     panels = {
         "Action heads": render_heads(
-            snapshot, width, palette=palette, acknowledgements=view.acknowledgements
+            snapshot,
+            width,
+            palette=palette,
+            acknowledgements=view.acknowledgements,
+            is_unread=view.is_unread,
         ),
         "Policy": render_policy(snapshot, min(width, 100), palette=palette),
         # Where every host has its line, and the legend too.
         "Hosts": render_hosts(snapshot, width, len(snapshot.hosts) + 8, palette),
         "Log": Text("\n", no_wrap=True).join(log),
     }
-    parts = [render_master(view, width, 1, palette), render_header(view, width, 2, palette)]
-    if view.error is not None:
-        parts.append(Text(f"! {view.error}", style=f"bold {palette.warning}"))
+    parts = [render_reasons(view, width, palette), render_header(view, width, 2, palette)]
+    if view.position is not None:
+        moment = f" PAST update {shown_update(view)} of {updates_of(view)} "
+        parts.append(Text(moment, style=f"bold {palette.on_alert} on {palette.accent}"))
+    if view.trouble is not None:
+        parts.append(Text(f"! {view.trouble}", style=f"bold {palette.warning}"))
     for title, body in panels.items():
         rule = f"── {title} ".ljust(width, "─")
         parts += [Text(rule, style=palette.muted, no_wrap=True), body]
@@ -80,8 +88,8 @@ def print_once(
     at: int | None = None,
     theme: str | None = None,
     ascii_only: bool = False,
-) -> None:
-    """Print one frame of a run, at the console's width.
+) -> View:
+    """Print one frame of a run, at the console's width, and return what was shown.
 
     Args:
         directory: the run's directory.
@@ -96,10 +104,12 @@ def print_once(
     """
     console = console or Console(highlight=False)
     palette = TERMINAL if theme is None else palette_of(theme_called(theme))
-    frame = render_once(look_once(directory, now, at), console.width, palette)
+    view = look_once(directory, now, at)
+    frame = render_once(view, console.width, palette)
     if ascii_only:
         frame = Text("\n").join(map(text_in_ascii, frame.split("\n", allow_blank=True)))
     console.print(frame, soft_wrap=True)
+    return view
 
 
 def export_frame(

@@ -123,8 +123,12 @@ class RunFollower:
                 self._start_over()  # another store took the place of the one we knew
             self._identity = identity
         with self._reader.session():
+            newest = self._reader.last_id()
+            if self._cursor and not newest:
+                raise RunStoreError(
+                    f"the store of {self._directory} was emptied: what is shown was read before"
+                )
             if self._counts_from is None:
-                newest = self._reader.last_id()
                 self._counts_from = 1 if self._is_brief else first_that_counts(self._reader, newest)
             self._take_in(self._counts_from)
             beat = self._reader.heartbeat()

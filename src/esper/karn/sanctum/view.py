@@ -36,8 +36,18 @@ class View:
     now: float  # seconds since the epoch
     snapshot: SanctumSnapshot = field(default_factory=SanctumSnapshot)
     error: str | None = None  # one sentence, where the run could not be read
+    is_unread: bool = False  # that is because of its store: what is dark is only not known
     is_behind: bool = False  # events are still being taken in: there is more to see at once
     position: TimePosition | None = None  # None: the newest state, followed
     acknowledgements: tuple[Acknowledgement, ...] = ()
     console: tuple[str, ...] = ()  # the last lines of the run's console output
     directory: Path | None = None  # of the run; None while there is none
+
+    @property
+    def trouble(self) -> str | None:
+        """One sentence on why what is shown may not be all there is; None where it is."""
+        damaged = self.snapshot.run.damaged_events
+        if self.error is not None or not damaged:
+            return self.error
+        events = "1 event is" if damaged == 1 else f"{damaged} events are"
+        return f"{events} damaged and left out: figures may have gaps"

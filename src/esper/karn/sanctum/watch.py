@@ -171,6 +171,7 @@ def _view(frame: Frame, now: float) -> View:
         now=now,
         snapshot=frame.snapshot,
         error=frame.error,
+        is_unread=frame.error is not None,
         is_behind=frame.is_behind,
     )
 
@@ -180,7 +181,7 @@ def _past_view(view: View, follower: RunFollower, position: TimePosition) -> Vie
     try:
         snapshot = follower.state_after(position.update)
     except RunStoreError as error:
-        return replace(view, error=view.error or str(error))
+        return replace(view, error=view.error or str(error), is_unread=True)
     if snapshot is None:
         return view
     is_newest = snapshot.last_event_id == view.snapshot.last_event_id

@@ -4,7 +4,7 @@ import pytest
 
 from esper.karn.liveness import StatusKind
 from esper.karn.sanctum.widgets.big_words import big_word
-from esper.karn.sanctum.widgets.master_status import master_word, render_master
+from esper.karn.sanctum.widgets.master_status import master_word, render_master, render_reasons
 from esper.karn.sanctum.widgets.palette import DARK
 from esper.leyline.health import Level, Verdict
 
@@ -31,6 +31,22 @@ def test_each_level_has_a_word_in_plain_and_in_large_letters(views, level, word)
     large = render_master(view, 44, 5).plain
     assert all(row in large for row in big_word(word))
     assert "a reason (+1 more)" in large
+
+
+@pytest.mark.parametrize("length", range(5, 120, 3))
+def test_the_number_of_further_reasons_is_never_torn_or_cut_off(views, length):
+    view = views.view(verdict=Verdict(Level.CRITICAL, ("word " * length, *"abcd")))
+    assert "(+4 more)" in render_master(view, 46, 5).plain
+
+
+@pytest.mark.parametrize("width", [20, 80, 200])
+def test_all_reasons_can_be_told_a_line_each(views, width):
+    told = ("the first reason, which is a long one", "a second", "a third")
+    view = views.view(verdict=Verdict(Level.WARNING, told))
+    lines = render_reasons(view, width).plain.splitlines()
+    assert lines[0].startswith(" ● WARNING   the first")
+    assert " ".join(line.removeprefix(" ● WARNING ").strip() for line in lines) == " ".join(told)
+    assert [line.strip() for line in lines[-2:]] == ["a second", "a third"]
 
 
 def test_red_and_amber_are_for_alerts_only(views):

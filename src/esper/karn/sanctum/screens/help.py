@@ -20,6 +20,7 @@ from esper.karn.sanctum.widgets.seed_stages import STAGE_SIGNS
 from esper.karn.sanctum.widgets.tamiyo_brain.action_heads_panel import (
     FIRST_OUT_MARK,
     LIT,
+    UNKNOWN,
     UNLIT,
 )
 from esper.karn.sightings import KIND_WORDS
@@ -58,6 +59,7 @@ def render_signs(palette: Palette) -> Table:
             "the same, and nobody acknowledged it yet: it blinks",
         ),
         (UNLIT, palette.muted, "it never was"),
+        (UNKNOWN, f"bold {palette.warning}", "not known: the store cannot be read"),
         (f"{LIT} now", alert, "and it was in the last update"),
         (f"{LIT}{FIRST_OUT_MARK}", alert, "first-out: the first light of the run to go on"),
     ]

@@ -114,10 +114,10 @@ class RunScreen(Screen[None]):
     def show(self, view: View) -> None:
         """Show a view; called inside a batch update."""
         before, self.view = self.view, view
-        if before is None or view.error != before.error:
+        if before is None or view.trouble != before.trouble:
             error = self.query_one("#error", Static)
-            error.update(f"! {view.error}")
-            error.set_class(view.error is not None, "-shown")
+            error.update(f"! {view.trouble}")
+            error.set_class(view.trouble is not None, "-shown")
         self.set_class(bool(view.snapshot.tamiyo.evidence), "-evidence")
         self.set_class(updates_of(view) > 0, "-timed")
         for panel in self.query(Panel):

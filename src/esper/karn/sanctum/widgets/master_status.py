@@ -22,6 +22,8 @@ _WORDS: Final = {
 _BEFORE: Final = (StatusKind.WAITING, StatusKind.STARTING)
 NO_DATA: Final = "NO DATA"
 _MARGIN: Final = 1
+_NARROWEST_REASON: Final = 20
+_UNBROKEN: Final = "\N{NO-BREAK SPACE}"
 
 
 def master_word(view: View) -> str:
@@ -35,17 +37,24 @@ def master_word(view: View) -> str:
     return _WORDS[view.verdict.level]
 
 
-def reason(view: View) -> str:
-    """Return why the word is what it is, in a few words."""
+def reasons(view: View) -> tuple[str, ...]:
+    """Return why the word is what it is: the gravest reason first, and at least one."""
     if view.verdict.level != Level.CRITICAL:
         if view.error is not None:
-            return "the run cannot be read"
+            return ("the run cannot be read",)
         if view.status.kind in _BEFORE:
-            return view.status.sentence
-    if not view.verdict.reasons:
-        return "nothing out of the ordinary"
-    others = len(view.verdict.reasons) - 1
-    return view.verdict.reasons[0] + (f" (+{others} more)" if others else "")
+            return (view.status.sentence,)
+    return view.verdict.reasons or ("nothing out of the ordinary",)
+
+
+def reason(view: View) -> str:
+    """Return why the word is what it is, in a few words."""
+    return reasons(view)[0] + _others(view)
+
+
+def _others(view: View) -> str:
+    others = len(reasons(view)) - 1
+    return f" (+{others} more)" if others else ""
 
 
 def master_style(word: str, palette: Palette) -> str:
@@ -70,16 +79,27 @@ def render_master(view: View, width: int, height: int, palette: Palette = DARK) 
         line.truncate(width, overflow="ellipsis")
         return line
     said = textwrap.wrap(
-        f"● {reason(view)}",
+        f"● {reasons(view)[0]}{_others(view).replace(' ', _UNBROKEN)}",
         width - 2 * _MARGIN,
         max_lines=max(1, height - 3),
-        placeholder="…",
+        placeholder=f"…{_others(view)}",
         subsequent_indent="  ",
     )
+    said = [line.replace(_UNBROKEN, " ") for line in said]
     rows = [*([""] if height > 3 else []), top, bottom, *said]
     rows += [""] * (height - len(rows))
     lines = [Text(no_wrap=True).append(f"{'':{_MARGIN}}{row}".ljust(width), style) for row in rows]
     return Text("\n", no_wrap=True).join(lines)
+
+
+def render_reasons(view: View, width: int, palette: Palette = DARK) -> Text:
+    """Return the word and every reason for it, each on a line of its own, or on more."""
+    word = master_word(view)
+    text = Text(no_wrap=True).append(f" ● {word} ", master_style(word, palette))
+    lead = text.cell_len + 2
+    room = max(_NARROWEST_REASON, width - lead)
+    lines = [line for one in reasons(view) for line in textwrap.wrap(one, room)]
+    return text.append("  " + f"\n{'':{lead}}".join(lines), palette.ink)
 
 
 class MasterStatus(Panel, can_focus=False):
@@ -90,3 +110,7 @@ class MasterStatus(Panel, can_focus=False):
 
     def draw(self, view: View, width: int, height: int, palette: Palette) -> Text:
         return render_master(view, width, height, palette)
+
+    async def on_click(self) -> None:
+        """Tell all reasons."""
+        await self.run_action("app.why")

@@ -49,6 +49,10 @@ class StatusStrip(Panel, can_focus=False):
     def draw(self, view: View, width: int, height: int, palette: Palette) -> Text:  # noqa: ARG002
         return render_strip(view, width, palette, lamps=self.lamps)
 
+    async def on_click(self) -> None:
+        """Tell all reasons for the word."""
+        await self.run_action("app.why")
+
     def show_lamps(self, lamps: Lamps) -> None:
         """Say that a lamp test is going on, for the screens that have no lights."""
         changed = lamps.is_test != self.lamps.is_test

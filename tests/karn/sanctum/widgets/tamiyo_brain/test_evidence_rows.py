@@ -11,6 +11,7 @@ from esper.karn.sanctum.widgets.tamiyo_brain.action_heads_panel import (
     DISPLAY_TO_LEYLINE_KEY,
     FIRST_OUT_MARK,
     LIT,
+    UNKNOWN,
     UNLIT,
 )
 from esper.karn.sanctum.widgets.tamiyo_brain.evidence_rows import render_rows, rows_of
@@ -51,6 +52,13 @@ def test_the_first_out_is_marked_and_it_alone(views, plain):
     assert [FIRST_OUT_MARK in line for line in lines[1:]] == [True, *[False] * 8]
     assert [LIT in line for line in lines[1:]] == [True, True, *[False] * 7]
     assert [UNLIT in line for line in lines[1:]] == [False, False, *[True] * 7]
+
+
+def test_of_a_run_that_cannot_be_read_no_light_is_called_dark(views, plain):
+    lines = plain(views.broken(), is_unread=True)
+    assert [UNKNOWN in line for line in lines[1:]] == [False, False, *[True] * 7]
+    assert [LIT in line for line in lines[1:]] == [True, True, *[False] * 7]
+    assert not any(UNLIT in line or "nothing so far" in line for line in lines)
 
 
 def test_who_acknowledged_and_when_stands_at_the_light_that_it_is_of(views, plain):

@@ -33,6 +33,7 @@ _DISPLAY_BY_HEAD: Final = {head: shown for shown, head in DISPLAY_TO_LEYLINE_KEY
 
 LIT: Final = "●"
 UNLIT: Final = "○"
+UNKNOWN: Final = "?"
 FIRST_OUT_MARK: Final = "¹"
 
 _LABEL_WIDTH: Final = 10
@@ -81,13 +82,15 @@ def render_heads(
     *,
     acknowledgements: Sequence[Acknowledgement] = (),
     lamps: Lamps = _STEADY,
+    is_unread: bool = False,
 ) -> Text:
     """Return the table of heads, `width` cells wide.
 
     A head has a column; names, values and lights begin at the same cell of it. Heads that do not
     fit beside the others follow below them. At the end stands the evidence behind the lights, if
     there is any, and who acknowledged them: a light that nobody did stands out. Further figures are
-    shown where a `height` of 12 and the evidence leave room.
+    shown where a `height` of 12 and the evidence leave room. Of a run that `is_unread`, what is not
+    lit is not known.
     """
     tamiyo = snapshot.tamiyo
     heads = list(dict.fromkeys([*snapshot.run.heads, *tamiyo.head_inf_latch]))
@@ -98,11 +101,16 @@ def render_heads(
     if height >= SHORT_HEIGHT + len(_MORE_FIGURES) + min(len(evidence), _EVIDENCE_IN_SIGHT):
         figures += _MORE_FIGURES
     trend_width = _trend_width(heads, width)
+    unlit = (
+        Text(UNKNOWN, style=f"bold {palette.warning}")
+        if is_unread
+        else Text(UNLIT, style=f"dim {palette.muted}")
+    )
     lines: list[Text] = []
     for group in _groups(heads, width, trend_width):
         lines += _render_group(group, figures, snapshot, trend_width, palette)
-        lines += _light_lines(group, tamiyo, trend_width, seen, palette, lamps)
-    lines.append(_shared_line(tamiyo, seen, palette, lamps))
+        lines += _light_lines(group, tamiyo, trend_width, seen, palette, lamps, unlit)
+    lines.append(_shared_line(tamiyo, seen, palette, lamps, unlit))
     lines += evidence
     for line in lines:
         line.truncate(width, overflow="ellipsis")
@@ -173,6 +181,7 @@ def _light_lines(
     seen: Container[Light],
     palette: Palette,
     lamps: Lamps,
+    unlit: Text,
 ) -> list[Text]:
     lines = []
     lights = (
@@ -186,6 +195,7 @@ def _light_lines(
                 latch.get(head, False),
                 palette,
                 lamps,
+                unlit,
                 first=_is_first_out(tamiyo, head, label),
                 now=active.get(head, False),
                 is_seen=(head, label.lower()) in seen,
@@ -197,12 +207,19 @@ def _light_lines(
 
 
 def _light(
-    lit: bool, palette: Palette, lamps: Lamps, *, first: bool, now: bool, is_seen: bool
+    lit: bool,
+    palette: Palette,
+    lamps: Lamps,
+    unlit: Text,
+    *,
+    first: bool,
+    now: bool,
+    is_seen: bool,
 ) -> Text:
     if lamps.is_test:
         return Text(LIT, style=f"bold {palette.critical}")
     if not lit:
-        return Text(UNLIT, style=f"dim {palette.muted}")
+        return unlit.copy()
     calls = lamps.bright and not is_seen
     style = f"bold {palette.critical}"
     light = Text(style=style).append(LIT, f"{style} reverse" if calls else "")
@@ -221,7 +238,7 @@ def _is_first_out(tamiyo: TamiyoState, head: str, label: str) -> bool:
 
 
 def _shared_line(
-    tamiyo: TamiyoState, seen: Container[Light], palette: Palette, lamps: Lamps
+    tamiyo: TamiyoState, seen: Container[Light], palette: Palette, lamps: Lamps, unlit: Text
 ) -> Text:
     line = _label("Shared", palette)
     lights = (
@@ -232,12 +249,14 @@ def _shared_line(
         line.append(f"{label} ", palette.muted)
         first = _is_first_out(tamiyo, SHARED, label)
         is_seen = (SHARED, label.lower()) in seen
-        line.append_text(_light(lit, palette, lamps, first=first, now=now, is_seen=is_seen))
+        line.append_text(_light(lit, palette, lamps, unlit, first=first, now=now, is_seen=is_seen))
         line.append("  ")
     if lamps.is_test:
         line.append(" LAMP TEST: nothing was seen, nothing is stored", f"bold {palette.ink}")
     elif tamiyo.first:
         line.append(f" first: {describe_sighting(tamiyo.first[0])}", f"bold {palette.critical}")
+    elif unlit.plain == UNKNOWN:
+        line.append(" not known: the store cannot be read", f"bold {palette.warning}")
     else:
         line.append(" no Inf and no NaN so far in this run", palette.muted)
     return line
@@ -254,7 +273,7 @@ class ActionHeadsPanel(Panel):
 
     def part(self, view: View) -> object:
         run = view.snapshot.run
-        return view.snapshot.tamiyo, run.heads, run.update, view.acknowledgements
+        return view.snapshot.tamiyo, run.heads, run.update, view.acknowledgements, view.is_unread
 
     def draw(self, view: View, width: int, height: int, palette: Palette) -> Text:
         return render_heads(
@@ -264,6 +283,7 @@ class ActionHeadsPanel(Panel):
             palette,
             acknowledgements=view.acknowledgements,
             lamps=self.lamps,
+            is_unread=view.is_unread,
         )
 
     def show(self, view: View) -> None:

@@ -29,7 +29,8 @@ class EvidencePanel(ChoicePanel):
 
     def part(self, view: View) -> object:
         tamiyo = view.snapshot.tamiyo
-        return tamiyo.evidence, tamiyo.first, view.snapshot.run.heads, view.acknowledgements
+        heads = view.snapshot.run.heads
+        return tamiyo.evidence, tamiyo.first, heads, view.acknowledgements, view.is_unread
 
     def keys(self, view: View) -> Sequence[Hashable]:
         return [row.key for row in rows_of(view)]

@@ -15,6 +15,7 @@ from esper.karn.sanctum.widgets.palette import DARK, Palette
 from esper.karn.sanctum.widgets.tamiyo_brain.action_heads_panel import (
     FIRST_OUT_MARK,
     LIT,
+    UNKNOWN,
     UNLIT,
     display_name,
 )
@@ -42,6 +43,7 @@ class HeadRow:
     evidence: Evidence | None = None  # None: nothing was ever seen in this head
     is_first_out: bool = False
     acknowledged: Acknowledgement | None = None
+    is_known: bool = True  # not where the store cannot be read: there may be evidence in it
 
     @property
     def key(self) -> RowKey:
@@ -73,7 +75,7 @@ def rows_of(view: View) -> list[HeadRow]:
     ]
     told = {row.head for row in rows}
     heads = dict.fromkeys([*view.snapshot.run.heads, *tamiyo.head_inf_latch])
-    return rows + [HeadRow(head) for head in heads if head not in told]
+    return rows + [HeadRow(head, is_known=not view.is_unread) for head in heads if head not in told]
 
 
 def _is_it(evidence: Evidence, first: FirstSighting | None) -> bool:
@@ -110,7 +112,7 @@ def _cells(row: HeadRow, now: float, *, has_room: bool) -> Sequence[str]:
     name = "shared part" if row.head == SHARED else display_name(row.head)
     evidence = row.evidence
     if evidence is None:
-        return name, "nothing so far"
+        return name, "nothing so far" if row.is_known else "not known: the store cannot be read"
     return (
         name,
         f"{KIND_WORDS.get(evidence.kind, evidence.kind)} in {evidence.quantity}",
@@ -146,7 +148,8 @@ def _row_line(
     lead = Text("  ", no_wrap=True)
     lit = f"bold {palette.critical}"
     if row.evidence is None:
-        lead.append(LIT if lamps.is_test else UNLIT, lit if lamps.is_test else palette.faint)
+        unlit = (UNLIT, palette.faint) if row.is_known else (UNKNOWN, f"bold {palette.warning}")
+        lead.append(*((LIT, lit) if lamps.is_test else unlit))
         lead.append("  ")
         return lead + _line("", cells, range(len(cells)), widths, width - _LEAD, palette.muted)
     calls = lamps.bright and not lamps.is_test and row.acknowledged is None
