@@ -72,7 +72,7 @@ async def test_the_keys_and_the_palette_remember(views, sanctum, seen, tmp_path)
         await seen(pilot)
         await pilot.press("d")
         assert read_settings(path).theme == "light"
-        await pilot.press("d")
+        await pilot.press("d", "d", "d")  # through all of them, and back
         assert read_settings(path).theme == "dark"
         app.change_setting("ascii", True)
         assert read_settings(path).ascii
