@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from esper.leyline.telemetry import SHARED
 from esper.simic.agent import losses, ppo
+from esper.tamiyo.categorical import Likelihoods
 
 Fault = Callable[[Stage], Expected | None]
 
@@ -70,12 +71,12 @@ def log_prob(stage: Stage) -> Expected | None:
         return None
     head, place = found
 
-    def change(result: tuple[Tensor, Tensor], _arguments: object) -> tuple[Tensor, Tensor]:
+    def change(taken: Likelihoods, _arguments: object) -> Likelihoods:
         if stage.index != index:
-            return result
-        return result[0], planted(result[1], place, VALUES[kind])
+            return taken
+        return taken._replace(log_probs=planted(taken.log_probs, place, VALUES[kind]))
 
-    stage.wrap(ppo, "log_probs_taken", change)
+    stage.wrap(ppo, "likelihoods", change)
     return _once(stage, stage.layout.names[head], "log_prob", kind, index)
 
 
@@ -469,7 +470,7 @@ def _break_moment(stage: Stage, parameter: nn.Parameter, place: int, head: str) 
 
     def change(result: Any, _arguments: object) -> Any:
         if stage.index == index:
-            stage.agent.optimizer.state[parameter][name].view(-1)[place] = poison
+            stage.agent.moments_of(parameter)[name].view(-1)[place] = poison
         return result
 
     stage.wrap(stage.agent, "_forward", change)

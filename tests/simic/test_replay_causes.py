@@ -339,7 +339,7 @@ def test_a_corrupted_moment_of_the_optimizer(
     rollout = make_rollout(agent)
     agent.update(rollout)
     row = rows_of(agent, "style").start
-    agent.optimizer.state[agent.policy.heads.weight]["exp_avg"][row, 3] = torch.nan
+    agent.moments_of(agent.policy.heads.weight)["exp_avg"][row, 3] = torch.nan
     replayed = replay(make_capsule(agent, rollout))
     origin = origin_of(replayed)
     assert first(replayed) == ("style", "moments", "nan")
@@ -355,7 +355,7 @@ def test_a_negative_second_moment_is_found_though_all_was_finite(
     agent = make_agent(**SMALL)
     rollout = make_rollout(agent)
     agent.update(rollout)
-    agent.optimizer.state[agent.policy.critic.bias]["exp_avg_sq"][0] = -10.0
+    agent.moments_of(agent.policy.critic.bias)["exp_avg_sq"][0] = -10.0
     replayed = replay(make_capsule(agent, rollout))
     origin = origin_of(replayed)
     assert first(replayed)[0] == SHARED

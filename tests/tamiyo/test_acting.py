@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 
 from esper.leyline.heads import ACTIVE_HEADS, HEAD_NAMES, HEAD_SIZES, Op
 from esper.tamiyo.acting import act, active_heads
-from esper.tamiyo.policy import RecurrentPolicy, taken
+from esper.tamiyo.categorical import taken
+from esper.tamiyo.policy import RecurrentPolicy
 
 HOSTS = 16
 
@@ -54,8 +55,8 @@ def test_a_decisive_policy_draws_the_op_and_takes_the_likeliest_of_all_else() ->
     ops = decision.actions[:, -1]
     assert len(ops.unique()) > 2
     for head, name in enumerate(HEAD_NAMES[:-1]):
-        parts = policy.table(decision.choice_log_probs, -torch.inf)[:, head]
-        assert decision.actions[:, head].equal(parts.argmax(-1)), name
+        parts = policy.table(decision.choice_log_probs, -torch.inf)[..., head]  # [C, N]
+        assert decision.actions[:, head].equal(parts.argmax(0)), name
 
 
 def test_active_heads_are_those_of_the_contract() -> None:

@@ -8,7 +8,8 @@ from torch.distributions import Categorical
 
 from esper.leyline.heads import HEAD_NAMES, HEAD_SIZES, Op
 from esper.tamiyo.acting import sample
-from esper.tamiyo.policy import OP_PRIOR, HeadLayout, RecurrentPolicy, entropy_of, taken
+from esper.tamiyo.categorical import likelihoods, taken
+from esper.tamiyo.policy import OP_PRIOR, HeadLayout, RecurrentPolicy
 
 TOTAL = sum(HEAD_SIZES)
 
@@ -38,14 +39,16 @@ def test_padded_log_probs_equal_one_softmax_per_head(mask: torch.Tensor, seed: i
     policy = RecurrentPolicy(5, feature_size=8, lstm_size=8)
     logits = 5 * torch.randn(TOTAL, generator=torch.Generator().manual_seed(seed))
 
-    table = policy.head_log_probs(logits, mask)
-    entropies = entropy_of(table)
+    table = policy.head_log_probs(logits, mask)  # [C, H]
+    no_actions = torch.zeros(len(HEAD_SIZES), dtype=torch.int64)
+    illegal = ~policy.table(mask, False)
+    entropies = likelihoods(policy.table.unpadded(logits), illegal, no_actions).entropies
 
     for head, (raw, legal) in enumerate(zip(heads_of(logits), heads_of(mask), strict=True)):
         unpadded = torch.log_softmax(raw[legal], -1)
-        torch.testing.assert_close(table[head, : len(raw)][legal], unpadded)
-        assert table[head, : len(raw)][~legal].isneginf().all()
-        assert table[head, len(raw) :].isneginf().all()
+        torch.testing.assert_close(table[: len(raw), head][legal], unpadded)
+        assert table[: len(raw), head][~legal].isneginf().all()
+        assert table[len(raw) :, head].isneginf().all()
         expected = Categorical(logits=raw[legal]).entropy()
         torch.testing.assert_close(entropies[head], expected, atol=1e-6, rtol=1e-5)
 
@@ -54,10 +57,11 @@ def test_padded_log_probs_equal_one_softmax_per_head(mask: torch.Tensor, seed: i
 def test_entropy_and_log_prob_have_finite_gradients_under_any_mask(mask: torch.Tensor) -> None:
     policy = RecurrentPolicy(5, feature_size=8, lstm_size=8)
     logits = torch.linspace(-3, 3, TOTAL, requires_grad=True)
-    table = policy.head_log_probs(logits, mask)
     legal_actions = torch.stack([legal.float().argmax() for legal in heads_of(mask)])
+    illegal = ~policy.table(mask, False)
+    both = likelihoods(policy.table.unpadded(logits), illegal, legal_actions)
 
-    (entropy_of(table).sum() + taken(table, legal_actions).sum()).backward()
+    (both.entropies.sum() + both.log_probs.sum()).backward()
 
     assert logits.grad is not None
     assert logits.grad.isfinite().all()
@@ -68,7 +72,7 @@ def test_entropy_and_log_prob_have_finite_gradients_under_any_mask(mask: torch.T
 def test_a_sampled_choice_is_always_legal(mask: torch.Tensor, seed: int) -> None:
     policy = RecurrentPolicy(5, feature_size=8, lstm_size=8)
     generator = torch.Generator().manual_seed(seed)
-    table = policy.head_log_probs(torch.zeros(TOTAL), mask).expand(20, -1, -1)
+    table = policy.head_log_probs(torch.zeros(20, TOTAL), mask.expand(20, -1))
 
     choices = sample(table, generator)
 
@@ -77,14 +81,14 @@ def test_a_sampled_choice_is_always_legal(mask: torch.Tensor, seed: int) -> None
 
 
 def test_sampling_follows_the_probabilities() -> None:
-    log_probs = torch.tensor([[0.1, 0.2, 0.7]]).log().expand(20_000, 1, 3)
+    log_probs = torch.tensor([[0.1, 0.2, 0.7]]).log().expand(20_000, 1, 3).movedim(-1, 0)
     choices = sample(log_probs, torch.Generator().manual_seed(0))
     shares = torch.bincount(choices.flatten(), minlength=3) / len(choices)
     torch.testing.assert_close(shares, torch.tensor([0.1, 0.2, 0.7]), atol=0.01, rtol=0)
 
 
 def test_sampling_from_nan_does_not_raise() -> None:
-    choices = sample(torch.full((4, 8, 8), torch.nan), torch.Generator().manual_seed(0))
+    choices = sample(torch.full((5, 4, 8), torch.nan), torch.Generator().manual_seed(0))
     assert choices.shape == (4, 8)
 
 
@@ -125,8 +129,8 @@ def test_another_agent_may_have_other_heads() -> None:
     policy = RecurrentPolicy(4, layout=layout)
     logits = policy(torch.randn(1, 1, 4), policy.initial_state(1)).logits
     table = policy.head_log_probs(logits, torch.ones_like(logits, dtype=torch.bool))
-    assert table.shape == (1, 1, 2, 5)
-    torch.testing.assert_close(table.exp().sum(-1), torch.ones(1, 1, 2))
+    assert table.shape == (5, 1, 1, 2)
+    torch.testing.assert_close(table.exp().sum(0), torch.ones(1, 1, 2))
 
 
 def test_the_layout_is_the_contract() -> None:

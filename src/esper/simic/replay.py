@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,7 +20,7 @@ from esper.simic.agent.figures import Figures
 from esper.simic.agent.losses import Minibatch, MinibatchTerms
 from esper.simic.agent.ppo import PPOAgent
 from esper.simic.agent.rollout import Rollout
-from esper.simic.agent.watching import MOMENTS, UpdateWatch
+from esper.simic.agent.watching import UpdateWatch
 from esper.simic.config import TrainingConfig, updated
 from esper.simic.drill import parse_injection
 from esper.simic.incidents import Capsule, IncidentError
@@ -66,7 +65,7 @@ class TracingWatch(UpdateWatch):
 
     def __init__(self, agent: PPOAgent, minibatches: int, tracer: OperationTracer) -> None:
         super().__init__(
-            agent.policy, agent.gradient, agent.optimizer, agent.loss_scale, minibatches
+            agent.policy, agent.parameters, agent.optimizer, agent.loss_scale, minibatches
         )
         self._agent = agent
         self._tracer = tracer
@@ -84,10 +83,10 @@ class TracingWatch(UpdateWatch):
             "entropy": (terms.entropies,),
         }
         in_all = {
-            "observations": (batch.rollout.observations,),
+            "observations": (batch.observations,),
             "advantages": (batch.advantages,),
             "returns": (batch.returns,),
-            "recurrent_state": (*batch.rollout.initial_state, *terms.output.state),
+            "recurrent_state": (*batch.initial_state, *terms.output.state),
             "trunk": (terms.output.trunk,),
             "value": (terms.output.values,),
             "joint_ratio": (terms.joint_ratio,),
@@ -101,13 +100,13 @@ class TracingWatch(UpdateWatch):
         self._tracer.phase = "backward"
         return bad
 
-    def backward(self, index: int, norms: Tensor) -> Tensor:
+    def backward(self, index: int, norm: Tensor) -> Tensor:
         """Flag as training does, and remember who made the gradients."""
-        bad = super().backward(index, norms)
+        bad = super().backward(index, norm)
         heads = self._agent.policy.heads
         of_heads = tuple(p.grad for p in heads.parameters() if p.grad is not None)
         self._ask(index, {"gradient": of_heads}, is_shared=False)
-        self._ask(index, {"gradient": (self._agent.gradient.body,)}, is_shared=True)
+        self._ask(index, {"gradient": (self._agent.parameters.body,)}, is_shared=True)
         self._tracer.phase = "step"
         return bad
 
@@ -125,8 +124,8 @@ class TracingWatch(UpdateWatch):
         self._tracer.phase = "forward"
 
     def _moments(self, parameters: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        states = (self._agent.optimizer.state.get(parameter, {}) for parameter in parameters)
-        return tuple(state[name] for state in states if state for name in MOMENTS)
+        states = map(self._agent.moments_of, parameters)
+        return tuple(moment for state in states for moment in state.values())
 
     def makers(self, sighting: NonfiniteSighting, per_epoch: int) -> tuple[Operation, ...]:
         """Return what made the tensor in which something was first seen."""
@@ -259,8 +258,8 @@ def _inputs(agent: PPOAgent, rollout: Rollout) -> dict[str, Tensor]:
     )
     for name, parameter in agent.policy.named_parameters():
         inputs[f"weight {name}"] = parameter
-        state: dict[str, Any] = agent.optimizer.state.get(parameter, {})
-        inputs |= {f"optimizer {kind} of {name}": value for kind, value in state.items()}
+        moments = agent.moments_of(parameter)
+        inputs |= {f"optimizer {kind} of {name}": value for kind, value in moments.items()}
     return inputs | {"loss scale": agent.loss_scale.scale}
 
 

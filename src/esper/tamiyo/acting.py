@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from esper.leyline.heads import HEAD_NAMES, HEAD_SIZES, active_head_table
-from esper.tamiyo.policy import RecurrentPolicy, RecurrentState, taken
+from esper.tamiyo.categorical import taken
+from esper.tamiyo.policy import RecurrentPolicy, RecurrentState
 
 OP_HEAD = HEAD_NAMES.index("op")
 SLOT_HEAD = HEAD_NAMES.index("slot")
@@ -57,8 +58,8 @@ def act(
     logits = output.logits.squeeze(0)  # [N, total]
     op = sample(policy.head_log_probs(logits, mask), generator)[:, OP_HEAD]  # [N]
     mask = mask_for_op(mask, slot_mask_by_op, op)
-    log_probs = policy.head_log_probs(logits, mask)  # [N, H, C]
-    actions = log_probs.argmax(-1) if decisive else sample(log_probs, generator)
+    log_probs = policy.head_log_probs(logits, mask)  # [C, N, H]
+    actions = log_probs.argmax(0) if decisive else sample(log_probs, generator)
     actions[:, OP_HEAD] = op
     return Decision(
         actions=actions,
@@ -77,14 +78,14 @@ def active_heads(op: Tensor) -> Tensor:
 
 
 def sample(log_probs: Tensor, generator: torch.Generator) -> Tensor:
-    """Return one choice per head, `[…, H]`, drawn from `[…, H, C]` (Gumbel-max trick).
+    """Return one choice per head, `[…, H]`, drawn from `[C, …, H]` (Gumbel-max trick).
 
     A non-finite probability must not stop training before the update has seen and reported it, so
     NaN wins the argmax of its head instead of raising, as `torch.multinomial` would.
     """
     uniform = torch.rand(log_probs.shape, generator=generator, device=log_probs.device)
     gumbel = -(-uniform.clamp_min(torch.finfo(uniform.dtype).tiny).log()).log()
-    return (log_probs + gumbel).argmax(-1)
+    return (log_probs + gumbel).argmax(0)
 
 
 def mask_for_op(mask: Tensor, slot_mask_by_op: Tensor, op: Tensor) -> Tensor:

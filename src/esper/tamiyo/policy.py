@@ -4,14 +4,15 @@ All heads are one joint linear projection; everything about their distributions 
 of them at once on a padded table of choices `[…, H, C]` (H heads, C the most choices of any head).
 """
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import log_softmax
 
 from esper.leyline.heads import HEAD_NAMES, HEAD_SIZES, Op
+from esper.tamiyo.categorical import masked_log_softmax
 
 #: Where the `op` head starts: waiting is as likely as growing, and undoing is rare. A uniform start
 #: prunes seeds before they can help, so that PPO first learns to do nothing and stays there.
@@ -55,48 +56,52 @@ class HeadLayout:
 
 
 class HeadTable(nn.Module):
-    """Moves what stands side by side `[…, total]` into a padded table `[…, H, C]`."""
+    """Moves what stands side by side, `[…, total]`, into a padded table `[C, …, H]`."""
 
-    _index: Tensor
-    _repeated: Tensor
-    _places: Tensor  # [total]; where each choice lies in the flattened table
+    _index: Tensor  # [C * H]; which choice stands where, `total` where a head has none
+    _repeated: Tensor  # [C * H]; the same with a head's first choice where it has none
+    _places: Tensor  # [total]; where each choice lies in a flattened table `[C * H]`
     offsets: Tensor  # [H]; where each head's choices begin
     head_of_choice: Tensor  # [total]; the number of the head that a choice belongs to
 
     def __init__(self, layout: HeadLayout) -> None:
         super().__init__()
-        widest = max(layout.sizes)
-        index = torch.full((len(layout.sizes), widest), layout.total)
+        heads, widest = len(layout.sizes), max(layout.sizes)
+        index = torch.full((widest, heads), layout.total)
         for head, (offset, size) in enumerate(zip(layout.offsets, layout.sizes, strict=True)):
-            index[head, :size] = torch.arange(offset, offset + size)
-        self.shape = tuple(index.shape)
-        sizes = torch.tensor(layout.sizes)
-        owners = torch.arange(len(sizes)).repeat_interleave(sizes)
-        self.register_buffer("_index", index.flatten(), persistent=False)
-        self.register_buffer("offsets", torch.tensor(layout.offsets), persistent=False)
-        self.register_buffer("head_of_choice", owners, persistent=False)
-        places = (index.flatten() < layout.total).nonzero().squeeze(-1)
-        self.register_buffer("_places", places, persistent=False)
-        first = torch.tensor(layout.offsets).unsqueeze(1)
-        repeated = torch.where(index < layout.total, index, first)
-        self.register_buffer("_repeated", repeated.flatten(), persistent=False)
+            index[:size, head] = torch.arange(offset, offset + size)
+        offsets = torch.tensor(layout.offsets)
+        owners = torch.arange(heads).repeat_interleave(torch.tensor(layout.sizes))
+        choices = torch.arange(layout.total) - offsets[owners]
+        self._choices_and_heads = widest, heads
+        for name, buffer in {
+            "_index": index.flatten(),
+            "_repeated": torch.where(index < layout.total, index, offsets).flatten(),
+            "_places": choices * heads + owners,
+            "offsets": offsets,
+            "head_of_choice": owners,
+        }.items():
+            self.register_buffer(name, buffer, persistent=False)
 
     def joint(self, table: Tensor) -> Tensor:
-        """Return a table `[…, H, C]` side by side `[…, total]`: `forward` undone."""
-        return table.flatten(-2).index_select(-1, self._places)
+        """Return a table `[C, …, H]` side by side `[…, total]`: `forward` undone."""
+        return table.movedim(0, -2).flatten(-2).index_select(-1, self._places)
 
     def forward(self, joint: Tensor, padding: float | bool) -> Tensor:
-        """Return `joint` `[…, total]` as `[…, H, C]`, with `padding` where a head has no choice."""
+        """Return `joint` `[…, total]` as `[C, …, H]`, with `padding` where a head has no choice."""
         column = joint.new_full((*joint.shape[:-1], 1), padding)
-        padded = torch.cat((joint, column), dim=-1).index_select(-1, self._index)
-        return padded.unflatten(-1, self.shape)
+        return self._table(torch.cat((joint, column), dim=-1), self._index)
 
     def unpadded(self, joint: Tensor) -> Tensor:
         """Return the same table with a head's first choice where it has none, for a mask to fill.
 
         Padding costs copies of the whole, forward and backward.
         """
-        return joint.index_select(-1, self._repeated).unflatten(-1, self.shape)
+        return self._table(joint, self._repeated)
+
+    def _table(self, joint: Tensor, index: Tensor) -> Tensor:
+        table = joint.index_select(-1, index).unflatten(-1, self._choices_and_heads)
+        return table.movedim(-2, 0).contiguous()
 
 
 class RecurrentPolicy(nn.Module):
@@ -153,7 +158,7 @@ class RecurrentPolicy(nn.Module):
             state: the state before the first of these steps.
         """
         trunk, state = self.lstm(self.feature_norm(self.features(observations)).tanh(), state)
-        with torch.autocast(trunk.device.type, enabled=False):
+        with _no_autocast(trunk.device.type):
             trunk = trunk.float()  # [T, N, lstm_size]
             logits = self.heads(trunk)  # [T, N, total]
             values = self.critic(trunk).squeeze(-1)  # [T, N]
@@ -167,20 +172,13 @@ class RecurrentPolicy(nn.Module):
             mask: True where a choice is legal, `[…, total]`; each head has at least one.
 
         Returns:
-            `[…, H, C]`; -inf where a choice is illegal or does not exist.
+            `[C, …, H]`; -inf where a choice is illegal or does not exist.
         """
-        masked = self.table.unpadded(logits).masked_fill(~self.table(mask, False), -torch.inf)
-        return log_softmax(masked, dim=-1)
+        return masked_log_softmax(self.table.unpadded(logits), ~self.table(mask, False))
 
 
-def entropy_of(log_probs: Tensor) -> Tensor:
-    """Return the entropy in nats of each head, `[…, H]`, from `head_log_probs` `[…, H, C]`."""
-    # Zeroing log p first, and only where it is -inf by the mask, keeps the gradient finite: with
-    # where(mask, p * log p, 0) the product 0 * -inf still reaches the backward pass as NaN.
-    illegal = log_probs.isneginf()
-    return -(log_probs.exp() * log_probs.masked_fill(illegal, 0.0)).sum(-1)
-
-
-def taken(log_probs: Tensor, actions: Tensor) -> Tensor:
-    """Return the log-probability of the choices taken, `[…, H]`, from `[…, H, C]`."""
-    return log_probs.gather(-1, actions.unsqueeze(-1)).squeeze(-1)
+def _no_autocast(device: str) -> AbstractContextManager[Any]:
+    """Return a context without autocast; where there is none anyway, one that costs nothing."""
+    if not torch.is_autocast_enabled(device):
+        return nullcontext()
+    return torch.autocast(device, enabled=False)

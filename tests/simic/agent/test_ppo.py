@@ -6,9 +6,10 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from esper.simic.agent.losses import Minibatch, log_probs_taken, minibatch_terms
+from esper.simic.agent.losses import minibatch_terms
 from esper.simic.agent.ppo import PPOAgent, explained_variance
 from esper.simic.agent.rollout import Rollout, generalized_advantages
+from esper.tamiyo.categorical import likelihoods
 
 AgentMaker = Callable[..., PPOAgent]
 RolloutMaker = Callable[..., Rollout]
@@ -35,24 +36,18 @@ def test_before_the_first_step_every_ratio_is_exactly_one(
 def test_the_loss_equals_one_written_as_loops(
     make_agent: AgentMaker, make_rollout: RolloutMaker
 ) -> None:
-    agent = make_agent()
+    agent = make_agent(siblings=1)
     config, policy = agent.config, agent.policy
     rollout = make_rollout(agent)
     advantages, returns = generalized_advantages(rollout, config.gamma, config.gae_lambda)
-    old = agent._old_log_probs(rollout, [torch.arange(rollout.hosts)])
+    batch = agent.prepare(rollout, [torch.arange(rollout.hosts)])
+    old = batch.old_log_probs
     with torch.no_grad():
         for parameter in policy.parameters():
             parameter.add_(0.05 * torch.randn(parameter.shape))
     output = policy(rollout.observations, rollout.initial_state)
-    log_probs, taken_log_probs = log_probs_taken(policy, output.logits, rollout)
-    terms = minibatch_terms(
-        policy,
-        Minibatch(rollout, advantages, returns, old),
-        output,
-        log_probs,
-        taken_log_probs,
-        config,
-    )
+    taken = likelihoods(policy.table.unpadded(output.logits), batch.illegal, batch.actions)
+    terms = minibatch_terms(batch, output, taken, config)
 
     mean = sum(a.item() for a in advantages.flatten()) / advantages.numel()
     spread = math.sqrt(
@@ -136,11 +131,11 @@ def test_gradients_are_clipped_to_their_joint_norm(
     agent = make_agent(max_gradient_norm=0.01, ppo_epochs=1, minibatches=1)
     result = agent.update(make_rollout(agent))
     assert result.gradient_norm > 0.01
-    assert agent.gradient.flat.norm().item() == pytest.approx(0.01, rel=1e-3)
+    assert agent.parameters.gradient.norm().item() == pytest.approx(0.01, rel=1e-3)
     for parameter in agent.policy.parameters():
         assert parameter.grad is not None
         assert parameter.grad.untyped_storage().data_ptr() == (
-            agent.gradient.flat.untyped_storage().data_ptr()
+            agent.parameters.gradient.untyped_storage().data_ptr()
         )
 
 

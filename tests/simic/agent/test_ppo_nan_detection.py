@@ -87,7 +87,8 @@ def test_nan_lights_the_nan_light_of_its_head_alone(
     make_agent: AgentMaker, make_rollout: RolloutMaker, head: str, quantity: str
 ) -> None:
     agent = make_agent()
-    result = agent.update(make_rollout(agent), [Injection(head, quantity, "nan", 1)])
+    rollout = make_rollout(agent, hosts=64)
+    result = agent.update(rollout, [Injection(head, quantity, "nan", 1)])
     assert lit(result.head_nan_detected) == {head}
     assert lit(result.head_inf_detected) == set()
 
@@ -322,7 +323,7 @@ def test_a_weight_that_the_last_step_broke_is_found(
     assert agent.update(rollout).head_nonfinite == []
     first_of_op = agent.policy.layout.offsets[-1]
     # Finite by itself, but its root is not.
-    agent.optimizer.state[agent.policy.heads.bias]["exp_avg_sq"][first_of_op] = -10.0
+    agent.moments_of(agent.policy.heads.bias)["exp_avg_sq"][first_of_op] = -10.0
     result = agent.update(rollout)
     assert sources(result) == {("op", "parameters")}
     assert lit(result.head_nan_detected) == {"op"}
@@ -340,7 +341,7 @@ def test_a_moment_that_is_not_finite_is_found_before_it_does_harm(
     rollout = make_rollout(agent)
     agent.update(rollout)
     layer = agent.policy.heads if head == "op" else agent.policy.critic
-    agent.optimizer.state[layer.bias][name][-1] = torch.inf
+    agent.moments_of(layer.bias)[name][-1] = torch.inf
     result = agent.update(rollout)
     assert sources(result) == {(head, "moments")}
     assert result.minibatches_skipped == 4

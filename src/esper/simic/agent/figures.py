@@ -13,16 +13,17 @@ from esper.simic.agent.losses import Minibatch, MinibatchTerms
 from esper.simic.config import TrainingConfig
 from esper.simic.drill import Injection
 from esper.simic.telemetry.nonfinite import detected
-from esper.tamiyo.policy import PolicyOutput
 
-_FORWARD = (
-    "policy_loss", "value_loss", "entropy_loss", "entropy", "approximate_kl", "clip_fraction",
-    "steps", "silent_sum",
+#: Of a minibatch: what is measured at once, since the update goes on from it.
+_AT_ONCE = (
+    "policy_loss", "value_loss", "entropy_loss", "approximate_kl", "gradient_norm",
+    "bad", "overflow", "stopped",
 )  # fmt: skip
+#: Of a minibatch: what is measured for all of them together, after the last.
+_AFTERWARDS = ("entropy", "clip_fraction", "steps", "silent_sum")
 _SUMS = ("entropy", "clip_fraction", "kl", "active")  # over the steps in which a head was active
 _EXTREMES = ("ratio_max", "log_prob_min", "log_prob_max")
-_HEAD_FORWARD = (*_SUMS, *_EXTREMES)
-_VERDICTS = ("bad", "overflow", "stopped")
+_BY_HEAD = (*_SUMS, *_EXTREMES, "gradient_norm")
 
 
 @dataclass(frozen=True)
@@ -120,53 +121,100 @@ class Figures:
         return bool(self.tripped.any()) or not all(map(math.isfinite, after))
 
 
+@dataclass(frozen=True)
+class Trace:
+    """What one minibatch leaves behind to be measured when all are over, without its graph."""
+
+    at_once: Tensor  # [len(_AT_ONCE)]
+    active: Tensor  # [T, n, H]
+    most_entropy: Tensor  # [T, n, H]
+    log_probs: Tensor  # [T, n, H]
+    log_ratios: Tensor  # [T, n, H]
+    ratios: Tensor  # [T, n, H]
+    entropies: Tensor  # [T, n, H]
+    joint_ratio: Tensor  # [T, n]
+    logits: Tensor  # [T, n, total]
+    state: Tensor  # [1, n, lstm_size]; hidden and cell state behind the last step, added up
+    head_gradients: Tensor  # [total, lstm_size + 1]; before clipping
+
+
 @torch.no_grad()
-def forward_figures(terms: MinibatchTerms, batch: Minibatch, config: TrainingConfig) -> Tensor:
-    """Return the figures of a minibatch's forward pass as one vector on the device.
+def trace_of(
+    terms: MinibatchTerms, batch: Minibatch, at_once: Sequence[Tensor], head_gradients: Tensor
+) -> Trace:
+    """Return what is to be measured of a minibatch.
 
-    Its layout is `_FORWARD`, then `_HEAD_FORWARD` by head. All are finite if and only if everything
-    that they are made of is, but for sums that overflow; so whatever stands for "none" is finite.
+    Args:
+        terms: of its loss.
+        batch: its episodes.
+        at_once: scalars, as `_AT_ONCE` names them.
+        head_gradients: of the heads' parameters before clipping, a row for each choice.
     """
-    active = batch.rollout.active
-    ratios = terms.ratios
-    scalars = torch.stack(
-        (
-            terms.policy_loss,
-            terms.value_loss,
-            terms.entropy_loss,
-            terms.entropy.mean(),
-            divergence(terms),
-            ((terms.joint_ratio - 1).abs() > config.clip_range).float().mean(),
-            ratios.new_full((), active[..., 0].numel()),  # new_tensor would wait on a GPU
-            silent_sum(terms.output),
-        )
+    hidden, cell = terms.output.state
+    return Trace(
+        at_once=torch.stack(list(at_once)),
+        active=batch.active,
+        most_entropy=batch.most_entropy,
+        log_probs=terms.log_probs.detach(),
+        log_ratios=terms.log_ratios.detach(),
+        ratios=terms.ratios,
+        entropies=terms.entropies.detach(),
+        joint_ratio=terms.joint_ratio.detach(),
+        logits=terms.output.logits.detach(),
+        state=hidden + cell,
+        head_gradients=head_gradients,
     )
-    sums = torch.stack(
-        (
-            terms.entropies,
-            ((ratios - 1).abs() > config.clip_range).float(),
-            ratios - 1 - terms.log_ratios,  # 0 where a head is inactive
-            active.float(),
-        )
-    ).sum((1, 2))  # [4, H]
+
+
+def _measured(
+    traces: Sequence[Trace], config: TrainingConfig, head_of_choice: Tensor, heads: int
+) -> Tensor:
+    """Return what is measured of minibatches of one size, a row for each, on the device.
+
+    A row is `_AT_ONCE`, `_AFTERWARDS`, then `_BY_HEAD` by head. All of it is finite if and only if
+    everything that it is made of is, but for sums that overflow; so whatever stands for "none" is
+    finite. Done for all minibatches at once, since small operations cost their call.
+    """
+
+    def stacked(name: str) -> Tensor:
+        return torch.stack([getattr(trace, name) for trace in traces])  # [m, …]
+
+    active, ratios, log_probs = stacked("active"), stacked("ratios"), stacked("log_probs")
+    entropies, joint_ratio = stacked("entropies"), stacked("joint_ratio")
+    outside = ((ratios - 1).abs() > config.clip_range).float()
+    sums = (
+        entropies,
+        outside,
+        ratios - 1 - stacked("log_ratios"),  # 0 where a head is inactive
+        active.float(),
+    )
     lowest = torch.finfo(ratios.dtype).min
-    extremes = torch.stack(
-        (
-            torch.where(active, ratios, -1.0).amax((0, 1)),
-            torch.where(active, terms.log_probs, 1.0).amin((0, 1)),
-            torch.where(active, terms.log_probs, lowest).amax((0, 1)),
-        )
-    )  # [3, H]
-    return torch.cat((scalars, sums.flatten(), extremes.flatten()))
+    squares = stacked("head_gradients").double().square().sum(2)  # [m, total]
+    norms = squares.new_zeros(len(traces), heads).index_add_(1, head_of_choice, squares).sqrt()
+    by_head = (
+        *(values.sum((1, 2)) for values in sums),
+        torch.where(active, ratios, -1.0).amax((1, 2)),
+        torch.where(active, log_probs, 1.0).amin((1, 2)),
+        torch.where(active, log_probs, lowest).amax((1, 2)),
+        norms,
+    )  # each [m, H]
+    afterwards = (
+        (entropies * stacked("most_entropy")).sum(3).mean((1, 2)),
+        ((joint_ratio - 1).abs() > config.clip_range).float().mean((1, 2)),
+        joint_ratio.new_full((len(traces),), joint_ratio[0].numel()),
+        silent_sum(stacked("logits"), stacked("state")),
+    )  # each [m]
+    return torch.cat(
+        (stacked("at_once"), torch.stack(afterwards, dim=1), torch.cat(by_head, dim=1)), dim=1
+    )
 
 
-def silent_sum(output: PolicyOutput) -> Tensor:
-    """Return the sum of what may break without any loss showing it.
+def silent_sum(logits: Tensor, state: Tensor) -> Tensor:
+    """Return the sum of what may break without any loss showing it, of each minibatch: `[m]`.
 
     Those are the logits that count for nothing, and the recurrent state behind the last step.
     """
-    hidden, cell = output.state
-    return output.logits.sum() + (hidden + cell).sum()
+    return logits.flatten(1).sum(1) + state.flatten(1).sum(1)
 
 
 @torch.no_grad()
@@ -177,13 +225,16 @@ def divergence(terms: MinibatchTerms) -> Tensor:
     return (terms.joint_ratio - 1 - terms.log_ratio).mean()
 
 
+@torch.no_grad()
 def bring_to_host(
-    rows: Tensor,
+    traces: Sequence[Trace],
     explained_variance: Tensor,
     loss_scale: Tensor,
     state_norm: Tensor,
     *,
+    config: TrainingConfig,
     heads: tuple[str, ...],
+    head_of_choice: Tensor,
     has_loss_scale: bool,
     learning_rate: float,
     not_planted: tuple[Injection, ...],
@@ -191,40 +242,36 @@ def bring_to_host(
     """Return the figures of a pass, brought to the host in one transfer.
 
     Args:
-        rows: of each minibatch: `forward_figures`, the gradient norm, the heads' gradient norms,
-            and whether it was bad, overflowed and stopped, `[M, …]`.
+        traces: of its minibatches.
         explained_variance: of the critic, a scalar on the device.
         loss_scale: after the last minibatch, a scalar on the device.
         state_norm: after the last minibatch, a scalar on the device.
+        config: the clip range.
         heads: their names.
+        head_of_choice: the number of the head that each choice belongs to, `[total]`.
         has_loss_scale: whether the loss is scaled at all.
         learning_rate: of the update.
         not_planted: drills that found no place.
     """
+    sizes = [trace.joint_ratio.shape[1] for trace in traces]
+    rows: dict[int, Tensor] = {}
+    for size in dict.fromkeys(sizes):  # two sizes at the most: hosts divide nearly evenly
+        places = [place for place, own in enumerate(sizes) if own == size]
+        measured = _measured([traces[p] for p in places], config, head_of_choice, len(heads))
+        rows |= dict(zip(places, measured.unbind(), strict=True))
+    flat = torch.cat([rows[place] for place in range(len(traces))])
     extra = torch.stack((explained_variance, loss_scale, state_norm))
-    on_host = torch.cat((rows.flatten(), extra)).cpu()  # the one transfer
-    table = on_host[: rows.numel()].view(rows.shape)
-    variance, scale, state = on_host[rows.numel() :].tolist()
-    width = len(heads)
-    sizes = (len(_FORWARD), len(_HEAD_FORWARD) * width, 1, width, len(_VERDICTS))
-    scalars, by_head, norm, head_norms, verdicts = table.split(sizes, dim=1)
-    bad, overflow, stopped = verdicts.bool().unbind(1)
+    on_host = torch.cat((flat, extra)).cpu()  # the one transfer
+    table = on_host[: len(flat)].view(len(traces), -1)
+    variance, scale, state = on_host[len(flat) :].tolist()
+    named = (*_AT_ONCE, *_AFTERWARDS)
+    scalars = dict(zip(named, table[:, : len(named)].unbind(1), strict=True))
+    by_head = table[:, len(named) :].unflatten(1, (len(_BY_HEAD), len(heads))).unbind(1)
+    bad, overflow, stopped = (scalars.pop(name).bool() for name in ("bad", "overflow", "stopped"))
     return Figures(
         heads=heads,
-        scalars={
-            **dict(zip(_FORWARD, scalars.unbind(1), strict=True)),
-            "gradient_norm": norm.squeeze(1),
-        },
-        by_head={
-            **dict(
-                zip(
-                    _HEAD_FORWARD,
-                    by_head.unflatten(1, (len(_HEAD_FORWARD), width)).unbind(1),
-                    strict=True,
-                )
-            ),
-            "gradient_norm": head_norms,
-        },
+        scalars=scalars,
+        by_head=dict(zip(_BY_HEAD, by_head, strict=True)),
         bad=bad & ~overflow,
         overflow=overflow,
         stopped=stopped & ~bad,

@@ -8,28 +8,46 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import mse_loss
 
-from esper.simic.agent.rollout import Rollout
 from esper.simic.config import TrainingConfig
-from esper.tamiyo.policy import PolicyOutput, RecurrentPolicy, entropy_of, taken
+from esper.tamiyo.categorical import Likelihoods
+from esper.tamiyo.policy import PolicyOutput, RecurrentState
 
 
 @dataclass(frozen=True)
 class Minibatch:
-    """Whole episodes of some hosts, with what is learnt from them."""
+    """Whole episodes of some hosts, and what is learnt from them: all that a loss needs.
 
-    rollout: Rollout
+    Masks are kept in the form in which softmax and entropy use them, so that it is found once in an
+    update and not once in each of its minibatches.
+    """
+
+    observations: Tensor  # [T, n, F]
+    initial_state: RecurrentState  # each [1, n, lstm_size]
+    actions: Tensor  # [T, n, H], int64
+    active: Tensor  # [T, n, H], bool
+    illegal: Tensor  # [C, T, n, H], bool
+    most_entropy: Tensor  # [T, n, H], nats: the log of the number of legal choices
     advantages: Tensor  # [T, n]
     returns: Tensor  # [T, n]
-    old_log_probs: Tensor  # [T, n, H], before the first step of this update
+    old_log_probs: Tensor  # [T, n, H], before the first step of this update; 0 where inactive
+    explained_variance: Tensor  # scalar, of the critic while acting, over all hosts of the update
 
     def take(self, hosts: Tensor) -> "Minibatch":
         """Return the episodes of some hosts only, `hosts` being their numbers `[n]`."""
+        hidden, cell = self.initial_state
         return Minibatch(
-            rollout=self.rollout.take(hosts),
+            observations=self.observations.index_select(1, hosts),
+            initial_state=(hidden.index_select(1, hosts), cell.index_select(1, hosts)),
+            actions=self.actions.index_select(1, hosts),
+            active=self.active.index_select(1, hosts),
+            illegal=self.illegal.index_select(2, hosts),
+            most_entropy=self.most_entropy.index_select(1, hosts),
             advantages=self.advantages.index_select(1, hosts),
             returns=self.returns.index_select(1, hosts),
             old_log_probs=self.old_log_probs.index_select(1, hosts),
+            explained_variance=self.explained_variance,
         )
 
 
@@ -40,9 +58,8 @@ class MinibatchTerms:
     output: PolicyOutput
     log_probs: Tensor  # [T, n, H], of the choices taken
     log_ratios: Tensor  # [T, n, H]; 0 where a head is inactive
-    ratios: Tensor  # [T, n, H]; 1 where a head is inactive
+    ratios: Tensor  # [T, n, H]; 1 where a head is inactive; to be shown, not learnt from
     entropies: Tensor  # [T, n, H], over the logarithm of the number of legal choices, 0 to 1
-    entropy: Tensor  # [T, n], of all active heads together, in nats
     log_ratio: Tensor  # [T, n], of the joint policy
     joint_ratio: Tensor  # [T, n]
     policy_loss: Tensor
@@ -56,62 +73,56 @@ def counted(values: Tensor, active: Tensor) -> Tensor:
     return torch.where(active, values, 0.0)
 
 
-def log_probs_taken(
-    policy: RecurrentPolicy, logits: Tensor, rollout: Rollout
-) -> tuple[Tensor, Tensor]:
-    """Return the log-probabilities of all choices `[T, n, H, C]` and of those taken `[T, n, H]`."""
-    log_probs = policy.head_log_probs(logits, rollout.masks)
-    return log_probs, taken(log_probs, rollout.actions)
+def most_entropy(illegal: Tensor) -> Tensor:
+    """Return the entropy of even choice among the legal ones in nats, `[T, n, H]`.
 
-
-def normalised_entropies(policy: RecurrentPolicy, entropies: Tensor, rollout: Rollout) -> Tensor:
-    """Return entropies `[T, n, H]` over their maximum, the log of the number of legal choices.
-
-    A head with a single legal choice has nothing to decide; its entropy is 0 and stays 0.
+    That is the log of their number. A head with a single one has nothing to decide: its entropy is
+    0 and stays 0, whatever it is divided by.
     """
-    legal = policy.table(rollout.masks, False).sum(-1)  # [T, n, H]
-    return entropies / legal.clamp_min(2).log()
+    return (~illegal).sum(0).clamp_min(2).log()
+
+
+def normalised_entropies(entropies: Tensor, most: Tensor) -> Tensor:
+    """Return entropies `[T, n, H]` over the most that they could be, from 0 to 1."""
+    return entropies / most
 
 
 def minibatch_terms(
-    policy: RecurrentPolicy,
     batch: Minibatch,
     output: PolicyOutput,
-    log_probs: Tensor,
-    taken_log_probs: Tensor,
+    taken: Likelihoods,
     config: TrainingConfig,
 ) -> MinibatchTerms:
     """Return the loss and its parts.
 
     Args:
-        policy: whose output it is.
         batch: the episodes.
         output: the policy's output for them.
-        log_probs: of every choice, `[T, n, H, C]`.
-        taken_log_probs: of the choices taken, `[T, n, H]`.
+        taken: log-probabilities of the choices taken, and entropies.
         config: coefficients and the clip range.
     """
-    active = batch.rollout.active
-    log_ratios = counted(taken_log_probs, active) - counted(batch.old_log_probs, active)
+    log_ratios = counted(taken.log_probs, batch.active) - batch.old_log_probs
     log_ratio = log_ratios.sum(-1)
     joint_ratio = log_ratio.exp()
 
     spread, centre = torch.std_mean(batch.advantages, correction=0)
     advantages = (batch.advantages - centre) / (spread + 1e-8)
-    clipped = joint_ratio.clamp(1 - config.clip_range, 1 + config.clip_range)
-    policy_loss = -torch.min(joint_ratio * advantages, clipped * advantages).mean()
-    value_loss = 0.5 * (output.values - batch.returns).square().mean()
+    # min(r A, clip(r) A): a good action is limited from above only, a bad one from below only.
+    good = advantages >= 0
+    lowest = torch.where(good, 0.0, 1 - config.clip_range)
+    highest = torch.where(good, 1 + config.clip_range, torch.inf)
+    policy_loss = -(joint_ratio.clamp(lowest, highest) * advantages).mean()
+    value_loss = 0.5 * mse_loss(output.values, batch.returns)
 
-    entropies = counted(entropy_of(log_probs), active)
-    normalised = normalised_entropies(policy, entropies, batch.rollout)
-    entropy_loss = -normalised.sum() / active.sum()
+    entropies = counted(taken.entropies, batch.active)
+    normalised = normalised_entropies(entropies, batch.most_entropy)
+    entropy_loss = -normalised.sum() / batch.active.sum()
     return MinibatchTerms(
         output=output,
-        log_probs=taken_log_probs,
+        log_probs=taken.log_probs,
         log_ratios=log_ratios,
-        ratios=log_ratios.exp(),
+        ratios=log_ratios.detach().exp(),
         entropies=normalised,
-        entropy=entropies.sum(-1),
         log_ratio=log_ratio,
         joint_ratio=joint_ratio,
         policy_loss=policy_loss,

@@ -6,7 +6,7 @@ in which something was not finite is gone through a second time, with everything
 """
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
 from dataclasses import replace
 from typing import Any
@@ -20,23 +20,30 @@ from esper.simic.agent.figures import (
     UpdateStart,
     bring_to_host,
     divergence,
-    forward_figures,
     summarise,
+    trace_of,
 )
-from esper.simic.agent.flat_gradient import FlatGradient
+from esper.simic.agent.flat_parameters import FlatParameters
 from esper.simic.agent.loss_scale import LossScale
-from esper.simic.agent.losses import Minibatch, MinibatchTerms, log_probs_taken, minibatch_terms
+from esper.simic.agent.losses import (
+    Minibatch,
+    MinibatchTerms,
+    counted,
+    minibatch_terms,
+    most_entropy,
+)
 from esper.simic.agent.planting import plant_in_log_probs, plant_in_logits
 from esper.simic.agent.rollout import Rollout, generalized_advantages, over_siblings
 from esper.simic.agent.screening import Screen, evidence
 from esper.simic.agent.starting_point import StartingPoint
-from esper.simic.agent.watching import UpdateWatch
+from esper.simic.agent.watching import MOMENTS, UpdateWatch
 from esper.simic.config import TrainingConfig
 from esper.simic.drill import Injection
 from esper.tamiyo.acting import Decision, act
+from esper.tamiyo.categorical import Likelihoods, likelihoods
 from esper.tamiyo.policy import PolicyOutput, RecurrentPolicy, RecurrentState
 
-_AMP_TYPES = {"off": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_AMP_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class PPOAgent:
@@ -52,9 +59,9 @@ class PPOAgent:
         self.policy = policy
         self.config = config
         self.device = policy.critic.weight.device
-        self.gradient = FlatGradient(policy, last=policy.heads)
+        self.parameters = FlatParameters(policy, first=policy.lstm, last=policy.heads)
         self.optimizer = torch.optim.Adam(
-            self.gradient.parameters, lr=config.learning_rate, eps=1e-5, fused=True
+            [self.parameters.flat], lr=config.learning_rate, eps=1e-5, fused=True
         )
         self.loss_scale = LossScale(enabled=config.amp == "fp16", device=self.device)
         self.action_generator = torch.Generator(self.device).manual_seed(seed)
@@ -108,12 +115,20 @@ class PPOAgent:
         self._last_good.restore()
         self._last_was_good = True
 
+    def moments_of(self, parameter: Tensor) -> dict[str, Tensor]:
+        """Return views of what Adam keeps of a parameter of the policy; nothing before a step."""
+        state = self.optimizer.state.get(self.parameters.flat)
+        if not state:
+            return {}
+        place = [id(known) for known in self.parameters.parameters].index(id(parameter))
+        return {name: self.parameters.split(state[name])[place] for name in MOMENTS}
+
     def non_finite_state(self) -> list[str]:
         """Return the names of the parameters and of their moments that hold a NaN or an Inf."""
         tensors: dict[str, Tensor] = {}
         for name, parameter in self.policy.named_parameters():
             tensors[name] = parameter
-            moments = self.optimizer.state.get(parameter, {})
+            moments = self.moments_of(parameter)
             tensors |= {f"{kind} of {name}": moment for kind, moment in moments.items()}
         return [name for name, tensor in tensors.items() if not tensor.isfinite().all()]
 
@@ -139,7 +154,7 @@ class PPOAgent:
             old_log_probs=whole.old_log_probs,
         )
         watch = UpdateWatch(
-            self.policy, self.gradient, self.optimizer, self.loss_scale, len(minibatches)
+            self.policy, self.parameters, self.optimizer, self.loss_scale, len(minibatches)
         )
         watched = self.learn(whole, minibatches, injections, watch)
         excused = self.loss_scale.count_update(overflowed=bool(watched.overflow.any()))
@@ -164,8 +179,21 @@ class PPOAgent:
         advantages, returns = generalized_advantages(
             rollout, self.config.gamma, self.config.gae_lambda
         )
-        advantages = over_siblings(advantages, self.config.siblings)
-        return Minibatch(rollout, advantages, returns, self._old_log_probs(rollout, first_epoch))
+        illegal = ~self.policy.table(rollout.masks, False)
+        return Minibatch(
+            observations=rollout.observations,
+            initial_state=rollout.initial_state,
+            actions=rollout.actions,
+            active=rollout.active,
+            illegal=illegal,
+            most_entropy=most_entropy(illegal),
+            advantages=over_siblings(advantages, self.config.siblings),
+            returns=returns,
+            old_log_probs=counted(
+                self._old_log_probs(rollout, illegal, first_epoch), rollout.active
+            ),
+            explained_variance=explained_variance(rollout.values, returns),
+        )
 
     def learn(
         self,
@@ -182,38 +210,42 @@ class PPOAgent:
             injections: values to plant.
             watch: says of each minibatch whether its step is to be left out.
         """
-        config = self.config
+        config, parameters = self.config, self.parameters
         stopped = torch.zeros((), dtype=torch.bool, device=self.device)
-        rows = []
+        traces = []
         for index, hosts in enumerate(minibatches):
             batch = whole.take(hosts)
             terms, injections = self._forward(batch, injections)
-            figures = forward_figures(terms, batch, config)
             forward_bad = watch.forward(index, batch, terms)
 
-            self.gradient.zero()
-            self.loss_scale.scaled(terms.loss).backward()
-            self.loss_scale.unscale_(self.gradient.flat)
-            norm = self.gradient.norm()
-            norms = torch.cat((norm.reshape(1), self._head_gradient_norms()))
-            bad = watch.backward(index, norms)
+            parameters.differentiate(self.loss_scale.scaled(terms.loss))
+            self.loss_scale.unscale_(parameters.gradient)
+            norm = parameters.norm()
+            bad = watch.backward(index, norm)
             overflow = self.loss_scale.is_overflow(bad & ~forward_bad)
+            moved = divergence(terms)
+            at_once = (
+                terms.policy_loss, terms.value_loss, terms.entropy_loss, moved, norm,
+                bad, overflow, stopped,
+            )  # fmt: skip
+            traces.append(trace_of(terms, batch, at_once, parameters.last_by_row))
 
-            self.gradient.clip(norm, config.max_gradient_norm)
+            parameters.clip(norm, config.max_gradient_norm)
             # The fused step leaves weights, moments and its clock alone where found_inf is 1.
             # torch's own GradScaler sets this attribute; the class does not declare it.
             self.optimizer.found_inf = (bad | stopped).float()  # type: ignore[attr-defined]
             self.optimizer.step()
             self.loss_scale.update(overflow, bad)
-            rows.append(torch.cat((figures, norms, torch.stack((bad, overflow, stopped)))))
             if config.target_kl:
-                stopped = stopped | (~bad & (divergence(terms) > 1.5 * config.target_kl))
+                stopped = stopped | (~bad & (moved > 1.5 * config.target_kl))
         return bring_to_host(
-            torch.stack(rows),
-            explained_variance(whole.rollout.values, whole.returns),
+            traces,
+            whole.explained_variance,
             self.loss_scale.scale,
             self.state_norm(),
+            config=config,
             heads=self.policy.layout.names,
+            head_of_choice=self.policy.table.head_of_choice,
             learning_rate=self.optimizer.param_groups[0]["lr"],
             has_loss_scale=self.loss_scale.enabled,
             not_planted=tuple(injections),
@@ -225,14 +257,8 @@ class PPOAgent:
 
         It is not finite if any of them is not.
         """
-        moments = [moment for state in self.optimizer.state.values() for moment in state.values()]
-        return torch.stack(torch._foreach_norm([*self.gradient.parameters, *moments], 1)).sum()
-
-    def _head_gradient_norms(self) -> Tensor:
-        """Return the norm of the gradient of each head's own parameters, `[H]`."""
-        squares = self.gradient.last_by_row.double().square().sum(1)  # [total]
-        by_head = squares.new_zeros(len(self.policy.layout.names))
-        return by_head.index_add_(0, self.policy.table.head_of_choice, squares).sqrt()
+        moments = self.optimizer.state[self.parameters.flat].values()
+        return torch.stack(torch._foreach_norm([self.parameters.flat, *moments], 1)).sum()
 
     def _split(self, hosts: int) -> tuple[Tensor, ...]:
         """Return all hosts in a new order, in minibatches of nearly equal size."""
@@ -241,50 +267,57 @@ class PPOAgent:
         return order.tensor_split(min(self.config.minibatches, hosts))
 
     def _precision(self) -> AbstractContextManager[Any]:
-        return torch.autocast(
-            self.device.type, _AMP_TYPES[self.config.amp], enabled=self.config.amp != "off"
-        )
+        if self.config.amp == "off":
+            return nullcontext()
+        return torch.autocast(self.device.type, _AMP_TYPES[self.config.amp])
 
-    def _run(self, rollout: Rollout) -> PolicyOutput:
+    def _run(self, observations: Tensor, state: RecurrentState) -> PolicyOutput:
         with self._precision():
-            output: PolicyOutput = self.policy(rollout.observations, rollout.initial_state)
+            output: PolicyOutput = self.policy(observations, state)
         return output
 
-    def _old_log_probs(self, rollout: Rollout, split: Sequence[Tensor]) -> Tensor:
+    def _old_log_probs(self, rollout: Rollout, illegal: Tensor, split: Sequence[Tensor]) -> Tensor:
         """Return the log-probabilities `[T, N, H]` of the choices taken, before any step.
 
-        Computed anew, in the shapes and the precision of the first epoch, rather than kept from
-        acting: a sum taken in another order differs in its last bits, and the first ratio must be
-        exactly 1.
+        Computed anew, in the shapes and the precision of the first epoch and by the kernels that
+        training takes, rather than kept from acting: a sum taken in another order differs in its
+        last bits, and the first ratio must be exactly 1.
         """
         old = torch.empty_like(rollout.active, dtype=torch.float32)
         for hosts in split:
-            part = rollout.take(hosts)
-            logits = self._run(part).logits.detach()
-            old[:, hosts] = log_probs_taken(self.policy, logits, part)[1]
+            hidden, cell = (state.index_select(1, hosts) for state in rollout.initial_state)
+            observations = rollout.observations.index_select(1, hosts)
+            logits = self._run(observations, (hidden, cell)).logits
+            actions = rollout.actions.index_select(1, hosts)
+            taken = self._likelihoods(logits, illegal.index_select(2, hosts), actions)
+            old[:, hosts] = taken.log_probs.detach()
         return old
+
+    def _likelihoods(self, logits: Tensor, illegal: Tensor, actions: Tensor) -> Likelihoods:
+        """Return what a loss needs of the choices taken `[T, n, H]`, of logits `[T, n, total]`."""
+        return likelihoods(self.policy.table.unpadded(logits), illegal, actions)
 
     def _forward(
         self, batch: Minibatch, injections: Sequence[Injection]
     ) -> tuple[MinibatchTerms, list[Injection]]:
         """Return the terms of a minibatch, and the injections that still wait for a place."""
-        output = self._run(batch.rollout)
+        output = self._run(batch.observations, batch.initial_state)
         waiting = []
         for injection in injections:
             if injection.quantity == "logits":
                 head = self.policy.layout.names.index(injection.head)
-                column = self.policy.layout.offsets[head] + batch.rollout.actions[0, 0, head]
+                column = self.policy.layout.offsets[head] + batch.actions[0, 0, head]
                 output = output._replace(logits=plant_in_logits(output.logits, injection, column))
-        log_probs, taken_log_probs = log_probs_taken(self.policy, output.logits, batch.rollout)
+        taken = self._likelihoods(output.logits, batch.illegal, batch.actions)
         for injection in injections:
             if injection.quantity == "log_prob":
                 head = self.policy.layout.names.index(injection.head)
-                planted = plant_in_log_probs(taken_log_probs, batch.rollout.active, injection, head)
+                planted = plant_in_log_probs(taken.log_probs, batch.active, injection, head)
                 if planted is None:
                     waiting.append(injection)
                 else:
-                    taken_log_probs = planted
-        terms = minibatch_terms(self.policy, batch, output, log_probs, taken_log_probs, self.config)
+                    taken = taken._replace(log_probs=planted)
+        terms = minibatch_terms(batch, output, taken, self.config)
         return terms, waiting
 
     def state_dict(self) -> dict[str, Any]:

@@ -46,9 +46,9 @@ class Screen:
         """Return whether the forward pass was bad: not known, so no."""
         return self._good
 
-    def backward(self, _index: int, norms: Tensor) -> Tensor:
-        """Return whether the gradients, of these norms, overflowed."""
-        return ~norms[0].isfinite() if self._loss_scale.enabled else self._good
+    def backward(self, _index: int, norm: Tensor) -> Tensor:
+        """Return whether the gradients, of this norm, overflowed."""
+        return ~norm.isfinite() if self._loss_scale.enabled else self._good
 
 
 def evidence(figures: Figures, minibatches_per_epoch: int) -> list[NonfiniteSighting]:

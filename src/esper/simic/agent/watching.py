@@ -7,10 +7,9 @@ from torch import Tensor
 
 from esper.leyline.telemetry import NonfiniteSighting
 from esper.simic.agent.figures import Figures
-from esper.simic.agent.flat_gradient import FlatGradient
+from esper.simic.agent.flat_parameters import FlatParameters
 from esper.simic.agent.loss_scale import LossScale
 from esper.simic.agent.losses import Minibatch, MinibatchTerms
-from esper.simic.agent.rollout import Rollout
 from esper.simic.telemetry.nonfinite import NonfiniteMonitor, kinds_in
 from esper.tamiyo.policy import RecurrentPolicy
 
@@ -27,23 +26,25 @@ class UpdateWatch:
     def __init__(
         self,
         policy: RecurrentPolicy,
-        gradient: FlatGradient,
+        parameters: FlatParameters,
         optimizer: torch.optim.Optimizer,
         loss_scale: LossScale,
         minibatches: int,
     ) -> None:
         self._policy = policy
-        self._gradient = gradient
+        self._parameters = parameters
         self._optimizer = optimizer
         self._loss_scale = loss_scale
         self._minibatches = minibatches
         critic = {id(parameter) for parameter in policy.critic.parameters()}
         self._critic = [
-            place for place, parameter in enumerate(gradient.parameters) if id(parameter) in critic
+            place
+            for place, parameter in enumerate(parameters.parameters)
+            if id(parameter) in critic
         ]
         self._active = torch.zeros(0)
-        self._finite = [parameter.isfinite() for parameter in gradient.parameters]
-        device = gradient.flat.device
+        self._finite = [parameter.isfinite() for parameter in parameters.parameters]
+        device = parameters.flat.device
         self._monitor = NonfiniteMonitor(
             policy.layout.names, minibatches=minibatches, device=device
         )
@@ -55,15 +56,15 @@ class UpdateWatch:
         if index > 0:
             self._see_parameters(index - 1)
         self._see_moments(index)
-        active = self._active = batch.rollout.active
-        monitor.set_heads(index, "logits", self._logit_kinds(terms.output.logits, batch.rollout))
+        active = self._active = batch.active
+        monitor.set_heads(index, "logits", self._logit_kinds(terms.output.logits, batch))
         monitor.see_heads(index, "old_log_prob", batch.old_log_probs, active)
         monitor.see_heads(index, "log_prob", terms.log_probs, active)
         monitor.see_heads(index, "ratio", terms.ratios)
         monitor.see_heads(index, "entropy", terms.entropies)
         monitor.see_shared(index, "loss_scale", self._loss_scale.scale)
-        monitor.see_shared(index, "observations", batch.rollout.observations)
-        monitor.see_shared(index, "recurrent_state", _states(batch.rollout, terms))
+        monitor.see_shared(index, "observations", batch.observations)
+        monitor.see_shared(index, "recurrent_state", _states(batch, terms))
         monitor.see_shared(index, "advantages", batch.advantages)
         monitor.see_shared(index, "returns", batch.returns)
         monitor.see_shared(index, "trunk", terms.output.trunk)
@@ -78,11 +79,11 @@ class UpdateWatch:
         return monitor.bad(index)
 
     @torch.no_grad()
-    def backward(self, index: int, _norms: Tensor) -> Tensor:
+    def backward(self, index: int, _norm: Tensor) -> Tensor:
         """Flag the gradients, before they are clipped; return whether anything was ever flagged."""
         # Where the forward pass or the unscaled gradient broke already, the scale adds only noise.
         counts = ~self._monitor.bad(index) | (not self._loss_scale.enabled)
-        gradients = [p.grad for p in self._gradient.parameters if p.grad is not None]
+        gradients = [p.grad for p in self._parameters.parameters if p.grad is not None]
         self._see_gradients(index, gradients, self._active, counts)
         return self._monitor.bad(index)
 
@@ -108,8 +109,8 @@ class UpdateWatch:
     @torch.no_grad()
     def _see_parameters(self, index: int) -> None:
         """Flag the parameters that the step of a minibatch made non-finite."""
-        *body, weight, bias = self._gradient.parameters
-        finite = [parameter.isfinite() for parameter in self._gradient.parameters]
+        *body, weight, bias = self._parameters.parameters
+        finite = [parameter.isfinite() for parameter in self._parameters.parameters]
         *born, born_weight, born_bias = [
             before & ~now for before, now in zip(self._finite, finite, strict=True)
         ]
@@ -124,20 +125,20 @@ class UpdateWatch:
 
     def _see_moments(self, index: int) -> None:
         """Flag the optimizer's moments as the step of a minibatch is given them, or left them."""
-        *body, weight, bias = [self._optimizer.state.get(p, {}) for p in self._gradient.parameters]
-        if not weight:
+        state = self._optimizer.state.get(self._parameters.flat)
+        if not state:
             return  # before the first step there are none
-        rows = [weight[name] for name in MOMENTS]  # each [total, width]
-        rows += [bias[name].unsqueeze(1) for name in MOMENTS]
+        by_moment = [self._parameters.split(state[name]) for name in MOMENTS]
+        rows = [part for *_, weight, bias in by_moment for part in (weight, bias.unsqueeze(1))]
         by_choice = kinds_in(torch.cat(rows, dim=1).t())  # [total, 3]
         self._monitor.set_heads(index, "moments", self._any_by_head(by_choice))
-        moments = [state[name].reshape(-1) for state in body for name in MOMENTS]
+        moments = [part.reshape(-1) for *body, _, _ in by_moment for part in body]
         self._monitor.see_shared(index, "moments", torch.cat(moments))
 
     def _see_unscaled_gradients(self, index: int, loss: Tensor, active: Tensor) -> None:
         """Flag the gradients as they are without the loss scale: that which is not its doing."""
         with torch.enable_grad():
-            gradients = torch.autograd.grad(loss, self._gradient.parameters, retain_graph=True)
+            gradients = torch.autograd.grad(loss, self._parameters.parameters, retain_graph=True)
         self._see_gradients(index, gradients, active, active.new_ones(()))
 
     def _see_gradients(
@@ -166,27 +167,28 @@ class UpdateWatch:
         self._monitor.set_heads(index, "gradient", by_head & ~is_shared & counts)
         self._monitor.set_shared(index, "gradient", kinds & counts)
 
-    def _logit_kinds(self, logits: Tensor, rollout: Rollout) -> Tensor:
+    def _logit_kinds(self, logits: Tensor, batch: Minibatch) -> Tensor:
         """Return the kinds `[H, 3]` in raw logits `[T, n, total]`.
 
         -inf is how a policy may say "never" of a choice that the mask forbids, so there it is
         legal, unless that very choice was taken.
         """
-        columns = rollout.actions + self._policy.table.offsets
-        chosen = torch.zeros_like(rollout.masks).scatter(-1, columns, True)
-        forbidden = (logits == -torch.inf) & ~(rollout.masks | chosen)
+        illegal = self._policy.table.joint(batch.illegal)  # [T, n, total]
+        columns = batch.actions + self._policy.table.offsets
+        chosen = torch.zeros_like(illegal).scatter(-1, columns, True)
+        forbidden = (logits == -torch.inf) & illegal & ~chosen
         return self._any_by_head(kinds_in(logits, ~forbidden))
 
     def _any_by_head(self, by_choice: Tensor) -> Tensor:
         """Return `[H, 3]`, true where any choice of the head is true in `[total, 3]`."""
-        return self._policy.table(by_choice.t(), False).any(-1).t()
+        return self._policy.table(by_choice.t(), False).any(0).t()
 
 
-def _states(rollout: Rollout, terms: MinibatchTerms) -> Tensor:
+def _states(batch: Minibatch, terms: MinibatchTerms) -> Tensor:
     """Return the recurrent state before the first step and behind the last, `[4, 1, n, size]`.
 
     Behind the last only where the trunk's output is finite; else it is the trunk that broke.
     """
-    given = torch.stack([state.float() for state in rollout.initial_state])
+    given = torch.stack([state.float() for state in batch.initial_state])
     left = torch.stack([state.float() for state in terms.output.state])
     return torch.cat((given, torch.where(terms.output.trunk.isfinite().all(), left, 0.0)))
