@@ -5,9 +5,10 @@ import time
 from typing import ClassVar, Final
 
 from rich.segment import Segment
+from rich.style import Style
 from rich.text import Text
 from textual.binding import Binding, BindingType
-from textual.geometry import Size
+from textual.geometry import Region, Size
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
@@ -57,6 +58,7 @@ class Panel(ScrollView, can_focus=True, inherit_bindings=False):
         self.lamps = Lamps()
         self._lines: list[Text] = []
         self._strips: list[Strip] = []
+        self._ground = Style()  # that lines are painted on
 
     def draw(self, view: View, width: int, height: int, palette: Palette) -> Text:
         """Return what the panel shows in `width` cells; what exceeds `height` lines is scrolled."""
@@ -137,13 +139,19 @@ class Panel(ScrollView, can_focus=True, inherit_bindings=False):
         style = console.get_style(line.style)
         return Strip(Segment.apply_style(line.render(console), style), line.cell_len)
 
+    def render_lines(self, crop: Region) -> list[Strip]:
+        """Return the lines that are to be painted."""
+        # It is put together from those of all that the panel stands in: dear to ask for each line.
+        self._ground = self.rich_style
+        return super().render_lines(crop)
+
     def render_line(self, y: int) -> Strip:
         """Return one line of what is visible, `y` counted from the panel's top."""
         width = self.scrollable_content_region.width
         index = y + self.scroll_offset.y
         if index >= len(self._strips):
-            return Strip.blank(width, self.rich_style)
-        return self._strips[index].crop_extend(0, width, None).apply_style(self.rich_style)
+            return Strip.blank(width, self._ground)
+        return self._strips[index].crop_extend(0, width, None).apply_style(self._ground)
 
     def on_resize(self) -> None:
         """Draw again for the new size."""
