@@ -57,7 +57,7 @@ class Panel(ScrollView, can_focus=True, inherit_bindings=False):
         self._view: View | None = None
         self.lamps = Lamps()
         self._lines: list[Text] = []
-        self._strips: list[Strip] = []
+        self._strips: dict[int, Strip] = {}  # of lines that were in sight, by identity
         self._ground = Style()  # that lines are painted on
 
     def draw(self, view: View, width: int, height: int, palette: Palette) -> Text:
@@ -102,25 +102,23 @@ class Panel(ScrollView, can_focus=True, inherit_bindings=False):
         self._is_due, self._drawn_at = False, time.monotonic()
         lines = self.lines(self._view, region.width, region.height, palette_of(self.app.theme))
         before, self._lines = self._lines, lines
-        known = dict(zip(map(id, before), self._strips, strict=True))
-        strips, self._strips = self._strips, []
         changed = []
-        for y, line in enumerate(lines):
-            is_same = y < len(before) and _are_same(line, before[y])
-            # What looks the same is not rendered again, though it was made anew.
-            strip = strips[y] if is_same else known.get(id(line)) or self._strip(line)
-            self._strips.append(strip)
-            if not is_same:
+        for y in range(len(lines))[self.scroll_offset.y :][: region.height]:
+            if y >= len(before) or not _are_same(lines[y], before[y]):
                 changed.append(y)
+            else:
+                lines[y] = before[y]  # not rendered again, though it was made anew
+        known = self._strips
+        self._strips = {
+            id(line): strip for line in lines if (strip := known.get(id(line))) is not None
+        }
         size = Size(region.width, len(lines))
         if self.virtual_size != size:
             self.virtual_size = size
             self.refresh()
             return
-        top = self.scroll_offset.y
         for y in changed:
-            if top <= y < top + region.height:
-                self.refresh_line(y)
+            self.refresh_line(y)
 
     def note(self, said: str) -> None:
         """Say something beside the panel's title; nothing with an empty text."""
@@ -149,9 +147,13 @@ class Panel(ScrollView, can_focus=True, inherit_bindings=False):
         """Return one line of what is visible, `y` counted from the panel's top."""
         width = self.scrollable_content_region.width
         index = y + self.scroll_offset.y
-        if index >= len(self._strips):
+        if index >= len(self._lines):
             return Strip.blank(width, self._ground)
-        return self._strips[index].crop_extend(0, width, None).apply_style(self._ground)
+        line = self._lines[index]
+        strip = self._strips.get(id(line))
+        if strip is None:
+            self._strips[id(line)] = strip = self._strip(line)
+        return strip.crop_extend(0, width, None).apply_style(self._ground)
 
     def on_resize(self) -> None:
         """Draw again for the new size."""
