@@ -58,7 +58,7 @@ class Panel(ScrollView, can_focus=True, inherit_bindings=False):
         self.lamps = Lamps()
         self._lines: list[Text] = []
         self._strips: dict[int, Strip] = {}  # of lines that were in sight, by identity
-        self._ground = Style()  # that lines are painted on
+        self._ground, self._width = Style(), 0  # that they are painted on
 
     def draw(self, view: View, width: int, height: int, palette: Palette) -> Text:
         """Return what the panel shows in `width` cells; what exceeds `height` lines is scrolled."""
@@ -134,26 +134,32 @@ class Panel(ScrollView, can_focus=True, inherit_bindings=False):
     def _strip(self, line: Text) -> Strip:
         console = self.app.console
         # Rich leaves the style of the whole out where no part has a style of its own.
-        style = console.get_style(line.style)
-        return Strip(Segment.apply_style(line.render(console), style), line.cell_len)
+        style = self._ground + console.get_style(line.style)
+        segments = list(Segment.apply_style(line.render(console), style))
+        missing = self._width - line.cell_len
+        if missing > 0:
+            segments.append(Segment(" " * missing, self._ground))
+        strip = Strip(segments, line.cell_len + max(0, missing))
+        return strip if missing >= 0 else strip.crop(0, self._width)
 
     def render_lines(self, crop: Region) -> list[Strip]:
         """Return the lines that are to be painted."""
         # It is put together from those of all that the panel stands in: dear to ask for each line.
-        self._ground = self.rich_style
+        ground, width = self.rich_style, self.scrollable_content_region.width
+        if (ground, width) != (self._ground, self._width):
+            self._ground, self._width, self._strips = ground, width, {}
         return super().render_lines(crop)
 
     def render_line(self, y: int) -> Strip:
         """Return one line of what is visible, `y` counted from the panel's top."""
-        width = self.scrollable_content_region.width
         index = y + self.scroll_offset.y
         if index >= len(self._lines):
-            return Strip.blank(width, self._ground)
+            return Strip.blank(self._width, self._ground)
         line = self._lines[index]
         strip = self._strips.get(id(line))
         if strip is None:
             self._strips[id(line)] = strip = self._strip(line)
-        return strip.crop_extend(0, width, None).apply_style(self._ground)
+        return strip
 
     def on_resize(self) -> None:
         """Draw again for the new size."""
