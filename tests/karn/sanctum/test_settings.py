@@ -56,6 +56,19 @@ def test_a_change_is_written_and_touches_nothing_else(tmp_path):
     assert read_settings(path) == Settings(theme="light", bell=False)
 
 
+def test_a_full_disk_leaves_the_file_as_it_was_and_nothing_beside_it(tmp_path, full_disk):
+    path = tmp_path / "sanctum.toml"
+    write_settings(Settings(bell=False), path)
+    file = SettingsFile(path)
+    with full_disk(), pytest.raises(SettingsError, match="cannot write the settings") as caught:
+        file.change(theme="light")
+
+    assert "\n" not in str(caught.value)
+    assert file.settings == Settings(theme="light", bell=False)
+    assert read_settings(path) == Settings(bell=False)
+    assert list(tmp_path.iterdir()) == [path]
+
+
 def test_where_it_cannot_be_written_that_is_one_sentence_and_the_change_holds(tmp_path):
     (tmp_path / "file").write_text("")
     file = SettingsFile(tmp_path / "other.toml")
