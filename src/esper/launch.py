@@ -22,6 +22,7 @@ from esper.karn.run_store import (
     create_run,
     find_run,
 )
+from esper.karn.terminal import is_screen
 from esper.leyline.task_names import parse_task_name
 from esper.leyline.telemetry import Notice
 from esper.simic.config import (
@@ -274,7 +275,7 @@ def watch(
         UpdateNotFoundError: the run has no update of the number `at`.
         RunStoreError: the store of the run whose frame was printed cannot be read.
     """
-    once = once or not (sys.stdin.isatty() and sys.stdout.isatty())
+    once = once or not is_screen()
     try:
         run = find_run(run_dir, reference)
     except RunNotFoundError:

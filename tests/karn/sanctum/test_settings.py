@@ -91,6 +91,21 @@ async def test_the_keys_and_the_palette_remember(views, sanctum, seen, tmp_path)
         assert read_settings(path).ascii
 
 
+async def test_a_full_disk_is_said_and_the_theme_changes_all_the_same(
+    views, sanctum, seen, tmp_path, full_disk
+):
+    path = tmp_path / "sanctum.toml"
+    app = sanctum(views.view(), settings_file=SettingsFile(path))
+    async with app.run_test(size=(80, 24)) as pilot:
+        await seen(pilot)
+        with full_disk():
+            await pilot.press("d")
+        assert app.settings.theme == "light"
+        (note,) = app._notifications
+        assert note.message.startswith(f"cannot write the settings {path}")
+    assert list(tmp_path.iterdir()) == []
+
+
 async def test_a_damaged_file_is_said_in_one_sentence(views, sanctum, seen, tmp_path):
     path = tmp_path / "sanctum.toml"
     path.write_bytes(b"\xff")

@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
@@ -40,6 +41,7 @@ from esper.karn.sanctum.view import View
 from esper.karn.sanctum.watch import RunWatch, Watch
 from esper.karn.sanctum.widgets.panel import Panel
 from esper.karn.sanctum.widgets.time_bar import TimeBar
+from esper.karn.terminal import shows_signs
 
 if TYPE_CHECKING:
     from esper.karn.sanctum.widgets.runs_panel import RunsPanel
@@ -430,7 +432,9 @@ def run_sanctum(
     """
     settings_file = SettingsFile(default_settings_path())
     settings = settings_file.settings
-    settings = replace(settings, theme=theme or settings.theme, ascii=ascii_only or settings.ascii)
+    # Textual writes to this one.
+    ascii_only = ascii_only or settings.ascii or not shows_signs(sys.__stderr__)
+    settings = replace(settings, theme=theme or settings.theme, ascii=ascii_only)
     app = SanctumApp(
         directory,
         run_dir,
