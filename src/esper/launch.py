@@ -225,7 +225,7 @@ class TrainingProcess:
 def train_behind_sanctum(run: Path, run_dir: Path) -> int:
     """Train in a process behind, show it in Sanctum here; return the exit code."""
     child = TrainingProcess(run)
-    from esper.karn.sanctum.app import run_sanctum
+    from esper.karn.sanctum.opening import run_sanctum
 
     outcome = run_sanctum(run, run_dir, child)
     if outcome == "detach":
@@ -308,7 +308,7 @@ def watch(
             if view.is_unread:
                 raise RunStoreError(str(view.error))  # the frame tells a person, and this a script
         return 0
-    from esper.karn.sanctum.app import run_sanctum
+    from esper.karn.sanctum.opening import run_sanctum
 
     run_sanctum(run, run_dir, at=at, theme=theme, ascii_only=ascii_only)
     return 0

@@ -18,7 +18,7 @@ COLUMNS, LINES = 80, 24
 PROGRAM = """
 import sys
 from pathlib import Path
-from esper.karn.sanctum.app import run_sanctum
+from esper.karn.sanctum.opening import run_sanctum
 directory = Path(sys.argv[1]) if sys.argv[1] else None
 print("left with", run_sanctum(directory, Path(sys.argv[2])))
 """
@@ -26,7 +26,7 @@ print("left with", run_sanctum(directory, Path(sys.argv[2])))
 
 def test_importing_the_app_loads_nothing_of_training():
     code = (
-        "import esper.karn.sanctum.app, esper.karn.sanctum.capture, sys;"
+        "import esper.karn.sanctum.opening, esper.karn.sanctum.capture, sys;"
         "print(sorted({'torch', 'numpy', 'scipy', 'gymnasium'} & set(sys.modules)))"
     )
     found = subprocess.run(
