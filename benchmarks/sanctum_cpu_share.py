@@ -1,11 +1,13 @@
 """What share of a core Sanctum takes beside a busy run, in a terminal of its own.
 
-A process writes a run as `esper ppo` does (16 hosts; the rate is what was measured on two cores),
-and ten times as fast; the real program is opened over it in a pseudo-terminal, and the CPU seconds
-of its process are counted once it has settled. With `--training` it is measured instead how many
-steps a second `esper ppo` makes with Sanctum open over it, and without.
+A process writes a run as `esper ppo` does (16 hosts; the rate is what was measured on two cores);
+the real program is opened over it in a pseudo-terminal, and the processor time of its process is
+counted on one screen after the other, at one size of the terminal after the other. With
+`--training` it is measured instead how many steps a second `esper ppo` makes with Sanctum open over
+it, and without, in turns.
 
-    uv run python benchmarks/sanctum_cpu_share.py [--seconds 20] [--size 120x40] [--training]
+    uv run python benchmarks/sanctum_cpu_share.py [--screen log] [--size 200x60] [--rate 80]
+    uv run python benchmarks/sanctum_cpu_share.py --training [--turns 3]
 """
 
 import argparse
@@ -14,9 +16,11 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from tempfile import TemporaryDirectory
 
 import pexpect
@@ -29,15 +33,20 @@ from esper.leyline.telemetry import StepCompleted
 
 HOSTS = 16
 #: Steps of all hosts in a second: as many as `esper ppo` makes with seeds in its slots on two idle
-#: cores (100 k training samples a second, 12.8 k a step), and ten times as many.
-RATES = (8.0, 80.0)
-SETTLING_SECONDS = 5.0
+#: cores (100 k training samples a second, 12.8 k a step).
+RATE = 8.0
+#: Updates that the run has before somebody looks: enough for a full log and long histories.
+UPDATES_BEFORE = 60
+SCREENS = {"overview": "1", "heads": "2", "hosts": "3", "decisions": "4", "log": "5", "runs": "6"}
+SIZES = ("80x24", "120x40", "200x60")
+ATTACH_SECONDS = 4.0
+SETTLING_SECONDS = 2.0
 SANCTUM = "from esper.cli import sanctum_main; raise SystemExit(sanctum_main())"
 TRAINING = ("--episodes", "1000000", "--envs", "16", "--seed", "1", "--no-sanctum")
 
 
 def write(directory: Path, steps_per_second: float) -> None:
-    """Write a run for ever."""
+    """Write a run for ever; its first updates at once."""
     with RunWriter(directory) as writer:
         writer.emit(start_of(HOSTS))
         due = time.monotonic()
@@ -47,10 +56,14 @@ def write(directory: Path, steps_per_second: float) -> None:
             for step in range(1, STEPS + 1):
                 for payload in payloads_of_a_step(update, step, HOSTS):
                     writer.emit(payload)
-                due += 1 / steps_per_second
-                time.sleep(max(0.0, due - time.monotonic()))
+                if update > UPDATES_BEFORE:
+                    due += 1 / steps_per_second
+                    time.sleep(max(0.0, due - time.monotonic()))
             for payload in payloads_of_an_end(update, HOSTS):
                 writer.emit(payload)
+            if update == UPDATES_BEFORE:
+                writer.flush()
+                due = time.monotonic()
 
 
 @contextmanager
@@ -66,21 +79,32 @@ def running(*command: str) -> Iterator[psutil.Process]:
         process.wait()
 
 
+@dataclass
+class Cockpit:
+    """Sanctum in a terminal."""
+
+    process: psutil.Process
+    press: Callable[[str], object]
+    written: int = 0  # bytes, to its terminal
+
+
 @contextmanager
-def sanctum_over(directory: Path, columns: int, lines: int) -> Iterator[psutil.Process]:
+def sanctum_over(directory: Path, size: str) -> Iterator[Cockpit]:
     """Open Sanctum in a pseudo-terminal whose output somebody reads, as a terminal would."""
+    columns, lines = (int(number) for number in size.split("x"))
     program = pexpect.spawn(
         sys.executable,
         ["-c", SANCTUM, "--run-dir", str(directory.parent), str(directory)],
         dimensions=(lines, columns),
         env={**os.environ, "TERM": "xterm-256color"},
     )
+    cockpit = Cockpit(psutil.Process(program.pid), program.send)
     is_over = threading.Event()
 
     def read() -> None:
         while not is_over.is_set():
             try:
-                program.read_nonblocking(1 << 16, timeout=0.2)
+                cockpit.written += len(program.read_nonblocking(1 << 16, timeout=0.2))
             except pexpect.TIMEOUT:
                 continue
             except pexpect.EOF:
@@ -89,7 +113,7 @@ def sanctum_over(directory: Path, columns: int, lines: int) -> Iterator[psutil.P
     reader = threading.Thread(target=read)
     reader.start()
     try:
-        yield psutil.Process(program.pid)
+        yield cockpit
     finally:
         program.send("q")
         time.sleep(0.5)
@@ -104,45 +128,52 @@ def cpu_seconds(process: psutil.Process) -> float:
     return float(times.user + times.system)
 
 
-def print_share(rate: float, seconds: float, columns: int, lines: int) -> None:
-    """Print Sanctum's share of a core beside a writer of that many steps a second."""
+def print_shares(screens: Sequence[str], sizes: Sequence[str], rate: float, seconds: float) -> None:
+    """Print Sanctum's share of a core beside a writer of so many steps a second."""
     with TemporaryDirectory() as folder:
         directory = Path(folder) / "20260101-000000-busy"
         directory.mkdir()
         with running(__file__, "--write", str(directory), "--rate", str(rate)):
-            while not RunFollower(directory).catch_up().snapshot.run.update:
-                time.sleep(0.1)
-            with sanctum_over(directory, columns, lines) as sanctum:
-                time.sleep(SETTLING_SECONDS)
-                events = RunReader(directory).last_id()
-                before, start = cpu_seconds(sanctum), time.monotonic()
-                time.sleep(seconds)
-                used, took = cpu_seconds(sanctum) - before, time.monotonic() - start
-                events = RunReader(directory).last_id() - events
-                megabytes = sanctum.memory_info().rss / 1e6
-    print(
-        f"{rate:5.0f} steps/s, {events / took:6.0f} events/s: {100 * used / took:5.2f} % of a core,"
-        f" {megabytes:.0f} MB"
+            while RunFollower(directory).catch_up().snapshot.run.update < UPDATES_BEFORE:
+                time.sleep(0.2)
+            for size in sizes:
+                with sanctum_over(directory, size) as sanctum:
+                    time.sleep(ATTACH_SECONDS)
+                    for screen in screens:
+                        sanctum.press(SCREENS[screen])
+                        time.sleep(SETTLING_SECONDS)
+                        print(f"{size:>6}  {screen:<9}  {_share(sanctum, directory, seconds)}")
+
+
+def _share(sanctum: Cockpit, directory: Path, seconds: float) -> str:
+    """Measure for a while, and return what was found as a line."""
+    events, written = RunReader(directory).last_id(), sanctum.written
+    before, start = cpu_seconds(sanctum.process), time.monotonic()
+    time.sleep(seconds)
+    used, took = cpu_seconds(sanctum.process) - before, time.monotonic() - start
+    events = RunReader(directory).last_id() - events
+    written = sanctum.written - written
+    return (
+        f"{100 * used / took:5.2f} % of a core, {written / took / 1000:5.1f} kB/s to the terminal, "
+        f"{events / took:4.0f} events/s, {sanctum.process.memory_info().rss / 1e6:.0f} MB"
     )
 
 
-def print_training(seconds: float, columns: int, lines: int) -> None:
+def print_training(size: str, seconds: float, turns: int) -> None:
     """Print how fast `esper ppo` trains with and without Sanctum, in turns."""
     rates: dict[bool, list[float]] = {False: [], True: []}
-    for is_open in (False, True, True, False):
+    for is_open in (False, True, True, False) * turns:
         with TemporaryDirectory() as folder:
             run_dir = Path(folder)
             with running("-m", "esper", "ppo", *TRAINING, "--run-dir", folder):
                 while not (runs := list(run_dir.iterdir())) or _updates(runs[0]) < 2:
                     time.sleep(0.2)
-                if is_open:
-                    with sanctum_over(runs[0], columns, lines):
-                        rates[True].append(_steps_per_second(runs[0], seconds))
-                else:
-                    rates[False].append(_steps_per_second(runs[0], seconds))
-    without, with_it = (sum(rates[is_open]) / len(rates[is_open]) for is_open in (False, True))
-    print(f"training without Sanctum {without:6.3f} steps/s, with it {with_it:6.3f}: ", end="")
-    print(f"{with_it / without:.3f} of the speed")
+                with sanctum_over(runs[0], size) if is_open else nullcontext():
+                    rates[is_open].append(_steps_per_second(runs[0], seconds))
+    without, with_it = (median(rates[is_open]) for is_open in (False, True))
+    print("without:", *(f"{rate:.2f}" for rate in rates[False]), "steps/s")
+    print("with:   ", *(f"{rate:.2f}" for rate in rates[True]), "steps/s")
+    print(f"medians: with Sanctum {with_it / without:.3f} of the speed without")
 
 
 def _updates(run: Path) -> int:
@@ -167,20 +198,20 @@ def _last_step(run: Path) -> tuple[int, float]:
 def main() -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--seconds", type=float, default=20.0)
-    parser.add_argument("--size", default="120x40", metavar="COLUMNSxLINES")
-    parser.add_argument("--training", action="store_true")
+    parser.add_argument("--screen", nargs="+", choices=SCREENS, default=list(SCREENS))
+    parser.add_argument("--size", nargs="+", default=SIZES, metavar="COLUMNSxLINES")
+    parser.add_argument("--rate", type=float, default=RATE, help="steps per second of the run")
+    parser.add_argument("--seconds", type=float, default=10.0, help="to measure each for")
+    parser.add_argument("--training", action="store_true", help="measure training beside it")
+    parser.add_argument("--turns", type=int, default=1, help="with --training: pairs of pairs")
     parser.add_argument("--write", type=Path, help=argparse.SUPPRESS)
-    parser.add_argument("--rate", type=float, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.write is not None:
         write(options.write, options.rate)
-    columns, lines = (int(number) for number in options.size.split("x"))
     if options.training:
-        print_training(options.seconds, columns, lines)
-        return
-    for rate in RATES:
-        print_share(rate, options.seconds, columns, lines)
+        print_training(options.size[-1], options.seconds, options.turns)
+    else:
+        print_shares(options.screen, options.size, options.rate, options.seconds)
 
 
 if __name__ == "__main__":

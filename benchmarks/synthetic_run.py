@@ -22,6 +22,18 @@ from esper.leyline.telemetry import (
 )
 
 STEPS = 24  # in an episode
+#: Probabilities of all choices of all heads, as they are written down.
+_DISTRIBUTIONS = [
+    pack(
+        f"<{sum(HEAD_SIZES)}f",
+        *(
+            0.05 + 0.1 * share if choice == 0 else (0.95 - 0.1 * share) / max(1, size - 1)
+            for size in HEAD_SIZES
+            for choice in range(size)
+        ),
+    )
+    for share in range(10)
+]
 PER_HEAD = (
     "head_entropy",
     "head_gradient_norm",
@@ -101,13 +113,14 @@ def update_of(update: int, hosts: int) -> PPOUpdatePayload:
 
 def decisions_of(update: int, step: int, hosts: int) -> DecisionsTaken:
     """Return what was decided for all hosts in one step, with all its alternatives."""
+    likely = [(update + step + host) % len(_DISTRIBUTIONS) for host in range(hosts)]
     return DecisionsTaken(
         update=update,
         step=step,
         actions=[[0] * len(HEAD_NAMES)] * hosts,
-        probabilities=[[0.5] * len(HEAD_NAMES)] * hosts,
-        values=[0.1] * hosts,
-        distributions=[pack(f"<{sum(HEAD_SIZES)}f", *[0.25] * sum(HEAD_SIZES))] * hosts,
+        probabilities=[[0.05 + 0.1 * share] * len(HEAD_NAMES) for share in likely],
+        values=[0.1 + 0.01 * share for share in likely],
+        distributions=[_DISTRIBUTIONS[share] for share in likely],
     )
 
 

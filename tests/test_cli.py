@@ -256,6 +256,47 @@ def test_off_a_terminal_sanctum_prints_one_frame(run: Run) -> None:
     assert "Action heads" in output
 
 
+@pytest.mark.parametrize(
+    ("command", "arguments", "lit", "unlit"),
+    [
+        ("sanctum_main", ("--once",), "*", "o"),
+        ("main", ("health",), "*", "o"),
+        ("main", ("runs",), "Inf op", "HALTED"),
+    ],
+)
+def test_an_output_without_signs_beyond_ascii_gets_ascii(
+    run: Run, command: str, arguments: tuple[str, ...], lit: str, unlit: str
+) -> None:
+    halting = ("--inject", "op:inf@1", "--on-nonfinite", "halt", "--no-sanctum")
+    assert run("ppo", "--episodes", "2", "--steps", "2", *halting)[0] == 3
+    printed = subprocess.run(
+        [sys.executable, "-c", f"from esper.cli import {command}; {command}({arguments!r})"],
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    assert printed.returncode == (1 if arguments == ("health",) else 0)
+    assert printed.stderr == b""
+    assert printed.stdout.isascii()
+    assert lit in printed.stdout.decode()
+    assert unlit in printed.stdout.decode()
+    assert "\\u" not in printed.stdout.decode()
+
+
+def test_on_a_terminal_without_a_cursor_sanctum_prints_one_frame(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run("ppo", "--episodes", "1", "--steps", "1")[0] == 0
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: True)
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("TERM", "dumb")
+    code, output, _ = run(command=sanctum_main)
+    assert code == 0
+    assert "Action heads" in output
+    assert "\x1b" not in output
+
+
 def test_a_frame_of_a_store_that_cannot_be_read_fails_with_the_reason(run: Run) -> None:
     assert run("ppo", "--episodes", "1", "--steps", "1")[0] == 0
     (store,) = Path("runs").glob("*/run.sqlite")

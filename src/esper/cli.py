@@ -5,6 +5,8 @@ imports torch or Textual until a verb needs it, so that help comes at once.
 """
 
 import argparse
+import codecs
+import io
 import signal
 import sys
 from collections.abc import Sequence
@@ -21,6 +23,7 @@ from esper.commands.replay import add_replay
 from esper.commands.runs import add_runs
 from esper.commands.sanctum import sanctum_parser, serve_parser
 from esper.commands.telemetry import add_telemetry
+from esper.karn.terminal import shows_signs
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -43,6 +46,7 @@ def _run(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> No
     other exception is a fault of the program and keeps its traceback.
     """
     options = parser.parse_args(arguments)
+    _keep_to_what_can_be_written()
     # A reader of a pipe that had enough ends a report as it ends any other program: an exit code
     # of our own would be taken for the report's verdict. Training outlives its readers.
     is_report = options.verb not in (ppo, train_child)
@@ -58,6 +62,16 @@ def _run(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> No
     finally:
         signal.signal(signal.SIGPIPE, before)
     sys.exit(code)
+
+
+def _keep_to_what_can_be_written() -> None:
+    """Have signs that the output's encoding lacks written as others, instead of as an error."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and not shows_signs(stream):
+            from esper.karn.sanctum.ascii import instead_of  # loads what nearly nobody needs
+
+            codecs.register_error("esper", instead_of)
+            stream.reconfigure(errors="esper")
 
 
 def _esper_parser() -> argparse.ArgumentParser:

@@ -22,6 +22,7 @@ from esper.karn.run_store import (
     create_run,
     find_run,
 )
+from esper.karn.terminal import is_screen
 from esper.leyline.task_names import parse_task_name
 from esper.leyline.telemetry import Notice
 from esper.simic.config import (
@@ -224,7 +225,7 @@ class TrainingProcess:
 def train_behind_sanctum(run: Path, run_dir: Path) -> int:
     """Train in a process behind, show it in Sanctum here; return the exit code."""
     child = TrainingProcess(run)
-    from esper.karn.sanctum.app import run_sanctum
+    from esper.karn.sanctum.opening import run_sanctum
 
     outcome = run_sanctum(run, run_dir, child)
     if outcome == "detach":
@@ -274,7 +275,7 @@ def watch(
         UpdateNotFoundError: the run has no update of the number `at`.
         RunStoreError: the store of the run whose frame was printed cannot be read.
     """
-    once = once or not (sys.stdin.isatty() and sys.stdout.isatty())
+    once = once or not is_screen()
     try:
         run = find_run(run_dir, reference)
     except RunNotFoundError:
@@ -307,7 +308,7 @@ def watch(
             if view.is_unread:
                 raise RunStoreError(str(view.error))  # the frame tells a person, and this a script
         return 0
-    from esper.karn.sanctum.app import run_sanctum
+    from esper.karn.sanctum.opening import run_sanctum
 
     run_sanctum(run, run_dir, at=at, theme=theme, ascii_only=ascii_only)
     return 0

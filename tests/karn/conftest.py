@@ -1,6 +1,8 @@
 """Runs on the disk, empty and finished, and folds of events without any disk."""
 
+import resource
 from collections.abc import Callable, Iterable
+from contextlib import contextmanager
 
 import pytest
 
@@ -30,6 +32,23 @@ def finished_run(run, payloads):
                 writer.emit(payloads.broken_update(2, "op", "+inf"))
         writer.emit(payloads.finish(update=2, episodes_done=4))
     return run
+
+
+@pytest.fixture
+def full_disk():
+    """Return a context in which no file of this process can grow, as on a full disk."""
+
+    @contextmanager
+    def full():
+        # Python ignores the signal that comes with it, so that writing fails with an error.
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+    return full
 
 
 @pytest.fixture(scope="session")

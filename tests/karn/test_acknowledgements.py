@@ -11,8 +11,12 @@ from hypothesis import strategies as st
 
 from esper.karn import acknowledgements
 from esper.karn.acknowledgements import AcknowledgementError, acknowledge, read, who_am_i
+from esper.karn.run_store import RunWriter
+from esper.karn.sanctum.attention import unacknowledged
+from esper.karn.sanctum.capture import render_once
 from esper.karn.sanctum.view import Acknowledgement
 from esper.karn.sanctum.watch import RunWatch, look_once
+from esper.karn.sanctum.widgets.master_status import master_word, reasons
 
 NAME = acknowledgements.ACKNOWLEDGEMENTS_NAME
 
@@ -52,7 +56,7 @@ def test_damaged_lines_are_passed_over_and_said_to_be_there(tmp_path, rubbish):
     found = read(tmp_path)
 
     assert [entry.head for entry in found.entries] == ["op", "slot"]
-    assert "cannot be understood" in found.error
+    assert f"{tmp_path / NAME} is damaged in line 2" in found.error
     assert "\n" not in found.error
 
 
@@ -95,6 +99,18 @@ def test_what_cannot_be_written_is_one_sentence(tmp_path):
     assert "cannot be read" in read(tmp_path).error
 
 
+def test_a_full_disk_is_one_sentence_and_costs_nothing_that_was_written(tmp_path, full_disk):
+    acknowledge(tmp_path, [("op", "inf")], "ada@ship", 1.0)
+    before = (tmp_path / NAME).read_bytes()
+    with full_disk(), pytest.raises(AcknowledgementError, match="cannot be written to") as caught:
+        acknowledge(tmp_path, [("slot", "inf")], "ada@ship", 1.0)
+
+    assert "\n" not in str(caught.value)
+    assert (tmp_path / NAME).read_bytes() == before
+    acknowledge(tmp_path, [("slot", "inf")], "ada@ship", 2.0)
+    assert [entry.head for entry in read(tmp_path).entries] == ["op", "slot"]
+
+
 def test_a_full_disk_leaves_no_half_a_line(tmp_path, monkeypatch):
     acknowledge(tmp_path, [("op", "inf")], "ada@ship", 1.0)
     write = os.write
@@ -133,4 +149,45 @@ def test_a_view_has_what_was_acknowledged_and_the_store_is_untouched(finished_ru
         assert view.error is None
     assert store.read_bytes() == before
     (finished_run / NAME).write_bytes(b"rubbish")
-    assert "cannot be understood" in watch(3.0).error
+    view = watch(3.0)
+    assert str(finished_run / NAME) in view.acknowledgements_error
+    assert view.trouble == view.acknowledgements_error
+
+
+def test_a_damaged_line_costs_what_it_acknowledged_and_nothing_else(run, payloads):
+    with RunWriter(run) as writer:
+        writer.emit(payloads.start())
+        for update, head in enumerate(("op", "slot", "style"), start=1):
+            writer.emit(payloads.broken_update(update, head, "nan"))
+        writer.emit(payloads.finish(update=3))
+    watch = RunWatch(run, Path("nowhere"))
+    before = watch(1.0)
+    for head in ("op", "slot", "style"):
+        acknowledge(run, [(head, "nan")], "ada@ship", 1.0)
+    lines = (run / NAME).read_bytes().splitlines(keepends=True)
+    (run / NAME).write_bytes(lines[0] + lines[1][:20] + b"\xff\n" + lines[2])
+    view = watch(2.0)
+
+    assert unacknowledged(view) == {("slot", "nan")}
+    assert view.snapshot == before.snapshot
+    assert view.error is None
+    assert not view.is_unread
+    assert (master_word(view), reasons(view)) == (master_word(before), reasons(before))
+    assert view.trouble == (
+        f"{run / NAME} is damaged in line 2; the rest of it counts: "
+        "acknowledge again what is missing, and delete that line"
+    )
+    assert view.trouble in render_once(view, 300).plain
+
+
+def test_a_file_that_cannot_be_read_leaves_the_lights_as_they_are(finished_run):
+    (finished_run / NAME).mkdir()
+    watch = RunWatch(finished_run, Path("nowhere"))
+    view = watch(1.0)
+
+    assert view.error is None
+    assert master_word(view) != "NO DATA"
+    assert view.trouble == (
+        f"{finished_run / NAME} cannot be read (Is a directory), so no light counts as "
+        "acknowledged: make it readable or move it away"
+    )

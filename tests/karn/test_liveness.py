@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from esper.karn.liveness import StatusKind, process_start_time, run_status
+from esper.karn.liveness import Pulse, StatusKind, process_start_time, run_status
 from esper.leyline.telemetry import Heartbeat
 
 HERE = "this-machine"
@@ -19,8 +19,7 @@ def status(*, phase="training", reason="", beat=BEAT, age=1.0, started=1_000.0, 
         phase=phase,
         reason=reason,
         heartbeat=beat,
-        heartbeat_at=None if beat is None else 5_000.0 - age,
-        now=5_000.0,
+        age=None if beat is None else age,
         machine=machine,
         start_time_of=lambda pid: started if pid == 123 else None,
     )
@@ -64,8 +63,26 @@ def test_a_process_that_cannot_be_looked_into_is_taken_for_the_run():
     assert status(started=math.nan, age=42.0).kind is StatusKind.STALE
 
 
-def test_a_clock_that_was_set_back_makes_no_negative_age():
-    assert status(age=-100.0).seconds == 0.0
+def test_the_first_beat_is_as_old_as_its_time_says():
+    assert Pulse().age(None, 5_000.0, 70.0) is None
+    assert Pulse().age(4_900.0, 5_000.0, 70.0) == 100.0
+    assert Pulse().age(5_100.0, 5_000.0, 70.0) == 0.0  # the clock was set back meanwhile
+
+
+@pytest.mark.parametrize("jump", [0.0, 3_600.0, -3_600.0, 1e9, -1e9])
+def test_a_clock_that_is_set_makes_no_beating_heart_silent(jump):
+    pulse = Pulse()
+    assert pulse.age(4_999.0, 5_000.0, 70.0) == 1.0
+    assert pulse.age(4_999.0, 5_000.5 + jump, 70.5) == 1.5
+    assert pulse.age(5_001.0 + jump, 5_001.1 + jump, 71.0) == pytest.approx(0.1, abs=1e-6)
+
+
+@pytest.mark.parametrize("ahead", [3_600.0, -3_600.0])
+def test_a_silent_heart_is_silent_by_whatever_clock_it_beat(ahead):
+    pulse = Pulse()
+    pulse.age(5_000.0 + ahead, 5_000.0, 70.0)
+    assert pulse.age(5_002.0 + ahead, 5_002.1, 72.0) <= 2.0
+    assert pulse.age(5_002.0 + ahead, 5_052.1, 122.0) == pytest.approx(50.0, abs=2.0)
 
 
 def test_a_process_of_another_machine_is_judged_by_its_heart_alone():
@@ -95,13 +112,12 @@ def test_a_run_whose_process_has_not_begun_to_train_is_starting_and_says_with_wh
 
 
 def test_a_run_that_is_gone_on_with_is_starting_until_it_says_so():
-    def resumed(*, finished_at, heartbeat_at=4_999.0):
+    def resumed(*, finished_at, age=1.0):
         return run_status(
             phase="stopped",
             reason="asked to",
             heartbeat=BEAT,
-            heartbeat_at=heartbeat_at,
-            now=5_000.0,
+            age=age,
             finished_at=finished_at,
             machine=HERE,
             start_time_of=lambda pid: 1_000.0,
@@ -109,7 +125,7 @@ def test_a_run_that_is_gone_on_with_is_starting_until_it_says_so():
 
     assert resumed(finished_at=900.0) is StatusKind.STARTING
     assert resumed(finished_at=4_998.0) is StatusKind.STOPPED
-    assert resumed(finished_at=900.0, heartbeat_at=1_200.0) is StatusKind.STOPPED
+    assert resumed(finished_at=900.0, age=3_800.0) is StatusKind.STOPPED
 
 
 def test_a_run_that_died_before_it_said_anything_is_dead():

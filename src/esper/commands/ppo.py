@@ -5,13 +5,13 @@ takes longer than help may take in all).
 """
 
 import argparse
-import sys
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from esper.commands.options import add_run_dir, add_verb, whole_number
+from esper.karn.terminal import is_screen
 from esper.simic.config import TrainingConfig
 
 
@@ -94,8 +94,7 @@ def ppo(options: argparse.Namespace) -> int:
         )
     else:
         run = launch.prepare_run(options.run_dir, options.name, given, options.config)
-    on_terminal = sys.stdin.isatty() and sys.stdout.isatty()
-    if options.no_sanctum or not on_terminal:
+    if options.no_sanctum or not is_screen():
         return launch.train_in_front(run)
     return launch.train_behind_sanctum(run, options.run_dir)
 

@@ -2,7 +2,8 @@
 
 A run's `acknowledgements.jsonl` has one line of JSON for each light that was acknowledged. Lines
 are only ever appended, each in one write and under a lock, so that several cockpits can share the
-file; a line that cannot be read is passed over and said to be there. The first to acknowledge a
+file; a line that cannot be read is passed over and said to be there, and costs what it acknowledged
+and nothing else. The first to acknowledge a
 light has acknowledged it.
 """
 
@@ -10,7 +11,7 @@ import fcntl
 import getpass
 import os
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -48,23 +49,31 @@ def read(directory: Path) -> Acknowledged:
     except (FileNotFoundError, NotADirectoryError):
         return Acknowledged()
     except OSError as error:
-        return Acknowledged(error=f"{path} cannot be read: {error.strerror}")
+        return Acknowledged(
+            error=f"{path} cannot be read ({error.strerror}), so no light counts as acknowledged: "
+            "make it readable or move it away"
+        )
     entries: dict[tuple[str, str], Acknowledgement] = {}
-    damaged = 0
-    for line in data.splitlines():
+    damaged: list[int] = []  # numbers of lines, counted from 1
+    for number, line in enumerate(data.split(b"\n"), start=1):
         if not line.strip():
             continue
         try:
             entry = _decode(line)
         except (msgspec.DecodeError, UnicodeDecodeError):
-            damaged += 1
+            damaged.append(number)
             continue
         entries.setdefault((entry.head, entry.light), entry)
-    if not damaged:
-        return Acknowledged(tuple(entries.values()))
-    lines = "1 line" if damaged == 1 else f"{damaged} lines"
-    sentence = f"{lines} of {path} cannot be understood: acknowledge again what is missing"
-    return Acknowledged(tuple(entries.values()), sentence)
+    return Acknowledged(tuple(entries.values()), _damage(path, damaged) if damaged else None)
+
+
+def _damage(path: Path, lines: Sequence[int]) -> str:
+    which = f"line {lines[0]}" if len(lines) == 1 else f"line {lines[0]} and {len(lines) - 1} more"
+    them = "that line" if len(lines) == 1 else "those lines"
+    return (
+        f"{path} is damaged in {which}; the rest of it counts: acknowledge again what is missing, "
+        f"and delete {them}"
+    )
 
 
 def acknowledge(

@@ -75,13 +75,43 @@ def process_start_time(pid: int) -> float | None:
         return math.nan
 
 
+class Pulse:
+    """How long a heart has been silent, as somebody can tell who has listened for a while.
+
+    Of the first beat only its time is known, by the writer's clock. Every later one came since the
+    time before that somebody listened: so neither a clock that is set, nor one of another machine
+    that differs, makes a beating heart silent or a silent one beat.
+    """
+
+    def __init__(self) -> None:
+        self._beat_at: float | None = None  # by the writer's clock
+        self._age = 0.0  # of that beat, when it was heard
+        self._heard_at = 0.0  # by the listener's ticks
+        self._listened_at: float | None = None  # as above
+
+    def age(self, beat_at: float | None, now: float, ticks: float) -> float | None:
+        """Return the seconds since the last beat; None before the first.
+
+        Args:
+            beat_at: when the last one was, in seconds since the epoch, by the writer's clock.
+            now: seconds since the epoch.
+            ticks: seconds by a clock that is never set.
+        """
+        if beat_at is not None and beat_at != self._beat_at:
+            age = max(0.0, now - beat_at)
+            if self._listened_at is not None:
+                age = min(age, ticks - self._listened_at)
+            self._beat_at, self._age, self._heard_at = beat_at, age, ticks
+        self._listened_at = ticks
+        return None if self._beat_at is None else self._age + ticks - self._heard_at
+
+
 def run_status(
     *,
     phase: str,
     reason: str,
     heartbeat: Heartbeat | None,
-    heartbeat_at: float | None,
-    now: float,
+    age: float | None,
     finished_at: float | None = None,
     machine: str | None = None,
     start_time_of: Callable[[int], float | None] = process_start_time,
@@ -92,13 +122,11 @@ def run_status(
         phase: `RunState.phase`.
         reason: `RunState.reason`.
         heartbeat: the last one, if there was any.
-        heartbeat_at: when it was written, in seconds since the epoch.
-        now: seconds since the epoch.
+        age: seconds since that.
         finished_at: when a finish event was written; a process that began later is going on.
         machine: the name of this machine; asked of the system if not given.
         start_time_of: looks up a process of this machine.
     """
-    age = None if heartbeat_at is None else max(0.0, now - heartbeat_at)
     is_fresh = age is not None and age <= HEARTBEAT_STALE_SECONDS
     ended = math.inf if finished_at is None else finished_at
     if is_fresh and heartbeat is not None and heartbeat.process_start_time > ended:

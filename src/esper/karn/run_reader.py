@@ -83,7 +83,7 @@ class RunReader:
 
     def identity(self) -> tuple[int, int] | None:
         """Return what tells this store's file from another that took its place."""
-        stamp = self._stamp()[0]
+        stamp = _stamp_of(self._path)
         return None if stamp is None else stamp[:2]
 
     def read(

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from esper.simic.tracing import Operation, TensorRange
+from esper.simic.operations import Operation, TensorRange
 
 _PLANTING = "planting.py"
 _PRODUCTS = frozenset(

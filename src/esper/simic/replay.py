@@ -24,8 +24,9 @@ from esper.simic.agent.watching import UpdateWatch
 from esper.simic.config import TrainingConfig, updated
 from esper.simic.drill import parse_injection
 from esper.simic.incidents import Capsule, IncidentError
+from esper.simic.operations import Operation, Poison
 from esper.simic.origin import Columns, Origin, find_origin
-from esper.simic.tracing import Operation, OperationTracer, Poison
+from esper.simic.tracing import OperationTracer
 from esper.tamiyo.policy import RecurrentPolicy
 
 REPRODUCED = "reproduced"

@@ -3,10 +3,10 @@
 from collections.abc import Iterable
 from html import escape
 
+from esper.simic.operations import TensorRange
 from esper.simic.origin import Origin
 from esper.simic.replay import REPRODUCED, Replay, describe
 from esper.simic.replay_report import kind_of, moment, name_of, short, steps_of, values_of
-from esper.simic.tracing import TensorRange
 
 _STYLE = """
 :root { color-scheme: light dark; --ground: #fbfaf7; --panel: #ffffff; --text: #1d1f22;

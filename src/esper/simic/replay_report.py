@@ -13,9 +13,9 @@ from rich.text import Text
 
 from esper.leyline.telemetry import IncidentRecorded, NonfiniteSighting
 from esper.simic.incidents import Incident
+from esper.simic.operations import Operation, Place, Poison, TensorRange
 from esper.simic.origin import Origin
 from esper.simic.replay import REPRODUCED, Replay, describe
-from esper.simic.tracing import Operation, Place, Poison, TensorRange
 
 _VERDICT_STYLES = {REPRODUCED: "bold green"}
 _SHOWN_STEPS = 12  # of a chain; an unrolled LSTM has hundreds

@@ -6,10 +6,8 @@ are told apart by the storage they lie in, because autograd hands out new tensor
 memory; a storage is remembered weakly, so that nothing is kept alive that training would free.
 """
 
-import linecache
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -19,95 +17,21 @@ from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from esper.simic.operations import (
+    Operation,
+    Place,
+    Poison,
+    is_finite,
+    poison_of,
+    poisons_of,
+    range_of,
+)
+
 _TORCH = str(Path(torch.__file__).parent)
 #: Operations that only copy: a legal -inf in what they copy is a legal -inf in the copy.
 _COPIES = frozenset({"_to_copy", "clone", "cat", "stack", "index_select", "copy", "expand"})
 #: Operations whose result is whatever lay in memory, until something is written there.
 _ALLOCATIONS = frozenset({"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided"})
-
-
-@dataclass(frozen=True)
-class Place:
-    """A line of source: the first one outside torch that led to an operation."""
-
-    file: str
-    line: int
-    function: str
-
-    @property
-    def code(self) -> str:
-        """Return the text of the line."""
-        return linecache.getline(self.file, self.line).strip()
-
-
-@dataclass(frozen=True)
-class TensorRange:
-    """What values a tensor held."""
-
-    name: str  # of the argument or the result
-    of: str  # of which known tensor it is or shows a part; empty for any other
-    shape: tuple[int, ...]
-    dtype: str
-    minimum: float | None  # of the finite values; None if there are none
-    maximum: float | None
-    nan: int
-    plus_inf: int
-    minus_inf: int
-    first: tuple[int, ...] | None  # the index of the first value that is not finite
-
-    @property
-    def largest(self) -> float:
-        """Return the largest finite magnitude."""
-        return max(abs(self.minimum or 0.0), abs(self.maximum or 0.0))
-
-    @property
-    def kinds(self) -> tuple[str, ...]:
-        """Return which kinds of non-finite value it held."""
-        counts = {"nan": self.nan, "+inf": self.plus_inf, "-inf": self.minus_inf}
-        return tuple(kind for kind, count in counts.items() if count)
-
-
-@dataclass(frozen=True)
-class Poison:
-    """A value that was not finite before anything was computed."""
-
-    name: str  # of the tensor
-    index: tuple[int, ...]  # of the first such value in it
-    kind: str
-
-    def __str__(self) -> str:
-        index = f"[{', '.join(map(str, self.index))}]" if self.index else ""
-        return f"{self.name}{index}"
-
-
-@dataclass(frozen=True, eq=False)
-class Operation:
-    """One operation whose result was not finite."""
-
-    number: int  # in the order of execution
-    name: str  # as torch calls it, for example aten.exp.default
-    phase: str  # "preparation", "forward", "backward" or "step"
-    minibatch: int | None  # counted from 0; None before the first
-    autograd: str  # in a backward pass, the derivative that it belongs to
-    module: str
-    place: Place
-    inputs: tuple[TensorRange, ...]
-    scalars: tuple[tuple[str, float], ...]  # its arguments that are numbers, by name
-    outputs: tuple[TensorRange, ...]
-    columns: tuple[int, frozenset[int]] | None  # size of the last axis, and where in it is what
-    sources: tuple["Operation", ...]  # what made those of its inputs that were not finite
-    poisons: tuple[Poison, ...]  # those of its inputs that nothing had made
-    is_legal: bool  # all it holds that is not finite is the -inf of a mask
-
-    @property
-    def base(self) -> str:
-        """Return the name without namespace, overload and the mark of in-place."""
-        return self.name.split(".")[1].rstrip("_")
-
-    @property
-    def causes(self) -> tuple["Operation", ...]:
-        """Return the operations that it got something illegal from."""
-        return tuple(source for source in self.sources if not source.is_legal)
 
 
 class OperationTracer(TorchDispatchMode):
@@ -123,7 +47,7 @@ class OperationTracer(TorchDispatchMode):
         super().__init__()
         self.phase = "preparation"
         self.minibatch: int | None = None
-        self.poisons = tuple(_poisons(inputs))
+        self.poisons = tuple(poisons_of(inputs))
         self._poison_of = {_key(inputs[poison.name]): poison for poison in reversed(self.poisons)}
         self._known = {_key(tensor): name for name, tensor in inputs.items()}
         self._modules: list[str] = []
@@ -165,7 +89,7 @@ class OperationTracer(TorchDispatchMode):
             (name, tensor, tensor.clone() if is_written else tensor)
             for name, tensor, is_written in inputs
         ]
-        broken = {name for name, _, value in before if not _is_finite(value)}
+        broken = {name for name, _, value in before if not is_finite(value)}
         sources = {name: self.makers(tensor) for name, tensor, _ in before if name in broken}
         result = func(*args, **kwargs)
         if _base(func) in _ALLOCATIONS:
@@ -195,7 +119,7 @@ class OperationTracer(TorchDispatchMode):
     ) -> None:
         """Remember who made a tensor if it is not finite, or that nobody did."""
         storage = self._made.get(_key(tensor))
-        if _is_finite(tensor):
+        if is_finite(tensor):
             if storage is not None:
                 storage.forget(tensor)
             return
@@ -207,7 +131,7 @@ class OperationTracer(TorchDispatchMode):
             dict.fromkeys(maker for entry in mine_broken for maker in sources[entry[0]])
         )
         poisons = tuple(
-            self._poison_of.get(_key(original), _anonymous(argument, value))
+            self._poison_of.get(_key(original), poison_of(argument, value))
             for argument, original, value in mine_broken
             if not sources[argument]
         )
@@ -290,25 +214,6 @@ class _Storage:
         return tuple(part[2] for part in self._parts if part[0] < end and start < part[1])
 
 
-def range_of(name: str, tensor: Tensor, *, of: str = "") -> TensorRange:
-    """Return what values a tensor holds."""
-    values = tensor.detach()
-    finite = values[values.isfinite()].double()
-    bad = (~values.isfinite()).nonzero()
-    return TensorRange(
-        name=name,
-        of=of,
-        shape=tuple(values.shape),
-        dtype=str(values.dtype).removeprefix("torch."),
-        minimum=finite.min().item() if len(finite) else None,
-        maximum=finite.max().item() if len(finite) else None,
-        nan=int(values.isnan().sum()),
-        plus_inf=int((values == torch.inf).sum()),
-        minus_inf=int((values == -torch.inf).sum()),
-        first=tuple(bad[0].tolist()) if len(bad) else None,
-    )
-
-
 def _is_legal(
     func: Any,
     args: tuple[Any, ...],
@@ -381,28 +286,6 @@ def _tensors(name: str, value: Any) -> Iterator[tuple[str, Tensor]]:
     elif isinstance(value, list | tuple):
         for number, item in enumerate(value):
             yield from _tensors(f"{name}[{number}]", item)
-
-
-def _poisons(inputs: Mapping[str, Tensor]) -> Iterator[Poison]:
-    for name, tensor in inputs.items():
-        if tensor.is_floating_point() and not _is_finite(tensor):
-            values = range_of(name, tensor)
-            assert values.first is not None
-            yield Poison(name, values.first, _kind(tensor[values.first]))
-
-
-def _anonymous(name: str, tensor: Tensor) -> Poison:
-    first = range_of(name, tensor).first
-    assert first is not None
-    return Poison(f"the constant {name}", first, _kind(tensor[first]))
-
-
-def _kind(value: Tensor) -> str:
-    return "nan" if value.isnan() else "+inf" if value > 0 else "-inf"
-
-
-def _is_finite(tensor: Tensor) -> bool:
-    return bool(tensor.isfinite().all())
 
 
 def _key(tensor: Tensor) -> int:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from esper.karn.acknowledgements import Acknowledged, read
 from esper.karn.sanctum.app import SanctumApp
 from esper.karn.sanctum.attention import Lamps, lit_lights, unacknowledged
 from esper.karn.sanctum.settings import Settings
@@ -52,7 +53,8 @@ async def test_it_does_not_ring_where_that_is_not_wanted(views, sanctum, seen, b
 
 
 def _lamp_styles(app):
-    strips = app.screen.query_one("#heads")._strips
+    panel = app.screen.query_one("#heads")
+    strips = [panel.render_line(y) for y in range(panel.scrollable_content_region.height)]
     (row,) = [strip for strip in strips if strip.text.startswith("Inf")]
     return [segment.style.reverse for segment in row if LIT in segment.text]
 
@@ -138,6 +140,24 @@ async def test_a_without_lights_says_that_there_are_none(views, sanctum, seen):
         await pilot.press("a")
         (note,) = app._notifications
         assert note.message == "no light is on: there is nothing to acknowledge"
+
+
+async def test_a_full_disk_is_said_and_the_light_stays_as_it_was(
+    views, sanctum, seen, tmp_path, full_disk
+):
+    app = sanctum(views.view(views.broken(), directory=tmp_path))
+    async with app.run_test(size=(80, 24)) as pilot:
+        await seen(pilot)
+        with full_disk():
+            await pilot.press("a")
+            deadline = time.monotonic() + 20
+            while not app._notifications:
+                assert time.monotonic() < deadline, "nothing was said"
+                await pilot.pause(0.01)
+        (note,) = app._notifications
+        assert note.message.startswith("the acknowledgement cannot be written to")
+        assert unacknowledged(app.view)
+    assert read(tmp_path) == Acknowledged()
 
 
 async def test_on_the_heads_screen_the_light_of_the_chosen_row_is_acknowledged(

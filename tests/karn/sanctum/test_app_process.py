@@ -18,7 +18,7 @@ COLUMNS, LINES = 80, 24
 PROGRAM = """
 import sys
 from pathlib import Path
-from esper.karn.sanctum.app import run_sanctum
+from esper.karn.sanctum.opening import run_sanctum
 directory = Path(sys.argv[1]) if sys.argv[1] else None
 print("left with", run_sanctum(directory, Path(sys.argv[2])))
 """
@@ -26,7 +26,7 @@ print("left with", run_sanctum(directory, Path(sys.argv[2])))
 
 def test_importing_the_app_loads_nothing_of_training():
     code = (
-        "import esper.karn.sanctum.app, esper.karn.sanctum.capture, sys;"
+        "import esper.karn.sanctum.opening, esper.karn.sanctum.capture, sys;"
         "print(sorted({'torch', 'numpy', 'scipy', 'gymnasium'} & set(sys.modules)))"
     )
     found = subprocess.run(
@@ -156,3 +156,37 @@ def test_a_watch_finds_the_first_run_of_a_folder_that_is_not_there_yet(tmp_path,
     with RunWriter(create_run(run_dir, "first")) as writer:
         writer.emit(payloads.start(name="first"), durable=True)
     assert watch(time.time()).snapshot.run.name == "first"
+
+
+@pytest.mark.parametrize("kind", ["xterm", "vt100", "linux", "xterm-mono", "unheard-of"])
+def test_it_opens_on_any_kind_of_terminal_and_leaves_by_its_key(finished_run, open_sanctum, kind):
+    terminal = open_sanctum(finished_run, finished_run.parent, TERM=kind, LANG="C")
+    terminal.wait_for("● CRITICAL")
+    terminal.wait_for("first: op Inf in logits, update 2")
+    terminal.process.send("q")
+    terminal.process.expect("left with quit")
+    assert "Traceback" not in terminal.received
+
+
+def test_a_terminal_that_takes_ascii_only_gets_ascii(finished_run, open_sanctum):
+    terminal = open_sanctum(finished_run, finished_run.parent, PYTHONIOENCODING="ascii")
+    terminal.wait_for("* CRITICAL")
+    terminal.wait_for("first: op Inf in logits, update 2")
+    assert "\\u" not in "\n".join(terminal.screen.display)
+    assert terminal.received.isascii()
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 40), (200, 1), (2, 2)])
+def test_a_terminal_of_one_column_is_no_harm(finished_run, open_sanctum, size):
+    columns, lines = size
+    terminal = open_sanctum(finished_run, finished_run.parent)
+    terminal.wait_for("● CRITICAL")
+    terminal.screen.resize(lines, columns)
+    terminal.process.setwinsize(lines, columns)
+    terminal.wait_for("●")
+    terminal.screen.resize(LINES, COLUMNS)
+    terminal.process.setwinsize(LINES, COLUMNS)
+    terminal.wait_for("first: op Inf in logits, update 2")
+    terminal.process.send("q")
+    terminal.process.expect("left with quit")
+    assert "Traceback" not in terminal.received

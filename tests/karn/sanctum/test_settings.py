@@ -56,6 +56,19 @@ def test_a_change_is_written_and_touches_nothing_else(tmp_path):
     assert read_settings(path) == Settings(theme="light", bell=False)
 
 
+def test_a_full_disk_leaves_the_file_as_it_was_and_nothing_beside_it(tmp_path, full_disk):
+    path = tmp_path / "sanctum.toml"
+    write_settings(Settings(bell=False), path)
+    file = SettingsFile(path)
+    with full_disk(), pytest.raises(SettingsError, match="cannot write the settings") as caught:
+        file.change(theme="light")
+
+    assert "\n" not in str(caught.value)
+    assert file.settings == Settings(theme="light", bell=False)
+    assert read_settings(path) == Settings(bell=False)
+    assert list(tmp_path.iterdir()) == [path]
+
+
 def test_where_it_cannot_be_written_that_is_one_sentence_and_the_change_holds(tmp_path):
     (tmp_path / "file").write_text("")
     file = SettingsFile(tmp_path / "other.toml")
@@ -76,6 +89,21 @@ async def test_the_keys_and_the_palette_remember(views, sanctum, seen, tmp_path)
         assert read_settings(path).theme == "dark"
         app.change_setting("ascii", True)
         assert read_settings(path).ascii
+
+
+async def test_a_full_disk_is_said_and_the_theme_changes_all_the_same(
+    views, sanctum, seen, tmp_path, full_disk
+):
+    path = tmp_path / "sanctum.toml"
+    app = sanctum(views.view(), settings_file=SettingsFile(path))
+    async with app.run_test(size=(80, 24)) as pilot:
+        await seen(pilot)
+        with full_disk():
+            await pilot.press("d")
+        assert app.settings.theme == "light"
+        (note,) = app._notifications
+        assert note.message.startswith(f"cannot write the settings {path}")
+    assert list(tmp_path.iterdir()) == []
 
 
 async def test_a_damaged_file_is_said_in_one_sentence(views, sanctum, seen, tmp_path):

@@ -5,6 +5,7 @@ import random
 import shutil
 import sqlite3
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -205,3 +206,121 @@ def test_a_clock_that_jumps_changes_nothing_but_ages(busy_run, payloads):
         store.execute("UPDATE events SET time = -time WHERE id % 2")
         store.commit()
     assert whole(RunWatch(busy_run, Path("nowhere"))).snapshot.run.update == 30
+
+
+@pytest.fixture
+def ticks():
+    """A clock that is never set, as a list of its one reading."""
+    return [500.0]
+
+
+@pytest.fixture
+def silent_run(run, payloads):
+    """A run of this very process, which goes on, and whose heart beat once, at `NOW`."""
+    with RunWriter(run) as writer:
+        writer.emit(payloads.start())
+        writer.emit(payloads.broken_update(1, "op", "nan"))
+    _beat(run, NOW)
+    return run
+
+
+def _beat(run, at):
+    _execute(run / STORE, f"UPDATE heartbeat SET time = {at}")
+
+
+def test_a_process_that_is_stopped_is_stale_and_goes_on_when_it_is_continued(silent_run, ticks):
+    watch = RunWatch(silent_run, silent_run.parent, ticks=lambda: ticks[0])
+    assert whole(watch).status.kind is StatusKind.LIVE
+    for seconds, kind in ((9, StatusKind.LIVE), (11, StatusKind.STALE), (3_600, StatusKind.STALE)):
+        ticks[0] = 500.0 + seconds
+        assert whole(watch, NOW + seconds).status.kind is kind
+    view = whole(watch, NOW + 3_600)
+    assert view.status.sentence.endswith("is there, but silent for 3600 s")
+    assert "STALE 3600 s" in render_once(view, 80).plain
+    assert not view.is_unread
+    _beat(silent_run, NOW + 3_601)
+    ticks[0] += 1
+    view = whole(watch, NOW + 3_601)
+    assert (view.status.kind, view.trouble) == (StatusKind.LIVE, None)
+
+
+@pytest.mark.parametrize("jump", [3_600.0, -3_600.0, 1e9, -1e9])
+def test_a_clock_that_jumps_makes_no_run_stale_and_no_silent_one_live(silent_run, ticks, jump):
+    watch = RunWatch(silent_run, silent_run.parent, ticks=lambda: ticks[0])
+    assert whole(watch).status.kind is StatusKind.LIVE
+    ticks[0] += 1
+    assert whole(watch, NOW + jump).status.kind is StatusKind.LIVE  # before the next beat
+    _beat(silent_run, NOW + jump + 1)
+    ticks[0] += 1
+    assert whole(watch, NOW + jump + 2).status.kind is StatusKind.LIVE
+    ticks[0] += 42
+    view = whole(watch, NOW + jump + 44)
+    assert view.status.kind is StatusKind.STALE
+    assert view.status.seconds == pytest.approx(42, abs=1)
+
+
+def test_a_run_that_was_moved_away_and_comes_back_is_whole_again(silent_run, ticks):
+    watch = RunWatch(silent_run, silent_run.parent, ticks=lambda: ticks[0])
+    before = whole(watch)
+    away = silent_run.rename(silent_run.parent / "away")
+    gone = whole(watch)
+    assert gone.is_unread
+    assert gone.snapshot == before.snapshot
+    away.rename(silent_run)
+    after = whole(watch)
+    assert (after.trouble, after.is_unread) == (None, False)
+    assert (after.snapshot, after.status.kind) == (before.snapshot, StatusKind.LIVE)
+
+
+def test_another_run_in_the_place_of_the_one_that_vanished_is_read_from_its_start(
+    busy_run, tmp_path, payloads
+):
+    watch = RunWatch(busy_run, busy_run.parent)
+    assert whole(watch).snapshot.run.update == 30
+    other = create_run(tmp_path / "others", "other")
+    with RunWriter(other) as writer:
+        writer.emit(payloads.start(name="other"))
+        writer.emit(payloads.update(1))
+    # Into the same file, as a file system may give the same number again.
+    (busy_run / STORE).write_bytes((other / STORE).read_bytes())
+    view = whole(watch)
+    assert (view.snapshot.run.name, view.snapshot.run.update) == ("other", 1)
+    assert not any(view.snapshot.tamiyo.head_nan_latch.values())
+    assert view.trouble is None
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_store_that_is_damaged_while_it_is_open_keeps_its_lights(busy_run, seed):
+    watch = RunWatch(busy_run, busy_run.parent)
+    before = whole(watch)
+    chance = random.Random(seed)
+    store = busy_run / STORE
+    with store.open("r+b") as file:
+        for _ in range(5):
+            file.seek(chance.randrange(100, store.stat().st_size - 4096))
+            file.write(chance.randbytes(4096))
+        if seed == 0:
+            file.truncate(store.stat().st_size // 2)
+    view = whole(watch)
+    assert view.snapshot.tamiyo.head_nan_latch == before.snapshot.tamiyo.head_nan_latch
+    assert view.snapshot.run.update == 30
+
+
+def test_a_store_that_a_newer_version_goes_on_with_says_so_and_keeps_its_lights(busy_run):
+    watch = RunWatch(busy_run, busy_run.parent)
+    before = whole(watch)
+    _set_version(busy_run / STORE, 99)
+    view = whole(watch)
+    assert "written by a newer Esper" in view.error
+    assert "update Esper to open it" in view.error
+    assert view.snapshot == before.snapshot
+    assert view.is_unread
+
+
+def test_damaged_events_and_damaged_acknowledgements_are_both_told(views):
+    view = views.view(acknowledgements_error="acknowledgements.jsonl is damaged")
+    run = replace(view.snapshot.run, damaged_events=2)
+    view = replace(view, snapshot=replace(view.snapshot, run=run))
+
+    assert view.trouble.startswith("2 events are damaged")
+    assert view.trouble.endswith("; acknowledgements.jsonl is damaged")

@@ -15,6 +15,7 @@ from esper.karn.sanctum.evidence import EvidenceLedger
 from esper.karn.sanctum.host_ledger import HostLedger
 from esper.karn.sanctum.latches import Latches
 from esper.karn.sanctum.log_book import LogBook
+from esper.karn.sanctum.run_ledger import RunLedger
 from esper.karn.sanctum.schema import (
     DecisionState,
     IncidentState,
@@ -25,7 +26,7 @@ from esper.karn.sanctum.schema import (
     TamiyoState,
     TrainingState,
 )
-from esper.karn.sanctum.states import described, tamiyo_state, training_state
+from esper.karn.sanctum.states import tamiyo_state, training_state
 from esper.karn.sanctum.update_history import score_history, update_history
 from esper.leyline.heads import HEAD_CHOICES
 from esper.leyline.telemetry import (
@@ -49,8 +50,6 @@ from esper.leyline.telemetry import (
 
 #: Updates of which more is kept than their histories: a resume goes back by no more as a rule.
 UPDATES_KEPT: Final = 32
-#: Steps over which the speed is taken: a few episodes, so that an update's pause counts.
-SPEED_STEPS: Final = 96
 #: Incidents that are listed; of more, those without a capsule go first, and then the oldest.
 INCIDENTS_KEPT: Final = 256
 
@@ -62,28 +61,16 @@ class SanctumAggregator:
         self._last_id = 0
         self._latches = Latches()
         self._evidence = EvidenceLedger()
-        self._start: RunStarted | None = None
-        self._finish: RunFinished | None = None
-        self._finished_at: float | None = None
-        self._notice = ""  # the last one
-        self._started_at: float | None = None
-        self._last_event_at: float | None = None
-        self._heartbeat: Heartbeat | None = None
+        self._run = RunLedger()
         self._updates: deque[PPOUpdatePayload] = deque(maxlen=UPDATES_KEPT)
         self._history = update_history()
-        self._update = 0
         self._scores = score_history()
-        self._episodes_done = 0
         self._skipped_in_run = 0
         self._rescaled_in_run = 0
         self._interventions = InterventionState()
         self._incidents: list[IncidentState] = []
         self._hosts = HostLedger()
         self._decision: DecisionsTaken | None = None  # of the step that is shown
-        self._step_times: deque[tuple[float, int]] = deque(maxlen=SPEED_STEPS)  # time, hosts
-        self._checkpoint = ""
-        self._damaged = 0
-        self._unknown: dict[str, int] = {}
         self._log = LogBook()
         self._snapshot: SanctumSnapshot | None = None
         self._made: dict[str, Any] = {}  # parts of the last snapshot that still hold
@@ -98,7 +85,7 @@ class SanctumAggregator:
     def without_heartbeat(self) -> "SanctumAggregator":
         """Return a copy that knows of the run's events alone."""
         other = self.copy()
-        other._heartbeat = None
+        other._run.heartbeat = None
         other._log.forget_heartbeats()
         other._snapshot = None
         other._made.pop("log", None)
@@ -118,7 +105,7 @@ class SanctumAggregator:
             self._snapshot = None
         if is_new:
             self._last_id = event.id
-            self._last_event_at = event.time
+            self._run.note_event(event.time)
 
     def snapshot(self) -> SanctumSnapshot:
         """Return the state of now; the same object as before if nothing was applied since.
@@ -149,23 +136,19 @@ class SanctumAggregator:
             self._made.pop(part, None)
 
     def _handle_run_started(self, event: Event, payload: RunStarted) -> None:
-        self._start = payload
-        self._finish = self._finished_at = None
+        self._run.begin(payload, event.time)
         self._hosts.clear()
         self._decision = None
-        self._step_times.clear()
         self._made.clear()
-        if self._started_at is None:
-            self._started_at = event.time
         if (resumed_from := payload.resumed_from_update) is not None:
             # What was trained after the checkpoint is trained again, and told again.
             while self._updates and self._updates[-1].update > resumed_from:
                 self._updates.pop()
             self._history.drop_after(resumed_from)
             self._scores.drop_after(resumed_from)
-            self._update = resumed_from
+            self._run.update = resumed_from
             if self._updates:
-                self._episodes_done = self._updates[-1].episodes_done
+                self._run.episodes_done = self._updates[-1].episodes_done
         self._say(event, "info", event_log.started(payload))
 
     def _handle_step_completed(self, event: Event, payload: StepCompleted) -> None:
@@ -174,7 +157,7 @@ class SanctumAggregator:
             self._count_damage(event, damage)
             return
         self._hosts.take_in(payload)
-        self._step_times.append((event.time, len(payload.accuracy)))
+        self._run.note_step(event.time, len(payload.accuracy))
         self._has_changed("hosts")
         decision = self._decision
         # A decision comes before its step; one of another step would stand beside the wrong hosts.
@@ -191,7 +174,7 @@ class SanctumAggregator:
         self._has_changed("decisions")
 
     def _handle_seed_transitioned(self, event: Event, payload: SeedTransitioned) -> None:
-        start = self._start
+        start = self._run.start
         line = event_log.transition(
             payload, start.slots if start else (), start.blueprints if start else ()
         )
@@ -199,12 +182,13 @@ class SanctumAggregator:
             self._say(event, "info", line, host=payload.host)
 
     def _handle_episodes_completed(self, event: Event, payload: EpisodesCompleted) -> None:
-        self._episodes_done = payload.episodes_done
+        self._run.episodes_done = payload.episodes_done
         score = event_log.mean(payload.score)
         if score is not None:
             self._scores.add(payload.update, score)
             self._has_changed("training")
-        episodes = self._start.episodes if self._start else 0
+        start = self._run.start
+        episodes = start.episodes if start else 0
         self._say(event, "info", event_log.episodes_done(payload, episodes, score))
 
     def _handle_ppo_update(self, event: Event, payload: PPOUpdatePayload) -> None:
@@ -220,8 +204,8 @@ class SanctumAggregator:
             return
         self._updates.append(payload)
         self._history.add(payload.update, payload)
-        self._update = payload.update
-        self._episodes_done = payload.episodes_done
+        self._run.update = payload.update
+        self._run.episodes_done = payload.episodes_done
         self._skipped_in_run += payload.minibatches_skipped
         self._rescaled_in_run += payload.minibatches_rescaled
         self._has_changed("history", "training")
@@ -259,37 +243,34 @@ class SanctumAggregator:
         self._say(event, "info", event_log.incident(payload))
 
     def _handle_checkpoint_written(self, event: Event, payload: CheckpointWritten) -> None:
-        self._checkpoint = payload.path
+        self._run.checkpoint = payload.path
         self._say(event, "info", event_log.checkpoint(payload))
 
     def _handle_heartbeat(self, event: Event, payload: Heartbeat) -> None:
-        before = self._heartbeat
-        self._heartbeat = payload
+        before = self._run.heartbeat
+        self._run.heartbeat = payload
         if payload.events_lost > (before.events_lost if before else 0):
             text = f"events the monitor could not store: {payload.events_lost} ({payload.error})"
             self._say(event, "error", text)
 
     def _handle_notice(self, event: Event, payload: Notice) -> None:
-        self._notice = payload.text
+        self._run.notice = payload.text
         self._say(event, payload.level, payload.text)
 
     def _handle_run_finished(self, event: Event, payload: RunFinished) -> None:
-        self._finish = payload
-        self._finished_at = event.time
-        self._episodes_done = payload.episodes_done
+        self._run.end(payload, event.time)
         self._say(event, *event_log.finished(payload))
 
     def _handle_unknown(self, event: Event, payload: UnknownPayload) -> None:
-        if payload.kind not in self._unknown:
+        if self._run.note_unknown(payload.kind):
             text = f"this version does not know {payload.kind!r} events, and passes over them"
             self._say(event, "warning", text)
-        self._unknown[payload.kind] = self._unknown.get(payload.kind, 0) + 1
 
     def _handle_damaged(self, event: Event, payload: DamagedPayload) -> None:
         self._count_damage(event, payload.reason)
 
     def _count_damage(self, event: Event, reason: str) -> None:
-        self._damaged += 1
+        self._run.note_damage()
         kind = _kind_of(event)
         self._say(event, "error", f"event {event.id} ({kind}) is damaged: {reason}")
 
@@ -315,7 +296,8 @@ class SanctumAggregator:
         self._has_changed("log")
 
     def _told_heads(self) -> Mapping[str, Sequence[str]]:
-        return self._start.heads if self._start and self._start.heads else HEAD_CHOICES
+        start = self._run.start
+        return start.heads if start and start.heads else HEAD_CHOICES
 
     def _heads(self) -> dict[str, tuple[str, ...]]:
         """Return the run's heads and their choices, and any other head that is lit."""
@@ -343,63 +325,21 @@ class SanctumAggregator:
         return decisions.decision_states(self._decision, self._told_heads())
 
     def _run_state(self) -> RunState:
-        process = self._heartbeat or self._start
         step = self._hosts.last
-        phase, reason = self._phase()
-        return replace(
-            described(self._start),
-            phase=phase,
-            reason=reason,
-            episodes_done=self._episodes_done,
-            update=self._update,
-            step=step.step if step else 0,
-            steps_per_second=self._steps_per_second(),
-            samples_per_second=self._samples_per_second(),
-            started_at=self._started_at,
-            last_event_at=self._last_event_at,
-            pid=process.pid if process else None,
-            process_start_time=process.process_start_time if process else None,
-            finished_at=self._finished_at,
-            heads=self._part("heads", self._heads),
-            checkpoint=self._checkpoint,
-            events_lost=self._heartbeat.events_lost if self._heartbeat else 0,
-            damaged_events=self._damaged,
-            unknown_events=sum(self._unknown.values()),
-        )
-
-    def _phase(self) -> tuple[str, str]:
-        """Return how far the run is in its life, and why, or with what it is occupied there."""
-        if self._finish is not None:
-            return self._finish.status, self._finish.reason
-        if not self._last_id:
-            return "waiting", ""
-        is_training = self._start or self._updates or self._hosts.last
-        return ("training", "") if is_training else ("starting", self._notice)
-
-    def _steps_per_second(self) -> float | None:
-        if len(self._step_times) < 2:
-            return None
-        seconds = self._step_times[-1][0] - self._step_times[0][0]
-        if not seconds > 0:  # the clock was set back
-            return None
-        return (sum(hosts for _, hosts in self._step_times) - self._step_times[0][1]) / seconds
-
-    def _samples_per_second(self) -> float | None:
-        if self._hosts.last is not None:
-            return self._hosts.last.samples_per_second
-        return self._updates[-1].samples_per_second if self._updates else None
+        last = step or (self._updates[-1] if self._updates else None)
+        heads = self._part("heads", self._heads)
+        return self._run.state(step, heads, last.samples_per_second if last else None)
 
 
 #: What of an aggregator changes in place, and so must be copied with it.
 _MUTABLE: Final = (
+    "_run",
     "_evidence",
     "_updates",
     "_history",
     "_scores",
     "_incidents",
     "_hosts",
-    "_step_times",
-    "_unknown",
     "_log",
     "_made",
 )

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, ClassVar, Final
 
 from textual import work
 from textual.app import App, SystemCommand
-from textual.binding import Binding, BindingType
+from textual.binding import BindingType
 from textual.filter import LineFilter
 from textual.screen import Screen
 
@@ -23,6 +23,7 @@ from esper.karn.sanctum.attention import (
     unacknowledged,
 )
 from esper.karn.sanctum.filters import AsciiFilter, NoColourFilter
+from esper.karn.sanctum.keys import KEYS
 from esper.karn.sanctum.lookout import Lookout
 from esper.karn.sanctum.screen_map import SCREENS, make_screen
 from esper.karn.sanctum.screens.run_screen import RunScreen, Seen
@@ -31,7 +32,6 @@ from esper.karn.sanctum.settings import (
     Settings,
     SettingsError,
     SettingsFile,
-    default_settings_path,
 )
 from esper.karn.sanctum.themes import MONOCHROME_THEME, theme_called, themes
 from esper.karn.sanctum.time_controls import TimeControls
@@ -75,28 +75,7 @@ class SanctumApp(App[Outcome]):
     ALLOW_IN_MAXIMIZED_VIEW = "KeyLine, #time"
     ALLOW_SELECT = False  # panels draw lines of their own, of which Textual cannot select a part
     DEFAULT_MODE = "Overview"
-    BINDINGS: ClassVar[list[BindingType]] = [
-        *(
-            Binding(key, f"open('{title}')", title, tooltip=f"To the screen {title}")
-            for key, (title, _) in SCREENS.items()
-        ),
-        Binding("q", "quit", "Quit", tooltip="Leave Sanctum"),
-        Binding("ctrl+q,ctrl+c", "quit", show=False, tooltip="Leave Sanctum"),
-        Binding("question_mark,f1", "help", "Help", tooltip="Show this help"),
-        Binding("a", "acknowledge", "Acknowledge", tooltip="Acknowledge the lights: seen"),
-        Binding("t", "lamp_test", "Lamp test", tooltip="Lamp test: every light on, for 2 s"),
-        Binding("w", "why", "Why this status", show=False, tooltip="Every reason for the status"),
-        Binding("comma", "step(-1)", show=False, tooltip="Back by one update"),
-        Binding("full_stop", "step(1)", show=False, tooltip="On by one update"),
-        Binding("less_than_sign", "step(-10)", show=False, tooltip="Back by ten updates"),
-        Binding("greater_than_sign", "step(10)", show=False, tooltip="On by ten updates"),
-        Binding("p", "play", "Play", tooltip="Play the run from the moment shown, or pause"),
-        Binding("s", "speed", show=False, tooltip="Play at 1, 4 or 16 updates per second"),
-        Binding("n", "now", "Now", tooltip="To now"),
-        Binding("y", "copy_panel", show=False, tooltip="Copy the focused panel's text"),
-        Binding("d", "next_theme", "Theme", tooltip="The next theme: dark, light or another"),
-        Binding("ctrl+p", "command_palette", show=False, tooltip="Find any action by its name"),
-    ]
+    BINDINGS: ClassVar[list[BindingType]] = KEYS
 
     def __init__(
         self,
@@ -402,47 +381,3 @@ class SanctumApp(App[Outcome]):
             # Training may have ended by itself while the question was being answered.
             is_over = self._child is None or self._child.poll() is not None
             self.exit("quit" if is_over else outcome)
-
-
-def run_sanctum(
-    directory: Path | None,
-    run_dir: Path,
-    child: TrainerChild | None = None,
-    *,
-    at: int | None = None,
-    theme: str | None = None,
-    ascii_only: bool = False,
-) -> Outcome:
-    """Open Sanctum on this terminal, and return how it was left.
-
-    Args:
-        directory: the run's directory, or None for the first run that appears in `run_dir`.
-        run_dir: the folder that holds runs.
-        child: a training process that Sanctum is opened over. Where the answer is "stop", it is for
-            the caller to stop it: Sanctum itself touches no process.
-        at: the update to show the run as of; None for the newest.
-        theme: instead of the one that is remembered, for this time.
-        ascii_only: show no character beyond ASCII, this time.
-
-    Raises:
-        SystemExit: SIGTERM or SIGHUP ended it, with 128 and the signal's number, as shells have it;
-            a training process goes on.
-    """
-    settings_file = SettingsFile(default_settings_path())
-    settings = settings_file.settings
-    settings = replace(settings, theme=theme or settings.theme, ascii=ascii_only or settings.ascii)
-    app = SanctumApp(
-        directory,
-        run_dir,
-        child=child,
-        watch=RunWatch(directory, run_dir, at=at),
-        settings=settings,
-        settings_file=settings_file,
-    )
-    outcome = app.run()
-    if app.ended_by is not None:
-        raise SystemExit(128 + app.ended_by)
-    # None is returned only where the terminal went away: then training must go on.
-    if outcome is None:
-        return "quit" if child is None or child.poll() is not None else "detach"
-    return outcome

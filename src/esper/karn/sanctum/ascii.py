@@ -56,6 +56,17 @@ def to_ascii(text: str) -> str:
     return text if text.isascii() else "".join(map(_plain, text))
 
 
+def instead_of(error: UnicodeError) -> tuple[str, int]:
+    """Return what is written for signs that an encoding lacks: an error handler of `codecs`.
+
+    Raises:
+        UnicodeError: it was not about encoding.
+    """
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    return to_ascii(error.object[error.start : error.end]), error.end
+
+
 def _plain(character: str) -> str:
     if character.isascii():
         return character

@@ -9,9 +9,10 @@ from typing import Final
 from esper.karn.run_reader import RunReader
 from esper.karn.run_tables import RunStoreError
 from esper.karn.sanctum import event_log
-from esper.karn.sanctum.aggregator import SPEED_STEPS, SanctumAggregator
+from esper.karn.sanctum.aggregator import SanctumAggregator
 from esper.karn.sanctum.host_ledger import STEPS_KEPT
 from esper.karn.sanctum.log_book import LOG_LINES_KEPT
+from esper.karn.sanctum.run_ledger import SPEED_STEPS
 from esper.leyline.telemetry import SeedTransitioned
 
 #: Events that are in memory at a time. Python's garbage collector walks their many lists again and

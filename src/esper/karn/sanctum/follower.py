@@ -1,11 +1,12 @@
 """Follows a run's store and folds what is new, alike for a live, a stopped and a dead run."""
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from esper.karn.liveness import RunStatus, StatusKind, process_start_time, run_status
+from esper.karn.liveness import Pulse, RunStatus, StatusKind, process_start_time, run_status
 from esper.karn.run_reader import RunReader
 from esper.karn.run_tables import RunStoreError, RunStoreMissingError
 from esper.karn.sanctum.aggregator import SanctumAggregator
@@ -36,14 +37,23 @@ class RunFollower:
         directory: the run's directory; it need not exist yet.
         brief: whether to pass over all that comes many times an update, for a summary: then the
             hosts, what was decided for them and the speed stay unknown.
+        ticks: returns seconds of a clock that is never set.
     """
 
-    def __init__(self, directory: Path, *, brief: bool = False) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        brief: bool = False,
+        ticks: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._directory = directory
         self._is_brief = brief
+        self._ticks = ticks
         self._reader = RunReader(directory)
         self._identity: tuple[int, int] | None = None
         self._error: str | None = None
+        self._is_gone = False  # the store, which was there before
         self._is_behind = True
         self._looked_up: tuple[tuple[int, int], float | None] | None = None  # by process and second
         self._start_over()
@@ -60,6 +70,7 @@ class RunFollower:
                 self._error = None
             except RunStoreMissingError as error:
                 self._is_behind = False
+                self._is_gone = self._identity is not None
                 # A run that is being created has a directory before it has a store.
                 is_new = self._identity is None and self._directory.is_dir()
                 self._error = None if is_new else _vanished(self._directory, error)
@@ -71,8 +82,7 @@ class RunFollower:
             phase=snapshot.run.phase,
             reason=snapshot.run.reason,
             heartbeat=self._heartbeat,
-            heartbeat_at=self._heartbeat_at,
-            now=now,
+            age=self._pulse.age(self._heartbeat_at, now, self._ticks()),
             finished_at=snapshot.run.finished_at,
             start_time_of=lambda pid: self._start_time_of(pid, now),
         )
@@ -115,19 +125,22 @@ class RunFollower:
         self._counts_from: int | None = None  # before it, what comes often is passed over
         self._heartbeat: Heartbeat | None = None
         self._heartbeat_at: float | None = None
+        self._pulse = Pulse()
 
     def _advance(self) -> None:
         identity = self._reader.identity()
-        if identity is not None and identity != self._identity:
+        if identity is not None and (identity != self._identity or self._is_gone):
             if self._identity is not None:
                 self._start_over()  # another store took the place of the one we knew
-            self._identity = identity
+            self._identity, self._is_gone = identity, False
         with self._reader.session():
             newest = self._reader.last_id()
             if self._cursor and not newest:
                 raise RunStoreError(
                     f"the store of {self._directory} was emptied: what is shown was read before"
                 )
+            if newest < self._cursor:
+                self._start_over()  # as above, under the same number: stores never lose events
             if self._counts_from is None:
                 self._counts_from = 1 if self._is_brief else first_that_counts(self._reader, newest)
             self._take_in(self._counts_from)

@@ -1,5 +1,6 @@
 """What somebody likes Sanctum to look like: remembered in a small file of their own."""
 
+import contextlib
 import os
 import tomllib
 from dataclasses import asdict, dataclass, fields, replace
@@ -72,13 +73,15 @@ def write_settings(settings: Settings, path: Path) -> None:
         f'{name} = "{value}"\n' if isinstance(value, str) else f"{name} = {str(value).lower()}\n"
         for name, value in asdict(settings).items()
     ]
+    # All at once: another cockpit never reads half of it.
+    new = path.with_name(f"{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # All at once: another cockpit never reads half of it.
-        new = path.with_name(f"{path.name}.{os.getpid()}")
         new.write_text(_HEADING + "".join(lines), encoding="utf-8")
         new.replace(path)
     except OSError as error:
+        with contextlib.suppress(OSError):  # it may never have come into being
+            new.unlink()
         raise SettingsError(f"cannot write the settings {path}: {error.strerror}") from error
 
 

@@ -40,14 +40,19 @@ class View:
     is_behind: bool = False  # events are still being taken in: there is more to see at once
     position: TimePosition | None = None  # None: the newest state, followed
     acknowledgements: tuple[Acknowledgement, ...] = ()
+    acknowledgements_error: str | None = None  # one sentence, where some could not be read
     console: tuple[str, ...] = ()  # the last lines of the run's console output
     directory: Path | None = None  # of the run; None while there is none
 
     @property
     def trouble(self) -> str | None:
         """One sentence on why what is shown may not be all there is; None where it is."""
-        damaged = self.snapshot.run.damaged_events
-        if self.error is not None or not damaged:
+        if self.error is not None:
             return self.error
-        events = "1 event is" if damaged == 1 else f"{damaged} events are"
-        return f"{events} damaged and left out: figures may have gaps"
+        said = []
+        if damaged := self.snapshot.run.damaged_events:
+            events = "1 event is" if damaged == 1 else f"{damaged} events are"
+            said.append(f"{events} damaged and left out: figures may have gaps")
+        if self.acknowledgements_error is not None:
+            said.append(self.acknowledgements_error)
+        return "; ".join(said) or None

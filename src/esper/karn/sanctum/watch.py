@@ -2,6 +2,7 @@
 
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Final, Protocol
@@ -45,11 +46,20 @@ class RunWatch:
         directory: the run's directory, or None for the first run that appears in `run_dir`.
         run_dir: the folder that holds runs.
         at: the update to begin with; None for now.
+        ticks: returns seconds of a clock that is never set.
     """
 
-    def __init__(self, directory: Path | None, run_dir: Path, *, at: int | None = None) -> None:
+    def __init__(
+        self,
+        directory: Path | None,
+        run_dir: Path,
+        *,
+        at: int | None = None,
+        ticks: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._run_dir = run_dir
-        self._run = None if directory is None else _Run(directory)
+        self._ticks = ticks
+        self._run = None if directory is None else _Run(directory, ticks)
         self._nothing_yet = SanctumSnapshot()
         self._lock = threading.Lock()
         self._playback = Playback(update=at)
@@ -106,15 +116,15 @@ class RunWatch:
                 return Frame(self._nothing_yet, waiting, str(error))
             if not runs:
                 return Frame(self._nothing_yet, waiting)
-            self._run = _Run(runs[-1])
+            self._run = _Run(runs[-1], self._ticks)
         return self._run.follower.poll(now)
 
 
 class _Run:
     """All that is looked at of one run: its store, and the files beside it."""
 
-    def __init__(self, directory: Path) -> None:
-        self.follower = RunFollower(directory)
+    def __init__(self, directory: Path, ticks: Callable[[], float] = time.monotonic) -> None:
+        self.follower = RunFollower(directory, ticks=ticks)
         self._directory = directory
         self._console = ConsoleTail(directory)
         self._acknowledged = acknowledgements.Acknowledged()
@@ -131,7 +141,7 @@ class _Run:
             console=self._console.lines(),
             directory=self._directory,
             acknowledgements=self._acknowledged.entries,
-            error=view.error or self._acknowledged.error,
+            acknowledgements_error=self._acknowledged.error,
         )
 
 

@@ -6,15 +6,14 @@ from typing import ClassVar
 
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.widgets import Input, Static
+from textual.widgets import Input
 
 from esper.karn.sanctum.screens.run_screen import RunScreen
-from esper.karn.sanctum.themes import palette_of
-from esper.karn.sanctum.view import View
 from esper.karn.sanctum.widgets.console_panel import ConsolePanel
 from esper.karn.sanctum.widgets.event_log import EventLog
+from esper.karn.sanctum.widgets.filter_line import FilterLine
 from esper.karn.sanctum.widgets.following_panel import FollowingPanel
-from esper.karn.sanctum.widgets.log_filter import LogFilter, render_filter
+from esper.karn.sanctum.widgets.log_filter import LogFilter
 
 
 class LogScreen(RunScreen):
@@ -39,32 +38,15 @@ class LogScreen(RunScreen):
 
     def panels(self) -> ComposeResult:
         """Yield the filter, the log, and the console output in the same place."""
-        yield Static(id="filter")
+        yield FilterLine(id="filter")
         yield Input(id="search", placeholder="text to look for; enter keeps it", compact=True)
         yield EventLog(id="log")
         yield ConsolePanel(id="console")
 
-    def show(self, view: View) -> None:
-        """Show a view."""
-        super().show(view)
-        self._say_filter()
-
-    def redraw(self) -> None:
-        """Draw everything again, in the colours of now."""
-        super().redraw()
-        self._say_filter()
-
     def _choose(self, log_filter: LogFilter) -> None:
         self._filter = log_filter
+        self.query_one(FilterLine).choose(log_filter)
         self.query_one(EventLog).choose(log_filter)
-        self._say_filter()
-
-    def _say_filter(self) -> None:
-        if self.view is None or not self.is_mounted:
-            return
-        palette = palette_of(self.app.theme)
-        line = render_filter(self._filter, self.view.snapshot.log, self.size.width - 2, palette)
-        self.query_one("#filter", Static).update(line)
 
     @property
     def _panel(self) -> FollowingPanel:

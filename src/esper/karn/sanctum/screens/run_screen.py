@@ -120,7 +120,7 @@ class RunScreen(Screen[None]):
             error.set_class(view.trouble is not None, "-shown")
         self.set_class(bool(view.snapshot.tamiyo.evidence), "-evidence")
         self.set_class(updates_of(view) > 0, "-timed")
-        for panel in self.query(Panel):
+        for panel in self.walk_children(Panel):
             panel.lamps = self._lamps  # of panels that came later, too
             panel.show(view)
         self._say_too_small()

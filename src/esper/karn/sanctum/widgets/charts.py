@@ -37,7 +37,12 @@ def buckets(values: Sequence[float], columns: int) -> list[Bucket]:
     size = len(values)
     if columns <= 0 or size == 0:
         return []
-    parts = min(columns, size)
+    if size <= columns:
+        return [
+            Bucket(value, value, value, ()) if math.isfinite(value) else _bucket((value,))
+            for value in values
+        ]
+    parts = columns
     edges = [index * size // parts for index in range(parts + 1)]
     return [_bucket(values[start:end]) for start, end in pairwise(edges)]
 

@@ -23,10 +23,11 @@ class DecisionListPanel(ChoicePanel):
     def part(self, view: View) -> object:
         return view.snapshot.decisions, view.snapshot.run.heads
 
-    def show(self, view: View) -> None:
-        """Show another view of the run, and when what it shows was decided."""
-        super().show(view)
-        self.note(when(view.snapshot.decisions, view.snapshot.run))
+    def redraw(self) -> None:
+        """Draw the decisions, and say when they were taken."""
+        super().redraw()
+        if self._view is not None:
+            self.note(when(self._view.snapshot.decisions, self._view.snapshot.run))
 
     def keys(self, view: View) -> Sequence[Hashable]:
         return [decision.host for decision in view.snapshot.decisions]

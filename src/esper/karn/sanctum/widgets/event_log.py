@@ -37,10 +37,16 @@ def render_entry(entry: LogEntry, width: int, palette: Palette = DARK) -> list[T
     )
     sign = _SIGNS.get(entry.level, "").ljust(_SIGN_WIDTH)
     indent = len(clock) + len(sign)
-    wrapped = textwrap.wrap(entry.text, max(8, width - indent)) or [""]
+    wrapped = _wrapped(entry.text, max(8, width - indent))
     first = Text(no_wrap=True).append(clock, palette.muted).append(sign + wrapped[0], style)
     rest = [Text(no_wrap=True).append(" " * indent + more, style) for more in wrapped[1:]]
     return [first, *rest]
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    if len(text) <= width and text.isprintable() and not text.endswith(" "):
+        return [text]  # as it would be anyway: most lines are, and there are hundreds of them
+    return textwrap.wrap(text, width) or [""]
 
 
 class EventLog(FollowingPanel):

@@ -5,9 +5,10 @@ import time
 from typing import ClassVar, Final
 
 from rich.segment import Segment
+from rich.style import Style
 from rich.text import Text
 from textual.binding import Binding, BindingType
-from textual.geometry import Size
+from textual.geometry import Region, Size
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
@@ -56,7 +57,8 @@ class Panel(ScrollView, can_focus=True, inherit_bindings=False):
         self._view: View | None = None
         self.lamps = Lamps()
         self._lines: list[Text] = []
-        self._strips: list[Strip] = []
+        self._strips: dict[int, Strip] = {}  # of lines that were in sight, by identity
+        self._ground, self._width = Style(), 0  # that they are painted on
 
     def draw(self, view: View, width: int, height: int, palette: Palette) -> Text:
         """Return what the panel shows in `width` cells; what exceeds `height` lines is scrolled."""
@@ -100,25 +102,23 @@ class Panel(ScrollView, can_focus=True, inherit_bindings=False):
         self._is_due, self._drawn_at = False, time.monotonic()
         lines = self.lines(self._view, region.width, region.height, palette_of(self.app.theme))
         before, self._lines = self._lines, lines
-        known = dict(zip(map(id, before), self._strips, strict=True))
-        strips, self._strips = self._strips, []
         changed = []
-        for y, line in enumerate(lines):
-            is_same = y < len(before) and _are_same(line, before[y])
-            # What looks the same is not rendered again, though it was made anew.
-            strip = strips[y] if is_same else known.get(id(line)) or self._strip(line)
-            self._strips.append(strip)
-            if not is_same:
+        for y in range(len(lines))[self.scroll_offset.y :][: region.height]:
+            if y >= len(before) or not _are_same(lines[y], before[y]):
                 changed.append(y)
+            else:
+                lines[y] = before[y]  # not rendered again, though it was made anew
+        known = self._strips
+        self._strips = {
+            id(line): strip for line in lines if (strip := known.get(id(line))) is not None
+        }
         size = Size(region.width, len(lines))
         if self.virtual_size != size:
             self.virtual_size = size
             self.refresh()
             return
-        top = self.scroll_offset.y
         for y in changed:
-            if top <= y < top + region.height:
-                self.refresh_line(y)
+            self.refresh_line(y)
 
     def note(self, said: str) -> None:
         """Say something beside the panel's title; nothing with an empty text."""
@@ -134,16 +134,32 @@ class Panel(ScrollView, can_focus=True, inherit_bindings=False):
     def _strip(self, line: Text) -> Strip:
         console = self.app.console
         # Rich leaves the style of the whole out where no part has a style of its own.
-        style = console.get_style(line.style)
-        return Strip(Segment.apply_style(line.render(console), style), line.cell_len)
+        style = self._ground + console.get_style(line.style)
+        segments = list(Segment.apply_style(line.render(console), style))
+        missing = self._width - line.cell_len
+        if missing > 0:
+            segments.append(Segment(" " * missing, self._ground))
+        strip = Strip(segments, line.cell_len + max(0, missing))
+        return strip if missing >= 0 else strip.crop(0, self._width)
+
+    def render_lines(self, crop: Region) -> list[Strip]:
+        """Return the lines that are to be painted."""
+        # It is put together from those of all that the panel stands in: dear to ask for each line.
+        ground, width = self.rich_style, self.scrollable_content_region.width
+        if (ground, width) != (self._ground, self._width):
+            self._ground, self._width, self._strips = ground, width, {}
+        return super().render_lines(crop)
 
     def render_line(self, y: int) -> Strip:
         """Return one line of what is visible, `y` counted from the panel's top."""
-        width = self.scrollable_content_region.width
         index = y + self.scroll_offset.y
-        if index >= len(self._strips):
-            return Strip.blank(width, self.rich_style)
-        return self._strips[index].crop_extend(0, width, None).apply_style(self.rich_style)
+        if index >= len(self._lines):
+            return Strip.blank(self._width, self._ground)
+        line = self._lines[index]
+        strip = self._strips.get(id(line))
+        if strip is None:
+            self._strips[id(line)] = strip = self._strip(line)
+        return strip
 
     def on_resize(self) -> None:
         """Draw again for the new size."""

@@ -1,0 +1,132 @@
+"""The run as a whole: its start and its end, its process, how far it has come and how fast."""
+
+import copy
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Final
+
+from esper.karn.sanctum.schema import RunState
+from esper.karn.sanctum.states import described
+from esper.leyline.telemetry import Heartbeat, RunFinished, RunStarted, StepCompleted
+
+#: Steps over which the speed is taken: a few episodes, so that an update's pause counts.
+SPEED_STEPS: Final = 96
+
+
+class RunLedger:
+    """What the events tell of the run itself.
+
+    Attributes:
+        start: the last start or resume; None before the first.
+        heartbeat: the last one; None before the first.
+        notice: the last one's text.
+        update: updates completed.
+        episodes_done: episodes completed.
+        checkpoint: the last one's path.
+    """
+
+    def __init__(self) -> None:
+        self.start: RunStarted | None = None
+        self.heartbeat: Heartbeat | None = None
+        self.notice = ""
+        self.update = 0
+        self.episodes_done = 0
+        self.checkpoint = ""
+        self._finish: RunFinished | None = None
+        self._finished_at: float | None = None
+        self._started_at: float | None = None
+        self._last_event_at: float | None = None
+        self._step_times: deque[tuple[float, int]] = deque(maxlen=SPEED_STEPS)  # time, hosts
+        self._damaged = 0
+        self._unknown: dict[str, int] = {}
+
+    def begin(self, start: RunStarted, at: float) -> None:
+        """Note a start or a resume: whatever ended before goes on."""
+        self.start = start
+        self._finish = self._finished_at = None
+        self._step_times.clear()
+        if self._started_at is None:
+            self._started_at = at
+
+    def end(self, finish: RunFinished, at: float) -> None:
+        """Note an end."""
+        self._finish, self._finished_at = finish, at
+        self.episodes_done = finish.episodes_done
+
+    def note_event(self, at: float) -> None:
+        """Note when the newest event came, whatever it tells."""
+        self._last_event_at = at
+
+    def note_step(self, at: float, hosts: int) -> None:
+        """Note when so many hosts completed a step."""
+        self._step_times.append((at, hosts))
+
+    def note_damage(self) -> None:
+        """Note an event that cannot be read."""
+        self._damaged += 1
+
+    def note_unknown(self, kind: str) -> bool:
+        """Note an event of a kind that this version does not know; return whether it is new."""
+        self._unknown[kind] = self._unknown.get(kind, 0) + 1
+        return self._unknown[kind] == 1
+
+    def copy(self) -> "RunLedger":
+        """Return a ledger that goes on from here by itself."""
+        other = copy.copy(self)
+        other._step_times = self._step_times.copy()
+        other._unknown = dict(self._unknown)
+        return other
+
+    def state(
+        self,
+        step: StepCompleted | None,
+        heads: Mapping[str, tuple[str, ...]],
+        samples_per_second: float | None,
+    ) -> RunState:
+        """Return the run as of now.
+
+        Args:
+            step: the last one of this batch of episodes; None before the first.
+            heads: the choices of every head.
+            samples_per_second: of the last step or update; None before the first.
+        """
+        process = self.heartbeat or self.start
+        phase, reason = self._phase(step)
+        return replace(
+            described(self.start),
+            phase=phase,
+            reason=reason,
+            episodes_done=self.episodes_done,
+            update=self.update,
+            step=step.step if step else 0,
+            steps_per_second=self._steps_per_second(),
+            samples_per_second=samples_per_second,
+            started_at=self._started_at,
+            last_event_at=self._last_event_at,
+            pid=process.pid if process else None,
+            process_start_time=process.process_start_time if process else None,
+            finished_at=self._finished_at,
+            heads=dict(heads),
+            checkpoint=self.checkpoint,
+            events_lost=self.heartbeat.events_lost if self.heartbeat else 0,
+            damaged_events=self._damaged,
+            unknown_events=sum(self._unknown.values()),
+        )
+
+    def _phase(self, step: StepCompleted | None) -> tuple[str, str]:
+        """Return how far the run is in its life, and why, or with what it is occupied there."""
+        if self._finish is not None:
+            return self._finish.status, self._finish.reason
+        if self._last_event_at is None:
+            return "waiting", ""
+        is_training = self.start or self.update or step
+        return ("training", "") if is_training else ("starting", self.notice)
+
+    def _steps_per_second(self) -> float | None:
+        if len(self._step_times) < 2:
+            return None
+        seconds = self._step_times[-1][0] - self._step_times[0][0]
+        if not seconds > 0:  # the clock was set back
+            return None
+        return (sum(hosts for _, hosts in self._step_times) - self._step_times[0][1]) / seconds
