@@ -22,7 +22,7 @@ from torch import Tensor
 
 from esper.leyline.telemetry import IncidentRecorded, NonfiniteSighting
 
-FORMAT = 2
+FORMAT = 3
 FOLDER = "incidents"
 CAPSULE_NAME = "capsule.pt"
 _NUMBER = re.compile(r"\d{4,}")

@@ -48,8 +48,8 @@ class OperationTracer(TorchDispatchMode):
         self.phase = "preparation"
         self.minibatch: int | None = None
         self.poisons = tuple(poisons_of(inputs))
-        self._poison_of = {_key(inputs[poison.name]): poison for poison in reversed(self.poisons)}
-        self._known = {_key(tensor): name for name, tensor in inputs.items()}
+        self._known = {_where(tensor): name for name, tensor in inputs.items()}
+        self._poison_of = {_where(inputs[poison.name]): poison for poison in self.poisons}
         self._modules: list[str] = []
         self._count = 0
         self._made: dict[int, _Storage] = {}
@@ -131,7 +131,7 @@ class OperationTracer(TorchDispatchMode):
             dict.fromkeys(maker for entry in mine_broken for maker in sources[entry[0]])
         )
         poisons = tuple(
-            self._poison_of.get(_key(original), poison_of(argument, value))
+            self._poison_in(original) or poison_of(argument, value)
             for argument, original, value in mine_broken
             if not sources[argument]
         )
@@ -147,12 +147,12 @@ class OperationTracer(TorchDispatchMode):
             module=module,
             place=location,
             inputs=tuple(
-                range_of(part, value, of=self._known.get(_key(original), ""))
+                range_of(part, value, of=self._known.get(_where(original), ""))
                 for part, original, value in mine
                 if is_start
             ),
             scalars=tuple(_named_numbers(func, args, kwargs)) if is_start else (),
-            outputs=(range_of(name, tensor, of=self._known.get(_key(tensor), "")),),
+            outputs=(range_of(name, tensor, of=self._known.get(_where(tensor), "")),),
             columns=_columns(tensor),
             sources=made_by,
             poisons=poisons,
@@ -161,6 +161,14 @@ class OperationTracer(TorchDispatchMode):
         if storage is None:
             storage = self._made[_key(tensor)] = _Storage(tensor)
         storage.add(tensor, operation)
+
+    def _poison_in(self, tensor: Tensor) -> Poison | None:
+        """Return the first poison that lies in the memory of a tensor, or None."""
+        storage, start, end = _where(tensor)
+        for (key, first, last), poison in self._poison_of.items():
+            if key == storage and first < end and start < last:
+                return poison
+        return None
 
     def _remember_forward(self) -> None:
         """Remember where the derivative that belongs to this operation will have come from."""
@@ -300,6 +308,11 @@ def _span(tensor: Tensor) -> tuple[int, int]:
     last = sum(int(size - 1) * int(stride) for size, stride in steps)
     start = int(tensor.storage_offset())
     return start * tensor.element_size(), (start + last + 1) * tensor.element_size()
+
+
+def _where(tensor: Tensor) -> tuple[int, int, int]:
+    """Return the storage that a tensor lies in, and where: parameters may share a storage."""
+    return _key(tensor), *_span(tensor)
 
 
 def _place() -> Place:
