@@ -80,6 +80,7 @@ def minibatch_terms(
     log_probs: Tensor,
     taken_log_probs: Tensor,
     config: TrainingConfig,
+    entropy_coefficient: float,
 ) -> MinibatchTerms:
     """Return the loss and its parts.
 
@@ -89,7 +90,8 @@ def minibatch_terms(
         output: the policy's output for them.
         log_probs: of every choice, `[T, n, H, C]`.
         taken_log_probs: of the choices taken, `[T, n, H]`.
-        config: coefficients and the clip range.
+        config: the clip range and the weight of the value loss.
+        entropy_coefficient: weight of the entropy bonus in this update.
     """
     active = batch.rollout.active
     log_ratios = counted(taken_log_probs, active) - counted(batch.old_log_probs, active)
@@ -119,5 +121,5 @@ def minibatch_terms(
         entropy_loss=entropy_loss,
         loss=policy_loss
         + config.value_coefficient * value_loss
-        + config.entropy_coefficient * entropy_loss,
+        + entropy_coefficient * entropy_loss,
     )

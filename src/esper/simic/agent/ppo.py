@@ -81,6 +81,12 @@ class PPOAgent:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
 
+    @property
+    def entropy_coefficient(self) -> float:
+        """Weight of the entropy bonus: it falls with the learning rate, from exploring to using."""
+        rate: float = self.optimizer.param_groups[0]["lr"]
+        return self.config.entropy_coefficient * rate / self.config.learning_rate
+
     def update(self, rollout: Rollout, injections: Sequence[Injection] = ()) -> UpdateResult:
         """Learn from a batch of whole episodes.
 
@@ -284,7 +290,15 @@ class PPOAgent:
                     waiting.append(injection)
                 else:
                     taken_log_probs = planted
-        terms = minibatch_terms(self.policy, batch, output, log_probs, taken_log_probs, self.config)
+        terms = minibatch_terms(
+            self.policy,
+            batch,
+            output,
+            log_probs,
+            taken_log_probs,
+            self.config,
+            self.entropy_coefficient,
+        )
         return terms, waiting
 
     def state_dict(self) -> dict[str, Any]:
