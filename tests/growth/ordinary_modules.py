@@ -119,7 +119,7 @@ class Seed(nn.Module):
             case "linear_add":
                 return features + alpha * change
             case "linear_multiply":
-                return features * (1 + alpha * torch.tanh(change))
+                return features * (1 + 2 * alpha * torch.tanh(change))
             case "sigmoid_add":
                 low, high = 1 / (1 + math.exp(4.0)), 1 / (1 + math.exp(-4.0))
                 amount = (1 / (1 + math.exp(-8.0 * (alpha - 0.5))) - low) / (high - low)

@@ -111,12 +111,12 @@ def test_styles_equal_ordinary_arithmetic(ordinary: ModuleType, style: Style, al
     torch.testing.assert_close(blend(style, alpha, change, features)[0], theirs)
 
 
-def test_multiplying_at_most_doubles_a_feature() -> None:
+def test_multiplying_at_most_triples_a_feature_and_at_half_of_it_doubles() -> None:
     features, change = random(2, 4, 5, 3).relu(), 100 * random(2, 4, 5, 3, seed=1)
-    for alpha in (0.5, 1.0):
+    for alpha, least, most in ((0.5, 0.0, 2.0), (1.0, -1.0, 3.0)):
         blended = blend(Style.LINEAR_MULTIPLY, alpha, change, features)
-        assert (blended >= 0).all()
-        assert (blended <= 2 * features).all()
+        assert (blended >= least * features).all()
+        assert (blended <= most * features).all()
 
 
 def test_sigmoid_of_alpha_runs_from_exactly_zero_to_exactly_one() -> None:

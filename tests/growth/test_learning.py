@@ -8,7 +8,7 @@ import pytest
 from esper.growth.env import GrowthVectorEnv
 from esper.leyline.heads import BLUEPRINT_CHOICES, Op
 
-STEPS_OF_40_EPOCHS = 160  # of 8 minibatches of 100, out of 3,200 samples
+STEPS_OF_40_EPOCHS = 160  # of 16 minibatches of 50, out of 3,200 samples
 
 
 def accuracy_after(steps: int, hosts: int, task: str, **settings: int) -> float:

@@ -54,6 +54,12 @@ class Situation:
         return dict(zip(HEAD_NAMES, action.tolist(), strict=True))
 
 
+@pytest.mark.parametrize(("target", "choice"), [(0.5, 0), (0.7, 1), (1.0, 2)])
+def test_it_blends_in_as_far_as_the_rule_says(target: float, choice: int) -> None:
+    planted = Situation().allow(Op.GERMINATE, 1).answer(Rule(alpha_target=target))
+    assert (planted["op"], planted["alpha_target"]) == (Op.GERMINATE, choice)
+
+
 def test_it_plants_what_the_rule_says_while_there_is_time() -> None:
     rule = Rule(blueprints=("norm", "mlp", "conv"))
     early = Situation(progress=0.1).allow(Op.GERMINATE, 1).answer(rule)

@@ -8,7 +8,7 @@ from torch.distributions import Categorical
 
 from esper.leyline.heads import HEAD_NAMES, HEAD_SIZES, Op
 from esper.tamiyo.acting import sample
-from esper.tamiyo.categorical import likelihoods, taken
+from esper.tamiyo.categorical import likelihoods
 from esper.tamiyo.policy import OP_PRIOR, HeadLayout, RecurrentPolicy
 
 TOTAL = sum(HEAD_SIZES)

@@ -97,8 +97,8 @@ class GrowthVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         autoreset_mode: AutoresetMode | str = AutoresetMode.SAME_STEP,
         reward: RewardSettings | None = None,
         channels: int | None = None,
-        batch: int = 100,
-        batches: int = 8,
+        batch: int = 50,
+        batches: int = 16,
         optimizer: AdamSettings | None = None,
     ) -> None:
         counts = {"num_envs": num_envs, "steps": steps, "batch": batch, "batches": batches}

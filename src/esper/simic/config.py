@@ -57,12 +57,14 @@ class TrainingConfig:
         2400, "episodes over which the learning rate falls, to a hundredth of what it was"
     )
     gamma: float = _setting(1.0, "discount of a step")
-    gae_lambda: float = _setting(0.98, "lambda of generalised advantage estimation")
+    gae_lambda: float = _setting(1.0, "lambda of generalised advantage estimation")
     siblings: int = _setting(
-        4, "hosts of a batch that are born alike; an action is credited with what it gained on them"
+        8, "hosts of a batch that are born alike; an action is credited with what it gained on them"
     )
     clip_range: float = _setting(0.2, "how far a ratio may move from 1 before it is clipped")
-    entropy_coefficient: float = _setting(0.01, "weight of the entropy bonus")
+    entropy_coefficient: float = _setting(
+        0.01, "weight of the entropy bonus at first; it falls with the learning rate"
+    )
     value_coefficient: float = _setting(0.5, "weight of the value loss")
     max_gradient_norm: float = _setting(0.5, "norm that gradients are clipped to")
     target_kl: float = _setting(0.03, "an update stops early at 1.5 times this KL; 0 never stops")

@@ -27,6 +27,7 @@ class Rule:
     Attributes:
         blueprints: planted in each slot, in slot order.
         style: how seeds are blended in.
+        alpha_target: how far, one of `ALPHA_TARGETS`.
         trial: share of the episode that a seed trains before it is judged.
         patience: share of the episode after which a seed that does not help is pruned.
         latest: share of the episode after which nothing new is planted, as it could not finish.
@@ -34,6 +35,7 @@ class Rule:
 
     blueprints: tuple[str, ...] = ("conv", "conv", "conv")
     style: str = "linear_add"
+    alpha_target: float = max(ALPHA_TARGETS)
     trial: float = 0.08
     patience: float = 0.25
     latest: float = 0.6
@@ -45,6 +47,12 @@ HAND_RULES: dict[str, Rule] = {
     "conv in every slot, soon": Rule(trial=0.04),
     "conv in every slot, late": Rule(trial=0.16),
     "conv in every slot, multiplying": Rule(style="linear_multiply", trial=0.12),
+    "conv in every slot, multiplying by half": Rule(
+        style="linear_multiply", alpha_target=0.5, trial=0.12
+    ),
+    "conv, conv, depthwise, multiplying": Rule(
+        blueprints=("conv", "conv", "depthwise"), style="linear_multiply", trial=0.04
+    ),
     "conv, then normalisers": Rule(blueprints=("conv", "norm", "norm")),
     "normaliser in every slot": Rule(blueprints=("norm", "norm", "norm")),
     "multiplying normaliser in every slot": Rule(
@@ -112,7 +120,7 @@ class HeuristicPolicy:
                     blueprint=BLUEPRINT_CHOICES.index(rule.blueprints[slot]),
                     style=STYLE_CHOICES.index(rule.style),
                     tempo=TEMPO_STEPS.index(min(TEMPO_STEPS)),
-                    alpha_target=ALPHA_TARGETS.index(max(ALPHA_TARGETS)),
+                    alpha_target=ALPHA_TARGETS.index(rule.alpha_target),
                 )
         return _action(Op.WAIT)
 

@@ -47,7 +47,7 @@ def test_the_loss_equals_one_written_as_loops(
             parameter.add_(0.05 * torch.randn(parameter.shape))
     output = policy(rollout.observations, rollout.initial_state)
     taken = likelihoods(policy.table.unpadded(output.logits), batch.illegal, batch.actions)
-    terms = minibatch_terms(batch, output, taken, config)
+    terms = minibatch_terms(batch, output, taken, config, agent.entropy_coefficient)
 
     mean = sum(a.item() for a in advantages.flatten()) / advantages.numel()
     spread = math.sqrt(
@@ -87,6 +87,13 @@ def test_the_loss_equals_one_written_as_loops(
         - config.entropy_coefficient * sum(entropies) / len(entropies)
     )
     assert terms.loss.item() == pytest.approx(expected, rel=1e-4, abs=1e-6)
+
+
+def test_the_entropy_bonus_falls_with_the_learning_rate(make_agent: AgentMaker) -> None:
+    agent = make_agent(learning_rate=4e-3, entropy_coefficient=0.02)
+    assert agent.entropy_coefficient == pytest.approx(0.02)
+    agent.set_learning_rate(1e-3)
+    assert agent.entropy_coefficient == pytest.approx(0.005)
 
 
 def test_a_choice_that_pays_becomes_more_likely(

@@ -92,6 +92,7 @@ def minibatch_terms(
     output: PolicyOutput,
     taken: Likelihoods,
     config: TrainingConfig,
+    entropy_coefficient: float,
 ) -> MinibatchTerms:
     """Return the loss and its parts.
 
@@ -99,7 +100,8 @@ def minibatch_terms(
         batch: the episodes.
         output: the policy's output for them.
         taken: log-probabilities of the choices taken, and entropies.
-        config: coefficients and the clip range.
+        config: the clip range and the weight of the value loss.
+        entropy_coefficient: weight of the entropy bonus in this update.
     """
     log_ratios = counted(taken.log_probs, batch.active) - batch.old_log_probs
     log_ratio = log_ratios.sum(-1)
@@ -130,5 +132,5 @@ def minibatch_terms(
         entropy_loss=entropy_loss,
         loss=policy_loss
         + config.value_coefficient * value_loss
-        + config.entropy_coefficient * entropy_loss,
+        + entropy_coefficient * entropy_loss,
     )

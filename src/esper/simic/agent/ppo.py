@@ -88,6 +88,12 @@ class PPOAgent:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
 
+    @property
+    def entropy_coefficient(self) -> float:
+        """Weight of the entropy bonus: it falls with the learning rate, from exploring to using."""
+        rate: float = self.optimizer.param_groups[0]["lr"]
+        return self.config.entropy_coefficient * rate / self.config.learning_rate
+
     def update(self, rollout: Rollout, injections: Sequence[Injection] = ()) -> UpdateResult:
         """Learn from a batch of whole episodes.
 
@@ -317,7 +323,7 @@ class PPOAgent:
                     waiting.append(injection)
                 else:
                     taken = taken._replace(log_probs=planted)
-        terms = minibatch_terms(batch, output, taken, self.config)
+        terms = minibatch_terms(batch, output, taken, self.config, self.entropy_coefficient)
         return terms, waiting
 
     def state_dict(self) -> dict[str, Any]:
