@@ -7,6 +7,7 @@ from io import StringIO
 import pytest
 from rich.console import Console
 from textual.command import CommandPalette
+from textual.screen import Screen
 from textual.widgets import Input
 
 from esper.karn.run_directory import create_run
@@ -423,3 +424,40 @@ async def test_a_click_on_the_key_line_is_like_the_key(views, sanctum, seen):
         await pilot.click("KeyLine", offset=(53, 0))
         await pilot.pause()
         assert app.current_mode == "Runs"
+
+
+@pytest.mark.parametrize("key", "12345")
+async def test_between_its_drawings_a_busy_run_has_nothing_painted(
+    views, sanctum, seen, monkeypatch, key
+):
+    app = sanctum(views.view(views.drilled()))
+    async with app.run_test(size=(120, 40)) as pilot:
+        await seen(pilot)
+        await pilot.press(key)
+        await seen(pilot)
+        await pilot.pause(0.1)
+        monkeypatch.setattr("esper.karn.sanctum.widgets.panel.REST_SECONDS", 1_000.0)
+        painted = []
+        paint = Screen._compositor_refresh
+        monkeypatch.setattr(
+            Screen, "_compositor_refresh", lambda screen: (painted.append(screen), paint(screen))
+        )
+        for step in (12, 13, 14):
+            snapshot = views.drilled()
+            decisions = [replace(one, step=step, value=0.5) for one in snapshot.decisions]
+            hosts = [replace(one, accuracy=0.25, loss=0.125 * step) for one in snapshot.hosts]
+            line = replace(snapshot.log[-1], event_id=1_000 + step, text=f"step {step}")
+            app.shown.append(
+                views.view(
+                    replace(
+                        snapshot,
+                        run=replace(snapshot.run, step=step),
+                        decisions=tuple(decisions),
+                        hosts=tuple(hosts),
+                        log=(*snapshot.log, line),
+                    )
+                )
+            )
+            await seen(pilot)
+            await pilot.pause(0.05)
+        assert painted == []

@@ -37,17 +37,14 @@ def buckets(values: Sequence[float], columns: int) -> list[Bucket]:
     size = len(values)
     if columns <= 0 or size == 0:
         return []
-    if size <= columns:
-        return [
-            Bucket(value, value, value, ()) if math.isfinite(value) else _bucket((value,))
-            for value in values
-        ]
-    parts = columns
+    parts = min(columns, size)
     edges = [index * size // parts for index in range(parts + 1)]
     return [_bucket(values[start:end]) for start, end in pairwise(edges)]
 
 
 def _bucket(values: Sequence[float]) -> Bucket:
+    if len(values) == 1 and math.isfinite(values[0]):
+        return Bucket(values[0], values[0], values[0], ())  # most are, and there are hundreds
     finite = [value for value in values if math.isfinite(value)]
     if len(finite) == len(values):
         return Bucket(min(finite), max(finite), finite[-1], ())
