@@ -2,11 +2,9 @@
 
 import torch
 
-from esper.growth.blending import mix
-from esper.growth.blueprints import BLUEPRINTS
 from esper.growth.host import HostShape, classify, run_first_block
-from esper.growth.layers import layer_norm
 from esper.growth.plan import Jobs, Plan
+from esper.growth.slot import blend_seeds
 
 
 def run(plan: Plan, shape: HostShape, flat: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
@@ -30,19 +28,22 @@ def run(plan: Plan, shape: HostShape, flat: torch.Tensor, columns: torch.Tensor)
     )
     *tensors, classifier = shape.split(hosts)
     main, shadow = run_first_block(columns, tensors[0], shape), None
+
+    def through(stream: torch.Tensor, jobs: Jobs) -> torch.Tensor:
+        return blend_seeds(stream, jobs, plan.groups, _seeds(jobs, groups))
+
     for number, (block, slot) in enumerate(zip(shape.blocks, plan.slots, strict=True)):
         if number > 0:
             main = block.run(main, tensors[number])
             if shadow is not None:
                 shadow = block.run(shadow, _copies(tensors[number], slot.shadow_rows))
         if slot.passing is not None and shadow is not None:
-            shadow = _through(shadow, slot.passing, plan, groups)
+            shadow = through(shadow, slot.passing)
         if slot.forking is not None:
-            source = main.detach().index_select(0, slot.forking.rows)
-            forked = torch.cat(_blended(source, slot.forking, plan, groups))
+            forked = through(main.detach().index_select(0, slot.forked), slot.forking)
             shadow = forked if shadow is None else torch.cat([shadow, forked])
         if slot.main is not None:
-            main = _through(main, slot.main, plan, groups)
+            main = through(main, slot.main)
     logits = classify(main, classifier, shape)
     if shadow is None:
         return logits
@@ -54,54 +55,12 @@ def _copies(tensors: tuple[torch.Tensor, ...], rows: torch.Tensor) -> tuple[torc
     return tuple(tensor.detach().index_select(0, rows) for tensor in tensors)
 
 
-def _through(
-    features: torch.Tensor, jobs: Jobs, plan: Plan, groups: list[torch.Tensor]
-) -> torch.Tensor:
-    """Return the stream `[R, C, *P, B]` with the seeds blended into the rows they sit in."""
-    count = len(jobs.rows)
-    if jobs.leading and count == len(features):
-        return torch.cat(_blended(features, jobs, plan, groups))
-    if jobs.leading:
-        inside, outside = features.split([count, len(features) - count])
-        return torch.cat([*_blended(inside, jobs, plan, groups), outside])
-    inside = features.index_select(0, jobs.rows)
-    return features.index_copy(0, jobs.rows, torch.cat(_blended(inside, jobs, plan, groups)))
-
-
-def _blended(
-    features: torch.Tensor, jobs: Jobs, plan: Plan, groups: list[torch.Tensor]
-) -> list[torch.Tensor]:
-    """Return what the seeds make of their features `[n, C, *P, B]`, in pieces along n."""
-    sizes = [batch.size for batch in jobs.batches]
-    normal = layer_norm(features)
-    blended = []
-    for batch, part, normal_part, amount in zip(
-        jobs.batches,
-        _split(features, sizes),
-        _split(normal, sizes),
-        _split(jobs.coefficients, sizes),
-        strict=True,
-    ):
-        group, rows = plan.groups[batch.group], groups[batch.group]
-        if batch.members is not None:  # a shadow passes: it learns nothing here
-            rows = rows.detach().index_select(0, batch.members)
-        *tensors, gate_weight, gate_bias = group.layout.split(rows)
-        change = BLUEPRINTS[group.blueprint].forward(normal_part, tuple(tensors))
-        lengths = [length for _, length in batch.mixing]
-        blended += [
-            mix(mixing, *pieces)
-            for (mixing, _), *pieces in zip(
-                batch.mixing,
-                *(
-                    _split(tensor, lengths)
-                    for tensor in (part, change, normal_part, amount, gate_weight, gate_bias)
-                ),
-                strict=True,
-            )
-        ]
-    return blended
-
-
-def _split(tensor: torch.Tensor, sizes: list[int]) -> tuple[torch.Tensor, ...]:
-    # The backward of a split copies all pieces together, even where there is but one.
-    return (tensor,) if len(sizes) == 1 else tensor.split(sizes)
+def _seeds(jobs: Jobs, groups: list[torch.Tensor]) -> list[torch.Tensor]:
+    """Return the parameters of each batch at work. `[n, size]`"""
+    return [
+        groups[batch.group]
+        if batch.members is None
+        # a shadow passes: it learns nothing here
+        else groups[batch.group].detach().index_select(0, batch.members)
+        for batch in jobs.batches
+    ]

@@ -44,13 +44,11 @@ class Batch:
     Attributes:
         group: index into `Plan.groups`.
         members: which of the group, in order, `[n]`; None for all.
-        mixing: their runs of equal arithmetic, as (arithmetic, length).
         size: n.
     """
 
     group: int
     members: torch.Tensor | None
-    mixing: tuple[tuple[Mixing, int], ...]
     size: int
 
 
@@ -60,12 +58,14 @@ class Jobs:
 
     Attributes:
         batches: the groups at work, in the order of the rows.
-        rows: the rows of the stream they read. `[n]`
+        mixing: runs of equal arithmetic, groups regardless: each with its stretch of the seeds.
+        rows: the rows of the stream they work on. `[n]`
         leading: whether those are the stream's first n rows, in order.
         coefficients: how far each seed is blended in. `[n]`
     """
 
     batches: tuple[Batch, ...]
+    mixing: tuple[tuple[Mixing, slice], ...]
     rows: torch.Tensor
     leading: bool
     coefficients: torch.Tensor
@@ -78,13 +78,15 @@ class SlotPlan:
     Attributes:
         main: on the main rows.
         passing: on the shadow rows that forked at earlier slots.
-        forking: reads main rows and begins shadow rows.
+        forking: on new shadow rows.
+        forked: main row of each of those. `[n]`
         shadow_rows: main row of each shadow row that reaches this slot. `[k]`
     """
 
     main: Jobs | None
     passing: Jobs | None
     forking: Jobs | None
+    forked: torch.Tensor
     shadow_rows: torch.Tensor
 
 
@@ -154,8 +156,9 @@ def _make_plan(
             if len(members):
                 passing.append(_Work(number, members, group.hosts[members], rows))
         groups += residents
+        forked = np.concatenate([shadow_hosts[:0], *(group.hosts for group in newcomers)])
         forking = [
-            _Work(number, None, group.hosts, row_of_host[group.hosts])
+            _Work(number, None, group.hosts, np.flatnonzero(np.isin(forked, group.hosts)))
             for number, group in enumerate(newcomers, start=len(groups))
         ]
         groups += newcomers
@@ -164,12 +167,12 @@ def _make_plan(
                 main=_jobs(population, seeds, slot, main, seeds.alpha),
                 passing=_jobs(population, seeds, slot, passing, seeds.alpha),
                 forking=_jobs(population, seeds, slot, forking, seeds.target),
+                forked=torch.from_numpy(row_of_host[forked]).to(device),
                 shadow_rows=torch.from_numpy(row_of_host[shadow_hosts]).to(device),
             )
         )
-        forked = [group.hosts for group in newcomers]
-        shadow_hosts = np.concatenate([shadow_hosts, *forked])
-        shadow_slots = np.concatenate([shadow_slots, *(np.full(len(h), slot) for h in forked)])
+        shadow_hosts = np.concatenate([shadow_hosts, forked])
+        shadow_slots = np.concatenate([shadow_slots, np.full(len(forked), slot)])
 
     columns = [population.host_columns(order)]
     columns += [population.seed_columns(g.hosts, g.slot, g.blueprint) for g in groups]
@@ -231,24 +234,24 @@ def _jobs(
             Batch(
                 group=item.group,
                 members=None if item.members is None else torch.from_numpy(item.members).to(device),
-                mixing=_runs(MIXING_OF_STYLE[seeds.style[item.hosts, slot]]),
                 size=len(item.hosts),
             )
             for item in work
         ),
+        mixing=_runs(MIXING_OF_STYLE[seeds.style[hosts, slot]]),
         rows=torch.from_numpy(rows).to(device),
         leading=bool((rows == np.arange(len(rows))).all()),
         coefficients=torch.from_numpy(amounts).to(device, dtype),
     )
 
 
-def _runs(values: np.ndarray) -> tuple[tuple[Mixing, int], ...]:
-    """Return the runs of equal values as (value, length)."""
-    starts = np.flatnonzero(np.diff(values, prepend=-1))
-    lengths = np.diff(starts, append=len(values))
+def _runs(values: np.ndarray) -> tuple[tuple[Mixing, slice], ...]:
+    """Return the runs of equal values, each with its stretch."""
+    starts = np.flatnonzero(np.diff(values, prepend=-1)).tolist()
+    stops = [*starts[1:], len(values)]
     return tuple(
-        (Mixing(int(values[start])), int(length))
-        for start, length in zip(starts, lengths, strict=True)
+        (Mixing(int(values[start])), slice(start, stop))
+        for start, stop in zip(starts, stops, strict=True)
     )
 
 
