@@ -141,6 +141,7 @@ def normalise_backward(
     normal: torch.Tensor,
     scale: torch.Tensor,
     passed: torch.Tensor | None = None,
+    out: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Return the gradient of the features that `normalise` read.
 
@@ -148,12 +149,15 @@ def normalise_backward(
         gradient: of what it returned.
         normal, scale: what it returned.
         passed: added to the result, if given: what reaches the features past the norm.
+        out: where to write the result; None for a new tensor.
     """
     # scale * (g - mean(g) - normal * mean(g * normal)), with few passes over whole features
     flat, normal = gradient.flatten(1, -2), normal.flatten(1, -2)
     along = (flat * normal).mean(1, keepdim=True).mul_(scale).neg_()
     level = flat.mean(1, keepdim=True).mul_(scale).neg_()
-    result = torch.addcmul(level, flat, scale).addcmul_(normal, along).view(gradient.shape)
+    out = None if out is None else out.flatten(1, -2)
+    result = torch.addcmul(level, flat, scale, out=out).addcmul_(normal, along)
+    result = result.view(gradient.shape)
     return result if passed is None else result.add_(passed)
 
 

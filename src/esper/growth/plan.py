@@ -20,6 +20,10 @@ from esper.growth.population import Population
 from esper.growth.seeds import IN_HOST, Seeds
 from esper.leyline.heads import Stage
 
+#: A lot holds seeds until their features of one sample are so many numbers: with a minibatch of 100
+#: samples and 4 bytes a number, a quarter of a megabyte for each of the tensors at work.
+LOT_NUMBERS = 960
+
 
 @dataclass(frozen=True)
 class Group:
@@ -53,22 +57,39 @@ class Batch:
 
 
 @dataclass(frozen=True)
+class Lot:
+    """Seeds that run one after the other while their features are in the cache.
+
+    Attributes:
+        here: their stretch of the jobs' seeds.
+        pieces: the batches they are of: number of the batch, stretch of it, stretch of the lot.
+        mixing: runs of equal arithmetic, batches regardless: each with its stretch of the lot.
+    """
+
+    here: slice
+    pieces: tuple[tuple[int, slice, slice], ...]
+    mixing: tuple[tuple[Mixing, slice], ...]
+
+
+@dataclass(frozen=True)
 class Jobs:
     """What one slot does to one stream of features.
 
     Attributes:
         batches: the groups at work, in the order of the rows.
-        mixing: runs of equal arithmetic, groups regardless: each with its stretch of the seeds.
+        lots: the seeds of all batches in stretches.
         rows: the rows of the stream they work on. `[n]`
         leading: whether those are the stream's first n rows, in order.
         coefficients: how far each seed is blended in. `[n]`
+        gated: whether any seed blends by its gate.
     """
 
     batches: tuple[Batch, ...]
-    mixing: tuple[tuple[Mixing, slice], ...]
+    lots: tuple[Lot, ...]
     rows: torch.Tensor
     leading: bool
     coefficients: torch.Tensor
+    gated: bool
 
 
 @dataclass(frozen=True)
@@ -228,6 +249,7 @@ def _jobs(
     device, dtype = population.state.device, population.state.dtype
     rows = np.concatenate([item.rows for item in work])
     hosts = np.concatenate([item.hosts for item in work])
+    mixing = MIXING_OF_STYLE[seeds.style[hosts, slot]]
     amounts = coefficient(seeds.style[hosts, slot], alpha[hosts, slot])
     return Jobs(
         batches=tuple(
@@ -238,11 +260,45 @@ def _jobs(
             )
             for item in work
         ),
-        mixing=_runs(MIXING_OF_STYLE[seeds.style[hosts, slot]]),
+        lots=_lots(
+            [len(item.hosts) for item in work],
+            mixing,
+            LOT_NUMBERS // population.shape.blocks[slot].numbers,
+        ),
         rows=torch.from_numpy(rows).to(device),
         leading=bool((rows == np.arange(len(rows))).all()),
         coefficients=torch.from_numpy(amounts).to(device, dtype),
+        gated=bool((mixing == Mixing.GATE).any()),
     )
+
+
+def _lots(sizes: list[int], mixing: np.ndarray, most: int) -> tuple[Lot, ...]:
+    """Return batches of the given sizes in lots of at most so many seeds (but at least one).
+
+    A batch is divided only where it does not fit into a lot of its own.
+    """
+    most = max(1, most)
+    lots: list[list[tuple[int, slice]]] = [[]]
+    room = most
+    for number, size in enumerate(sizes):
+        for first in range(0, size, most):
+            count = min(most, size - first)
+            if count > room:
+                lots.append([])
+                room = most
+            lots[-1].append((number, slice(first, first + count)))
+            room -= count
+    result, start = [], 0
+    for lot in lots:
+        pieces, done = [], 0
+        for number, members in lot:
+            count = members.stop - members.start
+            pieces.append((number, members, slice(done, done + count)))
+            done += count
+        here = slice(start, start + done)
+        result.append(Lot(here, tuple(pieces), _runs(mixing[here])))
+        start += done
+    return tuple(result)
 
 
 def _runs(values: np.ndarray) -> tuple[tuple[Mixing, slice], ...]:
