@@ -101,7 +101,8 @@ class _Slot(torch.autograd.Function):
             of_stream = torch.empty_like(gradient)
             of_features = of_stream[:count] if jobs.leading else torch.empty_like(of_blended)
         of_seeds: list[list[torch.Tensor]] = [[] for _ in jobs.batches]
-        for done in ctx.done:
+        while ctx.done:  # the last one first, which is still in the cache, and makes room
+            done = ctx.done.pop()
             _lot_backward(
                 done,
                 of_blended[done.lot.here],
@@ -118,7 +119,7 @@ class _Slot(torch.autograd.Function):
                     of_stream.copy_(gradient)
                 of_stream.index_copy_(0, jobs.rows, of_features)
         by_batch = [
-            (pieces[0] if len(pieces) == 1 else torch.cat(pieces)) if pieces else None
+            (pieces[0] if len(pieces) == 1 else torch.cat(pieces[::-1])) if pieces else None
             for pieces in of_seeds
         ]
         return of_stream, None, None, *by_batch
