@@ -89,8 +89,8 @@ def mix(
 
 def mix_backward(
     mixing: Mixing,
-    gradient: torch.Tensor,
     saved: torch.Tensor | None,
+    gradient: torch.Tensor,
     features: torch.Tensor,
     change: torch.Tensor,
     normal: torch.Tensor,
@@ -100,8 +100,8 @@ def mix_backward(
 
     Args:
         mixing, features, change, normal, gate: as given to `mix`.
-        gradient: of the blended features, times the amount; overwritten by that of the change.
         saved: what `mix` returned.
+        gradient: of the blended features, times the amount; overwritten by that of the change.
 
     Returns:
         What the arithmetic adds to the gradients of the features and of the normalised features,

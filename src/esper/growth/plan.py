@@ -61,14 +61,16 @@ class Lot:
     """Seeds that run one after the other while their features are in the cache.
 
     Attributes:
-        here: their stretch of the jobs' seeds.
-        pieces: the batches they are of: number of the batch, stretch of it, stretch of the lot.
-        mixing: runs of equal arithmetic, batches regardless: each with its stretch of the lot.
+        pieces: the batches they are of: number of the batch and stretch of it.
+        piece_sizes: seeds in each piece.
+        mixing: the arithmetic of each run of equal ones, batches regardless.
+        mixing_sizes: seeds in each run.
     """
 
-    here: slice
-    pieces: tuple[tuple[int, slice, slice], ...]
-    mixing: tuple[tuple[Mixing, slice], ...]
+    pieces: tuple[tuple[int, slice], ...]
+    piece_sizes: list[int]
+    mixing: tuple[Mixing, ...]
+    mixing_sizes: list[int]
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,8 @@ class Jobs:
 
     Attributes:
         batches: the groups at work, in the order of the rows.
-        lots: the seeds of all batches in stretches.
+        lots: the seeds of all batches, lot by lot.
+        lot_sizes: seeds in each lot.
         rows: the rows of the stream they work on. `[n]`
         leading: whether those are the stream's first n rows, in order.
         coefficients: how far each seed is blended in. `[n]`
@@ -86,6 +89,7 @@ class Jobs:
 
     batches: tuple[Batch, ...]
     lots: tuple[Lot, ...]
+    lot_sizes: list[int]
     rows: torch.Tensor
     leading: bool
     coefficients: torch.Tensor
@@ -158,8 +162,9 @@ def _make_plan(
     # Hosts in the order of their seeds in the first slot, whose features are the largest by far:
     # there the groups are then plain stretches of the main rows.
     present = in_host[:, 0]
-    mixing = np.where(present, MIXING_OF_STYLE[seeds.style[:, 0]], 0)
     blueprint = np.where(present, seeds.blueprint[:, 0], 0)
+    number = np.searchsorted(np.unique(blueprint[present]), blueprint)
+    mixing = np.where(present, _mixing_order(seeds.style[:, 0], number), 0)
     order = np.lexsort((mixing, blueprint, ~present))
     row_of_host = np.argsort(order)
 
@@ -222,12 +227,22 @@ def _group(
         row_of_host: main row of each host. `[N]`
     """
     groups = []
-    for blueprint in np.unique(seeds.blueprint[chosen, slot]).tolist():
+    for number, blueprint in enumerate(np.unique(seeds.blueprint[chosen, slot]).tolist()):
         hosts = np.flatnonzero(chosen & (seeds.blueprint[:, slot] == blueprint))
-        mixing = MIXING_OF_STYLE[seeds.style[hosts, slot]]
+        mixing = _mixing_order(seeds.style[hosts, slot], number)
         hosts = hosts[np.lexsort((row_of_host[hosts], mixing))]
         groups.append(Group(slot, blueprint, population.layouts[blueprint], hosts))
     return groups
+
+
+def _mixing_order(style: np.ndarray, number: int | np.ndarray) -> np.ndarray:
+    """Return what to sort the seeds of a slot's so-manieth group by, given their styles.
+
+    Every other group is sorted the other way round, so that a run of equal arithmetic goes on from
+    one group into the next.
+    """
+    order: np.ndarray = MIXING_OF_STYLE[style] * (1 - 2 * (number % 2))
+    return order
 
 
 @dataclass(frozen=True)
@@ -251,6 +266,11 @@ def _jobs(
     hosts = np.concatenate([item.hosts for item in work])
     mixing = MIXING_OF_STYLE[seeds.style[hosts, slot]]
     amounts = coefficient(seeds.style[hosts, slot], alpha[hosts, slot])
+    lots = _lots(
+        [len(item.hosts) for item in work],
+        mixing,
+        LOT_NUMBERS // population.shape.blocks[slot].numbers,
+    )
     return Jobs(
         batches=tuple(
             Batch(
@@ -260,11 +280,8 @@ def _jobs(
             )
             for item in work
         ),
-        lots=_lots(
-            [len(item.hosts) for item in work],
-            mixing,
-            LOT_NUMBERS // population.shape.blocks[slot].numbers,
-        ),
+        lots=lots,
+        lot_sizes=[sum(lot.piece_sizes) for lot in lots],
         rows=torch.from_numpy(rows).to(device),
         leading=bool((rows == np.arange(len(rows))).all()),
         coefficients=torch.from_numpy(amounts).to(device, dtype),
@@ -290,25 +307,19 @@ def _lots(sizes: list[int], mixing: np.ndarray, most: int) -> tuple[Lot, ...]:
             room -= count
     result, start = [], 0
     for lot in lots:
-        pieces, done = [], 0
-        for number, members in lot:
-            count = members.stop - members.start
-            pieces.append((number, members, slice(done, done + count)))
-            done += count
-        here = slice(start, start + done)
-        result.append(Lot(here, tuple(pieces), _runs(mixing[here])))
-        start += done
+        piece_sizes = [members.stop - members.start for _, members in lot]
+        stop = start + sum(piece_sizes)
+        runs, run_sizes = _runs(mixing[start:stop])
+        result.append(Lot(tuple(lot), piece_sizes, runs, run_sizes))
+        start = stop
     return tuple(result)
 
 
-def _runs(values: np.ndarray) -> tuple[tuple[Mixing, slice], ...]:
-    """Return the runs of equal values, each with its stretch."""
-    starts = np.flatnonzero(np.diff(values, prepend=-1)).tolist()
-    stops = [*starts[1:], len(values)]
-    return tuple(
-        (Mixing(int(values[start])), slice(start, stop))
-        for start, stop in zip(starts, stops, strict=True)
-    )
+def _runs(values: np.ndarray) -> tuple[tuple[Mixing, ...], list[int]]:
+    """Return the arithmetic and the length of each run of equal values."""
+    starts = np.flatnonzero(np.diff(values, prepend=-1))
+    lengths = np.diff(starts, append=len(values))
+    return tuple(Mixing(int(value)) for value in values[starts]), lengths.tolist()
 
 
 def clocks(population: Population, plan: Plan) -> np.ndarray:

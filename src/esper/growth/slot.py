@@ -5,25 +5,30 @@ from typing import Any
 
 import torch
 
-from esper.growth.blending import mix, mix_backward
-from esper.growth.blueprints import BLUEPRINTS
+from esper.growth.blending import Mixing, mix, mix_backward
+from esper.growth.blueprints import Blueprint
 from esper.growth.layers import normalise, normalise_backward
-from esper.growth.plan import Group, Jobs, Lot
+from esper.growth.plan import Jobs, Lot
 from esper.growth.seed_layers import Tensors, run_back, run_layers
 
 
 def blend_seeds(
-    stream: torch.Tensor, jobs: Jobs, groups: tuple[Group, ...], seeds: list[torch.Tensor]
+    stream: torch.Tensor,
+    jobs: Jobs,
+    blueprints: list[Blueprint],
+    seeds: list[torch.Tensor],
+    tensors: list[Tensors],
 ) -> torch.Tensor:
     """Return a stream with the seeds at work blended into the rows they sit in.
 
     Args:
         stream: features. `[R, C, *P, B]`
         jobs: which seeds work on which rows.
-        groups: of the plan.
-        seeds: the parameters of each of the jobs' batches, `[n, size]`.
+        blueprints: of each of the jobs' batches.
+        seeds: the parameters of each batch, `[n, size]`.
+        tensors: the same, tensor by tensor.
     """
-    blended: torch.Tensor = _Slot.apply(stream, jobs, groups, *seeds)
+    blended: torch.Tensor = _Slot.apply(stream, jobs, blueprints, tensors, *seeds)
     return blended
 
 
@@ -54,31 +59,28 @@ class _Slot(torch.autograd.Function):
         ctx: Any,
         stream: torch.Tensor,
         jobs: Jobs,
-        groups: tuple[Group, ...],
+        blueprints: list[Blueprint],
+        tensors: list[Tensors],
         *seeds: torch.Tensor,
     ) -> torch.Tensor:
         count = len(jobs.rows)
         features = stream[:count] if jobs.leading else stream.index_select(0, jobs.rows)
         result = torch.empty_like(stream)
         blended = result[:count] if jobs.leading else torch.empty_like(features)
-        amounts = jobs.coefficients.view(-1, *(1,) * (features.dim() - 1))
-        blueprints = [groups[batch.group].blueprint for batch in jobs.batches]
-        tensors = [
-            groups[batch.group].layout.split(rows)
-            for batch, rows in zip(jobs.batches, seeds, strict=True)
-        ]
-        gates = torch.cat([torch.cat(own[-2:], 1) for own in tensors]) if jobs.gated else None
+        gates = None
+        if jobs.gated:  # the last 2C columns of a seed
+            columns = 2 * stream.shape[1]
+            gates = torch.cat([rows[:, -columns:] for rows in seeds])
         done = [
-            _run_lot(
-                lot,
-                features[lot.here],
-                amounts[lot.here],
-                None if gates is None else gates[lot.here],
-                [_members(tensors[number], members) for number, members, _ in lot.pieces],
-                blueprints,
-                blended[lot.here],
+            _run_lot(lot, blueprints, tensors, *of_lot)
+            for lot, *of_lot in zip(
+                jobs.lots,
+                features.split(jobs.lot_sizes),
+                jobs.coefficients.view(-1, *(1,) * (features.dim() - 1)).split(jobs.lot_sizes),
+                _split(gates, jobs.lot_sizes),
+                blended.split(jobs.lot_sizes),
+                strict=True,
             )
-            for lot in jobs.lots
         ]
         if jobs.leading:
             result[count:] = stream[count:]
@@ -93,7 +95,7 @@ class _Slot(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         jobs: Jobs = ctx.jobs
-        to_stream, _, _, *to_seeds = ctx.needs_input_grad
+        to_stream, _, _, _, *to_seeds = ctx.needs_input_grad
         count = len(jobs.rows)
         of_blended = gradient[:count] if jobs.leading else gradient.index_select(0, jobs.rows)
         of_stream = of_features = None
@@ -101,16 +103,12 @@ class _Slot(torch.autograd.Function):
             of_stream = torch.empty_like(gradient)
             of_features = of_stream[:count] if jobs.leading else torch.empty_like(of_blended)
         of_seeds: list[list[torch.Tensor]] = [[] for _ in jobs.batches]
-        while ctx.done:  # the last one first, which is still in the cache, and makes room
-            done = ctx.done.pop()
-            _lot_backward(
-                done,
-                of_blended[done.lot.here],
-                ctx.blueprints,
-                to_seeds,
-                of_seeds,
-                None if of_features is None else of_features[done.lot.here],
-            )
+        of_lots = zip(
+            of_blended.split(jobs.lot_sizes), _split(of_features, jobs.lot_sizes), strict=True
+        )
+        for of_lot in reversed(list(of_lots)):
+            # the last one first: it is still in the cache, and makes room for what follows
+            _lot_backward(ctx.done.pop(), ctx.blueprints, to_seeds, of_seeds, *of_lot)
         if of_stream is not None and of_features is not None:
             if jobs.leading:
                 of_stream[count:] = gradient[count:]
@@ -118,11 +116,12 @@ class _Slot(torch.autograd.Function):
                 if count < len(gradient):
                     of_stream.copy_(gradient)
                 of_stream.index_copy_(0, jobs.rows, of_features)
-        by_batch = [
-            (pieces[0] if len(pieces) == 1 else torch.cat(pieces[::-1])) if pieces else None
-            for pieces in of_seeds
-        ]
-        return of_stream, None, None, *by_batch
+        by_batch = [torch.cat(pieces[::-1]) if pieces else None for pieces in of_seeds]
+        return of_stream, None, None, None, *by_batch
+
+
+def _split(tensor: torch.Tensor | None, sizes: list[int]) -> tuple[torch.Tensor, ...] | list[None]:
+    return [None] * len(sizes) if tensor is None else tensor.split(sizes)
 
 
 def _members(tensors: Tensors, members: slice) -> Tensors:
@@ -134,80 +133,87 @@ def _members(tensors: Tensors, members: slice) -> Tensors:
 
 def _run_lot(
     lot: Lot,
+    blueprints: list[Blueprint],
+    tensors: list[Tensors],
     features: torch.Tensor,
     amount: torch.Tensor,
     gate: torch.Tensor | None,
-    tensors: list[Tensors],
-    blueprints: list[int],
     out: torch.Tensor,
 ) -> _Done:
     normal, scale = normalise(features)
-    change, saved, bent = torch.empty_like(features), [], []
-    for (number, _, here), own in zip(lot.pieces, tensors, strict=True):
-        layers = BLUEPRINTS[blueprints[number]].layers
-        saved.append(run_layers(layers, normal[here], own[:-2], change[here])[1])
-    for mixing, here in lot.mixing:
-        _, kept = mix(
-            mixing,
-            features[here],
-            change[here],
-            normal[here],
-            amount[here],
-            None if gate is None else gate[here],
-            out=out[here],
-        )
-        bent.append(kept)
-    return _Done(lot, features, normal, scale, change, amount, gate, tensors, saved, bent)
+    change, saved, bent, at_work = torch.empty_like(features), [], [], []
+    for (number, members), *of_piece in zip(
+        lot.pieces, normal.split(lot.piece_sizes), change.split(lot.piece_sizes), strict=True
+    ):
+        own = _members(tensors[number], members)
+        at_work.append(own)
+        read, write = of_piece
+        saved.append(run_layers(blueprints[number].layers, read, own[:-2], write)[1])
+    for mixing, *of_run in zip(
+        lot.mixing,
+        *(_split(tensor, lot.mixing_sizes) for tensor in (features, change, normal, amount, gate)),
+        out.split(lot.mixing_sizes),
+        strict=True,
+    ):
+        bent.append(mix(mixing, *of_run)[1])
+    return _Done(lot, features, normal, scale, change, amount, gate, at_work, saved, bent)
 
 
 def _lot_backward(
     done: _Done,
-    gradient: torch.Tensor,
-    blueprints: list[int],
+    blueprints: list[Blueprint],
     to_seeds: list[bool],
     of_seeds: list[list[torch.Tensor]],
+    gradient: torch.Tensor,
     out: torch.Tensor | None,
 ) -> None:
     """Append the gradients of seeds to those of their batches, write that of the features."""
-    normal, gate = done.normal, done.gate
+    lot, normal, gate = done.lot, done.normal, done.gate
     of_change = gradient * done.amount
-    of_gates = None if gate is None else torch.zeros_like(gate)
-    past_norm, at_norm = [], []
-    for (mixing, here), kept in zip(done.lot.mixing, done.bent, strict=True):
-        of_features, of_normal, of_gate = mix_backward(
-            mixing,
-            of_change[here],
-            kept,
-            done.features[here],
-            done.change[here],
-            normal[here],
-            None if gate is None else gate[here],
-        )
-        if of_features is not None:
-            past_norm.append((here, of_features))
-        if of_normal is not None:
-            at_norm.append((here, of_normal))
-        if of_gates is not None and of_gate is not None:
-            of_gates[here] = of_gate
-
     of_normal = torch.empty_like(normal)
-    for (number, _, here), own, saved in zip(
-        done.lot.pieces, done.tensors, done.saved, strict=True
+    of_gates = normal.new_zeros(len(normal), 2 * normal.shape[1])
+    past_norm, at_norm = [], []
+    for mixing, kept, to_normal, to_features, to_gate, *of_run in zip(
+        lot.mixing,
+        done.bent,
+        of_normal.split(lot.mixing_sizes),
+        _split(out, lot.mixing_sizes),
+        of_gates.split(lot.mixing_sizes),
+        *(
+            _split(tensor, lot.mixing_sizes)
+            for tensor in (of_change, done.features, done.change, normal, gate)
+        ),
+        strict=True,
     ):
-        layers = BLUEPRINTS[blueprints[number]].layers
-        learn = to_seeds[number]
-        _, gradients = run_back(layers, of_change[here], saved, own[:-2], learn, of_normal[here])
+        if mixing is Mixing.ADD:
+            continue
+        of_features, through_gate, of_gate = mix_backward(mixing, kept, *of_run)
+        if of_features is not None:
+            past_norm.append((to_features, of_features))
+        if through_gate is not None:
+            at_norm.append((to_normal, through_gate))
+        if of_gate is not None:
+            to_gate.copy_(of_gate)
+
+    for (number, _), own, saved, of_gate, *of_piece in zip(
+        lot.pieces,
+        done.tensors,
+        done.saved,
+        of_gates.split(lot.piece_sizes),
+        of_change.split(lot.piece_sizes),
+        of_normal.split(lot.piece_sizes),
+        strict=True,
+    ):
+        layers, learn = blueprints[number].layers, to_seeds[number]
+        read, write = of_piece
+        gradients = run_back(layers, read, saved, own[:-2], learn, write)[1]
         if learn:
             rows = [of_tensor.flatten(1) for of_tensor in gradients]
-            if of_gates is None:
-                rows.append(normal.new_zeros(len(own[-1]), 2 * normal.shape[1]))
-            else:
-                rows.append(of_gates[here])
-            of_seeds[number].append(torch.cat(rows, dim=1))
+            of_seeds[number].append(torch.cat([*rows, of_gate], dim=1))
     if out is None:
         return
-    for here, addition in at_norm:
-        of_normal[here] += addition
+    for target, addition in at_norm:
+        target += addition
     normalise_backward(of_normal, normal, done.scale, gradient, out)
-    for here, addition in past_norm:
-        out[here] += addition
+    for target, addition in past_norm:
+        target += addition
