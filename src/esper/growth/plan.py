@@ -163,8 +163,8 @@ def _make_plan(
     # there the groups are then plain stretches of the main rows.
     present = in_host[:, 0]
     blueprint = np.where(present, seeds.blueprint[:, 0], 0)
-    number = np.searchsorted(np.unique(blueprint[present]), blueprint)
-    mixing = np.where(present, _mixing_order(seeds.style[:, 0], number), 0)
+    rank = np.searchsorted(np.unique(blueprint[present]), blueprint)
+    mixing = np.where(present, _mixing_order(seeds.style[:, 0], rank), 0)
     order = np.lexsort((mixing, blueprint, ~present))
     row_of_host = np.argsort(order)
 

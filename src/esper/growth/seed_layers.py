@@ -151,7 +151,8 @@ def _conv_backward(
     learn: bool,
     out: torch.Tensor | None,
 ) -> tuple[torch.Tensor, Tensors]:
-    flat, gradients = gradient.flatten(2), ()
+    flat = gradient.flatten(2)
+    gradients: Tensors = ()
     if learn:
         # the windows once more: quicker than to fetch them from memory, they are thrice the size
         columns = unfold(features, KERNEL, 1, KERNEL // 2)

@@ -104,11 +104,13 @@ class _Slot(torch.autograd.Function):
             of_features = of_stream[:count] if jobs.leading else torch.empty_like(of_blended)
         of_seeds: list[list[torch.Tensor]] = [[] for _ in jobs.batches]
         of_lots = zip(
-            of_blended.split(jobs.lot_sizes), _split(of_features, jobs.lot_sizes), strict=True
+            ctx.done,
+            of_blended.split(jobs.lot_sizes),
+            _split(of_features, jobs.lot_sizes),
+            strict=True,
         )
-        for of_lot in reversed(list(of_lots)):
-            # the last one first: it is still in the cache, and makes room for what follows
-            _lot_backward(ctx.done.pop(), ctx.blueprints, to_seeds, of_seeds, *of_lot)
+        for done, *of_lot in reversed(list(of_lots)):  # the last one is still in the cache
+            _lot_backward(done, ctx.blueprints, to_seeds, of_seeds, *of_lot)
         if of_stream is not None and of_features is not None:
             if jobs.leading:
                 of_stream[count:] = gradient[count:]
