@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch.autograd import gradcheck
 
-from esper.growth.layers import affine_map, layer_norm, rectified_convolution, windows
+from esper.growth.layers import affine_map, layer_norm, windows
 
 GEOMETRIES = [(5, 2, 1), (3, 2, 1), (3, 1, 1), (3, 1, 0), (2, 3, 0), (3, 2, 2)]
 
@@ -83,35 +83,3 @@ def test_layer_norm_of_silence_is_silence() -> None:
     (gradient,) = torch.autograd.grad(normal.sum(), silent)
     assert normal.eq(0).all()
     assert gradient.isfinite().all()
-
-
-@pytest.mark.parametrize(("kernel", "stride", "padding"), GEOMETRIES)
-@pytest.mark.parametrize("positions", [(9,), (6, 7)])
-@pytest.mark.parametrize("at_once", [1, 10**9])
-def test_rectified_convolution_is_torch_convolution_and_relu(
-    features: Callable[..., torch.Tensor],
-    monkeypatch: pytest.MonkeyPatch,
-    positions: tuple[int, ...],
-    kernel: int,
-    stride: int,
-    padding: int,
-    at_once: int,
-) -> None:
-    monkeypatch.setattr("esper.growth.layers._WINDOWS_AT_ONCE", at_once)
-    axes = len(positions)
-    tensors = [
-        features(2, 3, *positions, 4).requires_grad_(),  # [R, C, *P, B]
-        features(2, 5, 3, *(kernel,) * axes).requires_grad_(),
-        features(2, 5).requires_grad_(),
-    ]
-    ours = rectified_convolution(*tensors, stride, padding)
-    convolve = F.conv1d if axes == 1 else F.conv2d
-    rows = [
-        convolve(inputs.movedim(-1, 0), weight, bias, stride, padding).relu().movedim(0, -1)
-        for inputs, weight, bias in zip(*tensors, strict=True)
-    ]
-    theirs = torch.stack(rows)
-    torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
-    ours_back = torch.autograd.grad(ours.square().sum(), tensors)
-    theirs_back = torch.autograd.grad(theirs.square().sum(), tensors)
-    torch.testing.assert_close(ours_back, theirs_back, rtol=1e-10, atol=1e-10)

@@ -32,7 +32,6 @@ from esper.growth.seed_layers import (
     ATTENTION,
     CONVOLUTION,
     DEPTHWISE,
-    HIDDEN,
     KERNEL,
     LINEAR,
     RELU,
@@ -138,7 +137,7 @@ BLUEPRINTS = (
     Blueprint("conv", _conv_tensors, (CONVOLUTION,)),
     Blueprint("bottleneck", _bottleneck_tensors, (AFFINE, RELU, CONVOLUTION, RELU, AFFINE)),
     Blueprint("attention", _attention_tensors, (LINEAR, ATTENTION, AFFINE)),
-    Blueprint("mlp", _mlp_tensors, (HIDDEN,)),
+    Blueprint("mlp", _mlp_tensors, (AFFINE, RELU, AFFINE)),
     Blueprint("low_rank", _low_rank_tensors, (LINEAR, AFFINE)),
 )
 assert tuple(blueprint.name for blueprint in BLUEPRINTS) == BLUEPRINT_CHOICES

@@ -21,7 +21,7 @@ from functools import cached_property
 
 import torch
 
-from esper.growth.layers import affine_map, rectified_convolution, window_positions, windows
+from esper.growth.layers import affine_map, window_positions, windows
 from esper.growth.parameters import ParameterLayout, TensorSpec, affine
 from esper.growth.transformer import TransformerBlock, last_position
 
@@ -58,9 +58,8 @@ class BlockShape:
 
     def run(self, features: torch.Tensor, tensors: Tensors) -> torch.Tensor:
         """Run the block on features `[R, C, *P, B]`. `[R, C', *P', B]`"""
-        if not self.positions:
-            return self.run_columns(features, tensors)
-        return rectified_convolution(features, *tensors, self.stride, self.padding)
+        columns = windows(features, self.kernel, self.stride, self.padding)
+        return self.run_columns(columns, tensors)
 
     def run_columns(self, columns: torch.Tensor, tensors: Tensors) -> torch.Tensor:
         """Run the block on windows `[R, C*K, P'*B]` or, shared by all rows, `[C*K, P'*B]`."""

@@ -156,83 +156,6 @@ def windows(features: torch.Tensor, kernel: int, stride: int, padding: int) -> t
     return columns
 
 
-#: Windows that a convolution of many rows holds at once: they are to stay in the cache.
-_WINDOWS_AT_ONCE = 150_000
-
-
-class _RectifiedConvolution(torch.autograd.Function):
-    """Some rows at a time; the windows are computed twice, which is quicker than to fetch them."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        features: torch.Tensor,
-        weight: torch.Tensor,
-        bias: torch.Tensor,
-        stride: int,
-        padding: int,
-    ) -> torch.Tensor:
-        kernel = weight.shape[-1]
-        rows, _, *positions, batch = features.shape
-        reached = window_positions(tuple(positions), kernel, stride, padding)
-        result = features.new_empty(rows, weight.shape[1], *reached, batch)
-        for some in _stretches(rows, weight[0, 0].numel() * result[0, 0].numel(), _WINDOWS_AT_ONCE):
-            torch.baddbmm(
-                bias[some].unsqueeze(2),
-                weight[some].flatten(2),
-                unfold(features[some], kernel, stride, padding),
-                out=result[some].flatten(2),
-            ).relu_()
-        ctx.save_for_backward(features, weight, result)
-        ctx.geometry = (kernel, stride, padding)
-        return result
-
-    @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        features, weight, result = ctx.saved_tensors
-        to_features, learn, *_ = ctx.needs_input_grad
-        of_features = torch.empty_like(features) if to_features else None
-        of_weight, of_bias = [], []
-        for some in _stretches(
-            len(features), weight[0, 0].numel() * result[0, 0].numel(), _WINDOWS_AT_ONCE
-        ):
-            flat = torch.ops.aten.threshold_backward(gradient[some], result[some], 0.0).flatten(2)
-            if learn:
-                columns = unfold(features[some], *ctx.geometry)
-                of_weight.append(torch.bmm(flat, columns.mT))
-                of_bias.append(flat.sum(2))
-            if of_features is not None:
-                of_columns = torch.bmm(weight[some].flatten(2).mT, flat)
-                fold(of_columns, features[some].shape, *ctx.geometry, out=of_features[some])
-        if not learn:
-            return of_features, None, None, None, None
-        return of_features, torch.cat(of_weight).view(weight.shape), torch.cat(of_bias), None, None
-
-
-def rectified_convolution(
-    features: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, stride: int, padding: int
-) -> torch.Tensor:
-    """Return the ReLU of a convolution of `[R, C, *P, B]` with each row's own weights.
-
-    Args:
-        features: `[R, C, *P, B]`, at least one position axis.
-        weight: `[R, C', C, *kernel]`.
-        bias: `[R, C']`.
-        stride, padding: along each axis.
-
-    Returns:
-        `[R, C', *P', B]`.
-    """
-    result: torch.Tensor = _RectifiedConvolution.apply(features, weight, bias, stride, padding)
-    return result
-
-
-def _stretches(rows: int, numbers: int, most: int) -> list[slice]:
-    """Return the rows in stretches of at most so many numbers, so many of which are in a row."""
-    at_once = max(1, most // numbers)
-    return [slice(first, first + at_once) for first in range(0, rows, at_once)]
-
-
 def affine_map(
     columns: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
 ) -> torch.Tensor:
@@ -422,4 +345,5 @@ def attention_backward(
 def _few_rows(features: torch.Tensor) -> list[slice]:
     """Return the rows of `[R, D, L, B]` in stretches whose products stay in the cache."""
     rows, channels, length, batch = features.shape
-    return _stretches(rows, channels * length * length * batch, _PRODUCTS_AT_ONCE)
+    at_once = max(1, _PRODUCTS_AT_ONCE // (channels * length * length * batch))
+    return [slice(first, first + at_once) for first in range(0, rows, at_once)]

@@ -139,55 +139,24 @@ def _pointwise_backward(
 
 def _conv_forward(
     features: torch.Tensor, tensors: Tensors, out: torch.Tensor | None
-) -> tuple[torch.Tensor, torch.Tensor]:
-    product = _multiply(unfold(features, KERNEL, 1, KERNEL // 2), tensors, out)
-    return product.view(*product.shape[:2], *features.shape[2:]), features
+) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Size]]:
+    columns = unfold(features, KERNEL, 1, KERNEL // 2)
+    product = _multiply(columns, tensors, out)
+    return product.view(*product.shape[:2], *features.shape[2:]), (columns, features.shape)
 
 
 def _conv_backward(
     gradient: torch.Tensor,
-    features: torch.Tensor,
+    saved: tuple[torch.Tensor, torch.Size],
     tensors: Tensors,
     learn: bool,
     out: torch.Tensor | None,
 ) -> tuple[torch.Tensor, Tensors]:
-    flat = gradient.flatten(2)
-    gradients: Tensors = ()
-    if learn:
-        # the windows once more: quicker than to fetch them from memory, they are thrice the size
-        columns = unfold(features, KERNEL, 1, KERNEL // 2)
-        gradients = _multiply_back(flat, columns, tensors)
+    columns, shape = saved
+    columns, flat = columns.flatten(2), gradient.flatten(2)
     of_columns = torch.bmm(tensors[0].flatten(2).mT, flat)
-    return fold(of_columns, features.shape, KERNEL, 1, KERNEL // 2, out), gradients
-
-
-def _hidden_forward(
-    features: torch.Tensor, tensors: Tensors, out: torch.Tensor | None
-) -> tuple[torch.Tensor, torch.Tensor]:
-    columns = features.flatten(2)
-    product = _multiply(_multiply(columns, tensors[:2], None).relu_(), tensors[2:], out)
-    return product.view(features.shape), columns
-
-
-def _hidden_backward(
-    gradient: torch.Tensor,
-    columns: torch.Tensor,
-    tensors: Tensors,
-    learn: bool,
-    out: torch.Tensor | None,
-) -> tuple[torch.Tensor, Tensors]:
-    flat = gradient.flatten(2)
-    # once more: quicker than to fetch it from memory, it is four times the size of its input
-    hidden = _multiply(columns, tensors[:2], None).relu_()
-    of_hidden = torch.bmm(tensors[2].mT, flat)
-    of_hidden = torch.ops.aten.threshold_backward(of_hidden, hidden, 0.0)
-    back = torch.bmm(tensors[0].mT, of_hidden, out=_flat(out)).view(gradient.shape)
-    if not learn:
-        return back, ()
-    return back, (
-        *_multiply_back(of_hidden, columns, tensors[:2]),
-        *_multiply_back(flat, hidden, tensors[2:]),
-    )
+    back = fold(of_columns, shape, KERNEL, 1, KERNEL // 2, out)
+    return back, _multiply_back(flat, columns, tensors) if learn else ()
 
 
 def _relu_forward(
@@ -303,8 +272,6 @@ def _attend_backward(
 #: A linear map of the channels at each position, and the same with a bias.
 LINEAR = Layer(1, _pointwise_forward, _pointwise_backward)
 AFFINE = Layer(2, _pointwise_forward, _pointwise_backward)
-#: Two of those with a ReLU between them, the hidden layer wider than what goes in.
-HIDDEN = Layer(4, _hidden_forward, _hidden_backward)
 #: A convolution that keeps the positions, of all channels and of each alone.
 CONVOLUTION = Layer(2, _conv_forward, _conv_backward)
 DEPTHWISE = Layer(2, _depthwise_forward, _depthwise_backward)
