@@ -14,6 +14,7 @@ from esper.growth.blending import MIXING_OF_STYLE, Mixing, Style, coefficient, m
 from esper.growth.blueprints import BLUEPRINTS, parameter_count, seed_layout
 from esper.growth.layers import layer_norm
 from esper.growth.population import added_parameters
+from esper.growth.seed_layers import run_back, run_layers
 from esper.leyline.heads import BLUEPRINT_CHOICES, STYLE_CHOICES
 
 EACH = pytest.mark.parametrize("number", range(len(BLUEPRINTS)), ids=BLUEPRINT_CHOICES)
@@ -34,7 +35,7 @@ def test_forward_equals_the_ordinary_module(
     rows = random(3, layout.size)
     features = random(3, channels, *positions, 5, seed=1)
     *tensors, _, _ = layout.split(rows)
-    ours = blueprint.forward(features, tuple(tensors))
+    ours = run_layers(blueprint.layers, features, tuple(tensors), None)[0]
     assert ours.shape == features.shape
     for row in range(3):
         seed = ordinary.Seed(number, 0, channels, axes).double()
@@ -75,20 +76,24 @@ def test_costs_are_as_documented_and_clearly_different() -> None:
 def test_a_newborn_seed_changes_nothing_and_can_learn(number: int) -> None:
     blueprint = BLUEPRINTS[number]
     layout = seed_layout(blueprint, 8, 1)
-    rows = torch.from_numpy(layout.draw(np.random.default_rng(0))[None]).requires_grad_()
+    rows = torch.from_numpy(layout.draw(np.random.default_rng(0))[None])
     *tensors, _, _ = layout.split(rows)
-    change = blueprint.forward(random(1, 8, 7, 5), tuple(tensors))
+    change, saved = run_layers(blueprint.layers, random(1, 8, 7, 5), tuple(tensors), None)
     assert change.eq(0).all()
-    (gradient,) = torch.autograd.grad((change * random(1, 8, 7, 5, seed=1)).sum(), rows)
-    assert gradient.ne(0).any()
+    _, gradients = run_back(
+        blueprint.layers, random(1, 8, 7, 5, seed=1), saved, tuple(tensors), True, None
+    )
+    assert [gradient.shape for gradient in gradients] == [tensor.shape for tensor in tensors]
+    assert any(gradient.ne(0).any() for gradient in gradients)
 
 
 def blend(style: Style, alpha: float, change: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
-    amount = coefficient(np.full(len(features), style), np.full(len(features), alpha))
-    gates = random(2, len(features), features.shape[1], seed=9)
+    amount = coefficient(np.full((len(features), 1, 1, 1), style), alpha)
+    weight, bias = random(2, len(features), features.shape[1], seed=9)
+    gate = torch.cat([weight, bias], dim=1)
     mixing = Mixing(int(MIXING_OF_STYLE[style]))
     normal = layer_norm(features)
-    return mix(mixing, features, change, normal, torch.from_numpy(amount), gates[0], gates[1])
+    return mix(mixing, features, change, normal, torch.from_numpy(amount), gate)[0]
 
 
 @pytest.mark.parametrize("style", Style, ids=STYLE_CHOICES)

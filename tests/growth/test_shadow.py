@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from esper.growth import seeds as life
-from esper.growth.forward import run
+from esper.growth.forward import cut, run, weights
 from esper.growth.host import input_columns
 from esper.growth.plan import make_plan
 from esper.growth.tasks import Task, load_task
@@ -46,7 +46,8 @@ def test_shadows_send_the_host_neither_features_nor_gradient(
     def forward() -> tuple[torch.Tensor, torch.Tensor, Any]:
         plan = make_plan(ours.population, ours.seeds)
         flat = ours.population.state[0].index_select(0, plan.columns).requires_grad_()
-        return run(plan, ours.population.shape, flat, columns), flat, plan
+        of_plan = weights(plan, cut(plan, flat))
+        return run(plan, ours.population.shape, of_plan, columns), flat, plan
 
     before, _, _ = forward()
     for host, slot in ((0, 0), (0, 2), (1, 1), (2, 0)):

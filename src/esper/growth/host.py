@@ -15,6 +15,7 @@ over all positions (Lin, Chen and Yan 2014, "Network in network"): a classifier 
 would hold half of a host's parameters and leave growth less to win.
 """
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -44,6 +45,11 @@ class BlockShape:
     stride: int
     padding: int
     positions: tuple[int, ...]  # after the block
+
+    @property
+    def numbers(self) -> int:
+        """Features of one sample after the block."""
+        return self.outputs * math.prod(self.positions)
 
     def tensors(self, name: str) -> tuple[TensorSpec, ...]:
         """Return the parameters of the block."""

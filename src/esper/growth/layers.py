@@ -9,6 +9,8 @@ the forward product ran at 78 to 112 GFLOP/s so, and at 10 to 28 with channels l
 
 import itertools
 import math
+from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -22,46 +24,124 @@ def window_positions(
     return tuple((size + 2 * padding - kernel) // stride + 1 for size in positions)
 
 
-class _Windows(torch.autograd.Function):
-    """im2col; torch's own `unfold` wants another layout and its backward is a slow scatter."""
+@dataclass(frozen=True)
+class _Tap:
+    """One place of a kernel: along each axis, which windows read a position there, and which.
 
+    Attributes:
+        index: of the place, last axis fastest.
+        windows: by axis, the first window whose position exists, and how many follow on.
+        positions: by axis, what those windows read.
+        first: whether no position is read by two of the taps of which this is so, and each by one.
+    """
+
+    index: int
+    windows: tuple[tuple[int, int], ...]
+    positions: tuple[slice, ...]
+    first: bool
+
+
+@cache
+def _taps(
+    positions: tuple[int, ...], kernel: int, stride: int, padding: int
+) -> tuple[tuple[_Tap, ...], bool]:
+    """Return the places of a kernel, and whether there are some that cover each position once."""
+    reached = window_positions(positions, kernel, stride, padding)
+    # places padding, padding + 1, ... (stride of them) read the positions one after the other
+    covered = padding + stride <= kernel and all(
+        (size - 1) // stride < count for size, count in zip(positions, reached, strict=True)
+    )
+    taps = []
+    for index, offsets in enumerate(itertools.product(range(kernel), repeat=len(positions))):
+        windows, read = [], []
+        for offset, size, count in zip(offsets, positions, reached, strict=True):
+            # window w reads position w * stride + offset - padding, if there is one
+            first = max(0, -((offset - padding) // stride))
+            last = min(count - 1, (size - 1 + padding - offset) // stride)
+            windows.append((first, max(0, last - first + 1)))
+            start = first * stride + offset - padding
+            read.append(slice(start, max(start, last * stride + offset - padding + 1), stride))
+        once = all(padding <= offset < padding + stride for offset in offsets)
+        taps.append(_Tap(index, tuple(windows), tuple(read), covered and once))
+    return tuple(sorted(taps, key=lambda tap: not tap.first)), covered
+
+
+def _at(tensor: torch.Tensor, tap: _Tap) -> torch.Tensor:
+    """Return of windows `[R, C, *P', B]` those that a tap has a position for."""
+    for axis, (first, count) in enumerate(tap.windows, start=2):
+        tensor = tensor.narrow(axis, first, count)
+    return tensor
+
+
+def unfold(features: torch.Tensor, kernel: int, stride: int, padding: int) -> torch.Tensor:
+    """Return every window of the features as a column, as `windows` does (im2col).
+
+    torch's own `unfold` wants another layout and its backward is a slow scatter.
+    """
+    rows, channels, *positions, batch = features.shape
+    if not positions:
+        return features
+    reached = window_positions(tuple(positions), kernel, stride, padding)
+    columns = features.new_empty(rows, channels, kernel ** len(reached), *reached, batch)
+    for tap in _taps(tuple(positions), kernel, stride, padding)[0]:
+        target = columns.select(2, tap.index)
+        for axis, ((first, count), size) in enumerate(
+            zip(tap.windows, reached, strict=True), start=2
+        ):
+            if first > 0:
+                target.narrow(axis, 0, first).zero_()
+            if first + count < size:
+                target.narrow(axis, first + count, size - first - count).zero_()
+        _at(target, tap).copy_(features[(slice(None), slice(None), *tap.positions)])
+    return columns.view(rows, columns.shape[1] * columns.shape[2], -1)
+
+
+def fold(
+    columns: torch.Tensor,
+    shape: torch.Size,
+    kernel: int,
+    stride: int,
+    padding: int,
+    out: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Return the sum of what windows hold of each position: the derivative of `unfold`.
+
+    Args:
+        columns: gradients of the windows. `[R, C*K, P'*B]`
+        shape: of the features `[R, C, *P, B]`.
+        kernel, stride, padding: of the windows.
+        out: where to write the result; None for a new tensor.
+    """
+    rows, channels, *positions, batch = shape
+    result = columns.new_empty(shape) if out is None else out
+    if not positions:
+        return result.copy_(columns.view(shape))
+    reached = window_positions(tuple(positions), kernel, stride, padding)
+    pieces = columns.view(rows, channels, -1, *reached, batch)
+    taps, covered = _taps(tuple(positions), kernel, stride, padding)
+    if not covered:
+        result.zero_()
+    for tap in taps:
+        source = _at(pieces.select(2, tap.index), tap)
+        target = result[(slice(None), slice(None), *tap.positions)]
+        if tap.first:
+            target.copy_(source)
+        else:
+            target.add_(source)
+    return result
+
+
+class _Windows(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, features: torch.Tensor, kernel: int, stride: int, padding: int
     ) -> torch.Tensor:
-        rows, channels, *positions, batch = features.shape
         ctx.geometry = (features.shape, kernel, stride, padding)
-        padded = F.pad(features, (0, 0, *(padding,) * (2 * len(positions))))
-        out = window_positions(tuple(positions), kernel, stride, padding)
-        steps = padded.stride()[2:-1]
-        view = padded.as_strided(
-            (rows, channels, *(kernel,) * len(out), *out, batch),
-            (*padded.stride()[:2], *steps, *(stride * step for step in steps), 1),
-        )
-        return view.reshape(rows, channels * kernel ** len(out), -1)
+        return unfold(features, kernel, stride, padding)
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
-        shape, kernel, stride, padding = ctx.geometry
-        rows, channels, *positions, batch = shape
-        out = window_positions(tuple(positions), kernel, stride, padding)
-        pieces = gradient.view(rows, channels, -1, *out, batch).unbind(2)
-        result = gradient.new_zeros(shape)
-        all_offsets = itertools.product(range(kernel), repeat=len(out))
-        for offsets, source in zip(all_offsets, pieces, strict=True):
-            target = result
-            for axis, (offset, size, reached) in enumerate(
-                zip(offsets, positions, out, strict=True), start=2
-            ):
-                # window w reads position w * stride + offset - padding, if there is one
-                first = max(0, -((offset - padding) // stride))
-                last = min(reached - 1, (size - 1 + padding - offset) // stride)
-                start = first * stride + offset - padding
-                stop = last * stride + offset - padding + 1
-                source = source.narrow(axis, first, last - first + 1)
-                target = target.movedim(axis, 0)[start:stop:stride].movedim(0, axis)
-            target += source
-        return result, None, None, None
+        return fold(gradient, *ctx.geometry), None, None, None
 
 
 def windows(features: torch.Tensor, kernel: int, stride: int, padding: int) -> torch.Tensor:
@@ -97,28 +177,52 @@ def affine_map(
     return product if bias is None else product.add_(bias.unsqueeze(2))
 
 
-class _LayerNorm(torch.autograd.Function):
-    """By hand: torch's kernels want the normalised axes last, or take many times as long."""
+def normalise(features: torch.Tensor, epsilon: float = 1e-5) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return what `layer_norm` does, and by how much the features `[R, C*P, B]` were scaled.
 
+    By hand: torch's kernels want the normalised axes last, or take many times as long.
+    """
+    flat = features.flatten(1, -2)
+    normal = flat - flat.mean(1, keepdim=True)
+    scale = (normal * normal).mean(1, keepdim=True).add_(epsilon).rsqrt_()  # [R, 1, B]
+    return normal.mul_(scale).view(features.shape), scale
+
+
+def normalise_backward(
+    gradient: torch.Tensor,
+    normal: torch.Tensor,
+    scale: torch.Tensor,
+    passed: torch.Tensor | None = None,
+    out: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Return the gradient of the features that `normalise` read.
+
+    Args:
+        gradient: of what it returned.
+        normal, scale: what it returned.
+        passed: added to the result, if given: what reaches the features past the norm.
+        out: where to write the result; None for a new tensor.
+    """
+    # scale * (g - mean(g) - normal * mean(g * normal)), with few passes over whole features
+    flat, normal = gradient.flatten(1, -2), normal.flatten(1, -2)
+    along = (flat * normal).mean(1, keepdim=True).mul_(scale).neg_()
+    level = flat.mean(1, keepdim=True).mul_(scale).neg_()
+    out = None if out is None else out.flatten(1, -2)
+    result = torch.addcmul(level, flat, scale, out=out).addcmul_(normal, along)
+    result = result.view(gradient.shape)
+    return result if passed is None else result.add_(passed)
+
+
+class _LayerNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, features: torch.Tensor, epsilon: float) -> torch.Tensor:
-        flat = features.flatten(1, -2)  # [R, C*P, B]
-        normal = flat - flat.mean(1, keepdim=True)
-        variance = (normal * normal).mean(1, keepdim=True)
-        scale = variance.add_(epsilon).rsqrt_()
-        normal.mul_(scale)
+        normal, scale = normalise(features, epsilon)
         ctx.save_for_backward(normal, scale)
-        return normal.view(features.shape)
+        return normal
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
-        # scale * (g - mean(g) - normal * mean(g * normal)), with few passes over whole features
-        normal, scale = ctx.saved_tensors
-        flat = gradient.reshape(normal.shape)
-        along = (flat * normal).mean(1, keepdim=True).mul_(scale).neg_()
-        level = flat.mean(1, keepdim=True).mul_(scale).neg_()
-        result = torch.addcmul(level, flat, scale).addcmul_(normal, along)
-        return result.view(gradient.shape), None
+        return normalise_backward(gradient.contiguous(), *ctx.saved_tensors), None
 
 
 def layer_norm(features: torch.Tensor, epsilon: float = 1e-5) -> torch.Tensor:
@@ -145,14 +249,11 @@ def channel_norm(features: torch.Tensor, epsilon: float = 1e-5) -> torch.Tensor:
 #: Up to so many positions attention is computed by sums; beyond, that would take too much memory.
 _FEW_POSITIONS = 24
 #: Products of attention by sums that are held at once: they are to stay in the cache.
-_PRODUCTS_AT_ONCE = 600_000
+_PRODUCTS_AT_ONCE = 200_000
 
 
 def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
     """Scaled dot-product attention (Vaswani et al. 2017) over positions, for each sample alone.
-
-    Over few positions the products are sums over the few channels of arrays whose last axis is the
-    batch: there that is several times faster than one small matrix product a sample.
 
     Args:
         query, key, value: each `[R, D, L, B]`.
@@ -161,18 +262,88 @@ def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch
         `[R, D, L, B]`.
     """
     if query.shape[2] > _FEW_POSITIONS:
-        # [R, B, L, D], as torch has it: its kernel never holds all L x L weights at once
-        query, key, value = (tensor.permute(0, 3, 2, 1) for tensor in (query, key, value))
-        return F.scaled_dot_product_attention(query, key, value).permute(0, 3, 2, 1)
-    rows, channels, length, batch = query.shape
+        return _attend_many(query, key, value)
+    seen: torch.Tensor = _Attention.apply(torch.cat([query, key, value], dim=1))
+    return seen
+
+
+class _Attention(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, projected: torch.Tensor) -> torch.Tensor:
+        seen, ctx.saved = attention_forward(projected)
+        return seen
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
+        return attention_backward(gradient, ctx.saved)
+
+
+def _attend_many(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    # [R, B, L, D], as torch has it: its kernel never holds all L x L weights at once
+    query, key, value = (tensor.permute(0, 3, 2, 1) for tensor in (query, key, value))
+    return F.scaled_dot_product_attention(query, key, value).permute(0, 3, 2, 1)
+
+
+def attention_forward(
+    projected: torch.Tensor,
+) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor | None]]:
+    """Return what attention makes of queries, keys and values, and what `attention_backward` needs.
+
+    Over few positions the products are sums over the few channels of arrays whose last axis is the
+    batch: there that is several times faster than one small matrix product a sample.
+
+    Args:
+        projected: queries, keys and values, one after the other. `[R, 3D, L, B]`
+    """
+    rows, channels, length, batch = projected.shape
+    if length > _FEW_POSITIONS:
+        return _attend_many(*projected.chunk(3, dim=1)).contiguous(), (projected, None)
+    seen = projected.new_empty(rows, channels // 3, length, batch)
+    weights = projected.new_empty(rows, length, length, batch)  # queries by keys
+    root = 1.0 / math.sqrt(channels // 3)
+    for some in _few_rows(seen):
+        query, key, value = projected[some].chunk(3, dim=1)
+        products = query.unsqueeze(3) * key.unsqueeze(2)  # [r, D, L, L, B]
+        torch.softmax(products.sum(1).mul_(root), 2, out=weights[some])
+        torch.mul(weights[some].unsqueeze(1), value.unsqueeze(2), out=products)
+        torch.sum(products, 3, out=seen[some])
+    return seen, (projected, weights)
+
+
+def attention_backward(
+    gradient: torch.Tensor, saved: tuple[torch.Tensor, torch.Tensor | None]
+) -> torch.Tensor:
+    """Return the gradient of what `attention_forward` read, `[R, 3D, L, B]`.
+
+    Args:
+        gradient: of its result. `[R, D, L, B]`
+        saved: what it returned.
+    """
+    projected, weights = saved
+    if weights is None:
+        # once more, with a record: holding that of every group from the forward pass takes memory
+        with torch.enable_grad():
+            again = projected.detach().requires_grad_()
+            seen = _attend_many(*again.chunk(3, dim=1))
+        return torch.autograd.grad(seen, again, gradient)[0]
+    result = torch.empty_like(projected)
+    root = 1.0 / math.sqrt(gradient.shape[1])
+    for some in _few_rows(gradient):
+        query, key, value = projected[some].chunk(3, dim=1)
+        of_query, of_key, of_value = result[some].chunk(3, dim=1)
+        weight, of_seen = weights[some], gradient[some].unsqueeze(3)
+        products = of_seen * weight.unsqueeze(1)  # [r, D, L, L, B]
+        torch.sum(products, 2, out=of_value)
+        of_weight = torch.mul(of_seen, value.unsqueeze(2), out=products).sum(1).mul_(weight)
+        level = of_weight.sum(2, keepdim=True)
+        of_score = of_weight.addcmul_(weight, level, value=-1.0).mul_(root).unsqueeze(1)
+        torch.sum(torch.mul(of_score, key.unsqueeze(2), out=products), 3, out=of_query)
+        torch.sum(torch.mul(of_score, query.unsqueeze(3), out=products), 2, out=of_key)
+    return result
+
+
+def _few_rows(features: torch.Tensor) -> list[slice]:
+    """Return the rows of `[R, D, L, B]` in stretches whose products stay in the cache."""
+    rows, channels, length, batch = features.shape
     at_once = max(1, _PRODUCTS_AT_ONCE // (channels * length * length * batch))
-    if rows > at_once:
-        parts = zip(*(tensor.split(at_once) for tensor in (query, key, value)), strict=True)
-        return torch.cat([_attend(*part) for part in parts])
-    return _attend(query, key, value)
-
-
-def _attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-    scores = (query.unsqueeze(3) * key.unsqueeze(2)).sum(1)  # [R, L queries, L keys, B]
-    weights = (scores * (1.0 / math.sqrt(query.shape[1]))).softmax(2)
-    return (weights.unsqueeze(1) * value.unsqueeze(2)).sum(3)  # [R, D, L, B]
+    return [slice(first, first + at_once) for first in range(0, rows, at_once)]

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from esper.growth.adam import AdamSettings, adam_step_, step_coefficients
-from esper.growth.forward import run
+from esper.growth.forward import cut, run, weights
 from esper.growth.host import input_columns
 from esper.growth.plan import Plan, advance_clocks, clocks
 from esper.growth.population import Population
@@ -75,7 +75,8 @@ def train_slice(
         labels = torch.cat([labels, labels.index_select(1, plan.shadow_rows)], dim=1)
 
     state = population.state.index_select(1, plan.columns)  # [3, D]
-    flat = state[0].detach().requires_grad_()
+    pieces = tuple(piece.requires_grad_() for piece in cut(plan, state[0].detach()))
+    learning = weights(plan, pieces)
     lengths, epsilons = (
         torch.from_numpy(table).to(state).index_select(1, plan.owners)  # [batches, D]
         for table in step_coefficients(settings, clocks(population, plan), batches)
@@ -83,9 +84,9 @@ def train_slice(
     losses = state.new_zeros(hosts + len(plan.shadow_rows))
     for step in range(batches):
         columns = input_columns(split.ready(inputs[step]), shape)
-        logits = run(plan, shape, flat, columns)
-        by_row = row_losses(logits, labels[step])
-        (gradient,) = torch.autograd.grad(by_row.sum(), flat)
+        by_row = row_losses(run(plan, shape, learning, columns), labels[step])
+        gradients = torch.autograd.grad(by_row.sum(), pieces)
+        gradient = torch.cat([piece.view(-1) for piece in gradients])
         adam_step_(state, gradient, lengths[step], epsilons[step], settings)
         losses += by_row.detach()
     population.state.index_copy_(1, plan.columns, state)
@@ -120,11 +121,11 @@ def predict(population: Population, plan: Plan, split: Split) -> torch.Tensor:
 
 def _logits(population: Population, plan: Plan, split: Split) -> Iterator[torch.Tensor]:
     """Yield the logits of every row, chunk by chunk of the split. `[R, classes, B]`"""
-    flat = population.state[0].index_select(0, plan.columns)
+    learnt = weights(plan, cut(plan, population.state[0].index_select(0, plan.columns)))
     for inputs in input_chunks(split, population.hosts + len(plan.shadow_rows)):
         columns = input_columns(inputs, population.shape)[0]
         with torch.no_grad():
-            logits = run(plan, population.shape, flat, columns)
+            logits = run(plan, population.shape, learnt, columns)
         yield logits
 
 

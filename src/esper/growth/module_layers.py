@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from esper.growth.blueprints import KERNEL
 from esper.growth.host import BlockShape
+from esper.growth.seed_layers import KERNEL
 
 #: Name and shape of a parameter of a module.
 Parameter = tuple[str, tuple[int, ...]]

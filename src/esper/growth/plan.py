@@ -20,6 +20,10 @@ from esper.growth.population import Population
 from esper.growth.seeds import IN_HOST, Seeds
 from esper.leyline.heads import Stage
 
+#: A lot holds seeds until their features of one sample are so many numbers: with a minibatch of 100
+#: samples and 4 bytes a number, a quarter of a megabyte for each of the tensors at work.
+LOT_NUMBERS = 960
+
 
 @dataclass(frozen=True)
 class Group:
@@ -44,14 +48,29 @@ class Batch:
     Attributes:
         group: index into `Plan.groups`.
         members: which of the group, in order, `[n]`; None for all.
-        mixing: their runs of equal arithmetic, as (arithmetic, length).
         size: n.
     """
 
     group: int
     members: torch.Tensor | None
-    mixing: tuple[tuple[Mixing, int], ...]
     size: int
+
+
+@dataclass(frozen=True)
+class Lot:
+    """Seeds that run one after the other while their features are in the cache.
+
+    Attributes:
+        pieces: the batches they are of: number of the batch and stretch of it.
+        piece_sizes: seeds in each piece.
+        mixing: the arithmetic of each run of equal ones, batches regardless.
+        mixing_sizes: seeds in each run.
+    """
+
+    pieces: tuple[tuple[int, slice], ...]
+    piece_sizes: list[int]
+    mixing: tuple[Mixing, ...]
+    mixing_sizes: list[int]
 
 
 @dataclass(frozen=True)
@@ -60,15 +79,21 @@ class Jobs:
 
     Attributes:
         batches: the groups at work, in the order of the rows.
-        rows: the rows of the stream they read. `[n]`
+        lots: the seeds of all batches, lot by lot.
+        lot_sizes: seeds in each lot.
+        rows: the rows of the stream they work on. `[n]`
         leading: whether those are the stream's first n rows, in order.
         coefficients: how far each seed is blended in. `[n]`
+        gated: whether any seed blends by its gate.
     """
 
     batches: tuple[Batch, ...]
+    lots: tuple[Lot, ...]
+    lot_sizes: list[int]
     rows: torch.Tensor
     leading: bool
     coefficients: torch.Tensor
+    gated: bool
 
 
 @dataclass(frozen=True)
@@ -78,13 +103,15 @@ class SlotPlan:
     Attributes:
         main: on the main rows.
         passing: on the shadow rows that forked at earlier slots.
-        forking: reads main rows and begins shadow rows.
+        forking: on new shadow rows.
+        forked: main row of each of those. `[n]`
         shadow_rows: main row of each shadow row that reaches this slot. `[k]`
     """
 
     main: Jobs | None
     passing: Jobs | None
     forking: Jobs | None
+    forked: torch.Tensor
     shadow_rows: torch.Tensor
 
 
@@ -135,8 +162,9 @@ def _make_plan(
     # Hosts in the order of their seeds in the first slot, whose features are the largest by far:
     # there the groups are then plain stretches of the main rows.
     present = in_host[:, 0]
-    mixing = np.where(present, MIXING_OF_STYLE[seeds.style[:, 0]], 0)
     blueprint = np.where(present, seeds.blueprint[:, 0], 0)
+    rank = np.searchsorted(np.unique(blueprint[present]), blueprint)
+    mixing = np.where(present, _mixing_order(seeds.style[:, 0], rank), 0)
     order = np.lexsort((mixing, blueprint, ~present))
     row_of_host = np.argsort(order)
 
@@ -154,8 +182,9 @@ def _make_plan(
             if len(members):
                 passing.append(_Work(number, members, group.hosts[members], rows))
         groups += residents
+        forked = np.concatenate([shadow_hosts[:0], *(group.hosts for group in newcomers)])
         forking = [
-            _Work(number, None, group.hosts, row_of_host[group.hosts])
+            _Work(number, None, group.hosts, np.flatnonzero(np.isin(forked, group.hosts)))
             for number, group in enumerate(newcomers, start=len(groups))
         ]
         groups += newcomers
@@ -164,12 +193,12 @@ def _make_plan(
                 main=_jobs(population, seeds, slot, main, seeds.alpha),
                 passing=_jobs(population, seeds, slot, passing, seeds.alpha),
                 forking=_jobs(population, seeds, slot, forking, seeds.target),
+                forked=torch.from_numpy(row_of_host[forked]).to(device),
                 shadow_rows=torch.from_numpy(row_of_host[shadow_hosts]).to(device),
             )
         )
-        forked = [group.hosts for group in newcomers]
-        shadow_hosts = np.concatenate([shadow_hosts, *forked])
-        shadow_slots = np.concatenate([shadow_slots, *(np.full(len(h), slot) for h in forked)])
+        shadow_hosts = np.concatenate([shadow_hosts, forked])
+        shadow_slots = np.concatenate([shadow_slots, np.full(len(forked), slot)])
 
     columns = [population.host_columns(order)]
     columns += [population.seed_columns(g.hosts, g.slot, g.blueprint) for g in groups]
@@ -198,12 +227,22 @@ def _group(
         row_of_host: main row of each host. `[N]`
     """
     groups = []
-    for blueprint in np.unique(seeds.blueprint[chosen, slot]).tolist():
+    for number, blueprint in enumerate(np.unique(seeds.blueprint[chosen, slot]).tolist()):
         hosts = np.flatnonzero(chosen & (seeds.blueprint[:, slot] == blueprint))
-        mixing = MIXING_OF_STYLE[seeds.style[hosts, slot]]
+        mixing = _mixing_order(seeds.style[hosts, slot], number)
         hosts = hosts[np.lexsort((row_of_host[hosts], mixing))]
         groups.append(Group(slot, blueprint, population.layouts[blueprint], hosts))
     return groups
+
+
+def _mixing_order(style: np.ndarray, number: int | np.ndarray) -> np.ndarray:
+    """Return what to sort the seeds of a slot's so-manieth group by, given their styles.
+
+    Every other group is sorted the other way round, so that a run of equal arithmetic goes on from
+    one group into the next.
+    """
+    order: np.ndarray = MIXING_OF_STYLE[style] * (1 - 2 * (number % 2))
+    return order
 
 
 @dataclass(frozen=True)
@@ -225,31 +264,62 @@ def _jobs(
     device, dtype = population.state.device, population.state.dtype
     rows = np.concatenate([item.rows for item in work])
     hosts = np.concatenate([item.hosts for item in work])
+    mixing = MIXING_OF_STYLE[seeds.style[hosts, slot]]
     amounts = coefficient(seeds.style[hosts, slot], alpha[hosts, slot])
+    lots = _lots(
+        [len(item.hosts) for item in work],
+        mixing,
+        LOT_NUMBERS // population.shape.blocks[slot].numbers,
+    )
     return Jobs(
         batches=tuple(
             Batch(
                 group=item.group,
                 members=None if item.members is None else torch.from_numpy(item.members).to(device),
-                mixing=_runs(MIXING_OF_STYLE[seeds.style[item.hosts, slot]]),
                 size=len(item.hosts),
             )
             for item in work
         ),
+        lots=lots,
+        lot_sizes=[sum(lot.piece_sizes) for lot in lots],
         rows=torch.from_numpy(rows).to(device),
         leading=bool((rows == np.arange(len(rows))).all()),
         coefficients=torch.from_numpy(amounts).to(device, dtype),
+        gated=bool((mixing == Mixing.GATE).any()),
     )
 
 
-def _runs(values: np.ndarray) -> tuple[tuple[Mixing, int], ...]:
-    """Return the runs of equal values as (value, length)."""
+def _lots(sizes: list[int], mixing: np.ndarray, most: int) -> tuple[Lot, ...]:
+    """Return batches of the given sizes in lots of at most so many seeds (but at least one).
+
+    A batch is divided only where it does not fit into a lot of its own.
+    """
+    most = max(1, most)
+    lots: list[list[tuple[int, slice]]] = [[]]
+    room = most
+    for number, size in enumerate(sizes):
+        for first in range(0, size, most):
+            count = min(most, size - first)
+            if count > room:
+                lots.append([])
+                room = most
+            lots[-1].append((number, slice(first, first + count)))
+            room -= count
+    result, start = [], 0
+    for lot in lots:
+        piece_sizes = [members.stop - members.start for _, members in lot]
+        stop = start + sum(piece_sizes)
+        runs, run_sizes = _runs(mixing[start:stop])
+        result.append(Lot(tuple(lot), piece_sizes, runs, run_sizes))
+        start = stop
+    return tuple(result)
+
+
+def _runs(values: np.ndarray) -> tuple[tuple[Mixing, ...], list[int]]:
+    """Return the arithmetic and the length of each run of equal values."""
     starts = np.flatnonzero(np.diff(values, prepend=-1))
     lengths = np.diff(starts, append=len(values))
-    return tuple(
-        (Mixing(int(values[start])), int(length))
-        for start, length in zip(starts, lengths, strict=True)
-    )
+    return tuple(Mixing(int(value)) for value in values[starts]), lengths.tolist()
 
 
 def clocks(population: Population, plan: Plan) -> np.ndarray:

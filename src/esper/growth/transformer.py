@@ -8,6 +8,7 @@ All positions see all others: a host says what follows the whole of its input, n
 it, so nothing has to be hidden from it.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -37,6 +38,11 @@ class TransformerBlock:
     outputs: int
     positions: tuple[int]
     symbols: int = 0
+
+    @property
+    def numbers(self) -> int:
+        """Features of one sample after the block."""
+        return self.outputs * math.prod(self.positions)
 
     def tensors(self, name: str) -> tuple[TensorSpec, ...]:
         """Return the parameters of the block, the embeddings of the first one before the rest."""
