@@ -1,6 +1,6 @@
 """Two runs side by side: their scores as curves, and in what they differ."""
 
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from rich.text import Text
 
@@ -63,6 +63,14 @@ def _written(value: Any) -> str:
 class ComparisonPanel(Panel):
     """Shows two runs side by side."""
 
+    SHOWS: ClassVar[tuple[str, ...]] = (
+        "training.score",
+        "run.update",
+        "run.episodes_done",
+        "tamiyo.head_inf_latch",
+        "tamiyo.head_nan_latch",
+        "interventions.incidents",
+    )
     BORDER_TITLE = "Comparison"
 
     def __init__(self, *, id: str | None = None) -> None:

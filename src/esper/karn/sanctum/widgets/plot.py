@@ -150,9 +150,14 @@ def plots(series: Sequence[Series], width: int, height: int, palette: Palette) -
     return lines
 
 
-def one_line(series: Series, width: int, palette: Palette) -> Text:
+def fits(charts: int, width: int, height: int) -> bool:
+    """Return whether several charts can be drawn as such in so much room."""
+    return _columns(charts, width, height) > 0
+
+
+def one_line(series: Series, width: int, palette: Palette, label_width: int = _LABEL_WIDTH) -> Text:
     """Return a series as its name, its last value and a sparkline, in `width` cells."""
-    line = Text(no_wrap=True).append(series.label.ljust(_LABEL_WIDTH), palette.muted)
+    line = Text(no_wrap=True).append(series.label.ljust(label_width), palette.muted)
     style = series.style or (palette.faint if series.now is None else palette.ink)
     line.append(series.written(series.now, _VALUE_WIDTH).ljust(_VALUE_WIDTH + 1), style)
     line.append_text(sparkline(series.values, max(0, width - line.cell_len), palette))

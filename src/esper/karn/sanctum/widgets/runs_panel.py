@@ -139,6 +139,19 @@ def _cell(title: str, run: RunSummary, palette: Palette) -> Text:
 class RunsPanel(ChoicePanel):
     """Shows all runs; one of them can be opened, and two be compared."""
 
+    SHOWS: ClassVar[tuple[str, ...]] = (
+        "run.phase",
+        "run.started_at",
+        "run.task",
+        "run.update",
+        "run.episodes_done",
+        "training.score",
+        "tamiyo.head_inf_latch",
+        "tamiyo.head_nan_latch",
+        "tamiyo.shared_inf_latch",
+        "tamiyo.shared_nan_latch",
+        "interventions.incidents",
+    )
     BORDER_TITLE = "Runs"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("enter", "open", "Open", tooltip="Watch the chosen run"),

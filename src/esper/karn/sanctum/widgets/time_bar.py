@@ -87,6 +87,8 @@ class TimeBar(Panel, inherit_bindings=False):
         Binding("end", "app.now", show=False, tooltip="To now"),
     ]
 
+    SHOWS: ClassVar[tuple[str, ...]] = ("run.update",)
+
     class Jumped(Message):
         """A moment was chosen with the mouse; None is now."""
 
