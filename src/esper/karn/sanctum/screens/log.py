@@ -69,7 +69,7 @@ class LogScreen(RunScreen):
         self._search: LogSearch | ConsoleSearch | None = None
         self._result: Result[Any] | None = None  # None where nothing is to be searched
         self._is_searching = False
-        self._stepping = Lock()  # a search that was called off may be in its last step
+        self._stepping = Lock()  # the search: one that was called off may be in its last step
         self._searched_for: object = None  # with another, there may be more to search
 
     def panels(self) -> ComposeResult:
@@ -115,12 +115,13 @@ class LogScreen(RunScreen):
             is_over = self._result is not None and self._result.is_over
             if not is_over or searched_for != self._searched_for:
                 self._searched_for, self._is_searching = searched_for, True
-                self._go_through(self._search, view.snapshot.log)
+                self._go_through(self._search, view.snapshot.log, self._stepping)
         self._say_filter()
 
     def _begin(self, view: View, asked: object, *, is_due: bool) -> None:
         self._stop()
         self._asked, self._search, self._result = asked, None, None
+        self._stepping = Lock()
         if is_due and view.directory is not None:
             self._result = Result()
             if self._is_console:
@@ -134,15 +135,17 @@ class LogScreen(RunScreen):
         self._is_searching = False
 
     @work(thread=True, exclusive=True, group="search")
-    def _go_through(self, search: LogSearch | ConsoleSearch, log: Sequence[LogEntry]) -> None:
+    def _go_through(
+        self, search: LogSearch | ConsoleSearch, log: Sequence[LogEntry], stepping: Lock
+    ) -> None:
         """Search to the end in a thread, and tell from time to time what was found."""
         worker = get_current_worker()
         if isinstance(search, LogSearch):
-            with self._stepping:
+            with stepping:
                 search.go_on(log)
         told = time.monotonic()
         while True:
-            with self._stepping:
+            with stepping:
                 if worker.is_cancelled:
                     return
                 result: Result[Any] = search.step()
