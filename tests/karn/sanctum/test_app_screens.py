@@ -137,7 +137,7 @@ async def test_the_log_says_that_it_keeps_the_last_lines_of_a_kind(
         text = "\n".join(screen_text(app))
         lines = min(LOG_LINES_KEPT, LOG_LINES_KEPT + more) + 2
         assert f"{lines} lines" in text
-        assert ("lines: the last 500 of a kind; a filt" in text) == is_said
+        assert (" lines (500 of a kind); a filter searches all" in text) == is_said
 
 
 async def test_what_is_typed_is_no_key(views, sanctum, seen):

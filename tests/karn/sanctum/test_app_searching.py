@@ -73,7 +73,7 @@ async def test_a_text_is_found_in_lines_that_are_no_longer_kept(app):
         screen = await opened(pilot)
         log = screen.query_one(EventLog)
         assert "needle" not in log.text
-        assert "a filter searches the whole run" in said(screen)
+        assert "a filter searches all" in said(screen)
         await pilot.press("slash", *"NEEDLE", "enter")
         await until(pilot, lambda: "1 line in the whole run" in said(screen))
         assert log.text.endswith("! the needle of the first minute")

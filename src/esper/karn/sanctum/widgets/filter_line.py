@@ -38,9 +38,8 @@ def render_filter(
     line.append_text(_text(log_filter.text, palette))
     if not log_filter.asks:
         said = f"{len(log)} lines"
-        said += f": the last {LOG_LINES_KEPT} of a kind; a filter searches the whole run" * bool(
-            oldest_missing(log)
-        )
+        if oldest_missing(log):
+            said += f" ({LOG_LINES_KEPT} of a kind); a filter searches all"
     else:
         said = _counted(sum(map(log_filter.takes, log)), "in the whole run", result)
     line.append(said, palette.muted)
