@@ -140,6 +140,7 @@ DECISION_RECORDS: Final = (
         type_="tuple[DecisionState, ...]",
         range_="one for each host",
         unit="decisions",
+        thresholds=Thresholds(healthy="every probability and value finite"),
         companions=("TELE-501", "TELE-502", "TELE-505"),
     ),
 )

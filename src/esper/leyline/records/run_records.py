@@ -346,6 +346,7 @@ RUN_RECORDS: Final = (
         meaning="One sentence for each event that matters: starts and ends, episodes, lights, what "
         "was done about them, checkpoints, and the growth of seeds. A latch, an error and a "
         "warning stand out.",
+        thresholds=Thresholds(healthy="no latch and no error"),
         wiring=Wiring(
             source="esper.simic.training:Trainer._say",
             emission="esper.karn.run_writer:RunWriter.emit",
@@ -370,6 +371,7 @@ RUN_RECORDS: Final = (
         range="the last 200; a search reads the whole file",
         default="no line",
         meaning="The run's console.log, without the control sequences of terminals.",
+        thresholds=Thresholds(healthy="no traceback"),
         wiring=Wiring(
             source="esper.launch:TrainingProcess",
             emission="esper.launch:TrainingProcess",

@@ -86,8 +86,8 @@ def render_runs(
             heading.append(_GAP + title.ljust(size))
     lines = [heading]
     for run, lit in zip(runs, lights, strict=True):
-        line = Text("  ", no_wrap=True)
-        line.append((MARK if run.path in marked else " "), f"bold {palette.accent}")
+        line = Text(" ", no_wrap=True)  # the cursor's
+        line.append((MARK if run.path in marked else " ") + " ", f"bold {palette.accent}")
         is_watched = watched is not None and run.path.absolute() == watched.absolute()
         style = f"bold {palette.accent}" if is_watched else palette.ink
         name = Text(run.run_id, style=style)
@@ -104,6 +104,7 @@ def render_runs(
             line.append_text(lit).append_text(_cells(run, behind, palette))
         lines.append(line)
     for line in lines:
+        line.rstrip()  # what is only padding is not cut off with a sign
         line.truncate(width, overflow="ellipsis")
     return lines
 
