@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Final
 from textual import work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
+from textual.events import Resize
 from textual.message import Message
 from textual.widgets import Input, Static
 from textual.worker import get_current_worker
@@ -39,6 +40,11 @@ class Searched(Message):
         super().__init__()
         self.search = search
         self.result = result
+
+
+def _lines_of(view: View) -> tuple[int, int, Path | None]:
+    """Return what is the same for two views as long as they have the same lines of the same run."""
+    return id(view.snapshot.log), id(view.console), view.directory
 
 
 class LogScreen(RunScreen):
@@ -80,9 +86,17 @@ class LogScreen(RunScreen):
         yield ConsolePanel(id="console")
 
     def show(self, view: View) -> None:
-        """Show a view."""
+        """Show a view; where no line came, what is said of them stands."""
+        before = self.view
         super().show(view)
-        self._look_further()
+        waits = self._result is not None and not (self._result.is_over or self._is_searching)
+        if waits or before is None or _lines_of(before) != _lines_of(view):
+            self._look_further()
+
+    def on_resize(self, event: Resize) -> None:
+        """Say what is shown in the width of now."""
+        super().on_resize(event)
+        self._say_filter()
 
     def redraw(self) -> None:
         """Draw everything again, in the colours of now."""

@@ -13,7 +13,7 @@ from esper.karn.sanctum.widgets.panel import Panel
 
 _LABEL_WIDTH: Final = 9
 _PLAYING: Final = "▶"
-_PAUSED: Final = "⏸"
+_PAUSED: Final = "‖"
 
 
 def shown_update(view: View) -> int:
