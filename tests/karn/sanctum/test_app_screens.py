@@ -235,6 +235,20 @@ async def test_all_runs_are_listed_and_one_can_be_opened(three_runs, open_runs, 
         assert app.current_mode == "Overview"
 
 
+async def test_a_double_click_opens_a_run(three_runs, open_runs):
+    app = open_runs(three_runs)
+    async with app.run_test(size=(120, 40)) as pilot:
+        await app.until(pilot, lambda: app.view is not None)
+        await pilot.press("6")
+        await app.until(pilot, lambda: app.screen.is_complete)
+        await pilot.double_click(RunsPanel, offset=(8, 1))  # the heading
+        await pilot.click(RunsPanel, offset=(8, 3))
+        assert app.current_mode == "Runs"
+        await pilot.double_click(RunsPanel, offset=(8, 3))
+        await app.until(pilot, lambda: app.view and app.view.snapshot.run.name == "birch")
+        assert app.current_mode == "Overview"
+
+
 @pytest.mark.parametrize("size", [(80, 24), (120, 40)])
 async def test_lights_and_what_is_wrong_are_seen_before_the_rest(
     tmp_path, payloads, open_runs, screen_text, size

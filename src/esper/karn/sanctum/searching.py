@@ -1,12 +1,12 @@
 """What every search is: steps that a thread takes, and a result that is handed over by value."""
 
 from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
+from typing import Final, Generic, Protocol, TypeVar
 
 Line = TypeVar("Line", covariant=True)
 
 #: Lines that a search keeps; of more, the newest.
-LINES_FOUND = 2_000
+LINES_FOUND: Final = 2_000
 
 
 @dataclass(frozen=True)

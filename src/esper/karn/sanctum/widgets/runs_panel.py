@@ -192,6 +192,10 @@ class RunsPanel(ChoicePanel):
             return [Text("no runs yet", style=palette.muted)]
         return render_runs(self._runs, width, palette, marked=self.marked, watched=view.directory)
 
+    def open_chosen(self) -> None:
+        """Watch the run that was clicked twice."""
+        self.action_open()
+
     def action_open(self) -> None:
         """Watch the chosen run."""
         if isinstance(self.chosen, Path):
