@@ -65,7 +65,7 @@ def searches(screen):
 
 
 def said(screen):
-    return str(screen.query_one("#filter").render())
+    return screen.query_one("#filter").text
 
 
 async def test_a_text_is_found_in_lines_that_are_no_longer_kept(app):

@@ -10,23 +10,21 @@ from typing import Any, ClassVar, Final
 from textual import work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.events import Resize
 from textual.message import Message
-from textual.widgets import Input, Static
+from textual.widgets import Input
 from textual.worker import get_current_worker
 
 from esper.karn.sanctum.console_search import ConsoleSearch
 from esper.karn.sanctum.log_book import oldest_missing
-from esper.karn.sanctum.log_filter import LogFilter, choices, with_older
+from esper.karn.sanctum.log_filter import LogFilter, choices
 from esper.karn.sanctum.log_search import LogSearch
 from esper.karn.sanctum.schema import LogEntry
 from esper.karn.sanctum.screens.run_screen import RunScreen
 from esper.karn.sanctum.searching import Result, Search
-from esper.karn.sanctum.themes import palette_of
 from esper.karn.sanctum.view import View
 from esper.karn.sanctum.widgets.console_panel import ConsolePanel
 from esper.karn.sanctum.widgets.event_log import EventLog
-from esper.karn.sanctum.widgets.filter_line import render_console_search, render_filter
+from esper.karn.sanctum.widgets.filter_line import FilterLine
 from esper.karn.sanctum.widgets.following_panel import FollowingPanel
 
 #: How long a search goes on before it says what it found so far.
@@ -80,7 +78,7 @@ class LogScreen(RunScreen):
 
     def panels(self) -> ComposeResult:
         """Yield the filter, the log, and the console output in the same place."""
-        yield Static(id="filter")
+        yield FilterLine(id="filter")
         yield Input(id="search", placeholder="text to look for; enter keeps it", compact=True)
         yield EventLog(id="log")
         yield ConsolePanel(id="console")
@@ -92,16 +90,6 @@ class LogScreen(RunScreen):
         waits = self._result is not None and not (self._result.is_over or self._is_searching)
         if waits or before is None or _lines_of(before) != _lines_of(view):
             self._look_further()
-
-    def on_resize(self, event: Resize) -> None:
-        """Say what is shown in the width of now."""
-        super().on_resize(event)
-        self._say_filter()
-
-    def redraw(self) -> None:
-        """Draw everything again, in the colours of now."""
-        super().redraw()
-        self._say_filter()
 
     def on_screen_suspend(self) -> None:
         """Search no further: nobody looks."""
@@ -186,20 +174,8 @@ class LogScreen(RunScreen):
             self.query_one(EventLog).find(lines)
 
     def _say_filter(self) -> None:
-        view = self.view
-        if view is None or not self.is_mounted:
-            return
-        width, palette = self.size.width - 2, palette_of(self.app.theme)
-        lines = () if self._result is None else self._result.lines
-        if self._is_console:
-            shown = view.console if self._result is None else lines
-            line = render_console_search(
-                self._console_text, len(shown), self._result, width, palette
-            )
-        else:
-            known = with_older(view.snapshot.log, lines)
-            line = render_filter(self._filter, known, self._result, width, palette)
-        self.query_one("#filter", Static).update(line)
+        asked = self._console_text if self._is_console else self._filter
+        self.query_one(FilterLine).say(asked, self._result)
 
     # Keys
 

@@ -121,7 +121,7 @@ class RunScreen(Screen[None]):
         self.set_class(bool(view.snapshot.tamiyo.evidence), "-evidence")
         self.set_class(updates_of(view) > 0, "-timed")
         shown = self.as_shown(view)
-        for panel in self.query(Panel):
+        for panel in self.walk_children(Panel):
             panel.lamps = self._lamps  # of panels that came later, too
             panel.show(shown)
         self._say_too_small()

@@ -32,12 +32,13 @@ class DecisionListPanel(ChoicePanel):
     def part(self, view: View) -> object:
         return view.snapshot.decisions, view.snapshot.run.heads
 
-    def show(self, view: View) -> None:
-        """Show another view of the run, and when what it shows was decided."""
-        super().show(view)
-        at = when(view.snapshot.decisions, view.snapshot.run)
-        way = "← → steps, n newest" if self._is_held else "← an earlier step"
-        self.note(f"{at} · {way}" if at else "")
+    def redraw(self) -> None:
+        """Draw the decisions, and say when they were taken."""
+        super().redraw()
+        if self._view is not None:
+            at = when(self._view.snapshot.decisions, self._view.snapshot.run)
+            way = "← → steps, n newest" if self._is_held else "← an earlier step"
+            self.note(f"{at} · {way}" if at else "")
 
     def keys(self, view: View) -> Sequence[Hashable]:
         return [decision.host for decision in view.snapshot.decisions]

@@ -1,17 +1,47 @@
 """The line that says which lines are shown, how many have that, and how far was searched."""
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 from rich.text import Text
 
 from esper.karn.sanctum.log_book import LOG_LINES_KEPT, oldest_missing
-from esper.karn.sanctum.log_filter import LogFilter
+from esper.karn.sanctum.log_filter import LogFilter, with_older
 from esper.karn.sanctum.schema import LogEntry
 from esper.karn.sanctum.searching import Result
+from esper.karn.sanctum.view import View
 from esper.karn.sanctum.widgets.palette import Palette
+from esper.karn.sanctum.widgets.panel import Panel
 
 _ALL: Final = "all"
+
+
+class FilterLine(Panel, can_focus=False):
+    """Says what is asked for of the log, or of the console output, and how many lines have it."""
+
+    IS_RESTLESS = True
+
+    def __init__(self, *, id: str | None = None) -> None:
+        super().__init__(id=id)
+        self._asked: LogFilter | str = LogFilter()
+        self._result: Result[Any] | None = None
+
+    def say(self, asked: LogFilter | str, result: Result[Any] | None) -> None:
+        """Say what is asked for: a filter of the log, or a text in the console output."""
+        if (asked, result) != (self._asked, self._result):
+            self._asked, self._result = asked, result
+            self.redraw()
+
+    def part(self, view: View) -> object:
+        return view.snapshot.log, view.console
+
+    def draw(self, view: View, width: int, height: int, palette: Palette) -> Text:  # noqa: ARG002
+        found = () if self._result is None else self._result.lines
+        if isinstance(self._asked, str):
+            shown = view.console if self._result is None else found
+            return render_console_search(self._asked, len(shown), self._result, width, palette)
+        log = with_older(view.snapshot.log, found)
+        return render_filter(self._asked, log, self._result, width, palette)
 
 
 def render_filter(
