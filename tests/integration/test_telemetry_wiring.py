@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 
+from esper.karn.console_tail import ConsoleTail
 from esper.karn.run_store import RunWriter
 from esper.karn.sanctum.follower import RunFollower
 from esper.karn.sanctum.verdict import master_verdict
@@ -25,6 +26,7 @@ from esper.karn.sanctum.view import View
 from esper.karn.sanctum.widgets.choice_panel import ChoicePanel
 from esper.karn.sanctum.widgets.decision_panels import DecisionPanel
 from esper.karn.sanctum.widgets.host_panels import HostPanel
+from esper.karn.sanctum.widgets.incident_panel import IncidentPanel
 from esper.karn.sanctum.widgets.palette import DARK
 from esper.leyline.heads import HEAD_NAMES, HEAD_SIZES, Op, Stage
 from esper.leyline.quantities import CAUSAL_ORDER
@@ -32,6 +34,7 @@ from esper.leyline.records import RECORDS
 from esper.leyline.telemetry import (
     IncidentRecorded,
     InterventionTaken,
+    Notice,
     RunFinished,
     UnknownPayload,
 )
@@ -69,6 +72,7 @@ class Case:
     decided: dict[str, dict[Any, float]] = field(default_factory=dict)
     also: Callable[[RunWriter], None] | None = None
     afterwards: str = ""  # SQL, done to the finished store
+    printed: str = ""  # by the run's process
     at: str | tuple[int, ...] = ()  # key or indices of the value at the snapshot's path
     read: Callable[[Any], Any] = lambda found: found  # what of it is the value
     width: int = 200
@@ -156,11 +160,24 @@ CASES = {
     "TELE-121": Case(1, "1 event", also=lose_an_event),
     "TELE-122": Case(1, "1 damaged", afterwards="UPDATE events SET payload = x'c1' WHERE id = 2"),
     "TELE-123": Case(1, "1 unknown", also=say_something_new),
+    "TELE-124": Case(
+        "something singular",
+        "something singular",
+        also=lambda w: w.emit(Notice(level="info", text="something singular")),
+        read=lambda log: log[-1].text,
+    ),
+    "TELE-125": Case(("a traceback",), "a traceback", printed="a traceback\n"),
     "TELE-131": intervened("skip", "3 skipped"),
     "TELE-132": intervened("rollback", "3 rolled back"),
     "TELE-133": intervened("halt", "3 halted"),
     "TELE-134": Case(3, "incidents 3", also=lambda w: record_incidents(w, "incidents/0001")),
     "TELE-135": Case(3, "not kept 3", also=lambda w: record_incidents(w, "")),
+    "TELE-136": Case(
+        (3, "incidents/0001"),
+        "incidents/0001",
+        also=lambda w: record_incidents(w, "incidents/0001"),
+        read=lambda incidents: (incidents[-1].number, incidents[-1].path),
+    ),
     "TELE-201": figure("policy_loss", -0.4321, "-0.432"),
     "TELE-202": figure("value_loss", 0.4322, "0.432"),
     "TELE-203": figure("entropy", 4.323, "4.323"),
@@ -241,6 +258,12 @@ CASES = {
         read=lambda probabilities: probabilities[Op.PRUNE],
     ),
     "TELE-505": Case(0.4321, "0.432", decided={"values": {(): 0.4321}}, at=(1,)),
+    "TELE-506": Case(
+        (2, int(Op.WAIT)),
+        "WAIT",
+        decided={"actions": {OP: int(Op.WAIT)}},
+        read=lambda decisions: (decisions[-1].step, decisions[-1].heads[OP].choice),
+    ),
 }
 ORDINARY = Case(None, "")
 
@@ -344,6 +367,7 @@ def look_at(tmp_path, payloads):
             if case.afterwards:
                 store.execute(case.afterwards)
             store.commit()
+        (run / "console.log").write_text(case.printed)
         frame = RunFollower(run).catch_up()
         assert frame.error is None
         return View(
@@ -351,6 +375,7 @@ def look_at(tmp_path, payloads):
             verdict=master_verdict(frame.snapshot, frame.status),
             now=STARTED + case.seconds_later,
             snapshot=frame.snapshot,
+            console=ConsoleTail(run).lines(),
         )
 
     return looked
@@ -373,6 +398,8 @@ def drawn(widget: str, view: View, case: Case) -> str:
     panel = getattr(importlib.import_module(module), name)()
     if isinstance(panel, ChoicePanel):  # of which one may choose one
         return "\n".join(line.plain for line in panel.rows(view, case.width, DARK))
+    if isinstance(panel, IncidentPanel) and view.snapshot.incidents:
+        panel.choose(view.snapshot.incidents[-1])
     if isinstance(panel, (HostPanel, DecisionPanel)):
         panel.choose(1)  # the second host
     return str(panel.draw(view, case.width, case.height, DARK).plain)
@@ -396,7 +423,8 @@ def test_a_field_goes_from_its_emitter_to_its_widget(record, look_at):
     wiring = record.wiring
     view = look_at(case)
 
-    value = case.read(found_at(view.snapshot, wiring.snapshot, case.at))
+    holder = view if wiring.holder == "View" else view.snapshot
+    value = case.read(found_at(holder, wiring.snapshot, case.at))
     assert value == (pytest.approx(case.value) if isinstance(case.value, float) else case.value)
     shown = drawn(wiring.widget, view, case)
     assert wiring.label in shown
@@ -409,6 +437,9 @@ def test_every_place_that_a_record_names_is_there(record):
     wiring = record.wiring
     for place in (wiring.source, wiring.emission, wiring.aggregation, wiring.widget):
         assert callable(looked_up(place)), place
+    if not wiring.payload:
+        assert wiring.holder == "View"  # what the store tells of comes in an event
+        return
     event, name = wiring.payload.split(".")
     struct = getattr(importlib.import_module("esper.leyline.telemetry"), event)
     assert name in struct.__struct_fields__

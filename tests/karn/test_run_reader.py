@@ -124,6 +124,8 @@ def test_steps_and_decisions_can_be_passed_over(run, payloads):
     assert [event.id for event in reader.read(0, 10, bulk=False)] == [6, 7]
     assert [event.id for event in reader.read(6, 10, bulk=False)] == [7]
     assert reader.last_ids("step_completed", 3) == [8, 5, 4]
+    assert [event.id for event in reader.read_last_rare(1)] == [7]
+    assert [event.id for event in reader.read_last_rare(9, up_to=6)][:1] == [6]
 
 
 def test_passing_over_uses_the_index_made_for_it(finished_run):

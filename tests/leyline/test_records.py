@@ -16,6 +16,12 @@ from esper.leyline.records import (
 
 #: What of the snapshot is not telemetry: what it is filed under, and histories of other fields.
 NOT_TELEMETRY = {
+    "run",  # recorded by their parts, as the next ones
+    "tamiyo",
+    "training",
+    "interventions",
+    "hosts",
+    "last_event_id",
     "run.run_id",
     "run.reason",  # part of the phase's sentence
     "run.steps",
@@ -35,6 +41,7 @@ NOT_TELEMETRY = {
     "hosts[…].accuracy_history",
     "hosts[…].loss_history",
     "hosts[…].reward_history",
+    "hosts[…].reward_terms_history",
     "hosts[…].parameters_history",
     "hosts[…].slot_history",
     "decisions[…].host",
@@ -56,7 +63,8 @@ def shown_paths():
         "decisions[…]": schema.DecisionState,
         "decisions[…].heads[…]": schema.HeadDecision,
     }
-    return {
+    lists = {field.name for field in dataclasses.fields(schema.SanctumSnapshot)}
+    return lists | {
         f"{prefix}.{field.name}"
         for prefix, state in parts.items()
         for field in dataclasses.fields(state)
@@ -65,7 +73,9 @@ def shown_paths():
 
 
 def test_every_field_of_the_snapshot_has_its_record_and_every_record_its_field():
-    recorded = {record.wiring.snapshot for record in RECORDS}
+    recorded = {
+        record.wiring.snapshot for record in RECORDS if record.wiring.holder == "SanctumSnapshot"
+    }
 
     assert recorded == shown_paths() - NOT_TELEMETRY
 
@@ -95,7 +105,7 @@ def test_a_record_is_found_by_its_id_however_it_is_written():
 
 
 def test_an_unknown_id_is_one_sentence_that_says_what_there_is():
-    with pytest.raises(UnknownRecordError, match=r"TELE-999.*TELE-101 to TELE-505") as caught:
+    with pytest.raises(UnknownRecordError, match=r"TELE-999.*TELE-101 to TELE-506") as caught:
         find_record("TELE-999")
     assert "\n" not in str(caught.value)
 

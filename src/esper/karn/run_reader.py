@@ -132,6 +132,14 @@ class RunReader:
             query = f"{_COLUMNS} WHERE kind = ? AND id <= ? ORDER BY id DESC LIMIT ?"
             return list(starmap(_event_of, connection.execute(query, (kind, up_to, count))))
 
+    def read_last_rare(self, count: int, *, up_to: int = _NEWEST) -> list[Event]:
+        """Return the last events of those that do not come many times an update, newest first."""
+        with self._connection() as connection:
+            if connection is None:
+                return []
+            query = f"{_COLUMNS} WHERE id <= ? AND {RARE} ORDER BY id DESC LIMIT ?"
+            return list(starmap(_event_of, connection.execute(query, (up_to, count))))
+
     def first_id_after(self, after: int, kinds: Sequence[str]) -> int | None:
         """Return the id of the first event beyond `after` that is of one of the kinds."""
         with self._connection() as connection:

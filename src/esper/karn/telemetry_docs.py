@@ -70,9 +70,9 @@ def wiring(record: TelemetryRecord) -> list[tuple[str, str]]:
     return [
         ("measured", way.source),
         ("emitted", way.emission),
-        ("carried", way.payload),
+        ("carried", way.payload or "console.log, beside the store"),
         ("folded", way.aggregation),
-        ("held", f"SanctumSnapshot.{way.snapshot}"),
+        ("held", f"{way.holder}.{way.snapshot}"),
         ("shown", f"{way.widget}, {way.label!r}" if way.label else way.widget),
     ]
 

@@ -253,7 +253,7 @@ async def test_the_command_palette_offers_the_themes_of_sanctum_only(views, sanc
 
 
 async def test_a_click_moves_the_focus_and_the_wheel_scrolls(views, sanctum, seen):
-    app = sanctum(views.view(views.healthy(hosts=64)))
+    app = sanctum(views.view(views.healthy(hosts=128)))
     async with app.run_test(size=(120, 40)) as pilot:
         await seen(pilot)
         await pilot.click("#hosts")

@@ -14,7 +14,8 @@ from esper.karn.run_directory import create_run
 from esper.karn.run_store import RunWriter
 from esper.karn.sanctum.app import SanctumApp
 from esper.karn.sanctum.log_book import LOG_LINES_KEPT, LogBook
-from esper.karn.sanctum.schema import LogEntry
+from esper.karn.sanctum.log_filter import LogFilter, choices
+from esper.karn.sanctum.schema import LogEntry, RunState
 from esper.karn.sanctum.screen_map import SCREENS
 from esper.karn.sanctum.screens.help import HelpScreen, records_of, render_signs
 from esper.karn.sanctum.screens.log import LogScreen
@@ -23,7 +24,6 @@ from esper.karn.sanctum.settings import Settings
 from esper.karn.sanctum.widgets.comparison_panel import ComparisonPanel
 from esper.karn.sanctum.widgets.console_panel import ConsolePanel
 from esper.karn.sanctum.widgets.event_log import EventLog
-from esper.karn.sanctum.widgets.log_filter import LogFilter
 from esper.karn.sanctum.widgets.palette import MONOCHROME
 from esper.karn.sanctum.widgets.panel import Panel
 from esper.karn.sanctum.widgets.policy_panel import PolicyPanel
@@ -115,7 +115,10 @@ async def test_the_filter_says_what_it_shows(views, sanctum, seen, screen_text):
         await seen(pilot)
         await pilot.press("5", "h", "slash", *"[b", "enter")
         await pilot.pause()
-        assert any("host 1  head all  text '[b'  0 of 4 lines" in line for line in screen_text(app))
+        assert any(
+            "host 1  head all  text '[b'  0 lines in the whole run" in line
+            for line in screen_text(app)
+        )
 
 
 @pytest.mark.parametrize(("more", "is_said"), [(-1, False), (0, True), (7, True)])
@@ -134,8 +137,8 @@ async def test_the_log_says_that_it_keeps_the_last_lines_of_a_kind(
         await pilot.pause()
         text = "\n".join(screen_text(app))
         lines = min(LOG_LINES_KEPT, LOG_LINES_KEPT + more) + 2
-        assert f"{lines} of {lines} lines" in text
-        assert (" lines kept (the last 500 of a kind)" in text) == is_said
+        assert f"{lines} lines" in text
+        assert (" lines (500 of a kind); a filter searches all" in text) == is_said
 
 
 async def test_what_is_typed_is_no_key(views, sanctum, seen):
@@ -177,7 +180,7 @@ async def test_the_console_output_takes_the_place_of_the_log(views, sanctum, see
 
 
 def test_a_filter_for_what_is_no_longer_there_starts_anew():
-    assert LogFilter(kind="gone").next("kind", LOG).kind is None
+    assert LogFilter(kind="gone").next("kind", choices("kind", LOG, RunState())).kind is None
     assert LogFilter().next("kind", ()).kind is None
 
 
@@ -229,6 +232,20 @@ async def test_all_runs_are_listed_and_one_can_be_opened(three_runs, open_runs, 
         assert "○" in amber
         assert lines.index(birch) < lines.index(amber)  # the newest first
         await pilot.press("down", "enter")
+        await app.until(pilot, lambda: app.view and app.view.snapshot.run.name == "birch")
+        assert app.current_mode == "Overview"
+
+
+async def test_a_double_click_opens_a_run(three_runs, open_runs):
+    app = open_runs(three_runs)
+    async with app.run_test(size=(120, 40)) as pilot:
+        await app.until(pilot, lambda: app.view is not None)
+        await pilot.press("6")
+        await app.until(pilot, lambda: app.screen.is_complete)
+        await pilot.double_click(RunsPanel, offset=(8, 1))  # the heading
+        await pilot.click(RunsPanel, offset=(8, 3))
+        assert app.current_mode == "Runs"
+        await pilot.double_click(RunsPanel, offset=(8, 3))
         await app.until(pilot, lambda: app.view and app.view.snapshot.run.name == "birch")
         assert app.current_mode == "Overview"
 
@@ -372,7 +389,7 @@ async def test_help_is_wrapped_where_the_terminal_is_narrow(views, sanctum, seen
     [
         (["2"], "Fields of Evidence", "k keys   f fields   s signs"),
         (["2", "tab"], "Fields of History of Op", "k keys   f fields   s signs"),
-        (["6"], None, "k keys   s signs"),
+        (["6"], "Fields of Runs", "k keys   f fields   s signs"),
     ],
 )
 async def test_help_names_the_panel_and_offers_fields_where_there_are_some(
@@ -391,6 +408,24 @@ async def test_help_names_the_panel_and_offers_fields_where_there_are_some(
             active.binding.action == "place('fields')" and active.enabled
             for active in app.screen.active_bindings.values()
         ) == (title is not None)
+
+
+async def test_every_panel_that_can_be_focused_answers_with_a_record(views, sanctum, seen):
+    app = sanctum(views.view(views.broken()))
+    answered = {}
+    async with app.run_test(size=(120, 40)) as pilot:
+        await seen(pilot)
+        for key in SCREENS:
+            await pilot.press(key)
+            await pilot.pause()
+            focusable = [panel for panel in app.screen.query(Panel) if panel.can_focus]
+            answered |= {panel.id: [one.id for one in records_of(panel)] for panel in focusable}
+    assert [panel for panel, records in answered.items() if not records] == []
+    assert answered["incident"][0] == "TELE-136"
+    assert "TELE-506" in answered["decisions"]
+    assert answered["log"] == ["TELE-124"]
+    assert answered["console"] == ["TELE-125"]
+    assert answered["time"] == ["TELE-102"]
 
 
 async def test_every_record_is_explained_by_some_panel_of_some_screen(views, sanctum, seen):

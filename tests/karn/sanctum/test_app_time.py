@@ -83,7 +83,7 @@ def test_the_bar_says_that_what_is_shown_has_passed(views):
     assert now.startswith(" NOW")
     assert "36/36 1×" in now
     past = render_time_bar(views.view(position=PAST), 80).plain
-    assert past.startswith(" ⏸ PAST")
+    assert past.startswith(" ‖ PAST")
     assert "20/36 1×" in past
     assert render_time_bar(views.view(position=replace(PAST, speed=4)), 80, 4).plain.startswith(
         " ▶ PAST"

@@ -58,9 +58,22 @@ def test_a_host_has_the_history_of_its_episode(payloads, fold):
     ]
     assert first.slots == first.slot_history[-1]
     assert first.reward_terms == {"potential": 0.5, "rent": -0.2}
+    assert first.reward_terms_history == {"potential": (0.5, 0.5), "rent": (-0.1, -0.2)}
     assert second.reward_terms == {"potential": 0.25, "rent": 0.0}
     assert all(map(math.isnan, second.reward_history))
     assert len(first.accuracy_history) == 2
+
+
+def test_a_term_of_the_reward_has_a_point_for_each_step_that_told_of_it(payloads, fold):
+    steps = [
+        payloads.step(1, reward_terms={"rent": [0.5, math.inf]}),
+        payloads.step(2, reward_terms={}),
+        payloads.step(3, reward_terms={"rent": [0.25, 1.0], "score": [1.0, 2.0]}),
+    ]
+    first, second = fold(payloads.start(), *steps).hosts
+
+    assert first.reward_terms_history == {"rent": (0.5, 0.25), "score": (1.0,)}
+    assert second.reward_terms_history == {"rent": (math.inf, 1.0), "score": (2.0,)}
 
 
 @pytest.mark.parametrize(

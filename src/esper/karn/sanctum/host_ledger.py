@@ -80,6 +80,16 @@ class HostLedger:
         losses = list(zip(*[step.loss for step in steps], strict=True))
         rewards = list(zip(*[step.reward for step in steps], strict=True))
         parameters = list(zip(*[step.parameters for step in steps], strict=True))
+        terms = {
+            # A term that a step does not tell of has no point there.
+            name: list(
+                zip(
+                    *[step.reward_terms[name] for step in steps if name in step.reward_terms],
+                    strict=True,
+                )
+            )
+            for name in last.reward_terms
+        }
         slots = list(zip(*self._slots, strict=True))
         return tuple(
             HostState(
@@ -95,7 +105,8 @@ class HostLedger:
                 reward_history=rewards[host],
                 parameters_history=parameters[host],
                 slot_history=slots[host],
-                reward_terms={name: terms[host] for name, terms in last.reward_terms.items()},
+                reward_terms={name: values[host] for name, values in last.reward_terms.items()},
+                reward_terms_history={name: by_host[host] for name, by_host in terms.items()},
             )
             for host, accuracy in enumerate(last.accuracy)
         )

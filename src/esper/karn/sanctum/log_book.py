@@ -6,7 +6,7 @@ by anything else. What heartbeats tell is not part of the run's events, and stan
 """
 
 from collections import Counter, deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from itertools import chain
 from operator import attrgetter
 from typing import Final
@@ -29,9 +29,20 @@ def _shelf_of(entry: LogEntry) -> str:
     return entry.kind if entry.kind in _SHELVES else _OTHERS
 
 
-def is_full(entries: Iterable[LogEntry]) -> bool:
-    """Return whether some shelf of a log is full, so that earlier lines were pushed out of it."""
-    return LOG_LINES_KEPT in Counter(map(_shelf_of, entries)).values()
+def oldest_missing(entries: Sequence[LogEntry]) -> int:
+    """Return the newest event of which a line can have been pushed out of a log; 0 if none was.
+
+    Args:
+        entries: the log, oldest first.
+    """
+    counts = Counter(map(_shelf_of, entries))
+    full = {shelf for shelf in (_SEEDS, _OTHERS) if counts[shelf] == LOG_LINES_KEPT}
+    newest = 0
+    for entry in entries if full else ():
+        if (shelf := _shelf_of(entry)) in full:
+            full.remove(shelf)
+            newest = max(newest, entry.event_id)
+    return newest
 
 
 class LogBook:

@@ -155,6 +155,7 @@ class HostState:
     parameters_history: tuple[int, ...] = ()
     slot_history: tuple[tuple[SlotState, ...], ...] = ()  # the slots, by step
     reward_terms: dict[str, float] = field(default_factory=dict)  # of the last step, by name
+    reward_terms_history: dict[str, tuple[float, ...]] = field(default_factory=dict)  # by step
 
 
 @dataclass(frozen=True)

@@ -43,11 +43,12 @@ class Wiring:
 
     source: str  # module:function that measures it
     emission: str  # module:function that emits it
-    payload: str  # event type and field
+    payload: str  # event type and field; "" if it comes from a file beside the store
     aggregation: str  # module:function that folds it
-    snapshot: str  # path from SanctumSnapshot; `[…]` stands for a key or an index
+    snapshot: str  # path from the holder; `[…]` stands for a key or an index
     widget: str  # module:class that shows it
     label: str  # what stands beside it on the screen; "" if its place alone says what it is
+    holder: str = "SanctumSnapshot"  # or "View", of what the store does not tell
 
 
 @dataclass(frozen=True)

@@ -45,26 +45,42 @@ def host(views):
     return views.drilled().hosts[3]
 
 
-@pytest.mark.parametrize(("width", "height"), [(52, 8), (82, 20), (150, 30)])
+@pytest.mark.parametrize(("width", "height"), [(52, 8), (82, 18), (150, 30)])
 def test_curves_have_axes_over_the_steps_and_the_terms_of_the_reward(host, width, height):
     lines = _plain(render_curves(host, RUN, width, height), width)
     text = "\n".join(lines)
     assert "Accuracy 0.5938" in text
     assert "Loss 1.0625" in text
     assert "step 11" in text
-    assert "potential 0.062 + rent -0.02" in text
+    assert ("= potential 0.0625 " in text) == (height < 18)
+    assert ("Reward: potential 0.0625" in text) == (height >= 18)
     assert len(lines) <= height
-    assert ("Parameters 1.79k" in text) == (height >= 20)
+    assert ("Parameters 1.79k" in text) == (height >= 18)
 
 
-def test_the_terms_of_a_reward_go_on_below_where_they_do_not_fit(host):
-    lines = _plain(render_reward(host, RUN, 30), 30)
-    assert lines == ["reward 0.031 = potential 0.062", " + rent -0.02 + score 0"]
+def test_the_terms_of_a_reward_have_as_much_of_a_line_as_there_is(host):
+    for width, on_a_line in ((30, 1), (52, 2), (82, 2), (150, 4)):
+        lines = _plain(render_reward(host, RUN, width, 8), width)
+        assert len(lines) == 4 / on_a_line
+        (first, *_), text = lines, "\n".join(lines)
+        assert first.startswith("reward      0.0312 █")
+        for said in ("= potential 0.0625 █", "+ rent      -0.016 █", "+ score     0      ▄"):
+            assert said in text
 
 
-def test_a_reward_term_that_is_not_finite_is_shown_as_what_it_is(host):
-    lines = render_reward(replace(host, reward_terms={"rent": math.nan}), RUN, 80)
-    assert "rent NaN" in lines[0].plain
+@pytest.mark.parametrize(("width", "height"), [(52, 8), (82, 20)])
+def test_a_reward_term_that_is_not_finite_is_shown_as_what_it_is(host, width, height):
+    terms = {"rent": math.nan}
+    history = {"rent": (0.5, math.inf, -math.inf, math.nan)}
+    broken = replace(host, reward_terms=terms, reward_terms_history=history)
+    text = "\n".join(_plain(render_reward(broken, RUN, width, height), width))
+    assert "rent NaN" in " ".join(text.split())
+    assert all(sign in text for sign in "↑↓×")
+
+
+def test_a_term_that_no_earlier_step_told_of_has_no_curve(host):
+    text = "\n".join(_plain(render_reward(replace(host, reward_terms_history={}), RUN, 52, 8), 52))
+    assert "+ rent" in text
 
 
 @pytest.mark.parametrize("height", [5, 7, 10, 13])

@@ -49,8 +49,8 @@ def test_a_slot_shows_its_stage_how_much_of_it_there_is_and_its_blueprint(views)
 def test_loss_and_reward_are_shown_where_there_is_room(views):
     heading, first, *_ = _lines(render_hosts(views.healthy(), 118, 20))
     assert heading.split()[3:5] == ["loss", "reward"]
-    assert first[heading.index("loss") :].startswith("1.25000")
-    assert first[heading.index("reward") :].startswith("-0.0625")
+    assert first[heading.index("loss") :].startswith("1.2500 ")
+    assert first[heading.index("reward") :].startswith("-0.062 ")
 
 
 def test_the_legend_names_every_stage_where_there_is_room(views):
@@ -73,10 +73,24 @@ def test_no_host_is_left_out_when_even_that_is_not_enough(views):
 
 def test_eight_hosts_have_room_in_four_lines(views):
     lines = _lines(render_hosts(views.healthy(), 40, 4))
+    assert lines[0] == " 1 50.0% █▅▂▁▄▇ ··◆   5 62.5% █▅▂▁▄▇ ■·◆"
     assert len(lines) == 4
     assert [line.split()[0] for line in lines] == ["1", "2", "3", "4"]
     assert " 5 62.5%" in lines[0]
-    assert "◆█" in lines[0]
+
+
+def test_an_alpha_that_is_not_finite_has_its_sign_however_narrow_it_is(views):
+    host = views.healthy().hosts[0]
+    slots = (SlotState(Stage.BLENDING, math.nan, 3), SlotState(Stage.BLENDING, 0.5, 3))
+    hosts = (replace(host, slots=slots), *views.healthy().hosts[1:])
+    line = _lines(render_hosts(replace(views.healthy(), hosts=hosts), 40, 4))[0]
+    assert line.startswith(" 1 50.0% █▅▂▁▄▇ ×◧")
+
+
+def test_where_slots_have_no_names_one_heading_stands_for_all(views):
+    heading = _lines(render_hosts(views.healthy(), 45, 20))[0]
+    assert heading.rstrip().endswith("slots")
+    assert "…" not in heading
 
 
 def test_the_names_of_blueprints_are_whole_from_64_cells_on(views):

@@ -93,7 +93,10 @@ class HeadsScreen(RunScreen):
     def _follow(self) -> None:
         if self.view is None:
             return
-        row = self.query_one(EvidencePanel).chosen_row(self.view)
+        evidence = self.query_one(EvidencePanel)
+        # With its heading and the line above: what it does not fill is for the charts.
+        evidence.styles.max_height = len(evidence.keys(self.view)) + 2
+        row = evidence.chosen_row(self.view)
         self.query_one(HeadHistoryPanel).choose(row.head if row else None)
         incident = self.query_one(IncidentPanel)
         if row is None or row.evidence is None:

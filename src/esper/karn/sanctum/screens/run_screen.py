@@ -120,10 +120,15 @@ class RunScreen(Screen[None]):
             error.set_class(view.trouble is not None, "-shown")
         self.set_class(bool(view.snapshot.tamiyo.evidence), "-evidence")
         self.set_class(updates_of(view) > 0, "-timed")
+        shown = self.as_shown(view)
         for panel in self.walk_children(Panel):
             panel.lamps = self._lamps  # of panels that came later, too
-            panel.show(view)
+            panel.show(shown)
         self._say_too_small()
+
+    def as_shown(self, view: View) -> View:
+        """Return the view that panels are given, where a screen shows another part of the run."""
+        return view
 
     def set_speed(self, speed: int) -> None:
         """Say at how many updates per second the run plays, or would."""

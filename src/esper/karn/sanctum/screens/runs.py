@@ -74,7 +74,7 @@ class RunsScreen(RunScreen):
 
     @work(thread=True, exclusive=True, group="compare")
     def _compare(self, left: Path, right: Path) -> None:
-        """Read both runs; only here and in the worker that looks at the run is anything read."""
+        """Read both runs, in a thread: the one that draws never waits for a disk."""
         found = compare_runs(left, right)
         self.app.call_from_thread(self._show_comparison, found)
 

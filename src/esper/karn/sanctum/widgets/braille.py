@@ -22,7 +22,13 @@ _DOTS: Final = ((0x01, 0x02, 0x04, 0x40), (0x08, 0x10, 0x20, 0x80))
 
 
 def line_chart(
-    values: Sequence[float], width: int, height: int, palette: Palette, *, is_filled: bool = False
+    values: Sequence[float],
+    width: int,
+    height: int,
+    palette: Palette,
+    *,
+    is_filled: bool = False,
+    span: tuple[float, float] | None = None,
 ) -> list[Text]:
     """Return a series as `height` lines of exactly `width` cells, drawn in Braille dots.
 
@@ -36,12 +42,15 @@ def line_chart(
         height: in lines.
         palette: the colours to choose from.
         is_filled: whether all below the curve is filled as well (an area chart).
+        span: the values of the lowest and the highest dot, beyond which there are none; the lowest
+            and the highest finite value if not given.
     """
     if width < 1 or height < 1:
         return [Text(no_wrap=True) for _ in range(height)]
     columns = buckets(values, 2 * width)
     places = _places(len(columns), 2 * width)
-    cells = _curve(columns, places, width, height, is_filled=is_filled)
+    span = finite_range(columns) if span is None else span
+    cells = _curve(columns, places, width, height, span, is_filled=is_filled)
     kinds: dict[tuple[int, int], set[str]] = {}
     rows = {"+inf": 0, "nan": height // 2, "-inf": height - 1}
     for x, column in zip(places, columns, strict=True):
@@ -58,11 +67,17 @@ def line_chart(
 
 
 def _curve(
-    columns: Sequence[Bucket], places: Sequence[int], width: int, height: int, *, is_filled: bool
+    columns: Sequence[Bucket],
+    places: Sequence[int],
+    width: int,
+    height: int,
+    span: tuple[float, float],
+    *,
+    is_filled: bool,
 ) -> list[list[int]]:
     """Return the dots of the finite points, by row and cell."""
     dots = 4 * height
-    low, high = finite_range(columns)
+    low, high = span
     cells = [[0] * width for _ in range(height)]
     before: tuple[int, int] | None = None
     for x, column in zip(places, columns, strict=True):

@@ -139,6 +139,11 @@ class ChoicePanel(Panel):
         index = place.y + self.scroll_offset.y - self.HEADINGS
         if index < len(self._keys):
             self.choose(self._keys[index])
+            if event.chain == 2:
+                self.open_chosen()
+
+    def open_chosen(self) -> None:
+        """Do what a double click means, where it means more than choosing."""
 
     def action_step(self, by: int) -> None:
         """Choose the line so many lines below."""

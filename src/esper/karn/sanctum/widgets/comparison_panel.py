@@ -1,6 +1,7 @@
 """Two runs side by side: their scores as curves, and in what they differ."""
 
-from typing import Any, Final
+import math
+from typing import Any, ClassVar, Final
 
 from rich.text import Text
 
@@ -19,18 +20,15 @@ _CHART_HEIGHT: Final = 7
 def render_comparison(found: RunComparison, width: int, height: int, palette: Palette) -> Text:
     """Return both runs' scores as charts, then figures and settings; those that differ first."""
     column = max(8, (width - _NAME_WIDTH) // 2 - len(_GAP))
+    lines: list[Text] = []
+    if height >= 2 * _CHART_HEIGHT:
+        lines += _score_charts(found, width, max(_CHART_HEIGHT, height // 3), palette)
     names = Text(" " * _NAME_WIDTH, no_wrap=True)
     for run in (found.left, found.right):
         name = Text(run.run_id, style=f"bold {palette.ink}")
         name.truncate(column, overflow="ellipsis", pad=True)
         names.append_text(name).append(_GAP)
-    lines = [names]
-    if height >= 2 * _CHART_HEIGHT:
-        series = [
-            Series("Score", scores, x_name="updates")
-            for scores in (found.left_scores, found.right_scores)
-        ]
-        lines += plots(series, width, _CHART_HEIGHT, palette)
+    lines.append(names)
     lines += [_line(one, column, palette) for one in found.figures]
     different = [one for one in found.settings if one.differs]
     lines.append(Text("settings that differ", style=f"bold {palette.muted}"))
@@ -40,6 +38,26 @@ def render_comparison(found: RunComparison, width: int, height: int, palette: Pa
     for line in lines:
         line.truncate(width, overflow="ellipsis")
     return Text("\n", no_wrap=True).join(lines)
+
+
+def _score_charts(found: RunComparison, width: int, height: int, palette: Palette) -> list[Text]:
+    """Return the scores of both runs on the same axes, so that they can be compared by eye."""
+    runs = ((found.left, found.left_scores), (found.right, found.right_scores))
+    finite = [score for _, scores in runs for score in scores if math.isfinite(score)]
+    longest = max(1, *(run.update for run, _ in runs))
+    series = [
+        Series(
+            f"Score of {run.name or run.run_id}",
+            scores,
+            x_name="update",
+            x_first=1,
+            x_last=longest,
+            span=(min(finite), max(finite)) if finite else None,
+            share=run.update / longest,
+        )
+        for run, scores in runs
+    ]
+    return plots(series, width, height, palette)
 
 
 def _line(one: Compared, column: int, palette: Palette) -> Text:
@@ -63,6 +81,14 @@ def _written(value: Any) -> str:
 class ComparisonPanel(Panel):
     """Shows two runs side by side."""
 
+    SHOWS: ClassVar[tuple[str, ...]] = (
+        "training.score",
+        "run.update",
+        "run.episodes_done",
+        "tamiyo.head_inf_latch",
+        "tamiyo.head_nan_latch",
+        "interventions.incidents",
+    )
     BORDER_TITLE = "Comparison"
 
     def __init__(self, *, id: str | None = None) -> None:
@@ -72,6 +98,7 @@ class ComparisonPanel(Panel):
     def compare(self, found: RunComparison | None) -> None:
         """Show another comparison; None while it is being made."""
         self._found = found
+        self.note("c closes")
         self.redraw()
 
     def part(self, view: View) -> object:  # noqa: ARG002  (it stands as it was made)

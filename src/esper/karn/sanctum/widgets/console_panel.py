@@ -1,5 +1,8 @@
 """The console output of a run: what its process printed, and why it died if it did not say so."""
 
+from collections.abc import Sequence
+from typing import ClassVar
+
 from rich.text import Text
 
 from esper.karn.sanctum.view import View
@@ -8,9 +11,20 @@ from esper.karn.sanctum.widgets.palette import Palette
 
 
 class ConsolePanel(FollowingPanel):
-    """Shows the last lines of the console output, and follows it."""
+    """Shows the last lines of the console output, or those with a text, and follows them."""
 
+    SHOWS: ClassVar[tuple[str, ...]] = ("console",)
     BORDER_TITLE = "Console output"
+
+    def __init__(self, *, id: str | None = None) -> None:
+        super().__init__(id=id)
+        self._found: Sequence[str] | None = None  # instead of the last lines
+
+    def find(self, found: Sequence[str] | None) -> None:
+        """Show the lines that a search found, or with None the last ones again."""
+        if found is not self._found:
+            self._found = found
+            self.redraw()
 
     def part(self, view: View) -> object:
         return view.console
@@ -18,7 +32,10 @@ class ConsolePanel(FollowingPanel):
     def draw(self, view: View, width: int, height: int, palette: Palette) -> Text:  # noqa: ARG002
         if not view.console:
             return Text("the run has printed nothing", style=palette.muted, no_wrap=True)
-        lines = [Text(line, style=palette.ink, no_wrap=True) for line in view.console]
+        shown = view.console if self._found is None else self._found
+        if not shown:
+            return Text("no line of the output has that", style=palette.muted, no_wrap=True)
+        lines = [Text(line, style=palette.ink, no_wrap=True) for line in shown]
         for line in lines:
             line.expand_tabs(8)
             line.truncate(width, overflow="ellipsis")

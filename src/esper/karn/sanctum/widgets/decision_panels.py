@@ -14,11 +14,20 @@ from esper.karn.sanctum.widgets.panel import Panel
 
 
 class DecisionListPanel(ChoicePanel):
-    """Shows the last decision of every host in a line."""
+    """Shows what was decided for every host in a step, in a line."""
 
+    SHOWS: ClassVar[tuple[str, ...]] = ("decisions",)
     BORDER_TITLE = "Decisions"
     IS_RESTLESS = True
     HEADINGS: ClassVar[int] = 0
+
+    def __init__(self, *, id: str | None = None) -> None:
+        super().__init__(id=id)
+        self._is_held = False  # it is not the newest step that is shown
+
+    def hold(self, is_held: bool) -> None:
+        """Say whether what is shown stands still at an earlier step."""
+        self._is_held = is_held
 
     def part(self, view: View) -> object:
         return view.snapshot.decisions, view.snapshot.run.heads
@@ -27,7 +36,9 @@ class DecisionListPanel(ChoicePanel):
         """Draw the decisions, and say when they were taken."""
         super().redraw()
         if self._view is not None:
-            self.note(when(self._view.snapshot.decisions, self._view.snapshot.run))
+            at = when(self._view.snapshot.decisions, self._view.snapshot.run)
+            way = "← → steps, n newest" if self._is_held else "← an earlier step"
+            self.note(f"{at} · {way}" if at else "")
 
     def keys(self, view: View) -> Sequence[Hashable]:
         return [decision.host for decision in view.snapshot.decisions]

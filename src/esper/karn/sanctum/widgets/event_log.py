@@ -1,15 +1,16 @@
 """The event log: what happened, oldest first; a latch stands out from everything else."""
 
 import textwrap
+from collections.abc import Sequence
 from datetime import datetime
-from typing import Final
+from typing import ClassVar, Final
 
 from rich.text import Text
 
+from esper.karn.sanctum.log_filter import LogFilter, with_older
 from esper.karn.sanctum.schema import LogEntry, SanctumSnapshot
 from esper.karn.sanctum.view import View
 from esper.karn.sanctum.widgets.following_panel import FollowingPanel
-from esper.karn.sanctum.widgets.log_filter import LogFilter
 from esper.karn.sanctum.widgets.palette import DARK, Palette
 
 _SIGNS: Final = {"latch": "●", "error": "✗", "warning": "!"}
@@ -52,11 +53,13 @@ def _wrapped(text: str, width: int) -> list[str]:
 class EventLog(FollowingPanel):
     """Shows the event log, or a part of it, and follows it."""
 
+    SHOWS: ClassVar[tuple[str, ...]] = ("log",)
     BORDER_TITLE = "Log"
 
     def __init__(self, *, id: str | None = None) -> None:
         super().__init__(id=id)
         self._filter = LogFilter()
+        self._found: Sequence[LogEntry] = ()  # older lines, from the store
         # By identity, since comparing a thousand entries takes longer than drawing the new ones.
         self._drawn: dict[int, tuple[LogEntry, list[Text]]] = {}
         self._drawn_for: tuple[int, Palette] | None = None
@@ -66,6 +69,16 @@ class EventLog(FollowingPanel):
         if log_filter != self._filter:
             self._filter = log_filter
             self.redraw()
+
+    def find(self, found: Sequence[LogEntry]) -> None:
+        """Show older lines that were found in the store, too, and keep in sight what is."""
+        if found is self._found:
+            return
+        self._found = found
+        before = len(self._lines)
+        self.redraw()
+        if not self.follows:
+            self.scroll_to(y=self.scroll_y + len(self._lines) - before, animate=False)
 
     def part(self, view: View) -> object:
         return view.snapshot.log
@@ -82,7 +95,7 @@ class EventLog(FollowingPanel):
         drawn = self._drawn
         self._drawn = {
             id(entry): drawn.get(id(entry)) or (entry, render_entry(entry, width, palette))
-            for entry in view.snapshot.log
+            for entry in with_older(view.snapshot.log, self._found)
             if self._filter.takes(entry)
         }
         if not self._drawn:

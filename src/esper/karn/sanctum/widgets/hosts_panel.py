@@ -21,12 +21,12 @@ _COUNT_WIDTH: Final = 6
 _SIGNS_WIDTH: Final = 3  # stage, alpha and a gap
 _SHORTEST_NAME: Final = 6
 _LONGEST_NAME: Final = 14
-_FIGURE_WIDTH: Final = 7
+_FIGURE_WIDTH: Final = 6
 _SHORTEST_CURVE: Final = 5
 _LONGEST_CURVE: Final = 24
-_GAP: Final = 3  # between two columns of hosts
+_GAP: Final = 2  # between two columns of hosts
 _TIGHT_PERCENT_WIDTH: Final = 6
-_TIGHT_SLOT_WIDTH: Final = 2  # stage and alpha
+_TIGHT_SLOT_WIDTH: Final = 1  # the stage
 
 
 @dataclass(frozen=True)
@@ -122,9 +122,12 @@ def _heading(run: RunState, slots: int, columns: _Columns, palette: Palette) -> 
     line.append("params".ljust(_COUNT_WIDTH + 1))
     if columns.figures:
         line.append("loss".ljust(_FIGURE_WIDTH + 1) + "reward".ljust(_FIGURE_WIDTH + 1))
-    for slot in range(slots):
-        name = run.slots[slot] if slot < len(run.slots) else str(slot + 1)
-        line.append(cut(name, columns.slot - 1).ljust(columns.slot))
+    names = [run.slots[slot] if slot < len(run.slots) else str(slot + 1) for slot in range(slots)]
+    if columns.name:
+        for name in names:
+            line.append(cut(name, columns.slot - 1).ljust(columns.slot))
+    else:
+        line.append("slots")  # each has no room for its name
     line.truncate(columns.width, pad=True)
     return line
 
@@ -156,6 +159,10 @@ def _slot(state: SlotState, run: RunState, columns: _Columns, palette: Palette) 
     style = stage_style(state.stage, palette)
     cell = Text(no_wrap=True).append(stage_sign(state.stage), style)
     broken = nonfinite_kind(state.alpha) is not None
+    if columns.is_tight and not broken:
+        return cell
+    if columns.is_tight:
+        cell = Text(no_wrap=True)  # an alpha that is not finite is not left out
     cell.append(_alpha_sign(state.alpha), f"bold {palette.critical}" if broken else palette.curve)
     if columns.name and state.blueprint >= 0:
         known = state.blueprint < len(run.blueprints)

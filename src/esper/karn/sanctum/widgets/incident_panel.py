@@ -31,6 +31,7 @@ class IncidentPanel(Panel):
     """
 
     SHOWS: ClassVar[tuple[str, ...]] = (
+        "incidents",
         "interventions.incidents",
         "interventions.incidents_not_kept",
         "interventions.updates_skipped",
@@ -58,8 +59,9 @@ class IncidentPanel(Panel):
         """Show another incident, or say why there is none."""
         if (incident, nothing) != (self._incident, self._nothing):
             self._incident, self._nothing = incident, nothing
-            self.scroll_home(animate=False)
-            self.redraw()
+            if self._view is not None:
+                self.scroll_home(animate=False)
+                self.redraw()
 
     def part(self, view: View) -> object:
         snapshot = view.snapshot

@@ -36,6 +36,9 @@ class Series:
     x_first: int = 0  # the place of the first value; 0: counted back from the last one
     x_last: int = 0  # the place of the last value; 0 for as many as there are
     is_filled: bool = False
+    # Where charts are to be compared, what they have in common:
+    span: tuple[float, float] | None = None  # the ends of the scale; of the values if not given
+    share: float = 1.0  # of the axis that the values reach over
     is_count: bool = False  # whether the values count things, and so are written 1.24k
 
     @property
@@ -60,7 +63,14 @@ def plot(series: Series, width: int, height: int, palette: Palette) -> list[Text
     chart_width = width - _SCALE_WIDTH
     if chart_width < 2:
         scale, chart_width = [Text(no_wrap=True)] * max(0, rows), width
-    chart = line_chart(series.values, chart_width, rows, palette, is_filled=series.is_filled)
+    chart = line_chart(
+        series.values,
+        max(1, round(chart_width * min(1.0, series.share))),
+        rows,
+        palette,
+        is_filled=series.is_filled,
+        span=series.span,
+    )
     if not series.values and rows > 0:
         nothing = Text("nothing yet", style=palette.faint, no_wrap=True)
         nothing.truncate(chart_width, overflow="ellipsis", pad=True)
@@ -94,7 +104,7 @@ def _scale(series: Series, rows: int, palette: Palette) -> list[Text]:
     finite = [value for value in series.values if math.isfinite(value)]
     marks: dict[int, float] = {}
     if finite and rows > 0:
-        low, high = min(finite), max(finite)
+        low, high = series.span or (min(finite), max(finite))
         if low == high:
             marks[(rows - 1) // 2] = low
         elif rows == 1:
@@ -150,9 +160,14 @@ def plots(series: Sequence[Series], width: int, height: int, palette: Palette) -
     return lines
 
 
-def one_line(series: Series, width: int, palette: Palette) -> Text:
+def fits(charts: int, width: int, height: int) -> bool:
+    """Return whether several charts can be drawn as such in so much room."""
+    return _columns(charts, width, height) > 0
+
+
+def one_line(series: Series, width: int, palette: Palette, label_width: int = _LABEL_WIDTH) -> Text:
     """Return a series as its name, its last value and a sparkline, in `width` cells."""
-    line = Text(no_wrap=True).append(series.label.ljust(_LABEL_WIDTH), palette.muted)
+    line = Text(no_wrap=True).append(series.label.ljust(label_width), palette.muted)
     style = series.style or (palette.faint if series.now is None else palette.ink)
     line.append(series.written(series.now, _VALUE_WIDTH).ljust(_VALUE_WIDTH + 1), style)
     line.append_text(sparkline(series.values, max(0, width - line.cell_len), palette))

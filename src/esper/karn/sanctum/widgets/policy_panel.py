@@ -80,8 +80,10 @@ def _two_columns(snapshot: SanctumSnapshot, width: int, palette: Palette) -> lis
         cell = Text(no_wrap=True).append(label.ljust(_SHORT_LABEL_WIDTH), palette.muted)
         cell.append(f" {figure(value):<5}", _style(snapshot, field, palette))
         history = getattr(snapshot.training, f"{field}_history")
-        room = max(0, column_width - cell.cell_len)
-        cell.append_text(sparkline(history[-max(room, _SHORTEST_TREND) :], room, palette))
+        room = max(0, column_width - cell.cell_len - 1)
+        cell.append(" ").append_text(
+            sparkline(history[-max(room, _SHORTEST_TREND) :], room, palette)
+        )
         cell.truncate(column_width, overflow="ellipsis", pad=True)
         cells.append(cell)
     gap = Text(" " * _GAP, no_wrap=True)

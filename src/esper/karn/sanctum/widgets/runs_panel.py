@@ -86,8 +86,8 @@ def render_runs(
             heading.append(_GAP + title.ljust(size))
     lines = [heading]
     for run, lit in zip(runs, lights, strict=True):
-        line = Text("  ", no_wrap=True)
-        line.append((MARK if run.path in marked else " "), f"bold {palette.accent}")
+        line = Text(" ", no_wrap=True)  # the cursor's
+        line.append((MARK if run.path in marked else " ") + " ", f"bold {palette.accent}")
         is_watched = watched is not None and run.path.absolute() == watched.absolute()
         style = f"bold {palette.accent}" if is_watched else palette.ink
         name = Text(run.run_id, style=style)
@@ -104,6 +104,7 @@ def render_runs(
             line.append_text(lit).append_text(_cells(run, behind, palette))
         lines.append(line)
     for line in lines:
+        line.rstrip()  # what is only padding is not cut off with a sign
         line.truncate(width, overflow="ellipsis")
     return lines
 
@@ -139,6 +140,19 @@ def _cell(title: str, run: RunSummary, palette: Palette) -> Text:
 class RunsPanel(ChoicePanel):
     """Shows all runs; one of them can be opened, and two be compared."""
 
+    SHOWS: ClassVar[tuple[str, ...]] = (
+        "run.phase",
+        "run.started_at",
+        "run.task",
+        "run.update",
+        "run.episodes_done",
+        "training.score",
+        "tamiyo.head_inf_latch",
+        "tamiyo.head_nan_latch",
+        "tamiyo.shared_inf_latch",
+        "tamiyo.shared_nan_latch",
+        "interventions.incidents",
+    )
     BORDER_TITLE = "Runs"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("enter", "open", "Open", tooltip="Watch the chosen run"),
@@ -177,6 +191,10 @@ class RunsPanel(ChoicePanel):
         if not self._runs:
             return [Text("no runs yet", style=palette.muted)]
         return render_runs(self._runs, width, palette, marked=self.marked, watched=view.directory)
+
+    def open_chosen(self) -> None:
+        """Watch the run that was clicked twice."""
+        self.action_open()
 
     def action_open(self) -> None:
         """Watch the chosen run."""

@@ -1,5 +1,6 @@
 """The status strip: master status and run header on one line, for screens about something else."""
 
+import re
 from typing import Final
 
 from rich.text import Text
@@ -13,6 +14,8 @@ from esper.karn.sanctum.widgets.panel import Panel
 from esper.karn.sanctum.widgets.run_header import status_text
 
 _SEPARATOR: Final = "  "
+#: What the id of a run begins with.
+_BIRTH: Final = re.compile(r"^\d{8}-\d{6}-(?=.)")
 
 
 def render_strip(
@@ -26,12 +29,15 @@ def render_strip(
     left = Text(no_wrap=True).append(
         *(shown if is_test else (f" ● {word} ", master_style(word, palette)))
     )
-    right = Text(no_wrap=True).append(run.name or run.run_id or ABSENT, f"bold {palette.ink}")
-    right.append(_SEPARATOR).append_text(status_text(view.status, palette))
-    right.append(f"{_SEPARATOR}update ", palette.muted).append(str(run.update), palette.ink)
+    said = "nothing was seen, nothing is stored" if is_test else reason(view)
+    name, rest = run.name or run.run_id or ABSENT, Text(no_wrap=True)
+    rest.append(_SEPARATOR).append_text(status_text(view.status, palette))
+    rest.append(f"{_SEPARATOR}update ", palette.muted).append(str(run.update), palette.ink)
+    if left.cell_len + len(said) + len(name) + rest.cell_len + 2 > width:
+        name = _BIRTH.sub("", name)  # the reason says more than the time of birth
+    right = Text(no_wrap=True).append(name, f"bold {palette.ink}").append_text(rest)
     # A long name gives way before the word does: that is what must be seen on every screen.
     right.truncate(max(0, width - left.cell_len - 1), overflow="ellipsis")
-    said = "nothing was seen, nothing is stored" if is_test else reason(view)
     left.append(f" {said}", palette.muted)
     left.truncate(max(0, width - right.cell_len - 1), overflow="ellipsis", pad=True)
     left.append(" ").append_text(right)

@@ -13,7 +13,7 @@ from esper.karn.sanctum.widgets.panel import Panel
 
 _LABEL_WIDTH: Final = 9
 _PLAYING: Final = "▶"
-_PAUSED: Final = "⏸"
+_PAUSED: Final = "‖"
 
 
 def shown_update(view: View) -> int:
@@ -86,6 +86,8 @@ class TimeBar(Panel, inherit_bindings=False):
         Binding("home", "app.jump(1)", show=False, tooltip="To the first update"),
         Binding("end", "app.now", show=False, tooltip="To now"),
     ]
+
+    SHOWS: ClassVar[tuple[str, ...]] = ("run.update",)
 
     class Jumped(Message):
         """A moment was chosen with the mouse; None is now."""

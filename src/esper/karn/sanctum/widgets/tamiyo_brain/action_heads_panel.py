@@ -162,12 +162,11 @@ def _render_group(
             style = figure_style(f"tamiyo.{field}", value, snapshot.run.update, palette)
             cell = Text(no_wrap=True).append(figure(value).ljust(_VALUE_WIDTH), style)
             if trend is not None:
-                # A gap only where there is room: at 80 columns the curve touches its value.
-                gap = 1 if trend_width > 2 else 0
+                # At 80 columns there is one cell: how high the value is among the newest.
+                curve = max(0, trend_width - 1)
                 history = getattr(tamiyo.head_trend.get(head, HeadTrend()), trend)
-                newest = history[-max(trend_width - gap, _SHORTEST_TREND) :]
-                cell.append(" " * gap)
-                cell.append_text(sparkline(newest, trend_width - gap, palette))
+                newest = history[-max(curve, _SHORTEST_TREND) :]
+                cell.append(" ").append_text(sparkline(newest, curve, palette))
             cell.truncate(widths[head], pad=True)
             line.append_text(cell)
         lines.append(line)

@@ -1,0 +1,215 @@
+"""Searching the store for lines that the log no longer keeps, against a log that keeps all."""
+
+import sqlite3
+from collections import deque
+from contextlib import closing
+
+import pytest
+
+from esper.karn.run_store import RunWriter
+from esper.karn.sanctum import log_search
+from esper.karn.sanctum.follower import RunFollower
+from esper.karn.sanctum.log_book import LOG_LINES_KEPT, LogBook, oldest_missing
+from esper.karn.sanctum.log_filter import LogFilter, choices, with_older
+from esper.karn.sanctum.log_search import LogSearch
+from esper.karn.sanctum.schema import LogEntry, RunState
+from esper.leyline.heads import Stage
+from esper.leyline.telemetry import CheckpointWritten, Notice, SeedTransitioned, UnknownPayload
+
+UPDATES = 60
+FILTERS = (
+    LogFilter(text="update 3 "),
+    LogFilter(text="WHISPERED"),
+    LogFilter(text="nobody said this"),
+    LogFilter(kind="checkpoint_written"),
+    LogFilter(kind="run_started"),
+    LogFilter(kind="seed_transitioned", text="conv"),
+    LogFilter(kind="weather"),
+    LogFilter(kind="notice", host=1),
+    LogFilter(host=1),
+    LogFilter(host=2, text="pruned"),
+    LogFilter(head="op"),
+    LogFilter(text="op went"),
+)
+
+
+def write_update(writer, payloads, update):
+    """Write an update and what comes beside one."""
+    for number in range(24):
+        stage = (Stage.GERMINATED, Stage.TRAINING, Stage.BLENDING, Stage.PRUNED)[number % 4]
+        writer.emit(payloads.step(number + 1, update=update))
+        writer.emit(
+            SeedTransitioned(
+                update=update,
+                step=number + 1,
+                episode=update,
+                host=number % 3,
+                slot=number % 2,
+                blueprint=(number + update) % 8,
+                from_stage=0,
+                to_stage=int(stage),
+                cause="asked for",
+            )
+        )
+    for number in range(10):
+        said = "whispered" if (update, number) == (5, 0) else "said"
+        writer.emit(Notice(level="info", text=f"{said} {number} in update {update} "))
+    writer.emit(UnknownPayload(kind="weather", data=b""))
+    if update in (4, 50):
+        writer.emit(payloads.broken_update(update, "op", "+inf", minibatches_skipped=3))
+    else:
+        writer.emit(payloads.update(update))
+    writer.emit(CheckpointWritten(update=update, path=f"checkpoints/{update}", size=1))
+
+
+@pytest.fixture
+def run(tmp_path, payloads):
+    """Return the directory of a run with far more lines than the log keeps."""
+    with RunWriter(tmp_path) as writer:
+        writer.emit(payloads.start(slots=["early", "late"], environments=3))
+        for update in range(1, UPDATES + 1):
+            write_update(writer, payloads, update)
+            if update == 30:  # another process goes on, and names its slots in another way
+                writer.emit(
+                    payloads.start(
+                        slots=["first", "second"], environments=3, resumed_from_update=30
+                    )
+                )
+    return tmp_path
+
+
+def snapshot_of(directory):
+    return RunFollower(directory).catch_up().snapshot
+
+
+def whole_log(directory, monkeypatch):
+    """Return the log as it would be if it kept everything."""
+    make = LogBook.__init__
+
+    def make_endless(self):
+        make(self)
+        self._shelves = {shelf: deque() for shelf in self._shelves}
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LogBook, "__init__", make_endless)
+        patch.setattr("esper.karn.sanctum.follower.first_that_counts", lambda *_: 1)
+        return snapshot_of(directory).log
+
+
+def searched(search, log):
+    """Return the result of a search when it is over."""
+    search.go_on(log)
+    for _ in range(10_000):
+        result = search.step()
+        if result.is_over:
+            return result
+    return pytest.fail("the search never came to an end")
+
+
+@pytest.mark.parametrize("events_per_step", [3, 128, 400])
+@pytest.mark.parametrize("log_filter", FILTERS, ids=str)
+def test_a_search_finds_what_a_log_that_keeps_all_has(
+    run, monkeypatch, log_filter, events_per_step
+):
+    monkeypatch.setattr(log_search, "EVENTS_PER_STEP", events_per_step)
+    expected = whole_log(run, monkeypatch)
+    log = snapshot_of(run).log
+    assert len(log) < len(expected)
+
+    result = searched(LogSearch(run, log_filter), log)
+
+    assert result.is_whole
+    assert result.error is None
+    shown = [line for line in with_older(log, result.lines) if log_filter.takes(line)]
+    assert shown == [line for line in expected if log_filter.takes(line)]
+
+
+def test_a_search_says_how_far_back_it_is(run):
+    search = LogSearch(run, LogFilter(text="said"))
+    search.go_on(snapshot_of(run).log)
+    reached = [search.step().reached for _ in range(3)]
+    updates = [int(said.removeprefix("back to update ")) for said in reached]
+    assert updates == sorted(updates, reverse=True)
+    assert 1 < updates[-1] < updates[0] < UPDATES
+
+
+def test_a_search_ends_when_it_found_as_much_as_is_kept(run, monkeypatch):
+    monkeypatch.setattr(log_search, "LINES_FOUND", 20)
+    log = snapshot_of(run).log
+    result = searched(LogSearch(run, LogFilter(text="said")), log)
+    assert len(result.lines) == 20
+    assert not result.is_whole
+    newest = oldest_missing(log)
+    assert all(newest - 200 < line.event_id <= newest for line in result.lines)
+
+
+@pytest.mark.parametrize("log_filter", FILTERS, ids=str)
+def test_a_search_goes_on_over_what_a_live_run_pushes_out(run, monkeypatch, payloads, log_filter):
+    monkeypatch.setattr(log_search, "EVENTS_PER_STEP", 50)
+    search = LogSearch(run, log_filter)
+    searched(search, snapshot_of(run).log)
+    with RunWriter(run) as writer:
+        for update in range(UPDATES + 1, UPDATES + 20):
+            write_update(writer, payloads, update)
+    log = snapshot_of(run).log
+
+    result = searched(search, log)
+
+    shown = [line for line in with_older(log, result.lines) if log_filter.takes(line)]
+    expected = whole_log(run, monkeypatch)
+    assert shown == [line for line in expected if log_filter.takes(line)]
+
+
+def test_an_earlier_moment_is_searched_where_the_search_had_ended_before_it(run, monkeypatch):
+    monkeypatch.setattr(log_search, "LINES_FOUND", 20)
+    follower = RunFollower(run)
+    search = LogSearch(run, LogFilter(text="said"))
+    searched(search, follower.catch_up().snapshot.log)
+    earlier = follower.state_after(55).log
+    lines = searched(search, earlier).lines
+    assert len(lines) == 20
+    assert lines[-1].event_id <= oldest_missing(earlier)
+
+
+def test_a_store_that_cannot_be_read_ends_the_search_with_a_sentence(run):
+    log = snapshot_of(run).log
+    (run / "run.sqlite").write_bytes(b"no database at all" * 100)
+    result = searched(LogSearch(run, LogFilter(text="said")), log)
+    assert "is not a run store" in result.error
+    assert "\n" not in result.error
+
+
+def test_an_event_that_is_damaged_is_found_as_such(tmp_path, payloads):
+    with RunWriter(tmp_path) as writer:
+        writer.emit(payloads.start())
+        for number in range(LOG_LINES_KEPT + 10):
+            writer.emit(Notice(level="info", text=f"said {number}"))
+    with closing(sqlite3.connect(tmp_path / "run.sqlite")) as store:
+        store.execute("UPDATE events SET payload = x'c1' WHERE id = 3")
+        store.commit()
+    result = searched(LogSearch(tmp_path, LogFilter(text="damaged")), snapshot_of(tmp_path).log)
+    (line,) = result.lines
+    assert (line.event_id, line.level) == (3, "error")
+
+
+def test_what_can_be_missing_of_a_log():
+    line = LogEntry(1, 0.0, "info", "said", kind="notice")
+    latch = LogEntry(1, 0.0, "latch", "op went", kind="ppo_update")
+    seed = LogEntry(7, 0.0, "info", "grew", kind="seed_transitioned")
+    assert oldest_missing(()) == 0
+    assert oldest_missing([line] * (LOG_LINES_KEPT - 1)) == 0
+    assert oldest_missing([latch] * LOG_LINES_KEPT) == 0  # there are no more
+    assert oldest_missing([line] * LOG_LINES_KEPT) == 1
+    assert oldest_missing([*[line] * LOG_LINES_KEPT, *[seed] * LOG_LINES_KEPT]) == 7
+
+
+def test_what_can_be_asked_for_is_not_only_what_is_kept():
+    log = [LogEntry(1, 0.0, "info", "said", kind="notice", host=1)]
+    run = RunState(environments=3)
+    assert choices("kind", log, run) == ["notice"]
+    assert choices("host", log, run) == [1]
+    full = log * LOG_LINES_KEPT
+    assert "run_started" in choices("kind", full, run)
+    assert "step_completed" not in choices("kind", full, run)
+    assert choices("host", full, run) == [0, 1, 2]
+    assert choices("head", full, run) == []
