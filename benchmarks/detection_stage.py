@@ -184,7 +184,8 @@ def forbidden_logits_are_minus_infinity(stage: Stage) -> bool:
     """The policy itself says "never" of what the mask forbids."""
 
     def masked(output: PolicyOutput, arguments: tuple[Any, ...]) -> PolicyOutput:
-        return output._replace(logits=output.logits.masked_fill(~arguments[0].masks, -torch.inf))
+        illegal = stage.policy.table.joint(arguments[0].illegal)
+        return output._replace(logits=output.logits.masked_fill(illegal, -torch.inf))
 
     stage.wrap(stage.agent, "_run", masked)
     return True

@@ -186,7 +186,7 @@ class PPOAgent:
             rollout, self.config.gamma, self.config.gae_lambda
         )
         illegal = ~self.policy.table(rollout.masks, False)
-        return Minibatch(
+        whole = Minibatch(
             observations=rollout.observations,
             initial_state=rollout.initial_state,
             actions=rollout.actions,
@@ -195,11 +195,10 @@ class PPOAgent:
             most_entropy=most_entropy(illegal),
             advantages=over_siblings(advantages, self.config.siblings),
             returns=returns,
-            old_log_probs=counted(
-                self._old_log_probs(rollout, illegal, first_epoch), rollout.active
-            ),
+            old_log_probs=torch.zeros_like(rollout.active, dtype=torch.float32),
             explained_variance=explained_variance(rollout.values, returns),
         )
+        return replace(whole, old_log_probs=self._old_log_probs(whole, first_epoch))
 
     def learn(
         self,
@@ -277,44 +276,40 @@ class PPOAgent:
             return nullcontext()
         return torch.autocast(self.device.type, _AMP_TYPES[self.config.amp])
 
-    def _run(self, observations: Tensor, state: RecurrentState) -> PolicyOutput:
+    def _run(self, batch: Minibatch) -> PolicyOutput:
         with self._precision():
-            output: PolicyOutput = self.policy(observations, state)
+            output: PolicyOutput = self.policy(batch.observations, batch.initial_state)
         return output
 
-    def _old_log_probs(self, rollout: Rollout, illegal: Tensor, split: Sequence[Tensor]) -> Tensor:
+    def _likelihoods(self, logits: Tensor, batch: Minibatch) -> Likelihoods:
+        return likelihoods(self.policy.table.unpadded(logits), batch.illegal, batch.actions)
+
+    def _old_log_probs(self, whole: Minibatch, split: Sequence[Tensor]) -> Tensor:
         """Return the log-probabilities `[T, N, H]` of the choices taken, before any step.
 
         Computed anew, in the shapes and the precision of the first epoch and by the kernels that
         training takes, rather than kept from acting: a sum taken in another order differs in its
         last bits, and the first ratio must be exactly 1.
         """
-        old = torch.empty_like(rollout.active, dtype=torch.float32)
+        old = torch.empty_like(whole.old_log_probs)
         for hosts in split:
-            hidden, cell = (state.index_select(1, hosts) for state in rollout.initial_state)
-            observations = rollout.observations.index_select(1, hosts)
-            logits = self._run(observations, (hidden, cell)).logits
-            actions = rollout.actions.index_select(1, hosts)
-            taken = self._likelihoods(logits, illegal.index_select(2, hosts), actions)
-            old[:, hosts] = taken.log_probs.detach()
+            batch = whole.take(hosts)
+            taken = self._likelihoods(self._run(batch).logits, batch)
+            old[:, hosts] = counted(taken.log_probs.detach(), batch.active)
         return old
-
-    def _likelihoods(self, logits: Tensor, illegal: Tensor, actions: Tensor) -> Likelihoods:
-        """Return what a loss needs of the choices taken `[T, n, H]`, of logits `[T, n, total]`."""
-        return likelihoods(self.policy.table.unpadded(logits), illegal, actions)
 
     def _forward(
         self, batch: Minibatch, injections: Sequence[Injection]
     ) -> tuple[MinibatchTerms, list[Injection]]:
         """Return the terms of a minibatch, and the injections that still wait for a place."""
-        output = self._run(batch.observations, batch.initial_state)
+        output = self._run(batch)
         waiting = []
         for injection in injections:
             if injection.quantity == "logits":
                 head = self.policy.layout.names.index(injection.head)
                 column = self.policy.layout.offsets[head] + batch.actions[0, 0, head]
                 output = output._replace(logits=plant_in_logits(output.logits, injection, column))
-        taken = self._likelihoods(output.logits, batch.illegal, batch.actions)
+        taken = self._likelihoods(output.logits, batch)
         for injection in injections:
             if injection.quantity == "log_prob":
                 head = self.policy.layout.names.index(injection.head)
