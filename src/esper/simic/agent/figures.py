@@ -222,7 +222,7 @@ def divergence(terms: MinibatchTerms) -> Tensor:
     """Return how far the policy moved: the mean of r - 1 - log r (Schulman, "Approximating KL
     divergence", 2020), never negative.
     """
-    return (terms.joint_ratio - 1 - terms.log_ratio).mean()
+    return (terms.log_ratio.expm1() - terms.log_ratio).mean()
 
 
 @torch.no_grad()

@@ -82,4 +82,4 @@ class FlatParameters:
 
     def clip(self, norm: Tensor, maximum: float) -> None:
         """Scale all gradients, whose norm is `norm`, to a norm of at most `maximum`."""
-        self.gradient.mul_((maximum / (norm + 1e-6)).clamp(max=1.0))
+        self.gradient.div_((norm / maximum).clamp(min=1.0))

@@ -33,6 +33,7 @@ class LossScale:
         self.scale = torch.tensor(INITIAL_SCALE if enabled else 1.0, device=device)
         self._good = torch.zeros((), dtype=torch.int64, device=device)
         self._overflowing_updates = 0
+        self._never = torch.zeros((), dtype=torch.bool, device=device)
 
     def scaled(self, loss: Tensor) -> Tensor:
         """Return the loss to run backward from."""
@@ -43,11 +44,16 @@ class LossScale:
         if self.enabled:
             gradient.mul_(1 / self.scale)
 
-    def is_overflow(self, broken: Tensor) -> Tensor:
-        """Return whether gradients that broke, with all before them finite, broke by the scale."""
+    def is_overflow(self, bad: Tensor, forward_bad: Tensor) -> Tensor:
+        """Return whether gradients that broke, with all before them finite, broke by the scale.
+
+        Args:
+            bad: whether a minibatch broke, a scalar.
+            forward_bad: whether it did so before its backward pass, a scalar.
+        """
         if not self.enabled:
-            return torch.zeros_like(broken)
-        return broken & (self.scale >= 2) & self.scale.isfinite()
+            return self._never
+        return bad & ~forward_bad & (self.scale >= 2) & self.scale.isfinite()
 
     def count_update(self, *, overflowed: bool) -> bool:
         """Count one update; return whether its overflows, if it had any, are still ordinary."""

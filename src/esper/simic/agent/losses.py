@@ -113,12 +113,13 @@ def minibatch_terms(
     good = advantages >= 0
     lowest = torch.where(good, 0.0, 1 - config.clip_range)
     highest = torch.where(good, 1 + config.clip_range, torch.inf)
-    policy_loss = -(joint_ratio.clamp(lowest, highest) * advantages).mean()
+    policy_loss = (joint_ratio.clamp(lowest, highest) * -advantages).mean()
     value_loss = 0.5 * mse_loss(output.values, batch.returns)
 
     entropies = counted(taken.entropies, batch.active)
     normalised = normalised_entropies(entropies, batch.most_entropy)
-    entropy_loss = -normalised.sum() / batch.active.sum()
+    entropy_loss = normalised.sum() / -batch.active.sum()
+    policy_and_value = policy_loss.add(value_loss, alpha=config.value_coefficient)
     return MinibatchTerms(
         output=output,
         log_probs=taken.log_probs,
@@ -130,7 +131,5 @@ def minibatch_terms(
         policy_loss=policy_loss,
         value_loss=value_loss,
         entropy_loss=entropy_loss,
-        loss=policy_loss
-        + config.value_coefficient * value_loss
-        + entropy_coefficient * entropy_loss,
+        loss=policy_and_value.add(entropy_loss, alpha=entropy_coefficient),
     )

@@ -227,7 +227,7 @@ class PPOAgent:
             self.loss_scale.unscale_(parameters.gradient)
             norm = parameters.norm()
             bad = watch.backward(index, norm)
-            overflow = self.loss_scale.is_overflow(bad & ~forward_bad)
+            overflow = self.loss_scale.is_overflow(bad, forward_bad)
             moved = divergence(terms)
             at_once = (
                 terms.policy_loss, terms.value_loss, terms.entropy_loss, moved, norm,
