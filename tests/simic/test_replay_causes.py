@@ -361,4 +361,34 @@ def test_a_negative_second_moment_is_found_though_all_was_finite(
     origin = origin_of(replayed)
     assert first(replayed)[0] == SHARED
     assert origin.operation.name == "aten._fused_adam_.default"
-    assert "a second moment of Adam is negative" in origin.cause
+    assert "the second moment exp_avg_sq of critic.bias is negative (-10)" in origin.cause
+
+
+def test_of_two_broken_moments_that_of_the_head_that_lit_is_named(
+    make_agent: AgentMaker, make_rollout: RolloutMaker, make_capsule: CapsuleMaker
+) -> None:
+    """All moments lie in one tensor, and the optimizer takes it whole."""
+    agent = make_agent(**SMALL)
+    rollout = make_rollout(agent)
+    agent.update(rollout)
+    slot, op = rows_of(agent, "slot").start, rows_of(agent, "op").start
+    agent.moments_of(agent.policy.heads.bias)["exp_avg"][slot] = torch.nan
+    agent.moments_of(agent.policy.heads.weight)["exp_avg"][op, 3] = torch.nan
+    replayed = replay(make_capsule(agent, rollout))
+    assert first(replayed) == ("slot", "moments", "nan")
+    cause = origin_of(replayed).cause
+    assert cause == f"corrupted optimizer state: exp_avg of heads.bias[{slot}] is nan"
+
+
+def test_a_fault_of_the_derivative_in_closed_form_has_its_own_line(
+    make_agent: AgentMaker, make_rollout: RolloutMaker, make_capsule: CapsuleMaker
+) -> None:
+    agent = make_agent(**SMALL, entropy_coefficient=1e37)
+    rollout = make_rollout(agent)
+    with torch.no_grad():
+        agent.policy.heads.bias[rows_of(agent, "op").start] = -1e4
+    replayed = replay(make_capsule(agent, rollout))
+    origin = origin_of(replayed)
+    assert first(replayed)[0] == "op"
+    assert origin.operation.autograd == "_LikelihoodsBackward"
+    assert at(origin) == line_of(categorical, "gradient = finite.add(entropies)")

@@ -13,6 +13,9 @@ _PRODUCTS = frozenset(
     {"mm", "addmm", "bmm", "baddbmm", "mv", "addmv", "dot", "linear", "convolution", "lstm"}
     | {"mkldnn_rnn_layer", "mkldnn_rnn_layer_backward", "_thnn_fused_lstm_cell"}
 )
+_OVERFLOWING = frozenset(
+    {"mul", "square", "pow", "prod", "linalg_vector_norm", "native_layer_norm", "mse_loss"}
+)
 _SUMS = frozenset({"add", "sub", "rsub", "sum", "mean", "cumsum", "index_add", "std_mean", "var"})
 _PICKS = frozenset({"gather", "index", "select", "take_along_dim"})
 
@@ -144,7 +147,7 @@ def _arithmetic(operation: Operation) -> str:
         return f"{'1 / 0' if output.plus_inf else 'root of a negative number'}, in {base}"
     if base.startswith("_fused_adam"):
         return _optimizer_step(operation, inputs)
-    if base in ("mul", "square", "pow", "prod", "linalg_vector_norm", "native_layer_norm"):
+    if base in _OVERFLOWING:
         return f"overflow in {base}: values reach {_reached(operation)}"
     if base in _SUMS:
         return f"overflow in {base}: values reach {max(_largest(operation.inputs)):.4g}"
@@ -181,8 +184,9 @@ def _division(operation: Operation) -> str:
 def _optimizer_step(operation: Operation, inputs: dict[str, TensorRange]) -> str:
     for name, part in inputs.items():
         if name.startswith("exp_avg_sqs") and part.minimum is not None and part.minimum < 0:
+            moment = part.of.removeprefix("optimizer ")
             return (
-                "corrupted optimizer state: a second moment of Adam is negative "
+                f"corrupted optimizer state: the second moment {moment} is negative "
                 f"({part.minimum:.4g}), and its square root is NaN"
             )
     return f"overflow in the optimizer's step: its input reaches {_reached(operation)}"
@@ -190,7 +194,7 @@ def _optimizer_step(operation: Operation, inputs: dict[str, TensorRange]) -> str
 
 def _reached(operation: Operation) -> str:
     """Return the two largest magnitudes of what went in, numbers among the arguments included."""
-    sizes = [(part.largest, "") for part in operation.inputs]
+    sizes = [(part.largest, f" ({part.of})" if part.of else "") for part in operation.inputs]
     sizes += [(abs(value), f" ({name})") for name, value in operation.scalars]
     two = sorted(sizes, reverse=True)[:2]
     return " and ".join(f"{size:.3g}{name}" for size, name in two)

@@ -5,7 +5,7 @@ that is built from the capsule alone.
 """
 
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
@@ -155,7 +155,7 @@ def replay(capsule: Capsule) -> Replay:
     injections = [parse_injection(text) for text in capsule.injections]
     with _as_it_was(capsule):
         inputs = _inputs(agent, rollout)
-        with OperationTracer(agent.policy, "policy", inputs) as tracer:
+        with OperationTracer(agent.policy, "policy", inputs, _parts_of(agent)) as tracer:
             whole = agent.prepare(rollout, minibatches[:per_epoch])
             watch = TracingWatch(agent, len(minibatches), tracer)
             tracer.phase, tracer.minibatch = "forward", 0
@@ -247,6 +247,16 @@ def _rollout(capsule: Capsule, device: torch.device) -> Rollout:
         )
     except TypeError as error:
         raise IncidentError(f"the capsule's rollout is not one of this version: {error}") from None
+
+
+def _parts_of(agent: PPOAgent) -> Callable[[Tensor], Sequence[Tensor]]:
+    """Return what takes a flat tensor of all parameters, gradients or moments apart."""
+    flat = agent.parameters.flat.shape
+
+    def parts(tensor: Tensor) -> Sequence[Tensor]:
+        return agent.parameters.split(tensor) if tensor.shape == flat else (tensor,)
+
+    return parts
 
 
 def _inputs(agent: PPOAgent, rollout: Rollout) -> dict[str, Tensor]:

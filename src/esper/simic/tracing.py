@@ -7,7 +7,8 @@ memory; a storage is remembered weakly, so that nothing is kept alive that train
 """
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -41,10 +42,19 @@ class OperationTracer(TorchDispatchMode):
         model: whose modules are named; the name of the whole is `model_name`.
         model_name: what the model is called.
         inputs: everything that exists before, by name, so that poison can be named.
+        parts: into what a tensor falls that is looked at part by part, such as one of all
+            parameters; any other is its only part.
     """
 
-    def __init__(self, model: nn.Module, model_name: str, inputs: Mapping[str, Tensor]) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        model_name: str,
+        inputs: Mapping[str, Tensor],
+        parts: Callable[[Tensor], Sequence[Tensor]] = lambda tensor: (tensor,),
+    ) -> None:
         super().__init__()
+        self._parts = parts
         self.phase = "preparation"
         self.minibatch: int | None = None
         self.poisons = tuple(poisons_of(inputs))
@@ -82,7 +92,7 @@ class OperationTracer(TorchDispatchMode):
         node = torch._C._current_autograd_node()
         if node is None:
             self._remember_forward()
-        inputs = _named_tensors(func, args, kwargs)
+        inputs = list(self._by_part(_named_tensors(func, args, kwargs)))
         written = {name for name, _, is_written in inputs if is_written}
         # What is written to is looked at as it was before.
         before = [
@@ -131,7 +141,7 @@ class OperationTracer(TorchDispatchMode):
             dict.fromkeys(maker for entry in mine_broken for maker in sources[entry[0]])
         )
         poisons = tuple(
-            self._poison_in(original) or poison_of(argument, value)
+            self._poison_of.get(_where(original), poison_of(argument, value))
             for argument, original, value in mine_broken
             if not sources[argument]
         )
@@ -162,13 +172,18 @@ class OperationTracer(TorchDispatchMode):
             storage = self._made[_key(tensor)] = _Storage(tensor)
         storage.add(tensor, operation)
 
-    def _poison_in(self, tensor: Tensor) -> Poison | None:
-        """Return the first poison that lies in the memory of a tensor, or None."""
-        storage, start, end = _where(tensor)
-        for (key, first, last), poison in self._poison_of.items():
-            if key == storage and first < end and start < last:
-                return poison
-        return None
+    def _by_part(
+        self, named: Sequence[tuple[str, Tensor, bool]]
+    ) -> Iterator[tuple[str, Tensor, bool]]:
+        """Yield tensors; one that falls into parts and stands alone becomes a list of them."""
+        arguments = Counter(_argument(name) for name, _, _ in named)
+        for name, tensor, is_written in named:
+            parts = self._parts(tensor)
+            if len(parts) == 1 or arguments[_argument(name)] > 1:
+                yield name, tensor, is_written
+                continue
+            for number, part in enumerate(parts):
+                yield f"{_argument(name)}[{number}]", part, is_written
 
     def _remember_forward(self) -> None:
         """Remember where the derivative that belongs to this operation will have come from."""
@@ -180,7 +195,10 @@ class OperationTracer(TorchDispatchMode):
     def _located(self, node: Any) -> tuple[Place, str]:
         """Return the place and the module of what is being executed now."""
         if node is not None and node._sequence_nr() in self._forward:
-            return self._forward[node._sequence_nr()]
+            place, module = self._forward[node._sequence_nr()]
+            # A derivative that is written in Python has lines of its own.
+            written_out = isinstance(node, torch.autograd.function.BackwardCFunction)
+            return (_place() if written_out else place), module
         return _place(), self._module
 
     @property
@@ -261,6 +279,11 @@ def _named_tensors(
         is_written = argument.alias_info is not None and argument.alias_info.is_write
         found += [(name, tensor, is_written) for name, tensor in _tensors(argument.name, value)]
     return found
+
+
+def _argument(name: str) -> str:
+    """Return the argument that a named tensor is, or is in a list of."""
+    return name.partition("[")[0]
 
 
 def _named_numbers(
