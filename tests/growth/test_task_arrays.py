@@ -217,7 +217,7 @@ def test_a_kind_that_does_not_fit_is_refused(tmp_path: Path, option: str, words:
 
 def test_a_kind_of_one_axis_is_told_in_the_singular(tmp_path: Path) -> None:
     path = save(tmp_path, x=np.zeros((300, 9, 9)))
-    with pytest.raises(InvalidTaskError, match="which are no vectors: those have 1 axis$"):
+    with pytest.raises(InvalidTaskError, match=r"which are no vectors: those have 1 axis$"):
         load_task(path + "?kind=vector")
 
 
