@@ -210,10 +210,11 @@ def test_the_pictures_ticks_are_round_and_both_curves_are_seen(grown: Grown) -> 
     assert f"{step:.2f}" in ("0.01", "0.02", "0.05", "0.10", "0.20")
     for tick in ticks:
         assert tick / step == pytest.approx(round(tick / step))
-    # What is drawn last is on top: the thin dashed line, not the thick one without gaps.
-    solid, dashed = root.iter(f"{space}polyline")
-    assert "stroke-dasharray" not in solid.attrib
+    # What is drawn last is on top: a line without gaps must leave the dashes' edges to be seen.
+    dashed, solid = root.iter(f"{space}polyline")
     assert "stroke-dasharray" in dashed.attrib
+    assert "stroke-dasharray" not in solid.attrib
+    assert float(dashed.attrib["stroke-width"]) >= 2 * float(solid.attrib["stroke-width"])
 
 
 def test_the_picture_is_well_formed_and_shows_every_slot(grown: Grown) -> None:

@@ -72,9 +72,9 @@ def _curve(grown: Grown) -> Iterator[str]:
             f'<text x="{_LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{value:.2f}</text>'
         )
     for values, style in (
-        (accuracy, f'stroke="{_GROWN}" stroke-width="2.5"'),
-        # Dashed, and on top: where both go the same way, both are seen.
-        (grown.idle_accuracy, f'stroke="{_INK}" stroke-width="1.5" stroke-dasharray="5 4"'),
+        # Dashes wider than the line upon them: where both go the same way, both are seen.
+        (grown.idle_accuracy, f'stroke="{_INK}" stroke-width="5" stroke-dasharray="5 5"'),
+        (accuracy, f'stroke="{_GROWN}" stroke-width="2"'),
     ):
         points = " ".join(
             f"{_x(grown, step):.1f},{axis.at(value):.1f}" for step, value in enumerate(values)
