@@ -46,6 +46,7 @@ from esper.leyline.heads import (
 )
 
 BATCH, BATCHES = 100, 8
+_WIDTH = 120  # of a table that goes into a file or a pipe
 
 
 def load_ordinary_modules() -> ModuleType:
@@ -197,6 +198,11 @@ def memory_table(hosts: list[int]) -> Table:
     return table
 
 
+def make_console() -> Console:
+    """Return a console as wide as its terminal or, without one, as its table."""
+    return Console(width=None if sys.stdout.isatty() else _WIDTH)
+
+
 def main() -> None:
     """Measure and print one table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -210,7 +216,7 @@ def main() -> None:
     parser.add_argument("--memory", action="store_true", help="measure memory, not speed")
     options = parser.parse_args()
     if options.memory:
-        Console().print(memory_table(options.hosts))
+        make_console().print(memory_table(options.hosts))
         return
     torch.set_num_threads(options.threads)
     clock = time.process_time if options.cpu_time else time.perf_counter
@@ -249,7 +255,7 @@ def main() -> None:
                 f"{1000 * lockstep / hosts:.2f}",
                 f"{1000 * loop / hosts:.2f}",
             )
-    Console().print(table)
+    make_console().print(table)
 
 
 if __name__ == "__main__":

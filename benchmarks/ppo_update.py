@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from scipy.stats import bootstrap
 from torch import nn
-from update_overhead import OBSERVATION_SIZE, SIZES, Size, agent_of, rollout_of
+from update_overhead import OBSERVATION_SIZE, SIZES, Size, agent_of, rollout_of, rounds_of
 
 from esper.leyline.heads import HEAD_SIZES
 
@@ -154,7 +154,7 @@ def compare(size: Size, rounds: int, clock: Callable[[], float]) -> tuple[list[f
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--rounds", type=rounds_of, default=20)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=["small", "middle", "large"])
     parser.add_argument("--cpu-time", action="store_true", help="count processor time")

@@ -162,10 +162,19 @@ def _anomaly() -> AbstractContextManager[object]:
     return torch.autograd.detect_anomaly(check_nan=True)
 
 
+def rounds_of(text: str) -> int:
+    """Return the number of rounds that an option says; an interval needs two."""
+    if not text.isdecimal() or int(text) < 2:
+        raise argparse.ArgumentTypeError(
+            f"must be a whole number of at least 2, for an interval, not {text}"
+        )
+    return int(text)
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("--rounds", type=rounds_of, default=30)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES))
     options = parser.parse_args()

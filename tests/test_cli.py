@@ -135,7 +135,7 @@ def test_what_is_a_runs_own_cannot_change_when_it_goes_on(run: Run) -> None:
     assert "learning_rate cannot change when a run goes on; only episodes" in errors
     code, _, errors = run("ppo", "--resume", "2")
     assert code == 2
-    assert "has trained all its 1 episodes" in errors
+    assert "has trained 1 episode already" in errors
     code, _, errors = run("ppo", "--resume", "2", "--episodes", "2", "--inject", "op:inf@1")
     assert code == 2
     assert "is done already" in errors
@@ -226,8 +226,11 @@ def test_a_run_that_halted_in_its_last_update_is_not_called_finished(run: Run) -
     assert output.rstrip().endswith("--episodes 2")  # how to go on: there is nothing else to do
     code, _, errors = run("ppo", "--resume", "2")
     assert (code, errors.count("\n")) == (2, 1)
-    assert "has trained all its 1 episodes; give a larger --episodes" in errors
+    assert "has trained 1 episode already; give a larger --episodes" in errors
     assert run("ppo", "--resume", "2", "--episodes", "2")[0] == 0
+    code, _, errors = run("ppo", "--resume", "2", "--episodes", "1")
+    assert code == 2
+    assert "has trained 2 episodes already; give a larger --episodes" in errors
 
 
 def test_a_run_without_incidents_says_so(run: Run) -> None:
@@ -366,6 +369,15 @@ def test_eval_compares_a_run_with_baselines(run: Run, tmp_path: Path) -> None:
     code, out, _ = run("eval", str(checkpoint), *asked)
     assert code == 0
     assert re.search(r"^random +0\.\d{3} \[", out, re.MULTILINE)
+    copy = checkpoint.with_name("update-000009.pt")
+    copy.write_bytes(checkpoint.read_bytes())
+    code, out, _ = run("eval", str(checkpoint), str(copy), directory.name, *asked, "--json")
+    assert code == 0
+    names = [f"{directory.name}/{checkpoint.stem}", f"{directory.name}/update-000009"]
+    assert [each["name"] for each in json.loads(out)["policies"]] == [*names, directory.name]
+    code, _, err = run("eval", "absent/update-000001.pt", *asked)
+    assert (code, err.count("\n")) == (2, 1)
+    assert "there is no file absent/update-000001.pt" in err
 
     lost = checkpoint.rename(tmp_path / "lost.pt")
     code, _, err = run("eval", str(lost), *asked)

@@ -116,9 +116,10 @@ def prepare_resume(
             raise ConfigError(
                 f"inject {drill}: update {frame.snapshot.run.update} of {run.name} is done already"
             )
-    if frame.snapshot.run.episodes_done >= config.episodes:
+    done = frame.snapshot.run.episodes_done
+    if done >= config.episodes:
         raise ConfigError(
-            f"{run.name} has trained all its {config.episodes} episodes; "
+            f"{run.name} has trained {done} episode{'' if done == 1 else 's'} already; "
             "give a larger --episodes to train more"
         )
     write_config(config, run / CONFIG_NAME)

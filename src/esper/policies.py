@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from esper.karn.run_store import CHECKPOINTS_NAME, CONFIG_NAME, find_run
+from esper.karn.run_store import CHECKPOINTS_NAME, CONFIG_NAME, RunNotFoundError, find_run
 from esper.simic.config import load_config
 
 if TYPE_CHECKING:
@@ -136,8 +136,15 @@ def find_policy(run_dir: Path, reference: str | None) -> "TrainedPolicy":
     path = None if reference is None else Path(reference).expanduser()
     if path is not None and path.is_file() and path.suffix == ".pt":
         run, checkpoint = path.resolve().parent.parent, path
+        name = f"{run.name}/{path.stem}"  # one of several of its run, perhaps
     else:
-        run = find_run(run_dir, reference)
+        try:
+            run = find_run(run_dir, reference)
+        except RunNotFoundError as error:
+            if path is None or path.suffix != ".pt":
+                raise
+            raise CheckpointError(f"there is no file {path}") from error
+        name = run.name
         newest = latest_checkpoint(run / CHECKPOINTS_NAME)
         if newest is None:
             raise CheckpointError(
@@ -151,4 +158,4 @@ def find_policy(run_dir: Path, reference: str | None) -> "TrainedPolicy":
         )
     config = load_config(run / CONFIG_NAME)
     torch.set_num_threads(config.threads or 1)
-    return load_trained_policy(checkpoint, config, run.name)
+    return load_trained_policy(checkpoint, config, name)

@@ -163,6 +163,10 @@ def with_nan(value: float) -> np.ndarray:
             {"x": with_nan(np.nan)},
             "2 samples with missing or non-finite values, the first in",
         ),
+        (
+            {"x": np.where(np.arange(1800).reshape(300, 6) == 12, np.nan, 1.0)},
+            "has 1 sample with missing or non-finite values, the first in row 2",
+        ),
         ({"x": with_nan(-np.inf)}, "missing or non-finite values"),
         ({"x": with_nan(1e300)}, "too large to be standardised"),
         ({"x": np.zeros((299, 6))}, "there are 299 samples: there must be one label for each"),
@@ -209,6 +213,12 @@ def test_a_kind_that_does_not_fit_is_refused(tmp_path: Path, option: str, words:
     with pytest.raises(InvalidTaskError) as error:
         load_task(save(tmp_path) + option)
     assert words in str(error.value)
+
+
+def test_a_kind_of_one_axis_is_told_in_the_singular(tmp_path: Path) -> None:
+    path = save(tmp_path, x=np.zeros((300, 9, 9)))
+    with pytest.raises(InvalidTaskError, match=r"which are no vectors: those have 1 axis$"):
+        load_task(path + "?kind=vector")
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """Tasks from datasets in the format of Hugging Face, written here with `save_to_disk`."""
 
+import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -70,8 +72,12 @@ def test_columns_can_be_named(tmp_path: Path) -> None:
         load_task(name)
     with pytest.raises(InvalidTaskError, match="which column is its input"):
         load_task(f"{name}?label=kind")
-    with pytest.raises(InvalidTaskError, match="which column is its input"):
-        load_task(f"{name}?label=kind&input=third")
+    for options, words in (
+        ("label=kind&input=third", "names third as its input, and there is no such column: it has"),
+        ("label=sort&input=first", "names sort as its label, and there is no such column: it has"),
+    ):
+        with pytest.raises(InvalidTaskError, match=f"{words} first, second, kind$"):
+            load_task(f"{name}?{options}")
     task = load_task(f"{name}?label=kind&input=second")
     assert (task.input_shape, task.class_names) == ((6,), ("a", "b"))
     task = load_task(f"{name}?label=kind&input=second&kind=signal")
@@ -139,3 +145,24 @@ def test_without_the_extra_it_says_how_to_get_it(
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(InvalidTaskError, match=r"pip install 'esper\[datasets\]'"):
         load_task(f"hf:{tmp_path}")
+
+
+@pytest.mark.parametrize("task", ["cifar10", "hf:nobody/nothing"])
+def test_without_a_network_it_says_so_once_and_at_once(tmp_path: Path, task: str) -> None:
+    program = (
+        "import time; time.sleep = None\n"  # whoever waits to try again fails
+        "from esper.growth.tasks import load_task\n"
+        f"load_task({task!r})\n"
+    )
+    kept = {key: text for key, text in os.environ.items() if not key.startswith("HF_")}
+    kept.pop("ESPER_DATA_DIR", None)
+    nobody = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path), "no_proxy": "*"}
+    ended = subprocess.run(
+        [sys.executable, "-c", program], env=kept | nobody, capture_output=True, text=True
+    )
+    (*_, sentence) = ended.stderr.splitlines()
+    assert sentence.startswith("esper.growth.task.InvalidTaskError: the dataset ")
+    assert "cannot be loaded: http://127.0.0.1:9 cannot be reached (Connection refused)" in sentence
+    assert "Retrying" not in ended.stderr
+    assert "thrown while requesting" not in ended.stderr
+    assert ended.stdout == ""

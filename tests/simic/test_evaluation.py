@@ -193,6 +193,11 @@ def test_the_picture_has_every_contestant_in_both_panels(result: Evaluation) -> 
         assert titles.count(entry.contestant.name) == 3, "two panels and the legend"
     texts = list(root.iter(f"{space}text"))
     assert any("agent" in (text.text or "") for text in texts)
+    labels = [float(text.attrib["y"]) for text in texts if text.text == "test accuracy"]
+    ticks = [text for text in texts if re.fullmatch(r"0\.\d\d", text.text or "")]
+    highest = min(float(tick.attrib["y"]) for tick in ticks)
+    assert len(labels) == 2
+    assert all(label <= highest - 18 for label in labels), "a line apart"
     for text in texts:
         assert 0 <= float(text.attrib["x"]) <= width
         assert 0 <= float(text.attrib["y"]) <= height
@@ -234,6 +239,7 @@ def test_one_episode_is_too_few() -> None:
 
 def test_baselines_are_named_with_commas_each_once() -> None:
     assert parse_baselines("static, none,static") == ("static", "none")
+    assert parse_baselines("same-cost,none,same-architecture") == ("same-architecture", "none")
     for text, words in (("none,best", "no baseline 'best'"), (" ,", "no baseline is named")):
         with pytest.raises(UnknownBaselineError, match=words):
             parse_baselines(text)

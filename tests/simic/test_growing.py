@@ -5,6 +5,7 @@ import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +20,8 @@ from esper.policies import find_policy
 from esper.simic.config import updated
 from esper.simic.environment import make_environment
 from esper.simic.evaluation import evaluation_seeds
-from esper.simic.growing import GrowingError, Grown, grow, write_checked
-from esper.simic.growth_card import growth_card
+from esper.simic.growing import GrowingError, Grown, Measured, grow, write_checked
+from esper.simic.growth_card import growth_card, growth_summary
 from esper.simic.growth_picture import growth_picture
 
 STEPS = 12
@@ -160,6 +161,62 @@ def test_the_card_says_what_came_of_it(grown: Grown) -> None:
     assert card.count("| germinated |") == germinated
 
 
+@pytest.mark.parametrize(
+    ("without", "is_told"),
+    [(0.61, True), (0.6, True), (0.59, False)],
+    ids=["worse", "as", "better"],
+)
+def test_growth_that_did_not_help_is_told(grown: Grown, without: float, is_told: bool) -> None:
+    made = replace(
+        grown,
+        result=Measured(900, 0.6, 0.6, 1e6),
+        without_growth=Measured(400, without, 0.7, 1e6),
+    )
+    card, summary = growth_card(made, 1e-6), growth_summary(made)
+    told = (
+        f"Growth did not help here: the same host without it comes to {without:.3f} in validation, "
+        f"this network to 0.600. The policy `{made.policy.name}` learnt on digits; `--policy` takes"
+    )
+    assert (told in card) == (told in summary.splitlines()[-1]) == is_told
+    assert ("did not help" in card + summary) == is_told
+    at_home = replace(made, task=replace(made.task, name="digits"))
+    assert ("did not help" in growth_summary(at_home)) == is_told
+    assert "learnt on" not in growth_card(at_home, 1e-6) + growth_summary(at_home)
+
+
+def test_one_step_is_told_in_the_singular(command: Grow, tmp_path: Path) -> None:
+    options = ("--task", "digits", "--out", str(tmp_path / "out"), "--steps", "1")
+    code, output, errors = command(*options)
+    assert code == 0, errors
+    assert "growing 1 network on digits, 1 step\n" in errors
+    assert "grew on digits in 1 step: " in output
+    assert "in 1 step of" in (tmp_path / "out" / "card.md").read_text()
+
+
+def test_the_ticks_of_a_flat_curve_differ(grown: Grown) -> None:
+    flat = tuple(replace(moment, accuracy=1.0) for moment in grown.moments)
+    made = replace(grown, moments=flat, idle_accuracy=(1.0,) * len(flat))
+    ticks = re.findall(r">(\d\.\d\d)</text>", growth_picture(made))
+    assert ticks == ["0.97", "0.98", "0.99", "1.00"]
+
+
+def test_the_pictures_ticks_are_round_and_both_curves_are_seen(grown: Grown) -> None:
+    root = ElementTree.fromstring(growth_picture(grown))
+    space = "{http://www.w3.org/2000/svg}"
+    texts = [text.text or "" for text in root.iter(f"{space}text")]
+    ticks = [float(text) for text in texts if re.fullmatch(r"\d\.\d\d", text)]
+    assert 2 <= len(ticks) <= 6
+    step = ticks[1] - ticks[0]
+    assert f"{step:.2f}" in ("0.01", "0.02", "0.05", "0.10", "0.20")
+    for tick in ticks:
+        assert tick / step == pytest.approx(round(tick / step))
+    # What is drawn last is on top: a line without gaps must leave the dashes' edges to be seen.
+    dashed, solid = root.iter(f"{space}polyline")
+    assert "stroke-dasharray" in dashed.attrib
+    assert "stroke-dasharray" not in solid.attrib
+    assert float(dashed.attrib["stroke-width"]) >= 2 * float(solid.attrib["stroke-width"])
+
+
 def test_the_picture_is_well_formed_and_shows_every_slot(grown: Grown) -> None:
     root = ElementTree.fromstring(growth_picture(grown))
     texts = {element.text for element in root.iter("{http://www.w3.org/2000/svg}text")}
@@ -190,8 +247,8 @@ def test_a_network_of_text_runs_its_own_snippet(command: Grow, tmp_path: Path) -
         (("--task", "mnist", "--out", "new"), "there is no task 'mnist'"),
         (("--task", "npz:absent.npz", "--out", "new"), "there is no file absent.npz"),
         (("--task", "digits", "--out", "new", "--policy", "none"), "there is no run 'none'"),
-        (("--task", "digits", "--out", "new", "--hosts", "0"), "hosts must be 1 to 256, not 0"),
-        (("--task", "digits", "--out", "new", "--seed", "-1"), "seed must be 0 or more, not -1"),
+        (("--task", "digits", "--out", "new", "--hosts", "0"), "--hosts must be 1 to 256, not 0"),
+        (("--task", "digits", "--out", "new", "--seed", "-1"), "--seed must be 0 or more, not -1"),
         (("--task", "digits", "--out", "new", "--steps", "0"), "steps must be at least 1, not 0"),
         (("--task", "digits", "--out", "full"), "full is not empty, it holds something"),
         (("--task", "digits", "--out", "file"), "cannot write into file: File exists"),
@@ -216,7 +273,7 @@ def test_bad_input_gets_one_sentence(
 
 
 def test_growing_refuses_in_its_own_words(runs: Path) -> None:
-    with pytest.raises(GrowingError, match="hosts must be 1 to 256, not 300"):
+    with pytest.raises(GrowingError, match="--hosts must be 1 to 256, not 300"):
         grow(find_policy(runs, None), "digits", hosts=300, seed=0, steps=1, say=lambda _: None)
 
 

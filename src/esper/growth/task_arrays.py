@@ -13,7 +13,7 @@ from esper.growth.task import ChannelAxis, InvalidTaskError, Split, Standardisat
 VALIDATION_SHARE, TEST_SHARE = 0.2, 0.2
 #: The validation part is measured after every slice of training: more samples would cost too much.
 LARGEST_VALIDATION = 1000
-#: Samples that the training part needs: those of one minibatch.
+#: Samples that the training part needs: two minibatches of the default size.
 LEAST_TRAINING = 100
 #: What samples can be; where it is not said, their shape decides.
 Kind = Literal["vector", "signal", "image"]
@@ -125,8 +125,9 @@ def _check_inputs(part: _Named) -> None:
     if inputs.dtype.kind == "f":
         bad = ~np.isfinite(inputs).reshape(len(inputs), -1).all(axis=1)
         if bad.any():
+            found = _counted(int(bad.sum()), "sample")
             raise InvalidTaskError(
-                f"{part.where} has {bad.sum()} samples with missing or non-finite values, the "
+                f"{part.where} has {found} with missing or non-finite values, the "
                 f"first in row {int(bad.argmax())}: every value must be a finite number"
             )
 
@@ -185,6 +186,10 @@ def _numbered(
     return tuple(names), numbered
 
 
+def _counted(number: int, name: str, plural: str = "") -> str:
+    return f"{number} {name if number == 1 else plural or name + 's'}"
+
+
 def _class_name(label: np.generic) -> str:
     value = label.item()
     if isinstance(value, bytes):
@@ -199,9 +204,10 @@ def _channel_axis(part: _Named, kind: Kind | None) -> ChannelAxis:
         image = len(shape) == 3 or (len(shape) == 2 and min(shape) >= _SHORTEST_IMAGE)
         kind = "vector" if len(shape) == 1 else "image" if image else "signal"
     if len(shape) not in _AXES[kind]:
+        *fewer, most = _AXES[kind]
+        axes = "".join(f"{number} or " for number in fewer) + _counted(most, "axis", "axes")
         raise InvalidTaskError(
-            f"{part.where} has samples of shape {shape}, which are no {kind}s: those have "
-            f"{' or '.join(map(str, _AXES[kind]))} axes"
+            f"{part.where} has samples of shape {shape}, which are no {kind}s: those have {axes}"
         )
     if kind == "vector" or (kind == "signal" and len(shape) == 2):
         return "first"

@@ -1,5 +1,9 @@
 """Tasks from Hugging Face datasets, by name or from a folder; needs the `datasets` extra."""
 
+import os
+import ssl
+import urllib.error
+import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +18,8 @@ from esper.leyline.task_names import TaskName
 _LABEL_NAMES = ("label", "labels")
 #: What images of other modes are turned into; any mode that is not in here becomes RGB.
 _MODES = {"L": "L", "1": "L", "RGB": "RGB"}
+#: Seconds in which the Hub must answer.
+_PATIENCE = 10.0
 
 
 def load_hugging_face(name: TaskName) -> Task:
@@ -48,13 +54,14 @@ def load_hugging_face(name: TaskName) -> Task:
 
 def _parts(name: TaskName) -> dict[str, Any]:
     """Return the datasets that are the parts of the task, by part."""
+    folder = Path(name.place).expanduser()
+    unreachable = "" if folder.is_dir() else _prepare_hub()
     try:
         from datasets import DatasetDict, load_dataset, load_from_disk
     except ImportError:
         raise InvalidTaskError(
             f"the task {name.text} needs the datasets extra: pip install 'esper[datasets]'"
         ) from None
-    folder = Path(name.place).expanduser()
     try:
         if folder.is_dir():
             loaded = load_from_disk(str(folder))
@@ -62,6 +69,8 @@ def _parts(name: TaskName) -> dict[str, Any]:
             loaded = load_dataset(name.place, name.options.get("config"))
     except (OSError, ValueError) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
+        if unreachable and isinstance(error, ConnectionError):
+            reason = f"{unreachable}, and it was never fetched before"
         raise InvalidTaskError(f"the dataset {name.place} cannot be loaded: {reason}") from error
     parts = dict(loaded) if isinstance(loaded, DatasetDict) else {"train": loaded}
     if len(parts) == 1:
@@ -71,6 +80,32 @@ def _parts(name: TaskName) -> dict[str, Any]:
             f"the dataset {name.place} has the parts {', '.join(parts)}: one must be train"
         )
     return {part: parts[part] for part in ("train", "test", "validation") if part in parts}
+
+
+def _prepare_hub() -> str:
+    """Ask once whether the Hub answers; return in words that it does not, else nothing.
+
+    Where it does not, huggingface_hub would try for half a minute and tell of every attempt. Its
+    offline mode asks nobody and takes what was fetched before. It reads these variables when it is
+    first loaded: https://huggingface.co/docs/huggingface_hub/package_reference/environment_variables
+    """
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")
+    if "HF_HUB_OFFLINE" in os.environ or "HF_DATASETS_OFFLINE" in os.environ:
+        return ""
+    hub = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
+    try:
+        urllib.request.urlopen(
+            urllib.request.Request(hub, method="HEAD"), timeout=_PATIENCE
+        ).close()
+    except urllib.error.HTTPError:
+        return ""  # an answer, too
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "reason", error)
+        if isinstance(reason, ssl.SSLError):
+            return ""  # other certificates than huggingface_hub's
+        os.environ["HF_HUB_OFFLINE"] = "1"
+        return f"{hub} cannot be reached ({getattr(reason, 'strerror', None) or reason})"
+    return ""
 
 
 def _label_column(name: TaskName, features: Any) -> str:
@@ -90,8 +125,14 @@ def _input_column(name: TaskName, features: Any, label: str) -> str:
 
 def _chosen(name: TaskName, option: str, columns: list[str], found: list[str]) -> str:
     """Return the column that an option names or, without it, the only one that was found."""
-    column = name.options.get(option) or (found[0] if len(found) == 1 else None)
-    if column not in columns:
+    named = name.options.get(option)
+    if named is not None and named not in columns:
+        raise InvalidTaskError(
+            f"{name.text} names {named} as its {option}, and there is no such column: it has "
+            f"{', '.join(columns)}"
+        )
+    column = named or (found[0] if len(found) == 1 else None)
+    if column is None:
         raise InvalidTaskError(
             f"{name.text} does not make clear which column is its {option}: it has "
             f"{', '.join(columns)}; name one, as in hf:{name.place}?{option}={columns[0]}"

@@ -1,6 +1,8 @@
 """The names of the baselines; apart from them, so that asking for help loads no torch."""
 
 BASELINES = ("none", "random", "heuristic", "static", "same-architecture")
+#: What comes with another and may be asked for by its own name, too.
+_COMES_WITH = {"same-cost": "same-architecture"}
 
 
 class UnknownBaselineError(ValueError):
@@ -13,11 +15,11 @@ def parse_baselines(text: str) -> tuple[str, ...]:
     Raises:
         UnknownBaselineError: one of them is unknown, or none is named.
     """
-    names = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+    given = (name.strip() for name in text.split(",") if name.strip())
+    names = tuple(dict.fromkeys(_COMES_WITH.get(name, name) for name in given))
     unknown = [name for name in names if name not in BASELINES]
     if unknown or not names:
         what = f"there is no baseline {unknown[0]!r}" if unknown else "no baseline is named"
-        raise UnknownBaselineError(
-            f"{what}: --against takes any of {', '.join(BASELINES)}, with commas between"
-        )
+        every = ", ".join((*BASELINES, *_COMES_WITH))
+        raise UnknownBaselineError(f"{what}: --against takes any of {every}, with commas between")
     return names

@@ -11,11 +11,12 @@ from html import escape
 
 import numpy as np
 
+from esper.simic.axis import Axis
 from esper.simic.contest import Entry, Evaluation
 from esper.simic.evaluation import Outcomes
 
 _WIDTH, _HEIGHT = 960, 470
-_TOP, _BOTTOM, _PANEL = 48, 350, 380  # of the panels; their width
+_TOP, _BOTTOM, _PANEL = 58, 350, 380  # of the panels; their width
 _LEFTS = (64, 556)
 _INK = "#808080"
 _FAINT = "#80808040"
@@ -41,32 +42,6 @@ class _Point:
     high: float
 
 
-@dataclass(frozen=True)
-class _Axis:
-    """A linear scale from values to pixels, with its ticks."""
-
-    low: float
-    high: float
-    start: float
-    stop: float
-
-    def at(self, value: float) -> float:
-        """Return the pixel of a value."""
-        share = (value - self.low) / (self.high - self.low)
-        return self.start + share * (self.stop - self.start)
-
-    def ticks(self) -> list[float]:
-        """Return round values on the axis, four to eight of them."""
-        step = _round_step((self.high - self.low) / 5)
-        first = math.ceil(self.low / step)
-        return [number * step for number in range(first, math.floor(self.high / step) + 1)]
-
-
-def _round_step(rough: float) -> float:
-    magnitude: float = 10.0 ** math.floor(math.log10(rough))
-    return magnitude * next(each for each in (1, 2, 5, 10) if each * magnitude >= rough)
-
-
 def frontier(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
     """Return the points that no other beats at the same or a smaller x, from left to right."""
     best: list[tuple[float, float]] = []
@@ -84,7 +59,7 @@ def evaluation_plot(evaluation: Evaluation) -> str:
         f"<title>Test accuracy against size and cost, {escape(evaluation.task)}</title>",
         _text(
             _LEFTS[0],
-            22,
+            18,
             f"{evaluation.task}: {evaluation.episodes} fresh episodes; marks are means with "
             "95 % intervals, dots are further candidates",
         ),
@@ -99,7 +74,7 @@ def evaluation_plot(evaluation: Evaluation) -> str:
     return "\n".join([*parts, "</svg>", ""])
 
 
-def _accuracy_axis(evaluation: Evaluation) -> _Axis:
+def _accuracy_axis(evaluation: Evaluation) -> Axis:
     values = [
         value
         for entry in evaluation.entries
@@ -109,7 +84,7 @@ def _accuracy_axis(evaluation: Evaluation) -> _Axis:
             entry.standings["test_accuracy"].mean.high,
         )
     ]
-    return _Axis(*_widened(values), _BOTTOM, _TOP)
+    return Axis(*_widened(values), _BOTTOM, _TOP)
 
 
 def _widened(values: Sequence[float]) -> tuple[float, float]:
@@ -130,13 +105,13 @@ def _x(outcomes: Outcomes, name: str) -> float:
     return float(getattr(outcomes, name).mean()) / scale
 
 
-def _panel(evaluation: Evaluation, left: int, name: str, label: str, accuracy: _Axis) -> list[str]:
+def _panel(evaluation: Evaluation, left: int, name: str, label: str, accuracy: Axis) -> list[str]:
     values = [
         _x(outcomes, name)
         for entry in evaluation.entries
         for outcomes in entry.contestant.strata + _further(entry)
     ]
-    across = _Axis(*_widened(values), left, left + _PANEL)
+    across = Axis(*_widened(values), left, left + _PANEL)
     parts = [*_frame(left, across, accuracy), _text(left + _PANEL, _BOTTOM + 36, label, "end")]
     for entry in evaluation.entries:
         colour = _SIGNS[entry.contestant.name][0]
@@ -166,7 +141,7 @@ def _panel(evaluation: Evaluation, left: int, name: str, label: str, accuracy: _
     return parts
 
 
-def _frame(left: int, across: _Axis, accuracy: _Axis) -> list[str]:
+def _frame(left: int, across: Axis, accuracy: Axis) -> list[str]:
     parts = []
     for tick in accuracy.ticks():
         y = accuracy.at(tick)
@@ -183,7 +158,7 @@ def _frame(left: int, across: _Axis, accuracy: _Axis) -> list[str]:
     parts.append(
         f'<line x1="{left}" x2="{left + _PANEL}" y1="{_BOTTOM}" y2="{_BOTTOM}" stroke="{_INK}"/>'
     )
-    parts.append(_text(left - 44, _TOP - 8, "test accuracy"))
+    parts.append(_text(left - 44, _TOP - 16, "test accuracy"))
     return parts
 
 

@@ -120,15 +120,15 @@ def grow(
             asked for makes no sense.
     """
     if not 1 <= hosts <= MOST_HOSTS:
-        raise GrowingError(f"hosts must be 1 to {MOST_HOSTS}, not {hosts}")
+        raise GrowingError(f"--hosts must be 1 to {MOST_HOSTS}, not {hosts}")
     if seed < 0:
-        raise GrowingError(f"seed must be 0 or more, not {seed}")
+        raise GrowingError(f"--seed must be 0 or more, not {seed}")
     changes = {"task": task} | ({} if steps is None else {"steps": steps})
     config = updated(policy.config, changes)
     env = make_environment(config, hosts, resolve_device(config.device))
     seeds = evaluation_seeds(seed, hosts)
     player = agent_player(policy.policy.to(env.device), seed, 1)
-    say(f"growing {hosts} network{'s' if hosts > 1 else ''} on {task}, {env.steps} steps")
+    say(f"growing {counted(hosts, 'network')} on {task}, {counted(env.steps, 'step')}")
     decide = player(hosts, 0)
     observations, info = env.reset(seed=seeds)
     lives = [[_moment(info, host, ())] for host in range(hosts)]
@@ -202,6 +202,11 @@ def _measured(info: dict[str, np.ndarray], test_accuracy: np.ndarray, host: int)
         float(test_accuracy[host]),
         float(info["multiply_adds"][host]),
     )
+
+
+def counted(number: int, name: str) -> str:
+    """Return so many of a thing, in words."""
+    return f"{number} {name}" if number == 1 else f"{number} {name}s"
 
 
 def make_empty(directory: Path) -> None:

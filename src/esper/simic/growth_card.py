@@ -6,7 +6,8 @@ from esper.growth.module_source import short_name
 from esper.growth.seeds import SeedEvent
 from esper.growth.task import Task
 from esper.leyline.heads import BLUEPRINT_CHOICES, SLOT_CHOICES
-from esper.simic.growing import Grown, Measured
+from esper.leyline.task_names import parse_task_name
+from esper.simic.growing import Grown, Measured, counted
 
 CARD_NAME, PICTURE_NAME = "card.md", "growth.svg"
 
@@ -22,8 +23,8 @@ def growth_card(grown: Grown, difference: float) -> str:
     lines = [
         f"# A network grown on {short_name(task)}",
         "",
-        f"Grown by the policy `{grown.policy.name}` in {grown.steps} steps of {grown.samples} "
-        f"training samples, with seed {grown.seed}. {_chosen(grown)} "
+        f"Grown by the policy `{grown.policy.name}` in {counted(grown.steps, 'step')} of "
+        f"{grown.samples} training samples, with seed {grown.seed}. {_chosen(grown)} "
         f"Made with Esper {__version__}.",
         "",
         f"![How it grew]({PICTURE_NAME})",
@@ -38,6 +39,7 @@ def growth_card(grown: Grown, difference: float) -> str:
         f"{len(task.test):,} test samples, which nothing was chosen by. Multiply-adds count the "
         "forward and backward passes of the host and of all its seeds, pruned ones included.",
         "",
+        *((f"**{warning}**", "") if (warning := growth_warning(grown)) else ()),
         "## How to use it",
         "",
         f"`{SOURCE_NAME}` and `{WEIGHTS_NAME}` need nothing but torch:",
@@ -66,14 +68,36 @@ def growth_summary(grown: Grown) -> str:
     seeds = ", ".join(f"{seed.blueprint} ({seed.slot})" for seed in grown.network.seeds)
     others = (("without growth", grown.without_growth), ("from scratch", grown.from_scratch))
     lines = [
-        f"grew on {short_name(grown.task)} in {grown.steps} steps: {seeds or 'no seed stayed'}",
+        f"grew on {short_name(grown.task)} in {counted(grown.steps, 'step')}: "
+        f"{seeds or 'no seed stayed'}",
         *(
             f"{name:<15} {each.parameters:>8,} parameters, accuracy {each.validation_accuracy:.3f} "
             f"in validation, {each.test_accuracy:.3f} in test"
             for name, each in (("this network", grown.result), *others)
         ),
     ]
-    return "\n".join(lines)
+    warning = growth_warning(grown)
+    return "\n".join([*lines, warning] if warning else lines)
+
+
+def growth_warning(grown: Grown) -> str:
+    """Return what to say where the host without growth is as good in validation, else nothing."""
+    without, result = (
+        measured.validation_accuracy for measured in (grown.without_growth, grown.result)
+    )
+    if without < result:
+        return ""
+    said = (
+        f"Growth did not help here: the same host without it comes to {without:.3f} in validation, "
+        f"this network to {result:.3f}."
+    )
+    learnt_on = parse_task_name(grown.policy.config.task).short
+    if learnt_on == short_name(grown.task):
+        return said
+    return (
+        f"{said} The policy `{grown.policy.name}` learnt on {learnt_on}; `--policy` takes one that "
+        "`esper ppo --task` trained on this task itself."
+    )
 
 
 def _chosen(grown: Grown) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from html import escape
 
 from esper.leyline.heads import BLUEPRINT_CHOICES, SLOT_CHOICES, Stage
+from esper.simic.axis import Axis
 from esper.simic.growing import Grown
 
 _WIDTH, _LEFT, _RIGHT = 900, 84, 870
@@ -60,25 +61,23 @@ def _curve(grown: Grown) -> Iterator[str]:
     accuracy = [moment.accuracy for moment in grown.moments]
     every = [*accuracy, *grown.idle_accuracy]
     low, high = min(every), max(every)
-    margin = max(0.02, 0.06 * (high - low))
+    margin = max(0.03, 0.06 * (high - low))
     low, high = max(0.0, low - margin), min(1.0, high + margin)
 
-    def y(value: float) -> float:
-        return _BOTTOM - (_BOTTOM - _TOP) * (value - low) / (high - low)
-
-    for tick in range(5):
-        value = low + (high - low) * tick / 4
+    axis = Axis(low, high, _BOTTOM, _TOP)
+    for value in axis.ticks():
+        y = axis.at(value)
         yield (
-            f'<line x1="{_LEFT}" x2="{_RIGHT}" y1="{y(value):.1f}" y2="{y(value):.1f}" '
-            f'stroke="{_FAINT}"/>'
-            f'<text x="{_LEFT - 8}" y="{y(value) + 4:.1f}" text-anchor="end">{value:.2f}</text>'
+            f'<line x1="{_LEFT}" x2="{_RIGHT}" y1="{y:.1f}" y2="{y:.1f}" stroke="{_FAINT}"/>'
+            f'<text x="{_LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{value:.2f}</text>'
         )
     for values, style in (
-        (grown.idle_accuracy, f'stroke="{_INK}" stroke-width="1.5" stroke-dasharray="5 4"'),
-        (accuracy, f'stroke="{_GROWN}" stroke-width="2.5"'),
+        # Dashes wider than the line upon them: where both go the same way, both are seen.
+        (grown.idle_accuracy, f'stroke="{_INK}" stroke-width="5" stroke-dasharray="5 5"'),
+        (accuracy, f'stroke="{_GROWN}" stroke-width="2"'),
     ):
         points = " ".join(
-            f"{_x(grown, step):.1f},{y(value):.1f}" for step, value in enumerate(values)
+            f"{_x(grown, step):.1f},{axis.at(value):.1f}" for step, value in enumerate(values)
         )
         yield f'<polyline points="{points}" fill="none" {style}/>'
     yield (
