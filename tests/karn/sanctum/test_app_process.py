@@ -203,10 +203,12 @@ def test_a_signal_ends_it_also_where_it_waits_to_write(finished_run, number):
         env={"TERM": "xterm-256color", "PATH": "/usr/bin:/bin", "XDG_CONFIG_HOME": "/nonexistent"},
         timeout=30,
     )
-    process.expect("waits for ever")
-    process.kill(number)
-    process.expect(pexpect.EOF)
-    process.close(force=True)
+    try:
+        process.expect("waits for ever")
+        process.kill(number)
+        process.expect(pexpect.EOF)
+    finally:
+        process.close(force=True)
     assert process.exitstatus == 128 + number
 
 
