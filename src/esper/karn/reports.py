@@ -29,6 +29,8 @@ from esper.leyline.telemetry import SHARED
 LATCH_KINDS: Final = ("inf", "nan")
 _LIT: Final = "●"
 _UNLIT: Final = "○"
+_UNKNOWN: Final = "?"
+_UNKNOWN_STYLE: Final = "bold yellow"
 _NONE: Final = "–"
 _LIT_STYLE: Final = "bold red"
 _STATUS_STYLES: Final = {
@@ -93,6 +95,8 @@ def print_health(
 ) -> int:
     """Print the health of one run; return 1 if a latch that `fail_on` names is set, else 0.
 
+    Where events are damaged, a latch that is not set is not known.
+
     Args:
         run_dir: the folder that holds runs.
         reference: an id, a unique prefix or a path; None for the newest run.
@@ -102,7 +106,8 @@ def print_health(
 
     Raises:
         RunNotFoundError: no run, or more than one, answers to `reference`.
-        RunStoreError: the run's store cannot be read.
+        RunStoreError: the run's store cannot be read, or none of these latches is known to be set
+            and events are damaged; the report of what is known was printed then.
         FailOnError: `fail_on` names something else.
     """
     console = console or Console()
@@ -124,7 +129,11 @@ def print_health(
         "inf": tamiyo.shared_inf_latch or any(tamiyo.head_inf_latch.values()),
         "nan": tamiyo.shared_nan_latch or any(tamiyo.head_nan_latch.values()),
     }
-    return int(any(is_set[kind] for kind in kinds))
+    if any(is_set[kind] for kind in kinds):
+        return 1
+    if kinds and (doubt := _doubt(frame)):
+        raise RunStoreError(f"the health of {run_id} is not known: {doubt}")
+    return 0
 
 
 def print_telemetry(reference: str | None = None, *, console: Console | None = None) -> int:
@@ -175,13 +184,23 @@ def _latch_kinds(text: str) -> list[str]:
     return kinds
 
 
+def _doubt(frame: Frame) -> str | None:
+    """Say why a light that is not lit is not known; None where it is."""
+    damaged = frame.snapshot.run.damaged_events
+    if not damaged:
+        return None
+    return f"{_counted(damaged, 'event')} of it cannot be read, and may have told of Inf or NaN"
+
+
 def _health_report(run_id: str, frame: Frame) -> dict[str, Any]:
     tamiyo, done = frame.snapshot.tamiyo, frame.snapshot.interventions
+    unlit = None if frame.snapshot.run.damaged_events else False
     return {
         "run": run_id,
         "status": str(frame.status.kind),
-        "head_inf_latch": dict(tamiyo.head_inf_latch),
-        "head_nan_latch": dict(tamiyo.head_nan_latch),
+        # What is not known is null.
+        "head_inf_latch": {head: lit or unlit for head, lit in tamiyo.head_inf_latch.items()},
+        "head_nan_latch": {head: lit or unlit for head, lit in tamiyo.head_nan_latch.items()},
         "first": [
             {
                 "head": seen.head,
@@ -251,7 +270,11 @@ def _print_health(console: Console, run_id: str, frame: Frame) -> None:
     console.print()
     _print_verdict(console, verdict)
     console.print()
-    _print_columns(console, _light_rows(frame.snapshot.tamiyo), ("head", "Inf", "NaN"))
+    doubt = _doubt(frame)
+    unlit = Text(_UNLIT, style="dim") if doubt is None else Text(_UNKNOWN, style=_UNKNOWN_STYLE)
+    _print_columns(console, _light_rows(frame.snapshot.tamiyo, unlit), ("head", "Inf", "NaN"))
+    if doubt is not None:
+        console.print(Text(f"{_UNKNOWN} not known: {doubt}", style=_UNKNOWN_STYLE))
     if evidence := frame.snapshot.tamiyo.evidence:
         console.print()
         _print_evidence(console, evidence)
@@ -264,29 +287,31 @@ def _print_verdict(console: Console, verdict: Verdict) -> None:
         console.print(Padding(Text(reason), (0, 0, 0, 2), expand=False))
 
 
-def _light_rows(tamiyo: TamiyoState) -> list[list[Text]]:
+def _light_rows(tamiyo: TamiyoState, unlit: Text) -> list[list[Text]]:
     """Return a row of lights for each head, and one for what they share."""
     rows = [
         [
             Text(head),
-            _light(is_inf, now=tamiyo.head_inf_active.get(head, False)),
+            _light(is_inf, unlit, now=tamiyo.head_inf_active.get(head, False)),
             _light(
-                tamiyo.head_nan_latch.get(head, False), now=tamiyo.head_nan_active.get(head, False)
+                tamiyo.head_nan_latch.get(head, False),
+                unlit,
+                now=tamiyo.head_nan_active.get(head, False),
             ),
         ]
         for head, is_inf in tamiyo.head_inf_latch.items()
     ]
     shared = [
         Text(SHARED),
-        _light(tamiyo.shared_inf_latch, now=tamiyo.shared_inf_active),
-        _light(tamiyo.shared_nan_latch, now=tamiyo.shared_nan_active),
+        _light(tamiyo.shared_inf_latch, unlit, now=tamiyo.shared_inf_active),
+        _light(tamiyo.shared_nan_latch, unlit, now=tamiyo.shared_nan_active),
     ]
     return [*rows, shared]
 
 
-def _light(is_lit: bool, *, now: bool) -> Text:
+def _light(is_lit: bool, unlit: Text, *, now: bool) -> Text:
     if not is_lit:
-        return Text(_UNLIT, style="dim")
+        return unlit
     return Text(f"{_LIT} now" if now else _LIT, style=_LIT_STYLE)
 
 
@@ -350,7 +375,10 @@ def _lights(summary: RunSummary) -> Text:
     inf = [*summary.inf_heads, *([SHARED] if summary.is_shared_inf else [])]
     nan = [*summary.nan_heads, *([SHARED] if summary.is_shared_nan else [])]
     lit = [f"{_LIT} {word} {', '.join(on)}" for word, on in (("Inf", inf), ("NaN", nan)) if on]
-    return Text("  ".join(lit), style=_LIT_STYLE) if lit else Text(_UNLIT, style="dim")
+    text = Text("  ".join(lit), style=_LIT_STYLE)
+    if not summary.is_whole:
+        text.append("  " if lit else "").append(f"{_UNKNOWN} events are damaged", _UNKNOWN_STYLE)
+    return text if text.plain else Text(_UNLIT, style="dim")
 
 
 def _named_rows(rows: Sequence[tuple[str, str]]) -> list[list[Text]]:

@@ -37,6 +37,7 @@ class RunSummary:
     task: str = ""
     best_score: float | None = None  # mean of the best batch of episodes
     incidents: int = 0
+    is_whole: bool = True  # else a light that is not on is not known
 
 
 @dataclass(frozen=True)
@@ -130,6 +131,7 @@ def summary_of(directory: Path, frame: Frame) -> RunSummary:
         task=run.task,
         best_score=max(scores, default=None),
         incidents=frame.snapshot.interventions.incidents,
+        is_whole=frame.error is None and not run.damaged_events,
     )
 
 

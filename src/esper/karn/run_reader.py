@@ -9,7 +9,7 @@ import shutil
 import sqlite3
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from itertools import starmap
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,11 +17,13 @@ from typing import Any, Final
 
 from esper.karn.run_directory import STORE_NAME
 from esper.karn.run_tables import RARE, RunStoreError, RunStoreMissingError, check_store
+from esper.karn.sightings import KIND_WORDS
 from esper.leyline.telemetry import (
     DamagedEventError,
     DamagedPayload,
     Event,
     Heartbeat,
+    NonfiniteSighting,
     decode_payload,
 )
 
@@ -35,6 +37,24 @@ _RACY_NANOSECONDS: Final = 100_000_000
 
 _NEWEST: Final = 2**63 - 1  # the largest id there can be
 _COLUMNS: Final = "SELECT id, time, kind, payload FROM events"
+#: What was seen, as the tables beside the events have it. A latch alone tells no count and no last.
+_SIGHTINGS: Final = (
+    "SELECT first_update, head, quantity, kind, 0, first_epoch, first_minibatch, 0, 0"
+    " FROM latches WHERE first_update <= ?",
+    "SELECT update_index, head, quantity, kind, minibatches, first_epoch, first_minibatch,"
+    " last_epoch, last_minibatch FROM sightings WHERE update_index <= ?",
+)
+_SIGHTING_FIELDS: Final = (
+    "head",
+    "quantity",
+    "kind",
+    "count",
+    "epoch",
+    "minibatch",
+    "last_epoch",
+    "last_minibatch",
+)
+_SIGHTING_TYPES: Final = (int, str, str, str, int, int, int, int, int)
 
 _Stamp = tuple[tuple[int, int, int, int] | None, ...]
 
@@ -156,6 +176,25 @@ class RunReader:
         """Return the id of the newest event; 0 if there is none."""
         with self._connection() as connection:
             return 0 if connection is None else _last_id(connection)
+
+    def sightings(self, *, up_to_update: int = _NEWEST) -> list[tuple[int, NonfiniteSighting]]:
+        """Return what the tables `latches` and `sightings` say was seen, each with its update.
+
+        Events tell the same; this is for where they are damaged. What cannot be read is left out.
+        """
+        rows: list[tuple[Any, ...]] = []
+        with self._connection() as connection:
+            if connection is None:
+                return []
+            for query in _SIGHTINGS:
+                # What was read before an error stays; an older store has no table `sightings`.
+                with suppress(sqlite3.DatabaseError):
+                    rows.extend(connection.execute(query, (up_to_update,)))
+        return [
+            (row[0], NonfiniteSighting(**dict(zip(_SIGHTING_FIELDS, row[1:], strict=True))))
+            for row in rows
+            if tuple(map(type, row)) == _SIGHTING_TYPES and row[3] in KIND_WORDS
+        ]
 
     def heartbeat(self) -> Event | None:
         """Return the writer's last heartbeat, as an event with the id 0."""

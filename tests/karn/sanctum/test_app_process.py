@@ -1,5 +1,6 @@
 """Sanctum as a process of its own: what it loads, and what it does to a run and a terminal."""
 
+import os
 import re
 import signal
 import subprocess
@@ -145,6 +146,70 @@ def test_a_signal_ends_it_with_the_terminal_as_it_was(finished_run, open_sanctum
     assert "Traceback" not in left
     terminal.process.close()
     assert terminal.process.exitstatus == 128 + number
+
+
+@pytest.mark.parametrize("goes_by_itself", [True, False])
+def test_it_ends_where_its_terminal_goes_away(finished_run, open_sanctum, goes_by_itself):
+    for _ in range(3):
+        terminal = open_sanctum(finished_run, finished_run.parent)
+        terminal.wait_for("first: op Inf in logits, update 2")
+        terminal.process.send("w\x1b")
+        # The thread that writes dies with the terminal; what is drawn then fills its queue.
+        pseudo_terminal = terminal.process.ptyproc
+        pseudo_terminal.fileobj.close()
+        pseudo_terminal.closed = True
+        if not goes_by_itself:
+            terminal.process.kill(signal.SIGTERM)
+        code = _exit_code(terminal.process.pid, seconds=30)
+        pseudo_terminal.terminated = True
+        # 120 is how Python says that what was printed last could not be written.
+        assert code in (128 + signal.SIGHUP, 128 + signal.SIGTERM, 120)
+
+
+def _exit_code(pid, seconds):
+    """Wait for a process to end, and return its exit code."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        found, status = os.waitpid(pid, os.WNOHANG)
+        if found:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.05)
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    pytest.fail("it did not end")
+
+
+#: The thread that writes is gone, and it says when somebody is about to wait for it.
+STUCK = """
+import os
+from textual.drivers._writer_thread import WriterThread
+
+def write(self, text):
+    if self._queue.full():
+        os.write(1, b"waits for ever")
+    self._queue.put(text)
+
+WriterThread.run = lambda self: None
+WriterThread.write = write
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_it_also_where_it_waits_to_write(finished_run, number):
+    process = pexpect.spawn(
+        sys.executable,
+        ["-c", STUCK + PROGRAM, str(finished_run), str(finished_run.parent)],
+        dimensions=(LINES, COLUMNS),
+        env={"TERM": "xterm-256color", "PATH": "/usr/bin:/bin", "XDG_CONFIG_HOME": "/nonexistent"},
+        timeout=30,
+    )
+    try:
+        process.expect("waits for ever")
+        process.kill(number)
+        process.expect(pexpect.EOF)
+    finally:
+        process.close(force=True)
+    assert process.exitstatus == 128 + number
 
 
 def test_a_watch_finds_the_first_run_of_a_folder_that_is_not_there_yet(tmp_path, payloads):

@@ -1,5 +1,7 @@
 """Whatever becomes of a run, a cockpit over it shows one clear sentence and never a traceback."""
 
+import io
+import json
 import os
 import random
 import shutil
@@ -9,11 +11,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from esper.karn.liveness import StatusKind
-from esper.karn.reports import print_runs
+from esper.karn.reports import print_health, print_runs
 from esper.karn.run_catalogue import RunCatalogue
-from esper.karn.run_store import RunWriter, create_run
+from esper.karn.run_store import RunStoreError, RunWriter, create_run
 from esper.karn.sanctum.capture import render_once
 from esper.karn.sanctum.watch import RunWatch, look_once
 from esper.karn.sanctum.widgets.tamiyo_brain.action_heads_panel import UNKNOWN, UNLIT
@@ -116,7 +119,6 @@ def test_a_run_that_starts_says_with_what(run, watch, payloads):
         (lambda store: (store.unlink(), store.mkdir()), "cannot be read"),
         (lambda store: _set_version(store, 99), "written by a newer Esper"),
         (lambda store: _set_version(store, "many"), "cannot be read"),
-        (lambda store: _execute(store, "DROP TABLE events"), "cannot be read"),
     ],
 )
 def test_a_store_that_cannot_be_read_says_why_everywhere(busy_run, damage, said, capsys):
@@ -138,6 +140,109 @@ def test_a_store_that_cannot_be_read_says_why_everywhere(busy_run, damage, said,
     printed = capsys.readouterr().out
     assert "UNREADABLE" in printed
     assert said in printed
+
+
+def test_lights_are_known_from_their_own_table_where_the_events_are_gone(busy_run):
+    _execute(busy_run / STORE, "DROP TABLE events")
+    view = whole(RunWatch(busy_run, busy_run.parent))
+    assert "cannot be read" in view.error
+    assert [head for head, lit in view.snapshot.tamiyo.head_nan_latch.items() if lit] == ["op"]
+    frame = render_once(view, 80).plain
+    assert UNLIT not in frame
+    assert frame.count(UNKNOWN) == 17  # all but NaN of op
+
+
+@pytest.fixture
+def once_broken_run(run, payloads):
+    """A finished run of ten updates, in the fifth of which `op` went Inf."""
+    with RunWriter(run) as writer:
+        writer.emit(payloads.start())
+        for update in range(1, 11):
+            writer.emit(payloads.step(update=update))
+            writer.emit(payloads.episodes(update))
+            broken = payloads.broken_update(update, "op", "+inf")
+            writer.emit(broken if update == 5 else payloads.update(update))
+        writer.emit(payloads.finish(update=10))
+    return run
+
+
+def _damage_update(run, update):
+    store = run / STORE
+    _execute(
+        store,
+        f"UPDATE events SET payload = x'ab' WHERE kind = 'ppo_update' AND update_index = {update}",
+    )
+
+
+def test_a_light_whose_event_is_damaged_stays_on_and_dark_ones_are_not_known(
+    once_broken_run, capsys
+):
+    before = look_once(once_broken_run, NOW).snapshot.tamiyo
+    _damage_update(once_broken_run, 5)
+    watch = RunWatch(once_broken_run, once_broken_run.parent)
+    view = whole(watch)
+
+    assert view.snapshot.run.damaged_events == 1
+    assert view.snapshot.tamiyo.head_inf_latch == before.head_inf_latch
+    assert view.snapshot.tamiyo.first == before.first
+    assert view.snapshot.tamiyo.evidence == before.evidence
+    frame = render_once(view, 80).plain
+    assert UNLIT not in frame
+    assert frame.count(UNKNOWN) == 17
+    assert look_once(once_broken_run, NOW).snapshot.tamiyo == view.snapshot.tamiyo
+    assert whole(watch).snapshot is view.snapshot  # nothing is drawn anew for it
+
+    watch.go_to(3)  # before the damage: all is known, and nothing was lit
+    past = whole(watch)
+    assert past.doubt is None
+    assert not any(past.snapshot.tamiyo.head_inf_latch.values())
+    watch.go_to(7)
+    assert whole(watch).snapshot.tamiyo.head_inf_latch == before.head_inf_latch
+
+    print_runs(once_broken_run.parent)
+    assert "● Inf op  ? events are damaged" in capsys.readouterr().out
+    with pytest.raises(RunStoreError, match="1 event of it cannot be read"):
+        print_health(once_broken_run.parent, fail_on="nan")
+    assert print_health(once_broken_run.parent, fail_on="") == 0
+    assert print_health(once_broken_run.parent) == 1
+    printed = capsys.readouterr().out
+    assert UNLIT not in printed
+    assert "? not known: 1 event of it cannot be read" in printed
+    assert print_health(once_broken_run.parent, as_json=True) == 1
+    report = json.loads(capsys.readouterr().out)
+    assert report["head_inf_latch"] == {
+        head: True if lit else None for head, lit in before.head_inf_latch.items()
+    }
+
+
+def test_where_damage_leaves_nothing_lit_nothing_is_called_good(once_broken_run, capsys):
+    _damage_update(once_broken_run, 4)
+    for table in ("latches", "sightings"):
+        _execute(once_broken_run / STORE, f"DELETE FROM {table}")
+    _damage_update(once_broken_run, 5)
+    view = whole(RunWatch(once_broken_run, once_broken_run.parent))
+    frame = render_once(view, 80).plain
+    assert frame.count(UNKNOWN) == 18
+    assert "not known: events are damaged" in frame
+    assert "no Inf" not in frame
+    with pytest.raises(RunStoreError, match="2 events of it cannot be read"):
+        print_health(once_broken_run.parent)
+    print_runs(once_broken_run.parent)
+    assert "? events are damaged" in capsys.readouterr().out
+
+
+def test_no_damaged_page_makes_a_broken_run_a_healthy_one(once_broken_run):
+    store = once_broken_run / STORE
+    data = store.read_bytes()
+    for start in range(4096, len(data), 4096):
+        store.write_bytes(data[:start] + b"\xab" * 4096 + data[start + 4096 :])
+        try:
+            code = print_health(once_broken_run.parent, console=Console(file=io.StringIO()))
+        except RunStoreError:
+            code = 2
+        assert code in (1, 2)
+        watch = RunWatch(once_broken_run, once_broken_run.parent)
+        assert "no Inf" not in render_once(whole(watch), 80).plain
 
 
 def _execute(store, query):

@@ -6,7 +6,7 @@ follows the order of event ids, and an event that was seen already changes nothi
 
 import copy
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
@@ -38,6 +38,7 @@ from esper.leyline.telemetry import (
     Heartbeat,
     IncidentRecorded,
     InterventionTaken,
+    NonfiniteSighting,
     Notice,
     PPOUpdatePayload,
     RunFinished,
@@ -106,6 +107,17 @@ class SanctumAggregator:
         if is_new:
             self._last_id = event.id
             self._run.note_event(event.time)
+
+    def join_sightings(self, sightings: Iterable[tuple[int, NonfiniteSighting]]) -> None:
+        """Take in what else is known to have been seen, each with its update; no light goes out."""
+        latches, evidence = self._latches, self._evidence.copy()
+        for update, seen in sightings:
+            latches = latches.join(Latches.of_sightings(update, [seen]))
+            evidence.take_in_sightings(update, [seen])
+        if (latches, evidence) != (self._latches, self._evidence):
+            self._latches, self._evidence = latches, evidence
+            self._has_changed("heads", "tamiyo")
+            self._snapshot = None
 
     def snapshot(self) -> SanctumSnapshot:
         """Return the state of now; the same object as before if nothing was applied since.

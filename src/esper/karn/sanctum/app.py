@@ -22,6 +22,7 @@ from esper.karn.sanctum.attention import (
     lit_lights,
     unacknowledged,
 )
+from esper.karn.sanctum.ending import end_at_signals
 from esper.karn.sanctum.filters import AsciiFilter, NoColourFilter
 from esper.karn.sanctum.keys import KEYS
 from esper.karn.sanctum.lookout import Lookout
@@ -147,9 +148,7 @@ class SanctumApp(App[Outcome]):
 
     def on_load(self) -> None:
         """Be ready for signals, before anything is done to the terminal."""
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGHUP):
-            loop.add_signal_handler(number, self._end_by, number)
+        end_at_signals(asyncio.get_running_loop(), self._end_by)
 
     def on_mount(self) -> None:
         """Begin to look at the run."""

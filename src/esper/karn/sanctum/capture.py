@@ -58,7 +58,7 @@ def render_once(view: View, width: int, palette: Palette = TERMINAL) -> Text:
             width,
             palette=palette,
             acknowledgements=view.acknowledgements,
-            is_unread=view.is_unread,
+            doubt=view.doubt,
         ),
         "Policy": render_policy(snapshot, min(width, 100), palette=palette),
         # Where every host has its line, and the legend too.

@@ -47,18 +47,22 @@ class _Trail:
             self.minibatches += max(0, count - known)
 
 
+@dataclass
 class EvidenceLedger:
     """Where each kind of non-finite value was first and last seen, and how often."""
 
-    def __init__(self) -> None:
-        self._trails: dict[Source, _Trail] = {}
+    _trails: dict[Source, _Trail] = field(default_factory=dict, init=False)
 
     def take_in(self, payload: PPOUpdatePayload) -> None:
         """Join what one update saw."""
-        for seen in sightings_of(payload):
-            first = _Moment(payload.update, seen.epoch, seen.minibatch)
-            last = _Moment(payload.update, *last_place(seen))
-            self._join(source_of(seen), first, last, {payload.update: seen.count})
+        self.take_in_sightings(payload.update, sightings_of(payload))
+
+    def take_in_sightings(self, update: int, sightings: Iterable[NonfiniteSighting]) -> None:
+        """Join some of what one update saw."""
+        for seen in sightings:
+            first = _Moment(update, seen.epoch, seen.minibatch)
+            last = _Moment(update, *last_place(seen))
+            self._join(source_of(seen), first, last, {update: seen.count})
 
     def copy(self) -> "EvidenceLedger":
         """Return a ledger that goes on from here by itself."""

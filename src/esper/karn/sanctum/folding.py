@@ -49,6 +49,24 @@ def _first_line_of_seeds(reader: RunReader, up_to: int) -> int:
     return oldest
 
 
+def join_tables(
+    reader: RunReader, aggregator: SanctumAggregator, *, up_to_update: int | None = None
+) -> None:
+    """Where events are damaged, take in what the tables beside them say of the lights.
+
+    Args:
+        reader: of the run's store.
+        aggregator: which has taken in the events.
+        up_to_update: the last update to take in; None for all.
+
+    Raises:
+        RunStoreError: the store cannot be read.
+    """
+    if aggregator.snapshot().run.damaged_events:
+        known = {} if up_to_update is None else {"up_to_update": up_to_update}
+        aggregator.join_sightings(reader.sightings(**known))
+
+
 def fold_up_to(reader: RunReader, aggregator: SanctumAggregator, up_to: int) -> None:
     """Take in all events up to an id that matter to the snapshot there.
 

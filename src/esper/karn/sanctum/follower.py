@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -10,7 +11,7 @@ from esper.karn.liveness import Pulse, RunStatus, StatusKind, process_start_time
 from esper.karn.run_reader import RunReader
 from esper.karn.run_tables import RunStoreError, RunStoreMissingError
 from esper.karn.sanctum.aggregator import SanctumAggregator
-from esper.karn.sanctum.folding import EVENTS_PER_READ, first_that_counts
+from esper.karn.sanctum.folding import EVENTS_PER_READ, first_that_counts, join_tables
 from esper.karn.sanctum.schema import SanctumSnapshot
 from esper.karn.sanctum.time_travel import TimeTravel
 from esper.karn.sanctum.update_index import UpdateIndex
@@ -77,6 +78,8 @@ class RunFollower:
             except RunStoreError as error:
                 self._is_behind = False
                 self._error = str(error)
+                with suppress(RunStoreError):  # told already; the tables of the lights may be whole
+                    self._aggregator.join_sightings(self._reader.sightings())
         snapshot = self._aggregator.snapshot()
         status = run_status(
             phase=snapshot.run.phase,
@@ -144,6 +147,8 @@ class RunFollower:
             if self._counts_from is None:
                 self._counts_from = 1 if self._is_brief else first_that_counts(self._reader, newest)
             self._take_in(self._counts_from)
+            if not self._is_behind:
+                join_tables(self._reader, self._aggregator)
             beat = self._reader.heartbeat()
         if beat is not None and isinstance(beat.payload, Heartbeat):
             if _shown(beat.payload) != _shown(self._heartbeat):

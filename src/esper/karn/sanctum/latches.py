@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from typing import Self
 
 from esper.karn.sanctum.schema import FirstSighting
+from esper.karn.sightings import UNKNOWN_QUANTITY, sightings_of
 from esper.leyline.quantities import causal_rank
-from esper.leyline.telemetry import SHARED, PPOUpdatePayload
+from esper.leyline.telemetry import SHARED, NonfiniteSighting, PPOUpdatePayload
 
 
 @dataclass(frozen=True)
@@ -25,16 +26,23 @@ class Latches:
     @classmethod
     def of(cls, payload: PPOUpdatePayload) -> Self:
         """Return what one update lights: what it says was detected, and what it says it saw."""
-        inf = {head for head, detected in payload.head_inf_detected.items() if detected}
-        nan = {head for head, detected in payload.head_nan_detected.items() if detected}
+        return cls.of_sightings(payload.update, sightings_of(payload))
+
+    @classmethod
+    def of_sightings(cls, update: int, sightings: Iterable[NonfiniteSighting]) -> Self:
+        """Return what is lit by all that was seen in one update."""
+        inf: set[str] = set()
+        nan: set[str] = set()
         first: dict[tuple[str, str], FirstSighting] = {}
-        for seen in payload.head_nonfinite:
+        for seen in sightings:
             (nan if seen.kind == "nan" else inf).add(seen.head)
+            if seen.quantity == UNKNOWN_QUANTITY:
+                continue  # without a word on where, it is lit and no more
             sighting = FirstSighting(
                 head=seen.head,
                 kind=seen.kind,
                 quantity=seen.quantity,
-                update=payload.update,
+                update=update,
                 epoch=seen.epoch,
                 minibatch=seen.minibatch,
             )

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from esper.karn.sanctum.app import SanctumApp
+from esper.karn.sanctum.ending import alarm_over
 from esper.karn.sanctum.settings import SettingsFile, default_settings_path
 from esper.karn.sanctum.trainer import Outcome, TrainerChild
 from esper.karn.sanctum.watch import RunWatch
@@ -48,7 +49,8 @@ def run_sanctum(
         settings=settings,
         settings_file=settings_file,
     )
-    outcome = app.run()
+    with alarm_over():
+        outcome = app.run()
     if app.ended_by is not None:
         raise SystemExit(128 + app.ended_by)
     # None is returned only where the terminal went away: then training must go on.

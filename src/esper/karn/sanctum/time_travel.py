@@ -9,7 +9,7 @@ from typing import Final
 
 from esper.karn.run_reader import RunReader
 from esper.karn.sanctum.aggregator import SanctumAggregator
-from esper.karn.sanctum.folding import first_that_counts, fold_up_to
+from esper.karn.sanctum.folding import first_that_counts, fold_up_to, join_tables
 from esper.karn.sanctum.schema import SanctumSnapshot
 from esper.karn.sanctum.update_index import UpdateIndex
 
@@ -57,5 +57,6 @@ class TimeTravel:
             if known.last_id > self._state.last_id:
                 self._state = known
             fold_up_to(self._reader, self._state, end)
+            join_tables(self._reader, self._state, up_to_update=found[0])
         self._told_by, self._is_whole = found[1], beginning is not None
         return self._state.snapshot()

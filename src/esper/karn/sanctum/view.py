@@ -45,6 +45,13 @@ class View:
     directory: Path | None = None  # of the run; None while there is none
 
     @property
+    def doubt(self) -> str | None:
+        """Why a light that is not lit is only not known to be; None where it is known."""
+        if self.is_unread:
+            return "the store cannot be read"
+        return "events are damaged" if self.snapshot.run.damaged_events else None
+
+    @property
     def trouble(self) -> str | None:
         """One sentence on why what is shown may not be all there is; None where it is."""
         if self.error is not None:

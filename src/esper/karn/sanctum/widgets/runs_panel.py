@@ -16,7 +16,7 @@ from esper.karn.sanctum.widgets.choice_panel import ChoicePanel
 from esper.karn.sanctum.widgets.figures import ABSENT, figure
 from esper.karn.sanctum.widgets.palette import Palette
 from esper.karn.sanctum.widgets.run_header import status_text
-from esper.karn.sanctum.widgets.tamiyo_brain.action_heads_panel import LIT, UNLIT
+from esper.karn.sanctum.widgets.tamiyo_brain.action_heads_panel import LIT, UNKNOWN, UNLIT
 from esper.leyline.telemetry import SHARED
 
 MARK: Final = "✓"
@@ -36,7 +36,7 @@ _COLUMNS_BEHIND: Final = (("best", 6), ("incidents", 9))
 
 
 def lights_text(run: RunSummary, palette: Palette) -> Text:
-    """Return which lights are on in a run, in words; a dark one if none is."""
+    """Return which lights are on in a run, in words; a dark one if none is, as far as is known."""
     alert = f"bold {palette.critical}"
     kinds = (
         ("Inf", run.inf_heads, run.is_shared_inf),
@@ -48,6 +48,9 @@ def lights_text(run: RunSummary, palette: Palette) -> Text:
         if names:
             text.append(_GAP if text.cell_len else "")
             text.append(f"{LIT} {word} {', '.join(names)}", alert)
+    if not run.is_whole:
+        text.append(_GAP if text.cell_len else "")
+        text.append(UNKNOWN, f"bold {palette.warning}")
     return text if text.cell_len else Text(UNLIT, style=f"dim {palette.muted}")
 
 

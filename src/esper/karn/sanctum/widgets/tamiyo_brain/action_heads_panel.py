@@ -82,15 +82,15 @@ def render_heads(
     *,
     acknowledgements: Sequence[Acknowledgement] = (),
     lamps: Lamps = _STEADY,
-    is_unread: bool = False,
+    doubt: str | None = None,
 ) -> Text:
     """Return the table of heads, `width` cells wide.
 
     A head has a column; names, values and lights begin at the same cell of it. Heads that do not
     fit beside the others follow below them. At the end stands the evidence behind the lights, if
     there is any, and who acknowledged them: a light that nobody did stands out. Further figures are
-    shown where a `height` of 12 and the evidence leave room. Of a run that `is_unread`, what is not
-    lit is not known.
+    shown where a `height` of 12 and the evidence leave room. Where there is a `doubt`, what is not
+    lit is not known, and the last line says why.
     """
     tamiyo = snapshot.tamiyo
     heads = list(dict.fromkeys([*snapshot.run.heads, *tamiyo.head_inf_latch]))
@@ -103,14 +103,14 @@ def render_heads(
     trend_width = _trend_width(heads, width)
     unlit = (
         Text(UNKNOWN, style=f"bold {palette.warning}")
-        if is_unread
+        if doubt is not None
         else Text(UNLIT, style=f"dim {palette.muted}")
     )
     lines: list[Text] = []
     for group in _groups(heads, width, trend_width):
         lines += _render_group(group, figures, snapshot, trend_width, palette)
         lines += _light_lines(group, tamiyo, trend_width, seen, palette, lamps, unlit)
-    lines.append(_shared_line(tamiyo, seen, palette, lamps, unlit))
+    lines.append(_shared_line(tamiyo, seen, palette, lamps, unlit, doubt))
     lines += evidence
     for line in lines:
         line.truncate(width, overflow="ellipsis")
@@ -237,7 +237,12 @@ def _is_first_out(tamiyo: TamiyoState, head: str, label: str) -> bool:
 
 
 def _shared_line(
-    tamiyo: TamiyoState, seen: Container[Light], palette: Palette, lamps: Lamps, unlit: Text
+    tamiyo: TamiyoState,
+    seen: Container[Light],
+    palette: Palette,
+    lamps: Lamps,
+    unlit: Text,
+    doubt: str | None,
 ) -> Text:
     line = _label("Shared", palette)
     lights = (
@@ -254,8 +259,8 @@ def _shared_line(
         line.append(" LAMP TEST: nothing was seen, nothing is stored", f"bold {palette.ink}")
     elif tamiyo.first:
         line.append(f" first: {describe_sighting(tamiyo.first[0])}", f"bold {palette.critical}")
-    elif unlit.plain == UNKNOWN:
-        line.append(" not known: the store cannot be read", f"bold {palette.warning}")
+    elif doubt is not None:
+        line.append(f" not known: {doubt}", f"bold {palette.warning}")
     else:
         line.append(" no Inf and no NaN so far in this run", palette.muted)
     return line
@@ -272,7 +277,7 @@ class ActionHeadsPanel(Panel):
 
     def part(self, view: View) -> object:
         run = view.snapshot.run
-        return view.snapshot.tamiyo, run.heads, run.update, view.acknowledgements, view.is_unread
+        return view.snapshot.tamiyo, run.heads, run.update, view.acknowledgements, view.doubt
 
     def draw(self, view: View, width: int, height: int, palette: Palette) -> Text:
         return render_heads(
@@ -282,7 +287,7 @@ class ActionHeadsPanel(Panel):
             palette,
             acknowledgements=view.acknowledgements,
             lamps=self.lamps,
-            is_unread=view.is_unread,
+            doubt=view.doubt,
         )
 
     def show(self, view: View) -> None:

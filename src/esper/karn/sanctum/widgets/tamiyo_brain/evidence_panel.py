@@ -30,7 +30,7 @@ class EvidencePanel(ChoicePanel):
     def part(self, view: View) -> object:
         tamiyo = view.snapshot.tamiyo
         heads = view.snapshot.run.heads
-        return tamiyo.evidence, tamiyo.first, heads, view.acknowledgements, view.is_unread
+        return tamiyo.evidence, tamiyo.first, heads, view.acknowledgements, view.doubt
 
     def keys(self, view: View) -> Sequence[Hashable]:
         return [row.key for row in rows_of(view)]

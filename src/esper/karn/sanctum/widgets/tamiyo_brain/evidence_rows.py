@@ -43,7 +43,7 @@ class HeadRow:
     evidence: Evidence | None = None  # None: nothing was ever seen in this head
     is_first_out: bool = False
     acknowledged: Acknowledgement | None = None
-    is_known: bool = True  # not where the store cannot be read: there may be evidence in it
+    doubt: str | None = None  # why there may be evidence that is not known
 
     @property
     def key(self) -> RowKey:
@@ -75,7 +75,7 @@ def rows_of(view: View) -> list[HeadRow]:
     ]
     told = {row.head for row in rows}
     heads = dict.fromkeys([*view.snapshot.run.heads, *tamiyo.head_inf_latch])
-    return rows + [HeadRow(head, is_known=not view.is_unread) for head in heads if head not in told]
+    return rows + [HeadRow(head, doubt=view.doubt) for head in heads if head not in told]
 
 
 def _is_it(evidence: Evidence, first: FirstSighting | None) -> bool:
@@ -112,7 +112,7 @@ def _cells(row: HeadRow, now: float, *, has_room: bool) -> Sequence[str]:
     name = "shared part" if row.head == SHARED else display_name(row.head)
     evidence = row.evidence
     if evidence is None:
-        return name, "nothing so far" if row.is_known else "not known: the store cannot be read"
+        return name, f"not known: {row.doubt}" if row.doubt else "nothing so far"
     return (
         name,
         f"{KIND_WORDS.get(evidence.kind, evidence.kind)} in {evidence.quantity}",
@@ -148,7 +148,7 @@ def _row_line(
     lead = Text("  ", no_wrap=True)
     lit = f"bold {palette.critical}"
     if row.evidence is None:
-        unlit = (UNLIT, palette.faint) if row.is_known else (UNKNOWN, f"bold {palette.warning}")
+        unlit = (UNKNOWN, f"bold {palette.warning}") if row.doubt else (UNLIT, palette.faint)
         lead.append(*((LIT, lit) if lamps.is_test else unlit))
         lead.append("  ")
         return lead + _line("", cells, range(len(cells)), widths, width - _LEAD, palette.muted)
