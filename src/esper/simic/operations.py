@@ -77,6 +77,7 @@ class Operation:
     scalars: tuple[tuple[str, float], ...]  # its arguments that are numbers, by name
     outputs: tuple[TensorRange, ...]
     columns: tuple[int, frozenset[int]] | None  # size of the last axis, and where in it is what
+    rows: tuple[int, frozenset[int]] | None  # size of the first axis, and where in it is what
     sources: tuple["Operation", ...]  # what made those of its inputs that were not finite
     poisons: tuple[Poison, ...]  # those of its inputs that nothing had made
     is_legal: bool  # all it holds that is not finite is the -inf of a mask

@@ -31,16 +31,21 @@ class Origin:
 
 @dataclass(frozen=True)
 class Columns:
-    """Which part of a tensor's last axis belongs to the head in which something was seen."""
+    """Which part of a tensor's last axis belongs to the head in which something was seen.
+
+    Of its first axis, if it holds parameters or what is kept of them.
+    """
 
     size: int  # of the axis
     own: range
+    of_rows: bool = False
 
     def excludes(self, operation: Operation) -> bool:
         """Return whether an operation broke such a tensor, and in other columns only."""
-        if operation.columns is None:
+        axis = operation.rows if self.of_rows else operation.columns
+        if axis is None:
             return False
-        size, broken = operation.columns
+        size, broken = axis
         return size == self.size and broken.isdisjoint(self.own)
 
 

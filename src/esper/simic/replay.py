@@ -193,14 +193,19 @@ def replay(capsule: Capsule) -> Replay:
 
 
 def _columns_of(policy: RecurrentPolicy, sighting: NonfiniteSighting) -> tuple[Columns, ...]:
-    """Return which columns belong to the head of a sighting: of choices, and of heads."""
-    if sighting.head == SHARED or sighting.quantity in ("moments", "gradient", "parameters"):
+    """Return which columns belong to the head of a sighting: of choices, and of heads.
+
+    Of parameters, gradients and moments those are rows, one for each choice.
+    """
+    if sighting.head == SHARED:
         return ()
     layout = policy.layout
     head = layout.names.index(sighting.head)
     start = layout.offsets[head]
-    choices = Columns(sum(layout.sizes), range(start, start + layout.sizes[head]))
-    return choices, Columns(len(layout.names), range(head, head + 1))
+    own = range(start, start + layout.sizes[head])
+    if sighting.quantity in ("moments", "gradient", "parameters"):
+        return (Columns(layout.total, own, of_rows=True),)
+    return Columns(layout.total, own), Columns(len(layout.names), range(head, head + 1))
 
 
 def rebuild_agent(capsule: Capsule) -> tuple[PPOAgent, torch.device]:

@@ -164,6 +164,7 @@ class OperationTracer(TorchDispatchMode):
             scalars=tuple(_named_numbers(func, args, kwargs)) if is_start else (),
             outputs=(range_of(name, tensor, of=self._known.get(_where(tensor), "")),),
             columns=_columns(tensor),
+            rows=_rows(tensor),
             sources=made_by,
             poisons=poisons,
             is_legal=_is_legal(func, args, mine, tensor, made_by, poisons),
@@ -308,6 +309,14 @@ def _columns(tensor: Tensor) -> tuple[int, frozenset[int]] | None:
     if whole is None or not whole.ndim or not whole.is_contiguous():
         return None
     return whole.shape[-1], frozenset((int(tensor.storage_offset()) % whole.shape[-1],))
+
+
+def _rows(tensor: Tensor) -> tuple[int, frozenset[int]] | None:
+    """Return the size of the first axis and where along it a tensor is not finite."""
+    if not tensor.ndim:
+        return None
+    bad = (~tensor.isfinite()).flatten(1).any(1) if tensor.ndim > 1 else ~tensor.isfinite()
+    return tensor.shape[0], frozenset(bad.nonzero().flatten().tolist())
 
 
 def _tensors(name: str, value: Any) -> Iterator[tuple[str, Tensor]]:
