@@ -122,6 +122,7 @@ def test_of_two_faults_the_one_of_the_head_that_lit_is_named(
     assert origin.cause == "planted by a drill: slot.logits:nan@37"
     assert origin.operation.outputs[0].nan == 1
     assert all(step.outputs[0].nan for step in origin.chain)
+    assert "explained is slot, the first that lit; op lit, too" in replayed.remarks
 
 
 def test_a_number_among_the_arguments_is_named(

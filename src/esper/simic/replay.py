@@ -182,6 +182,7 @@ def replay(capsule: Capsule) -> Replay:
             *_environment(capsule, device),
             *_old_log_probs(capsule, whole),
             *_figures_alone(seen, figures),
+            *_others_that_lit(seen),
         ),
         recorded_with=", ".join(
             (
@@ -350,6 +351,13 @@ def _environment(capsule: Capsule, device: torch.device) -> Iterator[str]:
             yield f"recorded with {name} {version}, replayed with {here[name]}"
     if torch.device(capsule.device).type != device.type:
         yield f"recorded on {capsule.device}, replayed on {device}"
+
+
+def _others_that_lit(seen: tuple[NonfiniteSighting, ...]) -> Iterator[str]:
+    """Say which heads lit whose fault is not the one that is explained."""
+    first, *others = dict.fromkeys(sighting.head for sighting in seen) or [""]
+    if others:
+        yield f"explained is {first}, the first that lit; {' and '.join(others)} lit, too"
 
 
 def _old_log_probs(capsule: Capsule, whole: Minibatch) -> Iterator[str]:
