@@ -7,14 +7,13 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Container
 
-from esper.karn.sanctum.attention import Light
+from esper.karn.sanctum.attention import Light, light_of
 from esper.karn.sanctum.screens.run_screen import RunScreen
 from esper.karn.sanctum.view import View
 from esper.karn.sanctum.widgets.choice_panel import ChoicePanel
 from esper.karn.sanctum.widgets.incident_panel import IncidentPanel
 from esper.karn.sanctum.widgets.incident_view import incidents_of
 from esper.karn.sanctum.widgets.tamiyo_brain.evidence_panel import EvidencePanel
-from esper.karn.sanctum.widgets.tamiyo_brain.evidence_rows import light_of
 from esper.karn.sanctum.widgets.tamiyo_brain.head_history_panel import HeadHistoryPanel
 
 _TURN: Final = "To another incident of the row, if it has several"
