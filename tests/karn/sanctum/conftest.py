@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+import esper
 from esper.karn.liveness import RunStatus, StatusKind
 from esper.karn.sanctum.app import SanctumApp
 from esper.karn.sanctum.schema import (
@@ -291,7 +292,7 @@ _OPERATION = {
     "minibatch": 3,
     "module": "policy.heads",
     "derivative": "",
-    "file": "/somewhere/esper/tamiyo/policy.py",
+    "file": str(Path(esper.__file__).parent / "tamiyo/policy.py"),
     "line": 88,
     "function": "forward",
     "code": "return hidden @ self.weight",

@@ -15,6 +15,7 @@ from esper.karn.sanctum.widgets.palette import Palette
 
 _GAP: Final = 2
 _ALWAYS: Final = ("question_mark", "q")  # come directly behind the screens
+ACKNOWLEDGE: Final = "a"
 
 
 @dataclass(frozen=True)
@@ -27,8 +28,11 @@ class KeyHint:
     is_current: bool = False  # it leads to where one already is
 
 
-def hints_of(screen: Screen[object]) -> list[KeyHint]:
-    """Return the keys of a screen that its bindings want to be shown: first the screens."""
+def hints_of(screen: Screen[object], urgent: str = "") -> list[KeyHint]:
+    """Return the keys of a screen that its bindings want to be shown.
+
+    The screens come first, and next a key that is `urgent`, if one is.
+    """
     hints = [
         KeyHint(
             active.binding.key,
@@ -40,13 +44,15 @@ def hints_of(screen: Screen[object]) -> list[KeyHint]:
         if active.binding.show and active.enabled
     ]
     first_of_each = {hint.meaning: hint for hint in reversed(hints)}
-    return sorted(first_of_each.values(), key=_rank)
+    return sorted(first_of_each.values(), key=lambda hint: _rank(hint, urgent))
 
 
-def _rank(hint: KeyHint) -> tuple[int, str]:
+def _rank(hint: KeyHint, urgent: str) -> tuple[int, str]:
     if hint.key.isdecimal():
         return 0, hint.key
-    return (1, str(_ALWAYS.index(hint.key))) if hint.key in _ALWAYS else (2, hint.meaning)
+    if hint.key == urgent:
+        return 1, ""
+    return (2, str(_ALWAYS.index(hint.key))) if hint.key in _ALWAYS else (3, hint.meaning)
 
 
 def fitting(hints: Iterable[KeyHint], width: int) -> list[tuple[int, KeyHint]]:
@@ -68,14 +74,21 @@ class KeyLine(Widget):
     def __init__(self) -> None:
         super().__init__()
         self._hints: Sequence[KeyHint] = ()
+        self._urgent = ""
 
     def on_mount(self) -> None:
         """Follow the keys as the focus moves."""
         self.screen.bindings_updated_signal.subscribe(self, lambda _screen: self._update())
         self._update()
 
+    def urge(self, key: str) -> None:
+        """Keep a key in sight, or none with an empty text."""
+        if key != self._urgent:
+            self._urgent = key
+            self._update()
+
     def _update(self) -> None:
-        hints = hints_of(self.screen)
+        hints = hints_of(self.screen, self._urgent)
         if hints != self._hints:
             self._hints = hints
             self.refresh()
