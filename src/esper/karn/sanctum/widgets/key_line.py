@@ -28,11 +28,8 @@ class KeyHint:
     is_current: bool = False  # it leads to where one already is
 
 
-def hints_of(screen: Screen[object], urgent: str = "") -> list[KeyHint]:
-    """Return the keys of a screen that its bindings want to be shown.
-
-    The screens come first, and next a key that is `urgent`, if one is.
-    """
+def hints_of(screen: Screen[object]) -> list[KeyHint]:
+    """Return the keys of a screen that its bindings want to be shown: first the screens."""
     hints = [
         KeyHint(
             active.binding.key,
@@ -44,19 +41,29 @@ def hints_of(screen: Screen[object], urgent: str = "") -> list[KeyHint]:
         if active.binding.show and active.enabled
     ]
     first_of_each = {hint.meaning: hint for hint in reversed(hints)}
-    return sorted(first_of_each.values(), key=lambda hint: _rank(hint, urgent))
+    return sorted(first_of_each.values(), key=_rank)
 
 
-def _rank(hint: KeyHint, urgent: str) -> tuple[int, str]:
+def _rank(hint: KeyHint) -> tuple[int, str]:
     if hint.key.isdecimal():
         return 0, hint.key
-    if hint.key == urgent:
-        return 1, ""
-    return (2, str(_ALWAYS.index(hint.key))) if hint.key in _ALWAYS else (3, hint.meaning)
+    return (1, str(_ALWAYS.index(hint.key))) if hint.key in _ALWAYS else (2, hint.meaning)
 
 
-def fitting(hints: Iterable[KeyHint], width: int) -> list[tuple[int, KeyHint]]:
-    """Return the first hints that fit, whole, in `width` cells, each with its first cell."""
+def fitting(hints: Sequence[KeyHint], width: int, urgent: str = "") -> list[tuple[int, KeyHint]]:
+    """Return the first hints that fit, whole, in `width` cells, each with its first cell.
+
+    A key that is `urgent` comes directly behind the screens where it would not fit in its place.
+    """
+    placed = _placed(hints, width)
+    if not urgent or any(hint.key == urgent for _, hint in placed):
+        return placed
+    return _placed(
+        sorted(hints, key=lambda hint: (not hint.key.isdecimal(), hint.key != urgent)), width
+    )
+
+
+def _placed(hints: Iterable[KeyHint], width: int) -> list[tuple[int, KeyHint]]:
     placed = []
     x = 1
     for hint in hints:
@@ -85,10 +92,10 @@ class KeyLine(Widget):
         """Keep a key in sight, or none with an empty text."""
         if key != self._urgent:
             self._urgent = key
-            self._update()
+            self.refresh()
 
     def _update(self) -> None:
-        hints = hints_of(self.screen, self._urgent)
+        hints = hints_of(self.screen)
         if hints != self._hints:
             self._hints = hints
             self.refresh()
@@ -99,7 +106,7 @@ class KeyLine(Widget):
         console = self.app.console
         segments: list[Segment] = []
         x = 0
-        for start, hint in fitting(self._hints, self.size.width):
+        for start, hint in fitting(self._hints, self.size.width, self._urgent):
             key = f"bold {palette.accent}"
             meaning = f"bold underline {palette.ink}" if hint.is_current else palette.muted
             segments += [
@@ -113,6 +120,6 @@ class KeyLine(Widget):
 
     def on_click(self, event: Click) -> None:
         """Do what the clicked key does."""
-        for start, hint in fitting(self._hints, self.size.width):
+        for start, hint in fitting(self._hints, self.size.width, self._urgent):
             if start <= event.x < start + len(hint.shown) + 1 + len(hint.meaning):
                 self.app.simulate_key(hint.key)
