@@ -3,10 +3,11 @@
 from collections.abc import Iterable
 from html import escape
 
+from esper.leyline.source_paths import short_path
 from esper.simic.operations import TensorRange
 from esper.simic.origin import Origin
 from esper.simic.replay import REPRODUCED, Replay, describe
-from esper.simic.replay_report import kind_of, moment, name_of, short, steps_of, values_of
+from esper.simic.replay_report import kind_of, moment, name_of, steps_of, values_of
 
 _STYLE = """
 :root { color-scheme: light dark; --ground: #fbfaf7; --panel: #ffffff; --text: #1d1f22;
@@ -77,14 +78,14 @@ def _origin(replay: Replay, origin: Origin, per_epoch: int) -> str:
         "when": moment(replay, operation, per_epoch),
         "module": operation.module or "outside any module",
         "derivative": operation.autograd,
-        "line": f"{short(place.file)}:{place.line}, {place.function}",
+        "line": f"{short_path(place.file)}:{place.line}, {place.function}",
     }
     listed = "".join(_rows(name, (text,)) for name, text in facts.items() if text)
     seen = replay.seen[0]
     chain = "".join(
         f"<li><code>{escape(step.names)}</code>{escape(step.count)}<br>"
         f'<span class="dim">{escape(step.first.module or step.first.place.function)} · '
-        f"{escape(short(step.first.place.file))}:{step.first.place.line}"
+        f"{escape(short_path(step.first.place.file))}:{step.first.place.line}"
         f"{escape(' · ' + step.first.autograd) if step.first.autograd else ''}</span></li>"
         for step in steps_of(origin)
     )

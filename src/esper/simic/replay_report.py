@@ -4,13 +4,13 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import groupby
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from esper.leyline.source_paths import short_path
 from esper.leyline.telemetry import IncidentRecorded, NonfiniteSighting
 from esper.simic.incidents import Incident
 from esper.simic.operations import Operation, Place, Poison, TensorRange
@@ -59,14 +59,6 @@ def moment(replay: Replay, operation: Operation, per_epoch: int) -> str:
         return f"before the first minibatch of update {replay.update}"
     epoch, minibatch = divmod(operation.minibatch, per_epoch)
     return f"{operation.phase}, epoch {epoch + 1}, minibatch {minibatch + 1}"
-
-
-def short(path: str) -> str:
-    """Return a path without what leads to the package, or to where the user is."""
-    for root in (Path(__file__).parents[2], Path.cwd()):
-        if Path(path).is_relative_to(root):
-            return str(Path(path).relative_to(root))
-    return path
 
 
 def values_of(part: TensorRange) -> str:
@@ -126,7 +118,8 @@ def _print_origin(replay: Replay, origin: Origin, per_epoch: int, console: Conso
         ("derivative", operation.autograd),
         (
             "line",
-            f"{short(operation.place.file)}:{operation.place.line}, {operation.place.function}",
+            f"{short_path(operation.place.file)}:{operation.place.line}, "
+            f"{operation.place.function}",
         ),
         ("", operation.place.code),
     ]
@@ -155,7 +148,7 @@ def chain_lines(replay: Replay, origin: Origin) -> list[str]:
     steps = steps_of(origin)
     lines = [
         f"{step.names}{step.count}  {step.first.module or step.first.place.function}  "
-        f"{short(step.first.place.file)}:{step.first.place.line}"
+        f"{short_path(step.first.place.file)}:{step.first.place.line}"
         + (f"  {step.first.autograd}" if step.first.autograd else "")
         for step in steps
     ]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+import esper
 from esper.karn.liveness import RunStatus, StatusKind
 from esper.karn.sanctum.app import SanctumApp
 from esper.karn.sanctum.schema import (
@@ -203,7 +204,7 @@ class Views:
             slot_history=tuple(steps),
             loss_history=_zigzag(host.loss, host.loss + 1.0, 11, points=11),
             reward_history=_zigzag(-0.0625, 0.125, 4, points=11),
-            parameters_history=(858, *[858 + 311 * host.host] * 10),
+            parameters_history=(858 + 155 * host.host, *[858 + 311 * host.host] * 10),
             reward_terms={"potential": 0.0625, "rent": -0.015625, "score": 0.0},
             reward_terms_history={
                 "potential": _zigzag(-0.03125, 0.0625, 4, points=11),
@@ -291,7 +292,7 @@ _OPERATION = {
     "minibatch": 3,
     "module": "policy.heads",
     "derivative": "",
-    "file": "/somewhere/esper/tamiyo/policy.py",
+    "file": str(Path(esper.__file__).parent / "tamiyo/policy.py"),
     "line": 88,
     "function": "forward",
     "code": "return hidden @ self.weight",

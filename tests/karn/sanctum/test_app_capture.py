@@ -36,7 +36,9 @@ def test_a_frame_of_the_past_says_that_it_is_one(finished_run):
     console = Console(file=io.StringIO(), width=80, highlight=False)
     print_once(finished_run, console=console, at=1)
     lines = console.file.getvalue().splitlines()
-    assert [line.strip() for line in lines[:5] if "PAST" in line] == ["PAST update 1 of 2"]
+    verdict, header = [line for line in lines[:5] if "PAST" in line]
+    assert "PAST: lit by now: op; then: nothing out of the ordinary" in verdict
+    assert " PAST, update 1 of 2   now FINISHED" in header
 
 
 def test_without_a_terminal_there_are_no_control_sequences(finished_run):

@@ -1,6 +1,7 @@
 """The screens and what they share: opening them, log, runs, palette, clipboard and help."""
 
 import re
+import shutil
 from dataclasses import replace
 from io import StringIO
 
@@ -21,13 +22,14 @@ from esper.karn.sanctum.screens.help import HelpScreen, records_of, render_signs
 from esper.karn.sanctum.screens.log import LogScreen
 from esper.karn.sanctum.screens.runs import RunsScreen
 from esper.karn.sanctum.settings import Settings
+from esper.karn.sanctum.view import Acknowledgement
 from esper.karn.sanctum.widgets.comparison_panel import ComparisonPanel
 from esper.karn.sanctum.widgets.console_panel import ConsolePanel
 from esper.karn.sanctum.widgets.event_log import EventLog
 from esper.karn.sanctum.widgets.palette import MONOCHROME
 from esper.karn.sanctum.widgets.panel import Panel
 from esper.karn.sanctum.widgets.policy_panel import PolicyPanel
-from esper.karn.sanctum.widgets.runs_panel import RunsPanel
+from esper.karn.sanctum.widgets.runs_panel import OPEN, RunsPanel
 from esper.leyline.records import RECORDS
 
 LOG = (
@@ -300,6 +302,70 @@ async def test_without_runs_that_is_said(tmp_path, open_runs, screen_text):
         assert isinstance(app.screen, RunsScreen)
 
 
+async def test_a_folder_of_runs_that_is_gone_is_no_folder_without_runs(
+    three_runs, open_runs, screen_text
+):
+    app = open_runs(three_runs)
+    async with app.run_test(size=(120, 40)) as pilot:
+        await app.until(pilot, lambda: app.view is not None)
+        await pilot.press("6")
+        await app.until(pilot, lambda: app.screen.is_complete)
+        shutil.rmtree(three_runs)
+        await app.until(pilot, lambda: "is gone" in "\n".join(screen_text(app)))
+        text = "\n".join(screen_text(app))
+        assert f"! the folder {three_runs} is gone" in " ".join(text.split())
+        assert "no runs to show" in text
+        assert "no runs yet" not in text
+
+
+async def test_the_run_that_is_open_is_marked_in_the_list(three_runs, open_runs, screen_text):
+    app = open_runs(three_runs)
+    async with app.run_test(size=(120, 40)) as pilot:
+        await app.until(pilot, lambda: app.view is not None)
+        await pilot.press("6")
+        await app.until(pilot, lambda: app.screen.is_complete)
+        (line,) = [line for line in screen_text(app) if OPEN in line]
+        assert app.view.directory.name in line
+        assert any("enter opens" in line for line in screen_text(app))
+
+
+@pytest.mark.parametrize(
+    ("key", "said"),
+    [
+        ("1", "Acknowledge all lights: seen"),
+        ("2", "Acknowledge the light of the chosen row; all, if it has none"),
+    ],
+)
+async def test_the_help_says_which_lights_are_acknowledged(
+    views, sanctum, seen, screen_text, key, said
+):
+    app = sanctum(views.view(views.broken()))
+    async with app.run_test(size=(120, 60)) as pilot:
+        await seen(pilot)
+        await pilot.press(key, "question_mark")
+        await pilot.pause()
+        assert said in "\n".join(screen_text(app))
+
+
+@pytest.mark.parametrize("key", list(SCREENS))
+async def test_the_key_that_acknowledges_stays_in_sight_while_a_light_waits(
+    views, sanctum, seen, screen_text, key
+):
+    view = views.view(views.broken())
+    app = sanctum(view)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await seen(pilot)
+        await pilot.press(key)
+        await pilot.pause()
+        assert "a Acknowledge  ? Help" in screen_text(app)[-1]
+        seen_by = tuple(
+            Acknowledgement("op", light, "somebody", view.now) for light in ("inf", "nan")
+        )
+        app.shown.append(replace(view, acknowledgements=seen_by))
+        await seen(pilot)
+        assert "? Help  q Quit" in screen_text(app)[-1]
+
+
 async def test_a_acknowledges_beside_the_store_and_names_who(finished_run, screen_text):
     app = SanctumApp(finished_run, finished_run.parent, settings=Settings(reduced_motion=True))
     before = (finished_run / "run.sqlite").read_bytes()
@@ -327,7 +393,8 @@ async def test_the_palette_finds_and_does(views, sanctum, seen):
         await seen(pilot)
         offered = {command.title for command in app.get_system_commands(app.screen)}
         assert {title for title, _ in SCREENS.values()} <= offered
-        assert {"Acknowledge", "Lamp test", "Theme: ansi", "Reduced motion: off"} <= offered
+        assert {"Acknowledge", "Lamp test", "Theme: ansi"} <= offered
+        assert {"Turn the bell off", "Turn reduced motion off", "Turn ASCII only on"} <= offered
         await pilot.press("ctrl+p")
         assert isinstance(app.screen, CommandPalette)
         await pilot.press(*"theme: contrast")
@@ -390,6 +457,7 @@ async def test_help_is_wrapped_where_the_terminal_is_narrow(views, sanctum, seen
         (["2"], "Fields of Evidence", "k keys   f fields   s signs"),
         (["2", "tab"], "Fields of History of Op", "k keys   f fields   s signs"),
         (["6"], "Fields of Runs", "k keys   f fields   s signs"),
+        (["shift+tab"], "Fields of Time", "k keys   f fields   s signs"),
     ],
 )
 async def test_help_names_the_panel_and_offers_fields_where_there_are_some(

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from esper.karn.acknowledgements import acknowledge
 from esper.karn.liveness import StatusKind
 from esper.karn.run_store import RunReader, RunWriter
 from esper.karn.sanctum.aggregator import SanctumAggregator
@@ -144,6 +145,22 @@ def test_what_an_update_had_not_seen_yet_is_dark(run, payloads):
     assert before.verdict.reasons == ()
     assert after.verdict.reasons
     assert before.status.kind is after.status.kind is StatusKind.HALTED
+    assert before.position.lit_now == after.position.lit_now == (("op", "inf"),)
+
+
+def test_a_light_that_was_acknowledged_is_told_after_how_the_run_ended(run, payloads):
+    with RunWriter(run) as writer:
+        writer.emit(payloads.start())
+        writer.emit(payloads.broken_update(1, "op", "+inf"))
+        writer.emit(payloads.finish("halted"))
+
+    before = look_once(run, NOW)
+    acknowledge(run, [("op", "inf")], "somebody", NOW)
+    after = look_once(run, NOW)
+    assert before.verdict.level is after.verdict.level
+    assert before.verdict.reasons[0].startswith("op went Inf")
+    assert after.verdict.reasons[0] == after.status.sentence
+    assert sorted(before.verdict.reasons) == sorted(after.verdict.reasons)
 
 
 # The watch

@@ -16,11 +16,11 @@ LIVE = RunStatus(StatusKind.LIVE, 1.0, "process 1 is training")
 def judge(payloads):
     """A function that folds payloads and returns the verdict on them."""
 
-    def judged(*these, status=LIVE):
+    def judged(*these, status=LIVE, acknowledged=()):
         aggregator = SanctumAggregator()
         for event in payloads.events(*these):
             aggregator.apply(event)
-        return master_verdict(aggregator.snapshot(), status)
+        return master_verdict(aggregator.snapshot(), status, acknowledged)
 
     return judged
 
@@ -48,6 +48,51 @@ def test_a_light_is_critical_for_the_rest_of_the_run_and_the_first_out_is_the_re
     assert verdict == Verdict(
         Level.CRITICAL,
         ("slot went NaN in log_prob, update 1", "Inf seen in op", "NaN seen in slot"),
+    )
+
+
+_LIT = ("op went Inf in logits, update 1", "Inf seen in op")
+
+
+@pytest.mark.parametrize(
+    ("kind", "reasons"),
+    [
+        ("LIVE", _LIT),
+        ("FINISHED", _LIT),
+        ("STOPPED", (*_LIT, "what is known")),
+        ("STALE", ("what is known", *_LIT)),
+        ("DEAD", ("what is known", *_LIT)),
+        ("HALTED", ("what is known", *_LIT)),
+        ("FAILED", ("what is known", *_LIT)),
+    ],
+)
+def test_what_became_of_the_process_comes_before_a_light_that_was_acknowledged(
+    judge, payloads, kind, reasons
+):
+    verdict = judge(
+        payloads.broken_update(1, "op", "+inf"),
+        payloads.update(2),
+        status=RunStatus(StatusKind(kind), 1.0, "what is known"),
+        acknowledged=[("op", "inf")],
+    )
+
+    assert verdict == Verdict(Level.CRITICAL, reasons)
+
+
+def test_a_new_light_comes_before_everything_else(judge, payloads):
+    verdict = judge(
+        payloads.broken_update(1, "op", "+inf"),
+        payloads.broken_update(2, "slot", "nan", "log_prob"),
+        payloads.update(3),
+        status=RunStatus(StatusKind.DEAD, 1.0, "process 1 is gone"),
+        acknowledged=[("op", "inf")],
+    )
+
+    assert verdict.reasons == (
+        "slot went NaN in log_prob, update 2",
+        "NaN seen in slot",
+        "process 1 is gone",
+        *_LIT,
     )
 
 

@@ -18,6 +18,11 @@ class Lamps:
     is_test: bool = False  # all are on, to show that they can be
 
 
+def light_of(kind: str) -> str:
+    """Return the light that a kind of value puts on: "inf" or "nan"."""
+    return "nan" if kind == "nan" else "inf"
+
+
 def lit_lights(tamiyo: TamiyoState) -> list[Light]:
     """Return the lights that are on."""
     latches = {"inf": tamiyo.head_inf_latch, "nan": tamiyo.head_nan_latch}
@@ -26,9 +31,14 @@ def lit_lights(tamiyo: TamiyoState) -> list[Light]:
     return lit + [(SHARED, light) for light, is_lit in shared.items() if is_lit]
 
 
+def acknowledged(view: View) -> frozenset[Light]:
+    """Return the lights that somebody has acknowledged."""
+    return frozenset((seen.head, seen.light) for seen in view.acknowledgements)
+
+
 def unacknowledged(view: View) -> frozenset[Light]:
     """Return the lights that are on and that nobody has acknowledged."""
-    known = {(seen.head, seen.light) for seen in view.acknowledgements}
+    known = acknowledged(view)
     return frozenset(light for light in lit_lights(view.snapshot.tamiyo) if light not in known)
 
 

@@ -22,7 +22,6 @@ from esper.karn.sanctum.widgets.palette import TERMINAL, Palette
 from esper.karn.sanctum.widgets.policy_panel import render_policy
 from esper.karn.sanctum.widgets.run_header import render_header
 from esper.karn.sanctum.widgets.tamiyo_brain.action_heads_panel import render_heads
-from esper.karn.sanctum.widgets.time_bar import shown_update, updates_of
 
 if TYPE_CHECKING:
     from textual.pilot import Pilot
@@ -51,7 +50,7 @@ class PictureError(ValueError):
 def render_once(view: View, width: int, palette: Palette = TERMINAL) -> Text:
     """Return the first screen as plain lines, one panel below the other."""
     snapshot = view.snapshot
-    log = render_log(snapshot, width, palette).split("\n")[-LOG_LINES_PRINTED:]
+    log = render_log(snapshot, width, view.now, palette).split("\n")[-LOG_LINES_PRINTED:]
     panels = {
         "Action heads": render_heads(
             snapshot,
@@ -66,9 +65,6 @@ def render_once(view: View, width: int, palette: Palette = TERMINAL) -> Text:
         "Log": Text("\n", no_wrap=True).join(log),
     }
     parts = [render_reasons(view, width, palette), render_header(view, width, 2, palette)]
-    if view.position is not None:
-        moment = f" PAST update {shown_update(view)} of {updates_of(view)} "
-        parts.append(Text(moment, style=f"bold {palette.on_alert} on {palette.accent}"))
     if view.trouble is not None:
         parts.append(Text(f"! {view.trouble}", style=f"bold {palette.warning}"))
     for title, body in panels.items():

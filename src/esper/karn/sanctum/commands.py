@@ -39,14 +39,13 @@ def commands_of(app: "SanctumApp", screen: Screen[object]) -> Iterable[SystemCom
         )
     settings = app.settings
     for name, title, is_on in (
-        ("reduced_motion", "Reduced motion", settings.reduced_motion),
-        ("bell", "Bell", settings.bell),
+        ("reduced_motion", "reduced motion", settings.reduced_motion),
+        ("bell", "the bell", settings.bell),
         ("ascii", "ASCII only", settings.ascii),
     ):
-        switch = "off" if is_on else "on"
         yield SystemCommand(
-            f"{title}: {switch}",
-            f"Switch {title.lower()} {switch}",
+            f"Turn {title} {'off' if is_on else 'on'}",
+            f"It is {'on' if is_on else 'off'} now",
             partial(app.change_setting, name, not is_on),
         )
     try:

@@ -24,7 +24,7 @@ from esper.leyline.telemetry import (
 _STAGE_WORDS: Final[dict[int, str]] = {
     Stage.GERMINATED: "germinated",
     Stage.BLENDING: "blending",
-    Stage.FOSSILIZED: "fossilised",
+    Stage.FOSSILIZED: "fossilized",
     Stage.PRUNED: "pruned",
 }
 
@@ -120,7 +120,7 @@ def episodes_done(payload: EpisodesCompleted, episodes: int, score: float | None
         return f"{which}{of} done"
     seeds = sum(payload.fossilized)
     plural = "" if seeds == 1 else "s"
-    return f"{which}{of} done: score {score:.3f}, {seeds} seed{plural} fossilised"
+    return f"{which}{of} done: score {score:.3f}, {seeds} seed{plural} fossilized"
 
 
 def skipped(payload: PPOUpdatePayload) -> str:

@@ -52,6 +52,7 @@ class Lookout:
         self._wake = threading.Event()
         self._catalogue: RunCatalogue | None = None  # once a screen wants to show all runs
         self._runs_due = 0.0  # by the monotonic clock
+        self._was_there = False  # the folder of runs
 
     def look_at_once(self) -> None:
         """There is a reason not to wait: a key was pressed."""
@@ -65,6 +66,7 @@ class Lookout:
 
     def run(self) -> None:
         """Look again and again, in this thread."""
+        self._was_there = self._run_dir.is_dir()
         while not self._leaving.is_set():
             watch = self.watch
             view = self._complete(watch(self._clock()))
@@ -90,7 +92,11 @@ class Lookout:
         except RunNotFoundError as error:
             screen.post_message(RunsSeen((), error=str(error)))
             return False
-        screen.post_message(RunsSeen(found.runs, is_behind=found.is_behind))
+        is_there = self._run_dir.is_dir()
+        is_gone = self._was_there and not is_there
+        self._was_there |= is_there
+        trouble = f"the folder {self._run_dir} is gone" if is_gone else None
+        screen.post_message(RunsSeen(found.runs, is_behind=found.is_behind, error=trouble))
         if not found.is_behind:
             self._runs_due = time.monotonic() + RUNS_SECONDS
         return found.is_behind

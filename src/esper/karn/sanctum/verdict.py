@@ -1,10 +1,11 @@
 """The master status: one verdict on a run, from its lights, its figures and its process."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Final
 
 from esper.karn.liveness import RunStatus, StatusKind
+from esper.karn.sanctum.attention import Light, light_of, lit_lights
 from esper.karn.sanctum.event_log import first_out
 from esper.karn.sanctum.schema import SanctumSnapshot, TamiyoState
 from esper.leyline.health import (
@@ -17,6 +18,7 @@ from esper.leyline.health import (
     judge_latches,
 )
 from esper.leyline.records import record_of
+from esper.leyline.telemetry import SHARED
 
 #: The figures that are judged, by the path of their record; what is not here is only shown.
 _TRAINING_FIGURES: Final = (
@@ -49,8 +51,15 @@ _STATUS_LEVELS: Final = {
 }
 
 
-def master_verdict(snapshot: SanctumSnapshot, status: RunStatus) -> Verdict:
-    """Return the verdict on a run; of what is equally bad, the lights come first."""
+def master_verdict(
+    snapshot: SanctumSnapshot, status: RunStatus, acknowledged: Collection[Light] = ()
+) -> Verdict:
+    """Return the verdict on a run.
+
+    A light that somebody has acknowledged is as bad as ever, but no news. So the reasons are, in
+    this order: the lights that nobody has acknowledged, what is wrong with the process, the other
+    lights, and the figures.
+    """
     run, tamiyo, training = snapshot.run, snapshot.tamiyo, snapshot.training
     figures = [judge_figure(record_of(f"run.{name}"), getattr(run, name)) for name in _RUN_FIGURES]
     figures += [
@@ -71,7 +80,17 @@ def master_verdict(snapshot: SanctumSnapshot, status: RunStatus) -> Verdict:
     figures.append(
         judge_heads(record_of("tamiyo.head_entropy"), _own(tamiyo, entropies), update=run.update)
     )
-    return combine([_lights(snapshot), _process(status), *figures])
+    lit = lit_lights(tamiyo)
+    new = _lights(tamiyo, [light for light in lit if light not in acknowledged])
+    seen = _lights(tamiyo, [light for light in lit if light in acknowledged])
+    process = _process(status)
+    if process.level < Level.WARNING:
+        return combine([new, seen, process, *figures])
+    known = combine([seen, *figures])
+    return Verdict(
+        max(new.level, process.level, known.level),
+        (*new.reasons, *process.reasons, *known.reasons),
+    )
 
 
 def _own(tamiyo: TamiyoState, figures: Mapping[str, float]) -> Mapping[str, float]:
@@ -84,17 +103,16 @@ def _own(tamiyo: TamiyoState, figures: Mapping[str, float]) -> Mapping[str, floa
     return {head: value for head, value in figures.items() if math.isfinite(value)}
 
 
-def _lights(snapshot: SanctumSnapshot) -> Verdict:
-    tamiyo = snapshot.tamiyo
+def _lights(tamiyo: TamiyoState, lights: Collection[Light]) -> Verdict:
+    """Return the verdict on some of the lights that are on: first which of them was first."""
     verdict = judge_latches(
-        tamiyo.head_inf_latch,
-        tamiyo.head_nan_latch,
-        shared_inf=tamiyo.shared_inf_latch,
-        shared_nan=tamiyo.shared_nan_latch,
+        {head: True for head, light in lights if light == "inf" and head != SHARED},
+        {head: True for head, light in lights if light == "nan" and head != SHARED},
+        shared_inf=(SHARED, "inf") in lights,
+        shared_nan=(SHARED, "nan") in lights,
     )
-    if not tamiyo.first:
-        return verdict
-    return Verdict(verdict.level, (first_out(tamiyo.first[0]), *verdict.reasons))
+    first = [seen for seen in tamiyo.first if (seen.head, light_of(seen.kind)) in lights][:1]
+    return Verdict(verdict.level, (*map(first_out, first), *verdict.reasons))
 
 
 def _process(status: RunStatus) -> Verdict:

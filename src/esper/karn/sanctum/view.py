@@ -25,6 +25,12 @@ class TimePosition:
     update: int  # the last update that is part of what is shown
     updates: int  # how many the run has by now
     speed: int = 0  # updates per second while playing; 0 stands still
+    #: The lights that are on by now: a head's name, or "shared", and "inf" or "nan".
+    lit_now: tuple[tuple[str, str], ...] = ()
+
+    def __str__(self) -> str:
+        """Return "PAST, update 1 of 5"."""
+        return f"PAST, update {self.update} of {self.updates}"
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from esper.karn.console_tail import ConsoleTail
 from esper.karn.liveness import RunStatus, StatusKind
 from esper.karn.run_directory import RunNotFoundError, run_directories
 from esper.karn.run_tables import RunStoreError
+from esper.karn.sanctum.attention import acknowledged, lit_lights
 from esper.karn.sanctum.follower import Frame, RunFollower
 from esper.karn.sanctum.playback import Playback
 from esper.karn.sanctum.schema import SanctumSnapshot
@@ -136,13 +137,16 @@ class _Run:
         if stamp != self._stamp:
             self._acknowledged = acknowledgements.read(self._directory)
             self._stamp = stamp
-        return replace(
+        view = replace(
             view,
             console=self._console.lines(),
             directory=self._directory,
             acknowledgements=self._acknowledged.entries,
             acknowledgements_error=self._acknowledged.error,
         )
+        if not view.acknowledgements:
+            return view
+        return replace(view, verdict=master_verdict(view.snapshot, view.status, acknowledged(view)))
 
 
 def look_once(directory: Path, now: float | None = None, at: int | None = None) -> View:
@@ -197,9 +201,9 @@ def _past_view(view: View, follower: RunFollower, position: TimePosition) -> Vie
     is_newest = snapshot.last_event_id == view.snapshot.last_event_id
     return replace(
         view,
-        verdict=master_verdict(snapshot, view.status if is_newest else _THEN),
+        verdict=master_verdict(snapshot, view.status if is_newest else _THEN, acknowledged(view)),
         snapshot=snapshot,
-        position=position,
+        position=replace(position, lit_now=tuple(lit_lights(view.snapshot.tamiyo))),
     )
 
 

@@ -207,7 +207,7 @@ UPDATE_RECORDS: Final = (
         default="None",
         meaning=(
             "Terminal score of the finished networks, mean over the last batch of episodes: "
-            "validation accuracy with the fossilised seeds alone, less the price of their size."
+            "validation accuracy with the fossilized seeds alone, less the price of their size."
         ),
         wiring=Wiring(
             source="esper.growth.env:GrowthVectorEnv.step",

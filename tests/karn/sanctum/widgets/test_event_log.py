@@ -1,12 +1,15 @@
 """The event log."""
 
 from dataclasses import replace
+from datetime import datetime
 
 import pytest
 
 from esper.karn.sanctum.schema import LogEntry, SanctumSnapshot
 from esper.karn.sanctum.widgets.event_log import EventLog, render_log
 from esper.karn.sanctum.widgets.palette import DARK
+
+NOW = datetime(2025, 11, 15, 7, 30).timestamp()
 
 
 def _style_of(text, words):
@@ -25,7 +28,7 @@ def _style_of(text, words):
 )
 def test_levels_differ_in_sign_and_in_colour(level, sign, style):
     entry = LogEntry(1, 1_763_838_000.0, level, "something happened")
-    text = render_log(SanctumSnapshot(log=(entry,)), 80)
+    text = render_log(SanctumSnapshot(log=(entry,)), 80, NOW)
     assert f"{sign} something happened" in text.plain
     assert _style_of(text, "something") == style
 
@@ -33,7 +36,7 @@ def test_levels_differ_in_sign_and_in_colour(level, sign, style):
 def test_a_long_entry_goes_on_below_with_all_its_words():
     words = [f"word{number}" for number in range(30)]
     entry = LogEntry(1, 0.0, "latch", " ".join(words))
-    text = render_log(SanctumSnapshot(log=(entry,)), 40)
+    text = render_log(SanctumSnapshot(log=(entry,)), 40, NOW)
     assert max(line.cell_len for line in text.split("\n")) <= 40
     assert [word for word in text.plain.split() if word.startswith("word")] == words
     assert _style_of(text, "word29") == f"bold {DARK.critical}"
@@ -41,11 +44,38 @@ def test_a_long_entry_goes_on_below_with_all_its_words():
 
 def test_an_entry_of_several_lines_cannot_look_like_several_entries():
     entry = LogEntry(1, 0.0, "info", "first\nsecond")
-    assert "first second" in render_log(SanctumSnapshot(log=(entry,)), 80).plain
+    assert "first second" in render_log(SanctumSnapshot(log=(entry,)), 80, NOW).plain
 
 
 def test_an_empty_log_says_so():
-    assert render_log(SanctumSnapshot(), 40).plain == "no events yet"
+    assert render_log(SanctumSnapshot(), 40, NOW).plain == "no events yet"
+
+
+@pytest.mark.parametrize(
+    ("moment", "width", "clock"),
+    [
+        (datetime(2025, 11, 15, 7, 29, 59), 80, "07:29:59"),
+        (datetime(2025, 11, 15, 0, 0, 0), 40, "00:00"),
+        (datetime(2025, 11, 14, 21, 7, 46), 80, "11-14 21:07:46"),
+        (datetime(2025, 11, 14, 21, 7, 46), 40, "11-14 21:07"),
+    ],
+)
+def test_a_line_of_another_day_has_its_date(moment, width, clock):
+    entry = LogEntry(1, moment.timestamp(), "info", "something happened")
+    text = render_log(SanctumSnapshot(log=(entry,)), width, NOW).plain
+    assert text == f"{clock}   something happened"
+
+
+async def test_past_midnight_the_lines_get_their_date(views, sanctum, seen, screen_text):
+    view = views.view()
+    day = datetime.fromtimestamp(view.snapshot.log[-1].time).strftime("%m-%d ")
+    app = sanctum(view)
+    async with app.run_test(size=(120, 40)) as pilot:
+        await seen(pilot)
+        assert not any(day in line for line in screen_text(app))
+        app.shown.append(replace(view, now=view.now + 86_400))
+        await seen(pilot)
+        assert any(day in line for line in screen_text(app))
 
 
 async def test_it_follows_until_it_is_scrolled_away_and_again_from_its_end(

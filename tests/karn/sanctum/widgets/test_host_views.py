@@ -148,15 +148,33 @@ def test_a_network_without_slots_is_drawn():
 def test_the_size_of_a_seed_is_told_where_it_came_alone():
     conv = SlotState(Stage.GERMINATED, 0.0, 3)
     history = [(EMPTY, EMPTY), (conv, EMPTY), (conv, conv), (EMPTY, conv)]
-    assert seed_parameters(_host(history[:2], [858, 1058])) == [200, None]
-    assert seed_parameters(_host(history[:3], [858, 1058, 1258])) == [200, 200]
-    assert seed_parameters(_host(history, [858, 1058, 1258, 1058])) == [None, 200]
+    assert seed_parameters(_host(history[:2], [858, 1058]), 858) == [200, None]
+    assert seed_parameters(_host(history[:3], [858, 1058, 1258]), 858) == [200, 200]
+    assert seed_parameters(_host(history, [858, 1058, 1258, 1058]), 858) == [None, 200]
 
 
-def test_the_size_of_a_seed_is_not_guessed():
-    conv = SlotState(Stage.GERMINATED, 0.0, 3)
-    assert seed_parameters(_host([(EMPTY, EMPTY), (conv, conv)], [858, 1258])) == [None, None]
-    assert seed_parameters(_host([(conv, EMPTY)], [1058])) == [None, None]
+CONV, NORM = (SlotState(Stage.GERMINATED, 0.0, blueprint) for blueprint in (3, 1))
+
+
+def test_a_seed_that_came_in_the_first_step_has_its_size():
+    assert seed_parameters(_host([(CONV, EMPTY)], [1058]), 858) == [200, None]
+
+
+def test_of_seeds_that_came_together_the_sizes_are_known_once_one_is_gone():
+    history = [(CONV, NORM), (CONV, EMPTY), (CONV, NORM)]
+    assert seed_parameters(_host(history, [1068, 1058, 1068]), 858) == [200, 10]
+
+
+def test_the_size_of_the_host_is_that_of_a_step_without_seeds_where_it_was_not_told():
+    assert seed_parameters(_host([(EMPTY, EMPTY), (CONV, EMPTY)], [858, 1058]), 0) == [200, None]
+    assert seed_parameters(_host([(CONV, EMPTY)], [1058]), 0) == [None, None]
+
+
+@pytest.mark.parametrize("width", [40, 78, 160])
+def test_the_size_of_a_seed_is_not_guessed(width):
+    host = _host([(EMPTY, EMPTY), (CONV, NORM)], [858, 1258])
+    assert seed_parameters(host, 858) == [None, None]
+    assert "\n".join(_plain(render_network(host, RUN, width), width)).count("+?") == 2
 
 
 @pytest.mark.parametrize("width", [22, 30, 40, 60])

@@ -74,7 +74,7 @@ def test_a_report_names_the_operation_its_place_and_the_way_from_there(plain, re
         "the weight of op was too large",
         "forward, epoch 1, minibatch 3",
         "policy.heads",
-        "tamiyo/policy.py:88, forward",
+        "line     esper/tamiyo/policy.py:88, forward",
         "return hidden @ self.weight",
         "seen in op logits as Inf",
     ):

@@ -3,6 +3,7 @@
 import pytest
 
 from esper.karn.liveness import StatusKind
+from esper.karn.sanctum.view import TimePosition
 from esper.karn.sanctum.widgets.big_words import big_word
 from esper.karn.sanctum.widgets.master_status import master_word, render_master, render_reasons
 from esper.karn.sanctum.widgets.palette import DARK
@@ -82,3 +83,29 @@ def test_it_fills_its_place_and_no_more(views, width, height):
     lines = render_master(views.view(views.broken()), width, height).split("\n", allow_blank=True)
     assert len(lines) <= height
     assert max(line.cell_len for line in lines) <= width
+
+
+@pytest.mark.parametrize(
+    ("lit_now", "said"),
+    [
+        ((), "PAST: nothing out of the ordinary"),
+        ((("op", "inf"), ("op", "nan")), "PAST: lit by now: op; then: nothing out of the ordinary"),
+        (
+            tuple((head, "nan") for head in ("op", "slot", "tempo")),
+            "PAST: lit by now: 3 heads; then: nothing out of the ordinary",
+        ),
+    ],
+)
+def test_a_healthy_past_is_not_green_and_says_what_has_lit_since(views, lit_now, said):
+    view = views.view(position=TimePosition(1, 36, lit_now=lit_now))
+    line = render_master(view, 120, 1)
+    assert line.plain == f" ● HEALTHY   {said}"
+    large = render_master(view, 46, 5)
+    assert not any(DARK.good in str(span.style) for text in (line, large) for span in text.spans)
+    assert "PAST" in large.plain
+    assert "PAST" in render_reasons(view, 80).plain
+
+
+def test_lights_of_the_past_are_not_told_again_as_those_of_now(views):
+    view = views.view(views.broken(), position=TimePosition(5, 36, lit_now=(("op", "inf"),)))
+    assert "PAST: op went Inf" in render_master(view, 120, 1).plain

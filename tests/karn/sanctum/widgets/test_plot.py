@@ -51,6 +51,23 @@ def test_charts_to_be_compared_have_the_same_axes():
     assert (whole, half) == (40, 20)
 
 
+@pytest.mark.parametrize(
+    ("values", "ticks", "is_count"),
+    [
+        ((-0.034, -0.026), ["-0.026", "-0.034"], False),
+        ((-0.0301, -0.03012), ["-0.03010", "-0.03012"], False),
+        ((100_001, 100_002), ["100002", "100001"], True),
+        ((0.25, 1.0), ["1.000", "0.250"], False),
+    ],
+)
+def test_the_figures_of_an_axis_differ(values, ticks, is_count):
+    series = Series("Loss", values, x_name="update", is_count=is_count)
+    lines = _plain(plot(series, 60, 6, DARK))
+    assert [line.split(" ┤")[0].strip() for line in lines if " ┤" in line] == ticks
+    assert {len(line) for line in lines} == {60}
+    assert lines[-1].index("└") == lines[1].index("┤")
+
+
 def test_a_constant_is_said_once():
     lines = _plain(plot(Series("Loss", [3.0] * 5), 40, 6, DARK))
     assert sum("3.000 ┤" in line for line in lines) == 1

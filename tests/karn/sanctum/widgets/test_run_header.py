@@ -6,6 +6,7 @@ import pytest
 
 from esper.karn.liveness import RunStatus, StatusKind
 from esper.karn.sanctum.schema import InterventionState, RunState
+from esper.karn.sanctum.view import TimePosition
 from esper.karn.sanctum.widgets.palette import DARK
 from esper.karn.sanctum.widgets.run_header import elapsed_seconds, render_header, status_text
 
@@ -113,3 +114,9 @@ def test_it_never_exceeds_its_width(views, width):
         for snapshot in (views.healthy(), views.broken()):
             lines = render_header(views.view(snapshot), width, height).split("\n")
             assert max(line.cell_len for line in lines) <= width
+
+
+@pytest.mark.parametrize(("width", "height"), [(78, 2), (72, 4), (150, 4)])
+def test_a_past_moment_is_called_so_beside_the_status_of_now(views, width, height):
+    view = views.view(kind=StatusKind.FINISHED, position=TimePosition(1, 5))
+    assert "amber   PAST, update 1 of 5   now FINISHED" in render_header(view, width, height).plain

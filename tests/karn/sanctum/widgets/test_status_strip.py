@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from esper.karn.sanctum.view import TimePosition
 from esper.karn.sanctum.widgets.status_strip import render_strip
 
 
@@ -30,3 +31,9 @@ def test_no_width_is_too_small_for_the_word(views):
         strip = render_strip(view, width)
         assert strip.cell_len <= width
         assert "CRITICAL" in strip.plain
+
+
+def test_a_past_moment_is_called_so(views):
+    strip = render_strip(views.view(position=TimePosition(1, 5)), 120).plain
+    assert "HEALTHY  PAST: " in strip
+    assert strip.endswith("amber   PAST, update 1 of 5   now LIVE")

@@ -7,16 +7,16 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Container
 
-from esper.karn.sanctum.attention import Light
+from esper.karn.sanctum.attention import Light, light_of
 from esper.karn.sanctum.screens.run_screen import RunScreen
 from esper.karn.sanctum.view import View
 from esper.karn.sanctum.widgets.choice_panel import ChoicePanel
 from esper.karn.sanctum.widgets.incident_panel import IncidentPanel
 from esper.karn.sanctum.widgets.incident_view import incidents_of
 from esper.karn.sanctum.widgets.tamiyo_brain.evidence_panel import EvidencePanel
-from esper.karn.sanctum.widgets.tamiyo_brain.evidence_rows import light_of
 from esper.karn.sanctum.widgets.tamiyo_brain.head_history_panel import HeadHistoryPanel
 
+_ACKNOWLEDGE: Final = "Acknowledge the light of the chosen row; all, if it has none"
 _TURN: Final = "To another incident of the row, if it has several"
 
 
@@ -25,6 +25,7 @@ class HeadsScreen(RunScreen):
 
     CSS_PATH = str(Path(__file__).with_suffix(".tcss"))
     BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("a", "app.acknowledge", "Acknowledge", tooltip=_ACKNOWLEDGE),
         Binding("r", "replay", "Replay", tooltip="Make the incident of the row happen again"),
         Binding("left", "turn(-1)", show=False, tooltip=_TURN),
         Binding("right", "turn(1)", show=False, tooltip=_TURN),

@@ -16,6 +16,7 @@ from esper.karn.sanctum.themes import palette_of
 from esper.karn.sanctum.widgets.charts import MIXED_SIGN, NONFINITE_SIGNS
 from esper.karn.sanctum.widgets.palette import Palette
 from esper.karn.sanctum.widgets.panel import Panel
+from esper.karn.sanctum.widgets.runs_panel import OPEN
 from esper.karn.sanctum.widgets.seed_stages import STAGE_SIGNS
 from esper.karn.sanctum.widgets.tamiyo_brain.action_heads_panel import (
     FIRST_OUT_MARK,
@@ -70,6 +71,7 @@ def render_signs(palette: Palette) -> Table:
     signs.append((MIXED_SIGN, alert, "points of more than one of these kinds in one place"))
     for stage, sign in STAGE_SIGNS.items():
         signs.append((sign, palette.ink, f"a slot whose seed is {stage.name.lower()}"))
+    signs.append((OPEN, palette.ink, "in the list of runs: the one that is open"))
     signs.append(("▁ to █", palette.ink, "alpha: how much of a seed is blended into its host"))
     return _explained(
         # The style is of the sign only, not of the whole cell: one of them is reversed.

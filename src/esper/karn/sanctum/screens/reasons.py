@@ -29,8 +29,12 @@ class ReasonsDialog(ModalScreen[None]):
         """Yield the word and a line for each reason; it is scrolled where it does not fit."""
         palette = palette_of(self.app.theme)
         word = master_word(self._shown)
+        is_past = self._shown.position is not None
         with VerticalScroll(id="dialog"):
-            yield Static(Text(f" ● {word} ", style=master_style(word, palette)), id="question")
+            yield Static(
+                Text(f" ● {word} ", style=master_style(word, palette, is_past=is_past)),
+                id="question",
+            )
             for one in reasons(self._shown):
                 yield Static(Text(f"• {one}", style=palette.ink))
             yield Static(Text("\nesc closes", style=palette.muted))

@@ -12,9 +12,9 @@ from textual.screen import Screen
 from textual.widget import Widget
 from textual.widgets import Static
 
-from esper.karn.sanctum.attention import Lamps, Light
+from esper.karn.sanctum.attention import Lamps, Light, unacknowledged
 from esper.karn.sanctum.view import View
-from esper.karn.sanctum.widgets.key_line import KeyLine
+from esper.karn.sanctum.widgets.key_line import ACKNOWLEDGE, KeyLine
 from esper.karn.sanctum.widgets.master_status import master_word
 from esper.karn.sanctum.widgets.panel import Panel
 from esper.karn.sanctum.widgets.status_strip import StatusStrip
@@ -120,6 +120,7 @@ class RunScreen(Screen[None]):
             error.set_class(view.trouble is not None, "-shown")
         self.set_class(bool(view.snapshot.tamiyo.evidence), "-evidence")
         self.set_class(updates_of(view) > 0, "-timed")
+        self.query_one(KeyLine).urge(ACKNOWLEDGE if unacknowledged(view) else "")
         shown = self.as_shown(view)
         for panel in self.walk_children(Panel):
             panel.lamps = self._lamps  # of panels that came later, too

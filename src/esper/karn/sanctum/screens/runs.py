@@ -1,7 +1,7 @@
 """The Runs screen: all runs of the folder, to open one of them or to compare two."""
 
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Final
 
 from textual import work
 from textual.app import ComposeResult
@@ -12,7 +12,9 @@ from esper.karn.run_comparison import RunComparison, compare_runs
 from esper.karn.sanctum.screens.run_screen import RunScreen, RunsSeen
 from esper.karn.sanctum.widgets.choice_panel import ChoicePanel
 from esper.karn.sanctum.widgets.comparison_panel import ComparisonPanel
-from esper.karn.sanctum.widgets.runs_panel import RunsPanel
+from esper.karn.sanctum.widgets.runs_panel import NO_RUNS, RunsPanel
+
+_KEYS: Final = "enter opens, space marks, c compares two"
 
 
 class RunsScreen(RunScreen):
@@ -48,8 +50,8 @@ class RunsScreen(RunScreen):
         panel = self.query_one(RunsPanel)
         self._has_all_runs = not message.is_behind
         with self.app.batch_update():
-            panel.list_runs(message.runs)
-            panel.note("reading more …" if message.is_behind else "space marks, c compares two")
+            panel.list_runs(message.runs, "no runs to show" if message.error else NO_RUNS)
+            panel.note("reading more …" if message.is_behind else _KEYS)
 
     def on_choice_panel_chosen(self, message: ChoicePanel.Chosen) -> None:
         """Nothing else depends on which run is chosen."""

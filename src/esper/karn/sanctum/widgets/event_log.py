@@ -2,7 +2,7 @@
 
 import textwrap
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import date, datetime
 from typing import ClassVar, Final
 
 from rich.text import Text
@@ -18,24 +18,33 @@ _SIGN_WIDTH: Final = 2
 _NARROW: Final = 60  # cells; in fewer, the time goes without its seconds
 
 
-def render_log(snapshot: SanctumSnapshot, width: int, palette: Palette = DARK) -> Text:
-    """Return the log in `width` cells, in the local time; long entries go on below, indented."""
+def render_log(snapshot: SanctumSnapshot, width: int, now: float, palette: Palette = DARK) -> Text:
+    """Return the log in `width` cells, in the local time; long entries go on below, indented.
+
+    Args:
+        snapshot: of the run.
+        width: in cells.
+        now: seconds since the epoch; what is of another day is told with its date.
+        palette: the colours to choose from.
+    """
     if not snapshot.log:
         return Text("no events yet", style=palette.muted, no_wrap=True)
-    lines = [line for entry in snapshot.log for line in render_entry(entry, width, palette)]
+    today = date.fromtimestamp(now)
+    lines = [line for entry in snapshot.log for line in render_entry(entry, width, today, palette)]
     return Text("\n", no_wrap=True).join(lines)
 
 
-def render_entry(entry: LogEntry, width: int, palette: Palette = DARK) -> list[Text]:
-    """Return the lines of one entry."""
+def render_entry(entry: LogEntry, width: int, today: date, palette: Palette = DARK) -> list[Text]:
+    """Return the lines of one entry, with its date unless that is today's."""
     style = {
         "latch": f"bold {palette.critical}",
         "error": palette.critical,
         "warning": palette.warning,
     }.get(entry.level, palette.ink)
-    clock = datetime.fromtimestamp(entry.time).strftime(
-        "%H:%M " if width < _NARROW else "%H:%M:%S "
-    )
+    moment = datetime.fromtimestamp(entry.time)
+    clock = moment.strftime("%H:%M " if width < _NARROW else "%H:%M:%S ")
+    if moment.date() != today:
+        clock = moment.strftime("%m-%d ") + clock
     sign = _SIGNS.get(entry.level, "").ljust(_SIGN_WIDTH)
     indent = len(clock) + len(sign)
     wrapped = _wrapped(entry.text, max(8, width - indent))
@@ -62,7 +71,7 @@ class EventLog(FollowingPanel):
         self._found: Sequence[LogEntry] = ()  # older lines, from the store
         # By identity, since comparing a thousand entries takes longer than drawing the new ones.
         self._drawn: dict[int, tuple[LogEntry, list[Text]]] = {}
-        self._drawn_for: tuple[int, Palette] | None = None
+        self._drawn_for: tuple[int, Palette, date] | None = None
 
     def choose(self, log_filter: LogFilter) -> None:
         """Show another part of the log."""
@@ -81,20 +90,21 @@ class EventLog(FollowingPanel):
             self.scroll_to(y=self.scroll_y + len(self._lines) - before, animate=False)
 
     def part(self, view: View) -> object:
-        return view.snapshot.log
+        return view.snapshot.log, date.fromtimestamp(view.now)
 
     def draw(self, view: View, width: int, height: int, palette: Palette) -> Text:  # noqa: ARG002
-        return render_log(view.snapshot, width, palette)
+        return render_log(view.snapshot, width, view.now, palette)
 
     def lines(self, view: View, width: int, height: int, palette: Palette) -> list[Text]:
         """Return the same lines as `draw`, of which only those of new entries are made anew."""
         if not view.snapshot.log:
             return super().lines(view, width, height, palette)
-        if self._drawn_for != (width, palette):
-            self._drawn, self._drawn_for = {}, (width, palette)
+        today = date.fromtimestamp(view.now)
+        if self._drawn_for != (width, palette, today):
+            self._drawn, self._drawn_for = {}, (width, palette, today)
         drawn = self._drawn
         self._drawn = {
-            id(entry): drawn.get(id(entry)) or (entry, render_entry(entry, width, palette))
+            id(entry): drawn.get(id(entry)) or (entry, render_entry(entry, width, today, palette))
             for entry in with_older(view.snapshot.log, self._found)
             if self._filter.takes(entry)
         }

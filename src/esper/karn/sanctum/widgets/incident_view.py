@@ -3,7 +3,6 @@
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import PurePath
 from typing import Final
 
 from rich.text import Text
@@ -13,6 +12,7 @@ from esper.karn.sanctum.schema import Evidence, IncidentState, SanctumSnapshot
 from esper.karn.sanctum.widgets.palette import DARK, Palette
 from esper.karn.sanctum.widgets.tamiyo_brain.action_heads_panel import display_name
 from esper.karn.sightings import KIND_WORDS
+from esper.leyline.source_paths import short_path
 from esper.leyline.telemetry import SHARED
 
 REPRODUCED: Final = "reproduced"
@@ -147,8 +147,7 @@ def _moment(operation: ReplayedOperation) -> str:
 
 
 def _line_of(operation: ReplayedOperation) -> str:
-    # The last two parts of a path are what a reader knows a file by.
-    return f"{'/'.join(PurePath(operation.file).parts[-2:])}:{operation.line}"
+    return f"{short_path(operation.file)}:{operation.line}"
 
 
 def _chain(report: ReplayReport) -> list[str]:

@@ -15,6 +15,7 @@ from esper.karn.sanctum.widgets.palette import Palette
 
 _GAP: Final = 2
 _ALWAYS: Final = ("question_mark", "q")  # come directly behind the screens
+ACKNOWLEDGE: Final = "a"
 
 
 @dataclass(frozen=True)
@@ -49,8 +50,20 @@ def _rank(hint: KeyHint) -> tuple[int, str]:
     return (1, str(_ALWAYS.index(hint.key))) if hint.key in _ALWAYS else (2, hint.meaning)
 
 
-def fitting(hints: Iterable[KeyHint], width: int) -> list[tuple[int, KeyHint]]:
-    """Return the first hints that fit, whole, in `width` cells, each with its first cell."""
+def fitting(hints: Sequence[KeyHint], width: int, urgent: str = "") -> list[tuple[int, KeyHint]]:
+    """Return the first hints that fit, whole, in `width` cells, each with its first cell.
+
+    A key that is `urgent` comes directly behind the screens where it would not fit in its place.
+    """
+    placed = _placed(hints, width)
+    if not urgent or any(hint.key == urgent for _, hint in placed):
+        return placed
+    return _placed(
+        sorted(hints, key=lambda hint: (not hint.key.isdecimal(), hint.key != urgent)), width
+    )
+
+
+def _placed(hints: Iterable[KeyHint], width: int) -> list[tuple[int, KeyHint]]:
     placed = []
     x = 1
     for hint in hints:
@@ -68,11 +81,18 @@ class KeyLine(Widget):
     def __init__(self) -> None:
         super().__init__()
         self._hints: Sequence[KeyHint] = ()
+        self._urgent = ""
 
     def on_mount(self) -> None:
         """Follow the keys as the focus moves."""
         self.screen.bindings_updated_signal.subscribe(self, lambda _screen: self._update())
         self._update()
+
+    def urge(self, key: str) -> None:
+        """Keep a key in sight, or none with an empty text."""
+        if key != self._urgent:
+            self._urgent = key
+            self.refresh()
 
     def _update(self) -> None:
         hints = hints_of(self.screen)
@@ -86,7 +106,7 @@ class KeyLine(Widget):
         console = self.app.console
         segments: list[Segment] = []
         x = 0
-        for start, hint in fitting(self._hints, self.size.width):
+        for start, hint in fitting(self._hints, self.size.width, self._urgent):
             key = f"bold {palette.accent}"
             meaning = f"bold underline {palette.ink}" if hint.is_current else palette.muted
             segments += [
@@ -100,6 +120,6 @@ class KeyLine(Widget):
 
     def on_click(self, event: Click) -> None:
         """Do what the clicked key does."""
-        for start, hint in fitting(self._hints, self.size.width):
+        for start, hint in fitting(self._hints, self.size.width, self._urgent):
             if start <= event.x < start + len(hint.shown) + 1 + len(hint.meaning):
                 self.app.simulate_key(hint.key)

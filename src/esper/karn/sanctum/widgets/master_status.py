@@ -6,6 +6,7 @@ from typing import Final
 from rich.text import Text
 
 from esper.karn.liveness import StatusKind
+from esper.karn.sanctum.attention import lit_lights
 from esper.karn.sanctum.view import View
 from esper.karn.sanctum.widgets.big_words import big_word
 from esper.karn.sanctum.widgets.palette import DARK, Palette
@@ -22,6 +23,7 @@ _WORDS: Final = {
 _BEFORE: Final = (StatusKind.WAITING, StatusKind.STARTING)
 NO_DATA: Final = "NO DATA"
 _MARGIN: Final = 1
+_NAMED: Final = 2  # heads; of more, their number is told
 _NARROWEST_REASON: Final = 20
 _UNBROKEN: Final = "\N{NO-BREAK SPACE}"
 
@@ -44,7 +46,21 @@ def reasons(view: View) -> tuple[str, ...]:
             return ("the run cannot be read",)
         if view.status.kind in _BEFORE:
             return (view.status.sentence,)
-    return view.verdict.reasons or ("nothing out of the ordinary",)
+    told = view.verdict.reasons or ("nothing out of the ordinary",)
+    return told if view.position is None else (f"PAST: {_lit_since(view)}{told[0]}", *told[1:])
+
+
+def _lit_since(view: View) -> str:
+    """Return which heads have lit after the moment that is shown; nothing if none has."""
+    assert view.position is not None
+    then = lit_lights(view.snapshot.tamiyo)
+    since = list(
+        dict.fromkeys(head for head, light in view.position.lit_now if (head, light) not in then)
+    )
+    if not since:
+        return ""
+    who = ", ".join(since) if len(since) <= _NAMED else f"{len(since)} heads"
+    return f"lit by now: {who}; then: "
 
 
 def reason(view: View) -> str:
@@ -57,10 +73,13 @@ def _others(view: View) -> str:
     return f" (+{others} more)" if others else ""
 
 
-def master_style(word: str, palette: Palette) -> str:
-    """Return how the word is written: only an alert is filled with its colour."""
+def master_style(word: str, palette: Palette, *, is_past: bool = False) -> str:
+    """Return how the word is written: only an alert is filled with its colour.
+
+    That a run was healthy once does not look like a run that is.
+    """
     return {
-        "HEALTHY": f"bold {palette.good}",
+        "HEALTHY": f"bold {palette.muted if is_past else palette.good}",
         "NOTICE": f"bold {palette.accent}",
         "WARNING": f"bold {palette.on_alert} on {palette.warning}",
         NO_DATA: f"bold {palette.on_alert} on {palette.warning}",
@@ -71,7 +90,7 @@ def master_style(word: str, palette: Palette) -> str:
 def render_master(view: View, width: int, height: int, palette: Palette = DARK) -> Text:
     """Return the word and its first reason: on one line, or in large letters from 3 lines on."""
     word = master_word(view)
-    style = master_style(word, palette)
+    style = master_style(word, palette, is_past=view.position is not None)
     top, bottom = big_word(word)
     if height < 3 or len(top) + 2 * _MARGIN > width:
         line = Text(no_wrap=True).append(f" ● {word} ", style)
@@ -95,7 +114,9 @@ def render_master(view: View, width: int, height: int, palette: Palette = DARK) 
 def render_reasons(view: View, width: int, palette: Palette = DARK) -> Text:
     """Return the word and every reason for it, each on a line of its own, or on more."""
     word = master_word(view)
-    text = Text(no_wrap=True).append(f" ● {word} ", master_style(word, palette))
+    text = Text(no_wrap=True).append(
+        f" ● {word} ", master_style(word, palette, is_past=view.position is not None)
+    )
     lead = text.cell_len + 2
     room = max(_NARROWEST_REASON, width - lead)
     lines = [line for one in reasons(view) for line in textwrap.wrap(one, room)]
@@ -106,7 +127,7 @@ class MasterStatus(Panel, can_focus=False):
     """Shows the verdict on the run."""
 
     def part(self, view: View) -> object:
-        return master_word(view), reason(view)
+        return master_word(view), reason(view), view.position is None
 
     def draw(self, view: View, width: int, height: int, palette: Palette) -> Text:
         return render_master(view, width, height, palette)

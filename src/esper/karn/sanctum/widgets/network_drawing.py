@@ -1,6 +1,6 @@
 """The network as it has grown: its blocks in a row, and in between what is in the slots."""
 
-from itertools import pairwise
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from rich.text import Text
@@ -32,7 +32,7 @@ def render_network(
     It goes from left to right: a seed is a branch above the line, for it adds to what passes
     below it. Where that is too wide, it goes from top to bottom.
     """
-    sizes = seed_parameters(host)
+    sizes = seed_parameters(host, run.host_parameters)
     lines = _across(host, run, sizes, width, palette) or _down(host, run, sizes, palette)
     lines.append(_size(host, run, palette))
     for line in lines:
@@ -40,27 +40,41 @@ def render_network(
     return lines
 
 
-def seed_parameters(host: HostState) -> list[int | None]:
+def seed_parameters(host: HostState, host_parameters: int) -> list[int | None]:
     """Return the parameters of the seed in each slot; None where they cannot be told.
 
-    The run tells the size of the whole only: where one seed alone came in a step, the whole grew
-    by its size.
+    The run tells the size of the whole only, which is that of the host without seeds and of every
+    seed in it. What is known of all seeds but one at any step of the episode tells that one's size,
+    which is the same at all steps: it depends on the blueprint and on the slot.
+
+    Args:
+        host: with its history in this episode.
+        host_parameters: of the host without any seeds; 0 if that is not known.
     """
-    sizes: list[int | None] = [None] * len(host.slots)
-    history = list(zip(host.slot_history, host.parameters_history, strict=False))
-    for (before, size_before), (after, size_after) in pairwise(history):
-        if len(before) != len(after) or len(after) != len(sizes):
-            continue
-        changed = [
-            slot
-            for slot, (old, new) in enumerate(zip(before, after, strict=True))
-            if _holds(old) != _holds(new) or (_holds(new) and old.blueprint != new.blueprint)
-        ]
-        for slot in changed:
-            is_new = _holds(after[slot]) and not _holds(before[slot])
-            is_alone = is_new and len(changed) == 1 and size_after > size_before
-            sizes[slot] = size_after - size_before if is_alone else None
-    return [size if _holds(slot) else None for size, slot in zip(sizes, host.slots, strict=True)]
+    steps = {
+        (frozenset(_seeds(slots)), parameters)
+        for slots, parameters in zip(host.slot_history, host.parameters_history, strict=False)
+    }
+    bare = host_parameters or next((size for seeds, size in steps if not seeds), 0)
+    known: dict[tuple[int, int], int] = {}
+    is_done = bare == 0
+    while not is_done:
+        is_done = True
+        for seeds, parameters in steps:
+            unknown = [seed for seed in seeds if seed not in known]
+            size = parameters - bare - sum(known.get(seed, 0) for seed in seeds)
+            if len(unknown) == 1 and size > 0:
+                known[unknown[0]] = size
+                is_done = False
+    return [
+        known.get((number, slot.blueprint)) if _holds(slot) else None
+        for number, slot in enumerate(host.slots)
+    ]
+
+
+def _seeds(slots: Sequence[SlotState]) -> Iterable[tuple[int, int]]:
+    """Yield slot and blueprint of every seed there is."""
+    return ((number, slot.blueprint) for number, slot in enumerate(slots) if _holds(slot))
 
 
 def _holds(slot: SlotState) -> bool:
@@ -118,10 +132,15 @@ def _append_box(
     is_broken = nonfinite_kind(slot.alpha) is not None
     alpha = Text(no_wrap=True).append("α ", palette.muted)
     alpha.append(alpha_text(slot.alpha), f"bold {palette.critical}" if is_broken else palette.ink)
-    if size is not None and inner - alpha.cell_len >= len(f"+{count(size)}") + 1:
-        alpha.append(f"+{count(size)}".rjust(inner - alpha.cell_len), palette.muted)
+    grown = _grown(size)
+    if inner - alpha.cell_len >= len(grown) + 1:
+        alpha.append(grown.rjust(inner - alpha.cell_len), palette.muted)
     _append_side(rows[3], alpha, inner, edge)
     rows[4].append("┴" + "─" * (box - 2) + "┴", palette.ink)
+
+
+def _grown(size: int | None) -> str:
+    return "+?" if size is None else f"+{count(size)}"
 
 
 def _append_side(row: Text, content: Text, inner: int, edge: str) -> None:
@@ -147,8 +166,7 @@ def _down(host: HostState, run: RunState, sizes: list[int | None], palette: Pale
             line.append(f"{stage_sign(slot.stage)} ", stage_style(slot.stage, palette))
             line.append(blueprint_name(run, slot.blueprint), f"bold {palette.ink}")
             line.append(" α ", palette.muted).append(alpha_text(slot.alpha), palette.ink)
-            size = sizes[number]
-            line.append("" if size is None else f"  +{count(size)}", palette.muted)
+            line.append(f"  {_grown(sizes[number])}", palette.muted)
         else:
             line.append(_word(slot), palette.faint)
         lines.append(line)

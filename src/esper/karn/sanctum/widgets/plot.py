@@ -16,8 +16,9 @@ from esper.karn.sightings import KIND_WORDS
 
 GAP: Final = 3  # between two columns of charts
 NARROWEST: Final = 22
-_SCALE_WIDTH: Final = 7  # figures and the axis
 _FIGURE_WIDTH: Final = 5
+_WIDEST_FIGURE: Final = 9  # where two figures of an axis would be the same in fewer
+_AXIS: Final = len(" ┤")
 _VALUE_WIDTH: Final = 6
 _LABEL_WIDTH: Final = 15
 _LOWEST: Final = 3  # title and two lines of curve
@@ -50,6 +51,15 @@ class Series:
         """Return one of the values in at most `width` characters."""
         return count(value) if self.is_count else figure(value, width)
 
+    def ticks(self, values: Sequence[float]) -> list[str]:
+        """Return figures of an axis, with as many digits as it takes to tell them apart."""
+        ticks = [self.written(value, _FIGURE_WIDTH) for value in values]
+        for width in range(_FIGURE_WIDTH, _WIDEST_FIGURE + 1):
+            if len(set(ticks)) == len(values):
+                break
+            ticks = [figure(value, width) for value in values]
+        return ticks
+
 
 def plot(series: Series, width: int, height: int, palette: Palette) -> list[Text]:
     """Return a title, a chart and its axes, as `height` lines of exactly `width` cells.
@@ -59,8 +69,8 @@ def plot(series: Series, width: int, height: int, palette: Palette) -> list[Text
     """
     has_axis = height >= 5 and bool(series.x_name)
     rows = height - 1 - has_axis
-    scale = _scale(series, rows, palette)
-    chart_width = width - _SCALE_WIDTH
+    scale, scale_width = _scale(series, rows, palette)
+    chart_width = width - scale_width
     if chart_width < 2:
         scale, chart_width = [Text(no_wrap=True)] * max(0, rows), width
     chart = line_chart(
@@ -78,7 +88,7 @@ def plot(series: Series, width: int, height: int, palette: Palette) -> list[Text
     lines = [_title(series, width, palette)]
     lines += [mark + line for mark, line in zip(scale, chart, strict=True)]
     if has_axis:
-        lines.append(_axis(series, width, palette))
+        lines.append(_axis(series, scale_width, width, palette))
     for line in lines:
         line.no_wrap = True
         line.truncate(width, overflow="ellipsis", pad=True)
@@ -99,8 +109,11 @@ def _title(series: Series, width: int, palette: Palette) -> Text:
     return title
 
 
-def _scale(series: Series, rows: int, palette: Palette) -> list[Text]:
-    """Return the axis at the left: the highest finite value at its top, the lowest below."""
+def _scale(series: Series, rows: int, palette: Palette) -> tuple[list[Text], int]:
+    """Return the axis at the left, and its width in cells.
+
+    The highest finite value stands at its top, the lowest at its foot.
+    """
     finite = [value for value in series.values if math.isfinite(value)]
     marks: dict[int, float] = {}
     if finite and rows > 0:
@@ -113,20 +126,20 @@ def _scale(series: Series, rows: int, palette: Palette) -> list[Text]:
             marks |= {0: high, rows - 1: low}
             if rows >= 7 and rows % 2:
                 marks[rows // 2] = low / 2 + high / 2
+    ticks = dict(zip(marks, series.ticks(list(marks.values())), strict=True))
+    width = max([_FIGURE_WIDTH, *map(len, ticks.values())])
     lines = []
     for row in range(rows):
-        line = Text(no_wrap=True)
-        mark = series.written(marks[row], _FIGURE_WIDTH) if row in marks else ""
-        line.append(mark.rjust(_FIGURE_WIDTH), palette.muted)
-        lines.append(line.append(" ┤" if mark else " │", palette.faint))
-    return lines
+        line = Text(ticks.get(row, "").rjust(width), style=palette.muted, no_wrap=True)
+        lines.append(line.append(" ┤" if row in ticks else " │", palette.faint))
+    return lines, width + _AXIS
 
 
-def _axis(series: Series, width: int, palette: Palette) -> Text:
+def _axis(series: Series, scale_width: int, width: int, palette: Palette) -> Text:
     """Return the line below: from where to where the values reach."""
     last = series.x_last or len(series.values)
     first = min(last, series.x_first) or max(1, last - len(series.values) + 1)
-    line = Text(" " * (_SCALE_WIDTH - 1), no_wrap=True).append("└", palette.faint)
+    line = Text(" " * (scale_width - 1), no_wrap=True).append("└", palette.faint)
     if not series.values:
         return line.append("─" * max(0, width - line.cell_len), palette.faint)
     left, right = f" {first} ", f" {series.x_name} {last}"

@@ -34,6 +34,17 @@ def status_text(status: RunStatus, palette: Palette) -> Text:
     return Text(word, style=f"bold {style}")
 
 
+def moment_text(view: View, palette: Palette) -> Text:
+    """Return the status; of a past moment, which one it is, and that the status is of now."""
+    status = status_text(view.status, palette)
+    if view.position is None:
+        return status
+    text = Text(no_wrap=True).append(
+        f" {view.position} ", f"bold {palette.on_alert} on {palette.accent}"
+    )
+    return text.append("  now ", palette.muted).append_text(status)
+
+
 def elapsed_seconds(run: RunState, status: RunStatus, now: float) -> float | None:
     """Return how long the run has been going, or went on for."""
     if run.started_at is None:
@@ -47,7 +58,7 @@ def render_header(view: View, width: int, height: int, palette: Palette = DARK) 
     run = view.snapshot.run
     elapsed = duration(elapsed_seconds(run, view.status, view.now))
     identity = Text(no_wrap=True).append(run.name or run.run_id or ABSENT, f"bold {palette.ink}")
-    identity.append(_SEPARATOR).append_text(status_text(view.status, palette))
+    identity.append(_SEPARATOR).append_text(moment_text(view, palette))
     progress = _progress(run, width, palette)
     rates = _fields(
         [("steps/s", count(run.steps_per_second)), ("samples/s", count(run.samples_per_second))],
@@ -166,7 +177,7 @@ class RunHeader(Panel, can_focus=False):
     IS_RESTLESS = True
 
     def part(self, view: View) -> object:
-        run, status = view.snapshot.run, status_text(view.status, DARK).plain
+        run, status = view.snapshot.run, moment_text(view, DARK).plain
         elapsed = duration(elapsed_seconds(run, view.status, view.now))
         return run, view.snapshot.interventions, status, elapsed
 

@@ -20,6 +20,8 @@ from esper.karn.sanctum.widgets.tamiyo_brain.action_heads_panel import LIT, UNKN
 from esper.leyline.telemetry import SHARED
 
 MARK: Final = "✓"
+OPEN: Final = "▶"  # before the run that Sanctum is opened over
+NO_RUNS: Final = "no runs yet"
 _GAP: Final = "  "
 _LONGEST_NAME: Final = 32
 #: Heading, width, and at how many cells of the whole the column is there.
@@ -90,8 +92,9 @@ def render_runs(
     lines = [heading]
     for run, lit in zip(runs, lights, strict=True):
         line = Text(" ", no_wrap=True)  # the cursor's
-        line.append((MARK if run.path in marked else " ") + " ", f"bold {palette.accent}")
         is_watched = watched is not None and run.path.absolute() == watched.absolute()
+        line.append(MARK if run.path in marked else " ", f"bold {palette.accent}")
+        line.append(OPEN if is_watched else " ", f"bold {palette.accent}")
         style = f"bold {palette.accent}" if is_watched else palette.ink
         name = Text(run.run_id, style=style)
         name.truncate(name_width, overflow="ellipsis", pad=True)
@@ -172,14 +175,18 @@ class RunsPanel(ChoicePanel):
     def __init__(self, *, id: str | None = None) -> None:
         super().__init__(id=id)
         self._runs: Sequence[RunSummary] = ()
+        self._nothing = NO_RUNS
         self.marked: list[Path] = []  # two at the most, in the order in which they were marked
 
-    def list_runs(self, runs: Sequence[RunSummary]) -> None:
-        """Show other runs, the newest first; `runs` are given oldest first."""
+    def list_runs(self, runs: Sequence[RunSummary], nothing: str = NO_RUNS) -> None:
+        """Show other runs, the newest first; `runs` are given oldest first.
+
+        Where there are none, it says `nothing`.
+        """
         newest_first = tuple(reversed(runs))
-        if newest_first == self._runs:
+        if (newest_first, nothing) == (self._runs, self._nothing):
             return
-        self._runs = newest_first
+        self._runs, self._nothing = newest_first, nothing
         self.marked = [path for path in self.marked if any(run.path == path for run in runs)]
         self._keys = [run.path for run in newest_first]
         self.redraw()
@@ -192,7 +199,7 @@ class RunsPanel(ChoicePanel):
 
     def rows(self, view: View, width: int, palette: Palette) -> list[Text]:
         if not self._runs:
-            return [Text("no runs yet", style=palette.muted)]
+            return [Text(self._nothing, style=palette.muted)]
         return render_runs(self._runs, width, palette, marked=self.marked, watched=view.directory)
 
     def open_chosen(self) -> None:

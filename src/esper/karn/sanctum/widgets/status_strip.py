@@ -11,7 +11,7 @@ from esper.karn.sanctum.widgets.figures import ABSENT
 from esper.karn.sanctum.widgets.master_status import master_style, master_word, reason
 from esper.karn.sanctum.widgets.palette import DARK, Palette
 from esper.karn.sanctum.widgets.panel import Panel
-from esper.karn.sanctum.widgets.run_header import status_text
+from esper.karn.sanctum.widgets.run_header import moment_text
 
 _SEPARATOR: Final = "  "
 #: What the id of a run begins with.
@@ -27,12 +27,17 @@ def render_strip(
     word = master_word(view)
     shown = (" ● LAMP TEST ", f"bold {palette.critical}")
     left = Text(no_wrap=True).append(
-        *(shown if is_test else (f" ● {word} ", master_style(word, palette)))
+        *(
+            shown
+            if is_test
+            else (f" ● {word} ", master_style(word, palette, is_past=view.position is not None))
+        )
     )
     said = "nothing was seen, nothing is stored" if is_test else reason(view)
     name, rest = run.name or run.run_id or ABSENT, Text(no_wrap=True)
-    rest.append(_SEPARATOR).append_text(status_text(view.status, palette))
-    rest.append(f"{_SEPARATOR}update ", palette.muted).append(str(run.update), palette.ink)
+    rest.append(_SEPARATOR).append_text(moment_text(view, palette))
+    if view.position is None:
+        rest.append(f"{_SEPARATOR}update ", palette.muted).append(str(run.update), palette.ink)
     if left.cell_len + len(said) + len(name) + rest.cell_len + 2 > width:
         name = _BIRTH.sub("", name)  # the reason says more than the time of birth
     right = Text(no_wrap=True).append(name, f"bold {palette.ink}").append_text(rest)
@@ -49,7 +54,7 @@ class StatusStrip(Panel, can_focus=False):
     """Shows the verdict on the run, and which run it is."""
 
     def part(self, view: View) -> object:
-        run, status = view.snapshot.run, status_text(view.status, DARK).plain
+        run, status = view.snapshot.run, moment_text(view, DARK).plain
         return master_word(view), reason(view), run.name, run.run_id, run.update, status
 
     def draw(self, view: View, width: int, height: int, palette: Palette) -> Text:  # noqa: ARG002

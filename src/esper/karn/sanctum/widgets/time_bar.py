@@ -88,6 +88,7 @@ class TimeBar(Panel, inherit_bindings=False):
     ]
 
     SHOWS: ClassVar[tuple[str, ...]] = ("run.update",)
+    BORDER_TITLE = "Time"  # has no border; the help calls it so
 
     class Jumped(Message):
         """A moment was chosen with the mouse; None is now."""

@@ -50,6 +50,13 @@ def _lit(label, width, tamiyo):
     }
 
 
+@pytest.mark.parametrize("width", range(72, 200))
+def test_nothing_is_cut_off_where_everything_has_its_place(views, width):
+    for line in render_heads(views.healthy(), width).split("\n"):
+        assert line.cell_len <= width
+        assert "…" not in line.plain
+
+
 def test_the_shown_names_stand_for_all_heads_in_their_order():
     assert tuple(DISPLAY_TO_LEYLINE_KEY.values()) == HEAD_NAMES
     assert list(DISPLAY_TO_LEYLINE_KEY) == [

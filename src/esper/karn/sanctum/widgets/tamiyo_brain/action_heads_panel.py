@@ -113,6 +113,8 @@ def render_heads(
     lines.append(_shared_line(tamiyo, seen, palette, lamps, unlit, doubt))
     lines += evidence
     for line in lines:
+        if line.cell_len > width:
+            line.rstrip()  # the gap behind the last column is not cut off with a sign
         line.truncate(width, overflow="ellipsis")
     return Text("\n", no_wrap=True).join(lines)
 

@@ -7,7 +7,7 @@ from typing import Final
 
 from rich.text import Text
 
-from esper.karn.sanctum.attention import Lamps
+from esper.karn.sanctum.attention import Lamps, light_of
 from esper.karn.sanctum.schema import Evidence, FirstSighting
 from esper.karn.sanctum.view import Acknowledgement, View
 from esper.karn.sanctum.widgets.figures import ABSENT, count, cut
@@ -51,11 +51,6 @@ class HeadRow:
         if self.evidence is None:
             return self.head, "", ""
         return self.head, self.evidence.quantity, self.evidence.kind
-
-
-def light_of(kind: str) -> str:
-    """Return the light that a kind of value puts on: "inf" or "nan"."""
-    return "nan" if kind == "nan" else "inf"
 
 
 def rows_of(view: View) -> list[HeadRow]:
