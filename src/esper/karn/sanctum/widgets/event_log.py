@@ -7,6 +7,7 @@ from typing import ClassVar, Final
 
 from rich.text import Text
 
+from esper.karn.sanctum.local_time import day_of
 from esper.karn.sanctum.log_filter import LogFilter, with_older
 from esper.karn.sanctum.schema import LogEntry, SanctumSnapshot
 from esper.karn.sanctum.view import View
@@ -29,7 +30,7 @@ def render_log(snapshot: SanctumSnapshot, width: int, now: float, palette: Palet
     """
     if not snapshot.log:
         return Text("no events yet", style=palette.muted, no_wrap=True)
-    today = date.fromtimestamp(now)
+    today = day_of(now)
     lines = [line for entry in snapshot.log for line in render_entry(entry, width, today, palette)]
     return Text("\n", no_wrap=True).join(lines)
 
@@ -90,7 +91,7 @@ class EventLog(FollowingPanel):
             self.scroll_to(y=self.scroll_y + len(self._lines) - before, animate=False)
 
     def part(self, view: View) -> object:
-        return view.snapshot.log, date.fromtimestamp(view.now)
+        return view.snapshot.log, day_of(view.now)
 
     def draw(self, view: View, width: int, height: int, palette: Palette) -> Text:  # noqa: ARG002
         return render_log(view.snapshot, width, view.now, palette)
@@ -99,7 +100,7 @@ class EventLog(FollowingPanel):
         """Return the same lines as `draw`, of which only those of new entries are made anew."""
         if not view.snapshot.log:
             return super().lines(view, width, height, palette)
-        today = date.fromtimestamp(view.now)
+        today = day_of(view.now)
         if self._drawn_for != (width, palette, today):
             self._drawn, self._drawn_for = {}, (width, palette, today)
         drawn = self._drawn

@@ -8,6 +8,7 @@ from typing import Final
 from rich.text import Text
 
 from esper.karn.sanctum.attention import Lamps, light_of
+from esper.karn.sanctum.local_time import day_of
 from esper.karn.sanctum.schema import Evidence, FirstSighting
 from esper.karn.sanctum.view import Acknowledgement, View
 from esper.karn.sanctum.widgets.figures import ABSENT, count, cut
@@ -125,8 +126,8 @@ def who_and_when(acknowledged: Acknowledgement, now: float, has_room: bool) -> s
 
     Without room, it goes without the machine.
     """
-    then, today = datetime.fromtimestamp(acknowledged.time), datetime.fromtimestamp(now)
-    clock = then.strftime("%H:%M" if then.date() == today.date() else "%m-%d %H:%M")
+    then = datetime.fromtimestamp(acknowledged.time)
+    clock = then.strftime("%H:%M" if then.date() == day_of(now) else "%m-%d %H:%M")
     who = acknowledged.who if has_room else acknowledged.who.partition("@")[0]
     return f"{clock} {who}"
 
