@@ -199,3 +199,20 @@ def test_explained_variance() -> None:
     returns = torch.tensor([1.0, 2.0, 4.0])
     assert explained_variance(returns, returns).item() == 1.0
     assert explained_variance(torch.full((3,), 2.0), returns).item() == pytest.approx(0.0)
+
+
+def test_taking_hosts_takes_everything_of_them(
+    make_agent: AgentMaker, make_rollout: RolloutMaker
+) -> None:
+    agent = make_agent()
+    rollout = make_rollout(agent)
+    whole = agent.prepare(rollout, [torch.arange(rollout.hosts)])
+    part = whole.take(torch.tensor([2, 0]))
+    assert part.illegal.equal(whole.illegal[:, :, [2, 0]])
+    for kept, state in zip(part.initial_state, whole.initial_state, strict=True):
+        assert kept.equal(state[:, [2, 0]])
+    for name in (
+        "observations", "actions", "active", "most_entropy", "advantages", "returns",
+        "old_log_probs",
+    ):  # fmt: skip
+        assert getattr(part, name).equal(getattr(whole, name)[:, [2, 0]]), name

@@ -87,15 +87,6 @@ def test_nothing_non_finite_passes_an_ending() -> None:
     assert advantages[0].item() == 1.0
 
 
-def test_taking_hosts_takes_everything_of_them() -> None:
-    values = torch.arange(6.0).view(2, 3)
-    no = torch.zeros(2, 3, dtype=torch.bool)
-    part = rollout_of(values, values, values, no, no).take(torch.tensor([2, 0]))
-    assert part.rewards.tolist() == [[2, 0], [5, 3]]
-    assert part.initial_state[0].shape == (1, 2, 1)
-    assert (part.steps, part.hosts) == (2, 2)
-
-
 @given(steps=st.integers(1, 4), hosts=st.integers(1, 9), siblings=st.integers(1, 5))
 def test_siblings_are_each_others_baseline(steps: int, hosts: int, siblings: int) -> None:
     advantages = torch.randn(steps, hosts, generator=torch.Generator().manual_seed(hosts))

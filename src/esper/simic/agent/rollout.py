@@ -1,6 +1,6 @@
 """What a batch of episodes left behind, as `[T, N]` tensors, and the advantages drawn from it."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -33,16 +33,6 @@ class Rollout:
     def hosts(self) -> int:
         """Return N."""
         return self.rewards.shape[1]
-
-    def take(self, hosts: Tensor) -> "Rollout":
-        """Return the same steps of some hosts only, `hosts` being their numbers `[n]`."""
-        parts = {
-            part.name: getattr(self, part.name).index_select(1, hosts)
-            for part in fields(self)
-            if part.name != "initial_state"
-        }
-        hidden, cell = (state.index_select(1, hosts) for state in self.initial_state)
-        return Rollout(**parts, initial_state=(hidden, cell))
 
 
 class RolloutBuffer:
