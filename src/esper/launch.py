@@ -98,7 +98,11 @@ def prepare_resume(
     """
     run = find_run(run_dir, reference)
     config = load_config(run / CONFIG_NAME)
-    fixed = [setting for setting in given if setting not in RESUMABLE_SETTINGS]
+    fixed = [
+        setting
+        for setting, value in given.items()
+        if setting not in RESUMABLE_SETTINGS and value != getattr(config, setting)
+    ]
     if config_file is not None or name or fixed:
         what = "--config" if config_file else "--name" if name else fixed[0]
         raise ConfigError(

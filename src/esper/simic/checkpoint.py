@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-FORMAT = 1
+FORMAT = 2
 KEPT = 2  # the newest, and one before it in case the newest cannot be read
 _NAME = re.compile(r"update-(\d+)\.pt")
 

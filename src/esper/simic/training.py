@@ -285,10 +285,10 @@ class Trainer:
         if action is Action.SKIP:
             return
         self._agent.roll_back()
-        self._progress.say(f"update {self._update} rolled back: {cause} ({reason})")
         if action is Action.HALT:
             self._keep()
             raise HaltedError(f"update {self._update} was not finite: {cause}; {reason}")
+        self._progress.say(f"update {self._update} rolled back: {cause} ({reason})")
 
     def _account_for(self, due: list[Injection], not_planted: tuple[Injection, ...]) -> None:
         for drill in due:

@@ -209,9 +209,11 @@ class NonfiniteMonitor:
             )
             for (head, quantity, kind), at in seen.items()
         ]
+        # Shared before heads, and Inf before NaN, which is often what an Inf has become.
+        place = {head: number for number, head in enumerate((SHARED, *self.heads))}
         return sorted(
             found,
-            key=lambda s: (s.epoch, s.minibatch, causal_rank(s.quantity), s.head != SHARED),
+            key=lambda s: (s.epoch, s.minibatch, causal_rank(s.quantity), place[s.head], s.kind),
         )
 
     def _lit(self, flags: Tensor) -> list[tuple[str, str, str]]:
