@@ -72,7 +72,7 @@ def test_a_truncated_one_is_named(tmp_path: Path, keep: int) -> None:
 def test_another_format_is_named(tmp_path: Path) -> None:
     path = tmp_path / "update-000001.pt"
     torch.save({"format": 99}, path)
-    with pytest.raises(CheckpointError, match="not of format 1"):
+    with pytest.raises(CheckpointError, match="not of format 2"):
         load_checkpoint(path, CPU)
 
 
