@@ -1,17 +1,18 @@
 """How fast N hosts train in lockstep, against a loop over N ordinary torch networks.
 
-    uv run python benchmarks/host_throughput.py [--threads 2] [--hosts 1 4 16 64 256]
+    uv run python benchmarks/host_throughput.py [--processes 2] [--hosts 1 4 16 64 256]
     uv run python benchmarks/host_throughput.py --memory
 
-Both sides do the same work for each host and step: a slice of 8 minibatches of 100 samples with
-Adam, then loss and accuracy on the 800 validation samples. The lockstep side is a whole `env.step`,
-with observations, rewards and masks; the loop uses the very modules that the tests prove lockstep
-equal to, with torch's fused Adam, and none of the rest. The sides take turns, and each figure is
-the median over the rounds. "occupied" means three seeds in each host, blueprints and styles mixed,
-all blended in. An env step is a step of all hosts together. On a busy machine, `--threads 1
---cpu-time` counts the processor's time instead of the clock's. What a loop costs for each host does
-not depend on its length: it runs over the first `--loop-hosts` hosts at most and is reckoned up to
-all of them, which the table says.
+Both sides do the same work for each host and step: a slice of 16 minibatches of 50 samples with
+Adam, then loss and accuracy on the 800 validation samples. The lockstep side is the environment as
+training has it, its hosts divided among processes, with observations, rewards and masks; the loop
+uses the very modules that the tests prove lockstep equal to, with torch's fused Adam, and none of
+the rest, in a process that torch may use all cores of. The sides take turns, and each figure is the
+median over the rounds. "occupied" means three seeds in each host, blueprints and styles mixed, all
+blended in. An env step is a step of all hosts together. On a busy machine, `--processes 1
+--loop-threads 1 --cpu-time` counts the processor's time instead of the clock's. What a loop costs
+for each host does not depend on its length: it runs over the first `--loop-hosts` hosts at most and
+is reckoned up to all of them, which the table says.
 
 `--memory` measures memory for each host instead: what lives between steps, added up from arrays and
 tensors, and the highest resident memory of a process that steps N hosts less that of one that steps
@@ -35,6 +36,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from esper.growth.divided import DividedHosts
 from esper.growth.env import GrowthVectorEnv
 from esper.leyline.heads import (
     BLUEPRINT_CHOICES,
@@ -45,7 +47,7 @@ from esper.leyline.heads import (
     Stage,
 )
 
-BATCH, BATCHES = 100, 8
+BATCH, BATCHES = 50, 16
 _WIDTH = 120  # of a table that goes into a file or a pipe
 
 
@@ -77,12 +79,12 @@ def mixed_seeds(hosts: int) -> tuple[np.ndarray, np.ndarray]:
     return blueprints, generator.integers(len(STYLE_CHOICES), size=size)
 
 
-def make_environment(
-    hosts: int, blueprints: np.ndarray, styles: np.ndarray, occupied: bool
-) -> GrowthVectorEnv:
-    """Return an environment whose hosts, if `occupied`, hold the given seeds `[N, S]`."""
-    env = GrowthVectorEnv(hosts, steps=10**9, batch=BATCH, batches=BATCHES)
-    env.reset(seed=0)
+def make_hosts(
+    hosts: int, processes: int, blueprints: np.ndarray, styles: np.ndarray, occupied: bool
+) -> DividedHosts:
+    """Return hosts that, if `occupied`, hold the given seeds `[N, S]`."""
+    env = DividedHosts(hosts, processes, steps=10**9, batch=BATCH, batches=BATCHES)
+    env.reset(range(hosts))
     if not occupied:
         return env
     for slot in range(len(SLOT_CHOICES)):
@@ -130,22 +132,28 @@ def seconds(work: Callable[[], object], clock: Callable[[], float]) -> float:
 
 
 def measure(
-    hosts: int, loop_hosts: int, occupied: bool, rounds: int, clock: Callable[[], float]
+    hosts: int, loop_hosts: int, occupied: bool, options: argparse.Namespace, rounds: int
 ) -> tuple[float, float]:
     """Return the median seconds of a step of all hosts, in lockstep and in the loop.
 
     The loop runs over `loop_hosts` of the hosts, and its time is reckoned up to all of them.
     """
+    clock = time.process_time if options.cpu_time else time.perf_counter
     blueprints, styles = mixed_seeds(hosts)
-    env = make_environment(hosts, blueprints, styles, occupied)
-    loop = make_loop(env, blueprints, styles, occupied, loop_hosts)
+    torch.set_num_threads(1)
+    env = make_hosts(hosts, options.processes, blueprints, styles, occupied)
+    loop = make_loop(env.env, blueprints, styles, occupied, loop_hosts)
     wait = actions(hosts)
-    for _ in range(2):  # first calls allocate and choose kernels
-        env.step(wait)
-        loop()
-    pairs = [(seconds(lambda: env.step(wait), clock), seconds(loop, clock)) for _ in range(rounds)]
-    lockstep, ordinary = zip(*pairs, strict=True)
-    return statistics.median(lockstep), statistics.median(ordinary) * hosts / loop_hosts
+    pairs = []
+    for _ in range(2 + rounds):
+        torch.set_num_threads(1)
+        lockstep = seconds(lambda: env.step(wait), clock)
+        torch.set_num_threads(options.loop_threads)
+        pairs.append((lockstep, seconds(loop, clock)))
+    env.close()
+    # First calls allocate and choose kernels.
+    lockstep, ordinary = (statistics.median(times) for times in zip(*pairs[2:], strict=True))
+    return lockstep, ordinary * hosts / loop_hosts
 
 
 def at_rest(env: GrowthVectorEnv) -> int:
@@ -160,11 +168,11 @@ def at_rest(env: GrowthVectorEnv) -> int:
 def step_once_in_a_process(hosts: int, occupied: bool, pipe: Connection) -> None:
     """Step so many hosts, and send bytes at rest and the highest resident bytes so far."""
     torch.set_num_threads(1)
-    env = make_environment(hosts, *mixed_seeds(hosts), occupied)
+    divided = make_hosts(hosts, 1, *mixed_seeds(hosts), occupied)
     for _ in range(2):
-        env.step(actions(hosts))
+        divided.step(actions(hosts))
     highest = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # in KiB on Linux
-    pipe.send((at_rest(env), highest))
+    pipe.send((at_rest(divided.env), highest))
 
 
 def memory(hosts: int, occupied: bool) -> tuple[int, int]:
@@ -207,7 +215,8 @@ def main() -> None:
     """Measure and print one table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--hosts", type=int, nargs="+", default=[1, 4, 16, 64, 256], metavar="N")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--processes", type=int, default=2, help="that lockstep hosts live in")
+    parser.add_argument("--loop-threads", type=int, default=torch.get_num_threads(), metavar="N")
     parser.add_argument(
         "--loop-hosts", type=int, default=64, metavar="N", help="hosts in the loop, at most"
     )
@@ -218,12 +227,13 @@ def main() -> None:
     if options.memory:
         make_console().print(memory_table(options.hosts))
         return
-    torch.set_num_threads(options.threads)
-    clock = time.process_time if options.cpu_time else time.perf_counter
+    if options.cpu_time and options.processes > 1:
+        parser.error("--cpu-time counts this process alone: say --processes 1")
 
     unit = "second of processor time" if options.cpu_time else "second"
     table = Table(
-        title=f"samples trained on per {unit}, {options.threads} threads, with validation"
+        title=f"samples trained on per {unit}, with validation: lockstep in up to "
+        f"{options.processes} processes, the loop on {options.loop_threads} threads"
     )
     headings = (
         "hosts",
@@ -242,7 +252,7 @@ def main() -> None:
         for hosts in options.hosts:
             rounds = options.rounds if hosts <= 64 else max(options.rounds // 3, 3)
             loop_hosts = min(hosts, options.loop_hosts)
-            lockstep, loop = measure(hosts, loop_hosts, occupied, rounds, clock)
+            lockstep, loop = measure(hosts, loop_hosts, occupied, options, rounds)
             samples = hosts * BATCH * BATCHES
             table.add_row(
                 str(hosts),

@@ -48,6 +48,7 @@ _EXIT_CODES = {"finished": 0, "stopped": 130, "halted": 3}
 RESUMABLE_SETTINGS = (
     "episodes",
     "device",
+    "processes",
     "threads",
     "checkpoint_every",
     "on_nonfinite",

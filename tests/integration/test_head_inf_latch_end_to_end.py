@@ -148,15 +148,18 @@ def final_weights(run_dir: Path) -> list[torch.Tensor]:
     return [*state["agent"]["policy"].values(), state["agent"]["action_generator"]]
 
 
+@pytest.mark.parametrize("hosts", [2, 16], ids=["one process", "two processes"])
 def test_a_resumed_run_is_the_same_run_bit_for_bit(
-    esper: Esper, small: tuple[str, ...], tmp_path: Path
+    esper: Esper, hosts: int, tmp_path: Path
 ) -> None:
+    sizes = ("--envs", str(hosts), "--steps", "4")
     drill = ("--inject", "slot:nan@1")
-    straight = esper("ppo", "--episodes", "8", *small, *drill, "--run-dir", "straight")
+    half, whole = str(2 * hosts), str(4 * hosts)
+    straight = esper("ppo", "--episodes", whole, *sizes, *drill, "--run-dir", "straight")
     assert straight.returncode == 0, straight.stderr
-    assert esper("ppo", "--episodes", "4", *small, *drill, "--run-dir", "split").returncode == 0
+    assert esper("ppo", "--episodes", half, *sizes, *drill, "--run-dir", "split").returncode == 0
     (run,) = (tmp_path / "split").iterdir()
-    resumed = esper("ppo", "--resume", run.name, "--episodes", "8", "--run-dir", "split")
+    resumed = esper("ppo", "--resume", run.name, "--episodes", whole, "--run-dir", "split")
     assert resumed.returncode == 0, resumed.stderr
 
     one, other = final_weights(tmp_path / "straight"), final_weights(tmp_path / "split")

@@ -36,7 +36,7 @@ def test_a_table_in_a_pipe_is_not_cut(
 ) -> None:
     measured = [10.0, 100.0]
     monkeypatch.setattr(host_throughput, "measure", lambda *_: measured)
-    monkeypatch.setattr("sys.argv", ["host_throughput.py", "--hosts", "256", "--threads", "1"])
+    monkeypatch.setattr("sys.argv", ["host_throughput.py", "--hosts", "256", "--processes", "1"])
     host_throughput.main()
     table = capsys.readouterr().out
     assert "…" not in table

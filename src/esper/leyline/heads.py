@@ -59,7 +59,7 @@ STYLE_CHOICES: Final = ("linear_add", "linear_multiply", "sigmoid_add", "gated")
 CURVE_CHOICES: Final = ("linear", "cosine", "sigmoid_gentle", "sigmoid", "sigmoid_steep")
 
 #: Steps that the first blend of a seed takes, by choice of the `tempo` head.
-TEMPO_STEPS: Final = (3, 5, 8)
+TEMPO_STEPS: Final = (1, 3, 8)
 #: How far a seed is blended in, by choice of the `alpha_target` head.
 ALPHA_TARGETS: Final = (0.5, 0.7, 1.0)
 #: Steps that a later change of alpha takes, by choice of the `alpha_speed` head; 0 is at once.
@@ -69,7 +69,7 @@ HEAD_CHOICES: Final[dict[str, tuple[str, ...]]] = {
     "slot": SLOT_CHOICES,
     "blueprint": BLUEPRINT_CHOICES,
     "style": STYLE_CHOICES,
-    "tempo": tuple(f"{steps} steps" for steps in TEMPO_STEPS),
+    "tempo": tuple("1 step" if steps == 1 else f"{steps} steps" for steps in TEMPO_STEPS),
     "alpha_target": tuple(str(target) for target in ALPHA_TARGETS),
     "alpha_speed": tuple(f"{steps} steps" if steps else "instant" for steps in ALPHA_SPEED_STEPS),
     "alpha_curve": CURVE_CHOICES,

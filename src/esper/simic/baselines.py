@@ -12,13 +12,14 @@
 The best of several is chosen on what is measured, which favours it: a baseline is to be strong.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from esper.growth.from_scratch import Trained, train_from_scratch
+from esper.growth.from_scratch import Architecture, Trained, train_from_scratch
 from esper.growth.observation import FEATURES
 from esper.growth.reward import final_score
 from esper.growth.static_networks import StaticShape, static_shapes, train_static
@@ -134,11 +135,11 @@ def _static(arena: Arena, agents: Sequence[Played], say: Callable[[str], None]) 
 
     def run(shape: StaticShape) -> Outcomes:
         say(f"static: {shape.name}")
-        envs = (arena.env(len(seeds)) for seeds in arena.batches)
-        trained = (
-            train_static(env, shape, seeds) for env, seeds in zip(envs, arena.batches, strict=True)
-        )
-        return joined([_scored(arena, shape.name, each) for each in trained])
+        parts = []
+        for seeds in arena.batches:
+            divided = functools.partial(_shape_and_seeds, shape, seeds)
+            parts += arena.hosts(len(seeds)).call(train_static, divided)
+        return joined([_scored(arena, shape.name, each) for each in parts])
 
     shapes = static_shapes(arena.settings.host_shape, round(parameters))
     candidates = [run(shape) for shape in shapes]
@@ -184,12 +185,25 @@ def _from_scratch(arena: Arena, agent: Played, steps: np.ndarray | None) -> Outc
     what = "grown network from its first step"
     parts, start = [], 0
     for seeds in arena.batches:
-        env, here = arena.env(len(seeds)), slice(start, start + len(seeds))
-        lengths = np.full(len(seeds), env.steps) if steps is None else steps[here]
-        trained = train_from_scratch(env, agent.architecture.take(here), seeds, lengths)
-        parts.append(_scored(arena, what, trained))
+        here = slice(start, start + len(seeds))
+        lengths = np.full(len(seeds), arena.settings.steps) if steps is None else steps[here]
+        divided = functools.partial(_grown, agent.architecture.take(here), seeds, lengths)
+        trained = arena.hosts(len(seeds)).call(train_from_scratch, divided)
+        parts += [_scored(arena, what, each) for each in trained]
         start += len(seeds)
     return joined(parts)
+
+
+def _shape_and_seeds(
+    shape: StaticShape, seeds: Sequence[int], part: slice
+) -> tuple[StaticShape, Sequence[int]]:
+    return shape, seeds[part]
+
+
+def _grown(
+    architecture: Architecture, seeds: Sequence[int], steps: np.ndarray, part: slice
+) -> tuple[Architecture, Sequence[int], np.ndarray]:
+    return architecture.take(part), seeds[part], steps[part]
 
 
 def _scored(arena: Arena, what: str, trained: Trained) -> Outcomes:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from esper.growth.env import GrowthVectorEnv
+from esper.growth.divided import DividedHosts
 from esper.simic.agent.ppo import PPOAgent
 from esper.simic.agent.rollout import Rollout, RolloutBuffer
 from esper.simic.telemetry.emitters import EventWriter, emit_decisions, emit_step
@@ -39,7 +39,7 @@ def episode_seeds(run_seed: int, first_episode: int, count: int, siblings: int) 
 
 
 def collect(
-    env: GrowthVectorEnv,
+    hosts: DividedHosts,
     agent: PPOAgent,
     writer: EventWriter,
     *,
@@ -50,7 +50,7 @@ def collect(
     """Run one episode in each host, and tell every step of it.
 
     Args:
-        env: with autoreset disabled: a batch begins when it is asked to.
+        hosts: that live.
         agent: that decides.
         writer: that is told.
         seeds: of the hosts.
@@ -58,13 +58,13 @@ def collect(
         first_episode: number of the episode in host 0, counted from 1.
     """
     start = time.perf_counter()
-    observations, info = env.reset(seed=list(seeds))
-    state = agent.policy.initial_state(env.num_envs)
+    observations, info = hosts.reset(seeds)
+    state = agent.policy.initial_state(hosts.num_envs)
     buffer = RolloutBuffer(state)
-    returns = np.zeros(env.num_envs)
+    returns = np.zeros(hosts.num_envs)
     samples = 0
     step = 0
-    ended = np.zeros(env.num_envs, dtype=bool)
+    ended = np.zeros(hosts.num_envs, dtype=bool)
     seen = _tensor(observations, agent)
     while not ended.all():
         step += 1
@@ -77,7 +77,7 @@ def collect(
         state = decision.state
         emit_decisions(writer, decision, update=update, step=step)
         step_start = time.perf_counter()
-        observations, rewards, terminated, truncated, info = env.step(
+        observations, rewards, terminated, truncated, info = hosts.step(
             decision.actions.cpu().numpy()
         )
         emit_step(

@@ -33,7 +33,7 @@ def _setting(default: Any, help_text: str, *, choices: tuple[str, ...] | None = 
 class TrainingConfig:
     """All settings of one run. Counts are whole numbers, rates and fractions have no unit."""
 
-    episodes: int = _setting(2400, "episodes to train in all; exactly this many are run")
+    episodes: int = _setting(4800, "episodes to train in all; exactly this many are run")
     envs: int = _setting(
         0, "hosts trained in lockstep; 0 chooses: a fifth of the episodes, 1 to 32"
     )
@@ -41,8 +41,13 @@ class TrainingConfig:
     task: str = _setting("mnist1d", f"what the hosts learn: {', '.join((*BUILT_IN, *WITH_PLACE))}")
     seed: int = _setting(0, "seed of everything random")
     device: str = _setting("auto", "where tensors live", choices=DEVICES)
+    processes: int = _setting(
+        2, "processes that hosts are divided among, on CPU; each holds 8 or more"
+    )
     threads: int = _setting(
-        1, "threads that torch may use; 0 measures and chooses, which may differ from run to run"
+        1,
+        "threads that torch may use in each process; 0 measures and chooses, which may differ from "
+        "run to run",
     )
     amp: str = _setting(
         "off", "precision of the policy's trunk in the PPO update", choices=AMP_MODES
@@ -54,7 +59,7 @@ class TrainingConfig:
         3e-3, "learning rate of the policy (Adam) at first; it falls in a line"
     )
     anneal_episodes: int = _setting(
-        2400, "episodes over which the learning rate falls, to a hundredth of what it was"
+        4800, "episodes over which the learning rate falls, to a hundredth of what it was"
     )
     gamma: float = _setting(1.0, "discount of a step")
     gae_lambda: float = _setting(1.0, "lambda of generalised advantage estimation")
@@ -97,7 +102,7 @@ class TrainingConfig:
 
 
 _AT_LEAST_ONE = (
-    "episodes", "anneal_episodes", "steps", "siblings", "ppo_epochs", "minibatches",
+    "episodes", "anneal_episodes", "steps", "processes", "siblings", "ppo_epochs", "minibatches",
     "feature_size", "lstm_size", "checkpoint_every", "nonfinite_patience",
 )  # fmt: skip
 _AT_LEAST_ZERO = (

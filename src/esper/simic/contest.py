@@ -1,5 +1,6 @@
 """A contest: policies against baselines, from checkpoints to figures with intervals."""
 
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -77,7 +78,8 @@ def evaluate(
 ) -> Evaluation:
     """Let policies and baselines live through the same episodes, and compare them.
 
-    The same arguments give the same figures, bit for bit, on CPU with as many threads.
+    The same arguments give the same figures, bit for bit, on CPU with as many processes
+    and threads.
 
     Args:
         policies: of one task; several are the agent's strata (training runs with other seeds).
@@ -92,16 +94,16 @@ def evaluate(
     config = policies[0].config
     _check(policies, episodes, seed)
     device = resolve_device(config.device)
-    arena = Arena(config, device, episodes=episodes, seed=seed)
-    played = []
-    for number, trained in enumerate(policies, start=1):
-        say(f"agent: {trained.name}")
-        policy = trained.policy.to(device)
-        played.append(arena.play(trained.name, agent_player(policy, seed, number)))
-    agent = Contestant("agent", tuple(each.outcomes for each in played))
-    contestants = [agent]
-    for name in against:
-        contestants += run_baseline(name, arena, played, say)
+    with contextlib.closing(Arena(config, device, episodes=episodes, seed=seed)) as arena:
+        played = []
+        for number, trained in enumerate(policies, start=1):
+            say(f"agent: {trained.name}")
+            policy = trained.policy.to(device)
+            played.append(arena.play(trained.name, agent_player(policy, seed, number)))
+        agent = Contestant("agent", tuple(each.outcomes for each in played))
+        contestants = [agent]
+        for name in against:
+            contestants += run_baseline(name, arena, played, say)
     generator = np.random.default_rng(seed)
     return Evaluation(
         policies=tuple(policies),

@@ -1,8 +1,11 @@
 """The environment of a run: what its settings say about the hosts."""
 
+from typing import Any
+
 import torch
 from gymnasium.vector import AutoresetMode
 
+from esper.growth.divided import DividedHosts
 from esper.growth.env import GrowthVectorEnv
 from esper.growth.reward import RewardSettings
 from esper.simic.config import ConfigError, TrainingConfig
@@ -24,10 +27,23 @@ def resolve_device(name: str) -> torch.device:
 def make_environment(config: TrainingConfig, hosts: int, device: torch.device) -> GrowthVectorEnv:
     """Return an environment of so many hosts; a batch of episodes begins when it is asked to."""
     return GrowthVectorEnv(
-        hosts,
-        task=config.task,
-        steps=config.steps,
-        device=str(device),
-        autoreset_mode=AutoresetMode.DISABLED,
-        reward=RewardSettings(discount=config.gamma),
+        hosts, autoreset_mode=AutoresetMode.DISABLED, **_settings(config, device)
     )
+
+
+def divide_hosts(config: TrainingConfig, hosts: int, device: torch.device) -> DividedHosts:
+    """Return the same hosts, divided among processes; on another device than the CPU, one has all.
+
+    Close it.
+    """
+    processes = config.processes if device.type == "cpu" else 1
+    return DividedHosts(hosts, processes, **_settings(config, device))
+
+
+def _settings(config: TrainingConfig, device: torch.device) -> dict[str, Any]:
+    return {
+        "task": config.task,
+        "steps": config.steps,
+        "device": str(device),
+        "reward": RewardSettings(discount=config.gamma),
+    }

@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from esper.growth.divided import DividedHosts
 from esper.growth.env import GrowthVectorEnv
 from esper.growth.from_scratch import Architecture, architecture_of
 from esper.simic.config import TrainingConfig
-from esper.simic.environment import make_environment
+from esper.simic.environment import divide_hosts
 from esper.tamiyo.acting import act
 from esper.tamiyo.policy import RecurrentPolicy
 
@@ -96,21 +97,22 @@ class Arena:
         seeds = evaluation_seeds(seed, episodes)
         self.seed = seed
         self.batches = [seeds[at : at + LOCKSTEP] for at in range(0, episodes, LOCKSTEP)]
-        self._config = config
-        self._device = device
-        self._envs = {len(batch): self._environment(len(batch)) for batch in self.batches}
+        sizes = {len(batch) for batch in self.batches}
+        self._hosts = {size: divide_hosts(config, size, device) for size in sizes}
 
-    def _environment(self, hosts: int) -> GrowthVectorEnv:
-        return make_environment(self._config, hosts, self._device)
-
-    def env(self, hosts: int) -> GrowthVectorEnv:
-        """Return the environment of so many hosts; every batch of episodes has one of its size."""
-        return self._envs[hosts]
+    def hosts(self, count: int) -> DividedHosts:
+        """Return so many hosts; there are some for every batch of episodes."""
+        return self._hosts[count]
 
     @property
     def settings(self) -> GrowthVectorEnv:
         """Any of the environments: task, shape and training settings are those of all."""
-        return self._envs[len(self.batches[0])]
+        return self._hosts[len(self.batches[0])].env
+
+    def close(self) -> None:
+        """End the processes that hold hosts."""
+        for hosts in self._hosts.values():
+            hosts.close()
 
     def play(self, what: str, player: Player) -> Played:
         """Return what came of all episodes with this player deciding."""
@@ -129,15 +131,15 @@ class Arena:
         )
 
     def _play_batch(self, what: str, decide: Decide, seeds: Sequence[int]) -> Played:
-        env = self.env(len(seeds))
-        observations, info = env.reset(seed=list(seeds))
+        hosts = self.hosts(len(seeds))
+        observations, info = hosts.reset(seeds)
         over = False
         while not over:
-            observations, _, terminated, truncated, info = env.step(decide(observations, info))
+            observations, _, terminated, truncated, info = hosts.step(decide(observations, info))
             over = bool((terminated | truncated).all())
         outcomes = Outcomes(
             what,
-            test_accuracy=env.test_accuracy(),
+            test_accuracy=hosts.test_accuracy(),
             validation_accuracy=info["final_accuracy"],
             score=info["score"],
             parameters=info["final_parameters"],

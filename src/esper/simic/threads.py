@@ -13,24 +13,29 @@ import torch
 REPEATS = 3
 
 
-def choose_threads(work: Callable[[], object]) -> int:
+def choose_threads(
+    work: Callable[[], object], set_threads: Callable[[int], None] = torch.set_num_threads
+) -> int:
     """Return how many threads do `work` fastest, of 1, 2, 4 … up to the cores this process has.
 
     `work` is run once to warm up and then `REPEATS` times for each number; the best time counts,
-    since a neighbour can only make it longer. Leaves torch set to the number returned.
+    since a neighbour can only make it longer. `set_threads` makes `work` use so many; the last that
+    it is called with is the number returned.
     """
     cores = len(psutil.Process().cpu_affinity() or [0])
     candidates = [1]
     while candidates[-1] * 2 <= cores:
         candidates.append(candidates[-1] * 2)
-    seconds = {threads: _best_seconds(work, threads) for threads in candidates}
+    seconds = {threads: _best_seconds(work, set_threads, threads) for threads in candidates}
     fastest = min(candidates, key=lambda threads: seconds[threads])
-    torch.set_num_threads(fastest)
+    set_threads(fastest)
     return fastest
 
 
-def _best_seconds(work: Callable[[], object], threads: int) -> float:
-    torch.set_num_threads(threads)
+def _best_seconds(
+    work: Callable[[], object], set_threads: Callable[[int], None], threads: int
+) -> float:
+    set_threads(threads)
     work()
     best = float("inf")
     for _ in range(REPEATS):

@@ -10,7 +10,7 @@ import psutil
 import torch
 
 import esper
-from esper.growth.env import GrowthVectorEnv
+from esper.growth.divided import DividedHosts
 from esper.leyline.heads import BLUEPRINT_CHOICES, HEAD_CHOICES, HEAD_SIZES, SLOT_CHOICES
 from esper.leyline.telemetry import (
     CheckpointWritten,
@@ -30,7 +30,7 @@ from esper.simic.checkpoint import (
 from esper.simic.collecting import collect, episode_seeds
 from esper.simic.config import TrainingConfig, setting_names
 from esper.simic.drill import Injection, parse_injection, scheduled
-from esper.simic.environment import make_environment, resolve_device
+from esper.simic.environment import divide_hosts, resolve_device
 from esper.simic.incidents import Capsule, IncidentLedger, sighting_fields
 from esper.simic.intervention import Action, Escalation
 from esper.simic.progress import ProgressReport
@@ -90,6 +90,8 @@ def train(
             raise
     finally:
         writer.emit(ending, durable=True)
+        if trainer is not None:
+            trainer.close()
     return ending
 
 
@@ -119,16 +121,15 @@ class Trainer:
         self._progress = progress
         self._device = resolve_device(config.device)
         self._drills = scheduled(config)
-        self._env: GrowthVectorEnv | None = None
+        self._hosts: DividedHosts | None = None
         self._update = 0
         self._episodes_done = 0
 
         torch.manual_seed(config.seed)
         self._tell(f"preparing {config.task} on {self._device}")
-        env = self._environment(config.environments)
         checkpoint, self._passed_over = load_latest(run / "checkpoints", self._device)
-        self._threads = self._choose_threads(env, checkpoint)
-        shape = env.single_observation_space.shape
+        self._threads = self._choose_threads(checkpoint)
+        shape = self._divided(config.environments).env.single_observation_space.shape
         assert shape is not None
         policy = RecurrentPolicy(
             shape[0], feature_size=config.feature_size, lstm_size=config.lstm_size
@@ -191,7 +192,7 @@ class Trainer:
         first_episode = self._episodes_done + 1
         hosts = min(config.environments, config.episodes - self._episodes_done)
         batch = collect(
-            self._environment(hosts),
+            self._divided(hosts),
             self._agent,
             self._writer,
             seeds=episode_seeds(config.seed, first_episode, hosts, config.siblings),
@@ -333,32 +334,39 @@ class Trainer:
         relative = str(path.relative_to(self._run))
         self._writer.emit(CheckpointWritten(update=self._update, path=relative, size=size))
 
-    def _environment(self, hosts: int) -> GrowthVectorEnv:
-        """Return an environment of that many hosts; the last batch may need a smaller one."""
-        if self._env is None or self._env.num_envs != hosts:
-            self._env = make_environment(self._config, hosts, self._device)
-        return self._env
+    def close(self) -> None:
+        """End the processes that hold hosts."""
+        if self._hosts is not None:
+            self._hosts.close()
 
-    def _choose_threads(self, env: GrowthVectorEnv, checkpoint: Checkpoint | None) -> int:
+    def _divided(self, hosts: int) -> DividedHosts:
+        """Return that many hosts; the last batch may need fewer."""
+        if self._hosts is None or self._hosts.num_envs != hosts:
+            self.close()
+            self._hosts = divide_hosts(self._config, hosts, self._device)
+        return self._hosts
+
+    def _choose_threads(self, checkpoint: Checkpoint | None) -> int:
         """Set torch's threads: as configured, as the resumed run had them, or as measured."""
         threads = self._config.threads or (checkpoint.threads if checkpoint else 0)
         if threads:
             torch.set_num_threads(threads)
             return threads
         self._tell("measuring with how many threads training is fastest")
-        waiting = np.zeros((env.num_envs, len(HEAD_SIZES)), dtype=np.int64)
+        hosts = self._divided(self._config.environments)
+        waiting = np.zeros((hosts.num_envs, len(HEAD_SIZES)), dtype=np.int64)
 
         def train_a_slice() -> None:
-            env.reset(seed=0)
-            env.step(waiting)
+            hosts.reset(range(hosts.num_envs))
+            hosts.step(waiting)
 
-        return choose_threads(train_a_slice)
+        return choose_threads(train_a_slice, hosts.set_threads)
 
     def _announce(self) -> None:
         """Tell what run this is, durably: a run without its start says nothing."""
         config = self._config
         process = psutil.Process()
-        env = self._environment(config.environments)
+        env = self._divided(config.environments).env
         self._writer.emit(
             RunStarted(
                 run_id=self._run.name,

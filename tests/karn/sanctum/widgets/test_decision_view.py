@@ -31,7 +31,7 @@ def _text(decision, run=RUN, width=77, height=17):
 def test_every_choice_of_every_head_is_there_and_the_taken_ones_are_marked(views):
     text = _text(views.decision(0), width=190)
     assert all(choice[:14] in text for choices in HEAD_CHOICES.values() for choice in choices)
-    for taken in ("GERMINATE", "middle", "depthwise", "linear_multiply", "5 steps", "0.7"):
+    for taken in ("GERMINATE", "middle", "depthwise", "linear_multiply", "3 steps", "0.7"):
         assert f"{TAKEN}{taken}" in text
     assert text.count(TAKEN) == len(HEAD_CHOICES)
 
@@ -58,7 +58,7 @@ def test_at_80_by_24_all_of_it_is_in_sight(views):
 def test_a_row_says_what_was_done_how_surely_and_what_it_is_worth(views):
     row = render_decision_row(views.decision(2), RUN, 120).plain
     assert row.startswith(
-        "  host 3   GERMINATE middle · depthwise · linear_multiply · 5 steps · 0.7"
+        "  host 3   GERMINATE middle · depthwise · linear_multiply · 3 steps · 0.7"
     )
     assert "p   4%" in row
     assert "value 0.375" in row

@@ -33,7 +33,7 @@ def render_decision_row(
 
 
 def decision_words(decision: DecisionState, run: RunState) -> str:
-    """Return the choices that counted: "GERMINATE early · conv · gated · 5 steps · 0.7"."""
+    """Return the choices that counted: "GERMINATE early · conv · gated · 3 steps · 0.7"."""
     active = {
         one.head: choice_name(run, one.head, one.choice) for one in decision.heads if one.is_active
     }

@@ -1,0 +1,169 @@
+"""Hosts in several processes are the hosts of several environments, and leave none behind."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+import torch
+from gymnasium.vector import AutoresetMode
+from hypothesis import given
+from hypothesis import strategies as st
+
+from esper.growth.divided import LEAST_HOSTS, DividedHosts, parts_of
+from esper.growth.env import GrowthVectorEnv
+from esper.growth.host_process import HostProcessError
+from esper.growth.static_networks import static_shapes, train_static
+from esper.growth.tasks import Task
+from esper.leyline.heads import HEAD_SIZES
+
+STEPS = 6
+HOSTS = 2 * LEAST_HOSTS + 1
+
+
+@pytest.fixture
+def settings(small_task: Callable[..., Task]) -> dict[str, Any]:
+    """Of a small environment with short episodes."""
+    task = small_task(dtype=torch.float32)
+    return {"task": task, "steps": STEPS, "batch": 8, "batches": 2}
+
+
+@pytest.fixture
+def divided(settings: dict[str, Any]) -> Iterator[DividedHosts]:
+    """Hosts in two processes."""
+    hosts = DividedHosts(HOSTS, 2, **settings)
+    yield hosts
+    hosts.close()
+
+
+def children() -> list[psutil.Process]:
+    """Return this process's children that hold hosts."""
+    return [
+        child
+        for child in psutil.Process().children()
+        if "esper.growth.host_process" in child.cmdline()
+    ]
+
+
+@given(hosts=st.integers(1, 300), processes=st.integers(1, 12))
+def test_every_host_has_one_place_and_no_process_too_few(hosts: int, processes: int) -> None:
+    parts = parts_of(hosts, processes)
+    assert [host for part in parts for host in range(hosts)[part]] == list(range(hosts))
+    assert len(parts) <= processes
+    assert len(parts) == 1 or min(part.stop - part.start for part in parts) >= LEAST_HOSTS
+    assert len(parts) == min(processes, max(1, hosts // LEAST_HOSTS))
+
+
+def test_divided_hosts_live_as_those_of_two_environments(
+    divided: DividedHosts, settings: dict[str, Any]
+) -> None:
+    sizes = [part.stop - part.start for part in parts_of(HOSTS, 2)]
+    apart = [
+        GrowthVectorEnv(size, autoreset_mode=AutoresetMode.DISABLED, **settings) for size in sizes
+    ]
+    seeds = [100 + host for host in range(HOSTS)]
+    observations, info = divided.reset(seeds)
+    first = sizes[0]
+    begun = [apart[0].reset(seed=seeds[:first]), apart[1].reset(seed=seeds[first:])]
+    assert np.array_equal(observations, np.concatenate([each[0] for each in begun]))
+    generator = np.random.default_rng(0)
+    moved = 0
+    for _ in range(STEPS):
+        actions = generator.integers(HEAD_SIZES, size=(HOSTS, len(HEAD_SIZES)))
+        *arrays, info = divided.step(actions)
+        steps = [
+            env.step(part)
+            for env, part in zip(apart, (actions[:first], actions[first:]), strict=True)
+        ]
+        for ours, *theirs in zip(arrays, *(step[:-1] for step in steps), strict=True):
+            assert np.array_equal(ours, np.concatenate(theirs))
+        infos = [step[-1] for step in steps]
+        assert set(info) == set(infos[0])
+        for key in set(info) - {"transitions", "training_samples", "reward_terms"}:
+            assert np.array_equal(info[key], np.concatenate([each[key] for each in infos])), key
+        for name, term in info["reward_terms"].items():
+            parts = [each["reward_terms"][name] for each in infos]
+            assert np.array_equal(term, np.concatenate(parts))
+        assert info["training_samples"] == sum(each["training_samples"] for each in infos)
+        told = [(one.host, one.slot, one.to_stage) for one in info["transitions"]]
+        expected = [
+            (one.host + before, one.slot, one.to_stage)
+            for before, each in zip((0, first), infos, strict=True)
+            for one in each["transitions"]
+        ]
+        assert told == expected
+        moved += sum(host >= first for host, _, _ in told)
+    assert moved, "some seeds of the other process must have moved for this to prove anything"
+    accuracy = np.concatenate([env.test_accuracy() for env in apart])
+    assert np.array_equal(divided.test_accuracy(), accuracy)
+    assert "score" in info
+
+
+def test_a_function_is_called_where_the_hosts_are(divided: DividedHosts) -> None:
+    shape = static_shapes(divided.env.host_shape, 900)[0]
+    seeds = list(range(HOSTS))
+    parts = divided.call(train_static, lambda part: (shape, seeds[part]))
+    whole = train_static(divided.env, shape, seeds)
+    ours = np.concatenate([part.test_accuracy for part in parts])
+    assert ours.shape == (HOSTS,)
+    assert np.allclose(ours, whole.test_accuracy, atol=0.1)
+
+
+def test_threads_are_set_in_every_process(divided: DividedHosts) -> None:
+    divided.set_threads(2)
+    assert divided.call(threads_of) == [2, 2]
+    divided.set_threads(1)
+    assert divided.call(threads_of) == [1, 1]
+
+
+def threads_of(_env: GrowthVectorEnv) -> int:
+    """Return the threads of this process; to be called in all."""
+    return torch.get_num_threads()
+
+
+def test_few_hosts_need_no_other_process(settings: dict[str, Any]) -> None:
+    hosts = DividedHosts(LEAST_HOSTS * 2 - 1, 2, **settings)
+    assert children() == []
+    assert hosts.reset(range(hosts.num_envs))[0].shape[0] == hosts.num_envs
+    hosts.close()
+
+
+def test_a_process_that_dies_is_told_of_and_the_others_are_ended(divided: DividedHosts) -> None:
+    divided.reset(range(HOSTS))
+    (child,) = children()
+    child.send_signal(signal.SIGKILL)
+    with pytest.raises(HostProcessError, match=f"process {child.pid}, which .* ended of signal 9"):
+        divided.step(np.zeros((HOSTS, len(HEAD_SIZES)), dtype=np.int64))
+    assert children() == []
+
+
+def test_keys_of_the_terminal_do_not_reach_the_other_processes(divided: DividedHosts) -> None:
+    (child,) = children()
+    assert os.getsid(child.pid) == child.pid
+
+
+_PARENT = """
+import sys, time
+from esper.growth.divided import DividedHosts
+hosts = DividedHosts(16, 2, steps=2, batch=8, batches=1)
+hosts.reset(range(16))
+print(hosts._others[0].pid, flush=True)
+time.sleep(600)
+"""
+
+
+def test_a_process_ends_when_the_one_it_works_for_is_killed() -> None:
+    parent = subprocess.Popen([sys.executable, "-c", _PARENT], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    child = psutil.Process(int(parent.stdout.readline()))
+    parent.kill()
+    parent.wait()
+    parent.stdout.close()
+    gone, alive = psutil.wait_procs([child], timeout=60)
+    assert not alive
+    assert gone
