@@ -1,10 +1,12 @@
 """The command line: every verb helps at once, and bad input gets one sentence and exit code 2."""
 
+import contextlib
 import json
 import os
 import re
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
@@ -310,6 +312,18 @@ def test_a_frame_of_a_store_that_cannot_be_read_fails_with_the_reason(run: Run) 
     assert errors.startswith("sanctum: ")
     assert "cannot be read" in errors
     assert errors.count("\n") == 1
+
+
+def test_a_frame_of_a_store_with_damaged_events_fails_too(run: Run) -> None:
+    assert run("ppo", "--episodes", "1", "--steps", "1")[0] == 0
+    (store,) = Path("runs").glob("*/run.sqlite")
+    with contextlib.closing(sqlite3.connect(store)) as connection:
+        connection.execute("UPDATE events SET payload = x'c1' WHERE kind = 'ppo_update'")
+        connection.commit()
+    code, output, errors = run("--once", command=sanctum_main)
+    assert code == 2
+    assert "Action heads" in output
+    assert errors == "sanctum: 1 event is damaged and left out: figures may have gaps\n"
 
 
 def test_a_run_is_shown_as_of_any_update(run: Run) -> None:

@@ -311,8 +311,8 @@ def watch(
                 raise ConfigError(f"cannot write {picture}: {error.strerror}") from error
         else:
             view = print_once(run, at=at, theme=theme, ascii_only=ascii_only)
-            if view.is_unread:
-                raise RunStoreError(str(view.error))  # the frame tells a person, and this a script
+            if view.doubt is not None:
+                raise RunStoreError(str(view.trouble))  # the frame tells a person, this a script
         return 0
     from esper.karn.sanctum.opening import run_sanctum
 

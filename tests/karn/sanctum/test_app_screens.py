@@ -22,7 +22,7 @@ from esper.karn.sanctum.screens.help import HelpScreen, records_of, render_signs
 from esper.karn.sanctum.screens.log import LogScreen
 from esper.karn.sanctum.screens.runs import RunsScreen
 from esper.karn.sanctum.settings import Settings
-from esper.karn.sanctum.view import Acknowledgement
+from esper.karn.sanctum.view import Acknowledgement, TimePosition
 from esper.karn.sanctum.widgets.comparison_panel import ComparisonPanel
 from esper.karn.sanctum.widgets.console_panel import ConsolePanel
 from esper.karn.sanctum.widgets.event_log import EventLog
@@ -165,7 +165,7 @@ async def test_the_log_follows_or_stands_still(views, sanctum, seen):
 
 
 async def test_the_console_output_takes_the_place_of_the_log(views, sanctum, seen, screen_text):
-    console = ("loading torch", "\tTraceback", "x" * 300)
+    console = ("loading torch", "\tTraceback", "x" * 300 + " the end")
     app = sanctum(views.view(console=console))
     async with app.run_test(size=(80, 24)) as pilot:
         await seen(pilot)
@@ -175,10 +175,22 @@ async def test_the_console_output_takes_the_place_of_the_log(views, sanctum, see
         text = "\n".join(screen_text(app))
         assert "loading torch" in text
         assert "        Traceback" in text
-        assert "x…" in text
+        assert "x the end" in text, "a long line goes on below"
+        assert "of now" not in text
         await pilot.press("o")
         await pilot.pause()
         assert "loading torch" not in "\n".join(screen_text(app))
+
+
+async def test_in_the_past_the_console_output_is_said_to_be_of_now(
+    views, sanctum, seen, screen_text
+):
+    app = sanctum(views.view(console=("loading torch",), position=TimePosition(3, 9)))
+    async with app.run_test(size=(80, 24)) as pilot:
+        await seen(pilot)
+        await pilot.press("5", "o")
+        await pilot.pause()
+        assert "of now, not of then" in "\n".join(screen_text(app))
 
 
 def test_a_filter_for_what_is_no_longer_there_starts_anew():

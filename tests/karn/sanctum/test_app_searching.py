@@ -98,6 +98,21 @@ async def test_kind_and_text_find_every_line_in_order(app, kind, text, lines):
         assert updates == sorted(updates)
 
 
+async def test_with_shift_the_kinds_are_gone_through_backwards(app):
+    async with app.run_test(size=(120, 40)) as pilot:
+        screen = await opened(pilot)
+        forwards = [screen._filter]
+        while len(forwards) < 2 or forwards[-1].asks:
+            await pilot.press("k")
+            forwards.append(screen._filter)
+        backwards = [screen._filter]
+        while len(backwards) < len(forwards):
+            await pilot.press("K")
+            backwards.append(screen._filter)
+        assert backwards == forwards[::-1]
+        assert len(forwards) > 2
+
+
 async def test_what_is_in_sight_stays_there_while_older_lines_are_found(app):
     async with app.run_test(size=(80, 24)) as pilot:
         screen = await opened(pilot)

@@ -37,11 +37,14 @@ class LogFilter:
             and self.text.lower() in entry.text.lower()
         )
 
-    def next(self, field: str, choices: Sequence[Any]) -> Self:
-        """Return the filter that asks for the next of the choices in a field; then for nothing."""
+    def next(self, field: str, choices: Sequence[Any], by: int = 1) -> Self:
+        """Return the filter that asks for the next of the choices in a field; then for nothing.
+
+        With `by` -1, for the one before: nothing is before the first.
+        """
         ring = [None, *choices]
         now = getattr(self, field)
-        index = ring.index(now) + 1 if now in ring else 0
+        index = ring.index(now) + by if now in ring else 0
         return replace(self, **{field: ring[index % len(ring)]})
 
 

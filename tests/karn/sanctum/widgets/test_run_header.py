@@ -1,11 +1,12 @@
 """The run header."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from esper.karn.liveness import RunStatus, StatusKind
-from esper.karn.sanctum.schema import InterventionState, RunState
+from esper.karn.sanctum.schema import InterventionState, RunState, SanctumSnapshot
 from esper.karn.sanctum.view import TimePosition
 from esper.karn.sanctum.widgets.palette import DARK
 from esper.karn.sanctum.widgets.run_header import elapsed_seconds, render_header, status_text
@@ -32,6 +33,11 @@ def test_it_says_which_run_how_far_and_how_fast(views, width, height):
 @pytest.mark.parametrize("kind", list(StatusKind))
 def test_every_status_has_its_word(kind):
     assert str(kind) in status_text(RunStatus(kind, 3.0, ""), DARK).plain
+
+
+def test_a_run_that_has_said_nothing_yet_has_its_directorys_name(views):
+    nothing = views.view(SanctumSnapshot(), directory=Path("runs/20261124-cedar"))
+    assert render_header(nothing, 78, 2).plain.startswith("20261124-cedar")
 
 
 def test_a_silent_run_says_for_how_long():

@@ -58,6 +58,9 @@ class LogScreen(RunScreen):
         Binding("k", "next('kind')", "Kind", tooltip="Show the lines of the next kind"),
         Binding("h", "next('host')", "Host", tooltip="Show the lines about the next host"),
         Binding("e", "next('head')", "Head", tooltip="Show the lines about the next head"),
+        Binding("K", "next('kind', -1)", show=False, tooltip="Show the lines of the kind before"),
+        Binding("H", "next('host', -1)", show=False, tooltip="Show those about the host before"),
+        Binding("E", "next('head', -1)", show=False, tooltip="Show those about the head before"),
         Binding("x", "clear", "All", tooltip="Show all lines"),
         Binding("f", "follow", "Follow", tooltip="Follow the newest line, or stand still"),
         Binding("o", "console", "Console", tooltip="The run's console output, or the log"),
@@ -189,12 +192,12 @@ class LogScreen(RunScreen):
         """The panel that is in sight."""
         return self.query_one(ConsolePanel if self._is_console else EventLog)
 
-    def action_next(self, field: str) -> None:
-        """Show the lines of the next kind, or about the next host or head."""
+    def action_next(self, field: str, by: int = 1) -> None:
+        """Show the lines of the next kind, or about the next host or head; or before."""
         if self.view is None or self._is_console:
             return
         snapshot = self.view.snapshot
-        self._choose(self._filter.next(field, choices(field, snapshot.log, snapshot.run)))
+        self._choose(self._filter.next(field, choices(field, snapshot.log, snapshot.run), by))
 
     def action_clear(self) -> None:
         """Show all lines."""

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import ClassVar
 
+from rich.cells import chop_cells
 from rich.text import Text
 
 from esper.karn.sanctum.view import View
@@ -35,8 +36,6 @@ class ConsolePanel(FollowingPanel):
         shown = view.console if self._found is None else self._found
         if not shown:
             return Text("no line of the output has that", style=palette.muted, no_wrap=True)
-        lines = [Text(line, style=palette.ink, no_wrap=True) for line in shown]
-        for line in lines:
-            line.expand_tabs(8)
-            line.truncate(width, overflow="ellipsis")
-        return Text("\n", no_wrap=True).join(lines)
+        # A line that is too long goes on below: its end may be what it says.
+        rows = [row for line in shown for row in chop_cells(line.expandtabs(8), width) or [""]]
+        return Text("\n".join(rows), style=palette.ink, no_wrap=True)

@@ -33,13 +33,17 @@ class FilterLine(Panel, can_focus=False):
             self.redraw()
 
     def part(self, view: View) -> object:
-        return view.snapshot.log, view.console
+        return view.snapshot.log, view.console, view.position is None
 
     def draw(self, view: View, width: int, height: int, palette: Palette) -> Text:  # noqa: ARG002
         found = () if self._result is None else self._result.lines
         if isinstance(self._asked, str):
             shown = view.console if self._result is None else found
-            return render_console_search(self._asked, len(shown), self._result, width, palette)
+            line = render_console_search(self._asked, len(shown), self._result, width, palette)
+            if view.position is not None:  # what was printed when is not known
+                line.append("; of now, not of then", palette.muted)
+                line.truncate(width, overflow="ellipsis")
+            return line
         log = with_older(view.snapshot.log, found)
         return render_filter(self._asked, log, self._result, width, palette)
 
@@ -61,8 +65,9 @@ def render_filter(
         palette: the colours to choose from.
     """
     host = None if log_filter.host is None else str(log_filter.host + 1)
+    kind = None if log_filter.kind is None else log_filter.kind.replace("_", " ")
     line = Text(no_wrap=True)
-    for name, value in (("kind", log_filter.kind), ("host", host), ("head", log_filter.head)):
+    for name, value in (("kind", kind), ("host", host), ("head", log_filter.head)):
         line.append(f"{name} ", palette.muted)
         line.append(value or _ALL, f"bold {palette.accent}" if value else palette.ink).append("  ")
     line.append_text(_text(log_filter.text, palette))

@@ -57,7 +57,7 @@ def render_header(view: View, width: int, height: int, palette: Palette = DARK) 
     """Return the header in `width` cells and 2 lines, or up to 4 where there are that many."""
     run = view.snapshot.run
     elapsed = duration(elapsed_seconds(run, view.status, view.now))
-    identity = Text(no_wrap=True).append(run.name or run.run_id or ABSENT, f"bold {palette.ink}")
+    identity = Text(no_wrap=True).append(_name(view), f"bold {palette.ink}")
     identity.append(_SEPARATOR).append_text(moment_text(view, palette))
     progress = _progress(run, width, palette)
     rates = _fields(
@@ -84,6 +84,13 @@ def render_header(view: View, width: int, height: int, palette: Palette = DARK) 
     for line in lines:
         line.truncate(width, overflow="ellipsis")
     return Text("\n", no_wrap=True).join(lines)
+
+
+def _name(view: View) -> str:
+    """Return the run's name: before it has said any, its directory's."""
+    run = view.snapshot.run
+    unsaid = ABSENT if view.directory is None else view.directory.name
+    return run.name or run.run_id or unsaid
 
 
 def _details(run: RunState) -> list[tuple[str, str]]:
@@ -179,7 +186,7 @@ class RunHeader(Panel, can_focus=False):
     def part(self, view: View) -> object:
         run, status = view.snapshot.run, moment_text(view, DARK).plain
         elapsed = duration(elapsed_seconds(run, view.status, view.now))
-        return run, view.snapshot.interventions, status, elapsed
+        return run, view.snapshot.interventions, status, elapsed, _name(view)
 
     def draw(self, view: View, width: int, height: int, palette: Palette) -> Text:
         return render_header(view, width, height, palette)
