@@ -3,7 +3,7 @@
 import numpy as np
 
 from esper.growth import seeds as life
-from esper.growth.population import Population, plant_seed
+from esper.growth.population import Population, join, plant_seed
 from esper.growth.seeds import Seeds, Transition
 from esper.leyline.heads import ALPHA_SPEED_STEPS, ALPHA_TARGETS, HEAD_NAMES, TEMPO_STEPS, Op
 
@@ -26,7 +26,7 @@ def act(
     """Do what the actions of the given hosts say; all of them must be legal.
 
     Args:
-        population: gets the first parameters of new seeds.
+        population: gets the first parameters of new seeds, and is told who joins.
         seeds: the state of every slot, changed in place.
         actions: choices of each head. `[N, 8]`
         hosts: whose actions to do. `[n]`
@@ -66,7 +66,9 @@ def _act_on(
             plant_seed(population, host, slot, choice["blueprint"], count)
             return transition
         case Op.ADVANCE:
-            return life.advance(seeds, host, slot)
+            transition = life.advance(seeds, host, slot)
+            join(population, host)
+            return transition
         case Op.SET_ALPHA_TARGET:
             return life.set_alpha_target(
                 seeds, host, slot, target=target, length=length, curve=curve

@@ -12,6 +12,10 @@ from esper.growth.parameters import ParameterLayout
 from esper.growth.randomness import Stream, generator
 from esper.growth.seeds import EMPTY, Seeds
 
+#: What a host's second moments count for once a seed joins it: they are of another network's
+#: gradients, and so its steps are up to twice as long until they are of the new one's.
+STALE_MOMENTS = 0.25
+
 
 @dataclass
 class Population:
@@ -100,6 +104,12 @@ def plant_seed(
     drawn = population.layouts[blueprint].draw(stream)
     _write(population, population.seed_columns(np.array([host]), slot, blueprint), drawn[None])
     population.seed_clock[host, slot] = 0
+
+
+def join(population: Population, host: int) -> None:
+    """Let a host's optimizer know that a seed joins its network: most of what it knew is stale."""
+    columns = torch.from_numpy(population.host_columns(np.array([host]))[0])
+    population.state[2, columns.to(population.state.device)] *= STALE_MOMENTS
 
 
 def _write(population: Population, columns: np.ndarray, values: np.ndarray) -> None:

@@ -1,7 +1,8 @@
 """A hand-written policy, as a baseline for the learnt one.
 
 It plants one seed in every slot as early as it can, blends in what is measured to help, takes out
-what still harms after a fair trial, and makes everything permanent that has been blended in.
+what still harms after a fair trial, and makes everything permanent that has been blended in. Or it
+does not judge, and blends in whatever it planted.
 """
 
 from collections.abc import Sequence
@@ -28,6 +29,7 @@ class Rule:
         blueprints: planted in each slot, in slot order.
         style: how seeds are blended in.
         alpha_target: how far, one of `ALPHA_TARGETS`.
+        judges: whether a seed must be measured to help before it is blended in.
         trial: share of the episode that a seed trains before it is judged.
         patience: share of the episode after which a seed that does not help is pruned.
         latest: share of the episode after which nothing new is planted, as it could not finish.
@@ -36,6 +38,7 @@ class Rule:
     blueprints: tuple[str, ...] = ("conv", "conv", "conv")
     style: str = "linear_add"
     alpha_target: float = max(ALPHA_TARGETS)
+    judges: bool = True
     trial: float = 0.08
     patience: float = 0.25
     latest: float = 0.6
@@ -49,6 +52,10 @@ HAND_RULES: dict[str, Rule] = {
     "conv in every slot, multiplying": Rule(style="linear_multiply", trial=0.12),
     "conv in every slot, multiplying by half": Rule(
         style="linear_multiply", alpha_target=0.5, trial=0.12
+    ),
+    "conv in every slot, unjudged": Rule(judges=False, trial=0.0),
+    "conv in every slot, multiplying, unjudged": Rule(
+        style="linear_multiply", judges=False, trial=0.0
     ),
     "conv, conv, depthwise, multiplying": Rule(
         blueprints=("conv", "conv", "depthwise"), style="linear_multiply", trial=0.04
@@ -105,7 +112,7 @@ class HeuristicPolicy:
             return _action(Op.FOSSILIZE, slot=slot)
         in_training = slots_for(Op.ADVANCE)
         judged = [slot for slot in in_training if feature(slot, "stage_steps") >= rule.trial]
-        helping = [slot for slot in judged if feature(slot, "gain") > 0]
+        helping = [slot for slot in judged if not rule.judges or feature(slot, "gain") > 0]
         if helping:
             best = max(helping, key=lambda slot: feature(slot, "gain"))
             return _action(Op.ADVANCE, slot=best)
