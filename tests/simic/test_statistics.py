@@ -13,6 +13,7 @@ from esper.simic.statistics import (
     interquartile_mean,
     iqm_estimate,
     mean_estimate,
+    paired_improvement_estimate,
 )
 
 values = st.lists(st.integers(-3, 3).map(float), min_size=2, max_size=12).map(np.array)
@@ -85,6 +86,36 @@ def test_every_stratum_of_ours_is_set_against_its_own_rival_or_the_only_one() ->
     assert alone.high == pytest.approx(high, abs=0.02)
     paired = improvement_estimate(ours, [ours[0], rival], generator())
     assert paired.value == pytest.approx((0.5 + improvement(ours[1], rival)) / 2)
+
+
+def test_what_places_share_cancels_out_where_they_are_compared_alike() -> None:
+    luck = 10 * generator().normal(size=50)
+    ours = [luck + 1 + generator().normal(size=50) * 0.1, luck - 1]
+    rival = luck.copy()
+    estimate = paired_improvement_estimate(ours, [rival], generator())
+    assert estimate.value == pytest.approx(0.5)
+    assert (estimate.low, estimate.high) == (0.5, 0.5), "each place has one won and one lost"
+    apart = improvement_estimate(ours[:1], [rival], generator())
+    alike = paired_improvement_estimate(ours[:1], [rival], generator())
+    assert (alike.value, alike.low) == (1, 1)
+    assert apart.value < 0.7
+
+
+def test_paired_improvement_is_the_share_of_places_won_and_its_interval_draws_places() -> None:
+    ours = [generator().normal(size=30), generator().permutation(30) / 9.0]
+    theirs = [generator().permutation(30) / 9.0 - 1.5, np.zeros(30)]
+    won = np.mean(
+        [
+            [1.0 if x > y else 0.5 if x == y else 0.0 for x, y in zip(own, other, strict=True)]
+            for own, other in zip(ours, theirs, strict=True)
+        ],
+        axis=0,
+    )
+    estimate = paired_improvement_estimate(ours, theirs, generator())
+    assert estimate.value == pytest.approx(won.mean())
+    low, high = slow_interval([won], lambda parts: parts[0].mean())
+    assert estimate.low == pytest.approx(low, abs=0.03)
+    assert estimate.high == pytest.approx(high, abs=0.03)
 
 
 def test_what_is_always_better_is_better_with_certainty() -> None:

@@ -14,6 +14,7 @@ from esper.simic.statistics import (
     improvement_estimate,
     iqm_estimate,
     mean_estimate,
+    paired_improvement_estimate,
 )
 from esper.simic.trained_policy import TrainedPolicy
 
@@ -31,12 +32,16 @@ class Standing:
 
     Attributes:
         iqm, mean: interquartile mean and mean over all episodes.
-        agent_better: probability that the agent is better in an episode; None for the agent.
+        agent_better: probability that the agent is better in an episode than the contestant in
+            another; None for the agent.
+        agent_better_alike: the same in the same episode, where both have the same first weights
+            and order of data.
     """
 
     iqm: Estimate
     mean: Estimate
     agent_better: Estimate | None
+    agent_better_alike: Estimate | None
 
 
 @dataclass(frozen=True)
@@ -143,5 +148,8 @@ def _entry(contestant: Contestant, agent: Contestant, generator: np.random.Gener
             agent_better=None
             if contestant is agent
             else improvement_estimate(ours, values, generator),
+            agent_better_alike=None
+            if contestant is agent
+            else paired_improvement_estimate(ours, values, generator),
         )
     return Entry(contestant, standings)

@@ -34,10 +34,14 @@ def print_evaluation(evaluation: Evaluation, console: Console) -> None:
     console.print(
         "\nTest accuracy and score are interquartile means with 95 % intervals (stratified "
         "bootstrap); the score is validation accuracy less the price of parameters. "
-        "P(agent better): the probability that the agent does better in an episode. Cost: "
-        "multiply-adds of training one network, forward and backward.\n"
+        "P(agent better): the probability that the agent does better in an episode than the other "
+        "in another one. Cost: multiply-adds of training one network, forward and backward.\n"
     )
     console.print(_means(evaluation))
+    console.print(
+        "\nP, born alike: the probability that the agent does better in the same episode, with the "
+        "same first weights and order of data; of test accuracy and of score."
+    )
 
 
 def _table(*headings: str) -> Table:
@@ -65,16 +69,22 @@ def _standings(evaluation: Evaluation) -> Table:
 
 
 def _means(evaluation: Evaluation) -> Table:
-    table = _table("who", "mean test accuracy", "mean score", "")
+    table = _table("who", "mean accuracy", "P, born alike", "mean score", "P, born alike", "")
     table.columns[-1].justify = "left"
     for entry in evaluation.entries:
-        cells = [_estimate(entry.standings[measure].mean) for measure in MEASURES]
+        cells = []
+        for measure in MEASURES:
+            standing = entry.standings[measure]
+            alike = standing.agent_better_alike
+            cells += [_estimate(standing.mean), "" if alike is None else _estimate(alike, 2)]
         table.add_row(
             Text(entry.contestant.name), *(Text(cell) for cell in cells), Text(_what(entry))
         )
         if len(entry.contestant.strata) > 1 and entry.contestant.name == "agent":
             for outcomes in entry.contestant.strata:
-                own = [f"{getattr(outcomes, measure).mean():.3f}" for measure in MEASURES]
+                own = []
+                for measure in MEASURES:
+                    own += [f"{getattr(outcomes, measure).mean():.3f}", ""]
                 table.add_row("", *(Text(cell) for cell in own), Text(outcomes.what))
     return table
 

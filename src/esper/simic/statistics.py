@@ -101,6 +101,27 @@ def improvement_estimate(ours: Strata, theirs: Strata, generator: np.random.Gene
     return _estimate([*ours, *theirs], probability, generator)
 
 
+def paired_improvement_estimate(
+    ours: Strata, theirs: Strata, generator: np.random.Generator
+) -> Estimate:
+    """Return the probability that a value of ours is above that of theirs in the same place.
+
+    What places share (here: hosts born alike) cancels out. Places are drawn anew for the interval,
+    each with what all strata have there, which are no independent samples of it.
+
+    Args:
+        ours: values, a stratum for each policy, all of one length.
+        theirs: as many strata, or a single one, as for `improvement_estimate`.
+        generator: of the samples drawn.
+
+    Raises:
+        TooFewEpisodesError: a stratum has fewer than two values.
+    """
+    own, other = np.stack(ours), np.stack(theirs)  # [strata, n]
+    won: np.ndarray = ((own > other) + 0.5 * (own == other)).mean(axis=0)
+    return mean_estimate([won], generator)
+
+
 def _estimate(
     strata: Strata, statistic: Callable[..., np.ndarray], generator: np.random.Generator
 ) -> Estimate:
