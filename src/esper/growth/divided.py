@@ -62,6 +62,11 @@ class DividedHosts:
             self.close()
             raise
 
+    @property
+    def processes(self) -> int:
+        """How many processes hold hosts, this one included."""
+        return len(self._parts)
+
     def call(
         self,
         function: Callable[Concatenate[GrowthVectorEnv, ...], T],

@@ -366,7 +366,7 @@ class Trainer:
         """Tell what run this is, durably: a run without its start says nothing."""
         config = self._config
         process = psutil.Process()
-        env = self._divided(config.environments).env
+        hosts = self._divided(config.environments)
         self._writer.emit(
             RunStarted(
                 run_id=self._run.name,
@@ -381,7 +381,7 @@ class Trainer:
                 heads={head: list(choices) for head, choices in HEAD_CHOICES.items()},
                 slots=list(SLOT_CHOICES),
                 blueprints=list(BLUEPRINT_CHOICES),
-                host_parameters=env.host_parameters,
+                host_parameters=hosts.env.host_parameters,
                 config=settings_of(config),
                 pid=process.pid,
                 process_start_time=process.create_time(),
@@ -395,7 +395,7 @@ class Trainer:
         self._progress.say(
             f"run {self._run.name}: {config.task}, {config.episodes} episodes, "
             f"{config.environments} at a time in lockstep on {self._device}, "
-            f"threads {self._threads}{going_on}"
+            f"processes {hosts.processes}, threads {self._threads}{going_on}"
         )
 
     def _say(self, sentence: str, level: str) -> None:
