@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 #: Held by the process that trains a run.
 LOCK_NAME = "training.lock"
 #: By how training ended, where nobody asked Sanctum to end it.
-_EXIT_CODES = {"finished": 0, "stopped": 130, "halted": 3}
+_EXIT_CODES = {"finished": 0, "failed": 1, "stopped": 130, "halted": 3}
 #: What may be said anew when a run goes on; everything else is what makes it the same run.
 RESUMABLE_SETTINGS = (
     "episodes",

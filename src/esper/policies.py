@@ -7,6 +7,7 @@ together. Torch is loaded only when something is found.
 import json
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -87,8 +88,15 @@ def grow_network(
 
     parse_task_name(task)  # what is misspelt is better known before anything is loaded
     policy = find_policy(run_dir, reference)
+    was_there = directory.exists()
     make_empty(directory)
-    grown = grow(policy, task, hosts=hosts, seed=seed, steps=steps, say=say)
+    try:
+        grown = grow(policy, task, hosts=hosts, seed=seed, steps=steps, say=say)
+    except BaseException:
+        if not was_there:
+            with suppress(OSError):
+                directory.rmdir()
+        raise
     try:
         difference = write_checked(grown, directory)
         card = growth_card(grown, difference)

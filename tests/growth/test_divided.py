@@ -137,7 +137,9 @@ def test_a_process_that_dies_is_told_of_and_the_others_are_ended(divided: Divide
     divided.reset(range(HOSTS))
     (child,) = children()
     child.send_signal(signal.SIGKILL)
-    with pytest.raises(HostProcessError, match=f"process {child.pid}, which .* ended of signal 9"):
+    with pytest.raises(
+        HostProcessError, match=f"process {child.pid}, which .* was killed by signal 9"
+    ):
         divided.step(np.zeros((HOSTS, len(HEAD_SIZES)), dtype=np.int64))
     assert children() == []
 

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 
@@ -115,6 +116,27 @@ def test_a_fault_ends_the_run_with_its_reason(
         train(log=log, episodes=4)
     (ending,) = log.of(RunFinished)
     assert (ending.status, ending.reason) == ("failed", "RuntimeError: the host melted")
+
+
+def test_a_run_robbed_of_its_hosts_fails_in_order_and_can_go_on(
+    train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    collect = training.collect
+
+    def collect_without_the_other_process(hosts: Any, *arguments: Any, **options: Any) -> Any:
+        if options["update"] == 2:
+            (process,) = hosts._others
+            psutil.Process(process.pid).kill()
+        return collect(hosts, *arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "collect", collect_without_the_other_process)
+        ending, log = train(envs=16, episodes=48)
+    assert (ending.status, ending.update, ending.episodes_done) == ("failed", 1, 16)
+    assert "was killed by signal 9; the batch under way is lost" in ending.reason
+    assert log.payloads[-1] == ending
+    ending, log = train(envs=16, episodes=48)
+    assert (ending.status, ending.update, ending.episodes_done) == ("finished", 3, 48)
 
 
 def test_episode_seeds_follow_from_the_run_and_the_number_alone() -> None:

@@ -89,8 +89,8 @@ class HostProcess:
             code = self._process.wait(_PATIENCE)
         except subprocess.TimeoutExpired:
             return HostProcessError(f"process {self.pid}, which held hosts, does not answer")
-        how = f"of signal {-code}" if code < 0 else f"with exit code {code}"
-        return HostProcessError(f"process {self.pid}, which held hosts, ended {how}")
+        how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
+        return HostProcessError(f"process {self.pid}, which held hosts, {how}")
 
 
 def serve(connection: Connection) -> None:

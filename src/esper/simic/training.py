@@ -11,6 +11,7 @@ import torch
 
 import esper
 from esper.growth.divided import DividedHosts
+from esper.growth.host_process import HostProcessError
 from esper.leyline.heads import BLUEPRINT_CHOICES, HEAD_CHOICES, HEAD_SIZES, SLOT_CHOICES
 from esper.leyline.telemetry import (
     CheckpointWritten,
@@ -75,18 +76,23 @@ def train(
         trainer = Trainer(config, run, writer, progress)
         ending = trainer.run(stop)
     except BaseException as error:
-        # Whatever ends the process, the run says so; only what nobody asked for goes on up.
+        # Whatever ends the process, the run says so; only a fault of the program goes on up.
         update, episodes_done = trainer.done if trainer else (0, 0)
         interrupted = isinstance(error, KeyboardInterrupt)
-        reason = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+        robbed = isinstance(error, HostProcessError)
+        reason = f"{type(error).__name__}: {error}"
+        if interrupted or robbed:
+            reason = f"{'interrupted' if interrupted else error}; the batch under way is lost"
+        elif isinstance(error, ValueError):
+            reason = str(error)
         ending = RunFinished(
             status="stopped" if interrupted else "failed",
             update=update,
             episodes_done=episodes_done,
-            reason="interrupted; the batch under way is lost" if interrupted else reason,
+            reason=reason,
         )
         progress.say(f"{ending.status}: {ending.reason}")
-        if not interrupted:
+        if not (interrupted or robbed):
             raise
     finally:
         writer.emit(ending, durable=True)
