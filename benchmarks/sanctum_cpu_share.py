@@ -32,9 +32,9 @@ from esper.karn.sanctum.follower import RunFollower
 from esper.leyline.telemetry import StepCompleted
 
 HOSTS = 16
-#: Steps of all hosts in a second: as many as `esper ppo` makes with seeds in its slots on two idle
-#: cores (100 k training samples a second, 12.8 k a step).
-RATE = 8.0
+#: Steps of all hosts in a second. `esper ppo` makes 3.5 to 4.5 with seeds in its slots on two idle
+#: cores; with so many, as many events are written as it writes then: 70 to 100 a second.
+RATE = 6.5
 #: Updates that the run has before somebody looks: enough for a full log and long histories.
 UPDATES_BEFORE = 60
 SCREENS = {"overview": "1", "heads": "2", "hosts": "3", "decisions": "4", "log": "5", "runs": "6"}

@@ -86,6 +86,23 @@ def test_a_store_becomes_one_plain_file_while_it_is_being_watched(run):
     assert len(reader.read(0, 10)) == 1
 
 
+def test_a_store_that_a_reader_keeps_open_becomes_one_plain_file_once_it_lets_go(run):
+    reader = RunReader(run)
+    with RunWriter(run) as writer:
+        writer.emit(notice(1), durable=True)
+        with reader.session(stays_open=True):
+            assert reader.last_id() == 1
+        writer.emit(notice(2), durable=True)
+        assert reader.last_id() == 2, "what comes later is seen through the same connection"
+        with reader.session(stays_open=True):
+            pass
+        releasing = threading.Timer(0.2, reader.release)
+        releasing.start()
+
+    releasing.join()
+    assert [path.name for path in run.glob("run.sqlite*")] == ["run.sqlite"]
+
+
 def test_a_resumed_run_is_written_on(run):
     for number in range(3):
         with RunWriter(run) as writer:

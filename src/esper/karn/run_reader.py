@@ -2,18 +2,19 @@
 
 Between calls (or sessions of a few calls) a reader holds no connection and so no lock: the writer
 can turn the store into one plain file whenever it is done, and a store that is removed or replaced
-is noticed at the next call.
+is noticed at the next call. Who looks several times a second may keep the connection from one
+session to the next, for opening it is a third of such a look; then it has to let go in time.
 """
 
 import shutil
 import sqlite3
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from itertools import starmap
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from esper.karn.run_directory import STORE_NAME
 from esper.karn.run_tables import RARE, RunStoreError, RunStoreMissingError, check_store
@@ -56,6 +57,13 @@ _SIGHTING_FIELDS: Final = (
 )
 _SIGHTING_TYPES: Final = (int, str, str, str, int, int, int, int, int)
 
+
+class _Opened(NamedTuple):
+    connection: sqlite3.Connection
+    identity: tuple[int, int] | None  # of the file, from just before it was opened
+    is_live: bool  # it sees what is written from now on
+
+
 _Stamp = tuple[tuple[int, int, int, int] | None, ...]
 
 
@@ -71,21 +79,31 @@ class RunReader:
         self._seen: _Stamp | None = None
         self._seen_at = 0  # nanoseconds since the epoch
         self._copy: TemporaryDirectory[str] | None = None
-        self._held: sqlite3.Connection | None = None
+        self._held: sqlite3.Connection | None = None  # by the session of now
+        self._kept: _Opened | None = None  # from one session to the next
 
     @contextmanager
-    def session(self) -> Iterator[None]:
+    def session(self, *, stays_open: bool = False) -> Iterator[None]:
         """Hold the store open for several calls.
+
+        Args:
+            stays_open: whether to keep it open for the next session, or until `release`.
 
         Raises:
             RunStoreError: as the calls themselves.
         """
-        with self._connection() as connection:
+        with self._connection(stays_open=stays_open) as connection:
             self._held = connection
             try:
                 yield
             finally:
                 self._held = None
+
+    def release(self) -> None:
+        """Let go of a store that was kept open: a writer that is done waits for this a moment."""
+        kept, self._kept = self._kept, None
+        if kept is not None:
+            kept.connection.close()
 
     def changed(self) -> bool:
         """Return whether the store may have changed since the last call; the first returns True."""
@@ -234,7 +252,7 @@ class RunReader:
         return events
 
     @contextmanager
-    def _connection(self) -> Iterator[sqlite3.Connection | None]:
+    def _connection(self, *, stays_open: bool = False) -> Iterator[sqlite3.Connection | None]:
         """Open the store for the length of one call; None while it has no tables yet.
 
         Every error of SQLite that leaves the body becomes a `RunStoreError`.
@@ -243,25 +261,48 @@ class RunReader:
             yield self._held
             return
         try:
-            header = self._header()
-            if not header:
+            if self._kept is not None and self._kept.identity != self.identity():
+                self.release()  # another file has its name now, or none
+            opened, self._kept = self._kept or self._opened(), None
+            if opened is None:
                 yield None
                 return
-            # Opening a database in WAL mode makes a WAL if there is none, which would be writing.
-            is_still = header[18:20] == _WAL_VERSION and not _wal_of(self._path).exists()
             try:
-                connection = _open(self._path, "mode=ro&immutable=1" if is_still else "mode=ro")
-            except sqlite3.OperationalError as error:
-                if not error.sqlite_errorname.startswith(("SQLITE_CANTOPEN", "SQLITE_READONLY")):
-                    raise
-                # A dead run's WAL in a directory that we may not write to, where SQLite cannot make
-                # the index that goes with it: https://www.sqlite.org/wal.html, "Read-Only
-                # Databases".
-                connection = _open(self._copied(), "mode=rw")
-            with closing(connection):
-                yield connection if check_store(connection, str(self._path)) else None
+                yield opened.connection
+            except BaseException:
+                opened.connection.close()
+                raise
+            if stays_open and opened.is_live:
+                self._kept = opened
+            else:
+                opened.connection.close()
         except (sqlite3.Error, OSError) as error:
             raise RunStoreError(f"{self._path} cannot be read: {error}") from error
+
+    def _opened(self) -> _Opened | None:
+        identity = self.identity()
+        header = self._header()
+        if not header:
+            return None
+        # Opening a database in WAL mode makes a WAL if there is none, which would be writing.
+        is_live = header[18:20] != _WAL_VERSION or _wal_of(self._path).exists()
+        try:
+            connection = _open(self._path, "mode=ro" if is_live else "mode=ro&immutable=1")
+        except sqlite3.OperationalError as error:
+            if not error.sqlite_errorname.startswith(("SQLITE_CANTOPEN", "SQLITE_READONLY")):
+                raise
+            # A dead run's WAL in a directory that we may not write to, where SQLite cannot make
+            # the index that goes with it: https://www.sqlite.org/wal.html, "Read-Only Databases".
+            connection, is_live = _open(self._copied(), "mode=rw"), False
+        try:
+            is_made = check_store(connection, str(self._path))
+        except BaseException:
+            connection.close()
+            raise
+        if not is_made:
+            connection.close()
+            return None
+        return _Opened(connection, identity, is_live)
 
     def _header(self) -> bytes:
         try:

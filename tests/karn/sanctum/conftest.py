@@ -333,6 +333,9 @@ class FakeWatch:
         view = self.shown[-1]
         self.shown.append(replace(view, position=replace(view.position, speed=speed)))
 
+    def close(self):
+        self.is_closed = True
+
 
 @pytest.fixture(autouse=True)
 def restless(monkeypatch):

@@ -164,6 +164,26 @@ async def test_the_log_follows_or_stands_still(views, sanctum, seen):
         assert panel.follows
 
 
+async def test_a_log_that_grows_is_followed_to_its_end(views, sanctum, seen):
+    def view_of(lines):
+        log = tuple(LogEntry(n, 1.0, "info", f"line {n}", kind="notice") for n in range(lines))
+        return views.view(replace(views.healthy(), log=log))
+
+    app = sanctum(view_of(40))
+    async with app.run_test(size=(80, 24)) as pilot:
+        await seen(pilot)
+        await pilot.press("5")
+        await pilot.pause()
+        panel = app.screen.query_one(EventLog)
+        for lines in (41, 60, 200, 30, 5, 90):
+            app.shown.append(view_of(lines))
+            await seen(pilot)
+            assert panel.virtual_size.height == lines
+            assert panel.max_scroll_y == panel.scroll_y == max(0, lines - panel.size.height)
+            assert panel.vertical_scrollbar.display == (lines > panel.size.height)
+            assert panel.vertical_scrollbar.window_virtual_size == lines
+
+
 async def test_the_console_output_takes_the_place_of_the_log(views, sanctum, seen, screen_text):
     console = ("loading torch", "\tTraceback", "x" * 300 + " the end")
     app = sanctum(views.view(console=console))

@@ -50,8 +50,22 @@ def without_process(snapshot):
     return run, snapshot.tamiyo, snapshot.training, snapshot.hosts, snapshot.log
 
 
-def test_a_live_run_is_followed_as_it_grows(run, payloads):
-    follower = RunFollower(run)
+@pytest.fixture(params=[False, True], ids=["opened for each poll", "kept open"])
+def follow(request):
+    """Return the maker of followers, which open the store in one way and in the other."""
+    followers = []
+
+    def make(run):
+        followers.append(RunFollower(run, stays_open=request.param))
+        return followers[-1]
+
+    yield make
+    for follower in followers:
+        follower.close()
+
+
+def test_a_live_run_is_followed_as_it_grows(follow, run, payloads):
+    follower = follow(run)
     with RunWriter(run) as writer:
         writer.emit(payloads.start(), durable=True)
         frame = follower.poll(time.time())
@@ -67,8 +81,8 @@ def test_a_live_run_is_followed_as_it_grows(run, payloads):
     assert follower.poll(time.time()).snapshot.run.phase == "finished"
 
 
-def test_a_run_at_rest_is_the_same_object_again(finished_run):
-    follower = RunFollower(finished_run)
+def test_a_run_at_rest_is_the_same_object_again(follow, finished_run):
+    follower = follow(finished_run)
     snapshot = follower.catch_up().snapshot
 
     for _ in range(3):
@@ -88,8 +102,8 @@ def test_attaching_to_a_long_run_gives_what_a_fold_from_its_start_gives(run, pay
     assert without_process(attached) == without_process(whole_fold(run))
 
 
-def test_following_from_the_start_gives_what_attaching_gives(run, payloads):
-    follower = RunFollower(run)
+def test_following_from_the_start_gives_what_attaching_gives(follow, run, payloads):
+    follower = follow(run)
     with RunWriter(run) as writer:
         for number, payload in enumerate(long_run(payloads, updates=40, steps=10)):
             writer.emit(payload)
@@ -115,8 +129,8 @@ def test_a_poll_takes_in_a_bounded_number_of_events(run, payloads, monkeypatch):
     assert frame.snapshot.last_event_id == 250
 
 
-def test_a_run_that_is_being_created_is_waited_for(run, payloads):
-    follower = RunFollower(run)
+def test_a_run_that_is_being_created_is_waited_for(follow, run, payloads):
+    follower = follow(run)
     frame = follower.poll(time.time())
     assert (frame.status.kind, frame.error) == (StatusKind.WAITING, None)
     assert frame.snapshot == SanctumSnapshot()
@@ -127,15 +141,15 @@ def test_a_run_that_is_being_created_is_waited_for(run, payloads):
         assert follower.poll(time.time()).snapshot.run.name == "test"
 
 
-def test_a_run_without_a_directory_is_one_sentence(tmp_path):
-    frame = RunFollower(tmp_path / "nowhere").poll(time.time())
+def test_a_run_without_a_directory_is_one_sentence(follow, tmp_path):
+    frame = follow(tmp_path / "nowhere").poll(time.time())
 
     assert "nowhere is not there" in frame.error
     assert "\n" not in frame.error
 
 
-def test_a_run_that_vanishes_keeps_its_last_picture_and_says_so(finished_run):
-    follower = RunFollower(finished_run)
+def test_a_run_that_vanishes_keeps_its_last_picture_and_says_so(follow, finished_run):
+    follower = follow(finished_run)
     before = follower.catch_up()
     shutil.rmtree(finished_run)
     after = follower.poll(time.time())
@@ -145,9 +159,9 @@ def test_a_run_that_vanishes_keeps_its_last_picture_and_says_so(finished_run):
     assert follower.poll(time.time()).error == after.error
 
 
-def test_a_store_that_goes_bad_is_one_sentence_until_it_is_good_again(finished_run):
+def test_a_store_that_goes_bad_is_one_sentence_until_it_is_good_again(follow, finished_run):
     store = finished_run / "run.sqlite"
-    follower = RunFollower(finished_run)
+    follower = follow(finished_run)
     before = follower.catch_up()
     whole = store.read_bytes()
     store.write_bytes(b"no database at all")
@@ -158,8 +172,8 @@ def test_a_store_that_goes_bad_is_one_sentence_until_it_is_good_again(finished_r
     assert follower.poll(time.time()).error is None
 
 
-def test_a_store_that_is_emptied_keeps_its_last_picture_and_says_so(finished_run):
-    follower = RunFollower(finished_run)
+def test_a_store_that_is_emptied_keeps_its_last_picture_and_says_so(follow, finished_run):
+    follower = follow(finished_run)
     before = follower.catch_up()
     os.truncate(finished_run / "run.sqlite", 0)
     after = follower.poll(time.time())
@@ -169,8 +183,10 @@ def test_a_store_that_is_emptied_keeps_its_last_picture_and_says_so(finished_run
     assert follower.poll(time.time()).error == after.error
 
 
-def test_another_store_in_the_place_of_the_old_is_read_from_its_start(finished_run, payloads):
-    follower = RunFollower(finished_run)
+def test_another_store_in_the_place_of_the_old_is_read_from_its_start(
+    follow, finished_run, payloads
+):
+    follower = follow(finished_run)
     assert follower.catch_up().snapshot.run.update == 2
     aside = finished_run / "aside.sqlite"
     (finished_run / "run.sqlite").rename(aside)
@@ -179,3 +195,16 @@ def test_another_store_in_the_place_of_the_old_is_read_from_its_start(finished_r
 
     snapshot = follower.catch_up().snapshot
     assert (snapshot.run.name, snapshot.run.update) == ("another", 0)
+
+
+def test_a_run_that_is_over_or_at_rest_is_let_go_of(run, payloads, monkeypatch):
+    monkeypatch.setattr("esper.karn.run_writer._FINISH_SECONDS", 0.05)  # it hardly waits
+    follower = RunFollower(run, stays_open=True)
+    writer = RunWriter(run)
+    writer.emit(payloads.start(), durable=True)
+    follower.poll(time.time())
+    writer.emit(payloads.finish(), durable=True)
+    assert follower.poll(time.time()).status.is_over
+
+    writer.close()
+    assert [path.name for path in run.glob("run.sqlite*")] == ["run.sqlite"]

@@ -38,6 +38,8 @@ class RunFollower:
         directory: the run's directory; it need not exist yet.
         brief: whether to pass over all that comes many times an update, for a summary: then the
             hosts, what was decided for them and the speed stay unknown.
+        stays_open: whether to keep the store open while it goes on changing, which makes frequent
+            polls cheaper; `close` is to be called at the end then.
         ticks: returns seconds of a clock that is never set.
     """
 
@@ -46,10 +48,12 @@ class RunFollower:
         directory: Path,
         *,
         brief: bool = False,
+        stays_open: bool = False,
         ticks: Callable[[], float] = time.monotonic,
     ) -> None:
         self._directory = directory
         self._is_brief = brief
+        self._stays_open = stays_open
         self._ticks = ticks
         self._reader = RunReader(directory)
         self._identity: tuple[int, int] | None = None
@@ -80,6 +84,8 @@ class RunFollower:
                 self._error = str(error)
                 with suppress(RunStoreError):  # told already; the tables of the lights may be whole
                     self._aggregator.join_sightings(self._reader.sightings())
+        else:
+            self._reader.release()
         snapshot = self._aggregator.snapshot()
         status = run_status(
             phase=snapshot.run.phase,
@@ -89,6 +95,8 @@ class RunFollower:
             finished_at=snapshot.run.finished_at,
             start_time_of=lambda pid: self._start_time_of(pid, now),
         )
+        if status.is_over:
+            self._reader.release()  # its writer is about to make one plain file of the store
         if self._error is not None and not snapshot.last_event_id:
             status = RunStatus(StatusKind.UNREADABLE, None, self._error)
         return Frame(snapshot, status, self._error, self._is_behind)
@@ -98,6 +106,10 @@ class RunFollower:
         while (frame := self.poll(time.time())).is_behind:
             pass
         return frame
+
+    def close(self) -> None:
+        """Let go of the store."""
+        self._reader.release()
 
     @property
     def updates(self) -> int:
@@ -136,7 +148,7 @@ class RunFollower:
             if self._identity is not None:
                 self._start_over()  # another store took the place of the one we knew
             self._identity, self._is_gone = identity, False
-        with self._reader.session():
+        with self._reader.session(stays_open=self._stays_open):
             newest = self._reader.last_id()
             if self._cursor and not newest:
                 raise RunStoreError(

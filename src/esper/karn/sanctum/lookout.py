@@ -6,6 +6,7 @@ The store is only ever read here: the thread that draws never waits for a disk.
 import threading
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -68,16 +69,20 @@ class Lookout:
         """Look again and again, in this thread."""
         self._was_there = self._run_dir.is_dir()
         while not self._leaving.is_set():
-            watch = self.watch
-            view = self._complete(watch(self._clock()))
-            if watch is not self.watch:
-                continue  # another run was opened meanwhile
-            screen = self._screen()
-            screen.post_message(Seen(view))
-            is_behind = screen.WANTS_RUNS and self._look_at_runs(screen)
-            if not view.is_behind and not is_behind:
-                self._wake.wait(PERIOD_SECONDS)
-                self._wake.clear()
+            with closing(self.watch) as watch:
+                while watch is self.watch and not self._leaving.is_set():
+                    self._look(watch)
+
+    def _look(self, watch: Watch) -> None:
+        view = self._complete(watch(self._clock()))
+        if watch is not self.watch:
+            return  # another run was opened meanwhile
+        screen = self._screen()
+        screen.post_message(Seen(view))
+        is_behind = screen.WANTS_RUNS and self._look_at_runs(screen)
+        if not view.is_behind and not is_behind:
+            self._wake.wait(PERIOD_SECONDS)
+            self._wake.clear()
 
     def _look_at_runs(self, screen: RunScreen) -> bool:
         """Look at the folder of runs; return whether there is more to be read at once."""

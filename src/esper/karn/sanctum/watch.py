@@ -39,6 +39,9 @@ class Watch(Protocol):
     def play(self, speed: int) -> None:
         """Move on by `speed` updates per second from the moment that is shown; 0 stands still."""
 
+    def close(self) -> None:
+        """Let go of the run, after the last look."""
+
 
 class RunWatch:
     """A look at a run for each call, all from one thread; where to look is said from any thread.
@@ -60,7 +63,7 @@ class RunWatch:
     ) -> None:
         self._run_dir = run_dir
         self._ticks = ticks
-        self._run = None if directory is None else _Run(directory, ticks)
+        self._run = None if directory is None else _Run(directory, ticks, stays_open=True)
         self._nothing_yet = SanctumSnapshot()
         self._lock = threading.Lock()
         self._playback = Playback(update=at)
@@ -81,6 +84,11 @@ class RunWatch:
         """
         with self._lock:
             self._playback = self._playback.playing(speed)
+
+    def close(self) -> None:
+        """Let go of the run's store; the next look takes hold of it again."""
+        if self._run is not None:
+            self._run.follower.close()
 
     def __call__(self, now: float) -> View:
         """Return what there is to see, after a bounded amount of work.
@@ -117,15 +125,21 @@ class RunWatch:
                 return Frame(self._nothing_yet, waiting, str(error))
             if not runs:
                 return Frame(self._nothing_yet, waiting)
-            self._run = _Run(runs[-1], self._ticks)
+            self._run = _Run(runs[-1], self._ticks, stays_open=True)
         return self._run.follower.poll(now)
 
 
 class _Run:
     """All that is looked at of one run: its store, and the files beside it."""
 
-    def __init__(self, directory: Path, ticks: Callable[[], float] = time.monotonic) -> None:
-        self.follower = RunFollower(directory, ticks=ticks)
+    def __init__(
+        self,
+        directory: Path,
+        ticks: Callable[[], float] = time.monotonic,
+        *,
+        stays_open: bool = False,
+    ) -> None:
+        self.follower = RunFollower(directory, stays_open=stays_open, ticks=ticks)
         self._directory = directory
         self._console = ConsoleTail(directory)
         self._acknowledged = acknowledgements.Acknowledged()

@@ -9,10 +9,14 @@ from hypothesis import strategies as st
 from esper.karn.sanctum.ascii import to_ascii
 from esper.karn.sanctum.widgets.braille import line_chart
 from esper.karn.sanctum.widgets.charts import (
+    BLOCKS,
     MIXED_SIGN,
     NONFINITE_SIGNS,
     buckets,
+    finite_range,
+    level,
     progress_bar,
+    sign_of,
     sparkline,
 )
 from esper.karn.sanctum.widgets.palette import DARK
@@ -65,6 +69,19 @@ def test_every_bucket_keeps_its_extremes_and_no_nonfinite_point_is_lost(values, 
     )
     assert any(bucket.nonfinite for bucket in kept) == (len(finite) < len(values))
     assert len(kept) == min(columns, len(values))
+
+
+@given(SERIES, st.integers(min_value=1, max_value=20))
+def test_a_cell_of_a_line_is_high_as_the_last_point_of_its_bucket_or_has_its_sign(values, width):
+    columns = buckets(values, width)
+    low, high = finite_range(columns)
+    cells = [
+        sign_of(column.nonfinite)
+        if column.nonfinite
+        else BLOCKS[level(column.last, low, high, len(BLOCKS))]
+        for column in columns
+    ]
+    assert sparkline(values, width, DARK).plain == "".join(cells).ljust(width)
 
 
 @given(SERIES)

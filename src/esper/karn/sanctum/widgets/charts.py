@@ -1,7 +1,7 @@
 """Charts of one line. A non-finite point is never dropped: it has a sign of its own."""
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final
@@ -34,12 +34,13 @@ def buckets(values: Sequence[float], columns: int) -> list[Bucket]:
     Each keeps the minimum, the maximum, the last and the kinds of the non-finite of its points, so
     that neither a spike nor a NaN is lost when there are more points than columns.
     """
-    size = len(values)
-    if columns <= 0 or size == 0:
-        return []
-    parts = min(columns, size)
-    edges = [index * size // parts for index in range(parts + 1)]
-    return [_bucket(values[start:end]) for start, end in pairwise(edges)]
+    return [_bucket(values[start:end]) for start, end in _parts(len(values), columns)]
+
+
+def _parts(size: int, columns: int) -> Iterable[tuple[int, int]]:
+    """Return where each part of a series begins and ends that shares a column."""
+    parts = max(0, min(columns, size))
+    return pairwise([index * size // parts for index in range(parts + 1)] if parts else [])
 
 
 def _bucket(values: Sequence[float]) -> Bucket:
@@ -48,10 +49,15 @@ def _bucket(values: Sequence[float]) -> Bucket:
     finite = [value for value in values if math.isfinite(value)]
     if len(finite) == len(values):
         return Bucket(min(finite), max(finite), finite[-1], ())
-    kinds = tuple(dict.fromkeys(kind for value in values if (kind := nonfinite_kind(value))))
+    kinds = _kinds(values)
     if not finite:
         return Bucket(math.nan, math.nan, math.nan, kinds)
     return Bucket(min(finite), max(finite), finite[-1], kinds)
+
+
+def _kinds(values: Sequence[float]) -> tuple[str, ...]:
+    """Return the kinds of the non-finite values, each once, in the order they came."""
+    return tuple(dict.fromkeys(kind for value in values if (kind := nonfinite_kind(value))))
 
 
 def sign_of(kinds: Collection[str]) -> str:
@@ -62,16 +68,18 @@ def sign_of(kinds: Collection[str]) -> str:
 
 def sparkline(values: Sequence[float], width: int, palette: Palette) -> Text:
     """Return a series as one line of exactly `width` cells, the oldest at the left."""
-    columns = buckets(values, width)
-    low, high = finite_range(columns)
-    cells = "".join(
-        sign_of(column.nonfinite)
-        if column.nonfinite
-        else BLOCKS[level(column.last, low, high, len(BLOCKS))]
-        for column in columns
-    )
-    signs = [x for x, column in enumerate(columns) if column.nonfinite]
-    return chart_line(cells.ljust(width), signs, palette)
+    finite = [value for value in values if math.isfinite(value)]
+    low, high = min(finite, default=0.0), max(finite, default=0.0)
+    cells, signs = [], []
+    for x, (start, end) in enumerate(_parts(len(values), width)):
+        # Most are finite all through, and there is one of these for every host.
+        kinds = () if len(finite) == len(values) else _kinds(values[start:end])
+        if kinds:
+            signs.append(x)
+        cells.append(
+            sign_of(kinds) if kinds else BLOCKS[level(values[end - 1], low, high, len(BLOCKS))]
+        )
+    return chart_line("".join(cells).ljust(width), signs, palette)
 
 
 def chart_line(cells: str, signs: Sequence[int], palette: Palette) -> Text:

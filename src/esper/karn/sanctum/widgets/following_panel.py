@@ -30,7 +30,7 @@ class FollowingPanel(Panel):
         super().redraw()
         # At its end already it need not be laid out anew, which costs more than drawing it.
         if self._follows and not (self.virtual_size == size and self.is_vertical_scroll_end):
-            # Not immediate: how far down the end is, is known after the layout only.
+            # Not immediate: where the screen is laid out anew, the end is known after that only.
             self.scroll_end(animate=False)
 
     def watch_scroll_y(self, old_value: float, new_value: float) -> None:

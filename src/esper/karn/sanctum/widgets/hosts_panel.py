@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 from rich.text import Text
@@ -150,12 +151,16 @@ def _host_line(
             line.append(figure(value, _FIGURE_WIDTH).ljust(_FIGURE_WIDTH + 1), style)
     for slot in range(slots):
         state = host.slots[slot] if slot < len(host.slots) else SlotState()
-        line.append_text(_slot(state, run, columns, palette))
+        line.append_text(_slot(state, run.blueprints, columns, palette))
     line.truncate(columns.width, pad=True)
     return line
 
 
-def _slot(state: SlotState, run: RunState, columns: _Columns, palette: Palette) -> Text:
+# Most slots are as they were a step ago, and those of many hosts are alike.
+@lru_cache(maxsize=1024)
+def _slot(
+    state: SlotState, blueprints: tuple[str, ...], columns: _Columns, palette: Palette
+) -> Text:
     style = stage_style(state.stage, palette)
     cell = Text(no_wrap=True).append(stage_sign(state.stage), style)
     broken = nonfinite_kind(state.alpha) is not None
@@ -165,8 +170,8 @@ def _slot(state: SlotState, run: RunState, columns: _Columns, palette: Palette) 
         cell = Text(no_wrap=True)  # an alpha that is not finite is not left out
     cell.append(_alpha_sign(state.alpha), f"bold {palette.critical}" if broken else palette.curve)
     if columns.name and state.blueprint >= 0:
-        known = state.blueprint < len(run.blueprints)
-        name = run.blueprints[state.blueprint] if known else f"#{state.blueprint}"
+        known = state.blueprint < len(blueprints)
+        name = blueprints[state.blueprint] if known else f"#{state.blueprint}"
         cell.append(f" {cut(name, columns.name)}", palette.muted)
     cell.truncate(columns.slot, pad=True)
     return cell

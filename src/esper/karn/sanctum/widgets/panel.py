@@ -114,11 +114,25 @@ class Panel(ScrollView, can_focus=True, inherit_bindings=False):
         }
         size = Size(region.width, len(lines))
         if self.virtual_size != size:
-            self.virtual_size = size
+            self._resize(size)
             self.refresh()
             return
         for y in changed:
             self.refresh_line(y)
+
+    def _resize(self, size: Size) -> None:
+        known = self.virtual_size
+        if (
+            self.show_vertical_scrollbar
+            and size.width == known.width
+            and size.height > known.height
+        ):
+            # All is where it was, but there is more of it: a log grows all the time, and to lay the
+            # whole screen out anew costs several times what drawing the log does.
+            self.set_reactive(Panel.virtual_size, size)
+            self.vertical_scrollbar.window_virtual_size = size.height
+        else:
+            self.virtual_size = size
 
     def note(self, said: str) -> None:
         """Say something beside the panel's title; nothing with an empty text."""
