@@ -176,7 +176,6 @@ def test_a_damaged_line_costs_what_it_acknowledged_and_nothing_else(run, payload
     # What is still acknowledged comes after what is not; nothing is lost.
     assert reasons(view) == (
         "slot went NaN in logits, update 2",
-        "NaN seen in slot",
         "op went NaN in logits, update 1",
         "NaN seen in style, op",
         "Minibatches Skipped is 1, above 0",

@@ -47,11 +47,26 @@ def test_a_light_is_critical_for_the_rest_of_the_run_and_the_first_out_is_the_re
 
     assert verdict == Verdict(
         Level.CRITICAL,
-        ("slot went NaN in log_prob, update 1", "Inf seen in op", "NaN seen in slot"),
+        ("slot went NaN in log_prob, update 1", "Inf seen in op"),
     )
 
 
-_LIT = ("op went Inf in logits, update 1", "Inf seen in op")
+def test_every_head_that_is_lit_is_named_and_what_is_told_once_is_not_told_again(judge, payloads):
+    verdict = judge(
+        payloads.broken_update(1, "slot", "nan", "log_prob"),
+        payloads.broken_update(2, "op", "nan", "log_prob"),
+        payloads.broken_update(3, "op", "+inf"),
+        payloads.update(4),
+    )
+
+    assert verdict.reasons == (
+        "slot went NaN in log_prob, update 1",
+        "Inf seen in op",
+        "NaN seen in slot, op",
+    )
+
+
+_LIT = ("op went Inf in logits, update 1",)
 
 
 @pytest.mark.parametrize(
@@ -90,7 +105,6 @@ def test_a_new_light_comes_before_everything_else(judge, payloads):
 
     assert verdict.reasons == (
         "slot went NaN in log_prob, update 2",
-        "NaN seen in slot",
         "process 1 is gone",
         *_LIT,
     )

@@ -104,15 +104,24 @@ def _own(tamiyo: TamiyoState, figures: Mapping[str, float]) -> Mapping[str, floa
 
 
 def _lights(tamiyo: TamiyoState, lights: Collection[Light]) -> Verdict:
-    """Return the verdict on some of the lights that are on: first which of them was first."""
-    verdict = judge_latches(
+    """Return the verdict on some of the lights that are on: which was first, then all of a kind.
+
+    The kind of which only the first is on is not told twice.
+    """
+    first = [seen for seen in tamiyo.first if (seen.head, light_of(seen.kind)) in lights][:1]
+    kinds = [light for _, light in lights]
+    told = {light_of(seen.kind) for seen in first if kinds.count(light_of(seen.kind)) == 1}
+    rest = _latches([(head, light) for head, light in lights if light not in told])
+    return Verdict(_latches(lights).level, (*map(first_out, first), *rest.reasons))
+
+
+def _latches(lights: Collection[Light]) -> Verdict:
+    return judge_latches(
         {head: True for head, light in lights if light == "inf" and head != SHARED},
         {head: True for head, light in lights if light == "nan" and head != SHARED},
         shared_inf=(SHARED, "inf") in lights,
         shared_nan=(SHARED, "nan") in lights,
     )
-    first = [seen for seen in tamiyo.first if (seen.head, light_of(seen.kind)) in lights][:1]
-    return Verdict(verdict.level, (*map(first_out, first), *verdict.reasons))
 
 
 def _process(status: RunStatus) -> Verdict:
