@@ -252,6 +252,21 @@ def test_speed_is_steps_of_all_hosts_over_the_time_between_events(payloads, fold
     assert run.step == 5
 
 
+def test_the_speed_in_samples_is_that_of_all_steps_of_the_batch(payloads, fold):
+    speeds = [10_000.0, 40_000.0]
+    run = fold(
+        payloads.step(9, samples_per_second=1.0, first_episode=1),
+        *(
+            payloads.step(step, samples_per_second=speed, first_episode=3)
+            for step, speed in enumerate(speeds, start=1)
+        ),
+    ).run
+    assert run.samples_per_second == 16_000.0  # as many samples at each of the two speeds
+
+    broken = fold(*(payloads.step(n, samples_per_second=x) for n, x in ((1, 1e4), (2, math.inf))))
+    assert broken.run.samples_per_second == math.inf
+
+
 def test_a_clock_that_was_set_back_gives_no_speed(payloads, fold_events):
     events = [
         Event(id=1, time=100.0, payload=payloads.step(1)),

@@ -9,6 +9,7 @@ from esper.karn.sanctum.schema import HeadDecision, HeadTrend, SanctumSnapshot
 from esper.karn.sanctum.screens.decisions import DecisionsScreen
 from esper.karn.sanctum.screens.hosts import HostsScreen
 from esper.karn.sanctum.screens.run_screen import SMALLEST
+from esper.karn.sanctum.widgets.decision_panels import DecisionPanel
 from esper.karn.sanctum.widgets.panel import Panel
 
 SIZES = [(80, 24), (120, 40), (200, 60), SMALLEST]
@@ -81,6 +82,18 @@ async def test_a_decision_is_seen_whole(opened, screen_text, size):
             assert "sigmoid_steep" in text
 
     await opened("4", test, size)
+
+
+async def test_in_a_large_terminal_the_next_host_stands_below(opened):
+    async def test(pilot, app):
+        await pilot.press("down")
+        await pilot.pause()
+        text = app.screen.query_one(DecisionPanel).text
+        assert text.count("»GERMINATE") == 2
+        assert "\nhost 3   GERMINATE" in text
+        assert "host 4" not in text
+
+    await opened("4", test, (200, 60))
 
 
 async def test_the_heads_follow_the_chosen_host(opened, screen_text):

@@ -140,7 +140,7 @@ async def test_the_log_says_that_it_keeps_the_last_lines_of_a_kind(
         text = "\n".join(screen_text(app))
         lines = min(LOG_LINES_KEPT, LOG_LINES_KEPT + more) + 2
         assert f"{lines} lines" in text
-        assert (" lines (500 of a kind); a filter searches all" in text) == is_said
+        assert (f"the last {lines} lines; a filter searches all" in text) == is_said
 
 
 async def test_what_is_typed_is_no_key(views, sanctum, seen):
@@ -150,6 +150,22 @@ async def test_what_is_typed_is_no_key(views, sanctum, seen):
         await pilot.press("5", "slash", "1", "d", "question_mark")
         assert app.screen.query_one(Input).value == "1d?"
         assert isinstance(app.screen, LogScreen)
+
+
+async def test_seeds_do_not_carry_off_the_other_lines_of_the_overview(views, sanctum, seen):
+    seeds = tuple(
+        LogEntry(10 + n, 2.0, "info", f"host {n} grew", kind="seed_transitioned", host=n)
+        for n in range(100)
+    )
+    told = LogEntry(1, 1.0, "warning", "update 1 skipped bad minibatches", kind="ppo_update")
+    app = sanctum(views.view(replace(views.healthy(), log=(told, *seeds))))
+    async with app.run_test(size=(80, 24)) as pilot:
+        await seen(pilot)
+        assert "skipped bad minibatches" in app.screen.query_one(EventLog).text
+        assert "grew" not in app.screen.query_one(EventLog).text
+        await pilot.press("5")
+        await pilot.pause()
+        assert "host 99 grew" in app.screen.query_one(EventLog).text
 
 
 async def test_the_log_follows_or_stands_still(views, sanctum, seen):
@@ -185,7 +201,7 @@ async def test_a_log_that_grows_is_followed_to_its_end(views, sanctum, seen):
 
 
 async def test_the_console_output_takes_the_place_of_the_log(views, sanctum, seen, screen_text):
-    console = ("loading torch", "\tTraceback", "x" * 300 + " the end")
+    console = ("loading torch", "\tTraceback", "x" * 300 + " the end", "again and " * 15 + "again")
     app = sanctum(views.view(console=console))
     async with app.run_test(size=(80, 24)) as pilot:
         await seen(pilot)
@@ -196,6 +212,7 @@ async def test_the_console_output_takes_the_place_of_the_log(views, sanctum, see
         assert "loading torch" in text
         assert "        Traceback" in text
         assert "x the end" in text, "a long line goes on below"
+        assert "again and again\n" in app.focused.text, "words are not torn apart"
         assert "of now" not in text
         await pilot.press("o")
         await pilot.pause()
@@ -321,6 +338,27 @@ async def test_two_runs_are_compared_side_by_side(three_runs, open_runs, screen_
         await pilot.press("escape")
         assert isinstance(app.focused, RunsPanel)
         assert isinstance(app.screen, RunsScreen)
+
+
+async def test_a_comparison_goes_on_with_its_runs(three_runs, open_runs, payloads):
+    app = open_runs(three_runs)
+    (birch,) = three_runs.glob("*birch")
+    async with app.run_test(size=(120, 40)) as pilot:
+        await app.until(pilot, lambda: app.view is not None)
+        await pilot.press("6")
+        await app.until(pilot, lambda: app.screen.is_complete)
+        await pilot.press("space", "down", "c")
+        panel = app.screen.query_one(ComparisonPanel)
+
+        def updates():
+            lines = [line for line in panel.text.splitlines() if line.startswith("updates")]
+            return lines and lines[0].split()[1:]
+
+        await app.until(pilot, lambda: updates() == ["1", "2"])
+        with RunWriter(birch) as writer:
+            writer.emit(payloads.start(name="birch", resumed_from_update=2))
+            writer.emit(payloads.update(3), durable=True)
+            await app.until(pilot, lambda: updates() == ["1", "3"])
 
 
 async def test_without_runs_that_is_said(tmp_path, open_runs, screen_text):

@@ -35,6 +35,10 @@ def test_signs_that_differ_still_do(signs):
     assert max(Counter(map(to_ascii, signs)).values()) == 1
 
 
+def test_the_sign_of_the_command_palette_is_no_riddle():
+    assert to_ascii("🔎") == "> "
+
+
 def test_bars_still_show_how_far_it_is(views):
     position = TimePosition(update=18, updates=36)
     bar = to_ascii(render_time_bar(views.view(position=position), 80).plain)

@@ -337,10 +337,10 @@ class SanctumAggregator:
         return decisions.decision_states(self._decision, self._told_heads())
 
     def _run_state(self) -> RunState:
-        step = self._hosts.last
-        last = step or (self._updates[-1] if self._updates else None)
-        heads = self._part("heads", self._heads)
-        return self._run.state(step, heads, last.samples_per_second if last else None)
+        speed = self._hosts.samples_per_second()
+        if speed is None and self._updates:
+            speed = self._updates[-1].samples_per_second
+        return self._run.state(self._hosts.last, self._part("heads", self._heads), speed)
 
 
 #: What of an aggregator changes in place, and so must be copied with it.

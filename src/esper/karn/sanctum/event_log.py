@@ -27,6 +27,8 @@ _STAGE_WORDS: Final[dict[int, str]] = {
     Stage.FOSSILIZED: "fossilized",
     Stage.PRUNED: "pruned",
 }
+#: The cause of a transition to blending that did not begin it: only its target is another.
+_RETARGET: Final = "retarget"
 
 
 def started(payload: RunStarted) -> str:
@@ -97,9 +99,10 @@ def transition(
     """
     if not has_line(payload):
         return None
-    word = _STAGE_WORDS[payload.to_stage]
     blueprint = _named(blueprints, payload.blueprint)
     slot = _named(slots, payload.slot)
+    is_retarget = payload.cause == _RETARGET
+    word = "set to another alpha" if is_retarget else _STAGE_WORDS[payload.to_stage]
     return f"episode {payload.episode}, host {payload.host + 1}: {blueprint} {word} in {slot}"
 
 

@@ -1,5 +1,6 @@
 """The hosts that are being trained: their last step, and the steps of this episode before it."""
 
+import math
 from collections import deque
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
@@ -38,6 +39,16 @@ class HostLedger:
     def last(self) -> StepCompleted | None:
         """The last step, if there was one."""
         return self._steps[-1] if self._steps else None
+
+    def samples_per_second(self) -> float | None:
+        """Return the speed over the steps of this episode; None before the first.
+
+        All steps have as many samples, so it is the harmonic mean of their speeds.
+        """
+        speeds = [step.samples_per_second for step in self._steps]
+        if not all(math.isfinite(speed) and speed > 0.0 for speed in speeds):
+            return speeds[-1]  # is shown as what it is
+        return len(speeds) / math.fsum(1.0 / speed for speed in speeds) if speeds else None
 
     def take_in(self, step: StepCompleted) -> None:
         """Add a step; the first of another batch of episodes begins anew."""

@@ -16,11 +16,13 @@ from esper.karn.sanctum.schema import LogEntry
 #: Lines of each shelf.
 LOG_LINES_KEPT: Final = 500
 
-_SEEDS: Final = "seed_transitioned"
+#: The kind of the events of seeds.
+SEEDS: Final = "seed_transitioned"
+
 _HEARTBEATS: Final = "heartbeat"
 _LATCHES: Final = "latch"
 _OTHERS: Final = ""
-_SHELVES: Final = (_SEEDS, _HEARTBEATS, _LATCHES, _OTHERS)
+_SHELVES: Final = (SEEDS, _HEARTBEATS, _LATCHES, _OTHERS)
 
 
 def _shelf_of(entry: LogEntry) -> str:
@@ -36,7 +38,7 @@ def oldest_missing(entries: Sequence[LogEntry]) -> int:
         entries: the log, oldest first.
     """
     counts = Counter(map(_shelf_of, entries))
-    full = {shelf for shelf in (_SEEDS, _OTHERS) if counts[shelf] == LOG_LINES_KEPT}
+    full = {shelf for shelf in (SEEDS, _OTHERS) if counts[shelf] == LOG_LINES_KEPT}
     newest = 0
     for entry in entries if full else ():
         if (shelf := _shelf_of(entry)) in full:

@@ -89,7 +89,7 @@ class RunLedger:
         Args:
             step: the last one of this batch of episodes; None before the first.
             heads: the choices of every head.
-            samples_per_second: of the last step or update; None before the first.
+            samples_per_second: of the steps of this batch or the last update; None before any.
         """
         process = self.heartbeat or self.start
         phase, reason = self._phase(step)

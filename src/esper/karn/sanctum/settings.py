@@ -96,11 +96,18 @@ class SettingsFile:
     def __init__(self, path: Path) -> None:
         self._path = path
         self.settings = Settings()
-        self.problem: str | None = None
+        self._error: SettingsError | None = None
         try:
             self.settings = read_settings(path)
         except SettingsError as error:
-            self.problem = f"{error}; Sanctum goes on with the defaults"
+            self._error = error
+
+    @property
+    def problem(self) -> str | None:
+        """Why they could not be read, as a sentence; None if they could."""
+        if self._error is None:
+            return None
+        return f"{self._error}; Sanctum goes on with the defaults"
 
     def change(self, **changes: str | bool) -> None:
         """Change settings and write them down.
@@ -110,6 +117,6 @@ class SettingsFile:
                 left as it is: somebody may want to mend it.
         """
         self.settings = replace(self.settings, **changes)  # type: ignore[arg-type]  # by name
-        if self.problem is not None:
-            raise SettingsError(f"not remembered: {self._path} is damaged, mend it or delete it")
+        if self._error is not None:
+            raise SettingsError(f"not remembered: {self._error}")
         write_settings(self.settings, self._path)

@@ -110,7 +110,7 @@ def test_without_fp16_there_is_no_word_of_a_scaler(views, width, height):
 def test_where_there_is_little_room_the_foot_is_said_in_fewer_words(views):
     foot = _line_of(render_policy(views.broken(), 37, 18), "Skipped").plain
     assert foot.startswith("Skipped 1/16, 2 in all ")
-    assert foot.endswith(" lr 0.0020")
+    assert foot.endswith(" lr 0.00200")
     assert len(foot) == 37
 
 

@@ -51,12 +51,19 @@ def test_an_orderly_status_is_no_alert(kind):
     assert DARK.warning not in style
 
 
-def test_the_clock_of_a_run_that_is_over_stands_still():
+def test_the_clock_of_a_run_that_is_over_stands_still(views):
     run = RunState(started_at=100.0, last_event_at=160.0)
     over = RunStatus(StatusKind.FINISHED, None, "finished")
-    assert elapsed_seconds(run, over, now=10_000.0) == 60.0
-    assert elapsed_seconds(run, RunStatus(StatusKind.LIVE, 1.0, ""), now=190.0) == 90.0
-    assert elapsed_seconds(RunState(), over, now=1.0) is None
+    live = RunStatus(StatusKind.LIVE, 1.0, "")
+
+    def elapsed(run, status, now, position=None):
+        snapshot = replace(SanctumSnapshot(), run=run)
+        return elapsed_seconds(views.view(snapshot, kind=status.kind, now=now, position=position))
+
+    assert elapsed(run, over, 10_000.0) == 60.0
+    assert elapsed(run, live, 190.0) == 90.0
+    assert elapsed(run, live, 190.0, TimePosition(1, 2)) == 60.0, "of a past moment, as it was then"
+    assert elapsed(RunState(), over, 1.0) is None
 
 
 @pytest.mark.parametrize("field", ["events_lost", "damaged_events", "unknown_events"])

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from esper.karn.sanctum.attention import Lamps
 from esper.karn.sanctum.view import TimePosition
 from esper.karn.sanctum.widgets.status_strip import render_strip
 
@@ -19,6 +20,11 @@ def test_the_time_of_birth_gives_way_to_the_reason(views):
     narrow = render_strip(view, 80).plain
     assert "op went Inf in logits, update 2 (+3 more) " in narrow
     assert " amber  LIVE  update 36" in narrow
+
+
+def test_a_lamp_test_says_nothing_of_what_was_seen(views):
+    strip = render_strip(_broken(views, "amber"), 120, lamps=Lamps(is_test=True)).plain
+    assert "LAMP TEST  all lights are on, nothing is stored" in strip
 
 
 def test_a_name_that_is_only_a_time_stays(views):

@@ -131,7 +131,11 @@ class DecisionsScreen(RunScreen):
                     panel.redraw()  # at once: somebody pressed a key
 
     def _follow(self) -> None:
-        self.query_one(DecisionPanel).choose(self.query_one(DecisionListPanel).chosen)
+        decisions = self.query_one(DecisionListPanel)
+        if self.view is not None:
+            # With the line above: what it does not fill is for the heads.
+            decisions.styles.max_height = max(1, len(decisions.keys(self.view))) + 1
+        self.query_one(DecisionPanel).choose(decisions.chosen)
 
 
 def _moment_of(view: View) -> object:

@@ -8,6 +8,7 @@ from textual.binding import Binding, BindingType
 from textual.containers import Container, Grid
 from textual.widget import Widget
 
+from esper.karn.sanctum.log_book import SEEDS
 from esper.karn.sanctum.screens.run_screen import RunScreen
 from esper.karn.sanctum.widgets.event_log import EventLog
 from esper.karn.sanctum.widgets.hosts_panel import HostsPanel
@@ -34,7 +35,8 @@ class OverviewScreen(RunScreen):
         with Grid(id="lower"):
             yield PolicyPanel(id="policy")
             yield HostsPanel(id="hosts")
-            yield EventLog(id="log")
+            # Seeds have dozens of lines a second, and would carry off all others at once.
+            yield EventLog(without=[SEEDS], id="log")
 
     def action_focus_log(self) -> None:
         """Move the focus to the event log."""

@@ -14,7 +14,7 @@ from textual.widgets import Static
 
 from esper.karn.sanctum.attention import Lamps, Light, unacknowledged
 from esper.karn.sanctum.view import View
-from esper.karn.sanctum.widgets.key_line import ACKNOWLEDGE, KeyLine
+from esper.karn.sanctum.widgets.key_line import ACKNOWLEDGE, NOW, KeyLine
 from esper.karn.sanctum.widgets.master_status import master_word
 from esper.karn.sanctum.widgets.panel import Panel
 from esper.karn.sanctum.widgets.status_strip import StatusStrip
@@ -120,7 +120,8 @@ class RunScreen(Screen[None]):
             error.set_class(view.trouble is not None, "-shown")
         self.set_class(bool(view.snapshot.tamiyo.evidence), "-evidence")
         self.set_class(updates_of(view) > 0, "-timed")
-        self.query_one(KeyLine).urge(ACKNOWLEDGE if unacknowledged(view) else "")
+        urgent = ACKNOWLEDGE if unacknowledged(view) else NOW if view.position else ""
+        self.query_one(KeyLine).urge(urgent)
         shown = self.as_shown(view)
         for panel in self.walk_children(Panel):
             panel.lamps = self._lamps  # of panels that came later, too

@@ -1,5 +1,6 @@
 """The Runs screen: all runs of the folder, to open one of them or to compare two."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar, Final
 
@@ -7,7 +8,9 @@ from textual import work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.widgets import Static
+from textual.worker import get_current_worker
 
+from esper.karn.run_catalogue import RunSummary
 from esper.karn.run_comparison import RunComparison, compare_runs
 from esper.karn.sanctum.screens.run_screen import RunScreen, RunsSeen
 from esper.karn.sanctum.widgets.choice_panel import ChoicePanel
@@ -30,6 +33,9 @@ class RunsScreen(RunScreen):
     def __init__(self) -> None:
         super().__init__()
         self._has_all_runs = False
+        self._compared: list[
+            tuple[object, ...]
+        ] = []  # what was known of the runs that are compared
 
     @property
     def is_complete(self) -> bool:
@@ -52,6 +58,11 @@ class RunsScreen(RunScreen):
         with self.app.batch_update():
             panel.list_runs(message.runs, "no runs to show" if message.error else NO_RUNS)
             panel.note("reading more …" if message.is_behind else _KEYS)
+        if self.has_class("-compared"):
+            # They go on while they are compared.
+            pair = [run for path, *_ in self._compared for run in message.runs if run.path == path]
+            if len(pair) == 2 and [_shown_of(run) for run in pair] != self._compared:
+                self._compare(pair)
 
     def on_choice_panel_chosen(self, message: ChoicePanel.Chosen) -> None:
         """Nothing else depends on which run is chosen."""
@@ -63,22 +74,26 @@ class RunsScreen(RunScreen):
             self.action_close()
             return
         panel = self.query_one(RunsPanel)
-        chosen = panel.chosen
-        paths = [path for path in dict.fromkeys([*panel.marked, chosen]) if isinstance(path, Path)]
-        if len(paths) < 2:
+        runs = panel.to_compare()
+        if len(runs) < 2:
             self.notify("it takes two runs to compare: mark one with space, choose another")
             return
         self.add_class("-compared")
         comparison = self.query_one(ComparisonPanel)
         comparison.compare(None)
         comparison.focus()
-        self._compare(*paths[:2])
+        self._compare(runs)
+
+    def _compare(self, runs: Sequence[RunSummary]) -> None:
+        self._compared = [_shown_of(run) for run in runs]
+        self._read_both(*(run.path for run in runs))
 
     @work(thread=True, exclusive=True, group="compare")
-    def _compare(self, left: Path, right: Path) -> None:
+    def _read_both(self, left: Path, right: Path) -> None:
         """Read both runs, in a thread: the one that draws never waits for a disk."""
         found = compare_runs(left, right)
-        self.app.call_from_thread(self._show_comparison, found)
+        if not get_current_worker().is_cancelled:
+            self.app.call_from_thread(self._show_comparison, found)
 
     def _show_comparison(self, found: RunComparison) -> None:
         self.query_one(ComparisonPanel).compare(found)
@@ -90,3 +105,8 @@ class RunsScreen(RunScreen):
             return
         self.remove_class("-compared")
         self.query_one(RunsPanel).focus()
+
+
+def _shown_of(run: RunSummary) -> tuple[object, ...]:
+    """Return what of a run has to change for its comparison to be made anew; first its path."""
+    return run.path, run.status.kind, run.update, run.incidents, run.is_whole, run.error

@@ -1,9 +1,10 @@
 """The console output of a run: what its process printed, and why it died if it did not say so."""
 
+import textwrap
 from collections.abc import Sequence
 from typing import ClassVar
 
-from rich.cells import chop_cells
+from rich.cells import cell_len, chop_cells
 from rich.text import Text
 
 from esper.karn.sanctum.view import View
@@ -36,6 +37,14 @@ class ConsolePanel(FollowingPanel):
         shown = view.console if self._found is None else self._found
         if not shown:
             return Text("no line of the output has that", style=palette.muted, no_wrap=True)
-        # A line that is too long goes on below: its end may be what it says.
-        rows = [row for line in shown for row in chop_cells(line.expandtabs(8), width) or [""]]
+        rows = [row for line in shown for row in _wrapped(line.expandtabs(8), width)]
         return Text("\n".join(rows), style=palette.ink, no_wrap=True)
+
+
+def _wrapped(line: str, width: int) -> list[str]:
+    """Return a line that goes on below where it is too long: its end may be what it says."""
+    if cell_len(line) <= width:
+        return [line]
+    rows = textwrap.wrap(line, width, drop_whitespace=False, break_on_hyphens=False)
+    # Of wide signs fewer fit than `textwrap` counts.
+    return [part for row in rows for part in chop_cells(row.removesuffix(" "), width) or [""]]

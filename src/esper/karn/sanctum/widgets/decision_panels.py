@@ -74,8 +74,17 @@ class DecisionPanel(Panel):
         return view.snapshot.decisions, view.snapshot.run.heads
 
     def draw(self, view: View, width: int, height: int, palette: Palette) -> Text:
-        for decision in view.snapshot.decisions:
-            if decision.host == self._host:
-                lines = render_decision(decision, view.snapshot.run, width, height, palette)
-                return Text("\n", no_wrap=True).join(lines)
-        return Text("what Tamiyo chose is shown here", style=palette.muted, no_wrap=True)
+        run, decisions = view.snapshot.run, view.snapshot.decisions
+        hosts = [decision.host for decision in decisions]
+        if self._host not in hosts:
+            return Text("what Tamiyo chose is shown here", style=palette.muted, no_wrap=True)
+        chosen, *others = decisions[hosts.index(self._host) :]
+        lines = render_decision(chosen, run, width, height, palette)
+        # In a large terminal there is room for the next hosts, too.
+        for decision in others:
+            more = render_decision(decision, run, width, height, palette)
+            if len(lines) + 2 + len(more) > height:
+                break
+            heading = render_decision_row(decision, run, width + 2, palette)
+            lines += [Text(no_wrap=True), heading[2:], *more]
+        return Text("\n", no_wrap=True).join(lines)

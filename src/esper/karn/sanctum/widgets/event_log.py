@@ -1,7 +1,7 @@
 """The event log: what happened, oldest first; a latch stands out from everything else."""
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import date, datetime
 from typing import ClassVar, Final
 
@@ -66,8 +66,10 @@ class EventLog(FollowingPanel):
     SHOWS: ClassVar[tuple[str, ...]] = ("log",)
     BORDER_TITLE = "Log"
 
-    def __init__(self, *, id: str | None = None) -> None:
+    def __init__(self, *, without: Collection[str] = (), id: str | None = None) -> None:
+        """Show no events of the kinds in `without`."""
         super().__init__(id=id)
+        self._without = without
         self._filter = LogFilter()
         self._found: Sequence[LogEntry] = ()  # older lines, from the store
         # By identity, since comparing a thousand entries takes longer than drawing the new ones.
@@ -107,8 +109,9 @@ class EventLog(FollowingPanel):
         self._drawn = {
             id(entry): drawn.get(id(entry)) or (entry, render_entry(entry, width, today, palette))
             for entry in with_older(view.snapshot.log, self._found)
-            if self._filter.takes(entry)
+            if self._filter.takes(entry) and entry.kind not in self._without
         }
         if not self._drawn:
-            return [Text("nothing in the log has that", style=palette.muted, no_wrap=True)]
+            said = "nothing in the log has that" if self._filter.asks else "no events yet"
+            return [Text(said, style=palette.muted, no_wrap=True)]
         return [line for _, lines in self._drawn.values() for line in lines]

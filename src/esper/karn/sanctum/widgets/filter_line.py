@@ -5,7 +5,7 @@ from typing import Any, Final
 
 from rich.text import Text
 
-from esper.karn.sanctum.log_book import LOG_LINES_KEPT, oldest_missing
+from esper.karn.sanctum.log_book import oldest_missing
 from esper.karn.sanctum.log_filter import LogFilter, with_older
 from esper.karn.sanctum.schema import LogEntry
 from esper.karn.sanctum.searching import Result
@@ -72,9 +72,9 @@ def render_filter(
         line.append(value or _ALL, f"bold {palette.accent}" if value else palette.ink).append("  ")
     line.append_text(_text(log_filter.text, palette))
     if not log_filter.asks:
-        said = f"{len(log)} lines"
+        said = _lines(len(log))
         if oldest_missing(log):
-            said += f" ({LOG_LINES_KEPT} of a kind); a filter searches all"
+            said = f"the last {said}; a filter searches all"
     else:
         said = _counted(sum(map(log_filter.takes, log)), "in the whole run", result)
     line.append(said, palette.muted)
@@ -102,8 +102,12 @@ def _text(text: str, palette: Palette) -> Text:
     return line
 
 
+def _lines(number: int) -> str:
+    return "1 line" if number == 1 else f"{number} lines"
+
+
 def _counted(lines: int, everywhere: str, result: Result[object] | None) -> str:
-    counted = "1 line" if lines == 1 else f"{lines} lines"
+    counted = _lines(lines)
     if result is None or result.is_whole:
         return f"{counted} {everywhere}"
     if result.error is not None:

@@ -16,6 +16,7 @@ from esper.karn.sanctum.widgets.palette import Palette
 _GAP: Final = 2
 _ALWAYS: Final = ("question_mark", "q")  # come directly behind the screens
 ACKNOWLEDGE: Final = "a"
+NOW: Final = "n"
 
 
 @dataclass(frozen=True)

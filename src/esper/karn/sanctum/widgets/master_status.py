@@ -1,5 +1,6 @@
 """The master status: one word for the whole run, readable from across the room."""
 
+import re
 import textwrap
 from typing import Final
 
@@ -26,6 +27,8 @@ _MARGIN: Final = 1
 _NAMED: Final = 2  # heads; of more, their number is told
 _NARROWEST_REASON: Final = 20
 _UNBROKEN: Final = "\N{NO-BREAK SPACE}"
+#: Is not torn apart where a line ends.
+_UPDATE: Final = re.compile(r"(update) (?=\d)")
 
 
 def master_word(view: View) -> str:
@@ -98,7 +101,8 @@ def render_master(view: View, width: int, height: int, palette: Palette = DARK) 
         line.truncate(width, overflow="ellipsis")
         return line
     said = textwrap.wrap(
-        f"● {reasons(view)[0]}{_others(view).replace(' ', _UNBROKEN)}",
+        _UPDATE.sub(rf"\1{_UNBROKEN}", f"● {reasons(view)[0]}")
+        + _others(view).replace(" ", _UNBROKEN),
         width - 2 * _MARGIN,
         max_lines=max(1, height - 3),
         placeholder=f"…{_others(view)}",

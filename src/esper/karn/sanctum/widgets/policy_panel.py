@@ -93,7 +93,7 @@ def _two_columns(snapshot: SanctumSnapshot, width: int, palette: Palette) -> lis
 def _foot(snapshot: SanctumSnapshot, width: int, palette: Palette) -> list[Text]:
     """Return the lines below the curves, in as many words as fit."""
     training = snapshot.training
-    rate = figure(training.learning_rate, 6)
+    rate = figure(training.learning_rate, 7)
     run = training.skipped_in_run
     is_told = training.learning_rate is not None
     skipped = f"{training.minibatches_skipped}/{training.minibatches}" if is_told else ABSENT

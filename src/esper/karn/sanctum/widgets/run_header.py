@@ -45,18 +45,20 @@ def moment_text(view: View, palette: Palette) -> Text:
     return text.append("  now ", palette.muted).append_text(status)
 
 
-def elapsed_seconds(run: RunState, status: RunStatus, now: float) -> float | None:
-    """Return how long the run has been going, or went on for."""
+def elapsed_seconds(view: View) -> float | None:
+    """Return how long the run has been going, went on for, or had been going at a past moment."""
+    run = view.snapshot.run
     if run.started_at is None:
         return None
-    end = now if status.kind in _MOVING else run.last_event_at
+    is_now = view.status.kind in _MOVING and view.position is None
+    end = view.now if is_now else run.last_event_at
     return max(0.0, (run.started_at if end is None else end) - run.started_at)
 
 
 def render_header(view: View, width: int, height: int, palette: Palette = DARK) -> Text:
     """Return the header in `width` cells and 2 lines, or up to 4 where there are that many."""
     run = view.snapshot.run
-    elapsed = duration(elapsed_seconds(run, view.status, view.now))
+    elapsed = duration(elapsed_seconds(view))
     identity = Text(no_wrap=True).append(_name(view), f"bold {palette.ink}")
     identity.append(_SEPARATOR).append_text(moment_text(view, palette))
     progress = _progress(run, width, palette)
@@ -69,7 +71,7 @@ def render_header(view: View, width: int, height: int, palette: Palette = DARK) 
     taken = _interventions(view.snapshot.interventions, view.status, palette)
     incidents = _incidents(view.snapshot.interventions, palette)
     if height >= 4:
-        last = _join([rates, time, losses, incidents])
+        last = _join([losses, rates, time, incidents])
         lines = [_join([identity, taken]), _fields(_details(run), palette), progress, last]
     else:
         identity = _join([identity, taken])
@@ -80,7 +82,7 @@ def render_header(view: View, width: int, height: int, palette: Palette = DARK) 
         while fields and _fields(fields, palette).cell_len > room:
             fields.pop()
         first = _join([identity, _fields(fields, palette)])
-        lines = [_right_aligned(first, time, width), _join([progress, rates, losses])]
+        lines = [_right_aligned(first, time, width), _join([progress, losses, rates])]
     for line in lines:
         line.truncate(width, overflow="ellipsis")
     return Text("\n", no_wrap=True).join(lines)
@@ -185,7 +187,7 @@ class RunHeader(Panel, can_focus=False):
 
     def part(self, view: View) -> object:
         run, status = view.snapshot.run, moment_text(view, DARK).plain
-        elapsed = duration(elapsed_seconds(run, view.status, view.now))
+        elapsed = duration(elapsed_seconds(view))
         return run, view.snapshot.interventions, status, elapsed, _name(view)
 
     def draw(self, view: View, width: int, height: int, palette: Palette) -> Text:

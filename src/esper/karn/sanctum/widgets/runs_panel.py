@@ -37,8 +37,11 @@ _COLUMNS: Final = (
 _COLUMNS_BEHIND: Final = (("best", 6), ("incidents", 9))
 
 
-def lights_text(run: RunSummary, palette: Palette) -> Text:
-    """Return which lights are on in a run, in words; a dark one if none is, as far as is known."""
+def lights_text(run: RunSummary, palette: Palette, *, is_short: bool = False) -> Text:
+    """Return which lights are on in a run, in words; a dark one if none is, as far as is known.
+
+    Where it has to be short, of several heads their number is told.
+    """
     alert = f"bold {palette.critical}"
     kinds = (
         ("Inf", run.inf_heads, run.is_shared_inf),
@@ -49,7 +52,8 @@ def lights_text(run: RunSummary, palette: Palette) -> Text:
         names = [*heads, *([SHARED] if is_shared else [])]
         if names:
             text.append(_GAP if text.cell_len else "")
-            text.append(f"{LIT} {word} {', '.join(names)}", alert)
+            said = f"in {len(names)}" if is_short and len(names) > 1 else ", ".join(names)
+            text.append(f"{LIT} {word} {said}", alert)
     if not run.is_whole:
         text.append(_GAP if text.cell_len else "")
         text.append(UNKNOWN, f"bold {palette.warning}")
@@ -80,6 +84,11 @@ def render_runs(
     for title, size, _ in columns:
         heading.append(_GAP + title.ljust(size))
     lights = [lights_text(run, palette) for run in runs]
+    room = width - heading.cell_len - len(_GAP)
+    lights = [
+        lit if lit.cell_len <= room else lights_text(run, palette, is_short=True)
+        for run, lit in zip(runs, lights, strict=True)
+    ]
     lights_width = max([len("lights"), *(text.cell_len for text in lights)])
     heading.append(_GAP + "lights".ljust(lights_width))
     behind = []
@@ -201,6 +210,11 @@ class RunsPanel(ChoicePanel):
         if not self._runs:
             return [Text(self._nothing, style=palette.muted)]
         return render_runs(self._runs, width, palette, marked=self.marked, watched=view.directory)
+
+    def to_compare(self) -> list[RunSummary]:
+        """Return the two marked runs; or the marked one and the chosen one, as far as they are."""
+        paths = list(dict.fromkeys([*self.marked, self.chosen]))[:2]
+        return [run for path in paths for run in self._runs if run.path == path]
 
     def open_chosen(self) -> None:
         """Watch the run that was clicked twice."""

@@ -33,7 +33,7 @@ def render_strip(
             else (f" ● {word} ", master_style(word, palette, is_past=view.position is not None))
         )
     )
-    said = "nothing was seen, nothing is stored" if is_test else reason(view)
+    said = "all lights are on, nothing is stored" if is_test else reason(view)
     name, rest = run.name or run.run_id or ABSENT, Text(no_wrap=True)
     rest.append(_SEPARATOR).append_text(moment_text(view, palette))
     if view.position is None:

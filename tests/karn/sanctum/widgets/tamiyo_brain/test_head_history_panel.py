@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from esper.karn.sanctum.schema import HeadTrend, SanctumSnapshot, TamiyoState
+from esper.karn.sanctum.schema import Evidence, HeadTrend, SanctumSnapshot, TamiyoState
 from esper.karn.sanctum.widgets.tamiyo_brain.head_history_panel import render_history
 
 CHARTS = ["Entropy", "Ratio max", "Gradient norm", "Clip fraction"]
@@ -29,6 +29,27 @@ def test_every_figure_is_there_with_its_value(views, width, height):
 def test_figures_without_a_history_stand_below(views):
     text = _text(render_history(views.view(), "style", 77, 12))
     assert "KL 0.002   log p min -3.00   log p max -0.02   active 0.250" in text
+
+
+def test_when_something_was_seen_is_marked_also_where_no_chart_has_it(views):
+    tamiyo = replace(
+        views.healthy().tamiyo,
+        evidence=(
+            Evidence("op", "logits", "-inf", 2, 1, 1, 19, 1, 1, 2, 2, is_active=False),
+            Evidence("op", "log_prob", "nan", 19, 1, 1, 36, 1, 1, 2, 2, is_active=True),
+            Evidence("slot", "ratio", "+inf", 1, 1, 1, 1, 1, 1, 1, 1, is_active=False),
+        ),
+    )
+    view = views.view(replace(views.healthy(), tamiyo=tamiyo))
+    (line,) = [
+        line.plain
+        for line in render_history(view, "op", 77, 12)
+        if line.plain.startswith("Not finite")
+    ]
+    axis = line.removeprefix("Not finite  1 ").removesuffix(" update 36")
+    places = {sign: axis.index(sign) / (len(axis) - 1) for sign in "↓*×"}
+    assert places == pytest.approx({"↓": 1 / 35, "*": 18 / 35, "×": 1.0}, abs=0.02)
+    assert "Not finite" not in _text(render_history(view, "tempo", 77, 12))
 
 
 def test_of_the_shared_part_it_is_the_losses(views):

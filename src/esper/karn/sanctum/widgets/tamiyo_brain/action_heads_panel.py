@@ -258,7 +258,7 @@ def _shared_line(
         line.append_text(_light(lit, palette, lamps, unlit, first=first, now=now, is_seen=is_seen))
         line.append("  ")
     if lamps.is_test:
-        line.append(" LAMP TEST: nothing was seen, nothing is stored", f"bold {palette.ink}")
+        line.append(" LAMP TEST: all lights are on, nothing is stored", f"bold {palette.ink}")
     elif tamiyo.first:
         line.append(f" first: {describe_sighting(tamiyo.first[0])}", f"bold {palette.critical}")
     elif doubt is not None:

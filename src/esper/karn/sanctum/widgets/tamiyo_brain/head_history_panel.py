@@ -1,11 +1,13 @@
 """How one head has done: its entropy, ratio, gradient norm and clip fraction, update by update."""
 
+from collections import defaultdict
 from typing import ClassVar, Final
 
 from rich.text import Text
 
 from esper.karn.sanctum.schema import HeadTrend
 from esper.karn.sanctum.view import View
+from esper.karn.sanctum.widgets.charts import sign_of
 from esper.karn.sanctum.widgets.figures import figure
 from esper.karn.sanctum.widgets.judgement import figure_style
 from esper.karn.sanctum.widgets.palette import DARK, Palette
@@ -21,6 +23,9 @@ _CHARTS: Final = (
     ("Gradient norm", "head_gradient_norm", "gradient_norm"),
     ("Clip fraction", "head_clip_fraction", "clip_fraction"),
 )
+#: From so many lines on, one is for when something was seen.
+_HIGH_ENOUGH: Final = 10
+_SHORTEST_AXIS: Final = 20
 #: What has no history: label, and field of TamiyoState.
 _FIGURES: Final = (
     ("KL", "head_kl"),
@@ -46,6 +51,8 @@ def render_history(
     """
     series = _shared_series(view, palette) if head == SHARED else _series(view, head, palette)
     foot = [] if head == SHARED or height < 6 else [_foot(view, head, width, palette)]
+    if height >= _HIGH_ENOUGH and (seen := _seen(view, head, width, palette)) is not None:
+        foot.insert(0, seen)
     lines = plots(series, width, height - len(foot), palette) + foot
     for line in lines:
         line.truncate(width, overflow="ellipsis")
@@ -96,6 +103,35 @@ def _one(
     style = figure_style(path, value, update, palette)
     # A history reaches over the whole run, however long.
     return Series(label, history, style, value, x_name="update", x_first=1, x_last=update)
+
+
+def _seen(view: View, head: str, width: int, palette: Palette) -> Text | None:
+    """Return an axis of all updates, with the first and the last time of all that was seen.
+
+    What is charted is taken over the minibatches that were good, so it need not show any of it.
+    """
+    update = view.snapshot.run.update
+    places: dict[int, list[str]] = defaultdict(list)
+    left, right = "Not finite  1 ", f" update {update}"
+    room = width - len(left) - len(right)
+    if room < _SHORTEST_AXIS:
+        return None
+    for row in view.snapshot.tamiyo.evidence:
+        if row.head == head:
+            for at in (row.first_update, row.last_update):
+                places[_column(at, update, room)].append(row.kind)
+    if not places:
+        return None
+    cells = "".join(sign_of(dict.fromkeys(places[x])) if x in places else "─" for x in range(room))
+    line = Text(left, style=palette.muted, no_wrap=True).append(cells, palette.faint)
+    for x in places:
+        line.stylize(f"bold {palette.critical}", len(left) + x, len(left) + x + 1)
+    return line.append(right, palette.muted)
+
+
+def _column(update: int, last: int, columns: int) -> int:
+    share = (update - 1) / max(1, last - 1)
+    return min(columns - 1, max(0, round(share * (columns - 1))))
 
 
 def _foot(view: View, head: str, width: int, palette: Palette) -> Text:
