@@ -3,6 +3,7 @@
 import html
 import io
 import re
+from xml.etree import ElementTree
 
 import pytest
 from rich.console import Console
@@ -67,6 +68,23 @@ def test_a_picture_shows_the_real_app(finished_run, tmp_path, size):
     assert LIT in picture
     assert "FINISHED" in picture
     assert 'url("http' not in picture  # it looks the same where there is no internet
+
+
+@pytest.mark.parametrize("screen", ["overview", "heads"])
+def test_a_picture_needs_no_blanks_to_have_everything_in_its_place(finished_run, tmp_path, screen):
+    picture, text = tmp_path / "frame.svg", tmp_path / "frame.txt"
+    for path in (picture, text):
+        export_frame(finished_run, path, (120, 40), screen=screen)
+    lines = [[" "] * 120 for _ in range(40)]
+    for piece in ElementTree.parse(picture).iter("{http://www.w3.org/2000/svg}text"):
+        if "textLength" not in piece.attrib:
+            continue  # the title of the window
+        assert piece.text == piece.text.strip()
+        x = round(float(piece.get("x")) / 12.2)
+        lines[round((float(piece.get("y")) - 20) / 24.4)][x : x + len(piece.text)] = piece.text
+        assert float(piece.get("textLength")) == pytest.approx(12.2 * len(piece.text), abs=0.2)
+    drawn = ["".join(line).replace("\N{NO-BREAK SPACE}", " ").rstrip() for line in lines]
+    assert drawn == text.read_text(encoding="utf-8").splitlines()
 
 
 SCREENS = {

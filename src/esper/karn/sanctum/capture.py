@@ -1,12 +1,14 @@
 """Sanctum without a terminal: one frame as text, or as a picture."""
 
 import asyncio
+import html
 import io
 import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
@@ -41,6 +43,16 @@ _PAGE: Final = """\
 </body>
 </html>
 """
+
+
+_BLANK: Final = "\N{NO-BREAK SPACE}"
+#: A text of one style in a line of a picture.
+_PIECE: Final = re.compile(
+    r'(?P<head><text class="[^"]*" )x="(?P<x>[\d.]+)"(?P<y> y="[\d.]+" )'
+    r'textLength="(?P<length>[\d.]+)"(?P<tail>[^>]*)>(?P<text>[^<]*)</text>'
+)
+#: What stands together in it: more than a blank divides it.
+_PART: Final = re.compile(rf"[^\s{_BLANK}]+(?:{_BLANK}[^\s{_BLANK}]+)*")
 
 
 class PictureError(ValueError):
@@ -166,7 +178,25 @@ async def _until_shown(app: "SanctumApp", pilot: "Pilot[Any]") -> None:
 
 def _as_svg(app: "SanctumApp") -> str:
     # Textual's picture asks the web for its font; without that the reader's own stands in.
-    return re.sub(r"@font-face\s*{.*?}", "", app.export_screenshot(), flags=re.DOTALL)
+    picture = re.sub(r"@font-face\s*{.*?}", "", app.export_screenshot(), flags=re.DOTALL)
+    return _PIECE.sub(_without_blanks, picture)
+
+
+def _without_blanks(piece: re.Match[str]) -> str:
+    """Return a piece of text of a picture as one or more, each of which stands at its own place.
+
+    Browsers stretch a text to its `textLength`; other viewers do not, and some leave out blanks
+    that it begins with or give them another width than the signs.
+    """
+    text = html.unescape(piece["text"])
+    x, cell = float(piece["x"]), float(piece["length"]) / max(1, cell_len(text))
+    drawn = []
+    for part in _PART.finditer(text):
+        left, width = x + cell_len(text[: part.start()]) * cell, cell_len(part[0]) * cell
+        shown = html.escape(part[0], quote=False).replace(_BLANK, "&#160;")
+        place = f'x="{left:g}"{piece["y"]}textLength="{width:g}"'
+        drawn.append(f"{piece['head']}{place}{piece['tail']}>{shown}</text>")
+    return "".join(drawn)
 
 
 def _as_html(app: "SanctumApp") -> str:
