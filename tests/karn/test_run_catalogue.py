@@ -120,7 +120,8 @@ def test_two_runs_are_compared(folder):
     assert (figures["NaN seen in"].left, figures["NaN seen in"].right) == ("", "op")
     assert not figures["best score"].differs
     assert (found.left.run_id, found.right.run_id) == tuple(run.name for run in directories[:2])
-    assert len(found.left_scores) == len(found.right_scores) == 4
+    assert [history.name for history in found.histories][:3] == ["Score", "Entropy", "KL"]
+    assert all(len(history.left) == len(history.right) == 4 for history in found.histories)
 
 
 def test_a_run_compares_with_one_that_cannot_be_read(folder):
@@ -128,7 +129,7 @@ def test_a_run_compares_with_one_that_cannot_be_read(folder):
     found = compare_runs(directories[0], folder / "nowhere")
 
     assert found.right.error is not None
-    assert found.right_scores == ()
+    assert all(history.right == () for history in found.histories)
     assert all(one.right is None for one in found.settings)
 
 

@@ -31,6 +31,15 @@ _FIGURES: Final[dict[str, Callable[[RunSummary, SanctumSnapshot], Any]]] = {
     "host parameters": lambda _, snapshot: snapshot.run.host_parameters,
     "device": lambda _, snapshot: snapshot.run.device,
 }
+#: Histories that are compared, by the name they are shown with: fields of the training's state.
+_HISTORIES: Final = {
+    "Score": "score_history",
+    "Entropy": "entropy_history",
+    "KL": "approximate_kl_history",
+    "Explained variance": "explained_variance_history",
+    "Gradient norm": "gradient_norm_history",
+    "Value loss": "value_loss_history",
+}
 
 
 @dataclass(frozen=True)
@@ -55,8 +64,7 @@ class RunComparison:
     right: RunSummary
     settings: tuple[Compared, ...]  # all, in the order of their names
     figures: tuple[Compared, ...]
-    left_scores: tuple[float, ...]  # history over the whole run, oldest first
-    right_scores: tuple[float, ...]
+    histories: tuple[Compared, ...]  # each over the whole run, oldest first
 
 
 def compare_runs(left: Path, right: Path) -> RunComparison:
@@ -83,8 +91,10 @@ def compare_runs(left: Path, right: Path) -> RunComparison:
         figures=tuple(
             Compared(name, *map(read, summaries, snapshots)) for name, read in _FIGURES.items()
         ),
-        left_scores=snapshots[0].training.score_history,
-        right_scores=snapshots[1].training.score_history,
+        histories=tuple(
+            Compared(name, *(getattr(snapshot.training, field) for snapshot in snapshots))
+            for name, field in _HISTORIES.items()
+        ),
     )
 
 

@@ -142,8 +142,10 @@ def test_comparison(views, sanctum, seen, summaries, snap_compare, size):
         *summaries[:2],
         settings=(Compared("entropy", 0.02, 0.01), Compared("seed", 1, 1)),
         figures=(Compared("updates", 36, 12), Compared("score", math.nan, 0.5)),
-        left_scores=(0.4, math.nan, 0.5, 0.55),
-        right_scores=(0.4, 0.45, 0.5),
+        histories=(
+            Compared("Score", (0.4, math.nan, 0.5, 0.55), (0.4, 0.45, 0.5)),
+            Compared("Entropy", (3.0, 2.5, 2.25, 2.0), (3.0, 2.75, math.inf)),
+        ),
     )
 
     async def show(pilot):

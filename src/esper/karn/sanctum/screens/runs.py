@@ -56,6 +56,7 @@ class RunsScreen(RunScreen):
         panel = self.query_one(RunsPanel)
         self._has_all_runs = not message.is_behind
         with self.app.batch_update():
+            self._give_room()
             panel.list_runs(message.runs, "no runs to show" if message.error else NO_RUNS)
             panel.note("reading more …" if message.is_behind else _KEYS)
         if self.has_class("-compared"):
@@ -79,6 +80,7 @@ class RunsScreen(RunScreen):
             self.notify("it takes two runs to compare: mark one with space, choose another")
             return
         self.add_class("-compared")
+        self._give_room()
         comparison = self.query_one(ComparisonPanel)
         comparison.compare(None)
         comparison.focus()
@@ -98,12 +100,19 @@ class RunsScreen(RunScreen):
     def _show_comparison(self, found: RunComparison) -> None:
         self.query_one(ComparisonPanel).compare(found)
 
+    def _give_room(self) -> None:
+        """Leave to the comparison what the list does not fill."""
+        runs = self.query_one(RunsPanel)
+        lines = runs.virtual_size.height + 1  # with the line above
+        runs.styles.max_height = lines if self.has_class("-compared") else None
+
     def action_close(self) -> None:
         """Go back to the list."""
         if self.maximized is not None:
             self.minimize()
             return
         self.remove_class("-compared")
+        self._give_room()
         self.query_one(RunsPanel).focus()
 
 

@@ -18,11 +18,14 @@ _CHART_HEIGHT: Final = 7
 
 
 def render_comparison(found: RunComparison, width: int, height: int, palette: Palette) -> Text:
-    """Return both runs' scores as charts, then figures and settings; those that differ first."""
+    """Return both runs' scores as charts, figures and settings, and then the other charts."""
     column = max(8, (width - _NAME_WIDTH) // 2 - len(_GAP))
     lines: list[Text] = []
     if height >= 2 * _CHART_HEIGHT:
-        lines += _score_charts(found, width, max(_CHART_HEIGHT, height // 3), palette)
+        score, *others = found.histories
+        lines += _charts(found, score, width, max(_CHART_HEIGHT, height // 3), palette)
+    else:
+        others = list(found.histories)
     names = Text(" " * _NAME_WIDTH, no_wrap=True)
     for run in (found.left, found.right):
         name = Text(run.run_id, style=f"bold {palette.ink}")
@@ -35,27 +38,31 @@ def render_comparison(found: RunComparison, width: int, height: int, palette: Pa
     lines += [_line(one, column, palette) for one in different]
     if not different:
         lines.append(Text("none", style=palette.muted))
+    for history in others:
+        lines += [Text(), *_charts(found, history, width, _CHART_HEIGHT, palette)]
     for line in lines:
         line.truncate(width, overflow="ellipsis")
     return Text("\n", no_wrap=True).join(lines)
 
 
-def _score_charts(found: RunComparison, width: int, height: int, palette: Palette) -> list[Text]:
-    """Return the scores of both runs on the same axes, so that they can be compared by eye."""
-    runs = ((found.left, found.left_scores), (found.right, found.right_scores))
-    finite = [score for _, scores in runs for score in scores if math.isfinite(score)]
+def _charts(
+    found: RunComparison, history: Compared, width: int, height: int, palette: Palette
+) -> list[Text]:
+    """Return a history of both runs on the same axes, so that they can be compared by eye."""
+    runs = ((found.left, history.left), (found.right, history.right))
+    finite = [value for _, values in runs for value in values if math.isfinite(value)]
     longest = max(1, *(run.update for run, _ in runs))
     series = [
         Series(
-            f"Score of {run.name or run.run_id}",
-            scores,
+            f"{history.name} of {run.name or run.run_id}",
+            values,
             x_name="update",
             x_first=1,
             x_last=longest,
             span=(min(finite), max(finite)) if finite else None,
             share=run.update / longest,
         )
-        for run, scores in runs
+        for run, values in runs
     ]
     return plots(series, width, height, palette)
 
@@ -83,6 +90,11 @@ class ComparisonPanel(Panel):
 
     SHOWS: ClassVar[tuple[str, ...]] = (
         "training.score",
+        "training.entropy",
+        "training.approximate_kl",
+        "training.explained_variance",
+        "training.gradient_norm",
+        "training.value_loss",
         "run.update",
         "run.episodes_done",
         "tamiyo.head_inf_latch",
