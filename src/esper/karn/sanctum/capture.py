@@ -117,8 +117,8 @@ def export_frame(
     screen: str = "overview",
     theme: str = "dark",
     ascii_only: bool = False,
-) -> None:
-    """Write a picture of Sanctum over a run, as it would look on a terminal.
+) -> View:
+    """Write a picture of Sanctum over a run, as on a terminal, and return what was shown.
 
     Args:
         directory: the run's directory.
@@ -145,6 +145,8 @@ def export_frame(
     )
     picture = asyncio.run(_picture(app, size, screen, _WRITERS[path.suffix]))
     path.write_text(picture, encoding="utf-8")
+    assert app.view is not None  # else it would not have been complete
+    return app.view
 
 
 async def _picture(
