@@ -105,7 +105,8 @@ class RunReader:
                     connection.execute("BEGIN")
                 yield
                 if connection is not None and connection.in_transaction:
-                    connection.execute("COMMIT")
+                    # Nothing was written; COMMIT fails after an error in a damaged page.
+                    connection.execute("ROLLBACK")
             finally:
                 self._held = None
 
@@ -299,10 +300,10 @@ class RunReader:
 
         Every error of SQLite that leaves the body becomes a `RunStoreError`.
         """
-        if self._held is not None:
-            yield self._held
-            return
         try:
+            if self._held is not None:
+                yield self._held
+                return
             if self._kept is not None and self._kept.identity != self.identity():
                 self.release()  # another file has its name now, or none
             opened, self._kept = self._kept or self._opened(), None

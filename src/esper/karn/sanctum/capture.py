@@ -143,22 +143,22 @@ def export_frame(
         watch=RunWatch(directory, directory.parent, at=at),
         settings=Settings(theme=theme, reduced_motion=True, bell=False, ascii=ascii_only),
     )
-    picture = asyncio.run(_picture(app, size, screen, _WRITERS[path.suffix]))
+    picture, view = asyncio.run(_picture(app, size, screen, _WRITERS[path.suffix]))
     path.write_text(picture, encoding="utf-8")
-    assert app.view is not None  # else it would not have been complete
-    return app.view
+    return view
 
 
 async def _picture(
     app: "SanctumApp", size: tuple[int, int], screen: str, write: Callable[["SanctumApp"], str]
-) -> str:
+) -> tuple[str, View]:
     async with app.run_test(size=size) as pilot:
         await _until_shown(app, pilot)
         if screen != "overview":
             app.action_open(screen.capitalize())
             await _until_shown(app, pilot)
         await pilot.pause(_SETTLING_SECONDS)
-        return write(app)
+        assert app.view is not None  # else it would not have been complete
+        return write(app), app.view
 
 
 async def _until_shown(app: "SanctumApp", pilot: "Pilot[Any]") -> None:
