@@ -31,7 +31,7 @@ class StatusKind(StrEnum):
     HALTED = "HALTED"  # it said that it stopped itself over something non-finite
     FAILED = "FAILED"  # it said that an error ended it
     DEAD = "DEAD"  # the process is gone and said nothing
-    UNREADABLE = "UNREADABLE"  # its store cannot be read, or what it says of the end
+    UNREADABLE = "UNREADABLE"  # its store, its heartbeat or what it said of its end
 
 
 @dataclass(frozen=True)
@@ -135,6 +135,9 @@ def run_status(
         phase, reason = "starting", "going on"
     if (kind := _SAID.get(phase)) is not None:
         return RunStatus(kind, age, f"{_SENTENCES[kind]}: {reason}" if reason else _SENTENCES[kind])
+    if (heartbeat is None or age is None) and phase == "training":
+        sentence = "the heartbeat of its process is missing, so it is not known whether it goes on"
+        return RunStatus(StatusKind.UNREADABLE, None, sentence)
     if heartbeat is None or age is None:
         return RunStatus(StatusKind.WAITING, None, "nothing has been written yet")
     if heartbeat.machine == (machine or socket.gethostname()):

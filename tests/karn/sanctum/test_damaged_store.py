@@ -313,6 +313,24 @@ def test_a_heartbeat_that_is_none_is_one_sentence(run, sound, value):
     assert lights(view) == sound.lit[UPDATES]
 
 
+def test_a_heartbeat_that_is_missing_leaves_a_run_in_doubt_that_had_begun(run, sound):
+    (run / STORE).write_bytes(sound.data)
+    execute(run, "DELETE FROM heartbeat")
+    assert look_once(run, NOW).status.kind is StatusKind.FINISHED
+    execute(run, "DELETE FROM events WHERE kind = 'run_finished'")
+    status = look_once(run, NOW).status
+    assert status.kind is StatusKind.UNREADABLE
+    assert "heartbeat of its process is missing" in status.sentence
+
+
+def test_an_error_within_a_session_is_one_of_the_store(run, sound):
+    (run / STORE).write_bytes(sound.data)
+    reader = RunReader(run)
+    execute(run, "DROP TABLE events")
+    with pytest.raises(RunStoreError, match="is cut short or damaged"), reader.session():
+        reader.last_ids("step_completed", 1)
+
+
 def test_numbers_that_cannot_be_are_one_sentence(run, sound):
     (run / STORE).write_bytes(sound.data)
     execute(run, "UPDATE events SET id = id + 1000000000000")

@@ -1,7 +1,7 @@
 """Folds a run's stored events up to one of them, passing over what cannot matter any more.
 
 Steps, decisions and transitions of seeds are most of a store, and a snapshot shows the newest of
-them only. So the older ones are not read. (Of those, damaged ones are not counted either.)
+them only. So the older ones are not read, and of those, what is damaged or missing is not counted.
 """
 
 from typing import Final
