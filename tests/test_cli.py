@@ -326,6 +326,37 @@ def test_a_frame_of_a_store_with_damaged_events_fails_too(run: Run) -> None:
     assert errors == "sanctum: 1 event is damaged and left out: figures may have gaps\n"
 
 
+@pytest.mark.parametrize(
+    ("query", "said"),
+    [
+        ("UPDATE events SET payload = x'c1' WHERE kind = 'ppo_update'", "1 event is damaged"),
+        ("DROP TABLE events", "is cut short or damaged: what is left of it cannot be read"),
+    ],
+)
+def test_a_picture_of_a_damaged_store_is_written_and_fails(run: Run, query: str, said: str) -> None:
+    assert run("ppo", "--episodes", "1", "--steps", "1")[0] == 0
+    assert run("--export", "sound.txt", command=sanctum_main) == (0, "", "")
+    (store,) = Path("runs").glob("*/run.sqlite")
+    with contextlib.closing(sqlite3.connect(store)) as connection:
+        connection.execute(query)
+        connection.commit()
+    code, _, errors = run("--export", "a.txt", command=sanctum_main)
+    assert code == 2
+    assert said in errors
+    assert errors.startswith("sanctum: ")
+    assert errors.count("\n") == 1
+    assert "Action heads" in Path("a.txt").read_text()
+
+
+def test_a_store_that_is_a_directory_is_said_to_be_one(run: Run) -> None:
+    Path("runs/20260101-000000-odd/run.sqlite").mkdir(parents=True)
+    code, _, errors = run("--once", "20260101-000000-odd", command=sanctum_main)
+    assert code == 2
+    assert errors == (
+        "sanctum: runs/20260101-000000-odd/run.sqlite is a directory, not a run store\n"
+    )
+
+
 def test_a_run_is_shown_as_of_any_update(run: Run) -> None:
     assert run("ppo", "--episodes", "6", "--envs", "2", "--steps", "1")[0] == 0
     code, output, _ = run("--once", "--at", "2", command=sanctum_main)

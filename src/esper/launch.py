@@ -279,7 +279,8 @@ def watch(
     Raises:
         RunNotFoundError: no run answers to the reference, or there is none to print or draw.
         UpdateNotFoundError: the run has no update of the number `at`.
-        RunStoreError: the store of the run whose frame was printed cannot be read.
+        RunStoreError: the store of the run whose frame was printed or drawn cannot be read, or an
+            event in it.
     """
     once = once or not is_screen()
     try:
@@ -298,7 +299,7 @@ def watch(
         assert run is not None
         if picture is not None:
             try:
-                export_frame(
+                view = export_frame(
                     run,
                     picture,
                     size,
@@ -311,8 +312,8 @@ def watch(
                 raise ConfigError(f"cannot write {picture}: {error.strerror}") from error
         else:
             view = print_once(run, at=at, theme=theme, ascii_only=ascii_only)
-            if view.doubt is not None:
-                raise RunStoreError(str(view.trouble))  # the frame tells a person, this a script
+        if view.doubt is not None:
+            raise RunStoreError(str(view.trouble))  # the frame tells a person, this a script
         return 0
     from esper.karn.sanctum.opening import run_sanctum
 

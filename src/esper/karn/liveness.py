@@ -31,7 +31,7 @@ class StatusKind(StrEnum):
     HALTED = "HALTED"  # it said that it stopped itself over something non-finite
     FAILED = "FAILED"  # it said that an error ended it
     DEAD = "DEAD"  # the process is gone and said nothing
-    UNREADABLE = "UNREADABLE"  # its store cannot be read, and never could
+    UNREADABLE = "UNREADABLE"  # its store, its heartbeat or what it said of its end
 
 
 @dataclass(frozen=True)
@@ -113,6 +113,7 @@ def run_status(
     heartbeat: Heartbeat | None,
     age: float | None,
     finished_at: float | None = None,
+    is_end_lost: bool = False,
     machine: str | None = None,
     start_time_of: Callable[[int], float | None] = process_start_time,
 ) -> RunStatus:
@@ -124,6 +125,7 @@ def run_status(
         heartbeat: the last one, if there was any.
         age: seconds since that.
         finished_at: when a finish event was written; a process that began later is going on.
+        is_end_lost: whether an event that cannot be read may have told of an end.
         machine: the name of this machine; asked of the system if not given.
         start_time_of: looks up a process of this machine.
     """
@@ -133,6 +135,9 @@ def run_status(
         phase, reason = "starting", "going on"
     if (kind := _SAID.get(phase)) is not None:
         return RunStatus(kind, age, f"{_SENTENCES[kind]}: {reason}" if reason else _SENTENCES[kind])
+    if (heartbeat is None or age is None) and phase == "training":
+        sentence = "the heartbeat of its process is missing, so it is not known whether it goes on"
+        return RunStatus(StatusKind.UNREADABLE, None, sentence)
     if heartbeat is None or age is None:
         return RunStatus(StatusKind.WAITING, None, "nothing has been written yet")
     if heartbeat.machine == (machine or socket.gethostname()):
@@ -144,6 +149,9 @@ def run_status(
             or math.isnan(started)
             or abs(started - heartbeat.process_start_time) <= _START_TIME_TOLERANCE
         )
+        if not is_same and is_end_lost:
+            sentence = f"process {heartbeat.pid} is gone, and what it said of its end is damaged"
+            return RunStatus(StatusKind.UNREADABLE, age, sentence)
         if not is_same:
             sentence = f"process {heartbeat.pid} is gone and did not say why"
             return RunStatus(StatusKind.DEAD, age, sentence)

@@ -6,6 +6,8 @@ is noticed at the next call. Who looks several times a second may keep the conne
 session to the next, for opening it is a third of such a look; then it has to let go in time.
 """
 
+import math
+import operator
 import shutil
 import sqlite3
 import time
@@ -16,17 +18,18 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final, NamedTuple
 
+from esper.karn.damaged_pages import indexes_agree, last_plausible_id, read_one_by_one
+from esper.karn.event_rows import SELECT_EVENTS, event_of
 from esper.karn.run_directory import STORE_NAME
-from esper.karn.run_tables import RARE, RunStoreError, RunStoreMissingError, check_store
-from esper.karn.sightings import KIND_WORDS
-from esper.leyline.telemetry import (
-    DamagedEventError,
-    DamagedPayload,
-    Event,
-    Heartbeat,
-    NonfiniteSighting,
-    decode_payload,
+from esper.karn.run_tables import (
+    COMMON_KINDS,
+    RARE,
+    RunStoreError,
+    RunStoreMissingError,
+    check_store,
 )
+from esper.karn.sightings import KIND_WORDS
+from esper.leyline.telemetry import Event, Heartbeat, NonfiniteSighting
 
 _MAGIC: Final = b"SQLite format 3\x00"
 _HEADER_BYTES: Final = 100
@@ -37,7 +40,6 @@ _BUSY_SECONDS: Final = 2.0
 _RACY_NANOSECONDS: Final = 100_000_000
 
 _NEWEST: Final = 2**63 - 1  # the largest id there can be
-_COLUMNS: Final = "SELECT id, time, kind, payload FROM events"
 #: What was seen, as the tables beside the events have it. A latch alone tells no count and no last.
 _SIGHTINGS: Final = (
     "SELECT first_update, head, quantity, kind, 0, first_epoch, first_minibatch, 0, 0"
@@ -56,6 +58,10 @@ _SIGHTING_FIELDS: Final = (
     "last_minibatch",
 )
 _SIGHTING_TYPES: Final = (int, str, str, str, int, int, int, int, int)
+_LIGHTS: Final = "SELECT DISTINCT head, kind FROM latches WHERE first_update <= ?"
+_HEARTBEAT_TYPES: Final = (float, int, float, str, int, int, str)
+#: What SQLite calls a file that is not what it should be, or that lacks one of our tables.
+_DAMAGED: Final = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR)
 
 
 class _Opened(NamedTuple):
@@ -84,7 +90,7 @@ class RunReader:
 
     @contextmanager
     def session(self, *, stays_open: bool = False) -> Iterator[None]:
-        """Hold the store open for several calls.
+        """Hold the store open for several calls, which all see it as it was at the first of them.
 
         Args:
             stays_open: whether to keep it open for the next session, or until `release`.
@@ -95,7 +101,12 @@ class RunReader:
         with self._connection(stays_open=stays_open) as connection:
             self._held = connection
             try:
+                if connection is not None:
+                    connection.execute("BEGIN")
                 yield
+                if connection is not None and connection.in_transaction:
+                    # Nothing was written; COMMIT fails after an error in a damaged page.
+                    connection.execute("ROLLBACK")
             finally:
                 self._held = None
 
@@ -129,71 +140,117 @@ class RunReader:
     ) -> list[Event]:
         """Return events in the order of their ids; what is damaged comes as `DamagedPayload`.
 
+        Ids have no gaps: a missing event is a damaged one.
+
         Args:
             after: the id of the last event that is known already; 0 for none.
             limit: how many to return at most.
             up_to: the last id to return.
             bulk: whether to return those too that come many times an update: steps, decisions and
-                transitions of seeds.
+                transitions of seeds. Where something is damaged they may come all the same; and
+                unless `rare_is_whole`, others may be left out.
 
         Raises:
             RunStoreError: there is no store, or it is not one that this program can read.
         """
         where = "" if bulk else f"AND {RARE}"
-        query = f"{_COLUMNS} WHERE id > ? AND id <= ? {where} ORDER BY id LIMIT ?"
-        events: list[Event] = []
+        query = f"{SELECT_EVENTS} WHERE id > ? AND id <= ? {where} ORDER BY id LIMIT ?"
         with self._connection() as connection:
             if connection is None:
-                return events
+                return []
             try:
-                # What was read before an error stays in the list.
-                events.extend(starmap(_event_of, connection.execute(query, (after, up_to, limit))))
+                rows = connection.execute(query, (after, up_to, limit)).fetchall()
+                if bulk:
+                    end = after + len(rows)
+                    is_whole = [row[0] for row in rows] == list(range(after + 1, end + 1)) and (
+                        len(rows) == limit or end >= min(up_to, self._last_id(connection))
+                    )
+                else:
+                    is_whole = not any(row[2] in COMMON_KINDS for row in rows) and _ascends(
+                        [after, *(row[0] for row in rows)]
+                    )
             except sqlite3.DatabaseError:
-                # A damaged page. What lies behind it may be whole, so go on one by one.
-                start = events[-1].id if events else after
-                events += self._read_one_by_one(connection, start, up_to, limit - len(events))
-        return events
+                is_whole = False  # a damaged page
+            if is_whole:
+                return list(starmap(event_of, rows))
+            last = min(up_to, self._last_id(connection))
+            return read_one_by_one(connection, after, last, limit)
+
+    def rare_is_whole(self, up_to: int) -> bool:
+        """Return whether it is known where all events are that do not come many times an update.
+
+        Args:
+            up_to: the last id that matters.
+
+        Raises:
+            RunStoreError: as `read`.
+        """
+        with self._connection() as connection:
+            return connection is None or indexes_agree(connection, up_to)
 
     def last_ids(self, kind: str, count: int, *, up_to: int = _NEWEST) -> list[int]:
-        """Return the ids of the last events of a kind, newest first; none beyond `up_to`."""
-        with self._connection() as connection:
-            if connection is None:
-                return []
-            query = "SELECT id FROM events WHERE kind = ? AND id <= ? ORDER BY id DESC LIMIT ?"
-            return [number for (number,) in connection.execute(query, (kind, up_to, count))]
+        """Return the ids of the last events of a kind, newest first; none beyond `up_to`.
+
+        Raises:
+            RunStoreError: the store or its index cannot be read.
+        """
+        query = "SELECT id FROM events WHERE kind = ? AND id <= ? ORDER BY id DESC LIMIT ?"
+        return [number for (number,) in self._newest_first(query, (kind, up_to, count))]
 
     def read_last(self, kind: str, count: int, *, up_to: int = _NEWEST) -> list[Event]:
-        """Return the last events of a kind, newest first; none beyond `up_to`."""
-        with self._connection() as connection:
-            if connection is None:
-                return []
-            query = f"{_COLUMNS} WHERE kind = ? AND id <= ? ORDER BY id DESC LIMIT ?"
-            return list(starmap(_event_of, connection.execute(query, (kind, up_to, count))))
+        """Return the last events of a kind, newest first; none beyond `up_to`.
+
+        Raises:
+            RunStoreError: as `last_ids`.
+        """
+        query = f"{SELECT_EVENTS} WHERE kind = ? AND id <= ? ORDER BY id DESC LIMIT ?"
+        return list(starmap(event_of, self._newest_first(query, (kind, up_to, count))))
 
     def read_last_rare(self, count: int, *, up_to: int = _NEWEST) -> list[Event]:
-        """Return the last events of those that do not come many times an update, newest first."""
+        """Return the last events of those that do not come many times an update, newest first.
+
+        Raises:
+            RunStoreError: as `last_ids`.
+        """
+        query = f"{SELECT_EVENTS} WHERE id <= ? AND {RARE} ORDER BY id DESC LIMIT ?"
+        return list(starmap(event_of, self._newest_first(query, (up_to, count))))
+
+    def _newest_first(self, query: str, given: tuple[Any, ...]) -> list[tuple[Any, ...]]:
         with self._connection() as connection:
             if connection is None:
                 return []
-            query = f"{_COLUMNS} WHERE id <= ? AND {RARE} ORDER BY id DESC LIMIT ?"
-            return list(starmap(_event_of, connection.execute(query, (up_to, count))))
-
-    def first_id_after(self, after: int, kinds: Sequence[str]) -> int | None:
-        """Return the id of the first event beyond `after` that is of one of the kinds."""
-        with self._connection() as connection:
-            if connection is None:
-                return None
-            query = (
-                f"SELECT id FROM events WHERE id > ? AND +kind IN ({', '.join('?' * len(kinds))})"
-                " ORDER BY id LIMIT 1"
-            )
-            row = connection.execute(query, (after, *kinds)).fetchone()
-        return None if row is None else int(row[0])
+            rows = connection.execute(query, given).fetchall()
+            if not _ascends([row[0] for row in reversed(rows)]):
+                raise RunStoreError(f"{self._path} is damaged: its events are out of order")
+            return rows
 
     def last_id(self) -> int:
-        """Return the id of the newest event; 0 if there is none."""
+        """Return the id of the newest event; 0 if there is none.
+
+        Raises:
+            RunStoreError: there is no store, or its ids make no sense.
+        """
         with self._connection() as connection:
-            return 0 if connection is None else _last_id(connection)
+            return 0 if connection is None else self._last_id(connection)
+
+    def _last_id(self, connection: sqlite3.Connection) -> int:
+        last = last_plausible_id(connection)
+        if last is None:
+            raise RunStoreError(f"{self._path} is damaged: its events have impossible numbers")
+        return last
+
+    def lights(self, *, up_to_update: int = _NEWEST) -> set[tuple[str, str]]:
+        """Return heads and kinds of what the table `latches` says was ever seen.
+
+        What cannot be read is left out.
+        """
+        rows: list[tuple[Any, ...]] = []
+        with self._connection() as connection:
+            if connection is None:
+                return set()
+            with suppress(sqlite3.DatabaseError):
+                rows.extend(connection.execute(_LIGHTS, (up_to_update,)))
+        return {(head, kind) for head, kind in rows if type(head) is str and kind in KIND_WORDS}
 
     def sightings(self, *, up_to_update: int = _NEWEST) -> list[tuple[int, NonfiniteSighting]]:
         """Return what the tables `latches` and `sightings` say was seen, each with its update.
@@ -225,6 +282,8 @@ class RunReader:
             ).fetchone()
         if row is None:
             return None
+        if tuple(map(type, row)) != _HEARTBEAT_TYPES or not all(map(math.isfinite, row[:3:2])):
+            raise RunStoreError(f"{self._path} is damaged: its heartbeat is not one")
         beat = Heartbeat(
             pid=row[1],
             process_start_time=row[2],
@@ -235,32 +294,16 @@ class RunReader:
         )
         return Event(id=0, time=row[0], payload=beat)
 
-    @staticmethod
-    def _read_one_by_one(
-        connection: sqlite3.Connection, after: int, last: int, limit: int
-    ) -> list[Event]:
-        events = []
-        for number in range(after + 1, min(last, _last_id(connection), after + limit) + 1):
-            try:
-                row = connection.execute(f"{_COLUMNS} WHERE id = ?", (number,)).fetchone()
-            except sqlite3.DatabaseError as error:
-                damage = DamagedPayload(kind="unreadable", reason=str(error))
-                events.append(Event(id=number, time=0.0, payload=damage))
-            else:
-                if row is not None:
-                    events.append(_event_of(*row))
-        return events
-
     @contextmanager
     def _connection(self, *, stays_open: bool = False) -> Iterator[sqlite3.Connection | None]:
         """Open the store for the length of one call; None while it has no tables yet.
 
         Every error of SQLite that leaves the body becomes a `RunStoreError`.
         """
-        if self._held is not None:
-            yield self._held
-            return
         try:
+            if self._held is not None:
+                yield self._held
+                return
             if self._kept is not None and self._kept.identity != self.identity():
                 self.release()  # another file has its name now, or none
             opened, self._kept = self._kept or self._opened(), None
@@ -277,7 +320,7 @@ class RunReader:
             else:
                 opened.connection.close()
         except (sqlite3.Error, OSError) as error:
-            raise RunStoreError(f"{self._path} cannot be read: {error}") from error
+            raise RunStoreError(f"{self._path} {_trouble_with(error)}") from error
 
     def _opened(self) -> _Opened | None:
         identity = self.identity()
@@ -344,22 +387,20 @@ def _open(path: Path, options: str) -> sqlite3.Connection:
     return connection
 
 
-def _event_of(number: int, at: Any, kind: Any, data: Any) -> Event:
-    # A column can hold a value of any type, whatever it was declared as.
-    when = at if isinstance(at, float) else 0.0
-    try:
-        if not isinstance(kind, str) or not isinstance(data, bytes):
-            raise DamagedEventError("its columns hold values of the wrong type")
-        return Event(id=number, time=when, payload=decode_payload(kind, data))
-    except DamagedEventError as error:
-        return Event(
-            id=number, time=when, payload=DamagedPayload(kind=str(kind), reason=str(error))
-        )
+def _ascends(ids: Sequence[int]) -> bool:
+    return all(map(operator.lt, ids, ids[1:]))
 
 
-def _last_id(connection: sqlite3.Connection) -> int:
-    (last,) = connection.execute("SELECT max(id) FROM events").fetchone()
-    return int(last or 0)
+def _trouble_with(error: sqlite3.Error | OSError) -> str:
+    """Return what is wrong with a store, to be said after its path."""
+    if isinstance(error, IsADirectoryError):
+        return "is a directory, not a run store"
+    if isinstance(error, OSError):
+        return f"cannot be read: {error.strerror}"
+    # The lowest byte tells the kind of an error, the others tell it more exactly.
+    if getattr(error, "sqlite_errorcode", 0) & 0xFF in _DAMAGED:
+        return "is cut short or damaged: what is left of it cannot be read"
+    return f"cannot be read: {error}"
 
 
 def _text_of(data: bytes) -> str:

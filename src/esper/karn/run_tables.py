@@ -20,10 +20,11 @@ from esper.leyline.telemetry import Payload, PPOUpdatePayload
 STORE_VERSION: Final = 1
 STORE_FORMAT: Final = "esper run"
 
-#: Holds of events whose kind does not come many times an update: attaching to a long run can pass
-#: over the old ones of the others. This is the condition of the partial index `rare_events`, to be
-#: repeated word by word in a query that wants it: https://www.sqlite.org/partialindex.html,
-#: section 3.
+#: The kinds of events that come many times an update.
+COMMON_KINDS: Final = ("step_completed", "decisions_taken", "seed_transitioned")
+#: Holds of events of all other kinds: attaching to a long run can pass over the old ones of these.
+#: This is the condition of the partial index `rare_events`, to be repeated word by word in a query
+#: that wants it: https://www.sqlite.org/partialindex.html, section 3.
 RARE: Final = "kind NOT IN ('step_completed', 'decisions_taken', 'seed_transitioned')"
 
 #: The per-head figures of an update that get rows in `head_health`; each is a field `head_…` of
@@ -192,7 +193,7 @@ def check_store(connection: sqlite3.Connection, where: str) -> bool:
     if meta.get("format") != STORE_FORMAT:
         raise RunStoreError(f"{where} is a database, but not one that Esper wrote")
     told = meta.get("store_version", "nothing")
-    if not told.isdecimal():
+    if not isinstance(told, str) or not told.isdecimal():
         raise RunStoreError(f"{where} cannot be read: it gives {told!r} as its version")
     version = int(told)
     if version > STORE_VERSION:

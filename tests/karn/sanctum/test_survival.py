@@ -116,7 +116,7 @@ def test_a_run_that_starts_says_with_what(run, watch, payloads):
         (lambda store: store.write_text("dear diary"), "not a run store"),
         (lambda store: os.truncate(store, 50), "cannot be read"),
         (lambda store: os.truncate(store, 4096), "cannot be read"),
-        (lambda store: (store.unlink(), store.mkdir()), "cannot be read"),
+        (lambda store: (store.unlink(), store.mkdir()), "is a directory, not a run store"),
         (lambda store: _set_version(store, 99), "written by a newer Esper"),
         (lambda store: _set_version(store, "many"), "cannot be read"),
     ],

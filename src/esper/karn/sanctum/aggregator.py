@@ -106,7 +106,7 @@ class SanctumAggregator:
             self._snapshot = None
         if is_new:
             self._last_id = event.id
-            self._run.note_event(event.time)
+            self._run.note_event(event)
 
     def join_sightings(self, sightings: Iterable[tuple[int, NonfiniteSighting]]) -> None:
         """Take in what else is known to have been seen, each with its update; no light goes out."""
@@ -118,6 +118,20 @@ class SanctumAggregator:
             self._latches, self._evidence = latches, evidence
             self._has_changed("heads", "tamiyo")
             self._snapshot = None
+
+    def note_hidden_damage(self) -> None:
+        """Count an event of which it is only known that it must have told of a light."""
+        self._run.note_damage()
+        reason = "no event tells of a light that the store's other tables have"
+        payload = DamagedPayload(kind="ppo_update", reason=reason)
+        at = self._run.last_event_at or 0.0
+        self._say(Event(id=self._last_id, time=at, payload=payload), "error", reason)
+        self._snapshot = None
+
+    @property
+    def is_end_lost(self) -> bool:
+        """Whether the run may have ended with an event that cannot be read or understood."""
+        return self._run.is_end_lost
 
     def snapshot(self) -> SanctumSnapshot:
         """Return the state of now; the same object as before if nothing was applied since.

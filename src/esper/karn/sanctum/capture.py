@@ -129,8 +129,8 @@ def export_frame(
     screen: str = "overview",
     theme: str = "dark",
     ascii_only: bool = False,
-) -> None:
-    """Write a picture of Sanctum over a run, as it would look on a terminal.
+) -> View:
+    """Write a picture of Sanctum over a run, as on a terminal, and return what was shown.
 
     Args:
         directory: the run's directory.
@@ -155,20 +155,22 @@ def export_frame(
         watch=RunWatch(directory, directory.parent, at=at),
         settings=Settings(theme=theme, reduced_motion=True, bell=False, ascii=ascii_only),
     )
-    picture = asyncio.run(_picture(app, size, screen, _WRITERS[path.suffix]))
+    picture, view = asyncio.run(_picture(app, size, screen, _WRITERS[path.suffix]))
     path.write_text(picture, encoding="utf-8")
+    return view
 
 
 async def _picture(
     app: "SanctumApp", size: tuple[int, int], screen: str, write: Callable[["SanctumApp"], str]
-) -> str:
+) -> tuple[str, View]:
     async with app.run_test(size=size) as pilot:
         await _until_shown(app, pilot)
         if screen != "overview":
             app.action_open(screen.capitalize())
             await _until_shown(app, pilot)
         await pilot.pause(_SETTLING_SECONDS)
-        return write(app)
+        assert app.view is not None  # else it would not have been complete
+        return write(app), app.view
 
 
 async def _until_shown(app: "SanctumApp", pilot: "Pilot[Any]") -> None:

@@ -1,7 +1,7 @@
 """Folds a run's stored events up to one of them, passing over what cannot matter any more.
 
 Steps, decisions and transitions of seeds are most of a store, and a snapshot shows the newest of
-them only. So the older ones are not read. (Of those, damaged ones are not counted either.)
+them only. So the older ones are not read, and of those, what is damaged or missing is not counted.
 """
 
 from typing import Final
@@ -10,6 +10,7 @@ from esper.karn.run_reader import RunReader
 from esper.karn.run_tables import RunStoreError
 from esper.karn.sanctum import event_log
 from esper.karn.sanctum.aggregator import SanctumAggregator
+from esper.karn.sanctum.attention import light_of, lit_lights
 from esper.karn.sanctum.host_ledger import STEPS_KEPT
 from esper.karn.sanctum.log_book import LOG_LINES_KEPT
 from esper.karn.sanctum.run_ledger import SPEED_STEPS
@@ -25,15 +26,18 @@ _STEPS_THAT_COUNT: Final = 2 * max(SPEED_STEPS, STEPS_KEPT)
 def first_that_counts(reader: RunReader, up_to: int) -> int:
     """Return from which id on all events matter to the snapshot that ends with `up_to`.
 
-    Of the events before it, steps, decisions and transitions need not be read.
+    Of the events before it, steps, decisions and transitions need not be read. It is the first of
+    all where the indexes that they would be passed over by are damaged.
     """
     try:
+        if not reader.rare_is_whole(up_to):
+            return 1
         steps = reader.last_ids("step_completed", _STEPS_THAT_COUNT, up_to=up_to)
         if len(steps) < _STEPS_THAT_COUNT:
             return 1
         return min(steps[-1], _first_line_of_seeds(reader, up_to))
     except RunStoreError:
-        return 1  # a damaged index: what can be read is then read row by row, or nothing can
+        return 1
 
 
 def _first_line_of_seeds(reader: RunReader, up_to: int) -> int:
@@ -54,6 +58,8 @@ def join_tables(
 ) -> None:
     """Where events are damaged, take in what the tables beside them say of the lights.
 
+    A light that the tables tell of and no event does is damage, too.
+
     Args:
         reader: of the run's store.
         aggregator: which has taken in the events.
@@ -62,8 +68,13 @@ def join_tables(
     Raises:
         RunStoreError: the store cannot be read.
     """
-    if aggregator.snapshot().run.damaged_events:
-        known = {} if up_to_update is None else {"up_to_update": up_to_update}
+    known = {} if up_to_update is None else {"up_to_update": up_to_update}
+    snapshot = aggregator.snapshot()
+    told = {(head, light_of(kind)) for head, kind in reader.lights(**known)}
+    is_hidden = not told <= set(lit_lights(snapshot.tamiyo))
+    if is_hidden and not snapshot.run.damaged_events:
+        aggregator.note_hidden_damage()
+    if is_hidden or snapshot.run.damaged_events:
         aggregator.join_sightings(reader.sightings(**known))
 
 

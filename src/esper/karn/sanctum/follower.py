@@ -93,11 +93,14 @@ class RunFollower:
             heartbeat=self._heartbeat,
             age=self._pulse.age(self._heartbeat_at, now, self._ticks()),
             finished_at=snapshot.run.finished_at,
+            is_end_lost=self._aggregator.is_end_lost,
             start_time_of=lambda pid: self._start_time_of(pid, now),
         )
         if status.is_over:
             self._reader.release()  # its writer is about to make one plain file of the store
-        if self._error is not None and not snapshot.last_event_id:
+        # Of a store that is there and cannot be read to its end, nothing is known of that.
+        is_in_doubt = status.kind in (StatusKind.WAITING, StatusKind.DEAD) and not self._is_gone
+        if self._error is not None and (is_in_doubt or not snapshot.last_event_id):
             status = RunStatus(StatusKind.UNREADABLE, None, self._error)
         return Frame(snapshot, status, self._error, self._is_behind)
 
@@ -158,7 +161,7 @@ class RunFollower:
                 self._start_over()  # as above, under the same number: stores never lose events
             if self._counts_from is None:
                 self._counts_from = 1 if self._is_brief else first_that_counts(self._reader, newest)
-            self._take_in(self._counts_from)
+            self._take_in(self._counts_from, newest)
             if not self._is_behind:
                 join_tables(self._reader, self._aggregator)
             beat = self._reader.heartbeat()
@@ -167,15 +170,14 @@ class RunFollower:
                 self._aggregator.apply(beat)
             self._heartbeat, self._heartbeat_at = beat.payload, beat.time
 
-    def _take_in(self, counts_from: int) -> None:
+    def _take_in(self, counts_from: int, newest: int) -> None:
+        bulk = not self._is_brief or not self._reader.rare_is_whole(newest)
         budget = EVENTS_PER_POLL
         while budget > 0:
             is_old = self._cursor < counts_from - 1
+            end = counts_from - 1 if is_old else newest
             limit = min(EVENTS_PER_READ, budget)
-            if is_old:
-                events = self._reader.read(self._cursor, limit, up_to=counts_from - 1, bulk=False)
-            else:
-                events = self._reader.read(self._cursor, limit, bulk=not self._is_brief)
+            events = self._reader.read(self._cursor, limit, up_to=end, bulk=bulk and not is_old)
             for event in events:
                 self._aggregator.apply(event)
                 if not self._is_brief:
@@ -183,10 +185,9 @@ class RunFollower:
             budget -= len(events)
             if len(events) == limit:
                 self._cursor = events[-1].id
-            elif is_old:
-                self._cursor = counts_from - 1
-            else:
-                self._cursor = events[-1].id if events else self._cursor
+                continue
+            self._cursor = end
+            if not is_old:
                 self._is_behind = False
                 return
         self._is_behind = True

@@ -8,10 +8,22 @@ from typing import Final
 
 from esper.karn.sanctum.schema import RunState
 from esper.karn.sanctum.states import described
-from esper.leyline.telemetry import Heartbeat, RunFinished, RunStarted, StepCompleted
+from esper.leyline.telemetry import (
+    DamagedPayload,
+    DecisionsTaken,
+    Event,
+    Heartbeat,
+    PPOUpdatePayload,
+    RunFinished,
+    RunStarted,
+    StepCompleted,
+    UnknownPayload,
+)
 
 #: Steps over which the speed is taken: a few episodes, so that an update's pause counts.
 SPEED_STEPS: Final = 96
+#: Events of a run that has not ended before them, or that goes on.
+_GOING_ON: Final = (RunStarted, DecisionsTaken, StepCompleted, PPOUpdatePayload)
 
 
 class RunLedger:
@@ -24,6 +36,8 @@ class RunLedger:
         update: updates completed.
         episodes_done: episodes completed.
         checkpoint: the last one's path.
+        last_event_at: when the newest event came; None before the first.
+        is_end_lost: whether an event that cannot be read or understood may have told of the end.
     """
 
     def __init__(self) -> None:
@@ -36,7 +50,8 @@ class RunLedger:
         self._finish: RunFinished | None = None
         self._finished_at: float | None = None
         self._started_at: float | None = None
-        self._last_event_at: float | None = None
+        self.last_event_at: float | None = None
+        self.is_end_lost = False
         self._step_times: deque[tuple[float, int]] = deque(maxlen=SPEED_STEPS)  # time, hosts
         self._damaged = 0
         self._unknown: dict[str, int] = {}
@@ -54,9 +69,13 @@ class RunLedger:
         self._finish, self._finished_at = finish, at
         self.episodes_done = finish.episodes_done
 
-    def note_event(self, at: float) -> None:
-        """Note when the newest event came, whatever it tells."""
-        self._last_event_at = at
+    def note_event(self, event: Event) -> None:
+        """Note when the newest event came, and whether the run may have ended with it."""
+        self.last_event_at = event.time
+        if isinstance(event.payload, (DamagedPayload, UnknownPayload)):
+            self.is_end_lost = True
+        elif isinstance(event.payload, _GOING_ON):
+            self.is_end_lost = False
 
     def note_step(self, at: float, hosts: int) -> None:
         """Note when so many hosts completed a step."""
@@ -103,7 +122,7 @@ class RunLedger:
             steps_per_second=self._steps_per_second(),
             samples_per_second=samples_per_second,
             started_at=self._started_at,
-            last_event_at=self._last_event_at,
+            last_event_at=self.last_event_at,
             pid=process.pid if process else None,
             process_start_time=process.process_start_time if process else None,
             finished_at=self._finished_at,
@@ -118,7 +137,7 @@ class RunLedger:
         """Return how far the run is in its life, and why, or with what it is occupied there."""
         if self._finish is not None:
             return self._finish.status, self._finish.reason
-        if self._last_event_at is None:
+        if self.last_event_at is None:
             return "waiting", ""
         is_training = self.start or self.update or step
         return ("training", "") if is_training else ("starting", self.notice)

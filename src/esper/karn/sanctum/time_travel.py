@@ -12,9 +12,12 @@ from esper.karn.sanctum.aggregator import SanctumAggregator
 from esper.karn.sanctum.folding import first_that_counts, fold_up_to, join_tables
 from esper.karn.sanctum.schema import SanctumSnapshot
 from esper.karn.sanctum.update_index import UpdateIndex
+from esper.leyline.telemetry import DecisionsTaken, PPOUpdatePayload, RunStarted, StepCompleted
 
 #: With these the next update begins.
-_BEGINNINGS: Final = ("decisions_taken", "step_completed", "run_started", "ppo_update")
+_BEGINNINGS: Final = (DecisionsTaken, StepCompleted, RunStarted, PPOUpdatePayload)
+#: Events that are read at a time to find one of those: it is among the next few.
+_READ_AT_ONCE: Final = 16
 
 
 class TimeTravel:
@@ -29,7 +32,7 @@ class TimeTravel:
         self._reader = reader
         self._index = index
         self._state = SanctumAggregator()
-        self._told_by = 0  # the event of the update that the state is of
+        self._shown = (0, 0)  # the event of the update that the state is of, and what was asked for
         self._is_whole = False  # nothing more can follow that update directly
 
     def state_after(self, update: int, newest: int) -> SanctumSnapshot | None:
@@ -45,10 +48,14 @@ class TimeTravel:
         found = self._index.find(update)
         if found is None:
             return None
-        if found[1] == self._told_by and (self._is_whole or self._state.last_id >= newest):
+        what = found[1], min(update, self._index.updates)
+        if what == self._shown and (self._is_whole or self._state.last_id >= newest):
             return self._state.snapshot()
         with self._reader.session():
-            beginning = self._reader.first_id_after(found[1], _BEGINNINGS)
+            # The event of an update that is missing among others lies before what is of a later
+            # one. So where it is damaged, the damage is part of what is shown.
+            is_missing = found[0] < update < self._index.updates
+            beginning = self._beginning_after(found[1], update if is_missing else None)
             end = self._reader.last_id() if beginning is None else beginning - 1
             if self._state.last_id > end:
                 self._state = SanctumAggregator()
@@ -57,6 +64,22 @@ class TimeTravel:
             if known.last_id > self._state.last_id:
                 self._state = known
             fold_up_to(self._reader, self._state, end)
-            join_tables(self._reader, self._state, up_to_update=found[0])
-        self._told_by, self._is_whole = found[1], beginning is not None
+            join_tables(self._reader, self._state, up_to_update=update if is_missing else found[0])
+        self._shown, self._is_whole = what, beginning is not None
         return self._state.snapshot()
+
+    def _beginning_after(self, event_id: int, update: int | None) -> int | None:
+        """Return the first event after another with which an update begins, if there is one.
+
+        Args:
+            event_id: the other.
+            update: after which the update has to come; None for any.
+        """
+        while events := self._reader.read(event_id, _READ_AT_ONCE):
+            for event in events:
+                if isinstance(event.payload, _BEGINNINGS) and (
+                    update is None or getattr(event.payload, "update", update + 1) > update
+                ):
+                    return event.id
+            event_id = events[-1].id
+        return None

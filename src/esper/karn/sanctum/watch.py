@@ -182,11 +182,17 @@ def look_once(directory: Path, now: float | None = None, at: int | None = None) 
     if at is None:
         return view
     if frame.error is None and not 1 <= at <= follower.updates:
-        raise UpdateNotFoundError(_no_such_update(directory.resolve().name, at, follower.updates))
+        damaged = frame.snapshot.run.damaged_events
+        raise UpdateNotFoundError(
+            _no_such_update(directory.resolve().name, at, follower.updates, damaged)
+        )
     return _past_view(view, follower, TimePosition(at, follower.updates))
 
 
-def _no_such_update(run: str, update: int, updates: int) -> str:
+def _no_such_update(run: str, update: int, updates: int, damaged: int) -> str:
+    if damaged:
+        known = f"give one from 1 to {updates}" if updates else "it has none that can"
+        return f"{run} has no update {update} that can be read, for events are damaged: {known}"
     if not updates:
         return f"{run} has no update {update}: it has completed none yet"
     return f"{run} has no update {update}: give one from 1 to {updates}"

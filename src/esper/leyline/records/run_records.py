@@ -311,7 +311,8 @@ RUN_RECORDS: Final = (
         122,
         "Damaged Events",
         "Is everything that was stored still readable?",
-        "Stored events that are not what they say they are. Each is named in the log.",
+        "Stored events that are not what they say they are, or that are missing. Each is named in "
+        "the log.",
         payload="DamagedPayload.reason",
         handler="_handle_damaged",
         snapshot="damaged_events",
