@@ -1,6 +1,6 @@
 """What share of a core Sanctum takes beside a busy run, in a terminal of its own.
 
-A process writes a run as `esper ppo` does (16 hosts; the rate is what was measured on two cores);
+A process writes a run as `esper ppo` does (16 hosts, and as many events a second);
 the real program is opened over it in a pseudo-terminal, and the processor time of its process is
 counted on one screen after the other, at one size of the terminal after the other. With
 `--training` it is measured instead how many steps a second `esper ppo` makes with Sanctum open over

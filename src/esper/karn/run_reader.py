@@ -93,7 +93,7 @@ class RunReader:
         """Hold the store open for several calls, which all see it as it was at the first of them.
 
         Args:
-            stays_open: whether to keep it open for the next session, or until `release`.
+            stays_open: whether to keep it open from now on, until `release`.
 
         Raises:
             RunStoreError: as the calls themselves.
@@ -109,6 +109,10 @@ class RunReader:
                     connection.execute("ROLLBACK")
             finally:
                 self._held = None
+
+    def __del__(self) -> None:
+        """Let go of what was kept open: a follower that is forgotten holds up no writer."""
+        self.release()
 
     def release(self) -> None:
         """Let go of a store that was kept open: a writer that is done waits for this a moment."""
@@ -306,6 +310,7 @@ class RunReader:
                 return
             if self._kept is not None and self._kept.identity != self.identity():
                 self.release()  # another file has its name now, or none
+            stays_open = stays_open or self._kept is not None
             opened, self._kept = self._kept or self._opened(), None
             if opened is None:
                 yield None

@@ -357,8 +357,9 @@ class _Store:
         if connection is None:
             return
         connection.execute("PRAGMA busy_timeout = 0")
-        # Readers come and go within milliseconds, so there is a moment without one. Whatever fails
-        # here, all events are committed and the store opens as it is.
+        # Readers let go within milliseconds, or at their next look when nothing is new, so there is
+        # a moment without one. Whatever fails here, all events are committed and the store opens as
+        # it is.
         end = time.monotonic() + _FINISH_SECONDS
         while time.monotonic() < end:
             with contextlib.suppress(sqlite3.Error):

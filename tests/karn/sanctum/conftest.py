@@ -317,6 +317,7 @@ class FakeWatch:
     def __init__(self, shown):
         self.shown = shown
         self.asked = []
+        self.closed = 0
 
     def __call__(self, now):
         return self.shown[-1]
@@ -334,7 +335,7 @@ class FakeWatch:
         self.shown.append(replace(view, position=replace(view.position, speed=speed)))
 
     def close(self):
-        self.is_closed = True
+        self.closed += 1
 
 
 @pytest.fixture(autouse=True)
@@ -394,6 +395,7 @@ def sanctum(monkeypatch):
         app = SanctumApp(None, Path("runs"), watch=watch, **more)
         app.shown = shown
         app.asked = watch.asked
+        app.watch_given = watch
         return app
 
     yield make

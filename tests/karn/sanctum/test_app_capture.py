@@ -6,8 +6,10 @@ import re
 from xml.etree import ElementTree
 
 import pytest
+from rich.cells import cell_len
 from rich.console import Console
 
+from esper.karn.run_store import RunWriter
 from esper.karn.sanctum.capture import PictureError, export_frame, print_once
 from esper.karn.sanctum.widgets.tamiyo_brain.action_heads_panel import LIT, UNLIT
 
@@ -70,19 +72,29 @@ def test_a_picture_shows_the_real_app(finished_run, tmp_path, size):
     assert 'url("http' not in picture  # it looks the same where there is no internet
 
 
+def _cells(text):
+    """Return what stands in each cell: nothing in the second one of a wide sign."""
+    return [cell for sign in text for cell in [sign, *[""] * (cell_len(sign) - 1)]]
+
+
 @pytest.mark.parametrize("screen", ["overview", "heads"])
-def test_a_picture_needs_no_blanks_to_have_everything_in_its_place(finished_run, tmp_path, screen):
+def test_a_picture_needs_no_blanks_to_have_everything_in_its_place(run, payloads, tmp_path, screen):
+    with RunWriter(run) as writer:
+        writer.emit(payloads.start(name="日本語  ab"))
+        writer.emit(payloads.broken_update(1, "op", "+inf"))
+        writer.emit(payloads.finish())
     picture, text = tmp_path / "frame.svg", tmp_path / "frame.txt"
     for path in (picture, text):
-        export_frame(finished_run, path, (120, 40), screen=screen)
+        export_frame(run, path, (120, 40), screen=screen)
     lines = [[" "] * 120 for _ in range(40)]
     for piece in ElementTree.parse(picture).iter("{http://www.w3.org/2000/svg}text"):
         if "textLength" not in piece.attrib:
             continue  # the title of the window
         assert piece.text == piece.text.strip()
         x = round(float(piece.get("x")) / 12.2)
-        lines[round((float(piece.get("y")) - 20) / 24.4)][x : x + len(piece.text)] = piece.text
-        assert float(piece.get("textLength")) == pytest.approx(12.2 * len(piece.text), abs=0.2)
+        cells = _cells(piece.text)
+        lines[round((float(piece.get("y")) - 20) / 24.4)][x : x + len(cells)] = cells
+        assert float(piece.get("textLength")) == pytest.approx(12.2 * len(cells), abs=0.2)
     drawn = ["".join(line).replace("\N{NO-BREAK SPACE}", " ").rstrip() for line in lines]
     assert drawn == text.read_text(encoding="utf-8").splitlines()
 

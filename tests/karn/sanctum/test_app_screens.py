@@ -1,7 +1,10 @@
 """The screens and what they share: opening them, log, runs, palette, clipboard and help."""
 
+import asyncio
 import re
 import shutil
+import threading
+import time
 from dataclasses import replace
 from io import StringIO
 
@@ -11,15 +14,19 @@ from textual.command import CommandPalette
 from textual.screen import Screen
 from textual.widgets import Input
 
+from esper.karn.run_catalogue import list_runs
+from esper.karn.run_comparison import compare_runs
 from esper.karn.run_directory import create_run
 from esper.karn.run_store import RunWriter
 from esper.karn.sanctum.app import SanctumApp
 from esper.karn.sanctum.log_book import LOG_LINES_KEPT, LogBook
 from esper.karn.sanctum.log_filter import LogFilter, choices
+from esper.karn.sanctum.lookout import Lookout
 from esper.karn.sanctum.schema import LogEntry, RunState
 from esper.karn.sanctum.screen_map import SCREENS
 from esper.karn.sanctum.screens.help import HelpScreen, records_of, render_signs
 from esper.karn.sanctum.screens.log import LogScreen
+from esper.karn.sanctum.screens.run_screen import RunsSeen
 from esper.karn.sanctum.screens.runs import RunsScreen
 from esper.karn.sanctum.settings import Settings
 from esper.karn.sanctum.view import Acknowledgement, TimePosition
@@ -180,6 +187,72 @@ async def test_the_log_follows_or_stands_still(views, sanctum, seen):
         assert panel.follows
 
 
+async def test_a_run_that_is_left_is_let_go_of(views, sanctum, seen, tmp_path):
+    app = sanctum(views.view())
+    async with app.run_test() as pilot:
+        await seen(pilot)
+        assert app.watch_given.closed == 0
+        app.open_run(tmp_path)
+        deadline = time.monotonic() + 20
+        while not app.watch_given.closed and time.monotonic() < deadline:
+            await pilot.pause(0.01)
+        assert app.watch_given.closed == 1
+
+
+async def test_whoever_leaves_lets_go_of_the_run(views, sanctum, seen):
+    app = sanctum(views.view())
+    async with app.run_test() as pilot:
+        await seen(pilot)
+    deadline = time.monotonic() + 20
+    while not app.watch_given.closed:
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.01)
+
+
+def test_where_nothing_can_be_shown_on_it_is_looked_on_in_peace(views, sanctum, tmp_path):
+    watch, seen = sanctum(views.view()).watch_given, threading.Event()
+
+    def complete(view):
+        seen.set()
+        return view
+
+    lookout = Lookout(watch, tmp_path, clock=time.time, screen=lambda: None, complete=complete)
+    looking = threading.Thread(target=lookout.run)
+    looking.start()
+    assert seen.wait(20)
+    lookout.end()
+    looking.join(20)
+    assert not looking.is_alive()
+    assert watch.closed == 1
+
+
+async def test_a_comparison_that_takes_long_is_shown_though_its_runs_go_on(
+    three_runs, open_runs, monkeypatch
+):
+    asked, answer = [], threading.Event()
+
+    def slowly(left, right):
+        asked.append((left, right))
+        answer.wait(20)
+        return compare_runs(left, right)
+
+    monkeypatch.setattr("esper.karn.sanctum.screens.runs.compare_runs", slowly)
+    app = open_runs(three_runs)
+    async with app.run_test(size=(120, 40)) as pilot:
+        await app.until(pilot, lambda: app.view is not None)
+        await pilot.press("6")
+        await app.until(pilot, lambda: app.screen.is_complete)
+        await pilot.press("space", "down", "c")
+        for update in (5, 6, 7):
+            runs = [replace(run, update=update) for run in list_runs(three_runs)]
+            app.screen.on_runs_seen(RunsSeen(runs))
+        answer.set()
+        panel = app.screen.query_one(ComparisonPanel)
+        await app.until(pilot, lambda: "Inf seen in" in panel.text)
+        await app.until(pilot, lambda: len(asked) >= 2)
+        assert len(asked) <= 3, "once at first, once for what came meanwhile, and as it stands"
+
+
 async def test_a_log_that_grows_is_followed_to_its_end(views, sanctum, seen):
     def view_of(lines):
         log = tuple(LogEntry(n, 1.0, "info", f"line {n}", kind="notice") for n in range(lines))
@@ -212,7 +285,10 @@ async def test_the_console_output_takes_the_place_of_the_log(views, sanctum, see
         assert "loading torch" in text
         assert "        Traceback" in text
         assert "x the end" in text, "a long line goes on below"
-        assert "again and again\n" in app.focused.text, "words are not torn apart"
+        # Words are not torn apart, and no blank is left over.
+        rows = app.focused.text.splitlines()[-3:]
+        assert " ".join(rows).endswith(console[-1])
+        assert all(row == row.strip() and 0 < len(row) < 80 for row in rows)
         assert "of now" not in text
         await pilot.press("o")
         await pilot.pause()

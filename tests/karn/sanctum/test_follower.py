@@ -3,6 +3,7 @@
 import os
 import random
 import shutil
+import threading
 import time
 
 import pytest
@@ -197,7 +198,36 @@ def test_another_store_in_the_place_of_the_old_is_read_from_its_start(
     assert (snapshot.run.name, snapshot.run.update) == ("another", 0)
 
 
-def test_a_run_that_is_over_or_at_rest_is_let_go_of(run, payloads, monkeypatch):
+def test_a_store_that_goes_on_changing_is_kept_open(run, payloads, monkeypatch):
+    monkeypatch.setattr("esper.karn.run_writer._FINISH_SECONDS", 0.05)  # it hardly waits
+    follower = RunFollower(run, stays_open=True)
+    with RunWriter(run) as writer:
+        writer.emit(payloads.start(), durable=True)
+        follower.poll(time.time())
+    assert (run / "run.sqlite-wal").exists(), "somebody held it"
+
+    follower.close()
+    with RunWriter(run):
+        pass
+    assert [path.name for path in run.glob("run.sqlite*")] == ["run.sqlite"]
+
+
+def test_a_writer_that_ends_without_a_word_is_not_held_up(run, payloads):
+    follower = RunFollower(run, stays_open=True)
+    writer = RunWriter(run)
+    writer.emit(payloads.start(), durable=True)
+    follower.poll(time.time())
+    closing = threading.Thread(target=writer.close)
+    closing.start()
+    while closing.is_alive():
+        follower.poll(time.time())
+        closing.join(0.1)
+
+    assert [path.name for path in run.glob("run.sqlite*")] == ["run.sqlite"]
+    follower.close()
+
+
+def test_a_run_that_is_over_is_let_go_of(run, payloads, monkeypatch):
     monkeypatch.setattr("esper.karn.run_writer._FINISH_SECONDS", 0.05)  # it hardly waits
     follower = RunFollower(run, stays_open=True)
     writer = RunWriter(run)

@@ -116,7 +116,8 @@ class SanctumApp(App[Outcome]):
             watch,
             run_dir,
             clock=clock,
-            screen=lambda: self.run_screen,
+            # While the app closes, there is none any more.
+            screen=lambda: self.run_screen if self.screen_stack else None,
             complete=self._with_child,
         )
         # A screen is a mode of its own, and so keeps its focus and what was scrolled.

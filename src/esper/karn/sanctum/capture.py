@@ -191,7 +191,8 @@ def _without_blanks(piece: re.Match[str]) -> str:
     that it begins with or give them another width than the signs.
     """
     text = html.unescape(piece["text"])
-    x, cell = float(piece["x"]), float(piece["length"]) / max(1, cell_len(text))
+    # Rich reckons a cell for each sign here, also for those that are two wide.
+    x, cell = float(piece["x"]), float(piece["length"]) / max(1, len(text))
     drawn = []
     for part in _PART.finditer(text):
         left, width = x + cell_len(text[: part.start()]) * cell, cell_len(part[0]) * cell

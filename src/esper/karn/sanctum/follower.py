@@ -70,9 +70,12 @@ class RunFollower:
             now: seconds since the epoch.
         """
         if self._reader.changed() or self._is_behind or self._error is not None:
+            before = self._cursor, self._heartbeat_at
             try:
                 self._advance()
                 self._error = None
+                if before == (self._cursor, self._heartbeat_at):
+                    self._reader.release()  # its writer may be about to make one plain file of it
             except RunStoreMissingError as error:
                 self._is_behind = False
                 self._is_gone = self._identity is not None
@@ -97,7 +100,7 @@ class RunFollower:
             start_time_of=lambda pid: self._start_time_of(pid, now),
         )
         if status.is_over:
-            self._reader.release()  # its writer is about to make one plain file of the store
+            self._reader.release()  # as above
         # Of a store that is there and cannot be read to its end, nothing is known of that.
         is_in_doubt = status.kind in (StatusKind.WAITING, StatusKind.DEAD) and not self._is_gone
         if self._error is not None and (is_in_doubt or not snapshot.last_event_id):

@@ -41,13 +41,15 @@ class HostLedger:
         return self._steps[-1] if self._steps else None
 
     def samples_per_second(self) -> float | None:
-        """Return the speed over the steps of this episode; None before the first.
+        """Return the speed over the steps of this episode that are kept; None before the first.
 
-        All steps have as many samples, so it is the harmonic mean of their speeds.
+        All steps have as many samples, so it is the harmonic mean of their speeds. One that is none
+        is not averaged away.
         """
         speeds = [step.samples_per_second for step in self._steps]
-        if not all(math.isfinite(speed) and speed > 0.0 for speed in speeds):
-            return speeds[-1]  # is shown as what it is
+        for speed in speeds:
+            if not (math.isfinite(speed) and speed > 0.0):
+                return speed
         return len(speeds) / math.fsum(1.0 / speed for speed in speeds) if speeds else None
 
     def take_in(self, step: StepCompleted) -> None:

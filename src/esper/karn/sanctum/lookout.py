@@ -31,7 +31,8 @@ class Lookout:
         watch: what to look at the run with.
         run_dir: the folder that holds runs.
         clock: returns the time of now, in seconds since the epoch.
-        screen: returns the screen to post to: it takes messages once its panels are there.
+        screen: returns the screen to post to, which takes messages once its panels are there; None
+            where there is nothing to be shown on.
         complete: adds to a view what only the app knows.
     """
 
@@ -41,7 +42,7 @@ class Lookout:
         run_dir: Path,
         *,
         clock: Callable[[], float],
-        screen: Callable[[], RunScreen],
+        screen: Callable[[], RunScreen | None],
         complete: Callable[[View], View],
     ) -> None:
         self.watch = watch
@@ -78,8 +79,10 @@ class Lookout:
         if watch is not self.watch:
             return  # another run was opened meanwhile
         screen = self._screen()
-        screen.post_message(Seen(view))
-        is_behind = screen.WANTS_RUNS and self._look_at_runs(screen)
+        is_behind = False
+        if screen is not None:
+            screen.post_message(Seen(view))
+            is_behind = screen.WANTS_RUNS and self._look_at_runs(screen)
         if not view.is_behind and not is_behind:
             self._wake.wait(PERIOD_SECONDS)
             self._wake.clear()

@@ -63,7 +63,7 @@ class RunWatch:
     ) -> None:
         self._run_dir = run_dir
         self._ticks = ticks
-        self._run = None if directory is None else _Run(directory, ticks, stays_open=True)
+        self._run = None if directory is None else self._follow(directory)
         self._nothing_yet = SanctumSnapshot()
         self._lock = threading.Lock()
         self._playback = Playback(update=at)
@@ -114,6 +114,9 @@ class RunWatch:
         position = TimePosition(playback.update, follower.updates, playback.speed)
         return _past_view(view, follower, position)
 
+    def _follow(self, directory: Path) -> "_Run":
+        return _Run(directory, self._ticks, stays_open=True)
+
     def _poll(self, now: float) -> Frame:
         if self._run is None:
             waiting = RunStatus(
@@ -125,7 +128,7 @@ class RunWatch:
                 return Frame(self._nothing_yet, waiting, str(error))
             if not runs:
                 return Frame(self._nothing_yet, waiting)
-            self._run = _Run(runs[-1], self._ticks, stays_open=True)
+            self._run = self._follow(runs[-1])
         return self._run.follower.poll(now)
 
 

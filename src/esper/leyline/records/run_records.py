@@ -192,8 +192,8 @@ RUN_RECORDS: Final = (
         106,
         "Training Samples per Second",
         "How fast are the hosts trained?",
-        "Training samples that all hosts together saw in the steps of this batch of episodes, by "
-        "the time these took.",
+        "Training samples that all hosts together saw in the last steps of this batch of episodes, "
+        "128 at the most, by the time these took.",
         payload="StepCompleted.samples_per_second",
         handler="_handle_step_completed",
         snapshot="samples_per_second",

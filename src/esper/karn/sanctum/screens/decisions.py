@@ -133,7 +133,7 @@ class DecisionsScreen(RunScreen):
     def _follow(self) -> None:
         decisions = self.query_one(DecisionListPanel)
         if self.view is not None:
-            # With the line above: what it does not fill is for the heads.
+            # With the line above: what it does not fill is for the heads, where they are below.
             decisions.styles.max_height = max(1, len(decisions.keys(self.view))) + 1
         self.query_one(DecisionPanel).choose(decisions.chosen)
 

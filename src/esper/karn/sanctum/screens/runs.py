@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar, Final
+from typing import ClassVar, Final, NamedTuple
 
 from textual import work
 from textual.app import ComposeResult
@@ -20,6 +20,11 @@ from esper.karn.sanctum.widgets.runs_panel import NO_RUNS, RunsPanel
 _KEYS: Final = "enter opens, space marks, c compares two"
 
 
+class _Shown(NamedTuple):
+    path: Path
+    what: tuple[object, ...]  # has to change for a comparison of the run to be made anew
+
+
 class RunsScreen(RunScreen):
     """Shows all runs, and two of them side by side."""
 
@@ -33,9 +38,9 @@ class RunsScreen(RunScreen):
     def __init__(self) -> None:
         super().__init__()
         self._has_all_runs = False
-        self._compared: list[
-            tuple[object, ...]
-        ] = []  # what was known of the runs that are compared
+        # What was known of the two runs that are compared: they go on meanwhile.
+        self._compared: list[_Shown] = []
+        self._is_reading = False
 
     @property
     def is_complete(self) -> bool:
@@ -56,13 +61,13 @@ class RunsScreen(RunScreen):
         panel = self.query_one(RunsPanel)
         self._has_all_runs = not message.is_behind
         with self.app.batch_update():
-            self._give_room()
             panel.list_runs(message.runs, "no runs to show" if message.error else NO_RUNS)
+            self._give_room()
             panel.note("reading more …" if message.is_behind else _KEYS)
         if self.has_class("-compared"):
-            # They go on while they are compared.
-            pair = [run for path, *_ in self._compared for run in message.runs if run.path == path]
-            if len(pair) == 2 and [_shown_of(run) for run in pair] != self._compared:
+            known = {run.path: run for run in message.runs}
+            pair = [known[shown.path] for shown in self._compared if shown.path in known]
+            if len(pair) == 2 and list(map(_shown_of, pair)) != self._compared:
                 self._compare(pair)
 
     def on_choice_panel_chosen(self, message: ChoicePanel.Chosen) -> None:
@@ -87,15 +92,27 @@ class RunsScreen(RunScreen):
         self._compare(runs)
 
     def _compare(self, runs: Sequence[RunSummary]) -> None:
-        self._compared = [_shown_of(run) for run in runs]
-        self._read_both(*(run.path for run in runs))
+        self._compared = list(map(_shown_of, runs))
+        if not self._is_reading:
+            self._read_compared()
 
-    @work(thread=True, exclusive=True, group="compare")
-    def _read_both(self, left: Path, right: Path) -> None:
+    def _read_compared(self) -> None:
+        self._is_reading = True
+        self._read_both(self._compared)
+
+    @work(thread=True, group="compare")
+    def _read_both(self, pair: Sequence[_Shown]) -> None:
         """Read both runs, in a thread: the one that draws never waits for a disk."""
-        found = compare_runs(left, right)
+        found = compare_runs(*(shown.path for shown in pair))
         if not get_current_worker().is_cancelled:
-            self.app.call_from_thread(self._show_comparison, found)
+            self.app.call_from_thread(self._have_read, pair, found)
+
+    def _have_read(self, pair: Sequence[_Shown], found: RunComparison) -> None:
+        self._is_reading = False
+        if [shown.path for shown in pair] == [shown.path for shown in self._compared]:
+            self._show_comparison(found)
+        if pair != self._compared:
+            self._read_compared()  # they went on meanwhile, or it is about two others now
 
     def _show_comparison(self, found: RunComparison) -> None:
         self.query_one(ComparisonPanel).compare(found)
@@ -116,6 +133,6 @@ class RunsScreen(RunScreen):
         self.query_one(RunsPanel).focus()
 
 
-def _shown_of(run: RunSummary) -> tuple[object, ...]:
-    """Return what of a run has to change for its comparison to be made anew; first its path."""
-    return run.path, run.status.kind, run.update, run.incidents, run.is_whole, run.error
+def _shown_of(run: RunSummary) -> _Shown:
+    what = run.status.kind, run.update, run.incidents, run.is_whole, run.error
+    return _Shown(run.path, what)

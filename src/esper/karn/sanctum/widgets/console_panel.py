@@ -1,6 +1,5 @@
 """The console output of a run: what its process printed, and why it died if it did not say so."""
 
-import textwrap
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -43,8 +42,11 @@ class ConsolePanel(FollowingPanel):
 
 def _wrapped(line: str, width: int) -> list[str]:
     """Return a line that goes on below where it is too long: its end may be what it says."""
-    if cell_len(line) <= width:
-        return [line]
-    rows = textwrap.wrap(line, width, drop_whitespace=False, break_on_hyphens=False)
-    # Of wide signs fewer fit than `textwrap` counts.
-    return [part for row in rows for part in chop_cells(row.removesuffix(" "), width) or [""]]
+    rows = []
+    while cell_len(line) > width:
+        fitting = len(chop_cells(line[: width + 1], width)[0])
+        blank = line.rfind(" ", 1, fitting + 1)
+        end = blank if blank > 0 else fitting
+        rows.append(line[:end])
+        line = line[end:].removeprefix(" ")
+    return [*rows, line]

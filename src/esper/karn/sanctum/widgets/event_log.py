@@ -112,6 +112,6 @@ class EventLog(FollowingPanel):
             if self._filter.takes(entry) and entry.kind not in self._without
         }
         if not self._drawn:
-            said = "nothing in the log has that" if self._filter.asks else "no events yet"
+            said = "nothing in the log has that" if self._filter.asks else "only seeds so far"
             return [Text(said, style=palette.muted, no_wrap=True)]
         return [line for _, lines in self._drawn.values() for line in lines]

@@ -44,12 +44,12 @@ def test_when_something_was_seen_is_marked_also_where_no_chart_has_it(views):
     (line,) = [
         line.plain
         for line in render_history(view, "op", 77, 12)
-        if line.plain.startswith("Not finite")
+        if line.plain.startswith("First/last")
     ]
-    axis = line.removeprefix("Not finite  1 ").removesuffix(" update 36")
+    axis = line.removeprefix("First/last not finite  1 ").removesuffix(" update 36")
     places = {sign: axis.index(sign) / (len(axis) - 1) for sign in "↓*×"}
     assert places == pytest.approx({"↓": 1 / 35, "*": 18 / 35, "×": 1.0}, abs=0.02)
-    assert "Not finite" not in _text(render_history(view, "tempo", 77, 12))
+    assert "First/last" not in _text(render_history(view, "tempo", 77, 12))
 
 
 def test_of_the_shared_part_it_is_the_losses(views):

@@ -112,7 +112,7 @@ def _seen(view: View, head: str, width: int, palette: Palette) -> Text | None:
     """
     update = view.snapshot.run.update
     places: dict[int, list[str]] = defaultdict(list)
-    left, right = "Not finite  1 ", f" update {update}"
+    left, right = "First/last not finite  1 ", f" update {update}"
     room = width - len(left) - len(right)
     if room < _SHORTEST_AXIS:
         return None
@@ -159,6 +159,7 @@ class HeadHistoryPanel(Panel):
         "tamiyo.head_log_prob_min",
         "tamiyo.head_log_prob_max",
         "tamiyo.head_active_fraction",
+        "tamiyo.evidence",
     )
 
     def __init__(self, *, id: str | None = None) -> None:
