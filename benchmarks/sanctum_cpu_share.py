@@ -32,7 +32,7 @@ from esper.karn.sanctum.follower import RunFollower
 from esper.leyline.telemetry import StepCompleted
 
 HOSTS = 16
-#: Steps of all hosts in a second. `esper ppo` makes 3.5 to 4.5 with seeds in its slots on two idle
+#: Steps of all hosts in a second. `esper ppo` makes 3.5 to 5.7 with seeds in its slots on two idle
 #: cores; with so many, as many events are written as it writes then: 70 to 100 a second.
 RATE = 6.5
 #: Updates that the run has before somebody looks: enough for a full log and long histories.
