@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from esper.growth.divided import DividedHosts
+from esper.leyline.telemetry import NonfiniteSighting
 from esper.simic.agent.ppo import PPOAgent
 from esper.simic.agent.rollout import Rollout, RolloutBuffer
 from esper.simic.telemetry.emitters import EventWriter, emit_decisions, emit_step
@@ -24,6 +25,7 @@ class Batch:
     returns: list[float]  # undiscounted sum of rewards, by host
     training_samples: int  # that all hosts learnt from
     seconds: float
+    sightings: list[NonfiniteSighting] = field(default_factory=list)  # while acting and in hosts
 
 
 def episode_seeds(run_seed: int, first_episode: int, count: int, siblings: int) -> list[int]:

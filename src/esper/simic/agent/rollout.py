@@ -23,6 +23,8 @@ class Rollout:
     truncated: Tensor  # [T, N], bool; the episode was cut off, its future is worth next_values
     next_values: Tensor  # [T, N], of the observation that followed the step, final ones included
     initial_state: RecurrentState  # each [1, N, lstm_size]
+    #: `[N]`, bool, on the CPU: False for a host that must not be learnt from. None: learn from all.
+    learnable: Tensor | None = None
 
     @property
     def steps(self) -> int:
