@@ -1,10 +1,13 @@
 """Advantages against a loop over time, host by host."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from esper.simic.agent.ppo import PPOAgent
 from esper.simic.agent.rollout import Rollout, generalized_advantages, over_siblings
 
 GAMMA, LAMBDA = 0.97, 0.9
@@ -113,3 +116,15 @@ def test_what_is_not_finite_stays_with_its_host(value: float) -> None:
     torch.testing.assert_close(found[1, 0], torch.tensor(value), equal_nan=True)
     torch.testing.assert_close(found[1, 1:], others[1])
     assert found[[0, 2]].isfinite().all()
+
+
+def test_every_episode_is_learnable_where_nothing_else_is_said(
+    make_agent: Callable[..., PPOAgent], make_rollout: Callable[..., Rollout]
+) -> None:
+    """Capsules of earlier versions do not hold the field."""
+    rollout = make_rollout(make_agent(), hosts=5)
+    assert rollout.learnable.tolist() == [True] * 5
+    fields = {name: value for name, value in rollout.__dict__.items() if name != "learnable"}
+    assert Rollout(**fields).learnable.tolist() == [True] * 5
+    fields["learnable"] = torch.tensor([True, False, True, True, True])
+    assert Rollout(**fields).learnable.equal(fields["learnable"])

@@ -23,6 +23,14 @@ class Rollout:
     truncated: Tensor  # [T, N], bool; the episode was cut off, its future is worth next_values
     next_values: Tensor  # [T, N], of the observation that followed the step, final ones included
     initial_state: RecurrentState  # each [1, N, lstm_size]
+    # [N], bool: whose episode may be learnt from. False where the host was not finite, or where
+    # what the policy saw or estimated was not. All True where nothing is given.
+    learnable: Tensor = None  # type: ignore[assignment]
+
+    def __post_init__(self) -> None:
+        if self.learnable is None:
+            everyone = torch.ones_like(self.rewards[0], dtype=torch.bool)
+            object.__setattr__(self, "learnable", everyone)
 
     @property
     def steps(self) -> int:
@@ -64,14 +72,21 @@ class RolloutBuffer:
         """
         self._steps.append((observations, decision, rewards, terminated, truncated, final_values))
 
-    def rollout(self, last_values: Tensor) -> Rollout:
-        """Return all steps; `last_values` `[N]` is the critic's value of what followed them."""
+    def rollout(self, last_values: Tensor, learnable: Tensor | None = None) -> Rollout:
+        """Return all steps.
+
+        Args:
+            last_values: the critic's value of what followed them, `[N]`.
+            learnable: whose episode may be learnt from, `[N]`, bool; all by default.
+        """
         observations, decisions, rewards, terminated, truncated, final_values = zip(
             *self._steps, strict=True
         )
         values = torch.stack([decision.values for decision in decisions])
         cut_off = torch.stack(truncated)
         following = torch.cat((values[1:], last_values.unsqueeze(0)))
+        if learnable is None:
+            learnable = torch.ones_like(cut_off[0])
         return Rollout(
             observations=torch.stack(observations),
             actions=torch.stack([decision.actions for decision in decisions]),
@@ -83,6 +98,7 @@ class RolloutBuffer:
             truncated=cut_off,
             next_values=torch.where(cut_off, torch.stack(final_values), following),
             initial_state=self._initial_state,
+            learnable=learnable,
         )
 
 
