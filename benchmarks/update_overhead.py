@@ -20,10 +20,10 @@ from torch import Tensor
 
 from esper.leyline.heads import HEAD_SIZES, Op
 from esper.simic.agent import figures, ppo
+from esper.simic.agent.finite_check import FiniteCheck
 from esper.simic.agent.losses import Minibatch, MinibatchTerms
 from esper.simic.agent.ppo import PPOAgent
 from esper.simic.agent.rollout import Rollout, RolloutBuffer
-from esper.simic.agent.finite_check import FiniteCheck
 from esper.simic.config import TrainingConfig
 from esper.tamiyo.policy import RecurrentPolicy
 

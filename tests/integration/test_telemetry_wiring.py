@@ -299,7 +299,9 @@ def decision(changes: dict[str, dict[Any, float]]) -> Decision:
         log_probs=torch.zeros(HOSTS, heads),
         choice_log_probs=torch.full((HOSTS, total), 0.125).log(),
         values=torch.zeros(HOSTS),
-        state=(torch.zeros(1), torch.zeros(1)),
+        state=(torch.zeros(1, HOSTS, 1), torch.zeros(1, HOSTS, 1)),
+        logits=torch.zeros(HOSTS, total),
+        trunk=torch.zeros(HOSTS, 1),
     )
     for name, values in changes.items():
         for place, value in values.items():

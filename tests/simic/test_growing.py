@@ -7,16 +7,19 @@ import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from esper.cli import main
+from esper.growth.env import GrowthVectorEnv
 from esper.growth.module_files import load_module, logits_of
 from esper.growth.tasks import load_task
 from esper.leyline.heads import SLOT_CHOICES, Stage
 from esper.policies import find_policy
+from esper.simic import growing
 from esper.simic.config import updated
 from esper.simic.environment import make_environment
 from esper.simic.evaluation import evaluation_seeds
@@ -302,3 +305,44 @@ def test_bad_data_stops_training_before_there_is_a_run(
     assert ended.value.code == 2
     assert "300 samples with missing or non-finite values" in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()
+
+
+def spoil_at_the_end(monkeypatch: pytest.MonkeyPatch, hosts: list[int]) -> None:
+    """Break the first weight of some hosts before the last step that `grow` takes."""
+
+    def make(*arguments: Any) -> GrowthVectorEnv:
+        env = make_environment(*arguments)
+        step, taken = env.step, []
+
+        def poisoned(actions: np.ndarray) -> Any:
+            taken.append(None)
+            if len(taken) == env.steps:
+                population = env._cohort.population
+                population.state[0, population.host_columns(np.array(hosts))[:, 0]] = torch.nan
+            return step(actions)
+
+        monkeypatch.setattr(env, "step", poisoned)
+        return env
+
+    monkeypatch.setattr(growing, "make_environment", make)
+
+
+def test_a_network_that_is_not_finite_is_never_the_best(
+    runs: Path, data: str, grown: Grown, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spoil_at_the_end(monkeypatch, [grown.host])
+    said: list[str] = []
+    policy = find_policy(runs, None)
+    other = grow(policy, data, hosts=6, seed=3, steps=None, say=said.append)
+    assert other.host != grown.host
+    assert other.rivals[grown.host] == 0.0
+    assert other.result.validation_accuracy == max(other.rivals)
+    assert any(line.startswith("1 network ended with NaN or Inf") for line in said)
+
+
+def test_no_network_is_written_where_none_is_finite(
+    runs: Path, data: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spoil_at_the_end(monkeypatch, [0, 1])
+    with pytest.raises(GrowingError, match=r"2 networks grew .* all of them ended with NaN or Inf"):
+        grow(find_policy(runs, None), data, hosts=2, seed=3, steps=2, say=lambda _: None)

@@ -17,6 +17,7 @@ from esper.growth.cohort import (
     begin_episodes,
     is_seeded,
     measure_finished,
+    measure_score,
     new_cohort,
     seed_host,
     train_and_measure,
@@ -57,6 +58,9 @@ class GrowthVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
       where it is empty
     - `multiply_adds` `[N]`: spent on training in the episode so far, as
       `esper.growth.training_cost` counts them
+    - `nonfinite`: a list of `esper.growth.host_faults.HostFault`, by host: the causes in every host
+      that is not finite now, because its loss, a parameter or a moment of its optimizer is NaN or
+      infinite. Consequences are left out. The list names a host for as long as it is broken.
 
     and at each step besides:
 
@@ -66,7 +70,11 @@ class GrowthVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     - `training_samples`: trained on in this step, over all hosts
     - if an episode ended: `score`, `final_accuracy`, `final_parameters` (all with FOSSILIZED seeds
       alone) and `fossilized` (how many), each `[N]` with a mask `_score` and so on, as Gymnasium
-      has it
+      has it; `score`, and with it the reward, is NaN where the finished network's loss is not
+      finite
+
+    A broken host never changes another one. Its observation may hold NaN, its accuracy counts a
+    sample with a NaN output as wrong, and it can be stepped until its episode ends.
 
     With SAME_STEP autoreset, a host whose episode ended is born again within the step: `final_obs`
     and `final_info` then hold the last of the old one, and the states in `info` are the new one's.
@@ -296,18 +304,22 @@ class GrowthVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         return observation, reward, ended.copy(), np.zeros(self.num_envs, dtype=bool), info
 
     def _final(self, ended: np.ndarray) -> dict[str, np.ndarray]:
-        """Return score, accuracy and seeds of the finished networks, zeros for the others."""
+        """Return score, accuracy and seeds of the finished networks, zeros for the others.
+
+        Broken ones are noted among the faults, which the step's info is made of afterwards.
+        """
         if not ended.any():
             nothing = np.zeros(self.num_envs)
             names = ("score", "final_accuracy", "final_parameters", "fossilized")
             return dict.fromkeys(names, nothing)
         cohort = self._cohort
-        accuracy = measure_finished(cohort, self._validation).accuracy
+        measured = measure_score(cohort, ended, self._validation)
+        accuracy, is_finite = measured.accuracy, np.isfinite(measured.losses.loss)
         ratio = added_ratio(cohort, fossilized=True)
         score = final_score(accuracy, ratio, self.reward_settings)
         fossilized = (cohort.seeds.stage == Stage.FOSSILIZED).sum(axis=1)
         return {
-            "score": np.where(ended, score, 0.0),
+            "score": np.where(ended, np.where(is_finite, score, np.nan), 0.0),
             "final_accuracy": np.where(ended, accuracy, 0.0),
             "final_parameters": np.where(ended, self._parameters(ratio), 0),
             "fossilized": np.where(ended, fossilized, 0),
@@ -347,6 +359,7 @@ class GrowthVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             "blueprint": cohort.seeds.blueprint.copy(),
             "style": cohort.seeds.style.copy(),
             "multiply_adds": cohort.progress.multiply_adds.copy(),
+            "nonfinite": list(cohort.faults),
         }
 
     def _parameters(self, added_ratio: np.ndarray) -> np.ndarray:

@@ -86,7 +86,8 @@ def load_latest(directory: Path, device: torch.device) -> tuple[Checkpoint | Non
             passed_over.append(str(error))
             continue
         if broken := _unsound(checkpoint.agent):
-            passed_over.append(f"the checkpoint {path} is not sound in {', '.join(broken)}")
+            names = ", ".join(broken)
+            passed_over.append(f"the checkpoint {path} is not finite in {names}, or below 0")
             continue
         return checkpoint, passed_over
     if passed_over:

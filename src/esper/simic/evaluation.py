@@ -36,6 +36,8 @@ Player = Callable[[int, int], Decide]
 class Outcomes:
     """What one contestant's networks came to, by episode; all arrays `[E]`.
 
+    A network that is not finite is useless to its owner: its accuracies and its score are 0.
+
     Attributes:
         what: the contestant in words: which rule, which architecture.
         test_accuracy, validation_accuracy: of the finished networks.
@@ -137,11 +139,12 @@ class Arena:
         while not over:
             observations, _, terminated, truncated, info = hosts.step(decide(observations, info))
             over = bool((terminated | truncated).all())
+        finite = np.isfinite(info["score"])
         outcomes = Outcomes(
             what,
-            test_accuracy=hosts.test_accuracy(),
-            validation_accuracy=info["final_accuracy"],
-            score=info["score"],
+            test_accuracy=np.where(finite, hosts.test_accuracy(), 0.0),
+            validation_accuracy=np.where(finite, info["final_accuracy"], 0.0),
+            score=np.where(finite, info["score"], 0.0),
             parameters=info["final_parameters"],
             multiply_adds=info["multiply_adds"],
         )

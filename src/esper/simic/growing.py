@@ -77,7 +77,8 @@ class Grown:
         logits: what its host says of the test part. `[n, classes]`
         host: its number among all that were grown.
         result: what it came to.
-        rivals: validation accuracy of every network that was grown, itself included. `[K]`
+        rivals: validation accuracy of every network that was grown, itself included; 0 for those
+            that are not finite. `[K]`
         moments: its life, from before the first step to after the last.
         without_growth: its host on the same data, left alone.
         idle_accuracy: of that after each step, on the validation part, as in `moments`.
@@ -118,6 +119,7 @@ def grow(
     Raises:
         GrowingError, UnknownTaskError, InvalidTaskError, HostShapeError, SliceSizeError: what was
             asked for makes no sense.
+        GrowingError: no network that grew is finite.
     """
     if not 1 <= hosts <= MOST_HOSTS:
         raise GrowingError(f"--hosts must be 1 to {MOST_HOSTS}, not {hosts}")
@@ -139,8 +141,20 @@ def grow(
             life.append(_moment(info, host, happened))
         if step % max(1, env.steps // 4) == 0:
             say(f"step {step} of {env.steps}: best accuracy {info['accuracy'].max():.3f}")
-    rivals = info["final_accuracy"]
-    chosen = min(range(hosts), key=lambda host: (-rivals[host], info["final_parameters"][host]))
+    finite = np.isfinite(info["score"])
+    if not finite.any():
+        raise GrowingError(
+            f"no network can be written: {counted(hosts, 'network')} grew on {task}, and all of "
+            "them ended with NaN or Inf in their loss; try another --seed"
+        )
+    if not finite.all():
+        broken = hosts - int(finite.sum())
+        say(f"{counted(broken, 'network')} ended with NaN or Inf in the loss and cannot be chosen")
+    rivals = np.where(finite, info["final_accuracy"], 0.0)
+    chosen = min(
+        np.flatnonzero(finite).tolist(),
+        key=lambda host: (-rivals[host], info["final_parameters"][host]),
+    )
     network, logits = env.finished_network(chosen), env.test_logits()[chosen].cpu()
     result = _measured(info, env.test_accuracy(), chosen)
     seeds_in_slots = (info[name] for name in ("stage", "blueprint", "style", "alpha"))

@@ -365,8 +365,8 @@ class Trainer:
         """
         if broken := self._agent.unsound_state():
             self._say(
-                f"no checkpoint of update {self._update}: {', '.join(broken)} not sound; "
-                "the one before is kept",
+                f"no checkpoint of update {self._update}: {', '.join(broken)} not finite or "
+                "below 0; the one before is kept",
                 "error",
             )
             return

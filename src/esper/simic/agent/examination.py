@@ -6,15 +6,15 @@ looked at by themselves, so that a fault that happened once is found beside what
 infinite, and is told apart from it.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from esper.leyline.quantities import causal_rank
 from esper.leyline.telemetry import HOSTS, PHASES, SHARED, NonfiniteSighting
-from esper.simic.agent.causes import (
+from esper.simic.agent.causal_filter import (
     Anatomy,
     Finding,
     Surroundings,
@@ -232,6 +232,37 @@ def seen_in_one_pass(
     return tuple(in_order(examination.ledger.sightings(), anatomy.heads))
 
 
+def seen_in_state(
+    state: StateCodes, anatomy: Anatomy, known: Tensor
+) -> tuple[list[NonfiniteSighting], bool]:
+    """Return what is broken in a state from which no update was made, and whether anything is.
+
+    Args:
+        state: its codes.
+        anatomy: of the policy.
+        known: codes of parameters that were reported before, `[P]`.
+    """
+    ledger = _Ledger(per_epoch=1)
+    state = to_state([state])[0]
+    told = state.parameters.masked_fill(state.parameters == known, 0)
+    for finding in _state_findings(replace(state, parameters=told), anatomy):
+        ledger.add(finding, "given", reproduced=True)
+    return ledger.sightings(), state.is_bad
+
+
+def _state_findings(state: StateCodes, anatomy: Anatomy) -> Iterator[Finding]:
+    """Yield findings for all that is broken in a state."""
+    yield from parameter_findings(state.parameters, anatomy, "parameters")
+    yield from moment_findings(state, anatomy)
+    if state.loss_scale:
+        yield Finding(SHARED, "loss_scale", KINDS[int(state.loss_scale)])
+
+
+def to_state(states: Sequence[StateCodes]) -> list[StateCodes]:
+    """Return states on the CPU, all of them brought there in one transfer."""
+    return [StateCodes(**codes) for codes in to_host([state.__dict__ for state in states])]
+
+
 def in_order(
     sightings: Iterable[NonfiniteSighting], heads: Sequence[str]
 ) -> list[NonfiniteSighting]:
@@ -265,10 +296,8 @@ class _Examination:
     ) -> None:
         self._plan, self._anatomy = plan, anatomy
         self._first, self._second = first, second
-        states = [watch.start, *watch.states]
-        moved = to_host([*watch.unscaled_codes, *(state.__dict__ for state in states)])
-        self._unscaled = moved[: len(watch.unscaled_codes)]
-        self._start, *during = [StateCodes(**codes) for codes in moved[len(self._unscaled) :]]
+        self._unscaled = to_host(watch.unscaled_codes)
+        self._start, *during = to_state([watch.start, *watch.states])
         self._states = [*during, second.end]
         sizes = [len(hosts) for hosts in plan.minibatches]
         self._hosts = torch.cat(list(plan.minibatches)).cpu().split(sizes)
@@ -303,13 +332,7 @@ class _Examination:
         harmful = torch.isin(self._anatomy.owner, torch.tensor(sorted(guilty), dtype=torch.int64))
         is_known = ~harmful & (start.parameters == known)
         told = start.parameters.masked_fill(is_known | self._is_mask(harmful), 0)
-        findings = [
-            *parameter_findings(told, self._anatomy, "parameters"),
-            *moment_findings(start, self._anatomy),
-        ]
-        if start.loss_scale:
-            findings.append(Finding(SHARED, "loss_scale", KINDS[int(start.loss_scale)]))
-        for finding in findings:
+        for finding in _state_findings(replace(start, parameters=told), self._anatomy):
             self.ledger.add(finding, "given", reproduced=True)
         return start.parameters.masked_fill(harmful, 0)
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from esper.leyline.telemetry import NonfiniteSighting
-from esper.simic.agent.causes import CRITIC, TRUNK, Anatomy
+from esper.simic.agent.causal_filter import CRITIC, TRUNK, Anatomy
 from esper.simic.agent.examination import (
     Plan,
     examine,
@@ -24,6 +24,7 @@ from esper.simic.agent.examination import (
     look_at_first,
     look_at_second,
     prepared_codes,
+    seen_in_state,
 )
 from esper.simic.agent.figures import (
     Figures,
@@ -251,7 +252,7 @@ class PPOAgent:
         hosts = _learnable(rollout)
         plan = [self._split(len(hosts)) for _ in range(self.config.ppo_epochs if len(hosts) else 0)]
         if not plan:
-            return self._nothing_to_learn(before), False
+            return self._nothing_to_learn(before)
         if len(hosts) < rollout.hosts:
             chosen = hosts.to(self.device)
             plan = [tuple(chosen[positions] for positions in epoch) for epoch in plan]
@@ -301,13 +302,19 @@ class PPOAgent:
         reproduced = any(seen.reproduced for seen in found)
         return replace(result, reproduced=reproduced, start=start), sound
 
-    def _nothing_to_learn(self, before: Sequence[NonfiniteSighting]) -> UpdateResult:
-        return without_minibatches(
+    def _nothing_to_learn(self, before: Sequence[NonfiniteSighting]) -> tuple[UpdateResult, bool]:
+        """Return the outcome of an update without episodes, and whether the state is sound.
+
+        What broke every episode may be the agent's own state, so that is looked at.
+        """
+        found, is_bad = seen_in_state(self._state_codes(), self.anatomy(), self._known_codes)
+        result = without_minibatches(
             self.policy.layout.names,
-            before,
+            in_order([*before, *found], self.policy.layout.names),
             self.optimizer.param_groups[0]["lr"],
             self.loss_scale.scale.item() if self.loss_scale.enabled else None,
         )
+        return result, not is_bad
 
     def _prepared_codes(self, prepared: Preparation) -> list[dict[str, Tensor]]:
         return [prepared_codes(*part, self.policy.table) for part in prepared.parts]

@@ -66,8 +66,13 @@ class RolloutBuffer:
         """
         self._steps.append((observations, decision, rewards, terminated, truncated, final_values))
 
-    def rollout(self, last_values: Tensor) -> Rollout:
-        """Return all steps; `last_values` `[N]` is the critic's value of what followed them."""
+    def rollout(self, last_values: Tensor, learnable: Tensor | None = None) -> Rollout:
+        """Return all steps.
+
+        Args:
+            last_values: the critic's value of what followed them, `[N]`.
+            learnable: whose episode may be learnt from, `[N]`, bool, on the CPU; all by default.
+        """
         observations, decisions, rewards, terminated, truncated, final_values = zip(
             *self._steps, strict=True
         )
@@ -85,6 +90,7 @@ class RolloutBuffer:
             truncated=cut_off,
             next_values=torch.where(cut_off, torch.stack(final_values), following),
             initial_state=self._initial_state,
+            learnable=learnable,
         )
 
 
