@@ -7,9 +7,9 @@ from the case's number, which also chooses the fault.
 
     uv run python benchmarks/replay_causes.py [--cases 330] [--first 0] [--only NUMBER]
 
-Prints a line per kind of fault, every case that was wrong with its number (`--only` repeats it), and
-the shares. Exits with 1 if the operation and line, or the words of the cause, are right in fewer
-than 99 % of the cases, or if a fault was not noticed.
+Prints a line per kind of fault, every case that was wrong with its number (`--only` repeats it),
+and the shares. Exits with 1 if the operation and line, or the words of the cause, are right in
+fewer than 99 % of the cases. A fault that the update does not notice raises an error.
 """
 
 import argparse

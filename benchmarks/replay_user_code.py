@@ -137,7 +137,7 @@ def high_power_of_number(values: Tensor) -> Tensor:
 def negative_power_of_zero(values: Tensor) -> Tensor:
     """One over 0, as a power."""
     zeros = values * 0
-    return zeros ** -1
+    return zeros**-1
 
 
 def fractional_power_of_negative(values: Tensor) -> Tensor:

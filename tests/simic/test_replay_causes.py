@@ -17,6 +17,7 @@ from esper.simic.agent.ppo import PPOAgent
 from esper.simic.agent.rollout import Rollout
 from esper.simic.drill import Injection
 from esper.simic.incidents import Capsule
+from esper.simic.operations import Scalar
 from esper.simic.origin import Origin
 from esper.simic.replay import REPRODUCED, Replay, replay
 from esper.tamiyo import categorical
@@ -132,8 +133,10 @@ def test_a_number_among_the_arguments_is_named(
     replayed = replay(make_capsule(agent, make_rollout(agent)))
     origin = origin_of(replayed)
     assert origin.operation.name == "aten._fused_adam_.default"
-    assert origin.cause.startswith("overflow in the optimizer's step: its input reaches 3e+38 (lr)")
-    assert ("lr", 3e38) in origin.operation.scalars
+    assert origin.cause.startswith(
+        "overflow in the optimizer's step: its input reaches lr = 3e+38 (learning rate)"
+    )
+    assert Scalar("lr", 3e38, "setting learning rate") in origin.operation.scalars
 
 
 def test_an_infinite_bias_is_a_poisoned_weight_and_named_with_its_index(
@@ -244,8 +247,10 @@ def test_an_exploding_ratio(
     origin = origin_of(replayed)
     assert first(replayed) == ("op", "ratio", "+inf")
     assert origin.operation.name == "aten.exp.default"
-    assert at(origin) == line_of(losses, "ratios=log_ratios.detach().exp(),")
+    # The ratio of a head is displayed only; the joint one, of the same step and host, is learnt from.
+    assert at(origin) == line_of(losses, "joint_ratio = log_ratio.exp()")
     assert origin.cause.startswith("overflow in exp: its argument reaches")
+    assert origin.reached == "the loss"
 
 
 def test_an_exploding_lstm_is_shared(

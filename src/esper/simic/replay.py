@@ -4,6 +4,7 @@ It goes the way that training goes, through `PPOAgent.prepare` and `PPOAgent.lea
 that is built from the capsule alone.
 """
 
+import math
 import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,6 +17,8 @@ from torch import Tensor
 import esper
 from esper.leyline.heads import HEAD_NAMES, HEAD_SIZES
 from esper.leyline.telemetry import SHARED, NonfiniteSighting
+from esper.simic.agent import figures as figures_module
+from esper.simic.agent import watching
 from esper.simic.agent.figures import Figures
 from esper.simic.agent.losses import Minibatch, MinibatchTerms
 from esper.simic.agent.ppo import PPOAgent
@@ -25,13 +28,20 @@ from esper.simic.config import TrainingConfig, updated
 from esper.simic.drill import parse_injection
 from esper.simic.incidents import Capsule, IncidentError
 from esper.simic.operations import Operation, Poison
-from esper.simic.origin import Columns, Origin, find_origin
+from esper.simic.origin import Columns, Origin, find_origin, origin_in_poison
+from esper.simic.telemetry import nonfinite
 from esper.simic.tracing import OperationTracer
 from esper.tamiyo.policy import RecurrentPolicy
 
 REPRODUCED = "reproduced"
 DIFFERS = "differs"
 NOT_REPRODUCED = "not reproduced"
+#: Source files that look at what training computes, and change nothing in it.
+OBSERVERS = tuple(str(module.__file__) for module in (watching, nonfinite, figures_module))
+#: The number of steps that Adam has made.
+CLOCK = "optimizer step"
+#: What a minibatch learns from: an operation that leads to none of it only feeds a display.
+_LEARNT_FROM = ("policy_loss", "value_loss", "entropy_loss", "loss", "gradient")
 
 
 @dataclass(frozen=True)
@@ -134,6 +144,12 @@ class TracingWatch(UpdateWatch):
         index = (sighting.epoch - 1) * per_epoch + sighting.minibatch - 1
         return self._makers.get((index, sighting.quantity, sighting.head == SHARED), ())
 
+    def to_loss(self, sighting: NonfiniteSighting, per_epoch: int) -> tuple[Operation, ...]:
+        """Return what made the loss, its terms and its gradient in the minibatch of a sighting."""
+        index = (sighting.epoch - 1) * per_epoch + sighting.minibatch - 1
+        keys = [(index, name, shared) for name in _LEARNT_FROM for shared in (True, False)]
+        return tuple(maker for key in keys for maker in self._makers.get(key, ()))
+
     def _ask(
         self, index: int, tensors: Mapping[str, tuple[Tensor, ...]], *, is_shared: bool
     ) -> None:
@@ -155,7 +171,17 @@ def replay(capsule: Capsule) -> Replay:
     injections = [parse_injection(text) for text in capsule.injections]
     with _as_it_was(capsule):
         inputs = _inputs(agent, rollout)
-        with OperationTracer(agent.policy, "policy", inputs, _parts_of(agent)) as tracer:
+        with OperationTracer(
+            agent.policy,
+            "policy",
+            inputs,
+            _parts_of(agent),
+            numbers=_numbers(agent),
+            never_negative=[
+                name for name in inputs if name.startswith(("optimizer exp_avg_sq", CLOCK))
+            ],
+            observers=OBSERVERS,
+        ) as tracer:
             whole = agent.prepare(rollout, minibatches[:per_epoch])
             watch = TracingWatch(agent, len(minibatches), tracer)
             tracer.phase, tracer.minibatch = "forward", 0
@@ -169,7 +195,9 @@ def replay(capsule: Capsule) -> Replay:
     if seen:
         makers = watch.makers(seen[0], per_epoch)
         planted = [text for text in planted if parse_injection(text).head == seen[0].head]
-        origin = find_origin(makers, planted, _columns_of(agent.policy, seen[0]))
+        to_loss = watch.to_loss(seen[0], per_epoch)
+        origin = find_origin(makers, planted, _columns_of(agent.policy, seen[0]), to_loss)
+        origin = origin or origin_in_poison(seen[0], tracer.poisons, tracer.taker)
     return Replay(
         update=capsule.update,
         verdict=verdict,
@@ -277,7 +305,22 @@ def _inputs(agent: PPOAgent, rollout: Rollout) -> dict[str, Tensor]:
         inputs[f"weight {name}"] = parameter
         moments = agent.moments_of(parameter)
         inputs |= {f"optimizer {kind} of {name}": value for kind, value in moments.items()}
+    for state in agent.optimizer.state.values():
+        inputs[CLOCK] = state["step"]
     return inputs | {"loss scale": agent.loss_scale.scale}
+
+
+def _numbers(agent: PPOAgent) -> dict[str, float]:
+    """Return the settings that a number in a computation may be, by name."""
+    numbers = {
+        f"setting {name}": value
+        for name, value in agent.config.__dict__.items()
+        if isinstance(value, float) and name not in ("learning_rate", "entropy_coefficient")
+    }
+    numbers["setting learning rate"] = agent.optimizer.param_groups[0]["lr"]
+    if math.isfinite(agent.entropy_coefficient):  # else the learning rate is what is wrong
+        numbers["setting entropy coefficient"] = agent.entropy_coefficient
+    return numbers
 
 
 @contextmanager
