@@ -9,7 +9,7 @@ from the case's number, which also chooses the fault.
 
 Prints a line per kind of fault, every case that was wrong with its number (`--only` repeats it),
 and the shares. Exits with 1 if the operation and line, or the words of the cause, are right in
-fewer than 99 % of the cases. A fault that the update does not notice raises an error.
+fewer than 99 % of the cases. A fault that the update does not notice counts as wrong.
 """
 
 import argparse
@@ -47,11 +47,7 @@ class Outcome:
 
 
 def run_case(number: int) -> Outcome:
-    """Run one case.
-
-    Raises:
-        RuntimeError: the update noticed nothing.
-    """
+    """Run one case."""
     random = Random(number)
     fault = CAUSES[number % len(CAUSES)]
     while True:
@@ -62,7 +58,8 @@ def run_case(number: int) -> Outcome:
                 continue  # this fault has no place in that setup: draw another
             capsule = capsule_of(setup)
             if capsule is None:
-                raise RuntimeError(f"case {number} ({fault.name}): the update noticed nothing")
+                missed = "the update noticed nothing"
+                return Outcome(number, fault.name, place=missed, words=missed, cause="")
             replayed = replay(capsule)
         origin = replayed.origin
         return Outcome(

@@ -741,11 +741,23 @@ CAUSES: tuple[Cause, ...] = (
         huge_value_coefficient_and_rewards,
         (("value_coefficient", 1e30),),
     ),
-    Cause("entropy coefficient", huge_entropy_coefficient, (("entropy_coefficient", 3e37),)),
+    # Under fp16 the loss scale multiplies the coefficient first, and overflows by itself.
+    Cause(
+        "entropy coefficient",
+        huge_entropy_coefficient,
+        (("entropy_coefficient", 3e37),),
+        precisions=WIDE,
+    ),
     Cause(
         "exploding ratio",
         exploding_ratio,
-        (("learning_rate", 200.0), ("gamma", 0.0), ("gae_lambda", 0.0), ("siblings", 1)),
+        (
+            ("learning_rate", 200.0),
+            ("gamma", 0.0),
+            ("gae_lambda", 0.0),
+            ("siblings", 1),
+            ("entropy_coefficient", 0.0),
+        ),
     ),
     Cause("hidden weight of the critic", hidden_weight_of_the_critic, precisions=OFF),
     Cause("first moment", _bad_moment("exp_avg")),

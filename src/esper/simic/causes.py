@@ -104,7 +104,10 @@ def _arithmetic(operation: Operation) -> str:
     if base in _DOMAINS:
         outside = left.at if left.at is not None else _largest_signed(left)
         return f"{base} of {outside:.6g}: it is defined for numbers {_DOMAINS[base]}"
-    words = f"overflow in {base}" if output.plus_inf or output.minus_inf else f"NaN from {base}"
+    # Squares of large values overflow inside a norm or a variance, whose result is NaN.
+    is_large = any(part.largest > math.sqrt(_limit(part.dtype)) for part in operation.inputs)
+    is_overflow = output.plus_inf or output.minus_inf or is_large
+    words = f"overflow in {base}" if is_overflow else f"NaN from {base}"
     return f"{words}: values reach {_operands(operation)}"
 
 
