@@ -470,7 +470,7 @@ def huge_first_moment(setup: Setup) -> Truth:
     index = setup.put(moments["exp_avg"], 3e38)
     with torch.no_grad():
         moments["exp_avg_sq"][index] = 0.0
-    words = (f"exp_avg of {name}", "3e+38")
+    words = (f"exp_avg of {name}", "e+38")  # a later step sees what is left of it, 2.7e+38
     return Truth(("_fused_adam",), (OPTIMIZER,), phases=STEP, words=words)
 
 
