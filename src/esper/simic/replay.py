@@ -4,6 +4,7 @@ It goes the way that training goes, through `PPOAgent.prepare` and `PPOAgent.lea
 that is built from the capsule alone.
 """
 
+import math
 import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,12 +17,18 @@ from torch import Tensor
 import esper
 from esper.leyline.heads import HEAD_NAMES, HEAD_SIZES
 from esper.leyline.telemetry import SHARED, NonfiniteSighting
+<<<<<<< HEAD
 from esper.simic.agent.examination import (
     Plan,
     look_at_second,
     prepared_codes,
     seen_in_one_pass,
 )
+=======
+from esper.simic.agent import figures as figures_module
+from esper.simic.agent import watching
+from esper.simic.agent.figures import Figures
+>>>>>>> work-replay
 from esper.simic.agent.losses import Minibatch, MinibatchTerms
 from esper.simic.agent.nonfinite_codes import DERIVATIVES
 from esper.simic.agent.ppo import PPOAgent, Preparation
@@ -31,13 +38,20 @@ from esper.simic.config import TrainingConfig, updated
 from esper.simic.drill import parse_injection
 from esper.simic.incidents import Capsule, IncidentError
 from esper.simic.operations import Operation, Poison
-from esper.simic.origin import Columns, Origin, find_origin
+from esper.simic.origin import Columns, Origin, find_origin, origin_in_poison
+from esper.simic.telemetry import nonfinite
 from esper.simic.tracing import OperationTracer
 from esper.tamiyo.policy import RecurrentPolicy
 
 REPRODUCED = "reproduced"
 DIFFERS = "differs"
 NOT_REPRODUCED = "not reproduced"
+#: Source files that look at what training computes, and change nothing in it.
+OBSERVERS = tuple(str(module.__file__) for module in (watching, nonfinite, figures_module))
+#: The number of steps that Adam has made.
+CLOCK = "optimizer step"
+#: What a minibatch learns from: an operation that leads to none of it only feeds a display.
+_LEARNT_FROM = ("policy_loss", "value_loss", "entropy_loss", "loss", "gradient")
 
 #: In place of the number of a minibatch: before the first.
 _PREPARATION = -1
@@ -162,6 +176,12 @@ class TracingWatch(UpdateWatch):
             index = _PREPARATION
         return self._makers.get((index, sighting.quantity, sighting.head == SHARED), ())
 
+    def to_loss(self, sighting: NonfiniteSighting, per_epoch: int) -> tuple[Operation, ...]:
+        """Return what made the loss, its terms and its gradient in the minibatch of a sighting."""
+        index = (sighting.epoch - 1) * per_epoch + sighting.minibatch - 1
+        keys = [(index, name, shared) for name in _LEARNT_FROM for shared in (True, False)]
+        return tuple(maker for key in keys for maker in self._makers.get(key, ()))
+
     def _ask(
         self, index: int, tensors: Mapping[str, tuple[Tensor, ...]], *, is_shared: bool
     ) -> None:
@@ -185,10 +205,26 @@ def replay(capsule: Capsule) -> Replay:
     before = [seen for seen in recorded if seen.phase not in _REPEATED]
     with _as_it_was(capsule):
         inputs = _inputs(agent, rollout)
+<<<<<<< HEAD
         with OperationTracer(agent.policy, "policy", inputs, _parts_of(agent)) as tracer:
             preparation = agent.prepare(rollout, minibatches[:per_epoch])
             watch = TracingWatch(agent, tracer)
             watch.prepared(preparation)
+=======
+        with OperationTracer(
+            agent.policy,
+            "policy",
+            inputs,
+            _parts_of(agent),
+            numbers=_numbers(agent),
+            never_negative=[
+                name for name in inputs if name.startswith(("optimizer exp_avg_sq", CLOCK))
+            ],
+            observers=OBSERVERS,
+        ) as tracer:
+            whole = agent.prepare(rollout, minibatches[:per_epoch])
+            watch = TracingWatch(agent, len(minibatches), tracer)
+>>>>>>> work-replay
             tracer.phase, tracer.minibatch = "forward", 0
             learnt = agent.learn(preparation.whole, minibatches, injections, watch)
     figures = learnt.figures
@@ -205,7 +241,9 @@ def replay(capsule: Capsule) -> Replay:
     if seen:
         makers = watch.makers(seen[0], per_epoch)
         planted = [text for text in planted if parse_injection(text).head == seen[0].head]
-        origin = find_origin(makers, planted, _columns_of(agent.policy, seen[0]))
+        to_loss = watch.to_loss(seen[0], per_epoch)
+        origin = find_origin(makers, planted, _columns_of(agent.policy, seen[0]), to_loss)
+        origin = origin or origin_in_poison(seen[0], tracer.poisons, tracer.taker)
     return Replay(
         update=capsule.update,
         verdict=verdict,
@@ -317,7 +355,22 @@ def _inputs(agent: PPOAgent, rollout: Rollout) -> dict[str, Tensor]:
         inputs[f"weight {name}"] = parameter
         moments = agent.moments_of(parameter)
         inputs |= {f"optimizer {kind} of {name}": value for kind, value in moments.items()}
+    for state in agent.optimizer.state.values():
+        inputs[CLOCK] = state["step"]
     return inputs | {"loss scale": agent.loss_scale.scale}
+
+
+def _numbers(agent: PPOAgent) -> dict[str, float]:
+    """Return the settings that a number in a computation may be, by name."""
+    numbers = {
+        f"setting {name}": value
+        for name, value in agent.config.__dict__.items()
+        if isinstance(value, float) and name not in ("learning_rate", "entropy_coefficient")
+    }
+    numbers["setting learning rate"] = agent.optimizer.param_groups[0]["lr"]
+    if math.isfinite(agent.entropy_coefficient):  # else the learning rate is what is wrong
+        numbers["setting entropy coefficient"] = agent.entropy_coefficient
+    return numbers
 
 
 @contextmanager

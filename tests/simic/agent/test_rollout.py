@@ -1,13 +1,10 @@
 """Advantages against a loop over time, host by host."""
 
-from collections.abc import Callable
-
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from esper.simic.agent.ppo import PPOAgent
 from esper.simic.agent.rollout import Rollout, generalized_advantages, over_siblings
 
 GAMMA, LAMBDA = 0.97, 0.9

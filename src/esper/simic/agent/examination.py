@@ -469,8 +469,9 @@ class _Examination:
         place = max(born - 1, 0)
         for finding in moment_findings(state, self._anatomy):
             self.ledger.add(finding, "update", place, reproduced=False)
-        if not first.end.step:
-            by_step = state.parameters.masked_fill(first.end.moments > 0, 0)
+        if not (first.end.step or self._start.step):
+            by_moments = (first.end.moments > 0) | (self._start.moments > 0)
+            by_step = state.parameters.masked_fill(by_moments, 0)
             for finding in parameter_findings(by_step, self._anatomy, "parameters"):
                 self.ledger.add(finding, "update", place, reproduced=False)
 

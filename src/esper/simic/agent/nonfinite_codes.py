@@ -1,7 +1,7 @@
 """Which kind of non-finite value stands where: codes of whole tensors, element by element.
 
 A code is 0 where a value is finite or legal, and else the place of its kind in `KINDS`. Codes of
-two passes over the same minibatch can be compared; `causal_filter` finds out which of them explain which.
+two passes over the same minibatch can be compared; `causal_filter` finds which explain which.
 """
 
 from collections.abc import Mapping, Sequence
