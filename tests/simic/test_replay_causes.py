@@ -93,7 +93,7 @@ def test_a_huge_finite_weight_overflows_in_the_product_of_its_head(
     assert origin.operation.name == "aten.addmm.default"
     assert origin.operation.module == "policy.heads"
     assert at(origin) == line_of(policy_module, "logits = self.heads(trunk)")
-    assert origin.operation.phase == "forward"
+    assert origin.operation.phase == "preparation"
     assert origin.cause.startswith("matmul overflow: factors reach 3e+38")
     assert [part.plus_inf > 0 for part in origin.operation.outputs] == [True]
     assert not any(part.kinds for part in origin.operation.inputs)
@@ -158,7 +158,7 @@ def test_an_infinite_bias_is_a_poisoned_weight_and_named_with_its_index(
         agent.policy.heads.bias[row] = torch.inf
     replayed = replay(make_capsule(agent, rollout))
     origin = origin_of(replayed)
-    assert first(replayed) == ("blueprint", "logits", "+inf")
+    assert first(replayed) == ("blueprint", "parameters", "+inf")
     assert origin.cause == f"poisoned weight: heads.bias[{row}] is +inf"
     assert origin.operation.name == "aten.addmm.default"
     assert at(origin) == line_of(policy_module, "logits = self.heads(trunk)")
@@ -376,7 +376,7 @@ def test_a_negative_second_moment_is_found_though_all_was_finite(
     origin = origin_of(replayed)
     assert first(replayed)[0] == SHARED
     assert origin.operation.name == "aten._fused_adam_.default"
-    assert "the second moment exp_avg_sq of critic.bias is negative (-10)" in origin.cause
+    assert origin.cause == "corrupted optimizer state: exp_avg_sq of critic.bias[0] is negative"
 
 
 def test_of_two_broken_moments_that_of_the_head_that_lit_is_named(

@@ -17,18 +17,14 @@ from torch import Tensor
 import esper
 from esper.leyline.heads import HEAD_NAMES, HEAD_SIZES
 from esper.leyline.telemetry import SHARED, NonfiniteSighting
-<<<<<<< HEAD
+from esper.simic.agent import figures as figures_module
+from esper.simic.agent import nonfinite_codes, watching
 from esper.simic.agent.examination import (
     Plan,
     look_at_second,
     prepared_codes,
     seen_in_one_pass,
 )
-=======
-from esper.simic.agent import figures as figures_module
-from esper.simic.agent import watching
-from esper.simic.agent.figures import Figures
->>>>>>> work-replay
 from esper.simic.agent.losses import Minibatch, MinibatchTerms
 from esper.simic.agent.nonfinite_codes import DERIVATIVES
 from esper.simic.agent.ppo import PPOAgent, Preparation
@@ -39,7 +35,6 @@ from esper.simic.drill import parse_injection
 from esper.simic.incidents import Capsule, IncidentError
 from esper.simic.operations import Operation, Poison
 from esper.simic.origin import Columns, Origin, find_origin, origin_in_poison
-from esper.simic.telemetry import nonfinite
 from esper.simic.tracing import OperationTracer
 from esper.tamiyo.policy import RecurrentPolicy
 
@@ -47,7 +42,7 @@ REPRODUCED = "reproduced"
 DIFFERS = "differs"
 NOT_REPRODUCED = "not reproduced"
 #: Source files that look at what training computes, and change nothing in it.
-OBSERVERS = tuple(str(module.__file__) for module in (watching, nonfinite, figures_module))
+OBSERVERS = tuple(str(module.__file__) for module in (watching, nonfinite_codes, figures_module))
 #: The number of steps that Adam has made.
 CLOCK = "optimizer step"
 #: What a minibatch learns from: an operation that leads to none of it only feeds a display.
@@ -137,10 +132,10 @@ class TracingWatch(UpdateWatch):
         return bad
 
     def backward(
-        self, index: int, gradient: Tensor, derivatives: Sequence[Tensor | None], norm: Tensor
+        self, index: int, gradient: Tensor, derivatives: Sequence[Tensor | None], total: Tensor
     ) -> Tensor:
         """Look as training does, and remember who made the gradients."""
-        bad = super().backward(index, gradient, derivatives, norm)
+        bad = super().backward(index, gradient, derivatives, total)
         of_tensor = dict(zip(DERIVATIVES, derivatives, strict=True))
         parts = self._agent.parameters.split(gradient)
         logits = of_tensor.pop("logits gradient")
@@ -205,12 +200,6 @@ def replay(capsule: Capsule) -> Replay:
     before = [seen for seen in recorded if seen.phase not in _REPEATED]
     with _as_it_was(capsule):
         inputs = _inputs(agent, rollout)
-<<<<<<< HEAD
-        with OperationTracer(agent.policy, "policy", inputs, _parts_of(agent)) as tracer:
-            preparation = agent.prepare(rollout, minibatches[:per_epoch])
-            watch = TracingWatch(agent, tracer)
-            watch.prepared(preparation)
-=======
         with OperationTracer(
             agent.policy,
             "policy",
@@ -222,9 +211,9 @@ def replay(capsule: Capsule) -> Replay:
             ],
             observers=OBSERVERS,
         ) as tracer:
-            whole = agent.prepare(rollout, minibatches[:per_epoch])
-            watch = TracingWatch(agent, len(minibatches), tracer)
->>>>>>> work-replay
+            watch = TracingWatch(agent, tracer)
+            preparation = agent.prepare(rollout, minibatches[:per_epoch])
+            watch.prepared(preparation)
             tracer.phase, tracer.minibatch = "forward", 0
             learnt = agent.learn(preparation.whole, minibatches, injections, watch)
     figures = learnt.figures

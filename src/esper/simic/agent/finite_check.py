@@ -11,14 +11,15 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from esper.simic.agent.figures import divergence
 from esper.simic.agent.loss_scale import LossScale
 from esper.simic.agent.losses import Minibatch, MinibatchTerms
 
 
 class FiniteCheck:
-    """Leaves out the step of a minibatch whose gradient is not finite, and records nothing.
+    """Leaves out the step of a minibatch whose loss or gradient is not finite; records nothing.
 
-    It decides as `UpdateWatch` does wherever the gradient shows it, so that two passes over an
+    It decides as `UpdateWatch` does, but for what reaches neither, so that two passes over an
     update take the same steps and can be compared.
     """
 
@@ -27,15 +28,21 @@ class FiniteCheck:
         self._good = torch.zeros((), dtype=torch.bool, device=loss_scale.scale.device)
 
     def forward(self, _index: int, _batch: Minibatch, terms: MinibatchTerms) -> Tensor:
-        """Return whether the loss broke, where the fp16 loss scale must know: a scalar."""
-        return ~terms.loss.detach().isfinite() if self._loss_scale.enabled else self._good
+        """Return whether the forward pass broke, where the fp16 loss scale must know: a scalar."""
+        if not self._loss_scale.enabled:
+            return self._good
+        return ~(terms.loss.detach() + divergence(terms)).isfinite()
 
     def backward(
         self,
         _index: int,
         _gradient: Tensor,
         _derivatives: Sequence[Tensor | None],
-        norm: Tensor,
+        total: Tensor,
     ) -> Tensor:
-        """Return whether the gradient, of this norm, is not finite: a scalar."""
-        return (norm < torch.inf).logical_not()
+        """Return whether the minibatch broke: a scalar.
+
+        Args:
+            total: the sum of loss, divergence and gradient norm, a scalar.
+        """
+        return (total.abs() < torch.inf).logical_not()

@@ -400,11 +400,11 @@ class PPOAgent:
                 loss_scale.scaled(terms.loss), index, derivable(terms)
             )
             loss_scale.unscale_(gradient)
-            norm = parameters.norm(gradient)
-            bad = watch.backward(index, gradient, derivatives, norm)
+            norm, moved = parameters.norm(gradient), divergence(terms)
+            total = norm + moved + terms.loss.detach()
+            bad = watch.backward(index, gradient, derivatives, total)
             overflow = loss_scale.is_overflow(bad, forward_bad)
             ordinary = loss_scale.is_ordinary(overflow)
-            moved = divergence(terms)
             at_once = torch.stack((
                 terms.policy_loss, terms.value_loss, terms.entropy_loss, terms.loss, moved, norm,
                 bad, ordinary, stopped,

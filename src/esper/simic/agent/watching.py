@@ -76,7 +76,7 @@ class UpdateWatch:
         _index: int,
         gradient: Tensor,
         derivatives: Sequence[Tensor | None],
-        _norm: Tensor,
+        _total: Tensor,
     ) -> Tensor:
         """Look at the gradients before they are clipped; return whether anything was ever bad."""
         codes = backward_codes(gradient, derivatives)
