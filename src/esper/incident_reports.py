@@ -102,6 +102,7 @@ def _sighting_words(seen: Mapping[str, Any]) -> str:
     parts = (
         f"{seen['head']} {quantity_words(seen['quantity'], seen['part'])} {seen['kind']}",
         place_words(seen["phase"], seen["host"], seen["step"]),
+        f"epoch {seen['epoch']}, minibatch {seen['minibatch']}" if seen["epoch"] else "",
         "" if seen["reproduced"] else NOT_REPRODUCED,
     )
     return ", ".join(filter(None, parts))

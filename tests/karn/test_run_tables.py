@@ -280,7 +280,7 @@ def test_what_the_tables_give_back_joins_to_what_went_in(payloads, updates):
         ]
     read = EvidenceLedger()
     for row in rows:
-        for update, seen in sightings_in({name: row[name] for name in row.keys()}):
+        for update, seen in sightings_in(dict(row)):
             read.take_in_sightings(update, [seen])
 
     assert read.rows(HEAD_NAMES) == ledger_of(updates).rows(HEAD_NAMES)
