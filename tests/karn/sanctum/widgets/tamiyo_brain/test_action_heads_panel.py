@@ -127,7 +127,7 @@ def test_the_first_out_is_named_and_marked_at_its_light():
     )
     tamiyo.head_inf_latch["op"] = tamiyo.head_nan_latch["slot"] = True
     rows = _rows(SanctumSnapshot(tamiyo=tamiyo), 77)
-    assert "first: op -Inf in logits, update 2" in rows["first:"].plain
+    assert "first: op -Inf in logits, update 2" in rows["first: op"].plain
     assert rows["Inf"].plain[_column(rows, "Op") :].strip() == f"{LIT}¹"
     assert "¹" not in rows["NaN"].plain
 
