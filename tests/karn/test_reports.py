@@ -257,6 +257,18 @@ def test_health_as_json_says_phase_host_step_tensor_and_what_was_not_reproduced(
     assert (acting["first"]["epoch"], acting["minibatches"], acting["steps"]) == (None, None, 3)
 
 
+def test_a_score_without_a_finite_host_is_named_nan(run, payloads):
+    with RunWriter(run) as writer:
+        writer.emit(payloads.start())
+        writer.emit(payloads.episodes(1, score=[float("nan"), float("inf")]))
+    listed, health = Printed(), Printed()
+    print_runs(run.parent, console=listed)
+    print_health(run.parent, console=health)
+
+    assert listed.lines[1].split()[-2:] == ["NaN", "○"]
+    assert health.lines[1].endswith("score NaN")
+
+
 def test_runs_name_the_groups_that_are_lit(passing_run):
     console = Printed()
     print_runs(passing_run.parent, console=console)

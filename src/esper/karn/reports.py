@@ -5,6 +5,7 @@ Signs and words carry the meaning, so that nothing is lost without colour or in 
 """
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -382,7 +383,9 @@ def _status(status: RunStatus) -> Text:
 
 
 def _score(score: float | None) -> str:
-    return _NONE if score is None else f"{score:.3f}"
+    if score is None:
+        return _NONE
+    return "NaN" if math.isnan(score) else f"{score:.3f}"
 
 
 def _lights(summary: RunSummary) -> Text:

@@ -75,7 +75,7 @@ def test_the_log_tells_what_matters_in_sentences(payloads, fold):
     [
         ([math.nan, 0.25, 0.75], 0.5, "score 0.500 (1 of 3 hosts not finite)"),
         ([math.inf, -math.inf, 0.5], 0.5, "score 0.500 (2 of 3 hosts not finite)"),
-        ([math.nan, math.inf], math.nan, "score nan (2 of 2 hosts not finite)"),
+        ([math.nan, math.inf], math.nan, "score NaN (2 of 2 hosts not finite)"),
         ([0.25, 0.75], 0.5, "score 0.500,"),
         ([1.5e308, 1.5e308], 1.5e308, "score 15"),
     ],

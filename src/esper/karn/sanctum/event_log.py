@@ -147,7 +147,8 @@ def episodes_done(payload: EpisodesCompleted, episodes: int, score: float | None
     plural = "" if seeds == 1 else "s"
     broken = sum(not math.isfinite(value) for value in payload.score)
     but = f" ({broken} of {len(payload.score)} hosts not finite)" if broken else ""
-    return f"{which}{of} done: score {score:.3f}{but}, {seeds} seed{plural} fossilized"
+    mean_score = "NaN" if math.isnan(score) else f"{score:.3f}"
+    return f"{which}{of} done: score {mean_score}{but}, {seeds} seed{plural} fossilized"
 
 
 def skipped(payload: PPOUpdatePayload) -> str:
