@@ -17,6 +17,8 @@ SCHEMA_VERSION: Final = 1
 SHARED: Final = "shared"
 #: The name under which a failure in the training of a host network is reported.
 HOSTS: Final = "hosts"
+#: The groups beside the heads that have lights of their own, with the name each has in a sentence.
+GROUPS: Final = {SHARED: "the shared part", HOSTS: "the hosts"}
 
 #: When in an update something was seen, in the order of time. Only the last has minibatches.
 PHASES: Final = ("given", "hosts", "acting", "preparation", "update")

@@ -1,7 +1,5 @@
-"""What `esper incidents` and `esper replay` print: a report for people, JSON for machines."""
+"""What `esper replay` prints: a report for people, JSON for machines."""
 
-import json
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import groupby
 from typing import Any
@@ -11,8 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from esper.leyline.source_paths import short_path
-from esper.leyline.telemetry import IncidentRecorded, NonfiniteSighting
-from esper.simic.incidents import Incident
+from esper.leyline.telemetry import NonfiniteSighting
 from esper.simic.operations import Operation, Place, Poison, Scalar, TensorRange
 from esper.simic.origin import Origin
 from esper.simic.replay import REPRODUCED, Replay, describe
@@ -236,63 +233,3 @@ def _poison(poison: Poison) -> dict[str, Any]:
 
 def _times(sighting: NonfiniteSighting) -> str:
     return f", in {sighting.count} minibatches" if sighting.count > 1 else ""
-
-
-def print_incidents(
-    run: str,
-    kept: Sequence[Incident],
-    told: Sequence[tuple[IncidentRecorded, Sequence[NonfiniteSighting]]],
-    *,
-    as_json: bool,
-    console: Console,
-) -> None:
-    """Print every incident of a run: those that are kept, and those that the run only told of."""
-    rows = _listing(kept, told)
-    if as_json:
-        print(json.dumps({"run": run, "incidents": rows}, indent=2))
-        return
-    if not rows:
-        console.print(f"No incidents in {run}: every update was finite.", highlight=False)
-        return
-    console.print(Text(run, style="bold"))
-    for row in rows:
-        size = f"{row['size'] / 2**20:.1f} MiB" if row["kept"] else "not kept"
-        line = Text(f"{row['number']:4}  update {row['update']:<5} {size:>9}  ")
-        seen = [f"{one['head']} {one['quantity']} {one['kind']}" for one in row["sightings"]]
-        words = ", ".join(seen)
-        if row["reason"]:
-            words = f"{words} ({row['reason']})" if words else row["reason"]
-        line.append(words, style="" if row["kept"] else "dim")
-        console.print(line, soft_wrap=True)
-
-
-def _listing(
-    kept: Sequence[Incident],
-    told: Sequence[tuple[IncidentRecorded, Sequence[NonfiniteSighting]]],
-) -> list[dict[str, Any]]:
-    rows = [
-        {
-            "number": incident.number,
-            "update": incident.update,
-            "kept": not incident.damage,
-            "size": incident.size,
-            "path": str(incident.path),
-            "reason": incident.damage,
-            "sightings": [_sighting(one) for one in incident.sightings],
-        }
-        for incident in kept
-    ]
-    rows += [
-        {
-            "number": event.number,
-            "update": event.update,
-            "kept": False,
-            "size": 0,
-            "path": "",
-            "reason": event.reason or "its capsule is no longer there",
-            "sightings": [_sighting(one) for one in sightings],
-        }
-        for event, sightings in told
-        if event.number not in {one.number for one in kept}
-    ]
-    return sorted(rows, key=lambda row: (row["update"], row["number"]))

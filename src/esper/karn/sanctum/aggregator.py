@@ -223,8 +223,8 @@ class SanctumAggregator:
         self._has_changed("heads", "tamiyo")
         if found.inf or found.nan:
             self._evidence.take_in(payload)
-            for head, line in event_log.newly_lit(self._latches, found, payload.update):
-                self._say(event, "latch", line, head=head)
+            for head, host, line in event_log.newly_lit(self._latches, found, payload.update):
+                self._say(event, "latch", line, head=head, host=host)
             self._latches = self._latches.join(found)
         if event.id <= self._last_id:
             return
@@ -241,6 +241,8 @@ class SanctumAggregator:
     def _handle_intervention_taken(self, event: Event, payload: InterventionTaken) -> None:
         before = self._interventions
         match payload.action:
+            case "repeat":
+                after = replace(before, updates_repeated=before.updates_repeated + 1)
             case "skip":
                 after = replace(before, updates_skipped=before.updates_skipped + 1)
             case "rollback":
@@ -250,7 +252,7 @@ class SanctumAggregator:
             case _:
                 after = before  # a newer writer's; its line in the log says what it did
         self._interventions = after
-        level = "warning" if payload.action == "skip" else "error"
+        level = "warning" if payload.action in ("repeat", "skip") else "error"
         self._say(event, level, event_log.intervention(payload))
 
     def _handle_incident_recorded(self, event: Event, payload: IncidentRecorded) -> None:
