@@ -9,7 +9,6 @@ from detection_backgrounds import (
     forbidden_logits_are_minus_infinity,
     known_saturated_bias,
     ordinary,
-    overflowing_loss_scale,
 )
 from detection_reference import scanning
 from detection_stage import Stage, is_finite, with_parts
@@ -39,7 +38,7 @@ def run_hostile(stage: Stage, turn: int, *, is_scanned: bool) -> Verdict | None:
         backgrounds += stage.random.sample(HOSTILE, stage.random.choice((1, 2)))
     backgrounds = list(dict.fromkeys(backgrounds))
     # It makes an update of its own, which must see the others' rollout: the last of them.
-    backgrounds.sort(key=known_saturated_bias.__eq__)
+    backgrounds.sort(key=lambda background: background is known_saturated_bias)
     if not all(background(stage) for background in backgrounds):
         return None
     name = backgrounds[0].__name__ if len(backgrounds) == 1 else "several at once"
@@ -49,9 +48,8 @@ def run_hostile(stage: Stage, turn: int, *, is_scanned: bool) -> Verdict | None:
     complaint = complaint_of_clean(result)
     if complaint is None and finite and not is_finite(stage):
         complaint = FALSE_ALARM, "the state is not finite afterwards"
-    if scan is not None and overflowing_loss_scale not in backgrounds:
-        if stage.config.amp != "fp16" and scan.born:
-            complaint = UNSOUND, f"something broke: {scan.born[:5]}"
+    if scan is not None and stage.config.amp != "fp16" and scan.born:
+        complaint = UNSOUND, f"something broke: {scan.born[:5]}"
     return name, _named(complaint, backgrounds)
 
 

@@ -63,6 +63,8 @@ def minibatches_of(stage: Stage, one: Planted) -> set[int]:
 
 def hides(stage: Stage, cause: Planted, effect: Planted) -> bool:
     """Return whether `effect` lies on the path of `cause`, so that it need not be reported."""
+    if effect.where.lasting and not cause.where.lasting:
+        return False  # the second pass shows it alone
     how, what = cause.fault.reach, effect.fault.reach
     if what in ("given", "moment", "step", "flip", "scale"):
         return "step" in cause.sight.part and what in ("step", "flip")

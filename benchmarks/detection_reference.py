@@ -31,20 +31,21 @@ class Scan(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, _types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        operands = [leaf for leaf in tree_leaves((args, kwargs or {})) if _is_number(leaf)]
-        had_nan = any(_has_nan(operand) for operand in operands)
-        had_any = had_nan or not all(_is_finite(operand) for operand in operands)
-        result = func(*args, **(kwargs or {}))
+        settings = kwargs or {}
         name = func.overloadpacket.__name__
-        if name not in _CREATING:
-            # An operation in place returns None or its operand: look at the operands again.
-            results = [leaf for leaf in tree_leaves(result) if _is_number(leaf)] or operands
-            has_nan = any(_has_nan(leaf) for leaf in results)
-            self.saw_nan |= has_nan
-            if (has_nan and not had_nan) or (
-                not had_any and not all(_is_finite(leaf) for leaf in results)
-            ):
-                self.born.append(name)
+        if name in _CREATING:
+            return func(*args, **settings)
+        operands = [leaf for leaf in tree_leaves((args, settings)) if _is_number(leaf)]
+        broken = [operand for operand in operands if not _is_finite(operand)]
+        had_nan = any(_has_nan(operand) for operand in broken)
+        result = func(*args, **settings)
+        # An operation in place returns None or its operand: then the operands are looked at again.
+        results = [leaf for leaf in tree_leaves(result) if _is_number(leaf)] or operands
+        infinite = [leaf for leaf in results if not _is_finite(leaf)]
+        has_nan = any(_has_nan(leaf) for leaf in infinite)
+        self.saw_nan |= has_nan
+        if (has_nan and not had_nan) or (infinite and not broken):
+            self.born.append(name)
         return result
 
 

@@ -101,6 +101,8 @@ def _complaint_of_others(
         if not own and seen.head not in handed_in:
             kind = ATTRIBUTION if seen.head == SHARED else INNOCENT
             return kind, f"{seen.head} {seen.quantity} is innocent"
+        if any(_is_of(seen, sight) for sight in own if sight.kind is None):
+            continue  # the arithmetic may make several kinds of one value
         if seen.head == SHARED:
             return ATTRIBUTION, f"shared {seen.quantity} is more than the cause"
         # Within a head, what follows from its first sighting may be reported too.
