@@ -170,6 +170,7 @@ LEGAL_INFINITIES: tuple[Background, ...] = (
 NOT_ON = {
     "extreme_logits": {"exploding_ratio", "exploding_joint_ratio", "huge_weight"},
     "forbidden_logits_are_minus_infinity": {"forbidden_choice_taken"},
+    "known_saturated_bias": {"loss_scale", "given_loss_scale"},  # one needs fp16, the other not
 }
 
 

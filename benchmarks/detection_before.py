@@ -131,7 +131,7 @@ def run_hosts(stage: Stage, turn: int) -> tuple[str, Complaint | None] | None:
     """
     random, hosts = stage.random, stage.rollout.hosts
     quantity = ("loss", "parameters", "moments")[turn % 3]
-    count = random.choice((1, 1, 2, hosts - 1))
+    count = random.choice((1, 1, 2, hosts - 1, hosts))
     bad = sorted(random.sample(range(hosts), count))
     before = [
         _sighting("hosts", HOSTS, quantity, "nan", replace(stage.where(), host=host))
@@ -142,7 +142,7 @@ def run_hosts(stage: Stage, turn: int) -> tuple[str, Complaint | None] | None:
     finite = stage.rollout
     name = f"{quantity} of hosts"
     expected: list[Sight] = []
-    if (turn // 3) % 3 == 1:  # and a good host has a reward that is none
+    if (turn // 3) % 3 == 1 and count < hosts:  # and a good host has a reward that is none
         host = random.choice([n for n in range(hosts) if n not in bad])
         step = random.randrange(finite.steps)
         rewards = planted(finite.rewards, (step, host), math.nan)
@@ -172,7 +172,7 @@ def run_hosts(stage: Stage, turn: int) -> tuple[str, Complaint | None] | None:
     if complaint is None and not expected:
         if result.minibatches_skipped:
             complaint = ATTRIBUTION, f"{result.minibatches_skipped} good minibatches skipped"
-        elif torch.equal(start, ended) and not result.minibatches_rescaled:
+        elif count < hosts and torch.equal(start, ended) and not result.minibatches_rescaled:
             complaint = ATTRIBUTION, "nothing was learnt from the other hosts"
     if complaint is None:
         stage.agent.load_state_dict(twin)

@@ -6,9 +6,11 @@ import torch
 from detection_backgrounds import (
     HOSTILE,
     LEGAL_INFINITIES,
+    fits,
     forbidden_logits_are_minus_infinity,
     known_saturated_bias,
     ordinary,
+    overflowing_loss_scale,
 )
 from detection_reference import scanning
 from detection_stage import Stage, is_finite, with_parts
@@ -108,15 +110,19 @@ def _complaint_of_overflow(result: UpdateResult) -> Complaint | None:
 def run_given(stage: Stage, turn: int) -> Verdict | None:
     """Run an update whose state was broken before it; if that is harmless, two more."""
     fault = GIVEN_FAULTS[turn % len(GIVEN_FAULTS)]
-    if fault.needs_moments and not stage.is_warm:
+    backgrounds = (ordinary, *LEGAL_INFINITIES)
+    background = backgrounds[turn // len(GIVEN_FAULTS) % len(backgrounds)]
+    if not fits(background, fault.name, lasting=True, is_gradient=False):
+        background = ordinary
+    if (fault.needs_moments and not stage.is_warm) or not background(stage):
         return None
     sight = fault.plant(stage, stage.where())
     if sight is None:
         return None
     is_harmless = fault.reach == "shown" and _is_harmless(stage)
     complaint = complaint_of_faults(stage.update(), [sight])
-    if complaint or not is_harmless:
-        return fault.name, complaint
+    if complaint or not is_harmless or background is overflowing_loss_scale:
+        return fault.name, _named(complaint, [background])
     for number in (2, 3):
         stage.plan_again()
         complaint = complaint_of_clean(stage.update())

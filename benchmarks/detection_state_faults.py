@@ -184,7 +184,8 @@ def given_saturating_parameter(stage: Stage, _where: Where) -> Sight:
     name = stage.random.choice(SATURATING)
     kind = stage.random.choice(("+inf", "-inf"))
     parameter = dict(stage.policy.named_parameters())[name]
-    parameter.data[stage.random.randrange(len(parameter))] = VALUES[kind]
+    finite = parameter.detach().isfinite().nonzero().flatten().tolist()
+    parameter.data[stage.random.choice(finite)] = VALUES[kind]
     return _given(SHARED, "parameters", kind, name)
 
 
