@@ -23,7 +23,10 @@ def forbidden_logits_are_minus_infinity(stage: Stage) -> bool:
     """The policy itself gives -inf to what the mask forbids."""
 
     def masked(_module: object, _inputs: object, output: Tensor) -> Tensor:
-        return output.masked_fill(~stage.rollout.masks[:, stage.hosts_now], -torch.inf)
+        legal = stage.rollout.masks
+        if stage.is_preparing or stage.index >= 0:  # else a forward pass of all hosts
+            legal = legal[:, stage.hosts_now]
+        return output.masked_fill(~legal, -torch.inf)
 
     stage.policy.heads.register_forward_hook(masked)
     return True

@@ -8,9 +8,11 @@ from detection_backgrounds import (
     LEGAL_INFINITIES,
     fits,
     forbidden_logits_are_minus_infinity,
+    huge_returns,
     known_saturated_bias,
     ordinary,
     overflowing_loss_scale,
+    reward_of_the_largest_float,
 )
 from detection_reference import scanning
 from detection_stage import Stage, is_finite, with_parts
@@ -39,6 +41,8 @@ def run_hostile(stage: Stage, turn: int, *, is_scanned: bool) -> Verdict | None:
     if (turn // len(HOSTILE)) % 2:
         backgrounds += stage.random.sample(HOSTILE, stage.random.choice((1, 2)))
     backgrounds = list(dict.fromkeys(backgrounds))
+    if {huge_returns, reward_of_the_largest_float} <= set(backgrounds):
+        return None  # together they overflow
     # It makes an update of its own, which must see the others' rollout: the last of them.
     backgrounds.sort(key=lambda background: background is known_saturated_bias)
     if not all(background(stage) for background in backgrounds):
@@ -61,7 +65,10 @@ def _named(complaint: Complaint | None, backgrounds: list) -> Complaint | None:
 
 
 def run_sequence(stage: Stage, turn: int) -> Verdict | None:
-    """Run several clean updates in a row: a legal infinity costs no second pass after its first."""
+    """Run several clean updates in a row: a legal infinity costs no second pass after its first.
+
+    An overflow of the fp16 scale is no lasting infinity: each one is looked at.
+    """
     choices = (ordinary, *LEGAL_INFINITIES)
     background = choices[turn % len(choices)]
     updates = min(4, EXCUSED_IN_A_ROW // len(stage.plan))
@@ -72,7 +79,9 @@ def run_sequence(stage: Stage, turn: int) -> Verdict | None:
         stage.plan_again()
         complaint = complaint_of_clean(stage.update())
         free = background in (ordinary, forbidden_logits_are_minus_infinity, known_saturated_bias)
-        is_due = (free and stage.config.amp != "fp16") or number > 0
+        is_due = background is not overflowing_loss_scale and (
+            (free and stage.config.amp != "fp16") or number > 0
+        )
         if complaint is None and is_due and stage.passes > 1:
             complaint = FALSE_ALARM, f"update {number + 1} made {stage.passes} passes"
         if complaint:

@@ -195,7 +195,11 @@ def hook_gradient(tensor: Tensor, place: tuple[Any, ...], value: float) -> None:
 def logit_gradient(stage: Stage, where: Where) -> Sight:
     """A derivative that breaks on its way back through one logit: head and trunk receive it."""
     kind = stage.kind()
-    place = (where.step, stage.position(where), stage.choice(where.head))
+    # Where the mask forbids a choice, a background may put out the derivative again.
+    legal = stage.rollout.masks[where.step, where.host].nonzero().flatten().tolist()
+    first = stage.layout.offsets[where.head]
+    own = [column for column in legal if 0 <= column - first < stage.layout.sizes[where.head]]
+    place = (where.step, stage.position(where), stage.random.choice(own))
 
     def change(output: Tensor) -> Tensor:
         hook_gradient(output, place, VALUES[kind])

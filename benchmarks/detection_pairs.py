@@ -157,6 +157,12 @@ def plant_pair(stage: Stage, turn: int) -> tuple[str, list[Sight]] | None:
         for cause, effect in ((second, first), (first, second))
     ]
     behind = is_behind(stage, first, second) or is_behind(stage, second, first)
+    if behind and stage.config.amp == "fp16":
+        # By then the passes have come to other weights, and a gradient may overflow by its scale.
+        sights = [
+            replace(sight, required=sight.required and sight.quantity != "gradient")
+            for sight in sights
+        ]
     words = {True: "lasting", False: "once"}
     name = f"{words[times[0]]} and {words[times[1]]}" if times[0] != times[1] else (
         f"both {words[times[0]]}"

@@ -113,6 +113,8 @@ def _broken_moment(stage: Stage, where: Where, of_head: bool) -> Sight:
 
     stage.before_forward.append(change)
     last = stage.last_place() if where.lasting else None
+    if not where.lasting and kind in ("+inf", "-inf"):
+        kind = None  # a pass of which only figures are known steps with it: inf - inf is NaN
     return stage.sight(where, group, "moments", kind, part=name, last=last)
 
 

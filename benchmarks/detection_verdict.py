@@ -13,6 +13,9 @@ MISSED, INNOCENT, FALSE_ALARM = "missed", "innocent", "false alarm"
 ATTRIBUTION, UNSOUND, CRASHED = "attribution", "unsound", "crashed"
 SORTS = (MISSED, INNOCENT, FALSE_ALARM, ATTRIBUTION, UNSOUND, CRASHED)
 
+#: Quantities that stay as they are from one minibatch to the next.
+_STATE = ("moments", "parameters")
+
 Complaint = tuple[str, str]  # one of the above, and the details
 
 
@@ -58,7 +61,7 @@ def complaint_of_faults(
         matched.append(same[0])
     found = (
         _complaint_of_others([s for s in sightings if s not in matched], expected, before)
-        or _complaint_of_order(sightings, required)
+        or _complaint_of_order(sightings, expected)
         or _complaint_of_lights(result)
         or _complaint_of_result(result, required, before)
     )
@@ -75,8 +78,12 @@ def _wrong_details(seen: NonfiniteSighting, sight: Sight) -> str:
     """Return the names of what does not agree."""
     last = (seen.last_epoch, seen.last_minibatch)
     is_last_checked = sight.last is not None and seen.phase == "update"
+    # State that broke in a pass of which only figures are known, and harmed nothing in it, has no
+    # minibatch that can be known.
+    is_place_known = sight.reproduced or sight.quantity not in _STATE
+    place = seen.phase, seen.epoch, seen.minibatch
     wrong = {
-        "first place": (seen.phase, seen.epoch, seen.minibatch) not in sight.at,
+        "first place": is_place_known and place not in sight.at,
         "last place": is_last_checked and last != sight.last,
         "host": sight.host != ANY and seen.host != sight.host,
         "step": sight.step != ANY and seen.step != sight.step,
@@ -126,9 +133,10 @@ def _seen_time(seen: NonfiniteSighting) -> tuple[int, int, int]:
 
 
 def _complaint_of_order(
-    sightings: Sequence[NonfiniteSighting], required: Sequence[Sight]
+    sightings: Sequence[NonfiniteSighting], expected: Sequence[Sight]
 ) -> Complaint | None:
     """Return what is wrong with the order, above all with what comes first."""
+    required = [sight for sight in expected if sight.required]
     times = [_seen_time(seen) for seen in sightings]
     if times != sorted(times):
         return ATTRIBUTION, "sightings are not in the order of time"
@@ -141,6 +149,12 @@ def _complaint_of_order(
         )
         for sight in required
     )
+    optional = [sight for sight in expected if not sight.required]
+    if any(_is_of(sightings[0], sight) for sight in optional):
+        return None  # what may be reported may also come first
+    first = sightings[0]
+    if not first.reproduced and first.quantity in _STATE:
+        return None  # its place is not known
     candidates = [s for s in required if (_time(s), causal_rank(s.quantity)) <= latest]
     if not any(_is_of(sightings[0], sight) for sight in candidates):
         return ATTRIBUTION, "wrong first-out"

@@ -22,7 +22,6 @@ from esper.simic.agent import nonfinite_codes, watching
 from esper.simic.agent.examination import (
     Plan,
     look_at_second,
-    prepared_codes,
     seen_in_one_pass,
 )
 from esper.simic.agent.losses import Minibatch, MinibatchTerms
@@ -94,7 +93,10 @@ class TracingWatch(UpdateWatch):
     def prepared(self, preparation: Preparation) -> None:
         """Remember who made what the old log-probabilities are made of."""
         outputs = [output for _, output in preparation.parts]
-        heads = {"logits": tuple(output.logits for output in outputs)}
+        heads = {
+            "logits": tuple(output.logits for output in outputs),
+            "old_log_prob": (preparation.whole.old_log_probs,),
+        }
         shared = {
             "trunk": tuple(output.trunk for output in outputs),
             "value": tuple(output.values for output in outputs),
@@ -217,7 +219,7 @@ def replay(capsule: Capsule) -> Replay:
             tracer.phase, tracer.minibatch = "forward", 0
             learnt = agent.learn(preparation.whole, minibatches, injections, watch)
     figures = learnt.figures
-    codes = [prepared_codes(*part, agent.policy.table) for part in preparation.parts]
+    codes = preparation.codes(agent.policy.table)
     seen = seen_in_one_pass(
         Plan(rollout, minibatches, per_epoch, before),
         agent.anatomy(),

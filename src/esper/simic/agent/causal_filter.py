@@ -68,14 +68,18 @@ class Surroundings:
         active: which heads counted, `[T, n, H]`.
         parameters: codes of the parameters it was computed with, `[P]`.
         prepared_trunk: where the trunk broke while old log-probabilities were computed, `[T, n]`.
+        prepared_log_probs: where those were broken before the first minibatch, `[T, n, H]`.
         explained_advantages: where what acting broke explains an advantage, `[T, n]`.
+        heads_sent: whether the trunk was sent broken derivatives that the codes do not show.
     """
 
     hosts: Tensor
     active: Tensor
     parameters: Tensor
     prepared_trunk: Tensor
+    prepared_log_probs: Tensor
     explained_advantages: Tensor
+    heads_sent: bool = False
 
 
 @dataclass
@@ -116,6 +120,16 @@ class _Search:
         for kind in range(1, len(KINDS)):
             if (codes == kind).any():
                 self.findings.append(Finding(head, quantity, KINDS[kind]))
+
+    def has_bad_weights(self, owner: int) -> bool:
+        """Return whether an owner has a broken weight that derivatives are multiplied by."""
+        start = 0
+        for name, end in zip(self.anatomy.names, self.anatomy.bounds, strict=True):
+            codes, owners = self.around.parameters[start:end], self.anatomy.owner[start:end]
+            if "bias" not in name and codes[owners == owner].any():
+                return True
+            start = end
+        return False
 
     def has_bad_parameters(self, owner: int) -> bool:
         return bool(self.around.parameters[self.anatomy.owner == owner].any())
@@ -176,9 +190,11 @@ def causes_in(
     if logits.any():
         _report_logits(search, codes["logits"], by_trunk | own)
     by_preparation = around.prepared_trunk.unsqueeze(2) | own
+    if "log_prob" not in codes:
+        by_preparation = by_preparation | by_trunk  # this is the preparation
     forward = by_trunk | own
     for name, explained in (
-        ("old_log_prob", by_preparation.expand_as(logits)),
+        ("old_log_prob", by_preparation.expand_as(logits) | around.prepared_log_probs),
         ("log_prob", forward),
         ("ratio", forward | by_preparation),
         ("entropy", forward),
@@ -323,10 +339,15 @@ def _report_gradients(
     # The trunk gets what all of them send.
     received = bad("trunk gradient")
     passed_on = broken or bool(by_logits.any() or values.any()) or trunk_broke
-    if received.any() and not passed_on:
+    passed_on |= search.around.heads_sent
+    by_weights = any(search.has_bad_weights(number) for number in range(CRITIC, len(anatomy.heads)))
+    if received.any() and not (passed_on or by_weights):
         search.report(SHARED, "gradient", codes["trunk gradient"], nowhere)
     body = gradient[owner == TRUNK]
     is_sent = bool(received.any()) or ("trunk gradient" not in codes and passed_on)
+    if (body.any() or received.any()) and search.has_bad_weights(TRUNK):
+        search.guilty.add(TRUNK)  # an infinite weight that saturates: forward finite, backward not
+        is_sent = True
     if body.any() and not (is_sent or trunk_broke or shared_inputs.any()):
         search.report_whole(SHARED, "gradient", body)
 

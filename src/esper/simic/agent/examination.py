@@ -15,6 +15,7 @@ from torch import Tensor
 from esper.leyline.quantities import causal_rank
 from esper.leyline.telemetry import HOSTS, PHASES, SHARED, NonfiniteSighting
 from esper.simic.agent.causal_filter import (
+    TRUNK,
     Anatomy,
     Finding,
     Surroundings,
@@ -39,6 +40,9 @@ from esper.simic.agent.nonfinite_codes import (
 from esper.simic.agent.rollout import Rollout
 from esper.simic.agent.watching import UpdateWatch
 from esper.tamiyo.policy import HeadTable, PolicyOutput
+
+#: Codes that broken parameters show in.
+_OF_PARAMETERS = ("trunk", "logits", "value", "gradient")
 
 
 @dataclass(frozen=True)
@@ -302,6 +306,7 @@ class _Examination:
         sizes = [len(hosts) for hosts in plan.minibatches]
         self._hosts = torch.cat(list(plan.minibatches)).cpu().split(sizes)
         self._active = plan.rollout.active.cpu()  # [T, N, H]
+        self._prepared_log_probs = torch.zeros_like(self._active)  # where they broke, [T, N, H]
         self.ledger = _Ledger(plan.per_epoch)
 
     def lasting(self, known: Tensor) -> Tensor:
@@ -312,6 +317,11 @@ class _Examination:
             self._second.prepared, self._first.prepared, start.parameters, guilty
         )
         advantages = self._explained_advantages(prepared_trunk, prepared_value)
+        observed = {
+            (seen.quantity, seen.kind)
+            for seen in self._plan.before
+            if seen.phase == "acting" and seen.quantity == "observations"
+        }
         for index in range(len(self._hosts)):
             found, owners = causes_in(
                 self._counted(index),
@@ -322,7 +332,9 @@ class _Examination:
             # What only the second pass shows did not repeat either, unless the passes parted.
             reproduced = index in self._first.minibatches or self._parted(index)
             for finding in found:
-                if finding.quantity != "loss_scale" or not start.loss_scale:
+                if finding.quantity == "loss_scale" and start.loss_scale:
+                    continue
+                if (finding.quantity, finding.kind) not in observed:
                     self.ledger.add(finding, "update", index, reproduced=reproduced)
             self._state_changes(index)
         return self._given(start, guilty, known)
@@ -330,7 +342,10 @@ class _Examination:
     def _given(self, start: StateCodes, guilty: set[int], known: Tensor) -> Tensor:
         """Report state that was broken before the update; return what of it did no harm."""
         harmful = torch.isin(self._anatomy.owner, torch.tensor(sorted(guilty), dtype=torch.int64))
-        is_known = ~harmful & (start.parameters == known)
+        new = (start.parameters > 0) & (start.parameters != known)
+        owners = self._anatomy.owner
+        harmful &= ~torch.isin(owners, owners[new]) | new  # what is new is to blame, if anything
+        is_known = ~harmful & ~new
         told = start.parameters.masked_fill(is_known | self._is_mask(harmful), 0)
         for finding in _state_findings(replace(start, parameters=told), self._anatomy):
             self.ledger.add(finding, "given", reproduced=True)
@@ -369,14 +384,22 @@ class _Examination:
         codes = self._second.minibatches[index]
         if not self._unscaled:
             return codes
-        forward = {name: values for name, values in codes.items() if name not in BACKWARD}
         unscaled = self._unscaled[index]
         if any(bool(values.any()) for values in unscaled.values()):
-            return forward | unscaled
-        return forward if self._second.figures.overflow[index] else codes
+            return _forward_only(codes) | unscaled
+        # Where the forward pass broke already, the scale adds only noise.
+        forward = _forward_only(codes)
+        by_scale = any(bool(values.any()) for values in forward.values())
+        by_scale |= bool(self._second.figures.overflow[index])
+        return forward if by_scale else codes
 
     def _around(
-        self, index: int, parameters: Tensor, prepared_trunk: Tensor, advantages: Tensor
+        self,
+        index: int,
+        parameters: Tensor,
+        prepared_trunk: Tensor,
+        advantages: Tensor,
+        phase: str = "update",
     ) -> Surroundings:
         hosts = self._hosts[index]
         return Surroundings(
@@ -384,6 +407,7 @@ class _Examination:
             active=self._active[:, hosts],
             parameters=parameters,
             prepared_trunk=prepared_trunk[:, hosts],
+            prepared_log_probs=self._prepared_log_probs[:, hosts] & (phase == "update"),
             explained_advantages=advantages[:, hosts],
         )
 
@@ -410,7 +434,7 @@ class _Examination:
             found, owners = causes_in(
                 codes,
                 self._anatomy,
-                self._around(part, parameters, nowhere, nowhere),
+                self._around(part, parameters, nowhere, nowhere, "preparation"),
                 with_inputs=False,
             )
             guilty |= owners
@@ -420,6 +444,7 @@ class _Examination:
                 self.ledger.add(finding, "preparation", reproduced=reproduced)
             trunk[:, hosts] = (codes["trunk"] > 0).any(2)
             value[:, hosts] = codes["value"] > 0
+            self._prepared_log_probs[:, hosts] |= codes["old_log_prob"] > 0
         return trunk, value
 
     def _explained_advantages(self, trunk: Tensor, value: Tensor) -> Tensor:
@@ -457,19 +482,29 @@ class _Examination:
         ]
         nothing = torch.zeros_like(self._start.parameters)
         nowhere = torch.zeros(self._active.shape[:2], dtype=torch.bool)
+        self._prepared_log_probs = torch.zeros_like(self._active)
         trunk, _ = self._prepared(prepared, None, nothing, set())
         looks = {index: self._only_first(index) for index in first.minibatches}
         state = first.end.excess(second.end)
         born = self._birth(looks) if state.parameters.any() else 0
         for index, codes in looks.items():
             parameters = state.parameters if index >= born else nothing
-            around = self._around(index, parameters, trunk, nowhere)
+            gradient = first.minibatches[index]["gradient"]
+            around = replace(
+                self._around(index, parameters, trunk, nowhere),
+                heads_sent=bool(gradient[self._anatomy.owner != TRUNK].any()),
+            )
             for finding in causes_in(codes, self._anatomy, around)[0]:
                 self.ledger.add(finding, "update", index, reproduced=False)
         place = max(born - 1, 0)
         for finding in moment_findings(state, self._anatomy):
             self.ledger.add(finding, "update", place, reproduced=False)
-        if not (first.end.step or self._start.step):
+        clock_broke = bool(first.end.step or self._start.step)
+        if not clock_broke and state.parameters.any() and not first.figures.is_clock_right:
+            clock_broke = True
+            finding = Finding(SHARED, "moments", "nan", part="step")
+            self.ledger.add(finding, "update", place, reproduced=False)
+        if not clock_broke:
             by_moments = (first.end.moments > 0) | (self._start.moments > 0)
             by_step = state.parameters.masked_fill(by_moments, 0)
             for finding in parameter_findings(by_step, self._anatomy, "parameters"):
@@ -479,7 +514,7 @@ class _Examination:
         """Return the first minibatch that broken parameters of the first pass can have reached."""
         for index in sorted(looks):
             codes = looks[index]
-            if any(bool(codes[name].any()) for name in ("trunk", "logits", "value")):
+            if any(bool(codes[name].any()) for name in _OF_PARAMETERS if name in codes):
                 return index
         return len(self._hosts)
 
@@ -495,9 +530,9 @@ class _Examination:
         is_ordinary = bool(first.figures.overflow[index]) and (
             self._parted(index) or first.loss_scales[index] != second.loss_scales[index]
         )
-        if is_ordinary:  # the scale explains it: the passes had come to other weights by then
-            codes = {name: values for name, values in codes.items() if name not in BACKWARD}
-        return codes
+        # The scale explains it: it is broken, or the passes had come to other weights by then.
+        by_scale = is_ordinary or bool(first.minibatches[index]["loss_scale"])
+        return _forward_only(codes) if by_scale else codes
 
     def _parted(self, index: int) -> bool:
         """Return whether the passes took different steps before a minibatch."""
@@ -509,10 +544,26 @@ class _Examination:
         return not torch.equal(taken(one), taken(other))
 
 
+def _forward_only(codes: Codes) -> Codes:
+    return {name: values for name, values in codes.items() if name not in BACKWARD}
+
+
 def _excess(codes: Codes, others: Codes) -> Codes:
     return {name: excess(values, others[name]) for name, values in codes.items() if name in others}
 
 
-def prepared_codes(batch: Minibatch, output: PolicyOutput, table: HeadTable) -> Codes:
-    """Return the codes of what one part of the preparation computed."""
-    return output_codes(batch, output, table) | {"observations": code_of(batch.observations)}
+def prepared_codes(
+    batch: Minibatch, output: PolicyOutput, old_log_probs: Tensor, table: HeadTable
+) -> Codes:
+    """Return the codes of what one part of the preparation computed.
+
+    Args:
+        batch: its episodes.
+        output: what the policy returned for them.
+        old_log_probs: of these episodes, `[T, n, H]`.
+        table: of the policy.
+    """
+    return output_codes(batch, output, table) | {
+        "observations": code_of(batch.observations),
+        "old_log_prob": code_of(old_log_probs) * batch.active,
+    }

@@ -117,6 +117,12 @@ class Figures:
         return ~torch.cat(columns, dim=1).isfinite().all(1)
 
     @property
+    def is_clock_right(self) -> bool:
+        """Return whether Adam counted as many steps as were taken."""
+        taken = len(self.bad) - int((self.bad | self.overflow | self.stopped).sum())
+        return self.state_after[4] == self.state_before[4] + taken
+
+    @property
     def is_suspicious(self) -> bool:
         """Return whether anything that was measured is not finite, in a minibatch or after all."""
         return bool(self.tripped.any()) or not (

@@ -49,7 +49,7 @@ from esper.simic.agent.losses import (
     minibatch_terms,
     most_entropy,
 )
-from esper.simic.agent.nonfinite_codes import StateCodes, state_codes
+from esper.simic.agent.nonfinite_codes import Codes, StateCodes, state_codes
 from esper.simic.agent.planting import plant_in_log_probs, plant_in_logits
 from esper.simic.agent.rollout import Rollout, generalized_advantages, over_siblings
 from esper.simic.agent.starting_point import StartingPoint
@@ -58,7 +58,7 @@ from esper.simic.config import TrainingConfig
 from esper.simic.drill import Injection
 from esper.tamiyo.acting import Decision, act
 from esper.tamiyo.categorical import Likelihoods, likelihoods
-from esper.tamiyo.policy import PolicyOutput, RecurrentPolicy, RecurrentState
+from esper.tamiyo.policy import HeadTable, PolicyOutput, RecurrentPolicy, RecurrentState
 
 _AMP_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -71,10 +71,20 @@ class Preparation:
         whole: all episodes, with what is to be learnt from them.
         parts: the minibatches of the first epoch, and what the policy returned for each when the
             old log-probabilities were computed.
+        hosts: the numbers of the hosts in each part.
     """
 
     whole: Minibatch
     parts: list[tuple[Minibatch, PolicyOutput]]
+    hosts: Sequence[Tensor]
+
+    def codes(self, table: HeadTable) -> list[Codes]:
+        """Return the codes of what each part computed."""
+        old = self.whole.old_log_probs
+        return [
+            prepared_codes(batch, output, old.index_select(1, hosts), table)
+            for (batch, output), hosts in zip(self.parts, self.hosts, strict=True)
+        ]
 
 
 @dataclass(frozen=True)
@@ -267,7 +277,7 @@ class PPOAgent:
         # by looking at the tensors that they were measured of, and by repeating the update with
         # everything watched: so detection costs nothing until there is something to detect.
         first = look_at_first(
-            learnt.traces, self._prepared_codes(prepared), self._state_codes(), figures,
+            learnt.traces, prepared.codes(self.policy.table), self._state_codes(), figures,
             self.policy.table,
         )  # fmt: skip
         if not first.is_bad and sound:
@@ -278,7 +288,7 @@ class PPOAgent:
         prepared = self.prepare(rollout, plan[0])
         learnt = self.learn(prepared.whole, minibatches, injections, watch)
         second = look_at_second(
-            learnt.traces, self._prepared_codes(prepared), watch, learnt.figures
+            learnt.traces, prepared.codes(self.policy.table), watch, learnt.figures
         )
         found, harmless = examine(
             Plan(rollout, minibatches, len(plan[0]), before),
@@ -315,9 +325,6 @@ class PPOAgent:
             self.loss_scale.scale.item() if self.loss_scale.enabled else None,
         )
         return result, not is_bad
-
-    def _prepared_codes(self, prepared: Preparation) -> list[dict[str, Tensor]]:
-        return [prepared_codes(*part, self.policy.table) for part in prepared.parts]
 
     def _state_codes(self) -> StateCodes:
         state = self.optimizer.state.get(self.parameters.flat, {})
@@ -369,7 +376,7 @@ class PPOAgent:
         old_log_probs = self._old_log_probs(whole, first_epoch, parts)
         sums = [_sum_of(output) for _, output in parts]
         whole = replace(whole, old_log_probs=old_log_probs, preparation_sum=torch.stack(sums).sum())
-        return Preparation(whole, parts)
+        return Preparation(whole, parts, first_epoch)
 
     def learn(
         self,

@@ -44,7 +44,7 @@ class UpdateWatch:
         self._parameters = parameters
         self._optimizer = optimizer
         self._loss_scale = loss_scale
-        self._forward_bad = torch.zeros((), dtype=torch.bool, device=parameters.flat.device)
+        self._bad = torch.zeros((), dtype=torch.bool, device=parameters.flat.device)
         self.forward_codes: list[Codes] = []
         self.backward_codes: list[Codes] = []
         self.unscaled_codes: list[Codes] = []
@@ -58,17 +58,22 @@ class UpdateWatch:
 
     @torch.no_grad()
     def forward(self, _index: int, batch: Minibatch, terms: MinibatchTerms) -> Tensor:
-        """Look at everything that the loss is made of; return whether any of it is bad."""
+        """Look at everything that the loss is made of; return whether any of it is bad.
+
+        A bad optimizer counts in `backward`: it says nothing of the fp16 loss scale.
+        """
         codes = forward_codes(batch, terms, self._loss_scale.scale, self._policy.table)
         self.forward_codes.append(codes)
         self.states.append(self.state())
-        state = self.states[-1]
-        looked_at = [*codes.values(), state.first_moment, state.second_moment, state.step]
+        looked_at = [*codes.values()]
         if self._loss_scale.enabled:
             self.unscaled_codes.append(self._without_scale(terms))
             looked_at += self.unscaled_codes[-1].values()
-        self._forward_bad = _any(looked_at)
-        return self._forward_bad
+        forward_bad = _any(looked_at)
+        state = self.states[-1]
+        optimizer_bad = _any((state.first_moment, state.second_moment, state.step))
+        self._bad = forward_bad | optimizer_bad
+        return forward_bad
 
     @torch.no_grad()
     def backward(
@@ -81,7 +86,7 @@ class UpdateWatch:
         """Look at the gradients before they are clipped; return whether anything was ever bad."""
         codes = backward_codes(gradient, derivatives)
         self.backward_codes.append(codes)
-        return self._forward_bad | _any(codes.values())
+        return self._bad | _any(codes.values())
 
     def _without_scale(self, terms: MinibatchTerms) -> Codes:
         """Return the codes of the gradients as they are without the loss scale."""
