@@ -12,7 +12,8 @@ from hypothesis.extra import numpy as hnp
 
 from esper.growth.env import GrowthVectorEnv
 from esper.growth.task import InvalidTaskError, Task
-from esper.growth.task_arrays import LARGEST_VALIDATION, task_of_arrays
+from esper.growth.task_arrays import task_of_arrays
+from esper.growth.task_splitting import LARGEST_VALIDATION
 from esper.growth.tasks import load_task
 
 

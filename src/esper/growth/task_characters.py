@@ -10,7 +10,8 @@ import numpy as np
 import torch
 
 from esper.growth.task import InvalidTaskError, Split, Task
-from esper.growth.task_arrays import LARGEST_VALIDATION, LEAST_TRAINING
+from esper.growth.task_arrays import LEAST_TRAINING
+from esper.growth.task_splitting import LARGEST_VALIDATION
 from esper.leyline.task_names import TaskName
 
 #: Characters in a window, unless the option `context` says otherwise, and the most there may be.
