@@ -46,6 +46,7 @@ def task_of_arrays(
     channel_place: ChannelAxis | None = None,
     class_names: Sequence[str] = (),
     channels: int | None = None,
+    unused: Sequence[str] = (),
     notes: Sequence[str] = (),
 ) -> Task:
     """Build a task from arrays: inputs and labels of each part.
@@ -63,6 +64,7 @@ def task_of_arrays(
         channel_place: "first" or "last"; None decides by the shape of the samples.
         class_names: of labels that are numbers from 0; by default the labels are the names.
         channels: of a host; None chooses by the number of axes.
+        unused: names of parts of the data that are not used.
         notes: sentences for the user about where the arrays came from.
 
     Raises:
@@ -87,6 +89,11 @@ def task_of_arrays(
     )
     where, inputs, _ = arrays["train"]
     axis, description = _layout(where, inputs.shape[1:], kind, channel_place)
+    if unused:
+        description += (
+            f"; not used: {', '.join(unused)} (train=, validation= and test= in the name of the "
+            "task say what is)"
+        )
     samples = draw_parts(
         {
             part: Samples(where, _with_channels(inputs, axis), numbers[part])

@@ -35,7 +35,7 @@ def load_characters(name: TaskName) -> Task:
     Raises:
         InvalidTaskError: the file cannot be read, is too short, or has too many characters.
     """
-    path = Path(name.place).expanduser()
+    path = name.path
     context = _context(name)
     text = _read(path)
     codes = np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32)
