@@ -219,7 +219,7 @@ def test_damaged_images_are_read_or_named(
         trouble = str(error)
     else:
         assert len(array) == 1
-    assert trouble == "" or trouble.startswith("the images has no image in row 0")
+    assert trouble == "" or "row 0" in trouble
     assert "\n" not in trouble
 
 

@@ -1,6 +1,7 @@
 """Tasks from a user's own arrays: an .npz file with `x` and `y`, perhaps `x_test` and `y_test`."""
 
 import struct
+import tokenize
 import zipfile
 import zlib
 from pathlib import Path
@@ -15,7 +16,7 @@ from esper.leyline.task_names import PARTS, TaskName
 _DAMAGED = (
     ValueError, TypeError, LookupError, EOFError, SyntaxError, OverflowError, MemoryError,
     RecursionError, NotImplementedError, RuntimeError, AttributeError, AssertionError,
-    struct.error, zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error,
+    struct.error, tokenize.TokenError, zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error,
 )  # fmt: skip
 
 

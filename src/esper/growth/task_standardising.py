@@ -55,6 +55,7 @@ def standardisation_of(training: Samples) -> Standardisation:
             f"{place} has the value {value:g}, which is too large to be standardised: scale the "
             f"inputs down; {_HINT}"
         )
+    mean = np.where(low == high, low, mean)
     std[(low == high) | (farthest <= 4 * _EPSILON * np.abs(mean)) | (std == 0.0)] = 1.0
     return Standardisation(tuple(mean.tolist()), tuple(std.tolist()))
 
