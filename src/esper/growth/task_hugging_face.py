@@ -87,6 +87,8 @@ def _parts(name: TaskName) -> tuple[dict[str, Any], list[str]]:
             loaded = load_dataset(name.place, name.options.get("config"))
     except (*_UNREADABLE, DatasetsError, ArrowException) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
+        if isinstance(error, LookupError):
+            reason = f"it has no samples, or is damaged ({type(error).__name__}: {reason})"
         if unreachable and isinstance(error, ConnectionError):
             reason = f"{unreachable}, and it was never fetched before"
         raise InvalidTaskError(f"the dataset {name.place} cannot be loaded: {reason}") from error
