@@ -103,6 +103,7 @@ class Task:
         vocabulary: where inputs are symbols, the symbol of each number; else empty.
         description: what samples are taken for, and why; empty where the shape says it all.
         drawn: the parts that were drawn from the training part of the user's data.
+        fingerprint: of the raw samples; empty where they cannot change.
         notes: sentences about the data that a user should read before anything is trained.
 
     Raises:
@@ -122,6 +123,7 @@ class Task:
     vocabulary: tuple[str, ...] = ()
     description: str = ""
     drawn: tuple[str, ...] = ()
+    fingerprint: str = ""
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:

@@ -6,6 +6,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from esper.growth.task import ChannelAxis, InvalidTaskError, Task
+from esper.growth.task_fingerprint import fingerprint_of
 from esper.growth.task_labels import number_labels
 from esper.growth.task_samples import Samples, counted
 from esper.growth.task_splitting import draw_parts
@@ -121,6 +122,7 @@ def task_of_arrays(
         class_labels=classes.labels,
         description=description,
         drawn=tuple(part for part in samples if part not in arrays),
+        fingerprint=fingerprint_of(samples.items(), classes.names),
         notes=(
             *notes,
             *constant_channels(training),

@@ -4,6 +4,7 @@ A sample is a window of characters, its class the character that follows. The wi
 views of one array of symbols, so a text takes one byte a character, whatever the window.
 """
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -65,6 +66,7 @@ def load_characters(name: TaskName) -> Task:
         channels=CHANNELS,
         class_names=characters,
         vocabulary=characters,
+        fingerprint=hashlib.blake2b(f"{context} {text}".encode(), digest_size=16).hexdigest(),
     )
 
 
