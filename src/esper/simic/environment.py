@@ -49,5 +49,6 @@ def _settings(config: TrainingConfig, device: torch.device) -> dict[str, Any]:
         "task": config.task,
         "steps": config.steps,
         "device": str(device),
+        "threads": None,  # set for the whole process
         "reward": RewardSettings(discount=config.gamma),
     }
