@@ -103,6 +103,16 @@ def test_the_row_of_a_mark_is_that_of_the_file_though_parts_are_drawn(row: int) 
     assert "the train part of data" in str(error.value)
 
 
+@pytest.mark.parametrize("share", [0.01, 0.3, 0.5, 0.6, 0.9])
+def test_marks_are_found_however_many_there_are(share: float) -> None:
+    x = 0.1 * normal(6)
+    x[np.random.default_rng(1).random(SAMPLES) < share, 2] = -3.4028234663852886e38
+    with pytest.raises(
+        InvalidTaskError, match=r"row \d+ of the train part of data has the value -3"
+    ):
+        task_of_arrays("data", (x, LABELS))
+
+
 @pytest.mark.parametrize("part", ["train", "validation", "test"])
 def test_a_finite_mark_is_noted(part: str) -> None:
     parts = {name: 0.1 * normal(6, seed=5) for name in ("train", "validation", "test")}

@@ -158,13 +158,19 @@ def _check_distances(training: Samples) -> None:
 def _usual_distance(inputs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the median of each channel, and the median distance from it of what differs. `[C]`
 
-    A channel without differences has the distance infinity.
+    Where one value fills more than half of a channel (zeros, or a mark of missing data), both are
+    of the other values. A channel without differences has the distance infinity.
     """
     step = -(-inputs[:, 0].size // _MEASURED)
     samples = inputs[:: min(step, max(1, len(inputs) // 64))]
     values = np.moveaxis(samples, 1, 0).reshape(inputs.shape[1], -1)
     values = values[:, :: -(-values.shape[1] // _MEASURED)].astype(np.float64)
     centre = np.median(values, axis=1)
+    for channel in np.flatnonzero((values == centre[:, None]).sum(axis=1) > values.shape[1] / 2):
+        others = values[channel][values[channel] != centre[channel]]
+        if len(others):
+            centre[channel] = np.median(others)
+            values[channel] = np.resize(others, values.shape[1])
     with np.errstate(over="ignore"):
         distance = np.sort(np.abs(values - centre[:, None]), axis=1)
     zeros = (distance == 0).sum(axis=1)
