@@ -53,6 +53,29 @@ def png_of_16_bits(pixels: np.ndarray) -> dict[str, Any]:
     return {"bytes": data, "path": None}
 
 
+def tiff_of_16_bit_colours(pixels: np.ndarray) -> dict[str, Any]:
+    """Write 16-bit values `[H, W, 3]` as TIFF, without compression."""
+    height, width, _ = pixels.shape
+    data = pixels.astype("<u2").tobytes()
+    depths = struct.pack("<3H", 16, 16, 16)
+    first = 8 + len(data) + len(depths)
+    entries = (
+        (256, 3, 1, width),
+        (257, 3, 1, height),
+        (258, 3, 3, 8 + len(data)),
+        (259, 3, 1, 1),
+        (262, 3, 1, 2),
+        (273, 4, 1, 8),
+        (277, 3, 1, 3),
+        (278, 3, 1, height),
+        (279, 4, 1, len(data)),
+    )
+    directory = struct.pack("<H", len(entries))
+    directory += b"".join(struct.pack("<HHII", *entry) for entry in entries) + bytes(4)
+    header = b"II*\0" + struct.pack("<I", first)
+    return {"bytes": header + data + depths + directory, "path": None}
+
+
 def read(*entries: Any, mode: str | None = None) -> tuple[np.ndarray, list[str]]:
     def none(_: Any) -> Any:
         raise FileNotFoundError("there is no file")
@@ -160,9 +183,12 @@ def test_depths_can_be_mixed_and_that_is_noted() -> None:
 
 def test_bits_that_cannot_be_read_are_noted() -> None:
     deep = png_of_16_bits(values("u2", 2, high=65536))
+    array, notes = read(CASES["colour"][0], tiff_of_16_bit_colours(DEEP))
+    np.testing.assert_array_equal(array[1], DEEP >> 8)
+    assert "has 1 image of 16-bit colours, the first in row 1, of which Pillow" in notes[0]
     _, notes = read(CASES["grey with alpha"][0], deep, deep)
     assert notes == [
-        "the images has 2 colour images of 16 bits, the first in row 1, of which Pillow reads the "
+        "the images has 2 images of 16-bit colours, the first in row 1, of which Pillow reads the "
         "upper 8 only"
     ]
 

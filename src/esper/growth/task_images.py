@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from esper.growth.task import InvalidTaskError
+from esper.growth.task_samples import counted
 
 #: Modes whose pixels are kept as they are, grey.
 _GREY = ("L", "I", "F", "I;16", "I;16L", "I;16B", "I;16N")
@@ -82,8 +83,9 @@ class ImageArray:
                 "taken as they are"
             )
         if self.halved:
+            images = counted(len(self.halved), "image")
             notes.append(
-                f"{self.where} has {len(self.halved)} colour images of 16 bits, the first in row "
+                f"{self.where} has {images} of 16-bit colours, the first in row "
                 f"{self.halved[0]}, of which Pillow reads the upper 8 only"
             )
         pixels = self.pixels[..., 0] if self.pixels.shape[-1] == 1 else self.pixels
