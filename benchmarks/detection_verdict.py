@@ -48,7 +48,11 @@ def complaint_of_faults(
         if given not in sightings:
             return MISSED, f"{given} was handed in{context}"
         sightings.remove(given)
-    required = [sight for sight in expected if sight.required]
+    required = [
+        sight
+        for sight in expected
+        if sight.required and (sight.reproduced or sight.quantity not in _STATE)
+    ]
     matched: list[NonfiniteSighting] = []
     for sight in required:
         same = [seen for seen in sightings if _is_of(seen, sight) and seen not in matched]
@@ -136,7 +140,11 @@ def _complaint_of_order(
     sightings: Sequence[NonfiniteSighting], expected: Sequence[Sight]
 ) -> Complaint | None:
     """Return what is wrong with the order, above all with what comes first."""
-    required = [sight for sight in expected if sight.required]
+    required = [
+        sight
+        for sight in expected
+        if sight.required and (sight.reproduced or sight.quantity not in _STATE)
+    ]
     times = [_seen_time(seen) for seen in sightings]
     if times != sorted(times):
         return ATTRIBUTION, "sightings are not in the order of time"

@@ -34,6 +34,7 @@ from esper.simic.config import (
     write_config,
 )
 from esper.simic.drill import scheduled
+from esper.simic.run_data import check_same_data, read_records, record_data
 from esper.simic.stopping import stop_on_signal
 
 if TYPE_CHECKING:
@@ -89,13 +90,21 @@ def prepare_resume(
     *,
     config_file: Path | None,
     name: str,
+    data_changed: bool = False,
 ) -> Path:
-    """Check that a run can go on, write what was said anew into its config, return its directory.
+    """Check that a run can resume, write changed settings into its config, return its directory.
+
+    Args:
+        run_dir: the folder that holds runs.
+        reference: the run, as `find_run` takes it.
+        given: settings by name; those that are the run's own cannot change.
+        config_file, name: refused, since they are the run's own.
+        data_changed: resume although the data of the task is not what the run was trained on.
 
     Raises:
         RunNotFoundError: there is no such run.
-        ConfigError: the run is still being trained or has nothing left to do, or a setting was
-            given that is the run's own.
+        ConfigError: the run is still being trained or has nothing left to do, a setting was
+            given that is the run's own, or the data of its task is not the same.
     """
     run = find_run(run_dir, reference)
     config = load_config(run / CONFIG_NAME)
@@ -115,7 +124,14 @@ def prepare_resume(
             f"{run.name} is still being trained: {frame.status.sentence}; stop that first"
         )
     config = updated(config, given)
-    _check_before_start(config)
+    fingerprint = _check_before_start(config, load=bool(read_records(run)))
+    is_same = not fingerprint or fingerprint in [r.fingerprint for r in read_records(run)[-1:]]
+    if data_changed and is_same:
+        raise ConfigError(
+            f"the data of {run.name} has not changed since it was trained: leave out --data-changed"
+        )
+    if not data_changed:
+        check_same_data(run, config.task, fingerprint)
     for drill in scheduled(config) if "inject" in given else ():
         if drill.update <= frame.snapshot.run.update:
             raise ConfigError(
@@ -127,21 +143,35 @@ def prepare_resume(
             f"{run.name} has trained {done} episode{'' if done == 1 else 's'} already; "
             "give a larger --episodes to train more"
         )
+    if data_changed:
+        try:
+            record_data(run, fingerprint, frame.snapshot.run.update)
+        except OSError as error:
+            raise ConfigError(f"cannot write into {run}: {error.strerror}") from error
     write_config(config, run / CONFIG_NAME)
     return run
 
 
-def _check_before_start(config: TrainingConfig) -> None:
-    """Find out now, before there is a run, what would stop it at its start."""
+def _check_before_start(config: TrainingConfig, *, load: bool = False) -> str:
+    """Raise now, before there is a run, what would stop it at its start.
+
+    Args:
+        config: of the run.
+        load: load the task whatever it is; by default only where its name says where its data is.
+
+    Returns:
+        The fingerprint of the task's data; empty if it was not loaded or cannot change.
+    """
     scheduled(config)
     if config.device == "cuda":
         from esper.simic.environment import resolve_device
 
         resolve_device(config.device)
-    if parse_task_name(config.task).place:
-        from esper.growth.tasks import load_task
+    if not (load or parse_task_name(config.task).place):
+        return ""
+    from esper.growth.tasks import load_task
 
-        load_task(config.task)  # what somebody's own data lacks is better known now
+    return load_task(config.task).fingerprint
 
 
 def train_in_front(run: Path) -> int:
@@ -171,7 +201,10 @@ def train_child(run: Path) -> int:
 
 def _train(run: Path, config: TrainingConfig, progress: "ProgressReport") -> "RunFinished":
     # Signals first: whoever asks to stop while torch is still loading is heard, too.
-    with stop_on_signal() as stop, _held(run), RunWriter(run) as writer, progress:
+    with stop_on_signal() as stop, _held(run) as doubt, RunWriter(run) as writer, progress:
+        if doubt:
+            progress.say(doubt)
+            writer.emit(Notice(level="warning", text=doubt))
         # Whoever watches would see nothing for the seconds that this takes.
         writer.emit(Notice(level="info", text="loading PyTorch"))
         from esper.simic.training import train
@@ -180,8 +213,11 @@ def _train(run: Path, config: TrainingConfig, progress: "ProgressReport") -> "Ru
 
 
 @contextmanager
-def _held(run: Path) -> Iterator[None]:
-    """Keep every other process from training the run; a process that dies lets go.
+def _held(run: Path) -> Iterator[str]:
+    """Keep every other process from training the run; the lock ends with the process.
+
+    Yields:
+        A warning where the file system has no locks; else nothing.
 
     Raises:
         ConfigError: another process is training it.
@@ -193,7 +229,13 @@ def _held(run: Path) -> Iterator[None]:
             raise ConfigError(
                 f"{run.name} is being trained by another process; stop that first"
             ) from None
-        yield
+        except OSError as error:
+            yield (
+                f"the file system of {run} has no locks ({error.strerror}): make sure that no "
+                "other process trains this run"
+            )
+        else:
+            yield ""
 
 
 class TrainingProcess:

@@ -10,7 +10,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from esper.commands.options import add_run_dir, add_verb, whole_number
+from esper.commands.options import OptionError, add_run_dir, add_verb, whole_number
 from esper.karn.terminal import is_screen
 from esper.simic.config import TrainingConfig
 
@@ -30,6 +30,11 @@ def add_ppo(verbs: Any) -> None:
     )
     parser.add_argument(
         "--resume", metavar="RUN", help="go on with a run that was stopped, killed or finished"
+    )
+    parser.add_argument(
+        "--data-changed",
+        action="store_true",
+        help="with --resume: go on although the data of the task is not what it was",
     )
     settings = parser.add_argument_group("settings, also keys of --config")
     for setting in fields(TrainingConfig):
@@ -90,8 +95,15 @@ def ppo(options: argparse.Namespace) -> int:
     }
     if options.resume is not None:
         run = launch.prepare_resume(
-            options.run_dir, options.resume, given, config_file=options.config, name=options.name
+            options.run_dir,
+            options.resume,
+            given,
+            config_file=options.config,
+            name=options.name,
+            data_changed=options.data_changed,
         )
+    elif options.data_changed:
+        raise OptionError("--data-changed only applies to --resume")
     else:
         run = launch.prepare_run(options.run_dir, options.name, given, options.config)
     if options.no_sanctum or not is_screen():

@@ -52,6 +52,7 @@ class DividedHosts:
         self._parts = parts_of(hosts, processes)
         self._others = [HostProcess() for _ in self._parts[1:]]
         settings["autoreset_mode"] = AutoresetMode.DISABLED
+        settings.setdefault("threads", None)  # each process has torch use as many as it is told
         try:
             first, *others = (part.stop - part.start for part in self._parts)
             self.env = GrowthVectorEnv(first, **settings)

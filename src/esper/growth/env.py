@@ -1,6 +1,7 @@
 """The environment: N hosts that train in lockstep, and one decision for each after every slice."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -90,6 +91,8 @@ class GrowthVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         batch: samples in a minibatch.
         batches: minibatches in a slice.
         optimizer: settings of the hosts' optimizer.
+        threads: torch threads that `reset` and `step` may use. One is fastest for few hosts, and
+            beside other work several are many times slower. None leaves torch's setting.
 
     Raises:
         UnknownTaskError, InvalidTaskError, EnvironmentSettingsError, HostShapeError,
@@ -108,8 +111,11 @@ class GrowthVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         batch: int = 50,
         batches: int = 16,
         optimizer: AdamSettings | None = None,
+        threads: int | None = 1,
     ) -> None:
         counts = {"num_envs": num_envs, "steps": steps, "batch": batch, "batches": batches}
+        if threads is not None:
+            counts["threads"] = threads
         for name, value in counts.items():
             if value < 1:
                 raise EnvironmentSettingsError(f"{name} is {value}: it must be at least 1")
@@ -128,6 +134,7 @@ class GrowthVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
 
         self.task = load_task(task) if isinstance(task, str) else task
         self.steps, self.batch, self.batches = steps, batch, batches
+        self.threads = threads
         self.reward_settings = reward or RewardSettings()
         self.optimizer = optimizer or AdamSettings()
         target = torch.device(device)
@@ -177,7 +184,8 @@ class GrowthVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         It is for final scores: call it when episodes have ended and before `reset`, which the
         DISABLED autoreset mode leaves time for.
         """
-        return measure_finished(self._cohort, self._test).accuracy
+        with _torch_threads(self.threads):
+            return measure_finished(self._cohort, self._test).accuracy
 
     def test_logits(self) -> torch.Tensor:
         """Return what each host says of the test part, with its FOSSILIZED seeds alone.
@@ -186,7 +194,12 @@ class GrowthVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             `[N, n, classes]`.
         """
         population, seeds = self._cohort.population, self._cohort.seeds
-        return predict(population, make_final_plan(population, seeds), self._test)
+        with _torch_threads(self.threads):
+            return predict(population, make_final_plan(population, seeds), self._test)
+
+    def action_masks(self) -> np.ndarray:
+        """Return which choices are legal, as `info["action_mask"]` has them. `[N, 36]`, bool"""
+        return action_mask(legal_slots(self._cohort.seeds))
 
     def finished_network(self, host: int) -> FinishedNetwork:
         """Return a copy of a host with its FOSSILIZED seeds, as `test_accuracy` measures it."""
@@ -226,7 +239,8 @@ class GrowthVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
                 value = int(self.np_random.integers(2**62))
             if value is not None:
                 seed_host(self._cohort, host, value)
-        begin_episodes(self._cohort, hosts, self._validation)
+        with _torch_threads(self.threads):
+            begin_episodes(self._cohort, hosts, self._validation)
         self._over[hosts] = False
         return self._observe(), self._state()
 
@@ -272,6 +286,12 @@ class GrowthVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
                 f"actions must be integers of shape ({self.num_envs}, {len(HEAD_NAMES)}), each "
                 f"column from 0 to below {HEAD_SIZES}"
             )
+        with _torch_threads(self.threads):
+            return self._step(actions)
+
+    def _step(
+        self, actions: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         cohort, before = self._cohort, self._cohort.progress.accuracy
         illegal = illegal_actions(actions, legal_slots(cohort.seeds))
         transitions = act(cohort.population, cohort.seeds, actions, np.flatnonzero(~illegal))
@@ -365,3 +385,17 @@ class GrowthVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     def _parameters(self, added_ratio: np.ndarray) -> np.ndarray:
         """Return the parameters of hosts that have so many more, in units of a bare host. `[N]`"""
         return self.host_parameters + np.rint(added_ratio * self.host_parameters).astype(np.int64)
+
+
+@contextmanager
+def _torch_threads(threads: int | None) -> Iterator[None]:
+    """Let torch use so many threads for a while; None leaves its setting."""
+    if threads is None:
+        yield
+        return
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

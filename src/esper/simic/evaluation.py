@@ -14,6 +14,7 @@ import torch
 from esper.growth.divided import DividedHosts
 from esper.growth.env import GrowthVectorEnv
 from esper.growth.from_scratch import Architecture, architecture_of
+from esper.growth.tasks import load_task
 from esper.simic.config import TrainingConfig
 from esper.simic.environment import divide_hosts
 from esper.tamiyo.acting import act
@@ -100,7 +101,8 @@ class Arena:
         self.seed = seed
         self.batches = [seeds[at : at + LOCKSTEP] for at in range(0, episodes, LOCKSTEP)]
         sizes = {len(batch) for batch in self.batches}
-        self._hosts = {size: divide_hosts(config, size, device) for size in sizes}
+        task = load_task(config.task)
+        self._hosts = {size: divide_hosts(config, size, device, task) for size in sizes}
 
     def hosts(self, count: int) -> DividedHosts:
         """Return so many hosts; there are some for every batch of episodes."""

@@ -13,6 +13,8 @@ import torch
 import esper
 from esper.growth.divided import DividedHosts
 from esper.growth.host_process import HostProcessError
+from esper.growth.task_summary import summary_lines
+from esper.growth.tasks import load_task
 from esper.leyline.heads import BLUEPRINT_CHOICES, HEAD_CHOICES, HEAD_SIZES, SLOT_CHOICES
 from esper.leyline.telemetry import (
     CheckpointWritten,
@@ -39,6 +41,7 @@ from esper.simic.environment import divide_hosts, resolve_device
 from esper.simic.incidents import Capsule, IncidentLedger, sighting_fields
 from esper.simic.intervention import Action, Escalation
 from esper.simic.progress import ProgressReport
+from esper.simic.run_data import change_sentences, check_same_data, read_records, record_data
 from esper.simic.stopping import StopRequest
 from esper.simic.telemetry.emitters import EventWriter, emit_episodes, emit_ppo_update_event
 from esper.simic.threads import choose_threads
@@ -144,6 +147,7 @@ class Trainer:
 
         torch.manual_seed(config.seed)
         self._tell(f"preparing {config.task} on {self._device}")
+        self._task = load_task(config.task)
         checkpoint, self._passed_over = load_latest(run / "checkpoints", self._device)
         self._threads = self._choose_threads(checkpoint)
         shape = self._divided(config.environments).env.single_observation_space.shape
@@ -164,6 +168,13 @@ class Trainer:
         self._resumed = checkpoint is not None
         self._kept_update = self._update
         self._good_checkpoint = latest_checkpoint(run / "checkpoints")
+        if fingerprint := self._task.fingerprint:
+            check_same_data(run, config.task, fingerprint)
+            if not read_records(run):
+                try:
+                    record_data(run, fingerprint, self._update)
+                except OSError as error:
+                    self._say(f"the data of the run was not recorded: {error}", "warning")
         self._escalation = Escalation(
             config.on_nonfinite,
             config.nonfinite_patience,
@@ -179,7 +190,13 @@ class Trainer:
 
     def run(self, stop: StopRequest) -> RunFinished:
         """Train to the end; return how it ended."""
+        for line in summary_lines(self._task):
+            self._progress.say(line)
+            if self._task.fingerprint:  # what built-in tasks are is known
+                self._tell(line, "warning" if line.startswith("note:") else "info")
         self._announce()
+        for sentence in change_sentences(self._run):
+            self._say(sentence, "warning")
         for sentence in self._passed_over:
             self._say(f"{sentence}: going on from one before it", "warning")
         while self._episodes_done < self._config.episodes:
@@ -401,7 +418,7 @@ class Trainer:
         """Return that many hosts; the last batch may need fewer."""
         if self._hosts is None or self._hosts.num_envs != hosts:
             self.close()
-            self._hosts = divide_hosts(self._config, hosts, self._device)
+            self._hosts = divide_hosts(self._config, hosts, self._device, self._task)
         return self._hosts
 
     def _choose_threads(self, checkpoint: Checkpoint | None) -> int:
