@@ -1,0 +1,204 @@
+"""Recovery: a run goes back to a state that is sound, and never loses its last good checkpoint."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from esper.leyline.telemetry import (
+    HOSTS,
+    SHARED,
+    CheckpointWritten,
+    InterventionTaken,
+    PPOUpdatePayload,
+    RunFinished,
+)
+from esper.simic.agent.ppo import PPOAgent
+from esper.simic.agent.rollout import Rollout
+from esper.simic.checkpoint import load_checkpoint, load_latest
+
+Train = Callable[..., tuple[RunFinished, Any]]
+CPU = torch.device("cpu")
+
+
+def broken_before(
+    monkeypatch: pytest.MonkeyPatch, number: int, spoil: Callable[[PPOAgent], None]
+) -> None:
+    """Have the agent's state spoiled before one of its updates, counted from 1."""
+    update = PPOAgent.update
+    count = 0
+
+    def spoiled(agent: PPOAgent, *arguments: Any, **settings: Any) -> Any:
+        nonlocal count
+        count += 1
+        if count == number:
+            with torch.no_grad():
+                spoil(agent)
+        return update(agent, *arguments, **settings)
+
+    monkeypatch.setattr(PPOAgent, "update", spoiled)
+
+
+def nan_weight(agent: PPOAgent) -> None:
+    agent.policy.features.weight[0, 0] = torch.nan
+
+
+def negative_moment(agent: PPOAgent) -> None:
+    agent.moments_of(agent.policy.critic.bias)["exp_avg_sq"].fill_(-1.0)
+
+
+def broken_clock(agent: PPOAgent) -> None:
+    agent.optimizer.state[agent.parameters.flat]["step"].fill_(torch.nan)
+
+
+def saturated_bias(agent: PPOAgent) -> None:
+    agent.policy.lstm.bias_ih_l0[0] = torch.inf
+
+
+@pytest.mark.parametrize("spoil", [nan_weight, negative_moment, broken_clock, saturated_bias])
+@pytest.mark.parametrize("mode", ["skip", "rollback"])
+def test_what_breaks_between_updates_is_undone_and_training_goes_on(
+    train: Train,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    spoil: Callable[[PPOAgent], None],
+    mode: str,
+) -> None:
+    broken_before(monkeypatch, 3, spoil)
+    ending, log = train(episodes=10, on_nonfinite=mode)
+    assert (ending.status, ending.update) == ("finished", 5)
+    assert [(taken.update, taken.action) for taken in log.of(InterventionTaken)] == [
+        (3, "rollback")
+    ]
+    third = log.of(PPOUpdatePayload)[2]
+    assert third.head_nonfinite[0].phase == "given"
+    assert third.head_nonfinite[0].head == SHARED
+    # Nothing is kept of the update that was undone; later ones are, and they are sound.
+    assert [written.update for written in log.of(CheckpointWritten)] == [1, 2, 4, 5]
+    checkpoint, passed_over = load_latest(tmp_path / "checkpoints", CPU)
+    assert checkpoint is not None
+    assert (checkpoint.update, passed_over) == (5, [])
+
+
+def test_the_checkpoint_on_disk_is_gone_back_to_where_memory_has_no_sound_state(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(episodes=4)
+    broken_before(monkeypatch, 1, nan_weight)  # the first update of the resumed process
+    ending, log = train(episodes=8)
+    assert (ending.status, ending.update) == ("finished", 4)
+    assert [(taken.update, taken.action) for taken in log.of(InterventionTaken)] == [
+        (3, "rollback")
+    ]
+    checkpoint, _ = load_latest(tmp_path / "checkpoints", CPU)
+    assert checkpoint is not None
+    assert checkpoint.update == 4
+
+
+def test_without_any_sound_state_the_run_halts(
+    train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken_before(monkeypatch, 1, nan_weight)
+    ending, log = train(episodes=4)
+    assert ending.status == "halted"
+    assert ending.reason.endswith("there is no sound state to go back to")
+    assert log.of(CheckpointWritten) == []
+
+
+def test_the_last_checkpoint_before_trouble_is_not_removed(train: Train, tmp_path: Path) -> None:
+    bad = tuple(f"op:nan@{update}" for update in range(3, 9))
+    train(episodes=16, inject=bad, nonfinite_patience=9)
+    kept = sorted(path.name for path in (tmp_path / "checkpoints").glob("*.pt"))
+    assert kept == ["update-000002.pt", "update-000007.pt", "update-000008.pt"]
+    train(episodes=20)
+    kept = sorted(path.name for path in (tmp_path / "checkpoints").glob("*.pt"))
+    assert kept[-2:] == ["update-000009.pt", "update-000010.pt"]
+
+
+@pytest.mark.parametrize("name", ["exp_avg_sq", "step"])
+def test_a_checkpoint_with_a_value_below_0_where_none_may_be_is_passed_over(
+    train: Train, tmp_path: Path, name: str
+) -> None:
+    train(episodes=4)
+    path = tmp_path / "checkpoints" / "update-000002.pt"
+    state = torch.load(path, weights_only=True)
+    state["agent"]["optimizer"]["state"][0][name].view(-1)[0] = -1.0
+    torch.save(state, path)
+    checkpoint, (sentence,) = load_latest(tmp_path / "checkpoints", CPU)
+    assert checkpoint is not None
+    assert checkpoint.update == 1
+    assert name in sentence
+
+
+def test_an_update_that_was_finite_when_repeated_stands(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(episodes=4)
+    clean = load_checkpoint(tmp_path / "checkpoints" / "update-000002.pt", CPU)
+    for path in (tmp_path / "checkpoints").iterdir():
+        path.unlink()
+    forward = PPOAgent._forward
+    calls = 0
+
+    def once(agent: PPOAgent, batch: Any, injections: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        terms, waiting = forward(agent, batch, injections)
+        if calls == 8:  # in the second update, and not when it is repeated
+            terms.output.trunk.data[0, 0] = torch.nan
+        return terms, waiting
+
+    monkeypatch.setattr(PPOAgent, "_forward", once)
+    _, log = train(episodes=4)
+    payload = log.of(PPOUpdatePayload)[1]
+    (seen,) = payload.head_nonfinite
+    assert (seen.head, seen.quantity, seen.reproduced) == (SHARED, "trunk", False)
+    assert payload.minibatches_skipped == 0
+    (taken,) = log.of(InterventionTaken)
+    assert (taken.update, taken.action) == (2, "repeat")
+    after = load_checkpoint(tmp_path / "checkpoints" / "update-000002.pt", CPU)
+    for name, weights in after.agent["policy"].items():
+        assert torch.equal(weights, clean.agent["policy"][name])
+
+
+def test_a_host_that_may_not_be_learnt_from_changes_nothing_for_the_others(
+    make_agent: Callable[..., PPOAgent], make_rollout: Callable[..., Rollout]
+) -> None:
+    weights = []
+    for spoiled in (False, True):
+        agent = make_agent(ppo_epochs=2, minibatches=2)
+        rollout = make_rollout(agent)
+        fields = dict(rollout.__dict__)
+        fields["learnable"] = torch.arange(rollout.hosts) != 3
+        if spoiled:
+            for name in ("rewards", "values", "next_values", "observations"):
+                fields[name] = fields[name].clone()
+                fields[name][:, 3] = torch.nan
+        result = agent.update(Rollout(**fields))
+        assert result.head_nonfinite == []
+        weights.append(agent.parameters.flat.detach().clone())
+    assert torch.equal(*weights)
+
+
+def test_a_broken_host_lights_its_group_and_no_head(
+    train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from esper.growth import host_faults
+    from esper.simic import collecting
+
+    collect = collecting.EpisodeWatch.hosts
+
+    def with_fault(watch: Any, step: int, faults: Any) -> None:
+        fault = host_faults.HostFault(1, "loss", "nan", "", True)
+        collect(watch, step, [*faults, fault] if step == 2 else faults)
+
+    monkeypatch.setattr(collecting.EpisodeWatch, "hosts", with_fault)
+    ending, log = train(episodes=4)
+    assert ending.status == "finished"
+    for payload in log.of(PPOUpdatePayload):
+        (seen,) = payload.head_nonfinite
+        assert (seen.head, seen.phase, seen.host, seen.step) == (HOSTS, "hosts", 1, 2)
+        assert not any(payload.head_nan_detected.values())
+        assert payload.minibatches == 6  # of the other host
