@@ -48,11 +48,7 @@ def complaint_of_faults(
         if given not in sightings:
             return MISSED, f"{given} was handed in{context}"
         sightings.remove(given)
-    required = [
-        sight
-        for sight in expected
-        if sight.required and (sight.reproduced or sight.quantity not in _STATE)
-    ]
+    required = [sight for sight in expected if sight.required]
     matched: list[NonfiniteSighting] = []
     for sight in required:
         same = [seen for seen in sightings if _is_of(seen, sight) and seen not in matched]
