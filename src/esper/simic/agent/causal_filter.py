@@ -31,6 +31,11 @@ class Finding:
     step: int | None = None  # counted from 1
     part: str = ""
 
+    @property
+    def source(self) -> tuple[str, str, str]:
+        """Return what was not finite: group, quantity and kind."""
+        return self.head, self.quantity, self.kind
+
 
 @dataclass(frozen=True)
 class Anatomy:

@@ -476,6 +476,7 @@ class _Examination:
     def once(self) -> None:
         """Report what only the first pass saw."""
         first, second = self._first, self._second
+        lasting = {(seen.head, seen.quantity, seen.kind) for seen in self.ledger.sightings()}
         prepared = [
             _excess(mine, others)
             for mine, others in zip(first.prepared, second.prepared, strict=True)
@@ -495,7 +496,9 @@ class _Examination:
                 heads_sent=bool(gradient[self._anatomy.owner != TRUNK].any()),
             )
             for finding in causes_in(codes, self._anatomy, around)[0]:
-                self.ledger.add(finding, "update", index, reproduced=False)
+                # Once the passes have parted, a lasting fault goes on in its own way in each.
+                if not (self._parted(index) and finding.source in lasting):
+                    self.ledger.add(finding, "update", index, reproduced=False)
         place = max(born - 1, 0)
         for finding in moment_findings(state, self._anatomy):
             self.ledger.add(finding, "update", place, reproduced=False)
