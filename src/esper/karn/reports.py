@@ -114,25 +114,26 @@ def print_health(
     kinds = _latch_kinds(fail_on)
     directory = find_run(run_dir, reference)
     frame = RunFollower(directory).catch_up()
-    if frame.error is not None:
-        raise RunStoreError(frame.error)
-    run_id = directory.resolve().name
-    if not frame.snapshot.last_event_id:
-        raise RunStoreError(f"{run_id} has no events yet, so nothing can be said of its health")
-    if as_json:
-        report = json.dumps(_health_report(run_id, frame), indent=2)
-        console.print(report, markup=False, highlight=False, soft_wrap=True)
-    else:
-        _print_health(console, run_id, frame)
     tamiyo = frame.snapshot.tamiyo
     is_set = {
         "inf": tamiyo.shared_inf_latch or any(tamiyo.head_inf_latch.values()),
         "nan": tamiyo.shared_nan_latch or any(tamiyo.head_nan_latch.values()),
     }
+    run_id = directory.resolve().name
+    if not any(is_set.values()):  # else the files beside a broken store know of a light
+        if frame.error is not None:
+            raise RunStoreError(frame.error)
+        if not frame.snapshot.last_event_id:
+            raise RunStoreError(f"{run_id} has no events yet, so nothing can be said of its health")
+    if as_json:
+        report = json.dumps(_health_report(run_id, frame), indent=2)
+        console.print(report, markup=False, highlight=False, soft_wrap=True)
+    else:
+        _print_health(console, run_id, frame)
     if any(is_set[kind] for kind in kinds):
         return 1
     if kinds and (doubt := _doubt(frame)):
-        raise RunStoreError(f"the health of {run_id} is not known: {doubt}")
+        raise RunStoreError(f"the health of {run_id} is not known: {frame.error or doubt}")
     return 0
 
 
@@ -188,13 +189,13 @@ def _doubt(frame: Frame) -> str | None:
     """Say why a light that is not lit is not known; None where it is."""
     damaged = frame.snapshot.run.damaged_events
     if not damaged:
-        return None
+        return frame.doubt
     return f"{_counted(damaged, 'event')} of it cannot be read, and may have told of Inf or NaN"
 
 
 def _health_report(run_id: str, frame: Frame) -> dict[str, Any]:
     tamiyo, done = frame.snapshot.tamiyo, frame.snapshot.interventions
-    unlit = None if frame.snapshot.run.damaged_events else False
+    unlit = False if _doubt(frame) is None else None
     return {
         "run": run_id,
         "status": str(frame.status.kind),
@@ -248,7 +249,7 @@ def _evidence_report(row: Evidence) -> dict[str, Any]:
 def _print_health(console: Console, run_id: str, frame: Frame) -> None:
     run, training = frame.snapshot.run, frame.snapshot.training
     heading = Text(run_id, style="bold").append("  ").append_text(_status(frame.status))
-    verdict = master_verdict(frame.snapshot, frame.status)
+    verdict = master_verdict(frame.snapshot, frame.status, doubt=frame.doubt)
     said = (*verdict.reasons, frame.status.kind.lower())
     if frame.status.sentence not in said:
         heading.append(f"  {frame.status.sentence}", style="dim")
@@ -370,14 +371,14 @@ def _score(score: float | None) -> str:
 
 
 def _lights(summary: RunSummary) -> Text:
-    if summary.error is not None:
-        return Text(summary.error, style="red")
     inf = [*summary.inf_heads, *([SHARED] if summary.is_shared_inf else [])]
     nan = [*summary.nan_heads, *([SHARED] if summary.is_shared_nan else [])]
     lit = [f"{_LIT} {word} {', '.join(on)}" for word, on in (("Inf", inf), ("NaN", nan)) if on]
     text = Text("  ".join(lit), style=_LIT_STYLE)
-    if not summary.is_whole:
-        text.append("  " if lit else "").append(f"{_UNKNOWN} events are damaged", _UNKNOWN_STYLE)
+    if summary.error is not None:
+        text.append("  " if lit else "").append(summary.error, style="red")
+    elif not summary.is_whole:
+        text.append("  " if lit else "").append(f"{_UNKNOWN} {summary.doubt}", _UNKNOWN_STYLE)
     return text if text.plain else Text(_UNLIT, style="dim")
 
 

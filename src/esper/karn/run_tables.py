@@ -9,16 +9,19 @@ row that says the writer is alive; `meta` says what this file is. docs/store.md 
 
 import math
 import sqlite3
+import uuid
 from collections.abc import Iterator, Sequence
 from itertools import chain
 from typing import Final
 
 from esper.karn.sightings import last_place, sightings_of
-from esper.leyline.telemetry import Payload, PPOUpdatePayload
+from esper.leyline.telemetry import NonfiniteSighting, Payload, PPOUpdatePayload
 
 #: Raised when the meaning of a table changes; a reader refuses a store with a higher one.
 STORE_VERSION: Final = 1
 STORE_FORMAT: Final = "esper run"
+
+_TABLE_NAMES: Final = ("meta", "events", "head_health", "latches", "sightings", "heartbeat")
 
 #: The kinds of events that come many times an update.
 COMMON_KINDS: Final = ("step_completed", "decisions_taken", "seed_transitioned")
@@ -132,7 +135,8 @@ _TABLES: Final = (
         machine TEXT NOT NULL,
         events_lost INTEGER NOT NULL,
         resident_bytes INTEGER NOT NULL,
-        error TEXT NOT NULL
+        error TEXT NOT NULL,
+        pid_namespace TEXT NOT NULL DEFAULT ''
     )
     """,
 )
@@ -169,7 +173,12 @@ JOIN_SIGHTING: Final = """
             ) ORDER BY 1 DESC, 2 DESC LIMIT 1
         )
 """
-REPLACE_HEARTBEAT: Final = "INSERT OR REPLACE INTO heartbeat VALUES (1, ?, ?, ?, ?, ?, ?, ?)"
+REPLACE_HEARTBEAT: Final = (
+    "INSERT OR REPLACE INTO heartbeat (id, time, pid, process_start_time, machine, events_lost,"
+    " resident_bytes, error, pid_namespace) VALUES (1, ?, ?, ?, ?, ?, ?, ?, ?)"
+)
+#: Columns that were added to tables since `STORE_VERSION` 1: table, column and declaration.
+_ADDED_COLUMNS: Final = (("heartbeat", "pid_namespace", "TEXT NOT NULL DEFAULT ''"),)
 
 
 class RunStoreError(ValueError):
@@ -186,12 +195,18 @@ def check_store(connection: sqlite3.Connection, where: str) -> bool:
     Raises:
         RunStoreError: the database is not a run's store, or is of a newer version.
     """
-    names = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
-    if not names:
+    types = dict(connection.execute("SELECT name, type FROM sqlite_master"))
+    if not types:
         return False
-    meta = dict(connection.execute("SELECT key, value FROM meta")) if "meta" in names else {}
+    meta = {}
+    if types.get("meta") == "table":
+        meta = dict(connection.execute("SELECT key, value FROM meta LIMIT 100"))
     if meta.get("format") != STORE_FORMAT:
         raise RunStoreError(f"{where} is a database, but not one that Esper wrote")
+    for table in _TABLE_NAMES:
+        # A view in the place of a table can hold anything, without an end.
+        if types.get(table, "table") != "table":
+            raise RunStoreError(f"{where} is damaged: {table} is a {types[table]}, not a table")
     told = meta.get("store_version", "nothing")
     if not isinstance(told, str) or not told.isdecimal():
         raise RunStoreError(f"{where} cannot be read: it gives {told!r} as its version")
@@ -209,15 +224,30 @@ def create_tables(connection: sqlite3.Connection, esper_version: str) -> None:
     connection.execute("BEGIN IMMEDIATE")
     for statement in _TABLES:
         connection.execute(statement)
+    for table, column, declaration in _ADDED_COLUMNS:
+        if column not in columns_of(connection, table):
+            connection.execute(f"ALTER TABLE {table} ADD COLUMN {column} {declaration}")
     connection.executemany(
         "INSERT OR IGNORE INTO meta VALUES (?, ?)",
         [
             ("format", STORE_FORMAT),
             ("store_version", str(STORE_VERSION)),
             ("esper_version", esper_version),
+            ("store_id", uuid.uuid4().hex),
         ],
     )
     connection.execute("COMMIT")
+
+
+def columns_of(connection: sqlite3.Connection, table: str) -> set[str]:
+    """Return the names of a table's columns."""
+    return {row[1] for row in connection.execute(f"PRAGMA table_info({table})")}
+
+
+def store_id_of(connection: sqlite3.Connection) -> str | None:
+    """Return what tells this store from every other; None for one of an older Esper."""
+    row = connection.execute("SELECT value FROM meta WHERE key = 'store_id'").fetchone()
+    return row[0] if row is not None and isinstance(row[0], str) else None
 
 
 def insert_rows(
@@ -259,7 +289,12 @@ def head_health_rows(payload: PPOUpdatePayload) -> Iterator[tuple[int, str, str,
 def latch_rows(payload: PPOUpdatePayload) -> Iterator[tuple[str, str, str, int, int, int]]:
     """Yield rows of `latches`; a detection without provenance has the quantity "unknown"."""
     for seen in sightings_of(payload):
-        yield seen.head, seen.kind, seen.quantity, payload.update, seen.epoch, seen.minibatch
+        yield latch_row(payload.update, seen)
+
+
+def latch_row(update: int, seen: NonfiniteSighting) -> tuple[str, str, str, int, int, int]:
+    """Return the row of `latches` for one sighting."""
+    return seen.head, seen.kind, seen.quantity, update, seen.epoch, seen.minibatch
 
 
 def sighting_rows(
@@ -267,5 +302,12 @@ def sighting_rows(
 ) -> Iterator[tuple[str, str, str, int, int, int, int, int, int]]:
     """Yield rows of `sightings`."""
     for seen in sightings_of(payload):
-        what = seen.head, seen.quantity, seen.kind
-        yield *what, payload.update, seen.count, seen.epoch, seen.minibatch, *last_place(seen)
+        yield sighting_row(payload.update, seen)
+
+
+def sighting_row(
+    update: int, seen: NonfiniteSighting
+) -> tuple[str, str, str, int, int, int, int, int, int]:
+    """Return the row of `sightings` for what one update saw."""
+    what = seen.head, seen.quantity, seen.kind
+    return *what, update, seen.count, seen.epoch, seen.minibatch, *last_place(seen)
