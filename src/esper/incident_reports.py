@@ -27,15 +27,14 @@ def print_incidents(run_dir: Path, reference: str | None, *, as_json: bool) -> i
     Raises:
         RunNotFoundError, IncidentError: there is no such run, or a capsule of it is damaged.
     """
-    from rich.console import Console
-
+    from esper.karn.plain_console import PlainConsole
     from esper.simic import replay_report
     from esper.simic.incidents import list_incidents
 
     run = find_run(run_dir, reference)
     kept = list_incidents(run)
     replay_report.print_incidents(
-        run.name, kept, _incidents_told(run), as_json=as_json, console=Console()
+        run.name, kept, _incidents_told(run), as_json=as_json, console=PlainConsole()
     )
     return 0
 
@@ -85,8 +84,7 @@ def replay_incident(
         RunNotFoundError, IncidentError: there is no such run or incident, its capsule cannot be
             read, or the page cannot be written.
     """
-    from rich.console import Console
-
+    from esper.karn.plain_console import PlainConsole
     from esper.simic import replay_report
     from esper.simic.incidents import (
         CAPSULE_NAME,
@@ -116,6 +114,6 @@ def replay_incident(
         print(json.dumps(replay_report.replay_as_json(replayed, *about), indent=2))
     else:
         # Off a terminal nothing is broken over lines: it is read with grep.
-        console = Console() if sys.stdout.isatty() else Console(width=_PIPED_COLUMNS)
+        console = PlainConsole(width=None if sys.stdout.isatty() else _PIPED_COLUMNS)
         replay_report.print_replay(replayed, *about, console)
     return 0 if replayed.verdict == REPRODUCED else 1

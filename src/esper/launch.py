@@ -8,11 +8,13 @@ import fcntl
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from esper.karn.liveness import HEARTBEAT_STALE_SECONDS, is_looked_up_here
 from esper.karn.run_store import (
     CONFIG_NAME,
     CONSOLE_NAME,
@@ -23,6 +25,7 @@ from esper.karn.run_store import (
     find_run,
 )
 from esper.karn.terminal import is_screen
+from esper.leyline.plain_text import printable
 from esper.leyline.task_names import parse_task_name
 from esper.leyline.telemetry import Notice
 from esper.simic.config import (
@@ -37,13 +40,15 @@ from esper.simic.drill import scheduled
 from esper.simic.stopping import stop_on_signal
 
 if TYPE_CHECKING:
-    from esper.leyline.telemetry import RunFinished
+    from esper.leyline.telemetry import Heartbeat, RunFinished
     from esper.simic.progress import ProgressReport
 
 #: Held by the process that trains a run.
 LOCK_NAME = "training.lock"
 #: By how training ended, where nobody asked Sanctum to end it.
 _EXIT_CODES = {"finished": 0, "failed": 1, "stopped": 130, "halted": 3}
+#: Training finished, or stopped when asked to, and the store does not have every event of it.
+EXIT_CODE_INCOMPLETE = 4
 #: What may be said anew when a run goes on; everything else is what makes it the same run.
 RESUMABLE_SETTINGS = (
     "episodes",
@@ -89,8 +94,17 @@ def prepare_resume(
     *,
     config_file: Path | None,
     name: str,
+    force: bool = False,
 ) -> Path:
-    """Check that a run can go on, write what was said anew into its config, return its directory.
+    """Check that a run can be resumed, write the changed settings, and return its directory.
+
+    Args:
+        run_dir: the folder that holds runs.
+        reference: names the run.
+        given: settings from the command line.
+        config_file: `--config`, which cannot be given here.
+        name: `--name`, which cannot be given here.
+        force: resume although the heartbeat of a process on another machine is fresh.
 
     Raises:
         RunNotFoundError: there is no such run.
@@ -109,12 +123,22 @@ def prepare_resume(
         raise ConfigError(
             f"{what} cannot change when a run goes on; only {', '.join(RESUMABLE_SETTINGS)} can"
         )
+    _check_elsewhere(run, force=force)
+    # The lock first: a run that another process trains is not touched.
+    with _held(run):
+        config = updated(config, given)
+        _check_resumed(run, config, given)
+        write_config(config, run / CONFIG_NAME)
+    return run
+
+
+def _check_resumed(run: Path, config: TrainingConfig, given: Mapping[str, Any]) -> None:
+    """Find out what would stop the run at its start.
+
+    Raises:
+        ConfigError: it has nothing left to do, or a setting cannot be.
+    """
     frame = _follow(run)
-    if frame.status.kind in ("LIVE", "STALE"):
-        raise ConfigError(
-            f"{run.name} is still being trained: {frame.status.sentence}; stop that first"
-        )
-    config = updated(config, given)
     _check_before_start(config)
     for drill in scheduled(config) if "inject" in given else ():
         if drill.update <= frame.snapshot.run.update:
@@ -127,8 +151,67 @@ def prepare_resume(
             f"{run.name} has trained {done} episode{'' if done == 1 else 's'} already; "
             "give a larger --episodes to train more"
         )
-    write_config(config, run / CONFIG_NAME)
-    return run
+
+
+def _check_elsewhere(run: Path, *, force: bool) -> None:
+    """Refuse a run that a process on another machine, or in another container, trains.
+
+    Here the lock decides: a process that dies lets go of it. A lock that is held elsewhere may not
+    be seen here, so a heart that goes on beating there counts for as much.
+
+    Raises:
+        ConfigError: another process trains it.
+    """
+    beat = _beat_elsewhere(run)
+    if beat is None:
+        return
+    where = beat.machine or "another machine"
+    if force:
+        print(
+            f"--force: the heartbeat of process {beat.pid} on {where} is fresh; resuming all the "
+            "same. If that process is alive, both will write this run.",
+            file=sys.stderr,
+        )
+        return
+    print(f"waiting to see whether process {beat.pid} on {where} is alive", file=sys.stderr)
+    if _beats_again(run, beat):
+        raise ConfigError(
+            f"{run.name} is still being trained by process {beat.pid} on {where}: stop that first, "
+            "or resume with --force"
+        )
+
+
+def _beat_elsewhere(run: Path) -> "Heartbeat | None":
+    """Return the heartbeat of a process that this one cannot look up, if it is fresh."""
+    beat, at = _heartbeat_of(run)
+    if beat is None or time.time() - at > HEARTBEAT_STALE_SECONDS or is_looked_up_here(beat):
+        return None
+    return beat
+
+
+def _beats_again(run: Path, beat: "Heartbeat") -> bool:
+    first = _heartbeat_of(run)[1]
+    end = time.monotonic() + HEARTBEAT_STALE_SECONDS - max(0.0, time.time() - first)
+    while time.monotonic() < end:
+        time.sleep(0.2)
+        now, at = _heartbeat_of(run)
+        if now is not None and now.pid == beat.pid and at != first:
+            return True
+    return False
+
+
+def _heartbeat_of(run: Path) -> "tuple[Heartbeat | None, float]":
+    """Return the last heartbeat and its time; None where the store has none that can be read."""
+    from esper.karn.run_reader import RunReader
+    from esper.leyline.telemetry import Heartbeat
+
+    try:
+        event = RunReader(run).heartbeat()
+    except RunStoreError:
+        event = None
+    if event is None or not isinstance(event.payload, Heartbeat):
+        return None, 0.0
+    return event.payload, event.time
 
 
 def _check_before_start(config: TrainingConfig) -> None:
@@ -146,37 +229,75 @@ def _check_before_start(config: TrainingConfig) -> None:
 
 def train_in_front(run: Path) -> int:
     """Train here, with progress on this terminal; return the exit code."""
-    from esper.simic.progress import PlainLines, ProgressBar, ProgressReport, Several
+    from esper.simic.progress import (
+        PlainLines,
+        ProgressBar,
+        ProgressReport,
+        Several,
+        StandardError,
+    )
 
     config = load_config(run / CONFIG_NAME)
     with (run / CONSOLE_NAME).open("a", encoding="utf-8") as console_log:
         on_screen: ProgressReport
         on_screen = ProgressBar(config.episodes) if sys.stdout.isatty() else PlainLines()
-        ending = _train(run, config, Several((on_screen, PlainLines(console_log))))
+        ending, code = _train(
+            run,
+            config,
+            Several((on_screen, PlainLines(console_log))),
+            (StandardError(), PlainLines(console_log)),
+        )
     from esper.karn import reports
 
-    reports.print_health(run.parent, str(run), as_json=False, fail_on="")
+    try:
+        reports.print_health(run.parent, str(run), as_json=False, fail_on="")
+    except RunStoreError as error:
+        print(printable(str(error)), file=sys.stderr)
     if ending.status != "finished":
-        print(_how_to_go_on(run))
-    return _EXIT_CODES[ending.status]
+        print(printable(_how_to_go_on(run)))
+    return code
 
 
 def train_child(run: Path) -> int:
     """Train as the process behind Sanctum: standard output is the run's console log."""
-    from esper.simic.progress import PlainLines
+    from esper.simic.progress import PlainLines, StandardError
 
-    ending = _train(run, load_config(run / CONFIG_NAME), PlainLines())
-    return 0 if ending.status == "stopped" else _EXIT_CODES[ending.status]
+    config = load_config(run / CONFIG_NAME)
+    # Standard error is the console log, too.
+    ending, code = _train(run, config, PlainLines(), (StandardError(),))
+    return 0 if ending.status == "stopped" and code != EXIT_CODE_INCOMPLETE else code
 
 
-def _train(run: Path, config: TrainingConfig, progress: "ProgressReport") -> "RunFinished":
-    # Signals first: whoever asks to stop while torch is still loading is heard, too.
-    with stop_on_signal() as stop, _held(run), RunWriter(run) as writer, progress:
-        # Whoever watches would see nothing for the seconds that this takes.
+def _train(
+    run: Path,
+    config: TrainingConfig,
+    progress: "ProgressReport",
+    troubles: "Sequence[ProgressReport]",
+) -> "tuple[RunFinished, int]":
+    """Train; return how it ended, and the exit code.
+
+    Args:
+        run: the run's directory.
+        config: its settings.
+        progress: receives what training says of itself.
+        troubles: receive what the writer of the store says of its troubles.
+    """
+
+    def report(line: str) -> None:
+        for place in troubles:
+            place.say(line)
+
+    # Signals first: a request to stop is heard while torch is still loading, too.
+    with stop_on_signal() as stop, _held(run), RunWriter(run, report) as writer, progress:
+        # A viewer would see nothing for the seconds that this takes.
         writer.emit(Notice(level="info", text="loading PyTorch"))
         from esper.simic.training import train
 
-        return train(config, run, writer, progress, stop)
+        ending = train(config, run, writer, progress, stop)
+    code = _EXIT_CODES[ending.status]
+    if writer.events_lost and ending.status in ("finished", "stopped"):
+        code = EXIT_CODE_INCOMPLETE
+    return ending, code
 
 
 @contextmanager
@@ -184,15 +305,23 @@ def _held(run: Path) -> Iterator[None]:
     """Keep every other process from training the run; a process that dies lets go.
 
     Raises:
-        ConfigError: another process is training it.
+        ConfigError: another process is training it, or the lock cannot be made.
     """
-    with (run / LOCK_NAME).open("a") as lock:
+    try:
+        lock = (run / LOCK_NAME).open("a")
+    except OSError as error:
+        raise ConfigError(f"cannot write to {run}: {error.strerror}") from error
+    with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise ConfigError(
-                f"{run.name} is being trained by another process; stop that first"
+                f"{run.name} is still being trained: its lock is held, so it "
+                "is being trained by another process; stop that first"
             ) from None
+        except OSError as error:
+            # A file system without locks: the heartbeat is all there is to go by.
+            print(f"{run / LOCK_NAME} cannot be locked: {error.strerror}", file=sys.stderr)
         yield
 
 
@@ -255,7 +384,7 @@ def train_behind_sanctum(run: Path, run_dir: Path) -> int:
     if code not in (0, 3):
         print(f"Training ended with exit code {code}; its output is in {run / CONSOLE_NAME}")
     if code == 3 or outcome == "stop":
-        print(_how_to_go_on(run))
+        print(printable(_how_to_go_on(run)))
     return code
 
 

@@ -10,7 +10,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from esper.commands.options import add_run_dir, add_verb, whole_number
+from esper.commands.options import OptionError, add_run_dir, add_verb, whole_number
 from esper.karn.terminal import is_screen
 from esper.simic.config import TrainingConfig
 
@@ -29,7 +29,12 @@ def add_ppo(verbs: Any) -> None:
         "--no-sanctum", action="store_true", help="train in the foreground with plain progress"
     )
     parser.add_argument(
-        "--resume", metavar="RUN", help="go on with a run that was stopped, killed or finished"
+        "--resume", metavar="RUN", help="resume a run that was stopped, killed or finished"
+    )
+    parser.add_argument(
+        "--force",
+        action="store_true",
+        help="resume although a process on another machine seems to be training the run",
     )
     settings = parser.add_argument_group("settings, also keys of --config")
     for setting in fields(TrainingConfig):
@@ -90,8 +95,15 @@ def ppo(options: argparse.Namespace) -> int:
     }
     if options.resume is not None:
         run = launch.prepare_resume(
-            options.run_dir, options.resume, given, config_file=options.config, name=options.name
+            options.run_dir,
+            options.resume,
+            given,
+            config_file=options.config,
+            name=options.name,
+            force=options.force,
         )
+    elif options.force:
+        raise OptionError("--force only applies to --resume")
     else:
         run = launch.prepare_run(options.run_dir, options.name, given, options.config)
     if options.no_sanctum or not is_screen():

@@ -90,6 +90,22 @@ def pid_namespace() -> str:
         return ""
 
 
+def is_looked_up_here(
+    heartbeat: Heartbeat, machine: str | None = None, namespace: str | None = None
+) -> bool:
+    """Return whether the process of a heartbeat would be found here, if it were alive.
+
+    Args:
+        heartbeat: of the process.
+        machine: the name of this machine; asked of the system if not given.
+        namespace: of the processes of here; asked of the system if not given.
+    """
+    if heartbeat.machine != (machine or socket.gethostname()):
+        return False
+    namespace = pid_namespace() if namespace is None else namespace
+    return not heartbeat.pid_namespace or not namespace or heartbeat.pid_namespace == namespace
+
+
 class Pulse:
     """How long a heart has been silent, as somebody can tell who has listened for a while.
 
@@ -157,11 +173,7 @@ def run_status(
         return RunStatus(StatusKind.UNREADABLE, None, sentence)
     if heartbeat is None or age is None:
         return RunStatus(StatusKind.WAITING, None, "nothing has been written yet")
-    namespace = pid_namespace() if namespace is None else namespace
-    is_here = heartbeat.machine == (machine or socket.gethostname()) and (
-        not heartbeat.pid_namespace or not namespace or heartbeat.pid_namespace == namespace
-    )
-    if is_here:
+    if is_looked_up_here(heartbeat, machine, namespace):
         started = start_time_of(heartbeat.pid)
         # Setting the clock moves the start time that the system reports, so a beating heart counts
         # for more than a start time that does not match.

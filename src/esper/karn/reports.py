@@ -14,6 +14,7 @@ from rich.padding import Padding
 from rich.text import Text
 
 from esper.karn.liveness import RunStatus, StatusKind
+from esper.karn.plain_console import PlainConsole
 from esper.karn.run_catalogue import RunSummary, list_runs
 from esper.karn.run_directory import find_run
 from esper.karn.run_tables import RunStoreError
@@ -65,7 +66,7 @@ class DocsDirectoryError(ValueError):
 
 def print_runs(run_dir: Path, *, console: Console | None = None) -> int:
     """Print a line for each run in a folder, oldest first; return 0."""
-    console = console or Console()
+    console = console or PlainConsole()
     summaries = list_runs(run_dir)
     if not summaries:
         console.print(f"No runs in {run_dir} yet; `esper ppo` starts one.", highlight=False)
@@ -110,7 +111,7 @@ def print_health(
             and events are damaged; the report of what is known was printed then.
         FailOnError: `fail_on` names something else.
     """
-    console = console or Console()
+    console = console or PlainConsole()
     kinds = _latch_kinds(fail_on)
     directory = find_run(run_dir, reference)
     frame = RunFollower(directory).catch_up()
@@ -133,7 +134,7 @@ def print_health(
     if any(is_set[kind] for kind in kinds):
         return 1
     if kinds and (doubt := _doubt(frame)):
-        raise RunStoreError(f"the health of {run_id} is not known: {frame.error or doubt}")
+        raise RunStoreError(f"the health of {run_id} is not known: {doubt}")
     return 0
 
 
@@ -143,7 +144,7 @@ def print_telemetry(reference: str | None = None, *, console: Console | None = N
     Raises:
         UnknownRecordError: there is no record of that id.
     """
-    console = console or Console()
+    console = console or PlainConsole()
     if reference is None:
         rows = [[Text(one.id), Text(one.name), Text(one.question)] for one in RECORDS]
         _print_columns(console, rows, ("id", "name", "question"))
@@ -173,7 +174,9 @@ def write_telemetry_docs(directory: Path, *, console: Console | None = None) -> 
         paths = write_pages(directory)
     except OSError as error:
         raise DocsDirectoryError(f"{directory} cannot be written to: {error.strerror}") from error
-    (console or Console()).print(f"{len(paths)} pages written into {directory}", highlight=False)
+    (console or PlainConsole()).print(
+        f"{len(paths)} pages written into {directory}", highlight=False
+    )
     return 0
 
 
@@ -188,7 +191,7 @@ def _latch_kinds(text: str) -> list[str]:
 def _doubt(frame: Frame) -> str | None:
     """Say why a light that is not lit is not known; None where it is."""
     damaged = frame.snapshot.run.damaged_events
-    if not damaged:
+    if frame.error is not None or not damaged:
         return frame.doubt
     return f"{_counted(damaged, 'event')} of it cannot be read, and may have told of Inf or NaN"
 
@@ -249,7 +252,7 @@ def _evidence_report(row: Evidence) -> dict[str, Any]:
 def _print_health(console: Console, run_id: str, frame: Frame) -> None:
     run, training = frame.snapshot.run, frame.snapshot.training
     heading = Text(run_id, style="bold").append("  ").append_text(_status(frame.status))
-    verdict = master_verdict(frame.snapshot, frame.status, doubt=frame.doubt)
+    verdict = master_verdict(frame.snapshot, frame.status, doubt=frame.store_doubt)
     said = (*verdict.reasons, frame.status.kind.lower())
     if frame.status.sentence not in said:
         heading.append(f"  {frame.status.sentence}", style="dim")

@@ -44,6 +44,7 @@ DURABLE_SECONDS: Final = 10.0
 _BATCH: Final = 4_096
 _RETRY_SECONDS: Final = (0.1, 5.0)  # first and longest pause between two tries
 _CLOSE_SECONDS: Final = 5.0
+_FINISH_SECONDS: Final = 2.0  # for a moment without a reader, in which the store becomes one file
 _UPDATE_KIND: Final = KIND_BY_TYPE[PPOUpdatePayload]
 _STORE_ERRORS: Final = (sqlite3.Error, OSError, RunStoreError, UnicodeDecodeError)
 
@@ -240,7 +241,7 @@ class RunWriter:
                 # This thread is the only one that can bring an event into the store. It must
                 # outlive whatever one try meets: memory that is short, a fault of its own.
                 except Exception as error:  # noqa: BLE001
-                    self._note_failure(store, f"{self._path} could not be written: {error!r}")
+                    self._note_failure(store, repr(error))
                 if is_last:
                     break
                 # Durable events set the flag that _pause sleeps on, and must not turn the
@@ -248,7 +249,7 @@ class RunWriter:
                 self._pause(pause, for_close_only=True)
                 pause = min(2 * pause, _RETRY_SECONDS[1])
         finally:
-            store.finish()
+            store.finish(_FINISH_SECONDS)
 
     def _pause(self, seconds: float, *, for_close_only: bool) -> None:
         end = time.monotonic() + seconds
@@ -266,7 +267,7 @@ class RunWriter:
         try:
             self._write(store, with_heartbeat=is_due or is_last)
         except _STORE_ERRORS as error:
-            self._note_failure(store, f"{self._path} could not be written: {error}")
+            self._note_failure(store, str(error))
             return False
         if is_due:
             self._heartbeat_due = time.monotonic() + HEARTBEAT_SECONDS
@@ -336,8 +337,9 @@ class RunWriter:
             ]
         )
 
-    def _note_failure(self, store: StoreConnection, sentence: str) -> None:
+    def _note_failure(self, store: StoreConnection, error: str) -> None:
         store.abandon()
+        sentence = f"{self._path} could not be written: {error}"
         is_first = self._failing_since is None
         with self._changed:
             self._last_error = sentence
@@ -346,7 +348,7 @@ class RunWriter:
             self._changed.notify_all()
         if is_first:
             with self._latches_lock:
-                self._latches.note_failure(sentence)
+                self._latches.note_failure(error)
             self._tell(
                 f"{sentence}; training continues, events wait in memory, and latches are written "
                 "to latches.jsonl"

@@ -36,7 +36,6 @@ from esper.karn.sightings import KIND_WORDS
 from esper.leyline.telemetry import NonfiniteSighting, PPOUpdatePayload, RunStarted
 
 BUSY_MILLISECONDS: Final = 2_000
-_FINISH_SECONDS: Final = 2.0  # for a moment without a reader, in which the store becomes one file
 _LATCH_TYPES: Final = (str, str, str, int, int, int)
 #: What SQLite says of a value that no store would take: trying again cannot help.
 _VALUE_ERRORS = (sqlite3.IntegrityError, sqlite3.ProgrammingError, OverflowError)
@@ -255,15 +254,19 @@ class StoreConnection:
                 self._connection.close()
             self._connection = None
 
-    def finish(self) -> None:
-        """Turn the store into one plain file; while someone reads in it, leave it in WAL mode."""
+    def finish(self, seconds: float) -> None:
+        """Turn the store into one plain file; while someone reads in it, leave it in WAL mode.
+
+        Args:
+            seconds: how long to wait for a moment without a reader.
+        """
         connection = self._connection
         if connection is None:
             return
         # Readers let go within milliseconds, or at their next look when nothing is new, so there is
         # a moment without one. Whatever fails here, all events are committed and the store opens as
         # it is.
-        end = time.monotonic() + _FINISH_SECONDS
+        end = time.monotonic() + seconds
         while time.monotonic() < end:
             with contextlib.suppress(sqlite3.Error):
                 connection.execute("PRAGMA busy_timeout = 0")

@@ -33,7 +33,15 @@ class Frame:
     status: RunStatus
     error: str | None = None  # one sentence, while the store cannot be read
     is_behind: bool = False  # there is more to take in: poll again without waiting
-    doubt: str | None = None  # why a light that is not lit is not known to be dark
+    #: Why a light that is not lit is not known to be dark, although the store can be read.
+    store_doubt: str | None = None
+
+    @property
+    def doubt(self) -> str | None:
+        """Why a light that is not lit is not known to be dark; None if it is."""
+        if self.error is not None:
+            return self.error
+        return "events are damaged" if self.snapshot.run.damaged_events else self.store_doubt
 
 
 class RunFollower:
@@ -122,7 +130,7 @@ class RunFollower:
         is_in_doubt = status.kind in (StatusKind.WAITING, StatusKind.DEAD) and not self._is_gone
         if self._error is not None and (is_in_doubt or not snapshot.last_event_id):
             status = RunStatus(StatusKind.UNREADABLE, None, self._error)
-        doubt = None if self._is_behind else self._doubt(snapshot, status)
+        doubt = None if self._is_behind else self._doubt(status)
         return Frame(snapshot, status, self._error, self._is_behind, doubt)
 
     def catch_up(self) -> Frame:
@@ -186,14 +194,10 @@ class RunFollower:
     def _run_id(self) -> str:
         return self._aggregator.snapshot().run.run_id
 
-    def _doubt(self, snapshot: SanctumSnapshot, status: RunStatus) -> str | None:
-        """Return why a light that is not lit is not known to be dark; None if it is."""
+    def _doubt(self, status: RunStatus) -> str | None:
+        """Return why the store that can be read is not known to be whole; None if it is."""
         latch_file = self._testimony.latch_file
-        if self._error is not None:
-            return "the store cannot be read"
-        if snapshot.run.damaged_events:
-            return "events are damaged"
-        if status.kind is StatusKind.WAITING:
+        if self._error is not None or status.kind is StatusKind.WAITING:
             return None
         if latch_file.missing is not None:
             return latch_file.missing

@@ -205,12 +205,12 @@ def _no_such_update(run: str, update: int, updates: int, damaged: int) -> str:
 def _view(frame: Frame, now: float) -> View:
     return View(
         status=frame.status,
-        verdict=master_verdict(frame.snapshot, frame.status, doubt=frame.doubt),
+        verdict=master_verdict(frame.snapshot, frame.status, doubt=frame.store_doubt),
         now=now,
         snapshot=frame.snapshot,
         error=frame.error,
         is_unread=frame.error is not None,
-        store_doubt=frame.doubt,
+        store_doubt=frame.store_doubt,
         is_behind=frame.is_behind,
     )
 

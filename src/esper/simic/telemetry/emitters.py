@@ -19,7 +19,7 @@ from esper.tamiyo.acting import Decision
 
 
 class EventWriter(Protocol):
-    """Where events go. `durable` returns only once the event would survive the process."""
+    """Where events go. `durable` returns once the event would survive `kill -9` and power loss."""
 
     def emit(self, payload: Payload, *, durable: bool = False) -> None:
         """Take one event."""
