@@ -51,7 +51,8 @@ def last_plausible_id(connection: sqlite3.Connection) -> int | None:
     is_read = False
     for query in _LAST_IDS:
         try:
-            found.update(number for (number,) in connection.execute(query))
+            # An index can hold a NULL where its row is damaged.
+            found.update(n for (n,) in connection.execute(query) if isinstance(n, int))
             is_read = True
         except sqlite3.DatabaseError as raised:
             error = error or raised

@@ -6,6 +6,7 @@ Signs and words carry the meaning, so that nothing is lost without colour or in 
 
 import json
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
@@ -398,6 +399,9 @@ def _print_columns(
     """
     heading = [[Text(header, style="bold") for header in headers]] if headers else []
     lines = [*heading, *rows]
+    for cell in chain.from_iterable(lines):
+        if "\n" in cell.plain:  # a name can hold anything
+            cell.plain = cell.plain.replace("\n", " ")
     widths = [max(cell.cell_len for cell in column) for column in zip(*lines, strict=True)]
     for cells in lines:
         line = Text(no_wrap=True)

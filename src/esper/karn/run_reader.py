@@ -10,6 +10,7 @@ import math
 import operator
 import shutil
 import sqlite3
+import struct
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -163,6 +164,15 @@ class RunReader:
         stamp = _stamp_of(self._path)
         return None if stamp is None else stamp[:2]
 
+    def has_tables(self) -> bool:
+        """Return whether the store has its tables; an empty file has none yet.
+
+        Raises:
+            RunStoreError: as `read`.
+        """
+        with self._connection() as connection:
+            return connection is not None
+
     def store_id(self) -> str | None:
         """Return what tells this store from every other; None for one of an older Esper.
 
@@ -188,7 +198,7 @@ class RunReader:
                 if connection is not None:  # so that SQLite's index is there
                     connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
                 return Journal(is_wal, True, wal_damage(self._held_path))
-        except OSError as error:
+        except (OSError, struct.error) as error:  # the latter where a file is cut short meanwhile
             raise RunStoreError(f"{self._path} {_trouble_with(error)}") from error
 
     def read(
@@ -456,7 +466,8 @@ def _open(path: Path, options: str, is_late: Callable[[], bool]) -> sqlite3.Conn
 
 
 def _ascends(ids: Sequence[int]) -> bool:
-    return all(map(operator.lt, ids, ids[1:]))
+    # A damaged row can have a NULL for its id.
+    return all(type(number) is int for number in ids) and all(map(operator.lt, ids, ids[1:]))
 
 
 def _trouble_with(error: Exception) -> str:

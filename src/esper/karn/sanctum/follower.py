@@ -107,10 +107,16 @@ class RunFollower:
                     self._identity is None and self._directory.is_dir() and self._testimony.is_empty
                 )
                 self._error = None if is_new else _vanished(self._directory, error)
-            except RunStoreError as error:
+            # A damaged store can hold what no one thought of; the cockpit and the list of all runs
+            # must show that as they show any damage.
+            except Exception as error:  # noqa: BLE001
                 self._is_behind = False
-                self._error = str(error)
-                with suppress(RunStoreError):  # told already; the tables of the lights may be whole
+                self._error = (
+                    str(error)
+                    if isinstance(error, RunStoreError)
+                    else f"the store of {self._directory} is damaged: {error!r}"
+                )
+                with suppress(Exception):  # reported above; the tables of the lights may be whole
                     self._aggregator.join_sightings(self._reader.sightings())
         else:
             self._reader.release()
@@ -197,7 +203,7 @@ class RunFollower:
     def _doubt(self, status: RunStatus) -> str | None:
         """Return why the store that can be read is not known to be whole; None if it is."""
         latch_file = self._testimony.latch_file
-        if self._error is not None or status.kind is StatusKind.WAITING:
+        if self._error is not None:
             return None
         if latch_file.missing is not None:
             return latch_file.missing
@@ -217,6 +223,8 @@ class RunFollower:
         return self._doubt_of_journal(status)
 
     def _doubt_of_journal(self, status: RunStatus) -> str | None:
+        if status.kind is StatusKind.WAITING:
+            return "the store has no events" if self._has_tables else None
         if status.kind in (StatusKind.LIVE, StatusKind.STARTING):
             return None  # the writer holds the journal, and it changes as it is looked at
         if self._journal is None:
@@ -230,8 +238,7 @@ class RunFollower:
         if journal.is_wal and not status.is_ended:
             if not journal.has_frames:
                 return "the store was in use when it was copied or damaged, and its WAL is missing"
-            if not self._testimony.latch_file.is_there:
-                return "the run did not end in order, and nothing says whether its WAL is whole"
+            return "the run did not end in order, so what it saw last is not known"
         return None
 
     def _start_time_of(self, pid: int, now: float) -> float | None:
@@ -246,6 +253,7 @@ class RunFollower:
         self._time_travel = TimeTravel(self._reader, self._index, self._other_sightings)
         self._joined = None
         self._is_light_missing = False  # in the store, that another file has
+        self._has_tables = False
         self._store_id: str | None = None
         self._journal = None
         self._cursor = 0
@@ -282,6 +290,7 @@ class RunFollower:
             if newest < self._cursor:
                 self._remember_lights()
                 self._start_over()  # as above, under the same number: stores never lose events
+            self._has_tables = self._reader.has_tables()
             self._store_id = self._reader.store_id()
             if self._counts_from is None:
                 self._counts_from = 1 if self._is_brief else first_that_counts(self._reader, newest)
