@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -60,6 +60,7 @@ RESUMABLE_SETTINGS = (
     "nonfinite_patience",
     "incidents_kept",
     "incident_megabytes",
+    "store_megabytes",
     "inject",
 )
 
@@ -288,7 +289,7 @@ def _train(
             place.say(line)
 
     # Signals first: a request to stop is heard while torch is still loading, too.
-    with stop_on_signal() as stop, _held(run), RunWriter(run, report) as writer, progress:
+    with stop_on_signal() as stop, _held(run), _writer(run, config, report) as writer, progress:
         # A viewer would see nothing for the seconds that this takes.
         writer.emit(Notice(level="info", text="loading PyTorch"))
         from esper.simic.training import train
@@ -298,6 +299,10 @@ def _train(
     if writer.events_lost and ending.status in ("finished", "stopped"):
         code = EXIT_CODE_INCOMPLETE
     return ending, code
+
+
+def _writer(run: Path, config: TrainingConfig, report: Callable[[str], None]) -> RunWriter:
+    return RunWriter(run, report, limit_bytes=config.store_megabytes * 2**20)
 
 
 @contextmanager
@@ -457,6 +462,7 @@ def serve(
     host: str,
     port: int,
     token: str | None,
+    token_file: Path | None,
     theme: str | None,
     ascii_only: bool,
 ) -> int:
@@ -466,9 +472,9 @@ def serve(
         RunNotFoundError: no run answers to the reference.
         ServeError: it cannot be served like that, or what it takes is not installed.
     """
-    from esper.karn.sanctum.served.options import ServeError, ServeOptions
+    from esper.karn.sanctum.served.options import ServeError, ServeOptions, token_from
 
-    options = ServeOptions(host, port, token, theme, ascii_only)
+    options = ServeOptions(host, port, token_from(token, token_file), theme, ascii_only)
     try:
         run = find_run(run_dir, reference)
     except RunNotFoundError:

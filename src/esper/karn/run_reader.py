@@ -19,7 +19,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final, NamedTuple
 
-from esper.karn.damaged_pages import indexes_agree, last_plausible_id, read_one_by_one
+from esper.karn.damaged_pages import (
+    indexes_agree,
+    last_plausible_id,
+    read_one_by_one,
+    thinned_is_whole,
+)
 from esper.karn.event_rows import SELECT_EVENTS, event_of, plausible_time
 from esper.karn.run_directory import STORE_NAME
 from esper.karn.run_tables import (
@@ -27,9 +32,11 @@ from esper.karn.run_tables import (
     RARE,
     RunStoreError,
     RunStoreMissingError,
+    Thinned,
     check_store,
     columns_of,
     store_id_of,
+    thinned_of,
 )
 from esper.karn.sightings import KIND_WORDS
 from esper.karn.wal import wal_damage, wal_of
@@ -219,6 +226,11 @@ class RunReader:
         Raises:
             RunStoreError: there is no store, or it is not one that this program can read.
         """
+        if bulk and after < (removed_up_to := min(self.thinned().up_to, up_to)):
+            rare = self.read(after, limit, up_to=removed_up_to, bulk=False)
+            if len(rare) == limit:
+                return rare
+            return rare + self.read(removed_up_to, limit - len(rare), up_to=up_to)
         where = "" if bulk else f"AND {RARE}"
         query = f"{SELECT_EVENTS} WHERE id > ? AND id <= ? {where} ORDER BY id LIMIT ?"
         with self._connection() as connection:
@@ -241,6 +253,24 @@ class RunReader:
                 return list(starmap(event_of, rows))
             last = min(up_to, self._last_id(connection))
             return read_one_by_one(connection, after, last, limit)
+
+    def thinned(self) -> Thinned:
+        """Return what was removed from the store to keep it small.
+
+        Raises:
+            RunStoreError: as `read`.
+        """
+        with self._connection() as connection:
+            return Thinned(0, 0) if connection is None else thinned_of(connection)
+
+    def thinned_is_whole(self) -> bool:
+        """Return whether nothing else is missing from the part of the store that was thinned.
+
+        Raises:
+            RunStoreError: as `read`.
+        """
+        with self._connection() as connection:
+            return connection is None or thinned_is_whole(connection)
 
     def rare_is_whole(self, up_to: int) -> bool:
         """Return whether it is known where all events are that do not come many times an update.

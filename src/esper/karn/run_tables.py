@@ -12,7 +12,7 @@ import sqlite3
 import uuid
 from collections.abc import Iterator, Sequence
 from itertools import chain
-from typing import Final
+from typing import Final, NamedTuple
 
 from esper.karn.sightings import last_place, sightings_of
 from esper.leyline.telemetry import NonfiniteSighting, Payload, PPOUpdatePayload
@@ -242,6 +242,53 @@ def create_tables(connection: sqlite3.Connection, esper_version: str) -> None:
 def columns_of(connection: sqlite3.Connection, table: str) -> set[str]:
     """Return the names of a table's columns."""
     return {row[1] for row in connection.execute(f"PRAGMA table_info({table})")}
+
+
+class Thinned(NamedTuple):
+    """What was removed from a store to keep it small: old steps, decisions and transitions."""
+
+    up_to: int  # id up to which events of `COMMON_KINDS` were removed; 0 for none
+    removed: int  # how many
+
+
+def thinned_of(connection: sqlite3.Connection) -> Thinned:
+    """Return what was removed from a store; nothing where it does not say so in a way that can be.
+
+    Raises:
+        sqlite3.Error: the table `meta` cannot be read.
+    """
+    query = "SELECT key, value FROM meta WHERE key IN ('thinned_up_to', 'thinned_events')"
+    found = dict(connection.execute(query).fetchall())
+    try:
+        up_to, removed = int(found["thinned_up_to"]), int(found["thinned_events"])
+    except (KeyError, TypeError, ValueError):
+        return Thinned(0, 0)
+    return Thinned(up_to, removed) if 0 <= removed <= up_to else Thinned(0, 0)
+
+
+def thin(connection: sqlite3.Connection, events: int, kept: int) -> bool:
+    """Remove common events among the next so many oldest events; return whether there were any.
+
+    The caller holds a transaction.
+
+    Args:
+        connection: to the store.
+        events: how many ids to go through.
+        kept: newest events that are not touched.
+    """
+    before = thinned_of(connection)
+    (last,) = connection.execute("SELECT coalesce(max(id), 0) FROM events").fetchone()
+    up_to = min(before.up_to + events, last - kept)
+    if up_to <= before.up_to:
+        return False
+    removed = connection.execute(
+        f"DELETE FROM events WHERE id > ? AND id <= ? AND NOT ({RARE})", (before.up_to, up_to)
+    ).rowcount
+    connection.executemany(
+        "INSERT OR REPLACE INTO meta VALUES (?, ?)",
+        [("thinned_up_to", str(up_to)), ("thinned_events", str(before.removed + removed))],
+    )
+    return True
 
 
 def store_id_of(connection: sqlite3.Connection) -> str | None:

@@ -44,6 +44,7 @@ DURABLE_SECONDS: Final = 10.0
 _BATCH: Final = 4_096
 _RETRY_SECONDS: Final = (0.1, 5.0)  # first and longest pause between two tries
 _CLOSE_SECONDS: Final = 5.0
+_THINNING_SECONDS: Final = 0.2  # of each heartbeat, where the store is over its limit
 _FINISH_SECONDS: Final = 2.0  # for a moment without a reader, in which the store becomes one file
 _UPDATE_KIND: Final = KIND_BY_TYPE[PPOUpdatePayload]
 _STORE_ERRORS: Final = (sqlite3.Error, OSError, RunStoreError, UnicodeDecodeError)
@@ -59,12 +60,17 @@ class RunWriter:
         directory: the run's directory, which exists. An existing store is continued.
         report: receives one line at the first failure to write, at the recovery, and at the end if
             something was lost. It is called from the writer's thread and must not block.
+        limit_bytes: size of the store beyond which old steps, decisions and transitions are
+            removed; 0 for no limit.
     """
 
-    def __init__(self, directory: Path, report: Report | None = None) -> None:
+    def __init__(
+        self, directory: Path, report: Report | None = None, *, limit_bytes: int = 0
+    ) -> None:
         directory = directory.absolute()
         self._path = directory / STORE_NAME
         self._report = report
+        self._limit_bytes = limit_bytes
         self._queue: deque[StoredEvent] = deque()
         self._queue_bytes = 0
         self._changed = threading.Condition()
@@ -295,6 +301,8 @@ class RunWriter:
             store.synchronous(must_sync)
             error = refused[-1] if refused else self._last_error
             store.beat(self._lost + len(refused), error or "")
+            if self._limit_bytes:
+                store.thin(self._limit_bytes, _THINNING_SECONDS)
         if refused:
             with self._changed:
                 self._lost += len(refused)

@@ -31,11 +31,15 @@ from esper.karn.run_tables import (
     sighting_row,
     sighting_rows,
     store_id_of,
+    thin,
 )
 from esper.karn.sightings import KIND_WORDS
 from esper.leyline.telemetry import NonfiniteSighting, PPOUpdatePayload, RunStarted
 
 BUSY_MILLISECONDS: Final = 2_000
+_THINNED_AT_ONCE: Final = 512
+#: The newest events, which a cockpit shows in full.
+_NEVER_THINNED: Final = 20_000
 _LATCH_TYPES: Final = (str, str, str, int, int, int)
 #: What SQLite says of a value that no store would take: trying again cannot help.
 _VALUE_ERRORS = (sqlite3.IntegrityError, sqlite3.ProgrammingError, OverflowError)
@@ -246,6 +250,37 @@ class StoreConnection:
                 self._pid_namespace,
             ),
         )
+
+    def thin(self, limit_bytes: int, seconds: float) -> None:
+        """Remove the oldest common events while the store holds more than so many bytes.
+
+        The space is used again by what comes, so the file does not grow beyond the limit.
+
+        Args:
+            limit_bytes: of the database file.
+            seconds: how long to go on at the most; the rest is left to the next call.
+
+        Raises:
+            sqlite3.Error: the store cannot be written.
+        """
+        connection = self._connection
+        assert connection is not None
+        end = time.monotonic() + seconds
+        self.synchronous(False)
+        while self._used_bytes() > limit_bytes and time.monotonic() < end:
+            connection.execute("BEGIN IMMEDIATE")
+            is_more = thin(connection, _THINNED_AT_ONCE, _NEVER_THINNED)
+            connection.execute("COMMIT")
+            if not is_more:
+                return
+
+    def _used_bytes(self) -> int:
+        assert self._connection is not None
+        pages, free, size = (
+            self._connection.execute(f"PRAGMA {name}").fetchone()[0]
+            for name in ("page_count", "freelist_count", "page_size")
+        )
+        return int((pages - free) * size)
 
     def abandon(self) -> None:
         """Drop a connection that failed; what was not committed is undone by SQLite."""

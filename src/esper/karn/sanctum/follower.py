@@ -9,7 +9,7 @@ from typing import Final
 
 from esper.karn.liveness import Pulse, RunStatus, StatusKind, process_start_time, run_status
 from esper.karn.run_reader import Journal, RunReader
-from esper.karn.run_tables import RunStoreError, RunStoreMissingError
+from esper.karn.run_tables import RunStoreError, RunStoreMissingError, Thinned
 from esper.karn.sanctum.aggregator import SanctumAggregator
 from esper.karn.sanctum.attention import Light, light_of, lit_lights
 from esper.karn.sanctum.folding import EVENTS_PER_READ, first_that_counts, join_tables
@@ -218,6 +218,8 @@ class RunFollower:
             return "the store does not have the updates before the run was resumed"
         if (newest := self._testimony.newest_update) > self._aggregator.newest_update:
             return f"the store ends before update {newest}, of which there is a file"
+        if not self._is_thinned_whole:
+            return "events are missing among the old ones of the store"
         if self._is_light_missing:
             return "the store lacks a light that the files beside it have"
         return self._doubt_of_journal(status)
@@ -254,6 +256,8 @@ class RunFollower:
         self._joined = None
         self._is_light_missing = False  # in the store, that another file has
         self._has_tables = False
+        self._thinned = Thinned(0, 0)
+        self._is_thinned_whole = True
         self._store_id: str | None = None
         self._journal = None
         self._cursor = 0
@@ -292,6 +296,9 @@ class RunFollower:
                 self._start_over()  # as above, under the same number: stores never lose events
             self._has_tables = self._reader.has_tables()
             self._store_id = self._reader.store_id()
+            if (thinned := self._reader.thinned()) != self._thinned:
+                self._thinned = thinned
+                self._is_thinned_whole = self._reader.thinned_is_whole()
             if self._counts_from is None:
                 self._counts_from = 1 if self._is_brief else first_that_counts(self._reader, newest)
             self._take_in(self._counts_from, newest)
