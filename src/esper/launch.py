@@ -320,10 +320,12 @@ def _held(run: Path) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise ConfigError(
-                f"{run.name} is still being trained: its lock is held, so it "
-                "is being trained by another process; stop that first"
-            ) from None
+            status = _follow(run).status
+            if status.kind in ("LIVE", "STARTING", "STALE"):
+                why = f"is still being trained: {status.sentence}"
+            else:
+                why = "is being trained by another process"
+            raise ConfigError(f"{run.name} {why}; stop that first") from None
         except OSError as error:
             # A file system without locks: the heartbeat is all there is to go by.
             print(f"{run / LOCK_NAME} cannot be locked: {error.strerror}", file=sys.stderr)

@@ -70,7 +70,10 @@ async def take_messages(socket: web.WebSocketResponse, cockpit: AppService) -> N
             await socket.close(code=1008, message=b"not what a page sends")
             return
         try:
-            kind, *rest = message.json()
+            envelope = message.json()
+            if not isinstance(envelope, list):
+                raise TypeError("a message is a list")
+            kind, *rest = envelope
             data: Any = rest[0] if rest else None
             if kind == "stdin":
                 await cockpit.send_bytes(data.encode("utf-8", "replace"))
