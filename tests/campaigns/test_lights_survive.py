@@ -224,7 +224,7 @@ def test_damaged_stores(tmp_path, seed, has_latch_file):
                 (run / name).write_bytes(data)
         is_lit, is_safe = is_kept(run, lights)
         dark += not is_lit
-        assert is_safe, number
+        assert is_safe, (number, target, sorted(path.name for path in run.iterdir()))
         assert is_lit or not has_latch_file, number
         assert health_of(run) in (1, 2), number
     print(f"{times(50_000)} mutations, of which {dark} left a light unknown")

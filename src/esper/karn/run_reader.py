@@ -171,6 +171,14 @@ class RunReader:
         stamp = _stamp_of(self._path)
         return None if stamp is None else stamp[:2]
 
+    def has_wal(self) -> bool:
+        """Return whether there is a WAL with something in it."""
+        wal = wal_of(self._path)
+        try:
+            return wal.stat().st_size > _WAL_HEADER_BYTES
+        except OSError:
+            return False
+
     def has_tables(self) -> bool:
         """Return whether the store has its tables; an empty file has none yet.
 
@@ -195,11 +203,9 @@ class RunReader:
         Raises:
             RunStoreError: as `read`.
         """
-        wal = wal_of(self._path)
         try:
             is_wal = self._header()[18:20] == _WAL_VERSION
-            has_frames = wal.exists() and wal.stat().st_size > _WAL_HEADER_BYTES
-            if not has_frames:
+            if not self.has_wal():
                 return Journal(is_wal, False, None)
             with self._connection() as connection:
                 if connection is not None:  # so that SQLite's index is there

@@ -104,7 +104,10 @@ class RunFollower:
                 self._is_gone = self._identity is not None
                 # A run that is being created has a directory before it has a store.
                 is_new = (
-                    self._identity is None and self._directory.is_dir() and self._testimony.is_empty
+                    self._identity is None
+                    and self._directory.is_dir()
+                    and self._testimony.is_empty
+                    and not self._reader.has_wal()
                 )
                 self._error = None if is_new else _vanished(self._directory, error)
             # A damaged store can hold what no one thought of; the cockpit and the list of all runs
@@ -226,7 +229,8 @@ class RunFollower:
 
     def _doubt_of_journal(self, status: RunStatus) -> str | None:
         if status.kind is StatusKind.WAITING:
-            return "the store has no events" if self._has_tables else None
+            is_new = not self._has_tables and not self._reader.has_wal()
+            return None if is_new else "the store has no events"
         if status.kind in (StatusKind.LIVE, StatusKind.STARTING):
             return None  # the writer holds the journal, and it changes as it is looked at
         if self._journal is None:
