@@ -1,5 +1,6 @@
 """The second home of the latches: written before anything is announced, read with any damage."""
 
+import errno
 import json
 import os
 
@@ -143,3 +144,23 @@ def test_a_latch_is_in_the_file_and_synced_before_its_event_is_queued(run, paylo
         synced.clear()
         writer.emit(payloads.broken_update(3, "op", "+inf"))
         assert [(3, "op", "+inf")] in synced
+
+
+def test_on_a_full_disk_there_is_room_for_latches(run, payloads, monkeypatch):
+    writer = LatchWriter(run)
+    writer.note_store("a store", 0)
+    reserve, write = run / "latches.reserve", os.write
+
+    def full_while_reserved(descriptor, data):
+        if reserve.exists():
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(descriptor, data)
+
+    monkeypatch.setattr(os, "write", full_while_reserved)
+    writer.note_update(payloads.broken_update(1, "op", "+inf"))
+
+    assert writer.is_whole
+    assert sources(run) == [(1, "op", "+inf")]
+    monkeypatch.undo()
+    LatchWriter(run).note_store("a store", 0)
+    assert reserve.stat().st_size == 65_536, "a later process takes the room again"

@@ -6,6 +6,7 @@ says which store the run was written to and when that store could not be written
 knows what is missing. Each line is one JSON object that ends with its own CRC-32.
 """
 
+import errno
 import os
 import time
 import uuid
@@ -23,6 +24,10 @@ from esper.karn.sightings import KIND_WORDS, sightings_of
 from esper.leyline.telemetry import NonfiniteSighting, PPOUpdatePayload
 
 LATCHES_NAME: Final = "latches.jsonl"
+#: A file that only takes room, and is given up for latches when the disk is full.
+RESERVE_NAME: Final = "latches.reserve"
+RESERVED_BYTES: Final = 1 << 16
+_FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 #: Beyond this size nothing but latches is written; there are at most a few hundred of those.
 _STORE_RECORDS_BYTES: Final = 1 << 20
 #: More than this is not read: no run can write it.
@@ -183,6 +188,7 @@ class LatchWriter:
 
     def __init__(self, directory: Path) -> None:
         self._path = directory / LATCHES_NAME
+        self._reserved = directory / RESERVE_NAME
         self._session = uuid.uuid4().hex[:12]
         found = read_latch_file(directory)
         self._known: dict[_Source, tuple[int, NonfiniteSighting]] = {}
@@ -220,6 +226,7 @@ class LatchWriter:
         """Write that the store was opened; of each store once."""
         if store != self._store:
             self._store = store
+            self._reserve()
             self._note(
                 StoreOpened(
                     time=time.time(), session=self._session, store=store, last_event=last_event
@@ -253,8 +260,22 @@ class LatchWriter:
                     if source not in waiting
                 ]
             if self._waiting:
-                self._append(b"".join(map(_line_of, self._waiting)))
+                lines = b"".join(map(_line_of, self._waiting))
+                try:
+                    self._append(lines)
+                except OSError as error:
+                    if error.errno not in _FULL:
+                        raise
+                    self._reserved.unlink()  # what was kept free for this
+                    self._append(lines)
                 self._waiting.clear()
+
+    def _reserve(self) -> None:
+        """Take the room that the latches of a run need, for when the disk is full."""
+        with suppress(OSError):
+            if not self._reserved.exists() or self._reserved.stat().st_size < RESERVED_BYTES:
+                with self._reserved.open("wb") as file:
+                    file.write(bytes(RESERVED_BYTES))
 
     def _note(self, record: _Record) -> None:
         with suppress(OSError):
