@@ -84,8 +84,15 @@ def prepare_run(
         run = create_run(run_dir, name or task.short)
     except OSError as error:
         raise ConfigError(f"cannot make a run in {run_dir}: {error.strerror}") from error
-    write_config(config, run / CONFIG_NAME)
+    _write_config(config, run)
     return run
+
+
+def _write_config(config: TrainingConfig, run: Path) -> None:
+    try:
+        write_config(config, run / CONFIG_NAME)
+    except OSError as error:
+        raise ConfigError(f"cannot write {run / CONFIG_NAME}: {error.strerror}") from error
 
 
 def prepare_resume(
@@ -129,7 +136,7 @@ def prepare_resume(
     with _held(run):
         config = updated(config, given)
         _check_resumed(run, config, given)
-        write_config(config, run / CONFIG_NAME)
+        _write_config(config, run)
     return run
 
 
@@ -239,7 +246,7 @@ def train_in_front(run: Path) -> int:
     )
 
     config = load_config(run / CONFIG_NAME)
-    with (run / CONSOLE_NAME).open("a", encoding="utf-8") as console_log:
+    with _console_log(run) as console_log:
         on_screen: ProgressReport
         on_screen = ProgressBar(config.episodes) if sys.stdout.isatty() else PlainLines()
         ending, code = _train(
@@ -257,6 +264,13 @@ def train_in_front(run: Path) -> int:
     if ending.status != "finished":
         print(printable(_how_to_go_on(run)))
     return code
+
+
+def _console_log(run: Path) -> IO[str]:
+    try:
+        return (run / CONSOLE_NAME).open("a", encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"cannot write {run / CONSOLE_NAME}: {error.strerror}") from error
 
 
 def train_child(run: Path) -> int:
