@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, TextIO
 
 from esper.karn.liveness import HEARTBEAT_STALE_SECONDS, is_looked_up_here
 from esper.karn.run_store import (
@@ -266,7 +266,7 @@ def train_in_front(run: Path) -> int:
     return code
 
 
-def _console_log(run: Path) -> IO[str]:
+def _console_log(run: Path) -> TextIO:
     try:
         return (run / CONSOLE_NAME).open("a", encoding="utf-8")
     except OSError as error:
