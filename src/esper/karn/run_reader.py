@@ -232,33 +232,40 @@ class RunReader:
         Raises:
             RunStoreError: there is no store, or it is not one that this program can read.
         """
-        if bulk and after < (removed_up_to := min(self.thinned().up_to, up_to)):
-            rare = self.read(after, limit, up_to=removed_up_to, bulk=False)
-            if len(rare) == limit:
-                return rare
-            return rare + self.read(removed_up_to, limit - len(rare), up_to=up_to)
-        where = "" if bulk else f"AND {RARE}"
-        query = f"{SELECT_EVENTS} WHERE id > ? AND id <= ? {where} ORDER BY id LIMIT ?"
         with self._connection() as connection:
             if connection is None:
                 return []
-            try:
-                rows = connection.execute(query, (after, up_to, limit)).fetchall()
-                if bulk:
-                    end = after + len(rows)
-                    is_whole = [row[0] for row in rows] == list(range(after + 1, end + 1)) and (
-                        len(rows) == limit or end >= min(up_to, self._last_id(connection))
-                    )
-                else:
-                    is_whole = not any(row[2] in COMMON_KINDS for row in rows) and _ascends(
-                        [after, *(row[0] for row in rows)]
-                    )
-            except sqlite3.DatabaseError:
-                is_whole = False  # a damaged page
-            if is_whole:
-                return list(starmap(event_of, rows))
-            last = min(up_to, self._last_id(connection))
-            return read_one_by_one(connection, after, last, limit)
+            removed_up_to = min(thinned_of(connection).up_to, up_to) if bulk else 0
+            events: list[Event] = []
+            if after < removed_up_to:
+                events = self._read(connection, after, limit, removed_up_to, bulk=False)
+                if len(events) == limit:
+                    return events
+                after, limit = removed_up_to, limit - len(events)
+            return events + self._read(connection, after, limit, up_to, bulk=bulk)
+
+    def _read(
+        self, connection: sqlite3.Connection, after: int, limit: int, up_to: int, *, bulk: bool
+    ) -> list[Event]:
+        where = "" if bulk else f"AND {RARE}"
+        query = f"{SELECT_EVENTS} WHERE id > ? AND id <= ? {where} ORDER BY id LIMIT ?"
+        try:
+            rows = connection.execute(query, (after, up_to, limit)).fetchall()
+            if bulk:
+                end = after + len(rows)
+                is_whole = [row[0] for row in rows] == list(range(after + 1, end + 1)) and (
+                    len(rows) == limit or end >= min(up_to, self._last_id(connection))
+                )
+            else:
+                is_whole = not any(row[2] in COMMON_KINDS for row in rows) and _ascends(
+                    [after, *(row[0] for row in rows)]
+                )
+        except sqlite3.DatabaseError:
+            is_whole = False  # a damaged page
+        if is_whole:
+            return list(starmap(event_of, rows))
+        last = min(up_to, self._last_id(connection))
+        return read_one_by_one(connection, after, last, limit)
 
     def thinned(self) -> Thinned:
         """Return what was removed from the store to keep it small.

@@ -141,22 +141,16 @@ class RunWriter:
         if isinstance(payload, PPOUpdatePayload):
             with self._latches_lock:
                 self._latches.note_update(payload)
-        event = StoredEvent(
-            0,
-            now,
-            kind_of(payload),
-            update_index_of(payload),
-            data,
-            durable,
-            payload if isinstance(payload, (PPOUpdatePayload, RunStarted)) else None,
-        )
+        kept = payload if isinstance(payload, (PPOUpdatePayload, RunStarted)) else None
+        kind, update = kind_of(payload), update_index_of(payload)
         with self._changed:
+            number = self._emitted + 1
+            event = StoredEvent(number, now, kind, update, data, durable, kept)
             if self._is_closing or not self._fits(event):
                 self._count_lost(event)
                 return
-            self._emitted += 1
-            number = self._emitted
-            self._queue.append(event._replace(number=number))
+            self._emitted = number
+            self._queue.append(event)
             self._queue_bytes += len(data)
         if durable:
             self._wait_until(lambda: self._tried >= number, DURABLE_SECONDS)
