@@ -8,9 +8,10 @@ to the update without detection that ran beside it, with a 95 % bootstrap interv
 
 import argparse
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
+from unittest import mock
 
 import numpy as np
 import torch
@@ -18,11 +19,11 @@ from scipy.stats import bootstrap
 from torch import Tensor
 
 from esper.leyline.heads import HEAD_SIZES, Op
-from esper.simic.agent import figures
+from esper.simic.agent import figures, ppo
+from esper.simic.agent.finite_check import FiniteCheck
 from esper.simic.agent.losses import Minibatch, MinibatchTerms
 from esper.simic.agent.ppo import PPOAgent
 from esper.simic.agent.rollout import Rollout, RolloutBuffer
-from esper.simic.agent.screening import Screen
 from esper.simic.config import TrainingConfig
 from esper.tamiyo.policy import RecurrentPolicy
 
@@ -44,7 +45,7 @@ SIZES = {
 }
 
 
-class CommonWatch(Screen):
+class CommonWatch(FiniteCheck):
     """One `isfinite().all()` read back per head and tensor: how it is usually written."""
 
     def __init__(self, agent: PPOAgent) -> None:
@@ -62,12 +63,20 @@ class CommonWatch(Screen):
             bad |= not value.detach().isfinite().all().item()
         return torch.tensor(bad)
 
-    def backward(self, _index: int, _norms: Tensor) -> Tensor:
+    def backward(
+        self, _index: int, gradient: Tensor, _derivatives: Sequence[Tensor | None], _norm: Tensor
+    ) -> Tensor:
         bad = False
-        for parameter in self._agent.policy.parameters():
-            assert parameter.grad is not None
-            bad |= not parameter.grad.isfinite().all().item()
+        for part in self._agent.parameters.split(gradient):
+            bad |= not part.isfinite().all().item()
         return torch.tensor(bad)
+
+
+class NoCheck(FiniteCheck):
+    """Takes every step."""
+
+    def backward(self, *_: object) -> Tensor:
+        return self._good
 
 
 def agent_of(size: Size) -> PPOAgent:
@@ -105,43 +114,43 @@ def seconds(work: Callable[[], object]) -> float:
 @contextmanager
 def without_detection(agent: PPOAgent) -> Iterator[None]:
     """Take out of updates everything that is there for the sake of detection."""
-    nothing = torch.zeros(())
-    silent_sum, is_suspicious = figures.silent_sum, figures.Figures.is_suspicious
-    keep, state_norm = agent.starting_point.keep, agent.state_norm
-    agent.starting_point.keep = lambda: None  # type: ignore[method-assign]
-    agent.state_norm = lambda: nothing  # type: ignore[method-assign]
-    figures.silent_sum = lambda logits, _state: logits.new_zeros(len(logits))
-    figures.Figures.is_suspicious = False  # type: ignore[method-assign,assignment]
-    try:
+    nothing, no_state = torch.zeros((), dtype=torch.float64), torch.zeros(6, dtype=torch.float64)
+    with ExitStack() as exits:
+        for owner, name, value in (
+            (agent.starting_point, "keep", lambda: None),
+            (agent, "_state_figures", lambda: no_state),
+            (ppo, "_sum_of", lambda _output: nothing),
+            (ppo, "derivable", lambda _terms: ()),
+            (figures, "silent_sum", lambda logits, _state: logits.new_zeros(len(logits))),
+            (figures.Figures, "is_suspicious", False),
+        ):
+            exits.enter_context(mock.patch.object(owner, name, value))
         yield
-    finally:
-        agent.starting_point.keep, agent.state_norm = keep, state_norm  # type: ignore[method-assign]
-        figures.silent_sum = silent_sum
-        figures.Figures.is_suspicious = is_suspicious  # type: ignore[method-assign]
 
 
 def measure(size: Size, rounds: int) -> dict[str, tuple[list[float], list[float]]]:
     """Return, for each variant, its seconds and its ratios to the plain update run beside it."""
     agent = agent_of(size)
     rollout = rollout_of(agent, size)
-    screen, common = agent.screen, CommonWatch(agent)
+    ours_check, no_check = agent.finite_check, NoCheck(agent.loss_scale)
+    common = CommonWatch(agent)
 
     def update(
-        screen: Screen, context: Callable[[], AbstractContextManager[object]] = nullcontext
+        check: FiniteCheck, context: Callable[[], AbstractContextManager[object]] = nullcontext
     ) -> None:
-        agent.screen = screen
+        agent.finite_check = check
         with context(), without_detection(agent):
             agent.update(rollout)
 
     def ours() -> None:
-        agent.screen = screen
+        agent.finite_check = ours_check
         agent.update(rollout)
 
     variants: dict[str, Callable[[], object]] = {
-        "none, again (noise)": lambda: update(screen),
+        "none, again (noise)": lambda: update(no_check),
         "ours": ours,
         "isfinite per head and tensor": lambda: update(common),
-        "detect_anomaly": lambda: update(screen, _anomaly),
+        "detect_anomaly": lambda: update(no_check, _anomaly),
     }
     results: dict[str, tuple[list[float], list[float]]] = {name: ([], []) for name in variants}
     plain = variants["none, again (noise)"]

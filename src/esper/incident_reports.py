@@ -1,4 +1,4 @@
-"""Lists the incidents of a run, and makes one happen again and tells what came of it.
+"""Lists the incidents of a run, and replays one of them.
 
 A run's store belongs to Karn and the capsules beside it to Simic, which know nothing of each other;
 this brings them together. Torch is loaded only when it must be.
@@ -6,16 +6,18 @@ this brings them together. Torch is loaded only when it must be.
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from esper.karn.run_store import RunReader, find_run
+from esper.karn.sightings import NOT_REPRODUCED, place_words, quantity_words
 
 if TYPE_CHECKING:
     from esper.leyline.telemetry import IncidentRecorded, NonfiniteSighting
+    from esper.simic.incidents import Incident
 
-#: Of the incidents that a run told of, how many of the last are listed.
+#: How many of the newest incidents in a run's events are listed.
 _INCIDENTS_LISTED = 1000
 #: Columns of a report that goes into a file or a pipe.
 _PIPED_COLUMNS = 240
@@ -27,20 +29,87 @@ def print_incidents(run_dir: Path, reference: str | None, *, as_json: bool) -> i
     Raises:
         RunNotFoundError, IncidentError: there is no such run, or a capsule of it is damaged.
     """
+    from rich.text import Text
+
     from esper.karn.plain_console import PlainConsole
-    from esper.simic import replay_report
     from esper.simic.incidents import list_incidents
 
     run = find_run(run_dir, reference)
-    kept = list_incidents(run)
-    replay_report.print_incidents(
-        run.name, kept, _incidents_told(run), as_json=as_json, console=PlainConsole()
-    )
+    rows = _listing(list_incidents(run), _recorded_incidents(run))
+    if as_json:
+        print(json.dumps({"run": run.name, "incidents": rows}, indent=2))
+        return 0
+    console = PlainConsole()
+    if not rows:
+        console.print(f"No incidents in {run.name}: every update was finite.", highlight=False)
+        return 0
+    console.print(Text(run.name, style="bold"))
+    for row in rows:
+        size = f"{row['size'] / 2**20:.1f} MiB" if row["kept"] else "not kept"
+        line = Text(f"{row['number']:4}  update {row['update']:<5} {size:>9}  ")
+        words = "; ".join(map(_sighting_words, row["sightings"]))
+        if row["reason"]:
+            words = f"{words} ({row['reason']})" if words else row["reason"]
+        line.append(words, style="" if row["kept"] else "dim")
+        console.print(line, soft_wrap=True)
     return 0
 
 
-def _incidents_told(run: Path) -> "list[tuple[IncidentRecorded, list[NonfiniteSighting]]]":
-    """Return what the run's store tells of incidents, those that were not kept included."""
+def _listing(
+    kept: "Sequence[Incident]",
+    recorded: "Sequence[tuple[IncidentRecorded, Sequence[NonfiniteSighting]]]",
+) -> list[dict[str, Any]]:
+    """Return every incident of a run as plain values; keys are only ever added.
+
+    Args:
+        kept: the incidents that have a capsule.
+        recorded: the incidents in the run's events, each with what its update saw.
+    """
+    rows = [
+        {
+            "number": incident.number,
+            "update": incident.update,
+            "kept": not incident.damage,
+            "size": incident.size,
+            "path": str(incident.path),
+            "reason": incident.damage,
+            "sightings": [_sighting(one) for one in incident.sightings],
+        }
+        for incident in kept
+    ]
+    rows += [
+        {
+            "number": event.number,
+            "update": event.update,
+            "kept": False,
+            "size": 0,
+            "path": "",
+            "reason": event.reason or "its capsule is no longer there",
+            "sightings": [_sighting(one) for one in sightings],
+        }
+        for event, sightings in recorded
+        if event.number not in {one.number for one in kept}
+    ]
+    return sorted(rows, key=lambda row: (row["update"], row["number"]))
+
+
+def _sighting(sighting: "NonfiniteSighting") -> dict[str, Any]:
+    return {name: getattr(sighting, name) for name in sighting.__struct_fields__}
+
+
+def _sighting_words(seen: Mapping[str, Any]) -> str:
+    """Return "op logits nan, while acting, host 4, step 7"."""
+    parts = (
+        f"{seen['head']} {quantity_words(seen['quantity'], seen['part'])} {seen['kind']}",
+        place_words(seen["phase"], seen["host"], seen["step"]),
+        f"epoch {seen['epoch']}, minibatch {seen['minibatch']}" if seen["epoch"] else "",
+        "" if seen["reproduced"] else NOT_REPRODUCED,
+    )
+    return ", ".join(filter(None, parts))
+
+
+def _recorded_incidents(run: Path) -> "list[tuple[IncidentRecorded, list[NonfiniteSighting]]]":
+    """Return the incidents in the run's events, including those without a capsule."""
     from esper.leyline.telemetry import IncidentRecorded, PPOUpdatePayload
 
     reader = RunReader(run)
@@ -70,7 +139,7 @@ def replay_incident(
     as_json: bool,
     page: Path | None,
 ) -> int:
-    """Make an incident happen again and tell what came of it; return 0 if it was the same.
+    """Replay an incident and print the outcome; return 0 if the same was seen again.
 
     Args:
         run_dir: the folder that holds runs.

@@ -37,6 +37,7 @@ from esper.simic.config import (
     write_config,
 )
 from esper.simic.drill import scheduled
+from esper.simic.run_data import DataRecord, check_same_data, read_records, record_data
 from esper.simic.stopping import stop_on_signal
 
 if TYPE_CHECKING:
@@ -103,21 +104,22 @@ def prepare_resume(
     config_file: Path | None,
     name: str,
     force: bool = False,
+    data_changed: bool = False,
 ) -> Path:
-    """Check that a run can be resumed, write the changed settings, and return its directory.
+    """Check that a run can resume, write changed settings into its config, return its directory.
 
     Args:
         run_dir: the folder that holds runs.
-        reference: names the run.
-        given: settings from the command line.
-        config_file: `--config`, which cannot be given here.
-        name: `--name`, which cannot be given here.
+        reference: the run, as `find_run` takes it.
+        given: settings by name; those that are the run's own cannot change.
+        config_file, name: refused, since they are the run's own.
         force: resume although the heartbeat of a process on another machine is fresh.
+        data_changed: resume although the data of the task is not what the run was trained on.
 
     Raises:
         RunNotFoundError: there is no such run.
-        ConfigError: the run is still being trained or has nothing left to do, or a setting was
-            given that is the run's own.
+        ConfigError: the run is still being trained or has nothing left to do, a setting was
+            given that is the run's own, or the data of its task is not the same.
     """
     run = find_run(run_dir, reference)
     config = load_config(run / CONFIG_NAME)
@@ -135,19 +137,38 @@ def prepare_resume(
     # The lock first: a run that another process trains is not touched.
     with _held(run):
         config = updated(config, given)
-        _check_resumed(run, config, given)
+        data = _check_resumed(run, config, given, data_changed=data_changed)
+        if data_changed:
+            _record_data(data, run)
         _write_config(config, run)
     return run
 
 
-def _check_resumed(run: Path, config: TrainingConfig, given: Mapping[str, Any]) -> None:
-    """Find out what would stop the run at its start.
+def _record_data(data: DataRecord, run: Path) -> None:
+    try:
+        record_data(run, data.fingerprint, data.after_update)
+    except OSError as error:
+        raise ConfigError(f"cannot write into {run}: {error.strerror}") from error
+
+
+def _check_resumed(
+    run: Path, config: TrainingConfig, given: Mapping[str, Any], *, data_changed: bool
+) -> DataRecord:
+    """Check for what would stop the run at its start; return the data that it would be trained on.
 
     Raises:
-        ConfigError: it has nothing left to do, or a setting cannot be.
+        ConfigError: it has nothing left to do, a setting has an impossible value, or the data is
+            not what `data_changed` says.
     """
     frame = _follow(run)
-    _check_before_start(config)
+    fingerprint = _check_before_start(config, load=bool(read_records(run)))
+    is_same = not fingerprint or fingerprint in [r.fingerprint for r in read_records(run)[-1:]]
+    if data_changed and is_same:
+        raise ConfigError(
+            f"the data of {run.name} has not changed since it was trained: leave out --data-changed"
+        )
+    if not data_changed:
+        check_same_data(run, config.task, fingerprint)
     for drill in scheduled(config) if "inject" in given else ():
         if drill.update <= frame.snapshot.run.update:
             raise ConfigError(
@@ -159,6 +180,7 @@ def _check_resumed(run: Path, config: TrainingConfig, given: Mapping[str, Any]) 
             f"{run.name} has trained {done} episode{'' if done == 1 else 's'} already; "
             "give a larger --episodes to train more"
         )
+    return DataRecord(fingerprint, frame.snapshot.run.update)
 
 
 def _check_elsewhere(run: Path, *, force: bool) -> None:
@@ -222,17 +244,26 @@ def _heartbeat_of(run: Path) -> "tuple[Heartbeat | None, float]":
     return event.payload, event.time
 
 
-def _check_before_start(config: TrainingConfig) -> None:
-    """Find out now, before there is a run, what would stop it at its start."""
+def _check_before_start(config: TrainingConfig, *, load: bool = False) -> str:
+    """Raise now, before there is a run, what would stop it at its start.
+
+    Args:
+        config: of the run.
+        load: load the task whatever it is; by default only where its name says where its data is.
+
+    Returns:
+        The fingerprint of the task's data; empty if it was not loaded or cannot change.
+    """
     scheduled(config)
     if config.device == "cuda":
         from esper.simic.environment import resolve_device
 
         resolve_device(config.device)
-    if parse_task_name(config.task).place:
-        from esper.growth.tasks import load_task
+    if not (load or parse_task_name(config.task).place):
+        return ""
+    from esper.growth.tasks import load_task
 
-        load_task(config.task)  # what somebody's own data lacks is better known now
+    return load_task(config.task).fingerprint
 
 
 def train_in_front(run: Path) -> int:
@@ -303,7 +334,15 @@ def _train(
             place.say(line)
 
     # Signals first: a request to stop is heard while torch is still loading, too.
-    with stop_on_signal() as stop, _held(run), _writer(run, config, report) as writer, progress:
+    with (
+        stop_on_signal() as stop,
+        _held(run) as doubt,
+        _writer(run, config, report) as writer,
+        progress,
+    ):
+        if doubt:
+            progress.say(doubt)
+            writer.emit(Notice(level="warning", text=doubt))
         # A viewer would see nothing for the seconds that this takes.
         writer.emit(Notice(level="info", text="loading PyTorch"))
         from esper.simic.training import train
@@ -320,8 +359,11 @@ def _writer(run: Path, config: TrainingConfig, report: Callable[[str], None]) ->
 
 
 @contextmanager
-def _held(run: Path) -> Iterator[None]:
-    """Keep every other process from training the run; a process that dies lets go.
+def _held(run: Path) -> Iterator[str]:
+    """Keep every other process from training the run; the lock ends with the process.
+
+    Yields:
+        A warning where the file system has no locks; else nothing.
 
     Raises:
         ConfigError: another process is training it, or the lock cannot be made.
@@ -330,6 +372,7 @@ def _held(run: Path) -> Iterator[None]:
         lock = (run / LOCK_NAME).open("a")
     except OSError as error:
         raise ConfigError(f"cannot write to {run}: {error.strerror}") from error
+    doubt = ""
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -341,9 +384,11 @@ def _held(run: Path) -> Iterator[None]:
                 why = "is being trained by another process"
             raise ConfigError(f"{run.name} {why}; stop that first") from None
         except OSError as error:
-            # A file system without locks: the heartbeat is all there is to go by.
-            print(f"{run / LOCK_NAME} cannot be locked: {error.strerror}", file=sys.stderr)
-        yield
+            doubt = (
+                f"the file system of {run} has no locks ({error.strerror}): make sure that no "
+                "other process trains this run"
+            )
+        yield doubt
 
 
 class TrainingProcess:

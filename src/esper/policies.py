@@ -7,7 +7,6 @@ together. Torch is loaded only when something is found.
 import json
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -79,31 +78,24 @@ def grow_network(
             there or makes no sense; the message is one clear sentence.
     """
     from esper.leyline.task_names import parse_task_name
-    from esper.simic.growing import GrowingError, grow, make_empty, write_checked
+    from esper.simic.growing import GrowingError, grow, new_folder, write_checked
     from esper.simic.growth_card import CARD_NAME, PICTURE_NAME, growth_card, growth_summary
     from esper.simic.growth_picture import growth_picture
 
     def say(what: str) -> None:
         print(what, file=sys.stderr)
 
-    parse_task_name(task)  # what is misspelt is better known before anything is loaded
+    parse_task_name(task)  # before anything is loaded
     policy = find_policy(run_dir, reference)
-    was_there = directory.exists()
-    make_empty(directory)
-    try:
+    with new_folder(directory):
         grown = grow(policy, task, hosts=hosts, seed=seed, steps=steps, say=say)
-    except BaseException:
-        if not was_there:
-            with suppress(OSError):
-                directory.rmdir()
-        raise
-    try:
-        difference = write_checked(grown, directory)
-        card = growth_card(grown, difference)
-        (directory / CARD_NAME).write_text(card, encoding="utf-8")
-        (directory / PICTURE_NAME).write_text(growth_picture(grown), encoding="utf-8")
-    except OSError as error:
-        raise GrowingError(f"cannot write into {directory}: {error.strerror}") from error
+        try:
+            difference = write_checked(grown, directory)
+            card = growth_card(grown, difference)
+            (directory / CARD_NAME).write_text(card, encoding="utf-8")
+            (directory / PICTURE_NAME).write_text(growth_picture(grown), encoding="utf-8")
+        except OSError as error:
+            raise GrowingError(f"cannot write into {directory}: {error.strerror}") from error
     print(growth_summary(grown))
     print(f"written into {directory}: {', '.join(sorted(f.name for f in directory.iterdir()))}")
     return 0

@@ -129,7 +129,8 @@ class Colony:
     def train(self, drawn: np.ndarray, batch: int = BATCH) -> Losses:
         """Train a slice that `life.begin_slice` began; its end is the caller's too."""
         plan = make_plan(self.population, self.seeds)
-        return train_slice(self.population, plan, self.task.train, drawn, batch, AdamSettings())
+        learnt = train_slice(self.population, plan, self.task.train, drawn, batch, AdamSettings())
+        return learnt.losses
 
     def live_on(self, slices: int = 1) -> None:
         """Live through whole slices, with nobody acting."""

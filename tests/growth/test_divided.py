@@ -84,7 +84,7 @@ def test_divided_hosts_live_as_those_of_two_environments(
             assert np.array_equal(ours, np.concatenate(theirs))
         infos = [step[-1] for step in steps]
         assert set(info) == set(infos[0])
-        for key in set(info) - {"transitions", "training_samples", "reward_terms"}:
+        for key in set(info) - {"transitions", "nonfinite", "training_samples", "reward_terms"}:
             assert np.array_equal(info[key], np.concatenate([each[key] for each in infos])), key
         for name, term in info["reward_terms"].items():
             parts = [each["reward_terms"][name] for each in infos]

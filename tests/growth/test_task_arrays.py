@@ -1,18 +1,23 @@
 """Tasks from a user's own arrays: what becomes of them, and what is refused in which words."""
 
+import io
+import tempfile
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from esper.growth.env import GrowthVectorEnv
 from esper.growth.task import InvalidTaskError, Task
-from esper.growth.task_arrays import LARGEST_VALIDATION, task_of_arrays
+from esper.growth.task_arrays import task_of_arrays
+from esper.growth.task_splitting import LARGEST_VALIDATION
+from esper.growth.task_summary import summary_lines
 from esper.growth.tasks import load_task
 
 
@@ -40,6 +45,11 @@ def save(path: Path, shape: tuple[int, ...] = (6,), samples: int = 300, **change
         ((3, 9, 8), "", (3, 9, 8), "conv2d", (3, 9, 8)),
         ((9, 8, 3), "", (3, 9, 8), "conv2d", (9, 8, 3)),
         ((5, 9, 8), "", (5, 9, 8), "conv2d", (5, 9, 8)),
+        ((20, 2), "", (2, 20), "conv1d", (20, 2)),
+        ((20, 5), "?kind=signal&channels=first", (20, 5), "conv1d", (20, 5)),
+        ((20, 9), "?kind=signal&channels=last", (9, 20), "conv1d", (20, 9)),
+        ((9, 8, 5), "?channels=last", (5, 9, 8), "conv2d", (9, 8, 5)),
+        ((3, 9, 3), "?channels=last", (3, 3, 9), "conv2d", (3, 9, 3)),
     ],
 )
 def test_shapes_become_inputs_of_the_right_host(
@@ -136,6 +146,79 @@ def test_classes_have_names(labels: np.ndarray, names: tuple[str, ...]) -> None:
     assert ((first == first[0]) == (torch.tensor(expected) == expected[0])).all()
 
 
+@pytest.mark.parametrize(
+    "labels",
+    [
+        np.array(["b", "a"]),
+        np.array([b"b\xff", b"a\xfe"]),
+        np.array([7, -2]),
+        np.array([3.0, 1.0]),
+        np.array([True, False]),
+    ],
+)
+def test_labels_of_classes_are_those_of_the_data(labels: np.ndarray) -> None:
+    y = labels[np.arange(300) % 2]
+    task = task_of_arrays("data", (np.random.default_rng(0).normal(size=(300, 4)), y))
+    assert task.class_labels == tuple(sorted(labels.tolist()))
+    assert len(set(task.class_names)) == 2
+
+
+def test_bytes_and_texts_can_be_mixed() -> None:
+    x = np.random.default_rng(0).normal(size=(300, 4))
+    words = np.array(["ñu", "cat"])[np.arange(300) % 2]
+    task = task_of_arrays("data", (x, words), (x, np.char.encode(words, "utf-8")))
+    assert task.class_labels == ("cat", "ñu")
+    np.testing.assert_array_equal(task.test.labels.numpy(), (words == "ñu").astype(int))
+    with pytest.raises(InvalidTaskError, match="has the label b'dog', which is none of the 2"):
+        task_of_arrays("data", (x, words), (x, np.full(300, b"dog")))
+
+
+@pytest.mark.parametrize(
+    ("shape", "option", "words"),
+    [
+        ((6,), "", "vectors of 6 features (judged by their shape; kind=signal overrules it)"),
+        ((6,), "?kind=vector", "vectors of 6 features"),
+        ((20,), "?kind=signal", "signals of length 20"),
+        ((9, 20), "", "images of 9x20 (judged by their shape; kind=signal overrules it)"),
+        (
+            (2, 20),
+            "",
+            "signals of length 20 with 2 channels, channels first (judged by their shape; "
+            "kind=image or channels=last overrules it)",
+        ),
+        (
+            (9, 8, 3),
+            "",
+            "images of 9x8 with 3 channels, channels last (judged by their shape; "
+            "channels=first overrules it)",
+        ),
+        ((9, 8, 3), "?channels=last", "images of 9x8 with 3 channels, channels last"),
+    ],
+)
+def test_what_samples_are_taken_for_is_said(
+    tmp_path: Path, shape: tuple[int, ...], option: str, words: str
+) -> None:
+    name = save(tmp_path, shape) + option
+    assert summary_lines(load_task(name))[0] == f"{name}: {words}; 3 classes"
+
+
+def test_arrays_that_are_not_used_are_said_and_can_be_named(tmp_path: Path) -> None:
+    x, y = np.random.default_rng(3).normal(size=(40, 6)), np.arange(40) % 3
+    name = save(tmp_path, x_val=x, y_val=y, ids=np.arange(3))
+    task = load_task(name)
+    assert "; not used: x_val, y_val, ids (train=, validation= and test= in" in task.description
+    task = load_task(f"{name}?validation=val")
+    assert "; not used: ids (train=, validation= and test= in" in task.description
+    assert len(task.validation) == 40
+    assert task.drawn == ("test",)
+    task = load_task(
+        f"{name}?validation=val&test=val&train=val".replace("train=val", "kind=vector")
+    )
+    assert (len(task.test), len(task.validation), len(task.train)) == (40, 40, 300)
+    swapped = save(tmp_path, x=None, y=None, x_all=np.vstack([x] * 6), y_all=np.hstack([y] * 6))
+    assert len(load_task(f"{swapped}?train=all").train) == 154
+
+
 def test_the_validation_part_stays_small(tmp_path: Path) -> None:
     task = load_task(save(tmp_path, samples=8000))
     assert (len(task.validation), len(task.test)) == (LARGEST_VALIDATION, 1600)
@@ -154,6 +237,7 @@ def with_nan(value: float) -> np.ndarray:
         ({"x": None}, "holds y: it must hold the arrays x (samples) and y (labels)"),
         ({"y": None, "z": np.ones(3)}, "holds x, z: it must hold the arrays x"),
         ({"x_test": np.ones((9, 6))}, "x_test without its other half"),
+        ({"x": np.zeros((0, 6)), "y": np.zeros(0)}, "the train part of"),
         ({"x": np.zeros(300)}, "have the shape (300,): they must be flat vectors [n, F]"),
         ({"x": np.zeros((300, 0))}, "have the shape (300, 0)"),
         ({"x": np.zeros((300, 1, 2, 3, 4))}, "have the shape (300, 1, 2, 3, 4)"),
@@ -170,7 +254,12 @@ def with_nan(value: float) -> np.ndarray:
         ({"x": with_nan(-np.inf)}, "missing or non-finite values"),
         ({"x": with_nan(1e300)}, "too large to be standardised"),
         ({"x": np.zeros((299, 6))}, "there are 299 samples: there must be one label for each"),
-        ({"y": np.zeros((300, 1), dtype=int)}, "the labels of the train part"),
+        ({"y": np.zeros((300, 1), dtype=int)}, "for each sample; y.ravel() makes them so"),
+        ({"y": np.eye(3)[np.arange(300) % 3]}, "of one-hot labels y.argmax(1) makes them so"),
+        ({"y": np.full(300, 2.0**60)}, "has the label 1.152921504606847e+18, which is too large"),
+        ({"y": np.full(300, 2**64 - 1, dtype=np.uint64)}, "has the label 18446744073709551615"),
+        ({"y": np.full(300, np.datetime64(0, "s"))}, "are of type datetime64[s]"),
+        ({"x": None, "x_train": np.ones(3), "y_train": np.ones(3)}, "train=train in the name of"),
         ({"y": np.zeros(300)}, "has but one class, 0.0: there must be at least two"),
         ({"y": np.arange(300) / 7}, "labels that are fractions, such as 0.14"),
         ({"y": np.where(np.arange(300) % 2, 1.0, np.nan)}, "labels that are missing"),
@@ -183,6 +272,10 @@ def with_nan(value: float) -> np.ndarray:
         ),
         (
             {"x_test": np.ones((9, 6)), "y_test": np.full(9, "a")},
+            "whole numbers in all parts, or texts in all",
+        ),
+        (
+            {"x_test": np.ones((9, 6)), "y_test": np.full(9, b"a")},
             "whole numbers in all parts, or texts in all",
         ),
         (
@@ -207,6 +300,9 @@ def test_data_that_cannot_be_used_gets_one_sentence(
     [
         ("?kind=sound", "there is no kind 'sound' of samples: it is vector, signal, image"),
         ("?kind=image", "samples of shape (6,), which are no images: those have 2 or 3 axes"),
+        ("?channels=middle", "channels must be first or last, not 'middle'"),
+        ("?channels=last", "which as vectors have no axis of channels: channels=last does not"),
+        ("?validation=val", "it must hold the arrays x_val (samples) and y_val (labels)"),
     ],
 )
 def test_a_kind_that_does_not_fit_is_refused(tmp_path: Path, option: str, words: str) -> None:
@@ -277,3 +373,110 @@ def test_a_damaged_array_is_refused(tmp_path: Path) -> None:
         with pytest.raises(InvalidTaskError) as error:
             load_task(f"npz:{path}")
         assert "\n" not in str(error.value)
+
+
+def archive(members: dict[str, bytes], compression: int = zipfile.ZIP_STORED) -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", compression) as made:
+        for name, data in members.items():
+            made.writestr(f"{name}.npy", data)
+    return file.getvalue()
+
+
+def npy(array: np.ndarray, header: str | None = None) -> bytes:
+    file = io.BytesIO()
+    np.save(file, array)
+    data = file.getvalue()
+    if header is None:
+        return data
+    text = header.encode("latin-1") + b"\n"
+    return data[:8] + len(text).to_bytes(2, "little") + text + array.tobytes()
+
+
+X, Y = np.random.default_rng(0).normal(size=(150, 3)), np.arange(150) % 2
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "",
+        "{",
+        "[" * 3000,
+        "{'descr': '<f8', 'fortran_order': False, 'shape': (150, 3)",
+        "{'descr': '<f8', 'fortran_order': False, 'shape': (10**30, 3)}",
+        "{'descr': '<f8', 'fortran_order': False, 'shape': (1000000000000000, 3)}",
+        "{'descr': '<f8', 'fortran_order': False, 'shape': (99999999999999999999999, 3)}",
+        "{'descr': '<f8', 'fortran_order': False, 'shape': (-150, 3)}",
+        "{'descr': '<f8', 'fortran_order': False, 'shape': ('a', 3)}",
+        "{'descr': '<f8', 'fortran_order': 7, 'shape': (150, 3)}",
+        "{'descr': 'no type', 'fortran_order': False, 'shape': (150, 3)}",
+        "{'descr': [('a', '<f8', -1)], 'fortran_order': False, 'shape': (150, 3)}",
+        "{'descr': '|O', 'fortran_order': False, 'shape': (150, 3)}",
+        "{'descr': ',', 'fortran_order': False, 'shape': (150, 3)}",
+        "{'descr': ('<f8', (10**9, 10**9)), 'fortran_order': False, 'shape': (150, 3)}",
+        "{1: 2, 'descr': '<f8', 'fortran_order': False, 'shape': (150, 3)}",
+        "\xff\xfe\0",
+    ],
+)
+def test_malformed_headers_are_refused(tmp_path: Path, header: str) -> None:
+    path = tmp_path / "data.npz"
+    path.write_bytes(archive({"x": npy(X, header), "y": npy(Y)}))
+    with pytest.raises(InvalidTaskError) as error:
+        load_task(f"npz:{path}")
+    assert "the array x of" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@settings(deadline=None, max_examples=150)
+@given(
+    st.lists(st.tuples(st.integers(0, 6000), st.binary(min_size=1, max_size=8)), max_size=4),
+    st.one_of(st.just(6000), st.integers(0, 6000)),
+    st.sampled_from([zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2]),
+)
+def test_damaged_files_make_a_task_or_are_refused(
+    changes: list[tuple[int, bytes]], length: int, compression: int
+) -> None:
+    data = archive({"x": npy(X), "y": npy(Y)}, compression)
+    for at, new in changes:
+        at %= len(data)
+        data = data[:at] + new + data[at + len(new) :]
+    sentence = ""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "data.npz"
+        path.write_bytes(data[:length])
+        try:
+            task = load_task(f"npz:{path}")
+        except InvalidTaskError as error:
+            sentence = str(error)
+        else:
+            assert task.train.inputs.isfinite().all()
+    assert "\n" not in sentence
+
+
+ANY_ARRAY = hnp.arrays(
+    hnp.scalar_dtypes() | hnp.byte_string_dtypes(min_len=1) | hnp.unicode_string_dtypes(min_len=1),
+    hnp.array_shapes(min_dims=0, max_dims=5, min_side=0, max_side=4)
+    | st.tuples(st.just(170), st.integers(1, 3)),
+)
+ANY_LABELS = hnp.arrays(
+    hnp.scalar_dtypes() | hnp.byte_string_dtypes(min_len=1) | hnp.unicode_string_dtypes(min_len=1),
+    hnp.array_shapes(min_dims=0, max_dims=2, min_side=0, max_side=4) | st.just((170,)),
+    elements=None,
+    fill=None,
+)
+
+
+@settings(deadline=None, max_examples=250, suppress_health_check=[HealthCheck.too_slow])
+@given(ANY_ARRAY, ANY_LABELS, st.one_of(st.none(), st.tuples(ANY_ARRAY, ANY_LABELS)))
+def test_arrays_of_every_type_and_shape_make_a_task_or_are_refused(
+    x: np.ndarray, y: np.ndarray, test: tuple[np.ndarray, np.ndarray] | None
+) -> None:
+    sentence = ""
+    try:
+        task = task_of_arrays("data", (x, y), test)
+    except InvalidTaskError as error:
+        sentence = str(error)
+    else:
+        assert task.train.ready(task.train.inputs).isfinite().all()
+        assert len(task.class_labels) == task.classes
+    assert "\n" not in sentence

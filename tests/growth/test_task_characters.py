@@ -1,10 +1,13 @@
 """Next-character prediction: what is in a sample, and that hosts learn it."""
 
+import tempfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from esper.growth.env import GrowthVectorEnv
 from esper.growth.task import InvalidTaskError, Split, Task
@@ -85,6 +88,26 @@ def test_a_text_that_cannot_be_used_gets_one_sentence(
         load_task(f"chars:{path}{option}")
     assert words in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.binary(max_size=60) | st.text(max_size=60).map(str.encode),
+    st.integers(1, 40),
+    st.sampled_from(["1", "7", "512", "0", "\u0663", "x"]),
+)
+def test_any_file_makes_a_task_or_is_refused(content: bytes, times: int, context: str) -> None:
+    sentence = ""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "t.txt"
+        path.write_bytes(content * times)
+        try:
+            task = load_task(f"chars:{path}?context={context}")
+        except InvalidTaskError as error:
+            sentence = str(error)
+        else:
+            assert int(task.train.inputs.max()) < task.classes
+    assert "\n" not in sentence
 
 
 @pytest.mark.parametrize("context", [1, 7, 32, 200])

@@ -39,16 +39,18 @@ def write_batches(folder: Path, train: Part, test: Part) -> None:
         np.hstack([labels[:, None], images.reshape(len(labels), -1)]).tofile(folder / name)
 
 
+def write_png(image: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    Pictures.fromarray(image.transpose(1, 2, 0)).save(file, "PNG")
+    return file.getvalue()
+
+
 def write_parquet(folder: Path, train: Part, test: Part) -> None:
     """Write what Hugging Face keeps: encoded images and class labels."""
     folder.mkdir(parents=True)
     features = Features({"img": Image(), "label": ClassLabel(names=list(CLASS_NAMES))})
     for name, (images, labels) in (("train", train), ("test", test)):
-        encoded = []
-        for image in images:
-            file = io.BytesIO()
-            Pictures.fromarray(image.transpose(1, 2, 0)).save(file, "PNG")
-            encoded.append({"bytes": file.getvalue(), "path": None})
+        encoded = [{"bytes": write_png(image), "path": None} for image in images]
         made = Dataset.from_dict({"img": encoded, "label": labels.tolist()}, features=features)
         made.to_parquet(folder / f"{name}-00000-of-00001.parquet")
 
@@ -117,6 +119,10 @@ def test_damaged_files_are_refused(tmp_path: Path) -> None:
     batch.write_bytes(batch.read_bytes()[:-1])
     with pytest.raises(InvalidTaskError, match=r"data_batch_2\.bin has 30729 bytes"):
         load_task(f"cifar10:{tmp_path / 'binary'}")
+    batch.unlink()
+    batch.mkdir()
+    with pytest.raises(InvalidTaskError, match="cannot be read: Is a directory"):
+        load_task(f"cifar10:{tmp_path / 'binary'}")
     folder = tmp_path / "parquet"
     folder.mkdir()
     for name in ("train.parquet", "test.parquet"):
@@ -128,6 +134,18 @@ def test_damaged_files_are_refused(tmp_path: Path) -> None:
         broken.to_parquet(folder / name)
     with pytest.raises(InvalidTaskError, match="has no image in row 0"):
         load_task(f"cifar10:{folder}")
+    images = [{"bytes": write_png(image), "path": None} for image in pictures(20, 0)[0]]
+    for labels, words in (
+        ([10] * 20, "has the label 10, which is none of the 10 classes"),
+        (["cat"] * 20, "has labels that are texts: they must be the numbers 0 to 9"),
+        ([None] * 20, "are of type object"),
+        ([[1, 2]] * 20, "one label for each sample"),
+    ):
+        made = Dataset.from_dict({"img": images, "label": labels})
+        for name in ("train.parquet", "test.parquet"):
+            made.to_parquet(folder / name)
+        with pytest.raises(InvalidTaskError, match=words):
+            load_task(f"cifar10:{folder}")
 
 
 def test_without_files_and_without_the_extra_it_says_what_to_do(

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, List, Value
+from datasets import Audio, ClassLabel, Dataset, DatasetDict, Features, Image, List, Value
 from PIL import Image as Pictures
 
 from esper.growth.task import InvalidTaskError
@@ -84,10 +84,66 @@ def test_columns_can_be_named(tmp_path: Path) -> None:
     assert task.input_shape == (1, 6)
 
 
-def test_images_of_other_modes_become_bytes(tmp_path: Path) -> None:
-    made = [picture.convert("P") for picture in pictures(images((9, 8, 3)))]
-    task = load_task(save(tmp_path / "d", {"image": made, "label": LABELS}, WITH_IMAGES))
-    assert task.raw(task.test).shape[1:] == (9, 8, 3)
+def test_splits_can_be_named_and_others_are_said(tmp_path: Path) -> None:
+    made = Dataset.from_dict({"image": pictures(images()), "label": LABELS}, features=WITH_IMAGES)
+    folder = tmp_path / "d"
+    DatasetDict(train=made, val=made.select(range(30)), dev=made.select(range(40))).save_to_disk(
+        folder
+    )
+    task = load_task(f"hf:{folder}")
+    assert task.description == (
+        "images of 9x8; not used: val, dev (train=, validation= and test= in the name of the task "
+        "say what is)"
+    )
+    assert task.drawn == ("test", "validation")
+    task = load_task(f"hf:{folder}?validation=val&test=dev")
+    assert (len(task.train), len(task.validation), len(task.test)) == (SAMPLES, 30, 40)
+    assert (task.description, task.drawn) == ("images of 9x8", ())
+    with pytest.raises(InvalidTaskError, match="has the parts train, val, dev and no eval: test="):
+        load_task(f"hf:{folder}?test=eval")
+    DatasetDict(a=made, b=made).save_to_disk(tmp_path / "e")
+    with pytest.raises(InvalidTaskError, match="the parts a, b and no train: train=NAME in the"):
+        load_task(f"hf:{tmp_path / 'e'}")
+    assert len(load_task(f"hf:{tmp_path / 'e'}?train=a&test=b&validation=b").train) == SAMPLES
+
+
+def test_labels_that_are_bytes_or_texts_are_classes(tmp_path: Path) -> None:
+    for number, kind in enumerate(("string", "binary", "bool", "int8")):
+        values = {"string": "ab", "binary": [b"a", b"b"], "bool": [False, True], "int8": [-1, 5]}
+        labels = [values[kind][label] for label in LABELS]
+        features = Features({"image": Image(), "label": Value(kind)})
+        columns = {"image": pictures(images()), "label": labels}
+        task = load_task(save(tmp_path / str(number), columns, features))
+        assert task.class_labels == tuple(values[kind])
+
+
+def test_a_damaged_folder_is_refused(tmp_path: Path) -> None:
+    columns = {"image": pictures(images()), "label": LABELS}
+    name = save(tmp_path / "d", columns, WITH_IMAGES)
+    for file in sorted((tmp_path / "d").iterdir()):
+        whole = file.read_bytes()
+        for damaged in (b"", b"\0" * 40, whole[: len(whole) // 2], b"[1, 2", b"{}"):
+            file.write_bytes(damaged)
+            sentence = ""
+            try:
+                load_task(name)
+            except InvalidTaskError as error:
+                sentence = str(error)
+            assert "\n" not in sentence
+        file.write_bytes(whole)
+
+
+def test_names_that_are_no_paths_are_refused(tmp_path: Path) -> None:
+    absent = {"HF_HUB_OFFLINE": "1"}
+    for name in ("hf:" + "a" * 300, "npz:" + "a" * 300, "npz:~nosuchuser1/a.npz"):
+        program = f"from esper.growth.tasks import load_task\nload_task({name!r})\n"
+        ended = subprocess.run(
+            [sys.executable, "-c", program],
+            env=os.environ | absent,
+            capture_output=True,
+            text=True,
+        )
+        assert ended.stderr.splitlines()[-1].startswith("esper.growth.task.InvalidTaskError: ")
 
 
 @pytest.mark.parametrize(
@@ -115,6 +171,32 @@ def test_images_of_other_modes_become_bytes(tmp_path: Path) -> None:
             "samples of different shapes",
         ),
         (
+            {"image": [*({"bytes": b"no image", "path": None} for _ in range(SAMPLES))]},
+            WITH_IMAGES,
+            "has no image in row 0: cannot identify image file",
+        ),
+        (
+            {"label": [[0, 1]] * SAMPLES},
+            Features({"image": Image(), "label": List(ClassLabel(names=["cat", "dog"]))}),
+            "has several labels for a sample, such as [0, 1]: every sample must have one class",
+        ),
+        (
+            {"label": [[0] * (1 + row % 3) for row in range(SAMPLES)]},
+            Features({"image": Image(), "label": List(Value("int64"))}),
+            "has several labels for a sample, such as [0]: every sample must have one class",
+        ),
+        (
+            {"label": [{"a": 1}] * SAMPLES},
+            Features({"image": Image(), "label": {"a": Value("int64")}}),
+            "has several labels for a sample",
+        ),
+        ({"image": [], "label": []}, WITH_IMAGES, "has no samples"),
+        (
+            {"image": [{"a": 1.0}] * SAMPLES},
+            Features({"image": {"a": Value("float64")}, "label": Value("int64")}),
+            "samples of different shapes",
+        ),
+        (
             {"image": ["some text"] * SAMPLES},
             Features({"image": Value("string"), "label": Value("int64")}),
             "must be numbers",
@@ -130,6 +212,13 @@ def test_data_that_cannot_be_used_gets_one_sentence(
         load_task(name)
     assert words in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_sounds_are_refused_in_one_sentence(tmp_path: Path) -> None:
+    made = Dataset.from_dict({"sound": [{"bytes": b"a", "path": None}] * 200, "label": LABELS})
+    made.cast_column("sound", Audio()).save_to_disk(tmp_path / "d")
+    with pytest.raises(InvalidTaskError, match=r"sound in the train part of .* cannot be read as"):
+        load_task(f"hf:{tmp_path / 'd'}")
 
 
 def test_a_folder_that_holds_no_dataset_is_refused(tmp_path: Path) -> None:

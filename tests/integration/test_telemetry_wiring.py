@@ -109,7 +109,7 @@ def of_slot(name: str, value: float, shown: str, **others: Any) -> Case:
     return Case(value, shown, step=arrays, at=(1, 1), height=3)
 
 
-def light(kind: str, head: str = "op", quantity: str = "logits", **more: int) -> dict[str, Any]:
+def light(kind: str, head: str = "op", quantity: str = "logits", **more: Any) -> dict[str, Any]:
     """Return the fields of an update in which a head went non-finite."""
     latch = "nan" if kind == "nan" else "inf"
     seen = {"head": head, "quantity": quantity, "kind": kind, **more}
@@ -139,7 +139,21 @@ def say_something_new(writer: RunWriter) -> None:
     writer.emit(UnknownPayload(kind="weather", data=b""))
 
 
-CASES = {
+#: Where something was seen before the first minibatch of the update.
+ACTING = {"phase": "acting", "host": 3, "step": 7, "epoch": 0, "minibatch": 0}
+IN_A_HOST = ACTING | {"phase": "hosts"}
+
+
+def group_lights(kind: str, shown: str) -> tuple[Case, ...]:
+    """Return a case for each group beside the heads that has a light."""
+    return (
+        Case(True, shown, update=light(kind, "shared", "value"), at="shared"),
+        Case(True, shown, update=light(kind, "hosts", "loss", **IN_A_HOST), at="hosts"),
+    )
+
+
+#: What proves each record: a case, or several.
+CASES: dict[str, Case | tuple[Case, ...]] = {
     "TELE-101": Case("halted", "HALTED", also=lambda w: w.emit(ended("halted"))),
     "TELE-102": Case(4321, "4321", number=4321),
     "TELE-103": Case(4322, "4322", first_episode=4321),
@@ -178,6 +192,7 @@ CASES = {
         also=lambda w: record_incidents(w, "incidents/0001"),
         read=lambda incidents: (incidents[-1].number, incidents[-1].path),
     ),
+    "TELE-137": intervened("repeat", "3 repeated"),
     "TELE-201": figure("policy_loss", -0.4321, "-0.432"),
     "TELE-202": figure("value_loss", 0.4322, "0.432"),
     "TELE-203": figure("entropy", 4.323, "4.323"),
@@ -193,21 +208,46 @@ CASES = {
     "TELE-213": under_fp16("minibatches_rescaled", 37, "37/8"),
     "TELE-214": under_fp16("minibatches_rescaled", 37, "37 in this run"),
     "TELE-215": under_fp16("loss_scale", 4_096.0, "4096"),
-    "TELE-301": Case(
-        7,
-        "op Inf in ratio, update 7",
-        number=7,
-        update=light("+inf", "op", "ratio"),
-        read=lambda first: first[0].update,
+    "TELE-301": (
+        Case(
+            7,
+            "op Inf in ratio, update 7",
+            number=7,
+            update=light("+inf", "op", "ratio"),
+            read=lambda first: first[0].update,
+        ),
+        Case(
+            ("acting", 3, 7, True),
+            "op NaN in logits, while acting, host 4, step 7, update 7",
+            number=7,
+            update=light("nan", "op", **ACTING),
+            read=lambda first: (first[0].phase, first[0].host, first[0].step, first[0].reproduced),
+        ),
+        Case(
+            ("given", "lstm.bias_ih_l0", False),
+            "shared Inf in parameters (lstm.bias_ih_l0), given, update 7, not reproduced",
+            number=7,
+            update=light(
+                "+inf",
+                "shared",
+                "parameters",
+                phase="given",
+                part="lstm.bias_ih_l0",
+                epoch=0,
+                minibatch=0,
+                reproduced=False,
+            ),
+            read=lambda first: (first[0].phase, first[0].part, first[0].reproduced),
+        ),
     ),
     "TELE-302": Case(True, "●", update=light("nan"), at="op"),
     "TELE-303": Case(True, "●", update=light("+inf"), at="op"),
-    "TELE-304": Case(True, "●", update=light("nan", "shared", "value")),
-    "TELE-305": Case(True, "●", update=light("-inf", "shared", "value")),
+    "TELE-304": group_lights("nan", "●"),
+    "TELE-305": group_lights("-inf", "●"),
     "TELE-306": Case(True, "now", update=light("nan"), at="op"),
     "TELE-307": Case(True, "now", update=light("+inf"), at="op"),
-    "TELE-308": Case(True, "now", update=light("nan", "shared", "value")),
-    "TELE-309": Case(True, "now", update=light("-inf", "shared", "value")),
+    "TELE-308": group_lights("nan", "now"),
+    "TELE-309": group_lights("-inf", "now"),
     "TELE-310": by_head("entropy", 0.4321, "0.432"),
     "TELE-311": by_head("gradient_norm", 0.4322, "0.432"),
     "TELE-312": by_head("ratio_max", 4.323, "4.323"),
@@ -216,20 +256,29 @@ CASES = {
     "TELE-315": by_head("log_prob_min", -4.32, "-4.32"),
     "TELE-316": by_head("log_prob_max", -0.43, "-0.43"),
     "TELE-317": by_head("active_fraction", 0.4321, "0.432"),
-    "TELE-318": Case(
-        ("op", "ratio", "+inf", 7, 2, 3, 7, 3, 1, 1, 543, True),
-        "Inf in ratio  1        543     7/2/3  7/3/1  now",
-        number=7,
-        update=light(
-            "+inf",
-            quantity="ratio",
-            count=543,
-            epoch=2,
-            minibatch=3,
-            last_epoch=3,
-            last_minibatch=1,
+    "TELE-318": (
+        Case(
+            ("op", "ratio", "+inf", 7, 2, 3, 7, 3, 1, 1, 543, True),
+            "Inf in ratio  1        543     7/2/3  7/3/1  now",
+            number=7,
+            update=light(
+                "+inf",
+                quantity="ratio",
+                count=543,
+                epoch=2,
+                minibatch=3,
+                last_epoch=3,
+                last_minibatch=1,
+            ),
+            read=lambda evidence: astuple(evidence[0])[:12],
         ),
-        read=lambda evidence: astuple(evidence[0]),
+        Case(
+            ("acting", 3, 7, "", "acting", "", 5, False),
+            "while acting, host 4, step 7, in 5 steps, not reproduced",
+            number=7,
+            update=light("+inf", count=5, reproduced=False, **ACTING),
+            read=lambda evidence: astuple(evidence[0])[12:],
+        ),
     ),
     "TELE-401": of_host("accuracy", 0.4321, "43.2%"),
     "TELE-402": of_host("loss", 4.321, "4.321"),
@@ -299,7 +348,9 @@ def decision(changes: dict[str, dict[Any, float]]) -> Decision:
         log_probs=torch.zeros(HOSTS, heads),
         choice_log_probs=torch.full((HOSTS, total), 0.125).log(),
         values=torch.zeros(HOSTS),
-        state=(torch.zeros(1), torch.zeros(1)),
+        state=(torch.zeros(1, HOSTS, 1), torch.zeros(1, HOSTS, 1)),
+        logits=torch.zeros(HOSTS, total),
+        trunk=torch.zeros(HOSTS, 1),
     )
     for name, values in changes.items():
         for place, value in values.items():
@@ -413,13 +464,24 @@ def looked_up(place: str) -> Any:
     return found
 
 
+def proofs() -> list[Any]:
+    """Return each record with each of its cases."""
+    pairs = []
+    for record in RECORDS:
+        cases = CASES.get(record.id, ())
+        cases = cases if isinstance(cases, tuple) else (cases,)
+        for number, case in enumerate(cases, start=1):
+            name = record.id if len(cases) == 1 else f"{record.id}-{number}"
+            pairs.append(pytest.param(record, case, id=name))
+    return pairs
+
+
 def test_every_record_has_its_case():
     assert sorted(CASES) == [record.id for record in RECORDS]
 
 
-@pytest.mark.parametrize("record", RECORDS, ids=lambda record: record.id)
-def test_a_field_goes_from_its_emitter_to_its_widget(record, look_at):
-    case = CASES[record.id]
+@pytest.mark.parametrize(("record", "case"), proofs())
+def test_a_field_goes_from_its_emitter_to_its_widget(record, case, look_at):
     wiring = record.wiring
     view = look_at(case)
 

@@ -90,20 +90,52 @@ def test_health_as_json_is_just_what_was_agreed(finished_run):
         "status": "FINISHED",
         "head_inf_latch": {head: head == "op" for head in HEAD_NAMES},
         "head_nan_latch": dict.fromkeys(HEAD_NAMES, False),
-        "first": [{"head": "op", "kind": "+inf", "quantity": "logits", "update": 2}],
+        "group_inf_latch": {"shared": False, "hosts": False},
+        "group_nan_latch": {"shared": False, "hosts": False},
+        "first": [
+            {
+                "head": "op",
+                "kind": "+inf",
+                "quantity": "logits",
+                "update": 2,
+                "phase": "update",
+                "epoch": 1,
+                "minibatch": 1,
+                "host": None,
+                "step": None,
+                "part": None,
+                "reproduced": True,
+            }
+        ],
         "evidence": [
             {
                 "head": "op",
                 "quantity": "logits",
                 "kind": "+inf",
-                "first": {"update": 2, "epoch": 1, "minibatch": 1},
-                "last": {"update": 2, "epoch": 1, "minibatch": 1},
+                "first": {
+                    "update": 2,
+                    "phase": "update",
+                    "epoch": 1,
+                    "minibatch": 1,
+                    "host": None,
+                    "step": None,
+                    "part": None,
+                },
+                "last": {
+                    "update": 2,
+                    "phase": "update",
+                    "epoch": 1,
+                    "minibatch": 1,
+                    "part": None,
+                },
                 "updates": 1,
                 "minibatches": 1,
+                "steps": None,
+                "reproduced": True,
                 "active": True,
             }
         ],
-        "interventions": {"skip": 0, "rollback": 0, "halt": 0},
+        "interventions": {"repeat": 0, "skip": 0, "rollback": 0, "halt": 0},
         "incidents": {"kept": 0, "not_kept": 0},
     }
 
@@ -115,7 +147,8 @@ def test_health_as_json_has_no_number_for_what_was_not_told(run, payloads):
     print_health(run.parent, as_json=True, console=console)
 
     (row,) = json.loads(console.text)["evidence"]
-    assert row["first"] == row["last"] == {"update": 3, "epoch": None, "minibatch": None}
+    for place in (row["first"], row["last"]):
+        assert (place["update"], place["epoch"], place["minibatch"]) == (3, None, None)
     assert (row["updates"], row["minibatches"]) == (1, None)
 
 
@@ -138,10 +171,11 @@ def test_a_healthy_run_is_0(healthy_run):
     assert console.text.count("●") == 1
 
 
+@pytest.mark.parametrize("group", ["shared", "hosts"])
 @pytest.mark.parametrize(("kind", "fail_on"), [("nan", "nan"), ("-inf", "inf")])
-def test_a_shared_light_counts(run, payloads, kind, fail_on):
+def test_the_light_of_a_group_counts(run, payloads, kind, fail_on, group):
     with RunWriter(run) as writer:
-        seen = payloads.sighting(head="shared", quantity="value", kind=kind)
+        seen = payloads.sighting(head=group, quantity="loss", kind=kind)
         writer.emit(payloads.update(1, head_nonfinite=[seen]))
 
     assert print_health(run.parent, fail_on=fail_on, console=Printed()) == 1
@@ -162,6 +196,84 @@ def test_health_for_people_says_what_is_lit_and_why(finished_run):
     (slot,) = (line for line in console.lines if line.startswith("slot"))
     assert slot.split() == ["slot", "○", "○"]
     assert evidence.split() == ["op", "Inf", "in", "logits", "1", "1", "2/1/1", "2/1/1", "now"]
+
+
+@pytest.fixture
+def passing_run(run, payloads):
+    """A run with what is no minibatch's: a broken host, acting, given state, and a transient."""
+    sightings = {
+        3: {"head": "hosts", "quantity": "loss", "phase": "hosts", "host": 0, "step": 5},
+        5: {"head": "shared", "quantity": "parameters", "phase": "given", "part": "lstm.bias"},
+        6: {"head": "shared", "quantity": "trunk", "epoch": 1, "minibatch": 2},
+        8: {"head": "op", "phase": "acting", "host": 1, "step": 7, "count": 3},
+    }
+    with RunWriter(run) as writer:
+        writer.emit(payloads.start())
+        for update, seen in sightings.items():
+            fields = {"kind": "nan", "epoch": 0, "minibatch": 0, "reproduced": update != 6} | seen
+            writer.emit(payloads.update(update, head_nonfinite=[payloads.sighting(**fields)]))
+        writer.emit(InterventionTaken(update=6, action="repeat", cause="", reason=""))
+        writer.emit(payloads.finish(update=8))
+    return run
+
+
+def test_health_says_phase_host_step_tensor_and_what_was_not_reproduced(passing_run):
+    console = Printed(width=80)
+    assert print_health(passing_run.parent, console=console) == 1
+
+    assert "  the hosts went NaN in loss, host 1, step 5, update 3" in console.lines
+    (hosts, evidence) = (line.split() for line in console.lines if line.startswith("hosts"))
+    assert hosts == ["hosts", "○", "●"]
+    assert evidence == ["hosts", "NaN", "in", "loss", "1", "–", "3", "3"]
+    told = console.lines[console.lines.index(next(filter(_is_evidence, console.lines))) + 1 :]
+    assert told[1::2] == [
+        "  host 1, step 5, in 1 step",
+        "  lstm.bias, given",
+        "  not reproduced",
+        "  while acting, host 2, step 7, in 3 steps",
+    ]
+    assert "0/0" not in console.text
+    assert "interventions: 1 update repeated (finite, nothing skipped)" in console.lines
+    assert "skipped" not in console.text.replace("nothing skipped", "")
+    assert max(map(len, console.lines)) <= 80
+
+
+def _is_evidence(line):
+    return line.startswith("head") and "seen" in line
+
+
+def test_health_as_json_says_phase_host_step_tensor_and_what_was_not_reproduced(passing_run):
+    console = Printed()
+    print_health(passing_run.parent, as_json=True, console=console)
+    report = json.loads(console.text)
+
+    assert report["group_nan_latch"] == {"shared": True, "hosts": True}
+    assert report["interventions"] == {"repeat": 1, "skip": 0, "rollback": 0, "halt": 0}
+    host, given, transient, acting = report["evidence"]
+    assert (host["first"]["phase"], host["first"]["host"], host["first"]["step"]) == ("hosts", 0, 5)
+    assert (given["first"]["phase"], given["last"]["part"]) == ("given", "lstm.bias")
+    assert [row["reproduced"] for row in report["evidence"]] == [True, True, False, True]
+    assert (transient["first"]["epoch"], transient["minibatches"]) == (1, 1)
+    assert (acting["first"]["epoch"], acting["minibatches"], acting["steps"]) == (None, None, 3)
+
+
+def test_a_score_without_a_finite_host_is_named_nan(run, payloads):
+    with RunWriter(run) as writer:
+        writer.emit(payloads.start())
+        writer.emit(payloads.episodes(1, score=[float("nan"), float("inf")]))
+    listed, health = Printed(), Printed()
+    print_runs(run.parent, console=listed)
+    print_health(run.parent, console=health)
+
+    assert listed.lines[1].split()[-2:] == ["NaN", "○"]
+    assert health.lines[1].endswith("score NaN")
+
+
+def test_runs_name_the_groups_that_are_lit(passing_run):
+    console = Printed()
+    print_runs(passing_run.parent, console=console)
+
+    assert console.lines[1].endswith("● NaN op, shared, hosts")
 
 
 @pytest.fixture

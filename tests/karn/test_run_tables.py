@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from esper.karn.run_store import RunWriter
+from esper.karn.run_store import RunReader, RunWriter
 from esper.karn.run_tables import (
     INSERT_HEAD_HEALTH,
     JOIN_LATCH,
@@ -18,9 +18,12 @@ from esper.karn.run_tables import (
     insert_rows,
     latch_rows,
     sighting_rows,
+    sightings_in,
 )
 from esper.karn.sanctum.evidence import EvidenceLedger
+from esper.karn.sanctum.follower import RunFollower
 from esper.leyline.heads import HEAD_NAMES
+from esper.leyline.telemetry import PHASES
 
 
 @pytest.fixture
@@ -115,20 +118,38 @@ def test_every_float_is_accepted_with_its_own_class(value):
 
 @pytest.mark.usefixtures("finished_run")
 def test_a_latch_row_says_where_it_was_first_seen(ask):
-    assert ask("SELECT * FROM latches") == [("op", "+inf", "logits", 2, 1, 1)]
+    assert ask("SELECT * FROM latches") == [
+        ("op", "+inf", "logits", 2, 1, 1, "update", None, None, "", 1)
+    ]
 
 
+phases = st.sampled_from([*PHASES, "of tomorrow"])
+parts = st.sampled_from(["", "bias", "weight"])
+hosts = st.none() | st.integers(0, 2)
+steps = st.none() | st.integers(1, 2)
 sightings = st.lists(
     st.tuples(
         st.sampled_from(["op", "slot"]),
         st.sampled_from(["nan", "+inf", "-inf"]),
         st.sampled_from(["logits", "ratio"]),
         st.integers(1, 4),
-        st.integers(1, 3),
-        st.integers(1, 3),
+        st.integers(0, 3),
+        st.integers(0, 3),
+        phases,
+        hosts,
+        steps,
+        parts,
+        st.integers(0, 1),
     ),
     max_size=12,
 )
+
+
+def when(row):
+    """Return what rows of `latches` are ordered by."""
+    update, epoch, minibatch, phase, host, step, part = row[3:10]
+    rank = [*PHASES, "of tomorrow"].index(phase)
+    return update, rank, epoch, minibatch, step or 0, -1 if host is None else host, part
 
 
 @given(sightings, st.randoms(use_true_random=False))
@@ -141,8 +162,11 @@ def test_latches_are_the_first_sightings_in_any_order_and_with_any_repetition(ro
     shuffled = [*rows, *random.choices(rows, k=len(rows))] if rows else []
     random.shuffle(shuffled)
 
-    firsts = {row[:3]: min(other[3:] for other in rows if other[:3] == row[:3]) for row in rows}
-    assert latched(shuffled) == {(*key, *first) for key, first in firsts.items()}
+    firsts = {}
+    for row in rows:
+        alike = [other for other in rows if other[:3] == row[:3]]
+        firsts[row[:3]] = (*min(alike, key=when)[:-1], max(other[-1] for other in alike))
+    assert latched(shuffled) == set(firsts.values())
 
 
 def test_a_detection_without_provenance_is_latched_all_the_same(payloads):
@@ -154,9 +178,9 @@ def test_a_detection_without_provenance_is_latched_all_the_same(payloads):
     )
 
     assert set(latch_rows(payload)) == {
-        ("op", "-inf", "logits", 4, 2, 1),
-        ("slot", "inf", "unknown", 4, 0, 0),
-        ("op", "nan", "unknown", 4, 0, 0),
+        ("op", "-inf", "logits", 4, 2, 1, "update", None, None, "", 1),
+        ("slot", "inf", "unknown", 4, 0, 0, "update", None, None, "", 1),
+        ("op", "nan", "unknown", 4, 0, 0, "update", None, None, "", 1),
     }
 
 
@@ -165,12 +189,17 @@ def test_a_detection_without_provenance_is_latched_all_the_same(payloads):
 places = st.tuples(st.integers(1, 3), st.integers(1, 4))
 sightings = st.fixed_dictionaries(
     {
-        "head": st.sampled_from(("op", "slot", "shared")),
+        "head": st.sampled_from(("op", "slot", "shared", "hosts")),
         "quantity": st.sampled_from(("logits", "ratio")),
         "kind": st.sampled_from(("nan", "+inf", "-inf")),
         "count": st.integers(0, 5),
         "first": places,
         "last": st.one_of(st.just((0, 0)), places),
+        "phase": phases,
+        "host": hosts,
+        "step": steps,
+        "part": parts,
+        "reproduced": st.booleans(),
     }
 )
 
@@ -189,24 +218,31 @@ def told(payloads, update, seen, detected):
                 minibatch=one["first"][1],
                 last_epoch=one["last"][0],
                 last_minibatch=one["last"][1],
+                **{name: one[name] for name in ("phase", "host", "step", "part", "reproduced")},
             )
             for one in seen
         ],
     )
 
 
-def evidence_by_fold(updates):
+def ledger_of(updates):
     ledger = EvidenceLedger()
     for update in updates:
         ledger.take_in(update)
+    return ledger
+
+
+def evidence_by_fold(updates):
     return {
         (
             *(row.head, row.quantity, row.kind),
             *(row.first_update, row.first_epoch, row.first_minibatch),
             *(row.last_update, row.last_epoch, row.last_minibatch),
             *(row.updates, row.minibatches),
+            *(row.first_phase, row.first_host, row.first_step, row.first_part),
+            *(row.last_phase, row.last_part, row.steps, row.reproduced),
         )
-        for row in ledger.rows(HEAD_NAMES)
+        for row in ledger_of(updates).rows(HEAD_NAMES)
     }
 
 
@@ -226,6 +262,30 @@ def test_sql_counts_the_evidence_as_the_fold_does(payloads, updates):
     assert set(rows) == evidence_by_fold(updates)
 
 
+@given(
+    st.lists(
+        st.tuples(st.integers(1, 5), st.lists(sightings, max_size=3), st.booleans()), max_size=12
+    )
+)
+def test_what_the_tables_give_back_joins_to_what_went_in(payloads, updates):
+    updates = [told(payloads, *one) for one in updates]
+    with closing(empty_tables()) as connection:
+        for update in updates:
+            connection.executemany(JOIN_SIGHTING, sighting_rows(update))
+            connection.executemany(JOIN_LATCH, latch_rows(update))
+        connection.row_factory = sqlite3.Row
+        rows = [
+            *connection.execute("SELECT * FROM sightings"),
+            *connection.execute("SELECT * FROM latches"),
+        ]
+    read = EvidenceLedger()
+    for row in rows:
+        for update, seen in sightings_in(dict(row)):
+            read.take_in_sightings(update, [seen])
+
+    assert read.rows(HEAD_NAMES) == ledger_of(updates).rows(HEAD_NAMES)
+
+
 def test_a_run_can_be_asked_for_its_evidence(run, payloads, ask):
     updates = [payloads.broken_update(number, "op", "nan", "ratio") for number in (2, 5, 5, 9)]
     with RunWriter(run) as writer:
@@ -235,6 +295,107 @@ def test_a_run_can_be_asked_for_its_evidence(run, payloads, ask):
     assert ask("SELECT head, quantity, kind, first_update, last_update, updates FROM evidence") == [
         ("op", "ratio", "nan", 2, 9, 3)
     ]
+
+
+#: The tables of the version before a sighting had a phase, word by word.
+OLDER_TABLES = """
+    DROP VIEW evidence; DROP TABLE latches; DROP TABLE sightings;
+    CREATE TABLE latches (
+        head TEXT NOT NULL,
+        kind TEXT NOT NULL,
+        quantity TEXT NOT NULL,
+        first_update INTEGER NOT NULL,
+        first_epoch INTEGER NOT NULL,
+        first_minibatch INTEGER NOT NULL,
+        PRIMARY KEY (head, kind, quantity)
+    ) WITHOUT ROWID;
+    CREATE TABLE sightings (
+        head TEXT NOT NULL,
+        quantity TEXT NOT NULL,
+        kind TEXT NOT NULL,
+        update_index INTEGER NOT NULL,
+        minibatches INTEGER NOT NULL,
+        first_epoch INTEGER NOT NULL,
+        first_minibatch INTEGER NOT NULL,
+        last_epoch INTEGER NOT NULL,
+        last_minibatch INTEGER NOT NULL,
+        PRIMARY KEY (head, quantity, kind, update_index)
+    ) WITHOUT ROWID;
+    CREATE VIEW evidence AS
+        SELECT
+            head, quantity, kind,
+            first_update, first.first_epoch, first.first_minibatch,
+            last_update, last.last_epoch, last.last_minibatch,
+            updates, total AS minibatches
+        FROM (
+            SELECT
+                head, quantity, kind,
+                min(update_index) AS first_update,
+                max(update_index) AS last_update,
+                count(*) AS updates,
+                sum(minibatches) AS total
+            FROM sightings GROUP BY head, quantity, kind
+        )
+        JOIN sightings AS first USING (head, quantity, kind)
+        JOIN sightings AS last USING (head, quantity, kind)
+        WHERE first.update_index = first_update AND last.update_index = last_update;
+    INSERT INTO latches VALUES ('op', '+inf', 'logits', 2, 1, 1);
+    INSERT INTO sightings VALUES ('op', 'logits', '+inf', 2, 3, 1, 1, 2, 4);
+"""
+
+
+@pytest.fixture
+def older_run(finished_run):
+    """A run whose tables are those of the version before a sighting had a phase."""
+    with closing(sqlite3.connect(finished_run / "run.sqlite")) as connection:
+        connection.executescript(OLDER_TABLES)
+    return finished_run
+
+
+def test_an_older_store_is_read_as_it_is(older_run, payloads):
+    before = (older_run / "run.sqlite").read_bytes()
+    latch = (2, payloads.sighting(count=0))
+    sighting = (2, payloads.sighting(count=3, last_epoch=2, last_minibatch=4))
+    assert RunReader(older_run).sightings() == [latch, sighting]
+    assert (older_run / "run.sqlite").read_bytes() == before
+
+    with closing(sqlite3.connect(older_run / "run.sqlite")) as connection:
+        connection.execute("UPDATE events SET payload = x'c1' WHERE kind = 'ppo_update'")
+        connection.commit()
+    snapshot = RunFollower(older_run).catch_up().snapshot
+    assert snapshot.run.damaged_events == 2
+    (row,) = snapshot.tamiyo.evidence
+    assert (row.first_update, row.last_epoch, row.minibatches, row.reproduced) == (2, 2, 3, True)
+    assert (row.first_phase, row.first_host, row.first_part, row.steps) == ("update", None, "", 0)
+
+
+def test_an_older_store_gains_its_columns_when_its_run_is_resumed(older_run, payloads, ask):
+    again = payloads.sighting(
+        kind="+inf", phase="acting", host=1, step=7, count=2, epoch=0, minibatch=0
+    )
+    other = payloads.sighting(
+        head="shared", quantity="trunk", kind="nan", part="weight", reproduced=False
+    )
+    with RunWriter(older_run) as writer:
+        writer.emit(payloads.start(resumed_from_update=2))
+        writer.emit(payloads.update(3, head_nonfinite=[again, other]))
+        writer.emit(payloads.finish(update=3, episodes_done=6))
+        assert writer.events_lost == 0
+
+    assert ask("SELECT * FROM latches") == [
+        ("op", "+inf", "logits", 2, 1, 1, "update", None, None, "", 1),
+        ("shared", "nan", "trunk", 3, 1, 1, "update", None, None, "weight", 0),
+    ]
+    columns = "head, first_update, last_update, last_phase, minibatches, steps, reproduced"
+    assert ask(f"SELECT {columns} FROM evidence ORDER BY head") == [
+        ("op", 2, 3, "acting", 3, 2, 1),
+        ("shared", 3, 3, "update", 1, 0, 0),
+    ]
+    assert ask("SELECT value FROM meta WHERE key = 'store_version'") == [("1",)]
+    with closing(empty_tables()) as connection:
+        for name in ("latches", "sightings", "evidence"):
+            layout = f"SELECT name FROM pragma_table_info('{name}')"
+            assert ask(layout) == connection.execute(layout).fetchall()
 
 
 def test_an_older_store_gets_what_was_added_when_it_is_written_on(run, payloads, ask):

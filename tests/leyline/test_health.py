@@ -35,11 +35,11 @@ def test_any_lit_head_is_critical_and_named(head):
     )
 
 
-def test_the_shared_light_is_as_critical_as_a_head():
-    verdict = judge_latches(DARK | {"op": True}, DARK, shared_inf=True, shared_nan=True)
+def test_a_group_is_as_critical_as_a_head():
+    verdict = judge_latches(DARK | {"op": True, "shared": True}, DARK | {"hosts": True})
 
     assert verdict.level is Level.CRITICAL
-    assert verdict.reasons == ("Inf seen in op, the shared part", "NaN seen in the shared part")
+    assert verdict.reasons == ("Inf seen in op, the shared part", "NaN seen in the hosts")
 
 
 @pytest.mark.parametrize("record", RECORDS, ids=lambda record: record.id)

@@ -36,8 +36,11 @@ def test_a_name_is_taken_apart(text: str, expected: TaskName) -> None:
         ("npz:", "the task 'npz:' must be written npz:FILE.npz"),
         ("chars:?context=3", "must be written chars:FILE.txt"),
         ("digits:here", "the task 'digits:here' must be written digits"),
-        ("npz:a.npz?label=b", "allowed are kind=..."),
-        ("hf:n?label=", "allowed are config=..., input=..., kind=..., label=..."),
+        ("npz:a.npz?label=b", "allowed are channels=..., kind=..., test=..."),
+        (
+            "hf:n?label=",
+            "allowed are channels=..., config=..., input=..., kind=..., label=..., test=...",
+        ),
         ("hf:n?label=a&label=b", "cannot be read"),
         ("npz:a.npz?signal", "cannot be read"),
         ("cifar10:a?kind=image", "allowed are none"),

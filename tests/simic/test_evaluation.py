@@ -1,5 +1,6 @@
 """Evaluation: seeds that training cannot reach, the same for everybody, the same every time."""
 
+import contextlib
 import io
 import json
 import re
@@ -15,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
+from esper.growth.env import GrowthVectorEnv
 from esper.growth.observation import FEATURES
 from esper.leyline.heads import HEAD_NAMES, HEAD_SIZES, Op
 from esper.simic import baselines, contest, evaluation, evaluation_plot, evaluation_report
@@ -280,3 +282,32 @@ def test_a_contestant_alone_has_nothing_to_be_better_than(result: Evaluation) ->
         for entry in result.entries[1:]
         for measure in contest.MEASURES
     )
+
+
+def test_a_network_that_is_not_finite_counts_as_useless(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An infinite logit of the right class would count as right, and a NaN would spread."""
+    with contextlib.closing(Arena(CONFIG, torch.device("cpu"), episodes=4, seed=1)) as arena:
+        whole = arena.play("waits", lambda hosts, _: lambda *_: waiting(hosts))
+        env = arena.settings
+        step, taken = env.step, []
+
+        def poisoned(_env: GrowthVectorEnv, actions: np.ndarray) -> Any:
+            taken.append(None)
+            if len(taken) == CONFIG.steps:
+                population = env._cohort.population
+                columns = population.host_columns(np.array([2, 3]))
+                population.state[0, columns[0, -1]] = torch.inf  # the last class's bias
+                population.state[0, columns[1, 0]] = torch.nan
+            return step(actions)
+
+        monkeypatch.setattr(GrowthVectorEnv, "step", poisoned)
+        broken = arena.play("waits", lambda hosts, _: lambda *_: waiting(hosts))
+    for measure in ("test_accuracy", "validation_accuracy", "score"):
+        ours = getattr(broken.outcomes, measure)
+        assert ours[2:].tolist() == [0.0, 0.0], measure
+        assert np.array_equal(ours[:2], getattr(whole.outcomes, measure)[:2]), measure
+
+
+def waiting(hosts: int) -> np.ndarray:
+    """Return actions that leave every host alone. `[N, 8]`"""
+    return np.zeros((hosts, len(HEAD_SIZES)), dtype=np.int64)

@@ -7,16 +7,19 @@ import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from esper.cli import main
+from esper.growth.env import GrowthVectorEnv
 from esper.growth.module_files import load_module, logits_of
 from esper.growth.tasks import load_task
 from esper.leyline.heads import SLOT_CHOICES, Stage
 from esper.policies import find_policy
+from esper.simic import growing
 from esper.simic.config import updated
 from esper.simic.environment import make_environment
 from esper.simic.evaluation import evaluation_seeds
@@ -81,14 +84,14 @@ def test_a_network_is_written_that_runs_with_torch_alone(
     names = {file.name for file in out.iterdir()}
     assert names == {"model.py", "weights.safetensors", "card.md", "growth.svg"}
     assert "this network" in output
-    assert output.count("accuracy") == 3
+    assert output.count("accuracy") == 4
     snippet = re.findall(r"```python\n(.*?)```", (out / "card.md").read_text(), re.S)[0]
     refuse = "import sys; sys.modules['esper'] = sys.modules['safetensors'] = None\n"
     result = subprocess.run(
         [sys.executable, "-c", refuse + snippet], cwd=out, capture_output=True, text=True
     )
     assert result.returncode == 0, result.stderr
-    assert result.stdout.startswith("tensor([")
+    assert result.stdout.strip() in ("sine", "square", "silence")
 
 
 def test_what_is_written_is_what_grew(grown: Grown, tmp_path: Path) -> None:
@@ -184,11 +187,89 @@ def test_growth_that_did_not_help_is_told(grown: Grown, without: float, is_told:
     assert "learnt on" not in growth_card(at_home, 1e-6) + growth_summary(at_home)
 
 
+def test_a_network_no_better_than_the_largest_class_is_reported(grown: Grown) -> None:
+    said = "This network is no better in validation than always answering with the largest class."
+    share = grown.task.validation.largest_class
+    for accuracy, is_said in ((share - 0.01, True), (share, True), (share + 0.01, False)):
+        made = replace(grown, result=Measured(900, accuracy, 0.6, 1e6))
+        assert (said in growth_card(made, 1e-6)) == is_said
+        assert (said in growth_summary(made).splitlines()) == is_said
+    (row,) = [row for row in growth_summary(grown).splitlines() if row.startswith("largest class")]
+    test_share = grown.task.test.largest_class
+    assert row.endswith(f"accuracy {share:.3f} in validation, {test_share:.3f} in test")
+
+
+def test_what_can_fail_is_tried_before_anything_is_trained(
+    command: Grow, data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("the module differs")
+
+    def no_step(*_: object) -> None:
+        pytest.fail("a step was trained")
+
+    monkeypatch.setattr("esper.simic.growing.write_module", broken)
+    monkeypatch.setattr("esper.growth.env.GrowthVectorEnv.step", no_step)
+    with pytest.raises(RuntimeError, match="the module differs"):
+        command("--task", data, "--out", str(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["write_checked", "growth_card", "growth_picture"])
+@pytest.mark.parametrize("is_there", [False, True])
+def test_a_failure_leaves_no_folder_that_refuses_the_next_try(
+    command: Grow,
+    data: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    is_there: bool,
+) -> None:
+    out = tmp_path / "a" / "out"
+    if is_there:
+        out.mkdir(parents=True)
+    module = {
+        "write_checked": "esper.simic.growing",
+        "growth_card": "esper.simic.growth_card",
+        "growth_picture": "esper.simic.growth_picture",
+    }[name]
+
+    def broken(*_: object) -> None:
+        if name == "write_checked":
+            (out / "model.py").write_text("half of it")
+        raise OSError(28, "No space left on device")
+
+    options = ("--task", data, "--out", str(out), "--steps", "1")
+    with monkeypatch.context() as patched:
+        patched.setattr(f"{module}.{name}", broken)
+        code, output, errors = command(*options)
+    assert (code, output) == (2, "")
+    assert errors.splitlines()[-1] == f"esper: cannot write into {out}: No space left on device"
+    assert out.exists() == is_there
+    assert (tmp_path / "a").exists() == is_there
+    assert command(*options)[0] == 0
+
+
+def test_coordinates_in_metres_grow_a_network(command: Grow, tmp_path: Path) -> None:
+    numbers = np.random.default_rng(0)
+    y = numbers.integers(3, size=400)
+    north = 5_820_000 - 25.0 * y + 8 * numbers.normal(size=400)
+    x = np.stack([north, 1.79e9 + 25.0 * y + 8 * numbers.normal(size=400)], axis=1)
+    np.savez(tmp_path / "utm.npz", x=x, y=y)
+    out = tmp_path / "out"
+    code, _, errors = command("--task", f"npz:{tmp_path / 'utm.npz'}", "--out", str(out))
+    assert code == 0, errors
+    with torch.no_grad():
+        said = load_module(out)(torch.from_numpy(x)).argmax(1).numpy()
+    assert (said == y).mean() > 0.9
+
+
 def test_one_step_is_told_in_the_singular(command: Grow, tmp_path: Path) -> None:
     options = ("--task", "digits", "--out", str(tmp_path / "out"), "--steps", "1")
     code, output, errors = command(*options)
     assert code == 0, errors
-    assert "growing 1 network on digits, 1 step\n" in errors
+    assert errors.startswith("digits: images of 8x8; 10 classes\n")
+    assert "growing 1 network, 1 step\n" in errors
     assert "grew on digits in 1 step: " in output
     assert "in 1 step of" in (tmp_path / "out" / "card.md").read_text()
 
@@ -302,3 +383,44 @@ def test_bad_data_stops_training_before_there_is_a_run(
     assert ended.value.code == 2
     assert "300 samples with missing or non-finite values" in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()
+
+
+def spoil_at_the_end(monkeypatch: pytest.MonkeyPatch, hosts: list[int]) -> None:
+    """Break the first weight of some hosts before the last step that `grow` takes."""
+
+    def make(*arguments: Any) -> GrowthVectorEnv:
+        env = make_environment(*arguments)
+        step, taken = env.step, []
+
+        def poisoned(actions: np.ndarray) -> Any:
+            taken.append(None)
+            if len(taken) == env.steps:
+                population = env._cohort.population
+                population.state[0, population.host_columns(np.array(hosts))[:, 0]] = torch.nan
+            return step(actions)
+
+        monkeypatch.setattr(env, "step", poisoned)
+        return env
+
+    monkeypatch.setattr(growing, "make_environment", make)
+
+
+def test_a_network_that_is_not_finite_is_never_the_best(
+    runs: Path, data: str, grown: Grown, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spoil_at_the_end(monkeypatch, [grown.host])
+    said: list[str] = []
+    policy = find_policy(runs, None)
+    other = grow(policy, data, hosts=6, seed=3, steps=None, say=said.append)
+    assert other.host != grown.host
+    assert other.rivals[grown.host] == 0.0
+    assert other.result.validation_accuracy == max(other.rivals)
+    assert any(line.startswith("1 network ended with NaN or Inf") for line in said)
+
+
+def test_no_network_is_written_where_none_is_finite(
+    runs: Path, data: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spoil_at_the_end(monkeypatch, [0, 1])
+    with pytest.raises(GrowingError, match=r"2 networks grew .* all of them ended with NaN or Inf"):
+        grow(find_policy(runs, None), data, hosts=2, seed=3, steps=2, say=lambda _: None)

@@ -119,8 +119,8 @@ def test_weights_and_moments_that_are_not_finite_are_never_kept(
 ) -> None:
     update = PPOAgent.update
 
-    def corrupted(agent: PPOAgent, *arguments: Any) -> Any:
-        result = update(agent, *arguments)
+    def corrupted(agent: PPOAgent, *arguments: Any, **settings: Any) -> Any:
+        result = update(agent, *arguments, **settings)
         with torch.no_grad():
             bias = agent.policy.critic.bias
             tensor = bias if part == "critic.bias" else agent.moments_of(bias)["exp_avg_sq"]

@@ -87,9 +87,9 @@ def test_what_happens_otherwise_is_said_to_differ(capsule: Capsule) -> None:
     capsule.agent["policy"]["heads.weight"][0, 3] = torch.inf
     replayed = replay(capsule)
     assert replayed.verdict == DIFFERS
-    assert {one.kind for one in replayed.recorded if one.quantity == "logits"} == {"nan"}
-    assert {one.kind for one in replayed.seen if one.quantity == "logits"} == {"+inf", "-inf"}
-    assert "slot logits nan at epoch 1, minibatch 1 was recorded and not seen" in (
+    assert {one.kind for one in replayed.recorded if one.quantity == "parameters"} == {"nan"}
+    assert {one.kind for one in replayed.seen if one.quantity == "parameters"} == {"+inf"}
+    assert "slot parameters nan at the start of the update was recorded and not seen" in (
         replayed.differences
     )
 
@@ -181,7 +181,7 @@ def test_the_reports_say_the_same(capsule: Capsule) -> None:
         assert origin["cause"] in shown
         assert f"policy.py:{origin['line']}" in shown
         assert "logits = self.heads(trunk)" in shown
-        assert "slot logits as nan" in shown
+        assert "slot parameters as nan" in shown
     assert "prefers-color-scheme: dark" in replay_page(replayed, *about)
     evil = "<script>alert(1)</script>\x1b[31m\u202e"  # a capsule may come from anywhere
     hostile = replay_page(replace(replayed, update=evil, recorded_with=evil), evil, *about[1:])

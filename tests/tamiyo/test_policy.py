@@ -74,7 +74,7 @@ def test_a_sampled_choice_is_always_legal(mask: torch.Tensor, seed: int) -> None
     generator = torch.Generator().manual_seed(seed)
     table = policy.head_log_probs(torch.zeros(20, TOTAL), mask.expand(20, -1))
 
-    choices = sample(table, generator)
+    choices = sample(table, ~policy.table(mask.expand(20, -1), False), generator)
 
     for head, legal in enumerate(heads_of(mask)):
         assert legal[choices[:, head]].all()
@@ -82,14 +82,19 @@ def test_a_sampled_choice_is_always_legal(mask: torch.Tensor, seed: int) -> None
 
 def test_sampling_follows_the_probabilities() -> None:
     log_probs = torch.tensor([[0.1, 0.2, 0.7]]).log().expand(20_000, 1, 3).movedim(-1, 0)
-    choices = sample(log_probs, torch.Generator().manual_seed(0))
+    legal = torch.zeros_like(log_probs, dtype=torch.bool)
+    choices = sample(log_probs, legal, torch.Generator().manual_seed(0))
     shares = torch.bincount(choices.flatten(), minlength=3) / len(choices)
     torch.testing.assert_close(shares, torch.tensor([0.1, 0.2, 0.7]), atol=0.01, rtol=0)
 
 
-def test_sampling_from_nan_does_not_raise() -> None:
-    choices = sample(torch.full((5, 4, 8), torch.nan), torch.Generator().manual_seed(0))
-    assert choices.shape == (4, 8)
+def test_sampling_from_nan_is_uniform_among_the_legal_choices() -> None:
+    illegal = torch.tensor([True, False, True, False, False])
+    illegal = illegal.view(5, 1, 1).expand(5, 20_000, 1)
+    choices = sample(torch.full((5, 20_000, 1), torch.nan), illegal, torch.Generator())
+    shares = torch.bincount(choices.flatten(), minlength=5) / len(choices)
+    expected = torch.tensor([0, 1, 0, 1, 1]) / 3
+    torch.testing.assert_close(shares, expected, atol=0.01, rtol=0)
 
 
 def test_a_fresh_policy_starts_from_the_op_prior(policy: RecurrentPolicy) -> None:

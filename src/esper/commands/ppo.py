@@ -36,6 +36,11 @@ def add_ppo(verbs: Any) -> None:
         action="store_true",
         help="resume although a process on another machine seems to be training the run",
     )
+    parser.add_argument(
+        "--data-changed",
+        action="store_true",
+        help="with --resume: go on although the data of the task is not what it was",
+    )
     settings = parser.add_argument_group("settings, also keys of --config")
     for setting in fields(TrainingConfig):
         option = "--" + setting.name.replace("_", "-")
@@ -101,9 +106,11 @@ def ppo(options: argparse.Namespace) -> int:
             config_file=options.config,
             name=options.name,
             force=options.force,
+            data_changed=options.data_changed,
         )
-    elif options.force:
-        raise OptionError("--force only applies to --resume")
+    elif options.force or options.data_changed:
+        option = "--force" if options.force else "--data-changed"
+        raise OptionError(f"{option} only applies to --resume")
     else:
         run = launch.prepare_run(options.run_dir, options.name, given, options.config)
     if options.no_sanctum or not is_screen():

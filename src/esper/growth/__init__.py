@@ -1,7 +1,8 @@
 """Growth: small networks that grow while they train, N of them in lockstep.
 
-Importing this package makes the environment known to Gymnasium, which asks for exactly that, and
-loads nothing heavier: torch comes with the first `gymnasium.make_vec("esper/Growth-v0", ...)`.
+Importing this package registers the environment with Gymnasium and loads nothing heavier: torch is
+loaded by the first `gymnasium.make("esper/Growth-v0")` or `gymnasium.make_vec`. Where a name is all
+that reaches the process that makes it, `"esper.growth:esper/Growth-v0"` imports this package, too.
 """
 
 import gymnasium
@@ -9,4 +10,8 @@ import gymnasium
 ENVIRONMENT_ID = "esper/Growth-v0"
 
 if ENVIRONMENT_ID not in gymnasium.registry:  # a reload of this package must not warn
-    gymnasium.register(id=ENVIRONMENT_ID, vector_entry_point="esper.growth.env:GrowthVectorEnv")
+    gymnasium.register(
+        id=ENVIRONMENT_ID,
+        entry_point="esper.growth.single_env:GrowthEnv",
+        vector_entry_point="esper.growth.env:GrowthVectorEnv",
+    )

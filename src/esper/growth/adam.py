@@ -38,8 +38,11 @@ def step_coefficients(
         `lr * sqrt(c2) / c1` and `epsilon * sqrt(c2)`, each `[steps, owners]`.
     """
     time = clocks[None, :] + np.arange(1, steps + 1)[:, None]
-    root = np.sqrt(1.0 - settings.beta2**time)
-    return settings.learning_rate * root / (1.0 - settings.beta1**time), settings.epsilon * root
+    # A negative clock makes NaN here. It is reported as a fault of its host, not as a warning.
+    with np.errstate(invalid="ignore", divide="ignore"):
+        root = np.sqrt(1.0 - settings.beta2**time)
+        length = settings.learning_rate * root / (1.0 - settings.beta1**time)
+    return length, settings.epsilon * root
 
 
 def adam_step_(

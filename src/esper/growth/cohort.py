@@ -1,6 +1,6 @@
 """N hosts through their episodes: all of their state, and the few things that happen to it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -8,6 +8,7 @@ import torch
 from esper.growth import seeds as life
 from esper.growth.adam import AdamSettings
 from esper.growth.host import HostShape
+from esper.growth.host_faults import Broken, HostFault, follow_up, loss_faults
 from esper.growth.lockstep import Measurement, evaluate, train_slice
 from esper.growth.minibatches import MinibatchOrder, draw, new_order, restart
 from esper.growth.observation import Progress, new_progress
@@ -20,6 +21,7 @@ from esper.growth.training_cost import training_multiply_adds
 from esper.leyline.heads import SLOT_CHOICES, Stage
 
 _UNSEEDED = -1
+_VALIDATION = "validation"
 
 
 @dataclass
@@ -33,6 +35,8 @@ class Cohort:
         progress: what was measured in each episode.
         base_seed: what each host was last seeded with; below 0 if it never was. `[N]`
         episode: episodes since then, counted from 0. `[N]`
+        faults: the causes in all hosts that are not finite now, by host.
+        left_broken: what the last slice left broken in them.
     """
 
     population: Population
@@ -41,6 +45,8 @@ class Cohort:
     progress: Progress
     base_seed: np.ndarray
     episode: np.ndarray
+    faults: list[HostFault] = field(default_factory=list)
+    left_broken: frozenset[Broken] = frozenset()
 
 
 def new_cohort(
@@ -102,6 +108,12 @@ def begin_episodes(cohort: Cohort, hosts: np.ndarray, validation: Split) -> None
     fresh.loss = fresh.training_loss = born.losses.loss[hosts]
     for name, values in vars(fresh).items():
         getattr(cohort.progress, name)[hosts] = values
+    begun = set(hosts.tolist())
+    at_birth = loss_faults(born.losses.loss, born.losses.gain, _VALIDATION)
+    cohort.faults = [fault for fault in cohort.faults if fault.host not in begun]
+    cohort.faults += [fault for fault in at_birth if fault.host in begun]
+    cohort.faults.sort(key=lambda fault: fault.host)
+    cohort.left_broken = frozenset(one for one in cohort.left_broken if one.host not in begun)
 
 
 def train_and_measure(
@@ -123,12 +135,36 @@ def train_and_measure(
 
     progress.step += 1
     progress.accuracy_change = measured.accuracy - progress.accuracy
-    progress.loss_change = measured.losses.loss - progress.loss
+    with np.errstate(invalid="ignore"):  # inf - inf, in a host that is reported as broken
+        progress.loss_change = measured.losses.loss - progress.loss
     progress.accuracy, progress.loss = measured.accuracy, measured.losses.loss
-    progress.training_loss = learnt.loss
+    progress.training_loss = learnt.losses.loss
     progress.best_accuracy = np.maximum(progress.best_accuracy, measured.accuracy)
-    progress.gain, progress.training_gain = measured.losses.gain, learnt.gain
+    progress.gain, progress.training_gain = measured.losses.gain, learnt.losses.gain
+
+    wrong = loss_faults(measured.losses.loss, measured.losses.gain, _VALIDATION)
+    cohort.faults = follow_up(cohort.faults, cohort.left_broken, learnt.faults, wrong)
+    cohort.left_broken = learnt.faults.left
     return moved
+
+
+def measure_score(cohort: Cohort, ended: np.ndarray, validation: Split) -> Measurement:
+    """Measure finished networks for their score, and note those of ended episodes that are broken.
+
+    Args:
+        cohort: the hosts.
+        ended: whose episode ended. `[N]`, bool
+        validation: the part of the task that the score is measured on.
+    """
+    finished = measure_finished(cohort, validation)
+    known = {fault.host for fault in cohort.faults}
+    cohort.faults += [
+        fault
+        for fault in loss_faults(finished.losses.loss, finished.losses.gain, "finished network")
+        if ended[fault.host] and fault.host not in known
+    ]
+    cohort.faults.sort(key=lambda fault: fault.host)
+    return finished
 
 
 def measure_finished(cohort: Cohort, split: Split) -> Measurement:

@@ -52,6 +52,7 @@ class DividedHosts:
         self._parts = parts_of(hosts, processes)
         self._others = [HostProcess() for _ in self._parts[1:]]
         settings["autoreset_mode"] = AutoresetMode.DISABLED
+        settings.setdefault("threads", None)  # each process has torch use as many as it is told
         try:
             first, *others = (part.stop - part.start for part in self._parts)
             self.env = GrowthVectorEnv(first, **settings)
@@ -134,11 +135,11 @@ class DividedHosts:
         return {key: self._joined_values(key, [info[key] for info in infos]) for key in infos[0]}
 
     def _joined_values(self, key: str, values: list[Any]) -> Any:
-        if key == "transitions":
+        if key in ("transitions", "nonfinite"):  # lists of what happened to single hosts
             return [
-                replace(moved, host=moved.host + part.start)
-                for part, transitions in zip(self._parts, values, strict=True)
-                for moved in transitions
+                replace(event, host=event.host + part.start)
+                for part, events in zip(self._parts, values, strict=True)
+                for event in events
             ]
         if key == "training_samples":
             return sum(values)

@@ -1,6 +1,7 @@
 """The environment: N hosts that train in lockstep, and one decision for each after every slice."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -17,6 +18,7 @@ from esper.growth.cohort import (
     begin_episodes,
     is_seeded,
     measure_finished,
+    measure_score,
     new_cohort,
     seed_host,
     train_and_measure,
@@ -57,6 +59,9 @@ class GrowthVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
       where it is empty
     - `multiply_adds` `[N]`: spent on training in the episode so far, as
       `esper.growth.training_cost` counts them
+    - `nonfinite`: a list of `esper.growth.host_faults.HostFault`, by host: the causes in every host
+      that is not finite now, because its loss, a parameter or a moment of its optimizer is NaN or
+      infinite. Consequences are left out. The list names a host for as long as it is broken.
 
     and at each step besides:
 
@@ -66,7 +71,11 @@ class GrowthVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     - `training_samples`: trained on in this step, over all hosts
     - if an episode ended: `score`, `final_accuracy`, `final_parameters` (all with FOSSILIZED seeds
       alone) and `fossilized` (how many), each `[N]` with a mask `_score` and so on, as Gymnasium
-      has it
+      has it; `score`, and with it the reward, is NaN where the finished network's loss is not
+      finite
+
+    A broken host never changes another one. Its observation may hold NaN, its accuracy counts a
+    sample with a NaN output as wrong, and it can be stepped until its episode ends.
 
     With SAME_STEP autoreset, a host whose episode ended is born again within the step: `final_obs`
     and `final_info` then hold the last of the old one, and the states in `info` are the new one's.
@@ -82,6 +91,8 @@ class GrowthVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         batch: samples in a minibatch.
         batches: minibatches in a slice.
         optimizer: settings of the hosts' optimizer.
+        threads: torch threads that `reset` and `step` may use. One is fastest for few hosts, and
+            beside other work several are many times slower. None leaves torch's setting.
 
     Raises:
         UnknownTaskError, InvalidTaskError, EnvironmentSettingsError, HostShapeError,
@@ -100,8 +111,11 @@ class GrowthVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         batch: int = 50,
         batches: int = 16,
         optimizer: AdamSettings | None = None,
+        threads: int | None = 1,
     ) -> None:
         counts = {"num_envs": num_envs, "steps": steps, "batch": batch, "batches": batches}
+        if threads is not None:
+            counts["threads"] = threads
         for name, value in counts.items():
             if value < 1:
                 raise EnvironmentSettingsError(f"{name} is {value}: it must be at least 1")
@@ -120,6 +134,7 @@ class GrowthVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
 
         self.task = load_task(task) if isinstance(task, str) else task
         self.steps, self.batch, self.batches = steps, batch, batches
+        self.threads = threads
         self.reward_settings = reward or RewardSettings()
         self.optimizer = optimizer or AdamSettings()
         target = torch.device(device)
@@ -169,7 +184,8 @@ class GrowthVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         It is for final scores: call it when episodes have ended and before `reset`, which the
         DISABLED autoreset mode leaves time for.
         """
-        return measure_finished(self._cohort, self._test).accuracy
+        with _torch_threads(self.threads):
+            return measure_finished(self._cohort, self._test).accuracy
 
     def test_logits(self) -> torch.Tensor:
         """Return what each host says of the test part, with its FOSSILIZED seeds alone.
@@ -178,7 +194,12 @@ class GrowthVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             `[N, n, classes]`.
         """
         population, seeds = self._cohort.population, self._cohort.seeds
-        return predict(population, make_final_plan(population, seeds), self._test)
+        with _torch_threads(self.threads):
+            return predict(population, make_final_plan(population, seeds), self._test)
+
+    def action_masks(self) -> np.ndarray:
+        """Return which choices are legal, as `info["action_mask"]` has them. `[N, 36]`, bool"""
+        return action_mask(legal_slots(self._cohort.seeds))
 
     def finished_network(self, host: int) -> FinishedNetwork:
         """Return a copy of a host with its FOSSILIZED seeds, as `test_accuracy` measures it."""
@@ -218,7 +239,8 @@ class GrowthVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
                 value = int(self.np_random.integers(2**62))
             if value is not None:
                 seed_host(self._cohort, host, value)
-        begin_episodes(self._cohort, hosts, self._validation)
+        with _torch_threads(self.threads):
+            begin_episodes(self._cohort, hosts, self._validation)
         self._over[hosts] = False
         return self._observe(), self._state()
 
@@ -264,6 +286,12 @@ class GrowthVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
                 f"actions must be integers of shape ({self.num_envs}, {len(HEAD_NAMES)}), each "
                 f"column from 0 to below {HEAD_SIZES}"
             )
+        with _torch_threads(self.threads):
+            return self._step(actions)
+
+    def _step(
+        self, actions: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         cohort, before = self._cohort, self._cohort.progress.accuracy
         illegal = illegal_actions(actions, legal_slots(cohort.seeds))
         transitions = act(cohort.population, cohort.seeds, actions, np.flatnonzero(~illegal))
@@ -296,18 +324,22 @@ class GrowthVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         return observation, reward, ended.copy(), np.zeros(self.num_envs, dtype=bool), info
 
     def _final(self, ended: np.ndarray) -> dict[str, np.ndarray]:
-        """Return score, accuracy and seeds of the finished networks, zeros for the others."""
+        """Return score, accuracy and seeds of the finished networks, zeros for the others.
+
+        Broken ones are noted among the faults, which the step's info is made of afterwards.
+        """
         if not ended.any():
             nothing = np.zeros(self.num_envs)
             names = ("score", "final_accuracy", "final_parameters", "fossilized")
             return dict.fromkeys(names, nothing)
         cohort = self._cohort
-        accuracy = measure_finished(cohort, self._validation).accuracy
+        measured = measure_score(cohort, ended, self._validation)
+        accuracy, is_finite = measured.accuracy, np.isfinite(measured.losses.loss)
         ratio = added_ratio(cohort, fossilized=True)
         score = final_score(accuracy, ratio, self.reward_settings)
         fossilized = (cohort.seeds.stage == Stage.FOSSILIZED).sum(axis=1)
         return {
-            "score": np.where(ended, score, 0.0),
+            "score": np.where(ended, np.where(is_finite, score, np.nan), 0.0),
             "final_accuracy": np.where(ended, accuracy, 0.0),
             "final_parameters": np.where(ended, self._parameters(ratio), 0),
             "fossilized": np.where(ended, fossilized, 0),
@@ -347,8 +379,23 @@ class GrowthVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             "blueprint": cohort.seeds.blueprint.copy(),
             "style": cohort.seeds.style.copy(),
             "multiply_adds": cohort.progress.multiply_adds.copy(),
+            "nonfinite": list(cohort.faults),
         }
 
     def _parameters(self, added_ratio: np.ndarray) -> np.ndarray:
         """Return the parameters of hosts that have so many more, in units of a bare host. `[N]`"""
         return self.host_parameters + np.rint(added_ratio * self.host_parameters).astype(np.int64)
+
+
+@contextmanager
+def _torch_threads(threads: int | None) -> Iterator[None]:
+    """Let torch use so many threads for a while; None leaves its setting."""
+    if threads is None:
+        yield
+        return
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

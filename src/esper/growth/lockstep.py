@@ -1,6 +1,6 @@
 """N hosts and their seeds trained as one computation, one slice of minibatches at a time."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,7 +9,17 @@ import torch.nn.functional as F
 
 from esper.growth.adam import AdamSettings, adam_step_, step_coefficients
 from esper.growth.forward import cut, run, weights
-from esper.growth.host import input_columns
+from esper.growth.host import HostShape, input_columns
+from esper.growth.host_faults import (
+    LOSS,
+    Broken,
+    HostFault,
+    SliceFaults,
+    broken_losses,
+    broken_state,
+    causes_of,
+    is_clean,
+)
 from esper.growth.plan import Plan, advance_clocks, clocks
 from esper.growth.population import Population
 from esper.growth.task import Split
@@ -17,6 +27,9 @@ from esper.growth.task import Split
 #: Samples evaluated at a time, of at most so many numbers, by at most so many networks (samples
 #: times networks): the features are to stay in the cache.
 EVALUATION_CHUNK, EVALUATION_NUMBERS, EVALUATION_ROWS = 400, 400 * 256, 400 * 64
+
+
+_TRAINING = "training minibatch"
 
 
 @dataclass(frozen=True)
@@ -31,6 +44,19 @@ class Losses:
 
     loss: np.ndarray
     gain: np.ndarray
+
+
+@dataclass(frozen=True)
+class Learnt:
+    """One slice of training.
+
+    Attributes:
+        losses: means over the slice, each minibatch measured before the step it led to.
+        faults: what was not finite.
+    """
+
+    losses: Losses
+    faults: SliceFaults
 
 
 @dataclass(frozen=True)
@@ -53,7 +79,7 @@ def train_slice(
     drawn: np.ndarray,
     batch: int,
     settings: AdamSettings,
-) -> Losses:
+) -> Learnt:
     """Train every host, and every seed the plan has a part for, on its own minibatches.
 
     Args:
@@ -63,11 +89,7 @@ def train_slice(
         drawn: samples for each host, whole minibatches. `[N, batches * batch]`
         batch: samples in a minibatch.
         settings: of the optimizer.
-
-    Returns:
-        Means over the slice, each minibatch measured before the step it led to.
     """
-    shape, hosts = population.shape, population.hosts
     index = torch.from_numpy(drawn[plan.order]).to(split.inputs.device)
     batches = index.shape[1] // batch
     inputs, labels = gather_minibatches(split, index, batches)
@@ -75,23 +97,97 @@ def train_slice(
         labels = torch.cat([labels, labels.index_select(1, plan.shadow_rows)], dim=1)
 
     state = population.state.index_select(1, plan.columns)  # [3, D]
-    pieces = tuple(piece.requires_grad_() for piece in cut(plan, state[0].detach()))
-    learning = weights(plan, pieces)
+    steps_taken = clocks(population, plan)
     lengths, epsilons = (
         torch.from_numpy(table).to(state).index_select(1, plan.owners)  # [batches, D]
-        for table in step_coefficients(settings, clocks(population, plan), batches)
+        for table in step_coefficients(settings, steps_taken, batches)
     )
-    losses = state.new_zeros(hosts + len(plan.shadow_rows))
-    for step in range(batches):
-        columns = input_columns(split.ready(inputs[step]), shape)
-        by_row = row_losses(run(plan, shape, learning, columns), labels[step])
-        gradients = torch.autograd.grad(by_row.sum(), pieces)
-        gradient = torch.cat([piece.view(-1) for piece in gradients])
-        adam_step_(state, gradient, lengths[step], epsilons[step], settings)
-        losses += by_row.detach()
+    lesson = _Slice(plan, population.shape, split, inputs, labels, lengths, epsilons, settings)
+    losses = state.new_zeros(population.hosts + len(plan.shadow_rows))
+    for by_row in lesson.train_(state):
+        losses += by_row
+    faults = SliceFaults()
+    if not is_clean(state, losses, steps_taken):
+        faults = _find_faults(population, lesson, state, losses, steps_taken)
     population.state.index_copy_(1, plan.columns, state)
     advance_clocks(population, plan, batches)
-    return _by_host(population, plan, losses / batches)
+    return Learnt(_by_host(population, plan, losses / batches), faults)
+
+
+@dataclass(frozen=True)
+class _Slice:
+    """All that a slice of training is made of, but for the state that it changes."""
+
+    plan: Plan
+    shape: HostShape
+    split: Split
+    inputs: torch.Tensor  # [batches, N, C, *P, B]
+    labels: torch.Tensor  # [batches, R, B]
+    lengths: torch.Tensor  # [batches, D]
+    epsilons: torch.Tensor  # [batches, D]
+    settings: AdamSettings
+
+    def train_(self, state: torch.Tensor) -> Iterator[torch.Tensor]:
+        """Change `state` `[3, D]` by one step after the other.
+
+        Yields:
+            After each step, the losses of its minibatch, which were measured before it. `[R]`
+        """
+        pieces = tuple(piece.requires_grad_() for piece in cut(self.plan, state[0].detach()))
+        learning = weights(self.plan, pieces)
+        for step, labels in enumerate(self.labels):
+            columns = input_columns(self.split.ready(self.inputs[step]), self.shape)
+            by_row = row_losses(run(self.plan, self.shape, learning, columns), labels)
+            gradients = torch.autograd.grad(by_row.sum(), pieces)
+            gradient = torch.cat([piece.view(-1) for piece in gradients])
+            adam_step_(state, gradient, self.lengths[step], self.epsilons[step], self.settings)
+            yield by_row.detach()
+
+
+def _find_faults(
+    population: Population,
+    lesson: _Slice,
+    state: torch.Tensor,
+    losses: torch.Tensor,
+    steps_taken: np.ndarray,
+) -> SliceFaults:
+    """Return what was not finite in a slice, repeating it to see what broke first.
+
+    Args:
+        population: as it was before the slice.
+        lesson: the slice.
+        state: after it. `[3, D]`
+        losses: of each row, over all of its minibatches. `[R]`
+        steps_taken: optimizer steps of each owner before the slice.
+    """
+    plan, batches = lesson.plan, len(lesson.inputs)
+    given = population.state.index_select(1, plan.columns)
+    before = broken_state(plan, population, given, steps_taken)
+    left = broken_state(plan, population, state, steps_taken + batches)
+    seen = left | broken_losses(plan, losses, _TRAINING)
+    new = {one.host for one in seen} - {one.host for one in before}
+    born: list[HostFault] = []
+    if new:
+        for by_row in lesson.train_(given):
+            found = broken_losses(plan, by_row, _TRAINING)
+            after = broken_state(plan, population, given, steps_taken)
+            for host in sorted(new):
+                # The loss was measured before the step that broke the state.
+                first = _of(host, found) or _of(host, after)
+                if first:
+                    born += causes_of(first)
+                    new.remove(host)
+            if not new:
+                break
+    for host in sorted(new):  # it did not happen again
+        once = _of(host, seen)
+        state_once = [one for one in once if one.quantity != LOSS]
+        born += causes_of(state_once or once, reproduced=False)
+    return SliceFaults(before, tuple(born), left)
+
+
+def _of(host: int, broken: Iterable[Broken]) -> list[Broken]:
+    return [one for one in broken if one.host == host]
 
 
 def evaluate(population: Population, plan: Plan, split: Split) -> Measurement:
@@ -182,5 +278,6 @@ def _by_host(population: Population, plan: Plan, row_losses: torch.Tensor) -> Lo
     loss = np.empty(hosts)
     loss[plan.order] = by_row[:hosts]
     gain = np.zeros((hosts, population.slots))
-    gain[plan.shadow_hosts, plan.shadow_slots] = loss[plan.shadow_hosts] - by_row[hosts:]
+    with np.errstate(invalid="ignore"):  # inf - inf, in a host that is reported as broken
+        gain[plan.shadow_hosts, plan.shadow_slots] = loss[plan.shadow_hosts] - by_row[hosts:]
     return Losses(loss, gain)

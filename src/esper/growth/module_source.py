@@ -1,13 +1,12 @@
 """Writes a grown network as the source of an ordinary `torch.nn.Module`, which needs only torch.
 
 The source holds exactly the layers that the network has. It takes raw samples, as the user's file
-has them: what was subtracted and divided by in training is part of the network.
+has them: the mean and std of the training data are part of the network.
 
 Weights are read by a few lines of the source's own: safetensors is a header in JSON and then plain
 numbers, so nothing needs to be installed for it, and unlike a pickle it cannot run anything.
 """
 
-import json
 import textwrap
 from collections.abc import Iterator
 
@@ -77,7 +76,8 @@ def load(path: str | Path = Path(__file__).with_name("weights.safetensors")) -> 
     state = {}
     for name, entry in entries.items():
         first, last = entry["data_offsets"]
-        numbers = torch.frombuffer(bytearray(data[start + first : start + last]), dtype=torch.float)
+        dtype = {"F32": torch.float, "F64": torch.double}[entry["dtype"]]
+        numbers = torch.frombuffer(bytearray(data[start + first : start + last]), dtype=dtype)
         state[name] = numbers.reshape(entry["shape"])
     network = Network()
     network.load_state_dict(state)
@@ -90,13 +90,13 @@ def module_source(network: FinishedNetwork, task: Task) -> str:
     shape = network.shape
     layers = _layers(network)
     needs = {layer.needs for layer in layers.values()} - {""}
-    names = f"\nCLASSES = {_literal(task.class_names)}\n" if _worth_naming(task) else ""
     symbols = shape.kind == "transformer"
     about = [
         f"A network that grew on the task {_quoted(short_name(task))}, written by Esper.",
         "",
         f"It has {network.parameters:,} parameters and takes {_takes(task)}.",
-        *(["What it says of a sample is which character follows it."] if symbols else []),
+        "CLASSES[n] is the label of output n"
+        + (": the character that follows the sample." if symbols else "."),
     ]
     lines = [
         '"""' + "\n".join(textwrap.fill(line, 97) for line in about),
@@ -108,7 +108,9 @@ def module_source(network: FinishedNetwork, task: Task) -> str:
         "import torch",
         "import torch.nn.functional as F",
         "from torch import nn",
-        names,
+        "",
+        f"CLASSES = {_classes(task)}",
+        "",
     ]
     source = "\n".join(lines)
     for helper, text in _HELPERS.items():
@@ -123,26 +125,28 @@ def module_source(network: FinishedNetwork, task: Task) -> str:
 
 
 def module_state(network: FinishedNetwork, task: Task) -> dict[str, torch.Tensor]:
-    """Return the weights of that module by name, in float32."""
+    """Return the weights of that module by name: float32, or float64 where digits would be lost."""
     state = {}
     if task.standardisation is not None:
         by_channel = (-1, *(1,) * network.shape.axes)
-        for name in ("mean", "deviation"):
-            state[name] = torch.tensor(getattr(task.standardisation, name)).view(by_channel)
-    state |= network.host
+        dtype = torch.float64 if task.standardisation.needs_float64 else torch.float32
+        for name in ("mean", "std"):
+            values = torch.tensor(getattr(task.standardisation, name), dtype=dtype)
+            state[name] = values.view(by_channel)
+    state |= {name: tensor.float() for name, tensor in network.host.items()}
     layers = _layers(network)
     for seed in network.seeds:
         state |= _seed_state(_name(seed), layers, seed.tensors)
         if seed.gate is not None:
             state |= _seed_state(_gate_name(seed), layers, seed.gate)
-    return {name: tensor.float().contiguous() for name, tensor in state.items()}
+    return {name: tensor.contiguous() for name, tensor in state.items()}
 
 
 def _seed_state(
     name: str, layers: dict[str, Layer], tensors: tuple[torch.Tensor, ...]
 ) -> dict[str, torch.Tensor]:
     return {
-        f"{name}.{parameter}": tensor.reshape(shape)
+        f"{name}.{parameter}": tensor.float().reshape(shape)
         for (parameter, shape), tensor in zip(layers[name].parameters, tensors, strict=True)
     }
 
@@ -182,9 +186,13 @@ def _construction(layers: dict[str, Layer], task: Task) -> Iterator[str]:
     if task.standardisation is not None:
         axes = len(task.input_shape) - 1
         size = ", ".join(map(str, (task.input_shape[0], *(1,) * axes)))
+        dtype = ""
         yield "# of the training data, in each channel"
-        yield f'self.register_buffer("mean", torch.zeros({size}))'
-        yield f'self.register_buffer("deviation", torch.ones({size}))'
+        if task.standardisation.needs_float64:
+            yield "# float32 would round samples before the mean is subtracted"
+            dtype = ", dtype=torch.double"
+        yield f'self.register_buffer("mean", torch.zeros({size}{dtype}))'
+        yield f'self.register_buffer("std", torch.ones({size}{dtype}))'
     for name, layer in layers.items():
         yield f"self.{name} = {layer.source}"
 
@@ -196,13 +204,17 @@ def _computation(network: FinishedNetwork, task: Task) -> Iterator[str]:
     if shape.symbols:
         yield "x = self.embedding(inputs.long()) + self.position.weight"
     else:
-        yield {
-            "none": "x = inputs.unsqueeze(1).float()",
-            "last": "x = inputs.movedim(-1, 1).float()",
-            "first": "x = inputs.float()",
+        scale = task.standardisation
+        precise = scale is not None and scale.needs_float64
+        samples = {
+            "none": "inputs.unsqueeze(1)",
+            "last": "inputs.movedim(-1, 1)",
+            "first": "inputs",
         }[task.channel_axis]
-        if task.standardisation is not None:
-            yield "x = (x - self.mean) / self.deviation"
+        yield f"x = {samples}.{'double' if precise else 'float'}()"
+        if scale is not None:
+            standard = "(x - self.mean) / self.std"
+            yield f"x = ({standard}).float()" if precise else f"x = {standard}"
     for number, slot in enumerate(SLOT_CHOICES):
         block = f"self.block{number}(x)"
         yield f"x = {block}" if shape.symbols else f"x = F.relu({block})"
@@ -236,32 +248,58 @@ def _blending(seed: FinishedSeed, *, transposed: bool) -> Iterator[str]:
 
 
 def short_name(task: Task) -> str:
-    """Return what to call the task where nobody needs to find its data."""
+    """Return the name of the task for titles."""
     try:
         return parse_task_name(task.name).short
     except UnknownTaskError:
-        return task.name  # somebody's own, handed to the environment
+        return task.name  # a task object of the user's own
 
 
-def _worth_naming(task: Task) -> bool:
-    numbers = tuple(str(number) for number in range(task.classes))
-    return bool(task.class_names) and task.class_names != numbers
-
-
-def _literal(names: tuple[str, ...]) -> str:
-    """Return the names in source: a tuple or, of single characters, a text."""
-    if all(len(name) == 1 for name in names):
-        return json.dumps("".join(names), ensure_ascii=False)
-    quoted = [json.dumps(name, ensure_ascii=False) for name in names]
-    line = f"({', '.join(quoted)})"
+def _classes(task: Task) -> str:
+    """Return the labels of the classes in source: a tuple or, of characters, a text."""
+    if task.vocabulary:
+        return _text("".join(task.class_names))
+    labels = task.class_labels or task.class_names or tuple(range(task.classes))
+    if labels == tuple(range(task.classes)) and not any(type(label) is bool for label in labels):
+        return f"tuple(range({task.classes}))"
+    literals = [_literal(label) for label in labels]
+    line = f"({', '.join(literals)})"
     if len(line) <= 80:
         return line
     lines = [""]
-    for item in quoted:
+    for item in literals:
         if lines[-1] and len(lines[-1]) + len(item) > 92:
             lines.append("")
         lines[-1] += f" {item}," if lines[-1] else f"{item},"
     return "(\n" + textwrap.indent("\n".join(lines), "    ") + "\n)  # fmt: skip"
+
+
+def _literal(label: object) -> str:
+    """Return a label in source: a text, bytes, a number or a bool."""
+    if isinstance(label, str):
+        return _text(label)
+    if isinstance(label, bytes):
+        return "b" + _text("".join(chr(byte) for byte in label), ascii_only=True)
+    return repr(label)
+
+
+_ESCAPES = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\t": "\\t", "\r": "\\r"}
+
+
+def _text(text: str, *, ascii_only: bool = False) -> str:
+    """Return a text in source, in double quotes, with what cannot be seen written as escapes."""
+    characters = []
+    for character in text:
+        code = ord(character)
+        if character in _ESCAPES:
+            characters.append(_ESCAPES[character])
+        elif character.isprintable() and (code < 0x80 or not ascii_only):
+            characters.append(character)
+        elif code < 0x100:
+            characters.append(f"\\x{code:02x}")
+        else:
+            characters.append(f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}")
+    return '"' + "".join(characters) + '"'
 
 
 def _quoted(text: str) -> str:

@@ -1,4 +1,4 @@
-"""What a task is: samples in three parts, how raw samples become inputs, and what classes mean."""
+"""A task: samples in three parts, how raw samples become inputs, and what the classes mean."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -7,6 +7,10 @@ import torch
 
 #: Where raw samples have their channels: before the positions, after them, or not at all.
 ChannelAxis = Literal["first", "last", "none"]
+#: Float32 tells values apart that lie this many standard deviations from 0 or less; beyond that a
+#: raw value loses digits that matter when it is rounded to float32.
+_FLOAT32_RANGE = 1e3
+_FLOAT32 = torch.finfo(torch.float32)
 
 
 class InvalidTaskError(ValueError):
@@ -15,28 +19,41 @@ class InvalidTaskError(ValueError):
 
 @dataclass(frozen=True)
 class Standardisation:
-    """What is subtracted from raw inputs, and then divided by, in each channel."""
+    """The mean that is subtracted from raw inputs and the std they are divided by, per channel."""
 
     mean: tuple[float, ...]
-    deviation: tuple[float, ...]
+    std: tuple[float, ...]
 
-    def apply(self, inputs: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-        """Return raw inputs `[n, C, ...]` with about the mean 0 and the deviation 1."""
-        mean, deviation = self._by_channel(inputs, dtype)
-        return (inputs.to(dtype) - mean) / deviation
+    @property
+    def needs_float64(self) -> bool:
+        """Whether the subtraction loses digits that matter when it is done in float32."""
+        return any(
+            abs(mean) > _FLOAT32_RANGE * std or not _FLOAT32.tiny <= std <= _FLOAT32.max
+            for mean, std in zip(self.mean, self.std, strict=True)
+        )
+
+    def apply(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Return raw inputs `[n, C, ...]` with a mean of about 0 and a std of about 1, float32."""
+        dtype = torch.float64 if self.needs_float64 else torch.float32
+        return self.apply_as(inputs, dtype).float()
+
+    def apply_as(self, inputs: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        """Do the same in a given precision, which is also that of the result."""
+        mean, std = self._by_channel(inputs, dtype)
+        return (inputs.to(dtype) - mean) / std
 
     def undo(self, inputs: torch.Tensor) -> torch.Tensor:
-        """Return the raw inputs `[n, C, ...]` that standardised ones came from."""
-        mean, deviation = self._by_channel(inputs, inputs.dtype)
-        return inputs * deviation + mean
+        """Return the raw inputs `[n, C, ...]` that standardised ones came from, in float64."""
+        mean, std = self._by_channel(inputs, torch.float64)
+        return inputs.double() * std + mean
 
     def _by_channel(
         self, like: torch.Tensor, dtype: torch.dtype
     ) -> tuple[torch.Tensor, torch.Tensor]:
         shape = (-1, *(1,) * (like.dim() - 2))
         mean = torch.tensor(self.mean, dtype=dtype, device=like.device).view(shape)
-        deviation = torch.tensor(self.deviation, dtype=dtype, device=like.device).view(shape)
-        return mean, deviation
+        std = torch.tensor(self.std, dtype=dtype, device=like.device).view(shape)
+        return mean, std
 
 
 @dataclass(frozen=True)
@@ -57,6 +74,11 @@ class Split:
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def largest_class(self) -> float:
+        """The share of the most frequent class: the accuracy of always answering with it."""
+        return float(self.labels.bincount().max()) / len(self)
+
     def ready(self, inputs: torch.Tensor) -> torch.Tensor:
         """Return some of these inputs, `[m, C, ...]`, as hosts take them."""
         return inputs if self.standardisation is None else self.standardisation.apply(inputs)
@@ -68,16 +90,21 @@ class Task:
 
     Attributes:
         name: its name.
-        train: what the hosts learn from.
-        validation: what their accuracy is measured on, for the agent to see and be paid for.
-        test: for final scores alone.
-        classes: how many there are.
-        channels: of a host for it, unless its maker says otherwise: too few, so that growth has
-            something to win.
-        standardisation: what raw inputs go through to become ready; None if nothing.
+        train: samples that hosts are trained on.
+        validation: samples for the accuracy that the agent observes and is rewarded for.
+        test: samples for final scores only.
+        classes: number of classes.
+        channels: default channels of a host; too few on purpose, so that growth can help.
+        standardisation: applied to raw inputs; None where inputs are used as they are.
         channel_axis: where raw inputs have their channels.
-        class_names: what each label stands for; empty if the numbers themselves are the names.
+        class_names: the text for each class; empty if the class numbers are the names.
+        class_labels: the label of each class as the user's data has it; empty if that is the
+            number of the class.
         vocabulary: where inputs are symbols, the symbol of each number; else empty.
+        description: what samples are taken for, and why; empty where the shape says it all.
+        drawn: the parts that were drawn from the training part of the user's data.
+        fingerprint: of the raw samples; empty where they cannot change.
+        notes: sentences about the data that a user should read before anything is trained.
 
     Raises:
         InvalidTaskError: a part is empty, or its shapes, labels or types do not fit.
@@ -92,7 +119,12 @@ class Task:
     standardisation: Standardisation | None = None
     channel_axis: ChannelAxis = "first"
     class_names: tuple[str, ...] = ()
+    class_labels: tuple[object, ...] = ()
     vocabulary: tuple[str, ...] = ()
+    description: str = ""
+    drawn: tuple[str, ...] = ()
+    fingerprint: str = ""
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for part in ("train", "validation", "test"):
@@ -140,7 +172,7 @@ class Task:
         return inputs.dtype if inputs.is_floating_point() else torch.float32
 
     def raw(self, split: Split) -> torch.Tensor:
-        """Return the inputs of a part as they were before they were made ready."""
+        """Return the inputs of a part as they were before they were standardised."""
         inputs = split.inputs
         if self.standardisation is not None and split.standardisation is None:
             inputs = self.standardisation.undo(inputs)

@@ -1,46 +1,40 @@
-"""Tasks from arrays of any user: what they must look like, how they are split and standardised."""
+"""Tasks from a user's arrays: what is accepted, how it is split, and how it becomes inputs."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Literal, get_args
 
 import numpy as np
-import torch
 
-from esper.growth.task import ChannelAxis, InvalidTaskError, Split, Standardisation, Task
+from esper.growth.task import ChannelAxis, InvalidTaskError, Task
+from esper.growth.task_fingerprint import fingerprint_of
+from esper.growth.task_labels import number_labels
+from esper.growth.task_samples import Samples, counted
+from esper.growth.task_splitting import draw_parts
+from esper.growth.task_standardising import (
+    check_values_differ,
+    constant_channels,
+    far_values,
+    ready,
+    standardisation_of,
+)
 
-#: Share of the samples that becomes the validation part, and the test part if none is given.
-VALIDATION_SHARE, TEST_SHARE = 0.2, 0.2
-#: The validation part is measured after every slice of training: more samples would cost too much.
-LARGEST_VALIDATION = 1000
 #: Samples that the training part needs: two minibatches of the default size.
 LEAST_TRAINING = 100
-#: What samples can be; where it is not said, their shape decides.
+#: Kinds of samples; where none is named, the shape of a sample decides.
 Kind = Literal["vector", "signal", "image"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
+#: Where samples can be said to have their channels.
+CHANNEL_PLACES: tuple[ChannelAxis, ...] = ("first", "last")
 #: Axes that a sample of each kind may have.
 _AXES: dict[Kind, tuple[int, ...]] = {"vector": (1,), "signal": (1, 2), "image": (2, 3)}
-#: A sample of two axes is an image if both are as long as this, else a signal with channels.
+#: A sample of two axes is an image if both are at least this long, else a signal with channels.
 _SHORTEST_IMAGE = 8
 #: Lengths of an axis of an image that may be its channels.
 _CHANNELS_OF_IMAGES = (1, 3, 4)
-#: Channels of a host, by the number of axes of an input: few, so that growth can win something.
+#: Channels of a host, by the number of axes of an input: few on purpose, so that growth can help.
 _CHANNELS = {1: 16, 2: 8, 3: 8}
-#: Samples that are turned into floating point at a time.
-_CHUNK = 1024
-# Which samples go where is part of what a task is, so it does not follow the seed of a run.
-_SPLIT_SEED = 1998
 
 Arrays = tuple[np.ndarray, np.ndarray]  # inputs [n, ...], labels [n]
-
-
-@dataclass(frozen=True)
-class _Named:
-    """Two arrays with what a person calls them."""
-
-    where: str
-    inputs: np.ndarray
-    labels: np.ndarray
 
 
 def task_of_arrays(
@@ -50,171 +44,198 @@ def task_of_arrays(
     validation: Arrays | None = None,
     *,
     kind: Kind | None = None,
+    channel_place: ChannelAxis | None = None,
     class_names: Sequence[str] = (),
     channels: int | None = None,
+    unused: Sequence[str] = (),
+    notes: Sequence[str] = (),
 ) -> Task:
-    """Build a task of arrays: inputs and labels of each part.
+    """Build a task from arrays: inputs and labels of each part.
 
-    Inputs are flat vectors `[n, F]`, signals `[n, L]` or `[n, C, L]`, or images `[n, H, W]`,
-    `[n, C, H, W]` or `[n, H, W, C]`. They are standardised in each channel by the training part;
-    for flat vectors that is each feature. Labels are whole numbers or texts. A part that is not
-    given is drawn from the training part, always in the same way.
+    Inputs are flat vectors `[n, F]`, signals `[n, L]`, `[n, C, L]` or `[n, L, C]`, or images
+    `[n, H, W]`, `[n, C, H, W]` or `[n, H, W, C]`. They are standardised in each channel by the
+    training part; for flat vectors that is each feature. Labels are whole numbers or texts. A part
+    that is not given is drawn from the training part, each class in proportion, and always the same
+    samples.
 
     Args:
         name: of the task.
         train, test, validation: inputs and labels.
-        kind: of the samples. None takes one axis for a vector, and two axes for an image if both
-            are at least 8 long, else for a signal with channels.
-        class_names: of labels that are numbers from 0; else the labels themselves are the names.
+        kind: of the samples; None decides by their shape.
+        channel_place: "first" or "last"; None decides by the shape of the samples.
+        class_names: of labels that are numbers from 0; by default the labels are the names.
         channels: of a host; None chooses by the number of axes.
+        unused: names of parts of the data that are not used.
+        notes: sentences for the user about where the arrays came from.
 
     Raises:
-        InvalidTaskError: the arrays cannot be used; one sentence says why.
+        InvalidTaskError: the arrays cannot be used; the message is one sentence.
     """
     given = {"train": train, "test": test, "validation": validation}
-    parts = {
-        part: _Named(f"the {part} part of {name}", np.asarray(arrays[0]), np.asarray(arrays[1]))
-        for part, arrays in given.items()
-        if arrays is not None
+    arrays = {
+        part: (f"the {part} part of {name}", _at_most_64_bits(pair[0]), np.asarray(pair[1]))
+        for part, pair in given.items()
+        if pair is not None
     }
-    for part in parts.values():
-        _check_inputs(part)
-        _check_labels(part)
-        if part.inputs.shape[1:] != parts["train"].inputs.shape[1:]:
+    for where, inputs, labels in arrays.values():
+        _check_inputs(where, inputs)
+        _check_labels(where, inputs, labels)
+        if inputs.shape[1:] != arrays["train"][1].shape[1:]:
             raise InvalidTaskError(
-                f"{part.where} has samples of shape {part.inputs.shape[1:]}: they must be as those "
-                f"of the train part, {parts['train'].inputs.shape[1:]}"
+                f"{where} has samples of shape {inputs.shape[1:]}: they must be as those "
+                f"of the train part, {arrays['train'][1].shape[1:]}"
             )
-    names, labels = _numbered(parts, class_names)
-    axis = _channel_axis(parts["train"], kind)
-    arrays = _split(
-        {part: (_with_channels(parts[part].inputs, axis), labels[part]) for part in parts}
+    classes, numbers = number_labels(
+        {part: (where, labels) for part, (where, _, labels) in arrays.items()}, class_names
     )
-    count = len(arrays["train"][1])
-    if count < LEAST_TRAINING:
-        raise InvalidTaskError(
-            f"{name} leaves {count} samples to train on, after validation and test: it needs at "
-            f"least {LEAST_TRAINING}"
+    where, inputs, _ = arrays["train"]
+    axis, description = _layout(where, inputs.shape[1:], kind, channel_place)
+    if unused:
+        description += (
+            f"; not used: {', '.join(unused)} (train=, validation= and test= in the name of the "
+            "task say what is)"
         )
-    standardisation = _standardisation(arrays["train"][0])
+    samples = draw_parts(
+        {
+            part: Samples(where, _with_channels(inputs, axis), numbers[part])
+            for part, (where, inputs, _) in arrays.items()
+        }
+    )
+    training = samples["train"]
+    if len(training) < LEAST_TRAINING:
+        raise InvalidTaskError(
+            f"{name} leaves {len(training)} samples to train on, after validation and test: it "
+            f"needs at least {LEAST_TRAINING}"
+        )
+    check_values_differ(training)
+    standardisation = standardisation_of(training)
     return Task(
         name=name,
-        train=_ready(*arrays["train"], standardisation),
-        validation=_ready(*arrays["validation"], standardisation),
-        test=_ready(*arrays["test"], standardisation),
-        classes=len(names),
-        channels=channels or _CHANNELS[arrays["train"][0].ndim - 1],
+        train=ready(training, standardisation),
+        validation=ready(samples["validation"], standardisation),
+        test=ready(samples["test"], standardisation),
+        classes=len(classes.names),
+        channels=channels or _CHANNELS[training.inputs.ndim - 1],
         standardisation=standardisation,
         channel_axis=axis,
-        class_names=names,
+        class_names=classes.names,
+        class_labels=classes.labels,
+        description=description,
+        drawn=tuple(part for part in samples if part not in arrays),
+        fingerprint=fingerprint_of(samples.items(), classes.names),
+        notes=(
+            *notes,
+            *constant_channels(training),
+            *far_values(samples),
+            *_missing_classes(samples, classes.names),
+        ),
     )
 
 
-def _check_inputs(part: _Named) -> None:
-    inputs = part.inputs
+def _at_most_64_bits(inputs: np.ndarray) -> np.ndarray:
+    inputs = np.asarray(inputs)
+    is_longer = inputs.dtype.kind == "f" and inputs.dtype.itemsize > 8
+    with np.errstate(over="ignore"):  # infinite values are reported with their row
+        return inputs.astype(np.float64) if is_longer else inputs
+
+
+def _check_inputs(where: str, inputs: np.ndarray) -> None:
+    if inputs.ndim and len(inputs) == 0:
+        raise InvalidTaskError(f"{where} has no samples")
     if inputs.dtype.kind not in "fiub":
         raise InvalidTaskError(
-            f"the inputs of {part.where} are of type {inputs.dtype}: they must be numbers"
+            f"the inputs of {where} are of type {inputs.dtype}: they must be numbers"
         )
     if inputs.ndim not in (2, 3, 4) or 0 in inputs.shape:
         raise InvalidTaskError(
-            f"the inputs of {part.where} have the shape {inputs.shape}: they must be flat vectors "
-            "[n, F], signals [n, L] or [n, C, L], or images [n, H, W], [n, C, H, W] or "
+            f"the inputs of {where} have the shape {inputs.shape}: they must be flat vectors "
+            "[n, F], signals [n, L], [n, C, L] or [n, L, C], or images [n, H, W], [n, C, H, W] or "
             "[n, H, W, C], and not empty"
         )
     if inputs.dtype.kind == "f":
         bad = ~np.isfinite(inputs).reshape(len(inputs), -1).all(axis=1)
         if bad.any():
-            found = _counted(int(bad.sum()), "sample")
             raise InvalidTaskError(
-                f"{part.where} has {found} with missing or non-finite values, the "
-                f"first in row {int(bad.argmax())}: every value must be a finite number"
+                f"{where} has {counted(int(bad.sum()), 'sample')} with missing or non-finite "
+                f"values, the first in row {int(bad.argmax())}: every value must be a finite number"
             )
 
 
-def _check_labels(part: _Named) -> None:
-    labels = part.labels
-    if labels.ndim != 1 or len(labels) != len(part.inputs):
-        raise InvalidTaskError(
-            f"the labels of {part.where} have the shape {labels.shape} and there are "
-            f"{len(part.inputs)} samples: there must be one label for each"
+def _check_labels(where: str, inputs: np.ndarray, labels: np.ndarray) -> None:
+    if labels.ndim == 2 and len(labels) == len(inputs):
+        hint = (
+            "y.ravel() makes them so"
+            if labels.shape[1] == 1
+            else "of one-hot labels y.argmax(1) makes them so, and several labels of one sample "
+            "are not supported"
         )
-    if labels.dtype.kind == "f":
-        if not np.isfinite(labels).all():
-            raise InvalidTaskError(f"{part.where} has labels that are missing or not finite")
-        if (labels != np.round(labels)).any():
+        raise InvalidTaskError(
+            f"the labels of {where} have the shape {labels.shape}: there must be one label for "
+            f"each sample; {hint}"
+        )
+    if labels.ndim != 1 or len(labels) != len(inputs):
+        raise InvalidTaskError(
+            f"the labels of {where} have the shape {labels.shape} and there are "
+            f"{len(inputs)} samples: there must be one label for each"
+        )
+
+
+def _layout(
+    where: str, shape: tuple[int, ...], kind: Kind | None, place: ChannelAxis | None
+) -> tuple[ChannelAxis, str]:
+    """Return where samples have their channels, and what they are taken for, in words."""
+    taken = kind or _kind_of_shape(shape)
+    if len(shape) not in _AXES[taken]:
+        *fewer, most = _AXES[taken]
+        axes = "".join(f"{number} or " for number in fewer) + counted(most, "axis", "axes")
+        raise InvalidTaskError(
+            f"{where} has samples of shape {shape}, which are no {taken}s: those have {axes}"
+        )
+    overrules = [
+        f"kind={other}"
+        for other in KINDS
+        if kind is None and other != taken and len(shape) in _AXES[other]
+    ]
+    axis: ChannelAxis
+    if taken == "vector" or len(shape) == min(_AXES[taken]):
+        if place is not None:
             raise InvalidTaskError(
-                f"{part.where} has labels that are fractions, such as {labels[labels % 1 != 0][0]}:"
-                " classes must be whole numbers or texts"
+                f"{where} has samples of shape {shape}, which as {taken}s have no axis of "
+                f"channels: channels={place} does not apply"
             )
-    elif labels.dtype.kind not in "iubUS":
-        raise InvalidTaskError(
-            f"the labels of {part.where} are of type {labels.dtype}: they must be whole numbers or "
-            "texts"
-        )
+        axis = "first" if taken == "vector" else "none"
+    else:
+        axis = place or _place_of_channels(taken, shape)
+        if place is None:
+            overrules.append(f"channels={'first' if axis == 'last' else 'last'}")
+    how = f" (judged by their shape; {' or '.join(overrules)} overrules it)" if overrules else ""
+    return axis, _words(taken, shape, axis) + how
 
 
-def _numbered(
-    parts: dict[str, _Named], class_names: Sequence[str]
-) -> tuple[tuple[str, ...], dict[str, np.ndarray]]:
-    """Return the names of the classes, and the labels of each part as their numbers."""
-    kinds = {part.labels.dtype.kind in "US" for part in parts.values()}
-    if len(kinds) > 1:
-        raise InvalidTaskError("labels must be whole numbers in all parts, or texts in all")
-    trained = parts["train"].labels
-    known = np.arange(len(class_names)) if class_names else np.unique(trained)
-    if len(known) < 2:
-        raise InvalidTaskError(
-            f"{parts['train'].where} has but one class, {known[0]}: there must be at least two"
-        )
-    if len(known) > len(trained) // 2:
-        raise InvalidTaskError(
-            f"{parts['train'].where} has {len(known)} classes for {len(trained)} samples: labels "
-            "must be classes, each with some samples"
-        )
-    numbered = {}
-    for name, part in parts.items():
-        numbers = np.searchsorted(known, part.labels).clip(max=len(known) - 1)
-        strange = known[numbers] != part.labels
-        if strange.any():
-            raise InvalidTaskError(
-                f"{part.where} has the label {part.labels[strange][0]}, which is none of the "
-                f"{len(known)} classes of the train part"
-            )
-        numbered[name] = numbers.astype(np.int64)
-    names = class_names or [_class_name(label) for label in known]
-    return tuple(names), numbered
+def _kind_of_shape(shape: tuple[int, ...]) -> Kind:
+    if len(shape) == 1:
+        return "vector"
+    is_image = len(shape) == 3 or min(shape) >= _SHORTEST_IMAGE
+    return "image" if is_image else "signal"
 
 
-def _counted(number: int, name: str, plural: str = "") -> str:
-    return f"{number} {name if number == 1 else plural or name + 's'}"
-
-
-def _class_name(label: np.generic) -> str:
-    value = label.item()
-    if isinstance(value, bytes):
-        return value.decode("utf-8", "replace")
-    return str(int(value)) if isinstance(value, float) else str(value)
-
-
-def _channel_axis(part: _Named, kind: Kind | None) -> ChannelAxis:
-    """Return where the channels of the samples are, which their kind and shape decide."""
-    shape = part.inputs.shape[1:]
-    if kind is None:
-        image = len(shape) == 3 or (len(shape) == 2 and min(shape) >= _SHORTEST_IMAGE)
-        kind = "vector" if len(shape) == 1 else "image" if image else "signal"
-    if len(shape) not in _AXES[kind]:
-        *fewer, most = _AXES[kind]
-        axes = "".join(f"{number} or " for number in fewer) + _counted(most, "axis", "axes")
-        raise InvalidTaskError(
-            f"{part.where} has samples of shape {shape}, which are no {kind}s: those have {axes}"
-        )
-    if kind == "vector" or (kind == "signal" and len(shape) == 2):
-        return "first"
-    if len(shape) == min(_AXES[kind]):
-        return "none"
+def _place_of_channels(kind: Kind, shape: tuple[int, ...]) -> ChannelAxis:
+    if kind == "signal":
+        return "last" if shape[1] < _SHORTEST_IMAGE <= shape[0] else "first"
     last = shape[0] not in _CHANNELS_OF_IMAGES and shape[-1] in _CHANNELS_OF_IMAGES
     return "last" if last else "first"
+
+
+def _words(kind: Kind, shape: tuple[int, ...], axis: ChannelAxis) -> str:
+    if kind == "vector":
+        return f"vectors of {counted(shape[0], 'feature')}"
+    positions, channels = shape, ""
+    if axis != "none":
+        count = shape[0] if axis == "first" else shape[-1]
+        positions = shape[1:] if axis == "first" else shape[:-1]
+        channels = f" with {counted(count, 'channel')}, channels {axis}"
+    size = "x".join(map(str, positions))  # height, then width
+    return f"{'signals of length' if kind == 'signal' else 'images of'} {size}{channels}"
 
 
 def _with_channels(inputs: np.ndarray, axis: ChannelAxis) -> np.ndarray:
@@ -223,56 +244,16 @@ def _with_channels(inputs: np.ndarray, axis: ChannelAxis) -> np.ndarray:
     return np.moveaxis(inputs, -1, 1) if axis == "last" else inputs
 
 
-def _split(arrays: dict[str, Arrays]) -> dict[str, Arrays]:
-    """Return all three parts, those that were not given drawn from the training part."""
-    inputs, labels = arrays["train"]
-    order = np.random.default_rng(_SPLIT_SEED).permutation(len(labels))
-    parts = dict(arrays)
-    for part, share, most in (
-        ("test", TEST_SHARE, len(labels)),
-        ("validation", VALIDATION_SHARE, LARGEST_VALIDATION),
-    ):
-        if part not in parts:
-            drawn, order = np.split(order, [min(int(share * len(order)), most)])
-            if not len(drawn):
-                raise InvalidTaskError(f"{len(labels)} samples are too few to draw a {part} part")
-            parts[part] = inputs[drawn], labels[drawn]
-    if len(order) < len(labels):
-        parts["train"] = inputs[order], labels[order]
-    return parts
-
-
-def _standardisation(inputs: np.ndarray) -> Standardisation:
-    """Return what gives inputs `[n, C, ...]` mean 0 and deviation 1; constants keep their scale."""
-    count = inputs[:, 0].size
-    with np.errstate(over="ignore", invalid="ignore"):  # seen, and said, below
-        mean = sum(chunk.sum(axis=1) for chunk in _by_channel(inputs)) / count
-        squares = sum(((chunk - mean[:, None]) ** 2).sum(axis=1) for chunk in _by_channel(inputs))
-    deviation = np.sqrt(squares / count)
-    if not np.isfinite(deviation).all() or deviation.max() > np.finfo(np.float32).max:
-        raise InvalidTaskError("the inputs are too large to be standardised: scale them down")
-    deviation[deviation <= np.finfo(np.float32).eps * np.abs(mean)] = 1.0
-    return Standardisation(tuple(mean.tolist()), tuple(deviation.tolist()))
-
-
-def _by_channel(inputs: np.ndarray) -> Iterator[np.ndarray]:
-    """Yield all numbers of each channel, some samples at a time. `[C, m]`, float64"""
-    for start in range(0, len(inputs), _CHUNK):
-        chunk = np.moveaxis(inputs[start : start + _CHUNK], 1, 0)
-        yield chunk.reshape(len(chunk), -1).astype(np.float64)
-
-
-def _ready(inputs: np.ndarray, labels: np.ndarray, standardisation: Standardisation) -> Split:
-    """Return a part; bytes stay bytes, everything else is standardised once and for all."""
-    if inputs.dtype == np.uint8:
-        return Split(_tensor(inputs), torch.from_numpy(labels), standardisation)
-    result = torch.empty(inputs.shape, dtype=torch.float32)
-    for start in range(0, len(inputs), _CHUNK):
-        # in float64: what raw inputs have in common may be large beside what tells them apart
-        chunk = _tensor(inputs[start : start + _CHUNK].astype(np.float64))
-        result[start : start + _CHUNK] = standardisation.apply(chunk, torch.float64)
-    return Split(result, torch.from_numpy(labels))
-
-
-def _tensor(array: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(np.ascontiguousarray(array))
+def _missing_classes(samples: dict[str, Samples], names: tuple[str, ...]) -> list[str]:
+    """Return a sentence for each part in which a class has no sample."""
+    sentences = []
+    for part, held in samples.items():
+        missing = np.flatnonzero(np.bincount(held.labels, minlength=len(names)) == 0).tolist()
+        if missing:
+            shown = ", ".join(repr(names[number]) for number in missing[:5])
+            more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
+            sentences.append(
+                f"the {part} part has no sample of {'class' if len(missing) == 1 else 'classes'} "
+                f"{shown}{more}"
+            )
+    return sentences

@@ -4,13 +4,15 @@ A sample is a window of characters, its class the character that follows. The wi
 views of one array of symbols, so a text takes one byte a character, whatever the window.
 """
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from esper.growth.task import InvalidTaskError, Split, Task
-from esper.growth.task_arrays import LARGEST_VALIDATION, LEAST_TRAINING
+from esper.growth.task_arrays import LEAST_TRAINING
+from esper.growth.task_splitting import LARGEST_VALIDATION
 from esper.leyline.task_names import TaskName
 
 #: Characters in a window, unless the option `context` says otherwise, and the most there may be.
@@ -34,7 +36,7 @@ def load_characters(name: TaskName) -> Task:
     Raises:
         InvalidTaskError: the file cannot be read, is too short, or has too many characters.
     """
-    path = Path(name.place).expanduser()
+    path = name.path
     context = _context(name)
     text = _read(path)
     codes = np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32)
@@ -64,6 +66,7 @@ def load_characters(name: TaskName) -> Task:
         channels=CHANNELS,
         class_names=characters,
         vocabulary=characters,
+        fingerprint=hashlib.blake2b(f"{context} {text}".encode(), digest_size=16).hexdigest(),
     )
 
 

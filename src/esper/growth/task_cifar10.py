@@ -5,9 +5,7 @@ files as Hugging Face keeps them. (The "python version" is pickled, and reading 
 whatever program it holds.) Without files, the `datasets` extra fetches it.
 """
 
-import io
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +13,8 @@ import numpy as np
 
 from esper.growth.task import InvalidTaskError, Task
 from esper.growth.task_arrays import Arrays, task_of_arrays
-from esper.growth.task_hugging_face import images_as_array, load_hugging_face
+from esper.growth.task_hugging_face import load_hugging_face
+from esper.growth.task_images import read_images
 from esper.leyline.task_names import TaskName, parse_task_name
 
 #: Names the folder that CIFAR-10 is looked for in, where the task's name has none.
@@ -44,7 +43,7 @@ def load_cifar10(name: TaskName) -> Task:
                 f"{error}; or name a folder with the files of CIFAR-10, as in cifar10:FOLDER or "
                 f"with {DATA_DIR}"
             ) from error
-    folder = Path(place).expanduser()
+    folder = TaskName(name.text, name.source, place).path
     train, test = _read_batches(folder) or _read_parquet(folder) or (None, None)
     if train is None:
         raise InvalidTaskError(
@@ -69,7 +68,10 @@ def _read_records(files: list[Path]) -> Arrays:
     """Return the images `[n, 3, 32, 32]` and labels `[n]` of binary batches."""
     batches = []
     for file in files:
-        records = np.fromfile(file, dtype=np.uint8)
+        try:
+            records = np.fromfile(file, dtype=np.uint8)
+        except OSError as error:
+            raise InvalidTaskError(f"{file} cannot be read: {error.strerror or error}") from error
         if len(records) == 0 or len(records) % _RECORD:
             raise InvalidTaskError(
                 f"{file} has {len(records)} bytes: a batch of CIFAR-10 is a whole number of "
@@ -104,16 +106,10 @@ def _read_tables(files: list[Path]) -> Arrays:
             f"{files[0].parent} holds no parquet of CIFAR-10, with img and label: {error}"
         ) from error
     where = f"img in {files[0].parent}"
-    images = images_as_array(where, _decoded(where, table["img"]), len(table))
-    return images, table["label"].to_numpy()
+    entries = (entry.as_py() for entry in table["img"])
+    images, _ = read_images(where, entries, len(table), _no_file)
+    return images, np.asarray(table["label"].to_pylist())
 
 
-def _decoded(where: str, column: Any) -> Iterator[Any]:
-    """Yield the images of a column of encoded files."""
-    from PIL import Image, UnidentifiedImageError
-
-    for row, entry in enumerate(column):
-        try:
-            yield Image.open(io.BytesIO(entry["bytes"].as_py()))
-        except (UnidentifiedImageError, TypeError, OSError) as error:
-            raise InvalidTaskError(f"{where} has no image in row {row}") from error
+def _no_file(entry: dict[str, Any]) -> Any:
+    raise FileNotFoundError(f"there is no file {entry['path']}")

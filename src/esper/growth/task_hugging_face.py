@@ -4,82 +4,109 @@ import os
 import ssl
 import urllib.error
 import urllib.request
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from esper.growth.task import InvalidTaskError, Task
 from esper.growth.task_arrays import Arrays, task_of_arrays
-from esper.growth.task_npz import kind_of
-from esper.leyline.task_names import TaskName
+from esper.growth.task_images import read_images
+from esper.growth.task_npz import channel_place_of, kind_of
+from esper.leyline.task_names import PARTS, TaskName
 
 #: Columns that are taken for the labels where no column says that it holds classes.
 _LABEL_NAMES = ("label", "labels")
-#: What images of other modes are turned into; any mode that is not in here becomes RGB.
-_MODES = {"L": "L", "1": "L", "RGB": "RGB"}
+#: What the libraries raise for data they cannot read; `datasets` promises nothing narrower.
+_UNREADABLE = (
+    OSError, ValueError, TypeError, LookupError, AttributeError, ImportError, RuntimeError,
+    MemoryError, NotImplementedError, ArithmeticError, EOFError, AssertionError,
+)  # fmt: skip
 #: Seconds in which the Hub must answer.
 _PATIENCE = 10.0
 
 
 def load_hugging_face(name: TaskName) -> Task:
-    """Return the task that a dataset makes.
+    """Return the task of a dataset.
 
-    The place is a folder that `save_to_disk` wrote, or else what `load_dataset` knows, of which the
-    option `config` chooses a configuration. The options `input` and `label` name the columns where
-    the dataset does not make clear which they are.
+    The place is a folder that `save_to_disk` wrote, or else a name that `load_dataset` knows, of
+    which the option `config` chooses a configuration. The options `input` and `label` name the
+    columns where the dataset leaves them open; `train`, `validation` and `test` name its splits.
 
     Raises:
         InvalidTaskError: the extra is missing, or the dataset is, or it cannot be used.
     """
-    parts = _parts(name)
+    parts, unused = _parts(name)
     features = parts["train"].features
     label = _label_column(name, features)
     column = _input_column(name, features, label)
     arrays: dict[str, Arrays] = {}
+    notes: list[str] = []
     for part, dataset in parts.items():
         if not {column, label} <= set(dataset.column_names):
             raise InvalidTaskError(f"the {part} part of {name.text} lacks {column} or {label}")
+        if len(dataset) == 0:
+            raise InvalidTaskError(f"the {part} part of {name.text} has no samples")
         where = f"{column} in the {part} part of {name.text}"
-        arrays[part] = (_inputs(where, dataset, column), _labels(dataset, label))
+        labels = _labels(f"{label} in the {part} part of {name.text}", dataset, label)
+        inputs, about = _inputs(where, dataset, column)
+        arrays[part] = inputs, labels
+        notes += about
+    # Images with channels are as `read_images` makes them, whatever their shape looks like.
+    has_channels = _is_image(features[column]) and arrays["train"][0].ndim == 4
     return task_of_arrays(
         name.text,
         arrays["train"],
         arrays.get("test"),
         arrays.get("validation"),
-        kind=kind_of(name),
+        kind=kind_of(name) or ("image" if _is_image(features[column]) else None),
+        channel_place=channel_place_of(name) or ("last" if has_channels else None),
         class_names=getattr(features[label], "names", None) or (),
+        unused=unused,
+        notes=notes,
     )
 
 
-def _parts(name: TaskName) -> dict[str, Any]:
-    """Return the datasets that are the parts of the task, by part."""
-    folder = Path(name.place).expanduser()
-    unreachable = "" if folder.is_dir() else _prepare_hub()
+def _parts(name: TaskName) -> tuple[dict[str, Any], list[str]]:
+    """Return the datasets that are the parts of the task, and the names of those not used."""
+    folder = name.path
+    is_folder = os.path.isdir(folder)
+    unreachable = "" if is_folder else _prepare_hub()
     try:
         from datasets import DatasetDict, load_dataset, load_from_disk
+        from datasets.exceptions import DatasetsError
+        from pyarrow import ArrowException
     except ImportError:
         raise InvalidTaskError(
             f"the task {name.text} needs the datasets extra: pip install 'esper[datasets]'"
         ) from None
     try:
-        if folder.is_dir():
+        if is_folder:
             loaded = load_from_disk(str(folder))
         else:
             loaded = load_dataset(name.place, name.options.get("config"))
-    except (OSError, ValueError) as error:
+    except (*_UNREADABLE, DatasetsError, ArrowException) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
+        if isinstance(error, LookupError):
+            reason = f"it has no samples, or is damaged ({type(error).__name__}: {reason})"
         if unreachable and isinstance(error, ConnectionError):
             reason = f"{unreachable}, and it was never fetched before"
         raise InvalidTaskError(f"the dataset {name.place} cannot be loaded: {reason}") from error
-    parts = dict(loaded) if isinstance(loaded, DatasetDict) else {"train": loaded}
-    if len(parts) == 1:
-        parts = {"train": next(iter(parts.values()))}
-    if "train" not in parts:
-        raise InvalidTaskError(
-            f"the dataset {name.place} has the parts {', '.join(parts)}: one must be train"
-        )
-    return {part: parts[part] for part in ("train", "test", "validation") if part in parts}
+    held = dict(loaded) if isinstance(loaded, DatasetDict) else {"train": loaded}
+    if not held:
+        raise InvalidTaskError(f"the dataset {name.place} has no parts")
+    if len(held) == 1 and "train" not in name.options:
+        chosen = {"train": next(iter(held))}
+    else:
+        chosen = {part: name.options.get(part, part) for part in PARTS}
+    for part, split in chosen.items():
+        if split not in held and (part == "train" or part in name.options):
+            raise InvalidTaskError(
+                f"the dataset {name.place} has the parts {', '.join(held)} and no {split}: "
+                f"{part}=NAME in the name of the task says which is its {part} part"
+            )
+    found = {part: held[split] for part, split in chosen.items() if split in held}
+    return found, [split for split in held if split not in chosen.values()]
 
 
 def _prepare_hub() -> str:
@@ -140,50 +167,49 @@ def _chosen(name: TaskName, option: str, columns: list[str], found: list[str]) -
     return column
 
 
-def _inputs(where: str, dataset: Any, column: str) -> np.ndarray:
+def _is_image(feature: Any) -> bool:
     from datasets import Image
 
-    if isinstance(dataset.features[column], Image):
-        return images_as_array(where, dataset[column], len(dataset))
-    array = np.asarray(dataset.with_format("numpy")[column][:])
+    return isinstance(feature, Image)
+
+
+def _inputs(where: str, dataset: Any, column: str) -> tuple[np.ndarray, list[str]]:
+    """Return the samples of a column, and notes about them."""
+    from datasets import Image
+
+    feature = dataset.features[column]
+    if _is_image(feature):
+        encoded = dataset.cast_column(column, Image(decode=False))[column]
+        decode = Image(mode=feature.mode).decode_example
+        return read_images(where, encoded, len(dataset), decode, feature.mode)
+    array = _array(where, lambda: dataset.with_format("numpy")[column][:])
     if array.dtype.kind == "O":
         raise InvalidTaskError(f"{where} has samples of different shapes, or missing ones")
-    return array
+    return array, []
 
 
-def _labels(dataset: Any, column: str) -> np.ndarray:
+def _labels(where: str, dataset: Any, column: str) -> np.ndarray:
     labels = dataset[column][:]
     if any(label is None for label in labels):
-        raise InvalidTaskError(f"the column {column} misses labels: every sample must have one")
-    return np.asarray(labels)
+        raise InvalidTaskError(f"{where} misses labels: every sample must have one")
+    if any(isinstance(label, list | tuple | dict) for label in labels):
+        raise InvalidTaskError(
+            f"{where} has several labels for a sample, such as {labels[0]!r:.60}: every sample "
+            "must have one class"
+        )
+    return _array(where, lambda: labels)
 
 
-def images_as_array(where: str, images: Any, count: int) -> np.ndarray:
-    """Return PIL images as bytes, `[n, H, W]` for grey ones and `[n, H, W, 3]` for all others.
-
-    Args:
-        where: what to call them in an error.
-        images: to go through once; no more than one of them is held at a time.
-        count: how many there are.
+def _array(where: str, read: Callable[[], Any]) -> np.ndarray:
+    """Return what can be read as an array.
 
     Raises:
-        InvalidTaskError: one is missing, or they differ in size.
+        InvalidTaskError: it cannot be; audio and video, say, need decoders of their own.
     """
-    array: np.ndarray | None = None
-    mode = ""
-    for row, image in enumerate(images):
-        if image is None:
-            raise InvalidTaskError(f"{where} misses the image of row {row}")
-        if array is None:
-            mode = _MODES.get(image.mode, "RGB")
-            shape = (image.height, image.width, *((3,) if mode == "RGB" else ()))
-            array = np.empty((count, *shape), dtype=np.uint8)
-        if (image.height, image.width) != array.shape[1:3]:
-            raise InvalidTaskError(
-                f"{where} has images of different sizes, {array.shape[2]}x{array.shape[1]} and "
-                f"{image.width}x{image.height}: they must be brought to one size first"
-            )
-        array[row] = np.asarray(image if image.mode == mode else image.convert(mode))
-    if array is None:
-        raise InvalidTaskError(f"{where} has no images")
-    return array
+    from pyarrow import ArrowException
+
+    try:
+        return np.asarray(read())
+    except (*_UNREADABLE, ArrowException) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise InvalidTaskError(f"{where} cannot be read as numbers: {reason}") from error

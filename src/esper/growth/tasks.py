@@ -39,11 +39,11 @@ def _standardised(
 
     All inputs are shifted and scaled to the mean 0 and standard deviation 1 of the training part.
     """
-    mean, deviation = train[0].mean(), train[0].std()
+    mean, std = train[0].mean(), train[0].std()
 
     def split(inputs: np.ndarray, labels: np.ndarray) -> Split:
         return Split(
-            torch.from_numpy(((inputs - mean) / deviation).astype(np.float32)),
+            torch.from_numpy(((inputs - mean) / std).astype(np.float32)),
             torch.from_numpy(labels.astype(np.int64)),
         )
 
@@ -54,7 +54,7 @@ def _standardised(
         split(*test),
         classes,
         channels,
-        Standardisation((float(mean),), (float(deviation),)),
+        Standardisation((float(mean),), (float(std),)),
         channel_axis="none",
     )
 

@@ -83,7 +83,7 @@ def acknowledge(
 
     Args:
         directory: the run's directory.
-        lights: head (or "shared") and "inf" or "nan" of each.
+        lights: head (or group) and "inf" or "nan" of each.
         who: saw them.
         when: in seconds since the epoch.
 

@@ -20,7 +20,7 @@ from typing import Final
 import msgspec
 
 from esper.karn.run_directory import sync_directory
-from esper.karn.sightings import KIND_WORDS, sightings_of
+from esper.karn.sightings import KIND_WORDS, Source, moment_of, sightings_of, source_of
 from esper.leyline.telemetry import NonfiniteSighting, PPOUpdatePayload
 
 LATCHES_NAME: Final = "latches.jsonl"
@@ -37,9 +37,6 @@ _LONGEST_LINE: Final = 1 << 14
 _LONGEST_ERROR: Final = 500
 _BEGINNING: Final = b'{"record":'
 _CHECKSUM: Final = b',"crc32":"'
-
-#: Head, quantity and kind: what one latch is about.
-_Source = tuple[str, str, str]
 
 
 class Latched(msgspec.Struct, frozen=True, kw_only=True, tag="latch", tag_field="record"):
@@ -191,9 +188,9 @@ class LatchWriter:
         self._reserved = directory / RESERVE_NAME
         self._session = uuid.uuid4().hex[:12]
         found = read_latch_file(directory)
-        self._known: dict[_Source, tuple[int, NonfiniteSighting]] = {}
+        self._known: dict[Source, tuple[int, NonfiniteSighting]] = {}
         for update, seen in found.sightings:
-            self._known.setdefault(_source_of(seen), (update, seen))
+            self._learn(update, seen)
         self._waiting: list[_Record] = []
         self._is_there = found.is_there
         self._store: str | None = None  # the last one that a record was written of
@@ -212,11 +209,11 @@ class LatchWriter:
         self.note_sightings((payload.update, seen) for seen in sightings_of(payload))
 
     def note_sightings(self, sightings: Iterable[tuple[int, NonfiniteSighting]]) -> None:
-        """Write what is not in the file yet."""
+        """Write what is not in the file yet; of what is new, the earliest sighting."""
         is_new = False
-        for update, seen in sightings:
-            if _source_of(seen) not in self._known:
-                self._known[_source_of(seen)] = update, seen
+        for update, seen in sorted(sightings, key=lambda one: moment_of(*one)):
+            if self._learn(update, seen):
+                update, seen = self._known[source_of(seen)]
                 self._waiting.append(Latched(time=time.time(), update=update, sighting=seen))
                 is_new = True
         if is_new:
@@ -252,7 +249,7 @@ class LatchWriter:
                 self._is_there = False  # someone removed it
                 now = time.time()
                 waiting = {
-                    _source_of(one.sighting) for one in self._waiting if isinstance(one, Latched)
+                    source_of(one.sighting) for one in self._waiting if isinstance(one, Latched)
                 }
                 self._waiting[:0] = [
                     Latched(time=now, update=update, sighting=seen)
@@ -269,6 +266,18 @@ class LatchWriter:
                     self._reserved.unlink()  # what was kept free for this
                     self._append(lines)
                 self._waiting.clear()
+
+    def _learn(self, update: int, seen: NonfiniteSighting) -> bool:
+        """Return whether a sighting says something new: a light, or that it was reproduced."""
+        source = source_of(seen)
+        known = self._known.get(source)
+        if known is None:
+            self._known[source] = update, seen
+            return True
+        if known[1].reproduced or not seen.reproduced:
+            return False
+        self._known[source] = known[0], msgspec.structs.replace(known[1], reproduced=True)
+        return True
 
     def _reserve(self) -> None:
         """Take the room that the latches of a run need, for when the disk is full."""
@@ -318,7 +327,3 @@ def _end_of_lines(descriptor: int) -> int:
         return size - len(torn)
     os.write(descriptor, b"\n")
     return size + 1
-
-
-def _source_of(seen: NonfiniteSighting) -> _Source:
-    return seen.head, seen.quantity, seen.kind

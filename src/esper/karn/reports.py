@@ -5,6 +5,7 @@ Signs and words carry the meaning, so that nothing is lost without colour or in 
 """
 
 import json
+import math
 from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
@@ -19,6 +20,7 @@ from esper.karn.plain_console import PlainConsole
 from esper.karn.run_catalogue import RunSummary, list_runs
 from esper.karn.run_directory import find_run
 from esper.karn.run_tables import RunStoreError
+from esper.karn.sanctum.evidence import evidence_words
 from esper.karn.sanctum.follower import Frame, RunFollower
 from esper.karn.sanctum.schema import Evidence, InterventionState, TamiyoState
 from esper.karn.sanctum.verdict import master_verdict
@@ -26,7 +28,6 @@ from esper.karn.sightings import KIND_WORDS
 from esper.karn.telemetry_docs import facts, proofs, wiring, write_pages
 from esper.leyline.health import Level, Verdict
 from esper.leyline.records import RECORDS, find_record
-from esper.leyline.telemetry import SHARED
 
 LATCH_KINDS: Final = ("inf", "nan")
 _LIT: Final = "●"
@@ -117,10 +118,7 @@ def print_health(
     directory = find_run(run_dir, reference)
     frame = RunFollower(directory).catch_up()
     tamiyo = frame.snapshot.tamiyo
-    is_set = {
-        "inf": tamiyo.shared_inf_latch or any(tamiyo.head_inf_latch.values()),
-        "nan": tamiyo.shared_nan_latch or any(tamiyo.head_nan_latch.values()),
-    }
+    is_set = {kind: any(tamiyo.latch(kind).values()) for kind in LATCH_KINDS}
     run_id = directory.resolve().name
     if not any(is_set.values()):  # else the files beside a broken store know of a light
         if frame.error is not None:
@@ -206,17 +204,27 @@ def _health_report(run_id: str, frame: Frame) -> dict[str, Any]:
         # What is not known is null.
         "head_inf_latch": {head: lit or unlit for head, lit in tamiyo.head_inf_latch.items()},
         "head_nan_latch": {head: lit or unlit for head, lit in tamiyo.head_nan_latch.items()},
+        "group_inf_latch": {group: lit or unlit for group, lit in tamiyo.group_inf_latch.items()},
+        "group_nan_latch": {group: lit or unlit for group, lit in tamiyo.group_nan_latch.items()},
         "first": [
             {
                 "head": seen.head,
                 "kind": seen.kind,
                 "quantity": seen.quantity,
                 "update": seen.update,
+                "phase": seen.phase,
+                "epoch": seen.epoch or None,
+                "minibatch": seen.minibatch or None,
+                "host": seen.host,
+                "step": seen.step,
+                "part": seen.part or None,
+                "reproduced": seen.reproduced,
             }
             for seen in tamiyo.first
         ],
         "evidence": [_evidence_report(row) for row in tamiyo.evidence],
         "interventions": {
+            "repeat": done.updates_repeated,
             "skip": done.updates_skipped,
             "rollback": done.updates_rolled_back,
             "halt": done.halts,
@@ -229,23 +237,31 @@ def _health_report(run_id: str, frame: Frame) -> dict[str, Any]:
 
 
 def _evidence_report(row: Evidence) -> dict[str, Any]:
-    # 0 is how an epoch that was not told is stored.
+    # Epoch and minibatch are 0 before the first minibatch, and where they were not reported.
     return {
         "head": row.head,
         "quantity": row.quantity,
         "kind": row.kind,
         "first": {
             "update": row.first_update,
+            "phase": row.first_phase,
             "epoch": row.first_epoch or None,
             "minibatch": row.first_minibatch or None,
+            "host": row.first_host,
+            "step": row.first_step,
+            "part": row.first_part or None,
         },
         "last": {
             "update": row.last_update,
+            "phase": row.last_phase,
             "epoch": row.last_epoch or None,
             "minibatch": row.last_minibatch or None,
+            "part": row.last_part or None,
         },
         "updates": row.updates,
         "minibatches": row.minibatches or None,
+        "steps": row.steps or None,
+        "reproduced": row.reproduced,
         "active": row.is_active,
     }
 
@@ -293,25 +309,21 @@ def _print_verdict(console: Console, verdict: Verdict) -> None:
 
 
 def _light_rows(tamiyo: TamiyoState, unlit: Text) -> list[list[Text]]:
-    """Return a row of lights for each head, and one for what they share."""
-    rows = [
+    """Return a row of lights for each head and each group."""
+    return [
         [
             Text(head),
-            _light(is_inf, unlit, now=tamiyo.head_inf_active.get(head, False)),
-            _light(
-                tamiyo.head_nan_latch.get(head, False),
-                unlit,
-                now=tamiyo.head_nan_active.get(head, False),
+            *(
+                _light(
+                    tamiyo.latch(light).get(head, False),
+                    unlit,
+                    now=tamiyo.active(light).get(head, False),
+                )
+                for light in LATCH_KINDS
             ),
         ]
-        for head, is_inf in tamiyo.head_inf_latch.items()
+        for head in tamiyo.latch("inf")
     ]
-    shared = [
-        Text(SHARED),
-        _light(tamiyo.shared_inf_latch, unlit, now=tamiyo.shared_inf_active),
-        _light(tamiyo.shared_nan_latch, unlit, now=tamiyo.shared_nan_active),
-    ]
-    return [*rows, shared]
 
 
 def _light(is_lit: bool, unlit: Text, *, now: bool) -> Text:
@@ -322,7 +334,9 @@ def _light(is_lit: bool, unlit: Text, *, now: bool) -> Text:
 
 def _interventions(done: InterventionState) -> tuple[str, str]:
     """Say what was done about bad updates, and how many of them can be made to happen again."""
+    repeated = f"{_counted(done.updates_repeated, 'update')} repeated (finite, nothing skipped)"
     actions = [
+        (done.updates_repeated, repeated),
         (done.updates_skipped, f"{_counted(done.updates_skipped, 'update')} skipped"),
         (done.updates_rolled_back, f"{done.updates_rolled_back} rolled back"),
         (done.halts, _counted(done.halts, "halt")),
@@ -337,6 +351,7 @@ def _interventions(done: InterventionState) -> tuple[str, str]:
 def _print_evidence(console: Console, evidence: Sequence[Evidence]) -> None:
     """Print a row for all that was seen, no wider than 80 columns for the longest of names."""
     rows = []
+    details = []
     for row in evidence:
         style = _LIT_STYLE if row.is_active else ""
         kind = KIND_WORDS.get(row.kind, row.kind)
@@ -350,7 +365,9 @@ def _print_evidence(console: Console, evidence: Sequence[Evidence]) -> None:
             "now" if row.is_active else "",
         )
         rows.append([Text(cell, style=style) for cell in cells])
-    _print_columns(console, rows, ("head", "seen", "updates", "minib.", "first", "last", ""))
+        details.append(Text(f"  {words}", style=style) if (words := evidence_words(row)) else None)
+    headers = ("head", "seen", "updates", "minib.", "first", "last", "")
+    _print_columns(console, rows, headers, details)
     said = "counted in updates and minibatches; first and last: update/epoch/minibatch"
     console.print(Text(said, style="dim"))
 
@@ -371,13 +388,13 @@ def _status(status: RunStatus) -> Text:
 
 
 def _score(score: float | None) -> str:
-    return _NONE if score is None else f"{score:.3f}"
+    if score is None:
+        return _NONE
+    return "NaN" if math.isnan(score) else f"{score:.3f}"
 
 
 def _lights(summary: RunSummary) -> Text:
-    inf = [*summary.inf_heads, *([SHARED] if summary.is_shared_inf else [])]
-    nan = [*summary.nan_heads, *([SHARED] if summary.is_shared_nan else [])]
-    lit = [f"{_LIT} {word} {', '.join(on)}" for word, on in (("Inf", inf), ("NaN", nan)) if on]
+    lit = [f"{_LIT} {word} {', '.join(on)}" for word, on in summary.lights().items() if on]
     text = Text("  ".join(lit), style=_LIT_STYLE)
     if summary.error is not None:
         text.append("  " if lit else "").append(summary.error, style="red")
@@ -391,11 +408,20 @@ def _named_rows(rows: Sequence[tuple[str, str]]) -> list[list[Text]]:
 
 
 def _print_columns(
-    console: Console, rows: Sequence[Sequence[Text]], headers: Sequence[str] = ()
+    console: Console,
+    rows: Sequence[Sequence[Text]],
+    headers: Sequence[str] = (),
+    details: Sequence[Text | None] = (),
 ) -> None:
     """Print rows in columns as wide as they need: an id that is cut off cannot be copied.
 
     Rich's tables fit themselves into the console, and a pipe is taken to be 80 columns wide.
+
+    Args:
+        console: where to print.
+        rows: the cells of each row.
+        headers: the name of each column; none if empty.
+        details: of each row, the line that belongs below it, if any.
     """
     heading = [[Text(header, style="bold") for header in headers]] if headers else []
     lines = [*heading, *rows]
@@ -403,9 +429,12 @@ def _print_columns(
         if "\n" in cell.plain:  # a name can hold anything
             cell.plain = cell.plain.replace("\n", " ")
     widths = [max(cell.cell_len for cell in column) for column in zip(*lines, strict=True)]
-    for cells in lines:
+    below = [None] * len(heading) + list(details or [None] * len(rows))
+    for cells, detail in zip(lines, below, strict=True):
         line = Text(no_wrap=True)
         for cell, width in zip(cells, widths, strict=True):
             line.append_text(cell).append(" " * (width - cell.cell_len + 2))
         line.rstrip()
         console.print(line, soft_wrap=True)
+        if detail is not None:
+            console.print(detail, soft_wrap=True)

@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -31,14 +32,21 @@ class RunSummary:
     score: float | None
     inf_heads: tuple[str, ...]  # heads whose Inf light is on
     nan_heads: tuple[str, ...]
-    is_shared_inf: bool
-    is_shared_nan: bool
+    inf_groups: tuple[str, ...]  # groups beside the heads whose Inf light is on
+    nan_groups: tuple[str, ...]
     error: str | None  # one sentence, if the store could not be read
     task: str = ""
     best_score: float | None = None  # mean of the best batch of episodes
     incidents: int = 0
     is_whole: bool = True  # else a light that is not on is not known
     doubt: str | None = None  # why not, where the store could be read
+
+    def lights(self) -> dict[str, tuple[str, ...]]:
+        """Return the heads and groups that are lit, by "Inf" and "NaN"."""
+        return {
+            "Inf": (*self.inf_heads, *self.inf_groups),
+            "NaN": (*self.nan_heads, *self.nan_groups),
+        }
 
 
 @dataclass(frozen=True)
@@ -124,10 +132,10 @@ def summary_of(directory: Path, frame: Frame) -> RunSummary:
         episodes_done=run.episodes_done,
         episodes=run.episodes,
         score=frame.snapshot.training.score,
-        inf_heads=tuple(head for head, lit in tamiyo.head_inf_latch.items() if lit),
-        nan_heads=tuple(head for head, lit in tamiyo.head_nan_latch.items() if lit),
-        is_shared_inf=tamiyo.shared_inf_latch,
-        is_shared_nan=tamiyo.shared_nan_latch,
+        inf_heads=_lit(tamiyo.head_inf_latch),
+        nan_heads=_lit(tamiyo.head_nan_latch),
+        inf_groups=_lit(tamiyo.group_inf_latch),
+        nan_groups=_lit(tamiyo.group_nan_latch),
         error=frame.error,
         task=run.task,
         best_score=max(scores, default=None),
@@ -135,6 +143,10 @@ def summary_of(directory: Path, frame: Frame) -> RunSummary:
         is_whole=frame.error is None and frame.doubt is None,
         doubt=frame.doubt,
     )
+
+
+def _lit(latch: Mapping[str, bool]) -> tuple[str, ...]:
+    return tuple(name for name, is_lit in latch.items() if is_lit)
 
 
 def _stamp_of(directory: Path) -> _Stamp:

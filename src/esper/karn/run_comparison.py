@@ -20,8 +20,8 @@ _FIGURES: Final[dict[str, Callable[[RunSummary, SanctumSnapshot], Any]]] = {
     "score": lambda run, _: run.score,
     "best score": lambda run, _: run.best_score,
     "incidents": lambda run, _: run.incidents,
-    "Inf seen in": lambda run, _: _lit(run, run.inf_heads, run.is_shared_inf),
-    "NaN seen in": lambda run, _: _lit(run, run.nan_heads, run.is_shared_nan),
+    "Inf seen in": lambda run, _: _lit(run, "Inf"),
+    "NaN seen in": lambda run, _: _lit(run, "NaN"),
     "minibatches skipped": lambda _, snapshot: snapshot.training.skipped_in_run,
     "policy loss": lambda _, snapshot: snapshot.training.policy_loss,
     "value loss": lambda _, snapshot: snapshot.training.value_loss,
@@ -107,6 +107,6 @@ def _settings_of(directory: Path) -> dict[str, Any]:
     return payload.config if isinstance(payload, RunStarted) else {}
 
 
-def _lit(run: RunSummary, heads: tuple[str, ...], is_shared: bool) -> str:
+def _lit(run: RunSummary, light: str) -> str:
     unknown = [] if run.is_whole else ["?"]
-    return ", ".join([*heads, *(["shared"] if is_shared else []), *unknown])
+    return ", ".join([*run.lights()[light], *unknown])

@@ -35,6 +35,7 @@ from esper.karn.run_tables import (
     Thinned,
     check_store,
     columns_of,
+    sightings_in,
     store_id_of,
     thinned_of,
 )
@@ -52,24 +53,11 @@ _BUSY_SECONDS: Final = 2.0
 _RACY_NANOSECONDS: Final = 100_000_000
 
 _NEWEST: Final = 2**63 - 1  # the largest id there can be
-#: What was seen, as the tables beside the events have it. A latch alone tells no count and no last.
+#: What was seen, as the tables beside the events have it. Older stores have fewer columns.
 _SIGHTINGS: Final = (
-    "SELECT first_update, head, quantity, kind, 0, first_epoch, first_minibatch, 0, 0"
-    " FROM latches WHERE first_update <= ?",
-    "SELECT update_index, head, quantity, kind, minibatches, first_epoch, first_minibatch,"
-    " last_epoch, last_minibatch FROM sightings WHERE update_index <= ?",
+    "SELECT * FROM latches WHERE first_update <= ?",
+    "SELECT * FROM sightings WHERE update_index <= ?",
 )
-_SIGHTING_FIELDS: Final = (
-    "head",
-    "quantity",
-    "kind",
-    "count",
-    "epoch",
-    "minibatch",
-    "last_epoch",
-    "last_minibatch",
-)
-_SIGHTING_TYPES: Final = (int, str, str, str, int, int, int, int, int)
 _LIGHTS: Final = "SELECT DISTINCT head, kind FROM latches WHERE first_update <= ?"
 _HEARTBEAT_TYPES: Final = (float, int, float, str, int, int, str, str)
 #: How long one session may take; a store can be made in which a query never ends.
@@ -366,19 +354,17 @@ class RunReader:
 
         Events tell the same; this is for where they are damaged. What cannot be read is left out.
         """
-        rows: list[tuple[Any, ...]] = []
+        rows: list[dict[str, Any]] = []
         with self._connection() as connection:
             if connection is None:
                 return []
             for query in _SIGHTINGS:
                 # What was read before an error stays; an older store has no table `sightings`.
                 with suppress(sqlite3.DatabaseError):
-                    rows.extend(connection.execute(query, (up_to_update,)))
-        return [
-            (row[0], NonfiniteSighting(**dict(zip(_SIGHTING_FIELDS, row[1:], strict=True))))
-            for row in rows
-            if tuple(map(type, row)) == _SIGHTING_TYPES and row[3] in KIND_WORDS
-        ]
+                    found = connection.execute(query, (up_to_update,))
+                    names = [column[0] for column in found.description]
+                    rows.extend(dict(zip(names, row, strict=True)) for row in found)
+        return [sighting for row in rows for sighting in sightings_in(row)]
 
     def heartbeat(self) -> Event | None:
         """Return the writer's last heartbeat, as an event with the id 0."""

@@ -4,18 +4,27 @@
 transaction, so that a run can be asked in plain SQL: `head_health` has one row per update, head and
 figure; `latches` has the first sighting of each kind of non-finite value, and `sightings` one row
 for each update in which one was seen, which the view `evidence` adds up; `heartbeat` is a single
-row that says the writer is alive; `meta` says what this file is. docs/store.md tells of them all.
+row that says the writer is alive; `meta` says what this file is. docs/store.md describes them all.
+
+A table that gains a column gains it at its end and with a default, so that a store of an older
+version can be read without it, and gets it as soon as it is written on (`create_tables`).
 """
 
 import math
 import sqlite3
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
-from esper.karn.sightings import last_place, sightings_of
-from esper.leyline.telemetry import NonfiniteSighting, Payload, PPOUpdatePayload
+from esper.karn.sightings import (
+    KIND_WORDS,
+    last_moment_of,
+    minibatches_of,
+    sightings_of,
+    steps_of,
+)
+from esper.leyline.telemetry import PHASES, NonfiniteSighting, Payload, PPOUpdatePayload
 
 #: Raised when the meaning of a table changes; a reader refuses a store with a higher one.
 STORE_VERSION: Final = 1
@@ -42,6 +51,28 @@ HEAD_FIGURES: Final = (
     "log_prob_max",
     "active_fraction",
 )
+
+#: Columns that tables have gained, in the order in which they stand at the end of each.
+_ADDED_COLUMNS: Final = {
+    "latches": (
+        "first_phase TEXT NOT NULL DEFAULT 'update'",
+        "first_host INTEGER",
+        "first_step INTEGER",
+        "first_part TEXT NOT NULL DEFAULT ''",
+        "reproduced INTEGER NOT NULL DEFAULT 1",
+    ),
+    "sightings": (
+        "first_phase TEXT NOT NULL DEFAULT 'update'",
+        "first_host INTEGER",
+        "first_step INTEGER",
+        "first_part TEXT NOT NULL DEFAULT ''",
+        "last_phase TEXT NOT NULL DEFAULT 'update'",
+        "last_part TEXT NOT NULL DEFAULT ''",
+        "steps INTEGER NOT NULL DEFAULT 0",
+        "reproduced INTEGER NOT NULL DEFAULT 1",
+    ),
+    "heartbeat": ("pid_namespace TEXT NOT NULL DEFAULT ''",),
+}
 
 # SQLite stores NaN as NULL, and a CHECK that evaluates to NULL passes: hence IS and CASE, which
 # never do. 9e999 is how SQL spells infinity.
@@ -81,7 +112,7 @@ _TABLES: Final = (
         PRIMARY KEY (update_index, head, quantity)
     ) WITHOUT ROWID
     """,
-    """
+    f"""
     CREATE TABLE IF NOT EXISTS latches (
         head TEXT NOT NULL,
         kind TEXT NOT NULL,
@@ -89,10 +120,11 @@ _TABLES: Final = (
         first_update INTEGER NOT NULL,
         first_epoch INTEGER NOT NULL,
         first_minibatch INTEGER NOT NULL,
+        {", ".join(_ADDED_COLUMNS["latches"])},
         PRIMARY KEY (head, kind, quantity)
     ) WITHOUT ROWID
     """,
-    """
+    f"""
     CREATE TABLE IF NOT EXISTS sightings (
         head TEXT NOT NULL,
         quantity TEXT NOT NULL,
@@ -103,6 +135,7 @@ _TABLES: Final = (
         first_minibatch INTEGER NOT NULL,
         last_epoch INTEGER NOT NULL,
         last_minibatch INTEGER NOT NULL,
+        {", ".join(_ADDED_COLUMNS["sightings"])},
         PRIMARY KEY (head, quantity, kind, update_index)
     ) WITHOUT ROWID
     """,
@@ -112,21 +145,26 @@ _TABLES: Final = (
             head, quantity, kind,
             first_update, first.first_epoch, first.first_minibatch,
             last_update, last.last_epoch, last.last_minibatch,
-            updates, total AS minibatches
+            updates, all_minibatches AS minibatches,
+            first.first_phase, first.first_host, first.first_step, first.first_part,
+            last.last_phase, last.last_part,
+            all_steps AS steps, was_reproduced AS reproduced
         FROM (
             SELECT
                 head, quantity, kind,
                 min(update_index) AS first_update,
                 max(update_index) AS last_update,
                 count(*) AS updates,
-                sum(minibatches) AS total
+                sum(minibatches) AS all_minibatches,
+                sum(steps) AS all_steps,
+                max(reproduced) AS was_reproduced
             FROM sightings GROUP BY head, quantity, kind
         )
         JOIN sightings AS first USING (head, quantity, kind)
         JOIN sightings AS last USING (head, quantity, kind)
         WHERE first.update_index = first_update AND last.update_index = last_update
     """,
-    """
+    f"""
     CREATE TABLE IF NOT EXISTS heartbeat (
         id INTEGER PRIMARY KEY CHECK (id = 1),
         time REAL NOT NULL,
@@ -136,49 +174,114 @@ _TABLES: Final = (
         events_lost INTEGER NOT NULL,
         resident_bytes INTEGER NOT NULL,
         error TEXT NOT NULL,
-        pid_namespace TEXT NOT NULL DEFAULT ''
+        {", ".join(_ADDED_COLUMNS["heartbeat"])}
     )
     """,
 )
+
+#: The column that a phase is counted in.
+_COUNTS: Final = {"update": "minibatches", "acting": "steps", "hosts": "steps"}
+#: What a row of `latches` or `sightings` lacks: a latch has no counts and no last place, and an
+#: older store has not all columns.
+_ROW_DEFAULTS: Final[dict[str, Any]] = {
+    "minibatches": 0,
+    "steps": 0,
+    "last_epoch": 0,
+    "last_minibatch": 0,
+    "first_phase": "update",
+    "first_host": None,
+    "first_step": None,
+    "first_part": "",
+    "reproduced": 1,
+}
+_ROW_TYPES: Final[dict[str, Any]] = {
+    "update_index": int,
+    "head": str,
+    "quantity": str,
+    "kind": str,
+    "minibatches": int,
+    "steps": int,
+    "first_epoch": int,
+    "first_minibatch": int,
+    "first_phase": str,
+    "first_host": int | None,
+    "first_step": int | None,
+    "first_part": str,
+    "last_epoch": int,
+    "last_minibatch": int,
+    "last_phase": str,
+    "last_part": str,
+    "reproduced": int,
+}
 
 INSERT_EVENTS: Final = "INSERT INTO events (time, kind, update_index, payload) VALUES"
 INSERT_HEAD_HEALTH: Final = "INSERT OR REPLACE INTO head_health VALUES"
 #: Rows that go into one statement; SQLite takes 32,766 values at most.
 _ROWS_PER_STATEMENT: Final = 256
-# The join of the semilattice: the earlier sighting stands, whatever order they come in.
-JOIN_LATCH: Final = """
-    INSERT INTO latches VALUES (?, ?, ?, ?, ?, ?)
+
+
+def _phase_rank(column: str) -> str:
+    """Return `sightings.phase_rank` in SQL."""
+    cases = " ".join(f"WHEN '{phase}' THEN {rank}" for rank, phase in enumerate(PHASES))
+    return f"CASE {column} {cases} ELSE {len(PHASES)} END"
+
+
+def _outermost(table: str, columns: Sequence[str], order: str) -> str:
+    """Return an assignment of several columns from that of two rows which comes first."""
+    names = ", ".join(columns)
+    known = ", ".join(f"{table}.{name} AS {name}" for name in columns)
+    new = ", ".join(f"excluded.{name}" for name in columns)
+    rows = f"SELECT {known} UNION ALL SELECT {new}"
+    return f"({names}) = (SELECT * FROM ({rows}) ORDER BY {order} LIMIT 1)"
+
+
+# The order of `sightings.Moment`. Of `last_…`, no host and no step is known.
+_FIRST_ORDER: Final = (
+    f"{_phase_rank('first_phase')}, first_phase, first_epoch, first_minibatch,"
+    " ifnull(first_step, -1), ifnull(first_host, -1), first_part"
+)
+_LAST_ORDER: Final = (
+    f"{_phase_rank('last_phase')} DESC, last_phase DESC, last_epoch DESC, last_minibatch DESC,"
+    " last_part DESC"
+)
+_FIRST: Final = (
+    "first_phase",
+    "first_epoch",
+    "first_minibatch",
+    "first_step",
+    "first_host",
+    "first_part",
+)
+_LAST: Final = ("last_phase", "last_epoch", "last_minibatch", "last_part")
+# The join of the semilattice: the earlier sighting stands, whatever order they come in, and what
+# was reproduced once is reproduced.
+JOIN_LATCH: Final = f"""
+    INSERT INTO latches (
+        head, kind, quantity, first_update, first_epoch, first_minibatch,
+        first_phase, first_host, first_step, first_part, reproduced
+    ) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
     ON CONFLICT (head, kind, quantity) DO UPDATE SET
-        first_update = excluded.first_update,
-        first_epoch = excluded.first_epoch,
-        first_minibatch = excluded.first_minibatch
-    WHERE (excluded.first_update, excluded.first_epoch, excluded.first_minibatch)
-        < (first_update, first_epoch, first_minibatch)
+        {_outermost("latches", ("first_update", *_FIRST), f"first_update, {_FIRST_ORDER}")},
+        reproduced = max(reproduced, excluded.reproduced)
 """
-# As `latches`; of what one update says twice, the larger count and the outermost places stand.
-JOIN_SIGHTING: Final = """
-    INSERT INTO sightings VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
+# As `latches`; of what one update reports twice, the larger counts and the outermost places stand.
+JOIN_SIGHTING: Final = f"""
+    INSERT INTO sightings (
+        head, quantity, kind, update_index,
+        minibatches, first_epoch, first_minibatch, last_epoch, last_minibatch,
+        first_phase, first_host, first_step, first_part, last_phase, last_part, steps, reproduced
+    ) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
     ON CONFLICT (head, quantity, kind, update_index) DO UPDATE SET
         minibatches = max(minibatches, excluded.minibatches),
-        (first_epoch, first_minibatch) = (
-            SELECT * FROM (
-                SELECT sightings.first_epoch, sightings.first_minibatch
-                UNION ALL SELECT excluded.first_epoch, excluded.first_minibatch
-            ) ORDER BY 1, 2 LIMIT 1
-        ),
-        (last_epoch, last_minibatch) = (
-            SELECT * FROM (
-                SELECT sightings.last_epoch, sightings.last_minibatch
-                UNION ALL SELECT excluded.last_epoch, excluded.last_minibatch
-            ) ORDER BY 1 DESC, 2 DESC LIMIT 1
-        )
+        {_outermost("sightings", _FIRST, _FIRST_ORDER)},
+        {_outermost("sightings", _LAST, _LAST_ORDER)},
+        steps = max(steps, excluded.steps),
+        reproduced = max(reproduced, excluded.reproduced)
 """
 REPLACE_HEARTBEAT: Final = (
     "INSERT OR REPLACE INTO heartbeat (id, time, pid, process_start_time, machine, events_lost,"
     " resident_bytes, error, pid_namespace) VALUES (1, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
-#: Columns that were added to tables since `STORE_VERSION` 1: table, column and declaration.
-_ADDED_COLUMNS: Final = (("heartbeat", "pid_namespace", "TEXT NOT NULL DEFAULT ''"),)
 
 
 class RunStoreError(ValueError):
@@ -220,13 +323,11 @@ def check_store(connection: sqlite3.Connection, where: str) -> bool:
 
 
 def create_tables(connection: sqlite3.Connection, esper_version: str) -> None:
-    """Create the tables in one transaction; those that exist are left as they are."""
+    """Create the tables in one transaction; those that exist gain the columns that they lack."""
     connection.execute("BEGIN IMMEDIATE")
+    _add_columns(connection)
     for statement in _TABLES:
         connection.execute(statement)
-    for table, column, declaration in _ADDED_COLUMNS:
-        if column not in columns_of(connection, table):
-            connection.execute(f"ALTER TABLE {table} ADD COLUMN {column} {declaration}")
     connection.executemany(
         "INSERT OR IGNORE INTO meta VALUES (?, ?)",
         [
@@ -237,6 +338,18 @@ def create_tables(connection: sqlite3.Connection, esper_version: str) -> None:
         ],
     )
     connection.execute("COMMIT")
+
+
+def _add_columns(connection: sqlite3.Connection) -> None:
+    """Bring the tables of an older version up to date."""
+    for table, columns in _ADDED_COLUMNS.items():
+        known = columns_of(connection, table)
+        missing = [column for column in columns if column.split()[0] not in known]
+        if not known or not missing:
+            continue  # a table that is not there is created whole
+        for column in missing:
+            connection.execute(f"ALTER TABLE {table} ADD COLUMN {column}")
+        connection.execute("DROP VIEW IF EXISTS evidence")  # it is created again, with the columns
 
 
 def columns_of(connection: sqlite3.Connection, table: str) -> set[str]:
@@ -333,28 +446,87 @@ def head_health_rows(payload: PPOUpdatePayload) -> Iterator[tuple[int, str, str,
             yield payload.update, head, figure, value, class_of(value)
 
 
-def latch_rows(payload: PPOUpdatePayload) -> Iterator[tuple[str, str, str, int, int, int]]:
+def latch_rows(payload: PPOUpdatePayload) -> Iterator[tuple[Any, ...]]:
     """Yield rows of `latches`; a detection without provenance has the quantity "unknown"."""
     for seen in sightings_of(payload):
         yield latch_row(payload.update, seen)
 
 
-def latch_row(update: int, seen: NonfiniteSighting) -> tuple[str, str, str, int, int, int]:
+def latch_row(update: int, seen: NonfiniteSighting) -> tuple[Any, ...]:
     """Return the row of `latches` for one sighting."""
-    return seen.head, seen.kind, seen.quantity, update, seen.epoch, seen.minibatch
+    return (
+        *(seen.head, seen.kind, seen.quantity),
+        *(update, seen.epoch, seen.minibatch),
+        *(seen.phase, seen.host, seen.step, seen.part),
+        int(seen.reproduced),
+    )
 
 
-def sighting_rows(
-    payload: PPOUpdatePayload,
-) -> Iterator[tuple[str, str, str, int, int, int, int, int, int]]:
+def sighting_rows(payload: PPOUpdatePayload) -> Iterator[tuple[Any, ...]]:
     """Yield rows of `sightings`."""
     for seen in sightings_of(payload):
         yield sighting_row(payload.update, seen)
 
 
-def sighting_row(
-    update: int, seen: NonfiniteSighting
-) -> tuple[str, str, str, int, int, int, int, int, int]:
+def sighting_row(update: int, seen: NonfiniteSighting) -> tuple[Any, ...]:
     """Return the row of `sightings` for what one update saw."""
-    what = seen.head, seen.quantity, seen.kind
-    return *what, update, seen.count, seen.epoch, seen.minibatch, *last_place(seen)
+    last = last_moment_of(update, seen)
+    return (
+        *(seen.head, seen.quantity, seen.kind, update),
+        *(minibatches_of(seen), seen.epoch, seen.minibatch, last.epoch, last.minibatch),
+        *(seen.phase, seen.host, seen.step, seen.part, last.phase, last.part),
+        *(steps_of(seen), int(seen.reproduced)),
+    )
+
+
+def sightings_in(row: Mapping[str, Any]) -> Iterator[tuple[int, NonfiniteSighting]]:
+    """Yield what a row of `latches` or `sightings` says was seen, each with its update.
+
+    A row keeps the first and the last place and the counts, so there is a sighting for each of
+    these that the others do not cover; together they join to the row. A row with a value of a wrong
+    type yields nothing, and a column that an older store lacks has its default.
+
+    Args:
+        row: value by name of column.
+    """
+    values = _ROW_DEFAULTS | dict(row)
+    values.setdefault("update_index", values.get("first_update"))
+    values.setdefault("last_phase", values["first_phase"])
+    values.setdefault("last_part", values["first_part"])
+    if values.get("kind") not in KIND_WORDS or not all(
+        isinstance(values.get(name), types) for name, types in _ROW_TYPES.items()
+    ):
+        return
+    first_phase, last_phase = values["first_phase"], values["last_phase"]
+    first_place = values["first_epoch"], values["first_minibatch"]
+    last_place = values["last_epoch"], values["last_minibatch"]
+
+    def seen(
+        phase: str, part: str, first: tuple[int, int], last: tuple[int, int], *, has_host: bool
+    ) -> tuple[int, NonfiniteSighting]:
+        return values["update_index"], NonfiniteSighting(
+            head=values["head"],
+            quantity=values["quantity"],
+            kind=values["kind"],
+            count=values[_COUNTS[phase]] if phase in _COUNTS else 0,
+            epoch=first[0],
+            minibatch=first[1],
+            last_epoch=last[0],
+            last_minibatch=last[1],
+            phase=phase,
+            host=values["first_host"] if has_host else None,
+            step=values["first_step"] if has_host else None,
+            part=part,
+            reproduced=bool(values["reproduced"]),
+        )
+
+    is_one = (first_phase, values["first_part"]) == (last_phase, values["last_part"])
+    end = last_place if is_one else (0, 0)
+    yield seen(first_phase, values["first_part"], first_place, end, has_host=True)
+    if not is_one:
+        is_same_phase = first_phase == last_phase
+        start = max(first_place, last_place) if is_same_phase else last_place
+        yield seen(last_phase, values["last_part"], start, last_place, has_host=is_same_phase)
+    for phases, column in ((("hosts", "acting"), "steps"), (("update",), "minibatches")):
+        if values[column] and not {first_phase, last_phase} & set(phases):
+            yield seen(phases[-1], "", (0, 0), (0, 0), has_host=False)

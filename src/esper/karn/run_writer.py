@@ -20,6 +20,7 @@ from typing import Final, Self
 from esper.karn.latch_file import LatchWriter
 from esper.karn.run_directory import STORE_NAME
 from esper.karn.run_tables import RunStoreError, update_index_of
+from esper.karn.sightings import source_of
 from esper.karn.store_connection import BUSY_MILLISECONDS, StoreConnection, StoredEvent
 from esper.leyline.telemetry import (
     KIND_BY_TYPE,
@@ -330,13 +331,9 @@ class RunWriter:
             self._latches.note_store(store.store_id, store.last_id)
             self._latches.note_sightings(stored)
             known = self._latches.sightings()
-        in_store = {(seen.head, seen.quantity, seen.kind) for _, seen in stored}
+        in_store = {(source_of(seen), seen.reproduced) for _, seen in stored}
         store.join_latches(
-            [
-                (update, seen)
-                for update, seen in known
-                if (seen.head, seen.quantity, seen.kind) not in in_store
-            ]
+            [one for one in known if (source_of(one[1]), one[1].reproduced) not in in_store]
         )
 
     def _note_failure(self, store: StoreConnection, error: str) -> None:

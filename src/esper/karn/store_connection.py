@@ -30,17 +30,16 @@ from esper.karn.run_tables import (
     latch_rows,
     sighting_row,
     sighting_rows,
+    sightings_in,
     store_id_of,
     thin,
 )
-from esper.karn.sightings import KIND_WORDS
 from esper.leyline.telemetry import NonfiniteSighting, PPOUpdatePayload, RunStarted
 
 BUSY_MILLISECONDS: Final = 2_000
 _THINNED_AT_ONCE: Final = 512
 #: The newest events, which a cockpit shows in full.
 _NEVER_THINNED: Final = 20_000
-_LATCH_TYPES: Final = (str, str, str, int, int, int)
 #: What SQLite says of a value that no store would take: trying again cannot help.
 _VALUE_ERRORS = (sqlite3.IntegrityError, sqlite3.ProgrammingError, OverflowError)
 
@@ -144,25 +143,10 @@ class StoreConnection:
             sqlite3.Error: it cannot be read.
         """
         assert self._connection is not None
-        rows = self._connection.execute(
-            "SELECT head, kind, quantity, first_update, first_epoch, first_minibatch FROM latches"
-        ).fetchall()
-        return [
-            (
-                update,
-                NonfiniteSighting(
-                    head=head,
-                    quantity=quantity,
-                    kind=kind,
-                    count=0,
-                    epoch=epoch,
-                    minibatch=minibatch,
-                ),
-            )
-            for head, kind, quantity, update, epoch, minibatch in rows
-            if tuple(map(type, (head, kind, quantity, update, epoch, minibatch))) == _LATCH_TYPES
-            and kind in KIND_WORDS
-        ]
+        found = self._connection.execute("SELECT * FROM latches")
+        names = [column[0] for column in found.description]
+        rows = [dict(zip(names, row, strict=True)) for row in found]
+        return [known for row in rows for known in sightings_in(row)]
 
     def join_latches(self, sightings: Sequence[tuple[int, NonfiniteSighting]]) -> None:
         """Join latches that are known from elsewhere into the tables.

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 from esper.leyline.records.record import TelemetryRecord, Thresholds
+from esper.leyline.telemetry import GROUPS
 
 
 class Level(IntEnum):
@@ -37,26 +38,16 @@ def combine(verdicts: Iterable[Verdict]) -> Verdict:
     return Verdict(by_level[0].level, reasons)
 
 
-def judge_latches(
-    inf: Mapping[str, bool],
-    nan: Mapping[str, bool],
-    *,
-    shared_inf: bool = False,
-    shared_nan: bool = False,
-) -> Verdict:
+def judge_latches(inf: Mapping[str, bool], nan: Mapping[str, bool]) -> Verdict:
     """Return CRITICAL if any light is on, with a reason for each kind of light.
 
     Args:
-        inf: whether a head ever went Inf, by head.
-        nan: whether a head ever went NaN, by head.
-        shared_inf: whether something beside the heads ever went Inf.
-        shared_nan: whether something beside the heads ever went NaN.
+        inf: whether a head or group was ever Inf, by its name.
+        nan: whether a head or group was ever NaN, by its name.
     """
     reasons = []
-    for word, lights, is_shared in (("Inf", inf, shared_inf), ("NaN", nan, shared_nan)):
-        lit = [head for head, is_lit in lights.items() if is_lit]
-        if is_shared:
-            lit.append("the shared part")
+    for word, lights in (("Inf", inf), ("NaN", nan)):
+        lit = [GROUPS.get(name, name) for name, is_lit in lights.items() if is_lit]
         if lit:
             reasons.append(f"{word} seen in {', '.join(lit)}")
     return Verdict(Level.CRITICAL, tuple(reasons)) if reasons else HEALTHY

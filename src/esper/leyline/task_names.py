@@ -11,6 +11,7 @@
 Options follow as in a web address: `npz:FILE.npz?kind=signal`, `hf:NAME?input=img&label=kind`.
 """
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -21,13 +22,16 @@ BUILT_IN: Final = ("mnist1d", "digits", "cifar10")
 #: How the others are written.
 WITH_PLACE: Final = ("npz:FILE.npz", "hf:NAME", "chars:FILE.txt")
 
+#: Parts of a task; the options of these names say which part of the data each is.
+PARTS: Final = ("train", "validation", "test")
+
 #: The options that each source knows.
 _OPTIONS: Final[dict[str, frozenset[str]]] = {
     "mnist1d": frozenset(),
     "digits": frozenset(),
     "cifar10": frozenset(),
-    "npz": frozenset({"kind"}),
-    "hf": frozenset({"config", "input", "label", "kind"}),
+    "npz": frozenset({"kind", "channels", *PARTS}),
+    "hf": frozenset({"config", "input", "label", "kind", "channels", *PARTS}),
     "chars": frozenset({"context"}),
 }
 _PLACES_ALLOWED: Final = ("cifar10", "npz", "hf", "chars")
@@ -54,18 +58,26 @@ class TaskName:
     options: dict[str, str] = field(default_factory=dict)
 
     @property
+    def path(self) -> Path:
+        """The place as a path; `~` and `~user` are replaced if there is such a user."""
+        path = Path(self.place)
+        try:
+            return path.expanduser()
+        except RuntimeError:
+            return path
+
+    @property
     def short(self) -> str:
         """A name for titles: without folders and options."""
         return Path(self.place).stem if self.place else self.source
 
     @property
     def absolute(self) -> str:
-        """The text with the place as it is named from anywhere, where it is a file or folder."""
-        path = Path(self.place).expanduser()
-        if not self.place or not path.exists():
+        """The text with an absolute path, where the place is a file or folder that is there."""
+        if not self.place or not os.path.exists(self.path):
             return self.text
         _, _, options = self.text.partition("?")
-        return f"{self.source}:{path.resolve()}" + (f"?{options}" if options else "")
+        return f"{self.source}:{self.path.resolve()}" + (f"?{options}" if options else "")
 
 
 def parse_task_name(text: str) -> TaskName:
@@ -74,6 +86,8 @@ def parse_task_name(text: str) -> TaskName:
     Raises:
         UnknownTaskError: there is no such task, or something is missing or too much in its name.
     """
+    if "\0" in text:
+        raise UnknownTaskError(f"the task {text!r} holds a NUL character, which no name can have")
     source, colon, rest = text.partition(":")
     if source not in _OPTIONS or (source not in BUILT_IN and not colon):
         raise UnknownTaskError(

@@ -15,6 +15,13 @@ SCHEMA_VERSION: Final = 1
 
 #: The name under which a quantity that belongs to no single head is reported.
 SHARED: Final = "shared"
+#: The name under which a failure in the training of a host network is reported.
+HOSTS: Final = "hosts"
+#: The groups beside the heads that have lights of their own, with the name each has in a sentence.
+GROUPS: Final = {SHARED: "the shared part", HOSTS: "the hosts"}
+
+#: When in an update something was seen, in the order of time. Only the last has minibatches.
+PHASES: Final = ("given", "hosts", "acting", "preparation", "update")
 
 
 class DamagedEventError(ValueError):
@@ -108,16 +115,27 @@ class EpisodesCompleted(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class NonfiniteSighting(msgspec.Struct, frozen=True, kw_only=True):
-    """Where in one update a kind of non-finite value was seen."""
+    """Where in one update a kind of non-finite value was seen.
 
-    head: str  # a head's name, or SHARED
+    `phase` is one of `PHASES`: "given" is state (parameters, moments, loss scale) that was
+    broken before the update began; "hosts" the training of a host network; "acting" the choice of
+    actions; "preparation" the computation of the old log-probabilities, before the first minibatch;
+    "update" a minibatch.
+    """
+
+    head: str  # a head's name, SHARED or HOSTS
     quantity: str
     kind: str  # "nan", "+inf" or "-inf"
-    count: int  # minibatches of this update in which it was seen
-    epoch: int  # of the first sighting, counted from 1
-    minibatch: int  # of the first sighting within the epoch, counted from 1
+    count: int  # minibatches (in phases "acting" and "hosts": steps) in which it was seen
+    epoch: int  # of the first sighting, counted from 1; 0 in a phase before the first minibatch
+    minibatch: int  # of the first sighting within the epoch, counted from 1; 0 as for the epoch
     last_epoch: int = 0  # of the last sighting; 0 where an older writer did not say
     last_minibatch: int = 0
+    phase: str = "update"
+    host: int | None = None  # first host in which it was seen, counted from 0; None: not of a host
+    step: int | None = None  # first step of the episode in that host, counted from 1
+    part: str = ""  # the tensor, where a quantity has several, such as "exp_avg_sq of heads.bias"
+    reproduced: bool = True  # False: seen once, and not when the computation was repeated
 
 
 class PPOUpdatePayload(msgspec.Struct, frozen=True, kw_only=True):
@@ -158,7 +176,7 @@ class InterventionTaken(msgspec.Struct, frozen=True, kw_only=True):
     """Something was done about an update that was not finite."""
 
     update: int
-    action: str  # "skip", "rollback" or "halt"
+    action: str  # "repeat" (the second pass was finite and stands), "skip", "rollback" or "halt"
     cause: str  # what was not finite
     reason: str  # why this action and not a lesser one
 

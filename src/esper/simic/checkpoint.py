@@ -37,8 +37,10 @@ class Checkpoint:
     incidents: int = 0  # so far, kept or not
 
 
-def save_checkpoint(checkpoint: Checkpoint, directory: Path) -> Path:
+def save_checkpoint(checkpoint: Checkpoint, directory: Path, spare: Path | None = None) -> Path:
     """Write the checkpoint and remove all but the newest few; return its path.
+
+    `spare` is not removed, however old: the last one before something went wrong, say.
 
     It is flushed to the disk under another name and then renamed: a reader, or a run that is
     resumed after a crash, finds the old one or the new one and never half of one.
@@ -55,7 +57,8 @@ def save_checkpoint(checkpoint: Checkpoint, directory: Path) -> Path:
         os.fsync(file.fileno())
     os.replace(temporary, path)
     for old in _numbered(directory)[:-KEPT]:
-        old.unlink()
+        if old != spare:
+            old.unlink()
     return path
 
 
@@ -82,8 +85,9 @@ def load_latest(directory: Path, device: torch.device) -> tuple[Checkpoint | Non
         except CheckpointError as error:
             passed_over.append(str(error))
             continue
-        if broken := _not_finite(checkpoint.agent):
-            passed_over.append(f"the checkpoint {path} is not finite in {', '.join(broken)}")
+        if broken := _unsound(checkpoint.agent):
+            names = ", ".join(broken)
+            passed_over.append(f"the checkpoint {path} is not finite in {names}, or below 0")
             continue
         return checkpoint, passed_over
     if passed_over:
@@ -91,16 +95,26 @@ def load_latest(directory: Path, device: torch.device) -> tuple[Checkpoint | Non
     return None, []
 
 
-def _not_finite(state: Any, name: str = "") -> list[str]:
-    """Return the names of the tensors within nested dictionaries that hold a NaN or an Inf."""
+#: What is bad below 0: Adam's second moments, whose root is taken, and its step counter.
+_NEVER_NEGATIVE = ("exp_avg_sq", "step")
+
+
+def _unsound(state: Any, name: str = "") -> list[str]:
+    """Return the names of the tensors within nested dictionaries that training cannot go on from.
+
+    They hold a NaN or an Inf, or a value below 0 where there can be none.
+    """
     if isinstance(state, torch.Tensor):
-        return [] if not state.is_floating_point() or state.isfinite().all() else [name]
+        if not state.is_floating_point():
+            return []
+        is_negative = name.endswith(_NEVER_NEGATIVE) and bool((state < 0).any())
+        return [name] if is_negative or not state.isfinite().all() else []
     if not isinstance(state, dict):
         return []
     return [
         found
         for key, value in state.items()
-        for found in _not_finite(value, f"{name}.{key}" if name else str(key))
+        for found in _unsound(value, f"{name}.{key}" if name else str(key))
     ]
 
 

@@ -10,20 +10,32 @@ import torch
 from torch import Tensor
 
 from esper.growth.divided import DividedHosts
+from esper.leyline.telemetry import NonfiniteSighting
 from esper.simic.agent.ppo import PPOAgent
 from esper.simic.agent.rollout import Rollout, RolloutBuffer
+from esper.simic.episode_watch import EpisodeWatch
 from esper.simic.telemetry.emitters import EventWriter, emit_decisions, emit_step
 
 
 @dataclass(frozen=True)
 class Batch:
-    """A batch of whole episodes."""
+    """A batch of whole episodes.
+
+    Attributes:
+        rollout: what the agent learns from.
+        last_info: the environment's info after the last step, with how each episode ended.
+        returns: undiscounted sum of rewards, by host; NaN for a host that is not finite.
+        training_samples: samples that all hosts were trained on.
+        seconds: duration.
+        sightings: what was not finite in the hosts, then while acting. Causes only.
+    """
 
     rollout: Rollout
-    last_info: dict[str, Any]  # of the environment's last step, with how each episode ended
-    returns: list[float]  # undiscounted sum of rewards, by host
-    training_samples: int  # that all hosts learnt from
+    last_info: dict[str, Any]
+    returns: list[float]
+    training_samples: int
     seconds: float
+    sightings: list[NonfiniteSighting]
 
 
 def episode_seeds(run_seed: int, first_episode: int, count: int, siblings: int) -> list[int]:
@@ -47,20 +59,22 @@ def collect(
     update: int,
     first_episode: int,
 ) -> Batch:
-    """Run one episode in each host, and tell every step of it.
+    """Run one episode in each host, and emit every step of it.
 
     Args:
-        hosts: that live.
-        agent: that decides.
-        writer: that is told.
-        seeds: of the hosts.
-        update: the update that will learn from this, counted from 1.
+        hosts: the hosts.
+        agent: the agent, whose policy decides.
+        writer: receives the events.
+        seeds: random seed of each host.
+        update: number of the update that learns from this batch, counted from 1.
         first_episode: number of the episode in host 0, counted from 1.
     """
     start = time.perf_counter()
     observations, info = hosts.reset(seeds)
     state = agent.policy.initial_state(hosts.num_envs)
     buffer = RolloutBuffer(state)
+    watch = EpisodeWatch(hosts.num_envs, agent.policy.layout)
+    watch.hosts(1, info["nonfinite"])
     returns = np.zeros(hosts.num_envs)
     samples = 0
     step = 0
@@ -75,11 +89,11 @@ def collect(
             state,
         )
         state = decision.state
-        emit_decisions(writer, decision, update=update, step=step)
+        figures = emit_decisions(writer, decision, update=update, step=step)
+        watch.acting(step, observations, decision, figures)
         step_start = time.perf_counter()
-        observations, rewards, terminated, truncated, info = hosts.step(
-            decision.actions.cpu().numpy()
-        )
+        observations, rewards, terminated, truncated, info = hosts.step(figures.actions)
+        watch.hosts(step, info["nonfinite"])
         emit_step(
             writer,
             info,
@@ -104,11 +118,15 @@ def collect(
         samples += info["training_samples"]
         ended = terminated | truncated
     return Batch(
-        rollout=buffer.rollout(last_values=torch.zeros_like(seen[:, 0])),
+        rollout=buffer.rollout(
+            last_values=torch.zeros_like(seen[:, 0]),
+            learnable=torch.from_numpy(watch.learnable),
+        ),
         last_info=info,
         returns=returns.tolist(),
         training_samples=samples,
         seconds=time.perf_counter() - start,
+        sightings=watch.sightings(),
     )
 
 

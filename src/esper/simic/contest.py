@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from esper.growth.task_summary import summary_lines
 from esper.simic.baselines import Contestant, run_baseline
 from esper.simic.environment import resolve_device
 from esper.simic.evaluation import Arena, agent_player
@@ -60,6 +61,7 @@ class Evaluation:
         policies: evaluated, in the order of the agent's strata.
         task, steps: that all contestants lived through.
         host_parameters: of a host before any growth.
+        largest_class: test accuracy of always answering with the largest class.
         episodes, seed: of the evaluation.
         entries: the agent, then the baselines.
     """
@@ -68,6 +70,7 @@ class Evaluation:
     task: str
     steps: int
     host_parameters: int
+    largest_class: float
     episodes: int
     seed: int
     entries: tuple[Entry, ...]
@@ -100,6 +103,12 @@ def evaluate(
     _check(policies, episodes, seed)
     device = resolve_device(config.device)
     with contextlib.closing(Arena(config, device, episodes=episodes, seed=seed)) as arena:
+        task = arena.settings.task
+        for line in summary_lines(task):
+            say(line)
+        for trained in policies:
+            if trained.data and trained.data != task.fingerprint:
+                say(f"note: the data of {task.name} is not what {trained.name} was trained on")
         played = []
         for number, trained in enumerate(policies, start=1):
             say(f"agent: {trained.name}")
@@ -115,6 +124,7 @@ def evaluate(
         task=arena.settings.task.name,
         steps=config.steps,
         host_parameters=arena.settings.host_parameters,
+        largest_class=task.test.largest_class,
         episodes=episodes,
         seed=seed,
         entries=tuple(_entry(each, agent, generator) for each in contestants),

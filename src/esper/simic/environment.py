@@ -8,6 +8,7 @@ from gymnasium.vector import AutoresetMode
 from esper.growth.divided import DividedHosts
 from esper.growth.env import GrowthVectorEnv
 from esper.growth.reward import RewardSettings
+from esper.growth.task import Task
 from esper.simic.config import ConfigError, TrainingConfig
 
 
@@ -31,13 +32,16 @@ def make_environment(config: TrainingConfig, hosts: int, device: torch.device) -
     )
 
 
-def divide_hosts(config: TrainingConfig, hosts: int, device: torch.device) -> DividedHosts:
+def divide_hosts(
+    config: TrainingConfig, hosts: int, device: torch.device, task: Task | None = None
+) -> DividedHosts:
     """Return the same hosts, divided among processes; on another device than the CPU, one has all.
 
-    Close it.
+    The caller closes it. `task` is the task of the config if the caller has loaded it.
     """
     processes = config.processes if device.type == "cpu" else 1
-    return DividedHosts(hosts, processes, **_settings(config, device))
+    settings = _settings(config, device) | ({} if task is None else {"task": task})
+    return DividedHosts(hosts, processes, **settings)
 
 
 def _settings(config: TrainingConfig, device: torch.device) -> dict[str, Any]:
@@ -45,5 +49,6 @@ def _settings(config: TrainingConfig, device: torch.device) -> dict[str, Any]:
         "task": config.task,
         "steps": config.steps,
         "device": str(device),
+        "threads": None,  # set for the whole process
         "reward": RewardSettings(discount=config.gamma),
     }

@@ -14,6 +14,7 @@ import torch
 from esper.growth.divided import DividedHosts
 from esper.growth.env import GrowthVectorEnv
 from esper.growth.from_scratch import Architecture, architecture_of
+from esper.growth.tasks import load_task
 from esper.simic.config import TrainingConfig
 from esper.simic.environment import divide_hosts
 from esper.tamiyo.acting import act
@@ -35,6 +36,8 @@ Player = Callable[[int, int], Decide]
 @dataclass(frozen=True)
 class Outcomes:
     """What one contestant's networks came to, by episode; all arrays `[E]`.
+
+    A network that is not finite is useless to its owner: its accuracies and its score are 0.
 
     Attributes:
         what: the contestant in words: which rule, which architecture.
@@ -98,7 +101,8 @@ class Arena:
         self.seed = seed
         self.batches = [seeds[at : at + LOCKSTEP] for at in range(0, episodes, LOCKSTEP)]
         sizes = {len(batch) for batch in self.batches}
-        self._hosts = {size: divide_hosts(config, size, device) for size in sizes}
+        task = load_task(config.task)
+        self._hosts = {size: divide_hosts(config, size, device, task) for size in sizes}
 
     def hosts(self, count: int) -> DividedHosts:
         """Return so many hosts; there are some for every batch of episodes."""
@@ -137,11 +141,12 @@ class Arena:
         while not over:
             observations, _, terminated, truncated, info = hosts.step(decide(observations, info))
             over = bool((terminated | truncated).all())
+        finite = np.isfinite(info["score"])
         outcomes = Outcomes(
             what,
-            test_accuracy=hosts.test_accuracy(),
-            validation_accuracy=info["final_accuracy"],
-            score=info["score"],
+            test_accuracy=np.where(finite, hosts.test_accuracy(), 0.0),
+            validation_accuracy=np.where(finite, info["final_accuracy"], 0.0),
+            score=np.where(finite, info["score"], 0.0),
             parameters=info["final_parameters"],
             multiply_adds=info["multiply_adds"],
         )

@@ -1,6 +1,8 @@
 """Growing: a learnt policy grows networks on a task, and the best of them is handed over."""
 
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from esper.growth.from_scratch import architecture_of, train_from_scratch
 from esper.growth.module_files import load_module, logits_of, write_module
 from esper.growth.seeds import Transition
 from esper.growth.task import Task
+from esper.growth.task_summary import summary_lines
 from esper.leyline.heads import HEAD_NAMES
 from esper.simic.config import updated
 from esper.simic.environment import make_environment, resolve_device
@@ -77,7 +80,8 @@ class Grown:
         logits: what its host says of the test part. `[n, classes]`
         host: its number among all that were grown.
         result: what it came to.
-        rivals: validation accuracy of every network that was grown, itself included. `[K]`
+        rivals: validation accuracy of every network that was grown, itself included; 0 for those
+            that are not finite. `[K]`
         moments: its life, from before the first step to after the last.
         without_growth: its host on the same data, left alone.
         idle_accuracy: of that after each step, on the validation part, as in `moments`.
@@ -113,11 +117,12 @@ def grow(
         hosts: how many networks to grow.
         seed: of everything random; no training of a policy reaches the hosts that follow from it.
         steps: in the episode; None takes as many as the policy was trained for.
-        say: is told how it goes.
+        say: receives lines of progress.
 
     Raises:
-        GrowingError, UnknownTaskError, InvalidTaskError, HostShapeError, SliceSizeError: what was
-            asked for makes no sense.
+        GrowingError, UnknownTaskError, InvalidTaskError, HostShapeError, SliceSizeError: an
+            argument or the data cannot be used.
+        GrowingError: no network that grew is finite.
     """
     if not 1 <= hosts <= MOST_HOSTS:
         raise GrowingError(f"--hosts must be 1 to {MOST_HOSTS}, not {hosts}")
@@ -128,9 +133,13 @@ def grow(
     env = make_environment(config, hosts, resolve_device(config.device))
     seeds = evaluation_seeds(seed, hosts)
     player = agent_player(policy.policy.to(env.device), seed, 1)
-    say(f"growing {counted(hosts, 'network')} on {task}, {counted(env.steps, 'step')}")
+    for line in summary_lines(env.task):
+        say(line)
     decide = player(hosts, 0)
     observations, info = env.reset(seed=seeds)
+    _check_module(env)
+    say(f"growing {counted(hosts, 'network')}, {counted(env.steps, 'step')}")
+    guess = f"(largest class {env.task.validation.largest_class:.3f})"
     lives = [[_moment(info, host, ())] for host in range(hosts)]
     for step in range(1, env.steps + 1):
         observations, *_, info = env.step(decide(observations, info))
@@ -138,10 +147,28 @@ def grow(
             happened = tuple(each for each in info["transitions"] if each.host == host)
             life.append(_moment(info, host, happened))
         if step % max(1, env.steps // 4) == 0:
-            say(f"step {step} of {env.steps}: best accuracy {info['accuracy'].max():.3f}")
-    rivals = info["final_accuracy"]
-    chosen = min(range(hosts), key=lambda host: (-rivals[host], info["final_parameters"][host]))
+            best = info["accuracy"].max()
+            say(f"step {step} of {env.steps}: best accuracy {best:.3f} {guess}")
+    finite = np.isfinite(info["score"])
+    if not finite.any():
+        raise GrowingError(
+            f"no network can be written: {counted(hosts, 'network')} grew on {task}, and all of "
+            "them ended with NaN or Inf in their loss; try another --seed"
+        )
+    if not finite.all():
+        broken = hosts - int(finite.sum())
+        say(f"{counted(broken, 'network')} ended with NaN or Inf in the loss and cannot be chosen")
+    rivals = np.where(finite, info["final_accuracy"], 0.0)
+    chosen = min(
+        np.flatnonzero(finite).tolist(),
+        key=lambda host: (-rivals[host], info["final_parameters"][host]),
+    )
     network, logits = env.finished_network(chosen), env.test_logits()[chosen].cpu()
+    if not logits.isfinite().all():
+        raise GrowingError(
+            f"the best network that grew on {task} has NaN or Inf in its logits on the test part, "
+            "so nothing was written; try another --seed"
+        )
     result = _measured(info, env.test_accuracy(), chosen)
     seeds_in_slots = (info[name] for name in ("stage", "blueprint", "style", "alpha"))
     architecture = architecture_of(*seeds_in_slots).take(slice(chosen, chosen + 1))
@@ -209,12 +236,14 @@ def counted(number: int, name: str) -> str:
     return f"{number} {name}" if number == 1 else f"{number} {name}s"
 
 
-def make_empty(directory: Path) -> None:
-    """Make a directory for a network, or accept one that is there and empty.
+@contextmanager
+def new_folder(directory: Path) -> Iterator[None]:
+    """Make a folder for a network, or accept an empty one; on an error nothing is left in it.
 
     Raises:
         GrowingError: it holds something, or cannot be made.
     """
+    made = [each for each in (directory, *directory.parents) if not each.exists()]
     try:
         directory.mkdir(parents=True, exist_ok=True)
         held = next(directory.iterdir(), None)
@@ -224,10 +253,19 @@ def make_empty(directory: Path) -> None:
         raise GrowingError(
             f"{directory} is not empty, it holds {held.name}: name a new folder for the network"
         )
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError):
+            for file in list(directory.iterdir()):
+                file.unlink()
+            for each in made:
+                each.rmdir()
+        raise
 
 
 def write_checked(grown: Grown, directory: Path) -> float:
-    """Write a network's module, and hold what it says of the test part against its host.
+    """Write a network's module, and compare its logits on the test part with those of its host.
 
     Returns:
         The largest difference of any logit.
@@ -235,9 +273,27 @@ def write_checked(grown: Grown, directory: Path) -> float:
     Raises:
         RuntimeError: they differ by more than rounding can explain.
     """
-    write_module(grown.network, grown.task, directory)
-    said = logits_of(load_module(directory), grown.task.raw(grown.task.test))
-    difference = float((said - grown.logits).abs().max())
-    if not difference <= _TOLERANCE * max(1.0, float(grown.logits.abs().max())):
+    return _write_compared(grown.network, grown.task, grown.logits, directory)
+
+
+def _check_module(env: GrowthVectorEnv) -> None:
+    """Do with a host that has not grown what is done at the end: better it fails now than then."""
+    with tempfile.TemporaryDirectory() as folder:
+        logits = env.test_logits()[0].cpu()
+        if not logits.isfinite().all():
+            raise GrowingError(
+                f"a host that is not trained yet has non-finite logits on the test part of "
+                f"{env.task.name}: its values are too large for a network"
+            )
+        _write_compared(env.finished_network(0), env.task, logits, Path(folder))
+
+
+def _write_compared(
+    network: FinishedNetwork, task: Task, logits: torch.Tensor, directory: Path
+) -> float:
+    write_module(network, task, directory)
+    written = logits_of(load_module(directory), task.raw(task.test))
+    difference = float((written - logits).abs().max())
+    if not difference <= _TOLERANCE * max(1.0, float(logits.abs().max())):
         raise RuntimeError(f"the module in {directory} differs from its host by {difference}")
     return difference

@@ -34,12 +34,15 @@ def growth_card(grown: Grown, difference: float) -> str:
         _row("**this network**", grown.result),
         _row("the same host without growth, same seed", grown.without_growth),
         _row("this architecture, trained from its first step", grown.from_scratch),
+        f"| always answering with the largest class | | {task.validation.largest_class:.3f} | "
+        f"{task.test.largest_class:.3f} | |",
         "",
         f"Accuracy on {len(task.validation):,} validation samples, which the policy saw, and on "
         f"{len(task.test):,} test samples, which nothing was chosen by. Multiply-adds count the "
         "forward and backward passes of the host and of all its seeds, pruned ones included.",
         "",
-        *((f"**{warning}**", "") if (warning := growth_warning(grown)) else ()),
+        *(line for warning in growth_warnings(grown) for line in (f"**{warning}**", "")),
+        *(line for note in task.notes for line in (f"Note: {note}.", "")),
         "## How to use it",
         "",
         f"`{SOURCE_NAME}` and `{WEIGHTS_NAME}` need nothing but torch:",
@@ -64,7 +67,7 @@ def growth_card(grown: Grown, difference: float) -> str:
 
 
 def growth_summary(grown: Grown) -> str:
-    """Return what came of growing in a few lines."""
+    """Return the result of growing in a few lines."""
     seeds = ", ".join(f"{seed.blueprint} ({seed.slot})" for seed in grown.network.seeds)
     others = (("without growth", grown.without_growth), ("from scratch", grown.from_scratch))
     lines = [
@@ -75,18 +78,29 @@ def growth_summary(grown: Grown) -> str:
             f"in validation, {each.test_accuracy:.3f} in test"
             for name, each in (("this network", grown.result), *others)
         ),
+        f"{'largest class':<15} {'':>20} accuracy {grown.task.validation.largest_class:.3f} "
+        f"in validation, {grown.task.test.largest_class:.3f} in test",
     ]
-    warning = growth_warning(grown)
-    return "\n".join([*lines, warning] if warning else lines)
+    return "\n".join([*lines, *growth_warnings(grown)])
 
 
-def growth_warning(grown: Grown) -> str:
-    """Return what to say where the host without growth is as good in validation, else nothing."""
+def growth_warnings(grown: Grown) -> list[str]:
+    """Return sentences about a network that is no better in validation than simpler things."""
+    result = grown.result.validation_accuracy
+    warnings = []
+    if result <= grown.task.validation.largest_class:
+        warnings.append(
+            "This network is no better in validation than always answering with the largest class."
+        )
+    if grown.without_growth.validation_accuracy >= result:
+        warnings.append(_no_help(grown))
+    return warnings
+
+
+def _no_help(grown: Grown) -> str:
     without, result = (
         measured.validation_accuracy for measured in (grown.without_growth, grown.result)
     )
-    if without < result:
-        return ""
     said = (
         f"Growth did not help here: the same host without it comes to {without:.3f} in validation, "
         f"this network to {result:.3f}."
@@ -131,9 +145,9 @@ def _snippet(task: Task) -> list[str]:
         shape = ", ".join(map(str, task.raw(task.test).shape[1:]))
         lines = [
             "import torch",
-            "from model import load",
+            "from model import CLASSES, load",
             "network = load()",
-            f"print(network(torch.zeros(1, {shape})).argmax(1))",
+            f"print(CLASSES[network(torch.zeros(1, {shape})).argmax()])",
         ]
     return ["```python", *lines, "```"]
 
@@ -144,16 +158,14 @@ def _inputs(task: Task) -> str:
         return f"numbers of characters in `CLASSES`, `[B, {shape}]`"
     return (
         f"raw samples as they are in the data, `[B, {shape}]`, of any number type: mean and "
-        "deviation of the training data are part of the network"
+        "std of the training data are part of the network"
     )
 
 
 def _meaning(task: Task) -> str:
     if task.vocabulary:
         return "Outputs are logits of the character that follows."
-    if any(name != str(number) for number, name in enumerate(task.class_names)):
-        return f"Outputs are logits of the classes in `CLASSES`, `[B, {task.classes}]`."
-    return f"Outputs are logits of the classes 0 to {task.classes - 1}, `[B, {task.classes}]`."
+    return f"Outputs are logits of the classes in `CLASSES`, `[B, {task.classes}]`."
 
 
 def _seeds(grown: Grown) -> list[str]:

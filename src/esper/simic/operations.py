@@ -1,7 +1,8 @@
-"""What is known of an operation whose result was not finite: its place, its inputs, its sources."""
+"""An operation whose result was not finite: its place, its inputs, its sources."""
 
 import linecache
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -36,11 +37,19 @@ class TensorRange:
     plus_inf: int
     minus_inf: int
     first: tuple[int, ...] | None  # the index of the first value that is not finite
+    at: float | None = None  # the value that met others where the result first broke, if known
 
     @property
     def largest(self) -> float:
         """Return the largest finite magnitude."""
         return max(abs(self.minimum or 0.0), abs(self.maximum or 0.0))
+
+    @property
+    def smallest(self) -> float:
+        """Return the smallest finite magnitude; 0 if the finite values lie around 0."""
+        if self.minimum is None or self.maximum is None or self.minimum <= 0 <= self.maximum:
+            return 0.0
+        return min(abs(self.minimum), abs(self.maximum))
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -50,12 +59,21 @@ class TensorRange:
 
 
 @dataclass(frozen=True)
-class Poison:
-    """A value that was not finite before anything was computed."""
+class Scalar:
+    """A number among the arguments of an operation."""
 
-    name: str  # of the tensor
-    index: tuple[int, ...]  # of the first such value in it
-    kind: str
+    name: str  # of the argument
+    value: float
+    of: str  # the setting that it is; empty for any other number
+
+
+@dataclass(frozen=True)
+class Poison:
+    """A value that was wrong before anything was computed."""
+
+    name: str  # of the tensor or the setting
+    index: tuple[int, ...]  # of the first such value in it; empty for a number
+    kind: str  # "nan", "+inf", "-inf", or "negative" where a value must not be negative
 
     def __str__(self) -> str:
         index = f"[{', '.join(map(str, self.index))}]" if self.index else ""
@@ -64,7 +82,7 @@ class Poison:
 
 @dataclass(frozen=True, eq=False)
 class Operation:
-    """One operation whose result was not finite."""
+    """One operation whose result was not finite, or the first that took something poisoned."""
 
     number: int  # in the order of execution
     name: str  # as torch calls it, for example aten.exp.default
@@ -74,10 +92,11 @@ class Operation:
     module: str
     place: Place
     inputs: tuple[TensorRange, ...]
-    scalars: tuple[tuple[str, float], ...]  # its arguments that are numbers, by name
+    scalars: tuple[Scalar, ...]  # its arguments that are numbers
     outputs: tuple[TensorRange, ...]
     columns: tuple[int, frozenset[int]] | None  # size of the last axis, and where in it is what
     rows: tuple[int, frozenset[int]] | None  # size of the first axis, and where in it is what
+    places: Tensor | None  # of the first two axes, [T, N]: where it is not finite
     sources: tuple["Operation", ...]  # what made those of its inputs that were not finite
     poisons: tuple[Poison, ...]  # those of its inputs that nothing had made
     is_legal: bool  # all it holds that is not finite is the -inf of a mask
@@ -93,7 +112,7 @@ class Operation:
         return tuple(source for source in self.sources if not source.is_legal)
 
 
-def range_of(name: str, tensor: Tensor, *, of: str = "") -> TensorRange:
+def range_of(name: str, tensor: Tensor, *, of: str = "", at: float | None = None) -> TensorRange:
     """Return what values a tensor holds."""
     values = tensor.detach()
     finite = values[values.isfinite()].double()
@@ -109,27 +128,49 @@ def range_of(name: str, tensor: Tensor, *, of: str = "") -> TensorRange:
         plus_inf=int((values == torch.inf).sum()),
         minus_inf=int((values == -torch.inf).sum()),
         first=tuple(bad[0].tolist()) if len(bad) else None,
+        at=at,
     )
 
 
-def poisons_of(inputs: Mapping[str, Tensor]) -> Iterator[Poison]:
-    """Yield the first value of each tensor that is not finite, of those that have one."""
+def poisons_of(
+    inputs: Mapping[str, Tensor], numbers: Mapping[str, float], never_negative: Collection[str]
+) -> Iterator[Poison]:
+    """Yield the first wrong value of each tensor and each number that has one.
+
+    Args:
+        inputs: tensors by name.
+        numbers: settings by name.
+        never_negative: names of the tensors in which a value below 0 is wrong, too.
+    """
     for name, tensor in inputs.items():
-        if tensor.is_floating_point() and not is_finite(tensor):
-            values = range_of(name, tensor)
-            assert values.first is not None
-            yield Poison(name, values.first, _kind(tensor[values.first]))
+        if not tensor.is_floating_point():
+            continue
+        if not is_finite(tensor):
+            yield _poison(name, ~tensor.isfinite(), tensor)
+        elif name in never_negative and bool((tensor < 0).any()):
+            yield _poison(name, tensor < 0, tensor)
+    for name, number in numbers.items():
+        if not math.isfinite(number):
+            yield Poison(name, (), value_kind(number))
 
 
-def poison_of(name: str, tensor: Tensor) -> Poison:
+def constant(name: str, tensor: Tensor) -> Poison:
     """Return the first value of a constant that is not finite."""
-    first = range_of(name, tensor).first
-    assert first is not None
-    return Poison(f"the constant {name}", first, _kind(tensor[first]))
+    return _poison(f"the constant {name}", ~tensor.isfinite(), tensor)
 
 
-def _kind(value: Tensor) -> str:
-    return "nan" if value.isnan() else "+inf" if value > 0 else "-inf"
+def _poison(name: str, is_wrong: Tensor, tensor: Tensor) -> Poison:
+    first = tuple(is_wrong.nonzero()[0].tolist())
+    return Poison(name, first, value_kind(tensor[first].item()))
+
+
+def value_kind(value: float) -> str:
+    """Return how a value is wrong."""
+    if math.isnan(value):
+        return "nan"
+    if math.isinf(value):
+        return "+inf" if value > 0 else "-inf"
+    return "negative"
 
 
 def is_finite(tensor: Tensor) -> bool:

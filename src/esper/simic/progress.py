@@ -1,5 +1,6 @@
 """What a training process says of itself on its own terminal, or in its log."""
 
+import math
 import os
 import sys
 from collections.abc import Sequence
@@ -122,14 +123,20 @@ class Several:
 
 
 def figures(update: PPOUpdatePayload, episodes: EpisodesCompleted) -> str:
-    """Return the figures of an update that matter, in a few words."""
-    hosts = len(episodes.score)
-    score = sum(episodes.score) / hosts
-    accuracy = sum(episodes.accuracy) / hosts
+    """Return the main figures of an update in a few words; means are over finite hosts."""
+    pairs = zip(episodes.score, episodes.accuracy, strict=True)
+    finite = [pair for pair in pairs if math.isfinite(pair[0])]
+    score, accuracy = (
+        (sum(values) / len(values) for values in zip(*finite, strict=True))
+        if finite
+        else (math.nan, math.nan)
+    )
+    broken = len(episodes.score) - len(finite)
+    not_finite = f"  hosts not finite {broken}" if broken else ""
     skipped = f"  skipped {update.minibatches_skipped}" if update.minibatches_skipped else ""
     return (
         f"score {score:.3f}  accuracy {accuracy:.3f}  KL {update.approximate_kl:.4f}  "
-        f"{update.samples_per_second / 1000:.0f}k samples/s{skipped}"
+        f"{update.samples_per_second / 1000:.0f}k samples/s{not_finite}{skipped}"
     )
 
 

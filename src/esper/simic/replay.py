@@ -4,6 +4,7 @@ It goes the way that training goes, through `PPOAgent.prepare` and `PPOAgent.lea
 that is built from the capsule alone.
 """
 
+import math
 import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,22 +17,40 @@ from torch import Tensor
 import esper
 from esper.leyline.heads import HEAD_NAMES, HEAD_SIZES
 from esper.leyline.telemetry import SHARED, NonfiniteSighting
-from esper.simic.agent.figures import Figures
+from esper.simic.agent import figures as figures_module
+from esper.simic.agent import nonfinite_codes, watching
+from esper.simic.agent.examination import (
+    Plan,
+    look_at_second,
+    seen_in_one_pass,
+)
 from esper.simic.agent.losses import Minibatch, MinibatchTerms
-from esper.simic.agent.ppo import PPOAgent
+from esper.simic.agent.nonfinite_codes import DERIVATIVES
+from esper.simic.agent.ppo import PPOAgent, Preparation
 from esper.simic.agent.rollout import Rollout
 from esper.simic.agent.watching import UpdateWatch
 from esper.simic.config import TrainingConfig, updated
 from esper.simic.drill import parse_injection
 from esper.simic.incidents import Capsule, IncidentError
 from esper.simic.operations import Operation, Poison
-from esper.simic.origin import Columns, Origin, find_origin
+from esper.simic.origin import Columns, Origin, find_origin, origin_in_poison
 from esper.simic.tracing import OperationTracer
 from esper.tamiyo.policy import RecurrentPolicy
 
 REPRODUCED = "reproduced"
 DIFFERS = "differs"
 NOT_REPRODUCED = "not reproduced"
+#: Source files that look at what training computes, and change nothing in it.
+OBSERVERS = tuple(str(module.__file__) for module in (watching, nonfinite_codes, figures_module))
+#: The number of steps that Adam has made.
+CLOCK = "optimizer step"
+#: What a minibatch learns from: an operation that leads to none of it only feeds a display.
+_LEARNT_FROM = ("policy_loss", "value_loss", "entropy_loss", "loss", "gradient")
+
+#: In place of the number of a minibatch: before the first.
+_PREPARATION = -1
+#: Phases that a replay repeats; the others lie before the update.
+_REPEATED = ("given", "preparation", "update")
 
 
 @dataclass(frozen=True)
@@ -62,20 +81,32 @@ class Replay:
 
 
 class TracingWatch(UpdateWatch):
-    """The exact watch of an update, which also asks the tracer who made what it looks at."""
+    """The watch of an update, which also asks the tracer who made what it looks at."""
 
-    def __init__(self, agent: PPOAgent, minibatches: int, tracer: OperationTracer) -> None:
-        super().__init__(
-            agent.policy, agent.parameters, agent.optimizer, agent.loss_scale, minibatches
-        )
+    def __init__(self, agent: PPOAgent, tracer: OperationTracer) -> None:
+        super().__init__(agent.policy, agent.parameters, agent.optimizer, agent.loss_scale)
         self._agent = agent
         self._tracer = tracer
         self._makers: dict[tuple[int, str, bool], tuple[Operation, ...]] = {}
         self._hook = agent.optimizer.register_step_post_hook(self._after_step)
 
+    def prepared(self, preparation: Preparation) -> None:
+        """Remember who made what the old log-probabilities are made of."""
+        outputs = [output for _, output in preparation.parts]
+        heads = {
+            "logits": tuple(output.logits for output in outputs),
+            "old_log_prob": (preparation.whole.old_log_probs,),
+        }
+        shared = {
+            "trunk": tuple(output.trunk for output in outputs),
+            "value": tuple(output.values for output in outputs),
+            "recurrent_state": tuple(part for output in outputs for part in output.state),
+        }
+        self._ask(_PREPARATION, heads, is_shared=False)
+        self._ask(_PREPARATION, shared, is_shared=True)
+
     def forward(self, index: int, batch: Minibatch, terms: MinibatchTerms) -> Tensor:
-        """Flag as training does, and remember who made what the loss is made of."""
-        bad = super().forward(index, batch, terms)
+        """Look as training does, and remember who made what the loss is made of."""
         in_heads = {
             "logits": (terms.output.logits,),
             "old_log_prob": (batch.old_log_probs,),
@@ -98,16 +129,22 @@ class TracingWatch(UpdateWatch):
         }
         self._ask(index, in_heads, is_shared=False)
         self._ask(index, in_all, is_shared=True)
+        bad = super().forward(index, batch, terms)
         self._tracer.phase = "backward"
         return bad
 
-    def backward(self, index: int, norm: Tensor) -> Tensor:
-        """Flag as training does, and remember who made the gradients."""
-        bad = super().backward(index, norm)
-        heads = self._agent.policy.heads
-        of_heads = tuple(p.grad for p in heads.parameters() if p.grad is not None)
-        self._ask(index, {"gradient": of_heads}, is_shared=False)
-        self._ask(index, {"gradient": (self._agent.parameters.body,)}, is_shared=True)
+    def backward(
+        self, index: int, gradient: Tensor, derivatives: Sequence[Tensor | None], total: Tensor
+    ) -> Tensor:
+        """Look as training does, and remember who made the gradients."""
+        bad = super().backward(index, gradient, derivatives, total)
+        of_tensor = dict(zip(DERIVATIVES, derivatives, strict=True))
+        parts = self._agent.parameters.split(gradient)
+        logits = of_tensor.pop("logits gradient")
+        others = [part for part in of_tensor.values() if part is not None]
+        heads = [*parts[-2:], *([] if logits is None else [logits])]
+        self._ask(index, {"gradient": tuple(heads)}, is_shared=False)
+        self._ask(index, {"gradient": (*parts[:-2], *others)}, is_shared=True)
         self._tracer.phase = "step"
         return bad
 
@@ -132,7 +169,15 @@ class TracingWatch(UpdateWatch):
         """Return what made the tensor in which something was first seen."""
         self._hook.remove()
         index = (sighting.epoch - 1) * per_epoch + sighting.minibatch - 1
+        if sighting.phase != "update":
+            index = _PREPARATION
         return self._makers.get((index, sighting.quantity, sighting.head == SHARED), ())
+
+    def to_loss(self, sighting: NonfiniteSighting, per_epoch: int) -> tuple[Operation, ...]:
+        """Return what made the loss, its terms and its gradient in the minibatch of a sighting."""
+        index = (sighting.epoch - 1) * per_epoch + sighting.minibatch - 1
+        keys = [(index, name, shared) for name in _LEARNT_FROM for shared in (True, False)]
+        return tuple(maker for key in keys for maker in self._makers.get(key, ()))
 
     def _ask(
         self, index: int, tensors: Mapping[str, tuple[Tensor, ...]], *, is_shared: bool
@@ -153,23 +198,43 @@ def replay(capsule: Capsule) -> Replay:
     per_epoch = capsule.minibatches_per_epoch
     minibatches = [hosts.to(device) for hosts in capsule.minibatches]
     injections = [parse_injection(text) for text in capsule.injections]
+    recorded = tuple(NonfiniteSighting(**fields) for fields in capsule.sightings)
+    before = [seen for seen in recorded if seen.phase not in _REPEATED]
     with _as_it_was(capsule):
         inputs = _inputs(agent, rollout)
-        with OperationTracer(agent.policy, "policy", inputs, _parts_of(agent)) as tracer:
-            whole = agent.prepare(rollout, minibatches[:per_epoch])
-            watch = TracingWatch(agent, len(minibatches), tracer)
+        with OperationTracer(
+            agent.policy,
+            "policy",
+            inputs,
+            _parts_of(agent),
+            numbers=_numbers(agent),
+            never_negative=[
+                name for name in inputs if name.startswith(("optimizer exp_avg_sq", CLOCK))
+            ],
+            observers=OBSERVERS,
+        ) as tracer:
+            watch = TracingWatch(agent, tracer)
+            preparation = agent.prepare(rollout, minibatches[:per_epoch])
+            watch.prepared(preparation)
             tracer.phase, tracer.minibatch = "forward", 0
-            figures = agent.learn(whole, minibatches, injections, watch)
-    excused = agent.loss_scale.count_update(overflowed=bool(figures.overflow.any()))
-    seen = tuple(watch.sightings(per_epoch, figures, overflow_is_excused=excused))
-    recorded = tuple(NonfiniteSighting(**fields) for fields in capsule.sightings)
+            learnt = agent.learn(preparation.whole, minibatches, injections, watch)
+    figures = learnt.figures
+    codes = preparation.codes(agent.policy.table)
+    seen = seen_in_one_pass(
+        Plan(rollout, minibatches, per_epoch, before),
+        agent.anatomy(),
+        look_at_second(learnt.traces, codes, watch, figures),
+        watch,
+    )
     verdict, differences = judge(recorded, seen)
     planted = [str(drill) for drill in injections if drill not in figures.not_planted]
     origin = None
     if seen:
         makers = watch.makers(seen[0], per_epoch)
         planted = [text for text in planted if parse_injection(text).head == seen[0].head]
-        origin = find_origin(makers, planted, _columns_of(agent.policy, seen[0]))
+        to_loss = watch.to_loss(seen[0], per_epoch)
+        origin = find_origin(makers, planted, _columns_of(agent.policy, seen[0]), to_loss)
+        origin = origin or origin_in_poison(seen[0], tracer.poisons, tracer.taker)
     return Replay(
         update=capsule.update,
         verdict=verdict,
@@ -180,9 +245,9 @@ def replay(capsule: Capsule) -> Replay:
         poisons=tracer.poisons,
         remarks=(
             *_environment(capsule, device),
-            *_old_log_probs(capsule, whole),
-            *_figures_alone(seen, figures),
+            *_old_log_probs(capsule, preparation.whole),
             *_others_that_lit(seen),
+            *_not_repeated(recorded),
         ),
         recorded_with=", ".join(
             (
@@ -246,10 +311,12 @@ def rebuild_agent(capsule: Capsule) -> tuple[PPOAgent, torch.device]:
 def _rollout(capsule: Capsule, device: torch.device) -> Rollout:
     fields = dict(capsule.rollout)
     hidden, cell = fields.pop("initial_state")
+    learnable = fields.pop("learnable", None)
     try:
         return Rollout(
             **{name: tensor.to(device) for name, tensor in fields.items()},
             initial_state=(hidden.to(device), cell.to(device)),
+            learnable=learnable,
         )
     except TypeError as error:
         raise IncidentError(f"the capsule's rollout is not one of this version: {error}") from None
@@ -268,7 +335,9 @@ def _parts_of(agent: PPOAgent) -> Callable[[Tensor], Sequence[Tensor]]:
 def _inputs(agent: PPOAgent, rollout: Rollout) -> dict[str, Tensor]:
     """Return all that an update starts from, by the names that people know it by."""
     inputs: dict[str, Tensor] = {
-        name: value for name, value in rollout.__dict__.items() if isinstance(value, Tensor)
+        name: value
+        for name, value in rollout.__dict__.items()
+        if isinstance(value, Tensor) and value.is_floating_point()
     }
     inputs |= dict(
         zip(("initial hidden state", "initial cell state"), rollout.initial_state, strict=True)
@@ -277,7 +346,22 @@ def _inputs(agent: PPOAgent, rollout: Rollout) -> dict[str, Tensor]:
         inputs[f"weight {name}"] = parameter
         moments = agent.moments_of(parameter)
         inputs |= {f"optimizer {kind} of {name}": value for kind, value in moments.items()}
+    for state in agent.optimizer.state.values():
+        inputs[CLOCK] = state["step"]
     return inputs | {"loss scale": agent.loss_scale.scale}
+
+
+def _numbers(agent: PPOAgent) -> dict[str, float]:
+    """Return the settings that a number in a computation may be, by name."""
+    numbers = {
+        f"setting {name}": value
+        for name, value in agent.config.__dict__.items()
+        if isinstance(value, float) and name not in ("learning_rate", "entropy_coefficient")
+    }
+    numbers["setting learning rate"] = agent.optimizer.param_groups[0]["lr"]
+    if math.isfinite(agent.entropy_coefficient):  # else the learning rate is what is wrong
+        numbers["setting entropy coefficient"] = agent.entropy_coefficient
+    return numbers
 
 
 @contextmanager
@@ -301,6 +385,7 @@ def judge(
     recorded: tuple[NonfiniteSighting, ...], seen: tuple[NonfiniteSighting, ...]
 ) -> tuple[str, tuple[str, ...]]:
     """Return the verdict on what was seen now against what was recorded, and what differs."""
+    recorded = tuple(one for one in recorded if one.phase in _REPEATED)
     then = {(one.head, one.quantity, one.kind): one for one in recorded}
     now = {(one.head, one.quantity, one.kind): one for one in seen}
     if recorded and not seen:
@@ -332,11 +417,15 @@ def describe(sighting: NonfiniteSighting) -> str:
 
 def place_of(sighting: NonfiniteSighting) -> str:
     """Return where something was first seen, in words."""
+    if sighting.phase == "given":
+        return "the start of the update"
+    if sighting.phase != "update":
+        return f"the {sighting.phase}"
     return f"epoch {sighting.epoch}, minibatch {sighting.minibatch}"
 
 
-def _when(sighting: NonfiniteSighting) -> tuple[int, int]:
-    return sighting.epoch, sighting.minibatch
+def _when(sighting: NonfiniteSighting) -> tuple[str, int, int]:
+    return sighting.phase, sighting.epoch, sighting.minibatch
 
 
 def _environment(capsule: Capsule, device: torch.device) -> Iterator[str]:
@@ -367,6 +456,15 @@ def _old_log_probs(capsule: Capsule, whole: Minibatch) -> Iterator[str]:
         yield f"{differ} of {then.numel()} old log-probabilities came out otherwise than then"
 
 
-def _figures_alone(seen: tuple[NonfiniteSighting, ...], figures: Figures) -> Iterator[str]:
-    if not seen and figures.tripped.any():
-        yield "a figure of the update was not finite though all that it sums up was"
+def _not_repeated(recorded: tuple[NonfiniteSighting, ...]) -> Iterator[str]:
+    """Say what was recorded that a replay cannot show."""
+    phases = {seen.phase for seen in recorded} - {*_REPEATED}
+    for phase, words in {"acting": "while acting", "hosts": "in the training of hosts"}.items():
+        if phase in phases:
+            yield f"what was seen {words} is recorded only: a replay repeats the update"
+    once = [seen for seen in recorded if not seen.reproduced]
+    if once:
+        yield (
+            f"{len(once)} of {len(recorded)} sightings were not reproduced when training repeated "
+            "the update at once"
+        )

@@ -5,10 +5,19 @@ from html import escape
 
 from esper.leyline.plain_text import printable
 from esper.leyline.source_paths import short_path
-from esper.simic.operations import TensorRange
+from esper.simic.operations import Scalar, TensorRange
 from esper.simic.origin import Origin
 from esper.simic.replay import REPRODUCED, Replay, describe
-from esper.simic.replay_report import kind_of, moment, name_of, steps_of, values_of
+from esper.simic.replay_report import (
+    kind_of,
+    moment,
+    name_of,
+    number_name,
+    seen_line,
+    steps_of,
+    unconnected,
+    values_of,
+)
 
 _STYLE = """
 :root { color-scheme: light dark; --ground: #fbfaf7; --panel: #ffffff; --text: #1d1f22;
@@ -69,7 +78,7 @@ def replay_page(replay: Replay, run: str, number: int, per_epoch: int) -> str:
 def _no_origin(replay: Replay) -> str:
     if not replay.seen:
         return ""
-    return "<p>No operation could be connected with what was seen.</p>"
+    return f"<p>{_safe(unconnected(replay))}</p>"
 
 
 def _origin(replay: Replay, origin: Origin, per_epoch: int) -> str:
@@ -97,8 +106,8 @@ def _origin(replay: Replay, origin: Origin, per_epoch: int) -> str:
         f"<th>shape</th><th>values</th><th>first</th></tr>"
         f"{_tensors('in', operation.inputs)}{_numbers(operation.scalars)}"
         f"{_tensors('out', operation.outputs)}</table></div>"
-        f'<h2>From there</h2><div class="panel"><ol>{chain}<li class="seen">seen in '
-        f"{_safe(f'{seen.head} {seen.quantity} as {seen.kind}')}</li></ol></div>"
+        f'<h2>From there</h2><div class="panel"><ol>{chain}<li class="seen">'
+        f"{_safe(seen_line(origin, seen))}</li></ol></div>"
     )
 
 
@@ -114,11 +123,11 @@ def _tensors(side: str, parts: Iterable[TensorRange]) -> str:
     return "".join(rows)
 
 
-def _numbers(scalars: Iterable[tuple[str, float]]) -> str:
+def _numbers(scalars: Iterable[Scalar]) -> str:
     return "".join(
-        f'<tr><td class="dim">in</td><td><code>{_safe(name)}</code></td>'
-        f"<td><code>number</code></td><td><code>{value:.4g}</code></td><td></td></tr>"
-        for name, value in scalars
+        f'<tr><td class="dim">in</td><td><code>{_safe(number_name(number))}</code></td>'
+        f"<td><code>number</code></td><td><code>{number.value:.4g}</code></td><td></td></tr>"
+        for number in scalars
     )
 
 

@@ -1,7 +1,5 @@
-"""What `esper incidents` and `esper replay` print: a report for people, JSON for machines."""
+"""What `esper replay` prints: a report for people, JSON for machines."""
 
-import json
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import groupby
 from typing import Any
@@ -11,9 +9,8 @@ from rich.table import Table
 from rich.text import Text
 
 from esper.leyline.source_paths import short_path
-from esper.leyline.telemetry import IncidentRecorded, NonfiniteSighting
-from esper.simic.incidents import Incident
-from esper.simic.operations import Operation, Place, Poison, TensorRange
+from esper.leyline.telemetry import NonfiniteSighting
+from esper.simic.operations import Operation, Place, Poison, Scalar, TensorRange
 from esper.simic.origin import Origin
 from esper.simic.replay import REPRODUCED, Replay, describe
 
@@ -78,6 +75,12 @@ def name_of(part: TensorRange) -> str:
     return f"{part.name} = {part.of}" if part.of else part.name
 
 
+def number_name(number: Scalar) -> str:
+    """Return the name of a number among the arguments, and which setting it is."""
+    setting = number.of.removeprefix("setting ")
+    return f"{number.name} = {setting}" if setting else number.name
+
+
 def kind_of(part: TensorRange) -> str:
     """Return the type and the shape of a tensor."""
     return f"{part.dtype}[{', '.join(map(str, part.shape))}]"
@@ -102,9 +105,17 @@ def print_replay(replay: Replay, run: str, number: int, per_epoch: int, console:
         console.print(Text(f"{label:10}{poison} is {poison.kind} before anything is computed"))
     if replay.origin is None:
         if replay.seen:
-            console.print(Text("\nNo operation could be connected with what was seen."))
+            console.print(Text(f"\n{unconnected(replay)}"))
         return
     _print_origin(replay, replay.origin, per_epoch, console)
+
+
+def unconnected(replay: Replay) -> str:
+    """Return what to report where no operation could be connected with what was seen."""
+    if not replay.poisons:
+        return "No operation could be connected with what was seen."
+    given = ", ".join(f"{poison} = {poison.kind}" for poison in replay.poisons)
+    return f"No operation could be connected with what was seen. The update was given {given}."
 
 
 def _print_origin(replay: Replay, origin: Origin, per_epoch: int, console: Console) -> None:
@@ -134,8 +145,9 @@ def _print_origin(replay: Replay, origin: Origin, per_epoch: int, console: Conso
             first = str(list(part.first)) if part.first else ""
             cells = (f"  {side}", name_of(part), kind_of(part), values_of(part), first)
             table.add_row(*(Text(cell) for cell in cells))
-        for name, value in operation.scalars if side == "in" else ():
-            table.add_row(*(Text(cell) for cell in ("  in", name, "number", f"{value:.4g}", "")))
+        for number in operation.scalars if side == "in" else ():
+            cells = ("  in", number_name(number), "number", f"{number.value:.4g}", "")
+            table.add_row(*(Text(cell) for cell in cells))
     console.print(table)
     console.print()
     console.print(Text("From there", style="bold"))
@@ -156,7 +168,13 @@ def chain_lines(replay: Replay, origin: Origin) -> list[str]:
         half = _SHOWN_STEPS // 2
         lines[half:-half] = [f"… {len(lines) - 2 * half} more lines"]
     seen = replay.seen[0]
-    return [*lines, f"seen in {seen.head} {seen.quantity} as {seen.kind}"]
+    return [*lines, seen_line(origin, seen)]
+
+
+def seen_line(origin: Origin, seen: NonfiniteSighting) -> str:
+    """Return the end of a chain: where the value was seen, and what the chain itself leads to."""
+    line = f"seen in {seen.head} {seen.quantity} as {seen.kind}"
+    return f"reached {origin.reached}; {line}" if origin.reached else line
 
 
 def replay_as_json(replay: Replay, run: str, number: int, per_epoch: int) -> dict[str, Any]:
@@ -179,7 +197,7 @@ def replay_as_json(replay: Replay, run: str, number: int, per_epoch: int) -> dic
             **_operation(origin.operation, per_epoch),
             "cause": origin.cause,
             "inputs": [asdict(part) for part in origin.operation.inputs],
-            "scalars": dict(origin.operation.scalars),
+            "scalars": {number.name: number.value for number in origin.operation.scalars},
             "outputs": [asdict(part) for part in origin.operation.outputs],
             "poisons": [_poison(poison) for poison in origin.operation.poisons],
         },
@@ -215,63 +233,3 @@ def _poison(poison: Poison) -> dict[str, Any]:
 
 def _times(sighting: NonfiniteSighting) -> str:
     return f", in {sighting.count} minibatches" if sighting.count > 1 else ""
-
-
-def print_incidents(
-    run: str,
-    kept: Sequence[Incident],
-    told: Sequence[tuple[IncidentRecorded, Sequence[NonfiniteSighting]]],
-    *,
-    as_json: bool,
-    console: Console,
-) -> None:
-    """Print every incident of a run: those that are kept, and those that the run only told of."""
-    rows = _listing(kept, told)
-    if as_json:
-        print(json.dumps({"run": run, "incidents": rows}, indent=2))
-        return
-    if not rows:
-        console.print(f"No incidents in {run}: every update was finite.", highlight=False)
-        return
-    console.print(Text(run, style="bold"))
-    for row in rows:
-        size = f"{row['size'] / 2**20:.1f} MiB" if row["kept"] else "not kept"
-        line = Text(f"{row['number']:4}  update {row['update']:<5} {size:>9}  ")
-        seen = [f"{one['head']} {one['quantity']} {one['kind']}" for one in row["sightings"]]
-        words = ", ".join(seen)
-        if row["reason"]:
-            words = f"{words} ({row['reason']})" if words else row["reason"]
-        line.append(words, style="" if row["kept"] else "dim")
-        console.print(line, soft_wrap=True)
-
-
-def _listing(
-    kept: Sequence[Incident],
-    told: Sequence[tuple[IncidentRecorded, Sequence[NonfiniteSighting]]],
-) -> list[dict[str, Any]]:
-    rows = [
-        {
-            "number": incident.number,
-            "update": incident.update,
-            "kept": not incident.damage,
-            "size": incident.size,
-            "path": str(incident.path),
-            "reason": incident.damage,
-            "sightings": [_sighting(one) for one in incident.sightings],
-        }
-        for incident in kept
-    ]
-    rows += [
-        {
-            "number": event.number,
-            "update": event.update,
-            "kept": False,
-            "size": 0,
-            "path": "",
-            "reason": event.reason or "its capsule is no longer there",
-            "sightings": [_sighting(one) for one in sightings],
-        }
-        for event, sightings in told
-        if event.number not in {one.number for one in kept}
-    ]
-    return sorted(rows, key=lambda row: (row["update"], row["number"]))

@@ -9,6 +9,7 @@ from esper.growth.observation import FEATURES
 from esper.leyline.heads import HEAD_SIZES
 from esper.simic.checkpoint import CheckpointError, load_checkpoint
 from esper.simic.config import TrainingConfig, load_config
+from esper.simic.run_data import read_records
 from esper.tamiyo.policy import RecurrentPolicy
 from esper.tamiyo.shipped import load_shipped_policy
 
@@ -22,12 +23,14 @@ class TrainedPolicy:
         policy: on the CPU.
         config: that it was trained with.
         episodes: it has learnt from.
+        data: the fingerprint of the data it was last trained on; empty if that is not known.
     """
 
     name: str
     policy: RecurrentPolicy
     config: TrainingConfig
     episodes: int
+    data: str = ""
 
 
 def load_trained_policy(checkpoint: Path, config: TrainingConfig, name: str) -> TrainedPolicy:
@@ -58,7 +61,9 @@ def load_trained_policy(checkpoint: Path, config: TrainingConfig, name: str) -> 
         len(FEATURES), feature_size=config.feature_size, lstm_size=config.lstm_size
     )
     policy.load_state_dict(state)
-    return TrainedPolicy(name, policy, config, kept.episodes_done)
+    records = read_records(checkpoint.parent.parent)
+    data = records[-1].fingerprint if records else ""
+    return TrainedPolicy(name, policy, config, kept.episodes_done, data)
 
 
 def shipped_policy(name: str) -> TrainedPolicy:

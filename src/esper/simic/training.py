@@ -2,6 +2,7 @@
 
 import platform
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,13 @@ import torch
 import esper
 from esper.growth.divided import DividedHosts
 from esper.growth.host_process import HostProcessError
+from esper.growth.task_summary import summary_lines
+from esper.growth.tasks import load_task
 from esper.leyline.heads import BLUEPRINT_CHOICES, HEAD_CHOICES, HEAD_SIZES, SLOT_CHOICES
 from esper.leyline.telemetry import (
     CheckpointWritten,
     InterventionTaken,
+    NonfiniteSighting,
     Notice,
     RunFinished,
     RunStarted,
@@ -25,6 +29,8 @@ from esper.simic.agent.ppo import PPOAgent
 from esper.simic.agent.rollout import Rollout
 from esper.simic.checkpoint import (
     Checkpoint,
+    CheckpointError,
+    latest_checkpoint,
     load_latest,
     save_checkpoint,
 )
@@ -35,6 +41,7 @@ from esper.simic.environment import divide_hosts, resolve_device
 from esper.simic.incidents import Capsule, IncidentLedger, sighting_fields
 from esper.simic.intervention import Action, Escalation
 from esper.simic.progress import ProgressReport
+from esper.simic.run_data import change_sentences, check_same_data, read_records, record_data
 from esper.simic.stopping import StopRequest
 from esper.simic.telemetry.emitters import EventWriter, emit_episodes, emit_ppo_update_event
 from esper.simic.threads import choose_threads
@@ -111,6 +118,13 @@ def learning_rate_after(episodes: int, config: TrainingConfig) -> float:
     return config.learning_rate * max(left, LEAST_LEARNING_RATE)
 
 
+def _described(sightings: Sequence[NonfiniteSighting]) -> str:
+    """Return the first sighting in words, and how many more there are."""
+    first = sightings[0]
+    words = f"{first.head} {first.quantity} {first.kind}"
+    return f"{words} and {len(sightings) - 1} more" if len(sightings) > 1 else words
+
+
 class HaltedError(Exception):
     """Training ends because it could not be kept finite; the message says why."""
 
@@ -133,6 +147,7 @@ class Trainer:
 
         torch.manual_seed(config.seed)
         self._tell(f"preparing {config.task} on {self._device}")
+        self._task = load_task(config.task)
         checkpoint, self._passed_over = load_latest(run / "checkpoints", self._device)
         self._threads = self._choose_threads(checkpoint)
         shape = self._divided(config.environments).env.single_observation_space.shape
@@ -151,6 +166,15 @@ class Trainer:
                 *(drill for drill in self._drills if drill.update > checkpoint.update),
             ]
         self._resumed = checkpoint is not None
+        self._kept_update = self._update
+        self._good_checkpoint = latest_checkpoint(run / "checkpoints")
+        if fingerprint := self._task.fingerprint:
+            check_same_data(run, config.task, fingerprint)
+            if not read_records(run):
+                try:
+                    record_data(run, fingerprint, self._update)
+                except OSError as error:
+                    self._say(f"the data of the run was not recorded: {error}", "warning")
         self._escalation = Escalation(
             config.on_nonfinite,
             config.nonfinite_patience,
@@ -166,13 +190,19 @@ class Trainer:
 
     def run(self, stop: StopRequest) -> RunFinished:
         """Train to the end; return how it ended."""
+        for line in summary_lines(self._task):
+            self._progress.say(line)
+            if self._task.fingerprint:  # what built-in tasks are is known
+                self._tell(line, "warning" if line.startswith("note:") else "info")
         self._announce()
+        for sentence in change_sentences(self._run):
+            self._say(sentence, "warning")
         for sentence in self._passed_over:
             self._say(f"{sentence}: going on from one before it", "warning")
         while self._episodes_done < self._config.episodes:
             if stop.requested:
-                if self._update % self._config.checkpoint_every:
-                    self._keep()
+                if self._kept_update != self._update:
+                    self._keep(is_good=False)
                 return self._ending("stopped", "asked to stop; it can be resumed")
             try:
                 self._train_batch()
@@ -215,7 +245,7 @@ class Trainer:
         start = time.perf_counter()
         due = [drill for drill in self._drills if drill.update <= update]
         self._agent.set_learning_rate(learning_rate_after(self._episodes_done, config))
-        result = self._agent.update(batch.rollout, due)
+        result = self._agent.update(batch.rollout, due, before=batch.sightings)
         self._update = update
         self._episodes_done = episodes.episodes_done
         payload = emit_ppo_update_event(
@@ -229,13 +259,14 @@ class Trainer:
         )
         self._progress.updated(payload, episodes)
         self._account_for(due, result.not_planted)
-        if result.start is None:
-            self._escalation = self._escalation.after_good()
-        else:
+        if result.start is not None:
             self._record_incident(result, batch.rollout, due)
-            self._intervene(result)
-        if update % config.checkpoint_every == 0 or self._episodes_done >= config.episodes:
-            self._keep()
+        action = self._intervene(result) if result.head_nonfinite else None
+        if action is None:
+            self._escalation = self._escalation.after_good()
+        is_due = update % config.checkpoint_every == 0 and action is not Action.ROLLBACK
+        if is_due or self._episodes_done >= config.episodes:
+            self._keep(is_good=action in (None, Action.REPEAT))
 
     def _record_incident(
         self, result: UpdateResult, rollout: Rollout, due: list[Injection]
@@ -267,35 +298,66 @@ class Trainer:
             self._progress.say(f"incident {recorded.number} kept in {recorded.path}")
         else:
             self._progress.say(f"incident {recorded.number} not kept: {recorded.reason}")
-        if not result.reproduced:
-            self._say(
-                f"what was not finite in update {self._update} was finite when gone through again",
-                "warning",
-            )
 
-    def _intervene(self, result: UpdateResult) -> None:
-        """Do about a bad update what the mode and its escalation say.
+    def _intervene(self, result: UpdateResult) -> Action | None:
+        """Do about a bad update what the mode and its escalation say; return what was done.
+
+        Returns:
+            None if the update itself was good, and something was seen only while its episodes were
+            collected.
 
         Raises:
             HaltedError: training is to end.
         """
-        broken = self._agent.non_finite_state()
-        self._escalation, action, reason = self._escalation.after_bad(state_is_finite=not broken)
-        first = result.head_nonfinite[0]
-        cause = f"{first.head} {first.quantity} {first.kind}"
-        if len(result.head_nonfinite) > 1:
-            cause += f" and {len(result.head_nonfinite) - 1} more"
+        cause = _described(result.head_nonfinite)
+        broken = self._agent.unsound_state()
+        if result.start is None and self._escalation.mode != "halt" and not broken:
+            self._say(
+                f"update {self._update} was finite; while collecting for it: {cause}", "warning"
+            )
+            return None
+        if (result.start is None or not result.reproduced) and not broken:
+            self._escalation, action, reason = self._escalation.after_repeated()
+        else:
+            after = self._escalation.after_bad(state_is_finite=not broken)
+            self._escalation, action, reason = after
+        is_halted = action is Action.HALT
+        if action in (Action.ROLLBACK, Action.HALT) and not self._roll_back():
+            action, is_halted = Action.HALT, True
+            reason += "; there is no sound state to go back to"
         self._writer.emit(
             InterventionTaken(update=self._update, action=action.value, cause=cause, reason=reason),
             durable=True,
         )
-        if action is Action.SKIP:
-            return
-        self._agent.roll_back()
-        if action is Action.HALT:
-            self._keep()
+        if is_halted:
+            self._keep(is_good=False)
             raise HaltedError(f"update {self._update} was not finite: {cause}; {reason}")
-        self._progress.say(f"update {self._update} rolled back: {cause} ({reason})")
+        if action is Action.REPEAT:
+            self._say(f"update {self._update} was repeated and stands: {cause}, once", "warning")
+        if action is Action.ROLLBACK:
+            self._progress.say(f"update {self._update} rolled back: {cause} ({reason})")
+        return action
+
+    def _roll_back(self) -> bool:
+        """Return the agent to its last sound state, the last checkpoint's if need be.
+
+        Returns:
+            Whether there was one.
+        """
+        if self._agent.roll_back() and not self._agent.unsound_state():
+            return True
+        try:
+            checkpoint, _ = load_latest(self._run / "checkpoints", self._device)
+        except CheckpointError:
+            return False
+        if checkpoint is None:
+            return False
+        self._agent.go_back_to(checkpoint.agent)
+        self._say(
+            f"update {self._update}: went back to the checkpoint of update {checkpoint.update}",
+            "warning",
+        )
+        return True
 
     def _account_for(self, due: list[Injection], not_planted: tuple[Injection, ...]) -> None:
         for drill in due:
@@ -309,15 +371,19 @@ class Trainer:
                 self._drills.remove(drill)
                 self._say(f"drill {drill} planted in update {self._update}", "info")
 
-    def _keep(self) -> None:
-        """Write a checkpoint, unless a weight or a moment in it is not finite.
+    def _keep(self, *, is_good: bool) -> None:
+        """Write a checkpoint, unless a weight or a part of the optimizer in it is not sound.
 
-        A refusal, or a disk that takes none, is reported, and training goes on.
+        A refusal, or a disk that takes none, is reported, and training goes on. The last checkpoint
+        of a good update is not removed before there is another one.
+
+        Args:
+            is_good: whether the update was.
         """
-        if broken := self._agent.non_finite_state():
+        if broken := self._agent.unsound_state():
             self._say(
-                f"no checkpoint of update {self._update}: {', '.join(broken)} not finite; "
-                "the one before is kept",
+                f"no checkpoint of update {self._update}: {', '.join(broken)} not finite or "
+                "below 0; the one before is kept",
                 "error",
             )
             return
@@ -332,11 +398,14 @@ class Trainer:
             incidents=self._incidents.number,
         )
         try:
-            path = save_checkpoint(checkpoint, self._run / "checkpoints")
+            path = save_checkpoint(checkpoint, self._run / "checkpoints", self._good_checkpoint)
             size = path.stat().st_size
         except OSError as error:
             self._say(f"no checkpoint of update {self._update}: {error}", "error")
             return
+        self._kept_update = self._update
+        if is_good:
+            self._good_checkpoint = path
         relative = str(path.relative_to(self._run))
         self._writer.emit(CheckpointWritten(update=self._update, path=relative, size=size))
 
@@ -349,7 +418,7 @@ class Trainer:
         """Return that many hosts; the last batch may need fewer."""
         if self._hosts is None or self._hosts.num_envs != hosts:
             self.close()
-            self._hosts = divide_hosts(self._config, hosts, self._device)
+            self._hosts = divide_hosts(self._config, hosts, self._device, self._task)
         return self._hosts
 
     def _choose_threads(self, checkpoint: Checkpoint | None) -> int:

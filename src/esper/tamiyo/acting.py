@@ -2,6 +2,10 @@
 
 Which slots may be chosen depends on the op, so the op is drawn first and the slot among those that
 this op may act on. The joint probability stays the product over heads, under the mask that counted.
+
+A head whose probabilities are NaN has no distribution to draw from. It falls back to a legal
+choice: `op` to WAIT, every other head to a uniform draw. Its log-probabilities stay NaN, and all
+other heads and hosts draw what they would have drawn without it.
 """
 
 from typing import NamedTuple
@@ -10,7 +14,7 @@ import torch
 from torch import Tensor
 
 from esper.leyline.heads import HEAD_NAMES, HEAD_SIZES, active_head_table
-from esper.tamiyo.categorical import taken
+from esper.tamiyo.categorical import masked_log_softmax, taken
 from esper.tamiyo.policy import RecurrentPolicy, RecurrentState
 
 OP_HEAD = HEAD_NAMES.index("op")
@@ -28,7 +32,9 @@ class Decision(NamedTuple):
     log_probs: Tensor  # [N, H], of the choices taken
     choice_log_probs: Tensor  # [N, total], of every choice of every head, under `mask`
     values: Tensor  # [N]
-    state: RecurrentState
+    state: RecurrentState  # after this step
+    logits: Tensor  # [N, total], raw
+    trunk: Tensor  # [N, lstm_size]
 
 
 def act(
@@ -56,10 +62,13 @@ def act(
     """
     output = policy(observations.unsqueeze(0), state)
     logits = output.logits.squeeze(0)  # [N, total]
-    op = sample(policy.head_log_probs(logits, mask), generator)[:, OP_HEAD]  # [N]
+    choices = policy.table.unpadded(logits)  # [C, N, H]
+    illegal = ~policy.table(mask, False)  # [C, N, H]
+    op = _draw_op(masked_log_softmax(choices, illegal), illegal, generator)  # [N]
     mask = mask_for_op(mask, slot_mask_by_op, op)
-    log_probs = policy.head_log_probs(logits, mask)  # [C, N, H]
-    actions = log_probs.argmax(0) if decisive else sample(log_probs, generator)
+    illegal = ~policy.table(mask, False)
+    log_probs = masked_log_softmax(choices, illegal)  # [C, N, H]
+    actions = likeliest(log_probs, illegal) if decisive else sample(log_probs, illegal, generator)
     actions[:, OP_HEAD] = op
     return Decision(
         actions=actions,
@@ -69,6 +78,8 @@ def act(
         choice_log_probs=policy.table.joint(log_probs),
         values=output.values.squeeze(0),
         state=output.state,
+        logits=logits,
+        trunk=output.trunk.squeeze(0),
     )
 
 
@@ -77,15 +88,36 @@ def active_heads(op: Tensor) -> Tensor:
     return _ACTIVE.to(op.device)[op]
 
 
-def sample(log_probs: Tensor, generator: torch.Generator) -> Tensor:
-    """Return one choice per head, `[…, H]`, drawn from `[C, …, H]` (Gumbel-max trick).
+def _draw_op(log_probs: Tensor, illegal: Tensor, generator: torch.Generator) -> Tensor:
+    """Return an op per host, `[N]`: WAIT where the head is broken, or the first that is legal."""
+    drawn = sample(log_probs, illegal, generator)[:, OP_HEAD]
+    broken = log_probs[..., OP_HEAD].isnan().any(0)
+    return torch.where(broken, illegal[..., OP_HEAD].byte().argmin(0), drawn)
 
-    A non-finite probability must not stop training before the update has seen and reported it, so
-    NaN wins the argmax of its head instead of raising, as `torch.multinomial` would.
+
+def sample(log_probs: Tensor, illegal: Tensor, generator: torch.Generator) -> Tensor:
+    """Return one choice per head, `[…, H]` (Gumbel-max trick).
+
+    A head whose log-probabilities are NaN draws uniformly among its legal choices: a broken head
+    must not stop training before it is reported, as `torch.multinomial` would, and its action must
+    not be taken from NaN, as a plain argmax would.
+
+    Args:
+        log_probs: `[C, …, H]`.
+        illegal: True where a choice is illegal or does not exist, `[C, …, H]`.
+        generator: source of the draws; their number does not depend on the values.
     """
     uniform = torch.rand(log_probs.shape, generator=generator, device=log_probs.device)
     gumbel = -(-uniform.clamp_min(torch.finfo(uniform.dtype).tiny).log()).log()
-    return (log_probs + gumbel).argmax(0)
+    scores = log_probs + gumbel
+    return torch.where(scores.isnan(), gumbel, scores).masked_fill_(illegal, -torch.inf).argmax(0)
+
+
+def likeliest(log_probs: Tensor, illegal: Tensor) -> Tensor:
+    """Return the likeliest choice per head, `[…, H]`; the first legal one where all are NaN."""
+    return (
+        log_probs.nan_to_num(nan=0.0, neginf=-torch.inf).masked_fill_(illegal, -torch.inf).argmax(0)
+    )
 
 
 def mask_for_op(mask: Tensor, slot_mask_by_op: Tensor, op: Tensor) -> Tensor:

@@ -11,12 +11,16 @@ from esper.karn.sanctum.log_book import LOG_LINES_KEPT
 from esper.karn.sanctum.schema import InterventionState, SanctumSnapshot, SlotState
 from esper.leyline.heads import HEAD_NAMES, Stage
 from esper.leyline.telemetry import (
+    GROUPS,
+    HOSTS,
     SHARED,
     Event,
     IncidentRecorded,
     InterventionTaken,
     Notice,
 )
+
+IN_HOST = {"phase": "hosts", "host": 1, "step": 3}
 
 
 def lit(latch):
@@ -76,21 +80,33 @@ def test_a_sighting_lights_even_if_its_update_forgot_to_say_detected(payloads, f
     assert lit(fold(quiet).tamiyo.head_inf_latch) == ["op"]
 
 
-def test_what_is_shared_has_lights_of_its_own(payloads, fold):
-    snapshot = fold(
-        payloads.start(),
-        payloads.update(
-            1, head_nonfinite=[payloads.sighting(head=SHARED, quantity="value", kind="nan")]
+@pytest.mark.parametrize(
+    ("group", "where", "line"),
+    [
+        (SHARED, {}, "the shared part went NaN first in loss, update 1, epoch 1, minibatch 1"),
+        (
+            HOSTS,
+            {"phase": "hosts", "host": 0, "step": 24, "epoch": 0, "minibatch": 0},
+            "the hosts went NaN first in loss, host 1, step 24, update 1",
         ),
-    )
+    ],
+)
+def test_each_group_has_lights_of_its_own(payloads, fold, group, where, line):
+    seen = payloads.sighting(head=group, quantity="loss", kind="nan", **where)
+    snapshot = fold(payloads.start(), payloads.update(1, head_nonfinite=[seen]))
 
-    assert snapshot.tamiyo.shared_nan_latch
-    assert not snapshot.tamiyo.shared_inf_latch
+    assert lit(snapshot.tamiyo.group_nan_latch) == [group]
+    assert lit(snapshot.tamiyo.group_inf_latch) == []
     assert lit(snapshot.tamiyo.head_nan_latch) == []
-    assert SHARED not in snapshot.tamiyo.head_nan_latch
-    assert log_texts(snapshot, "latch") == [
-        "the shared part went NaN first in value, update 1, epoch 1, minibatch 1"
-    ]
+    assert group not in snapshot.tamiyo.head_nan_latch
+    assert group not in snapshot.run.heads
+    assert log_texts(snapshot, "latch") == [line]
+
+
+def test_a_run_of_before_there_were_groups_shows_them_dark(payloads, fold):
+    tamiyo = fold(payloads.start(), payloads.broken_update(1, "op", "nan")).tamiyo
+
+    assert tamiyo.group_inf_latch == tamiyo.group_nan_latch == {SHARED: False, HOSTS: False}
 
 
 def test_a_run_names_its_own_heads(payloads, fold):
@@ -323,17 +339,50 @@ def test_a_snapshot_is_the_same_object_until_something_happens(payloads):
     assert aggregator.snapshot() is not before
 
 
-def test_what_is_shared_is_active_while_it_goes_on(payloads, fold):
-    seen = payloads.sighting(head=SHARED, quantity="value", kind="-inf")
+@pytest.mark.parametrize("group", GROUPS)
+def test_a_group_is_active_while_its_trouble_goes_on(payloads, fold, group):
+    seen = payloads.sighting(head=group, quantity="value", kind="-inf")
     bad = payloads.update(1, head_nonfinite=[seen])
 
-    assert fold(bad).tamiyo.shared_inf_active
-    assert not fold(bad).tamiyo.shared_nan_active
-    assert not fold(bad, payloads.update(2)).tamiyo.shared_inf_active
+    assert lit(fold(bad).tamiyo.group_inf_active) == [group]
+    assert lit(fold(bad).tamiyo.group_nan_active) == []
+    assert lit(fold(bad, payloads.update(2)).tamiyo.group_inf_active) == []
+
+
+def test_what_was_reproduced_once_is_never_called_not_reproduced(payloads, fold):
+    def update(number, quantity, *, reproduced):
+        seen = payloads.sighting(quantity=quantity, kind="nan", reproduced=reproduced)
+        return payloads.update(number, head_nonfinite=[seen])
+
+    once = update(2, "logits", reproduced=False)
+    assert not fold(once).tamiyo.first[0].reproduced
+    assert not fold(once, update(3, "ratio", reproduced=True)).tamiyo.first[0].reproduced
+    again = fold(update(5, "logits", reproduced=True), update(3, "ratio", reproduced=True), once)
+    assert (again.tamiyo.first[0].update, again.tamiyo.first[0].reproduced) == (2, True)
+    assert [row.reproduced for row in again.tamiyo.evidence] == [True, True]
+
+
+def test_sightings_of_one_update_are_ordered_by_phase(payloads, fold):
+    seen = [
+        payloads.sighting(head="slot", kind="nan", epoch=1, minibatch=1),
+        payloads.sighting(head="op", kind="nan", epoch=0, minibatch=0, phase="preparation"),
+        payloads.sighting(head="tempo", kind="nan", epoch=0, minibatch=0, phase="acting", step=9),
+        payloads.sighting(head="style", kind="nan", epoch=0, minibatch=0, phase="acting", step=2),
+        payloads.sighting(head=HOSTS, quantity="loss", kind="nan", epoch=0, minibatch=0, **IN_HOST),
+        payloads.sighting(
+            head=SHARED, quantity="parameters", kind="nan", epoch=0, minibatch=0, phase="given"
+        ),
+        payloads.sighting(head="blueprint", kind="nan", epoch=0, minibatch=0, phase="of tomorrow"),
+    ]
+    tamiyo = fold(payloads.start(), payloads.update(1, head_nonfinite=seen)).tamiyo
+
+    in_order = [SHARED, HOSTS, "style", "tempo", "op", "slot", "blueprint"]
+    assert [one.head for one in tamiyo.first] == in_order
+    assert [row.head for row in tamiyo.evidence] == in_order
 
 
 def test_what_was_done_about_bad_updates_is_counted(payloads, fold_events):
-    actions = ("skip", "skip", "rollback", "skip", "halt", "pray")
+    actions = ("skip", "skip", "rollback", "skip", "halt", "pray", "repeat")
     events = payloads.events(
         *(
             InterventionTaken(update=number, action=action, cause="op logits +inf", reason="")
@@ -345,9 +394,15 @@ def test_what_was_done_about_bad_updates_is_counted(payloads, fold_events):
     snapshot = fold_events([*events, *events])
 
     assert snapshot.interventions == InterventionState(
-        updates_skipped=3, updates_rolled_back=1, halts=1, incidents=2, incidents_not_kept=1
+        updates_repeated=1,
+        updates_skipped=3,
+        updates_rolled_back=1,
+        halts=1,
+        incidents=2,
+        incidents_not_kept=1,
     )
-    assert [entry.level for entry in snapshot.log[2:6]] == ["error", "warning", "error", "error"]
+    levels = ["error", "warning", "error", "error", "warning"]
+    assert [entry.level for entry in snapshot.log[2:7]] == levels
 
 
 def test_what_the_loss_scale_cost_is_counted_apart(payloads, fold):

@@ -127,10 +127,10 @@ async def test_the_lamp_test_lights_every_lamp_says_so_and_passes(
     assert app.asked == []
 
 
-def test_the_lamp_test_lights_the_shared_lamps_too(views):
+def test_the_lamp_test_lights_the_lamps_of_the_groups_too(views):
     text = render_heads(views.healthy(), 80, lamps=Lamps(is_test=True)).plain
-    (shared,) = [line for line in text.splitlines() if line.startswith("Shared")]
-    assert shared.count(LIT) == 2
+    (groups,) = [line for line in text.splitlines() if line.startswith("Shared")]
+    assert groups.count(LIT) == 4
 
 
 async def test_a_without_lights_says_that_there_are_none(views, sanctum, seen):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from esper.karn.sanctum.schema import Evidence
 from esper.karn.sanctum.screens.heads import HeadsScreen
 from esper.karn.sanctum.widgets.incident_panel import IncidentPanel
 from esper.karn.sanctum.widgets.tamiyo_brain.evidence_panel import EvidencePanel
@@ -54,6 +55,37 @@ async def test_the_list_and_the_history_of_its_first_row_are_seen(opened, screen
         assert isinstance(app.focused, EvidencePanel)
 
     await opened(test, size)
+
+
+@pytest.mark.parametrize("size", SIZES)
+async def test_where_the_chosen_row_was_seen_is_said_in_words(views, opened, screen_text, size):
+    snapshot = views.drilled()
+    hosts = Evidence(
+        *("hosts", "loss", "nan", 2, 0, 0, 36, 0, 0, 2, 0),
+        is_active=False,
+        first_phase="hosts",
+        first_host=2,
+        first_step=5,
+        last_phase="hosts",
+        steps=4,
+        reproduced=False,
+    )
+    tamiyo = snapshot.tamiyo
+    evidence = (*tamiyo.evidence, hosts)
+    lit = tamiyo.group_nan_latch | {"hosts": True}
+    tamiyo = replace(tamiyo, evidence=evidence, group_nan_latch=lit)
+
+    async def test(pilot, app):
+        words = "NaN in loss: host 3, step 5, in 4 steps, not reproduced"
+        assert words not in "\n".join(screen_text(app))
+        await pilot.press("down", "down")
+        await pilot.pause()
+        text = "\n".join(screen_text(app))
+        assert words in text
+        assert "History of the hosts" in text
+        assert app.screen.chosen_light() == ("hosts", "nan")
+
+    await opened(test, size, snapshot=replace(snapshot, tamiyo=tamiyo))
 
 
 async def test_the_history_follows_the_choice(opened):

@@ -86,8 +86,8 @@ def summaries(tmp_path):
             "score": 0.5,
             "inf_heads": (),
             "nan_heads": (),
-            "is_shared_inf": False,
-            "is_shared_nan": False,
+            "inf_groups": (),
+            "nan_groups": (),
             "error": None,
             "task": "mnist1d",
             "best_score": 0.55,
@@ -97,7 +97,7 @@ def summaries(tmp_path):
     return (
         summary(1, StatusKind.FINISHED),
         summary(2, StatusKind.HALTED, inf_heads=("op", "slot"), nan_heads=("op",), incidents=3),
-        summary(3, StatusKind.DEAD, score=math.nan, is_shared_nan=True),
+        summary(3, StatusKind.DEAD, score=math.nan, nan_groups=("shared",)),
         summary(4, StatusKind.WAITING, error="run.sqlite is damaged: file is not a database"),
         summary(5, StatusKind.LIVE),
     )

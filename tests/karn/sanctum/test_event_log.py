@@ -12,6 +12,7 @@ from esper.leyline.telemetry import (
     DecisionsTaken,
     Event,
     Heartbeat,
+    InterventionTaken,
     Notice,
     UnknownPayload,
 )
@@ -69,13 +70,69 @@ def test_the_log_tells_what_matters_in_sentences(payloads, fold):
     assert snapshot.run.checkpoint == "checkpoints/update-1.pt"
 
 
-@pytest.mark.parametrize("scores", [[math.nan, 1.0], [math.inf, -math.inf], [1e308, 1e308]])
-def test_a_score_that_is_not_finite_is_shown_as_what_it_is(payloads, fold, scores):
-    score = fold(payloads.episodes(1, score=scores)).training.score
+@pytest.mark.parametrize(
+    ("scores", "mean", "line"),
+    [
+        ([math.nan, 0.25, 0.75], 0.5, "score 0.500 (1 of 3 hosts not finite)"),
+        ([math.inf, -math.inf, 0.5], 0.5, "score 0.500 (2 of 3 hosts not finite)"),
+        ([math.nan, math.inf], math.nan, "score NaN (2 of 2 hosts not finite)"),
+        ([0.25, 0.75], 0.5, "score 0.500,"),
+        ([1.5e308, 1.5e308], 1.5e308, "score 15"),
+    ],
+)
+def test_the_score_is_the_mean_of_the_hosts_that_are_finite(payloads, fold, scores, mean, line):
+    snapshot = fold(payloads.episodes(1, score=scores))
 
-    assert score is not None
-    assert math.isnan(score) == (scores[0] != 1e308)
+    assert snapshot.training.score == pytest.approx(mean, nan_ok=True)
+    assert snapshot.training.score_history == pytest.approx((mean,), nan_ok=True)
+    assert line in log_texts(snapshot)[-1]
     assert fold(payloads.episodes(1, score=[])).training.score is None
+
+
+@pytest.mark.parametrize(
+    ("seen", "line"),
+    [
+        (
+            {"kind": "nan", "phase": "acting", "host": 3, "step": 7, "epoch": 0, "minibatch": 0},
+            "op went NaN first in logits, while acting, host 4, step 7, update 12",
+        ),
+        (
+            {
+                "head": "shared",
+                "quantity": "parameters",
+                "phase": "given",
+                "part": "lstm.bias_ih_l0",
+                "epoch": 0,
+                "minibatch": 0,
+            },
+            "the shared part went Inf first in parameters (lstm.bias_ih_l0), given, update 12",
+        ),
+        (
+            {"quantity": "ratio", "minibatch": 2, "reproduced": False},
+            "op went Inf first in ratio, update 12, epoch 1, minibatch 2, not reproduced",
+        ),
+    ],
+)
+def test_a_light_is_logged_with_its_phase_host_step_and_tensor(payloads, fold, seen, line):
+    update = payloads.update(12, head_nonfinite=[payloads.sighting(**seen)])
+    (entry,) = [one for one in fold(update).log if one.level == "latch"]
+
+    assert entry.text == line
+    assert entry.host == seen.get("host")
+
+
+def test_an_update_that_was_finite_when_repeated_is_said_to_be(fold):
+    done = InterventionTaken(
+        update=6, action="repeat", cause="shared trunk nan", reason="seen once only"
+    )
+
+    assert [(entry.level, entry.text) for entry in fold(done).log] == [
+        (
+            "warning",
+            "update 6 went through it again: finite, nothing skipped: shared trunk nan "
+            "(seen once only)",
+        )
+    ]
 
 
 def test_damage_is_counted_and_named(fold):

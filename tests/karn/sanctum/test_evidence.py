@@ -6,13 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from esper.karn.sanctum.evidence import ROWS_KEPT, EvidenceLedger
+from esper.karn.sanctum.evidence import ROWS_KEPT, EvidenceLedger, evidence_words
 from esper.karn.sanctum.schema import Evidence
 from esper.leyline.heads import HEAD_NAMES
 from esper.leyline.quantities import causal_rank
-from esper.leyline.telemetry import SHARED
+from esper.leyline.telemetry import HOSTS, PHASES, SHARED
 
-HEADS = ("slot", "op", SHARED, "mystery")
+HEADS = ("slot", "op", SHARED, HOSTS, "mystery")
+PHASES_IN_TIME = (*PHASES, "of tomorrow")
 
 
 @st.composite
@@ -29,6 +30,11 @@ def sightings(draw):
         "minibatch": first[1],
         "last_epoch": last_epoch,
         "last_minibatch": last_minibatch,
+        "phase": draw(st.sampled_from(PHASES_IN_TIME)),
+        "host": draw(st.none() | st.integers(0, 2)),
+        "step": draw(st.none() | st.integers(1, 2)),
+        "part": draw(st.sampled_from(["", "bias", "weight"])),
+        "reproduced": draw(st.booleans()),
     }
 
 
@@ -55,6 +61,25 @@ def ledger_of(told_updates):
     return ledger
 
 
+def first_moment(number, seen):
+    """Return what first sightings are ordered by."""
+    return (
+        *(number, PHASES_IN_TIME.index(seen["phase"]), seen["epoch"], seen["minibatch"]),
+        *(seen["step"] or 0, -1 if seen["host"] is None else seen["host"], seen["part"]),
+    )
+
+
+def counted(seen, *phases):
+    """Return the counts by update of what was seen in some phases."""
+    return {
+        number: max(
+            one["count"] for other, one in seen if other == number and one["phase"] in phases
+        )
+        for number, one in seen
+        if one["phase"] in phases
+    }
+
+
 def last_place(seen):
     is_once = not seen["last_epoch"] and seen["count"] == 1
     return (
@@ -74,22 +99,36 @@ def counted_slowly(described):
             for number, seen in flat
             if (seen["head"], seen["quantity"], seen["kind"]) == (head, quantity, kind)
         ]
-        counts = {
-            number: max(seen["count"] for other, seen in mine if other == number)
-            for number, _ in mine
-        }
-        first = min((number, seen["epoch"], seen["minibatch"]) for number, seen in mine)
-        last = max((number, *last_place(seen)) for number, seen in mine)
-        rows.append(
-            Evidence(head, quantity, kind, *first, *last, len(counts), sum(counts.values()), False)
+        update, seen = min(mine, key=lambda one: first_moment(*one))
+        last_update, phase, *last, part = max(
+            (number, PHASES_IN_TIME.index(one["phase"]), *last_place(one), one["part"])
+            for number, one in mine
         )
-    ranks = {head: rank for rank, head in enumerate((SHARED, *HEAD_NAMES))}
+        rows.append(
+            Evidence(
+                *(head, quantity, kind, update, seen["epoch"], seen["minibatch"]),
+                *(last_update, *last, len({number for number, _ in mine})),
+                minibatches=sum(counted(mine, "update").values()),
+                is_active=False,
+                first_phase=seen["phase"],
+                first_host=seen["host"],
+                first_step=seen["step"],
+                first_part=seen["part"],
+                last_phase=PHASES_IN_TIME[phase],
+                last_part=part,
+                steps=sum(counted(mine, "acting", "hosts").values()),
+                reproduced=any(one["reproduced"] for _, one in mine),
+            )
+        )
+    ranks = {head: rank for rank, head in enumerate((SHARED, HOSTS, *HEAD_NAMES))}
     return tuple(
         sorted(
             rows,
             key=lambda row: (
-                (row.first_update, row.first_epoch, row.first_minibatch),
+                (row.first_update, PHASES_IN_TIME.index(row.first_phase)),
+                (row.first_epoch, row.first_minibatch),
                 causal_rank(row.quantity),
+                (row.first_step or 0, -1 if row.first_host is None else row.first_host),
                 ranks.get(row.head, len(ranks)),
                 row.kind,
             ),
@@ -187,3 +226,44 @@ def test_what_is_shown_is_bounded_and_the_first_out_is_in_it(payloads, fold):
 
     assert len(rows) == ROWS_KEPT
     assert rows[0].head == "head_0001"
+
+
+@pytest.mark.parametrize(
+    ("sightings", "words"),
+    [
+        ([{}], ""),
+        ([{"reproduced": False}], "not reproduced"),
+        ([{"reproduced": False}, {"reproduced": True}], ""),
+        (
+            [{"phase": "acting", "host": 3, "step": 7, "count": 3, "epoch": 0, "minibatch": 0}],
+            "while acting, host 4, step 7, in 3 steps",
+        ),
+        (
+            [{"phase": "given", "part": "lstm.bias_ih_l0", "epoch": 0, "minibatch": 0}],
+            "lstm.bias_ih_l0, given",
+        ),
+        (
+            [{"phase": "preparation", "epoch": 0, "minibatch": 0, "reproduced": False}],
+            "while preparing, not reproduced",
+        ),
+        (
+            [
+                {"phase": "hosts", "host": 0, "step": 1, "epoch": 0, "minibatch": 0},
+                {"host": 2, "step": 4},
+            ],
+            "first host 1, step 1; last in a minibatch, in 1 step",
+        ),
+        (
+            [
+                {"part": "bias", "phase": "given", "epoch": 0, "minibatch": 0},
+                {"part": "weight", "phase": "given", "epoch": 0, "minibatch": 0},
+            ],
+            "first bias, given; last weight, given",
+        ),
+    ],
+)
+def test_the_words_say_what_the_columns_leave_out(payloads, fold, sightings, words):
+    seen = [payloads.sighting(**one) for one in sightings]
+    (row,) = fold(payloads.update(1, head_nonfinite=seen)).tamiyo.evidence
+
+    assert evidence_words(row) == words

@@ -5,23 +5,28 @@ from hypothesis import strategies as st
 
 from esper.karn.sanctum.latches import Latches
 from esper.leyline.heads import HEAD_NAMES
-from esper.leyline.telemetry import SHARED
+from esper.leyline.telemetry import GROUPS, PHASES
 
-heads = st.sampled_from([*HEAD_NAMES, SHARED, "mystery"])
+heads = st.sampled_from([*HEAD_NAMES, *GROUPS, "mystery"])
 sightings = st.fixed_dictionaries(
     {
         "head": heads,
         "quantity": st.sampled_from(["logits", "ratio", "gradient", "novelty"]),
         "kind": st.sampled_from(["nan", "+inf", "-inf"]),
-        "epoch": st.integers(1, 2),
-        "minibatch": st.integers(1, 2),
+        "epoch": st.integers(0, 2),
+        "minibatch": st.integers(0, 2),
+        "phase": st.sampled_from([*PHASES, "of tomorrow"]),
+        "host": st.none() | st.integers(0, 2),
+        "step": st.none() | st.integers(1, 2),
+        "part": st.sampled_from(["", "bias", "weight"]),
+        "reproduced": st.booleans(),
     }
 )
 updates = st.lists(
     st.tuples(
         st.integers(1, 4),
-        st.dictionaries(heads.filter(lambda head: head != SHARED), st.booleans(), max_size=3),
-        st.dictionaries(heads.filter(lambda head: head != SHARED), st.booleans(), max_size=3),
+        st.dictionaries(heads.filter(lambda head: head not in GROUPS), st.booleans(), max_size=3),
+        st.dictionaries(heads.filter(lambda head: head not in GROUPS), st.booleans(), max_size=3),
         st.lists(sightings, max_size=3),
     ),
     max_size=8,
@@ -33,8 +38,8 @@ def lights(snapshot):
     return (
         tamiyo.head_inf_latch,
         tamiyo.head_nan_latch,
-        tamiyo.shared_inf_latch,
-        tamiyo.shared_nan_latch,
+        tamiyo.group_inf_latch,
+        tamiyo.group_nan_latch,
         tamiyo.first,
     )
 

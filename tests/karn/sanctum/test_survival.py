@@ -130,8 +130,8 @@ def test_a_store_that_cannot_be_read_says_why_everywhere(busy_run, damage, said,
         assert view.status.kind is StatusKind.UNREADABLE
         frame = render_once(view, 80).plain
         assert UNLIT not in frame
-        # Eight heads and what they share, Inf and NaN; latches.jsonl knows of one of them.
-        assert frame.count(UNKNOWN) == 17
+        # Eight heads and two groups, Inf and NaN; latches.jsonl knows of one of them.
+        assert frame.count(UNKNOWN) == 19
         assert "no Inf" not in frame
         assert view.doubt == "the store cannot be read"
     while (found := catalogue.look(NOW)).is_behind:
@@ -150,7 +150,7 @@ def test_lights_are_known_from_their_own_table_where_the_events_are_gone(busy_ru
     assert [head for head, lit in view.snapshot.tamiyo.head_nan_latch.items() if lit] == ["op"]
     frame = render_once(view, 80).plain
     assert UNLIT not in frame
-    assert frame.count(UNKNOWN) == 17  # all but NaN of op
+    assert frame.count(UNKNOWN) == 19  # all but NaN of op
 
 
 @pytest.fixture
@@ -189,7 +189,7 @@ def test_a_light_whose_event_is_damaged_stays_on_and_dark_ones_are_not_known(
     assert view.snapshot.tamiyo.evidence == before.evidence
     frame = render_once(view, 80).plain
     assert UNLIT not in frame
-    assert frame.count(UNKNOWN) == 17
+    assert frame.count(UNKNOWN) == 19
     assert look_once(once_broken_run, NOW).snapshot.tamiyo == view.snapshot.tamiyo
     assert whole(watch).snapshot is view.snapshot  # nothing is drawn anew for it
 
@@ -224,7 +224,7 @@ def test_where_damage_leaves_nothing_lit_nothing_is_called_good(once_broken_run,
     (once_broken_run / "latches.jsonl").unlink()
     view = whole(RunWatch(once_broken_run, once_broken_run.parent))
     frame = render_once(view, 80).plain
-    assert frame.count(UNKNOWN) == 18
+    assert frame.count(UNKNOWN) == 20
     assert "not known: events are damaged" in frame
     assert "no Inf" not in frame
     with pytest.raises(RunStoreError, match="2 events of it cannot be read"):

@@ -94,6 +94,26 @@ def test_what_became_of_the_process_comes_before_a_light_that_was_acknowledged(
     assert verdict == Verdict(Level.CRITICAL, reasons)
 
 
+def test_a_light_of_the_hosts_is_acknowledged_like_any_other(judge, payloads):
+    broken = {"phase": "hosts", "host": 1, "step": 3, "epoch": 0, "minibatch": 0}
+    seen = payloads.sighting(head="hosts", quantity="loss", kind="nan", **broken)
+    update = payloads.update(1, head_nonfinite=[seen])
+    later = payloads.broken_update(2, "op", "nan")
+
+    host = "the hosts went NaN in loss, host 2, step 3, update 1"
+    assert judge(update) == Verdict(Level.CRITICAL, (host,))
+    assert judge(update, later).reasons[:2] == (host, "NaN seen in op, the hosts")
+    reasons = judge(update, later, acknowledged={("hosts", "nan")}).reasons
+    assert reasons[:2] == ("op went NaN in logits, update 2", host)
+
+
+def test_a_broken_host_does_not_excuse_the_figures_of_the_heads(judge, payloads):
+    seen = payloads.sighting(head="hosts", quantity="loss", kind="nan")
+    update = payloads.update(1, head_nonfinite=[seen], head_ratio_max={"op": math.nan, "slot": 1.0})
+
+    assert "Head Ratio Max is NaN in op" in judge(update).reasons
+
+
 def test_a_new_light_comes_before_everything_else(judge, payloads):
     verdict = judge(
         payloads.broken_update(1, "op", "+inf"),

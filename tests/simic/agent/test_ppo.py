@@ -40,7 +40,7 @@ def test_the_loss_equals_one_written_as_loops(
     config, policy = agent.config, agent.policy
     rollout = make_rollout(agent)
     advantages, returns = generalized_advantages(rollout, config.gamma, config.gae_lambda)
-    batch = agent.prepare(rollout, [torch.arange(rollout.hosts)])
+    batch = agent.prepare(rollout, [torch.arange(rollout.hosts)]).whole
     old = batch.old_log_probs
     with torch.no_grad():
         for parameter in policy.parameters():
@@ -206,7 +206,7 @@ def test_taking_hosts_takes_everything_of_them(
 ) -> None:
     agent = make_agent()
     rollout = make_rollout(agent)
-    whole = agent.prepare(rollout, [torch.arange(rollout.hosts)])
+    whole = agent.prepare(rollout, [torch.arange(rollout.hosts)]).whole
     part = whole.take(torch.tensor([2, 0]))
     assert part.illegal.equal(whole.illegal[:, :, [2, 0]])
     for kept, state in zip(part.initial_state, whole.initial_state, strict=True):

@@ -1,6 +1,7 @@
 """Detection: what went non-finite in an update, in which head, and what was done about it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -184,7 +185,9 @@ def test_a_broken_trunk_is_shared(make_agent: AgentMaker, make_rollout: RolloutM
     with torch.no_grad():
         agent.policy.feature_norm.weight[0] = torch.nan
     result = agent.update(rollout)
-    assert sources(result) == {(SHARED, "trunk")}
+    assert sources(result) == {(SHARED, "parameters")}
+    (seen,) = result.head_nonfinite
+    assert (seen.phase, seen.part) == ("given", "feature_norm.weight")
     assert result.minibatches_skipped == result.minibatches
 
 
@@ -243,16 +246,18 @@ def test_fp16_overflow_of_the_loss_scale_is_counted_apart(
     assert result.loss_scale == 2.0**124
 
 
-def test_an_overflow_that_repeats_is_an_alarm(
+def test_an_overflow_that_repeats_in_too_many_minibatches_is_an_alarm(
     make_agent: AgentMaker, make_rollout: RolloutMaker
 ) -> None:
-    agent = make_agent(amp="fp16", ppo_epochs=1, minibatches=1)
+    agent = make_agent(amp="fp16", ppo_epochs=1, minibatches=4)
     rollout = make_rollout(agent)
     agent.loss_scale.scale.fill_(2.0**126)
-    results = [agent.update(rollout) for _ in range(4)]
-    assert [result.minibatches_rescaled for result in results] == [1, 1, 1, 1]
-    assert [sources(result) for result in results[:3]] == [set()] * 3
-    assert {quantity for _, quantity in sources(results[3])} == {"gradient"}
+    results = [agent.update(rollout) for _ in range(5)]
+    assert [result.minibatches_rescaled for result in results] == [4, 4, 4, 4, 0]
+    assert [sources(result) for result in results[:4]] == [set()] * 4
+    assert {quantity for _, quantity in sources(results[4])} == {"gradient"}
+    assert results[4].minibatches_skipped == 4
+    assert results[4].loss_scale == 2.0**106  # it goes on falling: it is too high all the same
 
     agent.loss_scale.scale.fill_(2.0**10)
     assert sources(agent.update(rollout)) == set()  # a good update, and it starts over
@@ -260,15 +265,26 @@ def test_an_overflow_that_repeats_is_an_alarm(
     assert sources(agent.update(rollout)) == set()
 
 
-def test_how_often_the_loss_scale_overflowed_is_kept_through_a_resume(
+def test_a_loss_scale_that_settles_over_many_short_updates_is_no_alarm(
     make_agent: AgentMaker, make_rollout: RolloutMaker
 ) -> None:
     agent = make_agent(amp="fp16", ppo_epochs=1, minibatches=1)
     rollout = make_rollout(agent)
+    rollout = poisoned(rollout, rewards=rollout.rewards * 1e4)
+    results = [agent.update(rollout) for _ in range(12)]
+    assert sum(result.minibatches_rescaled for result in results) > 3
+    assert [result.head_nonfinite for result in results] == [[]] * 12
+
+
+def test_how_often_the_loss_scale_overflowed_is_kept_through_a_resume(
+    make_agent: AgentMaker, make_rollout: RolloutMaker
+) -> None:
+    agent = make_agent(amp="fp16", ppo_epochs=1, minibatches=4)
+    rollout = make_rollout(agent)
     agent.loss_scale.scale.fill_(2.0**126)
-    for _ in range(3):
+    for _ in range(4):
         agent.update(rollout)
-    resumed = make_agent(amp="fp16", ppo_epochs=1, minibatches=1)
+    resumed = make_agent(amp="fp16", ppo_epochs=1, minibatches=4)
     resumed.load_state_dict(agent.state_dict())
     assert {quantity for _, quantity in sources(resumed.update(rollout))} == {"gradient"}
 
@@ -315,21 +331,94 @@ def test_the_loss_scale_stops_growing(make_agent: AgentMaker) -> None:
     assert scale.scale.item() == LARGEST_SCALE
 
 
-def test_a_weight_that_the_last_step_broke_is_found(
+def test_a_negative_second_moment_is_found_before_its_root_breaks_a_weight(
     make_agent: AgentMaker, make_rollout: RolloutMaker
 ) -> None:
     agent = make_agent(ppo_epochs=1, minibatches=1)
     rollout = make_rollout(agent)
     assert agent.update(rollout).head_nonfinite == []
     first_of_op = agent.policy.layout.offsets[-1]
-    # Finite by itself, but its root is not.
     agent.moments_of(agent.policy.heads.bias)["exp_avg_sq"][first_of_op] = -10.0
     result = agent.update(rollout)
-    assert sources(result) == {("op", "parameters")}
+    assert sources(result) == {("op", "moments")}
     assert lit(result.head_nan_detected) == {"op"}
-    # The next update starts from it; what it shows is the logits, and the weight is not born again.
-    assert sources(agent.update(rollout)) >= {("op", "logits")}
-    assert ("op", "parameters") not in sources(agent.update(rollout))
+    (seen,) = result.head_nonfinite
+    assert (seen.phase, seen.part) == ("given", "exp_avg_sq of heads.bias")
+    assert agent.policy.heads.bias.isfinite().all()
+    assert agent.unsound_state() == ["exp_avg_sq of heads.bias"]
+
+
+@pytest.mark.parametrize(("step", "kind"), [(torch.nan, "nan"), (torch.inf, "+inf"), (-1.0, "nan")])
+def test_a_broken_step_counter_of_the_optimizer_is_named(
+    make_agent: AgentMaker, make_rollout: RolloutMaker, step: float, kind: str
+) -> None:
+    agent = make_agent(ppo_epochs=1, minibatches=2)
+    rollout = make_rollout(agent)
+    agent.update(rollout)
+    agent.optimizer.state[agent.parameters.flat]["step"].fill_(step)
+    result = agent.update(rollout)
+    (seen,) = result.head_nonfinite
+    assert (seen.head, seen.quantity, seen.kind) == (SHARED, "moments", kind)
+    assert (seen.phase, seen.part) == ("given", "step")
+    assert result.minibatches_skipped == 2
+    assert all(parameter.isfinite().all() for parameter in agent.policy.parameters())
+
+
+@pytest.mark.parametrize("name", ["lstm.bias_ih_l0", "feature_norm.bias"])
+def test_an_infinite_weight_that_saturates_is_reported_once(
+    make_agent: AgentMaker, make_rollout: RolloutMaker, name: str
+) -> None:
+    agent = make_agent(ppo_epochs=1, minibatches=2)
+    rollout = make_rollout(agent)
+    with torch.no_grad():
+        agent.policy.get_parameter(name)[0] = torch.inf
+    result = agent.update(rollout)
+    (seen,) = result.head_nonfinite
+    assert (seen.head, seen.quantity, seen.kind) == (SHARED, "parameters", "+inf")
+    assert (seen.phase, seen.part) == ("given", name)
+    assert result.minibatches_skipped == 0
+    for _ in range(2):
+        with passes(agent) as count:
+            assert agent.update(rollout).head_nonfinite == []
+        assert len(count) == 1
+    # What breaks beside it is found like anything else.
+    result = agent.update(rollout, [Injection("op", "logits", "nan", 1)])
+    assert {head for head, _ in sources(result)} == {"op"}
+
+
+def test_raw_minus_infinity_on_forbidden_choices_costs_no_second_pass(
+    make_agent: AgentMaker, make_rollout: RolloutMaker
+) -> None:
+    agent = make_agent(ppo_epochs=1, minibatches=2)
+    rollout = make_rollout(agent)
+    run = agent._run
+
+    def masked(batch: Any) -> Any:
+        output = run(batch)
+        illegal = agent.policy.table.joint(batch.illegal)
+        return output._replace(logits=output.logits.masked_fill(illegal, -torch.inf))
+
+    agent._run = masked  # type: ignore[method-assign]
+    with passes(agent) as count:
+        assert agent.update(rollout).head_nonfinite == []
+    assert len(count) == 1
+
+
+@contextmanager
+def passes(agent: PPOAgent) -> Iterator[list[int]]:
+    """Count passes over the minibatches of updates: the list gets an entry for each."""
+    count: list[int] = []
+    learn = agent.learn
+
+    def counted(*arguments: Any) -> Any:
+        count.append(1)
+        return learn(*arguments)
+
+    agent.learn = counted  # type: ignore[method-assign]
+    try:
+        yield count
+    finally:
+        agent.learn = learn  # type: ignore[method-assign]
 
 
 @pytest.mark.parametrize("name", ["exp_avg", "exp_avg_sq"])
@@ -345,7 +434,7 @@ def test_a_moment_that_is_not_finite_is_found_before_it_does_harm(
     result = agent.update(rollout)
     assert sources(result) == {(head, "moments")}
     assert result.minibatches_skipped == 4
-    assert agent.non_finite_state() == [f"{name} of {'heads' if head == 'op' else 'critic'}.bias"]
+    assert agent.unsound_state() == [f"{name} of {'heads' if head == 'op' else 'critic'}.bias"]
 
 
 def test_gradients_whose_squares_overflow_are_clipped_and_learnt_from(
@@ -377,8 +466,7 @@ def test_a_weight_that_was_nan_from_the_start_is_not_called_an_advantage(
     agent = make_agent(ppo_epochs=1, minibatches=2)
     with torch.no_grad():
         getattr(agent.policy, layer).weight[0, 0] = torch.nan
-    found = sources(agent.update(make_rollout(agent)))
-    assert found == {(SHARED, "trunk" if layer == "features" else "value")}
+    assert sources(agent.update(make_rollout(agent))) == {(SHARED, "parameters")}
 
 
 def test_what_was_kept_of_an_update_that_was_undone_is_not_kept_of_the_first(

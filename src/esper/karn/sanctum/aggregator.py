@@ -155,6 +155,11 @@ class SanctumAggregator:
                     count=0,
                     epoch=first.epoch,
                     minibatch=first.minibatch,
+                    phase=first.phase,
+                    host=first.host,
+                    step=first.step,
+                    part=first.part,
+                    reproduced=(first.head, first.quantity, first.kind) in self._latches.reproduced,
                 ),
             )
             for first in self._latches.first.values()
@@ -274,8 +279,8 @@ class SanctumAggregator:
         self._has_changed("heads", "tamiyo")
         if found.inf or found.nan:
             self._evidence.take_in(payload)
-            for head, line in event_log.newly_lit(self._reported, found, payload.update):
-                self._say(event, "latch", line, head=head)
+            for head, host, line in event_log.newly_lit(self._reported, found, payload.update):
+                self._say(event, "latch", line, head=head, host=host)
             self._reported = self._reported.join(found)
             self._latches = self._latches.join(found)
         self._newest_update = max(self._newest_update, payload.update)
@@ -294,6 +299,8 @@ class SanctumAggregator:
     def _handle_intervention_taken(self, event: Event, payload: InterventionTaken) -> None:
         before = self._interventions
         match payload.action:
+            case "repeat":
+                after = replace(before, updates_repeated=before.updates_repeated + 1)
             case "skip":
                 after = replace(before, updates_skipped=before.updates_skipped + 1)
             case "rollback":
@@ -303,7 +310,7 @@ class SanctumAggregator:
             case _:
                 after = before  # a newer writer's; its line in the log says what it did
         self._interventions = after
-        level = "warning" if payload.action == "skip" else "error"
+        level = "warning" if payload.action in ("repeat", "skip") else "error"
         self._say(event, level, event_log.intervention(payload))
 
     def _handle_incident_recorded(self, event: Event, payload: IncidentRecorded) -> None:

@@ -4,9 +4,8 @@ from dataclasses import dataclass
 
 from esper.karn.sanctum.schema import TamiyoState
 from esper.karn.sanctum.view import View
-from esper.leyline.telemetry import SHARED
 
-#: A head's name, or "shared", and "inf" or "nan".
+#: A head's or a group's name, and "inf" or "nan".
 Light = tuple[str, str]
 
 
@@ -25,10 +24,12 @@ def light_of(kind: str) -> str:
 
 def lit_lights(tamiyo: TamiyoState) -> list[Light]:
     """Return the lights that are on."""
-    latches = {"inf": tamiyo.head_inf_latch, "nan": tamiyo.head_nan_latch}
-    lit = [(head, light) for light, latch in latches.items() for head in latch if latch[head]]
-    shared = {"inf": tamiyo.shared_inf_latch, "nan": tamiyo.shared_nan_latch}
-    return lit + [(SHARED, light) for light, is_lit in shared.items() if is_lit]
+    return [
+        (head, light)
+        for light in ("inf", "nan")
+        for head, is_lit in tamiyo.latch(light).items()
+        if is_lit
+    ]
 
 
 def acknowledged(view: View) -> frozenset[Light]:

@@ -6,10 +6,10 @@ from typing import Final
 
 from esper.karn.sanctum.latches import Latches
 from esper.karn.sanctum.schema import FirstSighting
-from esper.karn.sightings import KIND_WORDS
+from esper.karn.sightings import KIND_WORDS, NOT_REPRODUCED, place_words, quantity_words
 from esper.leyline.heads import Stage
 from esper.leyline.telemetry import (
-    SHARED,
+    GROUPS,
     CheckpointWritten,
     EpisodesCompleted,
     IncidentRecorded,
@@ -29,6 +29,13 @@ _STAGE_WORDS: Final[dict[int, str]] = {
 }
 #: The cause of a transition to blending that did not begin it: only its target is another.
 _RETARGET: Final = "retarget"
+#: What was done about an update.
+_ACTION_WORDS: Final = {
+    "repeat": "went through it again: finite, nothing skipped",
+    "skip": "skipped bad minibatches",
+    "rollback": "rolled back",
+    "halt": "halted",
+}
 
 
 def started(payload: RunStarted) -> str:
@@ -41,23 +48,24 @@ def started(payload: RunStarted) -> str:
     )
 
 
-def newly_lit(before: Latches, found: Latches, update: int) -> Iterable[tuple[str, str]]:
-    """Yield head and line of each light that `found` puts on, in the order of first sighting."""
+def newly_lit(
+    before: Latches, found: Latches, update: int
+) -> Iterable[tuple[str, int | None, str]]:
+    """Yield head, host and line of each light that `found` turns on, in the order of sighting."""
     lights = {(head, "Inf") for head in found.inf - before.inf}
     lights |= {(head, "NaN") for head in found.nan - before.nan}
     for seen in found.in_order(sorted(found.heads())):
         light = (seen.head, "NaN" if seen.kind == "nan" else "Inf")
         if light in lights:
             lights.remove(light)
-            yield seen.head, _sighting(seen)
-    for head, word in sorted(lights):  # detected, without a word on where
-        yield head, f"{_who(head)} went {word}, update {update}"
+            yield seen.head, seen.host, _sighting(seen)
+    for head, word in sorted(lights):  # detected, and where is not known
+        yield head, None, f"{_who(head)} went {word}, update {update}"
 
 
 def intervention(payload: InterventionTaken) -> str:
     """Return the line of what was done about an update, and why."""
-    done = {"skip": "skipped bad minibatches", "rollback": "rolled back", "halt": "halted"}
-    action = done.get(payload.action, payload.action)
+    action = _ACTION_WORDS.get(payload.action, payload.action)
     return f"update {payload.update} {action}: {payload.cause} ({payload.reason})"
 
 
@@ -71,18 +79,32 @@ def incident(payload: IncidentRecorded) -> str:
 def first_out(seen: FirstSighting) -> str:
     """Return what went wrong first, where and when: "op went Inf in logits, update 2"."""
     kind = KIND_WORDS.get(seen.kind, seen.kind)
-    return f"{_who(seen.head)} went {kind} in {seen.quantity}, update {seen.update}"
-
-
-def _sighting(seen: FirstSighting) -> str:
-    return (
-        f"{_who(seen.head)} went {KIND_WORDS.get(seen.kind, seen.kind)} first in {seen.quantity}, "
-        f"update {seen.update}, epoch {seen.epoch}, minibatch {seen.minibatch}"
+    what = f"{_who(seen.head)} went {kind} in {quantity_words(seen.quantity, seen.part)}"
+    return _joined(
+        what,
+        place_words(seen.phase, seen.host, seen.step),
+        f"update {seen.update}",
+        "" if seen.reproduced else NOT_REPRODUCED,
     )
 
 
+def _sighting(seen: FirstSighting) -> str:
+    kind = KIND_WORDS.get(seen.kind, seen.kind)
+    return _joined(
+        f"{_who(seen.head)} went {kind} first in {quantity_words(seen.quantity, seen.part)}",
+        place_words(seen.phase, seen.host, seen.step),
+        f"update {seen.update}",
+        f"epoch {seen.epoch}, minibatch {seen.minibatch}" if seen.epoch else "",
+        "" if seen.reproduced else NOT_REPRODUCED,
+    )
+
+
+def _joined(*parts: str) -> str:
+    return ", ".join(filter(None, parts))
+
+
 def _who(head: str) -> str:
-    return "the shared part" if head == SHARED else head
+    return GROUPS.get(head, head)
 
 
 def has_line(payload: SeedTransitioned) -> bool:
@@ -111,7 +133,7 @@ def _named(names: Sequence[str], index: int) -> str:
 
 
 def episodes_done(payload: EpisodesCompleted, episodes: int, score: float | None) -> str:
-    """Return the line of a batch of episodes that ended; `score` is their mean."""
+    """Return the line of a batch of episodes that ended; `score` is the mean of its good hosts."""
     last = payload.first_episode + len(payload.score) - 1
     which = (
         f"episode {last}"
@@ -123,7 +145,10 @@ def episodes_done(payload: EpisodesCompleted, episodes: int, score: float | None
         return f"{which}{of} done"
     seeds = sum(payload.fossilized)
     plural = "" if seeds == 1 else "s"
-    return f"{which}{of} done: score {score:.3f}, {seeds} seed{plural} fossilized"
+    broken = sum(not math.isfinite(value) for value in payload.score)
+    but = f" ({broken} of {len(payload.score)} hosts not finite)" if broken else ""
+    mean_score = "NaN" if math.isnan(score) else f"{score:.3f}"
+    return f"{which}{of} done: score {mean_score}{but}, {seeds} seed{plural} fossilized"
 
 
 def skipped(payload: PPOUpdatePayload) -> str:
@@ -147,10 +172,14 @@ def finished(payload: RunFinished) -> tuple[str, str]:
 
 
 def mean(values: Sequence[float]) -> float | None:
-    """Return the mean; None of nothing. A non-finite value makes it non-finite."""
-    if not values:
-        return None
+    """Return the mean of the finite values: a broken host is not learnt from and says nothing.
+
+    It is NaN where no value is finite, and None where there is no value.
+    """
+    finite = [value for value in values if math.isfinite(value)]
+    if not finite:
+        return math.nan if values else None
     try:
-        return math.fsum(values) / len(values)
-    except (OverflowError, ValueError):  # fsum will not add Inf to -Inf, nor pass the largest float
-        return sum(values) / len(values)
+        return math.fsum(finite) / len(finite)
+    except OverflowError:  # the sum of finite values may pass the largest float; their mean cannot
+        return math.fsum(value / len(finite) for value in finite)

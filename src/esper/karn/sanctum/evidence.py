@@ -1,9 +1,9 @@
 """The evidence of a run: where, when and how often each kind of non-finite value was seen.
 
-Like the lights it is a join semilattice: what is known of one update is joined by the larger count,
-the earlier first and the later last sighting, and an update counts once however often it is told.
-So events may come in any order, twice, or split over any number of readers. An update that a resume
-trained again is the same update.
+Like the lights it is a join semilattice: what is known of one update is joined by the larger
+counts, the earlier first and the later last sighting, and an update counts once however often it is
+reported. What was reproduced in one sighting is reproduced. So events may come in any order, twice,
+or split over any number of readers. An update that a resume trained again is the same update.
 
 For that, every bad update is remembered by its number: less than a hundred bytes for each update
 and row, and a run has few, since training that stays bad is rolled back and halted.
@@ -14,37 +14,53 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from esper.karn.sanctum.schema import Evidence
-from esper.karn.sightings import last_place, sightings_of
+from esper.karn.sightings import (
+    NOT_REPRODUCED,
+    Moment,
+    Source,
+    last_moment_of,
+    minibatches_of,
+    moment_of,
+    place_words,
+    sightings_of,
+    source_of,
+    steps_of,
+)
 from esper.leyline.quantities import causal_rank
-from esper.leyline.telemetry import SHARED, NonfiniteSighting, PPOUpdatePayload
+from esper.leyline.telemetry import GROUPS, NonfiniteSighting, PPOUpdatePayload
 
-#: Rows that are shown; eight heads and all that they share have no more than 300.
+#: Rows that are shown; eight heads and the groups have no more than 300.
 ROWS_KEPT: Final = 512
 
-#: Head (or `SHARED`), quantity and kind.
-Source = tuple[str, str, str]
+_IN_A_MINIBATCH: Final = "in a minibatch"
 
 
-class _Moment(NamedTuple):
-    update: int
-    epoch: int  # 0, as the minibatch, where it was not told
-    minibatch: int
+class _Counts(NamedTuple):
+    minibatches: int
+    steps: int
+
+
+_NONE: Final = _Counts(0, 0)
 
 
 @dataclass
 class _Trail:
-    first: _Moment
-    last: _Moment
-    counts: dict[int, int] = field(default_factory=dict)  # minibatches, by update
-    minibatches: int = 0  # the sum of the counts
+    first: Moment
+    last: Moment
+    counts: dict[int, _Counts] = field(default_factory=dict)  # by update
+    reproduced: bool = False
+    minibatches: int = 0  # the sums of the counts
+    steps: int = 0
 
-    def join(self, first: _Moment, last: _Moment, counts: dict[int, int]) -> None:
-        self.first = min(self.first, first)
-        self.last = max(self.last, last)
-        for update, count in counts.items():
-            known = self.counts.get(update, 0)
-            self.counts[update] = max(known, count)
-            self.minibatches += max(0, count - known)
+    def join(self, other: "_Trail") -> None:
+        self.first = min(self.first, other.first)
+        self.last = max(self.last, other.last)
+        self.reproduced |= other.reproduced
+        for update, counts in other.counts.items():
+            known = self.counts.get(update, _NONE)
+            joined = self.counts[update] = _Counts(*map(max, known, counts))
+            self.minibatches += joined.minibatches - known.minibatches
+            self.steps += joined.steps - known.steps
 
 
 @dataclass
@@ -60,9 +76,13 @@ class EvidenceLedger:
     def take_in_sightings(self, update: int, sightings: Iterable[NonfiniteSighting]) -> None:
         """Join some of what one update saw."""
         for seen in sightings:
-            first = _Moment(update, seen.epoch, seen.minibatch)
-            last = _Moment(update, *last_place(seen))
-            self._join(source_of(seen), first, last, {update: seen.count})
+            trail = _Trail(
+                first=moment_of(update, seen),
+                last=last_moment_of(update, seen),
+                counts={update: _Counts(minibatches_of(seen), steps_of(seen))},
+                reproduced=seen.reproduced,
+            )
+            self._join(source_of(seen), trail)
 
     def copy(self) -> "EvidenceLedger":
         """Return a ledger that goes on from here by itself."""
@@ -73,31 +93,32 @@ class EvidenceLedger:
     def join(self, other: "EvidenceLedger") -> None:
         """Join what another reader of the run knows."""
         for source, trail in other._trails.items():
-            self._join(source, trail.first, trail.last, trail.counts)
+            self._join(source, trail)
 
-    def _join(self, source: Source, first: _Moment, last: _Moment, counts: dict[int, int]) -> None:
+    def _join(self, source: Source, other: _Trail) -> None:
         trail = self._trails.get(source)
         if trail is None:
-            trail = self._trails[source] = _Trail(first, last)
-        trail.join(first, last, counts)
+            trail = self._trails[source] = _Trail(other.first, other.last)
+        trail.join(other)
 
     def rows(self, heads: Iterable[str], active: Iterable[Source] = ()) -> tuple[Evidence, ...]:
         """Return a row for each source, in the order in which they were first seen.
 
-        Within one minibatch, what is born earlier in an update comes first, then the shared, then
-        the heads in the order given. Beyond `ROWS_KEPT` rows, the latest are left out.
+        Within one minibatch, what is computed earlier in an update comes first, then the groups,
+        then the heads in the order given. Beyond `ROWS_KEPT` rows, the latest are left out.
 
         Args:
             heads: names of the heads, in order.
             active: what was seen in the last update.
         """
-        ranks = {head: rank for rank, head in enumerate((SHARED, *heads))}
+        ranks = {head: rank for rank, head in enumerate((*GROUPS, *heads))}
         is_active = set(active)
 
-        def order(source: Source) -> tuple[_Moment, tuple[int, str], int, str, str]:
+        def order(source: Source) -> tuple[object, ...]:
             head, quantity, kind = source
-            first = self._trails[source].first
-            return first, causal_rank(quantity), ranks.get(head, len(ranks)), head, kind
+            *when, step, host, part = self._trails[source].first
+            where = ranks.get(head, len(ranks)), head, kind, part
+            return *when, causal_rank(quantity), step, host, *where
 
         return tuple(
             _row(source, self._trails[source], is_active=source in is_active)
@@ -105,24 +126,45 @@ class EvidenceLedger:
         )
 
 
-def source_of(seen: NonfiniteSighting) -> Source:
-    """Return what a sighting is filed under."""
-    return seen.head, seen.quantity, seen.kind
+def evidence_words(row: Evidence) -> str:
+    """Return what its update, epoch and minibatch leave out: "while acting, host 4, step 7".
+
+    It is empty where there is no more to say: seen in a minibatch, and reproduced.
+    """
+    first = _joined(row.first_part, place_words(row.first_phase, row.first_host, row.first_step))
+    if (row.first_phase, row.first_part) != (row.last_phase, row.last_part):
+        last = _joined(row.last_part, place_words(row.last_phase, None, None))
+        first = f"first {first or _IN_A_MINIBATCH}; last {last or _IN_A_MINIBATCH}"
+    steps = f"in {row.steps} step{'' if row.steps == 1 else 's'}" if row.steps else ""
+    return _joined(first, steps, "" if row.reproduced else NOT_REPRODUCED)
+
+
+def _joined(*parts: str) -> str:
+    return ", ".join(filter(None, parts))
 
 
 def _row(source: Source, trail: _Trail, *, is_active: bool) -> Evidence:
     head, quantity, kind = source
+    first, last = trail.first, trail.last
     return Evidence(
         head=head,
         quantity=quantity,
         kind=kind,
-        first_update=trail.first.update,
-        first_epoch=trail.first.epoch,
-        first_minibatch=trail.first.minibatch,
-        last_update=trail.last.update,
-        last_epoch=trail.last.epoch,
-        last_minibatch=trail.last.minibatch,
+        first_update=first.update,
+        first_epoch=first.epoch,
+        first_minibatch=first.minibatch,
+        last_update=last.update,
+        last_epoch=last.epoch,
+        last_minibatch=last.minibatch,
         updates=len(trail.counts),
         minibatches=trail.minibatches,
         is_active=is_active,
+        first_phase=first.phase,
+        first_host=None if first.host < 0 else first.host,
+        first_step=None if first.step < 0 else first.step,
+        first_part=first.part,
+        last_phase=last.phase,
+        last_part=last.part,
+        steps=trail.steps,
+        reproduced=trail.reproduced,
     )

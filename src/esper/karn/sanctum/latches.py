@@ -5,23 +5,31 @@ over any number of readers, and the lights are the same. Nothing here can put a 
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Self
 
 from esper.karn.sanctum.schema import FirstSighting
-from esper.karn.sightings import UNKNOWN_QUANTITY, sightings_of
+from esper.karn.sightings import (
+    UNKNOWN_QUANTITY,
+    Source,
+    phase_rank,
+    sightings_of,
+    source_of,
+)
 from esper.leyline.quantities import causal_rank
-from esper.leyline.telemetry import SHARED, NonfiniteSighting, PPOUpdatePayload
+from esper.leyline.telemetry import GROUPS, NonfiniteSighting, PPOUpdatePayload
 
 
 @dataclass(frozen=True)
 class Latches:
-    """Which heads (or `SHARED`) ever went Inf or NaN, and the first sighting of each kind."""
+    """Which heads and groups ever went Inf or NaN, and the first sighting of each kind."""
 
     inf: frozenset[str] = frozenset()
     nan: frozenset[str] = frozenset()
     # By (head, kind).
     first: Mapping[tuple[str, str], FirstSighting] = field(default_factory=dict)
+    # What was seen again when its update was repeated, or is known to repeat.
+    reproduced: frozenset[Source] = frozenset()
 
     @classmethod
     def of(cls, payload: PPOUpdatePayload) -> Self:
@@ -34,10 +42,13 @@ class Latches:
         inf: set[str] = set()
         nan: set[str] = set()
         first: dict[tuple[str, str], FirstSighting] = {}
+        reproduced: set[Source] = set()
         for seen in sightings:
             (nan if seen.kind == "nan" else inf).add(seen.head)
             if seen.quantity == UNKNOWN_QUANTITY:
-                continue  # without a word on where, it is lit and no more
+                continue  # where it was is not known: it is lit and no more
+            if seen.reproduced:
+                reproduced.add(source_of(seen))
             sighting = FirstSighting(
                 head=seen.head,
                 kind=seen.kind,
@@ -45,42 +56,59 @@ class Latches:
                 update=update,
                 epoch=seen.epoch,
                 minibatch=seen.minibatch,
+                phase=seen.phase,
+                host=seen.host,
+                step=seen.step,
+                part=seen.part,
+                reproduced=False,  # that is kept beside it, by quantity
             )
             key = (seen.head, seen.kind)
             first[key] = min(first.get(key, sighting), sighting, key=moment)
-        return cls(frozenset(inf), frozenset(nan), first)
+        return cls(frozenset(inf), frozenset(nan), first, frozenset(reproduced))
 
     def join(self, other: "Latches") -> "Latches":
         """Return what is lit in either; of two first sightings the earlier stands."""
         first = dict(self.first)
         for key, sighting in other.first.items():
             first[key] = min(first.get(key, sighting), sighting, key=moment)
-        return Latches(self.inf | other.inf, self.nan | other.nan, first)
+        return Latches(
+            self.inf | other.inf, self.nan | other.nan, first, self.reproduced | other.reproduced
+        )
 
     def heads(self) -> frozenset[str]:
-        """Return the heads that are lit, without `SHARED`."""
-        return (self.inf | self.nan) - {SHARED}
+        """Return the heads that are lit, without groups."""
+        return (self.inf | self.nan) - GROUPS.keys()
 
     def in_order(self, heads: Iterable[str]) -> tuple[FirstSighting, ...]:
         """Return the first sightings by when they happened: the first of them is the first-out.
 
-        Within one minibatch, what is born earlier in an update comes first, then the shared, then
-        the heads in the order given.
+        Within one minibatch, what is computed earlier in an update comes first, then the groups,
+        then the heads in the order given.
         """
-        ranks = {head: rank for rank, head in enumerate((SHARED, *heads))}
+        ranks = {head: rank for rank, head in enumerate((*GROUPS, *heads))}
+
+        def order(seen: FirstSighting) -> tuple[object, ...]:
+            *when, part = moment(seen)
+            return *when, ranks.get(seen.head, len(ranks)), seen.head, seen.kind, part
+
         return tuple(
-            sorted(
-                self.first.values(),
-                key=lambda seen: (
-                    moment(seen),
-                    ranks.get(seen.head, len(ranks)),
-                    seen.head,
-                    seen.kind,
-                ),
-            )
+            replace(seen, reproduced=(seen.head, seen.quantity, seen.kind) in self.reproduced)
+            for seen in sorted(self.first.values(), key=order)
         )
 
 
-def moment(seen: FirstSighting) -> tuple[int, int, int, tuple[int, str]]:
+def moment(
+    seen: FirstSighting,
+) -> tuple[int, int, str, int, int, tuple[int, str], int, int, str]:
     """Return a key that sorts sightings by when in the run they happened."""
-    return seen.update, seen.epoch, seen.minibatch, causal_rank(seen.quantity)
+    return (
+        seen.update,
+        phase_rank(seen.phase),
+        seen.phase,
+        seen.epoch,
+        seen.minibatch,
+        causal_rank(seen.quantity),
+        -1 if seen.step is None else seen.step,
+        -1 if seen.host is None else seen.host,
+        seen.part,
+    )

@@ -7,40 +7,58 @@ nothing else of a run. Histories are tuples, oldest first, and bounded.
 from dataclasses import dataclass, field
 
 from esper.leyline.heads import HEAD_CHOICES, HEAD_NAMES
+from esper.leyline.telemetry import GROUPS
 
 
 def _dark() -> dict[str, bool]:
     return dict.fromkeys(HEAD_NAMES, False)
 
 
+def _dark_groups() -> dict[str, bool]:
+    return dict.fromkeys(GROUPS, False)
+
+
 @dataclass(frozen=True)
 class FirstSighting:
-    """The first time in a run that a head produced a kind of non-finite value."""
+    """The first time in a run that a head or group produced a kind of non-finite value."""
 
-    head: str  # a head's name, or "shared"
+    head: str  # a head's name, or one of GROUPS
     kind: str  # "nan", "+inf" or "-inf"
     quantity: str
     update: int
-    epoch: int
+    epoch: int  # 0, as the minibatch, in a phase before the first minibatch
     minibatch: int
+    phase: str = "update"  # one of PHASES
+    host: int | None = None  # counted from 0; None: not of a single host
+    step: int | None = None  # of the episode, counted from 1
+    part: str = ""  # the tensor, where the quantity has several
+    reproduced: bool = True  # False: never seen again when its update was repeated
 
 
 @dataclass(frozen=True)
 class Evidence:
     """Where and how often one kind of non-finite value was seen in one quantity of one head."""
 
-    head: str  # a head's name, or "shared"
+    head: str  # a head's name, or one of GROUPS
     quantity: str
-    kind: str  # "nan", "+inf" or "-inf"; "inf" where the sign was not told
+    kind: str  # "nan", "+inf" or "-inf"; "inf" where the sign was not reported
     first_update: int
-    first_epoch: int  # 0, as the minibatch, where it was not told
+    first_epoch: int  # 0, as the minibatch, before the first one or where it was not reported
     first_minibatch: int
     last_update: int
-    last_epoch: int  # 0, as the minibatch, where it was not told
+    last_epoch: int  # 0, as the minibatch, before the first one or where it was not reported
     last_minibatch: int
     updates: int  # in which it was seen
-    minibatches: int  # in which it was seen; of an update that did not tell, none
+    minibatches: int  # in which it was seen; none of an update that did not report them
     is_active: bool  # seen in the last update
+    first_phase: str = "update"  # one of PHASES
+    first_host: int | None = None  # counted from 0; None: not of a single host
+    first_step: int | None = None  # of the episode, counted from 1
+    first_part: str = ""  # the tensor, where the quantity has several
+    last_phase: str = "update"
+    last_part: str = ""
+    steps: int = 0  # steps of episodes in which it was seen
+    reproduced: bool = True  # False: never seen again when its update was repeated
 
 
 @dataclass(frozen=True)
@@ -55,16 +73,17 @@ class HeadTrend:
 
 @dataclass(frozen=True)
 class TamiyoState:
-    """The policy's health. Dictionaries are keyed by head name."""
+    """The run's numerical health. Dictionaries are keyed by head name, if not said otherwise."""
 
     head_inf_latch: dict[str, bool] = field(default_factory=_dark)  # TELE-303
     head_nan_latch: dict[str, bool] = field(default_factory=_dark)  # TELE-302
     head_inf_active: dict[str, bool] = field(default_factory=_dark)  # in the last update
     head_nan_active: dict[str, bool] = field(default_factory=_dark)
-    shared_inf_latch: bool = False
-    shared_nan_latch: bool = False
-    shared_inf_active: bool = False  # in the last update
-    shared_nan_active: bool = False
+    # Of GROUPS, keyed by group:
+    group_inf_latch: dict[str, bool] = field(default_factory=_dark_groups)
+    group_nan_latch: dict[str, bool] = field(default_factory=_dark_groups)
+    group_inf_active: dict[str, bool] = field(default_factory=_dark_groups)  # in the last update
+    group_nan_active: dict[str, bool] = field(default_factory=_dark_groups)
     first: tuple[FirstSighting, ...] = ()  # in order of sighting: the first is the first-out
     evidence: tuple[Evidence, ...] = ()  # in order of first sighting
     head_entropy: dict[str, float] = field(default_factory=dict)
@@ -76,6 +95,18 @@ class TamiyoState:
     head_log_prob_max: dict[str, float] = field(default_factory=dict)
     head_active_fraction: dict[str, float] = field(default_factory=dict)
     head_trend: dict[str, HeadTrend] = field(default_factory=dict)
+
+    def latch(self, light: str) -> dict[str, bool]:
+        """Return whether a light ("inf" or "nan") was ever on, by head and then by group."""
+        if light == "inf":
+            return self.head_inf_latch | self.group_inf_latch
+        return self.head_nan_latch | self.group_nan_latch
+
+    def active(self, light: str) -> dict[str, bool]:
+        """Return whether the last update turned a light ("inf" or "nan") on, as `latch` does."""
+        if light == "inf":
+            return self.head_inf_active | self.group_inf_active
+        return self.head_nan_active | self.group_nan_active
 
 
 @dataclass(frozen=True)
@@ -111,6 +142,7 @@ class TrainingState:
 class InterventionState:
     """What was done in this run about updates that were not finite, and kept of them."""
 
+    updates_repeated: int = 0  # updates that were finite when repeated: nothing was skipped
     updates_skipped: int = 0  # updates of which bad minibatches were left out
     updates_rolled_back: int = 0
     halts: int = 0

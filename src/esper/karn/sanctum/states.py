@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from esper.karn.sanctum.evidence import EvidenceLedger, source_of
+from esper.karn.sanctum.evidence import EvidenceLedger
 from esper.karn.sanctum.latches import Latches
 from esper.karn.sanctum.schema import (
     HeadTrend,
@@ -13,8 +13,8 @@ from esper.karn.sanctum.schema import (
     TrainingState,
 )
 from esper.karn.sanctum.update_history import HEAD_SERIES, TRAINING_SERIES, head_series
-from esper.karn.sightings import sightings_of
-from esper.leyline.telemetry import SHARED, PPOUpdatePayload, RunStarted
+from esper.karn.sightings import sightings_of, source_of
+from esper.leyline.telemetry import GROUPS, PPOUpdatePayload, RunStarted
 
 
 def described(start: RunStarted | None) -> RunState:
@@ -59,10 +59,10 @@ def tamiyo_state(
         head_nan_latch={head: head in latches.nan for head in heads},
         head_inf_active={head: head in active.inf for head in heads},
         head_nan_active={head: head in active.nan for head in heads},
-        shared_inf_latch=SHARED in latches.inf,
-        shared_nan_latch=SHARED in latches.nan,
-        shared_inf_active=SHARED in active.inf,
-        shared_nan_active=SHARED in active.nan,
+        group_inf_latch={group: group in latches.inf for group in GROUPS},
+        group_nan_latch={group: group in latches.nan for group in GROUPS},
+        group_inf_active={group: group in active.inf for group in GROUPS},
+        group_nan_active={group: group in active.nan for group in GROUPS},
         first=latches.in_order(heads),
         evidence=evidence.rows(heads, active_sources),
         head_entropy=dict(last.head_entropy) if last else {},

@@ -108,9 +108,9 @@ def master_verdict(
 def _own(tamiyo: TamiyoState, figures: Mapping[str, float]) -> Mapping[str, float]:
     """Return what the heads themselves are to be judged by.
 
-    What they share broke, so they did, too: that is one failure and told as one.
+    Where what they share broke, their figures broke with it: that is one failure, named once.
     """
-    if not (tamiyo.shared_inf_active or tamiyo.shared_nan_active):
+    if not (tamiyo.group_inf_active.get(SHARED) or tamiyo.group_nan_active.get(SHARED)):
         return figures
     return {head: value for head, value in figures.items() if math.isfinite(value)}
 
@@ -129,10 +129,8 @@ def _lights(tamiyo: TamiyoState, lights: Collection[Light]) -> Verdict:
 
 def _latches(lights: Collection[Light]) -> Verdict:
     return judge_latches(
-        {head: True for head, light in lights if light == "inf" and head != SHARED},
-        {head: True for head, light in lights if light == "nan" and head != SHARED},
-        shared_inf=(SHARED, "inf") in lights,
-        shared_nan=(SHARED, "nan") in lights,
+        {head: True for head, light in lights if light == "inf"},
+        {head: True for head, light in lights if light == "nan"},
     )
 
 

@@ -12,7 +12,7 @@ from esper.leyline.health import Verdict
 class Acknowledgement:
     """Somebody has seen a latched light: it stops calling for attention, and stays lit."""
 
-    head: str  # a head's name, or "shared"
+    head: str  # a head's or a group's name
     light: str  # "inf" or "nan"
     who: str
     time: float  # seconds since the epoch
@@ -25,7 +25,7 @@ class TimePosition:
     update: int  # the last update that is part of what is shown
     updates: int  # how many the run has by now
     speed: int = 0  # updates per second while playing; 0 stands still
-    #: The lights that are on by now: a head's name, or "shared", and "inf" or "nan".
+    #: The lights that are on by now: a head's or a group's name, and "inf" or "nan".
     lit_now: tuple[tuple[str, str], ...] = ()
 
     def __str__(self) -> str:

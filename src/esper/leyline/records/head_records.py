@@ -98,48 +98,61 @@ HEAD_INF_LATCH: Final = TelemetryRecord(
 )
 
 
-def _light(
-    number: int, name: str, question: str, meaning: str, wiring: Wiring, companions: tuple[str, ...]
-) -> TelemetryRecord:
+_GROUPS: Final = "one per group beside the heads: shared, hosts"
+_GROUP_CAUSES: Final = (
+    "observations, returns or a recurrent state that were non-finite already",
+    "a loss that overflowed, which spreads to every parameter by its gradient",
+    "parameters or moments that were broken before the update began",
+    "a host network whose training diverged",
+)
+
+
+def _group_latch(number: int, kind: str, head_latch: str, companion: str) -> TelemetryRecord:
     return TelemetryRecord(
         id=f"TELE-{number}",
-        name=name,
+        name=f"Group {kind} Latch",
         category="gradient",
         priority="P0",
-        question=question,
+        question=f"Has anything beside the heads been {kind} at any time in this run?",
         audience=_EVERYONE,
         when="after every PPO update",
-        type="bool",
+        type="dict[str, bool]",
+        keys=_GROUPS,
         unit="–",
         range="True or False",
-        default="False",
-        meaning=meaning,
-        causes=(
-            "observations, returns or a recurrent state that were non-finite already",
-            "a loss that overflowed, which spreads to every parameter by its gradient",
+        default="{group: False for group in GROUPS}",
+        meaning=(
+            f"Like {head_latch}, for the groups beside the heads. `shared` is what all heads "
+            "share: observations, trunk, value, advantages, returns, losses, shared gradients, "
+            "parameters and moments; a shared failure is reported here and not as eight broken "
+            "heads. `hosts` is the training of the host networks; the episode of a broken host is "
+            "not learnt from."
         ),
+        causes=_GROUP_CAUSES,
         thresholds=_LIT,
-        wiring=wiring,
-        companions=companions,
+        wiring=_wiring(_MONITOR, "head_nonfinite", f"group_{kind.lower()}_latch", "Shared"),
+        companions=(head_latch, companion),
+        proven_by=("tests/karn/sanctum/test_aggregator.py::test_each_group_has_lights_of_its_own",),
     )
 
 
-def _shared_active(number: int, kind: str, latch: str) -> TelemetryRecord:
+def _group_active(number: int, kind: str, latch: str) -> TelemetryRecord:
     return TelemetryRecord(
         id=f"TELE-{number}",
-        name=f"Shared {kind} Active",
+        name=f"Group {kind} Active",
         category="gradient",
         priority="P1",
-        question=f"Was anything that all heads share {kind} in the very last update?",
+        question=f"Was anything beside the heads {kind} in the very last update?",
         audience=("operator", "developer"),
         when="after every PPO update; out again after the next one that saw nothing",
-        type="bool",
+        type="dict[str, bool]",
+        keys=_GROUPS,
         unit="–",
         range="True or False",
-        default="False",
+        default="{group: False for group in GROUPS}",
         meaning="Marks a lit light whose trouble has not passed. Not a latch.",
         thresholds=Thresholds(healthy="dark"),
-        wiring=_wiring(_MONITOR, "head_nonfinite", f"shared_{kind.lower()}_active", "now"),
+        wiring=_wiring(_MONITOR, "head_nonfinite", f"group_{kind.lower()}_active", "now"),
         companions=(latch,),
     )
 
@@ -212,12 +225,14 @@ HEAD_RECORDS: Final = (
         when="after every PPO update",
         type="tuple[FirstSighting, ...]",
         unit="–",
-        range="at most one sighting for each head (or the shared part) and kind",
+        range="at most one sighting for each head or group and kind",
         default="()",
         meaning=(
             "The first sighting of each kind of non-finite value, in the order in which they "
-            "happened. When NaN spreads, the first is the diagnosis. Within one minibatch, what is "
-            "computed earlier stands first."
+            "happened: by update, phase (given, hosts, acting, preparation, update), epoch and "
+            "minibatch, and within one minibatch what is computed earlier stands first. When NaN "
+            "spreads, the first is the diagnosis. Each has its tensor, host and step, where it has "
+            "one, and whether it was ever reproduced."
         ),
         causes=("see TELE-302 and TELE-303",),
         thresholds=Thresholds(healthy="empty"),
@@ -226,30 +241,12 @@ HEAD_RECORDS: Final = (
     ),
     HEAD_NAN_LATCH,
     HEAD_INF_LATCH,
-    _light(
-        304,
-        "Shared NaN Latch",
-        "Has anything that belongs to no single head been NaN at any time in this run?",
-        "Like TELE-302, for what all heads share: observations, trunk, value, advantages, "
-        "returns, losses and shared gradients. A shared failure is reported here and not as eight "
-        "broken heads.",
-        _wiring(_MONITOR, "head_nonfinite", "shared_nan_latch", "Shared"),
-        ("TELE-302", "TELE-305"),
-    ),
-    _light(
-        305,
-        "Shared Inf Latch",
-        "Has anything that belongs to no single head been infinite at any time in this run?",
-        "Like TELE-303, for what all heads share: observations, trunk, value, advantages, "
-        "returns, losses and shared gradients. A shared failure is reported here and not as eight "
-        "broken heads.",
-        _wiring(_MONITOR, "head_nonfinite", "shared_inf_latch", "Shared"),
-        ("TELE-303", "TELE-304"),
-    ),
+    _group_latch(304, "NaN", "TELE-302", "TELE-305"),
+    _group_latch(305, "Inf", "TELE-303", "TELE-304"),
     _active(306, "NaN", "TELE-302"),
     _active(307, "Inf", "TELE-303"),
-    _shared_active(308, "NaN", "TELE-304"),
-    _shared_active(309, "Inf", "TELE-305"),
+    _group_active(308, "NaN", "TELE-304"),
+    _group_active(309, "Inf", "TELE-305"),
     _figure(
         310,
         "Head Entropy",
@@ -357,13 +354,15 @@ HEAD_RECORDS: Final = (
         when="after every PPO update",
         type="tuple[Evidence, ...]",
         unit="–",
-        range="at most one row for each head (or the shared part), quantity and kind",
+        range="at most one row for each head or group, quantity and kind",
         default="()",
         meaning=(
-            "For each quantity that was ever non-finite: its first and last sighting, in how many "
-            "minibatches of how many updates it was seen, and whether it was in the last one. "
-            "Joined like the latches: rows do not depend on the order of events or on repetition, "
-            "and an update that a resume trained again counts once. The first row is the first-out."
+            "For each quantity that was ever non-finite: its first and last sighting with phase, "
+            "host, step and tensor, in how many minibatches or steps of how many updates it was "
+            "seen, and whether it was in the last one. Not reproduced means that it was never seen "
+            "again when its update was computed again. Joined like the latches: rows do not depend "
+            "on the order of events or on repetition, and an update that a resume trained again "
+            "counts once. The first row is the first-out."
         ),
         causes=("see TELE-302 and TELE-303",),
         thresholds=Thresholds(healthy="empty"),

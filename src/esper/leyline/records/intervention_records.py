@@ -140,4 +140,16 @@ INTERVENTION_RECORDS: Final = (
         ),
         companions=("TELE-134", "TELE-135", "TELE-318"),
     ),
+    _record(
+        137,
+        "Updates Repeated",
+        "How often was something non-finite seen once and not again?",
+        "Updates that were undone and computed again because a figure was not finite, and in which "
+        "the second pass found everything finite. It stands: no minibatch was skipped. What is "
+        "behind it is a passing fault (a flipped bit, a race), which replay will not find.",
+        snapshot="updates_repeated",
+        label="repeated",
+        causes=("a memory or transfer error", "a kernel whose result depends on timing"),
+        companions=("TELE-131", "TELE-318"),
+    ),
 )

@@ -1,14 +1,15 @@
 """The figures of an update: measured per minibatch on the device, summed up once on the host."""
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from math import isfinite, nan
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from esper.leyline.telemetry import NonfiniteSighting
+from esper.simic.agent.flat_parameters import FlatParameters
 from esper.simic.agent.losses import Minibatch, MinibatchTerms
 from esper.simic.config import TrainingConfig
 from esper.simic.drill import Injection
@@ -16,7 +17,7 @@ from esper.simic.telemetry.nonfinite import detected
 
 #: Of a minibatch: what is measured at once, since the update goes on from it.
 _AT_ONCE = (
-    "policy_loss", "value_loss", "entropy_loss", "approximate_kl", "gradient_norm",
+    "policy_loss", "value_loss", "entropy_loss", "loss", "approximate_kl", "gradient_norm",
     "bad", "overflow", "stopped",
 )  # fmt: skip
 #: Of a minibatch: what is measured for all of them together, after the last.
@@ -76,7 +77,7 @@ class UpdateResult:
     head_log_prob_max: dict[str, float]
     head_active_fraction: dict[str, float]
     not_planted: tuple[Injection, ...] = ()  # drills that found no step to go into
-    reproduced: bool = True  # False: something was not finite once, and not when gone through again
+    reproduced: bool = True  # False: all of it was finite when the update was repeated
     start: UpdateStart | None = None  # of an update in which something was not finite
 
 
@@ -90,7 +91,9 @@ class Figures:
         bad: minibatches whose step was left out because something was not finite, `[M]`.
         overflow: those whose gradients overflowed by fp16 loss scaling, as is ordinary, `[M]`.
         stopped: those whose step was left out because the policy had moved far enough, `[M]`.
-        state_norm: of all parameters and moments after the last step.
+        state_before: `state_figures` before the first step.
+        state_after: `state_figures` after the last step.
+        preparation: the sum of all that was computed before the first minibatch.
     """
 
     heads: tuple[str, ...]
@@ -100,7 +103,9 @@ class Figures:
     overflow: Tensor
     stopped: Tensor
     explained_variance: float
-    state_norm: float
+    state_before: tuple[float, ...]
+    state_after: tuple[float, ...]
+    preparation: float
     loss_scale: float | None
     learning_rate: float
     not_planted: tuple[Injection, ...]
@@ -112,101 +117,121 @@ class Figures:
         return ~torch.cat(columns, dim=1).isfinite().all(1)
 
     @property
-    def is_suspicious(self) -> bool:
-        """Return whether anything that was measured is not finite, in a minibatch or after all.
+    def is_clock_right(self) -> bool:
+        """Return whether Adam counted as many steps as were taken."""
+        taken = len(self.bad) - int((self.bad | self.overflow | self.stopped).sum())
+        return self.state_after[4] == self.state_before[4] + taken
 
-        It may still be that only a sum overflowed, or a gradient by the fp16 loss scale.
-        """
-        after = (self.state_norm, self.loss_scale or 0.0)
-        return bool(self.tripped.any()) or not all(map(math.isfinite, after))
+    @property
+    def is_suspicious(self) -> bool:
+        """Return whether anything that was measured is not finite, in a minibatch or after all."""
+        return bool(self.tripped.any()) or not (
+            is_sound(self.state_before)
+            and is_sound(self.state_after)
+            and isfinite(self.preparation)
+        )
 
 
 @dataclass(frozen=True)
 class Trace:
-    """What one minibatch leaves behind to be measured when all are over, without its graph."""
+    """What one minibatch leaves behind to be measured, or looked at, when all are over.
 
+    Its graph is freed by then: what is left of it are values.
+    """
+
+    batch: Minibatch
+    terms: MinibatchTerms
     at_once: Tensor  # [len(_AT_ONCE)]
-    active: Tensor  # [T, n, H]
-    most_entropy: Tensor  # [T, n, H]
-    log_probs: Tensor  # [T, n, H]
-    log_ratios: Tensor  # [T, n, H]
-    ratios: Tensor  # [T, n, H]
-    entropies: Tensor  # [T, n, H]
-    joint_ratio: Tensor  # [T, n]
-    logits: Tensor  # [T, n, total]
-    state: Tensor  # [1, n, lstm_size]; hidden and cell state behind the last step, added up
-    head_gradients: Tensor  # [total, lstm_size + 1]; before clipping
+    gradient: Tensor  # [P], before clipping; valid until the next pass
+    derivatives: tuple[Tensor | None, ...]  # as `nonfinite_codes.DERIVATIVES` names them
+    loss_scale: Tensor  # scalar, that its loss was multiplied by
+
+
+def is_sound(state: tuple[float, ...]) -> bool:
+    """Return whether an optimizer can go on from a state with these `state_figures`."""
+    *_, least, step, _ = state
+    return all(map(isfinite, state)) and least >= 0 and step >= 0
 
 
 @torch.no_grad()
-def trace_of(
-    terms: MinibatchTerms, batch: Minibatch, at_once: Sequence[Tensor], head_gradients: Tensor
-) -> Trace:
-    """Return what is to be measured of a minibatch.
+def state_figures(
+    flat: Tensor, state: Mapping[str, Tensor], loss_scale: Tensor, excused: Tensor | None
+) -> Tensor:
+    """Return figures that show whether parameters, moments and loss scale are sound.
 
     Args:
-        terms: of its loss.
-        batch: its episodes.
-        at_once: scalars, as `_AT_ONCE` names them.
-        head_gradients: of the heads' parameters before clipping, a row for each choice.
+        flat: all parameters, `[P]`.
+        state: what Adam keeps of them; empty before its first step.
+        loss_scale: a scalar.
+        excused: parameters that are known not to be finite, bool `[P]`; None for none.
+
+    Returns:
+        Norms of the parameters and of both moments (in float64: those of finite values are finite),
+        the least second moment, Adam's step counter, and the loss scale: float64, `[6]`.
     """
-    hidden, cell = terms.output.state
-    return Trace(
-        at_once=torch.stack(list(at_once)),
-        active=batch.active,
-        most_entropy=batch.most_entropy,
-        log_probs=terms.log_probs.detach(),
-        log_ratios=terms.log_ratios.detach(),
-        ratios=terms.ratios,
-        entropies=terms.entropies.detach(),
-        joint_ratio=terms.joint_ratio.detach(),
-        logits=terms.output.logits.detach(),
-        state=hidden + cell,
-        head_gradients=head_gradients,
-    )
+    if excused is not None:
+        flat = flat.masked_fill(excused, 0.0)
+    norms = [torch.linalg.vector_norm(flat, dtype=torch.float64)]
+    if not state:
+        return torch.stack((*norms, *norms[0].new_zeros(4), loss_scale))
+    first, second = state["exp_avg"], state["exp_avg_sq"]
+    norms += [torch.linalg.vector_norm(part, dtype=torch.float64) for part in (first, second)]
+    return torch.stack((*norms, second.amin(), state["step"].to(flat.device), loss_scale))
 
 
 def _measured(
-    traces: Sequence[Trace], config: TrainingConfig, head_of_choice: Tensor, heads: int
+    traces: Sequence[Trace], config: TrainingConfig, parameters: FlatParameters, owners: Tensor
 ) -> Tensor:
     """Return what is measured of minibatches of one size, a row for each, on the device.
 
     A row is `_AT_ONCE`, `_AFTERWARDS`, then `_BY_HEAD` by head. All of it is finite if and only if
-    everything that it is made of is, but for sums that overflow; so whatever stands for "none" is
-    finite. Done for all minibatches at once, since small operations cost their call.
+    everything that it is made of is: sums that could overflow are taken in float64, and whatever
+    stands for "none" is finite. Done for all minibatches at once, since small operations cost
+    their call.
+
+    Args:
+        traces: of the minibatches.
+        config: the clip range.
+        parameters: of the policy.
+        owners: the number of the head that each choice belongs to, `[total]`.
     """
 
-    def stacked(name: str) -> Tensor:
-        return torch.stack([getattr(trace, name) for trace in traces])  # [m, …]
+    def stacked(values: Iterable[Tensor]) -> Tensor:
+        return torch.stack(list(values))  # [m, …]
 
-    active, ratios, log_probs = stacked("active"), stacked("ratios"), stacked("log_probs")
-    entropies, joint_ratio = stacked("entropies"), stacked("joint_ratio")
+    terms = [trace.terms for trace in traces]
+    active = stacked(trace.batch.active for trace in traces)
+    ratios, log_probs = stacked(t.ratios for t in terms), stacked(t.log_probs for t in terms)
+    log_ratios = stacked(t.log_ratios for t in terms)
+    entropies = stacked(t.entropies for t in terms)
+    joint_ratio = stacked(t.joint_ratio for t in terms)
     outside = ((ratios - 1).abs() > config.clip_range).float()
-    sums = (
-        entropies,
-        outside,
-        ratios - 1 - stacked("log_ratios"),  # 0 where a head is inactive
-        active.float(),
-    )
     lowest = torch.finfo(ratios.dtype).min
-    squares = stacked("head_gradients").double().square().sum(2)  # [m, total]
-    norms = squares.new_zeros(len(traces), heads).index_add_(1, head_of_choice, squares).sqrt()
+    lasts = stacked(parameters.last_of(trace.gradient) for trace in traces)
+    squares = parameters.last_squares(lasts)  # [m, total]
+    norms = squares.new_zeros(len(traces), active.shape[3]).index_add_(1, owners, squares).sqrt()
     by_head = (
-        *(values.sum((1, 2)) for values in sums),
+        entropies.sum((1, 2)),
+        outside.sum((1, 2)),
+        (ratios - 1 - log_ratios).sum((1, 2), dtype=torch.float64),  # 0 where a head is inactive
+        active.float().sum((1, 2)),
         torch.where(active, ratios, -1.0).amax((1, 2)),
         torch.where(active, log_probs, 1.0).amin((1, 2)),
         torch.where(active, log_probs, lowest).amax((1, 2)),
         norms,
     )  # each [m, H]
+    most_entropy = stacked(trace.batch.most_entropy for trace in traces)
     afterwards = (
-        (entropies * stacked("most_entropy")).sum(3).mean((1, 2)),
+        (entropies * most_entropy).sum(3).mean((1, 2)),
         ((joint_ratio - 1).abs() > config.clip_range).float().mean((1, 2)),
         joint_ratio.new_full((len(traces),), joint_ratio[0].numel()),
-        silent_sum(stacked("logits"), stacked("state")),
+        silent_sum(
+            stacked(t.output.logits for t in terms),
+            stacked(t.output.state[0] + t.output.state[1] for t in terms),
+        ),
     )  # each [m]
-    return torch.cat(
-        (stacked("at_once"), torch.stack(afterwards, dim=1), torch.cat(by_head, dim=1)), dim=1
-    )
+    at_once = stacked(trace.at_once for trace in traces)
+    return torch.cat((at_once, torch.stack(afterwards, dim=1), torch.cat(by_head, dim=1)), dim=1)
 
 
 def silent_sum(logits: Tensor, state: Tensor) -> Tensor:
@@ -214,7 +239,9 @@ def silent_sum(logits: Tensor, state: Tensor) -> Tensor:
 
     Those are the logits that count for nothing, and the recurrent state behind the last step.
     """
-    return logits.flatten(1).sum(1) + state.flatten(1).sum(1)
+    return logits.flatten(1).sum(1, dtype=torch.float64) + state.flatten(1).sum(
+        1, dtype=torch.float64
+    )
 
 
 @torch.no_grad()
@@ -222,17 +249,16 @@ def divergence(terms: MinibatchTerms) -> Tensor:
     """Return how far the policy moved: the mean of r - 1 - log r (Schulman, "Approximating KL
     divergence", 2020), never negative.
     """
-    return (terms.log_ratio.expm1() - terms.log_ratio).mean()
+    return (terms.log_ratio.expm1() - terms.log_ratio).mean(dtype=torch.float64)
 
 
 @torch.no_grad()
 def bring_to_host(
     traces: Sequence[Trace],
-    explained_variance: Tensor,
-    loss_scale: Tensor,
-    state_norm: Tensor,
+    extra: Sequence[Tensor],
     *,
     config: TrainingConfig,
+    parameters: FlatParameters,
     heads: tuple[str, ...],
     head_of_choice: Tensor,
     has_loss_scale: bool,
@@ -243,31 +269,31 @@ def bring_to_host(
 
     Args:
         traces: of its minibatches.
-        explained_variance: of the critic, a scalar on the device.
-        loss_scale: after the last minibatch, a scalar on the device.
-        state_norm: after the last minibatch, a scalar on the device.
+        extra: of the whole update, on the device: the critic's explained variance and the sum of
+            what the preparation computed, both scalars; `state_figures` before and after, `[6]`.
         config: the clip range.
+        parameters: of the policy.
         heads: their names.
         head_of_choice: the number of the head that each choice belongs to, `[total]`.
         has_loss_scale: whether the loss is scaled at all.
         learning_rate: of the update.
         not_planted: drills that found no place.
     """
-    sizes = [trace.joint_ratio.shape[1] for trace in traces]
+    sizes = [trace.terms.joint_ratio.shape[1] for trace in traces]
     rows: dict[int, Tensor] = {}
     for size in dict.fromkeys(sizes):  # two sizes at the most: hosts divide nearly evenly
         places = [place for place, own in enumerate(sizes) if own == size]
-        measured = _measured([traces[p] for p in places], config, head_of_choice, len(heads))
+        measured = _measured([traces[p] for p in places], config, parameters, head_of_choice)
         rows |= dict(zip(places, measured.unbind(), strict=True))
     flat = torch.cat([rows[place] for place in range(len(traces))])
-    extra = torch.stack((explained_variance, loss_scale, state_norm))
-    on_host = torch.cat((flat, extra)).cpu()  # the one transfer
+    on_host = torch.cat((flat, *(part.reshape(-1) for part in extra))).cpu()  # the one transfer
     table = on_host[: len(flat)].view(len(traces), -1)
-    variance, scale, state = on_host[len(flat) :].tolist()
+    variance, preparation, *states = on_host[len(flat) :].tolist()
     named = (*_AT_ONCE, *_AFTERWARDS)
     scalars = dict(zip(named, table[:, : len(named)].unbind(1), strict=True))
     by_head = table[:, len(named) :].unflatten(1, (len(_BY_HEAD), len(heads))).unbind(1)
     bad, overflow, stopped = (scalars.pop(name).bool() for name in ("bad", "overflow", "stopped"))
+    before, after = tuple(states[: len(states) // 2]), tuple(states[len(states) // 2 :])
     return Figures(
         heads=heads,
         scalars=scalars,
@@ -276,8 +302,10 @@ def bring_to_host(
         overflow=overflow,
         stopped=stopped & ~bad,
         explained_variance=variance,
-        state_norm=state,
-        loss_scale=scale if has_loss_scale else None,
+        state_before=before,
+        state_after=after,
+        preparation=preparation,
+        loss_scale=after[-1] if has_loss_scale else None,
         learning_rate=learning_rate,
         not_planted=not_planted,
     )
@@ -330,4 +358,40 @@ def summarise(figures: Figures, sightings: Sequence[NonfiniteSighting]) -> Updat
         head_log_prob_max=keyed(by_head["log_prob_max"].amax(0), ever_active),
         head_active_fraction=keyed(by_head["active"].sum(0) / scalars["steps"].sum(), everywhere),
         not_planted=figures.not_planted,
+    )
+
+
+def without_minibatches(
+    heads: tuple[str, ...],
+    sightings: Sequence[NonfiniteSighting],
+    learning_rate: float,
+    loss_scale: float | None,
+) -> UpdateResult:
+    """Return the outcome of an update that had no episode to learn from: its figures are NaN."""
+    head_inf, head_nan = detected(heads, sightings)
+    return UpdateResult(
+        minibatches=0,
+        minibatches_skipped=0,
+        minibatches_stopped=0,
+        minibatches_rescaled=0,
+        policy_loss=nan,
+        value_loss=nan,
+        entropy=nan,
+        approximate_kl=nan,
+        clip_fraction=nan,
+        explained_variance=nan,
+        gradient_norm=nan,
+        learning_rate=learning_rate,
+        loss_scale=loss_scale,
+        head_inf_detected=head_inf,
+        head_nan_detected=head_nan,
+        head_nonfinite=list(sightings),
+        head_entropy={},
+        head_gradient_norm={},
+        head_ratio_max={},
+        head_clip_fraction={},
+        head_kl={},
+        head_log_prob_min={},
+        head_log_prob_max={},
+        head_active_fraction={},
     )

@@ -4,6 +4,8 @@ The optimizer's step, norms, scaling, clearing and keeping a copy are then one c
 many parameters there are.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -11,8 +13,10 @@ from torch import Tensor, nn
 class FlatParameters:
     """Owns the parameters of `module` and their gradients: each is a view into a flat tensor.
 
-    `differentiate` takes the place of `backward` and `zero_grad`: a parameter's `.grad` must never
-    be set to None.
+    `differentiate` takes the place of `backward` and `zero_grad`. It keeps the gradient of each
+    minibatch of an update in a row of its own until the next update, so that the figures can be
+    checked after the last one; memory is one copy of the parameters per minibatch. `clip` writes
+    the gradient that the optimizer steps with. A parameter's `.grad` must never be set to None.
 
     Args:
         module: on the device where everything happens; it keeps its parameters, whose values from
@@ -23,8 +27,9 @@ class FlatParameters:
 
     Attributes:
         parameters: of the module, in the order in which they lie.
+        names: their names in the module.
         flat: their values, `[P]`; what an optimizer is given. Its `.grad` is `gradient`.
-        gradient: theirs, `[P]`.
+        gradient: the clipped gradient, `[P]`.
     """
 
     def __init__(self, module: nn.Module, *, first: nn.Module, last: nn.Linear) -> None:
@@ -33,17 +38,17 @@ class FlatParameters:
         placed = {id(parameter) for parameter in (*head, *tail)}
         middle = [parameter for parameter in module.parameters() if id(parameter) not in placed]
         self.parameters = [*head, *middle, *tail]
-        self._last_size = sum(parameter.numel() for parameter in tail)
+        name_of = {id(parameter): name for name, parameter in module.named_parameters()}
+        self.names = [name_of[id(parameter)] for parameter in self.parameters]
         self.flat = nn.Parameter(
             torch.cat([parameter.detach().flatten() for parameter in self.parameters])
         )
         self.gradient = torch.zeros_like(self.flat)  # [P]
         self.flat.grad = self.gradient
-        self._gradients = self.split(self.gradient)
+        self._rows: list[tuple[Tensor, list[Tensor]]] = []  # [P], and its views; by minibatch
         values = self.split(self.flat.detach())
-        for parameter, value, gradient in zip(
-            self.parameters, values, self._gradients, strict=True
-        ):
+        gradients = self.split(self.gradient)
+        for parameter, value, gradient in zip(self.parameters, values, gradients, strict=True):
             parameter.data = value
             parameter.grad = gradient
 
@@ -55,31 +60,52 @@ class FlatParameters:
             for parameter, piece in zip(self.parameters, pieces, strict=True)
         ]
 
-    @property
-    def body(self) -> Tensor:
-        """Return the gradients of all parameters but the last layer's."""
-        return self.gradient[: -self._last_size]
+    def last_of(self, gradient: Tensor) -> Tensor:
+        """Return the last layer's part of a gradient `[P]`: all weights, then the biases."""
+        return gradient[-(self._last.weight.numel() + self._last.bias.numel()) :]
 
-    @property
-    def last_by_row(self) -> Tensor:
-        """Return a copy of the last layer's gradients, a row per output: weights, then the bias."""
-        rows, columns = self._last.weight.shape
-        weights, bias = self.gradient[-self._last_size :].split((rows * columns, rows))
-        return torch.cat((weights.view(rows, columns), bias.unsqueeze(1)), dim=1)
+    def last_squares(self, lasts: Tensor) -> Tensor:
+        """Return the sum of squares of each output's weights and bias, in float64.
 
-    def differentiate(self, loss: Tensor) -> None:
-        """Put the gradient of `loss` in place of the last.
+        Args:
+            lasts: as `last_of` returns them, `[m, …]`.
 
-        Backward would add to what is there, in one call for each parameter.
+        Returns:
+            `[m, outputs]`.
         """
-        torch._foreach_copy_(self._gradients, torch.autograd.grad(loss, self.parameters))
+        shape = self._last.weight.shape
+        weights, biases = lasts.double().square().split((shape.numel(), shape[0]), dim=1)
+        return weights.unflatten(1, shape).sum(2) + biases
 
-    def norm(self) -> Tensor:
-        """Return the norm of all gradients together, in float64: finite gradients have a finite
-        norm, or clipping by it would make all of them 0.
+    def differentiate(
+        self, loss: Tensor, minibatch: int, also: Sequence[Tensor]
+    ) -> tuple[Tensor, tuple[Tensor | None, ...]]:
+        """Compute the gradient of `loss` and keep it as that of a minibatch.
+
+        Args:
+            loss: a scalar.
+            minibatch: its number in the update, counted from 0.
+            also: tensors on the way from the parameters to the loss.
+
+        Returns:
+            The gradient of all parameters `[P]`, valid until the same minibatch of the next pass;
+            and those of `also`, None for one that the loss does not depend on.
         """
-        return torch.linalg.vector_norm(self.gradient, dtype=torch.float64)
+        while len(self._rows) <= minibatch:
+            row = torch.empty_like(self.gradient)
+            self._rows.append((row, self.split(row)))
+        row, views = self._rows[minibatch]
+        found = torch.autograd.grad(loss, (*also, *self.parameters), allow_unused=True)
+        torch._foreach_copy_(views, found[len(also) :])
+        return row, found[: len(also)]
 
-    def clip(self, norm: Tensor, maximum: float) -> None:
-        """Scale all gradients, whose norm is `norm`, to a norm of at most `maximum`."""
-        self.gradient.div_((norm / maximum).clamp(min=1.0))
+    @staticmethod
+    def norm(gradient: Tensor) -> Tensor:
+        """Return the norm of a gradient `[P]` in float64: finite gradients have a finite norm, or
+        clipping by it would make all of them 0.
+        """
+        return torch.linalg.vector_norm(gradient, dtype=torch.float64)
+
+    def clip(self, gradient: Tensor, norm: Tensor, maximum: float) -> None:
+        """Write a gradient, whose norm is `norm`, into `gradient`, scaled to at most `maximum`."""
+        torch.div(gradient, (norm / maximum).clamp(min=1.0), out=self.gradient)

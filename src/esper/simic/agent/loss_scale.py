@@ -10,8 +10,10 @@ gradient when one of these holds:
 
 1. the gradient is not finite without the scale either: then the scale is not to blame;
 2. the scale would have to fall below 1, where it can make nothing overflow;
-3. it repeats: more than `ORDINARY_UPDATES` updates in a row had an overflow. A scale that finds its
-   place settles within an update or two, and grows again only every `GROWTH_INTERVAL` minibatches.
+3. it repeats: more than `ORDINARY_MINIBATCHES` minibatches in a row overflowed. That many halvings
+   take the initial scale down to 1; a scale that settled overflows again only after it has grown,
+   every `GROWTH_INTERVAL` minibatches. Minibatches are counted, and not updates, since an update
+   may have a single one.
 
 A scale that is itself not finite is reported as `loss_scale`.
 """
@@ -22,7 +24,7 @@ from torch import Tensor
 INITIAL_SCALE = 2.0**16
 GROWTH_INTERVAL = 2000  # good minibatches before the scale is doubled
 LARGEST_SCALE = 2.0**24  # not doubled beyond (Apex's limit): gradients of 0 would drive it to Inf
-ORDINARY_UPDATES = 3  # updates in a row that may overflow before it is an alarm
+ORDINARY_MINIBATCHES = 16  # in a row that may overflow before it is an alarm
 
 
 class LossScale:
@@ -32,7 +34,7 @@ class LossScale:
         self.enabled = enabled
         self.scale = torch.tensor(INITIAL_SCALE if enabled else 1.0, device=device)
         self._good = torch.zeros((), dtype=torch.int64, device=device)
-        self._overflowing_updates = 0
+        self._in_a_row = torch.zeros((), dtype=torch.int64, device=device)  # overflows so far
         self._never = torch.zeros((), dtype=torch.bool, device=device)
 
     def scaled(self, loss: Tensor) -> Tensor:
@@ -55,10 +57,11 @@ class LossScale:
             return self._never
         return bad & ~forward_bad & (self.scale >= 2) & self.scale.isfinite()
 
-    def count_update(self, *, overflowed: bool) -> bool:
-        """Count one update; return whether its overflows, if it had any, are still ordinary."""
-        self._overflowing_updates = self._overflowing_updates + 1 if overflowed else 0
-        return self._overflowing_updates <= ORDINARY_UPDATES
+    def is_ordinary(self, overflow: Tensor) -> Tensor:
+        """Return whether an overflow is not to be reported; to be asked before `update`."""
+        if not self.enabled:
+            return self._never
+        return overflow & (self._in_a_row < ORDINARY_MINIBATCHES)
 
     def update(self, overflow: Tensor, bad: Tensor) -> None:
         """Move the scale after one minibatch; one that was bad for another reason moves nothing."""
@@ -71,17 +74,21 @@ class LossScale:
         )
         self.scale = self.scale * factor
         self._good = torch.where(grow, 0, good)
+        in_a_row = torch.where(bad, self._in_a_row, 0)
+        self._in_a_row = torch.where(overflow, self._in_a_row + 1, in_a_row)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return what a resumed run needs."""
         return {
             "scale": self.scale,
             "good": self._good,
-            "overflowing_updates": torch.full((), self._overflowing_updates),
+            "overflows_in_a_row": self._in_a_row,
         }
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Go on from `state`."""
         self.scale = state["scale"].to(self.scale.device)
         self._good = state["good"].to(self._good.device)
-        self._overflowing_updates = int(state["overflowing_updates"])
+        # A checkpoint of version 0.1 counted updates instead.
+        in_a_row = state.get("overflows_in_a_row", torch.zeros((), dtype=torch.int64))
+        self._in_a_row = in_a_row.to(self._in_a_row.device)

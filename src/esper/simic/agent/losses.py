@@ -33,6 +33,7 @@ class Minibatch:
     returns: Tensor  # [T, n]
     old_log_probs: Tensor  # [T, n, H], before the first step of this update; 0 where inactive
     explained_variance: Tensor  # scalar, of the critic while acting, over all hosts of the update
+    preparation_sum: Tensor  # scalar, float64; not finite if anything in the preparation was not
 
     def take(self, hosts: Tensor) -> "Minibatch":
         """Return the episodes of some hosts only, `hosts` being their numbers `[n]`."""
@@ -48,6 +49,7 @@ class Minibatch:
             returns=self.returns.index_select(1, hosts),
             old_log_probs=self.old_log_probs.index_select(1, hosts),
             explained_variance=self.explained_variance,
+            preparation_sum=self.preparation_sum,
         )
 
 
@@ -66,6 +68,22 @@ class MinibatchTerms:
     value_loss: Tensor
     entropy_loss: Tensor  # minus the mean normalised entropy of the active heads
     loss: Tensor
+
+
+def derivable(terms: MinibatchTerms) -> tuple[Tensor, ...]:
+    """Return the tensors whose gradients say where a derivative broke, from the loss backwards.
+
+    `nonfinite_codes.DERIVATIVES` names them, in this order.
+    """
+    output = terms.output
+    return (
+        terms.log_ratio,
+        terms.log_ratios,
+        terms.entropies,
+        output.logits,
+        output.values,
+        output.trunk,
+    )
 
 
 def counted(values: Tensor, active: Tensor) -> Tensor:

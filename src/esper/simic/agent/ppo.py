@@ -2,48 +2,97 @@
 
 Nothing in an update waits on the device. Figures, the decision to skip a bad minibatch and the one
 to stop early are all tensors there; one transfer at the end brings them to the host. Only an update
-in which something was not finite is gone through a second time, with everything watched.
+in which something was not finite is repeated, with everything watched.
 """
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from itertools import accumulate
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from esper.leyline.telemetry import NonfiniteSighting
+from esper.simic.agent.causal_filter import CRITIC, TRUNK, Anatomy
+from esper.simic.agent.examination import (
+    Plan,
+    examine,
+    in_order,
+    look_at_first,
+    look_at_second,
+    prepared_codes,
+    seen_in_state,
+)
 from esper.simic.agent.figures import (
     Figures,
+    Trace,
     UpdateResult,
     UpdateStart,
     bring_to_host,
     divergence,
+    is_sound,
+    state_figures,
     summarise,
-    trace_of,
+    without_minibatches,
 )
+from esper.simic.agent.finite_check import FiniteCheck
 from esper.simic.agent.flat_parameters import FlatParameters
 from esper.simic.agent.loss_scale import LossScale
 from esper.simic.agent.losses import (
     Minibatch,
     MinibatchTerms,
     counted,
+    derivable,
     minibatch_terms,
     most_entropy,
 )
+from esper.simic.agent.nonfinite_codes import Codes, StateCodes, state_codes
 from esper.simic.agent.planting import plant_in_log_probs, plant_in_logits
 from esper.simic.agent.rollout import Rollout, generalized_advantages, over_siblings
-from esper.simic.agent.screening import Screen, evidence
 from esper.simic.agent.starting_point import StartingPoint
 from esper.simic.agent.watching import MOMENTS, UpdateWatch
 from esper.simic.config import TrainingConfig
 from esper.simic.drill import Injection
 from esper.tamiyo.acting import Decision, act
 from esper.tamiyo.categorical import Likelihoods, likelihoods
-from esper.tamiyo.policy import PolicyOutput, RecurrentPolicy, RecurrentState
+from esper.tamiyo.policy import HeadTable, PolicyOutput, RecurrentPolicy, RecurrentState
 
 _AMP_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """What is computed before the first minibatch.
+
+    Attributes:
+        whole: all episodes, with what is to be learnt from them.
+        parts: the minibatches of the first epoch, and what the policy returned for each when the
+            old log-probabilities were computed.
+        hosts: the numbers of the hosts in each part.
+    """
+
+    whole: Minibatch
+    parts: list[tuple[Minibatch, PolicyOutput]]
+    hosts: Sequence[Tensor]
+
+    def codes(self, table: HeadTable) -> list[Codes]:
+        """Return the codes of what each part computed."""
+        old = self.whole.old_log_probs
+        return [
+            prepared_codes(batch, output, old.index_select(1, hosts), table)
+            for (batch, output), hosts in zip(self.parts, self.hosts, strict=True)
+        ]
+
+
+@dataclass(frozen=True)
+class Learnt:
+    """What one pass over the minibatches left behind."""
+
+    figures: Figures
+    traces: list[Trace]
 
 
 class PPOAgent:
@@ -66,10 +115,14 @@ class PPOAgent:
         self.loss_scale = LossScale(enabled=config.amp == "fp16", device=self.device)
         self.action_generator = torch.Generator(self.device).manual_seed(seed)
         self.order_generator = torch.Generator().manual_seed(seed)
-        self.screen = Screen(self.loss_scale)
+        self.finite_check = FiniteCheck(self.loss_scale)
         self.starting_point = StartingPoint(self.optimizer, self.loss_scale)
-        self._last_good = StartingPoint(self.optimizer, self.loss_scale)
+        self._last_good: StartingPoint | None = None
         self._last_was_good = True
+        # Codes of parameters that are not finite, do no harm and were reported, `[P]` on the CPU;
+        # and where they are, on the device.
+        self._known_codes = torch.zeros(self.parameters.flat.shape, dtype=torch.uint8)
+        self._known_places: Tensor | None = None
 
     @torch.no_grad()
     def act(
@@ -94,31 +147,56 @@ class PPOAgent:
         rate: float = self.optimizer.param_groups[0]["lr"]
         return self.config.entropy_coefficient * rate / self.config.learning_rate
 
-    def update(self, rollout: Rollout, injections: Sequence[Injection] = ()) -> UpdateResult:
+    def update(
+        self,
+        rollout: Rollout,
+        injections: Sequence[Injection] = (),
+        before: Sequence[NonfiniteSighting] = (),
+    ) -> UpdateResult:
         """Learn from a batch of whole episodes.
 
         Args:
             rollout: the episodes.
             injections: values to plant into the first minibatch in which they can be.
+            before: what was seen while the rollout was collected: while acting and in hosts.
 
         Returns:
             The figures of the update, host-side. `head_inf_detected` and `head_nan_detected` say
             of every head whether it produced such a value, also when every minibatch was bad.
         """
-        result = self._update(rollout, injections)
-        is_good = result.start is None
-        if not is_good and self._last_was_good:
-            # What this update started from is what the last good one left; the other copy is free.
-            self.starting_point, self._last_good = self._last_good, self.starting_point
-        self._last_was_good = is_good
+        self.starting_point.keep()
+        result, start_is_sound = self._update(rollout, injections, before)
+        # A state is good that a good update left and that is still sound when the next one starts.
+        if start_is_sound and self._last_was_good:
+            self._last_good, self.starting_point = (
+                self.starting_point,
+                self._last_good or StartingPoint(self.optimizer, self.loss_scale),
+            )
+        self._last_was_good = result.start is None or not result.reproduced
         return result
 
-    def roll_back(self) -> None:
-        """Return weights, optimizer and loss scale to what the last good update left.
+    def roll_back(self) -> bool:
+        """Return weights, optimizer and loss scale to the last good state, if there is one.
 
-        To be called after an update that was not good, before the next.
+        That is what the last good update left, or if that broke before the next one began, what
+        the one before had left. To be called after an update that was not good.
+
+        Returns:
+            Whether there is one; if not, nothing has changed.
         """
+        if self._last_good is None:
+            return False
         self._last_good.restore()
+        self._forget_known()
+        self._last_was_good = True
+        return True
+
+    def go_back_to(self, state: dict[str, Any]) -> None:
+        """Return weights, optimizer and loss scale to those of a `state_dict`.
+
+        The generators go on as they are.
+        """
+        self._load(state)
         self._last_was_good = True
 
     def moments_of(self, parameter: Tensor) -> dict[str, Tensor]:
@@ -129,53 +207,139 @@ class PPOAgent:
         place = [id(known) for known in self.parameters.parameters].index(id(parameter))
         return {name: self.parameters.split(state[name])[place] for name in MOMENTS}
 
-    def non_finite_state(self) -> list[str]:
-        """Return the names of the parameters and of their moments that hold a NaN or an Inf."""
-        tensors: dict[str, Tensor] = {}
-        for name, parameter in self.policy.named_parameters():
-            tensors[name] = parameter
-            moments = self.moments_of(parameter)
-            tensors |= {f"{kind} of {name}": moment for kind, moment in moments.items()}
-        return [name for name, tensor in tensors.items() if not tensor.isfinite().all()]
+    def unsound_state(self) -> list[str]:
+        """Return the names of what in the agent's state no update can go on from.
 
-    def _update(self, rollout: Rollout, injections: Sequence[Injection]) -> UpdateResult:
+        Those are parameters and moments that hold a NaN or an Inf, second moments below 0, Adam's
+        step counter, and the loss scale.
+        """
+        state = self.optimizer.state.get(self.parameters.flat, {})
+        codes = state_codes(self.parameters.flat, state, self.loss_scale.scale)
+        named = {
+            "": codes.parameters,
+            "exp_avg of ": codes.first_moment,
+            "exp_avg_sq of ": codes.second_moment,
+        }
+        names = [
+            f"{prefix}{name}"
+            for prefix, flat in named.items()
+            for name, part in zip(self.parameters.names, self.parameters.split(flat), strict=True)
+            if part.any()
+        ]
+        names += ["the optimizer's step counter"] if codes.step else []
+        return names + (["the loss scale"] if codes.loss_scale else [])
+
+    def anatomy(self) -> Anatomy:
+        """Return what the causal order of non-finite values needs to know of the policy."""
+        heads = {id(parameter) for parameter in self.policy.heads.parameters()}
+        critic = {id(parameter) for parameter in self.policy.critic.parameters()}
+        choices = self.policy.table.head_of_choice.cpu()
+        owners = []
+        for parameter in self.parameters.parameters:
+            if id(parameter) in heads:
+                rows = parameter.reshape(len(choices), -1).shape[1]
+                owners.append(choices.repeat_interleave(rows))
+            else:
+                owner = CRITIC if id(parameter) in critic else TRUNK
+                owners.append(torch.full((parameter.numel(),), owner))
+        sizes = [parameter.numel() for parameter in self.parameters.parameters]
+        return Anatomy(
+            heads=self.policy.layout.names,
+            head_of_choice=choices,
+            owner=torch.cat(owners),
+            names=self.parameters.names,
+            bounds=list(accumulate(sizes)),
+        )
+
+    def _update(
+        self,
+        rollout: Rollout,
+        injections: Sequence[Injection],
+        before: Sequence[NonfiniteSighting],
+    ) -> tuple[UpdateResult, bool]:
+        """Return the outcome of an update, and whether what it started from was sound."""
         order = self.order_generator.get_state()
-        plan = [self._split(rollout.hosts) for _ in range(self.config.ppo_epochs)]
-        minibatches = [hosts for epoch in plan for hosts in epoch]
-        whole = self.prepare(rollout, plan[0])
-        self.starting_point.keep()
-        screened = self.learn(whole, minibatches, injections, self.screen)
-        if not screened.is_suspicious:
-            self.loss_scale.count_update(overflowed=False)
-            return summarise(screened, sightings=[])
-        # Figures that are measured anyway say that something was not finite. Which head, tensor and
-        # kind it was is found by going through the update again with everything watched: so
-        # detection costs nothing until there is something to detect.
+        hosts = _learnable(rollout)
+        plan = [self._split(len(hosts)) for _ in range(self.config.ppo_epochs if len(hosts) else 0)]
+        if not plan:
+            return self._nothing_to_learn(before)
+        if len(hosts) < rollout.hosts:
+            chosen = hosts.to(self.device)
+            plan = [tuple(chosen[positions] for positions in epoch) for epoch in plan]
+        minibatches = [numbers for epoch in plan for numbers in epoch]
+        prepared = self.prepare(rollout, plan[0])
+        learnt = self.learn(prepared.whole, minibatches, injections, self.finite_check)
+        figures = learnt.figures
+        sound = is_sound(figures.state_before)
+        if not figures.is_suspicious:
+            return summarise(figures, before), sound
+        # Figures that are measured anyway say that something was not finite. What it was is found
+        # by looking at the tensors that they were measured of, and by repeating the update with
+        # everything watched: so detection costs nothing until there is something to detect.
+        first = look_at_first(
+            learnt.traces, prepared.codes(self.policy.table), self._state_codes(), figures,
+            self.policy.table,
+        )  # fmt: skip
+        if not first.is_bad and sound:
+            return summarise(figures, before), sound  # only a sum overflowed
         self.starting_point.restore()
         state = deepcopy(self.state_dict()) | {"order_generator": order}
+        watch = UpdateWatch(self.policy, self.parameters, self.optimizer, self.loss_scale)
+        prepared = self.prepare(rollout, plan[0])
+        learnt = self.learn(prepared.whole, minibatches, injections, watch)
+        second = look_at_second(
+            learnt.traces, prepared.codes(self.policy.table), watch, learnt.figures
+        )
+        found, harmless = examine(
+            Plan(rollout, minibatches, len(plan[0]), before),
+            self.anatomy(),
+            first,
+            second,
+            watch,
+            self._known_codes,
+        )
+        self._remember_known(harmless)
+        sightings = in_order([*before, *found], self.policy.layout.names)
+        result = summarise(learnt.figures, sightings)
+        if not found:
+            return result, sound
         start = UpdateStart(
             state,
             minibatches,
             minibatches_per_epoch=len(plan[0]),
-            old_log_probs=whole.old_log_probs,
+            old_log_probs=prepared.whole.old_log_probs,
         )
-        watch = UpdateWatch(
-            self.policy, self.parameters, self.optimizer, self.loss_scale, len(minibatches)
-        )
-        watched = self.learn(whole, minibatches, injections, watch)
-        excused = self.loss_scale.count_update(overflowed=bool(watched.overflow.any()))
-        sightings = watch.sightings(len(plan[0]), watched, overflow_is_excused=excused)
-        if sightings:
-            return replace(summarise(watched, sightings), start=start)
-        # Finite values whose sums overflowed, or an ordinary overflow of the fp16 loss scale: a
-        # figure is infinite, and nothing is wrong.
-        once = evidence(screened, minibatches_per_epoch=len(plan[0]))
-        if watched.is_suspicious or not once:
-            return summarise(watched, sightings)
-        # It did not happen again. What the figures showed the first time is all there is to tell.
-        return replace(summarise(watched, once), reproduced=False, start=start)
+        reproduced = any(seen.reproduced for seen in found)
+        return replace(result, reproduced=reproduced, start=start), sound
 
-    def prepare(self, rollout: Rollout, first_epoch: Sequence[Tensor]) -> Minibatch:
+    def _nothing_to_learn(self, before: Sequence[NonfiniteSighting]) -> tuple[UpdateResult, bool]:
+        """Return the outcome of an update without episodes, and whether the state is sound.
+
+        What broke every episode may be the agent's own state, so that is looked at.
+        """
+        found, is_bad = seen_in_state(self._state_codes(), self.anatomy(), self._known_codes)
+        result = without_minibatches(
+            self.policy.layout.names,
+            in_order([*before, *found], self.policy.layout.names),
+            self.optimizer.param_groups[0]["lr"],
+            self.loss_scale.scale.item() if self.loss_scale.enabled else None,
+        )
+        return result, not is_bad
+
+    def _state_codes(self) -> StateCodes:
+        state = self.optimizer.state.get(self.parameters.flat, {})
+        return state_codes(self.parameters.flat, state, self.loss_scale.scale)
+
+    def _remember_known(self, harmless: Tensor) -> None:
+        """Remember the codes `[P]` of parameters that need not be reported again."""
+        self._known_codes = harmless
+        places = harmless > 0
+        self._known_places = places.to(self.device) if places.any() else None
+
+    def _forget_known(self) -> None:
+        self._remember_known(torch.zeros_like(self._known_codes))
+
+    def prepare(self, rollout: Rollout, first_epoch: Sequence[Tensor]) -> Preparation:
         """Return all episodes with what is to be learnt from them.
 
         Args:
@@ -185,6 +349,15 @@ class PPOAgent:
         advantages, returns = generalized_advantages(
             rollout, self.config.gamma, self.config.gae_lambda
         )
+        values = rollout.values
+        hosts = _learnable(rollout)
+        if len(hosts) < rollout.hosts:
+            # What is not finite is left out of the means over siblings.
+            left_out = torch.ones(rollout.hosts, dtype=torch.bool).index_fill_(0, hosts, False)
+            advantages = advantages.masked_fill(left_out.to(self.device), torch.nan)
+            values, returns_used = values[:, hosts], returns[:, hosts]
+        else:
+            returns_used = returns
         illegal = ~self.policy.table(rollout.masks, False)
         whole = Minibatch(
             observations=rollout.observations,
@@ -196,17 +369,22 @@ class PPOAgent:
             advantages=over_siblings(advantages, self.config.siblings),
             returns=returns,
             old_log_probs=torch.zeros_like(rollout.active, dtype=torch.float32),
-            explained_variance=explained_variance(rollout.values, returns),
+            explained_variance=explained_variance(values, returns_used),
+            preparation_sum=torch.zeros((), dtype=torch.float64, device=self.device),
         )
-        return replace(whole, old_log_probs=self._old_log_probs(whole, first_epoch))
+        parts: list[tuple[Minibatch, PolicyOutput]] = []
+        old_log_probs = self._old_log_probs(whole, first_epoch, parts)
+        sums = [_sum_of(output) for _, output in parts]
+        whole = replace(whole, old_log_probs=old_log_probs, preparation_sum=torch.stack(sums).sum())
+        return Preparation(whole, parts, first_epoch)
 
     def learn(
         self,
         whole: Minibatch,
         minibatches: Sequence[Tensor],
         injections: Sequence[Injection],
-        watch: Screen | UpdateWatch,
-    ) -> Figures:
+        watch: FiniteCheck | UpdateWatch,
+    ) -> Learnt:
         """Go once through all minibatches of an update; bring its figures to the host at the end.
 
         Args:
@@ -215,7 +393,8 @@ class PPOAgent:
             injections: values to plant.
             watch: says of each minibatch whether its step is to be left out.
         """
-        config, parameters = self.config, self.parameters
+        config, parameters, loss_scale = self.config, self.parameters, self.loss_scale
+        state_before = self._state_figures()
         stopped = torch.zeros((), dtype=torch.bool, device=self.device)
         traces = []
         for index, hosts in enumerate(minibatches):
@@ -223,47 +402,46 @@ class PPOAgent:
             terms, injections = self._forward(batch, injections)
             forward_bad = watch.forward(index, batch, terms)
 
-            parameters.differentiate(self.loss_scale.scaled(terms.loss))
-            self.loss_scale.unscale_(parameters.gradient)
-            norm = parameters.norm()
-            bad = watch.backward(index, norm)
-            overflow = self.loss_scale.is_overflow(bad, forward_bad)
-            moved = divergence(terms)
-            at_once = (
-                terms.policy_loss, terms.value_loss, terms.entropy_loss, moved, norm,
-                bad, overflow, stopped,
-            )  # fmt: skip
-            traces.append(trace_of(terms, batch, at_once, parameters.last_by_row))
+            scale = loss_scale.scale
+            gradient, derivatives = parameters.differentiate(
+                loss_scale.scaled(terms.loss), index, derivable(terms)
+            )
+            loss_scale.unscale_(gradient)
+            norm, moved = parameters.norm(gradient), divergence(terms)
+            total = norm + moved + terms.loss.detach()
+            bad = watch.backward(index, gradient, derivatives, total)
+            overflow = loss_scale.is_overflow(bad, forward_bad)
+            ordinary = loss_scale.is_ordinary(overflow)
+            at_once = torch.stack((
+                terms.policy_loss, terms.value_loss, terms.entropy_loss, terms.loss, moved, norm,
+                bad, ordinary, stopped,
+            ))  # fmt: skip
+            traces.append(Trace(batch, terms, at_once, gradient, derivatives, scale))
 
-            parameters.clip(norm, config.max_gradient_norm)
+            parameters.clip(gradient, norm, config.max_gradient_norm)
             # The fused step leaves weights, moments and its clock alone where found_inf is 1.
             # torch's own GradScaler sets this attribute; the class does not declare it.
             self.optimizer.found_inf = (bad | stopped).float()  # type: ignore[attr-defined]
             self.optimizer.step()
-            self.loss_scale.update(overflow, bad)
+            loss_scale.update(overflow, bad)
             if config.target_kl:
                 stopped = stopped | (~bad & (moved > 1.5 * config.target_kl))
-        return bring_to_host(
+        figures = bring_to_host(
             traces,
-            whole.explained_variance,
-            self.loss_scale.scale,
-            self.state_norm(),
+            (whole.explained_variance, whole.preparation_sum, state_before, self._state_figures()),
             config=config,
+            parameters=parameters,
             heads=self.policy.layout.names,
             head_of_choice=self.policy.table.head_of_choice,
             learning_rate=self.optimizer.param_groups[0]["lr"],
-            has_loss_scale=self.loss_scale.enabled,
+            has_loss_scale=loss_scale.enabled,
             not_planted=tuple(injections),
         )
+        return Learnt(figures, traces)
 
-    @torch.no_grad()
-    def state_norm(self) -> Tensor:
-        """Return the sum of the magnitudes of all parameters and moments.
-
-        It is not finite if any of them is not.
-        """
-        moments = self.optimizer.state[self.parameters.flat].values()
-        return torch.stack(torch._foreach_norm([self.parameters.flat, *moments], 1)).sum()
+    def _state_figures(self) -> Tensor:
+        state = self.optimizer.state.get(self.parameters.flat, {})
+        return state_figures(self.parameters.flat, state, self.loss_scale.scale, self._known_places)
 
     def _split(self, hosts: int) -> tuple[Tensor, ...]:
         """Return all hosts in a new order, in minibatches of nearly equal size."""
@@ -284,17 +462,29 @@ class PPOAgent:
     def _likelihoods(self, logits: Tensor, batch: Minibatch) -> Likelihoods:
         return likelihoods(self.policy.table.unpadded(logits), batch.illegal, batch.actions)
 
-    def _old_log_probs(self, whole: Minibatch, split: Sequence[Tensor]) -> Tensor:
+    def _old_log_probs(
+        self,
+        whole: Minibatch,
+        split: Sequence[Tensor],
+        parts: list[tuple[Minibatch, PolicyOutput]],
+    ) -> Tensor:
         """Return the log-probabilities `[T, N, H]` of the choices taken, before any step.
 
-        Computed anew, in the shapes and the precision of the first epoch and by the kernels that
+        Computed again, in the shapes and the precision of the first epoch and by the kernels that
         training takes, rather than kept from acting: a sum taken in another order differs in its
         last bits, and the first ratio must be exactly 1.
+
+        Args:
+            whole: all episodes.
+            split: the numbers of the hosts in each minibatch of the first epoch.
+            parts: gets the episodes of each, and what the policy returned for them.
         """
         old = torch.empty_like(whole.old_log_probs)
         for hosts in split:
             batch = whole.take(hosts)
-            taken = self._likelihoods(self._run(batch).logits, batch)
+            output = self._run(batch)
+            taken = self._likelihoods(output.logits, batch)
+            parts.append((batch, _detached(output)))
             old[:, hosts] = counted(taken.log_probs.detach(), batch.active)
         return old
 
@@ -333,11 +523,39 @@ class PPOAgent:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from `state`."""
+        self._load(state)
+        self.action_generator.set_state(state["action_generator"].cpu())
+        self.order_generator.set_state(state["order_generator"].cpu())
+
+    def _load(self, state: dict[str, Any]) -> None:
         self.policy.load_state_dict(state["policy"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.loss_scale.load_state_dict(state["loss_scale"])
-        self.action_generator.set_state(state["action_generator"].cpu())
-        self.order_generator.set_state(state["order_generator"].cpu())
+        self._forget_known()
+
+
+def _learnable(rollout: Rollout) -> Tensor:
+    """Return the numbers of the hosts that may be learnt from, on the CPU."""
+    if rollout.learnable is None:
+        return torch.arange(rollout.hosts)
+    return rollout.learnable.nonzero().flatten()
+
+
+@torch.no_grad()
+def _sum_of(output: PolicyOutput) -> Tensor:
+    """Return a sum, in float64, that is finite if and only if all that the policy returned is."""
+    parts = (output.logits, output.values, *output.state)
+    return torch.stack([part.sum(dtype=torch.float64) for part in parts]).sum()
+
+
+def _detached(output: PolicyOutput) -> PolicyOutput:
+    hidden, cell = output.state
+    return PolicyOutput(
+        output.trunk.detach(),
+        output.logits.detach(),
+        output.values.detach(),
+        (hidden.detach(), cell.detach()),
+    )
 
 
 def explained_variance(values: Tensor, returns: Tensor) -> Tensor:

@@ -23,6 +23,8 @@ class Rollout:
     truncated: Tensor  # [T, N], bool; the episode was cut off, its future is worth next_values
     next_values: Tensor  # [T, N], of the observation that followed the step, final ones included
     initial_state: RecurrentState  # each [1, N, lstm_size]
+    #: `[N]`, bool, on the CPU: False for a host that must not be learnt from. None: learn from all.
+    learnable: Tensor | None = None
 
     @property
     def steps(self) -> int:
@@ -64,8 +66,13 @@ class RolloutBuffer:
         """
         self._steps.append((observations, decision, rewards, terminated, truncated, final_values))
 
-    def rollout(self, last_values: Tensor) -> Rollout:
-        """Return all steps; `last_values` `[N]` is the critic's value of what followed them."""
+    def rollout(self, last_values: Tensor, learnable: Tensor | None = None) -> Rollout:
+        """Return all steps.
+
+        Args:
+            last_values: the critic's value of what followed them, `[N]`.
+            learnable: whose episode may be learnt from, `[N]`, bool, on the CPU; all by default.
+        """
         observations, decisions, rewards, terminated, truncated, final_values = zip(
             *self._steps, strict=True
         )
@@ -83,6 +90,7 @@ class RolloutBuffer:
             truncated=cut_off,
             next_values=torch.where(cut_off, torch.stack(final_values), following),
             initial_state=self._initial_state,
+            learnable=learnable,
         )
 
 

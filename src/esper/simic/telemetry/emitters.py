@@ -1,9 +1,10 @@
 """Turns what training knows into typed events, and hands them to the writer it was given."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 
 from esper.leyline.telemetry import (
@@ -16,6 +17,24 @@ from esper.leyline.telemetry import (
 )
 from esper.simic.agent.figures import UpdateResult
 from esper.tamiyo.acting import Decision
+
+
+@dataclass(frozen=True)
+class DecisionFigures:
+    """One decision for each host, as brought over from the device.
+
+    Attributes:
+        actions: the choices taken. `[N, H]`, int64
+        values: the critic's estimates. `[N]`
+        logits: raw. `[N, total]`
+        watched: values, logits, and the sums over trunk and recurrent state: finite in a host
+            where all of those are. `[N, 1 + total + 2]`
+    """
+
+    actions: np.ndarray
+    values: np.ndarray
+    logits: np.ndarray
+    watched: np.ndarray
 
 
 class EventWriter(Protocol):
@@ -106,32 +125,47 @@ def emit_step(
         )
 
 
-def emit_decisions(writer: EventWriter, decision: Decision, *, update: int, step: int) -> None:
+def emit_decisions(
+    writer: EventWriter, decision: Decision, *, update: int, step: int
+) -> DecisionFigures:
     """Emit what was chosen for each host, and how probable that and every other choice was.
 
-    Whatever there is to tell comes from the device in one transfer.
+    Everything comes from the device in one transfer, which also holds what shows whether the
+    decision was finite.
+
+    Returns:
+        The figures on the host.
     """
-    heads = decision.actions.shape[1]
-    told = torch.cat(
-        (
-            decision.actions.float(),  # small whole numbers, which float32 holds exactly
-            decision.log_probs.exp(),
-            decision.values.unsqueeze(1),
-            decision.choice_log_probs.exp(),
-        ),
-        dim=1,
+    hidden, cell = decision.state
+    columns = (
+        decision.actions.float(),  # small whole numbers, which float32 holds exactly
+        decision.log_probs.exp(),
+        decision.choice_log_probs.exp(),
+        decision.values.unsqueeze(1),
+        decision.logits,
+        decision.trunk.sum(1, keepdim=True),
+        (hidden + cell).sum(-1).T,
     )
-    rows = told.cpu().numpy().astype("<f4")  # [N, 2 H + 1 + total]
+    rows = torch.cat(columns, dim=1).cpu().numpy().astype("<f4", copy=False)
+    ends = np.cumsum([part.shape[1] for part in columns])[:-1]
+    actions, probabilities, distributions, values, logits, *_ = np.split(rows, ends, axis=1)
+    figures = DecisionFigures(
+        actions=actions.astype(np.int64),
+        values=values[:, 0],
+        logits=logits,
+        watched=rows[:, ends[2] :],
+    )
     writer.emit(
         DecisionsTaken(
             update=update,
             step=step,
-            actions=rows[:, :heads].astype(int).tolist(),
-            probabilities=rows[:, heads : 2 * heads].tolist(),
-            values=rows[:, 2 * heads].tolist(),
-            distributions=[row.tobytes() for row in rows[:, 2 * heads + 1 :]],
+            actions=figures.actions.tolist(),
+            probabilities=probabilities.tolist(),
+            values=figures.values.tolist(),
+            distributions=[row.tobytes() for row in distributions],
         )
     )
+    return figures
 
 
 def emit_episodes(
@@ -142,7 +176,10 @@ def emit_episodes(
     update: int,
     first_episode: int,
 ) -> EpisodesCompleted:
-    """Emit how a batch of episodes ended; `returns` are undiscounted sums of rewards, `[N]`."""
+    """Emit how a batch of episodes ended; `returns` are undiscounted sums of rewards, `[N]`.
+
+    The score and the return of a network that is not finite are NaN.
+    """
     payload = EpisodesCompleted(
         update=update,
         first_episode=first_episode,

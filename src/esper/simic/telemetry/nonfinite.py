@@ -259,6 +259,6 @@ def detected(
     """Return `(head_inf_detected, head_nan_detected)`, each with every head."""
     inf, nan = dict.fromkeys(heads, False), dict.fromkeys(heads, False)
     for sighting in sightings:
-        if sighting.head != SHARED:
+        if sighting.head in inf:
             (nan if sighting.kind == "nan" else inf)[sighting.head] = True
     return inf, nan

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from esper.karn.sanctum.replaying import read_report
-from esper.karn.sanctum.schema import IncidentState
+from esper.karn.sanctum.schema import Evidence, IncidentState
 from esper.karn.sanctum.widgets.incident_view import ReplayState, incidents_of, render_incident
 
 
@@ -31,6 +31,26 @@ def test_it_says_what_was_seen_what_was_done_and_where_the_capsule_is(plain):
     assert "skipped bad minibatches: op Inf in logits" in text
     assert "incidents/0001/capsule.pt" in text
     assert "r makes it happen again" in text
+
+
+def test_it_says_in_which_phase_host_step_and_tensor_it_was(views, plain):
+    snapshot = views.drilled()
+    rows = (
+        Evidence(
+            *("hosts", "moments", "+inf", 2, 0, 0, 36, 0, 0, 2, 0),
+            is_active=True,
+            first_phase="hosts",
+            first_host=2,
+            first_step=5,
+            first_part="exp_avg",
+            last_phase="acting",
+            reproduced=False,
+        ),
+    )
+    snapshot = replace(snapshot, tamiyo=replace(snapshot.tamiyo, evidence=rows))
+    first, last = (plain(one, snapshot=snapshot) for one in snapshot.incidents)
+    assert "the hosts: Inf in moments (exp_avg), host 3, step 5, not reproduced" in first
+    assert "the hosts: Inf in moments, while acting, not reproduced" in last
 
 
 def test_one_that_was_not_kept_says_why_and_offers_no_replay(views, plain):

@@ -86,10 +86,10 @@ def _styles_of(text, words):
 
 @pytest.mark.parametrize(("width", "height"), [(78, 2), (72, 4), (150, 4)])
 def test_what_was_done_about_bad_updates_is_said_in_amber(views, width, height):
-    done = InterventionState(updates_skipped=4, updates_rolled_back=2, halts=1)
+    done = InterventionState(updates_repeated=3, updates_skipped=4, updates_rolled_back=2, halts=1)
     snapshot = replace(views.healthy(), interventions=done)
     text = render_header(views.view(snapshot), width, height)
-    said = "4 skipped, 2 rolled back, 1 halted"
+    said = "3 repeated, 4 skipped, 2 rolled back, 1 halted"
     assert said in text.plain
     assert DARK.warning in _styles_of(text, said)
     assert "elapsed 1:06:40" in text.plain

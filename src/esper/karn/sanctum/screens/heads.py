@@ -98,7 +98,8 @@ class HeadsScreen(RunScreen):
         # With its heading and the line above: what it does not fill is for the charts.
         evidence.styles.max_height = len(evidence.keys(self.view)) + 2
         row = evidence.chosen_row(self.view)
-        self.query_one(HeadHistoryPanel).choose(row.head if row else None)
+        history = self.query_one(HeadHistoryPanel)
+        history.choose(row.head if row else None, row.key if row and row.evidence else None)
         incident = self.query_one(IncidentPanel)
         if row is None or row.evidence is None:
             incident.note("")

@@ -34,6 +34,7 @@ class IncidentPanel(Panel):
         "incidents",
         "interventions.incidents",
         "interventions.incidents_not_kept",
+        "interventions.updates_repeated",
         "interventions.updates_skipped",
         "interventions.updates_rolled_back",
         "interventions.halts",

@@ -11,9 +11,9 @@ from esper.karn.sanctum.replaying import ReplayedOperation, ReplayReport
 from esper.karn.sanctum.schema import Evidence, IncidentState, SanctumSnapshot
 from esper.karn.sanctum.widgets.palette import DARK, Palette
 from esper.karn.sanctum.widgets.tamiyo_brain.action_heads_panel import display_name
-from esper.karn.sightings import KIND_WORDS
+from esper.karn.sightings import KIND_WORDS, NOT_REPRODUCED, place_words, quantity_words
 from esper.leyline.source_paths import short_path
-from esper.leyline.telemetry import SHARED
+from esper.leyline.telemetry import GROUPS
 
 REPRODUCED: Final = "reproduced"
 _LABEL_WIDTH: Final = 9
@@ -89,17 +89,26 @@ def _sightings(snapshot: SanctumSnapshot, update: int) -> list[str]:
     """Return what is known to have been seen in an update, in the order of the evidence."""
     seen = []
     for one in snapshot.tamiyo.evidence:
-        who = "the shared part" if one.head == SHARED else display_name(one.head)
-        what = f"{who}: {KIND_WORDS.get(one.kind, one.kind)} in {one.quantity}"
+        who = GROUPS.get(one.head) or display_name(one.head)
+        kind = KIND_WORDS.get(one.kind, one.kind)
         if update == one.first_update:
-            seen.append(what + _place(one.first_epoch, one.first_minibatch, "from"))
+            quantity = quantity_words(one.quantity, one.first_part)
+            words = place_words(one.first_phase, one.first_host, one.first_step)
+            place = _place(one.first_epoch, one.first_minibatch, words, "from")
         elif update == one.last_update:
-            seen.append(what + _place(one.last_epoch, one.last_minibatch, "up to"))
+            quantity = quantity_words(one.quantity, one.last_part)
+            words = place_words(one.last_phase, None, None)
+            place = _place(one.last_epoch, one.last_minibatch, words, "up to")
+        else:
+            continue
+        again = "" if one.reproduced else f", {NOT_REPRODUCED}"
+        seen.append(f"{who}: {kind} in {quantity}{place}{again}")
     return seen or ["a replay will tell: the run keeps first and last sightings only"]
 
 
-def _place(epoch: int, minibatch: int, preposition: str) -> str:
-    return f" {preposition} epoch {epoch}, minibatch {minibatch}" if epoch else ""
+def _place(epoch: int, minibatch: int, words: str, preposition: str) -> str:
+    at = f" {preposition} epoch {epoch}, minibatch {minibatch}" if epoch else ""
+    return at + (f", {words}" if words else "")
 
 
 def _replay(

@@ -126,6 +126,7 @@ def _interventions(done: InterventionState, status: RunStatus, palette: Palette)
     taken = [
         f"{number} {what}"
         for number, what in (
+            (done.updates_repeated, "repeated"),
             (done.updates_skipped, "skipped"),
             (done.updates_rolled_back, "rolled back"),
             (halts, "halted before" if status.kind == StatusKind.HALTED else "halted"),

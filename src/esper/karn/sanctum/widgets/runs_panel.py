@@ -17,7 +17,6 @@ from esper.karn.sanctum.widgets.figures import ABSENT, figure
 from esper.karn.sanctum.widgets.palette import Palette
 from esper.karn.sanctum.widgets.run_header import status_text
 from esper.karn.sanctum.widgets.tamiyo_brain.action_heads_panel import LIT, UNKNOWN, UNLIT
-from esper.leyline.telemetry import SHARED
 
 MARK: Final = "✓"
 OPEN: Final = "▶"  # before the run that Sanctum is opened over
@@ -43,13 +42,8 @@ def lights_text(run: RunSummary, palette: Palette, *, is_short: bool = False) ->
     Where it has to be short, of several heads their number is told.
     """
     alert = f"bold {palette.critical}"
-    kinds = (
-        ("Inf", run.inf_heads, run.is_shared_inf),
-        ("NaN", run.nan_heads, run.is_shared_nan),
-    )
     text = Text(no_wrap=True)
-    for word, heads, is_shared in kinds:
-        names = [*heads, *([SHARED] if is_shared else [])]
+    for word, names in run.lights().items():
         if names:
             text.append(_GAP if text.cell_len else "")
             said = f"in {len(names)}" if is_short and len(names) > 1 else ", ".join(names)
@@ -164,8 +158,8 @@ class RunsPanel(ChoicePanel):
         "training.score",
         "tamiyo.head_inf_latch",
         "tamiyo.head_nan_latch",
-        "tamiyo.shared_inf_latch",
-        "tamiyo.shared_nan_latch",
+        "tamiyo.group_inf_latch",
+        "tamiyo.group_nan_latch",
         "interventions.incidents",
     )
     BORDER_TITLE = "Runs"

@@ -127,31 +127,88 @@ def test_the_first_out_is_named_and_marked_at_its_light():
     )
     tamiyo.head_inf_latch["op"] = tamiyo.head_nan_latch["slot"] = True
     rows = _rows(SanctumSnapshot(tamiyo=tamiyo), 77)
-    assert "first: op -Inf in logits, update 2" in rows["Shared"].plain
+    assert "first: op -Inf in logits, update 2" in rows["first: op"].plain
     assert rows["Inf"].plain[_column(rows, "Op") :].strip() == f"{LIT}¹"
     assert "¹" not in rows["NaN"].plain
 
 
-def test_a_shared_failure_is_shown_as_shared_and_lights_no_head():
+@pytest.mark.parametrize(("group", "other"), [("shared", "hosts"), ("hosts", "shared")])
+def test_a_failure_of_a_group_is_shown_as_its_own_and_lights_no_head(group, other):
     tamiyo = TamiyoState(
-        shared_nan_latch=True,
-        first=(FirstSighting("shared", "nan", "value", update=5, epoch=1, minibatch=2),),
+        group_nan_latch={group: True, other: False},
+        first=(FirstSighting(group, "nan", "loss", update=5, epoch=1, minibatch=2),),
     )
-    rows = _rows(SanctumSnapshot(tamiyo=tamiyo), 77)
-    assert f"Inf {UNLIT}  NaN {LIT}" in rows["Shared"].plain
-    assert "first: shared NaN in value, update 5" in rows["Shared"].plain
+    rows = _rows(SanctumSnapshot(tamiyo=tamiyo), 90)
+    line = rows["Shared"].plain
+    ends = {"shared": line.partition("Hosts")[0], "hosts": line.partition("Hosts")[2]}
+    assert f"Inf {UNLIT}  NaN {LIT}¹" in ends[group]
+    assert f"Inf {UNLIT}  NaN {UNLIT}" in ends[other]
+    assert f"first: {group} NaN in loss, update 5" in line
     assert LIT not in rows["Inf"].plain + rows["NaN"].plain
 
 
+@pytest.mark.parametrize("group", ["shared", "hosts"])
 @pytest.mark.parametrize(("kind", "other"), [("inf", "NaN"), ("nan", "Inf")])
-def test_a_shared_failure_that_goes_on_is_told_from_one_that_has_passed(kind, other):
+def test_a_failure_of_a_group_that_goes_on_is_told_from_one_that_has_passed(kind, other, group):
     word = {"inf": "Inf", "nan": "NaN"}[kind]
-    passed = {f"shared_{kind}_latch": True}
-    going_on = passed | {f"shared_{kind}_active": True}
-    for state, said in ((passed, f"{word} {LIT} "), (going_on, f"{word} {LIT} now ")):
-        shared = _rows(SanctumSnapshot(tamiyo=TamiyoState(**state)), 77)["Shared"].plain
-        assert said in shared
-        assert f"{other} {UNLIT}" in shared
+    dark = {"shared": False, "hosts": False}
+    passed = {f"group_{kind}_latch": dark | {group: True}}
+    going_on = passed | {f"group_{kind}_active": dark | {group: True}}
+    for state, said in ((passed, f"{word} {LIT}  "), (going_on, f"{word} {LIT} now ")):
+        line = _rows(SanctumSnapshot(tamiyo=TamiyoState(**state)), 77)["Shared"].plain
+        own = line[line.index(group.capitalize()) :]
+        assert said in f"{own.rstrip()}  "
+        assert f"{other} {UNLIT}" in own
+
+
+FIRST_OUTS = {
+    "op NaN in logits, while acting, host 4, step 7, update 12": {
+        "kind": "nan",
+        "phase": "acting",
+        "host": 3,
+        "step": 7,
+    },
+    "op Inf in logits (heads.bias), given, update 12": {"phase": "given", "part": "heads.bias"},
+    "op Inf in logits, while preparing, update 12, not reproduced": {
+        "phase": "preparation",
+        "reproduced": False,
+    },
+    "op Inf in logits, host 1, step 24, update 12": {"phase": "hosts", "host": 0, "step": 24},
+    "op Inf in logits, in a host, update 12": {"phase": "hosts"},
+    "op Inf in logits, of tomorrow, update 12": {"phase": "of tomorrow"},
+}
+
+
+@pytest.mark.parametrize("words", FIRST_OUTS)
+@pytest.mark.parametrize("width", [77, 117, 190])
+def test_the_first_out_says_when_and_where_it_was_and_is_not_cut_off(words, width):
+    fields_of = {"kind": "+inf", "phase": "update"} | FIRST_OUTS[words]
+    first = FirstSighting("op", quantity="logits", update=12, epoch=0, minibatch=0, **fields_of)
+    text = render_heads(SanctumSnapshot(tamiyo=TamiyoState(first=(first,))), width).plain
+    assert f"first: {words}" in text
+    assert "0/0" not in text
+
+
+def test_a_first_out_too_long_for_a_line_is_shortened_and_then_wrapped():
+    first = FirstSighting(
+        "alpha_target",
+        "-inf",
+        "old_log_prob",
+        update=9999,
+        epoch=0,
+        minibatch=0,
+        phase="preparation",
+        host=31,
+        step=24,
+    )
+    tamiyo = TamiyoState(first=(first,))
+    lines = render_heads(SanctumSnapshot(tamiyo=tamiyo), 82).plain.splitlines()
+    assert lines[-1] == (
+        "first: alpha_target -Inf in old_log_prob, preparing, host 32, step 24, update 9999"
+    )
+    first = replace(first, reproduced=False)
+    lines = render_heads(SanctumSnapshot(tamiyo=TamiyoState(first=(first,))), 77).plain
+    assert " ".join(lines.split()).endswith("update 9999, not reproduced")
 
 
 EVIDENCE = (
@@ -159,6 +216,27 @@ EVIDENCE = (
     Evidence("alpha_target", "old_log_prob", "-inf", 12, 2, 1, 20, 0, 0, 2, 6, is_active=False),
     Evidence("shared", "unknown", "nan", 13, 0, 0, 13, 0, 0, 1, 0, is_active=False),
 )
+
+
+SEEN_WHILE_ACTING = Evidence(
+    *("op", "logits", "nan", 8, 0, 0, 12, 0, 0, 2, 0),
+    is_active=False,
+    first_phase="acting",
+    first_host=3,
+    first_step=7,
+    last_phase="acting",
+    steps=6,
+    reproduced=False,
+)
+
+
+@pytest.mark.parametrize(("width", "lines_of_it"), [(77, 2), (117, 1), (190, 1)])
+def test_what_evidence_says_beyond_its_columns_stands_beside_or_below_it(width, lines_of_it):
+    tamiyo = TamiyoState(evidence=(SEEN_WHILE_ACTING,))
+    lines = render_heads(SanctumSnapshot(tamiyo=tamiyo), width).plain.splitlines()
+    own = " ".join(lines[-lines_of_it:]).split()
+    words = "while acting, host 4, step 7, in 6 steps, not reproduced"
+    assert own == ["Op", "NaN", "in", "logits", "2", "–", "8", "12", *words.split()]
 
 
 @pytest.mark.parametrize("width", WIDTHS)

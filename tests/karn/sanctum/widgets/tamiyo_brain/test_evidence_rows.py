@@ -89,6 +89,51 @@ def test_the_shared_part_is_named(views, plain):
     assert any("shared part" in line for line in plain(replace(snapshot, tamiyo=tamiyo)))
 
 
+@pytest.fixture
+def transient(views):
+    """A snapshot with a row that has more to say than its columns, and one that was reproduced."""
+    rows = (
+        Evidence(
+            *("alpha_target", "old_log_prob", "-inf", 998, 0, 0, 999, 0, 0, 2, 0),
+            is_active=True,
+            first_phase="preparation",
+            first_host=3,
+            first_step=7,
+            last_phase="preparation",
+            reproduced=False,
+        ),
+        Evidence("hosts", "loss", "nan", 999, 0, 0, 999, 0, 0, 1, 0, is_active=True),
+    )
+    snapshot = views.broken()
+    return replace(snapshot, tamiyo=replace(snapshot.tamiyo, evidence=rows))
+
+
+def test_with_room_the_place_stands_in_its_row_in_words(transient, plain):
+    heading, first, second, *_ = plain(transient, width=160)
+    assert "repr." not in heading
+    place = heading.index("where")
+    assert first[place:].startswith("while preparing, host 4, step 7, not reproduced")
+    assert second[place:].startswith("   ")
+    assert "hosts  " in second
+
+
+@pytest.mark.parametrize("width", [75, 78, 100])
+def test_without_room_it_is_marked_what_was_not_reproduced(transient, plain, width):
+    heading, first, second, *_ = plain(transient, width=width)
+    assert "where" not in heading
+    place = heading.index("repr.")
+    assert first[place:].startswith("no ")
+    assert second[place:].startswith("   ")
+    for line in (heading, first, second):
+        assert "…" not in line[: heading.index("acknow")]
+
+
+def test_columns_with_nothing_to_say_are_not_there(views, plain):
+    heading = plain(views.broken(), width=190)[0]
+    assert "where" not in heading
+    assert "repr." not in heading
+
+
 def test_heads_of_another_agent_have_rows(views, plain):
     snapshot = SanctumSnapshot(run=RunState(heads={"steer": ("left", "right"), "gas": ("on",)}))
     tamiyo = replace(

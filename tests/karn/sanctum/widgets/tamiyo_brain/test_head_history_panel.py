@@ -57,6 +57,33 @@ def test_of_the_shared_part_it_is_the_losses(views):
     assert all(label in text for label in ("Gradient norm", "Policy loss", "Value loss"))
 
 
+def test_of_the_hosts_it_is_the_score(views):
+    text = _text(render_history(views.view(), "hosts", 77, 12))
+    assert "Score 0.584" in text
+
+
+@pytest.mark.parametrize("width", [40, 77, 190])
+def test_above_it_stands_where_the_chosen_row_was_seen(views, width):
+    row = Evidence(
+        *("op", "logits", "nan", 8, 0, 0, 12, 1, 1, 2, 0),
+        is_active=False,
+        first_phase="acting",
+        first_host=3,
+        first_step=7,
+        steps=6,
+        reproduced=False,
+    )
+    snapshot = views.healthy()
+    view = views.view(replace(snapshot, tamiyo=replace(snapshot.tamiyo, evidence=(row,))))
+    words = "first while acting, host 4, step 7; last in a minibatch, in 6 steps, not reproduced"
+    lines = render_history(view, "op", width, 14, chosen=("op", "logits", "nan"))
+    assert " ".join(_text(lines).split()).startswith(f"NaN in logits: {words}")
+    assert len(lines) <= 14
+    assert all(label in _text(lines) for label in CHARTS)
+    others = _text(render_history(view, "op", width, 14, chosen=("op", "ratio", "nan")))
+    assert "while acting" not in others
+
+
 def test_a_head_that_nothing_is_known_of_says_so(views):
     text = _text(render_history(views.view(SanctumSnapshot()), "steer", 77, 12))
     assert "nothing yet" in text

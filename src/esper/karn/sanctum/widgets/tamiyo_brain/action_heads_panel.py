@@ -1,5 +1,6 @@
 """The action heads: a column each, their figures with trends, and the Inf and NaN lights."""
 
+import textwrap
 from collections.abc import Container, Sequence
 from typing import Final
 
@@ -15,8 +16,7 @@ from esper.karn.sanctum.widgets.palette import DARK, Palette
 from esper.karn.sanctum.widgets.panel import Panel
 from esper.karn.sanctum.widgets.tamiyo_brain.acknowledged import render_acknowledged
 from esper.karn.sanctum.widgets.tamiyo_brain.evidence_table import render_evidence
-from esper.karn.sightings import KIND_WORDS
-from esper.leyline.telemetry import SHARED
+from esper.karn.sightings import KIND_WORDS, NOT_REPRODUCED, place_words, quantity_words
 
 #: What a head is called on the screen, and its name in `HEAD_NAMES`.
 DISPLAY_TO_LEYLINE_KEY: Final = {
@@ -69,9 +69,15 @@ def display_name(head: str) -> str:
 
 
 def describe_sighting(sighting: FirstSighting) -> str:
-    """Return "op Inf in logits, update 2"."""
+    """Return "op NaN in logits, while acting, host 4, step 7, update 12"."""
     kind = KIND_WORDS.get(sighting.kind, sighting.kind)
-    return f"{sighting.head} {kind} in {sighting.quantity}, update {sighting.update}"
+    parts = (
+        f"{sighting.head} {kind} in {quantity_words(sighting.quantity, sighting.part)}",
+        place_words(sighting.phase, sighting.host, sighting.step),
+        f"update {sighting.update}",
+        "" if sighting.reproduced else NOT_REPRODUCED,
+    )
+    return ", ".join(filter(None, parts))
 
 
 def render_heads(
@@ -87,15 +93,16 @@ def render_heads(
     """Return the table of heads, `width` cells wide.
 
     A head has a column; names, values and lights begin at the same cell of it. Heads that do not
-    fit beside the others follow below them. At the end stands the evidence behind the lights, if
-    there is any, and who acknowledged them: a light that nobody did stands out. Further figures are
-    shown where a `height` of 12 and the evidence leave room. Where there is a `doubt`, what is not
-    lit is not known, and the last line says why.
+    fit beside the others follow below them. Below all of them are the lights of the groups, with
+    the first-out beside or below them. At the end stands the evidence behind the lights, if there
+    is any, and who acknowledged them: an unacknowledged light stands out. Further figures are shown
+    where a `height` of 12 and the evidence leave room. Where there is a `doubt`, what is not lit is
+    not known, and the line of the groups says why.
     """
     tamiyo = snapshot.tamiyo
     heads = list(dict.fromkeys([*snapshot.run.heads, *tamiyo.head_inf_latch]))
     figures: _Figures = _FIGURES
-    evidence = render_evidence(tamiyo.evidence, display_name, palette)
+    evidence = render_evidence(tamiyo.evidence, display_name, width, palette)
     evidence += render_acknowledged(acknowledgements, display_name, palette)
     seen = {(one.head, one.light) for one in acknowledgements}
     if height >= SHORT_HEIGHT + len(_MORE_FIGURES) + min(len(evidence), _EVIDENCE_IN_SIGHT):
@@ -110,7 +117,7 @@ def render_heads(
     for group in _groups(heads, width, trend_width):
         lines += _render_group(group, figures, snapshot, trend_width, palette)
         lines += _light_lines(group, tamiyo, trend_width, seen, palette, lamps, unlit)
-    lines.append(_shared_line(tamiyo, seen, palette, lamps, unlit, doubt))
+    lines += _group_lines(tamiyo, width, seen, palette, lamps, unlit, doubt)
     lines += evidence
     for line in lines:
         if line.cell_len > width:
@@ -238,34 +245,57 @@ def _is_first_out(tamiyo: TamiyoState, head: str, label: str) -> bool:
     return first.head == head and KIND_WORDS.get(first.kind, "").lstrip("-") == label
 
 
-def _shared_line(
+def _group_lines(
     tamiyo: TamiyoState,
+    width: int,
     seen: Container[Light],
     palette: Palette,
     lamps: Lamps,
     unlit: Text,
     doubt: str | None,
-) -> Text:
-    line = _label("Shared", palette)
-    lights = (
-        ("Inf", tamiyo.shared_inf_latch, tamiyo.shared_inf_active),
-        ("NaN", tamiyo.shared_nan_latch, tamiyo.shared_nan_active),
-    )
-    for label, lit, now in lights:
-        line.append(f"{label} ", palette.muted)
-        first = _is_first_out(tamiyo, SHARED, label)
-        is_seen = (SHARED, label.lower()) in seen
-        line.append_text(_light(lit, palette, lamps, unlit, first=first, now=now, is_seen=is_seen))
-        line.append("  ")
+) -> list[Text]:
+    """Return the lights of the groups, and beside or below them what there is to say of them."""
+    line = Text(no_wrap=True)
+    for group in tamiyo.group_inf_latch:
+        name = group.capitalize()
+        line.append(f"{name} " if line.cell_len else name.ljust(_LABEL_WIDTH), palette.muted)
+        for label in ("Inf", "NaN"):
+            line.append(f"{label} ", palette.muted)
+            light = _light(
+                tamiyo.latch(label.lower()).get(group, False),
+                palette,
+                lamps,
+                unlit,
+                first=_is_first_out(tamiyo, group, label),
+                now=tamiyo.active(label.lower()).get(group, False),
+                is_seen=(group, label.lower()) in seen,
+            )
+            line.append_text(light).append("  ")
+    message, style = _message(tamiyo, palette, lamps, doubt)
+    if line.cell_len + len(message) <= width:
+        return [line.append(message, style)]
+    if len(message) > width:
+        message = message.replace("while ", "")
+    return [
+        line,
+        *(
+            Text(words, style=style, no_wrap=True)
+            for words in textwrap.wrap(message, max(1, width), subsequent_indent="  ")
+        ),
+    ]
+
+
+def _message(
+    tamiyo: TamiyoState, palette: Palette, lamps: Lamps, doubt: str | None
+) -> tuple[str, str]:
+    """Return what there is to say of the lights as a whole, and its style."""
     if lamps.is_test:
-        line.append(" LAMP TEST: all lights are on, nothing is stored", f"bold {palette.ink}")
-    elif tamiyo.first:
-        line.append(f" first: {describe_sighting(tamiyo.first[0])}", f"bold {palette.critical}")
-    elif doubt is not None:
-        line.append(f" not known: {doubt}", f"bold {palette.warning}")
-    else:
-        line.append(" no Inf and no NaN so far in this run", palette.muted)
-    return line
+        return "LAMP TEST: nothing is stored", f"bold {palette.ink}"
+    if tamiyo.first:
+        return f"first: {describe_sighting(tamiyo.first[0])}", f"bold {palette.critical}"
+    if doubt is not None:
+        return f"not known: {doubt}", f"bold {palette.warning}"
+    return "no Inf and no NaN in this run", palette.muted
 
 
 def _label(text: str, palette: Palette) -> Text:

@@ -1,6 +1,6 @@
 """The heads with the evidence behind their lights: a row each, and who has seen it."""
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
@@ -8,6 +8,7 @@ from typing import Final
 from rich.text import Text
 
 from esper.karn.sanctum.attention import Lamps, light_of
+from esper.karn.sanctum.evidence import evidence_words
 from esper.karn.sanctum.local_time import day_of
 from esper.karn.sanctum.schema import Evidence, FirstSighting
 from esper.karn.sanctum.view import Acknowledgement, View
@@ -22,13 +23,27 @@ from esper.karn.sanctum.widgets.tamiyo_brain.action_heads_panel import (
 )
 from esper.karn.sanctum.widgets.tamiyo_brain.evidence_table import place
 from esper.karn.sightings import KIND_WORDS
-from esper.leyline.telemetry import SHARED
+from esper.leyline.telemetry import GROUPS
 
 #: Names a row: head, quantity and kind; of a head without evidence, the latter two are empty.
 RowKey = tuple[str, str, str]
 
-_HEADERS: Final = ("head", "seen", "now", "updates", "minib.", "first", "last", "acknowledged")
-_DROPPED_FIRST: Final = ("minib.", "updates")  # where they do not all fit
+_HEADERS: Final = (
+    "head",
+    "seen",
+    "now",
+    "repr.",
+    "updates",
+    "minib.",
+    "first",
+    "last",
+    "where",
+    "acknowledged",
+)
+_DROPPED_FIRST: Final = ("where", "minib.", "updates")  # where they do not all fit
+_OPTIONAL: Final = ("repr.", "where")  # shown only if some row has something in them
+#: Says in short, where there is no column for the words, that something was not reproduced.
+_NOT_AGAIN: Final = "no"
 _LEAD: Final = 5  # the cursor, the light, its mark and two gaps
 _GAP: Final = 2
 _NARROWEST_LAST: Final = 12
@@ -88,24 +103,43 @@ def render_rows(
     """Return a heading and a line for each of `rows_of`; the first cell is left to a cursor."""
     rows = rows_of(view)
     cells = [_cells(row, view.now, has_room=width >= _ROOMY) for row in rows]
-    shown = list(range(len(_HEADERS)))
     # What a head without evidence has to say may reach over the columns that it leaves empty.
     widths = [
         max([len(_HEADERS[at]), *(len(line[at]) for line in cells if at == 0 or len(line) > 2)])
         + _GAP
-        for at in shown
+        for at in range(len(_HEADERS))
     ]
-    for name in _DROPPED_FIRST:
-        if _LEAD + sum(widths[at] for at in shown[:-1]) + _NARROWEST_LAST > width:
-            shown.remove(_HEADERS.index(name))
+    said = {
+        name
+        for at, name in enumerate(_HEADERS)
+        if name not in _OPTIONAL or any(line[at] for line in cells if len(line) > 2)
+    }
+    shown = _columns(said, widths, width)
     lines = [_line(" " * _LEAD, _HEADERS, shown, widths, width, palette.muted)]
     for row, line in zip(rows, cells, strict=True):
         lines.append(_row_line(row, line, shown, widths, width, palette, lamps))
     return lines
 
 
+def _columns(said: Set[str], widths: Sequence[int], width: int) -> list[int]:
+    """Return which columns are shown: as many of those that say something as fit."""
+
+    def places(names: Set[str]) -> list[int]:
+        return [at for at, name in enumerate(_HEADERS) if name in names]
+
+    choices = [
+        said - {"repr."},  # where the words fit, they say that, too
+        *(said - set(_DROPPED_FIRST[:end]) for end in range(1, len(_DROPPED_FIRST) + 1)),
+    ]
+    for names in choices:
+        shown = places(names)
+        if _LEAD + sum(widths[at] for at in shown[:-1]) + _NARROWEST_LAST <= width:
+            return shown
+    return places(choices[-1])
+
+
 def _cells(row: HeadRow, now: float, *, has_room: bool) -> Sequence[str]:
-    name = "shared part" if row.head == SHARED else display_name(row.head)
+    name = GROUPS.get(row.head, display_name(row.head)).removeprefix("the ")
     evidence = row.evidence
     if evidence is None:
         return name, f"not known: {row.doubt}" if row.doubt else "nothing so far"
@@ -113,10 +147,12 @@ def _cells(row: HeadRow, now: float, *, has_room: bool) -> Sequence[str]:
         name,
         f"{KIND_WORDS.get(evidence.kind, evidence.kind)} in {evidence.quantity}",
         "now" if evidence.is_active else "",
+        "" if evidence.reproduced else _NOT_AGAIN,
         count(evidence.updates),
         count(evidence.minibatches or None),
         place(evidence.first_update, evidence.first_epoch, evidence.first_minibatch),
         place(evidence.last_update, evidence.last_epoch, evidence.last_minibatch),
+        evidence_words(evidence),
         ABSENT if row.acknowledged is None else who_and_when(row.acknowledged, now, has_room),
     )
 

@@ -5,6 +5,7 @@ from typing import Final
 
 from rich.text import Text
 
+from esper.karn.sanctum.evidence import evidence_words
 from esper.karn.sanctum.schema import Evidence
 from esper.karn.sanctum.widgets.figures import count
 from esper.karn.sanctum.widgets.palette import Palette
@@ -15,13 +16,16 @@ _GAP: Final = 2
 
 
 def render_evidence(
-    evidence: Sequence[Evidence], name_of: Callable[[str], str], palette: Palette
+    evidence: Sequence[Evidence], name_of: Callable[[str], str], width: int, palette: Palette
 ) -> list[Text]:
     """Return a heading and a line for each row, the first seen first; nothing without evidence.
+
+    What a row says beyond its columns stands at its end, or below it where that is too long.
 
     Args:
         evidence: what was seen.
         name_of: returns what a head is called on the screen.
+        width: cells in a line.
         palette: the colours to choose from.
     """
     if not evidence:
@@ -32,7 +36,15 @@ def render_evidence(
     for row, cells in zip(evidence, rows, strict=True):
         # Of what has passed, its light alone still stands out.
         style = f"bold {palette.critical}" if row.is_active else palette.ink
-        lines.append(_line(cells, widths, style))
+        line = _line(cells, widths, style)
+        if words := evidence_words(row):
+            if sum(widths) + len(words) <= width:
+                line.pad_right(sum(widths) - line.cell_len)
+                line.append(words)
+            else:
+                lines.append(line)
+                line = Text(f"  {words}", style=style, no_wrap=True)
+        lines.append(line)
     return lines
 
 

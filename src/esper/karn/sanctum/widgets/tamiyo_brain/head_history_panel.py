@@ -1,10 +1,12 @@
 """How one head has done: its entropy, ratio, gradient norm and clip fraction, update by update."""
 
+import textwrap
 from collections import defaultdict
 from typing import ClassVar, Final
 
 from rich.text import Text
 
+from esper.karn.sanctum.evidence import evidence_words
 from esper.karn.sanctum.schema import HeadTrend
 from esper.karn.sanctum.view import View
 from esper.karn.sanctum.widgets.charts import sign_of
@@ -14,7 +16,8 @@ from esper.karn.sanctum.widgets.palette import DARK, Palette
 from esper.karn.sanctum.widgets.panel import Panel
 from esper.karn.sanctum.widgets.plot import Series, plots
 from esper.karn.sanctum.widgets.tamiyo_brain.action_heads_panel import display_name
-from esper.leyline.telemetry import SHARED
+from esper.karn.sightings import KIND_WORDS, Source
+from esper.leyline.telemetry import GROUPS, HOSTS, SHARED
 
 #: Label, field of TamiyoState, and field of HeadTrend.
 _CHARTS: Final = (
@@ -33,30 +36,57 @@ _FIGURES: Final = (
     ("log p max", "head_log_prob_max"),
     ("active", "head_active_fraction"),
 )
-#: What is charted of the shared part of the policy: label, and field of TrainingState.
-_SHARED_CHARTS: Final = (
-    ("Gradient norm", "gradient_norm"),
-    ("Policy loss", "policy_loss"),
-    ("Value loss", "value_loss"),
-    ("Entropy", "entropy"),
-)
+#: What is charted of a group beside the heads: label, and field of TrainingState.
+_GROUP_CHARTS: Final = {
+    SHARED: (
+        ("Gradient norm", "gradient_norm"),
+        ("Policy loss", "policy_loss"),
+        ("Value loss", "value_loss"),
+        ("Entropy", "entropy"),
+    ),
+    HOSTS: (("Score", "score"),),
+}
 
 
 def render_history(
-    view: View, head: str, width: int, height: int, palette: Palette = DARK
+    view: View,
+    head: str,
+    width: int,
+    height: int,
+    palette: Palette = DARK,
+    *,
+    chosen: Source | None = None,
 ) -> list[Text]:
     """Return charts of a head's figures, and below them those that have no history.
 
-    Of the shared part of the policy, it is the losses and the gradient norm of the whole.
+    Above them stands what the list leaves out of the `chosen` row of evidence, if it is of the head
+    and there is any.
+
+    Of the shared part of the policy, it is the losses and the gradient norm of the whole; of the
+    hosts, their score.
     """
-    series = _shared_series(view, palette) if head == SHARED else _series(view, head, palette)
-    foot = [] if head == SHARED or height < 6 else [_foot(view, head, width, palette)]
+    is_group = head in _GROUP_CHARTS
+    series = _group_series(view, head, palette) if is_group else _series(view, head, palette)
+    foot = [] if is_group or height < 6 else [_foot(view, head, width, palette)]
     if height >= _HIGH_ENOUGH and (seen := _seen(view, head, width, palette)) is not None:
         foot.insert(0, seen)
-    lines = plots(series, width, height - len(foot), palette) + foot
+    details = [] if chosen is None else _details(view, chosen, width, palette)
+    lines = details + plots(series, width, height - len(details) - len(foot), palette) + foot
     for line in lines:
         line.truncate(width, overflow="ellipsis")
     return lines
+
+
+def _details(view: View, chosen: Source, width: int, palette: Palette) -> list[Text]:
+    """Return the place of a row of evidence in words, wrapped; nothing where the list says all."""
+    for row in view.snapshot.tamiyo.evidence:
+        if (row.head, row.quantity, row.kind) == chosen and (words := evidence_words(row)):
+            sentence = f"{KIND_WORDS.get(row.kind, row.kind)} in {row.quantity}: {words}"
+            return [
+                Text(line, style=f"bold {palette.ink}", no_wrap=True)
+                for line in textwrap.wrap(sentence, max(1, width), subsequent_indent="  ")
+            ]
+    return []
 
 
 def _series(view: View, head: str, palette: Palette) -> list[Series]:
@@ -75,7 +105,7 @@ def _series(view: View, head: str, palette: Palette) -> list[Series]:
     ]
 
 
-def _shared_series(view: View, palette: Palette) -> list[Series]:
+def _group_series(view: View, group: str, palette: Palette) -> list[Series]:
     training = view.snapshot.training
     return [
         _one(
@@ -86,7 +116,7 @@ def _shared_series(view: View, palette: Palette) -> list[Series]:
             getattr(training, f"{field}_history"),
             palette,
         )
-        for label, field in _SHARED_CHARTS
+        for label, field in _GROUP_CHARTS[group]
     ]
 
 
@@ -165,12 +195,13 @@ class HeadHistoryPanel(Panel):
     def __init__(self, *, id: str | None = None) -> None:
         super().__init__(id=id)
         self._head: str | None = None
+        self._chosen: Source | None = None
 
-    def choose(self, head: str | None) -> None:
-        """Show another head."""
-        if head != self._head:
-            self._head = head
-            name = "the shared part" if head == SHARED else display_name(head or "")
+    def choose(self, head: str | None, chosen: Source | None = None) -> None:
+        """Show another head, or another row of its evidence."""
+        if (head, chosen) != (self._head, self._chosen):
+            self._head, self._chosen = head, chosen
+            name = GROUPS.get(head or "") or display_name(head or "")
             self.border_title = f"History of {name}" if head else "History"
             self.redraw()
 
@@ -180,5 +211,5 @@ class HeadHistoryPanel(Panel):
     def draw(self, view: View, width: int, height: int, palette: Palette) -> Text:
         if self._head is None:
             return Text("no head to show yet", style=palette.muted, no_wrap=True)
-        lines = render_history(view, self._head, width, height, palette)
+        lines = render_history(view, self._head, width, height, palette, chosen=self._chosen)
         return Text("\n", no_wrap=True).join(lines)

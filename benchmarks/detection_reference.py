@@ -1,0 +1,87 @@
+"""A plain reference for the detection campaign: every operation of an update, looked at.
+
+It shares nothing with the detector. A dispatch mode sees each operation of the forward passes, the
+backward passes and the optimizer's steps, and notes what is born there: a NaN from operands without
+one, or an infinity from finite operands. -inf that a mask fills in is a constant of its operation
+and is no birth.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from unittest import mock
+
+import torch
+from detection_stage import Stage
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+_CREATING = ("empty", "empty_like", "new_empty", "detach", "view", "_unsafe_view", "alias")
+
+
+class Scan(TorchDispatchMode):
+    """Notes operations that make something non-finite out of operands that do not explain it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.born: list[str] = []  # names of operations
+        self.saw_nan = False
+
+    def __torch_dispatch__(
+        self, func: Any, _types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        settings = kwargs or {}
+        name = func.overloadpacket.__name__
+        if name in _CREATING:
+            return func(*args, **settings)
+        operands = [leaf for leaf in tree_leaves((args, settings)) if _is_number(leaf)]
+        broken = [operand for operand in operands if not _is_finite(operand)]
+        had_nan = any(_has_nan(operand) for operand in broken)
+        result = func(*args, **settings)
+        # An operation in place returns None or its operand: then the operands are looked at again.
+        results = [leaf for leaf in tree_leaves(result) if _is_number(leaf)] or operands
+        infinite = [leaf for leaf in results if not _is_finite(leaf)]
+        has_nan = any(_has_nan(leaf) for leaf in infinite)
+        self.saw_nan |= has_nan
+        if (has_nan and not had_nan) or (infinite and not broken):
+            self.born.append(name)
+        return result
+
+
+def _is_number(leaf: Any) -> bool:
+    if isinstance(leaf, Tensor):
+        return leaf.is_floating_point()
+    return isinstance(leaf, float)
+
+
+def _has_nan(leaf: Any) -> bool:
+    return bool(leaf.isnan().any()) if isinstance(leaf, Tensor) else leaf != leaf
+
+
+def _is_finite(leaf: Any) -> bool:
+    return bool(leaf.isfinite().all()) if isinstance(leaf, Tensor) else leaf - leaf == 0
+
+
+@contextmanager
+def scanning(stage: Stage) -> Iterator[Scan]:
+    """Scan the forward passes, backward passes and steps of what the stage's agent does."""
+    scan = Scan()
+
+    def scanned(function: Any) -> Any:
+        def call(*arguments: Any, **settings: Any) -> Any:
+            if torch.utils._python_dispatch._get_current_dispatch_mode() is scan:
+                return function(*arguments, **settings)
+            with scan:
+                return function(*arguments, **settings)
+
+        return call
+
+    agent = stage.agent
+    with (
+        mock.patch.object(agent, "_forward", scanned(agent._forward)),
+        mock.patch.object(agent, "_old_log_probs", scanned(agent._old_log_probs)),
+        mock.patch.object(agent.optimizer, "step", scanned(agent.optimizer.step)),
+        mock.patch.object(torch.autograd, "grad", scanned(torch.autograd.grad)),
+    ):
+        yield scan

@@ -1,0 +1,128 @@
+"""Every documented way to use a grown network, run for labels of every type."""
+
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from esper.growth.env import GrowthVectorEnv
+from esper.growth.module_files import load_module, write_module
+from esper.growth.tasks import load_task
+from esper.policies import find_policy
+from esper.simic.growing import grow, write_checked
+from esper.simic.growth_card import growth_card
+
+ROOT = Path(__file__).parents[2]
+SAMPLES = 300
+NUMBERS = np.arange(SAMPLES) % 3
+
+LABELS = {
+    "one character": np.array(["1", "2", "x"]),
+    "digits of one character": np.array(["0", "1", "2"]),
+    "texts": np.array(["saw", 'a "quoted" one', "ñandú\n"]),
+    "bytes": np.array([b"saw", b"it's", b"\xff\n"]),
+    "from 0": np.array([0, 1, 2]),
+    "from 1": np.array([1, 2, 3]),
+    "negative": np.array([-1, 0, 1]),
+    "small integers": np.array([3, 5, 9], dtype=np.uint8),
+    "whole floats": np.array([1.0, 2.0, 3.0]),
+    "booleans": np.array([False, True]),
+}
+
+
+def blocks(text: str, marker: str) -> list[str]:
+    return [block for block in re.findall(r"```python\n(.*?)```", text, re.S) if marker in block]
+
+
+def run(program: str, folder: Path) -> str:
+    """Run a program where there is a network, and nothing of Esper."""
+    refuse = "import sys; sys.modules['esper'] = sys.modules['gymnasium'] = None\n"
+    result = subprocess.run(
+        [sys.executable, "-c", refuse + program], cwd=folder, capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+@pytest.mark.parametrize("kind", LABELS)
+def test_recipes_run_for_labels_of_every_type(kind: str, tmp_path: Path) -> None:
+    labels = LABELS[kind]
+    y = labels[NUMBERS % len(labels)]
+    x = np.random.default_rng(0).normal(size=(SAMPLES, 4)) + 5 * (NUMBERS % len(labels))[:, None]
+    np.savez(tmp_path / "waves.npz", x=x, y=y)
+    task = load_task(f"npz:{tmp_path / 'waves.npz'}")
+    env = GrowthVectorEnv(1, task=task, autoreset_mode="Disabled")
+    env.reset(seed=0)
+    for _ in range(4):
+        env.step(np.zeros((1, 8), dtype=np.int64))
+    folder = tmp_path / "waves"
+    folder.mkdir()
+    write_module(env.finished_network(0), task, folder)
+
+    namespace: dict[str, object] = {"__file__": str(folder / "model.py"), "__name__": "model"}
+    exec((folder / "model.py").read_text(), namespace)
+    classes = namespace["CLASSES"]
+    assert isinstance(classes, tuple)
+    assert sorted(classes) == sorted(labels.tolist())
+    assert {type(label) for label in classes} == {type(label) for label in labels.tolist()}
+    with torch.no_grad():
+        numbers = load_module(folder)(torch.from_numpy(x)).argmax(1)
+    right = float(
+        np.mean(
+            [classes[number] == label for number, label in zip(numbers, y.tolist(), strict=True)]
+        )
+    )
+    assert right > 0.9
+
+    guide = (ROOT / "docs" / "growing.md").read_text()
+    (recipe,) = blocks(guide, "from model import CLASSES, load")
+    assert f"right: {right}" in run(recipe, folder)
+    (recipe,) = blocks((ROOT / "README.md").read_text(), "from model import load")
+    given = "import torch\nsamples = torch.zeros(2, 4)\n"
+    assert run(given + recipe + "print(tuple(logits.shape))", folder) == f"(2, {len(labels)})\n"
+    assert "Network().load_state_dict(safetensors.torch.load_file(...))" in guide
+    run(
+        "import safetensors.torch\nfrom model import Network\n"
+        "Network().load_state_dict(safetensors.torch.load_file('weights.safetensors'))",
+        folder,
+    )
+
+
+@pytest.mark.parametrize("kind", ["one character", "texts", "bytes", "from 1", "booleans"])
+def test_the_snippet_of_a_card_prints_a_label(kind: str, tmp_path: Path) -> None:
+    labels = LABELS[kind]
+    y = labels[NUMBERS % len(labels)]
+    x = np.random.default_rng(0).normal(size=(SAMPLES, 4))
+    np.savez(tmp_path / "data.npz", x=x, y=y)
+    policy = find_policy(tmp_path, "shipped")
+    name = f"npz:{tmp_path / 'data.npz'}"
+    grown = grow(policy, name, hosts=1, seed=0, steps=1, say=lambda _: None)
+    (tmp_path / "out").mkdir()
+    difference = write_checked(grown, tmp_path / "out")
+    (snippet,) = blocks(growth_card(grown, difference), "from model import")
+    printed = run(snippet, tmp_path / "out")
+    assert printed in [f"{label}\n" for label in labels.tolist()]
+
+
+def test_a_text_keeps_its_characters_as_one_text(tmp_path: Path) -> None:
+    (tmp_path / "t.txt").write_text('it is "what" it\tis\n\\' * 60)
+    task = load_task(f"chars:{tmp_path / 't.txt'}?context=9")
+    env = GrowthVectorEnv(1, task=task, batch=20, batches=2)
+    env.reset(seed=0)
+    write_module(env.finished_network(0), task, tmp_path)
+    namespace: dict[str, object] = {"__file__": "model.py", "__name__": "model"}
+    exec((tmp_path / "model.py").read_text(), namespace)
+    assert namespace["CLASSES"] == "".join(task.vocabulary)
+
+
+def test_a_task_without_labels_of_its_own_has_numbers(tmp_path: Path) -> None:
+    task = replace(load_task("digits"), class_names=(), class_labels=())
+    env = GrowthVectorEnv(1, task=task, batch=20, batches=2)
+    env.reset(seed=0)
+    write_module(env.finished_network(0), task, tmp_path)
+    assert "CLASSES = tuple(range(10))\n" in (tmp_path / "model.py").read_text()
