@@ -3,12 +3,15 @@
 import errno
 import json
 import os
+import zlib
 
+import msgspec
 import pytest
 
 from esper.karn.latch_file import LATCHES_NAME, LatchWriter, read_latch_file
 from esper.karn.run_store import RunWriter
 from esper.karn.sanctum.follower import RunFollower
+from esper.leyline.telemetry import NonfiniteSighting
 
 
 def sources(run):
@@ -164,3 +167,78 @@ def test_on_a_full_disk_there_is_room_for_latches(run, payloads, monkeypatch):
     monkeypatch.undo()
     LatchWriter(run).note_store("a store", 0)
     assert reserve.stat().st_size == 65_536, "a later process takes the room again"
+
+
+def host_failure(*, reproduced=True, **where):
+    return NonfiniteSighting(
+        head="hosts",
+        quantity="loss",
+        kind="nan",
+        count=2,
+        epoch=0,
+        minibatch=0,
+        phase="hosts",
+        host=3,
+        step=7,
+        part="seed",
+        reproduced=reproduced,
+        **where,
+    )
+
+
+def test_where_a_group_failed_outlives_its_store(run, payloads):
+    with RunWriter(run) as writer:
+        writer.emit(payloads.start())
+        writer.emit(msgspec.structs.replace(payloads.update(1), head_nonfinite=[host_failure()]))
+        writer.emit(payloads.finish())
+    assert read_latch_file(run).sightings == ((1, host_failure()),)
+
+    (run / "run.sqlite").unlink()
+    tamiyo = RunFollower(run).catch_up().snapshot.tamiyo
+    assert tamiyo.latch("nan")["hosts"]
+    assert not any(tamiyo.latch("inf").values())
+
+    with RunWriter(run) as writer:  # the new store takes it from the file
+        writer.emit(payloads.start(resumed_from_update=1))
+        writer.emit(payloads.finish())
+    (run / LATCHES_NAME).unlink()
+    with RunWriter(run):  # and the new file from the store, where a latch has no count
+        pass
+    ((update, seen),) = read_latch_file(run).sightings
+    assert (update, seen) == (1, msgspec.structs.replace(host_failure(), count=0))
+
+
+def test_what_is_reproduced_later_stays_where_it_was_first_seen(run, payloads):
+    writer = LatchWriter(run)
+    once, again = host_failure(reproduced=False), host_failure()
+    for update, seen in ((2, once), (3, once), (4, again), (5, again)):
+        writer.note_sightings([(update, seen)])
+    assert read_latch_file(run).sightings == ((2, once), (2, again))
+    assert LatchWriter(run).sightings() == [(2, again)]
+
+    with RunWriter(run) as writer:
+        writer.emit(payloads.start())
+        writer.emit(payloads.finish())
+    (first,) = RunFollower(run).catch_up().snapshot.tamiyo.first
+    assert (first.update, first.host, first.step, first.reproduced) == (2, 3, 7, True)
+
+
+def test_of_one_update_the_earliest_sighting_is_kept(run):
+    late = NonfiniteSighting(
+        head="op", quantity="logits", kind="nan", count=1, epoch=1, minibatch=2
+    )
+    early = msgspec.structs.replace(late, epoch=0, minibatch=0, phase="acting", host=1, step=4)
+    LatchWriter(run).note_sightings([(1, late), (1, early)])
+    assert read_latch_file(run).sightings == ((1, early),)
+
+
+def test_a_line_of_an_older_writer_has_defaults(run):
+    sighting = '{"head":"op","quantity":"logits","kind":"nan","count":1,"epoch":1,"minibatch":2}'
+    body = f'{{"record":"latch","time":1.0,"update":3,"sighting":{sighting}'
+    line = f'{body},"crc32":"{zlib.crc32(body.encode()):08x}"}}\n'
+    (run / LATCHES_NAME).write_text(line)
+    found = read_latch_file(run)
+    assert found.error is None
+    ((update, seen),) = found.sightings
+    assert (update, seen.phase, seen.host, seen.step, seen.part) == (3, "update", None, None, "")
+    assert seen.reproduced
