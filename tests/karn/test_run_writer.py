@@ -12,6 +12,7 @@ import time
 import pytest
 
 from esper.karn.run_store import RunReader, RunWriter
+from esper.karn.sanctum.follower import RunFollower
 from esper.karn.store_connection import StoreConnection
 from esper.leyline.telemetry import Heartbeat, Notice, RunFinished
 
@@ -484,3 +485,12 @@ def test_a_new_store_has_its_tables_in_the_database_itself(run):
             names = {name for (name,) in alone.execute("SELECT name FROM sqlite_master")}
         alone.close()
     assert {"events", "latches", "meta"} <= names
+
+
+def test_a_store_never_has_tables_without_a_heartbeat(run):
+    store = StoreConnection(run / "run.sqlite")
+    store.open()  # and nothing is written yet
+    frame = RunFollower(run).catch_up()
+    store.abandon()
+    assert frame.status.kind == "STARTING"
+    assert frame.doubt is None

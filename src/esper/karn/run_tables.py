@@ -322,8 +322,17 @@ def check_store(connection: sqlite3.Connection, where: str) -> bool:
     return True
 
 
-def create_tables(connection: sqlite3.Connection, esper_version: str) -> None:
-    """Create the tables in one transaction; those that exist gain the columns that they lack."""
+def create_tables(
+    connection: sqlite3.Connection, esper_version: str, heartbeat: Sequence[object] = ()
+) -> None:
+    """Create the tables in one transaction; those that exist gain the columns that they lack.
+
+    Args:
+        connection: to the store, outside a transaction.
+        esper_version: of the writer.
+        heartbeat: values of `REPLACE_HEARTBEAT` for a new store: one that has tables and no
+            heartbeat cannot be told from one that lost its events.
+    """
     connection.execute("BEGIN IMMEDIATE")
     _add_columns(connection)
     for statement in _TABLES:
@@ -337,6 +346,8 @@ def create_tables(connection: sqlite3.Connection, esper_version: str) -> None:
             ("store_id", uuid.uuid4().hex),
         ],
     )
+    if heartbeat:
+        connection.execute(REPLACE_HEARTBEAT, heartbeat)
     connection.execute("COMMIT")
 
 

@@ -107,7 +107,8 @@ class StoreConnection:
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = FULL")
             connection.execute("PRAGMA fullfsync = ON")  # macOS has a sync that is none
-            create_tables(connection, __version__)  # an older store may lack one that was added
+            # An older store may lack a table that was added.
+            create_tables(connection, __version__, () if is_made else self._beat(0, ""))
             if not is_made:
                 # The tables reach the database itself: without its WAL it is still a run's store.
                 connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
@@ -218,21 +219,22 @@ class StoreConnection:
         Raises:
             sqlite3.Error: the store cannot be written.
         """
+        assert self._connection is not None
+        self._connection.execute(REPLACE_HEARTBEAT, self._beat(events_lost, error))
+
+    def _beat(self, events_lost: int, error: str) -> tuple[object, ...]:
+        """Return the values of `REPLACE_HEARTBEAT` for now."""
         import psutil
 
-        assert self._connection is not None
-        self._connection.execute(
-            REPLACE_HEARTBEAT,
-            (
-                time.time(),
-                self._pid,
-                self._process_start_time,
-                self._machine,
-                events_lost,
-                psutil.Process(self._pid).memory_info().rss,
-                error,
-                self._pid_namespace,
-            ),
+        return (
+            time.time(),
+            self._pid,
+            self._process_start_time,
+            self._machine,
+            events_lost,
+            psutil.Process(self._pid).memory_info().rss,
+            error,
+            self._pid_namespace,
         )
 
     def thin(self, limit_bytes: int, seconds: float) -> None:
