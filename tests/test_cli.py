@@ -9,18 +9,21 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from esper import launch
 from esper.cli import main, sanctum_main
 from esper.commands import sanctum
-from esper.karn.run_store import RunReader, find_run
+from esper.karn.run_store import RunReader, RunWriter, create_run, find_run
 from esper.karn.sanctum.screen_map import SCREENS
 from esper.karn.sanctum.settings import THEME_NAMES
 from esper.leyline.telemetry import RunStarted
-from esper.simic.config import setting_names
+from esper.simic.config import ConfigError, setting_names
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -433,3 +436,105 @@ def test_eval_compares_a_run_with_baselines(run: Run, tmp_path: Path) -> None:
     code, _, err = run("eval", *asked)
     assert (code, err.count("\n")) == (2, 1)
     assert "has no checkpoint yet" in err
+
+
+def _esper(run: Path, command: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+    """Run a command of a shell in which `esper` and `R`, the folder of runs, are known."""
+    program = f"{sys.executable} -m esper"
+    return subprocess.run(
+        ["bash", "-c", command.replace("esper", program, 1).replace("R", str(run.parent))],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, **environment},
+    )
+
+
+@pytest.fixture
+def written(tmp_path: Path, payloads: Any) -> Path:
+    """A finished run that is healthy."""
+    made = create_run(tmp_path / "runs", "fine")
+    with RunWriter(made) as writer:
+        for payload in (payloads.start(), payloads.update(1), payloads.finish(update=1)):
+            writer.emit(payload)
+    return made
+
+
+@pytest.mark.parametrize("verb", ["health", "runs"])
+def test_a_report_that_cannot_be_printed_is_no_verdict(written: Path, verb: str) -> None:
+    full = _esper(written, f"esper {verb} --run-dir R > /dev/full")
+    assert full.returncode == 2
+    assert full.stderr.startswith("esper: the report cannot be printed: ")
+    assert len(full.stderr.splitlines()) == 1
+    assert _esper(written, f"esper {verb} --run-dir R >&-").returncode == 0
+    assert _esper(written, f"esper {verb} --run-dir R >&- 2>&-").returncode == 0
+
+
+@pytest.mark.parametrize("columns", ["0", "-1", "²", "9" * 5_000, "wide"])
+def test_an_odd_width_leaves_no_report_empty(written: Path, columns: str) -> None:
+    for command in ("esper health --run-dir R", "esper runs --run-dir R"):
+        shown = _esper(written, command, COLUMNS=columns, LINES=columns)
+        assert (shown.returncode, shown.stderr) == (0, "")
+        assert "FINISHED" in shown.stdout
+
+
+def test_a_fault_of_the_program_is_not_taken_for_a_latch(
+    written: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_arguments: object, **_options: object) -> int:
+        raise RuntimeError("a fault")
+
+    monkeypatch.setattr("esper.karn.reports.print_health", fail)
+    with pytest.raises(SystemExit) as ended:
+        main(["health", "--run-dir", str(written.parent)])
+    assert ended.value.code == 70
+    assert "RuntimeError: a fault" in capsys.readouterr().err
+
+
+def test_an_interrupted_report_ends_without_a_traceback(
+    written: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(*_arguments: object, **_options: object) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("esper.karn.reports.print_health", interrupt)
+    with pytest.raises(SystemExit) as ended:
+        main(["health", "--run-dir", str(written.parent)])
+    assert ended.value.code == 130
+    assert capsys.readouterr().err == ""
+
+
+def _beat(run: Path, age: float, machine: str) -> None:
+    """Have a process of another machine beat in a store."""
+    with sqlite3.connect(run / "run.sqlite") as connection:
+        connection.execute(
+            "UPDATE heartbeat SET time = ?, machine = ?, pid = 99", (time.time() - age, machine)
+        )
+    connection.close()
+
+
+def test_a_run_of_another_machine_is_resumed_once_its_heart_is_silent(
+    written: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _beat(written, 3_600.0, "node-17")
+    launch._check_elsewhere(written, force=False)  # however old, whatever the name
+    assert capsys.readouterr().err == ""
+    _beat(written, 8.0, "node-17")
+    launch._check_elsewhere(written, force=False)  # fresh at first, and then silent
+    assert "waiting to see whether process 99 on node-17 is alive" in capsys.readouterr().err
+
+    _beat(written, 1.0, "node-17")
+    sleep = time.sleep
+    monkeypatch.setattr(
+        time, "sleep", lambda seconds: (_beat(written, 0.0, "node-17"), sleep(seconds))
+    )
+    with pytest.raises(ConfigError, match="by process 99 on node-17: stop that first, or resume"):
+        launch._check_elsewhere(written, force=False)
+    capsys.readouterr()
+    launch._check_elsewhere(written, force=True)
+    assert "--force: the heartbeat of process 99 on node-17 is fresh" in capsys.readouterr().err
+
+
+def test_force_is_for_resuming(run: Run) -> None:
+    code, _, error = run("ppo", "--force", "--episodes", "2")
+    assert (code, error) == (2, "esper: --force only applies to --resume\n")

@@ -6,9 +6,13 @@ imports torch or Textual until a verb needs it, so that help comes at once.
 
 import argparse
 import codecs
+import contextlib
+import errno
 import io
+import os
 import signal
 import sys
+import traceback
 from collections.abc import Sequence
 from typing import NoReturn
 
@@ -24,6 +28,11 @@ from esper.commands.runs import add_runs
 from esper.commands.sanctum import sanctum_parser, serve_parser
 from esper.commands.telemetry import add_telemetry
 from esper.karn.terminal import shows_signs
+from esper.leyline.plain_text import printable
+
+#: A fault of the program itself ended a report.
+EXIT_CODE_FAULT = 70
+_WRITE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF, errno.EPIPE)
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -40,11 +49,13 @@ def sanctum_main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 
 def _run(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> NoReturn:
-    """Parse, do, and exit; what somebody asked for in error becomes one sentence and exit code 2.
+    """Parse the arguments, run the verb and exit.
 
-    Everything that means bad input is a ValueError of a class of its own, defined in `esper`; any
-    other exception is a fault of the program and keeps its traceback.
+    Bad input becomes one sentence and exit code 2: it is a ValueError of a class defined in
+    `esper`. So does a report that cannot be printed. Any other exception is a fault of the program:
+    it keeps its traceback, and a report ends with exit code 70, since 1 is a report's verdict.
     """
+    _mend_surroundings()
     options = parser.parse_args(arguments)
     _keep_to_what_can_be_written()
     # A reader of a pipe that had enough ends a report as it ends any other program: an exit code
@@ -57,11 +68,54 @@ def _run(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> No
     except ValueError as error:
         if not type(error).__module__.startswith("esper."):
             raise
-        print(f"{parser.prog}: {error}", file=sys.stderr)
+        _complain(f"{parser.prog}: {error}")
         code = 2
+    except KeyboardInterrupt:
+        code = 130
+    except Exception as error:
+        if not is_report:
+            raise
+        if _is_of_output(error):
+            _complain(f"{parser.prog}: the report cannot be printed: {error}")
+            code = 2
+        else:
+            traceback.print_exc()
+            code = EXIT_CODE_FAULT
     finally:
         signal.signal(signal.SIGPIPE, before)
+    _let_go_of_output()
     sys.exit(code)
+
+
+def _complain(line: str) -> None:
+    with contextlib.suppress(OSError, ValueError):
+        print(printable(line), file=sys.stderr)
+
+
+def _mend_surroundings() -> None:
+    """Replace what would make a report fail, or come out empty, for no fault of its own."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # it was closed when the program was started
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115  (open until the end)
+    for name in ("COLUMNS", "LINES"):
+        told = os.environ.get(name, "")
+        if told and not (told.isdecimal() and len(told) <= 5 and int(told) > 0):
+            del os.environ[name]
+
+
+def _is_of_output(error: Exception) -> bool:
+    """Return whether an error came from writing to standard output: no file has a name in it."""
+    is_writing = isinstance(error, OSError) and error.errno in _WRITE_ERRORS
+    return is_writing and getattr(error, "filename", None) is None
+
+
+def _let_go_of_output() -> None:
+    """Keep the interpreter from failing once more over an output that cannot be written."""
+    try:
+        sys.stdout.flush()
+    except (OSError, ValueError):
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _keep_to_what_can_be_written() -> None:

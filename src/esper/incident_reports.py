@@ -29,9 +29,9 @@ def print_incidents(run_dir: Path, reference: str | None, *, as_json: bool) -> i
     Raises:
         RunNotFoundError, IncidentError: there is no such run, or a capsule of it is damaged.
     """
-    from rich.console import Console
     from rich.text import Text
 
+    from esper.karn.plain_console import PlainConsole
     from esper.simic.incidents import list_incidents
 
     run = find_run(run_dir, reference)
@@ -39,7 +39,7 @@ def print_incidents(run_dir: Path, reference: str | None, *, as_json: bool) -> i
     if as_json:
         print(json.dumps({"run": run.name, "incidents": rows}, indent=2))
         return 0
-    console = Console()
+    console = PlainConsole()
     if not rows:
         console.print(f"No incidents in {run.name}: every update was finite.", highlight=False)
         return 0
@@ -153,8 +153,7 @@ def replay_incident(
         RunNotFoundError, IncidentError: there is no such run or incident, its capsule cannot be
             read, or the page cannot be written.
     """
-    from rich.console import Console
-
+    from esper.karn.plain_console import PlainConsole
     from esper.simic import replay_report
     from esper.simic.incidents import (
         CAPSULE_NAME,
@@ -184,6 +183,6 @@ def replay_incident(
         print(json.dumps(replay_report.replay_as_json(replayed, *about), indent=2))
     else:
         # Off a terminal nothing is broken over lines: it is read with grep.
-        console = Console() if sys.stdout.isatty() else Console(width=_PIPED_COLUMNS)
+        console = PlainConsole(width=None if sys.stdout.isatty() else _PIPED_COLUMNS)
         replay_report.print_replay(replayed, *about, console)
     return 0 if replayed.verdict == REPRODUCED else 1

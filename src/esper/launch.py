@@ -8,11 +8,13 @@ import fcntl
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, TextIO
 
+from esper.karn.liveness import HEARTBEAT_STALE_SECONDS, is_looked_up_here
 from esper.karn.run_store import (
     CONFIG_NAME,
     CONSOLE_NAME,
@@ -23,6 +25,7 @@ from esper.karn.run_store import (
     find_run,
 )
 from esper.karn.terminal import is_screen
+from esper.leyline.plain_text import printable
 from esper.leyline.task_names import parse_task_name
 from esper.leyline.telemetry import Notice
 from esper.simic.config import (
@@ -34,17 +37,19 @@ from esper.simic.config import (
     write_config,
 )
 from esper.simic.drill import scheduled
-from esper.simic.run_data import check_same_data, read_records, record_data
+from esper.simic.run_data import DataRecord, check_same_data, read_records, record_data
 from esper.simic.stopping import stop_on_signal
 
 if TYPE_CHECKING:
-    from esper.leyline.telemetry import RunFinished
+    from esper.leyline.telemetry import Heartbeat, RunFinished
     from esper.simic.progress import ProgressReport
 
 #: Held by the process that trains a run.
 LOCK_NAME = "training.lock"
 #: By how training ended, where nobody asked Sanctum to end it.
 _EXIT_CODES = {"finished": 0, "failed": 1, "stopped": 130, "halted": 3}
+#: Training finished, or stopped when asked to, and the store does not have every event of it.
+EXIT_CODE_INCOMPLETE = 4
 #: What may be said anew when a run goes on; everything else is what makes it the same run.
 RESUMABLE_SETTINGS = (
     "episodes",
@@ -56,6 +61,7 @@ RESUMABLE_SETTINGS = (
     "nonfinite_patience",
     "incidents_kept",
     "incident_megabytes",
+    "store_megabytes",
     "inject",
 )
 
@@ -79,8 +85,15 @@ def prepare_run(
         run = create_run(run_dir, name or task.short)
     except OSError as error:
         raise ConfigError(f"cannot make a run in {run_dir}: {error.strerror}") from error
-    write_config(config, run / CONFIG_NAME)
+    _write_config(config, run)
     return run
+
+
+def _write_config(config: TrainingConfig, run: Path) -> None:
+    try:
+        write_config(config, run / CONFIG_NAME)
+    except OSError as error:
+        raise ConfigError(f"cannot write {run / CONFIG_NAME}: {error.strerror}") from error
 
 
 def prepare_resume(
@@ -90,6 +103,7 @@ def prepare_resume(
     *,
     config_file: Path | None,
     name: str,
+    force: bool = False,
     data_changed: bool = False,
 ) -> Path:
     """Check that a run can resume, write changed settings into its config, return its directory.
@@ -99,6 +113,7 @@ def prepare_resume(
         reference: the run, as `find_run` takes it.
         given: settings by name; those that are the run's own cannot change.
         config_file, name: refused, since they are the run's own.
+        force: resume although the heartbeat of a process on another machine is fresh.
         data_changed: resume although the data of the task is not what the run was trained on.
 
     Raises:
@@ -118,12 +133,34 @@ def prepare_resume(
         raise ConfigError(
             f"{what} cannot change when a run goes on; only {', '.join(RESUMABLE_SETTINGS)} can"
         )
+    _check_elsewhere(run, force=force)
+    # The lock first: a run that another process trains is not touched.
+    with _held(run):
+        config = updated(config, given)
+        data = _check_resumed(run, config, given, data_changed=data_changed)
+        if data_changed:
+            _record_data(data, run)
+        _write_config(config, run)
+    return run
+
+
+def _record_data(data: DataRecord, run: Path) -> None:
+    try:
+        record_data(run, data.fingerprint, data.after_update)
+    except OSError as error:
+        raise ConfigError(f"cannot write into {run}: {error.strerror}") from error
+
+
+def _check_resumed(
+    run: Path, config: TrainingConfig, given: Mapping[str, Any], *, data_changed: bool
+) -> DataRecord:
+    """Check for what would stop the run at its start; return the data that it would be trained on.
+
+    Raises:
+        ConfigError: it has nothing left to do, a setting has an impossible value, or the data is
+            not what `data_changed` says.
+    """
     frame = _follow(run)
-    if frame.status.kind in ("LIVE", "STALE"):
-        raise ConfigError(
-            f"{run.name} is still being trained: {frame.status.sentence}; stop that first"
-        )
-    config = updated(config, given)
     fingerprint = _check_before_start(config, load=bool(read_records(run)))
     is_same = not fingerprint or fingerprint in [r.fingerprint for r in read_records(run)[-1:]]
     if data_changed and is_same:
@@ -143,13 +180,68 @@ def prepare_resume(
             f"{run.name} has trained {done} episode{'' if done == 1 else 's'} already; "
             "give a larger --episodes to train more"
         )
-    if data_changed:
-        try:
-            record_data(run, fingerprint, frame.snapshot.run.update)
-        except OSError as error:
-            raise ConfigError(f"cannot write into {run}: {error.strerror}") from error
-    write_config(config, run / CONFIG_NAME)
-    return run
+    return DataRecord(fingerprint, frame.snapshot.run.update)
+
+
+def _check_elsewhere(run: Path, *, force: bool) -> None:
+    """Refuse a run that a process on another machine, or in another container, trains.
+
+    Here the lock decides: a process that dies lets go of it. A lock that is held elsewhere may not
+    be seen here, so a heart that goes on beating there counts for as much.
+
+    Raises:
+        ConfigError: another process trains it.
+    """
+    beat = _beat_elsewhere(run)
+    if beat is None:
+        return
+    where = beat.machine or "another machine"
+    if force:
+        print(
+            f"--force: the heartbeat of process {beat.pid} on {where} is fresh; resuming all the "
+            "same. If that process is alive, both will write this run.",
+            file=sys.stderr,
+        )
+        return
+    print(f"waiting to see whether process {beat.pid} on {where} is alive", file=sys.stderr)
+    if _beats_again(run, beat):
+        raise ConfigError(
+            f"{run.name} is still being trained by process {beat.pid} on {where}: stop that first, "
+            "or resume with --force"
+        )
+
+
+def _beat_elsewhere(run: Path) -> "Heartbeat | None":
+    """Return the heartbeat of a process that this one cannot look up, if it is fresh."""
+    beat, at = _heartbeat_of(run)
+    if beat is None or time.time() - at > HEARTBEAT_STALE_SECONDS or is_looked_up_here(beat):
+        return None
+    return beat
+
+
+def _beats_again(run: Path, beat: "Heartbeat") -> bool:
+    first = _heartbeat_of(run)[1]
+    end = time.monotonic() + HEARTBEAT_STALE_SECONDS - max(0.0, time.time() - first)
+    while time.monotonic() < end:
+        time.sleep(0.2)
+        now, at = _heartbeat_of(run)
+        if now is not None and now.pid == beat.pid and at != first:
+            return True
+    return False
+
+
+def _heartbeat_of(run: Path) -> "tuple[Heartbeat | None, float]":
+    """Return the last heartbeat and its time; None where the store has none that can be read."""
+    from esper.karn.run_reader import RunReader
+    from esper.leyline.telemetry import Heartbeat
+
+    try:
+        event = RunReader(run).heartbeat()
+    except RunStoreError:
+        event = None
+    if event is None or not isinstance(event.payload, Heartbeat):
+        return None, 0.0
+    return event.payload, event.time
 
 
 def _check_before_start(config: TrainingConfig, *, load: bool = False) -> str:
@@ -176,40 +268,94 @@ def _check_before_start(config: TrainingConfig, *, load: bool = False) -> str:
 
 def train_in_front(run: Path) -> int:
     """Train here, with progress on this terminal; return the exit code."""
-    from esper.simic.progress import PlainLines, ProgressBar, ProgressReport, Several
+    from esper.simic.progress import (
+        PlainLines,
+        ProgressBar,
+        ProgressReport,
+        Several,
+        StandardError,
+    )
 
     config = load_config(run / CONFIG_NAME)
-    with (run / CONSOLE_NAME).open("a", encoding="utf-8") as console_log:
+    with _console_log(run) as console_log:
         on_screen: ProgressReport
         on_screen = ProgressBar(config.episodes) if sys.stdout.isatty() else PlainLines()
-        ending = _train(run, config, Several((on_screen, PlainLines(console_log))))
+        ending, code = _train(
+            run,
+            config,
+            Several((on_screen, PlainLines(console_log))),
+            (StandardError(), PlainLines(console_log)),
+        )
     from esper.karn import reports
 
-    reports.print_health(run.parent, str(run), as_json=False, fail_on="")
+    try:
+        reports.print_health(run.parent, str(run), as_json=False, fail_on="")
+    except RunStoreError as error:
+        print(printable(str(error)), file=sys.stderr)
     if ending.status != "finished":
-        print(_how_to_go_on(run))
-    return _EXIT_CODES[ending.status]
+        print(printable(_how_to_go_on(run)))
+    return code
+
+
+def _console_log(run: Path) -> TextIO:
+    try:
+        return (run / CONSOLE_NAME).open("a", encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"cannot write {run / CONSOLE_NAME}: {error.strerror}") from error
 
 
 def train_child(run: Path) -> int:
     """Train as the process behind Sanctum: standard output is the run's console log."""
-    from esper.simic.progress import PlainLines
+    from esper.simic.progress import PlainLines, StandardError
 
-    ending = _train(run, load_config(run / CONFIG_NAME), PlainLines())
-    return 0 if ending.status == "stopped" else _EXIT_CODES[ending.status]
+    config = load_config(run / CONFIG_NAME)
+    # Standard error is the console log, too.
+    ending, code = _train(run, config, PlainLines(), (StandardError(),))
+    return 0 if ending.status == "stopped" and code != EXIT_CODE_INCOMPLETE else code
 
 
-def _train(run: Path, config: TrainingConfig, progress: "ProgressReport") -> "RunFinished":
-    # Signals first: whoever asks to stop while torch is still loading is heard, too.
-    with stop_on_signal() as stop, _held(run) as doubt, RunWriter(run) as writer, progress:
+def _train(
+    run: Path,
+    config: TrainingConfig,
+    progress: "ProgressReport",
+    troubles: "Sequence[ProgressReport]",
+) -> "tuple[RunFinished, int]":
+    """Train; return how it ended, and the exit code.
+
+    Args:
+        run: the run's directory.
+        config: its settings.
+        progress: receives what training says of itself.
+        troubles: receive what the writer of the store says of its troubles.
+    """
+
+    def report(line: str) -> None:
+        for place in troubles:
+            place.say(line)
+
+    # Signals first: a request to stop is heard while torch is still loading, too.
+    with (
+        stop_on_signal() as stop,
+        _held(run) as doubt,
+        _writer(run, config, report) as writer,
+        progress,
+    ):
         if doubt:
             progress.say(doubt)
             writer.emit(Notice(level="warning", text=doubt))
-        # Whoever watches would see nothing for the seconds that this takes.
+        # A viewer would see nothing for the seconds that this takes.
         writer.emit(Notice(level="info", text="loading PyTorch"))
         from esper.simic.training import train
 
-        return train(config, run, writer, progress, stop)
+        ending = train(config, run, writer, progress, stop)
+    code = _EXIT_CODES[ending.status]
+    if writer.events_lost and ending.status in ("finished", "stopped"):
+        code = EXIT_CODE_INCOMPLETE
+    return ending, code
+
+
+def _writer(run: Path, config: TrainingConfig, report: Callable[[str], None]) -> RunWriter:
+    return RunWriter(run, report, limit_bytes=config.store_megabytes * 2**20)
 
 
 @contextmanager
@@ -220,22 +366,29 @@ def _held(run: Path) -> Iterator[str]:
         A warning where the file system has no locks; else nothing.
 
     Raises:
-        ConfigError: another process is training it.
+        ConfigError: another process is training it, or the lock cannot be made.
     """
-    with (run / LOCK_NAME).open("a") as lock:
+    try:
+        lock = (run / LOCK_NAME).open("a")
+    except OSError as error:
+        raise ConfigError(f"cannot write to {run}: {error.strerror}") from error
+    doubt = ""
+    with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise ConfigError(
-                f"{run.name} is being trained by another process; stop that first"
-            ) from None
+            status = _follow(run).status
+            if status.kind in ("LIVE", "STARTING", "STALE"):
+                why = f"is still being trained: {status.sentence}"
+            else:
+                why = "is being trained by another process"
+            raise ConfigError(f"{run.name} {why}; stop that first") from None
         except OSError as error:
-            yield (
+            doubt = (
                 f"the file system of {run} has no locks ({error.strerror}): make sure that no "
                 "other process trains this run"
             )
-        else:
-            yield ""
+        yield doubt
 
 
 class TrainingProcess:
@@ -297,7 +450,7 @@ def train_behind_sanctum(run: Path, run_dir: Path) -> int:
     if code not in (0, 3):
         print(f"Training ended with exit code {code}; its output is in {run / CONSOLE_NAME}")
     if code == 3 or outcome == "stop":
-        print(_how_to_go_on(run))
+        print(printable(_how_to_go_on(run)))
     return code
 
 
@@ -370,6 +523,7 @@ def serve(
     host: str,
     port: int,
     token: str | None,
+    token_file: Path | None,
     theme: str | None,
     ascii_only: bool,
 ) -> int:
@@ -379,9 +533,9 @@ def serve(
         RunNotFoundError: no run answers to the reference.
         ServeError: it cannot be served like that, or what it takes is not installed.
     """
-    from esper.karn.sanctum.served.options import ServeError, ServeOptions
+    from esper.karn.sanctum.served.options import ServeError, ServeOptions, token_from
 
-    options = ServeOptions(host, port, token, theme, ascii_only)
+    options = ServeOptions(host, port, token_from(token, token_file), theme, ascii_only)
     try:
         run = find_run(run_dir, reference)
     except RunNotFoundError:

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 
+import msgspec
 import pytest
 
 from esper.karn.liveness import Pulse, StatusKind, process_start_time, run_status
@@ -48,6 +49,21 @@ def test_another_process_of_the_same_id_is_not_the_run():
 def test_setting_the_clock_does_not_kill_a_run():
     # It moves the start time that the system reports.
     assert status(started=4_000.0, age=1.0).kind is StatusKind.LIVE
+
+
+@pytest.mark.parametrize(("age", "kind"), [(1.0, "LIVE"), (42.0, "STALE")])
+def test_a_process_of_another_container_is_judged_by_its_heart_alone(age, kind):
+    beat = msgspec.structs.replace(BEAT, pid_namespace="pid:[1]")
+    found = run_status(
+        phase="training",
+        reason="",
+        heartbeat=beat,
+        age=age,
+        machine=HERE,
+        namespace="pid:[2]",
+        start_time_of=lambda pid: None,
+    )
+    assert found.kind == kind
 
 
 def test_a_silent_process_is_stale_and_not_dead():

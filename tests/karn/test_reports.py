@@ -360,6 +360,7 @@ def test_bad_input_is_an_error_of_its_own_in_one_sentence(finished_run):
     with pytest.raises(FailOnError, match="'infinity': give inf, nan or inf,nan"):
         print_health(run_dir, fail_on="infinity", console=Printed())
     (finished_run / "run.sqlite").write_text("dear diary")
+    (finished_run / "latches.jsonl").unlink()
     with pytest.raises(RunStoreError, match="not a run store"):
         print_health(run_dir, console=Printed())
 

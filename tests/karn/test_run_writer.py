@@ -12,6 +12,8 @@ import time
 import pytest
 
 from esper.karn.run_store import RunReader, RunWriter
+from esper.karn.sanctum.follower import RunFollower
+from esper.karn.store_connection import StoreConnection
 from esper.leyline.telemetry import Heartbeat, Notice, RunFinished
 
 DEADLINE = 20.0
@@ -384,3 +386,111 @@ def test_a_queue_that_is_full_counts_what_no_longer_fits(tmp_path, monkeypatch):
     assert "events lost: 51" in stored[0]
     assert stored[1:] == [*map(str, range(100)), "151"]
     assert RunReader(tmp_path / "nowhere").heartbeat().payload.events_lost == 51
+
+
+def test_the_first_failure_the_recovery_and_what_was_lost_are_one_line_each(run):
+    lines = []
+    with RunWriter(run, lines.append) as writer:
+        writer.emit(notice(1), durable=True)
+        for _ in range(2):
+            blocker = sqlite3.connect(run / "run.sqlite", isolation_level=None)
+            blocker.execute("BEGIN IMMEDIATE")
+            for number in range(3):
+                writer.emit(notice(number), durable=True)
+            eventually(lambda: writer.is_failing)
+            blocker.execute("ROLLBACK")
+            blocker.close()
+            eventually(lambda: not writer.is_failing)
+    failed, recovered = lines[:2]
+    assert len(lines) == 4
+    assert "could not be written: database is locked" in failed
+    assert "is written again; events lost: 0" in recovered
+
+    (run / "run.sqlite").unlink()
+    (run / "run.sqlite").mkdir()
+    lines.clear()
+    with RunWriter(run, lines.append) as writer:
+        writer.emit(notice(1), durable=True)
+    assert len(lines) == 2
+    assert lines[1].startswith("1 event was not stored")
+
+
+def test_a_report_that_cannot_be_written_harms_nothing(tmp_path):
+    def full(_line):
+        raise OSError(28, "No space left on device")
+
+    with RunWriter(tmp_path / "nowhere", full) as writer:
+        writer.emit(notice(1), durable=True)
+        assert writer.is_failing
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RecursionError("deep"), ValueError("odd")])
+def test_the_writer_outlives_whatever_one_try_meets(run, error, monkeypatch):
+    write, left = StoreConnection.write, [error, error]
+
+    def once(self, batch):
+        if left and batch:
+            raise left.pop()
+        return write(self, batch)
+
+    monkeypatch.setattr(StoreConnection, "write", once)
+    with RunWriter(run) as writer:
+        writer.emit(notice(1), durable=True)
+        eventually(lambda: not writer.is_failing and writer.flush())
+    assert writer.events_lost == 0
+    assert "1" in texts(run)
+
+
+def test_a_writer_s_thread_that_ended_is_started_again(run, monkeypatch):
+    write, left = StoreConnection.write, [SystemExit()]
+
+    def once(self, batch):
+        if left and batch:
+            raise left.pop()
+        return write(self, batch)
+
+    monkeypatch.setattr(StoreConnection, "write", once)
+    with RunWriter(run) as writer:
+        writer.emit(notice(1), durable=True)
+        writer.emit(notice(2), durable=True)
+        assert texts(run) == ["1", "2"]
+
+
+def test_what_waits_takes_bounded_memory(tmp_path, payloads, monkeypatch):
+    monkeypatch.setattr("esper.karn.run_writer.QUEUE_BYTES", 20_000)
+    monkeypatch.setattr("esper.karn.run_writer.QUEUE_BYTES_DURABLE", 40_000)
+    with RunWriter(tmp_path / "nowhere") as writer:
+        for _ in range(50):
+            writer.emit(Notice(level="info", text="x" * 1_000))
+        assert 29 <= writer.events_lost <= 32
+        for _ in range(50):
+            writer.emit(Notice(level="info", text="x" * 1_000), durable=True)
+        assert 59 <= writer.events_lost <= 64
+
+
+def test_the_latches_of_a_run_are_known_to_its_writer(run, payloads):
+    with RunWriter(run) as writer:
+        writer.emit(payloads.broken_update(2, "op", "+inf"), durable=True)
+    with RunWriter(run) as writer:
+        writer.emit(payloads.broken_update(3, "op", "+inf"), durable=True)
+        writer.emit(payloads.broken_update(4, "slot", "nan"), durable=True)
+        known = [(update, seen.head) for update, seen in writer.latches()]
+    assert known == [(2, "op"), (4, "slot")]
+
+
+def test_a_new_store_has_its_tables_in_the_database_itself(run):
+    with RunWriter(run) as writer:
+        writer.flush()
+        with sqlite3.connect(f"file:{run / 'run.sqlite'}?immutable=1", uri=True) as alone:
+            names = {name for (name,) in alone.execute("SELECT name FROM sqlite_master")}
+        alone.close()
+    assert {"events", "latches", "meta"} <= names
+
+
+def test_a_store_never_has_tables_without_a_heartbeat(run):
+    store = StoreConnection(run / "run.sqlite")
+    store.open()  # and nothing is written yet
+    frame = RunFollower(run).catch_up()
+    store.abandon()
+    assert frame.status.kind == "STARTING"
+    assert frame.doubt is None

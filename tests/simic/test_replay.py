@@ -183,3 +183,7 @@ def test_the_reports_say_the_same(capsule: Capsule) -> None:
         assert "logits = self.heads(trunk)" in shown
         assert "slot parameters as nan" in shown
     assert "prefers-color-scheme: dark" in replay_page(replayed, *about)
+    evil = "<script>alert(1)</script>\x1b[31m\u202e"  # a capsule may come from anywhere
+    hostile = replay_page(replace(replayed, update=evil, recorded_with=evil), evil, *about[1:])
+    assert "<script>" not in hostile
+    assert not set(hostile) & set("\x1b\u202e")

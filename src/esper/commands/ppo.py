@@ -29,7 +29,12 @@ def add_ppo(verbs: Any) -> None:
         "--no-sanctum", action="store_true", help="train in the foreground with plain progress"
     )
     parser.add_argument(
-        "--resume", metavar="RUN", help="go on with a run that was stopped, killed or finished"
+        "--resume", metavar="RUN", help="resume a run that was stopped, killed or finished"
+    )
+    parser.add_argument(
+        "--force",
+        action="store_true",
+        help="resume although a process on another machine seems to be training the run",
     )
     parser.add_argument(
         "--data-changed",
@@ -100,10 +105,12 @@ def ppo(options: argparse.Namespace) -> int:
             given,
             config_file=options.config,
             name=options.name,
+            force=options.force,
             data_changed=options.data_changed,
         )
-    elif options.data_changed:
-        raise OptionError("--data-changed only applies to --resume")
+    elif options.force or options.data_changed:
+        option = "--force" if options.force else "--data-changed"
+        raise OptionError(f"{option} only applies to --resume")
     else:
         run = launch.prepare_run(options.run_dir, options.name, given, options.config)
     if options.no_sanctum or not is_screen():

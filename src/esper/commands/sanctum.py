@@ -65,7 +65,15 @@ def serve_parser() -> argparse.ArgumentParser:
         "(default: %(default)s)",
     )
     parser.add_argument("--port", type=whole_number, default=8000, help="default: %(default)s")
-    parser.add_argument("--token", metavar="SECRET", help="asked of everybody who opens it")
+    parser.add_argument(
+        "--token",
+        metavar="SECRET",
+        help="needed to open a page; other users can see it in the list of processes "
+        "(default: SANCTUM_TOKEN, or one that is made and printed)",
+    )
+    parser.add_argument(
+        "--token-file", type=Path, metavar="FILE", help="read the token from a file instead"
+    )
     parser.set_defaults(verb=_serve)
     return parser
 
@@ -121,6 +129,7 @@ def _serve(options: argparse.Namespace) -> int:
         host=options.host,
         port=options.port,
         token=options.token,
+        token_file=options.token_file,
         theme=options.theme,
         ascii_only=options.ascii,
     )

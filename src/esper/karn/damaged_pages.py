@@ -13,7 +13,7 @@ from itertools import pairwise
 from typing import Any, Final
 
 from esper.karn.event_rows import SELECT_EVENTS, damaged_event, event_of
-from esper.karn.run_tables import COMMON_KINDS, RARE
+from esper.karn.run_tables import COMMON_KINDS, RARE, thinned_of
 from esper.leyline.telemetry import Event
 
 #: Less than any event takes of a store.
@@ -51,14 +51,16 @@ def last_plausible_id(connection: sqlite3.Connection) -> int | None:
     is_read = False
     for query in _LAST_IDS:
         try:
-            found.update(number for (number,) in connection.execute(query))
+            # An index can hold a NULL where its row is damaged.
+            found.update(n for (n,) in connection.execute(query) if isinstance(n, int))
             is_read = True
         except sqlite3.DatabaseError as raised:
             error = error or raised
     if error is not None and not is_read:
         raise error
     last = max((n for n in found if n == 1 or (n > 1 and n - 1 in found)), default=0)
-    if (found and not last) or last * _BYTES_OF_AN_EVENT > _size_of(connection):
+    stored = last - thinned_of(connection).removed
+    if (found and not last) or stored * _BYTES_OF_AN_EVENT > _size_of(connection):
         return None
     return last
 
@@ -68,10 +70,24 @@ def indexes_agree(connection: sqlite3.Connection, up_to: int) -> bool:
     try:
         (rare,) = connection.execute(f"{_COUNTED} {RARE}", (up_to,))
         rows = [connection.execute(query, (up_to,)).fetchone() for query in _RARE_BY_KIND]
+        is_whole = thinned_is_whole(connection)
     except sqlite3.DatabaseError:
         return False
     counts, sums = zip(*rows, strict=True)
-    return bool(rare == (sum(counts), sum(sums)))
+    return is_whole and bool(rare == (sum(counts), sum(sums)))
+
+
+def thinned_is_whole(connection: sqlite3.Connection) -> bool:
+    """Return whether of the part of a store that was thinned no other event is missing.
+
+    Raises:
+        sqlite3.DatabaseError: the index cannot be read.
+    """
+    thinned = thinned_of(connection)
+    if not thinned.up_to:
+        return True
+    count, _ = connection.execute(f"{_COUNTED} {RARE}", (thinned.up_to,)).fetchone()
+    return bool(count + thinned.removed == thinned.up_to)
 
 
 def read_one_by_one(
@@ -86,6 +102,7 @@ def read_one_by_one(
         limit: how many to return at most.
     """
     rows: dict[int, tuple[Any, ...]] = {}
+    removed_up_to = thinned_of(connection).up_to
     # Behind an id that is wrong, a search goes astray and reading on does not; where a page is
     # wrong it is the other way round.
     with suppress(sqlite3.DatabaseError):
@@ -95,6 +112,8 @@ def read_one_by_one(
     events = []
     for number in range(after + 1, min(last, after + limit) + 1):
         found = rows.get(number)
+        if found is None and number <= removed_up_to:
+            continue  # `thinned_is_whole` says whether all of these were removed on purpose
         reason = "it is not where it should be"
         if found is None:
             try:

@@ -9,10 +9,21 @@ from esper.leyline.telemetry import DamagedEventError, DamagedPayload, Event, de
 SELECT_EVENTS: Final = "SELECT id, time, kind, payload FROM events"
 
 
+#: Until when a clock may be set: what is later cannot be shown as a date everywhere.
+_LATEST: Final = 253_402_214_400.0  # the last day of the year 9999
+
+
+def plausible_time(at: Any) -> float:
+    """Return a time in seconds since the epoch; 0 where it is none, or one that cannot be."""
+    if not isinstance(at, float) or not math.isfinite(at):
+        return 0.0
+    return at if 0.0 <= at <= _LATEST else 0.0
+
+
 def event_of(number: int, at: Any, kind: Any, data: Any) -> Event:
     """Return the event of a row; what is damaged comes as `DamagedPayload`."""
     # A column can hold a value of any type, whatever it was declared as.
-    when = at if isinstance(at, float) and math.isfinite(at) else 0.0
+    when = plausible_time(at)
     try:
         if not isinstance(kind, str) or not isinstance(data, bytes):
             raise DamagedEventError("its columns hold values of the wrong type")

@@ -1,10 +1,12 @@
 """Is a run alive? From its finish event, its process and its heartbeat; never from silence alone.
 
 A process is known by its id *and* its start time, since ids are used again. A process can only be
-looked up on its own machine; elsewhere the heartbeat's age must do.
+looked up on its own machine and in its own process namespace; elsewhere (in another container, say)
+the heartbeat's age decides.
 """
 
 import math
+import os
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -47,6 +49,11 @@ class RunStatus:
         """Whether the run will not change any more unless it is resumed."""
         return self.kind not in _GOING_ON
 
+    @property
+    def is_ended(self) -> bool:
+        """Whether the run itself reported its end."""
+        return self.kind in _SAID.values()
+
 
 _GOING_ON: Final = (
     StatusKind.WAITING,
@@ -73,6 +80,30 @@ def process_start_time(pid: int) -> float | None:
         return None
     except psutil.AccessDenied:
         return math.nan
+
+
+def pid_namespace() -> str:
+    """Return what tells in which process namespace (container) this is; empty where unknown."""
+    try:
+        return os.readlink("/proc/self/ns/pid")
+    except OSError:
+        return ""
+
+
+def is_looked_up_here(
+    heartbeat: Heartbeat, machine: str | None = None, namespace: str | None = None
+) -> bool:
+    """Return whether the process of a heartbeat would be found here, if it were alive.
+
+    Args:
+        heartbeat: of the process.
+        machine: the name of this machine; asked of the system if not given.
+        namespace: of the processes of here; asked of the system if not given.
+    """
+    if heartbeat.machine != (machine or socket.gethostname()):
+        return False
+    namespace = pid_namespace() if namespace is None else namespace
+    return not heartbeat.pid_namespace or not namespace or heartbeat.pid_namespace == namespace
 
 
 class Pulse:
@@ -115,6 +146,7 @@ def run_status(
     finished_at: float | None = None,
     is_end_lost: bool = False,
     machine: str | None = None,
+    namespace: str | None = None,
     start_time_of: Callable[[int], float | None] = process_start_time,
 ) -> RunStatus:
     """Return what can be said of a run's process.
@@ -127,6 +159,7 @@ def run_status(
         finished_at: when a finish event was written; a process that began later is going on.
         is_end_lost: whether an event that cannot be read may have told of an end.
         machine: the name of this machine; asked of the system if not given.
+        namespace: of the processes that `start_time_of` finds; asked of the system if not given.
         start_time_of: looks up a process of this machine.
     """
     is_fresh = age is not None and age <= HEARTBEAT_STALE_SECONDS
@@ -140,7 +173,7 @@ def run_status(
         return RunStatus(StatusKind.UNREADABLE, None, sentence)
     if heartbeat is None or age is None:
         return RunStatus(StatusKind.WAITING, None, "nothing has been written yet")
-    if heartbeat.machine == (machine or socket.gethostname()):
+    if is_looked_up_here(heartbeat, machine, namespace):
         started = start_time_of(heartbeat.pid)
         # Setting the clock moves the start time that the system reports, so a beating heart counts
         # for more than a start time that does not match.

@@ -7,6 +7,7 @@ Signs and words carry the meaning, so that nothing is lost without colour or in 
 import json
 import math
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,6 +16,7 @@ from rich.padding import Padding
 from rich.text import Text
 
 from esper.karn.liveness import RunStatus, StatusKind
+from esper.karn.plain_console import PlainConsole
 from esper.karn.run_catalogue import RunSummary, list_runs
 from esper.karn.run_directory import find_run
 from esper.karn.run_tables import RunStoreError
@@ -66,7 +68,7 @@ class DocsDirectoryError(ValueError):
 
 def print_runs(run_dir: Path, *, console: Console | None = None) -> int:
     """Print a line for each run in a folder, oldest first; return 0."""
-    console = console or Console()
+    console = console or PlainConsole()
     summaries = list_runs(run_dir)
     if not summaries:
         console.print(f"No runs in {run_dir} yet; `esper ppo` starts one.", highlight=False)
@@ -111,22 +113,23 @@ def print_health(
             and events are damaged; the report of what is known was printed then.
         FailOnError: `fail_on` names something else.
     """
-    console = console or Console()
+    console = console or PlainConsole()
     kinds = _latch_kinds(fail_on)
     directory = find_run(run_dir, reference)
     frame = RunFollower(directory).catch_up()
-    if frame.error is not None:
-        raise RunStoreError(frame.error)
+    tamiyo = frame.snapshot.tamiyo
+    is_set = {kind: any(tamiyo.latch(kind).values()) for kind in LATCH_KINDS}
     run_id = directory.resolve().name
-    if not frame.snapshot.last_event_id:
-        raise RunStoreError(f"{run_id} has no events yet, so nothing can be said of its health")
+    if not any(is_set.values()):  # else the files beside a broken store know of a light
+        if frame.error is not None:
+            raise RunStoreError(frame.error)
+        if not frame.snapshot.last_event_id:
+            raise RunStoreError(f"{run_id} has no events yet, so nothing can be said of its health")
     if as_json:
         report = json.dumps(_health_report(run_id, frame), indent=2)
         console.print(report, markup=False, highlight=False, soft_wrap=True)
     else:
         _print_health(console, run_id, frame)
-    tamiyo = frame.snapshot.tamiyo
-    is_set = {kind: any(tamiyo.latch(kind).values()) for kind in LATCH_KINDS}
     if any(is_set[kind] for kind in kinds):
         return 1
     if kinds and (doubt := _doubt(frame)):
@@ -140,7 +143,7 @@ def print_telemetry(reference: str | None = None, *, console: Console | None = N
     Raises:
         UnknownRecordError: there is no record of that id.
     """
-    console = console or Console()
+    console = console or PlainConsole()
     if reference is None:
         rows = [[Text(one.id), Text(one.name), Text(one.question)] for one in RECORDS]
         _print_columns(console, rows, ("id", "name", "question"))
@@ -170,7 +173,9 @@ def write_telemetry_docs(directory: Path, *, console: Console | None = None) -> 
         paths = write_pages(directory)
     except OSError as error:
         raise DocsDirectoryError(f"{directory} cannot be written to: {error.strerror}") from error
-    (console or Console()).print(f"{len(paths)} pages written into {directory}", highlight=False)
+    (console or PlainConsole()).print(
+        f"{len(paths)} pages written into {directory}", highlight=False
+    )
     return 0
 
 
@@ -185,14 +190,14 @@ def _latch_kinds(text: str) -> list[str]:
 def _doubt(frame: Frame) -> str | None:
     """Say why a light that is not lit is not known; None where it is."""
     damaged = frame.snapshot.run.damaged_events
-    if not damaged:
-        return None
+    if frame.error is not None or not damaged:
+        return frame.doubt
     return f"{_counted(damaged, 'event')} of it cannot be read, and may have told of Inf or NaN"
 
 
 def _health_report(run_id: str, frame: Frame) -> dict[str, Any]:
     tamiyo, done = frame.snapshot.tamiyo, frame.snapshot.interventions
-    unlit = None if frame.snapshot.run.damaged_events else False
+    unlit = False if _doubt(frame) is None else None
     return {
         "run": run_id,
         "status": str(frame.status.kind),
@@ -264,7 +269,7 @@ def _evidence_report(row: Evidence) -> dict[str, Any]:
 def _print_health(console: Console, run_id: str, frame: Frame) -> None:
     run, training = frame.snapshot.run, frame.snapshot.training
     heading = Text(run_id, style="bold").append("  ").append_text(_status(frame.status))
-    verdict = master_verdict(frame.snapshot, frame.status)
+    verdict = master_verdict(frame.snapshot, frame.status, doubt=frame.store_doubt)
     said = (*verdict.reasons, frame.status.kind.lower())
     if frame.status.sentence not in said:
         heading.append(f"  {frame.status.sentence}", style="dim")
@@ -389,12 +394,12 @@ def _score(score: float | None) -> str:
 
 
 def _lights(summary: RunSummary) -> Text:
-    if summary.error is not None:
-        return Text(summary.error, style="red")
     lit = [f"{_LIT} {word} {', '.join(on)}" for word, on in summary.lights().items() if on]
     text = Text("  ".join(lit), style=_LIT_STYLE)
-    if not summary.is_whole:
-        text.append("  " if lit else "").append(f"{_UNKNOWN} events are damaged", _UNKNOWN_STYLE)
+    if summary.error is not None:
+        text.append("  " if lit else "").append(summary.error, style="red")
+    elif not summary.is_whole:
+        text.append("  " if lit else "").append(f"{_UNKNOWN} {summary.doubt}", _UNKNOWN_STYLE)
     return text if text.plain else Text(_UNLIT, style="dim")
 
 
@@ -420,6 +425,9 @@ def _print_columns(
     """
     heading = [[Text(header, style="bold") for header in headers]] if headers else []
     lines = [*heading, *rows]
+    for cell in chain.from_iterable(lines):
+        if "\n" in cell.plain:  # a name can hold anything
+            cell.plain = cell.plain.replace("\n", " ")
     widths = [max(cell.cell_len for cell in column) for column in zip(*lines, strict=True)]
     below = [None] * len(heading) + list(details or [None] * len(rows))
     for cells, detail in zip(lines, below, strict=True):

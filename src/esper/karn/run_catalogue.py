@@ -39,6 +39,7 @@ class RunSummary:
     best_score: float | None = None  # mean of the best batch of episodes
     incidents: int = 0
     is_whole: bool = True  # else a light that is not on is not known
+    doubt: str | None = None  # why not, where the store could be read
 
     def lights(self) -> dict[str, tuple[str, ...]]:
         """Return the heads and groups that are lit, by "Inf" and "NaN"."""
@@ -139,7 +140,8 @@ def summary_of(directory: Path, frame: Frame) -> RunSummary:
         task=run.task,
         best_score=max(scores, default=None),
         incidents=frame.snapshot.interventions.incidents,
-        is_whole=frame.error is None and not run.damaged_events,
+        is_whole=frame.error is None and frame.doubt is None,
+        doubt=frame.doubt,
     )
 
 

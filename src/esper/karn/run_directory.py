@@ -4,6 +4,7 @@ A run's id is the moment it was created, in UTC so that ids sort, and its name:
 `20261122-193000-name`.
 """
 
+import errno
 import os
 import re
 import time
@@ -20,6 +21,8 @@ CHECKPOINTS_NAME: Final = "checkpoints"
 
 _ID = re.compile(r"(\d{8}-\d{6})(?:-.*)?")
 _CANDIDATES_SHOWN: Final = 5
+#: What file systems say that have no sync for directories.
+_CANNOT_SYNC: Final = (errno.EINVAL, errno.ENOTSUP, errno.EROFS)
 
 
 class RunNotFoundError(ValueError):
@@ -50,8 +53,30 @@ def create_run(run_dir: Path, name: str, *, now: float | None = None) -> Path:
         except FileExistsError:
             continue
         (directory / CHECKPOINTS_NAME).mkdir()
+        # A synced file is lost all the same if a folder above it is not.
+        for folder in (directory, run_dir, run_dir.absolute().parent):
+            sync_directory(folder)
         return directory
     raise AssertionError("count() does not end")
+
+
+def sync_directory(directory: Path) -> None:
+    """Make the names in a directory survive a power loss, where that is possible.
+
+    Raises:
+        OSError: the directory is not there, or the disk failed.
+    """
+    try:
+        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except PermissionError:
+        return  # it may be entered and not listed, as the home of another user
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _CANNOT_SYNC:
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def run_directories(run_dir: Path) -> list[Path]:

@@ -10,30 +10,42 @@ import math
 import operator
 import shutil
 import sqlite3
+import struct
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from itertools import starmap
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final, NamedTuple
 
-from esper.karn.damaged_pages import indexes_agree, last_plausible_id, read_one_by_one
-from esper.karn.event_rows import SELECT_EVENTS, event_of
+from esper.karn.damaged_pages import (
+    indexes_agree,
+    last_plausible_id,
+    read_one_by_one,
+    thinned_is_whole,
+)
+from esper.karn.event_rows import SELECT_EVENTS, event_of, plausible_time
 from esper.karn.run_directory import STORE_NAME
 from esper.karn.run_tables import (
     COMMON_KINDS,
     RARE,
     RunStoreError,
     RunStoreMissingError,
+    Thinned,
     check_store,
+    columns_of,
     sightings_in,
+    store_id_of,
+    thinned_of,
 )
 from esper.karn.sightings import KIND_WORDS
+from esper.karn.wal import wal_damage, wal_of
 from esper.leyline.telemetry import Event, Heartbeat, NonfiniteSighting
 
 _MAGIC: Final = b"SQLite format 3\x00"
 _HEADER_BYTES: Final = 100
+_WAL_HEADER_BYTES: Final = 32
 _WAL_VERSION: Final = b"\x02\x02"  # bytes 18 and 19 of the header of a database in WAL mode
 _BUSY_SECONDS: Final = 2.0
 #: File systems stamp changes no finer than the kernel's tick, so a file that changed this recently
@@ -47,13 +59,31 @@ _SIGHTINGS: Final = (
     "SELECT * FROM sightings WHERE update_index <= ?",
 )
 _LIGHTS: Final = "SELECT DISTINCT head, kind FROM latches WHERE first_update <= ?"
-_HEARTBEAT_TYPES: Final = (float, int, float, str, int, int, str)
+_HEARTBEAT_TYPES: Final = (float, int, float, str, int, int, str, str)
+#: How long one session may take; a store can be made in which a query never ends.
+SESSION_SECONDS: Final = 20.0
+#: Steps of SQLite's machine between two looks at the clock: about a millisecond.
+_STEPS_PER_LOOK: Final = 100_000
+#: Longer than any value that the writer stores.
+_LONGEST_VALUE: Final = 64 << 20
+#: What reading a damaged store raises, beside what SQLite reports itself: its own messages may be
+#: no UTF-8, and numbers may be out of range.
+_FAILURES: Final = (sqlite3.Error, sqlite3.Warning, OSError, UnicodeDecodeError, OverflowError)
 #: What SQLite calls a file that is not what it should be, or that lacks one of our tables.
 _DAMAGED: Final = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR)
 
 
+class Journal(NamedTuple):
+    """How a store keeps what is not in the database file yet."""
+
+    is_wal: bool  # the store is in WAL mode: it was not closed, or someone was reading then
+    has_frames: bool  # there is a WAL with something in it
+    damage: str | None  # what is wrong with the WAL; known only while no one writes
+
+
 class _Opened(NamedTuple):
     connection: sqlite3.Connection
+    path: Path  # of the store, or of a private copy of it
     identity: tuple[int, int] | None  # of the file, from just before it was opened
     is_live: bool  # it sees what is written from now on
 
@@ -74,7 +104,9 @@ class RunReader:
         self._seen_at = 0  # nanoseconds since the epoch
         self._copy: TemporaryDirectory[str] | None = None
         self._held: sqlite3.Connection | None = None  # by the session of now
+        self._held_path = self._path
         self._kept: _Opened | None = None  # from one session to the next
+        self._deadline = math.inf  # of the session of now, by the monotonic clock
 
     @contextmanager
     def session(self, *, stays_open: bool = False) -> Iterator[None]:
@@ -127,6 +159,49 @@ class RunReader:
         stamp = _stamp_of(self._path)
         return None if stamp is None else stamp[:2]
 
+    def has_wal(self) -> bool:
+        """Return whether there is a WAL with something in it."""
+        wal = wal_of(self._path)
+        try:
+            return wal.stat().st_size > _WAL_HEADER_BYTES
+        except OSError:
+            return False
+
+    def has_tables(self) -> bool:
+        """Return whether the store has its tables; an empty file has none yet.
+
+        Raises:
+            RunStoreError: as `read`.
+        """
+        with self._connection() as connection:
+            return connection is not None
+
+    def store_id(self) -> str | None:
+        """Return what tells this store from every other; None for one of an older Esper.
+
+        Raises:
+            RunStoreError: as `read`.
+        """
+        with self._connection() as connection:
+            return None if connection is None else store_id_of(connection)
+
+    def journal(self) -> Journal:
+        """Return how the store keeps what is not in the database file yet.
+
+        Raises:
+            RunStoreError: as `read`.
+        """
+        try:
+            is_wal = self._header()[18:20] == _WAL_VERSION
+            if not self.has_wal():
+                return Journal(is_wal, False, None)
+            with self._connection() as connection:
+                if connection is not None:  # so that SQLite's index is there
+                    connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+                return Journal(is_wal, True, wal_damage(self._held_path))
+        except (OSError, struct.error) as error:  # the latter where a file is cut short meanwhile
+            raise RunStoreError(f"{self._path} {_trouble_with(error)}") from error
+
     def read(
         self, after: int, limit: int, *, up_to: int = _NEWEST, bulk: bool = True
     ) -> list[Event]:
@@ -145,28 +220,58 @@ class RunReader:
         Raises:
             RunStoreError: there is no store, or it is not one that this program can read.
         """
-        where = "" if bulk else f"AND {RARE}"
-        query = f"{SELECT_EVENTS} WHERE id > ? AND id <= ? {where} ORDER BY id LIMIT ?"
         with self._connection() as connection:
             if connection is None:
                 return []
-            try:
-                rows = connection.execute(query, (after, up_to, limit)).fetchall()
-                if bulk:
-                    end = after + len(rows)
-                    is_whole = [row[0] for row in rows] == list(range(after + 1, end + 1)) and (
-                        len(rows) == limit or end >= min(up_to, self._last_id(connection))
-                    )
-                else:
-                    is_whole = not any(row[2] in COMMON_KINDS for row in rows) and _ascends(
-                        [after, *(row[0] for row in rows)]
-                    )
-            except sqlite3.DatabaseError:
-                is_whole = False  # a damaged page
-            if is_whole:
-                return list(starmap(event_of, rows))
-            last = min(up_to, self._last_id(connection))
-            return read_one_by_one(connection, after, last, limit)
+            removed_up_to = min(thinned_of(connection).up_to, up_to) if bulk else 0
+            events: list[Event] = []
+            if after < removed_up_to:
+                events = self._read(connection, after, limit, removed_up_to, bulk=False)
+                if len(events) == limit:
+                    return events
+                after, limit = removed_up_to, limit - len(events)
+            return events + self._read(connection, after, limit, up_to, bulk=bulk)
+
+    def _read(
+        self, connection: sqlite3.Connection, after: int, limit: int, up_to: int, *, bulk: bool
+    ) -> list[Event]:
+        where = "" if bulk else f"AND {RARE}"
+        query = f"{SELECT_EVENTS} WHERE id > ? AND id <= ? {where} ORDER BY id LIMIT ?"
+        try:
+            rows = connection.execute(query, (after, up_to, limit)).fetchall()
+            if bulk:
+                end = after + len(rows)
+                is_whole = [row[0] for row in rows] == list(range(after + 1, end + 1)) and (
+                    len(rows) == limit or end >= min(up_to, self._last_id(connection))
+                )
+            else:
+                is_whole = not any(row[2] in COMMON_KINDS for row in rows) and _ascends(
+                    [after, *(row[0] for row in rows)]
+                )
+        except sqlite3.DatabaseError:
+            is_whole = False  # a damaged page
+        if is_whole:
+            return list(starmap(event_of, rows))
+        last = min(up_to, self._last_id(connection))
+        return read_one_by_one(connection, after, last, limit)
+
+    def thinned(self) -> Thinned:
+        """Return what was removed from the store to keep it small.
+
+        Raises:
+            RunStoreError: as `read`.
+        """
+        with self._connection() as connection:
+            return Thinned(0, 0) if connection is None else thinned_of(connection)
+
+    def thinned_is_whole(self) -> bool:
+        """Return whether nothing else is missing from the part of the store that was thinned.
+
+        Raises:
+            RunStoreError: as `read`.
+        """
+        with self._connection() as connection:
+            return connection is None or thinned_is_whole(connection)
 
     def rare_is_whole(self, up_to: int) -> bool:
         """Return whether it is known where all events are that do not come many times an update.
@@ -266,9 +371,10 @@ class RunReader:
         with self._connection() as connection:
             if connection is None:
                 return None
+            has_namespace = "pid_namespace" in columns_of(connection, "heartbeat")
             row = connection.execute(
-                "SELECT time, pid, process_start_time, machine, events_lost, resident_bytes, error"
-                " FROM heartbeat"
+                "SELECT time, pid, process_start_time, machine, events_lost, resident_bytes, error,"
+                f" {'pid_namespace' if has_namespace else repr('')} FROM heartbeat"
             ).fetchone()
         if row is None:
             return None
@@ -281,8 +387,9 @@ class RunReader:
             events_lost=row[4],
             resident_bytes=row[5],
             error=row[6],
+            pid_namespace=row[7],
         )
-        return Event(id=0, time=row[0], payload=beat)
+        return Event(id=0, time=plausible_time(row[0]), payload=beat)
 
     @contextmanager
     def _connection(self, *, stays_open: bool = False) -> Iterator[sqlite3.Connection | None]:
@@ -297,10 +404,12 @@ class RunReader:
             if self._kept is not None and self._kept.identity != self.identity():
                 self.release()  # another file has its name now, or none
             stays_open = stays_open or self._kept is not None
+            self._deadline = time.monotonic() + SESSION_SECONDS
             opened, self._kept = self._kept or self._opened(), None
             if opened is None:
                 yield None
                 return
+            self._held_path = opened.path
             try:
                 yield opened.connection
             except BaseException:
@@ -310,8 +419,11 @@ class RunReader:
                 self._kept = opened
             else:
                 opened.connection.close()
-        except (sqlite3.Error, OSError) as error:
+        except _FAILURES as error:
             raise RunStoreError(f"{self._path} {_trouble_with(error)}") from error
+
+    def _is_late(self) -> bool:
+        return time.monotonic() > self._deadline
 
     def _opened(self) -> _Opened | None:
         identity = self.identity()
@@ -319,15 +431,17 @@ class RunReader:
         if not header:
             return None
         # Opening a database in WAL mode makes a WAL if there is none, which would be writing.
-        is_live = header[18:20] != _WAL_VERSION or _wal_of(self._path).exists()
+        is_live = header[18:20] != _WAL_VERSION or wal_of(self._path).exists()
+        path = self._path
         try:
-            connection = _open(self._path, "mode=ro" if is_live else "mode=ro&immutable=1")
+            connection = _open(path, "mode=ro" if is_live else "mode=ro&immutable=1", self._is_late)
         except sqlite3.OperationalError as error:
             if not error.sqlite_errorname.startswith(("SQLITE_CANTOPEN", "SQLITE_READONLY")):
                 raise
             # A dead run's WAL in a directory that we may not write to, where SQLite cannot make
             # the index that goes with it: https://www.sqlite.org/wal.html, "Read-Only Databases".
-            connection, is_live = _open(self._copied(), "mode=rw"), False
+            path, is_live = self._copied(), False
+            connection = _open(path, "mode=rw", self._is_late)
         try:
             is_made = check_store(connection, str(self._path))
         except BaseException:
@@ -336,7 +450,7 @@ class RunReader:
         if not is_made:
             connection.close()
             return None
-        return _Opened(connection, identity, is_live)
+        return _Opened(connection, path, identity, is_live)
 
     def _header(self) -> bytes:
         try:
@@ -351,16 +465,16 @@ class RunReader:
     def _copied(self) -> Path:
         if self._copy is None:
             self._copy = TemporaryDirectory(prefix="esper-run-")
-            for path in (self._path, _wal_of(self._path)):
+            for path in (self._path, wal_of(self._path)):
                 if path.exists():
                     shutil.copyfile(path, Path(self._copy.name) / path.name)
         return Path(self._copy.name) / self._path.name
 
     def _stamp(self) -> _Stamp:
-        return tuple(_stamp_of(path) for path in (self._path, _wal_of(self._path)))
+        return tuple(_stamp_of(path) for path in (self._path, wal_of(self._path)))
 
 
-def _open(path: Path, options: str) -> sqlite3.Connection:
+def _open(path: Path, options: str, is_late: Callable[[], bool]) -> sqlite3.Connection:
     connection = sqlite3.connect(
         f"{path.absolute().as_uri()}?{options}",
         uri=True,
@@ -370,36 +484,38 @@ def _open(path: Path, options: str) -> sqlite3.Connection:
     )
     # A damaged kind is to be shown, not to end the reading.
     connection.text_factory = _text_of
+    connection.set_progress_handler(is_late, _STEPS_PER_LOOK)
+    connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _LONGEST_VALUE)
     try:
         connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-    except sqlite3.Error:
+    except BaseException:
         connection.close()
         raise
     return connection
 
 
 def _ascends(ids: Sequence[int]) -> bool:
-    return all(map(operator.lt, ids, ids[1:]))
+    # A damaged row can have a NULL for its id.
+    return all(type(number) is int for number in ids) and all(map(operator.lt, ids, ids[1:]))
 
 
-def _trouble_with(error: sqlite3.Error | OSError) -> str:
-    """Return what is wrong with a store, to be said after its path."""
+def _trouble_with(error: Exception) -> str:
+    """Return what is wrong with a store, to follow its path in a sentence."""
     if isinstance(error, IsADirectoryError):
         return "is a directory, not a run store"
     if isinstance(error, OSError):
         return f"cannot be read: {error.strerror}"
     # The lowest byte tells the kind of an error, the others tell it more exactly.
-    if getattr(error, "sqlite_errorcode", 0) & 0xFF in _DAMAGED:
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    if code == sqlite3.SQLITE_INTERRUPT:
+        return f"cannot be read: a query took longer than {SESSION_SECONDS:.0f} s"
+    if code in _DAMAGED or not isinstance(error, sqlite3.Error):
         return "is cut short or damaged: what is left of it cannot be read"
     return f"cannot be read: {error}"
 
 
 def _text_of(data: bytes) -> str:
     return data.decode("utf-8", "replace")
-
-
-def _wal_of(path: Path) -> Path:
-    return path.with_name(path.name + "-wal")
 
 
 def _stamp_of(path: Path) -> tuple[int, int, int, int] | None:

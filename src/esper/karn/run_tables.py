@@ -12,9 +12,10 @@ version can be read without it, and gets it as soon as it is written on (`create
 
 import math
 import sqlite3
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from esper.karn.sightings import (
     KIND_WORDS,
@@ -28,6 +29,8 @@ from esper.leyline.telemetry import PHASES, NonfiniteSighting, Payload, PPOUpdat
 #: Raised when the meaning of a table changes; a reader refuses a store with a higher one.
 STORE_VERSION: Final = 1
 STORE_FORMAT: Final = "esper run"
+
+_TABLE_NAMES: Final = ("meta", "events", "head_health", "latches", "sightings", "heartbeat")
 
 #: The kinds of events that come many times an update.
 COMMON_KINDS: Final = ("step_completed", "decisions_taken", "seed_transitioned")
@@ -68,6 +71,7 @@ _ADDED_COLUMNS: Final = {
         "steps INTEGER NOT NULL DEFAULT 0",
         "reproduced INTEGER NOT NULL DEFAULT 1",
     ),
+    "heartbeat": ("pid_namespace TEXT NOT NULL DEFAULT ''",),
 }
 
 # SQLite stores NaN as NULL, and a CHECK that evaluates to NULL passes: hence IS and CASE, which
@@ -160,7 +164,7 @@ _TABLES: Final = (
         JOIN sightings AS last USING (head, quantity, kind)
         WHERE first.update_index = first_update AND last.update_index = last_update
     """,
-    """
+    f"""
     CREATE TABLE IF NOT EXISTS heartbeat (
         id INTEGER PRIMARY KEY CHECK (id = 1),
         time REAL NOT NULL,
@@ -169,7 +173,8 @@ _TABLES: Final = (
         machine TEXT NOT NULL,
         events_lost INTEGER NOT NULL,
         resident_bytes INTEGER NOT NULL,
-        error TEXT NOT NULL
+        error TEXT NOT NULL,
+        {", ".join(_ADDED_COLUMNS["heartbeat"])}
     )
     """,
 )
@@ -273,7 +278,10 @@ JOIN_SIGHTING: Final = f"""
         steps = max(steps, excluded.steps),
         reproduced = max(reproduced, excluded.reproduced)
 """
-REPLACE_HEARTBEAT: Final = "INSERT OR REPLACE INTO heartbeat VALUES (1, ?, ?, ?, ?, ?, ?, ?)"
+REPLACE_HEARTBEAT: Final = (
+    "INSERT OR REPLACE INTO heartbeat (id, time, pid, process_start_time, machine, events_lost,"
+    " resident_bytes, error, pid_namespace) VALUES (1, ?, ?, ?, ?, ?, ?, ?, ?)"
+)
 
 
 class RunStoreError(ValueError):
@@ -290,12 +298,18 @@ def check_store(connection: sqlite3.Connection, where: str) -> bool:
     Raises:
         RunStoreError: the database is not a run's store, or is of a newer version.
     """
-    names = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
-    if not names:
+    types = dict(connection.execute("SELECT name, type FROM sqlite_master"))
+    if not types:
         return False
-    meta = dict(connection.execute("SELECT key, value FROM meta")) if "meta" in names else {}
+    meta = {}
+    if types.get("meta") == "table":
+        meta = dict(connection.execute("SELECT key, value FROM meta LIMIT 100"))
     if meta.get("format") != STORE_FORMAT:
         raise RunStoreError(f"{where} is a database, but not one that Esper wrote")
+    for table in _TABLE_NAMES:
+        # A view in the place of a table can hold anything, without an end.
+        if types.get(table, "table") != "table":
+            raise RunStoreError(f"{where} is damaged: {table} is a {types[table]}, not a table")
     told = meta.get("store_version", "nothing")
     if not isinstance(told, str) or not told.isdecimal():
         raise RunStoreError(f"{where} cannot be read: it gives {told!r} as its version")
@@ -308,8 +322,17 @@ def check_store(connection: sqlite3.Connection, where: str) -> bool:
     return True
 
 
-def create_tables(connection: sqlite3.Connection, esper_version: str) -> None:
-    """Create the tables in one transaction; those that exist gain the columns that they lack."""
+def create_tables(
+    connection: sqlite3.Connection, esper_version: str, heartbeat: Sequence[object] = ()
+) -> None:
+    """Create the tables in one transaction; those that exist gain the columns that they lack.
+
+    Args:
+        connection: to the store, outside a transaction.
+        esper_version: of the writer.
+        heartbeat: values of `REPLACE_HEARTBEAT` for a new store: one that has tables and no
+            heartbeat cannot be told from one that lost its events.
+    """
     connection.execute("BEGIN IMMEDIATE")
     _add_columns(connection)
     for statement in _TABLES:
@@ -320,21 +343,82 @@ def create_tables(connection: sqlite3.Connection, esper_version: str) -> None:
             ("format", STORE_FORMAT),
             ("store_version", str(STORE_VERSION)),
             ("esper_version", esper_version),
+            ("store_id", uuid.uuid4().hex),
         ],
     )
+    if heartbeat:
+        connection.execute(REPLACE_HEARTBEAT, heartbeat)
     connection.execute("COMMIT")
 
 
 def _add_columns(connection: sqlite3.Connection) -> None:
     """Bring the tables of an older version up to date."""
     for table, columns in _ADDED_COLUMNS.items():
-        known = {row[1] for row in connection.execute(f"PRAGMA table_info({table})")}
+        known = columns_of(connection, table)
         missing = [column for column in columns if column.split()[0] not in known]
         if not known or not missing:
             continue  # a table that is not there is created whole
         for column in missing:
             connection.execute(f"ALTER TABLE {table} ADD COLUMN {column}")
         connection.execute("DROP VIEW IF EXISTS evidence")  # it is created again, with the columns
+
+
+def columns_of(connection: sqlite3.Connection, table: str) -> set[str]:
+    """Return the names of a table's columns."""
+    return {row[1] for row in connection.execute(f"PRAGMA table_info({table})")}
+
+
+class Thinned(NamedTuple):
+    """What was removed from a store to keep it small: old steps, decisions and transitions."""
+
+    up_to: int  # id up to which events of `COMMON_KINDS` were removed; 0 for none
+    removed: int  # how many
+
+
+def thinned_of(connection: sqlite3.Connection) -> Thinned:
+    """Return what was removed from a store; nothing where it does not say so in a way that can be.
+
+    Raises:
+        sqlite3.Error: the table `meta` cannot be read.
+    """
+    query = "SELECT key, value FROM meta WHERE key IN ('thinned_up_to', 'thinned_events')"
+    found = dict(connection.execute(query).fetchall())
+    try:
+        up_to, removed = int(found["thinned_up_to"]), int(found["thinned_events"])
+    except (KeyError, TypeError, ValueError):
+        return Thinned(0, 0)
+    return Thinned(up_to, removed) if 0 <= removed <= up_to else Thinned(0, 0)
+
+
+def thin(connection: sqlite3.Connection, events: int, kept: int) -> bool:
+    """Remove common events among the next so many oldest events; return whether there were any.
+
+    The caller holds a transaction.
+
+    Args:
+        connection: to the store.
+        events: how many ids to go through.
+        kept: newest events that are not touched.
+    """
+    before = thinned_of(connection)
+    (last,) = connection.execute("SELECT coalesce(max(id), 0) FROM events").fetchone()
+    up_to = min(before.up_to + events, last - kept)
+    if up_to <= before.up_to:
+        return False
+    removed = connection.execute(
+        f"DELETE FROM events WHERE id > ? AND id <= ? AND NOT ({RARE})", (before.up_to, up_to)
+    ).rowcount
+    connection.executemany(
+        "INSERT OR REPLACE INTO meta VALUES (?, ?)",
+        [("thinned_up_to", str(up_to)), ("thinned_events", str(before.removed + removed))],
+    )
+    return True
+
+
+def store_id_of(connection: sqlite3.Connection) -> str | None:
+    """Return what tells this store from every other; None for one of an older Esper."""
+    row = connection.execute("SELECT value FROM meta WHERE key = 'store_id'").fetchone()
+    return row[0] if row is not None and isinstance(row[0], str) else None
 
 
 def insert_rows(
@@ -376,24 +460,34 @@ def head_health_rows(payload: PPOUpdatePayload) -> Iterator[tuple[int, str, str,
 def latch_rows(payload: PPOUpdatePayload) -> Iterator[tuple[Any, ...]]:
     """Yield rows of `latches`; a detection without provenance has the quantity "unknown"."""
     for seen in sightings_of(payload):
-        yield (
-            *(seen.head, seen.kind, seen.quantity),
-            *(payload.update, seen.epoch, seen.minibatch),
-            *(seen.phase, seen.host, seen.step, seen.part),
-            int(seen.reproduced),
-        )
+        yield latch_row(payload.update, seen)
+
+
+def latch_row(update: int, seen: NonfiniteSighting) -> tuple[Any, ...]:
+    """Return the row of `latches` for one sighting."""
+    return (
+        *(seen.head, seen.kind, seen.quantity),
+        *(update, seen.epoch, seen.minibatch),
+        *(seen.phase, seen.host, seen.step, seen.part),
+        int(seen.reproduced),
+    )
 
 
 def sighting_rows(payload: PPOUpdatePayload) -> Iterator[tuple[Any, ...]]:
     """Yield rows of `sightings`."""
     for seen in sightings_of(payload):
-        last = last_moment_of(payload.update, seen)
-        yield (
-            *(seen.head, seen.quantity, seen.kind, payload.update),
-            *(minibatches_of(seen), seen.epoch, seen.minibatch, last.epoch, last.minibatch),
-            *(seen.phase, seen.host, seen.step, seen.part, last.phase, last.part),
-            *(steps_of(seen), int(seen.reproduced)),
-        )
+        yield sighting_row(payload.update, seen)
+
+
+def sighting_row(update: int, seen: NonfiniteSighting) -> tuple[Any, ...]:
+    """Return the row of `sightings` for what one update saw."""
+    last = last_moment_of(update, seen)
+    return (
+        *(seen.head, seen.quantity, seen.kind, update),
+        *(minibatches_of(seen), seen.epoch, seen.minibatch, last.epoch, last.minibatch),
+        *(seen.phase, seen.host, seen.step, seen.part, last.phase, last.part),
+        *(steps_of(seen), int(seen.reproduced)),
+    )
 
 
 def sightings_in(row: Mapping[str, Any]) -> Iterator[tuple[int, NonfiniteSighting]]:

@@ -207,6 +207,7 @@ class Heartbeat(msgspec.Struct, frozen=True, kw_only=True):
     events_lost: int = 0  # events the monitor could not store
     resident_bytes: int = 0
     machine: str = ""  # where `pid` means something
+    pid_namespace: str = ""  # in which `pid` means something; empty where it is not known
     error: str = ""  # the last thing that went wrong in the monitor, if anything did
 
 

@@ -86,6 +86,10 @@ class TrainingConfig:
         20, "capsules of bad updates kept, beside the first of each kind of fault"
     )
     incident_megabytes: int = _setting(500, "disk that all capsules of a run may take")
+    store_megabytes: int = _setting(
+        2048,
+        "size of the store beyond which old steps, decisions and transitions are removed; 0: never",
+    )
     inject: tuple[str, ...] = _setting(
         (),
         "drill: HEAD[.QUANTITY]:KIND@UPDATE, for example op:inf@2 (repeatable); one of log_prob "
@@ -107,7 +111,7 @@ _AT_LEAST_ONE = (
 )  # fmt: skip
 _AT_LEAST_ZERO = (
     "envs", "threads", "seed", "entropy_coefficient", "value_coefficient", "target_kl",
-    "incidents_kept", "incident_megabytes",
+    "incidents_kept", "incident_megabytes", "store_megabytes",
 )  # fmt: skip
 _ABOVE_ZERO = ("learning_rate", "clip_range", "max_gradient_norm")
 _FRACTIONS = ("gamma", "gae_lambda")

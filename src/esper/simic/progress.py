@@ -4,12 +4,13 @@ import math
 import os
 import sys
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Protocol, Self, TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from esper.leyline.plain_text import printable
 from esper.leyline.telemetry import EpisodesCompleted, PPOUpdatePayload
 
 
@@ -37,7 +38,7 @@ class PlainLines:
     def say(self, sentence: str) -> None:
         """Print a sentence."""
         try:
-            print(sentence, file=self._file, flush=True)
+            print(printable(sentence), file=self._file, flush=True)
         except BrokenPipeError:
             # Whoever read this had enough. The console log has every line, and training goes on.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -49,6 +50,15 @@ class PlainLines:
         )
         for line in latched(update):
             self.say(line)
+
+
+class StandardError(PlainLines):
+    """Plain lines on standard error."""
+
+    def say(self, sentence: str) -> None:
+        """Print a sentence; a standard error that is gone or full takes none."""
+        with suppress(OSError, ValueError, AttributeError):
+            print(printable(sentence), file=sys.stderr, flush=True)
 
 
 class ProgressBar:
@@ -75,7 +85,7 @@ class ProgressBar:
 
     def say(self, sentence: str) -> None:
         """Print a sentence above the bar."""
-        self._bar.console.print(sentence, markup=False)
+        self._bar.console.print(printable(sentence), markup=False)
 
     def updated(self, update: PPOUpdatePayload, episodes: EpisodesCompleted) -> None:
         """Move the bar."""

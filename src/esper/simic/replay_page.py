@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from html import escape
 
+from esper.leyline.plain_text import printable
 from esper.leyline.source_paths import short_path
 from esper.simic.operations import Scalar, TensorRange
 from esper.simic.origin import Origin
@@ -52,16 +53,16 @@ def replay_page(replay: Replay, run: str, number: int, per_epoch: int) -> str:
     """Return the page."""
     title = f"Incident {number} of {run}"
     good = " good" if replay.verdict == REPRODUCED else ""
-    notes = "".join(f"<li>{escape(text)}</li>" for text in (*replay.differences, *replay.remarks))
+    notes = "".join(f"<li>{_safe(text)}</li>" for text in (*replay.differences, *replay.remarks))
     return "\n".join(
         (
             "<!doctype html>",
             '<html lang="en"><head><meta charset="utf-8">',
             '<meta name="viewport" content="width=device-width, initial-scale=1">',
-            f"<title>{escape(title)}</title><style>{_STYLE}</style></head><body>",
-            f'<h1>{escape(title)}</h1><p class="dim">update {replay.update}, '
-            f"recorded with {escape(replay.recorded_with)}</p>",
-            f'<p class="verdict{good}">{escape(replay.verdict)}</p>',
+            f"<title>{_safe(title)}</title><style>{_STYLE}</style></head><body>",
+            f'<h1>{_safe(title)}</h1><p class="dim">update {_safe(replay.update)}, '
+            f"recorded with {_safe(replay.recorded_with)}</p>",
+            f'<p class="verdict{good}">{_safe(replay.verdict)}</p>',
             f"<ul>{notes}</ul>" if notes else "",
             _origin(replay, replay.origin, per_epoch) if replay.origin else _no_origin(replay),
             "<h2>What was seen</h2>",
@@ -77,7 +78,7 @@ def replay_page(replay: Replay, run: str, number: int, per_epoch: int) -> str:
 def _no_origin(replay: Replay) -> str:
     if not replay.seen:
         return ""
-    return f"<p>{escape(unconnected(replay))}</p>"
+    return f"<p>{_safe(unconnected(replay))}</p>"
 
 
 def _origin(replay: Replay, origin: Origin, per_epoch: int) -> str:
@@ -92,21 +93,21 @@ def _origin(replay: Replay, origin: Origin, per_epoch: int) -> str:
     listed = "".join(_rows(name, (text,)) for name, text in facts.items() if text)
     seen = replay.seen[0]
     chain = "".join(
-        f"<li><code>{escape(step.names)}</code>{escape(step.count)}<br>"
-        f'<span class="dim">{escape(step.first.module or step.first.place.function)} · '
-        f"{escape(short_path(step.first.place.file))}:{step.first.place.line}"
-        f"{escape(' · ' + step.first.autograd) if step.first.autograd else ''}</span></li>"
+        f"<li><code>{_safe(step.names)}</code>{_safe(step.count)}<br>"
+        f'<span class="dim">{_safe(step.first.module or step.first.place.function)} · '
+        f"{_safe(short_path(step.first.place.file))}:{step.first.place.line}"
+        f"{_safe(' · ' + step.first.autograd) if step.first.autograd else ''}</span></li>"
         for step in steps_of(origin)
     )
     return (
-        f'<h2>Where it began</h2><div class="panel"><p class="cause">{escape(origin.cause)}</p>'
-        f"<dl>{listed}</dl><pre>{escape(place.code)}</pre></div>"
+        f'<h2>Where it began</h2><div class="panel"><p class="cause">{_safe(origin.cause)}</p>'
+        f"<dl>{listed}</dl><pre>{_safe(place.code)}</pre></div>"
         f'<h2>Its values</h2><div class="panel wide"><table><tr><th></th><th>tensor</th>'
         f"<th>shape</th><th>values</th><th>first</th></tr>"
         f"{_tensors('in', operation.inputs)}{_numbers(operation.scalars)}"
         f"{_tensors('out', operation.outputs)}</table></div>"
         f'<h2>From there</h2><div class="panel"><ol>{chain}<li class="seen">'
-        f"{escape(seen_line(origin, seen))}</li></ol></div>"
+        f"{_safe(seen_line(origin, seen))}</li></ol></div>"
     )
 
 
@@ -115,7 +116,7 @@ def _tensors(side: str, parts: Iterable[TensorRange]) -> str:
     for part in parts:
         first = str(list(part.first)) if part.first else ""
         cells = "".join(
-            f"<td><code>{escape(text)}</code></td>"
+            f"<td><code>{_safe(text)}</code></td>"
             for text in (name_of(part), kind_of(part), values_of(part), first)
         )
         rows.append(f'<tr><td class="dim">{side}</td>{cells}</tr>')
@@ -124,7 +125,7 @@ def _tensors(side: str, parts: Iterable[TensorRange]) -> str:
 
 def _numbers(scalars: Iterable[Scalar]) -> str:
     return "".join(
-        f'<tr><td class="dim">in</td><td><code>{escape(number_name(number))}</code></td>'
+        f'<tr><td class="dim">in</td><td><code>{_safe(number_name(number))}</code></td>'
         f"<td><code>number</code></td><td><code>{number.value:.4g}</code></td><td></td></tr>"
         for number in scalars
     )
@@ -132,6 +133,11 @@ def _numbers(scalars: Iterable[Scalar]) -> str:
 
 def _rows(name: str, texts: Iterable[str]) -> str:
     return "".join(
-        f"<dt>{escape(name) if position == 0 else ''}</dt><dd>{escape(text)}</dd>"
+        f"<dt>{_safe(name) if position == 0 else ''}</dt><dd>{_safe(text)}</dd>"
         for position, text in enumerate(texts)
     )
+
+
+def _safe(value: object) -> str:
+    """Return a value as text that is text in HTML too: a capsule may come from anywhere."""
+    return escape(printable(str(value)))

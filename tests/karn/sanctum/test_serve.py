@@ -12,12 +12,16 @@ import time
 import zlib
 from contextlib import contextmanager
 
+import psutil
 import pytest
 
-from esper.karn.sanctum.served.options import ServeError, ServeOptions, is_local
+from esper.karn.sanctum.served.options import ServeError, ServeOptions, is_local, token_from
 from esper.karn.sanctum.widgets.palette import DARK
 
 aiohttp = pytest.importorskip("aiohttp", reason="comes with the extra `serve`")
+pytest.importorskip("textual_serve", reason="comes with the extra `serve`")
+from esper.karn.sanctum.served.pages import size_of  # noqa: E402
+
 TOKEN = "a-long-secret"
 
 
@@ -40,8 +44,9 @@ def _served(run, *more, config):
         env={"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "XDG_CONFIG_HOME": str(config)},
     )
     try:
-        assert "Sanctum is at http://" in process.stdout.readline()
-        yield port
+        said = process.stdout.readline()
+        assert "Sanctum is at http://" in said
+        yield port, said.split("token=")[1].split()[0]
     finally:
         process.terminate()
         process.wait(timeout=20)
@@ -78,10 +83,13 @@ async def _get(session, port, path="/", **headers):
 
 
 async def test_only_this_machine_under_its_own_name_and_no_other_site(finished_run, tmp_path):
-    with _served(finished_run, config=tmp_path) as port:
-        async with aiohttp.ClientSession() as session:
-            status, page = await _get(session, port)
+    with _served(finished_run, config=tmp_path) as (port, token):
+        jar = aiohttp.CookieJar(unsafe=True)  # for an address without a name
+        async with aiohttp.ClientSession(cookie_jar=jar) as session:
+            assert (await _get(session, port))[0] == 403  # another user of this machine
+            status, page = await _get(session, port, f"/?token={token}")
             assert status == 200
+            assert token not in str(list(jar)), "the cookie is a session, not the token"
             for word in ("googleapis", "https://", "//cdn"):
                 assert word not in page
             assert (await _get(session, port, Host="evil.example"))[0] == 403
@@ -89,13 +97,74 @@ async def test_only_this_machine_under_its_own_name_and_no_other_site(finished_r
 
 
 async def test_with_a_token_nobody_gets_in_without_it(finished_run, tmp_path):
-    with _served(finished_run, "--token", TOKEN, config=tmp_path) as port:
+    with _served(finished_run, "--token", TOKEN, config=tmp_path) as (port, _):
         jar = aiohttp.CookieJar(unsafe=True)  # for an address without a name
         async with aiohttp.ClientSession(cookie_jar=jar) as session:
             for path in ("/", "/ws", "/static/js/textual.js", "/?token=wrong-wrong"):
                 assert (await _get(session, port, path))[0] == 403
             assert (await _get(session, port, f"/?token={TOKEN}"))[0] == 200
             assert (await _get(session, port))[0] == 200  # the browser has been given a cookie
+
+
+def _cockpits_of(run):
+    """Return the processes that show a run to a page."""
+    found = []
+    for process in psutil.process_iter(["cmdline"]):
+        line = process.info["cmdline"] or []
+        if "esper.karn.sanctum.served.cockpit" in line and str(run.parent) in line:
+            found.append(process)
+    return found
+
+
+async def _until(condition):
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come about"
+        await asyncio.sleep(0.05)
+
+
+async def test_messages_sizes_and_pages_are_bounded_and_nothing_is_left(finished_run, tmp_path):
+    with _served(finished_run, config=tmp_path) as (port, token):
+        jar = aiohttp.CookieJar(unsafe=True)
+        async with aiohttp.ClientSession(cookie_jar=jar) as session:
+            async with session.get(f"http://127.0.0.1:{port}/?token={token}") as answer:
+                policy = answer.headers["Content-Security-Policy"]
+                assert "frame-ancestors 'none'" in policy
+            address = f"http://127.0.0.1:{port}/ws"
+            for message in ("x" * 3_000_000, '{"a": 1}', '["resize", {"width": "wide"}]', "[" * 9):
+                async with session.ws_connect(address) as page:
+                    await page.send_str(message)
+                    while (await page.receive(timeout=30)).type is aiohttp.WSMsgType.BINARY:
+                        pass
+                    assert page.close_code in (1007, 1008, 1009)
+            pages = [await session.ws_connect(address) for _ in range(9)]
+            await pages[0].send_json(["resize", {"width": 5_000, "height": 5_000}])
+            assert (await pages[8].receive(timeout=30)).type is aiohttp.WSMsgType.CLOSE
+            await _until(lambda: len(_cockpits_of(finished_run)) == 8)
+            for page in pages:
+                await page.close()
+            await _until(lambda: not _cockpits_of(finished_run))
+
+
+def test_the_token_comes_from_a_file_or_the_environment(tmp_path, monkeypatch):
+    (tmp_path / "token").write_text(f"{TOKEN}\n")
+    monkeypatch.setenv("SANCTUM_TOKEN", "from-the-environment")
+    assert token_from(None, tmp_path / "token") == TOKEN
+    monkeypatch.setenv("SANCTUM_TOKEN", "from-the-environment")
+    assert token_from(None, None) == "from-the-environment"
+    assert token_from(None, None) is None  # processes started from here do not inherit it
+    assert token_from(TOKEN, None) == TOKEN
+    with pytest.raises(ServeError, match="give one of them"):
+        token_from(TOKEN, tmp_path / "token")
+    with pytest.raises(ServeError, match="cannot be read from"):
+        token_from(None, tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("asked", "size"), [((80, 24), (80, 24)), ((5_000, 5_000), (500, 200)), ((-3, 0), (20, 5))]
+)
+def test_a_page_gets_a_size_within_bounds(asked, size):
+    assert size_of(*asked) == size
 
 
 def test_a_port_that_is_taken_is_one_sentence(finished_run, tmp_path):
@@ -230,10 +299,10 @@ async def browser(tmp_path):
 
 
 async def test_a_browser_shows_a_light_and_takes_a_key(finished_run, tmp_path, browser):
-    with _served(finished_run, config=tmp_path) as port:
+    with _served(finished_run, config=tmp_path) as (port, token):
         await browser.call("Network.enable")
         await browser.call("Page.enable")
-        await browser.call("Page.navigate", url=f"http://localhost:{port}/")
+        await browser.call("Page.navigate", url=f"http://localhost:{port}/?token={token}")
         await browser.until_it_received("first: op Inf in logits")
         assert "●".encode() in browser.received
         deadline = time.monotonic() + 30

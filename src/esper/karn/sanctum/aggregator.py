@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 from esper.karn.sanctum import decisions, event_log, host_ledger
+from esper.karn.sanctum.attention import light_of
 from esper.karn.sanctum.evidence import EvidenceLedger
 from esper.karn.sanctum.host_ledger import HostLedger
 from esper.karn.sanctum.latches import Latches
@@ -28,6 +29,7 @@ from esper.karn.sanctum.schema import (
 )
 from esper.karn.sanctum.states import tamiyo_state, training_state
 from esper.karn.sanctum.update_history import score_history, update_history
+from esper.karn.sightings import UNKNOWN_QUANTITY
 from esper.leyline.heads import HEAD_CHOICES
 from esper.leyline.telemetry import (
     CheckpointWritten,
@@ -61,6 +63,9 @@ class SanctumAggregator:
     def __init__(self) -> None:
         self._last_id = 0
         self._latches = Latches()
+        self._reported = Latches()  # of those, what events have said
+        self._newest_update = 0  # ever completed, before a resume went back too
+        self._lacks_updates = False
         self._evidence = EvidenceLedger()
         self._run = RunLedger()
         self._updates: deque[PPOUpdatePayload] = deque(maxlen=UPDATES_KEPT)
@@ -129,6 +134,56 @@ class SanctumAggregator:
         self._snapshot = None
 
     @property
+    def newest_update(self) -> int:
+        """The newest update that any event completed; a resume may have gone back before it."""
+        return self._newest_update
+
+    @property
+    def lacks_updates(self) -> bool:
+        """Whether the run was resumed after an update of which there is no event."""
+        return self._lacks_updates
+
+    def sightings(self) -> list[tuple[int, NonfiniteSighting]]:
+        """Return what put the lights on that are on, each with an update."""
+        found = [
+            (
+                first.update,
+                NonfiniteSighting(
+                    head=first.head,
+                    quantity=first.quantity,
+                    kind=first.kind,
+                    count=0,
+                    epoch=first.epoch,
+                    minibatch=first.minibatch,
+                    phase=first.phase,
+                    host=first.host,
+                    step=first.step,
+                    part=first.part,
+                    reproduced=(first.head, first.quantity, first.kind) in self._latches.reproduced,
+                ),
+            )
+            for first in self._latches.first.values()
+        ]
+        known = {(seen.head, light_of(seen.kind)) for _, seen in found}
+        for light, heads in (("inf", self._latches.inf), ("nan", self._latches.nan)):
+            found += [
+                (
+                    self._newest_update,
+                    NonfiniteSighting(
+                        head=head,
+                        quantity=UNKNOWN_QUANTITY,
+                        kind=light,
+                        count=0,
+                        epoch=0,
+                        minibatch=0,
+                    ),
+                )
+                for head in heads
+                if (head, light) not in known
+            ]
+        return found
+
+    @property
     def is_end_lost(self) -> bool:
         """Whether the run may have ended with an event that cannot be read or understood."""
         return self._run.is_end_lost
@@ -167,6 +222,7 @@ class SanctumAggregator:
         self._decision = None
         self._made.clear()
         if (resumed_from := payload.resumed_from_update) is not None:
+            self._lacks_updates |= resumed_from > self._newest_update
             # What was trained after the checkpoint is trained again, and told again.
             while self._updates and self._updates[-1].update > resumed_from:
                 self._updates.pop()
@@ -223,9 +279,11 @@ class SanctumAggregator:
         self._has_changed("heads", "tamiyo")
         if found.inf or found.nan:
             self._evidence.take_in(payload)
-            for head, host, line in event_log.newly_lit(self._latches, found, payload.update):
+            for head, host, line in event_log.newly_lit(self._reported, found, payload.update):
                 self._say(event, "latch", line, head=head, host=host)
+            self._reported = self._reported.join(found)
             self._latches = self._latches.join(found)
+        self._newest_update = max(self._newest_update, payload.update)
         if event.id <= self._last_id:
             return
         self._updates.append(payload)

@@ -41,6 +41,7 @@ from esper.karn.sanctum.view import View
 from esper.karn.sanctum.watch import RunWatch, Watch
 from esper.karn.sanctum.widgets.panel import Panel
 from esper.karn.sanctum.widgets.time_bar import TimeBar
+from esper.leyline.plain_text import printable
 
 if TYPE_CHECKING:
     from esper.karn.sanctum.widgets.runs_panel import RunsPanel
@@ -319,7 +320,7 @@ class SanctumApp(App[Outcome]):
         try:
             self._settings_file.change(**{name: value})
         except SettingsError as error:
-            self.notify(str(error), severity="warning", markup=False)
+            self.notify(printable(str(error)), severity="warning", markup=False)
 
     def choose_theme(self, name: str) -> None:
         """Switch to one of the themes that settings know, and remember it."""

@@ -12,6 +12,7 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
+from esper.karn.plain_console import PlainConsole
 from esper.karn.sanctum.ascii import text_in_ascii
 from esper.karn.sanctum.settings import Settings
 from esper.karn.sanctum.themes import palette_of, theme_called
@@ -110,7 +111,7 @@ def print_once(
     Raises:
         UpdateNotFoundError: the run has no such update.
     """
-    console = console or Console(highlight=False)
+    console = console or PlainConsole(highlight=False)
     palette = TERMINAL if theme is None else palette_of(theme_called(theme))
     view = look_once(directory, now, at)
     frame = render_once(view, console.width, palette)

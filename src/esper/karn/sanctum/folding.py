@@ -34,7 +34,7 @@ def first_that_counts(reader: RunReader, up_to: int) -> int:
             return 1
         steps = reader.last_ids("step_completed", _STEPS_THAT_COUNT, up_to=up_to)
         if len(steps) < _STEPS_THAT_COUNT:
-            return 1
+            return min(reader.thinned().up_to, up_to) + 1  # of those before, none are left
         return min(steps[-1], _first_line_of_seeds(reader, up_to))
     except RunStoreError:
         return 1

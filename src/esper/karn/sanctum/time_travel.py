@@ -5,6 +5,7 @@ directly: what was done about it, its checkpoint, the end of the run if that cam
 decision, step or start of a process is no part of it.
 """
 
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from esper.karn.run_reader import RunReader
@@ -12,7 +13,13 @@ from esper.karn.sanctum.aggregator import SanctumAggregator
 from esper.karn.sanctum.folding import first_that_counts, fold_up_to, join_tables
 from esper.karn.sanctum.schema import SanctumSnapshot
 from esper.karn.sanctum.update_index import UpdateIndex
-from esper.leyline.telemetry import DecisionsTaken, PPOUpdatePayload, RunStarted, StepCompleted
+from esper.leyline.telemetry import (
+    DecisionsTaken,
+    NonfiniteSighting,
+    PPOUpdatePayload,
+    RunStarted,
+    StepCompleted,
+)
 
 #: With these the next update begins.
 _BEGINNINGS: Final = (DecisionsTaken, StepCompleted, RunStarted, PPOUpdatePayload)
@@ -25,12 +32,19 @@ class TimeTravel:
 
     Args:
         reader: of the run's store.
-        index: kept by whoever follows the run.
+        index: kept by the follower of the run.
+        sightings: returns what else is known to have been seen, each with its update.
     """
 
-    def __init__(self, reader: RunReader, index: UpdateIndex) -> None:
+    def __init__(
+        self,
+        reader: RunReader,
+        index: UpdateIndex,
+        sightings: Callable[[], Iterable[tuple[int, NonfiniteSighting]]] = tuple,
+    ) -> None:
         self._reader = reader
         self._index = index
+        self._sightings = sightings
         self._state = SanctumAggregator()
         self._shown = (0, 0)  # the event of the update that the state is of, and what was asked for
         self._is_whole = False  # nothing more can follow that update directly
@@ -64,7 +78,9 @@ class TimeTravel:
             if known.last_id > self._state.last_id:
                 self._state = known
             fold_up_to(self._reader, self._state, end)
-            join_tables(self._reader, self._state, up_to_update=update if is_missing else found[0])
+            shown = update if is_missing else found[0]
+            join_tables(self._reader, self._state, up_to_update=shown)
+            self._state.join_sightings(one for one in self._sightings() if one[0] <= shown)
         self._shown, self._is_whole = what, beginning is not None
         return self._state.snapshot()
 

@@ -52,9 +52,18 @@ _STATUS_LEVELS: Final = {
 
 
 def master_verdict(
-    snapshot: SanctumSnapshot, status: RunStatus, acknowledged: Collection[Light] = ()
+    snapshot: SanctumSnapshot,
+    status: RunStatus,
+    acknowledged: Collection[Light] = (),
+    doubt: str | None = None,
 ) -> Verdict:
     """Return the verdict on a run.
+
+    Args:
+        snapshot: the state of the run.
+        status: of its process.
+        acknowledged: lights that someone has acknowledged.
+        doubt: why a light that is not lit is not known to be dark; None if it is.
 
     A light that somebody has acknowledged is as bad as ever, but no news. So the reasons are, in
     this order: the lights that nobody has acknowledged, what is wrong with the process, the other
@@ -84,6 +93,9 @@ def master_verdict(
     new = _lights(tamiyo, [light for light in lit if light not in acknowledged])
     seen = _lights(tamiyo, [light for light in lit if light in acknowledged])
     process = _process(status)
+    if doubt is not None and not run.damaged_events and process.level < Level.WARNING:
+        unknown = f"lights that are not lit are not known: {doubt}"
+        figures.append(Verdict(Level.WARNING, (unknown,)))
     if process.level < Level.WARNING:
         return combine([new, seen, process, *figures])
     known = combine([seen, *figures])

@@ -43,6 +43,7 @@ class View:
     snapshot: SanctumSnapshot = field(default_factory=SanctumSnapshot)
     error: str | None = None  # one sentence, where the run could not be read
     is_unread: bool = False  # that is because of its store: what is dark is only not known
+    store_doubt: str | None = None  # why else what is dark is only not known
     is_behind: bool = False  # events are still being taken in: there is more to see at once
     position: TimePosition | None = None  # None: the newest state, followed
     acknowledgements: tuple[Acknowledgement, ...] = ()
@@ -55,7 +56,7 @@ class View:
         """Why a light that is not lit is only not known to be; None where it is known."""
         if self.is_unread:
             return "the store cannot be read"
-        return "events are damaged" if self.snapshot.run.damaged_events else None
+        return "events are damaged" if self.snapshot.run.damaged_events else self.store_doubt
 
     @property
     def trouble(self) -> str | None:
@@ -66,6 +67,8 @@ class View:
         if damaged := self.snapshot.run.damaged_events:
             events = "1 event is" if damaged == 1 else f"{damaged} events are"
             said.append(f"{events} damaged and left out: figures may have gaps")
+        elif self.store_doubt is not None:
+            said.append(f"lights that are not lit are not known: {self.store_doubt}")
         if self.acknowledgements_error is not None:
             said.append(self.acknowledgements_error)
         return "; ".join(said) or None

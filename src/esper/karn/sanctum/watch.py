@@ -18,6 +18,7 @@ from esper.karn.sanctum.playback import Playback
 from esper.karn.sanctum.schema import SanctumSnapshot
 from esper.karn.sanctum.verdict import master_verdict
 from esper.karn.sanctum.view import TimePosition, View
+from esper.leyline.health import Verdict
 
 #: What a moment of the past is judged with: its own lights and figures, not how the run ended.
 _THEN: Final = RunStatus(StatusKind.LIVE, None, "as it was")
@@ -163,7 +164,7 @@ class _Run:
         )
         if not view.acknowledgements:
             return view
-        return replace(view, verdict=master_verdict(view.snapshot, view.status, acknowledged(view)))
+        return replace(view, verdict=_verdict_on(view, view.status))
 
 
 def look_once(directory: Path, now: float | None = None, at: int | None = None) -> View:
@@ -204,13 +205,18 @@ def _no_such_update(run: str, update: int, updates: int, damaged: int) -> str:
 def _view(frame: Frame, now: float) -> View:
     return View(
         status=frame.status,
-        verdict=master_verdict(frame.snapshot, frame.status),
+        verdict=master_verdict(frame.snapshot, frame.status, doubt=frame.store_doubt),
         now=now,
         snapshot=frame.snapshot,
         error=frame.error,
         is_unread=frame.error is not None,
+        store_doubt=frame.store_doubt,
         is_behind=frame.is_behind,
     )
+
+
+def _verdict_on(view: View, status: RunStatus) -> Verdict:
+    return master_verdict(view.snapshot, status, acknowledged(view), view.store_doubt)
 
 
 def _past_view(view: View, follower: RunFollower, position: TimePosition) -> View:
@@ -222,10 +228,10 @@ def _past_view(view: View, follower: RunFollower, position: TimePosition) -> Vie
     if snapshot is None:
         return view
     is_newest = snapshot.last_event_id == view.snapshot.last_event_id
+    past = replace(view, snapshot=snapshot)
     return replace(
-        view,
-        verdict=master_verdict(snapshot, view.status if is_newest else _THEN, acknowledged(view)),
-        snapshot=snapshot,
+        past,
+        verdict=_verdict_on(past, view.status if is_newest else _THEN),
         position=replace(position, lit_now=tuple(lit_lights(view.snapshot.tamiyo))),
     )
 

@@ -38,7 +38,7 @@ class DecisionFigures:
 
 
 class EventWriter(Protocol):
-    """Where events go. `durable` returns only once the event would survive the process."""
+    """Where events go. `durable` returns once the event would survive `kill -9` and power loss."""
 
     def emit(self, payload: Payload, *, durable: bool = False) -> None:
         """Take one event."""

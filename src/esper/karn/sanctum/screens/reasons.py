@@ -12,6 +12,7 @@ from textual.widgets import Static
 from esper.karn.sanctum.themes import palette_of
 from esper.karn.sanctum.view import View
 from esper.karn.sanctum.widgets.master_status import master_style, master_word, reasons
+from esper.leyline.plain_text import printable
 
 
 class ReasonsDialog(ModalScreen[None]):
@@ -36,5 +37,5 @@ class ReasonsDialog(ModalScreen[None]):
                 id="question",
             )
             for one in reasons(self._shown):
-                yield Static(Text(f"• {one}", style=palette.ink))
+                yield Static(Text(printable(f"• {one}"), style=palette.ink))
             yield Static(Text("\nesc closes", style=palette.muted))

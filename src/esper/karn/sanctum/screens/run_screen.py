@@ -19,6 +19,7 @@ from esper.karn.sanctum.widgets.master_status import master_word
 from esper.karn.sanctum.widgets.panel import Panel
 from esper.karn.sanctum.widgets.status_strip import StatusStrip
 from esper.karn.sanctum.widgets.time_bar import TimeBar, updates_of
+from esper.leyline.plain_text import printable
 
 if TYPE_CHECKING:
     from esper.karn.run_catalogue import RunSummary
@@ -116,7 +117,7 @@ class RunScreen(Screen[None]):
         before, self.view = self.view, view
         if before is None or view.trouble != before.trouble:
             error = self.query_one("#error", Static)
-            error.update(f"! {view.trouble}")
+            error.update(printable(f"! {view.trouble}"))
             error.set_class(view.trouble is not None, "-shown")
         self.set_class(bool(view.snapshot.tamiyo.evidence), "-evidence")
         self.set_class(updates_of(view) > 0, "-timed")

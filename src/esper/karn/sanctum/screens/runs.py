@@ -16,6 +16,7 @@ from esper.karn.sanctum.screens.run_screen import RunScreen, RunsSeen
 from esper.karn.sanctum.widgets.choice_panel import ChoicePanel
 from esper.karn.sanctum.widgets.comparison_panel import ComparisonPanel
 from esper.karn.sanctum.widgets.runs_panel import NO_RUNS, RunsPanel
+from esper.leyline.plain_text import printable
 
 _KEYS: Final = "enter opens, space marks, c compares two"
 
@@ -56,7 +57,7 @@ class RunsScreen(RunScreen):
     def on_runs_seen(self, message: RunsSeen) -> None:
         """Show the runs as they are now."""
         error = self.query_one("#runs-error", Static)
-        error.update(f"! {message.error}")
+        error.update(printable(f"! {message.error}"))
         error.set_class(message.error is not None, "-shown")
         panel = self.query_one(RunsPanel)
         self._has_all_runs = not message.is_behind

@@ -1,10 +1,15 @@
 """Where Sanctum is served, and to whom: checked before anything is loaded for it."""
 
 import ipaddress
+import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 _SHORTEST_TOKEN: Final = 8
+_LONGEST_TOKEN: Final = 4_096
+#: Holds the token, where neither option gives it.
+TOKEN_VARIABLE: Final = "SANCTUM_TOKEN"
 DEFAULT_PORT: Final = 8000
 
 
@@ -22,7 +27,7 @@ class ServeOptions:
 
     host: str = "localhost"
     port: int = DEFAULT_PORT
-    token: str | None = None
+    token: str | None = None  # None has the server make one
     theme: str | None = None  # instead of the one that is remembered
     ascii: bool = False
 
@@ -30,12 +35,31 @@ class ServeOptions:
         if self.token is None and not is_local(self.host):
             raise ServeError(
                 f"{self.host} can be reached from other machines, and a cockpit can do what you "
-                "can: give --token SECRET, which everybody who opens it must know"
+                "can: give --token SECRET or --token-file FILE, which every viewer must know"
             )
         if self.token is not None and len(self.token) < _SHORTEST_TOKEN:
             raise ServeError(f"the token must have at least {_SHORTEST_TOKEN} characters")
         if not 1 <= self.port <= 65_535:
             raise ServeError(f"a port is from 1 to 65535, not {self.port}")
+
+
+def token_from(given: str | None, file: Path | None) -> str | None:
+    """Return the token: as given, from a file, or from the environment; None if there is none.
+
+    Raises:
+        ServeError: two are given, or the file cannot be read.
+    """
+    if given is not None and file is not None:
+        raise ServeError("--token and --token-file both give the token: give one of them")
+    # Taken out of the environment, which processes started from here would inherit.
+    from_environment = os.environ.pop(TOKEN_VARIABLE, None)
+    if file is None:
+        return given if given is not None else from_environment or None
+    try:
+        with file.open(encoding="utf-8") as opened:
+            return opened.read(_LONGEST_TOKEN).strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ServeError(f"the token cannot be read from {file}: {error}") from error
 
 
 def is_local(host: str) -> bool:

@@ -1,10 +1,14 @@
 """Serves Sanctum to browsers: by textual-serve, kept to this machine and to no internet.
 
-A page is only served to who asks under the server's own name, and a cockpit is only opened for a
-page that came from here: another site that is open in the same browser gets neither.
+Every page needs the token, on this machine too: other users of it could open one otherwise. The
+token is exchanged for a session, which the browser keeps. A page is only served under the server's
+own name, and a cockpit is only opened for a page that came from here, so another site that is open
+in the same browser gets neither.
 """
 
+import asyncio
 import hmac
+import secrets
 import shlex
 import sys
 from collections.abc import Awaitable, Callable
@@ -17,9 +21,23 @@ from aiohttp import web
 from textual_serve.server import Server
 
 from esper.karn.sanctum.served.options import ServeError, ServeOptions, is_local
+from esper.karn.sanctum.served.pages import (
+    LONGEST_MESSAGE,
+    CockpitProcess,
+    size_of,
+    take_messages,
+)
 
-_COOKIE: Final = "sanctum-token"
+_COOKIE: Final = "sanctum-session"
 _CLOSING_SECONDS: Final = 1.0  # for pages that are open when the server ends
+#: Pages that may be open at once: each has a cockpit, a process of its own.
+TABS: Final = 8
+_SESSIONS_KEPT: Final = 64
+_HEADERS: Final = {
+    "Referrer-Policy": "no-referrer",  # a token must not leave in one
+    "X-Frame-Options": "DENY",
+    "X-Content-Type-Options": "nosniff",
+}
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -37,7 +55,10 @@ class SanctumServer(Server):
             title="Sanctum",
             templates_path=Path(__file__).parent / "templates",
         )
-        self._token = options.token
+        self._token = options.token or secrets.token_urlsafe(24)
+        self._is_token_made = options.token is None
+        self._sessions: dict[str, None] = {}  # in the order in which they were opened
+        self._cockpits: set[CockpitProcess] = set()
 
     def serve(self, debug: bool = False) -> None:  # noqa: ARG002  (textual-serve has it)
         """Serve until interrupted; without textual-serve's logging and its own handlers."""
@@ -55,7 +76,7 @@ class SanctumServer(Server):
 
     def _say_where(self) -> None:
         host = f"[{self.host}]" if ":" in self.host else self.host
-        query = "/?token=…" if self._token else ""
+        query = f"/?token={self._token if self._is_token_made else '…'}"
         print(f"Sanctum is at http://{host}:{self.port}{query} until Ctrl-C ends it", flush=True)
 
     async def _make_app(self) -> web.Application:
@@ -67,24 +88,73 @@ class SanctumServer(Server):
     async def _guard(self, request: web.Request, handler: _Handler) -> web.StreamResponse:
         refusal = self._refusal(request)
         if refusal is not None:
-            return web.Response(status=403, text=f"{refusal}\n")
+            return web.Response(status=403, text=f"{refusal}\n", headers=_HEADERS)
+        if request.path == "/" and "token" in request.query:
+            # The address that the browser keeps has no token in it, nor has the cookie.
+            answer = web.Response(status=303, headers={**_HEADERS, "Location": "/"})
+            answer.set_cookie(_COOKIE, self._new_session(), httponly=True, samesite="Strict")
+            return answer
         response = await handler(request)
-        if self._token and not response.prepared:
-            response.set_cookie(_COOKIE, self._token, httponly=True, samesite="Strict")
+        if not response.prepared:
+            response.headers.update(_HEADERS)
         return response
+
+    def _new_session(self) -> str:
+        session = secrets.token_urlsafe(24)
+        self._sessions[session] = None
+        while len(self._sessions) > _SESSIONS_KEPT:
+            del self._sessions[next(iter(self._sessions))]
+        return session
 
     def _refusal(self, request: web.Request) -> str | None:
         """Return why a request is refused, in one sentence; None if it is not."""
         name = urlsplit(f"//{request.host}").hostname or ""
-        if not self._token and not is_local(name):
+        if is_local(self.host) and not is_local(name):
             return f"Sanctum is served to this machine only, not as {name!r}"
         origin = request.headers.get("Origin")
         if origin is not None and urlsplit(origin).netloc != request.host:
             return f"Sanctum is not opened from {origin}"
-        given = request.query.get("token") or request.cookies.get(_COOKIE, "")
-        if self._token and not hmac.compare_digest(given.encode(), self._token.encode()):
+        session = request.cookies.get(_COOKIE, "")
+        if any(hmac.compare_digest(session.encode(), one.encode()) for one in self._sessions):
+            return None
+        given = request.query.get("token", "")
+        if not hmac.compare_digest(given.encode(), self._token.encode()):
             return "Sanctum was started with a token: open it as /?token=TOKEN"
         return None
+
+    async def handle_websocket(self, request: web.Request) -> web.WebSocketResponse:
+        """Open a cockpit for a page, and keep it until the page goes."""
+        socket = web.WebSocketResponse(heartbeat=15, max_msg_size=LONGEST_MESSAGE)
+        await socket.prepare(request)
+        if len(self._cockpits) >= TABS:
+            await socket.close(code=1013, message=f"{TABS} pages are open: close one".encode())
+            return socket
+
+        async def close() -> None:
+            await socket.close()
+
+        cockpit = CockpitProcess(
+            self.command,
+            write_bytes=socket.send_bytes,
+            write_str=socket.send_str,
+            close=close,
+            download_manager=self.download_manager,
+        )
+        self._cockpits.add(cockpit)
+        try:
+            query = request.query
+            await cockpit.start(*_size_asked_for(query.get("width"), query.get("height")))
+            await take_messages(socket, cockpit)
+        except ConnectionError:
+            pass  # the page went while something was sent to it
+        finally:
+            await cockpit.stop()
+            self._cockpits.discard(cockpit)
+        return socket
+
+    async def on_shutdown(self, app: web.Application) -> None:  # noqa: ARG002  (as above)
+        """End every cockpit that is left."""
+        await asyncio.gather(*(cockpit.stop() for cockpit in tuple(self._cockpits)))
 
     async def handle_index(self, request: web.Request) -> web.Response:
         """Return the page; textual-serve's own asks the web for its font."""
@@ -99,10 +169,16 @@ class SanctumServer(Server):
         response.headers["Content-Security-Policy"] = (
             "default-src 'self' data: blob:; connect-src 'self' ws: wss:; "
             "script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; "
-            "style-src 'self' 'unsafe-inline'"
+            "style-src 'self' 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'"
         )
-        response.headers["Referrer-Policy"] = "no-referrer"  # a token must not leave in one
         return response
+
+
+def _size_asked_for(width: str | None, height: str | None) -> tuple[int, int]:
+    try:
+        return size_of(width or "80", height or "24")
+    except ValueError:
+        return 80, 24
 
 
 def serve(options: ServeOptions, run_dir: Path, directory: Path | None) -> None:

@@ -16,6 +16,7 @@ from esper.karn.sanctum.attention import Lamps
 from esper.karn.sanctum.themes import palette_of
 from esper.karn.sanctum.view import View
 from esper.karn.sanctum.widgets.palette import Palette
+from esper.leyline.plain_text import printable, printable_line
 
 _SCROLL_LINE: Final = "Scroll the focused panel by a line"
 _SCROLL_PAGE: Final = "Scroll it by a page"
@@ -136,7 +137,7 @@ class Panel(ScrollView, can_focus=True, inherit_bindings=False):
 
     def note(self, said: str) -> None:
         """Say something beside the panel's title; nothing with an empty text."""
-        title = " · ".join(part for part in (self.BORDER_TITLE, said) if part)
+        title = " · ".join(part for part in (self.BORDER_TITLE, printable_line(said)) if part)
         if title != self.border_title:
             self.border_title = title
 
@@ -147,6 +148,9 @@ class Panel(ScrollView, can_focus=True, inherit_bindings=False):
 
     def _strip(self, line: Text) -> Strip:
         console = self.app.console
+        if (shown := printable(line.plain)) != line.plain:
+            line = line.copy()
+            line.plain = shown  # as long as before, so that styles stay where they were
         # Rich leaves the style of the whole out where no part has a style of its own.
         style = self._ground + console.get_style(line.style)
         segments = list(Segment.apply_style(line.render(console), style))

@@ -1,0 +1,102 @@
+"""The cockpit process behind each page: its messages, its size, and its end."""
+
+import asyncio
+import contextlib
+import os
+import shlex
+import signal
+import sys
+import time
+from asyncio.subprocess import PIPE, Process
+from collections import deque
+from typing import Any, Final
+
+from aiohttp import WSMsgType, web
+from textual_serve.app_service import AppService
+
+#: One message of a page: a key, or a text that is pasted.
+LONGEST_MESSAGE: Final = 1 << 16
+#: Messages of one page in a second; holding a key down makes some thirty.
+MESSAGES_PER_SECOND: Final = 500
+#: Cells that a page may ask for: width and height, each from and to.
+_SIZES: Final = ((20, 500), (5, 200))
+#: How long a cockpit may take to end by itself.
+_ENDING_SECONDS: Final = 5.0
+
+
+class CockpitProcess(AppService):
+    """A cockpit in a process group of its own, which is ended for certain.
+
+    A subclass, since textual-serve starts a shell and waits for its end without a limit.
+    """
+
+    async def _open_app_process(self, width: int = 80, height: int = 24) -> Process:
+        process = await asyncio.create_subprocess_exec(
+            *shlex.split(self.command),
+            stdin=PIPE,
+            stdout=PIPE,
+            stderr=PIPE,
+            env=self._build_environment(width=width, height=height),
+            start_new_session=True,
+        )
+        assert process.stdin is not None
+        self._process, self._stdin = process, process.stdin
+        return process
+
+    async def stop(self) -> None:
+        """Ask the cockpit to end, and kill what is left of it after a while."""
+        process = self._process
+        try:
+            await asyncio.wait_for(super().stop(), _ENDING_SECONDS)
+        except (TimeoutError, ConnectionError):
+            self._task = None
+        if process is None:
+            return
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(process.wait(), 0.2)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        await process.wait()
+
+
+async def take_messages(socket: web.WebSocketResponse, cockpit: AppService) -> None:
+    """Pass what a page sends on to its cockpit, until the page goes or sends what none would."""
+    times: deque[float] = deque(maxlen=MESSAGES_PER_SECOND)
+    async for message in socket:
+        now = time.monotonic()
+        is_flood = len(times) == MESSAGES_PER_SECOND and now - times[0] < 1.0
+        times.append(now)
+        if is_flood or message.type is not WSMsgType.TEXT:
+            await socket.close(code=1008, message=b"not what a page sends")
+            return
+        try:
+            envelope = message.json()
+            if not isinstance(envelope, list):
+                raise TypeError("a message is a list")
+            kind, *rest = envelope
+            data: Any = rest[0] if rest else None
+            if kind == "stdin":
+                await cockpit.send_bytes(data.encode("utf-8", "replace"))
+            elif kind == "resize":
+                await cockpit.set_terminal_size(*size_of(data["width"], data["height"]))
+            elif kind == "ping":
+                await socket.send_json(["pong", data])
+            elif kind in ("blur", "focus"):
+                await getattr(cockpit, kind)()
+        except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
+            print(f"a page sent what it should not: {error!r}"[:200], file=sys.stderr)
+            await socket.close(code=1007, message=b"not what a page sends")
+            return
+
+
+def size_of(width: Any, height: Any) -> tuple[int, int]:
+    """Return the size of a terminal that a page asks for, within bounds.
+
+    Raises:
+        ValueError, TypeError: it is no size.
+    """
+    sizes = (int(width), int(height))
+    columns, rows = (
+        max(least, min(size, most)) for size, (least, most) in zip(sizes, _SIZES, strict=True)
+    )
+    return columns, rows

@@ -1,0 +1,139 @@
+"""What the files beside a run's store say of its latches: `latches.jsonl`, capsules, checkpoints.
+
+Any of them may know of an update that the store does not have. Nothing here loads torch.
+"""
+
+import os
+import re
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from esper.karn.latch_file import LATCHES_NAME, LatchFile, read_latch_file
+from esper.karn.run_directory import CHECKPOINTS_NAME
+from esper.karn.sightings import KIND_WORDS
+from esper.leyline.telemetry import NonfiniteSighting
+
+INCIDENTS_NAME: Final = "incidents"
+_SUMMARY_NAME: Final = "incident.json"
+_CAPSULE: Final = re.compile(r"\d{4,12}")
+_CHECKPOINT: Final = re.compile(r"update-(\d{1,12})\.pt")
+#: Capsules of one run that are read, newest first, and bytes of each summary.
+_CAPSULES_READ: Final = 2_048
+_LONGEST_SUMMARY: Final = 1 << 20
+#: File systems stamp changes no finer than this, so a folder that changed this recently may have
+#: changed since without a new stamp.
+_RACY_NANOSECONDS: Final = 100_000_000
+
+
+class _Summary(msgspec.Struct, frozen=True):
+    update: int
+    sightings: list[NonfiniteSighting]
+
+
+_decode = msgspec.json.Decoder(_Summary).decode
+
+
+@dataclass(frozen=True)
+class Testimony:
+    """What the files beside a store say.
+
+    Attributes:
+        latch_file: what `latches.jsonl` says.
+        sightings: what it and the capsules say was seen, each with its update.
+        newest_update: the newest update of which there is a checkpoint or a capsule; 0 for none.
+    """
+
+    latch_file: LatchFile = field(default_factory=LatchFile)
+    sightings: tuple[tuple[int, NonfiniteSighting], ...] = ()
+    newest_update: int = 0
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no file says that the run has ever been trained."""
+        return not (self.latch_file.is_there or self.sightings or self.newest_update)
+
+
+class Witnesses:
+    """Reads the files beside a store, and again only what has changed.
+
+    Args:
+        directory: the run's directory; it need not exist yet.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._stamps: tuple[tuple[int, int, int] | None, ...] | None = None
+        self._summaries: dict[str, _Summary] = {}
+        self._testimony = Testimony()
+
+    def look(self) -> Testimony:
+        """Return what the files say, the same object again while nothing has changed."""
+        names = (LATCHES_NAME, INCIDENTS_NAME, CHECKPOINTS_NAME)
+        stamps = tuple(_stamp_of(self._directory / name) for name in names)
+        if stamps != self._stamps:
+            found = self._read()
+            if found != self._testimony:
+                self._testimony = found
+            newest = max((stamp[2] for stamp in stamps if stamp is not None), default=0)
+            is_racy = newest > time.time_ns() - _RACY_NANOSECONDS
+            self._stamps = None if is_racy else stamps
+        return self._testimony
+
+    def _read(self) -> Testimony:
+        latch_file = read_latch_file(self._directory)
+        capsules = list(self._capsules())
+        checkpoints = self._checkpoints()
+        return Testimony(
+            latch_file=latch_file,
+            sightings=(
+                *latch_file.sightings,
+                *((one.update, seen) for one in capsules for seen in one.sightings),
+            ),
+            newest_update=max([*checkpoints, *(one.update for one in capsules)], default=0),
+        )
+
+    def _capsules(self) -> Iterator[_Summary]:
+        folder = self._directory / INCIDENTS_NAME
+        numbers = [name for name in _names_in(folder) if _CAPSULE.fullmatch(name)]
+        for name in sorted(numbers, key=int)[-_CAPSULES_READ:]:
+            summary = self._summaries.get(name)  # a capsule is written once
+            if summary is None:
+                summary = _summary_of(folder / name / _SUMMARY_NAME)
+            if summary is not None:
+                self._summaries[name] = summary
+                yield summary
+
+    def _checkpoints(self) -> list[int]:
+        names = _names_in(self._directory / CHECKPOINTS_NAME)
+        return [int(found[1]) for name in names if (found := _CHECKPOINT.fullmatch(name))]
+
+
+def _summary_of(path: Path) -> _Summary | None:
+    """Return the summary of a capsule; None where it cannot be read, which replaying reports."""
+    try:
+        with path.open("rb") as file:
+            summary: _Summary = _decode(file.read(_LONGEST_SUMMARY))
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    known = [seen for seen in summary.sightings if seen.kind in KIND_WORDS]
+    return _Summary(summary.update, known)
+
+
+def _names_in(folder: Path) -> list[str]:
+    try:
+        return os.listdir(folder)
+    except OSError:
+        return []
+
+
+def _stamp_of(path: Path) -> tuple[int, int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns
