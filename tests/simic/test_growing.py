@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from esper.cli import main
+from esper.cli import EXIT_CODE_FAULT, main
 from esper.growth.env import GrowthVectorEnv
 from esper.growth.module_files import load_module, logits_of
 from esper.growth.tasks import load_task
@@ -210,8 +210,9 @@ def test_what_can_fail_is_tried_before_anything_is_trained(
 
     monkeypatch.setattr("esper.simic.growing.write_module", broken)
     monkeypatch.setattr("esper.growth.env.GrowthVectorEnv.step", no_step)
-    with pytest.raises(RuntimeError, match="the module differs"):
-        command("--task", data, "--out", str(tmp_path / "out"))
+    code, _, errors = command("--task", data, "--out", str(tmp_path / "out"))
+    assert code == EXIT_CODE_FAULT
+    assert errors.rstrip().endswith("RuntimeError: the module differs")
     assert not (tmp_path / "out").exists()
 
 
