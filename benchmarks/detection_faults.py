@@ -233,7 +233,8 @@ def huge_weight(stage: Stage, where: Where) -> Sight:
     stage.rollout = with_parts(stage.rollout, masks=masks)
     stage.policy.heads.weight[row] = 3e38
     # A trunk that is far from 0, so that every product exceeds float32.
-    stage.policy.lstm.bias_ih_l0.fill_(4.0)
+    bias = stage.policy.lstm.bias_ih_l0
+    bias[bias.isfinite()] = 4.0  # and what another fault planted there stays
     return Sight(stage.head_name(where), "logits", None, (PREPARATION, stage.at(0)))
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-_CREATING = ("empty", "empty_like", "new_empty", "detach", "view", "_unsafe_view", "alias")
+_UNFILLED = ("empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided")
 
 
 class Scan(TorchDispatchMode):
@@ -33,7 +33,10 @@ class Scan(TorchDispatchMode):
     ) -> Any:
         settings = kwargs or {}
         name = func.overloadpacket.__name__
-        if name in _CREATING:
+        if name in _UNFILLED:  # what lies there is chance: nobody computed it
+            result = func(*args, **settings)
+            return result.zero_() if _is_number(result) else result
+        if func.is_view:
             return func(*args, **settings)
         operands = [leaf for leaf in tree_leaves((args, settings)) if _is_number(leaf)]
         broken = [operand for operand in operands if not _is_finite(operand)]

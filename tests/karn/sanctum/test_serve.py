@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 import zlib
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import psutil
 import pytest
@@ -123,6 +123,11 @@ async def _until(condition):
         await asyncio.sleep(0.05)
 
 
+async def _read_to_the_end(page):
+    while (await page.receive(timeout=30)).type is aiohttp.WSMsgType.BINARY:
+        pass
+
+
 async def test_messages_sizes_and_pages_are_bounded_and_nothing_is_left(finished_run, tmp_path):
     with _served(finished_run, config=tmp_path) as (port, token):
         jar = aiohttp.CookieJar(unsafe=True)
@@ -131,12 +136,17 @@ async def test_messages_sizes_and_pages_are_bounded_and_nothing_is_left(finished
                 policy = answer.headers["Content-Security-Policy"]
                 assert "frame-ancestors 'none'" in policy
             address = f"http://127.0.0.1:{port}/ws"
-            for message in ("x" * 3_000_000, '{"a": 1}', '["resize", {"width": "wide"}]', "[" * 9):
+            for message in ('{"a": 1}', '["resize", {"width": "wide"}]', "[" * 9):
                 async with session.ws_connect(address) as page:
                     await page.send_str(message)
-                    while (await page.receive(timeout=30)).type is aiohttp.WSMsgType.BINARY:
-                        pass
-                    assert page.close_code in (1007, 1008, 1009)
+                    await _read_to_the_end(page)
+                    assert page.close_code in (1007, 1008)
+            async with session.ws_connect(address) as page:
+                with suppress(ConnectionError):  # the server closes while this is still being sent,
+                    await page.send_str("x" * 3_000_000)
+                await _read_to_the_end(page)
+                # and TCP may then drop the close frame: without one aiohttp gives 1006.
+                assert page.close_code in (1006, 1009)
             pages = [await session.ws_connect(address) for _ in range(9)]
             await pages[0].send_json(["resize", {"width": 5_000, "height": 5_000}])
             assert (await pages[8].receive(timeout=30)).type is aiohttp.WSMsgType.CLOSE

@@ -65,6 +65,15 @@ def test_a_failure_is_printed_with_its_number_and_sets_the_exit_code(
     assert "missed: 3" in printed
 
 
+@pytest.fixture
+def _nan_in_unfilled_memory() -> Iterator[None]:
+    """In this mode PyTorch fills the memory that `torch.empty` and its like return with NaN."""
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.usefixtures("_nan_in_unfilled_memory")
 def test_the_scan_is_silent_on_a_clean_update_and_sees_what_breaks() -> None:
     with ExitStack() as exits:
         stage = Stage(Random(1), exits, amp="off")
