@@ -11,6 +11,7 @@ from torch import Tensor
 from esper.leyline.telemetry import NonfiniteSighting
 from esper.simic.agent.flat_parameters import FlatParameters
 from esper.simic.agent.losses import Minibatch, MinibatchTerms
+from esper.simic.agent.nonfinite_codes import code_of
 from esper.simic.config import TrainingConfig
 from esper.simic.drill import Injection
 from esper.simic.telemetry.nonfinite import detected
@@ -145,13 +146,13 @@ class Trace:
 
 def is_sound(state: tuple[float, ...]) -> bool:
     """Return whether an optimizer can go on from a state with these `state_figures`."""
-    *_, least, step, _ = state
-    return all(map(isfinite, state)) and least >= 0 and step >= 0
+    *_, least, step, loss_scale = state
+    return all(map(isfinite, state)) and least >= 0 and step >= 0 and loss_scale >= 1
 
 
 @torch.no_grad()
 def state_figures(
-    flat: Tensor, state: Mapping[str, Tensor], loss_scale: Tensor, excused: Tensor | None
+    flat: Tensor, state: Mapping[str, Tensor], loss_scale: Tensor, known: Tensor | None
 ) -> Tensor:
     """Return figures that show whether parameters, moments and loss scale are sound.
 
@@ -159,14 +160,17 @@ def state_figures(
         flat: all parameters, `[P]`.
         state: what Adam keeps of them; empty before its first step.
         loss_scale: a scalar.
-        excused: parameters that are known not to be finite, bool `[P]`; None for none.
+        known: codes of the parameters that are known not to be finite, `[P]`; None for none. One
+            that is of another kind now, or finite, makes a figure NaN.
 
     Returns:
         Norms of the parameters and of both moments (in float64: those of finite values are finite),
         the least second moment, Adam's step counter, and the loss scale: float64, `[6]`.
     """
-    if excused is not None:
-        flat = flat.masked_fill(excused, 0.0)
+    if known is not None:
+        is_known = known > 0
+        changed = is_known & (code_of(flat) != known)
+        flat = flat.masked_fill(is_known, 0.0).masked_fill(changed, torch.nan)
     norms = [torch.linalg.vector_norm(flat, dtype=torch.float64)]
     if not state:
         return torch.stack((*norms, *norms[0].new_zeros(4), loss_scale))
