@@ -51,6 +51,7 @@ class RunStarted(msgspec.Struct, frozen=True, kw_only=True):
     esper_version: str = ""
     torch_version: str = ""
     resumed_from_update: int | None = None
+    largest_class: float | None = None  # validation accuracy of always answering with that class
 
 
 class StepCompleted(msgspec.Struct, frozen=True, kw_only=True):
@@ -136,6 +137,7 @@ class NonfiniteSighting(msgspec.Struct, frozen=True, kw_only=True):
     step: int | None = None  # first step of the episode in that host, counted from 1
     part: str = ""  # the tensor, where a quantity has several, such as "exp_avg_sq of heads.bias"
     reproduced: bool = True  # False: seen once, and not when the computation was repeated
+    planted: bool = False  # put there by a drill (`--inject`), and seen nowhere else in the update
 
 
 class PPOUpdatePayload(msgspec.Struct, frozen=True, kw_only=True):

@@ -36,6 +36,7 @@ def described(start: RunStarted | None) -> RunState:
         steps=start.steps,
         environments=start.environments,
         host_parameters=start.host_parameters,
+        largest_class=start.largest_class,
         slots=tuple(start.slots),
         blueprints=tuple(start.blueprints),
     )
