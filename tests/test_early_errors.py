@@ -64,6 +64,8 @@ CASES = {
     "esper ppo --inject op:inf": "--inject takes HEAD[.QUANTITY]:KIND@UPDATE",
     "esper ppo --resume absent": "there is no run 'absent'",
     "esper ppo --resume gone --episodes 9": "there is no file absent.npz",
+    "esper ppo --resume data --episodes 1": "has trained 10 episodes already",
+    "esper ppo --resume data --seed 9": "--seed cannot change when a run is resumed",
     "esper replay absent": "there is no run 'absent'",
     "esper replay gone 9": "has kept no incident",
     "esper replay gone --html absent/a.html": "there is no folder absent",
@@ -91,7 +93,7 @@ def answers(tmp_path_factory, payloads):
     (folder / "full" / "a").write_text("")
     (folder / "here.npz").write_text("")
     (folder / "bad.toml").write_text("learning_rate = 0\n")
-    for name in ("gone", "bare", "new"):
+    for name in ("data", "new", "bare", "gone"):
         run = create_run(folder / "runs", name)
         with RunWriter(run) as writer:
             for payload in (payloads.start(), payloads.update(1), payloads.finish(update=1)):
@@ -99,7 +101,8 @@ def answers(tmp_path_factory, payloads):
         if name != "new":
             (run / "checkpoints" / "update-000001.pt").write_bytes(b"")
         if name != "bare":
-            write_config(TrainingConfig(task="npz:absent.npz"), run / "config.toml")
+            task = f"npz:{'here' if name == 'data' else 'absent'}.npz"
+            write_config(TrainingConfig(task=task), run / "config.toml")
     result = subprocess.run(
         [sys.executable, "-c", PROGRAM],
         cwd=folder,

@@ -83,7 +83,8 @@ def prepare_run(
     if config_file is not None:
         config = updated_by_file(config, config_file)
     config = updated_by_options(config, given)
-    _check_before_start(config, given)
+    _check_settings(config, given)
+    _load_fingerprint(config)
     # Written out, so that more episodes later do not make it another number of hosts;
     # and the task as it is found from wherever the run goes on.
     task = parse_task_name(config.task)
@@ -166,8 +167,20 @@ def _check_resumed(
         ConfigError: it has nothing left to do, a setting has an impossible value, or the data is
             not what `data_changed` says.
     """
-    frame = _follow(run)
-    fingerprint = _check_before_start(config, given, load=bool(read_records(run)))
+    _check_settings(config, given)
+    state = _follow(run).snapshot.run
+    for drill in scheduled(config) if "inject" in given else ():
+        if drill.update <= state.update:
+            raise ConfigError(
+                f"--inject {drill}: update {state.update} of {run.name} is done already"
+            )
+    done = state.episodes_done
+    if done >= config.episodes:
+        raise ConfigError(
+            f"{run.name} has trained {done} episode{'' if done == 1 else 's'} already; "
+            "give a larger --episodes to train more"
+        )
+    fingerprint = _load_fingerprint(config, always=bool(read_records(run)))
     is_same = not fingerprint or fingerprint in [r.fingerprint for r in read_records(run)[-1:]]
     if data_changed and is_same:
         raise ConfigError(
@@ -175,19 +188,7 @@ def _check_resumed(
         )
     if not data_changed:
         check_same_data(run, config.task, fingerprint)
-    for drill in scheduled(config) if "inject" in given else ():
-        if drill.update <= frame.snapshot.run.update:
-            raise ConfigError(
-                f"--inject {drill}: update {frame.snapshot.run.update} of {run.name} is done "
-                "already"
-            )
-    done = frame.snapshot.run.episodes_done
-    if done >= config.episodes:
-        raise ConfigError(
-            f"{run.name} has trained {done} episode{'' if done == 1 else 's'} already; "
-            "give a larger --episodes to train more"
-        )
-    return DataRecord(fingerprint, frame.snapshot.run.update)
+    return DataRecord(fingerprint, state.update)
 
 
 def _check_elsewhere(run: Path, *, force: bool) -> None:
@@ -251,21 +252,14 @@ def _heartbeat_of(run: Path) -> "tuple[Heartbeat | None, float]":
     return event.payload, event.time
 
 
-def _check_before_start(
-    config: TrainingConfig, given: Mapping[str, Any], *, load: bool = False
-) -> str:
+def _check_settings(config: TrainingConfig, given: Mapping[str, Any]) -> None:
     """Raise now, before there is a run, what would stop it at its start.
 
     Args:
         config: of the run.
         given: settings of the command line, which errors name as options.
-        load: load the task whatever it is; by default only where its name says where its data is.
-
-    Returns:
-        The fingerprint of the task's data; empty if it was not loaded or cannot change.
     """
-    task = parse_task_name(config.task)
-    check_task(task)
+    check_task(parse_task_name(config.task))
     try:
         scheduled(config)
         check_device(config.device)
@@ -275,7 +269,19 @@ def _check_before_start(
             resolve_device(config.device)
     except ConfigError as error:
         raise (error.as_typed() if error.setting in given else error) from error
-    if not (load or task.place):
+
+
+def _load_fingerprint(config: TrainingConfig, *, always: bool = False) -> str:
+    """Load the task, so that what is wrong with its data is known before there is a run.
+
+    Args:
+        config: of the run.
+        always: load the task whatever it is; by default only where its name says where its data is.
+
+    Returns:
+        The fingerprint of the task's data; empty if it was not loaded or cannot change.
+    """
+    if not (always or parse_task_name(config.task).place):
         return ""
     from esper.growth.tasks import load_task
 

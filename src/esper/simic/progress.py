@@ -96,8 +96,7 @@ class PlainLines:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
     def stage(self, what: str) -> None:
-        """Print what is done before training begins."""
-        self.say(f"{what} ({self._total} episodes planned)")
+        """Print nothing: the first line of a log is what the samples are taken for."""
 
     def begin(self, episodes_done: int, largest_class: float) -> None:
         """Start to measure the pace."""
