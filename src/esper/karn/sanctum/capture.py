@@ -14,6 +14,7 @@ from rich.text import Text
 
 from esper.karn.plain_console import PlainConsole
 from esper.karn.sanctum.ascii import text_in_ascii
+from esper.karn.sanctum.picture_files import PICTURE_SUFFIXES, check_picture
 from esper.karn.sanctum.settings import Settings
 from esper.karn.sanctum.themes import palette_of, theme_called
 from esper.karn.sanctum.view import View
@@ -54,10 +55,6 @@ _PIECE: Final = re.compile(
 )
 #: What stands together in it: more than a blank divides it.
 _PART: Final = re.compile(rf"[^\s{_BLANK}]+(?:{_BLANK}[^\s{_BLANK}]+)*")
-
-
-class PictureError(ValueError):
-    """A picture that cannot be made; one clear sentence."""
 
 
 def render_once(view: View, width: int, palette: Palette = TERMINAL) -> Text:
@@ -143,11 +140,9 @@ def export_frame(
         ascii_only: whether to show no character beyond ASCII.
 
     Raises:
-        PictureError: the suffix is none of those.
+        PictureError: the suffix is none of those, or there is no such folder.
     """
-    if path.suffix not in _WRITERS:
-        kinds = ", ".join(_WRITERS)
-        raise PictureError(f"{path} does not say what to write: end it in one of {kinds}")
+    check_picture(path)
     from esper.karn.sanctum.app import SanctumApp  # printing a frame does without Textual
 
     app = SanctumApp(
@@ -229,3 +224,4 @@ def _strips(app: "SanctumApp") -> "list[Strip]":
 
 
 _WRITERS: Final = {".svg": _as_svg, ".html": _as_html, ".txt": _as_text}
+assert tuple(_WRITERS) == PICTURE_SUFFIXES

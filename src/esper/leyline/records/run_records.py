@@ -32,6 +32,7 @@ def _run(
     causes: tuple[str, ...] = (),
     priority: str = "P2",
     companions: tuple[str, ...] = (),
+    widget: str = _HEADER,
 ) -> TelemetryRecord:
     return TelemetryRecord(
         id=f"TELE-{number}",
@@ -54,7 +55,7 @@ def _run(
             payload=payload,
             aggregation=f"{_AGGREGATOR}.{handler}",
             snapshot=f"run.{snapshot}",
-            widget=_HEADER,
+            widget=widget,
             label=label,
         ),
         companions=companions,
@@ -293,6 +294,24 @@ RUN_RECORDS: Final = (
         range_="1 upwards",
         default="0",
         companions=("TELE-403",),
+    ),
+    _run(
+        114,
+        "Largest Class",
+        "What accuracy does no learning at all reach?",
+        "Validation accuracy of always answering with the largest class: what the accuracy of a "
+        "host is to be compared with.",
+        payload="RunStarted.largest_class",
+        handler="_handle_run_started",
+        snapshot="largest_class",
+        label="largest class",
+        type_="float | None",
+        unit="share of samples, shown in percent",
+        range_="0 to 1",
+        default="None",
+        priority="P1",
+        companions=("TELE-401",),
+        widget="esper.karn.sanctum.widgets.hosts_panel:HostsPanel",
     ),
     _counted_damage(
         121,
