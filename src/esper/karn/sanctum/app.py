@@ -208,6 +208,7 @@ class SanctumApp(App[Outcome]):
         screen.set_speed(self._time.speed)
         screen.show_lamps(self._lamps)
         screen.redraw()  # it may have missed a change of the theme
+        screen.wake()
         if view is not None:
             screen.post_message(Seen(view))
         self._lookout.look_at_once()

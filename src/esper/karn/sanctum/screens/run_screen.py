@@ -156,6 +156,11 @@ class RunScreen(Screen[None]):
         for panel in self.query(Panel):
             panel.redraw()
 
+    def wake(self) -> None:
+        """Have every panel draw the next view at once: the last one may be old."""
+        for panel in self.query(Panel):
+            panel.wake()
+
     def on_resize(self, event: Resize) -> None:
         """Choose between the screen and the sentence that it does not fit."""
         width, height = event.size

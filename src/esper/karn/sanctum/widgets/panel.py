@@ -87,6 +87,10 @@ class Panel(ScrollView, can_focus=True, inherit_bindings=False):
             and not view.status.is_over
         )
 
+    def wake(self) -> None:
+        """Draw the next view at once, however recently another one was drawn."""
+        self._drawn_at = -math.inf
+
     def show_lamps(self, lamps: Lamps) -> None:
         """Take note of how lights are shown; a panel with lights on it draws itself again."""
         self.lamps = lamps
