@@ -12,6 +12,7 @@ from rich.console import Console
 from esper.karn.run_store import RunWriter
 from esper.karn.sanctum.capture import PictureError, export_frame, print_once
 from esper.karn.sanctum.widgets.tamiyo_brain.action_heads_panel import LIT, UNLIT
+from esper.leyline.heads import Stage
 
 
 def _printed(directory, width, **more):
@@ -54,6 +55,16 @@ def test_with_no_color_a_terminal_gets_no_colours(finished_run, monkeypatch):
     assert "\x1b[1m" in text
     assert "\x1b[31m" not in text
     assert "\x1b[3" not in text
+
+
+def test_a_frame_leaves_out_seeds_as_the_overview_does(run, payloads):
+    with RunWriter(run) as writer:
+        writer.emit(payloads.start())
+        writer.emit(payloads.transition(Stage.GERMINATED))
+        writer.emit(payloads.finish())
+    text = _printed(run, 100)
+    assert "run test started" in text
+    assert "germinated in" not in text
 
 
 def test_a_run_without_a_store_is_printed_as_waiting(run):

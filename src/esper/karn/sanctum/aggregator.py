@@ -78,6 +78,7 @@ class SanctumAggregator:
         self._hosts = HostLedger()
         self._decision: DecisionsTaken | None = None  # of the step that is shown
         self._log = LogBook()
+        self._incident_line = (0, 0)  # of the last bad update: its number, and its event
         self._snapshot: SanctumSnapshot | None = None
         self._made: dict[str, Any] = {}  # parts of the last snapshot that still hold
 
@@ -280,7 +281,7 @@ class SanctumAggregator:
         if found.inf or found.nan:
             self._evidence.take_in(payload)
             for head, host, line in event_log.newly_lit(self._reported, found, payload.update):
-                self._say(event, "latch", line, head=head, host=host)
+                self._say(event, "latch", line, head=head, host=host, update=payload.update)
             self._reported = self._reported.join(found)
             self._latches = self._latches.join(found)
         self._newest_update = max(self._newest_update, payload.update)
@@ -294,7 +295,7 @@ class SanctumAggregator:
         self._rescaled_in_run += payload.minibatches_rescaled
         self._has_changed("history", "training")
         if payload.minibatches_skipped:
-            self._say(event, "warning", event_log.skipped(payload))
+            self._say(event, "warning", event_log.skipped(payload), update=payload.update)
 
     def _handle_intervention_taken(self, event: Event, payload: InterventionTaken) -> None:
         before = self._interventions
@@ -311,7 +312,7 @@ class SanctumAggregator:
                 after = before  # a newer writer's; its line in the log says what it did
         self._interventions = after
         level = "warning" if payload.action in ("repeat", "skip") else "error"
-        self._say(event, level, event_log.intervention(payload))
+        self._say(event, level, event_log.intervention(payload), update=payload.update)
 
     def _handle_incident_recorded(self, event: Event, payload: IncidentRecorded) -> None:
         before = self._interventions
@@ -326,7 +327,7 @@ class SanctumAggregator:
             without = (place for place, incident in enumerate(kept) if not incident.path)
             del kept[next(without, 0)]
         self._has_changed("incidents")
-        self._say(event, "info", event_log.incident(payload))
+        self._say(event, "info", event_log.incident(payload), update=payload.update)
 
     def _handle_checkpoint_written(self, event: Event, payload: CheckpointWritten) -> None:
         self._run.checkpoint = payload.path
@@ -368,7 +369,23 @@ class SanctumAggregator:
         *,
         host: int | None = None,
         head: str | None = None,
+        update: int = 0,
     ) -> None:
+        """Add a line to the log.
+
+        Args:
+            event: that it tells of.
+            level: of the line.
+            text: of the line.
+            host, head: that it is about, if it is about one.
+            update: the bad update that it is about: of its lines, the first leads and the others
+                are details, unless they are errors.
+        """
+        lead = 0
+        if update and self._incident_line[0] != update:
+            self._incident_line = update, event.id or self._last_id
+        elif update and level != "error":
+            lead = self._incident_line[1]
         entry = LogEntry(
             event_id=event.id or self._last_id,
             time=event.time,
@@ -377,6 +394,7 @@ class SanctumAggregator:
             kind=_kind_of(event),
             host=host,
             head=head,
+            lead=lead,
         )
         self._log.add(entry)
         self._has_changed("log")

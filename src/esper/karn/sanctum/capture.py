@@ -5,6 +5,7 @@ import html
 import io
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -14,6 +15,7 @@ from rich.text import Text
 
 from esper.karn.plain_console import PlainConsole
 from esper.karn.sanctum.ascii import text_in_ascii
+from esper.karn.sanctum.log_book import SEEDS
 from esper.karn.sanctum.settings import Settings
 from esper.karn.sanctum.themes import palette_of, theme_called
 from esper.karn.sanctum.view import View
@@ -63,7 +65,10 @@ class PictureError(ValueError):
 def render_once(view: View, width: int, palette: Palette = TERMINAL) -> Text:
     """Return the first screen as plain lines, one panel below the other."""
     snapshot = view.snapshot
-    log = render_log(snapshot, width, view.now, palette).split("\n")[-LOG_LINES_PRINTED:]
+    # As in the Overview, without seeds.
+    entries = tuple(entry for entry in snapshot.log if entry.kind != SEEDS)
+    log = render_log(replace(snapshot, log=entries), width, view.now, palette)
+    log_lines = log.split("\n")[-LOG_LINES_PRINTED:]
     panels = {
         "Action heads": render_heads(
             snapshot,
@@ -75,7 +80,7 @@ def render_once(view: View, width: int, palette: Palette = TERMINAL) -> Text:
         "Policy": render_policy(snapshot, min(width, 100), palette=palette),
         # Where every host has its line, and the legend too.
         "Hosts": render_hosts(snapshot, width, len(snapshot.hosts) + 8, palette),
-        "Log": Text("\n", no_wrap=True).join(log),
+        "Log": Text("\n", no_wrap=True).join(log_lines),
     }
     parts = [render_reasons(view, width, palette), render_header(view, width, 2, palette)]
     if view.trouble is not None:

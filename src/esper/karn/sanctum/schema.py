@@ -223,6 +223,7 @@ class LogEntry:
     kind: str = ""  # of the event, as `esper.leyline.telemetry.kind_of` names it
     host: int | None = None  # that it is about, if it is about one
     head: str | None = None  # that it is about, if it is about one
+    lead: int = 0  # the event of the line that this one is a detail of; 0: a line of its own
 
 
 @dataclass(frozen=True)

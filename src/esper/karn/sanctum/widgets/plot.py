@@ -52,12 +52,15 @@ class Series:
         return count(value) if self.is_count else figure(value, width)
 
     def ticks(self, values: Sequence[float]) -> list[str]:
-        """Return figures of an axis, with as many digits as it takes to tell them apart."""
-        ticks = [self.written(value, _FIGURE_WIDTH) for value in values]
+        """Return figures of an axis, with as many digits as it takes to tell them apart.
+
+        A minus sign takes a cell of its own and no digit away.
+        """
+        ticks = [self.written(value, _FIGURE_WIDTH + (value < 0)) for value in values]
         for width in range(_FIGURE_WIDTH, _WIDEST_FIGURE + 1):
             if len(set(ticks)) == len(values):
                 break
-            ticks = [figure(value, width) for value in values]
+            ticks = [figure(value, width + (value < 0)) for value in values]
         return ticks
 
 
@@ -98,7 +101,7 @@ def plot(series: Series, width: int, height: int, palette: Palette) -> list[Text
 def _title(series: Series, width: int, palette: Palette) -> Text:
     title = Text(no_wrap=True).append(f"{series.label} ", palette.muted)
     style = series.style or (palette.faint if series.now is None else palette.ink)
-    title.append(series.written(series.now, _VALUE_WIDTH), style)
+    title.append(series.written(series.now, _width_of(series.now)), style)
     counts = Counter(kind for one in series.values if (kind := nonfinite_kind(one)))
     found = " ".join(f"{number}{NONFINITE_SIGNS[kind]}" for kind, number in counts.items())
     longer = " ".join(f"{number} {KIND_WORDS[kind]}" for kind, number in counts.items())
@@ -107,6 +110,11 @@ def _title(series: Series, width: int, palette: Palette) -> Text:
             title.append(f"  {said}", f"bold {palette.critical}")
             break
     return title
+
+
+def _width_of(value: float | None) -> int:
+    """Return the cells for a value: a minus sign takes no digit away."""
+    return _VALUE_WIDTH + (value is not None and value < 0)
 
 
 def _scale(series: Series, rows: int, palette: Palette) -> tuple[list[Text], int]:

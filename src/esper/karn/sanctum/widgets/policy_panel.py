@@ -15,6 +15,7 @@ from esper.karn.sanctum.widgets.plot import Series, plots
 
 _LABEL_WIDTH: Final = 15
 _SHORT_LABEL_WIDTH: Final = 9
+_VALUE_WIDTH: Final = 6
 _GAP: Final = 2  # between two columns of figures
 _SHORTEST_TREND: Final = 12  # in updates: two of them would always look like a jump
 
@@ -78,7 +79,8 @@ def _two_columns(snapshot: SanctumSnapshot, width: int, palette: Palette) -> lis
     for _, label, field in _FIGURES:
         value = getattr(snapshot.training, field)
         cell = Text(no_wrap=True).append(label.ljust(_SHORT_LABEL_WIDTH), palette.muted)
-        cell.append(f" {figure(value):<5}", _style(snapshot, field, palette))
+        width = _VALUE_WIDTH - (value is None or not value < 0)  # a minus sign takes no digit away
+        cell.append(f" {figure(value, width):<{_VALUE_WIDTH}}", _style(snapshot, field, palette))
         history = getattr(snapshot.training, f"{field}_history")
         room = max(0, column_width - cell.cell_len - 1)
         cell.append(" ").append_text(
