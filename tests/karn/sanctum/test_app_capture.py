@@ -2,6 +2,7 @@
 
 import html
 import io
+import math
 import re
 from xml.etree import ElementTree
 
@@ -161,3 +162,32 @@ def test_a_frame_is_printed_in_ascii_in_the_colours_of_a_theme(finished_run):
     assert text.isascii()
     assert "* CRITICAL" in text
     assert "255;97;97" in text  # the dark theme's red
+
+
+def test_every_sign_of_a_page_stands_in_its_cell_whatever_its_width_in_a_font(
+    run, payloads, tmp_path
+):
+    with RunWriter(run) as writer:
+        writer.emit(payloads.start(name="日本語  ab"))
+        for update in range(1, 30):
+            writer.emit(payloads.update(update, policy_loss=math.sin(update)))
+        writer.emit(payloads.finish())
+    for suffix in ("txt", "html"):
+        export_frame(run, tmp_path / f"frame.{suffix}", (200, 60))
+    page = (tmp_path / "frame.html").read_text(encoding="utf-8")
+    lines = page.partition("<code>")[2].partition("</code>")[0].split("\n")
+    shown = (tmp_path / "frame.txt").read_text(encoding="utf-8").splitlines()
+    assert any("⠤" <= sign <= "⣿" for line in shown for sign in line)
+    assert len(lines) == len(shown) == 60
+    for line, text in zip(lines, shown, strict=True):
+        drawn, width = "", 0
+        for piece in re.finditer(r'<b class="s\d+" style="width:(\d+)ch">(.*?)</b>', line):
+            cells = re.findall(r'<i( class="w")?>(.+?)</i>|([^<]+)', piece[2])
+            signs = [html.unescape(sign or plain) for _, sign, plain in cells]
+            assert all(plain.isascii() for _, _, plain in cells)
+            assert all(cell_len(html.unescape(sign)) == 1 + bool(w) for w, sign, _ in cells if sign)
+            assert sum(map(cell_len, signs)) == int(piece[1])
+            drawn += "".join(signs)
+            width += int(piece[1])
+        assert width == 200
+        assert drawn.rstrip() == text

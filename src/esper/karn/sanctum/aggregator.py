@@ -27,7 +27,7 @@ from esper.karn.sanctum.schema import (
     TamiyoState,
     TrainingState,
 )
-from esper.karn.sanctum.states import tamiyo_state, training_state
+from esper.karn.sanctum.states import machine_state, tamiyo_state, training_state
 from esper.karn.sanctum.update_history import score_history, update_history
 from esper.karn.sightings import UNKNOWN_QUANTITY
 from esper.leyline.heads import HEAD_CHOICES
@@ -197,6 +197,7 @@ class SanctumAggregator:
         if self._snapshot is None:
             self._snapshot = SanctumSnapshot(
                 run=self._run_state(),
+                machine=machine_state(self._run.heartbeat),
                 tamiyo=self._part("tamiyo", self._tamiyo_state),
                 training=self._part("training", self._training_state),
                 interventions=self._interventions,
@@ -218,7 +219,7 @@ class SanctumAggregator:
             self._made.pop(part, None)
 
     def _handle_run_started(self, event: Event, payload: RunStarted) -> None:
-        self._run.begin(payload, event.time)
+        self._run.begin(payload)
         self._hosts.clear()
         self._decision = None
         self._made.clear()
@@ -240,7 +241,7 @@ class SanctumAggregator:
             self._count_damage(event, damage)
             return
         self._hosts.take_in(payload)
-        self._run.note_step(event.time, len(payload.accuracy))
+        self._run.note_step(event.time, payload)
         self._has_changed("hosts")
         decision = self._decision
         # A decision comes before its step; one of another step would stand beside the wrong hosts.
@@ -291,6 +292,7 @@ class SanctumAggregator:
         self._history.add(payload.update, payload)
         self._run.update = payload.update
         self._run.episodes_done = payload.episodes_done
+        self._run.note_update(event.time)
         self._skipped_in_run += payload.minibatches_skipped
         self._rescaled_in_run += payload.minibatches_rescaled
         self._has_changed("history", "training")

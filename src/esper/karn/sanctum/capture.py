@@ -2,7 +2,6 @@
 
 import asyncio
 import html
-import io
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,12 +10,16 @@ from typing import TYPE_CHECKING, Any, Final
 
 from rich.cells import cell_len
 from rich.console import Console
+from rich.style import Style
 from rich.text import Text
 
 from esper.karn.plain_console import PlainConsole
+from esper.karn.run_tables import RunStoreError
 from esper.karn.sanctum.ascii import text_in_ascii
+from esper.karn.sanctum.attention import lit_lights
 from esper.karn.sanctum.log_book import SEEDS
 from esper.karn.sanctum.settings import Settings
+from esper.karn.sanctum.status_line import render_line
 from esper.karn.sanctum.themes import palette_of, theme_called
 from esper.karn.sanctum.view import View
 from esper.karn.sanctum.watch import RunWatch, look_once
@@ -25,7 +28,7 @@ from esper.karn.sanctum.widgets.hosts_panel import render_hosts
 from esper.karn.sanctum.widgets.master_status import render_reasons
 from esper.karn.sanctum.widgets.palette import TERMINAL, Palette
 from esper.karn.sanctum.widgets.policy_panel import render_policy
-from esper.karn.sanctum.widgets.run_header import render_header
+from esper.karn.sanctum.widgets.run_header import FULL_HEIGHT, render_header
 from esper.karn.sanctum.widgets.tamiyo_brain.action_heads_panel import render_heads
 
 if TYPE_CHECKING:
@@ -37,16 +40,27 @@ if TYPE_CHECKING:
 LOG_LINES_PRINTED: Final = 12
 #: How long a screen may take to come to rest: what scrolls to its end does so after the layout.
 _SETTLING_SECONDS: Final = 0.1
+#: A page in which every cell has its place: whatever font the browser takes for a sign, and however
+#: wide the sign is in it, what follows stands where it belongs.
 _PAGE: Final = """\
 <!DOCTYPE html>
 <html lang="en">
-<head><meta charset="utf-8"><title>Sanctum</title></head>
-<body style="margin: 1em; background: GROUND; color: {foreground}">
-<pre style="font-family: monospace; line-height: 1.2"><code>{code}</code></pre>
+<head><meta charset="utf-8"><title>Sanctum</title>
+<style>
+body {{ margin: 1em; background: {ground}; color: {ink} }}
+pre {{ margin: 0; font-family: monospace; line-height: 1.2 }}
+pre b, pre i {{ display: inline-block; height: 1.2em; vertical-align: top; font: inherit }}
+pre i {{ width: 1ch }}
+pre i.w {{ width: 2ch }}
+{styles}
+</style></head>
+<body>
+<pre><code>{lines}</code></pre>
 </body>
 </html>
 """
-
+#: What stands together in a page: text that a monospaced font has, or a single other sign.
+_TOGETHER: Final = re.compile(r"[ -~]+|[^ -~]")
 
 _BLANK: Final = "\N{NO-BREAK SPACE}"
 #: A text of one style in a line of a picture.
@@ -82,7 +96,10 @@ def render_once(view: View, width: int, palette: Palette = TERMINAL) -> Text:
         "Hosts": render_hosts(snapshot, width, len(snapshot.hosts) + 8, palette),
         "Log": Text("\n", no_wrap=True).join(log_lines),
     }
-    parts = [render_reasons(view, width, palette), render_header(view, width, 2, palette)]
+    parts = [
+        render_reasons(view, width, palette),
+        render_header(view, width, FULL_HEIGHT, palette),
+    ]
     if view.trouble is not None:
         parts.append(Text(f"! {view.trouble}", style=f"bold {palette.warning}"))
     for title, body in panels.items():
@@ -124,6 +141,41 @@ def print_once(
         frame = Text("\n").join(map(text_in_ascii, frame.split("\n", allow_blank=True)))
     console.print(frame, soft_wrap=True)
     return view
+
+
+def print_status_line(
+    directory: Path,
+    *,
+    console: Console | None = None,
+    at: int | None = None,
+    theme: str | None = None,
+    ascii_only: bool = False,
+) -> int:
+    """Print a run in one line; return 1 if a light is on, else 0.
+
+    Args:
+        directory: the run's directory.
+        console: where to; standard output if not given.
+        at: the update to show the run as of; None for the newest.
+        theme: one of `settings.THEME_NAMES`; the terminal's own colours if not given.
+        ascii_only: whether to print no character beyond ASCII.
+
+    Raises:
+        UpdateNotFoundError: the run has no such update.
+        RunStoreError: no light is known to be on, and whether one is cannot be known.
+    """
+    console = console or PlainConsole(highlight=False)
+    palette = TERMINAL if theme is None else palette_of(theme_called(theme))
+    view = look_once(directory, None, at)
+    line = render_line(view, None, palette)
+    console.print(text_in_ascii(line) if ascii_only else line, soft_wrap=True)
+    if lit_lights(view.snapshot.tamiyo):
+        return 1
+    if view.doubt is not None:
+        raise RunStoreError(str(view.trouble or view.doubt))
+    if not view.snapshot.last_event_id:
+        raise RunStoreError(f"{directory.name} has no events yet, so its health is not known")
+    return 0
 
 
 def export_frame(
@@ -209,19 +261,42 @@ def _without_blanks(piece: re.Match[str]) -> str:
 
 
 def _as_html(app: "SanctumApp") -> str:
-    console = Console(
-        width=app.size.width,
-        file=io.StringIO(),
-        record=True,
-        force_terminal=True,
-        color_system="truecolor",
-        legacy_windows=False,
-        no_color=False,
-    )
+    theme = app.ansi_theme
+    styles: dict[str, str] = {}  # names of classes, by what they look like
+    lines = []
     for strip in _strips(app):
-        console.print(Text.assemble(*((text, style or "") for text, style, _ in strip)), end="\n")
-    ground = app.theme_variables["background"]
-    return console.export_html(code_format=_PAGE.replace("GROUND", ground), inline_styles=True)
+        pieces = []
+        for text, style, control in strip:
+            if control or not text:
+                continue
+            css = (style or Style.null()).get_html_style(theme)
+            name = styles.setdefault(css, f"s{len(styles)}")
+            pieces.append(f'<b class="{name}" style="width:{cell_len(text)}ch">{_cells(text)}</b>')
+        lines.append("".join(pieces))
+    return _PAGE.format(
+        ground=app.theme_variables["background"],
+        ink=app.theme_variables["foreground"],
+        styles="\n".join(f"pre .{name} {{ {css} }}" for css, name in styles.items()),
+        lines="\n".join(lines),
+    )
+
+
+def _cells(text: str) -> str:
+    """Return a text for a page, with each sign that may have another width in a cell of its own."""
+    parts: list[str] = []
+    for part in _TOGETHER.findall(text):
+        if parts and cell_len(part) == 0:
+            parts[-1] += part  # a mark on the sign before it
+        else:
+            parts.append(part)
+    return "".join(map(_cell, parts))
+
+
+def _cell(part: str) -> str:
+    shown, width = html.escape(part, quote=False), cell_len(part)
+    if part.isascii() or width > 2:
+        return shown
+    return f'<i class="w">{shown}</i>' if width == 2 else f"<i>{shown}</i>"
 
 
 def _as_text(app: "SanctumApp") -> str:

@@ -53,10 +53,10 @@ def with_details(entries: Sequence[LogEntry]) -> list[tuple[LogEntry, int]]:
     A detail whose leading line is not among them stands for itself.
     """
     leads = {entry.event_id for entry in entries if not entry.lead and entry.kind != _HEARTBEATS}
-    details = Counter(entry.lead for entry in entries if entry.lead in leads)
+    details = Counter(one.lead for one in entries if one.lead and one.lead in leads)
     shown = []
     for entry in entries:
-        if entry.lead in leads:
+        if entry.lead and entry.lead in leads:
             continue
         number = 0 if entry.kind == _HEARTBEATS else details.pop(entry.event_id, 0)
         shown.append((entry, number))

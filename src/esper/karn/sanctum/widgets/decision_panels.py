@@ -18,6 +18,7 @@ class DecisionListPanel(ChoicePanel):
 
     SHOWS: ClassVar[tuple[str, ...]] = ("decisions",)
     BORDER_TITLE = "Decisions"
+    ABOUT = "what the policy chose for each network"
     IS_RESTLESS = True
     HEADINGS: ClassVar[int] = 0
 
@@ -59,6 +60,7 @@ class DecisionPanel(Panel):
     """Shows what each head chose for one host, and what else it could have chosen."""
 
     BORDER_TITLE = "Heads"
+    ABOUT = "» marks what each head chose, with the other choices beside it"
     IS_RESTLESS = True
 
     def __init__(self, *, id: str | None = None) -> None:
@@ -69,7 +71,7 @@ class DecisionPanel(Panel):
         """Show another host's decision."""
         if host != self._host:
             self._host = host
-            self.border_title = f"Heads, host {host + 1}" if isinstance(host, int) else "Heads"
+            self.retitle(f"Heads, host {host + 1}" if isinstance(host, int) else "Heads")
             self.redraw()
 
     def part(self, view: View) -> object:

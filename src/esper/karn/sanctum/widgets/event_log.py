@@ -82,6 +82,7 @@ class EventLog(FollowingPanel):
 
     SHOWS: ClassVar[tuple[str, ...]] = ("log",)
     BORDER_TITLE = "Log"
+    ABOUT = "what happened, the newest last"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("v", "details", show=False, tooltip="Show the details of bad updates, or hide them")
     ]

@@ -40,6 +40,7 @@ class IncidentPanel(Panel):
         "interventions.halts",
     )
     BORDER_TITLE = "Incident"
+    ABOUT = "one bad update, which can be computed again"
 
     def __init__(
         self,

@@ -306,6 +306,7 @@ class ActionHeadsPanel(Panel):
     """Shows the health of each action head; the lights are TELE-302 and TELE-303."""
 
     BORDER_TITLE = "Action heads"
+    ABOUT = "the policy's eight choices; ● has been Inf or NaN, ○ never"
 
     def part(self, view: View) -> object:
         run = view.snapshot.run
@@ -327,7 +328,7 @@ class ActionHeadsPanel(Panel):
         super().show(view)
         waiting = len(unacknowledged(view))
         lights = "light" if waiting == 1 else "lights"
-        self.note(f"{waiting} {lights} not acknowledged, press a" if waiting else "")
+        self.note(f"{waiting} {lights} not acknowledged: a one, A all" if waiting else "")
 
     def show_lamps(self, lamps: Lamps) -> None:
         """Show the lights in another way."""
