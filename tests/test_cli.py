@@ -46,16 +46,24 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ((), "the following arguments are required: COMMAND"),
-        (("grow!",), "invalid choice: 'grow!'"),
+        (("grow!",), "there is no command 'grow!'; did you mean grow? (see esper --help)"),
+        (("zzz",), "there is no command 'zzz'; the commands are ppo, runs, health"),
+        (("sanctum",), "sanctum is a program of its own"),
         (("ppo", "--episodes", "ten"), "argument --episodes: must be a whole number, not 'ten'"),
         (("ppo", "--episodes", "0"), "episodes must be at least 1, not 0"),
         (("ppo", "--gamma", "x"), "argument --gamma: must be a number, not 'x'"),
-        (("ppo", "--episods", "3"), "unrecognized arguments: --episods 3"),
+        (
+            ("ppo", "--episods", "3"),
+            "unknown option --episods; did you mean --episodes? (see esper ppo",
+        ),
+        (("health", "one", "two"), "unexpected argument 'two' (see esper health --help)"),
+        (("ppo", "--learning-rate", "-1"), "esper: --learning-rate must be above 0, not -1.0"),
+        (("ppo", "--gae-lambda", "2"), "esper: --gae-lambda must be between 0 and 1, not 2.0"),
         (("ppo", "--seed", "9" * 30), "seed must be at most 9223372036854775807"),
-        (("ppo", "--amp", "int8"), "argument --amp: invalid choice: 'int8'"),
+        (("ppo", "--amp", "int8"), "argument --amp: must be one of off, bf16, fp16, not 'int8'"),
         (("ppo", "--config", "absent.toml"), "cannot read the config file absent.toml"),
-        (("ppo", "--inject", "op:inf"), "inject takes HEAD[.QUANTITY]:KIND@UPDATE"),
+        (("ppo", "--inject", "op:inf"), "--inject takes HEAD[.QUANTITY]:KIND@UPDATE"),
+        (("ppo", "--inject", "tempoo:inf@1"), "op are; did you mean tempo?"),
         (("ppo", "--inject", "op:inf@9", "--episodes", "2"), "this run has 2 updates"),
         (("ppo", "--resume", "absent"), "there is no run 'absent'"),
         (("health",), "there is no run in runs yet"),
@@ -107,6 +115,26 @@ def test_sanctum_refuses_in_one_sentence(run: Run, arguments: tuple[str, ...]) -
     assert (code, output, errors.count("\n")) == (2, "", 1)
 
 
+def test_without_arguments_esper_prints_its_help(run: Run) -> None:
+    code, output, errors = run()
+    assert (code, errors) == (0, "")
+    assert output.startswith("usage: esper")
+    assert "let the learnt policy grow a network" in output
+
+
+def test_errors_name_a_setting_as_it_was_written(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "run.toml").write_text("learning_rate = -1\n")
+    code, _, errors = run("ppo", "--config", "run.toml", "--gamma", "0.9")
+    assert (code, errors) == (
+        2,
+        "esper: run.toml: learning_rate must be above 0, not -1.0\n",
+    )
+    (tmp_path / "run.toml").write_text('inject = ["op:inf@9"]\n')
+    assert run("ppo", "--config", "run.toml", "--episodes", "2")[2].startswith("esper: inject op")
+    arguments = ("ppo", "--inject", "op:inf@9", "--episodes", "2")
+    assert run(*arguments)[2].startswith("esper: --inject op.logits:inf@9: this run has 2 updates")
+
+
 def test_a_config_file_with_an_unknown_key_is_refused(run: Run, tmp_path: Path) -> None:
     (tmp_path / "run.toml").write_text("episods = 3\n")
     code, _, errors = run("ppo", "--config", "run.toml")
@@ -137,7 +165,7 @@ def test_what_is_a_runs_own_cannot_change_when_it_goes_on(run: Run) -> None:
     assert run("ppo", "--episodes", "1", "--steps", "2")[0] == 0
     code, _, errors = run("ppo", "--resume", "2", "--learning-rate", "0.1")
     assert code == 2
-    assert "learning_rate cannot change when a run goes on; only episodes" in errors
+    assert "--learning-rate cannot change when a run is resumed; only --episodes," in errors
     code, _, errors = run("ppo", "--resume", "2")
     assert code == 2
     assert "has trained 1 episode already" in errors
@@ -188,11 +216,14 @@ def test_incidents_are_listed_and_replayed(run: Run, tmp_path: Path) -> None:
     assert first["sightings"][0]["quantity"] == "logits"
     assert (second["number"], second["update"], second["kept"]) == (2, 2, False)
     assert "--incidents-kept" in second["reason"]
+    assert (first["planted"], second["planted"]) == (True, True)
+    assert {seen["planted"] for row in (first, second) for seen in row["sightings"]} == {True}
     code, output, _ = run("incidents")
     assert code == 0
     assert "op logits +inf" in output
     assert "not kept" in output
     assert output.count("op logits +inf") == 2  # of what was not kept, what was seen is known
+    assert output.count("planted by a drill") == output.count("op ")
 
     code, output, errors = run("replay", "2", "--html", "page.html")
     assert (code, errors) == (0, "")

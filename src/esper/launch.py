@@ -15,25 +15,30 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TextIO
 
 from esper.karn.liveness import HEARTBEAT_STALE_SECONDS, is_looked_up_here
-from esper.karn.run_store import (
+from esper.karn.run_commands import run_command
+from esper.karn.run_directory import (
     CONFIG_NAME,
     CONSOLE_NAME,
     RunNotFoundError,
-    RunStoreError,
-    RunWriter,
     create_run,
     find_run,
 )
+from esper.karn.run_tables import RunStoreError
+from esper.karn.run_writer import RunWriter
 from esper.karn.terminal import is_screen
+from esper.leyline.command_lines import install_command
 from esper.leyline.plain_text import printable
-from esper.leyline.task_names import parse_task_name
+from esper.leyline.task_names import check_task, parse_task_name
 from esper.leyline.telemetry import Notice
 from esper.simic.config import (
     ConfigError,
     TrainingConfig,
+    check_device,
     load_config,
-    read_config,
+    option_of,
     updated,
+    updated_by_file,
+    updated_by_options,
     write_config,
 )
 from esper.simic.drill import scheduled
@@ -75,9 +80,11 @@ def prepare_run(
     Raises:
         ConfigError: a setting is unknown or cannot be.
     """
-    from_file = {} if config_file is None else read_config(config_file)
-    config = updated(updated(TrainingConfig(), from_file), given)
-    _check_before_start(config)
+    config = TrainingConfig()
+    if config_file is not None:
+        config = updated_by_file(config, config_file)
+    config = updated_by_options(config, given)
+    _check_before_start(config, given)
     # Written out, so that more episodes later do not make it another number of hosts;
     # and the task as it is found from wherever the run goes on.
     task = parse_task_name(config.task)
@@ -130,14 +137,13 @@ def prepare_resume(
         if setting not in RESUMABLE_SETTINGS and value != getattr(config, setting)
     ]
     if config_file is not None or name or fixed:
-        what = "--config" if config_file else "--name" if name else fixed[0]
-        raise ConfigError(
-            f"{what} cannot change when a run goes on; only {', '.join(RESUMABLE_SETTINGS)} can"
-        )
+        what = "--config" if config_file else "--name" if name else option_of(fixed[0])
+        can = ", ".join(map(option_of, RESUMABLE_SETTINGS))
+        raise ConfigError(f"{what} cannot change when a run is resumed; only {can} can")
     _check_elsewhere(run, force=force)
     # The lock first: a run that another process trains is not touched.
     with _held(run):
-        config = updated(config, given)
+        config = updated_by_options(config, given)
         data = _check_resumed(run, config, given, data_changed=data_changed)
         if data_changed:
             _record_data(data, run)
@@ -162,7 +168,7 @@ def _check_resumed(
             not what `data_changed` says.
     """
     frame = _follow(run)
-    fingerprint = _check_before_start(config, load=bool(read_records(run)))
+    fingerprint = _check_before_start(config, given, load=bool(read_records(run)))
     is_same = not fingerprint or fingerprint in [r.fingerprint for r in read_records(run)[-1:]]
     if data_changed and is_same:
         raise ConfigError(
@@ -173,7 +179,8 @@ def _check_resumed(
     for drill in scheduled(config) if "inject" in given else ():
         if drill.update <= frame.snapshot.run.update:
             raise ConfigError(
-                f"inject {drill}: update {frame.snapshot.run.update} of {run.name} is done already"
+                f"--inject {drill}: update {frame.snapshot.run.update} of {run.name} is done "
+                "already"
             )
     done = frame.snapshot.run.episodes_done
     if done >= config.episodes:
@@ -245,22 +252,31 @@ def _heartbeat_of(run: Path) -> "tuple[Heartbeat | None, float]":
     return event.payload, event.time
 
 
-def _check_before_start(config: TrainingConfig, *, load: bool = False) -> str:
+def _check_before_start(
+    config: TrainingConfig, given: Mapping[str, Any], *, load: bool = False
+) -> str:
     """Raise now, before there is a run, what would stop it at its start.
 
     Args:
         config: of the run.
+        given: settings of the command line, which errors name as options.
         load: load the task whatever it is; by default only where its name says where its data is.
 
     Returns:
         The fingerprint of the task's data; empty if it was not loaded or cannot change.
     """
-    scheduled(config)
-    if config.device == "cuda":
-        from esper.simic.environment import resolve_device
+    task = parse_task_name(config.task)
+    check_task(task)
+    try:
+        scheduled(config)
+        check_device(config.device)
+        if config.device == "cuda":
+            from esper.simic.environment import resolve_device
 
-        resolve_device(config.device)
-    if not (load or parse_task_name(config.task).place):
+            resolve_device(config.device)
+    except ConfigError as error:
+        raise (error.as_typed() if error.setting in given else error) from error
+    if not (load or task.place):
         return ""
     from esper.growth.tasks import load_task
 
@@ -274,27 +290,22 @@ def train_in_front(run: Path) -> int:
         ProgressBar,
         ProgressReport,
         Several,
-        StandardError,
+        say_on_standard_error,
     )
 
     config = load_config(run / CONFIG_NAME)
     with _console_log(run) as console_log:
         on_screen: ProgressReport
-        on_screen = ProgressBar(config.episodes) if sys.stdout.isatty() else PlainLines()
-        ending, code = _train(
+        is_terminal = sys.stdout.isatty()
+        on_screen = ProgressBar(config.episodes) if is_terminal else PlainLines(config.episodes)
+        in_log = PlainLines(config.episodes, console_log)
+        _, code = _train(
             run,
             config,
-            Several((on_screen, PlainLines(console_log))),
-            (StandardError(), PlainLines(console_log)),
+            Several((on_screen, in_log)),
+            (say_on_standard_error, in_log.say),
         )
-    from esper.karn import reports
-
-    try:
-        reports.print_health(run.parent, str(run), as_json=False, fail_on="")
-    except RunStoreError as error:
-        print(printable(str(error)), file=sys.stderr)
-    if ending.status != "finished":
-        print(printable(_how_to_go_on(run)))
+    _print_end(run)
     return code
 
 
@@ -307,11 +318,12 @@ def _console_log(run: Path) -> TextIO:
 
 def train_child(run: Path) -> int:
     """Train as the process behind Sanctum: standard output is the run's console log."""
-    from esper.simic.progress import PlainLines, StandardError
+    from esper.simic.progress import PlainLines, say_on_standard_error
 
     config = load_config(run / CONFIG_NAME)
     # Standard error is the console log, too.
-    ending, code = _train(run, config, PlainLines(), (StandardError(),))
+    progress = PlainLines(config.episodes)
+    ending, code = _train(run, config, progress, (say_on_standard_error,))
     return 0 if ending.status == "stopped" and code != EXIT_CODE_INCOMPLETE else code
 
 
@@ -319,7 +331,7 @@ def _train(
     run: Path,
     config: TrainingConfig,
     progress: "ProgressReport",
-    troubles: "Sequence[ProgressReport]",
+    troubles: Sequence[Callable[[str], None]],
 ) -> "tuple[RunFinished, int]":
     """Train; return how it ended, and the exit code.
 
@@ -331,8 +343,8 @@ def _train(
     """
 
     def report(line: str) -> None:
-        for place in troubles:
-            place.say(line)
+        for say in troubles:
+            say(line)
 
     # Signals first: a request to stop is heard while torch is still loading, too.
     with (
@@ -346,6 +358,7 @@ def _train(
             writer.emit(Notice(level="warning", text=doubt))
         # A viewer would see nothing for the seconds that this takes.
         writer.emit(Notice(level="info", text="loading PyTorch"))
+        progress.stage("loading PyTorch")
         from esper.simic.training import train
 
         ending = train(config, run, writer, progress, stop)
@@ -431,10 +444,8 @@ def train_behind_sanctum(run: Path, run_dir: Path) -> int:
 
     outcome = run_sanctum(run, run_dir, child)
     if outcome == "detach":
-        print(
-            f"Training goes on in process {child.pid}. Watch it with: "
-            f"sanctum --run-dir {run_dir} {run.name}"
-        )
+        print(f"Training continues in process {child.pid}. Watch it with:")
+        print(f"  {run_command(run, 'sanctum')}")
         return 0
     if outcome == "stop":
         child.stop()
@@ -445,13 +456,9 @@ def train_behind_sanctum(run: Path, run_dir: Path) -> int:
             child.stop()
             child.wait()
     code = child.wait()
-    from esper.karn import reports
-
-    reports.print_health(run_dir, str(run), as_json=False, fail_on="")
+    _print_end(run)
     if code not in (0, 3):
         print(f"Training ended with exit code {code}; its output is in {run / CONSOLE_NAME}")
-    if code == 3 or outcome == "stop":
-        print(printable(_how_to_go_on(run)))
     return code
 
 
@@ -485,6 +492,10 @@ def watch(
         if reference is not None or at is not None or once or picture is not None:
             raise
         run = None
+    if picture is not None:
+        from esper.karn.sanctum.picture_files import check_picture
+
+        check_picture(picture)
     if run is not None and at is not None:
         from esper.karn.sanctum.watch import look_once
 
@@ -564,17 +575,26 @@ def serve(
         from esper.karn.sanctum.served import server
     except ModuleNotFoundError as error:
         raise ServeError(
-            f"sanctum serve needs {error.name}, which comes with: pip install 'esper[serve]'"
+            f"sanctum serve needs {error.name}, which comes with: {install_command('serve')}"
         ) from error
     server.serve(options, run_dir, run)
     return 0
 
 
-def _how_to_go_on(run: Path) -> str:
-    state = _follow(run).snapshot.run
-    is_done = state.episodes_done >= state.episodes > 0
-    more = f" --episodes {2 * state.episodes}" if is_done else ""
-    return f"Go on with: esper ppo --run-dir {run.parent} --resume {run.name}{more}"
+def _print_end(run: Path) -> None:
+    """Print the health of a run that ended, and the closing lines."""
+    from esper.karn import reports
+    from esper.karn.run_end import closing_lines
+
+    try:
+        reports.print_health(run.parent, str(run), as_json=False, fail_on="")
+        lines = closing_lines(run)
+    except RunStoreError as error:
+        print(printable(str(error)), file=sys.stderr)
+        return
+    print()
+    for line in lines:
+        print(printable(line))
 
 
 def _follow(run: Path) -> Any:

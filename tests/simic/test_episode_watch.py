@@ -114,7 +114,8 @@ def run(event_log: Any) -> Iterator[Callable[..., tuple[Batch, Any]]]:
         made.append(hosts)
         agent = PoisonedAgent(spoil=spoil, at=at, lasting=lasting)
         log = event_log()
-        batch = collect(hosts, agent, log, seeds=list(range(count)), update=1, first_episode=1)
+        batch = collect(hosts, agent, log, seeds=list(range(count)), update=1, first_episode=1,
+                        on_step=lambda _: None)  # fmt: skip
         return batch, log
 
     yield run

@@ -42,6 +42,7 @@ class RunSummary:
     is_whole: bool = True  # else a light that is not on is not known
     doubt: str | None = None  # why not, where the store could be read
     note: str = ""  # that the user keeps with it
+    planted: frozenset[tuple[str, str]] = frozenset()  # lights that drills alone put on
 
     def lights(self) -> dict[str, tuple[str, ...]]:
         """Return the heads and groups that are lit, by "Inf" and "NaN"."""
@@ -49,6 +50,15 @@ class RunSummary:
             "Inf": (*self.inf_heads, *self.inf_groups),
             "NaN": (*self.nan_heads, *self.nan_groups),
         }
+
+    def marked(self, light: str, name: str) -> str:
+        """Return the name of a head or group, marked if drills alone put its light on.
+
+        Args:
+            light: "Inf" or "NaN".
+            name: of the head or group.
+        """
+        return f"{name} (drill)" if (light, name) in self.planted else name
 
 
 @dataclass(frozen=True)
@@ -145,6 +155,11 @@ def summary_of(directory: Path, frame: Frame) -> RunSummary:
         is_whole=frame.error is None and frame.doubt is None,
         doubt=frame.doubt,
         note=read_note(directory),
+        planted=frozenset(
+            (word, name)
+            for word, light in (("Inf", "inf"), ("NaN", "nan"))
+            for name in _lit(tamiyo.planted(light))
+        ),
     )
 
 

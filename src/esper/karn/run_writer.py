@@ -25,6 +25,7 @@ from esper.karn.sightings import source_of
 from esper.karn.store_connection import BUSY_MILLISECONDS, StoreConnection, StoredEvent
 from esper.leyline.telemetry import (
     KIND_BY_TYPE,
+    EpisodesCompleted,
     NonfiniteSighting,
     Notice,
     Payload,
@@ -151,7 +152,9 @@ class RunWriter:
         if isinstance(payload, PPOUpdatePayload):
             with self._latches_lock:
                 self._latches.note_update(payload)
-        kept = payload if isinstance(payload, (PPOUpdatePayload, RunStarted)) else None
+        kept = None
+        if isinstance(payload, (PPOUpdatePayload, EpisodesCompleted, RunStarted)):
+            kept = payload
         kind, update = kind_of(payload), update_index_of(payload)
         with self._changed:
             number = self._emitted + 1
@@ -340,10 +343,8 @@ class RunWriter:
             self._latches.note_store(store.store_id, store.last_id)
             self._latches.note_sightings(stored)
             known = self._latches.sightings()
-        in_store = {(source_of(seen), seen.reproduced) for _, seen in stored}
-        store.join_latches(
-            [one for one in known if (source_of(one[1]), one[1].reproduced) not in in_store]
-        )
+        in_store = {_what_is_known(seen) for _, seen in stored}
+        store.join_latches([one for one in known if _what_is_known(one[1]) not in in_store])
 
     def _note_failure(self, store: StoreConnection, error: str) -> None:
         store.abandon()
@@ -361,6 +362,10 @@ class RunWriter:
                 f"{sentence}; training continues, events wait in memory, and latches are written "
                 "to latches.jsonl"
             )
+
+
+def _what_is_known(seen: NonfiniteSighting) -> tuple[object, ...]:
+    return source_of(seen), seen.reproduced, seen.planted
 
 
 def _notice_of_recovery(since: float, error: str | None, lost: int) -> StoredEvent:

@@ -16,6 +16,7 @@ from typing import Final, NamedTuple
 from esper import __version__
 from esper.karn.liveness import pid_namespace, process_start_time
 from esper.karn.machine_load import GpuMeter, LoadMeter, no_gpu
+from esper.karn.row_insertion import insert_rows
 from esper.karn.run_directory import sync_directory
 from esper.karn.run_tables import (
     INSERT_EVENTS,
@@ -26,7 +27,6 @@ from esper.karn.run_tables import (
     check_store,
     create_tables,
     head_health_rows,
-    insert_rows,
     latch_row,
     latch_rows,
     sighting_row,
@@ -35,7 +35,13 @@ from esper.karn.run_tables import (
     store_id_of,
     thin,
 )
-from esper.leyline.telemetry import NonfiniteSighting, PPOUpdatePayload, RunStarted
+from esper.karn.update_tables import write_rows
+from esper.leyline.telemetry import (
+    EpisodesCompleted,
+    NonfiniteSighting,
+    PPOUpdatePayload,
+    RunStarted,
+)
 
 BUSY_MILLISECONDS: Final = 2_000
 _THINNED_AT_ONCE: Final = 512
@@ -55,7 +61,7 @@ class StoredEvent(NamedTuple):
     data: bytes
     is_durable: bool = False
     #: What other tables have rows of, and what a store that was replaced begins with.
-    payload: PPOUpdatePayload | RunStarted | None = None
+    payload: PPOUpdatePayload | EpisodesCompleted | RunStarted | None = None
 
 
 class StoreConnection:
@@ -207,6 +213,7 @@ class StoreConnection:
             rows = (row for update in updates for row in sighting_rows(update))
             connection.executemany(JOIN_SIGHTING, rows)
         for event in batch:
+            write_rows(connection, event.time, event.payload)
             if isinstance(event.payload, RunStarted):
                 self._start = event
         connection.execute("COMMIT")

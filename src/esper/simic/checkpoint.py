@@ -3,6 +3,8 @@
 A checkpoint is taken between updates. Episodes are whole there: no host is alive, and the next
 batch is born from seeds that follow from the run's seed and the number of the episode. So the
 agent, its generators and the counters are all the state there is.
+
+torch is imported where a checkpoint is read or written, so that looking for one needs none of it.
 """
 
 import os
@@ -10,9 +12,10 @@ import pickle
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 FORMAT = 2
 KEPT = 2  # the newest, and one before it in case the newest cannot be read
@@ -48,6 +51,8 @@ def save_checkpoint(checkpoint: Checkpoint, directory: Path, spare: Path | None 
     Raises:
         OSError: the disk does not take it.
     """
+    import torch
+
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / f"update-{checkpoint.update:06d}.pt"
     temporary = path.with_suffix(".partial")
@@ -68,7 +73,7 @@ def latest_checkpoint(directory: Path) -> Path | None:
     return numbered[-1] if numbered else None
 
 
-def load_latest(directory: Path, device: torch.device) -> tuple[Checkpoint | None, list[str]]:
+def load_latest(directory: Path, device: "torch.device") -> tuple[Checkpoint | None, list[str]]:
     """Read the newest checkpoint that can be gone on from.
 
     Returns:
@@ -104,6 +109,8 @@ def _unsound(state: Any, name: str = "") -> list[str]:
 
     They hold a NaN or an Inf, or a value below 0 where there can be none.
     """
+    import torch
+
     if isinstance(state, torch.Tensor):
         if not state.is_floating_point():
             return []
@@ -123,12 +130,14 @@ def _numbered(directory: Path) -> list[Path]:
     return sorted(found, key=lambda path: int(path.stem.removeprefix("update-")))
 
 
-def load_checkpoint(path: Path, device: torch.device) -> Checkpoint:
+def load_checkpoint(path: Path, device: "torch.device") -> Checkpoint:
     """Read a checkpoint.
 
     Raises:
         CheckpointError: it is damaged, or of a format that this version does not know.
     """
+    import torch
+
     try:
         state = torch.load(path, map_location=device, weights_only=True)
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:

@@ -1,7 +1,7 @@
 """One batch of episodes, from birth to the last step, as the agent lives it."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,6 +60,7 @@ def collect(
     seeds: Sequence[int],
     update: int,
     first_episode: int,
+    on_step: Callable[[int], None],
 ) -> Batch:
     """Run one episode in each host, and emit every step of it.
 
@@ -70,6 +71,7 @@ def collect(
         seeds: random seed of each host.
         update: number of the update that learns from this batch, counted from 1.
         first_episode: number of the episode in host 0, counted from 1.
+        on_step: called with the number of each step that is done, counted from 1.
     """
     start = time.perf_counter()
     observations, info = hosts.reset(seeds)
@@ -118,6 +120,7 @@ def collect(
             # Only an episode that was cut off needs the value of what it never got to do.
             agent.values(following, state) if truncated.any() else torch.zeros_like(seen[:, 0]),
         )
+        on_step(step)
         seen = following
         returns += rewards
         samples += info["training_samples"]

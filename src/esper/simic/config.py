@@ -19,10 +19,27 @@ from esper.leyline.task_names import BUILT_IN, WITH_PLACE, UnknownTaskError, par
 AMP_MODES = ("off", "bf16", "fp16")
 ON_NONFINITE = ("skip", "rollback", "halt")
 DEVICES = ("auto", "cpu", "cuda")
+#: What the drivers make where torch can find a GPU: NVIDIA's, AMD's, and that of Windows.
+_GPU_PLACES = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
 
 
 class ConfigError(ValueError):
-    """A setting is unknown or has a value that cannot be; the message is one clear sentence."""
+    """A setting is unknown or has a value that cannot be; the message is one clear sentence.
+
+    Args:
+        message: the sentence.
+        setting: the setting that the sentence begins with; empty if it begins otherwise.
+    """
+
+    def __init__(self, message: str, setting: str = "") -> None:
+        super().__init__(message)
+        self.setting = setting
+
+    def as_typed(self) -> "ConfigError":
+        """Return the same error, with the setting written as on the command line."""
+        if not self.setting:
+            return self
+        return ConfigError(option_of(self.setting) + str(self).removeprefix(self.setting))
 
 
 def _setting(default: Any, help_text: str, *, choices: tuple[str, ...] | None = None) -> Any:
@@ -126,18 +143,20 @@ def _check(config: TrainingConfig) -> None:
             value = float(value)
         if expected is tuple:
             if not isinstance(value, tuple) or not all(isinstance(item, str) for item in value):
-                raise ConfigError(f"{name} must be a list of texts, not {value!r}")
+                raise ConfigError(f"{name} must be a list of texts, not {value!r}", name)
         elif type(value) is not expected:
-            raise ConfigError(f"{name} must be {_TYPE_WORDS[expected]}, not {value!r}")
+            raise ConfigError(f"{name} must be {_TYPE_WORDS[expected]}, not {value!r}", name)
         if expected is int and value > _LARGEST_INTEGER:
-            raise ConfigError(f"{name} must be at most {_LARGEST_INTEGER}, not {value}")
+            raise ConfigError(f"{name} must be at most {_LARGEST_INTEGER}, not {value}", name)
         if expected is float and not math.isfinite(value):
-            raise ConfigError(f"{name} must be a finite number, not {value}")
+            raise ConfigError(f"{name} must be a finite number, not {value}", name)
         if expected is float and abs(value) > _LARGEST_FLOAT32:
-            raise ConfigError(f"{name} must be at most 3.4e38, where float32 ends, not {value}")
+            raise ConfigError(
+                f"{name} must be at most 3.4e38, where float32 ends, not {value}", name
+            )
         choices = setting.metadata["choices"]
         if choices and value not in choices:
-            raise ConfigError(f"{name} must be one of {', '.join(choices)}, not {value!r}")
+            raise ConfigError(f"{name} must be one of {', '.join(choices)}, not {value!r}", name)
     _require(config, _AT_LEAST_ONE, lambda value: value >= 1, "at least 1")
     _require(config, _AT_LEAST_ZERO, lambda value: value >= 0, "0 or more")
     _require(config, _ABOVE_ZERO, lambda value: value > 0, "above 0")
@@ -157,7 +176,24 @@ def _require(config: TrainingConfig, names: tuple[str, ...], holds: Any, words: 
     for name in names:
         value = getattr(config, name)
         if not holds(value):
-            raise ConfigError(f"{name} must be {words}, not {value}")
+            raise ConfigError(f"{name} must be {words}, not {value}", name)
+
+
+def option_of(setting: str) -> str:
+    """Return the option of the command line that sets a setting."""
+    return "--" + setting.replace("_", "-")
+
+
+def check_device(name: str) -> None:
+    """Check a device as far as that is possible without torch.
+
+    Raises:
+        ConfigError: cuda was asked for, and this machine has no device for it.
+    """
+    if name == "cuda" and not any(Path(place).exists() for place in _GPU_PLACES):
+        raise ConfigError(
+            "device cuda was asked for, and this machine has no GPU; cpu is there", "device"
+        )
 
 
 def setting_names() -> tuple[str, ...]:
@@ -181,6 +217,32 @@ def updated(config: TrainingConfig, values: Mapping[str, Any]) -> TrainingConfig
         key: tuple(value) if isinstance(value, list) else value for key, value in values.items()
     }
     return replace(config, **converted)
+
+
+def updated_by_options(config: TrainingConfig, given: Mapping[str, Any]) -> TrainingConfig:
+    """Return `config` with options of the command line put over it.
+
+    Raises:
+        ConfigError: a value is impossible; the message names the option.
+    """
+    try:
+        return updated(config, given)
+    except ConfigError as error:
+        raise (error.as_typed() if error.setting in given else error) from error
+
+
+def updated_by_file(config: TrainingConfig, path: Path) -> TrainingConfig:
+    """Return `config` with the settings of a TOML file put over it.
+
+    Raises:
+        ConfigError: the file cannot be read, or a setting in it is impossible; the message names
+            the file.
+    """
+    values = read_config(path)
+    try:
+        return updated(config, values)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
 
 
 def read_config(path: Path) -> dict[str, Any]:

@@ -147,6 +147,7 @@ class Trainer:
 
         torch.manual_seed(config.seed)
         self._tell(f"preparing {config.task} on {self._device}")
+        progress.stage(f"preparing {config.task}")
         self._task = load_task(config.task)
         checkpoint, self._passed_over = load_latest(run / "checkpoints", self._device)
         self._threads = self._choose_threads(checkpoint)
@@ -195,6 +196,7 @@ class Trainer:
             if self._task.fingerprint:  # what built-in tasks are is known
                 self._tell(line, "warning" if line.startswith("note:") else "info")
         self._announce()
+        self._progress.begin(self._episodes_done, self._task.validation.largest_class)
         for sentence in change_sentences(self._run):
             self._say(sentence, "warning")
         for sentence in self._passed_over:
@@ -234,6 +236,9 @@ class Trainer:
             seeds=episode_seeds(config.seed, first_episode, hosts, config.siblings),
             update=update,
             first_episode=first_episode,
+            on_step=lambda step: self._progress.stepped(
+                update, step, config.steps, self._episodes_done + hosts * step / config.steps
+            ),
         )
         episodes = emit_episodes(
             self._writer,
@@ -429,6 +434,7 @@ class Trainer:
             torch.set_num_threads(threads)
             return threads
         self._tell("measuring with how many threads training is fastest")
+        self._progress.stage("measuring with how many threads training is fastest")
         hosts = self._divided(self._config.environments)
         waiting = np.zeros((hosts.num_envs, len(HEAD_SIZES)), dtype=np.int64)
 
@@ -458,6 +464,7 @@ class Trainer:
                 slots=list(SLOT_CHOICES),
                 blueprints=list(BLUEPRINT_CHOICES),
                 host_parameters=hosts.env.host_parameters,
+                largest_class=self._task.validation.largest_class,
                 config=settings_of(config),
                 pid=process.pid,
                 process_start_time=process.create_time(),

@@ -161,6 +161,7 @@ class SanctumAggregator:
                     step=first.step,
                     part=first.part,
                     reproduced=(first.head, first.quantity, first.kind) in self._latches.reproduced,
+                    planted=(first.head, first.quantity, first.kind) not in self._latches.genuine,
                 ),
             )
             for first in self._latches.first.values()

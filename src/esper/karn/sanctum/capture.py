@@ -18,6 +18,7 @@ from esper.karn.run_tables import RunStoreError
 from esper.karn.sanctum.ascii import text_in_ascii
 from esper.karn.sanctum.attention import lit_lights
 from esper.karn.sanctum.log_book import SEEDS
+from esper.karn.sanctum.picture_files import PICTURE_SUFFIXES, check_picture
 from esper.karn.sanctum.settings import Settings
 from esper.karn.sanctum.status_line import render_line
 from esper.karn.sanctum.themes import palette_of, theme_called
@@ -70,10 +71,6 @@ _PIECE: Final = re.compile(
 )
 #: What stands together in it: more than a blank divides it.
 _PART: Final = re.compile(rf"[^\s{_BLANK}]+(?:{_BLANK}[^\s{_BLANK}]+)*")
-
-
-class PictureError(ValueError):
-    """A picture that cannot be made; one clear sentence."""
 
 
 def render_once(view: View, width: int, palette: Palette = TERMINAL) -> Text:
@@ -200,11 +197,9 @@ def export_frame(
         ascii_only: whether to show no character beyond ASCII.
 
     Raises:
-        PictureError: the suffix is none of those.
+        PictureError: the suffix is none of those, or there is no such folder.
     """
-    if path.suffix not in _WRITERS:
-        kinds = ", ".join(_WRITERS)
-        raise PictureError(f"{path} does not say what to write: end it in one of {kinds}")
+    check_picture(path)
     from esper.karn.sanctum.app import SanctumApp  # printing a frame does without Textual
 
     app = SanctumApp(
@@ -309,3 +304,4 @@ def _strips(app: "SanctumApp") -> "list[Strip]":
 
 
 _WRITERS: Final = {".svg": _as_svg, ".html": _as_html, ".txt": _as_text}
+assert tuple(_WRITERS) == PICTURE_SUFFIXES

@@ -33,6 +33,7 @@ class FirstSighting:
     step: int | None = None  # of the episode, counted from 1
     part: str = ""  # the tensor, where the quantity has several
     reproduced: bool = True  # False: never seen again when its update was repeated
+    planted: bool = False  # only drills have caused it
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,7 @@ class Evidence:
     last_part: str = ""
     steps: int = 0  # steps of episodes in which it was seen
     reproduced: bool = True  # False: never seen again when its update was repeated
+    planted: bool = False  # only drills have caused it
 
 
 @dataclass(frozen=True)
@@ -107,6 +109,12 @@ class TamiyoState:
         if light == "inf":
             return self.head_inf_active | self.group_inf_active
         return self.head_nan_active | self.group_nan_active
+
+    def planted(self, light: str) -> dict[str, bool]:
+        """Return whether a light ("inf" or "nan") is on and only drills caused it, as `latch`."""
+        rows = [row for row in self.evidence if (row.kind == "nan") == (light == "nan")]
+        drilled = {row.head for row in rows} - {row.head for row in rows if not row.planted}
+        return {head: is_lit and head in drilled for head, is_lit in self.latch(light).items()}
 
 
 @dataclass(frozen=True)
@@ -256,6 +264,7 @@ class RunState:
     process_start_time: float | None = None
     finished_at: float | None = None  # unless the run went on since
     host_parameters: int = 0
+    largest_class: float | None = None  # validation accuracy of always answering with that class
     heads: dict[str, tuple[str, ...]] = field(default_factory=lambda: dict(HEAD_CHOICES))
     slots: tuple[str, ...] = ()
     blueprints: tuple[str, ...] = ()

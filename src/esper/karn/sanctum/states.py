@@ -14,7 +14,12 @@ from esper.karn.sanctum.schema import (
     TamiyoState,
     TrainingState,
 )
-from esper.karn.sanctum.update_history import HEAD_SERIES, TRAINING_SERIES, head_series
+from esper.karn.sanctum.update_history import (
+    HEAD_SERIES,
+    TRAINING_SERIES,
+    head_series,
+    training_figure,
+)
 from esper.karn.sightings import sightings_of, source_of
 from esper.leyline.telemetry import GROUPS, Heartbeat, PPOUpdatePayload, RunStarted
 
@@ -33,6 +38,7 @@ def described(start: RunStarted | None) -> RunState:
         steps=start.steps,
         environments=start.environments,
         host_parameters=start.host_parameters,
+        largest_class=start.largest_class,
         slots=tuple(start.slots),
         blueprints=tuple(start.blueprints),
     )
@@ -138,7 +144,7 @@ def training_state(
     )
     if last is None:
         return state
-    figures: dict[str, Any] = {name: getattr(last, name) for name in TRAINING_SERIES}
+    figures: dict[str, Any] = {name: training_figure(last, name) for name in TRAINING_SERIES}
     figures |= {f"{name}_history": history.get(name, ()) for name in TRAINING_SERIES}
     return replace(
         state,

@@ -142,15 +142,17 @@ def _lights(tamiyo: TamiyoState, lights: Collection[Light]) -> Verdict:
     first = [seen for seen in tamiyo.first if (seen.head, light_of(seen.kind)) in lights][:1]
     kinds = [light for _, light in lights]
     told = {light_of(seen.kind) for seen in first if kinds.count(light_of(seen.kind)) == 1}
-    rest = _latches([(head, light) for head, light in lights if light not in told])
-    return Verdict(_latches(lights).level, (*map(first_out, first), *rest.reasons))
+    rest = _latches(tamiyo, [(head, light) for head, light in lights if light not in told])
+    return Verdict(_latches(tamiyo, lights).level, (*map(first_out, first), *rest.reasons))
 
 
-def _latches(lights: Collection[Light]) -> Verdict:
-    return judge_latches(
-        {head: True for head, light in lights if light == "inf"},
-        {head: True for head, light in lights if light == "nan"},
-    )
+def _latches(tamiyo: TamiyoState, lights: Collection[Light]) -> Verdict:
+    """Return the verdict on lights; what only drills caused is marked as such."""
+    names = {"inf": list[str](), "nan": list[str]()}
+    for head, light in lights:
+        is_planted = tamiyo.planted(light).get(head, False)
+        names[light].append(f"{head} (drill)" if is_planted else head)
+    return judge_latches(dict.fromkeys(names["inf"], True), dict.fromkeys(names["nan"], True))
 
 
 def _process(status: RunStatus) -> Verdict:

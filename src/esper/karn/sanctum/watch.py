@@ -11,6 +11,7 @@ from typing import Final, Protocol
 from esper.karn import acknowledgements
 from esper.karn.console_tail import ConsoleTail
 from esper.karn.liveness import RunStatus, StatusKind
+from esper.karn.run_commands import run_dir_options
 from esper.karn.run_directory import CONFIG_NAME, RunNotFoundError, run_directories
 from esper.karn.run_tables import RunStoreError
 from esper.karn.sanctum.attention import acknowledged, lit_lights
@@ -19,6 +20,7 @@ from esper.karn.sanctum.playback import Playback
 from esper.karn.sanctum.schema import SanctumSnapshot
 from esper.karn.sanctum.verdict import master_verdict
 from esper.karn.sanctum.view import Plan, TimePosition, View
+from esper.leyline.command_lines import command_line
 from esper.leyline.health import Verdict
 
 #: What a moment of the past is judged with: its own lights and figures, not how the run ended.
@@ -64,6 +66,8 @@ class RunWatch:
         ticks: Callable[[], float] = time.monotonic,
     ) -> None:
         self._run_dir = run_dir
+        start = command_line("esper", "ppo", *run_dir_options(run_dir))
+        self._waiting = f"waiting for the first run in {run_dir.resolve()}; start one with: {start}"
         self._ticks = ticks
         self._run = None if directory is None else self._follow(directory)
         self._nothing_yet = SanctumSnapshot()
@@ -121,9 +125,7 @@ class RunWatch:
 
     def _poll(self, now: float) -> Frame:
         if self._run is None:
-            waiting = RunStatus(
-                StatusKind.WAITING, None, f"waiting for the first run in {self._run_dir.resolve()}"
-            )
+            waiting = RunStatus(StatusKind.WAITING, None, self._waiting)
             try:
                 runs = run_directories(self._run_dir)
             except RunNotFoundError as error:

@@ -48,8 +48,8 @@ class UpdateStart:
 class UpdateResult:
     """One update, on the host. Dictionaries are keyed by head; a head never active is left out.
 
-    Means are over the minibatches that took part in learning, or over all of them when none did;
-    extremes are over all. What was not finite is not made so.
+    All figures are over the minibatches that were learnt from: one that was left out, for whatever
+    reason, is in no figure. Where none was learnt from, scalars are NaN and dictionaries are empty.
     """
 
     minibatches: int
@@ -315,22 +315,26 @@ def summarise(figures: Figures, sightings: Sequence[NonfiniteSighting]) -> Updat
     """Return the outcome of an update: its figures summed up, and what was seen non-finite."""
     heads, scalars, by_head = figures.heads, figures.scalars, figures.by_head
     learnt = ~(figures.bad | figures.overflow | figures.stopped)
-    if not learnt.any():
-        learnt = torch.ones_like(learnt)
     head_inf, head_nan = detected(heads, sightings)
-    ever_active = by_head["active"].sum(0) > 0  # [H]
     active_steps = by_head["active"][learnt].sum(0)  # [H]
-    everywhere = torch.ones_like(ever_active)
+    is_active = active_steps > 0
+    everywhere = learnt.any().expand_as(is_active)
 
     def mean(name: str) -> float:
-        return scalars[name][learnt].mean().item()
+        return scalars[name][learnt].mean().item()  # NaN of none
 
     def keyed(values: Tensor, shown: Tensor) -> dict[str, float]:
         rows = zip(heads, values.tolist(), shown.tolist(), strict=True)
         return {head: value for head, value, is_shown in rows if is_shown}
 
     def per_active_step(name: str) -> dict[str, float]:
-        return keyed(by_head[name][learnt].sum(0) / active_steps, active_steps > 0)
+        return keyed(by_head[name][learnt].sum(0) / active_steps, is_active)
+
+    def extreme(name: str, *, is_max: bool) -> dict[str, float]:
+        if not learnt.any():
+            return {}
+        values = by_head[name][learnt]
+        return keyed(values.amax(0) if is_max else values.amin(0), is_active)
 
     return UpdateResult(
         minibatches=len(learnt),
@@ -351,12 +355,12 @@ def summarise(figures: Figures, sightings: Sequence[NonfiniteSighting]) -> Updat
         head_nonfinite=list(sightings),
         head_entropy=per_active_step("entropy"),
         head_gradient_norm=keyed(by_head["gradient_norm"][learnt].mean(0), everywhere),
-        head_ratio_max=keyed(by_head["ratio_max"].amax(0), ever_active),
+        head_ratio_max=extreme("ratio_max", is_max=True),
         head_clip_fraction=per_active_step("clip_fraction"),
         head_kl=per_active_step("kl"),
-        head_log_prob_min=keyed(by_head["log_prob_min"].amin(0), ever_active),
-        head_log_prob_max=keyed(by_head["log_prob_max"].amax(0), ever_active),
-        head_active_fraction=keyed(by_head["active"].sum(0) / scalars["steps"].sum(), everywhere),
+        head_log_prob_min=extreme("log_prob_min", is_max=False),
+        head_log_prob_max=extreme("log_prob_max", is_max=True),
+        head_active_fraction=keyed(active_steps / scalars["steps"][learnt].sum(), everywhere),
         not_planted=figures.not_planted,
     )
 

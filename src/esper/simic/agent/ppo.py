@@ -50,7 +50,7 @@ from esper.simic.agent.losses import (
     most_entropy,
 )
 from esper.simic.agent.nonfinite_codes import Codes, StateCodes, state_codes
-from esper.simic.agent.planting import plant_in_log_probs, plant_in_logits
+from esper.simic.agent.planting import mark_planted, plant_in_log_probs, plant_in_logits
 from esper.simic.agent.rollout import Rollout, generalized_advantages, over_siblings
 from esper.simic.agent.starting_point import StartingPoint
 from esper.simic.agent.watching import MOMENTS, UpdateWatch
@@ -93,6 +93,9 @@ class Learnt:
 
     figures: Figures
     traces: list[Trace]
+    planted: list[
+        tuple[str, int]
+    ]  # head and number of the minibatch of each drill that was planted
 
 
 class PPOAgent:
@@ -299,6 +302,7 @@ class PPOAgent:
             self._known_codes,
         )
         self._remember_known(harmless)
+        found = mark_planted(found, learnt.planted, len(plan[0]))
         sightings = in_order([*before, *found], self.policy.layout.names)
         result = summarise(learnt.figures, sightings)
         if not found:
@@ -397,9 +401,12 @@ class PPOAgent:
         state_before = self._state_figures()
         stopped = torch.zeros((), dtype=torch.bool, device=self.device)
         traces = []
+        planted = []
         for index, hosts in enumerate(minibatches):
             batch = whole.take(hosts)
-            terms, injections = self._forward(batch, injections)
+            terms, waiting = self._forward(batch, injections)
+            planted += [(drill.head, index) for drill in injections if drill not in waiting]
+            injections = waiting
             forward_bad = watch.forward(index, batch, terms)
 
             scale = loss_scale.scale
@@ -437,7 +444,7 @@ class PPOAgent:
             has_loss_scale=loss_scale.enabled,
             not_planted=tuple(injections),
         )
-        return Learnt(figures, traces)
+        return Learnt(figures, traces, planted)
 
     def _state_figures(self) -> Tensor:
         state = self.optimizer.state.get(self.parameters.flat, {})
