@@ -61,6 +61,12 @@ def light_words(light: Light) -> str:
     return f"{GROUPS.get(head, head).removeprefix('the ')} {LIGHT_WORDS.get(kind, kind)}"
 
 
+def is_drill(tamiyo: TamiyoState) -> bool:
+    """Return whether a light is on, and drills alone put on all that are."""
+    lit = lit_lights(tamiyo)
+    return bool(lit) and all(tamiyo.planted(light).get(head, False) for head, light in lit)
+
+
 class Attention:
     """Remembers which lights have rung, so that each rings once for a run."""
 

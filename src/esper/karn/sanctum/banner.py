@@ -3,20 +3,14 @@
 from typing import Final
 
 from esper.karn.liveness import StatusKind
-from esper.karn.sanctum.attention import lit_lights
+from esper.karn.sanctum.attention import is_drill, lit_lights
 from esper.karn.sanctum.view import View
 from esper.karn.sanctum.widgets.figures import figure
 from esper.karn.sanctum.widgets.palette import Palette
-from esper.leyline.health import Level
+from esper.leyline.health import LEVEL_WORDS, Level
 from esper.leyline.score_guides import guides_of
 
-HEALTHY: Final = "HEALTHY"
-_WORDS: Final = {
-    Level.OK: HEALTHY,
-    Level.NOTICE: "NOTICE",
-    Level.WARNING: "WARNING",
-    Level.CRITICAL: "CRITICAL",
-}
+HEALTHY: Final = LEVEL_WORDS[Level.OK]
 #: There is nothing to judge by yet.
 _BEFORE: Final = (StatusKind.WAITING, StatusKind.STARTING)
 NO_DATA: Final = "NO DATA"
@@ -29,12 +23,12 @@ _NAMED: Final = 2  # heads; of more, their number is reported
 def master_word(view: View) -> str:
     """Return the word for a run: its verdict's, unless there is nothing to judge by."""
     if view.verdict.level == Level.CRITICAL:
-        return _WORDS[Level.CRITICAL]
+        return LEVEL_WORDS[Level.CRITICAL]
     if view.error is not None:
         return NO_DATA
     if view.status.kind in _BEFORE:
         return str(view.status.kind)
-    return _WORDS[view.verdict.level]
+    return LEVEL_WORDS[view.verdict.level]
 
 
 def reasons(view: View) -> tuple[str, ...]:
@@ -45,6 +39,8 @@ def reasons(view: View) -> tuple[str, ...]:
         if view.status.kind in _BEFORE:
             return (view.status.sentence,)
     found = view.verdict.reasons or (_ordinary(view),)
+    if is_drill(view.snapshot.tamiyo):
+        found = (f"drill: {found[0]}", *found[1:])
     return found if view.position is None else (f"PAST: {_lit_since(view)}{found[0]}", *found[1:])
 
 

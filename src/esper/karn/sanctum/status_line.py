@@ -6,7 +6,7 @@ from typing import Final
 from rich.text import Text
 
 from esper.karn.liveness import StatusKind
-from esper.karn.sanctum.attention import light_words, lit_lights
+from esper.karn.sanctum.attention import is_drill, light_words, lit_lights
 from esper.karn.sanctum.banner import HEALTHY, master_style, master_word, reasons
 from esper.karn.sanctum.run_times import (
     elapsed_seconds,
@@ -100,6 +100,7 @@ def _lights(view: View, palette: Palette) -> Text:
     if not lit:
         return unknown or Text("no Inf, no NaN", style=palette.muted)
     words = ", ".join(map(light_words, lit)) if len(lit) <= _NAMED else f"{len(lit)} lights"
+    words = f"drill: {words}" if is_drill(view.snapshot.tamiyo) else words
     return _joined([Text(words, style=f"bold {palette.critical}"), unknown])
 
 

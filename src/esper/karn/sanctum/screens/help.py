@@ -22,6 +22,7 @@ from esper.karn.sanctum.widgets.seed_stages import STAGE_SIGNS
 from esper.karn.sanctum.widgets.tamiyo_brain.action_heads_panel import (
     FIRST_OUT_MARK,
     LIT,
+    LIT_BY_DRILL,
     UNKNOWN,
     UNLIT,
     display_name,
@@ -63,6 +64,7 @@ def render_signs(palette: Palette) -> Table:
             f"{alert} reverse",
             "the same, and nobody acknowledged it yet: it blinks",
         ),
+        (LIT_BY_DRILL, alert, "a drill (--inject) planted all that was seen: no fault of the run"),
         (UNLIT, palette.muted, "it never was"),
         (UNKNOWN, f"bold {palette.warning}", "not known: the store cannot be read"),
         (f"{LIT} now", alert, "and it was in the last update"),

@@ -16,7 +16,12 @@ from esper.karn.sanctum.widgets.choice_panel import ChoicePanel
 from esper.karn.sanctum.widgets.figures import ABSENT, cut, figure
 from esper.karn.sanctum.widgets.palette import Palette
 from esper.karn.sanctum.widgets.run_header import status_text
-from esper.karn.sanctum.widgets.tamiyo_brain.action_heads_panel import LIT, UNKNOWN, UNLIT
+from esper.karn.sanctum.widgets.tamiyo_brain.action_heads_panel import (
+    LIT,
+    LIT_BY_DRILL,
+    UNKNOWN,
+    UNLIT,
+)
 
 MARK: Final = "✓"
 OPEN: Final = "▶"  # before the run that Sanctum is opened over
@@ -83,8 +88,11 @@ def lights_text(run: RunSummary, palette: Palette, *, is_short: bool = False) ->
     for word, names in run.lights().items():
         if names:
             text.append(_GAP if text.cell_len else "")
-            shown = f"in {len(names)}" if is_short and len(names) > 1 else ", ".join(names)
-            text.append(f"{LIT} {word} {shown}", alert)
+            is_planted = all((word, name) in run.planted for name in names)
+            marked = names if is_planted else [run.marked(word, name) for name in names]
+            shown = f"in {len(names)}" if is_short and len(names) > 1 else ", ".join(marked)
+            sign = LIT_BY_DRILL if is_planted else LIT
+            text.append(f"{sign} {word} {shown}", alert)
     if not run.is_whole:
         text.append(_GAP if text.cell_len else "")
         text.append(UNKNOWN, f"bold {palette.warning}")
