@@ -91,6 +91,7 @@ class Figures:
         bad: minibatches whose step was left out because something was not finite, `[M]`.
         overflow: those whose gradients overflowed by fp16 loss scaling, as is ordinary, `[M]`.
         stopped: those whose step was left out because the policy had moved far enough, `[M]`.
+        tripped: those in which something that was measured is not finite, `[M]`.
         state_before: `state_figures` before the first step.
         state_after: `state_figures` after the last step.
         preparation: the sum of all that was computed before the first minibatch.
@@ -102,6 +103,7 @@ class Figures:
     bad: Tensor
     overflow: Tensor
     stopped: Tensor
+    tripped: Tensor
     explained_variance: float
     state_before: tuple[float, ...]
     state_after: tuple[float, ...]
@@ -109,12 +111,6 @@ class Figures:
     loss_scale: float | None
     learning_rate: float
     not_planted: tuple[Injection, ...]
-
-    @property
-    def tripped(self) -> Tensor:
-        """Return the minibatches that measured something non-finite, `[M]`."""
-        columns = [*(values[:, None] for values in self.scalars.values()), *self.by_head.values()]
-        return ~torch.cat(columns, dim=1).isfinite().all(1)
 
     @property
     def is_clock_right(self) -> bool:
@@ -301,6 +297,7 @@ def bring_to_host(
         bad=bad & ~overflow,
         overflow=overflow,
         stopped=stopped & ~bad,
+        tripped=table.isfinite().all(1).logical_not(),
         explained_variance=variance,
         state_before=before,
         state_after=after,
