@@ -176,7 +176,7 @@ def _layout(
             name: max([len(_heading(name, is_roomy)), *(row[name].cell_len for row in cells)])
             for name in columns
         }
-        needed = sum(len(_GAP) + widths[name] for name in _PRIORITY[:4])
+        needed = sum(len(_GAP) + widths[name] for name in _PRIORITY[:5])
         if needed <= room:
             break
     left = room
