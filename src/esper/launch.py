@@ -538,7 +538,7 @@ def print_line(
         UpdateNotFoundError: the run has no update of the number `at`.
         RunStoreError: no light is known to be on, and whether one is cannot be known.
     """
-    from esper.karn.sanctum.capture import print_status_line
+    from esper.karn.sanctum.line_printing import print_status_line
 
     return print_status_line(
         find_run(run_dir, reference), at=at, theme=theme, ascii_only=ascii_only

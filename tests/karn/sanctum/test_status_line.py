@@ -9,7 +9,7 @@ from rich.console import Console
 from esper.karn.liveness import StatusKind
 from esper.karn.run_store import RunWriter
 from esper.karn.run_tables import RunStoreError
-from esper.karn.sanctum.capture import print_status_line
+from esper.karn.sanctum.line_printing import print_status_line
 from esper.karn.sanctum.schema import SanctumSnapshot
 from esper.karn.sanctum.status_line import render_line, render_small
 

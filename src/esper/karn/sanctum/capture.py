@@ -14,13 +14,10 @@ from rich.style import Style
 from rich.text import Text
 
 from esper.karn.plain_console import PlainConsole
-from esper.karn.run_tables import RunStoreError
 from esper.karn.sanctum.ascii import text_in_ascii
-from esper.karn.sanctum.attention import lit_lights
 from esper.karn.sanctum.log_book import SEEDS
 from esper.karn.sanctum.picture_files import PICTURE_SUFFIXES, check_picture
 from esper.karn.sanctum.settings import Settings
-from esper.karn.sanctum.status_line import render_line
 from esper.karn.sanctum.themes import palette_of, theme_called
 from esper.karn.sanctum.view import View
 from esper.karn.sanctum.watch import RunWatch, look_once
@@ -138,41 +135,6 @@ def print_once(
         frame = Text("\n").join(map(text_in_ascii, frame.split("\n", allow_blank=True)))
     console.print(frame, soft_wrap=True)
     return view
-
-
-def print_status_line(
-    directory: Path,
-    *,
-    console: Console | None = None,
-    at: int | None = None,
-    theme: str | None = None,
-    ascii_only: bool = False,
-) -> int:
-    """Print a run in one line; return 1 if a light is on, else 0.
-
-    Args:
-        directory: the run's directory.
-        console: where to; standard output if not given.
-        at: the update to show the run as of; None for the newest.
-        theme: one of `settings.THEME_NAMES`; the terminal's own colours if not given.
-        ascii_only: whether to print no character beyond ASCII.
-
-    Raises:
-        UpdateNotFoundError: the run has no such update.
-        RunStoreError: no light is known to be on, and whether one is cannot be known.
-    """
-    console = console or PlainConsole(highlight=False)
-    palette = TERMINAL if theme is None else palette_of(theme_called(theme))
-    view = look_once(directory, None, at)
-    line = render_line(view, None, palette)
-    console.print(text_in_ascii(line) if ascii_only else line, soft_wrap=True)
-    if lit_lights(view.snapshot.tamiyo):
-        return 1
-    if view.doubt is not None:
-        raise RunStoreError(str(view.trouble or view.doubt))
-    if not view.snapshot.last_event_id:
-        raise RunStoreError(f"{directory.name} has no events yet, so its health is not known")
-    return 0
 
 
 def export_frame(

@@ -149,6 +149,9 @@ class DecisionsScreen(RunScreen):
         if moment == self._moment and self._held is None:
             self._steps = steps
             self._hold(step, is_last_act=True)
+            heads = {} if self.view is None else self.view.snapshot.run.heads
+            acted = (one.host for one in step if not waits((one,), heads))
+            self.query_one(DecisionListPanel).choose(next(acted, None))
 
     def _hold(self, step: Step | None, *, is_last_act: bool = False) -> None:
         self._held = step

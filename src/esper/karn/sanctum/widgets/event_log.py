@@ -18,6 +18,7 @@ from esper.karn.sanctum.widgets.palette import DARK, Palette
 
 _SIGNS: Final = {"latch": "●", "error": "✗", "warning": "!"}
 _SIGN_WIDTH: Final = 2
+_UNBROKEN: Final = "\N{NO-BREAK SPACE}"
 _NARROW: Final = 60  # cells; in fewer, the time goes without its seconds
 
 
@@ -64,14 +65,16 @@ def render_entry(
         clock = moment.strftime("%m-%d ") + clock
     sign = _SIGNS.get(entry.level, "").ljust(_SIGN_WIDTH)
     indent = len(clock) + len(sign)
-    text = f"{entry.text} (+{details}: v shows)" if details else entry.text
-    wrapped = _wrapped(text, max(8, width - indent))
+    hint = f" (+{details}: v shows)" if details else ""
+    wrapped = _wrapped(entry.text + hint[:1] + hint[1:].replace(" ", _UNBROKEN), width - indent)
+    wrapped = [line.replace(_UNBROKEN, " ") for line in wrapped] if hint else wrapped
     first = Text(no_wrap=True).append(clock, palette.muted).append(sign + wrapped[0], style)
     rest = [Text(no_wrap=True).append(" " * indent + more, style) for more in wrapped[1:]]
     return [first, *rest]
 
 
 def _wrapped(text: str, width: int) -> list[str]:
+    width = max(8, width)
     if len(text) <= width and text.isprintable() and not text.endswith(" "):
         return [text]  # as it would be anyway: most lines are, and there are hundreds of them
     return textwrap.wrap(text, width) or [""]
