@@ -102,3 +102,18 @@ def test_the_plan_of_a_run_is_in_its_settings(run):
     assert progress_share(view) == 0.0
     (run / "config.toml").write_text("episodes = [")
     assert plan_of(run) is None
+
+
+@pytest.mark.parametrize(
+    ("hosts_seconds", "shares"),
+    [
+        (6.0, {"hosts": 0.6, "acting": 0.2, "update": 0.2}),
+        (None, {"hosts and acting": 0.8, "update": 0.2}),
+    ],
+)
+def test_the_shares_of_time_are_those_of_the_last_update(fold, payloads, hosts_seconds, shares):
+    times = {"rollout_seconds": 8.0, "update_seconds": 2.0, "hosts_seconds": hosts_seconds}
+    found = fold(payloads.update(1), payloads.update(2, **times)).training.time_shares
+    assert found == pytest.approx(shares)
+    broken = fold(payloads.update(1, rollout_seconds=0.0, update_seconds=0.0))
+    assert broken.training.time_shares == {}
