@@ -150,9 +150,12 @@ def test_sanctum_knows_its_screens_and_themes_by_the_same_names_as_the_cockpit()
 
 def test_settings_come_from_defaults_then_the_file_then_options(run: Run, tmp_path: Path) -> None:
     (tmp_path / "run.toml").write_text("episodes = 3\nsteps = 2\nminibatches = 1\n")
-    code, _, errors = run("ppo", "--config", "run.toml", "--episodes", "1", "--name", "my run")
+    arguments = ("--config", "run.toml", "--episodes", "1", "--name", "my run")
+    code, output, errors = run("ppo", *arguments)
     assert code == 0, errors
     directory = find_run(tmp_path / "runs")
+    for place in (output, (directory / "console.log").read_text()):  # for whoever is not there
+        assert place.splitlines()[-1].endswith(f"esper ppo --resume {directory.name} --episodes 2")
     assert directory.name.endswith("-my-run")
     payloads = [event.payload for event in RunReader(directory).read(0, 1000)]
     (start,) = [payload for payload in payloads if isinstance(payload, RunStarted)]

@@ -305,7 +305,10 @@ def train_in_front(run: Path) -> int:
             Several((on_screen, in_log)),
             (say_on_standard_error, in_log.say),
         )
-    _print_end(run)
+        lines = _closing_lines(run)
+        for line in lines:
+            in_log.say(line)
+    _print_end(run, lines)
     return code
 
 
@@ -324,6 +327,8 @@ def train_child(run: Path) -> int:
     # Standard error is the console log, too.
     progress = PlainLines(config.episodes)
     ending, code = _train(run, config, progress, (say_on_standard_error,))
+    for line in _closing_lines(run):
+        progress.say(line)  # for whoever detached, and reads the log when it is over
     return 0 if ending.status == "stopped" and code != EXIT_CODE_INCOMPLETE else code
 
 
@@ -456,7 +461,7 @@ def train_behind_sanctum(run: Path, run_dir: Path) -> int:
             child.stop()
             child.wait()
     code = child.wait()
-    _print_end(run)
+    _print_end(run, _closing_lines(run))
     if code not in (0, 3):
         print(f"Training ended with exit code {code}; its output is in {run / CONSOLE_NAME}")
     return code
@@ -581,17 +586,20 @@ def serve(
     return 0
 
 
-def _print_end(run: Path) -> None:
-    """Print the health of a run that ended, and the closing lines."""
-    from esper.karn import reports
+def _closing_lines(run: Path) -> list[str]:
     from esper.karn.run_end import closing_lines
+
+    return closing_lines(run)
+
+
+def _print_end(run: Path, lines: Sequence[str]) -> None:
+    """Print the health of a run that ended, and its closing lines."""
+    from esper.karn import reports
 
     try:
         reports.print_health(run.parent, str(run), as_json=False, fail_on="")
-        lines = closing_lines(run)
     except RunStoreError as error:
         print(printable(str(error)), file=sys.stderr)
-        return
     print()
     for line in lines:
         print(printable(line))

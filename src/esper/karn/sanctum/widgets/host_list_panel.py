@@ -79,7 +79,9 @@ class HostListPanel(ChoicePanel):
 
     def show(self, view: View) -> None:
         super().show(view)
-        self.note(largest_class(view.snapshot.run))
+        compared = largest_class(view.snapshot.run)
+        is_narrow = self.size.width < len(f"Hosts · {compared}")
+        self.note(compared.replace(" class", "") if is_narrow else compared)
 
     def keys(self, view: View) -> Sequence[Hashable]:
         return [host.host for host in view.snapshot.hosts]
