@@ -52,7 +52,7 @@ def steps_of_update(
 
 
 def waits(step: Step, heads: Mapping[str, Sequence[str]]) -> bool:
-    """Return whether nothing was done in a step: every host was told to wait."""
+    """Return whether nothing was done in a step: every host waits."""
     choices = heads.get(_OP, ())
     if _WAIT not in choices or not step:
         return False

@@ -55,7 +55,7 @@ class RunsScreen(RunScreen):
         return super().is_complete and self._has_all_runs
 
     def panels(self) -> ComposeResult:
-        """Yield the list of runs with what is said of it, and the place of the comparison."""
+        """Yield the list of runs, its summary line, and the place of the comparison."""
         yield Static(id="runs-error", markup=False)
         yield RunsPanel(id="runs")
         yield Static(id="runs-summary", markup=False)

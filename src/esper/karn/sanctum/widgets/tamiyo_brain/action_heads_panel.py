@@ -206,6 +206,7 @@ def _light_lines(
     )
     for label, latch, active in lights:
         line = Text(no_wrap=True).append(label.ljust(_LABEL_WIDTH), f"bold {palette.ink}")
+        planted = tamiyo.planted(label.lower())
         for head in heads:
             cell = _light(
                 latch.get(head, False),
@@ -215,7 +216,7 @@ def _light_lines(
                 first=_is_first_out(tamiyo, head, label),
                 now=active.get(head, False),
                 is_seen=(head, label.lower()) in seen,
-                is_planted=tamiyo.planted(label.lower()).get(head, False),
+                is_planted=planted.get(head, False),
             )
             cell.truncate(_column_width(head, trend_width), pad=True)
             line.append_text(cell)
