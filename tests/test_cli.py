@@ -22,7 +22,7 @@ from esper.commands import sanctum
 from esper.karn.run_store import RunReader, RunWriter, create_run, find_run
 from esper.karn.sanctum.screen_map import SCREENS
 from esper.karn.sanctum.settings import THEME_NAMES
-from esper.leyline.telemetry import RunStarted
+from esper.leyline.telemetry import Notice, RunStarted
 from esper.simic.config import ConfigError, setting_names
 
 Run = Callable[..., tuple[int, str, str]]
@@ -103,6 +103,9 @@ def test_bad_input_gets_one_sentence(run: Run, arguments: tuple[str, ...], words
         ("--screen", "heads"),
         ("--screen", "home", "--export", "a.svg"),
         ("--once", "--export", "a.svg"),
+        ("--line",),
+        ("--line", "--once"),
+        ("--line", "--export", "a.svg"),
         ("--theme", "pink"),
         ("serve", "absent"),
         ("serve", "--port", "0"),
@@ -383,6 +386,21 @@ def test_a_picture_of_a_damaged_store_is_written_and_fails(run: Run, query: str,
     assert errors.startswith("sanctum: ")
     assert errors.count("\n") == 1
     assert "Action heads" in Path("a.txt").read_text()
+
+
+def test_a_line_has_the_exit_code_of_health(run: Run) -> None:
+    directory = Path("runs/20260101-000000-lit")
+    directory.mkdir(parents=True)
+    with RunWriter(directory) as writer:
+        writer.emit(Notice(level="info", text="loading PyTorch"))
+    code, output, errors = run("--line", command=sanctum_main)
+    assert (code, errors) == (0, "")
+    assert output.count("\n") == 1
+    assert run("health", "--fail-on", "inf,nan")[0] == code
+    (directory / "run.sqlite").write_bytes(b"no database" * 100)
+    code, output, errors = run("--line", command=sanctum_main)
+    assert (code, output.count("\n"), errors.count("\n")) == (2, 1, 1)
+    assert run("health")[0] == code
 
 
 def test_a_store_that_is_a_directory_is_said_to_be_one(run: Run) -> None:

@@ -42,6 +42,7 @@ from esper.simic.config import (
     write_config,
 )
 from esper.simic.drill import scheduled
+from esper.simic.gpu_load import gpu_load
 from esper.simic.run_data import DataRecord, check_same_data, read_records, record_data
 from esper.simic.stopping import stop_on_signal
 
@@ -379,7 +380,7 @@ def _train(
 
 
 def _writer(run: Path, config: TrainingConfig, report: Callable[[str], None]) -> RunWriter:
-    return RunWriter(run, report, limit_bytes=config.store_megabytes * 2**20)
+    return RunWriter(run, report, limit_bytes=config.store_megabytes * 2**20, gpu=gpu_load)
 
 
 @contextmanager
@@ -536,6 +537,23 @@ def watch(
 
     run_sanctum(run, run_dir, at=at, theme=theme, ascii_only=ascii_only)
     return 0
+
+
+def print_line(
+    run_dir: Path, reference: str | None, *, at: int | None, theme: str | None, ascii_only: bool
+) -> int:
+    """Print a run in one line; return the exit code of `esper health`.
+
+    Raises:
+        RunNotFoundError: no run answers to the reference.
+        UpdateNotFoundError: the run has no update of the number `at`.
+        RunStoreError: no light is known to be on, and whether one is cannot be known.
+    """
+    from esper.karn.sanctum.line_printing import print_status_line
+
+    return print_status_line(
+        find_run(run_dir, reference), at=at, theme=theme, ascii_only=ascii_only
+    )
 
 
 def serve(

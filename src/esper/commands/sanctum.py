@@ -29,6 +29,12 @@ def sanctum_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--once", action="store_true", help="print one frame and exit")
     parser.add_argument(
+        "--line",
+        action="store_true",
+        help="print one line, for the status bar of tmux or a prompt, and exit as `esper health` "
+        "does: 0 if no head ever went Inf or NaN, 1 if one did, 2 if that is not known",
+    )
+    parser.add_argument(
         "--export",
         type=Path,
         metavar="FILE",
@@ -107,6 +113,18 @@ def _sanctum(options: argparse.Namespace) -> int:
             raise OptionError(f"--{option} only applies to --export")
     if options.export is not None and options.once:
         raise OptionError("--once and --export exclude each other: give one of them")
+
+    if options.line and (options.once or options.export is not None):
+        other = "--once" if options.once else "--export"
+        raise OptionError(f"--line and {other} exclude each other: give one of them")
+    if options.line:
+        return launch.print_line(
+            options.run_dir,
+            options.run,
+            at=options.at,
+            theme=options.theme,
+            ascii_only=options.ascii,
+        )
 
     return launch.watch(
         options.run_dir,

@@ -82,7 +82,14 @@ _ADDED_COLUMNS: Final = {
         "reproduced INTEGER NOT NULL DEFAULT 1",
         "planted INTEGER NOT NULL DEFAULT 0",
     ),
-    "heartbeat": ("pid_namespace TEXT NOT NULL DEFAULT ''",),
+    "heartbeat": (
+        "pid_namespace TEXT NOT NULL DEFAULT ''",
+        "cpu_percent REAL",
+        "memory_bytes INTEGER",
+        "gpu_percent REAL",
+        "gpu_memory_bytes INTEGER",
+        "gpu_total_bytes INTEGER",
+    ),
 }
 
 # SQLite stores NaN as NULL, and a CHECK that evaluates to NULL passes: hence IS and CASE, which
@@ -296,7 +303,8 @@ JOIN_SIGHTING: Final = f"""
 """
 REPLACE_HEARTBEAT: Final = (
     "INSERT OR REPLACE INTO heartbeat (id, time, pid, process_start_time, machine, events_lost,"
-    " resident_bytes, error, pid_namespace) VALUES (1, ?, ?, ?, ?, ?, ?, ?, ?)"
+    " resident_bytes, error, pid_namespace, cpu_percent, memory_bytes, gpu_percent,"
+    " gpu_memory_bytes, gpu_total_bytes) VALUES (1, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
 
 

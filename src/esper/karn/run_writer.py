@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Final, Self
 
 from esper.karn.latch_file import LatchWriter
+from esper.karn.machine_load import GpuMeter, no_gpu
 from esper.karn.run_directory import STORE_NAME
 from esper.karn.run_tables import RunStoreError, update_index_of
 from esper.karn.sightings import source_of
@@ -64,15 +65,23 @@ class RunWriter:
             something was lost. It is called from the writer's thread and must not block.
         limit_bytes: size of the store beyond which old steps, decisions and transitions are
             removed; 0 for no limit.
+        gpu: returns what this process takes of its GPU, for the heartbeat; called from the
+            writer's thread.
     """
 
     def __init__(
-        self, directory: Path, report: Report | None = None, *, limit_bytes: int = 0
+        self,
+        directory: Path,
+        report: Report | None = None,
+        *,
+        limit_bytes: int = 0,
+        gpu: GpuMeter = no_gpu,
     ) -> None:
         directory = directory.absolute()
         self._path = directory / STORE_NAME
         self._report = report
         self._limit_bytes = limit_bytes
+        self._gpu = gpu
         self._queue: deque[StoredEvent] = deque()
         self._queue_bytes = 0
         self._changed = threading.Condition()
@@ -229,7 +238,7 @@ class RunWriter:
     # What follows runs in the thread.
 
     def _run(self) -> None:
-        store = StoreConnection(self._path)
+        store = StoreConnection(self._path, self._gpu)
         try:
             pause = _RETRY_SECONDS[0]
             while True:

@@ -176,6 +176,7 @@ class PPOUpdatePayload(msgspec.Struct, frozen=True, kw_only=True):
     head_active_fraction: dict[str, float] = {}
     loss_scale: float | None = None  # under fp16, after the update
     minibatches_rescaled: int = 0  # left out because the fp16 loss scale was too high: ordinary
+    hosts_seconds: float | None = None  # of the rollout, in which hosts were trained and measured
 
     @property
     def minibatches_learnt(self) -> int:
@@ -221,6 +222,12 @@ class Heartbeat(msgspec.Struct, frozen=True, kw_only=True):
     machine: str = ""  # where `pid` means something
     pid_namespace: str = ""  # in which `pid` means something; empty where it is not known
     error: str = ""  # the last thing that went wrong in the monitor, if anything did
+    # Of the process and its workers; None where it could not be measured:
+    cpu_percent: float | None = None  # 100 is one core, since the heartbeat before
+    memory_bytes: int | None = None  # resident
+    gpu_percent: float | None = None  # of the time in which the GPU was busy
+    gpu_memory_bytes: int | None = None  # that the process reserved
+    gpu_total_bytes: int | None = None
 
 
 class Notice(msgspec.Struct, frozen=True, kw_only=True):

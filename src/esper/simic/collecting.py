@@ -27,6 +27,7 @@ class Batch:
         returns: undiscounted sum of rewards, by host; NaN for a host that is not finite.
         training_samples: samples that all hosts were trained on.
         seconds: duration.
+        hosts_seconds: the part of it in which hosts were trained and measured.
         sightings: what was not finite in the hosts, then while acting. Causes only.
     """
 
@@ -35,6 +36,7 @@ class Batch:
     returns: list[float]
     training_samples: int
     seconds: float
+    hosts_seconds: float
     sightings: list[NonfiniteSighting]
 
 
@@ -80,6 +82,7 @@ def collect(
     returns = np.zeros(hosts.num_envs)
     samples = 0
     step = 0
+    hosts_seconds = time.perf_counter() - start
     ended = np.zeros(hosts.num_envs, dtype=bool)
     seen = _tensor(observations, agent)
     while not ended.all():
@@ -95,6 +98,8 @@ def collect(
         watch.acting(step, observations, decision, figures)
         step_start = time.perf_counter()
         observations, rewards, terminated, truncated, info = hosts.step(figures.actions)
+        step_seconds = time.perf_counter() - step_start
+        hosts_seconds += step_seconds
         watch.hosts(step, info["nonfinite"])
         emit_step(
             writer,
@@ -103,7 +108,7 @@ def collect(
             update=update,
             step=step,
             first_episode=first_episode,
-            seconds=time.perf_counter() - step_start,
+            seconds=step_seconds,
         )
         following = _tensor(observations, agent)
         buffer.add(
@@ -129,6 +134,7 @@ def collect(
         returns=returns.tolist(),
         training_samples=samples,
         seconds=time.perf_counter() - start,
+        hosts_seconds=hosts_seconds,
         sightings=watch.sightings(),
     )
 

@@ -261,6 +261,7 @@ class Trainer:
             rollout_seconds=batch.seconds,
             update_seconds=time.perf_counter() - start,
             samples_per_second=batch.training_samples / batch.seconds,
+            hosts_seconds=batch.hosts_seconds,
         )
         self._progress.updated(payload, episodes)
         self._account_for(due, result.not_planted)

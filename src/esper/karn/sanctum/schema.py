@@ -144,6 +144,8 @@ class TrainingState:
     gradient_norm_history: tuple[float, ...] = ()
     score: float | None = None  # mean terminal score of the last batch of episodes
     score_history: tuple[float, ...] = ()
+    # Shares of the last update's time, its episodes included: "hosts", "acting" and "update".
+    time_shares: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -231,6 +233,7 @@ class LogEntry:
     kind: str = ""  # of the event, as `esper.leyline.telemetry.kind_of` names it
     host: int | None = None  # that it is about, if it is about one
     head: str | None = None  # that it is about, if it is about one
+    lead: int = 0  # the event of the line that this one is a detail of; 0: a line of its own
 
 
 @dataclass(frozen=True)
@@ -250,6 +253,8 @@ class RunState:
     update: int = 0  # updates completed
     steps: int = 0
     step: int = 0
+    progress: float = 0.0  # episodes done; those under way count by their steps
+    expected_end: float | None = None  # seconds since the epoch, at the pace of the last batches
     environments: int = 0
     steps_per_second: float | None = None  # environment steps, over all hosts
     samples_per_second: float | None = None
@@ -270,10 +275,22 @@ class RunState:
 
 
 @dataclass(frozen=True)
+class MachineState:
+    """What the trainer and its workers took of the machine at the last heartbeat; None: unknown."""
+
+    cpu_percent: float | None = None  # 100 is one core
+    memory_bytes: int | None = None  # resident, of all its processes
+    gpu_percent: float | None = None  # of the time in which the GPU was busy
+    gpu_memory_bytes: int | None = None  # that the trainer reserved
+    gpu_total_bytes: int | None = None
+
+
+@dataclass(frozen=True)
 class SanctumSnapshot:
     """All that Sanctum shows of a run, at one moment."""
 
     run: RunState = field(default_factory=RunState)
+    machine: MachineState = field(default_factory=MachineState)
     tamiyo: TamiyoState = field(default_factory=TamiyoState)
     training: TrainingState = field(default_factory=TrainingState)
     interventions: InterventionState = field(default_factory=InterventionState)

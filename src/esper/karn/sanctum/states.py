@@ -1,5 +1,6 @@
 """The parts of a snapshot, each made from what the aggregator keeps of the events."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -8,6 +9,7 @@ from esper.karn.sanctum.evidence import EvidenceLedger
 from esper.karn.sanctum.latches import Latches
 from esper.karn.sanctum.schema import (
     HeadTrend,
+    MachineState,
     RunState,
     TamiyoState,
     TrainingState,
@@ -19,7 +21,7 @@ from esper.karn.sanctum.update_history import (
     training_figure,
 )
 from esper.karn.sightings import sightings_of, source_of
-from esper.leyline.telemetry import GROUPS, PPOUpdatePayload, RunStarted
+from esper.leyline.telemetry import GROUPS, Heartbeat, PPOUpdatePayload, RunStarted
 
 
 def described(start: RunStarted | None) -> RunState:
@@ -40,6 +42,34 @@ def described(start: RunStarted | None) -> RunState:
         slots=tuple(start.slots),
         blueprints=tuple(start.blueprints),
     )
+
+
+def machine_state(beat: Heartbeat | None) -> MachineState:
+    """Return what a process took of its machine at its last heartbeat."""
+    if beat is None:
+        return MachineState()
+    return MachineState(
+        cpu_percent=beat.cpu_percent,
+        memory_bytes=beat.memory_bytes,
+        gpu_percent=beat.gpu_percent,
+        gpu_memory_bytes=beat.gpu_memory_bytes,
+        gpu_total_bytes=beat.gpu_total_bytes,
+    )
+
+
+def time_shares(update: PPOUpdatePayload) -> dict[str, float]:
+    """Return the shares of hosts, acting and the update in its time and that of its episodes.
+
+    Of an older writer, which did not measure the hosts by themselves, they are one with acting.
+    """
+    total = update.rollout_seconds + update.update_seconds
+    if not (math.isfinite(total) and total > 0):
+        return {}
+    learning = {"update": update.update_seconds / total}
+    if update.hosts_seconds is None:
+        return {"hosts and acting": update.rollout_seconds / total} | learning
+    acting = max(0.0, update.rollout_seconds - update.hosts_seconds)
+    return {"hosts": update.hosts_seconds / total, "acting": acting / total} | learning
 
 
 def tamiyo_state(
@@ -119,6 +149,7 @@ def training_state(
     return replace(
         state,
         **figures,
+        time_shares=time_shares(last),
         learning_rate=last.learning_rate,
         minibatches=last.minibatches,
         minibatches_skipped=last.minibatches_skipped,

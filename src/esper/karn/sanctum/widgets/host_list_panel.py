@@ -72,6 +72,7 @@ class HostListPanel(ChoicePanel):
         "hosts[…].slots[…].stage",
     )
     BORDER_TITLE = "Hosts"
+    ABOUT = "choose one"
 
     def part(self, view: View) -> object:
         return view.snapshot.hosts, view.snapshot.run.update

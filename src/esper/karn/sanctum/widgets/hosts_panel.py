@@ -213,6 +213,7 @@ class HostsPanel(Panel):
     """Shows every host that is being trained."""
 
     BORDER_TITLE = "Hosts"
+    ABOUT = "the networks that are grown"
     IS_RESTLESS = True
 
     def part(self, view: View) -> object:
