@@ -173,6 +173,7 @@ LEGAL_INFINITIES: tuple[Background, ...] = (
 NOT_ON = {
     "extreme_logits": {"exploding_ratio", "exploding_joint_ratio", "huge_weight"},
     "forbidden_logits_are_minus_infinity": {"forbidden_choice_taken"},
+    "overflowing_loss_scale": {"exploding_loss"},  # has no place under fp16
     "known_saturated_bias": {"loss_scale", "given_loss_scale"},  # one needs fp16, the other not
 }
 

@@ -90,7 +90,8 @@ def hides(stage: Stage, cause: Planted, effect: Planted) -> bool:
         return same_host and how in _OF_A_HOST
     if what in ("head", "prepared", "shown", "rollout"):
         return same_host and how in (*_OF_A_HOST, "joint")
-    return same_host  # value, advantage and joint ratio
+    # Value, advantage and joint ratio. A broken weight of a head breaks that head in every host.
+    return same_host or how in ("given", "step", "flip")
 
 
 def _hides_derivative(cause: Planted, effect: Planted) -> bool:
@@ -157,6 +158,14 @@ def plant_pair(stage: Stage, turn: int) -> tuple[str, list[Sight]] | None:
         for cause, effect in ((second, first), (first, second))
     ]
     behind = is_behind(stage, first, second) or is_behind(stage, second, first)
+    for cause, effect in ((first, second), (second, first)):
+        # Weights that a broken moment made NaN hide what happens once, behind that step.
+        is_blind = cause.fault.reach == "moment" and cause.sight.head == SHARED
+        if is_blind and is_behind(stage, cause, effect):
+            sights = [
+                replace(sight, required=sight.required and place is not effect)
+                for sight, place in zip(sights, (first, second), strict=True)
+            ]
     if behind and stage.config.amp == "fp16":
         # By then the passes have come to other weights, and a gradient may overflow by its scale.
         sights = [

@@ -63,7 +63,7 @@ def complaint_of_faults(
         _complaint_of_others([s for s in sightings if s not in matched], expected, before)
         or _complaint_of_order(sightings, expected)
         or _complaint_of_lights(result)
-        or _complaint_of_result(result, required, before)
+        or _complaint_of_result(result, expected, before)
     )
     return (found[0], found[1] + context) if found else None
 
@@ -102,8 +102,12 @@ def _complaint_of_others(
     """Return what is wrong with sightings that nothing required matches."""
     handed_in = {seen.head for seen in before} - {SHARED, HOSTS}
     for seen in others:
-        if any(_is_of(seen, sight) for sight in expected if not sight.required):
-            continue
+        if any(
+            (seen.head, seen.quantity) == (sight.head, sight.quantity)
+            for sight in expected
+            if not sight.required
+        ):
+            continue  # of any kind: what it lies behind may have made another of it
         own = [sight for sight in expected if sight.head == seen.head]
         if not own and seen.head not in handed_in:
             kind = ATTRIBUTION if seen.head == SHARED else INNOCENT
@@ -177,12 +181,17 @@ def _complaint_of_lights(result: UpdateResult) -> Complaint | None:
 
 
 def _complaint_of_result(
-    result: UpdateResult, required: Sequence[Sight], before: Sequence[NonfiniteSighting]
+    result: UpdateResult, expected: Sequence[Sight], before: Sequence[NonfiniteSighting]
 ) -> Complaint | None:
     """Return what is wrong with what the result says of the whole update."""
-    if not required:
+    if not any(sight.required for sight in expected):
         return None
-    reproduced = any(sight.reproduced for sight in required)
+    shown = {(seen.head, seen.quantity) for seen in result.head_nonfinite}
+    reproduced = any(
+        sight.reproduced
+        for sight in expected
+        if sight.required or (sight.head, sight.quantity) in shown
+    )
     if not before and result.reproduced != reproduced:
         return ATTRIBUTION, f"the update is reported with reproduced={result.reproduced}"
     if not before and not reproduced and result.minibatches_skipped:

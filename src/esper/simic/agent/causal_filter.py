@@ -192,7 +192,11 @@ def causes_in(
     # Trunk. A NaN in any of its parameters breaks it in every host and step.
     trunk = bad("trunk")
     trunk_explained = observed | given
-    if search.has_bad_parameters(TRUNK) and trunk.all():
+    if (
+        search.has_bad_parameters(TRUNK)
+        and trunk.all()
+        and not trunk_explained.expand_as(trunk).all()
+    ):
         search.guilty.add(TRUNK)
         trunk_explained = torch.ones_like(trunk)
     if "trunk" in codes:
@@ -221,13 +225,12 @@ def causes_in(
     ):
         if name in codes:
             search.report_heads(name, codes[name], explained)
-    counted = around.active & (
-        bad_heads("log_prob") | bad_heads("old_log_prob") | bad_heads("ratio") | logits
-    )
+    counted = around.active & (bad_heads("log_prob") | bad_heads("old_log_prob") | logits)
     counted_any = counted.any(2) | trunk
+    ratios_any = (around.active & bad_heads("ratio")).any(2)  # of single heads: not learnt from
     joint = bad("joint_ratio")
     if "joint_ratio" in codes:
-        search.report(SHARED, "joint_ratio", codes["joint_ratio"], counted_any)
+        search.report(SHARED, "joint_ratio", codes["joint_ratio"], counted_any | ratios_any)
 
     value = bad("value")
     value_explained = trunk
@@ -313,8 +316,7 @@ def _report_gradients(
     # The joint log-ratio: one derivative for all heads that were active in that step.
     ratios = heads_bad("log_ratios gradient")
     joint = bad("log_ratio gradient")
-    if active.shape[2] > 1:
-        joint = joint | ratios.all(2)
+    joint = joint | ratios.all(2)
     explained = of_ratio | all_of_ratio
     if joint.any():
         found = codes["log_ratio gradient"] if bad("log_ratio gradient").any() else None
@@ -348,12 +350,13 @@ def _report_gradients(
         rows = gradient[owner == number]
         if rows.any():
             broken = True
-            if not (by_logits[..., number].any() or sent[..., number].any() or trunk_broke):
+            is_sent = bool(by_logits[..., number].any() or sent[..., number].any())
+            if not (is_sent or trunk_broke or all_of_ratio or all_of_entropy):
                 search.report_whole(head, "gradient", rows)
     critic = gradient[owner == CRITIC]
     if critic.any():
         broken = True
-        if not (values.any() or of_value.any() or trunk_broke):
+        if not (values.any() or of_value.any() or all_of_value or trunk_broke):
             search.report_whole(SHARED, "gradient", critic)
 
     # The trunk gets what all of them send.
@@ -368,7 +371,8 @@ def _report_gradients(
     if (body.any() or received.any()) and search.has_bad_weights(TRUNK):
         search.guilty.add(TRUNK)  # an infinite weight that saturates: forward finite, backward not
         is_sent = True
-    if body.any() and not (is_sent or trunk_broke or shared_inputs.any()):
+    by_loss = all_of_ratio or all_of_value or all_of_entropy
+    if body.any() and not (is_sent or by_loss or trunk_broke or shared_inputs.any()):
         search.report_whole(SHARED, "gradient", body)
 
 

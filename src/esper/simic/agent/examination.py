@@ -364,6 +364,7 @@ class _Examination:
     def _given(self, start: StateCodes, guilty: set[int], known: Tensor) -> Tensor:
         """Report state that was broken before the update; return what of it did no harm."""
         harmful = torch.isin(self._anatomy.owner, torch.tensor(sorted(guilty), dtype=torch.int64))
+        harmful &= ~self._saturating
         new = (start.parameters > 0) & (start.parameters != known)
         owners = self._anatomy.owner
         harmful &= ~torch.isin(owners, owners[new]) | new  # what is new is to blame, if anything
