@@ -469,7 +469,9 @@ def negative_second_moment(setup: Setup) -> Truth:
 def huge_first_moment(setup: Setup) -> Truth:
     """One flipped bit of the exponent in a first moment: the step itself overflows."""
     setup.train()
-    name = setup.random.choice([name for name, _ in setup.policy.named_parameters()])
+    # Not one of the critic: its huge values make gradients that keep the step finite.
+    names = [name for name, _ in setup.policy.named_parameters() if "critic" not in name]
+    name = setup.random.choice(names)
     moments = setup.agent.moments_of(setup.policy.get_parameter(name))
     index = setup.put(moments["exp_avg"], 3e38)
     with torch.no_grad():

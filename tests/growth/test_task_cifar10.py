@@ -14,6 +14,7 @@ from esper.growth.env import GrowthVectorEnv
 from esper.growth.task import InvalidTaskError, Task
 from esper.growth.task_cifar10 import CLASS_NAMES, DATA_DIR
 from esper.growth.tasks import load_task
+from esper.leyline.command_lines import install_command
 
 Part = tuple[np.ndarray, np.ndarray]
 
@@ -155,5 +156,5 @@ def test_without_files_and_without_the_extra_it_says_what_to_do(
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(InvalidTaskError) as error:
         load_task("cifar10")
-    assert "pip install 'esper[datasets]'" in str(error.value)
+    assert install_command("datasets") in str(error.value)
     assert "cifar10:FOLDER" in str(error.value)

@@ -1,6 +1,7 @@
 """Tasks from datasets in the format of Hugging Face, written here with `save_to_disk`."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from PIL import Image as Pictures
 
 from esper.growth.task import InvalidTaskError
 from esper.growth.tasks import load_task
+from esper.leyline.command_lines import install_command
 
 SAMPLES = 200
 
@@ -232,7 +234,7 @@ def test_without_the_extra_it_says_how_to_get_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(InvalidTaskError, match=r"pip install 'esper\[datasets\]'"):
+    with pytest.raises(InvalidTaskError, match=re.escape(install_command("datasets"))):
         load_task(f"hf:{tmp_path}")
 
 

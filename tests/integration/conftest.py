@@ -73,8 +73,8 @@ def lit_heads(lines: Sequence[str], row: str) -> set[str] | None:
     for line in lines[headers[0] + 1 :]:
         if line.lstrip(" │┃").startswith(row + " "):
             circles = {name: line[header.index(name)] for name in names}
-            assert set(circles.values()) <= {"●", "○"}, f"{header}\n{line}"
-            return {name for name, circle in circles.items() if circle == "●"}
+            assert set(circles.values()) <= {"●", "◉", "○"}, f"{header}\n{line}"
+            return {name for name, circle in circles.items() if circle in "●◉"}  # ◉: by a drill
     return None
 
 

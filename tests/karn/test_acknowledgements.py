@@ -175,7 +175,7 @@ def test_a_damaged_line_costs_what_it_acknowledged_and_nothing_else(run, payload
     assert master_word(view) == master_word(before)
     # What is still acknowledged comes after what is not; nothing is lost.
     assert reasons(view) == (
-        "slot went NaN in logits, update 2",
+        "slot went NaN in logits, update 2; first of the run: op NaN, update 1",
         "op went NaN in logits, update 1",
         "NaN seen in style, op",
         "Minibatches Skipped is 1, above 0",

@@ -41,7 +41,7 @@ def render_line(view: View, width: int | None = None, palette: Palette = DARK) -
         _add(line, part, width)
     _add(line, Text(_name(view), style=palette.muted), width)
     if width is not None:
-        line.truncate(width, overflow="ellipsis")
+        _cut(line, width)
     return line
 
 
@@ -69,8 +69,13 @@ def render_small(view: View, width: int, height: int, palette: Palette = DARK) -
     lines = [line for line in lines if line.cell_len][:height]
     for line in lines:
         line.no_wrap = True
-        line.truncate(width, overflow="ellipsis")
+        _cut(line, width)
     return Text("\n", no_wrap=True).join(lines)
+
+
+def _cut(line: Text, width: int) -> None:
+    """Cut a line to its width; in one or two cells its sign says more than an ellipsis."""
+    line.truncate(width, overflow="ellipsis" if width > 2 else "crop")
 
 
 def _add(line: Text, part: Text, width: int | None) -> None:
