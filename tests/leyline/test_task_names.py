@@ -6,7 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from esper.leyline.task_names import BUILT_IN, TaskName, UnknownTaskError, parse_task_name
+from esper.leyline.task_names import (
+    BUILT_IN,
+    TaskName,
+    UnknownTaskError,
+    check_task,
+    parse_task_name,
+)
 
 
 @pytest.mark.parametrize(
@@ -71,3 +77,10 @@ def test_short_and_absolute_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert name.absolute == f"npz:{tmp_path}/a.npz?kind=signal"
     for elsewhere in ("mnist1d", "hf:user/name", "npz:absent.npz"):
         assert parse_task_name(elsewhere).absolute == elsewhere
+
+
+@pytest.mark.parametrize("prefix", ["", "npz:", "hf:./", "chars:", "cifar10:"])
+def test_a_name_longer_than_any_path_is_refused_in_one_sentence(prefix: str) -> None:
+    with pytest.raises(UnknownTaskError) as error:
+        check_task(parse_task_name(prefix + "x" * 5_000))
+    assert "\n" not in str(error.value)

@@ -124,7 +124,7 @@ def _hint(text: str) -> str:
     place, mark, _ = text.partition("?")
     path = Path(place)
     source = _SOURCES_BY_SUFFIX.get(path.suffix.lower())
-    if source is None and place and path.is_dir():
+    if source is None and place and os.path.isdir(path):
         source = "cifar10" if any(path.glob("**/data_batch_*.bin")) else "hf"
     if source is not None:
         return f"; did you mean {source}:{text}?"
@@ -144,10 +144,10 @@ def check_task(name: TaskName) -> None:
                 f"{option} in the task {name.text} must be one of {', '.join(values)}, not "
                 f"{value!r}{did_you_mean(value, values)}"
             )
-    if name.source in ("npz", "chars") and not name.path.exists():
+    if name.source in ("npz", "chars") and not os.path.exists(name.path):
         raise UnknownTaskError(f"there is no file {name.path}")
-    if name.source == "cifar10" and name.place and not name.path.is_dir():
+    if name.source == "cifar10" and name.place and not os.path.isdir(name.path):
         raise UnknownTaskError(f"there is no folder {name.path}")
     is_path = name.place.startswith(("/", "./", "../", "~"))
-    if name.source == "hf" and is_path and not name.path.exists():
+    if name.source == "hf" and is_path and not os.path.exists(name.path):
         raise UnknownTaskError(f"there is no folder {name.path}")
