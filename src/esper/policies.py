@@ -10,7 +10,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from esper.karn.run_store import CHECKPOINTS_NAME, CONFIG_NAME, RunNotFoundError, find_run
+from esper.karn.run_store import CONFIG_NAME, RunNotFoundError, find_run
+from esper.leyline.checkpoint_file import (
+    CHECKPOINTS_NAME,
+    CheckpointError,
+    newest_whole,
+    read_summary,
+)
 from esper.simic.config import load_config
 
 if TYPE_CHECKING:
@@ -126,7 +132,6 @@ def find_policy(run_dir: Path, reference: str | None) -> "TrainedPolicy":
     """
     import torch
 
-    from esper.simic.checkpoint import CheckpointError, latest_checkpoint
     from esper.simic.trained_policy import load_trained_policy, shipped_policy
 
     if reference == SHIPPED_NAME:
@@ -145,17 +150,30 @@ def find_policy(run_dir: Path, reference: str | None) -> "TrainedPolicy":
                 raise
             raise CheckpointError(f"there is no file {path}") from error
         name = run.name
-        newest = latest_checkpoint(run / CHECKPOINTS_NAME)
-        if newest is None:
-            raise CheckpointError(
-                f"run {run.name} has no checkpoint yet: its first comes with its first update"
-            )
-        checkpoint = newest
+        checkpoint = _newest_whole(run)
     if not (run / CONFIG_NAME).is_file():
         raise CheckpointError(
             f"{checkpoint} lies in no run: the {CONFIG_NAME} that says what it was trained for is "
             "missing"
         )
-    config = load_config(run / CONFIG_NAME)
+    config = load_config(run / CONFIG_NAME, read_summary(checkpoint).settings)
     torch.set_num_threads(config.threads or 1)
     return load_trained_policy(checkpoint, config, name)
+
+
+def _newest_whole(run: Path) -> Path:
+    """Return the newest checkpoint of a run that is whole; say which ones are damaged.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    path, _, passed_over = newest_whole(run / CHECKPOINTS_NAME)
+    if path is None and passed_over:
+        raise CheckpointError("; ".join(passed_over))
+    if path is None:
+        raise CheckpointError(
+            f"run {run.name} has no checkpoint yet: its first comes with its first update"
+        )
+    for sentence in passed_over:
+        print(f"{sentence}; using {path.name}", file=sys.stderr)
+    return path

@@ -17,7 +17,7 @@ from esper.leyline.telemetry import (
 )
 from esper.simic.agent.ppo import PPOAgent
 from esper.simic.agent.rollout import Rollout
-from esper.simic.checkpoint import load_checkpoint, load_latest
+from esper.simic.checkpoint import load_checkpoint, load_latest, save_checkpoint
 
 Train = Callable[..., tuple[RunFinished, Any]]
 CPU = torch.device("cpu")
@@ -123,13 +123,13 @@ def test_a_checkpoint_with_a_value_below_0_where_none_may_be_is_passed_over(
 ) -> None:
     train(episodes=4)
     path = tmp_path / "checkpoints" / "update-000002.pt"
-    state = torch.load(path, weights_only=True)
-    state["agent"]["optimizer"]["state"][0][name].view(-1)[0] = -1.0
-    torch.save(state, path)
-    checkpoint, (sentence,) = load_latest(tmp_path / "checkpoints", CPU)
+    state = load_checkpoint(path, CPU)
+    state.agent["optimizer"]["state"][0][name].view(-1)[0] = -1.0
+    save_checkpoint(state, path.parent)
+    checkpoint, (one,) = load_latest(tmp_path / "checkpoints", CPU)
     assert checkpoint is not None
     assert checkpoint.update == 1
-    assert name in sentence
+    assert name in one.reason
 
 
 def test_an_update_that_was_finite_when_repeated_stands(

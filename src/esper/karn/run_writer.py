@@ -22,6 +22,7 @@ from esper.karn.run_directory import STORE_NAME
 from esper.karn.run_tables import RunStoreError, update_index_of
 from esper.karn.sightings import source_of
 from esper.karn.store_connection import BUSY_MILLISECONDS, StoreConnection, StoredEvent
+from esper.karn.witnesses import Witnesses
 from esper.leyline.telemetry import (
     KIND_BY_TYPE,
     NonfiniteSighting,
@@ -91,6 +92,9 @@ class RunWriter:
         self._is_closed = False
         self._latches_lock = threading.Lock()
         self._latches = LatchWriter(directory)
+        # What only a capsule or a checkpoint knows goes into the other homes, too: those files are
+        # removed one day.
+        self._latches.note_sightings(Witnesses(directory).look().sightings)
         self._thread = self._started()
         # The thread is a daemon so that a forgotten close() cannot hang the interpreter; this
         # brings what is queued into the store all the same.

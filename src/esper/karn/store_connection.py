@@ -15,7 +15,6 @@ from typing import Final, NamedTuple
 
 from esper import __version__
 from esper.karn.liveness import pid_namespace, process_start_time
-from esper.karn.run_directory import sync_directory
 from esper.karn.run_tables import (
     INSERT_EVENTS,
     INSERT_HEAD_HEALTH,
@@ -34,6 +33,7 @@ from esper.karn.run_tables import (
     store_id_of,
     thin,
 )
+from esper.leyline.durable_files import sync_directory
 from esper.leyline.telemetry import NonfiniteSighting, PPOUpdatePayload, RunStarted
 
 BUSY_MILLISECONDS: Final = 2_000
