@@ -9,6 +9,7 @@ from typing import Any, Final
 
 #: The themes by the names that settings and options call them.
 THEME_NAMES: Final = ("dark", "light", "ansi", "contrast")
+_LONGEST: Final = 1 << 16  # bytes that are read at most
 _HEADING: Final = "# Sanctum writes this file when a setting is changed in it.\n"
 
 
@@ -41,12 +42,12 @@ def read_settings(path: Path) -> Settings:
     """
     try:
         with path.open("rb") as file:
-            found = tomllib.load(file)
+            found = tomllib.loads(file.read(_LONGEST).decode())
     except FileNotFoundError:
         return Settings()
     except OSError as error:
         raise SettingsError(f"cannot read the settings {path}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError):
+    except (ValueError, RecursionError):  # numbers of thousands of digits, and deep nesting, too
         raise SettingsError(f"the settings {path} are damaged: they are not TOML") from None
     return _checked(found, path)
 
