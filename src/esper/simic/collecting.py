@@ -1,7 +1,8 @@
 """One batch of episodes, from birth to the last step, as the agent lives it."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,6 +59,7 @@ def collect(
     seeds: Sequence[int],
     update: int,
     first_episode: int,
+    interruptible: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> Batch:
     """Run one episode in each host, and emit every step of it.
 
@@ -68,9 +70,12 @@ def collect(
         seeds: random seed of each host.
         update: number of the update that learns from this batch, counted from 1.
         first_episode: number of the episode in host 0, counted from 1.
+        interruptible: returns a context within which a request to stop may end this by raising;
+            it is entered for the work of hosts and policy, and never while an event is emitted.
     """
     start = time.perf_counter()
-    observations, info = hosts.reset(seeds)
+    with interruptible():
+        observations, info = hosts.reset(seeds)
     state = agent.policy.initial_state(hosts.num_envs)
     buffer = RolloutBuffer(state)
     watch = EpisodeWatch(hosts.num_envs, agent.policy.layout)
@@ -82,17 +87,19 @@ def collect(
     seen = _tensor(observations, agent)
     while not ended.all():
         step += 1
-        decision = agent.act(
-            seen,
-            _tensor(info["action_mask"], agent),
-            _tensor(info["slot_mask_by_op"], agent),
-            state,
-        )
+        with interruptible():
+            decision = agent.act(
+                seen,
+                _tensor(info["action_mask"], agent),
+                _tensor(info["slot_mask_by_op"], agent),
+                state,
+            )
         state = decision.state
         figures = emit_decisions(writer, decision, update=update, step=step)
         watch.acting(step, observations, decision, figures)
         step_start = time.perf_counter()
-        observations, rewards, terminated, truncated, info = hosts.step(figures.actions)
+        with interruptible():
+            observations, rewards, terminated, truncated, info = hosts.step(figures.actions)
         watch.hosts(step, info["nonfinite"])
         emit_step(
             writer,

@@ -13,6 +13,7 @@ from esper.leyline.telemetry import (
     DecisionsTaken,
     Event,
     Heartbeat,
+    HostsStalled,
     PPOUpdatePayload,
     RunFinished,
     RunStarted,
@@ -23,6 +24,7 @@ from esper.leyline.telemetry import (
 #: Steps over which the speed is taken: a few episodes, so that an update's pause counts.
 SPEED_STEPS: Final = 96
 #: Events of a run that has not ended before them, or that goes on.
+_FROM_HOSTS: Final = (StepCompleted, PPOUpdatePayload)  # all hosts have answered before those
 _GOING_ON: Final = (RunStarted, DecisionsTaken, StepCompleted, PPOUpdatePayload)
 
 
@@ -55,11 +57,12 @@ class RunLedger:
         self._step_times: deque[tuple[float, int]] = deque(maxlen=SPEED_STEPS)  # time, hosts
         self._damaged = 0
         self._unknown: dict[str, int] = {}
+        self._stalled: HostsStalled | None = None  # since the last event that hosts went on
 
     def begin(self, start: RunStarted, at: float) -> None:
         """Note a start or a resume: whatever ended before goes on."""
         self.start = start
-        self._finish = self._finished_at = None
+        self._finish = self._finished_at = self._stalled = None
         self._step_times.clear()
         if self._started_at is None:
             self._started_at = at
@@ -72,6 +75,8 @@ class RunLedger:
     def note_event(self, event: Event) -> None:
         """Note when the newest event came, and whether the run may have ended with it."""
         self.last_event_at = event.time
+        if isinstance(event.payload, _FROM_HOSTS):
+            self._stalled = None
         if isinstance(event.payload, (DamagedPayload, UnknownPayload)):
             self.is_end_lost = True
         elif isinstance(event.payload, _GOING_ON):
@@ -80,6 +85,10 @@ class RunLedger:
     def note_step(self, at: float, hosts: int) -> None:
         """Note when so many hosts completed a step."""
         self._step_times.append((at, hosts))
+
+    def note_stall(self, stall: HostsStalled) -> None:
+        """Note that a process of hosts does not answer, or answers again."""
+        self._stalled = None if stall.answered else stall
 
     def note_damage(self) -> None:
         """Note an event that cannot be read."""
@@ -139,6 +148,12 @@ class RunLedger:
             return self._finish.status, self._finish.reason
         if self.last_event_at is None:
             return "waiting", ""
+        if self._stalled is not None:
+            pid, seconds = self._stalled.pid, self._stalled.seconds
+            return (
+                "stalled",
+                f"process {pid}, which holds hosts, did not answer for {seconds:.0f} s",
+            )
         is_training = self.start or self.update or step
         return ("training", "") if is_training else ("starting", self.notice)
 

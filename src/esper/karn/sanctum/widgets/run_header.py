@@ -13,7 +13,7 @@ from esper.karn.sanctum.widgets.palette import DARK, Palette
 from esper.karn.sanctum.widgets.panel import Panel
 
 _SEPARATOR: Final = "  "
-_MOVING: Final = (StatusKind.LIVE, StatusKind.STALE)
+_MOVING: Final = (StatusKind.LIVE, StatusKind.STALLED, StatusKind.STALE)
 
 
 def status_text(status: RunStatus, palette: Palette) -> Text:
@@ -25,6 +25,7 @@ def status_text(status: RunStatus, palette: Palette) -> Text:
         StatusKind.LIVE: palette.good,
         StatusKind.FINISHED: palette.accent,
         StatusKind.STOPPED: palette.accent,
+        StatusKind.STALLED: palette.warning,
         StatusKind.STALE: palette.warning,
         StatusKind.UNREADABLE: palette.warning,
         StatusKind.HALTED: palette.critical,
