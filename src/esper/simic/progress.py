@@ -1,17 +1,17 @@
 """What a training process says of itself on its own terminal, or in its log."""
 
 import math
-import os
 import sys
 from collections.abc import Sequence
-from contextlib import ExitStack, suppress
-from typing import Protocol, Self, TextIO
+from contextlib import ExitStack
+from typing import Protocol, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from esper.leyline.plain_text import printable
 from esper.leyline.telemetry import EpisodesCompleted, PPOUpdatePayload
+from esper.simic.outputs import GuardedStream
 
 
 class ProgressReport(Protocol):
@@ -26,8 +26,9 @@ class ProgressReport(Protocol):
 class PlainLines:
     """One plain line per update, for logs and pipes."""
 
-    def __init__(self, file: TextIO | None = None) -> None:
-        self._file = file  # None is standard output as it is when a line is printed
+    def __init__(self, stream: GuardedStream | None = None) -> None:
+        # By default standard output, as it is when a line is printed.
+        self._stream = stream or GuardedStream(lambda: sys.stdout, "standard output")
 
     def __enter__(self) -> Self:
         return self
@@ -37,11 +38,8 @@ class PlainLines:
 
     def say(self, sentence: str) -> None:
         """Print a sentence."""
-        try:
-            print(printable(sentence), file=self._file, flush=True)
-        except BrokenPipeError:
-            # Whoever read this had enough. The console log has every line, and training goes on.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        self._stream.write(f"{printable(sentence)}\n")
+        self._stream.flush()
 
     def updated(self, update: PPOUpdatePayload, episodes: EpisodesCompleted) -> None:
         """Print the figures of an update."""
@@ -52,19 +50,10 @@ class PlainLines:
             self.say(line)
 
 
-class StandardError(PlainLines):
-    """Plain lines on standard error."""
-
-    def say(self, sentence: str) -> None:
-        """Print a sentence; a standard error that is gone or full takes none."""
-        with suppress(OSError, ValueError, AttributeError):
-            print(printable(sentence), file=sys.stderr, flush=True)
-
-
 class ProgressBar:
     """A bar with the figures that matter, for a terminal."""
 
-    def __init__(self, total: int) -> None:
+    def __init__(self, total: int, stream: GuardedStream) -> None:
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -72,7 +61,7 @@ class ProgressBar:
             TextColumn("episodes"),
             TimeRemainingColumn(),
             TextColumn("{task.fields[figures]}", style="dim"),
-            console=Console(highlight=False),
+            console=Console(file=stream, highlight=False),  # type: ignore[arg-type]  # write, flush
         )
         self._task = self._bar.add_task("training", total=total, figures="")
 
