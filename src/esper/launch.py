@@ -342,8 +342,9 @@ def train_in_front(run: HeldRun) -> int:
             troubles.add(place.say)
         outcome = _train(run, config, Several((on_screen, log)), Several((errors, log)), troubles)
         if not outcome.is_hurried:
-            # The run has ended; an output that cannot be written does not change how.
-            with suppress(OSError, ValueError):
+            # The run has ended; an output that cannot be written does not change how. rich ends
+            # the program at a broken pipe.
+            with suppress(OSError, ValueError, SystemExit):
                 _print_end(directory, outcome)
     return outcome.code
 
