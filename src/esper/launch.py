@@ -64,6 +64,8 @@ _EXIT_CODES = {"finished": 0, "failed": 1, "stopped": 130, "halted": 3}
 #: Training finished, or stopped when asked to, and the store does not have every event of it, or
 #: its last checkpoint could not be written.
 EXIT_CODE_INCOMPLETE = 4
+#: How long the store may take to be closed where training was asked to stop at once.
+_HURRIED_SECONDS = 1.0
 
 
 def prepare_run(
@@ -423,6 +425,8 @@ def _train(
             writer.emit(ending, durable=True)
         else:
             ending = train(config, directory, writer, progress, stop)
+        if stop.at_once:
+            writer.close(_HURRIED_SECONDS)
     kept = [one.update for one in checkpoints_in(directory / CHECKPOINTS_NAME)]
     is_last_kept = ending.update == 0 or ending.update in kept
     code = _EXIT_CODES[ending.status]

@@ -27,6 +27,8 @@ from esper.growth.env import GrowthVectorEnv
 
 #: A process that has not answered for so many seconds is reported as silent.
 SILENCE: Final = 20.0
+#: The same before its first answer: it has to load PyTorch, perhaps from a cold disk.
+SILENCE_AT_START: Final = 60.0
 #: After so many seconds of silence a process counts as gone.
 LONGEST_SILENCE: Final = 300.0
 #: Seconds between two looks at a process that does not answer.
@@ -66,6 +68,7 @@ class HostProcess:
     """
 
     def __init__(self) -> None:
+        self._has_answered = False
         self._connection, theirs = Pipe()
         _limit_waiting(self._connection)
         try:
@@ -105,15 +108,17 @@ class HostProcess:
         """
         start = time.monotonic()
         silence = 0.0
+        ordinary = max(SILENCE if self._has_answered else SILENCE_AT_START, patience)
         try:
             while not self._connection.poll(_LOOK):
                 waited = time.monotonic() - start
                 if waited > max(LONGEST_SILENCE, 10 * patience):
                     raise self._silent(waited)
-                if waited >= max(SILENCE, patience) and on_silence is not None:
+                if waited >= ordinary and on_silence is not None:
                     silence = waited
                     on_silence(self.pid, waited, answered=False)
             answer = pickle.loads(self._connection.recv_bytes())
+            self._has_answered = True
         except BlockingIOError as error:  # it stopped in the middle of an answer
             raise self._silent(LONGEST_SILENCE) from error
         except (EOFError, OSError) as error:

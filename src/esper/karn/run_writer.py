@@ -172,15 +172,19 @@ class RunWriter:
         with self._changed:
             return self._syncs_tried >= wanted and self._failing_since is None
 
-    def close(self) -> None:
-        """Commit what is queued, make the store one plain file, and end the thread."""
+    def close(self, timeout: float = _CLOSE_SECONDS + BUSY_MILLISECONDS / 1000) -> None:
+        """Commit what is queued, make the store one plain file, and end the thread.
+
+        Args:
+            timeout: seconds that this may take; what is not committed by then is counted as lost.
+        """
         atexit.unregister(self.close)
         with self._changed:
             if self._is_closed:
                 return
             self._is_closing = True
         self._wake.set()
-        self._thread.join(_CLOSE_SECONDS + BUSY_MILLISECONDS / 1000)
+        self._thread.join(timeout)
         with self._changed:
             self._is_closed = True
             for event in self._queue:

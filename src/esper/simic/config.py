@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from esper.leyline.durable_files import replace_file
+from esper.leyline.plain_text import short_repr
 from esper.leyline.task_names import BUILT_IN, WITH_PLACE, UnknownTaskError, parse_task_name
 
 AMP_MODES = ("off", "bf16", "fp16")
@@ -36,7 +37,6 @@ RESUMABLE_SETTINGS = (
 )
 #: Bytes of a settings file that are read at most.
 _LONGEST_FILE = 1 << 20
-_LONGEST_VALUE = 80  # characters of a value in a message
 
 
 class ConfigError(ValueError):
@@ -156,19 +156,21 @@ def _check(config: TrainingConfig) -> None:
             object.__setattr__(config, name, value)
         if expected is tuple:
             if not isinstance(value, tuple) or not all(isinstance(item, str) for item in value):
-                raise ConfigError(f"{name} must be a list of texts, not {shown(value)}")
+                raise ConfigError(f"{name} must be a list of texts, not {short_repr(value)}")
         elif type(value) is not expected:
-            raise ConfigError(f"{name} must be {_TYPE_WORDS[expected]}, not {shown(value)}")
+            raise ConfigError(f"{name} must be {_TYPE_WORDS[expected]}, not {short_repr(value)}")
         most = _AT_MOST.get(name, _LARGEST_INTEGER)
         if expected is int and value > most:
-            raise ConfigError(f"{name} must be at most {most}, not {shown(value)}")
+            raise ConfigError(f"{name} must be at most {most}, not {short_repr(value)}")
         if expected is float and not math.isfinite(value):
             raise ConfigError(f"{name} must be a finite number, not {value}")
         if expected is float and abs(value) > _LARGEST_FLOAT32:
             raise ConfigError(f"{name} must be at most 3.4e38, where float32 ends, not {value}")
         choices = setting.metadata["choices"]
         if choices and value not in choices:
-            raise ConfigError(f"{name} must be one of {', '.join(choices)}, not {shown(value)}")
+            raise ConfigError(
+                f"{name} must be one of {', '.join(choices)}, not {short_repr(value)}"
+            )
     _require(config, _AT_LEAST_ONE, lambda value: value >= 1, "at least 1")
     _require(config, _AT_LEAST_ZERO, lambda value: value >= 0, "0 or more")
     _require(config, _ABOVE_ZERO, lambda value: value > 0, "above 0")
@@ -188,16 +190,7 @@ def _require(config: TrainingConfig, names: tuple[str, ...], holds: Any, words: 
     for name in names:
         value = getattr(config, name)
         if not holds(value):
-            raise ConfigError(f"{name} must be {words}, not {shown(value)}")
-
-
-def shown(value: Any) -> str:
-    """Return a value for a message, cut where it is long."""
-    try:
-        text = repr(value)
-    except (ValueError, RecursionError):  # a number of thousands of digits; lists in lists in lists
-        return "a value that is too long to show"
-    return text if len(text) <= _LONGEST_VALUE else f"{text[:_LONGEST_VALUE]}…"
+            raise ConfigError(f"{name} must be {words}, not {short_repr(value)}")
 
 
 def setting_names() -> tuple[str, ...]:
@@ -214,9 +207,9 @@ def updated(config: TrainingConfig, values: Mapping[str, Any]) -> TrainingConfig
     known = setting_names()
     for key in values:
         if key not in known:
-            near = difflib.get_close_matches(str(key)[:_LONGEST_VALUE], known, 1)
+            near = difflib.get_close_matches(str(key)[:80], known, 1)
             hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
-            raise ConfigError(f"{shown(key)} is not a setting; {hint}")
+            raise ConfigError(f"{short_repr(key)} is not a setting; {hint}")
     converted: dict[str, Any] = {
         key: tuple(value) if isinstance(value, list) else value for key, value in values.items()
     }
@@ -284,8 +277,8 @@ def check_same_settings(config: TrainingConfig, known: Mapping[str, Any], source
         before = tuple(known[name]) if isinstance(known[name], list) else known[name]
         if (value := getattr(config, name)) != before:
             raise ConfigError(
-                f"{name} is {shown(value)} in the config of the run and {shown(before)} in "
-                f"{source}: the config was changed or damaged; set {name} back"
+                f"{name} is {short_repr(value)} in the config of the run and {short_repr(before)} "
+                f"in {source}: the config was changed or damaged; set {name} back"
             )
 
 
