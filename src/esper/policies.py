@@ -17,7 +17,7 @@ from esper.leyline.checkpoint_file import (
     newest_whole,
     read_summary,
 )
-from esper.simic.config import load_config
+from esper.simic.config import check_same_settings, load_config
 
 if TYPE_CHECKING:
     from esper.simic.trained_policy import TrainedPolicy
@@ -156,7 +156,9 @@ def find_policy(run_dir: Path, reference: str | None) -> "TrainedPolicy":
             f"{checkpoint} lies in no run: the {CONFIG_NAME} that says what it was trained for is "
             "missing"
         )
-    config = load_config(run / CONFIG_NAME, read_summary(checkpoint).settings)
+    settings = read_summary(checkpoint).settings
+    config = load_config(run / CONFIG_NAME, settings)
+    check_same_settings(config, settings, checkpoint.name)
     torch.set_num_threads(config.threads or 1)
     return load_trained_policy(checkpoint, config, name)
 

@@ -10,7 +10,7 @@ from esper.growth.observation import FEATURES
 from esper.leyline.checkpoint_file import CheckpointError
 from esper.leyline.heads import HEAD_SIZES
 from esper.simic.checkpoint import load_checkpoint
-from esper.simic.config import TrainingConfig, check_same_settings, read_config, updated
+from esper.simic.config import TrainingConfig, read_config, updated
 from esper.simic.run_data import read_records
 from esper.tamiyo.policy import RecurrentPolicy
 from esper.tamiyo.shipped import load_shipped_policy
@@ -48,7 +48,6 @@ def load_trained_policy(checkpoint: Path, config: TrainingConfig, name: str) -> 
             this version has.
     """
     kept = load_checkpoint(checkpoint, torch.device("cpu"))
-    check_same_settings(config, kept.settings, str(checkpoint))
     state: Any = kept.agent.get("policy")
     for tensor, axis, here, what in (
         ("features.weight", 1, len(FEATURES), "observations of"),
