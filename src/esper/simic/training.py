@@ -238,6 +238,7 @@ class Trainer:
             except StoppedAtOnce:
                 self.keep_last()
                 reason = "asked to stop; the batch under way was given up; it can be resumed"
+                self._progress.say(f"stopped: {reason}")
                 return self._ending("stopped", reason)
         idle = [f"drill {drill} found no step with {drill.head} active" for drill in self._drills]
         return self._ending("finished", "; ".join(idle))
