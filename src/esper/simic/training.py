@@ -230,7 +230,7 @@ class Trainer:
             if self._stop.requested:
                 if self._kept_update != self._update:
                     self._keep(is_good=False)
-                return self._ending("stopped", "asked to stop; it can be resumed")
+                return self._stopped("asked to stop; it can be resumed")
             try:
                 self._train_batch()
             except HaltedError as halted:
@@ -238,10 +238,13 @@ class Trainer:
             except StoppedAtOnce:
                 self.keep_last()
                 reason = "asked to stop; the batch under way was given up; it can be resumed"
-                self._progress.say(f"stopped: {reason}")
-                return self._ending("stopped", reason)
+                return self._stopped(reason)
         idle = [f"drill {drill} found no step with {drill.head} active" for drill in self._drills]
         return self._ending("finished", "; ".join(idle))
+
+    def _stopped(self, reason: str) -> RunFinished:
+        self._progress.say(f"stopped: {reason}")
+        return self._ending("stopped", reason)
 
     @property
     def done(self) -> tuple[int, int]:
