@@ -16,7 +16,7 @@ import argparse
 import sys
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from random import Random
@@ -59,6 +59,7 @@ CYCLE = (
     "clean", "lasting", "pair", "given", "once in preparation", "once",
 )  # fmt: skip
 CLEAN = ("clean", "sequence")
+_ATTEMPTS = 200
 _SCANNED = 7  # every such case is scanned; it shares no divisor with the length of the cycle
 
 
@@ -80,22 +81,29 @@ def run_case(number: int) -> Outcome:
     turn = rounds * CYCLE.count(family) + CYCLE[:slot].count(family)
     random = Random(number)
     try:
-        name, complaint = next(_verdicts(family, turn, number, random))
+        name, complaint = _verdict(family, turn, number, random)
     except Exception as error:  # noqa: BLE001 - one broken case must not hide all others
         name, complaint = "", (CRASHED, f"{type(error).__name__}: {error}")
     return Outcome(number, family, name, *(complaint or ("", "")))
 
 
-def _verdicts(family: str, turn: int, number: int, random: Random) -> Iterator[Verdict]:
-    """Yield a verdict for each stage in which the case of that turn has a place."""
-    while True:
+def _verdict(family: str, turn: int, number: int, random: Random) -> Verdict:
+    """Return the verdict of the first random stage in which the case of that turn has a place.
+
+    Raises:
+        LookupError: it has a place in none.
+    """
+    for attempt in range(_ATTEMPTS):
         with ExitStack() as exits:
-            verdict = _run(family, turn, number, random, exits)
+            verdict = _run(family, turn, number, random, exits, attempt)
         if verdict is not None:
-            yield verdict
+            return verdict
+    raise LookupError("no stage was drawn in which this case has a place")
 
 
-def _run(family: str, turn: int, number: int, random: Random, exits: ExitStack) -> Verdict | None:
+def _run(
+    family: str, turn: int, number: int, random: Random, exits: ExitStack, attempt: int
+) -> Verdict | None:
     """Run a case in one random stage; return None if it has no place there."""
     warm = random.random() < 0.5
     if family == "sequence" and turn % 8 in (6, 7):
@@ -103,7 +111,7 @@ def _run(family: str, turn: int, number: int, random: Random, exits: ExitStack) 
         run = run_settling if turn % 8 == 6 else run_endless_overflow
         return run(Stage(random, exits, **single))
     if family.startswith(("lasting", "once")):
-        return _run_fault(family, turn, number, random, exits, warm)
+        return _run_fault(family, turn, number, random, exits, attempt, warm=warm)
     stage = Stage(random, exits, warm=warm)
     if family == "clean":
         return run_hostile(stage, turn, is_scanned=number % _SCANNED == 0)
@@ -119,7 +127,14 @@ def _run(family: str, turn: int, number: int, random: Random, exits: ExitStack) 
 
 
 def _run_fault(
-    family: str, turn: int, number: int, random: Random, exits: ExitStack, warm: bool
+    family: str,
+    turn: int,
+    number: int,
+    random: Random,
+    exits: ExitStack,
+    attempt: int,
+    *,
+    warm: bool,
 ) -> Verdict | None:
     """Run a case with one fault: lasting or once, on a background, or in the preparation."""
     lasting, prepares = family.startswith("lasting"), "preparation" in family
@@ -132,7 +147,8 @@ def _run_fault(
     fault = faults[number_of_fault]
     prepares |= fault in faults[:number_of_fault]
     backgrounds = LEGAL_INFINITIES if "infinity" in family else ()
-    amp = PRECISIONS[turn // len(faults) % 3]
+    # Some faults have no place in some precision: then another has its turn.
+    amp = PRECISIONS[(turn // len(faults) + attempt // 20) % 3]
     if backgrounds:
         background = backgrounds[turn // len(faults) % len(backgrounds)]
         is_gradient = "derivative" in fault.reach
@@ -148,8 +164,6 @@ def _run_fault(
     where = stage.where(lasting=lasting, prepares=prepares)
     sight = fault.plant(stage, where)
     if sight is None:
-        if amp is not None and fault.reach == "scale":
-            return _run_fault(family, turn + len(faults), number, random, exits, warm)
         return None
     is_scanned = number % _SCANNED == 0 and not backgrounds and stage.config.amp != "fp16"
     with scanning(stage) if is_scanned else nullcontext() as scan:

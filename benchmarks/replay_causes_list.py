@@ -46,6 +46,7 @@ LSTM = ("mkldnn_rnn_layer", "lstm", "mm", "addmm", "linear", "_to_copy", "add", 
 LINEAR = ("addmm", "linear")
 AUTOCAST_LINEAR = (*LINEAR, "_to_copy")
 VALUES = {"nan": math.nan, "+inf": math.inf, "-inf": -math.inf}
+INFINITE = ("+inf", "-inf")
 Plant = Callable[[Setup], Truth | None]
 
 
@@ -84,11 +85,14 @@ def _any_value(setup: Setup) -> tuple[str, float]:
 # Weights that are not finite
 
 
-def _bad_weight(name: str, operations: tuple[str, ...], line: Line, *, nan: bool = True) -> Plant:
-    """Return a fault: a weight is NaN (or infinite, where that shows at once)."""
+def _bad_weight(
+    name: str, operations: tuple[str, ...], line: Line, *, kinds: tuple[str, ...] = ("nan",)
+) -> Plant:
+    """Return a fault: a weight is not finite, of one of these kinds."""
 
     def plant(setup: Setup) -> Truth:
-        kind, value = ("nan", math.nan) if nan else _any_value(setup)
+        kind = setup.random.choice(kinds)
+        value = VALUES[kind]
         index = setup.put(setup.policy.get_parameter(name), value)
         module = f"policy.{name.rpartition('.')[0]}"
         return Truth(operations, (line,), module, words=(f"weight: {name}{_index(index)}", kind))
@@ -694,9 +698,9 @@ WIDE = ("off", "bf16")
 CAUSES: tuple[Cause, ...] = (
     Cause("weight of a head", _bad_weight("heads.weight", LINEAR, HEADS)),
     Cause("bias of a head", _bad_weight("heads.bias", LINEAR, HEADS)),
-    Cause("infinite bias of a head", _bad_weight("heads.bias", LINEAR, HEADS, nan=False)),
+    Cause("infinite bias of a head", _bad_weight("heads.bias", LINEAR, HEADS, kinds=tuple(VALUES))),
     Cause("weight of the critic", _bad_weight("critic.weight", LINEAR, CRITIC)),
-    Cause("bias of the critic", _bad_weight("critic.bias", LINEAR, CRITIC, nan=False)),
+    Cause("bias of the critic", _bad_weight("critic.bias", LINEAR, CRITIC, kinds=tuple(VALUES))),
     Cause("weight of the features", _bad_weight("features.weight", AUTOCAST_LINEAR, TRUNK)),
     Cause("bias of the features", _bad_weight("features.bias", AUTOCAST_LINEAR, TRUNK)),
     Cause("gain of the norm", _bad_weight("feature_norm.weight", ("native_layer_norm",), TRUNK)),
@@ -704,6 +708,15 @@ CAUSES: tuple[Cause, ...] = (
     Cause("input weight of the LSTM", _bad_weight("lstm.weight_ih_l0", LSTM, TRUNK)),
     Cause("state weight of the LSTM", _bad_weight("lstm.weight_hh_l0", LSTM, TRUNK)),
     Cause("bias of the LSTM", _bad_weight("lstm.bias_ih_l0", LSTM, TRUNK)),
+    Cause(
+        "infinite bias of the norm",
+        _bad_weight("feature_norm.bias", ("native_layer_norm",), TRUNK, kinds=INFINITE),
+    ),
+    Cause("infinite bias of the LSTM", _bad_weight("lstm.bias_ih_l0", LSTM, TRUNK, kinds=INFINITE)),
+    Cause(
+        "infinite state bias of the LSTM",
+        _bad_weight("lstm.bias_hh_l0", LSTM, TRUNK, kinds=INFINITE),
+    ),
     Cause("two heads at once", two_weights_of_two_heads),
     Cause("huge weight of a head", huge_weight_of_a_head),
     Cause("huge weight of the critic", huge_weight_of_the_critic),
@@ -765,6 +778,7 @@ CAUSES: tuple[Cause, ...] = (
     Cause("negative second moment", negative_second_moment),
     Cause("huge first moment", huge_first_moment),
     Cause("step NaN", _bad_clock(math.nan, ("nan",))),
+    Cause("step infinite", _bad_clock(math.inf, ("inf",))),
     Cause("step of -1", _bad_clock(-1.0, ())),
     Cause("step below -1", _bad_clock(-7.0, ())),
     Cause("beta1 of 1", _bad_group("beta1 = 1", betas=(1.0, 0.999))),

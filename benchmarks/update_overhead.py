@@ -119,7 +119,7 @@ def without_detection(agent: PPOAgent) -> Iterator[None]:
         for owner, name, value in (
             (agent.starting_point, "keep", lambda: None),
             (agent, "_state_figures", lambda: no_state),
-            (ppo, "_sum_of", lambda _output: nothing),
+            (ppo, "_sum_of", lambda _outputs: nothing),
             (ppo, "derivable", lambda _terms: ()),
             (figures, "silent_sum", lambda logits, _state: logits.new_zeros(len(logits))),
             (figures.Figures, "is_suspicious", False),

@@ -23,7 +23,7 @@ from esper.karn.run_store import RunReader, RunWriter, create_run, find_run
 from esper.karn.sanctum.follower import RunFollower
 from esper.karn.sanctum.screen_map import SCREENS
 from esper.karn.sanctum.settings import THEME_NAMES
-from esper.leyline.telemetry import RunStarted
+from esper.leyline.telemetry import Notice, RunStarted
 from esper.run_lock import HeldRun
 from esper.simic.config import ConfigError, setting_names
 
@@ -48,16 +48,24 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ((), "the following arguments are required: COMMAND"),
-        (("grow!",), "invalid choice: 'grow!'"),
+        (("grow!",), "there is no command 'grow!'; did you mean grow? (see esper --help)"),
+        (("zzz",), "there is no command 'zzz'; the commands are ppo, runs, health"),
+        (("sanctum",), "sanctum is a program of its own"),
         (("ppo", "--episodes", "ten"), "argument --episodes: must be a whole number, not 'ten'"),
         (("ppo", "--episodes", "0"), "episodes must be at least 1, not 0"),
         (("ppo", "--gamma", "x"), "argument --gamma: must be a number, not 'x'"),
-        (("ppo", "--episods", "3"), "unrecognized arguments: --episods 3"),
+        (
+            ("ppo", "--episods", "3"),
+            "unknown option --episods; did you mean --episodes? (see esper ppo",
+        ),
+        (("health", "one", "two"), "unexpected argument 'two' (see esper health --help)"),
+        (("ppo", "--learning-rate", "-1"), "esper: --learning-rate must be above 0, not -1.0"),
+        (("ppo", "--gae-lambda", "2"), "esper: --gae-lambda must be between 0 and 1, not 2.0"),
         (("ppo", "--seed", "9" * 30), "seed must be at most 9223372036854775807"),
-        (("ppo", "--amp", "int8"), "argument --amp: invalid choice: 'int8'"),
+        (("ppo", "--amp", "int8"), "argument --amp: must be one of off, bf16, fp16, not 'int8'"),
         (("ppo", "--config", "absent.toml"), "cannot read the config file absent.toml"),
-        (("ppo", "--inject", "op:inf"), "inject takes HEAD[.QUANTITY]:KIND@UPDATE"),
+        (("ppo", "--inject", "op:inf"), "--inject takes HEAD[.QUANTITY]:KIND@UPDATE"),
+        (("ppo", "--inject", "tempoo:inf@1"), "op are; did you mean tempo?"),
         (("ppo", "--inject", "op:inf@9", "--episodes", "2"), "this run has 2 updates"),
         (("ppo", "--resume", "absent"), "there is no run 'absent'"),
         (("ppo", "--envs", "1e9"), "argument --envs: must be a whole number, not '1e9'"),
@@ -101,6 +109,9 @@ def test_bad_input_gets_one_sentence(run: Run, arguments: tuple[str, ...], words
         ("--screen", "heads"),
         ("--screen", "home", "--export", "a.svg"),
         ("--once", "--export", "a.svg"),
+        ("--line",),
+        ("--line", "--once"),
+        ("--line", "--export", "a.svg"),
         ("--theme", "pink"),
         ("serve", "absent"),
         ("serve", "--port", "0"),
@@ -111,6 +122,26 @@ def test_bad_input_gets_one_sentence(run: Run, arguments: tuple[str, ...], words
 def test_sanctum_refuses_in_one_sentence(run: Run, arguments: tuple[str, ...]) -> None:
     code, output, errors = run(*arguments, command=sanctum_main)
     assert (code, output, errors.count("\n")) == (2, "", 1)
+
+
+def test_without_arguments_esper_prints_its_help(run: Run) -> None:
+    code, output, errors = run()
+    assert (code, errors) == (0, "")
+    assert output.startswith("usage: esper")
+    assert "let the learnt policy grow a network" in output
+
+
+def test_errors_name_a_setting_as_it_was_written(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "run.toml").write_text("learning_rate = -1\n")
+    code, _, errors = run("ppo", "--config", "run.toml", "--gamma", "0.9")
+    assert (code, errors) == (
+        2,
+        "esper: run.toml: learning_rate must be above 0, not -1.0\n",
+    )
+    (tmp_path / "run.toml").write_text('inject = ["op:inf@9"]\n')
+    assert run("ppo", "--config", "run.toml", "--episodes", "2")[2].startswith("esper: inject op")
+    arguments = ("ppo", "--inject", "op:inf@9", "--episodes", "2")
+    assert run(*arguments)[2].startswith("esper: --inject op.logits:inf@9: this run has 2 updates")
 
 
 def test_a_config_file_with_an_unknown_key_is_refused(run: Run, tmp_path: Path) -> None:
@@ -128,9 +159,12 @@ def test_sanctum_knows_its_screens_and_themes_by_the_same_names_as_the_cockpit()
 
 def test_settings_come_from_defaults_then_the_file_then_options(run: Run, tmp_path: Path) -> None:
     (tmp_path / "run.toml").write_text("episodes = 3\nsteps = 2\nminibatches = 1\n")
-    code, _, errors = run("ppo", "--config", "run.toml", "--episodes", "1", "--name", "my run")
+    arguments = ("--config", "run.toml", "--episodes", "1", "--name", "my run")
+    code, output, errors = run("ppo", *arguments)
     assert code == 0, errors
     directory = find_run(tmp_path / "runs")
+    for place in (output, (directory / "console.log").read_text()):  # for whoever is not there
+        assert place.splitlines()[-1].endswith(f"esper ppo --resume {directory.name} --episodes 2")
     assert directory.name.endswith("-my-run")
     payloads = [event.payload for event in RunReader(directory).read(0, 1000)]
     (start,) = [payload for payload in payloads if isinstance(payload, RunStarted)]
@@ -143,7 +177,7 @@ def test_what_is_a_runs_own_cannot_change_when_it_goes_on(run: Run) -> None:
     assert run("ppo", "--episodes", "1", "--steps", "2")[0] == 0
     code, _, errors = run("ppo", "--resume", "2", "--learning-rate", "0.1")
     assert code == 2
-    assert "learning_rate cannot change when a run goes on; only episodes" in errors
+    assert "--learning-rate cannot change when a run is resumed; only --episodes," in errors
     code, _, errors = run("ppo", "--resume", "2")
     assert code == 2
     assert "has trained 1 episode already" in errors
@@ -194,11 +228,14 @@ def test_incidents_are_listed_and_replayed(run: Run, tmp_path: Path) -> None:
     assert first["sightings"][0]["quantity"] == "logits"
     assert (second["number"], second["update"], second["kept"]) == (2, 2, False)
     assert "--incidents-kept" in second["reason"]
+    assert (first["planted"], second["planted"]) == (True, True)
+    assert {seen["planted"] for row in (first, second) for seen in row["sightings"]} == {True}
     code, output, _ = run("incidents")
     assert code == 0
     assert "op logits +inf" in output
     assert "not kept" in output
     assert output.count("op logits +inf") == 2  # of what was not kept, what was seen is known
+    assert output.count("planted by a drill") == output.count("op ")
 
     code, output, errors = run("replay", "2", "--html", "page.html")
     assert (code, errors) == (0, "")
@@ -355,6 +392,21 @@ def test_a_picture_of_a_damaged_store_is_written_and_fails(run: Run, query: str,
     assert errors.startswith("sanctum: ")
     assert errors.count("\n") == 1
     assert "Action heads" in Path("a.txt").read_text()
+
+
+def test_a_line_has_the_exit_code_of_health(run: Run) -> None:
+    directory = Path("runs/20260101-000000-lit")
+    directory.mkdir(parents=True)
+    with RunWriter(directory) as writer:
+        writer.emit(Notice(level="info", text="loading PyTorch"))
+    code, output, errors = run("--line", command=sanctum_main)
+    assert (code, errors) == (0, "")
+    assert output.count("\n") == 1
+    assert run("health", "--fail-on", "inf,nan")[0] == code
+    (directory / "run.sqlite").write_bytes(b"no database" * 100)
+    code, output, errors = run("--line", command=sanctum_main)
+    assert (code, output.count("\n"), errors.count("\n")) == (2, 1, 1)
+    assert run("health")[0] == code
 
 
 def test_a_store_that_is_a_directory_is_said_to_be_one(run: Run) -> None:

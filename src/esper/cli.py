@@ -28,6 +28,7 @@ from esper.commands.runs import add_runs
 from esper.commands.sanctum import sanctum_parser, serve_parser
 from esper.commands.telemetry import add_telemetry
 from esper.karn.terminal import shows_signs
+from esper.leyline.command_lines import command_line
 from esper.leyline.plain_text import printable
 
 #: A fault of the program itself ended a report.
@@ -36,8 +37,9 @@ _WRITE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Run `esper`."""
-    _run(_esper_parser(), arguments)
+    """Run `esper`; without arguments it prints its help."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    _run(_esper_parser(), arguments or ["--help"])
 
 
 def sanctum_main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -134,7 +136,7 @@ def _esper_parser() -> argparse.ArgumentParser:
         prog="esper",
         description="Train an agent that grows neural networks, and know which of its action heads "
         "ever produced an Inf or a NaN.",
-        epilog="Watch a run with: sanctum [RUN]",
+        epilog=f"Watch a run with: {command_line('sanctum')} [RUN]",
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"esper {__version__}")

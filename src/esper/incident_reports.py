@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from esper.karn.run_store import RunReader, find_run
-from esper.karn.sightings import NOT_REPRODUCED, place_words, quantity_words
+from esper.karn.run_directory import find_run
+from esper.karn.sightings import NOT_REPRODUCED, PLANTED, place_words, quantity_words
 
 if TYPE_CHECKING:
     from esper.leyline.telemetry import IncidentRecorded, NonfiniteSighting
@@ -29,12 +29,12 @@ def print_incidents(run_dir: Path, reference: str | None, *, as_json: bool) -> i
     Raises:
         RunNotFoundError, IncidentError: there is no such run, or a capsule of it is damaged.
     """
+    run = find_run(run_dir, reference)  # refused before anything is loaded
     from rich.text import Text
 
     from esper.karn.plain_console import PlainConsole
     from esper.simic.incidents import list_incidents
 
-    run = find_run(run_dir, reference)
     rows = _listing(list_incidents(run), _recorded_incidents(run))
     if as_json:
         print(json.dumps({"run": run.name, "incidents": rows}, indent=2))
@@ -65,7 +65,7 @@ def _listing(
         kept: the incidents that have a capsule.
         recorded: the incidents in the run's events, each with what its update saw.
     """
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "number": incident.number,
             "update": incident.update,
@@ -90,6 +90,9 @@ def _listing(
         for event, sightings in recorded
         if event.number not in {one.number for one in kept}
     ]
+    for row in rows:
+        # Whether drills alone caused what the update saw.
+        row["planted"] = all(s["planted"] for s in row["sightings"]) and bool(row["sightings"])
     return sorted(rows, key=lambda row: (row["update"], row["number"]))
 
 
@@ -104,12 +107,14 @@ def _sighting_words(seen: Mapping[str, Any]) -> str:
         place_words(seen["phase"], seen["host"], seen["step"]),
         f"epoch {seen['epoch']}, minibatch {seen['minibatch']}" if seen["epoch"] else "",
         "" if seen["reproduced"] else NOT_REPRODUCED,
+        PLANTED if seen["planted"] else "",
     )
     return ", ".join(filter(None, parts))
 
 
 def _recorded_incidents(run: Path) -> "list[tuple[IncidentRecorded, list[NonfiniteSighting]]]":
     """Return the incidents in the run's events, including those without a capsule."""
+    from esper.karn.run_reader import RunReader
     from esper.leyline.telemetry import IncidentRecorded, PPOUpdatePayload
 
     reader = RunReader(run)
@@ -153,8 +158,6 @@ def replay_incident(
         RunNotFoundError, IncidentError: there is no such run or incident, its capsule cannot be
             read, or the page cannot be written.
     """
-    from esper.karn.plain_console import PlainConsole
-    from esper.simic import replay_report
     from esper.simic.incidents import (
         CAPSULE_NAME,
         IncidentError,
@@ -162,17 +165,27 @@ def replay_incident(
         incident_at,
         read_capsule,
     )
-    from esper.simic.replay import REPRODUCED, replay
-    from esper.simic.replay_page import replay_page
 
+    if page is not None and not page.absolute().parent.is_dir():
+        raise IncidentError(f"cannot write the page {page}: there is no folder {page.parent}")
     if reference is not None and (Path(reference).expanduser() / CAPSULE_NAME).is_file():
         incident = incident_at(Path(reference).expanduser().resolve())
         run_name = incident.path.parent.parent.name
     else:
         run = find_run(run_dir, reference)
         incident, run_name = find_incident(run, number, update), run.resolve().name
-    capsule = read_capsule(incident.path)
-    replayed = replay(capsule)
+
+    # What is above refuses bad input; this loads torch.
+    from esper.karn.plain_console import PlainConsole
+    from esper.simic.command_progress import CommandProgress
+
+    with CommandProgress() as progress:
+        capsule = read_capsule(incident.path)
+        from esper.simic import replay_report
+        from esper.simic.replay import REPRODUCED, replay
+        from esper.simic.replay_page import replay_page
+
+        replayed = replay(capsule, progress.report)
     about = (run_name, incident.number, capsule.minibatches_per_epoch)
     if page is not None:
         try:

@@ -8,24 +8,25 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from esper.karn.liveness import HEARTBEAT_STALE_SECONDS, StatusKind, is_looked_up_here
-from esper.karn.run_store import (
+from esper.karn.run_commands import run_command
+from esper.karn.run_directory import (
     CONFIG_NAME,
     CONSOLE_NAME,
     RunNotFoundError,
-    RunReader,
-    RunStoreError,
-    RunWriter,
     check_store_path,
     create_run,
     find_run,
 )
+from esper.karn.run_reader import RunReader
+from esper.karn.run_tables import RunStoreError
+from esper.karn.run_writer import RunWriter
 from esper.karn.terminal import is_screen
 from esper.leyline.checkpoint_file import (
     CHECKPOINTS_NAME,
@@ -34,21 +35,26 @@ from esper.leyline.checkpoint_file import (
     checkpoints_in,
     newest_whole,
 )
+from esper.leyline.command_lines import install_command
 from esper.leyline.plain_text import printable
-from esper.leyline.task_names import parse_task_name
+from esper.leyline.task_names import check_task, parse_task_name
 from esper.leyline.telemetry import Notice, RunFinished, RunStarted
 from esper.run_lock import HeldRun
 from esper.simic.config import (
     RESUMABLE_SETTINGS,
     ConfigError,
     TrainingConfig,
+    check_device,
     check_same_settings,
     load_config,
-    read_config,
+    option_of,
     updated,
+    updated_by_file,
+    updated_by_options,
     write_config,
 )
 from esper.simic.drill import scheduled
+from esper.simic.gpu_load import gpu_load
 from esper.simic.outputs import GuardedStream, LogFile, OutputTroubles
 from esper.simic.run_data import DataRecord, check_same_data, read_records, record_data
 from esper.simic.stopping import StoppedAtOnce, stop_on_signal
@@ -77,9 +83,12 @@ def prepare_run(
         ConfigError: a setting is unknown or has an impossible value, or the directory cannot be
             made.
     """
-    from_file = {} if config_file is None else read_config(config_file)
-    config = updated(updated(TrainingConfig(), from_file), given)
-    _check_before_start(config)
+    config = TrainingConfig()
+    if config_file is not None:
+        config = updated_by_file(config, config_file)
+    config = updated_by_options(config, given)
+    _check_settings(config, given)
+    _load_fingerprint(config)
     # Written out, so that more episodes later do not make it another number of hosts;
     # and the task as it is found from wherever the run goes on.
     task = parse_task_name(config.task)
@@ -145,15 +154,14 @@ def prepare_resume(
         if setting not in RESUMABLE_SETTINGS and value != getattr(config, setting)
     ]
     if config_file is not None or name or fixed:
-        what = "--config" if config_file else "--name" if name else fixed[0]
-        raise ConfigError(
-            f"{what} cannot change when a run goes on; only {', '.join(RESUMABLE_SETTINGS)} can"
-        )
+        what = "--config" if config_file else "--name" if name else option_of(fixed[0])
+        can = ", ".join(map(option_of, RESUMABLE_SETTINGS))
+        raise ConfigError(f"{what} cannot change when a run is resumed; only {can} can")
     _check_elsewhere(run, force=force)
     # The lock first: a run that another process trains is not touched.
     held = HeldRun(run)
     try:
-        config = updated(load_config(run / CONFIG_NAME, recorded), given)
+        config = updated_by_options(load_config(run / CONFIG_NAME, recorded), given)
         data = _check_resumed(run, config, given, data_changed=data_changed)
         if data_changed:
             _record_data(data, run)
@@ -204,12 +212,22 @@ def _check_resumed(
         ConfigError: it has nothing left to do, a setting has an impossible value or is not what
             the checkpoint says, or the data is not what `data_changed` says.
     """
+    _check_settings(config, given)
     # The checkpoint decides what is done: the store may tell of updates that are to be repeated.
     checkpoint = _newest_checkpoint(run)
     update, done = (checkpoint.update, checkpoint.episodes_done) if checkpoint else (0, 0)
     if checkpoint is not None:
         check_same_settings(config, checkpoint.settings, f"the checkpoint of update {update}")
-    fingerprint = _check_before_start(config, load=bool(read_records(run)))
+    for drill in scheduled(config) if "inject" in given else ():
+        if drill.update <= update:
+            raise ConfigError(f"--inject {drill}: update {update} of {run.name} is done already")
+    # A run that was killed after its last update has yet to end in order.
+    if done >= config.episodes and _follow(run).status.kind in _ENDED:
+        raise ConfigError(
+            f"{run.name} has trained {done} episode{'' if done == 1 else 's'} already; "
+            "give a larger --episodes to train more"
+        )
+    fingerprint = _load_fingerprint(config, always=bool(read_records(run)))
     is_same = not fingerprint or fingerprint in [r.fingerprint for r in read_records(run)[-1:]]
     if data_changed and is_same:
         raise ConfigError(
@@ -217,15 +235,6 @@ def _check_resumed(
         )
     if not data_changed:
         check_same_data(run, config.task, fingerprint)
-    for drill in scheduled(config) if "inject" in given else ():
-        if drill.update <= update:
-            raise ConfigError(f"inject {drill}: update {update} of {run.name} is done already")
-    # A run that was killed after its last update has yet to end in order.
-    if done >= config.episodes and _follow(run).status.kind in _ENDED:
-        raise ConfigError(
-            f"{run.name} has trained {done} episode{'' if done == 1 else 's'} already; "
-            "give a larger --episodes to train more"
-        )
     return DataRecord(fingerprint, update)
 
 
@@ -290,22 +299,36 @@ def _heartbeat_of(run: Path) -> "tuple[Heartbeat | None, float]":
     return event.payload, event.time
 
 
-def _check_before_start(config: TrainingConfig, *, load: bool = False) -> str:
+def _check_settings(config: TrainingConfig, given: Mapping[str, Any]) -> None:
     """Raise now, before there is a run, what would stop it at its start.
 
     Args:
         config: of the run.
-        load: load the task whatever it is; by default only where its name says where its data is.
+        given: settings of the command line, which errors name as options.
+    """
+    check_task(parse_task_name(config.task))
+    try:
+        scheduled(config)
+        check_device(config.device)
+        if config.device == "cuda":
+            from esper.simic.environment import resolve_device
+
+            resolve_device(config.device)
+    except ConfigError as error:
+        raise (error.as_typed() if error.setting in given else error) from error
+
+
+def _load_fingerprint(config: TrainingConfig, *, always: bool = False) -> str:
+    """Load the task, so that what is wrong with its data is known before there is a run.
+
+    Args:
+        config: of the run.
+        always: load the task whatever it is; by default only where its name says where its data is.
 
     Returns:
         The fingerprint of the task's data; empty if it was not loaded or cannot change.
     """
-    scheduled(config)
-    if config.device == "cuda":
-        from esper.simic.environment import resolve_device
-
-        resolve_device(config.device)
-    if not (load or parse_task_name(config.task).place):
+    if not (always or parse_task_name(config.task).place):
         return ""
     from esper.growth.tasks import load_task
 
@@ -330,16 +353,21 @@ def train_in_front(run: HeldRun) -> int:
     config = load_config(directory / CONFIG_NAME)
     troubles = OutputTroubles()
     with closing(_console_log(directory)) as file:
-        log = PlainLines(GuardedStream(lambda: file, str(directory / CONSOLE_NAME), troubles))
-        errors = PlainLines(GuardedStream(lambda: sys.stderr, "standard error"))
+        log = PlainLines(
+            config.episodes,
+            GuardedStream(lambda: file, str(directory / CONSOLE_NAME), troubles),
+        )
+        errors = PlainLines(config.episodes, GuardedStream(lambda: sys.stderr, "standard error"))
         on_screen: ProgressReport
         if sys.stdout.isatty():
+            from rich.console import Console
+
             terminal = sys.stdout
-            on_screen = ProgressBar(
-                config.episodes, GuardedStream(lambda: terminal, "the terminal", troubles)
-            )
+            stream: Any = GuardedStream(lambda: terminal, "the terminal", troubles)
+            on_screen = ProgressBar(config.episodes, Console(file=stream, highlight=False))
         else:
-            on_screen = PlainLines(GuardedStream(lambda: sys.stdout, "standard output", troubles))
+            stream = GuardedStream(lambda: sys.stdout, "standard output", troubles)
+            on_screen = PlainLines(config.episodes, stream)
         for place in (errors, log):
             troubles.add(place.say)
         outcome = _train(run, config, Several((on_screen, log)), Several((errors, log)), troubles)
@@ -347,19 +375,11 @@ def train_in_front(run: HeldRun) -> int:
             # The run has ended; an output that cannot be written does not change how. rich ends
             # the program at a broken pipe.
             with suppress(OSError, ValueError, SystemExit):
-                _print_end(directory, outcome)
+                lines = _closing_lines(directory)
+                for line in lines:
+                    log.say(line)
+                _print_end(directory, lines)
     return outcome.code
-
-
-def _print_end(run: Path, outcome: _Outcome) -> None:
-    from esper.karn import reports
-
-    try:
-        reports.print_health(run.parent, str(run), as_json=False, fail_on="")
-    except RunStoreError as error:
-        print(printable(str(error)), file=sys.stderr)
-    if outcome.ending.status != "finished" or not outcome.is_last_kept:
-        print(printable(_how_to_go_on(run)), flush=True)
 
 
 def _console_log(run: Path) -> LogFile:
@@ -381,8 +401,12 @@ def train_child(directory: Path, lock: int | None) -> int:
     with HeldRun(directory, lock) as run:
         config = load_config(directory / CONFIG_NAME)
         troubles = OutputTroubles()
-        log = PlainLines(GuardedStream(lambda: sys.stdout, CONSOLE_NAME, troubles))
+        stream = GuardedStream(lambda: sys.stdout, CONSOLE_NAME, troubles)
+        log = PlainLines(config.episodes, stream)
         outcome = _train(run, config, log, log, troubles)
+        if not outcome.is_hurried:
+            for line in _closing_lines(directory):
+                log.say(line)  # for whoever detached, and reads the log when it is over
     is_stopped = outcome.ending.status == "stopped" and outcome.code != EXIT_CODE_INCOMPLETE
     return 0 if is_stopped else outcome.code
 
@@ -416,6 +440,7 @@ def _train(
             writer.emit(Notice(level="warning", text=run.doubt))
         # A viewer would see nothing for the seconds that this takes.
         writer.emit(Notice(level="info", text="loading PyTorch"))
+        progress.stage("loading PyTorch")
         try:
             with stop.interruptible():
                 from esper.simic.training import train
@@ -447,7 +472,7 @@ def _stopped_early(run: Path) -> RunFinished:
 
 
 def _writer(run: Path, config: TrainingConfig, report: Callable[[str], None]) -> RunWriter:
-    return RunWriter(run, report, limit_bytes=config.store_megabytes * 2**20)
+    return RunWriter(run, report, limit_bytes=config.store_megabytes * 2**20, gpu=gpu_load)
 
 
 class TrainingProcess:
@@ -494,10 +519,8 @@ def train_behind_sanctum(held: HeldRun, run_dir: Path) -> int:
 
     outcome = run_sanctum(run, run_dir, child)
     if outcome == "detach":
-        print(
-            f"Training goes on in process {child.pid}. Watch it with: "
-            f"sanctum --run-dir {run_dir} {run.name}"
-        )
+        print(f"Training continues in process {child.pid}. Watch it with:")
+        print(f"  {run_command(run, 'sanctum')}")
         return 0
     if outcome == "stop":
         child.stop()
@@ -508,13 +531,9 @@ def train_behind_sanctum(held: HeldRun, run_dir: Path) -> int:
             child.stop()
             child.wait()
     code = child.wait()
-    from esper.karn import reports
-
-    reports.print_health(run_dir, str(run), as_json=False, fail_on="")
+    _print_end(run, _closing_lines(run))
     if code not in (0, 3):
         print(f"Training ended with exit code {code}; its output is in {run / CONSOLE_NAME}")
-    if code == 3 or outcome == "stop":
-        print(printable(_how_to_go_on(run)))
     return code
 
 
@@ -548,6 +567,10 @@ def watch(
         if reference is not None or at is not None or once or picture is not None:
             raise
         run = None
+    if picture is not None:
+        from esper.karn.sanctum.picture_files import check_picture
+
+        check_picture(picture)
     if run is not None and at is not None:
         from esper.karn.sanctum.watch import look_once
 
@@ -580,6 +603,23 @@ def watch(
     return 0
 
 
+def print_line(
+    run_dir: Path, reference: str | None, *, at: int | None, theme: str | None, ascii_only: bool
+) -> int:
+    """Print a run in one line; return the exit code of `esper health`.
+
+    Raises:
+        RunNotFoundError: no run answers to the reference.
+        UpdateNotFoundError: the run has no update of the number `at`.
+        RunStoreError: no light is known to be on, and whether one is cannot be known.
+    """
+    from esper.karn.sanctum.line_printing import print_status_line
+
+    return print_status_line(
+        find_run(run_dir, reference), at=at, theme=theme, ascii_only=ascii_only
+    )
+
+
 def serve(
     run_dir: Path,
     reference: str | None,
@@ -610,19 +650,30 @@ def serve(
         from esper.karn.sanctum.served import server
     except ModuleNotFoundError as error:
         raise ServeError(
-            f"sanctum serve needs {error.name}, which comes with: pip install 'esper[serve]'"
+            f"sanctum serve needs {error.name}, which comes with: {install_command('serve')}"
         ) from error
     server.serve(options, run_dir, run)
     return 0
 
 
-def _how_to_go_on(run: Path) -> str:
-    state = _follow(run).snapshot.run
-    checkpoint = newest_whole(run / CHECKPOINTS_NAME).summary
-    done = checkpoint.episodes_done if checkpoint else 0
-    is_done = done >= state.episodes > 0
-    more = f" --episodes {2 * state.episodes}" if is_done else ""
-    return f"Go on with: esper ppo --run-dir {run.parent} --resume {run.name}{more}"
+def _closing_lines(run: Path) -> list[str]:
+    from esper.karn.run_end import closing_lines
+
+    return closing_lines(run)
+
+
+def _print_end(run: Path, lines: Sequence[str]) -> None:
+    """Print the health of a run that ended, and its closing lines."""
+    from esper.karn import reports
+
+    try:
+        reports.print_health(run.parent, str(run), as_json=False, fail_on="")
+    except RunStoreError as error:
+        print(printable(str(error)), file=sys.stderr)
+    print()
+    for line in lines:
+        print(printable(line))
+    sys.stdout.flush()
 
 
 def _follow(run: Path) -> Any:

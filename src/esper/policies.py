@@ -7,23 +7,36 @@ together. Torch is loaded only when something is found.
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from esper.karn.run_store import CONFIG_NAME, RunNotFoundError, find_run
+from esper.karn.run_directory import CONFIG_NAME, RunNotFoundError, find_run
 from esper.leyline.checkpoint_file import (
     CHECKPOINTS_NAME,
     CheckpointError,
     newest_whole,
     read_summary,
 )
-from esper.simic.config import check_same_settings, load_config
+from esper.leyline.suggestions import did_you_mean
+from esper.leyline.task_names import check_task, parse_task_name
+from esper.simic.config import TrainingConfig, check_device, check_same_settings, load_config
+from esper.simic.requests import (
+    EvaluationError,
+    GrowingError,
+    check_evaluation,
+    check_growing,
+    check_picture,
+    new_folder,
+)
 
 if TYPE_CHECKING:
     from esper.simic.trained_policy import TrainedPolicy
 
 #: What the policy that comes with the package is called where a run could be named.
 SHIPPED_NAME = "shipped"
+#: Its settings; `esper.tamiyo.shipped` itself needs torch.
+_SHIPPED_CONFIG = Path(__file__).with_name("tamiyo") / "shipped" / "config.toml"
 
 
 def evaluate_policies(
@@ -42,18 +55,29 @@ def evaluate_policies(
         RunNotFoundError, CheckpointError, ConfigError, EvaluationError: a policy cannot be found
             or read, or what was asked for makes no sense; the message is one clear sentence.
     """
-    from esper.simic import evaluation_report
-    from esper.simic.contest import EvaluationError, evaluate
-    from esper.simic.evaluation_plot import evaluation_plot
-
-    def say(what: str) -> None:
-        print(what, file=sys.stderr)
-
     if picture is not None:
-        _check_picture(picture)
+        check_picture(picture)
     wanted: Sequence[str | None] = references or (None,)
-    policies = [find_policy(run_dir, reference) for reference in wanted]
-    result = evaluate(policies, episodes=episodes, against=against, seed=seed, say=say)
+    places = [locate_policy(run_dir, reference) for reference in wanted]
+    check_evaluation([(place.name, place.config) for place in places], episodes, seed)
+    check_task(parse_task_name(places[0].config.task))
+    check_device(places[0].config.device)
+
+    from esper.simic.command_progress import CommandProgress
+
+    with CommandProgress() as progress:
+        from esper.simic import evaluation_report
+        from esper.simic.contest import evaluate
+        from esper.simic.evaluation_plot import evaluation_plot
+
+        result = evaluate(
+            [load_policy(place) for place in places],
+            episodes=episodes,
+            against=against,
+            seed=seed,
+            say=progress.say,
+            report=progress.report,
+        )
     if picture is not None:
         try:
             picture.write_text(evaluation_plot(result), encoding="utf-8")
@@ -83,18 +107,26 @@ def grow_network(
             InvalidTaskError, HostShapeError, SliceSizeError: something that was asked for is not
             there or makes no sense; the message is one clear sentence.
     """
-    from esper.leyline.task_names import parse_task_name
-    from esper.simic.growing import GrowingError, grow, new_folder, write_checked
-    from esper.simic.growth_card import CARD_NAME, PICTURE_NAME, growth_card, growth_summary
-    from esper.simic.growth_picture import growth_picture
+    check_task(parse_task_name(task))
+    check_growing(hosts, seed, steps)
+    place = locate_policy(run_dir, reference)
+    check_device(place.config.device)
+    from esper.simic.command_progress import CommandProgress
 
-    def say(what: str) -> None:
-        print(what, file=sys.stderr)
+    with new_folder(directory), CommandProgress() as progress:
+        from esper.simic.growing import grow, write_checked
+        from esper.simic.growth_card import CARD_NAME, PICTURE_NAME, growth_card, growth_summary
+        from esper.simic.growth_picture import growth_picture
 
-    parse_task_name(task)  # before anything is loaded
-    policy = find_policy(run_dir, reference)
-    with new_folder(directory):
-        grown = grow(policy, task, hosts=hosts, seed=seed, steps=steps, say=say)
+        grown = grow(
+            load_policy(place),
+            task,
+            hosts=hosts,
+            seed=seed,
+            steps=steps,
+            say=progress.say,
+            report=progress.report,
+        )
         try:
             difference = write_checked(grown, directory)
             card = growth_card(grown, difference)
@@ -107,18 +139,33 @@ def grow_network(
     return 0
 
 
-def _check_picture(path: Path) -> None:
-    """Raise at once what would otherwise be raised when everything has been run."""
-    from esper.simic.contest import EvaluationError
+@dataclass(frozen=True)
+class PolicyPlace:
+    """Where a learnt policy lies.
 
-    if path.suffix != ".svg":
-        raise EvaluationError(f"--plot draws SVG, so its file must end in .svg, not {path.name!r}")
-    if not path.parent.is_dir():
-        raise EvaluationError(f"cannot write {path}: there is no folder {path.parent}")
+    Attributes:
+        name: the name it is shown under.
+        config: the settings it was trained with.
+        checkpoint: its file; None for the policy that comes with the package.
+    """
+
+    name: str
+    config: TrainingConfig
+    checkpoint: Path | None
 
 
 def find_policy(run_dir: Path, reference: str | None) -> "TrainedPolicy":
-    """Return the learnt policy that a reference names.
+    """Return the learnt policy that a reference names, as `locate_policy` takes it.
+
+    Raises:
+        RunNotFoundError, CheckpointError, ConfigError, ShippedPolicyError: there is none, or it
+            cannot be read.
+    """
+    return load_policy(locate_policy(run_dir, reference))
+
+
+def locate_policy(run_dir: Path, reference: str | None) -> PolicyPlace:
+    """Return where the learnt policy lies that a reference names; torch is not loaded.
 
     Args:
         run_dir: the folder that holds runs.
@@ -127,17 +174,10 @@ def find_policy(run_dir: Path, reference: str | None) -> "TrainedPolicy":
             None for the newest run.
 
     Raises:
-        RunNotFoundError, CheckpointError, ConfigError, ShippedPolicyError: there is none, or it
-            cannot be read.
+        RunNotFoundError, CheckpointError, ConfigError: there is none.
     """
-    import torch
-
-    from esper.simic.trained_policy import load_trained_policy, shipped_policy
-
     if reference == SHIPPED_NAME:
-        shipped = shipped_policy(SHIPPED_NAME)
-        torch.set_num_threads(shipped.config.threads or 1)
-        return shipped
+        return PolicyPlace(SHIPPED_NAME, load_config(_SHIPPED_CONFIG), None)
     path = None if reference is None else Path(reference).expanduser()
     if path is not None and path.is_file() and path.suffix == ".pt":
         run, checkpoint = path.resolve().parent.parent, path
@@ -146,9 +186,12 @@ def find_policy(run_dir: Path, reference: str | None) -> "TrainedPolicy":
         try:
             run = find_run(run_dir, reference)
         except RunNotFoundError as error:
-            if path is None or path.suffix != ".pt":
+            if path is not None and path.suffix == ".pt":
+                raise CheckpointError(f"there is no file {path}") from error
+            hint = did_you_mean(reference or "", [SHIPPED_NAME])
+            if not hint:
                 raise
-            raise CheckpointError(f"there is no file {path}") from error
+            raise RunNotFoundError(f"there is no run {reference!r}{hint}") from error
         name = run.name
         checkpoint = _newest_whole(run)
     if not (run / CONFIG_NAME).is_file():
@@ -159,8 +202,7 @@ def find_policy(run_dir: Path, reference: str | None) -> "TrainedPolicy":
     settings = read_summary(checkpoint).settings
     config = load_config(run / CONFIG_NAME, settings)
     check_same_settings(config, settings, checkpoint.name)
-    torch.set_num_threads(config.threads or 1)
-    return load_trained_policy(checkpoint, config, name)
+    return PolicyPlace(name, config, checkpoint)
 
 
 def _newest_whole(run: Path) -> Path:
@@ -179,3 +221,19 @@ def _newest_whole(run: Path) -> Path:
     for sentence in passed_over:
         print(f"{sentence}; using {path.name}", file=sys.stderr)
     return path
+
+
+def load_policy(place: PolicyPlace) -> "TrainedPolicy":
+    """Read a policy, and have torch use as many threads as it was trained with.
+
+    Raises:
+        CheckpointError, ShippedPolicyError: it cannot be read.
+    """
+    import torch
+
+    from esper.simic.trained_policy import load_trained_policy, shipped_policy
+
+    torch.set_num_threads(place.config.threads or 1)
+    if place.checkpoint is None:
+        return shipped_policy(place.name)
+    return load_trained_policy(place.checkpoint, place.config, place.name)

@@ -67,6 +67,7 @@ class Case:
     seconds: float = 1.0  # that the step took
     scores: tuple[float, float] = (0.5, 0.5)
     reward: float = 0.25
+    hosts_seconds: float | None = None  # of the episodes before the update
     first_episode: int = 1
     # What of the second host's decision is out of the ordinary: part of it, place in that, value.
     decided: dict[str, dict[Any, float]] = field(default_factory=dict)
@@ -131,6 +132,12 @@ def under_fp16(name: str, value: float, shown: str) -> Case:
     return Case(value, shown, update={"loss_scale": 65_536.0, name: value})
 
 
+def with_load(name: str, value: float, shown: str, **others: float) -> Case:
+    """Return a case in which the last heartbeat told of what the process took of its machine."""
+    values = ", ".join(f"{key} = {number}" for key, number in {name: value, **others}.items())
+    return Case(value, shown, afterwards=f"UPDATE heartbeat SET {values}")
+
+
 def lose_an_event(writer: RunWriter) -> None:
     writer.emit(RunFinished(status="finished", update=2**63, episodes_done=0))
 
@@ -171,6 +178,14 @@ CASES: dict[str, Case | tuple[Case, ...]] = {
     "TELE-111": at_start("seed", 98765, "98765"),
     "TELE-112": at_start("environments", 543, "543"),
     "TELE-113": at_start("host_parameters", 7_770_000, "7.77M"),
+    "TELE-114": at_start("largest_class", 0.4321, "largest class 43.2%"),
+    "TELE-115": with_load("cpu_percent", 187.25, "187%"),
+    "TELE-116": with_load("memory_bytes", 4_321_000_000, "4.3 GB"),
+    "TELE-117": with_load("gpu_percent", 43.0, "43%"),
+    "TELE-118": with_load("gpu_memory_bytes", 4_321_000_000, "4.3 GB"),
+    "TELE-119": with_load("gpu_total_bytes", 43_210_000_000, " of 43 GB", gpu_memory_bytes=1),
+    # From a twelfth of an episode at the step to two episodes at the update, 3 seconds later.
+    "TELE-120": Case(1_006.0 + 3 * 998 / (2 - 2 / 24), "left 26 min", start={"episodes": 1_000}),
     "TELE-121": Case(1, "1 event", also=lose_an_event),
     "TELE-122": Case(1, "1 damaged", afterwards="UPDATE events SET payload = x'c1' WHERE id = 2"),
     "TELE-123": Case(1, "1 unknown", also=say_something_new),
@@ -208,6 +223,7 @@ CASES: dict[str, Case | tuple[Case, ...]] = {
     "TELE-213": under_fp16("minibatches_rescaled", 37, "37/8"),
     "TELE-214": under_fp16("minibatches_rescaled", 37, "37 in this run"),
     "TELE-215": under_fp16("loss_scale", 4_096.0, "4096"),
+    "TELE-216": Case(0.43, "hosts 43%", hosts_seconds=0.43 * 1.1, at="hosts"),
     "TELE-301": (
         Case(
             7,
@@ -273,11 +289,17 @@ CASES: dict[str, Case | tuple[Case, ...]] = {
             read=lambda evidence: astuple(evidence[0])[:12],
         ),
         Case(
-            ("acting", 3, 7, "", "acting", "", 5, False),
+            ("acting", 3, 7, "", "acting", "", 5, False, False),
             "while acting, host 4, step 7, in 5 steps, not reproduced",
             number=7,
             update=light("+inf", count=5, reproduced=False, **ACTING),
             read=lambda evidence: astuple(evidence[0])[12:],
+        ),
+        Case(
+            True,
+            "planted by a drill",
+            update=light("+inf", planted=True),
+            read=lambda evidence: evidence[0].planted,
         ),
     ),
     "TELE-401": of_host("accuracy", 0.4321, "43.2%"),
@@ -394,6 +416,7 @@ def emit_everything(writer: RunWriter, payloads: Any, case: Case) -> None:
         rollout_seconds=1.0,
         update_seconds=0.1,
         samples_per_second=1_000.0,
+        hosts_seconds=case.hosts_seconds,
     )
     emit_episodes(writer, info, [1.0, 2.0], update=case.number, first_episode=case.first_episode)
     if case.also is not None:

@@ -14,6 +14,7 @@ import pytest
         "esper.karn.telemetry_docs",
         "esper.karn.sanctum.follower",
         "esper.karn.sanctum.verdict",
+        "esper.karn.sanctum.line_printing",
         "esper.leyline.records",
     ],
 )

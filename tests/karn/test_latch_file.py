@@ -1,8 +1,10 @@
 """The second home of the latches: written before anything is announced, read with any damage."""
 
+import contextlib
 import errno
 import json
 import os
+import sqlite3
 import zlib
 
 import msgspec
@@ -221,6 +223,26 @@ def test_what_is_reproduced_later_stays_where_it_was_first_seen(run, payloads):
         writer.emit(payloads.finish())
     (first,) = RunFollower(run).catch_up().snapshot.tamiyo.first
     assert (first.update, first.host, first.step, first.reproduced) == (2, 3, 7, True)
+
+
+def test_what_no_drill_planted_later_is_no_drill(run, payloads):
+    writer = LatchWriter(run)
+    drill, fault = payloads.sighting(planted=True), payloads.sighting(epoch=2)
+    for update, seen in ((2, drill), (3, drill), (4, fault), (5, drill)):
+        writer.note_sightings([(update, seen)])
+    joined = msgspec.structs.replace(drill, planted=False)
+    assert read_latch_file(run).sightings == ((2, drill), (2, joined))
+    assert LatchWriter(run).sightings() == [(2, joined)]
+
+    with RunWriter(run) as writer:
+        writer.emit(payloads.start())
+        writer.emit(payloads.update(6, head_nonfinite=[drill]))
+        writer.emit(payloads.finish())
+    tamiyo = RunFollower(run).catch_up().snapshot.tamiyo
+    assert tamiyo.latch("inf")["op"]
+    assert not tamiyo.planted("inf")["op"]
+    with contextlib.closing(sqlite3.connect(run / "run.sqlite")) as store:
+        assert store.execute("SELECT planted FROM latches").fetchall() == [(0,)]
 
 
 def test_of_one_update_the_earliest_sighting_is_kept(run):

@@ -6,9 +6,9 @@ import json
 import pytest
 from rich.console import Console
 
+from esper.karn.fail_on import FailOnError
 from esper.karn.reports import (
     DocsDirectoryError,
-    FailOnError,
     print_health,
     print_runs,
     print_telemetry,
@@ -88,6 +88,7 @@ def test_health_as_json_is_just_what_was_agreed(finished_run):
     assert json.loads(console.text) == {
         "run": finished_run.name,
         "status": "FINISHED",
+        "planted": False,
         "head_inf_latch": {head: head == "op" for head in HEAD_NAMES},
         "head_nan_latch": dict.fromkeys(HEAD_NAMES, False),
         "group_inf_latch": {"shared": False, "hosts": False},
@@ -105,6 +106,7 @@ def test_health_as_json_is_just_what_was_agreed(finished_run):
                 "step": None,
                 "part": None,
                 "reproduced": True,
+                "planted": False,
             }
         ],
         "evidence": [
@@ -132,6 +134,7 @@ def test_health_as_json_is_just_what_was_agreed(finished_run):
                 "minibatches": 1,
                 "steps": None,
                 "reproduced": True,
+                "planted": False,
                 "active": True,
             }
         ],
@@ -269,6 +272,58 @@ def test_a_score_without_a_finite_host_is_named_nan(run, payloads):
     assert health.lines[1].endswith("score NaN")
 
 
+@pytest.fixture
+def drilled_run(run, payloads):
+    """A run with a drill in op, whose Inf became NaN, and a NaN of slot that no drill planted."""
+    drill = [
+        payloads.sighting(planted=True),
+        payloads.sighting(kind="nan", quantity="ratio", planted=True),
+    ]
+    with RunWriter(run) as writer:
+        writer.emit(payloads.start())
+        writer.emit(payloads.update(1, head_nonfinite=drill))
+        writer.emit(payloads.finish(update=1))
+    return run
+
+
+def test_drills_are_marked_in_health_and_runs(drilled_run, payloads):
+    def printed(report, **options):
+        console = Printed()
+        report(drilled_run.parent, console=console, **options)
+        return console
+
+    health = printed(print_health)
+    assert "  op went Inf in logits, update 1, planted by a drill" in health.lines
+    assert "  NaN seen in op (drill)" in health.lines
+    (light,) = (line for line in health.lines if line.split()[:3] == ["op", "●", "drill"])
+    assert light.split() == ["op", "●", "drill", "now", "●", "drill", "now"]
+    assert health.lines.count("  planted by a drill") == 2
+    report = json.loads(printed(print_health, as_json=True).text)
+    assert report["planted"] is True
+    assert [seen["planted"] for seen in (*report["first"], *report["evidence"])] == [True] * 4
+    assert printed(print_runs).lines[1].endswith("● Inf op (drill)  ● NaN op (drill)")
+    assert print_health(drilled_run.parent, console=Printed()) == 1  # a drill proves the alarm
+
+    # A fault that no drill planted is none, and takes the mark off a light that it shares.
+    with RunWriter(drilled_run) as writer:
+        writer.emit(payloads.start(resumed_from_update=1))
+        writer.emit(payloads.broken_update(2, "op", "nan", "entropy"))
+        writer.emit(payloads.finish(update=2))
+    health = printed(print_health)
+    (light,) = (line for line in health.lines if line.split()[:3] == ["op", "●", "drill"])
+    assert light.split() == ["op", "●", "drill", "●", "now"]
+    report = json.loads(printed(print_health, as_json=True).text)
+    assert report["planted"] is False
+    assert [row["planted"] for row in report["evidence"]] == [True, True, False]
+    assert printed(print_runs).lines[1].endswith("● Inf op (drill)  ● NaN op")
+
+
+def test_a_run_without_lights_is_not_a_drill(healthy_run):
+    console = Printed()
+    print_health(healthy_run.parent, as_json=True, console=console)
+    assert json.loads(console.text)["planted"] is False
+
+
 def test_runs_name_the_groups_that_are_lit(passing_run):
     console = Printed()
     print_runs(passing_run.parent, console=console)
@@ -312,7 +367,8 @@ def test_the_evidence_fits_into_80_columns(long_troubled_run):
     console = Printed(width=80)
     print_health(long_troubled_run.parent, console=console)
 
-    assert max(map(len, console.lines)) <= 80
+    # A command is not broken over lines, so that it can be pasted.
+    assert max(len(line) for line in console.lines if "esper replay" not in line) <= 80
     rows = [line.split() for line in console.lines if line.endswith("9998/1/1  9999/4/4  now")]
     assert sorted(row[:6] for row in rows) == [
         ["alpha_target", "-Inf", "in", "old_log_prob", "2", "32"],
@@ -357,7 +413,7 @@ def test_bad_input_is_an_error_of_its_own_in_one_sentence(finished_run):
     run_dir = finished_run.parent
     with pytest.raises(RunNotFoundError, match="did you mean"):
         print_health(run_dir, "tset", console=Printed())
-    with pytest.raises(FailOnError, match="'infinity': give inf, nan or inf,nan"):
+    with pytest.raises(FailOnError, match="inf, nan or inf,nan, not 'infinity'"):
         print_health(run_dir, fail_on="infinity", console=Printed())
     (finished_run / "run.sqlite").write_text("dear diary")
     (finished_run / "latches.jsonl").unlink()

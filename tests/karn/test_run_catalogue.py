@@ -116,21 +116,21 @@ def test_two_runs_are_compared(folder):
     figures = {one.name: one for one in found.figures}
 
     assert {name for name, one in settings.items() if one.differs} == {"seed", "good", "bad"}
-    assert (settings["bad"].left, settings["bad"].right) == (None, 1)
-    assert (figures["NaN seen in"].left, figures["NaN seen in"].right) == ("", "op")
+    assert settings["bad"].values == (None, 1)
+    assert figures["NaN seen in"].values == ("", "op")
     assert not figures["best score"].differs
-    assert (found.left.run_id, found.right.run_id) == tuple(run.name for run in directories[:2])
+    assert [run.run_id for run in found.runs] == [run.name for run in directories[:2]]
     assert [history.name for history in found.histories][:3] == ["Score", "Entropy", "KL"]
-    assert all(len(history.left) == len(history.right) == 4 for history in found.histories)
+    assert all([len(one) for one in history.values] == [4, 4] for history in found.histories)
 
 
 def test_a_run_compares_with_one_that_cannot_be_read(folder):
     directories = [run.path for run in list_runs(folder)]
     found = compare_runs(directories[0], folder / "nowhere")
 
-    assert found.right.error is not None
-    assert all(history.right == () for history in found.histories)
-    assert all(one.right is None for one in found.settings)
+    assert found.runs[1].error is not None
+    assert all(history.values[1] == () for history in found.histories)
+    assert all(one.values[1] is None for one in found.settings)
 
 
 def test_a_file_that_was_touched_is_read_again(folder):

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from esper.karn.row_insertion import insert_rows
 from esper.karn.run_store import RunReader, RunWriter
 from esper.karn.run_tables import (
     INSERT_HEAD_HEALTH,
@@ -15,7 +16,6 @@ from esper.karn.run_tables import (
     JOIN_SIGHTING,
     class_of,
     create_tables,
-    insert_rows,
     latch_rows,
     sighting_rows,
     sightings_in,
@@ -119,7 +119,7 @@ def test_every_float_is_accepted_with_its_own_class(value):
 @pytest.mark.usefixtures("finished_run")
 def test_a_latch_row_says_where_it_was_first_seen(ask):
     assert ask("SELECT * FROM latches") == [
-        ("op", "+inf", "logits", 2, 1, 1, "update", None, None, "", 1)
+        ("op", "+inf", "logits", 2, 1, 1, "update", None, None, "", 1, 0)
     ]
 
 
@@ -139,6 +139,7 @@ sightings = st.lists(
         hosts,
         steps,
         parts,
+        st.integers(0, 1),
         st.integers(0, 1),
     ),
     max_size=12,
@@ -165,7 +166,8 @@ def test_latches_are_the_first_sightings_in_any_order_and_with_any_repetition(ro
     firsts = {}
     for row in rows:
         alike = [other for other in rows if other[:3] == row[:3]]
-        firsts[row[:3]] = (*min(alike, key=when)[:-1], max(other[-1] for other in alike))
+        reproduced, planted = max(other[-2] for other in alike), min(other[-1] for other in alike)
+        firsts[row[:3]] = (*min(alike, key=when)[:-2], reproduced, planted)
     assert latched(shuffled) == set(firsts.values())
 
 
@@ -178,9 +180,9 @@ def test_a_detection_without_provenance_is_latched_all_the_same(payloads):
     )
 
     assert set(latch_rows(payload)) == {
-        ("op", "-inf", "logits", 4, 2, 1, "update", None, None, "", 1),
-        ("slot", "inf", "unknown", 4, 0, 0, "update", None, None, "", 1),
-        ("op", "nan", "unknown", 4, 0, 0, "update", None, None, "", 1),
+        ("op", "-inf", "logits", 4, 2, 1, "update", None, None, "", 1, 0),
+        ("slot", "inf", "unknown", 4, 0, 0, "update", None, None, "", 1, 0),
+        ("op", "nan", "unknown", 4, 0, 0, "update", None, None, "", 1, 0),
     }
 
 
@@ -200,8 +202,12 @@ sightings = st.fixed_dictionaries(
         "step": steps,
         "part": parts,
         "reproduced": st.booleans(),
+        "planted": st.booleans(),
     }
 )
+
+
+_ALIKE = ("phase", "host", "step", "part", "reproduced", "planted")
 
 
 def told(payloads, update, seen, detected):
@@ -218,7 +224,7 @@ def told(payloads, update, seen, detected):
                 minibatch=one["first"][1],
                 last_epoch=one["last"][0],
                 last_minibatch=one["last"][1],
-                **{name: one[name] for name in ("phase", "host", "step", "part", "reproduced")},
+                **{name: one[name] for name in _ALIKE},
             )
             for one in seen
         ],
@@ -240,7 +246,7 @@ def evidence_by_fold(updates):
             *(row.last_update, row.last_epoch, row.last_minibatch),
             *(row.updates, row.minibatches),
             *(row.first_phase, row.first_host, row.first_step, row.first_part),
-            *(row.last_phase, row.last_part, row.steps, row.reproduced),
+            *(row.last_phase, row.last_part, row.steps, row.reproduced, row.planted),
         )
         for row in ledger_of(updates).rows(HEAD_NAMES)
     }
@@ -383,8 +389,8 @@ def test_an_older_store_gains_its_columns_when_its_run_is_resumed(older_run, pay
         assert writer.events_lost == 0
 
     assert ask("SELECT * FROM latches") == [
-        ("op", "+inf", "logits", 2, 1, 1, "update", None, None, "", 1),
-        ("shared", "nan", "trunk", 3, 1, 1, "update", None, None, "weight", 0),
+        ("op", "+inf", "logits", 2, 1, 1, "update", None, None, "", 1, 0),
+        ("shared", "nan", "trunk", 3, 1, 1, "update", None, None, "weight", 0, 0),
     ]
     columns = "head, first_update, last_update, last_phase, minibatches, steps, reproduced"
     assert ask(f"SELECT {columns} FROM evidence ORDER BY head") == [

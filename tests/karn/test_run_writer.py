@@ -181,7 +181,7 @@ def test_a_latch_is_in_the_store_as_soon_as_its_event_is(run):
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     with sqlite3.connect(run / "run.sqlite") as connection:
         assert connection.execute("SELECT * FROM latches").fetchall() == [
-            ("op", "+inf", "logits", 3, 1, 2, "update", None, None, "", 1)
+            ("op", "+inf", "logits", 3, 1, 2, "update", None, None, "", 1, 0)
         ]
 
 

@@ -18,6 +18,7 @@ from esper.leyline.records import (
 NOT_TELEMETRY = {
     "run",  # recorded by their parts, as the next ones
     "tamiyo",
+    "machine",
     "training",
     "interventions",
     "hosts",
@@ -26,6 +27,7 @@ NOT_TELEMETRY = {
     "run.reason",  # part of the phase's sentence
     "run.steps",
     "run.step",
+    "run.progress",  # the episodes done, and those under way
     "run.last_event_at",
     "run.pid",  # part of the status
     "run.process_start_time",
@@ -55,6 +57,7 @@ NOT_TELEMETRY = {
 def shown_paths():
     parts = {
         "run": schema.RunState,
+        "machine": schema.MachineState,
         "tamiyo": schema.TamiyoState,
         "training": schema.TrainingState,
         "interventions": schema.InterventionState,

@@ -101,7 +101,9 @@ def train(tmp_path: Path) -> Callable[..., tuple[RunFinished, Log]]:
     ) -> tuple[RunFinished, Log]:
         log = log or Log()
         config = TrainingConfig(**{"envs": 2, "steps": 2, "minibatches": 1, **settings})
-        ending = training.train(config, tmp_path, log, PlainLines(), stop or StopRequest())
+        ending = training.train(
+            config, tmp_path, log, PlainLines(config.episodes), stop or StopRequest()
+        )
         return ending, log
 
     return run

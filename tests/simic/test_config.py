@@ -40,7 +40,7 @@ from esper.simic.config import (
         (
             {"task": "mnist"},
             "there is no task 'mnist': the tasks are mnist1d, digits, cifar10, npz:FILE.npz, "
-            "hf:NAME, chars:FILE.txt",
+            "hf:NAME, chars:FILE.txt; did you mean mnist1d?",
         ),
         ({"task": "npz:"}, "the task 'npz:' must be written npz:FILE.npz"),
         ({"inject": "op:inf@2"}, "inject must be a list of texts, not 'op:inf@2'"),

@@ -114,7 +114,8 @@ def run(event_log: Any) -> Iterator[Callable[..., tuple[Batch, Any]]]:
         made.append(hosts)
         agent = PoisonedAgent(spoil=spoil, at=at, lasting=lasting)
         log = event_log()
-        batch = collect(hosts, agent, log, seeds=list(range(count)), update=1, first_episode=1)
+        batch = collect(hosts, agent, log, seeds=list(range(count)), update=1, first_episode=1,
+                        on_step=lambda _: None)  # fmt: skip
         return batch, log
 
     yield run
@@ -392,3 +393,11 @@ def test_hosts_come_before_acting(run: Callable[..., tuple[Batch, Any]]) -> None
         ("hosts", HOSTS, "parameters", "nan", 2, 4),
         ("acting", "slot", "logits", "nan", 0, 2),
     ]
+
+
+def test_the_time_that_hosts_take_is_a_part_of_the_batch(
+    run: Callable[..., tuple[Batch, Any]],
+) -> None:
+    batch, _ = run()
+
+    assert 0.0 < batch.hosts_seconds <= batch.seconds

@@ -26,9 +26,10 @@ from esper.simic.baselines import Contestant, random_player, run_baseline
 from esper.simic.checkpoint import latest_checkpoint, load_checkpoint
 from esper.simic.collecting import episode_seeds
 from esper.simic.config import TrainingConfig
-from esper.simic.contest import Evaluation, EvaluationError, evaluate
+from esper.simic.contest import Evaluation, evaluate
 from esper.simic.evaluation import Arena, evaluation_seeds
 from esper.simic.evaluation_plot import frontier
+from esper.simic.requests import EvaluationError
 from esper.simic.trained_policy import TrainedPolicy, load_trained_policy
 from esper.tamiyo.heuristic import Rule
 from esper.tamiyo.policy import RecurrentPolicy
@@ -57,10 +58,47 @@ def few_rivals() -> Any:
 
 
 @pytest.fixture(scope="module")
-def result(few_rivals: None) -> Evaluation:
-    """A whole contest of two policies, in batches of 4 and 2 episodes."""
+def contest_reports(few_rivals: None) -> tuple[Evaluation, list[str], list[tuple[str, float]]]:
+    """A whole contest of two policies, in batches of 4 and 2 episodes, and what it reported."""
     policies = [trained("first"), trained("second", weights=1)]
-    return evaluate(policies, episodes=6, against=BASELINES, seed=3, say=lambda _: None)
+    lines: list[str] = []
+    progress: list[tuple[str, float]] = []
+    result = evaluate(
+        policies,
+        episodes=6,
+        against=BASELINES,
+        seed=3,
+        say=lines.append,
+        report=lambda what, done: progress.append((what, done)),
+    )
+    return result, lines, progress
+
+
+@pytest.fixture(scope="module")
+def result(contest_reports: tuple[Evaluation, list[str], list[tuple[str, float]]]) -> Evaluation:
+    """What the contest came to."""
+    return contest_reports[0]
+
+
+def test_a_contest_says_what_runs_how_many_are_left_and_what_each_came_to(
+    contest_reports: tuple[Evaluation, list[str], list[tuple[str, float]]],
+) -> None:
+    result, lines, progress = contest_reports
+    turns = [line for line in lines if line.startswith("[")]
+    assert turns[0] == "[1 of 20] agent: first"
+    assert turns[2] == "[3 of 20] none: nothing grows"
+    assert [line.split()[0] for line in turns] == [f"[{number}" for number in range(1, 21)]
+    ends = [line for line in lines if line.startswith("    test accuracy")]
+    assert len(ends) == 20
+    none = result.entries[1].contestant.strata[0]
+    assert ends[2] == (
+        f"    test accuracy {none.test_accuracy.mean():.3f} (largest class "
+        f"{result.largest_class:.3f}), score {none.score.mean():.3f}; 17 left"
+    )
+    done = [fraction for _, fraction in progress]
+    assert done == sorted(done)
+    assert (done[0], done[-1]) == (0.0, 1.0)
+    assert len([what for what, _ in progress if what == "agent: first"]) >= 2 * CONFIG.steps
 
 
 @given(run_seed=SEED, seed=SEED, first=st.integers(1, 10**9))
@@ -93,8 +131,8 @@ def test_nothing_grows_where_nobody_acts(result: Evaluation) -> None:
 
 def test_a_network_that_grew_nothing_is_its_own_architecture(few_rivals: None) -> None:
     arena = Arena(CONFIG, torch.device("cpu"), episodes=3, seed=0)
-    nothing = arena.play("nothing grows", baselines._wait)
-    whole, cut = run_baseline("same-architecture", arena, [nothing], lambda _: None)
+    nothing = arena.play("none", "nothing grows", baselines._wait)
+    whole, cut = run_baseline("same-architecture", arena, [nothing])
     for again in (whole.strata[0], cut.strata[0]):
         for name in ("test_accuracy", "score", "parameters", "multiply_adds"):
             np.testing.assert_array_equal(
@@ -288,7 +326,7 @@ def test_a_contestant_alone_has_nothing_to_be_better_than(result: Evaluation) ->
 def test_a_network_that_is_not_finite_counts_as_useless(monkeypatch: pytest.MonkeyPatch) -> None:
     """An infinite logit of the right class would count as right, and a NaN would spread."""
     with contextlib.closing(Arena(CONFIG, torch.device("cpu"), episodes=4, seed=1)) as arena:
-        whole = arena.play("waits", lambda hosts, _: lambda *_: waiting(hosts))
+        whole = arena.play("agent", "waits", lambda hosts, _: lambda *_: waiting(hosts))
         env = arena.settings
         step, taken = env.step, []
 
@@ -302,7 +340,7 @@ def test_a_network_that_is_not_finite_counts_as_useless(monkeypatch: pytest.Monk
             return step(actions)
 
         monkeypatch.setattr(GrowthVectorEnv, "step", poisoned)
-        broken = arena.play("waits", lambda hosts, _: lambda *_: waiting(hosts))
+        broken = arena.play("agent", "waits", lambda hosts, _: lambda *_: waiting(hosts))
     for measure in ("test_accuracy", "validation_accuracy", "score"):
         ours = getattr(broken.outcomes, measure)
         assert ours[2:].tolist() == [0.0, 0.0], measure

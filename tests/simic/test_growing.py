@@ -412,7 +412,19 @@ def test_a_network_that_is_not_finite_is_never_the_best(
     spoil_at_the_end(monkeypatch, [grown.host])
     said: list[str] = []
     policy = find_policy(runs, None)
-    other = grow(policy, data, hosts=6, seed=3, steps=None, say=said.append)
+    done: list[float] = []
+    other = grow(
+        policy,
+        data,
+        hosts=6,
+        seed=3,
+        steps=None,
+        say=said.append,
+        report=lambda _, fraction: done.append(fraction),
+    )
+    assert len(done) == 3 * other.steps
+    assert done == sorted(done)
+    assert done[-1] == pytest.approx(1.0)
     assert other.host != grown.host
     assert other.rivals[grown.host] == 0.0
     assert other.result.validation_accuracy == max(other.rivals)

@@ -374,7 +374,9 @@ def test_an_output_that_is_dead_does_not_end_training(
             config = TrainingConfig(envs=2, steps=2, minibatches=1, episodes=2)
             run = tmp_path / str(stream.fileno())
             run.mkdir()
-            progress = PlainLines(GuardedStream(lambda stream=stream: stream, "it", lines.append))
+            progress = PlainLines(
+                2, GuardedStream(lambda stream=stream: stream, "it", lines.append)
+            )
             ending = training.train(config, run, event_log(), progress, StopRequest())
             assert ending.status == "finished"
         with contextlib.suppress(OSError):

@@ -4,6 +4,8 @@ import argparse
 from typing import Any
 
 from esper.commands.options import add_run, add_run_dir, add_verb
+from esper.karn.fail_on import latch_kinds
+from esper.karn.run_directory import find_run
 
 
 def add_health(verbs: Any) -> None:
@@ -24,7 +26,9 @@ def add_health(verbs: Any) -> None:
 
 
 def _health(options: argparse.Namespace) -> int:
-    from esper.karn import reports
+    latch_kinds(options.fail_on)
+    find_run(options.run_dir, options.run)
+    from esper.karn import reports  # bad input was refused before this is loaded
 
     return reports.print_health(
         options.run_dir, options.run, as_json=options.json, fail_on=options.fail_on

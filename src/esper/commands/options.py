@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from esper.karn.run_directory import default_run_dir
+from esper.leyline.suggestions import did_you_mean
 
 
 class OptionError(ValueError):
@@ -13,11 +14,41 @@ class OptionError(ValueError):
 
 
 class Parser(argparse.ArgumentParser):
-    """Says what is wrong in one sentence."""
+    """Refuses bad input in one sentence that names what was probably meant."""
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Return the options; words that no option takes are refused by the verb's own parser."""
+        options, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            parser: Parser = getattr(options, "parser", self)
+            parser.refuse(unknown[0])
+        return options
+
+    def refuse(self, word: str) -> NoReturn:
+        """End the program because of a word that no option takes."""
+        if not word.startswith("-"):
+            self.error(f"unexpected argument {word!r}")
+        option = word.partition("=")[0]
+        known = [name for action in self._actions for name in action.option_strings]
+        self.error(f"unknown option {option}{did_you_mean(option, known)}")
 
     def error(self, message: str) -> NoReturn:
-        message = message.replace(", '_train'", "")  # started by the program, not by people
+        """End the program with one sentence and exit code 2."""
         self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is None or value in action.choices:
+            return
+        known = [str(name) for name in action.choices if not str(name).startswith("_")]
+        hint = did_you_mean(str(value), known)
+        if isinstance(action, argparse._SubParsersAction):
+            if value == "sanctum":
+                hint = "; sanctum is a program of its own, started without esper"
+            hint = hint or f"; the commands are {', '.join(known)}"
+            raise argparse.ArgumentError(None, f"there is no command {value!r}{hint}")
+        raise argparse.ArgumentError(
+            action, f"must be one of {', '.join(known)}, not {value!r}{hint}"
+        )
 
 
 def add_verb(
@@ -27,7 +58,7 @@ def add_verb(
     parser: argparse.ArgumentParser = verbs.add_parser(
         name, help=help_text, description=help_text.capitalize() + ".", allow_abbrev=False
     )
-    parser.set_defaults(verb=verb)
+    parser.set_defaults(verb=verb, parser=parser)
     return parser
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from esper import __version__
 from esper.commands.options import OptionError, Parser, add_run, add_run_dir, whole_number
+from esper.leyline.command_lines import command_line
 
 #: As `esper.karn.sanctum` names its screens and themes, which is not loaded for the help.
 SCREENS = ("overview", "heads", "hosts", "decisions", "log", "runs")
@@ -16,7 +17,7 @@ def sanctum_parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="sanctum",
         description="Watch a run: live, finished or dead. Nothing is written into it.",
-        epilog="Watch it in a browser with: sanctum serve [RUN]",
+        epilog=f"Watch it in a browser with: {command_line('sanctum', 'serve')} [RUN]",
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"sanctum {__version__}")
@@ -27,6 +28,12 @@ def sanctum_parser() -> argparse.ArgumentParser:
         "--at", type=whole_number, metavar="UPDATE", help="show the run as it was after an update"
     )
     parser.add_argument("--once", action="store_true", help="print one frame and exit")
+    parser.add_argument(
+        "--line",
+        action="store_true",
+        help="print one line, for the status bar of tmux or a prompt, and exit as `esper health` "
+        "does: 0 if no head ever went Inf or NaN, 1 if one did, 2 if that is not known",
+    )
     parser.add_argument(
         "--export",
         type=Path,
@@ -103,9 +110,21 @@ def _sanctum(options: argparse.Namespace) -> int:
 
     for option in ("size", "screen"):
         if getattr(options, option) is not None and options.export is None:
-            raise OptionError(f"--{option} is of a picture: it goes with --export FILE.svg")
+            raise OptionError(f"--{option} only applies to --export")
     if options.export is not None and options.once:
-        raise OptionError("--once prints a frame, and --export writes one: give one of them")
+        raise OptionError("--once and --export exclude each other: give one of them")
+
+    if options.line and (options.once or options.export is not None):
+        other = "--once" if options.once else "--export"
+        raise OptionError(f"--line and {other} exclude each other: give one of them")
+    if options.line:
+        return launch.print_line(
+            options.run_dir,
+            options.run,
+            at=options.at,
+            theme=options.theme,
+            ascii_only=options.ascii,
+        )
 
     return launch.watch(
         options.run_dir,

@@ -4,7 +4,7 @@ Host, seeds, styles and alphas are those that an episode ended with. The seeds a
 the first slice, so they run and learn as they would have run and learnt after growing.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -67,7 +67,11 @@ def architecture_of(
 
 
 def train_from_scratch(
-    env: GrowthVectorEnv, architecture: Architecture, seeds: Sequence[int], steps: np.ndarray
+    env: GrowthVectorEnv,
+    architecture: Architecture,
+    seeds: Sequence[int],
+    steps: np.ndarray,
+    on_step: Callable[[int], None] | None = None,
 ) -> Trained:
     """Train networks of given architectures from their first step.
 
@@ -77,6 +81,7 @@ def train_from_scratch(
         seeds: of each; first parameters of hosts and order of data are those of an episode of the
             environment that was reset with the same seed.
         steps: how many slices each is trained for, at least 1. `[N]`
+        on_step: called with the number of each slice that is done, counted from 1.
     """
     hosts = len(seeds)
     device = env.device
@@ -101,6 +106,8 @@ def train_from_scratch(
     for step in range(1, int(steps.max()) + 1):
         drawn = draw(cohort.order, env.batch * env.batches)
         train_slice(cohort.population, plan, train, drawn, env.batch, env.optimizer)
+        if on_step is not None:
+            on_step(step)
         if (ended := steps == step).any():
             for name, part in (("validation", validation), ("test", test)):
                 accuracy = measure_finished(cohort, part).accuracy

@@ -15,6 +15,7 @@ from esper.growth.task import InvalidTaskError, Task
 from esper.growth.task_arrays import Arrays, task_of_arrays
 from esper.growth.task_hugging_face import load_hugging_face
 from esper.growth.task_images import read_images
+from esper.leyline.command_lines import install_command
 from esper.leyline.task_names import TaskName, parse_task_name
 
 #: Names the folder that CIFAR-10 is looked for in, where the task's name has none.
@@ -96,7 +97,7 @@ def _read_tables(files: list[Path]) -> Arrays:
         import pyarrow.parquet
     except ImportError:
         raise InvalidTaskError(
-            "parquet files need the datasets extra: pip install 'esper[datasets]'"
+            f"parquet files need the datasets extra: {install_command('datasets')}"
         ) from None
     try:
         tables = [pyarrow.parquet.read_table(file, columns=["img", "label"]) for file in files]

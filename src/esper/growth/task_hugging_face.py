@@ -13,6 +13,7 @@ from esper.growth.task import InvalidTaskError, Task
 from esper.growth.task_arrays import Arrays, task_of_arrays
 from esper.growth.task_images import read_images
 from esper.growth.task_npz import channel_place_of, kind_of
+from esper.leyline.command_lines import install_command
 from esper.leyline.task_names import PARTS, TaskName
 
 #: Columns that are taken for the labels where no column says that it holds classes.
@@ -78,7 +79,7 @@ def _parts(name: TaskName) -> tuple[dict[str, Any], list[str]]:
         from pyarrow import ArrowException
     except ImportError:
         raise InvalidTaskError(
-            f"the task {name.text} needs the datasets extra: pip install 'esper[datasets]'"
+            f"the task {name.text} needs the datasets extra: {install_command('datasets')}"
         ) from None
     try:
         if is_folder:

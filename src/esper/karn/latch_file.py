@@ -268,16 +268,22 @@ class LatchWriter:
                 self._waiting.clear()
 
     def _learn(self, update: int, seen: NonfiniteSighting) -> bool:
-        """Return whether a sighting says something new: a light, or that it was reproduced."""
+        """Return whether a sighting says something new.
+
+        That is a light, that it was reproduced, or that not only drills caused it.
+        """
         source = source_of(seen)
         known = self._known.get(source)
         if known is None:
             self._known[source] = update, seen
             return True
-        if known[1].reproduced or not seen.reproduced:
-            return False
-        self._known[source] = known[0], msgspec.structs.replace(known[1], reproduced=True)
-        return True
+        joined = msgspec.structs.replace(
+            known[1],
+            reproduced=known[1].reproduced or seen.reproduced,
+            planted=known[1].planted and seen.planted,
+        )
+        self._known[source] = known[0], joined
+        return joined != known[1]
 
     def _reserve(self) -> None:
         """Take the room that the latches of a run need, for when the disk is full."""

@@ -15,9 +15,11 @@ from rich.console import Console
 from rich.padding import Padding
 from rich.text import Text
 
+from esper.karn.fail_on import LATCH_KINDS, latch_kinds
 from esper.karn.liveness import RunStatus, StatusKind
 from esper.karn.plain_console import PlainConsole
 from esper.karn.run_catalogue import RunSummary, list_runs
+from esper.karn.run_commands import run_command, run_dir_options
 from esper.karn.run_directory import find_run, is_of_the_future
 from esper.karn.run_tables import RunStoreError
 from esper.karn.sanctum.evidence import evidence_words
@@ -26,10 +28,10 @@ from esper.karn.sanctum.schema import Evidence, InterventionState, TamiyoState
 from esper.karn.sanctum.verdict import master_verdict
 from esper.karn.sightings import KIND_WORDS
 from esper.karn.telemetry_docs import facts, proofs, wiring, write_pages
-from esper.leyline.health import Level, Verdict
+from esper.leyline.command_lines import command_line
+from esper.leyline.health import LEVEL_WORDS, Level, Verdict
 from esper.leyline.records import RECORDS, find_record
 
-LATCH_KINDS: Final = ("inf", "nan")
 _LIT: Final = "●"
 _UNLIT: Final = "○"
 _UNKNOWN: Final = "?"
@@ -51,16 +53,6 @@ _LEVEL_STYLES: Final = {
     Level.WARNING: "yellow",
     Level.CRITICAL: _LIT_STYLE,
 }
-_LEVEL_WORDS: Final = {
-    Level.OK: "HEALTHY",
-    Level.NOTICE: "NOTICE",
-    Level.WARNING: "WARNING",
-    Level.CRITICAL: "CRITICAL",
-}
-
-
-class FailOnError(ValueError):
-    """What a run is to fail on names something other than `inf` and `nan`."""
 
 
 class DocsDirectoryError(ValueError):
@@ -72,7 +64,10 @@ def print_runs(run_dir: Path, *, console: Console | None = None) -> int:
     console = console or PlainConsole()
     summaries = list_runs(run_dir)
     if not summaries:
-        console.print(f"No runs in {run_dir} yet; `esper ppo` starts one.", highlight=False)
+        start = command_line("esper", "ppo", *run_dir_options(run_dir))
+        console.print(
+            f"No runs in {run_dir} yet. Start one with: {start}", highlight=False, soft_wrap=True
+        )
         return 0
     rows = [
         [
@@ -123,7 +118,7 @@ def print_health(
         FailOnError: `fail_on` names something else.
     """
     console = console or PlainConsole()
-    kinds = _latch_kinds(fail_on)
+    kinds = latch_kinds(fail_on)
     directory = find_run(run_dir, reference)
     frame = RunFollower(directory).catch_up()
     tamiyo = frame.snapshot.tamiyo
@@ -138,7 +133,7 @@ def print_health(
         report = json.dumps(_health_report(run_id, frame), indent=2)
         console.print(report, markup=False, highlight=False, soft_wrap=True)
     else:
-        _print_health(console, run_id, frame)
+        _print_health(console, directory, run_id, frame)
     if any(is_set[kind] for kind in kinds):
         return 1
     if kinds and (doubt := _doubt(frame)):
@@ -188,14 +183,6 @@ def write_telemetry_docs(directory: Path, *, console: Console | None = None) -> 
     return 0
 
 
-def _latch_kinds(text: str) -> list[str]:
-    kinds = [kind.strip().lower() for kind in text.split(",") if kind.strip()]
-    strange = [kind for kind in kinds if kind not in LATCH_KINDS]
-    if strange:
-        raise FailOnError(f"a run cannot fail on {strange[0]!r}: give inf, nan or inf,nan")
-    return kinds
-
-
 def _doubt(frame: Frame) -> str | None:
     """Say why a light that is not lit is not known; None where it is."""
     damaged = frame.snapshot.run.damaged_events
@@ -210,6 +197,8 @@ def _health_report(run_id: str, frame: Frame) -> dict[str, Any]:
     return {
         "run": run_id,
         "status": str(frame.status.kind),
+        # Whether a light is on, and drills alone caused all that are.
+        "planted": _is_planted(tamiyo),
         # What is not known is null.
         "head_inf_latch": {head: lit or unlit for head, lit in tamiyo.head_inf_latch.items()},
         "head_nan_latch": {head: lit or unlit for head, lit in tamiyo.head_nan_latch.items()},
@@ -228,6 +217,7 @@ def _health_report(run_id: str, frame: Frame) -> dict[str, Any]:
                 "step": seen.step,
                 "part": seen.part or None,
                 "reproduced": seen.reproduced,
+                "planted": seen.planted,
             }
             for seen in tamiyo.first
         ],
@@ -271,11 +261,12 @@ def _evidence_report(row: Evidence) -> dict[str, Any]:
         "minibatches": row.minibatches or None,
         "steps": row.steps or None,
         "reproduced": row.reproduced,
+        "planted": row.planted,
         "active": row.is_active,
     }
 
 
-def _print_health(console: Console, run_id: str, frame: Frame) -> None:
+def _print_health(console: Console, directory: Path, run_id: str, frame: Frame) -> None:
     run, training = frame.snapshot.run, frame.snapshot.training
     heading = Text(run_id, style="bold").append("  ").append_text(_status(frame.status))
     verdict = master_verdict(frame.snapshot, frame.status, doubt=frame.store_doubt)
@@ -290,7 +281,9 @@ def _print_health(console: Console, run_id: str, frame: Frame) -> None:
     for line in _interventions(frame.snapshot.interventions):
         console.print(Text(line))
     if frame.snapshot.interventions.incidents:
-        console.print(Text(f"make them happen again: esper replay {run_id} [N]", style="dim"))
+        reproduce = run_command(directory, "esper", "replay")
+        hint = Text(f"reproduce the first incident with: {reproduce}", style="dim")
+        console.print(hint, soft_wrap=True)
     if training.loss_scale is not None:
         scaled = (
             f"loss scale {training.loss_scale:g}, "
@@ -311,7 +304,7 @@ def _print_health(console: Console, run_id: str, frame: Frame) -> None:
 
 
 def _print_verdict(console: Console, verdict: Verdict) -> None:
-    line = Text(f"{_LIT} {_LEVEL_WORDS[verdict.level]}", style=_LEVEL_STYLES[verdict.level])
+    line = Text(f"{_LIT} {LEVEL_WORDS[verdict.level]}", style=_LEVEL_STYLES[verdict.level])
     console.print(line)
     for reason in verdict.reasons:
         console.print(Padding(Text(reason), (0, 0, 0, 2), expand=False))
@@ -327,6 +320,7 @@ def _light_rows(tamiyo: TamiyoState, unlit: Text) -> list[list[Text]]:
                     tamiyo.latch(light).get(head, False),
                     unlit,
                     now=tamiyo.active(light).get(head, False),
+                    planted=tamiyo.planted(light).get(head, False),
                 )
                 for light in LATCH_KINDS
             ),
@@ -335,10 +329,17 @@ def _light_rows(tamiyo: TamiyoState, unlit: Text) -> list[list[Text]]:
     ]
 
 
-def _light(is_lit: bool, unlit: Text, *, now: bool) -> Text:
+def _light(is_lit: bool, unlit: Text, *, now: bool, planted: bool) -> Text:
     if not is_lit:
         return unlit
-    return Text(f"{_LIT} now" if now else _LIT, style=_LIT_STYLE)
+    words = (_LIT, "drill" if planted else "", "now" if now else "")
+    return Text(" ".join(filter(None, words)), style=_LIT_STYLE)
+
+
+def _is_planted(tamiyo: TamiyoState) -> bool:
+    """Return whether a light is on, and drills alone caused all that are."""
+    lit = sum(sum(tamiyo.latch(light).values()) for light in LATCH_KINDS)
+    return 0 < lit == sum(sum(tamiyo.planted(light).values()) for light in LATCH_KINDS)
 
 
 def _interventions(done: InterventionState) -> tuple[str, str]:
@@ -403,7 +404,11 @@ def _score(score: float | None) -> str:
 
 
 def _lights(summary: RunSummary) -> Text:
-    lit = [f"{_LIT} {word} {', '.join(on)}" for word, on in summary.lights().items() if on]
+    lit = [
+        f"{_LIT} {word} {', '.join(summary.marked(word, name) for name in names)}"
+        for word, names in summary.lights().items()
+        if names
+    ]
     text = Text("  ".join(lit), style=_LIT_STYLE)
     if summary.error is not None:
         text.append("  " if lit else "").append(summary.error, style="red")

@@ -9,6 +9,7 @@ from typing import Final
 
 from esper.karn.liveness import RunStatus
 from esper.karn.run_directory import STORE_NAME, run_directories
+from esper.karn.run_note import NOTE_NAME, read_note
 from esper.karn.sanctum.follower import Frame, RunFollower
 
 #: How long one look at a folder may read stores; what is left is read at the next.
@@ -40,6 +41,8 @@ class RunSummary:
     incidents: int = 0
     is_whole: bool = True  # else a light that is not on is not known
     doubt: str | None = None  # why not, where the store could be read
+    note: str = ""  # that the user keeps with it
+    planted: frozenset[tuple[str, str]] = frozenset()  # lights that drills alone put on
 
     def lights(self) -> dict[str, tuple[str, ...]]:
         """Return the heads and groups that are lit, by "Inf" and "NaN"."""
@@ -47,6 +50,15 @@ class RunSummary:
             "Inf": (*self.inf_heads, *self.inf_groups),
             "NaN": (*self.nan_heads, *self.nan_groups),
         }
+
+    def marked(self, light: str, name: str) -> str:
+        """Return the name of a head or group, marked if drills alone put its light on.
+
+        Args:
+            light: "Inf" or "NaN".
+            name: of the head or group.
+        """
+        return f"{name} (drill)" if (light, name) in self.planted else name
 
 
 @dataclass(frozen=True)
@@ -142,6 +154,12 @@ def summary_of(directory: Path, frame: Frame) -> RunSummary:
         incidents=frame.snapshot.interventions.incidents,
         is_whole=frame.error is None and frame.doubt is None,
         doubt=frame.doubt,
+        note=read_note(directory),
+        planted=frozenset(
+            (word, name)
+            for word, light in (("Inf", "inf"), ("NaN", "nan"))
+            for name in _lit(tamiyo.planted(light))
+        ),
     )
 
 
@@ -150,8 +168,8 @@ def _lit(latch: Mapping[str, bool]) -> tuple[str, ...]:
 
 
 def _stamp_of(directory: Path) -> _Stamp:
-    store = directory / STORE_NAME
-    return tuple(_stamp_of_file(path) for path in (store, store.with_name(f"{STORE_NAME}-wal")))
+    names = (STORE_NAME, f"{STORE_NAME}-wal", NOTE_NAME)
+    return tuple(_stamp_of_file(directory / name) for name in names)
 
 
 def _stamp_of_file(path: Path) -> tuple[int, int, int] | None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from esper.leyline.checkpoint_file import CHECKPOINTS_NAME
+from esper.leyline.command_lines import command_line
 from esper.leyline.durable_files import sync_directory
 
 STORE_NAME: Final = "run.sqlite"
@@ -125,8 +126,8 @@ def find_run(run_dir: Path, reference: str | None = None) -> Path:
     if reference is None:
         if not runs:
             raise RunNotFoundError(
-                f"there is no run in {run_dir} yet: start one with `esper ppo`, or name the folder "
-                "that holds runs with --run-dir"
+                f"there is no run in {run_dir} yet: start one with `{command_line('esper', 'ppo')}`"
+                ", or name the folder that holds runs with --run-dir"
             )
         return runs[-1]
     if not reference:

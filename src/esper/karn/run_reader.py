@@ -60,6 +60,14 @@ _SIGHTINGS: Final = (
 )
 _LIGHTS: Final = "SELECT DISTINCT head, kind FROM latches WHERE first_update <= ?"
 _HEARTBEAT_TYPES: Final = (float, int, float, str, int, int, str, str)
+#: What a heartbeat tells of the machine, with the type of each; an older store has none of it.
+_LOAD_COLUMNS: Final[dict[str, type]] = {
+    "cpu_percent": float,
+    "memory_bytes": int,
+    "gpu_percent": float,
+    "gpu_memory_bytes": int,
+    "gpu_total_bytes": int,
+}
 #: How long one session may take; a store can be made in which a query never ends.
 SESSION_SECONDS: Final = 20.0
 #: Steps of SQLite's machine between two looks at the clock: about a millisecond.
@@ -371,13 +379,16 @@ class RunReader:
         with self._connection() as connection:
             if connection is None:
                 return None
-            has_namespace = "pid_namespace" in columns_of(connection, "heartbeat")
+            known = columns_of(connection, "heartbeat")
+            namespace = "pid_namespace" if "pid_namespace" in known else "''"
+            load = [name if name in known else "NULL" for name in _LOAD_COLUMNS]
             row = connection.execute(
                 "SELECT time, pid, process_start_time, machine, events_lost, resident_bytes, error,"
-                f" {'pid_namespace' if has_namespace else repr('')} FROM heartbeat"
+                f" {namespace}, {', '.join(load)} FROM heartbeat"
             ).fetchone()
         if row is None:
             return None
+        row, load_values = row[: len(_HEARTBEAT_TYPES)], row[len(_HEARTBEAT_TYPES) :]
         if tuple(map(type, row)) != _HEARTBEAT_TYPES or not all(map(math.isfinite, row[:3:2])):
             raise RunStoreError(f"{self._path} is damaged: its heartbeat is not one")
         beat = Heartbeat(
@@ -388,6 +399,7 @@ class RunReader:
             resident_bytes=row[5],
             error=row[6],
             pid_namespace=row[7],
+            **_load_of(load_values),
         )
         return Event(id=0, time=plausible_time(row[0]), payload=beat)
 
@@ -492,6 +504,15 @@ def _open(path: Path, options: str, is_late: Callable[[], bool]) -> sqlite3.Conn
         connection.close()
         raise
     return connection
+
+
+def _load_of(values: Sequence[Any]) -> dict[str, Any]:
+    """Return what a heartbeat tells of the machine; a value that cannot be one is left out."""
+    return {
+        name: value
+        for (name, kind), value in zip(_LOAD_COLUMNS.items(), values, strict=True)
+        if isinstance(value, int | float) and type(value) is kind and 0 <= value < math.inf
+    }
 
 
 def _ascends(ids: Sequence[int]) -> bool:

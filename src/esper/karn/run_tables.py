@@ -4,7 +4,8 @@
 transaction, so that a run can be asked in plain SQL: `head_health` has one row per update, head and
 figure; `latches` has the first sighting of each kind of non-finite value, and `sightings` one row
 for each update in which one was seen, which the view `evidence` adds up; `heartbeat` is a single
-row that says the writer is alive; `meta` says what this file is. docs/store.md describes them all.
+row that says the writer is alive; `meta` says what this file is. `esper.karn.update_tables` adds
+`update_figures`, `episodes` and the view `updates`. docs/store.md describes them all.
 
 A table that gains a column gains it at its end and with a default, so that a store of an older
 version can be read without it, and gets it as soon as it is written on (`create_tables`).
@@ -14,7 +15,6 @@ import math
 import sqlite3
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import chain
 from typing import Any, Final, NamedTuple
 
 from esper.karn.sightings import (
@@ -24,13 +24,22 @@ from esper.karn.sightings import (
     sightings_of,
     steps_of,
 )
+from esper.karn.update_tables import UPDATE_TABLE_NAMES, UPDATE_TABLES, fill_from_events
 from esper.leyline.telemetry import PHASES, NonfiniteSighting, Payload, PPOUpdatePayload
 
 #: Raised when the meaning of a table changes; a reader refuses a store with a higher one.
 STORE_VERSION: Final = 1
 STORE_FORMAT: Final = "esper run"
 
-_TABLE_NAMES: Final = ("meta", "events", "head_health", "latches", "sightings", "heartbeat")
+_TABLE_NAMES: Final = (
+    "meta",
+    "events",
+    "head_health",
+    "latches",
+    "sightings",
+    "heartbeat",
+    *UPDATE_TABLE_NAMES,
+)
 
 #: The kinds of events that come many times an update.
 COMMON_KINDS: Final = ("step_completed", "decisions_taken", "seed_transitioned")
@@ -60,6 +69,7 @@ _ADDED_COLUMNS: Final = {
         "first_step INTEGER",
         "first_part TEXT NOT NULL DEFAULT ''",
         "reproduced INTEGER NOT NULL DEFAULT 1",
+        "planted INTEGER NOT NULL DEFAULT 0",
     ),
     "sightings": (
         "first_phase TEXT NOT NULL DEFAULT 'update'",
@@ -70,8 +80,16 @@ _ADDED_COLUMNS: Final = {
         "last_part TEXT NOT NULL DEFAULT ''",
         "steps INTEGER NOT NULL DEFAULT 0",
         "reproduced INTEGER NOT NULL DEFAULT 1",
+        "planted INTEGER NOT NULL DEFAULT 0",
     ),
-    "heartbeat": ("pid_namespace TEXT NOT NULL DEFAULT ''",),
+    "heartbeat": (
+        "pid_namespace TEXT NOT NULL DEFAULT ''",
+        "cpu_percent REAL",
+        "memory_bytes INTEGER",
+        "gpu_percent REAL",
+        "gpu_memory_bytes INTEGER",
+        "gpu_total_bytes INTEGER",
+    ),
 }
 
 # SQLite stores NaN as NULL, and a CHECK that evaluates to NULL passes: hence IS and CASE, which
@@ -148,7 +166,7 @@ _TABLES: Final = (
             updates, all_minibatches AS minibatches,
             first.first_phase, first.first_host, first.first_step, first.first_part,
             last.last_phase, last.last_part,
-            all_steps AS steps, was_reproduced AS reproduced
+            all_steps AS steps, was_reproduced AS reproduced, is_planted AS planted
         FROM (
             SELECT
                 head, quantity, kind,
@@ -157,7 +175,8 @@ _TABLES: Final = (
                 count(*) AS updates,
                 sum(minibatches) AS all_minibatches,
                 sum(steps) AS all_steps,
-                max(reproduced) AS was_reproduced
+                max(reproduced) AS was_reproduced,
+                min(planted) AS is_planted
             FROM sightings GROUP BY head, quantity, kind
         )
         JOIN sightings AS first USING (head, quantity, kind)
@@ -177,6 +196,7 @@ _TABLES: Final = (
         {", ".join(_ADDED_COLUMNS["heartbeat"])}
     )
     """,
+    *UPDATE_TABLES,
 )
 
 #: The column that a phase is counted in.
@@ -193,6 +213,7 @@ _ROW_DEFAULTS: Final[dict[str, Any]] = {
     "first_step": None,
     "first_part": "",
     "reproduced": 1,
+    "planted": 0,
 }
 _ROW_TYPES: Final[dict[str, Any]] = {
     "update_index": int,
@@ -212,12 +233,11 @@ _ROW_TYPES: Final[dict[str, Any]] = {
     "last_phase": str,
     "last_part": str,
     "reproduced": int,
+    "planted": int,
 }
 
 INSERT_EVENTS: Final = "INSERT INTO events (time, kind, update_index, payload) VALUES"
 INSERT_HEAD_HEALTH: Final = "INSERT OR REPLACE INTO head_health VALUES"
-#: Rows that go into one statement; SQLite takes 32,766 values at most.
-_ROWS_PER_STATEMENT: Final = 256
 
 
 def _phase_rank(column: str) -> str:
@@ -253,34 +273,38 @@ _FIRST: Final = (
     "first_part",
 )
 _LAST: Final = ("last_phase", "last_epoch", "last_minibatch", "last_part")
-# The join of the semilattice: the earlier sighting stands, whatever order they come in, and what
-# was reproduced once is reproduced.
+# The join of the semilattice: the earlier sighting stands, whatever order they come in, what was
+# reproduced once is reproduced, and what was not planted once is not planted.
 JOIN_LATCH: Final = f"""
     INSERT INTO latches (
         head, kind, quantity, first_update, first_epoch, first_minibatch,
-        first_phase, first_host, first_step, first_part, reproduced
-    ) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+        first_phase, first_host, first_step, first_part, reproduced, planted
+    ) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
     ON CONFLICT (head, kind, quantity) DO UPDATE SET
         {_outermost("latches", ("first_update", *_FIRST), f"first_update, {_FIRST_ORDER}")},
-        reproduced = max(reproduced, excluded.reproduced)
+        reproduced = max(reproduced, excluded.reproduced),
+        planted = min(planted, excluded.planted)
 """
 # As `latches`; of what one update reports twice, the larger counts and the outermost places stand.
 JOIN_SIGHTING: Final = f"""
     INSERT INTO sightings (
         head, quantity, kind, update_index,
         minibatches, first_epoch, first_minibatch, last_epoch, last_minibatch,
-        first_phase, first_host, first_step, first_part, last_phase, last_part, steps, reproduced
-    ) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+        first_phase, first_host, first_step, first_part, last_phase, last_part, steps, reproduced,
+        planted
+    ) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
     ON CONFLICT (head, quantity, kind, update_index) DO UPDATE SET
         minibatches = max(minibatches, excluded.minibatches),
         {_outermost("sightings", _FIRST, _FIRST_ORDER)},
         {_outermost("sightings", _LAST, _LAST_ORDER)},
         steps = max(steps, excluded.steps),
-        reproduced = max(reproduced, excluded.reproduced)
+        reproduced = max(reproduced, excluded.reproduced),
+        planted = min(planted, excluded.planted)
 """
 REPLACE_HEARTBEAT: Final = (
     "INSERT OR REPLACE INTO heartbeat (id, time, pid, process_start_time, machine, events_lost,"
-    " resident_bytes, error, pid_namespace) VALUES (1, ?, ?, ?, ?, ?, ?, ?, ?)"
+    " resident_bytes, error, pid_namespace, cpu_percent, memory_bytes, gpu_percent,"
+    " gpu_memory_bytes, gpu_total_bytes) VALUES (1, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
 
 
@@ -335,8 +359,11 @@ def create_tables(
     """
     connection.execute("BEGIN IMMEDIATE")
     _add_columns(connection)
+    known = columns_of(connection, "events"), columns_of(connection, UPDATE_TABLE_NAMES[0])
     for statement in _TABLES:
         connection.execute(statement)
+    if known[0] and not known[1]:
+        fill_from_events(connection)
     connection.executemany(
         "INSERT OR IGNORE INTO meta VALUES (?, ?)",
         [
@@ -421,21 +448,6 @@ def store_id_of(connection: sqlite3.Connection) -> str | None:
     return row[0] if row is not None and isinstance(row[0], str) else None
 
 
-def insert_rows(
-    connection: sqlite3.Connection, insert: str, rows: Sequence[tuple[object, ...]]
-) -> None:
-    """Insert rows, many in one statement.
-
-    `executemany` would let go of the interpreter's lock at every row, and beside a thread that
-    computes in Python it may take 5 ms (`sys.getswitchinterval`) to get it back.
-    """
-    for start in range(0, len(rows), _ROWS_PER_STATEMENT):
-        chunk = rows[start : start + _ROWS_PER_STATEMENT]
-        row = f"({', '.join('?' * len(chunk[0]))})"
-        values = list(chain.from_iterable(chunk))
-        connection.execute(f"{insert} {', '.join([row] * len(chunk))}", values)
-
-
 def class_of(value: float) -> str:
     """Return "finite", "nan", "+inf" or "-inf"."""
     if math.isnan(value):
@@ -469,7 +481,7 @@ def latch_row(update: int, seen: NonfiniteSighting) -> tuple[Any, ...]:
         *(seen.head, seen.kind, seen.quantity),
         *(update, seen.epoch, seen.minibatch),
         *(seen.phase, seen.host, seen.step, seen.part),
-        int(seen.reproduced),
+        *(int(seen.reproduced), int(seen.planted)),
     )
 
 
@@ -486,7 +498,7 @@ def sighting_row(update: int, seen: NonfiniteSighting) -> tuple[Any, ...]:
         *(seen.head, seen.quantity, seen.kind, update),
         *(minibatches_of(seen), seen.epoch, seen.minibatch, last.epoch, last.minibatch),
         *(seen.phase, seen.host, seen.step, seen.part, last.phase, last.part),
-        *(steps_of(seen), int(seen.reproduced)),
+        *(steps_of(seen), int(seen.reproduced), int(seen.planted)),
     )
 
 
@@ -529,6 +541,7 @@ def sightings_in(row: Mapping[str, Any]) -> Iterator[tuple[int, NonfiniteSightin
             step=values["first_step"] if has_host else None,
             part=part,
             reproduced=bool(values["reproduced"]),
+            planted=bool(values["planted"]),
         )
 
     is_one = (first_phase, values["first_part"]) == (last_phase, values["last_part"])

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Final, Self
 
 from esper.karn.latch_file import LatchWriter
+from esper.karn.machine_load import GpuMeter, no_gpu
 from esper.karn.run_directory import STORE_NAME
 from esper.karn.run_tables import RunStoreError, update_index_of
 from esper.karn.sightings import source_of
@@ -25,6 +26,7 @@ from esper.karn.store_connection import BUSY_MILLISECONDS, StoreConnection, Stor
 from esper.karn.witnesses import Witnesses
 from esper.leyline.telemetry import (
     KIND_BY_TYPE,
+    EpisodesCompleted,
     NonfiniteSighting,
     Notice,
     Payload,
@@ -64,15 +66,23 @@ class RunWriter:
             something was lost. It is called from the writer's thread and must not block.
         limit_bytes: size of the store beyond which old steps, decisions and transitions are
             removed; 0 for no limit.
+        gpu: returns what this process takes of its GPU, for the heartbeat; called from the
+            writer's thread.
     """
 
     def __init__(
-        self, directory: Path, report: Report | None = None, *, limit_bytes: int = 0
+        self,
+        directory: Path,
+        report: Report | None = None,
+        *,
+        limit_bytes: int = 0,
+        gpu: GpuMeter = no_gpu,
     ) -> None:
         directory = directory.absolute()
         self._path = directory / STORE_NAME
         self._report = report
         self._limit_bytes = limit_bytes
+        self._gpu = gpu
         self._queue: deque[StoredEvent] = deque()
         self._queue_bytes = 0
         self._changed = threading.Condition()
@@ -146,7 +156,9 @@ class RunWriter:
         if isinstance(payload, PPOUpdatePayload):
             with self._latches_lock:
                 self._latches.note_update(payload)
-        kept = payload if isinstance(payload, (PPOUpdatePayload, RunStarted)) else None
+        kept = None
+        if isinstance(payload, (PPOUpdatePayload, EpisodesCompleted, RunStarted)):
+            kept = payload
         kind, update = kind_of(payload), update_index_of(payload)
         with self._changed:
             number = self._emitted + 1
@@ -234,7 +246,7 @@ class RunWriter:
     # What follows runs in the thread.
 
     def _run(self) -> None:
-        store = StoreConnection(self._path)
+        store = StoreConnection(self._path, self._gpu)
         try:
             pause = _RETRY_SECONDS[0]
             while True:
@@ -339,10 +351,8 @@ class RunWriter:
             self._latches.note_store(store.store_id, store.last_id)
             self._latches.note_sightings(stored)
             known = self._latches.sightings()
-        in_store = {(source_of(seen), seen.reproduced) for _, seen in stored}
-        store.join_latches(
-            [one for one in known if (source_of(one[1]), one[1].reproduced) not in in_store]
-        )
+        in_store = {_what_is_known(seen) for _, seen in stored}
+        store.join_latches([one for one in known if _what_is_known(one[1]) not in in_store])
 
     def _note_failure(self, store: StoreConnection, error: str) -> None:
         store.abandon()
@@ -360,6 +370,10 @@ class RunWriter:
                 f"{sentence}; training continues, events wait in memory, and latches are written "
                 "to latches.jsonl"
             )
+
+
+def _what_is_known(seen: NonfiniteSighting) -> tuple[object, ...]:
+    return source_of(seen), seen.reproduced, seen.planted
 
 
 def _notice_of_recovery(since: float, error: str | None, lost: int) -> StoredEvent:

@@ -11,6 +11,8 @@ KIND_WORDS: Final = {"nan": "NaN", "+inf": "Inf", "-inf": "-Inf", "inf": "Inf"}
 UNKNOWN_QUANTITY: Final = "unknown"
 #: Stands beside what was seen once and not when the same computation was repeated.
 NOT_REPRODUCED: Final = "not reproduced"
+#: Stands beside what only drills have caused so far.
+PLANTED: Final = "planted by a drill"
 
 #: How phases are written for people; that something was in a minibatch goes without saying.
 _PHASE_WORDS: Final = {

@@ -15,6 +15,8 @@ from typing import Final, NamedTuple
 
 from esper import __version__
 from esper.karn.liveness import pid_namespace, process_start_time
+from esper.karn.machine_load import GpuMeter, LoadMeter, no_gpu
+from esper.karn.row_insertion import insert_rows
 from esper.karn.run_tables import (
     INSERT_EVENTS,
     INSERT_HEAD_HEALTH,
@@ -24,7 +26,6 @@ from esper.karn.run_tables import (
     check_store,
     create_tables,
     head_health_rows,
-    insert_rows,
     latch_row,
     latch_rows,
     sighting_row,
@@ -33,8 +34,14 @@ from esper.karn.run_tables import (
     store_id_of,
     thin,
 )
+from esper.karn.update_tables import write_rows
 from esper.leyline.durable_files import sync_directory
-from esper.leyline.telemetry import NonfiniteSighting, PPOUpdatePayload, RunStarted
+from esper.leyline.telemetry import (
+    EpisodesCompleted,
+    NonfiniteSighting,
+    PPOUpdatePayload,
+    RunStarted,
+)
 
 BUSY_MILLISECONDS: Final = 2_000
 _THINNED_AT_ONCE: Final = 512
@@ -54,13 +61,18 @@ class StoredEvent(NamedTuple):
     data: bytes
     is_durable: bool = False
     #: What other tables have rows of, and what a store that was replaced begins with.
-    payload: PPOUpdatePayload | RunStarted | None = None
+    payload: PPOUpdatePayload | EpisodesCompleted | RunStarted | None = None
 
 
 class StoreConnection:
-    """One writer's connection to the store of a run."""
+    """One writer's connection to the store of a run.
 
-    def __init__(self, path: Path) -> None:
+    Args:
+        path: of the store.
+        gpu: returns what this process takes of its GPU.
+    """
+
+    def __init__(self, path: Path, gpu: GpuMeter = no_gpu) -> None:
         self._path = path
         self._connection: sqlite3.Connection | None = None
         self._file: tuple[int, int] | None = None  # device and inode
@@ -69,6 +81,7 @@ class StoreConnection:
         self._process_start_time = process_start_time(self._pid) or 0.0
         self._pid_namespace = pid_namespace()
         self._machine = socket.gethostname()
+        self._meter = LoadMeter(self._pid, gpu)
         self._is_synchronous = True  # SQLite's default: every commit is synced
         self._last_id = 0
         self._unsure: tuple[str, int, int] | None = None  # store, its last id, and events of a try
@@ -200,6 +213,7 @@ class StoreConnection:
             rows = (row for update in updates for row in sighting_rows(update))
             connection.executemany(JOIN_SIGHTING, rows)
         for event in batch:
+            write_rows(connection, event.time, event.payload)
             if isinstance(event.payload, RunStarted):
                 self._start = event
         connection.execute("COMMIT")
@@ -224,17 +238,19 @@ class StoreConnection:
 
     def _beat(self, events_lost: int, error: str) -> tuple[object, ...]:
         """Return the values of `REPLACE_HEARTBEAT` for now."""
-        import psutil
-
+        load = self._meter.read()
         return (
             time.time(),
             self._pid,
             self._process_start_time,
             self._machine,
             events_lost,
-            psutil.Process(self._pid).memory_info().rss,
+            load.own_memory_bytes,
             error,
             self._pid_namespace,
+            load.cpu_percent,
+            load.memory_bytes,
+            *(load.gpu or (None, None, None)),
         )
 
     def thin(self, limit_bytes: int, seconds: float) -> None:

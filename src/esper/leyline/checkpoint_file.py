@@ -38,6 +38,7 @@ class CheckpointSummary(msgspec.Struct, frozen=True, kw_only=True):
         format: of the state.
         update: updates completed.
         episodes_done: episodes completed.
+        update_was_good: whether everything in the last update was finite.
         settings: all settings of the run, by name.
         latches: the first sighting of each head, quantity and kind in the run, with its update.
     """
@@ -45,6 +46,7 @@ class CheckpointSummary(msgspec.Struct, frozen=True, kw_only=True):
     format: int
     update: int
     episodes_done: int
+    update_was_good: bool = False
     settings: dict[str, Any] = {}
     latches: list[tuple[int, NonfiniteSighting]] = []
 

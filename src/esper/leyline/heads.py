@@ -75,6 +75,18 @@ HEAD_CHOICES: Final[dict[str, tuple[str, ...]]] = {
     "alpha_curve": CURVE_CHOICES,
     "op": tuple(op.name for op in Op),
 }
+#: What each head decides, in one line; `op` says which of the others count.
+HEAD_MEANINGS: Final[dict[str, str]] = {
+    "op": "what to do with a network: wait, plant a seed (germinate), blend it in (advance), "
+    "change how far it is blended, remove it (prune) or keep it for good (fossilize)",
+    "slot": "which of the network's three places the op is about",
+    "blueprint": "what kind of layer a new seed is",
+    "style": "how the output of a seed is combined with the network's: added, multiplied or gated",
+    "tempo": "how many steps a new seed takes to blend in",
+    "alpha_target": "how far a seed is blended in, out of 1",
+    "alpha_speed": "how many steps a later change of that takes",
+    "alpha_curve": "along which curve it changes",
+}
 HEAD_SIZES: Final = tuple(len(HEAD_CHOICES[head]) for head in HEAD_NAMES)
 
 #: The heads whose choice mattered, by the op taken. `op` itself always counts.

@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import Final
 
 from esper.leyline.records.record import TelemetryRecord, Thresholds
 from esper.leyline.telemetry import GROUPS
@@ -16,6 +17,14 @@ class Level(IntEnum):
     NOTICE = 1  # worth knowing
     WARNING = 2  # worth looking at
     CRITICAL = 3  # something is broken, or was
+
+
+LEVEL_WORDS: Final = {
+    Level.OK: "HEALTHY",
+    Level.NOTICE: "NOTICE",
+    Level.WARNING: "WARNING",
+    Level.CRITICAL: "CRITICAL",
+}
 
 
 @dataclass(frozen=True)

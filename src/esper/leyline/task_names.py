@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import parse_qsl
 
+from esper.leyline.suggestions import did_you_mean
+
 #: Sources of tasks that have a name of their own.
 BUILT_IN: Final = ("mnist1d", "digits", "cifar10")
 #: How the others are written.
@@ -34,6 +36,13 @@ _OPTIONS: Final[dict[str, frozenset[str]]] = {
     "hf": frozenset({"config", "input", "label", "kind", "channels", *PARTS}),
     "chars": frozenset({"context"}),
 }
+#: The values that an option can have, where there are only some.
+_VALUES: Final[dict[str, tuple[str, ...]]] = {
+    "kind": ("vector", "signal", "image"),
+    "channels": ("first", "last"),
+}
+#: The source that reads a file with this suffix.
+_SOURCES_BY_SUFFIX: Final = {".npz": "npz", ".txt": "chars"}
 _PLACES_ALLOWED: Final = ("cifar10", "npz", "hf", "chars")
 
 
@@ -92,6 +101,7 @@ def parse_task_name(text: str) -> TaskName:
     if source not in _OPTIONS or (source not in BUILT_IN and not colon):
         raise UnknownTaskError(
             f"there is no task {text!r}: the tasks are {', '.join((*BUILT_IN, *WITH_PLACE))}"
+            f"{_hint(text)}"
         )
     place, _, query = rest.partition("?")
     if colon and (source not in _PLACES_ALLOWED or not place):
@@ -107,3 +117,37 @@ def parse_task_name(text: str) -> TaskName:
             f"the options {query!r} of task {source}:{place} cannot be read: allowed are {allowed}"
         )
     return TaskName(text, source, place, options)
+
+
+def _hint(text: str) -> str:
+    """Return how a task that is not known was probably meant; empty if nothing is like it."""
+    place, mark, _ = text.partition("?")
+    path = Path(place)
+    source = _SOURCES_BY_SUFFIX.get(path.suffix.lower())
+    if source is None and place and path.is_dir():
+        source = "cifar10" if any(path.glob("**/data_batch_*.bin")) else "hf"
+    if source is not None:
+        return f"; did you mean {source}:{text}?"
+    return "" if mark else did_you_mean(text, BUILT_IN)
+
+
+def check_task(name: TaskName) -> None:
+    """Check what can be known of a task before its data is read.
+
+    Raises:
+        UnknownTaskError: its file or folder does not exist, or an option has an impossible value.
+    """
+    for option, values in _VALUES.items():
+        value = name.options.get(option, values[0])
+        if value not in values:
+            raise UnknownTaskError(
+                f"{option} in the task {name.text} must be one of {', '.join(values)}, not "
+                f"{value!r}{did_you_mean(value, values)}"
+            )
+    if name.source in ("npz", "chars") and not name.path.exists():
+        raise UnknownTaskError(f"there is no file {name.path}")
+    if name.source == "cifar10" and name.place and not name.path.is_dir():
+        raise UnknownTaskError(f"there is no folder {name.path}")
+    is_path = name.place.startswith(("/", "./", "../", "~"))
+    if name.source == "hf" and is_path and not name.path.exists():
+        raise UnknownTaskError(f"there is no folder {name.path}")

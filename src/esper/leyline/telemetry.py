@@ -51,6 +51,7 @@ class RunStarted(msgspec.Struct, frozen=True, kw_only=True):
     esper_version: str = ""
     torch_version: str = ""
     resumed_from_update: int | None = None
+    largest_class: float | None = None  # validation accuracy of always answering with that class
 
 
 class StepCompleted(msgspec.Struct, frozen=True, kw_only=True):
@@ -136,10 +137,15 @@ class NonfiniteSighting(msgspec.Struct, frozen=True, kw_only=True):
     step: int | None = None  # first step of the episode in that host, counted from 1
     part: str = ""  # the tensor, where a quantity has several, such as "exp_avg_sq of heads.bias"
     reproduced: bool = True  # False: seen once, and not when the computation was repeated
+    planted: bool = False  # put there by a drill (`--inject`), and seen nowhere else in the update
 
 
 class PPOUpdatePayload(msgspec.Struct, frozen=True, kw_only=True):
-    """The outcome of one PPO update. Dictionaries are keyed by head name."""
+    """The outcome of one PPO update. Dictionaries are keyed by head name.
+
+    A minibatch that was left out is in no figure. Where all were left out, the figures over
+    minibatches are NaN, and the dictionaries of figures are empty.
+    """
 
     update: int  # counted from 1
     episodes_done: int
@@ -170,6 +176,13 @@ class PPOUpdatePayload(msgspec.Struct, frozen=True, kw_only=True):
     head_active_fraction: dict[str, float] = {}
     loss_scale: float | None = None  # under fp16, after the update
     minibatches_rescaled: int = 0  # left out because the fp16 loss scale was too high: ordinary
+    hosts_seconds: float | None = None  # of the rollout, in which hosts were trained and measured
+
+    @property
+    def minibatches_learnt(self) -> int:
+        """Minibatches that the figures are over."""
+        left_out = self.minibatches_skipped + self.minibatches_stopped + self.minibatches_rescaled
+        return self.minibatches - left_out
 
 
 class InterventionTaken(msgspec.Struct, frozen=True, kw_only=True):
@@ -218,6 +231,12 @@ class Heartbeat(msgspec.Struct, frozen=True, kw_only=True):
     machine: str = ""  # where `pid` means something
     pid_namespace: str = ""  # in which `pid` means something; empty where it is not known
     error: str = ""  # the last thing that went wrong in the monitor, if anything did
+    # Of the process and its workers; None where it could not be measured:
+    cpu_percent: float | None = None  # 100 is one core, since the heartbeat before
+    memory_bytes: int | None = None  # resident
+    gpu_percent: float | None = None  # of the time in which the GPU was busy
+    gpu_memory_bytes: int | None = None  # that the process reserved
+    gpu_total_bytes: int | None = None
 
 
 class Notice(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,5 +1,7 @@
 """The names of the baselines; apart from them, so that asking for help loads no torch."""
 
+from esper.leyline.suggestions import did_you_mean
+
 BASELINES = ("none", "random", "heuristic", "static", "same-architecture")
 #: What comes with another and may be asked for by its own name, too.
 _COMES_WITH = {"same-cost": "same-architecture"}
@@ -19,7 +21,9 @@ def parse_baselines(text: str) -> tuple[str, ...]:
     names = tuple(dict.fromkeys(_COMES_WITH.get(name, name) for name in given))
     unknown = [name for name in names if name not in BASELINES]
     if unknown or not names:
+        known = (*BASELINES, *_COMES_WITH)
         what = f"there is no baseline {unknown[0]!r}" if unknown else "no baseline is named"
-        every = ", ".join((*BASELINES, *_COMES_WITH))
-        raise UnknownBaselineError(f"{what}: --against takes any of {every}, with commas between")
+        hint = did_you_mean(unknown[0], known) if unknown else ""
+        takes = f"(--against takes any of {', '.join(known)}, with commas between)"
+        raise UnknownBaselineError(f"{what} {takes}{hint}")
     return names

@@ -13,7 +13,7 @@ The best of several is chosen on what is measured, which favours it: a baseline 
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,31 +52,47 @@ class Contestant:
     resized: tuple[Outcomes, ...] = ()
 
 
-def run_baseline(
-    name: str, arena: Arena, agents: Sequence[Played], say: Callable[[str], None]
-) -> list[Contestant]:
+def turns_of(name: str, arena: Arena, agents: int) -> int:
+    """Return how many contestants a baseline runs, with what comes with it.
+
+    Args:
+        name: of `esper.simic.baseline_names.BASELINES`.
+        arena: task and episodes.
+        agents: number of policies evaluated.
+    """
+    match name:
+        case "heuristic":
+            return len(HAND_RULES)
+        case "static":
+            settings = arena.settings
+            kinds = len(static_shapes(settings.host_shape, settings.host_parameters))
+            return kinds + len(OTHER_SIZES) * min(KINDS_RESIZED, kinds)
+        case "same-architecture":
+            return 2 * agents
+    return 1
+
+
+def run_baseline(name: str, arena: Arena, agents: Sequence[Played]) -> list[Contestant]:
     """Run one baseline, and what comes with it.
 
     Args:
         name: of `esper.simic.baseline_names.BASELINES`.
         arena: task and episodes.
         agents: what came of the policies evaluated, for the sizes and architectures.
-        say: is told what is about to be run.
     """
     match name:
         case "none":
-            say("none: hosts that nothing grows in")
-            return [Contestant(name, (arena.play("nothing grows", _wait).outcomes,))]
+            return [Contestant(name, (arena.play(name, "nothing grows", _wait).outcomes,))]
         case "random":
-            say("random: uniform legal choices")
             player = random_player(arena.seed)
-            return [Contestant(name, (arena.play("uniform legal choices", player).outcomes,))]
+            played = arena.play(name, "uniform legal choices", player)
+            return [Contestant(name, (played.outcomes,))]
         case "heuristic":
-            return [_heuristic(arena, say)]
+            return [_heuristic(arena)]
         case "static":
-            return [_static(arena, agents, say)]
+            return [_static(arena, agents)]
         case "same-architecture":
-            return _same_architecture(arena, agents, say)
+            return _same_architecture(arena, agents)
     raise AssertionError(name)
 
 
@@ -121,25 +137,28 @@ def rule_player(rule: Rule) -> Player:
     return begin
 
 
-def _heuristic(arena: Arena, say: Callable[[str], None]) -> Contestant:
-    candidates = []
-    for what, rule in HAND_RULES.items():
-        say(f"heuristic: {what}")
-        candidates.append(arena.play(what, rule_player(rule)).outcomes)
+def _heuristic(arena: Arena) -> Contestant:
+    candidates = [
+        arena.play("heuristic", what, rule_player(rule)).outcomes
+        for what, rule in HAND_RULES.items()
+    ]
     best = max(candidates, key=lambda outcomes: outcomes.score.mean())
     return Contestant("heuristic", (best,), tuple(candidates))
 
 
-def _static(arena: Arena, agents: Sequence[Played], say: Callable[[str], None]) -> Contestant:
+def _static(arena: Arena, agents: Sequence[Played]) -> Contestant:
     parameters = float(np.median([agent.outcomes.parameters for agent in agents]))
 
     def run(shape: StaticShape) -> Outcomes:
-        say(f"static: {shape.name}")
+        arena.turns.begin(f"static: {shape.name}")
         parts = []
-        for seeds in arena.batches:
+        for number, seeds in enumerate(arena.batches, start=1):
             divided = functools.partial(_shape_and_seeds, shape, seeds)
             parts += arena.hosts(len(seeds)).call(train_static, divided)
-        return joined([_scored(arena, shape.name, each) for each in parts])
+            arena.turns.at(number / len(arena.batches))
+        outcomes = joined([_scored(arena, shape.name, each) for each in parts])
+        arena.turns.end(outcomes)
+        return outcomes
 
     shapes = static_shapes(arena.settings.host_shape, round(parameters))
     candidates = [run(shape) for shape in shapes]
@@ -158,14 +177,12 @@ def _static(arena: Arena, agents: Sequence[Played], say: Callable[[str], None]) 
     )
 
 
-def _same_architecture(
-    arena: Arena, agents: Sequence[Played], say: Callable[[str], None]
-) -> list[Contestant]:
-    say("same-architecture: what the agent ended with, from the first step")
-    whole = [_from_scratch(arena, agent, None) for agent in agents]
-    say("same-cost: the same, until the agent's multiply-adds are spent")
+def _same_architecture(arena: Arena, agents: Sequence[Played]) -> list[Contestant]:
+    what = "same-architecture: what the agent ended with, from the first step"
+    whole = [_from_scratch(arena, what, agent, None) for agent in agents]
+    what = "same-cost: the same, until the agent's multiply-adds are spent"
     cut = [
-        _from_scratch(arena, agent, _affordable_steps(arena, agent, same))
+        _from_scratch(arena, what, agent, _affordable_steps(arena, agent, same))
         for agent, same in zip(agents, whole, strict=True)
     ]
     return [
@@ -181,7 +198,8 @@ def _affordable_steps(arena: Arena, agent: Played, same: Outcomes) -> np.ndarray
     return np.maximum(steps, 1)
 
 
-def _from_scratch(arena: Arena, agent: Played, steps: np.ndarray | None) -> Outcomes:
+def _from_scratch(arena: Arena, turn: str, agent: Played, steps: np.ndarray | None) -> Outcomes:
+    arena.turns.begin(turn)
     what = "grown network from its first step"
     parts, start = [], 0
     for seeds in arena.batches:
@@ -191,7 +209,10 @@ def _from_scratch(arena: Arena, agent: Played, steps: np.ndarray | None) -> Outc
         trained = arena.hosts(len(seeds)).call(train_from_scratch, divided)
         parts += [_scored(arena, what, each) for each in trained]
         start += len(seeds)
-    return joined(parts)
+        arena.turns.at(start / sum(map(len, arena.batches)))
+    outcomes = joined(parts)
+    arena.turns.end(outcomes)
+    return outcomes
 
 
 def _shape_and_seeds(

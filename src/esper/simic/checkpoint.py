@@ -4,6 +4,8 @@ A checkpoint is taken between updates. Episodes are whole there: no host is aliv
 batch is born from seeds that follow from the run's seed and the number of the episode. So the
 agent, its generators and the counters are all the state there is. The form of the file, with its
 digests and its summary, is in `esper.leyline.checkpoint_file`.
+
+torch is imported where a state is looked into, so that this module can be loaded without it.
 """
 
 import errno
@@ -12,9 +14,10 @@ from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 from esper.leyline.checkpoint_file import (
     FORMAT,
@@ -46,6 +49,7 @@ class Checkpoint:
     bad_in_a_row: int = 0  # how far intervening had escalated
     rollbacks_in_a_row: int = 0
     incidents: int = 0  # so far, kept or not
+    update_was_good: bool = False  # everything in the last update was finite
     settings: Mapping[str, Any] = field(default_factory=dict)  # of the run, by name
     #: The first sighting of each head, quantity and kind in the run, with its update.
     latches: list[tuple[int, NonfiniteSighting]] = field(default_factory=list)
@@ -60,7 +64,7 @@ class PassedOver:
 
 
 #: The fields of a checkpoint that stand in its summary, and not in its state.
-_OF_SUMMARY = ("update", "episodes_done", "settings", "latches")
+_OF_SUMMARY = ("update", "episodes_done", "update_was_good", "settings", "latches")
 
 
 def save_checkpoint(
@@ -90,6 +94,7 @@ def save_checkpoint(
         format=FORMAT,
         update=checkpoint.update,
         episodes_done=checkpoint.episodes_done,
+        update_was_good=checkpoint.update_was_good,
         settings=dict(checkpoint.settings),
         latches=checkpoint.latches,
     )
@@ -116,7 +121,7 @@ def latest_checkpoint(directory: Path) -> Path | None:
 
 
 def load_latest(
-    directory: Path, device: torch.device
+    directory: Path, device: "torch.device"
 ) -> tuple[Checkpoint | None, list[PassedOver]]:
     """Read the newest checkpoint that can be resumed from.
 
@@ -145,6 +150,26 @@ def load_latest(
     return None, []
 
 
+def last_good(directory: Path, resumed: Checkpoint) -> Path | None:
+    """Return the newest checkpoint that is whole and follows a good update; None if there is none.
+
+    Args:
+        directory: where checkpoints are.
+        resumed: the checkpoint that training resumes from; newer ones do not count.
+    """
+    if resumed.update_was_good:
+        return checkpoint_path(directory, resumed.update)
+    for update, path in reversed(checkpoints_in(directory)):
+        if update >= resumed.update:
+            continue
+        with suppress(CheckpointError):
+            summary = read_checkpoint(path)[1]
+            check_number(path, update, summary.update)
+            if summary.update_was_good:
+                return path
+    return None
+
+
 #: What is bad below 0: Adam's second moments, whose root is taken, and its step counter.
 _NEVER_NEGATIVE = ("exp_avg_sq", "step")
 
@@ -154,6 +179,8 @@ def unsound_parts(state: Any, name: str = "") -> list[str]:
 
     They hold a NaN or an Inf, or a value below 0 where there can be none.
     """
+    import torch
+
     if isinstance(state, torch.Tensor):
         if not state.is_floating_point():
             return []
@@ -168,7 +195,7 @@ def unsound_parts(state: Any, name: str = "") -> list[str]:
     ]
 
 
-def load_checkpoint(path: Path, device: torch.device) -> Checkpoint:
+def load_checkpoint(path: Path, device: "torch.device") -> Checkpoint:
     """Read a checkpoint whose every bit is as it was written.
 
     Raises:

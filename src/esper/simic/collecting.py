@@ -28,6 +28,7 @@ class Batch:
         returns: undiscounted sum of rewards, by host; NaN for a host that is not finite.
         training_samples: samples that all hosts were trained on.
         seconds: duration.
+        hosts_seconds: the part of it in which hosts were trained and measured.
         sightings: what was not finite in the hosts, then while acting. Causes only.
     """
 
@@ -36,6 +37,7 @@ class Batch:
     returns: list[float]
     training_samples: int
     seconds: float
+    hosts_seconds: float
     sightings: list[NonfiniteSighting]
 
 
@@ -59,6 +61,7 @@ def collect(
     seeds: Sequence[int],
     update: int,
     first_episode: int,
+    on_step: Callable[[int], None],
     interruptible: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> Batch:
     """Run one episode in each host, and emit every step of it.
@@ -70,6 +73,7 @@ def collect(
         seeds: random seed of each host.
         update: number of the update that learns from this batch, counted from 1.
         first_episode: number of the episode in host 0, counted from 1.
+        on_step: called with the number of each step that is done, counted from 1.
         interruptible: returns a context within which a request to stop may end this by raising;
             it is entered for the work of hosts and policy, and never while an event is emitted.
     """
@@ -83,6 +87,7 @@ def collect(
     returns = np.zeros(hosts.num_envs)
     samples = 0
     step = 0
+    hosts_seconds = time.perf_counter() - start
     ended = np.zeros(hosts.num_envs, dtype=bool)
     seen = _tensor(observations, agent)
     while not ended.all():
@@ -100,6 +105,8 @@ def collect(
         step_start = time.perf_counter()
         with interruptible():
             observations, rewards, terminated, truncated, info = hosts.step(figures.actions)
+        step_seconds = time.perf_counter() - step_start
+        hosts_seconds += step_seconds
         watch.hosts(step, info["nonfinite"])
         emit_step(
             writer,
@@ -108,7 +115,7 @@ def collect(
             update=update,
             step=step,
             first_episode=first_episode,
-            seconds=time.perf_counter() - step_start,
+            seconds=step_seconds,
         )
         following = _tensor(observations, agent)
         buffer.add(
@@ -120,6 +127,7 @@ def collect(
             # Only an episode that was cut off needs the value of what it never got to do.
             agent.values(following, state) if truncated.any() else torch.zeros_like(seen[:, 0]),
         )
+        on_step(step)
         seen = following
         returns += rewards
         samples += info["training_samples"]
@@ -133,6 +141,7 @@ def collect(
         returns=returns.tolist(),
         training_samples=samples,
         seconds=time.perf_counter() - start,
+        hosts_seconds=hosts_seconds,
         sightings=watch.sightings(),
     )
 

@@ -37,10 +37,27 @@ RESUMABLE_SETTINGS = (
 )
 #: Bytes of a settings file that are read at most.
 _LONGEST_FILE = 1 << 20
+#: What the drivers make where torch can find a GPU: NVIDIA's, AMD's, and that of Windows.
+_GPU_PLACES = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
 
 
 class ConfigError(ValueError):
-    """A setting is unknown or has a value that cannot be; the message is one clear sentence."""
+    """A setting is unknown or has a value that cannot be; the message is one clear sentence.
+
+    Args:
+        message: the sentence.
+        setting: the setting that the sentence begins with; empty if it begins otherwise.
+    """
+
+    def __init__(self, message: str, setting: str = "") -> None:
+        super().__init__(message)
+        self.setting = setting
+
+    def as_typed(self) -> "ConfigError":
+        """Return the same error, with the setting written as on the command line."""
+        if not self.setting:
+            return self
+        return ConfigError(option_of(self.setting) + str(self).removeprefix(self.setting))
 
 
 def _setting(default: Any, help_text: str, *, choices: tuple[str, ...] | None = None) -> Any:
@@ -156,20 +173,24 @@ def _check(config: TrainingConfig) -> None:
             object.__setattr__(config, name, value)
         if expected is tuple:
             if not isinstance(value, tuple) or not all(isinstance(item, str) for item in value):
-                raise ConfigError(f"{name} must be a list of texts, not {short_repr(value)}")
+                raise ConfigError(f"{name} must be a list of texts, not {short_repr(value)}", name)
         elif type(value) is not expected:
-            raise ConfigError(f"{name} must be {_TYPE_WORDS[expected]}, not {short_repr(value)}")
+            raise ConfigError(
+                f"{name} must be {_TYPE_WORDS[expected]}, not {short_repr(value)}", name
+            )
         most = _AT_MOST.get(name, _LARGEST_INTEGER)
         if expected is int and value > most:
-            raise ConfigError(f"{name} must be at most {most}, not {short_repr(value)}")
+            raise ConfigError(f"{name} must be at most {most}, not {short_repr(value)}", name)
         if expected is float and not math.isfinite(value):
-            raise ConfigError(f"{name} must be a finite number, not {value}")
+            raise ConfigError(f"{name} must be a finite number, not {value}", name)
         if expected is float and abs(value) > _LARGEST_FLOAT32:
-            raise ConfigError(f"{name} must be at most 3.4e38, where float32 ends, not {value}")
+            raise ConfigError(
+                f"{name} must be at most 3.4e38, where float32 ends, not {value}", name
+            )
         choices = setting.metadata["choices"]
         if choices and value not in choices:
             raise ConfigError(
-                f"{name} must be one of {', '.join(choices)}, not {short_repr(value)}"
+                f"{name} must be one of {', '.join(choices)}, not {short_repr(value)}", name
             )
     _require(config, _AT_LEAST_ONE, lambda value: value >= 1, "at least 1")
     _require(config, _AT_LEAST_ZERO, lambda value: value >= 0, "0 or more")
@@ -190,7 +211,24 @@ def _require(config: TrainingConfig, names: tuple[str, ...], holds: Any, words: 
     for name in names:
         value = getattr(config, name)
         if not holds(value):
-            raise ConfigError(f"{name} must be {words}, not {short_repr(value)}")
+            raise ConfigError(f"{name} must be {words}, not {short_repr(value)}", name)
+
+
+def option_of(setting: str) -> str:
+    """Return the option of the command line that sets a setting."""
+    return "--" + setting.replace("_", "-")
+
+
+def check_device(name: str) -> None:
+    """Check a device as far as that is possible without torch.
+
+    Raises:
+        ConfigError: cuda was asked for, and this machine has no device for it.
+    """
+    if name == "cuda" and not any(Path(place).exists() for place in _GPU_PLACES):
+        raise ConfigError(
+            "device cuda was asked for, and this machine has no GPU; cpu is there", "device"
+        )
 
 
 def setting_names() -> tuple[str, ...]:
@@ -214,6 +252,32 @@ def updated(config: TrainingConfig, values: Mapping[str, Any]) -> TrainingConfig
         key: tuple(value) if isinstance(value, list) else value for key, value in values.items()
     }
     return replace(config, **converted)
+
+
+def updated_by_options(config: TrainingConfig, given: Mapping[str, Any]) -> TrainingConfig:
+    """Return `config` with options of the command line put over it.
+
+    Raises:
+        ConfigError: a value is impossible; the message names the option.
+    """
+    try:
+        return updated(config, given)
+    except ConfigError as error:
+        raise (error.as_typed() if error.setting in given else error) from error
+
+
+def updated_by_file(config: TrainingConfig, path: Path) -> TrainingConfig:
+    """Return `config` with the settings of a TOML file put over it.
+
+    Raises:
+        ConfigError: the file cannot be read, or a setting in it is impossible; the message names
+            the file.
+    """
+    values = read_config(path)
+    try:
+        return updated(config, values)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
 
 
 def read_config(path: Path) -> dict[str, Any]:

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from esper.growth.task_summary import summary_lines
-from esper.simic.baselines import Contestant, run_baseline
+from esper.simic.baselines import Contestant, run_baseline, turns_of
+from esper.simic.command_progress import Report, no_report
 from esper.simic.environment import resolve_device
 from esper.simic.evaluation import Arena, agent_player
+from esper.simic.requests import check_evaluation
 from esper.simic.statistics import (
     Estimate,
     improvement_estimate,
@@ -18,13 +20,10 @@ from esper.simic.statistics import (
     paired_improvement_estimate,
 )
 from esper.simic.trained_policy import TrainedPolicy
+from esper.simic.turns import Turns
 
 #: What is compared, each a field of `Outcomes`.
 MEASURES = ("test_accuracy", "score")
-
-
-class EvaluationError(ValueError):
-    """What was asked for cannot be evaluated; the message is one clear sentence."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +82,7 @@ def evaluate(
     against: Sequence[str],
     seed: int,
     say: Callable[[str], None],
+    report: Report = no_report,
 ) -> Evaluation:
     """Let policies and baselines live through the same episodes, and compare them.
 
@@ -94,13 +94,14 @@ def evaluate(
         episodes: that each of them lives through.
         against: names of `BASELINES`, in the order in which they are told of.
         seed: of everything random.
-        say: is told what is about to be run.
+        say: receives a line when a contestant begins and when it ends.
+        report: receives what is being done after every step.
 
     Raises:
         EvaluationError: policies do not belong together, or too few episodes.
     """
     config = policies[0].config
-    _check(policies, episodes, seed)
+    check_evaluation([(each.name, each.config) for each in policies], episodes, seed)
     device = resolve_device(config.device)
     with contextlib.closing(Arena(config, device, episodes=episodes, seed=seed)) as arena:
         task = arena.settings.task
@@ -109,15 +110,16 @@ def evaluate(
         for trained in policies:
             if trained.data and trained.data != task.fingerprint:
                 say(f"note: the data of {task.name} is not what {trained.name} was trained on")
+        turns = len(policies) + sum(turns_of(name, arena, len(policies)) for name in against)
+        arena.turns = Turns(turns, task.test.largest_class, say, report)
         played = []
         for number, trained in enumerate(policies, start=1):
-            say(f"agent: {trained.name}")
             policy = trained.policy.to(device)
-            played.append(arena.play(trained.name, agent_player(policy, seed, number)))
+            played.append(arena.play("agent", trained.name, agent_player(policy, seed, number)))
         agent = Contestant("agent", tuple(each.outcomes for each in played))
         contestants = [agent]
         for name in against:
-            contestants += run_baseline(name, arena, played, say)
+            contestants += run_baseline(name, arena, played)
     generator = np.random.default_rng(seed)
     return Evaluation(
         policies=tuple(policies),
@@ -129,22 +131,6 @@ def evaluate(
         seed=seed,
         entries=tuple(_entry(each, agent, generator) for each in contestants),
     )
-
-
-def _check(policies: Sequence[TrainedPolicy], episodes: int, seed: int) -> None:
-    if episodes < 2:
-        raise EvaluationError(f"--episodes must be at least 2 for an interval, not {episodes}")
-    if seed < 0:
-        raise EvaluationError(f"--seed must be 0 or more, not {seed}")
-    first = policies[0]
-    for other in policies[1:]:
-        for name in ("task", "steps", "gamma"):
-            own, theirs = getattr(first.config, name), getattr(other.config, name)
-            if own != theirs:
-                raise EvaluationError(
-                    f"{first.name} was trained with {name} {own} and {other.name} with {theirs}: "
-                    "policies that are evaluated together must have been trained on the same"
-                )
 
 
 def _entry(contestant: Contestant, agent: Contestant, generator: np.random.Generator) -> Entry:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from esper.leyline.heads import HEAD_NAMES
+from esper.leyline.suggestions import did_you_mean
 from esper.simic.config import ConfigError, TrainingConfig
 
 QUANTITIES = ("logits", "log_prob")
@@ -39,7 +40,8 @@ def parse_injection(text: str, heads: Sequence[str] = HEAD_NAMES) -> Injection:
     match = _FORM.fullmatch(text)
     if match is None:
         raise ConfigError(
-            f"inject takes HEAD[.QUANTITY]:KIND@UPDATE, for example op:inf@2, not {text!r}"
+            f"inject takes HEAD[.QUANTITY]:KIND@UPDATE, for example op:inf@2, not {text!r}",
+            "inject",
         )
     head, quantity = match["head"], match["quantity"] or QUANTITIES[0]
     for value, known, what in (
@@ -48,9 +50,13 @@ def parse_injection(text: str, heads: Sequence[str] = HEAD_NAMES) -> Injection:
         (match["kind"], tuple(VALUES), "a kind"),
     ):
         if value not in known:
-            raise ConfigError(f"inject {text!r}: {value!r} is not {what}; {', '.join(known)} are")
+            raise ConfigError(
+                f"inject {text!r}: {value!r} is not {what}; {', '.join(known)} are"
+                f"{did_you_mean(value, known)}",
+                "inject",
+            )
     if not match["update"].isascii() or not match["update"].isdigit() or int(match["update"]) < 1:
-        raise ConfigError(f"inject {text!r}: the update must be a whole number from 1")
+        raise ConfigError(f"inject {text!r}: the update must be a whole number from 1", "inject")
     return Injection(head, quantity, match["kind"], int(match["update"]))
 
 
@@ -66,6 +72,7 @@ def scheduled(config: TrainingConfig) -> list[Injection]:
         if drill.update > last_update:
             raise ConfigError(
                 f"inject {drill}: this run has {last_update} updates "
-                f"({config.episodes} episodes, {config.environments} at a time)"
+                f"({config.episodes} episodes, {config.environments} at a time)",
+                "inject",
             )
     return drills

@@ -20,7 +20,9 @@ def resolve_device(name: str) -> torch.device:
         ConfigError: cuda was asked for and is not there.
     """
     if name == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("device cuda was asked for, and torch finds none here; cpu is there")
+        raise ConfigError(
+            "device cuda was asked for, and torch finds none here; cpu is there", "device"
+        )
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(name)

@@ -140,16 +140,14 @@ class EpisodeWatch:
         if found.observations:
             is_explained = self._broken_hosts[host]
             return [] if is_explained else [(SHARED, "observations", found.observations)]
-        if self._broken_states[host]:
-            return []
-        if found.trunk or (found.value and all(found.logits.values())):
-            return [(SHARED, "trunk", found.trunk or found.value)]
+        had_broken_state = self._broken_states[host]
+        if found.trunk:
+            return [] if had_broken_state else [(SHARED, "trunk", found.trunk)]
         causes = [(head, "logits", kinds) for head, kinds in found.logits.items()]
-        return [
-            *causes,
-            (SHARED, "value", found.value),
-            (SHARED, "recurrent_state", found.state),
-        ]
+        causes.append((SHARED, "value", found.value))
+        if not had_broken_state:
+            causes.append((SHARED, "recurrent_state", found.state))
+        return causes
 
     def _see(
         self,

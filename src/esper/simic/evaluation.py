@@ -17,6 +17,7 @@ from esper.growth.from_scratch import Architecture, architecture_of
 from esper.growth.tasks import load_task
 from esper.simic.config import TrainingConfig
 from esper.simic.environment import divide_hosts
+from esper.simic.turns import Turns
 from esper.tamiyo.acting import act
 from esper.tamiyo.policy import RecurrentPolicy
 
@@ -99,6 +100,7 @@ class Arena:
     ) -> None:
         seeds = evaluation_seeds(seed, episodes)
         self.seed = seed
+        self.turns = Turns()
         self.batches = [seeds[at : at + LOCKSTEP] for at in range(0, episodes, LOCKSTEP)]
         sizes = {len(batch) for batch in self.batches}
         task = load_task(config.task)
@@ -118,14 +120,23 @@ class Arena:
         for hosts in self._hosts.values():
             hosts.close()
 
-    def play(self, what: str, player: Player) -> Played:
-        """Return what came of all episodes with this player deciding."""
+    def play(self, name: str, what: str, player: Player) -> Played:
+        """Return what came of all episodes with this player deciding.
+
+        Args:
+            name: the contestant's name.
+            what: the contestant in words.
+            player: makes the decisions.
+        """
+        self.turns.begin(f"{name}: {what}")
         played = [
-            self._play_batch(what, player(len(seeds), number), seeds)
+            self._play_batch(what, player(len(seeds), number), number)
             for number, seeds in enumerate(self.batches)
         ]
+        outcomes = joined([each.outcomes for each in played])
+        self.turns.end(outcomes)
         return Played(
-            joined([each.outcomes for each in played]),
+            outcomes,
             Architecture(
                 *(
                     np.concatenate([getattr(each.architecture, name) for each in played])
@@ -134,13 +145,17 @@ class Arena:
             ),
         )
 
-    def _play_batch(self, what: str, decide: Decide, seeds: Sequence[int]) -> Played:
+    def _play_batch(self, what: str, decide: Decide, number: int) -> Played:
+        seeds = self.batches[number]
         hosts = self.hosts(len(seeds))
         observations, info = hosts.reset(seeds)
         over = False
+        step = 0
         while not over:
             observations, _, terminated, truncated, info = hosts.step(decide(observations, info))
             over = bool((terminated | truncated).all())
+            step += 1
+            self.turns.at((number + step / self.settings.steps) / len(self.batches))
         finite = np.isfinite(info["score"])
         outcomes = Outcomes(
             what,

@@ -1,8 +1,7 @@
 """Growing: a learnt policy grows networks on a task, and the best of them is handed over."""
 
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,21 +16,17 @@ from esper.growth.seeds import Transition
 from esper.growth.task import Task
 from esper.growth.task_summary import summary_lines
 from esper.leyline.heads import HEAD_NAMES
+from esper.simic.command_progress import Report, no_report
 from esper.simic.config import updated
 from esper.simic.environment import make_environment, resolve_device
 from esper.simic.evaluation import agent_player, evaluation_seeds
+from esper.simic.requests import GrowingError, check_growing
 from esper.simic.trained_policy import TrainedPolicy
 
-#: Networks that are grown at a time, at most.
-MOST_HOSTS = 256
 #: The written module may differ from its host by so much, in units of the largest logit.
 _TOLERANCE = 1e-3
 
 Say = Callable[[str], None]
-
-
-class GrowingError(ValueError):
-    """What was asked for cannot be grown or written; the message is one clear sentence."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +100,14 @@ class Grown:
 
 
 def grow(
-    policy: TrainedPolicy, task: str, *, hosts: int, seed: int, steps: int | None, say: Say
+    policy: TrainedPolicy,
+    task: str,
+    *,
+    hosts: int,
+    seed: int,
+    steps: int | None,
+    say: Say,
+    report: Report = no_report,
 ) -> Grown:
     """Let a policy grow networks, and return the one with the best validation accuracy.
 
@@ -118,16 +120,14 @@ def grow(
         seed: of everything random; no training of a policy reaches the hosts that follow from it.
         steps: in the episode; None takes as many as the policy was trained for.
         say: receives lines of progress.
+        report: receives what is being done after every step.
 
     Raises:
         GrowingError, UnknownTaskError, InvalidTaskError, HostShapeError, SliceSizeError: an
             argument or the data cannot be used.
         GrowingError: no network that grew is finite.
     """
-    if not 1 <= hosts <= MOST_HOSTS:
-        raise GrowingError(f"--hosts must be 1 to {MOST_HOSTS}, not {hosts}")
-    if seed < 0:
-        raise GrowingError(f"--seed must be 0 or more, not {seed}")
+    check_growing(hosts, seed, steps)
     changes = {"task": task} | ({} if steps is None else {"steps": steps})
     config = updated(policy.config, changes)
     env = make_environment(config, hosts, resolve_device(config.device))
@@ -141,11 +141,13 @@ def grow(
     say(f"growing {counted(hosts, 'network')}, {counted(env.steps, 'step')}")
     guess = f"(largest class {env.task.validation.largest_class:.3f})"
     lives = [[_moment(info, host, ())] for host in range(hosts)]
+    work = _Work(env.steps, hosts, report)
     for step in range(1, env.steps + 1):
         observations, *_, info = env.step(decide(observations, info))
         for host, life in enumerate(lives):
             happened = tuple(each for each in info["transitions"] if each.host == host)
             life.append(_moment(info, host, happened))
+        work.grown(step)
         if step % max(1, env.steps // 4) == 0:
             best = info["accuracy"].max()
             say(f"step {step} of {env.steps}: best accuracy {best:.3f} {guess}")
@@ -174,8 +176,10 @@ def grow(
     architecture = architecture_of(*seeds_in_slots).take(slice(chosen, chosen + 1))
 
     say("the same host without growth, and the same architecture from its first step")
-    trained = train_from_scratch(env, architecture, [seeds[chosen]], np.array([env.steps]))
-    without_growth, idle_accuracy = _left_alone(env, seeds, chosen)
+    trained = train_from_scratch(
+        env, architecture, [seeds[chosen]], np.array([env.steps]), work.trained
+    )
+    without_growth, idle_accuracy = _left_alone(env, seeds, chosen, work.left_alone)
     return Grown(
         policy=policy,
         task=env.task,
@@ -199,15 +203,43 @@ def grow(
     )
 
 
+class _Work:
+    """Reports how far growing is, in shares of the time that its three parts take.
+
+    A step of all hosts without seeds takes about half as long as one in which they grow, and a
+    step of one network its share of that.
+    """
+
+    def __init__(self, steps: int, hosts: int, report: Report) -> None:
+        self._steps = steps
+        self._parts = (1.0, 1.0 / hosts, 0.5)
+        self._report = report
+
+    def grown(self, step: int) -> None:
+        self._at(0, "growing", step)
+
+    def trained(self, step: int) -> None:
+        self._at(1, "the same architecture from its first step", step)
+
+    def left_alone(self, step: int) -> None:
+        self._at(2, "the same host without growth", step)
+
+    def _at(self, part: int, what: str, step: int) -> None:
+        before = sum(self._parts[:part])
+        done = (before + self._parts[part] * step / self._steps) / sum(self._parts)
+        self._report(f"{what}, step {step} of {self._steps}", done)
+
+
 def _left_alone(
-    env: GrowthVectorEnv, seeds: list[int], host: int
+    env: GrowthVectorEnv, seeds: list[int], host: int, on_step: Callable[[int], None]
 ) -> tuple[Measured, tuple[float, ...]]:
     """Return what a host comes to when nobody acts on it, and its accuracy on the way."""
     waiting = np.zeros((env.num_envs, len(HEAD_NAMES)), dtype=np.int64)
     _, info = env.reset(seed=seeds)
     accuracy = [float(info["accuracy"][host])]
-    for _ in range(env.steps):
+    for step in range(1, env.steps + 1):
         *_, info = env.step(waiting)
+        on_step(step)
         accuracy.append(float(info["accuracy"][host]))
     return _measured(info, env.test_accuracy(), host), tuple(accuracy)
 
@@ -234,34 +266,6 @@ def _measured(info: dict[str, np.ndarray], test_accuracy: np.ndarray, host: int)
 def counted(number: int, name: str) -> str:
     """Return so many of a thing, in words."""
     return f"{number} {name}" if number == 1 else f"{number} {name}s"
-
-
-@contextmanager
-def new_folder(directory: Path) -> Iterator[None]:
-    """Make a folder for a network, or accept an empty one; on an error nothing is left in it.
-
-    Raises:
-        GrowingError: it holds something, or cannot be made.
-    """
-    made = [each for each in (directory, *directory.parents) if not each.exists()]
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        held = next(directory.iterdir(), None)
-    except OSError as error:
-        raise GrowingError(f"cannot write into {directory}: {error.strerror}") from error
-    if held is not None:
-        raise GrowingError(
-            f"{directory} is not empty, it holds {held.name}: name a new folder for the network"
-        )
-    try:
-        yield
-    except BaseException:
-        with suppress(OSError):
-            for file in list(directory.iterdir()):
-                file.unlink()
-            for each in made:
-                each.rmdir()
-        raise
 
 
 def write_checked(grown: Grown, directory: Path) -> float:

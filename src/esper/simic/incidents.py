@@ -4,6 +4,8 @@ A capsule is written whole or not at all into `incidents/NNNN/` of the run: `cap
 and plain values only, read with `weights_only=True`) and `incident.json` (what was seen, for people
 and for listings). The first occurrence of each (head, quantity, kind) is always kept; beyond that
 there is a limit to their number and to the disk they take, and what was not kept is counted.
+
+torch is imported where a capsule is read or written, so that listing them needs none of it.
 """
 
 import hashlib
@@ -15,14 +17,17 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
-from torch import Tensor
 
+from esper.leyline.command_lines import command_line
 from esper.leyline.durable_files import sync_directory, write_file
 from esper.leyline.telemetry import IncidentRecorded, NonfiniteSighting
 from esper.simic.torch_files import TorchFileError, load_values, saved
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 FORMAT = 3
 FOLDER = "incidents"
@@ -77,15 +82,15 @@ class Capsule:
     config: dict[str, Any]
     agent: dict[str, Any]
     rollout: dict[str, Any]
-    minibatches: list[Tensor]
+    minibatches: "list[Tensor]"
     minibatches_per_epoch: int
-    old_log_probs: Tensor
+    old_log_probs: "Tensor"
     injections: list[str]
     sightings: list[dict[str, Any]]
     versions: dict[str, str]
     threads: int
     device: str
-    torch_generator: Tensor
+    torch_generator: "Tensor"
 
 
 @dataclass(frozen=True)
@@ -208,7 +213,8 @@ def find_incident(run: Path, number: int | None = None, update: int | None = Non
     """
     kept = list_incidents(run)
     if not kept:
-        raise IncidentError(f"{run.name} has kept no incident; `esper incidents` lists what it saw")
+        listing = command_line("esper", "incidents", run)
+        raise IncidentError(f"{run.name} has kept no incident; `{listing}` lists what it saw")
     for incident in kept:
         if number in (None, incident.number) and update in (None, incident.update):
             return _whole(incident)

@@ -32,6 +32,7 @@ from esper.simic.agent.ppo import PPOAgent, Preparation
 from esper.simic.agent.rollout import Rollout
 from esper.simic.agent.watching import UpdateWatch
 from esper.simic.capsule_check import check_capsule
+from esper.simic.command_progress import Report, no_report
 from esper.simic.config import ConfigError, TrainingConfig, updated
 from esper.simic.drill import parse_injection
 from esper.simic.incidents import Capsule, IncidentError
@@ -84,12 +85,24 @@ class Replay:
 
 
 class TracingWatch(UpdateWatch):
-    """The watch of an update, which also asks the tracer who made what it looks at."""
+    """The watch of an update, which also asks the tracer who made what it looks at.
 
-    def __init__(self, agent: PPOAgent, tracer: OperationTracer) -> None:
+    Args:
+        agent: the agent that makes the update.
+        tracer: records every operation.
+        on_minibatch: called with the number of each minibatch that is done, counted from 1.
+    """
+
+    def __init__(
+        self,
+        agent: PPOAgent,
+        tracer: OperationTracer,
+        on_minibatch: Callable[[int], None] = lambda _: None,
+    ) -> None:
         super().__init__(agent.policy, agent.parameters, agent.optimizer, agent.loss_scale)
         self._agent = agent
         self._tracer = tracer
+        self._on_minibatch = on_minibatch
         self._makers: dict[tuple[int, str, bool], tuple[Operation, ...]] = {}
         self._hook = agent.optimizer.register_step_post_hook(self._after_step)
 
@@ -153,6 +166,7 @@ class TracingWatch(UpdateWatch):
 
     def _after_step(self, *_: object) -> None:
         index = self._tracer.minibatch or 0
+        self._on_minibatch(index + 1)
         heads = tuple(self._agent.policy.heads.parameters())
         of_heads = {id(parameter) for parameter in heads}
         others = tuple(p for p in self._agent.policy.parameters() if id(p) not in of_heads)
@@ -190,8 +204,12 @@ class TracingWatch(UpdateWatch):
             self._makers[index, quantity, is_shared] = tuple(dict.fromkeys(makers))
 
 
-def replay(capsule: Capsule) -> Replay:
+def replay(capsule: Capsule, report: Report = no_report) -> Replay:
     """Go through the update of a capsule again; return what came of it.
+
+    Args:
+        capsule: the capsule.
+        report: receives what is being done, and the fraction of the whole that is done.
 
     Raises:
         IncidentError: the capsule does not hold together, or is not of an agent that this version
@@ -208,6 +226,11 @@ def replay(capsule: Capsule) -> Replay:
         raise IncidentError(f"the capsule cannot be replayed: {error}") from error
     recorded = tuple(msgspec.convert(capsule.sightings, list[NonfiniteSighting]))
     before = [seen for seen in recorded if seen.phase not in _REPEATED]
+    total = len(minibatches) + 1  # finding the origin takes about as long as a minibatch
+
+    def done(minibatch: int) -> None:
+        report(f"replaying, minibatch {minibatch} of {len(minibatches)}", minibatch / total)
+
     with _as_it_was(capsule):
         inputs = _inputs(agent, rollout)
         with OperationTracer(
@@ -221,7 +244,8 @@ def replay(capsule: Capsule) -> Replay:
             ],
             observers=OBSERVERS,
         ) as tracer:
-            watch = TracingWatch(agent, tracer)
+            watch = TracingWatch(agent, tracer, done)
+            report("replaying, preparation", 0.0)
             preparation = agent.prepare(rollout, minibatches[:per_epoch])
             watch.prepared(preparation)
             tracer.phase, tracer.minibatch = "forward", 0

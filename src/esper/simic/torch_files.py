@@ -2,13 +2,16 @@
 
 `weights_only=True` runs no code of the file. Beyond that, nothing takes more memory than the file
 itself: no record is compressed, and no tensor has more elements than its storage.
+
+torch is imported where a file is read or written, so that listing files needs none of it.
 """
 
 import io
 import zipfile
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 #: Lists, dictionaries, tensors and plain values in one file; a real one has some hundred.
 _MOST_VALUES = 1_000_000
@@ -19,7 +22,7 @@ class TorchFileError(ValueError):
     """The data is damaged, or would take more memory than it should; the message says which."""
 
 
-def load_values(data: bytes | memoryview, device: torch.device | str) -> Any:
+def load_values(data: bytes | memoryview, device: "torch.device | str") -> Any:
     """Return the tensors and plain values of a file that `torch.save` wrote.
 
     Args:
@@ -29,6 +32,8 @@ def load_values(data: bytes | memoryview, device: torch.device | str) -> Any:
     Raises:
         TorchFileError: it holds something else.
     """
+    import torch
+
     _check_archive(data)
     try:
         values = torch.load(io.BytesIO(data), map_location=device, weights_only=True)
@@ -46,6 +51,8 @@ def saved(values: Any) -> bytes:
 
     It is made in memory: torch reports a disk that fails as a RuntimeError of its own.
     """
+    import torch
+
     buffer = io.BytesIO()
     torch.save(values, buffer)
     return buffer.getvalue()
@@ -63,6 +70,8 @@ def _check_archive(data: bytes | memoryview) -> None:
 
 
 def _check_values(values: Any) -> None:
+    import torch
+
     left = [(values, 0)]
     count = 0
     while left:
@@ -78,7 +87,9 @@ def _check_values(values: Any) -> None:
             left += [(part, depth + 1) for part in value]
 
 
-def _check_tensor(tensor: torch.Tensor) -> None:
+def _check_tensor(tensor: "torch.Tensor") -> None:
+    import torch
+
     is_plain = tensor.layout == torch.strided and not tensor.is_quantized
     if not is_plain or tensor.device.type == "meta":
         raise TorchFileError("it holds a tensor that is not a plain one")

@@ -19,7 +19,6 @@ from esper.growth.tasks import load_task
 from esper.leyline.checkpoint_file import (
     CHECKPOINTS_NAME,
     CheckpointError,
-    checkpoint_path,
     newest_whole,
 )
 from esper.leyline.heads import BLUEPRINT_CHOICES, HEAD_CHOICES, HEAD_SIZES, SLOT_CHOICES
@@ -35,7 +34,13 @@ from esper.leyline.telemetry import (
 from esper.simic.agent.figures import UpdateResult
 from esper.simic.agent.ppo import PPOAgent
 from esper.simic.agent.rollout import Rollout
-from esper.simic.checkpoint import Checkpoint, load_latest, save_checkpoint, unsound_parts
+from esper.simic.checkpoint import (
+    Checkpoint,
+    last_good,
+    load_latest,
+    save_checkpoint,
+    unsound_parts,
+)
 from esper.simic.collecting import collect, episode_seeds
 from esper.simic.config import TrainingConfig, check_same_settings, setting_names
 from esper.simic.drill import Injection, parse_injection, scheduled
@@ -166,6 +171,7 @@ class Trainer:
 
         torch.manual_seed(config.seed)
         self._tell(f"preparing {config.task} on {self._device}")
+        progress.stage(f"preparing {config.task}")
         with stop.interruptible():
             self._task = load_task(config.task)
         self._folder = run / CHECKPOINTS_NAME
@@ -194,7 +200,8 @@ class Trainer:
         self._unkept: Checkpoint | None = None  # the state after the last update, if not on disk
         self._unusable = [one.path for one in self._passed_over]  # removed with the next one
         self._checkpoints_failed = 0  # in a row
-        self._good_checkpoint = checkpoint_path(self._folder, self._update) if checkpoint else None
+        self._was_good = checkpoint is not None and checkpoint.update_was_good  # the last update
+        self._good_checkpoint = last_good(self._folder, checkpoint) if checkpoint else None
         if fingerprint := self._task.fingerprint:
             check_same_data(run, config.task, fingerprint)
             if not read_records(run):
@@ -222,6 +229,7 @@ class Trainer:
             if self._task.fingerprint:  # what built-in tasks are is known
                 self._tell(line, "warning" if line.startswith("note:") else "info")
         self._announce()
+        self._progress.begin(self._episodes_done, self._task.validation.largest_class)
         for sentence in change_sentences(self._run):
             self._say(sentence, "warning")
         for one in self._passed_over:
@@ -229,7 +237,7 @@ class Trainer:
         while self._episodes_done < self._config.episodes:
             if self._stop.requested:
                 if self._kept_update != self._update:
-                    self._keep(is_good=False)
+                    self._keep()
                 return self._stopped("asked to stop; it can be resumed")
             try:
                 self._train_batch()
@@ -272,6 +280,9 @@ class Trainer:
             seeds=episode_seeds(config.seed, first_episode, hosts, config.siblings),
             update=update,
             first_episode=first_episode,
+            on_step=lambda step: self._progress.stepped(
+                update, step, config.steps, self._episodes_done + hosts * step / config.steps
+            ),
             interruptible=self._stop.interruptible,
         )
         episodes = emit_episodes(
@@ -296,6 +307,7 @@ class Trainer:
             rollout_seconds=batch.seconds,
             update_seconds=time.perf_counter() - start,
             samples_per_second=batch.training_samples / batch.seconds,
+            hosts_seconds=batch.hosts_seconds,
         )
         self._progress.updated(payload, episodes)
         self._account_for(due, result.not_planted)
@@ -304,10 +316,11 @@ class Trainer:
         action = self._intervene(result) if result.head_nonfinite else None
         if action is None:
             self._escalation = self._escalation.after_good()
+        self._was_good = action in (None, Action.REPEAT)
         is_due = update % config.checkpoint_every == 0 or self._checkpoints_failed > 0
         is_last = self._episodes_done >= config.episodes
         if is_last or (is_due and action is not Action.ROLLBACK):
-            self._keep(is_good=action in (None, Action.REPEAT))
+            self._keep()
         # A batch that is given up leaves the agent as no update left it.
         is_kept = self._kept_update == update
         self._unkept = None if is_kept else deepcopy(self._checkpoint())
@@ -374,7 +387,8 @@ class Trainer:
             durable=True,
         )
         if is_halted:
-            self._keep(is_good=False)
+            self._was_good = False
+            self._keep()
             raise HaltedError(f"update {self._update} was not finite: {cause}; {reason}")
         if action is Action.REPEAT:
             self._say(f"update {self._update} was repeated and stands: {cause}, once", "warning")
@@ -415,14 +429,11 @@ class Trainer:
                 self._drills.remove(drill)
                 self._say(f"drill {drill} planted in update {self._update}", "info")
 
-    def _keep(self, *, is_good: bool) -> None:
+    def _keep(self) -> None:
         """Write a checkpoint, unless a weight or a part of the optimizer in it is not sound.
 
         A refusal, or a disk that takes none, is reported, and training goes on. The last checkpoint
         of a good update is not removed before there is another one.
-
-        Args:
-            is_good: whether the update was.
         """
         if broken := self._agent.unsound_state():
             self._say(
@@ -431,13 +442,13 @@ class Trainer:
                 "error",
             )
             return
-        self._write(self._checkpoint(), is_good=is_good)
+        self._write(self._checkpoint())
 
     def keep_last(self) -> None:
         """Write the state after the last update, unless it is on the disk or not sound."""
         checkpoint = self._unkept
         if checkpoint is not None and not unsound_parts(checkpoint.agent):
-            self._write(checkpoint, is_good=False)
+            self._write(checkpoint)
 
     def _checkpoint(self) -> Checkpoint:
         """Return the state of now; its tensors are those that training goes on to change."""
@@ -452,9 +463,10 @@ class Trainer:
             incidents=self._incidents.number,
             settings=settings_of(self._config),
             latches=self._writer.latches(),
+            update_was_good=self._was_good,
         )
 
-    def _write(self, checkpoint: Checkpoint, *, is_good: bool) -> None:
+    def _write(self, checkpoint: Checkpoint) -> None:
         try:
             path = save_checkpoint(checkpoint, self._folder, self._good_checkpoint, self._unusable)
             size = path.stat().st_size
@@ -468,7 +480,7 @@ class Trainer:
         self._checkpoints_failed = 0
         self._unusable = []
         self._kept_update = checkpoint.update
-        if is_good:
+        if checkpoint.update_was_good:
             self._good_checkpoint = path
         relative = str(path.relative_to(self._run))
         self._writer.emit(CheckpointWritten(update=checkpoint.update, path=relative, size=size))
@@ -519,6 +531,7 @@ class Trainer:
             torch.set_num_threads(threads)
             return threads
         self._tell("measuring with how many threads training is fastest")
+        self._progress.stage("measuring with how many threads training is fastest")
         hosts = self._divided(self._config.environments)
         waiting = np.zeros((hosts.num_envs, len(HEAD_SIZES)), dtype=np.int64)
 
@@ -549,6 +562,7 @@ class Trainer:
                 slots=list(SLOT_CHOICES),
                 blueprints=list(BLUEPRINT_CHOICES),
                 host_parameters=hosts.env.host_parameters,
+                largest_class=self._task.validation.largest_class,
                 config=settings_of(config),
                 pid=process.pid,
                 process_start_time=process.create_time(),

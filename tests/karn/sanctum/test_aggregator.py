@@ -207,6 +207,21 @@ def test_training_figures_are_those_of_the_last_update_with_their_histories(payl
     assert training.score_history == (0.5,)
 
 
+def test_an_update_without_a_minibatch_that_was_learnt_from_has_no_figures(payloads, fold):
+    left_out = {"minibatches_skipped": 5, "minibatches_stopped": 2, "minibatches_rescaled": 1}
+    figures = dict.fromkeys(("policy_loss", "entropy", "approximate_kl"), math.nan)
+    heads = {"head_ratio_max": {}, "head_entropy": {}}
+    training, tamiyo = (
+        getattr(fold(payloads.update(1), payloads.update(2, **left_out, **figures, **heads)), part)
+        for part in ("training", "tamiyo")
+    )
+
+    assert (training.policy_loss, training.entropy, training.approximate_kl) == (None, None, None)
+    assert training.policy_loss_history == (-0.01,)
+    assert training.explained_variance == 0.6  # of the whole batch of episodes
+    assert tamiyo.head_ratio_max == tamiyo.head_entropy == {}
+
+
 def test_head_figures_have_trends_that_keep_what_is_not_finite(payloads, fold):
     tamiyo = fold(
         payloads.update(1, head_entropy={"op": 0.9}, head_ratio_max={"op": math.inf}),

@@ -10,6 +10,7 @@ from esper.karn.acknowledgements import Acknowledged, read
 from esper.karn.sanctum.app import SanctumApp
 from esper.karn.sanctum.attention import Lamps, lit_lights, unacknowledged
 from esper.karn.sanctum.settings import Settings
+from esper.karn.sanctum.verdict import master_verdict
 from esper.karn.sanctum.view import Acknowledgement
 from esper.karn.sanctum.widgets.tamiyo_brain.action_heads_panel import LIT, UNLIT, render_heads
 
@@ -164,17 +165,85 @@ async def test_on_the_heads_screen_the_light_of_the_chosen_row_is_acknowledged(
     views, sanctum, seen, monkeypatch
 ):
     asked = []
-    monkeypatch.setattr(
-        SanctumApp, "_acknowledge", lambda app, directory, lights: asked.append((directory, lights))
-    )
+    monkeypatch.setattr(SanctumApp, "_acknowledge", lambda app, *asked_for: asked.append(asked_for))
     app = sanctum(views.view(views.broken(), directory=Path("/runs/amber")))
     async with app.run_test(size=(120, 40)) as pilot:
         await seen(pilot)
-        await pilot.press("a", "2")
+        await pilot.press("A", "2")
         await seen(pilot)
         await pilot.press("a", "down", "a")
         await pilot.pause()
-    every, first, second = [lights for _, lights in asked]
+    every, first, second = [lights for _, lights, _ in asked]
     assert every == [("op", "inf"), ("op", "nan")]
     assert first == [("op", "inf")]
     assert second == [("op", "nan")]
+
+
+async def test_a_acknowledges_one_light_after_the_other_and_capital_a_all(
+    views, sanctum, seen, tmp_path, screen_text
+):
+    view = views.view(views.broken(), directory=tmp_path)
+    app = sanctum(view)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await seen(pilot)
+        assert "a Ack  A Ack all" in screen_text(app)[-1]
+
+        async def acknowledged(key, lights):
+            await pilot.press(key)
+            deadline = time.monotonic() + 20
+            while len(read(tmp_path).entries) < lights:
+                assert time.monotonic() < deadline, "nothing was acknowledged"
+                await pilot.pause(0.01)
+            await pilot.pause()
+            app.shown.append(replace(view, acknowledgements=read(tmp_path).entries))
+            await seen(pilot)
+            return [note.message for note in app._notifications][-1]
+
+        told = await acknowledged("a", 1)
+        assert told == "acknowledged: op Inf; 1 light waits: a for the next, A for all"
+        assert [(one.head, one.light) for one in read(tmp_path).entries] == [("op", "inf")]
+        assert await acknowledged("A", 2) == "acknowledged: op NaN"
+        assert "Ack all" not in screen_text(app)[-1]
+        await pilot.press("a")
+        await pilot.pause()
+        assert [note.message for note in app._notifications][-1] == (
+            "every light was acknowledged before"
+        )
+
+
+async def test_a_row_without_a_light_says_what_to_press(views, sanctum, seen):
+    app = sanctum(views.view(views.broken(), directory=Path("/runs/amber")))
+    async with app.run_test(size=(120, 40)) as pilot:
+        await seen(pilot)
+        await pilot.press("2")
+        await seen(pilot)
+        await pilot.press("end", "a")
+        (note,) = app._notifications
+        assert "press A for all lights" in note.message
+
+
+async def test_the_banner_keeps_the_first_out_and_names_the_key_for_more(
+    views, sanctum, seen, screen_text
+):
+    known = (Acknowledgement("op", "inf", "ada@lab", 1.0), Acknowledgement("op", "nan", "a", 1.0))
+    snapshot = views.broken()
+    for lights in ((), known[:1], known):
+        view = views.view(
+            snapshot,
+            acknowledgements=lights,
+            verdict=master_verdict(
+                snapshot,
+                views.view(snapshot).status,
+                [(one.head, one.light) for one in lights],
+            ),
+        )
+        app = sanctum(view)
+        async with app.run_test(size=(120, 40)) as pilot:
+            await seen(pilot)
+            await pilot.press("5")
+            await seen(pilot)
+            strip = screen_text(app)[0]
+            assert "op" in strip
+            assert "Inf" in strip
+            assert "update 2" in strip
+            assert "more: w)" in strip

@@ -2,6 +2,7 @@
 
 import html
 import io
+import math
 import re
 from xml.etree import ElementTree
 
@@ -10,8 +11,10 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from esper.karn.run_store import RunWriter
-from esper.karn.sanctum.capture import PictureError, export_frame, print_once
+from esper.karn.sanctum.capture import export_frame, print_once
+from esper.karn.sanctum.picture_files import PictureError
 from esper.karn.sanctum.widgets.tamiyo_brain.action_heads_panel import LIT, UNLIT
+from esper.leyline.heads import Stage
 
 
 def _printed(directory, width, **more):
@@ -54,6 +57,16 @@ def test_with_no_color_a_terminal_gets_no_colours(finished_run, monkeypatch):
     assert "\x1b[1m" in text
     assert "\x1b[31m" not in text
     assert "\x1b[3" not in text
+
+
+def test_a_frame_leaves_out_seeds_as_the_overview_does(run, payloads):
+    with RunWriter(run) as writer:
+        writer.emit(payloads.start())
+        writer.emit(payloads.transition(Stage.GERMINATED))
+        writer.emit(payloads.finish())
+    text = _printed(run, 100)
+    assert "run test started" in text
+    assert "germinated in" not in text
 
 
 def test_a_run_without_a_store_is_printed_as_waiting(run):
@@ -150,3 +163,32 @@ def test_a_frame_is_printed_in_ascii_in_the_colours_of_a_theme(finished_run):
     assert text.isascii()
     assert "* CRITICAL" in text
     assert "255;97;97" in text  # the dark theme's red
+
+
+def test_every_sign_of_a_page_stands_in_its_cell_whatever_its_width_in_a_font(
+    run, payloads, tmp_path
+):
+    with RunWriter(run) as writer:
+        writer.emit(payloads.start(name="日本語  ab"))
+        for update in range(1, 30):
+            writer.emit(payloads.update(update, policy_loss=math.sin(update)))
+        writer.emit(payloads.finish())
+    for suffix in ("txt", "html"):
+        export_frame(run, tmp_path / f"frame.{suffix}", (200, 60))
+    page = (tmp_path / "frame.html").read_text(encoding="utf-8")
+    lines = page.partition("<code>")[2].partition("</code>")[0].split("\n")
+    shown = (tmp_path / "frame.txt").read_text(encoding="utf-8").splitlines()
+    assert any("⠤" <= sign <= "⣿" for line in shown for sign in line)
+    assert len(lines) == len(shown) == 60
+    for line, text in zip(lines, shown, strict=True):
+        drawn, width = "", 0
+        for piece in re.finditer(r'<b class="s\d+" style="width:(\d+)ch">(.*?)</b>', line):
+            cells = re.findall(r'<i( class="w")?>(.+?)</i>|([^<]+)', piece[2])
+            signs = [html.unescape(sign or plain) for _, sign, plain in cells]
+            assert all(plain.isascii() for _, _, plain in cells)
+            assert all(cell_len(html.unescape(sign)) == 1 + bool(w) for w, sign, _ in cells if sign)
+            assert sum(map(cell_len, signs)) == int(piece[1])
+            drawn += "".join(signs)
+            width += int(piece[1])
+        assert width == 200
+        assert drawn.rstrip() == text

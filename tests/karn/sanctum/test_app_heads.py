@@ -182,6 +182,28 @@ async def test_r_replays_the_incident_and_shows_what_was_found_in_place(
     assert asked == [(RUN, 1)]
 
 
+async def test_a_replay_is_scrolled_to_its_result_and_nothing_of_it_overruns(
+    opened, screen_text, replay_report
+):
+    def command(directory, number):
+        return [sys.executable, "-c", f"print({json.dumps(replay_report)!r})"]
+
+    async def test(pilot, app):
+        await pilot.press("r")
+        panel = app.screen.query_one(IncidentPanel)
+        await _until(pilot, lambda: "REPRODUCED" in panel.text)
+        await pilot.pause()
+        shown = "\n".join(screen_text(app))
+        for said in ("REPRODUCED", "began in", "aten.mm.default"):
+            assert said in shown
+        lines = panel.text.splitlines()
+        (place,) = {line.index("aten.mm") for line in lines if line.startswith("began in")}
+        (chain,) = {line.index("aten.mm") for line in lines if line.startswith("from there")}
+        assert chain == place, "what is said stands in one column"
+
+    await opened(test, (80, 24), command=command)
+
+
 async def test_a_replay_that_fails_says_why_in_one_sentence(opened, screen_text):
     def command(directory, number):
         return [sys.executable, "-c", "import sys; sys.exit('esper: the capsule is damaged')"]

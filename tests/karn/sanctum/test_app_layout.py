@@ -64,12 +64,12 @@ async def test_no_panel_reaches_beyond_the_screen(views, sanctum, seen, size):
     async with app.run_test(size=size) as pilot:
         await seen(pilot)
         for panel in app.screen.query(Panel):
-            assert panel.size.height > 0
+            assert panel.size.height > 0 or not panel.display
             assert app.screen.region.contains_region(panel.region)
 
 
 @pytest.mark.parametrize("size", TOO_SMALL)
-async def test_a_terminal_that_is_too_small_shows_one_sentence(
+async def test_a_terminal_that_is_too_small_for_a_screen_shows_the_run_in_a_few_lines(
     views, sanctum, seen, screen_text, size
 ):
     app = sanctum(views.view(views.broken()))
@@ -77,8 +77,8 @@ async def test_a_terminal_that_is_too_small_shows_one_sentence(
         await seen(pilot)
         text = " ".join(" ".join(screen_text(app)).split())
     if size[0] >= 40:
-        assert "● CRITICAL. Sanctum needs 72×23 cells" in text
-        assert f"{size[0]}×{size[1]}" in text
+        assert text.startswith("● CRITICAL")
+        assert "op" in text
     assert "Action heads" not in text
 
 

@@ -139,12 +139,16 @@ def test_runs(views, sanctum, seen, summaries, snap_compare, size):
 @pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
 def test_comparison(views, sanctum, seen, summaries, snap_compare, size):
     found = RunComparison(
-        *summaries[:2],
-        settings=(Compared("entropy", 0.02, 0.01), Compared("seed", 1, 1)),
-        figures=(Compared("updates", 36, 12), Compared("score", math.nan, 0.5)),
+        summaries[:3],
+        settings=(
+            Compared("inject", (["op:inf@2", "slot.log_prob:nan@17"], [], [])),
+            Compared("learning_rate", (0.003, 0.001, 0.003)),
+            Compared("seed", (1, 1, 1)),
+        ),
+        figures=(Compared("score", (0.55, 0.5, math.nan)), Compared("updates", (36, 12, 24))),
         histories=(
-            Compared("Score", (0.4, math.nan, 0.5, 0.55), (0.4, 0.45, 0.5)),
-            Compared("Entropy", (3.0, 2.5, 2.25, 2.0), (3.0, 2.75, math.inf)),
+            Compared("Score", ((0.4, 0.45, 0.5, 0.55), (0.4, 0.42, 0.5), (0.3, math.nan))),
+            Compared("Entropy", ((3.0, 2.5, 2.25, 2.0), (3.0, 2.75, math.inf), (3.0, 2.0))),
         ),
     )
 

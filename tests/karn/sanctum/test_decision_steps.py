@@ -9,7 +9,7 @@ from esper.karn.run_reader import RunReader
 from esper.karn.run_store import RunWriter
 from esper.karn.sanctum import decision_steps
 from esper.karn.sanctum.app import SanctumApp
-from esper.karn.sanctum.decision_steps import moved, steps_of_update
+from esper.karn.sanctum.decision_steps import last_act, moved, steps_of_update
 from esper.karn.sanctum.follower import RunFollower
 from esper.karn.sanctum.screens.help import keys_of
 from esper.karn.sanctum.settings import Settings
@@ -207,3 +207,57 @@ async def test_the_keys_are_in_the_help(app):
         keys = {meaning: key for key, meaning in keys_of(app.screen)}
         assert keys["Back or on by one step of the update"] == "← →"
         assert "To the first step of the update, or the newest" in keys
+
+
+def acted(update, step):
+    """Return a decision in which the second host germinates."""
+    waits = [0] * (len(HEAD_NAMES) - 1) + [int(Op.WAIT)]
+    return taken(update, step, actions=[waits, [*waits[:-1], int(Op.GERMINATE)]])
+
+
+@pytest.fixture
+def ended(tmp_path, payloads):
+    """Return the directory of a finished run; after step 2 of its last update all hosts wait."""
+    directory = tmp_path / "ended"
+    directory.mkdir()
+    with RunWriter(directory) as writer:
+        writer.emit(payloads.start(steps=STEPS))
+        for update in (1, 2):
+            for step in range(1, STEPS + 1):
+                writer.emit(acted(update, step) if step <= update else taken(update, step))
+                writer.emit(payloads.step(step, update=update, first_episode=2 * update - 1))
+            writer.emit(payloads.update(update))
+        writer.emit(payloads.finish())
+    return directory
+
+
+@pytest.mark.parametrize("at_once", [1, 3, 32])
+def test_the_last_step_in_which_something_was_done_is_found(ended, run, monkeypatch, at_once):
+    monkeypatch.setattr(decision_steps, "_READ_AT_ONCE", at_once)
+    step, steps = last_act(RunReader(ended), 10**9, HEAD_CHOICES)
+    assert numbers([step]) == [(2, 2)]
+    assert numbers(steps) == [(2, number) for number in range(1, STEPS + 1)]
+    then = RunFollower(ended)
+    then.catch_up()
+    step, _ = last_act(RunReader(ended), then.state_after(1).last_event_id, HEAD_CHOICES)
+    assert numbers([step]) == [(1, 1)]
+    assert last_act(RunReader(run), 10**9, HEAD_CHOICES) is None, "nothing was ever done"
+
+
+async def test_a_finished_run_opens_at_the_last_step_in_which_something_was_done(
+    ended, monkeypatch
+):
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    app = SanctumApp(ended, ended.parent, settings=Settings(reduced_motion=True))
+    async with app.run_test(size=(120, 40)) as pilot:
+        await opened(pilot)
+        await until(pilot, partial(is_shown, app, 2, 2))
+        panel = app.screen.query_one(DecisionListPanel)
+        assert "nothing was done after it" in str(panel.border_title)
+        assert "GERMINATE" in panel.text
+        assert panel.chosen == 1, "the host that did something"
+        await pilot.press("right")
+        await until(pilot, partial(is_shown, app, 2, 3))
+        assert "nothing was done after it" not in str(panel.border_title)
+        await pilot.press("n")
+        await until(pilot, partial(is_shown, app, 2, 8))

@@ -5,6 +5,7 @@ import math
 import pytest
 
 from esper.karn.sanctum.aggregator import SanctumAggregator
+from esper.karn.sanctum.log_book import with_details
 from esper.leyline.heads import Stage
 from esper.leyline.telemetry import (
     CheckpointWritten,
@@ -12,6 +13,7 @@ from esper.leyline.telemetry import (
     DecisionsTaken,
     Event,
     Heartbeat,
+    IncidentRecorded,
     InterventionTaken,
     Notice,
     UnknownPayload,
@@ -175,3 +177,40 @@ def test_a_heartbeat_tells_of_lost_events_whatever_its_id(payloads):
     assert log_texts(snapshot, "error") == [
         "events the monitor could not store: 3 (the disk is full)"
     ]
+
+
+def bad_update(payloads, update, action, **changes):
+    """Return what a run reports of an update that was not finite."""
+    return [
+        payloads.broken_update(update, "op", "+inf", **changes),
+        IncidentRecorded(update=update, number=update, path=f"incidents/{update:04}", size=1),
+        InterventionTaken(update=update, action=action, cause="op logits +inf", reason="asked"),
+    ]
+
+
+def shown_lines(snapshot):
+    return [(entry.text.split(":")[0], details) for entry, details in with_details(snapshot.log)]
+
+
+def test_a_bad_update_has_one_line_with_its_details_behind_it(payloads, fold):
+    snapshot = fold(payloads.start(), *bad_update(payloads, 2, "skip"), payloads.update(3))
+
+    assert len(snapshot.log) == 5
+    assert shown_lines(snapshot)[1:] == [
+        ("op went Inf first in logits, update 2, epoch 1, minibatch 1", 3)
+    ]
+
+
+def test_a_later_bad_update_has_a_line_of_its_own_and_a_rollback_is_no_detail(payloads, fold):
+    snapshot = fold(
+        payloads.start(), *bad_update(payloads, 2, "skip"), *bad_update(payloads, 3, "rollback")
+    )
+
+    assert shown_lines(snapshot)[2:] == [("update 3", 1), ("update 3 rolled back", 0)]
+
+
+def test_details_whose_leading_line_is_not_there_stand_for_themselves(payloads, fold):
+    snapshot = fold(payloads.start(), *bad_update(payloads, 2, "skip"))
+
+    details = [entry for entry in snapshot.log if entry.lead]
+    assert [number for _, number in with_details(details)] == [0, 0, 0]

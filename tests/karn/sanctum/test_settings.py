@@ -107,7 +107,7 @@ async def test_a_full_disk_is_said_and_the_theme_changes_all_the_same(
         assert app.settings.theme == "light"
         (note,) = app._notifications
         assert note.message.startswith(f"cannot write the settings {path}")
-    assert list(tmp_path.iterdir()) == []
+        assert list(tmp_path.iterdir()) == []
 
 
 async def test_a_damaged_file_is_said_in_one_sentence(views, sanctum, seen, tmp_path):

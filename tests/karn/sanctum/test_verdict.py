@@ -75,13 +75,13 @@ _LIT = ("op went Inf in logits, update 1",)
         ("LIVE", _LIT),
         ("FINISHED", _LIT),
         ("STOPPED", (*_LIT, "what is known")),
-        ("STALE", ("what is known", *_LIT)),
-        ("DEAD", ("what is known", *_LIT)),
-        ("HALTED", ("what is known", *_LIT)),
-        ("FAILED", ("what is known", *_LIT)),
+        ("STALE", (*_LIT, "what is known")),
+        ("DEAD", (*_LIT, "what is known")),
+        ("HALTED", (*_LIT, "what is known")),
+        ("FAILED", (*_LIT, "what is known")),
     ],
 )
-def test_what_became_of_the_process_comes_before_a_light_that_was_acknowledged(
+def test_the_first_out_comes_first_after_it_was_acknowledged_whatever_became_of_the_process(
     judge, payloads, kind, reasons
 ):
     verdict = judge(
@@ -104,7 +104,8 @@ def test_a_light_of_the_hosts_is_acknowledged_like_any_other(judge, payloads):
     assert judge(update) == Verdict(Level.CRITICAL, (host,))
     assert judge(update, later).reasons[:2] == (host, "NaN seen in op, the hosts")
     reasons = judge(update, later, acknowledged={("hosts", "nan")}).reasons
-    assert reasons[:2] == ("op went NaN in logits, update 2", host)
+    first = "first of the run: hosts NaN, update 1"
+    assert reasons[:2] == (f"op went NaN in logits, update 2; {first}", host)
 
 
 def test_a_broken_host_does_not_excuse_the_figures_of_the_heads(judge, payloads):
@@ -124,7 +125,7 @@ def test_a_new_light_comes_before_everything_else(judge, payloads):
     )
 
     assert verdict.reasons == (
-        "slot went NaN in log_prob, update 2",
+        "slot went NaN in log_prob, update 2; first of the run: op Inf, update 1",
         "process 1 is gone",
         *_LIT,
     )

@@ -1,5 +1,6 @@
 """Detection: what went non-finite in an update, in which head, and what was done about it."""
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -8,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from esper.karn.run_tables import HEAD_FIGURES
 from esper.leyline.heads import HEAD_NAMES
 from esper.leyline.telemetry import SHARED, Payload, PPOUpdatePayload
 from esper.simic.agent import ppo
@@ -133,16 +135,52 @@ def test_only_the_bad_minibatch_is_skipped_and_training_goes_on(
     assert agent.update(rollout).head_nonfinite == []
 
 
-def test_a_skipped_minibatch_leaves_no_trace_in_the_means(
-    make_agent: AgentMaker, make_rollout: RolloutMaker
+#: Figures of an update that are taken over minibatches.
+OVER_MINIBATCHES = (
+    "policy_loss", "value_loss", "entropy", "approximate_kl", "clip_fraction", "gradient_norm",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("quantity", ["logits", "log_prob"])
+@pytest.mark.parametrize("kind", ["nan", "inf", "-inf"])
+def test_a_minibatch_that_was_left_out_is_in_no_figure(
+    make_agent: AgentMaker, make_rollout: RolloutMaker, quantity: str, kind: str
 ) -> None:
     agent = make_agent()
+    result = agent.update(make_rollout(agent), [Injection("op", quantity, kind, 1)])
+    assert result.minibatches_skipped == 1
+    for name in OVER_MINIBATCHES:
+        assert math.isfinite(getattr(result, name)), name
+    for name in HEAD_FIGURES:
+        by_head = getattr(result, f"head_{name}")
+        assert "op" in by_head
+        assert all(map(math.isfinite, by_head.values())), name
+
+
+def test_an_update_of_which_every_minibatch_was_left_out_has_no_figures(
+    make_agent: AgentMaker, make_rollout: RolloutMaker
+) -> None:
+    agent = make_agent(ppo_epochs=1, minibatches=1)
     result = agent.update(make_rollout(agent), [Injection("op", "logits", "nan", 1)])
-    for value in (result.policy_loss, result.entropy, result.gradient_norm, result.approximate_kl):
-        assert torch.tensor(value).isfinite()
-    # Extremes are over everything: what was NaN is shown as NaN.
-    assert torch.tensor(result.head_ratio_max["op"]).isnan()
-    assert result.head_ratio_max["tempo"] >= 1.0
+    assert (result.minibatches, result.minibatches_skipped) == (1, 1)
+    for name in OVER_MINIBATCHES:
+        assert math.isnan(getattr(result, name)), name
+    for name in HEAD_FIGURES:
+        assert getattr(result, f"head_{name}") == {}, name
+    assert result.head_nan_detected["op"]
+
+
+def test_a_minibatch_after_an_early_stop_is_in_no_figure(
+    make_agent: AgentMaker, make_rollout: RolloutMaker
+) -> None:
+    agent = make_agent(learning_rate=0.05, target_kl=1e-4, ppo_epochs=5, minibatches=2)
+    free = make_agent(learning_rate=0.05, target_kl=0.0, ppo_epochs=5, minibatches=2)
+    rollout = make_rollout(agent)
+    make_rollout(free)  # so that both have drawn as many random numbers
+    stopped, whole = agent.update(rollout), free.update(rollout)
+    assert stopped.minibatches_stopped >= 7
+    assert max(stopped.head_ratio_max.values()) < max(whole.head_ratio_max.values())
+    assert min(stopped.head_log_prob_min.values()) > min(whole.head_log_prob_min.values())
 
 
 def test_a_drill_of_a_head_that_was_never_active_waits(

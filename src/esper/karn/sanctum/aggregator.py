@@ -27,7 +27,7 @@ from esper.karn.sanctum.schema import (
     TamiyoState,
     TrainingState,
 )
-from esper.karn.sanctum.states import tamiyo_state, training_state
+from esper.karn.sanctum.states import machine_state, tamiyo_state, training_state
 from esper.karn.sanctum.update_history import score_history, update_history
 from esper.karn.sightings import UNKNOWN_QUANTITY
 from esper.leyline.heads import HEAD_CHOICES
@@ -79,6 +79,7 @@ class SanctumAggregator:
         self._hosts = HostLedger()
         self._decision: DecisionsTaken | None = None  # of the step that is shown
         self._log = LogBook()
+        self._incident_line = (0, 0)  # of the last bad update: its number, and its event
         self._snapshot: SanctumSnapshot | None = None
         self._made: dict[str, Any] = {}  # parts of the last snapshot that still hold
 
@@ -161,6 +162,7 @@ class SanctumAggregator:
                     step=first.step,
                     part=first.part,
                     reproduced=(first.head, first.quantity, first.kind) in self._latches.reproduced,
+                    planted=(first.head, first.quantity, first.kind) not in self._latches.genuine,
                 ),
             )
             for first in self._latches.first.values()
@@ -197,6 +199,7 @@ class SanctumAggregator:
         if self._snapshot is None:
             self._snapshot = SanctumSnapshot(
                 run=self._run_state(),
+                machine=machine_state(self._run.heartbeat),
                 tamiyo=self._part("tamiyo", self._tamiyo_state),
                 training=self._part("training", self._training_state),
                 interventions=self._interventions,
@@ -219,7 +222,7 @@ class SanctumAggregator:
 
     def _handle_run_started(self, event: Event, payload: RunStarted) -> None:
         is_first = self._run.start is None
-        self._run.begin(payload, event.time)
+        self._run.begin(payload)
         self._hosts.clear()
         self._decision = None
         self._made.clear()
@@ -247,7 +250,7 @@ class SanctumAggregator:
             self._count_damage(event, damage)
             return
         self._hosts.take_in(payload)
-        self._run.note_step(event.time, len(payload.accuracy))
+        self._run.note_step(event.time, payload)
         self._has_changed("hosts")
         decision = self._decision
         # A decision comes before its step; one of another step would stand beside the wrong hosts.
@@ -288,7 +291,7 @@ class SanctumAggregator:
         if found.inf or found.nan:
             self._evidence.take_in(payload)
             for head, host, line in event_log.newly_lit(self._reported, found, payload.update):
-                self._say(event, "latch", line, head=head, host=host)
+                self._say(event, "latch", line, head=head, host=host, update=payload.update)
             self._reported = self._reported.join(found)
             self._latches = self._latches.join(found)
         self._newest_update = max(self._newest_update, payload.update)
@@ -298,11 +301,12 @@ class SanctumAggregator:
         self._history.add(payload.update, payload)
         self._run.update = payload.update
         self._run.episodes_done = payload.episodes_done
+        self._run.note_update(event.time)
         self._skipped_in_run += payload.minibatches_skipped
         self._rescaled_in_run += payload.minibatches_rescaled
         self._has_changed("history", "training")
         if payload.minibatches_skipped:
-            self._say(event, "warning", event_log.skipped(payload))
+            self._say(event, "warning", event_log.skipped(payload), update=payload.update)
 
     def _handle_intervention_taken(self, event: Event, payload: InterventionTaken) -> None:
         before = self._interventions
@@ -319,7 +323,7 @@ class SanctumAggregator:
                 after = before  # a newer writer's; its line in the log says what it did
         self._interventions = after
         level = "warning" if payload.action in ("repeat", "skip") else "error"
-        self._say(event, level, event_log.intervention(payload))
+        self._say(event, level, event_log.intervention(payload), update=payload.update)
 
     def _handle_incident_recorded(self, event: Event, payload: IncidentRecorded) -> None:
         before = self._interventions
@@ -334,7 +338,7 @@ class SanctumAggregator:
             without = (place for place, incident in enumerate(kept) if not incident.path)
             del kept[next(without, 0)]
         self._has_changed("incidents")
-        self._say(event, "info", event_log.incident(payload))
+        self._say(event, "info", event_log.incident(payload), update=payload.update)
 
     def _handle_checkpoint_written(self, event: Event, payload: CheckpointWritten) -> None:
         self._run.checkpoint = payload.path
@@ -380,7 +384,23 @@ class SanctumAggregator:
         *,
         host: int | None = None,
         head: str | None = None,
+        update: int = 0,
     ) -> None:
+        """Add a line to the log.
+
+        Args:
+            event: that it tells of.
+            level: of the line.
+            text: of the line.
+            host, head: that it is about, if it is about one.
+            update: the bad update that it is about: of its lines, the first leads and the others
+                are details, unless they are errors.
+        """
+        lead = 0
+        if update and self._incident_line[0] != update:
+            self._incident_line = update, event.id or self._last_id
+        elif update and level != "error":
+            lead = self._incident_line[1]
         entry = LogEntry(
             event_id=event.id or self._last_id,
             time=event.time,
@@ -389,6 +409,7 @@ class SanctumAggregator:
             kind=_kind_of(event),
             host=host,
             head=head,
+            lead=lead,
         )
         self._log.add(entry)
         self._has_changed("log")

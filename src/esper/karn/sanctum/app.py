@@ -4,6 +4,7 @@ import asyncio
 import signal
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -19,6 +20,7 @@ from esper.karn.sanctum.attention import (
     Attention,
     Lamps,
     Light,
+    light_words,
     lit_lights,
     unacknowledged,
 )
@@ -73,7 +75,11 @@ class SanctumApp(App[Outcome]):
         (170, "-wide"),
     ]
     # A low terminal has no room for more than the lights.
-    VERTICAL_BREAKPOINTS = [(0, "-low"), (36, "-tall")]  # noqa: RUF012  (as above)
+    VERTICAL_BREAKPOINTS = [  # noqa: RUF012  (as above)
+        (0, "-lowest"),
+        (24, "-low"),
+        (36, "-tall"),
+    ]
     ALLOW_IN_MAXIMIZED_VIEW = "KeyLine, #time"
     ALLOW_SELECT = False  # panels draw lines of their own, of which Textual cannot select a part
     DEFAULT_MODE = "Overview"
@@ -158,6 +164,7 @@ class SanctumApp(App[Outcome]):
         self._blinking = self.set_interval(BLINK_SECONDS, self._blink, pause=True)
         if self._settings_file is not None and self._settings_file.problem is not None:
             self.notify(self._settings_file.problem, severity="warning", markup=False)
+        self.call_after_refresh(self.explain_new_screen)
         self._look()
 
     def _end_by(self, number: signal.Signals) -> None:
@@ -167,6 +174,7 @@ class SanctumApp(App[Outcome]):
 
     def on_unmount(self) -> None:
         """Let the worker end at once."""
+        self._remember_visit()
         self._lookout.end()
 
     # Looking at the run
@@ -203,14 +211,36 @@ class SanctumApp(App[Outcome]):
     def action_open(self, title: str) -> None:
         """Open one of the screens over the run."""
         view = self.view
+        self._leave_screen()
         self.switch_mode(title)
+        self.explain_new_screen()
         screen = self.run_screen
         screen.set_speed(self._time.speed)
         screen.show_lamps(self._lamps)
         screen.redraw()  # it may have missed a change of the theme
+        screen.wake()
         if view is not None:
             screen.post_message(Seen(view))
         self._lookout.look_at_once()
+
+    def explain_new_screen(self) -> None:
+        """On the first visit to a screen, show what its panels are about."""
+        if self._settings_file is not None:
+            visited = self._settings_file.settings.visited.split()
+            self.run_screen.explain(self.current_mode not in visited)
+
+    def _leave_screen(self) -> None:
+        """Remember that the screen was visited; its panels explain themselves no more."""
+        self.run_screen.explain(False)
+        self._remember_visit()
+
+    def _remember_visit(self) -> None:
+        if self._settings_file is None:
+            return
+        visited = self._settings_file.settings.visited.split()
+        if self.current_mode not in visited:
+            with suppress(SettingsError):  # where it is not remembered, they explain again
+                self._settings_file.change(visited=" ".join([*visited, self.current_mode]))
 
     def open_run(self, directory: Path) -> None:
         """Watch another run."""
@@ -242,30 +272,63 @@ class SanctumApp(App[Outcome]):
         self._show_lamps(replace(self._lamps, is_test=False))
 
     def action_acknowledge(self) -> None:
-        """Write down that the chosen light, or every one that is on, was seen."""
+        """Acknowledge one light: the chosen one, or of those that wait the first."""
+        waiting = self._waiting_lights()
+        if waiting is None:
+            return
+        light = self.run_screen.chosen_light()
+        if light is None:
+            self.notify("this line has no light: choose one that has, or press A for all lights")
+        elif light not in waiting:
+            self.notify(f"{light_words(light)} was acknowledged before", markup=False)
+        else:
+            self._acknowledge_in_view([light], len(waiting) - 1)
+
+    def action_acknowledge_all(self) -> None:
+        """Acknowledge every light that is on."""
+        waiting = self._waiting_lights()
+        if waiting is not None:
+            self._acknowledge_in_view(sorted(waiting), 0)
+
+    def _waiting_lights(self) -> frozenset[Light] | None:
+        """Return the lights that wait; None, with a note, where there is nothing to acknowledge."""
         view = self.view
         if view is None or not lit_lights(view.snapshot.tamiyo):
             self.notify("no light is on: there is nothing to acknowledge")
-            return
+            return None
         waiting = unacknowledged(view)
-        chosen = self.run_screen.chosen_light()
-        lights = sorted(waiting if chosen is None else waiting & {chosen})
-        if not lights:
-            self.notify("that was acknowledged before")
-            return
-        if view.directory is not None:
-            self._acknowledge(view.directory, lights)
+        if not waiting:
+            self.notify("every light was acknowledged before")
+            return None
+        return waiting
+
+    def _acknowledge_in_view(self, lights: Sequence[Light], left: int) -> None:
+        assert self.view is not None
+        if self.view.directory is not None:
+            self._acknowledge(self.view.directory, lights, left)
 
     @work(thread=True, group="acknowledge")
-    def _acknowledge(self, directory: Path, lights: Sequence[Light]) -> None:
-        """Write an acknowledgement: beside the run's store, which is never written to from here."""
+    def _acknowledge(self, directory: Path, lights: Sequence[Light], left: int) -> None:
+        """Write an acknowledgement: beside the run's store, which is never written to from here.
+
+        Args:
+            directory: of the run.
+            lights: to acknowledge.
+            left: how many lights wait beside them.
+        """
         from esper.karn.acknowledgements import AcknowledgementError, acknowledge, who_am_i
 
         try:
             acknowledge(directory, lights, who_am_i(), self._clock())
         except AcknowledgementError as error:
-            said = str(error)
-            self.call_from_thread(self.notify, said, severity="error", markup=False)
+            message = str(error)
+            self.call_from_thread(self.notify, message, severity="error", markup=False)
+        else:
+            message = f"acknowledged: {', '.join(map(light_words, lights))}"
+            if left:
+                waits = "1 light waits" if left == 1 else f"{left} lights wait"
+                message += f"; {waits}: a for the next, A for all"
+            self.call_from_thread(self.notify, message, markup=False)
         self._lookout.look_at_once()
 
     # Time
@@ -352,6 +415,7 @@ class SanctumApp(App[Outcome]):
         from esper.karn.sanctum.screens.help import HelpScreen  # not needed for the first paint
 
         focused = self.focused
+        self.run_screen.explain(True)
         self.push_screen(HelpScreen(focused if isinstance(focused, Panel) else None))
 
     def action_why(self) -> None:

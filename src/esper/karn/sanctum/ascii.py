@@ -14,7 +14,7 @@ from rich.text import Text
 
 _SIGNS: Final = {
     # lights, and signs of the log
-    "●": "*", "○": "o", "✗": "x", "¹": "1",
+    "●": "*", "○": "o", "◉": "@", "✗": "x", "¹": "1",
     # points of a curve that are not finite
     "×": "x", "↑": "^", "↓": "v",
     # stages of a seed

@@ -1,12 +1,16 @@
 """Which lights still call for attention: those that are lit and that nobody has acknowledged."""
 
 from dataclasses import dataclass
+from typing import Final
 
 from esper.karn.sanctum.schema import TamiyoState
 from esper.karn.sanctum.view import View
+from esper.leyline.telemetry import GROUPS
 
 #: A head's or a group's name, and "inf" or "nan".
 Light = tuple[str, str]
+#: How a light is written.
+LIGHT_WORDS: Final = {"inf": "Inf", "nan": "NaN"}
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,26 @@ def unacknowledged(view: View) -> frozenset[Light]:
     """Return the lights that are on and that nobody has acknowledged."""
     known = acknowledged(view)
     return frozenset(light for light in lit_lights(view.snapshot.tamiyo) if light not in known)
+
+
+def next_light(view: View) -> Light | None:
+    """Return the light to acknowledge next: of those that wait, the one that came on first."""
+    waiting = unacknowledged(view)
+    in_order = [(seen.head, light_of(seen.kind)) for seen in view.snapshot.tamiyo.first]
+    in_order += sorted(waiting)  # of some it is not known when they came on
+    return next((light for light in in_order if light in waiting), None)
+
+
+def light_words(light: Light) -> str:
+    """Return a light as it is written: "op Inf"."""
+    head, kind = light
+    return f"{GROUPS.get(head, head).removeprefix('the ')} {LIGHT_WORDS.get(kind, kind)}"
+
+
+def is_drill(tamiyo: TamiyoState) -> bool:
+    """Return whether a light is on, and drills alone put on all that are."""
+    lit = lit_lights(tamiyo)
+    return bool(lit) and all(tamiyo.planted(light).get(head, False) for head, light in lit)
 
 
 class Attention:

@@ -2,18 +2,21 @@
 
 import asyncio
 import html
-import io
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from rich.cells import cell_len
 from rich.console import Console
+from rich.style import Style
 from rich.text import Text
 
 from esper.karn.plain_console import PlainConsole
 from esper.karn.sanctum.ascii import text_in_ascii
+from esper.karn.sanctum.log_book import SEEDS
+from esper.karn.sanctum.picture_files import PICTURE_SUFFIXES, check_picture
 from esper.karn.sanctum.settings import Settings
 from esper.karn.sanctum.themes import palette_of, theme_called
 from esper.karn.sanctum.view import View
@@ -23,7 +26,7 @@ from esper.karn.sanctum.widgets.hosts_panel import render_hosts
 from esper.karn.sanctum.widgets.master_status import render_reasons
 from esper.karn.sanctum.widgets.palette import TERMINAL, Palette
 from esper.karn.sanctum.widgets.policy_panel import render_policy
-from esper.karn.sanctum.widgets.run_header import render_header
+from esper.karn.sanctum.widgets.run_header import FULL_HEIGHT, render_header
 from esper.karn.sanctum.widgets.tamiyo_brain.action_heads_panel import render_heads
 
 if TYPE_CHECKING:
@@ -35,16 +38,27 @@ if TYPE_CHECKING:
 LOG_LINES_PRINTED: Final = 12
 #: How long a screen may take to come to rest: what scrolls to its end does so after the layout.
 _SETTLING_SECONDS: Final = 0.1
+#: A page in which every cell has its place: whatever font the browser takes for a sign, and however
+#: wide the sign is in it, what follows stands where it belongs.
 _PAGE: Final = """\
 <!DOCTYPE html>
 <html lang="en">
-<head><meta charset="utf-8"><title>Sanctum</title></head>
-<body style="margin: 1em; background: GROUND; color: {foreground}">
-<pre style="font-family: monospace; line-height: 1.2"><code>{code}</code></pre>
+<head><meta charset="utf-8"><title>Sanctum</title>
+<style>
+body {{ margin: 1em; background: {ground}; color: {ink} }}
+pre {{ margin: 0; font-family: monospace; line-height: 1.2 }}
+pre b, pre i {{ display: inline-block; height: 1.2em; vertical-align: top; font: inherit }}
+pre i {{ width: 1ch }}
+pre i.w {{ width: 2ch }}
+{styles}
+</style></head>
+<body>
+<pre><code>{lines}</code></pre>
 </body>
 </html>
 """
-
+#: What stands together in a page: text that a monospaced font has, or a single other sign.
+_TOGETHER: Final = re.compile(r"[ -~]+|[^ -~]")
 
 _BLANK: Final = "\N{NO-BREAK SPACE}"
 #: A text of one style in a line of a picture.
@@ -56,14 +70,13 @@ _PIECE: Final = re.compile(
 _PART: Final = re.compile(rf"[^\s{_BLANK}]+(?:{_BLANK}[^\s{_BLANK}]+)*")
 
 
-class PictureError(ValueError):
-    """A picture that cannot be made; one clear sentence."""
-
-
 def render_once(view: View, width: int, palette: Palette = TERMINAL) -> Text:
     """Return the first screen as plain lines, one panel below the other."""
     snapshot = view.snapshot
-    log = render_log(snapshot, width, view.now, palette).split("\n")[-LOG_LINES_PRINTED:]
+    # As in the Overview, without seeds.
+    entries = tuple(entry for entry in snapshot.log if entry.kind != SEEDS)
+    log = render_log(replace(snapshot, log=entries), width, view.now, palette)
+    log_lines = log.split("\n")[-LOG_LINES_PRINTED:]
     panels = {
         "Action heads": render_heads(
             snapshot,
@@ -75,9 +88,12 @@ def render_once(view: View, width: int, palette: Palette = TERMINAL) -> Text:
         "Policy": render_policy(snapshot, min(width, 100), palette=palette),
         # Where every host has its line, and the legend too.
         "Hosts": render_hosts(snapshot, width, len(snapshot.hosts) + 8, palette),
-        "Log": Text("\n", no_wrap=True).join(log),
+        "Log": Text("\n", no_wrap=True).join(log_lines),
     }
-    parts = [render_reasons(view, width, palette), render_header(view, width, 2, palette)]
+    parts = [
+        render_reasons(view, width, palette),
+        render_header(view, width, FULL_HEIGHT, palette),
+    ]
     if view.trouble is not None:
         parts.append(Text(f"! {view.trouble}", style=f"bold {palette.warning}"))
     for title, body in panels.items():
@@ -143,11 +159,9 @@ def export_frame(
         ascii_only: whether to show no character beyond ASCII.
 
     Raises:
-        PictureError: the suffix is none of those.
+        PictureError: the suffix is none of those, or there is no such folder.
     """
-    if path.suffix not in _WRITERS:
-        kinds = ", ".join(_WRITERS)
-        raise PictureError(f"{path} does not say what to write: end it in one of {kinds}")
+    check_picture(path)
     from esper.karn.sanctum.app import SanctumApp  # printing a frame does without Textual
 
     app = SanctumApp(
@@ -204,19 +218,42 @@ def _without_blanks(piece: re.Match[str]) -> str:
 
 
 def _as_html(app: "SanctumApp") -> str:
-    console = Console(
-        width=app.size.width,
-        file=io.StringIO(),
-        record=True,
-        force_terminal=True,
-        color_system="truecolor",
-        legacy_windows=False,
-        no_color=False,
-    )
+    theme = app.ansi_theme
+    styles: dict[str, str] = {}  # names of classes, by what they look like
+    lines = []
     for strip in _strips(app):
-        console.print(Text.assemble(*((text, style or "") for text, style, _ in strip)), end="\n")
-    ground = app.theme_variables["background"]
-    return console.export_html(code_format=_PAGE.replace("GROUND", ground), inline_styles=True)
+        pieces = []
+        for text, style, control in strip:
+            if control or not text:
+                continue
+            css = (style or Style.null()).get_html_style(theme)
+            name = styles.setdefault(css, f"s{len(styles)}")
+            pieces.append(f'<b class="{name}" style="width:{cell_len(text)}ch">{_cells(text)}</b>')
+        lines.append("".join(pieces))
+    return _PAGE.format(
+        ground=app.theme_variables["background"],
+        ink=app.theme_variables["foreground"],
+        styles="\n".join(f"pre .{name} {{ {css} }}" for css, name in styles.items()),
+        lines="\n".join(lines),
+    )
+
+
+def _cells(text: str) -> str:
+    """Return a text for a page, with each sign that may have another width in a cell of its own."""
+    parts: list[str] = []
+    for part in _TOGETHER.findall(text):
+        if parts and cell_len(part) == 0:
+            parts[-1] += part  # a mark on the sign before it
+        else:
+            parts.append(part)
+    return "".join(map(_cell, parts))
+
+
+def _cell(part: str) -> str:
+    shown, width = html.escape(part, quote=False), cell_len(part)
+    if part.isascii() or width > 2:
+        return shown
+    return f'<i class="w">{shown}</i>' if width == 2 else f"<i>{shown}</i>"
 
 
 def _as_text(app: "SanctumApp") -> str:
@@ -229,3 +266,4 @@ def _strips(app: "SanctumApp") -> "list[Strip]":
 
 
 _WRITERS: Final = {".svg": _as_svg, ".html": _as_html, ".txt": _as_text}
+assert tuple(_WRITERS) == PICTURE_SUFFIXES

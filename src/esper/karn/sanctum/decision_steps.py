@@ -10,6 +10,10 @@ from esper.leyline.telemetry import DecisionsTaken
 
 #: Events that are read at a time.
 _READ_AT_ONCE: Final = 32
+#: Steps in which an act is looked for, from the newest on backwards.
+_LOOKED_THROUGH: Final = 2_048
+_OP: Final = "op"
+_WAIT: Final = "WAIT"
 
 #: The decisions of a step, one for each host.
 Step = tuple[DecisionState, ...]
@@ -45,6 +49,51 @@ def steps_of_update(
                 steps.append(decision_states(taken, heads))
             up_to = events[-1].id - 1
     return tuple(reversed(steps))
+
+
+def waits(step: Step, heads: Mapping[str, Sequence[str]]) -> bool:
+    """Return whether nothing was done in a step: every host waits."""
+    choices = heads.get(_OP, ())
+    if _WAIT not in choices or not step:
+        return False
+    wait = choices.index(_WAIT)
+    return all(one.choice == wait for host in step for one in host.heads if one.head == _OP)
+
+
+def last_act(
+    reader: RunReader, up_to: int, heads: Mapping[str, Sequence[str]]
+) -> tuple[Step, tuple[Step, ...]] | None:
+    """Return the newest step in which something was done, and the steps of its update.
+
+    Args:
+        reader: of the run's store.
+        up_to: the last event that is part of what is shown.
+        heads: names of the run's heads, in order, with the names of their choices.
+
+    Returns:
+        None if nothing was done in the newest steps.
+
+    Raises:
+        RunStoreError: the store cannot be read.
+    """
+    looked, end, last = 0, up_to, up_to
+    newest: int | None = None  # update
+    while looked < _LOOKED_THROUGH:
+        events = reader.read_last("decisions_taken", _READ_AT_ONCE, up_to=end)
+        for event in events:
+            taken = event.payload
+            if not isinstance(taken, DecisionsTaken) or damage_of(taken, heads) is not None:
+                continue
+            if taken.update != newest:
+                newest, last = taken.update, event.id  # the last step of its update
+            step = decision_states(taken, heads)
+            if step and not waits(step, heads):
+                return step, steps_of_update(reader, taken.update, last, heads)
+        if not events:
+            return None
+        looked += len(events)
+        end = events[-1].id - 1
+    return None
 
 
 def moved(steps: Sequence[Step], step: int, by: int) -> Step | None:

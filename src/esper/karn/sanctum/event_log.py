@@ -6,7 +6,13 @@ from typing import Final
 
 from esper.karn.sanctum.latches import Latches
 from esper.karn.sanctum.schema import FirstSighting
-from esper.karn.sightings import KIND_WORDS, NOT_REPRODUCED, place_words, quantity_words
+from esper.karn.sightings import (
+    KIND_WORDS,
+    NOT_REPRODUCED,
+    PLANTED,
+    place_words,
+    quantity_words,
+)
 from esper.leyline.heads import Stage
 from esper.leyline.telemetry import (
     GROUPS,
@@ -86,6 +92,7 @@ def first_out(seen: FirstSighting) -> str:
         place_words(seen.phase, seen.host, seen.step),
         f"update {seen.update}",
         "" if seen.reproduced else NOT_REPRODUCED,
+        PLANTED if seen.planted else "",
     )
 
 
@@ -97,6 +104,7 @@ def _sighting(seen: FirstSighting) -> str:
         f"update {seen.update}",
         f"epoch {seen.epoch}, minibatch {seen.minibatch}" if seen.epoch else "",
         "" if seen.reproduced else NOT_REPRODUCED,
+        PLANTED if seen.planted else "",
     )
 
 

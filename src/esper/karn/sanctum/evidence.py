@@ -2,8 +2,9 @@
 
 Like the lights it is a join semilattice: what is known of one update is joined by the larger
 counts, the earlier first and the later last sighting, and an update counts once however often it is
-reported. What was reproduced in one sighting is reproduced. So events may come in any order, twice,
-or split over any number of readers. An update that a resume trained again is the same update.
+reported. What was reproduced in one sighting is reproduced, and what no drill planted in one is not
+planted. So events may come in any order, twice, or split over any number of readers. An update that
+a resume trained again is the same update.
 
 For that, every bad update is remembered by its number: less than a hundred bytes for each update
 and row, and a run has few, since training that stays bad is rolled back and halted.
@@ -16,6 +17,7 @@ from typing import Final, NamedTuple
 from esper.karn.sanctum.schema import Evidence
 from esper.karn.sightings import (
     NOT_REPRODUCED,
+    PLANTED,
     Moment,
     Source,
     last_moment_of,
@@ -49,6 +51,7 @@ class _Trail:
     last: Moment
     counts: dict[int, _Counts] = field(default_factory=dict)  # by update
     reproduced: bool = False
+    planted: bool = True  # until something is known that was not
     minibatches: int = 0  # the sums of the counts
     steps: int = 0
 
@@ -56,6 +59,7 @@ class _Trail:
         self.first = min(self.first, other.first)
         self.last = max(self.last, other.last)
         self.reproduced |= other.reproduced
+        self.planted &= other.planted
         for update, counts in other.counts.items():
             known = self.counts.get(update, _NONE)
             joined = self.counts[update] = _Counts(*map(max, known, counts))
@@ -81,6 +85,7 @@ class EvidenceLedger:
                 last=last_moment_of(update, seen),
                 counts={update: _Counts(minibatches_of(seen), steps_of(seen))},
                 reproduced=seen.reproduced,
+                planted=seen.planted,
             )
             self._join(source_of(seen), trail)
 
@@ -136,7 +141,12 @@ def evidence_words(row: Evidence) -> str:
         last = _joined(row.last_part, place_words(row.last_phase, None, None))
         first = f"first {first or _IN_A_MINIBATCH}; last {last or _IN_A_MINIBATCH}"
     steps = f"in {row.steps} step{'' if row.steps == 1 else 's'}" if row.steps else ""
-    return _joined(first, steps, "" if row.reproduced else NOT_REPRODUCED)
+    return _joined(
+        first,
+        steps,
+        "" if row.reproduced else NOT_REPRODUCED,
+        PLANTED if row.planted else "",
+    )
 
 
 def _joined(*parts: str) -> str:
@@ -167,4 +177,5 @@ def _row(source: Source, trail: _Trail, *, is_active: bool) -> Evidence:
         last_part=last.part,
         steps=trail.steps,
         reproduced=trail.reproduced,
+        planted=trail.planted,
     )

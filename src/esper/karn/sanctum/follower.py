@@ -341,9 +341,14 @@ def _light_of(one: _Sighting) -> Light:
     return one[1].head, light_of(one[1].kind)
 
 
-def _shown(beat: Heartbeat | None) -> tuple[float, ...]:
+def _shown(beat: Heartbeat | None) -> tuple[object, ...]:
     # The rest differs with every beat, and a snapshot that shows nothing new is not to be redrawn.
-    return () if beat is None else (beat.pid, beat.process_start_time, beat.events_lost)
+    if beat is None:
+        return ()
+    cpu = None if beat.cpu_percent is None else round(beat.cpu_percent)
+    memory = None if beat.memory_bytes is None else beat.memory_bytes // 10**8
+    gpu = beat.gpu_percent, beat.gpu_memory_bytes
+    return beat.pid, beat.process_start_time, beat.events_lost, cpu, memory, gpu
 
 
 def _vanished(directory: Path, error: RunStoreMissingError) -> str:

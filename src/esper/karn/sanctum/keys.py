@@ -14,7 +14,10 @@ KEYS: Final[list[BindingType]] = [
     Binding("q", "quit", "Quit", tooltip="Leave Sanctum"),
     Binding("ctrl+q,ctrl+c", "quit", show=False, tooltip="Leave Sanctum"),
     Binding("question_mark,f1", "help", "Help", tooltip="Show this help"),
-    Binding("a", "acknowledge", "Acknowledge", tooltip="Acknowledge all lights: seen"),
+    Binding(
+        "a", "acknowledge", "Ack", tooltip="Acknowledge one light: of those that wait, the first"
+    ),
+    Binding("A", "acknowledge_all", "Ack all", tooltip="Acknowledge all lights"),
     Binding("t", "lamp_test", "Lamp test", tooltip="Lamp test: every light on, for 2 s"),
     Binding("w", "why", "Why this status", show=False, tooltip="Every reason for the status"),
     Binding("comma", "step(-1)", show=False, tooltip="Back by one update"),

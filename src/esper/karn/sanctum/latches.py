@@ -30,6 +30,8 @@ class Latches:
     first: Mapping[tuple[str, str], FirstSighting] = field(default_factory=dict)
     # What was seen again when its update was repeated, or is known to repeat.
     reproduced: frozenset[Source] = frozenset()
+    # What was seen at least once without having been planted by a drill.
+    genuine: frozenset[Source] = frozenset()
 
     @classmethod
     def of(cls, payload: PPOUpdatePayload) -> Self:
@@ -43,8 +45,11 @@ class Latches:
         nan: set[str] = set()
         first: dict[tuple[str, str], FirstSighting] = {}
         reproduced: set[Source] = set()
+        genuine: set[Source] = set()
         for seen in sightings:
             (nan if seen.kind == "nan" else inf).add(seen.head)
+            if not seen.planted:
+                genuine.add(source_of(seen))
             if seen.quantity == UNKNOWN_QUANTITY:
                 continue  # where it was is not known: it is lit and no more
             if seen.reproduced:
@@ -60,11 +65,12 @@ class Latches:
                 host=seen.host,
                 step=seen.step,
                 part=seen.part,
-                reproduced=False,  # that is kept beside it, by quantity
+                reproduced=False,  # that is kept beside it, by quantity, as the next is
+                planted=False,
             )
             key = (seen.head, seen.kind)
             first[key] = min(first.get(key, sighting), sighting, key=moment)
-        return cls(frozenset(inf), frozenset(nan), first, frozenset(reproduced))
+        return cls(frozenset(inf), frozenset(nan), first, frozenset(reproduced), frozenset(genuine))
 
     def join(self, other: "Latches") -> "Latches":
         """Return what is lit in either; of two first sightings the earlier stands."""
@@ -72,7 +78,11 @@ class Latches:
         for key, sighting in other.first.items():
             first[key] = min(first.get(key, sighting), sighting, key=moment)
         return Latches(
-            self.inf | other.inf, self.nan | other.nan, first, self.reproduced | other.reproduced
+            self.inf | other.inf,
+            self.nan | other.nan,
+            first,
+            self.reproduced | other.reproduced,
+            self.genuine | other.genuine,
         )
 
     def heads(self) -> frozenset[str]:
@@ -91,9 +101,12 @@ class Latches:
             *when, part = moment(seen)
             return *when, ranks.get(seen.head, len(ranks)), seen.head, seen.kind, part
 
-        return tuple(
-            replace(seen, reproduced=(seen.head, seen.quantity, seen.kind) in self.reproduced)
-            for seen in sorted(self.first.values(), key=order)
+        return tuple(self._whole(seen) for seen in sorted(self.first.values(), key=order))
+
+    def _whole(self, seen: FirstSighting) -> FirstSighting:
+        source = seen.head, seen.quantity, seen.kind
+        return replace(
+            seen, reproduced=source in self.reproduced, planted=source not in self.genuine
         )
 
 

@@ -47,6 +47,22 @@ def oldest_missing(entries: Sequence[LogEntry]) -> int:
     return newest
 
 
+def with_details(entries: Sequence[LogEntry]) -> list[tuple[LogEntry, int]]:
+    """Return the lines without those that are details of another one, which has their number.
+
+    A detail whose leading line is not among them stands for itself.
+    """
+    leads = {entry.event_id for entry in entries if not entry.lead and entry.kind != _HEARTBEATS}
+    details = Counter(one.lead for one in entries if one.lead and one.lead in leads)
+    shown = []
+    for entry in entries:
+        if entry.lead and entry.lead in leads:
+            continue
+        number = 0 if entry.kind == _HEARTBEATS else details.pop(entry.event_id, 0)
+        shown.append((entry, number))
+    return shown
+
+
 class LogBook:
     """The last lines of a run's log."""
 

@@ -23,8 +23,11 @@ from esper.leyline.telemetry import (
 
 #: Steps over which the speed is taken: a few episodes, so that an update's pause counts.
 SPEED_STEPS: Final = 96
+#: Batches of episodes from which the pace of a run is taken.
+PACE_BATCHES: Final = 8
+#: Events before which all hosts have answered.
+_FROM_HOSTS: Final = (StepCompleted, PPOUpdatePayload)
 #: Events of a run that has not ended before them, or that goes on.
-_FROM_HOSTS: Final = (StepCompleted, PPOUpdatePayload)  # all hosts have answered before those
 _GOING_ON: Final = (RunStarted, DecisionsTaken, StepCompleted, PPOUpdatePayload)
 
 
@@ -55,17 +58,18 @@ class RunLedger:
         self.last_event_at: float | None = None
         self.is_end_lost = False
         self._step_times: deque[tuple[float, int]] = deque(maxlen=SPEED_STEPS)  # time, hosts
+        # Time and episodes done: at the first step of this process, and after its last updates.
+        self._pace: deque[tuple[float, float]] = deque(maxlen=PACE_BATCHES + 1)
         self._damaged = 0
         self._unknown: dict[str, int] = {}
         self._stalled: HostsStalled | None = None  # since the last event that hosts went on
 
-    def begin(self, start: RunStarted, at: float) -> None:
+    def begin(self, start: RunStarted) -> None:
         """Note a start or a resume: whatever ended before goes on."""
         self.start = start
         self._finish = self._finished_at = self._stalled = None
         self._step_times.clear()
-        if self._started_at is None:
-            self._started_at = at
+        self._pace.clear()
 
     def end(self, finish: RunFinished, at: float) -> None:
         """Note an end."""
@@ -74,6 +78,8 @@ class RunLedger:
 
     def note_event(self, event: Event) -> None:
         """Note when the newest event came, and whether the run may have ended with it."""
+        if self._started_at is None:
+            self._started_at = event.time
         self.last_event_at = event.time
         if isinstance(event.payload, _FROM_HOSTS):
             self._stalled = None
@@ -82,9 +88,15 @@ class RunLedger:
         elif isinstance(event.payload, _GOING_ON):
             self.is_end_lost = False
 
-    def note_step(self, at: float, hosts: int) -> None:
-        """Note when so many hosts completed a step."""
-        self._step_times.append((at, hosts))
+    def note_step(self, at: float, step: StepCompleted) -> None:
+        """Note when the hosts completed a step."""
+        self._step_times.append((at, len(step.accuracy)))
+        if not self._pace and self.start is not None:
+            self._pace.append((at, self._progress(step, self.start.steps)))
+
+    def note_update(self, at: float) -> None:
+        """Note when the update after a batch of episodes was done."""
+        self._pace.append((at, self.episodes_done))
 
     def note_stall(self, stall: HostsStalled) -> None:
         """Note that a process of hosts does not answer, or answers again."""
@@ -103,6 +115,7 @@ class RunLedger:
         """Return a ledger that goes on from here by itself."""
         other = copy.copy(self)
         other._step_times = self._step_times.copy()
+        other._pace = self._pace.copy()
         other._unknown = dict(self._unknown)
         return other
 
@@ -121,13 +134,17 @@ class RunLedger:
         """
         process = self.heartbeat or self.start
         phase, reason = self._phase(step)
+        described_run = described(self.start)
+        progress = self._progress(step, described_run.steps)
         return replace(
-            described(self.start),
+            described_run,
             phase=phase,
             reason=reason,
             episodes_done=self.episodes_done,
             update=self.update,
             step=step.step if step else 0,
+            progress=progress,
+            expected_end=self._expected_end(progress, described_run.episodes),
             steps_per_second=self._steps_per_second(),
             samples_per_second=samples_per_second,
             started_at=self._started_at,
@@ -156,6 +173,24 @@ class RunLedger:
             )
         is_training = self.start or self.update or step
         return ("training", "") if is_training else ("starting", self.notice)
+
+    def _progress(self, step: StepCompleted | None, steps: int) -> float:
+        """Return the episodes done, with the share that is done of those under way."""
+        if step is None or step.first_episode <= self.episodes_done or not steps:
+            return float(self.episodes_done)
+        under_way = len(step.accuracy) * min(1.0, step.step / steps)
+        return max(self.episodes_done, step.first_episode - 1) + under_way
+
+    def _expected_end(self, progress: float, episodes: int) -> float | None:
+        """Return when the run will end at its pace; None while that is not known."""
+        if self._finish is not None or not self._pace or self.last_event_at is None:
+            return None
+        start, done_before = self._pace[0]
+        # From batch to batch, so that the pause of an update counts; in the first one, by step.
+        at, done = self._pace[-1] if len(self._pace) > 1 else (self.last_event_at, progress)
+        if not (at > start and done > done_before and episodes):
+            return None
+        return at + max(0.0, episodes - done) * (at - start) / (done - done_before)
 
     def _steps_per_second(self) -> float | None:
         if len(self._step_times) < 2:

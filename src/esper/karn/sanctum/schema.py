@@ -33,6 +33,7 @@ class FirstSighting:
     step: int | None = None  # of the episode, counted from 1
     part: str = ""  # the tensor, where the quantity has several
     reproduced: bool = True  # False: never seen again when its update was repeated
+    planted: bool = False  # only drills have caused it
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,7 @@ class Evidence:
     last_part: str = ""
     steps: int = 0  # steps of episodes in which it was seen
     reproduced: bool = True  # False: never seen again when its update was repeated
+    planted: bool = False  # only drills have caused it
 
 
 @dataclass(frozen=True)
@@ -108,6 +110,12 @@ class TamiyoState:
             return self.head_inf_active | self.group_inf_active
         return self.head_nan_active | self.group_nan_active
 
+    def planted(self, light: str) -> dict[str, bool]:
+        """Return whether a light ("inf" or "nan") is on and only drills caused it, as `latch`."""
+        rows = [row for row in self.evidence if (row.kind == "nan") == (light == "nan")]
+        drilled = {row.head for row in rows} - {row.head for row in rows if not row.planted}
+        return {head: is_lit and head in drilled for head, is_lit in self.latch(light).items()}
+
 
 @dataclass(frozen=True)
 class TrainingState:
@@ -136,6 +144,8 @@ class TrainingState:
     gradient_norm_history: tuple[float, ...] = ()
     score: float | None = None  # mean terminal score of the last batch of episodes
     score_history: tuple[float, ...] = ()
+    # Shares of the last update's time, its episodes included: "hosts", "acting" and "update".
+    time_shares: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -223,6 +233,7 @@ class LogEntry:
     kind: str = ""  # of the event, as `esper.leyline.telemetry.kind_of` names it
     host: int | None = None  # that it is about, if it is about one
     head: str | None = None  # that it is about, if it is about one
+    lead: int = 0  # the event of the line that this one is a detail of; 0: a line of its own
 
 
 @dataclass(frozen=True)
@@ -242,6 +253,8 @@ class RunState:
     update: int = 0  # updates completed
     steps: int = 0
     step: int = 0
+    progress: float = 0.0  # episodes done; those under way count by their steps
+    expected_end: float | None = None  # seconds since the epoch, at the pace of the last batches
     environments: int = 0
     steps_per_second: float | None = None  # environment steps, over all hosts
     samples_per_second: float | None = None
@@ -251,6 +264,7 @@ class RunState:
     process_start_time: float | None = None
     finished_at: float | None = None  # unless the run went on since
     host_parameters: int = 0
+    largest_class: float | None = None  # validation accuracy of always answering with that class
     heads: dict[str, tuple[str, ...]] = field(default_factory=lambda: dict(HEAD_CHOICES))
     slots: tuple[str, ...] = ()
     blueprints: tuple[str, ...] = ()
@@ -261,10 +275,22 @@ class RunState:
 
 
 @dataclass(frozen=True)
+class MachineState:
+    """What the trainer and its workers took of the machine at the last heartbeat; None: unknown."""
+
+    cpu_percent: float | None = None  # 100 is one core
+    memory_bytes: int | None = None  # resident, of all its processes
+    gpu_percent: float | None = None  # of the time in which the GPU was busy
+    gpu_memory_bytes: int | None = None  # that the trainer reserved
+    gpu_total_bytes: int | None = None
+
+
+@dataclass(frozen=True)
 class SanctumSnapshot:
     """All that Sanctum shows of a run, at one moment."""
 
     run: RunState = field(default_factory=RunState)
+    machine: MachineState = field(default_factory=MachineState)
     tamiyo: TamiyoState = field(default_factory=TamiyoState)
     training: TrainingState = field(default_factory=TrainingState)
     interventions: InterventionState = field(default_factory=InterventionState)

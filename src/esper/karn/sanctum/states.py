@@ -1,5 +1,6 @@
 """The parts of a snapshot, each made from what the aggregator keeps of the events."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -8,13 +9,19 @@ from esper.karn.sanctum.evidence import EvidenceLedger
 from esper.karn.sanctum.latches import Latches
 from esper.karn.sanctum.schema import (
     HeadTrend,
+    MachineState,
     RunState,
     TamiyoState,
     TrainingState,
 )
-from esper.karn.sanctum.update_history import HEAD_SERIES, TRAINING_SERIES, head_series
+from esper.karn.sanctum.update_history import (
+    HEAD_SERIES,
+    TRAINING_SERIES,
+    head_series,
+    training_figure,
+)
 from esper.karn.sightings import sightings_of, source_of
-from esper.leyline.telemetry import GROUPS, PPOUpdatePayload, RunStarted
+from esper.leyline.telemetry import GROUPS, Heartbeat, PPOUpdatePayload, RunStarted
 
 
 def described(start: RunStarted | None) -> RunState:
@@ -31,9 +38,38 @@ def described(start: RunStarted | None) -> RunState:
         steps=start.steps,
         environments=start.environments,
         host_parameters=start.host_parameters,
+        largest_class=start.largest_class,
         slots=tuple(start.slots),
         blueprints=tuple(start.blueprints),
     )
+
+
+def machine_state(beat: Heartbeat | None) -> MachineState:
+    """Return what a process took of its machine at its last heartbeat."""
+    if beat is None:
+        return MachineState()
+    return MachineState(
+        cpu_percent=beat.cpu_percent,
+        memory_bytes=beat.memory_bytes,
+        gpu_percent=beat.gpu_percent,
+        gpu_memory_bytes=beat.gpu_memory_bytes,
+        gpu_total_bytes=beat.gpu_total_bytes,
+    )
+
+
+def time_shares(update: PPOUpdatePayload) -> dict[str, float]:
+    """Return the shares of hosts, acting and the update in its time and that of its episodes.
+
+    Of an older writer, which did not measure the hosts by themselves, they are one with acting.
+    """
+    total = update.rollout_seconds + update.update_seconds
+    if not (math.isfinite(total) and total > 0):
+        return {}
+    learning = {"update": update.update_seconds / total}
+    if update.hosts_seconds is None:
+        return {"hosts and acting": update.rollout_seconds / total} | learning
+    acting = max(0.0, update.rollout_seconds - update.hosts_seconds)
+    return {"hosts": update.hosts_seconds / total, "acting": acting / total} | learning
 
 
 def tamiyo_state(
@@ -108,11 +144,12 @@ def training_state(
     )
     if last is None:
         return state
-    figures: dict[str, Any] = {name: getattr(last, name) for name in TRAINING_SERIES}
+    figures: dict[str, Any] = {name: training_figure(last, name) for name in TRAINING_SERIES}
     figures |= {f"{name}_history": history.get(name, ()) for name in TRAINING_SERIES}
     return replace(
         state,
         **figures,
+        time_shares=time_shares(last),
         learning_rate=last.learning_rate,
         minibatches=last.minibatches,
         minibatches_skipped=last.minibatches_skipped,

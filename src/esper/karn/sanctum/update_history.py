@@ -1,5 +1,6 @@
 """The histories of the PPO updates: a series for each figure, and for each figure of each head."""
 
+import math
 from collections.abc import Sequence
 from typing import Final
 
@@ -37,13 +38,19 @@ def head_series(figure: str, head: str) -> str:
     return f"{head}.{figure}"
 
 
+def training_figure(update: PPOUpdatePayload, name: str) -> float | None:
+    """Return a figure of an update as a whole; None where no minibatch was learnt from."""
+    value: float = getattr(update, name)
+    return None if math.isnan(value) and update.minibatches_learnt <= 0 else value
+
+
 def _score_column(scores: Sequence[float]) -> dict[str, Sequence[float]]:
     return {"score": scores}
 
 
 def _columns(updates: Sequence[PPOUpdatePayload]) -> dict[str, list[float | None]]:
     columns: dict[str, list[float | None]] = {
-        name: [getattr(update, name) for update in updates] for name in TRAINING_SERIES
+        name: [training_figure(update, name) for update in updates] for name in TRAINING_SERIES
     }
     for figure in HEAD_SERIES:
         by_head = [getattr(update, f"head_{figure}") for update in updates]

@@ -8,6 +8,7 @@ from esper.karn.liveness import RunStatus, StatusKind
 from esper.karn.sanctum.attention import Light, light_of, lit_lights
 from esper.karn.sanctum.event_log import first_out
 from esper.karn.sanctum.schema import SanctumSnapshot, TamiyoState
+from esper.karn.sightings import KIND_WORDS
 from esper.leyline.health import (
     HEALTHY,
     Level,
@@ -66,9 +67,10 @@ def master_verdict(
         acknowledged: lights that someone has acknowledged.
         doubt: why a light that is not lit is not known to be dark; None if it is.
 
-    A light that somebody has acknowledged is as bad as ever, but no news. So the reasons are, in
-    this order: the lights that nobody has acknowledged, what is wrong with the process, the other
-    lights, and the figures.
+    A light that was acknowledged is as bad as ever, but no news. So the reasons are, in this order:
+    the lights that wait, the lights that were acknowledged, what is wrong with the process, and the
+    figures. Where lights wait, the process comes before those that were acknowledged. The first
+    reason always names the light of the run that came on first: it is the diagnosis.
     """
     run, tamiyo, training = snapshot.run, snapshot.tamiyo, snapshot.training
     figures = [judge_figure(record_of(f"run.{name}"), getattr(run, name)) for name in _RUN_FIGURES]
@@ -92,6 +94,7 @@ def master_verdict(
     )
     lit = lit_lights(tamiyo)
     new = _lights(tamiyo, [light for light in lit if light not in acknowledged])
+    new = _with_first_out(new, tamiyo, acknowledged)
     seen = _lights(tamiyo, [light for light in lit if light in acknowledged])
     process = _process(status)
     if doubt is not None and not run.damaged_events and process.level < Level.WARNING:
@@ -99,10 +102,26 @@ def master_verdict(
         figures.append(Verdict(Level.WARNING, (unknown,)))
     if process.level < Level.WARNING:
         return combine([new, seen, process, *figures])
-    known = combine([seen, *figures])
+    ordered = [new, process, seen] if new.reasons else [seen, process]
+    known = combine(figures)
     return Verdict(
-        max(new.level, process.level, known.level),
-        (*new.reasons, *process.reasons, *known.reasons),
+        max(known.level, *(one.level for one in ordered)),
+        (*(reason for one in ordered for reason in one.reasons), *known.reasons),
+    )
+
+
+def _with_first_out(new: Verdict, tamiyo: TamiyoState, acknowledged: Collection[Light]) -> Verdict:
+    """Return the verdict on new lights, of which the first reason names the first-out as well."""
+    if not new.reasons or not tamiyo.first:
+        return new
+    first = tamiyo.first[0]
+    if (first.head, light_of(first.kind)) not in acknowledged:
+        return new
+    news, *others = new.reasons
+    kind = KIND_WORDS.get(first.kind, first.kind)
+    return Verdict(
+        new.level,
+        (f"{news}; first of the run: {first.head} {kind}, update {first.update}", *others),
     )
 
 
@@ -124,15 +143,17 @@ def _lights(tamiyo: TamiyoState, lights: Collection[Light]) -> Verdict:
     first = [seen for seen in tamiyo.first if (seen.head, light_of(seen.kind)) in lights][:1]
     kinds = [light for _, light in lights]
     told = {light_of(seen.kind) for seen in first if kinds.count(light_of(seen.kind)) == 1}
-    rest = _latches([(head, light) for head, light in lights if light not in told])
-    return Verdict(_latches(lights).level, (*map(first_out, first), *rest.reasons))
+    rest = _latches(tamiyo, [(head, light) for head, light in lights if light not in told])
+    return Verdict(_latches(tamiyo, lights).level, (*map(first_out, first), *rest.reasons))
 
 
-def _latches(lights: Collection[Light]) -> Verdict:
-    return judge_latches(
-        {head: True for head, light in lights if light == "inf"},
-        {head: True for head, light in lights if light == "nan"},
-    )
+def _latches(tamiyo: TamiyoState, lights: Collection[Light]) -> Verdict:
+    """Return the verdict on lights; what only drills caused is marked as such."""
+    names = {"inf": list[str](), "nan": list[str]()}
+    for head, light in lights:
+        is_planted = tamiyo.planted(light).get(head, False)
+        names[light].append(f"{head} (drill)" if is_planted else head)
+    return judge_latches(dict.fromkeys(names["inf"], True), dict.fromkeys(names["nan"], True))
 
 
 def _process(status: RunStatus) -> Verdict:

@@ -34,6 +34,16 @@ class TimePosition:
 
 
 @dataclass(frozen=True)
+class Plan:
+    """What a run was asked to do, as its settings say before its first event."""
+
+    task: str = ""
+    episodes: int = 0
+    environments: int = 0
+    created_at: float | None = None  # seconds since the epoch
+
+
+@dataclass(frozen=True)
 class View:
     """A run as it was found at `now`: what its events tell, and what was made of that."""
 
@@ -50,6 +60,7 @@ class View:
     acknowledgements_error: str | None = None  # one sentence, where some could not be read
     console: tuple[str, ...] = ()  # the last lines of the run's console output
     directory: Path | None = None  # of the run; None while there is none
+    plan: Plan | None = None  # until its first event says the same
 
     @property
     def doubt(self) -> str | None:

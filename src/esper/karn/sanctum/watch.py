@@ -2,6 +2,7 @@
 
 import threading
 import time
+import tomllib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,14 +11,16 @@ from typing import Final, Protocol
 from esper.karn import acknowledgements
 from esper.karn.console_tail import ConsoleTail
 from esper.karn.liveness import RunStatus, StatusKind
-from esper.karn.run_directory import RunNotFoundError, run_directories
+from esper.karn.run_commands import run_dir_options
+from esper.karn.run_directory import CONFIG_NAME, RunNotFoundError, run_directories
 from esper.karn.run_tables import RunStoreError
 from esper.karn.sanctum.attention import acknowledged, lit_lights
 from esper.karn.sanctum.follower import Frame, RunFollower
 from esper.karn.sanctum.playback import Playback
 from esper.karn.sanctum.schema import SanctumSnapshot
 from esper.karn.sanctum.verdict import master_verdict
-from esper.karn.sanctum.view import TimePosition, View
+from esper.karn.sanctum.view import Plan, TimePosition, View
+from esper.leyline.command_lines import command_line
 from esper.leyline.health import Verdict
 
 #: What a moment of the past is judged with: its own lights and figures, not how the run ended.
@@ -63,6 +66,8 @@ class RunWatch:
         ticks: Callable[[], float] = time.monotonic,
     ) -> None:
         self._run_dir = run_dir
+        start = command_line("esper", "ppo", *run_dir_options(run_dir))
+        self._waiting = f"waiting for the first run in {run_dir.resolve()}; start one with: {start}"
         self._ticks = ticks
         self._run = None if directory is None else self._follow(directory)
         self._nothing_yet = SanctumSnapshot()
@@ -120,9 +125,7 @@ class RunWatch:
 
     def _poll(self, now: float) -> Frame:
         if self._run is None:
-            waiting = RunStatus(
-                StatusKind.WAITING, None, f"waiting for the first run in {self._run_dir.resolve()}"
-            )
+            waiting = RunStatus(StatusKind.WAITING, None, self._waiting)
             try:
                 runs = run_directories(self._run_dir)
             except RunNotFoundError as error:
@@ -148,6 +151,7 @@ class _Run:
         self._console = ConsoleTail(directory)
         self._acknowledged = acknowledgements.Acknowledged()
         self._stamp: tuple[int, int, int] | None = None
+        self._plan: Plan | None = None
 
     def with_files(self, view: View) -> View:
         """Return a view with the console's output and the acknowledgements of the run."""
@@ -155,8 +159,11 @@ class _Run:
         if stamp != self._stamp:
             self._acknowledged = acknowledgements.read(self._directory)
             self._stamp = stamp
+        if not view.snapshot.run.episodes and self._plan is None:
+            self._plan = plan_of(self._directory)
         view = replace(
             view,
+            plan=None if view.snapshot.run.episodes else self._plan,
             console=self._console.lines(),
             directory=self._directory,
             acknowledgements=self._acknowledged.entries,
@@ -165,6 +172,23 @@ class _Run:
         if not view.acknowledgements:
             return view
         return replace(view, verdict=_verdict_on(view, view.status))
+
+
+def plan_of(directory: Path) -> Plan | None:
+    """Return what the settings of a run say of it; None while it has none that can be read."""
+    path = directory / CONFIG_NAME
+    try:
+        created_at = path.stat().st_mtime
+        found = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    episodes, environments = found.get("episodes"), found.get("envs")
+    return Plan(
+        task=str(found.get("task", "")),
+        episodes=episodes if isinstance(episodes, int) else 0,
+        environments=environments if isinstance(environments, int) else 0,
+        created_at=created_at,
+    )
 
 
 def look_once(directory: Path, now: float | None = None, at: int | None = None) -> View:

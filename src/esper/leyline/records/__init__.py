@@ -2,6 +2,7 @@
 
 from typing import Final
 
+from esper.leyline.command_lines import command_line
 from esper.leyline.records.decision_records import DECISION_RECORDS
 from esper.leyline.records.head_records import HEAD_INF_LATCH, HEAD_NAN_LATCH, HEAD_RECORDS
 from esper.leyline.records.host_records import HOST_RECORDS
@@ -51,7 +52,7 @@ def find_record(reference: str) -> TelemetryRecord:
             return record
     raise UnknownRecordError(
         f"there is no telemetry record {reference!r}: ids run from {RECORDS[0].id} to "
-        f"{RECORDS[-1].id}, and `esper telemetry` lists them"
+        f"{RECORDS[-1].id}, and `{command_line('esper', 'telemetry')}` lists them"
     )
 
 

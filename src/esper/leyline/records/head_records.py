@@ -279,7 +279,8 @@ HEAD_RECORDS: Final = (
         "Ratio max",
         "How far did the probability of any choice taken move in this update?",
         "Largest ratio of new to old probability of the choice that was taken, over the steps in "
-        "which the head was active. Exactly 1 on the first minibatch.",
+        "which the head was active, of minibatches that were learnt from. Exactly 1 on the first "
+        "minibatch.",
         range_="0 upwards",
         thresholds=Thresholds(healthy="1 to 10", warn_above=10.0),
         causes=("learning rate too high", "too many epochs on the same data"),
@@ -315,7 +316,8 @@ HEAD_RECORDS: Final = (
         "head_log_prob_min",
         "Log p min",
         "How improbable was the least probable choice that was taken?",
-        "Smallest log-probability of a choice taken. It heads for -Inf before the head does.",
+        "Smallest log-probability of a choice taken, in minibatches that were learnt from. It "
+        "heads for -Inf before the head does.",
         range_="-Inf to 0",
         unit="nat",
         thresholds=Thresholds(healthy="above -20", warn_below=-20.0),
@@ -328,7 +330,8 @@ HEAD_RECORDS: Final = (
         "head_log_prob_max",
         "Log p max",
         "How sure was the head when it was surest?",
-        "Largest log-probability of a choice taken; 0 is certainty.",
+        "Largest log-probability of a choice taken, in minibatches that were learnt from; 0 is "
+        "certainty.",
         range_="-Inf to 0",
         unit="nat",
         priority="P2",

@@ -45,6 +45,7 @@ class Anatomy:
         heads: names.
         head_of_choice: the number of the head that each choice belongs to, `[total]`.
         owner: of each parameter, `[P]`: the number of a head, TRUNK or CRITIC.
+        choice: the choice whose logit a parameter makes, `[P]`; -1 for trunk and critic.
         names: of the parameter tensors, in the order in which they lie.
         bounds: where each of them ends, in the same order.
     """
@@ -52,6 +53,7 @@ class Anatomy:
     heads: tuple[str, ...]
     head_of_choice: Tensor
     owner: Tensor
+    choice: Tensor
     names: Sequence[str]
     bounds: Sequence[int]
 
@@ -72,6 +74,7 @@ class Surroundings:
         hosts: numbers of its hosts, `[n]`.
         active: which heads counted, `[T, n, H]`.
         parameters: codes of the parameters it was computed with, `[P]`.
+        saturating: which of them are known to leave the forward pass finite, bool `[P]`.
         prepared_trunk: where the trunk broke while old log-probabilities were computed, `[T, n]`.
         prepared_log_probs: where those were broken before the first minibatch, `[T, n, H]`.
         explained_advantages: where what acting broke explains an advantage, `[T, n]`.
@@ -84,6 +87,7 @@ class Surroundings:
     prepared_trunk: Tensor
     prepared_log_probs: Tensor
     explained_advantages: Tensor
+    saturating: Tensor
     heads_sent: bool = False
 
 
@@ -137,7 +141,16 @@ class _Search:
         return False
 
     def has_bad_parameters(self, owner: int) -> bool:
-        return bool(self.around.parameters[self.anatomy.owner == owner].any())
+        """Return whether an owner has a broken parameter that may have broken a forward pass."""
+        suspects = (self.anatomy.owner == owner) & ~self.around.saturating
+        return bool(self.around.parameters[suspects].any())
+
+    def bad_choices(self) -> Tensor:
+        """Return the choices whose logits are made with a broken parameter, bool `[total]`."""
+        bad = torch.zeros_like(self.anatomy.head_of_choice, dtype=torch.bool)
+        choices = self.anatomy.choice[self.around.parameters > 0]
+        bad[choices[choices >= 0]] = True
+        return bad
 
 
 def causes_in(
@@ -188,12 +201,14 @@ def causes_in(
     _report_state(search, codes, "state left", left_explained)
 
     logits = torch.zeros_like(around.active)
+    own = torch.zeros_like(around.active)
+    by_trunk = trunk.unsqueeze(2).expand_as(logits)
     if "logits" in codes:
         logits = _by_head(codes["logits"] > 0, anatomy.head_of_choice, heads)
-    own = _heads_broken_by_parameters(search, logits & ~trunk.unsqueeze(2), trunk)
-    by_trunk = trunk.unsqueeze(2).expand_as(logits)
-    if logits.any():
-        _report_logits(search, codes["logits"], by_trunk | own)
+        bad_choices = search.bad_choices()
+        own = _heads_broken_by_parameters(search, codes["logits"], bad_choices, trunk)
+        others = codes["logits"].masked_fill(bad_choices, 0)
+        _report_logits(search, others, by_trunk)
     by_preparation = around.prepared_trunk.unsqueeze(2) | own
     if "log_prob" not in codes:
         by_preparation = by_preparation | by_trunk  # this is the preparation
@@ -375,20 +390,22 @@ def _report_logits(search: _Search, codes: Tensor, explained: Tensor) -> None:
             search.report(head, "logits", own, explained[..., number])
 
 
-def _heads_broken_by_parameters(search: _Search, logits: Tensor, trunk: Tensor) -> Tensor:
+def _heads_broken_by_parameters(
+    search: _Search, logits: Tensor, bad_choices: Tensor, trunk: Tensor
+) -> Tensor:
     """Return where a head's own broken parameters explain its logits, `[T, n, H]`.
 
     Args:
-        search: that remembers whose parameters explained something.
-        logits: where they broke with a trunk that is finite, `[T, n, H]`.
+        search: remembers whose parameters explained something.
+        logits: codes, `[T, n, total]`.
+        bad_choices: choices whose logits are made with a broken parameter, `[total]`.
         trunk: where the trunk broke, `[T, n]`.
     """
-    own = torch.zeros_like(logits)
-    for number in range(logits.shape[2]):
-        column = logits[..., number]
-        if column.any() and search.has_bad_parameters(number):
-            search.guilty.add(number)
-            own[..., number] = column | trunk
+    broken = (logits > 0) & bad_choices & ~trunk.unsqueeze(2)
+    own = _by_head(broken, search.anatomy.head_of_choice, search.around.active.shape[2])
+    for number in own.any(0).any(0).nonzero().flatten().tolist():
+        search.guilty.add(number)
+        own[..., number] |= trunk
     return own
 
 
@@ -427,6 +444,19 @@ def _from_then_on(broken: Tensor) -> Tensor:
 def until_then(broken: Tensor) -> Tensor:
     """Return `[T, n]`, true up to the last step in which a host's column is true."""
     return broken.flip(0).cummax(0).values.flip(0) if len(broken) else broken
+
+
+def mask_biases(codes: Tensor, anatomy: Anatomy) -> Tensor:
+    """Return which parameters are the -inf by which a head forbids a choice, bool `[P]`.
+
+    Args:
+        codes: of the parameters, `[P]`, of which the biases of the heads are the last.
+        anatomy: of the policy.
+    """
+    is_mask = torch.zeros_like(codes, dtype=torch.bool)
+    choices = len(anatomy.head_of_choice)
+    is_mask[-choices:] = codes[-choices:] == KINDS.index("-inf")
+    return is_mask
 
 
 def parameter_findings(codes: Tensor, anatomy: Anatomy, quantity: str) -> Iterator[Finding]:

@@ -15,11 +15,13 @@ from torch import Tensor
 from esper.leyline.quantities import causal_rank
 from esper.leyline.telemetry import HOSTS, PHASES, SHARED, NonfiniteSighting
 from esper.simic.agent.causal_filter import (
+    CRITIC,
     TRUNK,
     Anatomy,
     Finding,
     Surroundings,
     causes_in,
+    mask_biases,
     moment_findings,
     parameter_findings,
     until_then,
@@ -41,9 +43,6 @@ from esper.simic.agent.rollout import Rollout
 from esper.simic.agent.watching import UpdateWatch
 from esper.tamiyo.policy import HeadTable, PolicyOutput
 
-#: Codes that broken parameters show in.
-_OF_PARAMETERS = ("trunk", "logits", "value", "gradient")
-
 
 @dataclass(frozen=True)
 class PassCodes:
@@ -63,11 +62,10 @@ class PassCodes:
     end: StateCodes
     figures: Figures
 
-    @property
-    def is_bad(self) -> bool:
-        """Return whether anything has a code."""
+    def is_bad(self, known: Tensor) -> bool:
+        """Return whether anything has a code, but for parameters with `known` codes `[P]`."""
         looked_at = [*self.prepared, *self.minibatches.values()]
-        return self.end.is_bad or any(
+        return self.end.without(known).is_bad or any(
             bool(codes.any()) for each in looked_at for codes in each.values()
         )
 
@@ -238,20 +236,25 @@ def seen_in_one_pass(
 
 def seen_in_state(
     state: StateCodes, anatomy: Anatomy, known: Tensor
-) -> tuple[list[NonfiniteSighting], bool]:
-    """Return what is broken in a state from which no update was made, and whether anything is.
+) -> tuple[list[NonfiniteSighting], Tensor, bool]:
+    """Return what is broken in a state from which no update was made.
 
     Args:
         state: its codes.
         anatomy: of the policy.
         known: codes of parameters that were reported before, `[P]`.
+
+    Returns:
+        Sightings; the codes of all parameters, `[P]`, which are known from now on; and whether
+        anything is broken that is not legal.
     """
     ledger = _Ledger(per_epoch=1)
     state = to_state([state])[0]
-    told = state.parameters.masked_fill(state.parameters == known, 0)
-    for finding in _state_findings(replace(state, parameters=told), anatomy):
+    is_mask = mask_biases(state.parameters, anatomy)
+    illegal = replace(state, parameters=state.parameters.masked_fill(is_mask, 0))
+    for finding in _state_findings(illegal.without(known), anatomy):
         ledger.add(finding, "given", reproduced=True)
-    return ledger.sightings(), state.is_bad
+    return ledger.sightings(), state.parameters, illegal.is_bad
 
 
 def _state_findings(state: StateCodes, anatomy: Anatomy) -> Iterator[Finding]:
@@ -307,6 +310,7 @@ class _Examination:
         self._hosts = torch.cat(list(plan.minibatches)).cpu().split(sizes)
         self._active = plan.rollout.active.cpu()  # [T, N, H]
         self._prepared_log_probs = torch.zeros_like(self._active)  # where they broke, [T, N, H]
+        self._saturating = torch.zeros_like(self._start.parameters, dtype=torch.bool)  # [P]
         self.ledger = _Ledger(plan.per_epoch)
 
     def lasting(self, known: Tensor) -> Tensor:
@@ -316,9 +320,10 @@ class _Examination:
         prepared_trunk, prepared_value = self._prepared(
             self._second.prepared, self._first.prepared, start.parameters, guilty
         )
+        self._saturating = self._known_to_saturate(prepared_trunk, prepared_value)
         advantages = self._explained_advantages(prepared_trunk, prepared_value)
         observed = {
-            (seen.quantity, seen.kind)
+            (seen.quantity, seen.kind, seen.host)
             for seen in self._plan.before
             if seen.phase == "acting" and seen.quantity == "observations"
         }
@@ -334,10 +339,27 @@ class _Examination:
             for finding in found:
                 if finding.quantity == "loss_scale" and start.loss_scale:
                     continue
-                if (finding.quantity, finding.kind) not in observed:
+                if (finding.quantity, finding.kind, finding.host) not in observed:
                     self.ledger.add(finding, "update", index, reproduced=reproduced)
             self._state_changes(index)
         return self._given(start, guilty, known)
+
+    def _known_to_saturate(self, trunk: Tensor, value: Tensor) -> Tensor:
+        """Return which parameters were broken before the update and broke nothing in a forward
+        pass, bool `[P]`: a broken weight of trunk or critic shows in every host and step.
+
+        Args:
+            trunk: where the trunk broke in the preparation, `[T, N]`.
+            value: where the value did, `[T, N]`.
+        """
+        owner, broken = self._anatomy.owner, self._start.parameters > 0
+        hosts = torch.cat(self._hosts[: self._plan.per_epoch])
+        saturating = torch.zeros_like(broken)
+        if not trunk[:, hosts].all():
+            saturating |= broken & (owner == TRUNK)
+        if not (trunk | value)[:, hosts].all():
+            saturating |= broken & (owner == CRITIC)
+        return saturating
 
     def _given(self, start: StateCodes, guilty: set[int], known: Tensor) -> Tensor:
         """Report state that was broken before the update; return what of it did no harm."""
@@ -356,11 +378,7 @@ class _Examination:
 
         They are biases of heads, and legal as long as no logit broke that counts.
         """
-        is_mask = torch.zeros_like(harmful)
-        choices = len(self._anatomy.head_of_choice)
-        biases = self._start.parameters[-choices:]
-        is_mask[-choices:] = (biases == KINDS.index("-inf")) & ~harmful[-choices:]
-        return is_mask
+        return mask_biases(self._start.parameters, self._anatomy) & ~harmful
 
     def _state_changes(self, index: int) -> None:
         """Report the state that broke in a minibatch of the second pass."""
@@ -409,6 +427,7 @@ class _Examination:
             prepared_trunk=prepared_trunk[:, hosts],
             prepared_log_probs=self._prepared_log_probs[:, hosts] & (phase == "update"),
             explained_advantages=advantages[:, hosts],
+            saturating=self._saturating & (parameters == self._start.parameters),
         )
 
     def _prepared(
@@ -464,8 +483,9 @@ class _Examination:
 
         given = torch.stack([bad(part)[0] for part in rollout.initial_state]).any(0)  # [N]
         explained = bad(rollout.observations).cummax(0).values | given | trunk | value
-        if any(seen.phase == "acting" for seen in self._plan.before):
-            explained = torch.ones_like(explained)  # whatever broke there was reported
+        for seen in self._plan.before:  # of a head's logits, no value is made
+            if seen.phase == "acting" and seen.head == SHARED and seen.host is not None:
+                explained[:, seen.host] = True
         next_explained = torch.cat((explained[1:], explained[-1:]))
         values, next_values = bad(rollout.values), bad(rollout.next_values)
         next_values &= ~rollout.terminated.cpu()
@@ -487,9 +507,9 @@ class _Examination:
         trunk, _ = self._prepared(prepared, None, nothing, set())
         looks = {index: self._only_first(index) for index in first.minibatches}
         state = first.end.excess(second.end)
-        born = self._birth(looks) if state.parameters.any() else 0
+        births = self._births(looks, state.parameters)  # [P]
         for index, codes in looks.items():
-            parameters = state.parameters if index >= born else nothing
+            parameters = state.parameters.masked_fill(births > index, 0)
             gradient = first.minibatches[index]["gradient"]
             around = replace(
                 self._around(index, parameters, trunk, nowhere),
@@ -499,7 +519,7 @@ class _Examination:
                 # Once the passes have parted, a lasting fault goes on in its own way in each.
                 if not (self._parted(index) and finding.source in lasting):
                     self.ledger.add(finding, "update", index, reproduced=False)
-        place = max(born - 1, 0)
+        place = max(int(births.min()) - 1, 0) if state.parameters.any() else 0
         for finding in moment_findings(state, self._anatomy):
             self.ledger.add(finding, "update", place, reproduced=False)
         clock_broke = bool(first.end.step or self._start.step)
@@ -510,16 +530,32 @@ class _Examination:
         if not clock_broke:
             by_moments = (first.end.moments > 0) | (self._start.moments > 0)
             by_step = state.parameters.masked_fill(by_moments, 0)
-            for finding in parameter_findings(by_step, self._anatomy, "parameters"):
-                self.ledger.add(finding, "update", place, reproduced=False)
+            for birth in births.unique().tolist():
+                born = by_step.masked_fill(births != birth, 0)
+                for finding in parameter_findings(born, self._anatomy, "parameters"):
+                    self.ledger.add(finding, "update", max(birth - 1, 0), reproduced=False)
 
-    def _birth(self, looks: Mapping[int, Codes]) -> int:
-        """Return the first minibatch that broken parameters of the first pass can have reached."""
-        for index in sorted(looks):
-            codes = looks[index]
-            if any(bool(codes[name].any()) for name in _OF_PARAMETERS if name in codes):
-                return index
-        return len(self._hosts)
+    def _births(self, looks: Mapping[int, Codes], parameters: Tensor) -> Tensor:
+        """Return the first minibatch that each parameter can have reached broken, `[P]`.
+
+        A broken parameter shows in every minibatch from then on: one of the trunk or the critic in
+        every host and step, one of a head in the logit of its choice. One that saturates may show
+        in gradients alone.
+
+        Args:
+            looks: codes of the minibatches in which something broke.
+            parameters: codes of those that are broken at the end of the first pass, `[P]`.
+        """
+        births = torch.full_like(parameters, len(self._hosts), dtype=torch.int64)
+        anatomy = self._anatomy
+        for owner in anatomy.owner[parameters > 0].unique().tolist():
+            mine = (anatomy.owner == owner) & (parameters > 0)
+            choices = anatomy.choice[mine].unique()
+            for index in reversed(range(len(self._hosts))):
+                if index not in looks or not _shows(looks[index], owner, choices):
+                    break
+                births[mine] = index
+        return births
 
     def _only_first(self, index: int) -> Codes:
         """Return the codes of a minibatch in which the first pass differs from the second."""
@@ -545,6 +581,25 @@ class _Examination:
             return (figures.bad | figures.overflow | figures.stopped)[:index]
 
         return not torch.equal(taken(one), taken(other))
+
+
+def _shows(codes: Codes, owner: int, choices: Tensor) -> bool:
+    """Return whether a minibatch may have been computed with a broken parameter.
+
+    Args:
+        codes: of the minibatch.
+        owner: of the parameter.
+        choices: whose logits it makes, if it is a head's.
+    """
+    trunk = (codes["trunk"] > 0).any(2)  # [T, n]
+    if owner == TRUNK:
+        shown = bool(trunk.all())
+    elif owner == CRITIC:
+        shown = bool(((codes["value"] > 0) | trunk).all())
+    else:
+        shown = bool(trunk.all() or (codes["logits"][..., choices] > 0).flatten(0, 1).any(0).all())
+    gradient = codes.get("gradient")
+    return shown or (gradient is not None and bool(gradient.any()))
 
 
 def _forward_only(codes: Codes) -> Codes:

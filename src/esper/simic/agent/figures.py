@@ -11,6 +11,7 @@ from torch import Tensor
 from esper.leyline.telemetry import NonfiniteSighting
 from esper.simic.agent.flat_parameters import FlatParameters
 from esper.simic.agent.losses import Minibatch, MinibatchTerms
+from esper.simic.agent.nonfinite_codes import code_of
 from esper.simic.config import TrainingConfig
 from esper.simic.drill import Injection
 from esper.simic.telemetry.nonfinite import detected
@@ -48,8 +49,8 @@ class UpdateStart:
 class UpdateResult:
     """One update, on the host. Dictionaries are keyed by head; a head never active is left out.
 
-    Means are over the minibatches that took part in learning, or over all of them when none did;
-    extremes are over all. What was not finite is not made so.
+    All figures are over the minibatches that were learnt from: one that was left out, for whatever
+    reason, is in no figure. Where none was learnt from, scalars are NaN and dictionaries are empty.
     """
 
     minibatches: int
@@ -91,6 +92,7 @@ class Figures:
         bad: minibatches whose step was left out because something was not finite, `[M]`.
         overflow: those whose gradients overflowed by fp16 loss scaling, as is ordinary, `[M]`.
         stopped: those whose step was left out because the policy had moved far enough, `[M]`.
+        tripped: those in which something that was measured is not finite, `[M]`.
         state_before: `state_figures` before the first step.
         state_after: `state_figures` after the last step.
         preparation: the sum of all that was computed before the first minibatch.
@@ -102,6 +104,7 @@ class Figures:
     bad: Tensor
     overflow: Tensor
     stopped: Tensor
+    tripped: Tensor
     explained_variance: float
     state_before: tuple[float, ...]
     state_after: tuple[float, ...]
@@ -109,12 +112,6 @@ class Figures:
     loss_scale: float | None
     learning_rate: float
     not_planted: tuple[Injection, ...]
-
-    @property
-    def tripped(self) -> Tensor:
-        """Return the minibatches that measured something non-finite, `[M]`."""
-        columns = [*(values[:, None] for values in self.scalars.values()), *self.by_head.values()]
-        return ~torch.cat(columns, dim=1).isfinite().all(1)
 
     @property
     def is_clock_right(self) -> bool:
@@ -149,13 +146,13 @@ class Trace:
 
 def is_sound(state: tuple[float, ...]) -> bool:
     """Return whether an optimizer can go on from a state with these `state_figures`."""
-    *_, least, step, _ = state
-    return all(map(isfinite, state)) and least >= 0 and step >= 0
+    *_, least, step, loss_scale = state
+    return all(map(isfinite, state)) and least >= 0 and step >= 0 and loss_scale >= 1
 
 
 @torch.no_grad()
 def state_figures(
-    flat: Tensor, state: Mapping[str, Tensor], loss_scale: Tensor, excused: Tensor | None
+    flat: Tensor, state: Mapping[str, Tensor], loss_scale: Tensor, known: Tensor | None
 ) -> Tensor:
     """Return figures that show whether parameters, moments and loss scale are sound.
 
@@ -163,14 +160,17 @@ def state_figures(
         flat: all parameters, `[P]`.
         state: what Adam keeps of them; empty before its first step.
         loss_scale: a scalar.
-        excused: parameters that are known not to be finite, bool `[P]`; None for none.
+        known: codes of the parameters that are known not to be finite, `[P]`; None for none. One
+            that is of another kind now, or finite, makes a figure NaN.
 
     Returns:
         Norms of the parameters and of both moments (in float64: those of finite values are finite),
         the least second moment, Adam's step counter, and the loss scale: float64, `[6]`.
     """
-    if excused is not None:
-        flat = flat.masked_fill(excused, 0.0)
+    if known is not None:
+        is_known = known > 0
+        changed = is_known & (code_of(flat) != known)
+        flat = flat.masked_fill(is_known, 0.0).masked_fill(changed, torch.nan)
     norms = [torch.linalg.vector_norm(flat, dtype=torch.float64)]
     if not state:
         return torch.stack((*norms, *norms[0].new_zeros(4), loss_scale))
@@ -301,6 +301,7 @@ def bring_to_host(
         bad=bad & ~overflow,
         overflow=overflow,
         stopped=stopped & ~bad,
+        tripped=table.isfinite().all(1).logical_not(),
         explained_variance=variance,
         state_before=before,
         state_after=after,
@@ -315,22 +316,26 @@ def summarise(figures: Figures, sightings: Sequence[NonfiniteSighting]) -> Updat
     """Return the outcome of an update: its figures summed up, and what was seen non-finite."""
     heads, scalars, by_head = figures.heads, figures.scalars, figures.by_head
     learnt = ~(figures.bad | figures.overflow | figures.stopped)
-    if not learnt.any():
-        learnt = torch.ones_like(learnt)
     head_inf, head_nan = detected(heads, sightings)
-    ever_active = by_head["active"].sum(0) > 0  # [H]
     active_steps = by_head["active"][learnt].sum(0)  # [H]
-    everywhere = torch.ones_like(ever_active)
+    is_active = active_steps > 0
+    everywhere = learnt.any().expand_as(is_active)
 
     def mean(name: str) -> float:
-        return scalars[name][learnt].mean().item()
+        return scalars[name][learnt].mean().item()  # NaN of none
 
     def keyed(values: Tensor, shown: Tensor) -> dict[str, float]:
         rows = zip(heads, values.tolist(), shown.tolist(), strict=True)
         return {head: value for head, value, is_shown in rows if is_shown}
 
     def per_active_step(name: str) -> dict[str, float]:
-        return keyed(by_head[name][learnt].sum(0) / active_steps, active_steps > 0)
+        return keyed(by_head[name][learnt].sum(0) / active_steps, is_active)
+
+    def extreme(name: str, *, is_max: bool) -> dict[str, float]:
+        if not learnt.any():
+            return {}
+        values = by_head[name][learnt]
+        return keyed(values.amax(0) if is_max else values.amin(0), is_active)
 
     return UpdateResult(
         minibatches=len(learnt),
@@ -351,12 +356,12 @@ def summarise(figures: Figures, sightings: Sequence[NonfiniteSighting]) -> Updat
         head_nonfinite=list(sightings),
         head_entropy=per_active_step("entropy"),
         head_gradient_norm=keyed(by_head["gradient_norm"][learnt].mean(0), everywhere),
-        head_ratio_max=keyed(by_head["ratio_max"].amax(0), ever_active),
+        head_ratio_max=extreme("ratio_max", is_max=True),
         head_clip_fraction=per_active_step("clip_fraction"),
         head_kl=per_active_step("kl"),
-        head_log_prob_min=keyed(by_head["log_prob_min"].amin(0), ever_active),
-        head_log_prob_max=keyed(by_head["log_prob_max"].amax(0), ever_active),
-        head_active_fraction=keyed(by_head["active"].sum(0) / scalars["steps"].sum(), everywhere),
+        head_log_prob_min=extreme("log_prob_min", is_max=False),
+        head_log_prob_max=extreme("log_prob_max", is_max=True),
+        head_active_fraction=keyed(active_steps / scalars["steps"][learnt].sum(), everywhere),
         not_planted=figures.not_planted,
     )
 

@@ -5,7 +5,7 @@ two passes over the same minibatch can be compared; `causal_filter` finds which 
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -57,7 +57,7 @@ def forward_codes(
 ) -> Codes:
     """Return the codes of everything that the loss of a minibatch is made of."""
     return {
-        "loss_scale": code_of(loss_scale),
+        "loss_scale": scale_code(loss_scale),
         "observations": code_of(batch.observations),
         "advantages": code_of(batch.advantages),
         "returns": code_of(batch.returns),
@@ -108,12 +108,16 @@ class StateCodes:
     first_moment: Tensor  # [P]; exp_avg of Adam
     second_moment: Tensor  # [P]; exp_avg_sq of Adam; one below 0 counts as NaN, which its root is
     step: Tensor  # scalar; Adam's step counter; one below 0 counts as NaN
-    loss_scale: Tensor  # scalar
+    loss_scale: Tensor  # scalar; one below 1 counts as NaN: it cannot grow out of 0
 
     @property
     def is_bad(self) -> bool:
         """Return whether anything has a code."""
         return any(bool(codes.any()) for codes in self.__dict__.values())
+
+    def without(self, known: Tensor) -> "StateCodes":
+        """Return the codes but those of parameters that are known, `[P]`, of the same kind."""
+        return replace(self, parameters=excess(self.parameters, known.to(self.parameters.device)))
 
     @property
     def moments(self) -> Tensor:
@@ -143,13 +147,20 @@ def state_codes(flat: Tensor, state: Mapping[str, Tensor], loss_scale: Tensor) -
     """
     nothing = torch.zeros_like(flat, dtype=torch.uint8)
     if not state:
-        return StateCodes(code_of(flat), nothing, nothing, nothing[0], code_of(loss_scale))
+        return StateCodes(code_of(flat), nothing, nothing, nothing[0], scale_code(loss_scale))
     return StateCodes(
         parameters=code_of(flat),
         first_moment=code_of(state["exp_avg"]),
         second_moment=_code_of_positive(state["exp_avg_sq"]),
         step=_code_of_positive(state["step"].to(flat.device)),
-        loss_scale=code_of(loss_scale),
+        loss_scale=scale_code(loss_scale),
+    )
+
+
+def scale_code(loss_scale: Tensor) -> Tensor:
+    """Return the code of a loss scale, a scalar: one below 1 counts as NaN."""
+    return code_of(loss_scale).masked_fill(
+        (loss_scale < 1) & (loss_scale > -torch.inf), KINDS.index("nan")
     )
 
 

@@ -1,8 +1,12 @@
-"""Puts the value of a drill where a fault of that head would put it."""
+"""Puts the value of a drill where a fault of that head would put it, and tells it from faults."""
 
+from collections.abc import Iterable, Sequence
+
+import msgspec
 import torch
 from torch import Tensor
 
+from esper.leyline.telemetry import NonfiniteSighting
 from esper.simic.drill import VALUES, Injection
 
 
@@ -27,3 +31,29 @@ def plant_in_log_probs(
     planted = log_probs.clone()
     planted[step, host, head] = torch.as_tensor(VALUES[injection.kind])
     return planted
+
+
+def mark_planted(
+    sightings: Iterable[NonfiniteSighting], planted: Sequence[tuple[str, int]], per_epoch: int
+) -> list[NonfiniteSighting]:
+    """Return sightings of an update, those marked that a drill caused.
+
+    A sighting is a drill's if it is of the drill's head and was seen in no other minibatch than
+    that in which the value was planted.
+
+    Args:
+        sightings: what the update saw.
+        planted: head and number of the minibatch of each drill.
+        per_epoch: minibatches in an epoch.
+    """
+    places: dict[str, set[tuple[int, int]]] = {}
+    for head, index in planted:
+        place = index // per_epoch + 1, index % per_epoch + 1
+        places.setdefault(head, set()).add(place)
+
+    def is_planted(seen: NonfiniteSighting) -> bool:
+        ends = {(seen.epoch, seen.minibatch), (seen.last_epoch, seen.last_minibatch)}
+        is_there_only = ends <= places.get(seen.head, set()) and seen.count == len(ends)
+        return seen.phase == "update" and is_there_only
+
+    return [msgspec.structs.replace(seen, planted=is_planted(seen)) for seen in sightings]

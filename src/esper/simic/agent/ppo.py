@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from esper.leyline.telemetry import NonfiniteSighting
-from esper.simic.agent.causal_filter import CRITIC, TRUNK, Anatomy
+from esper.simic.agent.causal_filter import CRITIC, TRUNK, Anatomy, mask_biases
 from esper.simic.agent.examination import (
     Plan,
     examine,
@@ -50,7 +50,7 @@ from esper.simic.agent.losses import (
     most_entropy,
 )
 from esper.simic.agent.nonfinite_codes import Codes, StateCodes, state_codes
-from esper.simic.agent.planting import plant_in_log_probs, plant_in_logits
+from esper.simic.agent.planting import mark_planted, plant_in_log_probs, plant_in_logits
 from esper.simic.agent.rollout import Rollout, generalized_advantages, over_siblings
 from esper.simic.agent.starting_point import StartingPoint
 from esper.simic.agent.watching import MOMENTS, UpdateWatch
@@ -93,6 +93,9 @@ class Learnt:
 
     figures: Figures
     traces: list[Trace]
+    planted: list[
+        tuple[str, int]
+    ]  # head and number of the minibatch of each drill that was planted
 
 
 class PPOAgent:
@@ -120,9 +123,9 @@ class PPOAgent:
         self._last_good: StartingPoint | None = None
         self._last_was_good = True
         # Codes of parameters that are not finite, do no harm and were reported, `[P]` on the CPU;
-        # and where they are, on the device.
+        # and on the device, None if there are none.
         self._known_codes = torch.zeros(self.parameters.flat.shape, dtype=torch.uint8)
-        self._known_places: Tensor | None = None
+        self._known_on_device: Tensor | None = None
 
     @torch.no_grad()
     def act(
@@ -211,12 +214,12 @@ class PPOAgent:
         """Return the names of what in the agent's state no update can go on from.
 
         Those are parameters and moments that hold a NaN or an Inf, second moments below 0, Adam's
-        step counter, and the loss scale.
+        step counter, and the loss scale. A bias of -inf by which a head forbids a choice is legal.
         """
         state = self.optimizer.state.get(self.parameters.flat, {})
         codes = state_codes(self.parameters.flat, state, self.loss_scale.scale)
         named = {
-            "": codes.parameters,
+            "": codes.parameters.masked_fill(mask_biases(codes.parameters, self.anatomy()), 0),
             "exp_avg of ": codes.first_moment,
             "exp_avg_sq of ": codes.second_moment,
         }
@@ -234,19 +237,22 @@ class PPOAgent:
         heads = {id(parameter) for parameter in self.policy.heads.parameters()}
         critic = {id(parameter) for parameter in self.policy.critic.parameters()}
         choices = self.policy.table.head_of_choice.cpu()
-        owners = []
+        owners, choices_of = [], []
         for parameter in self.parameters.parameters:
             if id(parameter) in heads:
-                rows = parameter.reshape(len(choices), -1).shape[1]
-                owners.append(choices.repeat_interleave(rows))
+                width = parameter.reshape(len(choices), -1).shape[1]
+                owners.append(choices.repeat_interleave(width))
+                choices_of.append(torch.arange(len(choices)).repeat_interleave(width))
             else:
                 owner = CRITIC if id(parameter) in critic else TRUNK
                 owners.append(torch.full((parameter.numel(),), owner))
+                choices_of.append(torch.full((parameter.numel(),), -1))
         sizes = [parameter.numel() for parameter in self.parameters.parameters]
         return Anatomy(
             heads=self.policy.layout.names,
             head_of_choice=choices,
             owner=torch.cat(owners),
+            choice=torch.cat(choices_of),
             names=self.parameters.names,
             bounds=list(accumulate(sizes)),
         )
@@ -280,7 +286,7 @@ class PPOAgent:
             learnt.traces, prepared.codes(self.policy.table), self._state_codes(), figures,
             self.policy.table,
         )  # fmt: skip
-        if not first.is_bad and sound:
+        if not first.is_bad(self._known_codes) and sound:
             return summarise(figures, before), sound  # only a sum overflowed
         self.starting_point.restore()
         state = deepcopy(self.state_dict()) | {"order_generator": order}
@@ -299,6 +305,7 @@ class PPOAgent:
             self._known_codes,
         )
         self._remember_known(harmless)
+        found = mark_planted(found, learnt.planted, len(plan[0]))
         sightings = in_order([*before, *found], self.policy.layout.names)
         result = summarise(learnt.figures, sightings)
         if not found:
@@ -317,7 +324,8 @@ class PPOAgent:
 
         What broke every episode may be the agent's own state, so that is looked at.
         """
-        found, is_bad = seen_in_state(self._state_codes(), self.anatomy(), self._known_codes)
+        found, known, is_bad = seen_in_state(self._state_codes(), self.anatomy(), self._known_codes)
+        self._remember_known(known)
         result = without_minibatches(
             self.policy.layout.names,
             in_order([*before, *found], self.policy.layout.names),
@@ -333,8 +341,7 @@ class PPOAgent:
     def _remember_known(self, harmless: Tensor) -> None:
         """Remember the codes `[P]` of parameters that need not be reported again."""
         self._known_codes = harmless
-        places = harmless > 0
-        self._known_places = places.to(self.device) if places.any() else None
+        self._known_on_device = harmless.to(self.device) if harmless.any() else None
 
     def _forget_known(self) -> None:
         self._remember_known(torch.zeros_like(self._known_codes))
@@ -374,8 +381,8 @@ class PPOAgent:
         )
         parts: list[tuple[Minibatch, PolicyOutput]] = []
         old_log_probs = self._old_log_probs(whole, first_epoch, parts)
-        sums = [_sum_of(output) for _, output in parts]
-        whole = replace(whole, old_log_probs=old_log_probs, preparation_sum=torch.stack(sums).sum())
+        total = _sum_of([output for _, output in parts])
+        whole = replace(whole, old_log_probs=old_log_probs, preparation_sum=total)
         return Preparation(whole, parts, first_epoch)
 
     def learn(
@@ -397,9 +404,12 @@ class PPOAgent:
         state_before = self._state_figures()
         stopped = torch.zeros((), dtype=torch.bool, device=self.device)
         traces = []
+        planted = []
         for index, hosts in enumerate(minibatches):
             batch = whole.take(hosts)
-            terms, injections = self._forward(batch, injections)
+            terms, waiting = self._forward(batch, injections)
+            planted += [(drill.head, index) for drill in injections if drill not in waiting]
+            injections = waiting
             forward_bad = watch.forward(index, batch, terms)
 
             scale = loss_scale.scale
@@ -437,11 +447,13 @@ class PPOAgent:
             has_loss_scale=loss_scale.enabled,
             not_planted=tuple(injections),
         )
-        return Learnt(figures, traces)
+        return Learnt(figures, traces, planted)
 
     def _state_figures(self) -> Tensor:
         state = self.optimizer.state.get(self.parameters.flat, {})
-        return state_figures(self.parameters.flat, state, self.loss_scale.scale, self._known_places)
+        return state_figures(
+            self.parameters.flat, state, self.loss_scale.scale, self._known_on_device
+        )
 
     def _split(self, hosts: int) -> tuple[Tensor, ...]:
         """Return all hosts in a new order, in minibatches of nearly equal size."""
@@ -542,10 +554,13 @@ def _learnable(rollout: Rollout) -> Tensor:
 
 
 @torch.no_grad()
-def _sum_of(output: PolicyOutput) -> Tensor:
-    """Return a sum, in float64, that is finite if and only if all that the policy returned is."""
-    parts = (output.logits, output.values, *output.state)
-    return torch.stack([part.sum(dtype=torch.float64) for part in parts]).sum()
+def _sum_of(outputs: Sequence[PolicyOutput]) -> Tensor:
+    """Return the float64 sum of all that the policy returned, finite if and only if all of it is.
+
+    In one tensor first: small operations cost their call.
+    """
+    parts = [part for output in outputs for part in (output.logits, output.values, *output.state)]
+    return torch.cat([part.reshape(-1) for part in parts]).sum(dtype=torch.float64)
 
 
 def _detached(output: PolicyOutput) -> PolicyOutput:

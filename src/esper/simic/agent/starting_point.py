@@ -36,7 +36,8 @@ class StartingPoint:
             copies += self._moments[parameter].values()
             originals += state.values()
         torch._foreach_copy_(copies, originals)  # one call: a third of the time of many
-        self._scale = self._loss_scale.state_dict()
+        # Copies: what is changed in place afterwards must not reach what is kept.
+        self._scale = {name: each.clone() for name, each in self._loss_scale.state_dict().items()}
 
     @torch.no_grad()
     def restore(self) -> None:
@@ -49,4 +50,6 @@ class StartingPoint:
                 continue
             for name, value in self._moments[parameter].items():
                 state[name].copy_(value)
-        self._loss_scale.load_state_dict(self._scale)
+        self._loss_scale.load_state_dict(
+            {name: value.clone() for name, value in self._scale.items()}
+        )

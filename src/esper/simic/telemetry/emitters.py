@@ -57,6 +57,7 @@ def emit_ppo_update_event(
     rollout_seconds: float,
     update_seconds: float,
     samples_per_second: float,
+    hosts_seconds: float | None = None,
 ) -> PPOUpdatePayload:
     """Emit the outcome of an update, durably: what it latched must outlive whatever comes next."""
     told = set(PPOUpdatePayload.__struct_fields__)
@@ -69,6 +70,7 @@ def emit_ppo_update_event(
         rollout_seconds=rollout_seconds,
         update_seconds=update_seconds,
         samples_per_second=samples_per_second,
+        hosts_seconds=hosts_seconds,
         **measured,
     )
     writer.emit(payload, durable=True)

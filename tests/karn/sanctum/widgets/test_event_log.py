@@ -109,3 +109,28 @@ async def test_it_follows_until_it_is_scrolled_away_and_again_from_its_end(
         await pilot.pause(0.05)
         assert log.border_title == "Log"
         assert any("an event out of sight" in line for line in screen_text(app))
+
+
+async def test_the_details_of_a_bad_update_are_shown_on_demand_and_to_a_filter(
+    views, sanctum, seen
+):
+    log = (
+        LogEntry(1, 1.0, "latch", "op went Inf", kind="ppo_update", head="op"),
+        LogEntry(1, 1.0, "warning", "one was skipped", kind="ppo_update", lead=1),
+        LogEntry(2, 1.0, "info", "it was kept", kind="incident_recorded", lead=1),
+        LogEntry(3, 1.0, "info", "done", kind="notice"),
+    )
+    app = sanctum(views.view(SanctumSnapshot(log=log)))
+    async with app.run_test(size=(80, 24)) as pilot:
+        await seen(pilot)
+        await pilot.press("5")
+        await pilot.pause()
+        panel = app.screen.query_one(EventLog)
+        short = [line.partition(":01 ")[2] for line in panel.text.splitlines()]
+        assert short == ["● op went Inf (+2: v shows)", "  done"]
+        await pilot.press("v")
+        assert panel.text.count("\n") == 3
+        assert "v shows" not in panel.text
+        await pilot.press("v", "k")
+        await pilot.pause()
+        assert "it was kept" in panel.text, "what is asked for is shown"

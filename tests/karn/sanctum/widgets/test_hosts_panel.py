@@ -126,3 +126,28 @@ def test_before_the_first_step_it_says_so():
 def test_no_width_is_too_small_to_be_drawn(views, width):
     lines = render_hosts(views.healthy(), width, 12).split("\n", allow_blank=True)
     assert max(line.cell_len for line in lines) <= width
+
+
+def with_largest_class(snapshot, share):
+    return replace(snapshot, run=replace(snapshot.run, largest_class=share))
+
+
+def test_accuracies_stand_beside_the_largest_class(views):
+    shown = render_hosts(with_largest_class(views.healthy(), 0.1085), 118, 20).plain
+    assert "accuracy of the largest class 10.8%" in shown
+    unknown = render_hosts(with_largest_class(views.healthy(), None), 118, 20).plain
+    assert "largest class" not in unknown  # a run of an older writer
+
+
+@pytest.mark.parametrize("size", [(80, 24), (200, 60)])
+async def test_every_screen_with_accuracies_has_the_largest_class_at_every_size(
+    views, sanctum, seen, screen_text, size
+):
+    app = sanctum(views.view(with_largest_class(views.healthy(), 0.1085)))
+    async with app.run_test(size=size) as pilot:
+        await seen(pilot)
+        assert "Hosts · largest class 10.8%" in "\n".join(screen_text(app))
+        await pilot.press("3")
+        await pilot.pause()
+        words = "largest 10.8%" if size[0] == 80 else "largest class 10.8%"  # no room for more
+        assert f"Hosts · {words}" in "\n".join(screen_text(app))

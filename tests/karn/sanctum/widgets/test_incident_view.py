@@ -14,7 +14,7 @@ from esper.karn.sanctum.widgets.incident_view import ReplayState, incidents_of, 
 def plain(views):
     """Return a function that renders an incident of the drilled run as one string."""
 
-    def render(incident=None, replay=None, width=77, snapshot=None):
+    def render(incident=None, replay=None, width=79, snapshot=None):
         snapshot = snapshot or views.drilled()
         lines = render_incident(snapshot, incident or snapshot.incidents[0], replay, width)
         assert all(line.cell_len <= width for line in lines)
@@ -90,11 +90,11 @@ def test_a_report_names_the_operation_its_place_and_the_way_from_there(plain, re
     for said in (
         "REPRODUCED  in 8 s",
         "torch is 2.15.0 now and was 2.14.1 then",
-        "began in aten.mm.default",
+        "began in   aten.mm.default",
         "the weight of op was too large",
         "forward, epoch 1, minibatch 3",
         "policy.heads",
-        "line     esper/tamiyo/policy.py:88, forward",
+        "line       esper/tamiyo/policy.py:88, forward",
         "return hidden @ self.weight",
         "seen in op logits as Inf",
     ):

@@ -31,13 +31,13 @@ def test_each_level_has_a_word_in_plain_and_in_large_letters(views, level, word)
     assert f"● {word}" in render_master(view, 80, 1).plain
     large = render_master(view, 44, 5).plain
     assert all(row in large for row in big_word(word))
-    assert "a reason (+1 more)" in large
+    assert "a reason (+1 more: w)" in large
 
 
 @pytest.mark.parametrize("length", range(5, 120, 3))
 def test_the_number_of_further_reasons_is_never_torn_or_cut_off(views, length):
     view = views.view(verdict=Verdict(Level.CRITICAL, ("word " * length, *"abcd")))
-    assert "(+4 more)" in render_master(view, 46, 5).plain
+    assert "(+4 more: w)" in render_master(view, 46, 5).plain
 
 
 @pytest.mark.parametrize("width", [20, 80, 200])

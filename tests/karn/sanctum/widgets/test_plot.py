@@ -43,12 +43,12 @@ def test_charts_to_be_compared_have_the_same_axes():
     short = Series("Score", [6.0] * 2, x_name="update", x_last=9, span=(-2.0, 6.0), share=0.5)
     charts = [_plain(plot(series, 47, 9, DARK)) for series in (long, short)]
     for lines in charts:
-        assert lines[1].startswith("6.000 ┤")
-        assert lines[4].startswith("2.000 ┤")
-        assert lines[7].startswith("-2.00 ┤")
+        assert lines[1].startswith(" 6.000 ┤")
+        assert lines[4].startswith(" 2.000 ┤")
+        assert lines[7].startswith("-2.000 ┤")
         assert lines[8].endswith("update 9")
-    whole, half = (max(len(line[7:].rstrip()) for line in lines[1:8]) for lines in charts)
-    assert (whole, half) == (40, 20)
+    whole, half = (max(len(line[8:].rstrip()) for line in lines[1:8]) for lines in charts)
+    assert (whole, half) == (39, 20)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from esper.karn.sanctum.widgets.palette import DARK
 from esper.karn.sanctum.widgets.run_header import elapsed_seconds, render_header, status_text
 
 
-@pytest.mark.parametrize(("width", "height"), [(78, 2), (72, 4), (150, 4)])
+@pytest.mark.parametrize(("width", "height"), [(78, 2), (78, 3), (72, 5), (150, 5)])
 def test_it_says_which_run_how_far_and_how_fast(views, width, height):
     text = render_header(views.view(), width, height).plain
     for said in (
@@ -23,7 +23,6 @@ def test_it_says_which_run_how_far_and_how_fast(views, width, height):
         "episodes 288/400",
         "72%",
         "118 steps/s",
-        "94.3k samples/s",
         "elapsed 1:06:40",
     ):
         assert said in text
@@ -70,7 +69,7 @@ def test_the_clock_of_a_run_that_is_over_stands_still(views):
 def test_what_the_monitor_lost_is_said_in_amber(views, field):
     snapshot = views.healthy()
     view = views.view(replace(snapshot, run=replace(snapshot.run, **{field: 3})))
-    text = render_header(view, 150, 4)
+    text = render_header(view, 150, 5)
     said = f"3 {field.replace('_', ' ')}"
     assert said in text.plain
     place = text.plain.index(said)
@@ -84,7 +83,7 @@ def _styles_of(text, words):
     return [str(span.style) for span in text.spans if span.start <= place < span.end]
 
 
-@pytest.mark.parametrize(("width", "height"), [(78, 2), (72, 4), (150, 4)])
+@pytest.mark.parametrize(("width", "height"), [(78, 2), (78, 3), (72, 5), (150, 5)])
 def test_what_was_done_about_bad_updates_is_said_in_amber(views, width, height):
     done = InterventionState(updates_repeated=3, updates_skipped=4, updates_rolled_back=2, halts=1)
     snapshot = replace(views.healthy(), interventions=done)
@@ -95,7 +94,7 @@ def test_what_was_done_about_bad_updates_is_said_in_amber(views, width, height):
     assert "elapsed 1:06:40" in text.plain
 
 
-@pytest.mark.parametrize(("width", "height"), [(78, 2), (72, 4), (150, 4)])
+@pytest.mark.parametrize(("width", "height"), [(78, 2), (78, 3), (72, 5), (150, 5)])
 def test_incidents_are_counted_and_are_no_alert_of_their_own(views, width, height):
     done = InterventionState(updates_skipped=5, incidents=5, incidents_not_kept=2)
     snapshot = replace(views.healthy(), interventions=done)
@@ -105,7 +104,7 @@ def test_incidents_are_counted_and_are_no_alert_of_their_own(views, width, heigh
 
 
 def test_of_a_run_without_interventions_none_are_mentioned(views):
-    for height in (2, 4):
+    for height in (2, 3, 5):
         text = render_header(views.view(), 150, height).plain
         assert not any(word in text for word in ("skipped", "rolled back", "halted", "incident"))
 
@@ -123,13 +122,13 @@ def test_before_the_first_event_it_is_blank_but_whole(views):
 
 @pytest.mark.parametrize("width", range(1, 80, 3))
 def test_it_never_exceeds_its_width(views, width):
-    for height in (2, 4):
+    for height in (2, 3, 5):
         for snapshot in (views.healthy(), views.broken()):
             lines = render_header(views.view(snapshot), width, height).split("\n")
             assert max(line.cell_len for line in lines) <= width
 
 
-@pytest.mark.parametrize(("width", "height"), [(78, 2), (72, 4), (150, 4)])
+@pytest.mark.parametrize(("width", "height"), [(78, 2), (78, 3), (72, 5), (150, 5)])
 def test_a_past_moment_is_called_so_beside_the_status_of_now(views, width, height):
     view = views.view(kind=StatusKind.FINISHED, position=TimePosition(1, 5))
     assert "amber   PAST, update 1 of 5   now FINISHED" in render_header(view, width, height).plain

@@ -18,7 +18,7 @@ def test_the_time_of_birth_gives_way_to_the_reason(views):
     wide = render_strip(view, 120).plain
     assert "20251122-190000-amber  LIVE" in wide
     narrow = render_strip(view, 80).plain
-    assert "op went Inf in logits, update 2 (+3 more) " in narrow
+    assert "op went Inf in logits, update 2 (+3 more: w) " in narrow
     assert " amber  LIVE  update 36" in narrow
 
 

@@ -12,7 +12,7 @@ from textual.worker import get_current_worker
 
 from esper.karn.run_reader import RunReader
 from esper.karn.run_tables import RunStoreError
-from esper.karn.sanctum.decision_steps import Step, moved, steps_of_update
+from esper.karn.sanctum.decision_steps import Step, last_act, moved, steps_of_update, waits
 from esper.karn.sanctum.screens.run_screen import RunScreen
 from esper.karn.sanctum.view import View
 from esper.karn.sanctum.widgets.choice_panel import ChoicePanel
@@ -28,9 +28,10 @@ _ALL: Final = 1_000_000
 class DecisionsScreen(RunScreen):
     """Shows the decisions of a step for every host, and the chosen one's whole.
 
-    The step is the newest until somebody steps back from it; the steps of the update are then read
+    The step is the newest until the user steps back from it; the steps of the update are then read
     from the store, and what is shown stands still until the newest is asked for again, or another
-    moment of the run.
+    moment of the run. Where nothing goes on and nothing was done in the newest step, as in the last
+    steps of an episode, it is the last step in which something was done.
     """
 
     CSS_PATH = str(Path(__file__).with_suffix(".tcss"))
@@ -48,6 +49,7 @@ class DecisionsScreen(RunScreen):
         self._steps: tuple[Step, ...] = ()  # of the update, as far as they were read
         self._moment: object = None  # of the run, that they were read at
         self._waiting = 0  # places to move by, once they are read
+        self._has_looked = False  # for the last step in which something was done, at the moment
 
     def panels(self) -> ComposeResult:
         """Yield the list of hosts, and the decision of the one that is chosen in it."""
@@ -60,8 +62,10 @@ class DecisionsScreen(RunScreen):
         if _moment_of(view) != self._moment:
             self._moment = _moment_of(view)
             self._held, self._steps, self._waiting = None, (), 0
+            self._has_looked = False
         super().show(view)
         self._follow()
+        self._look_for_act(view)
 
     def as_shown(self, view: View) -> View:
         """Return the view with the step that is held in the place of the newest."""
@@ -121,9 +125,37 @@ class DecisionsScreen(RunScreen):
         self._steps = steps
         self._hold(moved(steps, shown[0].step, by))
 
-    def _hold(self, step: Step | None) -> None:
+    def _look_for_act(self, view: View) -> None:
+        """Look for the last step in which something was done, once for each moment that stands."""
+        newest, heads = view.snapshot.decisions, view.snapshot.run.heads
+        stands = view.status.is_over if view.position is None else not view.position.speed
+        if self._has_looked or not stands or not newest or view.directory is None:
+            return
+        self._has_looked = True
+        if self._held is None and waits(newest, heads):
+            self._read_act(view, view.directory)
+
+    @work(thread=True, exclusive=True, group="steps")
+    def _read_act(self, view: View, directory: Path) -> None:
+        snapshot = view.snapshot
+        try:
+            found = last_act(RunReader(directory), snapshot.last_event_id, snapshot.run.heads)
+        except RunStoreError:
+            return  # the screen says that the store cannot be read
+        if found is not None and not get_current_worker().is_cancelled:
+            self.app.call_from_thread(self._have_act, _moment_of(view), *found)
+
+    def _have_act(self, moment: object, step: Step, steps: tuple[Step, ...]) -> None:
+        if moment == self._moment and self._held is None:
+            self._steps = steps
+            self._hold(step, is_last_act=True)
+            heads = {} if self.view is None else self.view.snapshot.run.heads
+            acted = (one.host for one in step if not waits((one,), heads))
+            self.query_one(DecisionListPanel).choose(next(acted, None))
+
+    def _hold(self, step: Step | None, *, is_last_act: bool = False) -> None:
         self._held = step
-        self.query_one(DecisionListPanel).hold(step is not None)
+        self.query_one(DecisionListPanel).hold(step is not None, is_last_act=is_last_act)
         if self.view is not None:
             with self.app.batch_update():
                 self.show(self.view)

@@ -16,7 +16,7 @@ from esper.karn.sanctum.widgets.incident_view import incidents_of
 from esper.karn.sanctum.widgets.tamiyo_brain.evidence_panel import EvidencePanel
 from esper.karn.sanctum.widgets.tamiyo_brain.head_history_panel import HeadHistoryPanel
 
-_ACKNOWLEDGE: Final = "Acknowledge the light of the chosen row; all, if it has none"
+_ACKNOWLEDGE: Final = "Acknowledge the light of the chosen row"
 _TURN: Final = "To another incident of the row, if it has several"
 
 
@@ -25,7 +25,7 @@ class HeadsScreen(RunScreen):
 
     CSS_PATH = str(Path(__file__).with_suffix(".tcss"))
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("a", "app.acknowledge", "Acknowledge", tooltip=_ACKNOWLEDGE),
+        Binding("a", "app.acknowledge", "Ack", tooltip=_ACKNOWLEDGE),
         Binding("r", "replay", "Replay", tooltip="Make the incident of the row happen again"),
         Binding("left", "turn(-1)", show=False, tooltip=_TURN),
         Binding("right", "turn(1)", show=False, tooltip=_TURN),

@@ -14,6 +14,7 @@ from textual.widgets import Static
 
 from esper.karn.sanctum.themes import palette_of
 from esper.karn.sanctum.widgets.charts import MIXED_SIGN, NONFINITE_SIGNS
+from esper.karn.sanctum.widgets.figures import cut
 from esper.karn.sanctum.widgets.palette import Palette
 from esper.karn.sanctum.widgets.panel import Panel
 from esper.karn.sanctum.widgets.runs_panel import OPEN
@@ -21,19 +22,23 @@ from esper.karn.sanctum.widgets.seed_stages import STAGE_SIGNS
 from esper.karn.sanctum.widgets.tamiyo_brain.action_heads_panel import (
     FIRST_OUT_MARK,
     LIT,
+    LIT_BY_DRILL,
     UNKNOWN,
     UNLIT,
+    display_name,
 )
 from esper.karn.sightings import KIND_WORDS
+from esper.leyline.heads import HEAD_MEANINGS
 from esper.leyline.records import RECORDS, TelemetryRecord, record_of
 
 _KEY_WIDTH = 14
+_FIELD_WIDTH = 22
 
 
-def _explained(rows: Iterable[tuple[Text, Text]]) -> Table:
-    """Return terms with what is said of them beside them, which is wrapped where it is long."""
+def _explained(rows: Iterable[tuple[Text, Text]], key_width: int = _KEY_WIDTH) -> Table:
+    """Return terms with their explanations beside them, which are wrapped where they are long."""
     table = Table.grid()
-    table.add_column(width=_KEY_WIDTH)
+    table.add_column(width=key_width)
     table.add_column(overflow="fold")
     for term, said in rows:
         table.add_row(term, said)
@@ -59,12 +64,13 @@ def render_signs(palette: Palette) -> Table:
             f"{alert} reverse",
             "the same, and nobody acknowledged it yet: it blinks",
         ),
+        (LIT_BY_DRILL, alert, "a drill (--inject) planted all that was seen: no fault of the run"),
         (UNLIT, palette.muted, "it never was"),
         (UNKNOWN, f"bold {palette.warning}", "not known: the store cannot be read"),
         (f"{LIT} now", alert, "and it was in the last update"),
         (f"{LIT}{FIRST_OUT_MARK}", alert, "first-out: the first light of the run to go on"),
     ]
-    signs.append(("7/2/4", palette.ink, "of evidence: seen in update 7, epoch 2, minibatch 4"))
+    signs.append(("7/2/4", palette.ink, "first or last seen: update 7, epoch 2, minibatch 4"))
     for kind, sign in NONFINITE_SIGNS.items():
         name = KIND_WORDS[kind] if kind != "+inf" else "+Inf"
         signs.append((sign, alert, f"a {name} in a curve"))
@@ -88,10 +94,20 @@ def records_of(panel: Panel) -> list[TelemetryRecord]:
 
 
 def render_records(records: Sequence[TelemetryRecord], palette: Palette) -> Table:
-    """Return what is to be known of each field: its question, unit, thresholds and source."""
+    """Return what is to be known of each field: in words first, its id and source last."""
     return _explained(
-        (Text(record.id, f"bold {palette.accent}"), _record(record, palette)) for record in records
+        (
+            (Text(_label(record), f"bold {palette.accent}"), _record(record, palette))
+            for record in records
+        ),
+        _FIELD_WIDTH,
     )
+
+
+def _label(record: TelemetryRecord) -> str:
+    """Return what a field is called on the screen."""
+    label = record.wiring.label.strip(": ")
+    return cut(label if len(label) > 1 else record.name, _FIELD_WIDTH - 1)
 
 
 def _record(record: TelemetryRecord, palette: Palette) -> Text:
@@ -99,15 +115,27 @@ def _record(record: TelemetryRecord, palette: Palette) -> Text:
     judged = f"healthy: {limits.healthy}; warning: {limits.warning}"
     if limits.is_critical_when_true:
         judged = f"healthy: {limits.healthy}; critical: {limits.critical}"
-    said = (
-        record.question,
-        f"unit: {record.unit}; {judged}",
-        f"measured in {record.wiring.source}",
-    )
     return Text.assemble(
-        (record.name, f"bold {palette.ink}"),
-        (f"  {record.priority}\n", palette.muted),
-        ("\n".join(said), palette.ink),
+        (f"{record.question} {record.meaning}\n", palette.ink),
+        (f"unit: {record.unit}; {judged}\n", palette.muted),
+        (f"{record.id}, measured in {record.wiring.source}", palette.faint),
+    )
+
+
+def render_heads(palette: Palette) -> Table:
+    """Return a row for each action head of the policy and what it decides."""
+    return _explained(
+        (Text(display_name(head), f"bold {palette.accent}"), Text(meaning, palette.ink))
+        for head, meaning in HEAD_MEANINGS.items()
+    )
+
+
+def render_about(panels: Iterable[Panel], palette: Palette) -> Table:
+    """Return a row for each panel that says what it is about."""
+    return _explained(
+        (Text(panel.name_shown, f"bold {palette.accent}"), Text(panel.ABOUT, palette.ink))
+        for panel in panels
+        if panel.ABOUT and panel.name_shown
     )
 
 
@@ -130,6 +158,7 @@ class HelpScreen(ModalScreen[None]):
         Binding("escape,q,question_mark,f1,ctrl+c", "dismiss", "Close", tooltip="Close the help"),
         Binding("k", "place('keys')", "Keys", tooltip="To the keys"),
         Binding("f", "place('fields')", "Fields", tooltip="To the focused panel's fields"),
+        Binding("h", "place('heads-of')", "Heads", tooltip="To what the heads decide"),
         Binding("s", "place('signs')", "Signs", tooltip="To the signs"),
     ]
 
@@ -142,20 +171,24 @@ class HelpScreen(ModalScreen[None]):
         """Yield the help; it is scrolled where it does not fit."""
         palette = palette_of(self.app.theme)
         below = self.app.screen_stack[-2]
+        panels = [panel for panel in below.query(Panel) if panel.display and panel.region.area]
         with VerticalScroll(id="help"):
+            yield Static("What this screen shows", classes="title")
+            yield Static(render_about(panels, palette))
             yield Static("Keys", id="keys", classes="title")
             yield Static(render_keys(keys_of(below), palette))
             yield from self._fields(palette)
+            yield Static("Heads: what the policy decides", id="heads-of", classes="title")
+            yield Static(render_heads(palette))
             yield Static("Signs", id="signs", classes="title")
             yield Static(render_signs(palette))
         fields = "f fields   " if self._records else ""
-        yield Static(f"k keys   {fields}s signs   esc closes", id="help-places")
+        yield Static(f"k keys   {fields}h heads   s signs   esc closes", id="help-places")
 
     def _fields(self, palette: Palette) -> Iterable[Widget]:
         if self._panel is not None and self._records:
-            # Some are named by what they show at the moment: "History of op".
-            name = self._panel.BORDER_TITLE or self._panel.border_title
-            yield Static(f"Fields of {name}", id="fields", classes="title", markup=False)
+            title = f"Fields of {self._panel.name_shown}"
+            yield Static(title, id="fields", classes="title", markup=False)
             yield Static(render_records(self._records, palette))
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:

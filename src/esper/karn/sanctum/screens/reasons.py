@@ -9,9 +9,9 @@ from textual.containers import VerticalScroll
 from textual.screen import ModalScreen
 from textual.widgets import Static
 
+from esper.karn.sanctum.banner import master_style, master_word, reasons
 from esper.karn.sanctum.themes import palette_of
 from esper.karn.sanctum.view import View
-from esper.karn.sanctum.widgets.master_status import master_style, master_word, reasons
 from esper.leyline.plain_text import printable
 
 

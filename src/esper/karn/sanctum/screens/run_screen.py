@@ -12,11 +12,11 @@ from textual.screen import Screen
 from textual.widget import Widget
 from textual.widgets import Static
 
-from esper.karn.sanctum.attention import Lamps, Light, unacknowledged
+from esper.karn.sanctum.attention import Lamps, Light, lit_lights, next_light, unacknowledged
 from esper.karn.sanctum.view import View
 from esper.karn.sanctum.widgets.key_line import ACKNOWLEDGE, NOW, KeyLine
-from esper.karn.sanctum.widgets.master_status import master_word
 from esper.karn.sanctum.widgets.panel import Panel
+from esper.karn.sanctum.widgets.small_panel import SmallPanel
 from esper.karn.sanctum.widgets.status_strip import StatusStrip
 from esper.karn.sanctum.widgets.time_bar import TimeBar, updates_of
 from esper.leyline.plain_text import printable
@@ -24,17 +24,8 @@ from esper.leyline.plain_text import printable
 if TYPE_CHECKING:
     from esper.karn.run_catalogue import RunSummary
 
-#: The smallest terminal in which everything essential can be seen.
+#: The smallest terminal that a whole screen fits in; a smaller one shows the run in a few lines.
 SMALLEST: tuple[int, int] = (72, 23)
-
-
-def too_small_sentence(word: str | None, width: int, height: int) -> str:
-    """Return what is shown in place of a screen that does not fit."""
-    status = f"● {word}. " if word else ""
-    return (
-        f"{status}Sanctum needs {SMALLEST[0]}×{SMALLEST[1]} cells; "
-        f"this terminal has {width}×{height}."
-    )
 
 
 class Seen(Message):
@@ -83,6 +74,7 @@ class RunScreen(Screen[None]):
         self.view: View | None = None  # the one being shown
         self._speed = 1
         self._lamps = Lamps()
+        self._explains = False
 
     @property
     def is_complete(self) -> bool:
@@ -99,7 +91,7 @@ class RunScreen(Screen[None]):
 
     def compose(self) -> ComposeResult:
         """Yield the frame of the screen with its panels in it."""
-        yield Static(id="too-small", markup=False)
+        yield SmallPanel(id="small")
         with Container(id="body"):
             yield from self.top()
             yield Static(id="error", markup=False)
@@ -121,13 +113,13 @@ class RunScreen(Screen[None]):
             error.set_class(view.trouble is not None, "-shown")
         self.set_class(bool(view.snapshot.tamiyo.evidence), "-evidence")
         self.set_class(updates_of(view) > 0, "-timed")
-        urgent = ACKNOWLEDGE if unacknowledged(view) else NOW if view.position else ""
+        urgent = ACKNOWLEDGE if unacknowledged(view) else NOW if view.position else ()
         self.query_one(KeyLine).urge(urgent)
         shown = self.as_shown(view)
         for panel in self.walk_children(Panel):
             panel.lamps = self._lamps  # of panels that came later, too
+            panel.explain(self._explains)
             panel.show(shown)
-        self._say_too_small()
 
     def as_shown(self, view: View) -> View:
         """Return the view that panels are given, where a screen shows another part of the run."""
@@ -148,21 +140,32 @@ class RunScreen(Screen[None]):
                 panel.show_lamps(lamps)
 
     def chosen_light(self) -> Light | None:
-        """Return the light that is chosen on this screen, or None where that is none or all."""
-        return None
+        """Return the light that is acknowledged next, or None where a line without one is chosen.
+
+        Unless a screen has lights to choose from, it is the first of those that wait.
+        """
+        if self.view is None:
+            return None
+        lit = lit_lights(self.view.snapshot.tamiyo)
+        return next_light(self.view) or next(iter(lit), None)
 
     def redraw(self) -> None:
         """Draw every panel again, in the colours of now."""
         for panel in self.query(Panel):
             panel.redraw()
 
-    def on_resize(self, event: Resize) -> None:
-        """Choose between the screen and the sentence that it does not fit."""
-        width, height = event.size
-        self.set_class(width < SMALLEST[0] or height < SMALLEST[1], "-too-small")
-        self._say_too_small()
+    def explain(self, explains: bool) -> None:
+        """Show beside each panel's title what it is about, or no longer."""
+        self._explains = explains
+        for panel in self.query(Panel):
+            panel.explain(explains)
 
-    def _say_too_small(self) -> None:
-        if self.has_class("-too-small"):
-            word = master_word(self.view) if self.view is not None else None
-            self.query_one("#too-small", Static).update(too_small_sentence(word, *self.app.size))
+    def wake(self) -> None:
+        """Have every panel draw the next view at once: the last one may be old."""
+        for panel in self.query(Panel):
+            panel.wake()
+
+    def on_resize(self, event: Resize) -> None:
+        """Choose between the screen and the few lines that stand for it where it does not fit."""
+        width, height = event.size
+        self.set_class(width < SMALLEST[0] or height < SMALLEST[1], "-small")

@@ -16,6 +16,7 @@ class ConsolePanel(FollowingPanel):
 
     SHOWS: ClassVar[tuple[str, ...]] = ("console",)
     BORDER_TITLE = "Console output"
+    ABOUT = "what the training process printed"
 
     def __init__(self, *, id: str | None = None) -> None:
         super().__init__(id=id)

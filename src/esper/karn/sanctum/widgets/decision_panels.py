@@ -18,16 +18,18 @@ class DecisionListPanel(ChoicePanel):
 
     SHOWS: ClassVar[tuple[str, ...]] = ("decisions",)
     BORDER_TITLE = "Decisions"
+    ABOUT = "what the policy chose for each network"
     IS_RESTLESS = True
     HEADINGS: ClassVar[int] = 0
 
     def __init__(self, *, id: str | None = None) -> None:
         super().__init__(id=id)
         self._is_held = False  # it is not the newest step that is shown
+        self._is_last_act = False
 
-    def hold(self, is_held: bool) -> None:
-        """Say whether what is shown stands still at an earlier step."""
-        self._is_held = is_held
+    def hold(self, is_held: bool, *, is_last_act: bool = False) -> None:
+        """Note whether an earlier step is shown, and whether it is the last with an act in it."""
+        self._is_held, self._is_last_act = is_held, is_last_act
 
     def part(self, view: View) -> object:
         return view.snapshot.decisions, view.snapshot.run.heads
@@ -38,6 +40,7 @@ class DecisionListPanel(ChoicePanel):
         if self._view is not None:
             at = when(self._view.snapshot.decisions, self._view.snapshot.run)
             way = "← → steps, n newest" if self._is_held else "← an earlier step"
+            way = f"nothing was done after it · {way}" if self._is_last_act else way
             self.note(f"{at} · {way}" if at else "")
 
     def keys(self, view: View) -> Sequence[Hashable]:
@@ -57,6 +60,7 @@ class DecisionPanel(Panel):
     """Shows what each head chose for one host, and what else it could have chosen."""
 
     BORDER_TITLE = "Heads"
+    ABOUT = "» marks what each head chose, with the other choices beside it"
     IS_RESTLESS = True
 
     def __init__(self, *, id: str | None = None) -> None:
@@ -67,7 +71,7 @@ class DecisionPanel(Panel):
         """Show another host's decision."""
         if host != self._host:
             self._host = host
-            self.border_title = f"Heads, host {host + 1}" if isinstance(host, int) else "Heads"
+            self.retitle(f"Heads, host {host + 1}" if isinstance(host, int) else "Heads")
             self.redraw()
 
     def part(self, view: View) -> object:

@@ -6,8 +6,10 @@ from datetime import date, datetime
 from typing import ClassVar, Final
 
 from rich.text import Text
+from textual.binding import Binding, BindingType
 
 from esper.karn.sanctum.local_time import day_of
+from esper.karn.sanctum.log_book import with_details
 from esper.karn.sanctum.log_filter import LogFilter, with_older
 from esper.karn.sanctum.schema import LogEntry, SanctumSnapshot
 from esper.karn.sanctum.view import View
@@ -16,6 +18,7 @@ from esper.karn.sanctum.widgets.palette import DARK, Palette
 
 _SIGNS: Final = {"latch": "●", "error": "✗", "warning": "!"}
 _SIGN_WIDTH: Final = 2
+_UNBROKEN: Final = "\N{NO-BREAK SPACE}"
 _NARROW: Final = 60  # cells; in fewer, the time goes without its seconds
 
 
@@ -31,12 +34,26 @@ def render_log(snapshot: SanctumSnapshot, width: int, now: float, palette: Palet
     if not snapshot.log:
         return Text("no events yet", style=palette.muted, no_wrap=True)
     today = day_of(now)
-    lines = [line for entry in snapshot.log for line in render_entry(entry, width, today, palette)]
+    lines = [
+        line
+        for entry, details in with_details(snapshot.log)
+        for line in render_entry(entry, width, today, palette, details=details)
+    ]
     return Text("\n", no_wrap=True).join(lines)
 
 
-def render_entry(entry: LogEntry, width: int, today: date, palette: Palette = DARK) -> list[Text]:
-    """Return the lines of one entry, with its date unless that is today's."""
+def render_entry(
+    entry: LogEntry, width: int, today: date, palette: Palette = DARK, *, details: int = 0
+) -> list[Text]:
+    """Return the lines of one entry, with its date unless that is today's.
+
+    Args:
+        entry: of the log.
+        width: in cells.
+        today: whose date goes without saying.
+        palette: the colours to choose from.
+        details: how many lines that belong to it are not shown.
+    """
     style = {
         "latch": f"bold {palette.critical}",
         "error": palette.critical,
@@ -48,13 +65,16 @@ def render_entry(entry: LogEntry, width: int, today: date, palette: Palette = DA
         clock = moment.strftime("%m-%d ") + clock
     sign = _SIGNS.get(entry.level, "").ljust(_SIGN_WIDTH)
     indent = len(clock) + len(sign)
-    wrapped = _wrapped(entry.text, max(8, width - indent))
+    hint = f" (+{details}: v shows)" if details else ""
+    wrapped = _wrapped(entry.text + hint[:1] + hint[1:].replace(" ", _UNBROKEN), width - indent)
+    wrapped = [line.replace(_UNBROKEN, " ") for line in wrapped] if hint else wrapped
     first = Text(no_wrap=True).append(clock, palette.muted).append(sign + wrapped[0], style)
     rest = [Text(no_wrap=True).append(" " * indent + more, style) for more in wrapped[1:]]
     return [first, *rest]
 
 
 def _wrapped(text: str, width: int) -> list[str]:
+    width = max(8, width)
     if len(text) <= width and text.isprintable() and not text.endswith(" "):
         return [text]  # as it would be anyway: most lines are, and there are hundreds of them
     return textwrap.wrap(text, width) or [""]
@@ -65,6 +85,10 @@ class EventLog(FollowingPanel):
 
     SHOWS: ClassVar[tuple[str, ...]] = ("log",)
     BORDER_TITLE = "Log"
+    ABOUT = "what happened, the newest last"
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("v", "details", show=False, tooltip="Show the details of bad updates, or hide them")
+    ]
 
     def __init__(self, *, without: Collection[str] = (), id: str | None = None) -> None:
         """Show no events of the kinds in `without`."""
@@ -72,8 +96,9 @@ class EventLog(FollowingPanel):
         self._without = without
         self._filter = LogFilter()
         self._found: Sequence[LogEntry] = ()  # older lines, from the store
+        self._has_details = False  # the lines of a bad update beyond its first are shown
         # By identity, since comparing a thousand entries takes longer than drawing the new ones.
-        self._drawn: dict[int, tuple[LogEntry, list[Text]]] = {}
+        self._drawn: dict[int, tuple[LogEntry, int, list[Text]]] = {}
         self._drawn_for: tuple[int, Palette, date] | None = None
 
     def choose(self, log_filter: LogFilter) -> None:
@@ -105,13 +130,27 @@ class EventLog(FollowingPanel):
         today = day_of(view.now)
         if self._drawn_for != (width, palette, today):
             self._drawn, self._drawn_for = {}, (width, palette, today)
-        drawn = self._drawn
-        self._drawn = {
-            id(entry): drawn.get(id(entry)) or (entry, render_entry(entry, width, today, palette))
+        before = self._drawn
+        taken = [
+            entry
             for entry in with_older(view.snapshot.log, self._found)
             if self._filter.takes(entry) and entry.kind not in self._without
-        }
+        ]
+        # What is asked for is shown whole.
+        is_whole = self._has_details or self._filter.asks
+        self._drawn = {}
+        for entry, details in [(one, 0) for one in taken] if is_whole else with_details(taken):
+            drawn = before.get(id(entry))
+            if drawn is None or drawn[1] != details:
+                made = render_entry(entry, width, today, palette, details=details)
+                drawn = entry, details, made
+            self._drawn[id(entry)] = drawn
         if not self._drawn:
             said = "nothing in the log has that" if self._filter.asks else "only seeds so far"
             return [Text(said, style=palette.muted, no_wrap=True)]
-        return [line for _, lines in self._drawn.values() for line in lines]
+        return [line for _, _, lines in self._drawn.values() for line in lines]
+
+    def action_details(self) -> None:
+        """Show all lines of bad updates, or one line for each again."""
+        self._has_details = not self._has_details
+        self.redraw()

@@ -75,6 +75,28 @@ def duration(seconds: float | None) -> str:
     return f"{days} d {clock}" if days else clock
 
 
+def bytes_text(size: float) -> str:
+    """Return a size in bytes with a decimal unit: 850 MB, 1.2 GB."""
+    for unit, name in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB")):
+        if size >= unit:
+            scaled = size / unit
+            return f"{scaled:.1f} {name}" if scaled < 10 else f"{scaled:.0f} {name}"
+    return f"{size / 1e3:.0f} kB"
+
+
+def span_text(seconds: float) -> str:
+    """Return a time span that is only roughly known: 42 s, 26 min, 1 h 05 min, 2 d 3 h."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    if minutes < 60:
+        return f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    if hours < 24:
+        return f"{hours} h {minutes:02} min"
+    return f"{hours // 24} d {hours % 24} h"
+
+
 def cut(text: str, width: int) -> str:
     """Return a text in at most `width` characters, with an ellipsis for what is missing."""
     return text if len(text) <= width else text[: max(0, width - 1)] + "…"[:width]

@@ -10,6 +10,7 @@ from esper.karn.sanctum.view import View
 from esper.karn.sanctum.widgets.charts import sparkline
 from esper.karn.sanctum.widgets.choice_panel import ChoicePanel
 from esper.karn.sanctum.widgets.figures import count, cut, percentage
+from esper.karn.sanctum.widgets.hosts_panel import largest_class
 from esper.karn.sanctum.widgets.judgement import figure_style
 from esper.karn.sanctum.widgets.palette import DARK, Palette
 from esper.karn.sanctum.widgets.seed_stages import stage_sign, stage_style
@@ -71,9 +72,16 @@ class HostListPanel(ChoicePanel):
         "hosts[…].slots[…].stage",
     )
     BORDER_TITLE = "Hosts"
+    ABOUT = "choose one"
 
     def part(self, view: View) -> object:
         return view.snapshot.hosts, view.snapshot.run.update
+
+    def show(self, view: View) -> None:
+        super().show(view)
+        compared = largest_class(view.snapshot.run)
+        is_narrow = self.size.width < len(f"Hosts · {compared}")
+        self.note(compared.replace(" class", "") if is_narrow else compared)
 
     def keys(self, view: View) -> Sequence[Hashable]:
         return [host.host for host in view.snapshot.hosts]

@@ -23,13 +23,13 @@ class HostPanel(Panel):
     def __init__(self, *, id: str | None = None) -> None:
         super().__init__(id=id)
         self._host: Hashable | None = None
-        self.border_title = self.TITLE
+        self.retitle(self.TITLE)
 
     def choose(self, host: Hashable | None) -> None:
         """Show another host."""
         if host != self._host:
             self._host = host
-            self.border_title = (
+            self.retitle(
                 f"{self.TITLE} of host {host + 1}" if isinstance(host, int) else self.TITLE
             )
             self.redraw()
@@ -65,6 +65,7 @@ class CurvesPanel(HostPanel):
         "hosts[…].parameters",
     )
     TITLE = "Curves"
+    ABOUT = "how this network learns, step by step"
 
     def draw_host(
         self, host: HostState, run: RunState, width: int, height: int, palette: Palette
@@ -81,6 +82,7 @@ class TimelinePanel(HostPanel):
         "hosts[…].slots[…].blueprint",
     )
     TITLE = "Growth"
+    ABOUT = "what grew in each of its slots, and when"
 
     def draw_host(
         self, host: HostState, run: RunState, width: int, height: int, palette: Palette
@@ -98,6 +100,7 @@ class NetworkPanel(HostPanel):
         "hosts[…].slots[…].alpha",
     )
     TITLE = "Network"
+    ABOUT = "what the network has become"
 
     def draw_host(
         self,

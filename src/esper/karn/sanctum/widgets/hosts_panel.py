@@ -71,7 +71,7 @@ def render_hosts(
     for row in range(rows):
         cells = [_host_line(host, run, slots, columns, palette) for host in hosts[row::rows]]
         lines.append(gap.join(cells))
-    legend = _legend(width, palette)
+    legend = _legend(run, width, palette)
     if len(lines) + len(legend) < height:
         lines += [Text(""), *legend]
     for line in lines:
@@ -187,13 +187,20 @@ def _alpha_sign(alpha: float) -> str:
     return BLOCKS[min(len(BLOCKS) - 1, round(alpha * (len(BLOCKS) - 1)))]
 
 
-def _legend(width: int, palette: Palette) -> list[Text]:
-    """Return the meaning of the slots' signs, wrapped to `width`."""
+def largest_class(run: RunState) -> str:
+    """Return what accuracies are to be compared with, in words; empty where it is not known."""
+    return "" if run.largest_class is None else f"largest class {percentage(run.largest_class)}"
+
+
+def _legend(run: RunState, width: int, palette: Palette) -> list[Text]:
+    """Return the meaning of the slots' signs and of accuracies, wrapped to `width`."""
     entries = []
     for stage, sign in STAGE_SIGNS.items():
         entry = Text(no_wrap=True).append(f"{sign} ", stage_style(stage, palette))
         entries.append(entry.append(stage.name.lower(), palette.muted))
     entries.append(Text(no_wrap=True).append("▁█", palette.curve).append(" alpha", palette.muted))
+    if compared := largest_class(run):
+        entries.append(Text(f"accuracy of the {compared}", palette.muted, no_wrap=True))
     lines = [Text(no_wrap=True)]
     for entry in entries:
         if lines[-1].cell_len and lines[-1].cell_len + 2 + entry.cell_len > width:
@@ -206,11 +213,16 @@ class HostsPanel(Panel):
     """Shows every host that is being trained."""
 
     BORDER_TITLE = "Hosts"
+    ABOUT = "the networks that are grown"
     IS_RESTLESS = True
 
     def part(self, view: View) -> object:
         run = view.snapshot.run
-        return view.snapshot.hosts, run.slots, run.blueprints, run.update
+        return view.snapshot.hosts, run.slots, run.blueprints, run.update, run.largest_class
+
+    def show(self, view: View) -> None:
+        super().show(view)
+        self.note(largest_class(view.snapshot.run))
 
     def draw(self, view: View, width: int, height: int, palette: Palette) -> Text:
         return render_hosts(view.snapshot, width, height, palette)

@@ -40,6 +40,7 @@ class IncidentPanel(Panel):
         "interventions.halts",
     )
     BORDER_TITLE = "Incident"
+    ABOUT = "one bad update, which can be computed again"
 
     def __init__(
         self,
@@ -88,6 +89,7 @@ class IncidentPanel(Panel):
         self._timer = self.set_interval(_TICK_SECONDS, self._tick)
         self.run_worker(self._replay(which), group="replay", exclusive=True)
         self.redraw()
+        self._scroll_to_replay()
 
     def stop(self) -> None:
         """End the process of a replay that is going on; it is as if it had not been asked for."""
@@ -105,6 +107,13 @@ class IncidentPanel(Panel):
             state = ReplayState(self._seconds(), report)
         self._replays[which] = state
         self._end()
+        self._scroll_to_replay()
+
+    def _scroll_to_replay(self) -> None:
+        """Bring the replay into sight, which begins below the first empty line."""
+        place = next((y + 1 for y, line in enumerate(self._lines) if not line.plain), 0)
+        # The panel has grown, and its scrollbar comes with the next refresh.
+        self.call_after_refresh(self.scroll_to, y=place, animate=False, force=True)
 
     def _end(self) -> None:
         self._replaying = None

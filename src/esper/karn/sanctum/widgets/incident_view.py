@@ -16,7 +16,7 @@ from esper.leyline.source_paths import short_path
 from esper.leyline.telemetry import GROUPS
 
 REPRODUCED: Final = "reproduced"
-_LABEL_WIDTH: Final = 9
+_LABEL_WIDTH: Final = 11
 _CHAIN_SHOWN: Final = 12  # steps; an unrolled LSTM has hundreds
 _INTERVENTION: Final = "intervention_taken"
 

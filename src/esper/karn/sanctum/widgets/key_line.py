@@ -1,6 +1,6 @@
 """The last line of a screen: the screens there are, and the keys that work here and now."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -15,8 +15,8 @@ from esper.karn.sanctum.widgets.palette import Palette
 
 _GAP: Final = 2
 _ALWAYS: Final = ("question_mark", "q")  # come directly behind the screens
-ACKNOWLEDGE: Final = "a"
-NOW: Final = "n"
+ACKNOWLEDGE: Final = ("a", "A")
+NOW: Final = ("n",)
 
 
 @dataclass(frozen=True)
@@ -51,16 +51,19 @@ def _rank(hint: KeyHint) -> tuple[int, str]:
     return (1, str(_ALWAYS.index(hint.key))) if hint.key in _ALWAYS else (2, hint.meaning)
 
 
-def fitting(hints: Sequence[KeyHint], width: int, urgent: str = "") -> list[tuple[int, KeyHint]]:
+def fitting(
+    hints: Sequence[KeyHint], width: int, urgent: Collection[str] = ()
+) -> list[tuple[int, KeyHint]]:
     """Return the first hints that fit, whole, in `width` cells, each with its first cell.
 
-    A key that is `urgent` comes directly behind the screens where it would not fit in its place.
+    Keys that are `urgent` come directly behind the screens where they would not all fit in their
+    places.
     """
     placed = _placed(hints, width)
-    if not urgent or any(hint.key == urgent for _, hint in placed):
+    if {hint.key for hint in hints} & set(urgent) <= {hint.key for _, hint in placed}:
         return placed
     return _placed(
-        sorted(hints, key=lambda hint: (not hint.key.isdecimal(), hint.key != urgent)), width
+        sorted(hints, key=lambda hint: (not hint.key.isdecimal(), hint.key not in urgent)), width
     )
 
 
@@ -82,17 +85,17 @@ class KeyLine(Widget):
     def __init__(self) -> None:
         super().__init__()
         self._hints: Sequence[KeyHint] = ()
-        self._urgent = ""
+        self._urgent: Collection[str] = ()
 
     def on_mount(self) -> None:
         """Follow the keys as the focus moves."""
         self.screen.bindings_updated_signal.subscribe(self, lambda _screen: self._update())
         self._update()
 
-    def urge(self, key: str) -> None:
-        """Keep a key in sight, or none with an empty text."""
-        if key != self._urgent:
-            self._urgent = key
+    def urge(self, keys: Collection[str]) -> None:
+        """Keep some keys in sight."""
+        if keys != self._urgent:
+            self._urgent = keys
             self.refresh()
 
     def _update(self) -> None:

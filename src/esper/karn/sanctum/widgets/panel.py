@@ -50,11 +50,17 @@ class Panel(ScrollView, can_focus=True, inherit_bindings=False):
     #: Whether it shows what changes with every step of a busy run. It is then drawn no more often
     #: than somebody can read it: drawing is nearly all that a cockpit costs.
     IS_RESTLESS: ClassVar[bool] = False
+    #: What it shows, in one plain line: beside its title on the first visit, and in the help.
+    ABOUT: ClassVar[str] = ""
 
     def __init__(self, *, id: str | None = None) -> None:
         super().__init__(id=id)
+        self._title = str(self.BORDER_TITLE or "")
+        self._note = ""
+        self._explains = False
         self._is_due = False  # the view is another than the one that was drawn
         self._drawn_at = -math.inf  # on the monotonic clock, in seconds
+        self._is_woken = False  # the next view is drawn at once
         self._view: View | None = None
         self.lamps = Lamps()
         self._lines: list[Text] = []
@@ -74,8 +80,9 @@ class Panel(ScrollView, can_focus=True, inherit_bindings=False):
         before, self._view = self._view, view
         if before is None or self.part(view) != self.part(before):
             self._is_due = True
-        if self._is_due and not self._may_rest(view, before):
+        if self._is_due and (self._is_woken or not self._may_rest(view, before)):
             self.redraw()
+        self._is_woken = False
 
     def _may_rest(self, view: View, before: View | None) -> bool:
         """Return whether the next look is early enough: there will be one as long as there are."""
@@ -86,6 +93,10 @@ class Panel(ScrollView, can_focus=True, inherit_bindings=False):
             and time.monotonic() - self._drawn_at < REST_SECONDS
             and not view.status.is_over
         )
+
+    def wake(self) -> None:
+        """Draw the next view at once, however recently another one was drawn."""
+        self._is_woken = True
 
     def show_lamps(self, lamps: Lamps) -> None:
         """Take note of how lights are shown; a panel with lights on it draws itself again."""
@@ -135,10 +146,30 @@ class Panel(ScrollView, can_focus=True, inherit_bindings=False):
         else:
             self.virtual_size = size
 
-    def note(self, said: str) -> None:
-        """Say something beside the panel's title; nothing with an empty text."""
-        title = " · ".join(part for part in (self.BORDER_TITLE, printable_line(said)) if part)
-        if title != self.border_title:
+    @property
+    def name_shown(self) -> str:
+        """The panel's title, without what stands beside it: "History of op"."""
+        return self._title
+
+    def retitle(self, title: str) -> None:
+        """Give the panel another title."""
+        self._title = title
+        self._show_title()
+
+    def note(self, text: str) -> None:
+        """Show a text beside the panel's title; nothing with an empty text."""
+        self._note = printable_line(text)
+        self._show_title()
+
+    def explain(self, explains: bool) -> None:
+        """Show beside the title what the panel is about, or no longer."""
+        self._explains = explains
+        self._show_title()
+
+    def _show_title(self) -> None:
+        about = self.ABOUT if self._explains else ""
+        title = " · ".join(part for part in (self._title, self._note, about) if part)
+        if title != (self.border_title or ""):
             self.border_title = title
 
     @property

@@ -2,14 +2,14 @@
 
 import math
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Final
 
 from rich.text import Text
 
 from esper.karn.sanctum.widgets.braille import line_chart
-from esper.karn.sanctum.widgets.charts import NONFINITE_SIGNS, sparkline
+from esper.karn.sanctum.widgets.charts import NONFINITE_SIGNS, level, sparkline
 from esper.karn.sanctum.widgets.figures import count, figure, nonfinite_kind
 from esper.karn.sanctum.widgets.palette import Palette
 from esper.karn.sightings import KIND_WORDS
@@ -22,6 +22,7 @@ _AXIS: Final = len(" ┤")
 _VALUE_WIDTH: Final = 6
 _LABEL_WIDTH: Final = 15
 _LOWEST: Final = 3  # title and two lines of curve
+_DOTTED: Final = "┄"  # of a guide
 _BEST_SHAPE: Final = 6.0  # width over height, in cells, of a chart that is read easily
 
 
@@ -40,6 +41,7 @@ class Series:
     # Where charts are to be compared, what they have in common:
     span: tuple[float, float] | None = None  # the ends of the scale; of the values if not given
     share: float = 1.0  # of the axis that the values reach over
+    guides: Mapping[str, float] = field(default_factory=dict)  # values to compare with, by name
     is_count: bool = False  # whether the values count things, and so are written 1.24k
 
     @property
@@ -52,12 +54,15 @@ class Series:
         return count(value) if self.is_count else figure(value, width)
 
     def ticks(self, values: Sequence[float]) -> list[str]:
-        """Return figures of an axis, with as many digits as it takes to tell them apart."""
-        ticks = [self.written(value, _FIGURE_WIDTH) for value in values]
+        """Return figures of an axis, with as many digits as it takes to tell them apart.
+
+        A minus sign takes a cell of its own and no digit away.
+        """
+        ticks = [self.written(value, _FIGURE_WIDTH + (value < 0)) for value in values]
         for width in range(_FIGURE_WIDTH, _WIDEST_FIGURE + 1):
             if len(set(ticks)) == len(values):
                 break
-            ticks = [figure(value, width) for value in values]
+            ticks = [figure(value, width + (value < 0)) for value in values]
         return ticks
 
 
@@ -69,7 +74,8 @@ def plot(series: Series, width: int, height: int, palette: Palette) -> list[Text
     """
     has_axis = height >= 5 and bool(series.x_name)
     rows = height - 1 - has_axis
-    scale, scale_width = _scale(series, rows, palette)
+    span = _span(series)
+    scale, scale_width = scale_of(series, span, rows, palette)
     chart_width = width - scale_width
     if chart_width < 2:
         scale, chart_width = [Text(no_wrap=True)] * max(0, rows), width
@@ -79,8 +85,9 @@ def plot(series: Series, width: int, height: int, palette: Palette) -> list[Text
         rows,
         palette,
         is_filled=series.is_filled,
-        span=series.span,
+        span=span,
     )
+    _draw_guides(series.guides, chart, chart_width, span, palette)
     if not series.values and rows > 0:
         nothing = Text("nothing yet", style=palette.faint, no_wrap=True)
         nothing.truncate(chart_width, overflow="ellipsis", pad=True)
@@ -98,7 +105,7 @@ def plot(series: Series, width: int, height: int, palette: Palette) -> list[Text
 def _title(series: Series, width: int, palette: Palette) -> Text:
     title = Text(no_wrap=True).append(f"{series.label} ", palette.muted)
     style = series.style or (palette.faint if series.now is None else palette.ink)
-    title.append(series.written(series.now, _VALUE_WIDTH), style)
+    title.append(series.written(series.now, _width_of(series.now)), style)
     counts = Counter(kind for one in series.values if (kind := nonfinite_kind(one)))
     found = " ".join(f"{number}{NONFINITE_SIGNS[kind]}" for kind, number in counts.items())
     longer = " ".join(f"{number} {KIND_WORDS[kind]}" for kind, number in counts.items())
@@ -109,15 +116,64 @@ def _title(series: Series, width: int, palette: Palette) -> Text:
     return title
 
 
-def _scale(series: Series, rows: int, palette: Palette) -> tuple[list[Text], int]:
+def _width_of(value: float | None) -> int:
+    """Return the cells for a value: a minus sign takes no digit away."""
+    return _VALUE_WIDTH + (value is not None and value < 0)
+
+
+def _span(series: Series) -> tuple[float, float] | None:
+    """Return the ends of the scale: of the values and guides, unless they are given."""
+    finite = [value for value in series.values if math.isfinite(value)]
+    if series.span is not None or not finite:
+        return series.span
+    finite += series.guides.values()
+    return min(finite), max(finite)
+
+
+def _draw_guides(
+    guides: Mapping[str, float],
+    chart: list[Text],
+    width: int,
+    span: tuple[float, float] | None,
+    palette: Palette,
+) -> None:
+    """Draw a dotted line with its name for each guide, behind the curve."""
+    if span is None:
+        return
+    rows: dict[int, list[str]] = {}
+    for name, value in guides.items():
+        row = len(chart) - 1 - level(value, *span, 4 * len(chart)) // 4
+        rows.setdefault(row, []).append(name)
+    for row, names in rows.items():
+        line = chart[row]
+        line.pad_right(max(0, width - line.cell_len))
+        name = f" {', '.join(names)} "
+        place = _place_of_name(line.plain, len(name))
+        label = range(place, place + len(name)) if place is not None else range(0)
+        signs = list(line.plain)
+        for x, sign in enumerate(signs):
+            if sign == " ":
+                signs[x] = name[x - label.start] if x in label else _DOTTED
+                line.stylize(palette.muted if x in label else palette.faint, x, x + 1)
+        line.plain = "".join(signs)
+
+
+def _place_of_name(line: str, length: int) -> int | None:
+    """Return where in a line of a chart a name can stand: as far left as the curve leaves room."""
+    place = line.find(" " * (length + 2))
+    return None if place < 0 else place + 1
+
+
+def scale_of(
+    series: Series, span: tuple[float, float] | None, rows: int, palette: Palette
+) -> tuple[list[Text], int]:
     """Return the axis at the left, and its width in cells.
 
-    The highest finite value stands at its top, the lowest at its foot.
+    The highest value of the span stands at its top, the lowest at its foot.
     """
-    finite = [value for value in series.values if math.isfinite(value)]
     marks: dict[int, float] = {}
-    if finite and rows > 0:
-        low, high = series.span or (min(finite), max(finite))
+    if span is not None and rows > 0 and any(map(math.isfinite, series.values)):
+        low, high = span
         if low == high:
             marks[(rows - 1) // 2] = low
         elif rows == 1:
@@ -139,10 +195,18 @@ def _axis(series: Series, scale_width: int, width: int, palette: Palette) -> Tex
     """Return the line below: from where to where the values reach."""
     last = series.x_last or len(series.values)
     first = min(last, series.x_first) or max(1, last - len(series.values) + 1)
-    line = Text(" " * (scale_width - 1), no_wrap=True).append("└", palette.faint)
     if not series.values:
+        line = Text(" " * (scale_width - 1), no_wrap=True).append("└", palette.faint)
         return line.append("─" * max(0, width - line.cell_len), palette.faint)
-    left, right = f" {first} ", f" {series.x_name} {last}"
+    return axis_below(first, last, series.x_name, scale_width, width, palette)
+
+
+def axis_below(
+    first: int, last: int, name: str, scale_width: int, width: int, palette: Palette
+) -> Text:
+    """Return an axis from `first` to `last`, below a chart whose scale is `scale_width` wide."""
+    line = Text(" " * (scale_width - 1), no_wrap=True).append("└", palette.faint)
+    left, right = f" {first} ", f" {name} {last}"
     room = width - line.cell_len - len(left) - len(right)
     if room < 2:
         left, room = "", room + len(left)

@@ -4,23 +4,27 @@ from typing import Final
 
 from rich.text import Text
 
-from esper.karn.sanctum.schema import SanctumSnapshot
+from esper.karn.sanctum.banner import GUIDE_NAMES
+from esper.karn.sanctum.schema import RunState, SanctumSnapshot
 from esper.karn.sanctum.view import View
 from esper.karn.sanctum.widgets.charts import sparkline
 from esper.karn.sanctum.widgets.figures import ABSENT, figure
 from esper.karn.sanctum.widgets.judgement import figure_style
 from esper.karn.sanctum.widgets.palette import DARK, Palette
 from esper.karn.sanctum.widgets.panel import Panel
-from esper.karn.sanctum.widgets.plot import Series, plots
+from esper.karn.sanctum.widgets.plot import Series, fits, plots
+from esper.leyline.score_guides import guides_of
 
 _LABEL_WIDTH: Final = 15
 _SHORT_LABEL_WIDTH: Final = 9
+_VALUE_WIDTH: Final = 6
 _GAP: Final = 2  # between two columns of figures
 _SHORTEST_TREND: Final = 12  # in updates: two of them would always look like a jump
 
 #: What is shown: label, a shorter one, and field of TrainingState; its history is in
 #: `<field>_history`.
 _FIGURES: Final = (
+    ("Score", "Score", "score"),
     ("Policy loss", "Pol. loss", "policy_loss"),
     ("Value loss", "Val. loss", "value_loss"),
     ("Entropy", "Entropy", "entropy"),
@@ -28,8 +32,13 @@ _FIGURES: Final = (
     ("Clip fraction", "Clip", "clip_fraction"),
     ("Explained var.", "Expl.var.", "explained_variance"),
     ("Gradient norm", "Grad norm", "gradient_norm"),
-    ("Score", "Score", "score"),
 )
+
+
+def guides_on_score(run: RunState) -> dict[str, float]:
+    """Return the scores that a run's score is shown beside, by short names; none if unknown."""
+    known = guides_of(run.task, run.steps)
+    return {short: known[name] for name, short in GUIDE_NAMES.items() if name in known}
 
 
 def render_policy(
@@ -53,6 +62,7 @@ def render_policy(
 
 def _series(snapshot: SanctumSnapshot, palette: Palette) -> list[Series]:
     training, update = snapshot.training, snapshot.run.update
+    guides = guides_on_score(snapshot.run)
     return [
         Series(
             label,
@@ -62,6 +72,7 @@ def _series(snapshot: SanctumSnapshot, palette: Palette) -> list[Series]:
             x_name="update",
             x_first=1,  # a history reaches over the whole run, however long
             x_last=update,
+            guides=guides if field == "score" else {},
         )
         for label, _, field in _FIGURES
     ]
@@ -78,7 +89,8 @@ def _two_columns(snapshot: SanctumSnapshot, width: int, palette: Palette) -> lis
     for _, label, field in _FIGURES:
         value = getattr(snapshot.training, field)
         cell = Text(no_wrap=True).append(label.ljust(_SHORT_LABEL_WIDTH), palette.muted)
-        cell.append(f" {figure(value):<5}", _style(snapshot, field, palette))
+        width = _VALUE_WIDTH - (value is None or not value < 0)  # a minus sign takes no digit away
+        cell.append(f" {figure(value, width):<{_VALUE_WIDTH}}", _style(snapshot, field, palette))
         history = getattr(snapshot.training, f"{field}_history")
         room = max(0, column_width - cell.cell_len - 1)
         cell.append(" ").append_text(
@@ -138,9 +150,19 @@ class PolicyPanel(Panel):
     """Shows PPO's losses and the policy's health."""
 
     BORDER_TITLE = "Policy"
+    ABOUT = "how good the grown networks are, and how training goes"
 
     def part(self, view: View) -> object:
-        return view.snapshot.training, view.snapshot.run.update
+        run = view.snapshot.run
+        return view.snapshot.training, run.update, run.task, run.steps
+
+    def show(self, view: View) -> None:
+        """Show another view, and where there is no chart what its score compares with."""
+        super().show(view)
+        region = self.scrollable_content_region
+        is_charted = fits(len(_FIGURES), region.width, region.height - 1)
+        guides = {} if is_charted else guides_on_score(view.snapshot.run)
+        self.note(", ".join(f"{name} {value:.2f}" for name, value in guides.items()))
 
     def draw(self, view: View, width: int, height: int, palette: Palette) -> Text:
         return render_policy(view.snapshot, width, height, palette)

@@ -6,16 +6,17 @@ from typing import Final
 from rich.text import Text
 
 from esper.karn.sanctum.attention import Lamps
+from esper.karn.sanctum.banner import HEALTHY, master_style, master_word, reason
+from esper.karn.sanctum.run_times import elapsed_seconds, remaining_seconds
 from esper.karn.sanctum.view import View
-from esper.karn.sanctum.widgets.figures import ABSENT
-from esper.karn.sanctum.widgets.master_status import master_style, master_word, reason
+from esper.karn.sanctum.widgets.figures import ABSENT, duration, span_text
 from esper.karn.sanctum.widgets.palette import DARK, Palette
 from esper.karn.sanctum.widgets.panel import Panel
 from esper.karn.sanctum.widgets.run_header import moment_text
 
 _SEPARATOR: Final = "  "
-#: What the id of a run begins with.
-_BIRTH: Final = re.compile(r"^\d{8}-\d{6}-(?=.)")
+#: The time at which a run was created, with which its id begins.
+_CREATED: Final = re.compile(r"^\d{8}-\d{6}-(?=.)")
 
 
 def render_strip(
@@ -38,8 +39,13 @@ def render_strip(
     rest.append(_SEPARATOR).append_text(moment_text(view, palette))
     if view.position is None:
         rest.append(f"{_SEPARATOR}update ", palette.muted).append(str(run.update), palette.ink)
+    time = _time(view, palette)
+    room = width - left.cell_len - len(said) - 1 - len(_CREATED.sub("", name)) - rest.cell_len
+    # That a run is healthy needs no reason.
+    if time.cell_len < room or (word == HEALTHY and not is_test):
+        rest.append_text(time)
     if left.cell_len + len(said) + len(name) + rest.cell_len + 2 > width:
-        name = _BIRTH.sub("", name)  # the reason says more than the time of birth
+        name = _CREATED.sub("", name)  # the reason says more than when the run was created
     right = Text(no_wrap=True).append(name, f"bold {palette.ink}").append_text(rest)
     # A long name gives way before the word does: that is what must be seen on every screen.
     right.truncate(max(0, width - left.cell_len - 1), overflow="ellipsis")
@@ -50,12 +56,23 @@ def render_strip(
     return left
 
 
+def _time(view: View, palette: Palette) -> Text:
+    """Return how long the run will take, or else how long it has taken; nothing of the past."""
+    line = Text(no_wrap=True)
+    left, elapsed = remaining_seconds(view), elapsed_seconds(view)
+    if view.position is not None or elapsed is None:
+        return line
+    name, shown = ("elapsed", duration(elapsed)) if left is None else ("left", span_text(left))
+    return line.append(f"{_SEPARATOR}{name} ", palette.muted).append(shown, palette.ink)
+
+
 class StatusStrip(Panel, can_focus=False):
     """Shows the verdict on the run, and which run it is."""
 
     def part(self, view: View) -> object:
         run, status = view.snapshot.run, moment_text(view, DARK).plain
-        return master_word(view), reason(view), run.name, run.run_id, run.update, status
+        identity = run.name, run.run_id, run.update
+        return master_word(view), reason(view), *identity, status, _time(view, DARK).plain
 
     def draw(self, view: View, width: int, height: int, palette: Palette) -> Text:  # noqa: ARG002
         return render_strip(view, width, palette, lamps=self.lamps)

@@ -243,8 +243,9 @@ def test_what_evidence_says_beyond_its_columns_stands_beside_or_below_it(width, 
 def test_the_evidence_stands_below_the_lights(width):
     snapshot = SanctumSnapshot(tamiyo=TamiyoState(evidence=EVIDENCE))
     lines = render_heads(snapshot, width).split("\n")
+    words = "(update/epoch/minibatch)" if width > 80 else "(upd/ep/mb)"
     assert [line.plain.split() for line in lines[-4:]] == [
-        ["Evidence", "seen", "updates", "minib.", "first", "last"],
+        ["Evidence", "seen", "updates", "minib.", "first", "last", words],
         ["Op", "Inf", "in", "logits", "5", "25", "7/1/2", "40/2/3", "now"],
         ["αTarget", "-Inf", "in", "old_log_prob", "2", "6", "12/2/1", "20"],
         ["shared", "NaN", "in", "unknown", "1", "–", "13", "13"],

@@ -2,14 +2,12 @@
 
 from collections.abc import Callable, Sequence
 from datetime import datetime
-from typing import Final
 
 from rich.text import Text
 
+from esper.karn.sanctum.attention import LIGHT_WORDS
 from esper.karn.sanctum.view import Acknowledgement
 from esper.karn.sanctum.widgets.palette import Palette
-
-LIGHT_WORDS: Final = {"inf": "Inf", "nan": "NaN"}
 
 
 def render_acknowledged(

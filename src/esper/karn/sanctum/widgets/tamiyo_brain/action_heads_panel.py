@@ -16,7 +16,13 @@ from esper.karn.sanctum.widgets.palette import DARK, Palette
 from esper.karn.sanctum.widgets.panel import Panel
 from esper.karn.sanctum.widgets.tamiyo_brain.acknowledged import render_acknowledged
 from esper.karn.sanctum.widgets.tamiyo_brain.evidence_table import render_evidence
-from esper.karn.sightings import KIND_WORDS, NOT_REPRODUCED, place_words, quantity_words
+from esper.karn.sightings import (
+    KIND_WORDS,
+    NOT_REPRODUCED,
+    PLANTED,
+    place_words,
+    quantity_words,
+)
 
 #: What a head is called on the screen, and its name in `HEAD_NAMES`.
 DISPLAY_TO_LEYLINE_KEY: Final = {
@@ -32,6 +38,7 @@ DISPLAY_TO_LEYLINE_KEY: Final = {
 _DISPLAY_BY_HEAD: Final = {head: shown for shown, head in DISPLAY_TO_LEYLINE_KEY.items()}
 
 LIT: Final = "●"
+LIT_BY_DRILL: Final = "◉"  # by drills alone
 UNLIT: Final = "○"
 UNKNOWN: Final = "?"
 FIRST_OUT_MARK: Final = "¹"
@@ -76,6 +83,7 @@ def describe_sighting(sighting: FirstSighting) -> str:
         place_words(sighting.phase, sighting.host, sighting.step),
         f"update {sighting.update}",
         "" if sighting.reproduced else NOT_REPRODUCED,
+        PLANTED if sighting.planted else "",
     )
     return ", ".join(filter(None, parts))
 
@@ -198,6 +206,7 @@ def _light_lines(
     )
     for label, latch, active in lights:
         line = Text(no_wrap=True).append(label.ljust(_LABEL_WIDTH), f"bold {palette.ink}")
+        planted = tamiyo.planted(label.lower())
         for head in heads:
             cell = _light(
                 latch.get(head, False),
@@ -207,6 +216,7 @@ def _light_lines(
                 first=_is_first_out(tamiyo, head, label),
                 now=active.get(head, False),
                 is_seen=(head, label.lower()) in seen,
+                is_planted=planted.get(head, False),
             )
             cell.truncate(_column_width(head, trend_width), pad=True)
             line.append_text(cell)
@@ -223,6 +233,7 @@ def _light(
     first: bool,
     now: bool,
     is_seen: bool,
+    is_planted: bool,
 ) -> Text:
     if lamps.is_test:
         return Text(LIT, style=f"bold {palette.critical}")
@@ -230,7 +241,8 @@ def _light(
         return unlit.copy()
     calls = lamps.bright and not is_seen
     style = f"bold {palette.critical}"
-    light = Text(style=style).append(LIT, f"{style} reverse" if calls else "")
+    sign = LIT_BY_DRILL if is_planted else LIT
+    light = Text(style=style).append(sign, f"{style} reverse" if calls else "")
     if first:
         light.append(FIRST_OUT_MARK)
     if now:
@@ -269,6 +281,7 @@ def _group_lines(
                 first=_is_first_out(tamiyo, group, label),
                 now=tamiyo.active(label.lower()).get(group, False),
                 is_seen=(group, label.lower()) in seen,
+                is_planted=tamiyo.planted(label.lower()).get(group, False),
             )
             line.append_text(light).append("  ")
     message, style = _message(tamiyo, palette, lamps, doubt)
@@ -306,6 +319,7 @@ class ActionHeadsPanel(Panel):
     """Shows the health of each action head; the lights are TELE-302 and TELE-303."""
 
     BORDER_TITLE = "Action heads"
+    ABOUT = "the policy's eight choices; ● has been Inf or NaN, ○ never"
 
     def part(self, view: View) -> object:
         run = view.snapshot.run
@@ -327,7 +341,7 @@ class ActionHeadsPanel(Panel):
         super().show(view)
         waiting = len(unacknowledged(view))
         lights = "light" if waiting == 1 else "lights"
-        self.note(f"{waiting} {lights} not acknowledged, press a" if waiting else "")
+        self.note(f"{waiting} {lights} not acknowledged: a one, A all" if waiting else "")
 
     def show_lamps(self, lamps: Lamps) -> None:
         """Show the lights in another way."""

@@ -23,9 +23,16 @@ class EvidencePanel(ChoicePanel):
         "tamiyo.first",
     )
     BORDER_TITLE = "Evidence"
+    ABOUT = "what was Inf or NaN, in which head, and when"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("enter", "screen.open_incident", "Incident", tooltip="Open the row's incident"),
     ]
+
+    def show(self, view: View) -> None:
+        """Show another view, and what its places mean."""
+        super().show(view)
+        has_places = bool(view.snapshot.tamiyo.evidence)
+        self.note("first and last: update/epoch/minibatch" if has_places else "")
 
     def part(self, view: View) -> object:
         tamiyo = view.snapshot.tamiyo

@@ -17,6 +17,7 @@ from esper.karn.sanctum.widgets.palette import DARK, Palette
 from esper.karn.sanctum.widgets.tamiyo_brain.action_heads_panel import (
     FIRST_OUT_MARK,
     LIT,
+    LIT_BY_DRILL,
     UNKNOWN,
     UNLIT,
     display_name,
@@ -185,7 +186,8 @@ def _row_line(
         lead.append("  ")
         return lead + _line("", cells, range(len(cells)), widths, width - _LEAD, palette.muted)
     calls = lamps.bright and not lamps.is_test and row.acknowledged is None
-    lead.append(LIT, f"bold {palette.on_alert} on {palette.critical}" if calls else lit)
+    sign = LIT_BY_DRILL if row.evidence.planted else LIT
+    lead.append(sign, f"bold {palette.on_alert} on {palette.critical}" if calls else lit)
     lead.append((FIRST_OUT_MARK if row.is_first_out else "").ljust(2), lit)
     # Of what has passed, its light alone still stands out.
     style = f"bold {palette.critical}" if row.evidence.is_active else palette.ink

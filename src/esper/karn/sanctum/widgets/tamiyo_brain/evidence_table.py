@@ -11,7 +11,9 @@ from esper.karn.sanctum.widgets.figures import count
 from esper.karn.sanctum.widgets.palette import Palette
 from esper.karn.sightings import KIND_WORDS
 
+#: First and last are places: "2/1/3" is update 2, epoch 1, minibatch 3.
 _HEADERS: Final = ("Evidence", "seen", "updates", "minib.", "first", "last", "")
+_PLACES: Final = ("update/epoch/minibatch", "upd/ep/mb")  # the longest that fits stands behind
 _GAP: Final = 2
 
 
@@ -32,7 +34,12 @@ def render_evidence(
         return []
     rows = [_cells(row, name_of) for row in evidence]
     widths = [max(map(len, column)) + _GAP for column in zip(_HEADERS, *rows, strict=True)]
-    lines = [_line(_HEADERS, widths, palette.muted)]
+    heading = _line(_HEADERS, widths, palette.muted)
+    for words in _PLACES:
+        if heading.cell_len + len(words) + 3 <= width:
+            heading.append(f" ({words})")
+            break
+    lines = [heading]
     for row, cells in zip(evidence, rows, strict=True):
         # Of what has passed, its light alone still stands out.
         style = f"bold {palette.critical}" if row.is_active else palette.ink

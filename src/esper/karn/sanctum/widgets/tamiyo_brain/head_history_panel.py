@@ -191,6 +191,7 @@ class HeadHistoryPanel(Panel):
         "tamiyo.head_active_fraction",
         "tamiyo.evidence",
     )
+    ABOUT = "this head's figures, update by update"
 
     def __init__(self, *, id: str | None = None) -> None:
         super().__init__(id=id)
@@ -202,7 +203,7 @@ class HeadHistoryPanel(Panel):
         if (head, chosen) != (self._head, self._chosen):
             self._head, self._chosen = head, chosen
             name = GROUPS.get(head or "") or display_name(head or "")
-            self.border_title = f"History of {name}" if head else "History"
+            self.retitle(f"History of {name}" if head else "History")
             self.redraw()
 
     def part(self, view: View) -> object:

@@ -1,0 +1,56 @@
+"""Command lines that can be pasted: started as Esper was started here, quoted for the shell."""
+
+import os
+import shlex
+import shutil
+import sys
+from pathlib import Path
+
+PROGRAMS = ("esper", "sanctum")
+#: Set by `uv run` in the process that it starts.
+_UV_RUN = "UV_RUN_RECURSION_DEPTH"
+
+
+def command_line(program: str, *arguments: object) -> str:
+    """Return a command that runs `esper` or `sanctum` in the way this process was started.
+
+    Args:
+        program: one of `PROGRAMS`.
+        arguments: the words that follow; each is quoted where the shell needs it.
+    """
+    return shlex.join([*_start_of(program), *map(str, arguments)])
+
+
+def install_command(extra: str) -> str:
+    """Return a command that installs one of the optional parts of Esper."""
+    if _UV_RUN in os.environ:
+        return f"uv sync --extra {extra}"
+    root = Path(__file__).parents[3]  # of a clone, where Esper runs from one
+    source = str(root) if (root / "pyproject.toml").is_file() else "esper"
+    return shlex.join(["pip", "install", f"{source}[{extra}]"])
+
+
+def _start_of(program: str) -> list[str]:
+    """Return the words that start a program: with `uv run`, by its name, or by its path."""
+    if _UV_RUN in os.environ:
+        return [*(_typed_before_program() or ("uv", "run")), program]
+    if shutil.which(program) is None:
+        beside = Path(sys.executable).with_name(program)
+        if beside.exists():
+            return [str(beside)]
+    return [program]
+
+
+def _typed_before_program() -> list[str]:
+    """Return the words of `uv run` with its options, such as `uv run --no-sync`.
+
+    They are those of the parent process. Empty where that is not `uv`, or cannot be looked up.
+    """
+    try:
+        words = Path(f"/proc/{os.getppid()}/cmdline").read_text("utf-8").split("\0")
+    except (OSError, UnicodeDecodeError):
+        return []
+    places = [place for place, word in enumerate(words) if Path(word).name in PROGRAMS]
+    if Path(words[0]).name != "uv" or not places:
+        return []
+    return ["uv", *words[1 : places[0]]]

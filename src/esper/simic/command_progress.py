@@ -1,0 +1,85 @@
+"""Progress of `esper grow`, `eval` and `replay`, on standard error.
+
+On a terminal it is one line with a bar and a moving clock below what was printed. Elsewhere it is a
+plain line from time to time, so that a log shows how far a long command is.
+"""
+
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from esper.leyline.plain_text import printable
+from esper.simic.pace import Pace
+from esper.simic.progress import TimeLeftColumn
+
+#: Receives what is being done and the fraction of the whole that is done, 0 to 1.
+Report = Callable[[str, float], None]
+
+#: Off a terminal, seconds between two lines of progress.
+SECONDS_BETWEEN_LINES = 10.0
+
+
+def no_report(_what: str, _done: float) -> None:
+    """Ignore progress."""
+
+
+class CommandProgress:
+    """Shows how far a command is; use it as a context manager.
+
+    Args:
+        console: where to show it; standard error if not given.
+        clock: seconds of a clock that is never set.
+    """
+
+    def __init__(
+        self, console: Console | None = None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        console = console or Console(stderr=True, highlight=False)
+        self._clock = clock
+        self._pace = Pace(1.0, clock)
+        self._is_begun = False
+        self._last_line = clock()
+        self._bar: Progress | None = None
+        if console.is_terminal:
+            self._bar = Progress(
+                TextColumn("{task.description}", markup=False),
+                BarColumn(),
+                TimeElapsedColumn(),
+                TimeLeftColumn(self._pace),
+                console=console,
+                transient=True,
+            )
+            self._task = self._bar.add_task("loading PyTorch", total=1.0)
+
+    def __enter__(self) -> Self:
+        if self._bar is not None:
+            self._bar.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def say(self, sentence: str) -> None:
+        """Print a line."""
+        self._last_line = self._clock()
+        if self._bar is not None:
+            self._bar.console.print(printable(sentence), markup=False)
+            return
+        with suppress(BrokenPipeError):
+            print(printable(sentence), file=sys.stderr, flush=True)
+
+    def report(self, what: str, done: float) -> None:
+        """Show what is being done, and the fraction of the whole that is done."""
+        if not self._is_begun:
+            self._is_begun = True
+            self._pace.begin(done)
+        if self._bar is not None:
+            self._bar.update(self._task, description=what, completed=done)
+        elif self._clock() - self._last_line >= SECONDS_BETWEEN_LINES:
+            self.say(f"{what}: {done:.0%} of the work done, {self._pace.words(done)}")

@@ -1,0 +1,194 @@
+"""The list of runs: sorted, filtered, with notes, and with no column that vanishes in silence."""
+
+import math
+import time
+from dataclasses import replace
+
+import pytest
+from textual.widgets import Static
+
+from esper.karn.liveness import RunStatus, StatusKind
+from esper.karn.run_catalogue import RunCatalogue, RunSummary
+from esper.karn.run_note import LONGEST_NOTE, NoteError, read_note, write_note
+from esper.karn.sanctum.screens.run_screen import RunsSeen
+from esper.karn.sanctum.widgets.comparison_panel import ComparisonPanel
+from esper.karn.sanctum.widgets.palette import DARK
+from esper.karn.sanctum.widgets.runs_panel import RunsPanel, hidden_columns, render_runs
+
+
+@pytest.fixture
+def runs(tmp_path):
+    """Return five runs, oldest first."""
+
+    def one(number, name, kind, **more):
+        directory = tmp_path / f"20251122-19000{number}-{name}"
+        directory.mkdir()
+        known = {
+            "run_id": directory.name,
+            "path": directory,
+            "status": RunStatus(kind, 1.0, ""),
+            "name": directory.name,
+            "started_at": 1_763_838_000.0 + number,
+            "update": number,
+            "episodes_done": 8,
+            "episodes": 400,
+            "score": 0.1 * number,
+            "inf_heads": (),
+            "nan_heads": (),
+            "inf_groups": (),
+            "nan_groups": (),
+            "error": None,
+            "task": "mnist1d",
+            "best_score": 0.9 - 0.1 * number,
+        }
+        return RunSummary(**known | more)
+
+    return (
+        one(1, "amber", StatusKind.FINISHED),
+        one(2, "birch", StatusKind.HALTED, inf_heads=("op",), incidents=3),
+        one(3, "cedar", StatusKind.DEAD, score=math.nan, task="digits"),
+        one(4, "douglas", StatusKind.FINISHED, score=None, note="the one with the low rate"),
+        one(5, "elm", StatusKind.LIVE, incidents=12),
+    )
+
+
+@pytest.fixture
+def listed(views, sanctum, seen, runs):
+    """Return a function that shows the runs and runs a test on them."""
+
+    async def run(test, size=(80, 24)):
+        app = sanctum(views.view(views.healthy()))
+        app._lookout._look_at_runs = lambda _screen: False  # there is no folder behind this
+        async with app.run_test(size=size) as pilot:
+            await seen(pilot)
+            await pilot.press("6")
+            await pilot.pause()
+            await seen(pilot)
+            app.screen.on_runs_seen(RunsSeen(runs))
+            await pilot.pause()
+            await test(pilot, app, app.screen.query_one(RunsPanel))
+
+    return run
+
+
+def _order(panel):
+    lines = panel.text.splitlines()[1:]
+    return [line.split("-")[2].split()[0] for line in lines]
+
+
+async def test_runs_are_sorted_by_what_is_asked_for(listed):
+    async def test(pilot, app, panel):
+        summary = app.screen.query_one("#runs-summary", Static)
+        orders = {}
+        for _ in range(6):
+            orders[panel.order] = _order(panel)
+            assert f"sorted by {panel.order}" in str(summary.render())
+            await pilot.press("o")
+            await pilot.pause()
+        assert panel.order == "newest"
+        assert orders == {
+            "newest": ["elm", "douglas", "cedar", "birch", "amber"],
+            "score": ["elm", "birch", "amber", "douglas", "cedar"],
+            "best": ["amber", "birch", "cedar", "douglas", "elm"],
+            "incidents": ["elm", "birch", "douglas", "cedar", "amber"],
+            "status": ["cedar", "douglas", "amber", "birch", "elm"],
+            "name": ["amber", "birch", "cedar", "douglas", "elm"],
+        }
+
+    await listed(test)
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("finished", ["douglas", "amber"]),
+        ("low rate", ["douglas"]),
+        ("DIGITS", ["cedar"]),
+        ("inf op", ["birch"]),
+        ("finished amber", ["amber"]),
+        ("nowhere", []),
+    ],
+)
+async def test_runs_are_filtered_by_a_text(listed, screen_text, text, found):
+    async def test(pilot, app, panel):
+        keys = ["space" if sign == " " else sign for sign in text]
+        await pilot.press("slash", *keys, "enter")
+        await pilot.pause()
+        assert (_order(panel) if found else []) == found
+        shown = "\n".join(screen_text(app))
+        assert f"{len(found)} of 5 runs" in shown
+        assert ("no run has that" in shown) == (not found)
+        await pilot.press("escape")
+        await pilot.pause()
+        assert len(_order(panel)) == 5
+
+    await listed(test)
+
+
+async def test_a_note_is_written_beside_the_store_and_shown(listed, runs, screen_text):
+    async def test(pilot, app, panel):
+        await pilot.press("down")
+        assert "note: the one with the low rate" in "\n".join(screen_text(app))
+        await pilot.press("home", "e", *"my", "space", *"note", "enter")
+        deadline = time.monotonic() + 20
+        while read_note(runs[-1].path) != "my note":
+            assert time.monotonic() < deadline, "the note was never written"
+            await pilot.pause(0.01)
+        app.screen.on_runs_seen(RunsSeen([*runs[:-1], replace(runs[-1], note="my note")]))
+        await pilot.pause()
+        assert "note: my note" in "\n".join(screen_text(app))
+        await pilot.press("e", "escape")
+        assert read_note(runs[-1].path) == "my note", "escape leaves it as it was"
+
+    await listed(test)
+
+
+def test_a_note_is_one_line_and_an_empty_one_removes_it(tmp_path, full_disk):
+    write_note(tmp_path, "  two\nlines\x1b[31m  and \t more ")
+    assert read_note(tmp_path) == "two lines\N{REPLACEMENT CHARACTER}[31m and more"
+    write_note(tmp_path, "x" * 2_000)
+    assert len(read_note(tmp_path)) == LONGEST_NOTE
+    with full_disk(), pytest.raises(NoteError, match="cannot be written to"):
+        write_note(tmp_path, "y")
+    assert read_note(tmp_path).startswith("x")
+    write_note(tmp_path, " ")
+    assert [path.name for path in tmp_path.iterdir()] == []
+    assert read_note(tmp_path / "nowhere") == ""
+
+
+def test_a_note_that_changed_is_seen_without_a_change_of_the_store(finished_run):
+    catalogue = RunCatalogue(finished_run.parent)
+    assert catalogue.look(1.0).runs[0].note == ""
+    write_note(finished_run, "good")
+    assert catalogue.look(2.0).runs[0].note == "good"
+
+
+async def test_any_number_of_runs_can_be_marked_and_compared(listed, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        "esper.karn.sanctum.screens.runs.RunsScreen._compare",
+        lambda screen, runs: asked.append([run.run_id.split("-")[2] for run in runs]),
+    )
+
+    async def test(pilot, app, panel):
+        await pilot.press("space", "down", "down", "space", "down", "space", "c")
+        await pilot.pause()
+        assert asked == [["elm", "cedar", "birch"]]
+        assert app.focused is app.screen.query_one(ComparisonPanel)
+
+    await listed(test)
+
+
+@pytest.mark.parametrize("width", [70, 78, 100, 118, 198])
+def test_what_has_no_room_is_named_and_incidents_always_have(runs, width):
+    lines = [line.plain for line in render_runs(runs, width, DARK)]
+    hidden = hidden_columns(runs, width, DARK)
+    assert max(map(len, lines)) <= width
+    heading = lines[0].split()
+    assert "incidents" in heading or "inc." in heading
+    assert any(line.split()[-1:] == ["12"] or " 12" in line for line in lines[1:])
+    shown = {"inc.": "incidents", "upd.": "updates"}
+    assert {shown.get(word, word) for word in heading} | set(hidden) >= {
+        "status", "started", "task", "updates", "episodes", "score", "lights", "best",
+        "incidents", "note",
+    }  # fmt: skip

@@ -1,0 +1,99 @@
+"""The end of a run: verdict, score against the guides, and commands that can be pasted."""
+
+import json
+import shlex
+from pathlib import Path
+
+import pytest
+
+import esper
+from esper.cli import _esper_parser
+from esper.commands.sanctum import sanctum_parser
+from esper.karn.run_commands import run_command
+from esper.karn.run_end import closing_lines
+from esper.karn.run_store import RunWriter, create_run, find_run
+from esper.leyline.score_guides import GUIDED_STEPS, GUIDED_TASK, GUIDES, guides_of
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    """A working folder, in an environment in which Esper is started by its name."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("ESPER_RUN_DIR", raising=False)
+    monkeypatch.delenv("UV_RUN_RECURSION_DEPTH", raising=False)
+    monkeypatch.setattr("shutil.which", lambda name: name)
+    return tmp_path
+
+
+def ended(payloads, run_dir="runs", status="finished", **start):
+    run = create_run(Path(run_dir), "it's")
+    with RunWriter(run) as writer:
+        writer.emit(payloads.start(**start))
+        writer.emit(payloads.episodes(1))
+        writer.emit(payloads.broken_update(1, "op", "+inf"))
+        writer.emit(payloads.finish(status, update=1, episodes_done=2))
+    (run / "checkpoints" / "update-000001.pt").write_bytes(b"")
+    return run
+
+
+def test_the_end_says_verdict_score_guides_and_what_to_do_next(payloads):
+    run = ended(payloads, episodes=2)
+    outcome, score, following, *commands = closing_lines(run)
+    assert outcome == f"{run.name} finished, CRITICAL: op went Inf in logits, update 1"
+    assert score.startswith("mean score of the last episodes: 0.500 (for comparison: never growing")
+    for name, value in GUIDES.items():
+        assert f"{name} {value:.3f}" in score
+    assert following == "next:"
+    words = [shlex.split(command) for command in commands]
+    assert [each[:2] for each in words] == [
+        ["sanctum", run.name],
+        ["esper", "eval"],
+        ["esper", "grow"],
+        ["esper", "ppo"],
+    ]
+    assert words[3] == ["esper", "ppo", "--resume", run.name, "--episodes", "4"]
+
+
+@pytest.mark.parametrize("run_dir", ["runs", "my runs", "/tmp/../tmp/esper $elsewhere"])
+def test_printed_commands_are_understood_as_they_are(payloads, folder, run_dir):
+    run_dir = str(folder / run_dir.lstrip("/")) if run_dir.startswith("/") else run_dir
+    run = ended(payloads, run_dir, status="stopped")
+    *_, watch, evaluate, grow, resume = closing_lines(run)
+    found = [sanctum_parser().parse_args(shlex.split(watch)[1:])]
+    found += [
+        _esper_parser().parse_args(shlex.split(line)[1:]) for line in (evaluate, grow, resume)
+    ]
+    for options, reference in zip(
+        found, (found[0].run, found[1].policies[0], found[2].policy, found[3].resume), strict=True
+    ):
+        assert find_run(options.run_dir, reference).resolve() == run.resolve()
+    assert ("--run-dir" in resume) == (run_dir != "runs")
+    assert "--episodes" not in resume  # there is something left to do
+
+
+def test_the_folder_of_the_environment_is_not_repeated(payloads, monkeypatch):
+    run = ended(payloads, "elsewhere")
+    assert "--run-dir" in run_command(run, "sanctum")
+    monkeypatch.setenv("ESPER_RUN_DIR", "elsewhere")
+    assert "--run-dir" not in run_command(run, "sanctum")
+
+
+def test_without_a_checkpoint_there_is_nothing_to_evaluate_or_grow_with(payloads):
+    run = ended(payloads, task="digits")
+    (run / "checkpoints" / "update-000001.pt").unlink()
+    lines = closing_lines(run)
+    assert "(for comparison" not in "".join(lines)  # the guides are of another task
+    assert not any("eval" in line or "grow" in line for line in lines[3:])
+
+
+def test_the_guides_are_those_of_the_shipped_evaluation():
+    shipped = Path(esper.__file__).parent / "tamiyo" / "shipped" / "evaluation.json"
+    evaluation = json.loads(shipped.read_text())
+    assert (evaluation["task"], evaluation["steps"]) == (GUIDED_TASK, GUIDED_STEPS)
+    means = {
+        each["name"]: each["standings"]["score"]["mean"]["value"]
+        for each in evaluation["contestants"]
+    }
+    names = ("none", "random", "heuristic", "agent")
+    assert list(GUIDES.values()) == [pytest.approx(means[name], abs=5e-4) for name in names]
+    assert guides_of("digits", GUIDED_STEPS) == guides_of(GUIDED_TASK, 5) == {}
