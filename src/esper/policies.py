@@ -177,7 +177,7 @@ def locate_policy(run_dir: Path, reference: str | None) -> PolicyPlace:
         RunNotFoundError, CheckpointError, ConfigError: there is none.
     """
     if reference == SHIPPED_NAME:
-        return PolicyPlace(SHIPPED_NAME, load_config(_SHIPPED_CONFIG), None)
+        return PolicyPlace(SHIPPED_NAME, load_config(_SHIPPED_CONFIG, ()), None)
     path = None if reference is None else Path(reference).expanduser()
     if path is not None and path.is_file() and path.suffix == ".pt":
         run, checkpoint = path.resolve().parent.parent, path
