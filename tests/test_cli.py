@@ -20,9 +20,11 @@ from esper import launch
 from esper.cli import main, sanctum_main
 from esper.commands import sanctum
 from esper.karn.run_store import RunReader, RunWriter, create_run, find_run
+from esper.karn.sanctum.follower import RunFollower
 from esper.karn.sanctum.screen_map import SCREENS
 from esper.karn.sanctum.settings import THEME_NAMES
 from esper.leyline.telemetry import Notice, RunStarted
+from esper.run_lock import HeldRun
 from esper.simic.config import ConfigError, setting_names
 
 Run = Callable[..., tuple[int, str, str]]
@@ -66,6 +68,10 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
         (("ppo", "--inject", "tempoo:inf@1"), "op are; did you mean tempo?"),
         (("ppo", "--inject", "op:inf@9", "--episodes", "2"), "this run has 2 updates"),
         (("ppo", "--resume", "absent"), "there is no run 'absent'"),
+        (("ppo", "--envs", "1e9"), "argument --envs: must be a whole number, not '1e9'"),
+        (("ppo", "--envs", "1" + "0" * 9), "envs must be at most 4096, not 1000000000"),
+        (("ppo", "--threads", "20000"), "threads must be at most 1024, not 20000"),
+        (("ppo", "--run-dir", "x" * 250 + "/" + "y" * 250), "at most 500 are possible"),
         (("health",), "there is no run in runs yet"),
         (("health", "absent"), "there is no run 'absent'"),
         (("health", "--fail-on", "zero"), "zero"),
@@ -590,3 +596,148 @@ def test_a_run_of_another_machine_is_resumed_once_its_heart_is_silent(
 def test_force_is_for_resuming(run: Run) -> None:
     code, _, error = run("ppo", "--force", "--episodes", "2")
     assert (code, error) == (2, "esper: --force only applies to --resume\n")
+
+
+@pytest.fixture
+def trained(run: Run, tmp_path: Path) -> Path:
+    """A run of two updates that has finished."""
+    code, _, errors = run("ppo", "--episodes", "2", "--envs", "1", "--steps", "2")
+    assert code == 0, errors
+    return find_run(tmp_path / "runs")
+
+
+def _forget_the_end(directory: Path) -> None:
+    """Make a store what it is when its process was killed on the line of its last update."""
+    with contextlib.closing(sqlite3.connect(directory / "run.sqlite")) as connection, connection:
+        connection.execute("DELETE FROM events WHERE kind = 'run_finished'")
+
+
+@pytest.mark.parametrize("lost", [0, 1, 2], ids=["the end", "the last checkpoint", "all of them"])
+def test_a_run_killed_on_its_last_update_is_finished_by_a_resume(
+    run: Run, trained: Path, lost: int
+) -> None:
+    _forget_the_end(trained)
+    checkpoints = sorted((trained / "checkpoints").iterdir())
+    for path in checkpoints[len(checkpoints) - lost :]:
+        path.unlink()
+    code, output, errors = run("ppo", "--resume", "2")
+    assert code == 0, errors
+    assert output.count("episodes 2  ") == min(lost, 1)  # the last update, if it was trained again
+    frame = RunFollower(trained).catch_up()
+    assert (frame.status.kind, frame.snapshot.run.episodes_done) == ("FINISHED", 2)
+    assert frame.doubt is None
+    assert [path.name for path in sorted((trained / "checkpoints").iterdir())][-1] == (
+        "update-000002.pt"
+    )
+    code, _, errors = run("ppo", "--resume", "2")
+    assert (code, "has trained 2 episodes already" in errors) == (2, True)
+
+
+def test_a_last_checkpoint_that_is_lost_has_an_exit_code_and_is_trained_again(
+    run: Run, trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("esper.simic.training.save_checkpoint", full)
+        code, output, _ = run("ppo", "--resume", "2", "--episodes", "3")
+    assert code == launch.EXIT_CODE_INCOMPLETE
+    assert "the checkpoint of update 3 could not be written" in output
+    assert output.rstrip().endswith("--resume " + trained.name)
+    code, output, _ = run("ppo", "--resume", "2")
+    assert code == 0
+    assert "going on after update 2" in output
+
+
+def _content(directory: Path) -> dict[str, tuple[bytes, int]]:
+    return {
+        str(path): (path.read_bytes(), path.stat().st_mtime_ns)
+        for path in directory.rglob("*")
+        if path.is_file()
+    }
+
+
+def test_a_refused_resume_changes_nothing(run: Run, trained: Path) -> None:
+    before = _content(trained)
+    with HeldRun(trained):
+        code, _, errors = run(
+            "ppo", "--resume", "2", "--episodes", "5000", "--on-nonfinite", "halt"
+        )
+        assert (code, errors.count("\n")) == (2, 1)
+        assert "stop that first" in errors
+    for arguments in (
+        ("--episodes", "9", "--steps", "3"),
+        ("--episodes", "9", "--inject", "op:inf@2"),
+        ("--episodes", "9", "--data-changed"),
+        ("--checkpoint-every", "7"),
+    ):
+        assert run("ppo", "--resume", "2", *arguments)[0] == 2
+    assert _content(trained) == before
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda text: "", "config.toml is damaged: it lacks"),
+        (lambda text: text[: text.index("siblings")], "config.toml is damaged: it lacks"),
+        (lambda text: text.replace("steps = 2", "steps = 12"), "steps is 12 in the config"),
+    ],
+    ids=["empty", "cut", "changed"],
+)
+@pytest.mark.parametrize("has_store", [True, False])
+def test_a_config_that_is_not_the_runs_own_is_refused(
+    run: Run, trained: Path, spoil: Callable[[str], str], words: str, has_store: bool
+) -> None:
+    path = trained / "config.toml"
+    path.write_text(spoil(path.read_text()))
+    if not has_store:
+        (trained / "run.sqlite").unlink()
+    before = _content(trained)
+    code, _, errors = run("ppo", "--resume", str(trained), "--episodes", "4")
+    assert (code, errors.count("\n")) == (2, 1)
+    assert words in errors
+    if "changed" in words or "steps" in words:
+        source = "its start event" if has_store else "the checkpoint of update 2"
+        assert f"and 2 in {source}" in errors
+    assert _content(trained) == before
+
+
+def test_a_run_without_a_whole_checkpoint_is_not_resumed(run: Run, trained: Path) -> None:
+    for path in (trained / "checkpoints").iterdir():
+        path.write_bytes(path.read_bytes()[:-1])
+    before = _content(trained)
+    code, _, errors = run("ppo", "--resume", "2", "--episodes", "4")
+    assert (code, errors.count("\n")) == (2, 1)
+    assert "has no checkpoint that is whole" in errors
+    assert _content(trained) == before
+    code, _, errors = run("eval", "2", "--episodes", "2", "--against", "none")
+    assert (code, "update-000002.pt is damaged" in errors) == (2, True)
+
+
+def test_training_goes_on_where_standard_output_is_full(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with open("/dev/full", "w") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        code, _, errors = run("ppo", "--episodes", "2", "--envs", "1", "--steps", "2")
+        monkeypatch.undo()
+    assert code == 0
+    assert errors.count("standard output cannot be written: No space left on device") == 1
+    directory = find_run(tmp_path / "runs")
+    frame = RunFollower(directory).catch_up()
+    assert frame.status.kind == "FINISHED"
+    assert any("standard output cannot be written" in entry.text for entry in frame.snapshot.log)
+    assert "update 2  episodes 2" in (directory / "console.log").read_text()
+
+
+def test_the_process_behind_sanctum_takes_over_the_lock(trained: Path) -> None:
+    child = launch.TrainingProcess(HeldRun(trained))
+    try:
+        # There is no moment in which another process could come between.
+        with pytest.raises(ConfigError, match="stop that first"):
+            HeldRun(trained)
+    finally:
+        os.kill(child.pid, signal.SIGKILL)
+        child.wait()
+    HeldRun(trained).close()

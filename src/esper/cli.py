@@ -66,7 +66,8 @@ def _run(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> No
     before = signal.signal(signal.SIGPIPE, signal.SIG_DFL if is_report else signal.SIG_IGN)
     try:
         code: int = options.verb(options)
-        sys.stdout.flush()
+        if is_report:
+            sys.stdout.flush()
     except ValueError as error:
         if not type(error).__module__.startswith("esper."):
             raise

@@ -4,36 +4,48 @@ Training and cockpit are two processes that share the run's store and nothing el
 which brings them together, imports neither until it must.
 """
 
-import fcntl
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, TextIO
+from typing import IO, TYPE_CHECKING, Any
 
-from esper.karn.liveness import HEARTBEAT_STALE_SECONDS, is_looked_up_here
+from esper.karn.liveness import HEARTBEAT_STALE_SECONDS, StatusKind, is_looked_up_here
 from esper.karn.run_commands import run_command
 from esper.karn.run_directory import (
     CONFIG_NAME,
     CONSOLE_NAME,
     RunNotFoundError,
+    check_store_path,
     create_run,
     find_run,
 )
+from esper.karn.run_reader import RunReader
 from esper.karn.run_tables import RunStoreError
 from esper.karn.run_writer import RunWriter
 from esper.karn.terminal import is_screen
+from esper.leyline.checkpoint_file import (
+    CHECKPOINTS_NAME,
+    CheckpointError,
+    CheckpointSummary,
+    checkpoints_in,
+    newest_whole,
+)
 from esper.leyline.command_lines import install_command
 from esper.leyline.plain_text import printable
 from esper.leyline.task_names import check_task, parse_task_name
-from esper.leyline.telemetry import Notice
+from esper.leyline.telemetry import Notice, RunFinished, RunStarted
+from esper.run_lock import HeldRun
 from esper.simic.config import (
+    RESUMABLE_SETTINGS,
     ConfigError,
     TrainingConfig,
     check_device,
+    check_same_settings,
     load_config,
     option_of,
     updated,
@@ -43,42 +55,33 @@ from esper.simic.config import (
 )
 from esper.simic.drill import scheduled
 from esper.simic.gpu_load import gpu_load
+from esper.simic.outputs import GuardedStream, LogFile, OutputTroubles
 from esper.simic.run_data import DataRecord, check_same_data, read_records, record_data
-from esper.simic.stopping import stop_on_signal
+from esper.simic.stopping import StoppedAtOnce, stop_on_signal
 
 if TYPE_CHECKING:
-    from esper.leyline.telemetry import Heartbeat, RunFinished
+    from esper.leyline.telemetry import Heartbeat
     from esper.simic.progress import ProgressReport
 
-#: Held by the process that trains a run.
-LOCK_NAME = "training.lock"
+#: Of a run that has ended in order; with all its episodes done, nothing is left to resume.
+_ENDED = (StatusKind.FINISHED, StatusKind.STOPPED, StatusKind.HALTED)
 #: By how training ended, where nobody asked Sanctum to end it.
 _EXIT_CODES = {"finished": 0, "failed": 1, "stopped": 130, "halted": 3}
-#: Training finished, or stopped when asked to, and the store does not have every event of it.
+#: Training finished, or stopped when asked to, and the store does not have every event of it, or
+#: its last checkpoint could not be written.
 EXIT_CODE_INCOMPLETE = 4
-#: What may be said anew when a run goes on; everything else is what makes it the same run.
-RESUMABLE_SETTINGS = (
-    "episodes",
-    "device",
-    "processes",
-    "threads",
-    "checkpoint_every",
-    "on_nonfinite",
-    "nonfinite_patience",
-    "incidents_kept",
-    "incident_megabytes",
-    "store_megabytes",
-    "inject",
-)
+#: How long the store may take to be closed where training was asked to stop at once.
+_HURRIED_SECONDS = 1.0
 
 
 def prepare_run(
     run_dir: Path, name: str, given: Mapping[str, Any], config_file: Path | None
-) -> Path:
-    """Check the settings, make the run's directory and write them there; return the directory.
+) -> HeldRun:
+    """Check the settings, make the run's directory and write them there; return the run, locked.
 
     Raises:
-        ConfigError: a setting is unknown or cannot be.
+        ConfigError: a setting is unknown or has an impossible value, or the directory cannot be
+            made.
     """
     config = TrainingConfig()
     if config_file is not None:
@@ -94,8 +97,13 @@ def prepare_run(
         run = create_run(run_dir, name or task.short)
     except OSError as error:
         raise ConfigError(f"cannot make a run in {run_dir}: {error.strerror}") from error
-    _write_config(config, run)
-    return run
+    held = HeldRun(run)
+    try:
+        _write_config(config, run)
+    except BaseException:
+        held.close()
+        raise
+    return held
 
 
 def _write_config(config: TrainingConfig, run: Path) -> None:
@@ -114,8 +122,10 @@ def prepare_resume(
     name: str,
     force: bool = False,
     data_changed: bool = False,
-) -> Path:
-    """Check that a run can resume, write changed settings into its config, return its directory.
+) -> HeldRun:
+    """Check that a run can resume, write changed settings into its config, return it, locked.
+
+    Nothing in the run's directory changes before the lock is held.
 
     Args:
         run_dir: the folder that holds runs.
@@ -127,11 +137,17 @@ def prepare_resume(
 
     Raises:
         RunNotFoundError: there is no such run.
-        ConfigError: the run is still being trained or has nothing left to do, a setting was
-            given that is the run's own, or the data of its task is not the same.
+        CheckpointError: it has checkpoints, and none of them is whole.
+        ConfigError: the run is still being trained or has nothing left to do, its config is
+            damaged, a setting was given that is the run's own, or the data of its task is not the
+            same.
     """
     run = find_run(run_dir, reference)
-    config = load_config(run / CONFIG_NAME)
+    check_store_path(run)
+    recorded = _settings_at_start(run)
+    config = load_config(run / CONFIG_NAME, recorded)
+    if recorded is not None:
+        check_same_settings(config, recorded, "its start event")
     fixed = [
         setting
         for setting, value in given.items()
@@ -143,13 +159,40 @@ def prepare_resume(
         raise ConfigError(f"{what} cannot change when a run is resumed; only {can} can")
     _check_elsewhere(run, force=force)
     # The lock first: a run that another process trains is not touched.
-    with _held(run):
-        config = updated_by_options(config, given)
+    held = HeldRun(run)
+    try:
+        config = updated_by_options(load_config(run / CONFIG_NAME, recorded), given)
         data = _check_resumed(run, config, given, data_changed=data_changed)
         if data_changed:
             _record_data(data, run)
         _write_config(config, run)
-    return run
+    except BaseException:
+        held.close()
+        raise
+    return held
+
+
+def _settings_at_start(run: Path) -> dict[str, Any] | None:
+    """Return the settings in the last start event of a run; None if there is none to be read."""
+    try:
+        events = RunReader(run).read_last("run_started", 1)
+    except RunStoreError:
+        return None
+    starts = [event.payload for event in events if isinstance(event.payload, RunStarted)]
+    return starts[0].config if starts else None
+
+
+def _newest_checkpoint(run: Path) -> CheckpointSummary | None:
+    """Return the summary of the checkpoint that a resume begins with; None if there is none.
+
+    Raises:
+        CheckpointError: there are some, and none of them is whole.
+    """
+    newest = newest_whole(run / CHECKPOINTS_NAME)
+    if newest.summary is None and newest.passed_over:
+        sentences = "; ".join(newest.passed_over)
+        raise CheckpointError(f"{run.name} has no checkpoint that is whole: {sentences}")
+    return newest.summary
 
 
 def _record_data(data: DataRecord, run: Path) -> None:
@@ -165,18 +208,21 @@ def _check_resumed(
     """Check for what would stop the run at its start; return the data that it would be trained on.
 
     Raises:
-        ConfigError: it has nothing left to do, a setting has an impossible value, or the data is
-            not what `data_changed` says.
+        CheckpointError: it has checkpoints, and none of them is whole.
+        ConfigError: it has nothing left to do, a setting has an impossible value or is not what
+            the checkpoint says, or the data is not what `data_changed` says.
     """
     _check_settings(config, given)
-    state = _follow(run).snapshot.run
+    # The checkpoint decides what is done: the store may tell of updates that are to be repeated.
+    checkpoint = _newest_checkpoint(run)
+    update, done = (checkpoint.update, checkpoint.episodes_done) if checkpoint else (0, 0)
+    if checkpoint is not None:
+        check_same_settings(config, checkpoint.settings, f"the checkpoint of update {update}")
     for drill in scheduled(config) if "inject" in given else ():
-        if drill.update <= state.update:
-            raise ConfigError(
-                f"--inject {drill}: update {state.update} of {run.name} is done already"
-            )
-    done = state.episodes_done
-    if done >= config.episodes:
+        if drill.update <= update:
+            raise ConfigError(f"--inject {drill}: update {update} of {run.name} is done already")
+    # A run that was killed after its last update has yet to end in order.
+    if done >= config.episodes and _follow(run).status.kind in _ENDED:
         raise ConfigError(
             f"{run.name} has trained {done} episode{'' if done == 1 else 's'} already; "
             "give a larger --episodes to train more"
@@ -189,7 +235,7 @@ def _check_resumed(
         )
     if not data_changed:
         check_same_data(run, config.task, fingerprint)
-    return DataRecord(fingerprint, state.update)
+    return DataRecord(fingerprint, update)
 
 
 def _check_elsewhere(run: Path, *, force: bool) -> None:
@@ -289,145 +335,162 @@ def _load_fingerprint(config: TrainingConfig, *, always: bool = False) -> str:
     return load_task(config.task).fingerprint
 
 
-def train_in_front(run: Path) -> int:
+@dataclass(frozen=True)
+class _Outcome:
+    """How training ended."""
+
+    ending: RunFinished
+    code: int  # exit code
+    is_hurried: bool = False  # the process is to end at once
+    is_last_kept: bool = True  # the checkpoint of the last update is on the disk
+
+
+def train_in_front(run: HeldRun) -> int:
     """Train here, with progress on this terminal; return the exit code."""
-    from esper.simic.progress import (
-        PlainLines,
-        ProgressBar,
-        ProgressReport,
-        Several,
-        say_on_standard_error,
-    )
+    from esper.simic.progress import PlainLines, ProgressBar, ProgressReport, Several
 
-    config = load_config(run / CONFIG_NAME)
-    with _console_log(run) as console_log:
-        on_screen: ProgressReport
-        is_terminal = sys.stdout.isatty()
-        on_screen = ProgressBar(config.episodes) if is_terminal else PlainLines(config.episodes)
-        in_log = PlainLines(config.episodes, console_log)
-        _, code = _train(
-            run,
-            config,
-            Several((on_screen, in_log)),
-            (say_on_standard_error, in_log.say),
+    directory = run.directory
+    config = load_config(directory / CONFIG_NAME)
+    troubles = OutputTroubles()
+    with closing(_console_log(directory)) as file:
+        log = PlainLines(
+            config.episodes,
+            GuardedStream(lambda: file, str(directory / CONSOLE_NAME), troubles),
         )
-        lines = _closing_lines(run)
-        for line in lines:
-            in_log.say(line)
-    _print_end(run, lines)
-    return code
+        errors = PlainLines(config.episodes, GuardedStream(lambda: sys.stderr, "standard error"))
+        on_screen: ProgressReport
+        if sys.stdout.isatty():
+            from rich.console import Console
+
+            terminal = sys.stdout
+            stream: Any = GuardedStream(lambda: terminal, "the terminal", troubles)
+            on_screen = ProgressBar(config.episodes, Console(file=stream, highlight=False))
+        else:
+            stream = GuardedStream(lambda: sys.stdout, "standard output", troubles)
+            on_screen = PlainLines(config.episodes, stream)
+        for place in (errors, log):
+            troubles.add(place.say)
+        outcome = _train(run, config, Several((on_screen, log)), Several((errors, log)), troubles)
+        if not outcome.is_hurried:
+            # The run has ended; an output that cannot be written does not change how. rich ends
+            # the program at a broken pipe.
+            with suppress(OSError, ValueError, SystemExit):
+                lines = _closing_lines(directory)
+                for line in lines:
+                    log.say(line)
+                _print_end(directory, lines)
+    return outcome.code
 
 
-def _console_log(run: Path) -> TextIO:
+def _console_log(run: Path) -> LogFile:
     try:
-        return (run / CONSOLE_NAME).open("a", encoding="utf-8")
+        return LogFile(run / CONSOLE_NAME)
     except OSError as error:
         raise ConfigError(f"cannot write {run / CONSOLE_NAME}: {error.strerror}") from error
 
 
-def train_child(run: Path) -> int:
-    """Train as the process behind Sanctum: standard output is the run's console log."""
-    from esper.simic.progress import PlainLines, say_on_standard_error
+def train_child(directory: Path, lock: int | None) -> int:
+    """Train as the process behind Sanctum: standard output is the run's console log.
 
-    config = load_config(run / CONFIG_NAME)
-    # Standard error is the console log, too.
-    progress = PlainLines(config.episodes)
-    ending, code = _train(run, config, progress, (say_on_standard_error,))
-    for line in _closing_lines(run):
-        progress.say(line)  # for whoever detached, and reads the log when it is over
-    return 0 if ending.status == "stopped" and code != EXIT_CODE_INCOMPLETE else code
+    Args:
+        directory: of the run.
+        lock: descriptor of the run's lock, if the process that started this one holds it.
+    """
+    from esper.simic.progress import PlainLines
+
+    with HeldRun(directory, lock) as run:
+        config = load_config(directory / CONFIG_NAME)
+        troubles = OutputTroubles()
+        stream = GuardedStream(lambda: sys.stdout, CONSOLE_NAME, troubles)
+        log = PlainLines(config.episodes, stream)
+        outcome = _train(run, config, log, log, troubles)
+        if not outcome.is_hurried:
+            for line in _closing_lines(directory):
+                log.say(line)  # for whoever detached, and reads the log when it is over
+    is_stopped = outcome.ending.status == "stopped" and outcome.code != EXIT_CODE_INCOMPLETE
+    return 0 if is_stopped else outcome.code
 
 
 def _train(
-    run: Path,
+    run: HeldRun,
     config: TrainingConfig,
     progress: "ProgressReport",
-    troubles: Sequence[Callable[[str], None]],
-) -> "tuple[RunFinished, int]":
-    """Train; return how it ended, and the exit code.
+    of_store: "ProgressReport",
+    troubles: OutputTroubles,
+) -> _Outcome:
+    """Train; return how it ended.
 
     Args:
-        run: the run's directory.
+        run: the run.
         config: its settings.
-        progress: receives what training says of itself.
-        troubles: receive what the writer of the store says of its troubles.
+        progress: console progress reporter.
+        of_store: receives what the writer of the store reports of its troubles.
+        troubles: passes on the troubles of outputs; the run's log receives them, too.
     """
-
-    def report(line: str) -> None:
-        for say in troubles:
-            say(line)
-
+    directory = run.directory
     # Signals first: a request to stop is heard while torch is still loading, too.
     with (
         stop_on_signal() as stop,
-        _held(run) as doubt,
-        _writer(run, config, report) as writer,
+        _writer(directory, config, of_store.say) as writer,
         progress,
     ):
-        if doubt:
-            progress.say(doubt)
-            writer.emit(Notice(level="warning", text=doubt))
+        troubles.add(lambda line: writer.emit(Notice(level="warning", text=line)))
+        if run.doubt:
+            progress.say(run.doubt)
+            writer.emit(Notice(level="warning", text=run.doubt))
         # A viewer would see nothing for the seconds that this takes.
         writer.emit(Notice(level="info", text="loading PyTorch"))
         progress.stage("loading PyTorch")
-        from esper.simic.training import train
-
-        ending = train(config, run, writer, progress, stop)
+        try:
+            with stop.interruptible():
+                from esper.simic.training import train
+        except StoppedAtOnce:
+            ending = _stopped_early(directory)
+            progress.say(f"{ending.status}: {ending.reason}")
+            writer.emit(ending, durable=True)
+        else:
+            ending = train(config, directory, writer, progress, stop)
+        if stop.at_once:
+            writer.close(_HURRIED_SECONDS)
+    kept = [one.update for one in checkpoints_in(directory / CHECKPOINTS_NAME)]
+    is_last_kept = ending.update == 0 or ending.update in kept
     code = _EXIT_CODES[ending.status]
-    if writer.events_lost and ending.status in ("finished", "stopped"):
+    is_whole = is_last_kept and not writer.events_lost
+    if not is_whole and ending.status in ("finished", "stopped"):
         code = EXIT_CODE_INCOMPLETE
-    return ending, code
+    return _Outcome(ending, code, stop.at_once, is_last_kept)
+
+
+def _stopped_early(run: Path) -> RunFinished:
+    summary = newest_whole(run / CHECKPOINTS_NAME).summary
+    return RunFinished(
+        status="stopped",
+        update=summary.update if summary else 0,
+        episodes_done=summary.episodes_done if summary else 0,
+        reason="asked to stop before training began; it can be resumed",
+    )
 
 
 def _writer(run: Path, config: TrainingConfig, report: Callable[[str], None]) -> RunWriter:
     return RunWriter(run, report, limit_bytes=config.store_megabytes * 2**20, gpu=gpu_load)
 
 
-@contextmanager
-def _held(run: Path) -> Iterator[str]:
-    """Keep every other process from training the run; the lock ends with the process.
-
-    Yields:
-        A warning where the file system has no locks; else nothing.
-
-    Raises:
-        ConfigError: another process is training it, or the lock cannot be made.
-    """
-    try:
-        lock = (run / LOCK_NAME).open("a")
-    except OSError as error:
-        raise ConfigError(f"cannot write to {run}: {error.strerror}") from error
-    doubt = ""
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            status = _follow(run).status
-            if status.kind in ("LIVE", "STARTING", "STALE"):
-                why = f"is still being trained: {status.sentence}"
-            else:
-                why = "is being trained by another process"
-            raise ConfigError(f"{run.name} {why}; stop that first") from None
-        except OSError as error:
-            doubt = (
-                f"the file system of {run} has no locks ({error.strerror}): make sure that no "
-                "other process trains this run"
-            )
-        yield doubt
-
-
 class TrainingProcess:
     """A training process in a session of its own, so that it outlives the terminal."""
 
-    def __init__(self, run: Path) -> None:
-        self._log: IO[bytes] = (run / CONSOLE_NAME).open("ab")
+    def __init__(self, run: HeldRun) -> None:
+        lock = run.descriptor
+        train = ["-m", "esper", "_train", str(run.directory), "--lock", str(lock)]
+        self._log: IO[bytes] = (run.directory / CONSOLE_NAME).open("ab")
         self._process = subprocess.Popen(
-            [sys.executable, "-X", "faulthandler", "-m", "esper", "_train", str(run)],
+            [sys.executable, "-X", "faulthandler", *train],
             stdin=subprocess.DEVNULL,
             stdout=self._log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            pass_fds=(lock,),
         )
+        run.close()  # the process holds it now, and lets go of it when it ends
 
     @property
     def pid(self) -> int:
@@ -448,9 +511,10 @@ class TrainingProcess:
         return self._process.wait()
 
 
-def train_behind_sanctum(run: Path, run_dir: Path) -> int:
+def train_behind_sanctum(held: HeldRun, run_dir: Path) -> int:
     """Train in a process behind, show it in Sanctum here; return the exit code."""
-    child = TrainingProcess(run)
+    run = held.directory
+    child = TrainingProcess(held)
     from esper.karn.sanctum.opening import run_sanctum
 
     outcome = run_sanctum(run, run_dir, child)
@@ -609,6 +673,7 @@ def _print_end(run: Path, lines: Sequence[str]) -> None:
     print()
     for line in lines:
         print(printable(line))
+    sys.stdout.flush()
 
 
 def _follow(run: Path) -> Any:

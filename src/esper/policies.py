@@ -5,16 +5,22 @@ together. Torch is loaded only when something is found.
 """
 
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from esper.karn.run_directory import CHECKPOINTS_NAME, CONFIG_NAME, RunNotFoundError, find_run
+from esper.karn.run_directory import CONFIG_NAME, RunNotFoundError, find_run
+from esper.leyline.checkpoint_file import (
+    CHECKPOINTS_NAME,
+    CheckpointError,
+    newest_whole,
+    read_summary,
+)
 from esper.leyline.suggestions import did_you_mean
 from esper.leyline.task_names import check_task, parse_task_name
-from esper.simic.checkpoint import CheckpointError, latest_checkpoint
-from esper.simic.config import TrainingConfig, check_device, load_config
+from esper.simic.config import TrainingConfig, check_device, check_same_settings, load_config
 from esper.simic.requests import (
     EvaluationError,
     GrowingError,
@@ -171,7 +177,7 @@ def locate_policy(run_dir: Path, reference: str | None) -> PolicyPlace:
         RunNotFoundError, CheckpointError, ConfigError: there is none.
     """
     if reference == SHIPPED_NAME:
-        return PolicyPlace(SHIPPED_NAME, load_config(_SHIPPED_CONFIG), None)
+        return PolicyPlace(SHIPPED_NAME, load_config(_SHIPPED_CONFIG, ()), None)
     path = None if reference is None else Path(reference).expanduser()
     if path is not None and path.is_file() and path.suffix == ".pt":
         run, checkpoint = path.resolve().parent.parent, path
@@ -187,18 +193,34 @@ def locate_policy(run_dir: Path, reference: str | None) -> PolicyPlace:
                 raise
             raise RunNotFoundError(f"there is no run {reference!r}{hint}") from error
         name = run.name
-        newest = latest_checkpoint(run / CHECKPOINTS_NAME)
-        if newest is None:
-            raise CheckpointError(
-                f"run {run.name} has no checkpoint yet: its first comes with its first update"
-            )
-        checkpoint = newest
+        checkpoint = _newest_whole(run)
     if not (run / CONFIG_NAME).is_file():
         raise CheckpointError(
             f"{checkpoint} lies in no run: the {CONFIG_NAME} that says what it was trained for is "
             "missing"
         )
-    return PolicyPlace(name, load_config(run / CONFIG_NAME), checkpoint)
+    settings = read_summary(checkpoint).settings
+    config = load_config(run / CONFIG_NAME, settings)
+    check_same_settings(config, settings, checkpoint.name)
+    return PolicyPlace(name, config, checkpoint)
+
+
+def _newest_whole(run: Path) -> Path:
+    """Return the newest checkpoint of a run that is whole; say which ones are damaged.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    path, _, passed_over = newest_whole(run / CHECKPOINTS_NAME)
+    if path is None and passed_over:
+        raise CheckpointError("; ".join(passed_over))
+    if path is None:
+        raise CheckpointError(
+            f"run {run.name} has no checkpoint yet: its first comes with its first update"
+        )
+    for sentence in passed_over:
+        print(f"{sentence}; using {path.name}", file=sys.stderr)
+    return path
 
 
 def load_policy(place: PolicyPlace) -> "TrainedPolicy":

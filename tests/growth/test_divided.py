@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -144,6 +145,46 @@ def test_a_process_that_dies_is_told_of_and_the_others_are_ended(divided: Divide
     assert children() == []
 
 
+def test_a_process_that_is_stopped_is_reported_and_ended_after_a_limit(
+    settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard: list[tuple[int, bool]] = []
+
+    def listen(pid: int, seconds: float, *, answered: bool) -> None:
+        heard.append((pid, answered))
+        if len(heard) == 2:
+            child.resume()
+
+    hosts = DividedHosts(HOSTS, 2, on_silence=listen, **settings)
+    hosts.reset(range(HOSTS))
+    (child,) = children()
+    for name, seconds in (("_LOOK", 0.02), ("SILENCE", 0.1), ("LONGEST_SILENCE", 30.0)):
+        monkeypatch.setattr(f"esper.growth.host_process.{name}", seconds)
+    waiting = np.zeros((HOSTS, len(HEAD_SIZES)), dtype=np.int64)
+    child.suspend()
+    hosts.step(waiting)
+    assert heard[:2] == [(child.pid, False)] * 2
+    assert heard[-1] == (child.pid, True)
+
+    monkeypatch.setattr("esper.growth.host_process.LONGEST_SILENCE", 0.2)
+    child.suspend()
+    with pytest.raises(
+        HostProcessError, match=f"process {child.pid}, which held hosts, was silent"
+    ):
+        hosts.step(waiting)
+    assert children() == []  # a stopped process does not stay behind
+
+
+def test_a_stopped_process_keeps_no_one_waiting_at_the_end(divided: DividedHosts) -> None:
+    divided.reset(range(HOSTS))
+    (child,) = children()
+    child.suspend()
+    start = time.monotonic()
+    divided.close()
+    assert time.monotonic() - start < 2
+    assert children() == []
+
+
 def test_keys_of_the_terminal_do_not_reach_the_other_processes(divided: DividedHosts) -> None:
     (child,) = children()
     assert os.getsid(child.pid) == child.pid
@@ -159,10 +200,15 @@ time.sleep(600)
 """
 
 
-def test_a_process_ends_when_the_one_it_works_for_is_killed() -> None:
+@pytest.mark.parametrize("state", ["idle", "stopped"])
+def test_a_process_ends_when_the_one_it_works_for_is_killed(state: str) -> None:
     parent = subprocess.Popen([sys.executable, "-c", _PARENT], stdout=subprocess.PIPE, text=True)
     assert parent.stdout is not None
     child = psutil.Process(int(parent.stdout.readline()))
+    if state == "stopped":
+        if sys.platform != "linux":
+            pytest.skip("only Linux ends a stopped process with its parent")
+        child.suspend()
     parent.kill()
     parent.wait()
     parent.stdout.close()

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,9 @@ from typing import Any
 import pytest
 import torch
 
-from esper.launch import LOCK_NAME
 from esper.leyline.heads import HEAD_NAMES
+from esper.run_lock import LOCK_NAME
+from esper.simic.checkpoint import load_checkpoint
 
 Esper = Callable[..., subprocess.CompletedProcess[str]]
 OpenTerminal = Callable[..., Any]
@@ -142,12 +144,35 @@ def test_two_processes_cannot_train_one_run(
     assert health_of(esper)[1]["status"] == "FINISHED"
 
 
+def test_sigterm_ends_a_long_batch_at_once(esper: Esper, tmp_path: Path) -> None:
+    arguments = ("ppo", "--episodes", "64", "--envs", "32", "--steps", "5000")
+    with subprocess.Popen(
+        [sys.executable, "-m", "esper", *arguments],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    ) as training:
+        assert training.stdout is not None
+        for line in training.stdout:
+            if "in lockstep" in line:
+                break
+        start = time.monotonic()
+        training.terminate()
+        rest = training.stdout.read()
+        assert training.wait() == 130
+    # Two seconds are promised; the machine may be busy. The batch would take many minutes.
+    assert time.monotonic() - start < 60
+    assert "stopped: asked to stop" in rest
+    assert health_of(esper)[1]["status"] == "STOPPED"
+
+
 def final_weights(run_dir: Path) -> list[torch.Tensor]:
     (run,) = run_dir.iterdir()
     newest = sorted((run / "checkpoints").glob("*.pt"))[-1]
-    state = torch.load(newest, weights_only=True)
-    assert state["update"] == 4
-    return [*state["agent"]["policy"].values(), state["agent"]["action_generator"]]
+    checkpoint = load_checkpoint(newest, torch.device("cpu"))
+    assert checkpoint.update == 4
+    return [*checkpoint.agent["policy"].values(), checkpoint.agent["action_generator"]]
 
 
 @pytest.mark.parametrize("hosts", [2, 16], ids=["one process", "two processes"])

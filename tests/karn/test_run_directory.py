@@ -5,13 +5,17 @@ from pathlib import Path
 
 import pytest
 
+from esper.karn.run_directory import LONGEST_STORE_PATH, is_of_the_future
 from esper.karn.run_store import (
     RunNotFoundError,
+    RunPathError,
+    RunWriter,
     create_run,
     default_run_dir,
     find_run,
     run_directories,
 )
+from esper.leyline.telemetry import Notice
 
 MOMENT = 1_795_375_800.0  # 2026-11-22 19:30:00 UTC
 
@@ -142,6 +146,31 @@ def test_other_things_in_the_folder_are_not_runs(three_runs):
     (three_runs / "20261123-080000-file").touch()
 
     assert len(run_directories(three_runs)) == 3
+
+
+def test_a_run_of_a_clock_that_was_ahead_is_not_the_newest(tmp_path):
+    ahead = create_run(tmp_path, "ahead", now=MOMENT + 86_400)
+    older, newer = (create_run(tmp_path, "r", now=MOMENT - ago) for ago in (60, 0))
+    assert run_directories(tmp_path, now=MOMENT) == [ahead, older, newer]
+    assert is_of_the_future(ahead, now=MOMENT)
+    assert not is_of_the_future(newer, now=MOMENT)
+    assert not is_of_the_future(create_run(tmp_path, "r", now=MOMENT + 30), now=MOMENT)
+    assert run_directories(tmp_path, now=MOMENT + 90_000)[-1] == ahead
+
+
+def test_a_path_that_sqlite_cannot_open_is_refused_before_anything_is_made(tmp_path):
+    deep = tmp_path / ("d" * 200) / ("e" * 200)
+    room = LONGEST_STORE_PATH - len(str(deep.absolute())) - len("/x-0000/run.sqlite") - 16
+    run = create_run(deep, "n" * room)
+    with RunWriter(run) as writer:
+        writer.emit(Notice(level="info", text="hello"), durable=True)
+    assert (writer.events_lost, writer.last_error) == (0, None)
+    with pytest.raises(
+        RunPathError, match="at most 500 are possible: choose a --run-dir"
+    ) as caught:
+        create_run(deep / "f", "n" * room)
+    assert_one_sentence(caught)
+    assert not (deep / "f").exists()
 
 
 def test_the_folder_of_runs_comes_from_the_environment(monkeypatch):

@@ -1,5 +1,6 @@
 """The writer: nothing acknowledged is lost, and nothing wrong with the store reaches training."""
 
+import contextlib
 import os
 import signal
 import sqlite3
@@ -386,6 +387,18 @@ def test_a_queue_that_is_full_counts_what_no_longer_fits(tmp_path, monkeypatch):
     assert "events lost: 51" in stored[0]
     assert stored[1:] == [*map(str, range(100)), "151"]
     assert RunReader(tmp_path / "nowhere").heartbeat().payload.events_lost == 51
+
+
+def test_a_writer_that_is_closed_in_a_hurry_waits_for_no_locked_store(run):
+    writer = RunWriter(run)
+    writer.emit(notice(1), durable=True)
+    with contextlib.closing(sqlite3.connect(run / "run.sqlite", isolation_level=None)) as blocker:
+        blocker.execute("BEGIN IMMEDIATE")
+        writer.emit(notice(2))
+        start = time.monotonic()
+        writer.close(0.1)
+        assert time.monotonic() - start < 1.5
+        assert writer.events_lost == 1
 
 
 def test_the_first_failure_the_recovery_and_what_was_lost_are_one_line_each(run):

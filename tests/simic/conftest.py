@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from esper.leyline.heads import HEAD_SIZES, Op
-from esper.leyline.telemetry import Payload, RunFinished
+from esper.leyline.telemetry import NonfiniteSighting, Payload, PPOUpdatePayload, RunFinished
 from esper.simic import training
 from esper.simic.agent.ppo import PPOAgent
 from esper.simic.agent.rollout import Rollout, RolloutBuffer
@@ -73,6 +73,14 @@ class Log:
 
     def emit(self, payload: Payload, *, durable: bool = False) -> None:
         self.payloads.append(payload)
+
+    def latches(self) -> list[tuple[int, NonfiniteSighting]]:
+        """Return the first sighting of each kind that was emitted."""
+        found: dict[tuple[str, str, str], tuple[int, NonfiniteSighting]] = {}
+        for update in self.of(PPOUpdatePayload):
+            for seen in update.head_nonfinite:
+                found.setdefault((seen.head, seen.quantity, seen.kind), (update.update, seen))
+        return list(found.values())
 
     def of(self, kind: type) -> list[Any]:
         return [payload for payload in self.payloads if isinstance(payload, kind)]

@@ -1,21 +1,31 @@
 """Checkpoints: whole or not at all."""
 
+import contextlib
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from faults import Faults, injected
 
+from esper.leyline.checkpoint_file import (
+    FORMAT,
+    CheckpointError,
+    CheckpointSummary,
+    read_summary,
+    sealed,
+)
 from esper.simic.checkpoint import (
     KEPT,
     Checkpoint,
-    CheckpointError,
     latest_checkpoint,
     load_checkpoint,
     load_latest,
     save_checkpoint,
 )
+from esper.simic.torch_files import saved
 
 CPU = torch.device("cpu")
 
@@ -65,15 +75,59 @@ def test_a_write_that_failed_leaves_the_old_one(
 def test_a_truncated_one_is_named(tmp_path: Path, keep: int) -> None:
     path = save_checkpoint(checkpoint_of(1), tmp_path)
     path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(CheckpointError, match=r"update-000001\.pt cannot be read"):
+    with pytest.raises(CheckpointError, match=r"update-000001\.pt is damaged"):
         load_checkpoint(path, CPU)
 
 
-def test_another_format_is_named(tmp_path: Path) -> None:
+def test_one_of_an_older_version_is_named(tmp_path: Path) -> None:
     path = tmp_path / "update-000001.pt"
-    torch.save({"format": 99}, path)
-    with pytest.raises(CheckpointError, match="not of format 2"):
+    torch.save({"format": 2, "update": 1}, path)
+    with pytest.raises(CheckpointError, match="or was written by an older Esper"):
         load_checkpoint(path, CPU)
+
+
+def test_a_whole_file_that_holds_something_else_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "update-000001.pt"
+    summary = CheckpointSummary(format=FORMAT, update=1, episodes_done=1)
+    for state, words in (
+        (b"no archive", "it is not an archive of torch"),
+        (saved({"threads": 1}), "missing 2 required positional arguments"),
+        (saved({"threads": 1, "drills": [], "agent": 7}), "holds no agent"),
+    ):
+        path.write_bytes(b"".join(sealed(state, summary)))
+        with pytest.raises(CheckpointError, match=words):
+            load_checkpoint(path, CPU)
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["at once", "after it was done"])
+def test_whatever_call_fails_a_checkpoint_is_there_and_nothing_is_left(
+    tmp_path: Path, late: bool
+) -> None:
+    save_checkpoint(checkpoint_of(1), tmp_path)
+    newest = 1
+    for number in range(1, 100):
+        faults = Faults(tmp_path, number, late=late)
+        with injected(faults), contextlib.suppress(OSError):
+            save_checkpoint(checkpoint_of(number + 1), tmp_path)
+        checkpoint, passed_over = load_latest(tmp_path, CPU)
+        assert checkpoint is not None, faults.failed
+        assert passed_over == []
+        assert checkpoint.update in (newest, number + 1)
+        newest = checkpoint.update
+        assert list(tmp_path.glob("*.partial")) == [], faults.failed
+        if not faults.failed:
+            break
+    assert number > 5
+    assert newest == number + 1
+    assert len(list(tmp_path.iterdir())) == KEPT
+
+
+def test_settings_and_latches_are_read_without_torch(tmp_path: Path, payloads: Any) -> None:
+    latches = [(2, payloads.sighting())]
+    kept = replace(checkpoint_of(3), settings={"envs": 2, "inject": ["op:inf@2"]}, latches=latches)
+    path = save_checkpoint(kept, tmp_path)
+    assert read_summary(path).latches == latches
+    assert load_checkpoint(path, CPU).settings == {"envs": 2, "inject": ["op:inf@2"]}
 
 
 def test_one_that_is_broken_is_passed_over_for_the_one_before(tmp_path: Path) -> None:
@@ -81,16 +135,26 @@ def test_one_that_is_broken_is_passed_over_for_the_one_before(tmp_path: Path) ->
     path = save_checkpoint(checkpoint_of(2), tmp_path)
     assert load_latest(tmp_path / "absent", CPU) == (None, [])
     broken = replace(checkpoint_of(2), agent={"policy": {"heads.bias": torch.tensor(torch.nan)}})
+    whole = bytearray(path.read_bytes())
+    whole[len(whole) // 2] ^= 1
     for spoil, words in (
         (lambda: save_checkpoint(broken, tmp_path), r"not finite in policy\.heads\.bias"),
-        (lambda: path.write_bytes(b"PK"), "cannot be read"),
+        (lambda: path.write_bytes(whole), "is damaged"),
     ):
         spoil()
         checkpoint, passed_over = load_latest(tmp_path, CPU)
         assert checkpoint is not None
         assert checkpoint.update == 1
-        (sentence,) = passed_over
-        assert re.search(words, sentence)
-    (tmp_path / "update-000001.pt").unlink()
-    with pytest.raises(CheckpointError, match=r"update-000002\.pt cannot be read"):
+        (one,) = passed_over
+        assert one.path == path
+        assert re.search(words, one.reason)
+    # The next one takes the place of the damaged one, not of the one that is whole.
+    save_checkpoint(checkpoint_of(3), tmp_path, unusable=[path])
+    assert sorted(each.name for each in tmp_path.iterdir()) == [
+        "update-000001.pt",
+        "update-000003.pt",
+    ]
+    for each in tmp_path.iterdir():
+        each.write_bytes(b"")
+    with pytest.raises(CheckpointError, match=r"update-000003\.pt is damaged"):
         load_latest(tmp_path, CPU)

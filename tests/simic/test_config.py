@@ -1,10 +1,12 @@
 """Settings: what is refused, in which words, and that what is written is what is read."""
 
+import contextlib
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
+from faults import Faults, injected
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -13,8 +15,10 @@ from esper.leyline.task_names import BUILT_IN, WITH_PLACE
 from esper.simic.config import (
     ConfigError,
     TrainingConfig,
+    check_same_settings,
     load_config,
     read_config,
+    setting_names,
     updated,
     write_config,
 )
@@ -40,6 +44,15 @@ from esper.simic.config import (
         ),
         ({"task": "npz:"}, "the task 'npz:' must be written npz:FILE.npz"),
         ({"inject": "op:inf@2"}, "inject must be a list of texts, not 'op:inf@2'"),
+        ({"envs": 10**9}, "envs must be at most 4096, not 1000000000"),
+        ({"threads": 20_000}, "threads must be at most 1024, not 20000"),
+        ({"lstm_size": 10**9}, "lstm_size must be at most 8192, not 1000000000"),
+        ({"learning_rate": 10**400}, "learning_rate must be a finite number, not inf"),
+        (
+            {"seed": 2**20_000},
+            f"seed must be at most {2**63 - 1}, not a value that is too long to show",
+        ),
+        ({"amp": "x" * 500}, f"amp must be one of off, bf16, fp16, not '{'x' * 79}…"),
     ],
 )
 def test_a_bad_value_is_named_with_what_would_be_right(
@@ -61,9 +74,65 @@ def test_a_file_that_is_not_there_or_not_toml_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="No such file"):
         read_config(tmp_path / "absent.toml")
     broken = tmp_path / "broken.toml"
-    broken.write_text("episodes = = 3")
-    with pytest.raises(ConfigError, match="not valid TOML"):
+    for text in (
+        "episodes = = 3",
+        f"inject = {'[' * 5_000}{']' * 5_000}",
+        f"x = {'{a=' * 5_000}1{'}' * 5_000}",
+        f"episodes = {'9' * 4_301}",
+        "\udcff",
+    ):
+        broken.write_text(text, errors="surrogateescape")
+        with pytest.raises(ConfigError, match="not valid TOML") as caught:
+            read_config(broken)
+        assert len(str(caught.value)) < 400
+    broken.write_text(f"# {'x' * (1 << 20)}")
+    with pytest.raises(ConfigError, match="it is longer than 1048576 bytes"):
         read_config(broken)
+
+
+def test_a_config_of_a_run_that_was_cut_short_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "config.toml"
+    config = TrainingConfig(episodes=3)
+    write_config(config, path)
+    whole = path.read_text()
+    lines = [at for at in range(len(whole)) if whole.startswith("\n", at)]
+    for size in (0, *lines[:-2:4]):
+        path.write_text(whole[:size])
+        with pytest.raises(
+            ConfigError, match=r"config\.toml is damaged: it lacks \d+ of \d+ settings"
+        ):
+            load_config(path)
+    path.write_text(whole.replace("store_megabytes = 2048", ""))  # an older Esper has not got it
+    known = [name for name in setting_names() if name != "store_megabytes"]
+    assert load_config(path, known) == config
+
+
+def test_settings_that_make_a_run_what_it_is_are_compared(tmp_path: Path) -> None:
+    config = TrainingConfig(inject=("op:inf@1",))
+    known: dict[str, Any] = {name: getattr(config, name) for name in setting_names()}
+    check_same_settings(config, known | {"inject": [], "episodes": 9, "future": 1}, "x")
+    with pytest.raises(ConfigError) as caught:
+        check_same_settings(config, known | {"steps": 12}, "its start event")
+    assert str(caught.value) == (
+        "steps is 24 in the config of the run and 12 in its start event: the config was changed or "
+        "damaged; set steps back"
+    )
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["at once", "after it was done"])
+def test_whatever_call_fails_a_config_is_whole(tmp_path: Path, late: bool) -> None:
+    path = tmp_path / "config.toml"
+    configs = [TrainingConfig(episodes=number) for number in (1, 2)]
+    for number in range(1, 50):
+        write_config(configs[0], path)
+        faults = Faults(tmp_path, number, late=late)
+        with injected(faults), contextlib.suppress(OSError):
+            write_config(configs[1], path)
+        assert load_config(path) in configs
+        assert len(list(tmp_path.iterdir())) == 1, faults.failed
+        if not faults.failed:
+            break
+    assert any(call.startswith("os.fsync") for call in faults.calls)
 
 
 @given(

@@ -18,11 +18,12 @@ from rich.console import Console
 
 from esper.growth.env import GrowthVectorEnv
 from esper.growth.observation import FEATURES
+from esper.leyline.checkpoint_file import CheckpointError
 from esper.leyline.heads import HEAD_NAMES, HEAD_SIZES, Op
 from esper.simic import baselines, contest, evaluation, evaluation_plot, evaluation_report
 from esper.simic.baseline_names import BASELINES, UnknownBaselineError, parse_baselines
 from esper.simic.baselines import Contestant, random_player, run_baseline
-from esper.simic.checkpoint import CheckpointError, latest_checkpoint
+from esper.simic.checkpoint import latest_checkpoint, load_checkpoint
 from esper.simic.collecting import episode_seeds
 from esper.simic.config import TrainingConfig
 from esper.simic.contest import Evaluation, evaluate
@@ -295,7 +296,7 @@ def test_a_checkpoint_gives_the_policy_that_training_left(
     config = TrainingConfig(**settings)
     loaded = load_trained_policy(path, config, "it")
     assert loaded.episodes == 4
-    kept = torch.load(path, weights_only=True)["agent"]["policy"]
+    kept = load_checkpoint(path, torch.device("cpu")).agent["policy"]
     for name, tensor in loaded.policy.state_dict().items():
         assert torch.equal(tensor, kept[name])
 

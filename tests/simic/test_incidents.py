@@ -1,10 +1,13 @@
 """Capsules: what goes in comes out, and nothing that is half there is taken for whole."""
 
+import contextlib
+import errno
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from faults import Faults, injected
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -58,17 +61,22 @@ def test_a_capsule_comes_back_as_it_went_in(tmp_path: Path) -> None:
     assert incident.size == sum(path.stat().st_size for path in folder.iterdir())
 
 
-def test_a_write_that_failed_leaves_nothing_behind(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def full(*_: object) -> None:
-        raise OSError(28, "No space left on device")
+def test_a_write_that_failed_leaves_nothing_behind(tmp_path: Path) -> None:
+    for number in range(1, 50):
+        faults = Faults(tmp_path, number, error=errno.ENOSPC)
+        with injected(faults), contextlib.suppress(OSError):
+            write_capsule(tmp_path / "incidents", number, capsule_of(sighting()))
+        assert all(not one.damage for one in list_incidents(tmp_path)), faults.failed
+        assert not list(tmp_path.rglob("*.partial")), faults.failed
+        if not faults.failed:
+            break
+    assert number > 5
 
-    monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(OSError, match="No space left"):
-        write_capsule(tmp_path / "incidents", 1, capsule_of())
+
+def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
+    (tmp_path / "incidents" / "0007.partial").mkdir(parents=True)
+    assert IncidentLedger(tmp_path, limit=0, limit_bytes=10**9).number == 0
     assert list((tmp_path / "incidents").iterdir()) == []
-    assert list_incidents(tmp_path) == []
 
 
 def test_a_damaged_one_is_named_and_keeps_nothing_else_from_being_read(tmp_path: Path) -> None:

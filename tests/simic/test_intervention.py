@@ -74,7 +74,7 @@ def test_skipping_goes_on_and_says_so(train: Train) -> None:
 
 
 def test_rolling_back_undoes_the_whole_update(train: Train, tmp_path: Path) -> None:
-    train(episodes=2)
+    train(episodes=2, minibatches=2)
     before = weights_after(tmp_path, 1)
     ending, log = train(episodes=4, minibatches=2, inject=("op:nan@2",), on_nonfinite="rollback")
     assert ending.status == "finished"

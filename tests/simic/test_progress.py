@@ -10,6 +10,7 @@ from rich.console import Console
 from esper.karn.run_store import RunWriter, create_run
 from esper.simic.command_progress import CommandProgress
 from esper.simic.config import TrainingConfig
+from esper.simic.outputs import GuardedStream
 from esper.simic.pace import Pace, duration
 from esper.simic.progress import PlainLines, ProgressBar
 from esper.simic.stopping import StopRequest
@@ -61,7 +62,7 @@ def test_a_duration_is_written_as_a_clock(seconds: float, words: str) -> None:
 
 def test_a_log_moves_by_step_but_not_every_step(clock: Clock, payloads: Any) -> None:
     log = io.StringIO()
-    lines = PlainLines(10, log, clock)
+    lines = PlainLines(10, GuardedStream(lambda: log, "log"), clock)
     lines.stage("loading PyTorch")
     lines.begin(0, 0.125)
     for step in range(1, 25):
@@ -79,7 +80,7 @@ def test_a_log_moves_by_step_but_not_every_step(clock: Clock, payloads: Any) -> 
 def test_a_drill_is_marked_in_the_line_of_what_it_lit(clock: Clock, payloads: Any) -> None:
     log = io.StringIO()
     sightings = [payloads.sighting(planted=True), payloads.sighting(head="slot")]
-    PlainLines(10, log, clock).updated(
+    PlainLines(10, GuardedStream(lambda: log, "log"), clock).updated(
         payloads.update(1, head_nonfinite=sightings), payloads.episodes(1)
     )
     planted, genuine = log.getvalue().splitlines()[1:]

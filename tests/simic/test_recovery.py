@@ -17,7 +17,7 @@ from esper.leyline.telemetry import (
 )
 from esper.simic.agent.ppo import PPOAgent
 from esper.simic.agent.rollout import Rollout
-from esper.simic.checkpoint import load_checkpoint, load_latest
+from esper.simic.checkpoint import load_checkpoint, load_latest, save_checkpoint
 
 Train = Callable[..., tuple[RunFinished, Any]]
 CPU = torch.device("cpu")
@@ -117,19 +117,35 @@ def test_the_last_checkpoint_before_trouble_is_not_removed(train: Train, tmp_pat
     assert kept[-2:] == ["update-000009.pt", "update-000010.pt"]
 
 
+def test_a_resume_after_a_bad_update_keeps_the_last_good_checkpoint(
+    train: Train, tmp_path: Path
+) -> None:
+    def kept() -> list[str]:
+        return sorted(path.stem for path in (tmp_path / "checkpoints").glob("*.pt"))
+
+    train(episodes=8, inject=("op:nan@3", "op:nan@4"))
+    assert kept() == ["update-000002", "update-000003", "update-000004"]
+    # Damage is not taken for good, and neither is the bad update that is resumed from.
+    (tmp_path / "checkpoints" / "update-000004.pt").write_bytes(b"damage")
+    train(episodes=10, inject=("op:nan@4", "op:nan@5"))
+    assert kept() == ["update-000002", "update-000004", "update-000005"]
+    train(episodes=14)
+    assert kept() == ["update-000006", "update-000007"]
+
+
 @pytest.mark.parametrize("name", ["exp_avg_sq", "step"])
 def test_a_checkpoint_with_a_value_below_0_where_none_may_be_is_passed_over(
     train: Train, tmp_path: Path, name: str
 ) -> None:
     train(episodes=4)
     path = tmp_path / "checkpoints" / "update-000002.pt"
-    state = torch.load(path, weights_only=True)
-    state["agent"]["optimizer"]["state"][0][name].view(-1)[0] = -1.0
-    torch.save(state, path)
-    checkpoint, (sentence,) = load_latest(tmp_path / "checkpoints", CPU)
+    state = load_checkpoint(path, CPU)
+    state.agent["optimizer"]["state"][0][name].view(-1)[0] = -1.0
+    save_checkpoint(state, path.parent)
+    checkpoint, (one,) = load_latest(tmp_path / "checkpoints", CPU)
     assert checkpoint is not None
     assert checkpoint.update == 1
-    assert name in sentence
+    assert name in one.reason
 
 
 def test_an_update_that_was_finite_when_repeated_stands(

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 _ON_DESCRIPTORS = ("write", "pread", "fsync", "ftruncate")
-_ON_PATHS = ("replace", "rename", "unlink", "listdir")
+_ON_PATHS = ("replace", "rename", "unlink", "listdir", "mkdir")
 
 
 class Faults:
@@ -28,15 +28,23 @@ class Faults:
         at: number of the call that fails, counted from 1; 0 for none.
         lasting: whether every later call fails, too.
         late: whether the failing call is carried out first: as where a sync fails after a write.
+        error: number of the error that files fail with.
     """
 
     def __init__(
-        self, folder: Path, at: int = 0, *, lasting: bool = False, late: bool = False
+        self,
+        folder: Path,
+        at: int = 0,
+        *,
+        lasting: bool = False,
+        late: bool = False,
+        error: int = errno.EIO,
     ) -> None:
         self.folder = str(folder)
         self.at = at
         self.lasting = lasting
         self.late = late
+        self.error = error
         self.calls: list[str] = []
         self.failed: list[str] = []
         self._lock = threading.Lock()
@@ -72,7 +80,7 @@ class _File:
 
         def counted(*arguments: Any) -> Any:
             if self._faults.fails(f"{name} {self._path}"):
-                raise OSError(errno.EIO, "injected", os.fsdecode(self._path))
+                raise OSError(self._faults.error, "injected", os.fsdecode(self._path))
             return found(*arguments)
 
         return counted
@@ -96,7 +104,7 @@ def injected(faults: Faults) -> Iterator[Faults]:
     ours: dict[int, str] = {}
 
     def fail(path: object) -> None:
-        raise OSError(errno.EIO, "injected", os.fsdecode(path))  # type: ignore[arg-type]
+        raise OSError(faults.error, "injected", os.fsdecode(path))  # type: ignore[arg-type]
 
     def os_open(path: Any, *arguments: Any, **options: Any) -> int:
         if not faults.is_ours(path):

@@ -72,6 +72,7 @@ def add_train_child(verbs: Any) -> None:
     """Add `_train`, which `esper ppo` starts behind Sanctum; without help, so not listed."""
     child = verbs.add_parser("_train", allow_abbrev=False)
     child.add_argument("run", type=Path)
+    child.add_argument("--lock", type=int)
     child.set_defaults(verb=train_child)
 
 
@@ -113,13 +114,14 @@ def ppo(options: argparse.Namespace) -> int:
         raise OptionError(f"{option} only applies to --resume")
     else:
         run = launch.prepare_run(options.run_dir, options.name, given, options.config)
-    if options.no_sanctum or not is_screen():
-        return launch.train_in_front(run)
-    return launch.train_behind_sanctum(run, options.run_dir)
+    with run:
+        if options.no_sanctum or not is_screen():
+            return launch.train_in_front(run)
+        return launch.train_behind_sanctum(run, options.run_dir)
 
 
 def train_child(options: argparse.Namespace) -> int:
     """Train as the process behind Sanctum; return the exit code."""
     from esper import launch
 
-    return launch.train_child(options.run)
+    return launch.train_child(options.run, options.lock)

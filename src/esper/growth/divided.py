@@ -7,6 +7,7 @@ times as fast as one of each (`benchmarks/host_throughput.py`).
 """
 
 import itertools
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Concatenate, TypeVar
@@ -16,8 +17,10 @@ import torch
 from gymnasium.vector import AutoresetMode
 
 from esper.growth.env import GrowthVectorEnv
-from esper.growth.host_process import HostProcess
+from esper.growth.host_process import HostProcess, SilenceListener
 
+#: Seconds that all processes have to end before they are killed.
+_PATIENCE = 0.5
 #: Hosts that a process holds at least: fewer cost more each than a core more is worth.
 LEAST_HOSTS = 8
 
@@ -41,14 +44,23 @@ class DividedHosts:
     Args:
         hosts: N.
         processes: among which they are divided, this one included, if they are enough.
+        on_silence: is called while a process does not answer.
         settings: of `GrowthVectorEnv`, besides.
 
     Raises:
         Everything that `GrowthVectorEnv` raises.
     """
 
-    def __init__(self, hosts: int, processes: int = 1, **settings: Any) -> None:
+    def __init__(
+        self,
+        hosts: int,
+        processes: int = 1,
+        *,
+        on_silence: SilenceListener | None = None,
+        **settings: Any,
+    ) -> None:
         self.num_envs = hosts
+        self._on_silence = on_silence
         self._parts = parts_of(hosts, processes)
         self._others = [HostProcess() for _ in self._parts[1:]]
         settings["autoreset_mode"] = AutoresetMode.DISABLED
@@ -83,14 +95,16 @@ class DividedHosts:
             What it returned, by part.
 
         Raises:
-            HostProcessError: a process is gone.
+            HostProcessError: a process is gone, or silent for too long.
             Exception: what the function raised here. After either, this is closed.
         """
         try:
             for process, part in zip(self._others, self._parts[1:], strict=True):
                 process.tell(function, arguments(part))
+            start = time.monotonic()
             own = function(self.env, *arguments(self._parts[0]))
-            return [own, *(process.answer() for process in self._others)]
+            seconds = time.monotonic() - start
+            return [own, *(each.answer(seconds, self._on_silence) for each in self._others)]
         except BaseException:
             self.close()  # answers that nobody took would be taken for those of the next question
             raise
@@ -124,9 +138,12 @@ class DividedHosts:
         self.call(_set_threads, lambda _part: (threads,))
 
     def close(self) -> None:
-        """End the other processes."""
+        """End the other processes; those that do not end by themselves are killed."""
         for process in self._others:
-            process.close()
+            process.hang_up()
+        deadline = time.monotonic() + _PATIENCE
+        for process in self._others:
+            process.close(deadline)
 
     def _joined(self, infos: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """Return the parts' info as one environment's."""

@@ -7,20 +7,54 @@ asked, and it ends when that one's end of the connection closes, however it clos
 """
 
 import contextlib
+import ctypes
+import os
 import pickle
+import signal
+import socket
+import struct
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import Any, Final, Protocol
 
 import torch
 
 from esper.growth.env import GrowthVectorEnv
 
-#: How long a process may take to end when it was told to, in seconds.
-_PATIENCE = 5.0
+#: A process that has not answered for so many seconds is reported as silent.
+SILENCE: Final = 20.0
+#: The same before its first answer: it has to load PyTorch, perhaps from a cold disk.
+SILENCE_AT_START: Final = 60.0
+#: After so many seconds of silence a process counts as gone.
+LONGEST_SILENCE: Final = 300.0
+#: Seconds between two looks at a process that does not answer.
+_LOOK: Final = 1.0
+#: Seconds that a process has to end when its connection is closed.
+_PATIENCE: Final = 0.5
+#: Seconds until the exit code of a process that closed its connection is known.
+_DYING: Final = 5.0
+_SET_PARENT_DEATH_SIGNAL: Final = 1  # PR_SET_PDEATHSIG in <linux/prctl.h>
+
+
+class SilenceListener(Protocol):
+    """Receives reports on a process that does not answer.
+
+    It is called once a second while the process is silent, and once when it answers again. What it
+    raises ends the waiting.
+    """
+
+    def __call__(self, pid: int, seconds: float, *, answered: bool) -> None:
+        """Take a report.
+
+        Args:
+            pid: the process.
+            seconds: of silence so far.
+            answered: whether the silence is over.
+        """
 
 
 class HostProcessError(RuntimeError):
@@ -34,7 +68,9 @@ class HostProcess:
     """
 
     def __init__(self) -> None:
+        self._has_answered = False
         self._connection, theirs = Pipe()
+        _limit_waiting(self._connection)
         try:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", __name__, str(theirs.fileno())],
@@ -58,39 +94,95 @@ class HostProcess:
         """Let it call a function of some module with its environment and the arguments."""
         self._send((function, arguments))
 
-    def answer(self) -> Any:
+    def answer(self, patience: float = 0.0, on_silence: SilenceListener | None = None) -> Any:
         """Wait for what the function returned.
 
+        Args:
+            patience: seconds that the same work took elsewhere: a slow process is not a silent one.
+            on_silence: receives reports while the process is silent.
+
         Raises:
-            HostProcessError: the process is gone; what it died of is on its standard error.
+            HostProcessError: the process is gone, what it died of is on its standard error; or it
+                was silent for too long.
+            Exception: whatever `on_silence` raises.
         """
+        start = time.monotonic()
+        silence = 0.0
+        ordinary = max(SILENCE if self._has_answered else SILENCE_AT_START, patience)
         try:
-            return pickle.loads(self._connection.recv_bytes())
+            while not self._connection.poll(_LOOK):
+                waited = time.monotonic() - start
+                if waited > max(LONGEST_SILENCE, 10 * patience):
+                    raise self._silent(waited)
+                if waited >= ordinary and on_silence is not None:
+                    silence = waited
+                    on_silence(self.pid, waited, answered=False)
+            answer = pickle.loads(self._connection.recv_bytes())
+            self._has_answered = True
+        except BlockingIOError as error:  # it stopped in the middle of an answer
+            raise self._silent(LONGEST_SILENCE) from error
         except (EOFError, OSError) as error:
             raise self._gone() from error
+        if silence and on_silence is not None:
+            on_silence(self.pid, time.monotonic() - start, answered=True)
+        return answer
 
-    def close(self) -> None:
-        """End the process and wait until it is over."""
+    def hang_up(self) -> None:
+        """Ask the process to end; do not wait."""
         self._connection.close()
+
+    def close(self, deadline: float | None = None) -> None:
+        """End the process and wait until it is over.
+
+        Args:
+            deadline: when a process that has not ended by itself is killed, by the monotonic
+                clock; by default half a second from now.
+        """
+        self.hang_up()
+        left = _PATIENCE if deadline is None else max(0.0, deadline - time.monotonic())
         try:
-            self._process.wait(_PATIENCE)
+            self._process.wait(left)
         except subprocess.TimeoutExpired:
-            self._process.kill()
+            self._process.kill()  # this ends a stopped process, too
             self._process.wait()
 
     def _send(self, what: tuple[Any, ...]) -> None:
         try:
             self._connection.send_bytes(pickle.dumps(what))
+        except BlockingIOError as error:  # it takes nothing
+            raise self._silent(LONGEST_SILENCE) from error
         except OSError as error:
             raise self._gone() from error
 
+    def _silent(self, seconds: float) -> HostProcessError:
+        return HostProcessError(
+            f"process {self.pid}, which held hosts, was silent for {seconds:.0f} s"
+        )
+
     def _gone(self) -> HostProcessError:
         try:
-            code = self._process.wait(_PATIENCE)
+            code = self._process.wait(_DYING)
         except subprocess.TimeoutExpired:
             return HostProcessError(f"process {self.pid}, which held hosts, does not answer")
         how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
         return HostProcessError(f"process {self.pid}, which held hosts, {how}")
+
+
+def _limit_waiting(connection: Connection) -> None:
+    """Let no single read or write wait longer than the longest silence."""
+    limit = struct.pack("ll", int(LONGEST_SILENCE), 0)
+    with socket.socket(fileno=os.dup(connection.fileno())) as its:
+        for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
+            its.setsockopt(socket.SOL_SOCKET, option, limit)
+
+
+def _end_with_parent() -> None:
+    """Have the system kill this process when its parent ends, even if it is stopped or stuck.
+
+    This is known to Linux alone; elsewhere the closed connection ends a process that reads it.
+    """
+    with contextlib.suppress(AttributeError, OSError):
+        ctypes.CDLL(None).prctl(_SET_PARENT_DEATH_SIGNAL, int(signal.SIGKILL))
 
 
 def serve(connection: Connection) -> None:
@@ -106,6 +198,7 @@ def serve(connection: Connection) -> None:
 
 def main() -> None:
     """Serve whoever started this process."""
+    _end_with_parent()
     connection = Connection(int(sys.argv[1]))
     with contextlib.suppress(EOFError, ConnectionError):  # nobody is there any more
         serve(connection)

@@ -60,7 +60,7 @@ def read(directory: Path) -> Acknowledged:
             continue
         try:
             entry = _decode(line)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             damaged.append(number)
             continue
         entries.setdefault((entry.head, entry.light), entry)

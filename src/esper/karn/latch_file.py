@@ -19,8 +19,8 @@ from typing import Final
 
 import msgspec
 
-from esper.karn.run_directory import sync_directory
 from esper.karn.sightings import KIND_WORDS, Source, moment_of, sightings_of, source_of
+from esper.leyline.durable_files import sync_directory
 from esper.leyline.telemetry import NonfiniteSighting, PPOUpdatePayload
 
 LATCHES_NAME: Final = "latches.jsonl"

@@ -27,6 +27,7 @@ class StatusKind(StrEnum):
     WAITING = "WAITING"  # nothing was written yet
     STARTING = "STARTING"  # the process is there and not training yet
     LIVE = "LIVE"  # the process is there and its heart beats
+    STALLED = "STALLED"  # its heart beats, and a process that holds hosts does not answer
     STALE = "STALE"  # the process may be there, and its heart does not beat
     FINISHED = "FINISHED"  # it said that it trained all its episodes
     STOPPED = "STOPPED"  # it said that it was asked to stop
@@ -59,6 +60,7 @@ _GOING_ON: Final = (
     StatusKind.WAITING,
     StatusKind.STARTING,
     StatusKind.LIVE,
+    StatusKind.STALLED,
     StatusKind.STALE,
     StatusKind.UNREADABLE,
 )
@@ -168,7 +170,7 @@ def run_status(
         phase, reason = "starting", "going on"
     if (kind := _SAID.get(phase)) is not None:
         return RunStatus(kind, age, f"{_SENTENCES[kind]}: {reason}" if reason else _SENTENCES[kind])
-    if (heartbeat is None or age is None) and phase == "training":
+    if (heartbeat is None or age is None) and phase in ("training", "stalled"):
         sentence = "the heartbeat of its process is missing, so it is not known whether it goes on"
         return RunStatus(StatusKind.UNREADABLE, None, sentence)
     if heartbeat is None or age is None:
@@ -197,6 +199,8 @@ def run_status(
     if phase in ("waiting", "starting"):
         doing = f": {reason}" if reason else ""
         return RunStatus(StatusKind.STARTING, age, f"process {heartbeat.pid} is starting{doing}")
+    if phase == "stalled":
+        return RunStatus(StatusKind.STALLED, age, reason)
     return RunStatus(StatusKind.LIVE, age, f"process {heartbeat.pid} is training")
 
 

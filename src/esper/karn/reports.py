@@ -20,7 +20,7 @@ from esper.karn.liveness import RunStatus, StatusKind
 from esper.karn.plain_console import PlainConsole
 from esper.karn.run_catalogue import RunSummary, list_runs
 from esper.karn.run_commands import run_command, run_dir_options
-from esper.karn.run_directory import find_run
+from esper.karn.run_directory import find_run, is_of_the_future
 from esper.karn.run_tables import RunStoreError
 from esper.karn.sanctum.evidence import evidence_words
 from esper.karn.sanctum.follower import Frame, RunFollower
@@ -40,6 +40,7 @@ _NONE: Final = "–"
 _LIT_STYLE: Final = "bold red"
 _STATUS_STYLES: Final = {
     StatusKind.LIVE: "green",
+    StatusKind.STALLED: "yellow",
     StatusKind.STALE: "yellow",
     StatusKind.UNREADABLE: "red",
     StatusKind.HALTED: "red",
@@ -80,6 +81,14 @@ def print_runs(run_dir: Path, *, console: Console | None = None) -> int:
         for summary in summaries
     ]
     _print_columns(console, rows, ("run", "status", "update", "episodes", "score", "lights"))
+    if ahead := [one.run_id for one in summaries if is_of_the_future(one.path)]:
+        console.print(
+            Text(
+                f"{', '.join(ahead)}: created at a time that has not come yet (a clock was ahead), "
+                "so not taken for the newest",
+                style="dim",
+            )
+        )
     return 0
 
 

@@ -4,7 +4,6 @@ A run's id is the moment it was created, in UTC so that ids sort, and its name:
 `20261122-193000-name`.
 """
 
-import errno
 import os
 import re
 import time
@@ -14,17 +13,24 @@ from itertools import count
 from pathlib import Path
 from typing import Final
 
+from esper.leyline.checkpoint_file import CHECKPOINTS_NAME
 from esper.leyline.command_lines import command_line
+from esper.leyline.durable_files import sync_directory
 
 STORE_NAME: Final = "run.sqlite"
 CONFIG_NAME: Final = "config.toml"
 CONSOLE_NAME: Final = "console.log"
-CHECKPOINTS_NAME: Final = "checkpoints"
 
 _ID = re.compile(r"(\d{8}-\d{6})(?:-.*)?")
 _CANDIDATES_SHOWN: Final = 5
-#: What file systems say that have no sync for directories.
-_CANNOT_SYNC: Final = (errno.EINVAL, errno.ENOTSUP, errno.EROFS)
+#: Bytes of the path of a store: SQLite has room for 512, and appends up to 8 to the name.
+LONGEST_STORE_PATH: Final = 500
+#: How far, in seconds, the clocks of two machines may differ.
+_CLOCK_TOLERANCE: Final = 60.0
+
+
+class RunPathError(ValueError):
+    """A run cannot have its store where it was asked for; the message says why."""
 
 
 class RunNotFoundError(ValueError):
@@ -43,10 +49,15 @@ def create_run(run_dir: Path, name: str, *, now: float | None = None) -> Path:
         run_dir: the folder that holds runs; made if it is not there.
         name: becomes part of the id, with anything but letters, digits, `.`, `_` and `-` replaced.
         now: seconds since the epoch; the clock's if not given.
+
+    Raises:
+        RunPathError: the path would be too long.
+        OSError: the directory cannot be made.
     """
     stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime(now))
     slug = re.sub(r"[^\w.-]+", "-", name).strip("-.")
     base = f"{stamp}-{slug}" if slug else stamp
+    check_store_path(run_dir / f"{base}-0000")  # runs of one second are numbered
     run_dir.mkdir(parents=True, exist_ok=True)
     for attempt in count(1):
         directory = run_dir / (base if attempt == 1 else f"{base}-{attempt}")
@@ -62,28 +73,42 @@ def create_run(run_dir: Path, name: str, *, now: float | None = None) -> Path:
     raise AssertionError("count() does not end")
 
 
-def sync_directory(directory: Path) -> None:
-    """Make the names in a directory survive a power loss, where that is possible.
+def check_store_path(run: Path) -> None:
+    """Check that SQLite can open the store of a run.
 
     Raises:
-        OSError: the directory is not there, or the disk failed.
+        RunPathError: the path is longer than SQLite allows.
     """
-    try:
-        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except PermissionError:
-        return  # it may be entered and not listed, as the home of another user
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno not in _CANNOT_SYNC:
-            raise
-    finally:
-        os.close(descriptor)
+    size = len(os.fsencode((run / STORE_NAME).absolute()))
+    if size > LONGEST_STORE_PATH:
+        raise RunPathError(
+            f"the path of the store, {run.name[:40]}…/{STORE_NAME}, would be {size} bytes long; at "
+            f"most {LONGEST_STORE_PATH} are possible: choose a --run-dir with a shorter path"
+        )
 
 
-def run_directories(run_dir: Path) -> list[Path]:
-    """Return the runs in a folder, oldest first; none if there is no such folder."""
-    return sorted(_runs_in(run_dir), key=_age_key)
+def run_directories(run_dir: Path, *, now: float | None = None) -> list[Path]:
+    """Return the runs in a folder, oldest first; none if there is no such folder.
+
+    Runs that were created at a time that has not come yet stand before all others: a clock was
+    ahead then, and they would be the newest for ever.
+
+    Args:
+        run_dir: the folder that holds runs.
+        now: seconds since the epoch; the clock's if not given.
+    """
+    latest = _latest_stamp(now)
+    return sorted(_runs_in(run_dir), key=lambda run: (_stamp_of(run) <= latest, *_age_key(run)))
+
+
+def is_of_the_future(run: Path, *, now: float | None = None) -> bool:
+    """Return whether a run was created at a time that has not come yet: a clock was ahead."""
+    return _stamp_of(run) > _latest_stamp(now)
+
+
+def _latest_stamp(now: float | None) -> str:
+    now = time.time() if now is None else now
+    return time.strftime("%Y%m%d-%H%M%S", time.gmtime(now + _CLOCK_TOLERANCE))
 
 
 def find_run(run_dir: Path, reference: str | None = None) -> Path:

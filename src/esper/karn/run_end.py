@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Final
 
 from esper.karn.run_commands import run_command
-from esper.karn.run_directory import CHECKPOINTS_NAME
 from esper.karn.sanctum.follower import Frame, RunFollower
 from esper.karn.sanctum.verdict import master_verdict
+from esper.leyline.checkpoint_file import CHECKPOINTS_NAME, newest_whole
 from esper.leyline.health import LEVEL_WORDS
 from esper.leyline.score_guides import guides_of
 
@@ -40,10 +40,13 @@ def _outcome(run: Path, frame: Frame) -> list[str]:
 def _next_commands(run: Path, frame: Frame) -> list[str]:
     state = frame.snapshot.run
     commands = [run_command(run, "sanctum")]
-    if any((run / CHECKPOINTS_NAME).glob("*.pt")):
+    # The checkpoint decides what is done: the store may tell of updates that are to be repeated.
+    checkpoint = newest_whole(run / CHECKPOINTS_NAME).summary
+    if checkpoint is not None:
         commands.append(run_command(run, "esper", "eval"))
         grow = ("grow", "--task", state.task, "--out", _OUT, "--policy")
         commands.append(run_command(run, "esper", *grow))
-    is_done = state.episodes_done >= state.episodes > 0
+    done = checkpoint.episodes_done if checkpoint else 0
+    is_done = done >= state.episodes > 0
     more = ("--episodes", 2 * state.episodes) if is_done else ()
     return [*commands, run_command(run, "esper", "ppo", "--resume", more=more)]

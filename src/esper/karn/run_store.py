@@ -6,11 +6,12 @@ A run is one directory: `run.sqlite` (in WAL mode while live, one plain file whe
 
 from esper.karn.run_catalogue import RunSummary, list_runs
 from esper.karn.run_directory import (
-    CHECKPOINTS_NAME,
     CONFIG_NAME,
     CONSOLE_NAME,
     STORE_NAME,
     RunNotFoundError,
+    RunPathError,
+    check_store_path,
     create_run,
     default_run_dir,
     find_run,
@@ -19,6 +20,7 @@ from esper.karn.run_directory import (
 from esper.karn.run_reader import RunReader
 from esper.karn.run_tables import RunStoreError, RunStoreMissingError
 from esper.karn.run_writer import RunWriter
+from esper.leyline.checkpoint_file import CHECKPOINTS_NAME
 
 __all__ = [
     "CHECKPOINTS_NAME",
@@ -26,11 +28,13 @@ __all__ = [
     "CONSOLE_NAME",
     "STORE_NAME",
     "RunNotFoundError",
+    "RunPathError",
     "RunReader",
     "RunStoreError",
     "RunStoreMissingError",
     "RunSummary",
     "RunWriter",
+    "check_store_path",
     "create_run",
     "default_run_dir",
     "find_run",

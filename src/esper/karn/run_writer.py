@@ -23,6 +23,7 @@ from esper.karn.run_directory import STORE_NAME
 from esper.karn.run_tables import RunStoreError, update_index_of
 from esper.karn.sightings import source_of
 from esper.karn.store_connection import BUSY_MILLISECONDS, StoreConnection, StoredEvent
+from esper.karn.witnesses import Witnesses
 from esper.leyline.telemetry import (
     KIND_BY_TYPE,
     EpisodesCompleted,
@@ -101,6 +102,9 @@ class RunWriter:
         self._is_closed = False
         self._latches_lock = threading.Lock()
         self._latches = LatchWriter(directory)
+        # What only a capsule or a checkpoint knows goes into the other homes, too: those files are
+        # removed one day.
+        self._latches.note_sightings(Witnesses(directory).look().sightings)
         self._thread = self._started()
         # The thread is a daemon so that a forgotten close() cannot hang the interpreter; this
         # brings what is queued into the store all the same.
@@ -180,15 +184,19 @@ class RunWriter:
         with self._changed:
             return self._syncs_tried >= wanted and self._failing_since is None
 
-    def close(self) -> None:
-        """Commit what is queued, make the store one plain file, and end the thread."""
+    def close(self, timeout: float = _CLOSE_SECONDS + BUSY_MILLISECONDS / 1000) -> None:
+        """Commit what is queued, make the store one plain file, and end the thread.
+
+        Args:
+            timeout: seconds that this may take; what is not committed by then is counted as lost.
+        """
         atexit.unregister(self.close)
         with self._changed:
             if self._is_closed:
                 return
             self._is_closing = True
         self._wake.set()
-        self._thread.join(_CLOSE_SECONDS + BUSY_MILLISECONDS / 1000)
+        self._thread.join(timeout)
         with self._changed:
             self._is_closed = True
             for event in self._queue:

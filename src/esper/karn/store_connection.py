@@ -17,7 +17,6 @@ from esper import __version__
 from esper.karn.liveness import pid_namespace, process_start_time
 from esper.karn.machine_load import GpuMeter, LoadMeter, no_gpu
 from esper.karn.row_insertion import insert_rows
-from esper.karn.run_directory import sync_directory
 from esper.karn.run_tables import (
     INSERT_EVENTS,
     INSERT_HEAD_HEALTH,
@@ -36,6 +35,7 @@ from esper.karn.run_tables import (
     thin,
 )
 from esper.karn.update_tables import write_rows
+from esper.leyline.durable_files import sync_directory
 from esper.leyline.telemetry import (
     EpisodesCompleted,
     NonfiniteSighting,

@@ -14,20 +14,30 @@ from typing import Final
 import msgspec
 
 from esper.karn.latch_file import LATCHES_NAME, LatchFile, read_latch_file
-from esper.karn.run_directory import CHECKPOINTS_NAME
 from esper.karn.sightings import KIND_WORDS
+from esper.leyline.checkpoint_file import (
+    CHECKPOINTS_NAME,
+    CheckpointError,
+    checkpoints_in,
+    read_summary,
+)
 from esper.leyline.telemetry import NonfiniteSighting
 
 INCIDENTS_NAME: Final = "incidents"
 _SUMMARY_NAME: Final = "incident.json"
 _CAPSULE: Final = re.compile(r"\d{4,12}")
-_CHECKPOINT: Final = re.compile(r"update-(\d{1,12})\.pt")
 #: Capsules of one run that are read, newest first, and bytes of each summary.
 _CAPSULES_READ: Final = 2_048
 _LONGEST_SUMMARY: Final = 1 << 20
+#: Checkpoints of one run that are read, newest first: more than a run keeps.
+_CHECKPOINTS_READ: Final = 8
 #: File systems stamp changes no finer than this, so a folder that changed this recently may have
 #: changed since without a new stamp.
 _RACY_NANOSECONDS: Final = 100_000_000
+
+
+_Sighting = tuple[int, NonfiniteSighting]  # with its update
+_Stamp = tuple[int, int, int] | None
 
 
 class _Summary(msgspec.Struct, frozen=True):
@@ -44,7 +54,7 @@ class Testimony:
 
     Attributes:
         latch_file: what `latches.jsonl` says.
-        sightings: what it and the capsules say was seen, each with its update.
+        sightings: what it, the capsules and the checkpoints say was seen, each with its update.
         newest_update: the newest update of which there is a checkpoint or a capsule; 0 for none.
     """
 
@@ -67,8 +77,9 @@ class Witnesses:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
-        self._stamps: tuple[tuple[int, int, int] | None, ...] | None = None
+        self._stamps: tuple[_Stamp, ...] | None = None
         self._summaries: dict[str, _Summary] = {}
+        self._of_checkpoints: dict[Path, tuple[_Stamp, tuple[_Sighting, ...]]] = {}
         self._testimony = Testimony()
 
     def look(self) -> Testimony:
@@ -87,14 +98,19 @@ class Witnesses:
     def _read(self) -> Testimony:
         latch_file = read_latch_file(self._directory)
         capsules = list(self._capsules())
-        checkpoints = self._checkpoints()
+        checkpoints = checkpoints_in(self._directory / CHECKPOINTS_NAME)
+        self._read_checkpoints([path for _, path in checkpoints])
         return Testimony(
             latch_file=latch_file,
             sightings=(
                 *latch_file.sightings,
                 *((one.update, seen) for one in capsules for seen in one.sightings),
+                *(one for _, latches in self._of_checkpoints.values() for one in latches),
             ),
-            newest_update=max([*checkpoints, *(one.update for one in capsules)], default=0),
+            newest_update=max(
+                [*(one.update for one in checkpoints), *(one.update for one in capsules)],
+                default=0,
+            ),
         )
 
     def _capsules(self) -> Iterator[_Summary]:
@@ -108,9 +124,15 @@ class Witnesses:
                 self._summaries[name] = summary
                 yield summary
 
-    def _checkpoints(self) -> list[int]:
-        names = _names_in(self._directory / CHECKPOINTS_NAME)
-        return [int(found[1]) for name in names if (found := _CHECKPOINT.fullmatch(name))]
+    def _read_checkpoints(self, paths: list[Path]) -> None:
+        """Read the latches in the newest checkpoints; those that have not changed are known."""
+        before, self._of_checkpoints = self._of_checkpoints, {}
+        for path in paths[-_CHECKPOINTS_READ:]:
+            stamp = _stamp_of(path)
+            known = before.get(path)
+            if known is None or known[0] != stamp:
+                known = stamp, _latches_of(path)
+            self._of_checkpoints[path] = known
 
 
 def _summary_of(path: Path) -> _Summary | None:
@@ -124,6 +146,15 @@ def _summary_of(path: Path) -> _Summary | None:
     return _Summary(summary.update, known)
 
 
+def _latches_of(path: Path) -> tuple[_Sighting, ...]:
+    """Return the latches in a checkpoint; none where it is damaged, which resuming reports."""
+    try:
+        latches = read_summary(path).latches
+    except CheckpointError:
+        return ()
+    return tuple(one for one in latches if one[1].kind in KIND_WORDS)
+
+
 def _names_in(folder: Path) -> list[str]:
     try:
         return os.listdir(folder)
@@ -131,7 +162,7 @@ def _names_in(folder: Path) -> list[str]:
         return []
 
 
-def _stamp_of(path: Path) -> tuple[int, int, int] | None:
+def _stamp_of(path: Path) -> _Stamp:
     try:
         found = path.stat()
     except OSError:

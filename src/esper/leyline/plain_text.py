@@ -10,6 +10,8 @@ from typing import Final
 #: Stands in the place of each character that is not shown.
 REPLACEMENT: Final = "\N{REPLACEMENT CHARACTER}"
 
+_LONGEST_VALUE: Final = 80
+
 # C0 and C1 controls but tab and line feed; marks and isolates that change the direction of text;
 # separators of lines and paragraphs; invisible operators, tags and surrogates.
 _UNFIT: Final = re.compile(
@@ -26,3 +28,12 @@ def printable(text: str) -> str:
 def printable_line(text: str) -> str:
     """Return the text as above on one line: line ends and tabs become blanks."""
     return printable(text.replace("\r\n", " ").replace("\n", " ").replace("\t", " "))
+
+
+def short_repr(value: object) -> str:
+    """Return a value as it stands in a message, cut where it is long."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # a number of thousands of digits; lists in lists in lists
+        return "a value that is too long to show"
+    return text if len(text) <= _LONGEST_VALUE else f"{text[:_LONGEST_VALUE]}…"

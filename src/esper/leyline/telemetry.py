@@ -212,6 +212,15 @@ class CheckpointWritten(msgspec.Struct, frozen=True, kw_only=True):
     size: int  # bytes
 
 
+class HostsStalled(msgspec.Struct, frozen=True, kw_only=True):
+    """A process that holds hosts does not answer, or answers again."""
+
+    update: int  # the update whose episodes are under way
+    pid: int
+    seconds: float  # of silence so far
+    answered: bool = False  # True: the silence is over
+
+
 class Heartbeat(msgspec.Struct, frozen=True, kw_only=True):
     """The training process is alive, and so is its monitor."""
 
@@ -270,6 +279,7 @@ Payload = (
     | InterventionTaken
     | IncidentRecorded
     | CheckpointWritten
+    | HostsStalled
     | Heartbeat
     | Notice
     | RunFinished
@@ -285,6 +295,7 @@ KIND_BY_TYPE: Final[dict[type, str]] = {
     InterventionTaken: "intervention_taken",
     IncidentRecorded: "incident_recorded",
     CheckpointWritten: "checkpoint_written",
+    HostsStalled: "hosts_stalled",
     Heartbeat: "heartbeat",
     Notice: "notice",
     RunFinished: "run_finished",

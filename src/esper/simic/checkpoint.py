@@ -2,28 +2,39 @@
 
 A checkpoint is taken between updates. Episodes are whole there: no host is alive, and the next
 batch is born from seeds that follow from the run's seed and the number of the episode. So the
-agent, its generators and the counters are all the state there is.
+agent, its generators and the counters are all the state there is. The form of the file, with its
+digests and its summary, is in `esper.leyline.checkpoint_file`.
 
-torch is imported where a checkpoint is read or written, so that looking for one needs none of it.
+torch is imported where a state is looked into, so that this module can be loaded without it.
 """
 
+import errno
 import os
-import pickle
-import re
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
 
-FORMAT = 2
+from esper.leyline.checkpoint_file import (
+    FORMAT,
+    CheckpointError,
+    CheckpointSummary,
+    check_number,
+    checkpoint_path,
+    checkpoints_in,
+    read_checkpoint,
+    sealed,
+)
+from esper.leyline.durable_files import replace_file
+from esper.leyline.telemetry import NonfiniteSighting
+from esper.simic.torch_files import TorchFileError, load_values, saved
+
 KEPT = 2  # the newest, and one before it in case the newest cannot be read
-_NAME = re.compile(r"update-(\d+)\.pt")
-
-
-class CheckpointError(ValueError):
-    """A checkpoint cannot be read; the message is one clear sentence."""
+_PARTIAL_NAME = "next.partial"
 
 
 @dataclass(frozen=True)
@@ -38,74 +49,133 @@ class Checkpoint:
     bad_in_a_row: int = 0  # how far intervening had escalated
     rollbacks_in_a_row: int = 0
     incidents: int = 0  # so far, kept or not
+    update_was_good: bool = False  # everything in the last update was finite
+    settings: Mapping[str, Any] = field(default_factory=dict)  # of the run, by name
+    #: The first sighting of each head, quantity and kind in the run, with its update.
+    latches: list[tuple[int, NonfiniteSighting]] = field(default_factory=list)
 
 
-def save_checkpoint(checkpoint: Checkpoint, directory: Path, spare: Path | None = None) -> Path:
+@dataclass(frozen=True)
+class PassedOver:
+    """A checkpoint that cannot be resumed from."""
+
+    path: Path
+    reason: str  # a sentence
+
+
+#: The fields of a checkpoint that stand in its summary, and not in its state.
+_OF_SUMMARY = ("update", "episodes_done", "update_was_good", "settings", "latches")
+
+
+def save_checkpoint(
+    checkpoint: Checkpoint,
+    directory: Path,
+    spare: Path | None = None,
+    unusable: Collection[Path] = (),
+) -> Path:
     """Write the checkpoint and remove all but the newest few; return its path.
-
-    `spare` is not removed, however old: the last one before something went wrong, say.
 
     It is flushed to the disk under another name and then renamed: a reader, or a run that is
     resumed after a crash, finds the old one or the new one and never half of one.
 
+    Args:
+        checkpoint: the state.
+        directory: where checkpoints are; it is made if it is not there.
+        spare: not removed, however old: the last one before something went wrong, say.
+        unusable: checkpoints that cannot be resumed from; they are removed.
+
     Raises:
         OSError: the disk does not take it.
     """
-    import torch
-
     directory.mkdir(parents=True, exist_ok=True)
-    path = directory / f"update-{checkpoint.update:06d}.pt"
-    temporary = path.with_suffix(".partial")
-    with temporary.open("wb") as file:
-        torch.save({"format": FORMAT, **checkpoint.__dict__}, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-    for old in _numbered(directory)[:-KEPT]:
-        if old != spare:
-            old.unlink()
+    path = checkpoint_path(directory, checkpoint.update)
+    state = {key: value for key, value in checkpoint.__dict__.items() if key not in _OF_SUMMARY}
+    summary = CheckpointSummary(
+        format=FORMAT,
+        update=checkpoint.update,
+        episodes_done=checkpoint.episodes_done,
+        update_was_good=checkpoint.update_was_good,
+        settings=dict(checkpoint.settings),
+        latches=checkpoint.latches,
+    )
+    try:
+        parts = sealed(saved(state), summary)
+    except (RuntimeError, MemoryError) as error:  # torch reports a lack of memory as the former
+        raise OSError(errno.ENOMEM, f"it cannot be made in memory: {error}") from error
+    replace_file(path, parts, directory / _PARTIAL_NAME)
+    for old in {*unusable, *_superseded(directory, unusable)} - {spare, path}:
+        with suppress(OSError):  # it is removed next time
+            os.unlink(old)
     return path
+
+
+def _superseded(directory: Path, unusable: Collection[Path]) -> list[Path]:
+    usable = [path for _, path in checkpoints_in(directory) if path not in unusable]
+    return usable[:-KEPT]
 
 
 def latest_checkpoint(directory: Path) -> Path | None:
     """Return the newest checkpoint in `directory`, or None if there is none."""
-    numbered = _numbered(directory)
-    return numbered[-1] if numbered else None
+    numbered = checkpoints_in(directory)
+    return numbered[-1].path if numbered else None
 
 
-def load_latest(directory: Path, device: "torch.device") -> tuple[Checkpoint | None, list[str]]:
-    """Read the newest checkpoint that can be gone on from.
+def load_latest(
+    directory: Path, device: "torch.device"
+) -> tuple[Checkpoint | None, list[PassedOver]]:
+    """Read the newest checkpoint that can be resumed from.
 
     Returns:
-        The checkpoint, None if there is no file of one; and a sentence for each newer one that was
-        passed over.
+        The checkpoint, None if there is no file of one; and each newer one that was passed over.
 
     Raises:
-        CheckpointError: there are some, and none can be gone on from.
+        CheckpointError: there are some, and none can be resumed from.
     """
     passed_over = []
-    for path in reversed(_numbered(directory)):
+    for update, path in reversed(checkpoints_in(directory)):
         try:
             checkpoint = load_checkpoint(path, device)
+            check_number(path, update, checkpoint.update)
         except CheckpointError as error:
-            passed_over.append(str(error))
+            passed_over.append(PassedOver(path, str(error)))
             continue
-        if broken := _unsound(checkpoint.agent):
+        if broken := unsound_parts(checkpoint.agent):
             names = ", ".join(broken)
-            passed_over.append(f"the checkpoint {path} is not finite in {names}, or below 0")
+            reason = f"the checkpoint {path} is not finite in {names}, or below 0"
+            passed_over.append(PassedOver(path, reason))
             continue
         return checkpoint, passed_over
     if passed_over:
-        raise CheckpointError("; ".join(passed_over))
+        raise CheckpointError("; ".join(one.reason for one in passed_over))
     return None, []
+
+
+def last_good(directory: Path, resumed: Checkpoint) -> Path | None:
+    """Return the newest checkpoint that is whole and follows a good update; None if there is none.
+
+    Args:
+        directory: where checkpoints are.
+        resumed: the checkpoint that training resumes from; newer ones do not count.
+    """
+    if resumed.update_was_good:
+        return checkpoint_path(directory, resumed.update)
+    for update, path in reversed(checkpoints_in(directory)):
+        if update >= resumed.update:
+            continue
+        with suppress(CheckpointError):
+            summary = read_checkpoint(path)[1]
+            check_number(path, update, summary.update)
+            if summary.update_was_good:
+                return path
+    return None
 
 
 #: What is bad below 0: Adam's second moments, whose root is taken, and its step counter.
 _NEVER_NEGATIVE = ("exp_avg_sq", "step")
 
 
-def _unsound(state: Any, name: str = "") -> list[str]:
-    """Return the names of the tensors within nested dictionaries that training cannot go on from.
+def unsound_parts(state: Any, name: str = "") -> list[str]:
+    """Return the names of the tensors in nested dictionaries that training cannot resume from.
 
     They hold a NaN or an Inf, or a value below 0 where there can be none.
     """
@@ -121,27 +191,23 @@ def _unsound(state: Any, name: str = "") -> list[str]:
     return [
         found
         for key, value in state.items()
-        for found in _unsound(value, f"{name}.{key}" if name else str(key))
+        for found in unsound_parts(value, f"{name}.{key}" if name else str(key))
     ]
 
 
-def _numbered(directory: Path) -> list[Path]:
-    found = [path for path in directory.glob("update-*.pt") if _NAME.fullmatch(path.name)]
-    return sorted(found, key=lambda path: int(path.stem.removeprefix("update-")))
-
-
 def load_checkpoint(path: Path, device: "torch.device") -> Checkpoint:
-    """Read a checkpoint.
+    """Read a checkpoint whose every bit is as it was written.
 
     Raises:
         CheckpointError: it is damaged, or of a format that this version does not know.
     """
-    import torch
-
+    data, summary = read_checkpoint(path)
     try:
-        state = torch.load(path, map_location=device, weights_only=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise CheckpointError(f"the checkpoint {path} cannot be read") from error
-    if not isinstance(state, dict) or state.pop("format", None) != FORMAT:
-        raise CheckpointError(f"the checkpoint {path} is not of format {FORMAT}, which this reads")
-    return Checkpoint(**state)
+        state = load_values(data, device)
+        of_summary = {name: getattr(summary, name) for name in _OF_SUMMARY}
+        checkpoint = Checkpoint(**of_summary, **state)
+    except (TorchFileError, TypeError) as error:
+        raise CheckpointError(f"the checkpoint {path} cannot be read: {error}") from error
+    if not isinstance(checkpoint.agent, dict):
+        raise CheckpointError(f"the checkpoint {path} holds no agent")
+    return checkpoint

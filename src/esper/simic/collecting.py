@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,6 +62,7 @@ def collect(
     update: int,
     first_episode: int,
     on_step: Callable[[int], None],
+    interruptible: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> Batch:
     """Run one episode in each host, and emit every step of it.
 
@@ -72,9 +74,12 @@ def collect(
         update: number of the update that learns from this batch, counted from 1.
         first_episode: number of the episode in host 0, counted from 1.
         on_step: called with the number of each step that is done, counted from 1.
+        interruptible: returns a context within which a request to stop may end this by raising;
+            it is entered for the work of hosts and policy, and never while an event is emitted.
     """
     start = time.perf_counter()
-    observations, info = hosts.reset(seeds)
+    with interruptible():
+        observations, info = hosts.reset(seeds)
     state = agent.policy.initial_state(hosts.num_envs)
     buffer = RolloutBuffer(state)
     watch = EpisodeWatch(hosts.num_envs, agent.policy.layout)
@@ -87,17 +92,19 @@ def collect(
     seen = _tensor(observations, agent)
     while not ended.all():
         step += 1
-        decision = agent.act(
-            seen,
-            _tensor(info["action_mask"], agent),
-            _tensor(info["slot_mask_by_op"], agent),
-            state,
-        )
+        with interruptible():
+            decision = agent.act(
+                seen,
+                _tensor(info["action_mask"], agent),
+                _tensor(info["slot_mask_by_op"], agent),
+                state,
+            )
         state = decision.state
         figures = emit_decisions(writer, decision, update=update, step=step)
         watch.acting(step, observations, decision, figures)
         step_start = time.perf_counter()
-        observations, rewards, terminated, truncated, info = hosts.step(figures.actions)
+        with interruptible():
+            observations, rewards, terminated, truncated, info = hosts.step(figures.actions)
         step_seconds = time.perf_counter() - step_start
         hosts_seconds += step_seconds
         watch.hosts(step, info["nonfinite"])

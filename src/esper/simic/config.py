@@ -7,18 +7,36 @@ documentation are the same list.
 import difflib
 import json
 import math
-import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from esper.leyline.durable_files import replace_file
+from esper.leyline.plain_text import short_repr
 from esper.leyline.task_names import BUILT_IN, WITH_PLACE, UnknownTaskError, parse_task_name
 
 AMP_MODES = ("off", "bf16", "fp16")
 ON_NONFINITE = ("skip", "rollback", "halt")
 DEVICES = ("auto", "cpu", "cuda")
+MOST_THREADS = 1024  # torch crashes with many more
+#: Settings that may change when a run resumes; all others make it the run that it is.
+RESUMABLE_SETTINGS = (
+    "episodes",
+    "device",
+    "processes",
+    "threads",
+    "checkpoint_every",
+    "on_nonfinite",
+    "nonfinite_patience",
+    "incidents_kept",
+    "incident_megabytes",
+    "store_megabytes",
+    "inject",
+)
+#: Bytes of a settings file that are read at most.
+_LONGEST_FILE = 1 << 20
 #: What the drivers make where torch can find a GPU: NVIDIA's, AMD's, and that of Windows.
 _GPU_PLACES = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
 
@@ -132,6 +150,15 @@ _AT_LEAST_ZERO = (
 )  # fmt: skip
 _ABOVE_ZERO = ("learning_rate", "clip_range", "max_gradient_norm")
 _FRACTIONS = ("gamma", "gae_lambda")
+#: So that no setting can ask for more memory or processes than any machine has.
+_AT_MOST = {
+    "envs": 4096,
+    "steps": 100_000,
+    "processes": MOST_THREADS,
+    "threads": MOST_THREADS,
+    "feature_size": 8192,
+    "lstm_size": 8192,
+}
 
 
 def _check(config: TrainingConfig) -> None:
@@ -139,15 +166,21 @@ def _check(config: TrainingConfig) -> None:
         value, name = getattr(config, setting.name), setting.name
         expected = type(setting.default)
         if expected is float and type(value) is int:
-            object.__setattr__(config, name, float(value))
-            value = float(value)
+            try:
+                value = float(value)
+            except OverflowError:
+                value = math.inf
+            object.__setattr__(config, name, value)
         if expected is tuple:
             if not isinstance(value, tuple) or not all(isinstance(item, str) for item in value):
-                raise ConfigError(f"{name} must be a list of texts, not {value!r}", name)
+                raise ConfigError(f"{name} must be a list of texts, not {short_repr(value)}", name)
         elif type(value) is not expected:
-            raise ConfigError(f"{name} must be {_TYPE_WORDS[expected]}, not {value!r}", name)
-        if expected is int and value > _LARGEST_INTEGER:
-            raise ConfigError(f"{name} must be at most {_LARGEST_INTEGER}, not {value}", name)
+            raise ConfigError(
+                f"{name} must be {_TYPE_WORDS[expected]}, not {short_repr(value)}", name
+            )
+        most = _AT_MOST.get(name, _LARGEST_INTEGER)
+        if expected is int and value > most:
+            raise ConfigError(f"{name} must be at most {most}, not {short_repr(value)}", name)
         if expected is float and not math.isfinite(value):
             raise ConfigError(f"{name} must be a finite number, not {value}", name)
         if expected is float and abs(value) > _LARGEST_FLOAT32:
@@ -156,7 +189,9 @@ def _check(config: TrainingConfig) -> None:
             )
         choices = setting.metadata["choices"]
         if choices and value not in choices:
-            raise ConfigError(f"{name} must be one of {', '.join(choices)}, not {value!r}", name)
+            raise ConfigError(
+                f"{name} must be one of {', '.join(choices)}, not {short_repr(value)}", name
+            )
     _require(config, _AT_LEAST_ONE, lambda value: value >= 1, "at least 1")
     _require(config, _AT_LEAST_ZERO, lambda value: value >= 0, "0 or more")
     _require(config, _ABOVE_ZERO, lambda value: value > 0, "above 0")
@@ -176,7 +211,7 @@ def _require(config: TrainingConfig, names: tuple[str, ...], holds: Any, words: 
     for name in names:
         value = getattr(config, name)
         if not holds(value):
-            raise ConfigError(f"{name} must be {words}, not {value}", name)
+            raise ConfigError(f"{name} must be {words}, not {short_repr(value)}", name)
 
 
 def option_of(setting: str) -> str:
@@ -210,9 +245,9 @@ def updated(config: TrainingConfig, values: Mapping[str, Any]) -> TrainingConfig
     known = setting_names()
     for key in values:
         if key not in known:
-            near = difflib.get_close_matches(key, known, 1)
+            near = difflib.get_close_matches(str(key)[:80], known, 1)
             hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
-            raise ConfigError(f"{key!r} is not a setting; {hint}")
+            raise ConfigError(f"{short_repr(key)} is not a setting; {hint}")
     converted: dict[str, Any] = {
         key: tuple(value) if isinstance(value, list) else value for key, value in values.items()
     }
@@ -253,30 +288,74 @@ def read_config(path: Path) -> dict[str, Any]:
     """
     try:
         with path.open("rb") as file:
-            return tomllib.load(file)
+            data = file.read(_LONGEST_FILE + 1)
     except OSError as error:
         raise ConfigError(f"cannot read the config file {path}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    if len(data) > _LONGEST_FILE:
+        raise ConfigError(f"{path} is no config file: it is longer than {_LONGEST_FILE} bytes")
+    try:
+        return tomllib.loads(data.decode())
+    except RecursionError as error:
+        raise ConfigError(f"{path} is not valid TOML: its values are nested too deep") from error
+    except ValueError as error:  # numbers of thousands of digits, too
         raise ConfigError(f"{path} is not valid TOML: {error}") from error
 
 
-def load_config(path: Path) -> TrainingConfig:
-    """Return the config that `write_config` wrote.
+def load_config(path: Path, known: Collection[str] | None = None) -> TrainingConfig:
+    """Return the config of a run, as `write_config` wrote it.
+
+    Args:
+        path: the file.
+        known: names of the settings that it must have, as the run itself recorded them; by default
+            all. Those that came with a later version of Esper have their defaults.
 
     Raises:
-        ConfigError: the file is missing, not TOML, or names what is no setting.
+        ConfigError: the file is missing, not TOML, lacks a setting, or names what is no setting.
     """
-    return updated(TrainingConfig(), read_config(path))
+    values = read_config(path)
+    required = [name for name in setting_names() if known is None or name in known]
+    missing = [name for name in required if name not in values]
+    if missing:
+        raise ConfigError(
+            f"{path} is damaged: it lacks {len(missing)} of {len(required)} settings "
+            f"({', '.join(missing[:3])}{', …' if len(missing) > 3 else ''}); bring back the file "
+            "that the run was started with"
+        )
+    return updated(TrainingConfig(), values)
+
+
+def check_same_settings(config: TrainingConfig, known: Mapping[str, Any], source: str) -> None:
+    """Check that a run has the settings that it had before, but for those that may change.
+
+    Args:
+        config: its settings now.
+        known: its settings as they were recorded, by name.
+        source: what recorded them, for the message.
+
+    Raises:
+        ConfigError: one is another.
+    """
+    for name in setting_names():
+        if name in RESUMABLE_SETTINGS or name not in known:
+            continue
+        before = tuple(known[name]) if isinstance(known[name], list) else known[name]
+        if (value := getattr(config, name)) != before:
+            raise ConfigError(
+                f"{name} is {short_repr(value)} in the config of the run and {short_repr(before)} "
+                f"in {source}: the config was changed or damaged; set {name} back"
+            )
 
 
 def write_config(config: TrainingConfig, path: Path) -> None:
-    """Write every setting, with its help text, as TOML; a reader never sees half a file."""
+    """Write every setting, with its help text, as TOML; a reader never sees half a file.
+
+    Raises:
+        OSError: the disk does not take it.
+    """
     lines = []
     for setting in fields(config):
         lines += [f"# {setting.metadata['help']}", f"{setting.name} = {_toml(config, setting)}", ""]
-    temporary = path.with_suffix(".partial")
-    temporary.write_text("\n".join(lines), encoding="utf-8")
-    os.replace(temporary, path)
+    replace_file(path, ["\n".join(lines).encode()])
 
 
 def _toml(config: TrainingConfig, setting: Any) -> str:

@@ -7,6 +7,7 @@ from gymnasium.vector import AutoresetMode
 
 from esper.growth.divided import DividedHosts
 from esper.growth.env import GrowthVectorEnv
+from esper.growth.host_process import SilenceListener
 from esper.growth.reward import RewardSettings
 from esper.growth.task import Task
 from esper.simic.config import ConfigError, TrainingConfig
@@ -35,15 +36,20 @@ def make_environment(config: TrainingConfig, hosts: int, device: torch.device) -
 
 
 def divide_hosts(
-    config: TrainingConfig, hosts: int, device: torch.device, task: Task | None = None
+    config: TrainingConfig,
+    hosts: int,
+    device: torch.device,
+    task: Task | None = None,
+    on_silence: SilenceListener | None = None,
 ) -> DividedHosts:
     """Return the same hosts, divided among processes; on another device than the CPU, one has all.
 
-    The caller closes it. `task` is the task of the config if the caller has loaded it.
+    The caller closes it. `task` is the task of the config if the caller has loaded it, `on_silence`
+    is called while one of the processes does not answer.
     """
     processes = config.processes if device.type == "cpu" else 1
     settings = _settings(config, device) | ({} if task is None else {"task": task})
-    return DividedHosts(hosts, processes, **settings)
+    return DividedHosts(hosts, processes, on_silence=on_silence, **settings)
 
 
 def _settings(config: TrainingConfig, device: torch.device) -> dict[str, Any]:

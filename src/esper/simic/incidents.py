@@ -11,16 +11,20 @@ torch is imported where a capsule is read or written, so that listing them needs
 import hashlib
 import json
 import os
-import pickle
 import re
 import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from esper.leyline.command_lines import command_line
+from esper.leyline.durable_files import sync_directory, write_file
 from esper.leyline.telemetry import IncidentRecorded, NonfiniteSighting
+from esper.simic.torch_files import TorchFileError, load_values, saved
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,7 +32,24 @@ if TYPE_CHECKING:
 FORMAT = 3
 FOLDER = "incidents"
 CAPSULE_NAME = "capsule.pt"
-_NUMBER = re.compile(r"\d{4,}")
+_SUMMARY_NAME = "incident.json"
+_PARTIAL_SUFFIX = ".partial"
+_NUMBER = re.compile(r"\d{4,12}")
+#: Bytes that are read at most: far more than Esper writes.
+_LONGEST_SUMMARY = 1 << 20
+_LONGEST_CAPSULE = 4 << 30
+
+
+class _Summary(msgspec.Struct, frozen=True):
+    """What `incident.json` says."""
+
+    number: int
+    update: int
+    sightings: list[NonfiniteSighting]
+    sha256: str = ""
+
+
+_decode = msgspec.json.Decoder(_Summary).decode
 
 
 class IncidentError(ValueError):
@@ -97,6 +118,8 @@ class IncidentLedger:
     _seen: set[tuple[str, str, str]] = field(init=False, default_factory=set)
 
     def __post_init__(self) -> None:
+        for left in _partial_in(self.run / FOLDER):  # by a process that was killed
+            shutil.rmtree(left, ignore_errors=True)
         kept = list_incidents(self.run)
         self.number = max(self.number, *(incident.number for incident in kept), 0)
         for incident in kept:
@@ -114,10 +137,11 @@ class IncidentLedger:
         if not reason:
             try:
                 folder = write_capsule(self.run / FOLDER, self.number, capsule)
-            except OSError as error:
+                size = _size_of(folder)
+            except (OSError, RuntimeError, MemoryError) as error:
                 reason = f"the disk did not take it: {error}"
             else:
-                path, size = str(folder.relative_to(self.run)), _size_of(folder)
+                path = str(folder.relative_to(self.run))
                 self._count(size, kinds)
         return IncidentRecorded(
             update=capsule.update, number=self.number, path=path, size=size, reason=reason
@@ -145,38 +169,34 @@ def write_capsule(incidents: Path, number: int, capsule: Capsule) -> Path:
     Raises:
         OSError: the disk does not take it; then nothing is left behind.
     """
-    import torch
-
     folder = incidents / f"{number:04d}"
-    partial = incidents / f"{number:04d}.partial"
+    partial = folder.with_suffix(_PARTIAL_SUFFIX)
+    data = saved({"format": FORMAT, **capsule.__dict__})
+    summary = {
+        "number": number,
+        "sha256": hashlib.sha256(data).hexdigest(),
+        "update": capsule.update,
+        "sightings": capsule.sightings,
+        "versions": capsule.versions,
+    }
     shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
     try:
-        with (partial / CAPSULE_NAME).open("wb") as file:
-            torch.save({"format": FORMAT, **capsule.__dict__}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        summary = {
-            "number": number,
-            "sha256": _sha256(partial / CAPSULE_NAME),
-            "update": capsule.update,
-            "sightings": capsule.sightings,
-            "versions": capsule.versions,
-        }
-        (partial / "incident.json").write_text(json.dumps(summary, indent=2) + "\n")
-        partial.rename(folder)
+        partial.mkdir(parents=True)
+        write_file(partial / CAPSULE_NAME, [data])
+        write_file(partial / _SUMMARY_NAME, [json.dumps(summary, indent=2).encode() + b"\n"])
+        sync_directory(partial)
+        os.rename(partial, folder)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
+    sync_directory(incidents)
     return folder
 
 
 def list_incidents(run: Path) -> list[Incident]:
     """Return the incidents kept in a run, in order; one that is damaged says so."""
     incidents = run / FOLDER
-    if not incidents.is_dir():
-        return []
-    folders = [path for path in incidents.iterdir() if _NUMBER.fullmatch(path.name)]
+    folders = [incidents / name for name in _names_in(incidents) if _NUMBER.fullmatch(name)]
     return [_read_summary(folder) for folder in sorted(folders, key=lambda path: int(path.name))]
 
 
@@ -224,18 +244,38 @@ def _read_summary(folder: Path) -> Incident:
     capsule = folder / CAPSULE_NAME
     if not capsule.is_file():
         return Incident(number, 0, folder, 0, (), f"the capsule {capsule} is missing")
+    size = 0
     try:
-        summary = json.loads((folder / "incident.json").read_text())
+        size = _size_of(folder)
+        summary = _summary_of(folder)
+    except (OSError, IncidentError) as error:
         return Incident(
-            number=summary["number"],
-            update=summary["update"],
-            path=folder,
-            size=_size_of(folder),
-            sightings=tuple(NonfiniteSighting(**seen) for seen in summary["sightings"]),
+            number, 0, folder, size, (), f"the incident in {folder} cannot be read: {error}"
         )
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        damage = f"the incident in {folder} cannot be read: {error}"
-        return Incident(number, 0, folder, _size_of(folder), (), damage)
+    return Incident(
+        number=summary.number,
+        update=summary.update,
+        path=folder,
+        size=size,
+        sightings=tuple(summary.sightings),
+    )
+
+
+def _summary_of(folder: Path) -> _Summary:
+    """Read `incident.json`.
+
+    Raises:
+        OSError, IncidentError: it cannot be read.
+    """
+    with (folder / _SUMMARY_NAME).open("rb") as file:
+        data = file.read(_LONGEST_SUMMARY + 1)
+    if len(data) > _LONGEST_SUMMARY:
+        raise IncidentError(f"{_SUMMARY_NAME} is longer than {_LONGEST_SUMMARY} bytes")
+    try:
+        summary: _Summary = _decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise IncidentError(f"{_SUMMARY_NAME} is damaged: {error}") from error
+    return summary
 
 
 def read_capsule(folder: Path, device: str = "cpu") -> Capsule:
@@ -246,18 +286,22 @@ def read_capsule(folder: Path, device: str = "cpu") -> Capsule:
     """
     path = folder / CAPSULE_NAME
     try:
-        # What is not as it was written is found here; all that torch reads below is whole.
-        if json.loads((folder / "incident.json").read_text())["sha256"] != _sha256(path):
-            raise IncidentError(f"the capsule {path} is damaged: it is not as it was written")
-        import torch
-
-        state = torch.load(path, map_location=device, weights_only=True)
-    except (OSError, KeyError, TypeError, RuntimeError, pickle.UnpicklingError) as error:
+        expected = _summary_of(folder).sha256
+    except (OSError, IncidentError) as error:
+        raise IncidentError(f"{folder / _SUMMARY_NAME} cannot be read: {error}") from error
+    try:
+        if path.stat().st_size > _LONGEST_CAPSULE:
+            raise IncidentError(f"the capsule {path} is larger than {_LONGEST_CAPSULE >> 30} GiB")
+        data = path.read_bytes()
+    except OSError as error:
         raise IncidentError(f"the capsule {path} cannot be read: {error}") from error
-    except ValueError as error:
-        if isinstance(error, IncidentError):
-            raise
-        raise IncidentError(f"{folder / 'incident.json'} cannot be read: {error}") from error
+    # What is not as it was written is found here; all that torch reads below is whole.
+    if hashlib.sha256(data).hexdigest() != expected:
+        raise IncidentError(f"the capsule {path} is damaged: it is not as it was written")
+    try:
+        state = load_values(data, device)
+    except TorchFileError as error:
+        raise IncidentError(f"the capsule {path} cannot be read: {error}") from error
     if not isinstance(state, dict) or state.pop("format", None) != FORMAT:
         raise IncidentError(f"the capsule {path} is not of format {FORMAT}, which this reads")
     try:
@@ -276,10 +320,15 @@ def _kind_of(seen: NonfiniteSighting) -> tuple[str, str, str]:
     return seen.head, seen.quantity, seen.kind
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _size_of(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.iterdir())
+
+
+def _partial_in(incidents: Path) -> list[Path]:
+    return [incidents / name for name in _names_in(incidents) if name.endswith(_PARTIAL_SUFFIX)]
+
+
+def _names_in(folder: Path) -> list[str]:
+    with suppress(OSError):
+        return os.listdir(folder)
+    return []

@@ -1,12 +1,11 @@
 """What a training process says of itself on its own terminal, or in its log."""
 
 import math
-import os
 import sys
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack, suppress
-from typing import Protocol, Self, TextIO
+from contextlib import ExitStack
+from typing import Protocol, Self
 
 from rich.console import Console
 from rich.progress import (
@@ -22,6 +21,7 @@ from rich.text import Text
 
 from esper.leyline.plain_text import printable
 from esper.leyline.telemetry import EpisodesCompleted, PPOUpdatePayload
+from esper.simic.outputs import GuardedStream
 from esper.simic.pace import Pace, duration
 
 #: Seconds without a line after which a plain log says how far training is.
@@ -63,17 +63,17 @@ class PlainLines:
 
     Args:
         total: episodes of the run.
-        file: where to print; standard output if not given.
+        stream: where to print; standard output, as it is at each line, if not given.
         clock: seconds of a clock that is never set.
     """
 
     def __init__(
         self,
         total: int,
-        file: TextIO | None = None,
+        stream: GuardedStream | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._file = file  # None is standard output as it is when a line is printed
+        self._stream = stream or GuardedStream(lambda: sys.stdout, "standard output")
         self._total = total
         self._clock = clock
         self._pace = Pace(total, clock)
@@ -89,11 +89,8 @@ class PlainLines:
     def say(self, sentence: str) -> None:
         """Print a sentence."""
         self._last_line = self._clock()
-        try:
-            print(printable(sentence), file=self._file, flush=True)
-        except BrokenPipeError:
-            # Whoever read this had enough. The console log has every line, and training goes on.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        self._stream.write(f"{printable(sentence)}\n")
+        self._stream.flush()
 
     def stage(self, what: str) -> None:
         """Print nothing: the first line of a log is what the samples are taken for."""
@@ -117,12 +114,6 @@ class PlainLines:
         )
         for line in latched(update):
             self.say(line)
-
-
-def say_on_standard_error(sentence: str) -> None:
-    """Print a sentence; a standard error that is gone or full takes none."""
-    with suppress(OSError, ValueError, AttributeError):
-        print(printable(sentence), file=sys.stderr, flush=True)
 
 
 class ProgressBar:

@@ -10,7 +10,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
+from typing import Any
 
+import msgspec
 import torch
 from torch import Tensor
 
@@ -29,8 +31,9 @@ from esper.simic.agent.nonfinite_codes import DERIVATIVES
 from esper.simic.agent.ppo import PPOAgent, Preparation
 from esper.simic.agent.rollout import Rollout
 from esper.simic.agent.watching import UpdateWatch
+from esper.simic.capsule_check import check_capsule
 from esper.simic.command_progress import Report, no_report
-from esper.simic.config import TrainingConfig, updated
+from esper.simic.config import ConfigError, TrainingConfig, updated
 from esper.simic.drill import parse_injection
 from esper.simic.incidents import Capsule, IncidentError
 from esper.simic.operations import Operation, Poison
@@ -209,14 +212,19 @@ def replay(capsule: Capsule, report: Report = no_report) -> Replay:
         report: receives what is being done, and the fraction of the whole that is done.
 
     Raises:
-        IncidentError: the capsule is not of an agent that this version can build.
+        IncidentError: the capsule does not hold together, or is not of an agent that this version
+            can build.
     """
+    check_capsule(capsule)
     agent, device = rebuild_agent(capsule)
     rollout = _rollout(capsule, device)
     per_epoch = capsule.minibatches_per_epoch
     minibatches = [hosts.to(device) for hosts in capsule.minibatches]
-    injections = [parse_injection(text) for text in capsule.injections]
-    recorded = tuple(NonfiniteSighting(**fields) for fields in capsule.sightings)
+    try:
+        injections = [parse_injection(text) for text in capsule.injections]
+    except ConfigError as error:
+        raise IncidentError(f"the capsule cannot be replayed: {error}") from error
+    recorded = tuple(msgspec.convert(capsule.sightings, list[NonfiniteSighting]))
     before = [seen for seen in recorded if seen.phase not in _REPEATED]
     total = len(minibatches) + 1  # finding the origin takes about as long as a minibatch
 
@@ -311,9 +319,13 @@ def rebuild_agent(capsule: Capsule) -> tuple[PPOAgent, torch.device]:
         config = updated(TrainingConfig(), capsule.config)
         weights = capsule.agent["policy"]
         feature_size, observation_size = weights["features.weight"].shape
-        lstm_size = weights["lstm.weight_hh_l0"].shape[1]
+        rows, lstm_size = weights["lstm.weight_hh_l0"].shape
+        inner = tuple(weights["lstm.weight_ih_l0"].shape)
         choices = len(weights["heads.bias"])
-    except (KeyError, ValueError, AttributeError) as error:
+        # A small file must not have a large network built.
+        if (rows, inner) != (4 * lstm_size, (4 * lstm_size, feature_size)):
+            raise ValueError("the weights of its LSTM do not fit one another")
+    except (KeyError, ValueError, AttributeError, TypeError) as error:
         raise IncidentError(
             f"the capsule holds no agent that this version knows: {error}"
         ) from None
@@ -328,8 +340,37 @@ def rebuild_agent(capsule: Capsule) -> tuple[PPOAgent, torch.device]:
     if device.type != torch.device(capsule.device).type:
         # Its format is the device's own, and learning draws nothing from it.
         state["action_generator"] = agent.action_generator.get_state()
-    agent.load_state_dict(state)
+    try:
+        agent.load_state_dict(state)
+        _check_state(agent, capsule.agent)
+    except (KeyError, ValueError, TypeError, AttributeError, RuntimeError, IndexError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise IncidentError(f"the capsule's agent cannot be built: {reason}") from None
     return agent, device
+
+
+def _check_state(agent: PPOAgent, state: Mapping[str, Any]) -> None:
+    """Check what loading a state does not: the optimizer takes values of any shape and type.
+
+    Raises:
+        ValueError: it does not fit the agent.
+    """
+    for parameter, moments in agent.optimizer.state.items():
+        for name, value in moments.items():
+            shape = () if name == "step" else parameter.shape
+            if not isinstance(value, Tensor) or value.shape != shape:
+                raise ValueError(f"its optimizer's {name} does not fit the policy")
+    if not {len(moments) for moments in agent.optimizer.state.values()} <= {0, 3}:
+        raise ValueError("its optimizer lacks a moment")
+    own = torch.optim.Adam([torch.zeros(1)], fused=True, eps=1e-5).param_groups[0]
+    (group,) = agent.optimizer.param_groups
+    for name, value in own.items():
+        if name not in ("params", "lr") and group.get(name, value) != value:
+            raise ValueError(f"its optimizer has another {name}")
+    if type(group["lr"]) is not float:
+        raise ValueError("its learning rate is not a number")
+    if any(value.dim() for value in state["loss_scale"].values()):
+        raise ValueError("its loss scale is not a number")
 
 
 def _rollout(capsule: Capsule, device: torch.device) -> Rollout:

@@ -1,13 +1,14 @@
 """The data that a run is trained on: recorded once, and compared whenever the run resumes."""
 
 import json
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from esper.leyline.durable_files import replace_file
 from esper.simic.config import ConfigError
 
 DATA_NAME = "data.json"
+_LONGEST = 1 << 20  # bytes that are read at most
 
 
 @dataclass(frozen=True)
@@ -33,13 +34,14 @@ def read_records(run: Path) -> list[DataRecord]:
     """
     path = run / DATA_NAME
     try:
-        entries = json.loads(path.read_text(encoding="utf-8"))
+        with path.open("rb") as file:
+            entries = json.loads(file.read(_LONGEST))
         return [DataRecord(str(e["fingerprint"]), int(e["after_update"])) for e in entries]
     except FileNotFoundError:
         return []
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise ConfigError(
             f"{path}, the record of the run's data, is damaged: remove it to resume without "
             "comparing the data"
@@ -53,10 +55,7 @@ def record_data(run: Path, fingerprint: str, after_update: int) -> None:
         OSError: the disk does not take it.
     """
     records = [*read_records(run), DataRecord(fingerprint, after_update)]
-    path = run / DATA_NAME
-    temporary = path.with_suffix(".partial")
-    temporary.write_text(json.dumps([asdict(record) for record in records]), encoding="utf-8")
-    os.replace(temporary, path)
+    replace_file(run / DATA_NAME, [json.dumps([asdict(record) for record in records]).encode()])
 
 
 def check_same_data(run: Path, task: str, fingerprint: str) -> None:

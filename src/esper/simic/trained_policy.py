@@ -2,13 +2,15 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from esper.growth.observation import FEATURES
+from esper.leyline.checkpoint_file import CheckpointError
 from esper.leyline.heads import HEAD_SIZES
-from esper.simic.checkpoint import CheckpointError, load_checkpoint
-from esper.simic.config import TrainingConfig, load_config
+from esper.simic.checkpoint import load_checkpoint
+from esper.simic.config import TrainingConfig, read_config, updated
 from esper.simic.run_data import read_records
 from esper.tamiyo.policy import RecurrentPolicy
 from esper.tamiyo.shipped import load_shipped_policy
@@ -46,12 +48,15 @@ def load_trained_policy(checkpoint: Path, config: TrainingConfig, name: str) -> 
             this version has.
     """
     kept = load_checkpoint(checkpoint, torch.device("cpu"))
-    state = kept.agent["policy"]
+    state: Any = kept.agent.get("policy")
     for tensor, axis, here, what in (
         ("features.weight", 1, len(FEATURES), "observations of"),
         ("heads.weight", 0, sum(HEAD_SIZES), "heads with"),
     ):
-        there = state[tensor].shape[axis]
+        try:
+            there = state[tensor].shape[axis]
+        except (KeyError, TypeError, AttributeError, IndexError) as error:
+            raise CheckpointError(f"{checkpoint} holds no policy of Esper") from error
         if there != here:
             raise CheckpointError(
                 f"the policy in {checkpoint} was trained with {what} {there} entries and this "
@@ -60,7 +65,12 @@ def load_trained_policy(checkpoint: Path, config: TrainingConfig, name: str) -> 
     policy = RecurrentPolicy(
         len(FEATURES), feature_size=config.feature_size, lstm_size=config.lstm_size
     )
-    policy.load_state_dict(state)
+    try:
+        policy.load_state_dict(state)
+    except (RuntimeError, TypeError, KeyError) as error:
+        raise CheckpointError(
+            f"the policy in {checkpoint} does not fit the settings of its run"
+        ) from error
     records = read_records(checkpoint.parent.parent)
     data = records[-1].fingerprint if records else ""
     return TrainedPolicy(name, policy, config, kept.episodes_done, data)
@@ -76,4 +86,6 @@ def shipped_policy(name: str) -> TrainedPolicy:
         ShippedPolicyError: it is missing, damaged, or was made for other code.
     """
     shipped = load_shipped_policy([feature.name for feature in FEATURES])
-    return TrainedPolicy(name, shipped.policy, load_config(shipped.config), shipped.episodes)
+    # It was trained before some of today's settings were there: those have their defaults.
+    config = updated(TrainingConfig(), read_config(shipped.config))
+    return TrainedPolicy(name, shipped.policy, config, shipped.episodes)

@@ -3,6 +3,7 @@
 import platform
 import time
 from collections.abc import Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,18 @@ import torch
 
 import esper
 from esper.growth.divided import DividedHosts
-from esper.growth.host_process import HostProcessError
+from esper.growth.host_process import LONGEST_SILENCE, HostProcessError
 from esper.growth.task_summary import summary_lines
 from esper.growth.tasks import load_task
+from esper.leyline.checkpoint_file import (
+    CHECKPOINTS_NAME,
+    CheckpointError,
+    newest_whole,
+)
 from esper.leyline.heads import BLUEPRINT_CHOICES, HEAD_CHOICES, HEAD_SIZES, SLOT_CHOICES
 from esper.leyline.telemetry import (
     CheckpointWritten,
+    HostsStalled,
     InterventionTaken,
     NonfiniteSighting,
     Notice,
@@ -29,20 +36,20 @@ from esper.simic.agent.ppo import PPOAgent
 from esper.simic.agent.rollout import Rollout
 from esper.simic.checkpoint import (
     Checkpoint,
-    CheckpointError,
-    latest_checkpoint,
+    last_good,
     load_latest,
     save_checkpoint,
+    unsound_parts,
 )
 from esper.simic.collecting import collect, episode_seeds
-from esper.simic.config import TrainingConfig, setting_names
+from esper.simic.config import TrainingConfig, check_same_settings, setting_names
 from esper.simic.drill import Injection, parse_injection, scheduled
 from esper.simic.environment import divide_hosts, resolve_device
 from esper.simic.incidents import Capsule, IncidentLedger, sighting_fields
 from esper.simic.intervention import Action, Escalation
 from esper.simic.progress import ProgressReport
 from esper.simic.run_data import change_sentences, check_same_data, read_records, record_data
-from esper.simic.stopping import StopRequest
+from esper.simic.stopping import StoppedAtOnce, StopRequest
 from esper.simic.telemetry.emitters import EventWriter, emit_episodes, emit_ppo_update_event
 from esper.simic.threads import choose_threads
 from esper.tamiyo.policy import RecurrentPolicy
@@ -63,14 +70,14 @@ def train(
     progress: ProgressReport,
     stop: StopRequest,
 ) -> RunFinished:
-    """Train until all episodes are done or somebody asks to stop; go on from any checkpoint.
+    """Train until all episodes are done or a stop is requested; resume from the newest checkpoint.
 
     Args:
         config: the run's settings.
-        run: the run's directory, whose checkpoints are gone on from and written to.
-        writer: that is told everything.
-        progress: that a person reads.
-        stop: whether somebody asked to.
+        run: the run's directory, whose checkpoints are resumed from and written.
+        writer: receives every telemetry event.
+        progress: console progress reporter.
+        stop: set when the user asked training to stop.
 
     Returns:
         How it ended, as it was told to the writer.
@@ -80,15 +87,19 @@ def train(
     """
     trainer: Trainer | None = None
     try:
-        trainer = Trainer(config, run, writer, progress)
-        ending = trainer.run(stop)
+        trainer = Trainer(config, run, writer, progress, stop)
+        ending = trainer.run()
     except BaseException as error:
         # Whatever ends the process, the run says so; only a fault of the program goes on up.
-        update, episodes_done = trainer.done if trainer else (0, 0)
+        update, episodes_done = trainer.done if trainer else done_on_disk(run)
         interrupted = isinstance(error, KeyboardInterrupt)
         robbed = isinstance(error, HostProcessError)
         reason = f"{type(error).__name__}: {error}"
-        if interrupted or robbed:
+        if interrupted and trainer is not None:
+            trainer.keep_last()
+        if isinstance(error, StoppedAtOnce):
+            reason = "asked to stop before training began; it can be resumed"
+        elif interrupted or robbed:
             reason = f"{'interrupted' if interrupted else error}; the batch under way is lost"
         elif isinstance(error, ValueError):
             reason = str(error)
@@ -106,6 +117,12 @@ def train(
         if trainer is not None:
             trainer.close()
     return ending
+
+
+def done_on_disk(run: Path) -> tuple[int, int]:
+    """Return how many updates and episodes the newest whole checkpoint of a run has."""
+    summary = newest_whole(run / CHECKPOINTS_NAME).summary
+    return (summary.update, summary.episodes_done) if summary else (0, 0)
 
 
 def learning_rate_after(episodes: int, config: TrainingConfig) -> float:
@@ -133,23 +150,35 @@ class Trainer:
     """One training process of a run."""
 
     def __init__(
-        self, config: TrainingConfig, run: Path, writer: EventWriter, progress: ProgressReport
+        self,
+        config: TrainingConfig,
+        run: Path,
+        writer: EventWriter,
+        progress: ProgressReport,
+        stop: StopRequest,
     ) -> None:
         self._config = config
         self._run = run
         self._writer = writer
         self._progress = progress
+        self._stop = stop
         self._device = resolve_device(config.device)
         self._drills = scheduled(config)
         self._hosts: DividedHosts | None = None
+        self._silent: set[int] = set()  # processes that do not answer
         self._update = 0
         self._episodes_done = 0
 
         torch.manual_seed(config.seed)
         self._tell(f"preparing {config.task} on {self._device}")
         progress.stage(f"preparing {config.task}")
-        self._task = load_task(config.task)
-        checkpoint, self._passed_over = load_latest(run / "checkpoints", self._device)
+        with stop.interruptible():
+            self._task = load_task(config.task)
+        self._folder = run / CHECKPOINTS_NAME
+        checkpoint, self._passed_over = load_latest(self._folder, self._device)
+        if checkpoint is not None:
+            source = f"the checkpoint of update {checkpoint.update}"
+            check_same_settings(config, checkpoint.settings, source)
         self._threads = self._choose_threads(checkpoint)
         shape = self._divided(config.environments).env.single_observation_space.shape
         assert shape is not None
@@ -168,7 +197,11 @@ class Trainer:
             ]
         self._resumed = checkpoint is not None
         self._kept_update = self._update
-        self._good_checkpoint = latest_checkpoint(run / "checkpoints")
+        self._unkept: Checkpoint | None = None  # the state after the last update, if not on disk
+        self._unusable = [one.path for one in self._passed_over]  # removed with the next one
+        self._checkpoints_failed = 0  # in a row
+        self._was_good = checkpoint is not None and checkpoint.update_was_good  # the last update
+        self._good_checkpoint = last_good(self._folder, checkpoint) if checkpoint else None
         if fingerprint := self._task.fingerprint:
             check_same_data(run, config.task, fingerprint)
             if not read_records(run):
@@ -189,7 +222,7 @@ class Trainer:
             number=checkpoint.incidents if checkpoint else 0,
         )
 
-    def run(self, stop: StopRequest) -> RunFinished:
+    def run(self) -> RunFinished:
         """Train to the end; return how it ended."""
         for line in summary_lines(self._task):
             self._progress.say(line)
@@ -199,19 +232,27 @@ class Trainer:
         self._progress.begin(self._episodes_done, self._task.validation.largest_class)
         for sentence in change_sentences(self._run):
             self._say(sentence, "warning")
-        for sentence in self._passed_over:
-            self._say(f"{sentence}: going on from one before it", "warning")
+        for one in self._passed_over:
+            self._say(f"{one.reason}; resuming from update {self._update}", "warning")
         while self._episodes_done < self._config.episodes:
-            if stop.requested:
+            if self._stop.requested:
                 if self._kept_update != self._update:
-                    self._keep(is_good=False)
-                return self._ending("stopped", "asked to stop; it can be resumed")
+                    self._keep()
+                return self._stopped("asked to stop; it can be resumed")
             try:
                 self._train_batch()
             except HaltedError as halted:
                 return self._ending("halted", str(halted))
+            except StoppedAtOnce:
+                self.keep_last()
+                reason = "asked to stop; the batch under way was given up; it can be resumed"
+                return self._stopped(reason)
         idle = [f"drill {drill} found no step with {drill.head} active" for drill in self._drills]
         return self._ending("finished", "; ".join(idle))
+
+    def _stopped(self, reason: str) -> RunFinished:
+        self._progress.say(f"stopped: {reason}")
+        return self._ending("stopped", reason)
 
     @property
     def done(self) -> tuple[int, int]:
@@ -219,6 +260,9 @@ class Trainer:
         return self._update, self._episodes_done
 
     def _ending(self, status: str, reason: str) -> RunFinished:
+        if self._kept_update != self._update and self._checkpoints_failed:
+            missing = f"the checkpoint of update {self._update} could not be written"
+            reason = f"{reason}; {missing}" if reason else missing
         return RunFinished(
             status=status, update=self._update, episodes_done=self._episodes_done, reason=reason
         )
@@ -239,6 +283,7 @@ class Trainer:
             on_step=lambda step: self._progress.stepped(
                 update, step, config.steps, self._episodes_done + hosts * step / config.steps
             ),
+            interruptible=self._stop.interruptible,
         )
         episodes = emit_episodes(
             self._writer,
@@ -250,7 +295,8 @@ class Trainer:
         start = time.perf_counter()
         due = [drill for drill in self._drills if drill.update <= update]
         self._agent.set_learning_rate(learning_rate_after(self._episodes_done, config))
-        result = self._agent.update(batch.rollout, due, before=batch.sightings)
+        with self._stop.interruptible():
+            result = self._agent.update(batch.rollout, due, before=batch.sightings)
         self._update = update
         self._episodes_done = episodes.episodes_done
         payload = emit_ppo_update_event(
@@ -270,9 +316,14 @@ class Trainer:
         action = self._intervene(result) if result.head_nonfinite else None
         if action is None:
             self._escalation = self._escalation.after_good()
-        is_due = update % config.checkpoint_every == 0 and action is not Action.ROLLBACK
-        if is_due or self._episodes_done >= config.episodes:
-            self._keep(is_good=action in (None, Action.REPEAT))
+        self._was_good = action in (None, Action.REPEAT)
+        is_due = update % config.checkpoint_every == 0 or self._checkpoints_failed > 0
+        is_last = self._episodes_done >= config.episodes
+        if is_last or (is_due and action is not Action.ROLLBACK):
+            self._keep()
+        # A batch that is given up leaves the agent as no update left it.
+        is_kept = self._kept_update == update
+        self._unkept = None if is_kept else deepcopy(self._checkpoint())
 
     def _record_incident(
         self, result: UpdateResult, rollout: Rollout, due: list[Injection]
@@ -336,7 +387,8 @@ class Trainer:
             durable=True,
         )
         if is_halted:
-            self._keep(is_good=False)
+            self._was_good = False
+            self._keep()
             raise HaltedError(f"update {self._update} was not finite: {cause}; {reason}")
         if action is Action.REPEAT:
             self._say(f"update {self._update} was repeated and stands: {cause}, once", "warning")
@@ -353,7 +405,7 @@ class Trainer:
         if self._agent.roll_back() and not self._agent.unsound_state():
             return True
         try:
-            checkpoint, _ = load_latest(self._run / "checkpoints", self._device)
+            checkpoint, _ = load_latest(self._folder, self._device)
         except CheckpointError:
             return False
         if checkpoint is None:
@@ -377,14 +429,11 @@ class Trainer:
                 self._drills.remove(drill)
                 self._say(f"drill {drill} planted in update {self._update}", "info")
 
-    def _keep(self, *, is_good: bool) -> None:
+    def _keep(self) -> None:
         """Write a checkpoint, unless a weight or a part of the optimizer in it is not sound.
 
         A refusal, or a disk that takes none, is reported, and training goes on. The last checkpoint
         of a good update is not removed before there is another one.
-
-        Args:
-            is_good: whether the update was.
         """
         if broken := self._agent.unsound_state():
             self._say(
@@ -393,7 +442,17 @@ class Trainer:
                 "error",
             )
             return
-        checkpoint = Checkpoint(
+        self._write(self._checkpoint())
+
+    def keep_last(self) -> None:
+        """Write the state after the last update, unless it is on the disk or not sound."""
+        checkpoint = self._unkept
+        if checkpoint is not None and not unsound_parts(checkpoint.agent):
+            self._write(checkpoint)
+
+    def _checkpoint(self) -> Checkpoint:
+        """Return the state of now; its tensors are those that training goes on to change."""
+        return Checkpoint(
             update=self._update,
             episodes_done=self._episodes_done,
             threads=self._threads,
@@ -402,18 +461,29 @@ class Trainer:
             bad_in_a_row=self._escalation.bad_in_a_row,
             rollbacks_in_a_row=self._escalation.rollbacks_in_a_row,
             incidents=self._incidents.number,
+            settings=settings_of(self._config),
+            latches=self._writer.latches(),
+            update_was_good=self._was_good,
         )
+
+    def _write(self, checkpoint: Checkpoint) -> None:
         try:
-            path = save_checkpoint(checkpoint, self._run / "checkpoints", self._good_checkpoint)
+            path = save_checkpoint(checkpoint, self._folder, self._good_checkpoint, self._unusable)
             size = path.stat().st_size
         except OSError as error:
-            self._say(f"no checkpoint of update {self._update}: {error}", "error")
+            self._checkpoints_failed += 1
+            self._say(f"no checkpoint of update {checkpoint.update}: {error}", "error")
             return
-        self._kept_update = self._update
-        if is_good:
+        if failed := self._checkpoints_failed:
+            missing = "1 was" if failed == 1 else f"{failed} were"
+            self._say(f"checkpoints are written again; {missing} not", "warning")
+        self._checkpoints_failed = 0
+        self._unusable = []
+        self._kept_update = checkpoint.update
+        if checkpoint.update_was_good:
             self._good_checkpoint = path
         relative = str(path.relative_to(self._run))
-        self._writer.emit(CheckpointWritten(update=self._update, path=relative, size=size))
+        self._writer.emit(CheckpointWritten(update=checkpoint.update, path=relative, size=size))
 
     def close(self) -> None:
         """End the processes that hold hosts."""
@@ -424,8 +494,35 @@ class Trainer:
         """Return that many hosts; the last batch may need fewer."""
         if self._hosts is None or self._hosts.num_envs != hosts:
             self.close()
-            self._hosts = divide_hosts(self._config, hosts, self._device, self._task)
+            with self._stop.interruptible():
+                self._hosts = divide_hosts(
+                    self._config, hosts, self._device, self._task, self._note_silence
+                )
         return self._hosts
+
+    def _note_silence(self, pid: int, seconds: float, *, answered: bool) -> None:
+        """Report a process that holds hosts and does not answer, or answers again.
+
+        Raises:
+            StoppedAtOnce: a stop was requested; the process may never answer.
+        """
+        if answered:
+            text = f"process {pid}, which holds hosts, answers again after {seconds:.0f} s"
+            self._progress.say(text)
+        elif self._stop.requested:
+            raise StoppedAtOnce
+        elif pid in self._silent:
+            return
+        else:
+            self._progress.say(
+                f"STALLED: process {pid}, which holds hosts, has not answered for {seconds:.0f} s; "
+                f"training ends if it stays silent for {LONGEST_SILENCE:.0f} s"
+            )
+        (self._silent.discard if answered else self._silent.add)(pid)
+        update = self._update + 1
+        self._writer.emit(
+            HostsStalled(update=update, pid=pid, seconds=seconds, answered=answered), durable=True
+        )
 
     def _choose_threads(self, checkpoint: Checkpoint | None) -> int:
         """Set torch's threads: as configured, as the resumed run had them, or as measured."""
@@ -442,7 +539,8 @@ class Trainer:
             hosts.reset(range(hosts.num_envs))
             hosts.step(waiting)
 
-        return choose_threads(train_a_slice, hosts.set_threads)
+        with self._stop.interruptible():
+            return choose_threads(train_a_slice, hosts.set_threads)
 
     def _announce(self) -> None:
         """Tell what run this is, durably: a run without its start says nothing."""

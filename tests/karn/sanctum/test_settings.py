@@ -29,6 +29,10 @@ def test_without_a_file_there_are_the_defaults(tmp_path):
     [
         (b"theme = ", "damaged"),
         (b"\xff\x00\xfe", "damaged"),
+        (b"theme = " + b"[" * 5_000 + b"]" * 5_000, "damaged"),
+        (b"theme = " + b"9" * 4_301, "damaged"),
+        (b"bell = 0x" + b"f" * 9_000, "not a value that is too long to show"),
+        (b"x" * 5_000 + b" = 1", "x…; only theme"),
         (b'theme = "pink"', "theme in the settings .* must be dark or light or ansi or contrast"),
         (b"bell = 3", "bell in the settings .* must be true or false, not 3"),
         (b"color = true", "have no 'color'; only theme, reduced_motion, bell, ascii"),

@@ -38,6 +38,7 @@ from esper.leyline.telemetry import (
     EpisodesCompleted,
     Event,
     Heartbeat,
+    HostsStalled,
     IncidentRecorded,
     InterventionTaken,
     NonfiniteSighting,
@@ -220,11 +221,15 @@ class SanctumAggregator:
             self._made.pop(part, None)
 
     def _handle_run_started(self, event: Event, payload: RunStarted) -> None:
+        is_first = self._run.start is None
         self._run.begin(payload)
         self._hosts.clear()
         self._decision = None
         self._made.clear()
-        if (resumed_from := payload.resumed_from_update) is not None:
+        resumed_from = payload.resumed_from_update
+        if resumed_from is None and not is_first:
+            resumed_from = 0  # there was no checkpoint, so it begins again
+        if resumed_from is not None:
             self._lacks_updates |= resumed_from > self._newest_update
             # What was trained after the checkpoint is trained again, and told again.
             while self._updates and self._updates[-1].update > resumed_from:
@@ -232,8 +237,11 @@ class SanctumAggregator:
             self._history.drop_after(resumed_from)
             self._scores.drop_after(resumed_from)
             self._run.update = resumed_from
-            if self._updates:
-                self._run.episodes_done = self._updates[-1].episodes_done
+            self._run.episodes_done = (
+                self._updates[-1].episodes_done
+                if self._updates
+                else min(self._run.episodes_done, resumed_from * payload.environments)
+            )
         self._say(event, "info", event_log.started(payload))
 
     def _handle_step_completed(self, event: Event, payload: StepCompleted) -> None:
@@ -335,6 +343,10 @@ class SanctumAggregator:
     def _handle_checkpoint_written(self, event: Event, payload: CheckpointWritten) -> None:
         self._run.checkpoint = payload.path
         self._say(event, "info", event_log.checkpoint(payload))
+
+    def _handle_hosts_stalled(self, event: Event, payload: HostsStalled) -> None:
+        self._run.note_stall(payload)
+        self._say(event, *event_log.stalled(payload))
 
     def _handle_heartbeat(self, event: Event, payload: Heartbeat) -> None:
         before = self._run.heartbeat
@@ -461,6 +473,7 @@ _HANDLERS: Final[dict[type, Callable[[SanctumAggregator, Event, Any], None]]] = 
     InterventionTaken: SanctumAggregator._handle_intervention_taken,
     IncidentRecorded: SanctumAggregator._handle_incident_recorded,
     CheckpointWritten: SanctumAggregator._handle_checkpoint_written,
+    HostsStalled: SanctumAggregator._handle_hosts_stalled,
     Heartbeat: SanctumAggregator._handle_heartbeat,
     Notice: SanctumAggregator._handle_notice,
     RunFinished: SanctumAggregator._handle_run_finished,

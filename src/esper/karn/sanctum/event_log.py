@@ -18,6 +18,7 @@ from esper.leyline.telemetry import (
     GROUPS,
     CheckpointWritten,
     EpisodesCompleted,
+    HostsStalled,
     IncidentRecorded,
     InterventionTaken,
     PPOUpdatePayload,
@@ -170,6 +171,14 @@ def skipped(payload: PPOUpdatePayload) -> str:
 def checkpoint(payload: CheckpointWritten) -> str:
     """Return the line of a checkpoint."""
     return f"checkpoint of update {payload.update} written: {payload.path}"
+
+
+def stalled(payload: HostsStalled) -> tuple[str, str]:
+    """Return level and line of a process of hosts that does not answer, or answers again."""
+    process = f"process {payload.pid}, which holds hosts,"
+    if payload.answered:
+        return "warning", f"{process} answers again after {payload.seconds:.0f} s"
+    return "error", f"STALLED: {process} has not answered for {payload.seconds:.0f} s"
 
 
 def finished(payload: RunFinished) -> tuple[str, str]:

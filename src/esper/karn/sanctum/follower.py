@@ -231,7 +231,7 @@ class RunFollower:
         if status.kind is StatusKind.WAITING:
             is_new = not self._has_tables and not self._reader.has_wal()
             return None if is_new else "the store has no events"
-        if status.kind in (StatusKind.LIVE, StatusKind.STARTING):
+        if status.kind in (StatusKind.LIVE, StatusKind.STARTING, StatusKind.STALLED):
             return None  # the writer holds the journal, and it changes as it is looked at
         if self._journal is None:
             try:

@@ -13,6 +13,7 @@ from esper.leyline.telemetry import (
     DecisionsTaken,
     Event,
     Heartbeat,
+    HostsStalled,
     PPOUpdatePayload,
     RunFinished,
     RunStarted,
@@ -24,6 +25,8 @@ from esper.leyline.telemetry import (
 SPEED_STEPS: Final = 96
 #: Batches of episodes from which the pace of a run is taken.
 PACE_BATCHES: Final = 8
+#: Events before which all hosts have answered.
+_FROM_HOSTS: Final = (StepCompleted, PPOUpdatePayload)
 #: Events of a run that has not ended before them, or that goes on.
 _GOING_ON: Final = (RunStarted, DecisionsTaken, StepCompleted, PPOUpdatePayload)
 
@@ -59,11 +62,12 @@ class RunLedger:
         self._pace: deque[tuple[float, float]] = deque(maxlen=PACE_BATCHES + 1)
         self._damaged = 0
         self._unknown: dict[str, int] = {}
+        self._stalled: HostsStalled | None = None  # since the last event that hosts went on
 
     def begin(self, start: RunStarted) -> None:
         """Note a start or a resume: whatever ended before goes on."""
         self.start = start
-        self._finish = self._finished_at = None
+        self._finish = self._finished_at = self._stalled = None
         self._step_times.clear()
         self._pace.clear()
 
@@ -77,6 +81,8 @@ class RunLedger:
         if self._started_at is None:
             self._started_at = event.time
         self.last_event_at = event.time
+        if isinstance(event.payload, _FROM_HOSTS):
+            self._stalled = None
         if isinstance(event.payload, (DamagedPayload, UnknownPayload)):
             self.is_end_lost = True
         elif isinstance(event.payload, _GOING_ON):
@@ -91,6 +97,10 @@ class RunLedger:
     def note_update(self, at: float) -> None:
         """Note when the update after a batch of episodes was done."""
         self._pace.append((at, self.episodes_done))
+
+    def note_stall(self, stall: HostsStalled) -> None:
+        """Note that a process of hosts does not answer, or answers again."""
+        self._stalled = None if stall.answered else stall
 
     def note_damage(self) -> None:
         """Note an event that cannot be read."""
@@ -155,6 +165,12 @@ class RunLedger:
             return self._finish.status, self._finish.reason
         if self.last_event_at is None:
             return "waiting", ""
+        if self._stalled is not None:
+            pid, seconds = self._stalled.pid, self._stalled.seconds
+            return (
+                "stalled",
+                f"process {pid}, which holds hosts, did not answer for {seconds:.0f} s",
+            )
         is_training = self.start or self.update or step
         return ("training", "") if is_training else ("starting", self.notice)
 

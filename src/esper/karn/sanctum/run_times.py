@@ -10,6 +10,7 @@ _MOVING: Final = (
     StatusKind.WAITING,
     StatusKind.STARTING,
     StatusKind.LIVE,
+    StatusKind.STALLED,
     StatusKind.STALE,
 )
 

@@ -7,8 +7,11 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Final
 
+from esper.leyline.plain_text import short_repr
+
 #: The themes by the names that settings and options call them.
 THEME_NAMES: Final = ("dark", "light", "ansi", "contrast")
+_LONGEST: Final = 1 << 16  # bytes that are read at most
 _HEADING: Final = "# Sanctum writes this file when a setting is changed in it.\n"
 
 
@@ -42,12 +45,12 @@ def read_settings(path: Path) -> Settings:
     """
     try:
         with path.open("rb") as file:
-            found = tomllib.load(file)
+            found = tomllib.loads(file.read(_LONGEST).decode())
     except FileNotFoundError:
         return Settings()
     except OSError as error:
         raise SettingsError(f"cannot read the settings {path}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError):
+    except (ValueError, RecursionError):  # numbers of thousands of digits, and deep nesting, too
         raise SettingsError(f"the settings {path} are damaged: they are not TOML") from None
     return _checked(found, path)
 
@@ -57,10 +60,14 @@ def _checked(found: dict[str, Any], path: Path) -> Settings:
     known = {field.name: type(getattr(settings, field.name)) for field in fields(settings)}
     for name, value in found.items():
         if name not in known:
-            raise SettingsError(f"the settings {path} have no {name!r}; only {', '.join(known)}")
+            raise SettingsError(
+                f"the settings {path} have no {short_repr(name)}; only {', '.join(known)}"
+            )
         if type(value) is not known[name] or (name == "theme" and value not in THEME_NAMES):
             right = " or ".join(THEME_NAMES) if name == "theme" else "true or false"
-            raise SettingsError(f"{name} in the settings {path} must be {right}, not {value!r}")
+            raise SettingsError(
+                f"{name} in the settings {path} must be {right}, not {short_repr(value)}"
+            )
     return replace(settings, **found)
 
 

@@ -33,8 +33,8 @@ class UpdateIndex:
     def note(self, event: Event, aggregator: SanctumAggregator) -> None:
         """Note what an event says of the updates; `aggregator` has just taken it in."""
         payload = event.payload
-        if isinstance(payload, RunStarted) and payload.resumed_from_update is not None:
-            self._drop_after(payload.resumed_from_update)
+        if isinstance(payload, RunStarted):
+            self._drop_after(payload.resumed_from_update or 0)  # 0: it begins again
         elif isinstance(payload, PPOUpdatePayload) and 0 < payload.update < 2**62:
             self._drop_after(payload.update - 1)
             self._updates.append(payload.update)

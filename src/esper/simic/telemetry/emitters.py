@@ -10,6 +10,7 @@ import torch
 from esper.leyline.telemetry import (
     DecisionsTaken,
     EpisodesCompleted,
+    NonfiniteSighting,
     Payload,
     PPOUpdatePayload,
     SeedTransitioned,
@@ -42,6 +43,9 @@ class EventWriter(Protocol):
 
     def emit(self, payload: Payload, *, durable: bool = False) -> None:
         """Take one event."""
+
+    def latches(self) -> list[tuple[int, NonfiniteSighting]]:
+        """Return the first sighting of each head, quantity and kind in the run, with its update."""
 
 
 def emit_ppo_update_event(

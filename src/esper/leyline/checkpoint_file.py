@@ -1,0 +1,224 @@
+"""The form of a checkpoint file: a state, a summary that is read without torch, and two digests.
+
+    state | summary | length of the summary | SHA-256 of the summary | SHA-256 of all that | mark
+
+The state is what `torch.save` wrote. The summary is JSON, and has what programs that never load
+torch need: how far the run had come, its settings, and its latches. Lengths are little-endian.
+"""
+
+import hashlib
+import os
+import re
+import struct
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import msgspec
+
+from esper.leyline.telemetry import NonfiniteSighting
+
+CHECKPOINTS_NAME: Final = "checkpoints"  # their folder in a run
+FORMAT: Final = 3
+_MARK: Final = b"ESPERCKP"
+_FOOTER: Final = struct.Struct("<I32s32s8s")
+_BEFORE_DIGEST: Final = 4 + 32  # bytes of the footer that the digest of the whole file covers
+_NAME: Final = re.compile(r"update-(\d{1,12})\.pt")
+#: Longer than the summary of any run: a few hundred latches of some 300 bytes.
+_LONGEST_SUMMARY: Final = 4 << 20
+
+
+class CheckpointError(ValueError):
+    """A checkpoint cannot be read; the message is one clear sentence."""
+
+
+class CheckpointSummary(msgspec.Struct, frozen=True, kw_only=True):
+    """What a checkpoint says of its run.
+
+    Attributes:
+        format: of the state.
+        update: updates completed.
+        episodes_done: episodes completed.
+        update_was_good: whether everything in the last update was finite.
+        settings: all settings of the run, by name.
+        latches: the first sighting of each head, quantity and kind in the run, with its update.
+    """
+
+    format: int
+    update: int
+    episodes_done: int
+    update_was_good: bool = False
+    settings: dict[str, Any] = {}
+    latches: list[tuple[int, NonfiniteSighting]] = []
+
+
+class NumberedCheckpoint(NamedTuple):
+    """A file that has the name of a checkpoint."""
+
+    update: int
+    path: Path
+
+
+class NewestCheckpoint(NamedTuple):
+    """The newest checkpoint of a folder that is whole.
+
+    Attributes:
+        path: its file; None if there is no whole checkpoint.
+        summary: what it says of its run; None as above.
+        passed_over: a sentence for each newer one that is damaged.
+    """
+
+    path: Path | None
+    summary: CheckpointSummary | None
+    passed_over: list[str]
+
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(CheckpointSummary).decode
+
+
+def checkpoints_in(directory: Path) -> list[NumberedCheckpoint]:
+    """Return the checkpoints of a folder, oldest first; none if it cannot be listed."""
+    try:
+        names = os.listdir(directory)
+    except OSError:
+        return []
+    found = [
+        NumberedCheckpoint(int(matched[1]), directory / name)
+        for name in names
+        if (matched := _NAME.fullmatch(name))
+    ]
+    return sorted(found)
+
+
+def checkpoint_path(directory: Path, update: int) -> Path:
+    """Return the path of the checkpoint of an update."""
+    return directory / f"update-{update:06d}.pt"
+
+
+def sealed(state: bytes, summary: CheckpointSummary) -> list[bytes]:
+    """Return the content of a checkpoint file, in parts.
+
+    Args:
+        state: what `torch.save` wrote.
+        summary: what the checkpoint says of its run.
+    """
+    text = _encode(summary)
+    begin = struct.pack("<I", len(text)) + hashlib.sha256(text).digest()
+    digest = hashlib.sha256(state)
+    digest.update(text)
+    digest.update(begin)
+    return [state, text, begin, digest.digest() + _MARK]
+
+
+def read_summary(path: Path) -> CheckpointSummary:
+    """Read the summary of a checkpoint; the state is neither read nor checked.
+
+    Raises:
+        CheckpointError: it is damaged, or not of the format that this version writes.
+    """
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            if size < _FOOTER.size:
+                raise _damaged(path)
+            file.seek(size - _FOOTER.size)
+            length, digest = _footer(path, file.read(_FOOTER.size))[:2]
+            if length > size - _FOOTER.size:
+                raise _damaged(path)
+            file.seek(size - _FOOTER.size - length)
+            return _summary(path, file.read(length), digest)
+    except OSError as error:
+        raise CheckpointError(f"the checkpoint {path} cannot be read: {error.strerror}") from error
+
+
+def read_checkpoint(path: Path) -> tuple[memoryview, CheckpointSummary]:
+    """Read a checkpoint whose every bit is as it was written; return its state and its summary.
+
+    Raises:
+        CheckpointError: it is damaged, or not of the format that this version writes.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"the checkpoint {path} cannot be read: {error.strerror}") from error
+    return parse_checkpoint(data, path)
+
+
+def parse_checkpoint(content: bytes, path: Path) -> tuple[memoryview, CheckpointSummary]:
+    """Return the state and the summary in the content of a checkpoint file.
+
+    Args:
+        content: of the file.
+        path: of the file, for messages.
+
+    Raises:
+        CheckpointError: as `read_checkpoint`.
+    """
+    data = memoryview(content)
+    end = len(data) - _FOOTER.size
+    if end < 0:
+        raise _damaged(path)
+    length, summary_digest, digest = _footer(path, data[end:])
+    if length > end or hashlib.sha256(data[: end + _BEFORE_DIGEST]).digest() != digest:
+        raise _damaged(path)
+    begin = end - length
+    return data[:begin], _summary(path, data[begin:end], summary_digest)
+
+
+def newest_whole(directory: Path) -> NewestCheckpoint:
+    """Find the newest checkpoint of a folder whose every bit is as it was written."""
+    passed_over = []
+    for update, path in reversed(checkpoints_in(directory)):
+        try:
+            summary = read_checkpoint(path)[1]
+            check_number(path, update, summary.update)
+        except CheckpointError as error:
+            passed_over.append(str(error))
+            continue
+        return NewestCheckpoint(path, summary, passed_over)
+    return NewestCheckpoint(None, None, passed_over)
+
+
+def check_number(path: Path, update: int, actual: int) -> None:
+    """Check that a checkpoint has its own name.
+
+    Args:
+        path: the file.
+        update: its number by its name.
+        actual: its number by its content.
+
+    Raises:
+        CheckpointError: it is of another update than its name says.
+    """
+    if actual != update:
+        raise CheckpointError(
+            f"the checkpoint {path} is of update {actual}: it has the name of another one"
+        )
+
+
+def _footer(path: Path, data: bytes | memoryview) -> tuple[int, bytes, bytes]:
+    length, summary_digest, digest, mark = _FOOTER.unpack(data)
+    if mark != _MARK or length > _LONGEST_SUMMARY:
+        raise _damaged(path)
+    return length, summary_digest, digest
+
+
+def _summary(path: Path, text: bytes | memoryview, digest: bytes) -> CheckpointSummary:
+    if hashlib.sha256(text).digest() != digest:
+        raise _damaged(path)
+    try:
+        summary: CheckpointSummary = _decode(text)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise _damaged(path) from error
+    if summary.format != FORMAT:
+        raise CheckpointError(
+            f"the checkpoint {path} is of format {summary.format}, and this version reads {FORMAT}"
+        )
+    return summary
+
+
+def _damaged(path: Path) -> CheckpointError:
+    return CheckpointError(
+        f"the checkpoint {path} is damaged, or was written by an older Esper: its digest is not "
+        "that of its content"
+    )

@@ -1,0 +1,76 @@
+"""The lock of a run: one process trains it, whoever else would like to."""
+
+import fcntl
+from pathlib import Path
+from typing import IO, Final, Self
+
+from esper.karn.liveness import StatusKind
+from esper.simic.config import ConfigError
+
+#: Held by the process that trains a run.
+LOCK_NAME: Final = "training.lock"
+_IN_TRAINING: Final = (
+    StatusKind.LIVE,
+    StatusKind.STARTING,
+    StatusKind.STALLED,
+    StatusKind.STALE,
+)
+
+
+class HeldRun:
+    """A run that no other process can train while this is open; the lock ends with the process.
+
+    Args:
+        directory: the run's directory.
+        descriptor: of the lock, where the process that started this one holds it already.
+
+    Attributes:
+        directory: the run's directory.
+        doubt: a warning where the file system has no locks; else empty.
+
+    Raises:
+        ConfigError: another process trains the run, or the lock cannot be made.
+    """
+
+    def __init__(self, directory: Path, descriptor: int | None = None) -> None:
+        self.directory = directory
+        self.doubt = ""
+        try:
+            path = directory / LOCK_NAME
+            self._lock: IO[str] = open(path if descriptor is None else descriptor, "a")  # noqa: SIM115
+        except OSError as error:
+            raise ConfigError(f"cannot write to {directory}: {error.strerror}") from error
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._lock.close()
+            raise ConfigError(f"{directory.name} {_why_held(directory)}; stop that first") from None
+        except OSError as error:
+            self.doubt = (
+                f"the file system of {directory} has no locks ({error.strerror}): make sure that "
+                "no other process trains this run"
+            )
+
+    @property
+    def descriptor(self) -> int:
+        """The lock, for a process that is to train the run instead of this one."""
+        return self._lock.fileno()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the run; a process that was given the lock still holds it."""
+        self._lock.close()
+
+
+def _why_held(run: Path) -> str:
+    from esper.karn.sanctum.follower import RunFollower  # only a refusal needs it
+
+    status = RunFollower(run).catch_up().status
+    if status.kind in _IN_TRAINING:
+        return f"is still being trained: {status.sentence}"
+    return "is being trained by another process"

@@ -1,0 +1,33 @@
+"""Files that are replaced: the old content or the new one, whatever call fails."""
+
+import contextlib
+import errno
+
+import pytest
+from faults import Faults, injected
+
+from esper.leyline.durable_files import replace_file
+
+
+def test_the_new_content_takes_the_place_of_the_old(tmp_path):
+    path = tmp_path / "file"
+    for content in ([b"old"], [b"a ", b"new", b""]):
+        replace_file(path, content)
+        assert path.read_bytes() == b"".join(content)
+    assert [each.name for each in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["at once", "after it was done"])
+def test_whatever_call_fails_the_file_is_whole_and_nothing_is_left(tmp_path, late):
+    path = tmp_path / "file"
+    for number in range(1, 100):
+        path.write_bytes(b"old" * 100)
+        faults = Faults(tmp_path, number, late=late, error=errno.ENOSPC)
+        with injected(faults), contextlib.suppress(OSError):
+            replace_file(path, [b"new" * 100])
+        if not faults.failed:
+            break
+        assert path.read_bytes() in (b"old" * 100, b"new" * 100), faults.failed
+        assert [each.name for each in tmp_path.iterdir()] == ["file"], faults.failed
+    assert number > 4
+    assert path.read_bytes() == b"new" * 100
