@@ -5,9 +5,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from esper.karn.run_store import RunWriter, create_run
+from esper.leyline.checkpoint_file import (
+    CHECKPOINTS_NAME,
+    FORMAT,
+    CheckpointSummary,
+    checkpoint_path,
+    sealed,
+)
 from esper.simic.config import TrainingConfig, write_config
 
 #: Runs each case in one process, in which nothing heavy is loaded at first.
@@ -98,11 +106,15 @@ def answers(tmp_path_factory, payloads):
         with RunWriter(run) as writer:
             for payload in (payloads.start(), payloads.update(1), payloads.finish(update=1)):
                 writer.emit(payload)
+        config = TrainingConfig(task=f"npz:{'here' if name == 'data' else 'absent'}.npz")
         if name != "new":
-            (run / "checkpoints" / "update-000001.pt").write_bytes(b"")
+            summary = CheckpointSummary(
+                format=FORMAT, update=1, episodes_done=10, settings=msgspec.to_builtins(config)
+            )
+            file = checkpoint_path(run / CHECKPOINTS_NAME, 1)
+            file.write_bytes(b"".join(sealed(b"", summary)))
         if name != "bare":
-            task = f"npz:{'here' if name == 'data' else 'absent'}.npz"
-            write_config(TrainingConfig(task=task), run / "config.toml")
+            write_config(config, run / "config.toml")
     result = subprocess.run(
         [sys.executable, "-c", PROGRAM],
         cwd=folder,

@@ -525,7 +525,12 @@ def sightings_in(row: Mapping[str, Any]) -> Iterator[tuple[int, NonfiniteSightin
     last_place = values["last_epoch"], values["last_minibatch"]
 
     def seen(
-        phase: str, part: str, first: tuple[int, int], last: tuple[int, int], *, has_host: bool
+        phase: str,
+        part: str,
+        first: tuple[int, int],
+        last: tuple[int, int],
+        host: int | None = None,
+        step: int | None = None,
     ) -> tuple[int, NonfiniteSighting]:
         return values["update_index"], NonfiniteSighting(
             head=values["head"],
@@ -537,20 +542,23 @@ def sightings_in(row: Mapping[str, Any]) -> Iterator[tuple[int, NonfiniteSightin
             last_epoch=last[0],
             last_minibatch=last[1],
             phase=phase,
-            host=values["first_host"] if has_host else None,
-            step=values["first_step"] if has_host else None,
+            host=host,
+            step=step,
             part=part,
             reproduced=bool(values["reproduced"]),
             planted=bool(values["planted"]),
         )
 
+    host, step = values["first_host"], values["first_step"]
     is_one = (first_phase, values["first_part"]) == (last_phase, values["last_part"])
     end = last_place if is_one else (0, 0)
-    yield seen(first_phase, values["first_part"], first_place, end, has_host=True)
+    yield seen(first_phase, values["first_part"], first_place, end, host, step)
     if not is_one:
-        is_same_phase = first_phase == last_phase
-        start = max(first_place, last_place) if is_same_phase else last_place
-        yield seen(last_phase, values["last_part"], start, last_place, has_host=is_same_phase)
+        start, later = last_place, None
+        if first_phase == last_phase:
+            # One step later, so that it never comes before the first sighting.
+            start, later = max(first_place, last_place), 0 if step is None else step + 1
+        yield seen(last_phase, values["last_part"], start, last_place, step=later)
     for phases, column in ((("hosts", "acting"), "steps"), (("update",), "minibatches")):
         if values[column] and not {first_phase, last_phase} & set(phases):
-            yield seen(phases[-1], "", (0, 0), (0, 0), has_host=False)
+            yield seen(phases[-1], "", (0, 0), (0, 0))

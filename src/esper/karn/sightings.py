@@ -67,11 +67,13 @@ def moment_of(update: int, seen: NonfiniteSighting) -> Moment:
 def last_moment_of(update: int, seen: NonfiniteSighting) -> Moment:
     """Return when something was last seen in its update; of host and step only the first is known.
 
-    Epoch and minibatch are 0 where they were not reported.
+    Epoch and minibatch are 0 where they were not reported. A last place before the first one counts
+    as the first.
     """
-    # What an older writer saw once, it saw last where it saw it first; else it did not say where.
-    is_once = not seen.last_epoch and seen.count == 1
-    last = (seen.epoch, seen.minibatch) if is_once else (seen.last_epoch, seen.last_minibatch)
+    last = seen.last_epoch, seen.last_minibatch
+    # An older writer did not report the last place; what it saw once, it saw last in the first.
+    if seen.last_epoch or seen.count == 1:
+        last = max(last, (seen.epoch, seen.minibatch))
     return Moment(update, phase_rank(seen.phase), seen.phase, *last, -1, -1, seen.part)
 
 
