@@ -77,7 +77,8 @@ class Runner:
 
     def __call__(self, program: str, folder: Path) -> str:
         """Return what a program printed in a folder."""
-        assert self._process.stdin is not None and self._process.stdout is not None
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
         print(json.dumps([str(folder), program]), file=self._process.stdin, flush=True)
         output, errors = json.loads(self._process.stdout.readline())
         assert errors == "", errors
