@@ -59,6 +59,7 @@ class Evidence:
     last_phase: str = "update"
     last_part: str = ""
     steps: int = 0  # steps of episodes in which it was seen
+    other_hosts: tuple[int, ...] = ()  # beside the first, in whose training its first update saw it
     reproduced: bool = True  # False: never seen again when its update was repeated
     planted: bool = False  # only drills have caused it
 

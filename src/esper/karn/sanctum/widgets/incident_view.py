@@ -11,7 +11,7 @@ from esper.karn.sanctum.replaying import ReplayedOperation, ReplayReport
 from esper.karn.sanctum.schema import Evidence, IncidentState, SanctumSnapshot
 from esper.karn.sanctum.widgets.palette import DARK, Palette
 from esper.karn.sanctum.widgets.tamiyo_brain.action_heads_panel import display_name
-from esper.karn.sightings import KIND_WORDS, NOT_REPRODUCED, place_words, quantity_words
+from esper.leyline.sighting_words import KIND_WORDS, NOT_REPRODUCED, place_words, quantity_words
 from esper.leyline.source_paths import short_path
 from esper.leyline.telemetry import GROUPS
 
@@ -93,7 +93,7 @@ def _sightings(snapshot: SanctumSnapshot, update: int) -> list[str]:
         kind = KIND_WORDS.get(one.kind, one.kind)
         if update == one.first_update:
             quantity = quantity_words(one.quantity, one.first_part)
-            words = place_words(one.first_phase, one.first_host, one.first_step)
+            words = place_words(one.first_phase, one.first_host, one.first_step, one.other_hosts)
             place = _place(one.first_epoch, one.first_minibatch, words, "from")
         elif update == one.last_update:
             quantity = quantity_words(one.quantity, one.last_part)

@@ -168,7 +168,10 @@ FIRST_OUTS = {
         "host": 3,
         "step": 7,
     },
-    "op Inf in logits (heads.bias), given, update 12": {"phase": "given", "part": "heads.bias"},
+    "op Inf in logits (heads.bias), before the update, update 12": {
+        "phase": "given",
+        "part": "heads.bias",
+    },
     "op Inf in logits, while preparing, update 12, not reproduced": {
         "phase": "preparation",
         "reproduced": False,
