@@ -79,9 +79,14 @@ def steps_of(seen: NonfiniteSighting) -> int:
     return seen.count if seen.phase in STEP_PHASES else 0
 
 
+def is_repeated(phase: str) -> bool:
+    """Return whether a phase is gone through again where something was seen in it."""
+    return phase not in _ONCE_PHASES
+
+
 def states_reproduction(seen: NonfiniteSighting) -> bool:
     """Return whether a sighting says that something was reproduced, or that it was not."""
-    return seen.phase not in _ONCE_PHASES or not seen.reproduced
+    return is_repeated(seen.phase) or not seen.reproduced
 
 
 def reproduction_of(seen: NonfiniteSighting) -> int:

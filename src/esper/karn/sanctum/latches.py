@@ -12,6 +12,7 @@ from esper.karn.sanctum.schema import FirstSighting
 from esper.karn.sightings import (
     UNKNOWN_QUANTITY,
     Source,
+    is_repeated,
     phase_rank,
     reproduction_of,
     sightings_of,
@@ -120,7 +121,9 @@ class Latches:
     def _whole(self, seen: FirstSighting) -> FirstSighting:
         source = seen.head, seen.quantity, seen.kind
         return replace(
-            seen, reproduced=self.is_reproduced(source), planted=source not in self.genuine
+            seen,
+            reproduced=not is_repeated(seen.phase) or self.is_reproduced(source),
+            planted=source not in self.genuine,
         )
 
 

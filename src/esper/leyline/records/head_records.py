@@ -230,9 +230,9 @@ HEAD_RECORDS: Final = (
         meaning=(
             "The first sighting of each kind of non-finite value, in the order in which they "
             "happened: by update, phase (given, hosts, acting, preparation, update), epoch and "
-            "minibatch, and within one minibatch what is computed earlier stands first. When NaN "
-            "spreads, the first is the diagnosis. Each has its tensor, host and step, where it has "
-            "one, and whether it was ever reproduced."
+            "minibatch, or step of the episode, and within one of these what is computed earlier "
+            "stands first. When NaN spreads, the first is the diagnosis. Each has its tensor, host "
+            "and step, where it has one, and whether it was ever reproduced."
         ),
         causes=("see TELE-302 and TELE-303",),
         thresholds=Thresholds(healthy="empty"),
@@ -363,7 +363,8 @@ HEAD_RECORDS: Final = (
             "For each quantity that was ever non-finite: its first and last sighting with phase, "
             "host, step and tensor, in how many minibatches or steps of how many updates it was "
             "seen, and whether it was in the last one. Not reproduced means that it was never seen "
-            "again when its update was computed again. Joined like the latches: rows do not depend "
+            "again when the same was computed again, which is never done of acting and of given "
+            "state. Joined like the latches: rows do not depend "
             "on the order of events or on repetition, and an update that a resume trained again "
             "counts once. The first row is the first-out."
         ),

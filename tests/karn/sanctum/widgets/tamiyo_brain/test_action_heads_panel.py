@@ -176,8 +176,12 @@ FIRST_OUTS = {
         "phase": "preparation",
         "reproduced": False,
     },
-    "op Inf in logits, host 1, step 24, update 12": {"phase": "hosts", "host": 0, "step": 24},
-    "op Inf in logits, in a host, update 12": {"phase": "hosts"},
+    "op Inf in logits, while training host 1, step 24, update 12": {
+        "phase": "hosts",
+        "host": 0,
+        "step": 24,
+    },
+    "op Inf in logits, while training a host, update 12": {"phase": "hosts"},
     "op Inf in logits, of tomorrow, update 12": {"phase": "of tomorrow"},
 }
 
