@@ -52,7 +52,7 @@ def test_it_says_in_which_phase_host_step_and_tensor_it_was(views, plain):
     first, last = (" ".join(plain(one, snapshot=snapshot).split()) for one in snapshot.incidents)
     words = "while training host 3, step 5, also in host 5, not reproduced"
     assert f"the hosts: Inf in moments (exp_avg), {words}" in first
-    assert "the hosts: Inf in moments, while acting, not reproduced" in last
+    assert "the hosts: Inf in moments, while acting done" in last, "acting is not repeated"
 
 
 def test_one_that_was_not_kept_says_why_and_offers_no_replay(views, plain):
