@@ -5,7 +5,7 @@ from typing import Final
 from esper.leyline.records.record import TelemetryRecord, Thresholds, Wiring
 
 _KEYS: Final = "one per action head of the run; of Tamiyo those in HEAD_NAMES"
-_MONITOR: Final = "esper.simic.telemetry.nonfinite:NonfiniteMonitor.sightings"
+_EXAMINED: Final = "esper.simic.agent.examination:examine"
 _FIGURES: Final = "esper.simic.agent.figures:summarise"
 _LIT: Final = Thresholds(healthy="dark", is_critical_when_true=True)
 _EVERYONE: Final = ("operator", "developer", "researcher", "automation")
@@ -130,7 +130,7 @@ def _group_latch(number: int, kind: str, head_latch: str, companion: str) -> Tel
         ),
         causes=_GROUP_CAUSES,
         thresholds=_LIT,
-        wiring=_wiring(_MONITOR, "head_nonfinite", f"group_{kind.lower()}_latch", "Shared"),
+        wiring=_wiring(_EXAMINED, "head_nonfinite", f"group_{kind.lower()}_latch", "Shared"),
         companions=(head_latch, companion),
         proven_by=("tests/karn/sanctum/test_aggregator.py::test_each_group_has_lights_of_its_own",),
     )
@@ -152,7 +152,7 @@ def _group_active(number: int, kind: str, latch: str) -> TelemetryRecord:
         default="{group: False for group in GROUPS}",
         meaning="Marks a lit light whose trouble has not passed. Not a latch.",
         thresholds=Thresholds(healthy="dark"),
-        wiring=_wiring(_MONITOR, "head_nonfinite", f"group_{kind.lower()}_active", "now"),
+        wiring=_wiring(_EXAMINED, "head_nonfinite", f"group_{kind.lower()}_active", "now"),
         companions=(latch,),
     )
 
@@ -174,7 +174,7 @@ def _active(number: int, kind: str, latch: str) -> TelemetryRecord:
         meaning="Marks a lit light whose trouble has not passed. Not a latch.",
         thresholds=Thresholds(healthy="dark"),
         wiring=_wiring(
-            _MONITOR, f"head_{kind.lower()}_detected", f"head_{kind.lower()}_active", "now"
+            _EXAMINED, f"head_{kind.lower()}_detected", f"head_{kind.lower()}_active", "now"
         ),
         companions=(latch,),
     )
@@ -236,7 +236,7 @@ HEAD_RECORDS: Final = (
         ),
         causes=("see TELE-302 and TELE-303",),
         thresholds=Thresholds(healthy="empty"),
-        wiring=_wiring(_MONITOR, "head_nonfinite", "first", "first:"),
+        wiring=_wiring(_EXAMINED, "head_nonfinite", "first", "first:"),
         companions=("TELE-302", "TELE-303", "TELE-304", "TELE-305", "TELE-318"),
     ),
     HEAD_NAN_LATCH,
@@ -370,7 +370,7 @@ HEAD_RECORDS: Final = (
         ),
         causes=("see TELE-302 and TELE-303",),
         thresholds=Thresholds(healthy="empty"),
-        wiring=_wiring(_MONITOR, "head_nonfinite", "evidence", "Evidence"),
+        wiring=_wiring(_EXAMINED, "head_nonfinite", "evidence", "Evidence"),
         companions=("TELE-301", "TELE-302", "TELE-303", "TELE-304", "TELE-305"),
         proven_by=("tests/karn/sanctum/test_evidence.py",),
     ),
