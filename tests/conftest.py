@@ -8,6 +8,7 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
+from hypothesis import settings
 
 from esper.leyline.heads import BLUEPRINT_CHOICES, HEAD_CHOICES, HEAD_NAMES, SLOT_CHOICES
 from esper.leyline.telemetry import (
@@ -21,6 +22,12 @@ from esper.leyline.telemetry import (
     SeedTransitioned,
     StepCompleted,
 )
+
+# The same examples each time, so that a change is judged by itself. To search further, with other
+# examples each time: `uv run pytest --hypothesis-profile=search`.
+settings.register_profile("repeatable", derandomize=True)
+settings.register_profile("search", max_examples=2000, deadline=None)
+settings.load_profile("repeatable")
 
 
 class Payloads:

@@ -622,7 +622,7 @@ def test_a_run_killed_on_its_last_update_is_finished_by_a_resume(
         path.unlink()
     code, output, errors = run("ppo", "--resume", "2")
     assert code == 0, errors
-    assert output.count("episodes 2  ") == min(lost, 1)  # the last update, if it was trained again
+    assert output.count("\nupdate 2 ") == min(lost, 1)  # the last update, if it was trained again
     frame = RunFollower(trained).catch_up()
     assert (frame.status.kind, frame.snapshot.run.episodes_done) == ("FINISHED", 2)
     assert frame.doubt is None

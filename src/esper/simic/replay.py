@@ -50,6 +50,7 @@ OBSERVERS = tuple(str(module.__file__) for module in (watching, nonfinite_codes,
 #: The number of steps that Adam has made.
 CLOCK = "optimizer step"
 #: What a minibatch learns from: an operation that leads to none of it only feeds a display.
+_OPTIMIZER_NUMBERS = ("lr", "betas", "eps", "weight_decay")
 _LEARNT_FROM = ("policy_loss", "value_loss", "entropy_loss", "loss", "gradient")
 
 #: In place of the number of a minibatch: before the first.
@@ -366,10 +367,15 @@ def _check_state(agent: PPOAgent, state: Mapping[str, Any]) -> None:
     own = torch.optim.Adam([torch.zeros(1)], fused=True, eps=1e-5).param_groups[0]
     (group,) = agent.optimizer.param_groups
     for name, value in own.items():
-        if name not in ("params", "lr") and group.get(name, value) != value:
+        if name not in ("params", *_OPTIMIZER_NUMBERS) and group.get(name, value) != value:
             raise ValueError(f"its optimizer has another {name}")
-    if type(group["lr"]) is not float:
-        raise ValueError("its learning rate is not a number")
+    # Their values may be what broke the run: any number will do.
+    for name in _OPTIMIZER_NUMBERS:
+        numbers = group[name] if name == "betas" else [group[name]]
+        if not all(type(number) in (int, float) for number in numbers):
+            raise ValueError(f"its optimizer's {name} is not a number")
+    if len(group["betas"]) != 2:
+        raise ValueError("its optimizer has no two betas")
     if any(value.dim() for value in state["loss_scale"].values()):
         raise ValueError("its loss scale is not a number")
 
