@@ -232,9 +232,9 @@ def test_incidents_are_listed_and_replayed(run: Run, tmp_path: Path) -> None:
     assert {seen["planted"] for row in (first, second) for seen in row["sightings"]} == {True}
     code, output, _ = run("incidents")
     assert code == 0
-    assert "op logits +inf" in output
     assert "not kept" in output
-    assert output.count("op logits +inf") == 2  # of what was not kept, what was seen is known
+    assert max(map(len, output.splitlines())) <= 100
+    assert output.count("op Inf in logits") == 2  # of what was not kept, what was seen is known
     assert output.count("planted by a drill") == output.count("op ")
 
     code, output, errors = run("replay", "2", "--html", "page.html")

@@ -109,7 +109,7 @@ POISONS = [
     ("block2.weight", "exp_avg", -np.inf, ("moments", "-inf", "exp_avg of block2.weight")),
     ("classifier.bias", "exp_avg_sq", np.inf, ("moments", "+inf", "exp_avg_sq of classifier.bias")),
     ("block0.weight", "exp_avg_sq", -1.0, ("moments", "nan", "exp_avg_sq of block0.weight")),
-    ("step", "", -1.0, ("moments", "nan", "step")),
+    ("step", "", -1.0, ("moments", "nan", "step counter")),
 ]
 
 

@@ -18,6 +18,7 @@ from torch import Tensor
 
 import esper
 from esper.leyline.heads import HEAD_NAMES, HEAD_SIZES
+from esper.leyline.sighting_words import sighting_words, what_words, where_words
 from esper.leyline.telemetry import SHARED, NonfiniteSighting
 from esper.simic.agent import figures as figures_module
 from esper.simic.agent import nonfinite_codes, watching
@@ -462,37 +463,23 @@ def judge(
     if recorded and not seen:
         return NOT_REPRODUCED, ("everything was finite this time",)
     differences = [
-        f"{describe(then[key])} was recorded and not seen" for key in then.keys() - now.keys()
+        f"recorded, not seen now: {sighting_words(then[key])}" for key in then.keys() - now.keys()
     ]
     differences += [
-        f"{describe(now[key])} was seen and not recorded" for key in now.keys() - then.keys()
+        f"seen now, not recorded: {sighting_words(now[key])}" for key in now.keys() - then.keys()
     ]
     for key in then.keys() & now.keys():
         if _when(then[key]) != _when(now[key]):
             differences.append(
-                f"{' '.join(key)} was recorded at {place_of(then[key])} "
-                f"and seen at {place_of(now[key])}"
+                f"{what_words(now[key])}: recorded ({where_words(then[key])}), "
+                f"seen now ({where_words(now[key])})"
             )
         elif then[key].count != now[key].count:
             differences.append(
-                f"{' '.join(key)} was recorded in {then[key].count} minibatches "
-                f"and seen in {now[key].count}"
+                f"{what_words(now[key])}: recorded in {then[key].count} minibatches, "
+                f"seen now in {now[key].count}"
             )
     return (DIFFERS if differences else REPRODUCED), tuple(sorted(differences))
-
-
-def describe(sighting: NonfiniteSighting) -> str:
-    """Return what was seen, and where, in words."""
-    return f"{sighting.head} {sighting.quantity} {sighting.kind} at {place_of(sighting)}"
-
-
-def place_of(sighting: NonfiniteSighting) -> str:
-    """Return where something was first seen, in words."""
-    if sighting.phase == "given":
-        return "the start of the update"
-    if sighting.phase != "update":
-        return f"the {sighting.phase}"
-    return f"epoch {sighting.epoch}, minibatch {sighting.minibatch}"
 
 
 def _when(sighting: NonfiniteSighting) -> tuple[str, int, int]:

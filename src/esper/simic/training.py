@@ -22,6 +22,7 @@ from esper.leyline.checkpoint_file import (
     newest_whole,
 )
 from esper.leyline.heads import BLUEPRINT_CHOICES, HEAD_CHOICES, HEAD_SIZES, SLOT_CHOICES
+from esper.leyline.sighting_words import what_words
 from esper.leyline.telemetry import (
     CheckpointWritten,
     HostsStalled,
@@ -137,8 +138,7 @@ def learning_rate_after(episodes: int, config: TrainingConfig) -> float:
 
 def _described(sightings: Sequence[NonfiniteSighting]) -> str:
     """Return the first sighting in words, and how many more there are."""
-    first = sightings[0]
-    words = f"{first.head} {first.quantity} {first.kind}"
+    words = what_words(sightings[0])
     return f"{words} and {len(sightings) - 1} more" if len(sightings) > 1 else words
 
 
