@@ -412,7 +412,7 @@ def seen():
         while pilot.app.view is not pilot.app.shown[-1]:
             assert time.monotonic() < deadline, "the app never showed its view"
             await pilot.pause(0.01)
-        # Widgets draw what they were given in messages of their own, later where the machine is busy.
+        # Widgets draw what they were given in messages of their own: later on a busy machine.
         before, now = None, []
         while now != before:
             assert time.monotonic() < deadline, "the screen never came to rest"
