@@ -133,13 +133,26 @@ class _Search:
 
     def has_bad_weights(self, owner: int) -> bool:
         """Return whether an owner has a broken weight that derivatives are multiplied by."""
-        start = 0
+        return bool((self._weights(owner) > 0).any())
+
+    def has_infinite_weights(self, owner: int) -> bool:
+        """Return whether an owner has a weight of Inf that may have broken a forward pass.
+
+        A NaN breaks every place. An Inf breaks those in which it meets a 0 or another Inf; in the
+        others it may saturate a gate.
+        """
+        weights = self._weights(owner)
+        return bool(((weights > 0) & (weights != KINDS.index("nan"))).any())
+
+    def _weights(self, owner: int) -> Tensor:
+        """Return the codes of an owner's weights that do not merely saturate."""
+        start, found = 0, []
         for name, end in zip(self.anatomy.names, self.anatomy.bounds, strict=True):
-            codes, owners = self.around.parameters[start:end], self.anatomy.owner[start:end]
-            if "bias" not in name and codes[owners == owner].any():
-                return True
+            if "bias" not in name:
+                mine = (self.anatomy.owner == owner) & ~self.around.saturating
+                found.append(self.around.parameters[start:end][mine[start:end]])
             start = end
-        return False
+        return torch.cat(found)
 
     def has_bad_parameters(self, owner: int) -> bool:
         """Return whether an owner has a broken parameter that may have broken a forward pass."""
@@ -190,12 +203,13 @@ def causes_in(
     if with_inputs:
         _report_state(search, codes, "state given", torch.zeros_like(given))
 
-    # Trunk. A NaN in any of its parameters breaks it in every host and step.
+    # Trunk. A NaN in any of its parameters breaks it in every host and step, an Inf in a weight
+    # in some.
     trunk = bad("trunk")
     trunk_explained = observed | given
     if (
-        search.has_bad_parameters(TRUNK)
-        and trunk.all()
+        (search.has_infinite_weights(TRUNK) or (search.has_bad_parameters(TRUNK) and trunk.all()))
+        and trunk.any()
         and not trunk_explained.expand_as(trunk).all()
     ):
         search.guilty.add(TRUNK)
