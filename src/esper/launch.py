@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from esper.karn.liveness import HEARTBEAT_STALE_SECONDS, StatusKind, is_looked_up_here
+from esper.karn.recorded_settings import settings_at_start
 from esper.karn.run_commands import run_command
 from esper.karn.run_directory import (
     CONFIG_NAME,
@@ -24,7 +25,6 @@ from esper.karn.run_directory import (
     create_run,
     find_run,
 )
-from esper.karn.run_reader import RunReader
 from esper.karn.run_tables import RunStoreError
 from esper.karn.run_writer import RunWriter
 from esper.karn.terminal import is_screen
@@ -34,11 +34,12 @@ from esper.leyline.checkpoint_file import (
     CheckpointSummary,
     checkpoints_in,
     newest_whole,
+    unsealed_sentence,
 )
 from esper.leyline.command_lines import install_command
 from esper.leyline.plain_text import printable
 from esper.leyline.task_names import check_task, parse_task_name
-from esper.leyline.telemetry import Notice, RunFinished, RunStarted
+from esper.leyline.telemetry import Notice, RunFinished
 from esper.run_lock import HeldRun
 from esper.simic.config import (
     RESUMABLE_SETTINGS,
@@ -144,7 +145,7 @@ def prepare_resume(
     """
     run = find_run(run_dir, reference)
     check_store_path(run)
-    recorded = _settings_at_start(run)
+    recorded = settings_at_start(run)
     config = load_config(run / CONFIG_NAME, recorded)
     if recorded is not None:
         check_same_settings(config, recorded, "its start event")
@@ -172,16 +173,6 @@ def prepare_resume(
     return held
 
 
-def _settings_at_start(run: Path) -> dict[str, Any] | None:
-    """Return the settings in the last start event of a run; None if there is none to be read."""
-    try:
-        events = RunReader(run).read_last("run_started", 1)
-    except RunStoreError:
-        return None
-    starts = [event.payload for event in events if isinstance(event.payload, RunStarted)]
-    return starts[0].config if starts else None
-
-
 def _newest_checkpoint(run: Path) -> CheckpointSummary | None:
     """Return the summary of the checkpoint that a resume begins with; None if there is none.
 
@@ -192,6 +183,8 @@ def _newest_checkpoint(run: Path) -> CheckpointSummary | None:
     if newest.summary is None and newest.passed_over:
         sentences = "; ".join(newest.passed_over)
         raise CheckpointError(f"{run.name} has no checkpoint that is whole: {sentences}")
+    if newest.path is not None and newest.summary is not None and not newest.summary.is_sealed:
+        print(printable(unsealed_sentence(newest.path)), file=sys.stderr)
     return newest.summary
 
 

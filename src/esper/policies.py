@@ -9,15 +9,18 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from esper.karn.recorded_settings import settings_at_start
 from esper.karn.run_directory import CONFIG_NAME, RunNotFoundError, find_run
 from esper.leyline.checkpoint_file import (
     CHECKPOINTS_NAME,
     CheckpointError,
     newest_whole,
     read_summary,
+    unsealed_sentence,
 )
+from esper.leyline.plain_text import printable
 from esper.leyline.suggestions import did_you_mean
 from esper.leyline.task_names import check_task, parse_task_name
 from esper.simic.config import TrainingConfig, check_device, check_same_settings, load_config
@@ -199,9 +202,15 @@ def locate_policy(run_dir: Path, reference: str | None) -> PolicyPlace:
             f"{checkpoint} lies in no run: the {CONFIG_NAME} that says what it was trained for is "
             "missing"
         )
-    settings = read_summary(checkpoint).settings
+    summary = read_summary(checkpoint)
+    settings: dict[str, Any] | None = summary.settings
+    source = checkpoint.name
+    if not summary.is_sealed:
+        print(printable(unsealed_sentence(checkpoint)), file=sys.stderr)
+        settings, source = settings_at_start(run), "its start event"
     config = load_config(run / CONFIG_NAME, settings)
-    check_same_settings(config, settings, checkpoint.name)
+    if settings is not None:
+        check_same_settings(config, settings, source)
     return PolicyPlace(name, config, checkpoint)
 
 
