@@ -1,4 +1,4 @@
-"""A reader that does not let go of the store: its WAL grows, which is reported, and then shrinks."""
+"""A reader that does not let go of the store: its WAL grows, is reported, and shrinks again."""
 
 import json
 import sqlite3
