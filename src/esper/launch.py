@@ -4,6 +4,7 @@ Training and cockpit are two processes that share the run's store and nothing el
 which brings them together, imports neither until it must.
 """
 
+import shutil
 import signal
 import subprocess
 import sys
@@ -103,6 +104,7 @@ def prepare_run(
         _write_config(config, run)
     except BaseException:
         held.close()
+        shutil.rmtree(run, ignore_errors=True)  # nothing but empty files is in it
         raise
     return held
 

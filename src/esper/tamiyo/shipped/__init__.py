@@ -18,6 +18,7 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
+from esper.leyline.durable_files import replace_file
 from esper.leyline.heads import HEAD_CHOICES, HEAD_NAMES
 from esper.tamiyo.policy import RecurrentPolicy
 
@@ -59,11 +60,14 @@ def save_policy(
         features: names of the entries of its observation, in order.
         episodes: it has learnt from.
         folder: to write into.
+
+    Raises:
+        OSError: the disk does not take it; what was there before stays.
     """
     meaning = {"features": list(features), "heads": _heads(), "episodes": episodes}
     metadata = {name: json.dumps(value) for name, value in meaning.items()}
     # not save_file, which lets nobody but its owner read what it writes
-    (folder / POLICY_NAME).write_bytes(save(policy.state_dict(), metadata=metadata))
+    replace_file(folder / POLICY_NAME, [save(policy.state_dict(), metadata=metadata)])
 
 
 def load_shipped_policy(features: Sequence[str], folder: Path = SHIPPED) -> ShippedPolicy:
