@@ -70,7 +70,8 @@ class DividedHosts:
             self.env = GrowthVectorEnv(first, **settings)
             settings["task"] = self.env.task  # the same for all, whatever becomes of its file
             for process, count in zip(self._others, others, strict=True):
-                process.make(torch.get_num_threads(), {"num_envs": count, **settings})
+                made = {"num_envs": count, **settings}
+                process.make(torch.get_num_threads(), made, on_silence)
         except BaseException:
             self.close()
             raise
@@ -100,7 +101,7 @@ class DividedHosts:
         """
         try:
             for process, part in zip(self._others, self._parts[1:], strict=True):
-                process.tell(function, arguments(part))
+                process.tell(function, arguments(part), self._on_silence)
             start = time.monotonic()
             own = function(self.env, *arguments(self._parts[0]))
             seconds = time.monotonic() - start
