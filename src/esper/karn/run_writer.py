@@ -49,6 +49,7 @@ DURABLE_SECONDS: Final = 10.0
 _BATCH: Final = 4_096
 _RETRY_SECONDS: Final = (0.1, 5.0)  # first and longest pause between two tries
 _CLOSE_SECONDS: Final = 5.0
+_HURRY_SECONDS: Final = 0.1  # between two looks at whether to wait any longer
 _THINNING_SECONDS: Final = 0.2  # of each heartbeat, where the store is over its limit
 _FINISH_SECONDS: Final = 2.0  # for a moment without a reader, in which the store becomes one file
 _UPDATE_KIND: Final = KIND_BY_TYPE[PPOUpdatePayload]
@@ -101,6 +102,7 @@ class RunWriter:
         self._is_recovering = False  # written again, but not yet all that waited
         self._is_wal_large = False  # because someone reads and does not let go
         self._is_wal_full = False  # so large that common events are left out
+        self._is_hurried = False  # no one waits for the store any more
         self._is_closing = False
         self._is_closed = False
         self._latches_lock = threading.Lock()
@@ -176,6 +178,13 @@ class RunWriter:
         if durable:
             self._wait_until(lambda: self._tried >= number, DURABLE_SECONDS)
 
+    def hurry(self) -> None:
+        """From now on, have `emit` wait for nothing; a signal handler may call this.
+
+        What is emitted is still committed, as far as `close` has time for it.
+        """
+        self._is_hurried = True
+
     def flush(self, timeout: float = DURABLE_SECONDS) -> bool:
         """Wait until everything emitted so far is committed and synced; return whether it is.
 
@@ -231,10 +240,15 @@ class RunWriter:
             if self._failing_since is not None:
                 return
             self._wake.set()
-            self._changed.wait_for(
-                lambda: is_done() or self._failing_since is not None or not self._thread.is_alive(),
-                timeout,
-            )
+
+            def is_over() -> bool:
+                is_failing = self._failing_since is not None or not self._thread.is_alive()
+                return is_done() or is_failing or self._is_hurried
+
+            end = time.monotonic() + timeout
+            while (left := end - time.monotonic()) > 0:
+                if self._changed.wait_for(is_over, min(left, _HURRY_SECONDS)):
+                    return
 
     def _started(self) -> threading.Thread:
         thread = threading.Thread(target=self._run, name="run-writer", daemon=True)
