@@ -86,7 +86,7 @@ def load_shipped_policy(features: Sequence[str], folder: Path = SHIPPED) -> Ship
         with safe_open(path, framework="pt") as file:
             meaning = {name: json.loads(text) for name, text in (file.metadata() or {}).items()}
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError, ValueError) as error:
+    except (OSError, SafetensorError, ValueError, RecursionError) as error:
         raise ShippedPolicyError(f"the shipped policy {path} cannot be read: {error}") from error
     for what, here in (("features", list(features)), ("heads", _heads())):
         if meaning.get(what) != here:
@@ -96,13 +96,19 @@ def load_shipped_policy(features: Sequence[str], folder: Path = SHIPPED) -> Ship
             )
     if "features.weight" not in state or "lstm.weight_hh_l0" not in state:
         raise ShippedPolicyError(f"{path} holds no policy of Tamiyo")
-    policy = RecurrentPolicy(
-        len(features),
-        feature_size=state["features.weight"].shape[0],
-        lstm_size=state["lstm.weight_hh_l0"].shape[1],
-    )
-    policy.load_state_dict(state)
-    return ShippedPolicy(policy, folder / CONFIG_NAME, int(meaning["episodes"]))
+    try:
+        policy = RecurrentPolicy(
+            len(features),
+            feature_size=state["features.weight"].shape[0],
+            lstm_size=state["lstm.weight_hh_l0"].shape[1],
+        )
+        policy.load_state_dict(state)
+        episodes = int(meaning["episodes"])
+    except (RuntimeError, IndexError, KeyError, TypeError, ValueError) as error:
+        raise ShippedPolicyError(
+            f"the shipped policy {path} is damaged: its parts do not fit together"
+        ) from error
+    return ShippedPolicy(policy, folder / CONFIG_NAME, episodes)
 
 
 _WORDS = {"features": "observations", "heads": "choices of its heads"}
