@@ -138,7 +138,7 @@ def adam_step(stage: Stage, where: Where) -> Sight:
 
     stage.before_forward.append(change)
     last = stage.last_place() if where.lasting else None
-    return stage.sight(where, SHARED, "moments", kind, part="step", last=last)
+    return stage.sight(where, SHARED, "moments", kind, part="step counter", last=last)
 
 
 def _clock(stage: Stage) -> Tensor:
@@ -212,7 +212,7 @@ def given_step(stage: Stage, _where: Where) -> Sight:
     """The clock of Adam, broken before the update."""
     poison, kind = stage.random.choice(BAD_STEPS)
     _clock(stage).fill_(poison)
-    return _given(SHARED, "moments", kind, "step")
+    return _given(SHARED, "moments", kind, "step counter")
 
 
 def given_loss_scale(stage: Stage, _where: Where) -> Sight | None:

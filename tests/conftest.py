@@ -1,13 +1,18 @@
 """Builders of events, for the tests of every room that reads or writes them."""
 
 import os
+import sys
 from typing import Any
 
 # Before anything imports torch. As many processes test as there are cores, and each would start as
 # many threads again, which then wait for each other: a test took six times as long.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Tests start a hundred processes; without bytecode on the disk each would compile torch again, for
+# four seconds.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 import pytest
+from hypothesis import settings
 
 from esper.leyline.heads import BLUEPRINT_CHOICES, HEAD_CHOICES, HEAD_NAMES, SLOT_CHOICES
 from esper.leyline.telemetry import (
@@ -21,6 +26,14 @@ from esper.leyline.telemetry import (
     SeedTransitioned,
     StepCompleted,
 )
+
+sys.dont_write_bytecode = False
+
+# The same examples each time, so that a change is judged by itself. To search further, with other
+# examples each time: `uv run pytest --hypothesis-profile=search`.
+settings.register_profile("repeatable", derandomize=True)
+settings.register_profile("search", max_examples=2000, deadline=None)
+settings.load_profile("repeatable")
 
 
 class Payloads:

@@ -232,9 +232,9 @@ def test_incidents_are_listed_and_replayed(run: Run, tmp_path: Path) -> None:
     assert {seen["planted"] for row in (first, second) for seen in row["sightings"]} == {True}
     code, output, _ = run("incidents")
     assert code == 0
-    assert "op logits +inf" in output
     assert "not kept" in output
-    assert output.count("op logits +inf") == 2  # of what was not kept, what was seen is known
+    assert max(map(len, output.splitlines())) <= 100
+    assert output.count("op Inf in logits") == 2  # of what was not kept, what was seen is known
     assert output.count("planted by a drill") == output.count("op ")
 
     code, output, errors = run("replay", "2", "--html", "page.html")
@@ -622,7 +622,7 @@ def test_a_run_killed_on_its_last_update_is_finished_by_a_resume(
         path.unlink()
     code, output, errors = run("ppo", "--resume", "2")
     assert code == 0, errors
-    assert output.count("episodes 2  ") == min(lost, 1)  # the last update, if it was trained again
+    assert output.count("\nupdate 2 ") == min(lost, 1)  # the last update, if it was trained again
     frame = RunFollower(trained).catch_up()
     assert (frame.status.kind, frame.snapshot.run.episodes_done) == ("FINISHED", 2)
     assert frame.doubt is None

@@ -5,17 +5,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-import msgspec
 import pytest
+from checkpoint_files import write_empty_checkpoint
 
 from esper.karn.run_store import RunWriter, create_run
-from esper.leyline.checkpoint_file import (
-    CHECKPOINTS_NAME,
-    FORMAT,
-    CheckpointSummary,
-    checkpoint_path,
-    sealed,
-)
 from esper.simic.config import TrainingConfig, write_config
 
 #: Runs each case in one process, in which nothing heavy is loaded at first.
@@ -108,11 +101,7 @@ def answers(tmp_path_factory, payloads):
                 writer.emit(payload)
         config = TrainingConfig(task=f"npz:{'here' if name == 'data' else 'absent'}.npz")
         if name != "new":
-            summary = CheckpointSummary(
-                format=FORMAT, update=1, episodes_done=10, settings=msgspec.to_builtins(config)
-            )
-            file = checkpoint_path(run / CHECKPOINTS_NAME, 1)
-            file.write_bytes(b"".join(sealed(b"", summary)))
+            write_empty_checkpoint(run, 1, config, episodes_done=10)
         if name != "bare":
             write_config(config, run / "config.toml")
     result = subprocess.run(

@@ -6,13 +6,14 @@ this brings them together. Torch is loaded only when it must be.
 
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+import textwrap
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from esper.karn.run_directory import find_run
-from esper.karn.sightings import NOT_REPRODUCED, PLANTED, place_words, quantity_words
 from esper.leyline.durable_files import write_output
+from esper.leyline.sighting_words import sighting_lines
 
 if TYPE_CHECKING:
     from esper.leyline.telemetry import IncidentRecorded, NonfiniteSighting
@@ -20,7 +21,12 @@ if TYPE_CHECKING:
 
 #: How many of the newest incidents in a run's events are listed.
 _INCIDENTS_LISTED = 1000
-#: Columns of a report that goes into a file or a pipe.
+#: Columns of the list of incidents.
+_LISTED_COLUMNS = 100
+#: Columns that what an incident saw is indented by in that list.
+_INDENT = 6
+_NO_BREAK = "\N{NO-BREAK SPACE}"
+#: Columns of the report of a replay that goes into a file or a pipe.
 _PIPED_COLUMNS = 240
 
 
@@ -36,81 +42,90 @@ def print_incidents(run_dir: Path, reference: str | None, *, as_json: bool) -> i
     from esper.karn.plain_console import PlainConsole
     from esper.simic.incidents import list_incidents
 
-    rows = _listing(list_incidents(run), _recorded_incidents(run))
+    listed = _listing(list_incidents(run), _recorded_incidents(run))
     if as_json:
+        rows = [row for row, _ in listed]
         print(json.dumps({"run": run.name, "incidents": rows}, indent=2))
         return 0
     console = PlainConsole()
-    if not rows:
+    if not listed:
         console.print(f"No incidents in {run.name}: every update was finite.", highlight=False)
         return 0
     console.print(Text(run.name, style="bold"))
-    for row in rows:
+    for row, sightings in listed:
         size = f"{row['size'] / 2**20:.1f} MiB" if row["kept"] else "not kept"
-        line = Text(f"{row['number']:4}  update {row['update']:<5} {size:>9}  ")
-        words = "; ".join(map(_sighting_words, row["sightings"]))
-        if row["reason"]:
-            words = f"{words} ({row['reason']})" if words else row["reason"]
-        line.append(words, style="" if row["kept"] else "dim")
-        console.print(line, soft_wrap=True)
+        reason = f": {row['reason']}" if row["reason"] else ""
+        lines = _wrapped(f"{row['number']:4}  update {row['update']}, {size}{reason}")
+        for words in sighting_lines(sightings):  # broken only after a comma
+            bound = words.replace(" ", _NO_BREAK).replace(f",{_NO_BREAK}", ", ")
+            lines += _wrapped(f"{'':{_INDENT}}{bound}")
+        style = "" if row["kept"] else "dim"
+        for line in lines:
+            console.print(Text(line.replace(_NO_BREAK, " "), style=style), soft_wrap=True)
     return 0
+
+
+def _wrapped(line: str) -> list[str]:
+    """Return a line in as many as fit the list; only a longer word, such as a path, does not."""
+    return textwrap.wrap(
+        line,
+        _LISTED_COLUMNS,
+        subsequent_indent=" " * (_INDENT + 2),
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def _listing(
     kept: "Sequence[Incident]",
     recorded: "Sequence[tuple[IncidentRecorded, Sequence[NonfiniteSighting]]]",
-) -> list[dict[str, Any]]:
-    """Return every incident of a run as plain values; keys are only ever added.
+) -> "list[tuple[dict[str, Any], Sequence[NonfiniteSighting]]]":
+    """Return every incident of a run as plain values, and what its update saw.
+
+    Keys are only ever added.
 
     Args:
         kept: the incidents that have a capsule.
         recorded: the incidents in the run's events, each with what its update saw.
     """
-    rows: list[dict[str, Any]] = [
-        {
-            "number": incident.number,
-            "update": incident.update,
-            "kept": not incident.damage,
-            "size": incident.size,
-            "path": str(incident.path),
-            "reason": incident.damage,
-            "sightings": [_sighting(one) for one in incident.sightings],
-        }
+    listed: list[tuple[dict[str, Any], Sequence[NonfiniteSighting]]] = [
+        (
+            {
+                "number": incident.number,
+                "update": incident.update,
+                "kept": not incident.damage,
+                "size": incident.size,
+                "path": str(incident.path),
+                "reason": incident.damage,
+            },
+            incident.sightings,
+        )
         for incident in kept
     ]
-    rows += [
-        {
-            "number": event.number,
-            "update": event.update,
-            "kept": False,
-            "size": 0,
-            "path": "",
-            "reason": event.reason or "its capsule is no longer there",
-            "sightings": [_sighting(one) for one in sightings],
-        }
+    listed += [
+        (
+            {
+                "number": event.number,
+                "update": event.update,
+                "kept": False,
+                "size": 0,
+                "path": "",
+                "reason": event.reason or "its capsule is no longer there",
+            },
+            sightings,
+        )
         for event, sightings in recorded
         if event.number not in {one.number for one in kept}
     ]
-    for row in rows:
+    for row, sightings in listed:
+        row["sightings"] = [_sighting(one) for one in sightings]
         # Whether drills alone caused what the update saw.
-        row["planted"] = all(s["planted"] for s in row["sightings"]) and bool(row["sightings"])
-    return sorted(rows, key=lambda row: (row["update"], row["number"]))
+        row["planted"] = all(one.planted for one in sightings) and bool(sightings)
+    return sorted(listed, key=lambda one: (one[0]["update"], one[0]["number"]))
 
 
 def _sighting(sighting: "NonfiniteSighting") -> dict[str, Any]:
     return {name: getattr(sighting, name) for name in sighting.__struct_fields__}
-
-
-def _sighting_words(seen: Mapping[str, Any]) -> str:
-    """Return "op logits nan, while acting, host 4, step 7"."""
-    parts = (
-        f"{seen['head']} {quantity_words(seen['quantity'], seen['part'])} {seen['kind']}",
-        place_words(seen["phase"], seen["host"], seen["step"]),
-        f"epoch {seen['epoch']}, minibatch {seen['minibatch']}" if seen["epoch"] else "",
-        "" if seen["reproduced"] else NOT_REPRODUCED,
-        PLANTED if seen["planted"] else "",
-    )
-    return ", ".join(filter(None, parts))
 
 
 def _recorded_incidents(run: Path) -> "list[tuple[IncidentRecorded, list[NonfiniteSighting]]]":

@@ -109,7 +109,7 @@ POISONS = [
     ("block2.weight", "exp_avg", -np.inf, ("moments", "-inf", "exp_avg of block2.weight")),
     ("classifier.bias", "exp_avg_sq", np.inf, ("moments", "+inf", "exp_avg_sq of classifier.bias")),
     ("block0.weight", "exp_avg_sq", -1.0, ("moments", "nan", "exp_avg_sq of block0.weight")),
-    ("step", "", -1.0, ("moments", "nan", "step")),
+    ("step", "", -1.0, ("moments", "nan", "step counter")),
 ]
 
 
@@ -140,27 +140,27 @@ def test_what_broke_between_two_slices_is_the_cause(
         assert np.isnan(story[-1][1]).tolist() == [False, True, False]
 
 
-@pytest.mark.parametrize("step", [2, STEPS])
 def test_hosts_of_another_process_are_named_by_their_own_number(
-    make: Callable[..., DividedHosts], step: int
+    make: Callable[..., DividedHosts],
 ) -> None:
     count = 2 * LEAST_HOSTS
     actions = random_actions(count)
-    reference = live(make(count, 2), actions)
     hosts = make(count, 2)
     assert hosts.processes == 2
+    reference = live(hosts, actions)
 
     def both() -> None:
         poison_in(hosts, 3, "block1.weight")
         poison_in(hosts, count - 1, "block0.weight", "exp_avg_sq", -0.5)
 
-    story = live(hosts, actions, {step: both})
-    assert_others_equal(story, reference, [3, count - 1])
-    assert story[step - 1][-1]["nonfinite"] == [
-        HostFault(3, "parameters", "nan", "block1.weight"),
-        HostFault(count - 1, "moments", "nan", "exp_avg_sq of block0.weight"),
-    ]
-    assert np.flatnonzero(np.isnan(story[-1][-1]["score"])).tolist() == [3, count - 1]
+    for step in (2, STEPS):
+        story = live(hosts, actions, {step: both})
+        assert_others_equal(story, reference, [3, count - 1])
+        assert story[step - 1][-1]["nonfinite"] == [
+            HostFault(3, "parameters", "nan", "block1.weight"),
+            HostFault(count - 1, "moments", "nan", "exp_avg_sq of block0.weight"),
+        ]
+        assert np.flatnonzero(np.isnan(story[-1][-1]["score"])).tolist() == [3, count - 1]
 
 
 def test_finite_hosts_have_no_faults(make: Callable[..., DividedHosts]) -> None:

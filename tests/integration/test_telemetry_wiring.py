@@ -240,14 +240,14 @@ CASES: dict[str, Case | tuple[Case, ...]] = {
             read=lambda first: (first[0].phase, first[0].host, first[0].step, first[0].reproduced),
         ),
         Case(
-            ("given", "lstm.bias_ih_l0", False),
-            "shared Inf in parameters (lstm.bias_ih_l0), given, update 7, not reproduced",
+            ("preparation", "lstm.bias_ih_l0", False),
+            "shared Inf in parameters (lstm.bias_ih_l0), while preparing, update 7, not reproduced",
             number=7,
             update=light(
                 "+inf",
                 "shared",
                 "parameters",
-                phase="given",
+                phase="preparation",
                 part="lstm.bias_ih_l0",
                 epoch=0,
                 minibatch=0,
@@ -289,7 +289,7 @@ CASES: dict[str, Case | tuple[Case, ...]] = {
             read=lambda evidence: astuple(evidence[0])[:12],
         ),
         Case(
-            ("acting", 3, 7, "", "acting", "", 5, False, False),
+            ("acting", 3, 7, "", "acting", "", 5, (), False, False),
             "while acting, host 4, step 7, in 5 steps, not reproduced",
             number=7,
             update=light("+inf", count=5, reproduced=False, **ACTING),

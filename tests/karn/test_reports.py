@@ -122,6 +122,7 @@ def test_health_as_json_is_just_what_was_agreed(finished_run):
                     "minibatch": 1,
                     "host": None,
                     "step": None,
+                    "other_hosts": [],
                     "part": None,
                 },
                 "last": {
@@ -225,14 +226,14 @@ def test_health_says_phase_host_step_tensor_and_what_was_not_reproduced(passing_
     console = Printed(width=80)
     assert print_health(passing_run.parent, console=console) == 1
 
-    assert "  the hosts went NaN in loss, host 1, step 5, update 3" in console.lines
+    assert "  the hosts went NaN in loss, while training host 1, step 5, update 3" in console.lines
     (hosts, evidence) = (line.split() for line in console.lines if line.startswith("hosts"))
     assert hosts == ["hosts", "○", "●"]
     assert evidence == ["hosts", "NaN", "in", "loss", "1", "–", "3", "3"]
     told = console.lines[console.lines.index(next(filter(_is_evidence, console.lines))) + 1 :]
     assert told[1::2] == [
-        "  host 1, step 5, in 1 step",
-        "  lstm.bias, given",
+        "  while training host 1, step 5, in 1 step",
+        "  lstm.bias, before the update",
         "  not reproduced",
         "  while acting, host 2, step 7, in 3 steps",
     ]

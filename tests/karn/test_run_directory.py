@@ -159,7 +159,7 @@ def test_a_run_of_a_clock_that_was_ahead_is_not_the_newest(tmp_path):
 
 
 def test_a_path_that_sqlite_cannot_open_is_refused_before_anything_is_made(tmp_path):
-    deep = tmp_path / ("d" * 200) / ("e" * 200)
+    deep = tmp_path / ("d" * 150) / ("e" * 150)
     room = LONGEST_STORE_PATH - len(str(deep.absolute())) - len("/x-0000/run.sqlite") - 16
     run = create_run(deep, "n" * room)
     with RunWriter(run) as writer:

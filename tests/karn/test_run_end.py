@@ -5,6 +5,7 @@ import shlex
 from pathlib import Path
 
 import pytest
+from checkpoint_files import write_empty_checkpoint
 
 import esper
 from esper.cli import _esper_parser
@@ -32,7 +33,7 @@ def ended(payloads, run_dir="runs", status="finished", **start):
         writer.emit(payloads.episodes(1))
         writer.emit(payloads.broken_update(1, "op", "+inf"))
         writer.emit(payloads.finish(status, update=1, episodes_done=2))
-    (run / "checkpoints" / "update-000001.pt").write_bytes(b"")
+    write_empty_checkpoint(run, 1, episodes_done=2)
     return run
 
 

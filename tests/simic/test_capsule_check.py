@@ -117,7 +117,9 @@ def with_group(name: str, value: Any) -> Spoil:
         (with_policy("features.weight", torch.zeros(8, 12)), "LSTM do not fit one another"),
         (with_policy("lstm.weight_hh_l0", torch.zeros(1, 4096)), "LSTM do not fit one another"),
         (with_policy("critic.bias", torch.zeros(3)), "cannot be built"),
-        (with_group("lr", "fast"), "its learning rate is not a number"),
+        (with_group("lr", "fast"), "its optimizer's lr is not a number"),
+        (with_group("betas", (0.9, None)), "its optimizer's betas is not a number"),
+        (with_group("betas", (0.9,)), "its optimizer has no two betas"),
         (with_group("differentiable", True), "its optimizer has another differentiable"),
     ],
 )

@@ -1,8 +1,10 @@
 """Every documented way to use a grown network, run for labels of every type."""
 
+import json
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -39,18 +41,60 @@ def blocks(text: str, marker: str) -> list[str]:
     return [block for block in re.findall(r"```python\n(.*?)```", text, re.S) if marker in block]
 
 
-def run(program: str, folder: Path) -> str:
-    """Run a program where there is a network, and nothing of Esper."""
-    refuse = "import sys; sys.modules['esper'] = sys.modules['gymnasium'] = None\n"
-    result = subprocess.run(
-        [sys.executable, "-c", refuse + program], cwd=folder, capture_output=True, text=True
-    )
-    assert result.returncode == 0, result.stderr
-    return result.stdout
+#: Runs programs where there is a network, and nothing of Esper: each in a process of its own that
+#: has torch already.
+RUNNER = """
+import contextlib, io, json, os, sys, traceback
+sys.modules["esper"] = sys.modules["gymnasium"] = None
+import torch, safetensors.torch
+for line in sys.stdin:
+    folder, program = json.loads(line)
+    read, write = os.pipe()
+    if os.fork() == 0:
+        os.chdir(folder)
+        sys.path[0] = ""
+        output, errors = io.StringIO(), ""
+        try:
+            with contextlib.redirect_stdout(output):
+                exec(program, {"__name__": "__main__"})
+        except BaseException:
+            errors = traceback.format_exc()
+        with open(write, "w") as file:
+            json.dump([output.getvalue(), errors], file)
+        os._exit(0)
+    os.close(write)
+    with open(read) as file:
+        print(file.read(), flush=True)
+    os.wait()
+"""
+
+
+class Runner:
+    """A process that runs programs one after the other."""
+
+    def __init__(self, process: "subprocess.Popen[str]") -> None:
+        self._process = process
+
+    def __call__(self, program: str, folder: Path) -> str:
+        """Return what a program printed in a folder."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        print(json.dumps([str(folder), program]), file=self._process.stdin, flush=True)
+        output, errors = json.loads(self._process.stdout.readline())
+        assert errors == "", errors
+        return str(output)
+
+
+@pytest.fixture(scope="module")
+def run() -> Iterator[Runner]:
+    with subprocess.Popen(
+        [sys.executable, "-c", RUNNER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        yield Runner(process)
 
 
 @pytest.mark.parametrize("kind", LABELS)
-def test_recipes_run_for_labels_of_every_type(kind: str, tmp_path: Path) -> None:
+def test_recipes_run_for_labels_of_every_type(run: Runner, kind: str, tmp_path: Path) -> None:
     labels = LABELS[kind]
     y = labels[NUMBERS % len(labels)]
     x = np.random.default_rng(0).normal(size=(SAMPLES, 4)) + 5 * (NUMBERS % len(labels))[:, None]
@@ -94,7 +138,7 @@ def test_recipes_run_for_labels_of_every_type(kind: str, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("kind", ["one character", "texts", "bytes", "from 1", "booleans"])
-def test_the_snippet_of_a_card_prints_a_label(kind: str, tmp_path: Path) -> None:
+def test_the_snippet_of_a_card_prints_a_label(run: Runner, kind: str, tmp_path: Path) -> None:
     labels = LABELS[kind]
     y = labels[NUMBERS % len(labels)]
     x = np.random.default_rng(0).normal(size=(SAMPLES, 4))

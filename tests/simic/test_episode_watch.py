@@ -10,15 +10,17 @@ import torch
 
 from esper.growth.divided import LEAST_HOSTS, DividedHosts
 from esper.growth.env import GrowthVectorEnv
+from esper.growth.host_faults import HostFault
 from esper.growth.tasks import Split, Task
 from esper.leyline.heads import HEAD_NAMES, HEAD_SIZES, Op
 from esper.leyline.telemetry import HOSTS, SHARED, DecisionsTaken, NonfiniteSighting
 from esper.simic.agent.ppo import PPOAgent
 from esper.simic.collecting import Batch, collect
 from esper.simic.config import TrainingConfig
+from esper.simic.episode_watch import HOSTS_NAMED, EpisodeWatch
 from esper.simic.telemetry.emitters import emit_episodes
 from esper.tamiyo.acting import Decision
-from esper.tamiyo.policy import RecurrentPolicy
+from esper.tamiyo.policy import HeadLayout, RecurrentPolicy
 
 STEPS = 6
 COUNT = 4
@@ -62,16 +64,18 @@ def small_task() -> Task:
 
 
 class PoisonedHosts(DividedHosts):
-    """Hosts of which something is spoilt before or after one step."""
+    """Hosts of which something is spoilt before some steps, or after one."""
 
     def __init__(self, count: int, processes: int, before: Any, after: Any) -> None:
         super().__init__(count, processes, task=small_task(), steps=STEPS, batch=8, batches=1)
-        self._before, self._after, self._step = before, after, 0
+        self._before = [before] if isinstance(before, tuple) else before or []
+        self._after, self._step = after, 0
 
     def step(self, actions: np.ndarray) -> Any:
         self._step += 1
-        if self._before is not None and self._step == self._before[0]:
-            self.call(spoil_host, lambda part: (part.start, *self._before[1:]))
+        for when, *what in self._before:
+            if self._step == when:
+                self.call(spoil_host, lambda part, what=what: (part.start, *what))
         result = super().step(actions)
         if self._after is not None and self._step == self._after[0]:
             self._after[1](result[0])
@@ -306,6 +310,66 @@ def test_a_recurrent_state_that_broke_behind_a_finite_trunk(
     assert batch.rollout.learnable.tolist() == [True, True, False, True]
 
 
+def test_a_broken_recurrent_state_does_not_hide_a_broken_head(
+    run: Callable[..., tuple[Batch, Any]],
+) -> None:
+    """Of host 2 the state breaks in step 2 and stays so; the trunk is kept finite."""
+    calls = []
+
+    def break_state(_module: Any, _inputs: Any, output: Any) -> Any:
+        calls.append(None)
+        trunk, (hidden, cell) = output
+        if len(calls) == 2:
+            cell = cell.clone()
+            cell[0, 2, 0] = math.nan
+        return trunk.nan_to_num(), (hidden, cell)
+
+    def break_tempo(_module: Any, _inputs: Any, logits: Any) -> Any:
+        if len(calls) == 4:
+            logits = logits.clone()
+            logits[0, 2, OFFSETS["tempo"]] = math.nan
+        return logits
+
+    def spoil(agent: PPOAgent) -> None:
+        agent.policy.lstm.register_forward_hook(break_state)
+        agent.policy.heads.register_forward_hook(break_tempo)
+
+    batch, _ = run(spoil, 1)
+    assert [short(seen) for seen in batch.sightings] == [
+        acting(SHARED, "recurrent_state", "nan", 2, 2),
+        acting("tempo", "logits", "nan", 2, 4),
+    ]
+
+
+def test_a_finite_trunk_is_not_blamed_for_what_broke_behind_it(
+    run: Callable[..., tuple[Batch, Any]],
+) -> None:
+    def spoil(agent: PPOAgent) -> None:
+        agent.policy.heads.bias.fill_(math.nan)
+        agent.policy.critic.bias.fill_(math.nan)
+
+    batch, _ = run(spoil, 3)
+    assert [short(seen) for seen in batch.sightings] == [
+        *(acting(head, "logits", "nan", 0, 3) for head in HEAD_NAMES),
+        acting(SHARED, "value", "nan", 0, 3),
+    ]
+
+
+def test_a_finite_trunk_whose_sum_overflows_is_not_blamed(
+    run: Callable[..., tuple[Batch, Any]],
+) -> None:
+    def spoil(agent: PPOAgent) -> None:
+        for module in (agent.policy.heads, agent.policy.critic):
+            module.weight.zero_()
+        agent.policy.lstm.register_forward_hook(
+            lambda _module, _inputs, output: (torch.full_like(output[0], 3e38), output[1])
+        )
+
+    batch, _ = run(spoil, 1, lasting=True)
+    assert batch.sightings == []
+    assert batch.rollout.learnable.all()
+
+
 @pytest.mark.parametrize(("value", "kind"), [(math.nan, "nan"), (-math.inf, "-inf")])
 def test_a_broken_observation_explains_its_host_and_no_other(
     run: Callable[..., tuple[Batch, Any]], value: float, kind: str
@@ -345,7 +409,6 @@ def test_a_broken_host_does_not_hide_a_head_that_broke_in_another(
         (3, 0, math.inf, "parameters", "block0.weight", COUNT, 1),
         (STEPS, 1, math.nan, "moments", "exp_avg of block0.weight", COUNT, 1),
         (3, 2, -1.0, "moments", "exp_avg_sq of block0.weight", COUNT, 1),
-        (2, 0, math.nan, "parameters", "block0.weight", 2 * LEAST_HOSTS, 2),
         (STEPS, 2, -1.0, "moments", "exp_avg_sq of block0.weight", 2 * LEAST_HOSTS, 2),
     ],
 )
@@ -375,6 +438,36 @@ def test_a_broken_host_is_named_and_not_learnt_from(
     others = batch.rollout.learnable
     for tensor in (batch.rollout.observations, batch.rollout.values, batch.rollout.rewards):
         assert tensor[:, others].isfinite().all()
+
+
+@pytest.mark.parametrize(("count", "processes"), [(COUNT, 1), (2 * LEAST_HOSTS, 2)])
+def test_each_broken_host_is_named(
+    run: Callable[..., tuple[Batch, Any]], count: int, processes: int
+) -> None:
+    last = count - 1
+    before = [(2, last, 0, math.nan), (4, 0, 0, math.nan), (4, 1, 1, math.nan)]
+    batch, _ = run(count=count, processes=processes, before=before)
+
+    assert [short(seen) for seen in batch.sightings] == [
+        ("hosts", HOSTS, "parameters", "nan", last, 2, STEPS - 1),
+        ("hosts", HOSTS, "moments", "nan", 1, 4, STEPS - 3),
+        ("hosts", HOSTS, "parameters", "nan", 0, 4, STEPS - 3),
+    ]
+    assert {seen.part for seen in batch.sightings} == {"block0.weight", "exp_avg of block0.weight"}
+    assert (~batch.rollout.learnable).nonzero().flatten().tolist() == [0, 1, last]
+
+
+def test_of_very_many_broken_hosts_the_first_are_named() -> None:
+    hosts = HOSTS_NAMED + 5
+    watch = EpisodeWatch(hosts, HeadLayout())
+    watch.hosts(1, [HostFault(hosts - 1, "loss", "nan", "validation")])
+    for step in (2, 3):
+        watch.hosts(step, [HostFault(host, "loss", "nan", "validation") for host in range(hosts)])
+
+    sightings = watch.sightings()
+    assert [seen.host for seen in sightings] == [hosts - 1, *range(HOSTS_NAMED - 1)]
+    assert [seen.count for seen in sightings] == [3, *[2] * (HOSTS_NAMED - 1)]
+    assert not watch.learnable.any()
 
 
 def test_a_harmless_infinity_in_a_host_is_named_too(

@@ -180,8 +180,9 @@ def test_the_same_seed_gives_the_same_figures(few_rivals: None) -> None:
         )
         return evaluation_report.evaluation_as_json(told)
 
-    assert once(1) == once(1)
-    assert once(1)["contestants"] != once(2)["contestants"]
+    first = once(1)
+    assert once(1) == first
+    assert once(2)["contestants"] != first["contestants"]
 
 
 def test_random_choices_are_legal_and_uniform() -> None:

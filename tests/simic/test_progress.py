@@ -12,7 +12,7 @@ from esper.simic.command_progress import CommandProgress
 from esper.simic.config import TrainingConfig
 from esper.simic.outputs import GuardedStream
 from esper.simic.pace import Pace, duration
-from esper.simic.progress import PlainLines, ProgressBar
+from esper.simic.progress import PlainLines, ProgressBar, latched
 from esper.simic.stopping import StopRequest
 from esper.simic.training import train
 
@@ -79,13 +79,54 @@ def test_a_log_moves_by_step_but_not_every_step(clock: Clock, payloads: Any) -> 
 
 def test_a_drill_is_marked_in_the_line_of_what_it_lit(clock: Clock, payloads: Any) -> None:
     log = io.StringIO()
-    sightings = [payloads.sighting(planted=True), payloads.sighting(head="slot")]
+    sightings = [payloads.sighting(planted=True), payloads.sighting(head="slot", host=3, step=7)]
     PlainLines(10, GuardedStream(lambda: log, "log"), clock).updated(
         payloads.update(1, head_nonfinite=sightings), payloads.episodes(1)
     )
-    planted, genuine = log.getvalue().splitlines()[1:]
-    assert planted.endswith("minibatch 1  planted by a drill")
-    assert genuine.endswith("minibatch 1")
+    assert log.getvalue().splitlines()[1:] == [
+        "NON-FINITE  update 1: op Inf in logits, epoch 1, minibatch 1, planted by a drill",
+        "NON-FINITE  update 1: slot Inf in logits, host 4, step 7, epoch 1, minibatch 1",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("seen", "words"),
+    [
+        (
+            {"phase": "acting", "host": 3, "step": 7},
+            "op Inf in logits, while acting, host 4, step 7",
+        ),
+        (
+            {"quantity": "moments", "phase": "given", "part": "step counter"},
+            "op Inf in moments (step counter), before the update",
+        ),
+        (
+            {"phase": "preparation", "host": 1, "step": 2, "reproduced": False},
+            "op Inf in logits, while preparing, host 2, step 2, not reproduced",
+        ),
+    ],
+)
+def test_what_no_minibatch_saw_is_written_with_its_phase_host_step_and_tensor(
+    payloads: Any, seen: dict[str, Any], words: str
+) -> None:
+    sighting = payloads.sighting(**{"epoch": 0, "minibatch": 0, **seen})
+    assert latched(payloads.update(3, head_nonfinite=[sighting])) == [
+        f"NON-FINITE  update 3: {words}"
+    ]
+
+
+def test_hosts_that_broke_alike_share_a_line(payloads: Any) -> None:
+    def host(number: int, **changes: Any) -> Any:
+        seen = {"head": "hosts", "quantity": "loss", "kind": "nan", "phase": "hosts", "step": 2}
+        return payloads.sighting(**{**seen, "host": number, "epoch": 0, "minibatch": 0, **changes})
+
+    hosts = [host(4), host(0), host(7, reproduced=False), host(2, kind="+inf"), host(9)]
+    lines = latched(payloads.update(1, head_nonfinite=hosts))
+    assert [line.removeprefix("NON-FINITE  update 1: hosts ") for line in lines] == [
+        "NaN in loss, while training host 5, step 2, also in hosts 1 and 10",
+        "NaN in loss, while training host 8, step 2, not reproduced",
+        "Inf in loss, while training host 3, step 2",
+    ]
 
 
 def test_a_bar_shows_a_clock_the_step_and_the_largest_class(

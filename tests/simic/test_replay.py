@@ -89,7 +89,7 @@ def test_what_happens_otherwise_is_said_to_differ(capsule: Capsule) -> None:
     assert replayed.verdict == DIFFERS
     assert {one.kind for one in replayed.recorded if one.quantity == "parameters"} == {"nan"}
     assert {one.kind for one in replayed.seen if one.quantity == "parameters"} == {"+inf"}
-    assert "slot parameters nan at the start of the update was recorded and not seen" in (
+    assert "recorded, not seen now: slot NaN in parameters (heads.weight), before the update" in (
         replayed.differences
     )
 
@@ -97,9 +97,12 @@ def test_what_happens_otherwise_is_said_to_differ(capsule: Capsule) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"minibatch": 1}, "recorded at epoch 1, minibatch 2 and seen at epoch 1, minibatch 1"),
-        ({"count": 3}, "recorded in 2 minibatches and seen in 3"),
-        ({"kind": "nan"}, "op ratio nan at epoch 1, minibatch 2 was seen and not recorded"),
+        (
+            {"minibatch": 1},
+            "Inf in ratio: recorded (epoch 1, minibatch 2), seen now (epoch 1, minibatch 1)",
+        ),
+        ({"count": 3}, "op Inf in ratio: recorded in 2 minibatches, seen now in 3"),
+        ({"kind": "nan"}, "seen now, not recorded: op NaN in ratio, epoch 1, minibatch 2"),
     ],
 )
 def test_every_difference_is_named(change: dict[str, object], words: str) -> None:
@@ -170,18 +173,25 @@ def test_the_reports_say_the_same(capsule: Capsule) -> None:
         "weight heads.bias", "", "weight heads.weight"
     }  # fmt: skip
 
+    acting = sighting(phase="acting", host=3, step=7, epoch=0, minibatch=0)
+    drill = sighting(host=1, step=1, planted=True)
+    replayed = replace(replayed, recorded=(*replayed.recorded, acting, drill))
     console = Console(record=True, width=100, file=StringIO())
     print_replay(replayed, *about, console)
     text = console.export_text()
     page = Page(replay_page(replayed, *about))
     assert page.loads == []
+    assert "host 4, step 7, in 2 steps" in text
     for shown in (text, page.text):
         assert about[0] in shown
         assert origin["op"] in shown
         assert origin["cause"] in shown
         assert f"policy.py:{origin['line']}" in shown
         assert "logits = self.heads(trunk)" in shown
-        assert "slot parameters as nan" in shown
+        assert "slot parameters as NaN" in shown
+        assert "slot NaN in parameters (heads.weight), before the update" in shown
+        assert "op Inf in ratio, while acting, host 4, step 7" in shown
+        assert "op Inf in ratio, host 2, step 1, epoch 1, minibatch 2, planted by a drill" in shown
     assert "prefers-color-scheme: dark" in replay_page(replayed, *about)
     evil = "<script>alert(1)</script>\x1b[31m\u202e"  # a capsule may come from anywhere
     hostile = replay_page(replace(replayed, update=evil, recorded_with=evil), evil, *about[1:])

@@ -497,7 +497,7 @@ def test_an_origin_on_the_way_to_the_loss_is_said_to_reach_it(
     rewards = torch.where(op == 0, 1.0, -1.0)
     replayed = replay(make_capsule(agent, with_parts(rollout, rewards=rewards)))
     line = chain_lines(replayed, origin_of(replayed))[-1]
-    assert line == "reached the loss; seen in op ratio as +inf"
+    assert line == "reached the loss; seen in op ratio as Inf"
 
 
 def traced(

@@ -16,6 +16,7 @@ import torch
 from esper.growth.plan import Plan
 from esper.growth.population import Population
 from esper.leyline.heads import SLOT_CHOICES
+from esper.leyline.sighting_words import STEP_COUNTER
 
 LOSS, PARAMETERS, MOMENTS = "loss", "parameters", "moments"
 KINDS = ("nan", "+inf", "-inf")
@@ -31,7 +32,7 @@ class Broken(NamedTuple):
     host: int
     quantity: str  # LOSS, PARAMETERS or MOMENTS
     kind: str  # one of KINDS; "nan" for a negative second moment or clock, whose root is NaN
-    part: str  # the tensor; "step" for the optimizer's clock
+    part: str  # the tensor; STEP_COUNTER for the optimizer's clock
 
 
 @dataclass(frozen=True)
@@ -43,8 +44,8 @@ class HostFault:
         quantity: "loss", "parameters" or "moments" (of Adam, with its step count).
         kind: "nan", "+inf" or "-inf". A negative second moment or step count is "nan": the
             optimizer takes its square root.
-        part: the tensor, such as "block0.weight" or "exp_avg_sq of early.conv.bias"; "step" for
-            the step count; of a loss, what it was measured on.
+        part: the tensor, such as "block0.weight" or "exp_avg_sq of early.conv.bias";
+            `STEP_COUNTER` for the step count; of a loss, what it was measured on.
         reproduced: False if it was not seen again when the slice was repeated.
     """
 
@@ -104,7 +105,7 @@ def broken_state(
                 found.add(Broken(hosts[tensor], quantity, kind, prefix + names[tensor]))
     owners = np.concatenate([plan.order, *(group.hosts for group in plan.groups)])
     for host in owners[clocks < 0].tolist():
-        found.add(Broken(host, MOMENTS, "nan", "step"))
+        found.add(Broken(host, MOMENTS, "nan", STEP_COUNTER))
     return frozenset(found)
 
 

@@ -19,8 +19,15 @@ from typing import Final
 
 import msgspec
 
-from esper.karn.sightings import KIND_WORDS, Source, moment_of, sightings_of, source_of
+from esper.karn.sightings import (
+    Source,
+    moment_of,
+    sightings_of,
+    source_of,
+    states_reproduction,
+)
 from esper.leyline.durable_files import sync_directory
+from esper.leyline.sighting_words import KIND_WORDS
 from esper.leyline.telemetry import NonfiniteSighting, PPOUpdatePayload
 
 LATCHES_NAME: Final = "latches.jsonl"
@@ -74,6 +81,8 @@ class StoreRecovered(
     updates_lost: int  # events of updates that this writer could not store, so far
 
 
+#: Of a sighting: what it is of, and whether it states that this was, or was not, reproduced.
+_Key = tuple[Source, bool]
 _Record = Latched | StoreOpened | StoreFailing | StoreRecovered
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(_Record).decode
@@ -150,6 +159,10 @@ def _folded(records: Sequence[_Record], error: str | None) -> LatchFile:
     )
 
 
+def _key_of(seen: NonfiniteSighting) -> _Key:
+    return source_of(seen), states_reproduction(seen)
+
+
 def _line_of(record: _Record) -> bytes:
     body = _encode(record)[:-1]
     return b'%s%s%08x"}\n' % (body, _CHECKSUM, zlib.crc32(body))
@@ -188,7 +201,8 @@ class LatchWriter:
         self._reserved = directory / RESERVE_NAME
         self._session = uuid.uuid4().hex[:12]
         found = read_latch_file(directory)
-        self._known: dict[Source, tuple[int, NonfiniteSighting]] = {}
+        # The first sighting, and where that states nothing of reproduction, the first that does.
+        self._known: dict[_Key, tuple[int, NonfiniteSighting]] = {}
         for update, seen in found.sightings:
             self._learn(update, seen)
         self._waiting: list[_Record] = []
@@ -212,8 +226,8 @@ class LatchWriter:
         """Write what is not in the file yet; of what is new, the earliest sighting."""
         is_new = False
         for update, seen in sorted(sightings, key=lambda one: moment_of(*one)):
-            if self._learn(update, seen):
-                update, seen = self._known[source_of(seen)]
+            if (learnt := self._learn(update, seen)) is not None:
+                update, seen = learnt
                 self._waiting.append(Latched(time=time.time(), update=update, sighting=seen))
                 is_new = True
         if is_new:
@@ -249,12 +263,12 @@ class LatchWriter:
                 self._is_there = False  # someone removed it
                 now = time.time()
                 waiting = {
-                    source_of(one.sighting) for one in self._waiting if isinstance(one, Latched)
+                    _key_of(one.sighting) for one in self._waiting if isinstance(one, Latched)
                 }
                 self._waiting[:0] = [
                     Latched(time=now, update=update, sighting=seen)
-                    for source, (update, seen) in self._known.items()
-                    if source not in waiting
+                    for key, (update, seen) in self._known.items()
+                    if key not in waiting
                 ]
             if self._waiting:
                 lines = b"".join(map(_line_of, self._waiting))
@@ -267,23 +281,25 @@ class LatchWriter:
                     self._append(lines)
                 self._waiting.clear()
 
-    def _learn(self, update: int, seen: NonfiniteSighting) -> bool:
-        """Return whether a sighting says something new.
+    def _learn(self, update: int, seen: NonfiniteSighting) -> tuple[int, NonfiniteSighting] | None:
+        """Return what is to be written of a sighting, with its update; None if it is nothing new.
 
-        That is a light, that it was reproduced, or that not only drills caused it.
+        New is a light, whether it was reproduced, and that not only drills caused it.
         """
-        source = source_of(seen)
-        known = self._known.get(source)
+        key = source, is_stated = _key_of(seen)
+        if (source, True) in self._known:
+            key = source, True  # what states nothing adds nothing to it
+        known = self._known.get(key)
         if known is None:
-            self._known[source] = update, seen
-            return True
+            self._known[key] = update, seen
+            return update, seen
         joined = msgspec.structs.replace(
             known[1],
-            reproduced=known[1].reproduced or seen.reproduced,
+            reproduced=known[1].reproduced or (is_stated and seen.reproduced),
             planted=known[1].planted and seen.planted,
         )
-        self._known[source] = known[0], joined
-        return joined != known[1]
+        self._known[key] = known[0], joined
+        return None if joined == known[1] else self._known[key]
 
     def _reserve(self) -> None:
         """Take the room that the latches of a run need, for when the disk is full."""

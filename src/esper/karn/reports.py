@@ -26,12 +26,12 @@ from esper.karn.sanctum.evidence import evidence_words
 from esper.karn.sanctum.follower import Frame, RunFollower
 from esper.karn.sanctum.schema import Evidence, InterventionState, TamiyoState
 from esper.karn.sanctum.verdict import master_verdict
-from esper.karn.sightings import KIND_WORDS
 from esper.karn.telemetry_docs import facts, proofs, wiring, write_pages
 from esper.karn.wal import LARGE_WAL_BYTES
 from esper.leyline.command_lines import command_line
 from esper.leyline.health import LEVEL_WORDS, Level, Verdict
 from esper.leyline.records import RECORDS, find_record
+from esper.leyline.sighting_words import KIND_WORDS
 
 _LIT: Final = "●"
 _UNLIT: Final = "○"
@@ -251,6 +251,7 @@ def _evidence_report(row: Evidence) -> dict[str, Any]:
             "minibatch": row.first_minibatch or None,
             "host": row.first_host,
             "step": row.first_step,
+            "other_hosts": list(row.other_hosts),
             "part": row.first_part or None,
         },
         "last": {

@@ -39,8 +39,8 @@ from esper.karn.run_tables import (
     store_id_of,
     thinned_of,
 )
-from esper.karn.sightings import KIND_WORDS
 from esper.karn.wal import wal_damage, wal_of
+from esper.leyline.sighting_words import KIND_WORDS
 from esper.leyline.telemetry import Event, Heartbeat, NonfiniteSighting
 
 _MAGIC: Final = b"SQLite format 3\x00"

@@ -18,13 +18,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from esper.karn.sightings import (
-    KIND_WORDS,
     last_moment_of,
     minibatches_of,
+    reproduction_of,
     sightings_of,
+    states_reproduction,
     steps_of,
 )
 from esper.karn.update_tables import UPDATE_TABLE_NAMES, UPDATE_TABLES, fill_from_events
+from esper.leyline.sighting_words import KIND_WORDS
 from esper.leyline.telemetry import PHASES, NonfiniteSighting, Payload, PPOUpdatePayload
 
 #: Raised when the meaning of a table changes; a reader refuses a store with a higher one.
@@ -274,7 +276,8 @@ _FIRST: Final = (
 )
 _LAST: Final = ("last_phase", "last_epoch", "last_minibatch", "last_part")
 # The join of the semilattice: the earlier sighting stands, whatever order they come in, what was
-# reproduced once is reproduced, and what was not planted once is not planted.
+# reproduced once is reproduced (`sightings.reproduction_of`), and what was not planted once is not
+# planted.
 JOIN_LATCH: Final = f"""
     INSERT INTO latches (
         head, kind, quantity, first_update, first_epoch, first_minibatch,
@@ -481,7 +484,7 @@ def latch_row(update: int, seen: NonfiniteSighting) -> tuple[Any, ...]:
         *(seen.head, seen.kind, seen.quantity),
         *(update, seen.epoch, seen.minibatch),
         *(seen.phase, seen.host, seen.step, seen.part),
-        *(int(seen.reproduced), int(seen.planted)),
+        *(reproduction_of(seen), int(seen.planted)),
     )
 
 
@@ -498,16 +501,17 @@ def sighting_row(update: int, seen: NonfiniteSighting) -> tuple[Any, ...]:
         *(seen.head, seen.quantity, seen.kind, update),
         *(minibatches_of(seen), seen.epoch, seen.minibatch, last.epoch, last.minibatch),
         *(seen.phase, seen.host, seen.step, seen.part, last.phase, last.part),
-        *(steps_of(seen), int(seen.reproduced), int(seen.planted)),
+        *(steps_of(seen), reproduction_of(seen), int(seen.planted)),
     )
 
 
-def sightings_in(row: Mapping[str, Any]) -> Iterator[tuple[int, NonfiniteSighting]]:
-    """Yield what a row of `latches` or `sightings` says was seen, each with its update.
+def sightings_in(row: Mapping[str, Any]) -> list[tuple[int, NonfiniteSighting]]:
+    """Return what a row of `latches` or `sightings` says was seen, each with its update.
 
-    A row keeps the first and the last place and the counts, so there is a sighting for each of
-    these that the others do not cover; together they join to the row. A row with a value of a wrong
-    type yields nothing, and a column that an older store lacks has its default.
+    A row of `sightings` keeps the first and the last place, the counts and what was reproduced, so
+    there is a sighting for each of these that the others do not cover; together they join to the
+    row. A row with a value of a wrong type yields nothing, and a column that an older store lacks
+    has its default.
 
     Args:
         row: value by name of column.
@@ -519,7 +523,7 @@ def sightings_in(row: Mapping[str, Any]) -> Iterator[tuple[int, NonfiniteSightin
     if values.get("kind") not in KIND_WORDS or not all(
         isinstance(values.get(name), types) for name, types in _ROW_TYPES.items()
     ):
-        return
+        return []
     first_phase, last_phase = values["first_phase"], values["last_phase"]
     first_place = values["first_epoch"], values["first_minibatch"]
     last_place = values["last_epoch"], values["last_minibatch"]
@@ -552,13 +556,17 @@ def sightings_in(row: Mapping[str, Any]) -> Iterator[tuple[int, NonfiniteSightin
     host, step = values["first_host"], values["first_step"]
     is_one = (first_phase, values["first_part"]) == (last_phase, values["last_part"])
     end = last_place if is_one else (0, 0)
-    yield seen(first_phase, values["first_part"], first_place, end, host, step)
+    found = [seen(first_phase, values["first_part"], first_place, end, host, step)]
     if not is_one:
         start, later = last_place, None
         if first_phase == last_phase:
             # One step later, so that it never comes before the first sighting.
             start, later = max(first_place, last_place), 0 if step is None else step + 1
-        yield seen(last_phase, values["last_part"], start, last_place, step=later)
+        found.append(seen(last_phase, values["last_part"], start, last_place, step=later))
     for phases, column in ((("hosts", "acting"), "steps"), (("update",), "minibatches")):
         if values[column] and not {first_phase, last_phase} & set(phases):
-            yield seen(phases[-1], "", (0, 0), (0, 0))
+            found.append(seen(phases[-1], "", (0, 0), (0, 0)))
+    is_stated = any(states_reproduction(one) for _, one in found)
+    if values["reproduced"] == 1 and first_phase != last_phase and not is_stated:
+        found.append(seen("hosts", "", (0, 0), (0, 0)))  # the only phase between these two
+    return found

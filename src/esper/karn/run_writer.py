@@ -21,7 +21,7 @@ from esper.karn.latch_file import LatchWriter
 from esper.karn.machine_load import GpuMeter, no_gpu
 from esper.karn.run_directory import STORE_NAME
 from esper.karn.run_tables import COMMON_KINDS, RunStoreError, update_index_of
-from esper.karn.sightings import source_of
+from esper.karn.sightings import reproduction_of, source_of
 from esper.karn.store_connection import BUSY_MILLISECONDS, StoreConnection, StoredEvent
 from esper.karn.wal import LARGE_WAL_BYTES, wal_of
 from esper.karn.witnesses import Witnesses
@@ -419,7 +419,7 @@ class RunWriter:
 
 
 def _what_is_known(seen: NonfiniteSighting) -> tuple[object, ...]:
-    return source_of(seen), seen.reproduced, seen.planted
+    return source_of(seen), reproduction_of(seen), seen.planted
 
 
 def _notice_of_recovery(since: float, error: str | None, lost: int) -> StoredEvent:

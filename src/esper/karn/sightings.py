@@ -1,29 +1,16 @@
-"""What an update reports of NaN and Inf: when, where, how often, and in which words."""
+"""What an update reports of NaN and Inf: when, how often, and whether it was reproduced."""
 
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
-from esper.leyline.telemetry import PHASES, NonfiniteSighting, PPOUpdatePayload
+from esper.leyline.telemetry import PHASES, STEP_PHASES, NonfiniteSighting, PPOUpdatePayload
 
-#: How kinds of sightings are written for people; "inf" is one whose sign was not reported.
-KIND_WORDS: Final = {"nan": "NaN", "+inf": "Inf", "-inf": "-Inf", "inf": "Inf"}
 #: The quantity of what was detected without a report of where.
 UNKNOWN_QUANTITY: Final = "unknown"
-#: Stands beside what was seen once and not when the same computation was repeated.
-NOT_REPRODUCED: Final = "not reproduced"
-#: Stands beside what only drills have caused so far.
-PLANTED: Final = "planted by a drill"
 
-#: How phases are written for people; that something was in a minibatch goes without saying.
-_PHASE_WORDS: Final = {
-    "given": "given",
-    "hosts": "in a host",
-    "acting": "while acting",
-    "preparation": "while preparing",
-    "update": "",
-}
 _MINIBATCH_PHASE: Final = "update"
-_STEP_PHASES: Final = ("hosts", "acting")
+#: Phases that are gone through only once: what is seen in them is neither reproduced nor not.
+_ONCE_PHASES: Final = ("given", "acting")
 _PHASE_RANKS: Final = {phase: rank for rank, phase in enumerate(PHASES)}
 
 #: Head or group, quantity and kind: what sightings are added up by.
@@ -56,6 +43,11 @@ def phase_rank(phase: str) -> int:
     return _PHASE_RANKS.get(phase, len(PHASES))
 
 
+def step_in_phase(phase: str, step: int | None) -> int:
+    """Return the step of an episode in a phase that goes on step by step; 0 in the others."""
+    return step or 0 if phase in STEP_PHASES else 0
+
+
 def moment_of(update: int, seen: NonfiniteSighting) -> Moment:
     """Return when something was first seen in its update."""
     step = -1 if seen.step is None else seen.step
@@ -84,27 +76,26 @@ def minibatches_of(seen: NonfiniteSighting) -> int:
 
 def steps_of(seen: NonfiniteSighting) -> int:
     """Return in how many steps of an episode something was seen; 0 in a phase that has none."""
-    return seen.count if seen.phase in _STEP_PHASES else 0
+    return seen.count if seen.phase in STEP_PHASES else 0
 
 
-def place_words(phase: str, host: int | None, step: int | None) -> str:
-    """Return when and where something was seen: "while acting, host 4, step 7".
+def is_repeated(phase: str) -> bool:
+    """Return whether a phase is gone through again where something was seen in it."""
+    return phase not in _ONCE_PHASES
 
-    It is empty where no more is known than the minibatch. Hosts are counted from 1 here, as on the
-    screen, and from 0 in the store.
+
+def states_reproduction(seen: NonfiniteSighting) -> bool:
+    """Return whether a sighting says that something was reproduced, or that it was not."""
+    return is_repeated(seen.phase) or not seen.reproduced
+
+
+def reproduction_of(seen: NonfiniteSighting) -> int:
+    """Return 1 if something was reproduced, 0 if not, and -1 if its phase is never repeated.
+
+    The larger of two stands: what was reproduced once is reproduced, and what was seen while acting
+    says nothing of what was not reproduced in a minibatch.
     """
-    words = [_PHASE_WORDS.get(phase, phase)]
-    if host is not None:
-        words = [word for word in words if word != _PHASE_WORDS["hosts"]]  # which, says more
-        words.append(f"host {host + 1}")
-    if step is not None:
-        words.append(f"step {step}")
-    return ", ".join(filter(None, words))
-
-
-def quantity_words(quantity: str, part: str) -> str:
-    """Return a quantity with its tensor, where it has several: "parameters (lstm.bias_ih_l0)"."""
-    return f"{quantity} ({part})" if part else quantity
+    return int(seen.reproduced) if states_reproduction(seen) else -1
 
 
 def sightings_of(payload: PPOUpdatePayload) -> Iterator[NonfiniteSighting]:

@@ -14,13 +14,13 @@ from typing import Final
 import msgspec
 
 from esper.karn.latch_file import LATCHES_NAME, LatchFile, read_latch_file
-from esper.karn.sightings import KIND_WORDS
 from esper.leyline.checkpoint_file import (
     CHECKPOINTS_NAME,
     CheckpointError,
     checkpoints_in,
     read_summary,
 )
+from esper.leyline.sighting_words import KIND_WORDS
 from esper.leyline.telemetry import NonfiniteSighting
 
 INCIDENTS_NAME: Final = "incidents"

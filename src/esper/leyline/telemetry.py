@@ -22,6 +22,8 @@ GROUPS: Final = {SHARED: "the shared part", HOSTS: "the hosts"}
 
 #: When in an update something was seen, in the order of time. Only the last has minibatches.
 PHASES: Final = ("given", "hosts", "acting", "preparation", "update")
+#: The phases that go on step by step of an episode.
+STEP_PHASES: Final = ("hosts", "acting")
 
 
 class DamagedEventError(ValueError):
@@ -136,7 +138,9 @@ class NonfiniteSighting(msgspec.Struct, frozen=True, kw_only=True):
     host: int | None = None  # first host in which it was seen, counted from 0; None: not of a host
     step: int | None = None  # first step of the episode in that host, counted from 1
     part: str = ""  # the tensor, where a quantity has several, such as "exp_avg_sq of heads.bias"
-    reproduced: bool = True  # False: seen once, and not when the computation was repeated
+    # False: seen once, and not when the computation was repeated. The phases "given" and "acting"
+    # are never repeated, and always have True.
+    reproduced: bool = True
     planted: bool = False  # put there by a drill (`--inject`), and seen nowhere else in the update
 
 

@@ -8,6 +8,7 @@ heads. Nothing explains anything in another host, and a broken head or value pas
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 from torch import Tensor
@@ -19,10 +20,13 @@ from esper.simic.telemetry.emitters import DecisionFigures
 from esper.tamiyo.acting import Decision
 from esper.tamiyo.policy import HeadLayout
 
+#: Hosts that are named of each quantity and kind, those that broke first.
+HOSTS_NAMED: Final = 64
+
 
 @dataclass
 class _Seen:
-    """One kind of value, in all hosts of the batch."""
+    """One kind of value: in the training of one host, or while acting in all hosts of the batch."""
 
     host: int
     step: int
@@ -47,7 +51,8 @@ class EpisodeWatch:
         self._layout = layout
         self._broken_hosts = np.zeros(hosts, dtype=bool)
         self._broken_states = np.zeros(hosts, dtype=bool)  # recurrent, before the next step
-        self._seen: dict[tuple[str, str, str], _Seen] = {}
+        # By head, quantity, kind, and for what broke in training, host.
+        self._seen: dict[tuple[str, str, str, int | None], _Seen] = {}
 
     def hosts(self, step: int, faults: Sequence[HostFault]) -> None:
         """Take what the environment says is not finite after a step."""
@@ -99,7 +104,10 @@ class EpisodeWatch:
             self._broken_states[host] = bool(found.state)
 
     def sightings(self) -> list[NonfiniteSighting]:
-        """Return what was seen, hosts before acting, causes first."""
+        """Return what was seen, hosts before acting, causes first.
+
+        Each broken host has a sighting of its own, up to `HOSTS_NAMED` of a quantity and kind.
+        """
         found = [
             NonfiniteSighting(
                 head=head,
@@ -114,7 +122,7 @@ class EpisodeWatch:
                 part=seen.part,
                 reproduced=seen.reproduced,
             )
-            for (head, quantity, kind), seen in self._seen.items()
+            for (head, quantity, kind, _), seen in self._seen.items()
         ]
         place = {head: number for number, head in enumerate((HOSTS, SHARED, *self._layout.names))}
         return sorted(
@@ -125,6 +133,7 @@ class EpisodeWatch:
                 causal_rank(s.quantity),
                 place[s.head],
                 s.kind,
+                s.host,
             ),
         )
 
@@ -159,9 +168,13 @@ class EpisodeWatch:
         part: str = "",
         reproduced: bool = True,
     ) -> None:
-        seen = self._seen.setdefault(
-            (head, quantity, kind), _Seen(host, step, part, reproduced, last_step=step)
-        )
+        key = head, quantity, kind, host if head == HOSTS else None
+        if key not in self._seen:
+            named = sum(other[:3] == key[:3] for other in self._seen)
+            if head == HOSTS and named >= HOSTS_NAMED:
+                return
+            self._seen[key] = _Seen(host, step, part, reproduced, last_step=step)
+        seen = self._seen[key]
         seen.steps += seen.last_step != step
         seen.last_step = step
         seen.reproduced |= reproduced

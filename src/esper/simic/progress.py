@@ -20,6 +20,7 @@ from rich.progress import (
 from rich.text import Text
 
 from esper.leyline.plain_text import printable
+from esper.leyline.sighting_words import sighting_lines
 from esper.leyline.telemetry import EpisodesCompleted, PPOUpdatePayload
 from esper.simic.outputs import GuardedStream
 from esper.simic.pace import Pace, duration
@@ -256,8 +257,6 @@ def figures(update: PPOUpdatePayload, episodes: EpisodesCompleted, largest_class
 def latched(update: PPOUpdatePayload) -> list[str]:
     """Return a line for each non-finite quantity of the update."""
     return [
-        f"NON-FINITE  {seen.head} {seen.quantity} {seen.kind}  update {update.update}, "
-        f"epoch {seen.epoch}, minibatch {seen.minibatch}"
-        + ("  planted by a drill" if seen.planted else "")
-        for seen in update.head_nonfinite
+        f"NON-FINITE  update {update.update}: {words}"
+        for words in sighting_lines(update.head_nonfinite)
     ]

@@ -18,6 +18,7 @@ from torch import Tensor
 
 import esper
 from esper.leyline.heads import HEAD_NAMES, HEAD_SIZES
+from esper.leyline.sighting_words import sighting_words, what_words, where_words
 from esper.leyline.telemetry import SHARED, NonfiniteSighting
 from esper.simic.agent import figures as figures_module
 from esper.simic.agent import nonfinite_codes, watching
@@ -49,6 +50,7 @@ OBSERVERS = tuple(str(module.__file__) for module in (watching, nonfinite_codes,
 #: The number of steps that Adam has made.
 CLOCK = "optimizer step"
 #: What a minibatch learns from: an operation that leads to none of it only feeds a display.
+_OPTIMIZER_NUMBERS = ("lr", "betas", "eps", "weight_decay")
 _LEARNT_FROM = ("policy_loss", "value_loss", "entropy_loss", "loss", "gradient")
 
 #: In place of the number of a minibatch: before the first.
@@ -365,10 +367,15 @@ def _check_state(agent: PPOAgent, state: Mapping[str, Any]) -> None:
     own = torch.optim.Adam([torch.zeros(1)], fused=True, eps=1e-5).param_groups[0]
     (group,) = agent.optimizer.param_groups
     for name, value in own.items():
-        if name not in ("params", "lr") and group.get(name, value) != value:
+        if name not in ("params", *_OPTIMIZER_NUMBERS) and group.get(name, value) != value:
             raise ValueError(f"its optimizer has another {name}")
-    if type(group["lr"]) is not float:
-        raise ValueError("its learning rate is not a number")
+    # Their values may be what broke the run: any number will do.
+    for name in _OPTIMIZER_NUMBERS:
+        numbers = group[name] if name == "betas" else [group[name]]
+        if not all(type(number) in (int, float) for number in numbers):
+            raise ValueError(f"its optimizer's {name} is not a number")
+    if len(group["betas"]) != 2:
+        raise ValueError("its optimizer has no two betas")
     if any(value.dim() for value in state["loss_scale"].values()):
         raise ValueError("its loss scale is not a number")
 
@@ -456,37 +463,23 @@ def judge(
     if recorded and not seen:
         return NOT_REPRODUCED, ("everything was finite this time",)
     differences = [
-        f"{describe(then[key])} was recorded and not seen" for key in then.keys() - now.keys()
+        f"recorded, not seen now: {sighting_words(then[key])}" for key in then.keys() - now.keys()
     ]
     differences += [
-        f"{describe(now[key])} was seen and not recorded" for key in now.keys() - then.keys()
+        f"seen now, not recorded: {sighting_words(now[key])}" for key in now.keys() - then.keys()
     ]
     for key in then.keys() & now.keys():
         if _when(then[key]) != _when(now[key]):
             differences.append(
-                f"{' '.join(key)} was recorded at {place_of(then[key])} "
-                f"and seen at {place_of(now[key])}"
+                f"{what_words(now[key])}: recorded ({where_words(then[key])}), "
+                f"seen now ({where_words(now[key])})"
             )
         elif then[key].count != now[key].count:
             differences.append(
-                f"{' '.join(key)} was recorded in {then[key].count} minibatches "
-                f"and seen in {now[key].count}"
+                f"{what_words(now[key])}: recorded in {then[key].count} minibatches, "
+                f"seen now in {now[key].count}"
             )
     return (DIFFERS if differences else REPRODUCED), tuple(sorted(differences))
-
-
-def describe(sighting: NonfiniteSighting) -> str:
-    """Return what was seen, and where, in words."""
-    return f"{sighting.head} {sighting.quantity} {sighting.kind} at {place_of(sighting)}"
-
-
-def place_of(sighting: NonfiniteSighting) -> str:
-    """Return where something was first seen, in words."""
-    if sighting.phase == "given":
-        return "the start of the update"
-    if sighting.phase != "update":
-        return f"the {sighting.phase}"
-    return f"epoch {sighting.epoch}, minibatch {sighting.minibatch}"
 
 
 def _when(sighting: NonfiniteSighting) -> tuple[str, int, int]:

@@ -4,10 +4,11 @@ from collections.abc import Iterable
 from html import escape
 
 from esper.leyline.plain_text import printable
+from esper.leyline.sighting_words import sighting_words
 from esper.leyline.source_paths import short_path
 from esper.simic.operations import Scalar, TensorRange
 from esper.simic.origin import Origin
-from esper.simic.replay import REPRODUCED, Replay, describe
+from esper.simic.replay import REPRODUCED, Replay
 from esper.simic.replay_report import (
     kind_of,
     moment,
@@ -67,8 +68,8 @@ def replay_page(replay: Replay, run: str, number: int, per_epoch: int) -> str:
             _origin(replay, replay.origin, per_epoch) if replay.origin else _no_origin(replay),
             "<h2>What was seen</h2>",
             '<div class="panel"><dl>',
-            _rows("recorded", (describe(one) for one in replay.recorded)),
-            _rows("now", (describe(one) for one in replay.seen)),
+            _rows("recorded", (sighting_words(one) for one in replay.recorded)),
+            _rows("now", (sighting_words(one) for one in replay.seen)),
             _rows("given", (f"{one} is {one.kind}" for one in replay.poisons)),
             "</dl></div></body></html>\n",
         )

@@ -8,11 +8,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from esper.leyline.sighting_words import KIND_WORDS, sighting_words
 from esper.leyline.source_paths import short_path
-from esper.leyline.telemetry import NonfiniteSighting
+from esper.leyline.telemetry import STEP_PHASES, NonfiniteSighting
 from esper.simic.operations import Operation, Place, Poison, Scalar, TensorRange
 from esper.simic.origin import Origin
-from esper.simic.replay import REPRODUCED, Replay, describe
+from esper.simic.replay import REPRODUCED, Replay
 
 _VERDICT_STYLES = {REPRODUCED: "bold green"}
 _SHOWN_STEPS = 12  # of a chain; an unrolled LSTM has hundreds
@@ -99,7 +100,7 @@ def print_replay(replay: Replay, run: str, number: int, per_epoch: int, console:
     for title, sightings in (("recorded", replay.recorded), ("seen now", replay.seen)):
         for position, sighting in enumerate(sightings):
             label = title if position == 0 else ""
-            console.print(Text(f"{label:10}{describe(sighting)}{_times(sighting)}"))
+            console.print(Text(f"{label:10}{sighting_words(sighting)}{_times(sighting)}"))
     for position, poison in enumerate(replay.poisons):
         label = "given" if position == 0 else ""
         console.print(Text(f"{label:10}{poison} is {poison.kind} before anything is computed"))
@@ -173,7 +174,7 @@ def chain_lines(replay: Replay, origin: Origin) -> list[str]:
 
 def seen_line(origin: Origin, seen: NonfiniteSighting) -> str:
     """Return the end of a chain: where the value was seen, and what the chain itself leads to."""
-    line = f"seen in {seen.head} {seen.quantity} as {seen.kind}"
+    line = f"seen in {seen.head} {seen.quantity} as {KIND_WORDS.get(seen.kind, seen.kind)}"
     return f"reached {origin.reached}; {line}" if origin.reached else line
 
 
@@ -232,4 +233,6 @@ def _poison(poison: Poison) -> dict[str, Any]:
 
 
 def _times(sighting: NonfiniteSighting) -> str:
-    return f", in {sighting.count} minibatches" if sighting.count > 1 else ""
+    """Return in how many minibatches or steps something was seen, if in more than one."""
+    unit = "steps" if sighting.phase in STEP_PHASES else "minibatches"
+    return f", in {sighting.count} {unit}" if sighting.count > 1 else ""

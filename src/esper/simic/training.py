@@ -24,6 +24,7 @@ from esper.leyline.checkpoint_file import (
     unsealed_sentence,
 )
 from esper.leyline.heads import BLUEPRINT_CHOICES, HEAD_CHOICES, HEAD_SIZES, SLOT_CHOICES
+from esper.leyline.sighting_words import what_words
 from esper.leyline.telemetry import (
     CheckpointWritten,
     HostsStalled,
@@ -139,8 +140,7 @@ def learning_rate_after(episodes: int, config: TrainingConfig) -> float:
 
 def _described(sightings: Sequence[NonfiniteSighting]) -> str:
     """Return the first sighting in words, and how many more there are."""
-    first = sightings[0]
-    words = f"{first.head} {first.quantity} {first.kind}"
+    words = what_words(sightings[0])
     return f"{words} and {len(sightings) - 1} more" if len(sightings) > 1 else words
 
 

@@ -405,14 +405,19 @@ def sanctum(monkeypatch):
 
 @pytest.fixture
 def seen():
-    """Return a function that waits until an app shows the newest of its views."""
+    """Return a function that waits until an app shows the newest of its views, and rests."""
 
     async def wait(pilot):
         deadline = time.monotonic() + 20
         while pilot.app.view is not pilot.app.shown[-1]:
             assert time.monotonic() < deadline, "the app never showed its view"
             await pilot.pause(0.01)
-        await pilot.pause()
+        # Widgets draw what they were given in messages of their own, later where the machine is busy.
+        before, now = None, []
+        while now != before:
+            assert time.monotonic() < deadline, "the screen never came to rest"
+            await pilot.pause()
+            before, now = now, pilot.app.screen._compositor.render_strips()
 
     return wait
 

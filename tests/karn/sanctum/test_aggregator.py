@@ -87,7 +87,7 @@ def test_a_sighting_lights_even_if_its_update_forgot_to_say_detected(payloads, f
         (
             HOSTS,
             {"phase": "hosts", "host": 0, "step": 24, "epoch": 0, "minibatch": 0},
-            "the hosts went NaN first in loss, host 1, step 24, update 1",
+            "the hosts went NaN first in loss, while training host 1, step 24, update 1",
         ),
     ],
 )

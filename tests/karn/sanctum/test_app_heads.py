@@ -76,7 +76,7 @@ async def test_where_the_chosen_row_was_seen_is_said_in_words(views, opened, scr
     tamiyo = replace(tamiyo, evidence=evidence, group_nan_latch=lit)
 
     async def test(pilot, app):
-        words = "NaN in loss: host 3, step 5, in 4 steps, not reproduced"
+        words = "NaN in loss: while training host 3, step 5, in 4 steps, not reproduced"
         assert words not in "\n".join(screen_text(app))
         await pilot.press("down", "down")
         await pilot.pause()

@@ -107,7 +107,8 @@ def test_the_score_is_the_mean_of_the_hosts_that_are_finite(payloads, fold, scor
                 "epoch": 0,
                 "minibatch": 0,
             },
-            "the shared part went Inf first in parameters (lstm.bias_ih_l0), given, update 12",
+            "the shared part went Inf first in parameters (lstm.bias_ih_l0), before the update,"
+            " update 12",
         ),
         (
             {"quantity": "ratio", "minibatch": 2, "reproduced": False},

@@ -10,7 +10,7 @@ from esper.karn.sanctum.evidence import ROWS_KEPT, EvidenceLedger, evidence_word
 from esper.karn.sanctum.schema import Evidence
 from esper.leyline.heads import HEAD_NAMES
 from esper.leyline.quantities import causal_rank
-from esper.leyline.telemetry import HOSTS, PHASES, SHARED
+from esper.leyline.telemetry import HOSTS, PHASES, SHARED, STEP_PHASES
 
 HEADS = ("slot", "op", SHARED, HOSTS, "mystery")
 PHASES_IN_TIME = (*PHASES, "of tomorrow")
@@ -80,6 +80,25 @@ def counted(seen, *phases):
     }
 
 
+def is_reproduced(seen):
+    """Return whether something was reproduced, as far as any phase that is repeated states it."""
+    stated = [
+        one["reproduced"]
+        for _, one in seen
+        if one["phase"] not in ("given", "acting") or not one["reproduced"]
+    ]
+    return any(stated) or not stated
+
+
+def trained_hosts(seen, update):
+    """Return the hosts in whose training something was seen in one update."""
+    return {
+        one["host"]
+        for number, one in seen
+        if number == update and one["phase"] == "hosts" and one["host"] is not None
+    }
+
+
 def last_place(seen):
     is_once = not seen["last_epoch"] and seen["count"] == 1
     return (
@@ -117,7 +136,8 @@ def counted_slowly(described):
                 last_phase=PHASES_IN_TIME[phase],
                 last_part=part,
                 steps=sum(counted(mine, "acting", "hosts").values()),
-                reproduced=any(one["reproduced"] for _, one in mine),
+                other_hosts=tuple(sorted(trained_hosts(mine, update) - {seen["host"]})),
+                reproduced=is_reproduced(mine),
             )
         )
     ranks = {head: rank for rank, head in enumerate((SHARED, HOSTS, *HEAD_NAMES))}
@@ -127,6 +147,7 @@ def counted_slowly(described):
             key=lambda row: (
                 (row.first_update, PHASES_IN_TIME.index(row.first_phase)),
                 (row.first_epoch, row.first_minibatch),
+                (row.first_step or 0) if row.first_phase in STEP_PHASES else 0,
                 causal_rank(row.quantity),
                 (row.first_step or 0, -1 if row.first_host is None else row.first_host),
                 ranks.get(row.head, len(ranks)),
@@ -228,6 +249,10 @@ def test_what_is_shown_is_bounded_and_the_first_out_is_in_it(payloads, fold):
     assert rows[0].head == "head_0001"
 
 
+BEFORE = {"epoch": 0, "minibatch": 0}
+ACTING = {"phase": "acting", "host": 3, "step": 7, "count": 3, **BEFORE}
+
+
 @pytest.mark.parametrize(
     ("sightings", "words"),
     [
@@ -235,12 +260,29 @@ def test_what_is_shown_is_bounded_and_the_first_out_is_in_it(payloads, fold):
         ([{"reproduced": False}], "not reproduced"),
         ([{"reproduced": False}, {"reproduced": True}], ""),
         (
-            [{"phase": "acting", "host": 3, "step": 7, "count": 3, "epoch": 0, "minibatch": 0}],
+            [ACTING, {"reproduced": False}],
+            "first while acting, host 4, step 7; last in a minibatch, in 3 steps, not reproduced",
+        ),
+        (
+            [{"phase": "given", **BEFORE}, {"reproduced": False}],
+            "first before the update; last in a minibatch, not reproduced",
+        ),
+        (
+            [{"phase": "hosts", "host": host, "step": 6 - host, **BEFORE} for host in (2, 0, 4)],
+            "while training host 5, step 2, also in hosts 1 and 3, in 1 step",
+        ),
+        (
+            [{"phase": "hosts", "host": host, "step": 1, **BEFORE} for host in range(12)],
+            "while training host 1, step 1, also in hosts 2, 3, 4, 5, 6, 7, 8, 9 and 3 more, in 1"
+            " step",
+        ),
+        (
+            [ACTING],
             "while acting, host 4, step 7, in 3 steps",
         ),
         (
             [{"phase": "given", "part": "lstm.bias_ih_l0", "epoch": 0, "minibatch": 0}],
-            "lstm.bias_ih_l0, given",
+            "lstm.bias_ih_l0, before the update",
         ),
         (
             [{"phase": "preparation", "epoch": 0, "minibatch": 0, "reproduced": False}],
@@ -251,14 +293,14 @@ def test_what_is_shown_is_bounded_and_the_first_out_is_in_it(payloads, fold):
                 {"phase": "hosts", "host": 0, "step": 1, "epoch": 0, "minibatch": 0},
                 {"host": 2, "step": 4},
             ],
-            "first host 1, step 1; last in a minibatch, in 1 step",
+            "first while training host 1, step 1; last in a minibatch, in 1 step",
         ),
         (
             [
                 {"part": "bias", "phase": "given", "epoch": 0, "minibatch": 0},
                 {"part": "weight", "phase": "given", "epoch": 0, "minibatch": 0},
             ],
-            "first bias, given; last weight, given",
+            "first bias, before the update; last weight, before the update",
         ),
     ],
 )

@@ -100,7 +100,7 @@ def test_a_light_of_the_hosts_is_acknowledged_like_any_other(judge, payloads):
     update = payloads.update(1, head_nonfinite=[seen])
     later = payloads.broken_update(2, "op", "nan")
 
-    host = "the hosts went NaN in loss, host 2, step 3, update 1"
+    host = "the hosts went NaN in loss, while training host 2, step 3, update 1"
     assert judge(update) == Verdict(Level.CRITICAL, (host,))
     assert judge(update, later).reasons[:2] == (host, "NaN seen in op, the hosts")
     reasons = judge(update, later, acknowledged={("hosts", "nan")}).reasons

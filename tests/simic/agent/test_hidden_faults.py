@@ -167,6 +167,27 @@ def test_a_trunk_that_broke_once_is_seen_beside_a_weight(make_stage: MakeStage) 
     ]
 
 
+def test_what_only_the_second_pass_shows_is_left_out_and_was_not_reproduced(
+    make_stage: MakeStage,
+) -> None:
+    stage = make_stage(3, minibatches=2)
+    break_trunk(stage, stage.where(step=0, lasting=False, index=1))
+    early = stage.where(head=7, lasting=True, index=0)
+    place = (early.step, stage.position(early), stage.layout.offsets[7])
+    stage.change_output(
+        stage.policy.heads,
+        early,
+        lambda output: planted(output, place, nan) if stage.passes == 2 else output,
+    )
+    result = stage.update()
+    assert {(s.head, s.minibatch, s.reproduced) for s in result.head_nonfinite} == {
+        ("op", 1, False),
+        (SHARED, 2, False),
+    }
+    assert result.minibatches_skipped == 1
+    assert result.reproduced, "an update that lacks a minibatch does not stand as it is"
+
+
 def test_what_a_head_showed_while_acting_explains_no_value(make_stage: MakeStage) -> None:
     stage = make_stage(3, minibatches=2)
     values = planted(stage.rollout.values, (0, 1), nan)

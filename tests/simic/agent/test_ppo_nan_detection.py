@@ -397,7 +397,7 @@ def test_a_broken_step_counter_of_the_optimizer_is_named(
     result = agent.update(rollout)
     (seen,) = result.head_nonfinite
     assert (seen.head, seen.quantity, seen.kind) == (SHARED, "moments", kind)
-    assert (seen.phase, seen.part) == ("given", "step")
+    assert (seen.phase, seen.part) == ("given", "step counter")
     assert result.minibatches_skipped == 2
     assert all(parameter.isfinite().all() for parameter in agent.policy.parameters())
 

@@ -161,7 +161,9 @@ class SanctumAggregator:
                     host=first.host,
                     step=first.step,
                     part=first.part,
-                    reproduced=(first.head, first.quantity, first.kind) in self._latches.reproduced,
+                    reproduced=self._latches.is_reproduced(
+                        (first.head, first.quantity, first.kind)
+                    ),
                     planted=(first.head, first.quantity, first.kind) not in self._latches.genuine,
                 ),
             )

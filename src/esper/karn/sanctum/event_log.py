@@ -6,14 +6,14 @@ from typing import Final
 
 from esper.karn.sanctum.latches import Latches
 from esper.karn.sanctum.schema import FirstSighting
-from esper.karn.sightings import (
+from esper.leyline.heads import Stage
+from esper.leyline.sighting_words import (
     KIND_WORDS,
     NOT_REPRODUCED,
     PLANTED,
     place_words,
     quantity_words,
 )
-from esper.leyline.heads import Stage
 from esper.leyline.telemetry import (
     GROUPS,
     CheckpointWritten,

@@ -12,9 +12,12 @@ from esper.karn.sanctum.schema import FirstSighting
 from esper.karn.sightings import (
     UNKNOWN_QUANTITY,
     Source,
+    is_repeated,
     phase_rank,
+    reproduction_of,
     sightings_of,
     source_of,
+    step_in_phase,
 )
 from esper.leyline.quantities import causal_rank
 from esper.leyline.telemetry import GROUPS, NonfiniteSighting, PPOUpdatePayload
@@ -28,8 +31,9 @@ class Latches:
     nan: frozenset[str] = frozenset()
     # By (head, kind).
     first: Mapping[tuple[str, str], FirstSighting] = field(default_factory=dict)
-    # What was seen again when its update was repeated, or is known to repeat.
+    # What was seen again when its update was repeated, and what at least once was not.
     reproduced: frozenset[Source] = frozenset()
+    not_reproduced: frozenset[Source] = frozenset()
     # What was seen at least once without having been planted by a drill.
     genuine: frozenset[Source] = frozenset()
 
@@ -44,7 +48,7 @@ class Latches:
         inf: set[str] = set()
         nan: set[str] = set()
         first: dict[tuple[str, str], FirstSighting] = {}
-        reproduced: set[Source] = set()
+        reproductions: set[tuple[int, Source]] = set()
         genuine: set[Source] = set()
         for seen in sightings:
             (nan if seen.kind == "nan" else inf).add(seen.head)
@@ -52,8 +56,7 @@ class Latches:
                 genuine.add(source_of(seen))
             if seen.quantity == UNKNOWN_QUANTITY:
                 continue  # where it was is not known: it is lit and no more
-            if seen.reproduced:
-                reproduced.add(source_of(seen))
+            reproductions.add((reproduction_of(seen), source_of(seen)))
             sighting = FirstSighting(
                 head=seen.head,
                 kind=seen.kind,
@@ -70,7 +73,14 @@ class Latches:
             )
             key = (seen.head, seen.kind)
             first[key] = min(first.get(key, sighting), sighting, key=moment)
-        return cls(frozenset(inf), frozenset(nan), first, frozenset(reproduced), frozenset(genuine))
+        return cls(
+            inf=frozenset(inf),
+            nan=frozenset(nan),
+            first=first,
+            reproduced=frozenset(source for result, source in reproductions if result == 1),
+            not_reproduced=frozenset(source for result, source in reproductions if result == 0),
+            genuine=frozenset(genuine),
+        )
 
     def join(self, other: "Latches") -> "Latches":
         """Return what is lit in either; of two first sightings the earlier stands."""
@@ -78,12 +88,17 @@ class Latches:
         for key, sighting in other.first.items():
             first[key] = min(first.get(key, sighting), sighting, key=moment)
         return Latches(
-            self.inf | other.inf,
-            self.nan | other.nan,
-            first,
-            self.reproduced | other.reproduced,
-            self.genuine | other.genuine,
+            inf=self.inf | other.inf,
+            nan=self.nan | other.nan,
+            first=first,
+            reproduced=self.reproduced | other.reproduced,
+            not_reproduced=self.not_reproduced | other.not_reproduced,
+            genuine=self.genuine | other.genuine,
         )
+
+    def is_reproduced(self, source: Source) -> bool:
+        """Return False for what was seen once and never again when its update was repeated."""
+        return source in self.reproduced or source not in self.not_reproduced
 
     def heads(self) -> frozenset[str]:
         """Return the heads that are lit, without groups."""
@@ -92,8 +107,8 @@ class Latches:
     def in_order(self, heads: Iterable[str]) -> tuple[FirstSighting, ...]:
         """Return the first sightings by when they happened: the first of them is the first-out.
 
-        Within one minibatch, what is computed earlier in an update comes first, then the groups,
-        then the heads in the order given.
+        Within one minibatch, or one step of an episode, what is computed earlier comes first, then
+        the groups, then the heads in the order given.
         """
         ranks = {head: rank for rank, head in enumerate((*GROUPS, *heads))}
 
@@ -106,13 +121,15 @@ class Latches:
     def _whole(self, seen: FirstSighting) -> FirstSighting:
         source = seen.head, seen.quantity, seen.kind
         return replace(
-            seen, reproduced=source in self.reproduced, planted=source not in self.genuine
+            seen,
+            reproduced=not is_repeated(seen.phase) or self.is_reproduced(source),
+            planted=source not in self.genuine,
         )
 
 
 def moment(
     seen: FirstSighting,
-) -> tuple[int, int, str, int, int, tuple[int, str], int, int, str]:
+) -> tuple[int, int, str, int, int, int, tuple[int, str], int, int, str]:
     """Return a key that sorts sightings by when in the run they happened."""
     return (
         seen.update,
@@ -120,6 +137,7 @@ def moment(
         seen.phase,
         seen.epoch,
         seen.minibatch,
+        step_in_phase(seen.phase, seen.step),
         causal_rank(seen.quantity),
         -1 if seen.step is None else seen.step,
         -1 if seen.host is None else seen.host,

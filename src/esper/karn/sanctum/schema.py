@@ -32,7 +32,7 @@ class FirstSighting:
     host: int | None = None  # counted from 0; None: not of a single host
     step: int | None = None  # of the episode, counted from 1
     part: str = ""  # the tensor, where the quantity has several
-    reproduced: bool = True  # False: never seen again when its update was repeated
+    reproduced: bool = True  # False: its phase was repeated, and it was never seen again
     planted: bool = False  # only drills have caused it
 
 
@@ -59,6 +59,7 @@ class Evidence:
     last_phase: str = "update"
     last_part: str = ""
     steps: int = 0  # steps of episodes in which it was seen
+    other_hosts: tuple[int, ...] = ()  # beside the first, in whose training its first update saw it
     reproduced: bool = True  # False: never seen again when its update was repeated
     planted: bool = False  # only drills have caused it
 

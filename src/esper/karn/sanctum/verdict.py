@@ -8,7 +8,6 @@ from esper.karn.liveness import RunStatus, StatusKind
 from esper.karn.sanctum.attention import Light, light_of, lit_lights
 from esper.karn.sanctum.event_log import first_out
 from esper.karn.sanctum.schema import SanctumSnapshot, TamiyoState
-from esper.karn.sightings import KIND_WORDS
 from esper.leyline.health import (
     HEALTHY,
     Level,
@@ -19,6 +18,7 @@ from esper.leyline.health import (
     judge_latches,
 )
 from esper.leyline.records import record_of
+from esper.leyline.sighting_words import KIND_WORDS
 from esper.leyline.telemetry import SHARED
 
 #: The figures that are judged, by the path of their record; what is not here is only shown.

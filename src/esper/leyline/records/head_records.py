@@ -5,7 +5,7 @@ from typing import Final
 from esper.leyline.records.record import TelemetryRecord, Thresholds, Wiring
 
 _KEYS: Final = "one per action head of the run; of Tamiyo those in HEAD_NAMES"
-_MONITOR: Final = "esper.simic.telemetry.nonfinite:NonfiniteMonitor.sightings"
+_EXAMINED: Final = "esper.simic.agent.examination:examine"
 _FIGURES: Final = "esper.simic.agent.figures:summarise"
 _LIT: Final = Thresholds(healthy="dark", is_critical_when_true=True)
 _EVERYONE: Final = ("operator", "developer", "researcher", "automation")
@@ -130,7 +130,7 @@ def _group_latch(number: int, kind: str, head_latch: str, companion: str) -> Tel
         ),
         causes=_GROUP_CAUSES,
         thresholds=_LIT,
-        wiring=_wiring(_MONITOR, "head_nonfinite", f"group_{kind.lower()}_latch", "Shared"),
+        wiring=_wiring(_EXAMINED, "head_nonfinite", f"group_{kind.lower()}_latch", "Shared"),
         companions=(head_latch, companion),
         proven_by=("tests/karn/sanctum/test_aggregator.py::test_each_group_has_lights_of_its_own",),
     )
@@ -152,7 +152,7 @@ def _group_active(number: int, kind: str, latch: str) -> TelemetryRecord:
         default="{group: False for group in GROUPS}",
         meaning="Marks a lit light whose trouble has not passed. Not a latch.",
         thresholds=Thresholds(healthy="dark"),
-        wiring=_wiring(_MONITOR, "head_nonfinite", f"group_{kind.lower()}_active", "now"),
+        wiring=_wiring(_EXAMINED, "head_nonfinite", f"group_{kind.lower()}_active", "now"),
         companions=(latch,),
     )
 
@@ -174,7 +174,7 @@ def _active(number: int, kind: str, latch: str) -> TelemetryRecord:
         meaning="Marks a lit light whose trouble has not passed. Not a latch.",
         thresholds=Thresholds(healthy="dark"),
         wiring=_wiring(
-            _MONITOR, f"head_{kind.lower()}_detected", f"head_{kind.lower()}_active", "now"
+            _EXAMINED, f"head_{kind.lower()}_detected", f"head_{kind.lower()}_active", "now"
         ),
         companions=(latch,),
     )
@@ -230,13 +230,13 @@ HEAD_RECORDS: Final = (
         meaning=(
             "The first sighting of each kind of non-finite value, in the order in which they "
             "happened: by update, phase (given, hosts, acting, preparation, update), epoch and "
-            "minibatch, and within one minibatch what is computed earlier stands first. When NaN "
-            "spreads, the first is the diagnosis. Each has its tensor, host and step, where it has "
-            "one, and whether it was ever reproduced."
+            "minibatch, or step of the episode, and within one of these what is computed earlier "
+            "stands first. When NaN spreads, the first is the diagnosis. Each has its tensor, host "
+            "and step, where it has one, and whether it was ever reproduced."
         ),
         causes=("see TELE-302 and TELE-303",),
         thresholds=Thresholds(healthy="empty"),
-        wiring=_wiring(_MONITOR, "head_nonfinite", "first", "first:"),
+        wiring=_wiring(_EXAMINED, "head_nonfinite", "first", "first:"),
         companions=("TELE-302", "TELE-303", "TELE-304", "TELE-305", "TELE-318"),
     ),
     HEAD_NAN_LATCH,
@@ -363,13 +363,14 @@ HEAD_RECORDS: Final = (
             "For each quantity that was ever non-finite: its first and last sighting with phase, "
             "host, step and tensor, in how many minibatches or steps of how many updates it was "
             "seen, and whether it was in the last one. Not reproduced means that it was never seen "
-            "again when its update was computed again. Joined like the latches: rows do not depend "
+            "again when the same was computed again, which is never done of acting and of given "
+            "state. Joined like the latches: rows do not depend "
             "on the order of events or on repetition, and an update that a resume trained again "
             "counts once. The first row is the first-out."
         ),
         causes=("see TELE-302 and TELE-303",),
         thresholds=Thresholds(healthy="empty"),
-        wiring=_wiring(_MONITOR, "head_nonfinite", "evidence", "Evidence"),
+        wiring=_wiring(_EXAMINED, "head_nonfinite", "evidence", "Evidence"),
         companions=("TELE-301", "TELE-302", "TELE-303", "TELE-304", "TELE-305"),
         proven_by=("tests/karn/sanctum/test_evidence.py",),
     ),

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from esper.leyline.sighting_words import STEP_COUNTER
 from esper.leyline.telemetry import SHARED
 from esper.simic.agent.nonfinite_codes import KINDS, Codes, StateCodes
 
@@ -484,4 +485,4 @@ def moment_findings(state: StateCodes, anatomy: Anatomy) -> Iterator[Finding]:
                 part = f"{name} of {found.part}"
                 yield Finding(found.head, found.quantity, found.kind, part=part)
     if state.step:
-        yield Finding(SHARED, "moments", KINDS[int(state.step)], part="step")
+        yield Finding(SHARED, "moments", KINDS[int(state.step)], part=STEP_COUNTER)

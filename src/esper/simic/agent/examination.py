@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from esper.leyline.quantities import causal_rank
-from esper.leyline.telemetry import HOSTS, PHASES, SHARED, NonfiniteSighting
+from esper.leyline.sighting_words import STEP_COUNTER
+from esper.leyline.telemetry import HOSTS, PHASES, SHARED, STEP_PHASES, NonfiniteSighting
 from esper.simic.agent.causal_filter import (
     CRITIC,
     TRUNK,
@@ -273,7 +274,7 @@ def to_state(states: Sequence[StateCodes]) -> list[StateCodes]:
 def in_order(
     sightings: Iterable[NonfiniteSighting], heads: Sequence[str]
 ) -> list[NonfiniteSighting]:
-    """Return sightings in causal order: by phase, minibatch, and quantity.
+    """Return sightings in causal order: by phase, minibatch or step of an episode, and quantity.
 
     In one place: hosts before what is shared, that before heads, and Inf before NaN, which is
     often what an Inf has become.
@@ -285,9 +286,11 @@ def in_order(
             PHASES.index(s.phase),
             s.epoch,
             s.minibatch,
+            s.step or 0 if s.phase in STEP_PHASES else 0,
             causal_rank(s.quantity),
             place[s.head],
             s.kind,
+            -1 if s.host is None else s.host,
         ),
     )
 
@@ -526,7 +529,7 @@ class _Examination:
         clock_broke = bool(first.end.step or self._start.step)
         if not clock_broke and state.parameters.any() and not first.figures.is_clock_right:
             clock_broke = True
-            finding = Finding(SHARED, "moments", "nan", part="step")
+            finding = Finding(SHARED, "moments", "nan", part=STEP_COUNTER)
             self.ledger.add(finding, "update", place, reproduced=False)
         if not clock_broke:
             by_moments = (first.end.moments > 0) | (self._start.moments > 0)

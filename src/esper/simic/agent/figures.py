@@ -78,7 +78,7 @@ class UpdateResult:
     head_log_prob_max: dict[str, float]
     head_active_fraction: dict[str, float]
     not_planted: tuple[Injection, ...] = ()  # drills that found no step to go into
-    reproduced: bool = True  # False: all of it was finite when the update was repeated
+    reproduced: bool = True  # False: when the update was repeated, nothing had to be left out
     start: UpdateStart | None = None  # of an update in which something was not finite
 
 

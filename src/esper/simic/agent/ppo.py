@@ -316,7 +316,9 @@ class PPOAgent:
             minibatches_per_epoch=len(plan[0]),
             old_log_probs=prepared.whole.old_log_probs,
         )
-        reproduced = any(seen.reproduced for seen in found)
+        # What only the second pass showed did not repeat either, but its minibatch was left out.
+        is_whole = not learnt.figures.bad.any()
+        reproduced = not is_whole or any(seen.reproduced for seen in found)
         return replace(result, reproduced=reproduced, start=start), sound
 
     def _nothing_to_learn(self, before: Sequence[NonfiniteSighting]) -> tuple[UpdateResult, bool]:

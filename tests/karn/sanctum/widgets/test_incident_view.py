@@ -42,15 +42,17 @@ def test_it_says_in_which_phase_host_step_and_tensor_it_was(views, plain):
             first_phase="hosts",
             first_host=2,
             first_step=5,
+            other_hosts=(4,),
             first_part="exp_avg",
             last_phase="acting",
             reproduced=False,
         ),
     )
     snapshot = replace(snapshot, tamiyo=replace(snapshot.tamiyo, evidence=rows))
-    first, last = (plain(one, snapshot=snapshot) for one in snapshot.incidents)
-    assert "the hosts: Inf in moments (exp_avg), host 3, step 5, not reproduced" in first
-    assert "the hosts: Inf in moments, while acting, not reproduced" in last
+    first, last = (" ".join(plain(one, snapshot=snapshot).split()) for one in snapshot.incidents)
+    words = "while training host 3, step 5, also in host 5, not reproduced"
+    assert f"the hosts: Inf in moments (exp_avg), {words}" in first
+    assert "the hosts: Inf in moments, while acting done" in last, "acting is not repeated"
 
 
 def test_one_that_was_not_kept_says_why_and_offers_no_replay(views, plain):

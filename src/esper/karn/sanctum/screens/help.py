@@ -27,9 +27,9 @@ from esper.karn.sanctum.widgets.tamiyo_brain.action_heads_panel import (
     UNLIT,
     display_name,
 )
-from esper.karn.sightings import KIND_WORDS
 from esper.leyline.heads import HEAD_MEANINGS
 from esper.leyline.records import RECORDS, TelemetryRecord, record_of
+from esper.leyline.sighting_words import KIND_WORDS
 
 _KEY_WIDTH = 14
 _FIELD_WIDTH = 22

@@ -11,7 +11,8 @@ from esper.karn.sanctum.replaying import ReplayedOperation, ReplayReport
 from esper.karn.sanctum.schema import Evidence, IncidentState, SanctumSnapshot
 from esper.karn.sanctum.widgets.palette import DARK, Palette
 from esper.karn.sanctum.widgets.tamiyo_brain.action_heads_panel import display_name
-from esper.karn.sightings import KIND_WORDS, NOT_REPRODUCED, place_words, quantity_words
+from esper.karn.sightings import is_repeated
+from esper.leyline.sighting_words import KIND_WORDS, NOT_REPRODUCED, place_words, quantity_words
 from esper.leyline.source_paths import short_path
 from esper.leyline.telemetry import GROUPS
 
@@ -92,16 +93,18 @@ def _sightings(snapshot: SanctumSnapshot, update: int) -> list[str]:
         who = GROUPS.get(one.head) or display_name(one.head)
         kind = KIND_WORDS.get(one.kind, one.kind)
         if update == one.first_update:
+            phase = one.first_phase
             quantity = quantity_words(one.quantity, one.first_part)
-            words = place_words(one.first_phase, one.first_host, one.first_step)
+            words = place_words(one.first_phase, one.first_host, one.first_step, one.other_hosts)
             place = _place(one.first_epoch, one.first_minibatch, words, "from")
         elif update == one.last_update:
+            phase = one.last_phase
             quantity = quantity_words(one.quantity, one.last_part)
             words = place_words(one.last_phase, None, None)
             place = _place(one.last_epoch, one.last_minibatch, words, "up to")
         else:
             continue
-        again = "" if one.reproduced else f", {NOT_REPRODUCED}"
+        again = f", {NOT_REPRODUCED}" if is_repeated(phase) and not one.reproduced else ""
         seen.append(f"{who}: {kind} in {quantity}{place}{again}")
     return seen or ["a replay will tell: the run keeps first and last sightings only"]
 

@@ -12,7 +12,7 @@ from esper.karn.sanctum.widgets.braille import line_chart
 from esper.karn.sanctum.widgets.charts import NONFINITE_SIGNS, level, sparkline
 from esper.karn.sanctum.widgets.figures import count, figure, nonfinite_kind
 from esper.karn.sanctum.widgets.palette import Palette
-from esper.karn.sightings import KIND_WORDS
+from esper.leyline.sighting_words import KIND_WORDS
 
 GAP: Final = 3  # between two columns of charts
 NARROWEST: Final = 22

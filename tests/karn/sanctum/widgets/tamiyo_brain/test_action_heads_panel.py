@@ -168,13 +168,20 @@ FIRST_OUTS = {
         "host": 3,
         "step": 7,
     },
-    "op Inf in logits (heads.bias), given, update 12": {"phase": "given", "part": "heads.bias"},
+    "op Inf in logits (heads.bias), before the update, update 12": {
+        "phase": "given",
+        "part": "heads.bias",
+    },
     "op Inf in logits, while preparing, update 12, not reproduced": {
         "phase": "preparation",
         "reproduced": False,
     },
-    "op Inf in logits, host 1, step 24, update 12": {"phase": "hosts", "host": 0, "step": 24},
-    "op Inf in logits, in a host, update 12": {"phase": "hosts"},
+    "op Inf in logits, while training host 1, step 24, update 12": {
+        "phase": "hosts",
+        "host": 0,
+        "step": 24,
+    },
+    "op Inf in logits, while training a host, update 12": {"phase": "hosts"},
     "op Inf in logits, of tomorrow, update 12": {"phase": "of tomorrow"},
 }
 

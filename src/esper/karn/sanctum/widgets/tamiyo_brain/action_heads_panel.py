@@ -16,7 +16,7 @@ from esper.karn.sanctum.widgets.palette import DARK, Palette
 from esper.karn.sanctum.widgets.panel import Panel
 from esper.karn.sanctum.widgets.tamiyo_brain.acknowledged import render_acknowledged
 from esper.karn.sanctum.widgets.tamiyo_brain.evidence_table import render_evidence
-from esper.karn.sightings import (
+from esper.leyline.sighting_words import (
     KIND_WORDS,
     NOT_REPRODUCED,
     PLANTED,

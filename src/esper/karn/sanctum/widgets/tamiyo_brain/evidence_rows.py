@@ -23,7 +23,7 @@ from esper.karn.sanctum.widgets.tamiyo_brain.action_heads_panel import (
     display_name,
 )
 from esper.karn.sanctum.widgets.tamiyo_brain.evidence_table import place
-from esper.karn.sightings import KIND_WORDS
+from esper.leyline.sighting_words import KIND_WORDS
 from esper.leyline.telemetry import GROUPS
 
 #: Names a row: head, quantity and kind; of a head without evidence, the latter two are empty.

@@ -9,7 +9,7 @@ from esper.karn.sanctum.evidence import evidence_words
 from esper.karn.sanctum.schema import Evidence
 from esper.karn.sanctum.widgets.figures import count
 from esper.karn.sanctum.widgets.palette import Palette
-from esper.karn.sightings import KIND_WORDS
+from esper.leyline.sighting_words import KIND_WORDS
 
 #: First and last are places: "2/1/3" is update 2, epoch 1, minibatch 3.
 _HEADERS: Final = ("Evidence", "seen", "updates", "minib.", "first", "last", "")

@@ -16,7 +16,8 @@ from esper.karn.sanctum.widgets.palette import DARK, Palette
 from esper.karn.sanctum.widgets.panel import Panel
 from esper.karn.sanctum.widgets.plot import Series, plots
 from esper.karn.sanctum.widgets.tamiyo_brain.action_heads_panel import display_name
-from esper.karn.sightings import KIND_WORDS, Source
+from esper.karn.sightings import Source
+from esper.leyline.sighting_words import KIND_WORDS
 from esper.leyline.telemetry import GROUPS, HOSTS, SHARED
 
 #: Label, field of TamiyoState, and field of HeadTrend.
