@@ -23,7 +23,7 @@ from esper.karn.run_store import RunReader, RunWriter, create_run, find_run
 from esper.karn.sanctum.follower import RunFollower
 from esper.karn.sanctum.screen_map import SCREENS
 from esper.karn.sanctum.settings import THEME_NAMES
-from esper.leyline.telemetry import Notice, RunStarted
+from esper.leyline.telemetry import Notice, RunFinished, RunStarted
 from esper.run_lock import HeldRun
 from esper.simic.config import ConfigError, setting_names
 
@@ -729,6 +729,25 @@ def test_training_goes_on_where_standard_output_is_full(
     assert frame.status.kind == "FINISHED"
     assert any("standard output cannot be written" in entry.text for entry in frame.snapshot.log)
     assert "update 2  episodes 2" in (directory / "console.log").read_text()
+
+
+def test_a_process_that_was_asked_to_stop_at_once_ends_without_taking_torch_down(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def train(*_: object) -> RunFinished:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return RunFinished(status="stopped", update=0, episodes_done=0, reason="asked to stop")
+
+    def end(code: int) -> None:
+        raise SystemExit(code)
+
+    monkeypatch.setattr("esper.simic.training.train", train)
+    monkeypatch.setattr(os, "_exit", end)
+    code, output, _ = run("ppo", "--episodes", "2", "--envs", "1", "--steps", "2")
+    assert (code, "next:" in output) == (130, False)
+    directory = find_run(tmp_path / "runs")
+    with HeldRun(directory):  # the lock was let go of
+        assert list(directory.glob("run.sqlite*")) == [directory / "run.sqlite"]
 
 
 def test_the_process_behind_sanctum_takes_over_the_lock(trained: Path) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from esper.karn.run_directory import find_run
+from esper.leyline.durable_files import write_output
 from esper.leyline.sighting_words import sighting_lines
 
 if TYPE_CHECKING:
@@ -202,15 +203,18 @@ def replay_incident(
 
         replayed = replay(capsule, progress.report)
     about = (run_name, incident.number, capsule.minibatches_per_epoch)
+    trouble = None  # the report is printed all the same
     if page is not None:
         try:
-            page.write_text(replay_page(replayed, *about), encoding="utf-8")
+            write_output(page, replay_page(replayed, *about))
         except OSError as error:
-            raise IncidentError(f"cannot write the page {page}: {error.strerror}") from error
+            trouble = IncidentError(f"cannot write the page {page}: {error.strerror}")
     if as_json:
         print(json.dumps(replay_report.replay_as_json(replayed, *about), indent=2))
     else:
         # Off a terminal nothing is broken over lines: it is read with grep.
         console = PlainConsole(width=None if sys.stdout.isatty() else _PIPED_COLUMNS)
         replay_report.print_replay(replayed, *about, console)
+    if trouble is not None:
+        raise trouble
     return 0 if replayed.verdict == REPRODUCED else 1

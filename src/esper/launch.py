@@ -4,6 +4,8 @@ Training and cockpit are two processes that share the run's store and nothing el
 which brings them together, imports neither until it must.
 """
 
+import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,9 +14,10 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, NoReturn
 
 from esper.karn.liveness import HEARTBEAT_STALE_SECONDS, StatusKind, is_looked_up_here
+from esper.karn.recorded_settings import settings_at_start
 from esper.karn.run_commands import run_command
 from esper.karn.run_directory import (
     CONFIG_NAME,
@@ -24,7 +27,6 @@ from esper.karn.run_directory import (
     create_run,
     find_run,
 )
-from esper.karn.run_reader import RunReader
 from esper.karn.run_tables import RunStoreError
 from esper.karn.run_writer import RunWriter
 from esper.karn.terminal import is_screen
@@ -34,11 +36,12 @@ from esper.leyline.checkpoint_file import (
     CheckpointSummary,
     checkpoints_in,
     newest_whole,
+    unsealed_sentence,
 )
 from esper.leyline.command_lines import install_command
 from esper.leyline.plain_text import printable
 from esper.leyline.task_names import check_task, parse_task_name
-from esper.leyline.telemetry import Notice, RunFinished, RunStarted
+from esper.leyline.telemetry import Notice, RunFinished
 from esper.run_lock import HeldRun
 from esper.simic.config import (
     RESUMABLE_SETTINGS,
@@ -102,6 +105,7 @@ def prepare_run(
         _write_config(config, run)
     except BaseException:
         held.close()
+        shutil.rmtree(run, ignore_errors=True)  # nothing but empty files is in it
         raise
     return held
 
@@ -144,7 +148,7 @@ def prepare_resume(
     """
     run = find_run(run_dir, reference)
     check_store_path(run)
-    recorded = _settings_at_start(run)
+    recorded = settings_at_start(run)
     config = load_config(run / CONFIG_NAME, recorded)
     if recorded is not None:
         check_same_settings(config, recorded, "its start event")
@@ -172,16 +176,6 @@ def prepare_resume(
     return held
 
 
-def _settings_at_start(run: Path) -> dict[str, Any] | None:
-    """Return the settings in the last start event of a run; None if there is none to be read."""
-    try:
-        events = RunReader(run).read_last("run_started", 1)
-    except RunStoreError:
-        return None
-    starts = [event.payload for event in events if isinstance(event.payload, RunStarted)]
-    return starts[0].config if starts else None
-
-
 def _newest_checkpoint(run: Path) -> CheckpointSummary | None:
     """Return the summary of the checkpoint that a resume begins with; None if there is none.
 
@@ -192,6 +186,8 @@ def _newest_checkpoint(run: Path) -> CheckpointSummary | None:
     if newest.summary is None and newest.passed_over:
         sentences = "; ".join(newest.passed_over)
         raise CheckpointError(f"{run.name} has no checkpoint that is whole: {sentences}")
+    if newest.path is not None and newest.summary is not None and not newest.summary.is_sealed:
+        print(printable(unsealed_sentence(newest.path)), file=sys.stderr)
     return newest.summary
 
 
@@ -379,7 +375,20 @@ def train_in_front(run: HeldRun) -> int:
                 for line in lines:
                     log.say(line)
                 _print_end(directory, lines)
+    if outcome.is_hurried:
+        _end_at_once(outcome.code)
     return outcome.code
+
+
+def _end_at_once(code: int) -> NoReturn:
+    """End the process, in which everything is written and closed, without taking PyTorch down.
+
+    That takes another 2 s, which whoever sent a SIGTERM may not wait.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError, AttributeError):
+            stream.flush()
+    os._exit(code)
 
 
 def _console_log(run: Path) -> LogFile:
@@ -408,7 +417,10 @@ def train_child(directory: Path, lock: int | None) -> int:
             for line in _closing_lines(directory):
                 log.say(line)  # for whoever detached, and reads the log when it is over
     is_stopped = outcome.ending.status == "stopped" and outcome.code != EXIT_CODE_INCOMPLETE
-    return 0 if is_stopped else outcome.code
+    code = 0 if is_stopped else outcome.code
+    if outcome.is_hurried:
+        _end_at_once(code)
+    return code
 
 
 def _train(
@@ -434,6 +446,7 @@ def _train(
         _writer(directory, config, of_store.say) as writer,
         progress,
     ):
+        stop.when_at_once(writer.hurry)
         troubles.add(lambda line: writer.emit(Notice(level="warning", text=line)))
         if run.doubt:
             progress.say(run.doubt)

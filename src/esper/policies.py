@@ -9,15 +9,19 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from esper.karn.recorded_settings import settings_at_start
 from esper.karn.run_directory import CONFIG_NAME, RunNotFoundError, find_run
 from esper.leyline.checkpoint_file import (
     CHECKPOINTS_NAME,
     CheckpointError,
     newest_whole,
     read_summary,
+    unsealed_sentence,
 )
+from esper.leyline.durable_files import write_output
+from esper.leyline.plain_text import printable
 from esper.leyline.suggestions import did_you_mean
 from esper.leyline.task_names import check_task, parse_task_name
 from esper.simic.config import TrainingConfig, check_device, check_same_settings, load_config
@@ -78,15 +82,18 @@ def evaluate_policies(
             say=progress.say,
             report=progress.report,
         )
+    trouble = None  # the report is printed all the same
     if picture is not None:
         try:
-            picture.write_text(evaluation_plot(result), encoding="utf-8")
+            write_output(picture, evaluation_plot(result))
         except OSError as error:
-            raise EvaluationError(f"cannot write {picture}: {error.strerror}") from error
+            trouble = EvaluationError(f"cannot write {picture}: {error.strerror}")
     if as_json:
         print(json.dumps(evaluation_report.evaluation_as_json(result), indent=2))
     else:
         evaluation_report.print_evaluation(result, evaluation_report.make_console())
+    if trouble is not None:
+        raise trouble
     return 0
 
 
@@ -118,15 +125,21 @@ def grow_network(
         from esper.simic.growth_card import CARD_NAME, PICTURE_NAME, growth_card, growth_summary
         from esper.simic.growth_picture import growth_picture
 
-        grown = grow(
-            load_policy(place),
-            task,
-            hosts=hosts,
-            seed=seed,
-            steps=steps,
-            say=progress.say,
-            report=progress.report,
-        )
+        policy = load_policy(place)
+        try:
+            grown = grow(
+                policy,
+                task,
+                hosts=hosts,
+                seed=seed,
+                steps=steps,
+                say=progress.say,
+                report=progress.report,
+            )
+        except OSError as error:
+            raise GrowingError(
+                f"cannot write a network into the folder for temporary files: {error.strerror}"
+            ) from error
         try:
             difference = write_checked(grown, directory)
             card = growth_card(grown, difference)
@@ -199,9 +212,15 @@ def locate_policy(run_dir: Path, reference: str | None) -> PolicyPlace:
             f"{checkpoint} lies in no run: the {CONFIG_NAME} that says what it was trained for is "
             "missing"
         )
-    settings = read_summary(checkpoint).settings
+    summary = read_summary(checkpoint)
+    settings: dict[str, Any] | None = summary.settings
+    source = checkpoint.name
+    if not summary.is_sealed:
+        print(printable(unsealed_sentence(checkpoint)), file=sys.stderr)
+        settings, source = settings_at_start(run), "its start event"
     config = load_config(run / CONFIG_NAME, settings)
-    check_same_settings(config, settings, checkpoint.name)
+    if settings is not None:
+        check_same_settings(config, settings, source)
     return PolicyPlace(name, config, checkpoint)
 
 

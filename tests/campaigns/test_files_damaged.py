@@ -7,14 +7,21 @@
 
 import os
 import random
+import shutil
 import time
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
+from esper.growth import observation
+from esper.growth.task import InvalidTaskError
+from esper.growth.tasks import load_task
 from esper.karn import acknowledgements
 from esper.karn.latch_file import read_latch_file
+from esper.karn.run_note import read_note, write_note
 from esper.karn.run_store import RunWriter, create_run
 from esper.karn.sanctum.settings import Settings, SettingsError, read_settings, write_settings
 from esper.karn.witnesses import Witnesses
@@ -38,11 +45,15 @@ from esper.simic.incidents import (
 )
 from esper.simic.run_data import read_records, record_data
 from esper.simic.training import settings_of
+from esper.tamiyo.policy import RecurrentPolicy
+from esper.tamiyo.shipped import ShippedPolicyError, load_shipped_policy, save_policy
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(7_200)]
 SCALE = float(os.environ.get("ESPER_CAMPAIGN", "1.0"))
 CPU = torch.device("cpu")
 CONFIG = TrainingConfig(episodes=9, inject=("op:inf@1",))
+FEATURES = [feature.name for feature in observation.FEATURES]
+OLD_RUN = Path(__file__).parents[1] / "support" / "data" / "format-2-run"
 SEEN = NonfiniteSighting(head="op", quantity="logits", kind="nan", count=1, epoch=1, minibatch=1)
 #: Longest time that one damaged file may take, in seconds.
 PATIENCE = 10.0
@@ -104,6 +115,13 @@ def run(tmp_path: Path) -> Path:
     record_data(run, "a fingerprint", 0)
     write_settings(Settings(), run / "sanctum.toml")
     acknowledgements.acknowledge(run, [("op", "nan")], "someone", 1.0)
+    write_note(run, "a note")
+    torch.manual_seed(0)
+    policy = RecurrentPolicy(len(FEATURES), feature_size=4, lstm_size=4)
+    save_policy(policy, FEATURES, 9, run)
+    labels = np.arange(400) % 3
+    np.savez(run / "data.npz", x=np.random.default_rng(0).normal(size=(400, 1, 8)), y=labels)
+    shutil.copytree(OLD_RUN, run / "old")
     with RunWriter(run):
         pass
     return run
@@ -141,6 +159,32 @@ def look_at_acknowledgements(path: Path) -> None:
     acknowledgements.read(path.parent)
 
 
+def look_at_data(path: Path) -> None:
+    task = load_task(f"npz:{path}")
+    assert task.train.labels.numel() > 0
+
+
+def look_at_policy(path: Path) -> None:
+    shipped = load_shipped_policy(FEATURES, path.parent)
+    assert shipped.policy.state_dict().keys()
+
+
+def look_at_old_checkpoint(path: Path) -> None:
+    found = load_checkpoint(path, CPU)
+    assert (found.update, found.episodes_done, found.is_sealed) == (2, 2, False)
+    before = load_checkpoint(OLD_RUN / "checkpoints" / path.name, CPU)
+    assert same(found.agent, before.agent)
+
+
+def same(one: Any, other: Any) -> bool:
+    """Return whether two states are the same, bit for bit."""
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+    return bool(one == other)
+
+
 #: Each kind of file, what looks at it, and what that may raise.
 FILES = {
     "checkpoints/update-000003.pt": (look_at_checkpoint, CheckpointError),
@@ -151,6 +195,10 @@ FILES = {
     "sanctum.toml": (read_settings, SettingsError),
     "latches.jsonl": (look_at_latches, ()),
     "acknowledgements.jsonl": (look_at_acknowledgements, ()),
+    "note.txt": (lambda path: read_note(path.parent), ()),
+    "data.npz": (look_at_data, InvalidTaskError),
+    "policy.safetensors": (look_at_policy, ShippedPolicyError),
+    "old/checkpoints/update-000002.pt": (look_at_old_checkpoint, CheckpointError),
 }
 
 
@@ -177,7 +225,7 @@ def test_a_damaged_file_is_whole_or_one_sentence(run: Path, name: str) -> None:
             assert "\n" not in sentence, (seed, number)
             assert len(sentence) < 1_000, (seed, number)
         else:
-            is_sealed = path.suffix == ".pt"
+            is_sealed = path.suffix == ".pt" and "old" not in name
             assert damaged == whole or not is_sealed, (seed, number)
         assert time.monotonic() - start < PATIENCE, (seed, number)
     print(f"ESPER_SEED={seed} {name}: {number} mutations, {refused} refused")

@@ -1,6 +1,7 @@
 """Hosts in several processes are the hosts of several environments, and leave none behind."""
 
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -173,6 +174,50 @@ def test_a_process_that_is_stopped_is_reported_and_ended_after_a_limit(
     ):
         hosts.step(waiting)
     assert children() == []  # a stopped process does not stay behind
+
+
+BIG = 4 << 20  # more than a connection holds
+
+
+def many_bytes(_env: GrowthVectorEnv) -> bytes:
+    """Return so much that a process is in the middle of its answer until someone takes it."""
+    return bytes(BIG)
+
+
+def length_of(_env: GrowthVectorEnv, data: bytes) -> int:
+    """Return how much came."""
+    return len(data)
+
+
+def test_a_process_that_is_stopped_in_the_middle_of_a_message_is_reported(
+    divided: DividedHosts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    divided.reset(range(HOSTS))
+    (process,) = divided._others
+    (child,) = children()
+    heard: list[bool] = []
+
+    def listen(pid: int, seconds: float, *, answered: bool) -> None:
+        assert (pid, seconds < 10) == (child.pid, True)
+        heard.append(answered)
+        if len(heard) % 3 == 2:
+            child.resume()
+
+    for name, seconds in (("_LOOK", 0.02), ("SILENCE", 0.1)):
+        monkeypatch.setattr(f"esper.growth.host_process.{name}", seconds)
+    process.tell(many_bytes, ())
+    assert select.select([process._messages._socket], [], [], 30)[0]  # its answer has begun
+    child.suspend()
+    assert process.answer(on_silence=listen) == bytes(BIG)
+    child.suspend()
+    process.tell(length_of, (bytes(BIG),), listen)
+    assert process.answer() == BIG
+    assert heard == [False, False, True] * 2
+
+    monkeypatch.setattr("esper.growth.host_process.LONGEST_SILENCE", 0.2)
+    child.suspend()
+    with pytest.raises(HostProcessError, match=f"{child.pid}, which held hosts, was silent"):
+        process.tell(length_of, (bytes(BIG),))
 
 
 def test_a_stopped_process_keeps_no_one_waiting_at_the_end(divided: DividedHosts) -> None:

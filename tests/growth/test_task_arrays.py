@@ -375,6 +375,16 @@ def test_a_damaged_array_is_refused(tmp_path: Path) -> None:
         assert "\n" not in str(error.value)
 
 
+def test_the_sentence_about_a_damaged_array_is_short(tmp_path: Path) -> None:
+    save(tmp_path)
+    path = tmp_path / "data.npz"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:26] + b"\xff\x0f" + whole[28:])  # the length of the first name
+    with pytest.raises(InvalidTaskError, match="is damaged: File name in directory") as error:
+        load_task(f"npz:{path}")
+    assert len(str(error.value).partition("is damaged: ")[2]) <= 200
+
+
 def archive(members: dict[str, bytes], compression: int = zipfile.ZIP_STORED) -> bytes:
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w", compression) as made:

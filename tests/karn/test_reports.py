@@ -88,6 +88,7 @@ def test_health_as_json_is_just_what_was_agreed(finished_run):
     assert json.loads(console.text) == {
         "run": finished_run.name,
         "status": "FINISHED",
+        "wal_bytes": 0,
         "planted": False,
         "head_inf_latch": {head: head == "op" for head in HEAD_NAMES},
         "head_nan_latch": dict.fromkeys(HEAD_NAMES, False),

@@ -401,6 +401,21 @@ def test_a_writer_that_is_closed_in_a_hurry_waits_for_no_locked_store(run):
         assert writer.events_lost == 1
 
 
+def test_no_one_waits_for_a_store_that_is_busy_once_there_is_a_hurry(run):
+    with RunWriter(run) as writer:
+        writer.emit(notice(1), durable=True)
+        locker = sqlite3.connect(run / "run.sqlite", isolation_level=None)
+        locker.execute("BEGIN EXCLUSIVE")
+        timer = threading.Timer(0.2, writer.hurry)
+        timer.start()
+        start = time.monotonic()
+        writer.emit(notice(2), durable=True)
+        assert time.monotonic() - start < 1.5  # SQLite itself waits for 2 s
+        timer.join()
+        locker.close()
+    assert texts(run) == ["1", "2"]
+
+
 def test_the_first_failure_the_recovery_and_what_was_lost_are_one_line_each(run):
     lines = []
     with RunWriter(run, lines.append) as writer:

@@ -2,11 +2,13 @@
 
 import contextlib
 import errno
+import os
+from pathlib import Path
 
 import pytest
 from faults import Faults, injected
 
-from esper.leyline.durable_files import replace_file
+from esper.leyline.durable_files import replace_file, write_output
 
 
 def test_the_new_content_takes_the_place_of_the_old(tmp_path):
@@ -31,3 +33,20 @@ def test_whatever_call_fails_the_file_is_whole_and_nothing_is_left(tmp_path, lat
         assert [each.name for each in tmp_path.iterdir()] == ["file"], faults.failed
     assert number > 4
     assert path.read_bytes() == b"new" * 100
+
+
+def test_an_output_keeps_what_is_no_regular_file(tmp_path):
+    file, link = tmp_path / "file", tmp_path / "link"
+    link.symlink_to(file)
+    write_output(link, "text \udcff")
+    assert (file.read_text(), link.is_symlink()) == ("text \\udcff", True)
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reading = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    write_output(pipe, "page")
+    assert os.read(reading, 10) == b"page"
+    os.close(reading)
+    assert pipe.is_fifo()
+    with pytest.raises(OSError, match="No space left"):
+        write_output(Path("/dev/full"), "page")
+    assert Path("/dev/full").is_char_device()

@@ -79,13 +79,6 @@ def test_a_truncated_one_is_named(tmp_path: Path, keep: int) -> None:
         load_checkpoint(path, CPU)
 
 
-def test_one_of_an_older_version_is_named(tmp_path: Path) -> None:
-    path = tmp_path / "update-000001.pt"
-    torch.save({"format": 2, "update": 1}, path)
-    with pytest.raises(CheckpointError, match="or was written by an older Esper"):
-        load_checkpoint(path, CPU)
-
-
 def test_a_whole_file_that_holds_something_else_is_named(tmp_path: Path) -> None:
     path = tmp_path / "update-000001.pt"
     summary = CheckpointSummary(format=FORMAT, update=1, episodes_done=1)

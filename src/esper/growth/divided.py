@@ -70,7 +70,8 @@ class DividedHosts:
             self.env = GrowthVectorEnv(first, **settings)
             settings["task"] = self.env.task  # the same for all, whatever becomes of its file
             for process, count in zip(self._others, others, strict=True):
-                process.make(torch.get_num_threads(), {"num_envs": count, **settings})
+                made = {"num_envs": count, **settings}
+                process.make(torch.get_num_threads(), made, on_silence)
         except BaseException:
             self.close()
             raise
@@ -100,13 +101,15 @@ class DividedHosts:
         """
         try:
             for process, part in zip(self._others, self._parts[1:], strict=True):
-                process.tell(function, arguments(part))
+                process.tell(function, arguments(part), self._on_silence)
             start = time.monotonic()
             own = function(self.env, *arguments(self._parts[0]))
             seconds = time.monotonic() - start
             return [own, *(each.answer(seconds, self._on_silence) for each in self._others)]
         except BaseException:
-            self.close()  # answers that nobody took would be taken for those of the next question
+            # Answers that no one took would be taken for those of the next question. The processes
+            # are in the middle of work that is lost, so nothing is gained by waiting for them.
+            self.close(patience=0.0)
             raise
 
     def reset(self, seeds: Sequence[int]) -> tuple[np.ndarray, dict[str, Any]]:
@@ -137,11 +140,15 @@ class DividedHosts:
         """Let torch use so many threads in each process."""
         self.call(_set_threads, lambda _part: (threads,))
 
-    def close(self) -> None:
-        """End the other processes; those that do not end by themselves are killed."""
+    def close(self, patience: float = _PATIENCE) -> None:
+        """End the other processes; those that do not end by themselves are killed.
+
+        Args:
+            patience: seconds that they have for that.
+        """
         for process in self._others:
             process.hang_up()
-        deadline = time.monotonic() + _PATIENCE
+        deadline = time.monotonic() + patience
         for process in self._others:
             process.close(deadline)
 

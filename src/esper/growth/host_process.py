@@ -8,22 +8,19 @@ asked, and it ends when that one's end of the connection closes, however it clos
 
 import contextlib
 import ctypes
-import os
 import pickle
 import signal
-import socket
-import struct
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from typing import Any, Final, Protocol
 
 import torch
 
 from esper.growth.env import GrowthVectorEnv
+from esper.growth.messages import MessageSocket
 
 #: A process that has not answered for so many seconds is reported as silent.
 SILENCE: Final = 20.0
@@ -69,8 +66,8 @@ class HostProcess:
 
     def __init__(self) -> None:
         self._has_answered = False
-        self._connection, theirs = Pipe()
-        _limit_waiting(self._connection)
+        self._messages = MessageSocket()
+        theirs = self._messages.theirs
         try:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", __name__, str(theirs.fileno())],
@@ -86,50 +83,52 @@ class HostProcess:
         """The process."""
         return self._process.pid
 
-    def make(self, threads: int, settings: dict[str, Any]) -> None:
-        """Let it make a `GrowthVectorEnv` of these settings, its torch using so many threads."""
-        self._send((threads, settings))
+    def make(
+        self, threads: int, settings: dict[str, Any], on_silence: SilenceListener | None = None
+    ) -> None:
+        """Let it make a `GrowthVectorEnv` of these settings, its torch using so many threads.
 
-    def tell(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
-        """Let it call a function of some module with its environment and the arguments."""
-        self._send((function, arguments))
+        Raises and reports as `answer`, for a process that does not take what it is sent.
+        """
+        self._send((threads, settings), on_silence)
+
+    def tell(
+        self,
+        function: Callable[..., Any],
+        arguments: tuple[Any, ...],
+        on_silence: SilenceListener | None = None,
+    ) -> None:
+        """Let it call a function of some module with its environment and the arguments.
+
+        Raises and reports as `answer`, for a process that does not take what it is sent.
+        """
+        self._send((function, arguments), on_silence)
 
     def answer(self, patience: float = 0.0, on_silence: SilenceListener | None = None) -> Any:
         """Wait for what the function returned.
 
         Args:
             patience: seconds that the same work took elsewhere: a slow process is not a silent one.
-            on_silence: receives reports while the process is silent.
+            on_silence: receives reports while the process is silent, in the middle of an answer,
+                too.
 
         Raises:
             HostProcessError: the process is gone, what it died of is on its standard error; or it
                 was silent for too long.
             Exception: whatever `on_silence` raises.
         """
-        start = time.monotonic()
-        silence = 0.0
-        ordinary = max(SILENCE if self._has_answered else SILENCE_AT_START, patience)
+        silence = self._silence(patience, on_silence)
         try:
-            while not self._connection.poll(_LOOK):
-                waited = time.monotonic() - start
-                if waited > max(LONGEST_SILENCE, 10 * patience):
-                    raise self._silent(waited)
-                if waited >= ordinary and on_silence is not None:
-                    silence = waited
-                    on_silence(self.pid, waited, answered=False)
-            answer = pickle.loads(self._connection.recv_bytes())
+            answer = pickle.loads(self._messages.receive(_LOOK, silence))
             self._has_answered = True
-        except BlockingIOError as error:  # it stopped in the middle of an answer
-            raise self._silent(LONGEST_SILENCE) from error
         except (EOFError, OSError) as error:
             raise self._gone() from error
-        if silence and on_silence is not None:
-            on_silence(self.pid, time.monotonic() - start, answered=True)
+        silence.end()
         return answer
 
     def hang_up(self) -> None:
         """Ask the process to end; do not wait."""
-        self._connection.close()
+        self._messages.close()
 
     def close(self, deadline: float | None = None) -> None:
         """End the process and wait until it is over.
@@ -146,18 +145,18 @@ class HostProcess:
             self._process.kill()  # this ends a stopped process, too
             self._process.wait()
 
-    def _send(self, what: tuple[Any, ...]) -> None:
+    def _send(self, what: tuple[Any, ...], on_silence: SilenceListener | None) -> None:
+        silence = self._silence(0.0, on_silence)
         try:
-            self._connection.send_bytes(pickle.dumps(what))
-        except BlockingIOError as error:  # it takes nothing
-            raise self._silent(LONGEST_SILENCE) from error
+            self._messages.send(pickle.dumps(what), _LOOK, silence)
         except OSError as error:
             raise self._gone() from error
+        silence.end()
 
-    def _silent(self, seconds: float) -> HostProcessError:
-        return HostProcessError(
-            f"process {self.pid}, which held hosts, was silent for {seconds:.0f} s"
-        )
+    def _silence(self, patience: float, on_silence: SilenceListener | None) -> "_Silence":
+        ordinary = max(SILENCE if self._has_answered else SILENCE_AT_START, patience)
+        longest = max(LONGEST_SILENCE, 10 * patience, ordinary)
+        return _Silence(self.pid, ordinary, longest, on_silence)
 
     def _gone(self) -> HostProcessError:
         try:
@@ -168,12 +167,44 @@ class HostProcess:
         return HostProcessError(f"process {self.pid}, which held hosts, {how}")
 
 
-def _limit_waiting(connection: Connection) -> None:
-    """Let no single read or write wait longer than the longest silence."""
-    limit = struct.pack("ll", int(LONGEST_SILENCE), 0)
-    with socket.socket(fileno=os.dup(connection.fileno())) as its:
-        for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
-            its.setsockopt(socket.SOL_SOCKET, option, limit)
+class _Silence:
+    """Reports a process that does not answer, and gives it up after a limit.
+
+    Args:
+        pid: the process.
+        ordinary: seconds of silence that are not reported.
+        longest: seconds of silence after which the process counts as gone.
+        listener: receives the reports.
+    """
+
+    def __init__(
+        self, pid: int, ordinary: float, longest: float, listener: SilenceListener | None
+    ) -> None:
+        self._pid = pid
+        self._ordinary = ordinary
+        self._longest = longest
+        self._listener = listener
+        self._start = time.monotonic()
+        self._is_reported = False
+
+    def __call__(self, seconds: float) -> None:
+        """Take in that the process has been silent for so many seconds.
+
+        Raises:
+            HostProcessError: that is too long.
+        """
+        if seconds > self._longest:
+            raise HostProcessError(
+                f"process {self._pid}, which held hosts, was silent for {seconds:.0f} s"
+            )
+        if seconds >= self._ordinary and self._listener is not None:
+            self._is_reported = True
+            self._listener(self._pid, seconds, answered=False)
+
+    def end(self) -> None:
+        """Report that a silence is over, if there was one."""
+        if self._is_reported and self._listener is not None:
+            self._listener(self._pid, time.monotonic() - self._start, answered=True)
 
 
 def _end_with_parent() -> None:

@@ -18,6 +18,8 @@ _DAMAGED = (
     RecursionError, NotImplementedError, RuntimeError, AttributeError, AssertionError,
     struct.error, tokenize.TokenError, zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error,
 )  # fmt: skip
+#: Characters of a message of zipfile or numpy: a damaged length makes names of thousands of bytes.
+_LONGEST_REASON = 200
 
 
 def load_npz(name: TaskName) -> Task:
@@ -125,7 +127,7 @@ def _array(path: Path, stored: np.lib.npyio.NpzFile, name: str) -> np.ndarray:
                 f"the array {name} of {path} holds Python objects: save it as numbers, or as texts "
                 "of a fixed length (dtype str)"
             ) from error
-        reason = str(error).partition("\n")[0] or type(error).__name__
+        reason = str(error).partition("\n")[0][:_LONGEST_REASON] or type(error).__name__
         raise InvalidTaskError(f"the array {name} of {path} is damaged: {reason}") from error
     if not isinstance(array, np.ndarray):  # numpy returns members of other formats as bytes
         raise InvalidTaskError(f"the array {name} of {path} is damaged: it has no header of numpy")

@@ -27,6 +27,7 @@ from esper.karn.sanctum.follower import Frame, RunFollower
 from esper.karn.sanctum.schema import Evidence, InterventionState, TamiyoState
 from esper.karn.sanctum.verdict import master_verdict
 from esper.karn.telemetry_docs import facts, proofs, wiring, write_pages
+from esper.karn.wal import LARGE_WAL_BYTES
 from esper.leyline.command_lines import command_line
 from esper.leyline.health import LEVEL_WORDS, Level, Verdict
 from esper.leyline.records import RECORDS, find_record
@@ -197,6 +198,8 @@ def _health_report(run_id: str, frame: Frame) -> dict[str, Any]:
     return {
         "run": run_id,
         "status": str(frame.status.kind),
+        # A large one means that a program reads the store and does not let go of it.
+        "wal_bytes": frame.wal_bytes,
         # Whether a light is on, and drills alone caused all that are.
         "planted": _is_planted(tamiyo),
         # What is not known is null.
@@ -281,6 +284,12 @@ def _print_health(console: Console, directory: Path, run_id: str, frame: Frame) 
     )
     for line in _interventions(frame.snapshot.interventions):
         console.print(Text(line))
+    if frame.wal_bytes > LARGE_WAL_BYTES:
+        held = (
+            f"the WAL of the store has grown to {frame.wal_bytes >> 20} MiB, because a program "
+            "reads the store and does not let go of it"
+        )
+        console.print(Text(held, style="yellow"), soft_wrap=True)
     if frame.snapshot.interventions.incidents:
         reproduce = run_command(directory, "esper", "replay")
         hint = Text(f"reproduce the first incident with: {reproduce}", style="dim")

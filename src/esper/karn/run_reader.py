@@ -70,6 +70,7 @@ _LOAD_COLUMNS: Final[dict[str, type]] = {
 }
 #: How long one session may take; a store can be made in which a query never ends.
 SESSION_SECONDS: Final = 20.0
+_TOO_LONG: Final = f"a query took longer than {SESSION_SECONDS:.0f} s"
 #: Steps of SQLite's machine between two looks at the clock: about a millisecond.
 _STEPS_PER_LOOK: Final = 100_000
 #: Longer than any value that the writer stores.
@@ -167,13 +168,16 @@ class RunReader:
         stamp = _stamp_of(self._path)
         return None if stamp is None else stamp[:2]
 
+    def wal_bytes(self) -> int:
+        """Return the size of the WAL's file; 0 if there is none."""
+        try:
+            return wal_of(self._path).stat().st_size
+        except OSError:
+            return 0
+
     def has_wal(self) -> bool:
         """Return whether there is a WAL with something in it."""
-        wal = wal_of(self._path)
-        try:
-            return wal.stat().st_size > _WAL_HEADER_BYTES
-        except OSError:
-            return False
+        return self.wal_bytes() > _WAL_HEADER_BYTES
 
     def has_tables(self) -> bool:
         """Return whether the store has its tables; an empty file has none yet.
@@ -411,6 +415,9 @@ class RunReader:
         """
         try:
             if self._held is not None:
+                # A reader holds up the writer's WAL: many short queries may not take longer either.
+                if self._is_late():
+                    raise RunStoreError(f"{self._path} cannot be read: {_TOO_LONG}")
                 yield self._held
                 return
             if self._kept is not None and self._kept.identity != self.identity():
@@ -529,7 +536,7 @@ def _trouble_with(error: Exception) -> str:
     # The lowest byte tells the kind of an error, the others tell it more exactly.
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     if code == sqlite3.SQLITE_INTERRUPT:
-        return f"cannot be read: a query took longer than {SESSION_SECONDS:.0f} s"
+        return f"cannot be read: {_TOO_LONG}"
     if code in _DAMAGED or not isinstance(error, sqlite3.Error):
         return "is cut short or damaged: what is left of it cannot be read"
     return f"cannot be read: {error}"

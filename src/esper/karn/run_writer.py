@@ -20,9 +20,10 @@ from typing import Final, Self
 from esper.karn.latch_file import LatchWriter
 from esper.karn.machine_load import GpuMeter, no_gpu
 from esper.karn.run_directory import STORE_NAME
-from esper.karn.run_tables import RunStoreError, update_index_of
+from esper.karn.run_tables import COMMON_KINDS, RunStoreError, update_index_of
 from esper.karn.sightings import reproduction_of, source_of
 from esper.karn.store_connection import BUSY_MILLISECONDS, StoreConnection, StoredEvent
+from esper.karn.wal import LARGE_WAL_BYTES, wal_of
 from esper.karn.witnesses import Witnesses
 from esper.leyline.telemetry import (
     KIND_BY_TYPE,
@@ -48,6 +49,7 @@ DURABLE_SECONDS: Final = 10.0
 _BATCH: Final = 4_096
 _RETRY_SECONDS: Final = (0.1, 5.0)  # first and longest pause between two tries
 _CLOSE_SECONDS: Final = 5.0
+_HURRY_SECONDS: Final = 0.1  # between two looks at whether to wait any longer
 _THINNING_SECONDS: Final = 0.2  # of each heartbeat, where the store is over its limit
 _FINISH_SECONDS: Final = 2.0  # for a moment without a reader, in which the store becomes one file
 _UPDATE_KIND: Final = KIND_BY_TYPE[PPOUpdatePayload]
@@ -65,7 +67,7 @@ class RunWriter:
         report: receives one line at the first failure to write, at the recovery, and at the end if
             something was lost. It is called from the writer's thread and must not block.
         limit_bytes: size of the store beyond which old steps, decisions and transitions are
-            removed; 0 for no limit.
+            removed; and of the WAL beyond which new ones are lost. 0 for no limit.
         gpu: returns what this process takes of its GPU, for the heartbeat; called from the
             writer's thread.
     """
@@ -98,6 +100,9 @@ class RunWriter:
         self._last_error: str | None = None
         self._failing_since: float | None = None
         self._is_recovering = False  # written again, but not yet all that waited
+        self._is_wal_large = False  # because someone reads and does not let go
+        self._is_wal_full = False  # so large that common events are left out
+        self._is_hurried = False  # no one waits for the store any more
         self._is_closing = False
         self._is_closed = False
         self._latches_lock = threading.Lock()
@@ -163,7 +168,8 @@ class RunWriter:
         with self._changed:
             number = self._emitted + 1
             event = StoredEvent(number, now, kind, update, data, durable, kept)
-            if self._is_closing or not self._fits(event):
+            is_left_out = self._is_wal_full and kind in COMMON_KINDS
+            if self._is_closing or is_left_out or not self._fits(event):
                 self._count_lost(event)
                 return
             self._emitted = number
@@ -171,6 +177,13 @@ class RunWriter:
             self._queue_bytes += len(data)
         if durable:
             self._wait_until(lambda: self._tried >= number, DURABLE_SECONDS)
+
+    def hurry(self) -> None:
+        """From now on, have `emit` wait for nothing; a signal handler may call this.
+
+        What is emitted is still committed, as far as `close` has time for it.
+        """
+        self._is_hurried = True
 
     def flush(self, timeout: float = DURABLE_SECONDS) -> bool:
         """Wait until everything emitted so far is committed and synced; return whether it is.
@@ -227,10 +240,15 @@ class RunWriter:
             if self._failing_since is not None:
                 return
             self._wake.set()
-            self._changed.wait_for(
-                lambda: is_done() or self._failing_since is not None or not self._thread.is_alive(),
-                timeout,
-            )
+
+            def is_over() -> bool:
+                is_failing = self._failing_since is not None or not self._thread.is_alive()
+                return is_done() or is_failing or self._is_hurried
+
+            end = time.monotonic() + timeout
+            while (left := end - time.monotonic()) > 0:
+                if self._changed.wait_for(is_over, min(left, _HURRY_SECONDS)):
+                    return
 
     def _started(self) -> threading.Thread:
         thread = threading.Thread(target=self._run, name="run-writer", daemon=True)
@@ -316,7 +334,8 @@ class RunWriter:
             store.synchronous(must_sync)
             error = refused[-1] if refused else self._last_error
             store.beat(self._lost + len(refused), error or "")
-            if self._limit_bytes:
+            self._look_at_wal(store)
+            if self._limit_bytes and not self._is_wal_large:  # removing makes the WAL grow, too
                 store.thin(self._limit_bytes, _THINNING_SECONDS)
         if refused:
             with self._changed:
@@ -330,6 +349,33 @@ class RunWriter:
             self._is_recovering = False
             with self._latches_lock:
                 self._latches.note_recovery(self._updates_lost)
+
+    def _look_at_wal(self, store: StoreConnection) -> None:
+        """Have a large WAL emptied; report once that it cannot be, and once that it was."""
+        size = store.shrink_wal(LARGE_WAL_BYTES)
+        before = self._is_wal_large, self._is_wal_full
+        self._is_wal_large = size > LARGE_WAL_BYTES
+        self._is_wal_full = self._is_wal_large and 0 < self._limit_bytes < size
+        if (self._is_wal_large, self._is_wal_full) == before:
+            return
+        name, words = wal_of(self._path).name, f"{size >> 20} MiB"
+        if self._is_wal_full:
+            line = (
+                f"{name} has grown to {words}, more than the store may have, because a program "
+                "reads the store and does not let go of it: steps, decisions and transitions of "
+                "seeds are not stored until it does"
+            )
+            with self._changed:
+                self._last_error = line
+        elif self._is_wal_large:
+            line = (
+                f"{name} has grown to {words}, because a program reads the store and does not let "
+                "go of it; end that program's transaction"
+            )
+        else:
+            line = f"{name} is small again: no program holds the store any more"
+        self._tell(line)
+        store.write([_notice(line)])
 
     def _take_from_queue(self, number: int, syncs: int = 0) -> None:
         """Take off what was written, and let those who wait for it go on."""
@@ -377,10 +423,15 @@ def _what_is_known(seen: NonfiniteSighting) -> tuple[object, ...]:
 
 
 def _notice_of_recovery(since: float, error: str | None, lost: int) -> StoredEvent:
-    now = time.time()
-    text = f"the store is written again after {now - since:.1f} s ({error}); events lost: {lost}"
+    seconds = time.time() - since
+    return _notice(
+        f"the store is written again after {seconds:.1f} s ({error}); events lost: {lost}"
+    )
+
+
+def _notice(text: str) -> StoredEvent:
     notice = Notice(level="warning", text=text)
-    return StoredEvent(0, now, kind_of(notice), None, encode_payload(notice))
+    return StoredEvent(0, time.time(), kind_of(notice), None, encode_payload(notice))
 
 
 def _lost(number: int, error: str | None) -> str:

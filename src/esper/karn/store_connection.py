@@ -35,6 +35,7 @@ from esper.karn.run_tables import (
     thin,
 )
 from esper.karn.update_tables import write_rows
+from esper.karn.wal import wal_of
 from esper.leyline.durable_files import sync_directory
 from esper.leyline.telemetry import (
     EpisodesCompleted,
@@ -44,6 +45,9 @@ from esper.leyline.telemetry import (
 )
 
 BUSY_MILLISECONDS: Final = 2_000
+#: The WAL's file is cut back to this size whenever SQLite begins it again. It is begun again every
+#: 4 MB, unless someone reads.
+_USUAL_WAL_BYTES: Final = 16 << 20
 _THINNED_AT_ONCE: Final = 512
 #: The newest events, which a cockpit shows in full.
 _NEVER_THINNED: Final = 20_000
@@ -120,6 +124,7 @@ class StoreConnection:
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = FULL")
             connection.execute("PRAGMA fullfsync = ON")  # macOS has a sync that is none
+            connection.execute(f"PRAGMA journal_size_limit = {_USUAL_WAL_BYTES}").fetchall()
             # An older store may lack a table that was added.
             create_tables(connection, __version__, () if is_made else self._beat(0, ""))
             if not is_made:
@@ -275,6 +280,27 @@ class StoreConnection:
             connection.execute("COMMIT")
             if not is_more:
                 return
+
+    def shrink_wal(self, limit_bytes: int) -> int:
+        """Empty the WAL if it is beyond a size and no one reads it; return its size in bytes then.
+
+        SQLite begins a WAL again only at a moment without a reader, so one that never lets go makes
+        it grow. This does not wait for such a moment.
+
+        Raises:
+            sqlite3.Error, OSError: the store cannot be written.
+        """
+        connection = self._connection
+        assert connection is not None
+        wal = wal_of(self._path)
+        if (size := wal.stat().st_size) <= limit_bytes:
+            return size
+        connection.execute("PRAGMA busy_timeout = 0")
+        try:
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        finally:
+            connection.execute(f"PRAGMA busy_timeout = {BUSY_MILLISECONDS}")
+        return wal.stat().st_size
 
     def _used_bytes(self) -> int:
         assert self._connection is not None

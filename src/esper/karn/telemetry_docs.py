@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Final
 
+from esper.leyline.durable_files import write_output
 from esper.leyline.records import RECORDS, TelemetryRecord
 
 INDEX_NAME: Final = "README.md"
@@ -39,7 +40,7 @@ def write_pages(directory: Path) -> list[Path]:
     paths = []
     for name, text in pages.items():
         path = directory / name
-        path.write_text(text, encoding="utf-8")
+        write_output(path, text)
         paths.append(path)
     return paths
 

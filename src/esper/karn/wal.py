@@ -12,6 +12,8 @@ import sys
 from pathlib import Path
 from typing import Final
 
+#: A WAL beyond this size is one that a reader has not let go of for long.
+LARGE_WAL_BYTES: Final = 64 << 20
 _HEADER: Final = 32
 _FRAME_HEADER: Final = 24
 _MAGIC: Final = (0x377F0682, 0x377F0683)  # checksums are little-endian, big-endian

@@ -4,6 +4,8 @@
 
 The state is what `torch.save` wrote. The summary is JSON, and has what programs that never load
 torch need: how far the run had come, its settings, and its latches. Lengths are little-endian.
+
+Checkpoints of format 2 are read as well; `esper.leyline.unsealed_checkpoint` has their form.
 """
 
 import hashlib
@@ -16,6 +18,12 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from esper.leyline.telemetry import NonfiniteSighting
+from esper.leyline.unsealed_checkpoint import (
+    UNSEALED_FORMAT,
+    UnsealedCheckpoint,
+    read_unsealed,
+    scan_unsealed,
+)
 
 CHECKPOINTS_NAME: Final = "checkpoints"  # their folder in a run
 FORMAT: Final = 3
@@ -39,8 +47,9 @@ class CheckpointSummary(msgspec.Struct, frozen=True, kw_only=True):
         update: updates completed.
         episodes_done: episodes completed.
         update_was_good: whether everything in the last update was finite.
-        settings: all settings of the run, by name.
-        latches: the first sighting of each head, quantity and kind in the run, with its update.
+        settings: all settings of the run, by name; empty in format 2, which did not have them.
+        latches: the first sighting of each head, quantity and kind in the run, with its update;
+            empty as above.
     """
 
     format: int
@@ -49,6 +58,11 @@ class CheckpointSummary(msgspec.Struct, frozen=True, kw_only=True):
     update_was_good: bool = False
     settings: dict[str, Any] = {}
     latches: list[tuple[int, NonfiniteSighting]] = []
+
+    @property
+    def is_sealed(self) -> bool:
+        """Whether digests prove that every bit of the file is as it was written."""
+        return self.format != UNSEALED_FORMAT
 
 
 class NumberedCheckpoint(NamedTuple):
@@ -114,7 +128,7 @@ def read_summary(path: Path) -> CheckpointSummary:
     """Read the summary of a checkpoint; the state is neither read nor checked.
 
     Raises:
-        CheckpointError: it is damaged, or not of the format that this version writes.
+        CheckpointError: it is damaged, or of a format that this version does not read.
     """
     try:
         with path.open("rb") as file:
@@ -122,7 +136,10 @@ def read_summary(path: Path) -> CheckpointSummary:
             if size < _FOOTER.size:
                 raise _damaged(path)
             file.seek(size - _FOOTER.size)
-            length, digest = _footer(path, file.read(_FOOTER.size))[:2]
+            footer = file.read(_FOOTER.size)
+            if not footer.endswith(_MARK):
+                return _unsealed(path, scan_unsealed(file))
+            length, digest = _footer(path, footer)[:2]
             if length > size - _FOOTER.size:
                 raise _damaged(path)
             file.seek(size - _FOOTER.size - length)
@@ -134,8 +151,10 @@ def read_summary(path: Path) -> CheckpointSummary:
 def read_checkpoint(path: Path) -> tuple[memoryview, CheckpointSummary]:
     """Read a checkpoint whose every bit is as it was written; return its state and its summary.
 
+    One of format 2 has a CRC-32 of each part of its state instead of a digest.
+
     Raises:
-        CheckpointError: it is damaged, or not of the format that this version writes.
+        CheckpointError: it is damaged, or of a format that this version does not read.
     """
     try:
         data = path.read_bytes()
@@ -158,6 +177,11 @@ def parse_checkpoint(content: bytes, path: Path) -> tuple[memoryview, Checkpoint
     end = len(data) - _FOOTER.size
     if end < 0:
         raise _damaged(path)
+    if bytes(data[-len(_MARK) :]) != _MARK:
+        unsealed = read_unsealed(data)
+        if unsealed is None:
+            raise _damaged(path)
+        return memoryview(unsealed[0]), _unsealed(path, unsealed[1])
     length, summary_digest, digest = _footer(path, data[end:])
     if length > end or hashlib.sha256(data[: end + _BEFORE_DIGEST]).digest() != digest:
         raise _damaged(path)
@@ -196,6 +220,22 @@ def check_number(path: Path, update: int, actual: int) -> None:
         )
 
 
+def unsealed_sentence(path: Path) -> str:
+    """Return the sentence about a checkpoint of format 2 that is used."""
+    return (
+        f"{path} was written by an older Esper and has no digest: damage was looked for by the "
+        "CRC-32 of its parts only"
+    )
+
+
+def _unsealed(path: Path, found: UnsealedCheckpoint | None) -> CheckpointSummary:
+    if found is None:
+        raise _damaged(path)
+    return CheckpointSummary(
+        format=UNSEALED_FORMAT, update=found.update, episodes_done=found.episodes_done
+    )
+
+
 def _footer(path: Path, data: bytes | memoryview) -> tuple[int, bytes, bytes]:
     length, summary_digest, digest, mark = _FOOTER.unpack(data)
     if mark != _MARK or length > _LONGEST_SUMMARY:
@@ -219,6 +259,5 @@ def _summary(path: Path, text: bytes | memoryview, digest: bytes) -> CheckpointS
 
 def _damaged(path: Path) -> CheckpointError:
     return CheckpointError(
-        f"the checkpoint {path} is damaged, or was written by an older Esper: its digest is not "
-        "that of its content"
+        f"the checkpoint {path} is damaged: its digest is missing or not that of its content"
     )

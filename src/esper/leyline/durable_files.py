@@ -76,3 +76,20 @@ def replace_file(path: Path, parts: Iterable[bytes], partial: Path | None = None
             os.unlink(partial)
         raise
     sync_directory(path.parent)
+
+
+def write_output(path: Path, text: str) -> None:
+    """Write a file that a user asked for: all of it, or what was there before stays.
+
+    A device, a pipe and whatever else is no regular file is written to as it is. A link stays a
+    link.
+
+    Raises:
+        OSError: the disk does not take it; nothing is left behind.
+    """
+    data = text.encode("utf-8", "backslashreplace")  # names of files can hold what is no text
+    if path.exists() and not path.is_file():
+        with path.open("wb") as file:
+            file.write(data)
+        return
+    replace_file(path.resolve(), [data])

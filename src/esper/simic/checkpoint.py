@@ -53,6 +53,7 @@ class Checkpoint:
     settings: Mapping[str, Any] = field(default_factory=dict)  # of the run, by name
     #: The first sighting of each head, quantity and kind in the run, with its update.
     latches: list[tuple[int, NonfiniteSighting]] = field(default_factory=list)
+    is_sealed: bool = True  # its file had digests; those of format 2 had none
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ class PassedOver:
 
 
 #: The fields of a checkpoint that stand in its summary, and not in its state.
-_OF_SUMMARY = ("update", "episodes_done", "update_was_good", "settings", "latches")
+_OF_SUMMARY = ("update", "episodes_done", "update_was_good", "settings", "latches", "is_sealed")
 
 
 def save_checkpoint(
@@ -199,11 +200,13 @@ def load_checkpoint(path: Path, device: "torch.device") -> Checkpoint:
     """Read a checkpoint whose every bit is as it was written.
 
     Raises:
-        CheckpointError: it is damaged, or of a format that this version does not know.
+        CheckpointError: it is damaged, or of a format that this version does not read.
     """
     data, summary = read_checkpoint(path)
     try:
         state = load_values(data, device)
+        if not summary.is_sealed:
+            state = _without_summary(state, summary)
         of_summary = {name: getattr(summary, name) for name in _OF_SUMMARY}
         checkpoint = Checkpoint(**of_summary, **state)
     except (TorchFileError, TypeError) as error:
@@ -211,3 +214,11 @@ def load_checkpoint(path: Path, device: "torch.device") -> Checkpoint:
     if not isinstance(checkpoint.agent, dict):
         raise CheckpointError(f"the checkpoint {path} holds no agent")
     return checkpoint
+
+
+def _without_summary(state: Any, summary: CheckpointSummary) -> dict[str, Any]:
+    """Return the state of a checkpoint of format 2 without what its summary has."""
+    said = ("format", "update", "episodes_done")
+    if not isinstance(state, dict) or any(state.get(key) != getattr(summary, key) for key in said):
+        raise TorchFileError("it is not of the format that it begins with")
+    return {key: value for key, value in state.items() if key not in said}

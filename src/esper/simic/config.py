@@ -35,6 +35,8 @@ RESUMABLE_SETTINGS = (
     "store_megabytes",
     "inject",
 )
+#: Of these, what the configs of older runs lack, whose checkpoints do not name their settings.
+_LATER_SETTINGS = ("store_megabytes",)
 #: Bytes of a settings file that are read at most.
 _LONGEST_FILE = 1 << 20
 #: What the drivers make where torch can find a GPU: NVIDIA's, AMD's, and that of Windows.
@@ -307,13 +309,16 @@ def load_config(path: Path, known: Collection[str] | None = None) -> TrainingCon
     Args:
         path: the file.
         known: names of the settings that it must have, as the run itself recorded them; by default
-            all. Those that came with a later version of Esper have their defaults.
+            all but `_LATER_SETTINGS`. Those that came with a later version of Esper have their
+            defaults.
 
     Raises:
         ConfigError: the file is missing, not TOML, lacks a setting, or names what is no setting.
     """
     values = read_config(path)
-    required = [name for name in setting_names() if known is None or name in known]
+    if known is None:
+        known = set(setting_names()) - set(_LATER_SETTINGS)
+    required = [name for name in setting_names() if name in known]
     missing = [name for name in required if name not in values]
     if missing:
         raise ConfigError(

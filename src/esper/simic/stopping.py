@@ -6,7 +6,7 @@ ask it to stop at once: the batch under way is given up, and what was learnt bef
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
@@ -27,6 +27,15 @@ class StopRequest:
         self.requested = False
         self.at_once = False
         self._is_interruptible = False
+        self._callbacks: list[Callable[[], None]] = []
+
+    def when_at_once(self, callback: Callable[[], None]) -> None:
+        """Have a function called when this is to stop at once.
+
+        Args:
+            callback: called by the signal handler, so it may set flags and nothing else.
+        """
+        self._callbacks.append(callback)
 
     def handle(self, number: int, _frame: FrameType | None) -> None:
         """Note the request that a signal makes.
@@ -45,6 +54,8 @@ class StopRequest:
             _note("stopping after the current update; a second Ctrl-C stops at once")
             return
         self.at_once = True
+        for callback in self._callbacks:
+            callback()
         _note("stopping at once: the batch under way is given up")
         if self._is_interruptible:
             raise StoppedAtOnce

@@ -19,7 +19,9 @@ from esper.growth.tasks import load_task
 from esper.leyline.checkpoint_file import (
     CHECKPOINTS_NAME,
     CheckpointError,
+    checkpoint_path,
     newest_whole,
+    unsealed_sentence,
 )
 from esper.leyline.heads import BLUEPRINT_CHOICES, HEAD_CHOICES, HEAD_SIZES, SLOT_CHOICES
 from esper.leyline.sighting_words import what_words
@@ -179,6 +181,9 @@ class Trainer:
         if checkpoint is not None:
             source = f"the checkpoint of update {checkpoint.update}"
             check_same_settings(config, checkpoint.settings, source)
+            if not checkpoint.is_sealed:
+                path = checkpoint_path(self._folder, checkpoint.update)
+                self._tell(unsealed_sentence(path), "warning")
         self._threads = self._choose_threads(checkpoint)
         shape = self._divided(config.environments).env.single_observation_space.shape
         assert shape is not None

@@ -28,6 +28,7 @@ from esper.karn.sanctum.widgets.palette import TERMINAL, Palette
 from esper.karn.sanctum.widgets.policy_panel import render_policy
 from esper.karn.sanctum.widgets.run_header import FULL_HEIGHT, render_header
 from esper.karn.sanctum.widgets.tamiyo_brain.action_heads_panel import render_heads
+from esper.leyline.durable_files import write_output
 
 if TYPE_CHECKING:
     from textual.pilot import Pilot
@@ -160,6 +161,7 @@ def export_frame(
 
     Raises:
         PictureError: the suffix is none of those, or there is no such folder.
+        OSError: the file cannot be written.
     """
     check_picture(path)
     from esper.karn.sanctum.app import SanctumApp  # printing a frame does without Textual
@@ -171,7 +173,7 @@ def export_frame(
         settings=Settings(theme=theme, reduced_motion=True, bell=False, ascii=ascii_only),
     )
     picture, view = asyncio.run(_picture(app, size, screen, _WRITERS[path.suffix]))
-    path.write_text(picture, encoding="utf-8")
+    write_output(path, picture)
     return view
 
 

@@ -35,6 +35,7 @@ class Frame:
     is_behind: bool = False  # there is more to take in: poll again without waiting
     #: Why a light that is not lit is not known to be dark, although the store can be read.
     store_doubt: str | None = None
+    wal_bytes: int = 0  # size of the WAL of a store that is being written
 
     @property
     def doubt(self) -> str | None:
@@ -140,7 +141,8 @@ class RunFollower:
         if self._error is not None and (is_in_doubt or not snapshot.last_event_id):
             status = RunStatus(StatusKind.UNREADABLE, None, self._error)
         doubt = None if self._is_behind else self._doubt(status)
-        return Frame(snapshot, status, self._error, self._is_behind, doubt)
+        wal_bytes = 0 if status.is_over else self._reader.wal_bytes()
+        return Frame(snapshot, status, self._error, self._is_behind, doubt, wal_bytes)
 
     def catch_up(self) -> Frame:
         """Poll until there is nothing more to take in."""

@@ -18,6 +18,7 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
+from esper.leyline.durable_files import replace_file
 from esper.leyline.heads import HEAD_CHOICES, HEAD_NAMES
 from esper.tamiyo.policy import RecurrentPolicy
 
@@ -59,11 +60,14 @@ def save_policy(
         features: names of the entries of its observation, in order.
         episodes: it has learnt from.
         folder: to write into.
+
+    Raises:
+        OSError: the disk does not take it; what was there before stays.
     """
     meaning = {"features": list(features), "heads": _heads(), "episodes": episodes}
     metadata = {name: json.dumps(value) for name, value in meaning.items()}
     # not save_file, which lets nobody but its owner read what it writes
-    (folder / POLICY_NAME).write_bytes(save(policy.state_dict(), metadata=metadata))
+    replace_file(folder / POLICY_NAME, [save(policy.state_dict(), metadata=metadata)])
 
 
 def load_shipped_policy(features: Sequence[str], folder: Path = SHIPPED) -> ShippedPolicy:
@@ -82,7 +86,7 @@ def load_shipped_policy(features: Sequence[str], folder: Path = SHIPPED) -> Ship
         with safe_open(path, framework="pt") as file:
             meaning = {name: json.loads(text) for name, text in (file.metadata() or {}).items()}
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError, ValueError) as error:
+    except (OSError, SafetensorError, ValueError, RecursionError) as error:
         raise ShippedPolicyError(f"the shipped policy {path} cannot be read: {error}") from error
     for what, here in (("features", list(features)), ("heads", _heads())):
         if meaning.get(what) != here:
@@ -92,13 +96,19 @@ def load_shipped_policy(features: Sequence[str], folder: Path = SHIPPED) -> Ship
             )
     if "features.weight" not in state or "lstm.weight_hh_l0" not in state:
         raise ShippedPolicyError(f"{path} holds no policy of Tamiyo")
-    policy = RecurrentPolicy(
-        len(features),
-        feature_size=state["features.weight"].shape[0],
-        lstm_size=state["lstm.weight_hh_l0"].shape[1],
-    )
-    policy.load_state_dict(state)
-    return ShippedPolicy(policy, folder / CONFIG_NAME, int(meaning["episodes"]))
+    try:
+        policy = RecurrentPolicy(
+            len(features),
+            feature_size=state["features.weight"].shape[0],
+            lstm_size=state["lstm.weight_hh_l0"].shape[1],
+        )
+        policy.load_state_dict(state)
+        episodes = int(meaning["episodes"])
+    except (RuntimeError, IndexError, KeyError, TypeError, ValueError) as error:
+        raise ShippedPolicyError(
+            f"the shipped policy {path} is damaged: its parts do not fit together"
+        ) from error
+    return ShippedPolicy(policy, folder / CONFIG_NAME, episodes)
 
 
 _WORDS = {"features": "observations", "heads": "choices of its heads"}
