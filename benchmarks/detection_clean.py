@@ -77,11 +77,13 @@ def run_sequence(stage: Stage, turn: int) -> Verdict | None:
     complaint = None
     for number in range(updates):
         stage.plan_again()
-        complaint = complaint_of_clean(stage.update())
+        result = stage.update()
+        complaint = complaint_of_clean(result)
         free = background in (ordinary, forbidden_logits_are_minus_infinity, known_saturated_bias)
         is_due = background is not overflowing_loss_scale and (
             (free and stage.config.amp != "fp16") or number > 0
         )
+        is_due = is_due and not result.minibatches_rescaled
         if complaint is None and is_due and stage.passes > 1:
             complaint = FALSE_ALARM, f"update {number + 1} made {stage.passes} passes"
         if complaint:

@@ -69,7 +69,7 @@ def test_skipping_goes_on_and_says_so(train: Train) -> None:
     assert ending.status == "finished"
     (taken,) = log.of(InterventionTaken)
     assert (taken.update, taken.action, taken.reason) == (2, "skip", "--on-nonfinite skip")
-    assert taken.cause == "op logits nan and 3 more"
+    assert taken.cause == "op NaN in logits and 3 more"
     assert [update.update for update in log.of(PPOUpdatePayload)] == [1, 2, 3]
 
 
@@ -88,7 +88,7 @@ def test_a_run_that_stays_bad_rolls_back_and_then_halts(train: Train, tmp_path: 
     assert actions == ["skip", "rollback", "rollback", "halt"]
     assert ending.status == "halted"
     assert ending.reason == (
-        "update 4 was not finite: op logits nan and 3 more; 2 rollbacks in a row did not help"
+        "update 4 was not finite: op NaN in logits and 3 more; 2 rollbacks in a row did not help"
     )
     assert log.payloads[-1] == ending
     assert weights_after(tmp_path, 4).isfinite().all()

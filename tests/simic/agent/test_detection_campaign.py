@@ -48,6 +48,19 @@ def test_nothing_is_missed_invented_or_misnamed() -> None:
     assert {background.__name__ for background in HOSTILE} <= names
 
 
+#: Cases of longer campaigns that were once judged wrongly.
+MENDED = (
+    *(7000862, 7001003, 7001846, 7001869, 7002726, 7005579, 7006545, 7007088, 7007679, 7009808),
+    *(7009956, 8000202, 8000415, 8000469, 8000731, 8000829, 8000831, 8000869, 8000943, 8001503),
+    8001891,
+)
+
+
+@pytest.mark.parametrize("number", MENDED)
+def test_what_was_mended_stays_right(number: int) -> None:
+    assert run_case(number).complaint == ""
+
+
 def test_a_failure_is_printed_with_its_number_and_sets_the_exit_code(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

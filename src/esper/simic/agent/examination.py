@@ -556,9 +556,20 @@ class _Examination:
             mine = (anatomy.owner == owner) & (parameters > 0)
             choices = anatomy.choice[mine].unique()
             for index in reversed(range(len(self._hosts))):
-                if index not in looks or not _shows(looks[index], owner, choices):
+                if index not in looks:
+                    break
+                # Gradients that the loss scale explains are none of their own, but may show it.
+                first, second = self._first.minibatches[index], self._second.minibatches[index]
+                broke_backward = bool(excess(first["gradient"], second["gradient"]).any())
+                if not (broke_backward or _shows(looks[index], owner, choices)):
                     break
                 births[mine] = index
+        # A broken moment breaks its parameter in the first step that is taken.
+        figures = self._first.figures
+        stepped = (~(figures.bad | figures.overflow | figures.stopped)).nonzero()
+        if len(stepped):
+            by_moments = (self._start.moments > 0) & (parameters > 0)
+            births[by_moments] = births[by_moments].clamp(max=int(stepped[0]) + 1)
         return births
 
     def _only_first(self, index: int) -> Codes:
@@ -569,6 +580,13 @@ class _Examination:
             codes = {
                 name: values.masked_fill(second.minibatches[index][name] > 0, 0)
                 for name, values in codes.items()
+            }
+        elif any(bool(values.any()) for values in _forward_only(codes).values()):
+            # A forward pass that differs gives other kinds to gradients that broke in both.
+            codes |= {
+                name: codes[name].masked_fill(second.minibatches[index][name] > 0, 0)
+                for name in BACKWARD
+                if name in codes
             }
         is_ordinary = bool(first.figures.overflow[index]) and (
             self._parted(index) or first.loss_scales[index] != second.loss_scales[index]
@@ -588,7 +606,7 @@ class _Examination:
 
 
 def _shows(codes: Codes, owner: int, choices: Tensor) -> bool:
-    """Return whether a minibatch may have been computed with a broken parameter.
+    """Return whether the forward pass of a minibatch may have met a broken parameter.
 
     Args:
         codes: of the minibatch.
@@ -597,13 +615,10 @@ def _shows(codes: Codes, owner: int, choices: Tensor) -> bool:
     """
     trunk = (codes["trunk"] > 0).any(2)  # [T, n]
     if owner == TRUNK:
-        shown = bool(trunk.all())
-    elif owner == CRITIC:
-        shown = bool(((codes["value"] > 0) | trunk).all())
-    else:
-        shown = bool(trunk.all() or (codes["logits"][..., choices] > 0).flatten(0, 1).any(0).all())
-    gradient = codes.get("gradient")
-    return shown or (gradient is not None and bool(gradient.any()))
+        return bool(trunk.all())
+    if owner == CRITIC:
+        return bool(((codes["value"] > 0) | trunk).all())
+    return bool(trunk.all() or (codes["logits"][..., choices] > 0).flatten(0, 1).any(0).all())
 
 
 def _forward_only(codes: Codes) -> Codes:
