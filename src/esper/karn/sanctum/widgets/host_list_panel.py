@@ -75,11 +75,14 @@ class HostListPanel(ChoicePanel):
     ABOUT = "choose one"
 
     def part(self, view: View) -> object:
-        return view.snapshot.hosts, view.snapshot.run.update
+        return view.snapshot.hosts, view.snapshot.run.update, largest_class(view.snapshot.run)
 
-    def show(self, view: View) -> None:
-        super().show(view)
-        compared = largest_class(view.snapshot.run)
+    def redraw(self) -> None:
+        """Draw the last view again, and what its accuracies compare with at the width of now."""
+        super().redraw()
+        if self._view is None or self.size.width < 1:
+            return
+        compared = largest_class(self._view.snapshot.run)
         is_narrow = self.size.width < len(f"Hosts · {compared}")
         self.note(compared.replace(" class", "") if is_narrow else compared)
 

@@ -156,12 +156,14 @@ class PolicyPanel(Panel):
         run = view.snapshot.run
         return view.snapshot.training, run.update, run.task, run.steps
 
-    def show(self, view: View) -> None:
-        """Show another view, and where there is no chart what its score compares with."""
-        super().show(view)
+    def redraw(self) -> None:
+        """Draw the last view again, and where there is no chart what its score compares with."""
+        super().redraw()
         region = self.scrollable_content_region
+        if self._view is None or region.width < 1 or region.height < 1:
+            return
         is_charted = fits(len(_FIGURES), region.width, region.height - 1)
-        guides = {} if is_charted else guides_on_score(view.snapshot.run)
+        guides = {} if is_charted else guides_on_score(self._view.snapshot.run)
         self.note(", ".join(f"{name} {value:.2f}" for name, value in guides.items()))
 
     def draw(self, view: View, width: int, height: int, palette: Palette) -> Text:
