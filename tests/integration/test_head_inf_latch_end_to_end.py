@@ -171,17 +171,15 @@ def final_weights(run_dir: Path) -> list[torch.Tensor]:
     (run,) = run_dir.iterdir()
     newest = sorted((run / "checkpoints").glob("*.pt"))[-1]
     checkpoint = load_checkpoint(newest, torch.device("cpu"))
-    assert checkpoint.update == 4
+    assert checkpoint.update == 2
     return [*checkpoint.agent["policy"].values(), checkpoint.agent["action_generator"]]
 
 
-@pytest.mark.parametrize("hosts", [2, 16], ids=["one process", "two processes"])
-def test_a_resumed_run_is_the_same_run_bit_for_bit(
-    esper: Esper, hosts: int, tmp_path: Path
-) -> None:
-    sizes = ("--envs", str(hosts), "--steps", "4")
+def test_a_resumed_run_is_the_same_run_bit_for_bit(esper: Esper, tmp_path: Path) -> None:
+    hosts = 16  # in two processes
+    sizes = ("--envs", str(hosts), "--steps", "3")
     drill = ("--inject", "slot:nan@1")
-    half, whole = str(2 * hosts), str(4 * hosts)
+    half, whole = str(hosts), str(2 * hosts)
     straight = esper("ppo", "--episodes", whole, *sizes, *drill, "--run-dir", "straight")
     assert straight.returncode == 0, straight.stderr
     assert esper("ppo", "--episodes", half, *sizes, *drill, "--run-dir", "split").returncode == 0

@@ -173,7 +173,7 @@ def test_the_same_seed_gives_the_same_figures(few_rivals: None) -> None:
     def once(seed: int) -> dict[str, Any]:
         told = evaluate(
             [trained()],
-            episodes=3,
+            episodes=2,
             against=("none", "random", "same-architecture"),
             seed=seed,
             say=lambda _: None,

@@ -11,6 +11,7 @@ from synthetic_run import STEPS, payloads_of_a_step, payloads_of_an_end, start_o
 
 from esper.karn.run_store import RunWriter
 from esper.karn.sanctum.capture import render_once
+from esper.karn.sanctum.schema import MachineState
 from esper.karn.sanctum.watch import RunWatch
 from esper.leyline.telemetry import NonfiniteSighting, PPOUpdatePayload
 
@@ -46,7 +47,8 @@ def payloads_of_an_hour(updates):
 
 def of_the_events(snapshot):
     """Return a snapshot without what the heartbeat tells, which comes when it comes."""
-    return replace(snapshot, run=replace(snapshot.run, pid=None, process_start_time=None))
+    run = replace(snapshot.run, pid=None, process_start_time=None)
+    return replace(snapshot, run=run, machine=MachineState())
 
 
 def soak(run, updates):
