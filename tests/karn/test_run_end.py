@@ -14,6 +14,7 @@ from esper.karn.run_commands import run_command
 from esper.karn.run_end import closing_lines
 from esper.karn.run_store import RunWriter, create_run, find_run
 from esper.leyline.score_guides import GUIDED_STEPS, GUIDED_TASK, GUIDES, guides_of
+from esper.simic.config import TrainingConfig
 
 
 @pytest.fixture(autouse=True)
@@ -98,3 +99,17 @@ def test_the_guides_are_those_of_the_shipped_evaluation():
     names = ("none", "random", "heuristic", "agent")
     assert list(GUIDES.values()) == [pytest.approx(means[name], abs=5e-4) for name in names]
     assert guides_of("digits", GUIDED_STEPS) == guides_of(GUIDED_TASK, 5) == {}
+
+
+@pytest.mark.parametrize(("settings", "grows"), [({"task": "digits"}, True), ({}, False)])
+def test_the_task_comes_from_the_checkpoint_where_the_store_does_not_know_it(settings, grows):
+    run = create_run(Path("runs"), "lost")
+    with RunWriter(run):
+        pass
+    write_empty_checkpoint(run, 1, episodes_done=2, **settings_of(settings))
+    commands = [line for line in closing_lines(run) if "esper grow" in line]
+    assert [" --task digits " in line for line in commands] == [True] * grows
+
+
+def settings_of(settings):
+    return {"config": TrainingConfig(**settings)} if settings else {}

@@ -44,8 +44,11 @@ def _next_commands(run: Path, frame: Frame) -> list[str]:
     checkpoint = newest_whole(run / CHECKPOINTS_NAME).summary
     if checkpoint is not None:
         commands.append(run_command(run, "esper", "eval"))
-        grow = ("grow", "--task", state.task, "--out", _OUT, "--policy")
-        commands.append(run_command(run, "esper", *grow))
+        # A store that could not be written may not know the task.
+        task = state.task or checkpoint.settings.get("task")
+        if isinstance(task, str) and task:
+            grow = ("grow", "--task", task, "--out", _OUT, "--policy")
+            commands.append(run_command(run, "esper", *grow))
     done = checkpoint.episodes_done if checkpoint else 0
     is_done = done >= state.episodes > 0
     more = ("--episodes", 2 * state.episodes) if is_done else ()
