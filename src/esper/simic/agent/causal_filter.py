@@ -133,7 +133,7 @@ class _Search:
 
     def has_bad_weights(self, owner: int) -> bool:
         """Return whether an owner has a broken weight that derivatives are multiplied by."""
-        return bool((self._weights(owner) > 0).any())
+        return bool((self._weights() & (self.anatomy.owner == owner)).any())
 
     def has_infinite_weights(self, owner: int) -> bool:
         """Return whether an owner has a weight of Inf that may have broken a forward pass.
@@ -141,18 +141,19 @@ class _Search:
         A NaN breaks every place. An Inf breaks those in which it meets a 0 or another Inf; in the
         others it may saturate a gate.
         """
-        weights = self._weights(owner)
-        return bool(((weights > 0) & (weights != KINDS.index("nan"))).any())
+        suspects = (self.anatomy.owner == owner) & ~self.around.saturating
+        is_nan = self.around.parameters == KINDS.index("nan")
+        return bool((self._weights() & suspects & ~is_nan).any())
 
-    def _weights(self, owner: int) -> Tensor:
-        """Return the codes of an owner's weights that do not merely saturate."""
-        start, found = 0, []
+    def _weights(self) -> Tensor:
+        """Return which parameters are broken and no biases, bool `[P]`."""
+        found = self.around.parameters > 0
+        start = 0
         for name, end in zip(self.anatomy.names, self.anatomy.bounds, strict=True):
-            if "bias" not in name:
-                mine = (self.anatomy.owner == owner) & ~self.around.saturating
-                found.append(self.around.parameters[start:end][mine[start:end]])
+            if "bias" in name:
+                found[start:end] = False
             start = end
-        return torch.cat(found)
+        return found
 
     def has_bad_parameters(self, owner: int) -> bool:
         """Return whether an owner has a broken parameter that may have broken a forward pass."""
