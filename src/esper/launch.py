@@ -383,7 +383,7 @@ def train_in_front(run: HeldRun) -> int:
 def _end_at_once(code: int) -> NoReturn:
     """End the process, in which everything is written and closed, without taking PyTorch down.
 
-    That takes another 2 s, which whoever sent a SIGTERM may not wait.
+    That takes another 2 s, longer than the sender of a SIGTERM may wait.
     """
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError, AttributeError):
@@ -415,7 +415,7 @@ def train_child(directory: Path, lock: int | None) -> int:
         outcome = _train(run, config, log, log, troubles)
         if not outcome.is_hurried:
             for line in _closing_lines(directory):
-                log.say(line)  # for whoever detached, and reads the log when it is over
+                log.say(line)  # a detached user reads the log later
     is_stopped = outcome.ending.status == "stopped" and outcome.code != EXIT_CODE_INCOMPLETE
     code = 0 if is_stopped else outcome.code
     if outcome.is_hurried:

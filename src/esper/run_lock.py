@@ -1,4 +1,4 @@
-"""The lock of a run: one process trains it, whoever else would like to."""
+"""The lock of a run: one process trains it, and no other can."""
 
 import fcntl
 from pathlib import Path

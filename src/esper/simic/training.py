@@ -96,13 +96,13 @@ def train(
         # Whatever ends the process, the run says so; only a fault of the program goes on up.
         update, episodes_done = trainer.done if trainer else done_on_disk(run)
         interrupted = isinstance(error, KeyboardInterrupt)
-        robbed = isinstance(error, HostProcessError)
+        worker_died = isinstance(error, HostProcessError)
         reason = f"{type(error).__name__}: {error}"
         if interrupted and trainer is not None:
             trainer.keep_last()
         if isinstance(error, StoppedAtOnce):
             reason = "asked to stop before training began; it can be resumed"
-        elif interrupted or robbed:
+        elif interrupted or worker_died:
             reason = f"{'interrupted' if interrupted else error}; the batch under way is lost"
         elif isinstance(error, ValueError):
             reason = str(error)
@@ -113,7 +113,7 @@ def train(
             reason=reason,
         )
         progress.say(f"{ending.status}: {ending.reason}")
-        if not (interrupted or robbed):
+        if not (interrupted or worker_died):
             raise
     finally:
         writer.emit(ending, durable=True)
