@@ -117,7 +117,7 @@ class Figures:
     def is_clock_right(self) -> bool:
         """Return whether Adam counted as many steps as were taken."""
         taken = len(self.bad) - int((self.bad | self.overflow | self.stopped).sum())
-        return self.state_after[4] == self.state_before[4] + taken
+        return self.state_after[-2] == self.state_before[-2] + taken
 
     @property
     def is_suspicious(self) -> bool:
@@ -146,8 +146,8 @@ class Trace:
 
 def is_sound(state: tuple[float, ...]) -> bool:
     """Return whether an optimizer can go on from a state with these `state_figures`."""
-    *_, least, step, loss_scale = state
-    return all(map(isfinite, state)) and least >= 0 and step >= 0 and loss_scale >= 1
+    *_, least_second_moment, _, step, loss_scale = state
+    return all(map(isfinite, state)) and least_second_moment >= 0 <= step and loss_scale >= 1
 
 
 @torch.no_grad()
@@ -164,19 +164,19 @@ def state_figures(
             that is of another kind now, or finite, makes a figure NaN.
 
     Returns:
-        Norms of the parameters and of both moments (in float64: those of finite values are finite),
-        the least second moment, Adam's step counter, and the loss scale: float64, `[6]`.
+        The least and the largest of the parameters, of the first and of the second moments (both
+        finite if and only if all are; 0 before Adam's first step), Adam's step counter, and the
+        loss scale: `[8]`.
     """
     if known is not None:
         is_known = known > 0
         changed = is_known & (code_of(flat) != known)
         flat = flat.masked_fill(is_known, 0.0).masked_fill(changed, torch.nan)
-    norms = [torch.linalg.vector_norm(flat, dtype=torch.float64)]
+    extremes = torch.aminmax(flat)
     if not state:
-        return torch.stack((*norms, *norms[0].new_zeros(4), loss_scale))
-    first, second = state["exp_avg"], state["exp_avg_sq"]
-    norms += [torch.linalg.vector_norm(part, dtype=torch.float64) for part in (first, second)]
-    return torch.stack((*norms, second.amin(), state["step"].to(flat.device), loss_scale))
+        return torch.stack((*extremes, *flat.new_zeros(5), loss_scale))
+    first, second = torch.aminmax(state["exp_avg"]), torch.aminmax(state["exp_avg_sq"])
+    return torch.stack((*extremes, *first, *second, state["step"].to(flat.device), loss_scale))
 
 
 def _measured(
@@ -184,10 +184,9 @@ def _measured(
 ) -> Tensor:
     """Return what is measured of minibatches of one size, a row for each, on the device.
 
-    A row is `_AT_ONCE`, `_AFTERWARDS`, then `_BY_HEAD` by head. All of it is finite if and only if
-    everything that it is made of is: sums that could overflow are taken in float64, and whatever
-    stands for "none" is finite. Done for all minibatches at once, since small operations cost
-    their call.
+    A row is `_AT_ONCE`, `_AFTERWARDS`, then `_BY_HEAD` by head. All of it is finite only if
+    everything that it is made of is; what stands for "none" is finite. Done for all minibatches at
+    once, since small operations cost their call.
 
     Args:
         traces: of the minibatches.
@@ -225,23 +224,21 @@ def _measured(
         (entropies * most_entropy).sum(3).mean((1, 2)),
         ((joint_ratio - 1).abs() > config.clip_range).float().mean((1, 2)),
         joint_ratio.new_full((len(traces),), joint_ratio[0].numel()),
-        silent_sum(
-            stacked(t.output.logits for t in terms),
-            stacked(t.output.state[0] + t.output.state[1] for t in terms),
-        ),
+        silent_sum(terms),
     )  # each [m]
     at_once = stacked(trace.at_once for trace in traces)
     return torch.cat((at_once, torch.stack(afterwards, dim=1), torch.cat(by_head, dim=1)), dim=1)
 
 
-def silent_sum(logits: Tensor, state: Tensor) -> Tensor:
+def silent_sum(terms: Sequence[MinibatchTerms]) -> Tensor:
     """Return the sum of what may break without any loss showing it, of each minibatch: `[m]`.
 
-    Those are the logits that count for nothing, and the recurrent state behind the last step.
+    Those are the logits that count for nothing, and the recurrent state behind the last step. A
+    sum of finite values that overflows costs a look at them, so the faster float32 does.
     """
-    return logits.flatten(1).sum(1, dtype=torch.float64) + state.flatten(1).sum(
-        1, dtype=torch.float64
-    )
+    logits = torch.stack([each.output.logits for each in terms])
+    states = torch.stack([state for each in terms for state in each.output.state])  # [2 m, …]
+    return logits.flatten(1).sum(1) + states.view(len(terms), -1).sum(1)
 
 
 @torch.no_grad()
@@ -270,7 +267,7 @@ def bring_to_host(
     Args:
         traces: of its minibatches.
         extra: of the whole update, on the device: the critic's explained variance and the sum of
-            what the preparation computed, both scalars; `state_figures` before and after, `[6]`.
+            what the preparation computed, both scalars; `state_figures` before and after, `[8]`.
         config: the clip range.
         parameters: of the policy.
         heads: their names.

@@ -45,4 +45,4 @@ class FiniteCheck:
         Args:
             total: the sum of loss, divergence and gradient norm, a scalar.
         """
-        return (total - total) != 0  # inf - inf is NaN, and NaN is unequal to everything
+        return (total - total).isnan()  # inf - inf is NaN

@@ -557,12 +557,12 @@ def _learnable(rollout: Rollout) -> Tensor:
 
 @torch.no_grad()
 def _sum_of(outputs: Sequence[PolicyOutput]) -> Tensor:
-    """Return the float64 sum of all that the policy returned, finite if and only if all of it is.
+    """Return the sum of all that the policy returned, finite only if all of it is.
 
     In one tensor first: small operations cost their call.
     """
     parts = [part for output in outputs for part in (output.logits, output.values, *output.state)]
-    return torch.cat([part.reshape(-1) for part in parts]).sum(dtype=torch.float64)
+    return torch.cat([part.reshape(-1) for part in parts]).sum()
 
 
 def _detached(output: PolicyOutput) -> PolicyOutput:
