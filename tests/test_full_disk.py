@@ -96,14 +96,6 @@ def test_nothing_is_left_of_a_network_that_cannot_be_written(
     assert not [*(tmp_path / "out").iterdir(), *(tmp_path / "temporary").iterdir()]
 
 
-def test_pages_of_records_that_cannot_be_written_are_one_sentence(
-    run: Callable[..., Ended], tmp_path: Path
-) -> None:
-    (tmp_path / "out" / "README.md").write_text("as it was")
-    assert run("telemetry", "--write-docs", "out")[0] == 2
-    assert [path.read_text() for path in (tmp_path / "out").iterdir()] == ["as it was"]
-
-
 def test_nothing_is_left_of_a_run_that_cannot_begin(
     run: Callable[..., Ended], tmp_path: Path
 ) -> None:

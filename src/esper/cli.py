@@ -29,6 +29,7 @@ from esper.commands.sanctum import sanctum_parser, serve_parser
 from esper.commands.telemetry import add_telemetry
 from esper.karn.terminal import shows_signs
 from esper.leyline.command_lines import command_line
+from esper.leyline.errors import EsperError
 from esper.leyline.plain_text import printable
 
 #: A fault of the program itself ended a report.
@@ -53,9 +54,9 @@ def sanctum_main(arguments: Sequence[str] | None = None) -> NoReturn:
 def _run(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> NoReturn:
     """Parse the arguments, run the verb and exit.
 
-    Bad input becomes one sentence and exit code 2: it is a ValueError of a class defined in
-    `esper`. So does a report that cannot be printed. Any other exception is a fault of the program:
-    it keeps its traceback, and a report ends with exit code 70, since 1 is a report's verdict.
+    An `EsperError` becomes one sentence and exit code 2. So does a report that cannot be printed.
+    Any other exception is a fault of the program: it keeps its traceback, and a report ends with
+    exit code 70, since 1 is a report's verdict.
     """
     _mend_surroundings()
     options = parser.parse_args(arguments)
@@ -68,9 +69,7 @@ def _run(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> No
         code: int = options.verb(options)
         if is_report:
             sys.stdout.flush()
-    except ValueError as error:
-        if not type(error).__module__.startswith("esper."):
-            raise
+    except EsperError as error:
         _complain(f"{parser.prog}: {error}")
         code = 2
     except KeyboardInterrupt:

@@ -8,11 +8,9 @@ from rich.console import Console
 
 from esper.karn.fail_on import FailOnError
 from esper.karn.reports import (
-    DocsDirectoryError,
     print_health,
     print_runs,
     print_telemetry,
-    write_telemetry_docs,
 )
 from esper.karn.run_store import RunNotFoundError, RunStoreError, RunWriter, create_run
 from esper.leyline.heads import HEAD_NAMES
@@ -451,19 +449,3 @@ def test_a_record_is_shown_with_its_wiring():
         assert part in console.text
     with pytest.raises(UnknownRecordError):
         print_telemetry("TELE-1", console=console)
-
-
-def test_docs_are_written_and_those_of_former_records_removed(tmp_path):
-    (tmp_path / "TELE-999.md").touch()
-    (tmp_path / "notes.md").touch()
-    console = Printed()
-
-    assert write_telemetry_docs(tmp_path, console=console) == 0
-    names = {path.name for path in tmp_path.iterdir()}
-    assert names == {"README.md", "notes.md", *(f"{record.id}.md" for record in RECORDS)}
-
-
-def test_docs_that_cannot_be_written_are_one_sentence(tmp_path):
-    (tmp_path / "file").touch()
-    with pytest.raises(DocsDirectoryError, match="cannot be written to"):
-        write_telemetry_docs(tmp_path / "file", console=Printed())

@@ -1,22 +1,14 @@
-"""`docs/telemetry/` is made from the records, and is not to be stale."""
+"""The documentation page of the telemetry records."""
 
-from pathlib import Path
-
-from esper.karn.telemetry_docs import telemetry_pages
+from esper.karn.telemetry_docs import telemetry_page
 from esper.leyline.records import RECORDS
 
-DOCS = Path(__file__).parents[2] / "docs" / "telemetry"
 
-
-def test_the_pages_in_the_repository_are_those_of_the_records():
-    written = {path.name: path.read_text(encoding="utf-8") for path in DOCS.glob("*.md")}
-
-    assert written == telemetry_pages(), "run: uv run esper telemetry --write-docs docs/telemetry"
-
-
-def test_the_index_links_every_page():
-    index = telemetry_pages()["README.md"]
+def test_the_page_has_every_record_with_an_anchor_and_a_link_to_it():
+    page = telemetry_page()
 
     for record in RECORDS:
-        assert f"[{record.id}]({record.id}.md)" in index
-        assert record.question in index
+        anchor = record.id.lower()
+        assert f"| [{record.id}](#{anchor}) |" in page
+        assert f"({anchor})=\n\n### {record.id}: {record.name}\n" in page
+        assert record.question in page

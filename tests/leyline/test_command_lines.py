@@ -69,6 +69,12 @@ def test_an_extra_of_a_clone_is_installed_from_the_clone():
     assert (Path(source) / "pyproject.toml").is_file()
 
 
+@pytest.mark.usefixtures("without_uv")
+def test_an_extra_of_an_installed_package_is_that_of_its_distribution(monkeypatch, tmp_path):
+    monkeypatch.setattr(command_lines, "__file__", str(tmp_path / "a/b/c/command_lines.py"))
+    assert install_command("serve") == "pip install 'esper-rl[serve]'"
+
+
 def test_a_name_is_suggested_only_if_it_is_near():
     known = ("--episodes", "--envs", "Shared")
     assert did_you_mean("--episods", known) == "; did you mean --episodes?"

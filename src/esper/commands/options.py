@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from esper.karn.run_directory import default_run_dir
+from esper.leyline.errors import EsperError
 from esper.leyline.suggestions import did_you_mean
 
 
-class OptionError(ValueError):
+class OptionError(EsperError, ValueError):
     """Options that do not go together; one clear sentence."""
 
 

@@ -32,10 +32,11 @@ from esper.growth.plan import make_final_plan
 from esper.growth.reward import REWARD_TERMS, RewardSettings, final_score, reward_terms
 from esper.growth.task import Split, Task
 from esper.growth.tasks import load_task
+from esper.leyline.errors import EsperError
 from esper.leyline.heads import HEAD_NAMES, HEAD_SIZES, Stage
 
 
-class EnvironmentSettingsError(ValueError):
+class EnvironmentSettingsError(EsperError, ValueError):
     """An argument of the environment makes no sense."""
 
 

@@ -24,6 +24,7 @@ import torch
 from esper.growth.layers import affine_map, window_positions, windows
 from esper.growth.parameters import ParameterLayout, TensorSpec, affine
 from esper.growth.transformer import TransformerBlock, last_position
+from esper.leyline.errors import EsperError
 
 #: Blocks of a host; a slot follows each.
 BLOCKS = 3
@@ -31,7 +32,7 @@ BLOCKS = 3
 Tensors = tuple[torch.Tensor, ...]
 
 
-class HostShapeError(ValueError):
+class HostShapeError(EsperError, ValueError):
     """No host can be built for inputs of this shape."""
 
 

@@ -21,6 +21,7 @@ import torch
 
 from esper.growth.env import GrowthVectorEnv
 from esper.growth.messages import MessageSocket
+from esper.leyline.errors import EsperError
 
 #: A process that has not answered for so many seconds is reported as silent.
 SILENCE: Final = 20.0
@@ -54,7 +55,7 @@ class SilenceListener(Protocol):
         """
 
 
-class HostProcessError(RuntimeError):
+class HostProcessError(EsperError, RuntimeError):
     """A process that held hosts is gone; the message says how."""
 
 

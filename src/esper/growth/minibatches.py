@@ -5,9 +5,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from esper.growth.randomness import Stream, generator
+from esper.leyline.errors import EsperError
 
 
-class SliceSizeError(ValueError):
+class SliceSizeError(EsperError, ValueError):
     """A minibatch asks for more data than the task has."""
 
 

@@ -21,11 +21,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from esper.leyline.errors import EsperError
+
 #: The terms of a reward, in the order in which they are added.
 REWARD_TERMS = ("potential", "rent", "score")
 
 
-class RewardSettingsError(ValueError):
+class RewardSettingsError(EsperError, ValueError):
     """A setting of the reward makes no sense."""
 
 

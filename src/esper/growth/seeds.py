@@ -19,6 +19,7 @@ from enum import StrEnum
 import numpy as np
 
 from esper.growth.curves import ramp
+from esper.leyline.errors import EsperError
 from esper.leyline.heads import SLOT_CHOICES, Op, Stage
 
 #: Whole steps a slot lies fallow after a pruned seed is gone.
@@ -73,7 +74,7 @@ EVENT_OF_OP: dict[Op, SeedEvent] = {
 IN_HOST = (Stage.BLENDING, Stage.HOLDING, Stage.FOSSILIZED, Stage.PRUNED)
 
 
-class IllegalTransitionError(ValueError):
+class IllegalTransitionError(EsperError, ValueError):
     """A seed was asked for something that its stage does not allow."""
 
 

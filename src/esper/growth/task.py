@@ -5,6 +5,8 @@ from typing import Literal
 
 import torch
 
+from esper.leyline.errors import EsperError
+
 #: Where raw samples have their channels: before the positions, after them, or not at all.
 ChannelAxis = Literal["first", "last", "none"]
 #: Float32 tells values apart that lie this many standard deviations from 0 or less; beyond that a
@@ -13,7 +15,7 @@ _FLOAT32_RANGE = 1e3
 _FLOAT32 = torch.finfo(torch.float32)
 
 
-class InvalidTaskError(ValueError):
+class InvalidTaskError(EsperError, ValueError):
     """The data of a task cannot be used, or its parts do not fit together."""
 
 

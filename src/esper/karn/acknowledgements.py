@@ -19,6 +19,7 @@ from typing import Final
 import msgspec
 
 from esper.karn.sanctum.view import Acknowledgement
+from esper.leyline.errors import EsperError
 
 ACKNOWLEDGEMENTS_NAME: Final = "acknowledgements.jsonl"
 _LIGHTS: Final = ("inf", "nan")
@@ -28,7 +29,7 @@ _LONGEST: Final = 1 << 20
 _decode = msgspec.json.Decoder(Acknowledgement).decode
 
 
-class AcknowledgementError(ValueError):
+class AcknowledgementError(EsperError, ValueError):
     """An acknowledgement cannot be written down; the message says why."""
 
 

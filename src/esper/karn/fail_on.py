@@ -2,10 +2,12 @@
 
 from typing import Final
 
+from esper.leyline.errors import EsperError
+
 LATCH_KINDS: Final = ("inf", "nan")
 
 
-class FailOnError(ValueError):
+class FailOnError(EsperError, ValueError):
     """What a run is to fail on names something other than `inf` and `nan`."""
 
 

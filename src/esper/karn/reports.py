@@ -26,7 +26,7 @@ from esper.karn.sanctum.evidence import evidence_words
 from esper.karn.sanctum.follower import Frame, RunFollower
 from esper.karn.sanctum.schema import Evidence, InterventionState, TamiyoState
 from esper.karn.sanctum.verdict import master_verdict
-from esper.karn.telemetry_docs import facts, proofs, wiring, write_pages
+from esper.karn.telemetry_docs import facts, proofs, wiring
 from esper.karn.wal import LARGE_WAL_BYTES
 from esper.leyline.command_lines import command_line
 from esper.leyline.health import LEVEL_WORDS, Level, Verdict
@@ -54,10 +54,6 @@ _LEVEL_STYLES: Final = {
     Level.WARNING: "yellow",
     Level.CRITICAL: _LIT_STYLE,
 }
-
-
-class DocsDirectoryError(ValueError):
-    """The pages cannot be written where they were asked for."""
 
 
 def print_runs(run_dir: Path, *, console: Console | None = None) -> int:
@@ -165,22 +161,6 @@ def print_telemetry(reference: str | None = None, *, console: Console | None = N
     _print_columns(console, _named_rows(wiring(record)))
     console.print(Text("\nproven by", style="bold"))
     _print_columns(console, [[Text(f"  {test}")] for test in proofs(record)])
-    return 0
-
-
-def write_telemetry_docs(directory: Path, *, console: Console | None = None) -> int:
-    """Write `docs/telemetry` anew from the records, and say what was written; return 0.
-
-    Raises:
-        DocsDirectoryError: the directory cannot be written to.
-    """
-    try:
-        paths = write_pages(directory)
-    except OSError as error:
-        raise DocsDirectoryError(f"{directory} cannot be written to: {error.strerror}") from error
-    (console or PlainConsole()).print(
-        f"{len(paths)} pages written into {directory}", highlight=False
-    )
     return 0
 
 

@@ -16,6 +16,7 @@ from typing import Final
 from esper.leyline.checkpoint_file import CHECKPOINTS_NAME
 from esper.leyline.command_lines import command_line
 from esper.leyline.durable_files import sync_directory
+from esper.leyline.errors import EsperError
 
 STORE_NAME: Final = "run.sqlite"
 CONFIG_NAME: Final = "config.toml"
@@ -29,11 +30,11 @@ LONGEST_STORE_PATH: Final = 500
 _CLOCK_TOLERANCE: Final = 60.0
 
 
-class RunPathError(ValueError):
+class RunPathError(EsperError, ValueError):
     """A run cannot have its store where it was asked for; the message says why."""
 
 
-class RunNotFoundError(ValueError):
+class RunNotFoundError(EsperError, ValueError):
     """No run, or more than one, answers to what was asked for."""
 
 

@@ -5,13 +5,14 @@ import os
 from pathlib import Path
 from typing import Final
 
+from esper.leyline.errors import EsperError
 from esper.leyline.plain_text import printable_line
 
 NOTE_NAME: Final = "note.txt"
 LONGEST_NOTE: Final = 500  # characters
 
 
-class NoteError(ValueError):
+class NoteError(EsperError, ValueError):
     """A note cannot be written; the message says why."""
 
 

@@ -26,6 +26,7 @@ from esper.karn.sightings import (
     steps_of,
 )
 from esper.karn.update_tables import UPDATE_TABLE_NAMES, UPDATE_TABLES, fill_from_events
+from esper.leyline.errors import EsperError
 from esper.leyline.sighting_words import KIND_WORDS
 from esper.leyline.telemetry import PHASES, NonfiniteSighting, Payload, PPOUpdatePayload
 
@@ -311,7 +312,7 @@ REPLACE_HEARTBEAT: Final = (
 )
 
 
-class RunStoreError(ValueError):
+class RunStoreError(EsperError, ValueError):
     """A run's store is missing, foreign, newer than this program, or cannot be read."""
 
 

@@ -1,12 +1,9 @@
-"""The pages of `docs/telemetry/`, made from the telemetry records."""
+"""The documentation page of the telemetry records, made from the records."""
 
-from pathlib import Path
 from typing import Final
 
-from esper.leyline.durable_files import write_output
 from esper.leyline.records import RECORDS, TelemetryRecord
 
-INDEX_NAME: Final = "README.md"
 _SECTIONS: Final = {
     "1": "The run and its monitor",
     "2": "The PPO update",
@@ -14,35 +11,46 @@ _SECTIONS: Final = {
     "4": "The hosts",
     "5": "Decisions",
 }
-_GENERATED: Final = (
-    "<!-- Made from esper.leyline.records by `esper telemetry --write-docs docs/telemetry`. -->"
-)
+_INTRODUCTION: Final = """# Telemetry records
+
+Each field that Sanctum shows has a record: the question it answers, the meaning of its values, when
+they are unhealthy, and its path from where it is measured to the screen. One test runs over all
+records and proves that path.
+"""
 
 
-def telemetry_pages() -> dict[str, str]:
-    """Return every page by its file name: the index, and one page for each record."""
-    pages = {INDEX_NAME: _index()}
-    pages.update({f"{record.id}.md": _page(record) for record in RECORDS})
-    return pages
+def telemetry_page() -> str:
+    """Return the page in MyST Markdown: a table for each section, then every record.
 
-
-def write_pages(directory: Path) -> list[Path]:
-    """Write all pages into a directory, which is made if need be; remove those of former records.
-
-    Returns:
-        The pages written.
+    Each record has an anchor of its own, for example `tele-303`.
     """
-    directory.mkdir(parents=True, exist_ok=True)
-    pages = telemetry_pages()
-    for stale in directory.glob("TELE-*.md"):
-        if stale.name not in pages:
-            stale.unlink()
-    paths = []
-    for name, text in pages.items():
-        path = directory / name
-        write_output(path, text)
-        paths.append(path)
-    return paths
+    parts = [_INTRODUCTION]
+    for digit, title in _SECTIONS.items():
+        records = [record for record in RECORDS if record.id.startswith(f"TELE-{digit}")]
+        rows = [
+            f"| [{record.id}](#{_anchor(record)}) | {record.name} | {_cell(record.question)} |"
+            for record in records
+        ]
+        head = [f"## {title}", "", "| id | name | question |", "|---|---|---|"]
+        parts += ["\n".join([*head, *rows, ""]), *map(_section, records)]
+    return "\n".join(parts)
+
+
+def _section(record: TelemetryRecord) -> str:
+    lines = [f"({_anchor(record)})=", "", f"### {record.id}: {record.name}", ""]
+    lines += [f"*{record.question}*", "", record.meaning, "", "| field | value |", "|---|---|"]
+    lines += [f"| {name} | {_cell(text)} |" for name, text in facts(record)]
+    lines += [f"| {name} | `{place}` |" for name, place in wiring(record)]
+    if record.causes:
+        lines += ["", "Usual causes of an unhealthy value:", ""]
+        lines += [f"- {cause}" for cause in record.causes]
+    lines += ["", "Proven by:", ""]
+    lines += [f"- `{test}`" for test in proofs(record)]
+    return "\n".join([*lines, ""])
+
+
+def _anchor(record: TelemetryRecord) -> str:
+    return record.id.lower()
 
 
 def facts(record: TelemetryRecord) -> list[tuple[str, str]]:
@@ -76,39 +84,6 @@ def wiring(record: TelemetryRecord) -> list[tuple[str, str]]:
         ("held", f"{way.holder}.{way.snapshot}"),
         ("shown", f"{way.widget}, {way.label!r}" if way.label else way.widget),
     ]
-
-
-def _index() -> str:
-    lines = [_GENERATED, "", "# Telemetry records", ""]
-    lines += [
-        "Each field that Sanctum shows has a record: what it answers, what its values mean, when",
-        "they are unhealthy, and its way from where it is measured to the screen. A field exists",
-        "only with its record, and one test runs over all of them to prove that way.",
-        "",
-    ]
-    for digit, title in _SECTIONS.items():
-        lines += [f"## {title}", "", "| id | name | question |", "|---|---|---|"]
-        lines += [
-            f"| [{record.id}]({record.id}.md) | {record.name} | {_cell(record.question)} |"
-            for record in RECORDS
-            if record.id.startswith(f"TELE-{digit}")
-        ]
-        lines.append("")
-    return "\n".join(lines)
-
-
-def _page(record: TelemetryRecord) -> str:
-    lines = [_GENERATED, "", f"# {record.id}: {record.name}", ""]
-    lines += [f"*{record.question}*", "", record.meaning, "", "| | |", "|---|---|"]
-    lines += [f"| {name} | {_cell(text)} |" for name, text in facts(record)]
-    if record.causes:
-        lines += ["", "## Usual causes of an unhealthy value", ""]
-        lines += [f"- {cause}" for cause in record.causes]
-    lines += ["", "## Wiring", "", "| | |", "|---|---|"]
-    lines += [f"| {name} | `{place}` |" for name, place in wiring(record)]
-    lines += ["", "## Proven by", ""]
-    lines += [f"- `{test}`" for test in proofs(record)]
-    return "\n".join([*lines, ""])
 
 
 def proofs(record: TelemetryRecord) -> tuple[str, ...]:

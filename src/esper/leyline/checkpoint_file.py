@@ -17,6 +17,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
+from esper.leyline.errors import EsperError
 from esper.leyline.telemetry import NonfiniteSighting
 from esper.leyline.unsealed_checkpoint import (
     UNSEALED_FORMAT,
@@ -35,7 +36,7 @@ _NAME: Final = re.compile(r"update-(\d{1,12})\.pt")
 _LONGEST_SUMMARY: Final = 4 << 20
 
 
-class CheckpointError(ValueError):
+class CheckpointError(EsperError, ValueError):
     """A checkpoint cannot be read; the message is one clear sentence."""
 
 

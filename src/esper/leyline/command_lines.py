@@ -6,6 +6,8 @@ import shutil
 import sys
 from pathlib import Path
 
+#: Its name on the public index, where `esper` is another project.
+DISTRIBUTION = "esper-rl"
 PROGRAMS = ("esper", "sanctum")
 #: Set by `uv run` in the process that it starts.
 _UV_RUN = "UV_RUN_RECURSION_DEPTH"
@@ -26,7 +28,7 @@ def install_command(extra: str) -> str:
     if _UV_RUN in os.environ:
         return f"uv sync --extra {extra}"
     root = Path(__file__).parents[3]  # of a clone, where Esper runs from one
-    source = str(root) if (root / "pyproject.toml").is_file() else "esper"
+    source = str(root) if (root / "pyproject.toml").is_file() else DISTRIBUTION
     return shlex.join(["pip", "install", f"{source}[{extra}]"])
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import parse_qsl
 
+from esper.leyline.errors import EsperError
 from esper.leyline.suggestions import did_you_mean
 
 #: Sources of tasks that have a name of their own.
@@ -46,7 +47,7 @@ _SOURCES_BY_SUFFIX: Final = {".npz": "npz", ".txt": "chars"}
 _PLACES_ALLOWED: Final = ("cifar10", "npz", "hf", "chars")
 
 
-class UnknownTaskError(ValueError):
+class UnknownTaskError(EsperError, ValueError):
     """There is no task of this name, or it is not written as it should be."""
 
 

@@ -10,6 +10,8 @@ from typing import Any, Final, get_args
 
 import msgspec
 
+from esper.leyline.errors import EsperError
+
 #: Raised when the meaning of a stored field changes; added fields do not raise it.
 SCHEMA_VERSION: Final = 1
 
@@ -26,7 +28,7 @@ PHASES: Final = ("given", "hosts", "acting", "preparation", "update")
 STEP_PHASES: Final = ("hosts", "acting")
 
 
-class DamagedEventError(ValueError):
+class DamagedEventError(EsperError, ValueError):
     """The bytes of an event are not what its kind says they are."""
 
 

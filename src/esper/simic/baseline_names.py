@@ -1,5 +1,6 @@
 """The names of the baselines; apart from them, so that asking for help loads no torch."""
 
+from esper.leyline.errors import EsperError
 from esper.leyline.suggestions import did_you_mean
 
 BASELINES = ("none", "random", "heuristic", "static", "same-architecture")
@@ -7,7 +8,7 @@ BASELINES = ("none", "random", "heuristic", "static", "same-architecture")
 _COMES_WITH = {"same-cost": "same-architecture"}
 
 
-class UnknownBaselineError(ValueError):
+class UnknownBaselineError(EsperError, ValueError):
     """There is no baseline of this name."""
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from esper.leyline.durable_files import replace_file
+from esper.leyline.errors import EsperError
 from esper.leyline.plain_text import short_repr
 from esper.leyline.task_names import BUILT_IN, WITH_PLACE, UnknownTaskError, parse_task_name
 
@@ -43,7 +44,7 @@ _LONGEST_FILE = 1 << 20
 _GPU_PLACES = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
 
 
-class ConfigError(ValueError):
+class ConfigError(EsperError, ValueError):
     """A setting is unknown or has a value that cannot be; the message is one clear sentence.
 
     Args:

@@ -23,6 +23,7 @@ import msgspec
 
 from esper.leyline.command_lines import command_line
 from esper.leyline.durable_files import sync_directory, write_file
+from esper.leyline.errors import EsperError
 from esper.leyline.telemetry import IncidentRecorded, NonfiniteSighting
 from esper.simic.torch_files import TorchFileError, load_values, saved
 
@@ -52,7 +53,7 @@ class _Summary(msgspec.Struct, frozen=True):
 _decode = msgspec.json.Decoder(_Summary).decode
 
 
-class IncidentError(ValueError):
+class IncidentError(EsperError, ValueError):
     """There is no such incident, or its capsule cannot be read; one clear sentence."""
 
 

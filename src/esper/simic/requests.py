@@ -4,17 +4,18 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from esper.leyline.errors import EsperError
 from esper.simic.config import TrainingConfig
 
 #: Networks that are grown at a time, at most.
 MOST_HOSTS = 256
 
 
-class EvaluationError(ValueError):
+class EvaluationError(EsperError, ValueError):
     """What was asked for cannot be evaluated; the message is one clear sentence."""
 
 
-class GrowingError(ValueError):
+class GrowingError(EsperError, ValueError):
     """What was asked for cannot be grown or written; the message is one clear sentence."""
 
 

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import bootstrap, rankdata, trim_mean
 
+from esper.leyline.errors import EsperError
+
 #: Samples drawn for an interval.
 RESAMPLES = 4000
 #: Of those, how many are worked on at a time.
@@ -20,7 +22,7 @@ _BATCH = 500
 Strata = Sequence[np.ndarray]
 
 
-class TooFewEpisodesError(ValueError):
+class TooFewEpisodesError(EsperError, ValueError):
     """An interval needs at least two values in each stratum."""
 
 

@@ -10,6 +10,8 @@ import io
 import zipfile
 from typing import TYPE_CHECKING, Any
 
+from esper.leyline.errors import EsperError
+
 if TYPE_CHECKING:
     import torch
 
@@ -18,7 +20,7 @@ _MOST_VALUES = 1_000_000
 _DEEPEST = 32
 
 
-class TorchFileError(ValueError):
+class TorchFileError(EsperError, ValueError):
     """The data is damaged, or would take more memory than it should; the message says which."""
 
 

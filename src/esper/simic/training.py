@@ -23,6 +23,7 @@ from esper.leyline.checkpoint_file import (
     newest_whole,
     unsealed_sentence,
 )
+from esper.leyline.errors import EsperError
 from esper.leyline.heads import BLUEPRINT_CHOICES, HEAD_CHOICES, HEAD_SIZES, SLOT_CHOICES
 from esper.leyline.sighting_words import what_words
 from esper.leyline.telemetry import (
@@ -144,7 +145,7 @@ def _described(sightings: Sequence[NonfiniteSighting]) -> str:
     return f"{words} and {len(sightings) - 1} more" if len(sightings) > 1 else words
 
 
-class HaltedError(Exception):
+class HaltedError(EsperError):
     """Training ends because it could not be kept finite; the message says why."""
 
 

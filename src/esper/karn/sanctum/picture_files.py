@@ -5,11 +5,13 @@ import os
 from pathlib import Path
 from typing import Final
 
+from esper.leyline.errors import EsperError
+
 #: Suffixes of what can be written.
 PICTURE_SUFFIXES: Final = (".svg", ".html", ".txt")
 
 
-class PictureError(ValueError):
+class PictureError(EsperError, ValueError):
     """A picture that cannot be made; one clear sentence."""
 
 

@@ -13,10 +13,12 @@ from typing import Final
 
 import msgspec
 
+from esper.leyline.errors import EsperError
+
 _SHOWN_ERROR: Final = 300  # characters of what the process complained
 
 
-class ReplayFailedError(ValueError):
+class ReplayFailedError(EsperError, ValueError):
     """There is no report of the replay; one sentence says why."""
 
 

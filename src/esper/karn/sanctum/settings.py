@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Final
 
+from esper.leyline.errors import EsperError
 from esper.leyline.plain_text import short_repr
 
 #: The themes by the names that settings and options call them.
@@ -26,7 +27,7 @@ class Settings:
     visited: str = ""  # titles of the screens that were opened before, with blanks between
 
 
-class SettingsError(ValueError):
+class SettingsError(EsperError, ValueError):
     """A settings file that cannot be read, or a setting that cannot be; one clear sentence."""
 
 

@@ -21,13 +21,14 @@ from esper.karn.sanctum.schema import SanctumSnapshot
 from esper.karn.sanctum.verdict import master_verdict
 from esper.karn.sanctum.view import Plan, TimePosition, View
 from esper.leyline.command_lines import command_line
+from esper.leyline.errors import EsperError
 from esper.leyline.health import Verdict
 
 #: What a moment of the past is judged with: its own lights and figures, not how the run ended.
 _THEN: Final = RunStatus(StatusKind.LIVE, None, "as it was")
 
 
-class UpdateNotFoundError(ValueError):
+class UpdateNotFoundError(EsperError, ValueError):
     """A run has no update of that number."""
 
 

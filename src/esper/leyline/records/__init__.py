@@ -3,6 +3,7 @@
 from typing import Final
 
 from esper.leyline.command_lines import command_line
+from esper.leyline.errors import EsperError
 from esper.leyline.records.decision_records import DECISION_RECORDS
 from esper.leyline.records.head_records import HEAD_INF_LATCH, HEAD_NAN_LATCH, HEAD_RECORDS
 from esper.leyline.records.host_records import HOST_RECORDS
@@ -35,7 +36,7 @@ RECORDS: Final[tuple[TelemetryRecord, ...]] = (
 _BY_SNAPSHOT_PATH: Final = {record.wiring.snapshot: record for record in RECORDS}
 
 
-class UnknownRecordError(ValueError):
+class UnknownRecordError(EsperError, ValueError):
     """There is no telemetry record of that id."""
 
 

@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from esper.leyline.durable_files import replace_file
+from esper.leyline.errors import EsperError
 from esper.leyline.heads import HEAD_CHOICES, HEAD_NAMES
 from esper.tamiyo.policy import RecurrentPolicy
 
@@ -31,7 +32,7 @@ EVALUATION_NAME = "evaluation.json"
 TABLE_NAME = "evaluation.md"
 
 
-class ShippedPolicyError(ValueError):
+class ShippedPolicyError(EsperError, ValueError):
     """The shipped policy is missing, damaged or made for other code; the message says which."""
 
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from esper.leyline.errors import EsperError
+
 _SHORTEST_TOKEN: Final = 8
 _LONGEST_TOKEN: Final = 4_096
 #: Holds the token, where neither option gives it.
@@ -13,7 +15,7 @@ TOKEN_VARIABLE: Final = "SANCTUM_TOKEN"
 DEFAULT_PORT: Final = 8000
 
 
-class ServeError(ValueError):
+class ServeError(EsperError, ValueError):
     """Sanctum cannot be served like that; one clear sentence."""
 
 
