@@ -40,7 +40,7 @@ _WRITE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run `esper`; without arguments it prints its help."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    _run(_esper_parser(), arguments or ["--help"])
+    _run(esper_parser(), arguments or ["--help"])
 
 
 def sanctum_main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -130,7 +130,8 @@ def _keep_to_what_can_be_written() -> None:
             stream.reconfigure(errors="esper")
 
 
-def _esper_parser() -> argparse.ArgumentParser:
+def esper_parser() -> argparse.ArgumentParser:
+    """Return the parser of `esper` with all its commands."""
     parser = Parser(
         prog="esper",
         description="Train an agent that grows neural networks, and know which of its action heads "
