@@ -66,6 +66,11 @@ def hides(stage: Stage, cause: Planted, effect: Planted) -> bool:
     if effect.where.lasting and not cause.where.lasting:
         return False  # the second pass shows it alone
     how, what = cause.fault.reach, effect.fault.reach
+    if effect.fault.name == "huge_weight":
+        return cause.breaks_all and how == "given"  # finite itself, and no logit is left to show it
+    if cause.fault.name == "ratio" and effect.fault.name == "exploding_joint_ratio":
+        places = [(one.where.index, one.sight.host, one.sight.step) for one in (cause, effect)]
+        return cause.sight.kind == "+inf" and places[0] == places[1]  # both overflow together
     if what in ("given", "moment", "step", "flip", "scale"):
         return "step" in cause.sight.part and what in ("step", "flip")
     is_early = effect.is_of_rollout and (cause.is_of_rollout or how == "given")

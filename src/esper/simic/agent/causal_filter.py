@@ -243,7 +243,10 @@ def causes_in(
             search.report_heads(name, codes[name], explained)
     counted = around.active & (bad_heads("log_prob") | bad_heads("old_log_prob") | logits)
     counted_any = counted.any(2) | trunk
-    ratios_any = (around.active & bad_heads("ratio")).any(2)  # of single heads: not learnt from
+    # Ratios of single heads are not learnt from. One that overflows does so with the joint ratio;
+    # the exponential of a finite value is never NaN or -inf.
+    overflown = codes.get("ratio", torch.zeros(())) == KINDS.index("+inf")
+    ratios_any = (around.active & overflown).any(2)
     joint = bad("joint_ratio")
     if "joint_ratio" in codes:
         search.report(SHARED, "joint_ratio", codes["joint_ratio"], counted_any | ratios_any)
