@@ -1,3 +1,49 @@
-"""Esper: a recurrent PPO agent that grows neural networks, and the health of its action heads."""
+"""Esper: which action head of an agent produced an Inf or a NaN, when, where and why.
 
-__version__ = "0.2.0"
+The names in `__all__` are the public API. They are imported when they are first used, so that
+`import esper` is fast and loads neither torch nor Textual.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from esper.leyline.version import VERSION as __version__
+
+if TYPE_CHECKING:
+    from esper.growth.env import GrowthVectorEnv
+    from esper.karn.run_catalogue import list_runs
+    from esper.leyline.errors import EsperError
+    from esper.opened_run import open_run
+    from esper.policies import evaluate, grow
+    from esper.simic.telemetry.nonfinite import NonfiniteMonitor
+
+__all__ = [
+    "EsperError",
+    "GrowthVectorEnv",
+    "NonfiniteMonitor",
+    "__version__",
+    "evaluate",
+    "grow",
+    "list_runs",
+    "open_run",
+]
+
+_MODULES = {
+    "EsperError": "esper.leyline.errors",
+    "GrowthVectorEnv": "esper.growth.env",
+    "NonfiniteMonitor": "esper.simic.telemetry.nonfinite",
+    "evaluate": "esper.policies",
+    "grow": "esper.policies",
+    "list_runs": "esper.karn.run_catalogue",
+    "open_run": "esper.opened_run",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module 'esper' has no attribute {name!r}")
+    return getattr(import_module(_MODULES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

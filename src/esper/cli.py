@@ -16,7 +16,6 @@ import traceback
 from collections.abc import Sequence
 from typing import NoReturn
 
-from esper import __version__
 from esper.commands.eval import add_eval
 from esper.commands.grow import add_grow
 from esper.commands.health import add_health
@@ -31,6 +30,7 @@ from esper.karn.terminal import shows_signs
 from esper.leyline.command_lines import command_line
 from esper.leyline.errors import EsperError
 from esper.leyline.plain_text import printable
+from esper.leyline.version import VERSION
 
 #: A fault of the program itself ended a report.
 EXIT_CODE_FAULT = 70
@@ -139,7 +139,7 @@ def esper_parser() -> argparse.ArgumentParser:
         epilog=f"Watch a run with: {command_line('sanctum')} [RUN]",
         allow_abbrev=False,
     )
-    parser.add_argument("--version", action="version", version=f"esper {__version__}")
+    parser.add_argument("--version", action="version", version=f"esper {VERSION}")
     verbs = parser.add_subparsers(metavar="COMMAND", required=True)
     add_ppo(verbs)
     add_runs(verbs)

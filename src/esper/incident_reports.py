@@ -40,13 +40,11 @@ def print_incidents(run_dir: Path, reference: str | None, *, as_json: bool) -> i
     from rich.text import Text
 
     from esper.karn.plain_console import PlainConsole
-    from esper.simic.incidents import list_incidents
 
-    listed = _listing(list_incidents(run), _recorded_incidents(run))
     if as_json:
-        rows = [row for row, _ in listed]
-        print(json.dumps({"run": run.name, "incidents": rows}, indent=2))
+        print(json.dumps({"run": run.name, "incidents": incident_rows(run)}, indent=2))
         return 0
+    listed = _listed(run)
     console = PlainConsole()
     if not listed:
         console.print(f"No incidents in {run.name}: every update was finite.", highlight=False)
@@ -63,6 +61,21 @@ def print_incidents(run_dir: Path, reference: str | None, *, as_json: bool) -> i
         for line in lines:
             console.print(Text(line.replace(_NO_BREAK, " "), style=style), soft_wrap=True)
     return 0
+
+
+def incident_rows(run: Path) -> list[dict[str, Any]]:
+    """Return every incident of a run as plain values, by update.
+
+    Raises:
+        IncidentError: a capsule of the run is damaged.
+    """
+    return [row for row, _ in _listed(run)]
+
+
+def _listed(run: Path) -> "list[tuple[dict[str, Any], Sequence[NonfiniteSighting]]]":
+    from esper.simic.incidents import list_incidents
+
+    return _listing(list_incidents(run), _recorded_incidents(run))
 
 
 def _wrapped(line: str) -> list[str]:

@@ -4,7 +4,6 @@ Runs belong to Karn and policies to Simic, which know nothing of each other; thi
 together. Torch is loaded only when something is found.
 """
 
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from esper.karn.recorded_settings import settings_at_start
-from esper.karn.run_directory import CONFIG_NAME, RunNotFoundError, find_run
+from esper.karn.run_directory import CONFIG_NAME, RunNotFoundError, default_run_dir, find_run
 from esper.leyline.checkpoint_file import (
     CHECKPOINTS_NAME,
     CheckpointError,
@@ -20,21 +19,22 @@ from esper.leyline.checkpoint_file import (
     read_summary,
     unsealed_sentence,
 )
-from esper.leyline.durable_files import write_output
 from esper.leyline.plain_text import printable
 from esper.leyline.suggestions import did_you_mean
 from esper.leyline.task_names import check_task, parse_task_name
+from esper.simic.baseline_names import BASELINES, parse_baselines
+from esper.simic.command_progress import NO_PROGRESS, CommandProgress, NoProgress
 from esper.simic.config import TrainingConfig, check_device, check_same_settings, load_config
 from esper.simic.requests import (
-    EvaluationError,
     GrowingError,
     check_evaluation,
     check_growing,
-    check_picture,
     new_folder,
 )
 
 if TYPE_CHECKING:
+    from esper.simic.contest import Evaluation
+    from esper.simic.growing import Grown
     from esper.simic.trained_policy import TrainedPolicy
 
 #: What the policy that comes with the package is called where a run could be named.
@@ -43,95 +43,101 @@ SHIPPED_NAME = "shipped"
 _SHIPPED_CONFIG = Path(__file__).with_name("tamiyo") / "shipped" / "config.toml"
 
 
-def evaluate_policies(
-    run_dir: Path,
-    references: Sequence[str],
+def evaluate(
+    policies: Sequence[str | Path] = (),
     *,
-    episodes: int,
-    against: Sequence[str],
-    seed: int,
-    as_json: bool,
-    picture: Path | None,
-) -> int:
-    """Compare learnt policies with baselines, tell what came of it, and return the exit code.
+    run_dir: str | Path | None = None,
+    episodes: int = 64,
+    against: Sequence[str] = BASELINES,
+    rng_seed: int = 0,
+    progress: CommandProgress | NoProgress = NO_PROGRESS,
+) -> "Evaluation":
+    """Compare learnt policies with baselines on random seeds that training never uses.
+
+    The same arguments give the same figures, bit for bit, on CPU with as many processes and
+    threads.
+
+    Args:
+        policies: runs (an id, a unique prefix, a name or a path), paths of checkpoints, or
+            `"shipped"`; the newest run if empty. Several are training runs of one agent, with
+            different random seeds.
+        run_dir: the folder that holds runs; `ESPER_RUN_DIR` or `runs` if not given.
+        episodes: episodes for each contestant, at least 2.
+        against: names of baselines.
+        rng_seed: seed of everything random.
+        progress: shows how far the evaluation is.
 
     Raises:
-        RunNotFoundError, CheckpointError, ConfigError, EvaluationError: a policy cannot be found
-            or read, or what was asked for makes no sense; the message is one clear sentence.
+        RunNotFoundError, CheckpointError, ConfigError, EvaluationError, UnknownTaskError,
+            UnknownBaselineError: a policy cannot be found or read, or an argument is out of range.
     """
-    if picture is not None:
-        check_picture(picture)
-    wanted: Sequence[str | None] = references or (None,)
-    places = [locate_policy(run_dir, reference) for reference in wanted]
-    check_evaluation([(place.name, place.config) for place in places], episodes, seed)
+    wanted: Sequence[str | Path | None] = policies or (None,)
+    places = [locate_policy(_folder(run_dir), _text(one)) for one in wanted]
+    check_evaluation([(place.name, place.config) for place in places], episodes, rng_seed)
+    baselines = parse_baselines(",".join(against))
     check_task(parse_task_name(places[0].config.task))
     check_device(places[0].config.device)
 
-    from esper.simic.command_progress import CommandProgress
+    with progress:
+        from esper.simic import contest  # loads torch
 
-    with CommandProgress() as progress:
-        from esper.simic import evaluation_report
-        from esper.simic.contest import evaluate
-        from esper.simic.evaluation_plot import evaluation_plot
-
-        result = evaluate(
+        return contest.evaluate(
             [load_policy(place) for place in places],
             episodes=episodes,
-            against=against,
-            seed=seed,
+            against=baselines,
+            seed=rng_seed,
             say=progress.say,
             report=progress.report,
         )
-    trouble = None  # the report is printed all the same
-    if picture is not None:
-        try:
-            write_output(picture, evaluation_plot(result))
-        except OSError as error:
-            trouble = EvaluationError(f"cannot write {picture}: {error.strerror}")
-    if as_json:
-        print(json.dumps(evaluation_report.evaluation_as_json(result), indent=2))
-    else:
-        evaluation_report.print_evaluation(result, evaluation_report.make_console())
-    if trouble is not None:
-        raise trouble
-    return 0
 
 
-def grow_network(
-    run_dir: Path,
-    reference: str,
+def grow(
     task: str,
-    directory: Path,
+    out: str | Path,
     *,
-    hosts: int,
-    seed: int,
-    steps: int | None,
-) -> int:
-    """Let a policy grow a network, write it into a directory, and return the exit code.
+    policy: str | Path = SHIPPED_NAME,
+    run_dir: str | Path | None = None,
+    hosts: int = 1,
+    rng_seed: int = 0,
+    steps: int | None = None,
+    progress: CommandProgress | NoProgress = NO_PROGRESS,
+) -> "Grown":
+    """Let a learnt policy grow networks, and write the best one as an ordinary torch module.
+
+    The same arguments give the same network, bit for bit, on CPU with as many threads.
+
+    Args:
+        task: the name of a task, for example `"npz:waves.npz"`.
+        out: a new folder; it receives `model.py`, `weights.safetensors` and a card.
+        policy: a run, the path of a checkpoint, or `"shipped"`.
+        run_dir: the folder that holds runs; `ESPER_RUN_DIR` or `runs` if not given.
+        hosts: networks to grow; the best by validation accuracy is written.
+        rng_seed: seed of everything random.
+        steps: steps of the episode; as many as the policy was trained for if not given.
+        progress: shows how far growing is.
 
     Raises:
         RunNotFoundError, CheckpointError, ConfigError, GrowingError, UnknownTaskError,
-            InvalidTaskError, HostShapeError, SliceSizeError: something that was asked for is not
-            there or makes no sense; the message is one clear sentence.
+            InvalidTaskError, HostShapeError, SliceSizeError: an argument or the data cannot be
+            used. Nothing is left in the folder then.
     """
+    directory = Path(out)
     check_task(parse_task_name(task))
-    check_growing(hosts, seed, steps)
-    place = locate_policy(run_dir, reference)
+    check_growing(hosts, rng_seed, steps)
+    place = locate_policy(_folder(run_dir), _text(policy))
     check_device(place.config.device)
-    from esper.simic.command_progress import CommandProgress
 
-    with new_folder(directory), CommandProgress() as progress:
-        from esper.simic.growing import grow, write_checked
-        from esper.simic.growth_card import CARD_NAME, PICTURE_NAME, growth_card, growth_summary
-        from esper.simic.growth_picture import growth_picture
+    with new_folder(directory), progress:
+        from esper.simic import growing  # loads torch
+        from esper.simic.growth_card import write_card
 
-        policy = load_policy(place)
+        trained = load_policy(place)
         try:
-            grown = grow(
-                policy,
+            grown = growing.grow(
+                trained,
                 task,
                 hosts=hosts,
-                seed=seed,
+                seed=rng_seed,
                 steps=steps,
                 say=progress.say,
                 report=progress.report,
@@ -141,15 +147,18 @@ def grow_network(
                 f"cannot write a network into the folder for temporary files: {error.strerror}"
             ) from error
         try:
-            difference = write_checked(grown, directory)
-            card = growth_card(grown, difference)
-            (directory / CARD_NAME).write_text(card, encoding="utf-8")
-            (directory / PICTURE_NAME).write_text(growth_picture(grown), encoding="utf-8")
+            write_card(grown, growing.write_checked(grown, directory), directory)
         except OSError as error:
             raise GrowingError(f"cannot write into {directory}: {error.strerror}") from error
-    print(growth_summary(grown))
-    print(f"written into {directory}: {', '.join(sorted(f.name for f in directory.iterdir()))}")
-    return 0
+    return grown
+
+
+def _folder(run_dir: str | Path | None) -> Path:
+    return default_run_dir() if run_dir is None else Path(run_dir)
+
+
+def _text(reference: str | Path | None) -> str | None:
+    return None if reference is None else str(reference)
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,12 @@
 """`esper eval`: compare learnt policies with baselines."""
 
 import argparse
+import json
 from pathlib import Path
 from typing import Any
 
 from esper.commands.options import add_run_dir, add_verb, whole_number
+from esper.leyline.durable_files import write_output
 from esper.simic.baseline_names import BASELINES, parse_baselines
 
 
@@ -49,13 +51,32 @@ def add_eval(verbs: Any) -> None:
 
 def _eval(options: argparse.Namespace) -> int:
     from esper import policies
+    from esper.simic.command_progress import CommandProgress
+    from esper.simic.requests import EvaluationError, check_picture
 
-    return policies.evaluate_policies(
-        options.run_dir,
+    if options.plot is not None:
+        check_picture(options.plot)
+    result = policies.evaluate(
         options.policies,
+        run_dir=options.run_dir,
         episodes=options.episodes,
         against=parse_baselines(options.against),
-        seed=options.seed,
-        as_json=options.json,
-        picture=options.plot,
+        rng_seed=options.seed,
+        progress=CommandProgress(),
     )
+    from esper.simic import evaluation_report
+    from esper.simic.evaluation_plot import evaluation_plot
+
+    trouble = None  # the report is printed all the same
+    if options.plot is not None:
+        try:
+            write_output(options.plot, evaluation_plot(result))
+        except OSError as error:
+            trouble = EvaluationError(f"cannot write {options.plot}: {error.strerror}")
+    if options.json:
+        print(json.dumps(evaluation_report.evaluation_as_json(result), indent=2))
+    else:
+        evaluation_report.print_evaluation(result, evaluation_report.make_console())
+    if trouble is not None:
+        raise trouble
+    return 0

@@ -54,13 +54,21 @@ def add_grow(verbs: Any) -> None:
 
 def _grow(options: argparse.Namespace) -> int:
     from esper import policies
+    from esper.simic.command_progress import CommandProgress
 
-    return policies.grow_network(
-        options.run_dir,
-        options.policy,
+    grown = policies.grow(
         options.task,
         options.out,
+        policy=options.policy,
+        run_dir=options.run_dir,
         hosts=options.hosts,
-        seed=options.seed,
+        rng_seed=options.seed,
         steps=options.steps,
+        progress=CommandProgress(),
     )
+    from esper.simic.growth_card import growth_summary
+
+    print(growth_summary(grown))
+    files = ", ".join(sorted(file.name for file in options.out.iterdir()))
+    print(f"written into {options.out}: {files}")
+    return 0

@@ -3,9 +3,9 @@
 import argparse
 from pathlib import Path
 
-from esper import __version__
 from esper.commands.options import OptionError, Parser, add_run, add_run_dir, whole_number
 from esper.leyline.command_lines import command_line
+from esper.leyline.version import VERSION
 
 #: As `esper.karn.sanctum` names its screens and themes, which is not loaded for the help.
 SCREENS = ("overview", "heads", "hosts", "decisions", "log", "runs")
@@ -20,7 +20,7 @@ def sanctum_parser() -> argparse.ArgumentParser:
         epilog=f"Watch it in a browser with: {command_line('sanctum', 'serve')} [RUN]",
         allow_abbrev=False,
     )
-    parser.add_argument("--version", action="version", version=f"sanctum {__version__}")
+    parser.add_argument("--version", action="version", version=f"sanctum {VERSION}")
     add_run(parser)
     add_run_dir(parser)
     _add_look(parser)

@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from esper import __version__
 from esper.karn.liveness import pid_namespace, process_start_time
 from esper.karn.machine_load import GpuMeter, LoadMeter, no_gpu
 from esper.karn.row_insertion import insert_rows
@@ -43,6 +42,7 @@ from esper.leyline.telemetry import (
     PPOUpdatePayload,
     RunStarted,
 )
+from esper.leyline.version import VERSION
 
 BUSY_MILLISECONDS: Final = 2_000
 #: The WAL's file is cut back to this size whenever SQLite begins it again. It is begun again every
@@ -126,7 +126,7 @@ class StoreConnection:
             connection.execute("PRAGMA fullfsync = ON")  # macOS has a sync that is none
             connection.execute(f"PRAGMA journal_size_limit = {_USUAL_WAL_BYTES}").fetchall()
             # An older store may lack a table that was added.
-            create_tables(connection, __version__, () if is_made else self._beat(0, ""))
+            create_tables(connection, VERSION, () if is_made else self._beat(0, ""))
             if not is_made:
                 # The tables reach the database itself: without its WAL it is still a run's store.
                 connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()

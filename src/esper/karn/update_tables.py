@@ -42,6 +42,8 @@ _FIGURES: Final = (
     "update_seconds",
     "samples_per_second",
 )
+#: Columns of the view `updates` that are fields of an update's payload.
+UPDATE_COLUMNS: Final = (*_COUNTS, *_FIGURES)
 #: Columns of `episodes`, in their order, and the lists of the payload that they come from.
 _OF_EPISODES: Final = {
     "score": "score",
@@ -95,8 +97,7 @@ DELETE_EPISODES: Final = "DELETE FROM episodes WHERE update_index = ?"
 
 def figures_row(time: float, payload: PPOUpdatePayload) -> tuple[Any, ...]:
     """Return the row of `update_figures` for an update."""
-    names = (*_COUNTS, *_FIGURES)
-    return payload.update, time, *(getattr(payload, name) for name in names)
+    return payload.update, time, *(getattr(payload, name) for name in UPDATE_COLUMNS)
 
 
 def episode_rows(time: float, payload: EpisodesCompleted) -> Iterator[tuple[Any, ...]]:

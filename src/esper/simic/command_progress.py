@@ -28,6 +28,25 @@ def no_report(_what: str, _done: float) -> None:
     """Ignore progress."""
 
 
+class NoProgress:
+    """Shows nothing; takes the place of a `CommandProgress`."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        pass
+
+    def say(self, sentence: str) -> None:
+        """Ignore a line."""
+
+    def report(self, what: str, done: float) -> None:
+        """Ignore progress."""
+
+
+NO_PROGRESS = NoProgress()
+
+
 class CommandProgress:
     """Shows how far a command is; use it as a context manager.
 

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from esper import __version__
+from esper.leyline.version import VERSION
 from esper.simic.contest import MEASURES, Entry, Evaluation
 from esper.simic.evaluation import Outcomes
 from esper.simic.statistics import Estimate
@@ -111,7 +111,7 @@ def _cost(strata: tuple[Outcomes, ...]) -> str:
 def evaluation_as_json(evaluation: Evaluation) -> dict[str, Any]:
     """Return everything, each episode's figures included, as JSON has it."""
     return {
-        "esper_version": __version__,
+        "esper_version": VERSION,
         "policies": [
             {"name": policy.name, "episodes": policy.episodes, "training_seed": policy.config.seed}
             for policy in evaluation.policies

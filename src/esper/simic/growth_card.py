@@ -1,15 +1,33 @@
 """The card of a grown network: how it grew, what it came to, and how to use it, as Markdown."""
 
-from esper import __version__
+from pathlib import Path
+
 from esper.growth.module_files import SOURCE_NAME, WEIGHTS_NAME
 from esper.growth.module_source import short_name
 from esper.growth.seeds import SeedEvent
 from esper.growth.task import Task
 from esper.leyline.heads import BLUEPRINT_CHOICES, SLOT_CHOICES
 from esper.leyline.task_names import parse_task_name
+from esper.leyline.version import VERSION
 from esper.simic.growing import Grown, Measured, counted
+from esper.simic.growth_picture import growth_picture
 
 CARD_NAME, PICTURE_NAME = "card.md", "growth.svg"
+
+
+def write_card(grown: Grown, difference: float, directory: Path) -> None:
+    """Write the card of a network, and the picture of how it grew, into its folder.
+
+    Args:
+        grown: the network.
+        difference: largest difference of any logit between the written module and the host.
+        directory: the folder.
+
+    Raises:
+        OSError: they cannot be written.
+    """
+    (directory / CARD_NAME).write_text(growth_card(grown, difference), encoding="utf-8")
+    (directory / PICTURE_NAME).write_text(growth_picture(grown), encoding="utf-8")
 
 
 def growth_card(grown: Grown, difference: float) -> str:
@@ -25,7 +43,7 @@ def growth_card(grown: Grown, difference: float) -> str:
         "",
         f"Grown by the policy `{grown.policy.name}` in {counted(grown.steps, 'step')} of "
         f"{grown.samples} training samples, with seed {grown.seed}. {_chosen(grown)} "
-        f"Made with Esper {__version__}.",
+        f"Made with Esper {VERSION}.",
         "",
         f"![How it grew]({PICTURE_NAME})",
         "",

@@ -16,10 +16,10 @@ import msgspec
 import torch
 from torch import Tensor
 
-import esper
 from esper.leyline.heads import HEAD_NAMES, HEAD_SIZES
 from esper.leyline.sighting_words import sighting_words, what_words, where_words
 from esper.leyline.telemetry import SHARED, NonfiniteSighting
+from esper.leyline.version import VERSION
 from esper.simic.agent import figures as figures_module
 from esper.simic.agent import nonfinite_codes, watching
 from esper.simic.agent.examination import (
@@ -489,7 +489,7 @@ def _when(sighting: NonfiniteSighting) -> tuple[str, int, int]:
 def _environment(capsule: Capsule, device: torch.device) -> Iterator[str]:
     """Say in what this replay is not as training was."""
     here = {
-        "esper": esper.__version__,
+        "esper": VERSION,
         "torch": str(torch.__version__),
         "python": platform.python_version(),
     }

@@ -11,7 +11,6 @@ import numpy as np
 import psutil
 import torch
 
-import esper
 from esper.growth.divided import DividedHosts
 from esper.growth.host_process import LONGEST_SILENCE, HostProcessError
 from esper.growth.task_summary import summary_lines
@@ -35,6 +34,7 @@ from esper.leyline.telemetry import (
     RunFinished,
     RunStarted,
 )
+from esper.leyline.version import VERSION
 from esper.simic.agent.figures import UpdateResult
 from esper.simic.agent.ppo import PPOAgent
 from esper.simic.agent.rollout import Rollout
@@ -347,7 +347,7 @@ class Trainer:
             injections=[str(drill) for drill in due],
             sightings=sighting_fields(result.head_nonfinite),
             versions={
-                "esper": esper.__version__,
+                "esper": VERSION,
                 "torch": str(torch.__version__),
                 "python": platform.python_version(),
             },
@@ -572,7 +572,7 @@ class Trainer:
                 config=settings_of(config),
                 pid=process.pid,
                 process_start_time=process.create_time(),
-                esper_version=esper.__version__,
+                esper_version=VERSION,
                 torch_version=str(torch.__version__),
                 resumed_from_update=self._update if self._resumed else None,
             ),

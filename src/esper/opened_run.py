@@ -1,0 +1,159 @@
+"""A run for Python code and notebooks: status, lights, evidence, figures, incidents, settings."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from esper.karn.recorded_settings import settings_at_start
+from esper.karn.run_directory import default_run_dir, find_run
+from esper.karn.run_reader import RunReader
+from esper.karn.run_tables import RunStoreError
+from esper.karn.sanctum.follower import Frame, RunFollower
+from esper.karn.sanctum.schema import Evidence, FirstSighting, SanctumSnapshot
+from esper.karn.update_tables import UPDATE_COLUMNS
+from esper.leyline.plain_text import printable
+from esper.leyline.telemetry import EpisodesCompleted, PPOUpdatePayload
+
+_EVERY_UPDATE = 1 << 62
+#: What a notebook shows of a light that is on, off, or not known.
+_SIGNS = {True: "●", False: "○", None: "?"}
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run as it stood when it was opened; `esper.open_run` returns one.
+
+    Attributes:
+        path: the run's folder.
+        status: `LIVE`, `FINISHED`, `STOPPED`, `HALTED`, `FAILED`, `DEAD` … (`StatusKind`).
+        latches: by `"inf"` and `"nan"`, then by head or group: whether that light is on. None where
+            it is not known, because something of the run is missing or damaged.
+        first: the first sighting of each light, in the order in which they came on.
+        evidence: how often each kind of value was seen in each quantity, and where first and last.
+        doubt: why lights that are not on are not known to be off; None if they are known.
+        snapshot: everything that Sanctum shows of the run.
+    """
+
+    path: Path
+    status: str
+    latches: Mapping[str, Mapping[str, bool | None]]
+    first: tuple[FirstSighting, ...]
+    evidence: tuple[Evidence, ...]
+    doubt: str | None
+    snapshot: SanctumSnapshot
+
+    @property
+    def run_id(self) -> str:
+        """The name of the run's folder."""
+        return self.path.name
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The settings that the run was started or last resumed with; empty if unreadable."""
+        return settings_at_start(self.path) or {}
+
+    @property
+    def incidents(self) -> list[dict[str, Any]]:
+        """The updates in which something non-finite was seen, as `esper incidents --json` has them.
+
+        Raises:
+            IncidentError: a capsule is damaged so that it cannot be listed.
+        """
+        from esper.incident_reports import incident_rows  # what knows capsules loads torch
+
+        return incident_rows(self.path)
+
+    def history(self) -> list[dict[str, Any]]:
+        """Return a row of figures for each PPO update, oldest first, as the store has them now.
+
+        Keys are the columns of the view `updates` of the store. A figure that is not a number is
+        NaN; `loss_scale` is None without fp16.
+
+        Raises:
+            RunStoreError: the store cannot be read.
+        """
+        reader = RunReader(self.path)
+        scores = {}
+        for event in reader.read_last("episodes_completed", _EVERY_UPDATE):
+            if isinstance(event.payload, EpisodesCompleted):
+                scores[event.payload.update] = _means(event.payload)
+        rows = {}
+        for event in reader.read_last("ppo_update", _EVERY_UPDATE):
+            figures = event.payload
+            if isinstance(figures, PPOUpdatePayload):  # an update trained again replaces its row
+                score, accuracy = scores.get(figures.update, (math.nan, math.nan))
+                row = {"update_index": figures.update, "time": event.time}
+                row |= {"score": score, "accuracy": accuracy}
+                row |= {name: getattr(figures, name) for name in UPDATE_COLUMNS}
+                rows[figures.update] = row
+        return [rows[update] for update in sorted(rows)]
+
+    def _repr_html_(self) -> str:
+        """Return the run as a notebook shows it: its status and a table of lights."""
+        names = list(self.latches["inf"])
+        head = "".join(f"<th>{escape(printable(name))}</th>" for name in names)
+        rows = "".join(
+            f"<tr><th>{word}</th>"
+            + "".join(f"<td>{_SIGNS[self.latches[light][name]]}</td>" for name in names)
+            + "</tr>"
+            for word, light in (("Inf", "inf"), ("NaN", "nan"))
+        )
+        doubt = "" if self.doubt is None else f"<p>? not known: {escape(printable(self.doubt))}</p>"
+        return (
+            f"<p><b>{escape(printable(self.run_id))}</b> {self.status}, "
+            f"update {self.snapshot.run.update}</p>"
+            f"<table><tr><th></th>{head}</tr>{rows}</table>{doubt}"
+        )
+
+
+def open_run(run: str | Path | None = None, *, run_dir: str | Path | None = None) -> Run:
+    """Return the state of a run: live, finished or crashed. Nothing is written into it.
+
+    Args:
+        run: an id, the unique beginning of one, a name, or the path of a run's folder; None for the
+            newest run.
+        run_dir: the folder that holds runs; `ESPER_RUN_DIR` or `runs` if not given.
+
+    Raises:
+        RunNotFoundError: no run, or more than one, answers to `run`.
+        RunStoreError: the store cannot be read, and no light is known to be on.
+    """
+    folder = default_run_dir() if run_dir is None else Path(run_dir)
+    path = find_run(folder, None if run is None else str(run)).resolve()
+    return _opened(path, RunFollower(path).catch_up())
+
+
+def _opened(path: Path, frame: Frame) -> Run:
+    tamiyo = frame.snapshot.tamiyo
+    lit = {light: tamiyo.latch(light) for light in ("inf", "nan")}
+    if frame.error is not None and not any(any(lights.values()) for lights in lit.values()):
+        raise RunStoreError(frame.error)
+    unlit = False if frame.doubt is None else None
+    return Run(
+        path=path,
+        status=str(frame.status.kind),
+        latches={
+            light: {name: is_lit or unlit for name, is_lit in lights.items()}
+            for light, lights in lit.items()
+        },
+        first=tamiyo.first,
+        evidence=tamiyo.evidence,
+        doubt=frame.doubt,
+        snapshot=frame.snapshot,
+    )
+
+
+def _means(ended: EpisodesCompleted) -> tuple[float, float]:
+    """Return the means of score and accuracy over the hosts whose score is finite."""
+    pairs = [
+        (score, accuracy)
+        for score, accuracy in zip(ended.score, ended.accuracy, strict=False)
+        if math.isfinite(score)
+    ]
+    if not pairs:
+        return math.nan, math.nan
+    scores, accuracies = zip(*pairs, strict=True)
+    return sum(scores) / len(pairs), sum(accuracies) / len(pairs)
