@@ -229,11 +229,7 @@ def test_a_failure_leaves_no_folder_that_refuses_the_next_try(
     out = tmp_path / "a" / "out"
     if is_there:
         out.mkdir(parents=True)
-    module = {
-        "write_checked": "esper.simic.growing",
-        "growth_card": "esper.simic.growth_card",
-        "growth_picture": "esper.simic.growth_picture",
-    }[name]
+    module = "esper.simic." + ("growing" if name == "write_checked" else "growth_card")
 
     def broken(*_: object) -> None:
         if name == "write_checked":
