@@ -12,12 +12,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from esper.karn.run_directory import find_run
+from esper.karn.run_tables import RunStoreError
+from esper.karn.sanctum.incident_ledger import CAPSULE_GONE
 from esper.leyline.durable_files import write_output
+from esper.leyline.incident_files import Incident, list_incidents
+from esper.leyline.plain_text import printable
 from esper.leyline.sighting_words import sighting_lines
 
 if TYPE_CHECKING:
     from esper.leyline.telemetry import IncidentRecorded, NonfiniteSighting
-    from esper.simic.incidents import Incident
 
 #: How many of the newest incidents in a run's events are listed.
 _INCIDENTS_LISTED = 1000
@@ -40,12 +43,24 @@ def print_incidents(run_dir: Path, reference: str | None, *, as_json: bool) -> i
     from rich.text import Text
 
     from esper.karn.plain_console import PlainConsole
-    from esper.simic.incidents import list_incidents
+    from esper.karn.sanctum.follower import RunFollower
 
-    listed = _listing(list_incidents(run), _recorded_incidents(run))
+    # Counted where `esper health`, `esper runs` and Sanctum have the number from.
+    known = RunFollower(run, brief=True).catch_up().snapshot.interventions.incidents
+    kept = list_incidents(run)
+    try:
+        recorded = _recorded_incidents(run)
+    except RunStoreError as error:
+        if not kept:
+            raise
+        recorded = []
+        print(printable(f"{error}: only incidents with a capsule are listed"), file=sys.stderr)
+    listed = _listing(kept, recorded)
+    not_listed = max(0, known - len(listed))
     if as_json:
         rows = [row for row, _ in listed]
-        print(json.dumps({"run": run.name, "incidents": rows}, indent=2))
+        report = {"run": run.name, "incidents": rows, "not_listed": not_listed}
+        print(json.dumps(report, indent=2))
         return 0
     console = PlainConsole()
     if not listed:
@@ -62,6 +77,8 @@ def print_incidents(run_dir: Path, reference: str | None, *, as_json: bool) -> i
         style = "" if row["kept"] else "dim"
         for line in lines:
             console.print(Text(line.replace(_NO_BREAK, " "), style=style), soft_wrap=True)
+    if not_listed:
+        console.print(Text(f"{not_listed} older, not kept, are not listed", style="dim"))
     return 0
 
 
@@ -110,11 +127,11 @@ def _listing(
                 "kept": False,
                 "size": 0,
                 "path": "",
-                "reason": event.reason or "its capsule is no longer there",
+                "reason": event.reason or CAPSULE_GONE,
             },
             sightings,
         )
-        for event, sightings in recorded
+        for event, sightings in {one[0].number: one for one in recorded}.values()
         if event.number not in {one.number for one in kept}
     ]
     for row, sightings in listed:
