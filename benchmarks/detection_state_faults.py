@@ -168,7 +168,11 @@ def _given_parameter(stage: Stage, where: Where, of_head: bool) -> Sight:
     parameter, place, group = _place_in(stage, where, of_head)
     kind = stage.kind()
     parameter.data.view(-1)[place] = VALUES[kind]
-    return _given(group, "parameters", kind, stage.names[id(parameter)])
+    sight = _given(group, "parameters", kind, stage.names[id(parameter)])
+    if parameter is stage.policy.heads.bias and kind == "-inf":
+        # So a policy forbids a choice, which is legal where the mask always forbids it, too.
+        return replace(sight, required=bool(stage.rollout.masks[..., place].any()))
+    return sight
 
 
 def given_head_parameter(stage: Stage, where: Where) -> Sight:

@@ -1,12 +1,17 @@
 """The list of incidents: every fact of it, in lines that fit."""
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+from capsule_files import write_empty_capsule
 
 from esper.incident_reports import print_incidents
+from esper.karn.reports import print_health
 from esper.karn.run_store import RunWriter, create_run
+from esper.karn.sanctum.follower import RunFollower
 from esper.leyline.telemetry import IncidentRecorded
 
 
@@ -55,3 +60,67 @@ def test_the_list_names_all_that_was_seen_in_lines_of_100_columns(
         "      shared Inf in moments (exp_avg_sq of lstm.weight_ih_l0), host 12, step 24, epoch 1,",
         "        minibatch 1, not reproduced, planted by a drill",
     ]
+
+
+def counted(runs: Path, capsys: pytest.CaptureFixture[str]) -> tuple[int, int]:
+    """Return incidents and those not kept, of which every reader says the same."""
+    (run,) = runs.iterdir()
+    assert print_incidents(runs, None, as_json=True) == 0
+    report = json.loads(capsys.readouterr().out)
+    kept = [row["kept"] for row in report["incidents"]]
+    number, not_kept = len(kept) + report["not_listed"], kept.count(False) + report["not_listed"]
+    for brief in (False, True):
+        follower = RunFollower(run, brief=brief)
+        snapshot = follower.catch_up().snapshot
+        done = snapshot.interventions
+        assert (done.incidents, done.incidents_not_kept) == (number, not_kept)
+        assert [bool(one.path) for one in snapshot.incidents] == kept
+    assert (before := follower.state_after(1)) is None or before.interventions.incidents == 0
+    print_health(runs, None, as_json=True)
+    health = json.loads(capsys.readouterr().out)
+    assert health["incidents"] == {"kept": kept.count(True), "not_kept": not_kept}
+    print_health(runs, None)
+    text = capsys.readouterr().out
+    assert f"incidents: {number}" in text
+    assert ("esper replay" in text) == any(kept)
+    return number, not_kept
+
+
+def test_every_reader_joins_the_incidents_of_the_store_with_the_capsules_on_the_disk(
+    tmp_path: Path,
+    payloads: Any,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run = create_run(tmp_path, "test")
+    seen = payloads.sighting(head="op")
+    write_empty_capsule(run, 1, 2, seen)  # as a store leaves it that was lost
+    with RunWriter(run) as writer:
+        writer.emit(payloads.start())
+        writer.emit(payloads.update(1))
+        for number in (2, 3, 3):  # the third update was trained again
+            path = "incidents/0002" if number == 2 else ""
+            writer.emit(payloads.update(2 * number, head_nonfinite=[seen]))
+            writer.emit(IncidentRecorded(update=2 * number, number=number, path=path, size=0))
+        write_empty_capsule(run, 2, 4, seen)
+        writer.emit(payloads.finish(update=6))
+    assert counted(tmp_path, capsys) == (3, 1)
+    (run / "incidents" / "0001" / "capsule.pt").unlink()
+    assert counted(tmp_path, capsys) == (3, 2)
+    shutil.rmtree(run / "incidents" / "0002")
+    assert counted(tmp_path, capsys) == (3, 3)
+    monkeypatch.setattr("esper.incident_reports._INCIDENTS_LISTED", 1)
+    print_incidents(tmp_path, None, as_json=False)
+    assert capsys.readouterr().out.endswith("1 older, not kept, are not listed\n")
+
+
+def test_incidents_are_listed_without_a_store(
+    tmp_path: Path, payloads: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = create_run(tmp_path, "test")
+    write_empty_capsule(run, 1, 2, payloads.sighting(head="op"))
+    assert print_incidents(tmp_path, None, as_json=False) == 0
+    told = capsys.readouterr()
+    assert "   1  update 2, 0.0 MiB" in told.out
+    assert "only incidents with a capsule are listed" in told.err
+    assert RunFollower(run).catch_up().snapshot.interventions.incidents == 1

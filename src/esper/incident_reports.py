@@ -8,16 +8,20 @@ import json
 import sys
 import textwrap
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from esper.karn.run_directory import find_run
+from esper.karn.run_tables import RunStoreError
+from esper.karn.sanctum.incident_ledger import CAPSULE_GONE
 from esper.leyline.durable_files import write_output
+from esper.leyline.incident_files import Incident, list_incidents
+from esper.leyline.plain_text import printable
 from esper.leyline.sighting_words import sighting_lines
 
 if TYPE_CHECKING:
     from esper.leyline.telemetry import IncidentRecorded, NonfiniteSighting
-    from esper.simic.incidents import Incident
 
 #: How many of the newest incidents in a run's events are listed.
 _INCIDENTS_LISTED = 1000
@@ -41,16 +45,19 @@ def print_incidents(run_dir: Path, reference: str | None, *, as_json: bool) -> i
 
     from esper.karn.plain_console import PlainConsole
 
+    found = incidents_of(run)
+    if found.doubt:
+        print(printable(found.doubt), file=sys.stderr)
     if as_json:
-        print(json.dumps({"run": run.name, "incidents": incident_rows(run)}, indent=2))
+        report = {"run": run.name, "incidents": found.rows, "not_listed": found.not_listed}
+        print(json.dumps(report, indent=2))
         return 0
-    listed = _listed(run)
     console = PlainConsole()
-    if not listed:
+    if not found.rows:
         console.print(f"No incidents in {run.name}: every update was finite.", highlight=False)
         return 0
     console.print(Text(run.name, style="bold"))
-    for row, sightings in listed:
+    for row, sightings in zip(found.rows, found.sightings, strict=True):
         size = f"{row['size'] / 2**20:.1f} MiB" if row["kept"] else "not kept"
         reason = f": {row['reason']}" if row["reason"] else ""
         lines = _wrapped(f"{row['number']:4}  update {row['update']}, {size}{reason}")
@@ -60,22 +67,54 @@ def print_incidents(run_dir: Path, reference: str | None, *, as_json: bool) -> i
         style = "" if row["kept"] else "dim"
         for line in lines:
             console.print(Text(line.replace(_NO_BREAK, " "), style=style), soft_wrap=True)
+    if found.not_listed:
+        console.print(Text(f"{found.not_listed} older, not kept, are not listed", style="dim"))
     return 0
 
 
-def incident_rows(run: Path) -> list[dict[str, Any]]:
-    """Return every incident of a run as plain values, by update.
+@dataclass(frozen=True)
+class IncidentList:
+    """The incidents of a run.
+
+    Attributes:
+        rows: each as plain values, by update; keys are only ever added.
+        sightings: what the update of each row saw.
+        not_listed: older ones without a capsule that are left out.
+        doubt: why incidents without a capsule are missing, a sentence; empty if they are not.
+    """
+
+    rows: "list[dict[str, Any]]"
+    sightings: "list[Sequence[NonfiniteSighting]]"
+    not_listed: int
+    doubt: str = ""
+
+
+def incidents_of(run: Path) -> IncidentList:
+    """Return the incidents of a run, kept or not.
 
     Raises:
-        IncidentError: a capsule of the run is damaged.
+        RunStoreError: the store cannot be read, and no capsule is there.
     """
-    return [row for row, _ in _listed(run)]
+    from esper.karn.sanctum.follower import RunFollower
 
-
-def _listed(run: Path) -> "list[tuple[dict[str, Any], Sequence[NonfiniteSighting]]]":
-    from esper.simic.incidents import list_incidents
-
-    return _listing(list_incidents(run), _recorded_incidents(run))
+    # Counted where `esper health`, `esper runs` and Sanctum have the number from.
+    known = RunFollower(run, brief=True).catch_up().snapshot.interventions.incidents
+    kept = list_incidents(run)
+    doubt = ""
+    try:
+        recorded = _recorded_incidents(run)
+    except RunStoreError as error:
+        if not kept:
+            raise
+        recorded = []
+        doubt = f"{error}: only incidents with a capsule are listed"
+    listed = _listing(kept, recorded)
+    return IncidentList(
+        rows=[row for row, _ in listed],
+        sightings=[sightings for _, sightings in listed],
+        not_listed=max(0, known - len(listed)),
+        doubt=doubt,
+    )
 
 
 def _wrapped(line: str) -> list[str]:
@@ -94,8 +133,6 @@ def _listing(
     recorded: "Sequence[tuple[IncidentRecorded, Sequence[NonfiniteSighting]]]",
 ) -> "list[tuple[dict[str, Any], Sequence[NonfiniteSighting]]]":
     """Return every incident of a run as plain values, and what its update saw.
-
-    Keys are only ever added.
 
     Args:
         kept: the incidents that have a capsule.
@@ -123,11 +160,11 @@ def _listing(
                 "kept": False,
                 "size": 0,
                 "path": "",
-                "reason": event.reason or "its capsule is no longer there",
+                "reason": event.reason or CAPSULE_GONE,
             },
             sightings,
         )
-        for event, sightings in recorded
+        for event, sightings in {one[0].number: one for one in recorded}.values()
         if event.number not in {one.number for one in kept}
     ]
     for row, sightings in listed:

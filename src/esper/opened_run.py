@@ -7,6 +7,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from esper.incident_reports import incidents_of
 from esper.karn.recorded_settings import settings_at_start
 from esper.karn.run_directory import default_run_dir, find_run
 from esper.karn.run_reader import RunReader
@@ -60,11 +61,9 @@ class Run:
         """The updates in which something non-finite was seen, as `esper incidents --json` has them.
 
         Raises:
-            IncidentError: a capsule is damaged so that it cannot be listed.
+            RunStoreError: the store cannot be read, and no capsule is there.
         """
-        from esper.incident_reports import incident_rows  # what knows capsules loads torch
-
-        return incident_rows(self.path)
+        return incidents_of(self.path).rows
 
     def history(self) -> list[dict[str, Any]]:
         """Return a row of figures for each PPO update, oldest first, as the store has them now.

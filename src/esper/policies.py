@@ -263,5 +263,8 @@ def load_policy(place: PolicyPlace) -> "TrainedPolicy":
 
     torch.set_num_threads(place.config.threads or 1)
     if place.checkpoint is None:
-        return shipped_policy(place.name)
+        policy = shipped_policy(place.name)
+        if policy.caution:
+            print(policy.caution, file=sys.stderr)
+        return policy
     return load_trained_policy(place.checkpoint, place.config, place.name)

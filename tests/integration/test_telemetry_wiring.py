@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from capsule_files import write_empty_capsule
 
 from esper.karn.console_tail import ConsoleTail
 from esper.karn.run_store import RunWriter
@@ -72,6 +73,7 @@ class Case:
     # What of the second host's decision is out of the ordinary: part of it, place in that, value.
     decided: dict[str, dict[Any, float]] = field(default_factory=dict)
     also: Callable[[RunWriter], None] | None = None
+    capsules: tuple[int, ...] = ()  # numbers of incidents that lie on the disk
     afterwards: str = ""  # SQL, done to the finished store
     printed: str = ""  # by the run's process
     at: str | tuple[int, ...] = ()  # key or indices of the value at the snapshot's path
@@ -202,9 +204,10 @@ CASES: dict[str, Case | tuple[Case, ...]] = {
     "TELE-134": Case(3, "incidents 3", also=lambda w: record_incidents(w, "incidents/0001")),
     "TELE-135": Case(3, "not kept 3", also=lambda w: record_incidents(w, "")),
     "TELE-136": Case(
-        (3, "incidents/0001"),
-        "incidents/0001",
-        also=lambda w: record_incidents(w, "incidents/0001"),
+        (3, "incidents/0003"),
+        "incidents/0003",
+        also=lambda w: record_incidents(w, "incidents/0003"),
+        capsules=(3,),
         read=lambda incidents: (incidents[-1].number, incidents[-1].path),
     ),
     "TELE-137": intervened("repeat", "3 repeated"),
@@ -434,6 +437,8 @@ def look_at(tmp_path, payloads):
         made.append(run)
         with RunWriter(run) as writer:
             emit_everything(writer, payloads, case)
+        for number in case.capsules:
+            write_empty_capsule(run, number, 1)
         with closing(sqlite3.connect(run / "run.sqlite")) as store:
             # One event a second, so that what is shown of times can be foreseen.
             store.execute("UPDATE events SET time = 1000.0 + id")

@@ -4,6 +4,7 @@ import io
 import json
 
 import pytest
+from capsule_files import write_empty_capsule
 from rich.console import Console
 
 from esper.karn.fail_on import FailOnError
@@ -360,6 +361,7 @@ def long_troubled_run(run, payloads):
                 IncidentRecorded(update=9_998, number=number, path=path, size=1, reason="full")
             )
         writer.emit(payloads.finish("halted", reason="5 rollbacks in a row did not help"))
+    write_empty_capsule(run, 1, 9_998)
     return run
 
 

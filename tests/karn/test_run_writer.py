@@ -484,6 +484,37 @@ def test_a_writer_s_thread_that_ended_is_started_again(run, monkeypatch):
         assert texts(run) == ["1", "2"]
 
 
+def test_no_one_waits_for_a_writer_s_thread_that_ends(run, monkeypatch):
+    """A durable emit returns while the thread is still on its way out."""
+    write, abandon, left, released = StoreConnection.write, StoreConnection.abandon, [1], []
+    may_end = threading.Event()
+
+    def once(self, batch):
+        if left and batch:
+            left.pop()
+            raise SystemExit
+        return write(self, batch)
+
+    def slowly(self):
+        released.append(may_end.wait(DEADLINE))
+        abandon(self)
+
+    monkeypatch.setattr(StoreConnection, "write", once)
+    monkeypatch.setattr("esper.karn.run_writer._HURRY_SECONDS", DEADLINE)
+    monkeypatch.setattr("esper.karn.run_writer.DURABLE_SECONDS", DEADLINE)
+    with RunWriter(run) as writer:
+        assert writer.flush()
+        monkeypatch.setattr(StoreConnection, "abandon", slowly)
+        begin = time.monotonic()
+        writer.emit(notice(1), durable=True)
+        assert time.monotonic() - begin < DEADLINE / 2
+        assert not released
+        may_end.set()
+        writer.emit(notice(2), durable=True)
+        assert texts(run) == ["1", "2"]
+    assert released[0]
+
+
 def test_what_waits_takes_bounded_memory(tmp_path, payloads, monkeypatch):
     monkeypatch.setattr("esper.karn.run_writer.QUEUE_BYTES", 20_000)
     monkeypatch.setattr("esper.karn.run_writer.QUEUE_BYTES_DURABLE", 40_000)

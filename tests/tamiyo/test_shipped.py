@@ -2,12 +2,16 @@
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save
 
 from esper.growth.observation import FEATURES
+from esper.policies import load_policy, locate_policy
 from esper.simic.config import TrainingConfig, read_config, updated
 from esper.simic.trained_policy import shipped_policy
 from esper.tamiyo.policy import RecurrentPolicy
@@ -61,3 +65,43 @@ def test_missing_or_damaged_files_are_refused(tmp_path: Path, content: bytes | N
         (tmp_path / POLICY_NAME).write_bytes(content)
     with pytest.raises(ShippedPolicyError, match="cannot be read"):
         load_shipped_policy(NAMES, tmp_path)
+
+
+def test_every_bit_of_the_file_counts(tmp_path: Path) -> None:
+    save_policy(RecurrentPolicy(len(NAMES), feature_size=4, lstm_size=4), NAMES, 7, tmp_path)
+    path = tmp_path / POLICY_NAME
+    whole = path.read_bytes()
+    assert load_shipped_policy(NAMES, tmp_path).has_digest
+    end_of_header = 8 + int.from_bytes(whole[:8], "little")
+    places = [8, whole.index(b"sha256"), whole.index(b"sha256") + 20, whole.index(b'"7"') + 1]
+    for place in (*places, end_of_header - 1, end_of_header, len(whole) - 1):
+        changed = bytearray(whole)
+        changed[place] ^= 1
+        path.write_bytes(changed)
+        with pytest.raises(ShippedPolicyError, match=r"damaged|cannot be read") as error:
+            load_shipped_policy(NAMES, tmp_path)
+        assert "\n" not in str(error.value)
+
+
+def test_a_policy_without_a_digest_is_read_and_said_to_be_unchecked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    policy = RecurrentPolicy(len(NAMES), feature_size=4, lstm_size=4)
+    save_policy(policy, NAMES, 7, tmp_path)
+    path = tmp_path / POLICY_NAME
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+    del metadata["sha256"]
+    path.write_bytes(save(policy.state_dict(), metadata=metadata))  # as older versions did
+    old = load_shipped_policy(NAMES, tmp_path)
+    assert not old.has_digest
+    torch.testing.assert_close(old.policy.state_dict(), policy.state_dict(), rtol=0, atol=0)
+
+    assert not shipped_policy("shipped").caution
+    load_policy(locate_policy(tmp_path, "shipped"))
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr("esper.simic.trained_policy.load_shipped_policy", lambda _: replaced)
+    replaced = replace(old, config=SHIPPED / "config.toml")
+    load_policy(locate_policy(tmp_path, "shipped"))
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "has no digest: whether a weight in it was changed cannot be checked" in line

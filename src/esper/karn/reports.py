@@ -270,7 +270,8 @@ def _print_health(console: Console, directory: Path, run_id: str, frame: Frame) 
             "reads the store and does not let go of it"
         )
         console.print(Text(held, style="yellow"), soft_wrap=True)
-    if frame.snapshot.interventions.incidents:
+    done = frame.snapshot.interventions
+    if done.incidents > done.incidents_not_kept:
         reproduce = run_command(directory, "esper", "replay")
         hint = Text(f"reproduce the first incident with: {reproduce}", style="dim")
         console.print(hint, soft_wrap=True)

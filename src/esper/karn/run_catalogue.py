@@ -11,6 +11,7 @@ from esper.karn.liveness import RunStatus
 from esper.karn.run_directory import STORE_NAME, run_directories
 from esper.karn.run_note import NOTE_NAME, read_note
 from esper.karn.sanctum.follower import Frame, RunFollower
+from esper.leyline.incident_files import INCIDENTS_NAME
 
 #: How long one look at a folder may read stores; what is left is read at the next.
 _SECONDS_PER_LOOK: Final = 0.2
@@ -168,7 +169,7 @@ def _lit(latch: Mapping[str, bool]) -> tuple[str, ...]:
 
 
 def _stamp_of(directory: Path) -> _Stamp:
-    names = (STORE_NAME, f"{STORE_NAME}-wal", NOTE_NAME)
+    names = (STORE_NAME, f"{STORE_NAME}-wal", NOTE_NAME, INCIDENTS_NAME)
     return tuple(_stamp_of_file(directory / name) for name in names)
 
 

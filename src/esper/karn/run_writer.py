@@ -235,14 +235,14 @@ class RunWriter:
 
     def _wait_until(self, is_done: Callable[[], bool], timeout: float) -> None:
         with self._changed:
-            if not self._thread.is_alive() and not self._is_closing:
+            if self._is_thread_over and not self._is_closing:
                 self._thread = self._started()
             if self._failing_since is not None:
                 return
             self._wake.set()
 
             def is_over() -> bool:
-                is_failing = self._failing_since is not None or not self._thread.is_alive()
+                is_failing = self._failing_since is not None or self._is_thread_over
                 return is_done() or is_failing or self._is_hurried
 
             end = time.monotonic() + timeout
@@ -251,6 +251,7 @@ class RunWriter:
                     return
 
     def _started(self) -> threading.Thread:
+        self._is_thread_over = False
         thread = threading.Thread(target=self._run, name="run-writer", daemon=True)
         thread.start()
         return thread
@@ -288,7 +289,13 @@ class RunWriter:
                 self._pause(pause, for_close_only=True)
                 pause = min(2 * pause, _RETRY_SECONDS[1])
         finally:
-            store.finish(_FINISH_SECONDS)
+            with self._changed:
+                self._is_thread_over = True
+                self._changed.notify_all()  # nothing that waits is written by this thread
+            if self._is_closing:
+                store.finish(_FINISH_SECONDS)
+            else:
+                store.abandon()  # another thread goes on
 
     def _pause(self, seconds: float, *, for_close_only: bool) -> None:
         end = time.monotonic() + seconds

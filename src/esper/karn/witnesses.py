@@ -3,15 +3,10 @@
 Any of them may know of an update that the store does not have. Nothing here loads torch.
 """
 
-import os
-import re
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
-
-import msgspec
 
 from esper.karn.latch_file import LATCHES_NAME, LatchFile, read_latch_file
 from esper.leyline.checkpoint_file import (
@@ -20,15 +15,17 @@ from esper.leyline.checkpoint_file import (
     checkpoints_in,
     read_summary,
 )
+from esper.leyline.incident_files import (
+    INCIDENTS_NAME,
+    Incident,
+    incident_folders,
+    incident_in,
+)
 from esper.leyline.sighting_words import KIND_WORDS
 from esper.leyline.telemetry import NonfiniteSighting
 
-INCIDENTS_NAME: Final = "incidents"
-_SUMMARY_NAME: Final = "incident.json"
-_CAPSULE: Final = re.compile(r"\d{4,12}")
-#: Capsules of one run that are read, newest first, and bytes of each summary.
+#: Capsules of one run that are read, newest first: more than a run keeps.
 _CAPSULES_READ: Final = 2_048
-_LONGEST_SUMMARY: Final = 1 << 20
 #: Checkpoints of one run that are read, newest first: more than a run keeps.
 _CHECKPOINTS_READ: Final = 8
 #: File systems stamp changes no finer than this, so a folder that changed this recently may have
@@ -40,14 +37,6 @@ _Sighting = tuple[int, NonfiniteSighting]  # with its update
 _Stamp = tuple[int, int, int] | None
 
 
-class _Summary(msgspec.Struct, frozen=True):
-    update: int
-    sightings: list[NonfiniteSighting]
-
-
-_decode = msgspec.json.Decoder(_Summary).decode
-
-
 @dataclass(frozen=True)
 class Testimony:
     """What the files beside a store say.
@@ -55,11 +44,13 @@ class Testimony:
     Attributes:
         latch_file: what `latches.jsonl` says.
         sightings: what it, the capsules and the checkpoints say was seen, each with its update.
+        capsules: the incidents that were kept, in order.
         newest_update: the newest update of which there is a checkpoint or a capsule; 0 for none.
     """
 
     latch_file: LatchFile = field(default_factory=LatchFile)
     sightings: tuple[tuple[int, NonfiniteSighting], ...] = ()
+    capsules: tuple[Incident, ...] = ()
     newest_update: int = 0
 
     @property
@@ -78,8 +69,8 @@ class Witnesses:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._stamps: tuple[_Stamp, ...] | None = None
-        self._summaries: dict[str, _Summary] = {}
         self._of_checkpoints: dict[Path, tuple[_Stamp, tuple[_Sighting, ...]]] = {}
+        self._capsules: dict[Path, tuple[_Stamp, Incident]] = {}
         self._testimony = Testimony()
 
     def look(self) -> Testimony:
@@ -97,32 +88,38 @@ class Witnesses:
 
     def _read(self) -> Testimony:
         latch_file = read_latch_file(self._directory)
-        capsules = list(self._capsules())
+        capsules = self._read_capsules()
         checkpoints = checkpoints_in(self._directory / CHECKPOINTS_NAME)
         self._read_checkpoints([path for _, path in checkpoints])
         return Testimony(
             latch_file=latch_file,
             sightings=(
                 *latch_file.sightings,
-                *((one.update, seen) for one in capsules for seen in one.sightings),
+                *(
+                    (one.update, seen)
+                    for one in capsules
+                    for seen in one.sightings
+                    if seen.kind in KIND_WORDS
+                ),
                 *(one for _, latches in self._of_checkpoints.values() for one in latches),
             ),
+            capsules=capsules,
             newest_update=max(
                 [*(one.update for one in checkpoints), *(one.update for one in capsules)],
                 default=0,
             ),
         )
 
-    def _capsules(self) -> Iterator[_Summary]:
-        folder = self._directory / INCIDENTS_NAME
-        numbers = [name for name in _names_in(folder) if _CAPSULE.fullmatch(name)]
-        for name in sorted(numbers, key=int)[-_CAPSULES_READ:]:
-            summary = self._summaries.get(name)  # a capsule is written once
-            if summary is None:
-                summary = _summary_of(folder / name / _SUMMARY_NAME)
-            if summary is not None:
-                self._summaries[name] = summary
-                yield summary
+    def _read_capsules(self) -> tuple[Incident, ...]:
+        """Return the newest incidents that were kept; those that have not changed are known."""
+        before, self._capsules = self._capsules, {}
+        for folder in incident_folders(self._directory)[-_CAPSULES_READ:]:
+            stamp = _stamp_of(folder)
+            known = before.get(folder)
+            if known is None or known[0] != stamp:
+                known = stamp, incident_in(folder)
+            self._capsules[folder] = known
+        return tuple(incident for _, incident in self._capsules.values())
 
     def _read_checkpoints(self, paths: list[Path]) -> None:
         """Read the latches in the newest checkpoints; those that have not changed are known."""
@@ -135,17 +132,6 @@ class Witnesses:
             self._of_checkpoints[path] = known
 
 
-def _summary_of(path: Path) -> _Summary | None:
-    """Return the summary of a capsule; None where it cannot be read, which replaying reports."""
-    try:
-        with path.open("rb") as file:
-            summary: _Summary = _decode(file.read(_LONGEST_SUMMARY))
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return None
-    known = [seen for seen in summary.sightings if seen.kind in KIND_WORDS]
-    return _Summary(summary.update, known)
-
-
 def _latches_of(path: Path) -> tuple[_Sighting, ...]:
     """Return the latches in a checkpoint; none where it is damaged, which resuming reports."""
     try:
@@ -153,13 +139,6 @@ def _latches_of(path: Path) -> tuple[_Sighting, ...]:
     except CheckpointError:
         return ()
     return tuple(one for one in latches if one[1].kind in KIND_WORDS)
-
-
-def _names_in(folder: Path) -> list[str]:
-    try:
-        return os.listdir(folder)
-    except OSError:
-        return []
 
 
 def _stamp_of(path: Path) -> _Stamp:

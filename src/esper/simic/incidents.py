@@ -11,7 +11,6 @@ torch is imported where a capsule is read or written, so that listing them needs
 import hashlib
 import json
 import os
-import re
 import shutil
 from collections.abc import Sequence
 from contextlib import suppress
@@ -19,11 +18,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
 from esper.leyline.command_lines import command_line
 from esper.leyline.durable_files import sync_directory, write_file
-from esper.leyline.errors import EsperError
+from esper.leyline.incident_files import (
+    CAPSULE_NAME,
+    INCIDENTS_NAME,
+    SUMMARY_NAME,
+    Incident,
+    IncidentError,
+    incident_in,
+    list_incidents,
+    read_incident_summary,
+    size_of,
+)
 from esper.leyline.telemetry import IncidentRecorded, NonfiniteSighting
 from esper.simic.torch_files import TorchFileError, load_values, saved
 
@@ -31,30 +38,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 FORMAT = 3
-FOLDER = "incidents"
-CAPSULE_NAME = "capsule.pt"
-_SUMMARY_NAME = "incident.json"
 _PARTIAL_SUFFIX = ".partial"
-_NUMBER = re.compile(r"\d{4,12}")
 #: Bytes that are read at most: far more than Esper writes.
-_LONGEST_SUMMARY = 1 << 20
 _LONGEST_CAPSULE = 4 << 30
-
-
-class _Summary(msgspec.Struct, frozen=True):
-    """What `incident.json` says."""
-
-    number: int
-    update: int
-    sightings: list[NonfiniteSighting]
-    sha256: str = ""
-
-
-_decode = msgspec.json.Decoder(_Summary).decode
-
-
-class IncidentError(EsperError, ValueError):
-    """There is no such incident, or its capsule cannot be read; one clear sentence."""
 
 
 @dataclass(frozen=True)
@@ -94,18 +80,6 @@ class Capsule:
     torch_generator: "Tensor"
 
 
-@dataclass(frozen=True)
-class Incident:
-    """One incident as it is listed."""
-
-    number: int
-    update: int
-    path: Path
-    size: int  # bytes of the capsule
-    sightings: tuple[NonfiniteSighting, ...]
-    damage: str = ""  # why it cannot be replayed, a sentence; empty if nothing is known against it
-
-
 @dataclass
 class IncidentLedger:
     """Decides which incidents of a run are kept, and writes them."""
@@ -119,12 +93,13 @@ class IncidentLedger:
     _seen: set[tuple[str, str, str]] = field(init=False, default_factory=set)
 
     def __post_init__(self) -> None:
-        for left in _partial_in(self.run / FOLDER):  # by a process that was killed
+        for left in _partial_in(self.run / INCIDENTS_NAME):  # by a process that was killed
             shutil.rmtree(left, ignore_errors=True)
         kept = list_incidents(self.run)
         self.number = max(self.number, *(incident.number for incident in kept), 0)
         for incident in kept:
-            self._count(incident.size, {_kind_of(seen) for seen in incident.sightings})
+            seen = () if incident.damage else incident.sightings
+            self._count(incident.size, {_kind_of(one) for one in seen})
 
     def record(self, capsule: Capsule, sightings: Sequence[NonfiniteSighting]) -> IncidentRecorded:
         """Write the capsule, if it is to be kept; return what to tell.
@@ -137,8 +112,8 @@ class IncidentLedger:
         path, size = "", 0
         if not reason:
             try:
-                folder = write_capsule(self.run / FOLDER, self.number, capsule)
-                size = _size_of(folder)
+                folder = write_capsule(self.run / INCIDENTS_NAME, self.number, capsule)
+                size = size_of(folder)
             except (OSError, RuntimeError, MemoryError) as error:
                 reason = f"the disk did not take it: {error}"
             else:
@@ -184,7 +159,7 @@ def write_capsule(incidents: Path, number: int, capsule: Capsule) -> Path:
     try:
         partial.mkdir(parents=True)
         write_file(partial / CAPSULE_NAME, [data])
-        write_file(partial / _SUMMARY_NAME, [json.dumps(summary, indent=2).encode() + b"\n"])
+        write_file(partial / SUMMARY_NAME, [json.dumps(summary, indent=2).encode() + b"\n"])
         sync_directory(partial)
         os.rename(partial, folder)
     except BaseException:
@@ -192,13 +167,6 @@ def write_capsule(incidents: Path, number: int, capsule: Capsule) -> Path:
         raise
     sync_directory(incidents)
     return folder
-
-
-def list_incidents(run: Path) -> list[Incident]:
-    """Return the incidents kept in a run, in order; one that is damaged says so."""
-    incidents = run / FOLDER
-    folders = [incidents / name for name in _names_in(incidents) if _NUMBER.fullmatch(name)]
-    return [_read_summary(folder) for folder in sorted(folders, key=lambda path: int(path.name))]
 
 
 def find_incident(run: Path, number: int | None = None, update: int | None = None) -> Incident:
@@ -230,53 +198,13 @@ def incident_at(folder: Path) -> Incident:
     Raises:
         IncidentError: it cannot be read.
     """
-    return _whole(_read_summary(folder))
+    return _whole(incident_in(folder))
 
 
 def _whole(incident: Incident) -> Incident:
     if incident.damage:
         raise IncidentError(incident.damage)
     return incident
-
-
-def _read_summary(folder: Path) -> Incident:
-    """Read what the listing needs; damage is told, not raised: it is no reason not to train."""
-    number = int(folder.name) if _NUMBER.fullmatch(folder.name) else 0
-    capsule = folder / CAPSULE_NAME
-    if not capsule.is_file():
-        return Incident(number, 0, folder, 0, (), f"the capsule {capsule} is missing")
-    size = 0
-    try:
-        size = _size_of(folder)
-        summary = _summary_of(folder)
-    except (OSError, IncidentError) as error:
-        return Incident(
-            number, 0, folder, size, (), f"the incident in {folder} cannot be read: {error}"
-        )
-    return Incident(
-        number=summary.number,
-        update=summary.update,
-        path=folder,
-        size=size,
-        sightings=tuple(summary.sightings),
-    )
-
-
-def _summary_of(folder: Path) -> _Summary:
-    """Read `incident.json`.
-
-    Raises:
-        OSError, IncidentError: it cannot be read.
-    """
-    with (folder / _SUMMARY_NAME).open("rb") as file:
-        data = file.read(_LONGEST_SUMMARY + 1)
-    if len(data) > _LONGEST_SUMMARY:
-        raise IncidentError(f"{_SUMMARY_NAME} is longer than {_LONGEST_SUMMARY} bytes")
-    try:
-        summary: _Summary = _decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise IncidentError(f"{_SUMMARY_NAME} is damaged: {error}") from error
-    return summary
 
 
 def read_capsule(folder: Path, device: str = "cpu") -> Capsule:
@@ -287,9 +215,9 @@ def read_capsule(folder: Path, device: str = "cpu") -> Capsule:
     """
     path = folder / CAPSULE_NAME
     try:
-        expected = _summary_of(folder).sha256
+        expected = read_incident_summary(folder).sha256
     except (OSError, IncidentError) as error:
-        raise IncidentError(f"{folder / _SUMMARY_NAME} cannot be read: {error}") from error
+        raise IncidentError(f"{folder / SUMMARY_NAME} cannot be read: {error}") from error
     try:
         if path.stat().st_size > _LONGEST_CAPSULE:
             raise IncidentError(f"the capsule {path} is larger than {_LONGEST_CAPSULE >> 30} GiB")
@@ -319,10 +247,6 @@ def sighting_fields(sightings: Sequence[NonfiniteSighting]) -> list[dict[str, An
 
 def _kind_of(seen: NonfiniteSighting) -> tuple[str, str, str]:
     return seen.head, seen.quantity, seen.kind
-
-
-def _size_of(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.iterdir())
 
 
 def _partial_in(incidents: Path) -> list[Path]:

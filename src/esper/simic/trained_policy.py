@@ -15,6 +15,11 @@ from esper.simic.run_data import read_records
 from esper.tamiyo.policy import RecurrentPolicy
 from esper.tamiyo.shipped import load_shipped_policy
 
+_NO_DIGEST = (
+    "the shipped policy was written by an older Esper and has no digest: whether a weight in it "
+    "was changed cannot be checked"
+)
+
 
 @dataclass(frozen=True)
 class TrainedPolicy:
@@ -26,6 +31,7 @@ class TrainedPolicy:
         config: that it was trained with.
         episodes: it has learnt from.
         data: the fingerprint of the data it was last trained on; empty if that is not known.
+        caution: why damage to it would not be noticed, a sentence; empty if it would be.
     """
 
     name: str
@@ -33,6 +39,7 @@ class TrainedPolicy:
     config: TrainingConfig
     episodes: int
     data: str = ""
+    caution: str = ""
 
 
 def load_trained_policy(checkpoint: Path, config: TrainingConfig, name: str) -> TrainedPolicy:
@@ -88,4 +95,5 @@ def shipped_policy(name: str) -> TrainedPolicy:
     shipped = load_shipped_policy([feature.name for feature in FEATURES])
     # It was trained before some of today's settings were there: those have their defaults.
     config = updated(TrainingConfig(), read_config(shipped.config))
-    return TrainedPolicy(name, shipped.policy, config, shipped.episodes)
+    caution = "" if shipped.has_digest else _NO_DIGEST
+    return TrainedPolicy(name, shipped.policy, config, shipped.episodes, caution=caution)

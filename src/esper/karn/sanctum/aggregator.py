@@ -14,12 +14,12 @@ from esper.karn.sanctum import decisions, event_log, host_ledger
 from esper.karn.sanctum.attention import light_of
 from esper.karn.sanctum.evidence import EvidenceLedger
 from esper.karn.sanctum.host_ledger import HostLedger
+from esper.karn.sanctum.incident_ledger import IncidentLedger
 from esper.karn.sanctum.latches import Latches
 from esper.karn.sanctum.log_book import LogBook
 from esper.karn.sanctum.run_ledger import RunLedger
 from esper.karn.sanctum.schema import (
     DecisionState,
-    IncidentState,
     InterventionState,
     LogEntry,
     RunState,
@@ -31,6 +31,7 @@ from esper.karn.sanctum.states import machine_state, tamiyo_state, training_stat
 from esper.karn.sanctum.update_history import score_history, update_history
 from esper.karn.sightings import UNKNOWN_QUANTITY
 from esper.leyline.heads import HEAD_CHOICES
+from esper.leyline.incident_files import Incident
 from esper.leyline.telemetry import (
     CheckpointWritten,
     DamagedPayload,
@@ -54,8 +55,6 @@ from esper.leyline.telemetry import (
 
 #: Updates of which more is kept than their histories: a resume goes back by no more as a rule.
 UPDATES_KEPT: Final = 32
-#: Incidents that are listed; of more, those without a capsule go first, and then the oldest.
-INCIDENTS_KEPT: Final = 256
 
 
 class SanctumAggregator:
@@ -75,7 +74,7 @@ class SanctumAggregator:
         self._skipped_in_run = 0
         self._rescaled_in_run = 0
         self._interventions = InterventionState()
-        self._incidents: list[IncidentState] = []
+        self._incidents = IncidentLedger()
         self._hosts = HostLedger()
         self._decision: DecisionsTaken | None = None  # of the step that is shown
         self._log = LogBook()
@@ -125,6 +124,16 @@ class SanctumAggregator:
             self._latches, self._evidence = latches, evidence
             self._has_changed("heads", "tamiyo")
             self._snapshot = None
+
+    def join_capsules(self, capsules: Sequence[Incident]) -> None:
+        """Take in which incidents are kept on the disk, whatever events say of them."""
+        if self._incidents.join_capsules(capsules):
+            self._has_changed("incidents")
+            self._snapshot = None
+
+    def lacks_capsule(self, capsules: Sequence[Incident]) -> bool:
+        """Return whether an event tells of a capsule that is not among these."""
+        return self._incidents.lacks_capsule(capsules)
 
     def note_hidden_damage(self) -> None:
         """Count an event of which it is only known that it must have told of a light."""
@@ -204,8 +213,8 @@ class SanctumAggregator:
                 machine=machine_state(self._run.heartbeat),
                 tamiyo=self._part("tamiyo", self._tamiyo_state),
                 training=self._part("training", self._training_state),
-                interventions=self._interventions,
-                incidents=self._part("incidents", lambda: tuple(self._incidents)),
+                interventions=self._intervention_state(),
+                incidents=self._part("incidents", self._incidents.states),
                 hosts=self._part("hosts", self._hosts.states),
                 decisions=self._part("decisions", self._decision_states),
                 log=self._part("log", self._log.entries),
@@ -328,17 +337,7 @@ class SanctumAggregator:
         self._say(event, level, event_log.intervention(payload), update=payload.update)
 
     def _handle_incident_recorded(self, event: Event, payload: IncidentRecorded) -> None:
-        before = self._interventions
-        self._interventions = replace(
-            before,
-            incidents=before.incidents + 1,
-            incidents_not_kept=before.incidents_not_kept + (not payload.path),
-        )
-        kept = self._incidents
-        kept.append(IncidentState(payload.update, payload.number, payload.path, payload.reason))
-        if len(kept) > INCIDENTS_KEPT:
-            without = (place for place, incident in enumerate(kept) if not incident.path)
-            del kept[next(without, 0)]
+        self._incidents.take_in(payload)
         self._has_changed("incidents")
         self._say(event, "info", event_log.incident(payload), update=payload.update)
 
@@ -441,6 +440,13 @@ class SanctumAggregator:
             skipped_in_run=self._skipped_in_run,
             rescaled_in_run=self._rescaled_in_run,
         )
+
+    def _intervention_state(self) -> InterventionState:
+        incidents, not_kept = self._incidents.counts()
+        before = self._interventions
+        if (before.incidents, before.incidents_not_kept) != (incidents, not_kept):
+            self._interventions = replace(before, incidents=incidents, incidents_not_kept=not_kept)
+        return self._interventions
 
     def _decision_states(self) -> tuple[DecisionState, ...]:
         return decisions.decision_states(self._decision, self._told_heads())

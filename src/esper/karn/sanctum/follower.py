@@ -17,6 +17,7 @@ from esper.karn.sanctum.schema import SanctumSnapshot
 from esper.karn.sanctum.time_travel import TimeTravel
 from esper.karn.sanctum.update_index import UpdateIndex
 from esper.karn.witnesses import Testimony, Witnesses
+from esper.leyline.incident_files import Incident
 from esper.leyline.telemetry import Heartbeat, NonfiniteSighting
 
 _Sighting = tuple[int, NonfiniteSighting]  # with its update
@@ -170,7 +171,8 @@ class RunFollower:
         return self._time_travel.state_after(update, self._aggregator.last_id)
 
     def _snapshot(self) -> SanctumSnapshot:
-        """Return the state of now, with all lights that are known from anywhere."""
+        """Return the state of now, with all lights and incidents that are known from anywhere."""
+        self._aggregator.join_capsules(self._capsules())
         if not self._is_behind:
             newest = self._aggregator.newest_update
             if self._joined != (self._testimony, newest):
@@ -194,6 +196,13 @@ class RunFollower:
             whole.join_sightings(newer)
             self._missing = snapshot, self._testimony, whole.snapshot()
         return self._missing[2]
+
+    def _capsules(self) -> tuple[Incident, ...]:
+        """Return the incidents that are kept on the disk."""
+        capsules = self._testimony.capsules
+        if self._aggregator.lacks_capsule(capsules):  # written since the files were looked at?
+            capsules = self._witnesses.look().capsules
+        return capsules
 
     def _other_sightings(self) -> list[_Sighting]:
         """Return what is known to have been seen from elsewhere than this store."""
@@ -258,7 +267,9 @@ class RunFollower:
     def _start_over(self) -> None:
         self._aggregator = SanctumAggregator()
         self._index = UpdateIndex()
-        self._time_travel = TimeTravel(self._reader, self._index, self._other_sightings)
+        self._time_travel = TimeTravel(
+            self._reader, self._index, self._other_sightings, self._capsules
+        )
         self._joined = None
         self._is_light_missing = False  # in the store, that another file has
         self._has_tables = False

@@ -5,7 +5,7 @@ directly: what was done about it, its checkpoint, the end of the run if that cam
 decision, step or start of a process is no part of it.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 from esper.karn.run_reader import RunReader
@@ -13,6 +13,7 @@ from esper.karn.sanctum.aggregator import SanctumAggregator
 from esper.karn.sanctum.folding import first_that_counts, fold_up_to, join_tables
 from esper.karn.sanctum.schema import SanctumSnapshot
 from esper.karn.sanctum.update_index import UpdateIndex
+from esper.leyline.incident_files import Incident
 from esper.leyline.telemetry import (
     DecisionsTaken,
     NonfiniteSighting,
@@ -34,6 +35,7 @@ class TimeTravel:
         reader: of the run's store.
         index: kept by the follower of the run.
         sightings: returns what else is known to have been seen, each with its update.
+        capsules: returns the incidents that are kept on the disk; None to go by events alone.
     """
 
     def __init__(
@@ -41,10 +43,12 @@ class TimeTravel:
         reader: RunReader,
         index: UpdateIndex,
         sightings: Callable[[], Iterable[tuple[int, NonfiniteSighting]]] = tuple,
+        capsules: Callable[[], Sequence[Incident]] | None = None,
     ) -> None:
         self._reader = reader
         self._index = index
         self._sightings = sightings
+        self._capsules = capsules
         self._state = SanctumAggregator()
         self._shown = (0, 0)  # the event of the update that the state is of, and what was asked for
         self._is_whole = False  # nothing more can follow that update directly
@@ -81,6 +85,8 @@ class TimeTravel:
             shown = update if is_missing else found[0]
             join_tables(self._reader, self._state, up_to_update=shown)
             self._state.join_sightings(one for one in self._sightings() if one[0] <= shown)
+            if self._capsules is not None:
+                self._state.join_capsules([one for one in self._capsules() if one.update <= shown])
         self._shown, self._is_whole = what, beginning is not None
         return self._state.snapshot()
 

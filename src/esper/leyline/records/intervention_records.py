@@ -102,8 +102,8 @@ INTERVENTION_RECORDS: Final = (
         135,
         "Incidents Not Kept",
         "Which part of the incidents cannot be made to happen again?",
-        "Incidents without a capsule. The first of each kind of fault is always kept, unless the "
-        "disk does not take it; the log says why one was not.",
+        "Incidents without a whole capsule on the disk. The first of each kind of fault is always "
+        "kept, unless the disk does not take it; the log says why one was not.",
         snapshot="incidents_not_kept",
         label="not kept",
         payload="IncidentRecorded.path",
@@ -111,7 +111,7 @@ INTERVENTION_RECORDS: Final = (
         source=_LEDGER,
         emission=_RECORD_INCIDENT,
         unit="incidents",
-        causes=("more incidents alike than are kept", "a full disk"),
+        causes=("more incidents alike than are kept", "a full disk", "a capsule was removed"),
         companions=("TELE-134",),
     ),
     TelemetryRecord(

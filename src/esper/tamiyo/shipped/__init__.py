@@ -4,19 +4,21 @@
 
 | file                 | what it holds                                                          |
 |----------------------|------------------------------------------------------------------------|
-| `policy.safetensors` | the weights; what the policy sees and decides stands in its metadata   |
+| `policy.safetensors` | the weights; its metadata has what the policy sees and decides, and a   |
+|                      | SHA-256 of the whole file, taken with zeros in the digest's own place  |
 | `config.toml`        | the settings it was trained with                                       |
 | `training_curve.csv` | update, episodes done, mean score, mean accuracy                       |
 | `evaluation.json`    | `esper eval` of it, and `evaluation.md` the same to read               |
 """
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 
 from esper.leyline.durable_files import replace_file
 from esper.leyline.errors import EsperError
@@ -30,6 +32,13 @@ CONFIG_NAME = "config.toml"
 CURVE_NAME = "training_curve.csv"
 EVALUATION_NAME = "evaluation.json"
 TABLE_NAME = "evaluation.md"
+#: Where the digest stands in the metadata, and what stands there while it is taken.
+_DIGEST = "sha256"
+_NO_DIGEST = "0" * 64
+#: All that the metadata of a policy has that an older version wrote.
+_MEANING = frozenset({"features", "heads", "episodes"})
+#: Bytes that are read at most: far more than any policy of Tamiyo takes.
+_LARGEST = 256 << 20
 
 
 class ShippedPolicyError(EsperError, ValueError):
@@ -44,11 +53,14 @@ class ShippedPolicy:
         policy: on the CPU.
         config: the path of the settings it was trained with.
         episodes: it has learnt from.
+        has_digest: whether a digest proves that every bit is as it was written; what an older
+            version wrote has none.
     """
 
     policy: RecurrentPolicy
     config: Path
     episodes: int
+    has_digest: bool
 
 
 def save_policy(
@@ -67,8 +79,11 @@ def save_policy(
     """
     meaning = {"features": list(features), "heads": _heads(), "episodes": episodes}
     metadata = {name: json.dumps(value) for name, value in meaning.items()}
+    metadata[_DIGEST] = _NO_DIGEST
+    data = save(policy.state_dict(), metadata=metadata)
+    digest = hashlib.sha256(data).hexdigest()
     # not save_file, which lets nobody but its owner read what it writes
-    replace_file(folder / POLICY_NAME, [save(policy.state_dict(), metadata=metadata)])
+    replace_file(folder / POLICY_NAME, [data.replace(_NO_DIGEST.encode(), digest.encode(), 1)])
 
 
 def load_shipped_policy(features: Sequence[str], folder: Path = SHIPPED) -> ShippedPolicy:
@@ -84,10 +99,21 @@ def load_shipped_policy(features: Sequence[str], folder: Path = SHIPPED) -> Ship
     """
     path = folder / POLICY_NAME
     try:
-        with safe_open(path, framework="pt") as file:
-            meaning = {name: json.loads(text) for name, text in (file.metadata() or {}).items()}
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError, ValueError, RecursionError) as error:
+        with path.open("rb") as file:
+            data = file.read(_LARGEST)
+        metadata = _metadata_of(data)
+        digest = metadata.pop(_DIGEST, None)
+        if digest is None and metadata.keys() != _MEANING:
+            raise ShippedPolicyError(f"the shipped policy {path} is damaged: it lacks its digest")
+        if digest is not None and digest != _digest_of(data, digest):
+            raise ShippedPolicyError(
+                f"the shipped policy {path} is damaged: it is not as it was written"
+            )
+        meaning = {name: json.loads(text) for name, text in metadata.items()}
+        state = load(data)
+    except ShippedPolicyError:
+        raise
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ShippedPolicyError(f"the shipped policy {path} cannot be read: {error}") from error
     for what, here in (("features", list(features)), ("heads", _heads())):
         if meaning.get(what) != here:
@@ -109,7 +135,25 @@ def load_shipped_policy(features: Sequence[str], folder: Path = SHIPPED) -> Ship
         raise ShippedPolicyError(
             f"the shipped policy {path} is damaged: its parts do not fit together"
         ) from error
-    return ShippedPolicy(policy, folder / CONFIG_NAME, episodes)
+    return ShippedPolicy(policy, folder / CONFIG_NAME, episodes, digest is not None)
+
+
+def _metadata_of(data: bytes) -> dict[str, str]:
+    """Return the metadata of a safetensors file.
+
+    Raises:
+        ValueError, RecursionError: it has none.
+    """
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    metadata = header.get("__metadata__", {}) if isinstance(header, dict) else None
+    if not isinstance(metadata, dict) or not all(isinstance(one, str) for one in metadata.values()):
+        raise ValueError("its header is not one of a safetensors file")
+    return metadata
+
+
+def _digest_of(data: bytes, written: str) -> str:
+    """Return the digest of a file in which a digest was written."""
+    return hashlib.sha256(data.replace(written.encode(), _NO_DIGEST.encode(), 1)).hexdigest()
 
 
 _WORDS = {"features": "observations", "heads": "choices of its heads"}

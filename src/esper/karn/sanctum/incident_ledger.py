@@ -1,0 +1,119 @@
+"""Counts the incidents of a run: those in its events, joined with the capsules on the disk.
+
+An incident is known by its number. Of one without an event, which a store that was lost leaves
+behind, its capsule tells; one whose capsule was removed or damaged is not kept any more.
+"""
+
+import math
+from bisect import bisect_right
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from esper.karn.sanctum.schema import IncidentState
+from esper.leyline.incident_files import INCIDENTS_NAME, Incident
+from esper.leyline.telemetry import IncidentRecorded
+
+#: Incidents that are listed; of more, those without a capsule go first, and then the oldest.
+INCIDENTS_KEPT: Final = 256
+CAPSULE_GONE: Final = "its capsule is no longer there"
+
+
+class IncidentLedger:
+    """The incidents of one run."""
+
+    def __init__(self) -> None:
+        self._recorded = _Numbers()
+        self._with_path = _Numbers()
+        self._newest: dict[int, IncidentState] = {}  # in the order of their events
+        self._capsules: tuple[Incident, ...] | None = None  # None until someone has looked
+
+    def copy(self) -> "IncidentLedger":
+        """Return a ledger that goes on from here by itself."""
+        other = IncidentLedger()
+        other._recorded = self._recorded.copy()
+        other._with_path = self._with_path.copy()
+        other._newest = self._newest.copy()
+        other._capsules = self._capsules
+        return other
+
+    def take_in(self, payload: IncidentRecorded) -> None:
+        """Take in an event; one of a number that is known replaces what is known."""
+        self._recorded.add(payload.number)
+        if payload.path:
+            self._with_path.add(payload.number)
+        self._newest.pop(payload.number, None)
+        self._newest[payload.number] = IncidentState(
+            payload.update, payload.number, payload.path, payload.reason
+        )
+        if len(self._newest) > INCIDENTS_KEPT:
+            without = (number for number, one in self._newest.items() if not one.path)
+            del self._newest[next(without, next(iter(self._newest)))]
+
+    def join_capsules(self, capsules: Sequence[Incident]) -> bool:
+        """Take in which capsules are on the disk; return whether that is new."""
+        before, self._capsules = self._capsules, tuple(capsules)
+        return before != self._capsules
+
+    def lacks_capsule(self, capsules: Sequence[Incident]) -> bool:
+        """Return whether an event tells of a capsule that is not among these."""
+        there = {one.number for one in capsules}
+        return any(one.path and one.number not in there for one in self._newest.values())
+
+    def counts(self) -> tuple[int, int]:
+        """Return how many incidents there were, and how many of them have no whole capsule."""
+        if self._capsules is None:
+            return self._recorded.count, self._recorded.count - self._with_path.count
+        there = {one.number for one in self._capsules}
+        whole = {one.number for one in self._capsules if not one.damage}
+        number = self._recorded.count + sum(one not in self._recorded for one in there)
+        return number, number - len(whole)
+
+    def states(self) -> tuple[IncidentState, ...]:
+        """Return the incidents that are kept in full, in the order in which they happened."""
+        if self._capsules is None:
+            return tuple(self._newest.values())
+        there = {one.number: one for one in self._capsules}
+        found = []
+        for state in self._newest.values():
+            if (capsule := there.pop(state.number, None)) is not None:
+                found.append(_state_of(capsule, state.update))
+            elif state.path:
+                found.append(IncidentState(state.update, state.number, "", CAPSULE_GONE))
+            else:
+                found.append(state)
+        found += [_state_of(one, one.update) for one in there.values()]
+        found.sort(key=lambda one: (one.update, one.number))
+        return tuple(found[-INCIDENTS_KEPT:])
+
+
+def _state_of(capsule: Incident, update: int) -> IncidentState:
+    path = "" if capsule.damage else str(Path(INCIDENTS_NAME, capsule.path.name))
+    return IncidentState(capsule.update or update, capsule.number, path, capsule.damage)
+
+
+class _Numbers:
+    """A set of whole numbers, small where they come one after the other."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._ranges: list[tuple[int, int]] = []  # first and last of each, in order
+
+    def __contains__(self, number: int) -> bool:
+        place = bisect_right(self._ranges, (number, math.inf))
+        return place > 0 and number <= self._ranges[place - 1][1]
+
+    def copy(self) -> "_Numbers":
+        other = _Numbers()
+        other.count, other._ranges = self.count, self._ranges.copy()
+        return other
+
+    def add(self, number: int) -> None:
+        if number in self:
+            return
+        self.count += 1
+        place = bisect_right(self._ranges, (number, math.inf))
+        if place and self._ranges[place - 1][1] == number - 1:
+            self._ranges[place - 1] = self._ranges[place - 1][0], number
+        else:
+            self._ranges.insert(place, (number, number))

@@ -1,0 +1,112 @@
+"""The incidents that a run has kept: folders `incidents/NNNN/`, listed without torch.
+
+Each holds `capsule.pt`, with which the update can be computed again, and `incident.json`, which
+says what was seen in it.
+"""
+
+import os
+import re
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from esper.leyline.errors import EsperError
+from esper.leyline.telemetry import NonfiniteSighting
+
+INCIDENTS_NAME: Final = "incidents"  # their folder in a run
+CAPSULE_NAME: Final = "capsule.pt"
+SUMMARY_NAME: Final = "incident.json"
+_NUMBER: Final = re.compile(r"\d{4,12}")
+#: Bytes that are read at most: far more than Esper writes.
+_LONGEST_SUMMARY: Final = 1 << 20
+
+
+class IncidentError(EsperError, ValueError):
+    """There is no such incident, or its capsule cannot be read; one clear sentence."""
+
+
+class IncidentSummary(msgspec.Struct, frozen=True):
+    """What `incident.json` says."""
+
+    number: int
+    update: int
+    sightings: list[NonfiniteSighting]
+    sha256: str = ""
+
+
+@dataclass(frozen=True)
+class Incident:
+    """One incident as it is listed."""
+
+    number: int
+    update: int  # 0 where it is not known
+    path: Path
+    size: int  # bytes of the capsule
+    sightings: tuple[NonfiniteSighting, ...]
+    damage: str = ""  # why it cannot be replayed, a sentence; empty if nothing is known against it
+
+
+_decode = msgspec.json.Decoder(IncidentSummary).decode
+
+
+def list_incidents(run: Path) -> list[Incident]:
+    """Return the incidents kept in a run, in order; one that is damaged says so."""
+    return [incident_in(folder) for folder in incident_folders(run)]
+
+
+def incident_folders(run: Path) -> list[Path]:
+    """Return the folders of the incidents kept in a run, in order."""
+    incidents = run / INCIDENTS_NAME
+    names: list[str] = []
+    with suppress(OSError):
+        names = os.listdir(incidents)
+    return [incidents / name for name in sorted(filter(_NUMBER.fullmatch, names), key=int)]
+
+
+def incident_in(folder: Path) -> Incident:
+    """Return the incident in a folder; damage is reported in it, for it does not end training."""
+    number = int(folder.name) if _NUMBER.fullmatch(folder.name) else 0
+    size, update = 0, 0
+    sightings: tuple[NonfiniteSighting, ...] = ()
+    damage = ""
+    try:
+        size = size_of(folder)
+        summary = read_incident_summary(folder)
+    except (OSError, IncidentError) as error:
+        damage = f"the incident in {folder} cannot be read: {error}"
+    else:
+        number = number or summary.number  # its folder may have been taken anywhere
+        update, sightings = summary.update, tuple(summary.sightings)
+    capsule = folder / CAPSULE_NAME
+    if not capsule.is_file():
+        damage = f"the capsule {capsule} is missing"
+    return Incident(number, update, folder, size, sightings, damage)
+
+
+def read_incident_summary(folder: Path) -> IncidentSummary:
+    """Read `incident.json`.
+
+    Raises:
+        OSError, IncidentError: it cannot be read.
+    """
+    with (folder / SUMMARY_NAME).open("rb") as file:
+        data = file.read(_LONGEST_SUMMARY + 1)
+    if len(data) > _LONGEST_SUMMARY:
+        raise IncidentError(f"{SUMMARY_NAME} is longer than {_LONGEST_SUMMARY} bytes")
+    try:
+        summary: IncidentSummary = _decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise IncidentError(f"{SUMMARY_NAME} is damaged: {error}") from error
+    return summary
+
+
+def size_of(folder: Path) -> int:
+    """Return the bytes of the files in a folder.
+
+    Raises:
+        OSError: it cannot be listed.
+    """
+    return sum(path.stat().st_size for path in folder.iterdir())
