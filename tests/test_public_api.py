@@ -1,5 +1,6 @@
 """The public Python names: what `import esper` gives, and a run opened from Python."""
 
+import ast
 import math
 import subprocess
 import sys
@@ -117,3 +118,17 @@ def test_what_is_not_known_is_none(run: Path) -> None:
     (run / "latches.jsonl").unlink()
     with pytest.raises(RunStoreError):
         esper.open_run(run)
+
+
+def test_all_exceptions_of_the_package_derive_from_the_root() -> None:
+    bases: dict[str, list[str]] = {}
+    for file in Path(esper.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ClassDef) and node.name.endswith("Error"):
+                bases[node.name] = [ast.unparse(base) for base in node.bases]
+
+    def is_of_esper(name: str) -> bool:
+        return name == "EsperError" or any(map(is_of_esper, bases.get(name, ())))
+
+    assert len(bases) > 20
+    assert [name for name in bases if not is_of_esper(name)] == []
