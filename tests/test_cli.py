@@ -542,7 +542,7 @@ def test_a_fault_of_the_program_is_not_taken_for_a_latch(
     def fail(*_arguments: object, **_options: object) -> int:
         raise RuntimeError("a fault")
 
-    monkeypatch.setattr("esper.karn.reports.print_health", fail)
+    monkeypatch.setattr("esper.karn.reports.health.print_health", fail)
     with pytest.raises(SystemExit) as ended:
         main(["health", "--run-dir", str(written.parent)])
     assert ended.value.code == 70
@@ -555,7 +555,7 @@ def test_an_interrupted_report_ends_without_a_traceback(
     def interrupt(*_arguments: object, **_options: object) -> int:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("esper.karn.reports.print_health", interrupt)
+    monkeypatch.setattr("esper.karn.reports.health.print_health", interrupt)
     with pytest.raises(SystemExit) as ended:
         main(["health", "--run-dir", str(written.parent)])
     assert ended.value.code == 130

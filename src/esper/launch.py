@@ -677,10 +677,10 @@ def _closing_lines(run: Path) -> list[str]:
 
 def _print_end(run: Path, lines: Sequence[str]) -> None:
     """Print the health of a run that ended, and its closing lines."""
-    from esper.karn import reports
+    from esper.karn.reports.health import print_health
 
     try:
-        reports.print_health(run.parent, str(run), as_json=False, fail_on="")
+        print_health(run.parent, str(run), as_json=False, fail_on="")
     except RunStoreError as error:
         print(printable(str(error)), file=sys.stderr)
     print()

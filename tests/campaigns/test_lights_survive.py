@@ -18,7 +18,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from esper.karn.reports import print_health, print_runs
+from esper.karn.reports.health import print_health
+from esper.karn.reports.runs import print_runs
 from esper.karn.run_store import RunStoreError, create_run
 from esper.karn.sanctum.follower import RunFollower
 

@@ -7,7 +7,8 @@ import pytest
 from faults import Faults, injected
 from rich.console import Console
 
-from esper.karn.reports import print_health, print_runs
+from esper.karn.reports.health import print_health
+from esper.karn.reports.runs import print_runs
 from esper.karn.run_store import RunReader, RunStoreError, RunWriter, create_run
 from esper.karn.sanctum.capture import export_frame, print_once
 from esper.karn.sanctum.follower import RunFollower

@@ -8,7 +8,8 @@ import time
 import pytest
 from rich.console import Console
 
-from esper.karn.reports import print_health, print_runs
+from esper.karn.reports.health import print_health
+from esper.karn.reports.runs import print_runs
 from esper.karn.run_store import RunWriter, create_run
 from esper.karn.sanctum.capture import export_frame, print_once
 from esper.leyline.telemetry import Notice

@@ -10,7 +10,8 @@ import pytest
     "module",
     [
         "esper.karn.run_store",
-        "esper.karn.reports",
+        "esper.karn.reports.health",
+        "esper.karn.reports.runs",
         "esper.karn.telemetry_docs",
         "esper.karn.sanctum.follower",
         "esper.karn.sanctum.verdict",

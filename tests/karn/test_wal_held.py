@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from esper.karn.reports import print_health
+from esper.karn.reports.health import print_health
 from esper.karn.run_reader import RunReader
 from esper.karn.run_store import RunStoreError, RunWriter
 from esper.leyline.telemetry import Notice, PPOUpdatePayload, StepCompleted
@@ -19,7 +19,7 @@ def small_limits(monkeypatch):
     """Limits that a test reaches at once, looked at with every commit."""
     monkeypatch.setattr("esper.karn.run_writer.HEARTBEAT_SECONDS", 0.0)
     monkeypatch.setattr("esper.karn.run_writer.LARGE_WAL_BYTES", LARGE)
-    monkeypatch.setattr("esper.karn.reports.LARGE_WAL_BYTES", LARGE)
+    monkeypatch.setattr("esper.karn.reports.health.LARGE_WAL_BYTES", LARGE)
     monkeypatch.setattr("esper.karn.store_connection._USUAL_WAL_BYTES", USUAL)
     monkeypatch.setattr("esper.karn.store_connection._NEVER_THINNED", 200)
 

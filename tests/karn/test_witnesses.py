@@ -7,7 +7,8 @@ import pytest
 from rich.console import Console
 
 from esper.karn.latch_file import LATCHES_NAME, read_latch_file
-from esper.karn.reports import print_health, print_runs
+from esper.karn.reports.health import print_health
+from esper.karn.reports.runs import print_runs
 from esper.karn.run_store import RunReader, RunWriter
 from esper.karn.sanctum.follower import RunFollower
 from esper.karn.witnesses import Witnesses

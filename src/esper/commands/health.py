@@ -28,8 +28,8 @@ def add_health(verbs: Any) -> None:
 def _health(options: argparse.Namespace) -> int:
     latch_kinds(options.fail_on)
     find_run(options.run_dir, options.run)
-    from esper.karn import reports  # bad input was refused before this is loaded
-
-    return reports.print_health(
-        options.run_dir, options.run, as_json=options.json, fail_on=options.fail_on
+    from esper.karn.reports.health import (
+        print_health,  # bad input was refused before this is loaded
     )
+
+    return print_health(options.run_dir, options.run, as_json=options.json, fail_on=options.fail_on)

@@ -13,6 +13,6 @@ def add_runs(verbs: Any) -> None:
 
 
 def _runs(options: argparse.Namespace) -> int:
-    from esper.karn import reports
+    from esper.karn.reports.runs import print_runs
 
-    return reports.print_runs(options.run_dir)
+    return print_runs(options.run_dir)

@@ -17,6 +17,6 @@ def add_telemetry(verbs: Any) -> None:
 
 
 def _telemetry(options: argparse.Namespace) -> int:
-    from esper.karn import reports
+    from esper.karn.reports.telemetry import print_telemetry
 
-    return reports.print_telemetry(options.record)
+    return print_telemetry(options.record)

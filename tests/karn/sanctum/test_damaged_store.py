@@ -10,7 +10,7 @@ import pytest
 
 from esper.cli import sanctum_main
 from esper.karn.liveness import StatusKind
-from esper.karn.reports import print_health
+from esper.karn.reports.health import print_health
 from esper.karn.run_catalogue import list_runs
 from esper.karn.run_store import RunReader, RunStoreError, RunWriter, create_run
 from esper.karn.sanctum.attention import lit_lights

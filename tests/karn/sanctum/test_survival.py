@@ -14,7 +14,8 @@ import pytest
 from rich.console import Console
 
 from esper.karn.liveness import StatusKind
-from esper.karn.reports import print_health, print_runs
+from esper.karn.reports.health import print_health
+from esper.karn.reports.runs import print_runs
 from esper.karn.run_catalogue import RunCatalogue
 from esper.karn.run_store import RunStoreError, RunWriter, create_run
 from esper.karn.sanctum.capture import render_once

@@ -1,0 +1,1 @@
+"""What the commands `runs`, `health`, `incidents` and `telemetry` report, as text and JSON."""

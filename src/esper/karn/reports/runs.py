@@ -1,0 +1,70 @@
+"""The report of `esper runs`: one line for each run of a folder."""
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.text import Text
+
+from esper.karn.plain_console import PlainConsole
+from esper.karn.reports.columns import (
+    LIT,
+    LIT_STYLE,
+    NONE,
+    UNKNOWN,
+    UNKNOWN_STYLE,
+    UNLIT,
+    print_columns,
+    score_text,
+    status_text,
+)
+from esper.karn.run_catalogue import RunSummary, list_runs
+from esper.karn.run_commands import run_dir_options
+from esper.karn.run_directory import is_of_the_future
+from esper.leyline.command_lines import command_line
+
+
+def print_runs(run_dir: Path, *, console: Console | None = None) -> int:
+    """Print a line for each run in a folder, oldest first; return 0."""
+    console = console or PlainConsole()
+    summaries = list_runs(run_dir)
+    if not summaries:
+        start = command_line("esper", "ppo", *run_dir_options(run_dir))
+        console.print(
+            f"No runs in {run_dir} yet. Start one with: {start}", highlight=False, soft_wrap=True
+        )
+        return 0
+    rows = [
+        [
+            Text(summary.run_id),
+            status_text(summary.status),
+            Text(str(summary.update)),
+            Text(f"{summary.episodes_done}/{summary.episodes}" if summary.episodes else NONE),
+            Text(score_text(summary.score)),
+            _lights(summary),
+        ]
+        for summary in summaries
+    ]
+    print_columns(console, rows, ("run", "status", "update", "episodes", "score", "lights"))
+    if ahead := [one.run_id for one in summaries if is_of_the_future(one.path)]:
+        console.print(
+            Text(
+                f"{', '.join(ahead)}: created at a time that has not come yet (a clock was ahead), "
+                "so not taken for the newest",
+                style="dim",
+            )
+        )
+    return 0
+
+
+def _lights(summary: RunSummary) -> Text:
+    lit = [
+        f"{LIT} {word} {', '.join(summary.marked(word, name) for name in names)}"
+        for word, names in summary.lights().items()
+        if names
+    ]
+    text = Text("  ".join(lit), style=LIT_STYLE)
+    if summary.error is not None:
+        text.append("  " if lit else "").append(summary.error, style="red")
+    elif not summary.is_whole:
+        text.append("  " if lit else "").append(f"{UNKNOWN} {summary.doubt}", UNKNOWN_STYLE)
+    return text if text.plain else Text(UNLIT, style="dim")
