@@ -10,11 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from esper.karn import acknowledgements
-from esper.karn.acknowledgements import AcknowledgementError, acknowledge, read, who_am_i
+from esper.karn.acknowledgements import (
+    Acknowledgement,
+    AcknowledgementError,
+    acknowledge,
+    read,
+    who_am_i,
+)
 from esper.karn.run_store import RunWriter
 from esper.karn.sanctum.attention import unacknowledged
 from esper.karn.sanctum.capture import render_once
-from esper.karn.sanctum.view import Acknowledgement
 from esper.karn.sanctum.watch import RunWatch, look_once
 from esper.karn.sanctum.widgets.master_status import master_word, reasons
 

@@ -9,9 +9,9 @@ import pytest
 
 from esper.karn import run_catalogue
 from esper.karn.liveness import StatusKind
-from esper.karn.run_catalogue import RunCatalogue
+from esper.karn.run_catalogue import RunCatalogue, list_runs
 from esper.karn.run_comparison import compare_runs
-from esper.karn.run_store import RunWriter, create_run, list_runs
+from esper.karn.run_store import RunWriter, create_run
 from esper.leyline.telemetry import IncidentRecorded
 
 

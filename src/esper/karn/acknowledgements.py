@@ -18,13 +18,23 @@ from typing import Final
 
 import msgspec
 
-from esper.karn.sanctum.view import Acknowledgement
 from esper.leyline.errors import EsperError
 
 ACKNOWLEDGEMENTS_NAME: Final = "acknowledgements.jsonl"
 _LIGHTS: Final = ("inf", "nan")
 #: Of a file that is longer, only the beginning is read: there are not so many lights.
 _LONGEST: Final = 1 << 20
+
+
+@dataclass(frozen=True)
+class Acknowledgement:
+    """Somebody has seen a latched light: it stops calling for attention, and stays lit."""
+
+    head: str  # a head's or a group's name
+    light: str  # "inf" or "nan"
+    who: str
+    time: float  # seconds since the epoch
+
 
 _decode = msgspec.json.Decoder(Acknowledgement).decode
 

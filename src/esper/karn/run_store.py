@@ -4,7 +4,6 @@ A run is one directory: `run.sqlite` (in WAL mode while live, one plain file whe
 `config.toml`, `console.log` and `checkpoints/`. The tables are described in `run_tables`.
 """
 
-from esper.karn.run_catalogue import RunSummary, list_runs
 from esper.karn.run_directory import (
     CONFIG_NAME,
     CONSOLE_NAME,
@@ -32,12 +31,10 @@ __all__ = [
     "RunReader",
     "RunStoreError",
     "RunStoreMissingError",
-    "RunSummary",
     "RunWriter",
     "check_store_path",
     "create_run",
     "default_run_dir",
     "find_run",
-    "list_runs",
     "run_directories",
 ]

@@ -6,12 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from esper.karn.acknowledgements import Acknowledged, read
+from esper.karn.acknowledgements import Acknowledged, Acknowledgement, read
 from esper.karn.sanctum.app import SanctumApp
 from esper.karn.sanctum.attention import Lamps, lit_lights, unacknowledged
 from esper.karn.sanctum.settings import Settings
 from esper.karn.sanctum.verdict import master_verdict
-from esper.karn.sanctum.view import Acknowledgement
 from esper.karn.sanctum.widgets.tamiyo_brain.action_heads_panel import LIT, UNLIT, render_heads
 
 SEEN = (

@@ -14,6 +14,7 @@ from textual.command import CommandPalette
 from textual.screen import Screen
 from textual.widgets import Input
 
+from esper.karn.acknowledgements import Acknowledgement
 from esper.karn.run_catalogue import list_runs
 from esper.karn.run_comparison import compare_runs
 from esper.karn.run_directory import create_run
@@ -29,7 +30,7 @@ from esper.karn.sanctum.screens.log import LogScreen
 from esper.karn.sanctum.screens.run_screen import RunsSeen
 from esper.karn.sanctum.screens.runs import RunsScreen
 from esper.karn.sanctum.settings import Settings
-from esper.karn.sanctum.view import Acknowledgement, TimePosition
+from esper.karn.sanctum.view import TimePosition
 from esper.karn.sanctum.widgets.comparison_panel import ComparisonPanel
 from esper.karn.sanctum.widgets.console_panel import ConsolePanel
 from esper.karn.sanctum.widgets.event_log import EventLog

@@ -8,12 +8,13 @@ import math
 
 import pytest
 
+from esper.karn.acknowledgements import Acknowledgement
 from esper.karn.liveness import RunStatus, StatusKind
 from esper.karn.run_catalogue import RunSummary
 from esper.karn.run_comparison import Compared, RunComparison
 from esper.karn.sanctum.screens.run_screen import RunsSeen
 from esper.karn.sanctum.settings import Settings
-from esper.karn.sanctum.view import Acknowledgement, TimePosition
+from esper.karn.sanctum.view import TimePosition
 
 START = 1_763_838_000.0
 SIZES = [(80, 24), (120, 40), (200, 60)]

@@ -3,19 +3,10 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from esper.karn.acknowledgements import Acknowledgement
 from esper.karn.liveness import RunStatus
 from esper.karn.sanctum.schema import SanctumSnapshot
 from esper.leyline.health import Verdict
-
-
-@dataclass(frozen=True)
-class Acknowledgement:
-    """Somebody has seen a latched light: it stops calling for attention, and stays lit."""
-
-    head: str  # a head's or a group's name
-    light: str  # "inf" or "nan"
-    who: str
-    time: float  # seconds since the epoch
 
 
 @dataclass(frozen=True)

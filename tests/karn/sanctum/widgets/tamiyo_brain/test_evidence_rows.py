@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 
+from esper.karn.acknowledgements import Acknowledgement
 from esper.karn.sanctum.attention import Lamps
 from esper.karn.sanctum.schema import Evidence, FirstSighting, RunState, SanctumSnapshot
-from esper.karn.sanctum.view import Acknowledgement
 from esper.karn.sanctum.widgets.tamiyo_brain.action_heads_panel import (
     DISPLAY_TO_LEYLINE_KEY,
     FIRST_OUT_MARK,

@@ -5,8 +5,8 @@ from datetime import datetime
 
 from rich.text import Text
 
+from esper.karn.acknowledgements import Acknowledgement
 from esper.karn.sanctum.attention import LIGHT_WORDS
-from esper.karn.sanctum.view import Acknowledgement
 from esper.karn.sanctum.widgets.palette import Palette
 
 

@@ -6,9 +6,10 @@ from typing import Final
 
 from rich.text import Text
 
+from esper.karn.acknowledgements import Acknowledgement
 from esper.karn.sanctum.attention import Lamps, Light, unacknowledged
 from esper.karn.sanctum.schema import FirstSighting, HeadTrend, SanctumSnapshot, TamiyoState
-from esper.karn.sanctum.view import Acknowledgement, View
+from esper.karn.sanctum.view import View
 from esper.karn.sanctum.widgets.charts import sparkline
 from esper.karn.sanctum.widgets.figures import figure
 from esper.karn.sanctum.widgets.judgement import figure_style

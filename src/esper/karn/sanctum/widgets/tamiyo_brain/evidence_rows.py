@@ -7,11 +7,12 @@ from typing import Final
 
 from rich.text import Text
 
+from esper.karn.acknowledgements import Acknowledgement
 from esper.karn.sanctum.attention import Lamps, light_of
 from esper.karn.sanctum.evidence import evidence_words
 from esper.karn.sanctum.local_time import day_of
 from esper.karn.sanctum.schema import Evidence, FirstSighting
-from esper.karn.sanctum.view import Acknowledgement, View
+from esper.karn.sanctum.view import View
 from esper.karn.sanctum.widgets.figures import ABSENT, count, cut
 from esper.karn.sanctum.widgets.palette import DARK, Palette
 from esper.karn.sanctum.widgets.tamiyo_brain.action_heads_panel import (
