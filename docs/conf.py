@@ -22,9 +22,11 @@ myst_heading_anchors = 3
 
 html_theme = "furo"
 html_title = f"Esper {__version__}"
-html_baseurl = ""
+html_static_path = ["static"]
+html_css_files = ["site.css"]
 
 autodoc_typehints = "description"
+autodoc_typehints_description_target = "documented"
 autodoc_member_order = "bysource"
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False

@@ -40,7 +40,7 @@ _WRITE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run `esper`; without arguments it prints its help."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    _run(esper_parser(), arguments or ["--help"])
+    _run(esper_parser(with_internal=True), arguments or ["--help"])
 
 
 def sanctum_main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -130,8 +130,12 @@ def _keep_to_what_can_be_written() -> None:
             stream.reconfigure(errors="esper")
 
 
-def esper_parser() -> argparse.ArgumentParser:
-    """Return the parser of `esper` with all its commands."""
+def esper_parser(*, with_internal: bool = False) -> argparse.ArgumentParser:
+    """Return the parser of `esper` with all its commands.
+
+    Args:
+        with_internal: whether to take the command by which Esper starts a training process, too.
+    """
     parser = Parser(
         prog="esper",
         description="Train an agent that grows neural networks, and know which of its action heads "
@@ -149,5 +153,6 @@ def esper_parser() -> argparse.ArgumentParser:
     add_eval(verbs)
     add_grow(verbs)
     add_telemetry(verbs)
-    add_train_child(verbs)
+    if with_internal:
+        add_train_child(verbs)
     return parser
