@@ -128,7 +128,7 @@ def test_without_arguments_esper_prints_its_help(run: Run) -> None:
     code, output, errors = run()
     assert (code, errors) == (0, "")
     assert output.startswith("usage: esper")
-    assert "let the learnt policy grow a network" in output
+    assert "let a trained policy grow a network" in output
 
 
 def test_errors_name_a_setting_as_it_was_written(run: Run, tmp_path: Path) -> None:

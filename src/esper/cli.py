@@ -138,9 +138,9 @@ def esper_parser(*, with_internal: bool = False) -> argparse.ArgumentParser:
     """
     parser = Parser(
         prog="esper",
-        description="Train an agent that grows neural networks, and know which of its action heads "
+        description="Train an agent that grows neural networks, and see which of its action heads "
         "ever produced an Inf or a NaN.",
-        epilog=f"Watch a run with: {command_line('sanctum')} [RUN]",
+        epilog=f"To watch a run: {command_line('sanctum')} [RUN]",
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"esper {VERSION}")

@@ -13,14 +13,18 @@ from esper.simic.baseline_names import BASELINES, parse_baselines
 def add_eval(verbs: Any) -> None:
     """Add `eval` to the verbs of `esper`."""
     parser = add_verb(
-        verbs, "eval", _eval, "compare the learnt policy with baselines on seeds never trained on"
+        verbs,
+        "eval",
+        _eval,
+        "compare trained policies with baselines on random seeds never used in training",
     )
     parser.add_argument(
         "policies",
         nargs="*",
         metavar="POLICY",
-        help="a run (an id, a unique prefix or a path), a checkpoint's path, or shipped: the one "
-        "that comes with Esper; default the newest run; several are told of together",
+        help="a run (an id, a unique prefix, a name or a path), the path of a checkpoint, or "
+        "shipped: the policy that comes with Esper (default: the newest run); several are "
+        "evaluated together",
     )
     add_run_dir(parser)
     parser.add_argument(
@@ -28,24 +32,27 @@ def add_eval(verbs: Any) -> None:
         type=whole_number,
         default=64,
         metavar="N",
-        help="fresh episodes that every contestant lives through (default: %(default)s)",
+        help="episodes per policy and baseline (default: %(default)s)",
     )
     parser.add_argument(
         "--against",
         default=",".join(BASELINES),
         metavar="LIST",
-        help="baselines, with commas between (default: %(default)s)",
+        help="comma-separated baselines (default: %(default)s)",
     )
     parser.add_argument(
         "--seed",
         type=whole_number,
         default=0,
         metavar="N",
-        help="seed of the evaluation (default: %(default)s)",
+        help="random seed of the evaluation (default: %(default)s)",
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument(
-        "--plot", type=Path, metavar="FILE.svg", help="draw accuracy against parameters and cost"
+        "--plot",
+        type=Path,
+        metavar="FILE.svg",
+        help="plot accuracy against parameters and training cost",
     )
 
 

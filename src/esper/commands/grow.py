@@ -11,23 +11,26 @@ from esper.leyline.task_names import BUILT_IN, WITH_PLACE
 def add_grow(verbs: Any) -> None:
     """Add `grow` to the verbs of `esper`."""
     parser = add_verb(
-        verbs, "grow", _grow, "let the learnt policy grow a network and write it as a torch module"
+        verbs,
+        "grow",
+        _grow,
+        "let a trained policy grow a network, and write it as a PyTorch module",
     )
     parser.add_argument(
         "--task",
         required=True,
         metavar="TASK",
-        help=f"what the network is to learn: {', '.join((*BUILT_IN, *WITH_PLACE))}",
+        help=f"task of the network: {', '.join((*BUILT_IN, *WITH_PLACE))}",
     )
     parser.add_argument(
-        "--out", type=Path, required=True, metavar="DIR", help="a new folder for the network"
+        "--out", type=Path, required=True, metavar="DIR", help="new folder for the network"
     )
     parser.add_argument(
         "--policy",
         default="shipped",
         metavar="POLICY",
-        help="a run (an id, a unique prefix or a path), a checkpoint's path, or shipped: the one "
-        "that comes with Esper (default: %(default)s)",
+        help="a run (an id, a unique prefix, a name or a path), the path of a checkpoint, or "
+        "shipped: the policy that comes with Esper (default: %(default)s)",
     )
     add_run_dir(parser)
     parser.add_argument(
@@ -35,20 +38,21 @@ def add_grow(verbs: Any) -> None:
         type=whole_number,
         default=1,
         metavar="K",
-        help="networks to grow; the best by validation accuracy is written (default: %(default)s)",
+        help="number of networks to grow; the best by validation accuracy is written "
+        "(default: %(default)s)",
     )
     parser.add_argument(
         "--seed",
         type=whole_number,
         default=0,
         metavar="S",
-        help="seed of everything random (default: %(default)s)",
+        help="random seed (default: %(default)s)",
     )
     parser.add_argument(
         "--steps",
         type=whole_number,
         metavar="N",
-        help="steps to grow for; default as many as the policy was trained for",
+        help="steps to grow for (default: as many as in the training of the policy)",
     )
 
 

@@ -11,7 +11,10 @@ from esper.karn.run_directory import find_run
 def add_health(verbs: Any) -> None:
     """Add `health` to the verbs of `esper`."""
     parser = add_verb(
-        verbs, "health", _health, "say which heads ever went non-finite; exit code 1 if any did"
+        verbs,
+        "health",
+        _health,
+        "show which heads ever produced NaN or Inf; exit code 1 if any did",
     )
     add_run(parser)
     add_run_dir(parser)
@@ -20,7 +23,7 @@ def add_health(verbs: Any) -> None:
         "--fail-on",
         default="inf,nan",
         metavar="KINDS",
-        help="latches that make the exit code 1: inf, nan, inf,nan, or '' for none "
+        help="lights that make the exit code 1: inf, nan, inf,nan, or '' for none "
         "(default: %(default)s)",
     )
 

@@ -9,7 +9,7 @@ from esper.commands.options import add_run, add_run_dir, add_verb
 def add_incidents(verbs: Any) -> None:
     """Add `incidents` to the verbs of `esper`."""
     parser = add_verb(
-        verbs, "incidents", _incidents, "list the updates of a run that were not finite"
+        verbs, "incidents", _incidents, "list the updates of a run in which NaN or Inf was seen"
     )
     add_run(parser)
     add_run_dir(parser)

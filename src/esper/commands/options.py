@@ -69,7 +69,7 @@ def add_run(parser: argparse.ArgumentParser) -> None:
         "run",
         nargs="?",
         metavar="RUN",
-        help="an id, its unique beginning, a name or a path; default the newest",
+        help="a run: an id, a unique prefix, a name or a path (default: the newest)",
     )
 
 
@@ -80,7 +80,7 @@ def add_run_dir(parser: argparse.ArgumentParser) -> None:
         type=Path,
         default=default_run_dir(),
         metavar="DIR",
-        help="the folder that holds runs (default: ESPER_RUN_DIR, or runs)",
+        help="folder that contains the runs (default: ESPER_RUN_DIR, or runs)",
     )
 
 

@@ -17,31 +17,30 @@ from esper.simic.config import TrainingConfig
 
 def add_ppo(verbs: Any) -> None:
     """Add `ppo` to the verbs of `esper`."""
-    parser = add_verb(
-        verbs, "ppo", ppo, "train the agent; on a terminal, Sanctum opens and shows it"
-    )
+    parser = add_verb(verbs, "ppo", ppo, "train the agent, with Sanctum in front on a terminal")
     add_run_dir(parser)
-    parser.add_argument("--name", default="", help="a name for the run, part of its id")
+    parser.add_argument("--name", default="", help="name of the run; becomes part of its id")
     parser.add_argument(
-        "--config", type=Path, metavar="FILE.toml", help="settings; options go over them"
+        "--config",
+        type=Path,
+        metavar="FILE.toml",
+        help="settings file; command-line options override it",
     )
     parser.add_argument(
-        "--no-sanctum", action="store_true", help="train in the foreground with plain progress"
+        "--no-sanctum", action="store_true", help="print plain progress and do not open Sanctum"
     )
-    parser.add_argument(
-        "--resume", metavar="RUN", help="resume a run that was stopped, killed or finished"
-    )
+    parser.add_argument("--resume", metavar="RUN", help="resume a run: an id, a name or a path")
     parser.add_argument(
         "--force",
         action="store_true",
-        help="resume although a process on another machine seems to be training the run",
+        help="with --resume: resume even if another machine seems to be training the run",
     )
     parser.add_argument(
         "--data-changed",
         action="store_true",
-        help="with --resume: go on although the data of the task is not what it was",
+        help="with --resume: resume even if the data of the task has changed",
     )
-    settings = parser.add_argument_group("settings, also keys of --config")
+    settings = parser.add_argument_group("settings (also keys of the --config file)")
     for setting in fields(TrainingConfig):
         option = "--" + setting.name.replace("_", "-")
         help_text = setting.metadata["help"].replace("%", "%%")

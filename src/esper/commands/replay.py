@@ -13,32 +13,32 @@ def add_replay(verbs: Any) -> None:
         verbs,
         "replay",
         _replay,
-        "make an incident happen again and say where it began; exit code 1 if it does not",
+        "repeat an incident and show where it began; exit code 1 if it was not reproduced",
     )
     parser.add_argument(
         "run",
         nargs="?",
         metavar="RUN",
-        help="an id, its unique beginning, a name or a path, also that of a single capsule's "
-        "folder; default the newest",
+        help="a run: an id, a unique prefix, a name or a path; or the path of one incident's "
+        "folder (default: the newest run)",
     )
     parser.add_argument(
         "number",
         nargs="?",
         type=whole_number,
         metavar="N",
-        help="number of the incident, as `esper incidents` lists them; default the first",
+        help="number of the incident, as `esper incidents` lists them (default: the first)",
     )
     parser.add_argument(
         "--update",
         type=whole_number,
         metavar="U",
-        help="the incident of this update, instead of N",
+        help="choose the incident of this update instead of N",
     )
     add_run_dir(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument(
-        "--html", type=Path, metavar="FILE", help="write the report as one page of HTML, too"
+        "--html", type=Path, metavar="FILE", help="also write the report as an HTML page"
     )
 
 

@@ -8,7 +8,7 @@ from esper.commands.options import add_run_dir, add_verb
 
 def add_runs(verbs: Any) -> None:
     """Add `runs` to the verbs of `esper`."""
-    parser = add_verb(verbs, "runs", _runs, "list all runs with their status and lights")
+    parser = add_verb(verbs, "runs", _runs, "list all runs with status, score and lights")
     add_run_dir(parser)
 
 

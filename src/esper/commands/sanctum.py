@@ -16,8 +16,8 @@ def sanctum_parser() -> argparse.ArgumentParser:
     """Return the options of `sanctum`."""
     parser = Parser(
         prog="sanctum",
-        description="Watch a run: live, finished or dead. Nothing is written into it.",
-        epilog=f"Watch it in a browser with: {command_line('sanctum', 'serve')} [RUN]",
+        description="Watch a live, finished or crashed run. Nothing is written into the run.",
+        epilog=f"In a browser: {command_line('sanctum', 'serve')} [RUN]",
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"sanctum {VERSION}")
@@ -25,31 +25,31 @@ def sanctum_parser() -> argparse.ArgumentParser:
     add_run_dir(parser)
     _add_look(parser)
     parser.add_argument(
-        "--at", type=whole_number, metavar="UPDATE", help="show the run as it was after an update"
+        "--at", type=whole_number, metavar="UPDATE", help="show the run as it was after this update"
     )
-    parser.add_argument("--once", action="store_true", help="print one frame and exit")
+    parser.add_argument("--once", action="store_true", help="print one frame as text and exit")
     parser.add_argument(
         "--line",
         action="store_true",
-        help="print one line, for the status bar of tmux or a prompt, and exit as `esper health` "
-        "does: 0 if no head ever went Inf or NaN, 1 if one did, 2 if that is not known",
+        help="print one line, for a status bar or a prompt, and exit like `esper health`: 0 if no "
+        "light is on, 1 if one is, 2 if that is not known",
     )
     parser.add_argument(
         "--export",
         type=Path,
         metavar="FILE",
-        help="write a picture of the screen, as FILE.svg, FILE.html or FILE.txt, and exit",
+        help="write the screen to FILE.svg, FILE.html or FILE.txt and exit",
     )
     parser.add_argument(
         "--screen",
         choices=SCREENS,
-        help="which screen the picture is of (with --export; default: overview)",
+        help="screen to export (with --export; default: overview)",
     )
     parser.add_argument(
         "--size",
         type=_size,
         metavar="COLUMNSxROWS",
-        help="size of the picture (with --export; default: 120x40)",
+        help="size of the export in cells (with --export; default: 120x40)",
     )
     parser.set_defaults(verb=_sanctum)
     return parser
@@ -59,7 +59,7 @@ def serve_parser() -> argparse.ArgumentParser:
     """Return the options of `sanctum serve`."""
     parser = Parser(
         prog="sanctum serve",
-        description="Show Sanctum in a browser of this machine. Nothing is loaded from outside.",
+        description="Serve Sanctum to a browser. Nothing is loaded from the internet.",
         allow_abbrev=False,
     )
     add_run(parser)
@@ -68,18 +68,20 @@ def serve_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--host",
         default="localhost",
-        help="the address to serve at; one that other machines reach needs --token "
+        help="address to listen on; an address that other machines can reach needs --token "
         "(default: %(default)s)",
     )
-    parser.add_argument("--port", type=whole_number, default=8000, help="default: %(default)s")
+    parser.add_argument(
+        "--port", type=whole_number, default=8000, help="port to listen on (default: %(default)s)"
+    )
     parser.add_argument(
         "--token",
         metavar="SECRET",
-        help="needed to open a page; other users can see it in the list of processes "
-        "(default: SANCTUM_TOKEN, or one that is made and printed)",
+        help="secret that every page needs; visible to other users in the process list, so "
+        "--token-file is safer (default: SANCTUM_TOKEN, or a new one, which is printed)",
     )
     parser.add_argument(
-        "--token-file", type=Path, metavar="FILE", help="read the token from a file instead"
+        "--token-file", type=Path, metavar="FILE", help="read the token from this file"
     )
     parser.set_defaults(verb=_serve)
     return parser
@@ -89,11 +91,9 @@ def _add_look(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--theme",
         choices=THEMES,
-        help="colours to show it in (default: as it was left); NO_COLOR goes over it",
+        help="colour theme (default: the last one used); NO_COLOR overrides it",
     )
-    parser.add_argument(
-        "--ascii", action="store_true", help="show no character beyond ASCII on the screen"
-    )
+    parser.add_argument("--ascii", action="store_true", help="use ASCII characters only")
 
 
 def _size(text: str) -> tuple[int, int]:

@@ -8,9 +8,7 @@ from esper.commands.options import add_verb
 
 def add_telemetry(verbs: Any) -> None:
     """Add `telemetry` to the verbs of `esper`."""
-    parser = add_verb(
-        verbs, "telemetry", _telemetry, "list the telemetry records, or show one with its wiring"
-    )
+    parser = add_verb(verbs, "telemetry", _telemetry, "list the telemetry records, or show one")
     parser.add_argument(
         "record", nargs="?", metavar="RECORD", help="a record's id, for example TELE-303"
     )

@@ -71,67 +71,73 @@ def _setting(default: Any, help_text: str, *, choices: tuple[str, ...] | None = 
 class TrainingConfig:
     """All settings of one run. Counts are whole numbers, rates and fractions have no unit."""
 
-    episodes: int = _setting(4800, "episodes to train in all; exactly this many are run")
+    episodes: int = _setting(4800, "total number of training episodes")
     envs: int = _setting(
-        0, "hosts trained in lockstep; 0 chooses: a fifth of the episodes, 1 to 32"
+        0,
+        "number of hosts (environments) in lockstep; 0 means a fifth of the episodes, from 1 to 32",
     )
-    steps: int = _setting(24, "steps in an episode")
-    task: str = _setting("mnist1d", f"what the hosts learn: {', '.join((*BUILT_IN, *WITH_PLACE))}")
-    seed: int = _setting(0, "seed of everything random")
-    device: str = _setting("auto", "where tensors live", choices=DEVICES)
+    steps: int = _setting(24, "steps per episode")
+    task: str = _setting(
+        "mnist1d", f"training task of the hosts: {', '.join((*BUILT_IN, *WITH_PLACE))}"
+    )
+    seed: int = _setting(0, "random seed")
+    device: str = _setting("auto", "device for training", choices=DEVICES)
     processes: int = _setting(
-        2, "processes that hosts are divided among, on CPU; each holds 8 or more"
+        2, "processes to divide the hosts among, on CPU; each gets at least 8 hosts"
     )
     threads: int = _setting(
         1,
-        "threads that torch may use in each process; 0 measures and chooses, which may differ from "
-        "run to run",
+        "PyTorch threads per process; 0 measures and picks a number, so results may differ between "
+        "runs",
     )
     amp: str = _setting(
-        "off", "precision of the policy's trunk in the PPO update", choices=AMP_MODES
+        "off", "mixed precision of the policy network in the PPO update", choices=AMP_MODES
     )
 
-    ppo_epochs: int = _setting(6, "passes over a batch of episodes in one PPO update")
-    minibatches: int = _setting(4, "minibatches in a pass; each holds whole episodes")
-    learning_rate: float = _setting(
-        3e-3, "learning rate of the policy (Adam) at first; it falls in a line"
-    )
+    ppo_epochs: int = _setting(6, "epochs per PPO update")
+    minibatches: int = _setting(4, "minibatches per epoch; each holds whole episodes")
+    learning_rate: float = _setting(3e-3, "initial learning rate (Adam); it decays linearly")
     anneal_episodes: int = _setting(
-        4800, "episodes over which the learning rate falls, to a hundredth of what it was"
+        4800, "episodes over which the learning rate decays to 1 % of its initial value"
     )
-    gamma: float = _setting(1.0, "discount of a step")
-    gae_lambda: float = _setting(1.0, "lambda of generalised advantage estimation")
+    gamma: float = _setting(1.0, "discount factor")
+    gae_lambda: float = _setting(1.0, "lambda of generalized advantage estimation (GAE)")
     siblings: int = _setting(
-        8, "hosts of a batch that are born alike; an action is credited with what it gained on them"
+        8,
+        "hosts per batch that share one initialisation seed; advantages are relative to their mean",
     )
-    clip_range: float = _setting(0.2, "how far a ratio may move from 1 before it is clipped")
+    clip_range: float = _setting(0.2, "PPO clip range of the probability ratio")
     entropy_coefficient: float = _setting(
-        0.01, "weight of the entropy bonus at first; it falls with the learning rate"
+        0.01, "initial weight of the entropy bonus; it decays with the learning rate"
     )
     value_coefficient: float = _setting(0.5, "weight of the value loss")
-    max_gradient_norm: float = _setting(0.5, "norm that gradients are clipped to")
-    target_kl: float = _setting(0.03, "an update stops early at 1.5 times this KL; 0 never stops")
+    max_gradient_norm: float = _setting(0.5, "maximum gradient norm (clipping)")
+    target_kl: float = _setting(
+        0.03, "an update stops early when the KL divergence exceeds 1.5 times this; 0 disables it"
+    )
     feature_size: int = _setting(64, "width of the policy's feature network")
     lstm_size: int = _setting(64, "width of the policy's LSTM")
-    checkpoint_every: int = _setting(1, "updates between checkpoints; the last is always kept")
+    checkpoint_every: int = _setting(
+        1, "updates between two checkpoints; one is also written at the end"
+    )
     on_nonfinite: str = _setting(
-        "skip", "what to do about an update that was not finite", choices=ON_NONFINITE
+        "skip", "what to do after an update with NaN or Inf", choices=ON_NONFINITE
     )
     nonfinite_patience: int = _setting(
-        5, "bad updates skipped in a row before one is rolled back; then rollbacks before halting"
+        5, "consecutive bad updates before a rollback, then consecutive rollbacks before a halt"
     )
     incidents_kept: int = _setting(
-        20, "capsules of bad updates kept, beside the first of each kind of fault"
+        20, "maximum number of incident capsules, not counting the first of each kind of fault"
     )
-    incident_megabytes: int = _setting(500, "disk that all capsules of a run may take")
+    incident_megabytes: int = _setting(500, "maximum size of all capsules of a run")
     store_megabytes: int = _setting(
         2048,
-        "size of the store beyond which old steps, decisions and transitions are removed; 0: never",
+        "store size above which old steps, decisions and transitions are removed; 0 means never",
     )
     inject: tuple[str, ...] = _setting(
         (),
-        "drill: HEAD[.QUANTITY]:KIND@UPDATE, for example op:inf@2 (repeatable); one of log_prob "
-        "waits for a step in which the head is active",
+        "plant a value as a drill: HEAD[.QUANTITY]:KIND@UPDATE, for example op:inf@2 (repeatable); "
+        "QUANTITY is logits or log_prob",
     )
 
     def __post_init__(self) -> None:
