@@ -57,7 +57,10 @@ def add_verb(
 ) -> argparse.ArgumentParser:
     """Add a verb to a parser's; `verb` is given the options and returns the exit code."""
     parser: argparse.ArgumentParser = verbs.add_parser(
-        name, help=help_text, description=help_text.capitalize() + ".", allow_abbrev=False
+        name,
+        help=help_text,
+        description=f"{help_text[0].upper()}{help_text[1:]}.",
+        allow_abbrev=False,
     )
     parser.set_defaults(verb=verb, parser=parser)
     return parser
