@@ -1,5 +1,7 @@
 """Campaign: k updates, a resume and k more equal 2k updates bit for bit, over random settings.
 
+Compared are the last checkpoints, and what the stores hold.
+
     uv run pytest -m slow -n 0 -s tests/campaigns/test_equality.py
 
 `ESPER_CAMPAIGN` scales it (1.0 is 200 settings), `ESPER_SEED` repeats it.
@@ -8,14 +10,18 @@
 import io
 import os
 import random
+import sqlite3
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import torch
 
-from esper.karn.run_store import RunWriter
+from esper.karn.run_store import RunReader, RunWriter
+from esper.leyline.telemetry import CheckpointWritten, Notice, RunFinished, RunStarted, kind_of
 from esper.simic.checkpoint import Checkpoint, load_latest
 from esper.simic.config import TrainingConfig
 from esper.simic.progress import PlainLines
@@ -24,6 +30,28 @@ from esper.simic.training import train
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(14_400)]
 SCALE = float(os.environ.get("ESPER_CAMPAIGN", "1.0"))
+#: How long things took, which no two runs have alike; in events and in tables.
+DURATIONS = frozenset(
+    {
+        "time",
+        "rollout_seconds",
+        "hosts_seconds",
+        "update_seconds",
+        "samples_per_second",
+    }
+)
+#: What is told of the process that trains, and not of what it learns.
+OF_PROCESS = (RunStarted, RunFinished, CheckpointWritten)
+#: Tables and views whose rows are made from events.
+TABLES = (
+    "updates",
+    "update_figures",
+    "episodes",
+    "head_health",
+    "latches",
+    "sightings",
+    "evidence",
+)
 
 
 def settings_of(chance: random.Random) -> dict[str, Any]:
@@ -65,6 +93,45 @@ def trained(run: Path, episodes: int, settings: dict[str, Any]) -> Checkpoint:
     return checkpoint
 
 
+def events_of(run: Path) -> list[str]:
+    """Return what a store tells of the training, an event at a time, without durations."""
+    found = []
+    for event in RunReader(run).read(0, 1_000_000):
+        payload = event.payload
+        is_start = isinstance(payload, Notice) and payload.text.startswith("preparing ")
+        if not is_start and not isinstance(payload, OF_PROCESS):
+            fields = {
+                name: value
+                for name, value in msgspec.to_builtins(payload).items()
+                if name not in DURATIONS
+            }
+            found.append(f"{kind_of(payload)} {fields}")  # as text, in which a NaN equals another
+    return found
+
+
+def rows_of(run: Path) -> list[str]:
+    """Return the rows of the tables that are made from events, without times and durations."""
+    found = []
+    with closing(sqlite3.connect(run / "run.sqlite")) as store:
+        for table in TABLES:
+            rows = store.execute(f"SELECT * FROM {table}")
+            names = [column[0] for column in rows.description]
+            kept = [place for place, name in enumerate(names) if name not in DURATIONS]
+            found += sorted(f"{table} {[row[place] for place in kept]}" for row in rows)
+    return found
+
+
+def process_of(run: Path) -> tuple[Any, ...]:
+    """Return the updates with a checkpoint, the starts of the run, and its end."""
+    events = [event.payload for event in RunReader(run).read(0, 1_000_000)]
+    end = msgspec.to_builtins(events[-1])
+    return (
+        {one.update for one in events if isinstance(one, CheckpointWritten)},
+        [one.resumed_from_update for one in events if isinstance(one, RunStarted)],
+        {name: value for name, value in end.items() if name not in DURATIONS},
+    )
+
+
 def same(one: Any, other: Any) -> bool:
     """Return whether two states are the same, bit for bit."""
     if isinstance(one, torch.Tensor):
@@ -96,4 +163,11 @@ def test_a_run_that_was_resumed_is_the_same_run(tmp_path: Path) -> None:
         assert same(resumed.agent, once.agent), place
         kept = [[seen for _, seen in one.latches] for one in (resumed, once)]
         assert kept[0] == kept[1], place
+        assert events_of(parts) == events_of(straight), place
+        assert rows_of(parts) == rows_of(straight), place
+        checkpoints, starts, end = process_of(parts)
+        assert starts == [None, updates], place
+        # One more is written where the first part ends.
+        assert checkpoints == process_of(straight)[0] | {updates}, place
+        assert end == process_of(straight)[2], place
     print(f"{number} settings, all equal")

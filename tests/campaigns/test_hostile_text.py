@@ -1,10 +1,13 @@
 """Campaign: hostile text in stores, names, notes and capsules; no control character leaves.
 
+Looked at are what commands print and write, and every screen of the live cockpit.
+
     uv run pytest -m slow -n 0 -s tests/campaigns/test_hostile_text.py
 
 `ESPER_CAMPAIGN` scales it (1.0 is 1,000 runs), `ESPER_SEED` repeats it.
 """
 
+import asyncio
 import os
 import random
 import shutil
@@ -17,6 +20,9 @@ import pytest
 
 from esper.cli import main, sanctum_main
 from esper.karn.run_store import RunWriter
+from esper.karn.sanctum.app import SanctumApp
+from esper.karn.sanctum.screen_map import SCREENS
+from esper.karn.sanctum.settings import Settings
 from esper.leyline.telemetry import IncidentRecorded, Notice
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(7_200)]
@@ -38,6 +44,12 @@ COMMANDS = (
     (sanctum_main, ("--line",)),
 )
 PICTURES = ("svg", "html", "txt")
+SIZES = ((80, 24), (120, 40), (200, 60))
+#: What is pressed on each screen: another row, its details, an acknowledgement, a copy, help, and
+#: why the run is judged so.
+KEYS = ("down", "enter", "escape", "a", "end", "A", "y", "question_mark", "escape", "w", "escape")
+#: How long a cockpit may take to show a run, in seconds.
+PATIENCE = 30.0
 #: Of these categories nothing may leave but line breaks: control, format and lone surrogates.
 _BAD = ("Cc", "Cs")
 _BIDI = frozenset("\u200e\u200f\u061c\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
@@ -123,6 +135,8 @@ def test_no_control_character_leaves(
                 assert "<script>alert" not in page.read_text(), place
                 page.unlink()
             looked += 2
+        if case % 20 == 0:
+            looked += asyncio.run(look_at_cockpit(run, chance.choice(SIZES), place))
         shutil.rmtree(runs)
     with capfdbinary.disabled():
         print(f"\nESPER_SEED={seed} ESPER_CAMPAIGN={SCALE}: {number} runs, {looked} looks")
@@ -137,3 +151,24 @@ def check(command: Any, arguments: tuple[str, ...], captured: Any, place: tuple[
     assert "Traceback" not in err, (place, arguments, err)
     said = "\n".join(line.rsplit("\r", 1)[-1] for line in err.splitlines())  # progress
     assert not bad_in(out) | bad_in(said), (place, arguments, bad_in(out) | bad_in(said))
+
+
+async def look_at_cockpit(run: Path, size: tuple[int, int], place: tuple[int, int]) -> int:
+    """Open every screen of the live cockpit; return at how many pictures was looked."""
+    app = SanctumApp(run, run.parent, settings=Settings(reduced_motion=True))
+    looked = 0
+    async with app.run_test(size=size) as pilot:
+        end = time.monotonic() + PATIENCE
+        while app.view is None or not app.view.snapshot.last_event_id:
+            assert time.monotonic() < end, (place, "the cockpit never showed the run")
+            await pilot.pause(0.01)
+        for key in [pressed for screen in SCREENS for pressed in (screen, *KEYS)]:
+            await pilot.press(key)
+            await pilot.pause()
+            drawn = "\n".join(strip.text for strip in app.screen._compositor.render_strips())
+            assert drawn.strip(), (place, size, key)
+            assert not bad_in(drawn), (place, size, app.current_mode, key, bad_in(drawn))
+            looked += 1
+        assert not bad_in(app.clipboard), (place, bad_in(app.clipboard))
+    assert app.return_code in (None, 0), place
+    return looked

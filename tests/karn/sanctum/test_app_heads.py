@@ -46,6 +46,35 @@ async def _until(pilot, is_so):
         await pilot.pause(0.02)
 
 
+async def test_a_head_s_name_commands_neither_terminal_nor_clipboard(views, opened, screen_text):
+    """A title, a message, and what is copied have no control characters, and no markup."""
+    name = "op\x9b31m\x1b]0;x\u202e[b]"
+    tamiyo = views.drilled().tamiyo
+    row = replace(tamiyo.evidence[0], head=name, is_active=True)
+    tamiyo = replace(
+        tamiyo,
+        evidence=(row,),
+        head_inf_latch={name: True},
+        head_nan_latch={name: False},
+    )
+    view = views.view(replace(views.drilled(), tamiyo=tamiyo), directory=RUN)
+
+    async def test(pilot, app):
+        await pilot.press("home")
+        app.notify(f"acknowledged: {name}", markup=False)
+        await pilot.press("y")
+        await pilot.pause()
+        drawn = "\n".join(screen_text(app))
+        shown = "op�31m�]0;x�[b]"
+        assert f"History of {shown}" in drawn
+        said = "".join(each.message for each in app._notifications)
+        assert f"acknowledged: {shown}" in said
+        assert shown in app.clipboard
+        assert not set(name) & set(drawn + said + app.clipboard) & set("\x9b\x1b\u202e")
+
+    await opened(test, view=view)
+
+
 @pytest.mark.parametrize("size", SIZES)
 async def test_the_list_and_the_history_of_its_first_row_are_seen(opened, screen_text, size):
     async def test(pilot, app):

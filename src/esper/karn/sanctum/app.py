@@ -14,6 +14,7 @@ from textual import work
 from textual.app import App, SystemCommand
 from textual.binding import BindingType
 from textual.filter import LineFilter
+from textual.notifications import SeverityLevel
 from textual.screen import Screen
 
 from esper.karn.sanctum.attention import (
@@ -383,7 +384,7 @@ class SanctumApp(App[Outcome]):
         try:
             self._settings_file.change(**{name: value})
         except SettingsError as error:
-            self.notify(printable(str(error)), severity="warning", markup=False)
+            self.notify(str(error), severity="warning", markup=False)
 
     def choose_theme(self, name: str) -> None:
         """Switch to one of the themes that settings know, and remember it."""
@@ -399,6 +400,20 @@ class SanctumApp(App[Outcome]):
 
     # The rest
 
+    def notify(
+        self,
+        message: str,
+        *,
+        title: str = "",
+        severity: SeverityLevel = "information",
+        timeout: float | None = None,
+        markup: bool = True,
+    ) -> None:
+        """Show a message for some seconds; the names in it can hold anything."""
+        super().notify(
+            printable(message), title=title, severity=severity, timeout=timeout, markup=markup
+        )
+
     def action_copy_panel(self) -> None:
         """Copy the text of the focused panel to the clipboard, by the terminal's own way."""
         panel = self.focused
@@ -407,7 +422,7 @@ class SanctumApp(App[Outcome]):
             return
         text = panel.text
         self.copy_to_clipboard(text)
-        name = panel.border_title or "the line"
+        name = panel.name_shown or "the line"
         self.notify(f"copied {name}: {len(text.splitlines())} lines", markup=False)
 
     def action_help(self) -> None:

@@ -8,6 +8,7 @@ from rich.segment import Segment
 from rich.style import Style
 from rich.text import Text
 from textual.binding import Binding, BindingType
+from textual.content import Content
 from textual.geometry import Region, Size
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
@@ -56,6 +57,7 @@ class Panel(ScrollView, can_focus=True, inherit_bindings=False):
     def __init__(self, *, id: str | None = None) -> None:
         super().__init__(id=id)
         self._title = str(self.BORDER_TITLE or "")
+        self._title_shown = self._title
         self._note = ""
         self._explains = False
         self._is_due = False  # the view is another than the one that was drawn
@@ -153,7 +155,7 @@ class Panel(ScrollView, can_focus=True, inherit_bindings=False):
 
     def retitle(self, title: str) -> None:
         """Give the panel another title."""
-        self._title = title
+        self._title = printable_line(title)
         self._show_title()
 
     def note(self, text: str) -> None:
@@ -169,13 +171,16 @@ class Panel(ScrollView, can_focus=True, inherit_bindings=False):
     def _show_title(self) -> None:
         about = self.ABOUT if self._explains else ""
         title = " · ".join(part for part in (self._title, self._note, about) if part)
-        if title != (self.border_title or ""):
-            self.border_title = title
+        if title != self._title_shown:
+            self._title_shown = title
+            self.border_title = Content(
+                title
+            )  # a name in it can hold what Textual takes for markup
 
     @property
     def text(self) -> str:
         """All that stands in the panel, also what is not in sight."""
-        return "\n".join(line.plain.rstrip() for line in self._lines)
+        return printable("\n".join(line.plain.rstrip() for line in self._lines))
 
     def _strip(self, line: Text) -> Strip:
         console = self.app.console
