@@ -72,12 +72,14 @@ def end_of(run: Path) -> RunEnd:
     snapshot = frame.snapshot
     verdict = master_verdict(snapshot, frame.status, doubt=frame.store_doubt)
     reason = verdict.reasons[0] if verdict.reasons else ""
+    if reason and "drill" not in reason and is_drill(snapshot.tamiyo):
+        reason = f"drill: {reason}"
     score = snapshot.training.score
     return RunEnd(
         run=run.name,
         ending=frame.status.kind.lower(),
         word=LEVEL_WORDS[verdict.level],
-        reason=f"drill: {reason}" if reason and is_drill(snapshot.tamiyo) else reason,
+        reason=reason,
         score=None if score is None or not math.isfinite(score) else score,
         guides=guides_of(snapshot.run.task, snapshot.run.steps),
         next_steps=tuple(_next_steps(run, frame)),
