@@ -1,5 +1,6 @@
 """The closing screen: it shows itself when a run has ended, steps aside, and is brought back."""
 
+import threading
 from dataclasses import replace
 
 import pytest
@@ -9,6 +10,7 @@ from textual.widgets import Static
 from esper.karn.liveness import StatusKind
 from esper.karn.run_end import NextStep, RunEnd, closing_lines, end_of
 from esper.karn.run_store import RunWriter, create_run
+from esper.karn.sanctum.lookout import OVER_SECONDS, PERIOD_SECONDS, Lookout
 from esper.karn.sanctum.screens.closing import ClosingScreen
 from esper.karn.sanctum.screens.quit_dialog import QuitDialog
 from esper.karn.sanctum.settings import Settings
@@ -184,3 +186,28 @@ def test_console_and_closing_screen_say_the_same(payloads, tmp_path, monkeypatch
         "grow with it",
         "train longer",
     ]
+
+
+def test_a_run_that_is_over_and_stands_still_is_looked_at_less_often(views, over, tmp_path):
+    shown = []
+    lookout = Lookout(
+        lambda now: shown[-1],
+        tmp_path,
+        clock=lambda: 0.0,
+        screen=lambda: None,
+        complete=lambda view: view,
+    )
+
+    class Wake(threading.Event):
+        waited = ()
+
+        def wait(self, timeout=None):
+            self.waited += (timeout,)
+            return True
+
+    lookout._wake = Wake()
+    playing = TimePosition(2, 36, speed=4)
+    for view in (views.view(), over, replace(over, position=playing), over):
+        shown.append(view)
+        lookout._look(lookout.watch)
+    assert lookout._wake.waited == (PERIOD_SECONDS, OVER_SECONDS, PERIOD_SECONDS, OVER_SECONDS)
