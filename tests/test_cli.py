@@ -58,6 +58,8 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
             ("ppo", "--episods", "3"),
             "unknown option --episods; did you mean --episodes? (see esper ppo",
         ),
+        (("ppo", "--lr", "1"), "unknown option --lr; did you mean --learning-rate? (see esper ppo"),
+        (("ppo", "--zz", "1"), "unknown option --zz (see esper ppo --help)"),
         (("health", "one", "two"), "unexpected argument 'two' (see esper health --help)"),
         (("ppo", "--learning-rate", "-1"), "esper: --learning-rate must be above 0, not -1.0"),
         (("ppo", "--gae-lambda", "2"), "esper: --gae-lambda must be between 0 and 1, not 2.0"),

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, suppress
@@ -685,8 +686,16 @@ def _print_end(run: Path, lines: Sequence[str]) -> None:
         print(printable(str(error)), file=sys.stderr)
     print()
     for line in lines:
-        print(printable(line))
+        print(_broken_at_words(printable(line)))
     sys.stdout.flush()
+
+
+def _broken_at_words(line: str) -> str:
+    """Return a line as it fits on this terminal; commands, which are indented, stay whole."""
+    if line.startswith(" ") or not sys.stdout.isatty():
+        return line
+    width = shutil.get_terminal_size().columns
+    return textwrap.fill(line, max(width, 20), break_long_words=False, break_on_hyphens=False)
 
 
 def _follow(run: Path) -> Any:

@@ -1,5 +1,6 @@
 """The end of a run: verdict, score against the guides, and commands that can be pasted."""
 
+import io
 import json
 import shlex
 from pathlib import Path
@@ -13,6 +14,7 @@ from esper.commands.sanctum import sanctum_parser
 from esper.karn.run_commands import run_command
 from esper.karn.run_end import closing_lines
 from esper.karn.run_store import RunWriter, create_run, find_run
+from esper.launch import _print_end
 from esper.leyline.score_guides import GUIDED_STEPS, GUIDED_TASK, GUIDES, guides_of
 from esper.simic.config import TrainingConfig
 
@@ -113,3 +115,34 @@ def test_the_task_comes_from_the_checkpoint_where_the_store_does_not_know_it(set
 
 def settings_of(settings):
     return {"config": TrainingConfig(**settings)} if settings else {}
+
+
+class Terminal(io.StringIO):
+    """A stream that is a terminal."""
+
+    def isatty(self):
+        return True
+
+
+def test_on_a_terminal_sentences_break_at_words_and_commands_never(payloads, monkeypatch):
+    run = ended(payloads, "a/folder/of/runs/with/a/name/that/is/long")
+    monkeypatch.setenv("COLUMNS", "40")
+    shown = Terminal()
+    monkeypatch.setattr("sys.stdout", shown)
+    lines = closing_lines(run)
+    _print_end(run, lines)
+    printed = shown.getvalue().split("\n\n")[-1].splitlines()
+    commands = [line for line in lines if line.startswith(" ")]
+    assert printed[-len(commands) :] == commands
+    sentences = printed[: -len(commands)]
+    assert max(map(len, sentences)) <= 40
+    assert " ".join(sentences).split() == " ".join(lines[: -len(commands)]).split()
+
+
+def test_a_drill_is_marked_in_the_last_lines(payloads):
+    run = create_run(Path("runs"), "drill")
+    with RunWriter(run) as writer:
+        writer.emit(payloads.start())
+        writer.emit(payloads.update(1, head_nonfinite=[payloads.sighting(planted=True)]))
+        writer.emit(payloads.finish())
+    assert closing_lines(run)[0].count("drill") == 2  # in the run's name, and what lit the light

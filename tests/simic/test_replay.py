@@ -1,15 +1,18 @@
 """Replay's verdict, and what it tells people, machines and browsers."""
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from html.parser import HTMLParser
 from io import StringIO
+from pathlib import Path
 
 import pytest
 import torch
 from rich.console import Console
 
+from esper.incident_reports import replay_incident
 from esper.leyline.telemetry import NonfiniteSighting
 from esper.simic.agent.ppo import PPOAgent
 from esper.simic.agent.rollout import Rollout
@@ -59,6 +62,34 @@ def test_the_same_again_is_reproduced_and_leaves_everything_as_it_was(
     moments = capsule.agent["optimizer"]["state"], read.agent["optimizer"]["state"]
     for before, after in zip(*(m.values() for m in moments), strict=True):
         assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_a_replay_says_how_far_it_is_at_each_minibatch(capsule: Capsule) -> None:
+    said: list[tuple[str, float]] = []
+    replay(capsule, lambda what, done: said.append((what, done)))
+    assert said == [
+        ("replaying, preparation", 0.0),
+        *((f"replaying, minibatch {number} of 4", number / 5) for number in (1, 2, 3, 4)),
+        ("finding where it began", 0.8),
+    ]
+
+
+def test_the_command_shows_elapsed_and_remaining_time(
+    capsule: Capsule,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder = write_capsule(tmp_path / "run" / "incidents", 1, capsule)
+    monkeypatch.setattr("esper.simic.command_progress.SECONDS_BETWEEN_LINES", 0.0)
+    assert replay_incident(tmp_path, str(folder), None, update=None, as_json=False, page=None) == 0
+    output, errors = capsys.readouterr()
+    assert "REPRODUCED" in output
+    lines = errors.splitlines()
+    assert lines[0] == "replaying, preparation: 0% of the work done, 0:00 elapsed"
+    assert len(lines) == 6
+    for line in lines[1:]:
+        assert re.search(r"% of the work done, \d:\d\d elapsed, about \d:\d\d left$", line)
 
 
 def test_a_replay_computes_what_training_computed(

@@ -7,7 +7,7 @@ from typing import Any, NoReturn
 
 from esper.karn.run_directory import default_run_dir
 from esper.leyline.errors import EsperError
-from esper.leyline.suggestions import did_you_mean
+from esper.leyline.suggestions import did_you_mean, option_meant
 
 
 class OptionError(EsperError, ValueError):
@@ -31,7 +31,7 @@ class Parser(argparse.ArgumentParser):
             self.error(f"unexpected argument {word!r}")
         option = word.partition("=")[0]
         known = [name for action in self._actions for name in action.option_strings]
-        self.error(f"unknown option {option}{did_you_mean(option, known)}")
+        self.error(f"unknown option {option}{option_meant(option, known)}")
 
     def error(self, message: str) -> NoReturn:
         """End the program with one sentence and exit code 2."""

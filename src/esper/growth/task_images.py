@@ -120,7 +120,9 @@ def read_images(
         try:
             pixels, is_halved = _pixels_of(entry, decode, mode)
         except (*_UNREADABLE, Image.DecompressionBombError) as error:
-            reason = str(error).partition("\n")[0] or type(error).__name__
+            # Pillow names the buffer in memory that it read from, which tells a user nothing.
+            reason = str(error).partition("\n")[0].partition(" <_io.")[0]
+            reason = reason or type(error).__name__
             raise InvalidTaskError(f"{where} has no image in row {row}: {reason}") from error
         if is_halved:
             gathered.halved.append(row)

@@ -252,6 +252,7 @@ def replay(capsule: Capsule, report: Report = no_report) -> Replay:
             watch.prepared(preparation)
             tracer.phase, tracer.minibatch = "forward", 0
             learnt = agent.learn(preparation.whole, minibatches, injections, watch)
+    report("finding where it began", len(minibatches) / total)
     figures = learnt.figures
     codes = preparation.codes(agent.policy.table)
     seen = seen_in_one_pass(

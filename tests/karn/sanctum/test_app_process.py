@@ -245,7 +245,7 @@ def test_a_terminal_that_takes_ascii_only_gets_ascii(finished_run, open_sanctum)
 def test_a_terminal_of_one_column_is_no_harm(finished_run, open_sanctum, size):
     columns, lines = size
     terminal = open_sanctum(finished_run, finished_run.parent)
-    terminal.wait_for("● CRITICAL")
+    terminal.wait_for("How it ended")
     terminal.screen.resize(lines, columns)
     terminal.process.setwinsize(lines, columns)
     terminal.wait_for("●")

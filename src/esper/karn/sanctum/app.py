@@ -47,6 +47,7 @@ from esper.karn.sanctum.widgets.time_bar import TimeBar
 from esper.leyline.plain_text import printable
 
 if TYPE_CHECKING:
+    from esper.karn.run_end import RunEnd
     from esper.karn.sanctum.widgets.runs_panel import RunsPanel
 
 #: Half the time from one blink of a light to the next.
@@ -119,6 +120,7 @@ class SanctumApp(App[Outcome]):
         self._clock = clock
         self._time = TimeControls(watch)
         self._attention = Attention()
+        self._closed_run: Path | None = None  # whose end was shown
         self._lamps = Lamps()
         self._lookout = Lookout(
             watch,
@@ -201,6 +203,7 @@ class SanctumApp(App[Outcome]):
         """See to what a view asks of the cockpit as a whole, once a screen has shown it."""
         view = message.view
         self._time.seen(view)
+        self._closing_seen(view)
         if self._attention.rings(view) and self.settings.bell:
             self.bell()
         if unacknowledged(view) and not self.settings.reduced_motion:
@@ -253,6 +256,51 @@ class SanctumApp(App[Outcome]):
     def on_runs_panel_opened(self, message: "RunsPanel.Opened") -> None:
         """Watch the run that was chosen in the list of all."""
         self.open_run(message.path)
+
+    # The end of a run
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Offer the end of a run once there is one."""
+        if action == "closing":
+            return self.view is not None and self.view.status.is_over
+        return super().check_action(action, parameters)
+
+    def _closing_seen(self, view: View) -> None:
+        """Show how the run ended, once, when it has ended or was over when it was opened.
+
+        A dialog that is open stays; a moment of the past that was asked for, and a terminal too
+        small for whole screens, go without it.
+        """
+        if not view.status.is_over:
+            self._closed_run = None  # it goes on, perhaps again
+            return
+        is_due = self.settings.closing and view.directory not in (None, self._closed_run)
+        is_busy = view.is_behind or view.position is not None or len(self.screen_stack) > 1
+        if is_due and not is_busy and not self.run_screen.is_small:
+            self._closed_run = view.directory
+            self.action_closing()
+
+    def action_closing(self) -> None:
+        """Show how the run ended, and what to do next."""
+        if self.view is not None and self.view.directory is not None:
+            self._read_end(self.view.directory)
+
+    @work(thread=True, group="closing", exclusive=True)
+    def _read_end(self, directory: Path) -> None:
+        from esper.karn.run_end import end_of  # not needed for the first paint
+
+        self.call_from_thread(self._show_end, directory, end_of(directory))
+
+    def _show_end(self, directory: Path, end: "RunEnd") -> None:
+        from esper.karn.sanctum.screens.closing import ClosingScreen  # as above
+
+        is_open = self.view is not None and self.view.directory == directory
+        if is_open and len(self.screen_stack) == 1:
+            self.push_screen(ClosingScreen(end), self._closing_left)
+
+    def _closing_left(self, key: str | None) -> None:
+        if key is not None:
+            self.simulate_key(key)
 
     # Lights
 

@@ -170,7 +170,9 @@ def export_frame(
         directory,
         directory.parent,
         watch=RunWatch(directory, directory.parent, at=at),
-        settings=Settings(theme=theme, reduced_motion=True, bell=False, ascii=ascii_only),
+        settings=Settings(
+            theme=theme, reduced_motion=True, bell=False, closing=False, ascii=ascii_only
+        ),
     )
     picture, view = asyncio.run(_picture(app, size, screen, _WRITERS[path.suffix]))
     write_output(path, picture)

@@ -41,6 +41,7 @@ def commands_of(app: "SanctumApp", screen: Screen[object]) -> Iterable[SystemCom
     for name, title, is_on in (
         ("reduced_motion", "reduced motion", settings.reduced_motion),
         ("bell", "the bell", settings.bell),
+        ("closing", "the closing screen", settings.closing),
         ("ascii", "ASCII only", settings.ascii),
     ):
         yield SystemCommand(

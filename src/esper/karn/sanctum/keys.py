@@ -19,6 +19,7 @@ KEYS: Final[list[BindingType]] = [
     ),
     Binding("A", "acknowledge_all", "Ack all", tooltip="Acknowledge all lights"),
     Binding("t", "lamp_test", "Lamp test", tooltip="Lamp test: every light on, for 2 s"),
+    Binding("z", "closing", "End", tooltip="How the run ended, and what to do next"),
     Binding("w", "why", "Why this status", show=False, tooltip="Every reason for the status"),
     Binding("comma", "step(-1)", show=False, tooltip="Back by one update"),
     Binding("full_stop", "step(1)", show=False, tooltip="On by one update"),

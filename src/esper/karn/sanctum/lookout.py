@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 #: How long it waits between two looks at the run.
 PERIOD_SECONDS: Final = 0.25
+#: The same at a run that is over, and that stands still: it only changes if it is resumed. Textual
+#: draws the whole screen behind a dialog again at each look.
+OVER_SECONDS: Final = 1.0
 #: How long it waits between two looks at the folder of runs, while a screen shows that.
 RUNS_SECONDS: Final = 1.0
 
@@ -84,7 +87,9 @@ class Lookout:
             screen.post_message(Seen(view))
             is_behind = screen.WANTS_RUNS and self._look_at_runs(screen)
         if not view.is_behind and not is_behind:
-            self._wake.wait(PERIOD_SECONDS)
+            plays = view.position is not None and view.position.speed > 0
+            rests = view.status.is_over and not plays
+            self._wake.wait(OVER_SECONDS if rests else PERIOD_SECONDS)
             self._wake.clear()
 
     def _look_at_runs(self, screen: RunScreen) -> bool:

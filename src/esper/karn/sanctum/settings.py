@@ -24,6 +24,7 @@ class Settings:
     reduced_motion: bool = False  # lights stand out without blinking
     bell: bool = True  # a new light rings
     ascii: bool = False  # no character beyond ASCII on the screen
+    closing: bool = True  # how a run ended is shown when it ends, or is opened
     visited: str = ""  # titles of the screens that were opened before, with blanks between
 
 

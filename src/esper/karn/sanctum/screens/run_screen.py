@@ -7,6 +7,7 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Container
 from textual.events import Resize
+from textual.geometry import Size
 from textual.message import Message
 from textual.screen import Screen
 from textual.widget import Widget
@@ -14,7 +15,7 @@ from textual.widgets import Static
 
 from esper.karn.sanctum.attention import Lamps, Light, lit_lights, next_light, unacknowledged
 from esper.karn.sanctum.view import View
-from esper.karn.sanctum.widgets.key_line import ACKNOWLEDGE, NOW, KeyLine
+from esper.karn.sanctum.widgets.key_line import ACKNOWLEDGE, END, NOW, KeyLine
 from esper.karn.sanctum.widgets.panel import Panel
 from esper.karn.sanctum.widgets.small_panel import SmallPanel
 from esper.karn.sanctum.widgets.status_strip import StatusStrip
@@ -26,6 +27,11 @@ if TYPE_CHECKING:
 
 #: The smallest terminal that a whole screen fits in; a smaller one shows the run in a few lines.
 SMALLEST: tuple[int, int] = (72, 23)
+
+
+def too_small(size: Size) -> bool:
+    """Return whether a terminal is too small for a whole screen."""
+    return size.width < SMALLEST[0] or size.height < SMALLEST[1]
 
 
 class Seen(Message):
@@ -77,6 +83,11 @@ class RunScreen(Screen[None]):
         self._explains = False
 
     @property
+    def is_small(self) -> bool:
+        """Whether the terminal is too small for it, so that a few lines stand for it."""
+        return too_small(self.size)
+
+    @property
     def is_complete(self) -> bool:
         """Whether all that there was to see when it was opened has been read and shown."""
         return self.view is not None and not self.view.is_behind
@@ -114,7 +125,9 @@ class RunScreen(Screen[None]):
         self.set_class(bool(view.snapshot.tamiyo.evidence), "-evidence")
         self.set_class(updates_of(view) > 0, "-timed")
         urgent = ACKNOWLEDGE if unacknowledged(view) else NOW if view.position else ()
-        self.query_one(KeyLine).urge(urgent)
+        self.query_one(KeyLine).urge(urgent + END if view.status.is_over else urgent)
+        if before is None or before.status.is_over != view.status.is_over:
+            self.refresh_bindings()
         shown = self.as_shown(view)
         for panel in self.walk_children(Panel):
             panel.lamps = self._lamps  # of panels that came later, too
@@ -165,7 +178,6 @@ class RunScreen(Screen[None]):
         for panel in self.query(Panel):
             panel.wake()
 
-    def on_resize(self, event: Resize) -> None:
+    def on_resize(self, _event: Resize) -> None:
         """Choose between the screen and the few lines that stand for it where it does not fit."""
-        width, height = event.size
-        self.set_class(width < SMALLEST[0] or height < SMALLEST[1], "-small")
+        self.set_class(self.is_small, "-small")

@@ -61,7 +61,8 @@ def token_from(given: str | None, file: Path | None) -> str | None:
         with file.open(encoding="utf-8") as opened:
             return opened.read(_LONGEST_TOKEN).strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise ServeError(f"the token cannot be read from {file}: {error}") from error
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise ServeError(f"the token cannot be read from {file}: {reason}") from error
 
 
 def is_local(host: str) -> bool:

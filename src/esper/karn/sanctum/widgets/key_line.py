@@ -17,6 +17,7 @@ _GAP: Final = 2
 _ALWAYS: Final = ("question_mark", "q")  # come directly behind the screens
 ACKNOWLEDGE: Final = ("a", "A")
 NOW: Final = ("n",)
+END: Final = ("z",)
 
 
 @dataclass(frozen=True)
@@ -57,17 +58,20 @@ def fitting(
     """Return the first hints that fit, whole, in `width` cells, each with its first cell.
 
     Keys that are `urgent` come directly behind the screens where they would not all fit in their
-    places.
+    places, and closer together where they would not fit there either.
     """
-    placed = _placed(hints, width)
-    if {hint.key for hint in hints} & set(urgent) <= {hint.key for _, hint in placed}:
-        return placed
-    return _placed(
-        sorted(hints, key=lambda hint: (not hint.key.isdecimal(), hint.key not in urgent)), width
+    wanted = {hint.key for hint in hints} & set(urgent)
+    urgent_first = sorted(
+        hints, key=lambda hint: (not hint.key.isdecimal(), hint.key not in urgent)
     )
+    for order, gap in ((hints, _GAP), (urgent_first, _GAP), (urgent_first, 1)):
+        placed = _placed(order, width, gap)
+        if wanted <= {hint.key for _, hint in placed}:
+            break
+    return placed
 
 
-def _placed(hints: Iterable[KeyHint], width: int) -> list[tuple[int, KeyHint]]:
+def _placed(hints: Iterable[KeyHint], width: int, gap: int) -> list[tuple[int, KeyHint]]:
     placed = []
     x = 1
     for hint in hints:
@@ -75,7 +79,7 @@ def _placed(hints: Iterable[KeyHint], width: int) -> list[tuple[int, KeyHint]]:
         if end > width:
             break
         placed.append((x, hint))
-        x = end + _GAP
+        x = end + gap
     return placed
 
 
