@@ -19,9 +19,9 @@ from typing import NamedTuple
 
 from synthetic_run import payloads_of_a_run
 
-from esper.karn.run_store import RunWriter
-from esper.karn.sanctum.capture import render_once
-from esper.karn.sanctum.watch import RunWatch
+from esper.karn.sanctum.cockpit.capture import render_once
+from esper.karn.sanctum.cockpit.watch import RunWatch
+from esper.karn.store.run_store import RunWriter
 
 JUMPS = 30
 

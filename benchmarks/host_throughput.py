@@ -36,8 +36,8 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from esper.growth.divided import DividedHosts
-from esper.growth.env import GrowthVectorEnv
+from esper.growth.environment.divided import DividedHosts
+from esper.growth.environment.env import GrowthVectorEnv
 from esper.leyline.heads import (
     BLUEPRINT_CHOICES,
     HEAD_NAMES,

@@ -24,7 +24,7 @@ import torch
 from replay_causes_list import CAUSES
 from replay_stage import Truth, capsule_of, make_setup
 
-from esper.simic.replay import REPRODUCED, Replay, replay
+from esper.simic.replay.replaying import REPRODUCED, Replay, replay
 
 REQUIRED = 0.99
 

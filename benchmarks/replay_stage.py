@@ -20,8 +20,8 @@ from esper.leyline.heads import HEAD_NAMES, HEAD_SIZES, Op
 from esper.simic.agent.ppo import PPOAgent
 from esper.simic.agent.rollout import Rollout, RolloutBuffer
 from esper.simic.config import TrainingConfig
-from esper.simic.incidents import Capsule, sighting_fields
-from esper.simic.training import settings_of
+from esper.simic.replay.incidents import Capsule, sighting_fields
+from esper.simic.training.trainer import settings_of
 from esper.tamiyo.policy import RecurrentPolicy
 
 FORWARD = ("preparation", "forward")  # old log-probabilities are computed by the same lines

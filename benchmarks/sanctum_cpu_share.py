@@ -27,8 +27,8 @@ import pexpect
 import psutil
 from synthetic_run import STEPS, payloads_of_a_step, payloads_of_an_end, start_of
 
-from esper.karn.run_store import RunReader, RunWriter
-from esper.karn.sanctum.follower import RunFollower
+from esper.karn.sanctum.following.follower import RunFollower
+from esper.karn.store.run_store import RunReader, RunWriter
 from esper.leyline.telemetry import StepCompleted
 
 HOSTS = 16

@@ -16,7 +16,7 @@ from pathlib import Path
 import pexpect
 import pyte
 
-from esper.karn.run_store import RunWriter, create_run
+from esper.karn.store.run_store import RunWriter, create_run
 from esper.leyline.heads import BLUEPRINT_CHOICES, HEAD_CHOICES, HEAD_NAMES, SLOT_CHOICES
 from esper.leyline.telemetry import PPOUpdatePayload, RunFinished, RunStarted
 

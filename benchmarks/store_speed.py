@@ -16,9 +16,9 @@ from tempfile import TemporaryDirectory
 
 from synthetic_run import payloads_of_a_run, step_of, update_of
 
-from esper.karn.run_store import RunReader, RunWriter
 from esper.karn.sanctum.aggregator import SanctumAggregator
-from esper.karn.sanctum.follower import RunFollower
+from esper.karn.sanctum.following.follower import RunFollower
+from esper.karn.store.run_store import RunReader, RunWriter
 from esper.leyline.telemetry import Payload
 
 EMITS_TIMED = 10_000

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from esper import __version__
-from esper.karn.telemetry_docs import telemetry_page
+from esper.karn.reports.telemetry_docs import telemetry_page
 
 project = "Esper"
 author = "Esper contributors"

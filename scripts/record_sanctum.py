@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Final
 from xml.etree import ElementTree
 
-from esper.karn.sanctum.capture import export_frame
-from esper.karn.sanctum.watch import look_once
+from esper.karn.sanctum.cockpit.capture import export_frame
+from esper.karn.sanctum.cockpit.watch import look_once
 
 SIZE: Final = (120, 40)
 #: Updates that the Overview plays through at most; those of a longer run are spread evenly.

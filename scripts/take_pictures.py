@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from esper.karn.sanctum.capture import export_frame
+from esper.karn.sanctum.cockpit.capture import export_frame
 
 SIZE: Final = (120, 40)
 SCREENS: Final = ("overview", "heads", "hosts")

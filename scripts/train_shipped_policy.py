@@ -19,13 +19,13 @@ from pathlib import Path
 
 from rich.console import Console
 
-from esper.growth.observation import FEATURES
-from esper.karn.run_store import CONFIG_NAME, RunReader, find_run
+from esper.growth.environment.observation import FEATURES
+from esper.karn.store.run_store import CONFIG_NAME, RunReader, find_run
 from esper.leyline.telemetry import EpisodesCompleted
 from esper.policies import find_policy
-from esper.simic import evaluation_report
-from esper.simic.baseline_names import BASELINES
-from esper.simic.contest import Evaluation, evaluate
+from esper.simic.evaluation import evaluation_report
+from esper.simic.evaluation.baseline_names import BASELINES
+from esper.simic.evaluation.contest import Evaluation, evaluate
 from esper.tamiyo import shipped
 
 SEED = 0

@@ -19,10 +19,10 @@ import pytest
 from esper import launch
 from esper.cli import main, sanctum_main
 from esper.commands import sanctum
-from esper.karn.run_store import RunReader, RunWriter, create_run, find_run
-from esper.karn.sanctum.follower import RunFollower
-from esper.karn.sanctum.screen_map import SCREENS
-from esper.karn.sanctum.settings import THEME_NAMES
+from esper.karn.sanctum.cockpit.screen_map import SCREENS
+from esper.karn.sanctum.cockpit.settings import THEME_NAMES
+from esper.karn.sanctum.following.follower import RunFollower
+from esper.karn.store.run_store import RunReader, RunWriter, create_run, find_run
 from esper.leyline.telemetry import Notice, RunFinished, RunStarted
 from esper.run_lock import HeldRun
 from esper.simic.config import ConfigError, setting_names
@@ -642,7 +642,7 @@ def test_a_last_checkpoint_that_is_lost_has_an_exit_code_and_is_trained_again(
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("esper.simic.training.save_checkpoint", full)
+        patch.setattr("esper.simic.training.trainer.save_checkpoint", full)
         code, output, _ = run("ppo", "--resume", "2", "--episodes", "3")
     assert code == launch.EXIT_CODE_INCOMPLETE
     assert "the checkpoint of update 3 could not be written" in output
@@ -743,7 +743,7 @@ def test_a_process_that_was_asked_to_stop_at_once_ends_without_taking_torch_down
     def end(code: int) -> None:
         raise SystemExit(code)
 
-    monkeypatch.setattr("esper.simic.training.train", train)
+    monkeypatch.setattr("esper.simic.training.trainer.train", train)
     monkeypatch.setattr(os, "_exit", end)
     code, output, _ = run("ppo", "--episodes", "2", "--envs", "1", "--steps", "2")
     assert (code, "next:" in output) == (130, False)

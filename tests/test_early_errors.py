@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from checkpoint_files import write_empty_checkpoint
 
-from esper.karn.run_store import RunWriter, create_run
+from esper.karn.store.run_store import RunWriter, create_run
 from esper.simic.config import TrainingConfig, write_config
 
 #: Runs each case in one process, in which nothing heavy is loaded at first.

@@ -10,8 +10,8 @@ from capsule_files import write_empty_capsule
 
 from esper.incident_reports import print_incidents
 from esper.karn.reports.health import print_health
-from esper.karn.run_store import RunWriter, create_run
-from esper.karn.sanctum.follower import RunFollower
+from esper.karn.sanctum.following.follower import RunFollower
+from esper.karn.store.run_store import RunWriter, create_run
 from esper.leyline.telemetry import IncidentRecorded
 
 

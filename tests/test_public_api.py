@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import esper
-from esper.karn.run_store import RunNotFoundError, RunStoreError, RunWriter, create_run
+from esper.karn.store.run_store import RunNotFoundError, RunStoreError, RunWriter, create_run
 from esper.leyline.telemetry import IncidentRecorded
 
 NAMES = [

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from esper.leyline.version import VERSION as __version__
 
 if TYPE_CHECKING:
-    from esper.growth.env import GrowthVectorEnv
-    from esper.karn.run_catalogue import list_runs
+    from esper.growth.environment.env import GrowthVectorEnv
+    from esper.karn.reports.run_catalogue import list_runs
     from esper.leyline.errors import EsperError
     from esper.opened_run import open_run
     from esper.policies import evaluate, grow
@@ -30,11 +30,11 @@ __all__ = [
 
 _MODULES = {
     "EsperError": "esper.leyline.errors",
-    "GrowthVectorEnv": "esper.growth.env",
+    "GrowthVectorEnv": "esper.growth.environment.env",
     "NonfiniteMonitor": "esper.simic.telemetry.nonfinite",
     "evaluate": "esper.policies",
     "grow": "esper.policies",
-    "list_runs": "esper.karn.run_catalogue",
+    "list_runs": "esper.karn.reports.run_catalogue",
     "open_run": "esper.opened_run",
 }
 

@@ -124,7 +124,9 @@ def _keep_to_what_can_be_written() -> None:
     """Have signs that the output's encoding lacks written as others, instead of as an error."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper) and not shows_signs(stream):
-            from esper.karn.sanctum.ascii import instead_of  # loads what nearly nobody needs
+            from esper.karn.sanctum.drawing.ascii import (
+                instead_of,  # loads what nearly nobody needs
+            )
 
             codecs.register_error("esper", instead_of)
             stream.reconfigure(errors="esper")

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from esper.karn.run_directory import find_run
-from esper.karn.run_tables import RunStoreError
-from esper.karn.sanctum.incident_ledger import CAPSULE_GONE
+from esper.karn.sanctum.fold.incident_ledger import CAPSULE_GONE
+from esper.karn.store.run_directory import find_run
+from esper.karn.store.run_tables import RunStoreError
 from esper.leyline.durable_files import write_output
 from esper.leyline.incident_files import Incident, list_incidents
 from esper.leyline.plain_text import printable
@@ -43,7 +43,7 @@ def print_incidents(run_dir: Path, reference: str | None, *, as_json: bool) -> i
     run = find_run(run_dir, reference)  # refused before anything is loaded
     from rich.text import Text
 
-    from esper.karn.plain_console import PlainConsole
+    from esper.karn.reports.plain_console import PlainConsole
 
     found = incidents_of(run)
     if found.doubt:
@@ -95,7 +95,7 @@ def incidents_of(run: Path) -> IncidentList:
     Raises:
         RunStoreError: the store cannot be read, and no capsule is there.
     """
-    from esper.karn.sanctum.follower import RunFollower
+    from esper.karn.sanctum.following.follower import RunFollower
 
     # Counted where `esper health`, `esper runs` and Sanctum have the number from.
     known = RunFollower(run, brief=True).catch_up().snapshot.interventions.incidents
@@ -180,7 +180,7 @@ def _sighting(sighting: "NonfiniteSighting") -> dict[str, Any]:
 
 def _recorded_incidents(run: Path) -> "list[tuple[IncidentRecorded, list[NonfiniteSighting]]]":
     """Return the incidents in the run's events, including those without a capsule."""
-    from esper.karn.run_reader import RunReader
+    from esper.karn.store.run_reader import RunReader
     from esper.leyline.telemetry import IncidentRecorded, PPOUpdatePayload
 
     reader = RunReader(run)
@@ -224,7 +224,7 @@ def replay_incident(
         RunNotFoundError, IncidentError: there is no such run or incident, its capsule cannot be
             read, or the page cannot be written.
     """
-    from esper.simic.incidents import (
+    from esper.simic.replay.incidents import (
         CAPSULE_NAME,
         IncidentError,
         find_incident,
@@ -242,14 +242,14 @@ def replay_incident(
         incident, run_name = find_incident(run, number, update), run.resolve().name
 
     # What is above refuses bad input; this loads torch.
-    from esper.karn.plain_console import PlainConsole
+    from esper.karn.reports.plain_console import PlainConsole
     from esper.simic.command_progress import CommandProgress
 
     with CommandProgress() as progress:
         capsule = read_capsule(incident.path)
-        from esper.simic import replay_report
-        from esper.simic.replay import REPRODUCED, replay
-        from esper.simic.replay_page import replay_page
+        from esper.simic.replay import replay_report
+        from esper.simic.replay.replay_page import replay_page
+        from esper.simic.replay.replaying import REPRODUCED, replay
 
         replayed = replay(capsule, progress.report)
     about = (run_name, incident.number, capsule.minibatches_per_epoch)

@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NoReturn
 
-from esper.karn.liveness import HEARTBEAT_STALE_SECONDS, StatusKind, is_looked_up_here
-from esper.karn.recorded_settings import settings_at_start
-from esper.karn.run_commands import run_command
-from esper.karn.run_directory import (
+from esper.karn.reports.run_commands import run_command
+from esper.karn.store.liveness import HEARTBEAT_STALE_SECONDS, StatusKind, is_looked_up_here
+from esper.karn.store.recorded_settings import settings_at_start
+from esper.karn.store.run_directory import (
     CONFIG_NAME,
     CONSOLE_NAME,
     RunNotFoundError,
@@ -28,8 +28,8 @@ from esper.karn.run_directory import (
     create_run,
     find_run,
 )
-from esper.karn.run_tables import RunStoreError
-from esper.karn.run_writer import RunWriter
+from esper.karn.store.run_tables import RunStoreError
+from esper.karn.store.run_writer import RunWriter
 from esper.karn.terminal import is_screen
 from esper.leyline.checkpoint_file import (
     CHECKPOINTS_NAME,
@@ -58,14 +58,14 @@ from esper.simic.config import (
     write_config,
 )
 from esper.simic.drill import scheduled
-from esper.simic.gpu_load import gpu_load
-from esper.simic.outputs import GuardedStream, LogFile, OutputTroubles
-from esper.simic.run_data import DataRecord, check_same_data, read_records, record_data
-from esper.simic.stopping import StoppedAtOnce, stop_on_signal
+from esper.simic.training.gpu_load import gpu_load
+from esper.simic.training.outputs import GuardedStream, LogFile, OutputTroubles
+from esper.simic.training.run_data import DataRecord, check_same_data, read_records, record_data
+from esper.simic.training.stopping import StoppedAtOnce, stop_on_signal
 
 if TYPE_CHECKING:
     from esper.leyline.telemetry import Heartbeat
-    from esper.simic.progress import ProgressReport
+    from esper.simic.training.progress import ProgressReport
 
 #: Of a run that has ended in order; with all its episodes done, nothing is left to resume.
 _ENDED = (StatusKind.FINISHED, StatusKind.STOPPED, StatusKind.HALTED)
@@ -284,7 +284,7 @@ def _beats_again(run: Path, beat: "Heartbeat") -> bool:
 
 def _heartbeat_of(run: Path) -> "tuple[Heartbeat | None, float]":
     """Return the last heartbeat and its time; None where the store has none that can be read."""
-    from esper.karn.run_reader import RunReader
+    from esper.karn.store.run_reader import RunReader
     from esper.leyline.telemetry import Heartbeat
 
     try:
@@ -327,7 +327,7 @@ def _load_fingerprint(config: TrainingConfig, *, always: bool = False) -> str:
     """
     if not (always or parse_task_name(config.task).place):
         return ""
-    from esper.growth.tasks import load_task
+    from esper.growth.tasks.loading import load_task
 
     return load_task(config.task).fingerprint
 
@@ -344,7 +344,7 @@ class _Outcome:
 
 def train_in_front(run: HeldRun) -> int:
     """Train here, with progress on this terminal; return the exit code."""
-    from esper.simic.progress import PlainLines, ProgressBar, ProgressReport, Several
+    from esper.simic.training.progress import PlainLines, ProgressBar, ProgressReport, Several
 
     directory = run.directory
     config = load_config(directory / CONFIG_NAME)
@@ -406,7 +406,7 @@ def train_child(directory: Path, lock: int | None) -> int:
         directory: of the run.
         lock: descriptor of the run's lock, if the process that started this one holds it.
     """
-    from esper.simic.progress import PlainLines
+    from esper.simic.training.progress import PlainLines
 
     with HeldRun(directory, lock) as run:
         config = load_config(directory / CONFIG_NAME)
@@ -457,7 +457,7 @@ def _train(
         progress.stage("loading PyTorch")
         try:
             with stop.interruptible():
-                from esper.simic.training import train
+                from esper.simic.training.trainer import train
         except StoppedAtOnce:
             ending = _stopped_early(directory)
             progress.say(f"{ending.status}: {ending.reason}")
@@ -529,7 +529,7 @@ def train_behind_sanctum(held: HeldRun, run_dir: Path) -> int:
     """Train in a process behind, show it in Sanctum here; return the exit code."""
     run = held.directory
     child = TrainingProcess(held)
-    from esper.karn.sanctum.opening import run_sanctum
+    from esper.karn.sanctum.cockpit.opening import run_sanctum
 
     outcome = run_sanctum(run, run_dir, child)
     if outcome == "detach":
@@ -582,15 +582,15 @@ def watch(
             raise
         run = None
     if picture is not None:
-        from esper.karn.sanctum.picture_files import check_picture
+        from esper.karn.sanctum.cockpit.picture_files import check_picture
 
         check_picture(picture)
     if run is not None and at is not None:
-        from esper.karn.sanctum.watch import look_once
+        from esper.karn.sanctum.cockpit.watch import look_once
 
         look_once(run, at=at)  # says what is wrong with the number before a screen opens
     if picture is not None or once:
-        from esper.karn.sanctum.capture import export_frame, print_once
+        from esper.karn.sanctum.cockpit.capture import export_frame, print_once
 
         assert run is not None
         if picture is not None:
@@ -611,7 +611,7 @@ def watch(
         if view.doubt is not None:
             raise RunStoreError(str(view.trouble))  # the frame tells a person, this a script
         return 0
-    from esper.karn.sanctum.opening import run_sanctum
+    from esper.karn.sanctum.cockpit.opening import run_sanctum
 
     run_sanctum(run, run_dir, at=at, theme=theme, ascii_only=ascii_only)
     return 0
@@ -627,7 +627,7 @@ def print_line(
         UpdateNotFoundError: the run has no update of the number `at`.
         RunStoreError: no light is known to be on, and whether one is cannot be known.
     """
-    from esper.karn.sanctum.line_printing import print_status_line
+    from esper.karn.sanctum.cockpit.line_printing import print_status_line
 
     return print_status_line(
         find_run(run_dir, reference), at=at, theme=theme, ascii_only=ascii_only
@@ -671,7 +671,7 @@ def serve(
 
 
 def _closing_lines(run: Path) -> list[str]:
-    from esper.karn.run_end import closing_lines
+    from esper.karn.reports.run_end import closing_lines
 
     return closing_lines(run)
 
@@ -699,6 +699,6 @@ def _broken_at_words(line: str) -> str:
 
 
 def _follow(run: Path) -> Any:
-    from esper.karn.sanctum.follower import RunFollower
+    from esper.karn.sanctum.following.follower import RunFollower
 
     return RunFollower(run).catch_up()

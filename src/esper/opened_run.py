@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from esper.incident_reports import incidents_of
-from esper.karn.recorded_settings import settings_at_start
-from esper.karn.run_directory import default_run_dir, find_run
-from esper.karn.run_reader import RunReader
-from esper.karn.run_tables import RunStoreError
-from esper.karn.sanctum.follower import Frame, RunFollower
+from esper.karn.sanctum.following.follower import Frame, RunFollower
 from esper.karn.sanctum.schema import Evidence, FirstSighting, SanctumSnapshot
-from esper.karn.update_tables import UPDATE_COLUMNS
+from esper.karn.store.recorded_settings import settings_at_start
+from esper.karn.store.run_directory import default_run_dir, find_run
+from esper.karn.store.run_reader import RunReader
+from esper.karn.store.run_tables import RunStoreError
+from esper.karn.store.update_tables import UPDATE_COLUMNS
 from esper.leyline.plain_text import printable
 from esper.leyline.telemetry import EpisodesCompleted, PPOUpdatePayload
 

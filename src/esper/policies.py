@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from esper.karn.recorded_settings import settings_at_start
-from esper.karn.run_directory import CONFIG_NAME, RunNotFoundError, default_run_dir, find_run
+from esper.karn.store.recorded_settings import settings_at_start
+from esper.karn.store.run_directory import CONFIG_NAME, RunNotFoundError, default_run_dir, find_run
 from esper.leyline.checkpoint_file import (
     CHECKPOINTS_NAME,
     CheckpointError,
@@ -22,9 +22,9 @@ from esper.leyline.checkpoint_file import (
 from esper.leyline.plain_text import printable
 from esper.leyline.suggestions import did_you_mean
 from esper.leyline.task_names import check_task, parse_task_name
-from esper.simic.baseline_names import BASELINES, parse_baselines
 from esper.simic.command_progress import NO_PROGRESS, CommandProgress, NoProgress
 from esper.simic.config import TrainingConfig, check_device, check_same_settings, load_config
+from esper.simic.evaluation.baseline_names import BASELINES, parse_baselines
 from esper.simic.requests import (
     GrowingError,
     check_evaluation,
@@ -33,9 +33,9 @@ from esper.simic.requests import (
 )
 
 if TYPE_CHECKING:
-    from esper.simic.contest import Evaluation
-    from esper.simic.growing import Grown
-    from esper.simic.trained_policy import TrainedPolicy
+    from esper.simic.evaluation.contest import Evaluation
+    from esper.simic.growing.growth import Grown
+    from esper.simic.training.trained_policy import TrainedPolicy
 
 #: What the policy that comes with the package is called where a run could be named.
 SHIPPED_NAME = "shipped"
@@ -79,7 +79,7 @@ def evaluate(
     check_device(places[0].config.device)
 
     with progress:
-        from esper.simic import contest  # loads torch
+        from esper.simic.evaluation import contest  # loads torch
 
         return contest.evaluate(
             [load_policy(place) for place in places],
@@ -128,8 +128,8 @@ def grow(
     check_device(place.config.device)
 
     with new_folder(directory), progress:
-        from esper.simic import growing  # loads torch
-        from esper.simic.growth_card import write_card
+        from esper.simic.growing import growth as growing  # loads torch
+        from esper.simic.growing.growth_card import write_card
 
         trained = load_policy(place)
         try:
@@ -259,7 +259,7 @@ def load_policy(place: PolicyPlace) -> "TrainedPolicy":
     """
     import torch
 
-    from esper.simic.trained_policy import load_trained_policy, shipped_policy
+    from esper.simic.training.trained_policy import load_trained_policy, shipped_policy
 
     torch.set_num_threads(place.config.threads or 1)
     if place.checkpoint is None:

@@ -4,7 +4,7 @@ import fcntl
 from pathlib import Path
 from typing import IO, Final, Self
 
-from esper.karn.liveness import StatusKind
+from esper.karn.store.liveness import StatusKind
 from esper.simic.config import ConfigError
 
 #: Held by the process that trains a run.
@@ -68,7 +68,7 @@ class HeldRun:
 
 
 def _why_held(run: Path) -> str:
-    from esper.karn.sanctum.follower import RunFollower  # only a refusal needs it
+    from esper.karn.sanctum.following.follower import RunFollower  # only a refusal needs it
 
     status = RunFollower(run).catch_up().status
     if status.kind in _IN_TRAINING:

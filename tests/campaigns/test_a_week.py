@@ -27,8 +27,8 @@ import psutil
 import pytest
 from synthetic_run import STEPS, payloads_of_a_step, payloads_of_an_end, start_of
 
-from esper.karn.run_store import RunWriter, create_run
-from esper.karn.sanctum.follower import RunFollower
+from esper.karn.sanctum.following.follower import RunFollower
+from esper.karn.store.run_store import RunWriter, create_run
 from esper.leyline.heads import HEAD_NAMES
 from esper.leyline.telemetry import NonfiniteSighting, PPOUpdatePayload
 from esper.simic.config import TrainingConfig
@@ -53,7 +53,7 @@ FOLLOWER = """
 import json, sys, time
 from pathlib import Path
 import psutil
-from esper.karn.sanctum.follower import RunFollower
+from esper.karn.sanctum.following.follower import RunFollower
 
 follower, process = RunFollower(Path(sys.argv[1]), stays_open=True), psutil.Process()
 first, polls, slowest = None, 0, 0.0
@@ -95,7 +95,7 @@ def test_a_week_fits_into_its_limit_and_leaves_memory_flat(
     limit = max(SMALLEST_LIMIT, min(LIMIT, int(LIMIT * SCALE)))
     print(f"ESPER_SEED={seed} ESPER_CAMPAIGN={SCALE}: {updates} updates, limit {limit >> 20} MiB")
     chance = random.Random(seed)
-    monkeypatch.setattr("esper.karn.run_writer.HEARTBEAT_SECONDS", HEARTBEAT_SECONDS)
+    monkeypatch.setattr("esper.karn.store.run_writer.HEARTBEAT_SECONDS", HEARTBEAT_SECONDS)
     run = create_run(tmp_path, "week")
     broken_in: dict[str, int] = {}
     first, largest, largest_wal = 0, 0, 0

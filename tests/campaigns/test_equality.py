@@ -20,13 +20,13 @@ import msgspec
 import pytest
 import torch
 
-from esper.karn.run_store import RunReader, RunWriter
+from esper.karn.store.run_store import RunReader, RunWriter
 from esper.leyline.telemetry import CheckpointWritten, Notice, RunFinished, RunStarted, kind_of
-from esper.simic.checkpoint import Checkpoint, load_latest
 from esper.simic.config import TrainingConfig
-from esper.simic.progress import PlainLines
-from esper.simic.stopping import StopRequest
-from esper.simic.training import train
+from esper.simic.training.checkpoint import Checkpoint, load_latest
+from esper.simic.training.progress import PlainLines
+from esper.simic.training.stopping import StopRequest
+from esper.simic.training.trainer import train
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(14_400)]
 SCALE = float(os.environ.get("ESPER_CAMPAIGN", "1.0"))

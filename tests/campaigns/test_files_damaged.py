@@ -16,18 +16,22 @@ import numpy as np
 import pytest
 import torch
 
-from esper.growth import observation
-from esper.growth.task import InvalidTaskError
-from esper.growth.tasks import load_task
-from esper.karn import acknowledgements
-from esper.karn.latch_file import read_latch_file
-from esper.karn.run_note import read_note, write_note
-from esper.karn.run_store import RunWriter, create_run
-from esper.karn.sanctum.settings import Settings, SettingsError, read_settings, write_settings
-from esper.karn.witnesses import Witnesses
+from esper.growth.environment import observation
+from esper.growth.tasks.loading import load_task
+from esper.growth.tasks.task import InvalidTaskError
+from esper.karn.sanctum.cockpit.settings import (
+    Settings,
+    SettingsError,
+    read_settings,
+    write_settings,
+)
+from esper.karn.store import acknowledgements
+from esper.karn.store.latch_file import read_latch_file
+from esper.karn.store.run_note import read_note, write_note
+from esper.karn.store.run_store import RunWriter, create_run
+from esper.karn.store.witnesses import Witnesses
 from esper.leyline.checkpoint_file import CheckpointError
 from esper.leyline.telemetry import NonfiniteSighting
-from esper.simic.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from esper.simic.config import (
     ConfigError,
     TrainingConfig,
@@ -35,7 +39,7 @@ from esper.simic.config import (
     load_config,
     write_config,
 )
-from esper.simic.incidents import (
+from esper.simic.replay.incidents import (
     Capsule,
     IncidentError,
     list_incidents,
@@ -43,8 +47,9 @@ from esper.simic.incidents import (
     sighting_fields,
     write_capsule,
 )
-from esper.simic.run_data import read_records, record_data
-from esper.simic.training import settings_of
+from esper.simic.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from esper.simic.training.run_data import read_records, record_data
+from esper.simic.training.trainer import settings_of
 from esper.tamiyo.policy import RecurrentPolicy
 from esper.tamiyo.shipped import ShippedPolicyError, load_shipped_policy, save_policy
 

@@ -19,10 +19,10 @@ from typing import Any
 import pytest
 
 from esper.cli import main, sanctum_main
-from esper.karn.run_store import RunWriter
-from esper.karn.sanctum.app import SanctumApp
-from esper.karn.sanctum.screen_map import SCREENS
-from esper.karn.sanctum.settings import Settings
+from esper.karn.sanctum.cockpit.app import SanctumApp
+from esper.karn.sanctum.cockpit.screen_map import SCREENS
+from esper.karn.sanctum.cockpit.settings import Settings
+from esper.karn.store.run_store import RunWriter
 from esper.leyline.telemetry import IncidentRecorded, Notice
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(7_200)]

@@ -20,8 +20,8 @@ from rich.console import Console
 
 from esper.karn.reports.health import print_health
 from esper.karn.reports.runs import print_runs
-from esper.karn.run_store import RunStoreError, create_run
-from esper.karn.sanctum.follower import RunFollower
+from esper.karn.sanctum.following.follower import RunFollower
+from esper.karn.store.run_store import RunStoreError, create_run
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(7_200)]
 SUPPORT = Path(__file__).parents[1] / "support"

@@ -19,8 +19,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from esper.karn.run_store import STORE_NAME
-from esper.karn.sanctum.follower import RunFollower
+from esper.karn.sanctum.following.follower import RunFollower
+from esper.karn.store.run_store import STORE_NAME
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(14_400)]
 SCALE = float(os.environ.get("ESPER_CAMPAIGN", "1.0"))
@@ -32,9 +32,8 @@ SETTINGS = (
 )  # fmt: skip
 VICTIMS = ("trainer", "worker", "reader")
 #: A reader that never stops by itself.
-READING = (
-    "import sys; from pathlib import Path; from esper.karn.sanctum.follower import RunFollower\n"
-)
+READING = "import sys; from pathlib import Path\n"
+READING += "from esper.karn.sanctum.following.follower import RunFollower\n"
 READING += "while True: RunFollower(Path(sys.argv[1])).catch_up()"
 
 

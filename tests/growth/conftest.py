@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 import torch
 
-from esper.growth import seeds as life
-from esper.growth.adam import AdamSettings
-from esper.growth.host import HostShape
-from esper.growth.lockstep import Losses, Measurement, evaluate, train_slice
-from esper.growth.plan import make_plan
-from esper.growth.population import Population, new_population, plant_hosts, plant_seed
-from esper.growth.seeds import Seeds
-from esper.growth.tasks import Split, Task
+from esper.growth.hosts import seeds as life
+from esper.growth.hosts.host import HostShape
+from esper.growth.hosts.lockstep import Losses, Measurement, evaluate, train_slice
+from esper.growth.hosts.plan import make_plan
+from esper.growth.hosts.population import Population, new_population, plant_hosts, plant_seed
+from esper.growth.hosts.seeds import Seeds
+from esper.growth.kernel.adam import AdamSettings
+from esper.growth.tasks.loading import Split, Task
 from esper.leyline.heads import HEAD_NAMES, Stage
 
 BATCH = 8

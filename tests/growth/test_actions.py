@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from esper.growth.actions import act
-from esper.growth.population import STALE_MOMENTS
+from esper.growth.environment.actions import act
+from esper.growth.hosts.population import STALE_MOMENTS
 from esper.leyline.heads import Op, Stage
 
 

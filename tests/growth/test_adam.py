@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from esper.growth.adam import AdamSettings, adam_step_, step_coefficients
+from esper.growth.kernel.adam import AdamSettings, adam_step_, step_coefficients
 
 
 def test_every_part_moves_as_by_an_adam_of_its_own() -> None:

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from esper.growth import seeds as life
-from esper.growth.blending import MIXING_OF_STYLE, Mixing, Style, coefficient, mix
-from esper.growth.blueprints import BLUEPRINTS, parameter_count, seed_layout
-from esper.growth.layers import layer_norm
-from esper.growth.population import added_parameters
-from esper.growth.seed_layers import run_back, run_layers
+from esper.growth.hosts import seeds as life
+from esper.growth.hosts.population import added_parameters
+from esper.growth.kernel.blending import MIXING_OF_STYLE, Mixing, Style, coefficient, mix
+from esper.growth.kernel.blueprints import BLUEPRINTS, parameter_count, seed_layout
+from esper.growth.kernel.layers import layer_norm
+from esper.growth.kernel.seed_layers import run_back, run_layers
 from esper.leyline.heads import BLUEPRINT_CHOICES, STYLE_CHOICES
 
 EACH = pytest.mark.parametrize("number", range(len(BLUEPRINTS)), ids=BLUEPRINT_CHOICES)

@@ -17,11 +17,11 @@ from gymnasium.vector import AutoresetMode
 from hypothesis import given
 from hypothesis import strategies as st
 
-from esper.growth.divided import LEAST_HOSTS, DividedHosts, parts_of
-from esper.growth.env import GrowthVectorEnv
-from esper.growth.host_process import HostProcessError
+from esper.growth.environment.divided import LEAST_HOSTS, DividedHosts, parts_of
+from esper.growth.environment.env import GrowthVectorEnv
+from esper.growth.environment.host_process import HostProcessError
 from esper.growth.static_networks import static_shapes, train_static
-from esper.growth.tasks import Task
+from esper.growth.tasks.loading import Task
 from esper.leyline.heads import HEAD_SIZES
 
 STEPS = 6
@@ -48,7 +48,7 @@ def children() -> list[psutil.Process]:
     return [
         child
         for child in psutil.Process().children()
-        if "esper.growth.host_process" in child.cmdline()
+        if "esper.growth.environment.host_process" in child.cmdline()
     ]
 
 
@@ -160,14 +160,14 @@ def test_a_process_that_is_stopped_is_reported_and_ended_after_a_limit(
     hosts.reset(range(HOSTS))
     (child,) = children()
     for name, seconds in (("_LOOK", 0.02), ("SILENCE", 0.1), ("LONGEST_SILENCE", 30.0)):
-        monkeypatch.setattr(f"esper.growth.host_process.{name}", seconds)
+        monkeypatch.setattr(f"esper.growth.environment.host_process.{name}", seconds)
     waiting = np.zeros((HOSTS, len(HEAD_SIZES)), dtype=np.int64)
     child.suspend()
     hosts.step(waiting)
     assert heard[:2] == [(child.pid, False)] * 2
     assert heard[-1] == (child.pid, True)
 
-    monkeypatch.setattr("esper.growth.host_process.LONGEST_SILENCE", 0.2)
+    monkeypatch.setattr("esper.growth.environment.host_process.LONGEST_SILENCE", 0.2)
     child.suspend()
     with pytest.raises(
         HostProcessError, match=f"process {child.pid}, which held hosts, was silent"
@@ -204,7 +204,7 @@ def test_a_process_that_is_stopped_in_the_middle_of_a_message_is_reported(
             child.resume()
 
     for name, seconds in (("_LOOK", 0.02), ("SILENCE", 0.1)):
-        monkeypatch.setattr(f"esper.growth.host_process.{name}", seconds)
+        monkeypatch.setattr(f"esper.growth.environment.host_process.{name}", seconds)
     process.tell(many_bytes, ())
     assert select.select([process._messages._socket], [], [], 30)[0]  # its answer has begun
     child.suspend()
@@ -214,7 +214,7 @@ def test_a_process_that_is_stopped_in_the_middle_of_a_message_is_reported(
     assert process.answer() == BIG
     assert heard == [False, False, True] * 2
 
-    monkeypatch.setattr("esper.growth.host_process.LONGEST_SILENCE", 0.2)
+    monkeypatch.setattr("esper.growth.environment.host_process.LONGEST_SILENCE", 0.2)
     child.suspend()
     with pytest.raises(HostProcessError, match=f"{child.pid}, which held hosts, was silent"):
         process.tell(length_of, (bytes(BIG),))
@@ -237,7 +237,7 @@ def test_keys_of_the_terminal_do_not_reach_the_other_processes(divided: DividedH
 
 _PARENT = """
 import sys, time
-from esper.growth.divided import DividedHosts
+from esper.growth.environment.divided import DividedHosts
 hosts = DividedHosts(16, 2, steps=2, batch=8, batches=1)
 hosts.reset(range(16))
 print(hosts._others[0].pid, flush=True)

@@ -12,12 +12,12 @@ import torch
 from gymnasium.vector import AutoresetMode
 from gymnasium.wrappers.vector import RecordEpisodeStatistics
 
-from esper.growth.env import EnvironmentSettingsError, GrowthVectorEnv
-from esper.growth.masks import action_mask
-from esper.growth.minibatches import SliceSizeError
-from esper.growth.observation import FEATURES
-from esper.growth.reward import REWARD_TERMS, RewardSettings
-from esper.growth.tasks import Task, UnknownTaskError
+from esper.growth.environment.env import EnvironmentSettingsError, GrowthVectorEnv
+from esper.growth.environment.masks import action_mask
+from esper.growth.environment.observation import FEATURES
+from esper.growth.environment.reward import REWARD_TERMS, RewardSettings
+from esper.growth.hosts.minibatches import SliceSizeError
+from esper.growth.tasks.loading import Task, UnknownTaskError
 from esper.leyline.heads import BLUEPRINT_CHOICES, HEAD_SIZES, SLOT_CHOICES, Op, Stage
 
 STEPS = 7

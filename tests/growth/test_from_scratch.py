@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from esper.growth.env import GrowthVectorEnv
+from esper.growth.environment.env import GrowthVectorEnv
 from esper.growth.from_scratch import Architecture, architecture_of, train_from_scratch
-from esper.growth.minibatches import draw, new_order, restart
-from esper.growth.population import new_population, plant_hosts, plant_seed
-from esper.growth.randomness import episode_seed
-from esper.growth.seeds import EMPTY
-from esper.growth.task import Task
+from esper.growth.hosts.minibatches import draw, new_order, restart
+from esper.growth.hosts.population import new_population, plant_hosts, plant_seed
+from esper.growth.hosts.randomness import episode_seed
+from esper.growth.hosts.seeds import EMPTY
+from esper.growth.tasks.task import Task
 from esper.leyline.heads import Stage
 
 STEPS = 4

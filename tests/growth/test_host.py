@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from esper.growth.host import HostShape, HostShapeError
-from esper.growth.tasks import load_task
-from esper.growth.training_cost import host_multiply_adds
+from esper.growth.hosts.host import HostShape, HostShapeError
+from esper.growth.hosts.training_cost import host_multiply_adds
+from esper.growth.tasks.loading import load_task
 
 
 def test_default_host_of_mnist1d_has_538_parameters() -> None:

@@ -8,11 +8,11 @@ import pytest
 import torch
 from gymnasium.vector import AutoresetMode
 
-from esper.growth import lockstep
-from esper.growth.divided import LEAST_HOSTS, DividedHosts
-from esper.growth.env import GrowthVectorEnv
-from esper.growth.host_faults import HostFault
-from esper.growth.tasks import Task
+from esper.growth.environment.divided import LEAST_HOSTS, DividedHosts
+from esper.growth.environment.env import GrowthVectorEnv
+from esper.growth.hosts import lockstep
+from esper.growth.hosts.host_faults import HostFault
+from esper.growth.tasks.loading import Task
 from esper.leyline.heads import BLUEPRINT_CHOICES, HEAD_SIZES, Op
 
 STEPS = 5

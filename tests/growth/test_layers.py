@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch.autograd import gradcheck
 
-from esper.growth.layers import affine_map, layer_norm, windows
+from esper.growth.kernel.layers import affine_map, layer_norm, windows
 
 GEOMETRIES = [(5, 2, 1), (3, 2, 1), (3, 1, 1), (3, 1, 0), (2, 3, 0), (3, 2, 2)]
 

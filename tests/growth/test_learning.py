@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from esper.growth.env import GrowthVectorEnv
+from esper.growth.environment.env import GrowthVectorEnv
 from esper.leyline.heads import BLUEPRINT_CHOICES, Op
 
 STEPS_OF_40_EPOCHS = 160  # of 16 minibatches of 50, out of 3,200 samples

@@ -18,8 +18,8 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import SubprocVecEnv
 
 import esper.growth
-from esper.growth.env import EnvironmentSettingsError, GrowthVectorEnv
-from esper.growth.single_env import GrowthEnv
+from esper.growth.environment.env import EnvironmentSettingsError, GrowthVectorEnv
+from esper.growth.environment.single_env import GrowthEnv
 from esper.leyline.heads import HEAD_NAMES, HEAD_SIZES, Op
 
 ID = esper.growth.ENVIRONMENT_ID
@@ -243,7 +243,10 @@ def test_one_thread_unless_asked(
         return watched
 
     for name in ("train_and_measure", "begin_episodes", "measure_finished", "predict"):
-        monkeypatch.setattr(f"esper.growth.env.{name}", watch(getattr(esper.growth.env, name)))
+        monkeypatch.setattr(
+            f"esper.growth.environment.env.{name}",
+            watch(getattr(esper.growth.environment.env, name)),
+        )
     given = {} if threads == 1 else {"threads": threads}
     env = GrowthVectorEnv(2, **SMALL, **given)
     env.reset(seed=0)

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from esper.growth import seeds as life
-from esper.growth.masks import legal_slots
-from esper.growth.seeds import Seeds
-from esper.growth.tasks import Task
+from esper.growth.environment.masks import legal_slots
+from esper.growth.hosts import seeds as life
+from esper.growth.hosts.seeds import Seeds
+from esper.growth.tasks.loading import Task
 from esper.leyline.heads import BLUEPRINT_CHOICES, STYLE_CHOICES, Op, Stage
 
 STYLES = len(STYLE_CHOICES)

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from esper.growth import seeds as life
-from esper.growth.masks import action_mask, legal_slots
+from esper.growth.environment.masks import action_mask, legal_slots
+from esper.growth.hosts import seeds as life
 from esper.leyline.heads import HEAD_NAMES, HEAD_SIZES, Op
 
 HEADS = dict(

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from esper.growth.minibatches import MinibatchOrder, SliceSizeError, draw, new_order, restart
+from esper.growth.hosts.minibatches import MinibatchOrder, SliceSizeError, draw, new_order, restart
 
 
 def fresh(hosts: int, samples: int, batch: int, batches: int) -> MinibatchOrder:

@@ -10,17 +10,17 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from esper.growth.finished import finished_network
-from esper.growth.host import HostShape
-from esper.growth.lockstep import predict
-from esper.growth.module_files import load_module, logits_of, write_module
-from esper.growth.module_source import module_source
-from esper.growth.plan import make_final_plan
-from esper.growth.population import Population, added_parameters, new_population
-from esper.growth.seeds import Seeds, empty_seeds
-from esper.growth.task import Task
-from esper.growth.task_arrays import task_of_arrays
-from esper.growth.tasks import load_task
+from esper.growth.export.module_files import load_module, logits_of, write_module
+from esper.growth.export.module_source import module_source
+from esper.growth.hosts.finished import finished_network
+from esper.growth.hosts.host import HostShape
+from esper.growth.hosts.lockstep import predict
+from esper.growth.hosts.plan import make_final_plan
+from esper.growth.hosts.population import Population, added_parameters, new_population
+from esper.growth.hosts.seeds import Seeds, empty_seeds
+from esper.growth.tasks.arrays import task_of_arrays
+from esper.growth.tasks.loading import load_task
+from esper.growth.tasks.task import Task
 from esper.leyline.heads import ALPHA_TARGETS, BLUEPRINT_CHOICES, STYLE_CHOICES, Stage
 
 COMBINATIONS = [

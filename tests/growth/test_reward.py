@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from esper.growth.reward import (
+from esper.growth.environment.reward import (
     REWARD_TERMS,
     RewardSettings,
     RewardSettingsError,

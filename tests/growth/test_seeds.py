@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from esper.growth import seeds as life
-from esper.growth.masks import legal_slots
-from esper.growth.seeds import (
+from esper.growth.environment.masks import legal_slots
+from esper.growth.hosts import seeds as life
+from esper.growth.hosts.seeds import (
     EMBARGO_STEPS,
     EMPTY,
     EVENT_OF_OP,

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from esper.growth import seeds as life
-from esper.growth.forward import cut, run, weights
-from esper.growth.host import input_columns
-from esper.growth.plan import make_plan
-from esper.growth.tasks import Task, load_task
+from esper.growth.hosts import seeds as life
+from esper.growth.hosts.forward import cut, run, weights
+from esper.growth.hosts.host import input_columns
+from esper.growth.hosts.plan import make_plan
+from esper.growth.tasks.loading import Task, load_task
 from esper.leyline.heads import BLUEPRINT_CHOICES, STYLE_CHOICES
 
 

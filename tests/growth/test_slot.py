@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch.autograd import gradcheck
 
-from esper.growth import seeds as life
-from esper.growth.blueprints import BLUEPRINTS
-from esper.growth.plan import Jobs, make_plan
-from esper.growth.slot import blend_seeds
-from esper.growth.tasks import Task
+from esper.growth.hosts import seeds as life
+from esper.growth.hosts.plan import Jobs, make_plan
+from esper.growth.hosts.slot import blend_seeds
+from esper.growth.kernel.blueprints import BLUEPRINTS
+from esper.growth.tasks.loading import Task
 from esper.leyline.heads import BLUEPRINT_CHOICES, STYLE_CHOICES
 
 

@@ -10,12 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from esper.growth.env import GrowthVectorEnv
-from esper.growth.host import HostShape
-from esper.growth.minibatches import draw, new_order, restart
-from esper.growth.randomness import Stream, episode_seed, generator
+from esper.growth.environment.env import GrowthVectorEnv
+from esper.growth.hosts.host import HostShape
+from esper.growth.hosts.minibatches import draw, new_order, restart
+from esper.growth.hosts.randomness import Stream, episode_seed, generator
 from esper.growth.static_networks import StaticShape, static_shapes, train_static
-from esper.growth.task import Task
+from esper.growth.tasks.task import Task
 
 
 class Ordinary(nn.Module):
@@ -132,8 +132,8 @@ def test_every_kind_of_host_has_fixed_rivals(shape: HostShape, kinds: int) -> No
 
 
 def test_a_plain_network_costs_what_a_host_of_its_shape_costs() -> None:
-    from esper.growth.seeds import empty_seeds
-    from esper.growth.training_cost import training_multiply_adds
+    from esper.growth.hosts.seeds import empty_seeds
+    from esper.growth.hosts.training_cost import training_multiply_adds
 
     for symbols, inputs in ((0, (1, 40)), (0, (2, 9, 9)), (0, (12,)), (9, (12,))):
         host = HostShape(inputs, 9, 8, symbols)

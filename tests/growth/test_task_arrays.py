@@ -13,12 +13,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from esper.growth.env import GrowthVectorEnv
-from esper.growth.task import InvalidTaskError, Task
-from esper.growth.task_arrays import task_of_arrays
-from esper.growth.task_splitting import LARGEST_VALIDATION
-from esper.growth.task_summary import summary_lines
-from esper.growth.tasks import load_task
+from esper.growth.environment.env import GrowthVectorEnv
+from esper.growth.tasks.arrays import task_of_arrays
+from esper.growth.tasks.loading import load_task
+from esper.growth.tasks.splitting import LARGEST_VALIDATION
+from esper.growth.tasks.summary import summary_lines
+from esper.growth.tasks.task import InvalidTaskError, Task
 
 
 def save(path: Path, shape: tuple[int, ...] = (6,), samples: int = 300, **changes: Any) -> str:

@@ -9,10 +9,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from esper.growth.env import GrowthVectorEnv
-from esper.growth.task import InvalidTaskError, Split, Task
-from esper.growth.task_characters import LARGEST_TEST, LARGEST_TRAINING, LARGEST_VALIDATION
-from esper.growth.tasks import load_task
+from esper.growth.environment.env import GrowthVectorEnv
+from esper.growth.tasks.characters import LARGEST_TEST, LARGEST_TRAINING, LARGEST_VALIDATION
+from esper.growth.tasks.loading import load_task
+from esper.growth.tasks.task import InvalidTaskError, Split, Task
 
 
 def text_of(task: Task, part: Split, row: int) -> str:

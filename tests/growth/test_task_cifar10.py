@@ -10,10 +10,10 @@ import torch
 from datasets import ClassLabel, Dataset, Features, Image
 from PIL import Image as Pictures
 
-from esper.growth.env import GrowthVectorEnv
-from esper.growth.task import InvalidTaskError, Task
-from esper.growth.task_cifar10 import CLASS_NAMES, DATA_DIR
-from esper.growth.tasks import load_task
+from esper.growth.environment.env import GrowthVectorEnv
+from esper.growth.tasks.cifar10 import CLASS_NAMES, DATA_DIR
+from esper.growth.tasks.loading import load_task
+from esper.growth.tasks.task import InvalidTaskError, Task
 from esper.leyline.command_lines import install_command
 
 Part = tuple[np.ndarray, np.ndarray]

@@ -13,8 +13,8 @@ import torch
 from datasets import Audio, ClassLabel, Dataset, DatasetDict, Features, Image, List, Value
 from PIL import Image as Pictures
 
-from esper.growth.task import InvalidTaskError
-from esper.growth.tasks import load_task
+from esper.growth.tasks.loading import load_task
+from esper.growth.tasks.task import InvalidTaskError
 from esper.leyline.command_lines import install_command
 
 SAMPLES = 200
@@ -138,7 +138,7 @@ def test_a_damaged_folder_is_refused(tmp_path: Path) -> None:
 def test_names_that_are_no_paths_are_refused(tmp_path: Path) -> None:
     names = ["hf:" + "a" * 300, "npz:" + "a" * 300, "npz:~nosuchuser1/a.npz"]
     program = f"""
-from esper.growth.tasks import InvalidTaskError, load_task
+from esper.growth.tasks.loading import InvalidTaskError, load_task
 for name in {names}:
     try:
         load_task(name)
@@ -248,7 +248,7 @@ def test_without_the_extra_it_says_how_to_get_it(
 def test_without_a_network_it_says_so_once_and_at_once(tmp_path: Path, task: str) -> None:
     program = (
         "import time; time.sleep = None\n"  # whoever waits to try again fails
-        "from esper.growth.tasks import load_task\n"
+        "from esper.growth.tasks.loading import load_task\n"
         f"load_task({task!r})\n"
     )
     kept = {key: text for key, text in os.environ.items() if not key.startswith("HF_")}
@@ -258,7 +258,7 @@ def test_without_a_network_it_says_so_once_and_at_once(tmp_path: Path, task: str
         [sys.executable, "-c", program], env=kept | nobody, capture_output=True, text=True
     )
     (*_, sentence) = ended.stderr.splitlines()
-    assert sentence.startswith("esper.growth.task.InvalidTaskError: the dataset ")
+    assert sentence.startswith("esper.growth.tasks.task.InvalidTaskError: the dataset ")
     assert "cannot be loaded: http://127.0.0.1:9 cannot be reached (Connection refused)" in sentence
     assert "Retrying" not in ended.stderr
     assert "thrown while requesting" not in ended.stderr

@@ -13,9 +13,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image as Pictures
 
-from esper.growth.task import InvalidTaskError, Task
-from esper.growth.task_images import read_images
-from esper.growth.tasks import load_task
+from esper.growth.tasks.images import read_images
+from esper.growth.tasks.loading import load_task
+from esper.growth.tasks.task import InvalidTaskError, Task
 
 HEIGHT, WIDTH = 5, 7
 numbers = np.random.default_rng(0)

@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from esper.growth.task_arrays import task_of_arrays
-from esper.growth.task_samples import Samples
-from esper.growth.task_splitting import LARGEST_VALIDATION, draw_parts
-from esper.growth.task_summary import summary_lines
+from esper.growth.tasks.arrays import task_of_arrays
+from esper.growth.tasks.samples import Samples
+from esper.growth.tasks.splitting import LARGEST_VALIDATION, draw_parts
+from esper.growth.tasks.summary import summary_lines
 
 PARTS = ("train", "validation", "test")
 

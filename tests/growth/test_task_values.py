@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from esper.growth.env import GrowthVectorEnv
-from esper.growth.module_files import load_module, logits_of, write_module
-from esper.growth.task import InvalidTaskError, Task
-from esper.growth.task_arrays import task_of_arrays
+from esper.growth.environment.env import GrowthVectorEnv
+from esper.growth.export.module_files import load_module, logits_of, write_module
+from esper.growth.tasks.arrays import task_of_arrays
+from esper.growth.tasks.task import InvalidTaskError, Task
 
 SAMPLES = 400
 LABELS = np.arange(SAMPLES) % 3

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from esper.growth import mnist1d_cache
-from esper.growth.tasks import InvalidTaskError, Split, Task, UnknownTaskError, load_task
+from esper.growth.tasks import mnist1d_cache
+from esper.growth.tasks.loading import InvalidTaskError, Split, Task, UnknownTaskError, load_task
 
 
 @pytest.mark.parametrize(

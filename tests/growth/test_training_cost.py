@@ -11,16 +11,16 @@ import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from esper.growth import seeds as life
-from esper.growth.blending import Style
-from esper.growth.env import GrowthVectorEnv
-from esper.growth.host import HostShape
-from esper.growth.seeds import Seeds
-from esper.growth.training_cost import (
+from esper.growth.environment.env import GrowthVectorEnv
+from esper.growth.hosts import seeds as life
+from esper.growth.hosts.host import HostShape
+from esper.growth.hosts.seeds import Seeds
+from esper.growth.hosts.training_cost import (
     host_multiply_adds,
     seed_multiply_adds,
     training_multiply_adds,
 )
+from esper.growth.kernel.blending import Style
 from esper.leyline.heads import BLUEPRINT_CHOICES, Op, Stage
 
 SAMPLES = 6

@@ -16,7 +16,7 @@ import torch
 
 from esper.leyline.heads import HEAD_NAMES
 from esper.run_lock import LOCK_NAME
-from esper.simic.checkpoint import load_checkpoint
+from esper.simic.training.checkpoint import load_checkpoint
 
 Esper = Callable[..., subprocess.CompletedProcess[str]]
 OpenTerminal = Callable[..., Any]

@@ -19,16 +19,16 @@ import pytest
 import torch
 from capsule_files import write_empty_capsule
 
-from esper.karn.console_tail import ConsoleTail
-from esper.karn.run_store import RunWriter
-from esper.karn.sanctum.follower import RunFollower
-from esper.karn.sanctum.verdict import master_verdict
-from esper.karn.sanctum.view import View
-from esper.karn.sanctum.widgets.choice_panel import ChoicePanel
-from esper.karn.sanctum.widgets.decision_panels import DecisionPanel
-from esper.karn.sanctum.widgets.host_panels import HostPanel
-from esper.karn.sanctum.widgets.incident_panel import IncidentPanel
-from esper.karn.sanctum.widgets.palette import DARK
+from esper.karn.sanctum.decisions.decision_panels import DecisionPanel
+from esper.karn.sanctum.drawing.choice_panel import ChoicePanel
+from esper.karn.sanctum.drawing.palette import DARK
+from esper.karn.sanctum.fold.verdict import master_verdict
+from esper.karn.sanctum.fold.view import View
+from esper.karn.sanctum.following.follower import RunFollower
+from esper.karn.sanctum.heads.incident_panel import IncidentPanel
+from esper.karn.sanctum.hosts.host_panels import HostPanel
+from esper.karn.store.console_tail import ConsoleTail
+from esper.karn.store.run_store import RunWriter
 from esper.leyline.heads import HEAD_NAMES, HEAD_SIZES, Op, Stage
 from esper.leyline.quantities import CAUSAL_ORDER
 from esper.leyline.records import RECORDS

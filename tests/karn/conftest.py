@@ -6,9 +6,9 @@ from contextlib import contextmanager
 
 import pytest
 
-from esper.karn.run_store import RunWriter, create_run
 from esper.karn.sanctum.aggregator import SanctumAggregator
 from esper.karn.sanctum.schema import SanctumSnapshot
+from esper.karn.store.run_store import RunWriter, create_run
 from esper.leyline.telemetry import Event
 
 

@@ -9,19 +9,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from esper.karn import acknowledgements
-from esper.karn.acknowledgements import (
+from esper.karn.sanctum.cockpit.capture import render_once
+from esper.karn.sanctum.cockpit.watch import RunWatch, look_once
+from esper.karn.sanctum.fold.attention import unacknowledged
+from esper.karn.sanctum.overview.master_status import master_word, reasons
+from esper.karn.store import acknowledgements
+from esper.karn.store.acknowledgements import (
     Acknowledgement,
     AcknowledgementError,
     acknowledge,
     read,
     who_am_i,
 )
-from esper.karn.run_store import RunWriter
-from esper.karn.sanctum.attention import unacknowledged
-from esper.karn.sanctum.capture import render_once
-from esper.karn.sanctum.watch import RunWatch, look_once
-from esper.karn.sanctum.widgets.master_status import master_word, reasons
+from esper.karn.store.run_store import RunWriter
 
 NAME = acknowledgements.ACKNOWLEDGEMENTS_NAME
 
@@ -78,7 +78,7 @@ def test_no_file_is_ever_a_traceback(tmp_path_factory, data):
 def test_several_cockpits_at_once_lose_nothing(tmp_path):
     program = (
         "import sys; from pathlib import Path\n"
-        "from esper.karn.acknowledgements import acknowledge\n"
+        "from esper.karn.store.acknowledgements import acknowledge\n"
         "for number in range(50):\n"
         "    acknowledge(Path(sys.argv[1]), [(f'{sys.argv[2]}-{number}', 'inf')], 'x@y', 1.0)\n"
     )

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from esper.karn.console_tail import LINES_KEPT, ConsoleTail, plain
-from esper.karn.sanctum.watch import look_once
+from esper.karn.sanctum.cockpit.watch import look_once
+from esper.karn.store.console_tail import LINES_KEPT, ConsoleTail, plain
 
 NAME = "console.log"
 

@@ -9,9 +9,9 @@ from rich.console import Console
 
 from esper.karn.reports.health import print_health
 from esper.karn.reports.runs import print_runs
-from esper.karn.run_store import RunReader, RunStoreError, RunWriter, create_run
-from esper.karn.sanctum.capture import export_frame, print_once
-from esper.karn.sanctum.follower import RunFollower
+from esper.karn.sanctum.cockpit.capture import export_frame, print_once
+from esper.karn.sanctum.following.follower import RunFollower
+from esper.karn.store.run_store import RunReader, RunStoreError, RunWriter, create_run
 from esper.leyline.telemetry import Notice
 
 #: Calls that one subject may make: far more than any does, so that a test ends.
@@ -21,8 +21,8 @@ MANY = 2_000
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch):
     """Have the writer try again at once."""
-    monkeypatch.setattr("esper.karn.run_writer._RETRY_SECONDS", (0.002, 0.01))
-    monkeypatch.setattr("esper.karn.run_writer._FINISH_SECONDS", 0.05)
+    monkeypatch.setattr("esper.karn.store.run_writer._RETRY_SECONDS", (0.002, 0.01))
+    monkeypatch.setattr("esper.karn.store.run_writer._FINISH_SECONDS", 0.05)
 
 
 def quiet():

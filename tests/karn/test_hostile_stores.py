@@ -10,8 +10,8 @@ from rich.console import Console
 
 from esper.karn.reports.health import print_health
 from esper.karn.reports.runs import print_runs
-from esper.karn.run_store import RunWriter, create_run
-from esper.karn.sanctum.capture import export_frame, print_once
+from esper.karn.sanctum.cockpit.capture import export_frame, print_once
+from esper.karn.store.run_store import RunWriter, create_run
 from esper.leyline.telemetry import Notice
 
 ENDLESS = "WITH RECURSIVE r(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM r)"
@@ -71,9 +71,9 @@ def test_every_reader_answers_in_bounded_time(finished_run, name, tmp_path):
 
 
 def test_a_query_that_never_ends_is_ended(finished_run, monkeypatch):
-    monkeypatch.setattr("esper.karn.run_reader.SESSION_SECONDS", 0.5)
+    monkeypatch.setattr("esper.karn.store.run_reader.SESSION_SECONDS", 0.5)
     monkeypatch.setattr(
-        "esper.karn.run_reader.SELECT_EVENTS", f"{ENDLESS} SELECT count(*), 1, 1, 1 FROM r"
+        "esper.karn.store.run_reader.SELECT_EVENTS", f"{ENDLESS} SELECT count(*), 1, 1, 1 FROM r"
     )
     (finished_run / "latches.jsonl").unlink()
     began = time.monotonic()

@@ -9,13 +9,13 @@ import pytest
 @pytest.mark.parametrize(
     "module",
     [
-        "esper.karn.run_store",
+        "esper.karn.store.run_store",
         "esper.karn.reports.health",
         "esper.karn.reports.runs",
-        "esper.karn.telemetry_docs",
-        "esper.karn.sanctum.follower",
-        "esper.karn.sanctum.verdict",
-        "esper.karn.sanctum.line_printing",
+        "esper.karn.reports.telemetry_docs",
+        "esper.karn.sanctum.following.follower",
+        "esper.karn.sanctum.fold.verdict",
+        "esper.karn.sanctum.cockpit.line_printing",
         "esper.leyline.records",
     ],
 )

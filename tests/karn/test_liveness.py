@@ -8,7 +8,7 @@ import sys
 import msgspec
 import pytest
 
-from esper.karn.liveness import Pulse, StatusKind, process_start_time, run_status
+from esper.karn.store.liveness import Pulse, StatusKind, process_start_time, run_status
 from esper.leyline.telemetry import Heartbeat
 
 HERE = "this-machine"

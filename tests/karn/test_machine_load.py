@@ -8,10 +8,10 @@ from contextlib import closing
 
 import pytest
 
-from esper.karn.machine_load import LoadMeter
-from esper.karn.run_reader import RunReader
-from esper.karn.run_store import RunWriter
-from esper.karn.sanctum.follower import RunFollower
+from esper.karn.sanctum.following.follower import RunFollower
+from esper.karn.store.machine_load import LoadMeter
+from esper.karn.store.run_reader import RunReader
+from esper.karn.store.run_store import RunWriter
 from esper.leyline.gpu_load import GpuLoad
 
 MEGABYTE = 2**20

@@ -5,9 +5,9 @@ import time
 
 import pytest
 
-from esper.karn.run_store import RunReader, RunWriter
-from esper.karn.sanctum.follower import RunFollower
-from esper.karn.sanctum.watch import look_once
+from esper.karn.sanctum.cockpit.watch import look_once
+from esper.karn.sanctum.following.follower import RunFollower
+from esper.karn.store.run_store import RunReader, RunWriter
 from esper.leyline.telemetry import EpisodesCompleted, PPOUpdatePayload, StepCompleted
 
 LIMIT = 1 << 20
@@ -17,10 +17,10 @@ UPDATES, STEPS = 60, 24
 @pytest.fixture
 def thinned(run, payloads, monkeypatch):
     """A run of far more events than its store may hold, whose second update lit op."""
-    monkeypatch.setattr("esper.karn.run_writer.HEARTBEAT_SECONDS", 0.0)
-    monkeypatch.setattr("esper.karn.run_writer._THINNING_SECONDS", 5.0)
-    monkeypatch.setattr("esper.karn.store_connection._NEVER_THINNED", 200)
-    monkeypatch.setattr("esper.karn.store_connection._THINNED_AT_ONCE", 64)
+    monkeypatch.setattr("esper.karn.store.run_writer.HEARTBEAT_SECONDS", 0.0)
+    monkeypatch.setattr("esper.karn.store.run_writer._THINNING_SECONDS", 5.0)
+    monkeypatch.setattr("esper.karn.store.store_connection._NEVER_THINNED", 200)
+    monkeypatch.setattr("esper.karn.store.store_connection._THINNED_AT_ONCE", 64)
     with RunWriter(run, limit_bytes=LIMIT) as writer:
         writer.emit(payloads.start())
         for update in range(1, UPDATES + 1):
@@ -84,7 +84,7 @@ def test_a_thinned_store_is_resumed_and_goes_on_growing_by_id(thinned, payloads)
 
 
 def test_without_a_limit_nothing_is_removed(run, payloads, monkeypatch):
-    monkeypatch.setattr("esper.karn.store_connection._NEVER_THINNED", 1)
+    monkeypatch.setattr("esper.karn.store.store_connection._NEVER_THINNED", 1)
     with RunWriter(run) as writer:
         for step in range(1, 50):
             writer.emit(payloads.step(step))

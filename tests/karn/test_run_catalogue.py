@@ -7,11 +7,11 @@ import time
 
 import pytest
 
-from esper.karn import run_catalogue
-from esper.karn.liveness import StatusKind
-from esper.karn.run_catalogue import RunCatalogue, list_runs
-from esper.karn.run_comparison import compare_runs
-from esper.karn.run_store import RunWriter, create_run
+from esper.karn.reports import run_catalogue
+from esper.karn.reports.run_catalogue import RunCatalogue, list_runs
+from esper.karn.reports.run_comparison import compare_runs
+from esper.karn.store.liveness import StatusKind
+from esper.karn.store.run_store import RunWriter, create_run
 from esper.leyline.telemetry import IncidentRecorded
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from esper.karn.run_directory import LONGEST_STORE_PATH, is_of_the_future
-from esper.karn.run_store import (
+from esper.karn.store.run_directory import LONGEST_STORE_PATH, is_of_the_future
+from esper.karn.store.run_store import (
     RunNotFoundError,
     RunPathError,
     RunWriter,

@@ -11,9 +11,9 @@ from checkpoint_files import write_empty_checkpoint
 import esper
 from esper.cli import _esper_parser
 from esper.commands.sanctum import sanctum_parser
-from esper.karn.run_commands import run_command
-from esper.karn.run_end import closing_lines
-from esper.karn.run_store import RunWriter, create_run, find_run
+from esper.karn.reports.run_commands import run_command
+from esper.karn.reports.run_end import closing_lines
+from esper.karn.store.run_store import RunWriter, create_run, find_run
 from esper.launch import _print_end
 from esper.leyline.score_guides import GUIDED_STEPS, GUIDED_TASK, GUIDES, guides_of
 from esper.simic.config import TrainingConfig

@@ -17,8 +17,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from esper.karn.run_store import RunReader, RunStoreError, RunStoreMissingError, RunWriter
-from esper.karn.run_tables import RARE, STORE_VERSION
+from esper.karn.store.run_store import RunReader, RunStoreError, RunStoreMissingError, RunWriter
+from esper.karn.store.run_tables import RARE, STORE_VERSION
 from esper.leyline.telemetry import DamagedPayload, Notice, UnknownPayload
 
 STORE = "run.sqlite"
@@ -54,7 +54,7 @@ def killed_run(run):
     code = """
         import os, signal, sys
         from pathlib import Path
-        from esper.karn.run_store import RunWriter
+        from esper.karn.store.run_store import RunWriter
         from esper.leyline.telemetry import Notice
 
         writer = RunWriter(Path(sys.argv[1]))

@@ -9,9 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from esper.karn.row_insertion import insert_rows
-from esper.karn.run_store import RunReader, RunWriter
-from esper.karn.run_tables import (
+from esper.karn.sanctum.fold.evidence import EvidenceLedger
+from esper.karn.sanctum.following.follower import RunFollower
+from esper.karn.store.row_insertion import insert_rows
+from esper.karn.store.run_store import RunReader, RunWriter
+from esper.karn.store.run_tables import (
     INSERT_HEAD_HEALTH,
     JOIN_LATCH,
     JOIN_SIGHTING,
@@ -21,8 +23,6 @@ from esper.karn.run_tables import (
     sighting_rows,
     sightings_in,
 )
-from esper.karn.sanctum.evidence import EvidenceLedger
-from esper.karn.sanctum.follower import RunFollower
 from esper.leyline.heads import HEAD_NAMES
 from esper.leyline.telemetry import PHASES
 

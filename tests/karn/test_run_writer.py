@@ -12,9 +12,9 @@ import time
 
 import pytest
 
-from esper.karn.run_store import RunReader, RunWriter
-from esper.karn.sanctum.follower import RunFollower
-from esper.karn.store_connection import StoreConnection
+from esper.karn.sanctum.following.follower import RunFollower
+from esper.karn.store.run_store import RunReader, RunWriter
+from esper.karn.store.store_connection import StoreConnection
 from esper.leyline.telemetry import Heartbeat, Notice, RunFinished
 
 DEADLINE = 20.0
@@ -136,7 +136,7 @@ def test_nothing_acknowledged_is_lost_by_sigkill(run):
         """
         import os, signal, sys
         from pathlib import Path
-        from esper.karn.run_store import RunWriter
+        from esper.karn.store.run_store import RunWriter
         from esper.leyline.telemetry import Notice
 
         writer = RunWriter(Path(sys.argv[1]))
@@ -158,7 +158,7 @@ def test_a_latch_is_in_the_store_as_soon_as_its_event_is(run):
         """
         import os, signal, sys
         from pathlib import Path
-        from esper.karn.run_store import RunWriter
+        from esper.karn.store.run_store import RunWriter
         from esper.leyline.telemetry import NonfiniteSighting, PPOUpdatePayload
 
         sighting = NonfiniteSighting(
@@ -190,7 +190,7 @@ def test_a_forgotten_writer_does_not_hang_and_loses_nothing(run):
         """
         import sys
         from pathlib import Path
-        from esper.karn.run_store import RunWriter
+        from esper.karn.store.run_store import RunWriter
         from esper.leyline.telemetry import Notice
 
         writer = RunWriter(Path(sys.argv[1]))
@@ -344,7 +344,7 @@ def test_a_full_disk_is_counted_and_survived(run):
         """
         import resource, signal, sys
         from pathlib import Path
-        from esper.karn.run_store import RunWriter
+        from esper.karn.store.run_store import RunWriter
         from esper.leyline.telemetry import Notice
 
         # No file may grow beyond 200 kB, as if the disk were full.
@@ -372,7 +372,7 @@ def test_a_full_disk_is_counted_and_survived(run):
 
 
 def test_a_queue_that_is_full_counts_what_no_longer_fits(tmp_path, monkeypatch):
-    monkeypatch.setattr("esper.karn.run_writer.QUEUE_LIMIT", 100)
+    monkeypatch.setattr("esper.karn.store.run_writer.QUEUE_LIMIT", 100)
     with RunWriter(tmp_path / "nowhere") as writer:
         writer.emit(notice(0), durable=True)
         for number in range(1, 151):
@@ -500,8 +500,8 @@ def test_no_one_waits_for_a_writer_s_thread_that_ends(run, monkeypatch):
         abandon(self)
 
     monkeypatch.setattr(StoreConnection, "write", once)
-    monkeypatch.setattr("esper.karn.run_writer._HURRY_SECONDS", DEADLINE)
-    monkeypatch.setattr("esper.karn.run_writer.DURABLE_SECONDS", DEADLINE)
+    monkeypatch.setattr("esper.karn.store.run_writer._HURRY_SECONDS", DEADLINE)
+    monkeypatch.setattr("esper.karn.store.run_writer.DURABLE_SECONDS", DEADLINE)
     with RunWriter(run) as writer:
         assert writer.flush()
         monkeypatch.setattr(StoreConnection, "abandon", slowly)
@@ -516,8 +516,8 @@ def test_no_one_waits_for_a_writer_s_thread_that_ends(run, monkeypatch):
 
 
 def test_what_waits_takes_bounded_memory(tmp_path, payloads, monkeypatch):
-    monkeypatch.setattr("esper.karn.run_writer.QUEUE_BYTES", 20_000)
-    monkeypatch.setattr("esper.karn.run_writer.QUEUE_BYTES_DURABLE", 40_000)
+    monkeypatch.setattr("esper.karn.store.run_writer.QUEUE_BYTES", 20_000)
+    monkeypatch.setattr("esper.karn.store.run_writer.QUEUE_BYTES_DURABLE", 40_000)
     with RunWriter(tmp_path / "nowhere") as writer:
         for _ in range(50):
             writer.emit(Notice(level="info", text="x" * 1_000))

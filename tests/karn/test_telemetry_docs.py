@@ -1,6 +1,6 @@
 """The documentation page of the telemetry records."""
 
-from esper.karn.telemetry_docs import telemetry_page
+from esper.karn.reports.telemetry_docs import telemetry_page
 from esper.leyline.records import RECORDS
 
 

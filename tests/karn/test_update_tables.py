@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from esper.karn.run_store import RunWriter
+from esper.karn.store.run_store import RunWriter
 
 DOCS = Path(__file__).parents[2] / "docs" / "store.md"
 

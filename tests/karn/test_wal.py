@@ -9,8 +9,8 @@ import textwrap
 
 import pytest
 
-from esper.karn.run_store import RunWriter
-from esper.karn.sanctum.follower import RunFollower
+from esper.karn.sanctum.following.follower import RunFollower
+from esper.karn.store.run_store import RunWriter
 
 STORE, WAL = "run.sqlite", "run.sqlite-wal"
 #: Trains nothing: writes 12 updates, of which the last one lights op, and dies.
@@ -19,7 +19,7 @@ CODE = """
     from pathlib import Path
     sys.path.insert(0, sys.argv[2])
     from conftest import Payloads
-    from esper.karn.run_store import RunWriter
+    from esper.karn.store.run_store import RunWriter
 
     payloads = Payloads()
     writer = RunWriter(Path(sys.argv[1]))

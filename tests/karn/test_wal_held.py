@@ -7,8 +7,8 @@ from contextlib import contextmanager
 import pytest
 
 from esper.karn.reports.health import print_health
-from esper.karn.run_reader import RunReader
-from esper.karn.run_store import RunStoreError, RunWriter
+from esper.karn.store.run_reader import RunReader
+from esper.karn.store.run_store import RunStoreError, RunWriter
 from esper.leyline.telemetry import Notice, PPOUpdatePayload, StepCompleted
 
 LARGE, USUAL, LIMIT = 256 << 10, 64 << 10, 1 << 20
@@ -17,11 +17,11 @@ LARGE, USUAL, LIMIT = 256 << 10, 64 << 10, 1 << 20
 @pytest.fixture(autouse=True)
 def small_limits(monkeypatch):
     """Limits that a test reaches at once, looked at with every commit."""
-    monkeypatch.setattr("esper.karn.run_writer.HEARTBEAT_SECONDS", 0.0)
-    monkeypatch.setattr("esper.karn.run_writer.LARGE_WAL_BYTES", LARGE)
+    monkeypatch.setattr("esper.karn.store.run_writer.HEARTBEAT_SECONDS", 0.0)
+    monkeypatch.setattr("esper.karn.store.run_writer.LARGE_WAL_BYTES", LARGE)
     monkeypatch.setattr("esper.karn.reports.health.LARGE_WAL_BYTES", LARGE)
-    monkeypatch.setattr("esper.karn.store_connection._USUAL_WAL_BYTES", USUAL)
-    monkeypatch.setattr("esper.karn.store_connection._NEVER_THINNED", 200)
+    monkeypatch.setattr("esper.karn.store.store_connection._USUAL_WAL_BYTES", USUAL)
+    monkeypatch.setattr("esper.karn.store.store_connection._NEVER_THINNED", 200)
 
 
 @contextmanager
@@ -102,7 +102,7 @@ def test_a_wal_grows_beyond_the_limit_of_the_store_by_what_is_never_removed_only
 
 
 def test_a_session_of_many_short_queries_ends_in_time(finished_run, monkeypatch):
-    monkeypatch.setattr("esper.karn.run_reader.SESSION_SECONDS", -1.0)
+    monkeypatch.setattr("esper.karn.store.run_reader.SESSION_SECONDS", -1.0)
     reader = RunReader(finished_run)
     with reader.session(), pytest.raises(RunStoreError, match="a query took longer"):
         reader.last_id()

@@ -6,12 +6,12 @@ import json
 import pytest
 from rich.console import Console
 
-from esper.karn.latch_file import LATCHES_NAME, read_latch_file
 from esper.karn.reports.health import print_health
 from esper.karn.reports.runs import print_runs
-from esper.karn.run_store import RunReader, RunWriter
-from esper.karn.sanctum.follower import RunFollower
-from esper.karn.witnesses import Witnesses
+from esper.karn.sanctum.following.follower import RunFollower
+from esper.karn.store.latch_file import LATCHES_NAME, read_latch_file
+from esper.karn.store.run_store import RunReader, RunWriter
+from esper.karn.store.witnesses import Witnesses
 from esper.leyline.checkpoint_file import FORMAT, CheckpointSummary, checkpoint_path, sealed
 
 
@@ -77,7 +77,7 @@ def test_a_damaged_checkpoint_puts_no_light_out_and_counts_by_its_name(kept, pay
 
 def test_only_checkpoints_that_changed_are_read_again(kept, payloads, monkeypatch):
     read = []
-    from esper.karn import witnesses as module
+    from esper.karn.store import witnesses as module
 
     real = module.read_summary
     monkeypatch.setattr(module, "read_summary", lambda path: (read.append(path), real(path))[1])

@@ -4,7 +4,7 @@ from xml.etree import ElementTree
 import pytest
 import record_sanctum
 
-from esper.karn.run_store import RunWriter, create_run
+from esper.karn.store.run_store import RunWriter, create_run
 
 SVG = "{http://www.w3.org/2000/svg}"
 UPDATES = 3

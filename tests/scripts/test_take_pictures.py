@@ -2,7 +2,7 @@ from xml.etree import ElementTree
 
 import take_pictures
 
-from esper.karn.run_store import RunWriter, create_run
+from esper.karn.store.run_store import RunWriter, create_run
 
 
 def test_every_screen_is_taken_in_dark_and_in_light(tmp_path, payloads):

@@ -9,14 +9,14 @@ import torch
 
 from esper.leyline.heads import HEAD_SIZES, Op
 from esper.leyline.telemetry import NonfiniteSighting, Payload, PPOUpdatePayload, RunFinished
-from esper.simic import training
 from esper.simic.agent.ppo import PPOAgent
 from esper.simic.agent.rollout import Rollout, RolloutBuffer
 from esper.simic.config import TrainingConfig
 from esper.simic.drill import Injection
-from esper.simic.incidents import Capsule, sighting_fields
-from esper.simic.progress import PlainLines
-from esper.simic.stopping import StopRequest
+from esper.simic.replay.incidents import Capsule, sighting_fields
+from esper.simic.training import trainer as training
+from esper.simic.training.progress import PlainLines
+from esper.simic.training.stopping import StopRequest
 from esper.tamiyo.policy import RecurrentPolicy
 
 OBSERVATION_SIZE = 12

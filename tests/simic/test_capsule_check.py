@@ -15,14 +15,14 @@ import torch
 
 from esper.simic.agent.ppo import PPOAgent
 from esper.simic.agent.rollout import Rollout
-from esper.simic.incidents import (
+from esper.simic.replay.incidents import (
     Capsule,
     IncidentError,
     list_incidents,
     read_capsule,
     write_capsule,
 )
-from esper.simic.replay import REPRODUCED, replay
+from esper.simic.replay.replaying import REPRODUCED, replay
 from esper.simic.torch_files import TorchFileError, load_values, saved
 
 Spoil = Callable[[Capsule], Capsule]

@@ -17,7 +17,8 @@ from esper.leyline.checkpoint_file import (
     read_summary,
     sealed,
 )
-from esper.simic.checkpoint import (
+from esper.simic.torch_files import saved
+from esper.simic.training.checkpoint import (
     KEPT,
     Checkpoint,
     latest_checkpoint,
@@ -25,7 +26,6 @@ from esper.simic.checkpoint import (
     load_latest,
     save_checkpoint,
 )
-from esper.simic.torch_files import saved
 
 CPU = torch.device("cpu")
 

@@ -10,7 +10,7 @@ from faults import Faults, injected
 from hypothesis import given
 from hypothesis import strategies as st
 
-from esper.growth.tasks import TASK_LOADERS
+from esper.growth.tasks.loading import TASK_LOADERS
 from esper.leyline.task_names import BUILT_IN, WITH_PLACE
 from esper.simic.config import (
     ConfigError,

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 import torch
 
-from esper.growth.env import GrowthVectorEnv
-from esper.growth.module_files import load_module, write_module
-from esper.growth.tasks import load_task
+from esper.growth.environment.env import GrowthVectorEnv
+from esper.growth.export.module_files import load_module, write_module
+from esper.growth.tasks.loading import load_task
 from esper.policies import find_policy
-from esper.simic.growing import grow, write_checked
-from esper.simic.growth_card import growth_card
+from esper.simic.growing.growth import grow, write_checked
+from esper.simic.growing.growth_card import growth_card
 
 ROOT = Path(__file__).parents[2]
 SAMPLES = 300

@@ -8,17 +8,17 @@ import numpy as np
 import pytest
 import torch
 
-from esper.growth.divided import LEAST_HOSTS, DividedHosts
-from esper.growth.env import GrowthVectorEnv
-from esper.growth.host_faults import HostFault
-from esper.growth.tasks import Split, Task
+from esper.growth.environment.divided import LEAST_HOSTS, DividedHosts
+from esper.growth.environment.env import GrowthVectorEnv
+from esper.growth.hosts.host_faults import HostFault
+from esper.growth.tasks.loading import Split, Task
 from esper.leyline.heads import HEAD_NAMES, HEAD_SIZES, Op
 from esper.leyline.telemetry import HOSTS, SHARED, DecisionsTaken, NonfiniteSighting
 from esper.simic.agent.ppo import PPOAgent
-from esper.simic.collecting import Batch, collect
 from esper.simic.config import TrainingConfig
-from esper.simic.episode_watch import HOSTS_NAMED, EpisodeWatch
 from esper.simic.telemetry.emitters import emit_episodes
+from esper.simic.training.collecting import Batch, collect
+from esper.simic.training.episode_watch import HOSTS_NAMED, EpisodeWatch
 from esper.tamiyo.acting import Decision
 from esper.tamiyo.policy import HeadLayout, RecurrentPolicy
 

@@ -16,21 +16,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from esper.growth.env import GrowthVectorEnv
-from esper.growth.observation import FEATURES
+from esper.growth.environment.env import GrowthVectorEnv
+from esper.growth.environment.observation import FEATURES
 from esper.leyline.checkpoint_file import CheckpointError
 from esper.leyline.heads import HEAD_NAMES, HEAD_SIZES, Op
 from esper.simic import baselines, contest, evaluation, evaluation_plot, evaluation_report
-from esper.simic.baseline_names import BASELINES, UnknownBaselineError, parse_baselines
-from esper.simic.baselines import Contestant, random_player, run_baseline
-from esper.simic.checkpoint import latest_checkpoint, load_checkpoint
-from esper.simic.collecting import episode_seeds
 from esper.simic.config import TrainingConfig
-from esper.simic.contest import Evaluation, evaluate
-from esper.simic.evaluation import Arena, evaluation_seeds
-from esper.simic.evaluation_plot import frontier
+from esper.simic.evaluation.arena import Arena, evaluation_seeds
+from esper.simic.evaluation.baseline_names import BASELINES, UnknownBaselineError, parse_baselines
+from esper.simic.evaluation.baselines import Contestant, random_player, run_baseline
+from esper.simic.evaluation.contest import Evaluation, evaluate
+from esper.simic.evaluation.evaluation_plot import frontier
 from esper.simic.requests import EvaluationError
-from esper.simic.trained_policy import TrainedPolicy, load_trained_policy
+from esper.simic.training.checkpoint import latest_checkpoint, load_checkpoint
+from esper.simic.training.collecting import episode_seeds
+from esper.simic.training.trained_policy import TrainedPolicy, load_trained_policy
 from esper.tamiyo.heuristic import Rule
 from esper.tamiyo.policy import RecurrentPolicy
 
@@ -309,7 +309,7 @@ def test_a_policy_that_sees_something_else_is_refused_with_a_reason(
     train(**settings)
     path = latest_checkpoint(tmp_path / "checkpoints")
     assert path is not None
-    monkeypatch.setattr("esper.simic.trained_policy.FEATURES", FEATURES[:-1])
+    monkeypatch.setattr("esper.simic.training.trained_policy.FEATURES", FEATURES[:-1])
     with pytest.raises(CheckpointError, match=f"observations of {len(FEATURES)} entries"):
         load_trained_policy(path, TrainingConfig(**settings), "it")
 

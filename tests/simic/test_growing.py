@@ -14,18 +14,18 @@ import pytest
 import torch
 
 from esper.cli import EXIT_CODE_FAULT, main
-from esper.growth.env import GrowthVectorEnv
-from esper.growth.module_files import load_module, logits_of
-from esper.growth.tasks import load_task
+from esper.growth.environment.env import GrowthVectorEnv
+from esper.growth.export.module_files import load_module, logits_of
+from esper.growth.tasks.loading import load_task
 from esper.leyline.heads import SLOT_CHOICES, Stage
 from esper.policies import find_policy
-from esper.simic import growing
 from esper.simic.config import updated
 from esper.simic.environment import make_environment
-from esper.simic.evaluation import evaluation_seeds
-from esper.simic.growing import GrowingError, Grown, Measured, grow, write_checked
-from esper.simic.growth_card import growth_card, growth_summary
-from esper.simic.growth_picture import growth_picture
+from esper.simic.evaluation.arena import evaluation_seeds
+from esper.simic.growing import growth as growing
+from esper.simic.growing.growth import GrowingError, Grown, Measured, grow, write_checked
+from esper.simic.growing.growth_card import growth_card, growth_summary
+from esper.simic.growing.growth_picture import growth_picture
 
 STEPS = 12
 Grow = Callable[..., tuple[int, str, str]]
@@ -208,8 +208,8 @@ def test_what_can_fail_is_tried_before_anything_is_trained(
     def no_step(*_: object) -> None:
         pytest.fail("a step was trained")
 
-    monkeypatch.setattr("esper.simic.growing.write_module", broken)
-    monkeypatch.setattr("esper.growth.env.GrowthVectorEnv.step", no_step)
+    monkeypatch.setattr("esper.simic.growing.growth.write_module", broken)
+    monkeypatch.setattr("esper.growth.environment.env.GrowthVectorEnv.step", no_step)
     code, _, errors = command("--task", data, "--out", str(tmp_path / "out"))
     assert code == EXIT_CODE_FAULT
     assert errors.rstrip().endswith("RuntimeError: the module differs")

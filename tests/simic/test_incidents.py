@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from esper.leyline.telemetry import NonfiniteSighting
-from esper.simic.incidents import (
+from esper.simic.replay.incidents import (
     Capsule,
     IncidentError,
     IncidentLedger,

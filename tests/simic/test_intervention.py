@@ -18,9 +18,9 @@ from esper.leyline.telemetry import (
     RunFinished,
 )
 from esper.simic.agent.ppo import PPOAgent
-from esper.simic.checkpoint import latest_checkpoint, load_checkpoint
-from esper.simic.incidents import list_incidents
-from esper.simic.intervention import Action, Escalation
+from esper.simic.replay.incidents import list_incidents
+from esper.simic.training.checkpoint import latest_checkpoint, load_checkpoint
+from esper.simic.training.intervention import Action, Escalation
 
 Train = Callable[..., tuple[RunFinished, Any]]
 

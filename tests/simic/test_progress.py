@@ -7,14 +7,14 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from esper.karn.run_store import RunWriter, create_run
+from esper.karn.store.run_store import RunWriter, create_run
 from esper.simic.command_progress import CommandProgress
 from esper.simic.config import TrainingConfig
-from esper.simic.outputs import GuardedStream
 from esper.simic.pace import Pace, duration
-from esper.simic.progress import PlainLines, ProgressBar, latched
-from esper.simic.stopping import StopRequest
-from esper.simic.training import train
+from esper.simic.training.outputs import GuardedStream
+from esper.simic.training.progress import PlainLines, ProgressBar, latched
+from esper.simic.training.stopping import StopRequest
+from esper.simic.training.trainer import train
 
 
 class Clock:

@@ -17,7 +17,7 @@ from esper.leyline.telemetry import (
 )
 from esper.simic.agent.ppo import PPOAgent
 from esper.simic.agent.rollout import Rollout
-from esper.simic.checkpoint import load_checkpoint, load_latest, save_checkpoint
+from esper.simic.training.checkpoint import load_checkpoint, load_latest, save_checkpoint
 
 Train = Callable[..., tuple[RunFinished, Any]]
 CPU = torch.device("cpu")
@@ -201,8 +201,8 @@ def test_a_host_that_may_not_be_learnt_from_changes_nothing_for_the_others(
 def test_a_broken_host_lights_its_group_and_no_head(
     train: Train, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from esper.growth import host_faults
-    from esper.simic import collecting
+    from esper.growth.hosts import host_faults
+    from esper.simic.training import collecting
 
     collect = collecting.EpisodeWatch.hosts
 

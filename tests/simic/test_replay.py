@@ -17,10 +17,17 @@ from esper.leyline.telemetry import NonfiniteSighting
 from esper.simic.agent.ppo import PPOAgent
 from esper.simic.agent.rollout import Rollout
 from esper.simic.drill import Injection
-from esper.simic.incidents import Capsule, IncidentError, read_capsule, write_capsule
-from esper.simic.replay import DIFFERS, NOT_REPRODUCED, REPRODUCED, judge, rebuild_agent, replay
-from esper.simic.replay_page import replay_page
-from esper.simic.replay_report import print_replay, replay_as_json
+from esper.simic.replay.incidents import Capsule, IncidentError, read_capsule, write_capsule
+from esper.simic.replay.replay_page import replay_page
+from esper.simic.replay.replay_report import print_replay, replay_as_json
+from esper.simic.replay.replaying import (
+    DIFFERS,
+    NOT_REPRODUCED,
+    REPRODUCED,
+    judge,
+    rebuild_agent,
+    replay,
+)
 
 AgentMaker = Callable[..., PPOAgent]
 RolloutMaker = Callable[..., Rollout]
@@ -100,7 +107,9 @@ def test_a_replay_computes_what_training_computed(
     capsule = make_capsule(agent, make_rollout(agent), Injection("op", "logits", "nan", 1))
     traced, _ = rebuild_agent(capsule)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("esper.simic.replay.rebuild_agent", lambda _: (traced, torch.device("cpu")))
+        patch.setattr(
+            "esper.simic.replay.replaying.rebuild_agent", lambda _: (traced, torch.device("cpu"))
+        )
         assert replay(capsule).verdict == REPRODUCED
     trained = agent.policy.state_dict()
     assert all(torch.equal(trained[name], w) for name, w in traced.policy.state_dict().items())

@@ -21,14 +21,14 @@ from esper.simic.agent import losses, planting, ppo
 from esper.simic.agent import rollout as rollout_module
 from esper.simic.agent.ppo import PPOAgent
 from esper.simic.agent.rollout import Rollout
-from esper.simic.causes import likely_cause
 from esper.simic.drill import Injection
-from esper.simic.incidents import Capsule
-from esper.simic.operations import Operation, Poison, Scalar
-from esper.simic.origin import Origin, find_origin, origin_in_poison
-from esper.simic.replay import REPRODUCED, Replay, replay
-from esper.simic.replay_report import chain_lines, unconnected
-from esper.simic.tracing import OperationTracer
+from esper.simic.replay.causes import likely_cause
+from esper.simic.replay.incidents import Capsule
+from esper.simic.replay.operations import Operation, Poison, Scalar
+from esper.simic.replay.origin import Origin, find_origin, origin_in_poison
+from esper.simic.replay.replay_report import chain_lines, unconnected
+from esper.simic.replay.replaying import REPRODUCED, Replay, replay
+from esper.simic.replay.tracing import OperationTracer
 from esper.tamiyo import categorical
 from esper.tamiyo import policy as policy_module
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from esper.cli import main
-from esper.growth.tasks import load_task
-from esper.karn.run_store import CONFIG_NAME
-from esper.simic.run_data import DATA_NAME
+from esper.growth.tasks.loading import load_task
+from esper.karn.store.run_store import CONFIG_NAME
+from esper.simic.training.run_data import DATA_NAME
 
 Esper = Callable[..., tuple[int, str, str]]
 numbers = np.random.default_rng(0)

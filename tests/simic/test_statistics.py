@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from esper.simic import statistics
-from esper.simic.statistics import (
+from esper.simic.evaluation import statistics
+from esper.simic.evaluation.statistics import (
     TooFewEpisodesError,
     improvement,
     improvement_estimate,

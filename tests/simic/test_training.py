@@ -13,7 +13,7 @@ import pytest
 import torch
 from faults import Faults, injected
 
-from esper.growth.divided import DividedHosts
+from esper.growth.environment.divided import DividedHosts
 from esper.leyline.checkpoint_file import read_summary
 from esper.leyline.telemetry import (
     CheckpointWritten,
@@ -29,13 +29,13 @@ from esper.leyline.telemetry import (
 )
 from esper.simic import environment, training
 from esper.simic.agent.ppo import PPOAgent
-from esper.simic.checkpoint import load_checkpoint
-from esper.simic.collecting import episode_seeds
 from esper.simic.config import ConfigError, TrainingConfig
-from esper.simic.outputs import GuardedStream
-from esper.simic.progress import PlainLines
-from esper.simic.stopping import StoppedAtOnce, StopRequest
-from esper.simic.threads import choose_threads
+from esper.simic.training.checkpoint import load_checkpoint
+from esper.simic.training.collecting import episode_seeds
+from esper.simic.training.outputs import GuardedStream
+from esper.simic.training.progress import PlainLines
+from esper.simic.training.stopping import StoppedAtOnce, StopRequest
+from esper.simic.training.threads import choose_threads
 
 Train = Callable[..., tuple[RunFinished, Any]]
 CPU = torch.device("cpu")
@@ -396,9 +396,9 @@ def test_a_silent_process_of_hosts_is_reported_and_ends_the_run_resumably(
             (process,) = hosts._others
             psutil.Process(process.pid).suspend()
             # Only now: a busy machine may be silent for as long.
-            patch.setattr("esper.growth.host_process._LOOK", 0.02)
-            patch.setattr("esper.growth.host_process.SILENCE", 0.05)
-            patch.setattr("esper.growth.host_process.LONGEST_SILENCE", 0.3)
+            patch.setattr("esper.growth.environment.host_process._LOOK", 0.02)
+            patch.setattr("esper.growth.environment.host_process.SILENCE", 0.05)
+            patch.setattr("esper.growth.environment.host_process.LONGEST_SILENCE", 0.3)
         return collect(hosts, *arguments, **options)
 
     with monkeypatch.context() as patch:

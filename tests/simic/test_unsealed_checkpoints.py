@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from esper.cli import main
-from esper.karn.sanctum.follower import RunFollower
+from esper.karn.sanctum.following.follower import RunFollower
 from esper.launch import prepare_resume
 from esper.leyline.checkpoint_file import (
     CheckpointError,
@@ -23,8 +23,13 @@ from esper.leyline.checkpoint_file import (
     read_checkpoint,
 )
 from esper.policies import load_policy, locate_policy
-from esper.simic.checkpoint import Checkpoint, load_checkpoint, load_latest, save_checkpoint
 from esper.simic.config import ConfigError
+from esper.simic.training.checkpoint import (
+    Checkpoint,
+    load_checkpoint,
+    load_latest,
+    save_checkpoint,
+)
 
 OLD_RUN = Path(__file__).parents[1] / "support" / "data" / "format-2-run"
 CHECKPOINT = OLD_RUN / "checkpoints" / "update-000002.pt"

@@ -10,7 +10,7 @@ import random
 import sys
 from pathlib import Path
 
-from esper.karn.run_store import RunWriter
+from esper.karn.store.run_store import RunWriter
 from esper.leyline.heads import BLUEPRINT_CHOICES, HEAD_CHOICES, HEAD_NAMES, SLOT_CHOICES
 from esper.leyline.telemetry import (
     NonfiniteSighting,

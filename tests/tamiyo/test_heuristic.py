@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from gymnasium.vector import AutoresetMode
 
-from esper.growth.env import GrowthVectorEnv
-from esper.growth.observation import FEATURES
+from esper.growth.environment.env import GrowthVectorEnv
+from esper.growth.environment.observation import FEATURES
 from esper.leyline.heads import HEAD_NAMES, HEAD_SIZES, Op, Stage
 from esper.tamiyo.heuristic import HeuristicPolicy, Rule
 

@@ -10,10 +10,10 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save
 
-from esper.growth.observation import FEATURES
+from esper.growth.environment.observation import FEATURES
 from esper.policies import load_policy, locate_policy
 from esper.simic.config import TrainingConfig, read_config, updated
-from esper.simic.trained_policy import shipped_policy
+from esper.simic.training.trained_policy import shipped_policy
 from esper.tamiyo.policy import RecurrentPolicy
 from esper.tamiyo.shipped import (
     CURVE_NAME,
@@ -100,7 +100,9 @@ def test_a_policy_without_a_digest_is_read_and_said_to_be_unchecked(
     assert not shipped_policy("shipped").caution
     load_policy(locate_policy(tmp_path, "shipped"))
     assert capsys.readouterr().err == ""
-    monkeypatch.setattr("esper.simic.trained_policy.load_shipped_policy", lambda _: replaced)
+    monkeypatch.setattr(
+        "esper.simic.training.trained_policy.load_shipped_policy", lambda _: replaced
+    )
     replaced = replace(old, config=SHIPPED / "config.toml")
     load_policy(locate_policy(tmp_path, "shipped"))
     (line,) = capsys.readouterr().err.splitlines()

@@ -7,7 +7,7 @@ from typing import Any
 
 from esper.commands.options import add_run_dir, add_verb, whole_number
 from esper.leyline.durable_files import write_output
-from esper.simic.baseline_names import BASELINES, parse_baselines
+from esper.simic.evaluation.baseline_names import BASELINES, parse_baselines
 
 
 def add_eval(verbs: Any) -> None:
@@ -71,8 +71,8 @@ def _eval(options: argparse.Namespace) -> int:
         rng_seed=options.seed,
         progress=CommandProgress(),
     )
-    from esper.simic import evaluation_report
-    from esper.simic.evaluation_plot import evaluation_plot
+    from esper.simic.evaluation import evaluation_report
+    from esper.simic.evaluation.evaluation_plot import evaluation_plot
 
     trouble = None  # the report is printed all the same
     if options.plot is not None:

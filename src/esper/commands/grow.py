@@ -70,7 +70,7 @@ def _grow(options: argparse.Namespace) -> int:
         steps=options.steps,
         progress=CommandProgress(),
     )
-    from esper.simic.growth_card import growth_summary
+    from esper.simic.growing.growth_card import growth_summary
 
     print(growth_summary(grown))
     files = ", ".join(sorted(file.name for file in options.out.iterdir()))

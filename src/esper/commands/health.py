@@ -4,8 +4,8 @@ import argparse
 from typing import Any
 
 from esper.commands.options import add_run, add_run_dir, add_verb
-from esper.karn.fail_on import latch_kinds
-from esper.karn.run_directory import find_run
+from esper.karn.reports.fail_on import latch_kinds
+from esper.karn.store.run_directory import find_run
 
 
 def add_health(verbs: Any) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
-from esper.karn.run_directory import default_run_dir
+from esper.karn.store.run_directory import default_run_dir
 from esper.leyline.errors import EsperError
 from esper.leyline.suggestions import did_you_mean, option_meant
 

@@ -12,6 +12,6 @@ ENVIRONMENT_ID = "esper/Growth-v0"
 if ENVIRONMENT_ID not in gymnasium.registry:  # a reload of this package must not warn
     gymnasium.register(
         id=ENVIRONMENT_ID,
-        entry_point="esper.growth.single_env:GrowthEnv",
-        vector_entry_point="esper.growth.env:GrowthVectorEnv",
+        entry_point="esper.growth.environment.single_env:GrowthEnv",
+        vector_entry_point="esper.growth.environment.env:GrowthVectorEnv",
     )

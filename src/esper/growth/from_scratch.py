@@ -9,14 +9,20 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from esper.growth.cohort import added_ratio, begin_episodes, measure_finished, new_cohort, seed_host
-from esper.growth.env import GrowthVectorEnv
-from esper.growth.lockstep import train_slice
-from esper.growth.minibatches import draw
-from esper.growth.plan import make_plan
-from esper.growth.population import plant_seed
-from esper.growth.seeds import EMPTY, Seeds
-from esper.growth.training_cost import training_multiply_adds
+from esper.growth.environment.cohort import (
+    added_ratio,
+    begin_episodes,
+    measure_finished,
+    new_cohort,
+    seed_host,
+)
+from esper.growth.environment.env import GrowthVectorEnv
+from esper.growth.hosts.lockstep import train_slice
+from esper.growth.hosts.minibatches import draw
+from esper.growth.hosts.plan import make_plan
+from esper.growth.hosts.population import plant_seed
+from esper.growth.hosts.seeds import EMPTY, Seeds
+from esper.growth.hosts.training_cost import training_multiply_adds
 from esper.leyline.heads import Stage
 
 
@@ -45,7 +51,7 @@ class Trained:
     Attributes:
         validation_accuracy, test_accuracy: on those parts of the task.
         parameters: of each network.
-        multiply_adds: spent on training, as `esper.growth.training_cost` counts them.
+        multiply_adds: spent on training, as `esper.growth.hosts.training_cost` counts them.
     """
 
     validation_accuracy: np.ndarray

@@ -14,18 +14,18 @@ from functools import cached_property
 import numpy as np
 import torch
 
-from esper.growth.adam import adam_step_, step_coefficients
-from esper.growth.env import GrowthVectorEnv
+from esper.growth.environment.env import GrowthVectorEnv
 from esper.growth.from_scratch import Trained
-from esper.growth.host import CONVOLUTIONS, BlockShape, HostShape
-from esper.growth.layers import affine_map, layer_norm, window_positions, windows
-from esper.growth.lockstep import gather_minibatches, input_chunks, row_hits, row_losses
-from esper.growth.minibatches import draw, new_order, restart
-from esper.growth.parameters import ParameterLayout, TensorSpec, affine
-from esper.growth.randomness import Stream, episode_seed, generator
-from esper.growth.task import Split
-from esper.growth.training_cost import block_multiply_adds, first_input_is_data
-from esper.growth.transformer import TransformerBlock, last_position
+from esper.growth.hosts.host import CONVOLUTIONS, BlockShape, HostShape
+from esper.growth.hosts.lockstep import gather_minibatches, input_chunks, row_hits, row_losses
+from esper.growth.hosts.minibatches import draw, new_order, restart
+from esper.growth.hosts.randomness import Stream, episode_seed, generator
+from esper.growth.hosts.training_cost import block_multiply_adds, first_input_is_data
+from esper.growth.kernel.adam import adam_step_, step_coefficients
+from esper.growth.kernel.layers import affine_map, layer_norm, window_positions, windows
+from esper.growth.kernel.parameters import ParameterLayout, TensorSpec, affine
+from esper.growth.kernel.transformer import TransformerBlock, last_position
+from esper.growth.tasks.task import Split
 
 #: Blocks that networks are stacked of.
 DEPTHS = (2, 3, 4, 5)

@@ -32,7 +32,7 @@ class Op(IntEnum):
 
 
 class Stage(IntEnum):
-    """Where the seed of a slot is in its life; the transitions are in `esper.growth.seeds`."""
+    """Where the seed of a slot is in its life; transitions: `esper.growth.hosts.seeds`."""
 
     DORMANT = 0
     GERMINATED = 1

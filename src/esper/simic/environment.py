@@ -5,11 +5,11 @@ from typing import Any
 import torch
 from gymnasium.vector import AutoresetMode
 
-from esper.growth.divided import DividedHosts
-from esper.growth.env import GrowthVectorEnv
-from esper.growth.host_process import SilenceListener
-from esper.growth.reward import RewardSettings
-from esper.growth.task import Task
+from esper.growth.environment.divided import DividedHosts
+from esper.growth.environment.env import GrowthVectorEnv
+from esper.growth.environment.host_process import SilenceListener
+from esper.growth.environment.reward import RewardSettings
+from esper.growth.tasks.task import Task
 from esper.simic.config import ConfigError, TrainingConfig
 
 

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 import esper
-from esper.karn.liveness import RunStatus, StatusKind
-from esper.karn.sanctum.app import SanctumApp
+from esper.karn.sanctum.cockpit.app import SanctumApp
+from esper.karn.sanctum.cockpit.settings import Settings
+from esper.karn.sanctum.fold.verdict import master_verdict
+from esper.karn.sanctum.fold.view import TimePosition, View
 from esper.karn.sanctum.schema import (
     DecisionState,
     Evidence,
@@ -26,9 +28,7 @@ from esper.karn.sanctum.schema import (
     TamiyoState,
     TrainingState,
 )
-from esper.karn.sanctum.settings import Settings
-from esper.karn.sanctum.verdict import master_verdict
-from esper.karn.sanctum.view import TimePosition, View
+from esper.karn.store.liveness import RunStatus, StatusKind
 from esper.leyline.heads import (
     ACTIVE_HEADS,
     BLUEPRINT_CHOICES,
@@ -341,7 +341,7 @@ class FakeWatch:
 @pytest.fixture(autouse=True)
 def restless(monkeypatch):
     """Have every panel drawn as soon as what it shows changes."""
-    monkeypatch.setattr("esper.karn.sanctum.widgets.panel.REST_SECONDS", 0.0)
+    monkeypatch.setattr("esper.karn.sanctum.drawing.panel.REST_SECONDS", 0.0)
 
 
 @pytest.fixture

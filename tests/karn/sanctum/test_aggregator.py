@@ -5,9 +5,9 @@ import math
 import pytest
 
 from esper.karn.sanctum.aggregator import SanctumAggregator
-from esper.karn.sanctum.history import BUCKETS_KEPT
-from esper.karn.sanctum.host_ledger import STEPS_KEPT
-from esper.karn.sanctum.log_book import LOG_LINES_KEPT
+from esper.karn.sanctum.fold.history import BUCKETS_KEPT
+from esper.karn.sanctum.fold.host_ledger import STEPS_KEPT
+from esper.karn.sanctum.fold.log_book import LOG_LINES_KEPT
 from esper.karn.sanctum.schema import InterventionState, SanctumSnapshot, SlotState
 from esper.leyline.heads import HEAD_NAMES, Stage
 from esper.leyline.telemetry import (

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from esper.karn.acknowledgements import Acknowledged, Acknowledgement, read
-from esper.karn.sanctum.app import SanctumApp
-from esper.karn.sanctum.attention import Lamps, lit_lights, unacknowledged
-from esper.karn.sanctum.settings import Settings
-from esper.karn.sanctum.verdict import master_verdict
+from esper.karn.sanctum.cockpit.app import SanctumApp
+from esper.karn.sanctum.cockpit.settings import Settings
+from esper.karn.sanctum.fold.attention import Lamps, lit_lights, unacknowledged
+from esper.karn.sanctum.fold.verdict import master_verdict
 from esper.karn.sanctum.widgets.tamiyo_brain.action_heads_panel import LIT, UNLIT, render_heads
+from esper.karn.store.acknowledgements import Acknowledged, Acknowledgement, read
 
 SEEN = (
     Acknowledgement("op", "inf", "ada@lab", 1_763_840_000.0),
@@ -108,7 +108,7 @@ def test_a_light_that_nobody_acknowledged_is_told_from_one_that_somebody_did(vie
 async def test_the_lamp_test_lights_every_lamp_says_so_and_passes(
     views, sanctum, seen, screen_text, monkeypatch
 ):
-    monkeypatch.setattr("esper.karn.sanctum.app.LAMP_TEST_SECONDS", 0.3)
+    monkeypatch.setattr("esper.karn.sanctum.cockpit.app.LAMP_TEST_SECONDS", 0.3)
     app = sanctum(views.view(views.healthy()))
     async with app.run_test(size=(80, 24)) as pilot:
         await seen(pilot)

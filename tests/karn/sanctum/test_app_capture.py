@@ -10,10 +10,10 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from esper.karn.run_store import RunWriter
-from esper.karn.sanctum.capture import export_frame, print_once
-from esper.karn.sanctum.picture_files import PictureError
+from esper.karn.sanctum.cockpit.capture import export_frame, print_once
+from esper.karn.sanctum.cockpit.picture_files import PictureError
 from esper.karn.sanctum.widgets.tamiyo_brain.action_heads_panel import LIT, UNLIT
+from esper.karn.store.run_store import RunWriter
 from esper.leyline.heads import Stage
 
 

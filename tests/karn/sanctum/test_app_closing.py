@@ -7,14 +7,14 @@ import pytest
 from checkpoint_files import write_empty_checkpoint
 from textual.widgets import Static
 
-from esper.karn.liveness import StatusKind
-from esper.karn.run_end import NextStep, RunEnd, closing_lines, end_of
-from esper.karn.run_store import RunWriter, create_run
-from esper.karn.sanctum.lookout import OVER_SECONDS, PERIOD_SECONDS, Lookout
-from esper.karn.sanctum.screens.closing import ClosingScreen
-from esper.karn.sanctum.screens.quit_dialog import QuitDialog
-from esper.karn.sanctum.settings import Settings
-from esper.karn.sanctum.view import TimePosition
+from esper.karn.reports.run_end import NextStep, RunEnd, closing_lines, end_of
+from esper.karn.sanctum.cockpit.lookout import OVER_SECONDS, PERIOD_SECONDS, Lookout
+from esper.karn.sanctum.cockpit.settings import Settings
+from esper.karn.sanctum.dialogs.closing import ClosingScreen
+from esper.karn.sanctum.dialogs.quit_dialog import QuitDialog
+from esper.karn.sanctum.fold.view import TimePosition
+from esper.karn.store.liveness import StatusKind
+from esper.karn.store.run_store import RunWriter, create_run
 
 RUN = "20251122-190000-amber"
 END = RunEnd(
@@ -42,7 +42,7 @@ def ended(monkeypatch, tmp_path):
         read.append(directory)
         return END
 
-    monkeypatch.setattr("esper.karn.run_end.end_of", end_of_any)
+    monkeypatch.setattr("esper.karn.reports.run_end.end_of", end_of_any)
     return read
 
 

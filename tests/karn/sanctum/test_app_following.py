@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import pytest
 
-from esper.karn.liveness import StatusKind
+from esper.karn.sanctum.frame.run_header import RunHeader
+from esper.karn.sanctum.log.event_log import EventLog
 from esper.karn.sanctum.schema import LogEntry
-from esper.karn.sanctum.widgets.event_log import EventLog
-from esper.karn.sanctum.widgets.run_header import RunHeader
+from esper.karn.store.liveness import StatusKind
 
 
 def _view(views, lines, **more):
@@ -71,7 +71,7 @@ async def test_a_terminal_that_changes_its_size_does_not_stop_a_log_from_followi
 async def test_the_header_of_a_screen_that_was_left_shows_the_newest_view_at_once(
     views, sanctum, seen, monkeypatch
 ):
-    monkeypatch.setattr("esper.karn.sanctum.widgets.panel.REST_SECONDS", 3600.0)
+    monkeypatch.setattr("esper.karn.sanctum.drawing.panel.REST_SECONDS", 3600.0)
     app = sanctum(views.view())
     async with app.run_test(size=(120, 40)) as pilot:
         await seen(pilot)

@@ -5,12 +5,12 @@ from dataclasses import replace
 
 import pytest
 
+from esper.karn.sanctum.decisions.decision_panels import DecisionPanel
+from esper.karn.sanctum.decisions.screen import DecisionsScreen
+from esper.karn.sanctum.drawing.panel import Panel
+from esper.karn.sanctum.frame.run_screen import SMALLEST
+from esper.karn.sanctum.hosts.screen import HostsScreen
 from esper.karn.sanctum.schema import HeadDecision, HeadTrend, SanctumSnapshot
-from esper.karn.sanctum.screens.decisions import DecisionsScreen
-from esper.karn.sanctum.screens.hosts import HostsScreen
-from esper.karn.sanctum.screens.run_screen import SMALLEST
-from esper.karn.sanctum.widgets.decision_panels import DecisionPanel
-from esper.karn.sanctum.widgets.panel import Panel
 
 SIZES = [(80, 24), (120, 40), (200, 60), SMALLEST]
 

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from esper.karn.sanctum.heads.evidence_panel import EvidencePanel
+from esper.karn.sanctum.heads.head_history_panel import HeadHistoryPanel
+from esper.karn.sanctum.heads.incident_panel import IncidentPanel
+from esper.karn.sanctum.heads.screen import HeadsScreen
 from esper.karn.sanctum.schema import Evidence
-from esper.karn.sanctum.screens.heads import HeadsScreen
-from esper.karn.sanctum.widgets.incident_panel import IncidentPanel
-from esper.karn.sanctum.widgets.tamiyo_brain.evidence_panel import EvidencePanel
-from esper.karn.sanctum.widgets.tamiyo_brain.head_history_panel import HeadHistoryPanel
 
 SIZES = [(80, 24), (120, 40), (200, 60)]
 RUN = Path("/runs/amber")

@@ -2,15 +2,15 @@
 
 import pytest
 
-from esper.karn.sanctum.screens.help import HelpScreen, keys_of
-from esper.karn.sanctum.screens.overview import OverviewScreen
-from esper.karn.sanctum.screens.quit_dialog import QuitDialog
-from esper.karn.sanctum.screens.run_screen import RunScreen
-from esper.karn.sanctum.settings import THEME_NAMES, Settings
-from esper.karn.sanctum.themes import theme_called
-from esper.karn.sanctum.widgets.event_log import EventLog
-from esper.karn.sanctum.widgets.hosts_panel import HostsPanel
-from esper.karn.sanctum.widgets.policy_panel import PolicyPanel
+from esper.karn.sanctum.cockpit.settings import THEME_NAMES, Settings
+from esper.karn.sanctum.dialogs.help import HelpScreen, keys_of
+from esper.karn.sanctum.dialogs.quit_dialog import QuitDialog
+from esper.karn.sanctum.drawing.themes import theme_called
+from esper.karn.sanctum.frame.run_screen import RunScreen
+from esper.karn.sanctum.log.event_log import EventLog
+from esper.karn.sanctum.overview.hosts_panel import HostsPanel
+from esper.karn.sanctum.overview.policy_panel import PolicyPanel
+from esper.karn.sanctum.overview.screen import OverviewScreen
 from esper.karn.sanctum.widgets.tamiyo_brain.action_heads_panel import ActionHeadsPanel
 from esper.leyline.health import Level, Verdict
 

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from esper.karn.sanctum.screens.run_screen import SMALLEST
-from esper.karn.sanctum.widgets.panel import Panel
+from esper.karn.sanctum.drawing.panel import Panel
+from esper.karn.sanctum.frame.run_screen import SMALLEST
 from esper.karn.sanctum.widgets.tamiyo_brain.action_heads_panel import (
     DISPLAY_TO_LEYLINE_KEY,
     LIT,

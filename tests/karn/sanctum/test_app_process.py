@@ -11,15 +11,15 @@ import pexpect
 import pyte
 import pytest
 
-from esper.karn.liveness import StatusKind
-from esper.karn.run_store import STORE_NAME, RunWriter, create_run
-from esper.karn.sanctum.watch import RunWatch
+from esper.karn.sanctum.cockpit.watch import RunWatch
+from esper.karn.store.liveness import StatusKind
+from esper.karn.store.run_store import STORE_NAME, RunWriter, create_run
 
 COLUMNS, LINES = 80, 24
 PROGRAM = """
 import sys
 from pathlib import Path
-from esper.karn.sanctum.opening import run_sanctum
+from esper.karn.sanctum.cockpit.opening import run_sanctum
 directory = Path(sys.argv[1]) if sys.argv[1] else None
 print("left with", run_sanctum(directory, Path(sys.argv[2])))
 """
@@ -27,7 +27,7 @@ print("left with", run_sanctum(directory, Path(sys.argv[2])))
 
 def test_importing_the_app_loads_nothing_of_training():
     code = (
-        "import esper.karn.sanctum.opening, esper.karn.sanctum.capture, sys;"
+        "import esper.karn.sanctum.cockpit.opening, esper.karn.sanctum.cockpit.capture, sys;"
         "print(sorted({'torch', 'numpy', 'scipy', 'gymnasium'} & set(sys.modules)))"
     )
     found = subprocess.run(
@@ -37,7 +37,7 @@ def test_importing_the_app_loads_nothing_of_training():
 
 
 def test_printing_a_frame_does_without_textual():
-    code = "import esper.karn.sanctum.capture, sys;print('textual.app' in sys.modules)"
+    code = "import esper.karn.sanctum.cockpit.capture, sys;print('textual.app' in sys.modules)"
     found = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
     )

@@ -7,13 +7,13 @@ from dataclasses import replace
 import pytest
 from textual.widgets import Static
 
-from esper.karn.liveness import RunStatus, StatusKind
-from esper.karn.run_catalogue import RunCatalogue, RunSummary
-from esper.karn.run_note import LONGEST_NOTE, NoteError, read_note, write_note
-from esper.karn.sanctum.screens.run_screen import RunsSeen
-from esper.karn.sanctum.widgets.comparison_panel import ComparisonPanel
-from esper.karn.sanctum.widgets.palette import DARK
-from esper.karn.sanctum.widgets.runs_panel import RunsPanel, hidden_columns, render_runs
+from esper.karn.reports.run_catalogue import RunCatalogue, RunSummary
+from esper.karn.sanctum.drawing.palette import DARK
+from esper.karn.sanctum.frame.run_screen import RunsSeen
+from esper.karn.sanctum.runs.comparison_panel import ComparisonPanel
+from esper.karn.sanctum.runs.runs_panel import RunsPanel, hidden_columns, render_runs
+from esper.karn.store.liveness import RunStatus, StatusKind
+from esper.karn.store.run_note import LONGEST_NOTE, NoteError, read_note, write_note
 
 
 @pytest.fixture
@@ -166,7 +166,7 @@ def test_a_note_that_changed_is_seen_without_a_change_of_the_store(finished_run)
 async def test_any_number_of_runs_can_be_marked_and_compared(listed, monkeypatch):
     asked = []
     monkeypatch.setattr(
-        "esper.karn.sanctum.screens.runs.RunsScreen._compare",
+        "esper.karn.sanctum.runs.screen.RunsScreen._compare",
         lambda screen, runs: asked.append([run.run_id.split("-")[2] for run in runs]),
     )
 

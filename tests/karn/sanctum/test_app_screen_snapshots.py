@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from esper.karn.sanctum.replaying import read_report
-from esper.karn.sanctum.widgets.incident_panel import IncidentPanel
-from esper.karn.sanctum.widgets.incident_view import ReplayState
+from esper.karn.sanctum.heads.incident_panel import IncidentPanel
+from esper.karn.sanctum.heads.incident_view import ReplayState
+from esper.karn.sanctum.heads.replaying import read_report
 
 SIZES = [(80, 24), (120, 40), (200, 60)]
 SCREENS = {"heads": "2", "hosts": "3", "decisions": "4"}

@@ -14,30 +14,30 @@ from textual.command import CommandPalette
 from textual.screen import Screen
 from textual.widgets import Input
 
-from esper.karn.acknowledgements import Acknowledgement
-from esper.karn.run_catalogue import list_runs
-from esper.karn.run_comparison import compare_runs
-from esper.karn.run_directory import create_run
-from esper.karn.run_store import RunWriter
-from esper.karn.sanctum.app import SanctumApp
-from esper.karn.sanctum.log_book import LOG_LINES_KEPT, LogBook
-from esper.karn.sanctum.log_filter import LogFilter, choices
-from esper.karn.sanctum.lookout import Lookout
+from esper.karn.reports.run_catalogue import list_runs
+from esper.karn.reports.run_comparison import compare_runs
+from esper.karn.sanctum.cockpit.app import SanctumApp
+from esper.karn.sanctum.cockpit.lookout import Lookout
+from esper.karn.sanctum.cockpit.screen_map import SCREENS
+from esper.karn.sanctum.cockpit.settings import Settings
+from esper.karn.sanctum.dialogs.help import HelpScreen, records_of, render_signs
+from esper.karn.sanctum.drawing.palette import MONOCHROME
+from esper.karn.sanctum.drawing.panel import Panel
+from esper.karn.sanctum.fold.log_book import LOG_LINES_KEPT, LogBook
+from esper.karn.sanctum.fold.view import TimePosition
+from esper.karn.sanctum.following.log_filter import LogFilter, choices
+from esper.karn.sanctum.frame.run_screen import RunsSeen
+from esper.karn.sanctum.log.console_panel import ConsolePanel
+from esper.karn.sanctum.log.event_log import EventLog
+from esper.karn.sanctum.log.screen import LogScreen
+from esper.karn.sanctum.overview.policy_panel import PolicyPanel
+from esper.karn.sanctum.runs.comparison_panel import ComparisonPanel
+from esper.karn.sanctum.runs.runs_panel import OPEN, RunsPanel
+from esper.karn.sanctum.runs.screen import RunsScreen
 from esper.karn.sanctum.schema import LogEntry, RunState
-from esper.karn.sanctum.screen_map import SCREENS
-from esper.karn.sanctum.screens.help import HelpScreen, records_of, render_signs
-from esper.karn.sanctum.screens.log import LogScreen
-from esper.karn.sanctum.screens.run_screen import RunsSeen
-from esper.karn.sanctum.screens.runs import RunsScreen
-from esper.karn.sanctum.settings import Settings
-from esper.karn.sanctum.view import TimePosition
-from esper.karn.sanctum.widgets.comparison_panel import ComparisonPanel
-from esper.karn.sanctum.widgets.console_panel import ConsolePanel
-from esper.karn.sanctum.widgets.event_log import EventLog
-from esper.karn.sanctum.widgets.palette import MONOCHROME
-from esper.karn.sanctum.widgets.panel import Panel
-from esper.karn.sanctum.widgets.policy_panel import PolicyPanel
-from esper.karn.sanctum.widgets.runs_panel import OPEN, RunsPanel
+from esper.karn.store.acknowledgements import Acknowledgement
+from esper.karn.store.run_directory import create_run
+from esper.karn.store.run_store import RunWriter
 from esper.leyline.records import RECORDS
 
 LOG = (
@@ -237,7 +237,7 @@ async def test_a_comparison_that_takes_long_is_shown_though_its_runs_go_on(
         answer.wait(20)
         return compare_runs(*directories)
 
-    monkeypatch.setattr("esper.karn.sanctum.screens.runs.compare_runs", slowly)
+    monkeypatch.setattr("esper.karn.sanctum.runs.screen.compare_runs", slowly)
     app = open_runs(three_runs)
     async with app.run_test(size=(120, 40)) as pilot:
         await app.until(pilot, lambda: app.view is not None)
@@ -687,7 +687,7 @@ async def test_between_its_drawings_a_busy_run_has_nothing_painted(
         await pilot.press(key)
         await seen(pilot)
         await pilot.pause(0.1)
-        monkeypatch.setattr("esper.karn.sanctum.widgets.panel.REST_SECONDS", 1_000.0)
+        monkeypatch.setattr("esper.karn.sanctum.drawing.panel.REST_SECONDS", 1_000.0)
         painted = []
         paint = Screen._compositor_refresh
         monkeypatch.setattr(

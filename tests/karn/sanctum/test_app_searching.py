@@ -5,14 +5,14 @@ from threading import Event
 
 import pytest
 
-from esper.karn.run_store import RunWriter
-from esper.karn.sanctum import log_search
-from esper.karn.sanctum.app import SanctumApp
-from esper.karn.sanctum.log_book import LOG_LINES_KEPT
-from esper.karn.sanctum.screens import log as log_screen
-from esper.karn.sanctum.settings import Settings
-from esper.karn.sanctum.widgets.console_panel import ConsolePanel
-from esper.karn.sanctum.widgets.event_log import EventLog
+from esper.karn.sanctum.cockpit.app import SanctumApp
+from esper.karn.sanctum.cockpit.settings import Settings
+from esper.karn.sanctum.fold.log_book import LOG_LINES_KEPT
+from esper.karn.sanctum.following import log_search
+from esper.karn.sanctum.log import screen as log_screen
+from esper.karn.sanctum.log.console_panel import ConsolePanel
+from esper.karn.sanctum.log.event_log import EventLog
+from esper.karn.store.run_store import RunWriter
 from esper.leyline.telemetry import Notice, RunFinished
 
 
@@ -147,7 +147,7 @@ async def test_a_search_goes_back_from_the_moment_that_is_shown(app):
 
 
 async def test_a_search_is_called_off_with_its_screen_and_goes_on_when_it_is_back(app, monkeypatch):
-    monkeypatch.setattr("esper.karn.sanctum.log_search.EVENTS_PER_STEP", 2)
+    monkeypatch.setattr("esper.karn.sanctum.following.log_search.EVENTS_PER_STEP", 2)
     monkeypatch.setattr(log_screen, "_TELLING_SECONDS", 0.0)
     may_go_on, steps = Event(), []
 

@@ -8,13 +8,13 @@ import math
 
 import pytest
 
-from esper.karn.acknowledgements import Acknowledgement
-from esper.karn.liveness import RunStatus, StatusKind
-from esper.karn.run_catalogue import RunSummary
-from esper.karn.run_comparison import Compared, RunComparison
-from esper.karn.sanctum.screens.run_screen import RunsSeen
-from esper.karn.sanctum.settings import Settings
-from esper.karn.sanctum.view import TimePosition
+from esper.karn.reports.run_catalogue import RunSummary
+from esper.karn.reports.run_comparison import Compared, RunComparison
+from esper.karn.sanctum.cockpit.settings import Settings
+from esper.karn.sanctum.fold.view import TimePosition
+from esper.karn.sanctum.frame.run_screen import RunsSeen
+from esper.karn.store.acknowledgements import Acknowledgement
+from esper.karn.store.liveness import RunStatus, StatusKind
 
 START = 1_763_838_000.0
 SIZES = [(80, 24), (120, 40), (200, 60)]
@@ -184,7 +184,7 @@ def test_acknowledged_in_the_past(views, sanctum, seen, snap_compare, theme):
 
 
 def test_lamp_test(views, sanctum, seen, snap_compare, monkeypatch):
-    monkeypatch.setattr("esper.karn.sanctum.app.LAMP_TEST_SECONDS", 60)
+    monkeypatch.setattr("esper.karn.sanctum.cockpit.app.LAMP_TEST_SECONDS", 60)
     app = sanctum(views.view(views.healthy()))
     assert snap_compare(app, terminal_size=(80, 24), run_before=_opening(seen, "t"))
 

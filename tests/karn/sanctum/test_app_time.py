@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from esper.karn.sanctum.view import TimePosition
-from esper.karn.sanctum.widgets.time_bar import TimeBar, render_time_bar, track, update_at
+from esper.karn.sanctum.fold.view import TimePosition
+from esper.karn.sanctum.frame.time_bar import TimeBar, render_time_bar, track, update_at
 
 PAST = TimePosition(update=20, updates=36)
 

@@ -7,14 +7,14 @@ from collections import Counter
 import pytest
 from rich.cells import cell_len
 
-from esper.karn.sanctum.ascii import to_ascii
-from esper.karn.sanctum.settings import Settings
-from esper.karn.sanctum.view import TimePosition
-from esper.karn.sanctum.widgets.charts import BLOCKS, NONFINITE_SIGNS
-from esper.karn.sanctum.widgets.run_header import render_header
-from esper.karn.sanctum.widgets.seed_stages import STAGE_SIGNS
+from esper.karn.sanctum.cockpit.settings import Settings
+from esper.karn.sanctum.drawing.ascii import to_ascii
+from esper.karn.sanctum.drawing.charts import BLOCKS, NONFINITE_SIGNS
+from esper.karn.sanctum.drawing.seed_stages import STAGE_SIGNS
+from esper.karn.sanctum.fold.view import TimePosition
+from esper.karn.sanctum.frame.run_header import render_header
+from esper.karn.sanctum.frame.time_bar import render_time_bar
 from esper.karn.sanctum.widgets.tamiyo_brain.action_heads_panel import LIT, UNLIT
-from esper.karn.sanctum.widgets.time_bar import render_time_bar
 
 
 def test_it_is_ascii_and_keeps_the_width_whatever_comes():

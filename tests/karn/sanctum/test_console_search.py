@@ -2,10 +2,10 @@
 
 import pytest
 
-from esper.karn.console_tail import plain
-from esper.karn.sanctum import console_search
-from esper.karn.sanctum.console_search import ConsoleSearch
-from esper.karn.sanctum.searching import LINES_FOUND
+from esper.karn.sanctum.following import console_search
+from esper.karn.sanctum.following.console_search import ConsoleSearch
+from esper.karn.sanctum.following.searching import LINES_FOUND
+from esper.karn.store.console_tail import plain
 
 
 def searched(search):

@@ -9,16 +9,16 @@ from typing import NamedTuple
 import pytest
 
 from esper.cli import sanctum_main
-from esper.karn.liveness import StatusKind
 from esper.karn.reports.health import print_health
-from esper.karn.run_catalogue import list_runs
-from esper.karn.run_store import RunReader, RunStoreError, RunWriter, create_run
-from esper.karn.sanctum.attention import lit_lights
-from esper.karn.sanctum.capture import render_once
-from esper.karn.sanctum.folding import first_that_counts
-from esper.karn.sanctum.follower import RunFollower
-from esper.karn.sanctum.view import View
-from esper.karn.sanctum.watch import RunWatch, UpdateNotFoundError, look_once
+from esper.karn.reports.run_catalogue import list_runs
+from esper.karn.sanctum.cockpit.capture import render_once
+from esper.karn.sanctum.cockpit.watch import RunWatch, UpdateNotFoundError, look_once
+from esper.karn.sanctum.fold.attention import lit_lights
+from esper.karn.sanctum.fold.view import View
+from esper.karn.sanctum.following.folding import first_that_counts
+from esper.karn.sanctum.following.follower import RunFollower
+from esper.karn.store.liveness import StatusKind
+from esper.karn.store.run_store import RunReader, RunStoreError, RunWriter, create_run
 from esper.leyline.health import Level
 from esper.leyline.telemetry import (
     DamagedPayload,

@@ -5,15 +5,15 @@ from functools import partial
 
 import pytest
 
-from esper.karn.run_reader import RunReader
-from esper.karn.run_store import RunWriter
-from esper.karn.sanctum import decision_steps
-from esper.karn.sanctum.app import SanctumApp
-from esper.karn.sanctum.decision_steps import last_act, moved, steps_of_update
-from esper.karn.sanctum.follower import RunFollower
-from esper.karn.sanctum.screens.help import keys_of
-from esper.karn.sanctum.settings import Settings
-from esper.karn.sanctum.widgets.decision_panels import DecisionListPanel, DecisionPanel
+from esper.karn.sanctum.cockpit.app import SanctumApp
+from esper.karn.sanctum.cockpit.settings import Settings
+from esper.karn.sanctum.decisions.decision_panels import DecisionListPanel, DecisionPanel
+from esper.karn.sanctum.dialogs.help import keys_of
+from esper.karn.sanctum.following import decision_steps
+from esper.karn.sanctum.following.decision_steps import last_act, moved, steps_of_update
+from esper.karn.sanctum.following.follower import RunFollower
+from esper.karn.store.run_reader import RunReader
+from esper.karn.store.run_store import RunWriter
 from esper.leyline.heads import HEAD_CHOICES, HEAD_NAMES, HEAD_SIZES, Op
 from esper.leyline.telemetry import DecisionsTaken
 

@@ -4,21 +4,21 @@ from dataclasses import replace
 
 import pytest
 
-from esper.karn.run_catalogue import list_runs
-from esper.karn.run_store import RunWriter
-from esper.karn.sanctum.attention import is_drill
-from esper.karn.sanctum.capture import look_once
-from esper.karn.sanctum.status_line import render_line
-from esper.karn.sanctum.widgets.master_status import render_master
-from esper.karn.sanctum.widgets.palette import DARK
-from esper.karn.sanctum.widgets.runs_panel import render_runs
-from esper.karn.sanctum.widgets.status_strip import render_strip
+from esper.karn.reports.run_catalogue import list_runs
+from esper.karn.sanctum.cockpit.capture import look_once
+from esper.karn.sanctum.drawing.palette import DARK
+from esper.karn.sanctum.fold.attention import is_drill
+from esper.karn.sanctum.frame.status_line import render_line
+from esper.karn.sanctum.frame.status_strip import render_strip
+from esper.karn.sanctum.heads.evidence_rows import render_rows
+from esper.karn.sanctum.overview.master_status import render_master
+from esper.karn.sanctum.runs.runs_panel import render_runs
 from esper.karn.sanctum.widgets.tamiyo_brain.action_heads_panel import (
     LIT,
     LIT_BY_DRILL,
     render_heads,
 )
-from esper.karn.sanctum.widgets.tamiyo_brain.evidence_rows import render_rows
+from esper.karn.store.run_store import RunWriter
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from esper.karn.sanctum.aggregator import SanctumAggregator
-from esper.karn.sanctum.log_book import with_details
+from esper.karn.sanctum.fold.log_book import with_details
 from esper.leyline.heads import Stage
 from esper.leyline.telemetry import (
     CheckpointWritten,

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from esper.karn.sanctum.evidence import ROWS_KEPT, EvidenceLedger, evidence_words
+from esper.karn.sanctum.fold.evidence import ROWS_KEPT, EvidenceLedger, evidence_words
 from esper.karn.sanctum.schema import Evidence
 from esper.leyline.heads import HEAD_NAMES
 from esper.leyline.quantities import causal_rank

@@ -8,11 +8,11 @@ import time
 
 import pytest
 
-from esper.karn.liveness import StatusKind
-from esper.karn.run_store import RunReader, RunWriter
 from esper.karn.sanctum.aggregator import SanctumAggregator
-from esper.karn.sanctum.follower import RunFollower
+from esper.karn.sanctum.following.follower import RunFollower
 from esper.karn.sanctum.schema import SanctumSnapshot
+from esper.karn.store.liveness import StatusKind
+from esper.karn.store.run_store import RunReader, RunWriter
 from esper.leyline.heads import Stage
 from esper.leyline.telemetry import DecisionsTaken, Notice
 
@@ -117,7 +117,7 @@ def test_following_from_the_start_gives_what_attaching_gives(follow, run, payloa
 
 
 def test_a_poll_takes_in_a_bounded_number_of_events(run, payloads, monkeypatch):
-    monkeypatch.setattr("esper.karn.sanctum.follower.EVENTS_PER_POLL", 100)
+    monkeypatch.setattr("esper.karn.sanctum.following.follower.EVENTS_PER_POLL", 100)
     with RunWriter(run) as writer:
         for number in range(250):
             writer.emit(Notice(level="info", text=str(number)))
@@ -199,7 +199,7 @@ def test_another_store_in_the_place_of_the_old_is_read_from_its_start(
 
 
 def test_a_store_that_goes_on_changing_is_kept_open(run, payloads, monkeypatch):
-    monkeypatch.setattr("esper.karn.run_writer._FINISH_SECONDS", 0.05)  # it hardly waits
+    monkeypatch.setattr("esper.karn.store.run_writer._FINISH_SECONDS", 0.05)  # it hardly waits
     follower = RunFollower(run, stays_open=True)
     with RunWriter(run) as writer:
         writer.emit(payloads.start(), durable=True)
@@ -228,7 +228,7 @@ def test_a_writer_that_ends_without_a_word_is_not_held_up(run, payloads):
 
 
 def test_a_run_that_is_over_is_let_go_of(run, payloads, monkeypatch):
-    monkeypatch.setattr("esper.karn.run_writer._FINISH_SECONDS", 0.05)  # it hardly waits
+    monkeypatch.setattr("esper.karn.store.run_writer._FINISH_SECONDS", 0.05)  # it hardly waits
     follower = RunFollower(run, stays_open=True)
     writer = RunWriter(run)
     writer.emit(payloads.start(), durable=True)

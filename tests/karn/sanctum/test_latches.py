@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from esper.karn.sanctum.latches import Latches
+from esper.karn.sanctum.fold.latches import Latches
 from esper.leyline.heads import HEAD_NAMES
 from esper.leyline.telemetry import GROUPS, PHASES
 

@@ -6,13 +6,13 @@ from contextlib import closing
 
 import pytest
 
-from esper.karn.run_store import RunWriter
-from esper.karn.sanctum import log_search
-from esper.karn.sanctum.follower import RunFollower
-from esper.karn.sanctum.log_book import LOG_LINES_KEPT, LogBook, oldest_missing
-from esper.karn.sanctum.log_filter import LogFilter, choices, with_older
-from esper.karn.sanctum.log_search import LogSearch
+from esper.karn.sanctum.fold.log_book import LOG_LINES_KEPT, LogBook, oldest_missing
+from esper.karn.sanctum.following import log_search
+from esper.karn.sanctum.following.follower import RunFollower
+from esper.karn.sanctum.following.log_filter import LogFilter, choices, with_older
+from esper.karn.sanctum.following.log_search import LogSearch
 from esper.karn.sanctum.schema import LogEntry, RunState
+from esper.karn.store.run_store import RunWriter
 from esper.leyline.heads import Stage
 from esper.leyline.telemetry import CheckpointWritten, Notice, SeedTransitioned, UnknownPayload
 
@@ -92,7 +92,7 @@ def whole_log(directory, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(LogBook, "__init__", make_endless)
-        patch.setattr("esper.karn.sanctum.follower.first_that_counts", lambda *_: 1)
+        patch.setattr("esper.karn.sanctum.following.follower.first_that_counts", lambda *_: 1)
         return snapshot_of(directory).log
 
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from esper.karn.sanctum.replaying import (
+from esper.karn.sanctum.heads.replaying import (
     ReplayFailedError,
     read_report,
     replay_command,

@@ -2,17 +2,17 @@
 
 import pytest
 
-from esper.karn.liveness import StatusKind
-from esper.karn.sanctum.run_times import (
+from esper.karn.sanctum.cockpit.watch import look_once, plan_of
+from esper.karn.sanctum.fold.view import Plan
+from esper.karn.sanctum.frame.run_header import render_header
+from esper.karn.sanctum.frame.run_times import (
     elapsed_seconds,
     planned_episodes,
     progress_share,
     remaining_seconds,
 )
 from esper.karn.sanctum.schema import SanctumSnapshot
-from esper.karn.sanctum.view import Plan
-from esper.karn.sanctum.watch import look_once, plan_of
-from esper.karn.sanctum.widgets.run_header import render_header
+from esper.karn.store.liveness import StatusKind
 from esper.leyline.telemetry import Notice
 
 

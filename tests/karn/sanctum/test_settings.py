@@ -2,7 +2,7 @@
 
 import pytest
 
-from esper.karn.sanctum.settings import (
+from esper.karn.sanctum.cockpit.settings import (
     Settings,
     SettingsError,
     SettingsFile,

@@ -9,10 +9,10 @@ import psutil
 import pytest
 from synthetic_run import STEPS, payloads_of_a_step, payloads_of_an_end, start_of
 
-from esper.karn.run_store import RunWriter
-from esper.karn.sanctum.capture import render_once
+from esper.karn.sanctum.cockpit.capture import render_once
+from esper.karn.sanctum.cockpit.watch import RunWatch
 from esper.karn.sanctum.schema import MachineState
-from esper.karn.sanctum.watch import RunWatch
+from esper.karn.store.run_store import RunWriter
 from esper.leyline.telemetry import NonfiniteSighting, PPOUpdatePayload
 
 HOSTS = 16

@@ -2,9 +2,9 @@
 
 import pytest
 
-from esper.karn.liveness import StatusKind
-from esper.karn.run_store import RunWriter
-from esper.karn.sanctum.follower import RunFollower
+from esper.karn.sanctum.following.follower import RunFollower
+from esper.karn.store.liveness import StatusKind
+from esper.karn.store.run_store import RunWriter
 from esper.leyline.telemetry import HostsStalled
 
 SILENT = HostsStalled(update=2, pid=77, seconds=20.6)

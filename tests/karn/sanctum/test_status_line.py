@@ -6,12 +6,12 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from esper.karn.liveness import StatusKind
-from esper.karn.run_store import RunWriter
-from esper.karn.run_tables import RunStoreError
-from esper.karn.sanctum.line_printing import print_status_line
+from esper.karn.sanctum.cockpit.line_printing import print_status_line
+from esper.karn.sanctum.frame.status_line import render_line, render_small
 from esper.karn.sanctum.schema import SanctumSnapshot
-from esper.karn.sanctum.status_line import render_line, render_small
+from esper.karn.store.liveness import StatusKind
+from esper.karn.store.run_store import RunWriter
+from esper.karn.store.run_tables import RunStoreError
 
 
 def _timed(snapshot):

@@ -13,14 +13,14 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from esper.karn.liveness import StatusKind
 from esper.karn.reports.health import print_health
+from esper.karn.reports.run_catalogue import RunCatalogue
 from esper.karn.reports.runs import print_runs
-from esper.karn.run_catalogue import RunCatalogue
-from esper.karn.run_store import RunStoreError, RunWriter, create_run
-from esper.karn.sanctum.capture import render_once
-from esper.karn.sanctum.watch import RunWatch, look_once
+from esper.karn.sanctum.cockpit.capture import render_once
+from esper.karn.sanctum.cockpit.watch import RunWatch, look_once
 from esper.karn.sanctum.widgets.tamiyo_brain.action_heads_panel import UNKNOWN, UNLIT
+from esper.karn.store.liveness import StatusKind
+from esper.karn.store.run_store import RunStoreError, RunWriter, create_run
 from esper.leyline.heads import Stage
 from esper.leyline.telemetry import DecisionsTaken, Notice
 

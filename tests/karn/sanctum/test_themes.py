@@ -4,9 +4,9 @@ from itertools import combinations
 
 import pytest
 
-from esper.karn.sanctum.settings import THEME_NAMES
-from esper.karn.sanctum.themes import palette_of, theme_called, themes
-from esper.karn.sanctum.widgets.palette import CONTRAST, DARK, LIGHT, MONOCHROME
+from esper.karn.sanctum.cockpit.settings import THEME_NAMES
+from esper.karn.sanctum.drawing.palette import CONTRAST, DARK, LIGHT, MONOCHROME
+from esper.karn.sanctum.drawing.themes import palette_of, theme_called, themes
 
 PALETTES = {"dark": DARK, "light": LIGHT, "contrast": CONTRAST}
 TEXT = ("ink", "muted", "accent", "good", "warning", "critical")

@@ -10,13 +10,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from esper.karn.acknowledgements import acknowledge
-from esper.karn.liveness import StatusKind
-from esper.karn.run_store import RunReader, RunWriter
 from esper.karn.sanctum.aggregator import SanctumAggregator
-from esper.karn.sanctum.follower import RunFollower
-from esper.karn.sanctum.playback import Playback
-from esper.karn.sanctum.watch import RunWatch, UpdateNotFoundError, look_once
+from esper.karn.sanctum.cockpit.watch import RunWatch, UpdateNotFoundError, look_once
+from esper.karn.sanctum.following.follower import RunFollower
+from esper.karn.sanctum.following.playback import Playback
+from esper.karn.store.acknowledgements import acknowledge
+from esper.karn.store.liveness import StatusKind
+from esper.karn.store.run_store import RunReader, RunWriter
 from esper.leyline.heads import Stage
 from esper.leyline.telemetry import CheckpointWritten, DecisionsTaken, PPOUpdatePayload, RunStarted
 
@@ -85,7 +85,7 @@ def fold_from_the_start(events, update):
 @given(jumps=st.lists(st.integers(1, 60), min_size=1, max_size=5), kept=st.integers(1, 40))
 def test_a_jump_gives_what_a_fold_from_the_start_gives(stored, monkeypatch, jumps, kept):
     directory, events = stored
-    monkeypatch.setattr("esper.karn.sanctum.update_index.STATES_KEPT", kept)
+    monkeypatch.setattr("esper.karn.sanctum.following.update_index.STATES_KEPT", kept)
     follower = RunFollower(directory)
     follower.catch_up()
 

@@ -4,9 +4,9 @@ import math
 
 import pytest
 
-from esper.karn.liveness import RunStatus, StatusKind
 from esper.karn.sanctum.aggregator import SanctumAggregator
-from esper.karn.sanctum.verdict import master_verdict
+from esper.karn.sanctum.fold.verdict import master_verdict
+from esper.karn.store.liveness import RunStatus, StatusKind
 from esper.leyline.health import HEALTHY, Level, Verdict
 
 LIVE = RunStatus(StatusKind.LIVE, 1.0, "process 1 is training")

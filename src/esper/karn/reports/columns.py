@@ -11,7 +11,7 @@ from typing import Final
 from rich.console import Console
 from rich.text import Text
 
-from esper.karn.liveness import RunStatus, StatusKind
+from esper.karn.store.liveness import RunStatus, StatusKind
 from esper.leyline.health import Level
 
 LIT: Final = "●"

@@ -9,8 +9,6 @@ from rich.console import Console
 from rich.padding import Padding
 from rich.text import Text
 
-from esper.karn.fail_on import LATCH_KINDS, latch_kinds
-from esper.karn.plain_console import PlainConsole
 from esper.karn.reports.columns import (
     LEVEL_STYLES,
     LIT,
@@ -24,14 +22,16 @@ from esper.karn.reports.columns import (
     score_text,
     status_text,
 )
-from esper.karn.run_commands import run_command
-from esper.karn.run_directory import find_run
-from esper.karn.run_tables import RunStoreError
-from esper.karn.sanctum.evidence import evidence_words
-from esper.karn.sanctum.follower import Frame, RunFollower
+from esper.karn.reports.fail_on import LATCH_KINDS, latch_kinds
+from esper.karn.reports.plain_console import PlainConsole
+from esper.karn.reports.run_commands import run_command
+from esper.karn.sanctum.fold.evidence import evidence_words
+from esper.karn.sanctum.fold.verdict import master_verdict
+from esper.karn.sanctum.following.follower import Frame, RunFollower
 from esper.karn.sanctum.schema import Evidence, InterventionState, TamiyoState
-from esper.karn.sanctum.verdict import master_verdict
-from esper.karn.wal import LARGE_WAL_BYTES
+from esper.karn.store.run_directory import find_run
+from esper.karn.store.run_tables import RunStoreError
+from esper.karn.store.wal import LARGE_WAL_BYTES
 from esper.leyline.health import LEVEL_WORDS, Verdict
 from esper.leyline.sighting_words import KIND_WORDS
 

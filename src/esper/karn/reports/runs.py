@@ -5,7 +5,6 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from esper.karn.plain_console import PlainConsole
 from esper.karn.reports.columns import (
     LIT,
     LIT_STYLE,
@@ -17,9 +16,10 @@ from esper.karn.reports.columns import (
     score_text,
     status_text,
 )
-from esper.karn.run_catalogue import RunSummary, list_runs
-from esper.karn.run_commands import run_dir_options
-from esper.karn.run_directory import is_of_the_future
+from esper.karn.reports.plain_console import PlainConsole
+from esper.karn.reports.run_catalogue import RunSummary, list_runs
+from esper.karn.reports.run_commands import run_dir_options
+from esper.karn.store.run_directory import is_of_the_future
 from esper.leyline.command_lines import command_line
 
 

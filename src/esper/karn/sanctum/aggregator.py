@@ -10,14 +10,16 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
-from esper.karn.sanctum import decisions, event_log, host_ledger
-from esper.karn.sanctum.attention import light_of
-from esper.karn.sanctum.evidence import EvidenceLedger
-from esper.karn.sanctum.host_ledger import HostLedger
-from esper.karn.sanctum.incident_ledger import IncidentLedger
-from esper.karn.sanctum.latches import Latches
-from esper.karn.sanctum.log_book import LogBook
-from esper.karn.sanctum.run_ledger import RunLedger
+from esper.karn.sanctum.fold import decisions, event_log, host_ledger
+from esper.karn.sanctum.fold.attention import light_of
+from esper.karn.sanctum.fold.evidence import EvidenceLedger
+from esper.karn.sanctum.fold.host_ledger import HostLedger
+from esper.karn.sanctum.fold.incident_ledger import IncidentLedger
+from esper.karn.sanctum.fold.latches import Latches
+from esper.karn.sanctum.fold.log_book import LogBook
+from esper.karn.sanctum.fold.run_ledger import RunLedger
+from esper.karn.sanctum.fold.states import machine_state, tamiyo_state, training_state
+from esper.karn.sanctum.fold.update_history import score_history, update_history
 from esper.karn.sanctum.schema import (
     DecisionState,
     InterventionState,
@@ -27,9 +29,7 @@ from esper.karn.sanctum.schema import (
     TamiyoState,
     TrainingState,
 )
-from esper.karn.sanctum.states import machine_state, tamiyo_state, training_state
-from esper.karn.sanctum.update_history import score_history, update_history
-from esper.karn.sightings import UNKNOWN_QUANTITY
+from esper.karn.store.sightings import UNKNOWN_QUANTITY
 from esper.leyline.heads import HEAD_CHOICES
 from esper.leyline.incident_files import Incident
 from esper.leyline.telemetry import (

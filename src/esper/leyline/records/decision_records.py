@@ -4,7 +4,7 @@ from typing import Final
 
 from esper.leyline.records.record import TelemetryRecord, Thresholds, Wiring
 
-_PANELS: Final = "esper.karn.sanctum.widgets.decision_panels"
+_PANELS: Final = "esper.karn.sanctum.decisions.decision_panels"
 
 
 def _decision(

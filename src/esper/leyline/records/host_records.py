@@ -4,7 +4,7 @@ from typing import Final
 
 from esper.leyline.records.record import TelemetryRecord, Thresholds, Wiring
 
-_ENV: Final = "esper.growth.env:GrowthVectorEnv.step"
+_ENV: Final = "esper.growth.environment.env:GrowthVectorEnv.step"
 
 
 def _host(
@@ -23,7 +23,7 @@ def _host(
     causes: tuple[str, ...] = (),
     priority: str = "P1",
     keys: str = "",
-    widget: str = "esper.karn.sanctum.widgets.hosts_panel:HostsPanel",
+    widget: str = "esper.karn.sanctum.overview.hosts_panel:HostsPanel",
 ) -> TelemetryRecord:
     return TelemetryRecord(
         id=f"TELE-{number}",
@@ -147,6 +147,6 @@ HOST_RECORDS: Final = (
         keys="the names of the terms, as the environment gives them",
         range_="any",
         priority="P2",
-        widget="esper.karn.sanctum.widgets.host_panels:CurvesPanel",
+        widget="esper.karn.sanctum.hosts.host_panels:CurvesPanel",
     ),
 )

@@ -4,9 +4,9 @@ from typing import Final
 
 from esper.leyline.records.record import TelemetryRecord, Thresholds, Wiring
 
-_INTERVENE: Final = "esper.simic.training:Trainer._intervene"
-_RECORD_INCIDENT: Final = "esper.simic.training:Trainer._record_incident"
-_LEDGER: Final = "esper.simic.incidents:IncidentLedger.record"
+_INTERVENE: Final = "esper.simic.training.trainer:Trainer._intervene"
+_RECORD_INCIDENT: Final = "esper.simic.training.trainer:Trainer._record_incident"
+_LEDGER: Final = "esper.simic.replay.incidents:IncidentLedger.record"
 
 
 def _record(
@@ -19,7 +19,7 @@ def _record(
     label: str,
     payload: str = "InterventionTaken.action",
     handler: str = "_handle_intervention_taken",
-    source: str = "esper.simic.intervention:Escalation.after_bad",
+    source: str = "esper.simic.training.intervention:Escalation.after_bad",
     emission: str = _INTERVENE,
     unit: str = "updates",
     causes: tuple[str, ...] = ("see TELE-302 and TELE-303",),
@@ -46,7 +46,7 @@ def _record(
             payload=payload,
             aggregation=f"esper.karn.sanctum.aggregator:SanctumAggregator.{handler}",
             snapshot=f"interventions.{snapshot}",
-            widget="esper.karn.sanctum.widgets.run_header:RunHeader",
+            widget="esper.karn.sanctum.frame.run_header:RunHeader",
             label=label,
         ),
         companions=companions,
@@ -135,7 +135,7 @@ INTERVENTION_RECORDS: Final = (
             payload="IncidentRecorded.update",
             aggregation="esper.karn.sanctum.aggregator:SanctumAggregator._handle_incident_recorded",
             snapshot="incidents",
-            widget="esper.karn.sanctum.widgets.incident_panel:IncidentPanel",
+            widget="esper.karn.sanctum.heads.incident_panel:IncidentPanel",
             label="update",
         ),
         companions=("TELE-134", "TELE-135", "TELE-318"),

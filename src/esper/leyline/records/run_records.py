@@ -5,9 +5,9 @@ from typing import Final
 from esper.leyline.records.record import TelemetryRecord, Thresholds, Wiring
 
 _AGGREGATOR: Final = "esper.karn.sanctum.aggregator:SanctumAggregator"
-_HEADER: Final = "esper.karn.sanctum.widgets.run_header:RunHeader"
-_ANNOUNCE: Final = "esper.simic.training:Trainer._announce"
-_READER: Final = "esper.karn.run_reader:RunReader.read"
+_HEADER: Final = "esper.karn.sanctum.frame.run_header:RunHeader"
+_ANNOUNCE: Final = "esper.simic.training.trainer:Trainer._announce"
+_READER: Final = "esper.karn.store.run_reader:RunReader.read"
 
 
 def _run(
@@ -73,7 +73,7 @@ def _machine(
     label: str,
     unit: str,
     type_: str = "int | None",
-    source: str = "esper.karn.machine_load:LoadMeter.read",
+    source: str = "esper.karn.store.machine_load:LoadMeter.read",
 ) -> TelemetryRecord:
     return _run(
         number,
@@ -86,7 +86,7 @@ def _machine(
         holder="machine",
         label=label,
         source=source,
-        emission="esper.karn.store_connection:StoreConnection.beat",
+        emission="esper.karn.store.store_connection:StoreConnection.beat",
         category="machine",
         type_=type_,
         unit=unit,
@@ -143,8 +143,8 @@ RUN_RECORDS: Final = (
         handler="_handle_run_finished",
         snapshot="phase",
         label="",
-        source="esper.simic.training:train",
-        emission="esper.simic.training:train",
+        source="esper.simic.training.trainer:train",
+        emission="esper.simic.training.trainer:train",
         range_="waiting, training, finished, stopped, halted, failed",
         default="'waiting'",
         when="when the run starts and ends",
@@ -160,7 +160,7 @@ RUN_RECORDS: Final = (
         handler="_handle_ppo_update",
         snapshot="update",
         label="update",
-        source="esper.simic.training:Trainer._train_batch",
+        source="esper.simic.training.trainer:Trainer._train_batch",
         emission="esper.simic.telemetry.emitters:emit_ppo_update_event",
         type_="int",
         unit="updates",
@@ -178,7 +178,7 @@ RUN_RECORDS: Final = (
         handler="_handle_episodes_completed",
         snapshot="episodes_done",
         label="episodes",
-        source="esper.simic.training:Trainer._train_batch",
+        source="esper.simic.training.trainer:Trainer._train_batch",
         emission="esper.simic.telemetry.emitters:emit_episodes",
         type_="int",
         unit="episodes",
@@ -345,7 +345,7 @@ RUN_RECORDS: Final = (
         default="None",
         priority="P1",
         companions=("TELE-401",),
-        widget="esper.karn.sanctum.widgets.hosts_panel:HostsPanel",
+        widget="esper.karn.sanctum.overview.hosts_panel:HostsPanel",
     ),
     _machine(
         115,
@@ -378,7 +378,7 @@ RUN_RECORDS: Final = (
         label="GPU",
         unit="percent of the time",
         type_="float | None",
-        source="esper.simic.gpu_load:gpu_load",
+        source="esper.simic.training.gpu_load:gpu_load",
     ),
     _machine(
         118,
@@ -388,7 +388,7 @@ RUN_RECORDS: Final = (
         field="gpu_memory_bytes",
         label="GPU",
         unit="bytes",
-        source="esper.simic.gpu_load:gpu_load",
+        source="esper.simic.training.gpu_load:gpu_load",
     ),
     _machine(
         119,
@@ -398,7 +398,7 @@ RUN_RECORDS: Final = (
         field="gpu_total_bytes",
         label="GPU",
         unit="bytes",
-        source="esper.simic.gpu_load:gpu_load",
+        source="esper.simic.training.gpu_load:gpu_load",
     ),
     _run(
         120,
@@ -430,7 +430,7 @@ RUN_RECORDS: Final = (
         handler="_handle_heartbeat",
         snapshot="events_lost",
         label="events lost",
-        source="esper.karn.run_writer:RunWriter.emit",
+        source="esper.karn.store.run_writer:RunWriter.emit",
         causes=("a full disk", "a store that was removed while the run was live"),
     ),
     _counted_damage(
@@ -476,12 +476,12 @@ RUN_RECORDS: Final = (
         "warning stand out.",
         thresholds=Thresholds(healthy="no latch and no error"),
         wiring=Wiring(
-            source="esper.simic.training:Trainer._say",
-            emission="esper.karn.run_writer:RunWriter.emit",
+            source="esper.simic.training.trainer:Trainer._say",
+            emission="esper.karn.store.run_writer:RunWriter.emit",
             payload="Notice.text",
             aggregation=f"{_AGGREGATOR}._say",
             snapshot="log",
-            widget="esper.karn.sanctum.widgets.event_log:EventLog",
+            widget="esper.karn.sanctum.log.event_log:EventLog",
             label="",
         ),
         companions=("TELE-122", "TELE-123"),
@@ -504,10 +504,10 @@ RUN_RECORDS: Final = (
             source="esper.launch:TrainingProcess",
             emission="esper.launch:TrainingProcess",
             payload="",
-            aggregation="esper.karn.console_tail:ConsoleTail.lines",
+            aggregation="esper.karn.store.console_tail:ConsoleTail.lines",
             snapshot="console",
             holder="View",
-            widget="esper.karn.sanctum.widgets.console_panel:ConsolePanel",
+            widget="esper.karn.sanctum.log.console_panel:ConsolePanel",
             label="",
         ),
         companions=("TELE-124",),

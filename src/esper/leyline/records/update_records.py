@@ -5,7 +5,7 @@ from typing import Final
 from esper.leyline.records.record import TelemetryRecord, Thresholds, Wiring
 
 _AGGREGATOR: Final = "esper.karn.sanctum.aggregator:SanctumAggregator"
-_POLICY_PANEL: Final = "esper.karn.sanctum.widgets.policy_panel:PolicyPanel"
+_POLICY_PANEL: Final = "esper.karn.sanctum.overview.policy_panel:PolicyPanel"
 _FIGURES: Final = "esper.simic.agent.figures:summarise"
 
 
@@ -210,7 +210,7 @@ UPDATE_RECORDS: Final = (
             "validation accuracy with the fossilized seeds alone, less the price of their size."
         ),
         wiring=Wiring(
-            source="esper.growth.env:GrowthVectorEnv.step",
+            source="esper.growth.environment.env:GrowthVectorEnv.step",
             emission="esper.simic.telemetry.emitters:emit_episodes",
             payload="EpisodesCompleted.score",
             aggregation=f"{_AGGREGATOR}._handle_episodes_completed",
@@ -279,12 +279,12 @@ UPDATE_RECORDS: Final = (
         meaning="Shares of the time of the last batch of episodes and its update: training and "
         "measuring the hosts, choosing actions and recording, and the PPO update.",
         wiring=Wiring(
-            source="esper.simic.collecting:collect",
+            source="esper.simic.training.collecting:collect",
             emission="esper.simic.telemetry.emitters:emit_ppo_update_event",
             payload="PPOUpdatePayload.hosts_seconds",
             aggregation=f"{_AGGREGATOR}._handle_ppo_update",
             snapshot="training.time_shares",
-            widget="esper.karn.sanctum.widgets.run_header:RunHeader",
+            widget="esper.karn.sanctum.frame.run_header:RunHeader",
             label="time: ",
         ),
         companions=("TELE-105", "TELE-106"),

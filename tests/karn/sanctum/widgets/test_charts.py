@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from esper.karn.sanctum.ascii import to_ascii
-from esper.karn.sanctum.widgets.braille import line_chart
-from esper.karn.sanctum.widgets.charts import (
+from esper.karn.sanctum.drawing.ascii import to_ascii
+from esper.karn.sanctum.drawing.braille import line_chart
+from esper.karn.sanctum.drawing.charts import (
     BLOCKS,
     MIXED_SIGN,
     NONFINITE_SIGNS,
@@ -19,7 +19,7 @@ from esper.karn.sanctum.widgets.charts import (
     sign_of,
     sparkline,
 )
-from esper.karn.sanctum.widgets.palette import DARK
+from esper.karn.sanctum.drawing.palette import DARK
 
 SERIES = st.lists(st.floats(), max_size=60)
 

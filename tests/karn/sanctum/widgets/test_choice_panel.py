@@ -2,9 +2,9 @@
 
 import pytest
 
-from esper.karn.sanctum.widgets.choice_panel import CURSOR, chosen_style
-from esper.karn.sanctum.widgets.host_list_panel import HostListPanel
-from esper.karn.sanctum.widgets.palette import DARK, LIGHT, TERMINAL
+from esper.karn.sanctum.drawing.choice_panel import CURSOR, chosen_style
+from esper.karn.sanctum.drawing.palette import DARK, LIGHT, TERMINAL
+from esper.karn.sanctum.hosts.host_list_panel import HostListPanel
 
 
 @pytest.fixture

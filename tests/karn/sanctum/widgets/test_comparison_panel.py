@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from esper.karn.liveness import RunStatus, StatusKind
-from esper.karn.run_catalogue import RunSummary
-from esper.karn.run_comparison import Compared, RunComparison, short_names
-from esper.karn.sanctum.widgets.comparison_panel import render_comparison, written
-from esper.karn.sanctum.widgets.overlay import Curve, curve_styles, overlay
-from esper.karn.sanctum.widgets.palette import DARK
+from esper.karn.reports.run_catalogue import RunSummary
+from esper.karn.reports.run_comparison import Compared, RunComparison, short_names
+from esper.karn.sanctum.drawing.overlay import Curve, curve_styles, overlay
+from esper.karn.sanctum.drawing.palette import DARK
+from esper.karn.sanctum.runs.comparison_panel import render_comparison, written
+from esper.karn.store.liveness import RunStatus, StatusKind
 
 DRILLS = ["op:inf@2", "alpha_target.log_prob:nan@17", "blueprint:-inf@40"]
 

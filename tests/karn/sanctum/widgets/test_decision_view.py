@@ -7,16 +7,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from esper.karn.sanctum.schema import DecisionState, HeadDecision, RunState
-from esper.karn.sanctum.widgets.decision_row import (
+from esper.karn.sanctum.decisions.decision_row import (
     decision_words,
     joint_probability,
     render_decision_row,
     share,
     when,
 )
-from esper.karn.sanctum.widgets.decision_view import TAKEN, bar, render_decision
-from esper.karn.sanctum.widgets.palette import DARK
+from esper.karn.sanctum.decisions.decision_view import TAKEN, bar, render_decision
+from esper.karn.sanctum.drawing.palette import DARK
+from esper.karn.sanctum.schema import DecisionState, HeadDecision, RunState
 from esper.leyline.heads import HEAD_CHOICES, Op
 
 RUN = RunState(steps=24)

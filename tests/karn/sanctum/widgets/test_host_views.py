@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from esper.karn.sanctum.drawing.seed_stages import STAGE_SIGNS
+from esper.karn.sanctum.hosts.growth_timeline import render_timeline
+from esper.karn.sanctum.hosts.host_curves import render_curves, render_reward
+from esper.karn.sanctum.hosts.host_list_panel import render_host_list
+from esper.karn.sanctum.hosts.network_drawing import render_network, seed_parameters
 from esper.karn.sanctum.schema import HostState, RunState, SanctumSnapshot, SlotState
-from esper.karn.sanctum.widgets.growth_timeline import render_timeline
-from esper.karn.sanctum.widgets.host_curves import render_curves, render_reward
-from esper.karn.sanctum.widgets.host_list_panel import render_host_list
-from esper.karn.sanctum.widgets.network_drawing import render_network, seed_parameters
-from esper.karn.sanctum.widgets.seed_stages import STAGE_SIGNS
 from esper.leyline.heads import BLUEPRINT_CHOICES, SLOT_CHOICES, Stage
 
 RUN = RunState(

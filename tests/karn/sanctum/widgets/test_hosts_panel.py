@@ -5,9 +5,9 @@ from dataclasses import replace
 
 import pytest
 
+from esper.karn.sanctum.drawing.seed_stages import STAGE_SIGNS, stage_sign
+from esper.karn.sanctum.overview.hosts_panel import render_hosts
 from esper.karn.sanctum.schema import SanctumSnapshot, SlotState
-from esper.karn.sanctum.widgets.hosts_panel import render_hosts
-from esper.karn.sanctum.widgets.seed_stages import STAGE_SIGNS, stage_sign
 from esper.leyline.heads import Stage
 
 

@@ -5,9 +5,9 @@ from dataclasses import replace
 
 import pytest
 
-from esper.karn.sanctum.replaying import read_report
+from esper.karn.sanctum.heads.incident_view import ReplayState, incidents_of, render_incident
+from esper.karn.sanctum.heads.replaying import read_report
 from esper.karn.sanctum.schema import Evidence, IncidentState
-from esper.karn.sanctum.widgets.incident_view import ReplayState, incidents_of, render_incident
 
 
 @pytest.fixture

@@ -2,8 +2,8 @@
 
 from dataclasses import replace
 
-from esper.karn.sanctum.widgets.panel import Panel
-from esper.karn.sanctum.widgets.run_header import RunHeader
+from esper.karn.sanctum.drawing.panel import Panel
+from esper.karn.sanctum.frame.run_header import RunHeader
 from esper.karn.sanctum.widgets.tamiyo_brain.action_heads_panel import ActionHeadsPanel
 
 
@@ -59,7 +59,7 @@ async def test_panels_that_did_not_change_are_left_alone(views, sanctum, seen, m
 async def test_what_changes_all_the_time_rests_and_is_drawn_at_last(
     views, sanctum, seen, monkeypatch
 ):
-    monkeypatch.setattr("esper.karn.sanctum.widgets.panel.REST_SECONDS", 3_600.0)
+    monkeypatch.setattr("esper.karn.sanctum.drawing.panel.REST_SECONDS", 3_600.0)
     view = views.view(views.healthy())
     app = sanctum(view)
     async with app.run_test(size=(120, 40)) as pilot:
@@ -70,7 +70,7 @@ async def test_what_changes_all_the_time_rests_and_is_drawn_at_last(
         await seen(pilot)
         assert header.text == before  # an hour has not passed
         assert "●" in lights.text  # what is urgent never rests
-        monkeypatch.setattr("esper.karn.sanctum.widgets.panel.REST_SECONDS", 0.0)
+        monkeypatch.setattr("esper.karn.sanctum.drawing.panel.REST_SECONDS", 0.0)
         app.shown.append(replace(app.shown[-1]))
         await seen(pilot)
         assert header.text != before

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from esper.karn.sanctum.widgets.charts import NONFINITE_SIGNS
-from esper.karn.sanctum.widgets.palette import DARK
-from esper.karn.sanctum.widgets.plot import Series, one_line, plot, plots
+from esper.karn.sanctum.drawing.charts import NONFINITE_SIGNS
+from esper.karn.sanctum.drawing.palette import DARK
+from esper.karn.sanctum.drawing.plot import Series, one_line, plot, plots
 
 VALUES = st.lists(st.floats(), max_size=80)
 

@@ -2,9 +2,9 @@
 
 from dataclasses import replace
 
-from esper.karn.sanctum.attention import Lamps
-from esper.karn.sanctum.view import TimePosition
-from esper.karn.sanctum.widgets.status_strip import render_strip
+from esper.karn.sanctum.fold.attention import Lamps
+from esper.karn.sanctum.fold.view import TimePosition
+from esper.karn.sanctum.frame.status_strip import render_strip
 
 
 def _broken(views, name):

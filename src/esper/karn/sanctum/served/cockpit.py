@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from esper.karn.sanctum.opening import run_sanctum
+from esper.karn.sanctum.cockpit.opening import run_sanctum
 
 
 def main(arguments: list[str]) -> None:

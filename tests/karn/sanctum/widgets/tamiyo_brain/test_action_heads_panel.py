@@ -5,6 +5,7 @@ from dataclasses import fields, replace
 
 import pytest
 
+from esper.karn.sanctum.drawing.palette import DARK
 from esper.karn.sanctum.schema import (
     Evidence,
     FirstSighting,
@@ -13,7 +14,6 @@ from esper.karn.sanctum.schema import (
     SanctumSnapshot,
     TamiyoState,
 )
-from esper.karn.sanctum.widgets.palette import DARK
 from esper.karn.sanctum.widgets.tamiyo_brain.action_heads_panel import (
     DISPLAY_TO_LEYLINE_KEY,
     LIT,

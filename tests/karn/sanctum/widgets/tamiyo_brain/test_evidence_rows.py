@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from esper.karn.acknowledgements import Acknowledgement
-from esper.karn.sanctum.attention import Lamps
+from esper.karn.sanctum.fold.attention import Lamps
+from esper.karn.sanctum.heads.evidence_rows import render_rows, rows_of
 from esper.karn.sanctum.schema import Evidence, FirstSighting, RunState, SanctumSnapshot
 from esper.karn.sanctum.widgets.tamiyo_brain.action_heads_panel import (
     DISPLAY_TO_LEYLINE_KEY,
@@ -14,7 +14,7 @@ from esper.karn.sanctum.widgets.tamiyo_brain.action_heads_panel import (
     UNKNOWN,
     UNLIT,
 )
-from esper.karn.sanctum.widgets.tamiyo_brain.evidence_rows import render_rows, rows_of
+from esper.karn.store.acknowledgements import Acknowledgement
 
 NOON = 1_763_812_800.0
 

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from esper.karn.sanctum.heads.head_history_panel import render_history
 from esper.karn.sanctum.schema import Evidence, HeadTrend, SanctumSnapshot, TamiyoState
-from esper.karn.sanctum.widgets.tamiyo_brain.head_history_panel import render_history
 
 CHARTS = ["Entropy", "Ratio max", "Gradient norm", "Clip fraction"]
 

@@ -6,17 +6,17 @@ from typing import Final
 
 from rich.text import Text
 
-from esper.karn.acknowledgements import Acknowledgement
-from esper.karn.sanctum.attention import Lamps, Light, unacknowledged
+from esper.karn.sanctum.drawing.charts import sparkline
+from esper.karn.sanctum.drawing.figures import figure
+from esper.karn.sanctum.drawing.judgement import figure_style
+from esper.karn.sanctum.drawing.palette import DARK, Palette
+from esper.karn.sanctum.drawing.panel import Panel
+from esper.karn.sanctum.fold.attention import Lamps, Light, unacknowledged
+from esper.karn.sanctum.fold.view import View
 from esper.karn.sanctum.schema import FirstSighting, HeadTrend, SanctumSnapshot, TamiyoState
-from esper.karn.sanctum.view import View
-from esper.karn.sanctum.widgets.charts import sparkline
-from esper.karn.sanctum.widgets.figures import figure
-from esper.karn.sanctum.widgets.judgement import figure_style
-from esper.karn.sanctum.widgets.palette import DARK, Palette
-from esper.karn.sanctum.widgets.panel import Panel
 from esper.karn.sanctum.widgets.tamiyo_brain.acknowledged import render_acknowledged
 from esper.karn.sanctum.widgets.tamiyo_brain.evidence_table import render_evidence
+from esper.karn.store.acknowledgements import Acknowledgement
 from esper.leyline.sighting_words import (
     KIND_WORDS,
     NOT_REPRODUCED,

@@ -5,10 +5,10 @@ from typing import Final
 
 from rich.text import Text
 
-from esper.karn.sanctum.evidence import evidence_words
+from esper.karn.sanctum.drawing.figures import count
+from esper.karn.sanctum.drawing.palette import Palette
+from esper.karn.sanctum.fold.evidence import evidence_words
 from esper.karn.sanctum.schema import Evidence
-from esper.karn.sanctum.widgets.figures import count
-from esper.karn.sanctum.widgets.palette import Palette
 from esper.leyline.sighting_words import KIND_WORDS
 
 #: First and last are places: "2/1/3" is update 2, epoch 1, minibatch 3.

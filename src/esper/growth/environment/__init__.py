@@ -1,0 +1,1 @@
+"""The hosts as a Gymnasium environment, in one process or several."""

@@ -1,0 +1,240 @@
+"""A process that holds hosts for another one: it does what it is told, until nobody is there.
+
+    python -m esper.growth.environment.host_process DESCRIPTOR
+
+It is a session of its own, so that a key pressed in the terminal reaches only the process that
+asked, and it ends when that one's end of the connection closes, however it closes.
+"""
+
+import contextlib
+import ctypes
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from typing import Any, Final, Protocol
+
+import torch
+
+from esper.growth.environment.env import GrowthVectorEnv
+from esper.growth.environment.messages import MessageSocket
+from esper.leyline.errors import EsperError
+
+#: A process that has not answered for so many seconds is reported as silent.
+SILENCE: Final = 20.0
+#: The same before its first answer: it has to load PyTorch, perhaps from a cold disk.
+SILENCE_AT_START: Final = 60.0
+#: After so many seconds of silence a process counts as gone.
+LONGEST_SILENCE: Final = 300.0
+#: Seconds between two looks at a process that does not answer.
+_LOOK: Final = 1.0
+#: Seconds that a process has to end when its connection is closed.
+_PATIENCE: Final = 0.5
+#: Seconds until the exit code of a process that closed its connection is known.
+_DYING: Final = 5.0
+_SET_PARENT_DEATH_SIGNAL: Final = 1  # PR_SET_PDEATHSIG in <linux/prctl.h>
+
+
+class SilenceListener(Protocol):
+    """Receives reports on a process that does not answer.
+
+    It is called once a second while the process is silent, and once when it answers again. What it
+    raises ends the waiting.
+    """
+
+    def __call__(self, pid: int, seconds: float, *, answered: bool) -> None:
+        """Take a report.
+
+        Args:
+            pid: the process.
+            seconds: of silence so far.
+            answered: whether the silence is over.
+        """
+
+
+class HostProcessError(EsperError, RuntimeError):
+    """A process that held hosts is gone; the message says how."""
+
+
+class HostProcess:
+    """Some hosts in a process of their own.
+
+    It starts at once, and what it takes to start goes on beside the caller's work.
+    """
+
+    def __init__(self) -> None:
+        self._has_answered = False
+        self._messages = MessageSocket()
+        theirs = self._messages.theirs
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", __name__, str(theirs.fileno())],
+                pass_fds=(theirs.fileno(),),
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+        finally:
+            theirs.close()
+
+    @property
+    def pid(self) -> int:
+        """The process."""
+        return self._process.pid
+
+    def make(
+        self, threads: int, settings: dict[str, Any], on_silence: SilenceListener | None = None
+    ) -> None:
+        """Let it make a `GrowthVectorEnv` of these settings, its torch using so many threads.
+
+        Raises and reports as `answer`, for a process that does not take what it is sent.
+        """
+        self._send((threads, settings), on_silence)
+
+    def tell(
+        self,
+        function: Callable[..., Any],
+        arguments: tuple[Any, ...],
+        on_silence: SilenceListener | None = None,
+    ) -> None:
+        """Let it call a function of some module with its environment and the arguments.
+
+        Raises and reports as `answer`, for a process that does not take what it is sent.
+        """
+        self._send((function, arguments), on_silence)
+
+    def answer(self, patience: float = 0.0, on_silence: SilenceListener | None = None) -> Any:
+        """Wait for what the function returned.
+
+        Args:
+            patience: seconds that the same work took elsewhere: a slow process is not a silent one.
+            on_silence: receives reports while the process is silent, in the middle of an answer,
+                too.
+
+        Raises:
+            HostProcessError: the process is gone, what it died of is on its standard error; or it
+                was silent for too long.
+            Exception: whatever `on_silence` raises.
+        """
+        silence = self._silence(patience, on_silence)
+        try:
+            answer = pickle.loads(self._messages.receive(_LOOK, silence))
+            self._has_answered = True
+        except (EOFError, OSError) as error:
+            raise self._gone() from error
+        silence.end()
+        return answer
+
+    def hang_up(self) -> None:
+        """Ask the process to end; do not wait."""
+        self._messages.close()
+
+    def close(self, deadline: float | None = None) -> None:
+        """End the process and wait until it is over.
+
+        Args:
+            deadline: when a process that has not ended by itself is killed, by the monotonic
+                clock; by default half a second from now.
+        """
+        self.hang_up()
+        left = _PATIENCE if deadline is None else max(0.0, deadline - time.monotonic())
+        try:
+            self._process.wait(left)
+        except subprocess.TimeoutExpired:
+            self._process.kill()  # this ends a stopped process, too
+            self._process.wait()
+
+    def _send(self, what: tuple[Any, ...], on_silence: SilenceListener | None) -> None:
+        silence = self._silence(0.0, on_silence)
+        try:
+            self._messages.send(pickle.dumps(what), _LOOK, silence)
+        except OSError as error:
+            raise self._gone() from error
+        silence.end()
+
+    def _silence(self, patience: float, on_silence: SilenceListener | None) -> "_Silence":
+        ordinary = max(SILENCE if self._has_answered else SILENCE_AT_START, patience)
+        longest = max(LONGEST_SILENCE, 10 * patience, ordinary)
+        return _Silence(self.pid, ordinary, longest, on_silence)
+
+    def _gone(self) -> HostProcessError:
+        try:
+            code = self._process.wait(_DYING)
+        except subprocess.TimeoutExpired:
+            return HostProcessError(f"process {self.pid}, which held hosts, does not answer")
+        how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
+        return HostProcessError(f"process {self.pid}, which held hosts, {how}")
+
+
+class _Silence:
+    """Reports a process that does not answer, and gives it up after a limit.
+
+    Args:
+        pid: the process.
+        ordinary: seconds of silence that are not reported.
+        longest: seconds of silence after which the process counts as gone.
+        listener: receives the reports.
+    """
+
+    def __init__(
+        self, pid: int, ordinary: float, longest: float, listener: SilenceListener | None
+    ) -> None:
+        self._pid = pid
+        self._ordinary = ordinary
+        self._longest = longest
+        self._listener = listener
+        self._start = time.monotonic()
+        self._is_reported = False
+
+    def __call__(self, seconds: float) -> None:
+        """Take in that the process has been silent for so many seconds.
+
+        Raises:
+            HostProcessError: that is too long.
+        """
+        if seconds > self._longest:
+            raise HostProcessError(
+                f"process {self._pid}, which held hosts, was silent for {seconds:.0f} s"
+            )
+        if seconds >= self._ordinary and self._listener is not None:
+            self._is_reported = True
+            self._listener(self._pid, seconds, answered=False)
+
+    def end(self) -> None:
+        """Report that a silence is over, if there was one."""
+        if self._is_reported and self._listener is not None:
+            self._listener(self._pid, time.monotonic() - self._start, answered=True)
+
+
+def _end_with_parent() -> None:
+    """Have the system kill this process when its parent ends, even if it is stopped or stuck.
+
+    This is known to Linux alone; elsewhere the closed connection ends a process that reads it.
+    """
+    with contextlib.suppress(AttributeError, OSError):
+        ctypes.CDLL(None).prctl(_SET_PARENT_DEATH_SIGNAL, int(signal.SIGKILL))
+
+
+def serve(connection: Connection) -> None:
+    """Make an environment, then do what is asked of it until the other end closes."""
+    threads, settings = pickle.loads(connection.recv_bytes())
+    torch.set_num_threads(threads)
+    env = GrowthVectorEnv(**settings)
+    while True:
+        function, arguments = pickle.loads(connection.recv_bytes())
+        # Not `send`: torch would have tensors go through memory that both must share.
+        connection.send_bytes(pickle.dumps(function(env, *arguments)))
+
+
+def main() -> None:
+    """Serve whoever started this process."""
+    _end_with_parent()
+    connection = Connection(int(sys.argv[1]))
+    with contextlib.suppress(EOFError, ConnectionError):  # nobody is there any more
+        serve(connection)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Writing a grown network as source code and weights."""

@@ -1,0 +1,1 @@
+"""Networks that grow: their seeds and slots, and training many in lockstep."""

@@ -1,0 +1,103 @@
+"""In what order each host sees the training data: its own shuffles, from its own seed."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from esper.growth.hosts.randomness import Stream, generator
+from esper.leyline.errors import EsperError
+
+
+class SliceSizeError(EsperError, ValueError):
+    """A minibatch asks for more data than the task has."""
+
+
+@dataclass
+class MinibatchOrder:
+    """The data cursor of every host.
+
+    A host goes through the samples in an order shuffled for each pass, and leaves out at the end of
+    a pass what does not fill a minibatch. Seed and position say all: the rest is kept for speed.
+
+    Attributes:
+        samples: samples in the training part.
+        usable: of those, seen in one pass: a whole number of minibatches.
+        seeds: the seed of each host. `[N]`
+        position: samples each host has been given since its birth. `[N]`
+        order: the present pass of each host and as many after it as a slice may reach into, end to
+            end. `[N, passes * usable]`
+    """
+
+    samples: int
+    usable: int
+    seeds: np.ndarray
+    position: np.ndarray
+    order: np.ndarray
+
+    @property
+    def passes(self) -> int:
+        """How many passes `order` holds."""
+        return self.order.shape[1] // self.usable
+
+
+def new_order(hosts: int, samples: int, batch: int, batches: int) -> MinibatchOrder:
+    """Return cursors for `hosts` hosts; `restart` gives each its seed.
+
+    Args:
+        hosts: N.
+        samples: samples in the training part.
+        batch: samples in a minibatch.
+        batches: minibatches in a slice.
+
+    Raises:
+        SliceSizeError: there is not enough data for a minibatch.
+    """
+    usable = samples // batch * batch
+    if usable == 0:
+        raise SliceSizeError(
+            f"a minibatch of {batch} needs {batch} training samples and the task has {samples}"
+        )
+    passes = 1 + -(-batch * batches // usable)
+    return MinibatchOrder(
+        samples=samples,
+        usable=usable,
+        seeds=np.zeros(hosts, dtype=np.int64),
+        position=np.zeros(hosts, dtype=np.int64),
+        order=np.zeros((hosts, passes * usable), dtype=np.int64),
+    )
+
+
+def restart(order: MinibatchOrder, hosts: np.ndarray, seeds: np.ndarray) -> None:
+    """Put the given hosts at the beginning of their data, shuffled by their seeds."""
+    order.seeds[hosts] = seeds
+    order.position[hosts] = 0
+    for host in hosts:
+        _passes(order, int(host))[:] = [
+            _shuffle(order, int(host), number) for number in range(order.passes)
+        ]
+
+
+def draw(order: MinibatchOrder, count: int) -> np.ndarray:
+    """Return the next `count` samples of every host and move the cursors on. `[N, count]`"""
+    offset = order.position % order.usable
+    drawn = np.take_along_axis(order.order, offset[:, None] + np.arange(count), axis=1)
+    present = (order.position + count) // order.usable
+    over = present - order.position // order.usable
+    for host in np.flatnonzero(over):
+        kept, passes = order.passes - int(over[host]), _passes(order, int(host))
+        passes[:kept] = passes[-kept:]
+        for number in range(kept, order.passes):
+            passes[number] = _shuffle(order, int(host), int(present[host]) + number)
+    order.position += count
+    return drawn
+
+
+def _passes(order: MinibatchOrder, host: int) -> np.ndarray:
+    """Return a view of a host's passes. `[passes, usable]`"""
+    view: np.ndarray = order.order[host].reshape(-1, order.usable)
+    return view
+
+
+def _shuffle(order: MinibatchOrder, host: int, number: int) -> np.ndarray:
+    stream = generator(int(order.seeds[host]), Stream.DATA, number)
+    return stream.permutation(order.samples)[: order.usable]

@@ -1,0 +1,1 @@
+"""Hand-written layers of many networks at once, with their gradients."""

@@ -1,0 +1,1 @@
+"""Training tasks: loading, checking, splitting and standardising of data."""

@@ -1,0 +1,105 @@
+"""Labels of a user's data: what is accepted, and the number of the class behind each."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from esper.growth.tasks.task import InvalidTaskError
+
+#: Floating-point labels beyond this are not exact whole numbers.
+_LARGEST_EXACT = 2.0**53
+
+
+@dataclass(frozen=True)
+class Classes:
+    """The classes of a task.
+
+    Attributes:
+        names: the text for each class.
+        labels: the label of each as the data has it: a text, bytes, a number or a bool.
+    """
+
+    names: tuple[str, ...]
+    labels: tuple[object, ...]
+
+
+def number_labels(
+    parts: dict[str, tuple[str, np.ndarray]], class_names: Sequence[str]
+) -> tuple[Classes, dict[str, np.ndarray]]:
+    """Return the classes, and the labels of each part as numbers of classes.
+
+    Args:
+        parts: by name, what to call each in a message, and its labels `[n]`.
+        class_names: where labels are numbers from 0; else empty.
+
+    Raises:
+        InvalidTaskError: labels are no classes, or a part has one that the train part lacks.
+    """
+    keys = {part: _keys(where, labels) for part, (where, labels) in parts.items()}
+    if len({array.dtype.kind for array in keys.values()}) > 1:
+        raise InvalidTaskError("labels must be whole numbers in all parts, or texts in all")
+    where, labels = parts["train"]
+    if class_names:
+        if keys["train"].dtype.kind == "U":
+            raise InvalidTaskError(
+                f"{where} has labels that are texts: they must be the numbers 0 to "
+                f"{len(class_names) - 1} of its classes"
+            )
+        known, names = np.arange(len(class_names)), tuple(class_names)
+        originals: tuple[object, ...] = names
+    else:
+        known, first = np.unique(keys["train"], return_index=True)
+        names = tuple(map(str, known.tolist()))
+        if labels.dtype.kind == "b":
+            names = tuple(str(bool(key)) for key in known)
+        originals = tuple(labels[first].tolist())
+    if len(known) < 2:
+        raise InvalidTaskError(
+            f"{where} has but one class, {labels[0]}: there must be at least two"
+        )
+    if len(known) > len(labels) // 2:
+        raise InvalidTaskError(
+            f"{where} has {len(known)} classes for {len(labels)} samples: labels must be classes, "
+            "each with some samples"
+        )
+    numbered = {}
+    for part, (name, given) in parts.items():
+        numbers = np.searchsorted(known, keys[part]).clip(max=len(known) - 1)
+        strange = known[numbers] != keys[part]
+        if strange.any():
+            raise InvalidTaskError(
+                f"{name} has the label {given[strange][0]}, which is none of the {len(known)} "
+                "classes of the train part"
+            )
+        numbered[part] = numbers.astype(np.int64)
+    return Classes(names, originals), numbered
+
+
+def _keys(where: str, labels: np.ndarray) -> np.ndarray:
+    """Return labels as they are compared across parts: int64, or texts."""
+    kind = labels.dtype.kind
+    if kind == "S":
+        return np.char.decode(labels, "utf-8", "backslashreplace")
+    if kind == "U":
+        return labels
+    if kind not in "fiub":
+        raise InvalidTaskError(
+            f"the labels of {where} are of type {labels.dtype}: they must be whole numbers or texts"
+        )
+    if kind == "f":
+        if not np.isfinite(labels).all():
+            raise InvalidTaskError(f"{where} has labels that are missing or not finite")
+        if (labels != np.round(labels)).any():
+            raise InvalidTaskError(
+                f"{where} has labels that are fractions, such as {labels[labels % 1 != 0][0]}: "
+                "classes must be whole numbers or texts"
+            )
+    if (kind == "f" and (np.abs(labels) > _LARGEST_EXACT).any()) or (
+        kind == "u" and (labels > np.iinfo(np.int64).max).any()
+    ):
+        raise InvalidTaskError(
+            f"{where} has the label {labels.flat[np.abs(labels).argmax()]}, which is too large for "
+            "the number of a class"
+        )
+    return labels.astype(np.int64)

@@ -1,0 +1,50 @@
+"""A task in a few lines for people: what its samples are taken for, its parts, its classes."""
+
+from esper.growth.tasks.samples import counted
+from esper.growth.tasks.task import Task
+
+
+def summary_lines(task: Task) -> list[str]:
+    """Return the lines to show before anything is trained on a task."""
+    classes = counted(task.classes, "class", "classes")
+    return [
+        f"{task.name}: {task.description or _shape(task)}; {classes}",
+        f"{_parts(task)}; {largest_class(task)}",
+        *(f"note: {note}" for note in task.notes),
+    ]
+
+
+def largest_class(task: Task) -> str:
+    """Return the share of the largest class in the parts that accuracy is measured on."""
+    return (
+        f"the largest class is {task.validation.largest_class:.3f} of validation and "
+        f"{task.test.largest_class:.3f} of test"
+    )
+
+
+def _shape(task: Task) -> str:
+    size = "x".join(map(str, task.input_shape[1:]))
+    if task.vocabulary:
+        return f"windows of {task.input_shape[0]} out of {task.symbols} characters"
+    match len(task.input_shape):
+        case 1:
+            return f"vectors of {counted(task.input_shape[0], 'feature')}"
+        case 2:
+            what = f"signals of length {size}"
+        case _:
+            what = f"images of {size}"
+    if task.channel_axis == "none":
+        return what
+    channels = counted(task.input_shape[0], "channel")
+    return f"{what} with {channels}, channels {task.channel_axis}"
+
+
+def _parts(task: Task) -> str:
+    drawn = {
+        part: " (drawn from the training part)" if part in task.drawn else ""
+        for part in ("validation", "test")
+    }
+    return (
+        f"{len(task.train):,} samples for training, {len(task.validation):,} for "
+        f"validation{drawn['validation']}, {len(task.test):,} for test{drawn['test']}"
+    )

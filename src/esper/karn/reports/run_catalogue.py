@@ -1,0 +1,181 @@
+"""What the runs in a folder came to: one line for each."""
+
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from esper.karn.sanctum.following.follower import Frame, RunFollower
+from esper.karn.store.liveness import RunStatus
+from esper.karn.store.run_directory import STORE_NAME, run_directories
+from esper.karn.store.run_note import NOTE_NAME, read_note
+from esper.leyline.incident_files import INCIDENTS_NAME
+
+#: How long one look at a folder may read stores; what is left is read at the next.
+_SECONDS_PER_LOOK: Final = 0.2
+
+_Stamp = tuple[tuple[int, int, int] | None, ...]
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """One run, as of now."""
+
+    run_id: str
+    path: Path
+    status: RunStatus
+    name: str
+    started_at: float | None  # seconds since the epoch
+    update: int
+    episodes_done: int
+    episodes: int
+    score: float | None
+    inf_heads: tuple[str, ...]  # heads whose Inf light is on
+    nan_heads: tuple[str, ...]
+    inf_groups: tuple[str, ...]  # groups beside the heads whose Inf light is on
+    nan_groups: tuple[str, ...]
+    error: str | None  # one sentence, if the store could not be read
+    task: str = ""
+    best_score: float | None = None  # mean of the best batch of episodes
+    incidents: int = 0
+    is_whole: bool = True  # else a light that is not on is not known
+    doubt: str | None = None  # why not, where the store could be read
+    note: str = ""  # that the user keeps with it
+    planted: frozenset[tuple[str, str]] = frozenset()  # lights that drills alone put on
+
+    def lights(self) -> dict[str, tuple[str, ...]]:
+        """Return the heads and groups that are lit, by "Inf" and "NaN"."""
+        return {
+            "Inf": (*self.inf_heads, *self.inf_groups),
+            "NaN": (*self.nan_heads, *self.nan_groups),
+        }
+
+    def marked(self, light: str, name: str) -> str:
+        """Return the name of a head or group, marked if drills alone put its light on.
+
+        Args:
+            light: "Inf" or "NaN".
+            name: of the head or group.
+        """
+        return f"{name} (drill)" if (light, name) in self.planted else name
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """The runs of a folder at one moment."""
+
+    runs: tuple[RunSummary, ...]  # oldest first; those that were read so far
+    is_behind: bool = False  # there is more to read: look again without waiting
+
+
+def list_runs(run_dir: Path) -> list[RunSummary]:
+    """Return the runs in a folder, oldest first; a run that cannot be read says so in its error."""
+    return [
+        summary_of(directory, RunFollower(directory, brief=True).catch_up())
+        for directory in run_directories(run_dir)
+    ]
+
+
+class RunCatalogue:
+    """Looks at a folder of runs again and again, and reads only what has changed in it.
+
+    A run that is over is read once, until its store has another size or time; a live one is
+    followed. Use it from one thread.
+
+    Args:
+        run_dir: the folder that holds runs.
+    """
+
+    def __init__(self, run_dir: Path) -> None:
+        self._run_dir = run_dir
+        self._followed: dict[Path, RunFollower] = {}
+        self._known: dict[Path, tuple[_Stamp, RunSummary]] = {}
+
+    def look(self, now: float, seconds: float = _SECONDS_PER_LOOK) -> Catalogue:
+        """Return the runs that are known by now, after a bounded amount of work.
+
+        Args:
+            now: seconds since the epoch.
+            seconds: how long to read stores, at the most.
+
+        Raises:
+            RunNotFoundError: the folder cannot be listed.
+        """
+        directories = run_directories(self._run_dir)
+        end = time.monotonic() + seconds
+        is_behind = False
+        for directory in reversed(directories):  # the newest are what somebody looks for
+            stamp = _stamp_of(directory)
+            known = self._known.get(directory)
+            if known is not None and known[0] == stamp and directory not in self._followed:
+                continue
+            if time.monotonic() >= end:
+                is_behind = True
+                break
+            is_behind |= self._read(directory, stamp, now)
+        for gone in self._known.keys() - set(directories):
+            del self._known[gone]
+            self._followed.pop(gone, None)
+        runs = tuple(self._known[one][1] for one in directories if one in self._known)
+        return Catalogue(runs, is_behind)
+
+    def _read(self, directory: Path, stamp: _Stamp, now: float) -> bool:
+        """Read on in one store; return whether there is more in it."""
+        follower = self._followed.setdefault(directory, RunFollower(directory, brief=True))
+        frame = follower.poll(now)
+        self._known[directory] = stamp, summary_of(directory, frame)
+        if frame.status.is_over and frame.error is None and not frame.is_behind:
+            del self._followed[directory]
+        return frame.is_behind
+
+
+def summary_of(directory: Path, frame: Frame) -> RunSummary:
+    """Return a run in short, as a follower found it."""
+    run, tamiyo = frame.snapshot.run, frame.snapshot.tamiyo
+    scores = [score for score in frame.snapshot.training.score_history if math.isfinite(score)]
+    return RunSummary(
+        run_id=directory.name,
+        path=directory,
+        status=frame.status,
+        name=run.name,
+        started_at=run.started_at,
+        update=run.update,
+        episodes_done=run.episodes_done,
+        episodes=run.episodes,
+        score=frame.snapshot.training.score,
+        inf_heads=_lit(tamiyo.head_inf_latch),
+        nan_heads=_lit(tamiyo.head_nan_latch),
+        inf_groups=_lit(tamiyo.group_inf_latch),
+        nan_groups=_lit(tamiyo.group_nan_latch),
+        error=frame.error,
+        task=run.task,
+        best_score=max(scores, default=None),
+        incidents=frame.snapshot.interventions.incidents,
+        is_whole=frame.error is None and frame.doubt is None,
+        doubt=frame.doubt,
+        note=read_note(directory),
+        planted=frozenset(
+            (word, name)
+            for word, light in (("Inf", "inf"), ("NaN", "nan"))
+            for name in _lit(tamiyo.planted(light))
+        ),
+    )
+
+
+def _lit(latch: Mapping[str, bool]) -> tuple[str, ...]:
+    return tuple(name for name, is_lit in latch.items() if is_lit)
+
+
+def _stamp_of(directory: Path) -> _Stamp:
+    names = (STORE_NAME, f"{STORE_NAME}-wal", NOTE_NAME, INCIDENTS_NAME)
+    return tuple(_stamp_of_file(directory / name) for name in names)
+
+
+def _stamp_of_file(path: Path) -> tuple[int, int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns

@@ -1,0 +1,1 @@
+"""The app itself: opening, keys, what is looked at when, settings and exports."""

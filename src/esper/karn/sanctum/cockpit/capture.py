@@ -1,0 +1,273 @@
+"""Sanctum without a terminal: one frame as text, or as a picture."""
+
+import asyncio
+import html
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from rich.cells import cell_len
+from rich.console import Console
+from rich.style import Style
+from rich.text import Text
+
+from esper.karn.reports.plain_console import PlainConsole
+from esper.karn.sanctum.cockpit.picture_files import PICTURE_SUFFIXES, check_picture
+from esper.karn.sanctum.cockpit.settings import Settings
+from esper.karn.sanctum.cockpit.watch import RunWatch, look_once
+from esper.karn.sanctum.drawing.ascii import text_in_ascii
+from esper.karn.sanctum.drawing.palette import TERMINAL, Palette
+from esper.karn.sanctum.drawing.themes import palette_of, theme_called
+from esper.karn.sanctum.fold.log_book import SEEDS
+from esper.karn.sanctum.fold.view import View
+from esper.karn.sanctum.frame.run_header import FULL_HEIGHT, render_header
+from esper.karn.sanctum.log.event_log import render_log
+from esper.karn.sanctum.overview.hosts_panel import render_hosts
+from esper.karn.sanctum.overview.master_status import render_reasons
+from esper.karn.sanctum.overview.policy_panel import render_policy
+from esper.karn.sanctum.widgets.tamiyo_brain.action_heads_panel import render_heads
+from esper.leyline.durable_files import write_output
+
+if TYPE_CHECKING:
+    from textual.pilot import Pilot
+    from textual.strip import Strip
+
+    from esper.karn.sanctum.cockpit.app import SanctumApp
+
+LOG_LINES_PRINTED: Final = 12
+#: How long a screen may take to come to rest: what scrolls to its end does so after the layout.
+_SETTLING_SECONDS: Final = 0.1
+#: A page in which every cell has its place: whatever font the browser takes for a sign, and however
+#: wide the sign is in it, what follows stands where it belongs.
+_PAGE: Final = """\
+<!DOCTYPE html>
+<html lang="en">
+<head><meta charset="utf-8"><title>Sanctum</title>
+<style>
+body {{ margin: 1em; background: {ground}; color: {ink} }}
+pre {{ margin: 0; font-family: monospace; line-height: 1.2 }}
+pre b, pre i {{ display: inline-block; height: 1.2em; vertical-align: top; font: inherit }}
+pre i {{ width: 1ch }}
+pre i.w {{ width: 2ch }}
+{styles}
+</style></head>
+<body>
+<pre><code>{lines}</code></pre>
+</body>
+</html>
+"""
+#: What stands together in a page: text that a monospaced font has, or a single other sign.
+_TOGETHER: Final = re.compile(r"[ -~]+|[^ -~]")
+
+_BLANK: Final = "\N{NO-BREAK SPACE}"
+#: A text of one style in a line of a picture.
+_PIECE: Final = re.compile(
+    r'(?P<head><text class="[^"]*" )x="(?P<x>[\d.]+)"(?P<y> y="[\d.]+" )'
+    r'textLength="(?P<length>[\d.]+)"(?P<tail>[^>]*)>(?P<text>[^<]*)</text>'
+)
+#: What stands together in it: more than a blank divides it.
+_PART: Final = re.compile(rf"[^\s{_BLANK}]+(?:{_BLANK}[^\s{_BLANK}]+)*")
+
+
+def render_once(view: View, width: int, palette: Palette = TERMINAL) -> Text:
+    """Return the first screen as plain lines, one panel below the other."""
+    snapshot = view.snapshot
+    # As in the Overview, without seeds.
+    entries = tuple(entry for entry in snapshot.log if entry.kind != SEEDS)
+    log = render_log(replace(snapshot, log=entries), width, view.now, palette)
+    log_lines = log.split("\n")[-LOG_LINES_PRINTED:]
+    panels = {
+        "Action heads": render_heads(
+            snapshot,
+            width,
+            palette=palette,
+            acknowledgements=view.acknowledgements,
+            doubt=view.doubt,
+        ),
+        "Policy": render_policy(snapshot, min(width, 100), palette=palette),
+        # Where every host has its line, and the legend too.
+        "Hosts": render_hosts(snapshot, width, len(snapshot.hosts) + 8, palette),
+        "Log": Text("\n", no_wrap=True).join(log_lines),
+    }
+    parts = [
+        render_reasons(view, width, palette),
+        render_header(view, width, FULL_HEIGHT, palette),
+    ]
+    if view.trouble is not None:
+        parts.append(Text(f"! {view.trouble}", style=f"bold {palette.warning}"))
+    for title, body in panels.items():
+        rule = f"── {title} ".ljust(width, "─")
+        parts += [Text(rule, style=palette.muted, no_wrap=True), body]
+    lines = [line for part in parts for line in part.split("\n", allow_blank=True)]
+    for line in lines:
+        line.rstrip()
+    return Text("\n").join(lines)
+
+
+def print_once(
+    directory: Path,
+    *,
+    console: Console | None = None,
+    now: float | None = None,
+    at: int | None = None,
+    theme: str | None = None,
+    ascii_only: bool = False,
+) -> View:
+    """Print one frame of a run, at the console's width, and return what was shown.
+
+    Args:
+        directory: the run's directory.
+        console: where to; standard output if not given.
+        now: seconds since the epoch; the clock's if not given.
+        at: the update to show the run as of; None for the newest.
+        theme: one of `settings.THEME_NAMES`; the terminal's own colours if not given.
+        ascii_only: whether to print no character beyond ASCII.
+
+    Raises:
+        UpdateNotFoundError: the run has no such update.
+    """
+    console = console or PlainConsole(highlight=False)
+    palette = TERMINAL if theme is None else palette_of(theme_called(theme))
+    view = look_once(directory, now, at)
+    frame = render_once(view, console.width, palette)
+    if ascii_only:
+        frame = Text("\n").join(map(text_in_ascii, frame.split("\n", allow_blank=True)))
+    console.print(frame, soft_wrap=True)
+    return view
+
+
+def export_frame(
+    directory: Path,
+    path: Path,
+    size: tuple[int, int] = (120, 40),
+    *,
+    at: int | None = None,
+    screen: str = "overview",
+    theme: str = "dark",
+    ascii_only: bool = False,
+) -> View:
+    """Write a picture of Sanctum over a run, as on a terminal, and return what was shown.
+
+    Args:
+        directory: the run's directory.
+        path: the file to write; its suffix says as what: .svg, .html or .txt.
+        size: columns and lines of the terminal.
+        at: the update to show the run as of; None for the newest.
+        screen: the title of the screen, in any case.
+        theme: one of `settings.THEME_NAMES`.
+        ascii_only: whether to show no character beyond ASCII.
+
+    Raises:
+        PictureError: the suffix is none of those, or there is no such folder.
+        OSError: the file cannot be written.
+    """
+    check_picture(path)
+    from esper.karn.sanctum.cockpit.app import SanctumApp  # printing a frame does without Textual
+
+    app = SanctumApp(
+        directory,
+        directory.parent,
+        watch=RunWatch(directory, directory.parent, at=at),
+        settings=Settings(
+            theme=theme, reduced_motion=True, bell=False, closing=False, ascii=ascii_only
+        ),
+    )
+    picture, view = asyncio.run(_picture(app, size, screen, _WRITERS[path.suffix]))
+    write_output(path, picture)
+    return view
+
+
+async def _picture(
+    app: "SanctumApp", size: tuple[int, int], screen: str, write: Callable[["SanctumApp"], str]
+) -> tuple[str, View]:
+    async with app.run_test(size=size) as pilot:
+        await _until_shown(app, pilot)
+        if screen != "overview":
+            app.action_open(screen.capitalize())
+            await _until_shown(app, pilot)
+        await pilot.pause(_SETTLING_SECONDS)
+        assert app.view is not None  # else it would not have been complete
+        return write(app), app.view
+
+
+async def _until_shown(app: "SanctumApp", pilot: "Pilot[Any]") -> None:
+    while not app.run_screen.is_complete:
+        await pilot.pause(0.01)
+
+
+def _as_svg(app: "SanctumApp") -> str:
+    # Textual's picture asks the web for its font; without that the reader's own stands in.
+    picture = re.sub(r"@font-face\s*{.*?}", "", app.export_screenshot(), flags=re.DOTALL)
+    return _PIECE.sub(_without_blanks, picture)
+
+
+def _without_blanks(piece: re.Match[str]) -> str:
+    """Return a piece of text of a picture as one or more, each of which stands at its own place.
+
+    Browsers stretch a text to its `textLength`; other viewers do not, and some leave out blanks
+    that it begins with or give them another width than the signs.
+    """
+    text = html.unescape(piece["text"])
+    # Rich reckons a cell for each sign here, also for those that are two wide.
+    x, cell = float(piece["x"]), float(piece["length"]) / max(1, len(text))
+    drawn = []
+    for part in _PART.finditer(text):
+        left, width = x + cell_len(text[: part.start()]) * cell, cell_len(part[0]) * cell
+        shown = html.escape(part[0], quote=False).replace(_BLANK, "&#160;")
+        place = f'x="{left:g}"{piece["y"]}textLength="{width:g}"'
+        drawn.append(f"{piece['head']}{place}{piece['tail']}>{shown}</text>")
+    return "".join(drawn)
+
+
+def _as_html(app: "SanctumApp") -> str:
+    theme = app.ansi_theme
+    styles: dict[str, str] = {}  # names of classes, by what they look like
+    lines = []
+    for strip in _strips(app):
+        pieces = []
+        for text, style, control in strip:
+            if control or not text:
+                continue
+            css = (style or Style.null()).get_html_style(theme)
+            name = styles.setdefault(css, f"s{len(styles)}")
+            pieces.append(f'<b class="{name}" style="width:{cell_len(text)}ch">{_cells(text)}</b>')
+        lines.append("".join(pieces))
+    return _PAGE.format(
+        ground=app.theme_variables["background"],
+        ink=app.theme_variables["foreground"],
+        styles="\n".join(f"pre .{name} {{ {css} }}" for css, name in styles.items()),
+        lines="\n".join(lines),
+    )
+
+
+def _cells(text: str) -> str:
+    """Return a text for a page, with each sign that may have another width in a cell of its own."""
+    parts: list[str] = []
+    for part in _TOGETHER.findall(text):
+        if parts and cell_len(part) == 0:
+            parts[-1] += part  # a mark on the sign before it
+        else:
+            parts.append(part)
+    return "".join(map(_cell, parts))
+
+
+def _cell(part: str) -> str:
+    shown, width = html.escape(part, quote=False), cell_len(part)
+    if part.isascii() or width > 2:
+        return shown
+    return f'<i class="w">{shown}</i>' if width == 2 else f"<i>{shown}</i>"
+
+
+def _as_text(app: "SanctumApp") -> str:
+    return "".join(strip.text.rstrip() + "\n" for strip in _strips(app))
+
+
+def _strips(app: "SanctumApp") -> "list[Strip]":
+    # Textual has no public way to what is on the screen but its picture.
+    return app.screen._compositor.render_strips()
+
+
+_WRITERS: Final = {".svg": _as_svg, ".html": _as_html, ".txt": _as_text}
+assert tuple(_WRITERS) == PICTURE_SUFFIXES

@@ -1,0 +1,59 @@
+"""What the command palette offers: every key's action, the screens, themes, settings and runs."""
+
+from collections.abc import Iterable
+from functools import partial
+from typing import TYPE_CHECKING
+
+from textual.app import SystemCommand
+from textual.screen import Screen
+
+from esper.karn.sanctum.cockpit.settings import THEME_NAMES
+from esper.karn.store.run_directory import RunNotFoundError, run_directories
+
+if TYPE_CHECKING:
+    from esper.karn.sanctum.cockpit.app import SanctumApp
+
+#: As many of the newest runs can be opened from the palette; the screen Runs has all.
+_RUNS_OFFERED = 50
+#: What nobody looks for by name.
+_SCROLLING = ("scroll_", "page", "command_palette", "screen.copy_text")
+
+
+def commands_of(app: "SanctumApp", screen: Screen[object]) -> Iterable[SystemCommand]:
+    """Yield what can be done on a screen."""
+    offered = set()
+    for active in screen.active_bindings.values():
+        binding = active.binding
+        meaning = active.tooltip or binding.tooltip
+        is_scrolling = binding.action.startswith(_SCROLLING)
+        if meaning and active.enabled and meaning not in offered and not is_scrolling:
+            offered.add(meaning)
+            key = f"key {app.get_key_display(binding)}"
+            title = binding.description or meaning
+            said = key if title == meaning else f"{meaning}, {key}"
+            run = partial(app.run_action, binding.action, default_namespace=active.node)
+            yield SystemCommand(title, said, run)
+    for name in THEME_NAMES:
+        yield SystemCommand(
+            f"Theme: {name}", f"Switch to the theme {name}", partial(app.choose_theme, name)
+        )
+    settings = app.settings
+    for name, title, is_on in (
+        ("reduced_motion", "reduced motion", settings.reduced_motion),
+        ("bell", "the bell", settings.bell),
+        ("closing", "the closing screen", settings.closing),
+        ("ascii", "ASCII only", settings.ascii),
+    ):
+        yield SystemCommand(
+            f"Turn {title} {'off' if is_on else 'on'}",
+            f"It is {'on' if is_on else 'off'} now",
+            partial(app.change_setting, name, not is_on),
+        )
+    try:
+        runs = run_directories(app.run_dir)[-_RUNS_OFFERED:]
+    except RunNotFoundError:
+        return  # the screens say so
+    for directory in reversed(runs):
+        yield SystemCommand(
+            f"Run: {directory.name}", "Open this run", partial(app.open_run, directory)
+        )

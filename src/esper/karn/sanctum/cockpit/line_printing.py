@@ -1,0 +1,55 @@
+"""Prints a run in one line, for status bars: without Textual, for they ask every few seconds."""
+
+from pathlib import Path
+
+from rich.console import Console
+
+from esper.karn.reports.plain_console import PlainConsole
+from esper.karn.sanctum.cockpit.watch import look_once
+from esper.karn.sanctum.drawing.ascii import text_in_ascii
+from esper.karn.sanctum.drawing.palette import TERMINAL
+from esper.karn.sanctum.fold.attention import lit_lights
+from esper.karn.sanctum.frame.status_line import render_line
+from esper.karn.store.run_tables import RunStoreError
+
+
+def print_status_line(
+    directory: Path,
+    *,
+    console: Console | None = None,
+    at: int | None = None,
+    theme: str | None = None,
+    ascii_only: bool = False,
+) -> int:
+    """Print a run in one line; return 1 if a light is on, else 0.
+
+    Args:
+        directory: the run's directory.
+        console: where to; standard output if not given.
+        at: the update to show the run as of; None for the newest.
+        theme: one of `settings.THEME_NAMES`; the terminal's own colours if not given.
+        ascii_only: whether to print no character beyond ASCII.
+
+    Raises:
+        UpdateNotFoundError: the run has no such update.
+        RunStoreError: no light is known to be on, and whether one is cannot be known.
+    """
+    console = console or PlainConsole(highlight=False)
+    palette = TERMINAL
+    if theme is not None:
+        from esper.karn.sanctum.drawing.themes import (  # with it comes Textual
+            palette_of,
+            theme_called,
+        )
+
+        palette = palette_of(theme_called(theme))
+    view = look_once(directory, None, at)
+    line = render_line(view, None, palette)
+    console.print(text_in_ascii(line) if ascii_only else line, soft_wrap=True)
+    if lit_lights(view.snapshot.tamiyo):
+        return 1
+    if view.doubt is not None:
+        raise RunStoreError(str(view.trouble or view.doubt))
+    if not view.snapshot.last_event_id:
+        raise RunStoreError(f"{directory.name} has no events yet, so its health is not known")
+    return 0

@@ -1,0 +1,269 @@
+"""Looks at a run again and again: finds it, follows it and judges it. Knows nothing of screens."""
+
+import threading
+import time
+import tomllib
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Final, Protocol
+
+from esper.karn.reports.run_commands import run_dir_options
+from esper.karn.sanctum.fold.attention import acknowledged, lit_lights
+from esper.karn.sanctum.fold.verdict import master_verdict
+from esper.karn.sanctum.fold.view import Plan, TimePosition, View
+from esper.karn.sanctum.following.follower import Frame, RunFollower
+from esper.karn.sanctum.following.playback import Playback
+from esper.karn.sanctum.schema import SanctumSnapshot
+from esper.karn.store import acknowledgements
+from esper.karn.store.console_tail import ConsoleTail
+from esper.karn.store.liveness import RunStatus, StatusKind
+from esper.karn.store.run_directory import CONFIG_NAME, RunNotFoundError, run_directories
+from esper.karn.store.run_tables import RunStoreError
+from esper.leyline.command_lines import command_line
+from esper.leyline.errors import EsperError
+from esper.leyline.health import Verdict
+
+#: What a moment of the past is judged with: its own lights and figures, not how the run ended.
+_THEN: Final = RunStatus(StatusKind.LIVE, None, "as it was")
+
+
+class UpdateNotFoundError(EsperError, ValueError):
+    """A run has no update of that number."""
+
+
+class Watch(Protocol):
+    """Looks at a run, at a moment that can be chosen."""
+
+    def __call__(self, now: float) -> View:
+        """Return what there is to see at `now`, in seconds since the epoch."""
+
+    def go_to(self, update: int | None) -> None:
+        """From the next look on, show the run as it was after an update; None: as it is now."""
+
+    def play(self, speed: int) -> None:
+        """Move on by `speed` updates per second from the moment that is shown; 0 stands still."""
+
+    def close(self) -> None:
+        """Let go of the run, after the last look."""
+
+
+class RunWatch:
+    """A look at a run for each call, all from one thread; where to look is said from any thread.
+
+    Args:
+        directory: the run's directory, or None for the first run that appears in `run_dir`.
+        run_dir: the folder that holds runs.
+        at: the update to begin with; None for now.
+        ticks: returns seconds of a clock that is never set.
+    """
+
+    def __init__(
+        self,
+        directory: Path | None,
+        run_dir: Path,
+        *,
+        at: int | None = None,
+        ticks: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._run_dir = run_dir
+        start = command_line("esper", "ppo", *run_dir_options(run_dir))
+        self._waiting = f"waiting for the first run in {run_dir.resolve()}; start one with: {start}"
+        self._ticks = ticks
+        self._run = None if directory is None else self._follow(directory)
+        self._nothing_yet = SanctumSnapshot()
+        self._lock = threading.Lock()
+        self._playback = Playback(update=at)
+
+    def go_to(self, update: int | None) -> None:
+        """Show the state after an update from the next look on, or None for what is new.
+
+        A number before the first update or beyond the last means the nearest there is.
+        """
+        with self._lock:
+            self._playback = self._playback.going_to(update)
+
+    def play(self, speed: int) -> None:
+        """Go on by `speed` updates a second from the next look on; 0 stands still.
+
+        Playing begins with what is shown, and with the first update if that is now. At the end of
+        a run that is over it stands still, and of one that goes on it returns to now.
+        """
+        with self._lock:
+            self._playback = self._playback.playing(speed)
+
+    def close(self) -> None:
+        """Let go of the run's store; the next look takes hold of it again."""
+        if self._run is not None:
+            self._run.follower.close()
+
+    def __call__(self, now: float) -> View:
+        """Return what there is to see, after a bounded amount of work.
+
+        Args:
+            now: seconds since the epoch.
+        """
+        frame = self._poll(now)
+        view = _view(frame, now)
+        if self._run is None:
+            return view
+        view = self._run.with_files(view)
+        follower = self._run.follower
+        if frame.is_behind:
+            return view  # the updates are not all known yet
+        with self._lock:
+            self._playback = self._playback.advanced(
+                now, follower.updates, is_over=frame.status.is_over
+            )
+            playback = self._playback
+        if playback.update is None or not follower.updates:
+            return view
+        position = TimePosition(playback.update, follower.updates, playback.speed)
+        return _past_view(view, follower, position)
+
+    def _follow(self, directory: Path) -> "_Run":
+        return _Run(directory, self._ticks, stays_open=True)
+
+    def _poll(self, now: float) -> Frame:
+        if self._run is None:
+            waiting = RunStatus(StatusKind.WAITING, None, self._waiting)
+            try:
+                runs = run_directories(self._run_dir)
+            except RunNotFoundError as error:
+                return Frame(self._nothing_yet, waiting, str(error))
+            if not runs:
+                return Frame(self._nothing_yet, waiting)
+            self._run = self._follow(runs[-1])
+        return self._run.follower.poll(now)
+
+
+class _Run:
+    """All that is looked at of one run: its store, and the files beside it."""
+
+    def __init__(
+        self,
+        directory: Path,
+        ticks: Callable[[], float] = time.monotonic,
+        *,
+        stays_open: bool = False,
+    ) -> None:
+        self.follower = RunFollower(directory, stays_open=stays_open, ticks=ticks)
+        self._directory = directory
+        self._console = ConsoleTail(directory)
+        self._acknowledged = acknowledgements.Acknowledged()
+        self._stamp: tuple[int, int, int] | None = None
+        self._plan: Plan | None = None
+
+    def with_files(self, view: View) -> View:
+        """Return a view with the console's output and the acknowledgements of the run."""
+        stamp = _stamp_of(self._directory / acknowledgements.ACKNOWLEDGEMENTS_NAME)
+        if stamp != self._stamp:
+            self._acknowledged = acknowledgements.read(self._directory)
+            self._stamp = stamp
+        if not view.snapshot.run.episodes and self._plan is None:
+            self._plan = plan_of(self._directory)
+        view = replace(
+            view,
+            plan=None if view.snapshot.run.episodes else self._plan,
+            console=self._console.lines(),
+            directory=self._directory,
+            acknowledgements=self._acknowledged.entries,
+            acknowledgements_error=self._acknowledged.error,
+        )
+        if not view.acknowledgements:
+            return view
+        return replace(view, verdict=_verdict_on(view, view.status))
+
+
+def plan_of(directory: Path) -> Plan | None:
+    """Return what the settings of a run say of it; None while it has none that can be read."""
+    path = directory / CONFIG_NAME
+    try:
+        created_at = path.stat().st_mtime
+        found = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    episodes, environments = found.get("episodes"), found.get("envs")
+    return Plan(
+        task=str(found.get("task", "")),
+        episodes=episodes if isinstance(episodes, int) else 0,
+        environments=environments if isinstance(environments, int) else 0,
+        created_at=created_at,
+    )
+
+
+def look_once(directory: Path, now: float | None = None, at: int | None = None) -> View:
+    """Return the whole of a run as it stands, or as it stood after an update.
+
+    Args:
+        directory: the run's directory.
+        now: seconds since the epoch; the clock's if not given.
+        at: the update; None for the newest state.
+
+    Raises:
+        UpdateNotFoundError: the run has no such update.
+    """
+    now = time.time() if now is None else now
+    run = _Run(directory)
+    follower = run.follower
+    frame = follower.catch_up()
+    view = run.with_files(_view(frame, now))
+    if at is None:
+        return view
+    if frame.error is None and not 1 <= at <= follower.updates:
+        damaged = frame.snapshot.run.damaged_events
+        raise UpdateNotFoundError(
+            _no_such_update(directory.resolve().name, at, follower.updates, damaged)
+        )
+    return _past_view(view, follower, TimePosition(at, follower.updates))
+
+
+def _no_such_update(run: str, update: int, updates: int, damaged: int) -> str:
+    if damaged:
+        known = f"give one from 1 to {updates}" if updates else "it has none that can"
+        return f"{run} has no update {update} that can be read, for events are damaged: {known}"
+    if not updates:
+        return f"{run} has no update {update}: it has completed none yet"
+    return f"{run} has no update {update}: give one from 1 to {updates}"
+
+
+def _view(frame: Frame, now: float) -> View:
+    return View(
+        status=frame.status,
+        verdict=master_verdict(frame.snapshot, frame.status, doubt=frame.store_doubt),
+        now=now,
+        snapshot=frame.snapshot,
+        error=frame.error,
+        is_unread=frame.error is not None,
+        store_doubt=frame.store_doubt,
+        is_behind=frame.is_behind,
+    )
+
+
+def _verdict_on(view: View, status: RunStatus) -> Verdict:
+    return master_verdict(view.snapshot, status, acknowledged(view), view.store_doubt)
+
+
+def _past_view(view: View, follower: RunFollower, position: TimePosition) -> View:
+    """Return a view of now with the state after an update in the place of the newest."""
+    try:
+        snapshot = follower.state_after(position.update)
+    except RunStoreError as error:
+        return replace(view, error=view.error or str(error), is_unread=True)
+    if snapshot is None:
+        return view
+    is_newest = snapshot.last_event_id == view.snapshot.last_event_id
+    past = replace(view, snapshot=snapshot)
+    return replace(
+        past,
+        verdict=_verdict_on(past, view.status if is_newest else _THEN),
+        position=replace(position, lit_now=tuple(lit_lights(view.snapshot.tamiyo))),
+    )
+
+
+def _stamp_of(path: Path) -> tuple[int, int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns

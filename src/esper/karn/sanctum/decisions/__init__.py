@@ -1,0 +1,1 @@
+"""The screen Decisions and its panels."""

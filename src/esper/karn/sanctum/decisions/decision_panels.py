@@ -1,0 +1,94 @@
+"""The panels of the Decisions screen: the hosts with what was chosen, and one decision whole."""
+
+from collections.abc import Hashable, Sequence
+from typing import ClassVar
+
+from rich.text import Text
+
+from esper.karn.sanctum.decisions.decision_row import render_decision_row, when
+from esper.karn.sanctum.decisions.decision_view import render_decision
+from esper.karn.sanctum.drawing.choice_panel import ChoicePanel
+from esper.karn.sanctum.drawing.palette import Palette
+from esper.karn.sanctum.drawing.panel import Panel
+from esper.karn.sanctum.fold.view import View
+
+
+class DecisionListPanel(ChoicePanel):
+    """Shows what was decided for every host in a step, in a line."""
+
+    SHOWS: ClassVar[tuple[str, ...]] = ("decisions",)
+    BORDER_TITLE = "Decisions"
+    ABOUT = "what the policy chose for each network"
+    IS_RESTLESS = True
+    HEADINGS: ClassVar[int] = 0
+
+    def __init__(self, *, id: str | None = None) -> None:
+        super().__init__(id=id)
+        self._is_held = False  # it is not the newest step that is shown
+        self._is_last_act = False
+
+    def hold(self, is_held: bool, *, is_last_act: bool = False) -> None:
+        """Note whether an earlier step is shown, and whether it is the last with an act in it."""
+        self._is_held, self._is_last_act = is_held, is_last_act
+
+    def part(self, view: View) -> object:
+        return view.snapshot.decisions, view.snapshot.run.heads
+
+    def redraw(self) -> None:
+        """Draw the decisions, and say when they were taken."""
+        super().redraw()
+        if self._view is not None:
+            at = when(self._view.snapshot.decisions, self._view.snapshot.run)
+            way = "← → steps, n newest" if self._is_held else "← an earlier step"
+            way = f"nothing was done after it · {way}" if self._is_last_act else way
+            self.note(f"{at} · {way}" if at else "")
+
+    def keys(self, view: View) -> Sequence[Hashable]:
+        return [decision.host for decision in view.snapshot.decisions]
+
+    def rows(self, view: View, width: int, palette: Palette) -> list[Text]:
+        snapshot = view.snapshot
+        if not snapshot.decisions:
+            return [Text("no decision taken yet", style=palette.muted, no_wrap=True)]
+        return [
+            render_decision_row(decision, snapshot.run, width, palette)
+            for decision in snapshot.decisions
+        ]
+
+
+class DecisionPanel(Panel):
+    """Shows what each head chose for one host, and what else it could have chosen."""
+
+    BORDER_TITLE = "Heads"
+    ABOUT = "» marks what each head chose, with the other choices beside it"
+    IS_RESTLESS = True
+
+    def __init__(self, *, id: str | None = None) -> None:
+        super().__init__(id=id)
+        self._host: Hashable | None = None
+
+    def choose(self, host: Hashable | None) -> None:
+        """Show another host's decision."""
+        if host != self._host:
+            self._host = host
+            self.retitle(f"Heads, host {host + 1}" if isinstance(host, int) else "Heads")
+            self.redraw()
+
+    def part(self, view: View) -> object:
+        return view.snapshot.decisions, view.snapshot.run.heads
+
+    def draw(self, view: View, width: int, height: int, palette: Palette) -> Text:
+        run, decisions = view.snapshot.run, view.snapshot.decisions
+        hosts = [decision.host for decision in decisions]
+        if self._host not in hosts:
+            return Text("what Tamiyo chose is shown here", style=palette.muted, no_wrap=True)
+        chosen, *others = decisions[hosts.index(self._host) :]
+        lines = render_decision(chosen, run, width, height, palette)
+        # In a large terminal there is room for the next hosts, too.
+        for decision in others:
+            more = render_decision(decision, run, width, height, palette)
+            if len(lines) + 2 + len(more) > height:
+                break
+            heading = render_decision_row(decision, run, width + 2, palette)
+            lines += [Text(no_wrap=True), heading[2:], *more]
+        return Text("\n", no_wrap=True).join(lines)

@@ -1,0 +1,71 @@
+"""One decision in a line: what was chosen, how surely, and what the critic thinks of it."""
+
+import math
+from collections.abc import Sequence
+
+from rich.text import Text
+
+from esper.karn.sanctum.drawing.figures import cut, figure, nonfinite_kind
+from esper.karn.sanctum.drawing.palette import DARK, Palette
+from esper.karn.sanctum.schema import DecisionState, RunState
+
+
+def render_decision_row(
+    decision: DecisionState, run: RunState, width: int, palette: Palette = DARK
+) -> Text:
+    """Return one line: the host, what was chosen for it, how surely, and what it is worth."""
+    line = Text("  ", no_wrap=True).append(f"host {decision.host + 1}".ljust(9), palette.muted)
+    right = Text(no_wrap=True).append(" p ", palette.muted)
+    probability = joint_probability(decision)
+    is_broken = nonfinite_kind(probability) is not None
+    right.append(
+        share(probability).rjust(4), f"bold {palette.critical}" if is_broken else palette.ink
+    )
+    right.append("  value ", palette.muted)
+    is_broken = nonfinite_kind(decision.value) is not None
+    right.append(
+        figure(decision.value).ljust(5), f"bold {palette.critical}" if is_broken else palette.ink
+    )
+    line.append(decision_words(decision, run), palette.ink)
+    line.truncate(max(0, width - right.cell_len), overflow="ellipsis", pad=True)
+    line.append_text(right).truncate(width, overflow="ellipsis")
+    return line
+
+
+def decision_words(decision: DecisionState, run: RunState) -> str:
+    """Return the choices that counted: "GERMINATE early · conv · gated · 3 steps · 0.7"."""
+    active = {
+        one.head: choice_name(run, one.head, one.choice) for one in decision.heads if one.is_active
+    }
+    op = active.pop("op", "")
+    return " ".join(part for part in (op, " · ".join(active.values())) if part)
+
+
+def joint_probability(decision: DecisionState) -> float:
+    """Return how probable the whole decision was: the product over the heads that counted."""
+    return math.prod(one.probability for one in decision.heads if one.is_active)
+
+
+def choice_name(run: RunState, head: str, choice: int) -> str:
+    """Return what a choice of a head is called; its number where the run does not say."""
+    names = run.heads.get(head, ())
+    return names[choice] if 0 <= choice < len(names) else f"#{choice}"
+
+
+def share(probability: float) -> str:
+    """Return a probability in four characters: "53%", "<1%"; NaN and Inf are what they are."""
+    if nonfinite_kind(probability) is not None:
+        return figure(probability)
+    if not 0.0 <= probability <= 1.0 + 1e-6:  # rounding may go beyond 1 by a hair
+        return cut(f"{probability:.1f}", 4)
+    percent = 100.0 * probability
+    return "<1%" if 0.0 < percent < 0.5 else f"{percent:.0f}%"
+
+
+def when(decisions: Sequence[DecisionState], run: RunState) -> str:
+    """Return in which update and step decisions were taken: "update 37, step 11 of 24"."""
+    if not decisions:
+        return ""
+    newest = max(decisions, key=lambda one: (one.update, one.step))
+    of = f" of {run.steps}" if run.steps else ""
+    return f"update {newest.update}, step {newest.step}{of}"

@@ -1,0 +1,181 @@
+"""The Decisions screen: what Tamiyo chose for each host, how surely, and out of what."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import ClassVar, Final
+
+from textual import work
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Container
+from textual.worker import get_current_worker
+
+from esper.karn.sanctum.decisions.decision_panels import DecisionListPanel, DecisionPanel
+from esper.karn.sanctum.drawing.choice_panel import ChoicePanel
+from esper.karn.sanctum.drawing.panel import Panel
+from esper.karn.sanctum.fold.view import View
+from esper.karn.sanctum.following.decision_steps import (
+    Step,
+    last_act,
+    moved,
+    steps_of_update,
+    waits,
+)
+from esper.karn.sanctum.frame.run_screen import RunScreen
+from esper.karn.store.run_reader import RunReader
+from esper.karn.store.run_tables import RunStoreError
+
+_STEP: Final = "Back or on by one step of the update"
+_ENDS: Final = "To the first step of the update, or the newest"
+#: More than an update has steps.
+_ALL: Final = 1_000_000
+
+
+class DecisionsScreen(RunScreen):
+    """Shows the decisions of a step for every host, and the chosen one's whole.
+
+    The step is the newest until the user steps back from it; the steps of the update are then read
+    from the store, and what is shown stands still until the newest is asked for again, or another
+    moment of the run. Where nothing goes on and nothing was done in the newest step, as in the last
+    steps of an episode, it is the last step in which something was done.
+    """
+
+    CSS_PATH = str(Path(__file__).with_suffix(".tcss"))
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("left", "step(-1)", "Step", tooltip=_STEP),
+        Binding("right", "step(1)", show=False, tooltip=_STEP),
+        Binding("shift+left", f"step({-_ALL})", show=False, tooltip=_ENDS),
+        Binding("shift+right", f"step({_ALL})", show=False, tooltip=_ENDS),
+        Binding("n", "now", "Now", tooltip="To now"),
+    ]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._held: Step | None = None  # instead of the newest
+        self._steps: tuple[Step, ...] = ()  # of the update, as far as they were read
+        self._moment: object = None  # of the run, that they were read at
+        self._waiting = 0  # places to move by, once they are read
+        self._has_looked = False  # for the last step in which something was done, at the moment
+
+    def panels(self) -> ComposeResult:
+        """Yield the list of hosts, and the decision of the one that is chosen in it."""
+        with Container(id="decisions-pair"):
+            yield DecisionListPanel(id="decisions")
+            yield DecisionPanel(id="decision")
+
+    def show(self, view: View) -> None:
+        """Show a view, with the decision of the host that is chosen."""
+        if _moment_of(view) != self._moment:
+            self._moment = _moment_of(view)
+            self._held, self._steps, self._waiting = None, (), 0
+            self._has_looked = False
+        super().show(view)
+        self._follow()
+        self._look_for_act(view)
+
+    def as_shown(self, view: View) -> View:
+        """Return the view with the step that is held in the place of the newest."""
+        if self._held is None:
+            return view
+        return replace(view, snapshot=replace(view.snapshot, decisions=self._held))
+
+    def on_choice_panel_chosen(self, message: ChoicePanel.Chosen) -> None:
+        """Show another host's decision."""
+        message.stop()
+        self._follow()
+
+    def action_step(self, by: int) -> None:
+        """Show the step of the update so many places further; beyond the last is the newest."""
+        if self.view is None:
+            return
+        newest = self.view.snapshot.decisions
+        shown = self._held or newest
+        if not shown or (self._held is None and by > 0):
+            return
+        update, step = shown[0].update, shown[0].step
+        last_read = max(
+            (taken[0].step for taken in self._steps if taken[0].update == update), default=0
+        )
+        last = newest[0].step if newest and newest[0].update == update else last_read
+        if step > last_read or (by > 0 and step == last_read < last):
+            # Not read so far: the first time, or what was decided since.
+            if self.view.directory is not None:
+                self._waiting += by
+                self._read(self.view, self.view.directory, shown)
+            return
+        self._hold(moved(self._steps, step, by))
+
+    async def action_now(self) -> None:
+        """Show the newest step, and the run as it is now."""
+        self._hold(None)
+        await self.run_action("app.now")
+
+    @work(thread=True, exclusive=True, group="steps")
+    def _read(self, view: View, directory: Path, shown: Step) -> None:
+        snapshot = view.snapshot
+        try:
+            steps = steps_of_update(
+                RunReader(directory), shown[0].update, snapshot.last_event_id, snapshot.run.heads
+            )
+        except RunStoreError as error:
+            said = str(error)
+            self.app.call_from_thread(self.notify, said, severity="error", markup=False)
+            steps = ()
+        if not get_current_worker().is_cancelled:
+            self.app.call_from_thread(self._have_read, _moment_of(view), shown, steps)
+
+    def _have_read(self, moment: object, shown: Step, steps: tuple[Step, ...]) -> None:
+        by, self._waiting = self._waiting, 0
+        if moment != self._moment or not steps or not by:
+            return
+        self._steps = steps
+        self._hold(moved(steps, shown[0].step, by))
+
+    def _look_for_act(self, view: View) -> None:
+        """Look for the last step in which something was done, once for each moment that stands."""
+        newest, heads = view.snapshot.decisions, view.snapshot.run.heads
+        stands = view.status.is_over if view.position is None else not view.position.speed
+        if self._has_looked or not stands or not newest or view.directory is None:
+            return
+        self._has_looked = True
+        if self._held is None and waits(newest, heads):
+            self._read_act(view, view.directory)
+
+    @work(thread=True, exclusive=True, group="steps")
+    def _read_act(self, view: View, directory: Path) -> None:
+        snapshot = view.snapshot
+        try:
+            found = last_act(RunReader(directory), snapshot.last_event_id, snapshot.run.heads)
+        except RunStoreError:
+            return  # the screen says that the store cannot be read
+        if found is not None and not get_current_worker().is_cancelled:
+            self.app.call_from_thread(self._have_act, _moment_of(view), *found)
+
+    def _have_act(self, moment: object, step: Step, steps: tuple[Step, ...]) -> None:
+        if moment == self._moment and self._held is None:
+            self._steps = steps
+            self._hold(step, is_last_act=True)
+            heads = {} if self.view is None else self.view.snapshot.run.heads
+            acted = (one.host for one in step if not waits((one,), heads))
+            self.query_one(DecisionListPanel).choose(next(acted, None))
+
+    def _hold(self, step: Step | None, *, is_last_act: bool = False) -> None:
+        self._held = step
+        self.query_one(DecisionListPanel).hold(step is not None, is_last_act=is_last_act)
+        if self.view is not None:
+            with self.app.batch_update():
+                self.show(self.view)
+                for panel in self.query(Panel):
+                    panel.redraw()  # at once: somebody pressed a key
+
+    def _follow(self) -> None:
+        decisions = self.query_one(DecisionListPanel)
+        if self.view is not None:
+            # With the line above: what it does not fill is for the heads, where they are below.
+            decisions.styles.max_height = max(1, len(decisions.keys(self.view))) + 1
+        self.query_one(DecisionPanel).choose(decisions.chosen)
+
+
+def _moment_of(view: View) -> object:
+    """Return what has to stay for a step to be held: the run, and where in it one is."""
+    return view.directory, None if view.position is None else view.position.update

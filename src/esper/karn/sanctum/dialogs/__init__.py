@@ -1,0 +1,1 @@
+"""Screens over a screen: help, reasons, quitting, and the end of a run."""

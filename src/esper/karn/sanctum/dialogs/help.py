@@ -1,0 +1,201 @@
+"""Help: every key, taken from the bindings themselves, and every sign."""
+
+from collections.abc import Iterable, Sequence
+from typing import ClassVar
+
+from rich.table import Table
+from rich.text import Text
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import VerticalScroll
+from textual.screen import ModalScreen, Screen
+from textual.widget import Widget
+from textual.widgets import Static
+
+from esper.karn.sanctum.drawing.charts import MIXED_SIGN, NONFINITE_SIGNS
+from esper.karn.sanctum.drawing.figures import cut
+from esper.karn.sanctum.drawing.palette import Palette
+from esper.karn.sanctum.drawing.panel import Panel
+from esper.karn.sanctum.drawing.seed_stages import STAGE_SIGNS
+from esper.karn.sanctum.drawing.themes import palette_of
+from esper.karn.sanctum.runs.runs_panel import OPEN
+from esper.karn.sanctum.widgets.tamiyo_brain.action_heads_panel import (
+    FIRST_OUT_MARK,
+    LIT,
+    LIT_BY_DRILL,
+    UNKNOWN,
+    UNLIT,
+    display_name,
+)
+from esper.leyline.heads import HEAD_MEANINGS
+from esper.leyline.records import RECORDS, TelemetryRecord, record_of
+from esper.leyline.sighting_words import KIND_WORDS
+
+_KEY_WIDTH = 14
+_FIELD_WIDTH = 22
+
+
+def _explained(rows: Iterable[tuple[Text, Text]], key_width: int = _KEY_WIDTH) -> Table:
+    """Return terms with their explanations beside them, which are wrapped where they are long."""
+    table = Table.grid()
+    table.add_column(width=key_width)
+    table.add_column(overflow="fold")
+    for term, said in rows:
+        table.add_row(term, said)
+    table.add_row()  # before the next title
+    return table
+
+
+def render_keys(bindings: Iterable[tuple[str, str]], palette: Palette) -> Table:
+    """Return a row for each pair of a key and what it does."""
+    return _explained(
+        (Text(key, f"bold {palette.accent}"), Text(meaning, palette.ink))
+        for key, meaning in bindings
+    )
+
+
+def render_signs(palette: Palette) -> Table:
+    """Return a row for each sign of the cockpit and what it means."""
+    alert = f"bold {palette.critical}"
+    signs = [
+        (LIT, alert, "this head was Inf or NaN at least once in this run; it never goes out"),
+        (
+            LIT,
+            f"{alert} reverse",
+            "the same, and nobody acknowledged it yet: it blinks",
+        ),
+        (LIT_BY_DRILL, alert, "a drill (--inject) planted all that was seen: no fault of the run"),
+        (UNLIT, palette.muted, "it never was"),
+        (UNKNOWN, f"bold {palette.warning}", "not known: the store cannot be read"),
+        (f"{LIT} now", alert, "and it was in the last update"),
+        (f"{LIT}{FIRST_OUT_MARK}", alert, "first-out: the first light of the run to go on"),
+    ]
+    signs.append(("7/2/4", palette.ink, "first or last seen: update 7, epoch 2, minibatch 4"))
+    for kind, sign in NONFINITE_SIGNS.items():
+        name = KIND_WORDS[kind] if kind != "+inf" else "+Inf"
+        signs.append((sign, alert, f"a {name} in a curve"))
+    signs.append((MIXED_SIGN, alert, "points of more than one of these kinds in one place"))
+    for stage, sign in STAGE_SIGNS.items():
+        signs.append((sign, palette.ink, f"a slot whose seed is {stage.name.lower()}"))
+    signs.append((OPEN, palette.ink, "in the list of runs: the one that is open"))
+    signs.append(("▁ to █", palette.ink, "alpha: how much of a seed is blended into its host"))
+    return _explained(
+        # The style is of the sign only, not of the whole cell: one of them is reversed.
+        (Text.assemble((sign, style)), Text(meaning, palette.ink))
+        for sign, style, meaning in signs
+    )
+
+
+def records_of(panel: Panel) -> list[TelemetryRecord]:
+    """Return the telemetry records of the fields that a panel shows."""
+    classes = {f"{kind.__module__}:{kind.__qualname__}" for kind in type(panel).__mro__}
+    wired = [record for record in RECORDS if record.wiring.widget in classes]
+    return wired + [record for path in panel.SHOWS if (record := record_of(path)) not in wired]
+
+
+def render_records(records: Sequence[TelemetryRecord], palette: Palette) -> Table:
+    """Return what is to be known of each field: in words first, its id and source last."""
+    return _explained(
+        (
+            (Text(_label(record), f"bold {palette.accent}"), _record(record, palette))
+            for record in records
+        ),
+        _FIELD_WIDTH,
+    )
+
+
+def _label(record: TelemetryRecord) -> str:
+    """Return what a field is called on the screen."""
+    label = record.wiring.label.strip(": ")
+    return cut(label if len(label) > 1 else record.name, _FIELD_WIDTH - 1)
+
+
+def _record(record: TelemetryRecord, palette: Palette) -> Text:
+    limits = record.thresholds
+    judged = f"healthy: {limits.healthy}; warning: {limits.warning}"
+    if limits.is_critical_when_true:
+        judged = f"healthy: {limits.healthy}; critical: {limits.critical}"
+    return Text.assemble(
+        (f"{record.question} {record.meaning}\n", palette.ink),
+        (f"unit: {record.unit}; {judged}\n", palette.muted),
+        (f"{record.id}, measured in {record.wiring.source}", palette.faint),
+    )
+
+
+def render_heads(palette: Palette) -> Table:
+    """Return a row for each action head of the policy and what it decides."""
+    return _explained(
+        (Text(display_name(head), f"bold {palette.accent}"), Text(meaning, palette.ink))
+        for head, meaning in HEAD_MEANINGS.items()
+    )
+
+
+def render_about(panels: Iterable[Panel], palette: Palette) -> Table:
+    """Return a row for each panel that says what it is about."""
+    return _explained(
+        (Text(panel.name_shown, f"bold {palette.accent}"), Text(panel.ABOUT, palette.ink))
+        for panel in panels
+        if panel.ABOUT and panel.name_shown
+    )
+
+
+def keys_of(screen: Screen[object]) -> list[tuple[str, str]]:
+    """Return the keys that work on a screen and in its focused panel, with what they do."""
+    keys: dict[str, list[str]] = {}
+    for active in screen.active_bindings.values():
+        binding = active.binding
+        meaning = active.tooltip or binding.tooltip or binding.description
+        # Textual's own binding for copying a selection is always there; Sanctum allows none.
+        if meaning and active.enabled and binding.action != "screen.copy_text":
+            keys.setdefault(meaning, []).append(screen.app.get_key_display(binding))
+    return [(" ".join(dict.fromkeys(shown)), meaning) for meaning, shown in keys.items()]
+
+
+class HelpScreen(ModalScreen[None]):
+    """Shows the fields of a panel, the keys of the screen below it, and the signs."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape,q,question_mark,f1,ctrl+c", "dismiss", "Close", tooltip="Close the help"),
+        Binding("k", "place('keys')", "Keys", tooltip="To the keys"),
+        Binding("f", "place('fields')", "Fields", tooltip="To the focused panel's fields"),
+        Binding("h", "place('heads-of')", "Heads", tooltip="To what the heads decide"),
+        Binding("s", "place('signs')", "Signs", tooltip="To the signs"),
+    ]
+
+    def __init__(self, panel: Panel | None = None) -> None:
+        super().__init__()
+        self._panel = panel  # in focus
+        self._records = [] if panel is None else records_of(panel)
+
+    def compose(self) -> ComposeResult:
+        """Yield the help; it is scrolled where it does not fit."""
+        palette = palette_of(self.app.theme)
+        below = self.app.screen_stack[-2]
+        panels = [panel for panel in below.query(Panel) if panel.display and panel.region.area]
+        with VerticalScroll(id="help"):
+            yield Static("What this screen shows", classes="title")
+            yield Static(render_about(panels, palette))
+            yield Static("Keys", id="keys", classes="title")
+            yield Static(render_keys(keys_of(below), palette))
+            yield from self._fields(palette)
+            yield Static("Heads: what the policy decides", id="heads-of", classes="title")
+            yield Static(render_heads(palette))
+            yield Static("Signs", id="signs", classes="title")
+            yield Static(render_signs(palette))
+        fields = "f fields   " if self._records else ""
+        yield Static(f"k keys   {fields}h heads   s signs   esc closes", id="help-places")
+
+    def _fields(self, palette: Palette) -> Iterable[Widget]:
+        if self._panel is not None and self._records:
+            title = f"Fields of {self._panel.name_shown}"
+            yield Static(title, id="fields", classes="title", markup=False)
+            yield Static(render_records(self._records, palette))
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Offer no way to fields where there are none."""
+        return (action, parameters) != ("place", ("fields",)) or bool(self._records)
+
+    def action_place(self, place: str) -> None:
+        """Scroll to a part of the help."""
+        for title in self.query(f"#{place}"):
+            self.query_one("#help").scroll_to_widget(title, top=True, animate=False)

@@ -1,0 +1,41 @@
+"""Every reason for the master status, which itself has room for the first only."""
+
+from typing import ClassVar
+
+from rich.text import Text
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import VerticalScroll
+from textual.screen import ModalScreen
+from textual.widgets import Static
+
+from esper.karn.sanctum.drawing.themes import palette_of
+from esper.karn.sanctum.fold.view import View
+from esper.karn.sanctum.frame.banner import master_style, master_word, reasons
+from esper.leyline.plain_text import printable
+
+
+class ReasonsDialog(ModalScreen[None]):
+    """Shows the reasons as they are when it is opened, the gravest first."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape,q,w,enter,ctrl+c", "dismiss", "Close", tooltip="Close the reasons"),
+    ]
+
+    def __init__(self, view: View) -> None:
+        super().__init__()
+        self._shown = view
+
+    def compose(self) -> ComposeResult:
+        """Yield the word and a line for each reason; it is scrolled where it does not fit."""
+        palette = palette_of(self.app.theme)
+        word = master_word(self._shown)
+        is_past = self._shown.position is not None
+        with VerticalScroll(id="dialog"):
+            yield Static(
+                Text(f" ● {word} ", style=master_style(word, palette, is_past=is_past)),
+                id="question",
+            )
+            for one in reasons(self._shown):
+                yield Static(Text(printable(f"• {one}"), style=palette.ink))
+            yield Static(Text("\nesc closes", style=palette.muted))

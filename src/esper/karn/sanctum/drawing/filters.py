@@ -1,0 +1,53 @@
+"""What every line goes through before it is on the screen: kept in ASCII, or without colours.
+
+Without colours, for NO_COLOR (https://no-color.org), there are the terminal's own two, bold, dim
+and reverse; the monochrome theme says in greys what is to stand out.
+"""
+
+from functools import lru_cache
+from typing import Final
+
+from rich.color import Color as RichColor
+from rich.segment import Segment
+from rich.style import Style
+from textual.color import Color
+from textual.filter import LineFilter
+
+from esper.karn.sanctum.drawing.ascii import segments_in_ascii
+
+#: Of 255: a ground from here on is a fill, and writing below the other is dimmed.
+_FILL: Final = 0x48
+_DIM: Final = 0xA0
+
+
+class AsciiFilter(LineFilter):
+    """Keeps everything on the screen in ASCII."""
+
+    def apply(self, segments: list[Segment], background: Color) -> list[Segment]:  # noqa: ARG002
+        return segments_in_ascii(segments)
+
+
+class NoColourFilter(LineFilter):
+    """Takes every colour away, and keeps what stood out by one."""
+
+    def apply(self, segments: list[Segment], background: Color) -> list[Segment]:  # noqa: ARG002
+        return [
+            Segment(text, None if style is None else _without_colour(style), control)
+            for text, style, control in segments
+        ]
+
+
+@lru_cache(maxsize=1024)
+def _without_colour(style: Style) -> Style:
+    ground, ink = _grey(style.bgcolor), _grey(style.color)
+    is_filled = ground is not None and ground >= _FILL
+    is_dim = ink is not None and ink < _DIM and not is_filled
+    return style.without_color + Style(
+        reverse=bool(style.reverse) != is_filled, dim=bool(style.dim) or is_dim
+    )
+
+
+def _grey(colour: RichColor | None) -> int | None:
+    if colour is None or colour.is_default:
+        return None
+    return colour.get_truecolor().green  # as much as of the others

@@ -1,0 +1,1 @@
+"""What the aggregator is made of: pure functions from events to plain data."""

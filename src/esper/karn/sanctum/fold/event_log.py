@@ -1,0 +1,202 @@
+"""The sentences of the event log: what of a run is worth a line, and how it reads."""
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+from esper.karn.sanctum.fold.latches import Latches
+from esper.karn.sanctum.schema import FirstSighting
+from esper.leyline.heads import Stage
+from esper.leyline.sighting_words import (
+    KIND_WORDS,
+    NOT_REPRODUCED,
+    PLANTED,
+    place_words,
+    quantity_words,
+)
+from esper.leyline.telemetry import (
+    GROUPS,
+    CheckpointWritten,
+    EpisodesCompleted,
+    HostsStalled,
+    IncidentRecorded,
+    InterventionTaken,
+    PPOUpdatePayload,
+    RunFinished,
+    RunStarted,
+    SeedTransitioned,
+)
+
+#: The transitions of a seed that get a line, and the word for each.
+_STAGE_WORDS: Final[dict[int, str]] = {
+    Stage.GERMINATED: "germinated",
+    Stage.BLENDING: "blending",
+    Stage.FOSSILIZED: "fossilized",
+    Stage.PRUNED: "pruned",
+}
+#: The cause of a transition to blending that did not begin it: only its target is another.
+_RETARGET: Final = "retarget"
+#: What was done about an update.
+_ACTION_WORDS: Final = {
+    "repeat": "went through it again: finite, nothing skipped",
+    "skip": "skipped bad minibatches",
+    "rollback": "rolled back",
+    "halt": "halted",
+}
+
+
+def started(payload: RunStarted) -> str:
+    """Return the line of a start or a resume."""
+    if payload.resumed_from_update is not None:
+        return f"resumed after update {payload.resumed_from_update} by process {payload.pid}"
+    return (
+        f"run {payload.name or payload.run_id} started: {payload.episodes} episodes of "
+        f"{payload.task} on {payload.environments} hosts, seed {payload.seed}, {payload.device}"
+    )
+
+
+def newly_lit(
+    before: Latches, found: Latches, update: int
+) -> Iterable[tuple[str, int | None, str]]:
+    """Yield head, host and line of each light that `found` turns on, in the order of sighting."""
+    lights = {(head, "Inf") for head in found.inf - before.inf}
+    lights |= {(head, "NaN") for head in found.nan - before.nan}
+    for seen in found.in_order(sorted(found.heads())):
+        light = (seen.head, "NaN" if seen.kind == "nan" else "Inf")
+        if light in lights:
+            lights.remove(light)
+            yield seen.head, seen.host, _sighting(seen)
+    for head, word in sorted(lights):  # detected, and where is not known
+        yield head, None, f"{_who(head)} went {word}, update {update}"
+
+
+def intervention(payload: InterventionTaken) -> str:
+    """Return the line of what was done about an update, and why."""
+    action = _ACTION_WORDS.get(payload.action, payload.action)
+    return f"update {payload.update} {action}: {payload.cause} ({payload.reason})"
+
+
+def incident(payload: IncidentRecorded) -> str:
+    """Return the line of a capsule that was written or not kept."""
+    if not payload.path:
+        return f"incident {payload.number} of update {payload.update} not kept: {payload.reason}"
+    return f"incident {payload.number} of update {payload.update} kept: {payload.path}"
+
+
+def first_out(seen: FirstSighting) -> str:
+    """Return what went wrong first, where and when: "op went Inf in logits, update 2"."""
+    kind = KIND_WORDS.get(seen.kind, seen.kind)
+    what = f"{_who(seen.head)} went {kind} in {quantity_words(seen.quantity, seen.part)}"
+    return _joined(
+        what,
+        place_words(seen.phase, seen.host, seen.step),
+        f"update {seen.update}",
+        "" if seen.reproduced else NOT_REPRODUCED,
+        PLANTED if seen.planted else "",
+    )
+
+
+def _sighting(seen: FirstSighting) -> str:
+    kind = KIND_WORDS.get(seen.kind, seen.kind)
+    return _joined(
+        f"{_who(seen.head)} went {kind} first in {quantity_words(seen.quantity, seen.part)}",
+        place_words(seen.phase, seen.host, seen.step),
+        f"update {seen.update}",
+        f"epoch {seen.epoch}, minibatch {seen.minibatch}" if seen.epoch else "",
+        "" if seen.reproduced else NOT_REPRODUCED,
+        PLANTED if seen.planted else "",
+    )
+
+
+def _joined(*parts: str) -> str:
+    return ", ".join(filter(None, parts))
+
+
+def _who(head: str) -> str:
+    return GROUPS.get(head, head)
+
+
+def has_line(payload: SeedTransitioned) -> bool:
+    """Return whether a seed's transition deserves a line."""
+    return payload.to_stage in _STAGE_WORDS
+
+
+def transition(
+    payload: SeedTransitioned, slots: Sequence[str], blueprints: Sequence[str]
+) -> str | None:
+    """Return the line of a seed's transition, or None if it does not deserve one.
+
+    Hosts are counted from 1, as they are on the screen.
+    """
+    if not has_line(payload):
+        return None
+    blueprint = _named(blueprints, payload.blueprint)
+    slot = _named(slots, payload.slot)
+    is_retarget = payload.cause == _RETARGET
+    word = "set to another alpha" if is_retarget else _STAGE_WORDS[payload.to_stage]
+    return f"episode {payload.episode}, host {payload.host + 1}: {blueprint} {word} in {slot}"
+
+
+def _named(names: Sequence[str], index: int) -> str:
+    return names[index] if 0 <= index < len(names) else f"#{index}"
+
+
+def episodes_done(payload: EpisodesCompleted, episodes: int, score: float | None) -> str:
+    """Return the line of a batch of episodes that ended; `score` is the mean of its good hosts."""
+    last = payload.first_episode + len(payload.score) - 1
+    which = (
+        f"episode {last}"
+        if last == payload.first_episode
+        else (f"episodes {payload.first_episode}–{last}")
+    )
+    of = f" of {episodes}" if episodes else ""
+    if score is None:
+        return f"{which}{of} done"
+    seeds = sum(payload.fossilized)
+    plural = "" if seeds == 1 else "s"
+    broken = sum(not math.isfinite(value) for value in payload.score)
+    but = f" ({broken} of {len(payload.score)} hosts not finite)" if broken else ""
+    mean_score = "NaN" if math.isnan(score) else f"{score:.3f}"
+    return f"{which}{of} done: score {mean_score}{but}, {seeds} seed{plural} fossilized"
+
+
+def skipped(payload: PPOUpdatePayload) -> str:
+    """Return the line of an update that left out minibatches."""
+    return (
+        f"update {payload.update}: {payload.minibatches_skipped} of {payload.minibatches} "
+        "minibatches skipped as non-finite"
+    )
+
+
+def checkpoint(payload: CheckpointWritten) -> str:
+    """Return the line of a checkpoint."""
+    return f"checkpoint of update {payload.update} written: {payload.path}"
+
+
+def stalled(payload: HostsStalled) -> tuple[str, str]:
+    """Return level and line of a process of hosts that does not answer, or answers again."""
+    process = f"process {payload.pid}, which holds hosts,"
+    if payload.answered:
+        return "warning", f"{process} answers again after {payload.seconds:.0f} s"
+    return "error", f"STALLED: {process} has not answered for {payload.seconds:.0f} s"
+
+
+def finished(payload: RunFinished) -> tuple[str, str]:
+    """Return level and line of the end of a run."""
+    level = "info" if payload.status in ("finished", "stopped") else "error"
+    text = f"{payload.status} after {payload.episodes_done} episodes, {payload.update} updates"
+    return level, f"{text}: {payload.reason}" if payload.reason else text
+
+
+def mean(values: Sequence[float]) -> float | None:
+    """Return the mean of the finite values: a broken host is not learnt from and says nothing.
+
+    It is NaN where no value is finite, and None where there is no value.
+    """
+    finite = [value for value in values if math.isfinite(value)]
+    if not finite:
+        return math.nan if values else None
+    try:
+        return math.fsum(finite) / len(finite)
+    except OverflowError:  # the sum of finite values may pass the largest float; their mean cannot
+        return math.fsum(value / len(finite) for value in finite)

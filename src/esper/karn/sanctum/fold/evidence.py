@@ -1,0 +1,201 @@
+"""The evidence of a run: where, when and how often each kind of non-finite value was seen.
+
+Like the lights it is a join semilattice: what is known of one update is joined by the larger
+counts, the earlier first and the later last sighting, and an update counts once however often it is
+reported. What was reproduced in one sighting is reproduced, whatever was seen in phases that are
+never repeated, and what no drill planted in one is not planted. So events may come in any order,
+twice, or split over any number of readers. An update that a resume trained again is the same
+update.
+
+For that, every bad update is remembered by its number: less than a hundred bytes for each update
+and row, and a run has few, since training that stays bad is rolled back and halted.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple
+
+from esper.karn.sanctum.schema import Evidence
+from esper.karn.store.sightings import (
+    Moment,
+    Source,
+    last_moment_of,
+    minibatches_of,
+    moment_of,
+    reproduction_of,
+    sightings_of,
+    source_of,
+    step_in_phase,
+    steps_of,
+)
+from esper.leyline.quantities import causal_rank
+from esper.leyline.sighting_words import NOT_REPRODUCED, PLANTED, joined, place_words
+from esper.leyline.telemetry import GROUPS, NonfiniteSighting, PPOUpdatePayload
+
+#: Rows that are shown; eight heads and the groups have no more than 300.
+ROWS_KEPT: Final = 512
+
+_TRAINING: Final = "hosts"  # the phase in which each broken host has a sighting of its own
+_MINIBATCHES: Final = "update"  # the phase that has minibatches
+_IN_A_MINIBATCH: Final = "in a minibatch"
+
+
+class _Counts(NamedTuple):
+    """How often something was seen in one update, and in the training of which hosts."""
+
+    minibatches: int
+    steps: int
+    hosts: frozenset[int] = frozenset()
+
+    def join(self, other: "_Counts") -> "_Counts":
+        return _Counts(
+            max(self.minibatches, other.minibatches),
+            max(self.steps, other.steps),
+            self.hosts | other.hosts,
+        )
+
+
+_NONE: Final = _Counts(0, 0)
+
+
+@dataclass
+class _Trail:
+    first: Moment
+    last: Moment
+    counts: dict[int, _Counts] = field(default_factory=dict)  # by update
+    reproduction: int = -1  # the largest `reproduction_of`
+    planted: bool = True  # until something is known that was not
+    minibatches: int = 0  # the sums of the counts
+    steps: int = 0
+
+    def join(self, other: "_Trail") -> None:
+        self.first = min(self.first, other.first)
+        self.last = max(self.last, other.last)
+        self.reproduction = max(self.reproduction, other.reproduction)
+        self.planted &= other.planted
+        for update, counts in other.counts.items():
+            known = self.counts.get(update, _NONE)
+            larger = self.counts[update] = known.join(counts)
+            self.minibatches += larger.minibatches - known.minibatches
+            self.steps += larger.steps - known.steps
+
+
+@dataclass
+class EvidenceLedger:
+    """Where each kind of non-finite value was first and last seen, and how often."""
+
+    _trails: dict[Source, _Trail] = field(default_factory=dict, init=False)
+
+    def take_in(self, payload: PPOUpdatePayload) -> None:
+        """Join what one update saw."""
+        self.take_in_sightings(payload.update, sightings_of(payload))
+
+    def take_in_sightings(self, update: int, sightings: Iterable[NonfiniteSighting]) -> None:
+        """Join some of what one update saw."""
+        for seen in sightings:
+            trail = _Trail(
+                first=moment_of(update, seen),
+                last=last_moment_of(update, seen),
+                counts={update: _counts_of(seen)},
+                reproduction=reproduction_of(seen),
+                planted=seen.planted,
+            )
+            self._join(source_of(seen), trail)
+
+    def copy(self) -> "EvidenceLedger":
+        """Return a ledger that goes on from here by itself."""
+        copy = EvidenceLedger()
+        copy.join(self)
+        return copy
+
+    def join(self, other: "EvidenceLedger") -> None:
+        """Join what another reader of the run knows."""
+        for source, trail in other._trails.items():
+            self._join(source, trail)
+
+    def _join(self, source: Source, other: _Trail) -> None:
+        trail = self._trails.get(source)
+        if trail is None:
+            trail = self._trails[source] = _Trail(other.first, other.last)
+        trail.join(other)
+
+    def rows(self, heads: Iterable[str], active: Iterable[Source] = ()) -> tuple[Evidence, ...]:
+        """Return a row for each source, in the order in which they were first seen.
+
+        Within one minibatch, or one step of an episode, what is computed earlier comes first, then
+        the groups, then the heads in the order given. Beyond `ROWS_KEPT` rows, the latest are left
+        out.
+
+        Args:
+            heads: names of the heads, in order.
+            active: what was seen in the last update.
+        """
+        ranks = {head: rank for rank, head in enumerate((*GROUPS, *heads))}
+        is_active = set(active)
+
+        def order(source: Source) -> tuple[object, ...]:
+            head, quantity, kind = source
+            *when, step, host, part = self._trails[source].first
+            where = ranks.get(head, len(ranks)), head, kind, part
+            now = step_in_phase(self._trails[source].first.phase, step)
+            return *when, now, causal_rank(quantity), step, host, *where
+
+        return tuple(
+            _row(source, self._trails[source], is_active=source in is_active)
+            for source in sorted(self._trails, key=order)[:ROWS_KEPT]
+        )
+
+
+def evidence_words(row: Evidence) -> str:
+    """Return what its update, epoch and minibatch leave out: "while acting, host 4, step 7".
+
+    It is empty where there is no more to say: seen in a minibatch, and reproduced.
+    """
+    words = place_words(row.first_phase, row.first_host, row.first_step, row.other_hosts)
+    first = joined(row.first_part, words)
+    if (row.first_phase, row.first_part) != (row.last_phase, row.last_part):
+        if row.first_phase == _MINIBATCHES:
+            first = joined(row.first_part, _IN_A_MINIBATCH, words)
+        last = joined(row.last_part, place_words(row.last_phase, None, None) or _IN_A_MINIBATCH)
+        first = f"first {first}; last {last}"
+    steps = f"in {row.steps} step{'' if row.steps == 1 else 's'}" if row.steps else ""
+    return joined(
+        first,
+        steps,
+        "" if row.reproduced else NOT_REPRODUCED,
+        PLANTED if row.planted else "",
+    )
+
+
+def _counts_of(seen: NonfiniteSighting) -> _Counts:
+    hosts = () if seen.host is None or seen.phase != _TRAINING else (seen.host,)
+    return _Counts(minibatches_of(seen), steps_of(seen), frozenset(hosts))
+
+
+def _row(source: Source, trail: _Trail, *, is_active: bool) -> Evidence:
+    head, quantity, kind = source
+    first, last = trail.first, trail.last
+    return Evidence(
+        head=head,
+        quantity=quantity,
+        kind=kind,
+        first_update=first.update,
+        first_epoch=first.epoch,
+        first_minibatch=first.minibatch,
+        last_update=last.update,
+        last_epoch=last.epoch,
+        last_minibatch=last.minibatch,
+        updates=len(trail.counts),
+        minibatches=trail.minibatches,
+        is_active=is_active,
+        first_phase=first.phase,
+        first_host=None if first.host < 0 else first.host,
+        first_step=None if first.step < 0 else first.step,
+        first_part=first.part,
+        last_phase=last.phase,
+        last_part=last.part,
+        steps=trail.steps,
+        other_hosts=tuple(sorted(trail.counts[first.update].hosts - {first.host})),
+        reproduced=trail.reproduction != 0,
+        planted=trail.planted,
+    )

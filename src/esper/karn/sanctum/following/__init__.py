@@ -1,0 +1,1 @@
+"""Reading a run by cursor into snapshots: following, going back in time, searching."""

@@ -1,0 +1,85 @@
+"""Searches the whole of a run's console output for lines with a text, from its end backwards."""
+
+from pathlib import Path
+from typing import IO, Final
+
+from esper.karn.sanctum.following.searching import LINES_FOUND, Result
+from esper.karn.store.console_tail import plain
+from esper.karn.store.run_directory import CONSOLE_NAME
+
+#: What one step reads of the file; a line that is longer than this is taken for several.
+BYTES_PER_STEP: Final = 1 << 18
+
+
+class ConsoleSearch:
+    """A search through a run's `console.log`, whatever the case of the letters.
+
+    Args:
+        directory: the run's directory; the file need not be there.
+        text: what a line must have.
+    """
+
+    def __init__(self, directory: Path, text: str) -> None:
+        self._path = directory / CONSOLE_NAME
+        self._text = text.lower()
+        self._start_over()
+
+    def step(self) -> Result[str]:
+        """Search what the file has grown by, and then a bounded part further back."""
+        try:
+            with self._path.open("rb") as file:
+                grows = self._search_on(file)
+                if not grows:
+                    self._search_back(file)
+        except FileNotFoundError:
+            self._start_over()
+            return Result(is_over=True, is_whole=True)
+        except OSError as error:
+            return Result(self._found, is_over=True, error=error.strerror or str(error))
+        lines = (*self._found, *self._taken(self._begun))[-LINES_FOUND:]
+        is_whole = self._first == 0
+        is_over = not grows and (is_whole or len(self._found) == LINES_FOUND)
+        reached = f"the last {(self._last - self._first) / 1e6:.1f} MB"
+        return Result(lines, is_over, is_whole, reached)
+
+    def _start_over(self) -> None:
+        self._found: tuple[str, ...] = ()
+        self._begun = b""  # a line at the file's end that has no end yet
+        self._first = 0  # of the bytes that were searched, which begin and end with whole lines
+        self._last = -1  # behind them; before the first step nothing is known
+
+    def _search_on(self, file: IO[bytes]) -> bool:
+        """Search behind what was searched; return whether there is still more."""
+        size = file.seek(0, 2)
+        if size < self._last:
+            self._start_over()  # another file took its place
+        if self._last < 0:
+            file.seek(max(0, size - BYTES_PER_STEP))
+            data = file.read(BYTES_PER_STEP)
+            self._first = self._last = file.tell() - len(data) + data.rfind(b"\n") + 1
+        file.seek(self._last)
+        data = file.read(BYTES_PER_STEP)
+        whole = data.rfind(b"\n") + 1
+        if not whole and len(data) == BYTES_PER_STEP:
+            whole = len(data)
+        self._begun = data[whole:]
+        self._last += whole
+        self._found = (*self._found, *self._taken(data[:whole]))[-LINES_FOUND:]
+        return len(data) == BYTES_PER_STEP
+
+    def _search_back(self, file: IO[bytes]) -> None:
+        if len(self._found) == LINES_FOUND:
+            return
+        start = max(0, self._first - BYTES_PER_STEP)
+        file.seek(start)
+        data = file.read(self._first - start)
+        # What stands before the first end of a line belongs to a line that begins further back.
+        begins = data.find(b"\n") + 1 if start else 0
+        self._first = start + (begins if begins < len(data) else 0)
+        self._found = (*self._taken(data[self._first - start :]), *self._found)[-LINES_FOUND:]
+
+    def _taken(self, data: bytes) -> list[str]:
+        if not data:
+            return []
+        lines = map(plain, data.decode("utf-8", "replace").removesuffix("\n").split("\n"))
+        return [line for line in lines if self._text in line.lower()]

@@ -1,0 +1,100 @@
+"""Folds a run's stored events up to one of them, passing over what cannot matter any more.
+
+Steps, decisions and transitions of seeds are most of a store, and a snapshot shows the newest of
+them only. So the older ones are not read, and of those, what is damaged or missing is not counted.
+"""
+
+from typing import Final
+
+from esper.karn.sanctum.aggregator import SanctumAggregator
+from esper.karn.sanctum.fold import event_log
+from esper.karn.sanctum.fold.attention import light_of, lit_lights
+from esper.karn.sanctum.fold.host_ledger import STEPS_KEPT
+from esper.karn.sanctum.fold.log_book import LOG_LINES_KEPT
+from esper.karn.sanctum.fold.run_ledger import SPEED_STEPS
+from esper.karn.store.run_reader import RunReader
+from esper.karn.store.run_tables import RunStoreError
+from esper.leyline.telemetry import SeedTransitioned
+
+#: Events that are in memory at a time. Python's garbage collector walks their many lists again and
+#: again while they live, so that reading a few thousand at once takes four times as long.
+EVENTS_PER_READ: Final = 128
+#: The newest steps that a snapshot can depend on, and as many again, for some may be damaged.
+_STEPS_THAT_COUNT: Final = 2 * max(SPEED_STEPS, STEPS_KEPT)
+
+
+def first_that_counts(reader: RunReader, up_to: int) -> int:
+    """Return from which id on all events matter to the snapshot that ends with `up_to`.
+
+    Of the events before it, steps, decisions and transitions need not be read. It is the first of
+    all where the indexes that they would be passed over by are damaged.
+    """
+    try:
+        if not reader.rare_is_whole(up_to):
+            return 1
+        steps = reader.last_ids("step_completed", _STEPS_THAT_COUNT, up_to=up_to)
+        if len(steps) < _STEPS_THAT_COUNT:
+            return min(reader.thinned().up_to, up_to) + 1  # of those before, none are left
+        return min(steps[-1], _first_line_of_seeds(reader, up_to))
+    except RunStoreError:
+        return 1
+
+
+def _first_line_of_seeds(reader: RunReader, up_to: int) -> int:
+    """Return the id of the oldest transition that has a line in the log."""
+    lines, oldest, end = 0, up_to, up_to
+    while transitions := reader.read_last("seed_transitioned", LOG_LINES_KEPT, up_to=end):
+        for event in transitions:
+            if isinstance(event.payload, SeedTransitioned) and event_log.has_line(event.payload):
+                lines, oldest = lines + 1, event.id
+                if lines == LOG_LINES_KEPT:
+                    return oldest
+        end = transitions[-1].id - 1
+    return oldest
+
+
+def join_tables(
+    reader: RunReader, aggregator: SanctumAggregator, *, up_to_update: int | None = None
+) -> None:
+    """Where events are damaged, take in what the tables beside them say of the lights.
+
+    A light that the tables tell of and no event does is damage, too.
+
+    Args:
+        reader: of the run's store.
+        aggregator: which has taken in the events.
+        up_to_update: the last update to take in; None for all.
+
+    Raises:
+        RunStoreError: the store cannot be read.
+    """
+    known = {} if up_to_update is None else {"up_to_update": up_to_update}
+    snapshot = aggregator.snapshot()
+    told = {(head, light_of(kind)) for head, kind in reader.lights(**known)}
+    is_hidden = not told <= set(lit_lights(snapshot.tamiyo))
+    if is_hidden and not snapshot.run.damaged_events:
+        aggregator.note_hidden_damage()
+    if is_hidden or snapshot.run.damaged_events:
+        aggregator.join_sightings(reader.sightings(**known))
+
+
+def fold_up_to(reader: RunReader, aggregator: SanctumAggregator, up_to: int) -> None:
+    """Take in all events up to an id that matter to the snapshot there.
+
+    Args:
+        reader: of the run's store.
+        aggregator: which has taken in all that matters to some earlier moment.
+        up_to: the last id to take in.
+
+    Raises:
+        RunStoreError: the store cannot be read.
+    """
+    counts_from = first_that_counts(reader, up_to)
+    after = aggregator.last_id
+    while after < up_to:
+        bulk = after >= counts_from - 1
+        end = up_to if bulk else counts_from - 1
+        events = reader.read(after, EVENTS_PER_READ, up_to=end, bulk=bulk)
+        for event in events:
+            aggregator.apply(event)
+        after = events[-1].id if len(events) == EVENTS_PER_READ else end

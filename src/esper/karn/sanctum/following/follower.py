@@ -1,0 +1,368 @@
+"""Follows a run's store and folds what is new, alike for a live, a stopped and a dead run."""
+
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from esper.karn.sanctum.aggregator import SanctumAggregator
+from esper.karn.sanctum.fold.attention import Light, light_of, lit_lights
+from esper.karn.sanctum.following.folding import EVENTS_PER_READ, first_that_counts, join_tables
+from esper.karn.sanctum.following.time_travel import TimeTravel
+from esper.karn.sanctum.following.update_index import UpdateIndex
+from esper.karn.sanctum.schema import SanctumSnapshot
+from esper.karn.store.liveness import Pulse, RunStatus, StatusKind, process_start_time, run_status
+from esper.karn.store.run_reader import Journal, RunReader
+from esper.karn.store.run_tables import RunStoreError, RunStoreMissingError, Thinned
+from esper.karn.store.witnesses import Testimony, Witnesses
+from esper.leyline.incident_files import Incident
+from esper.leyline.telemetry import Heartbeat, NonfiniteSighting
+
+_Sighting = tuple[int, NonfiniteSighting]  # with its update
+
+#: Events that one poll takes in: some 200 ms of work at the most.
+EVENTS_PER_POLL: Final = 8_192
+
+
+@dataclass(frozen=True)
+class Frame:
+    """What is known of a run at one moment."""
+
+    snapshot: SanctumSnapshot
+    status: RunStatus
+    error: str | None = None  # one sentence, while the store cannot be read
+    is_behind: bool = False  # there is more to take in: poll again without waiting
+    #: Why a light that is not lit is not known to be dark, although the store can be read.
+    store_doubt: str | None = None
+    wal_bytes: int = 0  # size of the WAL of a store that is being written
+
+    @property
+    def doubt(self) -> str | None:
+        """Why a light that is not lit is not known to be dark; None if it is."""
+        if self.error is not None:
+            return self.error
+        return "events are damaged" if self.snapshot.run.damaged_events else self.store_doubt
+
+
+class RunFollower:
+    """Reads a run by cursor, a bounded number of events at a time. Use it from one thread.
+
+    Args:
+        directory: the run's directory; it need not exist yet.
+        brief: whether to pass over all that comes many times an update, for a summary: then the
+            hosts, what was decided for them and the speed stay unknown.
+        stays_open: whether to keep the store open while it goes on changing, which makes frequent
+            polls cheaper; `close` is to be called at the end then.
+        ticks: returns seconds of a clock that is never set.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        brief: bool = False,
+        stays_open: bool = False,
+        ticks: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._directory = directory
+        self._is_brief = brief
+        self._stays_open = stays_open
+        self._ticks = ticks
+        self._reader = RunReader(directory)
+        self._witnesses = Witnesses(directory)
+        self._testimony = Testimony()
+        #: Run and lights of a store that another one took the place of.
+        self._before: tuple[str, list[_Sighting]] = "", []
+        self._missing: tuple[SanctumSnapshot, Testimony, SanctumSnapshot] | None = None
+        self._identity: tuple[int, int] | None = None
+        self._error: str | None = None
+        self._is_gone = False  # the store, which was there before
+        self._is_behind = True
+        self._looked_up: tuple[tuple[int, int], float | None] | None = None  # by process and second
+        self._joined: tuple[Testimony, int] | None = None  # and the newest update at that time
+        self._journal: Journal | None = None
+        self._start_over()
+
+    def poll(self, now: float) -> Frame:
+        """Take in what is new and return what is known; never raises because of the store.
+
+        Args:
+            now: seconds since the epoch.
+        """
+        # Before the store: what they know is in the store by then, unless something is wrong.
+        self._testimony = self._witnesses.look()
+        if self._reader.changed() or self._is_behind or self._error is not None:
+            self._journal = None
+            before = self._cursor, self._heartbeat_at
+            try:
+                self._advance()
+                self._error = None
+                if before == (self._cursor, self._heartbeat_at):
+                    self._reader.release()  # its writer may be about to make one plain file of it
+            except RunStoreMissingError as error:
+                self._is_behind = False
+                self._is_gone = self._identity is not None
+                # A run that is being created has a directory before it has a store.
+                is_new = (
+                    self._identity is None
+                    and self._directory.is_dir()
+                    and self._testimony.is_empty
+                    and not self._reader.has_wal()
+                )
+                self._error = None if is_new else _vanished(self._directory, error)
+            # A damaged store can hold what no one thought of; the cockpit and the list of all runs
+            # must show that as they show any damage.
+            except Exception as error:  # noqa: BLE001
+                self._is_behind = False
+                self._error = (
+                    str(error)
+                    if isinstance(error, RunStoreError)
+                    else f"the store of {self._directory} is damaged: {error!r}"
+                )
+                with suppress(Exception):  # reported above; the tables of the lights may be whole
+                    self._aggregator.join_sightings(self._reader.sightings())
+        else:
+            self._reader.release()
+        snapshot = self._snapshot()
+        status = run_status(
+            phase=snapshot.run.phase,
+            reason=snapshot.run.reason,
+            heartbeat=self._heartbeat,
+            age=self._pulse.age(self._heartbeat_at, now, self._ticks()),
+            finished_at=snapshot.run.finished_at,
+            is_end_lost=self._aggregator.is_end_lost,
+            start_time_of=lambda pid: self._start_time_of(pid, now),
+        )
+        if status.is_over:
+            self._reader.release()  # as above
+        # Of a store that is there and cannot be read to its end, nothing is known of that.
+        is_in_doubt = status.kind in (StatusKind.WAITING, StatusKind.DEAD) and not self._is_gone
+        if self._error is not None and (is_in_doubt or not snapshot.last_event_id):
+            status = RunStatus(StatusKind.UNREADABLE, None, self._error)
+        doubt = None if self._is_behind else self._doubt(status)
+        wal_bytes = 0 if status.is_over else self._reader.wal_bytes()
+        return Frame(snapshot, status, self._error, self._is_behind, doubt, wal_bytes)
+
+    def catch_up(self) -> Frame:
+        """Poll until there is nothing more to take in."""
+        while (frame := self.poll(time.time())).is_behind:
+            pass
+        return frame
+
+    def close(self) -> None:
+        """Let go of the store."""
+        self._reader.release()
+
+    @property
+    def updates(self) -> int:
+        """The last update of the run so far; 0 before the first."""
+        return self._index.updates
+
+    def state_after(self, update: int) -> SanctumSnapshot | None:
+        """Return the state after an update of the part of the run that was taken in.
+
+        It is that of the nearest update there is; None if there is none yet.
+
+        Raises:
+            RunStoreError: the store cannot be read.
+        """
+        return self._time_travel.state_after(update, self._aggregator.last_id)
+
+    def _snapshot(self) -> SanctumSnapshot:
+        """Return the state of now, with all lights and incidents that are known from anywhere."""
+        self._aggregator.join_capsules(self._capsules())
+        if not self._is_behind:
+            newest = self._aggregator.newest_update
+            if self._joined != (self._testimony, newest):
+                self._joined = self._testimony, newest
+                before = set(lit_lights(self._aggregator.snapshot().tamiyo))
+                known = [one for one in self._other_sightings() if one[0] <= newest]
+                self._aggregator.join_sightings(known)
+                if self._error is None and not before >= {_light_of(one) for one in known}:
+                    self._is_light_missing = True
+        snapshot = self._aggregator.snapshot()
+        newer = [
+            one
+            for one in self._other_sightings()
+            if self._is_behind or one[0] > self._aggregator.newest_update
+        ]
+        if not newer:
+            return snapshot
+        # Not into the aggregator: earlier moments of the run are made from what it knows.
+        if self._missing is None or self._missing[:2] != (snapshot, self._testimony):
+            whole = self._aggregator.copy()
+            whole.join_sightings(newer)
+            self._missing = snapshot, self._testimony, whole.snapshot()
+        return self._missing[2]
+
+    def _capsules(self) -> tuple[Incident, ...]:
+        """Return the incidents that are kept on the disk."""
+        capsules = self._testimony.capsules
+        if self._aggregator.lacks_capsule(capsules):  # written since the files were looked at?
+            capsules = self._witnesses.look().capsules
+        return capsules
+
+    def _other_sightings(self) -> list[_Sighting]:
+        """Return what is known to have been seen from elsewhere than this store."""
+        run_id, lights = self._before
+        is_same = self._run_id in ("", run_id)
+        return [*self._testimony.sightings, *(lights if is_same else [])]
+
+    @property
+    def _run_id(self) -> str:
+        return self._aggregator.snapshot().run.run_id
+
+    def _doubt(self, status: RunStatus) -> str | None:
+        """Return why the store that can be read is not known to be whole; None if it is."""
+        latch_file = self._testimony.latch_file
+        if self._error is not None:
+            return None
+        if latch_file.missing is not None:
+            return latch_file.missing
+        if latch_file.error is not None:
+            return latch_file.error
+        stores = latch_file.stores
+        if stores and (len(stores) > 1 or self._store_id != stores[-1]):
+            return "the store was replaced by another one during the run"
+        if self._aggregator.last_id < latch_file.last_event:
+            return "the store is older than the run: events that it had are missing"
+        if self._aggregator.lacks_updates:
+            return "the store does not have the updates before the run was resumed"
+        if (newest := self._testimony.newest_update) > self._aggregator.newest_update:
+            return f"the store ends before update {newest}, of which there is a file"
+        if not self._is_thinned_whole:
+            return "events are missing among the old ones of the store"
+        if self._is_light_missing:
+            return "the store lacks a light that the files beside it have"
+        return self._doubt_of_journal(status)
+
+    def _doubt_of_journal(self, status: RunStatus) -> str | None:
+        if status.kind is StatusKind.WAITING:
+            is_new = not self._has_tables and not self._reader.has_wal()
+            return None if is_new else "the store has no events"
+        if status.kind in (StatusKind.LIVE, StatusKind.STARTING, StatusKind.STALLED):
+            return None  # the writer holds the journal, and it changes as it is looked at
+        if self._journal is None:
+            try:
+                self._journal = self._reader.journal()
+            except RunStoreError as error:
+                return str(error)
+        journal = self._journal
+        if journal.damage is not None:
+            return journal.damage
+        if journal.is_wal and not status.is_ended:
+            if not journal.has_frames:
+                return "the store was in use when it was copied or damaged, and its WAL is missing"
+            return "the run did not end in order, so what it saw last is not known"
+        return None
+
+    def _start_time_of(self, pid: int, now: float) -> float | None:
+        """Look up a process, at most once a second: what the system tells of one is dear."""
+        if self._looked_up is None or self._looked_up[0] != (pid, int(now)):
+            self._looked_up = (pid, int(now)), process_start_time(pid)
+        return self._looked_up[1]
+
+    def _start_over(self) -> None:
+        self._aggregator = SanctumAggregator()
+        self._index = UpdateIndex()
+        self._time_travel = TimeTravel(
+            self._reader, self._index, self._other_sightings, self._capsules
+        )
+        self._joined = None
+        self._is_light_missing = False  # in the store, that another file has
+        self._has_tables = False
+        self._thinned = Thinned(0, 0)
+        self._is_thinned_whole = True
+        self._store_id: str | None = None
+        self._journal = None
+        self._cursor = 0
+        self._counts_from: int | None = None  # before it, what comes often is passed over
+        self._heartbeat: Heartbeat | None = None
+        self._heartbeat_at: float | None = None
+        self._pulse = Pulse()
+
+    def _remember_lights(self) -> None:
+        """Keep the lights of a store that is read no more: a light of a run never goes out."""
+        run_id, lights = self._before
+        is_same = self._run_id in ("", run_id)
+        self._before = (
+            self._run_id or run_id,
+            [
+                *(lights if is_same else []),
+                *self._aggregator.sightings(),
+            ],
+        )
+
+    def _advance(self) -> None:
+        identity = self._reader.identity()
+        if identity is not None and (identity != self._identity or self._is_gone):
+            if self._identity is not None:
+                self._remember_lights()
+                self._start_over()  # another store took the place of the one we knew
+            self._identity, self._is_gone = identity, False
+        with self._reader.session(stays_open=self._stays_open):
+            newest = self._reader.last_id()
+            if self._cursor and not newest:
+                raise RunStoreError(
+                    f"the store of {self._directory} was emptied: what is shown was read before"
+                )
+            if newest < self._cursor:
+                self._remember_lights()
+                self._start_over()  # as above, under the same number: stores never lose events
+            self._has_tables = self._reader.has_tables()
+            self._store_id = self._reader.store_id()
+            if (thinned := self._reader.thinned()) != self._thinned:
+                self._thinned = thinned
+                self._is_thinned_whole = self._reader.thinned_is_whole()
+            if self._counts_from is None:
+                self._counts_from = 1 if self._is_brief else first_that_counts(self._reader, newest)
+            self._take_in(self._counts_from, newest)
+            if not self._is_behind:
+                join_tables(self._reader, self._aggregator)
+            beat = self._reader.heartbeat()
+        if beat is not None and isinstance(beat.payload, Heartbeat):
+            if _shown(beat.payload) != _shown(self._heartbeat):
+                self._aggregator.apply(beat)
+            self._heartbeat, self._heartbeat_at = beat.payload, beat.time
+
+    def _take_in(self, counts_from: int, newest: int) -> None:
+        bulk = not self._is_brief or not self._reader.rare_is_whole(newest)
+        budget = EVENTS_PER_POLL
+        while budget > 0:
+            is_old = self._cursor < counts_from - 1
+            end = counts_from - 1 if is_old else newest
+            limit = min(EVENTS_PER_READ, budget)
+            events = self._reader.read(self._cursor, limit, up_to=end, bulk=bulk and not is_old)
+            for event in events:
+                self._aggregator.apply(event)
+                if not self._is_brief:
+                    self._index.note(event, self._aggregator)
+            budget -= len(events)
+            if len(events) == limit:
+                self._cursor = events[-1].id
+                continue
+            self._cursor = end
+            if not is_old:
+                self._is_behind = False
+                return
+        self._is_behind = True
+
+
+def _light_of(one: _Sighting) -> Light:
+    return one[1].head, light_of(one[1].kind)
+
+
+def _shown(beat: Heartbeat | None) -> tuple[object, ...]:
+    # The rest differs with every beat, and a snapshot that shows nothing new is not to be redrawn.
+    if beat is None:
+        return ()
+    cpu = None if beat.cpu_percent is None else round(beat.cpu_percent)
+    memory = None if beat.memory_bytes is None else beat.memory_bytes // 10**8
+    gpu = beat.gpu_percent, beat.gpu_memory_bytes
+    return beat.pid, beat.process_start_time, beat.events_lost, cpu, memory, gpu
+
+
+def _vanished(directory: Path, error: RunStoreMissingError) -> str:
+    return str(error) if directory.is_dir() else f"the run's directory {directory} is not there"

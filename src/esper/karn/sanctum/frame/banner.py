@@ -1,0 +1,95 @@
+"""The verdict on a run in words: one for the whole, and the reasons for it, the gravest first."""
+
+from typing import Final
+
+from esper.karn.sanctum.drawing.figures import figure
+from esper.karn.sanctum.drawing.palette import Palette
+from esper.karn.sanctum.fold.attention import is_drill, lit_lights
+from esper.karn.sanctum.fold.view import View
+from esper.karn.store.liveness import StatusKind
+from esper.leyline.health import LEVEL_WORDS, Level
+from esper.leyline.score_guides import guides_of
+
+HEALTHY: Final = LEVEL_WORDS[Level.OK]
+#: There is nothing to judge by yet.
+_BEFORE: Final = (StatusKind.WAITING, StatusKind.STARTING)
+NO_DATA: Final = "NO DATA"
+ORDINARY: Final = "nothing out of the ordinary"
+#: Of the scores to compare with, those that are shown, with a short name where it is narrow.
+GUIDE_NAMES: Final = {"random choices": "random", "best hand rule": "hand rule"}
+_NAMED: Final = 2  # heads; of more, their number is reported
+
+
+def master_word(view: View) -> str:
+    """Return the word for a run: its verdict's, unless there is nothing to judge by."""
+    if view.verdict.level == Level.CRITICAL:
+        return LEVEL_WORDS[Level.CRITICAL]
+    if view.error is not None:
+        return NO_DATA
+    if view.status.kind in _BEFORE:
+        return str(view.status.kind)
+    return LEVEL_WORDS[view.verdict.level]
+
+
+def reasons(view: View) -> tuple[str, ...]:
+    """Return why the word is what it is: the gravest reason first, and at least one."""
+    if view.verdict.level != Level.CRITICAL:
+        if view.error is not None:
+            return ("the run cannot be read",)
+        if view.status.kind in _BEFORE:
+            return (view.status.sentence,)
+    found = view.verdict.reasons or (_ordinary(view),)
+    if is_drill(view.snapshot.tamiyo):
+        found = (f"drill: {found[0]}", *found[1:])
+    return found if view.position is None else (f"PAST: {_lit_since(view)}{found[0]}", *found[1:])
+
+
+def _ordinary(view: View) -> str:
+    """Return what there is to report of a healthy run: what is trained, and how good it is."""
+    run, score = view.snapshot.run, view.snapshot.training.score
+    if view.position is not None or not run.task:
+        return ORDINARY
+    task = f"networks for {run.task}"
+    if score is None:
+        return task
+    known = guides_of(run.task, run.steps)
+    guides = [f"{short} {known[name]:.3f}" for name, short in GUIDE_NAMES.items() if name in known]
+    return f"{task}: score {figure(score)}" + (f" ({', '.join(guides)})" if guides else "")
+
+
+def _lit_since(view: View) -> str:
+    """Return which heads have lit after the moment that is shown; nothing if none has."""
+    assert view.position is not None
+    then = lit_lights(view.snapshot.tamiyo)
+    since = list(
+        dict.fromkeys(head for head, light in view.position.lit_now if (head, light) not in then)
+    )
+    if not since:
+        return ""
+    who = ", ".join(since) if len(since) <= _NAMED else f"{len(since)} heads"
+    return f"lit by now: {who}; then: "
+
+
+def further_reasons(view: View) -> str:
+    """Return how many reasons there are beside the first, and the key that shows them all."""
+    others = len(reasons(view)) - 1
+    return f" (+{others} more: w)" if others else ""
+
+
+def reason(view: View) -> str:
+    """Return why the word is what it is, in a few words."""
+    return reasons(view)[0] + further_reasons(view)
+
+
+def master_style(word: str, palette: Palette, *, is_past: bool = False) -> str:
+    """Return how the word is written: only an alert is filled with its colour.
+
+    That a run was healthy once does not look like a run that is.
+    """
+    return {
+        "HEALTHY": f"bold {palette.muted if is_past else palette.good}",
+        "NOTICE": f"bold {palette.accent}",
+        "WARNING": f"bold {palette.on_alert} on {palette.warning}",
+        NO_DATA: f"bold {palette.on_alert} on {palette.warning}",
+        "CRITICAL": f"bold {palette.on_alert} on {palette.critical}",
+    }.get(word, f"bold {palette.muted}")

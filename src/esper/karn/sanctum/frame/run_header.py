@@ -1,0 +1,294 @@
+"""The run header: which run this is, how it is, how far, how fast, and on what machine."""
+
+import re
+from collections.abc import Sequence
+from typing import Final
+
+from rich.text import Text
+
+from esper.karn.sanctum.drawing.charts import progress_bar
+from esper.karn.sanctum.drawing.figures import ABSENT, bytes_text, count, duration, span_text
+from esper.karn.sanctum.drawing.palette import DARK, Palette
+from esper.karn.sanctum.drawing.panel import Panel
+from esper.karn.sanctum.fold.view import View
+from esper.karn.sanctum.frame.run_times import (
+    elapsed_seconds,
+    planned_episodes,
+    progress_share,
+    remaining_seconds,
+)
+from esper.karn.sanctum.schema import InterventionState, MachineState, RunState
+from esper.karn.store.liveness import RunStatus, StatusKind
+
+#: Lines in which all of it can be shown, and in which the most important of it can.
+FULL_HEIGHT: Final = 5
+COMPACT_HEIGHT: Final = 3
+_SEPARATOR: Final = "  "
+#: The time at which a run was created, with which its id begins.
+_CREATED: Final = re.compile(r"^\d{8}-\d{6}-(?=.)")
+_BEFORE: Final = (StatusKind.WAITING, StatusKind.STARTING)
+
+
+def status_text(status: RunStatus, palette: Palette) -> Text:
+    """Return the status in a word, with how long a silent run has been silent."""
+    word = str(status.kind)
+    if status.kind == StatusKind.STALE and status.seconds is not None:
+        word += f" {status.seconds:.0f} s"
+    style = {
+        StatusKind.LIVE: palette.good,
+        StatusKind.FINISHED: palette.accent,
+        StatusKind.STOPPED: palette.accent,
+        StatusKind.STALLED: palette.warning,
+        StatusKind.STALE: palette.warning,
+        StatusKind.UNREADABLE: palette.warning,
+        StatusKind.HALTED: palette.critical,
+        StatusKind.FAILED: palette.critical,
+        StatusKind.DEAD: palette.critical,
+    }.get(status.kind, palette.muted)
+    return Text(word, style=f"bold {style}")
+
+
+def moment_text(view: View, palette: Palette) -> Text:
+    """Return the status; of a past moment, which one it is, and that the status is of now."""
+    status = status_text(view.status, palette)
+    if view.position is None:
+        return status
+    text = Text(no_wrap=True).append(
+        f" {view.position} ", f"bold {palette.on_alert} on {palette.accent}"
+    )
+    return text.append("  now ", palette.muted).append_text(status)
+
+
+def render_header(view: View, width: int, height: int, palette: Palette = DARK) -> Text:
+    """Return the header in `width` cells: 2, 3 or 5 lines, as many as there are.
+
+    What does not fit in a line is left out whole, the least important first.
+    """
+    run, interventions = view.snapshot.run, view.snapshot.interventions
+    identity = _identity(_name(view), view, palette)
+    progress = _progress(view, width, palette)
+    steps = _rate("steps/s", run.steps_per_second, palette)
+    samples = _rate("samples/s", run.samples_per_second, palette)
+    times = _times(view, palette)
+    losses = _losses(run, palette)
+    taken = _interventions(interventions, view.status, palette)
+    incidents = _incidents(interventions, palette)
+    machine, gpu = _machine(view.snapshot.machine, palette)
+    shares = _shares(view, palette)
+    doing = _doing(view, palette)
+    details = [_fields([one], palette) for one in _details(view)]
+    if height >= FULL_HEIGHT:
+        lines = [
+            _fitted(identity, [taken, incidents], width),
+            _fitted(Text(), details, width),
+            _fitted(progress, [doing, losses, _step(run, palette)], width),
+            _fitted(Text(), [*times, steps, samples], width),
+            _fitted(Text(), [machine, gpu, shares], width),
+        ]
+    else:
+        named = _join([identity, taken])
+        whole = named.cell_len + len(_SEPARATOR) + _join(times).cell_len
+        if whole > width:  # how long it takes says more than when it was created
+            named = _join([_identity(_CREATED.sub("", _name(view)), view, palette), taken])
+        clock = _fitted(times[0], times[1:], width - named.cell_len - len(_SEPARATOR))
+        room = width - clock.cell_len - len(_SEPARATOR)
+        how_fast = [steps, samples] if height >= COMPACT_HEIGHT else [steps, machine, gpu, samples]
+        first = _fitted(
+            named, [incidents] if height >= COMPACT_HEIGHT else [incidents, *details], room
+        )
+        lines = [
+            _right_aligned(first, clock, width),
+            _fitted(progress, [doing, losses, *how_fast], width),
+        ]
+        if height >= COMPACT_HEIGHT:
+            lines.append(_fitted(Text(), [machine, gpu, shares, *details], width))
+    for line in lines:
+        line.truncate(width, overflow="ellipsis")
+    return Text("\n", no_wrap=True).join(lines)
+
+
+def _identity(name: str, view: View, palette: Palette) -> Text:
+    line = Text(no_wrap=True).append(name, f"bold {palette.ink}")
+    return line.append(_SEPARATOR).append_text(moment_text(view, palette))
+
+
+def _name(view: View) -> str:
+    """Return the run's name: before it has reported any, its directory's."""
+    run = view.snapshot.run
+    unknown = ABSENT if view.directory is None else view.directory.name
+    return run.name or run.run_id or unknown
+
+
+def _details(view: View) -> list[tuple[str, str]]:
+    run, plan = view.snapshot.run, view.plan
+    task = run.task or (plan.task if plan else "")
+    hosts = run.environments or (plan.environments if plan else 0)
+    fields = [("task", task)] if task else []
+    if hosts:
+        fields.append(("hosts", str(hosts)))
+    if run.device:
+        fields.append(("on", run.device))
+    if run.seed is not None:
+        fields.append(("seed", str(run.seed)))
+    if run.host_parameters:
+        fields.append(("host parameters", count(run.host_parameters)))
+    return fields
+
+
+def _progress(view: View, width: int, palette: Palette) -> Text:
+    run, planned = view.snapshot.run, planned_episodes(view)
+    line = _fields([("update", str(run.update))], palette)
+    episodes = f"{run.episodes_done}/{planned}" if planned else ABSENT
+    line.append(_SEPARATOR).append_text(_fields([("episodes", episodes)], palette))
+    share = progress_share(view)
+    line.append(" ").append_text(progress_bar(share, max(6, min(28, width // 8)), palette))
+    return line.append(f" {100 * share:.0f}%" if planned else "", palette.muted)
+
+
+def _doing(view: View, palette: Palette) -> Text:
+    """Return what a run that does not train yet is occupied with."""
+    if view.status.kind not in _BEFORE or view.position is not None:
+        return Text()
+    if view.directory is None:
+        return Text()
+    doing = view.snapshot.run.reason or "starting the training process"
+    return Text(f"{doing} …", style=f"bold {palette.accent}")
+
+
+def _rate(name: str, value: float | None, palette: Palette) -> Text:
+    return Text() if value is None else _fields([(name, count(value))], palette)
+
+
+def _step(run: RunState, palette: Palette) -> Text:
+    if not (run.steps and run.step):
+        return Text()
+    return _fields([("step", f"{run.step}/{run.steps}")], palette)
+
+
+def _times(view: View, palette: Palette) -> list[Text]:
+    """Return how long it has been going, and how long it will."""
+    times = [_fields([("elapsed", duration(elapsed_seconds(view)))], palette)]
+    left = remaining_seconds(view)
+    if left is not None:
+        times.append(_fields([("left", span_text(left))], palette))
+    return times
+
+
+def _interventions(done: InterventionState, status: RunStatus, palette: Palette) -> Text:
+    """Return what was done about updates that were not finite: nothing, on a good day.
+
+    That a run was halted is its status, and not repeated.
+    """
+    halts = done.halts - (status.kind == StatusKind.HALTED)
+    taken = [
+        f"{number} {what}"
+        for number, what in (
+            (done.updates_repeated, "repeated"),
+            (done.updates_skipped, "skipped"),
+            (done.updates_rolled_back, "rolled back"),
+            (halts, "halted before" if status.kind == StatusKind.HALTED else "halted"),
+        )
+        if number
+    ]
+    return Text(", ".join(taken), style=palette.warning)
+
+
+def _incidents(done: InterventionState, palette: Palette) -> Text:
+    if not done.incidents:
+        return Text()
+    line = Text(no_wrap=True).append("incidents ", palette.muted)
+    line.append(str(done.incidents), palette.ink)
+    if done.incidents_not_kept:
+        line.append(f", not kept {done.incidents_not_kept}", palette.muted)
+    return line
+
+
+def _losses(run: RunState, palette: Palette) -> Text:
+    """Return what the monitor lost or could not read, which is nothing on a good day."""
+    lost = [
+        f"{number} {what}"
+        for number, what in (
+            (run.events_lost, "events lost"),
+            (run.damaged_events, "damaged events"),
+            (run.unknown_events, "unknown events"),
+        )
+        if number
+    ]
+    return Text(", ".join(lost), style=palette.warning)
+
+
+def _machine(machine: MachineState, palette: Palette) -> tuple[Text, Text]:
+    """Return what the trainer and its workers take: processors and memory, and the GPU."""
+    fields = []
+    if machine.cpu_percent is not None:
+        fields.append(("CPU", f"{machine.cpu_percent:.0f}%"))
+    if machine.memory_bytes is not None:
+        fields.append(("memory", bytes_text(machine.memory_bytes)))
+    gpu = []
+    if machine.gpu_percent is not None:
+        gpu.append(f"{machine.gpu_percent:.0f}%")
+    if machine.gpu_memory_bytes is not None:
+        of = f" of {bytes_text(machine.gpu_total_bytes)}" if machine.gpu_total_bytes else ""
+        gpu.append(f"{bytes_text(machine.gpu_memory_bytes)}{of}")
+    parts = _fields([("GPU", ", ".join(gpu))], palette) if gpu else Text()
+    return _fields(fields, palette), parts
+
+
+def _shares(view: View, palette: Palette) -> Text:
+    """Return what share of the last update's time went where."""
+    shares = view.snapshot.training.time_shares
+    if not shares:
+        return Text()
+    line = Text(no_wrap=True).append("time: ", palette.muted)
+    for index, (name, share) in enumerate(shares.items()):
+        line.append(", " if index else "", palette.muted)
+        line.append(f"{name} ", palette.muted).append(f"{100 * share:.0f}%", palette.ink)
+    return line
+
+
+def _fields(fields: Sequence[tuple[str, str]], palette: Palette) -> Text:
+    """Return names with their values: what is counted comes first, a quality comes last."""
+    line = Text(no_wrap=True)
+    for index, (name, value) in enumerate(fields):
+        line.append(_SEPARATOR if index else "")
+        if name.endswith("/s"):
+            line.append(value, palette.ink).append(f" {name}", palette.muted)
+        else:
+            line.append(f"{name} ", palette.muted).append(value, palette.ink)
+    return line
+
+
+def _join(parts: Sequence[Text]) -> Text:
+    return Text(_SEPARATOR, no_wrap=True).join([part for part in parts if part.cell_len])
+
+
+def _fitted(first: Text, others: Sequence[Text], width: int) -> Text:
+    """Return a part, and of the others those that fit behind it in `width` cells."""
+    line = first.copy()
+    for part in others:
+        gap = _SEPARATOR if line.cell_len else ""
+        if part.cell_len and line.cell_len + len(gap) + part.cell_len <= width:
+            line.append(gap).append_text(part)
+    return line
+
+
+def _right_aligned(left: Text, right: Text, width: int) -> Text:
+    left.truncate(max(0, width - right.cell_len - 1), overflow="ellipsis", pad=True)
+    return left.append(" ").append_text(right)
+
+
+class RunHeader(Panel, can_focus=False):
+    """Shows the run as a whole."""
+
+    IS_RESTLESS = True
+
+    def part(self, view: View) -> object:
+        run, status = view.snapshot.run, moment_text(view, DARK).plain
+        elapsed, left = duration(elapsed_seconds(view)), remaining_seconds(view)
+        shown = status, elapsed, None if left is None else span_text(left), _name(view), view.plan
+        snapshot = view.snapshot
+        shares = snapshot.training.time_shares
+        return run, snapshot.interventions, snapshot.machine, shares, *shown
+
+    def draw(self, view: View, width: int, height: int, palette: Palette) -> Text:
+        return render_header(view, width, height, palette)

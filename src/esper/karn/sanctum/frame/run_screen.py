@@ -1,0 +1,183 @@
+"""What every screen over a run has in common: the run's state on top, its panels, the keys."""
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, ClassVar
+
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Container
+from textual.events import Resize
+from textual.geometry import Size
+from textual.message import Message
+from textual.screen import Screen
+from textual.widget import Widget
+from textual.widgets import Static
+
+from esper.karn.sanctum.drawing.panel import Panel
+from esper.karn.sanctum.fold.attention import Lamps, Light, lit_lights, next_light, unacknowledged
+from esper.karn.sanctum.fold.view import View
+from esper.karn.sanctum.frame.key_line import ACKNOWLEDGE, END, NOW, KeyLine
+from esper.karn.sanctum.frame.small_panel import SmallPanel
+from esper.karn.sanctum.frame.status_strip import StatusStrip
+from esper.karn.sanctum.frame.time_bar import TimeBar, updates_of
+from esper.leyline.plain_text import printable
+
+if TYPE_CHECKING:
+    from esper.karn.reports.run_catalogue import RunSummary
+
+#: The smallest terminal that a whole screen fits in; a smaller one shows the run in a few lines.
+SMALLEST: tuple[int, int] = (72, 23)
+
+
+def too_small(size: Size) -> bool:
+    """Return whether a terminal is too small for a whole screen."""
+    return size.width < SMALLEST[0] or size.height < SMALLEST[1]
+
+
+class Seen(Message):
+    """The run was looked at; sent to the screen that is to show it."""
+
+    def __init__(self, view: View) -> None:
+        super().__init__()
+        self.view = view
+
+
+class RunsSeen(Message):
+    """The folder of runs was looked at; sent to the screen that is to show it."""
+
+    def __init__(
+        self, runs: "Sequence[RunSummary]", *, is_behind: bool = False, error: str | None = None
+    ) -> None:
+        super().__init__()
+        self.runs = runs  # oldest first
+        self.is_behind = is_behind  # there are more, which were not read yet
+        self.error = error  # one sentence, where the folder could not be read
+
+
+class RunScreen(Screen[None]):
+    """Shows a run; knows nothing of it but the view that it is given.
+
+    Subclasses say in `panels` what stands on them; every `Panel` among that is shown every view.
+    """
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding(
+            "tab", "app.focus_next", show=False, tooltip="To the next panel, or the one before"
+        ),
+        Binding(
+            "shift+tab",
+            "app.focus_previous",
+            show=False,
+            tooltip="To the next panel, or the one before",
+        ),
+    ]
+
+    #: Whether it is shown all runs, too.
+    WANTS_RUNS: ClassVar[bool] = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.view: View | None = None  # the one being shown
+        self._speed = 1
+        self._lamps = Lamps()
+        self._explains = False
+
+    @property
+    def is_small(self) -> bool:
+        """Whether the terminal is too small for it, so that a few lines stand for it."""
+        return too_small(self.size)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all that there was to see when it was opened has been read and shown."""
+        return self.view is not None and not self.view.is_behind
+
+    def top(self) -> Iterable[Widget]:
+        """Return what says, on every screen, how the run is."""
+        return [StatusStrip(id="strip")]
+
+    def panels(self) -> ComposeResult:
+        """Yield what stands on this screen, in the order in which the tab key visits it."""
+        raise NotImplementedError
+
+    def compose(self) -> ComposeResult:
+        """Yield the frame of the screen with its panels in it."""
+        yield SmallPanel(id="small")
+        with Container(id="body"):
+            yield from self.top()
+            yield Static(id="error", markup=False)
+            yield from self.panels()
+            yield TimeBar(self._speed, id="time")
+        yield KeyLine()
+
+    def on_seen(self, message: Seen) -> None:
+        """Show a view."""
+        with self.app.batch_update():
+            self.show(message.view)
+
+    def show(self, view: View) -> None:
+        """Show a view; called inside a batch update."""
+        before, self.view = self.view, view
+        if before is None or view.trouble != before.trouble:
+            error = self.query_one("#error", Static)
+            error.update(printable(f"! {view.trouble}"))
+            error.set_class(view.trouble is not None, "-shown")
+        self.set_class(bool(view.snapshot.tamiyo.evidence), "-evidence")
+        self.set_class(updates_of(view) > 0, "-timed")
+        urgent = ACKNOWLEDGE if unacknowledged(view) else NOW if view.position else ()
+        self.query_one(KeyLine).urge(urgent + END if view.status.is_over else urgent)
+        if before is None or before.status.is_over != view.status.is_over:
+            self.refresh_bindings()
+        shown = self.as_shown(view)
+        for panel in self.walk_children(Panel):
+            panel.lamps = self._lamps  # of panels that came later, too
+            panel.explain(self._explains)
+            panel.show(shown)
+
+    def as_shown(self, view: View) -> View:
+        """Return the view that panels are given, where a screen shows another part of the run."""
+        return view
+
+    def set_speed(self, speed: int) -> None:
+        """Say at how many updates per second the run plays, or would."""
+        self._speed = speed
+        for bar in self.query(TimeBar):
+            bar.speed = speed
+            bar.redraw()
+
+    def show_lamps(self, lamps: Lamps) -> None:
+        """Show the lights in another way: a phase of blinking, or all of them on."""
+        self._lamps = lamps
+        with self.app.batch_update():
+            for panel in self.query(Panel):
+                panel.show_lamps(lamps)
+
+    def chosen_light(self) -> Light | None:
+        """Return the light that is acknowledged next, or None where a line without one is chosen.
+
+        Unless a screen has lights to choose from, it is the first of those that wait.
+        """
+        if self.view is None:
+            return None
+        lit = lit_lights(self.view.snapshot.tamiyo)
+        return next_light(self.view) or next(iter(lit), None)
+
+    def redraw(self) -> None:
+        """Draw every panel again, in the colours of now."""
+        for panel in self.query(Panel):
+            panel.redraw()
+
+    def explain(self, explains: bool) -> None:
+        """Show beside each panel's title what it is about, or no longer."""
+        self._explains = explains
+        for panel in self.query(Panel):
+            panel.explain(explains)
+
+    def wake(self) -> None:
+        """Have every panel draw the next view at once: the last one may be old."""
+        for panel in self.query(Panel):
+            panel.wake()
+
+    def on_resize(self, _event: Resize) -> None:
+        """Choose between the screen and the few lines that stand for it where it does not fit."""
+        self.set_class(self.is_small, "-small")

@@ -1,0 +1,24 @@
+"""What is shown in place of a screen that does not fit: the run in as many lines as there are."""
+
+from rich.text import Text
+
+from esper.karn.sanctum.drawing.figures import duration, span_text
+from esper.karn.sanctum.drawing.palette import Palette
+from esper.karn.sanctum.drawing.panel import Panel
+from esper.karn.sanctum.fold.view import View
+from esper.karn.sanctum.frame.run_times import elapsed_seconds, remaining_seconds
+from esper.karn.sanctum.frame.status_line import render_small
+
+
+class SmallPanel(Panel, can_focus=False):
+    """Shows the run in a few lines, down to one."""
+
+    IS_RESTLESS = True
+
+    def part(self, view: View) -> object:
+        left = remaining_seconds(view)
+        times = duration(elapsed_seconds(view)), None if left is None else span_text(left)
+        return view.snapshot, view.verdict, view.status.kind, view.error, view.doubt, times
+
+    def draw(self, view: View, width: int, height: int, palette: Palette) -> Text:
+        return render_small(view, width, height, palette)

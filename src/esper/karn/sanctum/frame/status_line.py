@@ -1,0 +1,140 @@
+"""A run in one line, for status bars; and in a few, for terminals that are too small for more."""
+
+import re
+from typing import Final
+
+from rich.text import Text
+
+from esper.karn.sanctum.drawing.charts import progress_bar
+from esper.karn.sanctum.drawing.figures import ABSENT, duration, figure, span_text
+from esper.karn.sanctum.drawing.palette import DARK, Palette
+from esper.karn.sanctum.fold.attention import is_drill, light_words, lit_lights
+from esper.karn.sanctum.fold.view import View
+from esper.karn.sanctum.frame.banner import HEALTHY, master_style, master_word, reasons
+from esper.karn.sanctum.frame.run_times import (
+    elapsed_seconds,
+    planned_episodes,
+    progress_share,
+    remaining_seconds,
+)
+from esper.karn.store.liveness import StatusKind
+
+_SEPARATOR: Final = " · "
+_NAMED: Final = 3  # lights; of more, their number is given
+_BAR_WIDTH: Final = 12
+#: The time at which a run was created, with which its id begins.
+_CREATED: Final = re.compile(r"^\d{8}-\d{6}-(?=.)")
+
+
+def render_line(view: View, width: int | None = None, palette: Palette = DARK) -> Text:
+    """Return a run in one line: the word, its lights, how far it is, its score and its name.
+
+    Args:
+        view: of the run.
+        width: in cells; what does not fit is left out, the least important first. None: no limit.
+        palette: the colours to choose from.
+    """
+    word = master_word(view)
+    line = Text(no_wrap=True)
+    line.append(f"● {word}", master_style(word, palette, is_past=view.position is not None))
+    for part in (_matter(view, palette), *_how_far(view, palette), _score(view, palette)):
+        _add(line, part, width)
+    _add(line, Text(_name(view), style=palette.muted), width)
+    if width is not None:
+        _cut(line, width)
+    return line
+
+
+def render_small(view: View, width: int, height: int, palette: Palette = DARK) -> Text:
+    """Return a run in at most `height` lines: what matters most is in the first of them."""
+    if height < 2:
+        return render_line(view, width, palette)
+    word = master_word(view)
+    style = master_style(word, palette, is_past=view.position is not None)
+    first = Text(no_wrap=True).append(f"● {word}", style).append(f"  {reasons(view)[0]}")
+    share = progress_share(view)
+    bar = Text(no_wrap=True).append_text(
+        progress_bar(share, max(0, min(_BAR_WIDTH, width - 12)), palette)
+    )
+    bar.append(f" {100 * share:.0f}%" if planned_episodes(view) else f" {ABSENT}", palette.ink)
+    lines = [
+        first,
+        _joined([Text(_name(view), style=f"bold {palette.ink}"), *_how_far(view, palette)]),
+        _joined([bar, Text(_episodes(view), style=palette.muted)]),
+        _lights(view, palette),
+        _score(view, palette),
+        Text(f"elapsed {duration(elapsed_seconds(view))}", style=palette.muted),
+        Text("q quits, ? helps, a acknowledges", style=palette.faint),
+    ]
+    lines = [line for line in lines if line.cell_len][:height]
+    for line in lines:
+        line.no_wrap = True
+        _cut(line, width)
+    return Text("\n", no_wrap=True).join(lines)
+
+
+def _cut(line: Text, width: int) -> None:
+    """Cut a line to its width; in one or two cells its sign says more than an ellipsis."""
+    line.truncate(width, overflow="ellipsis" if width > 2 else "crop")
+
+
+def _add(line: Text, part: Text, width: int | None) -> None:
+    """Add a part to a line, if it fits."""
+    if not part.cell_len:
+        return
+    if width is None or line.cell_len + len(_SEPARATOR) + part.cell_len <= width:
+        line.append(_SEPARATOR).append_text(part)
+
+
+def _joined(parts: list[Text]) -> Text:
+    return Text(_SEPARATOR, no_wrap=True).join([part for part in parts if part.cell_len])
+
+
+def _matter(view: View, palette: Palette) -> Text:
+    """Return what is the matter in a few words: the lights, or else the first reason."""
+    if lit_lights(view.snapshot.tamiyo):
+        return _lights(view, palette)
+    if master_word(view) == HEALTHY:
+        return Text()
+    return Text(reasons(view)[0], style=palette.ink)
+
+
+def _lights(view: View, palette: Palette) -> Text:
+    lit = lit_lights(view.snapshot.tamiyo)
+    unknown = Text("? lights not known", style=f"bold {palette.warning}") if view.doubt else Text()
+    if not lit:
+        return unknown or Text("no Inf, no NaN", style=palette.muted)
+    words = ", ".join(map(light_words, lit)) if len(lit) <= _NAMED else f"{len(lit)} lights"
+    words = f"drill: {words}" if is_drill(view.snapshot.tamiyo) else words
+    return _joined([Text(words, style=f"bold {palette.critical}"), unknown])
+
+
+def _how_far(view: View, palette: Palette) -> list[Text]:
+    """Return the status, how much is done, and how long the rest will take."""
+    parts = [Text(str(view.status.kind), style=palette.ink)]
+    if planned_episodes(view):
+        parts.append(Text(f"{100 * progress_share(view):.0f}%", style=palette.ink))
+    left = remaining_seconds(view)
+    if left is not None:
+        parts.append(Text(f"{span_text(left)} left", style=palette.ink))
+    elif view.status.kind in (StatusKind.WAITING, StatusKind.STARTING):
+        parts.append(Text(duration(elapsed_seconds(view)), style=palette.ink))
+    return parts
+
+
+def _episodes(view: View) -> str:
+    planned = planned_episodes(view)
+    return f"{view.snapshot.run.episodes_done}/{planned} episodes" if planned else ""
+
+
+def _score(view: View, palette: Palette) -> Text:
+    score = view.snapshot.training.score
+    if score is None:
+        return Text()
+    return Text("score ", style=palette.muted).append(figure(score), palette.ink)
+
+
+def _name(view: View) -> str:
+    run = view.snapshot.run
+    unknown = ABSENT if view.directory is None else view.directory.name
+    return _CREATED.sub("", run.name or run.run_id or unknown)

@@ -1,0 +1,89 @@
+"""The status strip: master status and run header on one line, for screens about something else."""
+
+import re
+from typing import Final
+
+from rich.text import Text
+
+from esper.karn.sanctum.drawing.figures import ABSENT, duration, span_text
+from esper.karn.sanctum.drawing.palette import DARK, Palette
+from esper.karn.sanctum.drawing.panel import Panel
+from esper.karn.sanctum.fold.attention import Lamps
+from esper.karn.sanctum.fold.view import View
+from esper.karn.sanctum.frame.banner import HEALTHY, master_style, master_word, reason
+from esper.karn.sanctum.frame.run_header import moment_text
+from esper.karn.sanctum.frame.run_times import elapsed_seconds, remaining_seconds
+
+_SEPARATOR: Final = "  "
+#: The time at which a run was created, with which its id begins.
+_CREATED: Final = re.compile(r"^\d{8}-\d{6}-(?=.)")
+
+
+def render_strip(
+    view: View, width: int, palette: Palette = DARK, *, lamps: Lamps | None = None
+) -> Text:
+    """Return one line: the word and its first reason at the left, which run it is at the right."""
+    run = view.snapshot.run
+    is_test = lamps is not None and lamps.is_test
+    word = master_word(view)
+    shown = (" ● LAMP TEST ", f"bold {palette.critical}")
+    left = Text(no_wrap=True).append(
+        *(
+            shown
+            if is_test
+            else (f" ● {word} ", master_style(word, palette, is_past=view.position is not None))
+        )
+    )
+    said = "all lights are on, nothing is stored" if is_test else reason(view)
+    name, rest = run.name or run.run_id or ABSENT, Text(no_wrap=True)
+    rest.append(_SEPARATOR).append_text(moment_text(view, palette))
+    if view.position is None:
+        rest.append(f"{_SEPARATOR}update ", palette.muted).append(str(run.update), palette.ink)
+    time = _time(view, palette)
+    room = width - left.cell_len - len(said) - 1 - len(_CREATED.sub("", name)) - rest.cell_len
+    # That a run is healthy needs no reason.
+    if time.cell_len < room or (word == HEALTHY and not is_test):
+        rest.append_text(time)
+    if left.cell_len + len(said) + len(name) + rest.cell_len + 2 > width:
+        name = _CREATED.sub("", name)  # the reason says more than when the run was created
+    right = Text(no_wrap=True).append(name, f"bold {palette.ink}").append_text(rest)
+    # A long name gives way before the word does: that is what must be seen on every screen.
+    right.truncate(max(0, width - left.cell_len - 1), overflow="ellipsis")
+    left.append(f" {said}", palette.muted)
+    left.truncate(max(0, width - right.cell_len - 1), overflow="ellipsis", pad=True)
+    left.append(" ").append_text(right)
+    left.truncate(width, overflow="ellipsis")
+    return left
+
+
+def _time(view: View, palette: Palette) -> Text:
+    """Return how long the run will take, or else how long it has taken; nothing of the past."""
+    line = Text(no_wrap=True)
+    left, elapsed = remaining_seconds(view), elapsed_seconds(view)
+    if view.position is not None or elapsed is None:
+        return line
+    name, shown = ("elapsed", duration(elapsed)) if left is None else ("left", span_text(left))
+    return line.append(f"{_SEPARATOR}{name} ", palette.muted).append(shown, palette.ink)
+
+
+class StatusStrip(Panel, can_focus=False):
+    """Shows the verdict on the run, and which run it is."""
+
+    def part(self, view: View) -> object:
+        run, status = view.snapshot.run, moment_text(view, DARK).plain
+        identity = run.name, run.run_id, run.update
+        return master_word(view), reason(view), *identity, status, _time(view, DARK).plain
+
+    def draw(self, view: View, width: int, height: int, palette: Palette) -> Text:  # noqa: ARG002
+        return render_strip(view, width, palette, lamps=self.lamps)
+
+    async def on_click(self) -> None:
+        """Tell all reasons for the word."""
+        await self.run_action("app.why")
+
+    def show_lamps(self, lamps: Lamps) -> None:
+        """Say that a lamp test is going on, for the screens that have no lights."""
+        changed = lamps.is_test != self.lamps.is_test
+        super().show_lamps(lamps)
+        if changed:
+            self.redraw()

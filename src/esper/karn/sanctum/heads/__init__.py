@@ -1,0 +1,1 @@
+"""The screen Heads and its panels: evidence, history, incidents and their replay."""

@@ -1,0 +1,208 @@
+"""The heads with the evidence behind their lights: a row each, and who has seen it."""
+
+from collections.abc import Sequence, Set
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+from rich.text import Text
+
+from esper.karn.sanctum.drawing.figures import ABSENT, count, cut
+from esper.karn.sanctum.drawing.local_time import day_of
+from esper.karn.sanctum.drawing.palette import DARK, Palette
+from esper.karn.sanctum.fold.attention import Lamps, light_of
+from esper.karn.sanctum.fold.evidence import evidence_words
+from esper.karn.sanctum.fold.view import View
+from esper.karn.sanctum.schema import Evidence, FirstSighting
+from esper.karn.sanctum.widgets.tamiyo_brain.action_heads_panel import (
+    FIRST_OUT_MARK,
+    LIT,
+    LIT_BY_DRILL,
+    UNKNOWN,
+    UNLIT,
+    display_name,
+)
+from esper.karn.sanctum.widgets.tamiyo_brain.evidence_table import place
+from esper.karn.store.acknowledgements import Acknowledgement
+from esper.leyline.sighting_words import KIND_WORDS
+from esper.leyline.telemetry import GROUPS
+
+#: Names a row: head, quantity and kind; of a head without evidence, the latter two are empty.
+RowKey = tuple[str, str, str]
+
+_HEADERS: Final = (
+    "head",
+    "seen",
+    "now",
+    "repr.",
+    "updates",
+    "minib.",
+    "first",
+    "last",
+    "where",
+    "acknowledged",
+)
+_DROPPED_FIRST: Final = ("where", "minib.", "updates")  # where they do not all fit
+_OPTIONAL: Final = ("repr.", "where")  # shown only if some row has something in them
+#: Says in short, where there is no column for the words, that something was not reproduced.
+_NOT_AGAIN: Final = "no"
+_LEAD: Final = 5  # the cursor, the light, its mark and two gaps
+_GAP: Final = 2
+_NARROWEST_LAST: Final = 12
+_ROOMY: Final = 100  # cells, from which on everything can be said
+_STEADY: Final = Lamps()
+
+
+@dataclass(frozen=True)
+class HeadRow:
+    """What is known of one kind of non-finite value in one quantity of one head."""
+
+    head: str
+    evidence: Evidence | None = None  # None: nothing was ever seen in this head
+    is_first_out: bool = False
+    acknowledged: Acknowledgement | None = None
+    doubt: str | None = None  # why there may be evidence that is not known
+
+    @property
+    def key(self) -> RowKey:
+        """What names the row for as long as it is there."""
+        if self.evidence is None:
+            return self.head, "", ""
+        return self.head, self.evidence.quantity, self.evidence.kind
+
+
+def rows_of(view: View) -> list[HeadRow]:
+    """Return the evidence in the order in which it was first seen, then the heads without any."""
+    tamiyo = view.snapshot.tamiyo
+    first = tamiyo.first[0] if tamiyo.first else None
+    # Of several who acknowledged a light, the first is the one who took the alarm.
+    seen_by = {(one.head, one.light): one for one in reversed(view.acknowledgements)}
+    rows = [
+        HeadRow(
+            one.head,
+            one,
+            is_first_out=_is_it(one, first),
+            acknowledged=seen_by.get((one.head, light_of(one.kind))),
+        )
+        for one in tamiyo.evidence
+    ]
+    told = {row.head for row in rows}
+    heads = dict.fromkeys([*view.snapshot.run.heads, *tamiyo.head_inf_latch])
+    return rows + [HeadRow(head, doubt=view.doubt) for head in heads if head not in told]
+
+
+def _is_it(evidence: Evidence, first: FirstSighting | None) -> bool:
+    return first is not None and (evidence.head, evidence.quantity, evidence.kind) == (
+        first.head,
+        first.quantity,
+        first.kind,
+    )
+
+
+def render_rows(
+    view: View, width: int, palette: Palette = DARK, lamps: Lamps = _STEADY
+) -> list[Text]:
+    """Return a heading and a line for each of `rows_of`; the first cell is left to a cursor."""
+    rows = rows_of(view)
+    cells = [_cells(row, view.now, has_room=width >= _ROOMY) for row in rows]
+    # What a head without evidence has to say may reach over the columns that it leaves empty.
+    widths = [
+        max([len(_HEADERS[at]), *(len(line[at]) for line in cells if at == 0 or len(line) > 2)])
+        + _GAP
+        for at in range(len(_HEADERS))
+    ]
+    said = {
+        name
+        for at, name in enumerate(_HEADERS)
+        if name not in _OPTIONAL or any(line[at] for line in cells if len(line) > 2)
+    }
+    shown = _columns(said, widths, width)
+    lines = [_line(" " * _LEAD, _HEADERS, shown, widths, width, palette.muted)]
+    for row, line in zip(rows, cells, strict=True):
+        lines.append(_row_line(row, line, shown, widths, width, palette, lamps))
+    return lines
+
+
+def _columns(said: Set[str], widths: Sequence[int], width: int) -> list[int]:
+    """Return which columns are shown: as many of those that say something as fit."""
+
+    def places(names: Set[str]) -> list[int]:
+        return [at for at, name in enumerate(_HEADERS) if name in names]
+
+    choices = [
+        said - {"repr."},  # where the words fit, they say that, too
+        *(said - set(_DROPPED_FIRST[:end]) for end in range(1, len(_DROPPED_FIRST) + 1)),
+    ]
+    for names in choices:
+        shown = places(names)
+        if _LEAD + sum(widths[at] for at in shown[:-1]) + _NARROWEST_LAST <= width:
+            return shown
+    return places(choices[-1])
+
+
+def _cells(row: HeadRow, now: float, *, has_room: bool) -> Sequence[str]:
+    name = GROUPS.get(row.head, display_name(row.head)).removeprefix("the ")
+    evidence = row.evidence
+    if evidence is None:
+        return name, f"not known: {row.doubt}" if row.doubt else "nothing so far"
+    return (
+        name,
+        f"{KIND_WORDS.get(evidence.kind, evidence.kind)} in {evidence.quantity}",
+        "now" if evidence.is_active else "",
+        "" if evidence.reproduced else _NOT_AGAIN,
+        count(evidence.updates),
+        count(evidence.minibatches or None),
+        place(evidence.first_update, evidence.first_epoch, evidence.first_minibatch),
+        place(evidence.last_update, evidence.last_epoch, evidence.last_minibatch),
+        evidence_words(evidence),
+        ABSENT if row.acknowledged is None else who_and_when(row.acknowledged, now, has_room),
+    )
+
+
+def who_and_when(acknowledged: Acknowledgement, now: float, has_room: bool) -> str:
+    """Return "19:32 ana@lab", with the day where it was not today's; in the local time.
+
+    Without room, it goes without the machine.
+    """
+    then = datetime.fromtimestamp(acknowledged.time)
+    clock = then.strftime("%H:%M" if then.date() == day_of(now) else "%m-%d %H:%M")
+    who = acknowledged.who if has_room else acknowledged.who.partition("@")[0]
+    return f"{clock} {who}"
+
+
+def _row_line(
+    row: HeadRow,
+    cells: Sequence[str],
+    shown: Sequence[int],
+    widths: Sequence[int],
+    width: int,
+    palette: Palette,
+    lamps: Lamps,
+) -> Text:
+    lead = Text("  ", no_wrap=True)
+    lit = f"bold {palette.critical}"
+    if row.evidence is None:
+        unlit = (UNKNOWN, f"bold {palette.warning}") if row.doubt else (UNLIT, palette.faint)
+        lead.append(*((LIT, lit) if lamps.is_test else unlit))
+        lead.append("  ")
+        return lead + _line("", cells, range(len(cells)), widths, width - _LEAD, palette.muted)
+    calls = lamps.bright and not lamps.is_test and row.acknowledged is None
+    sign = LIT_BY_DRILL if row.evidence.planted else LIT
+    lead.append(sign, f"bold {palette.on_alert} on {palette.critical}" if calls else lit)
+    lead.append((FIRST_OUT_MARK if row.is_first_out else "").ljust(2), lit)
+    # Of what has passed, its light alone still stands out.
+    style = f"bold {palette.critical}" if row.evidence.is_active else palette.ink
+    return lead + _line("", cells, shown, widths, width - _LEAD, style)
+
+
+def _line(
+    lead: str,
+    cells: Sequence[str],
+    shown: Sequence[int],
+    widths: Sequence[int],
+    width: int,
+    style: str,
+) -> Text:
+    *most, last = shown
+    text = lead + "".join(cells[at].ljust(widths[at]) for at in most)
+    return Text(text + cut(cells[last], max(0, width - len(text))), style=style, no_wrap=True)

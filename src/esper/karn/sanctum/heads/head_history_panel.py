@@ -1,0 +1,217 @@
+"""How one head has done: its entropy, ratio, gradient norm and clip fraction, update by update."""
+
+import textwrap
+from collections import defaultdict
+from typing import ClassVar, Final
+
+from rich.text import Text
+
+from esper.karn.sanctum.drawing.charts import sign_of
+from esper.karn.sanctum.drawing.figures import figure
+from esper.karn.sanctum.drawing.judgement import figure_style
+from esper.karn.sanctum.drawing.palette import DARK, Palette
+from esper.karn.sanctum.drawing.panel import Panel
+from esper.karn.sanctum.drawing.plot import Series, plots
+from esper.karn.sanctum.fold.evidence import evidence_words
+from esper.karn.sanctum.fold.view import View
+from esper.karn.sanctum.schema import HeadTrend
+from esper.karn.sanctum.widgets.tamiyo_brain.action_heads_panel import display_name
+from esper.karn.store.sightings import Source
+from esper.leyline.sighting_words import KIND_WORDS
+from esper.leyline.telemetry import GROUPS, HOSTS, SHARED
+
+#: Label, field of TamiyoState, and field of HeadTrend.
+_CHARTS: Final = (
+    ("Entropy", "head_entropy", "entropy"),
+    ("Ratio max", "head_ratio_max", "ratio_max"),
+    ("Gradient norm", "head_gradient_norm", "gradient_norm"),
+    ("Clip fraction", "head_clip_fraction", "clip_fraction"),
+)
+#: From so many lines on, one is for when something was seen.
+_HIGH_ENOUGH: Final = 10
+_SHORTEST_AXIS: Final = 20
+#: What has no history: label, and field of TamiyoState.
+_FIGURES: Final = (
+    ("KL", "head_kl"),
+    ("log p min", "head_log_prob_min"),
+    ("log p max", "head_log_prob_max"),
+    ("active", "head_active_fraction"),
+)
+#: What is charted of a group beside the heads: label, and field of TrainingState.
+_GROUP_CHARTS: Final = {
+    SHARED: (
+        ("Gradient norm", "gradient_norm"),
+        ("Policy loss", "policy_loss"),
+        ("Value loss", "value_loss"),
+        ("Entropy", "entropy"),
+    ),
+    HOSTS: (("Score", "score"),),
+}
+
+
+def render_history(
+    view: View,
+    head: str,
+    width: int,
+    height: int,
+    palette: Palette = DARK,
+    *,
+    chosen: Source | None = None,
+) -> list[Text]:
+    """Return charts of a head's figures, and below them those that have no history.
+
+    Above them stands what the list leaves out of the `chosen` row of evidence, if it is of the head
+    and there is any.
+
+    Of the shared part of the policy, it is the losses and the gradient norm of the whole; of the
+    hosts, their score.
+    """
+    is_group = head in _GROUP_CHARTS
+    series = _group_series(view, head, palette) if is_group else _series(view, head, palette)
+    foot = [] if is_group or height < 6 else [_foot(view, head, width, palette)]
+    if height >= _HIGH_ENOUGH and (seen := _seen(view, head, width, palette)) is not None:
+        foot.insert(0, seen)
+    details = [] if chosen is None else _details(view, chosen, width, palette)
+    lines = details + plots(series, width, height - len(details) - len(foot), palette) + foot
+    for line in lines:
+        line.truncate(width, overflow="ellipsis")
+    return lines
+
+
+def _details(view: View, chosen: Source, width: int, palette: Palette) -> list[Text]:
+    """Return the place of a row of evidence in words, wrapped; nothing where the list says all."""
+    for row in view.snapshot.tamiyo.evidence:
+        if (row.head, row.quantity, row.kind) == chosen and (words := evidence_words(row)):
+            sentence = f"{KIND_WORDS.get(row.kind, row.kind)} in {row.quantity}: {words}"
+            return [
+                Text(line, style=f"bold {palette.ink}", no_wrap=True)
+                for line in textwrap.wrap(sentence, max(1, width), subsequent_indent="  ")
+            ]
+    return []
+
+
+def _series(view: View, head: str, palette: Palette) -> list[Series]:
+    tamiyo = view.snapshot.tamiyo
+    trend = tamiyo.head_trend.get(head, HeadTrend())
+    return [
+        _one(
+            view,
+            label,
+            f"tamiyo.{field}",
+            getattr(tamiyo, field).get(head),
+            getattr(trend, history),
+            palette,
+        )
+        for label, field, history in _CHARTS
+    ]
+
+
+def _group_series(view: View, group: str, palette: Palette) -> list[Series]:
+    training = view.snapshot.training
+    return [
+        _one(
+            view,
+            label,
+            f"training.{field}",
+            getattr(training, field),
+            getattr(training, f"{field}_history"),
+            palette,
+        )
+        for label, field in _GROUP_CHARTS[group]
+    ]
+
+
+def _one(
+    view: View,
+    label: str,
+    path: str,
+    value: float | None,
+    history: tuple[float, ...],
+    palette: Palette,
+) -> Series:
+    """Return the series of a figure whose record is at `path`."""
+    update = view.snapshot.run.update
+    style = figure_style(path, value, update, palette)
+    # A history reaches over the whole run, however long.
+    return Series(label, history, style, value, x_name="update", x_first=1, x_last=update)
+
+
+def _seen(view: View, head: str, width: int, palette: Palette) -> Text | None:
+    """Return an axis of all updates, with the first and the last time of all that was seen.
+
+    What is charted is taken over the minibatches that were good, so it need not show any of it.
+    """
+    update = view.snapshot.run.update
+    places: dict[int, list[str]] = defaultdict(list)
+    left, right = "First/last not finite  1 ", f" update {update}"
+    room = width - len(left) - len(right)
+    if room < _SHORTEST_AXIS:
+        return None
+    for row in view.snapshot.tamiyo.evidence:
+        if row.head == head:
+            for at in (row.first_update, row.last_update):
+                places[_column(at, update, room)].append(row.kind)
+    if not places:
+        return None
+    cells = "".join(sign_of(dict.fromkeys(places[x])) if x in places else "─" for x in range(room))
+    line = Text(left, style=palette.muted, no_wrap=True).append(cells, palette.faint)
+    for x in places:
+        line.stylize(f"bold {palette.critical}", len(left) + x, len(left) + x + 1)
+    return line.append(right, palette.muted)
+
+
+def _column(update: int, last: int, columns: int) -> int:
+    share = (update - 1) / max(1, last - 1)
+    return min(columns - 1, max(0, round(share * (columns - 1))))
+
+
+def _foot(view: View, head: str, width: int, palette: Palette) -> Text:
+    line = Text(no_wrap=True)
+    for label, field in _FIGURES:
+        value = getattr(view.snapshot.tamiyo, field).get(head)
+        style = figure_style(f"tamiyo.{field}", value, view.snapshot.run.update, palette)
+        part = Text("   " if line.cell_len else "", no_wrap=True).append(f"{label} ", palette.muted)
+        part.append(figure(value), style)
+        if line.cell_len + part.cell_len > width:
+            break
+        line.append_text(part)
+    return line
+
+
+class HeadHistoryPanel(Panel):
+    """Shows the history of the head that was chosen."""
+
+    SHOWS: ClassVar[tuple[str, ...]] = (
+        "tamiyo.head_entropy",
+        "tamiyo.head_ratio_max",
+        "tamiyo.head_gradient_norm",
+        "tamiyo.head_clip_fraction",
+        "tamiyo.head_kl",
+        "tamiyo.head_log_prob_min",
+        "tamiyo.head_log_prob_max",
+        "tamiyo.head_active_fraction",
+        "tamiyo.evidence",
+    )
+    ABOUT = "this head's figures, update by update"
+
+    def __init__(self, *, id: str | None = None) -> None:
+        super().__init__(id=id)
+        self._head: str | None = None
+        self._chosen: Source | None = None
+
+    def choose(self, head: str | None, chosen: Source | None = None) -> None:
+        """Show another head, or another row of its evidence."""
+        if (head, chosen) != (self._head, self._chosen):
+            self._head, self._chosen = head, chosen
+            name = GROUPS.get(head or "") or display_name(head or "")
+            self.retitle(f"History of {name}" if head else "History")
+            self.redraw()
+
+    def part(self, view: View) -> object:
+        return view.snapshot.tamiyo, view.snapshot.training, view.snapshot.run.update
+
+    def draw(self, view: View, width: int, height: int, palette: Palette) -> Text:
+        if self._head is None:
+            return Text("no head to show yet", style=palette.muted, no_wrap=True)
+        lines = render_history(view, self._head, width, height, palette, chosen=self._chosen)
+        return Text("\n", no_wrap=True).join(lines)

@@ -1,0 +1,115 @@
+"""The Heads screen: the evidence behind every light, each head's history, and the incidents."""
+
+from pathlib import Path
+from typing import ClassVar, Final
+
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Container
+
+from esper.karn.sanctum.drawing.choice_panel import ChoicePanel
+from esper.karn.sanctum.fold.attention import Light, light_of
+from esper.karn.sanctum.fold.view import View
+from esper.karn.sanctum.frame.run_screen import RunScreen
+from esper.karn.sanctum.heads.evidence_panel import EvidencePanel
+from esper.karn.sanctum.heads.head_history_panel import HeadHistoryPanel
+from esper.karn.sanctum.heads.incident_panel import IncidentPanel
+from esper.karn.sanctum.heads.incident_view import incidents_of
+
+_ACKNOWLEDGE: Final = "Acknowledge the light of the chosen row"
+_TURN: Final = "To another incident of the row, if it has several"
+
+
+class HeadsScreen(RunScreen):
+    """Shows what was seen in which head; the chosen row's history, and its incident."""
+
+    CSS_PATH = str(Path(__file__).with_suffix(".tcss"))
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("a", "app.acknowledge", "Ack", tooltip=_ACKNOWLEDGE),
+        Binding("r", "replay", "Replay", tooltip="Make the incident of the row happen again"),
+        Binding("left", "turn(-1)", show=False, tooltip=_TURN),
+        Binding("right", "turn(1)", show=False, tooltip=_TURN),
+        Binding("escape", "close_incident", show=False, tooltip="Close the incident"),
+    ]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._turned = 0  # which of the chosen row's incidents is shown
+
+    def panels(self) -> ComposeResult:
+        """Yield the list, and what belongs to the row that is chosen in it."""
+        yield EvidencePanel(id="evidence")
+        with Container(id="detail"):
+            yield HeadHistoryPanel(id="history")
+            yield IncidentPanel(id="incident")
+
+    def show(self, view: View) -> None:
+        """Show a view, with the history and the incident of the row that is chosen."""
+        super().show(view)
+        self._follow()
+
+    def on_choice_panel_chosen(self, message: ChoicePanel.Chosen) -> None:
+        """Show what belongs to another row."""
+        message.stop()
+        self._turned = 0
+        self._follow()
+
+    def on_screen_suspend(self) -> None:
+        """End a replay that goes on: nobody would see what it finds."""
+        self.query_one(IncidentPanel).stop()
+
+    def action_open_incident(self) -> None:
+        """Show the incident of the chosen row."""
+        self.add_class("-incident")
+        self._follow()
+
+    def action_turn(self, by: int) -> None:
+        """Show another incident of the chosen row."""
+        self._turned += by
+        self._follow()
+
+    def action_close_incident(self) -> None:
+        """Go back to the history of the chosen row's head."""
+        if self.maximized is not None:
+            self.minimize()
+            return
+        self.query_one(IncidentPanel).stop()
+        self.remove_class("-incident")
+        self.query_one(EvidencePanel).focus()
+
+    def action_replay(self) -> None:
+        """Replay the incident of the chosen row, and show what comes of it."""
+        self.action_open_incident()
+        self.query_one(IncidentPanel).replay()
+
+    def chosen_light(self) -> Light | None:
+        """Return the light of the row that is chosen."""
+        if self.view is None:
+            return None
+        row = self.query_one(EvidencePanel).chosen_row(self.view)
+        if row is None or row.evidence is None:
+            return None
+        return row.head, light_of(row.evidence.kind)
+
+    def _follow(self) -> None:
+        if self.view is None:
+            return
+        evidence = self.query_one(EvidencePanel)
+        # With its heading and the line above: what it does not fill is for the charts.
+        evidence.styles.max_height = len(evidence.keys(self.view)) + 2
+        row = evidence.chosen_row(self.view)
+        history = self.query_one(HeadHistoryPanel)
+        history.choose(row.head if row else None, row.key if row and row.evidence else None)
+        incident = self.query_one(IncidentPanel)
+        if row is None or row.evidence is None:
+            incident.note("")
+            incident.choose(None, "nothing was seen in this head, so it has no incident")
+            return
+        found = incidents_of(row.evidence, self.view.snapshot.incidents)
+        if not found:
+            incident.note("")
+            incident.choose(None, "no incident was recorded of what was seen here")
+            return
+        at = self._turned % len(found)
+        incident.note(f"{at + 1} of {len(found)}, ← →" if len(found) > 1 else "")
+        incident.choose(found[at])

@@ -1,0 +1,1 @@
+"""The screen Hosts and its panels."""

@@ -1,0 +1,145 @@
+"""What grew in each slot of a host, step by step: stage, blueprint and alpha."""
+
+from collections.abc import Sequence
+from itertools import groupby
+from typing import Final
+
+from rich.text import Text
+
+from esper.karn.sanctum.drawing.charts import BLOCKS, NONFINITE_SIGNS
+from esper.karn.sanctum.drawing.figures import cut, figure, nonfinite_kind
+from esper.karn.sanctum.drawing.palette import DARK, Palette
+from esper.karn.sanctum.drawing.seed_stages import stage_sign, stage_style
+from esper.karn.sanctum.schema import HostState, RunState, SlotState
+
+_NAME_WIDTH: Final = 8
+_NOW_WIDTH: Final = 17  # what the slot holds now, where that is not written above its line
+_GAP: Final = 2
+
+
+def render_timeline(
+    host: HostState, run: RunState, width: int, height: int, palette: Palette = DARK
+) -> list[Text]:
+    """Return a band of stages and a band of alpha for each slot, over the steps of the episode.
+
+    With three lines or more a slot, the blueprints stand above their stages; with two, stage and
+    alpha are below each other; else they stand side by side.
+    """
+    steps = host.slot_history
+    if not steps:
+        return [Text(cut("no step completed yet", width), style=palette.muted, no_wrap=True)]
+    slots = max(map(len, steps))
+    if slots == 0:
+        return [
+            Text(cut("this host has no slots to grow in", width), style=palette.muted, no_wrap=True)
+        ]
+    each = (height - 1) // slots
+    lines: list[Text] = []
+    for slot in range(slots):
+        history = [states[slot] if slot < len(states) else SlotState() for states in steps]
+        name = run.slots[slot] if slot < len(run.slots) else f"slot {slot + 1}"
+        lines += _slot_lines(name, history, run, width, each, palette)
+    lines.append(_axis(len(steps), run, width, each, palette))
+    for line in lines:
+        line.truncate(width, overflow="ellipsis")
+    return lines
+
+
+def _slot_lines(
+    name: str, history: list[SlotState], run: RunState, width: int, each: int, palette: Palette
+) -> list[Text]:
+    head = Text(cut(name, _NAME_WIDTH - 1).ljust(_NAME_WIDTH), palette.muted, no_wrap=True)
+    now = _now(history[-1], run, palette)
+    band = _band_width(width, each)
+    columns = _columns(history, band)
+    stages, alphas = _stages(columns, palette), _alphas(columns, palette)
+    if each < 2:
+        return [head + stages + Text("  ") + alphas + Text("  ") + now]
+    indent = Text(" " * _NAME_WIDTH, no_wrap=True)
+    lines = [head + stages, indent + alphas]
+    if each >= 3:
+        lines.insert(0, indent + _blueprints(columns, run, palette))
+    else:
+        lines[0].append("  ").append_text(now)
+    if each >= 4:
+        lines.append(Text(no_wrap=True))
+    return lines
+
+
+def _band_width(width: int, each: int) -> int:
+    room = width - _NAME_WIDTH
+    if each < 2:
+        return max(4, (room - _NOW_WIDTH - 2 * _GAP) // 2)
+    return max(4, room - (_NOW_WIDTH + _GAP) * (each == 2))
+
+
+def _columns(history: list[SlotState], band: int) -> list[SlotState]:
+    """Spread the steps over a band; where there are more of them, the last of a cell counts."""
+    size = len(history)
+    if size >= band:
+        return [history[(column + 1) * size // band - 1] for column in range(band)]
+    return [history[column * size // band] for column in range(band)]
+
+
+def _stages(columns: list[SlotState], palette: Palette) -> Text:
+    line = Text(no_wrap=True)
+    for stage, states in groupby(columns, key=lambda state: state.stage):
+        line.append(stage_sign(stage) * len(list(states)), stage_style(stage, palette))
+    return line
+
+
+def _alphas(columns: list[SlotState], palette: Palette) -> Text:
+    line = Text(no_wrap=True)
+    for alpha, states in groupby(columns, key=lambda state: state.alpha):
+        cells = len(list(states))
+        kind = nonfinite_kind(alpha)
+        if kind is not None:
+            line.append(NONFINITE_SIGNS[kind] * cells, f"bold {palette.critical}")
+        elif alpha <= 0:
+            line.append(" " * cells)
+        else:
+            height = round(min(1.0, alpha) * (len(BLOCKS) - 1))
+            line.append(BLOCKS[height] * cells, palette.curve)
+    return line
+
+
+def _blueprints(columns: list[SlotState], run: RunState, palette: Palette) -> Text:
+    """Return the name of each blueprint above where it begins, cut to how long it stayed."""
+    line = Text(no_wrap=True)
+    for blueprint, states in groupby(columns, key=lambda state: state.blueprint):
+        cells = len(list(states))
+        name = cut(blueprint_name(run, blueprint), cells - 1) if blueprint >= 0 else ""
+        line.append(name.ljust(cells), palette.ink)
+    return line
+
+
+def _now(state: SlotState, run: RunState, palette: Palette) -> Text:
+    if state.blueprint < 0:
+        return Text("empty", palette.faint, no_wrap=True)
+    now = Text(cut(blueprint_name(run, state.blueprint), 11), palette.ink, no_wrap=True)
+    is_broken = nonfinite_kind(state.alpha) is not None
+    style = f"bold {palette.critical}" if is_broken else palette.muted
+    return now.append(f" {alpha_text(state.alpha)}", style)
+
+
+def _axis(steps: int, run: RunState, width: int, each: int, palette: Palette) -> Text:
+    """Return the line below: from which step to which the bands reach."""
+    line = Text(" " * _NAME_WIDTH, no_wrap=True)
+    last = max(run.step, steps)
+    left, right = f"step {last - steps + 1} ", f" {last}"
+    band = _band_width(width, each)
+    line.append(left, palette.muted)
+    line.append("─" * max(0, band - len(left) - len(right)), palette.faint)
+    line.append(right, palette.muted)
+    return line.append("  alpha over the same steps" if each < 2 else "", palette.muted)
+
+
+def alpha_text(alpha: float) -> str:
+    """Return alpha in four characters: "0.70", or what it is instead of a number."""
+    return figure(alpha) if nonfinite_kind(alpha) is not None else cut(f"{alpha:.2f}", 4)
+
+
+def blueprint_name(run: RunState, blueprint: int) -> str:
+    """Return what a blueprint is called; its number where the run does not say."""
+    names: Sequence[str] = run.blueprints
+    return names[blueprint] if 0 <= blueprint < len(names) else f"#{blueprint}"

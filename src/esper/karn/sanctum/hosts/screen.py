@@ -1,0 +1,46 @@
+"""The Hosts screen: how each host does, what grew in it and when, and what it has become."""
+
+from pathlib import Path
+
+from textual.app import ComposeResult
+from textual.containers import Grid
+
+from esper.karn.sanctum.drawing.choice_panel import ChoicePanel
+from esper.karn.sanctum.fold.view import View
+from esper.karn.sanctum.frame.run_screen import RunScreen
+from esper.karn.sanctum.hosts.host_list_panel import HostListPanel
+from esper.karn.sanctum.hosts.host_panels import (
+    CurvesPanel,
+    HostPanel,
+    NetworkPanel,
+    TimelinePanel,
+)
+
+
+class HostsScreen(RunScreen):
+    """Shows all hosts in a list, and the chosen one from all sides."""
+
+    CSS_PATH = str(Path(__file__).with_suffix(".tcss"))
+
+    def panels(self) -> ComposeResult:
+        """Yield the list, and what belongs to the host that is chosen in it."""
+        with Grid(id="hosts-grid"):
+            yield HostListPanel(id="host-list")
+            yield CurvesPanel(id="curves")
+            yield TimelinePanel(id="timeline")
+            yield NetworkPanel(id="network")
+
+    def show(self, view: View) -> None:
+        """Show a view of the host that is chosen."""
+        super().show(view)
+        self._follow()
+
+    def on_choice_panel_chosen(self, message: ChoicePanel.Chosen) -> None:
+        """Show another host."""
+        message.stop()
+        self._follow()
+
+    def _follow(self) -> None:
+        chosen = self.query_one(HostListPanel).chosen
+        for panel in self.query(HostPanel):
+            panel.choose(chosen)

@@ -1,0 +1,1 @@
+"""The screen Log and its panels."""

@@ -1,0 +1,53 @@
+"""The console output of a run: what its process printed, and why it died if it did not say so."""
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from rich.cells import cell_len, chop_cells
+from rich.text import Text
+
+from esper.karn.sanctum.drawing.following_panel import FollowingPanel
+from esper.karn.sanctum.drawing.palette import Palette
+from esper.karn.sanctum.fold.view import View
+
+
+class ConsolePanel(FollowingPanel):
+    """Shows the last lines of the console output, or those with a text, and follows them."""
+
+    SHOWS: ClassVar[tuple[str, ...]] = ("console",)
+    BORDER_TITLE = "Console output"
+    ABOUT = "what the training process printed"
+
+    def __init__(self, *, id: str | None = None) -> None:
+        super().__init__(id=id)
+        self._found: Sequence[str] | None = None  # instead of the last lines
+
+    def find(self, found: Sequence[str] | None) -> None:
+        """Show the lines that a search found, or with None the last ones again."""
+        if found is not self._found:
+            self._found = found
+            self.redraw()
+
+    def part(self, view: View) -> object:
+        return view.console
+
+    def draw(self, view: View, width: int, height: int, palette: Palette) -> Text:  # noqa: ARG002
+        if not view.console:
+            return Text("the run has printed nothing", style=palette.muted, no_wrap=True)
+        shown = view.console if self._found is None else self._found
+        if not shown:
+            return Text("no line of the output has that", style=palette.muted, no_wrap=True)
+        rows = [row for line in shown for row in _wrapped(line.expandtabs(8), width)]
+        return Text("\n".join(rows), style=palette.ink, no_wrap=True)
+
+
+def _wrapped(line: str, width: int) -> list[str]:
+    """Return a line that goes on below where it is too long: its end may be what it says."""
+    rows = []
+    while cell_len(line) > width:
+        fitting = len(chop_cells(line[: width + 1], width)[0])
+        blank = line.rfind(" ", 1, fitting + 1)
+        end = blank if blank > 0 else fitting
+        rows.append(line[:end])
+        line = line[end:].removeprefix(" ")
+    return [*rows, line]

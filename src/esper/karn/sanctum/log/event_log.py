@@ -1,0 +1,156 @@
+"""The event log: what happened, oldest first; a latch stands out from everything else."""
+
+import textwrap
+from collections.abc import Collection, Sequence
+from datetime import date, datetime
+from typing import ClassVar, Final
+
+from rich.text import Text
+from textual.binding import Binding, BindingType
+
+from esper.karn.sanctum.drawing.following_panel import FollowingPanel
+from esper.karn.sanctum.drawing.local_time import day_of
+from esper.karn.sanctum.drawing.palette import DARK, Palette
+from esper.karn.sanctum.fold.log_book import with_details
+from esper.karn.sanctum.fold.view import View
+from esper.karn.sanctum.following.log_filter import LogFilter, with_older
+from esper.karn.sanctum.schema import LogEntry, SanctumSnapshot
+
+_SIGNS: Final = {"latch": "●", "error": "✗", "warning": "!"}
+_SIGN_WIDTH: Final = 2
+_UNBROKEN: Final = "\N{NO-BREAK SPACE}"
+_NARROW: Final = 60  # cells; in fewer, the time goes without its seconds
+
+
+def render_log(snapshot: SanctumSnapshot, width: int, now: float, palette: Palette = DARK) -> Text:
+    """Return the log in `width` cells, in the local time; long entries go on below, indented.
+
+    Args:
+        snapshot: of the run.
+        width: in cells.
+        now: seconds since the epoch; what is of another day is told with its date.
+        palette: the colours to choose from.
+    """
+    if not snapshot.log:
+        return Text("no events yet", style=palette.muted, no_wrap=True)
+    today = day_of(now)
+    lines = [
+        line
+        for entry, details in with_details(snapshot.log)
+        for line in render_entry(entry, width, today, palette, details=details)
+    ]
+    return Text("\n", no_wrap=True).join(lines)
+
+
+def render_entry(
+    entry: LogEntry, width: int, today: date, palette: Palette = DARK, *, details: int = 0
+) -> list[Text]:
+    """Return the lines of one entry, with its date unless that is today's.
+
+    Args:
+        entry: of the log.
+        width: in cells.
+        today: whose date goes without saying.
+        palette: the colours to choose from.
+        details: how many lines that belong to it are not shown.
+    """
+    style = {
+        "latch": f"bold {palette.critical}",
+        "error": palette.critical,
+        "warning": palette.warning,
+    }.get(entry.level, palette.ink)
+    moment = datetime.fromtimestamp(entry.time)
+    clock = moment.strftime("%H:%M " if width < _NARROW else "%H:%M:%S ")
+    if moment.date() != today:
+        clock = moment.strftime("%m-%d ") + clock
+    sign = _SIGNS.get(entry.level, "").ljust(_SIGN_WIDTH)
+    indent = len(clock) + len(sign)
+    hint = f" (+{details}: v shows)" if details else ""
+    wrapped = _wrapped(entry.text + hint[:1] + hint[1:].replace(" ", _UNBROKEN), width - indent)
+    wrapped = [line.replace(_UNBROKEN, " ") for line in wrapped] if hint else wrapped
+    first = Text(no_wrap=True).append(clock, palette.muted).append(sign + wrapped[0], style)
+    rest = [Text(no_wrap=True).append(" " * indent + more, style) for more in wrapped[1:]]
+    return [first, *rest]
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    width = max(8, width)
+    if len(text) <= width and text.isprintable() and not text.endswith(" "):
+        return [text]  # as it would be anyway: most lines are, and there are hundreds of them
+    return textwrap.wrap(text, width) or [""]
+
+
+class EventLog(FollowingPanel):
+    """Shows the event log, or a part of it, and follows it."""
+
+    SHOWS: ClassVar[tuple[str, ...]] = ("log",)
+    BORDER_TITLE = "Log"
+    ABOUT = "what happened, the newest last"
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("v", "details", show=False, tooltip="Show the details of bad updates, or hide them")
+    ]
+
+    def __init__(self, *, without: Collection[str] = (), id: str | None = None) -> None:
+        """Show no events of the kinds in `without`."""
+        super().__init__(id=id)
+        self._without = without
+        self._filter = LogFilter()
+        self._found: Sequence[LogEntry] = ()  # older lines, from the store
+        self._has_details = False  # the lines of a bad update beyond its first are shown
+        # By identity, since comparing a thousand entries takes longer than drawing the new ones.
+        self._drawn: dict[int, tuple[LogEntry, int, list[Text]]] = {}
+        self._drawn_for: tuple[int, Palette, date] | None = None
+
+    def choose(self, log_filter: LogFilter) -> None:
+        """Show another part of the log."""
+        if log_filter != self._filter:
+            self._filter = log_filter
+            self.redraw()
+
+    def find(self, found: Sequence[LogEntry]) -> None:
+        """Show older lines that were found in the store, too, and keep in sight what is."""
+        if found is self._found:
+            return
+        self._found = found
+        before = len(self._lines)
+        self.redraw()
+        if not self.follows:
+            self.scroll_to(y=self.scroll_y + len(self._lines) - before, animate=False)
+
+    def part(self, view: View) -> object:
+        return view.snapshot.log, day_of(view.now)
+
+    def draw(self, view: View, width: int, height: int, palette: Palette) -> Text:  # noqa: ARG002
+        return render_log(view.snapshot, width, view.now, palette)
+
+    def lines(self, view: View, width: int, height: int, palette: Palette) -> list[Text]:
+        """Return the same lines as `draw`, of which only those of new entries are made anew."""
+        if not view.snapshot.log:
+            return super().lines(view, width, height, palette)
+        today = day_of(view.now)
+        if self._drawn_for != (width, palette, today):
+            self._drawn, self._drawn_for = {}, (width, palette, today)
+        before = self._drawn
+        taken = [
+            entry
+            for entry in with_older(view.snapshot.log, self._found)
+            if self._filter.takes(entry) and entry.kind not in self._without
+        ]
+        # What is asked for is shown whole.
+        is_whole = self._has_details or self._filter.asks
+        self._drawn = {}
+        for entry, details in [(one, 0) for one in taken] if is_whole else with_details(taken):
+            drawn = before.get(id(entry))
+            if drawn is None or drawn[1] != details:
+                made = render_entry(entry, width, today, palette, details=details)
+                drawn = entry, details, made
+            self._drawn[id(entry)] = drawn
+        if not self._drawn:
+            said = "nothing in the log has that" if self._filter.asks else "only seeds so far"
+            return [Text(said, style=palette.muted, no_wrap=True)]
+        return [line for _, _, lines in self._drawn.values() for line in lines]
+
+    def action_details(self) -> None:
+        """Show all lines of bad updates, or one line for each again."""
+        self._has_details = not self._has_details
+        self.redraw()

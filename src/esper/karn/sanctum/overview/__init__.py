@@ -1,0 +1,1 @@
+"""The screen Overview and its panels."""

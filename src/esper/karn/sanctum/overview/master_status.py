@@ -1,0 +1,76 @@
+"""The master status: one word for the whole run, readable from across the room."""
+
+import re
+import textwrap
+from typing import Final
+
+from rich.text import Text
+
+from esper.karn.sanctum.drawing.big_words import big_word
+from esper.karn.sanctum.drawing.palette import DARK, Palette
+from esper.karn.sanctum.drawing.panel import Panel
+from esper.karn.sanctum.fold.view import View
+from esper.karn.sanctum.frame.banner import (
+    further_reasons,
+    master_style,
+    master_word,
+    reason,
+    reasons,
+)
+
+_MARGIN: Final = 1
+_NARROWEST_REASON: Final = 20
+_UNBROKEN: Final = "\N{NO-BREAK SPACE}"
+#: Is not torn apart where a line ends.
+_UPDATE: Final = re.compile(r"(update) (?=\d)")
+
+
+def render_master(view: View, width: int, height: int, palette: Palette = DARK) -> Text:
+    """Return the word and its first reason: on one line, or in large letters from 3 lines on."""
+    word = master_word(view)
+    style = master_style(word, palette, is_past=view.position is not None)
+    top, bottom = big_word(word)
+    if height < 3 or len(top) + 2 * _MARGIN > width:
+        line = Text(no_wrap=True).append(f" ● {word} ", style)
+        line.append(f"  {reason(view)}", palette.ink)
+        line.truncate(width, overflow="ellipsis")
+        return line
+    said = textwrap.wrap(
+        _UPDATE.sub(rf"\1{_UNBROKEN}", f"● {reasons(view)[0]}")
+        + further_reasons(view).replace(" ", _UNBROKEN),
+        width - 2 * _MARGIN,
+        max_lines=max(1, height - 3),
+        placeholder=f"…{further_reasons(view)}",
+        subsequent_indent="  ",
+    )
+    said = [line.replace(_UNBROKEN, " ") for line in said]
+    rows = [*([""] if height > 3 else []), top, bottom, *said]
+    rows += [""] * (height - len(rows))
+    lines = [Text(no_wrap=True).append(f"{'':{_MARGIN}}{row}".ljust(width), style) for row in rows]
+    return Text("\n", no_wrap=True).join(lines)
+
+
+def render_reasons(view: View, width: int, palette: Palette = DARK) -> Text:
+    """Return the word and every reason for it, each on a line of its own, or on more."""
+    word = master_word(view)
+    text = Text(no_wrap=True).append(
+        f" ● {word} ", master_style(word, palette, is_past=view.position is not None)
+    )
+    lead = text.cell_len + 2
+    room = max(_NARROWEST_REASON, width - lead)
+    lines = [line for one in reasons(view) for line in textwrap.wrap(one, room)]
+    return text.append("  " + f"\n{'':{lead}}".join(lines), palette.ink)
+
+
+class MasterStatus(Panel, can_focus=False):
+    """Shows the verdict on the run."""
+
+    def part(self, view: View) -> object:
+        return master_word(view), reason(view), view.position is None
+
+    def draw(self, view: View, width: int, height: int, palette: Palette) -> Text:
+        return render_master(view, width, height, palette)
+
+    async def on_click(self) -> None:
+        """Tell all reasons."""
+        await self.run_action("app.why")

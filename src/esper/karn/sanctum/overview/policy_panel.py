@@ -1,0 +1,170 @@
+"""PPO's losses and the health of the policy: each figure with its history."""
+
+from typing import Final
+
+from rich.text import Text
+
+from esper.karn.sanctum.drawing.charts import sparkline
+from esper.karn.sanctum.drawing.figures import ABSENT, figure
+from esper.karn.sanctum.drawing.judgement import figure_style
+from esper.karn.sanctum.drawing.palette import DARK, Palette
+from esper.karn.sanctum.drawing.panel import Panel
+from esper.karn.sanctum.drawing.plot import Series, fits, plots
+from esper.karn.sanctum.fold.view import View
+from esper.karn.sanctum.frame.banner import GUIDE_NAMES
+from esper.karn.sanctum.schema import RunState, SanctumSnapshot
+from esper.leyline.score_guides import guides_of
+
+_LABEL_WIDTH: Final = 15
+_SHORT_LABEL_WIDTH: Final = 9
+_VALUE_WIDTH: Final = 6
+_GAP: Final = 2  # between two columns of figures
+_SHORTEST_TREND: Final = 12  # in updates: two of them would always look like a jump
+
+#: What is shown: label, a shorter one, and field of TrainingState; its history is in
+#: `<field>_history`.
+_FIGURES: Final = (
+    ("Score", "Score", "score"),
+    ("Policy loss", "Pol. loss", "policy_loss"),
+    ("Value loss", "Val. loss", "value_loss"),
+    ("Entropy", "Entropy", "entropy"),
+    ("KL", "KL", "approximate_kl"),
+    ("Clip fraction", "Clip", "clip_fraction"),
+    ("Explained var.", "Expl.var.", "explained_variance"),
+    ("Gradient norm", "Grad norm", "gradient_norm"),
+)
+
+
+def guides_on_score(run: RunState) -> dict[str, float]:
+    """Return the scores that a run's score is shown beside, by short names; none if unknown."""
+    known = guides_of(run.task, run.steps)
+    return {short: known[name] for name, short in GUIDE_NAMES.items() if name in known}
+
+
+def render_policy(
+    snapshot: SanctumSnapshot, width: int, height: int = 10, palette: Palette = DARK
+) -> Text:
+    """Return the figures with their histories: charts where there is room, else a line each.
+
+    Where there is not even a line each, they stand in two columns.
+    """
+    foot = _foot(snapshot, width, palette)
+    room = height - len(foot)
+    if room < len(_FIGURES):
+        lines = _two_columns(snapshot, width, palette)
+    else:
+        lines = plots(_series(snapshot, palette), width, room, palette)
+    lines += foot
+    for line in lines:
+        line.truncate(width, overflow="ellipsis")
+    return Text("\n", no_wrap=True).join(lines)
+
+
+def _series(snapshot: SanctumSnapshot, palette: Palette) -> list[Series]:
+    training, update = snapshot.training, snapshot.run.update
+    guides = guides_on_score(snapshot.run)
+    return [
+        Series(
+            label,
+            getattr(training, f"{field}_history"),
+            style=_style(snapshot, field, palette),
+            value=getattr(training, field),
+            x_name="update",
+            x_first=1,  # a history reaches over the whole run, however long
+            x_last=update,
+            guides=guides if field == "score" else {},
+        )
+        for label, _, field in _FIGURES
+    ]
+
+
+def _style(snapshot: SanctumSnapshot, field: str, palette: Palette) -> str:
+    value = getattr(snapshot.training, field)
+    return figure_style(f"training.{field}", value, snapshot.run.update, palette)
+
+
+def _two_columns(snapshot: SanctumSnapshot, width: int, palette: Palette) -> list[Text]:
+    column_width = (width - _GAP) // 2
+    cells = []
+    for _, label, field in _FIGURES:
+        value = getattr(snapshot.training, field)
+        cell = Text(no_wrap=True).append(label.ljust(_SHORT_LABEL_WIDTH), palette.muted)
+        width = _VALUE_WIDTH - (value is None or not value < 0)  # a minus sign takes no digit away
+        cell.append(f" {figure(value, width):<{_VALUE_WIDTH}}", _style(snapshot, field, palette))
+        history = getattr(snapshot.training, f"{field}_history")
+        room = max(0, column_width - cell.cell_len - 1)
+        cell.append(" ").append_text(
+            sparkline(history[-max(room, _SHORTEST_TREND) :], room, palette)
+        )
+        cell.truncate(column_width, overflow="ellipsis", pad=True)
+        cells.append(cell)
+    gap = Text(" " * _GAP, no_wrap=True)
+    return [gap.join(cells[start : start + 2]) for start in range(0, len(cells), 2)]
+
+
+def _foot(snapshot: SanctumSnapshot, width: int, palette: Palette) -> list[Text]:
+    """Return the lines below the curves, in as many words as fit."""
+    training = snapshot.training
+    rate = figure(training.learning_rate, 7)
+    run = training.skipped_in_run
+    is_told = training.learning_rate is not None
+    skipped = f"{training.minibatches_skipped}/{training.minibatches}" if is_told else ABSENT
+    # Below each other, under fp16, the two kinds of what was skipped are to be compared.
+    label = "Skipped".ljust(_LABEL_WIDTH) if training.loss_scale is not None else "Skipped "
+    for rest, name in (
+        (f" minibatches, {run} in this run", "Learning rate "),
+        (f", {run} in all", "Learning rate "),
+        (f", {run} in all", "lr "),
+    ):
+        rest = rest if is_told else ""
+        room = width - len(label + skipped + rest + name + rate)
+        if room >= _GAP:
+            break
+    style = _style(snapshot, "minibatches_skipped", palette) if is_told else palette.faint
+    line = Text(no_wrap=True).append(label, palette.muted).append(skipped, style)
+    line.append(rest, palette.muted).append(" " * max(_GAP, room))
+    line.append(name, palette.muted).append(rate, _style(snapshot, "learning_rate", palette))
+    return [line] if training.loss_scale is None else [line, _scaler(snapshot, width, palette)]
+
+
+def _scaler(snapshot: SanctumSnapshot, width: int, palette: Palette) -> Text:
+    """Return what the fp16 loss scale cost: dim, for it is how the scale is found."""
+    training = snapshot.training
+    line = Text(no_wrap=True).append("Scaler skipped".ljust(_LABEL_WIDTH), palette.muted)
+    skipped = f"{training.minibatches_rescaled}/{training.minibatches}"
+    run = training.rescaled_in_run
+    scale = figure(training.loss_scale)
+    style = figure_style("training.loss_scale", training.loss_scale, snapshot.run.update, palette)
+    style = palette.muted if style == palette.ink else style
+    for words in (
+        f"{skipped} minibatches, {run} in this run, loss scale ",
+        f"{skipped}, {run} in all, scale ",
+        f"{run} in all, scale ",
+    ):
+        if line.cell_len + len(words) + len(scale) <= width:
+            break
+    return line.append(words, palette.muted).append(scale, style)
+
+
+class PolicyPanel(Panel):
+    """Shows PPO's losses and the policy's health."""
+
+    BORDER_TITLE = "Policy"
+    ABOUT = "how good the grown networks are, and how training goes"
+
+    def part(self, view: View) -> object:
+        run = view.snapshot.run
+        return view.snapshot.training, run.update, run.task, run.steps
+
+    def redraw(self) -> None:
+        """Draw the last view again, and where there is no chart what its score compares with."""
+        super().redraw()
+        region = self.scrollable_content_region
+        if self._view is None or region.width < 1 or region.height < 1:
+            return
+        is_charted = fits(len(_FIGURES), region.width, region.height - 1)
+        guides = {} if is_charted else guides_on_score(self._view.snapshot.run)
+        self.note(", ".join(f"{name} {value:.2f}" for name, value in guides.items()))
+
+    def draw(self, view: View, width: int, height: int, palette: Palette) -> Text:
+        return render_policy(view.snapshot, width, height, palette)

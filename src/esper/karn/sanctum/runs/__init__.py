@@ -1,0 +1,1 @@
+"""The screen Runs and its panels."""

@@ -1,0 +1,446 @@
+"""Writes a run's events into its store, from a thread of its own, and never harms the training.
+
+`emit` encodes the event and puts it into a queue; the thread commits what has gathered there every
+50 ms, or at once when an event is durable. A latch is also written to `latches.jsonl`, before
+anything else happens. Whatever is wrong with the store, `emit` does not raise: events wait in
+bounded memory while the thread tries again, those that no longer fit are counted, and the first
+failure and the recovery are reported.
+"""
+
+import atexit
+import contextlib
+import sqlite3
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final, Self
+
+from esper.karn.store.latch_file import LatchWriter
+from esper.karn.store.machine_load import GpuMeter, no_gpu
+from esper.karn.store.run_directory import STORE_NAME
+from esper.karn.store.run_tables import COMMON_KINDS, RunStoreError, update_index_of
+from esper.karn.store.sightings import reproduction_of, source_of
+from esper.karn.store.store_connection import BUSY_MILLISECONDS, StoreConnection, StoredEvent
+from esper.karn.store.wal import LARGE_WAL_BYTES, wal_of
+from esper.karn.store.witnesses import Witnesses
+from esper.leyline.telemetry import (
+    KIND_BY_TYPE,
+    EpisodesCompleted,
+    NonfiniteSighting,
+    Notice,
+    Payload,
+    PPOUpdatePayload,
+    RunStarted,
+    encode_payload,
+    kind_of,
+)
+
+HEARTBEAT_SECONDS: Final = 2.0
+COMMIT_SECONDS: Final = 0.05
+#: Events that wait for a store that cannot be written, and their bytes.
+QUEUE_LIMIT: Final = 16_384
+QUEUE_BYTES: Final = 64 << 20
+#: Durable events are kept beyond that, up to this many bytes in all.
+QUEUE_BYTES_DURABLE: Final = 128 << 20
+#: How long a durable `emit` waits for a disk that does not answer at all.
+DURABLE_SECONDS: Final = 10.0
+_BATCH: Final = 4_096
+_RETRY_SECONDS: Final = (0.1, 5.0)  # first and longest pause between two tries
+_CLOSE_SECONDS: Final = 5.0
+_HURRY_SECONDS: Final = 0.1  # between two looks at whether to wait any longer
+_THINNING_SECONDS: Final = 0.2  # of each heartbeat, where the store is over its limit
+_FINISH_SECONDS: Final = 2.0  # for a moment without a reader, in which the store becomes one file
+_UPDATE_KIND: Final = KIND_BY_TYPE[PPOUpdatePayload]
+_STORE_ERRORS: Final = (sqlite3.Error, OSError, RunStoreError, UnicodeDecodeError)
+
+#: Receives one line on the store's troubles, for people.
+Report = Callable[[str], None]
+
+
+class RunWriter:
+    """The one writer of a run's store; use it from any thread.
+
+    Args:
+        directory: the run's directory, which exists. An existing store is continued.
+        report: receives one line at the first failure to write, at the recovery, and at the end if
+            something was lost. It is called from the writer's thread and must not block.
+        limit_bytes: size of the store beyond which old steps, decisions and transitions are
+            removed; and of the WAL beyond which new ones are lost. 0 for no limit.
+        gpu: returns what this process takes of its GPU, for the heartbeat; called from the
+            writer's thread.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        report: Report | None = None,
+        *,
+        limit_bytes: int = 0,
+        gpu: GpuMeter = no_gpu,
+    ) -> None:
+        directory = directory.absolute()
+        self._path = directory / STORE_NAME
+        self._report = report
+        self._limit_bytes = limit_bytes
+        self._gpu = gpu
+        self._queue: deque[StoredEvent] = deque()
+        self._queue_bytes = 0
+        self._changed = threading.Condition()
+        self._wake = threading.Event()
+        self._emitted = 0  # number of the last event that was queued
+        self._tried = 0  # up to which number a commit has been tried
+        self._syncs_wanted = 0
+        self._syncs_tried = 0
+        self._in_last_try = 0  # events of the queue that the last try was about
+        self._heartbeat_due = 0.0  # by the monotonic clock
+        self._lost = 0
+        self._updates_lost = 0
+        self._last_error: str | None = None
+        self._failing_since: float | None = None
+        self._is_recovering = False  # written again, but not yet all that waited
+        self._is_wal_large = False  # because someone reads and does not let go
+        self._is_wal_full = False  # so large that common events are left out
+        self._is_hurried = False  # no one waits for the store any more
+        self._is_closing = False
+        self._is_closed = False
+        self._latches_lock = threading.Lock()
+        self._latches = LatchWriter(directory)
+        # What only a capsule or a checkpoint knows goes into the other homes, too: those files are
+        # removed one day.
+        self._latches.note_sightings(Witnesses(directory).look().sightings)
+        self._thread = self._started()
+        # The thread is a daemon so that a forgotten close() cannot hang the interpreter; this
+        # brings what is queued into the store all the same.
+        atexit.register(self.close)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def events_lost(self) -> int:
+        """Events that will never be in the store."""
+        return self._lost
+
+    @property
+    def last_error(self) -> str | None:
+        """The last thing that went wrong, as a sentence, whether or not it has passed."""
+        return self._last_error
+
+    @property
+    def is_failing(self) -> bool:
+        """Whether the last try to write failed."""
+        return self._failing_since is not None
+
+    def latches(self) -> list[tuple[int, NonfiniteSighting]]:
+        """Return the first sighting of each head, quantity and kind in this run, with its update.
+
+        This includes what earlier processes of the run saw; a checkpoint can keep it.
+        """
+        with self._latches_lock:
+            return self._latches.sightings()
+
+    def emit(self, payload: Payload, *, durable: bool = False) -> None:
+        """Queue an event, stamped with the current time.
+
+        Args:
+            payload: the event.
+            durable: return only when the event is committed and synced, so that it survives
+                `kill -9` and a power loss; or when a try to commit it has failed, or the store is
+                known to be failing.
+
+        Raises:
+            TypeError: the payload holds a value that msgpack has no form for.
+        """
+        data = encode_payload(payload)
+        now = time.time()
+        if isinstance(payload, PPOUpdatePayload):
+            with self._latches_lock:
+                self._latches.note_update(payload)
+        kept = None
+        if isinstance(payload, (PPOUpdatePayload, EpisodesCompleted, RunStarted)):
+            kept = payload
+        kind, update = kind_of(payload), update_index_of(payload)
+        with self._changed:
+            number = self._emitted + 1
+            event = StoredEvent(number, now, kind, update, data, durable, kept)
+            is_left_out = self._is_wal_full and kind in COMMON_KINDS
+            if self._is_closing or is_left_out or not self._fits(event):
+                self._count_lost(event)
+                return
+            self._emitted = number
+            self._queue.append(event)
+            self._queue_bytes += len(data)
+        if durable:
+            self._wait_until(lambda: self._tried >= number, DURABLE_SECONDS)
+
+    def hurry(self) -> None:
+        """From now on, have `emit` wait for nothing; a signal handler may call this.
+
+        What is emitted is still committed, as far as `close` has time for it.
+        """
+        self._is_hurried = True
+
+    def flush(self, timeout: float = DURABLE_SECONDS) -> bool:
+        """Wait until everything emitted so far is committed and synced; return whether it is.
+
+        Like a durable `emit` it does not wait for a store that is known to be failing.
+        """
+        with self._changed:
+            self._syncs_wanted += 1
+            wanted = self._syncs_wanted
+        self._wait_until(lambda: self._syncs_tried >= wanted, timeout)
+        with self._changed:
+            return self._syncs_tried >= wanted and self._failing_since is None
+
+    def close(self, timeout: float = _CLOSE_SECONDS + BUSY_MILLISECONDS / 1000) -> None:
+        """Commit what is queued, make the store one plain file, and end the thread.
+
+        Args:
+            timeout: seconds that this may take; what is not committed by then is counted as lost.
+        """
+        atexit.unregister(self.close)
+        with self._changed:
+            if self._is_closed:
+                return
+            self._is_closing = True
+        self._wake.set()
+        self._thread.join(timeout)
+        with self._changed:
+            self._is_closed = True
+            for event in self._queue:
+                self._count_lost(event)
+            self._queue.clear()
+        with self._latches_lock:
+            self._latches.write()
+            is_whole = self._latches.is_whole
+        if self._lost:
+            self._tell(_lost(self._lost, self._last_error))
+        if not is_whole:
+            self._tell("the latches of this run could not be written to latches.jsonl either")
+
+    def _fits(self, event: StoredEvent) -> bool:
+        size = self._queue_bytes + len(event.data)
+        if event.is_durable:
+            return size <= QUEUE_BYTES_DURABLE
+        return len(self._queue) < QUEUE_LIMIT and size <= QUEUE_BYTES
+
+    def _count_lost(self, event: StoredEvent) -> None:
+        self._lost += 1
+        self._updates_lost += event.kind == _UPDATE_KIND
+
+    def _wait_until(self, is_done: Callable[[], bool], timeout: float) -> None:
+        with self._changed:
+            if self._is_thread_over and not self._is_closing:
+                self._thread = self._started()
+            if self._failing_since is not None:
+                return
+            self._wake.set()
+
+            def is_over() -> bool:
+                is_failing = self._failing_since is not None or self._is_thread_over
+                return is_done() or is_failing or self._is_hurried
+
+            end = time.monotonic() + timeout
+            while (left := end - time.monotonic()) > 0:
+                if self._changed.wait_for(is_over, min(left, _HURRY_SECONDS)):
+                    return
+
+    def _started(self) -> threading.Thread:
+        self._is_thread_over = False
+        thread = threading.Thread(target=self._run, name="run-writer", daemon=True)
+        thread.start()
+        return thread
+
+    def _tell(self, line: str) -> None:
+        if self._report is not None:
+            # Its own output may be what is broken: a full disk, a terminal that is gone.
+            with contextlib.suppress(OSError, ValueError):
+                self._report(line)
+
+    # What follows runs in the thread.
+
+    def _run(self) -> None:
+        store = StoreConnection(self._path, self._gpu)
+        try:
+            pause = _RETRY_SECONDS[0]
+            while True:
+                is_last = self._is_closing
+                try:
+                    if self._write_what_is_due(store, is_last=is_last):
+                        pause = _RETRY_SECONDS[0]
+                        if is_last and not self._queue:
+                            break
+                        if len(self._queue) < _BATCH:
+                            self._pause(COMMIT_SECONDS, for_close_only=False)
+                        continue
+                # This thread is the only one that can bring an event into the store. It must
+                # outlive whatever one try meets: memory that is short, a fault of its own.
+                except Exception as error:  # noqa: BLE001
+                    self._note_failure(store, repr(error))
+                if is_last:
+                    break
+                # Durable events set the flag that _pause sleeps on, and must not turn the
+                # pause between tries into a busy loop: so this waits for close() only.
+                self._pause(pause, for_close_only=True)
+                pause = min(2 * pause, _RETRY_SECONDS[1])
+        finally:
+            with self._changed:
+                self._is_thread_over = True
+                self._changed.notify_all()  # nothing that waits is written by this thread
+            if self._is_closing:
+                store.finish(_FINISH_SECONDS)
+            else:
+                store.abandon()  # another thread goes on
+
+    def _pause(self, seconds: float, *, for_close_only: bool) -> None:
+        end = time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0 and not self._is_closing:
+            self._wake.wait(left)
+            self._wake.clear()
+            if not for_close_only:
+                return
+
+    def _write_what_is_due(self, store: StoreConnection, *, is_last: bool) -> bool:
+        """Write what waits and the heartbeat; return whether that went well."""
+        is_due = time.monotonic() >= self._heartbeat_due
+        if not (self._queue or is_due or is_last or self._syncs_wanted > self._syncs_tried):
+            return True
+        try:
+            self._write(store, with_heartbeat=is_due or is_last)
+        except _STORE_ERRORS as error:
+            self._note_failure(store, str(error))
+            return False
+        if is_due:
+            self._heartbeat_due = time.monotonic() + HEARTBEAT_SECONDS
+            with self._latches_lock:
+                self._latches.write()
+        return True
+
+    def _write(self, store: StoreConnection, *, with_heartbeat: bool) -> None:
+        if store.open():
+            self._join_latches(store)
+            if store.count_committed():
+                self._take_from_queue(self._in_last_try)
+        with self._changed:
+            batch = [self._queue[index] for index in range(min(len(self._queue), _BATCH))]
+            is_all = len(batch) == len(self._queue)
+            syncs = self._syncs_wanted if is_all else self._syncs_tried
+            self._in_last_try = len(batch)
+        recovered = self._failing_since
+        notices = []
+        if recovered is not None:
+            notices.append(_notice_of_recovery(recovered, self._last_error, self._lost))
+        refused = store.write([*notices, *batch])
+        must_sync = syncs > self._syncs_tried
+        if with_heartbeat or must_sync:
+            store.synchronous(must_sync)
+            error = refused[-1] if refused else self._last_error
+            store.beat(self._lost + len(refused), error or "")
+            self._look_at_wal(store)
+            if self._limit_bytes and not self._is_wal_large:  # removing makes the WAL grow, too
+                store.thin(self._limit_bytes, _THINNING_SECONDS)
+        if refused:
+            with self._changed:
+                self._lost += len(refused)
+                self._last_error = refused[-1]
+        self._take_from_queue(len(batch), syncs)
+        if recovered is not None:
+            self._is_recovering = True
+            self._tell(f"{self._path} is written again; events lost: {self._lost}")
+        if self._is_recovering and is_all:
+            self._is_recovering = False
+            with self._latches_lock:
+                self._latches.note_recovery(self._updates_lost)
+
+    def _look_at_wal(self, store: StoreConnection) -> None:
+        """Have a large WAL emptied; report once that it cannot be, and once that it was."""
+        size = store.shrink_wal(LARGE_WAL_BYTES)
+        before = self._is_wal_large, self._is_wal_full
+        self._is_wal_large = size > LARGE_WAL_BYTES
+        self._is_wal_full = self._is_wal_large and 0 < self._limit_bytes < size
+        if (self._is_wal_large, self._is_wal_full) == before:
+            return
+        name, words = wal_of(self._path).name, f"{size >> 20} MiB"
+        if self._is_wal_full:
+            line = (
+                f"{name} has grown to {words}, more than the store may have, because a program "
+                "reads the store and does not let go of it: steps, decisions and transitions of "
+                "seeds are not stored until it does"
+            )
+            with self._changed:
+                self._last_error = line
+        elif self._is_wal_large:
+            line = (
+                f"{name} has grown to {words}, because a program reads the store and does not let "
+                "go of it; end that program's transaction"
+            )
+        else:
+            line = f"{name} is small again: no program holds the store any more"
+        self._tell(line)
+        store.write([_notice(line)])
+
+    def _take_from_queue(self, number: int, syncs: int = 0) -> None:
+        """Take off what was written, and let those who wait for it go on."""
+        with self._changed:
+            for _ in range(number):
+                event = self._queue.popleft()
+                self._queue_bytes -= len(event.data)
+                self._tried = event.number
+            self._syncs_tried = max(self._syncs_tried, syncs)
+            self._failing_since = None
+            self._changed.notify_all()
+
+    def _join_latches(self, store: StoreConnection) -> None:
+        """Bring what either home of the latches knows into the other."""
+        stored: list[tuple[int, NonfiniteSighting]] = []
+        with contextlib.suppress(sqlite3.DatabaseError):  # a damaged table keeps no event out
+            stored = store.latches()
+        with self._latches_lock:
+            self._latches.note_store(store.store_id, store.last_id)
+            self._latches.note_sightings(stored)
+            known = self._latches.sightings()
+        in_store = {_what_is_known(seen) for _, seen in stored}
+        store.join_latches([one for one in known if _what_is_known(one[1]) not in in_store])
+
+    def _note_failure(self, store: StoreConnection, error: str) -> None:
+        store.abandon()
+        sentence = f"{self._path} could not be written: {error}"
+        is_first = self._failing_since is None
+        with self._changed:
+            self._last_error = sentence
+            if is_first:
+                self._failing_since = time.time()
+            self._changed.notify_all()
+        if is_first:
+            with self._latches_lock:
+                self._latches.note_failure(error)
+            self._tell(
+                f"{sentence}; training continues, events wait in memory, and latches are written "
+                "to latches.jsonl"
+            )
+
+
+def _what_is_known(seen: NonfiniteSighting) -> tuple[object, ...]:
+    return source_of(seen), reproduction_of(seen), seen.planted
+
+
+def _notice_of_recovery(since: float, error: str | None, lost: int) -> StoredEvent:
+    seconds = time.time() - since
+    return _notice(
+        f"the store is written again after {seconds:.1f} s ({error}); events lost: {lost}"
+    )
+
+
+def _notice(text: str) -> StoredEvent:
+    notice = Notice(level="warning", text=text)
+    return StoredEvent(0, time.time(), kind_of(notice), None, encode_payload(notice))
+
+
+def _lost(number: int, error: str | None) -> str:
+    events = "1 event was" if number == 1 else f"{number} events were"
+    return f"{events} not stored ({error}); latches are in latches.jsonl"

@@ -1,0 +1,134 @@
+"""Tables of a run's store with one row for each update and for each episode of a host.
+
+`update_figures` has the figures of each PPO update, `episodes` how each host's episode ended, and
+the view `updates` both together. They are filled from events in the same transaction, and from
+older events when a store without them is written on. SQLite has no NaN: NULL stands for one, and
+for nothing else except a loss scale where there is none.
+"""
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any, Final
+
+from esper.karn.store.row_insertion import insert_rows
+from esper.leyline.telemetry import (
+    DamagedEventError,
+    EpisodesCompleted,
+    PPOUpdatePayload,
+    decode_payload,
+)
+
+UPDATE_TABLE_NAMES: Final = ("update_figures", "episodes")
+
+_COUNTS: Final = (
+    "episodes_done",
+    "minibatches",
+    "minibatches_skipped",
+    "minibatches_stopped",
+    "minibatches_rescaled",
+)
+_FIGURES: Final = (
+    "policy_loss",
+    "value_loss",
+    "entropy",
+    "approximate_kl",
+    "clip_fraction",
+    "explained_variance",
+    "gradient_norm",
+    "learning_rate",
+    "loss_scale",
+    "rollout_seconds",
+    "update_seconds",
+    "samples_per_second",
+)
+#: Columns of the view `updates` that are fields of an update's payload.
+UPDATE_COLUMNS: Final = (*_COUNTS, *_FIGURES)
+#: Columns of `episodes`, in their order, and the lists of the payload that they come from.
+_OF_EPISODES: Final = {
+    "score": "score",
+    "reward_sum": "returns",
+    "accuracy": "accuracy",
+    "parameters": "parameters",
+    "fossilized": "fossilized",
+}
+
+UPDATE_TABLES: Final = (
+    f"""
+    CREATE TABLE IF NOT EXISTS update_figures (
+        update_index INTEGER PRIMARY KEY,
+        time REAL NOT NULL,
+        {", ".join(f"{name} INTEGER NOT NULL" for name in _COUNTS)},
+        {", ".join(f"{name} REAL" for name in _FIGURES)}
+    )
+    """,
+    """
+    CREATE TABLE IF NOT EXISTS episodes (
+        update_index INTEGER NOT NULL,
+        host INTEGER NOT NULL,
+        episode INTEGER NOT NULL,
+        time REAL NOT NULL,
+        score REAL,
+        reward_sum REAL,
+        accuracy REAL,
+        parameters INTEGER NOT NULL,
+        fossilized INTEGER NOT NULL,
+        PRIMARY KEY (update_index, host)
+    ) WITHOUT ROWID
+    """,
+    f"""
+    CREATE VIEW IF NOT EXISTS updates AS
+        SELECT
+            update_index, time, episodes_done,
+            (SELECT avg(score) FROM episodes AS own
+                WHERE own.update_index = update_figures.update_index) AS score,
+            (SELECT avg(accuracy) FROM episodes AS own
+                WHERE own.update_index = update_figures.update_index
+                    AND score IS NOT NULL) AS accuracy,
+            {", ".join((*_FIGURES, *_COUNTS[1:]))}
+        FROM update_figures
+    """,
+)
+
+INSERT_FIGURES: Final = "INSERT OR REPLACE INTO update_figures VALUES"
+INSERT_EPISODES: Final = "INSERT OR REPLACE INTO episodes VALUES"
+DELETE_EPISODES: Final = "DELETE FROM episodes WHERE update_index = ?"
+
+
+def figures_row(time: float, payload: PPOUpdatePayload) -> tuple[Any, ...]:
+    """Return the row of `update_figures` for an update."""
+    return payload.update, time, *(getattr(payload, name) for name in UPDATE_COLUMNS)
+
+
+def episode_rows(time: float, payload: EpisodesCompleted) -> Iterator[tuple[Any, ...]]:
+    """Yield a row of `episodes` for each host."""
+    lists = (getattr(payload, name) for name in _OF_EPISODES.values())
+    for host, values in enumerate(zip(*lists, strict=False)):
+        yield payload.update, host, payload.first_episode + host, time, *values
+
+
+def fill_from_events(connection: sqlite3.Connection) -> None:
+    """Fill the tables of a store that was written without them, from its events.
+
+    Events that cannot be read are left out. The caller holds a transaction.
+    """
+    query = "SELECT time, kind, payload FROM events WHERE kind = ? ORDER BY id"
+    found: list[tuple[float, str, bytes]] = []
+    with suppress(sqlite3.DatabaseError):
+        found += connection.execute(query, ("episodes_completed",)).fetchall()
+        found += connection.execute(query, ("ppo_update",)).fetchall()
+    for time, kind, data in found:
+        with suppress(DamagedEventError, TypeError, sqlite3.IntegrityError, OverflowError):
+            write_rows(connection, time, decode_payload(kind, data))
+
+
+def write_rows(connection: sqlite3.Connection, time: float, payload: object) -> None:
+    """Write the rows of one event; rows of the same update are replaced.
+
+    The caller holds a transaction.
+    """
+    if isinstance(payload, PPOUpdatePayload):
+        insert_rows(connection, INSERT_FIGURES, [figures_row(time, payload)])
+    elif isinstance(payload, EpisodesCompleted):
+        connection.execute(DELETE_EPISODES, (payload.update,))
+        insert_rows(connection, INSERT_EPISODES, list(episode_rows(time, payload)))

@@ -1,0 +1,149 @@
+"""What the files beside a run's store say of its latches: `latches.jsonl`, capsules, checkpoints.
+
+Any of them may know of an update that the store does not have. Nothing here loads torch.
+"""
+
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from esper.karn.store.latch_file import LATCHES_NAME, LatchFile, read_latch_file
+from esper.leyline.checkpoint_file import (
+    CHECKPOINTS_NAME,
+    CheckpointError,
+    checkpoints_in,
+    read_summary,
+)
+from esper.leyline.incident_files import (
+    INCIDENTS_NAME,
+    Incident,
+    incident_folders,
+    incident_in,
+)
+from esper.leyline.sighting_words import KIND_WORDS
+from esper.leyline.telemetry import NonfiniteSighting
+
+#: Capsules of one run that are read, newest first: more than a run keeps.
+_CAPSULES_READ: Final = 2_048
+#: Checkpoints of one run that are read, newest first: more than a run keeps.
+_CHECKPOINTS_READ: Final = 8
+#: File systems stamp changes no finer than this, so a folder that changed this recently may have
+#: changed since without a new stamp.
+_RACY_NANOSECONDS: Final = 100_000_000
+
+
+_Sighting = tuple[int, NonfiniteSighting]  # with its update
+_Stamp = tuple[int, int, int] | None
+
+
+@dataclass(frozen=True)
+class Testimony:
+    """What the files beside a store say.
+
+    Attributes:
+        latch_file: what `latches.jsonl` says.
+        sightings: what it, the capsules and the checkpoints say was seen, each with its update.
+        capsules: the incidents that were kept, in order.
+        newest_update: the newest update of which there is a checkpoint or a capsule; 0 for none.
+    """
+
+    latch_file: LatchFile = field(default_factory=LatchFile)
+    sightings: tuple[tuple[int, NonfiniteSighting], ...] = ()
+    capsules: tuple[Incident, ...] = ()
+    newest_update: int = 0
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no file says that the run has ever been trained."""
+        return not (self.latch_file.is_there or self.sightings or self.newest_update)
+
+
+class Witnesses:
+    """Reads the files beside a store, and again only what has changed.
+
+    Args:
+        directory: the run's directory; it need not exist yet.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._stamps: tuple[_Stamp, ...] | None = None
+        self._of_checkpoints: dict[Path, tuple[_Stamp, tuple[_Sighting, ...]]] = {}
+        self._capsules: dict[Path, tuple[_Stamp, Incident]] = {}
+        self._testimony = Testimony()
+
+    def look(self) -> Testimony:
+        """Return what the files say, the same object again while nothing has changed."""
+        names = (LATCHES_NAME, INCIDENTS_NAME, CHECKPOINTS_NAME)
+        stamps = tuple(_stamp_of(self._directory / name) for name in names)
+        if stamps != self._stamps:
+            found = self._read()
+            if found != self._testimony:
+                self._testimony = found
+            newest = max((stamp[2] for stamp in stamps if stamp is not None), default=0)
+            is_racy = newest > time.time_ns() - _RACY_NANOSECONDS
+            self._stamps = None if is_racy else stamps
+        return self._testimony
+
+    def _read(self) -> Testimony:
+        latch_file = read_latch_file(self._directory)
+        capsules = self._read_capsules()
+        checkpoints = checkpoints_in(self._directory / CHECKPOINTS_NAME)
+        self._read_checkpoints([path for _, path in checkpoints])
+        return Testimony(
+            latch_file=latch_file,
+            sightings=(
+                *latch_file.sightings,
+                *(
+                    (one.update, seen)
+                    for one in capsules
+                    for seen in one.sightings
+                    if seen.kind in KIND_WORDS
+                ),
+                *(one for _, latches in self._of_checkpoints.values() for one in latches),
+            ),
+            capsules=capsules,
+            newest_update=max(
+                [*(one.update for one in checkpoints), *(one.update for one in capsules)],
+                default=0,
+            ),
+        )
+
+    def _read_capsules(self) -> tuple[Incident, ...]:
+        """Return the newest incidents that were kept; those that have not changed are known."""
+        before, self._capsules = self._capsules, {}
+        for folder in incident_folders(self._directory)[-_CAPSULES_READ:]:
+            stamp = _stamp_of(folder)
+            known = before.get(folder)
+            if known is None or known[0] != stamp:
+                known = stamp, incident_in(folder)
+            self._capsules[folder] = known
+        return tuple(incident for _, incident in self._capsules.values())
+
+    def _read_checkpoints(self, paths: list[Path]) -> None:
+        """Read the latches in the newest checkpoints; those that have not changed are known."""
+        before, self._of_checkpoints = self._of_checkpoints, {}
+        for path in paths[-_CHECKPOINTS_READ:]:
+            stamp = _stamp_of(path)
+            known = before.get(path)
+            if known is None or known[0] != stamp:
+                known = stamp, _latches_of(path)
+            self._of_checkpoints[path] = known
+
+
+def _latches_of(path: Path) -> tuple[_Sighting, ...]:
+    """Return the latches in a checkpoint; none where it is damaged, which resuming reports."""
+    try:
+        latches = read_summary(path).latches
+    except CheckpointError:
+        return ()
+    return tuple(one for one in latches if one[1].kind in KIND_WORDS)
+
+
+def _stamp_of(path: Path) -> _Stamp:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns

@@ -1,0 +1,1 @@
+"""Comparing trained policies with baselines."""

@@ -1,0 +1,249 @@
+"""What the agent is compared with, each on the agent's own episodes.
+
+| name                | what it is                                                                |
+|---------------------|---------------------------------------------------------------------------|
+| `none`              | the host as it is born; nothing grows                                     |
+| `random`            | a legal op, a legal slot and all other choices, each drawn uniformly      |
+| `heuristic`         | the best of the hand-written rules, by score                              |
+| `static`            | the best fixed network of about the agent's size, by validation accuracy  |
+| `same-architecture` | the very networks that the agent ended with, there from their first step  |
+| `same-cost`         | the same until the agent's multiply-adds are spent; comes with it         |
+
+The best of several is chosen on what is measured, which favours it: a baseline is to be strong.
+"""
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from esper.growth.environment.observation import FEATURES
+from esper.growth.environment.reward import final_score
+from esper.growth.from_scratch import Architecture, Trained, train_from_scratch
+from esper.growth.static_networks import StaticShape, static_shapes, train_static
+from esper.leyline.heads import HEAD_NAMES, HEAD_SIZES
+from esper.simic.evaluation.arena import (
+    Arena,
+    Decide,
+    Outcomes,
+    Played,
+    Player,
+    choices_seed,
+    joined,
+)
+from esper.tamiyo.heuristic import HAND_RULES, HeuristicPolicy, Rule
+
+#: Fixed networks are run at the agent's size and, of the best kinds, at these multiples of it.
+OTHER_SIZES = (0.5, 2.0)
+#: How many of the best kinds that is.
+KINDS_RESIZED = 3
+
+_RANDOM_PLAYER = 0  # policies count from 1
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """One side of a comparison.
+
+    Attributes:
+        name: as in the table above, or `agent`.
+        strata: what it came to: once, or once for each policy evaluated.
+        candidates: all that was run to find the best, itself included.
+        resized: more of its kind, smaller and larger; a frontier needs more than one size.
+    """
+
+    name: str
+    strata: tuple[Outcomes, ...]
+    candidates: tuple[Outcomes, ...] = ()
+    resized: tuple[Outcomes, ...] = ()
+
+
+def turns_of(name: str, arena: Arena, agents: int) -> int:
+    """Return how many contestants a baseline runs, with what comes with it.
+
+    Args:
+        name: of `esper.simic.evaluation.baseline_names.BASELINES`.
+        arena: task and episodes.
+        agents: number of policies evaluated.
+    """
+    match name:
+        case "heuristic":
+            return len(HAND_RULES)
+        case "static":
+            settings = arena.settings
+            kinds = len(static_shapes(settings.host_shape, settings.host_parameters))
+            return kinds + len(OTHER_SIZES) * min(KINDS_RESIZED, kinds)
+        case "same-architecture":
+            return 2 * agents
+    return 1
+
+
+def run_baseline(name: str, arena: Arena, agents: Sequence[Played]) -> list[Contestant]:
+    """Run one baseline, and what comes with it.
+
+    Args:
+        name: of `esper.simic.evaluation.baseline_names.BASELINES`.
+        arena: task and episodes.
+        agents: what came of the policies evaluated, for the sizes and architectures.
+    """
+    match name:
+        case "none":
+            return [Contestant(name, (arena.play(name, "nothing grows", _wait).outcomes,))]
+        case "random":
+            player = random_player(arena.seed)
+            played = arena.play(name, "uniform legal choices", player)
+            return [Contestant(name, (played.outcomes,))]
+        case "heuristic":
+            return [_heuristic(arena)]
+        case "static":
+            return [_static(arena, agents)]
+        case "same-architecture":
+            return _same_architecture(arena, agents)
+    raise AssertionError(name)
+
+
+def _wait(hosts: int, _batch: int) -> Decide:
+    actions = np.zeros((hosts, len(HEAD_NAMES)), dtype=np.int64)
+    return lambda _observations, _info: actions
+
+
+def random_player(seed: int) -> Player:
+    """Return a player that draws a legal op, a slot legal for it, and the rest, uniformly."""
+
+    def begin(_hosts: int, batch: int) -> Decide:
+        generator = np.random.default_rng(choices_seed(seed, _RANDOM_PLAYER, batch))
+
+        def decide(_observations: np.ndarray, info: dict[str, Any]) -> np.ndarray:
+            legal = info["slot_mask_by_op"]  # [N, ops, S]
+            actions = generator.integers(HEAD_SIZES, size=(len(legal), len(HEAD_NAMES)))
+            op = _draw(generator, legal.any(axis=2))
+            actions[:, HEAD_NAMES.index("op")] = op
+            slots = legal[np.arange(len(legal)), op]
+            actions[:, HEAD_NAMES.index("slot")] = _draw(generator, slots)
+            return actions
+
+        return decide
+
+    return begin
+
+
+def _draw(generator: np.random.Generator, allowed: np.ndarray) -> np.ndarray:
+    """Return one of the allowed columns of each row, each as likely as any. `[N, K]` -> `[N]`"""
+    drawn: np.ndarray = np.where(allowed, generator.random(allowed.shape), -1.0).argmax(axis=1)
+    return drawn
+
+
+def rule_player(rule: Rule) -> Player:
+    """Return a player that decides by a hand-written rule."""
+    policy = HeuristicPolicy([feature.name for feature in FEATURES], rule)
+
+    def begin(_hosts: int, _batch: int) -> Decide:
+        return lambda observations, info: policy.act(observations, info["slot_mask_by_op"])
+
+    return begin
+
+
+def _heuristic(arena: Arena) -> Contestant:
+    candidates = [
+        arena.play("heuristic", what, rule_player(rule)).outcomes
+        for what, rule in HAND_RULES.items()
+    ]
+    best = max(candidates, key=lambda outcomes: outcomes.score.mean())
+    return Contestant("heuristic", (best,), tuple(candidates))
+
+
+def _static(arena: Arena, agents: Sequence[Played]) -> Contestant:
+    parameters = float(np.median([agent.outcomes.parameters for agent in agents]))
+
+    def run(shape: StaticShape) -> Outcomes:
+        arena.turns.begin(f"static: {shape.name}")
+        parts = []
+        for number, seeds in enumerate(arena.batches, start=1):
+            divided = functools.partial(_shape_and_seeds, shape, seeds)
+            parts += arena.hosts(len(seeds)).call(train_static, divided)
+            arena.turns.at(number / len(arena.batches))
+        outcomes = joined([_scored(arena, shape.name, each) for each in parts])
+        arena.turns.end(outcomes)
+        return outcomes
+
+    shapes = static_shapes(arena.settings.host_shape, round(parameters))
+    candidates = [run(shape) for shape in shapes]
+    ranked = sorted(
+        range(len(shapes)), key=lambda kind: -candidates[kind].validation_accuracy.mean()
+    )
+    return Contestant(
+        "static",
+        (candidates[ranked[0]],),
+        tuple(candidates),
+        tuple(
+            run(shapes[kind].resized(round(parameters * size)))
+            for size in OTHER_SIZES
+            for kind in ranked[:KINDS_RESIZED]
+        ),
+    )
+
+
+def _same_architecture(arena: Arena, agents: Sequence[Played]) -> list[Contestant]:
+    what = "same-architecture: what the agent ended with, from the first step"
+    whole = [_from_scratch(arena, what, agent, None) for agent in agents]
+    what = "same-cost: the same, until the agent's multiply-adds are spent"
+    cut = [
+        _from_scratch(arena, what, agent, _affordable_steps(arena, agent, same))
+        for agent, same in zip(agents, whole, strict=True)
+    ]
+    return [
+        Contestant("same-architecture", tuple(whole)),
+        Contestant("same-cost", tuple(cut)),
+    ]
+
+
+def _affordable_steps(arena: Arena, agent: Played, same: Outcomes) -> np.ndarray:
+    """Return for how many steps a grown network could have trained from its first one. `[E]`"""
+    each_step = same.multiply_adds / arena.settings.steps
+    steps = np.rint(agent.outcomes.multiply_adds / each_step).astype(np.int64)
+    return np.maximum(steps, 1)
+
+
+def _from_scratch(arena: Arena, turn: str, agent: Played, steps: np.ndarray | None) -> Outcomes:
+    arena.turns.begin(turn)
+    what = "grown network from its first step"
+    parts, start = [], 0
+    for seeds in arena.batches:
+        here = slice(start, start + len(seeds))
+        lengths = np.full(len(seeds), arena.settings.steps) if steps is None else steps[here]
+        divided = functools.partial(_grown, agent.architecture.take(here), seeds, lengths)
+        trained = arena.hosts(len(seeds)).call(train_from_scratch, divided)
+        parts += [_scored(arena, what, each) for each in trained]
+        start += len(seeds)
+        arena.turns.at(start / sum(map(len, arena.batches)))
+    outcomes = joined(parts)
+    arena.turns.end(outcomes)
+    return outcomes
+
+
+def _shape_and_seeds(
+    shape: StaticShape, seeds: Sequence[int], part: slice
+) -> tuple[StaticShape, Sequence[int]]:
+    return shape, seeds[part]
+
+
+def _grown(
+    architecture: Architecture, seeds: Sequence[int], steps: np.ndarray, part: slice
+) -> tuple[Architecture, Sequence[int], np.ndarray]:
+    return architecture.take(part), seeds[part], steps[part]
+
+
+def _scored(arena: Arena, what: str, trained: Trained) -> Outcomes:
+    """Return the outcomes of networks that were trained without an environment."""
+    env = arena.settings
+    added_ratio = trained.parameters / env.host_parameters - 1
+    return Outcomes(
+        what,
+        test_accuracy=trained.test_accuracy,
+        validation_accuracy=trained.validation_accuracy,
+        score=final_score(trained.validation_accuracy, added_ratio, env.reward_settings),
+        parameters=trained.parameters,
+        multiply_adds=trained.multiply_adds,
+    )

@@ -1,0 +1,56 @@
+"""The turns of an evaluation: which contestant runs, how many are left, and how each ended."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from esper.simic.command_progress import Report, no_report
+
+if TYPE_CHECKING:
+    from esper.simic.evaluation.arena import Outcomes
+
+
+class Turns:
+    """Reports the turns of an evaluation; without arguments, to no one.
+
+    Args:
+        total: how many there are.
+        largest_class: test accuracy of always answering with the largest class.
+        say: receives a line when a turn begins and when it ends.
+        report: receives what is being done, and the fraction of the whole that is done.
+    """
+
+    def __init__(
+        self,
+        total: int = 1,
+        largest_class: float = 0.0,
+        say: Callable[[str], None] = lambda _: None,
+        report: Report = no_report,
+    ) -> None:
+        self._total = total
+        self._largest_class = largest_class
+        self._say = say
+        self._report = report
+        self._done = 0
+        self._what = ""
+
+    def begin(self, what: str) -> None:
+        """Report that a turn begins."""
+        self._what = what
+        self._say(f"[{self._done + 1} of {self._total}] {what}")
+        self.at(0.0)
+
+    def at(self, fraction: float) -> None:
+        """Report how much of the turn is done, 0 to 1."""
+        self._report(self._what, min(1.0, (self._done + fraction) / self._total))
+
+    def end(self, outcomes: "Outcomes") -> None:
+        """Report what the turn came to."""
+        self._done += 1
+        accuracy, score = np.mean(outcomes.test_accuracy), np.mean(outcomes.score)
+        self._say(
+            f"    test accuracy {accuracy:.3f} (largest class {self._largest_class:.3f}), "
+            f"score {score:.3f}; {max(0, self._total - self._done)} left"
+        )
+        self.at(0.0)

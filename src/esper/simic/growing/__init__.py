@@ -1,0 +1,1 @@
+"""Letting a policy grow a network, with its card and picture."""

@@ -1,0 +1,303 @@
+"""Growing: a learnt policy grows networks on a task, and the best of them is handed over."""
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from esper.growth.environment.env import GrowthVectorEnv
+from esper.growth.export.module_files import load_module, logits_of, write_module
+from esper.growth.from_scratch import architecture_of, train_from_scratch
+from esper.growth.hosts.finished import FinishedNetwork
+from esper.growth.hosts.seeds import Transition
+from esper.growth.tasks.summary import summary_lines
+from esper.growth.tasks.task import Task
+from esper.leyline.heads import HEAD_NAMES
+from esper.simic.command_progress import Report, no_report
+from esper.simic.config import updated
+from esper.simic.environment import make_environment, resolve_device
+from esper.simic.evaluation.arena import agent_player, evaluation_seeds
+from esper.simic.requests import GrowingError, check_growing
+from esper.simic.training.trained_policy import TrainedPolicy
+
+#: The written module may differ from its host by so much, in units of the largest logit.
+_TOLERANCE = 1e-3
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Moment:
+    """One network after one step.
+
+    Attributes:
+        accuracy: on the validation part, with all that is blended in.
+        stage, alpha, blueprint: of each slot. `[S]`
+        happened: to its seeds in this step.
+    """
+
+    accuracy: float
+    stage: np.ndarray
+    alpha: np.ndarray
+    blueprint: np.ndarray
+    happened: tuple[Transition, ...]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a network came to.
+
+    Attributes:
+        parameters: how many it has.
+        validation_accuracy, test_accuracy: on those parts of the task.
+        multiply_adds: spent on training it, as `esper.growth.hosts.training_cost` counts them.
+    """
+
+    parameters: int
+    validation_accuracy: float
+    test_accuracy: float
+    multiply_adds: float
+
+
+@dataclass(frozen=True)
+class Grown:
+    """A network that a policy grew, and all there is to say about it.
+
+    Attributes:
+        policy: that grew it.
+        task: that it grew on.
+        seed: that was asked for.
+        steps, samples: of the episode; training samples of a step.
+        network: itself.
+        logits: what its host says of the test part. `[n, classes]`
+        host: its number among all that were grown.
+        result: what it came to.
+        rivals: validation accuracy of every network that was grown, itself included; 0 for those
+            that are not finite. `[K]`
+        moments: its life, from before the first step to after the last.
+        without_growth: its host on the same data, left alone.
+        idle_accuracy: of that after each step, on the validation part, as in `moments`.
+        from_scratch: a network of its very architecture, trained from the first step.
+    """
+
+    policy: TrainedPolicy
+    task: Task
+    seed: int
+    steps: int
+    samples: int
+    network: FinishedNetwork
+    logits: torch.Tensor
+    host: int
+    result: Measured
+    rivals: np.ndarray
+    moments: tuple[Moment, ...]
+    without_growth: Measured
+    idle_accuracy: tuple[float, ...]
+    from_scratch: Measured
+
+
+def grow(
+    policy: TrainedPolicy,
+    task: str,
+    *,
+    hosts: int,
+    seed: int,
+    steps: int | None,
+    say: Say,
+    report: Report = no_report,
+) -> Grown:
+    """Let a policy grow networks, and return the one with the best validation accuracy.
+
+    The same arguments give the same network, bit for bit, on CPU with as many threads.
+
+    Args:
+        policy: decides.
+        task: the name of one.
+        hosts: how many networks to grow.
+        seed: of everything random; no training of a policy reaches the hosts that follow from it.
+        steps: in the episode; None takes as many as the policy was trained for.
+        say: receives lines of progress.
+        report: receives what is being done after every step.
+
+    Raises:
+        GrowingError, UnknownTaskError, InvalidTaskError, HostShapeError, SliceSizeError: an
+            argument or the data cannot be used.
+        GrowingError: no network that grew is finite.
+    """
+    check_growing(hosts, seed, steps)
+    changes = {"task": task} | ({} if steps is None else {"steps": steps})
+    config = updated(policy.config, changes)
+    env = make_environment(config, hosts, resolve_device(config.device))
+    seeds = evaluation_seeds(seed, hosts)
+    player = agent_player(policy.policy.to(env.device), seed, 1)
+    for line in summary_lines(env.task):
+        say(line)
+    decide = player(hosts, 0)
+    observations, info = env.reset(seed=seeds)
+    _check_module(env)
+    say(f"growing {counted(hosts, 'network')}, {counted(env.steps, 'step')}")
+    guess = f"(largest class {env.task.validation.largest_class:.3f})"
+    lives = [[_moment(info, host, ())] for host in range(hosts)]
+    work = _Work(env.steps, hosts, report)
+    for step in range(1, env.steps + 1):
+        observations, *_, info = env.step(decide(observations, info))
+        for host, life in enumerate(lives):
+            happened = tuple(each for each in info["transitions"] if each.host == host)
+            life.append(_moment(info, host, happened))
+        work.grown(step)
+        if step % max(1, env.steps // 4) == 0:
+            best = info["accuracy"].max()
+            say(f"step {step} of {env.steps}: best accuracy {best:.3f} {guess}")
+    finite = np.isfinite(info["score"])
+    if not finite.any():
+        raise GrowingError(
+            f"no network can be written: {counted(hosts, 'network')} grew on {task}, and all of "
+            "them ended with NaN or Inf in their loss; try another --seed"
+        )
+    if not finite.all():
+        broken = hosts - int(finite.sum())
+        say(f"{counted(broken, 'network')} ended with NaN or Inf in the loss and cannot be chosen")
+    rivals = np.where(finite, info["final_accuracy"], 0.0)
+    chosen = min(
+        np.flatnonzero(finite).tolist(),
+        key=lambda host: (-rivals[host], info["final_parameters"][host]),
+    )
+    network, logits = env.finished_network(chosen), env.test_logits()[chosen].cpu()
+    if not logits.isfinite().all():
+        raise GrowingError(
+            f"the best network that grew on {task} has NaN or Inf in its logits on the test part, "
+            "so nothing was written; try another --seed"
+        )
+    result = _measured(info, env.test_accuracy(), chosen)
+    seeds_in_slots = (info[name] for name in ("stage", "blueprint", "style", "alpha"))
+    architecture = architecture_of(*seeds_in_slots).take(slice(chosen, chosen + 1))
+
+    say("the same host without growth, and the same architecture from its first step")
+    trained = train_from_scratch(
+        env, architecture, [seeds[chosen]], np.array([env.steps]), work.trained
+    )
+    without_growth, idle_accuracy = _left_alone(env, seeds, chosen, work.left_alone)
+    return Grown(
+        policy=policy,
+        task=env.task,
+        seed=seed,
+        steps=env.steps,
+        samples=env.batch * env.batches,
+        network=network,
+        logits=logits,
+        host=chosen,
+        result=result,
+        rivals=rivals,
+        moments=tuple(lives[chosen]),
+        without_growth=without_growth,
+        idle_accuracy=idle_accuracy,
+        from_scratch=Measured(
+            int(trained.parameters[0]),
+            float(trained.validation_accuracy[0]),
+            float(trained.test_accuracy[0]),
+            float(trained.multiply_adds[0]),
+        ),
+    )
+
+
+class _Work:
+    """Reports how far growing is, in shares of the time that its three parts take.
+
+    A step of all hosts without seeds takes about half as long as one in which they grow, and a
+    step of one network its share of that.
+    """
+
+    def __init__(self, steps: int, hosts: int, report: Report) -> None:
+        self._steps = steps
+        self._parts = (1.0, 1.0 / hosts, 0.5)
+        self._report = report
+
+    def grown(self, step: int) -> None:
+        self._at(0, "growing", step)
+
+    def trained(self, step: int) -> None:
+        self._at(1, "the same architecture from its first step", step)
+
+    def left_alone(self, step: int) -> None:
+        self._at(2, "the same host without growth", step)
+
+    def _at(self, part: int, what: str, step: int) -> None:
+        before = sum(self._parts[:part])
+        done = (before + self._parts[part] * step / self._steps) / sum(self._parts)
+        self._report(f"{what}, step {step} of {self._steps}", done)
+
+
+def _left_alone(
+    env: GrowthVectorEnv, seeds: list[int], host: int, on_step: Callable[[int], None]
+) -> tuple[Measured, tuple[float, ...]]:
+    """Return what a host comes to when nobody acts on it, and its accuracy on the way."""
+    waiting = np.zeros((env.num_envs, len(HEAD_NAMES)), dtype=np.int64)
+    _, info = env.reset(seed=seeds)
+    accuracy = [float(info["accuracy"][host])]
+    for step in range(1, env.steps + 1):
+        *_, info = env.step(waiting)
+        on_step(step)
+        accuracy.append(float(info["accuracy"][host]))
+    return _measured(info, env.test_accuracy(), host), tuple(accuracy)
+
+
+def _moment(info: dict[str, np.ndarray], host: int, happened: tuple[Transition, ...]) -> Moment:
+    return Moment(
+        float(info["accuracy"][host]),
+        info["stage"][host],
+        info["alpha"][host],
+        info["blueprint"][host],
+        happened,
+    )
+
+
+def _measured(info: dict[str, np.ndarray], test_accuracy: np.ndarray, host: int) -> Measured:
+    return Measured(
+        int(info["final_parameters"][host]),
+        float(info["final_accuracy"][host]),
+        float(test_accuracy[host]),
+        float(info["multiply_adds"][host]),
+    )
+
+
+def counted(number: int, name: str) -> str:
+    """Return so many of a thing, in words."""
+    return f"{number} {name}" if number == 1 else f"{number} {name}s"
+
+
+def write_checked(grown: Grown, directory: Path) -> float:
+    """Write a network's module, and compare its logits on the test part with those of its host.
+
+    Returns:
+        The largest difference of any logit.
+
+    Raises:
+        RuntimeError: they differ by more than rounding can explain.
+    """
+    return _write_compared(grown.network, grown.task, grown.logits, directory)
+
+
+def _check_module(env: GrowthVectorEnv) -> None:
+    """Do with a host that has not grown what is done at the end: better it fails now than then."""
+    with tempfile.TemporaryDirectory() as folder:
+        logits = env.test_logits()[0].cpu()
+        if not logits.isfinite().all():
+            raise GrowingError(
+                f"a host that is not trained yet has non-finite logits on the test part of "
+                f"{env.task.name}: its values are too large for a network"
+            )
+        _write_compared(env.finished_network(0), env.task, logits, Path(folder))
+
+
+def _write_compared(
+    network: FinishedNetwork, task: Task, logits: torch.Tensor, directory: Path
+) -> float:
+    write_module(network, task, directory)
+    written = logits_of(load_module(directory), task.raw(task.test))
+    difference = float((written - logits).abs().max())
+    if not difference <= _TOLERANCE * max(1.0, float(logits.abs().max())):
+        raise RuntimeError(f"the module in {directory} differs from its host by {difference}")
+    return difference

@@ -1,0 +1,223 @@
+"""The card of a grown network: how it grew, what it came to, and how to use it, as Markdown."""
+
+from pathlib import Path
+
+from esper.growth.export.module_files import SOURCE_NAME, WEIGHTS_NAME
+from esper.growth.export.module_source import short_name
+from esper.growth.hosts.seeds import SeedEvent
+from esper.growth.tasks.task import Task
+from esper.leyline.heads import BLUEPRINT_CHOICES, SLOT_CHOICES
+from esper.leyline.task_names import parse_task_name
+from esper.leyline.version import VERSION
+from esper.simic.growing.growth import Grown, Measured, counted
+from esper.simic.growing.growth_picture import growth_picture
+
+CARD_NAME, PICTURE_NAME = "card.md", "growth.svg"
+
+
+def write_card(grown: Grown, difference: float, directory: Path) -> None:
+    """Write the card of a network, and the picture of how it grew, into its folder.
+
+    Args:
+        grown: the network.
+        difference: largest difference of any logit between the written module and the host.
+        directory: the folder.
+
+    Raises:
+        OSError: they cannot be written.
+    """
+    (directory / CARD_NAME).write_text(growth_card(grown, difference), encoding="utf-8")
+    (directory / PICTURE_NAME).write_text(growth_picture(grown), encoding="utf-8")
+
+
+def growth_card(grown: Grown, difference: float) -> str:
+    """Return the card of a network.
+
+    Args:
+        grown: the network.
+        difference: the largest between what its module and its host say of the test part.
+    """
+    task = grown.task
+    lines = [
+        f"# A network grown on {short_name(task)}",
+        "",
+        f"Grown by the policy `{grown.policy.name}` in {counted(grown.steps, 'step')} of "
+        f"{grown.samples} training samples, with seed {grown.seed}. {_chosen(grown)} "
+        f"Made with Esper {VERSION}.",
+        "",
+        f"![How it grew]({PICTURE_NAME})",
+        "",
+        "|  | parameters | validation | test | multiply-adds of training |",
+        "|---|--:|--:|--:|--:|",
+        _row("**this network**", grown.result),
+        _row("the same host without growth, same seed", grown.without_growth),
+        _row("this architecture, trained from its first step", grown.from_scratch),
+        f"| always answering with the largest class | | {task.validation.largest_class:.3f} | "
+        f"{task.test.largest_class:.3f} | |",
+        "",
+        f"Accuracy on {len(task.validation):,} validation samples, which the policy saw, and on "
+        f"{len(task.test):,} test samples, which nothing was chosen by. Multiply-adds count the "
+        "forward and backward passes of the host and of all its seeds, pruned ones included.",
+        "",
+        *(line for warning in growth_warnings(grown) for line in (f"**{warning}**", "")),
+        *(line for note in task.notes for line in (f"Note: {note}.", "")),
+        "## How to use it",
+        "",
+        f"`{SOURCE_NAME}` and `{WEIGHTS_NAME}` need nothing but torch:",
+        "",
+        *_snippet(task),
+        "",
+        f"Inputs are {_inputs(task)}. {_meaning(task)} The module was run on the whole test part "
+        f"and differs from the network that grew by at most {difference:.1e} in any logit.",
+        "",
+        "## What it is made of",
+        "",
+        f"A {grown.network.shape.kind} host of three blocks with "
+        f"{grown.network.shape.channels} channels, and after its blocks:",
+        "",
+        *_seeds(grown),
+        "",
+        "## How it grew",
+        "",
+        *_events(grown),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def growth_summary(grown: Grown) -> str:
+    """Return the result of growing in a few lines."""
+    seeds = ", ".join(f"{seed.blueprint} ({seed.slot})" for seed in grown.network.seeds)
+    others = (("without growth", grown.without_growth), ("from scratch", grown.from_scratch))
+    lines = [
+        f"grew on {short_name(grown.task)} in {counted(grown.steps, 'step')}: "
+        f"{seeds or 'no seed stayed'}",
+        *(
+            f"{name:<15} {each.parameters:>8,} parameters, accuracy {each.validation_accuracy:.3f} "
+            f"in validation, {each.test_accuracy:.3f} in test"
+            for name, each in (("this network", grown.result), *others)
+        ),
+        f"{'largest class':<15} {'':>20} accuracy {grown.task.validation.largest_class:.3f} "
+        f"in validation, {grown.task.test.largest_class:.3f} in test",
+    ]
+    return "\n".join([*lines, *growth_warnings(grown)])
+
+
+def growth_warnings(grown: Grown) -> list[str]:
+    """Return sentences about a network that is no better in validation than simpler things."""
+    result = grown.result.validation_accuracy
+    warnings = []
+    if result <= grown.task.validation.largest_class:
+        warnings.append(
+            "This network is no better in validation than always answering with the largest class."
+        )
+    if grown.without_growth.validation_accuracy >= result:
+        warnings.append(_no_help(grown))
+    return warnings
+
+
+def _no_help(grown: Grown) -> str:
+    without, result = (
+        measured.validation_accuracy for measured in (grown.without_growth, grown.result)
+    )
+    said = (
+        f"Growth did not help here: the same host without it comes to {without:.3f} in validation, "
+        f"this network to {result:.3f}."
+    )
+    learnt_on = parse_task_name(grown.policy.config.task).short
+    if learnt_on == short_name(grown.task):
+        return said
+    return (
+        f"{said} The policy `{grown.policy.name}` learnt on {learnt_on}; `--policy` takes one that "
+        "`esper ppo --task` trained on this task itself."
+    )
+
+
+def _chosen(grown: Grown) -> str:
+    count = len(grown.rivals)
+    if count == 1:
+        return "It is the only one that was grown."
+    return (
+        f"It is the best of {count} by validation accuracy; theirs was {grown.rivals.min():.3f} to "
+        f"{grown.rivals.max():.3f}, {grown.rivals.mean():.3f} on average."
+    )
+
+
+def _row(name: str, measured: Measured) -> str:
+    return (
+        f"| {name} | {measured.parameters:,} | {measured.validation_accuracy:.3f} | "
+        f"{measured.test_accuracy:.3f} | {measured.multiply_adds:.2e} |"
+    )
+
+
+def _snippet(task: Task) -> list[str]:
+    """Return a program of four lines that loads the network and asks it something."""
+    if task.vocabulary:
+        example = "".join(task.vocabulary[symbol] for symbol in task.test.inputs[0].tolist())
+        lines = [
+            "import torch",
+            "from model import CLASSES, load",
+            f"symbols = [CLASSES.index(character) for character in {example!r}]",
+            "print(CLASSES[load()(torch.tensor([symbols])).argmax()])",
+        ]
+    else:
+        shape = ", ".join(map(str, task.raw(task.test).shape[1:]))
+        lines = [
+            "import torch",
+            "from model import CLASSES, load",
+            "network = load()",
+            f"print(CLASSES[network(torch.zeros(1, {shape})).argmax()])",
+        ]
+    return ["```python", *lines, "```"]
+
+
+def _inputs(task: Task) -> str:
+    shape = ", ".join(map(str, task.raw(task.test).shape[1:]))
+    if task.vocabulary:
+        return f"numbers of characters in `CLASSES`, `[B, {shape}]`"
+    return (
+        f"raw samples as they are in the data, `[B, {shape}]`, of any number type: mean and "
+        "std of the training data are part of the network"
+    )
+
+
+def _meaning(task: Task) -> str:
+    if task.vocabulary:
+        return "Outputs are logits of the character that follows."
+    return f"Outputs are logits of the classes in `CLASSES`, `[B, {task.classes}]`."
+
+
+def _seeds(grown: Grown) -> list[str]:
+    if not grown.network.seeds:
+        return ["nothing: the policy made no seed part of it for good."]
+    rows = [
+        f"| {seed.slot} | {seed.blueprint} | {seed.style} | {seed.alpha:g} | {seed.parameters:,} |"
+        for seed in grown.network.seeds
+    ]
+    return ["| slot | blueprint | style | alpha | parameters |", "|---|---|---|--:|--:|", *rows]
+
+
+_WORDS = {
+    SeedEvent.GERMINATE: "germinated",
+    SeedEvent.ADVANCE: "began to blend in",
+    SeedEvent.ARRIVE: "is blended in",
+    SeedEvent.RETARGET: "was sent to another alpha",
+    SeedEvent.FOSSILIZE: "became part of the network for good",
+    SeedEvent.PRUNE: "was pruned",
+}
+
+
+def _events(grown: Grown) -> list[str]:
+    rows = [
+        f"| {step} | {SLOT_CHOICES[each.slot]} | {BLUEPRINT_CHOICES[each.blueprint]} | "
+        f"{_WORDS[each.cause]} | {moment.accuracy:.3f} |"
+        for step, moment in enumerate(grown.moments)
+        for each in moment.happened
+        if each.cause in _WORDS
+    ]
+    if not rows:
+        return ["Nothing was ever planted in it."]
+    return [
+        "| step | slot | seed | what happened | accuracy after it |",
+        "|--:|---|---|---|--:|",
+        *rows,
+    ]

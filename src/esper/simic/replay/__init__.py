@@ -1,0 +1,1 @@
+"""Incidents: capsules, and repeating them under a tracer."""

@@ -1,0 +1,529 @@
+"""Makes an incident happen again: the same update from the same start, every operation watched.
+
+It goes the way that training goes, through `PPOAgent.prepare` and `PPOAgent.learn`, in an agent
+that is built from the capsule alone.
+"""
+
+import math
+import platform
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import torch
+from torch import Tensor
+
+from esper.leyline.heads import HEAD_NAMES, HEAD_SIZES
+from esper.leyline.sighting_words import sighting_words, what_words, where_words
+from esper.leyline.telemetry import SHARED, NonfiniteSighting
+from esper.leyline.version import VERSION
+from esper.simic.agent import figures as figures_module
+from esper.simic.agent import nonfinite_codes, watching
+from esper.simic.agent.examination import (
+    Plan,
+    look_at_second,
+    seen_in_one_pass,
+)
+from esper.simic.agent.losses import Minibatch, MinibatchTerms
+from esper.simic.agent.nonfinite_codes import DERIVATIVES
+from esper.simic.agent.ppo import PPOAgent, Preparation
+from esper.simic.agent.rollout import Rollout
+from esper.simic.agent.watching import UpdateWatch
+from esper.simic.command_progress import Report, no_report
+from esper.simic.config import ConfigError, TrainingConfig, updated
+from esper.simic.drill import parse_injection
+from esper.simic.replay.capsule_check import check_capsule
+from esper.simic.replay.incidents import Capsule, IncidentError
+from esper.simic.replay.operations import Operation, Poison
+from esper.simic.replay.origin import Columns, Origin, find_origin, origin_in_poison
+from esper.simic.replay.tracing import OperationTracer
+from esper.tamiyo.policy import RecurrentPolicy
+
+REPRODUCED = "reproduced"
+DIFFERS = "differs"
+NOT_REPRODUCED = "not reproduced"
+#: Source files that look at what training computes, and change nothing in it.
+OBSERVERS = tuple(str(module.__file__) for module in (watching, nonfinite_codes, figures_module))
+#: The number of steps that Adam has made.
+CLOCK = "optimizer step"
+#: What a minibatch learns from: an operation that leads to none of it only feeds a display.
+_OPTIMIZER_NUMBERS = ("lr", "betas", "eps", "weight_decay")
+_LEARNT_FROM = ("policy_loss", "value_loss", "entropy_loss", "loss", "gradient")
+
+#: In place of the number of a minibatch: before the first.
+_PREPARATION = -1
+#: Phases that a replay repeats; the others lie before the update.
+_REPEATED = ("given", "preparation", "update")
+
+
+@dataclass(frozen=True)
+class Replay:
+    """What came of making an update happen again.
+
+    Attributes:
+        verdict: REPRODUCED, DIFFERS or NOT_REPRODUCED.
+        differences: in what it differs, a sentence each.
+        recorded: what was seen when it happened, causes first.
+        seen: what was seen now.
+        origin: where the first of what was seen now began; None if nothing was seen, or if no
+            operation could be connected with it.
+        poisons: what was not finite before anything was computed.
+        remarks: what should be known about this replay, a sentence each.
+        recorded_with: of esper, torch and python; the device and its threads, in words.
+    """
+
+    update: int
+    verdict: str
+    differences: tuple[str, ...]
+    recorded: tuple[NonfiniteSighting, ...]
+    seen: tuple[NonfiniteSighting, ...]
+    origin: Origin | None
+    poisons: tuple[Poison, ...]
+    remarks: tuple[str, ...]
+    recorded_with: str
+
+
+class TracingWatch(UpdateWatch):
+    """The watch of an update, which also asks the tracer who made what it looks at.
+
+    Args:
+        agent: the agent that makes the update.
+        tracer: records every operation.
+        on_minibatch: called with the number of each minibatch that is done, counted from 1.
+    """
+
+    def __init__(
+        self,
+        agent: PPOAgent,
+        tracer: OperationTracer,
+        on_minibatch: Callable[[int], None] = lambda _: None,
+    ) -> None:
+        super().__init__(agent.policy, agent.parameters, agent.optimizer, agent.loss_scale)
+        self._agent = agent
+        self._tracer = tracer
+        self._on_minibatch = on_minibatch
+        self._makers: dict[tuple[int, str, bool], tuple[Operation, ...]] = {}
+        self._hook = agent.optimizer.register_step_post_hook(self._after_step)
+
+    def prepared(self, preparation: Preparation) -> None:
+        """Remember who made what the old log-probabilities are made of."""
+        outputs = [output for _, output in preparation.parts]
+        heads = {
+            "logits": tuple(output.logits for output in outputs),
+            "old_log_prob": (preparation.whole.old_log_probs,),
+        }
+        shared = {
+            "trunk": tuple(output.trunk for output in outputs),
+            "value": tuple(output.values for output in outputs),
+            "recurrent_state": tuple(part for output in outputs for part in output.state),
+        }
+        self._ask(_PREPARATION, heads, is_shared=False)
+        self._ask(_PREPARATION, shared, is_shared=True)
+
+    def forward(self, index: int, batch: Minibatch, terms: MinibatchTerms) -> Tensor:
+        """Look as training does, and remember who made what the loss is made of."""
+        in_heads = {
+            "logits": (terms.output.logits,),
+            "old_log_prob": (batch.old_log_probs,),
+            "log_prob": (terms.log_probs,),
+            "ratio": (terms.ratios,),
+            "entropy": (terms.entropies,),
+        }
+        in_all = {
+            "observations": (batch.observations,),
+            "advantages": (batch.advantages,),
+            "returns": (batch.returns,),
+            "recurrent_state": (*batch.initial_state, *terms.output.state),
+            "trunk": (terms.output.trunk,),
+            "value": (terms.output.values,),
+            "joint_ratio": (terms.joint_ratio,),
+            "policy_loss": (terms.policy_loss,),
+            "value_loss": (terms.value_loss,),
+            "entropy_loss": (terms.entropy_loss,),
+            "loss": (terms.loss,),
+        }
+        self._ask(index, in_heads, is_shared=False)
+        self._ask(index, in_all, is_shared=True)
+        bad = super().forward(index, batch, terms)
+        self._tracer.phase = "backward"
+        return bad
+
+    def backward(
+        self, index: int, gradient: Tensor, derivatives: Sequence[Tensor | None], total: Tensor
+    ) -> Tensor:
+        """Look as training does, and remember who made the gradients."""
+        bad = super().backward(index, gradient, derivatives, total)
+        of_tensor = dict(zip(DERIVATIVES, derivatives, strict=True))
+        parts = self._agent.parameters.split(gradient)
+        logits = of_tensor.pop("logits gradient")
+        others = [part for part in of_tensor.values() if part is not None]
+        heads = [*parts[-2:], *([] if logits is None else [logits])]
+        self._ask(index, {"gradient": tuple(heads)}, is_shared=False)
+        self._ask(index, {"gradient": (*parts[:-2], *others)}, is_shared=True)
+        self._tracer.phase = "step"
+        return bad
+
+    def _after_step(self, *_: object) -> None:
+        index = self._tracer.minibatch or 0
+        self._on_minibatch(index + 1)
+        heads = tuple(self._agent.policy.heads.parameters())
+        of_heads = {id(parameter) for parameter in heads}
+        others = tuple(p for p in self._agent.policy.parameters() if id(p) not in of_heads)
+        self._ask(index, {"parameters": heads}, is_shared=False)
+        scale = (self._agent.loss_scale.scale,)
+        self._ask(index, {"moments": self._moments(heads)}, is_shared=False)
+        shared = {"parameters": others, "loss_scale": scale, "moments": self._moments(others)}
+        self._ask(index, shared, is_shared=True)
+        self._tracer.minibatch = index + 1
+        self._tracer.phase = "forward"
+
+    def _moments(self, parameters: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        states = map(self._agent.moments_of, parameters)
+        return tuple(moment for state in states for moment in state.values())
+
+    def makers(self, sighting: NonfiniteSighting, per_epoch: int) -> tuple[Operation, ...]:
+        """Return what made the tensor in which something was first seen."""
+        self._hook.remove()
+        index = (sighting.epoch - 1) * per_epoch + sighting.minibatch - 1
+        if sighting.phase != "update":
+            index = _PREPARATION
+        return self._makers.get((index, sighting.quantity, sighting.head == SHARED), ())
+
+    def to_loss(self, sighting: NonfiniteSighting, per_epoch: int) -> tuple[Operation, ...]:
+        """Return what made the loss, its terms and its gradient in the minibatch of a sighting."""
+        index = (sighting.epoch - 1) * per_epoch + sighting.minibatch - 1
+        keys = [(index, name, shared) for name in _LEARNT_FROM for shared in (True, False)]
+        return tuple(maker for key in keys for maker in self._makers.get(key, ()))
+
+    def _ask(
+        self, index: int, tensors: Mapping[str, tuple[Tensor, ...]], *, is_shared: bool
+    ) -> None:
+        for quantity, parts in tensors.items():
+            makers = (maker for part in parts for maker in self._tracer.makers(part))
+            self._makers[index, quantity, is_shared] = tuple(dict.fromkeys(makers))
+
+
+def replay(capsule: Capsule, report: Report = no_report) -> Replay:
+    """Go through the update of a capsule again; return what came of it.
+
+    Args:
+        capsule: the capsule.
+        report: receives what is being done, and the fraction of the whole that is done.
+
+    Raises:
+        IncidentError: the capsule does not hold together, or is not of an agent that this version
+            can build.
+    """
+    check_capsule(capsule)
+    agent, device = rebuild_agent(capsule)
+    rollout = _rollout(capsule, device)
+    per_epoch = capsule.minibatches_per_epoch
+    minibatches = [hosts.to(device) for hosts in capsule.minibatches]
+    try:
+        injections = [parse_injection(text) for text in capsule.injections]
+    except ConfigError as error:
+        raise IncidentError(f"the capsule cannot be replayed: {error}") from error
+    recorded = tuple(msgspec.convert(capsule.sightings, list[NonfiniteSighting]))
+    before = [seen for seen in recorded if seen.phase not in _REPEATED]
+    total = len(minibatches) + 1  # finding the origin takes about as long as a minibatch
+
+    def done(minibatch: int) -> None:
+        report(f"replaying, minibatch {minibatch} of {len(minibatches)}", minibatch / total)
+
+    with _as_it_was(capsule):
+        inputs = _inputs(agent, rollout)
+        with OperationTracer(
+            agent.policy,
+            "policy",
+            inputs,
+            _parts_of(agent),
+            numbers=_numbers(agent),
+            never_negative=[
+                name for name in inputs if name.startswith(("optimizer exp_avg_sq", CLOCK))
+            ],
+            observers=OBSERVERS,
+        ) as tracer:
+            watch = TracingWatch(agent, tracer, done)
+            report("replaying, preparation", 0.0)
+            preparation = agent.prepare(rollout, minibatches[:per_epoch])
+            watch.prepared(preparation)
+            tracer.phase, tracer.minibatch = "forward", 0
+            learnt = agent.learn(preparation.whole, minibatches, injections, watch)
+    report("finding where it began", len(minibatches) / total)
+    figures = learnt.figures
+    codes = preparation.codes(agent.policy.table)
+    seen = seen_in_one_pass(
+        Plan(rollout, minibatches, per_epoch, before),
+        agent.anatomy(),
+        look_at_second(learnt.traces, codes, watch, figures),
+        watch,
+    )
+    verdict, differences = judge(recorded, seen)
+    planted = [str(drill) for drill in injections if drill not in figures.not_planted]
+    origin = None
+    if seen:
+        makers = watch.makers(seen[0], per_epoch)
+        planted = [text for text in planted if parse_injection(text).head == seen[0].head]
+        to_loss = watch.to_loss(seen[0], per_epoch)
+        origin = find_origin(makers, planted, _columns_of(agent.policy, seen[0]), to_loss)
+        origin = origin or origin_in_poison(seen[0], tracer.poisons, tracer.taker)
+    return Replay(
+        update=capsule.update,
+        verdict=verdict,
+        differences=differences,
+        recorded=recorded,
+        seen=seen,
+        origin=origin,
+        poisons=tracer.poisons,
+        remarks=(
+            *_environment(capsule, device),
+            *_old_log_probs(capsule, preparation.whole),
+            *_others_that_lit(seen),
+            *_not_repeated(recorded),
+        ),
+        recorded_with=", ".join(
+            (
+                *(f"{name} {version}" for name, version in capsule.versions.items()),
+                f"{capsule.device}, threads {capsule.threads}",
+            )
+        ),
+    )
+
+
+def _columns_of(policy: RecurrentPolicy, sighting: NonfiniteSighting) -> tuple[Columns, ...]:
+    """Return which columns belong to the head of a sighting: of choices, and of heads.
+
+    Of parameters, gradients and moments those are rows, one for each choice.
+    """
+    if sighting.head == SHARED:
+        return ()
+    layout = policy.layout
+    head = layout.names.index(sighting.head)
+    start = layout.offsets[head]
+    own = range(start, start + layout.sizes[head])
+    if sighting.quantity in ("moments", "gradient", "parameters"):
+        return (Columns(layout.total, own, of_rows=True),)
+    return Columns(layout.total, own), Columns(len(layout.names), range(head, head + 1))
+
+
+def rebuild_agent(capsule: Capsule) -> tuple[PPOAgent, torch.device]:
+    """Return an agent as it was when the update began, and where it is.
+
+    Raises:
+        IncidentError: the capsule holds another kind of agent.
+    """
+    device = torch.device("cpu")
+    if capsule.device.startswith("cuda") and torch.cuda.is_available():
+        device = torch.device("cuda")
+    try:
+        config = updated(TrainingConfig(), capsule.config)
+        weights = capsule.agent["policy"]
+        feature_size, observation_size = weights["features.weight"].shape
+        rows, lstm_size = weights["lstm.weight_hh_l0"].shape
+        inner = tuple(weights["lstm.weight_ih_l0"].shape)
+        choices = len(weights["heads.bias"])
+        # A small file must not have a large network built.
+        if (rows, inner) != (4 * lstm_size, (4 * lstm_size, feature_size)):
+            raise ValueError("the weights of its LSTM do not fit one another")
+    except (KeyError, ValueError, AttributeError, TypeError) as error:
+        raise IncidentError(
+            f"the capsule holds no agent that this version knows: {error}"
+        ) from None
+    if choices != sum(HEAD_SIZES):
+        raise IncidentError(
+            f"the capsule's policy has {choices} choices over all heads; "
+            f"this version builds one with {sum(HEAD_SIZES)} ({', '.join(HEAD_NAMES)})"
+        )
+    policy = RecurrentPolicy(observation_size, feature_size=feature_size, lstm_size=lstm_size)
+    agent = PPOAgent(policy.to(device), config, seed=config.seed)
+    state = deepcopy(capsule.agent)  # else the optimizer would go on with the capsule's own tensors
+    if device.type != torch.device(capsule.device).type:
+        # Its format is the device's own, and learning draws nothing from it.
+        state["action_generator"] = agent.action_generator.get_state()
+    try:
+        agent.load_state_dict(state)
+        _check_state(agent, capsule.agent)
+    except (KeyError, ValueError, TypeError, AttributeError, RuntimeError, IndexError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise IncidentError(f"the capsule's agent cannot be built: {reason}") from None
+    return agent, device
+
+
+def _check_state(agent: PPOAgent, state: Mapping[str, Any]) -> None:
+    """Check what loading a state does not: the optimizer takes values of any shape and type.
+
+    Raises:
+        ValueError: it does not fit the agent.
+    """
+    for parameter, moments in agent.optimizer.state.items():
+        for name, value in moments.items():
+            shape = () if name == "step" else parameter.shape
+            if not isinstance(value, Tensor) or value.shape != shape:
+                raise ValueError(f"its optimizer's {name} does not fit the policy")
+    if not {len(moments) for moments in agent.optimizer.state.values()} <= {0, 3}:
+        raise ValueError("its optimizer lacks a moment")
+    own = torch.optim.Adam([torch.zeros(1)], fused=True, eps=1e-5).param_groups[0]
+    (group,) = agent.optimizer.param_groups
+    for name, value in own.items():
+        if name not in ("params", *_OPTIMIZER_NUMBERS) and group.get(name, value) != value:
+            raise ValueError(f"its optimizer has another {name}")
+    # Their values may be what broke the run: any number will do.
+    for name in _OPTIMIZER_NUMBERS:
+        numbers = group[name] if name == "betas" else [group[name]]
+        if not all(type(number) in (int, float) for number in numbers):
+            raise ValueError(f"its optimizer's {name} is not a number")
+    if len(group["betas"]) != 2:
+        raise ValueError("its optimizer has no two betas")
+    if any(value.dim() for value in state["loss_scale"].values()):
+        raise ValueError("its loss scale is not a number")
+
+
+def _rollout(capsule: Capsule, device: torch.device) -> Rollout:
+    fields = dict(capsule.rollout)
+    hidden, cell = fields.pop("initial_state")
+    learnable = fields.pop("learnable", None)
+    try:
+        return Rollout(
+            **{name: tensor.to(device) for name, tensor in fields.items()},
+            initial_state=(hidden.to(device), cell.to(device)),
+            learnable=learnable,
+        )
+    except TypeError as error:
+        raise IncidentError(f"the capsule's rollout is not one of this version: {error}") from None
+
+
+def _parts_of(agent: PPOAgent) -> Callable[[Tensor], Sequence[Tensor]]:
+    """Return what takes a flat tensor of all parameters, gradients or moments apart."""
+    flat = agent.parameters.flat.shape
+
+    def parts(tensor: Tensor) -> Sequence[Tensor]:
+        return agent.parameters.split(tensor) if tensor.shape == flat else (tensor,)
+
+    return parts
+
+
+def _inputs(agent: PPOAgent, rollout: Rollout) -> dict[str, Tensor]:
+    """Return all that an update starts from, by the names that people know it by."""
+    inputs: dict[str, Tensor] = {
+        name: value
+        for name, value in rollout.__dict__.items()
+        if isinstance(value, Tensor) and value.is_floating_point()
+    }
+    inputs |= dict(
+        zip(("initial hidden state", "initial cell state"), rollout.initial_state, strict=True)
+    )
+    for name, parameter in agent.policy.named_parameters():
+        inputs[f"weight {name}"] = parameter
+        moments = agent.moments_of(parameter)
+        inputs |= {f"optimizer {kind} of {name}": value for kind, value in moments.items()}
+    for state in agent.optimizer.state.values():
+        inputs[CLOCK] = state["step"]
+    return inputs | {"loss scale": agent.loss_scale.scale}
+
+
+def _numbers(agent: PPOAgent) -> dict[str, float]:
+    """Return the settings that a number in a computation may be, by name."""
+    numbers = {
+        f"setting {name}": value
+        for name, value in agent.config.__dict__.items()
+        if isinstance(value, float) and name not in ("learning_rate", "entropy_coefficient")
+    }
+    numbers["setting learning rate"] = agent.optimizer.param_groups[0]["lr"]
+    if math.isfinite(agent.entropy_coefficient):  # else the learning rate is what is wrong
+        numbers["setting entropy coefficient"] = agent.entropy_coefficient
+    return numbers
+
+
+@contextmanager
+def _as_it_was(capsule: Capsule) -> Iterator[None]:
+    """Run with as many threads as then, and with nothing left to chance."""
+    threads_now = torch.get_num_threads()
+    was_deterministic = torch.are_deterministic_algorithms_enabled()
+    only_warned = torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.set_num_threads(capsule.threads)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        with torch.random.fork_rng():
+            torch.set_rng_state(capsule.torch_generator.cpu())
+            yield
+    finally:
+        torch.set_num_threads(threads_now)
+        torch.use_deterministic_algorithms(was_deterministic, warn_only=only_warned)
+
+
+def judge(
+    recorded: tuple[NonfiniteSighting, ...], seen: tuple[NonfiniteSighting, ...]
+) -> tuple[str, tuple[str, ...]]:
+    """Return the verdict on what was seen now against what was recorded, and what differs."""
+    recorded = tuple(one for one in recorded if one.phase in _REPEATED)
+    then = {(one.head, one.quantity, one.kind): one for one in recorded}
+    now = {(one.head, one.quantity, one.kind): one for one in seen}
+    if recorded and not seen:
+        return NOT_REPRODUCED, ("everything was finite this time",)
+    differences = [
+        f"recorded, not seen now: {sighting_words(then[key])}" for key in then.keys() - now.keys()
+    ]
+    differences += [
+        f"seen now, not recorded: {sighting_words(now[key])}" for key in now.keys() - then.keys()
+    ]
+    for key in then.keys() & now.keys():
+        if _when(then[key]) != _when(now[key]):
+            differences.append(
+                f"{what_words(now[key])}: recorded ({where_words(then[key])}), "
+                f"seen now ({where_words(now[key])})"
+            )
+        elif then[key].count != now[key].count:
+            differences.append(
+                f"{what_words(now[key])}: recorded in {then[key].count} minibatches, "
+                f"seen now in {now[key].count}"
+            )
+    return (DIFFERS if differences else REPRODUCED), tuple(sorted(differences))
+
+
+def _when(sighting: NonfiniteSighting) -> tuple[str, int, int]:
+    return sighting.phase, sighting.epoch, sighting.minibatch
+
+
+def _environment(capsule: Capsule, device: torch.device) -> Iterator[str]:
+    """Say in what this replay is not as training was."""
+    here = {
+        "esper": VERSION,
+        "torch": str(torch.__version__),
+        "python": platform.python_version(),
+    }
+    for name, version in capsule.versions.items():
+        if here.get(name, version) != version:
+            yield f"recorded with {name} {version}, replayed with {here[name]}"
+    if torch.device(capsule.device).type != device.type:
+        yield f"recorded on {capsule.device}, replayed on {device}"
+
+
+def _others_that_lit(seen: tuple[NonfiniteSighting, ...]) -> Iterator[str]:
+    """Say which heads lit whose fault is not the one that is explained."""
+    first, *others = dict.fromkeys(sighting.head for sighting in seen) or [""]
+    if others:
+        yield f"explained is {first}, the first that lit; {' and '.join(others)} lit, too"
+
+
+def _old_log_probs(capsule: Capsule, whole: Minibatch) -> Iterator[str]:
+    then, now = capsule.old_log_probs.to(whole.old_log_probs.device), whole.old_log_probs
+    differ = ((then != now) & ~(then.isnan() & now.isnan())).sum().item()
+    if differ:
+        yield f"{differ} of {then.numel()} old log-probabilities came out otherwise than then"
+
+
+def _not_repeated(recorded: tuple[NonfiniteSighting, ...]) -> Iterator[str]:
+    """Say what was recorded that a replay cannot show."""
+    phases = {seen.phase for seen in recorded} - {*_REPEATED}
+    for phase, words in {"acting": "while acting", "hosts": "in the training of hosts"}.items():
+        if phase in phases:
+            yield f"what was seen {words} is recorded only: a replay repeats the update"
+    once = [seen for seen in recorded if not seen.reproduced]
+    if once:
+        yield (
+            f"{len(once)} of {len(recorded)} sightings were not reproduced when training repeated "
+            "the update at once"
+        )

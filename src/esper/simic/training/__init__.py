@@ -1,0 +1,1 @@
+"""Training runs: collecting, checkpoints, progress, stopping."""

@@ -1,0 +1,150 @@
+"""One batch of episodes, from birth to the last step, as the agent lives it."""
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from esper.growth.environment.divided import DividedHosts
+from esper.leyline.telemetry import NonfiniteSighting
+from esper.simic.agent.ppo import PPOAgent
+from esper.simic.agent.rollout import Rollout, RolloutBuffer
+from esper.simic.telemetry.emitters import EventWriter, emit_decisions, emit_step
+from esper.simic.training.episode_watch import EpisodeWatch
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A batch of whole episodes.
+
+    Attributes:
+        rollout: what the agent learns from.
+        last_info: the environment's info after the last step, with how each episode ended.
+        returns: undiscounted sum of rewards, by host; NaN for a host that is not finite.
+        training_samples: samples that all hosts were trained on.
+        seconds: duration.
+        hosts_seconds: the part of it in which hosts were trained and measured.
+        sightings: what was not finite in the hosts, then while acting. Causes only.
+    """
+
+    rollout: Rollout
+    last_info: dict[str, Any]
+    returns: list[float]
+    training_samples: int
+    seconds: float
+    hosts_seconds: float
+    sightings: list[NonfiniteSighting]
+
+
+def episode_seeds(run_seed: int, first_episode: int, count: int, siblings: int) -> list[int]:
+    """Return the seeds of `count` episodes, of which so many at a time share one.
+
+    A seed depends on the run and on the number of the first episode that has it, and on nothing
+    else.
+    """
+    numbers = (first_episode + host - host % siblings for host in range(count))
+    return [
+        int(np.random.SeedSequence((run_seed, number)).generate_state(1)[0]) for number in numbers
+    ]
+
+
+def collect(
+    hosts: DividedHosts,
+    agent: PPOAgent,
+    writer: EventWriter,
+    *,
+    seeds: Sequence[int],
+    update: int,
+    first_episode: int,
+    on_step: Callable[[int], None],
+    interruptible: Callable[[], AbstractContextManager[None]] = nullcontext,
+) -> Batch:
+    """Run one episode in each host, and emit every step of it.
+
+    Args:
+        hosts: the hosts.
+        agent: the agent, whose policy decides.
+        writer: receives the events.
+        seeds: random seed of each host.
+        update: number of the update that learns from this batch, counted from 1.
+        first_episode: number of the episode in host 0, counted from 1.
+        on_step: called with the number of each step that is done, counted from 1.
+        interruptible: returns a context within which a request to stop may end this by raising;
+            it is entered for the work of hosts and policy, and never while an event is emitted.
+    """
+    start = time.perf_counter()
+    with interruptible():
+        observations, info = hosts.reset(seeds)
+    state = agent.policy.initial_state(hosts.num_envs)
+    buffer = RolloutBuffer(state)
+    watch = EpisodeWatch(hosts.num_envs, agent.policy.layout)
+    watch.hosts(1, info["nonfinite"])
+    returns = np.zeros(hosts.num_envs)
+    samples = 0
+    step = 0
+    hosts_seconds = time.perf_counter() - start
+    ended = np.zeros(hosts.num_envs, dtype=bool)
+    seen = _tensor(observations, agent)
+    while not ended.all():
+        step += 1
+        with interruptible():
+            decision = agent.act(
+                seen,
+                _tensor(info["action_mask"], agent),
+                _tensor(info["slot_mask_by_op"], agent),
+                state,
+            )
+        state = decision.state
+        figures = emit_decisions(writer, decision, update=update, step=step)
+        watch.acting(step, observations, decision, figures)
+        step_start = time.perf_counter()
+        with interruptible():
+            observations, rewards, terminated, truncated, info = hosts.step(figures.actions)
+        step_seconds = time.perf_counter() - step_start
+        hosts_seconds += step_seconds
+        watch.hosts(step, info["nonfinite"])
+        emit_step(
+            writer,
+            info,
+            rewards,
+            update=update,
+            step=step,
+            first_episode=first_episode,
+            seconds=step_seconds,
+        )
+        following = _tensor(observations, agent)
+        buffer.add(
+            seen,
+            decision,
+            _tensor(rewards, agent).float(),
+            _tensor(terminated, agent),
+            _tensor(truncated, agent),
+            # Only an episode that was cut off needs the value of what it never got to do.
+            agent.values(following, state) if truncated.any() else torch.zeros_like(seen[:, 0]),
+        )
+        on_step(step)
+        seen = following
+        returns += rewards
+        samples += info["training_samples"]
+        ended = terminated | truncated
+    return Batch(
+        rollout=buffer.rollout(
+            last_values=torch.zeros_like(seen[:, 0]),
+            learnable=torch.from_numpy(watch.learnable),
+        ),
+        last_info=info,
+        returns=returns.tolist(),
+        training_samples=samples,
+        seconds=time.perf_counter() - start,
+        hosts_seconds=hosts_seconds,
+        sightings=watch.sightings(),
+    )
+
+
+def _tensor(array: Any, agent: PPOAgent) -> Tensor:
+    return torch.as_tensor(array, device=agent.device)
