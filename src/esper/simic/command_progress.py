@@ -15,7 +15,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from esper.leyline.plain_text import printable
 from esper.simic.pace import Pace
-from esper.simic.training.progress import TimeLeftColumn
+from esper.simic.time_left import TimeLeftColumn
 
 #: Receives what is being done and the fraction of the whole that is done, 0 to 1.
 Report = Callable[[str, float], None]

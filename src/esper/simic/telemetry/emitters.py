@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -16,8 +16,10 @@ from esper.leyline.telemetry import (
     SeedTransitioned,
     StepCompleted,
 )
-from esper.simic.agent.figures import UpdateResult
 from esper.tamiyo.acting import Decision
+
+if TYPE_CHECKING:
+    from esper.simic.agent.figures import UpdateResult
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ class EventWriter(Protocol):
 
 def emit_ppo_update_event(
     writer: EventWriter,
-    result: UpdateResult,
+    result: "UpdateResult",
     *,
     update: int,
     episodes_done: int,

@@ -12,17 +12,15 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
-    ProgressColumn,
-    Task,
     TextColumn,
     TimeElapsedColumn,
 )
-from rich.text import Text
 
 from esper.leyline.plain_text import printable
 from esper.leyline.sighting_words import sighting_lines
 from esper.leyline.telemetry import EpisodesCompleted, PPOUpdatePayload
-from esper.simic.pace import Pace, duration
+from esper.simic.pace import Pace
+from esper.simic.time_left import TimeLeftColumn
 from esper.simic.training.outputs import GuardedStream
 
 #: Seconds without a line after which a plain log says how far training is.
@@ -174,18 +172,6 @@ class ProgressBar:
         self.say(f"update {update.update}  {figures(update, episodes, self._largest_class)}")
         for line in latched(update):
             self._bar.console.print(line, style="bold red", markup=False)
-
-
-class TimeLeftColumn(ProgressColumn):
-    """Shows the estimated time left."""
-
-    def __init__(self, pace: Pace) -> None:
-        super().__init__()
-        self._pace = pace
-
-    def render(self, task: Task) -> Text:
-        left = self._pace.left(task.completed)
-        return Text("" if left is None else f"about {duration(left)} left", style="cyan")
 
 
 class Several:
