@@ -155,7 +155,7 @@ def check(command: Any, arguments: tuple[str, ...], captured: Any, place: tuple[
 
 async def look_at_cockpit(run: Path, size: tuple[int, int], place: tuple[int, int]) -> int:
     """Open every screen of the live cockpit; return at how many pictures was looked."""
-    app = SanctumApp(run, run.parent, settings=Settings(reduced_motion=True))
+    app = SanctumApp(run, run.parent, settings=Settings(reduced_motion=True, closing=False))
     looked = 0
     async with app.run_test(size=size) as pilot:
         end = time.monotonic() + PATIENCE

@@ -9,7 +9,7 @@ import pytest
 from checkpoint_files import write_empty_checkpoint
 
 import esper
-from esper.cli import _esper_parser
+from esper.cli import esper_parser
 from esper.commands.sanctum import sanctum_parser
 from esper.karn.reports.run_commands import run_command
 from esper.karn.reports.run_end import closing_lines
@@ -64,9 +64,7 @@ def test_printed_commands_are_understood_as_they_are(payloads, folder, run_dir):
     run = ended(payloads, run_dir, status="stopped")
     *_, watch, evaluate, grow, resume = closing_lines(run)
     found = [sanctum_parser().parse_args(shlex.split(watch)[1:])]
-    found += [
-        _esper_parser().parse_args(shlex.split(line)[1:]) for line in (evaluate, grow, resume)
-    ]
+    found += [esper_parser().parse_args(shlex.split(line)[1:]) for line in (evaluate, grow, resume)]
     for options, reference in zip(
         found, (found[0].run, found[1].policies[0], found[2].policy, found[3].resume), strict=True
     ):

@@ -125,7 +125,7 @@ def test_a_store_that_is_older_than_a_file_beside_it_is_not_known(finished_run, 
     assert look(finished_run).doubt is None
     path = finished_run / name
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text('{"update": 20, "sightings": []}')
+    path.write_text('{"number": 7, "update": 20, "sightings": []}')
     assert "ends before update 20" in look(finished_run).doubt
 
 
@@ -133,8 +133,8 @@ def test_what_a_capsule_saw_is_lit(finished_run):
     path = finished_run / "incidents" / "0001" / "incident.json"
     path.parent.mkdir(parents=True)
     path.write_text(
-        '{"update": 2, "sightings": [{"head": "slot", "quantity": "logits", "kind": "nan",'
-        ' "count": 1, "epoch": 1, "minibatch": 1}]}'
+        '{"number": 1, "update": 2, "sightings": [{"head": "slot", "quantity": "logits",'
+        ' "kind": "nan", "count": 1, "epoch": 1, "minibatch": 1}]}'
     )
     frame = look(finished_run)
     assert frame.snapshot.tamiyo.head_nan_latch["slot"]

@@ -20,8 +20,9 @@ from esper.growth.environment.env import GrowthVectorEnv
 from esper.growth.environment.observation import FEATURES
 from esper.leyline.checkpoint_file import CheckpointError
 from esper.leyline.heads import HEAD_NAMES, HEAD_SIZES, Op
-from esper.simic import baselines, contest, evaluation, evaluation_plot, evaluation_report
 from esper.simic.config import TrainingConfig
+from esper.simic.evaluation import arena as evaluation
+from esper.simic.evaluation import baselines, contest, evaluation_plot, evaluation_report
 from esper.simic.evaluation.arena import Arena, evaluation_seeds
 from esper.simic.evaluation.baseline_names import BASELINES, UnknownBaselineError, parse_baselines
 from esper.simic.evaluation.baselines import Contestant, random_player, run_baseline

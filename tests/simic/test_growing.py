@@ -229,7 +229,7 @@ def test_a_failure_leaves_no_folder_that_refuses_the_next_try(
     out = tmp_path / "a" / "out"
     if is_there:
         out.mkdir(parents=True)
-    module = "esper.simic." + ("growing" if name == "write_checked" else "growth_card")
+    module = "esper.simic.growing." + ("growth" if name == "write_checked" else "growth_card")
 
     def broken(*_: object) -> None:
         if name == "write_checked":

@@ -27,9 +27,10 @@ from esper.leyline.telemetry import (
     SeedTransitioned,
     StepCompleted,
 )
-from esper.simic import environment, training
+from esper.simic import environment
 from esper.simic.agent.ppo import PPOAgent
 from esper.simic.config import ConfigError, TrainingConfig
+from esper.simic.training import trainer
 from esper.simic.training.checkpoint import load_checkpoint
 from esper.simic.training.collecting import episode_seeds
 from esper.simic.training.outputs import GuardedStream
@@ -85,13 +86,13 @@ def test_a_stopped_run_loses_nothing_however_rarely_it_is_kept(
     train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stop = StopRequest()
-    collect = training.collect
+    collect = trainer.collect
 
     def asked_meanwhile(*arguments: Any, **options: Any) -> Any:
         stop.requested = True
         return collect(*arguments, **options)
 
-    monkeypatch.setattr(training, "collect", asked_meanwhile)
+    monkeypatch.setattr(trainer, "collect", asked_meanwhile)
     ending, log = train(stop, episodes=8, checkpoint_every=100)
     assert (ending.status, ending.update) == ("stopped", 1)
     assert [kept.update for kept in log.of(CheckpointWritten)] == [1]
@@ -124,7 +125,7 @@ def test_a_fault_ends_the_run_with_its_reason(
     def broken(*_: object, **__: object) -> None:
         raise RuntimeError("the host melted")
 
-    monkeypatch.setattr(training, "collect", broken)
+    monkeypatch.setattr(trainer, "collect", broken)
     log = event_log()
     with pytest.raises(RuntimeError, match="melted"):
         train(log=log, episodes=4)
@@ -135,7 +136,7 @@ def test_a_fault_ends_the_run_with_its_reason(
 def test_a_run_robbed_of_its_hosts_fails_in_order_and_can_go_on(
     train: Train, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    collect = training.collect
+    collect = trainer.collect
 
     def collect_without_the_other_process(hosts: Any, *arguments: Any, **options: Any) -> Any:
         if options["update"] == 2:
@@ -144,7 +145,7 @@ def test_a_run_robbed_of_its_hosts_fails_in_order_and_can_go_on(
         return collect(hosts, *arguments, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(training, "collect", collect_without_the_other_process)
+        patch.setattr(trainer, "collect", collect_without_the_other_process)
         ending, log = train(envs=16, episodes=48)
     assert (ending.status, ending.update, ending.episodes_done) == ("failed", 1, 16)
     assert "was killed by signal 9; the batch under way is lost" in ending.reason
@@ -377,7 +378,7 @@ def test_an_output_that_is_dead_does_not_end_training(
             progress = PlainLines(
                 2, GuardedStream(lambda stream=stream: stream, "it", lines.append)
             )
-            ending = training.train(config, run, event_log(), progress, StopRequest())
+            ending = trainer.train(config, run, event_log(), progress, StopRequest())
             assert ending.status == "finished"
         with contextlib.suppress(OSError):
             full.close()
@@ -389,7 +390,7 @@ def test_an_output_that_is_dead_does_not_end_training(
 def test_a_silent_process_of_hosts_is_reported_and_ends_the_run_resumably(
     train: Train, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    collect = training.collect
+    collect = trainer.collect
 
     def collect_with_a_stopped_process(hosts: Any, *arguments: Any, **options: Any) -> Any:
         if options["update"] == 2:
@@ -402,7 +403,7 @@ def test_a_silent_process_of_hosts_is_reported_and_ends_the_run_resumably(
         return collect(hosts, *arguments, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(training, "collect", collect_with_a_stopped_process)
+        patch.setattr(trainer, "collect", collect_with_a_stopped_process)
         ending, log = train(envs=16, episodes=48)
     assert (ending.status, ending.update, ending.episodes_done) == ("failed", 1, 16)
     assert "which held hosts, was silent for" in ending.reason

@@ -87,7 +87,7 @@ async def test_it_blinks_until_it_is_acknowledged_and_stays_lit(views, sanctum, 
 
 
 async def test_with_reduced_motion_it_stands_out_without_blinking(views, sanctum, seen):
-    app = sanctum(views.view(views.broken()), settings=Settings(reduced_motion=True))
+    app = sanctum(views.view(views.broken()), settings=Settings(reduced_motion=True, closing=False))
     async with app.run_test(size=(80, 24)) as pilot:
         await seen(pilot)
         for _ in range(8):

@@ -26,7 +26,9 @@ async def test_panels_explain_themselves_on_the_first_visit_and_when_asked(
 
     def opened():
         file = SettingsFile(tmp_path / "sanctum.toml")
-        return sanctum(views.view(), settings=Settings(reduced_motion=True), settings_file=file)
+        return sanctum(
+            views.view(), settings=Settings(reduced_motion=True, closing=False), settings_file=file
+        )
 
     app = opened()
     async with app.run_test(size=(120, 40)) as pilot:

@@ -340,7 +340,7 @@ def open_runs(monkeypatch):
         pytest.fail("it never came to that")
 
     def make(run_dir):
-        app = SanctumApp(None, run_dir, settings=Settings(reduced_motion=True))
+        app = SanctumApp(None, run_dir, settings=Settings(reduced_motion=True, closing=False))
         app.until = until
         return app
 
@@ -515,7 +515,9 @@ async def test_the_key_that_acknowledges_stays_in_sight_while_a_light_waits(
 
 
 async def test_a_acknowledges_beside_the_store_and_names_who(finished_run, screen_text):
-    app = SanctumApp(finished_run, finished_run.parent, settings=Settings(reduced_motion=True))
+    app = SanctumApp(
+        finished_run, finished_run.parent, settings=Settings(reduced_motion=True, closing=False)
+    )
     before = (finished_run / "run.sqlite").read_bytes()
     async with app.run_test(size=(120, 40)) as pilot:
         while app.view is None or app.view.is_behind:

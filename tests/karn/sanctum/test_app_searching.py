@@ -40,7 +40,7 @@ def run(tmp_path, payloads):
 def app(run, monkeypatch):
     """Return the app over that run."""
     monkeypatch.delenv("NO_COLOR", raising=False)
-    return SanctumApp(run, run.parent, settings=Settings(reduced_motion=True))
+    return SanctumApp(run, run.parent, settings=Settings(reduced_motion=True, closing=False))
 
 
 async def until(pilot, condition):

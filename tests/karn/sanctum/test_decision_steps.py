@@ -127,7 +127,7 @@ async def opened(pilot):
 @pytest.fixture
 def app(run, monkeypatch):
     monkeypatch.delenv("NO_COLOR", raising=False)
-    return SanctumApp(run, run.parent, settings=Settings(reduced_motion=True))
+    return SanctumApp(run, run.parent, settings=Settings(reduced_motion=True, closing=False))
 
 
 async def test_left_and_right_go_through_the_steps_of_the_update(app):
@@ -248,7 +248,7 @@ async def test_a_finished_run_opens_at_the_last_step_in_which_something_was_done
     ended, monkeypatch
 ):
     monkeypatch.delenv("NO_COLOR", raising=False)
-    app = SanctumApp(ended, ended.parent, settings=Settings(reduced_motion=True))
+    app = SanctumApp(ended, ended.parent, settings=Settings(reduced_motion=True, closing=False))
     async with app.run_test(size=(120, 40)) as pilot:
         await opened(pilot)
         await until(pilot, partial(is_shown, app, 2, 2))
