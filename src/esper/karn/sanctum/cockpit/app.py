@@ -14,6 +14,7 @@ from textual import work
 from textual.app import App, SystemCommand
 from textual.binding import BindingType
 from textual.filter import LineFilter
+from textual.message import Message
 from textual.notifications import SeverityLevel
 from textual.screen import Screen
 
@@ -53,6 +54,15 @@ if TYPE_CHECKING:
 #: Half the time from one blink of a light to the next.
 BLINK_SECONDS: Final = 0.5
 LAMP_TEST_SECONDS: Final = 2.0
+
+
+class EndRead(Message):
+    """How a run ended was read."""
+
+    def __init__(self, directory: Path, end: "RunEnd") -> None:
+        super().__init__()
+        self.directory = directory
+        self.end = end
 
 
 class SanctumApp(App[Outcome]):
@@ -291,14 +301,16 @@ class SanctumApp(App[Outcome]):
     def _read_end(self, directory: Path) -> None:
         from esper.karn.reports.run_end import end_of  # not needed for the first paint
 
-        self.call_from_thread(self._show_end, directory, end_of(directory))
+        # Not `call_from_thread`: it waits for the event loop, for ever if the app ends meanwhile.
+        self.post_message(EndRead(directory, end_of(directory)))
 
-    def _show_end(self, directory: Path, end: "RunEnd") -> None:
+    def on_end_read(self, message: EndRead) -> None:
+        """Show how the run ended, unless something else is shown by now."""
         from esper.karn.sanctum.dialogs.closing import ClosingScreen  # as above
 
-        is_open = self.view is not None and self.view.directory == directory
+        is_open = self.view is not None and self.view.directory == message.directory
         if is_open and len(self.screen_stack) == 1:
-            self.push_screen(ClosingScreen(end), self._closing_left)
+            self.push_screen(ClosingScreen(message.end), self._closing_left)
 
     def _closing_left(self, key: str | None) -> None:
         if key is not None:
@@ -373,13 +385,13 @@ class SanctumApp(App[Outcome]):
             acknowledge(directory, lights, who_am_i(), self._clock())
         except AcknowledgementError as error:
             message = str(error)
-            self.call_from_thread(self.notify, message, severity="error", markup=False)
+            self.notify(message, severity="error", markup=False)
         else:
             message = f"acknowledged: {', '.join(map(light_words, lights))}"
             if left:
                 waits = "1 light waits" if left == 1 else f"{left} lights wait"
                 message += f"; {waits}: a for the next, A for all"
-            self.call_from_thread(self.notify, message, markup=False)
+            self.notify(message, markup=False)
         self._lookout.look_at_once()
 
     # Time
