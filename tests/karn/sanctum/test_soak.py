@@ -1,4 +1,7 @@
-"""A long watch: hours of events go by, and the cockpit's memory and work stay what they were."""
+"""A long watch: hours of events go by, and the cockpit's memory stays what it was.
+
+Its processor time is measured by `benchmarks/sanctum_cpu_share.py`.
+"""
 
 import gc
 import time
@@ -18,8 +21,6 @@ from esper.leyline.telemetry import NonfiniteSighting, PPOUpdatePayload
 HOSTS = 16
 #: Of a real run with as many hosts.
 SECONDS_PER_UPDATE = 2.4
-#: More than this share of a core is not for a cockpit.
-SHARE = 0.03
 #: That memory may grow by once everything has been shown for a while; a leak of a few bytes an
 #: event would be more, and so would histories without bounds.
 GROWTH_BYTES = 12e6
@@ -52,20 +53,18 @@ def of_the_events(snapshot):
 
 
 def soak(run, updates):
-    """Feed a run and look at it after every update; return the memory on the way and the work."""
+    """Feed a run and look at it after every update; return the memory on the way."""
     watch = RunWatch(run, run.parent)
     process = psutil.Process()
-    memory, cpu = [], 0.0
+    memory = []
     with RunWriter(run) as writer:
         writer.emit(start_of(HOSTS))
         for update, told in enumerate(payloads_of_an_hour(updates), start=1):
             for payload in told:
                 writer.emit(payload)
             assert writer.flush()
-            start = time.thread_time()
             while (view := watch(time.time())).is_behind:
                 pass
-            cpu += time.thread_time() - start
             if update % max(1, updates // 20) == 0:
                 assert "●" in render_once(view, 120).plain
                 gc.collect()
@@ -73,11 +72,11 @@ def soak(run, updates):
         assert writer.events_lost == 0
         while (view := watch(time.time())).is_behind:
             pass
-    return watch, memory, cpu
+    return watch, memory
 
 
 def check(run, updates):
-    watch, memory, cpu = soak(run, updates)
+    watch, memory = soak(run, updates)
     last = watch(time.time())
     fresh = RunWatch(run, run.parent)
     while (attached := fresh(time.time())).is_behind:
@@ -87,7 +86,6 @@ def check(run, updates):
     assert of_the_events(last.snapshot) == of_the_events(attached.snapshot)
     assert last.snapshot.run.damaged_events == last.snapshot.run.unknown_events == 0
     assert memory[-1] - memory[len(memory) // 3] < GROWTH_BYTES, memory
-    assert cpu < SHARE * updates * SECONDS_PER_UPDATE
     for update in (1, updates // 2, updates):
         for one in (watch, fresh):
             one.go_to(update)
@@ -97,7 +95,7 @@ def check(run, updates):
 
 
 def test_minutes_of_a_busy_run_leave_the_cockpit_as_it_was(run):
-    check(run, 100)
+    check(run, 50)
 
 
 @pytest.mark.slow
