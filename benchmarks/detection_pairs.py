@@ -164,8 +164,10 @@ def plant_pair(stage: Stage, turn: int) -> tuple[str, list[Sight]] | None:
     ]
     behind = is_behind(stage, first, second) or is_behind(stage, second, first)
     for cause, effect in ((first, second), (second, first)):
-        # Weights that a broken moment made NaN hide what happens once, behind that step.
-        is_blind = cause.fault.reach == "moment" and cause.sight.head == SHARED
+        # Weights that a broken moment made NaN hide what happens once, behind that step: those of a
+        # head break the joint ratio, and so every derivative.
+        is_shared = cause.sight.head == SHARED or effect.fault.reach in _DERIVATIVES
+        is_blind = cause.fault.reach == "moment" and is_shared
         if is_blind and is_behind(stage, cause, effect):
             sights = [
                 replace(sight, required=sight.required and place is not effect)
