@@ -125,7 +125,7 @@ def _keep_to_what_can_be_written() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper) and not shows_signs(stream):
             from esper.karn.sanctum.drawing.ascii import (
-                instead_of,  # loads what nearly nobody needs
+                instead_of,  # rarely needed
             )
 
             codecs.register_error("esper", instead_of)

@@ -40,7 +40,7 @@ DURATIONS = frozenset(
         "samples_per_second",
     }
 )
-#: What is told of the process that trains, and not of what it learns.
+#: Fields about the training process, which differ between runs of the same training.
 OF_PROCESS = (RunStarted, RunFinished, CheckpointWritten)
 #: Tables and views whose rows are made from events.
 TABLES = (

@@ -77,7 +77,7 @@ def _width(end: RunEnd) -> int:
 class ClosingScreen(ModalScreen[str | None]):
     """Shows how a run ended; returns the key it was closed with if that is to do something else.
 
-    Keys that it does not know close it and do what they always do: nobody has to close it first.
+    Keys that it does not know close it and do what they always do.
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [
