@@ -24,6 +24,7 @@ from torch import Tensor
 from esper.leyline.heads import HEAD_SIZES, Op
 from esper.simic.agent import figures, ppo
 from esper.simic.agent.finite_check import FiniteCheck
+from esper.simic.agent.loss_scale import LossScale
 from esper.simic.agent.losses import Minibatch, MinibatchTerms
 from esper.simic.agent.ppo import PPOAgent
 from esper.simic.agent.rollout import Rollout, RolloutBuffer
@@ -68,19 +69,23 @@ class CommonWatch(FiniteCheck):
         return torch.tensor(bad)
 
     def backward(
-        self, _index: int, gradient: Tensor, _derivatives: Sequence[Tensor | None], _norm: Tensor
+        self, _index: int, gradient: Tensor, _derivatives: Sequence[Tensor | None], _once: Tensor
     ) -> Tensor:
         bad = False
         for part in self._agent.parameters.split(gradient):
             bad |= not part.isfinite().all().item()
-        return torch.tensor(bad)
+        return torch.tensor(torch.nan if bad else 0.0)
 
 
 class NoCheck(FiniteCheck):
     """Takes every step."""
 
+    def __init__(self, loss_scale: LossScale) -> None:
+        super().__init__(loss_scale)
+        self._no_alarm = torch.zeros(())
+
     def backward(self, *_: object) -> Tensor:
-        return self._good
+        return self._no_alarm
 
 
 def agent_of(size: Size) -> PPOAgent:

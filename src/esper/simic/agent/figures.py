@@ -17,10 +17,11 @@ from esper.simic.drill import Injection
 from esper.simic.telemetry.nonfinite import detected
 
 #: Of a minibatch: what is measured at once, since the update goes on from it.
-_AT_ONCE = (
+AT_ONCE = (
     "policy_loss", "value_loss", "entropy_loss", "loss", "approximate_kl", "gradient_norm",
-    "bad", "overflow", "stopped",
 )  # fmt: skip
+#: Of a minibatch: what decides about its step. `total` is finite unless the minibatch broke.
+_DECIDED = ("total", "overflow", "stopped")
 #: Of a minibatch: what is measured for all of them together, after the last.
 _AFTERWARDS = ("entropy", "clip_fraction", "steps", "silent_sum")
 _SUMS = ("entropy", "clip_fraction", "kl", "active")  # over the steps in which a head was active
@@ -138,7 +139,8 @@ class Trace:
 
     batch: Minibatch
     terms: MinibatchTerms
-    at_once: Tensor  # [len(_AT_ONCE)]
+    at_once: Tensor  # [len(AT_ONCE)]
+    decided: tuple[Tensor, ...]  # scalars, as `_DECIDED` names them
     gradient: Tensor  # [P], before clipping; valid until the next pass
     derivatives: tuple[Tensor | None, ...]  # as `nonfinite_codes.DERIVATIVES` names them
     loss_scale: Tensor  # scalar, that its loss was multiplied by
@@ -184,9 +186,9 @@ def _measured(
 ) -> Tensor:
     """Return what is measured of minibatches of one size, a row for each, on the device.
 
-    A row is `_AT_ONCE`, `_AFTERWARDS`, then `_BY_HEAD` by head. All of it is finite only if
-    everything that it is made of is; what stands for "none" is finite. Done for all minibatches at
-    once, since small operations cost their call.
+    A row is `AT_ONCE`, `_DECIDED`, `_AFTERWARDS`, then `_BY_HEAD` by head. All of it is finite only
+    if everything that it is made of is; what stands for "none" is finite. Done for all minibatches
+    at once, since small operations cost their call.
 
     Args:
         traces: of the minibatches.
@@ -220,14 +222,16 @@ def _measured(
         norms,
     )  # each [m, H]
     most_entropy = stacked(trace.batch.most_entropy for trace in traces)
-    afterwards = (
+    of_all_heads = (
         (entropies * most_entropy).sum(3).mean((1, 2)),
         ((joint_ratio - 1).abs() > config.clip_range).float().mean((1, 2)),
         joint_ratio.new_full((len(traces),), joint_ratio[0].numel()),
         silent_sum(terms),
     )  # each [m]
     at_once = stacked(trace.at_once for trace in traces)
-    return torch.cat((at_once, torch.stack(afterwards, dim=1), torch.cat(by_head, dim=1)), dim=1)
+    decided = stacked(each for trace in traces for each in trace.decided).view(len(traces), -1)
+    afterwards = torch.stack(of_all_heads, dim=1)
+    return torch.cat((at_once, decided, afterwards, torch.cat(by_head, dim=1)), dim=1)
 
 
 def silent_sum(terms: Sequence[MinibatchTerms]) -> Tensor:
@@ -286,10 +290,11 @@ def bring_to_host(
     on_host = torch.cat((flat, *(part.reshape(-1) for part in extra))).cpu()  # the one transfer
     table = on_host[: len(flat)].view(len(traces), -1)
     variance, preparation, *states = on_host[len(flat) :].tolist()
-    named = (*_AT_ONCE, *_AFTERWARDS)
+    named = (*AT_ONCE, *_DECIDED, *_AFTERWARDS)
     scalars = dict(zip(named, table[:, : len(named)].unbind(1), strict=True))
     by_head = table[:, len(named) :].unflatten(1, (len(_BY_HEAD), len(heads))).unbind(1)
-    bad, overflow, stopped = (scalars.pop(name).bool() for name in ("bad", "overflow", "stopped"))
+    total, overflow, stopped = (scalars.pop(name) for name in _DECIDED)
+    bad, overflow, stopped = ~total.isfinite(), overflow.bool(), stopped.bool()
     before, after = tuple(states[: len(states) // 2]), tuple(states[len(states) // 2 :])
     return Figures(
         heads=heads,

@@ -46,16 +46,16 @@ class LossScale:
         if self.enabled:
             gradient.mul_(1 / self.scale)
 
-    def is_overflow(self, bad: Tensor, forward_bad: Tensor) -> Tensor:
+    def is_overflow(self, total: Tensor, forward_bad: Tensor) -> Tensor:
         """Return whether gradients that broke, with all before them finite, broke by the scale.
 
         Args:
-            bad: whether a minibatch broke, a scalar.
+            total: not finite if the minibatch broke, a scalar.
             forward_bad: whether it did so before its backward pass, a scalar.
         """
         if not self.enabled:
             return self._never
-        return bad & ~forward_bad & (self.scale >= 2) & self.scale.isfinite()
+        return ~total.isfinite() & ~forward_bad & (self.scale >= 2) & self.scale.isfinite()
 
     def is_ordinary(self, overflow: Tensor) -> Tensor:
         """Return whether an overflow is not to be reported; to be asked before `update`."""
@@ -63,10 +63,16 @@ class LossScale:
             return self._never
         return overflow & (self._in_a_row < ORDINARY_MINIBATCHES)
 
-    def update(self, overflow: Tensor, bad: Tensor) -> None:
-        """Move the scale after one minibatch; one that was bad for another reason moves nothing."""
+    def update(self, overflow: Tensor, total: Tensor) -> None:
+        """Move the scale after one minibatch; one that broke for another reason moves nothing.
+
+        Args:
+            overflow: whether the minibatch overflowed by the scale, a scalar.
+            total: not finite if the minibatch broke, a scalar.
+        """
         if not self.enabled:
             return
+        bad = ~total.isfinite()
         good = torch.where(overflow, 0, self._good + (~bad).long())
         grow = good >= GROWTH_INTERVAL
         factor = torch.where(

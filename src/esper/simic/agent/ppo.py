@@ -167,7 +167,6 @@ class PPOAgent:
             The figures of the update, host-side. `head_inf_detected` and `head_nan_detected` say
             of every head whether it produced such a value, also when every minibatch was bad.
         """
-        self.starting_point.keep()
         result, start_is_sound = self._update(rollout, injections, before)
         # A state is good that a good update left and that is still sound when the next one starts.
         if start_is_sound and self._last_was_good:
@@ -268,12 +267,14 @@ class PPOAgent:
         hosts = _learnable(rollout)
         plan = [self._split(len(hosts)) for _ in range(self.config.ppo_epochs if len(hosts) else 0)]
         if not plan:
+            self.starting_point.keep()
             return self._nothing_to_learn(before)
         if len(hosts) < rollout.hosts:
             chosen = hosts.to(self.device)
             plan = [tuple(chosen[positions] for positions in epoch) for epoch in plan]
         minibatches = [numbers for epoch in plan for numbers in epoch]
         prepared = self.prepare(rollout, plan[0])
+        self.starting_point.keep()  # just before the state is measured: it is in the cache then
         learnt = self.learn(prepared.whole, minibatches, injections, self.finite_check)
         figures = learnt.figures
         sound = is_sound(figures.state_before)
@@ -404,7 +405,9 @@ class PPOAgent:
         """
         config, parameters, loss_scale = self.config, self.parameters, self.loss_scale
         state_before = self._state_figures()
-        stopped = torch.zeros((), dtype=torch.bool, device=self.device)
+        zero = torch.zeros((), dtype=torch.float64, device=self.device)
+        stopped = zero  # 1 when the policy has moved far enough
+        left_out = torch.zeros((), device=self.device)  # 1 if a minibatch makes no step
         traces = []
         planted = []
         for index, hosts in enumerate(minibatches):
@@ -420,24 +423,24 @@ class PPOAgent:
             )
             loss_scale.unscale_(gradient)
             norm, moved = parameters.norm(gradient), divergence(terms)
-            total = norm + moved + terms.loss.detach()
-            bad = watch.backward(index, gradient, derivatives, total)
-            overflow = loss_scale.is_overflow(bad, forward_bad)
-            ordinary = loss_scale.is_ordinary(overflow)
             at_once = torch.stack((
                 terms.policy_loss, terms.value_loss, terms.entropy_loss, terms.loss, moved, norm,
-                bad, ordinary, stopped,
-            ))  # fmt: skip
-            traces.append(Trace(batch, terms, at_once, gradient, derivatives, scale))
+            )).detach()  # fmt: skip
+            total = watch.backward(index, gradient, derivatives, at_once)
+            overflow = loss_scale.is_overflow(total, forward_bad)
+            decided = (total, loss_scale.is_ordinary(overflow), stopped)
+            traces.append(Trace(batch, terms, at_once, decided, gradient, derivatives, scale))
 
             parameters.clip(gradient, norm, config.max_gradient_norm)
             # The fused step leaves weights, moments and its clock alone where found_inf is 1.
             # torch's own GradScaler sets this attribute; the class does not declare it.
-            self.optimizer.found_inf = (bad | stopped).float()  # type: ignore[attr-defined]
+            torch.addcmul(stopped, total, zero, out=left_out).nan_to_num_(nan=1.0)
+            self.optimizer.found_inf = left_out  # type: ignore[attr-defined]
             self.optimizer.step()
-            loss_scale.update(overflow, bad)
+            loss_scale.update(overflow, total)
             if config.target_kl:
-                stopped = stopped | (~bad & (moved > 1.5 * config.target_kl))
+                far = moved > 1.5 * config.target_kl
+                stopped = torch.where(left_out.bool(), stopped, far)
         figures = bring_to_host(
             traces,
             (whole.explained_variance, whole.preparation_sum, state_before, self._state_figures()),

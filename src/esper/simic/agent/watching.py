@@ -81,12 +81,17 @@ class UpdateWatch:
         _index: int,
         gradient: Tensor,
         derivatives: Sequence[Tensor | None],
-        _total: Tensor,
+        at_once: Tensor,
     ) -> Tensor:
-        """Look at the gradients before they are clipped; return whether anything was ever bad."""
+        """Look at the gradients before they are clipped.
+
+        Returns:
+            A scalar: NaN if anything in the minibatch was bad, otherwise 0.
+        """
         codes = backward_codes(gradient, derivatives)
         self.backward_codes.append(codes)
-        return self._bad | _any(codes.values())
+        bad = self._bad | _any(codes.values())
+        return at_once.new_zeros(()).masked_fill(bad, torch.nan)
 
     def _without_scale(self, terms: MinibatchTerms) -> Codes:
         """Return the codes of the gradients as they are without the loss scale."""

@@ -152,10 +152,10 @@ class TracingWatch(UpdateWatch):
         return bad
 
     def backward(
-        self, index: int, gradient: Tensor, derivatives: Sequence[Tensor | None], total: Tensor
+        self, index: int, gradient: Tensor, derivatives: Sequence[Tensor | None], at_once: Tensor
     ) -> Tensor:
         """Look as training does, and remember who made the gradients."""
-        bad = super().backward(index, gradient, derivatives, total)
+        total = super().backward(index, gradient, derivatives, at_once)
         of_tensor = dict(zip(DERIVATIVES, derivatives, strict=True))
         parts = self._agent.parameters.split(gradient)
         logits = of_tensor.pop("logits gradient")
@@ -164,7 +164,7 @@ class TracingWatch(UpdateWatch):
         self._ask(index, {"gradient": tuple(heads)}, is_shared=False)
         self._ask(index, {"gradient": (*parts[:-2], *others)}, is_shared=True)
         self._tracer.phase = "step"
-        return bad
+        return total
 
     def _after_step(self, *_: object) -> None:
         index = self._tracer.minibatch or 0
