@@ -218,3 +218,19 @@ def test_a_broken_host_lights_its_group_and_no_head(
         assert (seen.head, seen.phase, seen.host, seen.step) == (HOSTS, "hosts", 1, 2)
         assert not any(payload.head_nan_detected.values())
         assert payload.minibatches == 6  # of the other host
+
+
+def test_a_checkpoint_whose_policy_forbids_a_choice_by_its_bias_is_resumed_from(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last choice of `op` is never legal in so short an episode."""
+
+    def forbid(agent: PPOAgent) -> None:
+        agent.policy.heads.bias[-1] = -torch.inf
+
+    broken_before(monkeypatch, 1, forbid)
+    train(episodes=4)
+    checkpoint, passed_over = load_latest(tmp_path / "checkpoints", CPU)
+    assert checkpoint is not None
+    assert (checkpoint.update, passed_over) == (2, [])
+    assert checkpoint.agent["policy"]["heads.bias"][-1] == -torch.inf

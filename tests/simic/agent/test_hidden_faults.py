@@ -13,6 +13,7 @@ from detection_faults import planted
 from detection_stage import Stage, Where, with_parts
 
 from esper.leyline.telemetry import SHARED, NonfiniteSighting
+from esper.simic.agent import ppo
 from esper.simic.agent.figures import UpdateResult
 
 MakeStage = Callable[..., Stage]
@@ -229,3 +230,78 @@ def test_what_is_kept_of_the_loss_scale_is_a_copy(make_stage: MakeStage) -> None
         stage.update()
         assert agent.roll_back()
         assert agent.unsound_state() == []
+
+
+def test_a_joint_log_ratio_that_overflows_is_not_left_out_silently(make_stage: MakeStage) -> None:
+    """Finite log-ratios of two heads whose sum is -inf: ratio 0, infinite divergence."""
+    stage = make_stage(4, minibatches=2)
+    active = stage.rollout.active.sum(2)
+    step, host = (active >= 2).nonzero()[0].tolist()
+    index = next(index for index, hosts in enumerate(stage.plan) if host in hosts)
+    heads = stage.rollout.active[step, host].nonzero().flatten().tolist()[:2]
+    where = Where(index, host, step, heads[0])
+
+    def change(taken: Any) -> Any:
+        if not stage.fires(where):
+            return taken
+        log_probs = planted(taken.log_probs, (step, stage.position(where), heads), -3e38)
+        return taken._replace(log_probs=log_probs)
+
+    stage.wrap(ppo, "likelihoods", change)
+    result = stage.update()
+    assert seen_in(result) == [(SHARED, "joint_ratio", "-inf", "update", host)]
+    assert (result.minibatches_skipped, result.reproduced) == (1, True)
+
+
+@pytest.mark.parametrize("amp", ["off", "fp16"])
+def test_a_norm_that_breaks_once_is_reported_and_repeated(make_stage: MakeStage, amp: str) -> None:
+    """The norm alone breaks; the gradient is finite."""
+    stage = make_stage(4, amp, minibatches=2)
+    where = Where(1, stage.plan[1][0], 0, 0, lasting=False)
+    norm = stage.agent.parameters.norm
+    stage.agent.parameters.norm = lambda gradient: (  # type: ignore[method-assign]
+        norm(gradient) * (nan if stage.fires(where) else 1.0)
+    )
+    result = stage.update()
+    assert seen_in(result) == [(SHARED, "gradient", "nan", "update", None)]
+    assert [seen.part for seen in result.head_nonfinite] == ["norm"]
+    assert (result.minibatches_skipped, result.minibatches_rescaled) == (0, 0)
+    assert not result.reproduced
+
+
+@pytest.mark.parametrize("name", ["weight", "exp_avg_sq", "step"])
+def test_state_that_breaks_in_the_second_pass_alone_is_not_reproduced(
+    make_stage: MakeStage, name: str
+) -> None:
+    stage = make_stage(4, minibatches=3)
+    where = Where(2, stage.plan[2][0], 0, 0, lasting=False)
+    break_logit(stage, where, 0, nan)  # has the update repeated
+    agent = stage.agent
+
+    def change(_result: Any) -> None:
+        if stage.passes == 2 and stage.index == 0:
+            tensors = agent.moments_of(agent.policy.heads.weight)
+            tensors |= {"weight": agent.policy.heads.weight.data}
+            tensors |= {"step": agent.optimizer.state[agent.parameters.flat]["step"]}
+            tensors[name].view(-1)[-1] = -1.0 if name == "exp_avg_sq" else nan
+
+    stage.wrap(agent.optimizer, "step", change)
+    state = {"moments", "parameters"}
+    found = [seen for seen in stage.update().head_nonfinite if seen.quantity in state]
+    assert found
+    assert not any(seen.reproduced for seen in found)
+
+
+def test_a_bias_of_minus_infinity_is_sound_only_where_it_broke_nothing(
+    make_stage: MakeStage,
+) -> None:
+    stage = make_stage(4)
+    other = forbid_by_bias(stage)
+    stage.update()
+    assert stage.agent.unsound_state() == []
+    stage.policy.heads.bias.data[other] = -inf
+    masks = stage.rollout.masks.clone()
+    masks[..., other] = True
+    stage.rollout = with_parts(stage.rollout, masks=masks)
+    stage.update()
+    assert stage.agent.unsound_state() == ["heads.bias"]

@@ -27,7 +27,7 @@ from esper.simic.agent.causal_filter import (
     parameter_findings,
     until_then,
 )
-from esper.simic.agent.figures import Figures, Trace
+from esper.simic.agent.figures import AT_ONCE, Figures, Trace
 from esper.simic.agent.losses import Minibatch
 from esper.simic.agent.nonfinite_codes import (
     BACKWARD,
@@ -43,6 +43,12 @@ from esper.simic.agent.nonfinite_codes import (
 from esper.simic.agent.rollout import Rollout
 from esper.simic.agent.watching import UpdateWatch
 from esper.tamiyo.policy import HeadTable, PolicyOutput
+
+#: Of what quantity a figure tells that broke alone, and under which part it is reported.
+_FIGURE_OF = {
+    "gradient_norm": ("gradient", "norm"),
+    "approximate_kl": ("joint_ratio", "divergence"),
+}
 
 
 @dataclass(frozen=True)
@@ -66,8 +72,12 @@ class PassCodes:
     def is_bad(self, known: Tensor) -> bool:
         """Return whether anything has a code, but for parameters with `known` codes `[P]`."""
         looked_at = [*self.prepared, *self.minibatches.values()]
-        return self.end.without(known).is_bad or any(
-            bool(codes.any()) for each in looked_at for codes in each.values()
+        return (
+            self.end.without(known).is_bad
+            or any(bool(codes.any()) for each in looked_at for codes in each.values())
+            or any(
+                bool(self.figures.scalars[name].isfinite().logical_not().any()) for name in AT_ONCE
+            )
         )
 
 
@@ -223,6 +233,7 @@ def examine(
     examination = _Examination(plan, anatomy, first, second, watch)
     harmless = examination.lasting(known)
     examination.once()
+    examination.figures_alone()
     return in_order(examination.ledger.sightings(), anatomy.heads), harmless
 
 
@@ -314,6 +325,7 @@ class _Examination:
         self._active = plan.rollout.active.cpu()  # [T, N, H]
         self._prepared_log_probs = torch.zeros_like(self._active)  # where they broke, [T, N, H]
         self._saturating = torch.zeros_like(self._start.parameters, dtype=torch.bool)  # [P]
+        self._state_broke_once = False  # in the second pass, and not in the first
         self.ledger = _Ledger(plan.per_epoch)
 
     def lasting(self, known: Tensor) -> Tensor:
@@ -385,20 +397,29 @@ class _Examination:
         return mask_biases(self._start.parameters, self._anatomy) & ~harmful
 
     def _state_changes(self, index: int) -> None:
-        """Report the state that broke in a minibatch of the second pass."""
+        """Report the state that broke in a minibatch of the second pass.
+
+        It is reproduced if the first pass broke its state, too, or had come to other weights.
+        """
         start, before, after = self._start, self._states[index], self._states[index + 1]
-        moments = before.excess(start)
-        if index == len(self._hosts) - 1:
-            moments = after.excess(start)
+        is_last = index == len(self._hosts) - 1
+        moments = (after if is_last else before).excess(start)
+        reproduced = self._is_state_reproduced(index + is_last)
         for finding in moment_findings(moments, self._anatomy):
-            self.ledger.add(finding, "update", index, reproduced=True)
+            self._state_broke_once |= not reproduced
+            self.ledger.add(finding, "update", index, reproduced=reproduced)
         if before.step or after.step:
             return  # Adam's clock explains whatever its step did
         known = before.parameters if index else start.parameters
         born = after.parameters.masked_fill(known > 0, 0)
         born = born.masked_fill((before.moments > 0) | (after.moments > 0), 0)
+        reproduced = self._is_state_reproduced(index + 1)
         for finding in parameter_findings(born, self._anatomy, "parameters"):
-            self.ledger.add(finding, "update", index, reproduced=True)
+            self.ledger.add(finding, "update", index, reproduced=reproduced)
+
+    def _is_state_reproduced(self, index: int) -> bool:
+        """Return whether state that the second pass broke before a minibatch is reproduced."""
+        return self._first.end.is_bad or (self._parted(index) and not self._state_broke_once)
 
     def _counted(self, index: int) -> Codes:
         """Return the codes of a minibatch of the second pass, without overflow of the fp16 scale
@@ -538,6 +559,19 @@ class _Examination:
                 born = by_step.masked_fill(births != birth, 0)
                 for finding in parameter_findings(born, self._anatomy, "parameters"):
                     self.ledger.add(finding, "update", max(birth - 1, 0), reproduced=False)
+
+    def figures_alone(self) -> None:
+        """Report figures of the first pass that broke although all they are made of was finite."""
+        first, second = self._first.figures.scalars, self._second.figures.scalars
+        for index, codes in self._first.minibatches.items():
+            if any(bool(values.any()) for values in codes.values()):
+                continue
+            for name in AT_ONCE:
+                if code := int(code_of(first[name][index])):
+                    quantity, part = _FIGURE_OF.get(name, (name, ""))
+                    again = not bool(second[name][index].isfinite())
+                    finding = Finding(SHARED, quantity, KINDS[code], part=part)
+                    self.ledger.add(finding, "update", index, reproduced=again)
 
     def _births(self, looks: Mapping[int, Codes], parameters: Tensor) -> Tensor:
         """Return the first minibatch that each parameter can have reached broken, `[P]`.

@@ -66,12 +66,21 @@ def forward_codes(
         "log_prob": code_of(terms.log_probs) * batch.active,
         "ratio": code_of(terms.ratios),
         "entropy": code_of(terms.entropies),
-        "joint_ratio": code_of(terms.joint_ratio),
+        "joint_ratio": _first_code(code_of(terms.joint_ratio), code_of(terms.log_ratio)),
         "policy_loss": code_of(terms.policy_loss),
         "value_loss": code_of(terms.value_loss),
         "entropy_loss": code_of(terms.entropy_loss),
         "loss": code_of(terms.loss),
     }
+
+
+def _first_code(codes: Tensor, others: Tensor) -> Tensor:
+    """Return `codes`, and the others where those are 0.
+
+    The joint log-ratio may be -inf although the log-ratio of each head is finite. The ratio is then
+    0, and the divergence infinite.
+    """
+    return torch.where(codes > 0, codes, others)
 
 
 def output_codes(batch: Minibatch, output: PolicyOutput, table: HeadTable) -> Codes:

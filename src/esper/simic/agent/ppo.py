@@ -49,7 +49,7 @@ from esper.simic.agent.losses import (
     minibatch_terms,
     most_entropy,
 )
-from esper.simic.agent.nonfinite_codes import Codes, StateCodes, state_codes
+from esper.simic.agent.nonfinite_codes import Codes, StateCodes, code_of, state_codes
 from esper.simic.agent.planting import mark_planted, plant_in_log_probs, plant_in_logits
 from esper.simic.agent.rollout import Rollout, generalized_advantages, over_siblings
 from esper.simic.agent.starting_point import StartingPoint
@@ -213,12 +213,15 @@ class PPOAgent:
         """Return the names of what in the agent's state no update can go on from.
 
         Those are parameters and moments that hold a NaN or an Inf, second moments below 0, Adam's
-        step counter, and the loss scale. A bias of -inf by which a head forbids a choice is legal.
+        step counter, and the loss scale. A bias of -inf by which a head forbids a choice is legal
+        if no update was broken by it.
         """
         state = self.optimizer.state.get(self.parameters.flat, {})
         codes = state_codes(self.parameters.flat, state, self.loss_scale.scale)
+        is_mask = mask_biases(codes.parameters, self.anatomy())
+        is_known = codes.parameters == self._known_codes.to(self.device)
         named = {
-            "": codes.parameters.masked_fill(mask_biases(codes.parameters, self.anatomy()), 0),
+            "": codes.parameters.masked_fill(is_mask & is_known, 0),
             "exp_avg of ": codes.first_moment,
             "exp_avg_sq of ": codes.second_moment,
         }
@@ -347,7 +350,9 @@ class PPOAgent:
         self._known_on_device = harmless.to(self.device) if harmless.any() else None
 
     def _forget_known(self) -> None:
-        self._remember_known(torch.zeros_like(self._known_codes))
+        """Forget them, but for the biases of -inf by which the state of now forbids choices."""
+        codes = code_of(self.parameters.flat.detach()).cpu()
+        self._remember_known(codes.masked_fill(~mask_biases(codes, self.anatomy()), 0))
 
     def prepare(self, rollout: Rollout, first_epoch: Sequence[Tensor]) -> Preparation:
         """Return all episodes with what is to be learnt from them.

@@ -90,7 +90,7 @@ class UpdateWatch:
         """
         codes = backward_codes(gradient, derivatives)
         self.backward_codes.append(codes)
-        bad = self._bad | _any(codes.values())
+        bad = self._bad | _any(codes.values()) | ~at_once.sum().isfinite()
         return at_once.new_zeros(()).masked_fill(bad, torch.nan)
 
     def _without_scale(self, terms: MinibatchTerms) -> Codes:

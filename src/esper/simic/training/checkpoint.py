@@ -173,6 +173,8 @@ def last_good(directory: Path, resumed: Checkpoint) -> Path | None:
 
 #: What is bad below 0: Adam's second moments, whose root is taken, and its step counter.
 _NEVER_NEGATIVE = ("exp_avg_sq", "step")
+#: What may be -inf: the biases by which a policy forbids choices.
+_MAY_FORBID = "policy.heads.bias"
 
 
 def unsound_parts(state: Any, name: str = "") -> list[str]:
@@ -185,6 +187,8 @@ def unsound_parts(state: Any, name: str = "") -> list[str]:
     if isinstance(state, torch.Tensor):
         if not state.is_floating_point():
             return []
+        if name == _MAY_FORBID:
+            state = state.masked_fill(state == -torch.inf, 0)
         is_negative = name.endswith(_NEVER_NEGATIVE) and bool((state < 0).any())
         return [name] if is_negative or not state.isfinite().all() else []
     if not isinstance(state, dict):
