@@ -19,6 +19,7 @@ from esper.simic.config import TrainingConfig
 from esper.simic.telemetry.emitters import emit_episodes
 from esper.simic.training.collecting import Batch, collect
 from esper.simic.training.episode_watch import HOSTS_NAMED, EpisodeWatch
+from esper.tamiyo import acting as tamiyo_acting
 from esper.tamiyo.acting import Decision
 from esper.tamiyo.policy import HeadLayout, RecurrentPolicy
 
@@ -494,3 +495,25 @@ def test_the_time_that_hosts_take_is_a_part_of_the_batch(
     batch, _ = run()
 
     assert 0.0 < batch.hosts_seconds <= batch.seconds
+
+
+def test_a_log_probability_that_breaks_behind_finite_logits_is_seen(
+    run: Callable[..., tuple[Batch, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    softmax, calls, head = tamiyo_acting.masked_log_softmax, 0, HEAD_NAMES.index("tempo")
+
+    def broken(choices: torch.Tensor, illegal: torch.Tensor) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        log_probs = softmax(choices, illegal)
+        if calls == 2:  # of the first step, for all heads but `op`
+            log_probs[:, 1, head] = math.nan
+        return log_probs
+
+    monkeypatch.setattr(tamiyo_acting, "masked_log_softmax", broken)
+    batch, _ = run()
+    assert [(s.head, s.quantity, s.kind, s.host, s.step) for s in batch.sightings] == [
+        ("tempo", "log_prob", "nan", 1, 1)
+    ]
+    assert batch.rollout.learnable is not None
+    assert batch.rollout.learnable.all()

@@ -30,13 +30,15 @@ class DecisionFigures:
         actions: the choices taken. `[N, H]`, int64
         values: the critic's estimates. `[N]`
         logits: raw. `[N, total]`
-        watched: values, logits, and the sums over trunk and recurrent state: finite in a host
-            where all of those are. `[N, 1 + total + 2]`
+        distributions: the probability of every choice of every head. `[N, total]`
+        watched: distributions, values, logits, and the sums over trunk and recurrent state: finite
+            in a host where all of those are. `[N, total + 1 + total + 2]`
     """
 
     actions: np.ndarray
     values: np.ndarray
     logits: np.ndarray
+    distributions: np.ndarray
     watched: np.ndarray
 
 
@@ -161,7 +163,8 @@ def emit_decisions(
         actions=actions.astype(np.int64),
         values=values[:, 0],
         logits=logits,
-        watched=rows[:, ends[2] :],
+        distributions=distributions,
+        watched=rows[:, ends[1] :],
     )
     writer.emit(
         DecisionsTaken(

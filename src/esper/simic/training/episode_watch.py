@@ -80,7 +80,9 @@ class EpisodeWatch:
         trunk = _on_host(decision.trunk)
         state = np.concatenate([_on_host(part)[0] for part in decision.state], axis=-1)
         logits = self._suspect_logits(decision, figures.logits)
-        everything = (observations, trunk, state, logits, figures.values[:, None])
+        everything = (
+            observations, trunk, state, logits, figures.values[:, None], figures.distributions
+        )  # fmt: skip
         finite = np.logical_and.reduce([np.isfinite(part).all(axis=1) for part in everything])
         self._broken_states[finite] = False
         for host in np.flatnonzero(~finite).tolist():
@@ -88,12 +90,8 @@ class EpisodeWatch:
                 observations=_kinds(observations[host]),
                 trunk=_kinds(trunk[host]),
                 value=_kinds(figures.values[host]),
-                logits={
-                    name: _kinds(logits[host, offset : offset + size])
-                    for name, offset, size in zip(
-                        self._layout.names, self._layout.offsets, self._layout.sizes, strict=True
-                    )
-                },
+                logits=self._kinds_by_head(logits[host]),
+                log_probs=self._kinds_by_head(figures.distributions[host]),
                 state=_kinds(state[host]),
             )
             for head, quantity, kinds in self._causes(host, found):
@@ -144,6 +142,12 @@ class EpisodeWatch:
             return logits
         return np.where(minus_inf & ~_on_host(decision.mask), 0.0, logits)
 
+    def _kinds_by_head(self, values: np.ndarray) -> dict[str, Sequence[str]]:
+        """Return the kinds in the choices `[total]` of each head."""
+        layout = self._layout
+        places = zip(layout.names, layout.offsets, layout.sizes, strict=True)
+        return {name: _kinds(values[offset : offset + size]) for name, offset, size in places}
+
     def _causes(self, host: int, found: "_Found") -> list[tuple[str, str, Sequence[str]]]:
         """Return (head, quantity, kinds) of what nothing explains."""
         if found.observations:
@@ -153,6 +157,11 @@ class EpisodeWatch:
         if found.trunk:
             return [] if had_broken_state else [(SHARED, "trunk", found.trunk)]
         causes = [(head, "logits", kinds) for head, kinds in found.logits.items()]
+        causes += [
+            (head, "log_prob", kinds)
+            for head, kinds in found.log_probs.items()
+            if not found.logits[head]
+        ]
         causes.append((SHARED, "value", found.value))
         if not had_broken_state:
             causes.append((SHARED, "recurrent_state", found.state))
@@ -188,6 +197,7 @@ class _Found:
     trunk: Sequence[str]
     value: Sequence[str]
     logits: dict[str, Sequence[str]]  # by head
+    log_probs: dict[str, Sequence[str]]  # by head
     state: Sequence[str]  # recurrent, after the step
 
 
