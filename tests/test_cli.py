@@ -16,13 +16,15 @@ from typing import Any
 
 import pytest
 
-from esper import launch
 from esper.cli import main, sanctum_main
 from esper.commands import sanctum
+from esper.commands.ppo.ending import EXIT_CODE_INCOMPLETE
 from esper.karn.sanctum.cockpit.screen_map import SCREENS
 from esper.karn.sanctum.cockpit.settings import THEME_NAMES
 from esper.karn.sanctum.following.follower import RunFollower
 from esper.karn.store.run_store import RunReader, RunWriter, create_run, find_run
+from esper.launch.other_machine import check_not_trained_elsewhere
+from esper.launch.training_process import TrainingProcess
 from esper.leyline.telemetry import Notice, RunFinished, RunStarted
 from esper.run_lock import HeldRun
 from esper.simic.config import ConfigError, setting_names
@@ -574,14 +576,20 @@ def _beat(run: Path, age: float, machine: str) -> None:
 
 
 def test_a_run_of_another_machine_is_resumed_once_its_heart_is_silent(
-    written: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    written: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    reported: list[str] = []
+
+    def check(*, force: bool = False) -> None:
+        reported.clear()
+        check_not_trained_elsewhere(written, force=force, report=reported.append)
+
     _beat(written, 3_600.0, "node-17")
-    launch._check_elsewhere(written, force=False)  # however old, whatever the name
-    assert capsys.readouterr().err == ""
+    check()  # however old, whatever the name
+    assert reported == []
     _beat(written, 8.0, "node-17")
-    launch._check_elsewhere(written, force=False)  # fresh at first, and then silent
-    assert "waiting to see whether process 99 on node-17 is alive" in capsys.readouterr().err
+    check()  # fresh at first, and then silent
+    assert reported == ["waiting to see whether process 99 on node-17 is alive"]
 
     _beat(written, 1.0, "node-17")
     sleep = time.sleep
@@ -589,10 +597,9 @@ def test_a_run_of_another_machine_is_resumed_once_its_heart_is_silent(
         time, "sleep", lambda seconds: (_beat(written, 0.0, "node-17"), sleep(seconds))
     )
     with pytest.raises(ConfigError, match="by process 99 on node-17: stop that first, or resume"):
-        launch._check_elsewhere(written, force=False)
-    capsys.readouterr()
-    launch._check_elsewhere(written, force=True)
-    assert "--force: the heartbeat of process 99 on node-17 is fresh" in capsys.readouterr().err
+        check()
+    check(force=True)
+    assert "--force: the heartbeat of process 99 on node-17 is fresh" in reported[0]
 
 
 def test_force_is_for_resuming(run: Run) -> None:
@@ -644,7 +651,7 @@ def test_a_last_checkpoint_that_is_lost_has_an_exit_code_and_is_trained_again(
     with monkeypatch.context() as patch:
         patch.setattr("esper.simic.training.trainer.save_checkpoint", full)
         code, output, _ = run("ppo", "--resume", "2", "--episodes", "3")
-    assert code == launch.EXIT_CODE_INCOMPLETE
+    assert code == EXIT_CODE_INCOMPLETE
     assert "the checkpoint of update 3 could not be written" in output
     assert output.rstrip().endswith("--resume " + trained.name)
     code, output, _ = run("ppo", "--resume", "2")
@@ -753,7 +760,7 @@ def test_a_process_that_was_asked_to_stop_at_once_ends_without_taking_torch_down
 
 
 def test_the_process_behind_sanctum_takes_over_the_lock(trained: Path) -> None:
-    child = launch.TrainingProcess(HeldRun(trained))
+    child = TrainingProcess(HeldRun(trained))
     try:
         # There is no moment in which another process could come between.
         with pytest.raises(ConfigError, match="stop that first"):

@@ -56,7 +56,7 @@ def run(
     ("arguments", "command", "is_there", "words"),
     [
         (EVAL, main, False, "esper: cannot write out/file.svg"),
-        (REPLAY, main, True, "esper: cannot write the page out/file.html"),
+        (REPLAY, main, True, "esper: cannot write out/file.html"),
         (EXPORT, sanctum_main, False, "sanctum: cannot write out/file.svg"),
         (EXPORT, sanctum_main, True, "sanctum: cannot write out/file.svg"),
     ],

@@ -8,11 +8,17 @@ from typing import Any
 import pytest
 from capsule_files import write_empty_capsule
 
-from esper.incident_reports import print_incidents
+from esper.cli import main
 from esper.karn.reports.health import print_health
 from esper.karn.sanctum.following.follower import RunFollower
 from esper.karn.store.run_store import RunWriter, create_run
 from esper.leyline.telemetry import IncidentRecorded
+
+
+def print_incidents(run_dir: Path, *options: str) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["incidents", "--run-dir", str(run_dir), *options])
+    assert ended.value.code == 0
 
 
 def test_the_list_names_all_that_was_seen_in_lines_of_100_columns(
@@ -50,7 +56,7 @@ def test_the_list_names_all_that_was_seen_in_lines_of_100_columns(
         writer.emit(IncidentRecorded(update=12, number=3, path="", size=0, reason=reason))
         writer.emit(payloads.finish(update=12))
 
-    assert print_incidents(tmp_path, None, as_json=False) == 0
+    print_incidents(tmp_path)
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= 100
     assert lines[1:] == [
@@ -65,7 +71,7 @@ def test_the_list_names_all_that_was_seen_in_lines_of_100_columns(
 def counted(runs: Path, capsys: pytest.CaptureFixture[str]) -> tuple[int, int]:
     """Return incidents and those not kept, of which every reader says the same."""
     (run,) = runs.iterdir()
-    assert print_incidents(runs, None, as_json=True) == 0
+    print_incidents(runs, "--json")
     report = json.loads(capsys.readouterr().out)
     kept = [row["kept"] for row in report["incidents"]]
     number, not_kept = len(kept) + report["not_listed"], kept.count(False) + report["not_listed"]
@@ -110,7 +116,7 @@ def test_every_reader_joins_the_incidents_of_the_store_with_the_capsules_on_the_
     shutil.rmtree(run / "incidents" / "0002")
     assert counted(tmp_path, capsys) == (3, 3)
     monkeypatch.setattr("esper.incident_reports._INCIDENTS_LISTED", 1)
-    print_incidents(tmp_path, None, as_json=False)
+    print_incidents(tmp_path)
     assert capsys.readouterr().out.endswith("1 older, not kept, are not listed\n")
 
 
@@ -119,7 +125,7 @@ def test_incidents_are_listed_without_a_store(
 ) -> None:
     run = create_run(tmp_path, "test")
     write_empty_capsule(run, 1, 2, payloads.sighting(head="op"))
-    assert print_incidents(tmp_path, None, as_json=False) == 0
+    print_incidents(tmp_path)
     told = capsys.readouterr()
     assert "   1  update 2, 0.0 MiB" in told.out
     assert "only incidents with a capsule are listed" in told.err

@@ -21,7 +21,7 @@ from esper.commands.grow import add_grow
 from esper.commands.health import add_health
 from esper.commands.incidents import add_incidents
 from esper.commands.options import Parser
-from esper.commands.ppo import add_ppo, add_train_child, ppo, train_child
+from esper.commands.ppo.verb import add_ppo, add_train_child, ppo, train_child
 from esper.commands.replay import add_replay
 from esper.commands.runs import add_runs
 from esper.commands.sanctum import sanctum_parser, serve_parser

@@ -1,10 +1,9 @@
-"""Finds learnt policies by what people call them, and has them evaluated.
+"""Finds trained policies by name, evaluates them and grows networks with them.
 
-Runs belong to Karn and policies to Simic, which know nothing of each other; this brings them
-together. Torch is loaded only when something is found.
+Runs belong to Karn and policies to Simic, which do not import each other; this module uses both.
+PyTorch is loaded only after all arguments were checked.
 """
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,6 @@ from esper.leyline.checkpoint_file import (
     read_summary,
     unsealed_sentence,
 )
-from esper.leyline.plain_text import printable
 from esper.leyline.suggestions import did_you_mean
 from esper.leyline.task_names import check_task, parse_task_name
 from esper.simic.command_progress import NO_PROGRESS, CommandProgress, NoProgress
@@ -37,9 +35,9 @@ if TYPE_CHECKING:
     from esper.simic.growing.growth import Grown
     from esper.simic.training.trained_policy import TrainedPolicy
 
-#: What the policy that comes with the package is called where a run could be named.
+#: Name of the policy that comes with the package, accepted wherever a run is.
 SHIPPED_NAME = "shipped"
-#: Its settings; `esper.tamiyo.shipped` itself needs torch.
+#: Its settings. `esper.tamiyo.shipped` itself imports torch.
 _SHIPPED_CONFIG = Path(__file__).with_name("tamiyo") / "shipped" / "config.toml"
 
 
@@ -52,20 +50,20 @@ def evaluate(
     rng_seed: int = 0,
     progress: CommandProgress | NoProgress = NO_PROGRESS,
 ) -> "Evaluation":
-    """Compare learnt policies with baselines on random seeds that training never uses.
+    """Compare trained policies with baselines on random seeds that training never uses.
 
-    The same arguments give the same figures, bit for bit, on CPU with as many processes and
-    threads.
+    On CPU, with the same number of processes and threads, the same arguments give bitwise the same
+    figures.
 
     Args:
         policies: runs (an id, a unique prefix, a name or a path), paths of checkpoints, or
-            `"shipped"`; the newest run if empty. Several are training runs of one agent, with
-            different random seeds.
+            `"shipped"`; the newest run if empty. Give several to evaluate training runs of the same
+            agent with different random seeds.
         run_dir: the folder that holds runs; `ESPER_RUN_DIR` or `runs` if not given.
         episodes: episodes for each contestant, at least 2.
         against: names of baselines.
-        rng_seed: seed of everything random.
-        progress: shows how far the evaluation is.
+        rng_seed: random seed of the evaluation.
+        progress: progress reporter; also receives warnings about the checkpoints.
 
     Raises:
         RunNotFoundError, CheckpointError, ConfigError, EvaluationError, UnknownTaskError,
@@ -77,12 +75,14 @@ def evaluate(
     baselines = parse_baselines(",".join(against))
     check_task(parse_task_name(places[0].config.task))
     check_device(places[0].config.device)
+    for place in places:
+        _warn(place, progress)
 
     with progress:
         from esper.simic.evaluation import contest  # loads torch
 
         return contest.evaluate(
-            [load_policy(place) for place in places],
+            [_loaded(place, progress) for place in places],
             episodes=episodes,
             against=baselines,
             seed=rng_seed,
@@ -102,36 +102,37 @@ def grow(
     steps: int | None = None,
     progress: CommandProgress | NoProgress = NO_PROGRESS,
 ) -> "Grown":
-    """Let a learnt policy grow networks, and write the best one as an ordinary torch module.
+    """Let a trained policy grow networks, and write the best one as an ordinary PyTorch module.
 
-    The same arguments give the same network, bit for bit, on CPU with as many threads.
+    On CPU, with the same number of threads, the same arguments give bitwise the same network.
 
     Args:
         task: the name of a task, for example `"npz:waves.npz"`.
         out: a new folder; it receives `model.py`, `weights.safetensors` and a card.
         policy: a run, the path of a checkpoint, or `"shipped"`.
         run_dir: the folder that holds runs; `ESPER_RUN_DIR` or `runs` if not given.
-        hosts: networks to grow; the best by validation accuracy is written.
-        rng_seed: seed of everything random.
-        steps: steps of the episode; as many as the policy was trained for if not given.
-        progress: shows how far growing is.
+        hosts: number of networks to grow; the best by validation accuracy is written.
+        rng_seed: random seed.
+        steps: steps to grow for; as many as in the training of the policy if not given.
+        progress: progress reporter; also receives warnings about the checkpoint.
 
     Raises:
         RunNotFoundError, CheckpointError, ConfigError, GrowingError, UnknownTaskError,
             InvalidTaskError, HostShapeError, SliceSizeError: an argument or the data cannot be
-            used. Nothing is left in the folder then.
+            used. The folder is left empty then.
     """
     directory = Path(out)
     check_task(parse_task_name(task))
     check_growing(hosts, rng_seed, steps)
     place = locate_policy(_folder(run_dir), _text(policy))
     check_device(place.config.device)
+    _warn(place, progress)
 
     with new_folder(directory), progress:
         from esper.simic.growing import growth as growing  # loads torch
         from esper.simic.growing.growth_card import write_card
 
-        trained = load_policy(place)
+        trained = _loaded(place, progress)
         try:
             grown = growing.grow(
                 trained,
@@ -153,6 +154,18 @@ def grow(
     return grown
 
 
+def _warn(place: "PolicyPlace", progress: CommandProgress | NoProgress) -> None:
+    for sentence in place.warnings:
+        progress.warn(sentence)
+
+
+def _loaded(place: "PolicyPlace", progress: CommandProgress | NoProgress) -> "TrainedPolicy":
+    policy = load_policy(place)
+    if policy.caution:
+        progress.warn(policy.caution)
+    return policy
+
+
 def _folder(run_dir: str | Path | None) -> Path:
     return default_run_dir() if run_dir is None else Path(run_dir)
 
@@ -163,21 +176,23 @@ def _text(reference: str | Path | None) -> str | None:
 
 @dataclass(frozen=True)
 class PolicyPlace:
-    """Where a learnt policy lies.
+    """The file of a trained policy.
 
     Attributes:
         name: the name it is shown under.
         config: the settings it was trained with.
         checkpoint: its file; None for the policy that comes with the package.
+        warnings: damage that was passed over or could not be looked for, a sentence each.
     """
 
     name: str
     config: TrainingConfig
     checkpoint: Path | None
+    warnings: tuple[str, ...] = ()
 
 
 def find_policy(run_dir: Path, reference: str | None) -> "TrainedPolicy":
-    """Return the learnt policy that a reference names, as `locate_policy` takes it.
+    """Return a trained policy; for the arguments see `locate_policy`.
 
     Raises:
         RunNotFoundError, CheckpointError, ConfigError, ShippedPolicyError: there is none, or it
@@ -187,23 +202,24 @@ def find_policy(run_dir: Path, reference: str | None) -> "TrainedPolicy":
 
 
 def locate_policy(run_dir: Path, reference: str | None) -> PolicyPlace:
-    """Return where the learnt policy lies that a reference names; torch is not loaded.
+    """Find the file of a trained policy, without loading torch.
 
     Args:
         run_dir: the folder that holds runs.
-        reference: a run, as `find_run` takes it, whose newest checkpoint is read; or the path of
-            a checkpoint that lies in its run; `shipped` for the one that comes with the package;
-            None for the newest run.
+        reference: a run, as `find_run` takes it, for its newest checkpoint; the path of a
+            checkpoint in the folder of its run; `shipped` for the policy that comes with the
+            package; None for the newest run.
 
     Raises:
         RunNotFoundError, CheckpointError, ConfigError: there is none.
     """
     if reference == SHIPPED_NAME:
         return PolicyPlace(SHIPPED_NAME, load_config(_SHIPPED_CONFIG, ()), None)
+    warnings: list[str] = []
     path = None if reference is None else Path(reference).expanduser()
     if path is not None and path.is_file() and path.suffix == ".pt":
         run, checkpoint = path.resolve().parent.parent, path
-        name = f"{run.name}/{path.stem}"  # one of several of its run, perhaps
+        name = f"{run.name}/{path.stem}"  # may be compared with others of its run
     else:
         try:
             run = find_run(run_dir, reference)
@@ -215,26 +231,26 @@ def locate_policy(run_dir: Path, reference: str | None) -> PolicyPlace:
                 raise
             raise RunNotFoundError(f"there is no run {reference!r}{hint}") from error
         name = run.name
-        checkpoint = _newest_whole(run)
+        checkpoint, warnings = _newest_whole(run)
     if not (run / CONFIG_NAME).is_file():
         raise CheckpointError(
-            f"{checkpoint} lies in no run: the {CONFIG_NAME} that says what it was trained for is "
+            f"{checkpoint} lies in no run: the {CONFIG_NAME} with the settings of its training is "
             "missing"
         )
     summary = read_summary(checkpoint)
     settings: dict[str, Any] | None = summary.settings
     source = checkpoint.name
     if not summary.is_sealed:
-        print(printable(unsealed_sentence(checkpoint)), file=sys.stderr)
+        warnings.append(unsealed_sentence(checkpoint))
         settings, source = settings_at_start(run), "its start event"
     config = load_config(run / CONFIG_NAME, settings)
     if settings is not None:
         check_same_settings(config, settings, source)
-    return PolicyPlace(name, config, checkpoint)
+    return PolicyPlace(name, config, checkpoint, tuple(warnings))
 
 
-def _newest_whole(run: Path) -> Path:
-    """Return the newest checkpoint of a run that is whole; say which ones are damaged.
+def _newest_whole(run: Path) -> tuple[Path, list[str]]:
+    """Return the newest undamaged checkpoint of a run, and a sentence for each damaged one.
 
     Raises:
         CheckpointError: there is none.
@@ -244,15 +260,13 @@ def _newest_whole(run: Path) -> Path:
         raise CheckpointError("; ".join(passed_over))
     if path is None:
         raise CheckpointError(
-            f"run {run.name} has no checkpoint yet: its first comes with its first update"
+            f"run {run.name} has no checkpoint yet: the first one is written after the first update"
         )
-    for sentence in passed_over:
-        print(f"{sentence}; using {path.name}", file=sys.stderr)
-    return path
+    return path, [f"{sentence}; using {path.name}" for sentence in passed_over]
 
 
 def load_policy(place: PolicyPlace) -> "TrainedPolicy":
-    """Read a policy, and have torch use as many threads as it was trained with.
+    """Read a policy, and set torch to the number of threads it was trained with.
 
     Raises:
         CheckpointError, ShippedPolicyError: it cannot be read.
@@ -263,8 +277,5 @@ def load_policy(place: PolicyPlace) -> "TrainedPolicy":
 
     torch.set_num_threads(place.config.threads or 1)
     if place.checkpoint is None:
-        policy = shipped_policy(place.name)
-        if policy.caution:
-            print(policy.caution, file=sys.stderr)
-        return policy
+        return shipped_policy(place.name)
     return load_trained_policy(place.checkpoint, place.config, place.name)

@@ -10,11 +10,11 @@ from checkpoint_files import write_empty_checkpoint
 
 import esper
 from esper.cli import esper_parser
+from esper.commands.ppo.ending import print_ending
 from esper.commands.sanctum import sanctum_parser
 from esper.karn.reports.run_commands import run_command
 from esper.karn.reports.run_end import closing_lines
 from esper.karn.store.run_store import RunWriter, create_run, find_run
-from esper.launch import _print_end
 from esper.leyline.score_guides import GUIDED_STEPS, GUIDED_TASK, GUIDES, guides_of
 from esper.simic.config import TrainingConfig
 
@@ -128,7 +128,7 @@ def test_on_a_terminal_sentences_break_at_words_and_commands_never(payloads, mon
     shown = Terminal()
     monkeypatch.setattr("sys.stdout", shown)
     lines = closing_lines(run)
-    _print_end(run, lines)
+    print_ending(run, lines)
     printed = shown.getvalue().split("\n\n")[-1].splitlines()
     commands = [line for line in lines if line.startswith(" ")]
     assert printed[-len(commands) :] == commands

@@ -1,5 +1,6 @@
 """Agents and rollouts for the tests of training, small and reproducible."""
 
+import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -102,7 +103,7 @@ def train(tmp_path: Path) -> Callable[..., tuple[RunFinished, Log]]:
         log = log or Log()
         config = TrainingConfig(**{"envs": 2, "steps": 2, "minibatches": 1, **settings})
         ending = training.train(
-            config, tmp_path, log, PlainLines(config.episodes), stop or StopRequest()
+            config, tmp_path, log, PlainLines(config.episodes, io.StringIO()), stop or StopRequest()
         )
         return ending, log
 

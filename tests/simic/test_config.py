@@ -159,7 +159,7 @@ def test_options_go_over_the_file() -> None:
     [(10, 0, 2), (1, 0, 1), (4, 0, 1), (500, 0, 32), (10, 4, 4), (3, 8, 3)],
 )
 def test_how_many_hosts_there_are(episodes: int, envs: int, environments: int) -> None:
-    assert TrainingConfig(episodes=episodes, envs=envs).environments == environments
+    assert TrainingConfig(episodes=episodes, envs=envs).num_envs == environments
 
 
 def test_every_setting_says_what_it_is() -> None:

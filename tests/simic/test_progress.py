@@ -177,7 +177,7 @@ def test_training_reports_every_step_and_its_stages(tmp_path: Path) -> None:
 def test_a_command_says_how_far_it_is_only_if_it_takes_long(
     clock: Clock, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with CommandProgress(clock=clock) as progress:
+    with CommandProgress(Console(stderr=True), clock) as progress:
         progress.report("growing, step 0 of 4", 0.0)
         clock.now += 9.0
         progress.report("growing, step 1 of 4", 0.25)

@@ -12,7 +12,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from esper.incident_reports import replay_incident
+from esper.cli import main
 from esper.leyline.telemetry import NonfiniteSighting
 from esper.simic.agent.ppo import PPOAgent
 from esper.simic.agent.rollout import Rollout
@@ -89,7 +89,9 @@ def test_the_command_shows_elapsed_and_remaining_time(
 ) -> None:
     folder = write_capsule(tmp_path / "run" / "incidents", 1, capsule)
     monkeypatch.setattr("esper.simic.command_progress.SECONDS_BETWEEN_LINES", 0.0)
-    assert replay_incident(tmp_path, str(folder), None, update=None, as_json=False, page=None) == 0
+    with pytest.raises(SystemExit) as ended:
+        main(["replay", str(folder)])
+    assert ended.value.code == 0
     output, errors = capsys.readouterr()
     assert "REPRODUCED" in output
     lines = errors.splitlines()

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from esper.commands.options import add_run_dir, add_verb, whole_number
-from esper.leyline.durable_files import write_output
+from esper.commands.output import progress_on_stderr, try_to_write
 from esper.simic.evaluation.baseline_names import BASELINES, parse_baselines
 
 
@@ -58,8 +58,7 @@ def add_eval(verbs: Any) -> None:
 
 def _eval(options: argparse.Namespace) -> int:
     from esper import policies
-    from esper.simic.command_progress import CommandProgress
-    from esper.simic.requests import EvaluationError, check_picture
+    from esper.simic.requests import check_picture
 
     if options.plot is not None:
         check_picture(options.plot)
@@ -69,21 +68,17 @@ def _eval(options: argparse.Namespace) -> int:
         episodes=options.episodes,
         against=parse_baselines(options.against),
         rng_seed=options.seed,
-        progress=CommandProgress(),
+        progress=progress_on_stderr(),
     )
     from esper.simic.evaluation import evaluation_report
     from esper.simic.evaluation.evaluation_plot import evaluation_plot
 
-    trouble = None  # the report is printed all the same
-    if options.plot is not None:
-        try:
-            write_output(options.plot, evaluation_plot(result))
-        except OSError as error:
-            trouble = EvaluationError(f"cannot write {options.plot}: {error.strerror}")
+    plot: Path | None = options.plot
+    error = None if plot is None else try_to_write(plot, evaluation_plot(result))
     if options.json:
         print(json.dumps(evaluation_report.evaluation_as_json(result), indent=2))
     else:
         evaluation_report.print_evaluation(result, evaluation_report.make_console())
-    if trouble is not None:
-        raise trouble
+    if error is not None:
+        raise error
     return 0

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from esper.commands.options import add_run_dir, add_verb, whole_number
+from esper.commands.output import progress_on_stderr
 from esper.leyline.task_names import BUILT_IN, WITH_PLACE
 
 
@@ -58,7 +59,6 @@ def add_grow(verbs: Any) -> None:
 
 def _grow(options: argparse.Namespace) -> int:
     from esper import policies
-    from esper.simic.command_progress import CommandProgress
 
     grown = policies.grow(
         options.task,
@@ -68,7 +68,7 @@ def _grow(options: argparse.Namespace) -> int:
         hosts=options.hosts,
         rng_seed=options.seed,
         steps=options.steps,
-        progress=CommandProgress(),
+        progress=progress_on_stderr(),
     )
     from esper.simic.growing.growth_card import growth_summary
 

@@ -1,9 +1,24 @@
 """`esper incidents`: list the updates of a run that were not finite."""
 
 import argparse
-from typing import Any
+import json
+import textwrap
+from typing import TYPE_CHECKING, Any
 
 from esper.commands.options import add_run, add_run_dir, add_verb
+from esper.commands.output import print_warning
+from esper.karn.store.run_directory import find_run
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from esper.leyline.telemetry import NonfiniteSighting
+
+#: Width of the list in columns.
+_WIDTH = 100
+#: Columns by which the sightings of an incident are indented.
+_INDENT = 6
+_NO_BREAK = "\N{NO-BREAK SPACE}"
 
 
 def add_incidents(verbs: Any) -> None:
@@ -17,6 +32,52 @@ def add_incidents(verbs: Any) -> None:
 
 
 def _incidents(options: argparse.Namespace) -> int:
-    from esper import incident_reports
+    run = find_run(options.run_dir, options.run)  # bad input is refused before anything is loaded
+    from rich.text import Text
 
-    return incident_reports.print_incidents(options.run_dir, options.run, as_json=options.json)
+    from esper.incident_reports import incidents_of
+    from esper.karn.reports.plain_console import PlainConsole
+
+    found = incidents_of(run)
+    if found.doubt:
+        print_warning(found.doubt)
+    if options.json:
+        report = {"run": run.name, "incidents": found.rows, "not_listed": found.not_listed}
+        print(json.dumps(report, indent=2))
+        return 0
+    console = PlainConsole()
+    if not found.rows:
+        console.print(f"No incidents in {run.name}: every update was finite.", highlight=False)
+        return 0
+    console.print(Text(run.name, style="bold"))
+    for row, sightings in zip(found.rows, found.sightings, strict=True):
+        style = "" if row["kept"] else "dim"
+        for line in _lines(row, sightings):
+            console.print(Text(line, style=style), soft_wrap=True)
+    if found.not_listed:
+        console.print(Text(f"{found.not_listed} older, not kept, are not listed", style="dim"))
+    return 0
+
+
+def _lines(row: dict[str, Any], sightings: "Sequence[NonfiniteSighting]") -> list[str]:
+    """Return the lines of one incident: its update, then its sightings."""
+    from esper.leyline.sighting_words import sighting_lines
+
+    size = f"{row['size'] / 2**20:.1f} MiB" if row["kept"] else "not kept"
+    reason = f": {row['reason']}" if row["reason"] else ""
+    lines = _wrapped(f"{row['number']:4}  update {row['update']}, {size}{reason}")
+    for words in sighting_lines(sightings):  # broken only after a comma
+        unbroken = words.replace(" ", _NO_BREAK).replace(f",{_NO_BREAK}", ", ")
+        lines += _wrapped(f"{'':{_INDENT}}{unbroken}")
+    return [line.replace(_NO_BREAK, " ") for line in lines]
+
+
+def _wrapped(line: str) -> list[str]:
+    """Return a line wrapped to the width of the list; long words, such as paths, stay whole."""
+    return textwrap.wrap(
+        line,
+        _WIDTH,
+        subsequent_indent=" " * (_INDENT + 2),
+        break_long_words=False,
+        break_on_hyphens=False,
+    )

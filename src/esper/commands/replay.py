@@ -1,10 +1,16 @@
-"""`esper replay`: make an incident happen again."""
+"""`esper replay`: repeat the update of an incident."""
 
 import argparse
+import json
+import sys
 from pathlib import Path
 from typing import Any
 
 from esper.commands.options import OptionError, add_run_dir, add_verb, whole_number
+from esper.commands.output import progress_on_stderr, try_to_write
+
+#: Width of the report in columns where standard output is a file or a pipe.
+_PIPED_COLUMNS = 240
 
 
 def add_replay(verbs: Any) -> None:
@@ -43,15 +49,34 @@ def add_replay(verbs: Any) -> None:
 
 
 def _replay(options: argparse.Namespace) -> int:
-    from esper import incident_reports
-
     if options.number is not None and options.update is not None:
         raise OptionError("N and --update both choose the incident: give one of them")
-    return incident_reports.replay_incident(
+    page: Path | None = options.html
+    if page is not None and not page.absolute().parent.is_dir():
+        raise OptionError(f"cannot write {page}: there is no folder {page.parent}")
+    from esper.incident_reports import replay_incident
+
+    replayed = replay_incident(
         options.run_dir,
         options.run,
         options.number,
         update=options.update,
-        as_json=options.json,
-        page=options.html,
+        progress=progress_on_stderr(),
     )
+    from esper.karn.reports.plain_console import PlainConsole
+    from esper.simic.replay import replay_report
+    from esper.simic.replay.replay_page import replay_page
+    from esper.simic.replay.replaying import REPRODUCED
+
+    replay = replayed.replay
+    about = (replayed.run, replayed.number, replayed.minibatches_per_epoch)
+    error = None if page is None else try_to_write(page, replay_page(replay, *about))
+    if options.json:
+        print(json.dumps(replay_report.replay_as_json(replay, *about), indent=2))
+    else:
+        # Lines are not broken in a file or a pipe, which is often searched with grep.
+        console = PlainConsole(width=None if sys.stdout.isatty() else _PIPED_COLUMNS)
+        replay_report.print_replay(replay, *about, console)
+    if error is not None:
+        raise error
+    return 0 if replay.verdict == REPRODUCED else 1

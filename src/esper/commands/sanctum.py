@@ -2,12 +2,20 @@
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from esper.commands.options import OptionError, Parser, add_run, add_run_dir, whole_number
-from esper.leyline.command_lines import command_line
+from esper.commands.output import print_warning
+from esper.karn.store.run_directory import RunNotFoundError, find_run
+from esper.karn.store.run_tables import RunStoreError
+from esper.karn.terminal import is_screen
+from esper.leyline.command_lines import command_line, install_command
 from esper.leyline.version import VERSION
 
-#: As `esper.karn.sanctum` names its screens and themes, which is not loaded for the help.
+if TYPE_CHECKING:
+    from esper.karn.sanctum.fold.view import View
+
+#: The names of screens and themes in `esper.karn.sanctum`, which is not loaded for the help.
 SCREENS = ("overview", "heads", "hosts", "decisions", "log", "runs")
 THEMES = ("dark", "light", "ansi", "contrast")
 
@@ -106,49 +114,130 @@ def _size(text: str) -> tuple[int, int]:
 
 
 def _sanctum(options: argparse.Namespace) -> int:
-    from esper import launch
+    _check_combination(options)
+    if options.line:
+        from esper.karn.sanctum.cockpit.line_printing import print_status_line
 
+        return print_status_line(
+            find_run(options.run_dir, options.run),
+            at=options.at,
+            theme=options.theme,
+            ascii_only=options.ascii,
+        )
+    is_once = options.once or not is_screen()
+    needs_run = is_once or options.export is not None or options.at is not None
+    run = _run_or_newest(options, needs_run=needs_run)
+    if options.export is not None:
+        assert run is not None
+        return _export(run, options)
+    if is_once:
+        assert run is not None
+        return _print_frame(run, options)
+    if run is not None and options.at is not None:
+        _check_update(run, options.at)
+    from esper.karn.sanctum.cockpit.opening import run_sanctum
+
+    run_sanctum(run, options.run_dir, at=options.at, theme=options.theme, ascii_only=options.ascii)
+    return 0
+
+
+def _check_combination(options: argparse.Namespace) -> None:
     for option in ("size", "screen"):
         if getattr(options, option) is not None and options.export is None:
             raise OptionError(f"--{option} only applies to --export")
     if options.export is not None and options.once:
         raise OptionError("--once and --export exclude each other: give one of them")
-
     if options.line and (options.once or options.export is not None):
         other = "--once" if options.once else "--export"
         raise OptionError(f"--line and {other} exclude each other: give one of them")
-    if options.line:
-        return launch.print_line(
-            options.run_dir,
-            options.run,
+
+
+def _run_or_newest(options: argparse.Namespace, *, needs_run: bool) -> Path | None:
+    """Return the run to show; None to wait for the first one.
+
+    Raises:
+        RunNotFoundError: there is no such run, and one was named or is needed.
+    """
+    try:
+        return find_run(options.run_dir, options.run)
+    except RunNotFoundError:
+        if options.run is not None or needs_run:
+            raise
+        return None
+
+
+def _check_update(run: Path, at: int) -> None:
+    """Check the number of an update before a screen opens.
+
+    Raises:
+        UpdateNotFoundError: the run has no such update.
+    """
+    from esper.karn.sanctum.cockpit.watch import look_once
+
+    look_once(run, at=at)
+
+
+def _export(run: Path, options: argparse.Namespace) -> int:
+    from esper.karn.sanctum.cockpit.picture_files import check_picture
+
+    check_picture(options.export)
+    if options.at is not None:
+        _check_update(run, options.at)
+    from esper.karn.sanctum.cockpit.capture import export_frame
+
+    try:
+        view = export_frame(
+            run,
+            options.export,
+            options.size or (120, 40),
             at=options.at,
-            theme=options.theme,
+            screen=options.screen or "overview",
+            theme=options.theme or "dark",
             ascii_only=options.ascii,
         )
+    except OSError as error:
+        raise OptionError(f"cannot write {options.export}: {error.strerror}") from error
+    return _check_known(view)
 
-    return launch.watch(
-        options.run_dir,
-        options.run,
-        at=options.at,
-        once=options.once,
-        picture=options.export,
-        size=options.size or (120, 40),
-        screen=options.screen or "overview",
-        theme=options.theme,
-        ascii_only=options.ascii,
+
+def _print_frame(run: Path, options: argparse.Namespace) -> int:
+    if options.at is not None:
+        _check_update(run, options.at)
+    from esper.karn.sanctum.cockpit.capture import print_once
+
+    return _check_known(
+        print_once(run, at=options.at, theme=options.theme, ascii_only=options.ascii)
     )
+
+
+def _check_known(view: "View") -> int:
+    """Return 0 if the run was read completely; the frame shows what is missing, too.
+
+    Raises:
+        RunStoreError: the store cannot be read, or an event in it.
+    """
+    if view.doubt is not None:
+        raise RunStoreError(str(view.trouble))
+    return 0
 
 
 def _serve(options: argparse.Namespace) -> int:
-    from esper import launch
+    from esper.karn.sanctum.served.options import ServeError, ServeOptions, token_from
 
-    return launch.serve(
+    token = token_from(options.token, options.token_file)
+    serve_options = ServeOptions(options.host, options.port, token, options.theme, options.ascii)
+    run = _run_or_newest(options, needs_run=False)
+    try:
+        from esper.karn.sanctum.served import server
+    except ModuleNotFoundError as error:
+        raise ServeError(
+            f"sanctum serve needs {error.name}, which comes with: {install_command('serve')}"
+        ) from error
+    server.serve(
+        serve_options,
         options.run_dir,
-        options.run,
-        host=options.host,
-        port=options.port,
-        token=options.token,
-        token_file=options.token_file,
-        theme=options.theme,
-        ascii_only=options.ascii,
+        run,
+        announce=lambda line: print(line, flush=True),
+        warn=print_warning,
     )
+    return 0

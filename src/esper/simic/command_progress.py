@@ -1,11 +1,11 @@
-"""Progress of `esper grow`, `eval` and `replay`, on standard error.
+"""Progress of `esper grow`, `eval` and `replay`.
 
-On a terminal it is one line with a bar and a moving clock below what was printed. Elsewhere it is a
-plain line from time to time, so that a log shows how far a long command is.
+On a terminal it is a bar with a clock below the printed lines. Elsewhere it is a plain line every
+ten seconds, so that a log shows how far a long command is.
 """
 
-import sys
 import time
+import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Self
@@ -20,7 +20,7 @@ from esper.simic.time_left import TimeLeftColumn
 #: Receives what is being done and the fraction of the whole that is done, 0 to 1.
 Report = Callable[[str, float], None]
 
-#: Off a terminal, seconds between two lines of progress.
+#: Seconds between two lines of progress where there is no terminal.
 SECONDS_BETWEEN_LINES = 10.0
 
 
@@ -29,7 +29,7 @@ def no_report(_what: str, _done: float) -> None:
 
 
 class NoProgress:
-    """Shows nothing; takes the place of a `CommandProgress`."""
+    """Shows no progress, for callers in Python; warnings become Python warnings."""
 
     def __enter__(self) -> Self:
         return self
@@ -39,6 +39,10 @@ class NoProgress:
 
     def say(self, sentence: str) -> None:
         """Ignore a line."""
+
+    def warn(self, sentence: str) -> None:
+        """Issue a `UserWarning`."""
+        warnings.warn(sentence, stacklevel=3)
 
     def report(self, what: str, done: float) -> None:
         """Ignore progress."""
@@ -51,14 +55,12 @@ class CommandProgress:
     """Shows how far a command is; use it as a context manager.
 
     Args:
-        console: where to show it; standard error if not given.
-        clock: seconds of a clock that is never set.
+        console: the console to show it on.
+        clock: returns the seconds of a monotonic clock.
     """
 
-    def __init__(
-        self, console: Console | None = None, clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        console = console or Console(stderr=True, highlight=False)
+    def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
+        self._console = console
         self._clock = clock
         self._pace = Pace(1.0, clock)
         self._is_begun = False
@@ -88,10 +90,15 @@ class CommandProgress:
         """Print a line."""
         self._last_line = self._clock()
         if self._bar is not None:
-            self._bar.console.print(printable(sentence), markup=False)
+            self._console.print(printable(sentence), markup=False)
             return
-        with suppress(BrokenPipeError):
-            print(printable(sentence), file=sys.stderr, flush=True)
+        with suppress(BrokenPipeError):  # not by `print` of the console, which wraps lines
+            self._console.file.write(f"{printable(sentence)}\n")
+            self._console.file.flush()
+
+    def warn(self, sentence: str) -> None:
+        """Print a warning."""
+        self.say(sentence)
 
     def report(self, what: str, done: float) -> None:
         """Show what is being done, and the fraction of the whole that is done."""

@@ -144,8 +144,8 @@ class TrainingConfig:
         _check(self)
 
     @property
-    def environments(self) -> int:
-        """Hosts in lockstep: `envs`, or enough updates to see learning when it is 0."""
+    def num_envs(self) -> int:
+        """Number of environments in lockstep: `envs`, or a fifth of the episodes if that is 0."""
         return min(self.envs or min(max(self.episodes // 5, 1), 32), self.episodes)
 
 

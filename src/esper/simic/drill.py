@@ -67,12 +67,12 @@ def scheduled(config: TrainingConfig) -> list[Injection]:
         ConfigError: one cannot be read, or comes after the run's last update.
     """
     drills = [parse_injection(text) for text in config.inject]
-    last_update = math.ceil(config.episodes / config.environments)
+    last_update = math.ceil(config.episodes / config.num_envs)
     for drill in drills:
         if drill.update > last_update:
             raise ConfigError(
                 f"inject {drill}: this run has {last_update} updates "
-                f"({config.episodes} episodes, {config.environments} at a time)",
+                f"({config.episodes} episodes, {config.num_envs} at a time)",
                 "inject",
             )
     return drills

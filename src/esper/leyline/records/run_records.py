@@ -501,8 +501,8 @@ RUN_RECORDS: Final = (
         meaning="The run's console.log, without the control sequences of terminals.",
         thresholds=Thresholds(healthy="no traceback"),
         wiring=Wiring(
-            source="esper.launch:TrainingProcess",
-            emission="esper.launch:TrainingProcess",
+            source="esper.launch.training_process:TrainingProcess",
+            emission="esper.launch.training_process:TrainingProcess",
             payload="",
             aggregation="esper.karn.store.console_tail:ConsoleTail.lines",
             snapshot="console",

@@ -1,11 +1,10 @@
 """What a training process says of itself on its own terminal, or in its log."""
 
 import math
-import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from typing import Protocol, Self
+from typing import Protocol, Self, TextIO
 
 from rich.console import Console
 from rich.progress import (
@@ -62,17 +61,17 @@ class PlainLines:
 
     Args:
         total: episodes of the run.
-        stream: where to print; standard output, as it is at each line, if not given.
-        clock: seconds of a clock that is never set.
+        stream: the stream to print to.
+        clock: returns the seconds of a monotonic clock.
     """
 
     def __init__(
         self,
         total: int,
-        stream: GuardedStream | None = None,
+        stream: GuardedStream | TextIO,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._stream = stream or GuardedStream(lambda: sys.stdout, "standard output")
+        self._stream = stream
         self._total = total
         self._clock = clock
         self._pace = Pace(total, clock)
@@ -120,10 +119,10 @@ class ProgressBar:
 
     Args:
         total: episodes of the run.
-        console: the terminal; standard output if not given.
+        console: the terminal.
     """
 
-    def __init__(self, total: int, console: Console | None = None) -> None:
+    def __init__(self, total: int, console: Console) -> None:
         self._pace = Pace(total)
         self._largest_class = math.nan
         self._bar = Progress(
@@ -133,7 +132,7 @@ class ProgressBar:
             TextColumn("episodes"),
             TimeElapsedColumn(),
             TimeLeftColumn(self._pace),
-            console=console or Console(highlight=False),
+            console=console,
         )
         self._task = self._bar.add_task("starting", total=total)
 

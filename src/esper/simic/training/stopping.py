@@ -1,48 +1,52 @@
-"""Stopping when asked: after the current update, or at once.
+"""Requests to stop training: after the current update, or at once.
 
-The first SIGINT asks training to stop after the current update. SIGTERM, SIGHUP or a second SIGINT
-ask it to stop at once: the batch under way is given up, and what was learnt before is kept.
+The first SIGINT stops training after the current update. SIGTERM, SIGHUP or a second SIGINT stop it
+at once: the current batch is discarded, and the state after the last update is kept.
 """
 
-import os
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from types import FrameType
 
 
 class StoppedAtOnce(KeyboardInterrupt):
-    """Training was asked to stop at once, within work that can be given up."""
+    """A request to stop at once arrived in work that can be discarded."""
 
 
 class StopRequest:
-    """Whether this process was asked to stop, and how soon.
+    """Whether the user asked this process to stop, and how soon.
+
+    Args:
+        report: receives a line for each request. The signal handler calls it, so it must not use
+            `print`, which is not reentrant.
 
     Attributes:
         requested: whether to stop after the current update.
-        at_once: whether to give up the batch under way.
+        at_once: whether to discard the current batch.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, report: Callable[[str], None] = lambda _line: None) -> None:
+        self._report = report
         self.requested = False
         self.at_once = False
         self._is_interruptible = False
         self._callbacks: list[Callable[[], None]] = []
 
     def when_at_once(self, callback: Callable[[], None]) -> None:
-        """Have a function called when this is to stop at once.
+        """Add a function to call at a request to stop at once.
 
         Args:
-            callback: called by the signal handler, so it may set flags and nothing else.
+            callback: called by the signal handler, so it must only set flags.
         """
         self._callbacks.append(callback)
 
     def handle(self, number: int, _frame: FrameType | None) -> None:
-        """Note the request that a signal makes.
+        """Handle a signal.
 
         Raises:
-            StoppedAtOnce: the process is to stop at once, and is within `interruptible`.
-            KeyboardInterrupt: SIGINT, although the process is to stop at once already.
+            StoppedAtOnce: the process stops at once, and is inside `interruptible`.
+            KeyboardInterrupt: SIGINT, after a request to stop at once.
         """
         if self.at_once:
             if number == signal.SIGINT:
@@ -51,21 +55,21 @@ class StopRequest:
         is_first = not self.requested
         self.requested = True
         if number == signal.SIGINT and is_first:
-            _note("stopping after the current update; a second Ctrl-C stops at once")
+            self._report("stopping after the current update; a second Ctrl-C stops at once")
             return
         self.at_once = True
         for callback in self._callbacks:
             callback()
-        _note("stopping at once: the batch under way is given up")
+        self._report("stopping at once: the batch under way is given up")
         if self._is_interruptible:
             raise StoppedAtOnce
 
     @contextmanager
     def interruptible(self) -> Iterator[None]:
-        """Let a request to stop at once end the block; elsewhere it waits for the next such block.
+        """Allow a request to stop at once to end the block. Elsewhere it waits for the next one.
 
         Raises:
-            StoppedAtOnce: at the moment of the request, or now if it came before.
+            StoppedAtOnce: at the request, or on entry if the request came before.
         """
         try:
             self._is_interruptible = True
@@ -76,19 +80,16 @@ class StopRequest:
             self._is_interruptible = False
 
 
-def _note(line: str) -> None:
-    # Not print: a signal may arrive in the middle of one, and that may not be entered again.
-    with suppress(OSError):
-        os.write(2, f"\n{line}\n".encode())
-
-
 @contextmanager
-def stop_on_signal() -> Iterator[StopRequest]:
-    """Turn SIGINT, SIGTERM and SIGHUP into a request while the block runs.
+def stop_on_signal(report: Callable[[str], None]) -> Iterator[StopRequest]:
+    """Turn SIGINT, SIGTERM and SIGHUP into a request to stop while the block runs.
 
     A SIGHUP that is ignored, as under nohup, stays ignored.
+
+    Args:
+        report: receives a line for each request, see `StopRequest`.
     """
-    request = StopRequest()
+    request = StopRequest(report)
     numbers = [signal.SIGINT, signal.SIGTERM]
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
         numbers.append(signal.SIGHUP)

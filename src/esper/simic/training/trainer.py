@@ -191,7 +191,7 @@ class Trainer:
                 path = checkpoint_path(self._folder, checkpoint.update)
                 self._tell(unsealed_sentence(path), "warning")
         self._threads = self._choose_threads(checkpoint)
-        shape = self._divided(config.environments).env.single_observation_space.shape
+        shape = self._divided(config.num_envs).env.single_observation_space.shape
         assert shape is not None
         policy = RecurrentPolicy(
             shape[0], feature_size=config.feature_size, lstm_size=config.lstm_size
@@ -283,7 +283,7 @@ class Trainer:
         config = self._config
         update = self._update + 1
         first_episode = self._episodes_done + 1
-        hosts = min(config.environments, config.episodes - self._episodes_done)
+        hosts = min(config.num_envs, config.episodes - self._episodes_done)
         batch = collect(
             self._divided(hosts),
             self._agent,
@@ -543,7 +543,7 @@ class Trainer:
             return threads
         self._tell("measuring with how many threads training is fastest")
         self._progress.stage("measuring with how many threads training is fastest")
-        hosts = self._divided(self._config.environments)
+        hosts = self._divided(self._config.num_envs)
         waiting = np.zeros((hosts.num_envs, len(HEAD_SIZES)), dtype=np.int64)
 
         def train_a_slice() -> None:
@@ -557,7 +557,7 @@ class Trainer:
         """Tell what run this is, durably: a run without its start says nothing."""
         config = self._config
         process = psutil.Process()
-        hosts = self._divided(config.environments)
+        hosts = self._divided(config.num_envs)
         self._writer.emit(
             RunStarted(
                 run_id=self._run.name,
@@ -568,7 +568,7 @@ class Trainer:
                 threads=self._threads,
                 episodes=config.episodes,
                 steps=config.steps,
-                environments=config.environments,
+                environments=config.num_envs,
                 heads={head: list(choices) for head, choices in HEAD_CHOICES.items()},
                 slots=list(SLOT_CHOICES),
                 blueprints=list(BLUEPRINT_CHOICES),
@@ -586,7 +586,7 @@ class Trainer:
         going_on = f", going on after update {self._update}" if self._resumed else ""
         self._progress.say(
             f"run {self._run.name}: {config.task}, {config.episodes} episodes, "
-            f"{config.environments} at a time in lockstep on {self._device}, "
+            f"{config.num_envs} at a time in lockstep on {self._device}, "
             f"processes {hosts.processes}, threads {self._threads}{going_on}"
         )
 

@@ -5,10 +5,10 @@ import contextlib
 import os
 import shlex
 import signal
-import sys
 import time
 from asyncio.subprocess import PIPE, Process
 from collections import deque
+from collections.abc import Callable
 from typing import Any, Final
 
 from aiohttp import WSMsgType, web
@@ -59,8 +59,16 @@ class CockpitProcess(AppService):
         await process.wait()
 
 
-async def take_messages(socket: web.WebSocketResponse, cockpit: AppService) -> None:
-    """Pass what a page sends on to its cockpit, until the page goes or sends what none would."""
+async def take_messages(
+    socket: web.WebSocketResponse, cockpit: AppService, warn: Callable[[str], None]
+) -> None:
+    """Pass a page's messages to its cockpit until the page closes or sends an invalid message.
+
+    Args:
+        socket: the connection to the page.
+        cockpit: the page's cockpit.
+        warn: receives a sentence about an invalid message.
+    """
     times: deque[float] = deque(maxlen=MESSAGES_PER_SECOND)
     async for message in socket:
         now = time.monotonic()
@@ -84,7 +92,7 @@ async def take_messages(socket: web.WebSocketResponse, cockpit: AppService) -> N
             elif kind in ("blur", "focus"):
                 await getattr(cockpit, kind)()
         except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
-            print(f"a page sent what it should not: {error!r}"[:200], file=sys.stderr)
+            warn(f"a page sent an invalid message: {error!r}"[:200])
             await socket.close(code=1007, message=b"not what a page sends")
             return
 

@@ -45,9 +45,21 @@ class SanctumServer(Server):
     """Opens a cockpit of its own for each page.
 
     A subclass, since textual-serve asks for one where its page is to be another.
+
+    Args:
+        options: address, token and look.
+        command: starts a cockpit.
+        announce: receives the server's address once it is open.
+        warn: receives a sentence about each page that sends an invalid message.
     """
 
-    def __init__(self, options: ServeOptions, command: str) -> None:
+    def __init__(
+        self,
+        options: ServeOptions,
+        command: str,
+        announce: Callable[[str], None],
+        warn: Callable[[str], None],
+    ) -> None:
         super().__init__(
             command,
             host=options.host,
@@ -55,6 +67,8 @@ class SanctumServer(Server):
             title="Sanctum",
             templates_path=Path(__file__).parent / "templates",
         )
+        self._announce = announce
+        self._warn = warn
         self._token = options.token or secrets.token_urlsafe(24)
         self._is_token_made = options.token is None
         self._sessions: dict[str, None] = {}  # in the order in which they were opened
@@ -77,7 +91,7 @@ class SanctumServer(Server):
     def _say_where(self) -> None:
         host = f"[{self.host}]" if ":" in self.host else self.host
         query = f"/?token={self._token if self._is_token_made else '…'}"
-        print(f"Sanctum is at http://{host}:{self.port}{query} until Ctrl-C ends it", flush=True)
+        self._announce(f"Sanctum is at http://{host}:{self.port}{query} until Ctrl-C ends it")
 
     async def _make_app(self) -> web.Application:
         app = await super()._make_app()
@@ -144,7 +158,7 @@ class SanctumServer(Server):
         try:
             query = request.query
             await cockpit.start(*_size_asked_for(query.get("width"), query.get("height")))
-            await take_messages(socket, cockpit)
+            await take_messages(socket, cockpit, self._warn)
         except ConnectionError:
             pass  # the page went while something was sent to it
         finally:
@@ -181,13 +195,22 @@ def _size_asked_for(width: str | None, height: str | None) -> tuple[int, int]:
         return 80, 24
 
 
-def serve(options: ServeOptions, run_dir: Path, directory: Path | None) -> None:
+def serve(
+    options: ServeOptions,
+    run_dir: Path,
+    directory: Path | None,
+    *,
+    announce: Callable[[str], None],
+    warn: Callable[[str], None],
+) -> None:
     """Serve Sanctum until it is interrupted.
 
     Args:
-        options: where to, and to whom.
+        options: address, token and look.
         run_dir: the folder that holds runs.
         directory: the run's directory; None for the first run that appears.
+        announce: receives the server's address once it is open.
+        warn: receives a sentence about each page that sends an invalid message.
 
     Raises:
         ServeError: the address cannot be had.
@@ -196,7 +219,7 @@ def serve(options: ServeOptions, run_dir: Path, directory: Path | None) -> None:
     command += [str(run_dir), str(directory or ""), options.theme or ""]
     command.append("ascii" if options.ascii else "")
     try:
-        SanctumServer(options, shlex.join(command)).serve()
+        SanctumServer(options, shlex.join(command), announce, warn).serve()
     except OSError as error:
         where = f"{options.host} port {options.port}"
         raise ServeError(f"cannot serve at {where}: {error.strerror or error}") from error

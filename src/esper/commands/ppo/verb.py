@@ -1,18 +1,22 @@
-"""`esper ppo`: train the agent, from the start or going on with a run.
+"""`esper ppo`: train the agent in a new run, or resume one.
 
-The options are the fields of `TrainingConfig`, made from it (with argparse: importing tyro alone
-takes longer than help may take in all).
+The options are the fields of `TrainingConfig`. They are made with argparse, because importing tyro
+takes longer than the whole help may take.
 """
 
 import argparse
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from esper.commands.options import OptionError, add_run_dir, add_verb, whole_number
+from esper.commands.output import print_warning
 from esper.karn.terminal import is_screen
 from esper.simic.config import TrainingConfig
+
+if TYPE_CHECKING:
+    from esper.run_lock import HeldRun
 
 
 def add_ppo(verbs: Any) -> None:
@@ -68,7 +72,7 @@ def add_ppo(verbs: Any) -> None:
 
 
 def add_train_child(verbs: Any) -> None:
-    """Add `_train`, which `esper ppo` starts behind Sanctum; without help, so not listed."""
+    """Add `_train`, which `esper ppo` starts behind Sanctum; without help it is not listed."""
     child = verbs.add_parser("_train", allow_abbrev=False)
     child.add_argument("run", type=Path)
     child.add_argument("--lock", type=int)
@@ -91,36 +95,46 @@ _OPTION_TYPES: dict[type, tuple[Callable[[str], Any], str]] = {
 
 def ppo(options: argparse.Namespace) -> int:
     """Train as the options say; return the exit code."""
-    from esper import launch
-
     given = {
         setting.name: getattr(options, setting.name)
         for setting in fields(TrainingConfig)
         if hasattr(options, setting.name)
     }
+    with _prepared(options, given) as run:
+        if options.no_sanctum or not is_screen():
+            from esper.commands.ppo.in_front import train_in_front
+
+            return train_in_front(run)
+        from esper.commands.ppo.behind_sanctum import train_behind_sanctum
+
+        return train_behind_sanctum(run, options.run_dir)
+
+
+def _prepared(options: argparse.Namespace, given: dict[str, Any]) -> "HeldRun":
+    """Return a new run, or the one to resume."""
     if options.resume is not None:
-        run = launch.prepare_resume(
+        from esper.launch.resume import prepare_resume
+
+        return prepare_resume(
             options.run_dir,
             options.resume,
             given,
             config_file=options.config,
             name=options.name,
+            report=print_warning,
             force=options.force,
             data_changed=options.data_changed,
         )
-    elif options.force or options.data_changed:
+    if options.force or options.data_changed:
         option = "--force" if options.force else "--data-changed"
         raise OptionError(f"{option} only applies to --resume")
-    else:
-        run = launch.prepare_run(options.run_dir, options.name, given, options.config)
-    with run:
-        if options.no_sanctum or not is_screen():
-            return launch.train_in_front(run)
-        return launch.train_behind_sanctum(run, options.run_dir)
+    from esper.launch.new_run import prepare_run
+
+    return prepare_run(options.run_dir, options.name, given, options.config)
 
 
 def train_child(options: argparse.Namespace) -> int:
     """Train as the process behind Sanctum; return the exit code."""
-    from esper import launch
+    from esper.commands.ppo.in_front import train_behind
 
-    return launch.train_child(options.run, options.lock)
+    return train_behind(options.run, options.lock)

@@ -1,0 +1,1 @@
+"""`esper ppo`: train the agent, in this process or in one behind Sanctum."""

@@ -1,0 +1,73 @@
+"""The end of `esper ppo`: exit codes and the last lines."""
+
+import os
+import shutil
+import sys
+import textwrap
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import NoReturn
+
+from esper.karn.store.run_tables import RunStoreError
+from esper.launch.train import TrainingOutcome
+from esper.leyline.plain_text import printable
+
+#: Training finished or stopped, but an event is missing from the store or the last checkpoint
+#: could not be written.
+EXIT_CODE_INCOMPLETE = 4
+_EXIT_CODES = {"finished": 0, "failed": 1, "stopped": 130, "halted": 3}
+
+
+def exit_code(outcome: TrainingOutcome) -> int:
+    """Return the exit code of a training process."""
+    status = outcome.ending.status
+    if not outcome.is_complete and status in ("finished", "stopped"):
+        return EXIT_CODE_INCOMPLETE
+    return _EXIT_CODES[status]
+
+
+def child_exit_code(outcome: TrainingOutcome) -> int:
+    """Return the exit code of the process behind Sanctum, where the user stops it: 0 for that."""
+    is_stopped = outcome.ending.status == "stopped" and outcome.is_complete
+    return 0 if is_stopped else exit_code(outcome)
+
+
+def closing_lines(run: Path) -> list[str]:
+    """Return the last lines of a run that ended: verdict, score and next commands."""
+    from esper.karn.reports import run_end
+
+    return run_end.closing_lines(run)
+
+
+def print_ending(run: Path, lines: Sequence[str]) -> None:
+    """Print the health of a run that ended, and its closing lines."""
+    from esper.karn.reports.health import print_health
+
+    try:
+        print_health(run.parent, str(run), as_json=False, fail_on="")
+    except RunStoreError as error:
+        print(printable(str(error)), file=sys.stderr)
+    print()
+    for line in lines:
+        print(_wrapped(printable(line)))
+    sys.stdout.flush()
+
+
+def _wrapped(line: str) -> str:
+    """Return a line wrapped to the terminal; indented lines, which are commands, stay whole."""
+    if line.startswith(" ") or not sys.stdout.isatty():
+        return line
+    width = shutil.get_terminal_size().columns
+    return textwrap.fill(line, max(width, 20), break_long_words=False, break_on_hyphens=False)
+
+
+def end_at_once(code: int) -> NoReturn:
+    """End the process without unloading PyTorch; everything must be written and closed.
+
+    Unloading takes another 2 s, longer than the sender of a SIGTERM may wait.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError, AttributeError):
+            stream.flush()
+    os._exit(code)

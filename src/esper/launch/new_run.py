@@ -1,0 +1,57 @@
+"""Creates a run."""
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from esper.karn.store.run_directory import create_run
+from esper.launch.settings_checks import check_settings, load_fingerprint, save_config
+from esper.leyline.task_names import parse_task_name
+from esper.run_lock import HeldRun
+from esper.simic.config import (
+    ConfigError,
+    TrainingConfig,
+    updated,
+    updated_by_file,
+    updated_by_options,
+)
+
+
+def prepare_run(
+    run_dir: Path, name: str, given: Mapping[str, Any], config_file: Path | None
+) -> HeldRun:
+    """Check the settings, create the run's directory, write them there and lock the run.
+
+    Args:
+        run_dir: the folder that holds runs.
+        name: name of the run; the task's name if empty.
+        given: settings by name; they override the settings file.
+        config_file: a settings file; None for the defaults.
+
+    Raises:
+        ConfigError: a setting is unknown or out of range, or the directory cannot be created.
+        UnknownTaskError, InvalidTaskError: the task or its data cannot be used.
+    """
+    config = TrainingConfig()
+    if config_file is not None:
+        config = updated_by_file(config, config_file)
+    config = updated_by_options(config, given)
+    check_settings(config, given)
+    load_fingerprint(config)
+    # The number of environments is written out, so that it stays the same when a resume adds
+    # episodes. The path of the task's data becomes absolute: a resume may start elsewhere.
+    task = parse_task_name(config.task)
+    config = updated(config, {"envs": config.num_envs, "task": task.absolute})
+    try:
+        run = create_run(run_dir, name or task.short)
+    except OSError as error:
+        raise ConfigError(f"cannot make a run in {run_dir}: {error.strerror}") from error
+    held = HeldRun(run)
+    try:
+        save_config(config, run)
+    except BaseException:
+        held.close()
+        shutil.rmtree(run, ignore_errors=True)  # it holds only empty files
+        raise
+    return held
