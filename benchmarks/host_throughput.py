@@ -12,7 +12,7 @@ median over the rounds. "occupied" means three seeds in each host, blueprints an
 blended in. An env step is a step of all hosts together. On a busy machine, `--processes 1
 --loop-threads 1 --cpu-time` counts the processor's time instead of the clock's. What a loop costs
 for each host does not depend on its length: it runs over the first `--loop-hosts` hosts at most and
-is reckoned up to all of them, which the table says.
+is extrapolated to all of them, which the table says.
 
 `--memory` measures memory for each host instead: what lives between steps, added up from arrays and
 tensors, and the highest resident memory of a process that steps N hosts less that of one that steps
@@ -20,22 +20,19 @@ a single host, over N - 1.
 """
 
 import argparse
-import importlib.util
 import multiprocessing
 import resource
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
-from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import torch
-from rich.console import Console
 from rich.table import Table
 
+import ordinary_modules
+from benchmark_output import make_console
 from esper.growth.environment.divided import DividedHosts
 from esper.growth.environment.env import GrowthVectorEnv
 from esper.leyline.heads import (
@@ -48,19 +45,6 @@ from esper.leyline.heads import (
 )
 
 BATCH, BATCHES = 50, 16
-_WIDTH = 120  # of a table that goes into a file or a pipe
-
-
-def load_ordinary_modules() -> ModuleType:
-    """Return the tests' module of ordinary networks, which is not on the import path."""
-    path = Path(__file__).parents[1] / "tests" / "growth" / "ordinary_modules.py"
-    spec = importlib.util.spec_from_file_location("ordinary_modules", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their own module up
-    spec.loader.exec_module(module)
-    return module
 
 
 def actions(hosts: int, **choices: np.ndarray | int) -> np.ndarray:
@@ -101,15 +85,18 @@ def make_loop(
     env: GrowthVectorEnv, blueprints: np.ndarray, styles: np.ndarray, occupied: bool, hosts: int
 ) -> Callable[[], None]:
     """Return a function that trains and measures so many ordinary networks for one step."""
-    ordinary = load_ordinary_modules()
     task, channels, axes = env.task, 8, len(env.task.input_shape) - 1
     networks = []
     for host in range(hosts):
-        network = ordinary.Network(ordinary.Host(task.input_shape, task.classes, channels))
+        network = ordinary_modules.Network(
+            ordinary_modules.Host(task.input_shape, task.classes, channels)
+        )
         if occupied:
             for slot in range(len(SLOT_CHOICES)):
-                seed = ordinary.Seed(blueprints[host, slot], styles[host, slot], channels, axes)
-                network.slots[slot] = ordinary.Slot(seed, alpha=1.0, training=False)
+                seed = ordinary_modules.Seed(
+                    blueprints[host, slot], styles[host, slot], channels, axes
+                )
+                network.slots[slot] = ordinary_modules.Slot(seed, alpha=1.0, training=False)
         network.adapt(fused=True)
         networks.append(network)
     generator = torch.Generator().manual_seed(0)
@@ -136,7 +123,7 @@ def measure(
 ) -> tuple[float, float]:
     """Return the median seconds of a step of all hosts, in lockstep and in the loop.
 
-    The loop runs over `loop_hosts` of the hosts, and its time is reckoned up to all of them.
+    The loop runs over `loop_hosts` of the hosts, and its time is extrapolated to all of them.
     """
     clock = time.process_time if options.cpu_time else time.perf_counter
     blueprints, styles = mixed_seeds(hosts)
@@ -204,11 +191,6 @@ def memory_table(hosts: list[int]) -> Table:
                 f"{(highest - single) / (count - 1) / 1000:,.0f}",
             )
     return table
-
-
-def make_console() -> Console:
-    """Return a console as wide as its terminal or, without one, as its table."""
-    return Console(width=None if sys.stdout.isatty() else _WIDTH)
 
 
 def main() -> None:

@@ -21,6 +21,7 @@ import torch
 from scipy.stats import bootstrap
 from torch import Tensor
 
+from benchmark_output import rounds_of
 from esper.leyline.heads import HEAD_SIZES, Op
 from esper.simic.agent import figures, ppo
 from esper.simic.agent.finite_check import FiniteCheck
@@ -228,15 +229,6 @@ def measure(size: Size, rounds: int) -> dict[str, tuple[list[float], list[float]
 
 def _anomaly() -> AbstractContextManager[object]:
     return torch.autograd.detect_anomaly(check_nan=True)
-
-
-def rounds_of(text: str) -> int:
-    """Return the number of rounds that an option says; an interval needs two."""
-    if not text.isdecimal() or int(text) < 2:
-        raise argparse.ArgumentTypeError(
-            f"must be a whole number of at least 2, for an interval, not {text}"
-        )
-    return int(text)
 
 
 def main() -> None:

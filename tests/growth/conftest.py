@@ -1,10 +1,7 @@
 """Small tasks, populations with a life, and the ordinary networks they are held against."""
 
-import importlib.util
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -12,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+import ordinary_modules
 from esper.growth.hosts import seeds as life
 from esper.growth.hosts.host import HostShape
 from esper.growth.hosts.lockstep import Losses, Measurement, evaluate, train_slice
@@ -36,15 +34,8 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def ordinary() -> ModuleType:
-    """The module of ordinary networks; test modules cannot import each other by name."""
-    path = Path(__file__).parent / "ordinary_modules.py"
-    spec = importlib.util.spec_from_file_location("ordinary_modules", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their own module up
-    spec.loader.exec_module(module)
-    return module
+    """The module of ordinary networks."""
+    return ordinary_modules
 
 
 @dataclass(frozen=True)

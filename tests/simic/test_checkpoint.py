@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from faults import Faults, injected
 
 from esper.leyline.checkpoint_file import (
     FORMAT,
@@ -26,6 +25,7 @@ from esper.simic.training.checkpoint import (
     load_latest,
     save_checkpoint,
 )
+from faults import Faults, injected
 
 CPU = torch.device("cpu")
 

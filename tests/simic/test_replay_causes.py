@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 import torch
-from replay_causes import CAUSES, Outcome, main, run_case
 from torch import Tensor, nn
 
 from esper.leyline.heads import HEAD_NAMES
@@ -31,6 +30,8 @@ from esper.simic.replay.replaying import REPRODUCED, Replay, replay
 from esper.simic.replay.tracing import OperationTracer
 from esper.tamiyo import categorical
 from esper.tamiyo import policy as policy_module
+from natural_faults.campaign import Outcome, main, run_case
+from natural_faults.causes import CAUSES
 
 AgentMaker = Callable[..., PPOAgent]
 RolloutMaker = Callable[..., Rollout]
@@ -464,7 +465,7 @@ def test_the_benchmark_fails_below_its_share_and_prints_the_case(
         place = "operation mul, not add" if number == 3 else ""
         return Outcome(number, "reward", place, "", "overflow in mul")
 
-    monkeypatch.setattr("replay_causes.run_case", wrong_once)
+    monkeypatch.setattr("natural_faults.campaign.run_case", wrong_once)
     assert main(["--cases", "8"]) == 1
     assert "wrong: case 3 (reward): operation mul, not add" in capsys.readouterr().out
     assert main(["--cases", "3"]) == 0

@@ -10,13 +10,14 @@ from random import Random
 
 import pytest
 import torch
-from detection_backgrounds import HOSTILE
-from detection_campaign import CYCLE, FAULTS, Outcome, main, run_case
-from detection_reference import scanning
-from detection_shared_faults import features
-from detection_stage import Sight, Stage
-from detection_state_faults import GIVEN_FAULTS
-from detection_verdict import (
+
+from detection.backgrounds import HOSTILE
+from detection.campaign import CYCLE, FAULTS, Outcome, main, run_case
+from detection.reference import scanning
+from detection.shared_faults import features
+from detection.stage import Sight, Stage
+from detection.state_faults import GIVEN_FAULTS
+from detection.verdict import (
     ATTRIBUTION,
     FALSE_ALARM,
     INNOCENT,
@@ -24,7 +25,6 @@ from detection_verdict import (
     complaint_of_clean,
     complaint_of_faults,
 )
-
 from esper.leyline.telemetry import SHARED, NonfiniteSighting
 from esper.simic.agent.figures import UpdateResult
 
@@ -69,9 +69,8 @@ def test_a_failure_is_printed_with_its_number_and_sets_the_exit_code(
         wrong = (MISSED, "op logits") if number == 3 else ("", "")
         return Outcome(number, family, "logits", *wrong)
 
-    monkeypatch.setattr("detection_campaign.run_case", missing_one)
-    monkeypatch.setattr("sys.argv", ["detection_campaign", "--cases", "8"])
-    assert main() == 1
+    monkeypatch.setattr("detection.campaign.run_case", missing_one)
+    assert main(["--cases", "8"]) == 1
     printed = capsys.readouterr().out
     assert "FAILED 3 lasting: logits: missed: op logits" in printed
     assert "75.00% (3 of 4) of faults" in printed

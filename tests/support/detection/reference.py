@@ -12,10 +12,11 @@ from typing import Any
 from unittest import mock
 
 import torch
-from detection_stage import Stage
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+
+from detection.stage import Stage
 
 _UNFILLED = ("empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided")
 

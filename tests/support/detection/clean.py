@@ -3,7 +3,8 @@
 from contextlib import nullcontext
 
 import torch
-from detection_backgrounds import (
+
+from detection.backgrounds import (
     HOSTILE,
     LEGAL_INFINITIES,
     fits,
@@ -14,10 +15,10 @@ from detection_backgrounds import (
     overflowing_loss_scale,
     reward_of_the_largest_float,
 )
-from detection_reference import scanning
-from detection_stage import Stage, is_finite, with_parts
-from detection_state_faults import GIVEN_FAULTS
-from detection_verdict import (
+from detection.reference import scanning
+from detection.stage import Stage, is_finite, with_parts
+from detection.state_faults import GIVEN_FAULTS
+from detection.verdict import (
     FALSE_ALARM,
     MISSED,
     UNSOUND,
@@ -25,7 +26,6 @@ from detection_verdict import (
     complaint_of_clean,
     complaint_of_faults,
 )
-
 from esper.leyline.telemetry import SHARED
 from esper.simic.agent.figures import UpdateResult
 

@@ -7,9 +7,10 @@ make something infinite that is no fault: on them, a real fault must still be fo
 from collections.abc import Callable
 
 import torch
-from detection_stage import Stage, planted, with_parts
-from detection_state_faults import SATURATING
 from torch import Tensor
+
+from detection.stage import Stage, planted, with_parts
+from detection.state_faults import SATURATING
 
 Background = Callable[[Stage], bool]
 

@@ -4,10 +4,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from detection_faults import Fault, break_gradient, change_terms, hook_gradient
-from detection_stage import ANY, PREPARATION, VALUES, Sight, Stage, Where, planted, with_parts
 from torch import Tensor, nn
 
+from detection.faults import Fault, break_gradient, change_terms, hook_gradient
+from detection.stage import ANY, PREPARATION, VALUES, Sight, Stage, Where, planted, with_parts
 from esper.leyline.telemetry import SHARED
 from esper.simic.agent import ppo
 

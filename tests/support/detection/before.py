@@ -10,10 +10,10 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import torch
-from detection_faults import HEAD_FAULTS
-from detection_stage import VALUES, Sight, Stage, Where, is_finite, planted, with_parts
-from detection_verdict import ATTRIBUTION, Complaint, complaint_of_faults
 
+from detection.faults import HEAD_FAULTS
+from detection.stage import VALUES, Sight, Stage, Where, is_finite, planted, with_parts
+from detection.verdict import ATTRIBUTION, Complaint, complaint_of_faults
 from esper.leyline.telemetry import HOSTS, SHARED, NonfiniteSighting
 from esper.simic.agent.figures import UpdateResult
 

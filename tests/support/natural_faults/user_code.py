@@ -1,7 +1,7 @@
 """Code as users write it around a policy, which breaks in ways that users know.
 
 Each function takes the output of a layer and returns what takes its place. The truth about each is
-in `replay_causes_list.py`.
+in `user_causes.py`.
 """
 
 import math

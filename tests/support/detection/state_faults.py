@@ -8,11 +8,11 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from detection_faults import Fault
-from detection_shared_faults import shared_parameter
-from detection_stage import ANY, GIVEN, VALUES, Sight, Stage, Where
 from torch import Tensor, nn
 
+from detection.faults import Fault
+from detection.shared_faults import shared_parameter
+from detection.stage import ANY, GIVEN, VALUES, Sight, Stage, Where
 from esper.leyline.telemetry import SHARED
 
 #: Parameters that an infinite value saturates and leaves everything after it finite.

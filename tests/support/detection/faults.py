@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from detection_stage import ANY, PREPARATION, VALUES, Sight, Stage, Where, planted, with_parts
 from torch import Tensor, nn
 
+from detection.stage import ANY, PREPARATION, VALUES, Sight, Stage, Where, planted, with_parts
 from esper.simic.agent import losses, ppo
 
 Planting = Callable[[Stage, Where], Sight | None]

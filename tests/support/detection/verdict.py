@@ -2,8 +2,7 @@
 
 from collections.abc import Sequence
 
-from detection_stage import ANY, Sight
-
+from detection.stage import ANY, Sight
 from esper.leyline.quantities import causal_rank
 from esper.leyline.telemetry import HOSTS, PHASES, SHARED, NonfiniteSighting
 from esper.simic.agent.figures import UpdateResult

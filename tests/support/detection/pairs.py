@@ -6,11 +6,10 @@ same host where hosts matter. What is hidden may be reported, and need not be.
 
 from dataclasses import dataclass, replace
 
-from detection_faults import HEAD_FAULTS, Fault
-from detection_shared_faults import SHARED_FAULTS
-from detection_stage import Sight, Stage, Where
-from detection_state_faults import GIVEN_FAULTS, STATE_FAULTS
-
+from detection.faults import HEAD_FAULTS, Fault
+from detection.shared_faults import SHARED_FAULTS
+from detection.stage import Sight, Stage, Where
+from detection.state_faults import GIVEN_FAULTS, STATE_FAULTS
 from esper.leyline.telemetry import SHARED
 
 _OF_HEADS = (*HEAD_FAULTS, *(fault for fault in STATE_FAULTS if fault.name.startswith("head")))

@@ -1,0 +1,1 @@
+"""The detection campaign: random faults beside clean updates, with the truth known."""

@@ -1,0 +1,1 @@
+"""Faults as they occur in nature, each with the operation and line that a replay must name."""
