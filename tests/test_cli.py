@@ -649,14 +649,14 @@ def test_a_last_checkpoint_that_is_lost_has_an_exit_code_and_is_trained_again(
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("esper.simic.training.trainer.save_checkpoint", full)
+        patch.setattr("esper.simic.training.checkpoint_writer.save_checkpoint", full)
         code, output, _ = run("ppo", "--resume", "2", "--episodes", "3")
     assert code == EXIT_CODE_INCOMPLETE
     assert "the checkpoint of update 3 could not be written" in output
     assert output.rstrip().endswith("--resume " + trained.name)
     code, output, _ = run("ppo", "--resume", "2")
     assert code == 0
-    assert "going on after update 2" in output
+    assert "resumed after update 2" in output
 
 
 def _content(directory: Path) -> dict[str, tuple[bytes, int]]:

@@ -22,7 +22,7 @@ import torch
 
 from esper.karn.store.run_store import RunReader, RunWriter
 from esper.leyline.telemetry import CheckpointWritten, Notice, RunFinished, RunStarted, kind_of
-from esper.simic.config import TrainingConfig
+from esper.simic.config import TrainingConfig, updated
 from esper.simic.training.checkpoint import Checkpoint, load_latest
 from esper.simic.training.progress import PlainLines
 from esper.simic.training.stopping import StopRequest
@@ -84,7 +84,7 @@ def settings_of(chance: random.Random) -> dict[str, Any]:
 def trained(run: Path, episodes: int, settings: dict[str, Any]) -> Checkpoint:
     """Train a run to its end, or on; return its last checkpoint."""
     run.mkdir(exist_ok=True)
-    config = TrainingConfig(episodes=episodes, **settings)
+    config = updated(TrainingConfig(), {"episodes": episodes, **settings})
     with RunWriter(run) as writer:
         train(config, run, writer, PlainLines(episodes, io.StringIO()), StopRequest())
     checkpoint, passed_over = load_latest(run / "checkpoints", torch.device("cpu"))

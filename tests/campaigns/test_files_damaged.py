@@ -37,6 +37,7 @@ from esper.simic.config import (
     TrainingConfig,
     check_same_settings,
     load_config,
+    settings_of,
     write_config,
 )
 from esper.simic.replay.incidents import (
@@ -49,7 +50,6 @@ from esper.simic.replay.incidents import (
 )
 from esper.simic.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from esper.simic.training.run_data import read_records, record_data
-from esper.simic.training.trainer import settings_of
 from esper.tamiyo.policy import RecurrentPolicy
 from esper.tamiyo.shipped import ShippedPolicyError, load_shipped_policy, save_policy
 

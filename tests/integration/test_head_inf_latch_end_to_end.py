@@ -114,7 +114,7 @@ def test_a_run_killed_right_after_the_latch_keeps_its_light_and_goes_on(
 
     result = esper("ppo", "--resume", health["run"], "--episodes", "8")
     assert result.returncode == 0, result.stderr
-    assert "going on after update" in result.stdout
+    assert "resumed after update" in result.stdout
     code, health = health_of(esper)
     assert (code, health["status"]) == (1, "FINISHED")
     assert lit(health["head_inf_latch"]) == {"tempo"}

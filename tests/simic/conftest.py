@@ -12,7 +12,7 @@ from esper.leyline.heads import HEAD_SIZES, Op
 from esper.leyline.telemetry import NonfiniteSighting, Payload, PPOUpdatePayload, RunFinished
 from esper.simic.agent.ppo import PPOAgent
 from esper.simic.agent.rollout import Rollout, RolloutBuffer
-from esper.simic.config import TrainingConfig
+from esper.simic.config import TrainingConfig, settings_of
 from esper.simic.drill import Injection
 from esper.simic.replay.incidents import Capsule, sighting_fields
 from esper.simic.training import trainer as training
@@ -119,7 +119,7 @@ def make_capsule() -> CapsuleMaker:
         assert result.start is not None, "everything was finite"
         return Capsule(
             update=37,
-            config=training.settings_of(agent.config),
+            config=settings_of(agent.config),
             agent=result.start.agent,
             rollout=dict(rollout.__dict__),
             minibatches=result.start.minibatches,

@@ -18,6 +18,7 @@ from esper.simic.config import (
     load_config,
     read_config,
     setting_names,
+    settings_of,
     updated,
     write_config,
 )
@@ -109,7 +110,7 @@ def test_a_config_of_a_run_that_was_cut_short_is_refused(tmp_path: Path) -> None
 
 def test_settings_that_make_a_run_what_it_is_are_compared(tmp_path: Path) -> None:
     config = TrainingConfig(inject=("op:inf@1",))
-    known: dict[str, Any] = {name: getattr(config, name) for name in setting_names()}
+    known = settings_of(config)
     check_same_settings(config, known | {"inject": [], "episodes": 9, "future": 1}, "x")
     with pytest.raises(ConfigError) as caught:
         check_same_settings(config, known | {"steps": 12}, "its start event")

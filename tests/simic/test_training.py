@@ -148,7 +148,7 @@ def test_a_run_robbed_of_its_hosts_fails_in_order_and_can_go_on(
         patch.setattr(trainer, "collect", collect_without_the_other_process)
         ending, log = train(envs=16, episodes=48)
     assert (ending.status, ending.update, ending.episodes_done) == ("failed", 1, 16)
-    assert "was killed by signal 9; the batch under way is lost" in ending.reason
+    assert "was killed by signal 9; the current batch is lost" in ending.reason
     assert log.payloads[-1] == ending
     ending, log = train(envs=16, episodes=48)
     assert (ending.status, ending.update, ending.episodes_done) == ("finished", 3, 48)
@@ -241,7 +241,7 @@ def test_stopping_at_once_loses_the_batch_under_way_and_nothing_else(
         ask_in_update(patch, stop, 3, where)
         ending, log = train(stop, **settings)
     assert (ending.status, ending.update, ending.episodes_done) == ("stopped", 2, 4)
-    assert "the batch under way was given up" in ending.reason
+    assert "the current batch is lost" in ending.reason
     assert log.of(CheckpointWritten)[-1].update == 2
     ending, log = train(**settings)
     assert (ending.status, ending.update) == ("finished", 4)

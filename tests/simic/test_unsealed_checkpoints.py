@@ -65,7 +65,7 @@ def test_it_resumes_from_its_checkpoint(
     more = ["--episodes", "3", "--no-sanctum", "--run-dir", str(tmp_path)]
     assert exit_code("ppo", "--resume", "old", *more) == 0
     out, err = capsys.readouterr()
-    assert "going on after update 2" in out
+    assert "resumed after update 2" in out
     assert err.count(SENTENCE) == 1
     checkpoint, passed_over = load_latest(old_run / "checkpoints", CPU)
     assert checkpoint is not None

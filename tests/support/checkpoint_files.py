@@ -3,8 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from esper.leyline.checkpoint_file import (
     CHECKPOINTS_NAME,
     FORMAT,
@@ -12,7 +10,7 @@ from esper.leyline.checkpoint_file import (
     checkpoint_path,
     sealed,
 )
-from esper.simic.config import TrainingConfig
+from esper.simic.config import TrainingConfig, settings_of
 
 
 def write_empty_checkpoint(
@@ -27,7 +25,7 @@ def write_empty_checkpoint(
         summary: further fields of `CheckpointSummary`, as `episodes_done`.
     """
     path = checkpoint_path(run / CHECKPOINTS_NAME, update)
-    settings = {} if config is None else msgspec.to_builtins(config)
+    settings = {} if config is None else settings_of(config)
     content = CheckpointSummary(format=FORMAT, update=update, settings=settings, **summary)
     path.write_bytes(b"".join(sealed(b"", content)))
     return path

@@ -42,7 +42,7 @@ def test_curve_and_evaluation_belong_to_it() -> None:
     assert int(rows[-1]["episodes_done"]) == config.episodes
     assert [int(row["update"]) for row in rows] == list(range(1, len(rows) + 1))
     (policy,) = json.loads((SHIPPED / EVALUATION_NAME).read_text(encoding="utf-8"))["policies"]
-    assert (policy["training_seed"], policy["episodes"]) == (config.seed, config.episodes)
+    assert (policy["training_seed"], policy["episodes"]) == (config.rng_seed, config.episodes)
 
 
 def test_what_is_saved_is_loaded(tmp_path: Path) -> None:

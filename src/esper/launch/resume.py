@@ -25,6 +25,7 @@ from esper.simic.config import (
     load_config,
     option_of,
     updated_by_options,
+    value_of,
 )
 from esper.simic.drill import scheduled
 from esper.simic.training.run_data import DataRecord, check_same_data, read_records, record_data
@@ -95,7 +96,7 @@ def _check_changes(
     fixed = [
         setting
         for setting, value in given.items()
-        if setting not in RESUMABLE_SETTINGS and value != getattr(config, setting)
+        if setting not in RESUMABLE_SETTINGS and value != value_of(config, setting)
     ]
     if config_file is not None or name or fixed:
         what = "--config" if config_file else "--name" if name else option_of(fixed[0])

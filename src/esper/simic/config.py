@@ -9,7 +9,7 @@ import json
 import math
 import tomllib
 from collections.abc import Collection, Mapping
-from dataclasses import MISSING, dataclass, field, fields, replace
+from dataclasses import MISSING, Field, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -63,8 +63,11 @@ class ConfigError(EsperError, ValueError):
         return ConfigError(option_of(self.setting) + str(self).removeprefix(self.setting))
 
 
-def _setting(default: Any, help_text: str, *, choices: tuple[str, ...] | None = None) -> Any:
-    return field(default=default, metadata={"help": help_text, "choices": choices})
+def _setting(
+    default: Any, help_text: str, *, choices: tuple[str, ...] | None = None, key: str = ""
+) -> Any:
+    """Return a field; `key` is its name in files and on the command line, if that differs."""
+    return field(default=default, metadata={"help": help_text, "choices": choices, "key": key})
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,7 @@ class TrainingConfig:
     task: str = _setting(
         "mnist1d", f"training task of the hosts: {', '.join((*BUILT_IN, *WITH_PLACE))}"
     )
-    seed: int = _setting(0, "random seed")
+    rng_seed: int = _setting(0, "random seed", key="seed")
     device: str = _setting("auto", "device for training", choices=DEVICES)
     processes: int = _setting(
         2, "processes to divide the hosts among, on CPU; each gets at least 8 hosts"
@@ -172,14 +175,14 @@ _AT_MOST = {
 
 def _check(config: TrainingConfig) -> None:
     for setting in fields(config):
-        value, name = getattr(config, setting.name), setting.name
+        value, name = getattr(config, setting.name), key_of(setting)
         expected = type(setting.default)
         if expected is float and type(value) is int:
             try:
                 value = float(value)
             except OverflowError:
                 value = math.inf
-            object.__setattr__(config, name, value)
+            object.__setattr__(config, setting.name, value)
         if expected is tuple:
             if not isinstance(value, tuple) or not all(isinstance(item, str) for item in value):
                 raise ConfigError(f"{name} must be a list of texts, not {short_repr(value)}", name)
@@ -218,7 +221,7 @@ _TYPE_WORDS = {int: "a whole number", float: "a number", str: "a text"}
 
 def _require(config: TrainingConfig, names: tuple[str, ...], holds: Any, words: str) -> None:
     for name in names:
-        value = getattr(config, name)
+        value = value_of(config, name)
         if not holds(value):
             raise ConfigError(f"{name} must be {words}, not {short_repr(value)}", name)
 
@@ -240,9 +243,24 @@ def check_device(name: str) -> None:
         )
 
 
+def key_of(setting: Field[Any]) -> str:
+    """Return the name of a setting in files; the option adds `--` and hyphens."""
+    return setting.metadata["key"] or setting.name
+
+
 def setting_names() -> tuple[str, ...]:
     """Return the names of all settings, in order."""
-    return tuple(setting.name for setting in fields(TrainingConfig))
+    return tuple(map(key_of, fields(TrainingConfig)))
+
+
+def value_of(config: TrainingConfig, name: str) -> Any:
+    """Return the value of a setting by its name."""
+    return getattr(config, _ATTRIBUTES[name])
+
+
+def settings_of(config: TrainingConfig) -> dict[str, Any]:
+    """Return all settings by name, in order."""
+    return {name: value_of(config, name) for name in setting_names()}
 
 
 def updated(config: TrainingConfig, values: Mapping[str, Any]) -> TrainingConfig:
@@ -258,7 +276,8 @@ def updated(config: TrainingConfig, values: Mapping[str, Any]) -> TrainingConfig
             hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
             raise ConfigError(f"{short_repr(key)} is not a setting; {hint}")
     converted: dict[str, Any] = {
-        key: tuple(value) if isinstance(value, list) else value for key, value in values.items()
+        _ATTRIBUTES[key]: tuple(value) if isinstance(value, list) else value
+        for key, value in values.items()
     }
     return replace(config, **converted)
 
@@ -351,7 +370,7 @@ def check_same_settings(config: TrainingConfig, known: Mapping[str, Any], source
         if name in RESUMABLE_SETTINGS or name not in known:
             continue
         before = tuple(known[name]) if isinstance(known[name], list) else known[name]
-        if (value := getattr(config, name)) != before:
+        if (value := value_of(config, name)) != before:
             raise ConfigError(
                 f"{name} is {short_repr(value)} in the config of the run and {short_repr(before)} "
                 f"in {source}: the config was changed or damaged; set {name} back"
@@ -366,7 +385,11 @@ def write_config(config: TrainingConfig, path: Path) -> None:
     """
     lines = []
     for setting in fields(config):
-        lines += [f"# {setting.metadata['help']}", f"{setting.name} = {_toml(config, setting)}", ""]
+        lines += [
+            f"# {setting.metadata['help']}",
+            f"{key_of(setting)} = {_toml(config, setting)}",
+            "",
+        ]
     replace_file(path, ["\n".join(lines).encode()])
 
 
@@ -383,3 +406,4 @@ def _toml_text(text: str) -> str:
 
 
 assert all(setting.default is not MISSING for setting in fields(TrainingConfig))
+_ATTRIBUTES = {key_of(setting): setting.name for setting in fields(TrainingConfig)}

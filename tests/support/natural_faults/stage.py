@@ -19,9 +19,8 @@ from torch import Tensor, nn
 from esper.leyline.heads import HEAD_NAMES, HEAD_SIZES, Op
 from esper.simic.agent.ppo import PPOAgent
 from esper.simic.agent.rollout import Rollout, RolloutBuffer
-from esper.simic.config import TrainingConfig
+from esper.simic.config import TrainingConfig, settings_of
 from esper.simic.replay.incidents import Capsule, sighting_fields
-from esper.simic.training.trainer import settings_of
 from esper.tamiyo.policy import RecurrentPolicy
 
 FORWARD = ("preparation", "forward")  # old log-probabilities are computed by the same lines
@@ -171,7 +170,7 @@ def make_setup(random: Random, exits: ExitStack, settings: dict[str, Any]) -> Se
     config = TrainingConfig(**{**drawn, **sizes, **settings})
     width = random.choice((5, 12, 20))
     policy = RecurrentPolicy(width, **sizes)
-    agent = PPOAgent(policy, config, seed=config.seed)
+    agent = PPOAgent(policy, config, seed=config.rng_seed)
     rollout = _collect(agent, random, width)
     return Setup(random, exits, agent, rollout)
 

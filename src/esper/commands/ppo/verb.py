@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from esper.commands.options import OptionError, add_run_dir, add_verb, whole_number
 from esper.commands.output import print_warning
 from esper.karn.terminal import is_screen
-from esper.simic.config import TrainingConfig
+from esper.simic.config import TrainingConfig, key_of, option_of, setting_names
 
 if TYPE_CHECKING:
     from esper.run_lock import HeldRun
@@ -46,14 +46,15 @@ def add_ppo(verbs: Any) -> None:
     )
     settings = parser.add_argument_group("settings (also keys of the --config file)")
     for setting in fields(TrainingConfig):
-        option = "--" + setting.name.replace("_", "-")
+        name = key_of(setting)
+        option = option_of(name)
         help_text = setting.metadata["help"].replace("%", "%%")
         if setting.default == ():
             settings.add_argument(
                 option,
                 action="append",
                 default=argparse.SUPPRESS,
-                dest=setting.name,
+                dest=name,
                 metavar="SPEC",
                 help=help_text,
             )
@@ -65,7 +66,7 @@ def add_ppo(verbs: Any) -> None:
             type=kind,
             choices=choices,
             default=argparse.SUPPRESS,
-            dest=setting.name,
+            dest=name,
             metavar="|".join(choices) if choices else metavar,
             help=f"{help_text} (default: {setting.default})",
         )
@@ -95,11 +96,7 @@ _OPTION_TYPES: dict[type, tuple[Callable[[str], Any], str]] = {
 
 def ppo(options: argparse.Namespace) -> int:
     """Train as the options say; return the exit code."""
-    given = {
-        setting.name: getattr(options, setting.name)
-        for setting in fields(TrainingConfig)
-        if hasattr(options, setting.name)
-    }
+    given = {name: getattr(options, name) for name in setting_names() if hasattr(options, name)}
     with _prepared(options, given) as run:
         if options.no_sanctum or not is_screen():
             from esper.commands.ppo.in_front import train_in_front

@@ -4,8 +4,8 @@ from typing import Final
 
 from esper.leyline.records.record import TelemetryRecord, Thresholds, Wiring
 
-_INTERVENE: Final = "esper.simic.training.trainer:Trainer._intervene"
-_RECORD_INCIDENT: Final = "esper.simic.training.trainer:Trainer._record_incident"
+_INTERVENE: Final = "esper.simic.training.recovery:Recovery.respond"
+_RECORD_INCIDENT: Final = "esper.simic.training.incident_recording:record_incident"
 _LEDGER: Final = "esper.simic.replay.incidents:IncidentLedger.record"
 
 

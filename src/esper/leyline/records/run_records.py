@@ -476,7 +476,7 @@ RUN_RECORDS: Final = (
         "warning stand out.",
         thresholds=Thresholds(healthy="no latch and no error"),
         wiring=Wiring(
-            source="esper.simic.training.trainer:Trainer._say",
+            source="esper.simic.training.run_log:RunLog.say",
             emission="esper.karn.store.run_writer:RunWriter.emit",
             payload="Notice.text",
             aggregation=f"{_AGGREGATOR}._say",

@@ -113,7 +113,11 @@ def evaluation_as_json(evaluation: Evaluation) -> dict[str, Any]:
     return {
         "esper_version": VERSION,
         "policies": [
-            {"name": policy.name, "episodes": policy.episodes, "training_seed": policy.config.seed}
+            {
+                "name": policy.name,
+                "episodes": policy.episodes,
+                "training_seed": policy.config.rng_seed,
+            }
             for policy in evaluation.policies
         ],
         "task": evaluation.task,

@@ -338,7 +338,7 @@ def rebuild_agent(capsule: Capsule) -> tuple[PPOAgent, torch.device]:
             f"this version builds one with {sum(HEAD_SIZES)} ({', '.join(HEAD_NAMES)})"
         )
     policy = RecurrentPolicy(observation_size, feature_size=feature_size, lstm_size=lstm_size)
-    agent = PPOAgent(policy.to(device), config, seed=config.seed)
+    agent = PPOAgent(policy.to(device), config, seed=config.rng_seed)
     state = deepcopy(capsule.agent)  # else the optimizer would go on with the capsule's own tensors
     if device.type != torch.device(capsule.device).type:
         # Its format is the device's own, and learning draws nothing from it.

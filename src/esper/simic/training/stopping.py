@@ -60,7 +60,7 @@ class StopRequest:
         self.at_once = True
         for callback in self._callbacks:
             callback()
-        self._report("stopping at once: the batch under way is given up")
+        self._report("stopping at once: the current batch is discarded")
         if self._is_interruptible:
             raise StoppedAtOnce
 
