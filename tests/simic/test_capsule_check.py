@@ -22,7 +22,8 @@ from esper.simic.replay.incidents import (
     read_capsule,
     write_capsule,
 )
-from esper.simic.replay.replaying import REPRODUCED, replay
+from esper.simic.replay.replaying import replay
+from esper.simic.replay.verdict import REPRODUCED
 from esper.simic.torch_files import TorchFileError, load_values, saved
 
 Spoil = Callable[[Capsule], Capsule]

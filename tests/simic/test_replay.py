@@ -18,16 +18,11 @@ from esper.simic.agent.ppo import PPOAgent
 from esper.simic.agent.rollout import Rollout
 from esper.simic.drill import Injection
 from esper.simic.replay.incidents import Capsule, IncidentError, read_capsule, write_capsule
+from esper.simic.replay.rebuilding import rebuild_agent
 from esper.simic.replay.replay_page import replay_page
 from esper.simic.replay.replay_report import print_replay, replay_as_json
-from esper.simic.replay.replaying import (
-    DIFFERS,
-    NOT_REPRODUCED,
-    REPRODUCED,
-    judge,
-    rebuild_agent,
-    replay,
-)
+from esper.simic.replay.replaying import replay
+from esper.simic.replay.verdict import DIFFERS, NOT_REPRODUCED, REPRODUCED, judge
 
 AgentMaker = Callable[..., PPOAgent]
 RolloutMaker = Callable[..., Rollout]
@@ -121,7 +116,7 @@ def test_what_does_not_happen_again_is_said_to_be_so(capsule: Capsule) -> None:
     capsule.agent["policy"]["heads.weight"][0, 3] = 0.0
     replayed = replay(capsule)
     assert replayed.verdict == NOT_REPRODUCED
-    assert replayed.differences == ("everything was finite this time",)
+    assert replayed.differences == ("everything was finite in the replay",)
     assert replayed.origin is None
 
 
@@ -165,7 +160,7 @@ def test_old_log_probs_that_come_out_otherwise_are_remarked_upon(capsule: Capsul
     old = capsule.old_log_probs.clone()
     old[0, 0, -1] += 1  # of a head that did not break
     (remark,) = replay(replace(capsule, old_log_probs=old)).remarks
-    assert remark == f"1 of {old.numel()} old log-probabilities came out otherwise than then"
+    assert remark == f"1 of {old.numel()} old log-probabilities differ from those of training"
 
 
 @pytest.mark.parametrize(

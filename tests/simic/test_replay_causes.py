@@ -26,8 +26,9 @@ from esper.simic.replay.incidents import Capsule
 from esper.simic.replay.operations import Operation, Poison, Scalar
 from esper.simic.replay.origin import Origin, find_origin, origin_in_poison
 from esper.simic.replay.replay_report import chain_lines, unconnected
-from esper.simic.replay.replaying import REPRODUCED, Replay, replay
-from esper.simic.replay.tracing import OperationTracer
+from esper.simic.replay.replaying import Replay, replay
+from esper.simic.replay.tracing.tracer import OperationTracer
+from esper.simic.replay.verdict import REPRODUCED
 from esper.tamiyo import categorical
 from esper.tamiyo import policy as policy_module
 from natural_faults.campaign import Outcome, main, run_case
@@ -133,7 +134,7 @@ def test_of_two_faults_the_one_of_the_head_that_lit_is_named(
     assert origin.cause == "planted by a drill: slot.logits:nan@37"
     assert origin.operation.outputs[0].nan == 1
     assert all(step.outputs[0].nan for step in origin.chain)
-    assert "explained is slot, the first that lit; op lit, too" in replayed.remarks
+    assert "the origin is that of slot, which lit first; op lit, too" in replayed.remarks
 
 
 def test_a_number_among_the_arguments_is_named(

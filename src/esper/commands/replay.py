@@ -66,7 +66,7 @@ def _replay(options: argparse.Namespace) -> int:
     from esper.karn.reports.plain_console import PlainConsole
     from esper.simic.replay import replay_report
     from esper.simic.replay.replay_page import replay_page
-    from esper.simic.replay.replaying import REPRODUCED
+    from esper.simic.replay.verdict import REPRODUCED
 
     replay = replayed.replay
     about = (replayed.run, replayed.number, replayed.minibatches_per_epoch)

@@ -21,7 +21,8 @@ from random import Random
 
 import torch
 
-from esper.simic.replay.replaying import REPRODUCED, Replay, replay
+from esper.simic.replay.replaying import Replay, replay
+from esper.simic.replay.verdict import REPRODUCED
 from natural_faults.causes import CAUSES
 from natural_faults.stage import Truth, capsule_of, make_setup
 

@@ -18,7 +18,8 @@ from esper.simic.replay.replay_report import (
     unconnected,
     values_of,
 )
-from esper.simic.replay.replaying import REPRODUCED, Replay
+from esper.simic.replay.replaying import Replay
+from esper.simic.replay.verdict import REPRODUCED
 
 _STYLE = """
 :root { color-scheme: light dark; --ground: #fbfaf7; --panel: #ffffff; --text: #1d1f22;

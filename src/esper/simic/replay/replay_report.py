@@ -13,7 +13,8 @@ from esper.leyline.source_paths import short_path
 from esper.leyline.telemetry import STEP_PHASES, NonfiniteSighting
 from esper.simic.replay.operations import Operation, Place, Poison, Scalar, TensorRange
 from esper.simic.replay.origin import Origin
-from esper.simic.replay.replaying import REPRODUCED, Replay
+from esper.simic.replay.replaying import Replay
+from esper.simic.replay.verdict import REPRODUCED
 
 _VERDICT_STYLES = {REPRODUCED: "bold green"}
 _SHOWN_STEPS = 12  # of a chain; an unrolled LSTM has hundreds

@@ -5,21 +5,15 @@ that is built from the capsule alone.
 """
 
 import math
-import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from copy import deepcopy
 from dataclasses import dataclass
-from typing import Any
 
 import msgspec
 import torch
 from torch import Tensor
 
-from esper.leyline.heads import HEAD_NAMES, HEAD_SIZES
-from esper.leyline.sighting_words import sighting_words, what_words, where_words
 from esper.leyline.telemetry import SHARED, NonfiniteSighting
-from esper.leyline.version import VERSION
 from esper.simic.agent import figures as figures_module
 from esper.simic.agent import nonfinite_codes, watching
 from esper.simic.agent.examination import (
@@ -33,30 +27,32 @@ from esper.simic.agent.ppo import PPOAgent, Preparation
 from esper.simic.agent.rollout import Rollout
 from esper.simic.agent.watching import UpdateWatch
 from esper.simic.command_progress import Report, no_report
-from esper.simic.config import ConfigError, TrainingConfig, updated
+from esper.simic.config import ConfigError
 from esper.simic.drill import parse_injection
 from esper.simic.replay.capsule_check import check_capsule
 from esper.simic.replay.incidents import Capsule, IncidentError
 from esper.simic.replay.operations import Operation, Poison
 from esper.simic.replay.origin import Columns, Origin, find_origin, origin_in_poison
-from esper.simic.replay.tracing import OperationTracer
+from esper.simic.replay.rebuilding import rebuild_agent, rebuild_rollout
+from esper.simic.replay.remarks import (
+    environment_remarks,
+    log_prob_remarks,
+    other_head_remarks,
+    unrepeated_remarks,
+)
+from esper.simic.replay.tracing.tracer import OperationTracer
+from esper.simic.replay.verdict import REPEATED_PHASES, judge
 from esper.tamiyo.policy import RecurrentPolicy
 
-REPRODUCED = "reproduced"
-DIFFERS = "differs"
-NOT_REPRODUCED = "not reproduced"
 #: Source files that look at what training computes, and change nothing in it.
 OBSERVERS = tuple(str(module.__file__) for module in (watching, nonfinite_codes, figures_module))
 #: The number of steps that Adam has made.
 CLOCK = "optimizer step"
 #: What a minibatch learns from: an operation that leads to none of it only feeds a display.
-_OPTIMIZER_NUMBERS = ("lr", "betas", "eps", "weight_decay")
 _LEARNT_FROM = ("policy_loss", "value_loss", "entropy_loss", "loss", "gradient")
 
 #: In place of the number of a minibatch: before the first.
 _PREPARATION = -1
-#: Phases that a replay repeats; the others lie before the update.
-_REPEATED = ("given", "preparation", "update")
 
 
 @dataclass(frozen=True)
@@ -219,7 +215,7 @@ def replay(capsule: Capsule, report: Report = no_report) -> Replay:
     """
     check_capsule(capsule)
     agent, device = rebuild_agent(capsule)
-    rollout = _rollout(capsule, device)
+    rollout = rebuild_rollout(capsule, device)
     per_epoch = capsule.minibatches_per_epoch
     minibatches = [hosts.to(device) for hosts in capsule.minibatches]
     try:
@@ -227,7 +223,7 @@ def replay(capsule: Capsule, report: Report = no_report) -> Replay:
     except ConfigError as error:
         raise IncidentError(f"the capsule cannot be replayed: {error}") from error
     recorded = tuple(msgspec.convert(capsule.sightings, list[NonfiniteSighting]))
-    before = [seen for seen in recorded if seen.phase not in _REPEATED]
+    before = [seen for seen in recorded if seen.phase not in REPEATED_PHASES]
     total = len(minibatches) + 1  # finding the origin takes about as long as a minibatch
 
     def done(minibatch: int) -> None:
@@ -279,10 +275,10 @@ def replay(capsule: Capsule, report: Report = no_report) -> Replay:
         origin=origin,
         poisons=tracer.poisons,
         remarks=(
-            *_environment(capsule, device),
-            *_old_log_probs(capsule, preparation.whole),
-            *_others_that_lit(seen),
-            *_not_repeated(recorded),
+            *environment_remarks(capsule, device),
+            *log_prob_remarks(capsule, preparation.whole.old_log_probs),
+            *other_head_remarks(seen),
+            *unrepeated_remarks(recorded),
         ),
         recorded_with=", ".join(
             (
@@ -307,92 +303,6 @@ def _columns_of(policy: RecurrentPolicy, sighting: NonfiniteSighting) -> tuple[C
     if sighting.quantity in ("moments", "gradient", "parameters"):
         return (Columns(layout.total, own, of_rows=True),)
     return Columns(layout.total, own), Columns(len(layout.names), range(head, head + 1))
-
-
-def rebuild_agent(capsule: Capsule) -> tuple[PPOAgent, torch.device]:
-    """Return an agent as it was when the update began, and where it is.
-
-    Raises:
-        IncidentError: the capsule holds another kind of agent.
-    """
-    device = torch.device("cpu")
-    if capsule.device.startswith("cuda") and torch.cuda.is_available():
-        device = torch.device("cuda")
-    try:
-        config = updated(TrainingConfig(), capsule.config)
-        weights = capsule.agent["policy"]
-        feature_size, observation_size = weights["features.weight"].shape
-        rows, lstm_size = weights["lstm.weight_hh_l0"].shape
-        inner = tuple(weights["lstm.weight_ih_l0"].shape)
-        choices = len(weights["heads.bias"])
-        # A small file must not have a large network built.
-        if (rows, inner) != (4 * lstm_size, (4 * lstm_size, feature_size)):
-            raise ValueError("the weights of its LSTM do not fit one another")
-    except (KeyError, ValueError, AttributeError, TypeError) as error:
-        raise IncidentError(
-            f"the capsule holds no agent that this version knows: {error}"
-        ) from None
-    if choices != sum(HEAD_SIZES):
-        raise IncidentError(
-            f"the capsule's policy has {choices} choices over all heads; "
-            f"this version builds one with {sum(HEAD_SIZES)} ({', '.join(HEAD_NAMES)})"
-        )
-    policy = RecurrentPolicy(observation_size, feature_size=feature_size, lstm_size=lstm_size)
-    agent = PPOAgent(policy.to(device), config, seed=config.rng_seed)
-    state = deepcopy(capsule.agent)  # else the optimizer would go on with the capsule's own tensors
-    if device.type != torch.device(capsule.device).type:
-        # Its format is the device's own, and learning draws nothing from it.
-        state["action_generator"] = agent.action_generator.get_state()
-    try:
-        agent.load_state_dict(state)
-        _check_state(agent, capsule.agent)
-    except (KeyError, ValueError, TypeError, AttributeError, RuntimeError, IndexError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise IncidentError(f"the capsule's agent cannot be built: {reason}") from None
-    return agent, device
-
-
-def _check_state(agent: PPOAgent, state: Mapping[str, Any]) -> None:
-    """Check what loading a state does not: the optimizer takes values of any shape and type.
-
-    Raises:
-        ValueError: it does not fit the agent.
-    """
-    for parameter, moments in agent.optimizer.state.items():
-        for name, value in moments.items():
-            shape = () if name == "step" else parameter.shape
-            if not isinstance(value, Tensor) or value.shape != shape:
-                raise ValueError(f"its optimizer's {name} does not fit the policy")
-    if not {len(moments) for moments in agent.optimizer.state.values()} <= {0, 3}:
-        raise ValueError("its optimizer lacks a moment")
-    own = torch.optim.Adam([torch.zeros(1)], fused=True, eps=1e-5).param_groups[0]
-    (group,) = agent.optimizer.param_groups
-    for name, value in own.items():
-        if name not in ("params", *_OPTIMIZER_NUMBERS) and group.get(name, value) != value:
-            raise ValueError(f"its optimizer has another {name}")
-    # Their values may be what broke the run: any number will do.
-    for name in _OPTIMIZER_NUMBERS:
-        numbers = group[name] if name == "betas" else [group[name]]
-        if not all(type(number) in (int, float) for number in numbers):
-            raise ValueError(f"its optimizer's {name} is not a number")
-    if len(group["betas"]) != 2:
-        raise ValueError("its optimizer has no two betas")
-    if any(value.dim() for value in state["loss_scale"].values()):
-        raise ValueError("its loss scale is not a number")
-
-
-def _rollout(capsule: Capsule, device: torch.device) -> Rollout:
-    fields = dict(capsule.rollout)
-    hidden, cell = fields.pop("initial_state")
-    learnable = fields.pop("learnable", None)
-    try:
-        return Rollout(
-            **{name: tensor.to(device) for name, tensor in fields.items()},
-            initial_state=(hidden.to(device), cell.to(device)),
-            learnable=learnable,
-        )
-    except TypeError as error:
-        raise IncidentError(f"the capsule's rollout is not one of this version: {error}") from None
 
 
 def _parts_of(agent: PPOAgent) -> Callable[[Tensor], Sequence[Tensor]]:
@@ -452,78 +362,3 @@ def _as_it_was(capsule: Capsule) -> Iterator[None]:
     finally:
         torch.set_num_threads(threads_now)
         torch.use_deterministic_algorithms(was_deterministic, warn_only=only_warned)
-
-
-def judge(
-    recorded: tuple[NonfiniteSighting, ...], seen: tuple[NonfiniteSighting, ...]
-) -> tuple[str, tuple[str, ...]]:
-    """Return the verdict on what was seen now against what was recorded, and what differs."""
-    recorded = tuple(one for one in recorded if one.phase in _REPEATED)
-    then = {(one.head, one.quantity, one.kind): one for one in recorded}
-    now = {(one.head, one.quantity, one.kind): one for one in seen}
-    if recorded and not seen:
-        return NOT_REPRODUCED, ("everything was finite this time",)
-    differences = [
-        f"recorded, not seen now: {sighting_words(then[key])}" for key in then.keys() - now.keys()
-    ]
-    differences += [
-        f"seen now, not recorded: {sighting_words(now[key])}" for key in now.keys() - then.keys()
-    ]
-    for key in then.keys() & now.keys():
-        if _when(then[key]) != _when(now[key]):
-            differences.append(
-                f"{what_words(now[key])}: recorded ({where_words(then[key])}), "
-                f"seen now ({where_words(now[key])})"
-            )
-        elif then[key].count != now[key].count:
-            differences.append(
-                f"{what_words(now[key])}: recorded in {then[key].count} minibatches, "
-                f"seen now in {now[key].count}"
-            )
-    return (DIFFERS if differences else REPRODUCED), tuple(sorted(differences))
-
-
-def _when(sighting: NonfiniteSighting) -> tuple[str, int, int]:
-    return sighting.phase, sighting.epoch, sighting.minibatch
-
-
-def _environment(capsule: Capsule, device: torch.device) -> Iterator[str]:
-    """Say in what this replay is not as training was."""
-    here = {
-        "esper": VERSION,
-        "torch": str(torch.__version__),
-        "python": platform.python_version(),
-    }
-    for name, version in capsule.versions.items():
-        if here.get(name, version) != version:
-            yield f"recorded with {name} {version}, replayed with {here[name]}"
-    if torch.device(capsule.device).type != device.type:
-        yield f"recorded on {capsule.device}, replayed on {device}"
-
-
-def _others_that_lit(seen: tuple[NonfiniteSighting, ...]) -> Iterator[str]:
-    """Say which heads lit whose fault is not the one that is explained."""
-    first, *others = dict.fromkeys(sighting.head for sighting in seen) or [""]
-    if others:
-        yield f"explained is {first}, the first that lit; {' and '.join(others)} lit, too"
-
-
-def _old_log_probs(capsule: Capsule, whole: Minibatch) -> Iterator[str]:
-    then, now = capsule.old_log_probs.to(whole.old_log_probs.device), whole.old_log_probs
-    differ = ((then != now) & ~(then.isnan() & now.isnan())).sum().item()
-    if differ:
-        yield f"{differ} of {then.numel()} old log-probabilities came out otherwise than then"
-
-
-def _not_repeated(recorded: tuple[NonfiniteSighting, ...]) -> Iterator[str]:
-    """Say what was recorded that a replay cannot show."""
-    phases = {seen.phase for seen in recorded} - {*_REPEATED}
-    for phase, words in {"acting": "while acting", "hosts": "in the training of hosts"}.items():
-        if phase in phases:
-            yield f"what was seen {words} is recorded only: a replay repeats the update"
-    once = [seen for seen in recorded if not seen.reproduced]
-    if once:
-        yield (
-            f"{len(once)} of {len(recorded)} sightings were not reproduced when training repeated "
-            "the update at once"
-        )

@@ -1,0 +1,1 @@
+"""Records every operation of an update whose result is not finite."""

@@ -1,0 +1,95 @@
+"""One operation as PyTorch dispatches it: its arguments by name."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from esper.simic.replay.operations import Operation, Scalar
+
+
+@dataclass(frozen=True)
+class DispatchedCall:
+    """One operation as it is dispatched.
+
+    Attributes:
+        before: name, tensor and values before the call of each floating-point tensor argument.
+        broken: names of the arguments that were not finite.
+        sources: by the name of each of those, the operations that made it.
+        scalars: the numbers among the arguments.
+        node: node of the autograd graph, in a backward pass.
+    """
+
+    func: Any
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    before: list[tuple[str, Tensor, Tensor]]
+    broken: set[str]
+    sources: dict[str, tuple[Operation, ...]]
+    scalars: list[Scalar]
+    node: Any
+
+    @property
+    def base(self) -> str:
+        """The name without namespace, overload and the underscore of in-place operations."""
+        return _base(self.func)
+
+    @property
+    def is_elementwise(self) -> bool:
+        """Whether each element of the result depends only on elements at the same position."""
+        is_on_lists = self.base.startswith(("_foreach_", "_fused_adam"))
+        return is_on_lists or torch.Tag.pointwise in self.func.tags
+
+
+def _base(func: Any) -> str:
+    return str(func).split(".")[1].rstrip("_")
+
+
+def named_tensors(
+    func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> list[tuple[str, Tensor, bool]]:
+    """Return the floating-point tensors among the arguments: name, tensor, whether written to."""
+    found = []
+    for position, argument in enumerate(func._schema.arguments):
+        value = args[position] if position < len(args) else kwargs.get(argument.name)
+        is_written = argument.alias_info is not None and argument.alias_info.is_write
+        found += [(name, tensor, is_written) for name, tensor in tensors_in(argument.name, value)]
+    return found
+
+
+def argument_of(name: str) -> str:
+    """Return the name of the argument that a named tensor is, or is an element of."""
+    return name.partition("[")[0]
+
+
+def named_numbers(
+    func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Iterator[tuple[str, float]]:
+    """Yield the numeric arguments, such as a rate, an exponent or a limit, also in lists.
+
+    Axes, sizes and counts are left out.
+    """
+    for position, argument in enumerate(func._schema.arguments):
+        value = args[position] if position < len(args) else kwargs.get(argument.name)
+        kind = str(argument.type)
+        if not any(word in kind for word in ("number", "float", "Tensor")):
+            continue
+        if isinstance(value, list | tuple):
+            numbers = [(f"{argument.name}[{n}]", item) for n, item in enumerate(value)]
+        else:
+            numbers = [(argument.name, value)]
+        for name, number in numbers:
+            if isinstance(number, int | float) and not isinstance(number, bool):
+                yield name, float(number)
+
+
+def tensors_in(name: str, value: Any) -> Iterator[tuple[str, Tensor]]:
+    """Yield the floating-point tensors in a value or in nested lists, with their names."""
+    if isinstance(value, Tensor):
+        if value.is_floating_point():
+            yield name, value
+    elif isinstance(value, list | tuple):
+        for number, item in enumerate(value):
+            yield from tensors_in(f"{name}[{number}]", item)

@@ -1,0 +1,61 @@
+"""Identifies tensors by their memory, and records which operation made which part of it.
+
+Autograd creates new tensors for the same memory, so a tensor is identified by its storage. Storages
+are referenced weakly, so that a record keeps no memory alive.
+"""
+
+from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
+
+from esper.simic.replay.operations import Operation
+
+
+class StorageRecord:
+    """The operations that made the parts of one storage.
+
+    Args:
+        tensor: any tensor in the storage.
+    """
+
+    def __init__(self, tensor: Tensor) -> None:
+        # While a weak reference exists, no other storage gets this address.
+        self._reference = StorageWeakRef(tensor.untyped_storage())
+        self._parts: list[tuple[int, int, Operation]] = []
+
+    def add(self, tensor: Tensor, operation: Operation) -> None:
+        """Record the operation that made a tensor."""
+        self.forget(tensor)
+        self._parts.append((*byte_span(tensor), operation))
+
+    def forget(self, tensor: Tensor) -> None:
+        """Remove the operations whose results were overwritten by a tensor."""
+        start, end = byte_span(tensor)
+        if end - start == tensor.numel() * tensor.element_size():  # contiguous, without gaps
+            self._parts = [
+                part for part in self._parts if not (start <= part[0] and part[1] <= end)
+            ]
+
+    def overlapping(self, tensor: Tensor) -> tuple[Operation, ...]:
+        """Return the operations that made a part of a tensor, newest last."""
+        start, end = byte_span(tensor)
+        return tuple(part[2] for part in self._parts if part[0] < end and start < part[1])
+
+
+def storage_key(tensor: Tensor) -> int:
+    """Return a key of a tensor's storage."""
+    return tensor.untyped_storage()._cdata
+
+
+def byte_span(tensor: Tensor) -> tuple[int, int]:
+    """Return the first and the last byte + 1 of a tensor in its storage."""
+    if not tensor.numel():
+        return 0, 0
+    steps = zip(tensor.shape, tensor.stride(), strict=True)
+    last = sum(int(size - 1) * int(stride) for size, stride in steps)
+    start = int(tensor.storage_offset())
+    return start * tensor.element_size(), (start + last + 1) * tensor.element_size()
+
+
+def tensor_key(tensor: Tensor) -> tuple[int, int, int]:
+    """Return a key of a tensor: its storage and its span in it, since storages may be shared."""
+    return storage_key(tensor), *byte_span(tensor)

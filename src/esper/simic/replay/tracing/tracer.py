@@ -1,0 +1,366 @@
+"""A dispatch mode that records how each non-finite value came about.
+
+An operation whose result is not finite becomes an `Operation`, linked to the operations that made
+its non-finite inputs. Following the links from the tensor in which a NaN was seen leads to its
+origin.
+"""
+
+import math
+import sys
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from esper.simic.replay.operations import (
+    Operation,
+    Place,
+    Poison,
+    Scalar,
+    constant,
+    is_finite,
+    poisons_of,
+    range_of,
+    value_kind,
+)
+from esper.simic.replay.tracing.attribution import COPIES, feeds, is_masking, is_poison, value_at
+from esper.simic.replay.tracing.dispatched_call import (
+    DispatchedCall,
+    argument_of,
+    named_numbers,
+    named_tensors,
+    tensors_in,
+)
+from esper.simic.replay.tracing.nonfinite_places import columns_of, places_of, rows_of
+from esper.simic.replay.tracing.storages import StorageRecord, storage_key, tensor_key
+
+_TORCH = str(Path(torch.__file__).parent)
+#: Operations that return uninitialised memory.
+ALLOCATIONS = frozenset({"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided"})
+#: Operations that limit their first argument; the limits may be infinite.
+CLAMPS = frozenset({"clamp", "clamp_min", "clamp_max", "hardtanh"})
+
+
+class OperationTracer(TorchDispatchMode):
+    """Records every operation whose result is not finite.
+
+    Args:
+        model: module whose submodules are named in the records.
+        model_name: name of the whole model.
+        inputs: tensors that exist before tracing begins, by name.
+        parts: splits a tensor that holds several known tensors (such as all parameters in one);
+            returns any other tensor as its only part.
+        numbers: settings by name, to recognise a number among an operation's arguments.
+        never_negative: names of the inputs in which a value below 0 is as wrong as a NaN.
+        observers: source files whose operations only look at what training computes. They are not
+            recorded, and do not count as using a tensor.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        model_name: str,
+        inputs: Mapping[str, Tensor],
+        parts: Callable[[Tensor], Sequence[Tensor]] = lambda tensor: (tensor,),
+        *,
+        numbers: Mapping[str, float] | None = None,
+        never_negative: Collection[str] = (),
+        observers: Collection[str] = (),
+    ) -> None:
+        super().__init__()
+        self._parts = parts
+        self._numbers = dict(numbers or {})
+        self._observers = frozenset(observers)
+        self.phase = "preparation"
+        self.minibatch: int | None = None
+        self.poisons = tuple(poisons_of(inputs, self._numbers, never_negative))
+        self._known = {tensor_key(tensor): name for name, tensor in inputs.items()}
+        self._copies: dict[int, tuple[StorageWeakRef, str]] = {}
+        self._poison_of = {poison.name: poison for poison in self.poisons}
+        self._takers: dict[str, Operation] = {}
+        self._modules: list[str] = []
+        self._count = 0
+        self._made: dict[int, StorageRecord] = {}
+        self._forward: dict[int, tuple[Place, str]] = {}
+        self._hooks = [
+            hook
+            for name, module in model.named_modules()
+            for hook in self._name_module(module, f"{model_name}.{name}" if name else model_name)
+        ]
+
+    def __exit__(self, *error: object) -> None:
+        super().__exit__(*error)
+        for hook in self._hooks:
+            hook.remove()
+
+    def makers(self, tensor: Tensor) -> tuple[Operation, ...]:
+        """Return the operations that made the non-finite values of a tensor, newest last."""
+        storage = self._made.get(storage_key(tensor))
+        return storage.overlapping(tensor) if storage else ()
+
+    def taker(self, poison: Poison) -> Operation | None:
+        """Return the first operation that used a poisoned input; None if none did.
+
+        Its result may be finite: an infinite bias of a gate, for example, only saturates it.
+        """
+        return self._takers.get(poison.name)
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        if self._is_observing():
+            return func(*args, **kwargs)
+        self._count += 1
+        node = torch._C._current_autograd_node()
+        if node is None:
+            self._remember_forward()
+        inputs = list(self._by_part(named_tensors(func, args, kwargs)))
+        written = {name for name, _, is_written in inputs if is_written}
+        # Arguments that are written to are copied first.
+        before = [
+            (name, tensor, tensor.clone() if is_written else tensor)
+            for name, tensor, is_written in inputs
+        ]
+        broken = {name for name, _, value in before if not is_finite(value)}
+        sources = {name: self.makers(tensor) for name, tensor, _ in before if name in broken}
+        scalars = [
+            Scalar(name, value, self._setting(value))
+            for name, value in named_numbers(func, args, kwargs)
+        ]
+        call = DispatchedCall(func, args, kwargs, before, broken, sources, scalars, node)
+        result = func(*args, **kwargs)
+        if call.base in ALLOCATIONS:
+            result.zero_()  # else uninitialised memory could look like a computed NaN
+        keys = {storage_key(tensor) for _, tensor, _ in before}
+        made = [
+            (name, tensor)
+            for name, tensor in tensors_in("result", result)
+            if storage_key(tensor) not in keys  # else a view, or an argument that was written to
+        ]
+        changed = [(name, tensor) for name, tensor, _ in before if name in written]
+        for name, tensor in (*changed, *made):
+            self._replace(name, tensor, call)
+        self._name_copies(call, changed, made)
+        self._take(call, (*changed, *made))
+        return result
+
+    def _replace(self, name: str, tensor: Tensor, call: DispatchedCall) -> None:
+        """Record the operation that made a tensor, or forget the old one if it is finite."""
+        storage = self._made.get(storage_key(tensor))
+        if is_finite(tensor):
+            if storage is not None:
+                storage.forget(tensor)
+            return
+        # An operation on lists treats each position of the lists separately.
+        place = name.partition("[")[2]
+
+        def is_mine(argument: str) -> bool:
+            return not place or argument.partition("[")[2] in ("", place)
+
+        mine = [entry for entry in call.before if is_mine(entry[0])]
+        scalars = tuple(number for number in call.scalars if is_mine(number.name))
+        feeding = [entry for entry in mine if feeds(entry, tensor, call)]
+        if call.base in CLAMPS and any(entry[0] == "self" for entry in feeding):
+            feeding = [entry for entry in feeding if entry[0] == "self"]
+        made_by = tuple(
+            dict.fromkeys(maker for entry in feeding for maker in call.sources[entry[0]])
+        )
+        poisons = (
+            *(
+                self._poison_of.get(self._name(original)) or constant(argument, value)
+                for argument, original, value in feeding
+                if not call.sources[argument]
+            ),
+            *(self._number_poison(number) for number in scalars if is_poison(number, call)),
+        )
+        # The ranges of inputs are only needed at the origin; later, those of results are enough.
+        is_start = bool(poisons) or all(maker.is_legal for maker in made_by)
+        operation = self._operation(
+            call,
+            mine if is_start else [],
+            scalars if is_start else (),
+            [(name, tensor)],
+            made_by,
+            poisons,
+        )
+        if storage is None:
+            storage = self._made[storage_key(tensor)] = StorageRecord(tensor)
+        storage.add(tensor, operation)
+
+    def _operation(
+        self,
+        call: DispatchedCall,
+        inputs: list[tuple[str, Tensor, Tensor]],
+        scalars: tuple[Scalar, ...],
+        outputs: list[tuple[str, Tensor]],
+        sources: tuple[Operation, ...],
+        poisons: tuple[Poison, ...],
+    ) -> Operation:
+        place, module = self._located(call.node)
+        output = outputs[0][1]
+        return Operation(
+            number=self._count,
+            name=str(call.func),
+            phase="backward" if call.node is not None else self.phase,
+            minibatch=self.minibatch,
+            autograd="" if call.node is None else call.node.name().rpartition("::")[2],
+            module=module,
+            place=place,
+            inputs=tuple(
+                range_of(name, value, of=self._name(original), at=value_at(value, output, call))
+                for name, original, value in inputs
+            ),
+            scalars=scalars,
+            outputs=tuple(
+                range_of(name, tensor, of=self._name(tensor)) for name, tensor in outputs
+            ),
+            columns=columns_of(output),
+            rows=rows_of(output),
+            places=places_of(output),
+            sources=sources,
+            poisons=poisons,
+            is_legal=is_masking(call, inputs or call.before, output, sources, poisons),
+        )
+
+    def _take(self, call: DispatchedCall, outputs: Sequence[tuple[str, Tensor]]) -> None:
+        """Record the call as the first use of every poison that was not used before."""
+        if len(self._takers) == len(self._poison_of) or not outputs:
+            return
+        used = {self._name(original) for _, original, _ in call.before}
+        used |= {number.of for number in call.scalars}
+        for name in used & (self._poison_of.keys() - self._takers.keys()):
+            mine = [entry for entry in call.before if self._name(entry[1]) == name]
+            place = mine[0][0].partition("[")[2] if mine else ""
+            near = [entry for entry in call.before if entry[0].partition("[")[2] in ("", place)]
+            poisons = (self._poison_of[name],)
+            shown = [out for out in outputs if out[0].partition("[")[2] in ("", place)] or outputs
+            scalars = tuple(call.scalars)
+            self._takers[name] = self._operation(call, near, scalars, list(shown), (), poisons)
+
+    def _name_copies(
+        self,
+        call: DispatchedCall,
+        changed: list[tuple[str, Tensor]],
+        made: list[tuple[str, Tensor]],
+    ) -> None:
+        """Name copies of known tensors, and remove the names of tensors that are overwritten."""
+        for _, tensor in changed:
+            self._copies.pop(storage_key(tensor), None)
+        if call.base not in COPIES:
+            return
+        written = {name for name, _ in changed}
+        names = {self._name(original) for name, original, _ in call.before if name not in written}
+        if len(names) == 1 and (name := names.pop()):
+            for _, tensor in (*changed, *made):
+                # While a weak reference exists, no other storage gets this address.
+                reference = StorageWeakRef(tensor.untyped_storage())
+                self._copies[storage_key(tensor)] = (reference, name)
+
+    def _name(self, tensor: Tensor) -> str:
+        """Return the name of a known tensor or of a copy of one; empty if it is neither."""
+        name = self._known.get(tensor_key(tensor))
+        if name is not None:
+            return name
+        copy = self._copies.get(storage_key(tensor))
+        return copy[1] if copy else ""
+
+    def _setting(self, value: float) -> str:
+        """Return the name of the only setting with a value; empty if there is none or several.
+
+        Numbers of ordinary size are ignored: they occur everywhere, and break nothing.
+        """
+        if value == 0 or 1e-2 < abs(value) < 1e2:
+            return ""
+        names = [name for name, known in self._numbers.items() if _is_same(known, value)]
+        return names[0] if len(names) == 1 else ""
+
+    def _number_poison(self, number: Scalar) -> Poison:
+        return self._poison_of.get(number.of) or Poison(
+            f"the constant {number.name}", (), value_kind(number.value)
+        )
+
+    def _is_observing(self) -> bool:
+        """Return whether an operation is called by detection, which only reads tensors."""
+        frame: FrameType | None = sys._getframe(1)
+        while frame is not None and self._observers:
+            if frame.f_code.co_filename in self._observers:
+                return True
+            frame = frame.f_back
+        return False
+
+    def _by_part(
+        self, named: Sequence[tuple[str, Tensor, bool]]
+    ) -> Iterator[tuple[str, Tensor, bool]]:
+        """Yield tensors; one that consists of several parameters becomes a list of its parts.
+
+        Any other tensor that is alone in its list belongs to all of those parts, so its name has no
+        position.
+        """
+        arguments = Counter(argument_of(name) for name, _, _ in named)
+        split = [self._parts(tensor) for _, tensor, _ in named]
+        is_split = any(len(parts) > 1 for parts in split)
+        for (name, tensor, is_written), parts in zip(named, split, strict=True):
+            argument = argument_of(name)
+            if arguments[argument] > 1:
+                yield name, tensor, is_written
+            elif len(parts) > 1:
+                for number, part in enumerate(parts):
+                    yield f"{argument}[{number}]", part, is_written
+            else:
+                yield (argument if is_split else name), tensor, is_written
+
+    def _remember_forward(self) -> None:
+        """Remember the source line of this operation for its derivative."""
+        # Autograd numbers a node when it creates it, just before it dispatches the operation.
+        sequence = torch._C._autograd._get_sequence_nr() - 1
+        if sequence not in self._forward:
+            self._forward[sequence] = (_place(), self._module)
+
+    def _located(self, node: Any) -> tuple[Place, str]:
+        """Return the source line and the module of the current operation."""
+        if node is not None and node._sequence_nr() in self._forward:
+            place, module = self._forward[node._sequence_nr()]
+            # A derivative that is written in Python has source lines of its own.
+            written_out = isinstance(node, torch.autograd.function.BackwardCFunction)
+            return (_place() if written_out else place), module
+        return _place(), self._module
+
+    @property
+    def _module(self) -> str:
+        return self._modules[-1] if self._modules else ""
+
+    def _name_module(self, module: nn.Module, name: str) -> Iterator[Any]:
+        def enter(*_: object) -> None:
+            self._modules.append(name)
+
+        def leave(*_: object) -> None:
+            self._modules.pop()
+
+        yield module.register_forward_pre_hook(enter)
+        yield module.register_forward_hook(leave, always_call=True)
+
+
+def _is_same(known: float, value: float) -> bool:
+    return known == value or (math.isnan(known) and math.isnan(value))
+
+
+def _place() -> Place:
+    """Return the innermost source line outside of torch and this module."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        file = frame.f_code.co_filename
+        if file != __file__ and not file.startswith((_TORCH, "<")):
+            return Place(file, frame.f_lineno, frame.f_code.co_name)
+        frame = frame.f_back
+    return Place("", 0, "")
