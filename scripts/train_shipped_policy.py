@@ -50,7 +50,7 @@ def main() -> None:
     _write_curve(run, options.out / shipped.CURVE_NAME)
 
     result = evaluate(
-        [trained], episodes=EPISODES, against=BASELINES, seed=0, say=lambda what: print(what)
+        [trained], episodes=EPISODES, against=BASELINES, rng_seed=0, say=lambda what: print(what)
     )
     report = json.dumps(evaluation_report.evaluation_as_json(result), indent=1)
     (options.out / shipped.EVALUATION_NAME).write_text(report + "\n", encoding="utf-8")

@@ -52,7 +52,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     [
         (("grow!",), "there is no command 'grow!'; did you mean grow? (see esper --help)"),
         (("zzz",), "there is no command 'zzz'; the commands are ppo, runs, health"),
-        (("sanctum",), "sanctum is a program of its own"),
+        (("sanctum",), "sanctum is a separate program: run `sanctum`"),
         (("ppo", "--episodes", "ten"), "argument --episodes: must be a whole number, not 'ten'"),
         (("ppo", "--episodes", "0"), "episodes must be at least 1, not 0"),
         (("ppo", "--gamma", "x"), "argument --gamma: must be a number, not 'x'"),
@@ -268,7 +268,7 @@ def test_incidents_are_listed_and_replayed(run: Run, tmp_path: Path) -> None:
     (tmp_path / first["path"] / "capsule.pt").write_bytes(b"damaged")
     code, _, errors = run("replay", "2")
     assert code == 2
-    assert "capsule.pt is damaged: it is not as it was written" in errors
+    assert "capsule.pt is damaged: its SHA-256 digest does not match" in errors
 
 
 def test_a_run_that_halted_in_its_last_update_is_not_called_finished(run: Run) -> None:

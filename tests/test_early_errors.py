@@ -130,6 +130,6 @@ def test_bad_input_is_answered_in_one_sentence_without_heavy_imports(answers, ca
 def test_a_gpu_that_is_not_there_is_known_without_torch():
     from esper.simic.config import ConfigError, check_device
 
-    with pytest.raises(ConfigError, match="device cuda was asked for"):
+    with pytest.raises(ConfigError, match="device cuda needs a GPU"):
         check_device("cuda")
     check_device("cpu")

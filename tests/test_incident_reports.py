@@ -49,7 +49,7 @@ def test_the_list_names_all_that_was_seen_in_lines_of_100_columns(
             step=24,
         ),
     ]
-    reason = "it shows nothing new, and of such 8 are kept (--incidents-kept)"
+    reason = "it shows nothing new, and 8 such are kept (--incidents-kept)"
     with RunWriter(create_run(tmp_path, "test")) as writer:
         writer.emit(payloads.start())
         writer.emit(payloads.update(12, head_nonfinite=sightings))

@@ -1,7 +1,7 @@
-"""The commands `esper` and `sanctum`: reads what was asked for, has it done, and exits.
+"""The programs `esper` and `sanctum`: parse the arguments, run the command and exit.
 
-What can be asked for is in `esper.commands`; the work is done elsewhere. Nothing here or there
-imports torch or Textual until a verb needs it, so that help comes at once.
+The commands are in `esper.commands`. Neither module imports torch or Textual until a command needs
+it, so that help appears at once.
 """
 
 import argparse
@@ -32,7 +32,7 @@ from esper.leyline.errors import EsperError
 from esper.leyline.plain_text import printable
 from esper.leyline.version import VERSION
 
-#: A fault of the program itself ended a report.
+#: Exit code of a report that ended with a bug in the program.
 EXIT_CODE_FAULT = 70
 _WRITE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF, errno.EPIPE)
 
@@ -55,14 +55,14 @@ def _run(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> No
     """Parse the arguments, run the verb and exit.
 
     An `EsperError` becomes one sentence and exit code 2. So does a report that cannot be printed.
-    Any other exception is a fault of the program: it keeps its traceback, and a report ends with
-    exit code 70, since 1 is a report's verdict.
+    Any other exception is a bug: it keeps its traceback, and a report ends with exit code 70,
+    because 1 is a verdict.
     """
-    _mend_surroundings()
+    _repair_environment()
     options = parser.parse_args(arguments)
-    _keep_to_what_can_be_written()
-    # A reader of a pipe that had enough ends a report as it ends any other program: an exit code
-    # of our own would be taken for the report's verdict. Training outlives its readers.
+    _replace_unencodable_signs()
+    # A closed pipe ends a report by SIGPIPE, as any other program: an exit code could be taken for
+    # the verdict of the report. Training continues.
     is_report = options.verb not in (ppo, train_child)
     before = signal.signal(signal.SIGPIPE, signal.SIG_DFL if is_report else signal.SIG_IGN)
     try:
@@ -70,49 +70,49 @@ def _run(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> No
         if is_report:
             sys.stdout.flush()
     except EsperError as error:
-        _complain(f"{parser.prog}: {error}")
+        _print_error(f"{parser.prog}: {error}")
         code = 2
     except KeyboardInterrupt:
         code = 130
     except Exception as error:
         if not is_report:
             raise
-        if _is_of_output(error):
-            _complain(f"{parser.prog}: the report cannot be printed: {error}")
+        if _is_output_error(error):
+            _print_error(f"{parser.prog}: the report cannot be printed: {error}")
             code = 2
         else:
             traceback.print_exc()
             code = EXIT_CODE_FAULT
     finally:
         signal.signal(signal.SIGPIPE, before)
-    _let_go_of_output()
+    _flush_output()
     sys.exit(code)
 
 
-def _complain(line: str) -> None:
+def _print_error(line: str) -> None:
     with contextlib.suppress(OSError, ValueError):
         print(printable(line), file=sys.stderr)
 
 
-def _mend_surroundings() -> None:
-    """Replace what would make a report fail, or come out empty, for no fault of its own."""
+def _repair_environment() -> None:
+    """Replace closed output streams, and remove invalid sizes of the terminal."""
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # it was closed when the program was started
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115  (open until the end)
     for name in ("COLUMNS", "LINES"):
-        told = os.environ.get(name, "")
-        if told and not (told.isdecimal() and len(told) <= 5 and int(told) > 0):
+        size = os.environ.get(name, "")
+        if size and not (size.isdecimal() and len(size) <= 5 and int(size) > 0):
             del os.environ[name]
 
 
-def _is_of_output(error: Exception) -> bool:
-    """Return whether an error came from writing to standard output: no file has a name in it."""
+def _is_output_error(error: Exception) -> bool:
+    """Return whether an error came from writing to standard output: it names no file."""
     is_writing = isinstance(error, OSError) and error.errno in _WRITE_ERRORS
     return is_writing and getattr(error, "filename", None) is None
 
 
-def _let_go_of_output() -> None:
-    """Keep the interpreter from failing once more over an output that cannot be written."""
+def _flush_output() -> None:
+    """Flush standard output; if it cannot be written, keep the interpreter from failing again."""
     try:
         sys.stdout.flush()
     except (OSError, ValueError):
@@ -120,8 +120,8 @@ def _let_go_of_output() -> None:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _keep_to_what_can_be_written() -> None:
-    """Have signs that the output's encoding lacks written as others, instead of as an error."""
+def _replace_unencodable_signs() -> None:
+    """Write ASCII instead of signs that the encoding of an output stream lacks."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper) and not shows_signs(stream):
             from esper.karn.sanctum.drawing.ascii import (
@@ -136,7 +136,7 @@ def esper_parser(*, with_internal: bool = False) -> argparse.ArgumentParser:
     """Return the parser of `esper` with all its commands.
 
     Args:
-        with_internal: whether to take the command by which Esper starts a training process, too.
+        with_internal: whether to include the internal command that starts a training process.
     """
     parser = Parser(
         prog="esper",

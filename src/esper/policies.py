@@ -85,7 +85,7 @@ def evaluate(
             [_loaded(place, progress) for place in places],
             episodes=episodes,
             against=baselines,
-            seed=rng_seed,
+            rng_seed=rng_seed,
             say=progress.say,
             report=progress.report,
         )
@@ -137,8 +137,8 @@ def grow(
             grown = growing.grow(
                 trained,
                 task,
-                hosts=hosts,
-                seed=rng_seed,
+                num_hosts=hosts,
+                rng_seed=rng_seed,
                 steps=steps,
                 say=progress.say,
                 report=progress.report,

@@ -83,7 +83,7 @@ def test_a_whole_file_that_holds_something_else_is_named(tmp_path: Path) -> None
     path = tmp_path / "update-000001.pt"
     summary = CheckpointSummary(format=FORMAT, update=1, episodes_done=1)
     for state, words in (
-        (b"no archive", "it is not an archive of torch"),
+        (b"no archive", "it is not a file of torch.save"),
         (saved({"threads": 1}), "missing 2 required positional arguments"),
         (saved({"threads": 1, "drills": [], "agent": 7}), "holds no agent"),
     ):
@@ -131,7 +131,10 @@ def test_one_that_is_broken_is_passed_over_for_the_one_before(tmp_path: Path) ->
     whole = bytearray(path.read_bytes())
     whole[len(whole) // 2] ^= 1
     for spoil, words in (
-        (lambda: save_checkpoint(broken, tmp_path), r"not finite in policy\.heads\.bias"),
+        (
+            lambda: save_checkpoint(broken, tmp_path),
+            r"not finite, or below 0, in policy\.heads\.bias",
+        ),
         (lambda: path.write_bytes(whole), "is damaged"),
     ):
         spoil()

@@ -44,7 +44,7 @@ from faults import Faults, injected
             "hf:NAME, chars:FILE.txt; did you mean mnist1d?",
         ),
         ({"task": "npz:"}, "the task 'npz:' must be written npz:FILE.npz"),
-        ({"inject": "op:inf@2"}, "inject must be a list of texts, not 'op:inf@2'"),
+        ({"inject": "op:inf@2"}, "inject must be a list of strings, not 'op:inf@2'"),
         ({"envs": 10**9}, "envs must be at most 4096, not 1000000000"),
         ({"threads": 20_000}, "threads must be at most 1024, not 20000"),
         ({"lstm_size": 10**9}, "lstm_size must be at most 8192, not 1000000000"),

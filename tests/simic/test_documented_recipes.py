@@ -145,7 +145,7 @@ def test_the_snippet_of_a_card_prints_a_label(run: Runner, kind: str, tmp_path: 
     np.savez(tmp_path / "data.npz", x=x, y=y)
     policy = find_policy(tmp_path, "shipped")
     name = f"npz:{tmp_path / 'data.npz'}"
-    grown = grow(policy, name, hosts=1, seed=0, steps=1, say=lambda _: None)
+    grown = grow(policy, name, num_hosts=1, rng_seed=0, steps=1, say=lambda _: None)
     (tmp_path / "out").mkdir()
     difference = write_checked(grown, tmp_path / "out")
     (snippet,) = blocks(growth_card(grown, difference), "from model import")

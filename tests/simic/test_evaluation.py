@@ -68,7 +68,7 @@ def contest_reports(few_rivals: None) -> tuple[Evaluation, list[str], list[tuple
         policies,
         episodes=6,
         against=BASELINES,
-        seed=3,
+        rng_seed=3,
         say=lines.append,
         report=lambda what, done: progress.append((what, done)),
     )
@@ -119,7 +119,7 @@ def test_everybody_lives_through_the_same_episodes(result: Evaluation) -> None:
         for outcomes in entry.contestant.strata:
             arrays = [value for value in vars(outcomes).values() if isinstance(value, np.ndarray)]
             assert [array.shape for array in arrays] == [(6,)] * 5
-    arena = Arena(CONFIG, torch.device("cpu"), episodes=6, seed=3)
+    arena = Arena(CONFIG, torch.device("cpu"), episodes=6, rng_seed=3)
     assert [len(batch) for batch in arena.batches] == [4, 2]
     assert [*arena.batches[0], *arena.batches[1]] == evaluation_seeds(3, 6)
 
@@ -131,7 +131,7 @@ def test_nothing_grows_where_nobody_acts(result: Evaluation) -> None:
 
 
 def test_a_network_that_grew_nothing_is_its_own_architecture(few_rivals: None) -> None:
-    arena = Arena(CONFIG, torch.device("cpu"), episodes=3, seed=0)
+    arena = Arena(CONFIG, torch.device("cpu"), episodes=3, rng_seed=0)
     nothing = arena.play("none", "nothing grows", baselines._wait)
     whole, cut = run_baseline("same-architecture", arena, [nothing])
     for again in (whole.strata[0], cut.strata[0]):
@@ -176,7 +176,7 @@ def test_the_same_seed_gives_the_same_figures(few_rivals: None) -> None:
             [trained()],
             episodes=2,
             against=("none", "random", "same-architecture"),
-            seed=seed,
+            rng_seed=seed,
             say=lambda _: None,
         )
         return evaluation_report.evaluation_as_json(told)
@@ -270,14 +270,14 @@ def test_policies_of_different_runs_are_not_put_together(
 ) -> None:
     policies = [trained("first"), trained("second", **settings)]
     with pytest.raises(EvaluationError, match=words):
-        evaluate(policies, episodes=4, against=("none",), seed=0, say=lambda _: None)
+        evaluate(policies, episodes=4, against=("none",), rng_seed=0, say=lambda _: None)
 
 
 def test_one_episode_is_too_few() -> None:
     with pytest.raises(EvaluationError, match="--episodes must be at least 2"):
-        evaluate([trained()], episodes=1, against=("none",), seed=0, say=lambda _: None)
+        evaluate([trained()], episodes=1, against=("none",), rng_seed=0, say=lambda _: None)
     with pytest.raises(EvaluationError, match="--seed must be 0 or more"):
-        evaluate([trained()], episodes=2, against=("none",), seed=-1, say=lambda _: None)
+        evaluate([trained()], episodes=2, against=("none",), rng_seed=-1, say=lambda _: None)
 
 
 def test_baselines_are_named_with_commas_each_once() -> None:
@@ -327,7 +327,7 @@ def test_a_contestant_alone_has_nothing_to_be_better_than(result: Evaluation) ->
 
 def test_a_network_that_is_not_finite_counts_as_useless(monkeypatch: pytest.MonkeyPatch) -> None:
     """An infinite logit of the right class would count as right, and a NaN would spread."""
-    with contextlib.closing(Arena(CONFIG, torch.device("cpu"), episodes=4, seed=1)) as arena:
+    with contextlib.closing(Arena(CONFIG, torch.device("cpu"), episodes=4, rng_seed=1)) as arena:
         whole = arena.play("agent", "waits", lambda hosts, _: lambda *_: waiting(hosts))
         env = arena.settings
         step, taken = env.step, []

@@ -59,7 +59,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> str:
 def grown(runs: Path, data: str) -> Grown:
     """The best of six networks on that data."""
     policy = find_policy(runs, None)
-    return grow(policy, data, hosts=6, seed=3, steps=None, say=lambda _: None)
+    return grow(policy, data, num_hosts=6, rng_seed=3, steps=None, say=lambda _: None)
 
 
 @pytest.fixture
@@ -84,7 +84,7 @@ def test_a_network_is_written_that_runs_with_torch_alone(
     names = {file.name for file in out.iterdir()}
     assert names == {"model.py", "weights.safetensors", "card.md", "growth.svg"}
     assert "this network" in output
-    assert output.count("accuracy") == 4
+    assert output.count(" in validation, ") == 4
     snippet = re.findall(r"```python\n(.*?)```", (out / "card.md").read_text(), re.S)[0]
     refuse = "import sys; sys.modules['esper'] = sys.modules['safetensors'] = None\n"
     result = subprocess.run(
@@ -177,14 +177,14 @@ def test_growth_that_did_not_help_is_told(grown: Grown, without: float, is_told:
     )
     card, summary = growth_card(made, 1e-6), growth_summary(made)
     told = (
-        f"Growth did not help here: the same host without it comes to {without:.3f} in validation, "
-        f"this network to 0.600. The policy `{made.policy.name}` learnt on digits; `--policy` takes"
+        f"Growth did not help here: validation accuracy is {without:.3f} without it and 0.600 in "
+        f"this network. The policy `{made.policy.name}` was trained on digits; train one on this"
     )
     assert (told in card) == (told in summary.splitlines()[-1]) == is_told
     assert ("did not help" in card + summary) == is_told
     at_home = replace(made, task=replace(made.task, name="digits"))
     assert ("did not help" in growth_summary(at_home)) == is_told
-    assert "learnt on" not in growth_card(at_home, 1e-6) + growth_summary(at_home)
+    assert "was trained on" not in growth_card(at_home, 1e-6) + growth_summary(at_home)
 
 
 def test_a_network_no_better_than_the_largest_class_is_reported(grown: Grown) -> None:
@@ -328,7 +328,7 @@ def test_a_network_of_text_runs_its_own_snippet(command: Grow, tmp_path: Path) -
         (("--task", "digits", "--out", "new", "--hosts", "0"), "--hosts must be 1 to 256, not 0"),
         (("--task", "digits", "--out", "new", "--seed", "-1"), "--seed must be 0 or more, not -1"),
         (("--task", "digits", "--out", "new", "--steps", "0"), "steps must be at least 1, not 0"),
-        (("--task", "digits", "--out", "full"), "full is not empty, it holds something"),
+        (("--task", "digits", "--out", "full"), "full is not empty: it contains something"),
         (("--task", "digits", "--out", "file"), "cannot write into file: File exists"),
     ],
 )
@@ -352,7 +352,14 @@ def test_bad_input_gets_one_sentence(
 
 def test_growing_refuses_in_its_own_words(runs: Path) -> None:
     with pytest.raises(GrowingError, match="--hosts must be 1 to 256, not 300"):
-        grow(find_policy(runs, None), "digits", hosts=300, seed=0, steps=1, say=lambda _: None)
+        grow(
+            find_policy(runs, None),
+            "digits",
+            num_hosts=300,
+            rng_seed=0,
+            steps=1,
+            say=lambda _: None,
+        )
 
 
 def test_a_policy_is_trained_on_somebodys_own_data(
@@ -412,8 +419,8 @@ def test_a_network_that_is_not_finite_is_never_the_best(
     other = grow(
         policy,
         data,
-        hosts=6,
-        seed=3,
+        num_hosts=6,
+        rng_seed=3,
         steps=None,
         say=said.append,
         report=lambda _, fraction: done.append(fraction),
@@ -432,4 +439,4 @@ def test_no_network_is_written_where_none_is_finite(
 ) -> None:
     spoil_at_the_end(monkeypatch, [0, 1])
     with pytest.raises(GrowingError, match=r"2 networks grew .* all of them ended with NaN or Inf"):
-        grow(find_policy(runs, None), data, hosts=2, seed=3, steps=2, say=lambda _: None)
+        grow(find_policy(runs, None), data, num_hosts=2, rng_seed=3, steps=2, say=lambda _: None)

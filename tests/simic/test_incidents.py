@@ -108,7 +108,7 @@ def test_any_damage_to_a_capsule_is_one_sentence(
         if damaged == data:
             assert read_capsule(folder).update == 37
         else:
-            with pytest.raises(IncidentError, match="not as it was written"):
+            with pytest.raises(IncidentError, match="digest does not match"):
                 read_capsule(folder)
     finally:
         shutil.rmtree(folder.parent)

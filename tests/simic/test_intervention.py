@@ -145,7 +145,7 @@ def test_the_first_incident_of_each_kind_is_kept_and_then_a_limited_number(
     )
     recorded = log.of(IncidentRecorded)
     assert [bool(incident.path) for incident in recorded] == [True, True, False, False, True]
-    assert recorded[2].reason == ("it shows nothing new, and of such 1 are kept (--incidents-kept)")
+    assert recorded[2].reason == ("it shows nothing new, and 1 such are kept (--incidents-kept)")
     assert [incident.number for incident in list_incidents(tmp_path)] == [1, 2, 5]
 
 
@@ -163,4 +163,4 @@ def test_a_disk_that_takes_no_capsule_is_told_and_survived(
     (tmp_path / "incidents").write_text("a file where the folder would be")
     ending, log = train(episodes=2, inject=("op:inf@1",))
     assert ending.status == "finished"
-    assert "the disk did not take it" in log.of(IncidentRecorded)[0].reason
+    assert "it could not be written" in log.of(IncidentRecorded)[0].reason

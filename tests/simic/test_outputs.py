@@ -37,7 +37,7 @@ def test_a_failure_and_its_end_are_reported_once(error: Exception) -> None:
     first, second = lines
     assert first.startswith("console.log cannot be written: ")
     assert first.endswith("; training continues")
-    assert second == "console.log is written again; about 2 lines were late or lost"
+    assert second == "console.log can be written again; about 2 lines were late or lost"
 
 
 def test_a_reader_that_had_enough_is_not_reported() -> None:

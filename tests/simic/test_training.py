@@ -337,7 +337,7 @@ def test_a_disk_that_fails_for_a_while_ends_no_training_and_loses_no_checkpoint(
     texts = [notice.text for notice in log.of(Notice)]
     assert not any(text.startswith("no checkpoint of update 3") for text in texts)
     kept, *_ = log.of(IncidentRecorded)
-    assert (kept.path, "the disk did not take it" in kept.reason) == ("", True)
+    assert (kept.path, "it could not be written" in kept.reason) == ("", True)
     assert log.of(IncidentRecorded)[1].path == "incidents/0002"
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["update-000004.pt"]
 

@@ -1,4 +1,4 @@
-"""`esper eval`: compare learnt policies with baselines."""
+"""`esper eval`: compare trained policies with baselines."""
 
 import argparse
 import json

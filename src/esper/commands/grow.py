@@ -1,4 +1,4 @@
-"""`esper grow`: let a learnt policy grow a network."""
+"""`esper grow`: let a trained policy grow a network."""
 
 import argparse
 from pathlib import Path

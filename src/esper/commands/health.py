@@ -1,4 +1,4 @@
-"""`esper health`: which heads of a run ever went non-finite."""
+"""`esper health`: which heads of a run ever produced NaN or Inf."""
 
 import argparse
 from typing import Any

@@ -1,4 +1,4 @@
-"""What the options of several commands share: the parser, the run, its folder, whole numbers."""
+"""The parser, and options that several commands share."""
 
 import argparse
 from collections.abc import Callable
@@ -11,14 +11,14 @@ from esper.leyline.suggestions import did_you_mean, option_meant
 
 
 class OptionError(EsperError, ValueError):
-    """Options that do not go together; one clear sentence."""
+    """Options exclude each other or cannot be used; one clear sentence."""
 
 
 class Parser(argparse.ArgumentParser):
-    """Refuses bad input in one sentence that names what was probably meant."""
+    """A parser whose errors are one sentence with a suggestion."""
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Return the options; words that no option takes are refused by the verb's own parser."""
+        """Return the options; the parser of the verb reports unknown arguments."""
         options, unknown = self.parse_known_args(args, namespace)
         if unknown:
             parser: Parser = getattr(options, "parser", self)
@@ -26,7 +26,7 @@ class Parser(argparse.ArgumentParser):
         return options
 
     def refuse(self, word: str) -> NoReturn:
-        """End the program because of a word that no option takes."""
+        """End the program because of an unknown argument."""
         if not word.startswith("-"):
             self.error(f"unexpected argument {word!r}")
         option = word.partition("=")[0]
@@ -44,7 +44,7 @@ class Parser(argparse.ArgumentParser):
         hint = did_you_mean(str(value), known)
         if isinstance(action, argparse._SubParsersAction):
             if value == "sanctum":
-                hint = "; sanctum is a program of its own, started without esper"
+                hint = "; sanctum is a separate program: run `sanctum` instead of `esper sanctum`"
             hint = hint or f"; the commands are {', '.join(known)}"
             raise argparse.ArgumentError(None, f"there is no command {value!r}{hint}")
         raise argparse.ArgumentError(
@@ -55,7 +55,14 @@ class Parser(argparse.ArgumentParser):
 def add_verb(
     verbs: Any, name: str, verb: Callable[[argparse.Namespace], int], help_text: str
 ) -> argparse.ArgumentParser:
-    """Add a verb to a parser's; `verb` is given the options and returns the exit code."""
+    """Add a verb to the verbs of a parser.
+
+    Args:
+        verbs: the verbs.
+        name: name of the verb.
+        verb: runs it, and returns the exit code.
+        help_text: its description, without a capital and a full stop.
+    """
     parser: argparse.ArgumentParser = verbs.add_parser(
         name,
         help=help_text,
@@ -67,7 +74,7 @@ def add_verb(
 
 
 def add_run(parser: argparse.ArgumentParser) -> None:
-    """Add RUN, the run that a command is about."""
+    """Add RUN, the run to report on."""
     parser.add_argument(
         "run",
         nargs="?",
@@ -77,7 +84,7 @@ def add_run(parser: argparse.ArgumentParser) -> None:
 
 
 def add_run_dir(parser: argparse.ArgumentParser) -> None:
-    """Add --run-dir, the folder in which runs are found and made."""
+    """Add --run-dir, the folder that contains the runs."""
     parser.add_argument(
         "--run-dir",
         type=Path,
@@ -88,7 +95,7 @@ def add_run_dir(parser: argparse.ArgumentParser) -> None:
 
 
 def whole_number(text: str) -> int:
-    """Return what an option says; argparse names the option if it is no whole number."""
+    """Return the whole number in an option; argparse adds the option to the error."""
     try:
         return int(text)
     except ValueError:

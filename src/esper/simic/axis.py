@@ -1,4 +1,4 @@
-"""An axis of a picture: values to pixels, with round ticks."""
+"""An axis of a plot: values to pixels, with round ticks."""
 
 import math
 from dataclasses import dataclass

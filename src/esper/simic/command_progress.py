@@ -17,7 +17,7 @@ from esper.leyline.plain_text import printable
 from esper.simic.pace import Pace
 from esper.simic.time_left import TimeLeftColumn
 
-#: Receives what is being done and the fraction of the whole that is done, 0 to 1.
+#: Receives the current work, and the fraction of all work that is done, 0 to 1.
 Report = Callable[[str, float], None]
 
 #: Seconds between two lines of progress where there is no terminal.
@@ -42,7 +42,7 @@ class NoProgress:
 
     def warn(self, sentence: str) -> None:
         """Issue a `UserWarning`."""
-        warnings.warn(sentence, stacklevel=3)
+        warnings.warn(sentence, stacklevel=4)  # the caller of `evaluate` or `grow`
 
     def report(self, what: str, done: float) -> None:
         """Ignore progress."""
@@ -52,7 +52,7 @@ NO_PROGRESS = NoProgress()
 
 
 class CommandProgress:
-    """Shows how far a command is; use it as a context manager.
+    """Shows the progress of a command; use it as a context manager.
 
     Args:
         console: the console to show it on.
@@ -101,7 +101,7 @@ class CommandProgress:
         self.say(sentence)
 
     def report(self, what: str, done: float) -> None:
-        """Show what is being done, and the fraction of the whole that is done."""
+        """Show the current work, and the fraction of all work that is done."""
         if not self._is_begun:
             self._is_begun = True
             self._pace.begin(done)

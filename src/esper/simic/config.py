@@ -1,7 +1,7 @@
 """The settings of a training run: one frozen dataclass, from defaults, a TOML file and options.
 
-Every field carries its own help text, so that the command line, the TOML keys and the
-documentation are the same list.
+Every field has a help text, from which the command line, the TOML file and the documentation are
+made.
 """
 
 import difflib
@@ -22,7 +22,7 @@ AMP_MODES = ("off", "bf16", "fp16")
 ON_NONFINITE = ("skip", "rollback", "halt")
 DEVICES = ("auto", "cpu", "cuda")
 MOST_THREADS = 1024  # torch crashes with many more
-#: Settings that may change when a run resumes; all others make it the run that it is.
+#: Settings that may change when a run resumes.
 RESUMABLE_SETTINGS = (
     "episodes",
     "device",
@@ -36,20 +36,20 @@ RESUMABLE_SETTINGS = (
     "store_megabytes",
     "inject",
 )
-#: Of these, what the configs of older runs lack, whose checkpoints do not name their settings.
+#: Settings that may be missing in configs of older runs whose checkpoints have no settings.
 _LATER_SETTINGS = ("store_megabytes",)
-#: Bytes of a settings file that are read at most.
+#: Largest settings file that is read, in bytes.
 _LONGEST_FILE = 1 << 20
-#: What the drivers make where torch can find a GPU: NVIDIA's, AMD's, and that of Windows.
+#: Device files of GPUs that torch can use: of NVIDIA, AMD and Windows Subsystem for Linux.
 _GPU_PLACES = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
 
 
 class ConfigError(EsperError, ValueError):
-    """A setting is unknown or has a value that cannot be; the message is one clear sentence.
+    """A setting is unknown or has an invalid value; the message is one clear sentence.
 
     Args:
         message: the sentence.
-        setting: the setting that the sentence begins with; empty if it begins otherwise.
+        setting: the setting at the beginning of the sentence; empty if there is none.
     """
 
     def __init__(self, message: str, setting: str = "") -> None:
@@ -57,7 +57,7 @@ class ConfigError(EsperError, ValueError):
         self.setting = setting
 
     def as_typed(self) -> "ConfigError":
-        """Return the same error, with the setting written as on the command line."""
+        """Return the same error with the setting as a command-line option."""
         if not self.setting:
             return self
         return ConfigError(option_of(self.setting) + str(self).removeprefix(self.setting))
@@ -72,7 +72,7 @@ def _setting(
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """All settings of one run. Counts are whole numbers, rates and fractions have no unit."""
+    """All settings of a run. Rates and fractions have no unit."""
 
     episodes: int = _setting(4800, "total number of training episodes")
     envs: int = _setting(
@@ -162,7 +162,7 @@ _AT_LEAST_ZERO = (
 )  # fmt: skip
 _ABOVE_ZERO = ("learning_rate", "clip_range", "max_gradient_norm")
 _FRACTIONS = ("gamma", "gae_lambda")
-#: So that no setting can ask for more memory or processes than any machine has.
+#: Limits that keep memory and processes within what machines have.
 _AT_MOST = {
     "envs": 4096,
     "steps": 100_000,
@@ -185,7 +185,9 @@ def _check(config: TrainingConfig) -> None:
             object.__setattr__(config, setting.name, value)
         if expected is tuple:
             if not isinstance(value, tuple) or not all(isinstance(item, str) for item in value):
-                raise ConfigError(f"{name} must be a list of texts, not {short_repr(value)}", name)
+                raise ConfigError(
+                    f"{name} must be a list of strings, not {short_repr(value)}", name
+                )
         elif type(value) is not expected:
             raise ConfigError(
                 f"{name} must be {_TYPE_WORDS[expected]}, not {short_repr(value)}", name
@@ -197,7 +199,7 @@ def _check(config: TrainingConfig) -> None:
             raise ConfigError(f"{name} must be a finite number, not {value}", name)
         if expected is float and abs(value) > _LARGEST_FLOAT32:
             raise ConfigError(
-                f"{name} must be at most 3.4e38, where float32 ends, not {value}", name
+                f"{name} must be at most 3.4e38, the largest float32, not {value}", name
             )
         choices = setting.metadata["choices"]
         if choices and value not in choices:
@@ -215,8 +217,8 @@ def _check(config: TrainingConfig) -> None:
 
 
 _LARGEST_FLOAT32 = 3.4028234663852886e38
-_LARGEST_INTEGER = 2**63 - 1  # that generators take as a seed, and the store as a number
-_TYPE_WORDS = {int: "a whole number", float: "a number", str: "a text"}
+_LARGEST_INTEGER = 2**63 - 1  # the largest random seed, and the largest integer in the store
+_TYPE_WORDS = {int: "a whole number", float: "a number", str: "a string"}
 
 
 def _require(config: TrainingConfig, names: tuple[str, ...], holds: Any, words: str) -> None:
@@ -227,7 +229,7 @@ def _require(config: TrainingConfig, names: tuple[str, ...], holds: Any, words: 
 
 
 def option_of(setting: str) -> str:
-    """Return the option of the command line that sets a setting."""
+    """Return the command-line option of a setting."""
     return "--" + setting.replace("_", "-")
 
 
@@ -235,12 +237,10 @@ def check_device(name: str) -> None:
     """Check a device as far as that is possible without torch.
 
     Raises:
-        ConfigError: cuda was asked for, and this machine has no device for it.
+        ConfigError: the device is cuda, and this machine has no GPU.
     """
     if name == "cuda" and not any(Path(place).exists() for place in _GPU_PLACES):
-        raise ConfigError(
-            "device cuda was asked for, and this machine has no GPU; cpu is there", "device"
-        )
+        raise ConfigError("device cuda needs a GPU, and this machine has none: use cpu", "device")
 
 
 def key_of(setting: Field[Any]) -> str:
@@ -264,10 +264,10 @@ def settings_of(config: TrainingConfig) -> dict[str, Any]:
 
 
 def updated(config: TrainingConfig, values: Mapping[str, Any]) -> TrainingConfig:
-    """Return `config` with `values` put over it.
+    """Return `config` with some settings replaced.
 
     Raises:
-        ConfigError: a key is no setting, or a value cannot be.
+        ConfigError: a key is not a setting, or a value is invalid.
     """
     known = setting_names()
     for key in values:
@@ -283,10 +283,10 @@ def updated(config: TrainingConfig, values: Mapping[str, Any]) -> TrainingConfig
 
 
 def updated_by_options(config: TrainingConfig, given: Mapping[str, Any]) -> TrainingConfig:
-    """Return `config` with options of the command line put over it.
+    """Return `config` with the settings of command-line options replaced.
 
     Raises:
-        ConfigError: a value is impossible; the message names the option.
+        ConfigError: a value is invalid; the message names the option.
     """
     try:
         return updated(config, given)
@@ -295,7 +295,7 @@ def updated_by_options(config: TrainingConfig, given: Mapping[str, Any]) -> Trai
 
 
 def updated_by_file(config: TrainingConfig, path: Path) -> TrainingConfig:
-    """Return `config` with the settings of a TOML file put over it.
+    """Return `config` with the settings of a TOML file replaced.
 
     Raises:
         ConfigError: the file cannot be read, or a setting in it is impossible; the message names
@@ -309,7 +309,7 @@ def updated_by_file(config: TrainingConfig, path: Path) -> TrainingConfig:
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """Return the settings that a TOML file names.
+    """Return the settings in a TOML file.
 
     Raises:
         ConfigError: the file is missing or is not TOML.
@@ -320,11 +320,11 @@ def read_config(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise ConfigError(f"cannot read the config file {path}: {error.strerror}") from error
     if len(data) > _LONGEST_FILE:
-        raise ConfigError(f"{path} is no config file: it is longer than {_LONGEST_FILE} bytes")
+        raise ConfigError(f"{path} is not a config file: it is longer than {_LONGEST_FILE} bytes")
     try:
         return tomllib.loads(data.decode())
     except RecursionError as error:
-        raise ConfigError(f"{path} is not valid TOML: its values are nested too deep") from error
+        raise ConfigError(f"{path} is not valid TOML: its values are nested too deeply") from error
     except ValueError as error:  # numbers of thousands of digits, too
         raise ConfigError(f"{path} is not valid TOML: {error}") from error
 
@@ -334,12 +334,11 @@ def load_config(path: Path, known: Collection[str] | None = None) -> TrainingCon
 
     Args:
         path: the file.
-        known: names of the settings that it must have, as the run itself recorded them; by default
-            all but `_LATER_SETTINGS`. Those that came with a later version of Esper have their
-            defaults.
+        known: names of the settings that the file must have, as the run recorded them; by default
+            all but `_LATER_SETTINGS`. Settings of later versions of Esper have their defaults.
 
     Raises:
-        ConfigError: the file is missing, not TOML, lacks a setting, or names what is no setting.
+        ConfigError: the file is missing, is not TOML, lacks a setting or has an unknown one.
     """
     values = read_config(path)
     if known is None:
@@ -349,22 +348,22 @@ def load_config(path: Path, known: Collection[str] | None = None) -> TrainingCon
     if missing:
         raise ConfigError(
             f"{path} is damaged: it lacks {len(missing)} of {len(required)} settings "
-            f"({', '.join(missing[:3])}{', …' if len(missing) > 3 else ''}); bring back the file "
-            "that the run was started with"
+            f"({', '.join(missing[:3])}{', …' if len(missing) > 3 else ''}); restore the file that "
+            "the run was started with"
         )
     return updated(TrainingConfig(), values)
 
 
 def check_same_settings(config: TrainingConfig, known: Mapping[str, Any], source: str) -> None:
-    """Check that a run has the settings that it had before, but for those that may change.
+    """Check that the settings of a run have not changed, except those that may.
 
     Args:
-        config: its settings now.
-        known: its settings as they were recorded, by name.
-        source: what recorded them, for the message.
+        config: its current settings.
+        known: its recorded settings, by name.
+        source: where they were recorded, for the message.
 
     Raises:
-        ConfigError: one is another.
+        ConfigError: a setting has changed.
     """
     for name in setting_names():
         if name in RESUMABLE_SETTINGS or name not in known:
@@ -378,10 +377,10 @@ def check_same_settings(config: TrainingConfig, known: Mapping[str, Any], source
 
 
 def write_config(config: TrainingConfig, path: Path) -> None:
-    """Write every setting, with its help text, as TOML; a reader never sees half a file.
+    """Write every setting with its help text as TOML, atomically.
 
     Raises:
-        OSError: the disk does not take it.
+        OSError: the file cannot be written.
     """
     lines = []
     for setting in fields(config):
@@ -401,7 +400,7 @@ def _toml(config: TrainingConfig, setting: Any) -> str:
 
 
 def _toml_text(text: str) -> str:
-    # A JSON string is a TOML basic string, but for DEL, which TOML wants escaped.
+    # A JSON string is a TOML basic string, except that TOML wants DEL escaped.
     return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 

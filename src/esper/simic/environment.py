@@ -1,4 +1,4 @@
-"""The environment of a run: what its settings say about the hosts."""
+"""Creates the environment of a run from its settings."""
 
 from typing import Any
 
@@ -14,42 +14,49 @@ from esper.simic.config import ConfigError, TrainingConfig
 
 
 def resolve_device(name: str) -> torch.device:
-    """Return the device that a setting names.
+    """Return the device of a setting.
 
     Raises:
-        ConfigError: cuda was asked for and is not there.
+        ConfigError: the device is cuda, and torch finds none.
     """
     if name == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(
-            "device cuda was asked for, and torch finds none here; cpu is there", "device"
-        )
+        raise ConfigError("device cuda needs a GPU, and torch finds none here: use cpu", "device")
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(name)
 
 
-def make_environment(config: TrainingConfig, hosts: int, device: torch.device) -> GrowthVectorEnv:
-    """Return an environment of so many hosts; a batch of episodes begins when it is asked to."""
+def make_environment(
+    config: TrainingConfig, num_hosts: int, device: torch.device
+) -> GrowthVectorEnv:
+    """Return an environment with that many hosts, without automatic resets."""
     return GrowthVectorEnv(
-        hosts, autoreset_mode=AutoresetMode.DISABLED, **_settings(config, device)
+        num_hosts, autoreset_mode=AutoresetMode.DISABLED, **_settings(config, device)
     )
 
 
 def divide_hosts(
     config: TrainingConfig,
-    hosts: int,
+    num_hosts: int,
     device: torch.device,
     task: Task | None = None,
     on_silence: SilenceListener | None = None,
 ) -> DividedHosts:
-    """Return the same hosts, divided among processes; on another device than the CPU, one has all.
+    """Return the same environment, divided among processes on CPU.
 
-    The caller closes it. `task` is the task of the config if the caller has loaded it, `on_silence`
-    is called while one of the processes does not answer.
+    Args:
+        config: the settings.
+        num_hosts: number of hosts.
+        device: device of the hosts.
+        task: the task of the config, if it is already loaded.
+        on_silence: called while one of the processes does not answer.
+
+    Returns:
+        The hosts; the caller must close them.
     """
     processes = config.processes if device.type == "cpu" else 1
     settings = _settings(config, device) | ({} if task is None else {"task": task})
-    return DividedHosts(hosts, processes, on_silence=on_silence, **settings)
+    return DividedHosts(num_hosts, processes, on_silence=on_silence, **settings)
 
 
 def _settings(config: TrainingConfig, device: torch.device) -> dict[str, Any]:

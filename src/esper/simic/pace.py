@@ -1,4 +1,4 @@
-"""How long work has taken and how long the rest will take at that pace."""
+"""Elapsed time of work, and an estimate of the remaining time."""
 
 import time
 from collections.abc import Callable
@@ -7,12 +7,12 @@ from collections.abc import Callable
 class Pace:
     """Elapsed time, and an estimate of the time left.
 
-    The estimate assumes that the rest of the work goes as fast as the work so far. It counts from
-    the moment the work itself began, so that imports and a resumed part do not distort it.
+    The estimate assumes a constant speed since `begin`, so that imports and the earlier part of a
+    resumed run do not distort it.
 
     Args:
         total: amount of work, in any unit.
-        clock: seconds of a clock that is never set.
+        clock: returns the seconds of a monotonic clock.
     """
 
     def __init__(self, total: float, clock: Callable[[], float] = time.monotonic) -> None:
@@ -32,14 +32,14 @@ class Pace:
 
     @property
     def elapsed(self) -> float:
-        """Seconds since this was created."""
+        """Seconds since this object was created."""
         return self._clock() - self._created
 
     def left(self, done: float) -> float | None:
-        """Return the seconds left, or None before the pace is known.
+        """Return the seconds left, or None before any work is done.
 
         Args:
-            done: work done so far, earlier work included.
+            done: work done so far, including earlier work.
         """
         own = done - self._done_before
         if own <= 0:

@@ -1,4 +1,4 @@
-"""Checks of what is asked of evaluation and growing, made before torch is loaded."""
+"""Checks of the arguments of evaluation and growing, made before torch is loaded."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -7,35 +7,35 @@ from pathlib import Path
 from esper.leyline.errors import EsperError
 from esper.simic.config import TrainingConfig
 
-#: Networks that are grown at a time, at most.
+#: Maximum number of networks that grow at a time.
 MOST_HOSTS = 256
 
 
 class EvaluationError(EsperError, ValueError):
-    """What was asked for cannot be evaluated; the message is one clear sentence."""
+    """The arguments of an evaluation cannot be used; the message is one clear sentence."""
 
 
 class GrowingError(EsperError, ValueError):
-    """What was asked for cannot be grown or written; the message is one clear sentence."""
+    """A network cannot be grown or written; the message is one clear sentence."""
 
 
 def check_evaluation(
-    policies: Sequence[tuple[str, TrainingConfig]], episodes: int, seed: int
+    policies: Sequence[tuple[str, TrainingConfig]], episodes: int, rng_seed: int
 ) -> None:
-    """Check what an evaluation is to compare.
+    """Check the arguments of an evaluation.
 
     Args:
         policies: name and training settings of each.
         episodes: number of episodes for each contestant.
-        seed: random seed of the evaluation.
+        rng_seed: random seed of the evaluation.
 
     Raises:
-        EvaluationError: too few episodes, a negative seed, or policies of different tasks.
+        EvaluationError: too few episodes, a negative random seed, or policies of different tasks.
     """
     if episodes < 2:
         raise EvaluationError(f"--episodes must be at least 2 for an interval, not {episodes}")
-    if seed < 0:
-        raise EvaluationError(f"--seed must be 0 or more, not {seed}")
+    if rng_seed < 0:
+        raise EvaluationError(f"--seed must be 0 or more, not {rng_seed}")
     first, config = policies[0]
     for other, others in policies[1:]:
         for name in ("task", "steps", "gamma"):
@@ -43,42 +43,42 @@ def check_evaluation(
             if own != theirs:
                 raise EvaluationError(
                     f"{first} was trained with {name} {own} and {other} with {theirs}: "
-                    "policies that are evaluated together must have been trained on the same"
+                    "policies can only be evaluated together if these are the same"
                 )
 
 
 def check_picture(path: Path) -> None:
-    """Check where a plot is to be written.
+    """Check the file of a plot.
 
     Raises:
         EvaluationError: it is not an SVG file, or its folder does not exist.
     """
     if path.suffix != ".svg":
-        raise EvaluationError(f"--plot draws SVG, so its file must end in .svg, not {path.name!r}")
+        raise EvaluationError(f"the file of --plot must end in .svg, not {path.name!r}")
     if not path.parent.is_dir():
         raise EvaluationError(f"cannot write {path}: there is no folder {path.parent}")
 
 
-def check_growing(hosts: int, seed: int, steps: int | None) -> None:
+def check_growing(num_hosts: int, rng_seed: int, steps: int | None) -> None:
     """Check the options of growing.
 
     Raises:
         GrowingError: a number is out of its range.
     """
-    if not 1 <= hosts <= MOST_HOSTS:
-        raise GrowingError(f"--hosts must be 1 to {MOST_HOSTS}, not {hosts}")
-    if seed < 0:
-        raise GrowingError(f"--seed must be 0 or more, not {seed}")
+    if not 1 <= num_hosts <= MOST_HOSTS:
+        raise GrowingError(f"--hosts must be 1 to {MOST_HOSTS}, not {num_hosts}")
+    if rng_seed < 0:
+        raise GrowingError(f"--seed must be 0 or more, not {rng_seed}")
     if steps is not None and steps < 1:
         raise GrowingError(f"--steps must be at least 1, not {steps}")
 
 
 @contextmanager
 def new_folder(directory: Path) -> Iterator[None]:
-    """Make a folder for a network, or accept an empty one; on an error nothing is left in it.
+    """Create a folder for a network, or accept an empty one; after an error it is empty again.
 
     Raises:
-        GrowingError: it holds something, or cannot be made.
+        GrowingError: the folder is not empty, or cannot be created.
     """
     made = [each for each in (directory, *directory.parents) if not each.exists()]
     try:
@@ -87,9 +87,7 @@ def new_folder(directory: Path) -> Iterator[None]:
     except OSError as error:
         raise GrowingError(f"cannot write into {directory}: {error.strerror}") from error
     if held is not None:
-        raise GrowingError(
-            f"{directory} is not empty, it holds {held.name}: name a new folder for the network"
-        )
+        raise GrowingError(f"{directory} is not empty: it contains {held.name}; give a new folder")
     try:
         yield
     except BaseException:

@@ -1,9 +1,9 @@
-"""Reads what `torch.save` wrote, from files that anyone may have written: bounded, without code.
+"""Reads files of `torch.save` from untrusted sources, without executing code from them.
 
-`weights_only=True` runs no code of the file. Beyond that, nothing takes more memory than the file
-itself: no record is compressed, and no tensor has more elements than its storage.
+`weights_only=True` executes no code. In addition, reading is bounded by the size of the file:
+compressed records are refused, and so are tensors with more elements than their storage.
 
-torch is imported where a file is read or written, so that listing files needs none of it.
+torch is imported only to read or write a file, so that listing files does not need it.
 """
 
 import io
@@ -15,43 +15,42 @@ from esper.leyline.errors import EsperError
 if TYPE_CHECKING:
     import torch
 
-#: Lists, dictionaries, tensors and plain values in one file; a real one has some hundred.
+#: Maximum number of lists, dictionaries, tensors and plain values in a file; real ones have some
+#: hundred.
 _MOST_VALUES = 1_000_000
 _DEEPEST = 32
 
 
 class TorchFileError(EsperError, ValueError):
-    """The data is damaged, or would take more memory than it should; the message says which."""
+    """The data is damaged, or would need too much memory; the message says which."""
 
 
 def load_values(data: bytes | memoryview, device: "torch.device | str") -> Any:
     """Return the tensors and plain values of a file that `torch.save` wrote.
 
     Args:
-        data: the content of the file.
-        device: where tensors are to live.
+        data: content of the file.
+        device: device of the tensors.
 
     Raises:
-        TorchFileError: it holds something else.
+        TorchFileError: the content is something else.
     """
     import torch
 
     _check_archive(data)
     try:
         values = torch.load(io.BytesIO(data), map_location=device, weights_only=True)
-    # What a damaged file makes torch raise is not limited to any list.
+    # Damaged files can make torch raise any exception.
     except Exception as error:
-        raise TorchFileError(
-            f"it holds no tensors that can be read ({_first_line(error)})"
-        ) from error
+        raise TorchFileError(f"its tensors cannot be read ({_first_line(error)})") from error
     _check_values(values)
     return values
 
 
 def saved(values: Any) -> bytes:
-    """Return what `torch.save` writes of values.
+    """Return the bytes that `torch.save` writes for values.
 
-    It is made in memory: torch reports a disk that fails as a RuntimeError of its own.
+    They are made in memory, because torch reports errors of a disk as a RuntimeError.
     """
     import torch
 
@@ -65,10 +64,10 @@ def _check_archive(data: bytes | memoryview) -> None:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             records = archive.infolist()
     except Exception as error:
-        raise TorchFileError(f"it is not an archive of torch ({_first_line(error)})") from error
+        raise TorchFileError(f"it is not a file of torch.save ({_first_line(error)})") from error
     is_stored = all(record.compress_type == zipfile.ZIP_STORED for record in records)
     if not is_stored or sum(record.file_size for record in records) > len(data):
-        raise TorchFileError("it would take more memory than its own size")
+        raise TorchFileError("it would need more memory than its own size")
 
 
 def _check_values(values: Any) -> None:
@@ -80,7 +79,7 @@ def _check_values(values: Any) -> None:
         value, depth = left.pop()
         count += 1
         if count > _MOST_VALUES or depth > _DEEPEST:
-            raise TorchFileError("it holds more values than any file of Esper")
+            raise TorchFileError("it has more values than any file of Esper")
         if isinstance(value, torch.Tensor):
             _check_tensor(value)
         elif isinstance(value, dict):
@@ -94,11 +93,11 @@ def _check_tensor(tensor: "torch.Tensor") -> None:
 
     is_plain = tensor.layout == torch.strided and not tensor.is_quantized
     if not is_plain or tensor.device.type == "meta":
-        raise TorchFileError("it holds a tensor that is not a plain one")
+        raise TorchFileError("it has a tensor that is quantized, sparse or on the meta device")
     if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
         raise TorchFileError(
-            f"it holds a tensor of shape {tuple(tensor.shape)} that shares its elements: it would "
-            "take more memory than its own size"
+            f"it has a tensor of shape {tuple(tensor.shape)} whose elements overlap: it would need "
+            "more memory than its own size"
         )
 
 

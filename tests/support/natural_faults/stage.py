@@ -165,7 +165,7 @@ def make_setup(random: Random, exits: ExitStack, settings: dict[str, Any]) -> Se
         "learning_rate": 10 ** random.uniform(-4, -2.5),
         "gamma": random.choice((1.0, 0.99)),
         "target_kl": 0.0,
-        "seed": random.randrange(2**31),
+        "rng_seed": random.randrange(2**31),
     }
     config = TrainingConfig(**{**drawn, **sizes, **settings})
     width = random.choice((5, 12, 20))

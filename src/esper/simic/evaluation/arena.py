@@ -1,7 +1,7 @@
-"""Evaluation: policies on fresh seeds that no training can reach, against baselines on the same.
+"""Episodes of an evaluation, on random seeds that training never uses.
 
-Every contestant lives through the same episodes: host n is born of the n-th evaluation seed and
-sees its data in the order that follows from it, whoever decides about it.
+All contestants play the same episodes: the n-th random seed determines the first weights of host n
+and the order of its data.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,31 +21,31 @@ from esper.simic.evaluation.turns import Turns
 from esper.tamiyo.acting import act
 from esper.tamiyo.policy import RecurrentPolicy
 
-#: Episodes that are lived through at a time.
+#: Maximum number of episodes that run in lockstep.
 LOCKSTEP = 64
-#: Parts the random numbers of evaluation from those of training, which begin with the run's seed.
+#: Separates the random numbers of evaluation from those of training.
 _EVALUATION_KEY = 0x6576616C
-#: Added to every evaluation seed. Training draws its episodes' seeds below 2**32.
+#: Added to every evaluation seed. Training draws the seeds of its episodes below 2**32.
 _FIRST_SEED = 2**62
 
-#: Decides for N hosts: observations `[N, F]` and the environment's info to actions `[N, 8]`.
+#: Maps observations `[N, F]` and the environment's info to actions `[N, 8]`.
 Decide = Callable[[np.ndarray, dict[str, Any]], np.ndarray]
-#: Makes what decides through one batch of episodes, given the number of hosts and of the batch.
+#: Returns a `Decide` for one batch of episodes, from the number of hosts and of the batch.
 Player = Callable[[int, int], Decide]
 
 
 @dataclass(frozen=True)
 class Outcomes:
-    """What one contestant's networks came to, by episode; all arrays `[E]`.
+    """The results of one contestant by episode; all arrays `[E]`.
 
-    A network that is not finite is useless to its owner: its accuracies and its score are 0.
+    A network that is not finite has 0 as accuracies and score.
 
     Attributes:
-        what: the contestant in words: which rule, which architecture.
-        test_accuracy, validation_accuracy: of the finished networks.
-        score: validation accuracy less the price of parameters beyond the host's.
-        parameters: of the finished networks.
-        multiply_adds: spent on training, as `esper.growth.hosts.training_cost` counts them.
+        what: description of the contestant, such as its rule or architecture.
+        test_accuracy, validation_accuracy: accuracy of the finished networks.
+        score: validation accuracy minus the price of parameters beyond the host's.
+        parameters: number of parameters of the finished networks.
+        multiply_adds: cost of training, see `esper.growth.hosts.training_cost`.
     """
 
     what: str
@@ -58,48 +58,48 @@ class Outcomes:
 
 @dataclass(frozen=True)
 class Played:
-    """What a player's episodes came to, and the architectures they ended with."""
+    """The results of a player, and the architectures of its finished networks."""
 
     outcomes: Outcomes
     architecture: Architecture
 
 
-def evaluation_seeds(seed: int, episodes: int) -> list[int]:
-    """Return the seeds of so many episodes; no training reaches them.
+def evaluation_seeds(rng_seed: int, episodes: int) -> list[int]:
+    """Return one random seed for each episode, none of which training uses.
 
-    Training's are 32-bit numbers (`collecting.episode_seeds`), these are 2**62 and
-    above.
+    Those of training are 32-bit numbers (`collecting.episode_seeds`), these are 2**62 and above.
     """
     return [
         _FIRST_SEED + int(child.generate_state(1, np.uint64)[0] >> np.uint64(2))
-        for child in _sequence(seed, 0).spawn(episodes)
+        for child in _sequence(rng_seed, 0).spawn(episodes)
     ]
 
 
-def choices_seed(seed: int, player: int, batch: int) -> int:
-    """Return the seed of what a player draws in one batch of episodes."""
-    return int(_sequence(seed, 1, player, batch).generate_state(1, np.uint64)[0] >> np.uint64(1))
+def choices_seed(rng_seed: int, player: int, batch: int) -> int:
+    """Return the random seed of a player's choices in one batch of episodes."""
+    sequence = _sequence(rng_seed, 1, player, batch)
+    return int(sequence.generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
-def _sequence(seed: int, *counts: int) -> np.random.SeedSequence:
-    return np.random.SeedSequence((_EVALUATION_KEY, seed, *counts))
+def _sequence(rng_seed: int, *counts: int) -> np.random.SeedSequence:
+    return np.random.SeedSequence((_EVALUATION_KEY, rng_seed, *counts))
 
 
 class Arena:
-    """Where contestants meet: one task, its settings, and the episodes that all live through.
+    """The task and the episodes that all contestants share.
 
     Args:
-        config: of the run whose policy is evaluated; says task, steps and reward.
-        device: where hosts live.
-        episodes: E.
-        seed: of everything random.
+        config: settings of the evaluated policy, for task, steps and reward.
+        device: device of the hosts.
+        episodes: number of episodes E.
+        rng_seed: random seed of the evaluation.
     """
 
     def __init__(
-        self, config: TrainingConfig, device: torch.device, *, episodes: int, seed: int
+        self, config: TrainingConfig, device: torch.device, *, episodes: int, rng_seed: int
     ) -> None:
-        seeds = evaluation_seeds(seed, episodes)
-        self.seed = seed
+        seeds = evaluation_seeds(rng_seed, episodes)
+        self.rng_seed = rng_seed
         self.turns = Turns()
         self.batches = [seeds[at : at + LOCKSTEP] for at in range(0, episodes, LOCKSTEP)]
         sizes = {len(batch) for batch in self.batches}
@@ -107,12 +107,12 @@ class Arena:
         self._hosts = {size: divide_hosts(config, size, device, task) for size in sizes}
 
     def hosts(self, count: int) -> DividedHosts:
-        """Return so many hosts; there are some for every batch of episodes."""
+        """Return that many hosts; the number is the size of a batch of episodes."""
         return self._hosts[count]
 
     @property
     def settings(self) -> GrowthVectorEnv:
-        """Any of the environments: task, shape and training settings are those of all."""
+        """One of the environments, which all have the same task and settings."""
         return self._hosts[len(self.batches[0])].env
 
     def close(self) -> None:
@@ -121,12 +121,12 @@ class Arena:
             hosts.close()
 
     def play(self, name: str, what: str, player: Player) -> Played:
-        """Return what came of all episodes with this player deciding.
+        """Run all episodes with a player.
 
         Args:
-            name: the contestant's name.
-            what: the contestant in words.
-            player: makes the decisions.
+            name: name of the contestant.
+            what: description of the contestant.
+            player: chooses the actions.
         """
         self.turns.begin(f"{name}: {what}")
         played = [
@@ -170,7 +170,7 @@ class Arena:
 
 
 def joined(parts: Sequence[Outcomes]) -> Outcomes:
-    """Return the outcomes of several batches end to end."""
+    """Return the concatenated results of several batches."""
     names = ("test_accuracy", "validation_accuracy", "score", "parameters", "multiply_adds")
     return Outcomes(
         parts[0].what,
@@ -178,18 +178,18 @@ def joined(parts: Sequence[Outcomes]) -> Outcomes:
     )
 
 
-def agent_player(policy: RecurrentPolicy, seed: int, number: int) -> Player:
-    """Return the learnt policy as a player that decides and does not explore.
+def agent_player(policy: RecurrentPolicy, rng_seed: int, number: int) -> Player:
+    """Return a trained policy as a player that does not explore.
 
     Args:
-        policy: in its device.
-        seed: of the evaluation.
-        number: of the policy among those evaluated.
+        policy: the policy, on its device.
+        rng_seed: random seed of the evaluation.
+        number: number of the policy among those evaluated, counted from 1.
     """
     device = policy.critic.weight.device
 
     def begin(hosts: int, batch: int) -> Decide:
-        generator = torch.Generator(device).manual_seed(choices_seed(seed, number, batch))
+        generator = torch.Generator(device).manual_seed(choices_seed(rng_seed, number, batch))
         state = policy.initial_state(hosts)
 
         @torch.no_grad()

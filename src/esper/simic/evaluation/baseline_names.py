@@ -1,10 +1,10 @@
-"""The names of the baselines; apart from them, so that asking for help loads no torch."""
+"""The names of the baselines, in a module that does not import torch."""
 
 from esper.leyline.errors import EsperError
 from esper.leyline.suggestions import did_you_mean
 
 BASELINES = ("none", "random", "heuristic", "static", "same-architecture")
-#: What comes with another and may be asked for by its own name, too.
+#: Baselines that run with another one, by their own names.
 _COMES_WITH = {"same-cost": "same-architecture"}
 
 
@@ -13,7 +13,7 @@ class UnknownBaselineError(EsperError, ValueError):
 
 
 def parse_baselines(text: str) -> tuple[str, ...]:
-    """Return the baselines named in a list with commas, each once, in the order given.
+    """Return the baselines in a comma-separated list, each once, in the order given.
 
     Raises:
         UnknownBaselineError: one of them is unknown, or none is named.
@@ -25,6 +25,6 @@ def parse_baselines(text: str) -> tuple[str, ...]:
         known = (*BASELINES, *_COMES_WITH)
         what = f"there is no baseline {unknown[0]!r}" if unknown else "no baseline is named"
         hint = did_you_mean(unknown[0], known) if unknown else ""
-        takes = f"(--against takes any of {', '.join(known)}, with commas between)"
+        takes = f"(--against takes a comma-separated list of {', '.join(known)})"
         raise UnknownBaselineError(f"{what} {takes}{hint}")
     return names

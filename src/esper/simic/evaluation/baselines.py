@@ -1,15 +1,15 @@
-"""What the agent is compared with, each on the agent's own episodes.
+"""The baselines that an agent is compared with, each on the agent's episodes.
 
-| name                | what it is                                                                |
-|---------------------|---------------------------------------------------------------------------|
-| `none`              | the host as it is born; nothing grows                                     |
-| `random`            | a legal op, a legal slot and all other choices, each drawn uniformly      |
-| `heuristic`         | the best of the hand-written rules, by score                              |
-| `static`            | the best fixed network of about the agent's size, by validation accuracy  |
-| `same-architecture` | the very networks that the agent ended with, there from their first step  |
-| `same-cost`         | the same until the agent's multiply-adds are spent; comes with it         |
+| name                | what it is                                                               |
+|---------------------|--------------------------------------------------------------------------|
+| `none`              | the host without growth                                                  |
+| `random`            | a legal op, a legal slot and all other choices, each drawn uniformly     |
+| `heuristic`         | the best of the hand-written rules, by score                             |
+| `static`            | the best fixed network of about the agent's size, by validation accuracy |
+| `same-architecture` | the agent's final networks, trained from the first step                  |
+| `same-cost`         | the same, for as many multiply-adds as the agent used; runs with it      |
 
-The best of several is chosen on what is measured, which favours it: a baseline is to be strong.
+The best of several candidates is chosen by the reported measure, which favours the baseline.
 """
 
 import functools
@@ -35,9 +35,9 @@ from esper.simic.evaluation.arena import (
 )
 from esper.tamiyo.heuristic import HAND_RULES, HeuristicPolicy, Rule
 
-#: Fixed networks are run at the agent's size and, of the best kinds, at these multiples of it.
+#: Multiples of the agent's size at which the best kinds of fixed networks are run, too.
 OTHER_SIZES = (0.5, 2.0)
-#: How many of the best kinds that is.
+#: Number of those best kinds.
 KINDS_RESIZED = 3
 
 _RANDOM_PLAYER = 0  # policies count from 1
@@ -48,10 +48,10 @@ class Contestant:
     """One side of a comparison.
 
     Attributes:
-        name: as in the table above, or `agent`.
-        strata: what it came to: once, or once for each policy evaluated.
-        candidates: all that was run to find the best, itself included.
-        resized: more of its kind, smaller and larger; a frontier needs more than one size.
+        name: a name in the table above, or `agent`.
+        strata: its results: one, or one for each evaluated policy.
+        candidates: the results of all candidates, itself included.
+        resized: results of smaller and larger networks of its kind, for the size frontier.
     """
 
     name: str
@@ -61,12 +61,12 @@ class Contestant:
 
 
 def turns_of(name: str, arena: Arena, agents: int) -> int:
-    """Return how many contestants a baseline runs, with what comes with it.
+    """Return the number of runs of a baseline, for the progress display.
 
     Args:
-        name: of `esper.simic.evaluation.baseline_names.BASELINES`.
+        name: a name in `esper.simic.evaluation.baseline_names.BASELINES`.
         arena: task and episodes.
-        agents: number of policies evaluated.
+        agents: number of evaluated policies.
     """
     match name:
         case "heuristic":
@@ -81,18 +81,18 @@ def turns_of(name: str, arena: Arena, agents: int) -> int:
 
 
 def run_baseline(name: str, arena: Arena, agents: Sequence[Played]) -> list[Contestant]:
-    """Run one baseline, and what comes with it.
+    """Run one baseline; `same-architecture` returns `same-cost`, too.
 
     Args:
-        name: of `esper.simic.evaluation.baseline_names.BASELINES`.
+        name: a name in `esper.simic.evaluation.baseline_names.BASELINES`.
         arena: task and episodes.
-        agents: what came of the policies evaluated, for the sizes and architectures.
+        agents: results of the evaluated policies, for sizes and architectures.
     """
     match name:
         case "none":
             return [Contestant(name, (arena.play(name, "nothing grows", _wait).outcomes,))]
         case "random":
-            player = random_player(arena.seed)
+            player = random_player(arena.rng_seed)
             played = arena.play(name, "uniform legal choices", player)
             return [Contestant(name, (played.outcomes,))]
         case "heuristic":
@@ -109,11 +109,11 @@ def _wait(hosts: int, _batch: int) -> Decide:
     return lambda _observations, _info: actions
 
 
-def random_player(seed: int) -> Player:
+def random_player(rng_seed: int) -> Player:
     """Return a player that draws a legal op, a slot legal for it, and the rest, uniformly."""
 
     def begin(_hosts: int, batch: int) -> Decide:
-        generator = np.random.default_rng(choices_seed(seed, _RANDOM_PLAYER, batch))
+        generator = np.random.default_rng(choices_seed(rng_seed, _RANDOM_PLAYER, batch))
 
         def decide(_observations: np.ndarray, info: dict[str, Any]) -> np.ndarray:
             legal = info["slot_mask_by_op"]  # [N, ops, S]
@@ -130,7 +130,7 @@ def random_player(seed: int) -> Player:
 
 
 def _draw(generator: np.random.Generator, allowed: np.ndarray) -> np.ndarray:
-    """Return one of the allowed columns of each row, each as likely as any. `[N, K]` -> `[N]`"""
+    """Draw one of the allowed columns of each row, uniformly. `[N, K]` -> `[N]`"""
     drawn: np.ndarray = np.where(allowed, generator.random(allowed.shape), -1.0).argmax(axis=1)
     return drawn
 
@@ -186,9 +186,9 @@ def _static(arena: Arena, agents: Sequence[Played]) -> Contestant:
 
 
 def _same_architecture(arena: Arena, agents: Sequence[Played]) -> list[Contestant]:
-    what = "same-architecture: what the agent ended with, from the first step"
+    what = "same-architecture: the agent's final networks, trained from the first step"
     whole = [_from_scratch(arena, what, agent, None) for agent in agents]
-    what = "same-cost: the same, until the agent's multiply-adds are spent"
+    what = "same-cost: the same, for as many multiply-adds as the agent used"
     cut = [
         _from_scratch(arena, what, agent, _affordable_steps(arena, agent, same))
         for agent, same in zip(agents, whole, strict=True)
@@ -200,7 +200,7 @@ def _same_architecture(arena: Arena, agents: Sequence[Played]) -> list[Contestan
 
 
 def _affordable_steps(arena: Arena, agent: Played, same: Outcomes) -> np.ndarray:
-    """Return for how many steps a grown network could have trained from its first one. `[E]`"""
+    """Return the number of steps a final network can train for at the agent's cost. `[E]`"""
     each_step = same.multiply_adds / arena.settings.steps
     steps = np.rint(agent.outcomes.multiply_adds / each_step).astype(np.int64)
     return np.maximum(steps, 1)
@@ -236,7 +236,7 @@ def _grown(
 
 
 def _scored(arena: Arena, what: str, trained: Trained) -> Outcomes:
-    """Return the outcomes of networks that were trained without an environment."""
+    """Return the results of networks that were trained without an environment."""
     env = arena.settings
     added_ratio = trained.parameters / env.host_parameters - 1
     return Outcomes(

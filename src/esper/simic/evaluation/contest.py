@@ -1,4 +1,4 @@
-"""A contest: policies against baselines, from checkpoints to figures with intervals."""
+"""An evaluation: policies against baselines, from checkpoints to figures with intervals."""
 
 import contextlib
 from collections.abc import Callable, Sequence
@@ -22,20 +22,20 @@ from esper.simic.evaluation.turns import Turns
 from esper.simic.requests import check_evaluation
 from esper.simic.training.trained_policy import TrainedPolicy
 
-#: What is compared, each a field of `Outcomes`.
+#: The compared measures, fields of `Outcomes`.
 MEASURES = ("test_accuracy", "score")
 
 
 @dataclass(frozen=True)
 class Standing:
-    """What one contestant came to in one measure.
+    """The figures of one contestant in one measure.
 
     Attributes:
         iqm, mean: interquartile mean and mean over all episodes.
-        agent_better: probability that the agent is better in an episode than the contestant in
+        agent_better: probability that the agent is better in one episode than the contestant in
             another; None for the agent.
-        agent_better_alike: the same in the same episode, where both have the same first weights
-            and order of data.
+        agent_better_alike: the same within one episode, where both have the same first weights and
+            order of data.
     """
 
     iqm: Estimate
@@ -54,14 +54,15 @@ class Entry:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What came of a contest; the agent is the first entry.
+    """The result of an evaluation.
 
     Attributes:
-        policies: evaluated, in the order of the agent's strata.
-        task, steps: that all contestants lived through.
-        host_parameters: of a host before any growth.
+        policies: the evaluated policies, in the order of the agent's strata.
+        task, steps: task and steps of all episodes.
+        host_parameters: number of parameters of a host before any growth.
         largest_class: test accuracy of always answering with the largest class.
-        episodes, seed: of the evaluation.
+        episodes: number of episodes.
+        rng_seed: random seed of the evaluation.
         entries: the agent, then the baselines.
     """
 
@@ -71,7 +72,7 @@ class Evaluation:
     host_parameters: int
     largest_class: float
     episodes: int
-    seed: int
+    rng_seed: int
     entries: tuple[Entry, ...]
 
 
@@ -80,30 +81,31 @@ def evaluate(
     *,
     episodes: int,
     against: Sequence[str],
-    seed: int,
+    rng_seed: int,
     say: Callable[[str], None],
     report: Report = no_report,
 ) -> Evaluation:
-    """Let policies and baselines live through the same episodes, and compare them.
+    """Compare policies with baselines on the same episodes.
 
-    The same arguments give the same figures, bit for bit, on CPU with as many processes
-    and threads.
+    On CPU, with the same number of processes and threads, the same arguments give bitwise the same
+    figures.
 
     Args:
-        policies: of one task; several are the agent's strata (training runs with other seeds).
-        episodes: that each of them lives through.
-        against: names of `BASELINES`, in the order in which they are told of.
-        seed: of everything random.
+        policies: policies of one task; several are training runs of one agent with different
+            random seeds, and become its strata.
+        episodes: number of episodes of each contestant.
+        against: names of baselines, in the order of the report.
+        rng_seed: random seed of the evaluation.
         say: receives a line when a contestant begins and when it ends.
-        report: receives what is being done after every step.
+        report: receives the progress after every step.
 
     Raises:
-        EvaluationError: policies do not belong together, or too few episodes.
+        EvaluationError: the policies do not belong together, or there are too few episodes.
     """
     config = policies[0].config
-    check_evaluation([(each.name, each.config) for each in policies], episodes, seed)
+    check_evaluation([(each.name, each.config) for each in policies], episodes, rng_seed)
     device = resolve_device(config.device)
-    with contextlib.closing(Arena(config, device, episodes=episodes, seed=seed)) as arena:
+    with contextlib.closing(Arena(config, device, episodes=episodes, rng_seed=rng_seed)) as arena:
         task = arena.settings.task
         for line in summary_lines(task):
             say(line)
@@ -115,12 +117,13 @@ def evaluate(
         played = []
         for number, trained in enumerate(policies, start=1):
             policy = trained.policy.to(device)
-            played.append(arena.play("agent", trained.name, agent_player(policy, seed, number)))
+            player = agent_player(policy, rng_seed, number)
+            played.append(arena.play("agent", trained.name, player))
         agent = Contestant("agent", tuple(each.outcomes for each in played))
         contestants = [agent]
         for name in against:
             contestants += run_baseline(name, arena, played)
-    generator = np.random.default_rng(seed)
+    generator = np.random.default_rng(rng_seed)
     return Evaluation(
         policies=tuple(policies),
         task=arena.settings.task.name,
@@ -128,7 +131,7 @@ def evaluate(
         host_parameters=arena.settings.host_parameters,
         largest_class=task.test.largest_class,
         episodes=episodes,
-        seed=seed,
+        rng_seed=rng_seed,
         entries=tuple(_entry(each, agent, generator) for each in contestants),
     )
 

@@ -1,7 +1,7 @@
-"""The picture of an evaluation: accuracy against parameters and against training cost, as SVG.
+"""The plot of an evaluation: accuracy against parameters and against training cost, as SVG.
 
-Written by hand: a scatter plot of a dozen points needs no plotting library. It has no background
-and grey lettering, so that it reads on light and on dark pages.
+A scatter plot of a dozen points needs no plotting library. It has no background and grey text, so
+that it can be read on light and on dark pages.
 """
 
 import math
@@ -16,11 +16,11 @@ from esper.simic.evaluation.arena import Outcomes
 from esper.simic.evaluation.contest import Entry, Evaluation
 
 _WIDTH, _HEIGHT = 960, 470
-_TOP, _BOTTOM, _PANEL = 58, 350, 380  # of the panels; their width
+_TOP, _BOTTOM, _PANEL = 58, 350, 380  # edges of the panels, and their width
 _LEFTS = (64, 556)
 _INK = "#808080"
 _FAINT = "#80808040"
-#: Colour and mark of each contestant: told apart without colour, too.
+#: Colour and mark of each contestant, which also differ without colour.
 _SIGNS = {
     "agent": ("#d6453d", "star"),
     "none": ("#808080", "circle"),
@@ -34,7 +34,7 @@ _SIGNS = {
 
 @dataclass(frozen=True)
 class _Point:
-    """A mean over episodes, with an interval of the accuracy where it is a contestant's."""
+    """A mean over episodes, with the interval of the accuracy for a contestant."""
 
     x: float
     y: float
@@ -43,7 +43,7 @@ class _Point:
 
 
 def frontier(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Return the points that no other beats at the same or a smaller x, from left to right."""
+    """Return the points with no higher one at the same or a smaller x, from left to right."""
     best: list[tuple[float, float]] = []
     for x, y in sorted(points, key=lambda point: (point[0], -point[1])):
         if not best or y > best[-1][1]:
@@ -52,7 +52,7 @@ def frontier(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]
 
 
 def evaluation_plot(evaluation: Evaluation) -> str:
-    """Return the picture as the text of an SVG file."""
+    """Return the plot as the text of an SVG file."""
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {_HEIGHT}" '
         f'width="{_WIDTH}" height="{_HEIGHT}" font-family="system-ui, sans-serif" font-size="13">',
@@ -60,14 +60,14 @@ def evaluation_plot(evaluation: Evaluation) -> str:
         _text(
             _LEFTS[0],
             18,
-            f"{evaluation.task}: {evaluation.episodes} fresh episodes; marks are means with "
-            "95 % intervals, dots are further candidates",
+            f"{evaluation.task}: {evaluation.episodes} episodes; marks are means with 95 % "
+            "intervals, dots are other candidates",
         ),
     ]
     accuracy = _accuracy_axis(evaluation)
     for left, axis_name, label in (
         (_LEFTS[0], "parameters", "parameters of the finished network"),
-        (_LEFTS[1], "multiply_adds", "multiply-adds of training it, in millions"),
+        (_LEFTS[1], "multiply_adds", "multiply-adds of its training, in millions"),
     ):
         parts += _panel(evaluation, left, axis_name, label, accuracy)
     parts += _legend(evaluation)
@@ -94,7 +94,7 @@ def _widened(values: Sequence[float]) -> tuple[float, float]:
 
 
 def _further(entry: Entry) -> tuple[Outcomes, ...]:
-    """Return what was run beside the contestant itself."""
+    """Return the results of the candidates besides the contestant itself."""
     own = entry.contestant.strata
     every = entry.contestant.candidates + entry.contestant.resized
     return tuple(outcomes for outcomes in every if not any(outcomes is each for each in own))

@@ -1,4 +1,4 @@
-"""What `esper eval` prints: tables for people, JSON for machines."""
+"""The report of `esper eval`: tables or JSON."""
 
 from dataclasses import asdict
 from typing import Any
@@ -13,36 +13,36 @@ from esper.simic.evaluation.arena import Outcomes
 from esper.simic.evaluation.contest import MEASURES, Entry, Evaluation
 from esper.simic.evaluation.statistics import Estimate
 
-_WIDTH = 120  # of tables that go into a file or a pipe
+_WIDTH = 120  # of tables in a file or a pipe
 
 
 def make_console() -> Console:
-    """Return a console as wide as the tables need where nobody's terminal says otherwise."""
+    """Return a console as wide as its terminal; in a file or a pipe, as wide as the tables."""
     console = Console(highlight=False)
     return console if console.is_terminal else Console(highlight=False, width=_WIDTH)
 
 
 def print_evaluation(evaluation: Evaluation, console: Console) -> None:
-    """Print the standings, what each contestant is, and how to read it."""
+    """Print the standings, the contestants, and how to read the tables."""
     names = ", ".join(policy.name for policy in evaluation.policies)
     console.print(
-        f"{names}: {evaluation.episodes} fresh episodes of {evaluation.task}, "
-        f"{evaluation.steps} steps each, evaluation seed {evaluation.seed}\n",
+        f"{names}: {evaluation.episodes} episodes of {evaluation.task} never used in training, "
+        f"{evaluation.steps} steps each, random seed {evaluation.rng_seed}\n",
         markup=False,
     )
     console.print(_standings(evaluation))
     console.print(
         "\nTest accuracy and score are interquartile means with 95 % intervals (stratified "
-        "bootstrap); the score is validation accuracy less the price of parameters. "
-        "P(agent better): the probability that the agent does better in an episode than the other "
-        "in another one. Cost: multiply-adds of training one network, forward and backward. "
+        "bootstrap); the score is validation accuracy minus the price of parameters. "
+        "P(agent better): the probability that the agent does better in one episode than the other "
+        "contestant in another. Cost: multiply-adds of training one network, forward and backward. "
         "Always answering with the largest class has a test accuracy of "
         f"{evaluation.largest_class:.3f}.\n"
     )
     console.print(_means(evaluation))
     console.print(
-        "\nP, born alike: the probability that the agent does better in the same episode, with the "
-        "same first weights and order of data; of test accuracy and of score."
+        "\nP, same episode: the probability that the agent does better in the same episode, with "
+        "the same first weights and order of data, in test accuracy and in score."
     )
 
 
@@ -71,7 +71,7 @@ def _standings(evaluation: Evaluation) -> Table:
 
 
 def _means(evaluation: Evaluation) -> Table:
-    table = _table("who", "mean accuracy", "P, born alike", "mean score", "P, born alike", "")
+    table = _table("who", "mean accuracy", "P, same episode", "mean score", "P, same episode", "")
     table.columns[-1].justify = "left"
     for entry in evaluation.entries:
         cells = []
@@ -109,7 +109,7 @@ def _cost(strata: tuple[Outcomes, ...]) -> str:
 
 
 def evaluation_as_json(evaluation: Evaluation) -> dict[str, Any]:
-    """Return everything, each episode's figures included, as JSON has it."""
+    """Return all figures, those of each episode included, as plain values."""
     return {
         "esper_version": VERSION,
         "policies": [
@@ -125,7 +125,7 @@ def evaluation_as_json(evaluation: Evaluation) -> dict[str, Any]:
         "host_parameters": evaluation.host_parameters,
         "largest_class": evaluation.largest_class,
         "episodes": evaluation.episodes,
-        "seed": evaluation.seed,
+        "seed": evaluation.rng_seed,
         "contestants": [_entry_as_json(entry) for entry in evaluation.entries],
     }
 

@@ -1,9 +1,9 @@
 """Statistics of few runs: interquartile mean, mean and probability of improvement, with intervals.
 
 After Agarwal, Schwarzer, Castro, Courville and Bellemare, "Deep reinforcement learning at the edge
-of the statistical precipice" (2021): percentile intervals of a *stratified* bootstrap, which draws
-anew within each stratum and never from one stratum for another. A stratum here is what one policy
-reached on all episodes; several training runs are several strata.
+of the statistical precipice" (2021): percentile intervals of a *stratified* bootstrap, which
+resamples within each stratum. A stratum is the results of one policy in all episodes; several
+training runs are several strata.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,9 +14,9 @@ from scipy.stats import bootstrap, rankdata, trim_mean
 
 from esper.leyline.errors import EsperError
 
-#: Samples drawn for an interval.
+#: Bootstrap samples for an interval.
 RESAMPLES = 4000
-#: Of those, how many are worked on at a time.
+#: Number of bootstrap samples computed at a time.
 _BATCH = 500
 
 Strata = Sequence[np.ndarray]
@@ -36,16 +36,16 @@ class Estimate:
 
 
 def interquartile_mean(values: np.ndarray, axis: int = -1) -> np.ndarray:
-    """Return the mean of what is left when a quarter is cut off at either end."""
+    """Return the mean without the lowest and the highest quarter of the values."""
     middle: np.ndarray = trim_mean(values, 0.25, axis=axis)
     return middle
 
 
 def improvement(ours: np.ndarray, theirs: np.ndarray, axis: int = -1) -> np.ndarray:
-    """Return how likely one of `ours` is above one of `theirs`; a tie counts half.
+    """Return the probability that one of `ours` is above one of `theirs`; a tie counts half.
 
-    It is the Mann-Whitney U statistic over the number of pairs, found from ranks. Leading axes are
-    batches.
+    This is the Mann-Whitney U statistic divided by the number of pairs, computed from ranks.
+    Leading axes are batches.
     """
     ours, theirs = np.moveaxis(ours, axis, -1), np.moveaxis(theirs, axis, -1)
     own, other = ours.shape[-1], theirs.shape[-1]
@@ -60,7 +60,7 @@ def mean_estimate(strata: Strata, generator: np.random.Generator) -> Estimate:
 
     Args:
         strata: values, each `[n]`.
-        generator: of the samples drawn.
+        generator: draws the bootstrap samples.
 
     Raises:
         TooFewEpisodesError: a stratum has fewer than two values.
@@ -86,9 +86,9 @@ def improvement_estimate(ours: Strata, theirs: Strata, generator: np.random.Gene
 
     Args:
         ours: values, a stratum for each policy.
-        theirs: as many strata, each set against the one of ours in its place; or a single one,
-            which every stratum of ours is set against. The mean over our strata is returned.
-        generator: of the samples drawn.
+        theirs: as many strata, each compared with the corresponding one of ours; or a single one,
+            compared with every stratum of ours. The mean over our strata is returned.
+        generator: draws the bootstrap samples.
 
     Raises:
         TooFewEpisodesError: a stratum has fewer than two values.
@@ -106,15 +106,15 @@ def improvement_estimate(ours: Strata, theirs: Strata, generator: np.random.Gene
 def paired_improvement_estimate(
     ours: Strata, theirs: Strata, generator: np.random.Generator
 ) -> Estimate:
-    """Return the probability that a value of ours is above that of theirs in the same place.
+    """Return the probability that a value of ours is above the one of theirs at the same index.
 
-    What places share (here: hosts born alike) cancels out. Places are drawn anew for the interval,
-    each with what all strata have there, which are no independent samples of it.
+    What both share at an index (the first weights and the order of data) cancels out. The bootstrap
+    resamples indices, each with the values of all strata, because these are not independent.
 
     Args:
         ours: values, a stratum for each policy, all of one length.
         theirs: as many strata, or a single one, as for `improvement_estimate`.
-        generator: of the samples drawn.
+        generator: draws the bootstrap samples.
 
     Raises:
         TooFewEpisodesError: a stratum has fewer than two values.

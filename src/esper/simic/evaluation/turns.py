@@ -1,4 +1,4 @@
-"""The turns of an evaluation: which contestant runs, how many are left, and how each ended."""
+"""Progress of an evaluation: which contestant runs, how many are left, and each result."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -12,13 +12,13 @@ if TYPE_CHECKING:
 
 
 class Turns:
-    """Reports the turns of an evaluation; without arguments, to no one.
+    """Reports the runs of contestants; without arguments it reports nothing.
 
     Args:
-        total: how many there are.
+        total: number of runs.
         largest_class: test accuracy of always answering with the largest class.
-        say: receives a line when a turn begins and when it ends.
-        report: receives what is being done, and the fraction of the whole that is done.
+        say: receives a line when a run begins and when it ends.
+        report: receives the current work, and the fraction of all work that is done.
     """
 
     def __init__(
@@ -36,17 +36,17 @@ class Turns:
         self._what = ""
 
     def begin(self, what: str) -> None:
-        """Report that a turn begins."""
+        """Report that a run begins."""
         self._what = what
         self._say(f"[{self._done + 1} of {self._total}] {what}")
         self.at(0.0)
 
     def at(self, fraction: float) -> None:
-        """Report how much of the turn is done, 0 to 1."""
+        """Report the fraction of the current run that is done, 0 to 1."""
         self._report(self._what, min(1.0, (self._done + fraction) / self._total))
 
     def end(self, outcomes: "Outcomes") -> None:
-        """Report what the turn came to."""
+        """Report the result of the current run."""
         self._done += 1
         accuracy, score = np.mean(outcomes.test_accuracy), np.mean(outcomes.score)
         self._say(

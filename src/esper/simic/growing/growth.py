@@ -1,4 +1,4 @@
-"""Growing: a learnt policy grows networks on a task, and the best of them is handed over."""
+"""Growing: a trained policy grows networks on a task, and the best one is returned."""
 
 import tempfile
 from collections.abc import Callable
@@ -23,7 +23,8 @@ from esper.simic.evaluation.arena import agent_player, evaluation_seeds
 from esper.simic.requests import GrowingError, check_growing
 from esper.simic.training.trained_policy import TrainedPolicy
 
-#: The written module may differ from its host by so much, in units of the largest logit.
+#: Largest allowed difference between the logits of the written module and its host, relative to the
+#: largest logit.
 _TOLERANCE = 1e-3
 
 Say = Callable[[str], None]
@@ -34,9 +35,9 @@ class Moment:
     """One network after one step.
 
     Attributes:
-        accuracy: on the validation part, with all that is blended in.
-        stage, alpha, blueprint: of each slot. `[S]`
-        happened: to its seeds in this step.
+        accuracy: validation accuracy, including everything that is blended in.
+        stage, alpha, blueprint: state of each slot. `[S]`
+        happened: transitions of its seeds in this step.
     """
 
     accuracy: float
@@ -48,12 +49,12 @@ class Moment:
 
 @dataclass(frozen=True)
 class Measured:
-    """What a network came to.
+    """The result of training a network.
 
     Attributes:
-        parameters: how many it has.
-        validation_accuracy, test_accuracy: on those parts of the task.
-        multiply_adds: spent on training it, as `esper.growth.hosts.training_cost` counts them.
+        parameters: number of parameters.
+        validation_accuracy, test_accuracy: accuracy on those parts of the task.
+        multiply_adds: cost of its training, see `esper.growth.hosts.training_cost`.
     """
 
     parameters: int
@@ -64,28 +65,28 @@ class Measured:
 
 @dataclass(frozen=True)
 class Grown:
-    """A network that a policy grew, and all there is to say about it.
+    """A network that a policy grew, with what it is compared with.
 
     Attributes:
-        policy: that grew it.
-        task: that it grew on.
-        seed: that was asked for.
-        steps, samples: of the episode; training samples of a step.
-        network: itself.
-        logits: what its host says of the test part. `[n, classes]`
-        host: its number among all that were grown.
-        result: what it came to.
+        policy: the policy.
+        task: the task.
+        rng_seed: the random seed.
+        steps, samples: steps of the episode; training samples in a step.
+        network: the finished network.
+        logits: logits of its host on the test part. `[n, classes]`
+        host: its number among all networks that were grown.
+        result: its result.
         rivals: validation accuracy of every network that was grown, itself included; 0 for those
             that are not finite. `[K]`
-        moments: its life, from before the first step to after the last.
-        without_growth: its host on the same data, left alone.
-        idle_accuracy: of that after each step, on the validation part, as in `moments`.
-        from_scratch: a network of its very architecture, trained from the first step.
+        moments: its state before the first step and after each step.
+        without_growth: result of the same host on the same data without growth.
+        idle_accuracy: validation accuracy of that host, as in `moments`.
+        from_scratch: result of the same architecture, trained from the first step.
     """
 
     policy: TrainedPolicy
     task: Task
-    seed: int
+    rng_seed: int
     steps: int
     samples: int
     network: FinishedNetwork
@@ -103,45 +104,45 @@ def grow(
     policy: TrainedPolicy,
     task: str,
     *,
-    hosts: int,
-    seed: int,
+    num_hosts: int,
+    rng_seed: int,
     steps: int | None,
     say: Say,
     report: Report = no_report,
 ) -> Grown:
     """Let a policy grow networks, and return the one with the best validation accuracy.
 
-    The same arguments give the same network, bit for bit, on CPU with as many threads.
+    On CPU, with the same number of threads, the same arguments give bitwise the same network.
 
     Args:
-        policy: decides.
-        task: the name of one.
-        hosts: how many networks to grow.
-        seed: of everything random; no training of a policy reaches the hosts that follow from it.
-        steps: in the episode; None takes as many as the policy was trained for.
+        policy: the policy that grows them.
+        task: name of the task.
+        num_hosts: number of networks to grow.
+        rng_seed: random seed; training never uses the hosts that it leads to.
+        steps: steps of the episode; as many as in the training of the policy if None.
         say: receives lines of progress.
-        report: receives what is being done after every step.
+        report: receives the progress after every step.
 
     Raises:
         GrowingError, UnknownTaskError, InvalidTaskError, HostShapeError, SliceSizeError: an
             argument or the data cannot be used.
-        GrowingError: no network that grew is finite.
+        GrowingError: no grown network is finite.
     """
-    check_growing(hosts, seed, steps)
+    check_growing(num_hosts, rng_seed, steps)
     changes = {"task": task} | ({} if steps is None else {"steps": steps})
     config = updated(policy.config, changes)
-    env = make_environment(config, hosts, resolve_device(config.device))
-    seeds = evaluation_seeds(seed, hosts)
-    player = agent_player(policy.policy.to(env.device), seed, 1)
+    env = make_environment(config, num_hosts, resolve_device(config.device))
+    rng_seeds = evaluation_seeds(rng_seed, num_hosts)
+    player = agent_player(policy.policy.to(env.device), rng_seed, 1)
     for line in summary_lines(env.task):
         say(line)
-    decide = player(hosts, 0)
-    observations, info = env.reset(seed=seeds)
+    decide = player(num_hosts, 0)
+    observations, info = env.reset(seed=rng_seeds)
     _check_module(env)
-    say(f"growing {counted(hosts, 'network')}, {counted(env.steps, 'step')}")
+    say(f"growing {counted(num_hosts, 'network')}, {counted(env.steps, 'step')}")
     guess = f"(largest class {env.task.validation.largest_class:.3f})"
-    lives = [[_moment(info, host, ())] for host in range(hosts)]
-    work = _Work(env.steps, hosts, report)
+    lives = [[_moment(info, host, ())] for host in range(num_hosts)]
+    work = _Work(env.steps, num_hosts, report)
     for step in range(1, env.steps + 1):
         observations, *_, info = env.step(decide(observations, info))
         for host, life in enumerate(lives):
@@ -154,11 +155,11 @@ def grow(
     finite = np.isfinite(info["score"])
     if not finite.any():
         raise GrowingError(
-            f"no network can be written: {counted(hosts, 'network')} grew on {task}, and all of "
-            "them ended with NaN or Inf in their loss; try another --seed"
+            f"no network can be written: {counted(num_hosts, 'network')} grew on {task}, and all "
+            "of them ended with NaN or Inf in their loss; try another --seed"
         )
     if not finite.all():
-        broken = hosts - int(finite.sum())
+        broken = num_hosts - int(finite.sum())
         say(f"{counted(broken, 'network')} ended with NaN or Inf in the loss and cannot be chosen")
     rivals = np.where(finite, info["final_accuracy"], 0.0)
     chosen = min(
@@ -175,15 +176,15 @@ def grow(
     seeds_in_slots = (info[name] for name in ("stage", "blueprint", "style", "alpha"))
     architecture = architecture_of(*seeds_in_slots).take(slice(chosen, chosen + 1))
 
-    say("the same host without growth, and the same architecture from its first step")
+    say("for comparison: the same host without growth, and the same architecture from scratch")
     trained = train_from_scratch(
-        env, architecture, [seeds[chosen]], np.array([env.steps]), work.trained
+        env, architecture, [rng_seeds[chosen]], np.array([env.steps]), work.trained
     )
-    without_growth, idle_accuracy = _left_alone(env, seeds, chosen, work.left_alone)
+    without_growth, idle_accuracy = _without_growth(env, rng_seeds, chosen, work.left_alone)
     return Grown(
         policy=policy,
         task=env.task,
-        seed=seed,
+        rng_seed=rng_seed,
         steps=env.steps,
         samples=env.batch * env.batches,
         network=network,
@@ -204,22 +205,22 @@ def grow(
 
 
 class _Work:
-    """Reports how far growing is, in shares of the time that its three parts take.
+    """Reports the progress of growing, weighted by the time that its three parts take.
 
     A step of all hosts without seeds takes about half as long as one in which they grow, and a
-    step of one network its share of that.
+    step of one network a fraction of that.
     """
 
-    def __init__(self, steps: int, hosts: int, report: Report) -> None:
+    def __init__(self, steps: int, num_hosts: int, report: Report) -> None:
         self._steps = steps
-        self._parts = (1.0, 1.0 / hosts, 0.5)
+        self._parts = (1.0, 1.0 / num_hosts, 0.5)
         self._report = report
 
     def grown(self, step: int) -> None:
         self._at(0, "growing", step)
 
     def trained(self, step: int) -> None:
-        self._at(1, "the same architecture from its first step", step)
+        self._at(1, "the same architecture from scratch", step)
 
     def left_alone(self, step: int) -> None:
         self._at(2, "the same host without growth", step)
@@ -230,12 +231,12 @@ class _Work:
         self._report(f"{what}, step {step} of {self._steps}", done)
 
 
-def _left_alone(
-    env: GrowthVectorEnv, seeds: list[int], host: int, on_step: Callable[[int], None]
+def _without_growth(
+    env: GrowthVectorEnv, rng_seeds: list[int], host: int, on_step: Callable[[int], None]
 ) -> tuple[Measured, tuple[float, ...]]:
-    """Return what a host comes to when nobody acts on it, and its accuracy on the way."""
+    """Return the result of a host without growth, and its accuracy after each step."""
     waiting = np.zeros((env.num_envs, len(HEAD_NAMES)), dtype=np.int64)
-    _, info = env.reset(seed=seeds)
+    _, info = env.reset(seed=rng_seeds)
     accuracy = [float(info["accuracy"][host])]
     for step in range(1, env.steps + 1):
         *_, info = env.step(waiting)
@@ -264,7 +265,7 @@ def _measured(info: dict[str, np.ndarray], test_accuracy: np.ndarray, host: int)
 
 
 def counted(number: int, name: str) -> str:
-    """Return so many of a thing, in words."""
+    """Return a number and a noun in singular or plural."""
     return f"{number} {name}" if number == 1 else f"{number} {name}s"
 
 
@@ -275,19 +276,19 @@ def write_checked(grown: Grown, directory: Path) -> float:
         The largest difference of any logit.
 
     Raises:
-        RuntimeError: they differ by more than rounding can explain.
+        RuntimeError: they differ by more than rounding errors.
     """
     return _write_compared(grown.network, grown.task, grown.logits, directory)
 
 
 def _check_module(env: GrowthVectorEnv) -> None:
-    """Do with a host that has not grown what is done at the end: better it fails now than then."""
+    """Write and compare a host before growth, so that a failure appears before hours of growing."""
     with tempfile.TemporaryDirectory() as folder:
         logits = env.test_logits()[0].cpu()
         if not logits.isfinite().all():
             raise GrowingError(
-                f"a host that is not trained yet has non-finite logits on the test part of "
-                f"{env.task.name}: its values are too large for a network"
+                f"an untrained host has non-finite logits on the test part of {env.task.name}: the "
+                "values in the data are too large for a network"
             )
         _write_compared(env.finished_network(0), env.task, logits, Path(folder))
 

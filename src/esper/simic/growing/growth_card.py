@@ -1,4 +1,4 @@
-"""The card of a grown network: how it grew, what it came to, and how to use it, as Markdown."""
+"""The card of a grown network: how it grew, its results and how to use it, as Markdown."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ CARD_NAME, PICTURE_NAME = "card.md", "growth.svg"
 
 
 def write_card(grown: Grown, difference: float, directory: Path) -> None:
-    """Write the card of a network, and the picture of how it grew, into its folder.
+    """Write the card of a network, and the picture of its growth, into its folder.
 
     Args:
         grown: the network.
@@ -35,14 +35,14 @@ def growth_card(grown: Grown, difference: float) -> str:
 
     Args:
         grown: the network.
-        difference: the largest between what its module and its host say of the test part.
+        difference: largest difference of any logit between the written module and the host.
     """
     task = grown.task
     lines = [
         f"# A network grown on {short_name(task)}",
         "",
         f"Grown by the policy `{grown.policy.name}` in {counted(grown.steps, 'step')} of "
-        f"{grown.samples} training samples, with seed {grown.seed}. {_chosen(grown)} "
+        f"{grown.samples} training samples, with random seed {grown.rng_seed}. {_chosen(grown)} "
         f"Made with Esper {VERSION}.",
         "",
         f"![How it grew]({PICTURE_NAME})",
@@ -50,27 +50,27 @@ def growth_card(grown: Grown, difference: float) -> str:
         "|  | parameters | validation | test | multiply-adds of training |",
         "|---|--:|--:|--:|--:|",
         _row("**this network**", grown.result),
-        _row("the same host without growth, same seed", grown.without_growth),
-        _row("this architecture, trained from its first step", grown.from_scratch),
+        _row("the same host without growth, same random seed", grown.without_growth),
+        _row("this architecture, trained from scratch", grown.from_scratch),
         f"| always answering with the largest class | | {task.validation.largest_class:.3f} | "
         f"{task.test.largest_class:.3f} | |",
         "",
         f"Accuracy on {len(task.validation):,} validation samples, which the policy saw, and on "
-        f"{len(task.test):,} test samples, which nothing was chosen by. Multiply-adds count the "
+        f"{len(task.test):,} test samples, which no choice depended on. Multiply-adds count the "
         "forward and backward passes of the host and of all its seeds, pruned ones included.",
         "",
         *(line for warning in growth_warnings(grown) for line in (f"**{warning}**", "")),
         *(line for note in task.notes for line in (f"Note: {note}.", "")),
         "## How to use it",
         "",
-        f"`{SOURCE_NAME}` and `{WEIGHTS_NAME}` need nothing but torch:",
+        f"`{SOURCE_NAME}` and `{WEIGHTS_NAME}` need only torch:",
         "",
         *_snippet(task),
         "",
         f"Inputs are {_inputs(task)}. {_meaning(task)} The module was run on the whole test part "
         f"and differs from the network that grew by at most {difference:.1e} in any logit.",
         "",
-        "## What it is made of",
+        "## Architecture",
         "",
         f"A {grown.network.shape.kind} host of three blocks with "
         f"{grown.network.shape.channels} channels, and after its blocks:",
@@ -103,7 +103,7 @@ def growth_summary(grown: Grown) -> str:
 
 
 def growth_warnings(grown: Grown) -> list[str]:
-    """Return sentences about a network that is no better in validation than simpler things."""
+    """Return a sentence for each simpler network that is as good in validation."""
     result = grown.result.validation_accuracy
     warnings = []
     if result <= grown.task.validation.largest_class:
@@ -120,15 +120,15 @@ def _no_help(grown: Grown) -> str:
         measured.validation_accuracy for measured in (grown.without_growth, grown.result)
     )
     said = (
-        f"Growth did not help here: the same host without it comes to {without:.3f} in validation, "
-        f"this network to {result:.3f}."
+        f"Growth did not help here: validation accuracy is {without:.3f} without it and "
+        f"{result:.3f} in this network."
     )
-    learnt_on = parse_task_name(grown.policy.config.task).short
-    if learnt_on == short_name(grown.task):
+    trained_on = parse_task_name(grown.policy.config.task).short
+    if trained_on == short_name(grown.task):
         return said
     return (
-        f"{said} The policy `{grown.policy.name}` learnt on {learnt_on}; `--policy` takes one that "
-        "`esper ppo --task` trained on this task itself."
+        f"{said} The policy `{grown.policy.name}` was trained on {trained_on}; train one on this "
+        "task with `esper ppo --task` and give it with `--policy`."
     )
 
 
@@ -137,7 +137,7 @@ def _chosen(grown: Grown) -> str:
     if count == 1:
         return "It is the only one that was grown."
     return (
-        f"It is the best of {count} by validation accuracy; theirs was {grown.rivals.min():.3f} to "
+        f"It is the best of {count} by validation accuracy, which was {grown.rivals.min():.3f} to "
         f"{grown.rivals.max():.3f}, {grown.rivals.mean():.3f} on average."
     )
 
@@ -150,7 +150,7 @@ def _row(name: str, measured: Measured) -> str:
 
 
 def _snippet(task: Task) -> list[str]:
-    """Return a program of four lines that loads the network and asks it something."""
+    """Return a program of four lines that loads the network and runs it on a sample."""
     if task.vocabulary:
         example = "".join(task.vocabulary[symbol] for symbol in task.test.inputs[0].tolist())
         lines = [
@@ -188,7 +188,7 @@ def _meaning(task: Task) -> str:
 
 def _seeds(grown: Grown) -> list[str]:
     if not grown.network.seeds:
-        return ["nothing: the policy made no seed part of it for good."]
+        return ["nothing: the policy fossilized no seed."]
     rows = [
         f"| {seed.slot} | {seed.blueprint} | {seed.style} | {seed.alpha:g} | {seed.parameters:,} |"
         for seed in grown.network.seeds
@@ -199,9 +199,9 @@ def _seeds(grown: Grown) -> list[str]:
 _WORDS = {
     SeedEvent.GERMINATE: "germinated",
     SeedEvent.ADVANCE: "began to blend in",
-    SeedEvent.ARRIVE: "is blended in",
-    SeedEvent.RETARGET: "was sent to another alpha",
-    SeedEvent.FOSSILIZE: "became part of the network for good",
+    SeedEvent.ARRIVE: "reached its alpha",
+    SeedEvent.RETARGET: "got another target alpha",
+    SeedEvent.FOSSILIZE: "fossilized: now a permanent part",
     SeedEvent.PRUNE: "was pruned",
 }
 
@@ -215,7 +215,7 @@ def _events(grown: Grown) -> list[str]:
         if each.cause in _WORDS
     ]
     if not rows:
-        return ["Nothing was ever planted in it."]
+        return ["No seed germinated in it."]
     return [
         "| step | slot | seed | what happened | accuracy after it |",
         "|--:|---|---|---|--:|",

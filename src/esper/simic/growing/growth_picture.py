@@ -1,7 +1,7 @@
-"""The picture of how a network grew: its accuracy over the steps, and the life of each slot.
+"""The picture of a network's growth: its accuracy over the steps, and the seeds in each slot.
 
-Written by hand as SVG, without a background and with grey lettering, so that it reads on light and
-on dark pages.
+It is an SVG file without a background and with grey text, so that it can be read on light and on
+dark pages.
 """
 
 from collections.abc import Iterator
@@ -12,11 +12,11 @@ from esper.simic.axis import Axis
 from esper.simic.growing.growth import Grown
 
 _WIDTH, _LEFT, _RIGHT = 900, 84, 870
-_TOP, _BOTTOM = 44, 244  # of the curve
-_LANES, _LANE, _GAP = 274, 34, 20  # top of the first lane, height of one, between two
+_TOP, _BOTTOM = 44, 244  # edges of the curve
+_LANES, _LANE, _GAP = 274, 34, 20  # top of the first lane, height of a lane, gap between two
 _INK, _FAINT = "#808080", "#80808040"
 _GROWN = "#d6453d"
-#: Colours of what a slot can hold; told apart by height and words, too.
+#: Colours of the stages, which also differ in height and words.
 _COLOURS = {
     Stage.GERMINATED: "#c98a1b",
     Stage.TRAINING: "#c98a1b",
@@ -26,9 +26,9 @@ _COLOURS = {
     Stage.PRUNED: "#9a6fb0",
 }
 _LEGEND = (
-    (Stage.TRAINING, "training in its shadow"),
-    (Stage.BLENDING, "blended in, as high as alpha"),
-    (Stage.FOSSILIZED, "part of the network for good"),
+    (Stage.TRAINING, "training, not blended in"),
+    (Stage.BLENDING, "blended in, height is alpha"),
+    (Stage.FOSSILIZED, "permanent part of the network"),
     (Stage.PRUNED, "pruned"),
 )
 _SHADOW_HEIGHT = 0.35
@@ -38,7 +38,7 @@ def growth_picture(grown: Grown) -> str:
     """Return the picture of a network's growth as the text of an SVG file."""
     lanes_end = _LANES + len(SLOT_CHOICES) * (_LANE + _GAP)
     height = lanes_end + 62
-    title = "Validation accuracy and the life of each slot"
+    title = "Validation accuracy and the seeds in each slot"
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height}" '
         f'font-family="sans-serif" font-size="13" fill="{_INK}">',
@@ -57,7 +57,7 @@ def _x(grown: Grown, step: float) -> float:
 
 
 def _curve(grown: Grown) -> Iterator[str]:
-    """Yield the curves of the network and of its host left alone, with their axis."""
+    """Yield the curves of the network and of its host without growth, with their axis."""
     accuracy = [moment.accuracy for moment in grown.moments]
     every = [*accuracy, *grown.idle_accuracy]
     low, high = min(every), max(every)
@@ -72,7 +72,7 @@ def _curve(grown: Grown) -> Iterator[str]:
             f'<text x="{_LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{value:.2f}</text>'
         )
     for values, style in (
-        # Dashes wider than the line upon them: where both go the same way, both are seen.
+        # The dashes are wider than the line above them: both are visible where they overlap.
         (grown.idle_accuracy, f'stroke="{_INK}" stroke-width="5" stroke-dasharray="5 5"'),
         (accuracy, f'stroke="{_GROWN}" stroke-width="2"'),
     ):
@@ -88,7 +88,7 @@ def _curve(grown: Grown) -> Iterator[str]:
 
 
 def _lane(grown: Grown, slot: int) -> Iterator[str]:
-    """Yield the life of one slot: a bar for each step, named where a seed begins."""
+    """Yield the seeds of one slot: a bar for each step, named at the first step of a seed."""
     top = _LANES + slot * (_LANE + _GAP)
     base = top + _LANE
     yield f'<text x="{_LEFT - 8}" y="{base - 12}" text-anchor="end">{SLOT_CHOICES[slot]}</text>'

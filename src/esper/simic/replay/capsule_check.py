@@ -1,7 +1,7 @@
-"""Checks a capsule before it is replayed: anyone may have written it.
+"""Checks a capsule before it is replayed, since its origin is unknown.
 
-A capsule that does not hold together is refused in one sentence. The largest replay that a capsule
-can ask for is bounded by the size of its file and `MOST_MINIBATCHES`.
+An inconsistent capsule is refused in one sentence. The cost of a replay is bounded by the size of
+the capsule's file and by `MOST_MINIBATCHES`.
 """
 
 import re
@@ -17,7 +17,7 @@ from esper.leyline.telemetry import GROUPS, PHASES, NonfiniteSighting
 from esper.simic.config import MOST_THREADS
 from esper.simic.replay.incidents import Capsule, IncidentError
 
-#: Far more than any update has: epochs times minibatches.
+#: Maximum of epochs times minibatches, far above that of any real update.
 MOST_MINIBATCHES = 10_000
 _HEADS, _CHOICES = len(HEAD_SIZES), sum(HEAD_SIZES)
 _FLOAT = (torch.float32,)
@@ -28,10 +28,10 @@ _Sizes = tuple[int, ...]
 
 
 def check_capsule(capsule: Capsule) -> None:
-    """Check that the parts of a capsule fit one another; the agent's state is checked when loaded.
+    """Check that the parts of a capsule are consistent; loading checks the agent's state.
 
     Raises:
-        IncidentError: they do not; the message names the first part that does not.
+        IncidentError: they are not; the message names the first wrong part.
     """
     for complaint in _complaints(capsule):
         raise IncidentError(f"the capsule cannot be replayed: {complaint}")
@@ -45,7 +45,7 @@ def _complaints(capsule: Capsule) -> Iterator[str]:
 
 def _of_plain_values(capsule: Capsule) -> Iterator[str]:
     if type(capsule.update) is not int or capsule.update < 1:
-        yield "its update must be a number of 1 or more"
+        yield "its update must be a whole number of at least 1"
     if type(capsule.threads) is not int or not 1 <= capsule.threads <= MOST_THREADS:
         yield f"its threads must be from 1 to {MOST_THREADS}"
     if not _is_texts(capsule.versions) or not isinstance(capsule.config, dict):
@@ -55,7 +55,7 @@ def _of_plain_values(capsule: Capsule) -> Iterator[str]:
     if not isinstance(capsule.injections, list) or not all(
         isinstance(one, str) for one in capsule.injections
     ):
-        yield "its injections must be a list of texts"
+        yield "its injections must be a list of strings"
     try:
         sightings = msgspec.convert(capsule.sightings, list[NonfiniteSighting])
     except msgspec.ValidationError as error:
@@ -66,7 +66,7 @@ def _of_plain_values(capsule: Capsule) -> Iterator[str]:
                 yield "it has a sighting of an unknown head, kind or phase"
     generator = capsule.torch_generator
     if not isinstance(generator, Tensor) or generator.shape != torch.get_rng_state().shape:
-        yield "the state of its random generator has another size"
+        yield "the state of its random generator has the wrong size"
 
 
 def _is_texts(table: Any) -> bool:

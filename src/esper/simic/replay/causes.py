@@ -1,4 +1,4 @@
-"""The likely cause of an operation's non-finite result, in one sentence that names the operand."""
+"""The likely cause of an operation's non-finite result, a sentence that names the operand."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -18,7 +18,7 @@ _PICKS = frozenset({"gather", "index", "select", "take_along_dim"})
 _EXPONENTIALS = frozenset({"exp", "expm1", "exp2", "sinh", "cosh"})
 _LOGARITHMS = frozenset({"log", "log2", "log10", "log1p"})
 _DIVISIONS = frozenset({"div", "true_divide", "reciprocal", "addcdiv", "fmod", "remainder"})
-#: Operations that are only defined on a part of the numbers.
+#: Domains of operations that are not defined for all numbers.
 _DOMAINS = {
     "acos": "from -1 to 1",
     "asin": "from -1 to 1",
@@ -26,20 +26,20 @@ _DOMAINS = {
     "acosh": "from 1",
     "erfinv": "between -1 and 1",
     "logit": "between 0 and 1",
-    "lgamma": "that are no negative whole numbers",
-    "digamma": "that are no negative whole numbers",
+    "lgamma": "other than negative whole numbers",
+    "digamma": "other than negative whole numbers",
 }
 #: Operations that add something to their first argument.
 _ADDITIONS = frozenset({"add", "sub", "rsub", "addcmul", "addcdiv", "lerp"})
-#: Arguments of an optimizer's step that never make it overflow.
+#: Arguments of an optimizer's step that cannot make it overflow.
 _HARMLESS = frozenset({"beta1", "beta2", "eps", "found_inf", "grad_scale", "state_steps"})
 
 
 def likely_cause(operation: Operation, injections: Sequence[str] = ()) -> str:
-    """Return, in one sentence, why an operation's result is not finite.
+    """Return the likely cause of an operation's non-finite result, a sentence.
 
     Args:
-        operation: where it began.
+        operation: the origin.
         injections: drills that were planted, as text.
     """
     if operation.place.file.endswith(_PLANTING):
@@ -52,7 +52,7 @@ def likely_cause(operation: Operation, injections: Sequence[str] = ()) -> str:
 
 
 def poisoned(poisons: Sequence[Poison]) -> str:
-    """Return the cause where something was wrong before anything was computed."""
+    """Return the cause of an operation with poisoned inputs."""
     poison, more = poisons[0], len(poisons) - 1
     others = f" (and {more} other tensor{'s' if more > 1 else ''} with it)" if more else ""
     sort = {
@@ -69,13 +69,13 @@ def poisoned(poisons: Sequence[Poison]) -> str:
 
 
 def _arithmetic(operation: Operation) -> str:
-    """Return the cause where an operation broke finite values by itself."""
+    """Return the cause of an operation whose inputs were finite."""
     base, output = operation.base.removeprefix("_foreach_"), operation.outputs[0]
     left = operation.inputs[0] if operation.inputs else output
     if base == "_to_copy":
         return (
             f"overflow in a cast to {output.dtype}: values reach {_sized(left)}, "
-            f"and {output.dtype} ends at {_limit(output.dtype):.4g}"
+            f"and the largest {output.dtype} is {_limit(output.dtype):.4g}"
         )
     if operation.sources and not _is_far_apart(operation):  # legal ones: else it began there
         return _mishandled_mask(base)
@@ -85,18 +85,18 @@ def _arithmetic(operation: Operation) -> str:
         known = f" ({left.of})" if left.of else ""
         return f"overflow in {base}: its argument reaches {_largest_signed(left):.4g}{known}"
     if base in _LOGARITHMS:
-        return f"log of 0 or less: its argument falls to {_least(left):.4g}"
+        return f"log of 0 or less: its argument is as low as {_least(left):.4g}"
     if base == "_log_softmax":
         return (
-            f"log of 0: logits from {left.minimum:.4g} to {left.maximum:.4g} lie further apart "
-            f"than {output.dtype} reaches"
+            f"log of 0: logits from {left.minimum:.4g} to {left.maximum:.4g} differ by more than "
+            f"the largest {output.dtype}"
         )
     if base in _DIVISIONS:
         return _division(operation, base)
     if base in ("sqrt", "rsqrt"):
         if output.plus_inf:
             return f"1 / 0, in {base}"
-        return f"root of a negative number, in {base}: its argument falls to {_least(left):.4g}"
+        return f"root of a negative number, in {base}: its argument is as low as {_least(left):.4g}"
     if base == "pow":
         return _power(operation)
     if base.startswith("_fused_adam"):
@@ -112,23 +112,23 @@ def _arithmetic(operation: Operation) -> str:
 
 
 def _is_far_apart(operation: Operation) -> bool:
-    """Return whether a softmax under a legal mask broke because its logits lie too far apart."""
+    """Return whether a softmax with a legal mask overflowed because its logits differ too much."""
     part = operation.inputs[0] if operation.inputs else operation.outputs[0]
     is_softmax = operation.base == "_log_softmax" and not operation.outputs[0].nan
     return is_softmax and part.minimum is not None and part.maximum is not None
 
 
 def _mishandled_mask(base: str) -> str:
-    """Return the cause where the -inf of a mask, legal by itself, was computed with."""
+    """Return the cause of an operation that used the -inf of a mask in arithmetic."""
     if base in _PICKS:
-        return "log of 0: the choice taken has probability zero, for its mask forbids it"
+        return "log of 0: the choice taken has probability zero, because its mask forbids it"
     if base == "_log_softmax":
         return "inf - inf: every choice of a head is masked"
     if base == "mul":
         return "inf * 0: the -inf of a mask was multiplied by 0"
     if base in _SUMS:
         return "inf - inf: the -inf of a mask was summed up"
-    return f"the -inf of a mask came to count, in {base}"
+    return f"the -inf of a mask was used in {base}"
 
 
 def _product(operation: Operation) -> str:
@@ -136,7 +136,7 @@ def _product(operation: Operation) -> str:
     limit = _limit(output.dtype)
     factors = [part for part in operation.inputs if not _is_addend(part, operation)]
     addends = [part for part in operation.inputs if _is_addend(part, operation)]
-    # A bias that is itself near the limit may be what tips the sum.
+    # A bias near the limit may cause the overflow of the sum.
     shown = sorted(factors, key=lambda part: part.largest, reverse=True)[:2]
     shown += [part for part in addends if part.largest > limit / 1e3]
     texts = [_sized(part) for part in sorted(shown, key=lambda part: part.largest, reverse=True)]
@@ -144,12 +144,12 @@ def _product(operation: Operation) -> str:
     summed = " and inf - inf" if output.nan else ""
     return (
         f"matmul overflow{summed}: factors reach {_listed(texts)}, "
-        f"and {output.dtype} ends at {limit:.4g}"
+        f"and the largest {output.dtype} is {limit:.4g}"
     )
 
 
 def _is_addend(part: TensorRange, operation: Operation) -> bool:
-    """Return whether a tensor is added to a product, and no factor of it."""
+    """Return whether a tensor is added to a product instead of being a factor."""
     adds = operation.base.startswith(("addmm", "baddbmm", "addbmm", "addmv", "addr"))
     return (adds and part.name == "self") or part.name in ("bias", "input_bias")
 
@@ -199,7 +199,7 @@ def _power(operation: Operation) -> str:
 
 
 def _optimizer_step(operation: Operation) -> str:
-    """Return why a step of Adam broke a weight or a moment."""
+    """Return the cause of a step of Adam that made a weight or a moment non-finite."""
     numbers = {number.name: number for number in operation.scalars}
     for part in operation.inputs:
         if part.name.startswith("exp_avg_sqs") and part.minimum is not None and part.minimum < 0:
@@ -209,8 +209,8 @@ def _optimizer_step(operation: Operation) -> str:
             )
         if part.name.startswith("state_steps") and part.minimum is not None and part.minimum < 1:
             return (
-                f"corrupted optimizer state: its step is {part.minimum:.4g} when this one is "
-                "counted, and must be at least 1"
+                f"corrupted optimizer state: its step count is {part.minimum:.4g} including this "
+                "step, and must be at least 1"
             )
     for name in ("beta1", "beta2"):
         if name in numbers and numbers[name].value >= 1:
@@ -233,14 +233,14 @@ def _operands(
     tensors: Sequence[TensorRange] | None = None,
     scalars: Sequence[Scalar] | None = None,
 ) -> str:
-    """Return the operands of an operation in words, the largest first and three at the most.
+    """Return at most three operands of an operation in words, the largest first.
 
-    A number among the arguments is one of them, unless it changes nothing.
+    Numbers among the arguments are operands, too, unless they are neutral.
     """
     tensors = operation.inputs if tensors is None else tensors
     scalars = operation.scalars if scalars is None else scalars
     if operation.base.removeprefix("_foreach_") in _ADDITIONS:
-        # What is added to something that overflows alone does not matter unless it is large.
+        # A summand only matters if it is large.
         least = _limit(operation.outputs[0].dtype) / 1e3
         tensors = [p for p in tensors if _argument(p.name) != "self" or abs(_value(p)) > least]
     sized = [(abs(_value(part)), _sized(part)) for part in tensors]
@@ -251,7 +251,7 @@ def _operands(
 
 
 def _counts(number: Scalar) -> bool:
-    """Return whether a number may be why a result overflows."""
+    """Return whether a number can cause an overflow."""
     name = _argument(number.name)
     if name == "eps":
         return number.value <= 0 or number.value >= 1
@@ -264,14 +264,14 @@ def _number(number: Scalar) -> str:
 
 
 def _sized(part: TensorRange) -> str:
-    """Return the size of a tensor's values and its name."""
+    """Return the largest magnitude in a tensor, and its name."""
     label = f" ({_label(part)})" if _label(part) else ""
     size = part.largest if part.at is None else part.at
     return f"{size:.4g}{label}"
 
 
 def _label(part: TensorRange) -> str:
-    """Return the known name of a tensor, or that of the argument that it is."""
+    """Return the known name of a tensor, or the name of the argument."""
     return part.of or part.name
 
 

@@ -1,11 +1,11 @@
-"""Incidents: for each update that was not finite, a capsule that holds all it started from.
+"""Incidents: for each update that was not finite, a capsule with its complete starting state.
 
-A capsule is written whole or not at all into `incidents/NNNN/` of the run: `capsule.pt` (tensors
-and plain values only, read with `weights_only=True`) and `incident.json` (what was seen, for people
-and for listings). The first occurrence of each (head, quantity, kind) is always kept; beyond that
-there is a limit to their number and to the disk they take, and what was not kept is counted.
+A capsule is written atomically into `incidents/NNNN/` of the run: `capsule.pt` (tensors and plain
+values only, read with `weights_only=True`) and `incident.json` (the sightings). The first one of
+each (head, quantity, kind) is always kept; further capsules are limited in number and size, and
+those that are not kept are counted.
 
-torch is imported where a capsule is read or written, so that listing them needs none of it.
+torch is imported only to read or write a capsule, so that listing them does not need it.
 """
 
 import hashlib
@@ -39,30 +39,30 @@ if TYPE_CHECKING:
 
 FORMAT = 3
 _PARTIAL_SUFFIX = ".partial"
-#: Bytes that are read at most: far more than Esper writes.
+#: Largest file that is read, in bytes; Esper writes far smaller ones.
 _LONGEST_CAPSULE = 4 << 30
 
 
 @dataclass(frozen=True)
 class Capsule:
-    """All that one update started from, and what was seen in it.
+    """The complete starting state of one update, and its sightings.
 
     Attributes:
-        update: its number, counted from 1.
-        config: every setting of the run.
-        agent: `PPOAgent.state_dict()` as it was when the update began.
+        update: number of the update, counted from 1.
+        config: all settings of the run, by name.
+        agent: `PPOAgent.state_dict()` at the start of the update.
         rollout: the fields of the `Rollout`, by name.
-        minibatches: the numbers of the hosts in each minibatch, in the order they were learnt from.
-        minibatches_per_epoch: how those divide into epochs.
-        old_log_probs: of the choices taken, before the first step, `[T, N, H]`. A replay computes
-            them anew, to find where they broke, and says if they differ.
+        minibatches: the numbers of the hosts in each minibatch, in the order of the update.
+        minibatches_per_epoch: number of minibatches in an epoch.
+        old_log_probs: log-probabilities of the taken choices before the first step, `[T, N, H]`. A
+            replay computes them again, and reports a difference.
         injections: drills that were due, as text.
         sightings: the fields of each `NonfiniteSighting`, causes first.
-        versions: of esper, torch and python.
-        threads: that torch used.
-        device: that everything was on.
-        torch_generator: state of torch's own generator; the agent's two are in `agent`. An update
-            draws from neither, but what is added to it one day may.
+        versions: versions of esper, torch and python.
+        threads: number of PyTorch threads.
+        device: device of the agent.
+        torch_generator: state of torch's global generator; the agent's generators are in `agent`.
+            An update draws from none of them at present.
     """
 
     update: int
@@ -82,10 +82,10 @@ class Capsule:
 
 @dataclass
 class IncidentLedger:
-    """Decides which incidents of a run are kept, and writes them."""
+    """Decides which incidents of a run are kept, and writes their capsules."""
 
     run: Path
-    limit: int  # capsules, beside the first of each kind of fault
+    limit: int  # number of capsules, besides the first of each kind of fault
     limit_bytes: int
     number: int = 0  # of the last incident before this process, kept or not
     _bytes: int = field(init=False, default=0)
@@ -102,9 +102,9 @@ class IncidentLedger:
             self._count(incident.size, {_kind_of(one) for one in seen})
 
     def record(self, capsule: Capsule, sightings: Sequence[NonfiniteSighting]) -> IncidentRecorded:
-        """Write the capsule, if it is to be kept; return what to tell.
+        """Write a capsule within the limits, and return the event.
 
-        A disk that does not take it is told and survived.
+        If it was not written, the event gives the reason; an error of the disk is not raised.
         """
         self.number += 1
         kinds = {_kind_of(seen) for seen in sightings}
@@ -115,7 +115,7 @@ class IncidentLedger:
                 folder = write_capsule(self.run / INCIDENTS_NAME, self.number, capsule)
                 size = size_of(folder)
             except (OSError, RuntimeError, MemoryError) as error:
-                reason = f"the disk did not take it: {error}"
+                reason = f"it could not be written: {error}"
             else:
                 path = str(folder.relative_to(self.run))
                 self._count(size, kinds)
@@ -124,7 +124,7 @@ class IncidentLedger:
         )
 
     def _count(self, size: int, kinds: set[tuple[str, str, str]]) -> None:
-        """Count one that is kept."""
+        """Count a capsule that is kept."""
         self._bytes += size
         self._beyond_first += kinds <= self._seen
         self._seen |= kinds
@@ -132,7 +132,7 @@ class IncidentLedger:
     def _refusal(self) -> str:
         """Return why an incident that shows nothing new is not kept; empty if it is."""
         if self._beyond_first >= self.limit:
-            return f"it shows nothing new, and of such {self.limit} are kept (--incidents-kept)"
+            return f"it shows nothing new, and {self.limit} such are kept (--incidents-kept)"
         if self._bytes >= self.limit_bytes:
             limit = self.limit_bytes // 2**20
             return f"it shows nothing new, and capsules take {limit} MiB (--incident-megabytes)"
@@ -140,10 +140,10 @@ class IncidentLedger:
 
 
 def write_capsule(incidents: Path, number: int, capsule: Capsule) -> Path:
-    """Write a capsule as incident `number` into the folder `incidents`; return its own folder.
+    """Write a capsule as incident `number` into the folder `incidents`; return its folder.
 
     Raises:
-        OSError: the disk does not take it; then nothing is left behind.
+        OSError: it cannot be written; then nothing is left behind.
     """
     folder = incidents / f"{number:04d}"
     partial = folder.with_suffix(_PARTIAL_SUFFIX)
@@ -174,8 +174,8 @@ def find_incident(run: Path, number: int | None = None, update: int | None = Non
 
     Args:
         run: the run's directory.
-        number: of the incident; None for the first, which is the diagnosis.
-        update: of the incident, instead of its number.
+        number: number of the incident; None for the first, which shows the cause.
+        update: update of the incident, instead of its number.
 
     Raises:
         IncidentError: there is none, or none of that number or update; or it cannot be read.
@@ -183,7 +183,7 @@ def find_incident(run: Path, number: int | None = None, update: int | None = Non
     kept = list_incidents(run)
     if not kept:
         listing = command_line("esper", "incidents", run)
-        raise IncidentError(f"{run.name} has kept no incident; `{listing}` lists what it saw")
+        raise IncidentError(f"{run.name} has kept no incident; `{listing}` lists all incidents")
     for incident in kept:
         if number in (None, incident.number) and update in (None, incident.update):
             return _whole(incident)
@@ -224,23 +224,25 @@ def read_capsule(folder: Path, device: str = "cpu") -> Capsule:
         data = path.read_bytes()
     except OSError as error:
         raise IncidentError(f"the capsule {path} cannot be read: {error}") from error
-    # What is not as it was written is found here; all that torch reads below is whole.
+    # Damage is found here, before torch reads the data.
     if hashlib.sha256(data).hexdigest() != expected:
-        raise IncidentError(f"the capsule {path} is damaged: it is not as it was written")
+        raise IncidentError(f"the capsule {path} is damaged: its SHA-256 digest does not match")
     try:
         state = load_values(data, device)
     except TorchFileError as error:
         raise IncidentError(f"the capsule {path} cannot be read: {error}") from error
     if not isinstance(state, dict) or state.pop("format", None) != FORMAT:
-        raise IncidentError(f"the capsule {path} is not of format {FORMAT}, which this reads")
+        raise IncidentError(
+            f"the capsule {path} has another format than {FORMAT}, the one that this version reads"
+        )
     try:
         return Capsule(**state)
     except TypeError as error:
-        raise IncidentError(f"the capsule {path} is not whole: {error}") from error
+        raise IncidentError(f"the capsule {path} is incomplete: {error}") from error
 
 
 def sighting_fields(sightings: Sequence[NonfiniteSighting]) -> list[dict[str, Any]]:
-    """Return sightings as a capsule holds them."""
+    """Return the fields of sightings, as a capsule stores them."""
     names = NonfiniteSighting.__struct_fields__
     return [{name: getattr(seen, name) for name in names} for seen in sightings]
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Place:
-    """A line of source: the first one outside torch that led to an operation."""
+    """The source line that called an operation: the innermost one outside torch."""
 
     file: str
     line: int
@@ -25,19 +25,19 @@ class Place:
 
 @dataclass(frozen=True)
 class TensorRange:
-    """What values a tensor held."""
+    """The range of values in a tensor."""
 
-    name: str  # of the argument or the result
-    of: str  # of which known tensor it is or shows a part; empty for any other
+    name: str  # name of the argument or the result
+    of: str  # the known tensor that it is or is a part of; empty for any other
     shape: tuple[int, ...]
     dtype: str
-    minimum: float | None  # of the finite values; None if there are none
-    maximum: float | None
-    nan: int
+    minimum: float | None  # smallest finite value; None if there is none
+    maximum: float | None  # largest finite value
+    nan: int  # number of NaN
     plus_inf: int
     minus_inf: int
-    first: tuple[int, ...] | None  # the index of the first value that is not finite
-    at: float | None = None  # the value that met others where the result first broke, if known
+    first: tuple[int, ...] | None  # index of the first value that is not finite
+    at: float | None = None  # its value at the first non-finite element of the result, if known
 
     @property
     def largest(self) -> float:
@@ -53,7 +53,7 @@ class TensorRange:
 
     @property
     def kinds(self) -> tuple[str, ...]:
-        """Return which kinds of non-finite value it held."""
+        """Return the kinds of non-finite value in it."""
         counts = {"nan": self.nan, "+inf": self.plus_inf, "-inf": self.minus_inf}
         return tuple(kind for kind, count in counts.items() if count)
 
@@ -62,17 +62,17 @@ class TensorRange:
 class Scalar:
     """A number among the arguments of an operation."""
 
-    name: str  # of the argument
+    name: str  # name of the argument
     value: float
-    of: str  # the setting that it is; empty for any other number
+    of: str  # name of the setting with this value; empty for any other number
 
 
 @dataclass(frozen=True)
 class Poison:
-    """A value that was wrong before anything was computed."""
+    """An input that was wrong before the update computed anything."""
 
-    name: str  # of the tensor or the setting
-    index: tuple[int, ...]  # of the first such value in it; empty for a number
+    name: str  # name of the tensor or the setting
+    index: tuple[int, ...]  # index of the first wrong value; empty for a number
     kind: str  # "nan", "+inf", "-inf", or "negative" where a value must not be negative
 
     def __str__(self) -> str:
@@ -82,38 +82,38 @@ class Poison:
 
 @dataclass(frozen=True, eq=False)
 class Operation:
-    """One operation whose result was not finite, or the first that took something poisoned."""
+    """An operation whose result was not finite, or the first that used a poisoned input."""
 
-    number: int  # in the order of execution
-    name: str  # as torch calls it, for example aten.exp.default
+    number: int  # number in the order of execution
+    name: str  # name in torch, for example aten.exp.default
     phase: str  # "preparation", "forward", "backward" or "step"
     minibatch: int | None  # counted from 0; None before the first
-    autograd: str  # in a backward pass, the derivative that it belongs to
+    autograd: str  # in a backward pass, the node of the autograd graph
     module: str
     place: Place
     inputs: tuple[TensorRange, ...]
-    scalars: tuple[Scalar, ...]  # its arguments that are numbers
+    scalars: tuple[Scalar, ...]  # numbers among its arguments
     outputs: tuple[TensorRange, ...]
-    columns: tuple[int, frozenset[int]] | None  # size of the last axis, and where in it is what
-    rows: tuple[int, frozenset[int]] | None  # size of the first axis, and where in it is what
-    places: Tensor | None  # of the first two axes, [T, N]: where it is not finite
-    sources: tuple["Operation", ...]  # what made those of its inputs that were not finite
-    poisons: tuple[Poison, ...]  # those of its inputs that nothing had made
-    is_legal: bool  # all it holds that is not finite is the -inf of a mask
+    columns: tuple[int, frozenset[int]] | None  # size of the last axis, non-finite indices in it
+    rows: tuple[int, frozenset[int]] | None  # size of the first axis, non-finite indices in it
+    places: Tensor | None  # mask of non-finite values over the first two axes, [T, N]
+    sources: tuple["Operation", ...]  # the operations that made its non-finite inputs
+    poisons: tuple[Poison, ...]  # its non-finite inputs that no operation made
+    is_legal: bool  # whether all its non-finite values are the -inf of a mask
 
     @property
     def base(self) -> str:
-        """Return the name without namespace, overload and the mark of in-place."""
+        """Return the name without namespace, overload and the underscore of in-place operations."""
         return self.name.split(".")[1].rstrip("_")
 
     @property
     def causes(self) -> tuple["Operation", ...]:
-        """Return the operations that it got something illegal from."""
+        """Return the operations that made its illegal inputs."""
         return tuple(source for source in self.sources if not source.is_legal)
 
 
 def range_of(name: str, tensor: Tensor, *, of: str = "", at: float | None = None) -> TensorRange:
-    """Return what values a tensor holds."""
+    """Return the range of values in a tensor."""
     values = tensor.detach()
     finite = values[values.isfinite()].double()
     bad = (~values.isfinite()).nonzero()
@@ -135,7 +135,7 @@ def range_of(name: str, tensor: Tensor, *, of: str = "", at: float | None = None
 def poisons_of(
     inputs: Mapping[str, Tensor], numbers: Mapping[str, float], never_negative: Collection[str]
 ) -> Iterator[Poison]:
-    """Yield the first wrong value of each tensor and each number that has one.
+    """Yield the first wrong value of each tensor and number.
 
     Args:
         inputs: tensors by name.
@@ -155,7 +155,7 @@ def poisons_of(
 
 
 def constant(name: str, tensor: Tensor) -> Poison:
-    """Return the first value of a constant that is not finite."""
+    """Return the first non-finite value of a constant tensor."""
     return _poison(f"the constant {name}", ~tensor.isfinite(), tensor)
 
 
@@ -165,7 +165,7 @@ def _poison(name: str, is_wrong: Tensor, tensor: Tensor) -> Poison:
 
 
 def value_kind(value: float) -> str:
-    """Return how a value is wrong."""
+    """Return the kind of a wrong value."""
     if math.isnan(value):
         return "nan"
     if math.isinf(value):
@@ -174,5 +174,5 @@ def value_kind(value: float) -> str:
 
 
 def is_finite(tensor: Tensor) -> bool:
-    """Return whether all that a tensor holds is finite."""
+    """Return whether all values of a tensor are finite."""
     return bool(tensor.isfinite().all())

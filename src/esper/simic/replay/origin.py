@@ -1,4 +1,4 @@
-"""Where a non-finite value began: the first operation, and the way from it to what was seen."""
+"""The origin of a non-finite value: the first operation, and the chain from it to the sighting."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
@@ -8,7 +8,7 @@ from esper.leyline.telemetry import NonfiniteSighting
 from esper.simic.replay.causes import likely_cause, poisoned
 from esper.simic.replay.operations import Operation, Poison
 
-#: The inputs that a sighting of a quantity may be of, by the beginning of their names.
+#: For each quantity, prefixes of the names of the inputs that can explain a sighting of it.
 _INPUTS_OF = {
     "loss_scale": ("loss scale",),
     "observations": ("observations",),
@@ -20,14 +20,15 @@ _INPUTS_OF = {
 
 @dataclass(frozen=True)
 class Origin:
-    """Where it began, and how it came from there to what was seen.
+    """The origin of a non-finite value.
 
     Attributes:
-        operation: the first that broke, or the first that used what was poisoned.
-        chain: from the operation to the one that made the tensor that was seen; for an origin on
-            the way to the loss, to the one that made the loss or its gradient.
-        cause: why it broke, a sentence.
-        reached: what the chain leads to, if that is not what was seen.
+        operation: the first operation with a non-finite result, or the first that used a poisoned
+            input.
+        chain: the operations from there to the one that made the tensor of the sighting; for an
+            origin on the path to the loss, to the one that made the loss or its gradient.
+        cause: the likely cause, a sentence.
+        reached: the end of the chain, if that is not the sighting.
     """
 
     operation: Operation
@@ -38,17 +39,17 @@ class Origin:
 
 @dataclass(frozen=True)
 class Columns:
-    """Which part of a tensor's last axis belongs to the head in which something was seen.
+    """The part of a tensor's last axis that belongs to the head of a sighting.
 
-    For parameters and the state that an optimizer keeps of them: which part of the first axis.
+    For parameters and their optimizer state it is a part of the first axis.
     """
 
-    size: int  # of the axis
+    size: int  # size of the axis
     own: range
     of_rows: bool = False
 
     def excludes(self, operation: Operation) -> bool:
-        """Return whether an operation broke such a tensor, and in other columns only."""
+        """Return whether an operation made only other columns of such a tensor non-finite."""
         axis = operation.rows if self.of_rows else operation.columns
         if axis is None:
             return False
@@ -58,13 +59,13 @@ class Columns:
 
 @dataclass(frozen=True)
 class _Search:
-    """What leads to some operations: where it starts, and the next operation on the way back."""
+    """The causes of some operations: where they start, and the next operation of each."""
 
     towards: dict[Operation, Operation | None]
     starts: tuple[Operation, ...]
 
     def chain(self, start: Operation) -> tuple[Operation, ...]:
-        """Return a shortest way from a start to what was searched from."""
+        """Return a shortest chain from a start to the operation that the search began with."""
         chain = [start]
         while (after := self.towards[chain[-1]]) is not None:
             chain.append(after)
@@ -77,16 +78,16 @@ def find_origin(
     columns: Sequence[Columns] = (),
     to_loss: Iterable[Operation] = (),
 ) -> Origin | None:
-    """Return where a non-finite value began, or None if no operation made it.
+    """Return the origin of a non-finite value, or None if no operation made it.
 
-    Where the operation leads to a displayed figure only, and another one on the way to the loss
-    broke at the same step and host, that one is returned: it is what harmed the training.
+    If the first operation only leads to a displayed figure, and another one on the path to the loss
+    became non-finite at the same step and host, that one is returned: it harmed the training.
 
     Args:
-        makers: the operations that made the tensor in which it was seen.
+        makers: the operations that made the tensor of the sighting.
         injections: drills that were planted, as text.
-        columns: the parts of tensors that belong to the head in which it was seen; what broke in
-            other parts of such tensors is another failure.
+        columns: the parts of tensors that belong to the head of the sighting; non-finite values in
+            other parts are another fault.
         to_loss: the operations that made the loss, its terms and its gradient in that minibatch.
     """
 
@@ -112,18 +113,18 @@ def origin_in_poison(
     poisons: Sequence[Poison],
     taker: Callable[[Poison], Operation | None],
 ) -> Origin | None:
-    """Return the poisoned input that a sighting is of, with the first operation that used it.
+    """Return the poisoned input that explains a sighting, with the first operation that used it.
 
-    For sightings that no operation made: what was wrong before the update, or broke nothing.
+    For sightings of inputs, which no operation of the update made.
 
     Args:
-        sighting: what was seen.
-        poisons: what was wrong before anything was computed.
+        sighting: the sighting.
+        poisons: the inputs that were wrong before the update computed anything.
         taker: returns the first operation that used a poisoned input, or None.
 
     Returns:
-        None if nothing was poisoned, or no operation used it. An input that does not fit the
-        sighting is returned only if no other is poisoned.
+        None if no input was poisoned, or no operation used it. An input that does not match the
+        sighting is returned only if none does.
     """
     beginnings = _INPUTS_OF.get(sighting.quantity, ())
     fitting = [poison for poison in poisons if poison.name.startswith(beginnings)]
@@ -137,8 +138,8 @@ def origin_in_poison(
 
 
 def _search(makers: Iterable[Operation], counts: Callable[[Operation], bool]) -> _Search:
-    """Go back from operations through those causes that count."""
-    # Breadth first, so that the way back is a shortest one.
+    """Search backwards from operations through the causes that count."""
+    # Breadth first, so that the chains are shortest ones.
     towards: dict[Operation, Operation | None] = {maker: None for maker in makers if counts(maker)}
     queue = deque(towards)
     starts = []
@@ -155,7 +156,7 @@ def _search(makers: Iterable[Operation], counts: Callable[[Operation], bool]) ->
 
 
 def _coincide(one: Operation, other: Operation) -> bool:
-    """Return whether two operations of one minibatch broke at the same step of the same host."""
+    """Return whether two operations of one minibatch are non-finite at the same step and host."""
     if one.minibatch != other.minibatch or one.places is None or other.places is None:
         return False
     is_same_shape = one.places.shape == other.places.shape

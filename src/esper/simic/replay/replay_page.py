@@ -1,4 +1,4 @@
-"""The report of a replay as one page of HTML that needs nothing else, in light and in dark."""
+"""The report of a replay as one self-contained HTML page with a light and a dark theme."""
 
 from collections.abc import Iterable
 from html import escape
@@ -141,5 +141,5 @@ def _rows(name: str, texts: Iterable[str]) -> str:
 
 
 def _safe(value: object) -> str:
-    """Return a value as text that is text in HTML too: a capsule may come from anywhere."""
+    """Return a value as escaped HTML text, since a capsule can come from anyone."""
     return escape(printable(str(value)))

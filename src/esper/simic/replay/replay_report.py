@@ -1,4 +1,4 @@
-"""What `esper replay` prints: a report for people, JSON for machines."""
+"""The report of `esper replay`: text or JSON."""
 
 from dataclasses import asdict, dataclass
 from itertools import groupby
@@ -17,23 +17,23 @@ from esper.simic.replay.replaying import Replay
 from esper.simic.replay.verdict import REPRODUCED
 
 _VERDICT_STYLES = {REPRODUCED: "bold green"}
-_SHOWN_STEPS = 12  # of a chain; an unrolled LSTM has hundreds
+_SHOWN_STEPS = 12  # steps of a chain; an unrolled LSTM has hundreds
 
 
 @dataclass(frozen=True)
 class Step:
-    """Neighbouring operations of one line of source."""
+    """Consecutive operations of one source line."""
 
     operations: tuple[Operation, ...]
 
     @property
     def first(self) -> Operation:
-        """Return the operation that came first."""
+        """Return the first operation."""
         return self.operations[0]
 
     @property
     def names(self) -> str:
-        """Return what the operations are called, each once."""
+        """Return the names of the operations, each once."""
         return ", ".join(dict.fromkeys(operation.name for operation in self.operations))
 
     @property
@@ -53,7 +53,7 @@ def steps_of(origin: Origin) -> list[Step]:
 
 
 def moment(replay: Replay, operation: Operation, per_epoch: int) -> str:
-    """Return when in the update an operation took place, in words."""
+    """Return the phase, epoch and minibatch of an operation, in words."""
     if operation.minibatch is None:
         return f"before the first minibatch of update {replay.update}"
     epoch, minibatch = divmod(operation.minibatch, per_epoch)
@@ -73,12 +73,12 @@ def values_of(part: TensorRange) -> str:
 
 
 def name_of(part: TensorRange) -> str:
-    """Return what a tensor is called, and which one it is."""
+    """Return the name of an argument, and of the known tensor that it is."""
     return f"{part.name} = {part.of}" if part.of else part.name
 
 
 def number_name(number: Scalar) -> str:
-    """Return the name of a number among the arguments, and which setting it is."""
+    """Return the name of a number among the arguments, and of the setting that it is."""
     setting = number.of.removeprefix("setting ")
     return f"{number.name} = {setting}" if setting else number.name
 
@@ -113,11 +113,11 @@ def print_replay(replay: Replay, run: str, number: int, per_epoch: int, console:
 
 
 def unconnected(replay: Replay) -> str:
-    """Return what to report where no operation could be connected with what was seen."""
+    """Return the sentence for a replay without an origin."""
     if not replay.poisons:
-        return "No operation could be connected with what was seen."
+        return "No operation leads to the sightings."
     given = ", ".join(f"{poison} = {poison.kind}" for poison in replay.poisons)
-    return f"No operation could be connected with what was seen. The update was given {given}."
+    return f"No operation leads to the sightings. Non-finite inputs of the update: {given}."
 
 
 def _print_origin(replay: Replay, origin: Origin, per_epoch: int, console: Console) -> None:
@@ -158,7 +158,7 @@ def _print_origin(replay: Replay, origin: Origin, per_epoch: int, console: Conso
 
 
 def chain_lines(replay: Replay, origin: Origin) -> list[str]:
-    """Return the way from the origin to what was seen, a line per line of source."""
+    """Return the chain from the origin to the sighting, a line for each source line."""
     steps = steps_of(origin)
     lines = [
         f"{step.names}{step.count}  {step.first.module or step.first.place.function}  "
@@ -174,7 +174,7 @@ def chain_lines(replay: Replay, origin: Origin) -> list[str]:
 
 
 def seen_line(origin: Origin, seen: NonfiniteSighting) -> str:
-    """Return the end of a chain: where the value was seen, and what the chain itself leads to."""
+    """Return the last line of a chain: the sighting, and the end of the chain if it differs."""
     line = f"seen in {seen.head} {seen.quantity} as {KIND_WORDS.get(seen.kind, seen.kind)}"
     return f"reached {origin.reached}; {line}" if origin.reached else line
 
@@ -234,6 +234,6 @@ def _poison(poison: Poison) -> dict[str, Any]:
 
 
 def _times(sighting: NonfiniteSighting) -> str:
-    """Return in how many minibatches or steps something was seen, if in more than one."""
+    """Return the number of minibatches or steps of a sighting, if more than one."""
     unit = "steps" if sighting.phase in STEP_PHASES else "minibatches"
     return f", in {sighting.count} {unit}" if sighting.count > 1 else ""

@@ -1,11 +1,11 @@
-"""Checkpoints: written whole or not at all, read without running any code that they hold.
+"""Checkpoints: written atomically, and read without executing code from the file.
 
-A checkpoint is taken between updates. Episodes are whole there: no host is alive, and the next
-batch is born from seeds that follow from the run's seed and the number of the episode. So the
-agent, its generators and the counters are all the state there is. The form of the file, with its
-digests and its summary, is in `esper.leyline.checkpoint_file`.
+A checkpoint is taken between updates, where all episodes have ended. The next batch of hosts only
+depends on the random seed of the run and on the number of the episode, so the agent, its generators
+and the counters are the complete state. The file format, with its digests and its summary, is in
+`esper.leyline.checkpoint_file`.
 
-torch is imported where a state is looked into, so that this module can be loaded without it.
+torch is only imported inside functions, so that this module can be loaded without it.
 """
 
 import errno
@@ -43,17 +43,17 @@ class Checkpoint:
 
     update: int  # updates completed
     episodes_done: int
-    threads: int  # sums are taken in another order with other threads
+    threads: int  # PyTorch threads, which determine the order of sums
     agent: dict[str, Any]
-    drills: list[str]  # still to be planted
-    bad_in_a_row: int = 0  # how far intervening had escalated
+    drills: list[str]  # drills that are still to be planted
+    bad_in_a_row: int = 0  # state of `Escalation`
     rollbacks_in_a_row: int = 0
-    incidents: int = 0  # so far, kept or not
-    update_was_good: bool = False  # everything in the last update was finite
-    settings: Mapping[str, Any] = field(default_factory=dict)  # of the run, by name
+    incidents: int = 0  # number of incidents so far, kept or not
+    update_was_good: bool = False  # whether everything in the last update was finite
+    settings: Mapping[str, Any] = field(default_factory=dict)  # settings of the run, by name
     #: The first sighting of each head, quantity and kind in the run, with its update.
     latches: list[tuple[int, NonfiniteSighting]] = field(default_factory=list)
-    is_sealed: bool = True  # its file had digests; those of format 2 had none
+    is_sealed: bool = True  # whether its file has digests; format 2 has none
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class PassedOver:
     reason: str  # a sentence
 
 
-#: The fields of a checkpoint that stand in its summary, and not in its state.
+#: The fields of a checkpoint that are in its summary instead of its state.
 _OF_SUMMARY = ("update", "episodes_done", "update_was_good", "settings", "latches", "is_sealed")
 
 
@@ -74,19 +74,19 @@ def save_checkpoint(
     spare: Path | None = None,
     unusable: Collection[Path] = (),
 ) -> Path:
-    """Write the checkpoint and remove all but the newest few; return its path.
+    """Write the checkpoint and remove all but the newest ones; return its path.
 
-    It is flushed to the disk under another name and then renamed: a reader, or a run that is
-    resumed after a crash, finds the old one or the new one and never half of one.
+    It is flushed to the disk under another name and then renamed, so that a reader, or a run that
+    is resumed after a crash, finds the old one or the new one and never half of one.
 
     Args:
         checkpoint: the state.
-        directory: where checkpoints are; it is made if it is not there.
-        spare: not removed, however old: the last one before something went wrong, say.
+        directory: the folder of the checkpoints; it is created if it does not exist.
+        spare: an old checkpoint to keep, such as the last one of a good update.
         unusable: checkpoints that cannot be resumed from; they are removed.
 
     Raises:
-        OSError: the disk does not take it.
+        OSError: it cannot be written.
     """
     directory.mkdir(parents=True, exist_ok=True)
     path = checkpoint_path(directory, checkpoint.update)
@@ -102,10 +102,10 @@ def save_checkpoint(
     try:
         parts = sealed(saved(state), summary)
     except (RuntimeError, MemoryError) as error:  # torch reports a lack of memory as the former
-        raise OSError(errno.ENOMEM, f"it cannot be made in memory: {error}") from error
+        raise OSError(errno.ENOMEM, f"there is not enough memory: {error}") from error
     replace_file(path, parts, directory / _PARTIAL_NAME)
     for old in {*unusable, *_superseded(directory, unusable)} - {spare, path}:
-        with suppress(OSError):  # it is removed next time
+        with suppress(OSError):  # it is removed with the next checkpoint
             os.unlink(old)
     return path
 
@@ -142,7 +142,7 @@ def load_latest(
             continue
         if broken := unsound_parts(checkpoint.agent):
             names = ", ".join(broken)
-            reason = f"the checkpoint {path} is not finite in {names}, or below 0"
+            reason = f"the checkpoint {path} has values that are not finite, or below 0, in {names}"
             passed_over.append(PassedOver(path, reason))
             continue
         return checkpoint, passed_over
@@ -152,11 +152,11 @@ def load_latest(
 
 
 def last_good(directory: Path, resumed: Checkpoint) -> Path | None:
-    """Return the newest checkpoint that is whole and follows a good update; None if there is none.
+    """Return the newest undamaged checkpoint of a good update; None if there is none.
 
     Args:
-        directory: where checkpoints are.
-        resumed: the checkpoint that training resumes from; newer ones do not count.
+        directory: the folder of the checkpoints.
+        resumed: the checkpoint that training resumes from; newer ones are ignored.
     """
     if resumed.update_was_good:
         return checkpoint_path(directory, resumed.update)
@@ -171,16 +171,16 @@ def last_good(directory: Path, resumed: Checkpoint) -> Path | None:
     return None
 
 
-#: What is bad below 0: Adam's second moments, whose root is taken, and its step counter.
+#: Parts of Adam's state that must not be negative: second moments, and the step counter.
 _NEVER_NEGATIVE = ("exp_avg_sq", "step")
 #: What may be -inf: the biases by which a policy forbids choices.
 _MAY_FORBID = "policy.heads.bias"
 
 
 def unsound_parts(state: Any, name: str = "") -> list[str]:
-    """Return the names of the tensors in nested dictionaries that training cannot resume from.
+    """Return the names of the tensors in nested dictionaries with invalid values.
 
-    They hold a NaN or an Inf, or a value below 0 where there can be none.
+    These are NaN and Inf, and values below 0 where there can be none.
     """
     import torch
 
@@ -201,10 +201,10 @@ def unsound_parts(state: Any, name: str = "") -> list[str]:
 
 
 def load_checkpoint(path: Path, device: "torch.device") -> Checkpoint:
-    """Read a checkpoint whose every bit is as it was written.
+    """Read a checkpoint and check its digests.
 
     Raises:
-        CheckpointError: it is damaged, or of a format that this version does not read.
+        CheckpointError: it is damaged, or has a format that this version does not read.
     """
     data, summary = read_checkpoint(path)
     try:
@@ -221,7 +221,7 @@ def load_checkpoint(path: Path, device: "torch.device") -> Checkpoint:
 
 
 def _without_summary(state: Any, summary: CheckpointSummary) -> dict[str, Any]:
-    """Return the state of a checkpoint of format 2 without what its summary has."""
+    """Return the state of a checkpoint of format 2 without the fields of its summary."""
     said = ("format", "update", "episodes_done")
     if not isinstance(state, dict) or any(state.get(key) != getattr(summary, key) for key in said):
         raise TorchFileError("it is not of the format that it begins with")

@@ -1,4 +1,4 @@
-"""One batch of episodes, from birth to the last step, as the agent lives it."""
+"""Collects one batch of episodes, from the first observation to the last step."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -23,13 +23,13 @@ class Batch:
     """A batch of whole episodes.
 
     Attributes:
-        rollout: what the agent learns from.
-        last_info: the environment's info after the last step, with how each episode ended.
-        returns: undiscounted sum of rewards, by host; NaN for a host that is not finite.
-        training_samples: samples that all hosts were trained on.
-        seconds: duration.
+        rollout: the data of the PPO update.
+        last_info: the environment's info after the last step, with the end of each episode.
+        returns: undiscounted sum of rewards by host; NaN for a host that is not finite.
+        training_samples: number of samples that all hosts were trained on.
+        seconds: duration of the batch.
         hosts_seconds: the part of it in which hosts were trained and measured.
-        sightings: what was not finite in the hosts, then while acting. Causes only.
+        sightings: non-finite values in the hosts, then in acting; causes only.
     """
 
     rollout: Rollout
@@ -42,10 +42,15 @@ class Batch:
 
 
 def episode_seeds(run_seed: int, first_episode: int, count: int, siblings: int) -> list[int]:
-    """Return the seeds of `count` episodes, of which so many at a time share one.
+    """Return the random seeds of consecutive episodes, of which groups share one.
 
-    A seed depends on the run and on the number of the first episode that has it, and on nothing
-    else.
+    A random seed depends only on that of the run and on the number of its first episode.
+
+    Args:
+        run_seed: random seed of the run.
+        first_episode: number of the first episode, counted from 1.
+        count: number of episodes.
+        siblings: number of episodes that share one random seed.
     """
     numbers = (first_episode + host - host % siblings for host in range(count))
     return [
@@ -68,14 +73,14 @@ def collect(
 
     Args:
         hosts: the hosts.
-        agent: the agent, whose policy decides.
-        writer: receives the events.
+        agent: the agent.
+        writer: receives every telemetry event.
         seeds: random seed of each host.
-        update: number of the update that learns from this batch, counted from 1.
+        update: number of the update that uses this batch, counted from 1.
         first_episode: number of the episode in host 0, counted from 1.
-        on_step: called with the number of each step that is done, counted from 1.
-        interruptible: returns a context within which a request to stop may end this by raising;
-            it is entered for the work of hosts and policy, and never while an event is emitted.
+        on_step: called after each step with its number, counted from 1.
+        interruptible: returns a context in which a request to stop may raise; it is entered for the
+            work of hosts and policy, and never while an event is emitted.
     """
     start = time.perf_counter()
     with interruptible():
@@ -124,7 +129,7 @@ def collect(
             _tensor(rewards, agent).float(),
             _tensor(terminated, agent),
             _tensor(truncated, agent),
-            # Only an episode that was cut off needs the value of what it never got to do.
+            # Only a truncated episode needs the value of its last observation.
             agent.values(following, state) if truncated.any() else torch.zeros_like(seen[:, 0]),
         )
         on_step(step)

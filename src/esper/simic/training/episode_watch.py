@@ -1,9 +1,9 @@
-"""NaN and Inf in a batch of episodes: in the hosts' training, and while the policy acts.
+"""NaN and Inf in a batch of episodes: in the training of the hosts, and in acting.
 
-Only causes are reported, by host, time and path. A broken host explains what the policy observes of
-it. In one host a broken observation or recurrent state explains everything that the policy computes
-from it, and the recurrent state hands that on to later steps; a broken trunk explains value and
-heads. Nothing explains anything in another host, and a broken head or value passes nothing on.
+Only causes are reported, by host and step. A non-finite host explains its observations. Within one
+host, a non-finite observation or recurrent state explains everything that the policy computes from
+it, in later steps, too; a non-finite trunk explains value and heads. Nothing explains a value in
+another host, and a non-finite head or value explains nothing else.
 """
 
 from collections.abc import Sequence
@@ -20,13 +20,13 @@ from esper.simic.telemetry.emitters import DecisionFigures
 from esper.tamiyo.acting import Decision
 from esper.tamiyo.policy import HeadLayout
 
-#: Hosts that are named of each quantity and kind, those that broke first.
+#: Maximum number of hosts that are reported for each quantity and kind, the first ones.
 HOSTS_NAMED: Final = 64
 
 
 @dataclass
 class _Seen:
-    """One kind of value: in the training of one host, or while acting in all hosts of the batch."""
+    """A kind of value, in the training of one host or in acting in all hosts of the batch."""
 
     host: int
     step: int
@@ -39,23 +39,26 @@ class _Seen:
 class EpisodeWatch:
     """Watches one batch of episodes, step by step.
 
-    While everything is finite it looks at figures that are on the host anyway.
+    While everything is finite, it only reads figures that are in the memory of the CPU anyway.
 
     Args:
-        hosts: N.
-        layout: of the policy's heads.
+        num_hosts: number of hosts N.
+        layout: layout of the policy's heads.
+
+    Attributes:
+        learnable: mask of the hosts whose episode an update may use. `[N]`
     """
 
-    def __init__(self, hosts: int, layout: HeadLayout) -> None:
-        self.learnable = np.ones(hosts, dtype=bool)  # whose episode may be learnt from, `[N]`
+    def __init__(self, num_hosts: int, layout: HeadLayout) -> None:
+        self.learnable = np.ones(num_hosts, dtype=bool)
         self._layout = layout
-        self._broken_hosts = np.zeros(hosts, dtype=bool)
-        self._broken_states = np.zeros(hosts, dtype=bool)  # recurrent, before the next step
-        # By head, quantity, kind, and for what broke in training, host.
+        self._broken_hosts = np.zeros(num_hosts, dtype=bool)
+        self._broken_states = np.zeros(num_hosts, dtype=bool)  # recurrent states before a step
+        # By head, quantity, kind, and for values in training, host.
         self._seen: dict[tuple[str, str, str, int | None], _Seen] = {}
 
     def hosts(self, step: int, faults: Sequence[HostFault]) -> None:
-        """Take what the environment says is not finite after a step."""
+        """Add the faults that the environment reports after a step."""
         for fault in faults:
             self._broken_hosts[fault.host] = True
             self.learnable[fault.host] = False
@@ -66,13 +69,13 @@ class EpisodeWatch:
     def acting(
         self, step: int, observations: np.ndarray, decision: Decision, figures: DecisionFigures
     ) -> None:
-        """Look at one decision for each host.
+        """Check one decision for each host.
 
         Args:
-            step: of the episode, counted from 1.
-            observations: that were decided on. `[N, F]`
-            decision: on the device; looked at only if something is not finite.
-            figures: of the decision, on the host.
+            step: number of the step in its episode, counted from 1.
+            observations: observations of the decision. `[N, F]`
+            decision: the decision, on the device; only read if something is not finite.
+            figures: figures of the decision, in the memory of the CPU.
         """
         if np.isfinite(observations).all() and np.isfinite(figures.watched).all():
             self._broken_states[:] = False
@@ -102,9 +105,9 @@ class EpisodeWatch:
             self._broken_states[host] = bool(found.state)
 
     def sightings(self) -> list[NonfiniteSighting]:
-        """Return what was seen, hosts before acting, causes first.
+        """Return all sightings, hosts before acting, causes first.
 
-        Each broken host has a sighting of its own, up to `HOSTS_NAMED` of a quantity and kind.
+        Each non-finite host has a sighting, up to `HOSTS_NAMED` for a quantity and kind.
         """
         found = [
             NonfiniteSighting(
@@ -149,7 +152,7 @@ class EpisodeWatch:
         return {name: _kinds(values[offset : offset + size]) for name, offset, size in places}
 
     def _causes(self, host: int, found: "_Found") -> list[tuple[str, str, Sequence[str]]]:
-        """Return (head, quantity, kinds) of what nothing explains."""
+        """Return (head, quantity, kinds) of the values that nothing explains."""
         if found.observations:
             is_explained = self._broken_hosts[host]
             return [] if is_explained else [(SHARED, "observations", found.observations)]
@@ -191,14 +194,14 @@ class EpisodeWatch:
 
 @dataclass(frozen=True)
 class _Found:
-    """The kinds of non-finite value that one decision for one host holds, by quantity."""
+    """The kinds of non-finite value in one decision for one host, by quantity."""
 
     observations: Sequence[str]
     trunk: Sequence[str]
     value: Sequence[str]
     logits: dict[str, Sequence[str]]  # by head
     log_probs: dict[str, Sequence[str]]  # by head
-    state: Sequence[str]  # recurrent, after the step
+    state: Sequence[str]  # recurrent state after the step
 
 
 def _kinds(values: np.ndarray) -> Sequence[str]:

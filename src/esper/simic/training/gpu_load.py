@@ -1,4 +1,4 @@
-"""What this process takes of its GPU, without waiting for anything on it."""
+"""Load and memory of the GPU of this process, read without synchronising with it."""
 
 import ctypes
 import sys
@@ -13,7 +13,7 @@ class _Utilization(ctypes.Structure):
 
 
 def gpu_load() -> GpuLoad | None:
-    """Return the load of torch's current GPU; None where this process has not used one yet."""
+    """Return the load of torch's current GPU; None if this process has not used one yet."""
     torch = sys.modules.get("torch")
     cuda = getattr(torch, "cuda", None)
     if cuda is None or not cuda.is_initialized():
@@ -27,7 +27,7 @@ def gpu_load() -> GpuLoad | None:
 
 
 def _busy_percent(uuid: str) -> float | None:
-    """Return the share of the last second in which a GPU was busy; None where NVML cannot say."""
+    """Return the utilization of a GPU in the last second, in percent; None without NVML."""
     nvml = _nvml()
     if nvml is None or not uuid:
         return None
@@ -42,7 +42,7 @@ def _busy_percent(uuid: str) -> float | None:
 
 @lru_cache(maxsize=1)
 def _nvml() -> Any:
-    """Return NVIDIA's management library, which comes with the driver; None without it."""
+    """Return NVIDIA's management library (NVML), which comes with the driver; None without it."""
     try:
         library = ctypes.CDLL("libnvidia-ml.so.1")
         return library if library.nvmlInit_v2() == 0 else None

@@ -1,9 +1,8 @@
-"""What is done about an update that was not finite: repeat, skip, roll back or halt.
+"""The response to an update that was not finite: repeat, skip, roll back or halt.
 
-A fault that does not repeat leaves nothing to do: the second pass was finite. Otherwise a bad
-minibatch's step is left out, and the mode says what an update with one means. Skipping that does
-not help becomes rolling back, and rollbacks that do not help end the run: the escalation is
-bounded, so that no run burns for days without learning anything.
+A transient fault needs no response: the second pass of the update was finite. Otherwise the bad
+minibatches are skipped, and the mode decides about the update. Repeated skipping becomes rolling
+back, and repeated rollbacks end the run, so that no run continues for days without learning.
 """
 
 from dataclasses import dataclass, replace
@@ -11,26 +10,24 @@ from enum import StrEnum
 
 
 class Action(StrEnum):
-    """What was done about one update."""
+    """The response to one update."""
 
-    REPEAT = (
-        "repeat"  # it was finite when it was repeated: the second pass stands, nothing is left out
-    )
-    SKIP = "skip"  # its bad minibatches were left out, the others were learnt from
-    ROLLBACK = "rollback"  # all of it was undone
-    HALT = "halt"  # all of it was undone, and training ended
+    REPEAT = "repeat"  # its second pass was finite and is used
+    SKIP = "skip"  # its bad minibatches were skipped, the others were used
+    ROLLBACK = "rollback"  # it was undone
+    HALT = "halt"  # it was undone, and training ended
 
 
 @dataclass(frozen=True)
 class Escalation:
-    """How often intervening has not helped, so far.
+    """The mode of responses, and how often they have not helped so far.
 
     Attributes:
-        mode: one of `config.ON_NONFINITE`: what is done at first.
-        patience: the bad update in a row from which on all are rolled back; and how many rollbacks
-            in a row there may be: the bad update after them halts the run.
-        bad_in_a_row: since the last good update.
-        rollbacks_in_a_row: since the last good update.
+        mode: the first response, one of `config.ON_NONFINITE`.
+        patience: number of consecutive bad updates before rolling back, and of consecutive
+            rollbacks before a halt.
+        bad_in_a_row: bad updates since the last good one.
+        rollbacks_in_a_row: rollbacks since the last good update.
     """
 
     mode: str
@@ -43,17 +40,17 @@ class Escalation:
         return replace(self, bad_in_a_row=0, rollbacks_in_a_row=0)
 
     def after_repeated(self) -> tuple["Escalation", Action, str]:
-        """Return the same for an update that was finite when it was repeated at once."""
+        """Return state, action and reason for an update whose second pass was finite."""
         if self.mode == "halt":
             return self, Action.HALT, "--on-nonfinite halt"
         return self.after_good(), Action.REPEAT, "it was finite when it was repeated"
 
     def after_bad(self, *, state_is_finite: bool) -> tuple["Escalation", Action, str]:
-        """Return the state after a bad update, what to do about it, and why that and not less.
+        """Return state, action and reason for a bad update.
 
         Args:
-            state_is_finite: whether weights and optimizer came out of it sound; if not, skipping
-                the next bad minibatches cannot help.
+            state_is_finite: whether weights and optimizer are valid after it; if not, skipping
+                further minibatches cannot help.
         """
         if self.mode == "halt":
             return self, Action.HALT, "--on-nonfinite halt"
@@ -61,7 +58,7 @@ class Escalation:
         if self.mode == "rollback":
             reason = "--on-nonfinite rollback"
         elif not state_is_finite:
-            reason = "the weights or the optimizer were no longer sound"
+            reason = "the weights or the optimizer were no longer valid"
         elif bad >= self.patience:
             reason = f"{bad} bad updates in a row"
         else:
@@ -69,6 +66,6 @@ class Escalation:
         rollbacks = self.rollbacks_in_a_row + 1
         if rollbacks > self.patience:
             given_up = f"{self.patience} rollbacks in a row did not help"
-            return self.after_good(), Action.HALT, given_up  # whoever resumes it, tries anew
+            return self.after_good(), Action.HALT, given_up  # a resume starts counting again
         after = replace(self, bad_in_a_row=bad, rollbacks_in_a_row=rollbacks)
         return after, Action.ROLLBACK, reason

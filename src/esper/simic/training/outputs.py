@@ -1,4 +1,4 @@
-"""Text streams that never raise: a full disk or a dead terminal must not end training."""
+"""Text streams that never raise: a full disk or a closed terminal must not end training."""
 
 import errno
 import os
@@ -6,15 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, TextIO
 
-#: What a stream raises: the disk or the terminal, a closed file, a stream that is not there.
+#: Errors of a stream: of the disk or the terminal, of a closed file, of a missing stream.
 _ERRORS: Final = (OSError, ValueError, AttributeError)
 
 
 class OutputTroubles:
-    """Passes on one line at the first failure of an output and one at its recovery.
+    """Reports the first failure of an output and its recovery to other outputs, a line each.
 
-    The places that receive the lines are outputs themselves, so they may fail, too: a trouble that
-    comes up while one is passed on is not passed on.
+    The other outputs can fail, too: a failure during a report is not reported.
     """
 
     def __init__(self) -> None:
@@ -22,11 +21,11 @@ class OutputTroubles:
         self._is_busy = False
 
     def add(self, place: Callable[[str], None]) -> None:
-        """Add a function that receives lines."""
+        """Add a function that receives the lines."""
         self._places.append(place)
 
     def __call__(self, line: str) -> None:
-        """Pass on a line."""
+        """Report a line."""
         if self._is_busy:
             return
         self._is_busy = True
@@ -41,8 +40,8 @@ class GuardedStream:
     """A text stream whose errors are counted and reported instead of raised.
 
     Args:
-        stream: returns the stream to write to; it is asked at each write.
-        name: of the stream, for reports: "standard output".
+        stream: returns the stream to write to; called at each write.
+        name: name of the stream in reports, such as "standard output".
         report: receives one line at the first failure and one at the recovery.
     """
 
@@ -56,10 +55,10 @@ class GuardedStream:
         self._name = name
         self._report = report
         self._wrote = False  # since the last flush
-        self._failed = 0  # writes that failed since the last one that did not
+        self._failed = 0  # failed writes in a row
 
     def write(self, text: str) -> int:
-        """Write a text; what cannot be encoded is written as an escape."""
+        """Write a text; characters that cannot be encoded are written as escapes."""
         if not text:  # print() with an empty end
             return 0
         try:
@@ -76,7 +75,7 @@ class GuardedStream:
         return len(text)
 
     def flush(self) -> None:
-        """Bring what was written to the file or the terminal."""
+        """Flush the stream."""
         try:
             self._stream().flush()
         except _ERRORS as error:
@@ -91,7 +90,7 @@ class GuardedStream:
 
     def _note_failure(self, error: Exception) -> None:
         self._failed += 1
-        # A reader of a pipe that had enough is no trouble.
+        # A closed pipe is not a failure: its reader has finished.
         if self._failed == 1 and self._report and not isinstance(error, BrokenPipeError):
             reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
             self._report(f"{self._name} cannot be written: {reason}; training continues")
@@ -100,14 +99,14 @@ class GuardedStream:
         failed, self._failed = self._failed, 0
         if failed and self._report:
             lines = "1 line was" if failed == 1 else f"about {failed} lines were"
-            self._report(f"{self._name} is written again; {lines} late or lost")
+            self._report(f"{self._name} can be written again; {lines} late or lost")
 
 
 class LogFile:
-    """A file that lines are appended to, each in one write, so that nothing waits in a buffer.
+    """A file for appending lines, each in one write without a buffer.
 
     Args:
-        path: the file; it is made if it is not there.
+        path: the file; it is created if it does not exist.
 
     Raises:
         OSError: it cannot be opened.
@@ -125,7 +124,7 @@ class LogFile:
         """Append a text.
 
         Raises:
-            OSError: the disk did not take all of it.
+            OSError: not all of it was written.
         """
         data = (b"\n" if self._is_torn else b"") + text.encode("utf-8", "backslashreplace")
         written = os.write(self._descriptor, data)
@@ -135,7 +134,7 @@ class LogFile:
         return len(text)
 
     def flush(self) -> None:
-        """Do nothing: nothing waits."""
+        """Do nothing: there is no buffer."""
 
     def isatty(self) -> bool:
         """Return False."""

@@ -1,4 +1,4 @@
-"""What a training process says of itself on its own terminal, or in its log."""
+"""Progress of a training process on its terminal or in its console log."""
 
 import math
 import time
@@ -22,18 +22,18 @@ from esper.simic.pace import Pace
 from esper.simic.time_left import TimeLeftColumn
 from esper.simic.training.outputs import GuardedStream
 
-#: Seconds without a line after which a plain log says how far training is.
+#: Seconds without a line after which a plain log shows the progress of the batch.
 SECONDS_BETWEEN_LINES = 10.0
 
 
 class ProgressReport(Protocol):
-    """Takes what happened, once per step and once per update."""
+    """Receives the progress of training, once per step and once per update."""
 
     def __enter__(self) -> Self: ...
     def __exit__(self, *exception: object) -> None: ...
     def say(self, sentence: str) -> None: ...
     def stage(self, what: str) -> None:
-        """Show what is done before training begins."""
+        """Show the current work before training begins."""
 
     def begin(self, episodes_done: int, largest_class: float) -> None:
         """Start to measure the pace.
@@ -47,20 +47,20 @@ class ProgressReport(Protocol):
         """Show how far training is.
 
         Args:
-            update: number of the update that learns from this step, counted from 1.
+            update: number of the update that uses this step, counted from 1.
             step: number of the step within its episode, counted from 1.
             steps: steps in an episode.
-            episodes: episodes done, with the parts of those under way.
+            episodes: episodes done, including fractions of the current ones.
         """
 
     def updated(self, update: PPOUpdatePayload, episodes: EpisodesCompleted) -> None: ...
 
 
 class PlainLines:
-    """One plain line per update, and one now and then between them, for logs and pipes.
+    """One plain line per update, and one every ten seconds in between, for logs and pipes.
 
     Args:
-        total: episodes of the run.
+        total: number of episodes of the run.
         stream: the stream to print to.
         clock: returns the seconds of a monotonic clock.
     """
@@ -91,7 +91,7 @@ class PlainLines:
         self._stream.flush()
 
     def stage(self, what: str) -> None:
-        """Print nothing: the first line of a log is what the samples are taken for."""
+        """Print nothing: a log begins with the description of the task."""
 
     def begin(self, episodes_done: int, largest_class: float) -> None:
         """Start to measure the pace."""
@@ -99,7 +99,7 @@ class PlainLines:
         self._largest_class = largest_class
 
     def stepped(self, update: int, step: int, steps: int, episodes: float) -> None:
-        """Print how far training is, if nothing was printed for a while."""
+        """Print the progress of the batch, if nothing was printed for a while."""
         if self._clock() - self._last_line >= SECONDS_BETWEEN_LINES:
             self.say(f"update {update}  step {step} of {steps}  {self._pace.words(episodes)}")
 
@@ -115,10 +115,10 @@ class PlainLines:
 
 
 class ProgressBar:
-    """A line per update, and below them a bar with a moving clock, for a terminal.
+    """A line per update, and below them a bar with a clock, for a terminal.
 
     Args:
-        total: episodes of the run.
+        total: number of episodes of the run.
         console: the terminal.
     """
 
@@ -148,7 +148,7 @@ class ProgressBar:
         self._bar.console.print(printable(sentence), markup=False)
 
     def stage(self, what: str) -> None:
-        """Show what is done before training begins."""
+        """Show the current work before training begins."""
         self._bar.update(self._task, description=what)
 
     def begin(self, episodes_done: int, largest_class: float) -> None:
@@ -174,7 +174,7 @@ class ProgressBar:
 
 
 class Several:
-    """Several reports as one: the terminal and the run's console log."""
+    """Several reports as one, such as the terminal and the run's console log."""
 
     def __init__(self, reports: Sequence[ProgressReport]) -> None:
         self._reports = reports
@@ -189,37 +189,37 @@ class Several:
         self._entered.close()
 
     def say(self, sentence: str) -> None:
-        """Say it everywhere."""
+        """Print a sentence in all reports."""
         for report in self._reports:
             report.say(sentence)
 
     def stage(self, what: str) -> None:
-        """Show it everywhere."""
+        """Show the current work in all reports."""
         for report in self._reports:
             report.stage(what)
 
     def begin(self, episodes_done: int, largest_class: float) -> None:
-        """Start to measure everywhere."""
+        """Start to measure the pace in all reports."""
         for report in self._reports:
             report.begin(episodes_done, largest_class)
 
     def stepped(self, update: int, step: int, steps: int, episodes: float) -> None:
-        """Report it everywhere."""
+        """Show a step in all reports."""
         for report in self._reports:
             report.stepped(update, step, steps, episodes)
 
     def updated(self, update: PPOUpdatePayload, episodes: EpisodesCompleted) -> None:
-        """Report it everywhere."""
+        """Print the figures of an update in all reports."""
         for report in self._reports:
             report.updated(update, episodes)
 
 
 def figures(update: PPOUpdatePayload, episodes: EpisodesCompleted, largest_class: float) -> str:
-    """Return the main figures of an update in a few words; means are over finite hosts.
+    """Return the main figures of an update; means are over finite hosts.
 
     Args:
         update: the update.
-        episodes: the episodes that it learnt from.
+        episodes: the episodes of its batch.
         largest_class: validation accuracy of always answering with the largest class.
     """
     pairs = zip(episodes.score, episodes.accuracy, strict=True)

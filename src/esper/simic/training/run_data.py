@@ -1,4 +1,4 @@
-"""The data that a run is trained on: recorded once, and compared whenever the run resumes."""
+"""The data that a run is trained on: recorded at its start, and compared at each resume."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -8,16 +8,16 @@ from esper.leyline.durable_files import replace_file
 from esper.simic.config import ConfigError
 
 DATA_NAME = "data.json"
-_LONGEST = 1 << 20  # bytes that are read at most
+_LONGEST = 1 << 20  # largest file that is read, in bytes
 
 
 @dataclass(frozen=True)
 class DataRecord:
-    """The data of a run from one update on.
+    """The data of a run after one of its updates.
 
     Attributes:
-        fingerprint: of the task's samples.
-        after_update: updates that were done before; 0 for the data that the run began with.
+        fingerprint: fingerprint of the task's samples.
+        after_update: number of updates before; 0 for the data that the run began with.
     """
 
     fingerprint: str
@@ -25,7 +25,7 @@ class DataRecord:
 
 
 def read_records(run: Path) -> list[DataRecord]:
-    """Return what a run was trained on, in order; nothing if that is not known.
+    """Return the data of a run, oldest first; an empty list if there is no record.
 
     Runs of built-in tasks have no record: their data cannot change.
 
@@ -49,10 +49,10 @@ def read_records(run: Path) -> list[DataRecord]:
 
 
 def record_data(run: Path, fingerprint: str, after_update: int) -> None:
-    """Add the data that a run is trained on from now on; a reader never sees half a file.
+    """Add a record of new data, atomically.
 
     Raises:
-        OSError: the disk does not take it.
+        OSError: it cannot be written.
     """
     records = [*read_records(run), DataRecord(fingerprint, after_update)]
     replace_file(run / DATA_NAME, [json.dumps([asdict(record) for record in records]).encode()])
@@ -62,18 +62,18 @@ def check_same_data(run: Path, task: str, fingerprint: str) -> None:
     """Check that a run resumes with the data it was last trained on.
 
     Raises:
-        ConfigError: the data is not the same.
+        ConfigError: the data has changed.
     """
     records = read_records(run)
     if records and records[-1].fingerprint != fingerprint:
         raise ConfigError(
-            f"the data of {task} is not what {run.name} was trained on: bring the old data back, "
-            "or resume with --data-changed to train on the new data from here on"
+            f"the data of {task} is not what {run.name} was trained on: restore the old data, or "
+            "resume with --data-changed to continue with the new data"
         )
 
 
 def change_sentences(run: Path) -> list[str]:
-    """Return a sentence for each time that the data of a run changed."""
+    """Return a sentence for each change of a run's data."""
     return [
         f"the data of this run changed after update {record.after_update} (--data-changed)"
         for record in read_records(run)[1:]

@@ -1,7 +1,7 @@
-"""How many threads torch should use: measured, because more cores are not always faster.
+"""Measures the fastest number of PyTorch threads, because more are not always faster.
 
-Small hosts lose more to handing work over than they gain from a second core, and under a busy
-neighbour two threads have been several times slower than one.
+For small hosts, synchronising threads costs more than a second core gains; beside a busy process,
+two threads can be several times slower than one.
 """
 
 import time
@@ -16,11 +16,12 @@ REPEATS = 3
 def choose_threads(
     work: Callable[[], object], set_threads: Callable[[int], None] = torch.set_num_threads
 ) -> int:
-    """Return how many threads do `work` fastest, of 1, 2, 4 … up to the cores this process has.
+    """Return the fastest number of threads of 1, 2, 4 … up to the cores of this process.
 
-    `work` is run once to warm up and then `REPEATS` times for each number; the best time counts,
-    since a neighbour can only make it longer. `set_threads` makes `work` use so many; the last that
-    it is called with is the number returned.
+    Args:
+        work: the function to measure. It runs once to warm up and then `REPEATS` times for each
+            number; the shortest time counts, because other processes can only make it longer.
+        set_threads: sets the number of threads; its last call has the returned number.
     """
     cores = len(psutil.Process().cpu_affinity() or [0])
     candidates = [1]

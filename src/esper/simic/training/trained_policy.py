@@ -1,4 +1,4 @@
-"""A policy as training left it, read from a checkpoint for others to act with."""
+"""Trained policies, read from checkpoints for evaluation and growing."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,22 +16,22 @@ from esper.tamiyo.policy import RecurrentPolicy
 from esper.tamiyo.shipped import load_shipped_policy
 
 _NO_DIGEST = (
-    "the shipped policy was written by an older Esper and has no digest: whether a weight in it "
-    "was changed cannot be checked"
+    "the shipped policy was written by an older version of Esper and has no digest, so damage to "
+    "its weights cannot be detected"
 )
 
 
 @dataclass(frozen=True)
 class TrainedPolicy:
-    """A learnt policy, where it comes from, and what it was trained for.
+    """A trained policy and its training.
 
     Attributes:
-        name: the run's id, or whatever it is called.
-        policy: on the CPU.
-        config: that it was trained with.
-        episodes: it has learnt from.
-        data: the fingerprint of the data it was last trained on; empty if that is not known.
-        caution: why damage to it would not be noticed, a sentence; empty if it would be.
+        name: the name it is shown under, such as the run's id.
+        policy: the policy, on the CPU.
+        config: the settings of its training.
+        episodes: number of episodes of its training.
+        data: fingerprint of the data it was last trained on; empty if unknown.
+        caution: why damage to it cannot be detected, a sentence; empty if it can.
     """
 
     name: str
@@ -46,13 +46,13 @@ def load_trained_policy(checkpoint: Path, config: TrainingConfig, name: str) -> 
     """Read the policy of a checkpoint.
 
     Args:
-        checkpoint: that training wrote.
-        config: of its run.
-        name: what to call it.
+        checkpoint: the checkpoint file.
+        config: settings of its run.
+        name: the name to show it under.
 
     Raises:
-        CheckpointError: it cannot be read, or was trained with other observations or heads than
-            this version has.
+        CheckpointError: it cannot be read, or it was trained with other observations or heads than
+            those of this version.
     """
     kept = load_checkpoint(checkpoint, torch.device("cpu"))
     state: Any = kept.agent.get("policy")
@@ -67,7 +67,7 @@ def load_trained_policy(checkpoint: Path, config: TrainingConfig, name: str) -> 
         if there != here:
             raise CheckpointError(
                 f"the policy in {checkpoint} was trained with {what} {there} entries and this "
-                f"version has {here}: train it anew"
+                f"version has {here}: train a new policy"
             )
     policy = RecurrentPolicy(
         len(FEATURES), feature_size=config.feature_size, lstm_size=config.lstm_size
@@ -87,13 +87,13 @@ def shipped_policy(name: str) -> TrainedPolicy:
     """Return the policy that comes with the package.
 
     Args:
-        name: what to call it.
+        name: the name to show it under.
 
     Raises:
-        ShippedPolicyError: it is missing, damaged, or was made for other code.
+        ShippedPolicyError: it is missing, damaged, or made for another version.
     """
     shipped = load_shipped_policy([feature.name for feature in FEATURES])
-    # It was trained before some of today's settings were there: those have their defaults.
+    # Settings that did not exist at its training have their defaults.
     config = updated(TrainingConfig(), read_config(shipped.config))
     caution = "" if shipped.has_digest else _NO_DIGEST
     return TrainedPolicy(name, shipped.policy, config, shipped.episodes, caution=caution)
