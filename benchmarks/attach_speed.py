@@ -17,10 +17,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
+from synthetic_run import payloads_of_a_run
+
 from esper.karn.sanctum.cockpit.capture import render_once
 from esper.karn.sanctum.cockpit.watch import RunWatch
 from esper.karn.store.run_store import RunWriter
-from synthetic_run import payloads_of_a_run
 
 JUMPS = 30
 

@@ -28,11 +28,11 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 
 import numpy as np
+import ordinary_modules
 import torch
+from benchmark_output import make_console
 from rich.table import Table
 
-import ordinary_modules
-from benchmark_output import make_console
 from esper.growth.environment.divided import DividedHosts
 from esper.growth.environment.env import GrowthVectorEnv
 from esper.leyline.heads import (

@@ -23,11 +23,11 @@ from typing import Any
 import gymnasium
 import numpy as np
 import torch
+from benchmark_output import rounds_of
 from scipy.stats import bootstrap
 from torch import nn
 from update_overhead import OBSERVATION_SIZE, SIZES, Size, agent_of, rollout_of
 
-from benchmark_output import rounds_of
 from esper.leyline.heads import HEAD_SIZES
 
 try:

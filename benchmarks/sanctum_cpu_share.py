@@ -25,11 +25,11 @@ from tempfile import TemporaryDirectory
 
 import pexpect
 import psutil
+from synthetic_run import STEPS, payloads_of_a_step, payloads_of_an_end, start_of
 
 from esper.karn.sanctum.following.follower import RunFollower
 from esper.karn.store.run_store import RunReader, RunWriter
 from esper.leyline.telemetry import StepCompleted
-from synthetic_run import STEPS, payloads_of_a_step, payloads_of_an_end, start_of
 
 HOSTS = 16
 #: Steps of all hosts in a second. `esper ppo` makes 3.5 to 5.7 with seeds in its slots on two idle

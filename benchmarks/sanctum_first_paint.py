@@ -15,10 +15,11 @@ from pathlib import Path
 
 import pexpect
 import pyte
+from run_starts import run_started
 
 from esper.karn.store.run_store import RunWriter, create_run
-from esper.leyline.heads import BLUEPRINT_CHOICES, HEAD_CHOICES, HEAD_NAMES, SLOT_CHOICES
-from esper.leyline.telemetry import PPOUpdatePayload, RunFinished, RunStarted
+from esper.leyline.heads import HEAD_NAMES
+from esper.leyline.telemetry import PPOUpdatePayload, RunFinished
 
 COLUMNS, LINES = 120, 40
 UPDATES = 200
@@ -30,21 +31,10 @@ def write_run(run_dir: Path) -> Path:
     directory = create_run(run_dir, "first-paint")
     with RunWriter(directory) as writer:
         writer.emit(
-            RunStarted(
-                run_id=directory.name,
-                name="first-paint",
-                task="mnist1d",
-                seed=1,
-                device="cpu",
-                threads=1,
+            run_started(
+                directory.name,
+                8,
                 episodes=8 * UPDATES,
-                steps=24,
-                environments=8,
-                heads={head: list(choices) for head, choices in HEAD_CHOICES.items()},
-                slots=list(SLOT_CHOICES),
-                blueprints=list(BLUEPRINT_CHOICES),
-                host_parameters=858,
-                config={},
                 pid=os.getpid(),
                 process_start_time=time.time(),
             )

@@ -14,11 +14,12 @@ from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from synthetic_run import payloads_of_a_run, step_of, update_of
+
 from esper.karn.sanctum.aggregator import SanctumAggregator
 from esper.karn.sanctum.following.follower import RunFollower
 from esper.karn.store.run_store import RunReader, RunWriter
 from esper.leyline.telemetry import Payload
-from synthetic_run import payloads_of_a_run, step_of, update_of
 
 EMITS_TIMED = 10_000
 DURABLE_EMITS_TIMED = 500

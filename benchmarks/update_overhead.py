@@ -18,10 +18,10 @@ from unittest import mock
 
 import numpy as np
 import torch
+from benchmark_output import rounds_of
 from scipy.stats import bootstrap
 from torch import Tensor
 
-from benchmark_output import rounds_of
 from esper.leyline.heads import HEAD_SIZES, Op
 from esper.simic.agent import figures, ppo
 from esper.simic.agent.finite_check import FiniteCheck

@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
-
 from checkpoint_files import write_empty_checkpoint
+
 from esper.karn.store.run_store import RunWriter, create_run
 from esper.simic.config import TrainingConfig, write_config
 

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from faults import Faults, injected
 
 from esper.cli import main, sanctum_main
-from faults import Faults, injected
 
 OLD_RUN = Path(__file__).parent / "support" / "data" / "format-2-run"
 EVAL = ("eval", "--episodes", "2", "--against", "none", "--json", "--plot", "out/file.svg")

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from capsule_files import write_empty_capsule
+
 from esper.cli import main
 from esper.karn.reports.health import print_health
 from esper.karn.sanctum.following.follower import RunFollower

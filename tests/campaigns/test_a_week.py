@@ -25,13 +25,13 @@ from pathlib import Path
 import msgspec
 import psutil
 import pytest
+from synthetic_run import STEPS, payloads_of_a_step, payloads_of_an_end, start_of
 
 from esper.karn.sanctum.following.follower import RunFollower
 from esper.karn.store.run_store import RunWriter, create_run
 from esper.leyline.heads import HEAD_NAMES
 from esper.leyline.telemetry import NonfiniteSighting, PPOUpdatePayload
 from esper.simic.config import TrainingConfig
-from synthetic_run import STEPS, payloads_of_a_step, payloads_of_an_end, start_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(14_400)]
 SCALE = float(os.environ.get("ESPER_CAMPAIGN", "1.0"))

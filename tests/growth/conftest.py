@@ -6,10 +6,10 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
+import ordinary_modules
 import pytest
 import torch
 
-import ordinary_modules
 from esper.growth.hosts import seeds as life
 from esper.growth.hosts.host import HostShape
 from esper.growth.hosts.lockstep import Losses, Measurement, evaluate, train_slice

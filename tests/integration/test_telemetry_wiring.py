@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-
 from capsule_files import write_empty_capsule
+
 from esper.karn.sanctum.decisions.decision_panels import DecisionPanel
 from esper.karn.sanctum.drawing.choice_panel import ChoicePanel
 from esper.karn.sanctum.drawing.palette import DARK

@@ -4,6 +4,7 @@ import io
 import time
 
 import pytest
+from faults import Faults, injected
 from rich.console import Console
 
 from esper.karn.reports.health import print_health
@@ -12,7 +13,6 @@ from esper.karn.sanctum.cockpit.capture import export_frame, print_once
 from esper.karn.sanctum.following.follower import RunFollower
 from esper.karn.store.run_store import RunReader, RunStoreError, RunWriter, create_run
 from esper.leyline.telemetry import Notice
-from faults import Faults, injected
 
 #: Calls that one subject may make: far more than any does, so that a test ends.
 MANY = 2_000

@@ -4,9 +4,9 @@ import io
 import json
 
 import pytest
+from capsule_files import write_empty_capsule
 from rich.console import Console
 
-from capsule_files import write_empty_capsule
 from esper.karn.reports.fail_on import FailOnError
 from esper.karn.reports.health import print_health
 from esper.karn.reports.runs import print_runs

@@ -6,9 +6,9 @@ import shlex
 from pathlib import Path
 
 import pytest
+from checkpoint_files import write_empty_checkpoint
 
 import esper
-from checkpoint_files import write_empty_checkpoint
 from esper.cli import esper_parser
 from esper.commands.ppo.ending import print_ending
 from esper.commands.sanctum import sanctum_parser

@@ -3,9 +3,8 @@
 import argparse
 
 import pytest
-from rich.table import Table
-
 from benchmark_output import PIPED_WIDTH, make_console, rounds_of
+from rich.table import Table
 
 
 @pytest.mark.parametrize("rounds", ["1", "0", "-3", "few"])

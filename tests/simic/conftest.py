@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,11 @@ from esper.leyline.heads import HEAD_SIZES, Op
 from esper.leyline.telemetry import NonfiniteSighting, Payload, PPOUpdatePayload, RunFinished
 from esper.simic.agent.ppo import PPOAgent
 from esper.simic.agent.rollout import Rollout, RolloutBuffer
-from esper.simic.config import TrainingConfig, settings_of
+from esper.simic.config import TrainingConfig
 from esper.simic.drill import Injection
-from esper.simic.replay.incidents import Capsule, sighting_fields
+from esper.simic.replay.incidents import Capsule
 from esper.simic.training import trainer as training
+from esper.simic.training.incident_recording import capsule_of
 from esper.simic.training.progress import PlainLines
 from esper.simic.training.stopping import StopRequest
 from esper.tamiyo.policy import RecurrentPolicy
@@ -112,25 +114,20 @@ def train(tmp_path: Path) -> Callable[..., tuple[RunFinished, Log]]:
 
 @pytest.fixture
 def make_capsule() -> CapsuleMaker:
-    """Return a function that has an agent learn, and keeps what it saw as training does."""
+    """Return a function that makes an update and returns its capsule, as training does."""
 
     def make(agent: PPOAgent, rollout: Rollout, *drills: Injection) -> Capsule:
         result = agent.update(rollout, drills)
         assert result.start is not None, "everything was finite"
-        return Capsule(
-            update=37,
-            config=settings_of(agent.config),
-            agent=result.start.agent,
-            rollout=dict(rollout.__dict__),
-            minibatches=result.start.minibatches,
-            minibatches_per_epoch=result.start.minibatches_per_epoch,
-            old_log_probs=result.start.old_log_probs,
-            injections=[str(drill) for drill in drills],
-            sightings=sighting_fields(result.head_nonfinite),
-            versions={"torch": str(torch.__version__)},
+        capsule = capsule_of(
+            37,
+            result,
+            rollout,
+            drills,
+            config=agent.config,
             threads=torch.get_num_threads(),
-            device="cpu",
-            torch_generator=torch.get_rng_state(),
+            device=torch.device("cpu"),
         )
+        return replace(capsule, versions={"torch": str(torch.__version__)})
 
     return make

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from faults import Faults, injected
 
 from esper.leyline.checkpoint_file import (
     FORMAT,
@@ -25,7 +26,6 @@ from esper.simic.training.checkpoint import (
     load_latest,
     save_checkpoint,
 )
-from faults import Faults, injected
 
 CPU = torch.device("cpu")
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from faults import Faults, injected
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -22,7 +23,6 @@ from esper.simic.config import (
     updated,
     write_config,
 )
-from faults import Faults, injected
 
 
 @pytest.mark.parametrize(

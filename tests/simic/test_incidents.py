@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from faults import Faults, injected
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -21,7 +22,6 @@ from esper.simic.replay.incidents import (
     sighting_fields,
     write_capsule,
 )
-from faults import Faults, injected
 
 
 def sighting(head: str = "op", quantity: str = "logits", kind: str = "nan") -> NonfiniteSighting:

@@ -6,9 +6,9 @@ import os
 from pathlib import Path
 
 import pytest
+from faults import Faults, injected
 
 from esper.simic.training.outputs import GuardedStream, LogFile, OutputTroubles
-from faults import Faults, injected
 
 
 class Failing(io.StringIO):

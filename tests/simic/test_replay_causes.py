@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 import torch
+from natural_faults.campaign import Outcome, main, run_case
+from natural_faults.causes import CAUSES
 from torch import Tensor, nn
 
 from esper.leyline.heads import HEAD_NAMES
@@ -31,8 +33,6 @@ from esper.simic.replay.tracing.tracer import OperationTracer
 from esper.simic.replay.verdict import REPRODUCED
 from esper.tamiyo import categorical
 from esper.tamiyo import policy as policy_module
-from natural_faults.campaign import Outcome, main, run_case
-from natural_faults.causes import CAUSES
 
 AgentMaker = Callable[..., PPOAgent]
 RolloutMaker = Callable[..., Rollout]

@@ -11,6 +11,7 @@ from typing import Any
 import psutil
 import pytest
 import torch
+from faults import Faults, injected
 
 from esper.growth.environment.divided import DividedHosts
 from esper.leyline.checkpoint_file import read_summary
@@ -36,7 +37,6 @@ from esper.simic.training.outputs import GuardedStream
 from esper.simic.training.progress import PlainLines
 from esper.simic.training.stopping import StoppedAtOnce, StopRequest
 from esper.simic.training.threads import choose_threads
-from faults import Faults, injected
 
 Train = Callable[..., tuple[RunFinished, Any]]
 CPU = torch.device("cpu")

@@ -10,8 +10,10 @@ import random
 import sys
 from pathlib import Path
 
+from run_starts import run_started
+
 from esper.karn.store.run_store import RunWriter
-from esper.leyline.heads import BLUEPRINT_CHOICES, HEAD_CHOICES, HEAD_NAMES, SLOT_CHOICES
+from esper.leyline.heads import HEAD_NAMES
 from esper.leyline.telemetry import (
     NonfiniteSighting,
     Notice,
@@ -38,25 +40,7 @@ def update_of(number: int, head: str = "", kind: str = "") -> PPOUpdatePayload:
 
 def start_of(run: str, resumed_from: int | None = None) -> RunStarted:
     """Return the start of a run."""
-    return RunStarted(
-        run_id=run,
-        name=run,
-        task="none",
-        seed=0,
-        device="cpu",
-        threads=1,
-        episodes=1_000_000,
-        steps=4,
-        environments=2,
-        heads={head: list(choices) for head, choices in HEAD_CHOICES.items()},
-        slots=list(SLOT_CHOICES),
-        blueprints=list(BLUEPRINT_CHOICES),
-        host_parameters=1,
-        config={},
-        pid=1,
-        process_start_time=0.0,
-        resumed_from_update=resumed_from,
-    )
+    return run_started(run, 2, task="none", steps=4, resumed_from_update=resumed_from)
 
 
 def write(run: Path, updates: int, seed: int) -> None:

@@ -3,9 +3,10 @@
 from collections.abc import Iterator
 from struct import pack
 
+from run_starts import run_started
+
 from esper.leyline.heads import (
     BLUEPRINT_CHOICES,
-    HEAD_CHOICES,
     HEAD_NAMES,
     HEAD_SIZES,
     SLOT_CHOICES,
@@ -48,24 +49,7 @@ PER_HEAD = (
 
 def start_of(hosts: int) -> RunStarted:
     """Return the start of a run."""
-    return RunStarted(
-        run_id="benchmark",
-        name="benchmark",
-        task="mnist1d",
-        seed=0,
-        device="cpu",
-        threads=1,
-        episodes=1_000_000,
-        steps=STEPS,
-        environments=hosts,
-        heads={head: list(choices) for head, choices in HEAD_CHOICES.items()},
-        slots=list(SLOT_CHOICES),
-        blueprints=list(BLUEPRINT_CHOICES),
-        host_parameters=858,
-        config={},
-        pid=1,
-        process_start_time=0.0,
-    )
+    return run_started("benchmark", hosts, steps=STEPS)
 
 
 def step_of(update: int, step: int, hosts: int) -> StepCompleted:

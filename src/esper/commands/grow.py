@@ -38,7 +38,7 @@ def add_grow(verbs: Any) -> None:
         "--hosts",
         type=whole_number,
         default=1,
-        metavar="K",
+        metavar="N",
         help="number of networks to grow; the best by validation accuracy is written "
         "(default: %(default)s)",
     )
@@ -46,7 +46,7 @@ def add_grow(verbs: Any) -> None:
         "--seed",
         type=whole_number,
         default=0,
-        metavar="S",
+        metavar="N",
         help="random seed (default: %(default)s)",
     )
     parser.add_argument(

@@ -23,7 +23,7 @@ def add_health(verbs: Any) -> None:
         "--fail-on",
         default="inf,nan",
         metavar="KINDS",
-        help="lights that make the exit code 1: inf, nan, inf,nan, or '' for none "
+        help="kinds of value that make the exit code 1: inf, nan, inf,nan, or '' for none "
         "(default: %(default)s)",
     )
 

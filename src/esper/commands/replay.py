@@ -19,7 +19,8 @@ def add_replay(verbs: Any) -> None:
         verbs,
         "replay",
         _replay,
-        "repeat an incident and show where it began; exit code 1 if it was not reproduced",
+        "repeat the update of an incident and show the first operation that produced NaN or Inf; "
+        "exit code 1 if it was not reproduced",
     )
     parser.add_argument(
         "run",

@@ -8,7 +8,9 @@ from esper.commands.options import add_run_dir, add_verb
 
 def add_runs(verbs: Any) -> None:
     """Add `runs` to the verbs of `esper`."""
-    parser = add_verb(verbs, "runs", _runs, "list all runs with status, score and lights")
+    parser = add_verb(
+        verbs, "runs", _runs, "list all runs with status, score, and heads that produced NaN or Inf"
+    )
     add_run_dir(parser)
 
 

@@ -39,8 +39,8 @@ def sanctum_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--line",
         action="store_true",
-        help="print one line, for a status bar or a prompt, and exit like `esper health`: 0 if no "
-        "light is on, 1 if one is, 2 if that is not known",
+        help="print one line, for a status bar or a prompt, and exit like `esper health`: 0 if all "
+        "was finite, 1 after NaN or Inf, 2 if that is not known",
     )
     parser.add_argument(
         "--export",

@@ -1,4 +1,4 @@
-"""`esper telemetry`: the telemetry records, listed, or one of them shown."""
+"""`esper telemetry`: list the telemetry records, or show one."""
 
 import argparse
 from typing import Any
@@ -8,9 +8,11 @@ from esper.commands.options import add_verb
 
 def add_telemetry(verbs: Any) -> None:
     """Add `telemetry` to the verbs of `esper`."""
-    parser = add_verb(verbs, "telemetry", _telemetry, "list the telemetry records, or show one")
+    parser = add_verb(
+        verbs, "telemetry", _telemetry, "list the quantities that Esper records, or describe one"
+    )
     parser.add_argument(
-        "record", nargs="?", metavar="RECORD", help="a record's id, for example TELE-303"
+        "record", nargs="?", metavar="RECORD", help="id of a telemetry record, for example TELE-303"
     )
 
 

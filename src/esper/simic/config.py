@@ -77,7 +77,7 @@ class TrainingConfig:
     episodes: int = _setting(4800, "total number of training episodes")
     envs: int = _setting(
         0,
-        "number of hosts (environments) in lockstep; 0 means a fifth of the episodes, from 1 to 32",
+        "number of environments (hosts) in lockstep; 0 means a fifth of the episodes, from 1 to 32",
     )
     steps: int = _setting(24, "steps per episode")
     task: str = _setting(
@@ -124,13 +124,15 @@ class TrainingConfig:
         1, "updates between two checkpoints; one is also written at the end"
     )
     on_nonfinite: str = _setting(
-        "skip", "what to do after an update with NaN or Inf", choices=ON_NONFINITE
+        "skip",
+        "after NaN or Inf in an update: skip its bad minibatches, roll it back, or halt training",
+        choices=ON_NONFINITE,
     )
     nonfinite_patience: int = _setting(
         5, "consecutive bad updates before a rollback, then consecutive rollbacks before a halt"
     )
     incidents_kept: int = _setting(
-        20, "maximum number of incident capsules, not counting the first of each kind of fault"
+        20, "maximum number of saved incidents (capsules) besides the first of each kind of fault"
     )
     incident_megabytes: int = _setting(500, "maximum size of all capsules of a run")
     store_megabytes: int = _setting(

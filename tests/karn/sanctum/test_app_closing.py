@@ -4,9 +4,9 @@ import threading
 from dataclasses import replace
 
 import pytest
+from checkpoint_files import write_empty_checkpoint
 from textual.widgets import Static
 
-from checkpoint_files import write_empty_checkpoint
 from esper.karn.reports.run_end import NextStep, RunEnd, closing_lines, end_of
 from esper.karn.sanctum.cockpit.lookout import OVER_SECONDS, PERIOD_SECONDS, Lookout
 from esper.karn.sanctum.cockpit.settings import Settings

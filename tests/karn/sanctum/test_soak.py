@@ -10,13 +10,13 @@ from dataclasses import replace
 import msgspec
 import psutil
 import pytest
+from synthetic_run import STEPS, payloads_of_a_step, payloads_of_an_end, start_of
 
 from esper.karn.sanctum.cockpit.capture import render_once
 from esper.karn.sanctum.cockpit.watch import RunWatch
 from esper.karn.sanctum.schema import MachineState
 from esper.karn.store.run_store import RunWriter
 from esper.leyline.telemetry import NonfiniteSighting, PPOUpdatePayload
-from synthetic_run import STEPS, payloads_of_a_step, payloads_of_an_end, start_of
 
 HOSTS = 16
 #: Of a real run with as many hosts.

@@ -10,7 +10,6 @@ from random import Random
 
 import pytest
 import torch
-
 from detection.backgrounds import HOSTILE
 from detection.campaign import CYCLE, FAULTS, Outcome, main, run_case
 from detection.reference import scanning
@@ -25,6 +24,7 @@ from detection.verdict import (
     complaint_of_clean,
     complaint_of_faults,
 )
+
 from esper.leyline.telemetry import SHARED, NonfiniteSighting
 from esper.simic.agent.figures import UpdateResult
 

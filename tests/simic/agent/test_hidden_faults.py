@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 import torch
-
 from detection.faults import planted
 from detection.stage import Stage, Where, with_parts
+
 from esper.leyline.telemetry import SHARED, NonfiniteSighting
 from esper.simic.agent import ppo
 from esper.simic.agent.figures import UpdateResult

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 def add_ppo(verbs: Any) -> None:
     """Add `ppo` to the verbs of `esper`."""
-    parser = add_verb(verbs, "ppo", ppo, "train the agent, with Sanctum in front on a terminal")
+    parser = add_verb(verbs, "ppo", ppo, "train the agent, and show it in Sanctum on a terminal")
     add_run_dir(parser)
     parser.add_argument("--name", default="", help="name of the run; becomes part of its id")
     parser.add_argument(
