@@ -1,7 +1,4 @@
-"""Replay names where it began: operation, line and operand.
-
-uv run python benchmarks/replay_causes.py    runs every kind of natural fault three times
-"""
+"""Replay names the origin of a non-finite value: operation, line and operand."""
 
 import inspect
 from collections.abc import Callable
@@ -12,31 +9,31 @@ from typing import Any
 
 import pytest
 import torch
-from natural_faults.campaign import Outcome, main, run_case
-from natural_faults.causes import CAUSES
-from torch import Tensor, nn
 
 from esper.leyline.heads import HEAD_NAMES
-from esper.leyline.telemetry import SHARED, NonfiniteSighting
+from esper.leyline.telemetry import SHARED
 from esper.simic.agent import losses, planting, ppo
 from esper.simic.agent import rollout as rollout_module
 from esper.simic.agent.ppo import PPOAgent
 from esper.simic.agent.rollout import Rollout
 from esper.simic.drill import Injection
-from esper.simic.replay.causes import likely_cause
 from esper.simic.replay.incidents import Capsule
-from esper.simic.replay.operations import Operation, Poison, Scalar
-from esper.simic.replay.origin import Origin, find_origin, origin_in_poison
+from esper.simic.replay.operations import Poison, Scalar
+from esper.simic.replay.origin import Origin, origin_in_poison
 from esper.simic.replay.replay_report import chain_lines, unconnected
 from esper.simic.replay.replaying import Replay, replay
-from esper.simic.replay.tracing.tracer import OperationTracer
 from esper.simic.replay.verdict import REPRODUCED
 from esper.tamiyo import categorical
 from esper.tamiyo import policy as policy_module
 
 AgentMaker = Callable[..., PPOAgent]
+
+
 RolloutMaker = Callable[..., Rollout]
+
+
 CapsuleMaker = Callable[..., Capsule]
+
 
 #: An update of two epochs with two minibatches each.
 SMALL: dict[str, Any] = {"ppo_epochs": 2, "minibatches": 2}
@@ -411,68 +408,6 @@ def test_a_fault_of_the_derivative_in_closed_form_has_its_own_line(
     assert at(origin) == line_of(categorical, "gradient = finite.add(entropies)")
 
 
-#: A sample of the benchmark's kinds: every group of causes, and each of the numbers that can break.
-SAMPLE = (
-    "infinite bias of a head",
-    "weight of the features",
-    "two heads at once",
-    "huge weight of a head",
-    "exploding LSTM",
-    "fp16 weight",
-    "fp16 observation",
-    "bf16 weight",
-    "loss scale NaN",
-    "loss scale infinite",
-    "overflowing observation",
-    "value of what followed",
-    "overflowing siblings",
-    "initial state",
-    "every choice forbidden",
-    "huge learning rate",
-    "learning rate NaN",
-    "value coefficient",
-    "entropy coefficient",
-    "exploding ratio",
-    "huge first moment",
-    "step NaN",
-    "step of -1",
-    "beta2 of 1",
-    "no eps",
-    "user code: scaled_by_int",
-    "user code: product_of_three",
-    "user code: quotient_added",
-    "user code: interpolated_with_number",
-    "user code: lists_scaled",
-    "user code: high_power",
-    "user code: batched_product_with_alpha",
-    "user code: constant_nan_tensor",
-    "user code: where_with_log",
-    "user code: squared_and_clamped_root",
-)
-
-
-@pytest.mark.parametrize("name", SAMPLE)
-def test_a_natural_fault_is_named_with_its_operation_line_and_operand(name: str) -> None:
-    number = [cause.name for cause in CAUSES].index(name)
-    outcome = run_case(number)
-    assert outcome.name == name
-    assert (outcome.place, outcome.words) == ("", "")
-
-
-def test_the_benchmark_fails_below_its_share_and_prints_the_case(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def wrong_once(number: int) -> Outcome:
-        place = "operation mul, not add" if number == 3 else ""
-        return Outcome(number, "reward", place, "", "overflow in mul")
-
-    monkeypatch.setattr("natural_faults.campaign.run_case", wrong_once)
-    assert main(["--cases", "8"]) == 1
-    assert "wrong: case 3 (reward): operation mul, not add" in capsys.readouterr().out
-    assert main(["--cases", "3"]) == 0
-    assert "right operation and line: 100.00%" in capsys.readouterr().out
-
-
 def test_a_nan_loss_scale_is_named_in_the_report(
     make_agent: AgentMaker, make_rollout: RolloutMaker, make_capsule: CapsuleMaker
 ) -> None:
@@ -502,72 +437,6 @@ def test_an_origin_on_the_way_to_the_loss_is_said_to_reach_it(
     assert line == "reached the loss; seen in op ratio as Inf"
 
 
-def traced(
-    compute: Callable[[Tensor], tuple[Tensor, ...]], inputs: dict[str, Tensor], **settings: Any
-) -> tuple[OperationTracer, tuple[Tensor, ...]]:
-    """Return the tracer and the results of a computation on the first of some inputs."""
-    with OperationTracer(nn.Identity(), "model", inputs, **settings) as tracer:
-        results = compute(next(iter(inputs.values())))
-    return tracer, results
-
-
-def given(quantity: str, part: str) -> NonfiniteSighting:
-    """Return the sighting of a shared tensor that was wrong before the update."""
-    where = {"epoch": 0, "minibatch": 0, "phase": "given", "part": part}
-    return NonfiniteSighting(head=SHARED, quantity=quantity, kind="nan", count=1, **where)  # type: ignore[arg-type]
-
-
-def only(operations: tuple[Operation, ...]) -> Operation:
-    (operation,) = operations
-    return operation
-
-
-@pytest.mark.parametrize("is_same_place", [True, False])
-def test_a_displayed_figure_gives_way_only_to_what_broke_at_its_place(is_same_place: bool) -> None:
-    """A display-only exponential, and one that is learnt from, at the same or another host."""
-
-    def compute(log_ratios: Tensor) -> tuple[Tensor, ...]:
-        shown = log_ratios.exp()
-        joint = log_ratios.sum(-1) if is_same_place else log_ratios.sum(-1).flip(1)
-        return shown, joint.exp().mean()
-
-    log_ratios = torch.zeros(2, 3, 4)
-    log_ratios[1, 0, 2] = 100.0
-    tracer, (shown, loss) = traced(compute, {"log_ratios": log_ratios})
-    origin = find_origin(tracer.makers(shown), to_loss=tracer.makers(loss))
-    assert origin is not None
-    expected = "joint.exp().mean()" if is_same_place else "shown = log_ratios.exp()"
-    assert expected in origin.operation.place.code
-    assert origin.reached == ("the loss" if is_same_place else "")
-
-
-def test_an_infinity_that_breaks_nothing_is_named_with_its_first_user() -> None:
-    """An infinite bias that saturates: no operation has a result that is not finite."""
-    bias = torch.tensor([0.0, torch.inf])
-    inputs = {"weight lstm.bias_ih_l0": bias, "weight lstm.bias_hh_l0": bias.clone()}
-    sighting = given("parameters", "lstm.bias_hh_l0")
-
-    def compute(given: Tensor) -> tuple[Tensor, ...]:
-        other = inputs["weight lstm.bias_hh_l0"]
-        return given.sigmoid(), other.tanh()
-
-    tracer, (gate, _) = traced(compute, inputs)
-    assert tracer.makers(gate) == ()
-    origin = origin_in_poison(sighting, tracer.poisons, tracer.taker)
-    assert origin is not None
-    assert origin.operation.base == "tanh"
-    assert origin.cause == "poisoned weight: lstm.bias_hh_l0[1] is +inf"
-
-
-def test_a_value_that_must_not_be_negative_is_poison() -> None:
-    inputs = {"optimizer step": torch.tensor(-1.0), "reward": torch.tensor(-1.0)}
-    tracer, _ = traced(lambda step: (step + 1,), inputs, never_negative=["optimizer step"])
-    assert tracer.poisons == (Poison("optimizer step", (), "negative"),)
-    origin = origin_in_poison(given("moments", "step"), tracer.poisons, tracer.taker)
-    assert origin is not None
-    assert origin.cause == "corrupted optimizer state: step is negative"
-
-
 def test_poison_that_no_operation_used_is_still_reported(
     make_agent: AgentMaker, make_rollout: RolloutMaker, make_capsule: CapsuleMaker
 ) -> None:
@@ -578,59 +447,3 @@ def test_poison_that_no_operation_used_is_still_reported(
     replayed = replace(replay(make_capsule(agent, rollout)), origin=None)
     assert unconnected(replayed).endswith("inputs of the update: weight heads.bias[3] = nan.")
     assert origin_in_poison(replayed.seen[0], replayed.poisons, lambda _: None) is None
-
-
-OVERFLOW = "overflow in {}: values reach {}"
-OPERANDS: tuple[tuple[Callable[[Tensor], Tensor], str], ...] = (
-    (lambda x: x * 3e38, OVERFLOW.format("mul", "other = 3e+38 and 300 (rewards)")),
-    (
-        lambda x: (x * 1e19) * 10**18,
-        OVERFLOW.format("mul", "3e+21 (self) and other = 1e+18"),
-    ),
-    (
-        lambda x: x * torch.tensor(3e38),
-        OVERFLOW.format("mul", "3e+38 (other) and 300 (rewards)"),
-    ),
-    (
-        lambda x: x.add(x * 1, alpha=3e38),
-        OVERFLOW.format("add", "alpha = 3e+38 and 300 (other)"),
-    ),
-    (
-        lambda x: x.new_zeros(2).sub(x, alpha=3e38),
-        OVERFLOW.format("sub", "alpha = 3e+38 and 300 (rewards)"),
-    ),
-    (
-        lambda x: torch.addcmul(x, x, x, value=3e37),
-        OVERFLOW.format("addcmul", "value = 3e+37, 300 (rewards) and 300 (rewards)"),
-    ),
-    (
-        lambda x: torch._foreach_add([x], [x], alpha=3e38)[0],
-        OVERFLOW.format("add", "alpha = 3e+38 and 300 (rewards)"),
-    ),
-    (
-        lambda x: torch.lerp(x, -x, 1e37),
-        OVERFLOW.format("lerp", "weight = 1e+37 and -300 (end)"),
-    ),
-    (lambda x: x.pow(20), OVERFLOW.format("pow", "300 (rewards) and exponent = 20")),
-    (lambda x: x / 0, "division by 0: the divisor is other = 0"),
-    (
-        lambda x: x.clone() * 7e37,
-        OVERFLOW.format("mul", "other = 7e+37 (value_coefficient) and 300 (rewards)"),
-    ),
-)
-
-
-@pytest.mark.parametrize(("compute", "words"), OPERANDS)
-def test_every_operand_is_named(compute: Callable[[Tensor], Tensor], words: str) -> None:
-    numbers = {"setting value_coefficient": 7e37, "setting clip_range": 0.2}
-    inputs = {"rewards": torch.tensor([1.0, 300.0])}
-    tracer, (result,) = traced(lambda x: (compute(x),), inputs, numbers=numbers)
-    assert likely_cause(only(tracer.makers(result))) == words
-
-
-def test_what_only_looks_is_not_recorded() -> None:
-    """An observer's operations neither use a poison nor make anything."""
-    inputs = {"loss scale": torch.tensor(torch.nan)}
-    tracer, (result,) = traced(lambda scale: (scale * 2,), inputs, observers=[__file__])
-    assert tracer.makers(result) == ()
-    assert tracer.taker(tracer.poisons[0]) is None
