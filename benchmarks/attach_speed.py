@@ -1,9 +1,9 @@
-"""How long Sanctum takes to open a long run, to jump about in it, and to draw a frame of it.
+"""Time that Sanctum needs to open a long run, to jump to another update, and to draw a frame.
 
-Makes a run of many events, in the mixture of `esper ppo` or (`--no-seeds`) with several times as
-many updates, and prints the seconds until the newest state is known, the slowest of jumps to other
-updates, and what a look and a frame cost once it is open. Beside the seconds on the wall stand
-those of the processor, which say more on a busy machine.
+Writes a run of many events, in the proportions of `esper ppo` or (`--no-seeds`) with several times
+as many updates. Prints the seconds until the newest state is shown, the slowest jump to another
+update, and the cost of a poll and of a frame in an open run, in wall-clock and in processor time.
+Processor time is the better measure on a busy machine.
 
     uv run python benchmarks/attach_speed.py [--events 1000000] [--no-seeds]
 """

@@ -1,22 +1,21 @@
-"""How fast N hosts train in lockstep, against a loop over N ordinary torch networks.
+"""Training speed of N hosts in lockstep, compared with a loop over N ordinary torch networks.
 
     uv run python benchmarks/host_throughput.py [--processes 2] [--hosts 1 4 16 64 256]
     uv run python benchmarks/host_throughput.py --memory
 
-Both sides do the same work for each host and step: a slice of 16 minibatches of 50 samples with
-Adam, then loss and accuracy on the 800 validation samples. The lockstep side is the environment as
-training has it, its hosts divided among processes, with observations, rewards and masks; the loop
-uses the very modules that the tests prove lockstep equal to, with torch's fused Adam, and none of
-the rest, in a process that torch may use all cores of. The sides take turns, and each figure is the
-median over the rounds. "occupied" means three seeds in each host, blueprints and styles mixed, all
-blended in. An env step is a step of all hosts together. On a busy machine, `--processes 1
---loop-threads 1 --cpu-time` counts the processor's time instead of the clock's. What a loop costs
-for each host does not depend on its length: it runs over the first `--loop-hosts` hosts at most and
-is extrapolated to all of them, which the table says.
+Both sides do the same work for each host and step: 16 minibatches of 50 samples with Adam, then
+loss and accuracy on the 800 validation samples. The lockstep side is the environment of training,
+with hosts divided among processes, observations, rewards and masks. The loop uses the modules that
+the tests prove equal to lockstep, with torch's fused Adam and nothing else, in one process with all
+cores. Both sides alternate, and each figure is the median over the rounds. "occupied" means three
+seeds in each host, of mixed blueprints and styles, all blended in. An env step is a step of all
+hosts together. On a busy machine, `--processes 1 --loop-threads 1 --cpu-time` measures processor
+time instead of wall-clock time. The loop runs over at most `--loop-hosts` hosts and is extrapolated
+to all of them, as the table shows, because its cost for each host does not depend on their number.
 
-`--memory` measures memory for each host instead: what lives between steps, added up from arrays and
-tensors, and the highest resident memory of a process that steps N hosts less that of one that steps
-a single host, over N - 1.
+`--memory` measures memory for each host instead: the arrays and tensors that are kept between
+steps, and the peak resident memory of a process that steps N hosts minus that of one with a single
+host, divided by N - 1.
 """
 
 import argparse
@@ -48,7 +47,7 @@ BATCH, BATCHES = 50, 16
 
 
 def actions(hosts: int, **choices: np.ndarray | int) -> np.ndarray:
-    """Return one action for each host, zeros where nothing is said. `[N, 8]`"""
+    """Return one action for each host; heads that are not given are 0. `[N, 8]`"""
     result = np.zeros((hosts, len(HEAD_NAMES)), dtype=np.int64)
     for head, choice in choices.items():
         result[:, HEAD_NAMES.index(head)] = choice
@@ -112,7 +111,7 @@ def make_loop(
 
 
 def seconds(work: Callable[[], object], clock: Callable[[], float]) -> float:
-    """Return how long the work takes once."""
+    """Return the seconds that the work takes once."""
     start = clock()
     work()
     return clock() - start
@@ -144,7 +143,7 @@ def measure(
 
 
 def at_rest(env: GrowthVectorEnv) -> int:
-    """Return the bytes of everything about the hosts that lives from one step to the next."""
+    """Return the bytes of all arrays and tensors that are kept from one step to the next."""
     cohort = env._cohort
     parts = [vars(part) for part in (cohort.population, cohort.seeds, cohort.order)]
     parts += [vars(cohort.progress), vars(cohort)]

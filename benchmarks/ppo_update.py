@@ -1,16 +1,15 @@
-"""How long one PPO update takes, against that of sb3-contrib's RecurrentPPO on equal sizes.
+"""Time of one PPO update, compared with RecurrentPPO of sb3-contrib at equal sizes.
 
     uv run --group benchmarks python benchmarks/ppo_update.py [--rounds 20] [--sizes small middle]
 
 Both sides have the same network, parameter for parameter (a linear layer with layer norm and tanh,
 an LSTM, one linear map to all choices of all heads, one to the value), the same rollout of whole
 episodes, the same number of epochs and minibatches, and no early stopping. Theirs is
-`RecurrentPPO.train()`, which is given the returns; ours is `PPOAgent.update()`, in which returns,
-old log-probabilities, masks, screening for Inf and NaN and the figures of every head are included.
-The sides take turns in one process; the ratio is the median over the rounds with a 95 % bootstrap
-interval, and the ratio of the fastest update of either side stands beside it, which neighbours on
-the machine disturb least. On a busy machine, `--cpu-time` counts the processor's time instead of
-the clock's.
+`RecurrentPPO.train()`, which receives the returns; ours is `PPOAgent.update()`, including returns,
+old log-probabilities, masks, detection of Inf and NaN and the figures of every head. Both sides
+alternate in one process. The ratio is the median over the rounds with a 95 % bootstrap interval;
+beside it is the ratio of the fastest updates, which other processes disturb least. On a busy
+machine, `--cpu-time` measures processor time instead of wall-clock time.
 """
 
 import argparse
@@ -60,7 +59,7 @@ class Noise(gymnasium.Env[np.ndarray, np.ndarray]):
         return self._observe(), {}
 
     def step(self, _: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        """Return what has nothing to do with the action."""
+        """Return random values that do not depend on the action."""
         self._done += 1
         over = self._done == self._steps
         return self._observe(), float(self._random.standard_normal()), over, False, {}
@@ -82,7 +81,7 @@ class Features(BaseFeaturesExtractor):
 
 
 class Silence(BaseCallback):
-    """Collecting wants a callback; this one goes on."""
+    """The callback that collecting needs; it does nothing."""
 
     def _on_step(self) -> bool:
         return True
@@ -120,7 +119,7 @@ def their_side(size: Size, epochs: int, minibatches: int) -> tuple[Any, Callable
 
 
 def parameters(module: nn.Module) -> int:
-    """Return how many numbers a module learns."""
+    """Return the number of parameters of a module."""
     return sum(parameter.numel() for parameter in module.parameters())
 
 

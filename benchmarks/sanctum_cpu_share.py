@@ -1,10 +1,9 @@
-"""What share of a core Sanctum takes beside a busy run, in a terminal of its own.
+"""CPU share of Sanctum beside a busy run, in its own terminal.
 
-A process writes a run as `esper ppo` does (16 hosts, and as many events a second);
-the real program is opened over it in a pseudo-terminal, and the processor time of its process is
-counted on one screen after the other, at one size of the terminal after the other. With
-`--training` it is measured instead how many steps a second `esper ppo` makes with Sanctum open over
-it, and without, in turns.
+A process writes a run like `esper ppo` (16 hosts, the same number of events per second). Sanctum is
+opened over it in a pseudo-terminal, and its processor time is measured on each screen and at each
+size of the terminal. `--training` measures instead the steps per second of `esper ppo` with Sanctum
+open over it and without, alternately.
 
     uv run python benchmarks/sanctum_cpu_share.py [--screen log] [--size 200x60] [--rate 80]
     uv run python benchmarks/sanctum_cpu_share.py --training [--turns 3]
@@ -46,7 +45,7 @@ TRAINING = ("--episodes", "1000000", "--envs", "16", "--seed", "1", "--no-sanctu
 
 
 def write(directory: Path, steps_per_second: float) -> None:
-    """Write a run for ever; its first updates at once."""
+    """Write a run without end; its first updates are written at once."""
     with RunWriter(directory) as writer:
         writer.emit(start_of(HOSTS))
         due = time.monotonic()
@@ -90,7 +89,7 @@ class Cockpit:
 
 @contextmanager
 def sanctum_over(directory: Path, size: str) -> Iterator[Cockpit]:
-    """Open Sanctum in a pseudo-terminal whose output somebody reads, as a terminal would."""
+    """Open Sanctum in a pseudo-terminal, and read its output as a terminal does."""
     columns, lines = (int(number) for number in size.split("x"))
     program = pexpect.spawn(
         sys.executable,
@@ -123,13 +122,13 @@ def sanctum_over(directory: Path, size: str) -> Iterator[Cockpit]:
 
 
 def cpu_seconds(process: psutil.Process) -> float:
-    """Return the CPU seconds that a process has taken."""
+    """Return the CPU seconds that a process has used."""
     times = process.cpu_times()
     return float(times.user + times.system)
 
 
 def print_shares(screens: Sequence[str], sizes: Sequence[str], rate: float, seconds: float) -> None:
-    """Print Sanctum's share of a core beside a writer of so many steps a second."""
+    """Print Sanctum's share of a core beside a writer of a number of steps per second."""
     with TemporaryDirectory() as folder:
         directory = Path(folder) / "20260101-000000-busy"
         directory.mkdir()
@@ -146,7 +145,7 @@ def print_shares(screens: Sequence[str], sizes: Sequence[str], rate: float, seco
 
 
 def _share(sanctum: Cockpit, directory: Path, seconds: float) -> str:
-    """Measure for a while, and return what was found as a line."""
+    """Measure for some seconds, and return the result as a line."""
     events, written = RunReader(directory).last_id(), sanctum.written
     before, start = cpu_seconds(sanctum.process), time.monotonic()
     time.sleep(seconds)
@@ -160,7 +159,7 @@ def _share(sanctum: Cockpit, directory: Path, seconds: float) -> str:
 
 
 def print_training(size: str, seconds: float, turns: int) -> None:
-    """Print how fast `esper ppo` trains with and without Sanctum, in turns."""
+    """Print the speed of `esper ppo` with and without Sanctum, alternately."""
     rates: dict[bool, list[float]] = {False: [], True: []}
     for is_open in (False, True, True, False) * turns:
         with TemporaryDirectory() as folder:
@@ -189,7 +188,7 @@ def _steps_per_second(run: Path, seconds: float) -> float:
 
 
 def _last_step(run: Path) -> tuple[int, float]:
-    """Return how many steps were made in the run, and when the last of them was."""
+    """Return the number of steps in the run, and the time of the last one."""
     (event,) = RunReader(run).read_last("step_completed", 1)
     assert isinstance(event.payload, StepCompleted)
     return (event.payload.update - 1) * STEPS + event.payload.step, event.time

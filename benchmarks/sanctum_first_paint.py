@@ -1,9 +1,9 @@
-"""From the start of the `sanctum` process to its first frame with content, on a pseudo-terminal.
+"""Time from the start of the `sanctum` process to its first frame with content.
 
     uv run python benchmarks/sanctum_first_paint.py [REPEATS]
 
-A frame has content when the heads' panel and the figures of the run's last update are on the
-screen. The first start is left out: it compiles what Python has not compiled before.
+Sanctum runs in a pseudo-terminal. A frame has content when the heads' panel and the figures of the
+last update are on the screen. The first start is not counted, because Python compiles modules then.
 """
 
 import os
@@ -71,7 +71,7 @@ def _update(update: int) -> PPOUpdatePayload:
 
 
 def first_paint_seconds(directory: Path) -> float:
-    """Start Sanctum over a run and return how long its first frame with content took."""
+    """Start Sanctum over a run and return the seconds until its first frame with content."""
     screen = pyte.Screen(COLUMNS, LINES)
     stream = pyte.Stream(screen)
     program = "from esper.cli import sanctum_main; raise SystemExit(sanctum_main())"

@@ -1,8 +1,7 @@
-"""How long an event keeps training waiting, and how fast a run is read again.
+"""Time that training waits for an event to be stored, and speed of reading a run.
 
-Prints the time that `RunWriter.emit` takes seen from its caller, for an ordinary and for a durable
-event; and for a run of many events the time to store it, to fold all of it, and to attach to it as
-Sanctum does.
+Prints the time of `RunWriter.emit` for an ordinary and for a durable event; and for a run of many
+events the time to store it, to fold all of it, and to attach to it as Sanctum does.
 
     uv run python benchmarks/store_speed.py [--events 100000] [--hosts 16]
 """
@@ -41,7 +40,7 @@ def spin(seconds: float) -> None:
 
 
 def time_emits(writer: RunWriter, payload: Payload, number: int, *, durable: bool) -> list[float]:
-    """Return the seconds that each of so many emits took, in order of size."""
+    """Return the seconds of each emit, sorted."""
     seconds = []
     for _ in range(number):
         seconds.append(time_of(lambda: writer.emit(payload, durable=durable)))
@@ -50,7 +49,7 @@ def time_emits(writer: RunWriter, payload: Payload, number: int, *, durable: boo
 
 
 def print_latencies(folder: Path, hosts: int) -> None:
-    """Print what an emit costs its caller."""
+    """Print the time of an emit for its caller."""
     cases = (
         ("step of all hosts", step_of(1, 1, hosts), EMITS_TIMED, False),
         ("PPO update", update_of(1, hosts), EMITS_TIMED, False),
@@ -66,7 +65,7 @@ def print_latencies(folder: Path, hosts: int) -> None:
 
 
 def print_reading(folder: Path, events: int, hosts: int) -> None:
-    """Print what it takes to store and to read a run of many events."""
+    """Print the time to store and to read a run of many events."""
 
     def store() -> None:
         with RunWriter(folder) as writer:

@@ -1,9 +1,9 @@
-"""What detection costs: one PPO update without it, with ours, and with the common ways.
+"""Cost of detection: one PPO update without it, with ours, and with the common alternatives.
 
-All variants run in one process, in turn, on the same rollout; each prints the median of the ratios
-to the update without detection that ran beside it, with a 95 % bootstrap interval. That interval is
-wider than what ours costs, so its parts are also timed inside updates that have them, and their
-share of the rest of the same update is printed: noise that slows one slows the other.
+All variants alternate in one process on the same rollout. Each is reported as the median of its
+ratios to an update without detection beside it, with a 95 % bootstrap interval. That interval is
+wider than the cost of ours, so its parts are also timed inside an update, as a share of the rest of
+the same update, where noise affects both alike.
 
     uv run python benchmarks/update_overhead.py [--rounds 30] [--sizes small large]
 """
@@ -52,7 +52,7 @@ SIZES = {
 
 
 class CommonWatch(FiniteCheck):
-    """One `isfinite().all()` read back per head and tensor: how it is usually written."""
+    """One `isfinite().all()` per head and tensor, as it is usually written."""
 
     def __init__(self, agent: PPOAgent) -> None:
         super().__init__(agent.loss_scale)
@@ -115,7 +115,7 @@ def rollout_of(agent: PPOAgent, size: Size) -> Rollout:
 
 
 def seconds(work: Callable[[], object]) -> float:
-    """Return the processor time that `work` takes: what else the machine does is not in it."""
+    """Return the processor time of `work`, which other processes affect least."""
     start = time.process_time()
     work()
     return time.process_time() - start
@@ -135,7 +135,7 @@ def timed(part: Callable[..., Any], spent: list[float]) -> Callable[..., Any]:
 
 @contextmanager
 def timed_parts(spent: list[float]) -> Iterator[None]:
-    """Append to `spent` the seconds of each call of what is there for the sake of detection."""
+    """Append to `spent` the seconds of each call of a part of detection."""
     with ExitStack() as exits:
         for owner, name in (
             (StartingPoint, "keep"),
@@ -151,7 +151,7 @@ def timed_parts(spent: list[float]) -> Iterator[None]:
 
 
 def shares_of_parts(size: Size, rounds: int) -> list[float]:
-    """Return, for each of some updates, the time of detection's parts ÷ that of all the rest."""
+    """Return for each update the time of detection divided by that of the rest."""
     agent = agent_of(size)
     rollout = rollout_of(agent, size)
     agent.update(rollout)
@@ -173,7 +173,7 @@ def shares_of_parts(size: Size, rounds: int) -> list[float]:
 
 @contextmanager
 def without_detection(agent: PPOAgent) -> Iterator[None]:
-    """Take out of updates everything that is there for the sake of detection."""
+    """Remove detection from updates."""
     nothing, no_state = torch.zeros(()), torch.zeros(8)
     with ExitStack() as exits:
         for owner, name, value in (
@@ -189,7 +189,7 @@ def without_detection(agent: PPOAgent) -> Iterator[None]:
 
 
 def measure(size: Size, rounds: int) -> dict[str, tuple[list[float], list[float]]]:
-    """Return, for each variant, its seconds and its ratios to the plain update run beside it."""
+    """Return the seconds of each variant, and its ratios to the plain update beside it."""
     agent = agent_of(size)
     rollout = rollout_of(agent, size)
     ours_check, no_check = agent.finite_check, NoCheck(agent.loss_scale)

@@ -1,4 +1,4 @@
-"""The lock of a run: one process trains it, and no other can."""
+"""The lock of a run: only one process at a time can train it."""
 
 import fcntl
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import IO, Final, Self
 from esper.karn.store.liveness import StatusKind
 from esper.simic.config import ConfigError
 
-#: Held by the process that trains a run.
+#: The file that is locked by the process that trains a run.
 LOCK_NAME: Final = "training.lock"
 _IN_TRAINING: Final = (
     StatusKind.LIVE,
@@ -18,18 +18,18 @@ _IN_TRAINING: Final = (
 
 
 class HeldRun:
-    """A run that no other process can train while this is open; the lock ends with the process.
+    """A locked run, which no other process can train; the lock ends with the process.
 
     Args:
         directory: the run's directory.
-        descriptor: of the lock, where the process that started this one holds it already.
+        descriptor: file descriptor of the lock, if the parent process holds it.
 
     Attributes:
         directory: the run's directory.
-        doubt: a warning where the file system has no locks; else empty.
+        doubt: a warning if the file system has no locks; else empty.
 
     Raises:
-        ConfigError: another process trains the run, or the lock cannot be made.
+        ConfigError: another process trains the run, or the lock file cannot be written.
     """
 
     def __init__(self, directory: Path, descriptor: int | None = None) -> None:
@@ -53,7 +53,7 @@ class HeldRun:
 
     @property
     def descriptor(self) -> int:
-        """The lock, for a process that is to train the run instead of this one."""
+        """File descriptor of the lock, for a child process that takes it over."""
         return self._lock.fileno()
 
     def __enter__(self) -> Self:
@@ -63,7 +63,7 @@ class HeldRun:
         self.close()
 
     def close(self) -> None:
-        """Let go of the run; a process that was given the lock still holds it."""
+        """Release the lock; a child process that took it over still holds it."""
         self._lock.close()
 
 

@@ -22,7 +22,7 @@ from esper.leyline.checkpoint_file import (
     parse_checkpoint,
     read_checkpoint,
 )
-from esper.policies import load_policy, locate_policy
+from esper.policies import evaluate, load_policy, locate_policy
 from esper.simic.config import ConfigError
 from esper.simic.training.checkpoint import (
     Checkpoint,
@@ -80,6 +80,15 @@ def test_its_policy_is_read(old_run: Path, tmp_path: Path) -> None:
     assert (trained.config.lstm_size, trained.episodes) == (4, 2)
     state = torch.load(CHECKPOINT, weights_only=True)
     assert _is_same(dict(trained.policy.state_dict()), dict(state["agent"]["policy"]))
+
+
+def test_a_caller_in_python_gets_a_warning(
+    old_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("esper.simic.evaluation.contest.evaluate", lambda *_, **__: None)
+    with pytest.warns(UserWarning, match=SENTENCE) as warned:
+        evaluate(["old"], run_dir=tmp_path)
+    assert [warning.filename for warning in warned] == [__file__]
 
 
 def test_its_config_is_compared_with_its_start(old_run: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What benchmarks have in common: the number of rounds, and where tables go."""
+"""Shared by benchmarks: the option for the number of rounds, and the console for tables."""
 
 import argparse
 import sys

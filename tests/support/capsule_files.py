@@ -1,4 +1,4 @@
-"""Capsules that hold no tensors, for tests that read only what is listed of an incident."""
+"""Capsules without tensors, for tests that only list incidents."""
 
 import json
 from pathlib import Path

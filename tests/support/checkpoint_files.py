@@ -1,4 +1,4 @@
-"""Checkpoint files that hold no agent, for tests that read only what is said of the run."""
+"""Checkpoint files without an agent, for tests that only read their summaries."""
 
 from pathlib import Path
 from typing import Any

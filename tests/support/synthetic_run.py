@@ -1,4 +1,4 @@
-"""A run that was never trained: events like those of `esper ppo`, in the same mixture."""
+"""A synthetic run: events like those of `esper ppo`, in the same proportions."""
 
 from collections.abc import Iterator
 from struct import pack
@@ -53,7 +53,7 @@ def start_of(hosts: int) -> RunStarted:
 
 
 def step_of(update: int, step: int, hosts: int) -> StepCompleted:
-    """Return what one step of all hosts came to."""
+    """Return the event of one step of all hosts."""
     return StepCompleted(
         update=update,
         step=step,

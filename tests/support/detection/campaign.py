@@ -1,15 +1,10 @@
 """Whether detection misses, invents or misnames anything: random faults beside clean updates.
 
-    uv run python benchmarks/detection_campaign.py [--cases 10000] [--seed 0] [--only NUMBER]
-
-Families of cases take turns: lasting and transient faults, the same on backgrounds that are legal
-and infinite, pairs of faults, state broken before the update, faults of acting and of hosts, and
-clean updates that are hostile. A case follows from its number alone. Policy, heads, sizes, masks,
-precision, place and kind are drawn at random, and the truth is known by construction. In
-every seventh case an independent scan of all operations confirms that it is what it should be.
-
-Prints recall, innocent lights, false alarms and wrong attributions by family, and the number of
-each failure, which `--only` runs again. Exits with 1 if there is any.
+The cases alternate between families: lasting and transient faults, the same with legal infinities
+present, pairs of faults, a state that is not finite before the update, faults in acting and in
+hosts, and clean updates under extreme conditions. The number of a case determines it. Policy,
+heads, sizes, masks, precision, place and kind are drawn at random, and the truth is known by
+construction. In every seventh case an independent scan of all operations confirms it.
 """
 
 import argparse
@@ -65,7 +60,7 @@ _SCANNED = 7  # every such case is scanned; it shares no divisor with the length
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of one case. `sort` and `complaint` are empty if all was as it should be."""
+    """The result of one case; `sort` and `complaint` are empty if it is right."""
 
     number: int
     family: str

@@ -1,15 +1,9 @@
-"""Whether a replay names the right operation, line and operand for faults as they come in nature.
+"""Whether a replay names the right operation, line and operand for faults as they occur in nature.
 
-Each case trains one update with one fault in it (a weight, a reward, a setting, a moment, user code
-around a layer …), keeps the capsule as training does, and replays it. What must be named is written
-beside each fault in `natural_faults`. Sizes, precision, place and values are drawn at random
-from the case's number, which also chooses the fault.
-
-    uv run python benchmarks/replay_causes.py [--cases 330] [--first 0] [--only NUMBER]
-
-Prints a line per kind of fault, every case that was wrong with its number (`--only` repeats it),
-and the shares. Exits with 1 if the operation and line, or the words of the cause, are right in
-fewer than 99 % of the cases. A fault that the update does not notice counts as wrong.
+Each case makes one update with one fault (in a weight, a reward, a setting, a moment, user code
+around a layer …), keeps the capsule as training does, and replays it. The expected answer is
+beside each fault. Sizes, precision, place and values are drawn at random from the number of the
+case, which also determines the fault. A fault that the update does not notice counts as wrong.
 """
 
 import argparse
@@ -31,7 +25,7 @@ REQUIRED = 0.99
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a replay said of one case.
+    """The answer of a replay in one case.
 
     Attributes:
         place: what is wrong with the operation, line, module or phase; empty if all are right.
@@ -99,7 +93,7 @@ def wrong_words(replayed: Replay, truth: Truth) -> str:
 
 
 def report(outcomes: Sequence[Outcome], seconds: float) -> float:
-    """Print what came of the cases; return the lower of the two shares that were right."""
+    """Print the results; return the lower of the two shares of right answers."""
     for name in dict.fromkeys(outcome.name for outcome in outcomes):
         mine = [outcome for outcome in outcomes if outcome.name == name]
         wrong = sum(bool(outcome.place or outcome.words) for outcome in mine)

@@ -1,4 +1,4 @@
-"""A kind of fault that occurs in nature, and what most of them are made with."""
+"""A kind of fault that occurs in nature, and constants that most kinds use."""
 
 import math
 from collections.abc import Callable

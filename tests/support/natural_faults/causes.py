@@ -1,6 +1,6 @@
-"""All kinds of natural faults, each with the truth about where it begins.
+"""All kinds of natural faults, each with its true origin.
 
-The truth was worked out from the arithmetic of each fault, not from what a replay says.
+The origin was derived from the arithmetic of each fault, not from the answer of a replay.
 """
 
 import math

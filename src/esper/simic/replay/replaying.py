@@ -1,7 +1,7 @@
-"""Makes an incident happen again: the same update from the same start, every operation watched.
+"""Repeats the update of an incident from its starting state, and traces every operation.
 
-It goes the way that training goes, through `PPOAgent.prepare` and `PPOAgent.learn`, in an agent
-that is built from the capsule alone.
+It calls `PPOAgent.prepare` and `PPOAgent.learn`, as training does, on an agent that is rebuilt from
+the capsule.
 """
 
 import math
@@ -48,7 +48,8 @@ from esper.tamiyo.policy import RecurrentPolicy
 OBSERVERS = tuple(str(module.__file__) for module in (watching, nonfinite_codes, figures_module))
 #: The number of steps that Adam has made.
 CLOCK = "optimizer step"
-#: What a minibatch learns from: an operation that leads to none of it only feeds a display.
+#: Quantities on the path to the loss; an operation that leads to none of them only affects
+#: displayed figures.
 _LEARNT_FROM = ("policy_loss", "value_loss", "entropy_loss", "loss", "gradient")
 
 #: In place of the number of a minibatch: before the first.
@@ -57,18 +58,19 @@ _PREPARATION = -1
 
 @dataclass(frozen=True)
 class Replay:
-    """What came of making an update happen again.
+    """The result of a replay.
 
     Attributes:
+        update: number of the update.
         verdict: REPRODUCED, DIFFERS or NOT_REPRODUCED.
-        differences: in what it differs, a sentence each.
-        recorded: what was seen when it happened, causes first.
-        seen: what was seen now.
-        origin: where the first of what was seen now began; None if nothing was seen, or if no
-            operation could be connected with it.
-        poisons: what was not finite before anything was computed.
-        remarks: what should be known about this replay, a sentence each.
-        recorded_with: of esper, torch and python; the device and its threads, in words.
+        differences: differences between the sightings, a sentence each.
+        recorded: sightings of training, causes first.
+        seen: sightings of the replay.
+        origin: origin of the first sighting of the replay; None if there is no sighting, or no
+            operation leads to it.
+        poisons: inputs that were not finite before the update computed anything.
+        remarks: limits of this replay, a sentence each.
+        recorded_with: versions of esper, torch and python, device and threads, in words.
     """
 
     update: int
@@ -203,15 +205,14 @@ class TracingWatch(UpdateWatch):
 
 
 def replay(capsule: Capsule, report: Report = no_report) -> Replay:
-    """Go through the update of a capsule again; return what came of it.
+    """Repeat the update of a capsule.
 
     Args:
         capsule: the capsule.
-        report: receives what is being done, and the fraction of the whole that is done.
+        report: receives the current work, and the fraction of all work that is done.
 
     Raises:
-        IncidentError: the capsule does not hold together, or is not of an agent that this version
-            can build.
+        IncidentError: the capsule is inconsistent, or this version cannot build its agent.
     """
     check_capsule(capsule)
     agent, device = rebuild_agent(capsule)
@@ -290,9 +291,9 @@ def replay(capsule: Capsule, report: Report = no_report) -> Replay:
 
 
 def _columns_of(policy: RecurrentPolicy, sighting: NonfiniteSighting) -> tuple[Columns, ...]:
-    """Return which columns belong to the head of a sighting: of choices, and of heads.
+    """Return the columns of the head of a sighting, among all choices and among all heads.
 
-    Of parameters, gradients and moments those are rows, one for each choice.
+    In parameters, gradients and moments these are rows, one for each choice.
     """
     if sighting.head == SHARED:
         return ()
@@ -306,7 +307,7 @@ def _columns_of(policy: RecurrentPolicy, sighting: NonfiniteSighting) -> tuple[C
 
 
 def _parts_of(agent: PPOAgent) -> Callable[[Tensor], Sequence[Tensor]]:
-    """Return what takes a flat tensor of all parameters, gradients or moments apart."""
+    """Return a function that splits a flat tensor of all parameters, gradients or moments."""
     flat = agent.parameters.flat.shape
 
     def parts(tensor: Tensor) -> Sequence[Tensor]:
@@ -316,7 +317,7 @@ def _parts_of(agent: PPOAgent) -> Callable[[Tensor], Sequence[Tensor]]:
 
 
 def _inputs(agent: PPOAgent, rollout: Rollout) -> dict[str, Tensor]:
-    """Return all that an update starts from, by the names that people know it by."""
+    """Return the tensors of an update's starting state, by the names shown in the report."""
     inputs: dict[str, Tensor] = {
         name: value
         for name, value in rollout.__dict__.items()
@@ -335,21 +336,21 @@ def _inputs(agent: PPOAgent, rollout: Rollout) -> dict[str, Tensor]:
 
 
 def _numbers(agent: PPOAgent) -> dict[str, float]:
-    """Return the settings that a number in a computation may be, by name."""
+    """Return the settings that a number in a computation can be, by name."""
     numbers = {
         f"setting {name}": value
         for name, value in agent.config.__dict__.items()
         if isinstance(value, float) and name not in ("learning_rate", "entropy_coefficient")
     }
     numbers["setting learning rate"] = agent.optimizer.param_groups[0]["lr"]
-    if math.isfinite(agent.entropy_coefficient):  # else the learning rate is what is wrong
+    if math.isfinite(agent.entropy_coefficient):  # else the learning rate is wrong
         numbers["setting entropy coefficient"] = agent.entropy_coefficient
     return numbers
 
 
 @contextmanager
 def _as_it_was(capsule: Capsule) -> Iterator[None]:
-    """Run with as many threads as then, and with nothing left to chance."""
+    """Use threads and generator state of training, and deterministic algorithms."""
     threads_now = torch.get_num_threads()
     was_deterministic = torch.are_deterministic_algorithms_enabled()
     only_warned = torch.is_deterministic_algorithms_warn_only_enabled()
