@@ -127,7 +127,7 @@ def test_bad_input_is_answered_in_one_sentence_without_heavy_imports(answers, ca
 
 
 @pytest.mark.skipif(Path("/dev/nvidiactl").exists(), reason="there is a GPU")
-def test_a_gpu_that_is_not_there_is_known_without_torch():
+def test_a_missing_gpu_is_detected_without_torch():
     from esper.simic.config import ConfigError, check_device
 
     with pytest.raises(ConfigError, match="device cuda needs a GPU"):

@@ -66,7 +66,7 @@ def run(tmp_path: Path, payloads: Any) -> Path:
     return directory
 
 
-def test_a_run_tells_its_status_lights_evidence_figures_and_incidents(
+def test_an_opened_run_has_status_lights_evidence_figures_and_incidents(
     run: Path, payloads: Any
 ) -> None:
     opened = esper.open_run(run)

@@ -56,7 +56,7 @@ from esper.simic.config import (
         ({"amp": "x" * 500}, f"amp must be one of off, bf16, fp16, not '{'x' * 79}…"),
     ],
 )
-def test_a_bad_value_is_named_with_what_would_be_right(
+def test_an_invalid_value_is_named_with_the_valid_ones(
     settings: dict[str, Any], words: str
 ) -> None:
     with pytest.raises(ConfigError) as error:
@@ -71,7 +71,7 @@ def test_an_unknown_key_is_named_with_the_nearest_known() -> None:
         updated(TrainingConfig(), {"zzz": 3})
 
 
-def test_a_file_that_is_not_there_or_not_toml_is_named(tmp_path: Path) -> None:
+def test_a_missing_or_invalid_toml_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="No such file"):
         read_config(tmp_path / "absent.toml")
     broken = tmp_path / "broken.toml"
@@ -91,7 +91,7 @@ def test_a_file_that_is_not_there_or_not_toml_is_named(tmp_path: Path) -> None:
         read_config(broken)
 
 
-def test_a_config_of_a_run_that_was_cut_short_is_refused(tmp_path: Path) -> None:
+def test_a_truncated_config_of_a_run_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "config.toml"
     config = TrainingConfig(episodes=3)
     write_config(config, path)
@@ -108,7 +108,7 @@ def test_a_config_of_a_run_that_was_cut_short_is_refused(tmp_path: Path) -> None
     assert load_config(path, known) == config
 
 
-def test_settings_that_make_a_run_what_it_is_are_compared(tmp_path: Path) -> None:
+def test_settings_that_cannot_change_are_compared(tmp_path: Path) -> None:
     config = TrainingConfig(inject=("op:inf@1",))
     known = settings_of(config)
     check_same_settings(config, known | {"inject": [], "episodes": 9, "future": 1}, "x")
@@ -121,7 +121,7 @@ def test_settings_that_make_a_run_what_it_is_are_compared(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("late", [False, True], ids=["at once", "after it was done"])
-def test_whatever_call_fails_a_config_is_whole(tmp_path: Path, late: bool) -> None:
+def test_after_any_failed_call_a_config_is_whole(tmp_path: Path, late: bool) -> None:
     path = tmp_path / "config.toml"
     configs = [TrainingConfig(episodes=number) for number in (1, 2)]
     for number in range(1, 50):
@@ -141,7 +141,7 @@ def test_whatever_call_fails_a_config_is_whole(tmp_path: Path, late: bool) -> No
     rate=st.floats(1e-30, 1e3),
     inject=st.lists(st.text(st.characters(exclude_categories=["Cs"]))),
 )
-def test_what_is_written_is_what_is_read(
+def test_a_config_round_trip(
     tmp_path_factory: pytest.TempPathFactory, episodes: int, rate: float, inject: list[str]
 ) -> None:
     config = TrainingConfig(episodes=episodes, learning_rate=rate, inject=tuple(inject))
@@ -150,7 +150,7 @@ def test_what_is_written_is_what_is_read(
     assert load_config(path) == config
 
 
-def test_options_go_over_the_file() -> None:
+def test_options_override_the_file() -> None:
     config = updated(updated(TrainingConfig(), {"episodes": 7, "steps": 3}), {"episodes": 9})
     assert (config.episodes, config.steps) == (9, 3)
 
@@ -159,11 +159,11 @@ def test_options_go_over_the_file() -> None:
     ("episodes", "envs", "environments"),
     [(10, 0, 2), (1, 0, 1), (4, 0, 1), (500, 0, 32), (10, 4, 4), (3, 8, 3)],
 )
-def test_how_many_hosts_there_are(episodes: int, envs: int, environments: int) -> None:
+def test_the_default_number_of_environments(episodes: int, envs: int, environments: int) -> None:
     assert TrainingConfig(episodes=episodes, envs=envs).num_envs == environments
 
 
-def test_every_setting_says_what_it_is() -> None:
+def test_every_setting_has_a_help_text() -> None:
     assert all(setting.metadata["help"] for setting in fields(TrainingConfig))
 
 

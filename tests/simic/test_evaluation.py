@@ -81,7 +81,7 @@ def result(contest_reports: tuple[Evaluation, list[str], list[tuple[str, float]]
     return contest_reports[0]
 
 
-def test_a_contest_says_what_runs_how_many_are_left_and_what_each_came_to(
+def test_an_evaluation_reports_each_run_the_number_left_and_the_results(
     contest_reports: tuple[Evaluation, list[str], list[tuple[str, float]]],
 ) -> None:
     result, lines, progress = contest_reports
@@ -103,7 +103,9 @@ def test_a_contest_says_what_runs_how_many_are_left_and_what_each_came_to(
 
 
 @given(run_seed=SEED, seed=SEED, first=st.integers(1, 10**9))
-def test_training_never_meets_a_seed_of_evaluation(run_seed: int, seed: int, first: int) -> None:
+def test_training_never_uses_a_random_seed_of_evaluation(
+    run_seed: int, seed: int, first: int
+) -> None:
     ours = evaluation_seeds(seed, 8)
     assert len(set(ours)) == 8
     assert all(2**62 <= each < 2**63 for each in ours)
@@ -112,7 +114,7 @@ def test_training_never_meets_a_seed_of_evaluation(run_seed: int, seed: int, fir
     assert ours != evaluation_seeds(seed + 1, 8)
 
 
-def test_everybody_lives_through_the_same_episodes(result: Evaluation) -> None:
+def test_all_contestants_have_the_same_episodes(result: Evaluation) -> None:
     names = [entry.contestant.name for entry in result.entries]
     assert names == ["agent", *BASELINES, "same-cost"]
     for entry in result.entries:
@@ -124,7 +126,7 @@ def test_everybody_lives_through_the_same_episodes(result: Evaluation) -> None:
     assert [*arena.batches[0], *arena.batches[1]] == evaluation_seeds(3, 6)
 
 
-def test_nothing_grows_where_nobody_acts(result: Evaluation) -> None:
+def test_nothing_grows_without_actions(result: Evaluation) -> None:
     none = result.entries[1].contestant.strata[0]
     assert (none.parameters == result.host_parameters).all()
     np.testing.assert_allclose(none.score, none.validation_accuracy)
@@ -141,7 +143,7 @@ def test_a_network_that_grew_nothing_is_its_own_architecture(few_rivals: None) -
             )
 
 
-def test_the_same_architecture_has_the_size_of_what_grew(result: Evaluation) -> None:
+def test_the_same_architecture_has_the_size_of_the_grown_network(result: Evaluation) -> None:
     agent, same, cut = (
         next(entry.contestant for entry in result.entries if entry.contestant.name == name)
         for name in ("agent", "same-architecture", "same-cost")
@@ -153,7 +155,7 @@ def test_the_same_architecture_has_the_size_of_what_grew(result: Evaluation) -> 
         assert (abs(paid.multiply_adds - grown.multiply_adds) <= a_step / 2 + 1).all()
 
 
-def test_the_best_of_several_is_told_with_all_that_were_run(result: Evaluation) -> None:
+def test_the_best_candidate_is_reported_with_all_candidates(result: Evaluation) -> None:
     by_name = {entry.contestant.name: entry.contestant for entry in result.entries}
     rule, fixed = by_name["heuristic"], by_name["static"]
     assert {each.what for each in rule.candidates} == {"a conv early", "norms"}
@@ -170,7 +172,7 @@ def test_the_best_of_several_is_told_with_all_that_were_run(result: Evaluation) 
     assert sizes[-1] > 1.6
 
 
-def test_the_same_seed_gives_the_same_figures(few_rivals: None) -> None:
+def test_the_same_random_seed_gives_the_same_figures(few_rivals: None) -> None:
     def once(seed: int) -> dict[str, Any]:
         told = evaluate(
             [trained()],
@@ -203,7 +205,7 @@ def test_random_choices_are_legal_and_uniform() -> None:
             np.testing.assert_allclose(share, 1 / size, atol=0.03)
 
 
-def test_the_report_tells_every_contestant_and_fits_its_width(result: Evaluation) -> None:
+def test_the_report_has_every_contestant_and_fits_its_width(result: Evaluation) -> None:
     console = Console(record=True, width=120, highlight=False, file=io.StringIO())
     evaluation_report.print_evaluation(result, console)
     text = console.export_text()
@@ -251,7 +253,9 @@ points = st.lists(st.tuples(st.integers(0, 9).map(float), st.integers(0, 9).map(
 
 
 @given(points)
-def test_a_frontier_is_what_nothing_smaller_beats(dots: list[tuple[float, float]]) -> None:
+def test_a_frontier_has_the_points_that_no_smaller_one_beats(
+    dots: list[tuple[float, float]],
+) -> None:
     line = frontier(dots)
     assert line == sorted(line)
     for x, y in dots:
@@ -265,7 +269,7 @@ def test_a_frontier_is_what_nothing_smaller_beats(dots: list[tuple[float, float]
     ("settings", "words"),
     [({"steps": 7}, "steps 5 and second with 7"), ({"task": "mnist1d"}, "task digits and second")],
 )
-def test_policies_of_different_runs_are_not_put_together(
+def test_policies_of_different_tasks_are_not_evaluated_together(
     settings: dict[str, Any], words: str
 ) -> None:
     policies = [trained("first"), trained("second", **settings)]
@@ -280,7 +284,7 @@ def test_one_episode_is_too_few() -> None:
         evaluate([trained()], episodes=2, against=("none",), rng_seed=-1, say=lambda _: None)
 
 
-def test_baselines_are_named_with_commas_each_once() -> None:
+def test_baselines_are_parsed_from_a_list_each_once() -> None:
     assert parse_baselines("static, none,static") == ("static", "none")
     assert parse_baselines("same-cost,none,same-architecture") == ("same-architecture", "none")
     for text, words in (("none,best", "no baseline 'best'"), (" ,", "no baseline is named")):
@@ -303,7 +307,7 @@ def test_a_checkpoint_gives_the_policy_that_training_left(
         assert torch.equal(tensor, kept[name])
 
 
-def test_a_policy_that_sees_something_else_is_refused_with_a_reason(
+def test_a_policy_with_other_observations_is_refused_with_a_reason(
     train: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = {"episodes": 2, "feature_size": 8, "lstm_size": 8}
@@ -315,7 +319,7 @@ def test_a_policy_that_sees_something_else_is_refused_with_a_reason(
         load_trained_policy(path, TrainingConfig(**settings), "it")
 
 
-def test_a_contestant_alone_has_nothing_to_be_better_than(result: Evaluation) -> None:
+def test_without_baselines_there_is_no_comparison(result: Evaluation) -> None:
     assert isinstance(result.entries[0].contestant, Contestant)
     assert result.entries[0].standings["score"].agent_better is None
     assert all(
@@ -325,7 +329,7 @@ def test_a_contestant_alone_has_nothing_to_be_better_than(result: Evaluation) ->
     )
 
 
-def test_a_network_that_is_not_finite_counts_as_useless(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_network_that_is_not_finite_has_score_0(monkeypatch: pytest.MonkeyPatch) -> None:
     """An infinite logit of the right class would count as right, and a NaN would spread."""
     with contextlib.closing(Arena(CONFIG, torch.device("cpu"), episodes=4, rng_seed=1)) as arena:
         whole = arena.play("agent", "waits", lambda hosts, _: lambda *_: waiting(hosts))

@@ -94,7 +94,7 @@ def test_a_network_is_written_that_runs_with_torch_alone(
     assert result.stdout.strip() in ("sine", "square", "silence")
 
 
-def test_what_is_written_is_what_grew(grown: Grown, tmp_path: Path) -> None:
+def test_the_written_module_equals_the_grown_network(grown: Grown, tmp_path: Path) -> None:
     difference = write_checked(grown, tmp_path)
     assert difference < 1e-4
     module, test = load_module(tmp_path), grown.task.test
@@ -104,7 +104,7 @@ def test_what_is_written_is_what_grew(grown: Grown, tmp_path: Path) -> None:
     assert sum(p.numel() for p in module.parameters()) == grown.result.parameters
 
 
-def test_raw_samples_go_in_as_the_file_has_them(grown: Grown, data: str, tmp_path: Path) -> None:
+def test_the_module_takes_raw_samples(grown: Grown, data: str, tmp_path: Path) -> None:
     write_checked(grown, tmp_path)
     module = load_module(tmp_path)
     stored = np.load(data.removeprefix("npz:").partition("?")[0])
@@ -127,7 +127,7 @@ def test_the_best_by_validation_is_chosen(grown: Grown) -> None:
     assert {seed.slot for seed in grown.network.seeds} == final
 
 
-def test_without_growth_is_the_same_host_left_alone(grown: Grown, data: str) -> None:
+def test_without_growth_is_the_same_host_without_actions(grown: Grown, data: str) -> None:
     config = updated(grown.policy.config, {"task": data})
     env = make_environment(config, 6, torch.device("cpu"))
     _, info = env.reset(seed=evaluation_seeds(3, 6))
@@ -141,7 +141,9 @@ def test_without_growth_is_the_same_host_left_alone(grown: Grown, data: str) -> 
     assert idle.test_accuracy == env.test_accuracy()[host]
 
 
-def test_the_same_seed_grows_the_same_network(command: Grow, data: str, tmp_path: Path) -> None:
+def test_the_same_random_seed_grows_the_same_network(
+    command: Grow, data: str, tmp_path: Path
+) -> None:
     weights = []
     for name, seed in (("a", "1"), ("b", "1"), ("c", "2")):
         options = ("--task", data, "--out", str(tmp_path / name), "--seed", seed, "--steps", "2")
@@ -150,7 +152,7 @@ def test_the_same_seed_grows_the_same_network(command: Grow, data: str, tmp_path
     assert weights[0] == weights[1] != weights[2]
 
 
-def test_the_card_says_what_came_of_it(grown: Grown) -> None:
+def test_the_card_has_the_results(grown: Grown) -> None:
     card = growth_card(grown, 1e-6)
     assert f"{grown.result.test_accuracy:.3f}" in card
     assert f"{grown.without_growth.test_accuracy:.3f}" in card
@@ -169,7 +171,7 @@ def test_the_card_says_what_came_of_it(grown: Grown) -> None:
     [(0.61, True), (0.6, True), (0.59, False)],
     ids=["worse", "as", "better"],
 )
-def test_growth_that_did_not_help_is_told(grown: Grown, without: float, is_told: bool) -> None:
+def test_growth_that_did_not_help_is_reported(grown: Grown, without: float, is_told: bool) -> None:
     made = replace(
         grown,
         result=Measured(900, 0.6, 0.6, 1e6),
@@ -199,7 +201,7 @@ def test_a_network_no_better_than_the_largest_class_is_reported(grown: Grown) ->
     assert row.endswith(f"accuracy {share:.3f} in validation, {test_share:.3f} in test")
 
 
-def test_what_can_fail_is_tried_before_anything_is_trained(
+def test_writing_is_tried_before_training(
     command: Grow, data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(*_: object) -> None:
@@ -218,7 +220,7 @@ def test_what_can_fail_is_tried_before_anything_is_trained(
 
 @pytest.mark.parametrize("name", ["write_checked", "growth_card", "growth_picture"])
 @pytest.mark.parametrize("is_there", [False, True])
-def test_a_failure_leaves_no_folder_that_refuses_the_next_try(
+def test_a_failure_leaves_the_folder_empty(
     command: Grow,
     data: str,
     tmp_path: Path,
@@ -261,7 +263,7 @@ def test_coordinates_in_metres_grow_a_network(command: Grow, tmp_path: Path) -> 
     assert (said == y).mean() > 0.9
 
 
-def test_one_step_is_told_in_the_singular(command: Grow, tmp_path: Path) -> None:
+def test_one_step_is_singular(command: Grow, tmp_path: Path) -> None:
     options = ("--task", "digits", "--out", str(tmp_path / "out"), "--steps", "1")
     code, output, errors = command(*options)
     assert code == 0, errors
@@ -350,7 +352,7 @@ def test_bad_input_gets_one_sentence(
     assert not (tmp_path / "new").exists()
 
 
-def test_growing_refuses_in_its_own_words(runs: Path) -> None:
+def test_growing_checks_its_arguments(runs: Path) -> None:
     with pytest.raises(GrowingError, match="--hosts must be 1 to 256, not 300"):
         grow(
             find_policy(runs, None),
@@ -362,7 +364,7 @@ def test_growing_refuses_in_its_own_words(runs: Path) -> None:
         )
 
 
-def test_a_policy_is_trained_on_somebodys_own_data(
+def test_a_policy_is_trained_on_user_data(
     data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = Path(data.removeprefix("npz:").partition("?")[0])

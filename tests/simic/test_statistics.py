@@ -88,7 +88,7 @@ def test_every_stratum_of_ours_is_set_against_its_own_rival_or_the_only_one() ->
     assert paired.value == pytest.approx((0.5 + improvement(ours[1], rival)) / 2)
 
 
-def test_what_places_share_cancels_out_where_they_are_compared_alike() -> None:
+def test_a_common_effect_cancels_out_in_paired_improvement() -> None:
     luck = 10 * generator().normal(size=50)
     ours = [luck + 1 + generator().normal(size=50) * 0.1, luck - 1]
     rival = luck.copy()
@@ -101,7 +101,7 @@ def test_what_places_share_cancels_out_where_they_are_compared_alike() -> None:
     assert apart.value < 0.7
 
 
-def test_paired_improvement_is_the_share_of_places_won_and_its_interval_draws_places() -> None:
+def test_paired_improvement_and_its_interval_resample_pairs() -> None:
     ours = [generator().normal(size=30), generator().permutation(30) / 9.0]
     theirs = [generator().permutation(30) / 9.0 - 1.5, np.zeros(30)]
     won = np.mean(
@@ -118,7 +118,7 @@ def test_paired_improvement_is_the_share_of_places_won_and_its_interval_draws_pl
     assert estimate.high == pytest.approx(high, abs=0.03)
 
 
-def test_what_is_always_better_is_better_with_certainty() -> None:
+def test_always_better_has_probability_1() -> None:
     estimate = improvement_estimate([np.arange(9) + 10.0], [np.arange(9.0)], generator())
     assert (estimate.value, estimate.low, estimate.high) == (1, 1, 1)
 

@@ -422,7 +422,7 @@ def test_a_nan_loss_scale_is_named_in_the_report(
     assert Poison("loss scale", (), "nan") in replayed.poisons
 
 
-def test_an_origin_on_the_way_to_the_loss_is_said_to_reach_it(
+def test_an_origin_on_the_path_to_the_loss_reaches_the_loss(
     make_agent: AgentMaker, make_rollout: RolloutMaker, make_capsule: CapsuleMaker
 ) -> None:
     agent = make_agent(learning_rate=200.0, target_kl=0.0, gamma=0.0, gae_lambda=0.0, **SMALL)

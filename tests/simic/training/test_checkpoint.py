@@ -35,7 +35,7 @@ def checkpoint_of(update: int) -> Checkpoint:
     return Checkpoint(update, 4 * update, 1, agent, drills=["op.logits:inf@9"])
 
 
-def test_what_is_saved_is_what_is_loaded(tmp_path: Path) -> None:
+def test_a_checkpoint_round_trip(tmp_path: Path) -> None:
     path = save_checkpoint(checkpoint_of(3), tmp_path)
     loaded = load_checkpoint(path, CPU)
     assert (loaded.update, loaded.episodes_done, loaded.threads) == (3, 12, 1)
@@ -43,19 +43,19 @@ def test_what_is_saved_is_what_is_loaded(tmp_path: Path) -> None:
     assert torch.equal(loaded.agent["weights"], torch.tensor([1.0, 3.0]))
 
 
-def test_the_newest_few_are_kept(tmp_path: Path) -> None:
+def test_only_the_newest_checkpoints_are_kept(tmp_path: Path) -> None:
     for update in (9, 10, 11, 1000000):
         save_checkpoint(checkpoint_of(update), tmp_path)
     assert latest_checkpoint(tmp_path) == tmp_path / "update-1000000.pt"
     assert len(list(tmp_path.iterdir())) == KEPT
 
 
-def test_no_checkpoint_is_none(tmp_path: Path) -> None:
+def test_without_checkpoints_there_is_no_latest_one(tmp_path: Path) -> None:
     assert latest_checkpoint(tmp_path) is None
     assert latest_checkpoint(tmp_path / "absent") is None
 
 
-def test_a_write_that_failed_leaves_the_old_one(
+def test_a_failed_write_keeps_the_old_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     save_checkpoint(checkpoint_of(1), tmp_path)
@@ -72,14 +72,14 @@ def test_a_write_that_failed_leaves_the_old_one(
 
 
 @pytest.mark.parametrize("keep", [0, 10, 200])
-def test_a_truncated_one_is_named(tmp_path: Path, keep: int) -> None:
+def test_a_truncated_checkpoint_is_named(tmp_path: Path, keep: int) -> None:
     path = save_checkpoint(checkpoint_of(1), tmp_path)
     path.write_bytes(path.read_bytes()[:keep])
     with pytest.raises(CheckpointError, match=r"update-000001\.pt is damaged"):
         load_checkpoint(path, CPU)
 
 
-def test_a_whole_file_that_holds_something_else_is_named(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_checkpoint_is_named(tmp_path: Path) -> None:
     path = tmp_path / "update-000001.pt"
     summary = CheckpointSummary(format=FORMAT, update=1, episodes_done=1)
     for state, words in (
@@ -93,7 +93,7 @@ def test_a_whole_file_that_holds_something_else_is_named(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("late", [False, True], ids=["at once", "after it was done"])
-def test_whatever_call_fails_a_checkpoint_is_there_and_nothing_is_left(
+def test_after_any_failed_call_there_is_a_checkpoint_and_no_leftover(
     tmp_path: Path, late: bool
 ) -> None:
     save_checkpoint(checkpoint_of(1), tmp_path)
@@ -123,7 +123,7 @@ def test_settings_and_latches_are_read_without_torch(tmp_path: Path, payloads: A
     assert load_checkpoint(path, CPU).settings == {"envs": 2, "inject": ["op:inf@2"]}
 
 
-def test_one_that_is_broken_is_passed_over_for_the_one_before(tmp_path: Path) -> None:
+def test_a_damaged_checkpoint_is_passed_over_for_an_older_one(tmp_path: Path) -> None:
     save_checkpoint(checkpoint_of(1), tmp_path)
     path = save_checkpoint(checkpoint_of(2), tmp_path)
     assert load_latest(tmp_path / "absent", CPU) == (None, [])

@@ -71,7 +71,7 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_other_data_is_refused_and_leaves_the_run_as_it_was(
+def test_changed_data_is_refused_and_the_run_unchanged(
     esper: Esper, tmp_path: Path, change: str
 ) -> None:
     np.savez(tmp_path / "data.npz", x=X, y=Y)
@@ -86,7 +86,9 @@ def test_other_data_is_refused_and_leaves_the_run_as_it_was(
     assert contents(tmp_path / "runs") == before
 
 
-def test_other_data_is_accepted_when_asked_for_and_said(esper: Esper, tmp_path: Path) -> None:
+def test_changed_data_is_accepted_with_the_option_and_reported(
+    esper: Esper, tmp_path: Path
+) -> None:
     np.savez(tmp_path / "data.npz", x=X, y=Y)
     assert begin(esper, f"npz:{tmp_path / 'data.npz'}")[0] == 0
     np.savez(tmp_path / "data.npz", x=X[:, :4], y=Y)
@@ -147,7 +149,7 @@ def test_a_damaged_record_gets_one_sentence(esper: Esper, tmp_path: Path, conten
     assert (run / CONFIG_NAME).read_text().count("episodes = 2\n") == 1
 
 
-def test_evaluating_on_other_data_is_said(esper: Esper, tmp_path: Path) -> None:
+def test_evaluating_on_changed_data_is_reported(esper: Esper, tmp_path: Path) -> None:
     np.savez(tmp_path / "data.npz", x=X, y=Y)
     assert begin(esper, f"npz:{tmp_path / 'data.npz'}")[0] == 0
     options = ("a", "--episodes", "2", "--against", "none")
@@ -174,7 +176,7 @@ def test_a_run_trains_where_files_cannot_be_locked(
     assert "has no locks (No locks available): make sure that no other process trains" in output
 
 
-def test_what_samples_are_taken_for_is_said_first(esper: Esper, tmp_path: Path) -> None:
+def test_the_description_of_the_samples_comes_first(esper: Esper, tmp_path: Path) -> None:
     np.savez(tmp_path / "data.npz", x=X, y=Y, x_val=X, y_val=Y)
     name = f"npz:{tmp_path / 'data.npz'}"
     code, output, _ = begin(esper, name)

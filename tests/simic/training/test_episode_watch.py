@@ -206,7 +206,7 @@ def test_a_broken_trunk_is_seen_once_though_its_state_stays_broken(
     assert (batch.rollout.actions[2:, :, -1] == Op.WAIT).all()
 
 
-def test_a_trunk_that_broke_in_its_output_alone_is_seen_as_often_as_it_broke(
+def test_a_trunk_with_a_bad_output_is_seen_at_each_step_of_it(
     run: Callable[..., tuple[Batch, Any]],
 ) -> None:
     """Its state is finite: nothing is handed on to the next step."""
@@ -276,7 +276,7 @@ def test_a_broken_recurrent_state_does_not_hide_a_broken_head(
     ]
 
 
-def test_a_finite_trunk_is_not_blamed_for_what_broke_behind_it(
+def test_a_finite_trunk_is_not_blamed_for_later_layers(
     run: Callable[..., tuple[Batch, Any]],
 ) -> None:
     def spoil(agent: PPOAgent) -> None:
@@ -347,7 +347,7 @@ def test_a_broken_host_does_not_hide_a_head_that_broke_in_another(
         (STEPS, 2, -1.0, "moments", "exp_avg_sq of block0.weight", 2 * LEAST_HOSTS, 2),
     ],
 )
-def test_a_broken_host_is_named_and_not_learnt_from(
+def test_a_broken_host_is_named_and_left_out_of_learning(
     run: Callable[..., tuple[Batch, Any]],
     event_log: Any,
     step: int,
@@ -392,7 +392,7 @@ def test_each_broken_host_is_named(
     assert (~batch.rollout.learnable).nonzero().flatten().tolist() == [0, 1, last]
 
 
-def test_of_very_many_broken_hosts_the_first_are_named() -> None:
+def test_only_the_first_of_many_broken_hosts_are_named() -> None:
     hosts = HOSTS_NAMED + 5
     watch = EpisodeWatch(hosts, HeadLayout())
     watch.hosts(1, [HostFault(hosts - 1, "loss", "nan", "validation")])

@@ -56,7 +56,7 @@ def test_the_time_left_follows_the_pace_of_the_work_itself(clock: Clock) -> None
 @pytest.mark.parametrize(
     ("seconds", "words"), [(0.4, "0:00"), (59.6, "1:00"), (754, "12:34"), (3723, "1:02:03")]
 )
-def test_a_duration_is_written_as_a_clock(seconds: float, words: str) -> None:
+def test_a_duration_is_written_like_a_clock(seconds: float, words: str) -> None:
     assert duration(seconds) == words
 
 
@@ -77,7 +77,7 @@ def test_a_log_moves_by_step_but_not_every_step(clock: Clock, payloads: Any) -> 
     ]
 
 
-def test_a_drill_is_marked_in_the_line_of_what_it_lit(clock: Clock, payloads: Any) -> None:
+def test_a_drill_is_marked_in_its_line(clock: Clock, payloads: Any) -> None:
     log = io.StringIO()
     sightings = [payloads.sighting(planted=True), payloads.sighting(head="slot", host=3, step=7)]
     PlainLines(10, GuardedStream(lambda: log, "log"), clock).updated(
@@ -106,7 +106,7 @@ def test_a_drill_is_marked_in_the_line_of_what_it_lit(clock: Clock, payloads: An
         ),
     ],
 )
-def test_what_no_minibatch_saw_is_written_with_its_phase_host_step_and_tensor(
+def test_sightings_outside_minibatches_have_phase_host_step_and_tensor(
     payloads: Any, seen: dict[str, Any], words: str
 ) -> None:
     sighting = payloads.sighting(**{"epoch": 0, "minibatch": 0, **seen})
@@ -174,7 +174,7 @@ def test_training_reports_every_step_and_its_stages(tmp_path: Path) -> None:
     ]
 
 
-def test_a_command_says_how_far_it_is_only_if_it_takes_long(
+def test_only_a_long_command_reports_its_progress(
     clock: Clock, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with CommandProgress(Console(stderr=True), clock) as progress:

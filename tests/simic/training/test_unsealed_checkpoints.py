@@ -31,7 +31,7 @@ from esper.simic.training.checkpoint import (
     save_checkpoint,
 )
 
-OLD_RUN = Path(__file__).parents[1] / "support" / "data" / "format-2-run"
+OLD_RUN = Path(__file__).parents[2] / "support" / "data" / "format-2-run"
 CHECKPOINT = OLD_RUN / "checkpoints" / "update-000002.pt"
 SENTENCE = "has no digest: damage was looked for by the CRC-32 of its parts only"
 CPU = torch.device("cpu")
@@ -109,7 +109,7 @@ def test_without_its_store_its_policy_is_read(old_run: Path, tmp_path: Path) -> 
         locate_policy(tmp_path, checkpoint)
 
 
-def test_whatever_is_altered_in_one_it_is_refused_or_the_same(tmp_path: Path) -> None:
+def test_any_altered_byte_is_refused_or_harmless(tmp_path: Path) -> None:
     whole = CHECKPOINT.read_bytes()
     path = tmp_path / CHECKPOINT.name
     before = load_checkpoint(CHECKPOINT, CPU)
@@ -138,7 +138,7 @@ def _is_same(one: Any, other: Any) -> bool:
     return bool(one == other)
 
 
-def test_a_sealed_one_that_lost_its_digests_is_not_taken_for_an_old_one(tmp_path: Path) -> None:
+def test_a_sealed_checkpoint_without_its_digests_is_refused(tmp_path: Path) -> None:
     agent = {"policy": {"weight": torch.ones(2)}}
     path = save_checkpoint(Checkpoint(2, 4, 1, agent, drills=[]), tmp_path)
     whole = path.read_bytes()

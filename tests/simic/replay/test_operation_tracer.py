@@ -35,7 +35,7 @@ def only(operations: tuple[Operation, ...]) -> Operation:
 
 
 @pytest.mark.parametrize("is_same_place", [True, False])
-def test_a_displayed_figure_gives_way_only_to_what_broke_at_its_place(is_same_place: bool) -> None:
+def test_a_displayed_figure_only_gives_way_to_a_fault_at_its_place(is_same_place: bool) -> None:
     """A display-only exponential, and one that is learnt from, at the same or another host."""
 
     def compute(log_ratios: Tensor) -> tuple[Tensor, ...]:
@@ -128,7 +128,7 @@ def test_every_operand_is_named(compute: Callable[[Tensor], Tensor], words: str)
     assert likely_cause(only(tracer.makers(result))) == words
 
 
-def test_what_only_looks_is_not_recorded() -> None:
+def test_detection_itself_is_not_traced() -> None:
     """An observer's operations neither use a poison nor make anything."""
     inputs = {"loss scale": torch.tensor(torch.nan)}
     tracer, (result,) = traced(lambda scale: (scale * 2,), inputs, observers=[__file__])

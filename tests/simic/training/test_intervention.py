@@ -64,7 +64,7 @@ def weights_after(tmp_path: Path, update: int) -> torch.Tensor:
     return torch.cat([value.flatten() for value in checkpoint.agent["policy"].values()])
 
 
-def test_skipping_goes_on_and_says_so(train: Train) -> None:
+def test_training_continues_after_skipping_and_reports_it(train: Train) -> None:
     ending, log = train(episodes=6, inject=("op:nan@2",))
     assert ending.status == "finished"
     (taken,) = log.of(InterventionTaken)
@@ -82,7 +82,7 @@ def test_rolling_back_undoes_the_whole_update(train: Train, tmp_path: Path) -> N
     assert torch.equal(weights_after(tmp_path, 2), before)
 
 
-def test_a_run_that_stays_bad_rolls_back_and_then_halts(train: Train, tmp_path: Path) -> None:
+def test_repeated_bad_updates_roll_back_and_then_halt(train: Train, tmp_path: Path) -> None:
     ending, log = train(episodes=40, inject=drills(20), nonfinite_patience=2)
     actions = [taken.action for taken in log.of(InterventionTaken)]
     assert actions == ["skip", "rollback", "rollback", "halt"]
@@ -97,7 +97,7 @@ def test_a_run_that_stays_bad_rolls_back_and_then_halts(train: Train, tmp_path: 
     assert [taken.action for taken in log.of(InterventionTaken)] == actions
 
 
-def test_halting_at_once_leaves_a_finite_checkpoint_to_go_on_from(
+def test_halting_at_once_leaves_a_finite_checkpoint_to_resume_from(
     train: Train, tmp_path: Path
 ) -> None:
     ending, log = train(episodes=6, inject=("slot:inf@2",), on_nonfinite="halt")
@@ -107,7 +107,7 @@ def test_halting_at_once_leaves_a_finite_checkpoint_to_go_on_from(
     assert (ending.status, ending.update) == ("finished", 3)
 
 
-def test_escalation_goes_on_where_a_stopped_run_left_it(train: Train, tmp_path: Path) -> None:
+def test_escalation_continues_after_a_resume(train: Train, tmp_path: Path) -> None:
     train(episodes=2, inject=drills(1), nonfinite_patience=2)
     _, log = train(episodes=4, inject=drills(2), nonfinite_patience=2)
     assert [taken.action for taken in log.of(InterventionTaken)] == ["rollback"]
@@ -149,7 +149,7 @@ def test_the_first_incident_of_each_kind_is_kept_and_then_a_limited_number(
     assert [incident.number for incident in list_incidents(tmp_path)] == [1, 2, 5]
 
 
-def test_incidents_are_numbered_on_when_the_run_goes_on(train: Train, tmp_path: Path) -> None:
+def test_numbers_of_incidents_continue_after_a_resume(train: Train, tmp_path: Path) -> None:
     settings = {"nonfinite_patience": 9, "incidents_kept": 0}
     train(episodes=4, inject=drills(2), **settings)
     _, log = train(episodes=6, inject=("slot:inf@3",), **settings)
@@ -157,7 +157,7 @@ def test_incidents_are_numbered_on_when_the_run_goes_on(train: Train, tmp_path: 
     assert [incident.number for incident in list_incidents(tmp_path)] == [1, 3]
 
 
-def test_a_disk_that_takes_no_capsule_is_told_and_survived(
+def test_a_capsule_that_cannot_be_written_is_reported(
     train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "incidents").write_text("a file where the folder would be")

@@ -40,7 +40,7 @@ def test_a_failure_and_its_end_are_reported_once(error: Exception) -> None:
     assert second == "console.log can be written again; about 2 lines were late or lost"
 
 
-def test_a_reader_that_had_enough_is_not_reported() -> None:
+def test_a_closed_pipe_is_not_reported() -> None:
     lines: list[str] = []
     stream = Failing()
     stream.error = BrokenPipeError()
@@ -49,7 +49,7 @@ def test_a_reader_that_had_enough_is_not_reported() -> None:
     assert lines == []
 
 
-def test_what_cannot_be_encoded_is_written_as_an_escape(tmp_path: Path) -> None:
+def test_unencodable_characters_are_written_as_escapes(tmp_path: Path) -> None:
     with open(tmp_path / "ascii", "w", encoding="ascii") as file:
         GuardedStream(lambda: file, "it").write("é\n")
     assert (tmp_path / "ascii").read_text() == "\\xe9\n"

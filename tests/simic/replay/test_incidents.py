@@ -46,7 +46,7 @@ def capsule_of(*sightings: NonfiniteSighting) -> Capsule:
     )
 
 
-def test_a_capsule_comes_back_as_it_went_in(tmp_path: Path) -> None:
+def test_a_capsule_round_trip(tmp_path: Path) -> None:
     folder = write_capsule(tmp_path / "incidents", 3, capsule_of(sighting()))
     assert folder.name == "0003"
     capsule = read_capsule(folder)
@@ -73,13 +73,13 @@ def test_a_write_that_failed_leaves_nothing_behind(tmp_path: Path) -> None:
     assert number > 5
 
 
-def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
+def test_leftovers_of_a_killed_process_are_removed(tmp_path: Path) -> None:
     (tmp_path / "incidents" / "0007.partial").mkdir(parents=True)
     assert IncidentLedger(tmp_path, limit=0, limit_bytes=10**9).number == 0
     assert list((tmp_path / "incidents").iterdir()) == []
 
 
-def test_a_damaged_one_is_named_and_keeps_nothing_else_from_being_read(tmp_path: Path) -> None:
+def test_a_damaged_capsule_is_named_and_others_are_read(tmp_path: Path) -> None:
     first = write_capsule(tmp_path / "incidents", 1, capsule_of(sighting()))
     write_capsule(tmp_path / "incidents", 2, capsule_of(sighting()))
     (first / "incident.json").write_text("{")
@@ -114,7 +114,7 @@ def test_any_damage_to_a_capsule_is_one_sentence(
         shutil.rmtree(folder.parent)
 
 
-def test_a_first_of_its_kind_that_the_disk_did_not_take_is_still_to_come(
+def test_the_first_of_a_kind_that_was_not_written_is_kept_next_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object) -> None:
@@ -136,7 +136,7 @@ def test_the_number_of_capsules_is_limited_over_resumes(tmp_path: Path) -> None:
     assert [incident.number for incident in list_incidents(tmp_path)] == [1, 2]
 
 
-def test_the_ledger_of_a_resumed_run_knows_what_is_kept(tmp_path: Path) -> None:
+def test_the_ledger_of_a_resumed_run_counts_kept_capsules(tmp_path: Path) -> None:
     first = IncidentLedger(tmp_path, limit=0, limit_bytes=10**9)
     assert first.record(capsule_of(sighting()), [sighting()]).path == "incidents/0001"
     second = IncidentLedger(tmp_path, limit=0, limit_bytes=10**9)
@@ -145,7 +145,7 @@ def test_the_ledger_of_a_resumed_run_knows_what_is_kept(tmp_path: Path) -> None:
     assert second.record(capsule_of(new), [new]).path == "incidents/0003"
 
 
-def test_the_disk_that_capsules_take_is_limited(tmp_path: Path) -> None:
+def test_the_size_of_capsules_is_limited(tmp_path: Path) -> None:
     ledger = IncidentLedger(tmp_path, limit=100, limit_bytes=1)
     assert ledger.record(capsule_of(sighting()), [sighting()]).path
     refused = ledger.record(capsule_of(sighting()), [sighting()])

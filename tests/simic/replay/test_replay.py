@@ -47,7 +47,7 @@ def sighting(**changes: object) -> NonfiniteSighting:
     return NonfiniteSighting(**{**values, "epoch": 1, "minibatch": 2, **changes})  # type: ignore[arg-type]
 
 
-def test_the_same_again_is_reproduced_and_leaves_everything_as_it_was(
+def test_a_replay_reproduces_and_changes_nothing(
     capsule: Capsule, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     folder = write_capsule(tmp_path_factory.mktemp("incidents"), 1, capsule)
@@ -66,7 +66,7 @@ def test_the_same_again_is_reproduced_and_leaves_everything_as_it_was(
         assert all(torch.equal(before[name], after[name]) for name in before)
 
 
-def test_a_replay_says_how_far_it_is_at_each_minibatch(capsule: Capsule) -> None:
+def test_a_replay_reports_its_progress_at_each_minibatch(capsule: Capsule) -> None:
     said: list[tuple[str, float]] = []
     replay(capsule, lambda what, done: said.append((what, done)))
     assert said == [
@@ -112,7 +112,7 @@ def test_a_replay_computes_what_training_computed(
     assert all(torch.equal(trained[name], w) for name, w in traced.policy.state_dict().items())
 
 
-def test_what_does_not_happen_again_is_said_to_be_so(capsule: Capsule) -> None:
+def test_a_fault_that_does_not_happen_again_is_not_reproduced(capsule: Capsule) -> None:
     capsule.agent["policy"]["heads.weight"][0, 3] = 0.0
     replayed = replay(capsule)
     assert replayed.verdict == NOT_REPRODUCED
@@ -120,7 +120,7 @@ def test_what_does_not_happen_again_is_said_to_be_so(capsule: Capsule) -> None:
     assert replayed.origin is None
 
 
-def test_what_happens_otherwise_is_said_to_differ(capsule: Capsule) -> None:
+def test_another_fault_differs(capsule: Capsule) -> None:
     capsule.agent["policy"]["heads.weight"][0, 3] = torch.inf
     replayed = replay(capsule)
     assert replayed.verdict == DIFFERS
@@ -148,7 +148,7 @@ def test_every_difference_is_named(change: dict[str, object], words: str) -> Non
     assert any(words in difference for difference in differences)
 
 
-def test_other_versions_are_remarked_upon(capsule: Capsule) -> None:
+def test_other_versions_are_a_remark(capsule: Capsule) -> None:
     old = replace(capsule, versions={"torch": "1.0", "python": "3.0"}, device="cuda:0")
     remarks = replay(old).remarks
     assert f"recorded with torch 1.0, replayed with {torch.__version__}" in remarks
@@ -156,7 +156,7 @@ def test_other_versions_are_remarked_upon(capsule: Capsule) -> None:
         assert "recorded on cuda:0, replayed on cpu" in remarks
 
 
-def test_old_log_probs_that_come_out_otherwise_are_remarked_upon(capsule: Capsule) -> None:
+def test_other_old_log_probs_are_a_remark(capsule: Capsule) -> None:
     old = capsule.old_log_probs.clone()
     old[0, 0, -1] += 1  # of a head that did not break
     (remark,) = replay(replace(capsule, old_log_probs=old)).remarks
@@ -196,7 +196,7 @@ class Page(HTMLParser):
         self.text += data
 
 
-def test_the_reports_say_the_same(capsule: Capsule) -> None:
+def test_text_json_and_page_agree(capsule: Capsule) -> None:
     replayed = replay(capsule)
     about = ("<script>alert(1)</script>&run", 4, capsule.minibatches_per_epoch)
     values = json.loads(json.dumps(replay_as_json(replayed, *about)))

@@ -59,7 +59,7 @@ def saturated_bias(agent: PPOAgent) -> None:
 
 @pytest.mark.parametrize("spoil", [nan_weight, negative_moment, broken_clock, saturated_bias])
 @pytest.mark.parametrize("mode", ["skip", "rollback"])
-def test_what_breaks_between_updates_is_undone_and_training_goes_on(
+def test_a_fault_between_updates_is_undone_and_training_continues(
     train: Train,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -82,7 +82,7 @@ def test_what_breaks_between_updates_is_undone_and_training_goes_on(
     assert (checkpoint.update, passed_over) == (5, [])
 
 
-def test_the_checkpoint_on_disk_is_gone_back_to_where_memory_has_no_sound_state(
+def test_without_a_sound_state_in_memory_the_checkpoint_is_used(
     train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     train(episodes=4)
@@ -107,7 +107,7 @@ def test_without_any_sound_state_the_run_halts(
     assert log.of(CheckpointWritten) == []
 
 
-def test_the_last_checkpoint_before_trouble_is_not_removed(train: Train, tmp_path: Path) -> None:
+def test_the_last_good_checkpoint_is_not_removed(train: Train, tmp_path: Path) -> None:
     bad = tuple(f"op:nan@{update}" for update in range(3, 9))
     train(episodes=16, inject=bad, nonfinite_patience=9)
     kept = sorted(path.name for path in (tmp_path / "checkpoints").glob("*.pt"))
@@ -134,7 +134,7 @@ def test_a_resume_after_a_bad_update_keeps_the_last_good_checkpoint(
 
 
 @pytest.mark.parametrize("name", ["exp_avg_sq", "step"])
-def test_a_checkpoint_with_a_value_below_0_where_none_may_be_is_passed_over(
+def test_a_checkpoint_with_an_invalid_negative_value_is_passed_over(
     train: Train, tmp_path: Path, name: str
 ) -> None:
     train(episodes=4)
@@ -179,7 +179,7 @@ def test_an_update_that_was_finite_when_repeated_stands(
         assert torch.equal(weights, clean.agent["policy"][name])
 
 
-def test_a_host_that_may_not_be_learnt_from_changes_nothing_for_the_others(
+def test_a_host_left_out_of_learning_does_not_affect_others(
     make_agent: Callable[..., PPOAgent], make_rollout: Callable[..., Rollout]
 ) -> None:
     weights = []

@@ -41,7 +41,7 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     return found
 
 
-def test_a_gpu_tells_its_load(cuda: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_load_of_a_gpu_is_read(cuda: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
     library = Nvml()
     monkeypatch.setattr(module, "_nvml", lambda: library)
     assert gpu_load() == GpuLoad(45.0, 3_000_000_000, 80_000_000_000)
@@ -49,7 +49,7 @@ def test_a_gpu_tells_its_load(cuda: SimpleNamespace, monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize("library", [None, Nvml(status=3)])
-def test_where_the_driver_cannot_tell_memory_is_known_all_the_same(
+def test_without_nvml_the_memory_is_still_known(
     cuda: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, library: Nvml | None
 ) -> None:
     monkeypatch.setattr(module, "_nvml", lambda: library)

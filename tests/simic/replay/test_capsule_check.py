@@ -124,7 +124,7 @@ def with_group(name: str, value: Any) -> Spoil:
         (with_group("differentiable", True), "its optimizer has another differentiable"),
     ],
 )
-def test_a_capsule_that_does_not_hold_together_is_one_sentence(
+def test_inconsistent_capsules_are_refused_in_one_sentence(
     capsule: Capsule, spoil: Spoil, words: str
 ) -> None:
     start = time.monotonic()
@@ -174,7 +174,7 @@ def deflated(data: bytes) -> bytes:
     ],
     ids=["strides", "deflated", "many", "sparse", "meta", "cut", "lacking", "list"],
 )
-def test_a_file_that_would_take_more_memory_than_itself_is_one_sentence(
+def test_a_file_that_would_need_more_memory_than_its_size_is_refused(
     tmp_path: Path, data: bytes, words: str
 ) -> None:
     with pytest.raises(IncidentError, match=words):
@@ -197,7 +197,7 @@ def test_code_in_a_file_is_not_run() -> None:
         " " * (1 << 20) + "{}",
     ],
 )
-def test_a_damaged_summary_is_listed_and_is_one_sentence(
+def test_a_damaged_summary_is_listed_and_refused(
     capsule: Capsule, tmp_path: Path, text: str
 ) -> None:
     folder = write_capsule(tmp_path / "incidents", 1, capsule)

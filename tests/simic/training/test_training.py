@@ -42,7 +42,7 @@ Train = Callable[..., tuple[RunFinished, Any]]
 CPU = torch.device("cpu")
 
 
-def test_exactly_as_many_episodes_are_run_as_were_asked_for(train: Train) -> None:
+def test_exactly_the_requested_episodes_are_run(train: Train) -> None:
     ending, log = train(episodes=5)
     assert (ending.status, ending.update, ending.episodes_done) == ("finished", 3, 5)
     assert [len(batch.score) for batch in log.of(EpisodesCompleted)] == [2, 2, 1]
@@ -67,7 +67,7 @@ def test_reward_terms_add_up_to_the_reward(train: Train) -> None:
     assert log.of(SeedTransitioned), "a fresh policy germinates as often as it waits"
 
 
-def test_a_run_asked_to_stop_stops_after_the_update_and_can_go_on(
+def test_a_requested_stop_comes_after_the_update_and_can_be_resumed(
     train: Train, tmp_path: Path
 ) -> None:
     stop = StopRequest()
@@ -82,7 +82,7 @@ def test_a_run_asked_to_stop_stops_after_the_update_and_can_go_on(
     assert [update.update for update in log.of(PPOUpdatePayload)] == [3]
 
 
-def test_a_stopped_run_loses_nothing_however_rarely_it_is_kept(
+def test_a_stopped_run_loses_nothing_with_rare_checkpoints(
     train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stop = StopRequest()
@@ -98,14 +98,14 @@ def test_a_stopped_run_loses_nothing_however_rarely_it_is_kept(
     assert [kept.update for kept in log.of(CheckpointWritten)] == [1]
 
 
-def test_a_drill_is_planted_once_even_if_the_run_goes_on(train: Train) -> None:
+def test_a_drill_is_planted_once_even_after_a_resume(train: Train) -> None:
     _, log = train(episodes=2, inject=("op:inf@1",))
     assert log.of(PPOUpdatePayload)[0].head_inf_detected["op"]
     _, log = train(episodes=6, inject=("op:inf@1",))
     assert not any(update.head_inf_detected["op"] for update in log.of(PPOUpdatePayload))
 
 
-def test_a_disk_that_takes_no_checkpoint_does_not_end_training(
+def test_a_checkpoint_that_cannot_be_written_does_not_end_training(
     train: Train, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object) -> None:
@@ -133,7 +133,7 @@ def test_a_fault_ends_the_run_with_its_reason(
     assert (ending.status, ending.reason) == ("failed", "RuntimeError: the host melted")
 
 
-def test_a_run_robbed_of_its_hosts_fails_in_order_and_can_go_on(
+def test_a_dead_worker_fails_the_run_resumably(
     train: Train, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     collect = trainer.collect
@@ -154,7 +154,7 @@ def test_a_run_robbed_of_its_hosts_fails_in_order_and_can_go_on(
     assert (ending.status, ending.update, ending.episodes_done) == ("finished", 3, 48)
 
 
-def test_episode_seeds_follow_from_the_run_and_the_number_alone() -> None:
+def test_episode_seeds_depend_only_on_run_and_number() -> None:
     assert episode_seeds(7, 1, 6, 1) == episode_seeds(7, 1, 4, 1) + episode_seeds(7, 5, 2, 1)
     assert episode_seeds(7, 1, 4, 1) != episode_seeds(8, 1, 4, 1)
 
@@ -199,7 +199,7 @@ def test_a_first_interrupt_waits_for_the_update_and_a_second_does_not() -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_a_request_to_stop_at_once_ends_only_what_may_be_ended(number: int) -> None:
+def test_a_request_to_stop_at_once_only_ends_interruptible_work(number: int) -> None:
     stop = StopRequest()
     stop.handle(number, None)  # while an event is written, say
     stop.handle(number, None)  # asking again changes nothing
@@ -228,7 +228,7 @@ def ask_in_update(
 
 @pytest.mark.parametrize("where", ["hosts", "learning"])
 @pytest.mark.parametrize("checkpoint_every", [1, 100])
-def test_stopping_at_once_loses_the_batch_under_way_and_nothing_else(
+def test_stopping_at_once_only_loses_the_current_batch(
     train: Train,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -293,7 +293,7 @@ def test_a_damaged_checkpoint_is_passed_over_reported_and_replaced(
     assert kept == ["update-000003.pt", "update-000004.pt"]
 
 
-def test_a_config_that_is_not_that_of_the_checkpoint_is_refused(train: Train) -> None:
+def test_a_config_that_differs_from_the_checkpoint_is_refused(train: Train) -> None:
     train(episodes=2)
     with pytest.raises(
         ConfigError,
@@ -302,7 +302,7 @@ def test_a_config_that_is_not_that_of_the_checkpoint_is_refused(train: Train) ->
         train(episodes=4, steps=3)
 
 
-def test_the_latches_stand_in_each_checkpoint(train: Train, tmp_path: Path) -> None:
+def test_each_checkpoint_has_the_latches(train: Train, tmp_path: Path) -> None:
     train(episodes=4, inject=("op:inf@1",))
     latches = read_summary(tmp_path / "checkpoints" / "update-000002.pt").latches
     update, seen = latches[0]
@@ -311,7 +311,7 @@ def test_the_latches_stand_in_each_checkpoint(train: Train, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EFBIG, errno.EIO])
-def test_a_disk_that_fails_for_a_while_ends_no_training_and_loses_no_checkpoint(
+def test_a_temporary_disk_failure_loses_no_checkpoint(
     train: Train, event_log: Callable[[], Any], tmp_path: Path, number: int
 ) -> None:
     (tmp_path / "checkpoints").mkdir()
@@ -364,9 +364,7 @@ def test_checkpoints_that_failed_are_counted_and_tried_again_with_the_next_updat
     assert lines[2][1] == "checkpoints are written again; 2 were not"
 
 
-def test_an_output_that_is_dead_does_not_end_training(
-    event_log: Callable[[], Any], tmp_path: Path
-) -> None:
+def test_a_dead_output_does_not_end_training(event_log: Callable[[], Any], tmp_path: Path) -> None:
     master, slave = os.openpty()
     os.close(master)  # the terminal is gone: writing fails with EIO
     lines: list[str] = []
