@@ -9,6 +9,7 @@ import torch
 from esper.growth.environment.divided import DividedHosts
 from esper.growth.environment.env import GrowthVectorEnv
 from esper.growth.tasks.loading import Split, Task
+from esper.leyline.telemetry import NonfiniteSighting
 from esper.simic.agent.ppo import PPOAgent
 from esper.simic.config import TrainingConfig
 from esper.tamiyo.acting import Decision
@@ -77,3 +78,17 @@ def spoil_host(env: GrowthVectorEnv, first: int, host: int, row: int, value: flo
     if 0 <= host - first < population.hosts:
         column = population.host_columns(np.array([host - first]))[0][0]
         population.state[row, column] = value
+
+
+def short(sighting: NonfiniteSighting) -> tuple[Any, ...]:
+    """Return the fields of a sighting that the tests compare."""
+    assert (sighting.epoch, sighting.minibatch) == (0, 0)
+    return (
+        sighting.phase,
+        sighting.head,
+        sighting.quantity,
+        sighting.kind,
+        sighting.host,
+        sighting.step,
+        sighting.count,
+    )

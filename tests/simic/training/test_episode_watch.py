@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from poisoned_episodes import STEPS, PoisonedAgent, PoisonedHosts, Spoil
+from poisoned_episodes import STEPS, PoisonedAgent, PoisonedHosts, Spoil, short
 
 from esper.growth.environment.divided import LEAST_HOSTS
 from esper.growth.hosts.host_faults import HostFault
 from esper.leyline.heads import HEAD_NAMES, HEAD_SIZES, Op
-from esper.leyline.telemetry import HOSTS, SHARED, DecisionsTaken, NonfiniteSighting
+from esper.leyline.telemetry import HOSTS, SHARED, DecisionsTaken
 from esper.simic.agent.ppo import PPOAgent
 from esper.simic.telemetry.emitters import emit_episodes
 from esper.simic.training.collecting import Batch, collect
@@ -60,20 +60,6 @@ def run(event_log: Any) -> Iterator[Callable[..., tuple[Batch, Any]]]:
     yield run
     for hosts in made:
         hosts.close()
-
-
-def short(sighting: NonfiniteSighting) -> tuple[Any, ...]:
-    """Return what matters of a sighting."""
-    assert (sighting.epoch, sighting.minibatch) == (0, 0)
-    return (
-        sighting.phase,
-        sighting.head,
-        sighting.quantity,
-        sighting.kind,
-        sighting.host,
-        sighting.step,
-        sighting.count,
-    )
 
 
 def acting(
