@@ -24,8 +24,8 @@ from esper.karn.store.run_store import RunReader, RunWriter
 from esper.leyline.telemetry import CheckpointWritten, Notice, RunFinished, RunStarted, kind_of
 from esper.simic.config import TrainingConfig, updated
 from esper.simic.training.checkpoint import Checkpoint, load_latest
+from esper.simic.training.process.stopping import StopRequest
 from esper.simic.training.progress import PlainLines
-from esper.simic.training.stopping import StopRequest
 from esper.simic.training.trainer import train
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(14_400)]

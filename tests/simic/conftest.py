@@ -18,8 +18,8 @@ from esper.simic.drill import Injection
 from esper.simic.replay.incidents import Capsule
 from esper.simic.training import trainer as training
 from esper.simic.training.incident_recording import capsule_of
+from esper.simic.training.process.stopping import StopRequest
 from esper.simic.training.progress import PlainLines
-from esper.simic.training.stopping import StopRequest
 from esper.tamiyo.policy import RecurrentPolicy
 
 OBSERVATION_SIZE = 12

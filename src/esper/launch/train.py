@@ -10,9 +10,9 @@ from esper.leyline.checkpoint_file import CHECKPOINTS_NAME, checkpoints_in, newe
 from esper.leyline.telemetry import Notice, RunFinished
 from esper.run_lock import HeldRun
 from esper.simic.config import TrainingConfig
-from esper.simic.training.gpu_load import gpu_load
-from esper.simic.training.outputs import OutputTroubles
-from esper.simic.training.stopping import StoppedAtOnce, stop_on_signal
+from esper.simic.training.process.gpu_load import gpu_load
+from esper.simic.training.process.outputs import OutputTroubles
+from esper.simic.training.process.stopping import StoppedAtOnce, stop_on_signal
 
 if TYPE_CHECKING:
     from esper.simic.training.progress import ProgressReport

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from esper.leyline.gpu_load import GpuLoad
-from esper.simic.training import gpu_load as module
-from esper.simic.training.gpu_load import gpu_load
+from esper.simic.training.process import gpu_load as module
+from esper.simic.training.process.gpu_load import gpu_load
 
 
 class Nvml:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from faults import Faults, injected
 
-from esper.simic.training.outputs import GuardedStream, LogFile, OutputTroubles
+from esper.simic.training.process.outputs import GuardedStream, LogFile, OutputTroubles
 
 
 class Failing(io.StringIO):

@@ -11,9 +11,9 @@ from esper.karn.store.run_store import RunWriter, create_run
 from esper.simic.command_progress import CommandProgress
 from esper.simic.config import TrainingConfig
 from esper.simic.pace import Pace, duration
-from esper.simic.training.outputs import GuardedStream
+from esper.simic.training.process.outputs import GuardedStream
+from esper.simic.training.process.stopping import StopRequest
 from esper.simic.training.progress import PlainLines, ProgressBar, latched
-from esper.simic.training.stopping import StopRequest
 from esper.simic.training.trainer import train
 
 

@@ -33,10 +33,10 @@ from esper.simic.config import ConfigError, TrainingConfig
 from esper.simic.training import trainer
 from esper.simic.training.checkpoint import load_checkpoint
 from esper.simic.training.collecting import episode_seeds
-from esper.simic.training.outputs import GuardedStream
+from esper.simic.training.process.outputs import GuardedStream
+from esper.simic.training.process.stopping import StoppedAtOnce, StopRequest
+from esper.simic.training.process.threads import choose_threads
 from esper.simic.training.progress import PlainLines
-from esper.simic.training.stopping import StoppedAtOnce, StopRequest
-from esper.simic.training.threads import choose_threads
 
 Train = Callable[..., tuple[RunFinished, Any]]
 CPU = torch.device("cpu")

@@ -17,7 +17,7 @@ from esper.karn.store.run_directory import CONFIG_NAME, CONSOLE_NAME
 from esper.launch.train import train_run
 from esper.run_lock import HeldRun
 from esper.simic.config import ConfigError, load_config
-from esper.simic.training.outputs import GuardedStream, LogFile, OutputTroubles
+from esper.simic.training.process.outputs import GuardedStream, LogFile, OutputTroubles
 
 if TYPE_CHECKING:
     from esper.simic.training.progress import ProgressReport

@@ -378,7 +378,7 @@ RUN_RECORDS: Final = (
         label="GPU",
         unit="percent of the time",
         type_="float | None",
-        source="esper.simic.training.gpu_load:gpu_load",
+        source="esper.simic.training.process.gpu_load:gpu_load",
     ),
     _machine(
         118,
@@ -388,7 +388,7 @@ RUN_RECORDS: Final = (
         field="gpu_memory_bytes",
         label="GPU",
         unit="bytes",
-        source="esper.simic.training.gpu_load:gpu_load",
+        source="esper.simic.training.process.gpu_load:gpu_load",
     ),
     _machine(
         119,
@@ -398,7 +398,7 @@ RUN_RECORDS: Final = (
         field="gpu_total_bytes",
         label="GPU",
         unit="bytes",
-        source="esper.simic.training.gpu_load:gpu_load",
+        source="esper.simic.training.process.gpu_load:gpu_load",
     ),
     _run(
         120,

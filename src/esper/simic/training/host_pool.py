@@ -10,9 +10,9 @@ from esper.leyline.heads import HEAD_SIZES
 from esper.leyline.telemetry import HostsStalled
 from esper.simic.config import TrainingConfig
 from esper.simic.environment import divide_hosts
+from esper.simic.training.process.stopping import StoppedAtOnce, StopRequest
+from esper.simic.training.process.threads import choose_threads
 from esper.simic.training.run_log import RunLog
-from esper.simic.training.stopping import StoppedAtOnce, StopRequest
-from esper.simic.training.threads import choose_threads
 
 
 class HostPool:

@@ -20,7 +20,7 @@ from esper.leyline.sighting_words import sighting_lines
 from esper.leyline.telemetry import EpisodesCompleted, PPOUpdatePayload
 from esper.simic.pace import Pace
 from esper.simic.time_left import TimeLeftColumn
-from esper.simic.training.outputs import GuardedStream
+from esper.simic.training.process.outputs import GuardedStream
 
 #: Seconds without a line after which a plain log shows the progress of the batch.
 SECONDS_BETWEEN_LINES = 10.0

@@ -31,12 +31,12 @@ from esper.simic.training.collecting import Batch, collect, episode_seeds
 from esper.simic.training.host_pool import HostPool
 from esper.simic.training.incident_recording import capsule_of, record_incident
 from esper.simic.training.intervention import Action, Escalation
+from esper.simic.training.process.stopping import StoppedAtOnce, StopRequest
 from esper.simic.training.progress import ProgressReport
 from esper.simic.training.recovery import Intervention, Recovery
 from esper.simic.training.run_data import change_sentences
 from esper.simic.training.run_log import RunLog
 from esper.simic.training.run_start import compare_data, describe_task, run_started, start_line
-from esper.simic.training.stopping import StoppedAtOnce, StopRequest
 from esper.tamiyo.policy import RecurrentPolicy
 
 #: The learning rate decays to this fraction of its initial value.
