@@ -21,7 +21,6 @@ from capsule_files import write_empty_capsule
 
 from esper.karn.sanctum.decisions.decision_panels import DecisionPanel
 from esper.karn.sanctum.drawing.choice_panel import ChoicePanel
-from esper.karn.sanctum.drawing.palette import DARK
 from esper.karn.sanctum.fold.verdict import master_verdict
 from esper.karn.sanctum.fold.view import View
 from esper.karn.sanctum.following.follower import RunFollower
@@ -29,6 +28,7 @@ from esper.karn.sanctum.heads.incident_panel import IncidentPanel
 from esper.karn.sanctum.hosts.host_panels import HostPanel
 from esper.karn.store.console_tail import ConsoleTail
 from esper.karn.store.run_store import RunWriter
+from esper.karn.text.palette import DARK
 from esper.leyline.heads import HEAD_NAMES, HEAD_SIZES, Op, Stage
 from esper.leyline.quantities import CAUSAL_ORDER
 from esper.leyline.records import RECORDS

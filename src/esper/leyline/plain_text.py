@@ -5,6 +5,7 @@ bidirectional mark makes a text read as another one; half of a surrogate pair ca
 """
 
 import re
+from collections.abc import Sequence
 from typing import Final
 
 #: Stands in the place of each character that is not shown.
@@ -37,3 +38,8 @@ def short_repr(value: object) -> str:
     except (ValueError, RecursionError):  # a number of thousands of digits; lists in lists in lists
         return "a value that is too long to show"
     return text if len(text) <= _LONGEST_VALUE else f"{text[:_LONGEST_VALUE]}…"
+
+
+def name_at(names: Sequence[str], index: int) -> str:
+    """Return the name at an index; "#7" where there is none, since a store can hold any number."""
+    return names[index] if 0 <= index < len(names) else f"#{index}"

@@ -3,6 +3,7 @@
 Hosts are counted from 1 in these words, as on the screens, and from 0 in stored data.
 """
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Final
 
@@ -27,6 +28,15 @@ _PHASE_WORDS: Final = {
 }
 #: Further hosts that are named one by one.
 _HOSTS_NAMED: Final = 8
+
+
+def nonfinite_kind(value: float) -> str | None:
+    """Return "nan", "+inf" or "-inf"; None for a finite value."""
+    if math.isnan(value):
+        return "nan"
+    if math.isinf(value):
+        return "+inf" if value > 0 else "-inf"
+    return None
 
 
 def place_words(

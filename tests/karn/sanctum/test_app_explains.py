@@ -7,11 +7,11 @@ import pytest
 from esper.karn.sanctum.cockpit.screen_map import SCREENS
 from esper.karn.sanctum.cockpit.settings import Settings, SettingsFile
 from esper.karn.sanctum.dialogs.help import records_of, render_heads, render_records
-from esper.karn.sanctum.drawing.palette import DARK
 from esper.karn.sanctum.drawing.panel import Panel
 from esper.karn.sanctum.frame.banner import reasons
 from esper.karn.sanctum.overview.policy_panel import PolicyPanel, render_policy
 from esper.karn.sanctum.widgets.tamiyo_brain.action_heads_panel import ActionHeadsPanel
+from esper.karn.text.palette import DARK
 from esper.leyline.heads import HEAD_MEANINGS, HEAD_NAMES
 
 

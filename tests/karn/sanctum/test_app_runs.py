@@ -8,12 +8,12 @@ import pytest
 from textual.widgets import Static
 
 from esper.karn.reports.run_catalogue import RunCatalogue, RunSummary
-from esper.karn.sanctum.drawing.palette import DARK
 from esper.karn.sanctum.frame.run_screen import RunsSeen
 from esper.karn.sanctum.runs.comparison_panel import ComparisonPanel
 from esper.karn.sanctum.runs.runs_panel import RunsPanel, hidden_columns, render_runs
 from esper.karn.store.liveness import RunStatus, StatusKind
 from esper.karn.store.run_note import LONGEST_NOTE, NoteError, read_note, write_note
+from esper.karn.text.palette import DARK
 
 
 @pytest.fixture

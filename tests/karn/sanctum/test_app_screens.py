@@ -21,7 +21,6 @@ from esper.karn.sanctum.cockpit.lookout import Lookout
 from esper.karn.sanctum.cockpit.screen_map import SCREENS
 from esper.karn.sanctum.cockpit.settings import Settings
 from esper.karn.sanctum.dialogs.help import HelpScreen, records_of, render_signs
-from esper.karn.sanctum.drawing.palette import MONOCHROME
 from esper.karn.sanctum.drawing.panel import Panel
 from esper.karn.sanctum.fold.log_book import LOG_LINES_KEPT, LogBook
 from esper.karn.sanctum.fold.view import TimePosition
@@ -38,6 +37,7 @@ from esper.karn.sanctum.schema import LogEntry, RunState
 from esper.karn.store.acknowledgements import Acknowledgement
 from esper.karn.store.run_directory import create_run
 from esper.karn.store.run_store import RunWriter
+from esper.karn.text.palette import MONOCHROME
 from esper.leyline.records import RECORDS
 
 LOG = (

@@ -6,7 +6,6 @@ import pytest
 
 from esper.karn.reports.run_catalogue import list_runs
 from esper.karn.sanctum.cockpit.capture import look_once
-from esper.karn.sanctum.drawing.palette import DARK
 from esper.karn.sanctum.fold.attention import is_drill
 from esper.karn.sanctum.frame.status_line import render_line
 from esper.karn.sanctum.frame.status_strip import render_strip
@@ -19,6 +18,7 @@ from esper.karn.sanctum.widgets.tamiyo_brain.action_heads_panel import (
     render_heads,
 )
 from esper.karn.store.run_store import RunWriter
+from esper.karn.text.palette import DARK
 
 
 @pytest.fixture

@@ -15,8 +15,8 @@ from contextlib import contextmanager, suppress
 import psutil
 import pytest
 
-from esper.karn.sanctum.drawing.palette import DARK
 from esper.karn.sanctum.served.options import ServeError, ServeOptions, is_local, token_from
+from esper.karn.text.palette import DARK
 
 aiohttp = pytest.importorskip("aiohttp", reason="comes with the extra `serve`")
 pytest.importorskip("textual_serve", reason="comes with the extra `serve`")

@@ -5,8 +5,8 @@ from itertools import combinations
 import pytest
 
 from esper.karn.sanctum.cockpit.settings import THEME_NAMES
-from esper.karn.sanctum.drawing.palette import CONTRAST, DARK, LIGHT, MONOCHROME
 from esper.karn.sanctum.drawing.themes import palette_of, theme_called, themes
+from esper.karn.text.palette import CONTRAST, DARK, LIGHT, MONOCHROME
 
 PALETTES = {"dark": DARK, "light": LIGHT, "contrast": CONTRAST}
 TEXT = ("ink", "muted", "accent", "good", "warning", "critical")

@@ -4,6 +4,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from esper.leyline.plurals import plural
+
 
 @dataclass(frozen=True)
 class Samples:
@@ -33,6 +35,6 @@ class Samples:
         return Samples(self.where, self.inputs[index], self.labels[index], self.rows[index])
 
 
-def counted(number: int, name: str, plural: str = "") -> str:
-    """Return a number with its noun, in the singular or plural."""
-    return f"{number:,} {name if number == 1 else plural or name + 's'}"
+def counted(number: int, name: str, plural_form: str = "") -> str:
+    """Return a number with separators between thousands, and its noun: "60,000 images"."""
+    return f"{number:,} {plural(number, name, plural_form)}"

@@ -9,22 +9,16 @@ from rich.console import Console
 from rich.padding import Padding
 from rich.text import Text
 
-from esper.karn.reports.columns import (
+from esper.karn.reports.fail_on import LATCH_KINDS, latch_kinds
+from esper.karn.reports.printing import (
     LEVEL_STYLES,
-    LIT,
     LIT_STYLE,
-    NONE,
-    UNKNOWN,
     UNKNOWN_STYLE,
-    UNLIT,
-    counted,
     print_columns,
     score_text,
-    status_text,
 )
-from esper.karn.reports.fail_on import LATCH_KINDS, latch_kinds
-from esper.karn.reports.plain_console import PlainConsole
 from esper.karn.reports.run_commands import run_command
+from esper.karn.sanctum.fold.attention import is_drill
 from esper.karn.sanctum.fold.evidence import evidence_words
 from esper.karn.sanctum.fold.verdict import master_verdict
 from esper.karn.sanctum.following.follower import Frame, RunFollower
@@ -32,7 +26,14 @@ from esper.karn.sanctum.schema import Evidence, InterventionState, TamiyoState
 from esper.karn.store.run_directory import find_run
 from esper.karn.store.run_tables import RunStoreError
 from esper.karn.store.wal import LARGE_WAL_BYTES
+from esper.karn.text.columns import joined
+from esper.karn.text.figures import ABSENT, place_text
+from esper.karn.text.light_signs import LIT, UNKNOWN, UNLIT
+from esper.karn.text.palette import TERMINAL
+from esper.karn.text.plain_console import PlainConsole
+from esper.karn.text.status_text import status_text
 from esper.leyline.health import LEVEL_WORDS, Verdict
+from esper.leyline.plurals import counted
 from esper.leyline.sighting_words import KIND_WORDS
 
 
@@ -102,7 +103,7 @@ def _health_report(run_id: str, frame: Frame) -> dict[str, Any]:
         # A large one means that a program reads the store and does not let go of it.
         "wal_bytes": frame.wal_bytes,
         # Whether a light is on, and drills alone caused all that are.
-        "planted": _is_planted(tamiyo),
+        "planted": is_drill(tamiyo),
         # What is not known is null.
         "head_inf_latch": {head: lit or unlit for head, lit in tamiyo.head_inf_latch.items()},
         "head_nan_latch": {head: lit or unlit for head, lit in tamiyo.head_nan_latch.items()},
@@ -173,12 +174,13 @@ def _evidence_report(row: Evidence) -> dict[str, Any]:
 
 def _print_health(console: Console, directory: Path, run_id: str, frame: Frame) -> None:
     run, training = frame.snapshot.run, frame.snapshot.training
-    heading = Text(run_id, style="bold").append("  ").append_text(status_text(frame.status))
+    status = status_text(frame.status, TERMINAL)
+    heading = joined([Text(run_id, style="bold"), status])
     verdict = master_verdict(frame.snapshot, frame.status, doubt=frame.store_doubt)
     said = (*verdict.reasons, frame.status.kind.lower())
     if frame.status.sentence not in said:
         heading.append(f"  {frame.status.sentence}", style="dim")
-    episodes = f"{run.episodes_done} of {run.episodes}" if run.episodes else NONE
+    episodes = f"{run.episodes_done} of {run.episodes}" if run.episodes else ABSENT
     console.print(heading, soft_wrap=True)
     console.print(
         f"update {run.update}, episodes {episodes}, score {score_text(training.score)}",
@@ -200,7 +202,7 @@ def _print_health(console: Console, directory: Path, run_id: str, frame: Frame) 
     if training.loss_scale is not None:
         scaled = (
             f"loss scale {training.loss_scale:g}, "
-            f"scaler skipped {counted(training.rescaled_in_run, 'minibatch', 'es')}"
+            f"scaler skipped {counted(training.rescaled_in_run, 'minibatch', 'minibatches')}"
         )
         console.print(Text(scaled, style="dim"))
     console.print()
@@ -249,12 +251,6 @@ def _light(is_lit: bool, unlit: Text, *, now: bool, planted: bool) -> Text:
     return Text(" ".join(filter(None, words)), style=LIT_STYLE)
 
 
-def _is_planted(tamiyo: TamiyoState) -> bool:
-    """Return whether a light is on, and drills alone caused all that are."""
-    lit = sum(sum(tamiyo.latch(light).values()) for light in LATCH_KINDS)
-    return 0 < lit == sum(sum(tamiyo.planted(light).values()) for light in LATCH_KINDS)
-
-
 def _interventions(done: InterventionState) -> tuple[str, str]:
     """Say what was done about bad updates, and how many of them can be made to happen again."""
     repeated = f"{counted(done.updates_repeated, 'update')} repeated (finite, nothing skipped)"
@@ -282,9 +278,9 @@ def _print_evidence(console: Console, evidence: Sequence[Evidence]) -> None:
             row.head,
             f"{kind} in {row.quantity}",
             str(row.updates),
-            str(row.minibatches or NONE),
-            _place(row.first_update, row.first_epoch, row.first_minibatch),
-            _place(row.last_update, row.last_epoch, row.last_minibatch),
+            str(row.minibatches or ABSENT),
+            place_text(row.first_update, row.first_epoch, row.first_minibatch),
+            place_text(row.last_update, row.last_epoch, row.last_minibatch),
             "now" if row.is_active else "",
         )
         rows.append([Text(cell, style=style) for cell in cells])
@@ -293,7 +289,3 @@ def _print_evidence(console: Console, evidence: Sequence[Evidence]) -> None:
     print_columns(console, rows, headers, details)
     said = "counted in updates and minibatches; first and last: update/epoch/minibatch"
     console.print(Text(said, style="dim"))
-
-
-def _place(update: int, epoch: int, minibatch: int) -> str:
-    return f"{update}/{epoch}/{minibatch}" if epoch else str(update)

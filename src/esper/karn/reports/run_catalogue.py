@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from esper.karn.sanctum.following.follower import Frame, RunFollower
+from esper.karn.store.file_stamps import FileStamp, file_stamp
 from esper.karn.store.liveness import RunStatus
 from esper.karn.store.run_directory import STORE_NAME, run_directories
 from esper.karn.store.run_note import NOTE_NAME, read_note
@@ -16,7 +17,7 @@ from esper.leyline.incident_files import INCIDENTS_NAME
 #: How long one look at a folder may read stores; what is left is read at the next.
 _SECONDS_PER_LOOK: Final = 0.2
 
-_Stamp = tuple[tuple[int, int, int] | None, ...]
+_Stamps = tuple[FileStamp | None, ...]
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ class RunCatalogue:
     def __init__(self, run_dir: Path) -> None:
         self._run_dir = run_dir
         self._followed: dict[Path, RunFollower] = {}
-        self._known: dict[Path, tuple[_Stamp, RunSummary]] = {}
+        self._known: dict[Path, tuple[_Stamps, RunSummary]] = {}
 
     def look(self, now: float, seconds: float = _SECONDS_PER_LOOK) -> Catalogue:
         """Return the runs that are known by now, after a bounded amount of work.
@@ -107,25 +108,25 @@ class RunCatalogue:
         end = time.monotonic() + seconds
         is_behind = False
         for directory in reversed(directories):  # the newest are what somebody looks for
-            stamp = _stamp_of(directory)
+            stamps = _stamps_of(directory)
             known = self._known.get(directory)
-            if known is not None and known[0] == stamp and directory not in self._followed:
+            if known is not None and known[0] == stamps and directory not in self._followed:
                 continue
             if time.monotonic() >= end:
                 is_behind = True
                 break
-            is_behind |= self._read(directory, stamp, now)
+            is_behind |= self._read(directory, stamps, now)
         for gone in self._known.keys() - set(directories):
             del self._known[gone]
             self._followed.pop(gone, None)
         runs = tuple(self._known[one][1] for one in directories if one in self._known)
         return Catalogue(runs, is_behind)
 
-    def _read(self, directory: Path, stamp: _Stamp, now: float) -> bool:
+    def _read(self, directory: Path, stamps: _Stamps, now: float) -> bool:
         """Read on in one store; return whether there is more in it."""
         follower = self._followed.setdefault(directory, RunFollower(directory, brief=True))
         frame = follower.poll(now)
-        self._known[directory] = stamp, summary_of(directory, frame)
+        self._known[directory] = stamps, summary_of(directory, frame)
         if frame.status.is_over and frame.error is None and not frame.is_behind:
             del self._followed[directory]
         return frame.is_behind
@@ -168,14 +169,6 @@ def _lit(latch: Mapping[str, bool]) -> tuple[str, ...]:
     return tuple(name for name, is_lit in latch.items() if is_lit)
 
 
-def _stamp_of(directory: Path) -> _Stamp:
+def _stamps_of(directory: Path) -> _Stamps:
     names = (STORE_NAME, f"{STORE_NAME}-wal", NOTE_NAME, INCIDENTS_NAME)
-    return tuple(_stamp_of_file(directory / name) for name in names)
-
-
-def _stamp_of_file(path: Path) -> tuple[int, int, int] | None:
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_ino, found.st_size, found.st_mtime_ns
+    return tuple(file_stamp(directory / name) for name in names)

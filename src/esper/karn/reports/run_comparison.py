@@ -1,7 +1,6 @@
 """Runs side by side: the settings in which they differ, and what came of them."""
 
 import math
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from esper.karn.sanctum.following.follower import RunFollower
 from esper.karn.sanctum.schema import SanctumSnapshot
 from esper.karn.store.run_reader import RunReader
 from esper.karn.store.run_tables import RunStoreError
+from esper.karn.text.run_names import shortened
 from esper.leyline.telemetry import RunStarted
 
 #: What is compared beside the settings, by the name it is shown with.
@@ -42,9 +42,6 @@ _HISTORIES: Final = {
     "Gradient norm": "gradient_norm_history",
     "Value loss": "value_loss_history",
 }
-#: The date and time that the id of a run begins with.
-_DATE: Final = re.compile(r"^\d{8}-(?=\d{6})")
-_DATE_AND_TIME: Final = re.compile(r"^\d{8}-\d{6}-(?=.)")
 #: Names up to this length are not shortened by what they have in common.
 _SHORT_ENOUGH: Final = 12
 
@@ -120,12 +117,7 @@ def short_names(runs: Sequence[RunSummary]) -> list[str]:
     The time at which a run was created is left out where its name alone is its own, as is what
     long names begin with alike.
     """
-    names = [run.name or run.run_id for run in runs]
-    for pattern in (_DATE_AND_TIME, _DATE):
-        shorter = [pattern.sub("", name) for name in names]
-        if len(set(shorter)) == len(shorter):
-            names = shorter
-            break
+    names = shortened([run.name or run.run_id for run in runs])
     if len(names) > 1 and max(map(len, names)) > _SHORT_ENOUGH:
         common = _common_parts(names)
         names = [name[common:] or name for name in names]

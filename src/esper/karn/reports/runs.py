@@ -5,21 +5,20 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from esper.karn.reports.columns import (
-    LIT,
+from esper.karn.reports.printing import (
     LIT_STYLE,
-    NONE,
-    UNKNOWN,
     UNKNOWN_STYLE,
-    UNLIT,
     print_columns,
     score_text,
-    status_text,
 )
-from esper.karn.reports.plain_console import PlainConsole
 from esper.karn.reports.run_catalogue import RunSummary, list_runs
 from esper.karn.reports.run_commands import run_dir_options
 from esper.karn.store.run_directory import is_of_the_future
+from esper.karn.text.figures import ABSENT
+from esper.karn.text.light_signs import LIT, UNKNOWN, UNLIT
+from esper.karn.text.palette import TERMINAL
+from esper.karn.text.plain_console import PlainConsole
+from esper.karn.text.status_text import status_text
 from esper.leyline.command_lines import command_line
 
 
@@ -36,9 +35,9 @@ def print_runs(run_dir: Path, *, console: Console | None = None) -> int:
     rows = [
         [
             Text(summary.run_id),
-            status_text(summary.status),
+            status_text(summary.status, TERMINAL),
             Text(str(summary.update)),
-            Text(f"{summary.episodes_done}/{summary.episodes}" if summary.episodes else NONE),
+            Text(f"{summary.episodes_done}/{summary.episodes}" if summary.episodes else ABSENT),
             Text(score_text(summary.score)),
             _lights(summary),
         ]

@@ -4,9 +4,9 @@ from rich.console import Console
 from rich.padding import Padding
 from rich.text import Text
 
-from esper.karn.reports.columns import named_rows, print_columns
-from esper.karn.reports.plain_console import PlainConsole
+from esper.karn.reports.printing import named_rows, print_columns
 from esper.karn.reports.telemetry_docs import facts, proofs, wiring
+from esper.karn.text.plain_console import PlainConsole
 from esper.leyline.records import RECORDS, find_record
 
 

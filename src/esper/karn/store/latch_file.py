@@ -27,6 +27,7 @@ from esper.karn.store.sightings import (
     states_reproduction,
 )
 from esper.leyline.durable_files import sync_directory
+from esper.leyline.plurals import counted, plural
 from esper.leyline.sighting_words import KIND_WORDS
 from esper.leyline.telemetry import NonfiniteSighting, PPOUpdatePayload
 
@@ -148,7 +149,7 @@ def _folded(records: Sequence[_Record], error: str | None) -> LatchFile:
     if failing:
         missing = f"the store could not be written ({next(reversed(failing.values()))})"
     elif lost := sum(updates_lost.values()):
-        missing = f"{lost} update{' was' if lost == 1 else 's were'} not stored"
+        missing = f"{counted(lost, 'update')} {plural(lost, 'was', 'were')} not stored"
     return LatchFile(
         sightings=tuple((one.update, one.sighting) for one in records if isinstance(one, Latched)),
         stores=tuple(stores),

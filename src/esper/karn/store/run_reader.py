@@ -26,6 +26,7 @@ from esper.karn.store.damaged_pages import (
     thinned_is_whole,
 )
 from esper.karn.store.event_rows import SELECT_EVENTS, event_of, plausible_time
+from esper.karn.store.file_stamps import FileStamp, file_stamp
 from esper.karn.store.run_directory import STORE_NAME
 from esper.karn.store.run_tables import (
     COMMON_KINDS,
@@ -97,7 +98,7 @@ class _Opened(NamedTuple):
     is_live: bool  # it sees what is written from now on
 
 
-_Stamp = tuple[tuple[int, int, int, int] | None, ...]
+_Stamps = tuple[FileStamp | None, ...]
 
 
 class RunReader:
@@ -109,7 +110,7 @@ class RunReader:
 
     def __init__(self, directory: Path) -> None:
         self._path = directory / STORE_NAME
-        self._seen: _Stamp | None = None
+        self._seen: _Stamps | None = None
         self._seen_at = 0  # nanoseconds since the epoch
         self._copy: TemporaryDirectory[str] | None = None
         self._held: sqlite3.Connection | None = None  # by the session of now
@@ -165,7 +166,7 @@ class RunReader:
 
     def identity(self) -> tuple[int, int] | None:
         """Return what tells this store's file from another that took its place."""
-        stamp = _stamp_of(self._path)
+        stamp = file_stamp(self._path)
         return None if stamp is None else stamp[:2]
 
     def wal_bytes(self) -> int:
@@ -489,8 +490,8 @@ class RunReader:
                     shutil.copyfile(path, Path(self._copy.name) / path.name)
         return Path(self._copy.name) / self._path.name
 
-    def _stamp(self) -> _Stamp:
-        return tuple(_stamp_of(path) for path in (self._path, wal_of(self._path)))
+    def _stamp(self) -> _Stamps:
+        return tuple(file_stamp(path) for path in (self._path, wal_of(self._path)))
 
 
 def _open(path: Path, options: str, is_late: Callable[[], bool]) -> sqlite3.Connection:
@@ -544,11 +545,3 @@ def _trouble_with(error: Exception) -> str:
 
 def _text_of(data: bytes) -> str:
     return data.decode("utf-8", "replace")
-
-
-def _stamp_of(path: Path) -> tuple[int, int, int, int] | None:
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns

@@ -11,7 +11,6 @@ A table that gains a column gains it at its end and with a default, so that a st
 version can be read without it, and gets it as soon as it is written on (`create_tables`).
 """
 
-import math
 import sqlite3
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,7 +26,7 @@ from esper.karn.store.sightings import (
 )
 from esper.karn.store.update_tables import UPDATE_TABLE_NAMES, UPDATE_TABLES, fill_from_events
 from esper.leyline.errors import EsperError
-from esper.leyline.sighting_words import KIND_WORDS
+from esper.leyline.sighting_words import KIND_WORDS, nonfinite_kind
 from esper.leyline.telemetry import PHASES, NonfiniteSighting, Payload, PPOUpdatePayload
 
 #: Raised when the meaning of a table changes; a reader refuses a store with a higher one.
@@ -454,11 +453,7 @@ def store_id_of(connection: sqlite3.Connection) -> str | None:
 
 def class_of(value: float) -> str:
     """Return "finite", "nan", "+inf" or "-inf"."""
-    if math.isnan(value):
-        return "nan"
-    if math.isinf(value):
-        return "+inf" if value > 0 else "-inf"
-    return "finite"
+    return nonfinite_kind(value) or "finite"
 
 
 def update_index_of(payload: Payload) -> int | None:

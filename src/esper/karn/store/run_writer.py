@@ -25,6 +25,7 @@ from esper.karn.store.sightings import reproduction_of, source_of
 from esper.karn.store.store_connection import BUSY_MILLISECONDS, StoreConnection, StoredEvent
 from esper.karn.store.wal import LARGE_WAL_BYTES, wal_of
 from esper.karn.store.witnesses import Witnesses
+from esper.leyline.plurals import counted, plural
 from esper.leyline.telemetry import (
     KIND_BY_TYPE,
     EpisodesCompleted,
@@ -442,5 +443,5 @@ def _notice(text: str) -> StoredEvent:
 
 
 def _lost(number: int, error: str | None) -> str:
-    events = "1 event was" if number == 1 else f"{number} events were"
+    events = f"{counted(number, 'event')} {plural(number, 'was', 'were')}"
     return f"{events} not stored ({error}); latches are in latches.jsonl"

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from esper.karn.store.file_stamps import FileStamp, file_stamp
 from esper.karn.store.latch_file import LATCHES_NAME, LatchFile, read_latch_file
 from esper.leyline.checkpoint_file import (
     CHECKPOINTS_NAME,
@@ -34,7 +35,6 @@ _RACY_NANOSECONDS: Final = 100_000_000
 
 
 _Sighting = tuple[int, NonfiniteSighting]  # with its update
-_Stamp = tuple[int, int, int] | None
 
 
 @dataclass(frozen=True)
@@ -68,20 +68,20 @@ class Witnesses:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
-        self._stamps: tuple[_Stamp, ...] | None = None
-        self._of_checkpoints: dict[Path, tuple[_Stamp, tuple[_Sighting, ...]]] = {}
-        self._capsules: dict[Path, tuple[_Stamp, Incident]] = {}
+        self._stamps: tuple[FileStamp | None, ...] | None = None
+        self._of_checkpoints: dict[Path, tuple[FileStamp | None, tuple[_Sighting, ...]]] = {}
+        self._capsules: dict[Path, tuple[FileStamp | None, Incident]] = {}
         self._testimony = Testimony()
 
     def look(self) -> Testimony:
         """Return what the files say, the same object again while nothing has changed."""
         names = (LATCHES_NAME, INCIDENTS_NAME, CHECKPOINTS_NAME)
-        stamps = tuple(_stamp_of(self._directory / name) for name in names)
+        stamps = tuple(file_stamp(self._directory / name) for name in names)
         if stamps != self._stamps:
             found = self._read()
             if found != self._testimony:
                 self._testimony = found
-            newest = max((stamp[2] for stamp in stamps if stamp is not None), default=0)
+            newest = max((stamp.modified_ns for stamp in stamps if stamp is not None), default=0)
             is_racy = newest > time.time_ns() - _RACY_NANOSECONDS
             self._stamps = None if is_racy else stamps
         return self._testimony
@@ -114,7 +114,7 @@ class Witnesses:
         """Return the newest incidents that were kept; those that have not changed are known."""
         before, self._capsules = self._capsules, {}
         for folder in incident_folders(self._directory)[-_CAPSULES_READ:]:
-            stamp = _stamp_of(folder)
+            stamp = file_stamp(folder)
             known = before.get(folder)
             if known is None or known[0] != stamp:
                 known = stamp, incident_in(folder)
@@ -125,7 +125,7 @@ class Witnesses:
         """Read the latches in the newest checkpoints; those that have not changed are known."""
         before, self._of_checkpoints = self._of_checkpoints, {}
         for path in paths[-_CHECKPOINTS_READ:]:
-            stamp = _stamp_of(path)
+            stamp = file_stamp(path)
             known = before.get(path)
             if known is None or known[0] != stamp:
                 known = stamp, _latches_of(path)
@@ -139,11 +139,3 @@ def _latches_of(path: Path) -> tuple[_Sighting, ...]:
     except CheckpointError:
         return ()
     return tuple(one for one in latches if one[1].kind in KIND_WORDS)
-
-
-def _stamp_of(path: Path) -> _Stamp:
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_ino, found.st_size, found.st_mtime_ns

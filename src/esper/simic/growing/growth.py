@@ -16,6 +16,7 @@ from esper.growth.hosts.seeds import Transition
 from esper.growth.tasks.summary import summary_lines
 from esper.growth.tasks.task import Task
 from esper.leyline.heads import HEAD_NAMES
+from esper.leyline.plurals import counted
 from esper.simic.command_progress import Report, no_report
 from esper.simic.config import updated
 from esper.simic.environment import make_environment, resolve_device
@@ -262,11 +263,6 @@ def _measured(info: dict[str, np.ndarray], test_accuracy: np.ndarray, host: int)
         float(test_accuracy[host]),
         float(info["multiply_adds"][host]),
     )
-
-
-def counted(number: int, name: str) -> str:
-    """Return a number and a noun in singular or plural."""
-    return f"{number} {name}" if number == 1 else f"{number} {name}s"
 
 
 def write_checked(grown: Grown, directory: Path) -> float:

@@ -166,11 +166,7 @@ def _poison(name: str, is_wrong: Tensor, tensor: Tensor) -> Poison:
 
 def value_kind(value: float) -> str:
     """Return the kind of a wrong value."""
-    if math.isnan(value):
-        return "nan"
-    if math.isinf(value):
-        return "+inf" if value > 0 else "-inf"
-    return "negative"
+    return nonfinite_kind(value) or "negative"
 
 
 def is_finite(tensor: Tensor) -> bool:

@@ -19,7 +19,7 @@ from esper.karn.sanctum.drawing.charts import (
     sign_of,
     sparkline,
 )
-from esper.karn.sanctum.drawing.palette import DARK
+from esper.karn.text.palette import DARK
 
 SERIES = st.lists(st.floats(), max_size=60)
 

@@ -3,8 +3,8 @@
 import pytest
 
 from esper.karn.sanctum.drawing.choice_panel import CURSOR, chosen_style
-from esper.karn.sanctum.drawing.palette import DARK, LIGHT, TERMINAL
 from esper.karn.sanctum.hosts.host_list_panel import HostListPanel
+from esper.karn.text.palette import DARK, LIGHT, TERMINAL
 
 
 @pytest.fixture

@@ -8,9 +8,9 @@ import pytest
 from esper.karn.reports.run_catalogue import RunSummary
 from esper.karn.reports.run_comparison import Compared, RunComparison, short_names
 from esper.karn.sanctum.drawing.overlay import Curve, curve_styles, overlay
-from esper.karn.sanctum.drawing.palette import DARK
 from esper.karn.sanctum.runs.comparison_panel import render_comparison, written
 from esper.karn.store.liveness import RunStatus, StatusKind
+from esper.karn.text.palette import DARK
 
 DRILLS = ["op:inf@2", "alpha_target.log_prob:nan@17", "blueprint:-inf@40"]
 

@@ -15,8 +15,8 @@ from esper.karn.sanctum.decisions.decision_row import (
     when,
 )
 from esper.karn.sanctum.decisions.decision_view import TAKEN, bar, render_decision
-from esper.karn.sanctum.drawing.palette import DARK
 from esper.karn.sanctum.schema import DecisionState, HeadDecision, RunState
+from esper.karn.text.palette import DARK
 from esper.leyline.heads import HEAD_CHOICES, Op
 
 RUN = RunState(steps=24)

@@ -5,9 +5,9 @@ from datetime import datetime
 
 import pytest
 
-from esper.karn.sanctum.drawing.palette import DARK
 from esper.karn.sanctum.log.event_log import EventLog, render_log
 from esper.karn.sanctum.schema import LogEntry, SanctumSnapshot
+from esper.karn.text.palette import DARK
 
 NOW = datetime(2025, 11, 15, 7, 30).timestamp()
 

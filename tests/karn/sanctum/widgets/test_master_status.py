@@ -3,10 +3,10 @@
 import pytest
 
 from esper.karn.sanctum.drawing.big_words import big_word
-from esper.karn.sanctum.drawing.palette import DARK
 from esper.karn.sanctum.fold.view import TimePosition
 from esper.karn.sanctum.overview.master_status import master_word, render_master, render_reasons
 from esper.karn.store.liveness import StatusKind
+from esper.karn.text.palette import DARK
 from esper.leyline.health import Level, Verdict
 
 

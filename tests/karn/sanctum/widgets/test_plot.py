@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from esper.karn.sanctum.drawing.charts import NONFINITE_SIGNS
-from esper.karn.sanctum.drawing.palette import DARK
 from esper.karn.sanctum.drawing.plot import Series, one_line, plot, plots
+from esper.karn.text.palette import DARK
 
 VALUES = st.lists(st.floats(), max_size=80)
 

@@ -5,9 +5,9 @@ from dataclasses import replace
 
 import pytest
 
-from esper.karn.sanctum.drawing.palette import DARK
 from esper.karn.sanctum.overview.policy_panel import render_policy
 from esper.karn.sanctum.schema import SanctumSnapshot
+from esper.karn.text.palette import DARK
 
 FIGURES = {
     "Policy loss": ("policy_loss", "-0.012"),

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from esper.karn.sanctum.drawing.palette import DARK
 from esper.karn.sanctum.fold.view import TimePosition
 from esper.karn.sanctum.frame.run_header import elapsed_seconds, render_header, status_text
 from esper.karn.sanctum.schema import InterventionState, RunState, SanctumSnapshot
 from esper.karn.store.liveness import RunStatus, StatusKind
+from esper.karn.text.palette import DARK
 
 
 @pytest.mark.parametrize(("width", "height"), [(78, 2), (78, 3), (72, 5), (150, 5)])

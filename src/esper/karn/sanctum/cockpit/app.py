@@ -46,6 +46,7 @@ from esper.karn.sanctum.fold.view import View
 from esper.karn.sanctum.frame.run_screen import RunScreen, Seen
 from esper.karn.sanctum.frame.time_bar import TimeBar
 from esper.leyline.plain_text import printable
+from esper.leyline.plurals import counted, plural
 
 if TYPE_CHECKING:
     from esper.karn.reports.run_end import RunEnd
@@ -389,7 +390,7 @@ class SanctumApp(App[Outcome]):
         else:
             message = f"acknowledged: {', '.join(map(light_words, lights))}"
             if left:
-                waits = "1 light waits" if left == 1 else f"{left} lights wait"
+                waits = f"{counted(left, 'light')} {plural(left, 'waits', 'wait')}"
                 message += f"; {waits}: a for the next, A for all"
             self.notify(message, markup=False)
         self._lookout.look_at_once()

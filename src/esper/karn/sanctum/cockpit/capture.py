@@ -13,12 +13,10 @@ from rich.console import Console
 from rich.style import Style
 from rich.text import Text
 
-from esper.karn.reports.plain_console import PlainConsole
 from esper.karn.sanctum.cockpit.picture_files import PICTURE_SUFFIXES, check_picture
 from esper.karn.sanctum.cockpit.settings import Settings
 from esper.karn.sanctum.cockpit.watch import RunWatch, look_once
 from esper.karn.sanctum.drawing.ascii import text_in_ascii
-from esper.karn.sanctum.drawing.palette import TERMINAL, Palette
 from esper.karn.sanctum.drawing.themes import palette_of, theme_called
 from esper.karn.sanctum.fold.log_book import SEEDS
 from esper.karn.sanctum.fold.view import View
@@ -28,6 +26,8 @@ from esper.karn.sanctum.overview.hosts_panel import render_hosts
 from esper.karn.sanctum.overview.master_status import render_reasons
 from esper.karn.sanctum.overview.policy_panel import render_policy
 from esper.karn.sanctum.widgets.tamiyo_brain.action_heads_panel import render_heads
+from esper.karn.text.palette import TERMINAL, Palette
+from esper.karn.text.plain_console import PlainConsole
 from esper.leyline.durable_files import write_output
 
 if TYPE_CHECKING:

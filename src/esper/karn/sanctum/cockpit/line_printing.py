@@ -4,13 +4,13 @@ from pathlib import Path
 
 from rich.console import Console
 
-from esper.karn.reports.plain_console import PlainConsole
 from esper.karn.sanctum.cockpit.watch import look_once
 from esper.karn.sanctum.drawing.ascii import text_in_ascii
-from esper.karn.sanctum.drawing.palette import TERMINAL
 from esper.karn.sanctum.fold.attention import lit_lights
 from esper.karn.sanctum.frame.status_line import render_line
 from esper.karn.store.run_tables import RunStoreError
+from esper.karn.text.palette import TERMINAL
+from esper.karn.text.plain_console import PlainConsole
 
 
 def print_status_line(

@@ -17,6 +17,7 @@ from esper.karn.sanctum.following.playback import Playback
 from esper.karn.sanctum.schema import SanctumSnapshot
 from esper.karn.store import acknowledgements
 from esper.karn.store.console_tail import ConsoleTail
+from esper.karn.store.file_stamps import FileStamp, file_stamp
 from esper.karn.store.liveness import RunStatus, StatusKind
 from esper.karn.store.run_directory import CONFIG_NAME, RunNotFoundError, run_directories
 from esper.karn.store.run_tables import RunStoreError
@@ -151,12 +152,12 @@ class _Run:
         self._directory = directory
         self._console = ConsoleTail(directory)
         self._acknowledged = acknowledgements.Acknowledged()
-        self._stamp: tuple[int, int, int] | None = None
+        self._stamp: FileStamp | None = None
         self._plan: Plan | None = None
 
     def with_files(self, view: View) -> View:
         """Return a view with the console's output and the acknowledgements of the run."""
-        stamp = _stamp_of(self._directory / acknowledgements.ACKNOWLEDGEMENTS_NAME)
+        stamp = file_stamp(self._directory / acknowledgements.ACKNOWLEDGEMENTS_NAME)
         if stamp != self._stamp:
             self._acknowledged = acknowledgements.read(self._directory)
             self._stamp = stamp
@@ -259,11 +260,3 @@ def _past_view(view: View, follower: RunFollower, position: TimePosition) -> Vie
         verdict=_verdict_on(past, view.status if is_newest else _THEN),
         position=replace(position, lit_now=tuple(lit_lights(view.snapshot.tamiyo))),
     )
-
-
-def _stamp_of(path: Path) -> tuple[int, int, int] | None:
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_ino, found.st_size, found.st_mtime_ns

@@ -8,9 +8,9 @@ from rich.text import Text
 from esper.karn.sanctum.decisions.decision_row import render_decision_row, when
 from esper.karn.sanctum.decisions.decision_view import render_decision
 from esper.karn.sanctum.drawing.choice_panel import ChoicePanel
-from esper.karn.sanctum.drawing.palette import Palette
 from esper.karn.sanctum.drawing.panel import Panel
 from esper.karn.sanctum.fold.view import View
+from esper.karn.text.palette import Palette
 
 
 class DecisionListPanel(ChoicePanel):

@@ -5,9 +5,12 @@ from collections.abc import Sequence
 
 from rich.text import Text
 
-from esper.karn.sanctum.drawing.figures import cut, figure, nonfinite_kind
-from esper.karn.sanctum.drawing.palette import DARK, Palette
+from esper.karn.sanctum.drawing.judgement import finite_style
 from esper.karn.sanctum.schema import DecisionState, RunState
+from esper.karn.text.figures import cut, figure
+from esper.karn.text.palette import DARK, Palette
+from esper.leyline.plain_text import name_at
+from esper.leyline.sighting_words import nonfinite_kind
 
 
 def render_decision_row(
@@ -17,15 +20,10 @@ def render_decision_row(
     line = Text("  ", no_wrap=True).append(f"host {decision.host + 1}".ljust(9), palette.muted)
     right = Text(no_wrap=True).append(" p ", palette.muted)
     probability = joint_probability(decision)
-    is_broken = nonfinite_kind(probability) is not None
-    right.append(
-        share(probability).rjust(4), f"bold {palette.critical}" if is_broken else palette.ink
-    )
+    right.append(share(probability).rjust(4), finite_style(probability, palette, palette.ink))
     right.append("  value ", palette.muted)
-    is_broken = nonfinite_kind(decision.value) is not None
-    right.append(
-        figure(decision.value).ljust(5), f"bold {palette.critical}" if is_broken else palette.ink
-    )
+    style = finite_style(decision.value, palette, palette.ink)
+    right.append(figure(decision.value).ljust(5), style)
     line.append(decision_words(decision, run), palette.ink)
     line.truncate(max(0, width - right.cell_len), overflow="ellipsis", pad=True)
     line.append_text(right).truncate(width, overflow="ellipsis")
@@ -48,8 +46,7 @@ def joint_probability(decision: DecisionState) -> float:
 
 def choice_name(run: RunState, head: str, choice: int) -> str:
     """Return what a choice of a head is called; its number where the run does not say."""
-    names = run.heads.get(head, ())
-    return names[choice] if 0 <= choice < len(names) else f"#{choice}"
+    return name_at(run.heads.get(head, ()), choice)
 
 
 def share(probability: float) -> str:

@@ -7,10 +7,11 @@ from rich.text import Text
 
 from esper.karn.sanctum.decisions.decision_row import choice_name, share
 from esper.karn.sanctum.drawing.charts import NONFINITE_SIGNS
-from esper.karn.sanctum.drawing.figures import cut, nonfinite_kind
-from esper.karn.sanctum.drawing.palette import DARK, Palette
 from esper.karn.sanctum.schema import DecisionState, HeadDecision, RunState
 from esper.karn.sanctum.widgets.tamiyo_brain.action_heads_panel import display_name
+from esper.karn.text.figures import cut
+from esper.karn.text.palette import DARK, Palette
+from esper.leyline.sighting_words import nonfinite_kind
 
 #: Stands before the choice that was taken.
 TAKEN: Final = "»"

@@ -13,10 +13,10 @@ from textual.screen import ModalScreen
 from textual.widgets import Static
 
 from esper.karn.reports.run_end import SCORE_NAME, RunEnd
-from esper.karn.sanctum.drawing.palette import Palette
 from esper.karn.sanctum.drawing.themes import palette_of
-from esper.karn.sanctum.frame.banner import master_style
+from esper.karn.sanctum.frame.banner import master_style, word_badge
 from esper.karn.sanctum.frame.run_screen import too_small
+from esper.karn.text.palette import Palette
 from esper.leyline.plain_text import printable
 
 _THIS_RUN: Final = "this run"
@@ -28,9 +28,8 @@ _LEAST_WIDTH: Final = 56  # of what stands in the border
 
 def render_outcome(end: RunEnd, palette: Palette) -> Text:
     """Return how a run ended, and the verdict with its reason."""
-    word = f" ● {end.word} "
     text = Text(f"{printable(end.run)} {end.ending}\n", style=f"bold {palette.ink}")
-    text.append(word, master_style(end.word, palette))
+    text.append_text(word_badge(end.word, master_style(end.word, palette)))
     if end.reason:
         text.append(f"  {printable(end.reason)}", palette.ink)
     return text

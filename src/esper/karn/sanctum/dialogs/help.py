@@ -13,20 +13,14 @@ from textual.widget import Widget
 from textual.widgets import Static
 
 from esper.karn.sanctum.drawing.charts import MIXED_SIGN, NONFINITE_SIGNS
-from esper.karn.sanctum.drawing.figures import cut
-from esper.karn.sanctum.drawing.palette import Palette
 from esper.karn.sanctum.drawing.panel import Panel
 from esper.karn.sanctum.drawing.seed_stages import STAGE_SIGNS
 from esper.karn.sanctum.drawing.themes import palette_of
 from esper.karn.sanctum.runs.runs_panel import OPEN
-from esper.karn.sanctum.widgets.tamiyo_brain.action_heads_panel import (
-    FIRST_OUT_MARK,
-    LIT,
-    LIT_BY_DRILL,
-    UNKNOWN,
-    UNLIT,
-    display_name,
-)
+from esper.karn.sanctum.widgets.tamiyo_brain.action_heads_panel import display_name
+from esper.karn.text.figures import cut
+from esper.karn.text.light_signs import FIRST_OUT_MARK, LIT, LIT_BY_DRILL, UNKNOWN, UNLIT
+from esper.karn.text.palette import Palette
 from esper.leyline.heads import HEAD_MEANINGS
 from esper.leyline.records import RECORDS, TelemetryRecord, record_of
 from esper.leyline.sighting_words import KIND_WORDS

@@ -11,7 +11,7 @@ from textual.widgets import Static
 
 from esper.karn.sanctum.drawing.themes import palette_of
 from esper.karn.sanctum.fold.view import View
-from esper.karn.sanctum.frame.banner import master_style, master_word, reasons
+from esper.karn.sanctum.frame.banner import badge, reasons
 from esper.leyline.plain_text import printable
 
 
@@ -29,13 +29,8 @@ class ReasonsDialog(ModalScreen[None]):
     def compose(self) -> ComposeResult:
         """Yield the word and a line for each reason; it is scrolled where it does not fit."""
         palette = palette_of(self.app.theme)
-        word = master_word(self._shown)
-        is_past = self._shown.position is not None
         with VerticalScroll(id="dialog"):
-            yield Static(
-                Text(f" ● {word} ", style=master_style(word, palette, is_past=is_past)),
-                id="question",
-            )
+            yield Static(badge(self._shown, palette), id="question")
             for one in reasons(self._shown):
                 yield Static(Text(printable(f"• {one}"), style=palette.ink))
             yield Static(Text("\nesc closes", style=palette.muted))

@@ -14,7 +14,7 @@ from esper.karn.sanctum.drawing.charts import (
     level,
     sign_of,
 )
-from esper.karn.sanctum.drawing.palette import Palette
+from esper.karn.text.palette import Palette
 
 # Bits of a Braille character by its two columns and four rows, the topmost first (Unicode U+2800).
 _BRAILLE: Final = 0x2800

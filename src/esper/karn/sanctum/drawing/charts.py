@@ -8,8 +8,8 @@ from typing import Final
 
 from rich.text import Text
 
-from esper.karn.sanctum.drawing.figures import nonfinite_kind
-from esper.karn.sanctum.drawing.palette import Palette
+from esper.karn.text.palette import Palette
+from esper.leyline.sighting_words import nonfinite_kind
 
 #: What stands in a chart for a point that has no height.
 NONFINITE_SIGNS: Final = {"nan": "×", "+inf": "↑", "-inf": "↓"}

@@ -10,9 +10,9 @@ from textual.events import Click
 from textual.message import Message
 from textual.strip import Strip
 
-from esper.karn.sanctum.drawing.palette import Palette
 from esper.karn.sanctum.drawing.panel import Panel
 from esper.karn.sanctum.fold.view import View
+from esper.karn.text.palette import Palette
 
 #: Stands before the chosen line; the colour behind it is for those who see colours.
 CURSOR: Final = "▸"

@@ -1,9 +1,15 @@
-"""How a figure is written, by what its telemetry record has to say of its value."""
+"""The style of a figure, by the thresholds of its telemetry record."""
 
-from esper.karn.sanctum.drawing.figures import nonfinite_kind
-from esper.karn.sanctum.drawing.palette import Palette
+import math
+
+from esper.karn.text.palette import Palette
 from esper.leyline.health import Level, judge_figure
 from esper.leyline.records import record_of
+
+
+def finite_style(value: float, palette: Palette, style: str) -> str:
+    """Return `style` for a finite value, and the style of an alert for any other."""
+    return style if math.isfinite(value) else f"bold {palette.critical}"
 
 
 def figure_style(path: str, value: float | None, update: int, palette: Palette) -> str:
@@ -21,7 +27,7 @@ def figure_style(path: str, value: float | None, update: int, palette: Palette) 
     record = record_of(path)
     if value is None:
         return palette.faint
-    if nonfinite_kind(value) is not None and not record.thresholds.nonfinite_is_legal:
+    if not math.isfinite(value) and not record.thresholds.nonfinite_is_legal:
         return f"bold {palette.critical}"
     if judge_figure(record, value, update=update).level >= Level.WARNING:
         return f"bold {palette.warning}"

@@ -9,8 +9,8 @@ from rich.text import Text
 
 from esper.karn.sanctum.drawing.braille import line_chart
 from esper.karn.sanctum.drawing.charts import MIXED_SIGN, NONFINITE_SIGNS, level
-from esper.karn.sanctum.drawing.palette import Palette
 from esper.karn.sanctum.drawing.plot import Series, axis_below, scale_of
+from esper.karn.text.palette import Palette
 
 _SIGNS: Final = frozenset([*NONFINITE_SIGNS.values(), MIXED_SIGN])
 _BRAILLE: Final = range(0x2800, 0x2900)

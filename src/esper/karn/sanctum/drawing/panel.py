@@ -13,10 +13,10 @@ from textual.geometry import Region, Size
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
-from esper.karn.sanctum.drawing.palette import Palette
 from esper.karn.sanctum.drawing.themes import palette_of
 from esper.karn.sanctum.fold.attention import Lamps
 from esper.karn.sanctum.fold.view import View
+from esper.karn.text.palette import Palette
 from esper.leyline.plain_text import printable, printable_line
 
 _SCROLL_LINE: Final = "Scroll the focused panel by a line"

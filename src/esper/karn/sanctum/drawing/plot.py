@@ -10,9 +10,9 @@ from rich.text import Text
 
 from esper.karn.sanctum.drawing.braille import line_chart
 from esper.karn.sanctum.drawing.charts import NONFINITE_SIGNS, level, sparkline
-from esper.karn.sanctum.drawing.figures import count, figure, nonfinite_kind
-from esper.karn.sanctum.drawing.palette import Palette
-from esper.leyline.sighting_words import KIND_WORDS
+from esper.karn.text.figures import count, figure
+from esper.karn.text.palette import Palette
+from esper.leyline.sighting_words import KIND_WORDS, nonfinite_kind
 
 GAP: Final = 3  # between two columns of charts
 NARROWEST: Final = 22

@@ -1,9 +1,11 @@
-"""How the stages of a seed's life look: a sign and a colour each."""
+"""The signs and colours of a seed's stages, and of its alpha."""
 
 from typing import Final
 
-from esper.karn.sanctum.drawing.palette import Palette
+from esper.karn.sanctum.drawing.charts import BLOCKS, NONFINITE_SIGNS
+from esper.karn.text.palette import Palette
 from esper.leyline.heads import Stage
+from esper.leyline.sighting_words import nonfinite_kind
 
 #: A sign for each stage of a seed's life; the more of it there is in the host, the fuller.
 STAGE_SIGNS: Final = {
@@ -33,3 +35,13 @@ def stage_style(stage: int, palette: Palette) -> str:
 def stage_sign(stage: int) -> str:
     """Return the sign of a stage; one that a newer version has added is a question mark."""
     return STAGE_SIGNS[Stage(stage)] if stage in list(Stage) else "?"
+
+
+def alpha_sign(alpha: float) -> str:
+    """Return alpha as a block of that height; a blank at 0; a sign of its own for NaN and Inf."""
+    kind = nonfinite_kind(alpha)
+    if kind is not None:
+        return NONFINITE_SIGNS[kind]
+    if alpha <= 0:
+        return " "
+    return BLOCKS[round(min(1.0, alpha) * (len(BLOCKS) - 1))]

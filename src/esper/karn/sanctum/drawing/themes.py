@@ -4,7 +4,7 @@ from typing import Final
 
 from textual.theme import Theme
 
-from esper.karn.sanctum.drawing.palette import CONTRAST, DARK, LIGHT, MONOCHROME, TERMINAL, Palette
+from esper.karn.text.palette import CONTRAST, DARK, LIGHT, MONOCHROME, TERMINAL, Palette
 
 DARK_THEME: Final = "sanctum-dark"
 LIGHT_THEME: Final = "sanctum-light"

@@ -7,10 +7,13 @@ from typing import Final
 from esper.karn.sanctum.fold.latches import Latches
 from esper.karn.sanctum.schema import FirstSighting
 from esper.leyline.heads import Stage
+from esper.leyline.plain_text import name_at
+from esper.leyline.plurals import counted
 from esper.leyline.sighting_words import (
     KIND_WORDS,
     NOT_REPRODUCED,
     PLANTED,
+    joined,
     place_words,
     quantity_words,
 )
@@ -87,7 +90,7 @@ def first_out(seen: FirstSighting) -> str:
     """Return what went wrong first, where and when: "op went Inf in logits, update 2"."""
     kind = KIND_WORDS.get(seen.kind, seen.kind)
     what = f"{_who(seen.head)} went {kind} in {quantity_words(seen.quantity, seen.part)}"
-    return _joined(
+    return joined(
         what,
         place_words(seen.phase, seen.host, seen.step),
         f"update {seen.update}",
@@ -98,7 +101,7 @@ def first_out(seen: FirstSighting) -> str:
 
 def _sighting(seen: FirstSighting) -> str:
     kind = KIND_WORDS.get(seen.kind, seen.kind)
-    return _joined(
+    return joined(
         f"{_who(seen.head)} went {kind} first in {quantity_words(seen.quantity, seen.part)}",
         place_words(seen.phase, seen.host, seen.step),
         f"update {seen.update}",
@@ -106,10 +109,6 @@ def _sighting(seen: FirstSighting) -> str:
         "" if seen.reproduced else NOT_REPRODUCED,
         PLANTED if seen.planted else "",
     )
-
-
-def _joined(*parts: str) -> str:
-    return ", ".join(filter(None, parts))
 
 
 def _who(head: str) -> str:
@@ -130,15 +129,11 @@ def transition(
     """
     if not has_line(payload):
         return None
-    blueprint = _named(blueprints, payload.blueprint)
-    slot = _named(slots, payload.slot)
+    blueprint = name_at(blueprints, payload.blueprint)
+    slot = name_at(slots, payload.slot)
     is_retarget = payload.cause == _RETARGET
     word = "set to another alpha" if is_retarget else _STAGE_WORDS[payload.to_stage]
     return f"episode {payload.episode}, host {payload.host + 1}: {blueprint} {word} in {slot}"
-
-
-def _named(names: Sequence[str], index: int) -> str:
-    return names[index] if 0 <= index < len(names) else f"#{index}"
 
 
 def episodes_done(payload: EpisodesCompleted, episodes: int, score: float | None) -> str:
@@ -153,11 +148,10 @@ def episodes_done(payload: EpisodesCompleted, episodes: int, score: float | None
     if score is None:
         return f"{which}{of} done"
     seeds = sum(payload.fossilized)
-    plural = "" if seeds == 1 else "s"
     broken = sum(not math.isfinite(value) for value in payload.score)
     but = f" ({broken} of {len(payload.score)} hosts not finite)" if broken else ""
     mean_score = "NaN" if math.isnan(score) else f"{score:.3f}"
-    return f"{which}{of} done: score {mean_score}{but}, {seeds} seed{plural} fossilized"
+    return f"{which}{of} done: score {mean_score}{but}, {counted(seeds, 'seed')} fossilized"
 
 
 def skipped(payload: PPOUpdatePayload) -> str:

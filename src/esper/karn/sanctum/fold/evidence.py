@@ -28,6 +28,7 @@ from esper.karn.store.sightings import (
     step_in_phase,
     steps_of,
 )
+from esper.leyline.plurals import counted
 from esper.leyline.quantities import causal_rank
 from esper.leyline.sighting_words import NOT_REPRODUCED, PLANTED, joined, place_words
 from esper.leyline.telemetry import GROUPS, NonfiniteSighting, PPOUpdatePayload
@@ -158,7 +159,7 @@ def evidence_words(row: Evidence) -> str:
             first = joined(row.first_part, _IN_A_MINIBATCH, words)
         last = joined(row.last_part, place_words(row.last_phase, None, None) or _IN_A_MINIBATCH)
         first = f"first {first}; last {last}"
-    steps = f"in {row.steps} step{'' if row.steps == 1 else 's'}" if row.steps else ""
+    steps = f"in {counted(row.steps, 'step')}" if row.steps else ""
     return joined(
         first,
         steps,

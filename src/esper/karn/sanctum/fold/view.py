@@ -7,6 +7,7 @@ from esper.karn.sanctum.schema import SanctumSnapshot
 from esper.karn.store.acknowledgements import Acknowledgement
 from esper.karn.store.liveness import RunStatus
 from esper.leyline.health import Verdict
+from esper.leyline.plurals import counted, plural
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ class View:
             return self.error
         said = []
         if damaged := self.snapshot.run.damaged_events:
-            events = "1 event is" if damaged == 1 else f"{damaged} events are"
+            events = f"{counted(damaged, 'event')} {plural(damaged, 'is', 'are')}"
             said.append(f"{events} damaged and left out: figures may have gaps")
         elif self.store_doubt is not None:
             said.append(f"lights that are not lit are not known: {self.store_doubt}")

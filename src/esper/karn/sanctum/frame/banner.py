@@ -1,12 +1,15 @@
-"""The verdict on a run in words: one for the whole, and the reasons for it, the gravest first."""
+"""The verdict on a run as text: one word for the run, and its reasons, most serious first."""
 
 from typing import Final
 
-from esper.karn.sanctum.drawing.figures import figure
-from esper.karn.sanctum.drawing.palette import Palette
+from rich.text import Text
+
 from esper.karn.sanctum.fold.attention import is_drill, lit_lights
 from esper.karn.sanctum.fold.view import View
 from esper.karn.store.liveness import StatusKind
+from esper.karn.text.figures import figure
+from esper.karn.text.light_signs import LIT
+from esper.karn.text.palette import Palette
 from esper.leyline.health import LEVEL_WORDS, Level
 from esper.leyline.score_guides import guides_of
 
@@ -82,14 +85,25 @@ def reason(view: View) -> str:
 
 
 def master_style(word: str, palette: Palette, *, is_past: bool = False) -> str:
-    """Return how the word is written: only an alert is filled with its colour.
+    """Return the style of the word: only alerts have a coloured background.
 
-    That a run was healthy once does not look like a run that is.
+    In a past moment HEALTHY is dim, so that it is not read as the state of now.
     """
     return {
-        "HEALTHY": f"bold {palette.muted if is_past else palette.good}",
-        "NOTICE": f"bold {palette.accent}",
-        "WARNING": f"bold {palette.on_alert} on {palette.warning}",
+        LEVEL_WORDS[Level.OK]: f"bold {palette.muted if is_past else palette.good}",
+        LEVEL_WORDS[Level.NOTICE]: f"bold {palette.accent}",
+        LEVEL_WORDS[Level.WARNING]: f"bold {palette.on_alert} on {palette.warning}",
         NO_DATA: f"bold {palette.on_alert} on {palette.warning}",
-        "CRITICAL": f"bold {palette.on_alert} on {palette.critical}",
+        LEVEL_WORDS[Level.CRITICAL]: f"bold {palette.on_alert} on {palette.critical}",
     }.get(word, f"bold {palette.muted}")
+
+
+def badge(view: View, palette: Palette) -> Text:
+    """Return the word for a run with the sign before it, in its style: " ● CRITICAL "."""
+    word = master_word(view)
+    return word_badge(word, master_style(word, palette, is_past=view.position is not None))
+
+
+def word_badge(word: str, style: str) -> Text:
+    """Return any word in the form of `badge`."""
+    return Text(no_wrap=True).append(f" {LIT} {word} ", style)

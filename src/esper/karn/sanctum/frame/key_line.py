@@ -10,8 +10,8 @@ from textual.screen import Screen
 from textual.strip import Strip
 from textual.widget import Widget
 
-from esper.karn.sanctum.drawing.palette import Palette
 from esper.karn.sanctum.drawing.themes import palette_of
+from esper.karn.text.palette import Palette
 
 _GAP: Final = 2
 _ALWAYS: Final = ("question_mark", "q")  # come directly behind the screens

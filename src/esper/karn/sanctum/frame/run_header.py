@@ -1,14 +1,11 @@
 """The run header: which run this is, how it is, how far, how fast, and on what machine."""
 
-import re
 from collections.abc import Sequence
 from typing import Final
 
 from rich.text import Text
 
 from esper.karn.sanctum.drawing.charts import progress_bar
-from esper.karn.sanctum.drawing.figures import ABSENT, bytes_text, count, duration, span_text
-from esper.karn.sanctum.drawing.palette import DARK, Palette
 from esper.karn.sanctum.drawing.panel import Panel
 from esper.karn.sanctum.fold.view import View
 from esper.karn.sanctum.frame.run_times import (
@@ -19,33 +16,17 @@ from esper.karn.sanctum.frame.run_times import (
 )
 from esper.karn.sanctum.schema import InterventionState, MachineState, RunState
 from esper.karn.store.liveness import RunStatus, StatusKind
+from esper.karn.text.columns import fitted, joined
+from esper.karn.text.figures import ABSENT, bytes_text, count, duration, span_text
+from esper.karn.text.palette import DARK, Palette
+from esper.karn.text.run_names import without_creation_time
+from esper.karn.text.status_text import status_text
 
 #: Lines in which all of it can be shown, and in which the most important of it can.
 FULL_HEIGHT: Final = 5
 COMPACT_HEIGHT: Final = 3
 _SEPARATOR: Final = "  "
-#: The time at which a run was created, with which its id begins.
-_CREATED: Final = re.compile(r"^\d{8}-\d{6}-(?=.)")
 _BEFORE: Final = (StatusKind.WAITING, StatusKind.STARTING)
-
-
-def status_text(status: RunStatus, palette: Palette) -> Text:
-    """Return the status in a word, with how long a silent run has been silent."""
-    word = str(status.kind)
-    if status.kind == StatusKind.STALE and status.seconds is not None:
-        word += f" {status.seconds:.0f} s"
-    style = {
-        StatusKind.LIVE: palette.good,
-        StatusKind.FINISHED: palette.accent,
-        StatusKind.STOPPED: palette.accent,
-        StatusKind.STALLED: palette.warning,
-        StatusKind.STALE: palette.warning,
-        StatusKind.UNREADABLE: palette.warning,
-        StatusKind.HALTED: palette.critical,
-        StatusKind.FAILED: palette.critical,
-        StatusKind.DEAD: palette.critical,
-    }.get(status.kind, palette.muted)
-    return Text(word, style=f"bold {style}")
 
 
 def moment_text(view: View, palette: Palette) -> Text:
@@ -79,29 +60,28 @@ def render_header(view: View, width: int, height: int, palette: Palette = DARK) 
     details = [_fields([one], palette) for one in _details(view)]
     if height >= FULL_HEIGHT:
         lines = [
-            _fitted(identity, [taken, incidents], width),
-            _fitted(Text(), details, width),
-            _fitted(progress, [doing, losses, _step(run, palette)], width),
-            _fitted(Text(), [*times, steps, samples], width),
-            _fitted(Text(), [machine, gpu, shares], width),
+            fitted(identity, [taken, incidents], width),
+            fitted(Text(), details, width),
+            fitted(progress, [doing, losses, _step(run, palette)], width),
+            fitted(Text(), [*times, steps, samples], width),
+            fitted(Text(), [machine, gpu, shares], width),
         ]
     else:
-        named = _join([identity, taken])
-        whole = named.cell_len + len(_SEPARATOR) + _join(times).cell_len
+        named = joined([identity, taken])
+        whole = named.cell_len + len(_SEPARATOR) + joined(times).cell_len
         if whole > width:  # how long it takes says more than when it was created
-            named = _join([_identity(_CREATED.sub("", _name(view)), view, palette), taken])
-        clock = _fitted(times[0], times[1:], width - named.cell_len - len(_SEPARATOR))
+            named = joined([_identity(without_creation_time(_name(view)), view, palette), taken])
+        clock = fitted(times[0], times[1:], width - named.cell_len - len(_SEPARATOR))
         room = width - clock.cell_len - len(_SEPARATOR)
         how_fast = [steps, samples] if height >= COMPACT_HEIGHT else [steps, machine, gpu, samples]
-        first = _fitted(
-            named, [incidents] if height >= COMPACT_HEIGHT else [incidents, *details], room
-        )
+        extras = [incidents] if height >= COMPACT_HEIGHT else [incidents, *details]
+        first = fitted(named, extras, room)
         lines = [
             _right_aligned(first, clock, width),
-            _fitted(progress, [doing, losses, *how_fast], width),
+            fitted(progress, [doing, losses, *how_fast], width),
         ]
         if height >= COMPACT_HEIGHT:
-            lines.append(_fitted(Text(), [machine, gpu, shares, *details], width))
+            lines.append(fitted(Text(), [machine, gpu, shares, *details], width))
     for line in lines:
         line.truncate(width, overflow="ellipsis")
     return Text("\n", no_wrap=True).join(lines)
@@ -255,20 +235,6 @@ def _fields(fields: Sequence[tuple[str, str]], palette: Palette) -> Text:
             line.append(value, palette.ink).append(f" {name}", palette.muted)
         else:
             line.append(f"{name} ", palette.muted).append(value, palette.ink)
-    return line
-
-
-def _join(parts: Sequence[Text]) -> Text:
-    return Text(_SEPARATOR, no_wrap=True).join([part for part in parts if part.cell_len])
-
-
-def _fitted(first: Text, others: Sequence[Text], width: int) -> Text:
-    """Return a part, and of the others those that fit behind it in `width` cells."""
-    line = first.copy()
-    for part in others:
-        gap = _SEPARATOR if line.cell_len else ""
-        if part.cell_len and line.cell_len + len(gap) + part.cell_len <= width:
-            line.append(gap).append_text(part)
     return line
 
 

@@ -2,12 +2,12 @@
 
 from rich.text import Text
 
-from esper.karn.sanctum.drawing.figures import duration, span_text
-from esper.karn.sanctum.drawing.palette import Palette
 from esper.karn.sanctum.drawing.panel import Panel
 from esper.karn.sanctum.fold.view import View
 from esper.karn.sanctum.frame.run_times import elapsed_seconds, remaining_seconds
 from esper.karn.sanctum.frame.status_line import render_small
+from esper.karn.text.figures import duration, span_text
+from esper.karn.text.palette import Palette
 
 
 class SmallPanel(Panel, can_focus=False):

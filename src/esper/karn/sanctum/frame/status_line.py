@@ -1,13 +1,10 @@
 """A run in one line, for status bars; and in a few, for terminals that are too small for more."""
 
-import re
 from typing import Final
 
 from rich.text import Text
 
 from esper.karn.sanctum.drawing.charts import progress_bar
-from esper.karn.sanctum.drawing.figures import ABSENT, duration, figure, span_text
-from esper.karn.sanctum.drawing.palette import DARK, Palette
 from esper.karn.sanctum.fold.attention import is_drill, light_words, lit_lights
 from esper.karn.sanctum.fold.view import View
 from esper.karn.sanctum.frame.banner import HEALTHY, master_style, master_word, reasons
@@ -18,12 +15,15 @@ from esper.karn.sanctum.frame.run_times import (
     remaining_seconds,
 )
 from esper.karn.store.liveness import StatusKind
+from esper.karn.text.columns import fitted, joined
+from esper.karn.text.figures import ABSENT, duration, figure, span_text
+from esper.karn.text.light_signs import LIT
+from esper.karn.text.palette import DARK, Palette
+from esper.karn.text.run_names import without_creation_time
 
 _SEPARATOR: Final = " · "
 _NAMED: Final = 3  # lights; of more, their number is given
 _BAR_WIDTH: Final = 12
-#: The time at which a run was created, with which its id begins.
-_CREATED: Final = re.compile(r"^\d{8}-\d{6}-(?=.)")
 
 
 def render_line(view: View, width: int | None = None, palette: Palette = DARK) -> Text:
@@ -36,10 +36,10 @@ def render_line(view: View, width: int | None = None, palette: Palette = DARK) -
     """
     word = master_word(view)
     line = Text(no_wrap=True)
-    line.append(f"● {word}", master_style(word, palette, is_past=view.position is not None))
-    for part in (_matter(view, palette), *_how_far(view, palette), _score(view, palette)):
-        _add(line, part, width)
-    _add(line, Text(_name(view), style=palette.muted), width)
+    line.append(f"{LIT} {word}", master_style(word, palette, is_past=view.position is not None))
+    parts = [_matter(view, palette), *_how_far(view, palette), _score(view, palette)]
+    name = Text(_name(view), style=palette.muted)
+    line = fitted(line, [*parts, name], width, _SEPARATOR)
     if width is not None:
         _cut(line, width)
     return line
@@ -51,16 +51,17 @@ def render_small(view: View, width: int, height: int, palette: Palette = DARK) -
         return render_line(view, width, palette)
     word = master_word(view)
     style = master_style(word, palette, is_past=view.position is not None)
-    first = Text(no_wrap=True).append(f"● {word}", style).append(f"  {reasons(view)[0]}")
+    first = Text(no_wrap=True).append(f"{LIT} {word}", style).append(f"  {reasons(view)[0]}")
     share = progress_share(view)
     bar = Text(no_wrap=True).append_text(
         progress_bar(share, max(0, min(_BAR_WIDTH, width - 12)), palette)
     )
     bar.append(f" {100 * share:.0f}%" if planned_episodes(view) else f" {ABSENT}", palette.ink)
+    name = Text(_name(view), style=f"bold {palette.ink}")
     lines = [
         first,
-        _joined([Text(_name(view), style=f"bold {palette.ink}"), *_how_far(view, palette)]),
-        _joined([bar, Text(_episodes(view), style=palette.muted)]),
+        joined([name, *_how_far(view, palette)], _SEPARATOR),
+        joined([bar, Text(_episodes(view), style=palette.muted)], _SEPARATOR),
         _lights(view, palette),
         _score(view, palette),
         Text(f"elapsed {duration(elapsed_seconds(view))}", style=palette.muted),
@@ -76,18 +77,6 @@ def render_small(view: View, width: int, height: int, palette: Palette = DARK) -
 def _cut(line: Text, width: int) -> None:
     """Cut a line to its width; in one or two cells its sign says more than an ellipsis."""
     line.truncate(width, overflow="ellipsis" if width > 2 else "crop")
-
-
-def _add(line: Text, part: Text, width: int | None) -> None:
-    """Add a part to a line, if it fits."""
-    if not part.cell_len:
-        return
-    if width is None or line.cell_len + len(_SEPARATOR) + part.cell_len <= width:
-        line.append(_SEPARATOR).append_text(part)
-
-
-def _joined(parts: list[Text]) -> Text:
-    return Text(_SEPARATOR, no_wrap=True).join([part for part in parts if part.cell_len])
 
 
 def _matter(view: View, palette: Palette) -> Text:
@@ -106,7 +95,7 @@ def _lights(view: View, palette: Palette) -> Text:
         return unknown or Text("no Inf, no NaN", style=palette.muted)
     words = ", ".join(map(light_words, lit)) if len(lit) <= _NAMED else f"{len(lit)} lights"
     words = f"drill: {words}" if is_drill(view.snapshot.tamiyo) else words
-    return _joined([Text(words, style=f"bold {palette.critical}"), unknown])
+    return joined([Text(words, style=f"bold {palette.critical}"), unknown], _SEPARATOR)
 
 
 def _how_far(view: View, palette: Palette) -> list[Text]:
@@ -137,4 +126,4 @@ def _score(view: View, palette: Palette) -> Text:
 def _name(view: View) -> str:
     run = view.snapshot.run
     unknown = ABSENT if view.directory is None else view.directory.name
-    return _CREATED.sub("", run.name or run.run_id or unknown)
+    return without_creation_time(run.name or run.run_id or unknown)

@@ -1,22 +1,26 @@
 """The status strip: master status and run header on one line, for screens about something else."""
 
-import re
 from typing import Final
 
 from rich.text import Text
 
-from esper.karn.sanctum.drawing.figures import ABSENT, duration, span_text
-from esper.karn.sanctum.drawing.palette import DARK, Palette
 from esper.karn.sanctum.drawing.panel import Panel
 from esper.karn.sanctum.fold.attention import Lamps
 from esper.karn.sanctum.fold.view import View
-from esper.karn.sanctum.frame.banner import HEALTHY, master_style, master_word, reason
+from esper.karn.sanctum.frame.banner import (
+    HEALTHY,
+    badge,
+    master_word,
+    reason,
+    word_badge,
+)
 from esper.karn.sanctum.frame.run_header import moment_text
 from esper.karn.sanctum.frame.run_times import elapsed_seconds, remaining_seconds
+from esper.karn.text.figures import ABSENT, duration, span_text
+from esper.karn.text.palette import DARK, Palette
+from esper.karn.text.run_names import without_creation_time
 
 _SEPARATOR: Final = "  "
-#: The time at which a run was created, with which its id begins.
-_CREATED: Final = re.compile(r"^\d{8}-\d{6}-(?=.)")
 
 
 def render_strip(
@@ -26,26 +30,19 @@ def render_strip(
     run = view.snapshot.run
     is_test = lamps is not None and lamps.is_test
     word = master_word(view)
-    shown = (" ● LAMP TEST ", f"bold {palette.critical}")
-    left = Text(no_wrap=True).append(
-        *(
-            shown
-            if is_test
-            else (f" ● {word} ", master_style(word, palette, is_past=view.position is not None))
-        )
-    )
+    left = word_badge("LAMP TEST", f"bold {palette.critical}") if is_test else badge(view, palette)
     said = "all lights are on, nothing is stored" if is_test else reason(view)
     name, rest = run.name or run.run_id or ABSENT, Text(no_wrap=True)
     rest.append(_SEPARATOR).append_text(moment_text(view, palette))
     if view.position is None:
         rest.append(f"{_SEPARATOR}update ", palette.muted).append(str(run.update), palette.ink)
     time = _time(view, palette)
-    room = width - left.cell_len - len(said) - 1 - len(_CREATED.sub("", name)) - rest.cell_len
+    room = width - left.cell_len - len(said) - 1 - len(without_creation_time(name)) - rest.cell_len
     # That a run is healthy needs no reason.
     if time.cell_len < room or (word == HEALTHY and not is_test):
         rest.append_text(time)
     if left.cell_len + len(said) + len(name) + rest.cell_len + 2 > width:
-        name = _CREATED.sub("", name)  # the reason says more than when the run was created
+        name = without_creation_time(name)  # the reason says more than when the run was created
     right = Text(no_wrap=True).append(name, f"bold {palette.ink}").append_text(rest)
     # A long name gives way before the word does: that is what must be seen on every screen.
     right.truncate(max(0, width - left.cell_len - 1), overflow="ellipsis")

@@ -7,9 +7,9 @@ from textual.binding import Binding, BindingType
 from textual.events import MouseDown, MouseMove, MouseUp
 from textual.message import Message
 
-from esper.karn.sanctum.drawing.palette import DARK, Palette
 from esper.karn.sanctum.drawing.panel import Panel
 from esper.karn.sanctum.fold.view import View
+from esper.karn.text.palette import DARK, Palette
 
 _LABEL_WIDTH: Final = 9
 _PLAYING: Final = "▶"

@@ -7,10 +7,10 @@ from rich.text import Text
 from textual.binding import Binding, BindingType
 
 from esper.karn.sanctum.drawing.choice_panel import ChoicePanel
-from esper.karn.sanctum.drawing.palette import Palette
 from esper.karn.sanctum.fold.attention import Lamps
 from esper.karn.sanctum.fold.view import View
 from esper.karn.sanctum.heads.evidence_rows import HeadRow, render_rows, rows_of
+from esper.karn.text.palette import Palette
 
 
 class EvidencePanel(ChoicePanel):

@@ -7,23 +7,17 @@ from typing import Final
 
 from rich.text import Text
 
-from esper.karn.sanctum.drawing.figures import ABSENT, count, cut
-from esper.karn.sanctum.drawing.local_time import day_of
-from esper.karn.sanctum.drawing.palette import DARK, Palette
 from esper.karn.sanctum.fold.attention import Lamps, light_of
 from esper.karn.sanctum.fold.evidence import evidence_words
 from esper.karn.sanctum.fold.view import View
 from esper.karn.sanctum.schema import Evidence, FirstSighting
-from esper.karn.sanctum.widgets.tamiyo_brain.action_heads_panel import (
-    FIRST_OUT_MARK,
-    LIT,
-    LIT_BY_DRILL,
-    UNKNOWN,
-    UNLIT,
-    display_name,
-)
-from esper.karn.sanctum.widgets.tamiyo_brain.evidence_table import place
+from esper.karn.sanctum.widgets.tamiyo_brain.action_heads_panel import display_name
 from esper.karn.store.acknowledgements import Acknowledgement
+from esper.karn.text.columns import GAP, column_widths, in_columns
+from esper.karn.text.figures import ABSENT, count, place_text
+from esper.karn.text.light_signs import FIRST_OUT_MARK, LIT, LIT_BY_DRILL, UNKNOWN, UNLIT
+from esper.karn.text.local_time import day_of
+from esper.karn.text.palette import DARK, Palette
 from esper.leyline.sighting_words import KIND_WORDS
 from esper.leyline.telemetry import GROUPS
 
@@ -47,7 +41,6 @@ _OPTIONAL: Final = ("repr.", "where")  # shown only if some row has something in
 #: Says in short, where there is no column for the words, that something was not reproduced.
 _NOT_AGAIN: Final = "no"
 _LEAD: Final = 5  # the cursor, the light, its mark and two gaps
-_GAP: Final = 2
 _NARROWEST_LAST: Final = 12
 _ROOMY: Final = 100  # cells, from which on everything can be said
 _STEADY: Final = Lamps()
@@ -106,11 +99,8 @@ def render_rows(
     rows = rows_of(view)
     cells = [_cells(row, view.now, has_room=width >= _ROOMY) for row in rows]
     # What a head without evidence has to say may reach over the columns that it leaves empty.
-    widths = [
-        max([len(_HEADERS[at]), *(len(line[at]) for line in cells if at == 0 or len(line) > 2)])
-        + _GAP
-        for at in range(len(_HEADERS))
-    ]
+    widths = column_widths([_HEADERS, *(line for line in cells if len(line) > 2)])
+    widths[0] = max(widths[0], *(len(line[0]) for line in cells))
     said = {
         name
         for at, name in enumerate(_HEADERS)
@@ -135,7 +125,7 @@ def _columns(said: Set[str], widths: Sequence[int], width: int) -> list[int]:
     ]
     for names in choices:
         shown = places(names)
-        if _LEAD + sum(widths[at] for at in shown[:-1]) + _NARROWEST_LAST <= width:
+        if _LEAD + sum(widths[at] + GAP for at in shown[:-1]) + _NARROWEST_LAST <= width:
             return shown
     return places(choices[-1])
 
@@ -152,8 +142,8 @@ def _cells(row: HeadRow, now: float, *, has_room: bool) -> Sequence[str]:
         "" if evidence.reproduced else _NOT_AGAIN,
         count(evidence.updates),
         count(evidence.minibatches or None),
-        place(evidence.first_update, evidence.first_epoch, evidence.first_minibatch),
-        place(evidence.last_update, evidence.last_epoch, evidence.last_minibatch),
+        place_text(evidence.first_update, evidence.first_epoch, evidence.first_minibatch),
+        place_text(evidence.last_update, evidence.last_epoch, evidence.last_minibatch),
         evidence_words(evidence),
         ABSENT if row.acknowledged is None else who_and_when(row.acknowledged, now, has_room),
     )
@@ -203,6 +193,7 @@ def _line(
     width: int,
     style: str,
 ) -> Text:
-    *most, last = shown
-    text = lead + "".join(cells[at].ljust(widths[at]) for at in most)
-    return Text(text + cut(cells[last], max(0, width - len(text))), style=style, no_wrap=True)
+    line = in_columns([cells[at] for at in shown], [widths[at] for at in shown], style)
+    line = Text(lead, style, no_wrap=True).append_text(line)
+    line.truncate(max(width, 0), overflow="ellipsis")
+    return line

@@ -7,9 +7,7 @@ from typing import ClassVar, Final
 from rich.text import Text
 
 from esper.karn.sanctum.drawing.charts import sign_of
-from esper.karn.sanctum.drawing.figures import figure
 from esper.karn.sanctum.drawing.judgement import figure_style
-from esper.karn.sanctum.drawing.palette import DARK, Palette
 from esper.karn.sanctum.drawing.panel import Panel
 from esper.karn.sanctum.drawing.plot import Series, plots
 from esper.karn.sanctum.fold.evidence import evidence_words
@@ -17,6 +15,8 @@ from esper.karn.sanctum.fold.view import View
 from esper.karn.sanctum.schema import HeadTrend
 from esper.karn.sanctum.widgets.tamiyo_brain.action_heads_panel import display_name
 from esper.karn.store.sightings import Source
+from esper.karn.text.figures import figure
+from esper.karn.text.palette import DARK, Palette
 from esper.leyline.sighting_words import KIND_WORDS
 from esper.leyline.telemetry import GROUPS, HOSTS, SHARED
 

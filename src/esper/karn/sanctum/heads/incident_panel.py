@@ -8,12 +8,12 @@ from typing import ClassVar, Final
 from rich.text import Text
 from textual.timer import Timer
 
-from esper.karn.sanctum.drawing.palette import Palette
 from esper.karn.sanctum.drawing.panel import Panel
 from esper.karn.sanctum.fold.view import View
 from esper.karn.sanctum.heads.incident_view import ReplayState, render_incident
 from esper.karn.sanctum.heads.replaying import ReplayFailedError, replay_command, run_replay
 from esper.karn.sanctum.schema import IncidentState
+from esper.karn.text.palette import Palette
 
 _TICK_SECONDS: Final = 0.5
 

@@ -7,11 +7,11 @@ from typing import Final
 
 from rich.text import Text
 
-from esper.karn.sanctum.drawing.palette import DARK, Palette
 from esper.karn.sanctum.heads.replaying import ReplayedOperation, ReplayReport
 from esper.karn.sanctum.schema import Evidence, IncidentState, SanctumSnapshot
 from esper.karn.sanctum.widgets.tamiyo_brain.action_heads_panel import display_name
 from esper.karn.store.sightings import is_repeated
+from esper.karn.text.palette import DARK, Palette
 from esper.leyline.sighting_words import KIND_WORDS, NOT_REPRODUCED, place_words, quantity_words
 from esper.leyline.source_paths import short_path
 from esper.leyline.telemetry import GROUPS

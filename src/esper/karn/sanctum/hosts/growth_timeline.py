@@ -1,16 +1,17 @@
 """What grew in each slot of a host, step by step: stage, blueprint and alpha."""
 
-from collections.abc import Sequence
 from itertools import groupby
 from typing import Final
 
 from rich.text import Text
 
-from esper.karn.sanctum.drawing.charts import BLOCKS, NONFINITE_SIGNS
-from esper.karn.sanctum.drawing.figures import cut, figure, nonfinite_kind
-from esper.karn.sanctum.drawing.palette import DARK, Palette
-from esper.karn.sanctum.drawing.seed_stages import stage_sign, stage_style
+from esper.karn.sanctum.drawing.judgement import finite_style
+from esper.karn.sanctum.drawing.seed_stages import alpha_sign, stage_sign, stage_style
 from esper.karn.sanctum.schema import HostState, RunState, SlotState
+from esper.karn.text.figures import cut, figure
+from esper.karn.text.palette import DARK, Palette
+from esper.leyline.plain_text import name_at
+from esper.leyline.sighting_words import nonfinite_kind
 
 _NAME_WIDTH: Final = 8
 _NOW_WIDTH: Final = 17  # what the slot holds now, where that is not written above its line
@@ -91,15 +92,8 @@ def _stages(columns: list[SlotState], palette: Palette) -> Text:
 def _alphas(columns: list[SlotState], palette: Palette) -> Text:
     line = Text(no_wrap=True)
     for alpha, states in groupby(columns, key=lambda state: state.alpha):
-        cells = len(list(states))
-        kind = nonfinite_kind(alpha)
-        if kind is not None:
-            line.append(NONFINITE_SIGNS[kind] * cells, f"bold {palette.critical}")
-        elif alpha <= 0:
-            line.append(" " * cells)
-        else:
-            height = round(min(1.0, alpha) * (len(BLOCKS) - 1))
-            line.append(BLOCKS[height] * cells, palette.curve)
+        cells = alpha_sign(alpha) * len(list(states))
+        line.append(cells, finite_style(alpha, palette, palette.curve))
     return line
 
 
@@ -117,8 +111,7 @@ def _now(state: SlotState, run: RunState, palette: Palette) -> Text:
     if state.blueprint < 0:
         return Text("empty", palette.faint, no_wrap=True)
     now = Text(cut(blueprint_name(run, state.blueprint), 11), palette.ink, no_wrap=True)
-    is_broken = nonfinite_kind(state.alpha) is not None
-    style = f"bold {palette.critical}" if is_broken else palette.muted
+    style = finite_style(state.alpha, palette, palette.muted)
     return now.append(f" {alpha_text(state.alpha)}", style)
 
 
@@ -141,5 +134,4 @@ def alpha_text(alpha: float) -> str:
 
 def blueprint_name(run: RunState, blueprint: int) -> str:
     """Return what a blueprint is called; its number where the run does not say."""
-    names: Sequence[str] = run.blueprints
-    return names[blueprint] if 0 <= blueprint < len(names) else f"#{blueprint}"
+    return name_at(run.blueprints, blueprint)

@@ -6,11 +6,10 @@ from typing import Final
 
 from rich.text import Text
 
-from esper.karn.sanctum.drawing.figures import nonfinite_kind
-from esper.karn.sanctum.drawing.judgement import figure_style
-from esper.karn.sanctum.drawing.palette import DARK, Palette
+from esper.karn.sanctum.drawing.judgement import figure_style, finite_style
 from esper.karn.sanctum.drawing.plot import Series, fits, one_line, plots
 from esper.karn.sanctum.schema import HostState, RunState
+from esper.karn.text.palette import DARK, Palette
 
 #: Lines that are tall enough for four charts instead of two.
 _TALL: Final = 14
@@ -80,8 +79,7 @@ def render_reward(
 def _term(
     name: str, history: Sequence[float], value: float, run: RunState, palette: Palette
 ) -> Series:
-    is_broken = nonfinite_kind(value) is not None
-    style = f"bold {palette.critical}" if is_broken else ""
+    style = finite_style(value, palette, "")
     return Series(name, history, style, value, x_name="step", x_last=run.step)
 
 

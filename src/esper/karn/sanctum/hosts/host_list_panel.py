@@ -7,13 +7,13 @@ from rich.text import Text
 
 from esper.karn.sanctum.drawing.charts import sparkline
 from esper.karn.sanctum.drawing.choice_panel import ChoicePanel
-from esper.karn.sanctum.drawing.figures import count, cut, percentage
 from esper.karn.sanctum.drawing.judgement import figure_style
-from esper.karn.sanctum.drawing.palette import DARK, Palette
 from esper.karn.sanctum.drawing.seed_stages import stage_sign, stage_style
 from esper.karn.sanctum.fold.view import View
 from esper.karn.sanctum.overview.hosts_panel import largest_class
 from esper.karn.sanctum.schema import HostState, SanctumSnapshot
+from esper.karn.text.figures import count, cut, percentage
+from esper.karn.text.palette import DARK, Palette
 
 _INDEX_WIDTH: Final = 5  # the cursor and the host's number
 _PERCENT_WIDTH: Final = 7

@@ -5,13 +5,13 @@ from typing import ClassVar
 
 from rich.text import Text
 
-from esper.karn.sanctum.drawing.palette import Palette
 from esper.karn.sanctum.drawing.panel import Panel
 from esper.karn.sanctum.fold.view import View
 from esper.karn.sanctum.hosts.growth_timeline import render_timeline
 from esper.karn.sanctum.hosts.host_curves import render_curves
 from esper.karn.sanctum.hosts.network_drawing import render_network
 from esper.karn.sanctum.schema import HostState, RunState
+from esper.karn.text.palette import Palette
 
 
 class HostPanel(Panel):

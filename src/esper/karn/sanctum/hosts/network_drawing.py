@@ -5,11 +5,12 @@ from typing import Final
 
 from rich.text import Text
 
-from esper.karn.sanctum.drawing.figures import count, cut, nonfinite_kind
-from esper.karn.sanctum.drawing.palette import DARK, Palette
+from esper.karn.sanctum.drawing.judgement import finite_style
 from esper.karn.sanctum.drawing.seed_stages import stage_sign, stage_style
 from esper.karn.sanctum.hosts.growth_timeline import alpha_text, blueprint_name
 from esper.karn.sanctum.schema import HostState, RunState, SlotState
+from esper.karn.text.figures import count, cut
+from esper.karn.text.palette import DARK, Palette
 from esper.leyline.heads import Stage
 
 _INPUT: Final = "input "
@@ -129,9 +130,8 @@ def _append_box(
     seed = Text(no_wrap=True).append(f"{stage_sign(slot.stage)} ", edge)
     seed.append(cut(blueprint_name(run, slot.blueprint), inner - 2), f"bold {palette.ink}")
     _append_side(rows[2], seed, inner, edge)
-    is_broken = nonfinite_kind(slot.alpha) is not None
     alpha = Text(no_wrap=True).append("α ", palette.muted)
-    alpha.append(alpha_text(slot.alpha), f"bold {palette.critical}" if is_broken else palette.ink)
+    alpha.append(alpha_text(slot.alpha), finite_style(slot.alpha, palette, palette.ink))
     grown = _grown(size)
     if inner - alpha.cell_len >= len(grown) + 1:
         alpha.append(grown.rjust(inner - alpha.cell_len), palette.muted)

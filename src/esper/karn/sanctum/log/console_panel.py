@@ -7,8 +7,8 @@ from rich.cells import cell_len, chop_cells
 from rich.text import Text
 
 from esper.karn.sanctum.drawing.following_panel import FollowingPanel
-from esper.karn.sanctum.drawing.palette import Palette
 from esper.karn.sanctum.fold.view import View
+from esper.karn.text.palette import Palette
 
 
 class ConsolePanel(FollowingPanel):

@@ -9,14 +9,15 @@ from rich.text import Text
 from textual.binding import Binding, BindingType
 
 from esper.karn.sanctum.drawing.following_panel import FollowingPanel
-from esper.karn.sanctum.drawing.local_time import day_of
-from esper.karn.sanctum.drawing.palette import DARK, Palette
 from esper.karn.sanctum.fold.log_book import with_details
 from esper.karn.sanctum.fold.view import View
 from esper.karn.sanctum.following.log_filter import LogFilter, with_older
 from esper.karn.sanctum.schema import LogEntry, SanctumSnapshot
+from esper.karn.text.light_signs import LIT
+from esper.karn.text.local_time import day_of
+from esper.karn.text.palette import DARK, Palette
 
-_SIGNS: Final = {"latch": "●", "error": "✗", "warning": "!"}
+_SIGNS: Final = {"latch": LIT, "error": "✗", "warning": "!"}
 _SIGN_WIDTH: Final = 2
 _UNBROKEN: Final = "\N{NO-BREAK SPACE}"
 _NARROW: Final = 60  # cells; in fewer, the time goes without its seconds

@@ -5,13 +5,14 @@ from typing import Any, Final
 
 from rich.text import Text
 
-from esper.karn.sanctum.drawing.palette import Palette
 from esper.karn.sanctum.drawing.panel import Panel
 from esper.karn.sanctum.fold.log_book import oldest_missing
 from esper.karn.sanctum.fold.view import View
 from esper.karn.sanctum.following.log_filter import LogFilter, with_older
 from esper.karn.sanctum.following.searching import Result
 from esper.karn.sanctum.schema import LogEntry
+from esper.karn.text.palette import Palette
+from esper.leyline.plurals import counted
 
 _ALL: Final = "all"
 
@@ -72,7 +73,7 @@ def render_filter(
         line.append(value or _ALL, f"bold {palette.accent}" if value else palette.ink).append("  ")
     line.append_text(_text(log_filter.text, palette))
     if not log_filter.asks:
-        said = _lines(len(log))
+        said = counted(len(log), "line")
         if oldest_missing(log):
             said = f"the last {said}; a filter searches all"
     else:
@@ -102,16 +103,12 @@ def _text(text: str, palette: Palette) -> Text:
     return line
 
 
-def _lines(number: int) -> str:
-    return "1 line" if number == 1 else f"{number} lines"
-
-
 def _counted(lines: int, everywhere: str, result: Result[object] | None) -> str:
-    counted = _lines(lines)
+    found = counted(lines, "line")
     if result is None or result.is_whole:
-        return f"{counted} {everywhere}"
+        return f"{found} {everywhere}"
     if result.error is not None:
-        return f"{counted}; the search ended: {result.error}"
+        return f"{found}; the search ended: {result.error}"
     if result.is_over:
-        return f"{counted}, the newest that have it: {result.reached}"
-    return f"{counted}, searching … {result.reached}"
+        return f"{found}, the newest that have it: {result.reached}"
+    return f"{found}, searching … {result.reached}"

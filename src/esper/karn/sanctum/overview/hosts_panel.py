@@ -1,5 +1,6 @@
 """The hosts: accuracy, size and the seeds in each one's slots, a line a host."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -7,14 +8,16 @@ from typing import Final
 
 from rich.text import Text
 
-from esper.karn.sanctum.drawing.charts import BLOCKS, NONFINITE_SIGNS, sparkline
-from esper.karn.sanctum.drawing.figures import count, cut, figure, nonfinite_kind, percentage
-from esper.karn.sanctum.drawing.judgement import figure_style
-from esper.karn.sanctum.drawing.palette import DARK, Palette
+from esper.karn.sanctum.drawing.charts import sparkline
+from esper.karn.sanctum.drawing.judgement import figure_style, finite_style
 from esper.karn.sanctum.drawing.panel import Panel
-from esper.karn.sanctum.drawing.seed_stages import STAGE_SIGNS, stage_sign, stage_style
+from esper.karn.sanctum.drawing.seed_stages import STAGE_SIGNS, alpha_sign, stage_sign, stage_style
 from esper.karn.sanctum.fold.view import View
 from esper.karn.sanctum.schema import HostState, RunState, SanctumSnapshot, SlotState
+from esper.karn.text.columns import flowed
+from esper.karn.text.figures import count, cut, figure, percentage
+from esper.karn.text.palette import DARK, Palette
+from esper.leyline.plain_text import name_at
 
 _INDEX_WIDTH: Final = 3
 _PERCENT_WIDTH: Final = 7
@@ -163,28 +166,16 @@ def _slot(
 ) -> Text:
     style = stage_style(state.stage, palette)
     cell = Text(no_wrap=True).append(stage_sign(state.stage), style)
-    broken = nonfinite_kind(state.alpha) is not None
-    if columns.is_tight and not broken:
-        return cell
     if columns.is_tight:
+        if math.isfinite(state.alpha):
+            return cell
         cell = Text(no_wrap=True)  # an alpha that is not finite is not left out
-    cell.append(_alpha_sign(state.alpha), f"bold {palette.critical}" if broken else palette.curve)
+    cell.append(alpha_sign(state.alpha), finite_style(state.alpha, palette, palette.curve))
     if columns.name and state.blueprint >= 0:
-        known = state.blueprint < len(blueprints)
-        name = blueprints[state.blueprint] if known else f"#{state.blueprint}"
-        cell.append(f" {cut(name, columns.name)}", palette.muted)
+        name = cut(name_at(blueprints, state.blueprint), columns.name)
+        cell.append(f" {name}", palette.muted)
     cell.truncate(columns.slot, pad=True)
     return cell
-
-
-def _alpha_sign(alpha: float) -> str:
-    """Return how much of the seed is blended in, as the height of a block; none at 0."""
-    kind = nonfinite_kind(alpha)
-    if kind is not None:
-        return NONFINITE_SIGNS[kind]
-    if alpha <= 0:
-        return " "
-    return BLOCKS[min(len(BLOCKS) - 1, round(alpha * (len(BLOCKS) - 1)))]
 
 
 def largest_class(run: RunState) -> str:
@@ -201,12 +192,7 @@ def _legend(run: RunState, width: int, palette: Palette) -> list[Text]:
     entries.append(Text(no_wrap=True).append("▁█", palette.curve).append(" alpha", palette.muted))
     if compared := largest_class(run):
         entries.append(Text(f"accuracy of the {compared}", palette.muted, no_wrap=True))
-    lines = [Text(no_wrap=True)]
-    for entry in entries:
-        if lines[-1].cell_len and lines[-1].cell_len + 2 + entry.cell_len > width:
-            lines.append(Text(no_wrap=True))
-        lines[-1].append("  " if lines[-1].cell_len else "").append_text(entry)
-    return lines
+    return flowed(entries, width)
 
 
 class HostsPanel(Panel):

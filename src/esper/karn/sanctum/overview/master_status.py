@@ -7,16 +7,18 @@ from typing import Final
 from rich.text import Text
 
 from esper.karn.sanctum.drawing.big_words import big_word
-from esper.karn.sanctum.drawing.palette import DARK, Palette
 from esper.karn.sanctum.drawing.panel import Panel
 from esper.karn.sanctum.fold.view import View
 from esper.karn.sanctum.frame.banner import (
+    badge,
     further_reasons,
     master_style,
     master_word,
     reason,
     reasons,
 )
+from esper.karn.text.light_signs import LIT
+from esper.karn.text.palette import DARK, Palette
 
 _MARGIN: Final = 1
 _NARROWEST_REASON: Final = 20
@@ -31,12 +33,12 @@ def render_master(view: View, width: int, height: int, palette: Palette = DARK) 
     style = master_style(word, palette, is_past=view.position is not None)
     top, bottom = big_word(word)
     if height < 3 or len(top) + 2 * _MARGIN > width:
-        line = Text(no_wrap=True).append(f" ● {word} ", style)
+        line = badge(view, palette)
         line.append(f"  {reason(view)}", palette.ink)
         line.truncate(width, overflow="ellipsis")
         return line
     said = textwrap.wrap(
-        _UPDATE.sub(rf"\1{_UNBROKEN}", f"● {reasons(view)[0]}")
+        _UPDATE.sub(rf"\1{_UNBROKEN}", f"{LIT} {reasons(view)[0]}")
         + further_reasons(view).replace(" ", _UNBROKEN),
         width - 2 * _MARGIN,
         max_lines=max(1, height - 3),
@@ -52,10 +54,7 @@ def render_master(view: View, width: int, height: int, palette: Palette = DARK) 
 
 def render_reasons(view: View, width: int, palette: Palette = DARK) -> Text:
     """Return the word and every reason for it, each on a line of its own, or on more."""
-    word = master_word(view)
-    text = Text(no_wrap=True).append(
-        f" ● {word} ", master_style(word, palette, is_past=view.position is not None)
-    )
+    text = badge(view, palette)
     lead = text.cell_len + 2
     room = max(_NARROWEST_REASON, width - lead)
     lines = [line for one in reasons(view) for line in textwrap.wrap(one, room)]

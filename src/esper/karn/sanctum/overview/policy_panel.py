@@ -5,14 +5,14 @@ from typing import Final
 from rich.text import Text
 
 from esper.karn.sanctum.drawing.charts import sparkline
-from esper.karn.sanctum.drawing.figures import ABSENT, figure
 from esper.karn.sanctum.drawing.judgement import figure_style
-from esper.karn.sanctum.drawing.palette import DARK, Palette
 from esper.karn.sanctum.drawing.panel import Panel
 from esper.karn.sanctum.drawing.plot import Series, fits, plots
 from esper.karn.sanctum.fold.view import View
 from esper.karn.sanctum.frame.banner import GUIDE_NAMES
 from esper.karn.sanctum.schema import RunState, SanctumSnapshot
+from esper.karn.text.figures import ABSENT, figure
+from esper.karn.text.palette import DARK, Palette
 from esper.leyline.score_guides import guides_of
 
 _LABEL_WIDTH: Final = 15

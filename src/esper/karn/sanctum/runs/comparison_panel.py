@@ -8,13 +8,13 @@ from typing import Any, ClassVar, Final
 from rich.text import Text
 
 from esper.karn.reports.run_comparison import Compared, RunComparison, short_names
-from esper.karn.sanctum.drawing.figures import ABSENT, figure
 from esper.karn.sanctum.drawing.overlay import Curve, curve_styles, overlay
-from esper.karn.sanctum.drawing.palette import Palette
 from esper.karn.sanctum.drawing.panel import Panel
 from esper.karn.sanctum.fold.view import View
+from esper.karn.text.columns import GAP, flowed
+from esper.karn.text.figures import ABSENT, figure
+from esper.karn.text.palette import Palette
 
-_GAP: Final = 2
 _CHART_HEIGHT: Final = 8
 _WIDEST_NAME: Final = 20
 _DIFFERENCE: Final = "difference"
@@ -72,14 +72,12 @@ def render_comparison(found: RunComparison, width: int, height: int, palette: Pa
 
 def _legend(names: list[str], styles: list[str], width: int) -> list[Text]:
     """Return the letters with the names that they stand for, on as many lines as they take."""
-    lines = [Text(no_wrap=True)]
+    entries = []
     for place, (name, style) in enumerate(zip(names, styles, strict=True)):
         entry = Text(no_wrap=True).append(mark_of(place), f"bold {style}").append(f" {name}")
         entry.truncate(width, overflow="ellipsis")
-        if lines[-1].cell_len and lines[-1].cell_len + _GAP + entry.cell_len > width:
-            lines.append(Text(no_wrap=True))
-        lines[-1].append(" " * _GAP if lines[-1].cell_len else "").append_text(entry)
-    return lines
+        entries.append(entry)
+    return flowed(entries, width)
 
 
 def _chart(
@@ -116,19 +114,19 @@ class _Table:
         palette: Palette,
     ) -> None:
         self._names, self._width, self._styles, self._palette = names, width, styles, palette
-        self._name_width = min(_WIDEST_NAME, max([0, *(len(one.name) for one in rows)])) + _GAP
+        self._name_width = min(_WIDEST_NAME, max([0, *(len(one.name) for one in rows)])) + GAP
         self._last = _DIFFERENCE if len(names) == 2 else _RANGE
-        room = width - self._name_width - len(self._last) - _GAP
+        room = width - self._name_width - len(self._last) - GAP
         self._column = max(1, room // max(1, len(names)))
         widest = max((len(written(v)) for one in rows for v in one.values), default=0)
-        self._column = min(self._column, max(widest, _FIGURE_WIDTH) + _GAP)
+        self._column = min(self._column, max(widest, _FIGURE_WIDTH) + GAP)
 
     def heading(self) -> list[Text]:
         """Return the line above the columns; none where a letter does not even fit."""
         line = Text(" " * self._name_width, no_wrap=True)
         for place, (name, style) in enumerate(zip(self._names, self._styles, strict=True)):
             long = f"{mark_of(place)} {name}"
-            shown = long if len(long) + _GAP <= self._column else mark_of(place)
+            shown = long if len(long) + GAP <= self._column else mark_of(place)
             line.append(shown.ljust(self._column), f"bold {style}")
         line.append(self._last, self._palette.muted)
         line.truncate(self._width, overflow="ellipsis")
@@ -140,7 +138,7 @@ class _Table:
         # What is the same in all runs steps back.
         style = self._palette.ink if one.differs else self._palette.muted
         difference = self._difference(one)
-        if max(map(len, cells)) + _GAP <= self._column and len(one.name) < self._name_width:
+        if max(map(len, cells)) + GAP <= self._column and len(one.name) < self._name_width:
             line = Text(one.name.ljust(self._name_width), self._palette.muted, no_wrap=True)
             for cell in cells:
                 line.append(cell.ljust(self._column), style)

@@ -12,22 +12,18 @@ from textual.message import Message
 
 from esper.karn.reports.run_catalogue import RunSummary
 from esper.karn.sanctum.drawing.choice_panel import ChoicePanel
-from esper.karn.sanctum.drawing.figures import ABSENT, cut, figure
-from esper.karn.sanctum.drawing.palette import Palette
 from esper.karn.sanctum.fold.view import View
-from esper.karn.sanctum.frame.run_header import status_text
-from esper.karn.sanctum.widgets.tamiyo_brain.action_heads_panel import (
-    LIT,
-    LIT_BY_DRILL,
-    UNKNOWN,
-    UNLIT,
-)
+from esper.karn.text.columns import GAP, in_columns
+from esper.karn.text.figures import ABSENT, cut, figure
+from esper.karn.text.light_signs import LIT, LIT_BY_DRILL, UNKNOWN, UNLIT
+from esper.karn.text.palette import Palette
+from esper.karn.text.status_text import status_text
+from esper.leyline.plurals import plural
 
 MARK: Final = "✓"
 OPEN: Final = "▶"  # before the run that Sanctum is opened over
 NO_RUNS: Final = "no runs yet"
 _NONE_FOUND: Final = "no run has that"
-_GAP: Final = "  "
 _LEAD: Final = 3  # the cursor, the mark, and which is open
 _LONGEST_NAME: Final = 32
 _LONGEST_NOTE: Final = 40
@@ -87,14 +83,14 @@ def lights_text(run: RunSummary, palette: Palette, *, is_short: bool = False) ->
     text = Text(no_wrap=True)
     for word, names in run.lights().items():
         if names:
-            text.append(_GAP if text.cell_len else "")
+            text.append(" " * GAP if text.cell_len else "")
             is_planted = all((word, name) in run.planted for name in names)
             marked = names if is_planted else [run.marked(word, name) for name in names]
             shown = f"in {len(names)}" if is_short and len(names) > 1 else ", ".join(marked)
             sign = LIT_BY_DRILL if is_planted else LIT
             text.append(f"{sign} {word} {shown}", alert)
     if not run.is_whole:
-        text.append(_GAP if text.cell_len else "")
+        text.append(" " * GAP if text.cell_len else "")
         text.append(UNKNOWN, f"bold {palette.warning}")
     return text if text.cell_len else Text(UNLIT, style=f"dim {palette.muted}")
 
@@ -118,30 +114,25 @@ def render_runs(
     """
     name_width = min(_LONGEST_NAME, max([len("run"), *(len(run.run_id) for run in runs)]))
     cells, widths, shown = _layout(runs, width - _LEAD - name_width, width >= _ROOMY, palette)
-    heading = Text(" " * _LEAD + "run".ljust(name_width), style=palette.muted, no_wrap=True)
-    for column in shown:
-        heading.append(_GAP + _heading(column, width >= _ROOMY).ljust(widths[column]))
-    lines = [heading]
+    all_widths = [name_width, *(widths[column] for column in shown)]
+    names = ["run", *(_heading(column, width >= _ROOMY) for column in shown)]
+    heading = Text(" " * _LEAD, style=palette.muted, no_wrap=True)
+    lines = [heading.append_text(in_columns(names, all_widths))]
     for run, row in zip(runs, cells, strict=True):
-        line = Text(" ", no_wrap=True)  # the cursor's
         is_watched = watched is not None and run.path.absolute() == watched.absolute()
+        name = Text(run.run_id, style=f"bold {palette.accent}" if is_watched else palette.ink)
+        name.truncate(name_width, overflow="ellipsis")
+        shown_cells = [row[column] for column in shown]
+        if run.error is not None:
+            # The line begins with the run's name, so the path of its folder is left out.
+            error = f"! {run.error.replace(f'{run.path}/', '')}"
+            shown_cells[shown.index("lights") :] = [Text(error, palette.warning)]
+        line = Text(" ", no_wrap=True)  # for the cursor
         line.append(MARK if run.path in marked else " ", f"bold {palette.accent}")
         line.append(OPEN if is_watched else " ", f"bold {palette.accent}")
-        name = Text(run.run_id, style=f"bold {palette.accent}" if is_watched else palette.ink)
-        name.truncate(name_width, overflow="ellipsis", pad=True)
-        line.append_text(name)
-        for column in shown:
-            line.append(_GAP)
-            if column == "lights" and run.error is not None:
-                # The folder is the run's own, and has its name already; what is wrong is seen.
-                line.append(f"! {run.error.replace(f'{run.path}/', '')}", palette.warning)
-                break
-            cell = row[column].copy()
-            cell.truncate(widths[column], overflow="ellipsis", pad=True)
-            line.append_text(cell)
+        line.append_text(in_columns([name, *shown_cells], all_widths[: 1 + len(shown_cells)]))
         lines.append(line)
     for line in lines:
-        line.rstrip()  # what is only padding is not cut off with a sign
         line.truncate(width, overflow="ellipsis")
     return lines
 
@@ -176,15 +167,15 @@ def _layout(
             name: max([len(_heading(name, is_roomy)), *(row[name].cell_len for row in cells)])
             for name in columns
         }
-        needed = sum(len(_GAP) + widths[name] for name in _PRIORITY[:5])
+        needed = sum(GAP + widths[name] for name in _PRIORITY[:5])
         if needed <= room:
             break
     left = room
     shown = set()
     for name in _PRIORITY:
-        if name in columns and (len(_GAP) + widths[name] <= left or name in _PRIORITY[:3]):
+        if name in columns and (GAP + widths[name] <= left or name in _PRIORITY[:3]):
             shown.add(name)
-            left -= len(_GAP) + widths[name]
+            left -= GAP + widths[name]
     return cells, widths, [name for name in columns if name in shown]
 
 
@@ -290,8 +281,7 @@ class RunsPanel(ChoicePanel):
         shown = (
             f"{len(self._runs)} of {len(self._all)}" if self.filter_text else str(len(self._all))
         )
-        plural = "" if len(self._all) == 1 else "s"
-        parts = [f"{shown} run{plural}", f"sorted by {self.order}"]
+        parts = [f"{shown} {plural(len(self._all), 'run')}", f"sorted by {self.order}"]
         if self.filter_text:
             parts.append(f"with {self.filter_text!r}")
         if self.marked:

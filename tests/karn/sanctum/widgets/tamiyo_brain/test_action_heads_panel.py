@@ -5,7 +5,6 @@ from dataclasses import fields, replace
 
 import pytest
 
-from esper.karn.sanctum.drawing.palette import DARK
 from esper.karn.sanctum.schema import (
     Evidence,
     FirstSighting,
@@ -21,6 +20,7 @@ from esper.karn.sanctum.widgets.tamiyo_brain.action_heads_panel import (
     ActionHeadsPanel,
     render_heads,
 )
+from esper.karn.text.palette import DARK
 from esper.leyline.heads import HEAD_NAMES
 
 WIDTHS = (77, 117, 197)

@@ -5,9 +5,9 @@ from datetime import datetime
 
 from rich.text import Text
 
-from esper.karn.sanctum.drawing.palette import Palette
 from esper.karn.sanctum.fold.attention import LIGHT_WORDS
 from esper.karn.store.acknowledgements import Acknowledgement
+from esper.karn.text.palette import Palette
 
 
 def render_acknowledged(

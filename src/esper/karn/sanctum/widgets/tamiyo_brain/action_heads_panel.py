@@ -7,9 +7,7 @@ from typing import Final
 from rich.text import Text
 
 from esper.karn.sanctum.drawing.charts import sparkline
-from esper.karn.sanctum.drawing.figures import figure
 from esper.karn.sanctum.drawing.judgement import figure_style
-from esper.karn.sanctum.drawing.palette import DARK, Palette
 from esper.karn.sanctum.drawing.panel import Panel
 from esper.karn.sanctum.fold.attention import Lamps, Light, unacknowledged
 from esper.karn.sanctum.fold.view import View
@@ -17,10 +15,15 @@ from esper.karn.sanctum.schema import FirstSighting, HeadTrend, SanctumSnapshot,
 from esper.karn.sanctum.widgets.tamiyo_brain.acknowledged import render_acknowledged
 from esper.karn.sanctum.widgets.tamiyo_brain.evidence_table import render_evidence
 from esper.karn.store.acknowledgements import Acknowledgement
+from esper.karn.text.figures import figure
+from esper.karn.text.light_signs import FIRST_OUT_MARK, LIT, LIT_BY_DRILL, UNKNOWN, UNLIT
+from esper.karn.text.palette import DARK, Palette
+from esper.leyline.plurals import counted
 from esper.leyline.sighting_words import (
     KIND_WORDS,
     NOT_REPRODUCED,
     PLANTED,
+    joined,
     place_words,
     quantity_words,
 )
@@ -37,12 +40,6 @@ DISPLAY_TO_LEYLINE_KEY: Final = {
     "Op": "op",
 }
 _DISPLAY_BY_HEAD: Final = {head: shown for shown, head in DISPLAY_TO_LEYLINE_KEY.items()}
-
-LIT: Final = "●"
-LIT_BY_DRILL: Final = "◉"  # by drills alone
-UNLIT: Final = "○"
-UNKNOWN: Final = "?"
-FIRST_OUT_MARK: Final = "¹"
 
 _LABEL_WIDTH: Final = 10
 _VALUE_WIDTH: Final = 5
@@ -79,14 +76,13 @@ def display_name(head: str) -> str:
 def describe_sighting(sighting: FirstSighting) -> str:
     """Return "op NaN in logits, while acting, host 4, step 7, update 12"."""
     kind = KIND_WORDS.get(sighting.kind, sighting.kind)
-    parts = (
+    return joined(
         f"{sighting.head} {kind} in {quantity_words(sighting.quantity, sighting.part)}",
         place_words(sighting.phase, sighting.host, sighting.step),
         f"update {sighting.update}",
         "" if sighting.reproduced else NOT_REPRODUCED,
         PLANTED if sighting.planted else "",
     )
-    return ", ".join(filter(None, parts))
 
 
 def render_heads(
@@ -341,8 +337,7 @@ class ActionHeadsPanel(Panel):
         """Show another view of the run, and whether its lights wait for somebody."""
         super().show(view)
         waiting = len(unacknowledged(view))
-        lights = "light" if waiting == 1 else "lights"
-        self.note(f"{waiting} {lights} not acknowledged: a one, A all" if waiting else "")
+        self.note(f"{counted(waiting, 'light')} not acknowledged: a one, A all" if waiting else "")
 
     def show_lamps(self, lamps: Lamps) -> None:
         """Show the lights in another way."""

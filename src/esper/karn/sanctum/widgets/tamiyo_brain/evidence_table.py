@@ -5,10 +5,11 @@ from typing import Final
 
 from rich.text import Text
 
-from esper.karn.sanctum.drawing.figures import count
-from esper.karn.sanctum.drawing.palette import Palette
 from esper.karn.sanctum.fold.evidence import evidence_words
 from esper.karn.sanctum.schema import Evidence
+from esper.karn.text.columns import GAP, column_widths, in_columns
+from esper.karn.text.figures import count, place_text
+from esper.karn.text.palette import Palette
 from esper.leyline.sighting_words import KIND_WORDS
 
 #: First and last are places: "2/1/3" is update 2, epoch 1, minibatch 3.
@@ -33,8 +34,9 @@ def render_evidence(
     if not evidence:
         return []
     rows = [_cells(row, name_of) for row in evidence]
-    widths = [max(map(len, column)) + _GAP for column in zip(_HEADERS, *rows, strict=True)]
-    heading = _line(_HEADERS, widths, palette.muted)
+    widths = column_widths([_HEADERS, *rows])
+    whole_width = sum(widths) + GAP * len(widths)
+    heading = in_columns(_HEADERS, widths, palette.muted)
     for words in _PLACES:
         if heading.cell_len + len(words) + 3 <= width:
             heading.append(f" ({words})")
@@ -43,10 +45,10 @@ def render_evidence(
     for row, cells in zip(evidence, rows, strict=True):
         # Of what has passed, its light alone still stands out.
         style = f"bold {palette.critical}" if row.is_active else palette.ink
-        line = _line(cells, widths, style)
+        line = in_columns(cells, widths, style)
         if words := evidence_words(row):
-            if sum(widths) + len(words) <= width:
-                line.pad_right(sum(widths) - line.cell_len)
+            if whole_width + len(words) <= width:
+                line.pad_right(whole_width - line.cell_len)
                 line.append(words)
             else:
                 lines.append(line)
@@ -55,23 +57,13 @@ def render_evidence(
     return lines
 
 
-def place(update: int, epoch: int, minibatch: int) -> str:
-    """Return "2/1/3": the update, the epoch and the minibatch, where those two were told."""
-    return f"{update}/{epoch}/{minibatch}" if epoch else str(update)
-
-
 def _cells(row: Evidence, name_of: Callable[[str], str]) -> tuple[str, ...]:
     return (
         name_of(row.head),
         f"{KIND_WORDS.get(row.kind, row.kind)} in {row.quantity}",
         count(row.updates),
         count(row.minibatches or None),
-        place(row.first_update, row.first_epoch, row.first_minibatch),
-        place(row.last_update, row.last_epoch, row.last_minibatch),
+        place_text(row.first_update, row.first_epoch, row.first_minibatch),
+        place_text(row.last_update, row.last_epoch, row.last_minibatch),
         "now" if row.is_active else "",
     )
-
-
-def _line(cells: Sequence[str], widths: Sequence[int], style: str) -> Text:
-    text = "".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True))
-    return Text(text.rstrip(), style=style, no_wrap=True)

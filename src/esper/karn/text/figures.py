@@ -1,27 +1,19 @@
-"""Numbers as text: short, of a bounded width, and honest about NaN and Inf."""
+"""Numbers as text: short, of a bounded width, with NaN and Inf written as such."""
 
-import math
 from typing import Final
 
-#: What stands where nothing has been measured yet.
+from esper.leyline.sighting_words import nonfinite_kind
+
+#: Shown where there is no value.
 ABSENT: Final = "–"
 
 _UNITS: Final = ((1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
-def nonfinite_kind(value: float) -> str | None:
-    """Return "nan", "+inf" or "-inf", or None for a finite value."""
-    if math.isnan(value):
-        return "nan"
-    if math.isinf(value):
-        return "+inf" if value > 0 else "-inf"
-    return None
-
-
 def figure(value: float | None, width: int = 5) -> str:
     """Return a number in at most `width` characters, as precise as they allow.
 
-    `width` is at least 5. None is a dash; NaN, +Inf and -Inf are their names.
+    None becomes a dash; NaN and infinities become "NaN", "+Inf" and "-Inf". `width` is at least 5.
     """
     if value is None:
         return ABSENT
@@ -100,3 +92,8 @@ def span_text(seconds: float) -> str:
 def cut(text: str, width: int) -> str:
     """Return a text in at most `width` characters, with an ellipsis for what is missing."""
     return text if len(text) <= width else text[: max(0, width - 1)] + "…"[:width]
+
+
+def place_text(update: int, epoch: int, minibatch: int) -> str:
+    """Return "2/1/3" for update 2, epoch 1, minibatch 3; the update alone where `epoch` is 0."""
+    return f"{update}/{epoch}/{minibatch}" if epoch else str(update)

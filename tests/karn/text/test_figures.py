@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from esper.karn.sanctum.drawing.figures import count, duration, figure, percentage
+from esper.karn.text.figures import count, duration, figure, percentage
 
 
 @pytest.mark.parametrize(
