@@ -131,7 +131,8 @@ def _opened(path: Path, frame: Frame) -> Run:
     lit = {light: tamiyo.latch(light) for light in ("inf", "nan")}
     if frame.error is not None and not any(any(lights.values()) for lights in lit.values()):
         raise RunStoreError(frame.error)
-    unlit = False if frame.doubt is None else None
+    doubt = frame.error or frame.doubt.lights
+    unlit = False if doubt is None else None
     return Run(
         path=path,
         status=str(frame.status.kind),
@@ -141,7 +142,7 @@ def _opened(path: Path, frame: Frame) -> Run:
         },
         first=tamiyo.first,
         evidence=tamiyo.evidence,
-        doubt=frame.doubt,
+        doubt=doubt,
         snapshot=frame.snapshot,
     )
 

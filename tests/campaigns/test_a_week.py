@@ -71,7 +71,7 @@ while True:
 lit = [head for head, is_lit in frame.snapshot.tamiyo.head_nan_latch.items() if is_lit]
 print(json.dumps({
     "first": first, "last": process.memory_info().rss, "polls": polls, "slowest": slowest,
-    "update": frame.snapshot.run.update, "lit": lit, "doubt": frame.doubt,
+    "update": frame.snapshot.run.update, "lit": lit, "doubt": frame.doubt.lights,
 }))
 """
 
@@ -143,7 +143,7 @@ def test_a_week_fits_into_its_limit_and_leaves_memory_flat(
     assert (followed["update"], followed["doubt"]) == (updates, None), place
     assert sorted(followed["lit"]) == sorted(broken_in), place
     frame = RunFollower(run).catch_up()
-    assert frame.doubt is None, place
+    assert frame.doubt.lights is None, place
     counted = {row.head: row.updates for row in frame.snapshot.tamiyo.evidence}
     assert counted == broken_in, place
     with closing(sqlite3.connect(run / "run.sqlite")) as store:

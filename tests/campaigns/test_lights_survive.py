@@ -64,7 +64,7 @@ def is_kept(run, lights):
         "nan": frame.snapshot.tamiyo.head_nan_latch,
     }
     missing = [one for one in lights if not latches[one[1]].get(one[0])]
-    return not missing, not missing or frame.doubt is not None
+    return not missing, not missing or frame.doubt.lights is not None
 
 
 def health_of(run):

@@ -151,12 +151,12 @@ def test_a_view_has_what_was_acknowledged_and_the_store_is_untouched(finished_ru
 
     for view in (watch(2.0), look_once(finished_run, 2.0), look_once(finished_run, 2.0, at=1)):
         assert [entry.head for entry in view.acknowledgements] == ["op"]
-        assert view.error is None
+        assert view.doubt.error is None
     assert store.read_bytes() == before
     (finished_run / NAME).write_bytes(b"rubbish")
     view = watch(3.0)
-    assert str(finished_run / NAME) in view.acknowledgements_error
-    assert view.trouble == view.acknowledgements_error
+    assert str(finished_run / NAME) in view.doubt.acknowledgements
+    assert view.doubt.sentence == view.doubt.acknowledgements
 
 
 def test_a_damaged_line_costs_what_it_acknowledged_and_nothing_else(run, payloads):
@@ -175,8 +175,8 @@ def test_a_damaged_line_costs_what_it_acknowledged_and_nothing_else(run, payload
 
     assert unacknowledged(view) == {("slot", "nan")}
     assert view.snapshot == before.snapshot
-    assert view.error is None
-    assert not view.is_unread
+    assert view.doubt.error is None
+    assert not view.doubt.is_unread
     assert master_word(view) == master_word(before)
     # What is still acknowledged comes after what is not; nothing is lost.
     assert reasons(view) == (
@@ -185,11 +185,11 @@ def test_a_damaged_line_costs_what_it_acknowledged_and_nothing_else(run, payload
         "NaN seen in style, op",
         "Minibatches Skipped is 1, above 0",
     )
-    assert view.trouble == (
+    assert view.doubt.sentence == (
         f"{run / NAME} is damaged in line 2; the rest of it counts: "
         "acknowledge again what is missing, and delete that line"
     )
-    assert view.trouble in render_once(view, 300).plain
+    assert view.doubt.sentence in render_once(view, 300).plain
 
 
 def test_a_file_that_cannot_be_read_leaves_the_lights_as_they_are(finished_run):
@@ -197,9 +197,9 @@ def test_a_file_that_cannot_be_read_leaves_the_lights_as_they_are(finished_run):
     watch = RunWatch(finished_run, Path("nowhere"))
     view = watch(1.0)
 
-    assert view.error is None
+    assert view.doubt.error is None
     assert master_word(view) != "NO DATA"
-    assert view.trouble == (
+    assert view.doubt.sentence == (
         f"{finished_run / NAME} cannot be read (Is a directory), so no light counts as "
         "acknowledged: make it readable or move it away"
     )

@@ -58,7 +58,7 @@ def written(run, payloads, faults):
 def is_lit_or_unknown(run):
     """Return whether a look at the run some time later does not call its light dark."""
     frame = RunFollower(run).poll(time.time() + 60)
-    return frame.snapshot.tamiyo.head_inf_latch["op"] or frame.doubt is not None
+    return frame.snapshot.tamiyo.head_inf_latch["op"] or frame.doubt.lights is not None
 
 
 @pytest.mark.parametrize("lasting", [False, True], ids=["once", "from then on"])
@@ -115,7 +115,7 @@ def test_whatever_call_of_a_reader_fails_it_says_lit_or_unknown(run, payloads, i
                 assert found == 0, where
             else:
                 is_lit = found.snapshot.tamiyo.head_inf_latch["op"]
-                assert is_lit or found.doubt is not None, where
+                assert is_lit or found.doubt.lights is not None, where
         assert number > 5, name
     writer.close()
 
@@ -143,4 +143,4 @@ def test_an_export_of_a_store_that_fails_is_a_picture_with_the_light_lit_or_unkn
         with injected(Faults(finished_run, number, lasting=True)) as faults:
             view = export_frame(finished_run, tmp_path / "picture.txt")
         assert faults.failed
-        assert view.snapshot.tamiyo.head_inf_latch["op"] or view.doubt is not None
+        assert view.snapshot.tamiyo.head_inf_latch["op"] or view.doubt.lights is not None

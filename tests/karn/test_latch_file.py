@@ -95,7 +95,7 @@ def test_what_the_file_lacks_it_gets_from_the_store_and_the_other_way_round(run,
     with RunWriter(run):
         pass
     assert sources(run) == [(1, "op", "+inf")]
-    assert RunFollower(run).catch_up().doubt is None
+    assert RunFollower(run).catch_up().doubt.lights is None
 
     (run / "run.sqlite").unlink()
     with RunWriter(run) as writer:
@@ -103,7 +103,7 @@ def test_what_the_file_lacks_it_gets_from_the_store_and_the_other_way_round(run,
         writer.emit(payloads.finish())
     frame = RunFollower(run).catch_up()
     assert frame.snapshot.tamiyo.head_inf_latch["op"]
-    assert frame.doubt is not None
+    assert frame.doubt.lights is not None
 
 
 @pytest.mark.parametrize("update_lost", [False, True])

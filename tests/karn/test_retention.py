@@ -55,12 +55,12 @@ def test_old_steps_go_and_all_else_stays(thinned):
 def test_nothing_removed_on_purpose_is_damage(thinned):
     for brief in (False, True):
         frame = RunFollower(thinned, brief=brief).catch_up()
-        assert (frame.error, frame.doubt) == (None, None)
+        assert (frame.error, frame.doubt.lights) == (None, None)
         assert frame.snapshot.tamiyo.head_inf_latch["op"]
         assert frame.snapshot.run.update == UPDATES
         assert len(frame.snapshot.training.entropy_history) > 0
     past = look_once(thinned, time.time(), at=2)
-    assert past.doubt is None
+    assert past.doubt.lights is None
     assert past.snapshot.tamiyo.head_inf_latch["op"]
     assert past.snapshot.run.update == 2
     assert not any(look_once(thinned, time.time(), at=1).snapshot.tamiyo.head_inf_latch.values())
@@ -70,7 +70,7 @@ def test_an_update_that_is_missing_among_the_old_events_is_still_noticed(thinned
     with sqlite3.connect(thinned / "run.sqlite") as connection:
         connection.execute("DELETE FROM events WHERE kind = 'ppo_update' AND update_index = 5")
     connection.close()
-    assert "missing among the old ones" in RunFollower(thinned).catch_up().doubt
+    assert "missing among the old ones" in RunFollower(thinned).catch_up().doubt.lights
 
 
 def test_a_thinned_store_is_resumed_and_goes_on_growing_by_id(thinned, payloads):
@@ -80,7 +80,7 @@ def test_a_thinned_store_is_resumed_and_goes_on_growing_by_id(thinned, payloads)
         writer.emit(payloads.update(UPDATES + 1))
         writer.emit(payloads.finish(update=UPDATES + 1))
     assert RunReader(thinned).last_id() == last + 3
-    assert RunFollower(thinned).catch_up().doubt is None
+    assert RunFollower(thinned).catch_up().doubt.lights is None
 
 
 def test_without_a_limit_nothing_is_removed(run, payloads, monkeypatch):

@@ -48,7 +48,7 @@ def test_a_run_is_told_in_short(folder):
     assert (good.score, good.best_score, good.incidents) == (0.5, 0.75, 0)
     assert good.started_at == pytest.approx(time.time(), abs=60)
     assert (good.nan_heads, bad.nan_heads, bad.inf_heads, bad.incidents) == ((), ("op",), (), 4)
-    assert (new.status.kind, new.best_score, new.error) == (StatusKind.WAITING, None, None)
+    assert (new.status.kind, new.best_score, new.doubt.error) == (StatusKind.WAITING, None, None)
 
 
 def test_the_catalogue_says_the_same_as_the_list(folder):
@@ -106,7 +106,7 @@ def test_a_store_that_cannot_be_read_says_so_and_is_not_waited_for(folder):
 
     for found in (whole(RunCatalogue(folder)), list_runs(folder)):
         assert found[-1].status.kind is StatusKind.UNREADABLE
-        assert "not a run store" in found[-1].error
+        assert "not a run store" in found[-1].doubt.error
 
 
 def test_two_runs_are_compared(folder):
@@ -128,7 +128,7 @@ def test_a_run_compares_with_one_that_cannot_be_read(folder):
     directories = [run.path for run in list_runs(folder)]
     found = compare_runs(directories[0], folder / "nowhere")
 
-    assert found.runs[1].error is not None
+    assert found.runs[1].doubt.error is not None
     assert all(history.values[1] == () for history in found.histories)
     assert all(one.values[1] is None for one in found.settings)
 

@@ -552,4 +552,4 @@ def test_a_store_never_has_tables_without_a_heartbeat(run):
     frame = RunFollower(run).catch_up()
     store.abandon()
     assert frame.status.kind == "STARTING"
-    assert frame.doubt is None
+    assert frame.doubt.lights is None

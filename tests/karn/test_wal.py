@@ -56,7 +56,7 @@ def test_a_run_that_was_killed_is_known_in_full(killed):
     assert frame.snapshot.tamiyo.head_inf_latch["op"]
     assert frame.snapshot.run.update == 12
     assert frame.status.kind == "DEAD"
-    assert "did not end in order" in frame.doubt  # no one knows what it saw last
+    assert "did not end in order" in frame.doubt.lights  # no one knows what it saw last
 
 
 @pytest.mark.parametrize("has_latch_file", [True, False])
@@ -89,7 +89,7 @@ def test_no_damage_to_the_wal_reassures(killed, has_latch_file):
             (killed / "latches.jsonl").unlink(missing_ok=True)
         frame = look(killed)
         is_lit = frame.snapshot.tamiyo.head_inf_latch["op"]
-        assert is_lit or frame.doubt is not None, number
+        assert is_lit or frame.doubt.lights is not None, number
         assert is_lit or not has_latch_file, number
 
 
@@ -97,7 +97,7 @@ def test_a_damaged_frame_is_named(killed):
     wal = bytearray((killed / WAL).read_bytes())
     wal[32 + 5 * (4096 + 24) + 100] ^= 1
     (killed / WAL).write_bytes(wal)
-    assert look(killed).doubt == "frame 6 of its WAL is damaged"
+    assert look(killed).doubt.lights == "frame 6 of its WAL is damaged"
 
 
 def test_a_copy_without_its_wal_is_not_known(killed, tmp_path):
@@ -107,7 +107,7 @@ def test_a_copy_without_its_wal_is_not_known(killed, tmp_path):
     frame = look(copy)
     assert not frame.snapshot.tamiyo.head_inf_latch["op"]
     assert frame.error is not None or frame.status.kind in ("WAITING", "DEAD")
-    assert frame.doubt is not None
+    assert frame.doubt.lights is not None
 
 
 def test_a_run_that_is_resumed_without_its_wal_stays_in_doubt(killed, payloads):
@@ -117,16 +117,16 @@ def test_a_run_that_is_resumed_without_its_wal_stays_in_doubt(killed, payloads):
         writer.emit(payloads.start(resumed_from_update=8))
         writer.emit(payloads.update(9))
         writer.emit(payloads.finish(update=9))
-    assert "before the run was resumed" in look(killed).doubt
+    assert "before the run was resumed" in look(killed).doubt.lights
 
 
 @pytest.mark.parametrize("name", ["checkpoints/update-000020.pt", "incidents/0007/incident.json"])
 def test_a_store_that_is_older_than_a_file_beside_it_is_not_known(finished_run, name):
-    assert look(finished_run).doubt is None
+    assert look(finished_run).doubt.lights is None
     path = finished_run / name
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text('{"number": 7, "update": 20, "sightings": []}')
-    assert "ends before update 20" in look(finished_run).doubt
+    assert "ends before update 20" in look(finished_run).doubt.lights
 
 
 def test_what_a_capsule_saw_is_lit(finished_run):
@@ -138,7 +138,7 @@ def test_what_a_capsule_saw_is_lit(finished_run):
     )
     frame = look(finished_run)
     assert frame.snapshot.tamiyo.head_nan_latch["slot"]
-    assert "lacks a light" in frame.doubt
+    assert "lacks a light" in frame.doubt.lights
 
 
 def test_an_older_copy_of_the_store_is_not_known(run, payloads):
@@ -150,9 +150,9 @@ def test_an_older_copy_of_the_store_is_not_known(run, payloads):
         writer.emit(payloads.update(2))
     with RunWriter(run) as writer:
         writer.emit(payloads.finish(update=2))
-    assert look(run).doubt is None
+    assert look(run).doubt.lights is None
     (run / STORE).write_bytes(older)
-    assert "older than the run" in look(run).doubt
+    assert "older than the run" in look(run).doubt.lights
 
 
 def test_a_store_that_was_replaced_during_the_run_is_not_known(run, payloads):

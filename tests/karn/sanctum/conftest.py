@@ -10,6 +10,7 @@ import pytest
 import esper
 from esper.karn.sanctum.cockpit.app import SanctumApp
 from esper.karn.sanctum.cockpit.settings import Settings
+from esper.karn.sanctum.fold.doubt import Doubt
 from esper.karn.sanctum.fold.verdict import master_verdict
 from esper.karn.sanctum.fold.view import TimePosition, View
 from esper.karn.sanctum.schema import (
@@ -56,6 +57,13 @@ class Views:
     ):
         """Return a view of a snapshot, with the verdict that belongs to it."""
         snapshot = self.healthy() if snapshot is None else snapshot
+        doubt = Doubt(
+            error=more.pop("error", None),
+            is_unread=more.pop("is_unread", False),
+            damaged_events=snapshot.run.damaged_events,
+            acknowledgements=more.pop("acknowledgements_error", None),
+        )
+        more.setdefault("doubt", doubt)
         status = RunStatus(kind, seconds, sentence)
         verdict = master_verdict(snapshot, status)
         return View(

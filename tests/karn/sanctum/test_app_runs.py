@@ -10,7 +10,8 @@ from textual.widgets import Static
 from esper.karn.reports.run_catalogue import RunCatalogue, RunSummary
 from esper.karn.sanctum.frame.run_screen import RunsSeen
 from esper.karn.sanctum.runs.comparison_panel import ComparisonPanel
-from esper.karn.sanctum.runs.runs_panel import RunsPanel, hidden_columns, render_runs
+from esper.karn.sanctum.runs.run_lines import RunLines
+from esper.karn.sanctum.runs.runs_panel import RunsPanel
 from esper.karn.store.liveness import RunStatus, StatusKind
 from esper.karn.store.run_note import LONGEST_NOTE, NoteError, read_note, write_note
 from esper.karn.text.palette import DARK
@@ -37,7 +38,6 @@ def runs(tmp_path):
             "nan_heads": (),
             "inf_groups": (),
             "nan_groups": (),
-            "error": None,
             "task": "mnist1d",
             "best_score": 0.9 - 0.1 * number,
         }
@@ -181,8 +181,8 @@ async def test_any_number_of_runs_can_be_marked_and_compared(listed, monkeypatch
 
 @pytest.mark.parametrize("width", [70, 78, 100, 118, 198])
 def test_what_has_no_room_is_named_and_incidents_always_have(runs, width):
-    lines = [line.plain for line in render_runs(runs, width, DARK)]
-    hidden = hidden_columns(runs, width, DARK)
+    lines = [line.plain for line in RunLines().lines(runs, width, DARK)]
+    hidden = RunLines().hidden_columns(runs, width, DARK)
     assert max(map(len, lines)) <= width
     heading = lines[0].split()
     assert "incidents" in heading or "inc." in heading

@@ -11,6 +11,7 @@ import pytest
 from esper.karn.reports.run_catalogue import RunSummary
 from esper.karn.reports.run_comparison import Compared, RunComparison
 from esper.karn.sanctum.cockpit.settings import Settings
+from esper.karn.sanctum.fold.doubt import Doubt
 from esper.karn.sanctum.fold.view import TimePosition
 from esper.karn.sanctum.frame.run_screen import RunsSeen
 from esper.karn.store.acknowledgements import Acknowledgement
@@ -89,7 +90,6 @@ def summaries(tmp_path):
             "nan_heads": (),
             "inf_groups": (),
             "nan_groups": (),
-            "error": None,
             "task": "mnist1d",
             "best_score": 0.55,
         }
@@ -99,7 +99,11 @@ def summaries(tmp_path):
         summary(1, StatusKind.FINISHED),
         summary(2, StatusKind.HALTED, inf_heads=("op", "slot"), nan_heads=("op",), incidents=3),
         summary(3, StatusKind.DEAD, score=math.nan, nan_groups=("shared",)),
-        summary(4, StatusKind.WAITING, error="run.sqlite is damaged: file is not a database"),
+        summary(
+            4,
+            StatusKind.WAITING,
+            doubt=Doubt(error="run.sqlite is damaged: file is not a database", is_unread=True),
+        ),
         summary(5, StatusKind.LIVE),
     )
 

@@ -75,7 +75,7 @@ def sound(tmp_path_factory, payloads):
     assert lit[3] == {("op", "inf")}
     assert lit[6] == {("op", "inf"), ("slot", "nan")}
     view = look_once(run, NOW)
-    assert (view.verdict.level, view.trouble) == (Level.CRITICAL, None)
+    assert (view.verdict.level, view.doubt.sentence) == (Level.CRITICAL, None)
     reader = RunReader(run)
     events = reader.read(0, 10_000)
     counts_from = first_that_counts(reader, len(events))
@@ -112,31 +112,31 @@ def check_that_nothing_is_called_good(run, sound, chance, capsys):
     """Look at a damaged copy of a sound store in every way, and return what is to be seen now."""
     view = look_once(run, NOW)
     render_once(view, 80)
-    assert sound.lit[UPDATES] <= lights(view) or view.doubt is not None
+    assert sound.lit[UPDATES] <= lights(view) or view.doubt.lights is not None
     assert view.verdict.level >= Level.WARNING
     assert view.status.kind in (StatusKind.FINISHED, StatusKind.UNREADABLE)
-    assert view.trouble is None or is_a_sentence(view.trouble)
-    if view.error is None:
+    assert view.doubt.sentence is None or is_a_sentence(view.doubt.sentence)
+    if view.doubt.error is None:
         events = RunReader(run).read(0, 10_000)
         damaged = {event.id for event in events if isinstance(event.payload, DamagedPayload)}
         assert [event.id for event in events] == list(range(1, len(events) + 1))
-        assert len(events) == sound.view.snapshot.last_event_id or view.trouble
+        assert len(events) == sound.view.snapshot.last_event_id or view.doubt.sentence
         assert view.snapshot.run.damaged_events >= len(damaged & sound.shown)
     for update in (chance.randint(1, UPDATES), chance.randint(1, UPDATES)):
         try:
             past = look_once(run, NOW, at=update)
         except UpdateNotFoundError:
             continue  # nothing is shown then
-        assert sound.lit[update] <= lights(past) or past.doubt is not None
+        assert sound.lit[update] <= lights(past) or past.doubt.lights is not None
     (summary,) = list_runs(run.parent)
-    assert {"op"} <= set(summary.inf_heads) or not summary.is_whole
-    assert {"slot"} <= set(summary.nan_heads) or not summary.is_whole
+    assert {"op"} <= set(summary.inf_heads) or summary.doubt.lights
+    assert {"slot"} <= set(summary.nan_heads) or summary.doubt.lights
 
     with pytest.raises(SystemExit) as end:
         sanctum_main(["--once", "--run-dir", str(run.parent)])
     _, errors = capsys.readouterr()
-    assert (end.value.code == 2) == (view.doubt is not None)
-    assert errors.count("\n") == (view.doubt is not None)
+    assert (end.value.code == 2) == (view.doubt.lights is not None)
+    assert errors.count("\n") == (view.doubt.lights is not None)
     try:
         code = print_health(run.parent)
     except RunStoreError:
@@ -249,9 +249,9 @@ def test_a_light_that_no_event_tells_of_any_more_is_damage(run, sound, payloads)
     assert lights(view) == sound.lit[UPDATES]
     assert view.snapshot.run.damaged_events == 1
     assert "no event tells of a light" in "\n".join(line.text for line in view.snapshot.log)
-    assert look_once(run, NOW, at=2).doubt is None
+    assert look_once(run, NOW, at=2).doubt.lights is None
     past = look_once(run, NOW, at=4)
-    assert (lights(past), past.doubt) == (sound.lit[4], "events are damaged")
+    assert (lights(past), past.doubt.lights) == (sound.lit[4], "events are damaged")
     follower = RunFollower(run)
     assert follower.catch_up().snapshot is follower.catch_up().snapshot
 
@@ -266,9 +266,9 @@ def test_an_update_that_is_damaged_is_not_shown_as_the_one_before(run, sound):
         )
 
     past = look_once(run, NOW, at=3)
-    assert (lights(past), past.doubt) == (sound.lit[3], "events are damaged")
+    assert (lights(past), past.doubt.lights) == (sound.lit[3], "events are damaged")
     assert past.position.update == 3
-    assert look_once(run, NOW, at=2).doubt is None
+    assert look_once(run, NOW, at=2).doubt.lights is None
     watch = RunWatch(run, run.parent)
     for update in (3, 2, 3, 4):  # the same, from wherever one comes
         watch.go_to(update)
@@ -308,7 +308,7 @@ def test_a_heartbeat_that_is_none_is_one_sentence(run, sound, value):
     execute(run, f"UPDATE heartbeat SET {value}")
 
     view = look_once(run, NOW)
-    assert view.error.endswith("is damaged: its heartbeat is not one")
+    assert view.doubt.error.endswith("is damaged: its heartbeat is not one")
     assert view.status.kind is StatusKind.FINISHED
     assert lights(view) == sound.lit[UPDATES]
 
@@ -336,7 +336,7 @@ def test_numbers_that_cannot_be_are_one_sentence(run, sound):
     execute(run, "UPDATE events SET id = id + 1000000000000")
 
     view = look_once(run, NOW)
-    assert view.error.endswith("is damaged: its events have impossible numbers")
+    assert view.doubt.error.endswith("is damaged: its events have impossible numbers")
     assert view.status.kind is StatusKind.UNREADABLE
     assert lights(view) == sound.lit[UPDATES]
 

@@ -11,7 +11,7 @@ from esper.karn.sanctum.frame.status_line import render_line
 from esper.karn.sanctum.frame.status_strip import render_strip
 from esper.karn.sanctum.heads.evidence_rows import render_rows
 from esper.karn.sanctum.overview.master_status import render_master
-from esper.karn.sanctum.runs.runs_panel import render_runs
+from esper.karn.sanctum.runs.run_lines import RunLines
 from esper.karn.sanctum.widgets.tamiyo_brain.action_heads_panel import (
     LIT,
     LIT_BY_DRILL,
@@ -44,7 +44,7 @@ def shown(run, payloads):
             "strip": render_strip(view, 120).plain,
             "line": render_line(view).plain,
             "evidence": "\n".join(line.plain for line in render_rows(view, 120)),
-            "runs": render_runs(list_runs(run.parent), 120, DARK)[1].plain,
+            "runs": RunLines().lines(list_runs(run.parent), 120, DARK)[1].plain,
         }
 
     return make

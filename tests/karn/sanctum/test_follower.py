@@ -156,8 +156,8 @@ def test_a_run_that_vanishes_keeps_its_last_picture_and_says_so(follow, finished
     after = follower.poll(time.time())
 
     assert after.snapshot is before.snapshot
-    assert "is not there" in after.error
-    assert follower.poll(time.time()).error == after.error
+    assert "is not there" in after.doubt.error
+    assert follower.poll(time.time()).error == after.doubt.error
 
 
 def test_a_store_that_goes_bad_is_one_sentence_until_it_is_good_again(follow, finished_run):
@@ -180,8 +180,8 @@ def test_a_store_that_is_emptied_keeps_its_last_picture_and_says_so(follow, fini
     after = follower.poll(time.time())
 
     assert after.snapshot is before.snapshot
-    assert "was emptied" in after.error
-    assert follower.poll(time.time()).error == after.error
+    assert "was emptied" in after.doubt.error
+    assert follower.poll(time.time()).error == after.doubt.error
 
 
 def test_another_store_in_the_place_of_the_old_is_read_from_its_start(

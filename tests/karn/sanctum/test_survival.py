@@ -58,7 +58,7 @@ def whole(watch, now=NOW):
     """Look until there is nothing more to take in, and check that all of it can be shown."""
     while (view := watch(now)).is_behind:
         pass
-    assert view.error is None or is_a_sentence(view.error)
+    assert view.doubt.error is None or is_a_sentence(view.doubt.error)
     assert is_a_sentence(view.status.sentence)
     render_once(view, 80)
     return view
@@ -87,16 +87,16 @@ def test_an_empty_run_and_one_that_is_being_created(run, watch, payloads):
     assert whole(watch).status.kind is StatusKind.WAITING
     (run / STORE).touch()
     view = whole(watch)
-    assert (view.status.kind, view.error) == (StatusKind.WAITING, None)
+    assert (view.status.kind, view.doubt.error) == (StatusKind.WAITING, None)
     with closing(sqlite3.connect(run / STORE)) as store:
         store.execute("CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL)")
         store.commit()
-    assert "not one that Esper wrote" in whole(watch).error
+    assert "not one that Esper wrote" in whole(watch).doubt.error
     (run / STORE).unlink()
     with RunWriter(run) as writer:
         writer.emit(payloads.start())
     view = whole(watch)
-    assert (view.snapshot.run.name, view.error) == ("test", None)
+    assert (view.snapshot.run.name, view.doubt.error) == ("test", None)
 
 
 def test_a_run_that_starts_says_with_what(run, watch, payloads):
@@ -127,14 +127,14 @@ def test_a_store_that_cannot_be_read_says_why_everywhere(busy_run, damage, said,
     catalogue = RunCatalogue(busy_run.parent)
 
     for view in (whole(RunWatch(busy_run, busy_run.parent)), look_once(busy_run, NOW)):
-        assert said in view.error
+        assert said in view.doubt.error
         assert view.status.kind is StatusKind.UNREADABLE
         frame = render_once(view, 80).plain
         assert UNLIT not in frame
         # Eight heads and two groups, Inf and NaN; latches.jsonl knows of one of them.
         assert frame.count(UNKNOWN) == 19
         assert "no Inf" not in frame
-        assert view.doubt == "the store cannot be read"
+        assert view.doubt.lights == "the store cannot be read"
     while (found := catalogue.look(NOW)).is_behind:
         pass
     assert found.runs[0].status.kind is StatusKind.UNREADABLE
@@ -147,7 +147,7 @@ def test_a_store_that_cannot_be_read_says_why_everywhere(busy_run, damage, said,
 def test_lights_are_known_from_their_own_table_where_the_events_are_gone(busy_run):
     _execute(busy_run / STORE, "DROP TABLE events")
     view = whole(RunWatch(busy_run, busy_run.parent))
-    assert "cannot be read" in view.error
+    assert "cannot be read" in view.doubt.error
     assert [head for head, lit in view.snapshot.tamiyo.head_nan_latch.items() if lit] == ["op"]
     frame = render_once(view, 80).plain
     assert UNLIT not in frame
@@ -196,7 +196,7 @@ def test_a_light_whose_event_is_damaged_stays_on_and_dark_ones_are_not_known(
 
     watch.go_to(3)  # before the damage: all is known, and nothing was lit
     past = whole(watch)
-    assert past.doubt is None
+    assert past.doubt.lights is None
     assert not any(past.snapshot.tamiyo.head_inf_latch.values())
     watch.go_to(7)
     assert whole(watch).snapshot.tamiyo.head_inf_latch == before.head_inf_latch
@@ -270,9 +270,9 @@ def test_rubbish_anywhere_in_a_store_is_counted_or_said(busy_run, seed):
 
     watch = RunWatch(busy_run, busy_run.parent)
     view = whole(watch)
-    assert view.error or view.snapshot.run.damaged_events or view.snapshot.last_event_id
-    assert (view.trouble or "") in render_once(view, 200).plain
-    assert bool(view.trouble) == bool(view.error or view.snapshot.run.damaged_events)
+    assert view.doubt.error or view.snapshot.run.damaged_events or view.snapshot.last_event_id
+    assert (view.doubt.sentence or "") in render_once(view, 200).plain
+    assert bool(view.doubt.sentence) == bool(view.doubt.error or view.snapshot.run.damaged_events)
     for update in (1, 15, 30):
         watch.go_to(update)
         whole(watch)
@@ -284,7 +284,7 @@ def test_a_store_that_was_cut_short_is_counted_or_said(busy_run, share):
     os.truncate(store, int(store.stat().st_size * share))
 
     view = whole(RunWatch(busy_run, busy_run.parent))
-    assert view.error or view.snapshot.run.damaged_events
+    assert view.doubt.error or view.snapshot.run.damaged_events
 
 
 @pytest.mark.parametrize("at", [None, 7])
@@ -295,12 +295,12 @@ def test_a_directory_that_vanishes_leaves_its_last_picture(busy_run, at):
     after = whole(watch)
 
     assert after.snapshot == before.snapshot
-    assert "is not there" in after.error
-    assert after.is_unread
-    assert not before.is_unread
-    assert whole(watch).error == after.error
+    assert "is not there" in after.doubt.error
+    assert after.doubt.is_unread
+    assert not before.doubt.is_unread
+    assert whole(watch).doubt.error == after.doubt.error
     busy_run.mkdir()
-    assert whole(watch).error
+    assert whole(watch).doubt.error
 
 
 def test_a_clock_that_jumps_changes_nothing_but_ages(busy_run, payloads):
@@ -345,11 +345,11 @@ def test_a_process_that_is_stopped_is_stale_and_goes_on_when_it_is_continued(sil
     view = whole(watch, NOW + 3_600)
     assert view.status.sentence.endswith("is there, but silent for 3600 s")
     assert "STALE 3600 s" in render_once(view, 80).plain
-    assert not view.is_unread
+    assert not view.doubt.is_unread
     _beat(silent_run, NOW + 3_601)
     ticks[0] += 1
     view = whole(watch, NOW + 3_601)
-    assert (view.status.kind, view.trouble) == (StatusKind.LIVE, None)
+    assert (view.status.kind, view.doubt.sentence) == (StatusKind.LIVE, None)
 
 
 @pytest.mark.parametrize("jump", [3_600.0, -3_600.0, 1e9, -1e9])
@@ -372,11 +372,11 @@ def test_a_run_that_was_moved_away_and_comes_back_is_whole_again(silent_run, tic
     before = whole(watch)
     away = silent_run.rename(silent_run.parent / "away")
     gone = whole(watch)
-    assert gone.is_unread
+    assert gone.doubt.is_unread
     assert gone.snapshot == before.snapshot
     away.rename(silent_run)
     after = whole(watch)
-    assert (after.trouble, after.is_unread) == (None, False)
+    assert (after.doubt.sentence, after.doubt.is_unread) == (None, False)
     assert (after.snapshot, after.status.kind) == (before.snapshot, StatusKind.LIVE)
 
 
@@ -395,7 +395,7 @@ def test_another_run_in_the_place_of_the_one_that_vanished_is_read_from_its_star
     assert (view.snapshot.run.name, view.snapshot.run.update) == ("other", 1)
     # The run's own light was seen: whatever store has its name now, it does not go out.
     assert view.snapshot.tamiyo.head_nan_latch["op"]
-    assert "was replaced by another one" in view.trouble
+    assert "was replaced by another one" in view.doubt.sentence
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -420,16 +420,16 @@ def test_a_store_that_a_newer_version_goes_on_with_says_so_and_keeps_its_lights(
     before = whole(watch)
     _set_version(busy_run / STORE, 99)
     view = whole(watch)
-    assert "written by a newer Esper" in view.error
-    assert "update Esper to open it" in view.error
+    assert "written by a newer Esper" in view.doubt.error
+    assert "update Esper to open it" in view.doubt.error
     assert view.snapshot == before.snapshot
-    assert view.is_unread
+    assert view.doubt.is_unread
 
 
 def test_damaged_events_and_damaged_acknowledgements_are_both_told(views):
-    view = views.view(acknowledgements_error="acknowledgements.jsonl is damaged")
-    run = replace(view.snapshot.run, damaged_events=2)
-    view = replace(view, snapshot=replace(view.snapshot, run=run))
+    healthy = views.healthy()
+    damaged = replace(healthy, run=replace(healthy.run, damaged_events=2))
+    view = views.view(damaged, acknowledgements_error="acknowledgements.jsonl is damaged")
 
-    assert view.trouble.startswith("2 events are damaged")
-    assert view.trouble.endswith("; acknowledgements.jsonl is damaged")
+    assert view.doubt.sentence.startswith("2 events are damaged")
+    assert view.doubt.sentence.endswith("; acknowledgements.jsonl is damaged")

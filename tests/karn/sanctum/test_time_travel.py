@@ -278,7 +278,7 @@ def test_a_moment_of_the_past_stays_when_the_run_vanishes(run, payloads):
     after = watch(NOW)
 
     assert after.snapshot is before.snapshot
-    assert "no run store" in after.error
+    assert "no run store" in after.doubt.error
 
 
 @given(

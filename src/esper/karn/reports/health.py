@@ -90,7 +90,7 @@ def _doubt(frame: Frame) -> str | None:
     """Say why a light that is not lit is not known; None where it is."""
     damaged = frame.snapshot.run.damaged_events
     if frame.error is not None or not damaged:
-        return frame.doubt
+        return frame.error or frame.doubt.lights
     return f"{counted(damaged, 'event')} of it cannot be read, and may have told of Inf or NaN"
 
 
@@ -176,7 +176,7 @@ def _print_health(console: Console, directory: Path, run_id: str, frame: Frame) 
     run, training = frame.snapshot.run, frame.snapshot.training
     status = status_text(frame.status, TERMINAL)
     heading = joined([Text(run_id, style="bold"), status])
-    verdict = master_verdict(frame.snapshot, frame.status, doubt=frame.store_doubt)
+    verdict = master_verdict(frame.snapshot, frame.status, doubt=frame.doubt)
     said = (*verdict.reasons, frame.status.kind.lower())
     if frame.status.sentence not in said:
         heading.append(f"  {frame.status.sentence}", style="dim")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from esper.karn.sanctum.fold.doubt import NO_DOUBT, Doubt
 from esper.karn.sanctum.following.follower import Frame, RunFollower
 from esper.karn.store.file_stamps import FileStamp, file_stamp
 from esper.karn.store.liveness import RunStatus
@@ -37,12 +38,10 @@ class RunSummary:
     nan_heads: tuple[str, ...]
     inf_groups: tuple[str, ...]  # groups beside the heads whose Inf light is on
     nan_groups: tuple[str, ...]
-    error: str | None  # one sentence, if the store could not be read
     task: str = ""
     best_score: float | None = None  # mean of the best batch of episodes
     incidents: int = 0
-    is_whole: bool = True  # else a light that is not on is not known
-    doubt: str | None = None  # why not, where the store could be read
+    doubt: Doubt = NO_DOUBT  # what of it is unread, missing or damaged
     note: str = ""  # that the user keeps with it
     planted: frozenset[tuple[str, str]] = frozenset()  # lights that drills alone put on
 
@@ -150,11 +149,9 @@ def summary_of(directory: Path, frame: Frame) -> RunSummary:
         nan_heads=_lit(tamiyo.head_nan_latch),
         inf_groups=_lit(tamiyo.group_inf_latch),
         nan_groups=_lit(tamiyo.group_nan_latch),
-        error=frame.error,
         task=run.task,
         best_score=max(scores, default=None),
         incidents=frame.snapshot.interventions.incidents,
-        is_whole=frame.error is None and frame.doubt is None,
         doubt=frame.doubt,
         note=read_note(directory),
         planted=frozenset(

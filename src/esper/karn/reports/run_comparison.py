@@ -11,6 +11,7 @@ from esper.karn.sanctum.following.follower import RunFollower
 from esper.karn.sanctum.schema import SanctumSnapshot
 from esper.karn.store.run_reader import RunReader
 from esper.karn.store.run_tables import RunStoreError
+from esper.karn.text.light_signs import UNKNOWN
 from esper.karn.text.run_names import shortened
 from esper.leyline.telemetry import RunStarted
 
@@ -146,5 +147,5 @@ def _settings_of(directory: Path) -> dict[str, Any]:
 
 
 def _lit(run: RunSummary, light: str) -> str:
-    unknown = [] if run.is_whole else ["?"]
+    unknown = [] if run.doubt.lights is None else [UNKNOWN]
     return ", ".join([*run.lights()[light], *unknown])

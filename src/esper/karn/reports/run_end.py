@@ -70,7 +70,7 @@ def end_of(run: Path) -> RunEnd:
     """
     frame = RunFollower(run).catch_up()
     snapshot = frame.snapshot
-    verdict = master_verdict(snapshot, frame.status, doubt=frame.store_doubt)
+    verdict = master_verdict(snapshot, frame.status, doubt=frame.doubt)
     reason = verdict.reasons[0] if verdict.reasons else ""
     if reason and "drill" not in reason and is_drill(snapshot.tamiyo):
         reason = f"drill: {reason}"

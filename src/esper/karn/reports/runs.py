@@ -62,8 +62,8 @@ def _lights(summary: RunSummary) -> Text:
         if names
     ]
     text = Text("  ".join(lit), style=LIT_STYLE)
-    if summary.error is not None:
-        text.append("  " if lit else "").append(summary.error, style="red")
-    elif not summary.is_whole:
-        text.append("  " if lit else "").append(f"{UNKNOWN} {summary.doubt}", UNKNOWN_STYLE)
+    if summary.doubt.error is not None:
+        text.append("  " if lit else "").append(summary.doubt.error, style="red")
+    elif summary.doubt.lights is not None:
+        text.append("  " if lit else "").append(f"{UNKNOWN} {summary.doubt.lights}", UNKNOWN_STYLE)
     return text if text.plain else Text(UNLIT, style="dim")

@@ -30,7 +30,6 @@ def _run(name, update=4):
         nan_heads=(),
         inf_groups=(),
         nan_groups=(),
-        error=None,
     )
 
 

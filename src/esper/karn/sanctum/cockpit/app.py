@@ -204,13 +204,13 @@ class SanctumApp(App[Outcome]):
         if self._child is None or self._directory != self._child_run:
             return view
         code = self._child.poll()
-        if not code or view.status.is_over or view.error is not None:
+        if not code or view.status.is_over or view.doubt.error is not None:
             return view
-        return replace(
-            view,
-            error=f"the training process ended with exit code {code} and did not say why: "
-            "its output is in the run's console.log",
+        error = (
+            f"the training process ended with exit code {code} and did not say why: "
+            "its output is in the run's console.log"
         )
+        return replace(view, doubt=replace(view.doubt, error=error))
 
     def on_seen(self, message: Seen) -> None:
         """See to what a view asks of the cockpit as a whole, once a screen has shown it."""

@@ -95,8 +95,8 @@ def render_once(view: View, width: int, palette: Palette = TERMINAL) -> Text:
         render_reasons(view, width, palette),
         render_header(view, width, FULL_HEIGHT, palette),
     ]
-    if view.trouble is not None:
-        parts.append(Text(f"! {view.trouble}", style=f"bold {palette.warning}"))
+    if view.doubt.sentence is not None:
+        parts.append(Text(f"! {view.doubt.sentence}", style=f"bold {palette.warning}"))
     for title, body in panels.items():
         rule = f"── {title} ".ljust(width, "─")
         parts += [Text(rule, style=palette.muted, no_wrap=True), body]

@@ -48,8 +48,8 @@ def print_status_line(
     console.print(text_in_ascii(line) if ascii_only else line, soft_wrap=True)
     if lit_lights(view.snapshot.tamiyo):
         return 1
-    if view.doubt is not None:
-        raise RunStoreError(str(view.trouble or view.doubt))
+    if view.doubt.lights is not None:
+        raise RunStoreError(view.doubt.sentence or view.doubt.lights)
     if not view.snapshot.last_event_id:
         raise RunStoreError(f"{directory.name} has no events yet, so its health is not known")
     return 0

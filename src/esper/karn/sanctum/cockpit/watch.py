@@ -169,7 +169,7 @@ class _Run:
             console=self._console.lines(),
             directory=self._directory,
             acknowledgements=self._acknowledged.entries,
-            acknowledgements_error=self._acknowledged.error,
+            doubt=replace(view.doubt, acknowledgements=self._acknowledged.error),
         )
         if not view.acknowledgements:
             return view
@@ -231,18 +231,16 @@ def _no_such_update(run: str, update: int, updates: int, damaged: int) -> str:
 def _view(frame: Frame, now: float) -> View:
     return View(
         status=frame.status,
-        verdict=master_verdict(frame.snapshot, frame.status, doubt=frame.store_doubt),
+        verdict=master_verdict(frame.snapshot, frame.status, doubt=frame.doubt),
         now=now,
         snapshot=frame.snapshot,
-        error=frame.error,
-        is_unread=frame.error is not None,
-        store_doubt=frame.store_doubt,
+        doubt=frame.doubt,
         is_behind=frame.is_behind,
     )
 
 
 def _verdict_on(view: View, status: RunStatus) -> Verdict:
-    return master_verdict(view.snapshot, status, acknowledged(view), view.store_doubt)
+    return master_verdict(view.snapshot, status, acknowledged(view), view.doubt)
 
 
 def _past_view(view: View, follower: RunFollower, position: TimePosition) -> View:
@@ -250,11 +248,13 @@ def _past_view(view: View, follower: RunFollower, position: TimePosition) -> Vie
     try:
         snapshot = follower.state_after(position.update)
     except RunStoreError as error:
-        return replace(view, error=view.error or str(error), is_unread=True)
+        unread = replace(view.doubt, error=view.doubt.error or str(error), is_unread=True)
+        return replace(view, doubt=unread)
     if snapshot is None:
         return view
     is_newest = snapshot.last_event_id == view.snapshot.last_event_id
-    past = replace(view, snapshot=snapshot)
+    doubt = replace(view.doubt, damaged_events=snapshot.run.damaged_events)
+    past = replace(view, snapshot=snapshot, doubt=doubt)
     return replace(
         past,
         verdict=_verdict_on(past, view.status if is_newest else _THEN),

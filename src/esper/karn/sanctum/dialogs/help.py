@@ -16,7 +16,7 @@ from esper.karn.sanctum.drawing.charts import MIXED_SIGN, NONFINITE_SIGNS
 from esper.karn.sanctum.drawing.panel import Panel
 from esper.karn.sanctum.drawing.seed_stages import STAGE_SIGNS
 from esper.karn.sanctum.drawing.themes import palette_of
-from esper.karn.sanctum.runs.runs_panel import OPEN
+from esper.karn.sanctum.runs.run_lines import OPEN
 from esper.karn.sanctum.widgets.tamiyo_brain.action_heads_panel import display_name
 from esper.karn.text.figures import cut
 from esper.karn.text.light_signs import FIRST_OUT_MARK, LIT, LIT_BY_DRILL, UNKNOWN, UNLIT

@@ -5,6 +5,7 @@ from collections.abc import Collection, Mapping
 from typing import Final
 
 from esper.karn.sanctum.fold.attention import Light, light_of, lit_lights
+from esper.karn.sanctum.fold.doubt import NO_DOUBT, Doubt
 from esper.karn.sanctum.fold.event_log import first_out
 from esper.karn.sanctum.schema import SanctumSnapshot, TamiyoState
 from esper.karn.store.liveness import RunStatus, StatusKind
@@ -57,7 +58,7 @@ def master_verdict(
     snapshot: SanctumSnapshot,
     status: RunStatus,
     acknowledged: Collection[Light] = (),
-    doubt: str | None = None,
+    doubt: Doubt = NO_DOUBT,
 ) -> Verdict:
     """Return the verdict on a run.
 
@@ -65,7 +66,7 @@ def master_verdict(
         snapshot: the state of the run.
         status: of its process.
         acknowledged: lights that someone has acknowledged.
-        doubt: why a light that is not lit is not known to be dark; None if it is.
+        doubt: what of the run is unread, missing or damaged.
 
     A light that was acknowledged is as bad as ever, but no news. So the reasons are, in this order:
     the lights that wait, the lights that were acknowledged, what is wrong with the process, and the
@@ -97,9 +98,8 @@ def master_verdict(
     new = _with_first_out(new, tamiyo, acknowledged)
     seen = _lights(tamiyo, [light for light in lit if light in acknowledged])
     process = _process(status)
-    if doubt is not None and not run.damaged_events and process.level < Level.WARNING:
-        unknown = f"lights that are not lit are not known: {doubt}"
-        figures.append(Verdict(Level.WARNING, (unknown,)))
+    if doubt.unknown_lights is not None and process.level < Level.WARNING:
+        figures.append(Verdict(Level.WARNING, (doubt.unknown_lights,)))
     if process.level < Level.WARNING:
         return combine([new, seen, process, *figures])
     ordered = [new, process, seen] if new.reasons else [seen, process]

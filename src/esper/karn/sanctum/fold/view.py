@@ -3,11 +3,11 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from esper.karn.sanctum.fold.doubt import NO_DOUBT, Doubt
 from esper.karn.sanctum.schema import SanctumSnapshot
 from esper.karn.store.acknowledgements import Acknowledgement
 from esper.karn.store.liveness import RunStatus
 from esper.leyline.health import Verdict
-from esper.leyline.plurals import counted, plural
 
 
 @dataclass(frozen=True)
@@ -43,35 +43,10 @@ class View:
     verdict: Verdict
     now: float  # seconds since the epoch
     snapshot: SanctumSnapshot = field(default_factory=SanctumSnapshot)
-    error: str | None = None  # one sentence, where the run could not be read
-    is_unread: bool = False  # that is because of its store: what is dark is only not known
-    store_doubt: str | None = None  # why else what is dark is only not known
+    doubt: Doubt = NO_DOUBT  # what of it is unread, missing or damaged
     is_behind: bool = False  # events are still being taken in: there is more to see at once
     position: TimePosition | None = None  # None: the newest state, followed
     acknowledgements: tuple[Acknowledgement, ...] = ()
-    acknowledgements_error: str | None = None  # one sentence, where some could not be read
     console: tuple[str, ...] = ()  # the last lines of the run's console output
     directory: Path | None = None  # of the run; None while there is none
     plan: Plan | None = None  # until its first event says the same
-
-    @property
-    def doubt(self) -> str | None:
-        """Why a light that is not lit is only not known to be; None where it is known."""
-        if self.is_unread:
-            return "the store cannot be read"
-        return "events are damaged" if self.snapshot.run.damaged_events else self.store_doubt
-
-    @property
-    def trouble(self) -> str | None:
-        """One sentence on why what is shown may not be all there is; None where it is."""
-        if self.error is not None:
-            return self.error
-        said = []
-        if damaged := self.snapshot.run.damaged_events:
-            events = f"{counted(damaged, 'event')} {plural(damaged, 'is', 'are')}"
-            said.append(f"{events} damaged and left out: figures may have gaps")
-        elif self.store_doubt is not None:
-            said.append(f"lights that are not lit are not known: {self.store_doubt}")
-        if self.acknowledgements_error is not None:
-            said.append(self.acknowledgements_error)
-        return "; ".join(said) or None

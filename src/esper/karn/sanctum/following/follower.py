@@ -9,6 +9,7 @@ from typing import Final
 
 from esper.karn.sanctum.aggregator import SanctumAggregator
 from esper.karn.sanctum.fold.attention import Light, light_of, lit_lights
+from esper.karn.sanctum.fold.doubt import Doubt
 from esper.karn.sanctum.following.folding import EVENTS_PER_READ, first_that_counts, join_tables
 from esper.karn.sanctum.following.time_travel import TimeTravel
 from esper.karn.sanctum.following.update_index import UpdateIndex
@@ -39,11 +40,14 @@ class Frame:
     wal_bytes: int = 0  # size of the WAL of a store that is being written
 
     @property
-    def doubt(self) -> str | None:
-        """Why a light that is not lit is not known to be dark; None if it is."""
-        if self.error is not None:
-            return self.error
-        return "events are damaged" if self.snapshot.run.damaged_events else self.store_doubt
+    def doubt(self) -> Doubt:
+        """What of the run is unread, missing or damaged."""
+        return Doubt(
+            error=self.error,
+            is_unread=self.error is not None,
+            damaged_events=self.snapshot.run.damaged_events,
+            store=self.store_doubt,
+        )
 
 
 class RunFollower:

@@ -27,7 +27,7 @@ def master_word(view: View) -> str:
     """Return the word for a run: its verdict's, unless there is nothing to judge by."""
     if view.verdict.level == Level.CRITICAL:
         return LEVEL_WORDS[Level.CRITICAL]
-    if view.error is not None:
+    if view.doubt.error is not None:
         return NO_DATA
     if view.status.kind in _BEFORE:
         return str(view.status.kind)
@@ -37,7 +37,7 @@ def master_word(view: View) -> str:
 def reasons(view: View) -> tuple[str, ...]:
     """Return why the word is what it is: the gravest reason first, and at least one."""
     if view.verdict.level != Level.CRITICAL:
-        if view.error is not None:
+        if view.doubt.error is not None:
             return ("the run cannot be read",)
         if view.status.kind in _BEFORE:
             return (view.status.sentence,)

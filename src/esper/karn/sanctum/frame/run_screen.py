@@ -118,10 +118,10 @@ class RunScreen(Screen[None]):
     def show(self, view: View) -> None:
         """Show a view; called inside a batch update."""
         before, self.view = self.view, view
-        if before is None or view.trouble != before.trouble:
-            error = self.query_one("#error", Static)
-            error.update(printable(f"! {view.trouble}"))
-            error.set_class(view.trouble is not None, "-shown")
+        if before is None or view.doubt != before.doubt:
+            error, sentence = self.query_one("#error", Static), view.doubt.sentence
+            error.update(printable(f"! {sentence}"))
+            error.set_class(sentence is not None, "-shown")
         self.set_class(bool(view.snapshot.tamiyo.evidence), "-evidence")
         self.set_class(updates_of(view) > 0, "-timed")
         urgent = ACKNOWLEDGE if unacknowledged(view) else NOW if view.position else ()

@@ -18,7 +18,7 @@ class SmallPanel(Panel, can_focus=False):
     def part(self, view: View) -> object:
         left = remaining_seconds(view)
         times = duration(elapsed_seconds(view)), None if left is None else span_text(left)
-        return view.snapshot, view.verdict, view.status.kind, view.error, view.doubt, times
+        return view.snapshot, view.verdict, view.status.kind, view.doubt, times
 
     def draw(self, view: View, width: int, height: int, palette: Palette) -> Text:
         return render_small(view, width, height, palette)

@@ -17,7 +17,7 @@ from esper.karn.sanctum.frame.run_times import (
 from esper.karn.store.liveness import StatusKind
 from esper.karn.text.columns import fitted, joined
 from esper.karn.text.figures import ABSENT, duration, figure, span_text
-from esper.karn.text.light_signs import LIT
+from esper.karn.text.light_signs import LIT, UNKNOWN
 from esper.karn.text.palette import DARK, Palette
 from esper.karn.text.run_names import without_creation_time
 
@@ -90,7 +90,9 @@ def _matter(view: View, palette: Palette) -> Text:
 
 def _lights(view: View, palette: Palette) -> Text:
     lit = lit_lights(view.snapshot.tamiyo)
-    unknown = Text("? lights not known", style=f"bold {palette.warning}") if view.doubt else Text()
+    unknown = Text()
+    if view.doubt.lights is not None:
+        unknown = Text(f"{UNKNOWN} lights not known", style=f"bold {palette.warning}")
     if not lit:
         return unknown or Text("no Inf, no NaN", style=palette.muted)
     words = ", ".join(map(light_words, lit)) if len(lit) <= _NAMED else f"{len(lit)} lights"

@@ -81,7 +81,7 @@ def rows_of(view: View) -> list[HeadRow]:
     ]
     told = {row.head for row in rows}
     heads = dict.fromkeys([*view.snapshot.run.heads, *tamiyo.head_inf_latch])
-    return rows + [HeadRow(head, doubt=view.doubt) for head in heads if head not in told]
+    return rows + [HeadRow(head, doubt=view.doubt.lights) for head in heads if head not in told]
 
 
 def _is_it(evidence: Evidence, first: FirstSighting | None) -> bool:

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Hashable, Sequence
-from datetime import datetime
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
@@ -13,51 +12,14 @@ from textual.message import Message
 from esper.karn.reports.run_catalogue import RunSummary
 from esper.karn.sanctum.drawing.choice_panel import ChoicePanel
 from esper.karn.sanctum.fold.view import View
-from esper.karn.text.columns import GAP, in_columns
-from esper.karn.text.figures import ABSENT, cut, figure
-from esper.karn.text.light_signs import LIT, LIT_BY_DRILL, UNKNOWN, UNLIT
+from esper.karn.sanctum.runs.run_lines import RunLines
 from esper.karn.text.palette import Palette
-from esper.karn.text.status_text import status_text
 from esper.leyline.plurals import plural
 
-MARK: Final = "✓"
-OPEN: Final = "▶"  # before the run that Sanctum is opened over
 NO_RUNS: Final = "no runs yet"
 _NONE_FOUND: Final = "no run has that"
-_LEAD: Final = 3  # the cursor, the mark, and which is open
-_LONGEST_NAME: Final = 32
-_LONGEST_NOTE: Final = 40
 #: Runs that can be compared: as many as there are letters.
 MOST_MARKED: Final = 26
-#: The columns behind the name, in the order in which they stand.
-_COLUMNS: Final = (
-    "status",
-    "started",
-    "task",
-    "updates",
-    "episodes",
-    "score",
-    "lights",
-    "best",
-    "incidents",
-    "note",
-)
-#: The same, what matters most first: where they do not all fit, the last are left out.
-_PRIORITY: Final = (
-    "status",
-    "score",
-    "lights",
-    "incidents",
-    "updates",
-    "note",
-    "started",
-    "episodes",
-    "task",
-    "best",
-)
-#: Shorter headings, for less than `_ROOMY` cells.
-_SHORT_HEADINGS: Final = {"incidents": "inc.", "updates": "upd."}
-_ROOMY: Final = 110
 
 #: By the name of an order: what runs are sorted by, and whether the largest is first.
 _ORDERS: Final[dict[str, tuple[Callable[[RunSummary], Any], bool]]] = {
@@ -72,133 +34,6 @@ _ORDERS: Final[dict[str, tuple[Callable[[RunSummary], Any], bool]]] = {
 
 def _or_lowest(value: float | None) -> float:
     return value if value is not None and math.isfinite(value) else -math.inf
-
-
-def lights_text(run: RunSummary, palette: Palette, *, is_short: bool = False) -> Text:
-    """Return which lights are on in a run, in words; a dark one if none is, as far as is known.
-
-    Where it has to be short, of several heads their number is given.
-    """
-    alert = f"bold {palette.critical}"
-    text = Text(no_wrap=True)
-    for word, names in run.lights().items():
-        if names:
-            text.append(" " * GAP if text.cell_len else "")
-            is_planted = all((word, name) in run.planted for name in names)
-            marked = names if is_planted else [run.marked(word, name) for name in names]
-            shown = f"in {len(names)}" if is_short and len(names) > 1 else ", ".join(marked)
-            sign = LIT_BY_DRILL if is_planted else LIT
-            text.append(f"{sign} {word} {shown}", alert)
-    if not run.is_whole:
-        text.append(" " * GAP if text.cell_len else "")
-        text.append(UNKNOWN, f"bold {palette.warning}")
-    return text if text.cell_len else Text(UNLIT, style=f"dim {palette.muted}")
-
-
-def render_runs(
-    runs: Sequence[RunSummary],
-    width: int,
-    palette: Palette,
-    *,
-    marked: Sequence[Path] = (),
-    watched: Path | None = None,
-) -> list[Text]:
-    """Return a heading and a line for each run.
-
-    Args:
-        runs: in the order of their lines.
-        width: in cells.
-        palette: the colours to choose from.
-        marked: those to be compared.
-        watched: the run that Sanctum is opened over.
-    """
-    name_width = min(_LONGEST_NAME, max([len("run"), *(len(run.run_id) for run in runs)]))
-    cells, widths, shown = _layout(runs, width - _LEAD - name_width, width >= _ROOMY, palette)
-    all_widths = [name_width, *(widths[column] for column in shown)]
-    names = ["run", *(_heading(column, width >= _ROOMY) for column in shown)]
-    heading = Text(" " * _LEAD, style=palette.muted, no_wrap=True)
-    lines = [heading.append_text(in_columns(names, all_widths))]
-    for run, row in zip(runs, cells, strict=True):
-        is_watched = watched is not None and run.path.absolute() == watched.absolute()
-        name = Text(run.run_id, style=f"bold {palette.accent}" if is_watched else palette.ink)
-        name.truncate(name_width, overflow="ellipsis")
-        shown_cells = [row[column] for column in shown]
-        if run.error is not None:
-            # The line begins with the run's name, so the path of its folder is left out.
-            error = f"! {run.error.replace(f'{run.path}/', '')}"
-            shown_cells[shown.index("lights") :] = [Text(error, palette.warning)]
-        line = Text(" ", no_wrap=True)  # for the cursor
-        line.append(MARK if run.path in marked else " ", f"bold {palette.accent}")
-        line.append(OPEN if is_watched else " ", f"bold {palette.accent}")
-        line.append_text(in_columns([name, *shown_cells], all_widths[: 1 + len(shown_cells)]))
-        lines.append(line)
-    for line in lines:
-        line.truncate(width, overflow="ellipsis")
-    return lines
-
-
-def hidden_columns(runs: Sequence[RunSummary], width: int, palette: Palette) -> list[str]:
-    """Return the columns for which there is no room in `width` cells."""
-    name_width = min(_LONGEST_NAME, max([len("run"), *(len(run.run_id) for run in runs)]))
-    _, _, shown = _layout(runs, width - _LEAD - name_width, width >= _ROOMY, palette)
-    has_note = any(run.note for run in runs)
-    return [name for name in _COLUMNS if name not in shown and (name != "note" or has_note)]
-
-
-def _heading(column: str, is_roomy: bool) -> str:
-    return column if is_roomy else _SHORT_HEADINGS.get(column, column)
-
-
-def _layout(
-    runs: Sequence[RunSummary], room: int, is_roomy: bool, palette: Palette
-) -> tuple[list[dict[str, Text]], dict[str, int], list[str]]:
-    """Return the cells of each run, the width of each column, and the columns that are shown."""
-    columns = [name for name in _COLUMNS if name != "note" or any(run.note for run in runs)]
-
-    def made(is_short: bool) -> list[dict[str, Text]]:
-        return [
-            {name: _cell(name, run, palette, is_short=is_short) for name in columns} for run in runs
-        ]
-
-    cells = made(is_short=False)
-    for is_short in (False, True):
-        cells = made(is_short)
-        widths = {
-            name: max([len(_heading(name, is_roomy)), *(row[name].cell_len for row in cells)])
-            for name in columns
-        }
-        needed = sum(GAP + widths[name] for name in _PRIORITY[:5])
-        if needed <= room:
-            break
-    left = room
-    shown = set()
-    for name in _PRIORITY:
-        if name in columns and (GAP + widths[name] <= left or name in _PRIORITY[:3]):
-            shown.add(name)
-            left -= GAP + widths[name]
-    return cells, widths, [name for name in columns if name in shown]
-
-
-def _cell(title: str, run: RunSummary, palette: Palette, *, is_short: bool) -> Text:
-    if title == "status":
-        return status_text(run.status, palette)
-    if title == "lights":
-        return lights_text(run, palette, is_short=is_short)
-    started = None if run.started_at is None else datetime.fromtimestamp(run.started_at)
-    figures = {"score": run.score, "best": run.best_score}
-    value = figures.get(title)
-    if value is not None and not math.isfinite(value):
-        return Text(figure(value), style=f"bold {palette.critical}")
-    words = {
-        "started": ABSENT if started is None else started.strftime("%m-%d %H:%M"),
-        "task": cut(run.task or ABSENT, 10),
-        "updates": str(run.update),
-        "episodes": f"{run.episodes_done}/{run.episodes}" if run.episodes else ABSENT,
-        **{name: figure(known) for name, known in figures.items()},
-        "incidents": str(run.incidents or ABSENT),
-        "note": cut(run.note, _LONGEST_NOTE),
-    }
-    return Text(words[title], style=palette.ink)
 
 
 class RunsPanel(ChoicePanel):
@@ -239,6 +74,7 @@ class RunsPanel(ChoicePanel):
         super().__init__(id=id)
         self._all: Sequence[RunSummary] = ()  # oldest first
         self._runs: Sequence[RunSummary] = ()  # in the order of the lines
+        self._lines_of_runs = RunLines()
         self._nothing = NO_RUNS
         self.filter_text = ""
         self.order = "newest"
@@ -286,7 +122,7 @@ class RunsPanel(ChoicePanel):
             parts.append(f"with {self.filter_text!r}")
         if self.marked:
             parts.append(f"{len(self.marked)} marked")
-        if hidden := hidden_columns(self._runs, width, palette):
+        if hidden := self._lines_of_runs.hidden_columns(self._runs, width, palette):
             parts.append(f"no room for {', '.join(hidden)}")
         return " · ".join(parts)
 
@@ -300,7 +136,9 @@ class RunsPanel(ChoicePanel):
         if not self._runs:
             nothing = _NONE_FOUND if self._all else self._nothing
             return [Text(nothing, style=palette.muted)]
-        return render_runs(self._runs, width, palette, marked=self.marked, watched=view.directory)
+        return self._lines_of_runs.lines(
+            self._runs, width, palette, marked=self.marked, watched=view.directory
+        )
 
     def to_compare(self) -> list[RunSummary]:
         """Return the marked runs; of fewer than two, with the chosen one."""

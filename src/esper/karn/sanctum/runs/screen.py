@@ -217,5 +217,5 @@ class RunsScreen(RunScreen):
 
 
 def _shown_of(run: RunSummary) -> _Shown:
-    what = run.status.kind, run.update, run.incidents, run.is_whole, run.error
+    what = run.status.kind, run.update, run.incidents, run.doubt
     return _Shown(run.path, what)

@@ -10,6 +10,7 @@ from esper.karn.sanctum.drawing.charts import sparkline
 from esper.karn.sanctum.drawing.judgement import figure_style
 from esper.karn.sanctum.drawing.panel import Panel
 from esper.karn.sanctum.fold.attention import Lamps, Light, unacknowledged
+from esper.karn.sanctum.fold.doubt import NO_DOUBT, Doubt
 from esper.karn.sanctum.fold.view import View
 from esper.karn.sanctum.schema import FirstSighting, HeadTrend, SanctumSnapshot, TamiyoState
 from esper.karn.sanctum.widgets.tamiyo_brain.acknowledged import render_acknowledged
@@ -93,7 +94,7 @@ def render_heads(
     *,
     acknowledgements: Sequence[Acknowledgement] = (),
     lamps: Lamps = _STEADY,
-    doubt: str | None = None,
+    doubt: Doubt = NO_DOUBT,
 ) -> Text:
     """Return the table of heads, `width` cells wide.
 
@@ -115,7 +116,7 @@ def render_heads(
     trend_width = _trend_width(heads, width)
     unlit = (
         Text(UNKNOWN, style=f"bold {palette.warning}")
-        if doubt is not None
+        if doubt.lights is not None
         else Text(UNLIT, style=f"dim {palette.muted}")
     )
     lines: list[Text] = []
@@ -261,7 +262,7 @@ def _group_lines(
     palette: Palette,
     lamps: Lamps,
     unlit: Text,
-    doubt: str | None,
+    doubt: Doubt,
 ) -> list[Text]:
     """Return the lights of the groups, and beside or below them what there is to say of them."""
     line = Text(no_wrap=True)
@@ -295,16 +296,14 @@ def _group_lines(
     ]
 
 
-def _message(
-    tamiyo: TamiyoState, palette: Palette, lamps: Lamps, doubt: str | None
-) -> tuple[str, str]:
+def _message(tamiyo: TamiyoState, palette: Palette, lamps: Lamps, doubt: Doubt) -> tuple[str, str]:
     """Return what there is to say of the lights as a whole, and its style."""
     if lamps.is_test:
         return "LAMP TEST: nothing is stored", f"bold {palette.ink}"
     if tamiyo.first:
         return f"first: {describe_sighting(tamiyo.first[0])}", f"bold {palette.critical}"
-    if doubt is not None:
-        return f"not known: {doubt}", f"bold {palette.warning}"
+    if doubt.lights is not None:
+        return f"not known: {doubt.lights}", f"bold {palette.warning}"
     return "no Inf and no NaN in this run", palette.muted
 
 
