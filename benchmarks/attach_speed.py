@@ -20,7 +20,7 @@ from typing import NamedTuple
 from synthetic_run import payloads_of_a_run
 
 from esper.karn.sanctum.cockpit.capture import render_once
-from esper.karn.sanctum.cockpit.watch import RunWatch
+from esper.karn.sanctum.cockpit.observer import RunObserver
 from esper.karn.store.run_store import RunWriter
 
 JUMPS = 30
@@ -60,32 +60,32 @@ def write_run(directory: Path, events: int, hosts: int, *, seeds: bool) -> None:
 
 def measure(directory: Path) -> None:
     """Print what it takes to open the run and to move in it."""
-    watch = RunWatch(directory, directory.parent)
+    observer = RunObserver(directory, directory.parent)
 
     def catch_up() -> None:
-        while watch(time.time()).is_behind:
+        while observer(time.time()).is_behind:
             pass
 
     print(f"attach                          {seconds_of(catch_up)}")
-    updates = watch(time.time()).snapshot.run.update
+    updates = observer(time.time()).snapshot.run.update
     chance = random.Random(1)
     jumps = []
     for _ in range(JUMPS):
-        watch.go_to(chance.randint(1, updates))
-        jumps.append(seconds_of(lambda: watch(time.time())))
+        observer.go_to(chance.randint(1, updates))
+        jumps.append(seconds_of(lambda: observer(time.time())))
     print(f"a jump in {updates:6} updates, median {median(jumps)}")
     print(f"                        slowest {max(jumps)}")
-    watch.go_to(updates // 2)
-    watch(time.time())
+    observer.go_to(updates // 2)
+    observer(time.time())
     back = []
     for update in range(updates // 2 - 1, updates // 2 - 11, -1):
-        watch.go_to(update)
-        back.append(seconds_of(lambda: watch(time.time())))
+        observer.go_to(update)
+        back.append(seconds_of(lambda: observer(time.time())))
     print(f"one update back, median         {median(back)}")
-    watch.go_to(None)
-    looks = [seconds_of(lambda: watch(time.time())) for _ in range(50)]
+    observer.go_to(None)
+    looks = [seconds_of(lambda: observer(time.time())) for _ in range(50)]
     print(f"a look, nothing new, median     {median(looks)}")
-    view = watch(time.time())
+    view = observer(time.time())
     frames = [seconds_of(lambda: render_once(view, 120)) for _ in range(20)]
     print(f"a frame as text, median         {median(frames)}")
 

@@ -3,8 +3,9 @@
     uv run python benchmarks/sanctum_tables.py [--rows 1000] [--refreshes 20]
 
 Both show the same cells in a headless terminal of 120 x 40, and both build the cells of every row
-that changed. On the Runs screen, a refresh changes the row of one live run, or all rows. On the Decisions screen, a refresh changes all rows, as each step of all hosts does. A
-`DataTable` is updated in two ways: cell by cell, where a row differs, and by refilling it.
+that changed. A refresh of the Runs screen changes the row of one live run, or all rows. A refresh
+of the Decisions screen changes all rows, as each step of all hosts does. A `DataTable` is updated
+in two ways: cell by cell, where a row differs, and by refilling it.
 """
 
 import argparse

@@ -20,7 +20,7 @@ from typing import Final
 from xml.etree import ElementTree
 
 from esper.karn.sanctum.cockpit.capture import export_frame
-from esper.karn.sanctum.cockpit.watch import look_once
+from esper.karn.sanctum.cockpit.observer import read_view
 
 SIZE: Final = (120, 40)
 #: Updates that the Overview plays through at most; those of a longer run are spread evenly.
@@ -94,7 +94,7 @@ def walk(run: Path) -> list[Moment]:
     Raises:
         ValueError: the run cannot be read, or has not finished an update.
     """
-    view = look_once(run)
+    view = read_view(run)
     if view.error is not None:
         raise ValueError(view.error)
     updates = view.snapshot.run.update

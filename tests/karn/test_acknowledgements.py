@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from esper.karn.sanctum.cockpit.capture import render_once
-from esper.karn.sanctum.cockpit.watch import RunWatch, look_once
+from esper.karn.sanctum.cockpit.observer import RunObserver, read_view
 from esper.karn.sanctum.fold.attention import unacknowledged
 from esper.karn.sanctum.overview.master_status import master_word, reasons
 from esper.karn.store import acknowledgements
@@ -145,16 +145,16 @@ def test_one_is_known_by_user_and_machine(monkeypatch):
 def test_a_view_has_what_was_acknowledged_and_the_store_is_untouched(finished_run):
     store = finished_run / "run.sqlite"
     before = store.read_bytes()
-    watch = RunWatch(finished_run, Path("nowhere"))
-    assert watch(1.0).acknowledgements == ()
+    observer = RunObserver(finished_run, Path("nowhere"))
+    assert observer(1.0).acknowledgements == ()
     acknowledge(finished_run, [("op", "inf")], "ada@ship", 1.0)
 
-    for view in (watch(2.0), look_once(finished_run, 2.0), look_once(finished_run, 2.0, at=1)):
+    for view in (observer(2.0), read_view(finished_run, 2.0), read_view(finished_run, 2.0, at=1)):
         assert [entry.head for entry in view.acknowledgements] == ["op"]
         assert view.doubt.error is None
     assert store.read_bytes() == before
     (finished_run / NAME).write_bytes(b"rubbish")
-    view = watch(3.0)
+    view = observer(3.0)
     assert str(finished_run / NAME) in view.doubt.acknowledgements
     assert view.doubt.sentence == view.doubt.acknowledgements
 
@@ -165,13 +165,13 @@ def test_a_damaged_line_costs_what_it_acknowledged_and_nothing_else(run, payload
         for update, head in enumerate(("op", "slot", "style"), start=1):
             writer.emit(payloads.broken_update(update, head, "nan"))
         writer.emit(payloads.finish(update=3))
-    watch = RunWatch(run, Path("nowhere"))
-    before = watch(1.0)
+    observer = RunObserver(run, Path("nowhere"))
+    before = observer(1.0)
     for head in ("op", "slot", "style"):
         acknowledge(run, [(head, "nan")], "ada@ship", 1.0)
     lines = (run / NAME).read_bytes().splitlines(keepends=True)
     (run / NAME).write_bytes(lines[0] + lines[1][:20] + b"\xff\n" + lines[2])
-    view = watch(2.0)
+    view = observer(2.0)
 
     assert unacknowledged(view) == {("slot", "nan")}
     assert view.snapshot == before.snapshot
@@ -194,8 +194,8 @@ def test_a_damaged_line_costs_what_it_acknowledged_and_nothing_else(run, payload
 
 def test_a_file_that_cannot_be_read_leaves_the_lights_as_they_are(finished_run):
     (finished_run / NAME).mkdir()
-    watch = RunWatch(finished_run, Path("nowhere"))
-    view = watch(1.0)
+    observer = RunObserver(finished_run, Path("nowhere"))
+    view = observer(1.0)
 
     assert view.doubt.error is None
     assert master_word(view) != "NO DATA"

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from esper.karn.sanctum.cockpit.watch import look_once
+from esper.karn.sanctum.cockpit.observer import read_view
 from esper.karn.store.console_tail import LINES_KEPT, ConsoleTail, plain
 
 NAME = "console.log"
@@ -106,4 +106,4 @@ def test_a_log_that_cannot_be_read_is_no_output(tmp_path):
 
 def test_a_view_has_the_console_of_its_run(finished_run):
     (finished_run / NAME).write_text("training\n")
-    assert look_once(finished_run, 1.0).console == ("training",)
+    assert read_view(finished_run, 1.0).console == ("training",)

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from esper.karn.sanctum.cockpit.watch import look_once
+from esper.karn.sanctum.cockpit.observer import read_view
 from esper.karn.sanctum.following.follower import RunFollower
 from esper.karn.store.run_store import RunReader, RunWriter
 from esper.leyline.telemetry import EpisodesCompleted, PPOUpdatePayload, StepCompleted
@@ -59,11 +59,11 @@ def test_nothing_removed_on_purpose_is_damage(thinned):
         assert frame.snapshot.tamiyo.head_inf_latch["op"]
         assert frame.snapshot.run.update == UPDATES
         assert len(frame.snapshot.training.entropy_history) > 0
-    past = look_once(thinned, time.time(), at=2)
+    past = read_view(thinned, time.time(), at=2)
     assert past.doubt.lights is None
     assert past.snapshot.tamiyo.head_inf_latch["op"]
     assert past.snapshot.run.update == 2
-    assert not any(look_once(thinned, time.time(), at=1).snapshot.tamiyo.head_inf_latch.values())
+    assert not any(read_view(thinned, time.time(), at=1).snapshot.tamiyo.head_inf_latch.values())
 
 
 def test_an_update_that_is_missing_among_the_old_events_is_still_noticed(thinned):

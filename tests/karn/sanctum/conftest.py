@@ -319,7 +319,7 @@ class Child:
         return self.code
 
 
-class FakeWatch:
+class FakeObserver:
     """Shows the newest of the views it was given, and keeps what it was asked for."""
 
     def __init__(self, shown):
@@ -397,13 +397,13 @@ def sanctum(monkeypatch):
 
     def make(view, **more):
         shown = [view]
-        watch = FakeWatch(shown)
+        observer = FakeObserver(shown)
         # Without blinking, so that what is seen does not depend on when it is looked at.
         more = {"settings": Settings(reduced_motion=True)} | more
-        app = SanctumApp(None, Path("runs"), watch=watch, **more)
+        app = SanctumApp(None, Path("runs"), observer=observer, **more)
         app.shown = shown
-        app.asked = watch.asked
-        app.watch_given = watch
+        app.asked = observer.asked
+        app.watch_given = observer
         return app
 
     yield make

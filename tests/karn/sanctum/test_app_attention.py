@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from esper.karn.sanctum.cockpit.app import SanctumApp
+from esper.karn.sanctum.cockpit.light_controls import LightControls
 from esper.karn.sanctum.cockpit.settings import Settings
 from esper.karn.sanctum.fold.attention import Lamps, lit_lights, unacknowledged
 from esper.karn.sanctum.fold.verdict import master_verdict
@@ -108,7 +108,7 @@ def test_a_light_that_nobody_acknowledged_is_told_from_one_that_somebody_did(vie
 async def test_the_lamp_test_lights_every_lamp_says_so_and_passes(
     views, sanctum, seen, screen_text, monkeypatch
 ):
-    monkeypatch.setattr("esper.karn.sanctum.cockpit.app.LAMP_TEST_SECONDS", 0.3)
+    monkeypatch.setattr("esper.karn.sanctum.cockpit.light_controls.LAMP_TEST_SECONDS", 0.3)
     app = sanctum(views.view(views.healthy()))
     async with app.run_test(size=(80, 24)) as pilot:
         await seen(pilot)
@@ -164,7 +164,9 @@ async def test_on_the_heads_screen_the_light_of_the_chosen_row_is_acknowledged(
     views, sanctum, seen, monkeypatch
 ):
     asked = []
-    monkeypatch.setattr(SanctumApp, "_acknowledge", lambda app, *asked_for: asked.append(asked_for))
+    monkeypatch.setattr(
+        LightControls, "_acknowledge", lambda controls, lights, left: asked.append(lights)
+    )
     app = sanctum(views.view(views.broken(), directory=Path("/runs/amber")))
     async with app.run_test(size=(120, 40)) as pilot:
         await seen(pilot)
@@ -172,7 +174,7 @@ async def test_on_the_heads_screen_the_light_of_the_chosen_row_is_acknowledged(
         await seen(pilot)
         await pilot.press("a", "down", "a")
         await pilot.pause()
-    every, first, second = [lights for _, lights, _ in asked]
+    every, first, second = asked
     assert every == [("op", "inf"), ("op", "nan")]
     assert first == [("op", "inf")]
     assert second == [("op", "nan")]
@@ -199,14 +201,14 @@ async def test_a_acknowledges_one_light_after_the_other_and_capital_a_all(
             return [note.message for note in app._notifications][-1]
 
         told = await acknowledged("a", 1)
-        assert told == "acknowledged: op Inf; 1 light waits: a for the next, A for all"
+        assert told == "acknowledged: op Inf; 1 light remains: a for the next, A for all"
         assert [(one.head, one.light) for one in read(tmp_path).entries] == [("op", "inf")]
         assert await acknowledged("A", 2) == "acknowledged: op NaN"
         assert "Ack all" not in screen_text(app)[-1]
         await pilot.press("a")
         await pilot.pause()
         assert [note.message for note in app._notifications][-1] == (
-            "every light was acknowledged before"
+            "all lights are acknowledged already"
         )
 
 

@@ -8,7 +8,7 @@ from checkpoint_files import write_empty_checkpoint
 from textual.widgets import Static
 
 from esper.karn.reports.run_end import NextStep, RunEnd, closing_lines, end_of
-from esper.karn.sanctum.cockpit.lookout import OVER_SECONDS, PERIOD_SECONDS, Lookout
+from esper.karn.sanctum.cockpit.poller import OVER_SECONDS, PERIOD_SECONDS, Poller
 from esper.karn.sanctum.cockpit.settings import Settings
 from esper.karn.sanctum.dialogs.closing import ClosingScreen
 from esper.karn.sanctum.dialogs.quit_dialog import QuitDialog
@@ -142,7 +142,7 @@ async def test_it_waits_for_a_dialog_that_is_open(views, sanctum, seen, child, e
         await seen(pilot)
         assert isinstance(app.screen, QuitDialog)
         await pilot.press("escape")
-        app._lookout.look_at_once()
+        app._poller.poll_now()
         await until(pilot, lambda: is_shown(app))
 
 
@@ -190,7 +190,7 @@ def test_console_and_closing_screen_say_the_same(payloads, tmp_path, monkeypatch
 
 def test_a_run_that_is_over_and_stands_still_is_looked_at_less_often(views, over, tmp_path):
     shown = []
-    lookout = Lookout(
+    poller = Poller(
         lambda now: shown[-1],
         tmp_path,
         clock=lambda: 0.0,
@@ -205,9 +205,9 @@ def test_a_run_that_is_over_and_stands_still_is_looked_at_less_often(views, over
             self.waited += (timeout,)
             return True
 
-    lookout._wake = Wake()
+    poller._wake = Wake()
     playing = TimePosition(2, 36, speed=4)
     for view in (views.view(), over, replace(over, position=playing), over):
         shown.append(view)
-        lookout._look(lookout.watch)
-    assert lookout._wake.waited == (PERIOD_SECONDS, OVER_SECONDS, PERIOD_SECONDS, OVER_SECONDS)
+        poller._read(poller.observer)
+    assert poller._wake.waited == (PERIOD_SECONDS, OVER_SECONDS, PERIOD_SECONDS, OVER_SECONDS)

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from esper.karn.sanctum.frame.run_header import RunHeader
-from esper.karn.sanctum.log.event_log import EventLog
+from esper.karn.sanctum.log.event_log_panel import EventLogPanel
 from esper.karn.sanctum.schema import LogEntry
 from esper.karn.store.liveness import StatusKind
 
@@ -32,7 +32,7 @@ async def test_a_log_that_outgrew_its_room_behind_another_screen_shows_its_end(
         await seen(pilot)
         await pilot.pause()
         assert any("line 200" in line for line in screen_text(app))
-        assert app.screen.query_one(EventLog).follows
+        assert app.screen.query_one(EventLogPanel).follows
 
 
 async def test_a_log_is_followed_until_the_user_scrolls_up_and_again_at_its_end(
@@ -42,7 +42,7 @@ async def test_a_log_is_followed_until_the_user_scrolls_up_and_again_at_its_end(
     async with app.run_test(size=(80, 24)) as pilot:
         await seen(pilot)
         await pilot.press("l", "up")
-        panel = app.screen.query_one(EventLog)
+        panel = app.screen.query_one(EventLogPanel)
         assert not panel.follows
         app.shown.append(_view(views, 120))
         await seen(pilot)
@@ -59,7 +59,7 @@ async def test_a_terminal_that_changes_its_size_does_not_stop_a_log_from_followi
     app = sanctum(_view(views, 90))
     async with app.run_test(size=(120, 40)) as pilot:
         await seen(pilot)
-        panel = app.screen.query_one(EventLog)
+        panel = app.screen.query_one(EventLogPanel)
         for size in ((80, 24), (200, 60), (80, 24)):
             await pilot.resize_terminal(*size)
             await pilot.pause()

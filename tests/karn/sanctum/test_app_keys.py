@@ -7,14 +7,14 @@ from esper.karn.sanctum.dialogs.help import HelpScreen, keys_of
 from esper.karn.sanctum.dialogs.quit_dialog import QuitDialog
 from esper.karn.sanctum.drawing.themes import theme_called
 from esper.karn.sanctum.frame.run_screen import RunScreen
-from esper.karn.sanctum.log.event_log import EventLog
+from esper.karn.sanctum.log.event_log_panel import EventLogPanel
 from esper.karn.sanctum.overview.hosts_panel import HostsPanel
 from esper.karn.sanctum.overview.policy_panel import PolicyPanel
 from esper.karn.sanctum.overview.screen import OverviewScreen
 from esper.karn.sanctum.widgets.tamiyo_brain.action_heads_panel import ActionHeadsPanel
 from esper.leyline.health import Level, Verdict
 
-PANELS = [ActionHeadsPanel, PolicyPanel, HostsPanel, EventLog]
+PANELS = [ActionHeadsPanel, PolicyPanel, HostsPanel, EventLogPanel]
 
 
 @pytest.mark.parametrize("key", ["q", "ctrl+q", "ctrl+c"])
@@ -143,11 +143,11 @@ async def test_l_goes_to_the_log(views, sanctum, seen):
     async with app.run_test() as pilot:
         await seen(pilot)
         await pilot.press("l")
-        assert isinstance(app.focused, EventLog)
+        assert isinstance(app.focused, EventLogPanel)
 
 
 @pytest.mark.parametrize(
-    ("panel", "back"), [*((panel, "enter") for panel in PANELS), (EventLog, "escape")]
+    ("panel", "back"), [*((panel, "enter") for panel in PANELS), (EventLogPanel, "escape")]
 )
 async def test_enter_gives_a_panel_all_the_room_and_takes_it_back(
     views, sanctum, seen, panel, back
@@ -189,7 +189,7 @@ async def test_a_focused_panel_scrolls(views, sanctum, seen, keys, place):
         await seen(pilot)
         await pilot.press("l", *keys)
         await pilot.pause()
-        assert app.screen.query_one(EventLog).scroll_y == place
+        assert app.screen.query_one(EventLogPanel).scroll_y == place
 
 
 @pytest.mark.parametrize(

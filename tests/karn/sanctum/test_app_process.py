@@ -11,7 +11,7 @@ import pexpect
 import pyte
 import pytest
 
-from esper.karn.sanctum.cockpit.watch import RunWatch
+from esper.karn.sanctum.cockpit.observer import RunObserver
 from esper.karn.store.liveness import StatusKind
 from esper.karn.store.run_store import STORE_NAME, RunWriter, create_run
 
@@ -214,13 +214,13 @@ def test_a_signal_ends_it_also_where_it_waits_to_write(finished_run, number):
 
 def test_a_watch_finds_the_first_run_of_a_folder_that_is_not_there_yet(tmp_path, payloads):
     run_dir = tmp_path / "deep" / "runs"
-    watch = RunWatch(None, run_dir)
-    view = watch(0.0)
+    observer = RunObserver(None, run_dir)
+    view = observer(0.0)
     assert view.status.kind is StatusKind.WAITING
     assert str(run_dir) in view.status.sentence
     with RunWriter(create_run(run_dir, "first")) as writer:
         writer.emit(payloads.start(name="first"), durable=True)
-    assert watch(time.time()).snapshot.run.name == "first"
+    assert observer(time.time()).snapshot.run.name == "first"
 
 
 @pytest.mark.parametrize("kind", ["xterm", "vt100", "linux", "xterm-mono", "unheard-of"])

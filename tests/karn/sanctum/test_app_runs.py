@@ -8,7 +8,7 @@ import pytest
 from textual.widgets import Static
 
 from esper.karn.reports.run_catalogue import RunCatalogue, RunSummary
-from esper.karn.sanctum.frame.run_screen import RunsSeen
+from esper.karn.sanctum.frame.run_screen import RunsUpdated
 from esper.karn.sanctum.runs.comparison_panel import ComparisonPanel
 from esper.karn.sanctum.runs.run_lines import RunLines
 from esper.karn.sanctum.runs.runs_panel import RunsPanel
@@ -64,7 +64,7 @@ def listed(views, sanctum, seen, runs):
             await pilot.press("6")
             await pilot.pause()
             await seen(pilot)
-            app.screen.on_runs_seen(RunsSeen(runs))
+            app.screen.on_runs_updated(RunsUpdated(runs))
             await pilot.pause()
             await test(pilot, app, app.screen.query_one(RunsPanel))
 
@@ -134,7 +134,7 @@ async def test_a_note_is_written_beside_the_store_and_shown(listed, runs, screen
         while read_note(runs[-1].path) != "my note":
             assert time.monotonic() < deadline, "the note was never written"
             await pilot.pause(0.01)
-        app.screen.on_runs_seen(RunsSeen([*runs[:-1], replace(runs[-1], note="my note")]))
+        app.screen.on_runs_updated(RunsUpdated([*runs[:-1], replace(runs[-1], note="my note")]))
         await pilot.pause()
         assert "note: my note" in "\n".join(screen_text(app))
         await pilot.press("e", "escape")

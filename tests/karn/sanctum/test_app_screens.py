@@ -17,7 +17,7 @@ from textual.widgets import Input
 from esper.karn.reports.run_catalogue import list_runs
 from esper.karn.reports.run_comparison import compare_runs
 from esper.karn.sanctum.cockpit.app import SanctumApp
-from esper.karn.sanctum.cockpit.lookout import Lookout
+from esper.karn.sanctum.cockpit.poller import Poller
 from esper.karn.sanctum.cockpit.screen_map import SCREENS
 from esper.karn.sanctum.cockpit.settings import Settings
 from esper.karn.sanctum.dialogs.help import HelpScreen, records_of, render_signs
@@ -25,13 +25,14 @@ from esper.karn.sanctum.drawing.panel import Panel
 from esper.karn.sanctum.fold.log_book import LOG_LINES_KEPT, LogBook
 from esper.karn.sanctum.fold.view import TimePosition
 from esper.karn.sanctum.following.log_filter import LogFilter, choices
-from esper.karn.sanctum.frame.run_screen import RunsSeen
+from esper.karn.sanctum.frame.run_screen import RunsUpdated
 from esper.karn.sanctum.log.console_panel import ConsolePanel
-from esper.karn.sanctum.log.event_log import EventLog
+from esper.karn.sanctum.log.event_log_panel import EventLogPanel
 from esper.karn.sanctum.log.screen import LogScreen
 from esper.karn.sanctum.overview.policy_panel import PolicyPanel
 from esper.karn.sanctum.runs.comparison_panel import ComparisonPanel
-from esper.karn.sanctum.runs.runs_panel import OPEN, RunsPanel
+from esper.karn.sanctum.runs.run_lines import OPEN
+from esper.karn.sanctum.runs.runs_panel import RunsPanel
 from esper.karn.sanctum.runs.screen import RunsScreen
 from esper.karn.sanctum.schema import LogEntry, RunState
 from esper.karn.store.acknowledgements import Acknowledgement
@@ -85,7 +86,7 @@ async def test_a_screen_shows_the_theme_that_was_chosen_on_another(views, sanctu
         await seen(pilot)
         await pilot.press("5", "1", "d", "5")
         await pilot.pause()
-        assert app.screen.query_one(EventLog)._drawn_for[1].ground == "#f6f5f1"
+        assert app.screen.query_one(EventLogPanel)._drawn_for[1].ground == "#f6f5f1"
 
 
 @pytest.mark.parametrize(
@@ -114,7 +115,7 @@ async def test_the_log_is_filtered(views, sanctum, seen, keys, shown):
         await pilot.press("5", *keys)
         await pilot.pause()
         assert isinstance(app.screen, LogScreen)
-        text = app.screen.query_one(EventLog).text
+        text = app.screen.query_one(EventLogPanel).text
         assert [entry.event_id for entry in LOG if entry.text in text] == shown
         assert (text == "nothing in the log has that") == (not shown)
 
@@ -169,11 +170,11 @@ async def test_seeds_do_not_carry_off_the_other_lines_of_the_overview(views, san
     app = sanctum(views.view(replace(views.healthy(), log=(told, *seeds))))
     async with app.run_test(size=(80, 24)) as pilot:
         await seen(pilot)
-        assert "skipped bad minibatches" in app.screen.query_one(EventLog).text
-        assert "grew" not in app.screen.query_one(EventLog).text
+        assert "skipped bad minibatches" in app.screen.query_one(EventLogPanel).text
+        assert "grew" not in app.screen.query_one(EventLogPanel).text
         await pilot.press("5")
         await pilot.pause()
-        assert "host 99 grew" in app.screen.query_one(EventLog).text
+        assert "host 99 grew" in app.screen.query_one(EventLogPanel).text
 
 
 async def test_the_log_follows_or_stands_still(views, sanctum, seen):
@@ -181,7 +182,7 @@ async def test_the_log_follows_or_stands_still(views, sanctum, seen):
     async with app.run_test(size=(80, 24)) as pilot:
         await seen(pilot)
         await pilot.press("5", "f")
-        panel = app.screen.query_one(EventLog)
+        panel = app.screen.query_one(EventLogPanel)
         assert not panel.follows
         assert "paused" in str(panel.border_title)
         await pilot.press("f")
@@ -211,20 +212,20 @@ async def test_whoever_leaves_lets_go_of_the_run(views, sanctum, seen):
 
 
 def test_where_nothing_can_be_shown_on_it_is_looked_on_in_peace(views, sanctum, tmp_path):
-    watch, seen = sanctum(views.view()).watch_given, threading.Event()
+    observer, seen = sanctum(views.view()).watch_given, threading.Event()
 
     def complete(view):
         seen.set()
         return view
 
-    lookout = Lookout(watch, tmp_path, clock=time.time, screen=lambda: None, complete=complete)
-    looking = threading.Thread(target=lookout.run)
+    poller = Poller(observer, tmp_path, clock=time.time, screen=lambda: None, complete=complete)
+    looking = threading.Thread(target=poller.run)
     looking.start()
     assert seen.wait(20)
-    lookout.end()
+    poller.end()
     looking.join(20)
     assert not looking.is_alive()
-    assert watch.closed == 1
+    assert observer.closed == 1
 
 
 async def test_a_comparison_that_takes_long_is_shown_though_its_runs_go_on(
@@ -246,7 +247,7 @@ async def test_a_comparison_that_takes_long_is_shown_though_its_runs_go_on(
         await pilot.press("space", "down", "c")
         for update in (5, 6, 7):
             runs = [replace(run, update=update) for run in list_runs(three_runs)]
-            app.screen.on_runs_seen(RunsSeen(runs))
+            app.screen.on_runs_updated(RunsUpdated(runs))
         answer.set()
         panel = app.screen.query_one(ComparisonPanel)
         await app.until(pilot, lambda: "Inf seen in" in panel.text)
@@ -264,7 +265,7 @@ async def test_a_log_that_grows_is_followed_to_its_end(views, sanctum, seen):
         await seen(pilot)
         await pilot.press("5")
         await pilot.pause()
-        panel = app.screen.query_one(EventLog)
+        panel = app.screen.query_one(EventLogPanel)
         for lines in (41, 60, 200, 30, 5, 90):
             app.shown.append(view_of(lines))
             await seen(pilot)
@@ -479,7 +480,7 @@ async def test_the_run_that_is_open_is_marked_in_the_list(three_runs, open_runs,
 @pytest.mark.parametrize(
     ("key", "said"),
     [
-        ("1", "Acknowledge one light: of those that wait, the first"),
+        ("1", "Acknowledge the chosen light, or the first"),
         ("1", "Acknowledge all lights"),
         ("2", "Acknowledge the light of the chosen row"),
     ],

@@ -11,7 +11,7 @@ from esper.karn.sanctum.fold.log_book import LOG_LINES_KEPT
 from esper.karn.sanctum.following import log_search
 from esper.karn.sanctum.log import screen as log_screen
 from esper.karn.sanctum.log.console_panel import ConsolePanel
-from esper.karn.sanctum.log.event_log import EventLog
+from esper.karn.sanctum.log.event_log_panel import EventLogPanel
 from esper.karn.store.run_store import RunWriter
 from esper.leyline.telemetry import Notice, RunFinished
 
@@ -71,7 +71,7 @@ def said(screen):
 async def test_a_text_is_found_in_lines_that_are_no_longer_kept(app):
     async with app.run_test(size=(120, 40)) as pilot:
         screen = await opened(pilot)
-        log = screen.query_one(EventLog)
+        log = screen.query_one(EventLogPanel)
         assert "needle" not in log.text
         assert "a filter searches all" in said(screen)
         await pilot.press("slash", *"NEEDLE", "enter")
@@ -92,7 +92,7 @@ async def test_kind_and_text_find_every_line_in_order(app, kind, text, lines):
             await pilot.press("k")
         await pilot.press("slash", *text, "enter")
         await until(pilot, lambda: f"{lines} lines in the whole run" in said(screen))
-        shown = screen.query_one(EventLog).text.splitlines()
+        shown = screen.query_one(EventLogPanel).text.splitlines()
         assert len(shown) == lines
         updates = [int(line.rpartition(" ")[2]) for line in shown]
         assert updates == sorted(updates)
@@ -116,7 +116,7 @@ async def test_with_shift_the_kinds_are_gone_through_backwards(app):
 async def test_what_is_in_sight_stays_there_while_older_lines_are_found(app):
     async with app.run_test(size=(80, 24)) as pilot:
         screen = await opened(pilot)
-        log = screen.query_one(EventLog)
+        log = screen.query_one(EventLogPanel)
         await pilot.press("slash", *"thought", "enter")
         await until(pilot, lambda: "600 lines in the whole run" in said(screen))
         await pilot.press("home")
@@ -182,7 +182,7 @@ async def test_a_search_follows_a_run_that_goes_on(app, run, payloads):
         with RunWriter(run) as writer:
             talk(writer, payloads, range(601, 701))
         await until(pilot, lambda: "700 lines in the whole run" in said(screen))
-        assert len(screen.query_one(EventLog).text.splitlines()) == 700
+        assert len(screen.query_one(EventLogPanel).text.splitlines()) == 700
 
 
 async def test_the_whole_output_is_searched(app, run):
@@ -215,7 +215,7 @@ async def test_a_store_that_is_gone_ends_the_search_with_a_sentence(
     app = sanctum(views.waiting())
     async with app.run_test(size=(120, 40)) as pilot:
         await seen(pilot)
-        whole = SanctumApp(run, run.parent)._lookout.watch(0.0)
+        whole = SanctumApp(run, run.parent)._poller.observer(0.0)
         app.shown.append(replace(whole, directory=tmp_path / "nowhere"))
         await pilot.press("5")
         await seen(pilot)

@@ -13,7 +13,7 @@ from esper.karn.reports.run_comparison import Compared, RunComparison
 from esper.karn.sanctum.cockpit.settings import Settings
 from esper.karn.sanctum.fold.doubt import Doubt
 from esper.karn.sanctum.fold.view import TimePosition
-from esper.karn.sanctum.frame.run_screen import RunsSeen
+from esper.karn.sanctum.frame.run_screen import RunsUpdated
 from esper.karn.store.acknowledgements import Acknowledgement
 from esper.karn.store.liveness import RunStatus, StatusKind
 
@@ -132,7 +132,7 @@ def test_log(views, sanctum, seen, snap_compare, size):
 def test_runs(views, sanctum, seen, summaries, snap_compare, size):
     async def show(pilot):
         await _opening(seen, "6")(pilot)
-        pilot.app.screen.on_runs_seen(RunsSeen(summaries))
+        pilot.app.screen.on_runs_updated(RunsUpdated(summaries))
         await pilot.press("down", "space")
         await pilot.pause()
 
@@ -160,7 +160,7 @@ def test_comparison(views, sanctum, seen, summaries, snap_compare, size):
     async def show(pilot):
         await _opening(seen, "6")(pilot)
         screen = pilot.app.screen
-        screen.on_runs_seen(RunsSeen(summaries))
+        screen.on_runs_updated(RunsUpdated(summaries))
         screen.add_class("-compared")
         screen._show_comparison(found)
         await pilot.pause()
@@ -188,7 +188,7 @@ def test_acknowledged_in_the_past(views, sanctum, seen, snap_compare, theme):
 
 
 def test_lamp_test(views, sanctum, seen, snap_compare, monkeypatch):
-    monkeypatch.setattr("esper.karn.sanctum.cockpit.app.LAMP_TEST_SECONDS", 60)
+    monkeypatch.setattr("esper.karn.sanctum.cockpit.light_controls.LAMP_TEST_SECONDS", 60)
     app = sanctum(views.view(views.healthy()))
     assert snap_compare(app, terminal_size=(80, 24), run_before=_opening(seen, "t"))
 

@@ -12,7 +12,7 @@ from esper.cli import sanctum_main
 from esper.karn.reports.health import print_health
 from esper.karn.reports.run_catalogue import list_runs
 from esper.karn.sanctum.cockpit.capture import render_once
-from esper.karn.sanctum.cockpit.watch import RunWatch, UpdateNotFoundError, look_once
+from esper.karn.sanctum.cockpit.observer import RunObserver, UpdateNotFoundError, read_view
 from esper.karn.sanctum.fold.attention import lit_lights
 from esper.karn.sanctum.fold.view import View
 from esper.karn.sanctum.following.folding import first_that_counts
@@ -71,10 +71,10 @@ def sound(tmp_path_factory, payloads):
                 writer.emit(payloads.broken_update(update, *broken))
         writer.emit(payloads.finish(update=UPDATES))
     execute(run, "UPDATE heartbeat SET pid = 2147483646, time = 1.0")  # a process that is gone
-    lit = {update: lights(look_once(run, NOW, at=update)) for update in range(1, UPDATES + 1)}
+    lit = {update: lights(read_view(run, NOW, at=update)) for update in range(1, UPDATES + 1)}
     assert lit[3] == {("op", "inf")}
     assert lit[6] == {("op", "inf"), ("slot", "nan")}
-    view = look_once(run, NOW)
+    view = read_view(run, NOW)
     assert (view.verdict.level, view.doubt.sentence) == (Level.CRITICAL, None)
     reader = RunReader(run)
     events = reader.read(0, 10_000)
@@ -110,7 +110,7 @@ def is_a_sentence(text):
 
 def check_that_nothing_is_called_good(run, sound, chance, capsys):
     """Look at a damaged copy of a sound store in every way, and return what is to be seen now."""
-    view = look_once(run, NOW)
+    view = read_view(run, NOW)
     render_once(view, 80)
     assert sound.lit[UPDATES] <= lights(view) or view.doubt.lights is not None
     assert view.verdict.level >= Level.WARNING
@@ -124,7 +124,7 @@ def check_that_nothing_is_called_good(run, sound, chance, capsys):
         assert view.snapshot.run.damaged_events >= len(damaged & sound.shown)
     for update in (chance.randint(1, UPDATES), chance.randint(1, UPDATES)):
         try:
-            past = look_once(run, NOW, at=update)
+            past = read_view(run, NOW, at=update)
         except UpdateNotFoundError:
             continue  # nothing is shown then
         assert sound.lit[update] <= lights(past) or past.doubt.lights is not None
@@ -196,7 +196,7 @@ def test_an_id_that_is_wrong_costs_no_more_than_its_page(run, sound, update, wro
     assert lights(view) == sound.lit[UPDATES]
     assert view.snapshot.tamiyo.evidence == sound.view.snapshot.tamiyo.evidence
     for update in range(1, UPDATES + 1):
-        past = look_once(run, NOW, at=update)
+        past = read_view(run, NOW, at=update)
         assert lights(past) == sound.lit[update]
         assert past.snapshot.run.update == update
 
@@ -245,12 +245,12 @@ def test_a_light_that_no_event_tells_of_any_more_is_damage(run, sound, payloads)
         run, "UPDATE events SET payload = ? WHERE update_index = 3 AND kind LIKE 'ppo%'", healthy
     )
 
-    view = look_once(run, NOW)
+    view = read_view(run, NOW)
     assert lights(view) == sound.lit[UPDATES]
     assert view.snapshot.run.damaged_events == 1
     assert "no event tells of a light" in "\n".join(line.text for line in view.snapshot.log)
-    assert look_once(run, NOW, at=2).doubt.lights is None
-    past = look_once(run, NOW, at=4)
+    assert read_view(run, NOW, at=2).doubt.lights is None
+    past = read_view(run, NOW, at=4)
     assert (lights(past), past.doubt.lights) == (sound.lit[4], "events are damaged")
     follower = RunFollower(run)
     assert follower.catch_up().snapshot is follower.catch_up().snapshot
@@ -265,16 +265,16 @@ def test_an_update_that_is_damaged_is_not_shown_as_the_one_before(run, sound):
             update,
         )
 
-    past = look_once(run, NOW, at=3)
+    past = read_view(run, NOW, at=3)
     assert (lights(past), past.doubt.lights) == (sound.lit[3], "events are damaged")
     assert past.position.update == 3
-    assert look_once(run, NOW, at=2).doubt.lights is None
-    watch = RunWatch(run, run.parent)
+    assert read_view(run, NOW, at=2).doubt.lights is None
+    observer = RunObserver(run, run.parent)
     for update in (3, 2, 3, 4):  # the same, from wherever one comes
-        watch.go_to(update)
-        assert watch(NOW).snapshot == look_once(run, NOW, at=update).snapshot
+        observer.go_to(update)
+        assert observer(NOW).snapshot == read_view(run, NOW, at=update).snapshot
     with pytest.raises(UpdateNotFoundError, match=r"no update 6 that can be read, .* from 1 to 5"):
-        look_once(run, NOW, at=6)
+        read_view(run, NOW, at=6)
 
 
 @pytest.mark.parametrize(
@@ -290,7 +290,7 @@ def test_a_run_whose_end_cannot_be_read_is_not_called_dead(run, sound, query, ki
     (run / STORE).write_bytes(sound.data)
     execute(run, query)
 
-    assert look_once(run, NOW).status.kind == kind
+    assert read_view(run, NOW).status.kind == kind
 
 
 def test_a_run_that_went_on_after_what_is_damaged_can_be_dead(run, sound):
@@ -298,7 +298,7 @@ def test_a_run_that_went_on_after_what_is_damaged_can_be_dead(run, sound):
     execute(run, "DELETE FROM events WHERE kind = 'run_finished'")
     execute(run, "UPDATE events SET payload = x'ab' WHERE id = 500")
 
-    view = look_once(run, NOW)
+    view = read_view(run, NOW)
     assert (view.status.kind, view.snapshot.run.damaged_events) == (StatusKind.DEAD, 1)
 
 
@@ -307,7 +307,7 @@ def test_a_heartbeat_that_is_none_is_one_sentence(run, sound, value):
     (run / STORE).write_bytes(sound.data)
     execute(run, f"UPDATE heartbeat SET {value}")
 
-    view = look_once(run, NOW)
+    view = read_view(run, NOW)
     assert view.doubt.error.endswith("is damaged: its heartbeat is not one")
     assert view.status.kind is StatusKind.FINISHED
     assert lights(view) == sound.lit[UPDATES]
@@ -316,9 +316,9 @@ def test_a_heartbeat_that_is_none_is_one_sentence(run, sound, value):
 def test_a_heartbeat_that_is_missing_leaves_a_run_in_doubt_that_had_begun(run, sound):
     (run / STORE).write_bytes(sound.data)
     execute(run, "DELETE FROM heartbeat")
-    assert look_once(run, NOW).status.kind is StatusKind.FINISHED
+    assert read_view(run, NOW).status.kind is StatusKind.FINISHED
     execute(run, "DELETE FROM events WHERE kind = 'run_finished'")
-    status = look_once(run, NOW).status
+    status = read_view(run, NOW).status
     assert status.kind is StatusKind.UNREADABLE
     assert "heartbeat of its process is missing" in status.sentence
 
@@ -335,7 +335,7 @@ def test_numbers_that_cannot_be_are_one_sentence(run, sound):
     (run / STORE).write_bytes(sound.data)
     execute(run, "UPDATE events SET id = id + 1000000000000")
 
-    view = look_once(run, NOW)
+    view = read_view(run, NOW)
     assert view.doubt.error.endswith("is damaged: its events have impossible numbers")
     assert view.status.kind is StatusKind.UNREADABLE
     assert lights(view) == sound.lit[UPDATES]

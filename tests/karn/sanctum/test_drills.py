@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from esper.karn.reports.run_catalogue import list_runs
-from esper.karn.sanctum.cockpit.capture import look_once
+from esper.karn.sanctum.cockpit.capture import read_view
 from esper.karn.sanctum.fold.attention import is_drill
 from esper.karn.sanctum.frame.status_line import render_line
 from esper.karn.sanctum.frame.status_strip import render_strip
@@ -33,7 +33,7 @@ def shown(run, payloads):
                 broken = payloads.broken_update(number, head, "+inf", head_nonfinite=[seen])
                 writer.emit(broken)
             writer.emit(payloads.finish())
-        view = look_once(run)
+        view = read_view(run)
         heads = render_heads(view.snapshot, 120).plain
         (lights,) = [line for line in heads.splitlines() if line.startswith("Inf")]
         return {

@@ -2,7 +2,7 @@
 
 import pytest
 
-from esper.karn.sanctum.cockpit.watch import look_once, plan_of
+from esper.karn.sanctum.cockpit.observer import plan_of, read_view
 from esper.karn.sanctum.fold.view import Plan
 from esper.karn.sanctum.frame.run_header import render_header
 from esper.karn.sanctum.frame.run_times import (
@@ -96,7 +96,7 @@ def test_from_the_first_second_a_clock_moves_and_what_is_loaded_and_planned_is_s
 def test_the_plan_of_a_run_is_in_its_settings(run):
     assert plan_of(run) is None
     (run / "config.toml").write_text('task = "digits"\nepisodes = 40\nenvs = 8\n')
-    view = look_once(run, now=(run / "config.toml").stat().st_mtime + 2.0)
+    view = read_view(run, now=(run / "config.toml").stat().st_mtime + 2.0)
     assert (view.plan.task, planned_episodes(view), view.plan.environments) == ("digits", 40, 8)
     assert elapsed_seconds(view) == pytest.approx(2.0, abs=0.01)
     assert progress_share(view) == 0.0

@@ -111,7 +111,7 @@ def _cockpits_of(run):
     found = []
     for process in psutil.process_iter(["cmdline"]):
         line = process.info["cmdline"] or []
-        if "esper.karn.sanctum.served.cockpit" in line and str(run.parent) in line:
+        if "esper.karn.sanctum.served.cockpit_main" in line and str(run.parent) in line:
             found.append(process)
     return found
 

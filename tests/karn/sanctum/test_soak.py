@@ -1,4 +1,4 @@
-"""A long watch: hours of events go by, and the cockpit's memory stays what it was.
+"""A long observer: hours of events go by, and the cockpit's memory stays what it was.
 
 Its processor time is measured by `benchmarks/sanctum_cpu_share.py`.
 """
@@ -13,7 +13,7 @@ import pytest
 from synthetic_run import STEPS, payloads_of_a_step, payloads_of_an_end, start_of
 
 from esper.karn.sanctum.cockpit.capture import render_once
-from esper.karn.sanctum.cockpit.watch import RunWatch
+from esper.karn.sanctum.cockpit.observer import RunObserver
 from esper.karn.sanctum.schema import MachineState
 from esper.karn.store.run_store import RunWriter
 from esper.leyline.telemetry import NonfiniteSighting, PPOUpdatePayload
@@ -54,7 +54,7 @@ def of_the_events(snapshot):
 
 def soak(run, updates):
     """Feed a run and look at it after every update; return the memory on the way."""
-    watch = RunWatch(run, run.parent)
+    observer = RunObserver(run, run.parent)
     process = psutil.Process()
     memory = []
     with RunWriter(run) as writer:
@@ -63,22 +63,22 @@ def soak(run, updates):
             for payload in told:
                 writer.emit(payload)
             assert writer.flush()
-            while (view := watch(time.time())).is_behind:
+            while (view := observer(time.time())).is_behind:
                 pass
             if update % max(1, updates // 20) == 0:
                 assert "●" in render_once(view, 120).plain
                 gc.collect()
                 memory.append(process.memory_info().rss)
         assert writer.events_lost == 0
-        while (view := watch(time.time())).is_behind:
+        while (view := observer(time.time())).is_behind:
             pass
-    return watch, memory
+    return observer, memory
 
 
 def check(run, updates):
-    watch, memory = soak(run, updates)
-    last = watch(time.time())
-    fresh = RunWatch(run, run.parent)
+    observer, memory = soak(run, updates)
+    last = observer(time.time())
+    fresh = RunObserver(run, run.parent)
     while (attached := fresh(time.time())).is_behind:
         pass
 
@@ -87,9 +87,9 @@ def check(run, updates):
     assert last.snapshot.run.damaged_events == last.snapshot.run.unknown_events == 0
     assert memory[-1] - memory[len(memory) // 3] < GROWTH_BYTES, memory
     for update in (1, updates // 2, updates):
-        for one in (watch, fresh):
+        for one in (observer, fresh):
             one.go_to(update)
-        shown, again = watch(1.0), fresh(1.0)
+        shown, again = observer(1.0), fresh(1.0)
         assert shown.snapshot.run.update == update
         assert of_the_events(shown.snapshot) == of_the_events(again.snapshot)
 

@@ -17,7 +17,7 @@ from esper.karn.reports.health import print_health
 from esper.karn.reports.run_catalogue import RunCatalogue
 from esper.karn.reports.runs import print_runs
 from esper.karn.sanctum.cockpit.capture import render_once
-from esper.karn.sanctum.cockpit.watch import RunWatch, look_once
+from esper.karn.sanctum.cockpit.observer import RunObserver, read_view
 from esper.karn.sanctum.widgets.tamiyo_brain.action_heads_panel import UNKNOWN, UNLIT
 from esper.karn.store.liveness import StatusKind
 from esper.karn.store.run_store import RunStoreError, RunWriter, create_run
@@ -29,9 +29,9 @@ STORE = "run.sqlite"
 
 
 @pytest.fixture
-def watch(run):
-    """A watch over a run that has nothing yet."""
-    return RunWatch(run, run.parent)
+def observer(run):
+    """A observer over a run that has nothing yet."""
+    return RunObserver(run, run.parent)
 
 
 @pytest.fixture
@@ -54,9 +54,9 @@ def busy_run(run, payloads):
     return run
 
 
-def whole(watch, now=NOW):
+def whole(observer, now=NOW):
     """Look until there is nothing more to take in, and check that all of it can be shown."""
-    while (view := watch(now)).is_behind:
+    while (view := observer(now)).is_behind:
         pass
     assert view.doubt.error is None or is_a_sentence(view.doubt.error)
     assert is_a_sentence(view.status.sentence)
@@ -69,46 +69,46 @@ def is_a_sentence(text):
 
 
 def test_no_run_yet_and_then_one(tmp_path, payloads):
-    watch = RunWatch(None, tmp_path / "runs")
-    view = whole(watch)
+    observer = RunObserver(None, tmp_path / "runs")
+    view = whole(observer)
     assert view.status.kind is StatusKind.WAITING
     assert "waiting for the first run in" in view.status.sentence
     with RunWriter(create_run(tmp_path / "runs", "first")) as writer:
         writer.emit(payloads.start())
-    assert whole(watch).snapshot.run.name == "test"
+    assert whole(observer).snapshot.run.name == "test"
 
 
 def test_a_folder_that_is_a_file_has_no_runs_yet(tmp_path):
     (tmp_path / "runs").write_text("")
-    assert whole(RunWatch(None, tmp_path / "runs")).status.kind is StatusKind.WAITING
+    assert whole(RunObserver(None, tmp_path / "runs")).status.kind is StatusKind.WAITING
 
 
-def test_an_empty_run_and_one_that_is_being_created(run, watch, payloads):
-    assert whole(watch).status.kind is StatusKind.WAITING
+def test_an_empty_run_and_one_that_is_being_created(run, observer, payloads):
+    assert whole(observer).status.kind is StatusKind.WAITING
     (run / STORE).touch()
-    view = whole(watch)
+    view = whole(observer)
     assert (view.status.kind, view.doubt.error) == (StatusKind.WAITING, None)
     with closing(sqlite3.connect(run / STORE)) as store:
         store.execute("CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL)")
         store.commit()
-    assert "not one that Esper wrote" in whole(watch).doubt.error
+    assert "not one that Esper wrote" in whole(observer).doubt.error
     (run / STORE).unlink()
     with RunWriter(run) as writer:
         writer.emit(payloads.start())
-    view = whole(watch)
+    view = whole(observer)
     assert (view.snapshot.run.name, view.doubt.error) == ("test", None)
 
 
-def test_a_run_that_starts_says_with_what(run, watch, payloads):
+def test_a_run_that_starts_says_with_what(run, observer, payloads):
     with RunWriter(run) as writer:
         writer.emit(Notice(level="info", text="loading PyTorch"), durable=True)
         writer.flush()
-        view = whole(watch, now=0.0)
+        view = whole(observer, now=0.0)
         assert view.status.kind is StatusKind.STARTING
         assert view.status.sentence.endswith("is starting: loading PyTorch")
         assert "STARTING" in render_once(view, 80).plain
         writer.emit(payloads.start(), durable=True)
-        assert whole(watch, now=0.0).status.kind is StatusKind.LIVE
+        assert whole(observer, now=0.0).status.kind is StatusKind.LIVE
 
 
 @pytest.mark.parametrize(
@@ -126,7 +126,7 @@ def test_a_store_that_cannot_be_read_says_why_everywhere(busy_run, damage, said,
     damage(busy_run / STORE)
     catalogue = RunCatalogue(busy_run.parent)
 
-    for view in (whole(RunWatch(busy_run, busy_run.parent)), look_once(busy_run, NOW)):
+    for view in (whole(RunObserver(busy_run, busy_run.parent)), read_view(busy_run, NOW)):
         assert said in view.doubt.error
         assert view.status.kind is StatusKind.UNREADABLE
         frame = render_once(view, 80).plain
@@ -146,7 +146,7 @@ def test_a_store_that_cannot_be_read_says_why_everywhere(busy_run, damage, said,
 
 def test_lights_are_known_from_their_own_table_where_the_events_are_gone(busy_run):
     _execute(busy_run / STORE, "DROP TABLE events")
-    view = whole(RunWatch(busy_run, busy_run.parent))
+    view = whole(RunObserver(busy_run, busy_run.parent))
     assert "cannot be read" in view.doubt.error
     assert [head for head, lit in view.snapshot.tamiyo.head_nan_latch.items() if lit] == ["op"]
     frame = render_once(view, 80).plain
@@ -179,10 +179,10 @@ def _damage_update(run, update):
 def test_a_light_whose_event_is_damaged_stays_on_and_dark_ones_are_not_known(
     once_broken_run, capsys
 ):
-    before = look_once(once_broken_run, NOW).snapshot.tamiyo
+    before = read_view(once_broken_run, NOW).snapshot.tamiyo
     _damage_update(once_broken_run, 5)
-    watch = RunWatch(once_broken_run, once_broken_run.parent)
-    view = whole(watch)
+    observer = RunObserver(once_broken_run, once_broken_run.parent)
+    view = whole(observer)
 
     assert view.snapshot.run.damaged_events == 1
     assert view.snapshot.tamiyo.head_inf_latch == before.head_inf_latch
@@ -191,15 +191,15 @@ def test_a_light_whose_event_is_damaged_stays_on_and_dark_ones_are_not_known(
     frame = render_once(view, 80).plain
     assert UNLIT not in frame
     assert frame.count(UNKNOWN) == 19
-    assert look_once(once_broken_run, NOW).snapshot.tamiyo == view.snapshot.tamiyo
-    assert whole(watch).snapshot is view.snapshot  # nothing is drawn anew for it
+    assert read_view(once_broken_run, NOW).snapshot.tamiyo == view.snapshot.tamiyo
+    assert whole(observer).snapshot is view.snapshot  # nothing is drawn anew for it
 
-    watch.go_to(3)  # before the damage: all is known, and nothing was lit
-    past = whole(watch)
+    observer.go_to(3)  # before the damage: all is known, and nothing was lit
+    past = whole(observer)
     assert past.doubt.lights is None
     assert not any(past.snapshot.tamiyo.head_inf_latch.values())
-    watch.go_to(7)
-    assert whole(watch).snapshot.tamiyo.head_inf_latch == before.head_inf_latch
+    observer.go_to(7)
+    assert whole(observer).snapshot.tamiyo.head_inf_latch == before.head_inf_latch
 
     print_runs(once_broken_run.parent)
     assert "● Inf op  ? events are damaged" in capsys.readouterr().out
@@ -223,7 +223,7 @@ def test_where_damage_leaves_nothing_lit_nothing_is_called_good(once_broken_run,
         _execute(once_broken_run / STORE, f"DELETE FROM {table}")
     _damage_update(once_broken_run, 5)
     (once_broken_run / "latches.jsonl").unlink()
-    view = whole(RunWatch(once_broken_run, once_broken_run.parent))
+    view = whole(RunObserver(once_broken_run, once_broken_run.parent))
     frame = render_once(view, 80).plain
     assert frame.count(UNKNOWN) == 20
     assert "not known: events are damaged" in frame
@@ -244,8 +244,8 @@ def test_no_damaged_page_makes_a_broken_run_a_healthy_one(once_broken_run):
         except RunStoreError:
             code = 2
         assert code in (1, 2)
-        watch = RunWatch(once_broken_run, once_broken_run.parent)
-        assert "no Inf" not in render_once(whole(watch), 80).plain
+        observer = RunObserver(once_broken_run, once_broken_run.parent)
+        assert "no Inf" not in render_once(whole(observer), 80).plain
 
 
 def _execute(store, query):
@@ -268,14 +268,14 @@ def test_rubbish_anywhere_in_a_store_is_counted_or_said(busy_run, seed):
         data[start : start + 4096] = chance.randbytes(4096)
     store.write_bytes(data)
 
-    watch = RunWatch(busy_run, busy_run.parent)
-    view = whole(watch)
+    observer = RunObserver(busy_run, busy_run.parent)
+    view = whole(observer)
     assert view.doubt.error or view.snapshot.run.damaged_events or view.snapshot.last_event_id
     assert (view.doubt.sentence or "") in render_once(view, 200).plain
     assert bool(view.doubt.sentence) == bool(view.doubt.error or view.snapshot.run.damaged_events)
     for update in (1, 15, 30):
-        watch.go_to(update)
-        whole(watch)
+        observer.go_to(update)
+        whole(observer)
 
 
 @pytest.mark.parametrize("share", [0.9, 0.5, 0.1])
@@ -283,37 +283,37 @@ def test_a_store_that_was_cut_short_is_counted_or_said(busy_run, share):
     store = busy_run / STORE
     os.truncate(store, int(store.stat().st_size * share))
 
-    view = whole(RunWatch(busy_run, busy_run.parent))
+    view = whole(RunObserver(busy_run, busy_run.parent))
     assert view.doubt.error or view.snapshot.run.damaged_events
 
 
 @pytest.mark.parametrize("at", [None, 7])
 def test_a_directory_that_vanishes_leaves_its_last_picture(busy_run, at):
-    watch = RunWatch(busy_run, busy_run.parent, at=at)
-    before = whole(watch)
+    observer = RunObserver(busy_run, busy_run.parent, at=at)
+    before = whole(observer)
     shutil.rmtree(busy_run)
-    after = whole(watch)
+    after = whole(observer)
 
     assert after.snapshot == before.snapshot
     assert "is not there" in after.doubt.error
     assert after.doubt.is_unread
     assert not before.doubt.is_unread
-    assert whole(watch).doubt.error == after.doubt.error
+    assert whole(observer).doubt.error == after.doubt.error
     busy_run.mkdir()
-    assert whole(watch).doubt.error
+    assert whole(observer).doubt.error
 
 
 def test_a_clock_that_jumps_changes_nothing_but_ages(busy_run, payloads):
-    watch = RunWatch(busy_run, busy_run.parent)
-    before = whole(watch)
+    observer = RunObserver(busy_run, busy_run.parent)
+    before = whole(observer)
     for now in (0.0, -1e9, 1e12, NOW):
-        view = whole(watch, now)
+        view = whole(observer, now)
         assert view.snapshot is before.snapshot
         assert view.status.kind is StatusKind.FINISHED
     with closing(sqlite3.connect(busy_run / STORE)) as store:
         store.execute("UPDATE events SET time = -time WHERE id % 2")
         store.commit()
-    assert whole(RunWatch(busy_run, Path("nowhere"))).snapshot.run.update == 30
+    assert whole(RunObserver(busy_run, Path("nowhere"))).snapshot.run.update == 30
 
 
 @pytest.fixture
@@ -337,45 +337,45 @@ def _beat(run, at):
 
 
 def test_a_process_that_is_stopped_is_stale_and_goes_on_when_it_is_continued(silent_run, ticks):
-    watch = RunWatch(silent_run, silent_run.parent, ticks=lambda: ticks[0])
-    assert whole(watch).status.kind is StatusKind.LIVE
+    observer = RunObserver(silent_run, silent_run.parent, ticks=lambda: ticks[0])
+    assert whole(observer).status.kind is StatusKind.LIVE
     for seconds, kind in ((9, StatusKind.LIVE), (11, StatusKind.STALE), (3_600, StatusKind.STALE)):
         ticks[0] = 500.0 + seconds
-        assert whole(watch, NOW + seconds).status.kind is kind
-    view = whole(watch, NOW + 3_600)
+        assert whole(observer, NOW + seconds).status.kind is kind
+    view = whole(observer, NOW + 3_600)
     assert view.status.sentence.endswith("is there, but silent for 3600 s")
     assert "STALE 3600 s" in render_once(view, 80).plain
     assert not view.doubt.is_unread
     _beat(silent_run, NOW + 3_601)
     ticks[0] += 1
-    view = whole(watch, NOW + 3_601)
+    view = whole(observer, NOW + 3_601)
     assert (view.status.kind, view.doubt.sentence) == (StatusKind.LIVE, None)
 
 
 @pytest.mark.parametrize("jump", [3_600.0, -3_600.0, 1e9, -1e9])
 def test_a_clock_that_jumps_makes_no_run_stale_and_no_silent_one_live(silent_run, ticks, jump):
-    watch = RunWatch(silent_run, silent_run.parent, ticks=lambda: ticks[0])
-    assert whole(watch).status.kind is StatusKind.LIVE
+    observer = RunObserver(silent_run, silent_run.parent, ticks=lambda: ticks[0])
+    assert whole(observer).status.kind is StatusKind.LIVE
     ticks[0] += 1
-    assert whole(watch, NOW + jump).status.kind is StatusKind.LIVE  # before the next beat
+    assert whole(observer, NOW + jump).status.kind is StatusKind.LIVE  # before the next beat
     _beat(silent_run, NOW + jump + 1)
     ticks[0] += 1
-    assert whole(watch, NOW + jump + 2).status.kind is StatusKind.LIVE
+    assert whole(observer, NOW + jump + 2).status.kind is StatusKind.LIVE
     ticks[0] += 42
-    view = whole(watch, NOW + jump + 44)
+    view = whole(observer, NOW + jump + 44)
     assert view.status.kind is StatusKind.STALE
     assert view.status.seconds == pytest.approx(42, abs=1)
 
 
 def test_a_run_that_was_moved_away_and_comes_back_is_whole_again(silent_run, ticks):
-    watch = RunWatch(silent_run, silent_run.parent, ticks=lambda: ticks[0])
-    before = whole(watch)
+    observer = RunObserver(silent_run, silent_run.parent, ticks=lambda: ticks[0])
+    before = whole(observer)
     away = silent_run.rename(silent_run.parent / "away")
-    gone = whole(watch)
+    gone = whole(observer)
     assert gone.doubt.is_unread
     assert gone.snapshot == before.snapshot
     away.rename(silent_run)
-    after = whole(watch)
+    after = whole(observer)
     assert (after.doubt.sentence, after.doubt.is_unread) == (None, False)
     assert (after.snapshot, after.status.kind) == (before.snapshot, StatusKind.LIVE)
 
@@ -383,15 +383,15 @@ def test_a_run_that_was_moved_away_and_comes_back_is_whole_again(silent_run, tic
 def test_another_run_in_the_place_of_the_one_that_vanished_is_read_from_its_start(
     busy_run, tmp_path, payloads
 ):
-    watch = RunWatch(busy_run, busy_run.parent)
-    assert whole(watch).snapshot.run.update == 30
+    observer = RunObserver(busy_run, busy_run.parent)
+    assert whole(observer).snapshot.run.update == 30
     other = create_run(tmp_path / "others", "other")
     with RunWriter(other) as writer:
         writer.emit(payloads.start(name="other"))
         writer.emit(payloads.update(1))
     # Into the same file, as a file system may give the same number again.
     (busy_run / STORE).write_bytes((other / STORE).read_bytes())
-    view = whole(watch)
+    view = whole(observer)
     assert (view.snapshot.run.name, view.snapshot.run.update) == ("other", 1)
     # The run's own light was seen: whatever store has its name now, it does not go out.
     assert view.snapshot.tamiyo.head_nan_latch["op"]
@@ -400,8 +400,8 @@ def test_another_run_in_the_place_of_the_one_that_vanished_is_read_from_its_star
 
 @pytest.mark.parametrize("seed", range(4))
 def test_a_store_that_is_damaged_while_it_is_open_keeps_its_lights(busy_run, seed):
-    watch = RunWatch(busy_run, busy_run.parent)
-    before = whole(watch)
+    observer = RunObserver(busy_run, busy_run.parent)
+    before = whole(observer)
     chance = random.Random(seed)
     store = busy_run / STORE
     with store.open("r+b") as file:
@@ -410,16 +410,16 @@ def test_a_store_that_is_damaged_while_it_is_open_keeps_its_lights(busy_run, see
             file.write(chance.randbytes(4096))
         if seed == 0:
             file.truncate(store.stat().st_size // 2)
-    view = whole(watch)
+    view = whole(observer)
     assert view.snapshot.tamiyo.head_nan_latch == before.snapshot.tamiyo.head_nan_latch
     assert view.snapshot.run.update == 30
 
 
 def test_a_store_that_a_newer_version_goes_on_with_says_so_and_keeps_its_lights(busy_run):
-    watch = RunWatch(busy_run, busy_run.parent)
-    before = whole(watch)
+    observer = RunObserver(busy_run, busy_run.parent)
+    before = whole(observer)
     _set_version(busy_run / STORE, 99)
-    view = whole(watch)
+    view = whole(observer)
     assert "written by a newer Esper" in view.doubt.error
     assert "update Esper to open it" in view.doubt.error
     assert view.snapshot == before.snapshot

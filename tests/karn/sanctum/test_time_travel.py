@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from esper.karn.sanctum.aggregator import SanctumAggregator
-from esper.karn.sanctum.cockpit.watch import RunWatch, UpdateNotFoundError, look_once
+from esper.karn.sanctum.cockpit.observer import RunObserver, UpdateNotFoundError, read_view
 from esper.karn.sanctum.following.follower import RunFollower
 from esper.karn.sanctum.following.playback import Playback
 from esper.karn.store.acknowledgements import acknowledge
@@ -117,8 +117,8 @@ def test_a_run_that_was_followed_from_its_start_can_be_gone_back_in(run, payload
 
 def test_the_state_after_the_last_update_of_a_finished_run_is_its_end(stored):
     directory, _ = stored
-    newest = look_once(directory, NOW)
-    last = look_once(directory, NOW, at=60)
+    newest = read_view(directory, NOW)
+    last = read_view(directory, NOW, at=60)
 
     assert last.snapshot.run.phase == "finished"
     assert last.snapshot.training == newest.snapshot.training
@@ -130,13 +130,13 @@ def test_an_update_that_is_not_there_is_one_sentence(stored, run, payloads):
     directory, _ = stored
     for update in (0, -1, 61):
         with pytest.raises(
-            UpdateNotFoundError, match=rf"no update {update}: give one from 1 to 60"
+            UpdateNotFoundError, match=rf"no update {update}: give a number from 1 to 60"
         ):
-            look_once(directory, NOW, at=update)
+            read_view(directory, NOW, at=update)
     with RunWriter(run) as writer:
         writer.emit(payloads.start())
-    with pytest.raises(UpdateNotFoundError, match="completed none yet"):
-        look_once(run, NOW, at=1)
+    with pytest.raises(UpdateNotFoundError, match="not completed one yet"):
+        read_view(run, NOW, at=1)
 
 
 def test_what_an_update_had_not_seen_yet_is_dark(run, payloads):
@@ -146,7 +146,7 @@ def test_what_an_update_had_not_seen_yet_is_dark(run, payloads):
         writer.emit(payloads.broken_update(2, "op", "+inf"))
         writer.emit(payloads.finish("halted"))
 
-    before, after = (look_once(run, NOW, at=update) for update in (1, 2))
+    before, after = (read_view(run, NOW, at=update) for update in (1, 2))
     assert not before.snapshot.tamiyo.head_inf_latch["op"]
     assert after.snapshot.tamiyo.head_inf_latch["op"]
     assert before.verdict.reasons == ()
@@ -161,90 +161,92 @@ def test_what_went_first_still_leads_once_it_was_acknowledged(run, payloads):
         writer.emit(payloads.broken_update(1, "op", "+inf"))
         writer.emit(payloads.finish("halted"))
 
-    before = look_once(run, NOW)
+    before = read_view(run, NOW)
     acknowledge(run, [("op", "inf")], "somebody", NOW)
-    after = look_once(run, NOW)
+    after = read_view(run, NOW)
     assert before.verdict.level is after.verdict.level
     assert before.verdict.reasons[0].startswith("op went Inf")
     assert after.verdict.reasons == before.verdict.reasons
 
 
-# The watch
+# The observer
 
 
 @pytest.fixture
-def watch(stored):
-    """A watch that has seen all of the run."""
-    watch = RunWatch(stored[0], Path("nowhere"))
-    while watch(NOW).is_behind:
+def observer(stored):
+    """A observer that has seen all of the run."""
+    observer = RunObserver(stored[0], Path("nowhere"))
+    while observer(NOW).is_behind:
         pass
-    return watch
+    return observer
 
 
-def updates_shown(watch, *times):
-    return [view.position.update if view.position else None for view in (watch(at) for at in times)]
+def updates_shown(observer, *times):
+    return [
+        view.position.update if view.position else None for view in (observer(at) for at in times)
+    ]
 
 
-def test_one_goes_to_an_update_and_back_to_now(watch):
-    assert watch(NOW).position is None
-    watch.go_to(7)
-    view = watch(NOW)
+def test_one_goes_to_an_update_and_back_to_now(observer):
+    assert observer(NOW).position is None
+    observer.go_to(7)
+    view = observer(NOW)
     assert (view.position.update, view.position.updates, view.position.speed) == (7, 60, 0)
     assert view.snapshot.run.update == 7
-    watch.go_to(None)
-    assert watch(NOW).position is None
-    assert watch(NOW).snapshot.run.update == 60
+    observer.go_to(None)
+    assert observer(NOW).position is None
+    assert observer(NOW).snapshot.run.update == 60
 
 
-def test_beyond_the_ends_is_the_nearest_there_is(watch):
+def test_beyond_the_ends_is_the_nearest_there_is(observer):
     for asked, shown in ((-5, 1), (0, 1), (1_000, 60)):
-        watch.go_to(asked)
-        view = watch(NOW)
+        observer.go_to(asked)
+        view = observer(NOW)
         assert (view.position.update, view.snapshot.run.update) == (shown, shown)
 
 
-def test_playing_goes_by_the_clock_and_stops_at_the_end(watch):
-    watch.go_to(50)
-    watch.play(4)
-    assert updates_shown(watch, NOW, NOW + 0.2, NOW + 0.5, NOW + 1.0) == [50, 50, 52, 54]
-    watch.play(16)
-    assert updates_shown(watch, NOW + 1.0, NOW + 1.25, NOW + 2.0) == [54, 58, 60]
-    assert watch(NOW + 3.0).position.speed == 0
+def test_playing_goes_by_the_clock_and_stops_at_the_end(observer):
+    observer.go_to(50)
+    observer.play(4)
+    assert updates_shown(observer, NOW, NOW + 0.2, NOW + 0.5, NOW + 1.0) == [50, 50, 52, 54]
+    observer.play(16)
+    assert updates_shown(observer, NOW + 1.0, NOW + 1.25, NOW + 2.0) == [54, 58, 60]
+    assert observer(NOW + 3.0).position.speed == 0
 
 
-def test_playing_from_now_begins_with_the_first_update(watch):
-    watch.play(1)
-    assert updates_shown(watch, NOW, NOW + 1.0) == [1, 2]
-    watch.play(0)
-    assert updates_shown(watch, NOW + 9.0, NOW + 99.0) == [2, 2]
+def test_playing_from_now_begins_with_the_first_update(observer):
+    observer.play(1)
+    assert updates_shown(observer, NOW, NOW + 1.0) == [1, 2]
+    observer.play(0)
+    assert updates_shown(observer, NOW + 9.0, NOW + 99.0) == [2, 2]
 
 
-def test_a_clock_that_jumps_plays_next_to_nothing(watch):
-    watch.go_to(10)
-    watch.play(1)
-    assert updates_shown(watch, NOW, NOW - 1e6, NOW + 1e9, NOW + 1e9 + 1) == [10, 10, 12, 13]
+def test_a_clock_that_jumps_plays_next_to_nothing(observer):
+    observer.go_to(10)
+    observer.play(1)
+    assert updates_shown(observer, NOW, NOW - 1e6, NOW + 1e9, NOW + 1e9 + 1) == [10, 10, 12, 13]
 
 
 def test_a_run_that_goes_on_is_caught_up_with(run, payloads):
-    watch = RunWatch(run, Path("nowhere"))
+    observer = RunObserver(run, Path("nowhere"))
     with RunWriter(run) as writer:
         writer.emit(payloads.start())
         for update in (1, 2, 3):
             writer.emit(payloads.update(update))
         writer.flush()
         now = time.time()
-        watch.play(1)
-        assert updates_shown(watch, now) == [1]
+        observer.play(1)
+        assert updates_shown(observer, now) == [1]
         writer.emit(payloads.update(4), durable=True)
-        view = watch(now + 1)
+        view = observer(now + 1)
         assert (view.position.update, view.position.updates) == (2, 4)
         assert view.status.kind is StatusKind.LIVE
-        assert updates_shown(watch, now + 2, now + 4) == [3, None]
+        assert updates_shown(observer, now + 2, now + 4) == [3, None]
 
 
 def test_a_place_can_be_named_before_there_is_a_run(tmp_path, payloads):
-    watch = RunWatch(None, tmp_path, at=2)
-    assert watch(NOW).position is None
+    observer = RunObserver(None, tmp_path, at=2)
+    assert observer(NOW).position is None
     directory = tmp_path / "20261122-200000-late"
     directory.mkdir()
     with RunWriter(directory) as writer:
@@ -252,18 +254,18 @@ def test_a_place_can_be_named_before_there_is_a_run(tmp_path, payloads):
         for update in (1, 2, 3):
             writer.emit(payloads.update(update))
 
-    assert updates_shown(watch, NOW) == [2]
+    assert updates_shown(observer, NOW) == [2]
 
 
-def test_any_thread_may_say_where_to_look(watch):
-    others = [threading.Thread(target=watch.go_to, args=(place,)) for place in range(1, 40)]
+def test_any_thread_may_say_where_to_look(observer):
+    others = [threading.Thread(target=observer.go_to, args=(place,)) for place in range(1, 40)]
     for other in others:
         other.start()
-        view = watch(NOW)
+        view = observer(NOW)
         assert view.position is None or view.snapshot.run.update == view.position.update
     for other in others:
         other.join()
-    assert 1 <= watch(NOW).position.update <= 39
+    assert 1 <= observer(NOW).position.update <= 39
 
 
 def test_a_moment_of_the_past_stays_when_the_run_vanishes(run, payloads):
@@ -272,10 +274,10 @@ def test_a_moment_of_the_past_stays_when_the_run_vanishes(run, payloads):
         for update in (1, 2, 3):
             writer.emit(payloads.step(update=update))
             writer.emit(payloads.update(update))
-    watch = RunWatch(run, Path("nowhere"), at=2)
-    before = watch(NOW)
+    observer = RunObserver(run, Path("nowhere"), at=2)
+    before = observer(NOW)
     (run / "run.sqlite").unlink()
-    after = watch(NOW)
+    after = observer(NOW)
 
     assert after.snapshot is before.snapshot
     assert "no run store" in after.doubt.error

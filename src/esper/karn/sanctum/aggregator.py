@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
-from esper.karn.sanctum.fold import decisions, event_log, host_ledger
+from esper.karn.sanctum.fold import decision_states, event_log, host_ledger
 from esper.karn.sanctum.fold.attention import light_of
 from esper.karn.sanctum.fold.evidence import EvidenceLedger
 from esper.karn.sanctum.fold.host_ledger import HostLedger
@@ -270,7 +270,7 @@ class SanctumAggregator:
             self._has_changed("decisions")
 
     def _handle_decisions_taken(self, event: Event, payload: DecisionsTaken) -> None:
-        damage = decisions.damage_of(payload, self._told_heads())
+        damage = decision_states.damage_of(payload, self._told_heads())
         if damage is not None:
             self._count_damage(event, damage)
             return
@@ -449,7 +449,7 @@ class SanctumAggregator:
         return self._interventions
 
     def _decision_states(self) -> tuple[DecisionState, ...]:
-        return decisions.decision_states(self._decision, self._told_heads())
+        return decision_states.decision_states(self._decision, self._told_heads())
 
     def _run_state(self) -> RunState:
         speed = self._hosts.samples_per_second()

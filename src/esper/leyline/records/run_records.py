@@ -481,7 +481,7 @@ RUN_RECORDS: Final = (
             payload="Notice.text",
             aggregation=f"{_AGGREGATOR}._say",
             snapshot="log",
-            widget="esper.karn.sanctum.log.event_log:EventLog",
+            widget="esper.karn.sanctum.log.event_log_panel:EventLogPanel",
             label="",
         ),
         companions=("TELE-122", "TELE-123"),

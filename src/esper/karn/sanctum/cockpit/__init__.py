@@ -1,1 +1,1 @@
-"""The app itself: opening, keys, what is looked at when, settings and exports."""
+"""The Textual app: start, keys, polling of the run, settings, exports."""

@@ -1,4 +1,4 @@
-"""Sanctum without a terminal: one frame as text, or as a picture."""
+"""Sanctum without a terminal: one frame as text or as a picture."""
 
 import asyncio
 import html
@@ -13,15 +13,15 @@ from rich.console import Console
 from rich.style import Style
 from rich.text import Text
 
+from esper.karn.sanctum.cockpit.observer import RunObserver, read_view
 from esper.karn.sanctum.cockpit.picture_files import PICTURE_SUFFIXES, check_picture
 from esper.karn.sanctum.cockpit.settings import Settings
-from esper.karn.sanctum.cockpit.watch import RunWatch, look_once
 from esper.karn.sanctum.drawing.ascii import text_in_ascii
 from esper.karn.sanctum.drawing.themes import palette_of, theme_called
 from esper.karn.sanctum.fold.log_book import SEEDS
 from esper.karn.sanctum.fold.view import View
 from esper.karn.sanctum.frame.run_header import FULL_HEIGHT, render_header
-from esper.karn.sanctum.log.event_log import render_log
+from esper.karn.sanctum.log.event_log_panel import render_log
 from esper.karn.sanctum.overview.hosts_panel import render_hosts
 from esper.karn.sanctum.overview.master_status import render_reasons
 from esper.karn.sanctum.overview.policy_panel import render_policy
@@ -37,10 +37,10 @@ if TYPE_CHECKING:
     from esper.karn.sanctum.cockpit.app import SanctumApp
 
 LOG_LINES_PRINTED: Final = 12
-#: How long a screen may take to come to rest: what scrolls to its end does so after the layout.
+#: Time for panels to scroll to their end, which they do after the layout.
 _SETTLING_SECONDS: Final = 0.1
-#: A page in which every cell has its place: whatever font the browser takes for a sign, and however
-#: wide the sign is in it, what follows stands where it belongs.
+#: A page with fixed cells: a sign from a fallback font, of any width, does not shift the rest of
+#: its line.
 _PAGE: Final = """\
 <!DOCTYPE html>
 <html lang="en">
@@ -58,23 +58,23 @@ pre i.w {{ width: 2ch }}
 </body>
 </html>
 """
-#: What stands together in a page: text that a monospaced font has, or a single other sign.
+#: A piece of a page: text that any monospaced font has, or a single other sign.
 _TOGETHER: Final = re.compile(r"[ -~]+|[^ -~]")
 
 _BLANK: Final = "\N{NO-BREAK SPACE}"
-#: A text of one style in a line of a picture.
+#: A text of one style in one line of an SVG picture.
 _PIECE: Final = re.compile(
     r'(?P<head><text class="[^"]*" )x="(?P<x>[\d.]+)"(?P<y> y="[\d.]+" )'
     r'textLength="(?P<length>[\d.]+)"(?P<tail>[^>]*)>(?P<text>[^<]*)</text>'
 )
-#: What stands together in it: more than a blank divides it.
+#: A part of such a text: separated by more than one blank.
 _PART: Final = re.compile(rf"[^\s{_BLANK}]+(?:{_BLANK}[^\s{_BLANK}]+)*")
 
 
 def render_once(view: View, width: int, palette: Palette = TERMINAL) -> Text:
-    """Return the first screen as plain lines, one panel below the other."""
+    """Return the Overview as plain lines, one panel below the other."""
     snapshot = view.snapshot
-    # As in the Overview, without seeds.
+    # Without seed transitions, as in the Overview.
     entries = tuple(entry for entry in snapshot.log if entry.kind != SEEDS)
     log = render_log(replace(snapshot, log=entries), width, view.now, palette)
     log_lines = log.split("\n")[-LOG_LINES_PRINTED:]
@@ -87,7 +87,7 @@ def render_once(view: View, width: int, palette: Palette = TERMINAL) -> Text:
             doubt=view.doubt,
         ),
         "Policy": render_policy(snapshot, min(width, 100), palette=palette),
-        # Where every host has its line, and the legend too.
+        # High enough for a line per host and the legend.
         "Hosts": render_hosts(snapshot, width, len(snapshot.hosts) + 8, palette),
         "Log": Text("\n", no_wrap=True).join(log_lines),
     }
@@ -115,22 +115,22 @@ def print_once(
     theme: str | None = None,
     ascii_only: bool = False,
 ) -> View:
-    """Print one frame of a run, at the console's width, and return what was shown.
+    """Print one frame of a run, as wide as the console, and return the view shown.
 
     Args:
         directory: the run's directory.
-        console: where to; standard output if not given.
-        now: seconds since the epoch; the clock's if not given.
-        at: the update to show the run as of; None for the newest.
-        theme: one of `settings.THEME_NAMES`; the terminal's own colours if not given.
-        ascii_only: whether to print no character beyond ASCII.
+        console: where to print; standard output by default.
+        now: seconds since the epoch; the current time by default.
+        at: the update to show the state after; None for the newest state.
+        theme: one of `settings.THEME_NAMES`; the terminal's own colours by default.
+        ascii_only: whether to print ASCII characters only.
 
     Raises:
         UpdateNotFoundError: the run has no such update.
     """
     console = console or PlainConsole(highlight=False)
     palette = TERMINAL if theme is None else palette_of(theme_called(theme))
-    view = look_once(directory, now, at)
+    view = read_view(directory, now, at)
     frame = render_once(view, console.width, palette)
     if ascii_only:
         frame = Text("\n").join(map(text_in_ascii, frame.split("\n", allow_blank=True)))
@@ -148,28 +148,28 @@ def export_frame(
     theme: str = "dark",
     ascii_only: bool = False,
 ) -> View:
-    """Write a picture of Sanctum over a run, as on a terminal, and return what was shown.
+    """Write a picture of a screen over a run, as a terminal shows it, and return the view shown.
 
     Args:
         directory: the run's directory.
-        path: the file to write; its suffix says as what: .svg, .html or .txt.
+        path: the file to write; its suffix chooses the format: .svg, .html or .txt.
         size: columns and lines of the terminal.
-        at: the update to show the run as of; None for the newest.
-        screen: the title of the screen, in any case.
+        at: the update to show the state after; None for the newest state.
+        screen: the title of the screen, upper or lower case.
         theme: one of `settings.THEME_NAMES`.
-        ascii_only: whether to show no character beyond ASCII.
+        ascii_only: whether to show ASCII characters only.
 
     Raises:
-        PictureError: the suffix is none of those, or there is no such folder.
+        PictureError: the suffix is none of these, or the folder does not exist.
         OSError: the file cannot be written.
     """
     check_picture(path)
-    from esper.karn.sanctum.cockpit.app import SanctumApp  # printing a frame does without Textual
+    from esper.karn.sanctum.cockpit.app import SanctumApp  # not needed to print a frame
 
     app = SanctumApp(
         directory,
         directory.parent,
-        watch=RunWatch(directory, directory.parent, at=at),
+        observer=RunObserver(directory, directory.parent, at=at),
         settings=Settings(
             theme=theme, reduced_motion=True, bell=False, closing=False, ascii=ascii_only
         ),
@@ -188,7 +188,7 @@ async def _picture(
             app.action_open(screen.capitalize())
             await _until_shown(app, pilot)
         await pilot.pause(_SETTLING_SECONDS)
-        assert app.view is not None  # else it would not have been complete
+        assert app.view is not None  # `is_complete` implies it
         return write(app), app.view
 
 
@@ -198,19 +198,19 @@ async def _until_shown(app: "SanctumApp", pilot: "Pilot[Any]") -> None:
 
 
 def _as_svg(app: "SanctumApp") -> str:
-    # Textual's picture asks the web for its font; without that the reader's own stands in.
+    # Textual's picture loads its font from the web; without that, the viewer's own is used.
     picture = re.sub(r"@font-face\s*{.*?}", "", app.export_screenshot(), flags=re.DOTALL)
     return _PIECE.sub(_without_blanks, picture)
 
 
 def _without_blanks(piece: re.Match[str]) -> str:
-    """Return a piece of text of a picture as one or more, each of which stands at its own place.
+    """Return a piece of text of a picture as one or more texts with their own positions.
 
-    Browsers stretch a text to its `textLength`; other viewers do not, and some leave out blanks
-    that it begins with or give them another width than the signs.
+    Browsers stretch a text to its `textLength`. Other viewers do not; some also drop leading blanks
+    or give blanks another width than signs.
     """
     text = html.unescape(piece["text"])
-    # Rich reckons a cell for each sign here, also for those that are two wide.
+    # Rich counts one cell per sign here, also for signs of two cells.
     x, cell = float(piece["x"]), float(piece["length"]) / max(1, len(text))
     drawn = []
     for part in _PART.finditer(text):
@@ -223,7 +223,7 @@ def _without_blanks(piece: re.Match[str]) -> str:
 
 def _as_html(app: "SanctumApp") -> str:
     theme = app.ansi_theme
-    styles: dict[str, str] = {}  # names of classes, by what they look like
+    styles: dict[str, str] = {}  # CSS classes by their declarations
     lines = []
     for strip in _strips(app):
         pieces = []
@@ -243,11 +243,11 @@ def _as_html(app: "SanctumApp") -> str:
 
 
 def _cells(text: str) -> str:
-    """Return a text for a page, with each sign that may have another width in a cell of its own."""
+    """Return a text as HTML, with each sign whose width may differ in its own cell."""
     parts: list[str] = []
     for part in _TOGETHER.findall(text):
         if parts and cell_len(part) == 0:
-            parts[-1] += part  # a mark on the sign before it
+            parts[-1] += part  # combines with the sign before it
         else:
             parts.append(part)
     return "".join(map(_cell, parts))
@@ -265,7 +265,7 @@ def _as_text(app: "SanctumApp") -> str:
 
 
 def _strips(app: "SanctumApp") -> "list[Strip]":
-    # Textual has no public way to what is on the screen but its picture.
+    # Textual has no public way to read the screen except as its own picture.
     return app.screen._compositor.render_strips()
 
 

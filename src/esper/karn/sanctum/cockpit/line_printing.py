@@ -1,10 +1,10 @@
-"""Prints a run in one line, for status bars: without Textual, for they ask every few seconds."""
+"""Prints a run as one line, for status bars; without Textual, as they call every few seconds."""
 
 from pathlib import Path
 
 from rich.console import Console
 
-from esper.karn.sanctum.cockpit.watch import look_once
+from esper.karn.sanctum.cockpit.observer import read_view
 from esper.karn.sanctum.drawing.ascii import text_in_ascii
 from esper.karn.sanctum.fold.attention import lit_lights
 from esper.karn.sanctum.frame.status_line import render_line
@@ -21,18 +21,18 @@ def print_status_line(
     theme: str | None = None,
     ascii_only: bool = False,
 ) -> int:
-    """Print a run in one line; return 1 if a light is on, else 0.
+    """Print a run as one line; return 1 if a light is on, else 0.
 
     Args:
         directory: the run's directory.
-        console: where to; standard output if not given.
-        at: the update to show the run as of; None for the newest.
-        theme: one of `settings.THEME_NAMES`; the terminal's own colours if not given.
-        ascii_only: whether to print no character beyond ASCII.
+        console: where to print; standard output by default.
+        at: the update to show the state after; None for the newest state.
+        theme: one of `settings.THEME_NAMES`; the terminal's own colours by default.
+        ascii_only: whether to print ASCII characters only.
 
     Raises:
         UpdateNotFoundError: the run has no such update.
-        RunStoreError: no light is known to be on, and whether one is cannot be known.
+        RunStoreError: no light is known to be on, but one may be.
     """
     console = console or PlainConsole(highlight=False)
     palette = TERMINAL
@@ -43,7 +43,7 @@ def print_status_line(
         )
 
         palette = palette_of(theme_called(theme))
-    view = look_once(directory, None, at)
+    view = read_view(directory, None, at)
     line = render_line(view, None, palette)
     console.print(text_in_ascii(line) if ascii_only else line, soft_wrap=True)
     if lit_lights(view.snapshot.tamiyo):

@@ -1,4 +1,4 @@
-"""The files that pictures of Sanctum are written to, checked before Textual is loaded."""
+"""Checks the file of an exported picture, before Textual is loaded."""
 
 import errno
 import os
@@ -7,22 +7,22 @@ from typing import Final
 
 from esper.leyline.errors import EsperError
 
-#: Suffixes of what can be written.
+#: Supported file name suffixes.
 PICTURE_SUFFIXES: Final = (".svg", ".html", ".txt")
 
 
 class PictureError(EsperError, ValueError):
-    """A picture that cannot be made; one clear sentence."""
+    """A picture cannot be written."""
 
 
 def check_picture(path: Path) -> None:
-    """Check where a picture is to be written.
+    """Check the path of a picture.
 
     Raises:
-        PictureError: the suffix is none of `PICTURE_SUFFIXES`, or the folder does not exist.
+        PictureError: the suffix is not one of `PICTURE_SUFFIXES`, or the folder does not exist.
     """
     if path.suffix not in PICTURE_SUFFIXES:
         kinds = ", ".join(PICTURE_SUFFIXES)
-        raise PictureError(f"{path} does not say what to write: end it in one of {kinds}")
+        raise PictureError(f"{path} must end in one of {kinds}")
     if not path.absolute().parent.is_dir():
         raise PictureError(f"cannot write {path}: {os.strerror(errno.ENOENT)}")

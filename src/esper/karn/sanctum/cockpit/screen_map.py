@@ -1,4 +1,4 @@
-"""Which screens there are, and the key that opens each."""
+"""The screens and the keys that open them."""
 
 from importlib import import_module
 from typing import Final
@@ -17,7 +17,7 @@ SCREENS: Final = {
 
 
 def make_screen(where: str) -> RunScreen:
-    """Import and make a screen, given as "module:class"."""
+    """Import and create a screen, given as "module:class"."""
     module, _, name = where.partition(":")
     screen = getattr(import_module(module), name)()
     assert isinstance(screen, RunScreen)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from esper.karn.sanctum.fold.decisions import damage_of, decision_states
+from esper.karn.sanctum.fold.decision_states import damage_of, decision_states
 from esper.karn.sanctum.schema import DecisionState
 from esper.karn.store.run_reader import RunReader
 from esper.leyline.telemetry import DecisionsTaken

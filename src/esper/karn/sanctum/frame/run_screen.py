@@ -34,7 +34,7 @@ def too_small(size: Size) -> bool:
     return size.width < SMALLEST[0] or size.height < SMALLEST[1]
 
 
-class Seen(Message):
+class ViewUpdated(Message):
     """The run was looked at; sent to the screen that is to show it."""
 
     def __init__(self, view: View) -> None:
@@ -42,7 +42,7 @@ class Seen(Message):
         self.view = view
 
 
-class RunsSeen(Message):
+class RunsUpdated(Message):
     """The folder of runs was looked at; sent to the screen that is to show it."""
 
     def __init__(
@@ -110,7 +110,7 @@ class RunScreen(Screen[None]):
             yield TimeBar(self._speed, id="time")
         yield KeyLine()
 
-    def on_seen(self, message: Seen) -> None:
+    def on_view_updated(self, message: ViewUpdated) -> None:
         """Show a view."""
         with self.app.batch_update():
             self.show(message.view)

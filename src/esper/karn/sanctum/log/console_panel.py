@@ -6,12 +6,12 @@ from typing import ClassVar
 from rich.cells import cell_len, chop_cells
 from rich.text import Text
 
-from esper.karn.sanctum.drawing.following_panel import FollowingPanel
+from esper.karn.sanctum.drawing.tail_panel import TailPanel
 from esper.karn.sanctum.fold.view import View
 from esper.karn.text.palette import Palette
 
 
-class ConsolePanel(FollowingPanel):
+class ConsolePanel(TailPanel):
     """Shows the last lines of the console output, or those with a text, and follows them."""
 
     SHOWS: ClassVar[tuple[str, ...]] = ("console",)

@@ -14,7 +14,7 @@ from textual.message import Message
 from textual.widgets import Input
 from textual.worker import get_current_worker
 
-from esper.karn.sanctum.drawing.following_panel import FollowingPanel
+from esper.karn.sanctum.drawing.tail_panel import TailPanel
 from esper.karn.sanctum.fold.log_book import oldest_missing
 from esper.karn.sanctum.fold.view import View
 from esper.karn.sanctum.following.console_search import ConsoleSearch
@@ -23,7 +23,7 @@ from esper.karn.sanctum.following.log_search import LogSearch
 from esper.karn.sanctum.following.searching import Result, Search
 from esper.karn.sanctum.frame.run_screen import RunScreen
 from esper.karn.sanctum.log.console_panel import ConsolePanel
-from esper.karn.sanctum.log.event_log import EventLog
+from esper.karn.sanctum.log.event_log_panel import EventLogPanel
 from esper.karn.sanctum.log.filter_line import FilterLine
 from esper.karn.sanctum.schema import LogEntry
 
@@ -83,7 +83,7 @@ class LogScreen(RunScreen):
         """Yield the filter, the log, and the console output in the same place."""
         yield FilterLine(id="filter")
         yield Input(id="search", placeholder="text to look for; enter keeps it", compact=True)
-        yield EventLog(id="log")
+        yield EventLogPanel(id="log")
         yield ConsolePanel(id="console")
 
     def show(self, view: View) -> None:
@@ -174,7 +174,7 @@ class LogScreen(RunScreen):
         if self._is_console:
             self.query_one(ConsolePanel).find(None if self._result is None else lines)
         else:
-            self.query_one(EventLog).find(lines)
+            self.query_one(EventLogPanel).find(lines)
 
     def _say_filter(self) -> None:
         asked = self._console_text if self._is_console else self._filter
@@ -184,13 +184,13 @@ class LogScreen(RunScreen):
 
     def _choose(self, log_filter: LogFilter) -> None:
         self._filter = log_filter
-        self.query_one(EventLog).choose(log_filter)
+        self.query_one(EventLogPanel).choose(log_filter)
         self._look_further()
 
     @property
-    def _panel(self) -> FollowingPanel:
+    def _panel(self) -> TailPanel:
         """The panel that is in sight."""
-        return self.query_one(ConsolePanel if self._is_console else EventLog)
+        return self.query_one(ConsolePanel if self._is_console else EventLogPanel)
 
     def action_next(self, field: str, by: int = 1) -> None:
         """Show the lines of the next kind, or about the next host or head; or before."""

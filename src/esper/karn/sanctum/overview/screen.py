@@ -11,7 +11,7 @@ from textual.widget import Widget
 from esper.karn.sanctum.fold.log_book import SEEDS
 from esper.karn.sanctum.frame.run_header import RunHeader
 from esper.karn.sanctum.frame.run_screen import RunScreen
-from esper.karn.sanctum.log.event_log import EventLog
+from esper.karn.sanctum.log.event_log_panel import EventLogPanel
 from esper.karn.sanctum.overview.hosts_panel import HostsPanel
 from esper.karn.sanctum.overview.master_status import MasterStatus
 from esper.karn.sanctum.overview.policy_panel import PolicyPanel
@@ -36,8 +36,8 @@ class OverviewScreen(RunScreen):
             yield PolicyPanel(id="policy")
             yield HostsPanel(id="hosts")
             # Seeds have dozens of lines a second, and would carry off all others at once.
-            yield EventLog(without=[SEEDS], id="log")
+            yield EventLogPanel(without=[SEEDS], id="log")
 
     def action_focus_log(self) -> None:
         """Move the focus to the event log."""
-        self.query_one(EventLog).focus()
+        self.query_one(EventLogPanel).focus()

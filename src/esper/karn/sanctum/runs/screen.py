@@ -14,7 +14,7 @@ from esper.karn.reports.run_catalogue import RunSummary
 from esper.karn.reports.run_comparison import RunComparison, compare_runs
 from esper.karn.sanctum.drawing.choice_panel import ChoicePanel
 from esper.karn.sanctum.drawing.themes import palette_of
-from esper.karn.sanctum.frame.run_screen import RunScreen, RunsSeen
+from esper.karn.sanctum.frame.run_screen import RunScreen, RunsUpdated
 from esper.karn.sanctum.runs.comparison_panel import ComparisonPanel
 from esper.karn.sanctum.runs.runs_panel import NO_RUNS, RunsPanel
 from esper.karn.store.run_note import LONGEST_NOTE, NoteError, write_note
@@ -62,7 +62,7 @@ class RunsScreen(RunScreen):
         yield Input(id="runs-input", compact=True)
         yield ComparisonPanel(id="comparison")
 
-    def on_runs_seen(self, message: RunsSeen) -> None:
+    def on_runs_updated(self, message: RunsUpdated) -> None:
         """Show the runs as they are now."""
         error = self.query_one("#runs-error", Static)
         error.update(printable(f"! {message.error}"))

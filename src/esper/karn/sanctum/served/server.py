@@ -215,7 +215,7 @@ def serve(
     Raises:
         ServeError: the address cannot be had.
     """
-    command = [sys.executable, "-m", "esper.karn.sanctum.served.cockpit"]
+    command = [sys.executable, "-m", "esper.karn.sanctum.served.cockpit_main"]
     command += [str(run_dir), str(directory or ""), options.theme or ""]
     command.append("ascii" if options.ascii else "")
     try:

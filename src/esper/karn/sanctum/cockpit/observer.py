@@ -1,4 +1,4 @@
-"""Looks at a run again and again: finds it, follows it and judges it. Knows nothing of screens."""
+"""Reads a run repeatedly into views: finds it, follows it, judges it. Independent of screens."""
 
 import threading
 import time
@@ -25,38 +25,38 @@ from esper.leyline.command_lines import command_line
 from esper.leyline.errors import EsperError
 from esper.leyline.health import Verdict
 
-#: What a moment of the past is judged with: its own lights and figures, not how the run ended.
+#: The status with which a past moment is judged: by its lights and figures, not by the run's end.
 _THEN: Final = RunStatus(StatusKind.LIVE, None, "as it was")
 
 
 class UpdateNotFoundError(EsperError, ValueError):
-    """A run has no update of that number."""
+    """The run has no update of that number."""
 
 
-class Watch(Protocol):
-    """Looks at a run, at a moment that can be chosen."""
+class Observer(Protocol):
+    """Reads a run as it is now, or as it was after an update."""
 
     def __call__(self, now: float) -> View:
-        """Return what there is to see at `now`, in seconds since the epoch."""
+        """Return a view of the run; `now` is in seconds since the epoch."""
 
     def go_to(self, update: int | None) -> None:
-        """From the next look on, show the run as it was after an update; None: as it is now."""
+        """From the next call on, return the state after an update; None for the newest state."""
 
     def play(self, speed: int) -> None:
-        """Move on by `speed` updates per second from the moment that is shown; 0 stands still."""
+        """Move forward by `speed` updates per second from the moment shown; 0 pauses."""
 
     def close(self) -> None:
-        """Let go of the run, after the last look."""
+        """Close the run's store."""
 
 
-class RunWatch:
-    """A look at a run for each call, all from one thread; where to look is said from any thread.
+class RunObserver:
+    """Reads a run at each call, from one thread; `go_to` and `play` may be called from any.
 
     Args:
         directory: the run's directory, or None for the first run that appears in `run_dir`.
         run_dir: the folder that holds runs.
-        at: the update to begin with; None for now.
-        ticks: returns seconds of a clock that is never set.
+        at: the update to start at; None for now.
+        ticks: returns seconds of a monotonic clock.
     """
 
     def __init__(
@@ -77,29 +77,29 @@ class RunWatch:
         self._playback = Playback(update=at)
 
     def go_to(self, update: int | None) -> None:
-        """Show the state after an update from the next look on, or None for what is new.
+        """From the next call on, return the state after an update; None for the newest state.
 
-        A number before the first update or beyond the last means the nearest there is.
+        Before the first update or beyond the last, it is that of the nearest update.
         """
         with self._lock:
             self._playback = self._playback.going_to(update)
 
     def play(self, speed: int) -> None:
-        """Go on by `speed` updates a second from the next look on; 0 stands still.
+        """From the next call on, move forward by `speed` updates per second; 0 pauses.
 
-        Playing begins with what is shown, and with the first update if that is now. At the end of
-        a run that is over it stands still, and of one that goes on it returns to now.
+        Playing starts at the moment shown, or at the first update if that is now. At the last
+        update it pauses if the run has ended, and else returns to now.
         """
         with self._lock:
             self._playback = self._playback.playing(speed)
 
     def close(self) -> None:
-        """Let go of the run's store; the next look takes hold of it again."""
+        """Close the run's store; the next call opens it again."""
         if self._run is not None:
             self._run.follower.close()
 
     def __call__(self, now: float) -> View:
-        """Return what there is to see, after a bounded amount of work.
+        """Return a view of the run, after a bounded amount of work.
 
         Args:
             now: seconds since the epoch.
@@ -111,7 +111,7 @@ class RunWatch:
         view = self._run.with_files(view)
         follower = self._run.follower
         if frame.is_behind:
-            return view  # the updates are not all known yet
+            return view  # not all updates have been read yet
         with self._lock:
             self._playback = self._playback.advanced(
                 now, follower.updates, is_over=frame.status.is_over
@@ -139,7 +139,7 @@ class RunWatch:
 
 
 class _Run:
-    """All that is looked at of one run: its store, and the files beside it."""
+    """One run: its store and the files beside it."""
 
     def __init__(
         self,
@@ -156,7 +156,7 @@ class _Run:
         self._plan: Plan | None = None
 
     def with_files(self, view: View) -> View:
-        """Return a view with the console's output and the acknowledgements of the run."""
+        """Return a view with the console output and the acknowledgements of the run."""
         stamp = file_stamp(self._directory / acknowledgements.ACKNOWLEDGEMENTS_NAME)
         if stamp != self._stamp:
             self._acknowledged = acknowledgements.read(self._directory)
@@ -177,7 +177,7 @@ class _Run:
 
 
 def plan_of(directory: Path) -> Plan | None:
-    """Return what the settings of a run say of it; None while it has none that can be read."""
+    """Return the plan of a run from its settings file; None if that cannot be read."""
     path = directory / CONFIG_NAME
     try:
         created_at = path.stat().st_mtime
@@ -193,13 +193,13 @@ def plan_of(directory: Path) -> Plan | None:
     )
 
 
-def look_once(directory: Path, now: float | None = None, at: int | None = None) -> View:
-    """Return the whole of a run as it stands, or as it stood after an update.
+def read_view(directory: Path, now: float | None = None, at: int | None = None) -> View:
+    """Return a view of a run, read to its end.
 
     Args:
         directory: the run's directory.
-        now: seconds since the epoch; the clock's if not given.
-        at: the update; None for the newest state.
+        now: seconds since the epoch; the current time if None.
+        at: the update to return the state after; None for the newest state.
 
     Raises:
         UpdateNotFoundError: the run has no such update.
@@ -221,11 +221,11 @@ def look_once(directory: Path, now: float | None = None, at: int | None = None) 
 
 def _no_such_update(run: str, update: int, updates: int, damaged: int) -> str:
     if damaged:
-        known = f"give one from 1 to {updates}" if updates else "it has none that can"
-        return f"{run} has no update {update} that can be read, for events are damaged: {known}"
+        known = f"give a number from 1 to {updates}" if updates else "no update can be read"
+        return f"{run} has no readable update {update}, because events are damaged: {known}"
     if not updates:
-        return f"{run} has no update {update}: it has completed none yet"
-    return f"{run} has no update {update}: give one from 1 to {updates}"
+        return f"{run} has no update {update}: it has not completed one yet"
+    return f"{run} has no update {update}: give a number from 1 to {updates}"
 
 
 def _view(frame: Frame, now: float) -> View:
@@ -244,7 +244,7 @@ def _verdict_on(view: View, status: RunStatus) -> Verdict:
 
 
 def _past_view(view: View, follower: RunFollower, position: TimePosition) -> View:
-    """Return a view of now with the state after an update in the place of the newest."""
+    """Return the view with the state after an update instead of the newest state."""
     try:
         snapshot = follower.state_after(position.update)
     except RunStoreError as error:

@@ -1,4 +1,4 @@
-"""What the command palette offers: every key's action, the screens, themes, settings and runs."""
+"""Entries of the command palette: the actions of all keys, themes, settings and runs."""
 
 from collections.abc import Iterable
 from functools import partial
@@ -13,14 +13,14 @@ from esper.karn.store.run_directory import RunNotFoundError, run_directories
 if TYPE_CHECKING:
     from esper.karn.sanctum.cockpit.app import SanctumApp
 
-#: As many of the newest runs can be opened from the palette; the screen Runs has all.
+#: How many of the newest runs are listed; the screen Runs has all.
 _RUNS_OFFERED = 50
-#: What nobody looks for by name.
+#: Actions that are not listed.
 _SCROLLING = ("scroll_", "page", "command_palette", "screen.copy_text")
 
 
-def commands_of(app: "SanctumApp", screen: Screen[object]) -> Iterable[SystemCommand]:
-    """Yield what can be done on a screen."""
+def entries_of(app: "SanctumApp", screen: Screen[object]) -> Iterable[SystemCommand]:
+    """Yield an entry for each action on a screen."""
     offered = set()
     for active in screen.active_bindings.values():
         binding = active.binding
@@ -46,7 +46,7 @@ def commands_of(app: "SanctumApp", screen: Screen[object]) -> Iterable[SystemCom
     ):
         yield SystemCommand(
             f"Turn {title} {'off' if is_on else 'on'}",
-            f"It is {'on' if is_on else 'off'} now",
+            f"Currently {'on' if is_on else 'off'}",
             partial(app.change_setting, name, not is_on),
         )
     try:
@@ -55,5 +55,5 @@ def commands_of(app: "SanctumApp", screen: Screen[object]) -> Iterable[SystemCom
         return  # the screens say so
     for directory in reversed(runs):
         yield SystemCommand(
-            f"Run: {directory.name}", "Open this run", partial(app.open_run, directory)
+            f"Run: {directory.name}", "Show this run", partial(app.open_run, directory)
         )

@@ -8,7 +8,7 @@ from typing import ClassVar, Final
 from rich.text import Text
 from textual.binding import Binding, BindingType
 
-from esper.karn.sanctum.drawing.following_panel import FollowingPanel
+from esper.karn.sanctum.drawing.tail_panel import TailPanel
 from esper.karn.sanctum.fold.log_book import with_details
 from esper.karn.sanctum.fold.view import View
 from esper.karn.sanctum.following.log_filter import LogFilter, with_older
@@ -81,7 +81,7 @@ def _wrapped(text: str, width: int) -> list[str]:
     return textwrap.wrap(text, width) or [""]
 
 
-class EventLog(FollowingPanel):
+class EventLogPanel(TailPanel):
     """Shows the event log, or a part of it, and follows it."""
 
     SHOWS: ClassVar[tuple[str, ...]] = ("log",)

@@ -5,7 +5,7 @@ from datetime import datetime
 
 import pytest
 
-from esper.karn.sanctum.log.event_log import EventLog, render_log
+from esper.karn.sanctum.log.event_log_panel import EventLogPanel, render_log
 from esper.karn.sanctum.schema import LogEntry, SanctumSnapshot
 from esper.karn.text.palette import DARK
 
@@ -98,7 +98,7 @@ async def test_it_follows_until_it_is_scrolled_away_and_again_from_its_end(
 
         await pilot.press("l", "home")
         await pilot.pause()
-        log = app.screen.query_one(EventLog)
+        log = app.screen.query_one(EventLogPanel)
         assert "paused" in str(log.border_title)
         add("an event out of sight")
         await seen(pilot)
@@ -125,7 +125,7 @@ async def test_the_details_of_a_bad_update_are_shown_on_demand_and_to_a_filter(
         await seen(pilot)
         await pilot.press("5")
         await pilot.pause()
-        panel = app.screen.query_one(EventLog)
+        panel = app.screen.query_one(EventLogPanel)
         short = [line.partition(":01 ")[2] for line in panel.text.splitlines()]
         assert short == ["● op went Inf (+2: v shows)", "  done"]
         await pilot.press("v")

@@ -3,7 +3,7 @@
 from esper.karn.sanctum.drawing.panel import Panel
 
 
-class FollowingPanel(Panel):
+class TailPanel(Panel):
     """Follows what it shows unless it was scrolled away from its end, or told to stand still."""
 
     IS_RESTLESS = True
