@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from esper.karn.sanctum.cockpit.app import SanctumApp
 from esper.karn.sanctum.cockpit.light_controls import LightControls
 from esper.karn.sanctum.cockpit.settings import Settings
 from esper.karn.sanctum.fold.attention import Lamps, lit_lights, unacknowledged

@@ -305,12 +305,12 @@ async def test_in_the_past_the_console_output_is_said_to_be_of_now(
         await seen(pilot)
         await pilot.press("5", "o")
         await pilot.pause()
-        assert "of now, not of then" in "\n".join(screen_text(app))
+        assert "as of now, not of the moment shown" in "\n".join(screen_text(app))
 
 
 def test_a_filter_for_what_is_no_longer_there_starts_anew():
-    assert LogFilter(kind="gone").next("kind", choices("kind", LOG, RunState())).kind is None
-    assert LogFilter().next("kind", ()).kind is None
+    assert LogFilter(kind="gone").with_next("kind", choices("kind", LOG, RunState())).kind is None
+    assert LogFilter().with_next("kind", ()).kind is None
 
 
 @pytest.fixture

@@ -102,7 +102,7 @@ async def test_with_shift_the_kinds_are_gone_through_backwards(app):
     async with app.run_test(size=(120, 40)) as pilot:
         screen = await opened(pilot)
         forwards = [screen._filter]
-        while len(forwards) < 2 or forwards[-1].asks:
+        while len(forwards) < 2 or forwards[-1].is_set:
             await pilot.press("k")
             forwards.append(screen._filter)
         backwards = [screen._filter]
@@ -206,7 +206,7 @@ async def test_the_whole_output_is_searched(app, run):
         assert console.text.startswith("line 8")
         await pilot.press("o")  # the log was not filtered by any of this
         await until(pilot, lambda: "kind all  host all" in said(screen))
-        assert not screen._filter.asks
+        assert not screen._filter.is_set
 
 
 async def test_a_store_that_is_gone_ends_the_search_with_a_sentence(
@@ -221,4 +221,4 @@ async def test_a_store_that_is_gone_ends_the_search_with_a_sentence(
         await seen(pilot)
         await pilot.press("slash", *"needle", "enter")
         screen = app.screen
-        await until(pilot, lambda: "the search ended: there is no run store" in said(screen))
+        await until(pilot, lambda: "the search stopped: there is no run store" in said(screen))

@@ -120,8 +120,8 @@ def test_a_search_finds_what_a_log_that_keeps_all_has(
 
     assert result.is_whole
     assert result.error is None
-    shown = [line for line in with_older(log, result.lines) if log_filter.takes(line)]
-    assert shown == [line for line in expected if log_filter.takes(line)]
+    shown = [line for line in with_older(log, result.lines) if log_filter.matches(line)]
+    assert shown == [line for line in expected if log_filter.matches(line)]
 
 
 def test_a_search_says_how_far_back_it_is(run):
@@ -155,9 +155,9 @@ def test_a_search_goes_on_over_what_a_live_run_pushes_out(run, monkeypatch, payl
 
     result = searched(search, log)
 
-    shown = [line for line in with_older(log, result.lines) if log_filter.takes(line)]
+    shown = [line for line in with_older(log, result.lines) if log_filter.matches(line)]
     expected = whole_log(run, monkeypatch)
-    assert shown == [line for line in expected if log_filter.takes(line)]
+    assert shown == [line for line in expected if log_filter.matches(line)]
 
 
 def test_an_earlier_moment_is_searched_where_the_search_had_ended_before_it(run, monkeypatch):

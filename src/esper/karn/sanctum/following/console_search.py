@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import IO, Final
 
-from esper.karn.sanctum.following.searching import LINES_FOUND, Result
+from esper.karn.sanctum.following.searching import LINES_FOUND, SearchResult
 from esper.karn.store.console_tail import plain
 from esper.karn.store.run_directory import CONSOLE_NAME
 
@@ -24,7 +24,7 @@ class ConsoleSearch:
         self._text = text.lower()
         self._start_over()
 
-    def step(self) -> Result[str]:
+    def step(self) -> SearchResult[str]:
         """Search what the file has grown by, and then a bounded part further back."""
         try:
             with self._path.open("rb") as file:
@@ -33,14 +33,14 @@ class ConsoleSearch:
                     self._search_back(file)
         except FileNotFoundError:
             self._start_over()
-            return Result(is_over=True, is_whole=True)
+            return SearchResult(is_over=True, is_whole=True)
         except OSError as error:
-            return Result(self._found, is_over=True, error=error.strerror or str(error))
+            return SearchResult(self._found, is_over=True, error=error.strerror or str(error))
         lines = (*self._found, *self._taken(self._begun))[-LINES_FOUND:]
         is_whole = self._first == 0
         is_over = not grows and (is_whole or len(self._found) == LINES_FOUND)
         reached = f"the last {(self._last - self._first) / 1e6:.1f} MB"
-        return Result(lines, is_over, is_whole, reached)
+        return SearchResult(lines, is_over, is_whole, reached)
 
     def _start_over(self) -> None:
         self._found: tuple[str, ...] = ()

@@ -13,7 +13,7 @@ from typing import Final
 from esper.karn.sanctum.aggregator import SanctumAggregator
 from esper.karn.sanctum.fold.log_book import oldest_missing
 from esper.karn.sanctum.following.log_filter import LogFilter
-from esper.karn.sanctum.following.searching import LINES_FOUND, Result
+from esper.karn.sanctum.following.searching import LINES_FOUND, SearchResult
 from esper.karn.sanctum.schema import LogEntry
 from esper.karn.store.run_reader import RunReader
 from esper.karn.store.run_tables import RunStoreError
@@ -61,7 +61,7 @@ class LogSearch:
         elif newest > self._newest and self._gap_end <= self._newest:
             self._gap_newest = self._gap_end = newest
 
-    def step(self) -> Result[LogEntry]:
+    def step(self) -> SearchResult[LogEntry]:
         """Search a bounded number of events; an error ends the search."""
         try:
             if self._gap_end > self._newest:
@@ -76,11 +76,11 @@ class LogSearch:
             elif self._goes_further():
                 self._end, self._found = self._search(0, self._end, self._found)
         except RunStoreError as error:
-            return Result(self._found, is_over=True, error=str(error))
+            return SearchResult(self._found, is_over=True, error=str(error))
         reached = "" if self._back_to is None else f"back to update {self._back_to}"
         is_whole = self._end < 1 or self._filter.head is not None
         is_over = not self._goes_further() and self._gap_end <= self._newest
-        return Result(self._found, is_over, is_whole, reached)
+        return SearchResult(self._found, is_over, is_whole, reached)
 
     def _goes_further(self) -> bool:
         # Of what is about a head there are latches alone.
@@ -138,7 +138,7 @@ def _lines(
     return [
         line
         for line in aggregator.snapshot().log
-        if line.event_id >= events[0].id and line.level != "latch" and log_filter.takes(line)
+        if line.event_id >= events[0].id and line.level != "latch" and log_filter.matches(line)
     ]
 
 

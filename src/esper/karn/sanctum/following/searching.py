@@ -10,7 +10,7 @@ LINES_FOUND: Final = 2_000
 
 
 @dataclass(frozen=True)
-class Result(Generic[Line]):
+class SearchResult(Generic[Line]):
     """How far a search is."""
 
     lines: tuple[Line, ...] = ()  # oldest first
@@ -23,5 +23,5 @@ class Result(Generic[Line]):
 class Search(Protocol[Line]):
     """Is stepped through from one thread at a time, until its result is over."""
 
-    def step(self) -> Result[Line]:
+    def step(self) -> SearchResult[Line]:
         """Search a bounded amount further, and return how far that is."""

@@ -135,10 +135,10 @@ class EventLogPanel(TailPanel):
         taken = [
             entry
             for entry in with_older(view.snapshot.log, self._found)
-            if self._filter.takes(entry) and entry.kind not in self._without
+            if self._filter.matches(entry) and entry.kind not in self._without
         ]
         # What is asked for is shown whole.
-        is_whole = self._has_details or self._filter.asks
+        is_whole = self._has_details or self._filter.is_set
         self._drawn = {}
         for entry, details in [(one, 0) for one in taken] if is_whole else with_details(taken):
             drawn = before.get(id(entry))
@@ -147,7 +147,7 @@ class EventLogPanel(TailPanel):
                 drawn = entry, details, made
             self._drawn[id(entry)] = drawn
         if not self._drawn:
-            said = "nothing in the log has that" if self._filter.asks else "only seeds so far"
+            said = "nothing in the log has that" if self._filter.is_set else "only seeds so far"
             return [Text(said, style=palette.muted, no_wrap=True)]
         return [line for _, _, lines in self._drawn.values() for line in lines]
 
