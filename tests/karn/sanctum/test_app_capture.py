@@ -43,7 +43,7 @@ def test_a_frame_of_the_past_says_that_it_is_one(finished_run):
     print_once(finished_run, console=console, at=1)
     lines = console.file.getvalue().splitlines()
     verdict, header = [line for line in lines[:5] if "PAST" in line]
-    assert "PAST: lit by now: op; then: nothing out of the ordinary" in verdict
+    assert "PAST: lit since: op; then: nothing out of the ordinary" in verdict
     assert " PAST, update 1 of 2   now FINISHED" in header
 
 
@@ -145,7 +145,7 @@ def test_a_page_shows_the_same_in_colour_and_loads_nothing(finished_run, tmp_pat
 
 
 def test_a_suffix_that_says_nothing_is_one_sentence(finished_run, tmp_path):
-    with pytest.raises(PictureError, match=r"end it in one of \.svg, \.html, \.txt"):
+    with pytest.raises(PictureError, match=r"must end in one of \.svg, \.html, \.txt"):
         export_frame(finished_run, tmp_path / "frame.pdf")
 
 

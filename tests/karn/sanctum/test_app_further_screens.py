@@ -161,7 +161,7 @@ async def test_nothing_that_a_run_can_hold_breaks_a_screen(opened, views, key, s
 async def test_before_the_first_step_a_screen_says_so(opened, screen_text, key):
     async def test(pilot, app):
         text = "\n".join(screen_text(app))
-        assert "no step completed yet" in text or "no decision taken yet" in text
+        assert "no step completed yet" in text or "no decision yet" in text
 
     await opened(key, test, snapshot=SanctumSnapshot())
 

@@ -290,7 +290,7 @@ async def test_r_does_nothing_where_there_is_nothing_to_replay(opened, views, sc
 async def test_before_anything_was_seen_every_head_has_its_row(opened, views, screen_text):
     async def test(pilot, app):
         text = "\n".join(screen_text(app))
-        assert text.count("nothing so far") == 8
+        assert text.count("neither Inf nor NaN") == 8
         assert "History of Slot" in text
 
     await opened(test, snapshot=views.healthy())
@@ -299,7 +299,7 @@ async def test_before_anything_was_seen_every_head_has_its_row(opened, views, sc
 async def test_the_screen_over_no_run_says_nothing_false(opened, views, screen_text):
     async def test(pilot, app):
         text = "\n".join(screen_text(app))
-        assert "nothing so far" in text
+        assert "neither Inf nor NaN" in text
         assert "nothing yet" in text
 
     await opened(test, view=views.waiting())

@@ -58,7 +58,7 @@ def listed(views, sanctum, seen, runs):
 
     async def run(test, size=(80, 24)):
         app = sanctum(views.view(views.healthy()))
-        app._lookout._look_at_runs = lambda _screen: False  # there is no folder behind this
+        app._poller._read_runs = lambda _screen: False  # there is no folder behind this
         async with app.run_test(size=size) as pilot:
             await seen(pilot)
             await pilot.press("6")
@@ -117,7 +117,7 @@ async def test_runs_are_filtered_by_a_text(listed, screen_text, text, found):
         assert (_order(panel) if found else []) == found
         shown = "\n".join(screen_text(app))
         assert f"{len(found)} of 5 runs" in shown
-        assert ("no run has that" in shown) == (not found)
+        assert ("no run matches the filter" in shown) == (not found)
         await pilot.press("escape")
         await pilot.pause()
         assert len(_order(panel)) == 5

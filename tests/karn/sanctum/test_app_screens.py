@@ -117,7 +117,7 @@ async def test_the_log_is_filtered(views, sanctum, seen, keys, shown):
         assert isinstance(app.screen, LogScreen)
         text = app.screen.query_one(EventLogPanel).text
         assert [entry.event_id for entry in LOG if entry.text in text] == shown
-        assert (text == "nothing in the log has that") == (not shown)
+        assert (text == "no line matches the filter") == (not shown)
 
 
 async def test_the_filter_says_what_it_shows(views, sanctum, seen, screen_text):

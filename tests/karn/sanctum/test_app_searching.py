@@ -200,7 +200,7 @@ async def test_the_whole_output_is_searched(app, run):
         await until(pilot, lambda: "2 lines in the whole output" in said(screen))
         await pilot.press("slash", *"zzz", "enter")
         await until(pilot, lambda: "0 lines in the whole output" in said(screen))
-        assert console.text == "no line of the output has that"
+        assert console.text == "no line of the output has this text"
         await pilot.press("k", "escape")
         await until(pilot, lambda: "the last 200 lines" in said(screen))
         assert console.text.startswith("line 8")

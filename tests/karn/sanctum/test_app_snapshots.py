@@ -137,7 +137,7 @@ def test_runs(views, sanctum, seen, summaries, snap_compare, size):
         await pilot.pause()
 
     app = sanctum(views.view(views.broken()))
-    app._lookout._look_at_runs = lambda _screen: False  # there is no folder behind this
+    app._poller._read_runs = lambda _screen: False  # there is no folder behind this
     assert snap_compare(app, terminal_size=size, run_before=show)
 
 
@@ -166,7 +166,7 @@ def test_comparison(views, sanctum, seen, summaries, snap_compare, size):
         await pilot.pause()
 
     app = sanctum(views.view(views.broken()))
-    app._lookout._look_at_runs = lambda _screen: False  # there is no folder behind this
+    app._poller._read_runs = lambda _screen: False  # there is no folder behind this
     assert snap_compare(app, terminal_size=size, run_before=show)
 
 

@@ -205,8 +205,8 @@ async def test_the_keys_are_in_the_help(app):
     async with app.run_test(size=(120, 40)) as pilot:
         await opened(pilot)
         keys = {meaning: key for key, meaning in keys_of(app.screen)}
-        assert keys["Back or on by one step of the update"] == "← →"
-        assert "To the first step of the update, or the newest" in keys
+        assert keys["Back or forward by one step of the update"] == "← →"
+        assert "First or newest step of the update" in keys
 
 
 def acted(update, step):

@@ -66,7 +66,7 @@ async def test_the_process_is_run_and_its_report_returned(replay_report):
     [
         ("import sys; sys.exit('esper: there is no run')", "exit code 1: there is no run"),
         ("raise RuntimeError('no memory')", "exit code 1: RuntimeError: no memory"),
-        ("import os; os._exit(7)", "exit code 7: it did not say why"),
+        ("import os; os._exit(7)", "exit code 7: it gave no reason"),
         ("print('hello')", "report cannot be read"),
     ],
 )

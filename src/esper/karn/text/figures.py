@@ -11,7 +11,7 @@ _UNITS: Final = ((1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
 def figure(value: float | None, width: int = 5) -> str:
-    """Return a number in at most `width` characters, as precise as they allow.
+    """Return a number in at most `width` characters, as precisely as they allow.
 
     None becomes a dash; NaN and infinities become "NaN", "+Inf" and "-Inf". `width` is at least 5.
     """
@@ -32,12 +32,12 @@ def figure(value: float | None, width: int = 5) -> str:
         short = f"{mantissa}e{int(exponent)}"
         if len(short) <= width:
             return short
-    # A number whose end is missing would be another number.
+    # A number that is cut without a sign would be another number.
     return short[: width - 1] + "…"
 
 
 def count(value: float | None) -> str:
-    """Return a quantity of things with a unit prefix: 950, 1.24k, 53.1k, 4.01M."""
+    """Return a quantity with a unit prefix: 950, 1.24k, 53.1k, 4.01M."""
     if value is None:
         return ABSENT
     if nonfinite_kind(value) is not None:
@@ -51,14 +51,14 @@ def count(value: float | None) -> str:
 
 
 def percentage(value: float | None) -> str:
-    """Return a share of one as a percentage, in six characters at most."""
+    """Return a share, 0 to 1, as a percentage in at most six characters."""
     if value is None or nonfinite_kind(value) is not None:
         return figure(value)
     return f"{100 * value:.1f}%"
 
 
 def duration(seconds: float | None) -> str:
-    """Return a time span as h:mm:ss, with days in front where there are any."""
+    """Return a time span as h:mm:ss, preceded by days if there are any."""
     if seconds is None:
         return ABSENT
     whole = max(0, int(seconds))
@@ -77,7 +77,7 @@ def bytes_text(size: float) -> str:
 
 
 def span_text(seconds: float) -> str:
-    """Return a time span that is only roughly known: 42 s, 26 min, 1 h 05 min, 2 d 3 h."""
+    """Return an approximate time span: 42 s, 26 min, 1 h 05 min, 2 d 3 h."""
     if seconds < 60:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
@@ -90,7 +90,7 @@ def span_text(seconds: float) -> str:
 
 
 def cut(text: str, width: int) -> str:
-    """Return a text in at most `width` characters, with an ellipsis for what is missing."""
+    """Return a text in at most `width` characters, with an ellipsis if it is cut."""
     return text if len(text) <= width else text[: max(0, width - 1)] + "…"[:width]
 
 

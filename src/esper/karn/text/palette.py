@@ -1,4 +1,4 @@
-"""The colours of Sanctum by what they mean. Red and amber are kept for alerts."""
+"""Colours by their purpose. Red and amber are for alerts only."""
 
 from dataclasses import dataclass
 from typing import Final
@@ -6,18 +6,18 @@ from typing import Final
 
 @dataclass(frozen=True)
 class Palette:
-    """Colours as Rich understands them, named for their duty and not for their hue."""
+    """Rich colours by purpose."""
 
-    ink: str  # what is read
-    muted: str  # what names and surrounds it
-    faint: str  # what is switched off, empty or not there
-    accent: str  # where the focus is, and what is going on
+    ink: str  # values
+    muted: str  # labels
+    faint: str  # what is off, empty or missing
+    accent: str  # the focus, and what is in progress
     curve: str  # histories
     good: str
     warning: str
     critical: str
-    ground: str  # behind everything
-    on_alert: str  # written on a fill of `warning` or `critical`
+    ground: str  # the background
+    on_alert: str  # text on a background of `warning` or `critical`
 
 
 DARK: Final = Palette(
@@ -44,7 +44,7 @@ LIGHT: Final = Palette(
     ground="#f6f5f1",
     on_alert="#ffffff",
 )
-#: For bright rooms, old projectors and tired eyes: all text has a contrast of at least 7.
+#: High contrast: at least 7 for all text.
 CONTRAST: Final = Palette(
     ink="#ffffff",
     muted="#d2d6dc",
@@ -57,7 +57,7 @@ CONTRAST: Final = Palette(
     ground="#000000",
     on_alert="#000000",
 )
-#: For terminals without colour: there, what is an alert must be the brightest.
+#: For terminals without colours: alerts are the brightest.
 MONOCHROME: Final = Palette(
     ink="#b4b4b4",
     muted="#8c8c8c",
@@ -70,7 +70,7 @@ MONOCHROME: Final = Palette(
     ground="#101010",
     on_alert="#101010",
 )
-#: For printing to a terminal whose background is not known: its own sixteen colours.
+#: The terminal's own sixteen colours, for output on an unknown background.
 TERMINAL: Final = Palette(
     ink="default",
     muted="dim",

@@ -1,4 +1,4 @@
-"""The console that reports print to: what leaves it cannot act upon a terminal."""
+"""The console of the reports: text from a store cannot control the terminal."""
 
 from collections.abc import Iterable
 
@@ -9,21 +9,21 @@ from esper.leyline.plain_text import printable
 
 
 class PlainConsole(Console):
-    """A console that replaces every control character and direction mark in what it is given.
+    """A console that replaces control characters and direction marks in every text.
 
-    A subclass, since Rich has no other place that every text passes. Its own escape sequences, for
-    colours, are made after this.
+    A subclass, because Rich has no other hook that every text passes. Rich adds its own escape
+    sequences for colours afterwards.
     """
 
     def render(
         self, renderable: RenderableType, options: ConsoleOptions | None = None
     ) -> Iterable[Segment]:
-        """Yield what a renderable consists of, with its text made printable."""
+        """Yield the segments of a renderable, with their text made printable."""
         for segment in super().render(renderable, options):
             yield segment if segment.control else printable_segment(segment)
 
 
 def printable_segment(segment: Segment) -> Segment:
-    """Return a segment with its text made printable; the same one if it is."""
+    """Return a segment with its text made printable; the same segment if it already is."""
     text = printable(segment.text)
     return segment if text == segment.text else Segment(text, segment.style, segment.control)

@@ -44,7 +44,7 @@ def test_what_was_illegal_says_so(views):
 def test_heads_that_did_not_count_are_dim_and_say_so(views):
     lines = render_decision(views.decision(0, Op.WAIT), RUN, 190, 30)
     text = "\n".join(line.plain for line in lines)
-    assert text.count("did not count") == len(HEAD_CHOICES) - 1
+    assert text.count("inactive") == len(HEAD_CHOICES) - 1
     (line,) = [line for line in lines if "depthwise" in line.plain]
     place = line.plain.index("depthwise")
     (span,) = [span for span in line.spans if span.start <= place < span.end]

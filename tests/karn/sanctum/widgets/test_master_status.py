@@ -89,10 +89,10 @@ def test_it_fills_its_place_and_no_more(views, width, height):
     ("lit_now", "said"),
     [
         ((), "PAST: nothing out of the ordinary"),
-        ((("op", "inf"), ("op", "nan")), "PAST: lit by now: op; then: nothing out of the ordinary"),
+        ((("op", "inf"), ("op", "nan")), "PAST: lit since: op; then: nothing out of the ordinary"),
         (
             tuple((head, "nan") for head in ("op", "slot", "tempo")),
-            "PAST: lit by now: 3 heads; then: nothing out of the ordinary",
+            "PAST: lit since: 3 heads; then: nothing out of the ordinary",
         ),
     ],
 )

@@ -24,7 +24,7 @@ def test_the_time_of_birth_gives_way_to_the_reason(views):
 
 def test_a_lamp_test_says_nothing_of_what_was_seen(views):
     strip = render_strip(_broken(views, "amber"), 120, lamps=Lamps(is_test=True)).plain
-    assert "LAMP TEST  all lights are on, nothing is stored" in strip
+    assert "LAMP TEST  all lights are shown as on, nothing is stored" in strip
 
 
 def test_a_name_that_is_only_a_time_stays(views):

@@ -1,4 +1,4 @@
-"""The panels of the Decisions screen: the hosts with what was chosen, and one decision whole."""
+"""The panels of the Decisions screen: a list of decisions, and one decision in detail."""
 
 from collections.abc import Hashable, Sequence
 from typing import ClassVar
@@ -28,23 +28,23 @@ class DecisionListPanel(ChoicePanel):
 
     def __init__(self, *, id: str | None = None) -> None:
         super().__init__(id=id)
-        self._is_held = False  # it is not the newest step that is shown
+        self._is_held = False  # an earlier step than the newest is shown
         self._is_last_act = False
 
     def hold(self, is_held: bool, *, is_last_act: bool = False) -> None:
-        """Note whether an earlier step is shown, and whether it is the last with an act in it."""
+        """Set whether an earlier step is shown, and whether it is the last one with an action."""
         self._is_held, self._is_last_act = is_held, is_last_act
 
     def part(self, view: View) -> object:
         return view.snapshot.decisions, view.snapshot.run.heads
 
     def redraw(self) -> None:
-        """Draw the decisions, and say when they were taken."""
+        """Draw the decisions, and show their update and step in the title."""
         super().redraw()
         if self._view is not None:
             at = when(self._view.snapshot.decisions, self._view.snapshot.run)
             way = "← → steps, n newest" if self._is_held else "← an earlier step"
-            way = f"nothing was done after it · {way}" if self._is_last_act else way
+            way = f"last step with an action · {way}" if self._is_last_act else way
             self.note(f"{at} · {way}" if at else "")
 
     def keys(self, view: View) -> Sequence[Hashable]:
@@ -53,7 +53,7 @@ class DecisionListPanel(ChoicePanel):
     def rows(self, view: View, width: int, palette: Palette) -> list[Text]:
         snapshot = view.snapshot
         if not snapshot.decisions:
-            return [Text("no decision taken yet", style=palette.muted, no_wrap=True)]
+            return [Text("no decision yet", style=palette.muted, no_wrap=True)]
         return [
             render_decision_row(decision, snapshot.run, width, palette)
             for decision in snapshot.decisions
@@ -61,10 +61,10 @@ class DecisionListPanel(ChoicePanel):
 
 
 class DecisionPanel(Panel):
-    """Shows what each head chose for one host, and what else it could have chosen."""
+    """Shows the choice of each head for one host, and the probabilities of all choices."""
 
     BORDER_TITLE = "Heads"
-    ABOUT = "» marks what each head chose, with the other choices beside it"
+    ABOUT = "» marks the choice of each head, among all its choices"
     IS_RESTLESS = True
 
     def __init__(self, *, id: str | None = None) -> None:
@@ -85,10 +85,10 @@ class DecisionPanel(Panel):
         run, decisions = view.snapshot.run, view.snapshot.decisions
         hosts = [decision.host for decision in decisions]
         if self._host not in hosts:
-            return Text("what Tamiyo chose is shown here", style=palette.muted, no_wrap=True)
+            return Text("the chosen host's decision appears here", palette.muted, no_wrap=True)
         chosen, *others = decisions[hosts.index(self._host) :]
         lines = render_decision(chosen, run, width, height, palette)
-        # In a large terminal there is room for the next hosts, too.
+        # A large terminal has room for the next hosts as well.
         for decision in others:
             more = render_decision(decision, run, width, height, palette)
             if len(lines) + 2 + len(more) > height:

@@ -1,4 +1,4 @@
-"""One decision in a line: what was chosen, how surely, and what the critic thinks of it."""
+"""One decision in a line: the choices, their probability, and the critic's value."""
 
 import math
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from esper.leyline.sighting_words import nonfinite_kind
 def render_decision_row(
     decision: DecisionState, run: RunState, width: int, palette: Palette = DARK
 ) -> Text:
-    """Return one line: the host, what was chosen for it, how surely, and what it is worth."""
+    """Return one line: the host, the choices, their probability, and the critic's value."""
     line = Text("  ", no_wrap=True).append(f"host {decision.host + 1}".ljust(9), palette.muted)
     right = Text(no_wrap=True).append(" p ", palette.muted)
     probability = joint_probability(decision)
@@ -31,7 +31,7 @@ def render_decision_row(
 
 
 def decision_words(decision: DecisionState, run: RunState) -> str:
-    """Return the choices that counted: "GERMINATE early · conv · gated · 3 steps · 0.7"."""
+    """Return the choices of the active heads: "GERMINATE early · conv · gated · 3 steps · 0.7"."""
     active = {
         one.head: choice_name(run, one.head, one.choice) for one in decision.heads if one.is_active
     }
@@ -40,27 +40,27 @@ def decision_words(decision: DecisionState, run: RunState) -> str:
 
 
 def joint_probability(decision: DecisionState) -> float:
-    """Return how probable the whole decision was: the product over the heads that counted."""
+    """Return the probability of the decision: the product over the active heads."""
     return math.prod(one.probability for one in decision.heads if one.is_active)
 
 
 def choice_name(run: RunState, head: str, choice: int) -> str:
-    """Return what a choice of a head is called; its number where the run does not say."""
+    """Return the name of a choice of a head; its number if the run has no name for it."""
     return name_at(run.heads.get(head, ()), choice)
 
 
 def share(probability: float) -> str:
-    """Return a probability in four characters: "53%", "<1%"; NaN and Inf are what they are."""
+    """Return a probability in four characters, such as "53%", "<1%", "NaN" or "+Inf"."""
     if nonfinite_kind(probability) is not None:
         return figure(probability)
-    if not 0.0 <= probability <= 1.0 + 1e-6:  # rounding may go beyond 1 by a hair
+    if not 0.0 <= probability <= 1.0 + 1e-6:  # rounding may slightly exceed 1
         return cut(f"{probability:.1f}", 4)
     percent = 100.0 * probability
     return "<1%" if 0.0 < percent < 0.5 else f"{percent:.0f}%"
 
 
 def when(decisions: Sequence[DecisionState], run: RunState) -> str:
-    """Return in which update and step decisions were taken: "update 37, step 11 of 24"."""
+    """Return the update and step of decisions: "update 37, step 11 of 24"."""
     if not decisions:
         return ""
     newest = max(decisions, key=lambda one: (one.update, one.step))

@@ -1,4 +1,4 @@
-"""One decision: what each head chose, how surely, and what else it could have chosen."""
+"""One decision in detail: for each head, its choices with bars for their probabilities."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -13,7 +13,7 @@ from esper.karn.text.figures import cut
 from esper.karn.text.palette import DARK, Palette
 from esper.leyline.sighting_words import nonfinite_kind
 
-#: Stands before the choice that was taken.
+#: Marks the choice that was taken.
 TAKEN: Final = "»"
 _ILLEGAL: Final = "illegal"
 _SHARE_WIDTH: Final = 5  # " 53%", and a gap before
@@ -29,23 +29,23 @@ _EIGHTHS: Final = " ▏▎▍▌▋▊▉"
 def render_decision(
     decision: DecisionState, run: RunState, width: int, height: int, palette: Palette = DARK
 ) -> list[Text]:
-    """Return a block for each head, in as many columns as suit the place.
+    """Return a block for each head, in as many columns as fit.
 
-    A block is the head's name, and a line for each of its choices with a bar for its probability.
-    Heads that did not count for what was done are dim. What exceeds `height` lines is scrolled.
+    A block is the head's name and a line for each choice with a bar for its probability. Inactive
+    heads are dim. The result may have more than `height` lines.
     """
-    # The op first: it decides which of the others count.
+    # The op first: it decides which other heads are active.
     heads = sorted(decision.heads, key=lambda one: one.head != "op")
     lines = _blocks(heads, run, width, height, palette) if heads else []
-    for is_missing, said in (
-        (not heads, "Nothing is known of what was chosen."),
+    for is_missing, sentence in (
+        (not heads, "The choices are not known."),
         (
             not any(one.probabilities for one in heads),
-            "This run does not tell the probabilities of what was not chosen.",
+            "This run does not record the probabilities of the other choices.",
         ),
     ):
         if is_missing:
-            lines.insert(0, Text(said, style=palette.muted, no_wrap=True))
+            lines.insert(0, Text(sentence, style=palette.muted, no_wrap=True))
             break
     for line in lines:
         line.truncate(width, overflow="ellipsis")
@@ -79,7 +79,7 @@ def _blocks(
 
 
 def _stacks(sizes: Sequence[int], columns: int, space: int) -> list[list[int]]:
-    """Return which blocks stand in which column: each in the one that is the shortest so far."""
+    """Return the blocks of each column: each block goes to the shortest column so far."""
     stacks: list[list[int]] = [[] for _ in range(columns)]
     for at in range(len(sizes)):
         min(stacks, key=lambda stack: _size(stack, sizes, space)).append(at)
@@ -91,7 +91,7 @@ def _size(stack: Sequence[int], sizes: Sequence[int], space: int) -> int:
 
 
 def _shares(one: HeadDecision) -> dict[int, float]:
-    """Return the probabilities by choice; where the run told no more, of what was taken."""
+    """Return the probabilities by choice; at least that of the choice taken."""
     shares = dict(enumerate(one.probabilities))
     shares.setdefault(one.choice, one.probability)
     return shares
@@ -100,10 +100,10 @@ def _shares(one: HeadDecision) -> dict[int, float]:
 def _block(one: HeadDecision, run: RunState, width: int, palette: Palette) -> list[Text]:
     title = Text(no_wrap=True)
     title.append(display_name(one.head), f"bold {palette.ink}" if one.is_active else palette.muted)
-    title.append("" if one.is_active else "  did not count", palette.faint)
+    title.append("" if one.is_active else "  inactive", palette.faint)
     title.truncate(width, overflow="ellipsis", pad=True)
     lines = [title]
-    # The same for all heads, so that their bars can be compared.
+    # The same width for all heads, so that bars can be compared.
     name_width = max(1, min(_LONGEST_NAME, width - 1 - 1 - _SHORTEST_BAR - _SHARE_WIDTH))
     for choice, probability in _shares(one).items():
         name = choice_name(run, one.head, choice)
@@ -143,7 +143,7 @@ def _choice(
         line.append(bar(probability, bar_width), ink)
     number = share(probability).rjust(_SHARE_WIDTH)
     if not is_share:
-        # What is not a probability is an alarm, whether or not the head counted.
+        # A value outside 0 to 1 is an alert even for an inactive head.
         return line.append(number, f"bold {palette.critical}")
     return line.append(number, style if one.is_active else dim)
 
@@ -152,6 +152,6 @@ def bar(filled: float, width: int) -> str:
     """Return a bar of exactly `width` cells, filled by `filled`, 0 to 1, to an eighth of a cell."""
     eighths = round(8 * width * min(1.0, max(0.0, filled)))
     if filled > 0.0 and width > 0:
-        eighths = max(1, eighths)  # what is possible can be seen
+        eighths = max(1, eighths)  # a possible choice has a visible bar
     full, rest = divmod(eighths, 8)
     return ("█" * full + (_EIGHTHS[rest] if rest else "")).ljust(width)

@@ -1,4 +1,4 @@
-"""The Decisions screen: what Tamiyo chose for each host, how surely, and out of what."""
+"""The Decisions screen: the decisions of one step for all hosts, and one in detail."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -25,19 +25,19 @@ from esper.karn.sanctum.frame.run_screen import RunScreen
 from esper.karn.store.run_reader import RunReader
 from esper.karn.store.run_tables import RunStoreError
 
-_STEP: Final = "Back or on by one step of the update"
-_ENDS: Final = "To the first step of the update, or the newest"
+_STEP: Final = "Back or forward by one step of the update"
+_ENDS: Final = "First or newest step of the update"
 #: More than an update has steps.
 _ALL: Final = 1_000_000
 
 
 class DecisionsScreen(RunScreen):
-    """Shows the decisions of a step for every host, and the chosen one's whole.
+    """Shows the decisions of a step for every host, and that of the chosen host in detail.
 
-    The step is the newest until the user steps back from it; the steps of the update are then read
-    from the store, and what is shown stands still until the newest is asked for again, or another
-    moment of the run. Where nothing goes on and nothing was done in the newest step, as in the last
-    steps of an episode, it is the last step in which something was done.
+    It shows the newest step until the user steps back. The steps of the update are then read from
+    the store, and the chosen step stays until the user returns to the newest one or to another
+    moment. If the run has ended or a past moment is shown, and the newest step has no action, as in
+    the last steps of an episode, it shows the last step with one.
     """
 
     CSS_PATH = str(Path(__file__).with_suffix(".tcss"))
@@ -46,25 +46,25 @@ class DecisionsScreen(RunScreen):
         Binding("right", "step(1)", show=False, tooltip=_STEP),
         Binding("shift+left", f"step({-_ALL})", show=False, tooltip=_ENDS),
         Binding("shift+right", f"step({_ALL})", show=False, tooltip=_ENDS),
-        Binding("n", "now", "Now", tooltip="To now"),
+        Binding("n", "now", "Now", tooltip="Back to now"),
     ]
 
     def __init__(self) -> None:
         super().__init__()
         self._held: Step | None = None  # instead of the newest
-        self._steps: tuple[Step, ...] = ()  # of the update, as far as they were read
-        self._moment: object = None  # of the run, that they were read at
-        self._waiting = 0  # places to move by, once they are read
-        self._has_looked = False  # for the last step in which something was done, at the moment
+        self._steps: tuple[Step, ...] = ()  # the steps of the update read so far
+        self._moment: object = None  # the run and update at which they were read
+        self._waiting = 0  # steps to move by once they are read
+        self._has_looked = False  # whether the last step with an action was looked for
 
     def panels(self) -> ComposeResult:
-        """Yield the list of hosts, and the decision of the one that is chosen in it."""
+        """Yield the list of hosts, and the decision for the chosen one."""
         with Container(id="decisions-pair"):
             yield DecisionListPanel(id="decisions")
             yield DecisionPanel(id="decision")
 
     def show(self, view: View) -> None:
-        """Show a view, with the decision of the host that is chosen."""
+        """Show a view, with the decision for the chosen host."""
         if _moment_of(view) != self._moment:
             self._moment = _moment_of(view)
             self._held, self._steps, self._waiting = None, (), 0
@@ -74,7 +74,7 @@ class DecisionsScreen(RunScreen):
         self._look_for_act(view)
 
     def as_shown(self, view: View) -> View:
-        """Return the view with the step that is held in the place of the newest."""
+        """Return the view with the held step instead of the newest."""
         if self._held is None:
             return view
         return replace(view, snapshot=replace(view.snapshot, decisions=self._held))
@@ -85,7 +85,7 @@ class DecisionsScreen(RunScreen):
         self._follow()
 
     def action_step(self, by: int) -> None:
-        """Show the step of the update so many places further; beyond the last is the newest."""
+        """Move by a number of steps of the update; after the last comes the newest."""
         if self.view is None:
             return
         newest = self.view.snapshot.decisions
@@ -98,7 +98,7 @@ class DecisionsScreen(RunScreen):
         )
         last = newest[0].step if newest and newest[0].update == update else last_read
         if step > last_read or (by > 0 and step == last_read < last):
-            # Not read so far: the first time, or what was decided since.
+            # Not read yet: at first, and for steps taken since.
             if self.view.directory is not None:
                 self._waiting += by
                 self._read(self.view, self.view.directory, shown)
@@ -132,7 +132,7 @@ class DecisionsScreen(RunScreen):
         self._hold(moved(steps, shown[0].step, by))
 
     def _look_for_act(self, view: View) -> None:
-        """Look for the last step in which something was done, once for each moment that stands."""
+        """Look for the last step with an action, once for each moment at rest."""
         newest, heads = view.snapshot.decisions, view.snapshot.run.heads
         stands = view.status.is_over if view.position is None else not view.position.speed
         if self._has_looked or not stands or not newest or view.directory is None:
@@ -166,16 +166,16 @@ class DecisionsScreen(RunScreen):
             with self.app.batch_update():
                 self.show(self.view)
                 for panel in self.query(Panel):
-                    panel.redraw()  # at once: somebody pressed a key
+                    panel.redraw()  # at once, after a key press
 
     def _follow(self) -> None:
         decisions = self.query_one(DecisionListPanel)
         if self.view is not None:
-            # With the line above: what it does not fill is for the heads, where they are below.
+            # Rows and border; if the heads are below, they take the rest of the height.
             decisions.styles.max_height = max(1, len(decisions.keys(self.view))) + 1
         self.query_one(DecisionPanel).choose(decisions.chosen)
 
 
 def _moment_of(view: View) -> object:
-    """Return what has to stay for a step to be held: the run, and where in it one is."""
+    """Return the run and the update shown; a held step is released when they change."""
     return view.directory, None if view.position is None else view.position.update

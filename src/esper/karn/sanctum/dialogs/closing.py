@@ -1,4 +1,4 @@
-"""How a run ended: shown when it ends, and when a run is opened that is over."""
+"""The closing screen: how a run ended, its score, and commands for what to do next."""
 
 from typing import ClassVar, Final
 
@@ -23,11 +23,11 @@ _THIS_RUN: Final = "this run"
 _BAR_WIDTH: Final = 28
 _GAP: Final = 2
 _FRAME: Final = 7  # border, padding and scrollbar
-_LEAST_WIDTH: Final = 56  # of what stands in the border
+_LEAST_WIDTH: Final = 56  # of the texts in the border
 
 
 def render_outcome(end: RunEnd, palette: Palette) -> Text:
-    """Return how a run ended, and the verdict with its reason."""
+    """Return how a run ended, its verdict and the reason."""
     text = Text(f"{printable(end.run)} {end.ending}\n", style=f"bold {palette.ink}")
     text.append_text(word_badge(end.word, master_style(end.word, palette)))
     if end.reason:
@@ -36,7 +36,7 @@ def render_outcome(end: RunEnd, palette: Palette) -> Text:
 
 
 def render_score(end: RunEnd, palette: Palette) -> Table:
-    """Return a bar for a run's score among those of simple policies, lowest first."""
+    """Return a bar chart of the run's score and those of simple policies, lowest first."""
     table = Table.grid(padding=(0, _GAP, 0, 0))
     table.add_column(no_wrap=True)
     table.add_column(no_wrap=True, justify="right")
@@ -56,7 +56,7 @@ def render_score(end: RunEnd, palette: Palette) -> Table:
 
 
 def render_next_steps(end: RunEnd, palette: Palette) -> Table:
-    """Return a row for each thing to do next: what it is for, and its command."""
+    """Return a row for each next step: its purpose and its command."""
     table = Table.grid(padding=(0, _GAP, 0, 0))
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
@@ -66,7 +66,7 @@ def render_next_steps(end: RunEnd, palette: Palette) -> Table:
 
 
 def _width(end: RunEnd) -> int:
-    """Return in how many cells everything has a line of its own; the terminal may have fewer."""
+    """Return the width in cells at which nothing wraps; the terminal may be narrower."""
     purpose = max(len(step.purpose) for step in end.next_steps)
     widths = [_GAP + purpose + cell_len(printable(step.command)) for step in end.next_steps]
     widths += [_LEAST_WIDTH, len(end.word) + 6 + cell_len(printable(end.reason))]
@@ -74,13 +74,13 @@ def _width(end: RunEnd) -> int:
 
 
 class ClosingScreen(ModalScreen[str | None]):
-    """Shows how a run ended; returns the key it was closed with if that is to do something else.
+    """Shows how a run ended; returns the key that closed it, if that key has another action.
 
-    Keys that it does not know close it and do what they always do.
+    A key without a binding here closes it, and the screen below then handles the key.
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape,enter,z,ctrl+c", "close", "Close", tooltip="Close it"),
+        Binding("escape,enter,z,ctrl+c", "close", "Close", tooltip="Close this screen"),
         Binding("y", "copy", "Copy", tooltip="Copy the commands"),
     ]
 
@@ -90,45 +90,45 @@ class ClosingScreen(ModalScreen[str | None]):
         self._was_small = True
 
     def compose(self) -> ComposeResult:
-        """Yield the outcome, the score and the commands; it is scrolled where it does not fit."""
+        """Yield the outcome, the score and the commands; it scrolls where it does not fit."""
         palette = palette_of(self.app.theme)
         end = self._end
         with VerticalScroll(id="closing") as dialog:
             dialog.styles.width = _width(end)
             dialog.border_title = "How it ended"
-            dialog.border_subtitle = "esc closes   z brings it back   y copies the commands"
+            dialog.border_subtitle = "esc closes   z opens it again   y copies the commands"
             yield Static(render_outcome(end, palette), classes="part")
             if end.score is not None:
-                title = f"{SCORE_NAME}, beside simple policies" if end.guides else SCORE_NAME
+                title = f"{SCORE_NAME}, compared with simple policies" if end.guides else SCORE_NAME
                 yield Static(title, classes="title")
                 yield Static(render_score(end, palette), classes="part")
             yield Static("what to do next", classes="title")
             yield Static(render_next_steps(end, palette))
 
     def action_close(self) -> None:
-        """Go back to the screen below."""
+        """Return to the screen below."""
         self.dismiss(None)
 
     def action_copy(self) -> None:
-        """Copy the commands to the clipboard, by the terminal's own way."""
+        """Copy the commands to the clipboard of the terminal."""
         steps = self._end.next_steps
         self.app.copy_to_clipboard("".join(f"{step.command}\n" for step in steps))
         self.app.notify(f"copied {len(steps)} commands", markup=False)
 
     def on_key(self, event: Key) -> None:
-        """Close it for a key that has no meaning here."""
+        """Close on a key without a binding here, and return the key."""
         if event.key not in self.active_bindings:
             event.stop()
             self.dismiss(event.key)
 
     def on_resize(self, event: Resize) -> None:
-        """Close it where the terminal becomes too small for more than the run in a few lines."""
+        """Close when the terminal becomes too small for a whole screen."""
         is_small = too_small(event.size)
         if is_small and not self._was_small:
             self.dismiss(None)
         self._was_small = is_small
 
     def on_click(self, event: Click) -> None:
-        """Close it for a click beside it."""
+        """Close on a click outside."""
         if event.widget is self:
             self.dismiss(None)

@@ -1,4 +1,4 @@
-"""Help: every key, taken from the bindings themselves, and every sign."""
+"""The help: panels, keys, fields, heads and signs of the screen below it."""
 
 from collections.abc import Iterable, Sequence
 from typing import ClassVar
@@ -30,18 +30,18 @@ _FIELD_WIDTH = 22
 
 
 def _explained(rows: Iterable[tuple[Text, Text]], key_width: int = _KEY_WIDTH) -> Table:
-    """Return terms with their explanations beside them, which are wrapped where they are long."""
+    """Return a table of terms and their explanations, which wrap where they are long."""
     table = Table.grid()
     table.add_column(width=key_width)
     table.add_column(overflow="fold")
-    for term, said in rows:
-        table.add_row(term, said)
+    for term, explanation in rows:
+        table.add_row(term, explanation)
     table.add_row()  # before the next title
     return table
 
 
 def render_keys(bindings: Iterable[tuple[str, str]], palette: Palette) -> Table:
-    """Return a row for each pair of a key and what it does."""
+    """Return a row for each pair of a key and its action."""
     return _explained(
         (Text(key, f"bold {palette.accent}"), Text(meaning, palette.ink))
         for key, meaning in bindings
@@ -49,46 +49,46 @@ def render_keys(bindings: Iterable[tuple[str, str]], palette: Palette) -> Table:
 
 
 def render_signs(palette: Palette) -> Table:
-    """Return a row for each sign of the cockpit and what it means."""
+    """Return a row for each sign of the cockpit and its meaning."""
     alert = f"bold {palette.critical}"
     signs = [
-        (LIT, alert, "this head was Inf or NaN at least once in this run; it never goes out"),
+        (LIT, alert, "Inf or NaN was seen in this head; the light stays on for the whole run"),
         (
             LIT,
             f"{alert} reverse",
-            "the same, and nobody acknowledged it yet: it blinks",
+            "the same, not acknowledged yet: it blinks",
         ),
-        (LIT_BY_DRILL, alert, "a drill (--inject) planted all that was seen: no fault of the run"),
-        (UNLIT, palette.muted, "it never was"),
-        (UNKNOWN, f"bold {palette.warning}", "not known: the store cannot be read"),
-        (f"{LIT} now", alert, "and it was in the last update"),
-        (f"{LIT}{FIRST_OUT_MARK}", alert, "first-out: the first light of the run to go on"),
+        (LIT_BY_DRILL, alert, "the same, caused by drills (--inject) only: not a fault of the run"),
+        (UNLIT, palette.muted, "neither was seen so far"),
+        (UNKNOWN, f"bold {palette.warning}", "not known: the store is damaged or incomplete"),
+        (f"{LIT} now", alert, "also in the last update"),
+        (f"{LIT}{FIRST_OUT_MARK}", alert, "first-out: the light that came on first in the run"),
     ]
-    signs.append(("7/2/4", palette.ink, "first or last seen: update 7, epoch 2, minibatch 4"))
+    signs.append(("7/2/4", palette.ink, "a place: update 7, epoch 2, minibatch 4"))
     for kind, sign in NONFINITE_SIGNS.items():
         name = KIND_WORDS[kind] if kind != "+inf" else "+Inf"
         signs.append((sign, alert, f"a {name} in a curve"))
-    signs.append((MIXED_SIGN, alert, "points of more than one of these kinds in one place"))
+    signs.append((MIXED_SIGN, alert, "several of these kinds in one cell of a curve"))
     for stage, sign in STAGE_SIGNS.items():
         signs.append((sign, palette.ink, f"a slot whose seed is {stage.name.lower()}"))
-    signs.append((OPEN, palette.ink, "in the list of runs: the one that is open"))
+    signs.append((OPEN, palette.ink, "in the list of runs: the run that is shown"))
     signs.append(("▁ to █", palette.ink, "alpha: how much of a seed is blended into its host"))
     return _explained(
-        # The style is of the sign only, not of the whole cell: one of them is reversed.
+        # Style the sign only, not the whole cell: one of the styles is reversed.
         (Text.assemble((sign, style)), Text(meaning, palette.ink))
         for sign, style, meaning in signs
     )
 
 
 def records_of(panel: Panel) -> list[TelemetryRecord]:
-    """Return the telemetry records of the fields that a panel shows."""
+    """Return the telemetry records of a panel's fields."""
     classes = {f"{kind.__module__}:{kind.__qualname__}" for kind in type(panel).__mro__}
     wired = [record for record in RECORDS if record.wiring.widget in classes]
     return wired + [record for path in panel.SHOWS if (record := record_of(path)) not in wired]
 
 
 def render_records(records: Sequence[TelemetryRecord], palette: Palette) -> Table:
-    """Return what is to be known of each field: in words first, its id and source last."""
+    """Return a row for each field: its meaning, unit and thresholds, then its id and source."""
     return _explained(
         (
             (Text(_label(record), f"bold {palette.accent}"), _record(record, palette))
@@ -99,7 +99,7 @@ def render_records(records: Sequence[TelemetryRecord], palette: Palette) -> Tabl
 
 
 def _label(record: TelemetryRecord) -> str:
-    """Return what a field is called on the screen."""
+    """Return the name of a field on the screen."""
     label = record.wiring.label.strip(": ")
     return cut(label if len(label) > 1 else record.name, _FIELD_WIDTH - 1)
 
@@ -117,7 +117,7 @@ def _record(record: TelemetryRecord, palette: Palette) -> Text:
 
 
 def render_heads(palette: Palette) -> Table:
-    """Return a row for each action head of the policy and what it decides."""
+    """Return a row for each action head of the policy and its choice."""
     return _explained(
         (Text(display_name(head), f"bold {palette.accent}"), Text(meaning, palette.ink))
         for head, meaning in HEAD_MEANINGS.items()
@@ -125,7 +125,7 @@ def render_heads(palette: Palette) -> Table:
 
 
 def render_about(panels: Iterable[Panel], palette: Palette) -> Table:
-    """Return a row for each panel that says what it is about."""
+    """Return a row for each panel and its `ABOUT` text."""
     return _explained(
         (Text(panel.name_shown, f"bold {palette.accent}"), Text(panel.ABOUT, palette.ink))
         for panel in panels
@@ -134,26 +134,26 @@ def render_about(panels: Iterable[Panel], palette: Palette) -> Table:
 
 
 def keys_of(screen: Screen[object]) -> list[tuple[str, str]]:
-    """Return the keys that work on a screen and in its focused panel, with what they do."""
+    """Return the keys of a screen and its focused panel, with their actions."""
     keys: dict[str, list[str]] = {}
     for active in screen.active_bindings.values():
         binding = active.binding
         meaning = active.tooltip or binding.tooltip or binding.description
-        # Textual's own binding for copying a selection is always there; Sanctum allows none.
+        # Textual always binds a key for copying a selection, which Sanctum does not support.
         if meaning and active.enabled and binding.action != "screen.copy_text":
             keys.setdefault(meaning, []).append(screen.app.get_key_display(binding))
     return [(" ".join(dict.fromkeys(shown)), meaning) for meaning, shown in keys.items()]
 
 
 class HelpScreen(ModalScreen[None]):
-    """Shows the fields of a panel, the keys of the screen below it, and the signs."""
+    """Shows the panels and keys of the screen below, the focused panel's fields, and the signs."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape,q,question_mark,f1,ctrl+c", "dismiss", "Close", tooltip="Close the help"),
-        Binding("k", "place('keys')", "Keys", tooltip="To the keys"),
-        Binding("f", "place('fields')", "Fields", tooltip="To the focused panel's fields"),
-        Binding("h", "place('heads-of')", "Heads", tooltip="To what the heads decide"),
-        Binding("s", "place('signs')", "Signs", tooltip="To the signs"),
+        Binding("k", "place('keys')", "Keys", tooltip="Scroll to the keys"),
+        Binding("f", "place('fields')", "Fields", tooltip="Scroll to the focused panel's fields"),
+        Binding("h", "place('heads-of')", "Heads", tooltip="Scroll to the heads"),
+        Binding("s", "place('signs')", "Signs", tooltip="Scroll to the signs"),
     ]
 
     def __init__(self, panel: Panel | None = None) -> None:
@@ -162,7 +162,7 @@ class HelpScreen(ModalScreen[None]):
         self._records = [] if panel is None else records_of(panel)
 
     def compose(self) -> ComposeResult:
-        """Yield the help; it is scrolled where it does not fit."""
+        """Yield the help; it scrolls where it does not fit."""
         palette = palette_of(self.app.theme)
         below = self.app.screen_stack[-2]
         panels = [panel for panel in below.query(Panel) if panel.display and panel.region.area]
@@ -172,7 +172,7 @@ class HelpScreen(ModalScreen[None]):
             yield Static("Keys", id="keys", classes="title")
             yield Static(render_keys(keys_of(below), palette))
             yield from self._fields(palette)
-            yield Static("Heads: what the policy decides", id="heads-of", classes="title")
+            yield Static("Heads: what the policy chooses", id="heads-of", classes="title")
             yield Static(render_heads(palette))
             yield Static("Signs", id="signs", classes="title")
             yield Static(render_signs(palette))
@@ -186,7 +186,7 @@ class HelpScreen(ModalScreen[None]):
             yield Static(render_records(self._records, palette))
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """Offer no way to fields where there are none."""
+        """Disable the key of the fields where there are none."""
         return (action, parameters) != ("place", ("fields",)) or bool(self._records)
 
     def action_place(self, place: str) -> None:

@@ -1,4 +1,4 @@
-"""Asked before leaving while training goes on: detach, stop, or stay?"""
+"""The dialog on leaving while training runs: detach, stop or stay."""
 
 from typing import ClassVar
 
@@ -12,18 +12,16 @@ from esper.karn.sanctum.dialogs.trainer import Outcome
 
 
 class QuitDialog(ModalScreen[Outcome | None]):
-    """Returns "detach" or "stop", or None to stay."""
+    """Returns "detach", "stop", or None to stay."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("d", "answer('detach')", "Detach", tooltip="Leave, and let training go on"),
-        Binding(
-            "s", "answer('stop')", "Stop", tooltip="Leave, and end training at the next update"
-        ),
-        # Whoever presses it twice wants to be gone, and never to lose a training run by that.
-        Binding("ctrl+c", "answer('detach')", show=False, tooltip="Leave, and let training go on"),
-        Binding("escape,q", "stay", "Stay", tooltip="Do not leave"),
-        Binding("left", "app.focus_previous", show=False, tooltip="To the button on the left"),
-        Binding("right", "app.focus_next", show=False, tooltip="To the button on the right"),
+        Binding("d", "answer('detach')", "Detach", tooltip="Leave; training keeps running"),
+        Binding("s", "answer('stop')", "Stop", tooltip="Leave; training stops after this update"),
+        # Pressing it twice must leave Sanctum without stopping training.
+        Binding("ctrl+c", "answer('detach')", show=False, tooltip="Leave; training keeps running"),
+        Binding("escape,q", "stay", "Stay", tooltip="Stay in Sanctum"),
+        Binding("left", "app.focus_previous", show=False, tooltip="Focus the button on the left"),
+        Binding("right", "app.focus_next", show=False, tooltip="Focus the button on the right"),
     ]
 
     def __init__(self, pid: int) -> None:
@@ -31,13 +29,13 @@ class QuitDialog(ModalScreen[Outcome | None]):
         self._pid = pid
 
     def compose(self) -> ComposeResult:
-        """Yield the question, what each answer means, and a button for each."""
+        """Yield the question, the meaning of each answer, and a button for each."""
         with Vertical(id="dialog"):
-            yield Static(f"Training is still going on, in process {self._pid}.", id="question")
+            yield Static(f"Training is still running, in process {self._pid}.", id="question")
             yield Static(
-                "Detach  leaves it running; `sanctum` shows it again. So does Ctrl-C.\n"
-                "Stop    ends it at the next update; it can be resumed.\n"
-                "Stay    goes back to the cockpit.",
+                "Detach  keeps it running; `sanctum` shows it again. Ctrl-C does the same.\n"
+                "Stop    ends it after the current update; it can be resumed.\n"
+                "Stay    returns to the cockpit.",
                 id="answers",
                 markup=False,
             )
@@ -52,9 +50,9 @@ class QuitDialog(ModalScreen[Outcome | None]):
         self.dismiss(answers.get(event.button.id))
 
     def action_answer(self, outcome: Outcome) -> None:
-        """Leave with an answer."""
+        """Return an answer."""
         self.dismiss(outcome)
 
     def action_stay(self) -> None:
-        """Go back to the cockpit."""
+        """Return to the cockpit."""
         self.dismiss(None)

@@ -1,4 +1,4 @@
-"""Every reason for the master status, which itself has room for the first only."""
+"""A dialog with every reason for the master status."""
 
 from typing import ClassVar
 
@@ -16,7 +16,7 @@ from esper.leyline.plain_text import printable
 
 
 class ReasonsDialog(ModalScreen[None]):
-    """Shows the reasons as they are when it is opened, the gravest first."""
+    """Shows the reasons at the time it is opened, the most serious first."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape,q,w,enter,ctrl+c", "dismiss", "Close", tooltip="Close the reasons"),
@@ -27,7 +27,7 @@ class ReasonsDialog(ModalScreen[None]):
         self._shown = view
 
     def compose(self) -> ComposeResult:
-        """Yield the word and a line for each reason; it is scrolled where it does not fit."""
+        """Yield the word and a line for each reason; it scrolls where it does not fit."""
         palette = palette_of(self.app.theme)
         with VerticalScroll(id="dialog"):
             yield Static(badge(self._shown, palette), id="question")

@@ -1,15 +1,15 @@
-"""What Sanctum needs to know of a training process that it was opened over."""
+"""The training process that was started together with Sanctum."""
 
 from typing import Literal, Protocol
 
-#: How Sanctum was left: a plain quit, or with a live trainer to be left running or to be stopped.
+#: How the user left Sanctum: quit, or with a live trainer, which keeps running or is to be stopped.
 Outcome = Literal["quit", "detach", "stop"]
 
 
 class TrainerChild(Protocol):
     """A training process that was started together with Sanctum.
 
-    Sanctum never signals it: stopping it, when that is the outcome, is for whoever started it.
+    Sanctum sends it no signals: the caller stops it if the outcome is "stop".
     """
 
     @property

@@ -1,1 +1,1 @@
-"""The drawing kit: panels, charts, colours, figures, and what a terminal can show."""
+"""The drawing kit of the cockpit: panels, charts, themes and line filters."""

@@ -1,7 +1,7 @@
-"""Sanctum's signs in ASCII: one table for everything that is ever on the screen.
+"""Sanctum's signs in ASCII, for terminals without Unicode.
 
-A sign keeps its width, so that nothing moves. Whatever the table does not know, such as a name of
-a run in another script, becomes question marks.
+A sign keeps its width, so that the layout stays. Characters that are not in the table, such as a
+run name in another script, become question marks.
 """
 
 from functools import lru_cache
@@ -43,13 +43,13 @@ _TABLE: Final = str.maketrans(
 )
 _BRAILLE: Final = range(0x2800, 0x2900)
 _NO_STYLE: Final = Style()
-#: The dots of a Braille character by row, the topmost first, and what stands for a dot there.
+#: The dots of a Braille character by row from the top, and the ASCII sign for a dot in that row.
 _BRAILLE_ROWS: Final = ((0x09, "'"), (0x12, "-"), (0x24, "."), (0xC0, "_"))
 
 
 @lru_cache(4096)
 def to_ascii(text: str) -> str:
-    """Return a text of the same width without any character beyond ASCII."""
+    """Return a text of the same width with ASCII characters only."""
     if text.isascii():
         return text
     text = text.translate(_TABLE)
@@ -57,10 +57,10 @@ def to_ascii(text: str) -> str:
 
 
 def instead_of(error: UnicodeError) -> tuple[str, int]:
-    """Return what is written for signs that an encoding lacks: an error handler of `codecs`.
+    """Return ASCII for signs that an encoding lacks: an error handler for `codecs`.
 
     Raises:
-        UnicodeError: it was not about encoding.
+        UnicodeError: the error is not an encoding error.
     """
     if not isinstance(error, UnicodeEncodeError):
         raise error
@@ -84,9 +84,9 @@ def segments_in_ascii(segments: list[Segment]) -> list[Segment]:
 
 
 def text_in_ascii(text: Text) -> Text:
-    """Return a line with the same styles and widths, in ASCII; what it is made of keeps its place.
+    """Return a line with the same styles and widths, in ASCII.
 
-    A sign that is two cells wide becomes two characters, so styles are kept by the piece.
+    A sign of two cells becomes two characters, so styles are applied piece by piece.
     """
     pieces = text.divide(sorted({place for span in text.spans for place in span[:2]}))
     line = Text(style=text.style, no_wrap=True)

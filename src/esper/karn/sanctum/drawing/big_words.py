@@ -1,8 +1,8 @@
-"""Letters two lines high, out of half blocks, for what must be read from across a room."""
+"""Letters two lines high, made of half blocks, for the master status."""
 
 from typing import Final
 
-# Only the letters of the words that the master status can say.
+# Only the letters of the words of the master status.
 _LETTERS: Final = {
     "A": ("▄▀█", "█▀█"),
     "C": ("█▀▀", "█▄▄"),
@@ -27,7 +27,7 @@ def big_word(word: str) -> tuple[str, str]:
     """Return the two lines of a word in large letters.
 
     Raises:
-        KeyError: one of the letters is not among those that Sanctum's words need.
+        KeyError: the word has a letter that no word of the master status has.
     """
     letters = [_LETTERS[letter] for letter in word]
     return " ".join(top for top, _ in letters), " ".join(bottom for _, bottom in letters)

@@ -16,7 +16,7 @@ from esper.karn.sanctum.drawing.charts import (
 )
 from esper.karn.text.palette import Palette
 
-# Bits of a Braille character by its two columns and four rows, the topmost first (Unicode U+2800).
+# Bits of a Braille character (Unicode U+2800) by column and row, from the top.
 _BRAILLE: Final = 0x2800
 _DOTS: Final = ((0x01, 0x02, 0x04, 0x40), (0x08, 0x10, 0x20, 0x80))
 
@@ -33,17 +33,17 @@ def line_chart(
     """Return a series as `height` lines of exactly `width` cells, drawn in Braille dots.
 
     Each dot column spans the lowest to the highest of its points. A short series is spread over
-    the whole width. Neighbours are joined unless there was something non-finite between them: that
-    stands in its column as a sign, +Inf at the top, NaN in the middle, -Inf at the bottom.
+    the whole width. Neighbours are joined unless a non-finite value is between them: that is a sign
+    in its column, +Inf at the top, NaN in the middle, -Inf at the bottom.
 
     Args:
         values: oldest first.
         width: in cells.
         height: in lines.
         palette: the colours to choose from.
-        is_filled: whether all below the curve is filled as well (an area chart).
-        span: the values of the lowest and the highest dot, beyond which there are none; the lowest
-            and the highest finite value if not given.
+        is_filled: whether the area below the curve is filled.
+        span: the values of the lowest and the highest dot; the lowest and the highest finite value
+            by default.
     """
     if width < 1 or height < 1:
         return [Text(no_wrap=True) for _ in range(height)]
@@ -111,7 +111,7 @@ def _draw(cells: list[list[int]], x: int, bottom: int, top: int) -> None:
 def _join(
     cells: list[list[int]], start: tuple[int, int], end: tuple[int, int], *, is_filled: bool
 ) -> None:
-    """Set the dots of a straight line that has no gaps, without those of its start."""
+    """Set the dots of a straight line without gaps, except those of its start."""
     (x_start, y_start), (x_end, y_end) = start, end
     before = y_start
     for x in range(x_start + 1, x_end + 1):

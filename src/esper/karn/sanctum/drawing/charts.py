@@ -1,4 +1,4 @@
-"""Charts of one line. A non-finite point is never dropped: it has a sign of its own."""
+"""Charts of one line. Non-finite points are never dropped: they have signs of their own."""
 
 import math
 from collections.abc import Collection, Iterable, Sequence
@@ -11,9 +11,9 @@ from rich.text import Text
 from esper.karn.text.palette import Palette
 from esper.leyline.sighting_words import nonfinite_kind
 
-#: What stands in a chart for a point that has no height.
+#: The signs of non-finite points.
 NONFINITE_SIGNS: Final = {"nan": "×", "+inf": "↑", "-inf": "↓"}
-#: What stands for several points of different kinds that share a cell.
+#: The sign of points of different kinds in one cell.
 MIXED_SIGN: Final = "*"
 BLOCKS: Final = "▁▂▃▄▅▆▇█"
 
@@ -25,27 +25,27 @@ class Bucket:
     low: float  # NaN where no point is finite, as are the next two
     high: float
     last: float
-    nonfinite: tuple[str, ...]  # the kinds of the others, each once, in the order they came
+    nonfinite: tuple[str, ...]  # kinds of the non-finite points, each once, in order
 
 
 def buckets(values: Sequence[float], columns: int) -> list[Bucket]:
     """Spread a series over at most `columns` buckets, oldest first.
 
-    Each keeps the minimum, the maximum, the last and the kinds of the non-finite of its points, so
-    that neither a spike nor a NaN is lost when there are more points than columns.
+    Each keeps the minimum, the maximum, the last and the non-finite kinds of its points, so that
+    neither a spike nor a NaN is lost if there are more points than columns.
     """
     return [_bucket(values[start:end]) for start, end in _parts(len(values), columns)]
 
 
 def _parts(size: int, columns: int) -> Iterable[tuple[int, int]]:
-    """Return where each part of a series begins and ends that shares a column."""
+    """Yield start and end of the part of a series in each column."""
     parts = max(0, min(columns, size))
     return pairwise([index * size // parts for index in range(parts + 1)] if parts else [])
 
 
 def _bucket(values: Sequence[float]) -> Bucket:
     if len(values) == 1 and math.isfinite(values[0]):
-        return Bucket(values[0], values[0], values[0], ())  # most are, and there are hundreds
+        return Bucket(values[0], values[0], values[0], ())  # the most frequent case
     finite = [value for value in values if math.isfinite(value)]
     if len(finite) == len(values):
         return Bucket(min(finite), max(finite), finite[-1], ())
@@ -56,7 +56,7 @@ def _bucket(values: Sequence[float]) -> Bucket:
 
 
 def _kinds(values: Sequence[float]) -> tuple[str, ...]:
-    """Return the kinds of the non-finite values, each once, in the order they came."""
+    """Return the kinds of the non-finite values, each once, in order."""
     return tuple(dict.fromkeys(kind for value in values if (kind := nonfinite_kind(value))))
 
 
@@ -72,7 +72,7 @@ def sparkline(values: Sequence[float], width: int, palette: Palette) -> Text:
     low, high = min(finite, default=0.0), max(finite, default=0.0)
     cells, signs = [], []
     for x, (start, end) in enumerate(_parts(len(values), width)):
-        # Most are finite all through, and there is one of these for every host.
+        # Checking each part would be slow: there is a sparkline for every host.
         kinds = () if len(finite) == len(values) else _kinds(values[start:end])
         if kinds:
             signs.append(x)

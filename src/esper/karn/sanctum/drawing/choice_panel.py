@@ -1,4 +1,4 @@
-"""A panel of lines of which one is chosen; the heading above them stays in sight."""
+"""A panel of lines, one of which is chosen; the heading stays visible."""
 
 from collections.abc import Hashable, Sequence
 from typing import ClassVar, Final
@@ -14,17 +14,17 @@ from esper.karn.sanctum.drawing.panel import Panel
 from esper.karn.sanctum.fold.view import View
 from esper.karn.text.palette import Palette
 
-#: Stands before the chosen line; the colour behind it is for those who see colours.
+#: Marks the chosen line; its background colour marks it too.
 CURSOR: Final = "▸"
-#: How much of the faint colour is mixed into what lies behind the chosen line.
+#: Share of the faint colour in the background of the chosen line.
 _TINT: Final = 0.45
-_STEP: Final = "Choose the line above or below"
-_PAGE: Final = "Choose the line a page above or below"
+_STEP: Final = "Choose the previous or next line"
+_PAGE: Final = "Move the choice up or down by a page"
 _ENDS: Final = "Choose the first or the last line"
 
 
 def chosen_style(palette: Palette) -> str:
-    """Return the style of the chosen line: a ground that all other colours can be read on."""
+    """Return the style of the chosen line: a background on which all other colours are readable."""
     ground, faint = Color.parse(palette.ground), Color.parse(palette.faint)
     if ground.triplet is None or faint.triplet is None:
         return "bold"  # the terminal's own colours cannot be mixed
@@ -32,10 +32,10 @@ def chosen_style(palette: Palette) -> str:
 
 
 class ChoicePanel(Panel):
-    """Shows lines, each of which stands for something, and tells which of them was chosen.
+    """Shows lines with keys, and posts `Chosen` when another line is chosen.
 
-    Subclasses say in `keys` what there is to choose from, and in `rows` how it is drawn. The choice
-    is remembered by its key, so that it stays with its line while others come and go.
+    Subclasses return the keys in `keys` and the lines in `rows`. The choice is kept by its key, so
+    that it stays with its line while others come and go.
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -47,7 +47,7 @@ class ChoicePanel(Panel):
         Binding("end", "end(-1)", show=False, tooltip=_ENDS),
     ]
 
-    HEADINGS: ClassVar[int] = 1  # lines of `rows` that stand above what is chosen from
+    HEADINGS: ClassVar[int] = 1  # heading lines of `rows`
 
     class Chosen(Message):
         """Another line was chosen."""
@@ -65,28 +65,28 @@ class ChoicePanel(Panel):
     def __init__(self, *, id: str | None = None) -> None:
         super().__init__(id=id)
         self._keys: Sequence[Hashable] = ()
-        self._key: Hashable | None = None  # None: the first there is
+        self._key: Hashable | None = None  # None: the first line
 
     def keys(self, view: View) -> Sequence[Hashable]:
-        """Return what there is to choose from, in the order of its lines."""
+        """Return the keys in the order of their lines."""
         raise NotImplementedError
 
     def rows(self, view: View, width: int, palette: Palette) -> list[Text]:
-        """Return the headings, and a line for each key; their first cell is the cursor's."""
+        """Return the headings, and a line for each key; the first cell is for the cursor."""
         raise NotImplementedError
 
     @property
     def index(self) -> int:
-        """The place of the chosen line among the keys; 0 where there are none."""
+        """The index of the chosen line among the keys; 0 if there are none."""
         return self._keys.index(self._key) if self._key in self._keys else 0
 
     @property
     def chosen(self) -> Hashable | None:
-        """The key of the chosen line; None where there is nothing to choose from."""
+        """The key of the chosen line; None if there are no lines."""
         return self._keys[self.index] if self._keys else None
 
     def show(self, view: View) -> None:
-        """Show another view of the run, with the choice where it was if that is still there."""
+        """Show another view of the run; the choice stays if its line still exists."""
         before = self.chosen
         self._keys = self.keys(view)
         super().show(view)
@@ -94,16 +94,16 @@ class ChoicePanel(Panel):
             self.post_message(self.Chosen(self, self.chosen))
 
     def choose(self, key: Hashable) -> None:
-        """Choose the line of a key; nothing happens if there is no such line."""
+        """Choose the line of a key; does nothing if there is no such line."""
         if key not in self._keys or key == self._key:
             return
         self._key = key
         self.redraw()
-        self._keep_in_sight()
+        self._keep_visible()
         self.post_message(self.Chosen(self, key))
 
     def lines(self, view: View, width: int, height: int, palette: Palette) -> list[Text]:  # noqa: ARG002
-        """Return the lines, of which the chosen one stands out."""
+        """Return the lines, with the chosen one highlighted."""
         lines = self.rows(view, width, palette)
         if self._keys:
             line = lines[self.HEADINGS + self.index]
@@ -115,10 +115,10 @@ class ChoicePanel(Panel):
         return lines
 
     def render_line(self, y: int) -> Strip:
-        """Return one line of what is visible; the headings do not scroll."""
+        """Return one visible line; the headings do not scroll."""
         return super().render_line(y if y >= self.HEADINGS else y - self.scroll_offset.y)
 
-    def _keep_in_sight(self) -> None:
+    def _keep_visible(self) -> None:
         line = self.HEADINGS + self.index
         top, height = self.scroll_offset.y, self.scrollable_content_region.height
         if line < top + self.HEADINGS:
@@ -127,12 +127,12 @@ class ChoicePanel(Panel):
             self.scroll_to(y=line - height + 1, animate=False)
 
     def on_resize(self) -> None:
-        """Draw again for the new size, and keep the choice in sight."""
+        """Draw again for the new size, and keep the choice visible."""
         super().on_resize()
-        self._keep_in_sight()
+        self._keep_visible()
 
     def on_click(self, event: Click) -> None:
-        """Choose what was clicked on."""
+        """Choose the clicked line."""
         place = event.get_content_offset(self)
         if place is None or place.y < self.HEADINGS:
             return
@@ -143,15 +143,15 @@ class ChoicePanel(Panel):
                 self.open_chosen()
 
     def open_chosen(self) -> None:
-        """Do what a double click means, where it means more than choosing."""
+        """Open the chosen line, after a double click; does nothing by default."""
 
     def action_step(self, by: int) -> None:
-        """Choose the line so many lines below."""
+        """Move the choice down by a number of lines."""
         if self._keys:
             self.choose(self._keys[min(len(self._keys) - 1, max(0, self.index + by))])
 
     def action_page(self, by: int) -> None:
-        """Choose the line so many pages below."""
+        """Move the choice down by a number of pages."""
         height = self.scrollable_content_region.height - self.HEADINGS
         self.action_step(by * max(1, height - 1))
 

@@ -1,7 +1,7 @@
-"""What every line goes through before it is on the screen: kept in ASCII, or without colours.
+"""Filters for every line of the screen: ASCII only, or without colours.
 
-Without colours, for NO_COLOR (https://no-color.org), there are the terminal's own two, bold, dim
-and reverse; the monochrome theme says in greys what is to stand out.
+Without colours (NO_COLOR, https://no-color.org) only bold, dim and reverse are left. The greys of
+the monochrome theme decide which of them a text gets.
 """
 
 from functools import lru_cache
@@ -15,20 +15,20 @@ from textual.filter import LineFilter
 
 from esper.karn.sanctum.drawing.ascii import segments_in_ascii
 
-#: Of 255: a ground from here on is a fill, and writing below the other is dimmed.
+#: Of 255: a background at least this bright is reversed, and darker text is dimmed.
 _FILL: Final = 0x48
 _DIM: Final = 0xA0
 
 
 class AsciiFilter(LineFilter):
-    """Keeps everything on the screen in ASCII."""
+    """Shows ASCII characters only."""
 
     def apply(self, segments: list[Segment], background: Color) -> list[Segment]:  # noqa: ARG002
         return segments_in_ascii(segments)
 
 
 class NoColourFilter(LineFilter):
-    """Takes every colour away, and keeps what stood out by one."""
+    """Replaces colours by bold, dim and reverse."""
 
     def apply(self, segments: list[Segment], background: Color) -> list[Segment]:  # noqa: ARG002
         return [
@@ -50,4 +50,4 @@ def _without_colour(style: Style) -> Style:
 def _grey(colour: RichColor | None) -> int | None:
     if colour is None or colour.is_default:
         return None
-    return colour.get_truecolor().green  # as much as of the others
+    return colour.get_truecolor().green  # equal to red and blue

@@ -23,7 +23,7 @@ class Curve:
     Attributes:
         mark: the letter that names it.
         values: oldest first.
-        reach: share of the axis below that the values reach over.
+        reach: share of the x axis that the values cover.
         style: of the curve and its letter.
     """
 
@@ -44,12 +44,12 @@ def overlay(
 ) -> list[Text]:
     """Return curves on common axes, as `height` lines of at most `width` cells.
 
-    Where curves meet, the one that is given later is in front; what is not finite is before all.
+    Later curves are drawn over earlier ones, and non-finite points over all curves.
 
     Args:
-        title: what is charted.
-        curves: to draw.
-        last: number of the last update on the axis below.
+        title: the name of the figure.
+        curves: the curves.
+        last: number of the last update on the x axis.
         width: in cells.
         height: in lines, 4 or more.
         palette: the colours to choose from.
@@ -106,7 +106,7 @@ def _draw(
 def _ends(
     curves: Sequence[Curve], span: tuple[float, float], rows: int
 ) -> dict[int, list[tuple[str, str]]]:
-    """Return the letters at the right of each row: where the curves end."""
+    """Return the letters at the right of each row, where curves end."""
     ends: dict[int, list[tuple[str, str]]] = {}
     for curve in curves:
         last = next((value for value in reversed(curve.values) if math.isfinite(value)), None)

@@ -1,4 +1,4 @@
-"""The frame that a pure render function is put into to become a widget."""
+"""The base widget of all panels: draws a view with a pure render function."""
 
 import math
 import time
@@ -21,25 +21,24 @@ from esper.leyline.plain_text import printable, printable_line
 
 _SCROLL_LINE: Final = "Scroll the focused panel by a line"
 _SCROLL_PAGE: Final = "Scroll it by a page"
-_SCROLL_ALL: Final = "Scroll it to its beginning or its end"
+_SCROLL_ALL: Final = "Scroll it to its start or end"
 
 
-#: From one drawing of a restless panel to the next.
+#: Shortest time between two drawings of a restless panel.
 REST_SECONDS: Final = 0.9
 
 
 class Panel(ScrollView, can_focus=True, inherit_bindings=False):
-    """Draws the view it was last given, and repaints only the lines that changed.
+    """Draws the last view it was given, and repaints only the lines that changed.
 
-    Widgets that show the run are subclasses which say in `draw` what stands in them: Textual calls
-    back into classes, hence the inheritance.
+    Subclasses return their text in `draw`, and in `part` what the text depends on.
     """
 
-    #: Paths of the snapshot, such as `training.entropy`, of which it shows what their records say;
-    #: beside those whose records name this panel themselves.
+    #: Paths of snapshot fields, such as `training.entropy`, whose records its help lists, besides
+    #: the records that name this panel.
     SHOWS: ClassVar[tuple[str, ...]] = ()
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("enter", "zoom", "Zoom", tooltip="Give the focused panel all the room, or back"),
+        Binding("enter", "zoom", "Zoom", tooltip="Enlarge the focused panel, or restore it"),
         Binding("up", "scroll_up", show=False, tooltip=_SCROLL_LINE),
         Binding("down", "scroll_down", show=False, tooltip=_SCROLL_LINE),
         Binding("pageup", "page_up", show=False, tooltip=_SCROLL_PAGE),
@@ -48,10 +47,10 @@ class Panel(ScrollView, can_focus=True, inherit_bindings=False):
         Binding("end", "scroll_end", show=False, tooltip=_SCROLL_ALL),
     ]
 
-    #: Whether it shows what changes with every step of a busy run. It is then drawn no more often
-    #: than somebody can read it: drawing is nearly all that a cockpit costs.
+    #: Whether its content changes with every step of a busy run. Such a panel is drawn about once a
+    #: second at most, because drawing is nearly all of the cockpit's CPU time.
     IS_RESTLESS: ClassVar[bool] = False
-    #: What it shows, in one plain line: beside its title on the first visit, and in the help.
+    #: Its content in one line: shown beside the title on the first visit, and in the help.
     ABOUT: ClassVar[str] = ""
 
     def __init__(self, *, id: str | None = None) -> None:
@@ -60,21 +59,21 @@ class Panel(ScrollView, can_focus=True, inherit_bindings=False):
         self._title_shown = self._title
         self._note = ""
         self._explains = False
-        self._is_due = False  # the view is another than the one that was drawn
+        self._is_due = False  # the view differs from the one drawn
         self._drawn_at = -math.inf  # on the monotonic clock, in seconds
         self._is_woken = False  # the next view is drawn at once
         self._view: View | None = None
         self.lamps = Lamps()
         self._lines: list[Text] = []
         self._strips: dict[int, Strip] = {}  # of lines that were in sight, by identity
-        self._ground, self._width = Style(), 0  # that they are painted on
+        self._ground, self._width = Style(), 0  # background and width of the strips
 
     def draw(self, view: View, width: int, height: int, palette: Palette) -> Text:
-        """Return what the panel shows in `width` cells; what exceeds `height` lines is scrolled."""
+        """Return the text of the panel in `width` cells; it scrolls beyond `height` lines."""
         raise NotImplementedError
 
     def part(self, view: View) -> object:
-        """Return the part of a view that `draw` draws from: while it is equal, nothing is drawn."""
+        """Return the part of a view that `draw` depends on; if it is equal, nothing is drawn."""
         return view
 
     def show(self, view: View) -> None:
@@ -87,7 +86,7 @@ class Panel(ScrollView, can_focus=True, inherit_bindings=False):
         self._is_woken = False
 
     def _may_rest(self, view: View, before: View | None) -> bool:
-        """Return whether the next look is early enough: there will be one as long as there are."""
+        """Return whether drawing can wait for the next view, which is certain to come."""
         is_followed = before is not None and view.position is None and before.position is None
         return (
             self.IS_RESTLESS
@@ -97,19 +96,19 @@ class Panel(ScrollView, can_focus=True, inherit_bindings=False):
         )
 
     def wake(self) -> None:
-        """Draw the next view at once, however recently another one was drawn."""
+        """Draw the next view at once, even if the last one was drawn recently."""
         self._is_woken = True
 
     def show_lamps(self, lamps: Lamps) -> None:
-        """Take note of how lights are shown; a panel with lights on it draws itself again."""
+        """Set how lights are shown; panels with lights override it and draw again."""
         self.lamps = lamps
 
     def lines(self, view: View, width: int, height: int, palette: Palette) -> list[Text]:
-        """Return what `draw` does by lines; a line that is the same object is not drawn anew."""
+        """Return the text of `draw` as lines; a line that is the same object is not repainted."""
         return list(self.draw(view, width, height, palette).split("\n", allow_blank=True))
 
     def redraw(self) -> None:
-        """Draw the last view again, at the size and in the colours of now."""
+        """Draw the last view again, at the current size and in the current colours."""
         region = self.scrollable_content_region
         if self._view is None or region.width < 1 or region.height < 1:
             return
@@ -121,7 +120,7 @@ class Panel(ScrollView, can_focus=True, inherit_bindings=False):
             if y >= len(before) or not _are_same(lines[y], before[y]):
                 changed.append(y)
             else:
-                lines[y] = before[y]  # not rendered again, though it was made anew
+                lines[y] = before[y]  # an equal line, so its strip is reused
         known = self._strips
         self._strips = {
             id(line): strip for line in lines if (strip := known.get(id(line))) is not None
@@ -141,8 +140,8 @@ class Panel(ScrollView, can_focus=True, inherit_bindings=False):
             and size.width == known.width
             and size.height > known.height
         ):
-            # All is where it was, but there is more of it: a log grows all the time, and to lay the
-            # whole screen out anew costs several times what drawing the log does.
+            # Lines were added at the end. A new layout of the screen would cost several times as
+            # much as drawing the log.
             self.set_reactive(Panel.virtual_size, size)
             self.vertical_scrollbar.window_virtual_size = size.height
         else:
@@ -150,7 +149,7 @@ class Panel(ScrollView, can_focus=True, inherit_bindings=False):
 
     @property
     def name_shown(self) -> str:
-        """The panel's title, without what stands beside it: "History of op"."""
+        """The panel's title without notes: "History of op"."""
         return self._title
 
     def retitle(self, title: str) -> None:
@@ -159,12 +158,12 @@ class Panel(ScrollView, can_focus=True, inherit_bindings=False):
         self._show_title()
 
     def note(self, text: str) -> None:
-        """Show a text beside the panel's title; nothing with an empty text."""
+        """Show a text beside the panel's title; an empty text removes it."""
         self._note = printable_line(text)
         self._show_title()
 
     def explain(self, explains: bool) -> None:
-        """Show beside the title what the panel is about, or no longer."""
+        """Show or hide the `ABOUT` text beside the title."""
         self._explains = explains
         self._show_title()
 
@@ -173,21 +172,19 @@ class Panel(ScrollView, can_focus=True, inherit_bindings=False):
         title = " · ".join(part for part in (self._title, self._note, about) if part)
         if title != self._title_shown:
             self._title_shown = title
-            self.border_title = Content(
-                title
-            )  # a name in it can hold what Textual takes for markup
+            self.border_title = Content(title)  # not markup, which a name in it could contain
 
     @property
     def text(self) -> str:
-        """All that stands in the panel, also what is not in sight."""
+        """The whole text of the panel, including what is scrolled out of view."""
         return printable("\n".join(line.plain.rstrip() for line in self._lines))
 
     def _strip(self, line: Text) -> Strip:
         console = self.app.console
         if (shown := printable(line.plain)) != line.plain:
             line = line.copy()
-            line.plain = shown  # as long as before, so that styles stay where they were
-        # Rich leaves the style of the whole out where no part has a style of its own.
+            line.plain = shown  # of equal length, so styles keep their positions
+        # Rich omits the style of the whole line for parts without a style.
         style = self._ground + console.get_style(line.style)
         segments = list(Segment.apply_style(line.render(console), style))
         missing = self._width - line.cell_len
@@ -197,15 +194,15 @@ class Panel(ScrollView, can_focus=True, inherit_bindings=False):
         return strip if missing >= 0 else strip.crop(0, self._width)
 
     def render_lines(self, crop: Region) -> list[Strip]:
-        """Return the lines that are to be painted."""
-        # It is put together from those of all that the panel stands in: dear to ask for each line.
+        """Return the lines to paint."""
+        # `rich_style` combines the styles of all ancestors, which is expensive per line.
         ground, width = self.rich_style, self.scrollable_content_region.width
         if (ground, width) != (self._ground, self._width):
             self._ground, self._width, self._strips = ground, width, {}
         return super().render_lines(crop)
 
     def render_line(self, y: int) -> Strip:
-        """Return one line of what is visible, `y` counted from the panel's top."""
+        """Return one visible line, with `y` counted from the panel's top."""
         index = y + self.scroll_offset.y
         if index >= len(self._lines):
             return Strip.blank(self._width, self._ground)
@@ -220,7 +217,7 @@ class Panel(ScrollView, can_focus=True, inherit_bindings=False):
         self.redraw()
 
     def action_zoom(self) -> None:
-        """Give this panel the whole screen, or the screen back to all of them."""
+        """Enlarge this panel to the whole screen, or restore it."""
         if self.screen.maximized is self:
             self.screen.minimize()
         else:
@@ -228,5 +225,5 @@ class Panel(ScrollView, can_focus=True, inherit_bindings=False):
 
 
 def _are_same(line: Text, other: Text) -> bool:
-    """Return whether two lines look the same; Rich's `==` leaves out the style of the whole."""
+    """Return whether two lines look the same; Rich's `==` ignores the style of the whole line."""
     return line is other or (line.style == other.style and line == other)

@@ -1,4 +1,4 @@
-"""A chart with its title, its axes and their figures; and several of them side by side."""
+"""Charts with title and axes, alone or several side by side."""
 
 import math
 from collections import Counter
@@ -17,46 +17,46 @@ from esper.leyline.sighting_words import KIND_WORDS, nonfinite_kind
 GAP: Final = 3  # between two columns of charts
 NARROWEST: Final = 22
 _FIGURE_WIDTH: Final = 5
-_WIDEST_FIGURE: Final = 9  # where two figures of an axis would be the same in fewer
+_WIDEST_FIGURE: Final = 9  # if two figures of an axis are equal when shorter
 _AXIS: Final = len(" ┤")
 _VALUE_WIDTH: Final = 6
 _LABEL_WIDTH: Final = 15
 _LOWEST: Final = 3  # title and two lines of curve
 _DOTTED: Final = "┄"  # of a guide
-_BEST_SHAPE: Final = 6.0  # width over height, in cells, of a chart that is read easily
+_BEST_SHAPE: Final = 6.0  # width divided by height, in cells, of a readable chart
 
 
 @dataclass(frozen=True)
 class Series:
-    """Something measured again and again, oldest first."""
+    """A figure with its history, oldest first."""
 
     label: str
     values: Sequence[float]
-    style: str = ""  # of the last value; the ink's if empty
-    value: float | None = None  # of now; the last of `values` if not given
-    x_name: str = ""  # what the values are counted in; empty where that goes without saying
-    x_first: int = 0  # the place of the first value; 0: counted back from the last one
-    x_last: int = 0  # the place of the last value; 0 for as many as there are
+    style: str = ""  # of the current value; the default text colour if empty
+    value: float | None = None  # the current value; the last of `values` by default
+    x_name: str = ""  # name of the x axis; empty for no axis
+    x_first: int = 0  # x of the first value; 0: counted back from the last one
+    x_last: int = 0  # x of the last value; 0: the number of values
     is_filled: bool = False
-    # Where charts are to be compared, what they have in common:
-    span: tuple[float, float] | None = None  # the ends of the scale; of the values if not given
-    share: float = 1.0  # of the axis that the values reach over
+    # To compare several charts:
+    span: tuple[float, float] | None = None  # ends of the scale; those of the values by default
+    share: float = 1.0  # share of the x axis that the values cover
     guides: Mapping[str, float] = field(default_factory=dict)  # values to compare with, by name
-    is_count: bool = False  # whether the values count things, and so are written 1.24k
+    is_count: bool = False  # whether values are written with unit prefixes: 1.24k
 
     @property
     def now(self) -> float | None:
-        """The value of now; None where there is none yet."""
+        """The current value; None if there is none yet."""
         return self.values[-1] if self.value is None and self.values else self.value
 
     def written(self, value: float | None, width: int) -> str:
-        """Return one of the values in at most `width` characters."""
+        """Return a value as text in at most `width` characters."""
         return count(value) if self.is_count else figure(value, width)
 
     def ticks(self, values: Sequence[float]) -> list[str]:
-        """Return figures of an axis, with as many digits as it takes to tell them apart.
+        """Return the figures of an axis, with enough digits to tell them apart.
 
-        A minus sign takes a cell of its own and no digit away.
+        A minus sign has an extra cell.
         """
         ticks = [self.written(value, _FIGURE_WIDTH + (value < 0)) for value in values]
         for width in range(_FIGURE_WIDTH, _WIDEST_FIGURE + 1):
@@ -69,8 +69,8 @@ class Series:
 def plot(series: Series, width: int, height: int, palette: Palette) -> list[Text]:
     """Return a title, a chart and its axes, as `height` lines of exactly `width` cells.
 
-    The highest and the lowest finite value stand at the left. From a height of 5 on, and where it
-    has a name, there is an axis below.
+    The highest and the lowest finite value are at the left. With a height of 5 or more and an
+    `x_name`, there is an x axis.
     """
     has_axis = height >= 5 and bool(series.x_name)
     rows = height - 1 - has_axis
@@ -117,12 +117,12 @@ def _title(series: Series, width: int, palette: Palette) -> Text:
 
 
 def _width_of(value: float | None) -> int:
-    """Return the cells for a value: a minus sign takes no digit away."""
+    """Return the cells for a value, with one more for a minus sign."""
     return _VALUE_WIDTH + (value is not None and value < 0)
 
 
 def _span(series: Series) -> tuple[float, float] | None:
-    """Return the ends of the scale: of the values and guides, unless they are given."""
+    """Return the ends of the scale: `span` if given, else those of the values and guides."""
     finite = [value for value in series.values if math.isfinite(value)]
     if series.span is not None or not finite:
         return series.span
@@ -159,7 +159,7 @@ def _draw_guides(
 
 
 def _place_of_name(line: str, length: int) -> int | None:
-    """Return where in a line of a chart a name can stand: as far left as the curve leaves room."""
+    """Return the leftmost place for a name in a line of a chart; None if there is no room."""
     place = line.find(" " * (length + 2))
     return None if place < 0 else place + 1
 
@@ -167,10 +167,7 @@ def _place_of_name(line: str, length: int) -> int | None:
 def scale_of(
     series: Series, span: tuple[float, float] | None, rows: int, palette: Palette
 ) -> tuple[list[Text], int]:
-    """Return the axis at the left, and its width in cells.
-
-    The highest value of the span stands at its top, the lowest at its foot.
-    """
+    """Return the y axis and its width in cells, with the highest value of the span at the top."""
     marks: dict[int, float] = {}
     if span is not None and rows > 0 and any(map(math.isfinite, series.values)):
         low, high = span
@@ -192,7 +189,7 @@ def scale_of(
 
 
 def _axis(series: Series, scale_width: int, width: int, palette: Palette) -> Text:
-    """Return the line below: from where to where the values reach."""
+    """Return the x axis, from the first to the last value."""
     last = series.x_last or len(series.values)
     first = min(last, series.x_first) or max(1, last - len(series.values) + 1)
     if not series.values:
@@ -204,7 +201,7 @@ def _axis(series: Series, scale_width: int, width: int, palette: Palette) -> Tex
 def axis_below(
     first: int, last: int, name: str, scale_width: int, width: int, palette: Palette
 ) -> Text:
-    """Return an axis from `first` to `last`, below a chart whose scale is `scale_width` wide."""
+    """Return an x axis from `first` to `last`, for a chart whose y axis is `scale_width` wide."""
     line = Text(" " * (scale_width - 1), no_wrap=True).append("└", palette.faint)
     left, right = f" {first} ", f" {name} {last}"
     room = width - line.cell_len - len(left) - len(right)
@@ -215,9 +212,9 @@ def axis_below(
 
 
 def plots(series: Sequence[Series], width: int, height: int, palette: Palette) -> list[Text]:
-    """Return several charts in as many columns as suits the place, or else a line for each.
+    """Return several charts in as many columns as suit the size, or else a line for each.
 
-    All that is drawn has at most `height` lines, except where not even a line each fits.
+    The result has at most `height` lines, unless not even one line each fits.
     """
     columns = _columns(len(series), width, height)
     if columns == 0:
@@ -227,7 +224,7 @@ def plots(series: Sequence[Series], width: int, height: int, palette: Palette) -
     gap = Text(" " * GAP, no_wrap=True)
     lines: list[Text] = []
     for row in range(rows):
-        # What does not divide evenly goes to the upper charts.
+        # The upper charts get the lines that remain.
         chart_height = height // rows + (row < height % rows)
         charts = [
             plot(one, chart_width, chart_height, palette)
@@ -238,7 +235,7 @@ def plots(series: Sequence[Series], width: int, height: int, palette: Palette) -
 
 
 def fits(charts: int, width: int, height: int) -> bool:
-    """Return whether several charts can be drawn as such in so much room."""
+    """Return whether there is room for this number of charts."""
     return _columns(charts, width, height) > 0
 
 
@@ -260,5 +257,5 @@ def _columns(charts: int, width: int, height: int) -> int:
         chart_width = (width - GAP * (columns - 1)) // columns
         if chart_width >= NARROWEST and height // rows >= _LOWEST:
             shapes[columns] = chart_width / (height // rows)
-    # The logarithm: twice as wide is as far from it as twice as high.
+    # The logarithm treats twice as wide like twice as high.
     return min(shapes, key=lambda n: abs(math.log(shapes[n] / _BEST_SHAPE)), default=0)

@@ -7,7 +7,7 @@ from esper.karn.text.palette import Palette
 from esper.leyline.heads import Stage
 from esper.leyline.sighting_words import nonfinite_kind
 
-#: A sign for each stage of a seed's life; the more of it there is in the host, the fuller.
+#: A sign for each stage of a seed: the more it affects the host, the fuller the sign.
 STAGE_SIGNS: Final = {
     Stage.DORMANT: "·",
     Stage.GERMINATED: "▫",
@@ -33,7 +33,7 @@ def stage_style(stage: int, palette: Palette) -> str:
 
 
 def stage_sign(stage: int) -> str:
-    """Return the sign of a stage; one that a newer version has added is a question mark."""
+    """Return the sign of a stage; a question mark for a stage of a newer version."""
     return STAGE_SIGNS[Stage(stage)] if stage in list(Stage) else "?"
 
 

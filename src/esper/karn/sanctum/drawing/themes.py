@@ -1,4 +1,4 @@
-"""Sanctum's themes for Textual, made of the palettes that the widgets draw with."""
+"""Sanctum's Textual themes, made from the palettes of the panels."""
 
 from typing import Final
 
@@ -20,7 +20,7 @@ _PALETTES: Final = {
 }
 
 
-#: The terminal's own colours as Textual names them, which is not as Rich does.
+#: The terminal's own colours by Textual's names, which differ from Rich's.
 _ANSI: Final = Palette(
     ink="ansi_default",
     muted="ansi_default",
@@ -33,7 +33,7 @@ _ANSI: Final = Palette(
     ground="ansi_default",
     on_alert="ansi_black",
 )
-#: What Textual's own widgets ask of a theme that cannot mix colours.
+#: Variables that Textual's own widgets need from a theme whose colours cannot be mixed.
 _ANSI_VARIABLES: Final = {
     "ansi-background": "ansi_black",
     "ansi-foreground": "ansi_white",
@@ -53,7 +53,7 @@ def palette_of(theme: str) -> Palette:
 
 
 def theme_called(name: str) -> str:
-    """Return the theme that settings call by a name, one of `settings.THEME_NAMES`."""
+    """Return the Textual theme for one of `settings.THEME_NAMES`."""
     return f"sanctum-{name}"
 
 

@@ -1,4 +1,4 @@
-"""Searches the whole of a run's console output for lines with a text, from its end backwards."""
+"""Searches the whole console output of a run for a text, backwards from its end."""
 
 from pathlib import Path
 from typing import IO, Final
@@ -7,16 +7,16 @@ from esper.karn.sanctum.following.searching import LINES_FOUND, SearchResult
 from esper.karn.store.console_tail import plain
 from esper.karn.store.run_directory import CONSOLE_NAME
 
-#: What one step reads of the file; a line that is longer than this is taken for several.
+#: Bytes of the file that one step reads; a longer line counts as several.
 BYTES_PER_STEP: Final = 1 << 18
 
 
 class ConsoleSearch:
-    """A search through a run's `console.log`, whatever the case of the letters.
+    """A case-insensitive search through a run's `console.log`.
 
     Args:
-        directory: the run's directory; the file need not be there.
-        text: what a line must have.
+        directory: the run's directory; the file need not exist.
+        text: the text to find in a line.
     """
 
     def __init__(self, directory: Path, text: str) -> None:
@@ -25,7 +25,7 @@ class ConsoleSearch:
         self._start_over()
 
     def step(self) -> SearchResult[str]:
-        """Search what the file has grown by, and then a bounded part further back."""
+        """Search what was added to the file, and then a bounded part further back."""
         try:
             with self._path.open("rb") as file:
                 grows = self._search_on(file)
@@ -44,15 +44,15 @@ class ConsoleSearch:
 
     def _start_over(self) -> None:
         self._found: tuple[str, ...] = ()
-        self._begun = b""  # a line at the file's end that has no end yet
-        self._first = 0  # of the bytes that were searched, which begin and end with whole lines
-        self._last = -1  # behind them; before the first step nothing is known
+        self._begun = b""  # an unfinished line at the end of the file
+        self._first = 0  # start of the searched bytes, which begin and end with whole lines
+        self._last = -1  # end of the searched bytes; -1 before the first step
 
     def _search_on(self, file: IO[bytes]) -> bool:
-        """Search behind what was searched; return whether there is still more."""
+        """Search after the searched bytes; return whether there are more."""
         size = file.seek(0, 2)
         if size < self._last:
-            self._start_over()  # another file took its place
+            self._start_over()  # another file replaced it
         if self._last < 0:
             file.seek(max(0, size - BYTES_PER_STEP))
             data = file.read(BYTES_PER_STEP)
@@ -73,7 +73,7 @@ class ConsoleSearch:
         start = max(0, self._first - BYTES_PER_STEP)
         file.seek(start)
         data = file.read(self._first - start)
-        # What stands before the first end of a line belongs to a line that begins further back.
+        # The bytes before the first line end belong to a line that begins further back.
         begins = data.find(b"\n") + 1 if start else 0
         self._first = start + (begins if begins < len(data) else 0)
         self._found = (*self._taken(data[self._first - start :]), *self._found)[-LINES_FOUND:]

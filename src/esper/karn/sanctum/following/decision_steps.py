@@ -1,4 +1,4 @@
-"""What was decided in the earlier steps of an update: read from the store when it is asked for."""
+"""Reads the decisions of earlier steps of an update from the store."""
 
 from collections.abc import Mapping, Sequence
 from typing import Final
@@ -10,12 +10,12 @@ from esper.leyline.telemetry import DecisionsTaken
 
 #: Events that are read at a time.
 _READ_AT_ONCE: Final = 32
-#: Steps in which an act is looked for, from the newest on backwards.
+#: Steps in which an action is looked for, backwards from the newest.
 _LOOKED_THROUGH: Final = 2_048
 _OP: Final = "op"
 _WAIT: Final = "WAIT"
 
-#: The decisions of a step, one for each host.
+#: The decisions of a step, one per host.
 Step = tuple[DecisionState, ...]
 
 
@@ -24,12 +24,12 @@ def steps_of_update(
 ) -> tuple[Step, ...]:
     """Return the decisions of an update's steps, oldest first; damaged ones are left out.
 
-    Of an update that was trained again after a resume, it is the last time that counts.
+    If an update was trained again after a resume, its last steps are returned.
 
     Args:
-        reader: of the run's store.
-        update: whose steps; the newest that was decided for by `up_to`.
-        up_to: the last event that is part of what is shown.
+        reader: reads the run's store.
+        update: the update; the newest one with decisions up to `up_to`.
+        up_to: id of the last event of the state shown.
         heads: names of the run's heads, in order, with the names of their choices.
 
     Raises:
@@ -52,7 +52,7 @@ def steps_of_update(
 
 
 def waits(step: Step, heads: Mapping[str, Sequence[str]]) -> bool:
-    """Return whether nothing was done in a step: every host waits."""
+    """Return whether every host waits in a step."""
     choices = heads.get(_OP, ())
     if _WAIT not in choices or not step:
         return False
@@ -63,7 +63,7 @@ def waits(step: Step, heads: Mapping[str, Sequence[str]]) -> bool:
 def last_act(
     reader: RunReader, up_to: int, heads: Mapping[str, Sequence[str]]
 ) -> tuple[Step, tuple[Step, ...]] | None:
-    """Return the newest step in which something was done, and the steps of its update.
+    """Return the newest step with an action, and the steps of its update.
 
     Args:
         reader: of the run's store.
@@ -71,7 +71,7 @@ def last_act(
         heads: names of the run's heads, in order, with the names of their choices.
 
     Returns:
-        None if nothing was done in the newest steps.
+        None if none of the newest steps has an action.
 
     Raises:
         RunStoreError: the store cannot be read.
@@ -97,12 +97,12 @@ def last_act(
 
 
 def moved(steps: Sequence[Step], step: int, by: int) -> Step | None:
-    """Return the step so many places after a step; None beyond the last one, or where none is.
+    """Return the step `by` places after a step; None after the last one, or if there are none.
 
     Args:
         steps: of one update, oldest first.
-        step: the number of the one to start from.
-        by: how many places; before the first there is the first.
+        step: the number of the step to start from.
+        by: number of places; before the first step, the first is returned.
     """
     numbers = [taken[0].step for taken in steps]
     at = sum(number < step for number in numbers) + by

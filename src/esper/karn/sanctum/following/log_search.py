@@ -1,9 +1,9 @@
 """Searches a run's store for lines of the log that are older than those that a snapshot keeps.
 
 It goes backwards from the newest line that can be missing, a bounded number of events at a time,
-and folds each part of the run with an aggregator of its own: so a line reads as it would have read
-in the log. Latches are no part of this, since the log keeps them all; nor are steps and decisions,
-which have no line unless they are damaged.
+and folds each part of the run with its own aggregator, so that lines read as in the log. Latches
+are left out, because the log keeps them all, and so are steps and decisions, which have no line
+unless they are damaged.
 """
 
 from collections.abc import Iterable, Sequence
@@ -29,11 +29,11 @@ _KNOWN: Final = frozenset(KIND_BY_TYPE.values())
 
 
 class LogSearch:
-    """A search through one run, for what a filter asks for.
+    """A search through one run for the lines of a filter.
 
     Args:
         directory: the run's directory.
-        log_filter: what a line must have.
+        log_filter: the filter.
     """
 
     def __init__(self, directory: Path, log_filter: LogFilter) -> None:
@@ -70,7 +70,7 @@ class LogSearch:
                 )
                 if self._gap_end <= self._newest:
                     self._newest = self._gap_end = self._gap_newest
-                    gap = _not_told_again(self._found_in_gap, self._found)
+                    gap = _not_repeated(self._found_in_gap, self._found)
                     self._found = (*self._found, *gap)[-LINES_FOUND:]
                     self._found_in_gap = ()
             elif self._goes_further():
@@ -97,7 +97,7 @@ class LogSearch:
         if after == 0:
             updates = (getattr(event.payload, "update", None) for event in events)
             self._back_to = next((one for one in updates if one is not None), self._back_to)
-        return beginning - 1, (*lines, *_not_told_again(found, lines))[-LINES_FOUND:]
+        return beginning - 1, (*lines, *_not_repeated(found, lines))[-LINES_FOUND:]
 
     def _part_before(self, after: int, end: int) -> tuple[list[Event], int]:
         """Return events up to an id, oldest first, and the id from which on they are all there."""
@@ -128,7 +128,7 @@ def _lines(
     Args:
         started: the start of the run that the events belong to, if there was one before them.
         events: in order.
-        log_filter: what a line must have.
+        log_filter: the filter.
     """
     if not events:
         return []
@@ -142,7 +142,7 @@ def _lines(
     ]
 
 
-def _not_told_again(later: Sequence[LogEntry], earlier: Sequence[LogEntry]) -> list[LogEntry]:
+def _not_repeated(later: Sequence[LogEntry], earlier: Sequence[LogEntry]) -> list[LogEntry]:
     """Return later lines without those of an unknown kind that earlier ones told of already."""
     told = {(line.kind, line.text) for line in earlier if line.kind not in _KNOWN}
     return [line for line in later if (line.kind, line.text) not in told]

@@ -1,23 +1,23 @@
-"""Which moment of a run is shown: now, or an update to which somebody went or that is played."""
+"""The moment of a run that is shown: now, or an update, which may play forward."""
 
 from dataclasses import dataclass, replace
 from typing import Final
 
-#: The most that is played at once: a suspended machine or a clock that jumps plays no further.
+#: Most seconds played at once, for example after the machine was suspended or its clock jumped.
 _LONGEST_STEP_SECONDS: Final = 2.0
 
 
 @dataclass(frozen=True)
 class Playback:
-    """A position in a run; new ones are made of old ones, so that none changes under a reader."""
+    """An immutable position in a run."""
 
     update: int | None = None  # None: now, followed
-    speed: int = 0  # updates per second; 0 stands still
+    speed: int = 0  # updates per second; 0 while paused
     seconds: float = 0.0  # played since `update` was reached
-    at: float | None = None  # when it was looked at last, in seconds since the epoch
+    at: float | None = None  # time of the last call of `advanced`, seconds since the epoch
 
     def going_to(self, update: int | None) -> "Playback":
-        """Return this at another update, or at now; what was being played plays on from there."""
+        """Return this at another update, still playing if it was; None is now, without playing."""
         return replace(self, update=update, seconds=0.0, speed=0 if update is None else self.speed)
 
     def playing(self, speed: int) -> "Playback":
@@ -28,8 +28,7 @@ class Playback:
     def advanced(self, now: float, updates: int, *, is_over: bool) -> "Playback":
         """Return this as of `now`.
 
-        What plays to the end of a run that is over stands still there; of one that goes on it snaps
-        to now.
+        At the last update, playing pauses if the run has ended, and else returns to now.
 
         Args:
             now: seconds since the epoch; if it went backwards, nothing is played.

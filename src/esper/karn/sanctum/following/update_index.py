@@ -1,4 +1,4 @@
-"""Where in a run's events its updates lie, and states of the run on the way there."""
+"""An index of a run's updates among its events, with some states of the run to start from."""
 
 from array import array
 from bisect import bisect_right
@@ -12,15 +12,15 @@ STATES_KEPT: Final = 16
 
 
 class UpdateIndex:
-    """The updates that are part of a run, and a bounded number of its states between them.
+    """The updates of a run, and a bounded number of states between them.
 
-    An update that was trained again after a resume is where it was told last, and those that a
-    resume went back behind are no part of the run until they are told again.
+    An update that was trained again after a resume has its last event. Updates after the one that a
+    resume started from are not part of the run until they are recorded again.
     """
 
     def __init__(self) -> None:
         self._updates = array("q")
-        self._ids = array("q")  # of the events that told them
+        self._ids = array("q")  # of their events
         self._states: list[SanctumAggregator] = []  # by their last id
         self._spacing = 1  # updates from one kept state to the next
         self._since_kept = 0
@@ -31,7 +31,7 @@ class UpdateIndex:
         return self._updates[-1] if self._updates else 0
 
     def note(self, event: Event, aggregator: SanctumAggregator) -> None:
-        """Note what an event says of the updates; `aggregator` has just taken it in."""
+        """Update the index with an event that `aggregator` has just applied."""
         payload = event.payload
         if isinstance(payload, RunStarted):
             self._drop_after(payload.resumed_from_update or 0)  # 0: it begins again
@@ -42,9 +42,9 @@ class UpdateIndex:
             self._keep(aggregator)
 
     def find(self, update: int) -> tuple[int, int] | None:
-        """Return an update and the id of its event: the last one that is not beyond `update`.
+        """Return the last update that is not after `update`, and the id of its event.
 
-        Before the first it is the first; None if there is no update yet.
+        Before the first update, the first is returned; None if there is no update yet.
         """
         if not self._updates:
             return None
@@ -52,7 +52,7 @@ class UpdateIndex:
         return self._updates[place], self._ids[place]
 
     def state_before(self, event_id: int) -> SanctumAggregator:
-        """Return a state, to go on from, of the last moment kept that is not beyond an event."""
+        """Return the last kept state that is not after an event."""
         place = bisect_right(self._states, event_id, key=lambda state: state.last_id)
         return self._states[place - 1].copy() if place else SanctumAggregator()
 

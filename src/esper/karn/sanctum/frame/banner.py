@@ -13,18 +13,18 @@ from esper.karn.text.palette import Palette
 from esper.leyline.health import LEVEL_WORDS, Level
 from esper.leyline.score_guides import guides_of
 
-HEALTHY: Final = LEVEL_WORDS[Level.OK]
-#: There is nothing to judge by yet.
+HEALTHY_WORD: Final = LEVEL_WORDS[Level.OK]
+#: Statuses before there is anything to judge.
 _BEFORE: Final = (StatusKind.WAITING, StatusKind.STARTING)
 NO_DATA: Final = "NO DATA"
 ORDINARY: Final = "nothing out of the ordinary"
-#: Of the scores to compare with, those that are shown, with a short name where it is narrow.
+#: The scores of simple policies that are shown for comparison, with short names.
 GUIDE_NAMES: Final = {"random choices": "random", "best hand rule": "hand rule"}
-_NAMED: Final = 2  # heads; of more, their number is reported
+_NAMED: Final = 2  # heads; for more, their number is shown
 
 
 def master_word(view: View) -> str:
-    """Return the word for a run: its verdict's, unless there is nothing to judge by."""
+    """Return the word for a run: that of its verdict, unless there is nothing to judge."""
     if view.verdict.level == Level.CRITICAL:
         return LEVEL_WORDS[Level.CRITICAL]
     if view.doubt.error is not None:
@@ -35,7 +35,7 @@ def master_word(view: View) -> str:
 
 
 def reasons(view: View) -> tuple[str, ...]:
-    """Return why the word is what it is: the gravest reason first, and at least one."""
+    """Return the reasons for the word, at least one, the most serious first."""
     if view.verdict.level != Level.CRITICAL:
         if view.doubt.error is not None:
             return ("the run cannot be read",)
@@ -48,7 +48,7 @@ def reasons(view: View) -> tuple[str, ...]:
 
 
 def _ordinary(view: View) -> str:
-    """Return what there is to report of a healthy run: what is trained, and how good it is."""
+    """Return a line on a healthy run: the task and the score."""
     run, score = view.snapshot.run, view.snapshot.training.score
     if view.position is not None or not run.task:
         return ORDINARY
@@ -61,7 +61,7 @@ def _ordinary(view: View) -> str:
 
 
 def _lit_since(view: View) -> str:
-    """Return which heads have lit after the moment that is shown; nothing if none has."""
+    """Return the heads whose lights came on after the moment shown; empty if there are none."""
     assert view.position is not None
     then = lit_lights(view.snapshot.tamiyo)
     since = list(
@@ -70,17 +70,17 @@ def _lit_since(view: View) -> str:
     if not since:
         return ""
     who = ", ".join(since) if len(since) <= _NAMED else f"{len(since)} heads"
-    return f"lit by now: {who}; then: "
+    return f"lit since: {who}; then: "
 
 
 def further_reasons(view: View) -> str:
-    """Return how many reasons there are beside the first, and the key that shows them all."""
+    """Return the number of further reasons, and the key that shows them all."""
     others = len(reasons(view)) - 1
     return f" (+{others} more: w)" if others else ""
 
 
 def reason(view: View) -> str:
-    """Return why the word is what it is, in a few words."""
+    """Return the first reason for the word, and how many more there are."""
     return reasons(view)[0] + further_reasons(view)
 
 

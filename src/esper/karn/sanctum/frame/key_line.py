@@ -1,4 +1,4 @@
-"""The last line of a screen: the screens there are, and the keys that work here and now."""
+"""The last line of a screen: the other screens, and the keys that work now."""
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from esper.karn.sanctum.drawing.themes import palette_of
 from esper.karn.text.palette import Palette
 
 _GAP: Final = 2
-_ALWAYS: Final = ("question_mark", "q")  # come directly behind the screens
+_ALWAYS: Final = ("question_mark", "q")  # shown directly after the screens
 ACKNOWLEDGE: Final = ("a", "A")
 NOW: Final = ("n",)
 END: Final = ("z",)
@@ -27,11 +27,11 @@ class KeyHint:
     key: str  # as Textual names it
     shown: str
     meaning: str
-    is_current: bool = False  # it leads to where one already is
+    is_current: bool = False  # it opens the screen that is shown
 
 
 def hints_of(screen: Screen[object]) -> list[KeyHint]:
-    """Return the keys of a screen that its bindings want to be shown: first the screens."""
+    """Return the keys of a screen whose bindings are shown, the keys of the screens first."""
     hints = [
         KeyHint(
             active.binding.key,
@@ -55,10 +55,10 @@ def _rank(hint: KeyHint) -> tuple[int, str]:
 def fitting(
     hints: Sequence[KeyHint], width: int, urgent: Collection[str] = ()
 ) -> list[tuple[int, KeyHint]]:
-    """Return the first hints that fit, whole, in `width` cells, each with its first cell.
+    """Return the first hints that fit whole in `width` cells, each with its first cell.
 
-    Keys that are `urgent` come directly behind the screens where they would not all fit in their
-    places, and closer together where they would not fit there either.
+    If the `urgent` keys do not all fit, they move directly after the screens, and then all hints
+    move closer together.
     """
     wanted = {hint.key for hint in hints} & set(urgent)
     urgent_first = sorted(
@@ -84,7 +84,7 @@ def _placed(hints: Iterable[KeyHint], width: int, gap: int) -> list[tuple[int, K
 
 
 class KeyLine(Widget):
-    """Shows the keys; a click on one is like the key. What does not fit is in the help."""
+    """Shows the keys; a click on one presses it. Keys that do not fit are in the help."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -92,12 +92,12 @@ class KeyLine(Widget):
         self._urgent: Collection[str] = ()
 
     def on_mount(self) -> None:
-        """Follow the keys as the focus moves."""
+        """Update the keys when the focus moves."""
         self.screen.bindings_updated_signal.subscribe(self, lambda _screen: self._update())
         self._update()
 
-    def urge(self, keys: Collection[str]) -> None:
-        """Keep some keys in sight."""
+    def set_urgent(self, keys: Collection[str]) -> None:
+        """Set the keys that must stay visible."""
         if keys != self._urgent:
             self._urgent = keys
             self.refresh()
@@ -108,8 +108,8 @@ class KeyLine(Widget):
             self._hints = hints
             self.refresh()
 
-    def render_line(self, y: int) -> Strip:  # noqa: ARG002  (there is one only)
-        """Return the line."""
+    def render_line(self, y: int) -> Strip:  # noqa: ARG002
+        """Return the only line."""
         palette: Palette = palette_of(self.app.theme)
         console = self.app.console
         segments: list[Segment] = []
@@ -127,7 +127,7 @@ class KeyLine(Widget):
         return Strip(segments).extend_cell_length(self.size.width).apply_style(self.rich_style)
 
     def on_click(self, event: Click) -> None:
-        """Do what the clicked key does."""
+        """Press the clicked key."""
         for start, hint in fitting(self._hints, self.size.width, self._urgent):
             if start <= event.x < start + len(hint.shown) + 1 + len(hint.meaning):
                 self.app.simulate_key(hint.key)

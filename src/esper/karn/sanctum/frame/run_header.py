@@ -1,4 +1,4 @@
-"""The run header: which run this is, how it is, how far, how fast, and on what machine."""
+"""The run header: name, status, progress, speed and machine of the run."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -22,7 +22,7 @@ from esper.karn.text.palette import DARK, Palette
 from esper.karn.text.run_names import without_creation_time
 from esper.karn.text.status_text import status_text
 
-#: Lines in which all of it can be shown, and in which the most important of it can.
+#: Lines for everything, and for the most important parts.
 FULL_HEIGHT: Final = 5
 COMPACT_HEIGHT: Final = 3
 _SEPARATOR: Final = "  "
@@ -30,7 +30,7 @@ _BEFORE: Final = (StatusKind.WAITING, StatusKind.STARTING)
 
 
 def moment_text(view: View, palette: Palette) -> Text:
-    """Return the status; of a past moment, which one it is, and that the status is of now."""
+    """Return the status; for a past moment, the moment and then the status of now."""
     status = status_text(view.status, palette)
     if view.position is None:
         return status
@@ -41,9 +41,9 @@ def moment_text(view: View, palette: Palette) -> Text:
 
 
 def render_header(view: View, width: int, height: int, palette: Palette = DARK) -> Text:
-    """Return the header in `width` cells: 2, 3 or 5 lines, as many as there are.
+    """Return the header in `width` cells, as 2, 3 or 5 lines.
 
-    What does not fit in a line is left out whole, the least important first.
+    Parts that do not fit in a line are left out whole, the least important first.
     """
     run, interventions = view.snapshot.run, view.snapshot.interventions
     identity = _identity(_name(view), view, palette)
@@ -69,7 +69,7 @@ def render_header(view: View, width: int, height: int, palette: Palette = DARK) 
     else:
         named = joined([identity, taken])
         whole = named.cell_len + len(_SEPARATOR) + joined(times).cell_len
-        if whole > width:  # how long it takes says more than when it was created
+        if whole > width:  # the times matter more than the creation time
             named = joined([_identity(without_creation_time(_name(view)), view, palette), taken])
         clock = fitted(times[0], times[1:], width - named.cell_len - len(_SEPARATOR))
         room = width - clock.cell_len - len(_SEPARATOR)
@@ -93,7 +93,7 @@ def _identity(name: str, view: View, palette: Palette) -> Text:
 
 
 def _name(view: View) -> str:
-    """Return the run's name: before it has reported any, its directory's."""
+    """Return the run's name; before its first event, that of its directory."""
     run = view.snapshot.run
     unknown = ABSENT if view.directory is None else view.directory.name
     return run.name or run.run_id or unknown
@@ -109,7 +109,7 @@ def _details(view: View) -> list[tuple[str, str]]:
     if run.device:
         fields.append(("on", run.device))
     if run.seed is not None:
-        fields.append(("seed", str(run.seed)))
+        fields.append(("random seed", str(run.seed)))
     if run.host_parameters:
         fields.append(("host parameters", count(run.host_parameters)))
     return fields
@@ -126,7 +126,7 @@ def _progress(view: View, width: int, palette: Palette) -> Text:
 
 
 def _doing(view: View, palette: Palette) -> Text:
-    """Return what a run that does not train yet is occupied with."""
+    """Return the start-up phase of a run that does not train yet."""
     if view.status.kind not in _BEFORE or view.position is not None:
         return Text()
     if view.directory is None:
@@ -146,7 +146,7 @@ def _step(run: RunState, palette: Palette) -> Text:
 
 
 def _times(view: View, palette: Palette) -> list[Text]:
-    """Return how long it has been going, and how long it will."""
+    """Return the elapsed and the remaining time."""
     times = [_fields([("elapsed", duration(elapsed_seconds(view)))], palette)]
     left = remaining_seconds(view)
     if left is not None:
@@ -155,9 +155,9 @@ def _times(view: View, palette: Palette) -> list[Text]:
 
 
 def _interventions(done: InterventionState, status: RunStatus, palette: Palette) -> Text:
-    """Return what was done about updates that were not finite: nothing, on a good day.
+    """Return what was done about non-finite updates; empty if nothing was.
 
-    That a run was halted is its status, and not repeated.
+    A halt that is the run's status is not repeated.
     """
     halts = done.halts - (status.kind == StatusKind.HALTED)
     taken = [
@@ -184,7 +184,7 @@ def _incidents(done: InterventionState, palette: Palette) -> Text:
 
 
 def _losses(run: RunState, palette: Palette) -> Text:
-    """Return what the monitor lost or could not read, which is nothing on a good day."""
+    """Return how many events the monitor lost or could not read; empty if none."""
     lost = [
         f"{number} {what}"
         for number, what in (
@@ -198,7 +198,7 @@ def _losses(run: RunState, palette: Palette) -> Text:
 
 
 def _machine(machine: MachineState, palette: Palette) -> tuple[Text, Text]:
-    """Return what the trainer and its workers take: processors and memory, and the GPU."""
+    """Return CPU and memory use of the trainer and its workers, and that of the GPU."""
     fields = []
     if machine.cpu_percent is not None:
         fields.append(("CPU", f"{machine.cpu_percent:.0f}%"))
@@ -215,7 +215,7 @@ def _machine(machine: MachineState, palette: Palette) -> tuple[Text, Text]:
 
 
 def _shares(view: View, palette: Palette) -> Text:
-    """Return what share of the last update's time went where."""
+    """Return how the time of the last update was divided."""
     shares = view.snapshot.training.time_shares
     if not shares:
         return Text()
@@ -227,7 +227,7 @@ def _shares(view: View, palette: Palette) -> Text:
 
 
 def _fields(fields: Sequence[tuple[str, str]], palette: Palette) -> Text:
-    """Return names with their values: what is counted comes first, a quality comes last."""
+    """Return names with their values; for rates, the value comes first."""
     line = Text(no_wrap=True)
     for index, (name, value) in enumerate(fields):
         line.append(_SEPARATOR if index else "")
@@ -244,7 +244,7 @@ def _right_aligned(left: Text, right: Text, width: int) -> Text:
 
 
 class RunHeader(Panel, can_focus=False):
-    """Shows the run as a whole."""
+    """Shows name, status, progress, speed and machine of the run."""
 
     IS_RESTLESS = True
 

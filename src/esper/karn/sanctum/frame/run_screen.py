@@ -1,4 +1,4 @@
-"""What every screen over a run has in common: the run's state on top, its panels, the keys."""
+"""The base of every screen: the run's state at the top, panels, time bar and keys."""
 
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, ClassVar
@@ -25,7 +25,7 @@ from esper.leyline.plain_text import printable
 if TYPE_CHECKING:
     from esper.karn.reports.run_catalogue import RunSummary
 
-#: The smallest terminal that a whole screen fits in; a smaller one shows the run in a few lines.
+#: Columns and lines a screen needs; a smaller terminal shows the run in a few lines.
 SMALLEST: tuple[int, int] = (72, 23)
 
 
@@ -35,7 +35,7 @@ def too_small(size: Size) -> bool:
 
 
 class ViewUpdated(Message):
-    """The run was looked at; sent to the screen that is to show it."""
+    """A new view of the run; sent to the screen that shows it."""
 
     def __init__(self, view: View) -> None:
         super().__init__()
@@ -43,36 +43,34 @@ class ViewUpdated(Message):
 
 
 class RunsUpdated(Message):
-    """The folder of runs was looked at; sent to the screen that is to show it."""
+    """The runs of the folder; sent to the screen that shows them."""
 
     def __init__(
         self, runs: "Sequence[RunSummary]", *, is_behind: bool = False, error: str | None = None
     ) -> None:
         super().__init__()
         self.runs = runs  # oldest first
-        self.is_behind = is_behind  # there are more, which were not read yet
+        self.is_behind = is_behind  # not all runs have been read yet
         self.error = error  # one sentence, where the folder could not be read
 
 
 class RunScreen(Screen[None]):
-    """Shows a run; knows nothing of it but the view that it is given.
+    """Shows the views of a run.
 
-    Subclasses say in `panels` what stands on them; every `Panel` among that is shown every view.
+    Subclasses yield their widgets in `panels`; every `Panel` among them is given every view.
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding(
-            "tab", "app.focus_next", show=False, tooltip="To the next panel, or the one before"
-        ),
+        Binding("tab", "app.focus_next", show=False, tooltip="Focus the next or previous panel"),
         Binding(
             "shift+tab",
             "app.focus_previous",
             show=False,
-            tooltip="To the next panel, or the one before",
+            tooltip="Focus the next or previous panel",
         ),
     ]
 
-    #: Whether it is shown all runs, too.
+    #: Whether it also receives the runs of the folder.
     WANTS_RUNS: ClassVar[bool] = False
 
     def __init__(self) -> None:
@@ -84,24 +82,24 @@ class RunScreen(Screen[None]):
 
     @property
     def is_small(self) -> bool:
-        """Whether the terminal is too small for it, so that a few lines stand for it."""
+        """Whether the terminal is too small, so that a few lines are shown instead."""
         return too_small(self.size)
 
     @property
     def is_complete(self) -> bool:
-        """Whether all that there was to see when it was opened has been read and shown."""
+        """Whether everything that existed when it was opened has been read and shown."""
         return self.view is not None and not self.view.is_behind
 
     def top(self) -> Iterable[Widget]:
-        """Return what says, on every screen, how the run is."""
+        """Return the widgets at the top that show the state of the run."""
         return [StatusStrip(id="strip")]
 
     def panels(self) -> ComposeResult:
-        """Yield what stands on this screen, in the order in which the tab key visits it."""
+        """Yield the widgets of this screen, in the order in which the tab key visits them."""
         raise NotImplementedError
 
     def compose(self) -> ComposeResult:
-        """Yield the frame of the screen with its panels in it."""
+        """Yield the frame of the screen and its panels."""
         yield SmallPanel(id="small")
         with Container(id="body"):
             yield from self.top()
@@ -125,37 +123,37 @@ class RunScreen(Screen[None]):
         self.set_class(bool(view.snapshot.tamiyo.evidence), "-evidence")
         self.set_class(updates_of(view) > 0, "-timed")
         urgent = ACKNOWLEDGE if unacknowledged(view) else NOW if view.position else ()
-        self.query_one(KeyLine).urge(urgent + END if view.status.is_over else urgent)
+        self.query_one(KeyLine).set_urgent(urgent + END if view.status.is_over else urgent)
         if before is None or before.status.is_over != view.status.is_over:
             self.refresh_bindings()
         shown = self.as_shown(view)
         for panel in self.walk_children(Panel):
-            panel.lamps = self._lamps  # of panels that came later, too
+            panel.lamps = self._lamps  # also for panels that were added later
             panel.explain(self._explains)
             panel.show(shown)
 
     def as_shown(self, view: View) -> View:
-        """Return the view that panels are given, where a screen shows another part of the run."""
+        """Return the view given to panels; screens override it to show another part of the run."""
         return view
 
     def set_speed(self, speed: int) -> None:
-        """Say at how many updates per second the run plays, or would."""
+        """Set the playing speed in updates per second."""
         self._speed = speed
         for bar in self.query(TimeBar):
             bar.speed = speed
             bar.redraw()
 
     def show_lamps(self, lamps: Lamps) -> None:
-        """Show the lights in another way: a phase of blinking, or all of them on."""
+        """Show the lights in a phase of blinking, or in a lamp test."""
         self._lamps = lamps
         with self.app.batch_update():
             for panel in self.query(Panel):
                 panel.show_lamps(lamps)
 
     def chosen_light(self) -> Light | None:
-        """Return the light that is acknowledged next, or None where a line without one is chosen.
+        """Return the light to acknowledge; None if the chosen row has no light.
 
-        Unless a screen has lights to choose from, it is the first of those that wait.
+        On screens without rows of lights, it is the first that is not acknowledged.
         """
         if self.view is None:
             return None
@@ -163,21 +161,21 @@ class RunScreen(Screen[None]):
         return next_light(self.view) or next(iter(lit), None)
 
     def redraw(self) -> None:
-        """Draw every panel again, in the colours of now."""
+        """Draw every panel again, in the current colours."""
         for panel in self.query(Panel):
             panel.redraw()
 
     def explain(self, explains: bool) -> None:
-        """Show beside each panel's title what it is about, or no longer."""
+        """Show or hide the `ABOUT` text beside each panel's title."""
         self._explains = explains
         for panel in self.query(Panel):
             panel.explain(explains)
 
     def wake(self) -> None:
-        """Have every panel draw the next view at once: the last one may be old."""
+        """Make every panel draw the next view without delay, as the last one may be old."""
         for panel in self.query(Panel):
             panel.wake()
 
     def on_resize(self, _event: Resize) -> None:
-        """Choose between the screen and the few lines that stand for it where it does not fit."""
+        """Switch between the screen and the few lines for small terminals."""
         self.set_class(self.is_small, "-small")

@@ -1,11 +1,11 @@
-"""How long a run has been going, how far it is, and how long it will take."""
+"""Elapsed time, progress and remaining time of a run."""
 
 from typing import Final
 
 from esper.karn.sanctum.fold.view import View
 from esper.karn.store.liveness import StatusKind
 
-#: The clock of such a run goes on.
+#: Statuses in which the elapsed time grows.
 _MOVING: Final = (
     StatusKind.WAITING,
     StatusKind.STARTING,
@@ -16,9 +16,9 @@ _MOVING: Final = (
 
 
 def elapsed_seconds(view: View) -> float | None:
-    """Return how long the run has been going, went on for, or had been going at a past moment.
+    """Return the elapsed seconds of the run, until now, its end or the past moment shown.
 
-    Before its first event, it counts from when its directory was made.
+    Before its first event, they count from the creation of its directory.
     """
     run = view.snapshot.run
     started = run.started_at
@@ -32,7 +32,7 @@ def elapsed_seconds(view: View) -> float | None:
 
 
 def remaining_seconds(view: View) -> float | None:
-    """Return how long the run will go on at the pace of its last batches; None if not known."""
+    """Return the remaining seconds at the speed of the last batches; None if not known."""
     run = view.snapshot.run
     if run.expected_end is None or run.last_event_at is None:
         return None
@@ -44,12 +44,12 @@ def remaining_seconds(view: View) -> float | None:
 
 
 def planned_episodes(view: View) -> int:
-    """Return how many episodes the run is to have; 0 where that is not known yet."""
+    """Return the number of planned episodes; 0 if not known yet."""
     run = view.snapshot.run
     return run.episodes or (view.plan.episodes if view.plan is not None else 0)
 
 
 def progress_share(view: View) -> float:
-    """Return how much of the planned episodes is done, 0 to 1; those under way count by steps."""
+    """Return the done share of the planned episodes, 0 to 1; running ones count by their steps."""
     run, planned = view.snapshot.run, planned_episodes(view)
     return min(1.0, max(run.progress, run.episodes_done) / planned) if planned else 0.0

@@ -1,4 +1,4 @@
-"""What is shown in place of a screen that does not fit: the run in as many lines as there are."""
+"""The run in a few lines, for terminals too small for a screen."""
 
 from rich.text import Text
 
@@ -11,7 +11,7 @@ from esper.karn.text.palette import Palette
 
 
 class SmallPanel(Panel, can_focus=False):
-    """Shows the run in a few lines, down to one."""
+    """Shows the run in as many lines as there are, at least one."""
 
     IS_RESTLESS = True
 

@@ -1,4 +1,4 @@
-"""A run in one line, for status bars; and in a few, for terminals that are too small for more."""
+"""A run in one line, for status bars, and in a few lines, for small terminals."""
 
 from typing import Final
 
@@ -7,7 +7,7 @@ from rich.text import Text
 from esper.karn.sanctum.drawing.charts import progress_bar
 from esper.karn.sanctum.fold.attention import is_drill, light_words, lit_lights
 from esper.karn.sanctum.fold.view import View
-from esper.karn.sanctum.frame.banner import HEALTHY, master_style, master_word, reasons
+from esper.karn.sanctum.frame.banner import HEALTHY_WORD, master_style, master_word, reasons
 from esper.karn.sanctum.frame.run_times import (
     elapsed_seconds,
     planned_episodes,
@@ -22,22 +22,22 @@ from esper.karn.text.palette import DARK, Palette
 from esper.karn.text.run_names import without_creation_time
 
 _SEPARATOR: Final = " · "
-_NAMED: Final = 3  # lights; of more, their number is given
+_NAMED: Final = 3  # lights; for more, their number is shown
 _BAR_WIDTH: Final = 12
 
 
 def render_line(view: View, width: int | None = None, palette: Palette = DARK) -> Text:
-    """Return a run in one line: the word, its lights, how far it is, its score and its name.
+    """Return a run in one line: the word, its lights, progress, score and name.
 
     Args:
-        view: of the run.
-        width: in cells; what does not fit is left out, the least important first. None: no limit.
+        view: a view of the run.
+        width: in cells; parts that do not fit are left out. None for no limit.
         palette: the colours to choose from.
     """
     word = master_word(view)
     line = Text(no_wrap=True)
     line.append(f"{LIT} {word}", master_style(word, palette, is_past=view.position is not None))
-    parts = [_matter(view, palette), *_how_far(view, palette), _score(view, palette)]
+    parts = [_problem(view, palette), *_how_far(view, palette), _score(view, palette)]
     name = Text(_name(view), style=palette.muted)
     line = fitted(line, [*parts, name], width, _SEPARATOR)
     if width is not None:
@@ -46,7 +46,7 @@ def render_line(view: View, width: int | None = None, palette: Palette = DARK) -
 
 
 def render_small(view: View, width: int, height: int, palette: Palette = DARK) -> Text:
-    """Return a run in at most `height` lines: what matters most is in the first of them."""
+    """Return a run in at most `height` lines, the most important first."""
     if height < 2:
         return render_line(view, width, palette)
     word = master_word(view)
@@ -65,7 +65,7 @@ def render_small(view: View, width: int, height: int, palette: Palette = DARK) -
         _lights(view, palette),
         _score(view, palette),
         Text(f"elapsed {duration(elapsed_seconds(view))}", style=palette.muted),
-        Text("q quits, ? helps, a acknowledges", style=palette.faint),
+        Text("q quits, ? shows help, a acknowledges", style=palette.faint),
     ]
     lines = [line for line in lines if line.cell_len][:height]
     for line in lines:
@@ -75,15 +75,15 @@ def render_small(view: View, width: int, height: int, palette: Palette = DARK) -
 
 
 def _cut(line: Text, width: int) -> None:
-    """Cut a line to its width; in one or two cells its sign says more than an ellipsis."""
+    """Cut a line to its width, with an ellipsis unless there are only one or two cells."""
     line.truncate(width, overflow="ellipsis" if width > 2 else "crop")
 
 
-def _matter(view: View, palette: Palette) -> Text:
-    """Return what is the matter in a few words: the lights, or else the first reason."""
+def _problem(view: View, palette: Palette) -> Text:
+    """Return the lights that are on, or else the first reason."""
     if lit_lights(view.snapshot.tamiyo):
         return _lights(view, palette)
-    if master_word(view) == HEALTHY:
+    if master_word(view) == HEALTHY_WORD:
         return Text()
     return Text(reasons(view)[0], style=palette.ink)
 
@@ -101,7 +101,7 @@ def _lights(view: View, palette: Palette) -> Text:
 
 
 def _how_far(view: View, palette: Palette) -> list[Text]:
-    """Return the status, how much is done, and how long the rest will take."""
+    """Return the status, the progress, and the remaining time."""
     parts = [Text(str(view.status.kind), style=palette.ink)]
     if planned_episodes(view):
         parts.append(Text(f"{100 * progress_share(view):.0f}%", style=palette.ink))

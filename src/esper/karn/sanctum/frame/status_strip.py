@@ -1,4 +1,4 @@
-"""The status strip: master status and run header on one line, for screens about something else."""
+"""The status strip: master status and run in one line, on all screens but the Overview."""
 
 from typing import Final
 
@@ -8,7 +8,7 @@ from esper.karn.sanctum.drawing.panel import Panel
 from esper.karn.sanctum.fold.attention import Lamps
 from esper.karn.sanctum.fold.view import View
 from esper.karn.sanctum.frame.banner import (
-    HEALTHY,
+    HEALTHY_WORD,
     badge,
     master_word,
     reason,
@@ -26,27 +26,27 @@ _SEPARATOR: Final = "  "
 def render_strip(
     view: View, width: int, palette: Palette = DARK, *, lamps: Lamps | None = None
 ) -> Text:
-    """Return one line: the word and its first reason at the left, which run it is at the right."""
+    """Return one line: the word and its first reason at the left, the run at the right."""
     run = view.snapshot.run
     is_test = lamps is not None and lamps.is_test
     word = master_word(view)
     left = word_badge("LAMP TEST", f"bold {palette.critical}") if is_test else badge(view, palette)
-    said = "all lights are on, nothing is stored" if is_test else reason(view)
+    shown = "all lights are shown as on, nothing is stored" if is_test else reason(view)
     name, rest = run.name or run.run_id or ABSENT, Text(no_wrap=True)
     rest.append(_SEPARATOR).append_text(moment_text(view, palette))
     if view.position is None:
         rest.append(f"{_SEPARATOR}update ", palette.muted).append(str(run.update), palette.ink)
     time = _time(view, palette)
-    room = width - left.cell_len - len(said) - 1 - len(without_creation_time(name)) - rest.cell_len
-    # That a run is healthy needs no reason.
-    if time.cell_len < room or (word == HEALTHY and not is_test):
+    room = width - left.cell_len - len(shown) - 1 - len(without_creation_time(name)) - rest.cell_len
+    # HEALTHY_WORD needs no reason beside it.
+    if time.cell_len < room or (word == HEALTHY_WORD and not is_test):
         rest.append_text(time)
-    if left.cell_len + len(said) + len(name) + rest.cell_len + 2 > width:
-        name = without_creation_time(name)  # the reason says more than when the run was created
+    if left.cell_len + len(shown) + len(name) + rest.cell_len + 2 > width:
+        name = without_creation_time(name)  # the reason matters more than the creation time
     right = Text(no_wrap=True).append(name, f"bold {palette.ink}").append_text(rest)
-    # A long name gives way before the word does: that is what must be seen on every screen.
+    # A long name is cut before the word is: the word must be visible on every screen.
     right.truncate(max(0, width - left.cell_len - 1), overflow="ellipsis")
-    left.append(f" {said}", palette.muted)
+    left.append(f" {shown}", palette.muted)
     left.truncate(max(0, width - right.cell_len - 1), overflow="ellipsis", pad=True)
     left.append(" ").append_text(right)
     left.truncate(width, overflow="ellipsis")
@@ -54,7 +54,7 @@ def render_strip(
 
 
 def _time(view: View, palette: Palette) -> Text:
-    """Return how long the run will take, or else how long it has taken; nothing of the past."""
+    """Return the remaining time, or else the elapsed time; nothing in a past moment."""
     line = Text(no_wrap=True)
     left, elapsed = remaining_seconds(view), elapsed_seconds(view)
     if view.position is not None or elapsed is None:
@@ -64,7 +64,7 @@ def _time(view: View, palette: Palette) -> Text:
 
 
 class StatusStrip(Panel, can_focus=False):
-    """Shows the verdict on the run, and which run it is."""
+    """Shows the verdict on the run and the run's name."""
 
     def part(self, view: View) -> object:
         run, status = view.snapshot.run, moment_text(view, DARK).plain
@@ -75,11 +75,11 @@ class StatusStrip(Panel, can_focus=False):
         return render_strip(view, width, palette, lamps=self.lamps)
 
     async def on_click(self) -> None:
-        """Tell all reasons for the word."""
+        """Show all reasons."""
         await self.run_action("app.why")
 
     def show_lamps(self, lamps: Lamps) -> None:
-        """Say that a lamp test is going on, for the screens that have no lights."""
+        """Show a lamp test, also on screens that have no lights."""
         changed = lamps.is_test != self.lamps.is_test
         super().show_lamps(lamps)
         if changed:

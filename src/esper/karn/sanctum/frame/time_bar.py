@@ -1,4 +1,4 @@
-"""The time bar: which moment of the run is shown, out of all there are, and how it moves."""
+"""The time bar: which update of the run is shown, of how many, and whether it plays."""
 
 from typing import ClassVar, Final
 
@@ -22,7 +22,7 @@ def shown_update(view: View) -> int:
 
 
 def updates_of(view: View) -> int:
-    """Return how many updates the run has by now."""
+    """Return the number of updates that the run has now."""
     return view.snapshot.run.update if view.position is None else view.position.updates
 
 
@@ -38,7 +38,7 @@ def track(view: View, width: int, speed: int) -> tuple[int, int]:
 
 
 def update_at(view: View, cell: int, width: int, speed: int) -> int | None:
-    """Return the update that a cell of the bar stands for; None at its very end, which is now."""
+    """Return the update of a cell of the bar; None for its last cell, which means now."""
     start, length = track(view, width, speed)
     place = min(max(cell - start, 0), length - 1)
     if place == length - 1:
@@ -53,7 +53,7 @@ def render_time_bar(view: View, width: int, speed: int = 1, palette: Palette = D
     Args:
         view: what is shown.
         width: in cells.
-        speed: updates per second at which it plays, or would.
+        speed: playing speed, updates per second.
         palette: the colours to choose from.
     """
     position = view.position
@@ -78,17 +78,17 @@ def render_time_bar(view: View, width: int, speed: int = 1, palette: Palette = D
 
 
 class TimeBar(Panel, inherit_bindings=False):
-    """Shows the moment, and jumps to the one that is clicked or dragged to."""
+    """Shows the moment, and jumps to a moment by click or drag."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("left", "app.step(-1)", show=False, tooltip="Back by one update"),
-        Binding("right", "app.step(1)", show=False, tooltip="On by one update"),
+        Binding("right", "app.step(1)", show=False, tooltip="Forward by one update"),
         Binding("home", "app.jump(1)", show=False, tooltip="To the first update"),
-        Binding("end", "app.now", show=False, tooltip="To now"),
+        Binding("end", "app.now", show=False, tooltip="Back to now"),
     ]
 
     SHOWS: ClassVar[tuple[str, ...]] = ("run.update",)
-    BORDER_TITLE = "Time"  # has no border; the help calls it so
+    BORDER_TITLE = "Time"  # not drawn: the name in the help
 
     class Jumped(Message):
         """A moment was chosen with the mouse; None is now."""
@@ -99,7 +99,7 @@ class TimeBar(Panel, inherit_bindings=False):
 
     def __init__(self, speed: int = 1, *, id: str | None = None) -> None:
         super().__init__(id=id)
-        self.speed = speed  # updates per second at which it plays, or would
+        self.speed = speed  # updates per second
 
     def part(self, view: View) -> object:
         return view.position, view.snapshot.run.update
@@ -108,7 +108,7 @@ class TimeBar(Panel, inherit_bindings=False):
         return render_time_bar(view, width, self.speed, palette)
 
     def on_mouse_down(self, event: MouseDown) -> None:
-        """Jump to where the mouse is, and follow it while the button is held."""
+        """Jump to the mouse position, and follow it while the button is held."""
         self.capture_mouse()
         self._jump(event.x)
 

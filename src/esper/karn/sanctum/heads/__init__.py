@@ -1,1 +1,1 @@
-"""The screen Heads and its panels: evidence, history, incidents and their replay."""
+"""The screen Heads: evidence, history, incidents and their replay."""

@@ -1,4 +1,4 @@
-"""The list of the Heads screen: which head was seen non-finite, where, when, and who knows."""
+"""The list of the Heads screen: what was non-finite in which head, where and when."""
 
 from collections.abc import Hashable, Sequence
 from typing import ClassVar
@@ -14,7 +14,7 @@ from esper.karn.text.palette import Palette
 
 
 class EvidencePanel(ChoicePanel):
-    """Shows the evidence behind the lights (TELE-302, TELE-303), and which of it is chosen."""
+    """Shows the evidence of the lights (TELE-302, TELE-303), a row of which can be chosen."""
 
     SHOWS: ClassVar[tuple[str, ...]] = (
         "tamiyo.head_inf_latch",
@@ -29,7 +29,7 @@ class EvidencePanel(ChoicePanel):
     ]
 
     def show(self, view: View) -> None:
-        """Show another view, and what its places mean."""
+        """Show another view, and in the title how its places are written."""
         super().show(view)
         has_places = bool(view.snapshot.tamiyo.evidence)
         self.note("first and last: update/epoch/minibatch" if has_places else "")
@@ -46,12 +46,12 @@ class EvidencePanel(ChoicePanel):
         return render_rows(view, width, palette, self.lamps)
 
     def show_lamps(self, lamps: Lamps) -> None:
-        """Show the lights in another way."""
+        """Show the lights in a phase of blinking, or in a lamp test."""
         changed = lamps != self.lamps
         super().show_lamps(lamps)
         if changed:
             self.redraw()
 
     def chosen_row(self, view: View) -> HeadRow | None:
-        """Return the chosen row as it stands in a view; None where there are no heads."""
+        """Return the chosen row in a view; None if there are no heads."""
         return next((row for row in rows_of(view) if row.key == self.chosen), None)

@@ -1,4 +1,4 @@
-"""The heads with the evidence behind their lights: a row each, and who has seen it."""
+"""Rows of evidence: one per head, quantity and kind of value, and one per head without any."""
 
 from collections.abc import Sequence, Set
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ from esper.karn.text.palette import DARK, Palette
 from esper.leyline.sighting_words import KIND_WORDS
 from esper.leyline.telemetry import GROUPS
 
-#: Names a row: head, quantity and kind; of a head without evidence, the latter two are empty.
+#: Head, quantity and kind; the last two are empty for a head without evidence.
 RowKey = tuple[str, str, str]
 
 _HEADERS: Final = (
@@ -36,55 +36,55 @@ _HEADERS: Final = (
     "where",
     "acknowledged",
 )
-_DROPPED_FIRST: Final = ("where", "minib.", "updates")  # where they do not all fit
-_OPTIONAL: Final = ("repr.", "where")  # shown only if some row has something in them
-#: Says in short, where there is no column for the words, that something was not reproduced.
-_NOT_AGAIN: Final = "no"
-_LEAD: Final = 5  # the cursor, the light, its mark and two gaps
+_DROPPED_FIRST: Final = ("where", "minib.", "updates")  # if they do not all fit
+_OPTIONAL: Final = ("repr.", "where")  # shown only if some row has a value
+#: In the column "repr.": a repetition of the computation did not reproduce the value.
+_NOT_REPRODUCED: Final = "no"
+_LEAD: Final = 5  # cells for cursor, light, mark and two gaps
 _NARROWEST_LAST: Final = 12
-_ROOMY: Final = 100  # cells, from which on everything can be said
+_ROOMY: Final = 100  # cells in which every column fits
 _STEADY: Final = Lamps()
 
 
 @dataclass(frozen=True)
 class HeadRow:
-    """What is known of one kind of non-finite value in one quantity of one head."""
+    """One kind of non-finite value in one quantity of a head, or a head without evidence."""
 
     head: str
-    evidence: Evidence | None = None  # None: nothing was ever seen in this head
+    evidence: Evidence | None = None  # None: nothing was seen in this head
     is_first_out: bool = False
     acknowledged: Acknowledgement | None = None
-    doubt: str | None = None  # why there may be evidence that is not known
+    doubt: str | None = None  # why evidence may be missing
 
     @property
     def key(self) -> RowKey:
-        """What names the row for as long as it is there."""
+        """What identifies the row."""
         if self.evidence is None:
             return self.head, "", ""
         return self.head, self.evidence.quantity, self.evidence.kind
 
 
 def rows_of(view: View) -> list[HeadRow]:
-    """Return the evidence in the order in which it was first seen, then the heads without any."""
+    """Return the rows with evidence by their first sighting, then the heads without any."""
     tamiyo = view.snapshot.tamiyo
     first = tamiyo.first[0] if tamiyo.first else None
-    # Of several who acknowledged a light, the first is the one who took the alarm.
+    # If several people acknowledged a light, the first is shown.
     seen_by = {(one.head, one.light): one for one in reversed(view.acknowledgements)}
     rows = [
         HeadRow(
             one.head,
             one,
-            is_first_out=_is_it(one, first),
+            is_first_out=_is_of(one, first),
             acknowledged=seen_by.get((one.head, light_of(one.kind))),
         )
         for one in tamiyo.evidence
     ]
-    told = {row.head for row in rows}
+    shown = {row.head for row in rows}
     heads = dict.fromkeys([*view.snapshot.run.heads, *tamiyo.head_inf_latch])
-    return rows + [HeadRow(head, doubt=view.doubt.lights) for head in heads if head not in told]
+    return rows + [HeadRow(head, doubt=view.doubt.lights) for head in heads if head not in shown]
 
 
-def _is_it(evidence: Evidence, first: FirstSighting | None) -> bool:
+def _is_of(evidence: Evidence, first: FirstSighting | None) -> bool:
     return first is not None and (evidence.head, evidence.quantity, evidence.kind) == (
         first.head,
         first.quantity,
@@ -95,33 +95,33 @@ def _is_it(evidence: Evidence, first: FirstSighting | None) -> bool:
 def render_rows(
     view: View, width: int, palette: Palette = DARK, lamps: Lamps = _STEADY
 ) -> list[Text]:
-    """Return a heading and a line for each of `rows_of`; the first cell is left to a cursor."""
+    """Return a heading and a line for each row of `rows_of`; the first cell is for a cursor."""
     rows = rows_of(view)
     cells = [_cells(row, view.now, has_room=width >= _ROOMY) for row in rows]
-    # What a head without evidence has to say may reach over the columns that it leaves empty.
+    # The text of a head without evidence extends over the columns that it leaves empty.
     widths = column_widths([_HEADERS, *(line for line in cells if len(line) > 2)])
     widths[0] = max(widths[0], *(len(line[0]) for line in cells))
-    said = {
+    filled = {
         name
         for at, name in enumerate(_HEADERS)
         if name not in _OPTIONAL or any(line[at] for line in cells if len(line) > 2)
     }
-    shown = _columns(said, widths, width)
+    shown = _columns(filled, widths, width)
     lines = [_line(" " * _LEAD, _HEADERS, shown, widths, width, palette.muted)]
     for row, line in zip(rows, cells, strict=True):
         lines.append(_row_line(row, line, shown, widths, width, palette, lamps))
     return lines
 
 
-def _columns(said: Set[str], widths: Sequence[int], width: int) -> list[int]:
-    """Return which columns are shown: as many of those that say something as fit."""
+def _columns(filled: Set[str], widths: Sequence[int], width: int) -> list[int]:
+    """Return the columns that are shown: of those with values, as many as fit."""
 
     def places(names: Set[str]) -> list[int]:
         return [at for at, name in enumerate(_HEADERS) if name in names]
 
     choices = [
-        said - {"repr."},  # where the words fit, they say that, too
-        *(said - set(_DROPPED_FIRST[:end]) for end in range(1, len(_DROPPED_FIRST) + 1)),
+        filled - {"repr."},  # the words in "where" include it
+        *(filled - set(_DROPPED_FIRST[:end]) for end in range(1, len(_DROPPED_FIRST) + 1)),
     ]
     for names in choices:
         shown = places(names)
@@ -134,12 +134,12 @@ def _cells(row: HeadRow, now: float, *, has_room: bool) -> Sequence[str]:
     name = GROUPS.get(row.head, display_name(row.head)).removeprefix("the ")
     evidence = row.evidence
     if evidence is None:
-        return name, f"not known: {row.doubt}" if row.doubt else "nothing so far"
+        return name, f"not known: {row.doubt}" if row.doubt else "neither Inf nor NaN"
     return (
         name,
         f"{KIND_WORDS.get(evidence.kind, evidence.kind)} in {evidence.quantity}",
         "now" if evidence.is_active else "",
-        "" if evidence.reproduced else _NOT_AGAIN,
+        "" if evidence.reproduced else _NOT_REPRODUCED,
         count(evidence.updates),
         count(evidence.minibatches or None),
         place_text(evidence.first_update, evidence.first_epoch, evidence.first_minibatch),
@@ -150,9 +150,9 @@ def _cells(row: HeadRow, now: float, *, has_room: bool) -> Sequence[str]:
 
 
 def who_and_when(acknowledged: Acknowledgement, now: float, has_room: bool) -> str:
-    """Return "19:32 ana@lab", with the day where it was not today's; in the local time.
+    """Return "19:32 ana@lab" in local time, with the date unless it is today's.
 
-    Without room, it goes without the machine.
+    Without room, the machine is left out.
     """
     then = datetime.fromtimestamp(acknowledged.time)
     clock = then.strftime("%H:%M" if then.date() == day_of(now) else "%m-%d %H:%M")
@@ -180,7 +180,7 @@ def _row_line(
     sign = LIT_BY_DRILL if row.evidence.planted else LIT
     lead.append(sign, f"bold {palette.on_alert} on {palette.critical}" if calls else lit)
     lead.append((FIRST_OUT_MARK if row.is_first_out else "").ljust(2), lit)
-    # Of what has passed, its light alone still stands out.
+    # Only the light stands out once the value is no longer seen.
     style = f"bold {palette.critical}" if row.evidence.is_active else palette.ink
     return lead + _line("", cells, shown, widths, width - _LEAD, style)
 

@@ -1,4 +1,4 @@
-"""How one head has done: its entropy, ratio, gradient norm and clip fraction, update by update."""
+"""The history of one head: entropy, ratio, gradient norm and clip fraction per update."""
 
 import textwrap
 from collections import defaultdict
@@ -27,17 +27,17 @@ _CHARTS: Final = (
     ("Gradient norm", "head_gradient_norm", "gradient_norm"),
     ("Clip fraction", "head_clip_fraction", "clip_fraction"),
 )
-#: From so many lines on, one is for when something was seen.
+#: Height from which on one line shows when something was seen.
 _HIGH_ENOUGH: Final = 10
 _SHORTEST_AXIS: Final = 20
-#: What has no history: label, and field of TamiyoState.
+#: Figures without a history: label, and field of TamiyoState.
 _FIGURES: Final = (
     ("KL", "head_kl"),
     ("log p min", "head_log_prob_min"),
     ("log p max", "head_log_prob_max"),
     ("active", "head_active_fraction"),
 )
-#: What is charted of a group beside the heads: label, and field of TrainingState.
+#: Charts of the groups beside the heads: label, and field of TrainingState.
 _GROUP_CHARTS: Final = {
     SHARED: (
         ("Gradient norm", "gradient_norm"),
@@ -58,13 +58,10 @@ def render_history(
     *,
     chosen: Source | None = None,
 ) -> list[Text]:
-    """Return charts of a head's figures, and below them those that have no history.
+    """Return charts of a head's figures, and below them the figures without a history.
 
-    Above them stands what the list leaves out of the `chosen` row of evidence, if it is of the head
-    and there is any.
-
-    Of the shared part of the policy, it is the losses and the gradient norm of the whole; of the
-    hosts, their score.
+    Above them are the details of the `chosen` row of evidence that the list has no room for.
+    The group `shared` has the losses and the gradient norm of the whole policy; `hosts` the score.
     """
     is_group = head in _GROUP_CHARTS
     series = _group_series(view, head, palette) if is_group else _series(view, head, palette)
@@ -79,7 +76,7 @@ def render_history(
 
 
 def _details(view: View, chosen: Source, width: int, palette: Palette) -> list[Text]:
-    """Return the place of a row of evidence in words, wrapped; nothing where the list says all."""
+    """Return the details of a row of evidence, wrapped; empty if the list shows them all."""
     for row in view.snapshot.tamiyo.evidence:
         if (row.head, row.quantity, row.kind) == chosen and (words := evidence_words(row)):
             sentence = f"{KIND_WORDS.get(row.kind, row.kind)} in {row.quantity}: {words}"
@@ -129,21 +126,21 @@ def _one(
     history: tuple[float, ...],
     palette: Palette,
 ) -> Series:
-    """Return the series of a figure whose record is at `path`."""
+    """Return the series of the figure whose record has the path `path`."""
     update = view.snapshot.run.update
     style = figure_style(path, value, update, palette)
-    # A history reaches over the whole run, however long.
+    # A history always covers the whole run.
     return Series(label, history, style, value, x_name="update", x_first=1, x_last=update)
 
 
 def _seen(view: View, head: str, width: int, palette: Palette) -> Text | None:
-    """Return an axis of all updates, with the first and the last time of all that was seen.
+    """Return an axis of all updates that marks the first and last sightings of the head.
 
-    What is charted is taken over the minibatches that were good, so it need not show any of it.
+    The charts leave out bad minibatches, so they may show none of them.
     """
     update = view.snapshot.run.update
     places: dict[int, list[str]] = defaultdict(list)
-    left, right = "First/last not finite  1 ", f" update {update}"
+    left, right = "First/last non-finite  1 ", f" update {update}"
     room = width - len(left) - len(right)
     if room < _SHORTEST_AXIS:
         return None
@@ -179,7 +176,7 @@ def _foot(view: View, head: str, width: int, palette: Palette) -> Text:
 
 
 class HeadHistoryPanel(Panel):
-    """Shows the history of the head that was chosen."""
+    """Shows the history of the chosen head."""
 
     SHOWS: ClassVar[tuple[str, ...]] = (
         "tamiyo.head_entropy",

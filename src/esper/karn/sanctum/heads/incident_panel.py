@@ -1,4 +1,4 @@
-"""The incident behind what was chosen, and its replay."""
+"""The incident of the chosen row, and its replay."""
 
 import time
 from collections.abc import Callable
@@ -22,12 +22,11 @@ _Which = tuple[Path, int]
 
 
 class IncidentPanel(Panel):
-    """Shows one incident, and replays it in a process of its own.
+    """Shows one incident, and replays it in another process.
 
     Args:
         id: of the widget.
-        command: returns the command that replays an incident; `esper replay` unless a test gives
-            another.
+        command: returns the command that replays an incident; `esper replay` by default.
     """
 
     SHOWS: ClassVar[tuple[str, ...]] = (
@@ -40,7 +39,7 @@ class IncidentPanel(Panel):
         "interventions.halts",
     )
     BORDER_TITLE = "Incident"
-    ABOUT = "one bad update, which can be computed again"
+    ABOUT = "one bad update, which can be repeated"
 
     def __init__(
         self,
@@ -52,13 +51,13 @@ class IncidentPanel(Panel):
         self._command = command
         self._incident: IncidentState | None = None
         self._nothing = ""
-        self._replays: dict[_Which, ReplayState] = {}  # of every incident that was asked for
+        self._replays: dict[_Which, ReplayState] = {}  # of the incidents replayed so far
         self._replaying: _Which | None = None
         self._started = 0.0
         self._timer: Timer | None = None
 
     def choose(self, incident: IncidentState | None, nothing: str = "") -> None:
-        """Show another incident, or say why there is none."""
+        """Show another incident, or the reason why there is none."""
         if (incident, nothing) != (self._incident, self._nothing):
             self._incident, self._nothing = incident, nothing
             if self._view is not None:
@@ -78,7 +77,7 @@ class IncidentPanel(Panel):
         return Text("\n", no_wrap=True).join(lines)
 
     def replay(self) -> None:
-        """Begin to replay the incident that is shown, unless that is going on already."""
+        """Start to replay the incident shown, unless that is running already."""
         view, incident = self._view, self._incident
         which = None if view is None or incident is None else self._which(view, incident)
         if which is None or incident is None or not incident.path or which == self._replaying:
@@ -92,7 +91,7 @@ class IncidentPanel(Panel):
         self._scroll_to_replay()
 
     def stop(self) -> None:
-        """End the process of a replay that is going on; it is as if it had not been asked for."""
+        """Stop a running replay and forget it."""
         if self._replaying is not None:
             self.workers.cancel_group(self, "replay")
             del self._replays[self._replaying]
@@ -110,9 +109,9 @@ class IncidentPanel(Panel):
         self._scroll_to_replay()
 
     def _scroll_to_replay(self) -> None:
-        """Bring the replay into sight, which begins below the first empty line."""
+        """Scroll to the replay, which starts below the first empty line."""
         place = next((y + 1 for y, line in enumerate(self._lines) if not line.plain), 0)
-        # The panel has grown, and its scrollbar comes with the next refresh.
+        # The panel has grown, and its scrollbar appears with the next refresh.
         self.call_after_refresh(self.scroll_to, y=place, animate=False, force=True)
 
     def _end(self) -> None:

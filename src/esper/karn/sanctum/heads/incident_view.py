@@ -1,4 +1,4 @@
-"""One incident: what was seen in its update, what was done about it, and what a replay found."""
+"""One incident as text: what was seen, what was done about it, and the result of a replay."""
 
 import textwrap
 from collections.abc import Sequence
@@ -24,9 +24,9 @@ _INTERVENTION: Final = "intervention_taken"
 
 @dataclass(frozen=True)
 class ReplayState:
-    """How far the replay of an incident is."""
+    """The progress or result of a replay."""
 
-    seconds: float = 0.0  # that it has been running for, or ran
+    seconds: float = 0.0  # running time
     report: ReplayReport | None = None
     failure: str = ""  # one sentence
 
@@ -37,10 +37,10 @@ class ReplayState:
 
 
 def incidents_of(evidence: Evidence, incidents: Sequence[IncidentState]) -> list[IncidentState]:
-    """Return the incidents that a row of evidence may be part of, the likeliest first.
+    """Return the incidents that a row of evidence may belong to, the likeliest first.
 
-    Its first and its last update are known, and an incident is of one update; of an update between
-    them it is known only that something was not finite.
+    An incident belongs to one update. Only the first and the last update of a row are known; of an
+    update in between it is only known that something was non-finite.
     """
     within = [
         one for one in incidents if evidence.first_update <= one.update <= evidence.last_update
@@ -56,12 +56,12 @@ def render_incident(
     width: int,
     palette: Palette = DARK,
 ) -> list[Text]:
-    """Return all that is known of an incident, wrapped to `width` cells.
+    """Return everything known about an incident, wrapped to `width` cells.
 
     Args:
         snapshot: of the run.
-        incident: which one.
-        replay: how far its replay is; None if it was not asked for.
+        incident: the incident.
+        replay: the progress or result of its replay; None if none was started.
         width: in cells.
         palette: the colours to choose from.
     """
@@ -72,8 +72,8 @@ def render_incident(
         for entry in snapshot.log
         if entry.kind == _INTERVENTION and entry.text.startswith(f"update {incident.update} ")
     ]
-    lines += _field("done", done or ["nothing is known to have been done about it"], width, palette)
-    where = incident.path or f"not kept: {incident.reason or 'no reason was given'}"
+    lines += _field("done", done or ["no intervention is recorded"], width, palette)
+    where = incident.path or f"not kept: {incident.reason or 'no reason recorded'}"
     lines += _field("capsule", [where], width, palette)
     lines.append(Text(no_wrap=True))
     return lines + _replay(incident, replay, width, palette)
@@ -87,7 +87,7 @@ def _heading(incident: IncidentState, width: int, palette: Palette) -> list[Text
 
 
 def _sightings(snapshot: SanctumSnapshot, update: int) -> list[str]:
-    """Return what is known to have been seen in an update, in the order of the evidence."""
+    """Return the sightings known from an update, in the order of the evidence."""
     seen = []
     for one in snapshot.tamiyo.evidence:
         who = GROUPS.get(one.head) or display_name(one.head)
@@ -106,7 +106,7 @@ def _sightings(snapshot: SanctumSnapshot, update: int) -> list[str]:
             continue
         again = f", {NOT_REPRODUCED}" if is_repeated(phase) and not one.reproduced else ""
         seen.append(f"{who}: {kind} in {quantity}{place}{again}")
-    return seen or ["a replay will tell: the run keeps first and last sightings only"]
+    return seen or ["not recorded: a run keeps first and last sightings only; a replay shows it"]
 
 
 def _place(epoch: int, minibatch: int, words: str, preposition: str) -> str:
@@ -121,7 +121,7 @@ def _replay(
         if not incident.path:
             return _wrapped("It cannot be replayed: its capsule was not kept.", width, palette)
         line = Text(no_wrap=True).append("r", f"bold {palette.accent}")
-        return [line.append(" makes it happen again, and says where it began", palette.muted)]
+        return [line.append(" repeats the update and finds its first bad operation", palette.muted)]
     if replay.is_running:
         dots = "━" * (1 + int(replay.seconds * 2) % 8)
         line = Text(no_wrap=True).append(f"replaying {replay.seconds:.0f} s ", palette.accent)
@@ -140,7 +140,7 @@ def _report(report: ReplayReport, seconds: float, width: int, palette: Palette) 
     origin = report.origin
     if origin is None:
         if report.seen:
-            lines += _wrapped("No operation could be connected with what was seen.", width, palette)
+            lines += _wrapped("No operation was found that leads to what was seen.", width, palette)
         return lines
     lines += _field("began in", [origin.op], width, palette, f"bold {palette.critical}")
     lines += _field("cause", [origin.cause], width, palette, palette.ink)
@@ -163,7 +163,7 @@ def _line_of(operation: ReplayedOperation) -> str:
 
 
 def _chain(report: ReplayReport) -> list[str]:
-    """Return the way to what was seen, neighbours of one line of source put together."""
+    """Return the operations up to the sighting; neighbours of one source line are merged."""
     steps: list[str] = []
     for operation in report.chain:
         step = f"{operation.op}  {operation.module or operation.function}  {_line_of(operation)}"
@@ -182,7 +182,7 @@ def _chain(report: ReplayReport) -> list[str]:
 def _field(
     name: str, texts: Sequence[str], width: int, palette: Palette, style: str = ""
 ) -> list[Text]:
-    """Return a name and what there is to say under it, each text from a new line on."""
+    """Return a name and its texts, each on a new line."""
     lines = []
     label = name
     indent = max(_LABEL_WIDTH, len(name) + 1)

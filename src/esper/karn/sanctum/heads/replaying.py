@@ -1,6 +1,6 @@
-"""Replays an incident in a process of its own, and reads what `esper replay --json` reports.
+"""Runs `esper replay --json` in another process, and reads its report.
 
-Karn never loads what trains: the replay is asked for on the command line, as anybody would.
+Karn never imports the training code, so a replay is started from the command line.
 """
 
 import asyncio
@@ -15,15 +15,15 @@ import msgspec
 
 from esper.leyline.errors import EsperError
 
-_SHOWN_ERROR: Final = 300  # characters of what the process complained
+_LONGEST_ERROR: Final = 300  # characters
 
 
 class ReplayFailedError(EsperError, ValueError):
-    """There is no report of the replay; one sentence says why."""
+    """A replay ended without a report; the message is one sentence."""
 
 
 class ReplayedOperation(msgspec.Struct, frozen=True):
-    """One operation on the way from where it began to where it was seen."""
+    """One operation between the origin and the sighting."""
 
     op: str
     phase: str = ""
@@ -38,13 +38,13 @@ class ReplayedOperation(msgspec.Struct, frozen=True):
 
 
 class ReplayOrigin(ReplayedOperation, frozen=True):
-    """The operation that turned what was finite into what was not."""
+    """The operation that turned finite inputs into a non-finite output."""
 
     cause: str = ""
 
 
 class ReplayedSighting(msgspec.Struct, frozen=True):
-    """Where something was seen that was not finite."""
+    """One non-finite value that the replay saw."""
 
     head: str
     quantity: str
@@ -54,7 +54,7 @@ class ReplayedSighting(msgspec.Struct, frozen=True):
 
 
 class ReplayReport(msgspec.Struct, frozen=True):
-    """What a replay found; the fields are those of `esper replay --json`."""
+    """The result of a replay; the fields are those of `esper replay --json`."""
 
     verdict: str
     update: int = 0
@@ -68,7 +68,7 @@ class ReplayReport(msgspec.Struct, frozen=True):
 
 def replay_command(directory: Path, number: int) -> list[str]:
     """Return the command that replays an incident of the run in `directory`."""
-    # The absolute path: a run is found by it, whatever folder holds it.
+    # An absolute path identifies the run, whatever folder holds it.
     run = str(directory.resolve())
     return [sys.executable, "-m", "esper", "replay", run, str(number), "--json"]
 
@@ -86,7 +86,7 @@ def read_report(output: str) -> ReplayReport:
 
 
 async def run_replay(command: Sequence[str]) -> ReplayReport:
-    """Run a replay and return its report; whoever cancels this ends the process with it.
+    """Run a replay and return its report; cancelling this ends the process.
 
     Raises:
         ReplayFailedError: it could not be started, or ended without a report.
@@ -101,7 +101,7 @@ async def run_replay(command: Sequence[str]) -> ReplayReport:
     except OSError as error:
         raise ReplayFailedError(f"the replay could not be started: {error}") from error
     try:
-        output, complaint = await process.communicate()
+        output, errors = await process.communicate()
     finally:
         if process.returncode is None:
             with suppress(ProcessLookupError):
@@ -109,9 +109,9 @@ async def run_replay(command: Sequence[str]) -> ReplayReport:
             await process.wait()
     if output.strip():
         return read_report(output.decode(errors="replace"))
-    # Bad input is one sentence; of a traceback the last line says what it was.
-    said = complaint.decode(errors="replace").strip().splitlines()
-    why = said[-1].removeprefix("esper: ") if said else "it did not say why"
+    # Bad input gives one sentence; the last line of a traceback names the exception.
+    lines = errors.decode(errors="replace").strip().splitlines()
+    why = lines[-1].removeprefix("esper: ") if lines else "it gave no reason"
     raise ReplayFailedError(
-        f"the replay ended with exit code {process.returncode}: {why[:_SHOWN_ERROR]}"
+        f"the replay ended with exit code {process.returncode}: {why[:_LONGEST_ERROR]}"
     )

@@ -1,4 +1,4 @@
-"""The Heads screen: the evidence behind every light, each head's history, and the incidents."""
+"""The Heads screen: the evidence of every light, each head's history, and the incidents."""
 
 from pathlib import Path
 from typing import ClassVar, Final
@@ -17,16 +17,16 @@ from esper.karn.sanctum.heads.incident_panel import IncidentPanel
 from esper.karn.sanctum.heads.incident_view import incidents_of
 
 _ACKNOWLEDGE: Final = "Acknowledge the light of the chosen row"
-_TURN: Final = "To another incident of the row, if it has several"
+_TURN: Final = "Previous or next incident of the chosen row"
 
 
 class HeadsScreen(RunScreen):
-    """Shows what was seen in which head; the chosen row's history, and its incident."""
+    """Shows the evidence per head, and the history or the incident of the chosen row."""
 
     CSS_PATH = str(Path(__file__).with_suffix(".tcss"))
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("a", "app.acknowledge", "Ack", tooltip=_ACKNOWLEDGE),
-        Binding("r", "replay", "Replay", tooltip="Make the incident of the row happen again"),
+        Binding("r", "replay", "Replay", tooltip="Repeat the update of the row's incident"),
         Binding("left", "turn(-1)", show=False, tooltip=_TURN),
         Binding("right", "turn(1)", show=False, tooltip=_TURN),
         Binding("escape", "close_incident", show=False, tooltip="Close the incident"),
@@ -37,25 +37,25 @@ class HeadsScreen(RunScreen):
         self._turned = 0  # which of the chosen row's incidents is shown
 
     def panels(self) -> ComposeResult:
-        """Yield the list, and what belongs to the row that is chosen in it."""
+        """Yield the list, and the history and incident of its chosen row."""
         yield EvidencePanel(id="evidence")
         with Container(id="detail"):
             yield HeadHistoryPanel(id="history")
             yield IncidentPanel(id="incident")
 
     def show(self, view: View) -> None:
-        """Show a view, with the history and the incident of the row that is chosen."""
+        """Show a view, with the history and the incident of the chosen row."""
         super().show(view)
         self._follow()
 
     def on_choice_panel_chosen(self, message: ChoicePanel.Chosen) -> None:
-        """Show what belongs to another row."""
+        """Show the history and the incident of another row."""
         message.stop()
         self._turned = 0
         self._follow()
 
     def on_screen_suspend(self) -> None:
-        """End a replay that goes on: nobody would see what it finds."""
+        """Stop a running replay when the screen is left."""
         self.query_one(IncidentPanel).stop()
 
     def action_open_incident(self) -> None:
@@ -69,7 +69,7 @@ class HeadsScreen(RunScreen):
         self._follow()
 
     def action_close_incident(self) -> None:
-        """Go back to the history of the chosen row's head."""
+        """Return to the history of the chosen row's head."""
         if self.maximized is not None:
             self.minimize()
             return
@@ -78,12 +78,12 @@ class HeadsScreen(RunScreen):
         self.query_one(EvidencePanel).focus()
 
     def action_replay(self) -> None:
-        """Replay the incident of the chosen row, and show what comes of it."""
+        """Replay the incident of the chosen row, and show the result."""
         self.action_open_incident()
         self.query_one(IncidentPanel).replay()
 
     def chosen_light(self) -> Light | None:
-        """Return the light of the row that is chosen."""
+        """Return the light of the chosen row."""
         if self.view is None:
             return None
         row = self.query_one(EvidencePanel).chosen_row(self.view)
@@ -95,7 +95,7 @@ class HeadsScreen(RunScreen):
         if self.view is None:
             return
         evidence = self.query_one(EvidencePanel)
-        # With its heading and the line above: what it does not fill is for the charts.
+        # Rows, heading and border; the charts take the rest of the height.
         evidence.styles.max_height = len(evidence.keys(self.view)) + 2
         row = evidence.chosen_row(self.view)
         history = self.query_one(HeadHistoryPanel)
@@ -103,12 +103,12 @@ class HeadsScreen(RunScreen):
         incident = self.query_one(IncidentPanel)
         if row is None or row.evidence is None:
             incident.note("")
-            incident.choose(None, "nothing was seen in this head, so it has no incident")
+            incident.choose(None, "no Inf or NaN was seen in this head, so it has no incident")
             return
         found = incidents_of(row.evidence, self.view.snapshot.incidents)
         if not found:
             incident.note("")
-            incident.choose(None, "no incident was recorded of what was seen here")
+            incident.choose(None, "no incident was recorded for this row")
             return
         at = self._turned % len(found)
         incident.note(f"{at + 1} of {len(found)}, ← →" if len(found) > 1 else "")

@@ -1,4 +1,4 @@
-"""What grew in each slot of a host, step by step: stage, blueprint and alpha."""
+"""The growth of a host: stage, blueprint and alpha of each slot per step."""
 
 from itertools import groupby
 from typing import Final
@@ -14,17 +14,17 @@ from esper.leyline.plain_text import name_at
 from esper.leyline.sighting_words import nonfinite_kind
 
 _NAME_WIDTH: Final = 8
-_NOW_WIDTH: Final = 17  # what the slot holds now, where that is not written above its line
+_NOW_WIDTH: Final = 17  # the content of the slot now, if it is not written above its line
 _GAP: Final = 2
 
 
 def render_timeline(
     host: HostState, run: RunState, width: int, height: int, palette: Palette = DARK
 ) -> list[Text]:
-    """Return a band of stages and a band of alpha for each slot, over the steps of the episode.
+    """Return bands of stages and of alpha for each slot, over the steps of the episode.
 
-    With three lines or more a slot, the blueprints stand above their stages; with two, stage and
-    alpha are below each other; else they stand side by side.
+    With three or more lines per slot, blueprints are above their stages. With two, alpha is below
+    the stages; with one, beside them.
     """
     steps = host.slot_history
     if not steps:
@@ -75,7 +75,7 @@ def _band_width(width: int, each: int) -> int:
 
 
 def _columns(history: list[SlotState], band: int) -> list[SlotState]:
-    """Spread the steps over a band; where there are more of them, the last of a cell counts."""
+    """Spread the steps over a band; if several share a cell, the last one is shown."""
     size = len(history)
     if size >= band:
         return [history[(column + 1) * size // band - 1] for column in range(band)]
@@ -98,7 +98,7 @@ def _alphas(columns: list[SlotState], palette: Palette) -> Text:
 
 
 def _blueprints(columns: list[SlotState], run: RunState, palette: Palette) -> Text:
-    """Return the name of each blueprint above where it begins, cut to how long it stayed."""
+    """Return the blueprint names at their first steps, cut to the steps that they lasted."""
     line = Text(no_wrap=True)
     for blueprint, states in groupby(columns, key=lambda state: state.blueprint):
         cells = len(list(states))
@@ -116,7 +116,7 @@ def _now(state: SlotState, run: RunState, palette: Palette) -> Text:
 
 
 def _axis(steps: int, run: RunState, width: int, each: int, palette: Palette) -> Text:
-    """Return the line below: from which step to which the bands reach."""
+    """Return the axis below the bands: their first and last step."""
     line = Text(" " * _NAME_WIDTH, no_wrap=True)
     last = max(run.step, steps)
     left, right = f"step {last - steps + 1} ", f" {last}"
@@ -128,10 +128,10 @@ def _axis(steps: int, run: RunState, width: int, each: int, palette: Palette) ->
 
 
 def alpha_text(alpha: float) -> str:
-    """Return alpha in four characters: "0.70", or what it is instead of a number."""
+    """Return alpha in four characters, such as "0.70", "NaN" or "+Inf"."""
     return figure(alpha) if nonfinite_kind(alpha) is not None else cut(f"{alpha:.2f}", 4)
 
 
 def blueprint_name(run: RunState, blueprint: int) -> str:
-    """Return what a blueprint is called; its number where the run does not say."""
+    """Return the name of a blueprint; its number if the run has no name for it."""
     return name_at(run.blueprints, blueprint)

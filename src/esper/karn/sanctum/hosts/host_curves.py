@@ -1,4 +1,4 @@
-"""How one host has done in its episode: accuracy, loss, reward and size, step by step."""
+"""Charts of one host over its episode: accuracy, loss, reward and size per step."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -11,9 +11,9 @@ from esper.karn.sanctum.drawing.plot import Series, fits, one_line, plots
 from esper.karn.sanctum.schema import HostState, RunState
 from esper.karn.text.palette import DARK, Palette
 
-#: Lines that are tall enough for four charts instead of two.
+#: Lines from which on there are four charts instead of two.
 _TALL: Final = 14
-#: Lines of the smallest charts of the reward's terms.
+#: Lines of the smallest charts of the reward terms.
 _TERM_HEIGHT: Final = 4
 _SHORTEST_CURVE: Final = 6
 _FIGURE_WIDTH: Final = 6
@@ -23,7 +23,7 @@ _GAP: Final = 2
 def render_curves(
     host: HostState, run: RunState, width: int, height: int, palette: Palette = DARK
 ) -> list[Text]:
-    """Return charts over the steps of the episode, and those of the reward's terms below."""
+    """Return charts over the steps of the episode, with those of the reward terms below."""
     foot = render_reward(host, run, width, height, palette)
     shown = [
         ("Accuracy", "accuracy", host.accuracy_history),
@@ -50,14 +50,14 @@ def render_curves(
 def render_reward(
     host: HostState, run: RunState, width: int, height: int, palette: Palette = DARK
 ) -> list[Text]:
-    """Return what the reward is the sum of, each term with its history over the episode.
+    """Return the terms that add up to the reward, each with its history over the episode.
 
     Args:
-        host: whose reward.
-        run: that it is part of.
+        host: the host.
+        run: the run of the host.
         width: in cells.
-        height: of the place that other charts share; where it is low, each term has a part of a
-            line instead of a chart.
+        height: lines of the whole panel; if there are few, each term has a part of a line instead
+            of a chart.
         palette: the colours to choose from.
     """
     terms = [
@@ -84,7 +84,7 @@ def _term(
 
 
 def _beside_each_other(parts: Sequence[Series], width: int, palette: Palette) -> list[Text]:
-    """Return each in its part of a line, as many on a line as there is room for."""
+    """Return the series side by side, as many per line as there is room for."""
     label_width = max(len(one.label) for one in parts) + 1
     narrowest = label_width + _FIGURE_WIDTH + 1 + _SHORTEST_CURVE
     columns = max(1, min(len(parts), (width + _GAP) // (narrowest + _GAP)))

@@ -23,9 +23,9 @@ _SLOTS: Final = "slots"
 
 
 def render_host_list(snapshot: SanctumSnapshot, width: int, palette: Palette = DARK) -> list[Text]:
-    """Return a heading and a line for each host; the first cell is left to a cursor.
+    """Return a heading and a line for each host; the first cell is for a cursor.
 
-    The curve of its accuracy takes what room is left, and is the first to go.
+    The accuracy curve takes the remaining room, and is the first to be left out.
     """
     hosts = snapshot.hosts
     if not hosts:
@@ -62,7 +62,7 @@ def _signs(host: HostState, palette: Palette) -> Text:
 
 
 class HostListPanel(ChoicePanel):
-    """Shows every host, and which of them is chosen."""
+    """Shows every host, one of which can be chosen."""
 
     IS_RESTLESS = True
 
@@ -78,7 +78,7 @@ class HostListPanel(ChoicePanel):
         return view.snapshot.hosts, view.snapshot.run.update, largest_class(view.snapshot.run)
 
     def redraw(self) -> None:
-        """Draw the last view again, and what its accuracies compare with at the width of now."""
+        """Draw again, and show in the title the accuracy of always choosing the largest class."""
         super().redraw()
         if self._view is None or self.size.width < 1:
             return

@@ -1,4 +1,4 @@
-"""The panels about one host: its curves, its growth, and the network that it has become."""
+"""The panels of one host: its curves, its growth and its network."""
 
 from collections.abc import Hashable
 from typing import ClassVar
@@ -15,7 +15,7 @@ from esper.karn.text.palette import Palette
 
 
 class HostPanel(Panel):
-    """Shows something of the host that was chosen; subclasses say what in `draw_host`."""
+    """Shows the chosen host; subclasses draw it in `draw_host`."""
 
     TITLE: ClassVar[str] = ""
     IS_RESTLESS = True
@@ -37,7 +37,7 @@ class HostPanel(Panel):
     def draw_host(
         self, host: HostState, run: RunState, width: int, height: int, palette: Palette
     ) -> list[Text]:
-        """Return the lines that the panel shows of a host."""
+        """Return the lines of the panel for a host."""
         raise NotImplementedError
 
     def part(self, view: View) -> object:
@@ -56,7 +56,7 @@ class HostPanel(Panel):
 
 
 class CurvesPanel(HostPanel):
-    """Shows accuracy, loss, reward and size over the steps of the episode."""
+    """Shows accuracy, loss, reward and size per step of the episode."""
 
     SHOWS: ClassVar[tuple[str, ...]] = (
         "hosts[…].accuracy",
@@ -91,7 +91,7 @@ class TimelinePanel(HostPanel):
 
 
 class NetworkPanel(HostPanel):
-    """Shows the network as it has grown."""
+    """Shows the network with its grown seeds."""
 
     SHOWS: ClassVar[tuple[str, ...]] = (
         "hosts[…].parameters",
@@ -100,7 +100,7 @@ class NetworkPanel(HostPanel):
         "hosts[…].slots[…].alpha",
     )
     TITLE = "Network"
-    ABOUT = "what the network has become"
+    ABOUT = "the network as it has grown"
 
     def draw_host(
         self,

@@ -1,4 +1,4 @@
-"""The network as it has grown: its blocks in a row, and in between what is in the slots."""
+"""A drawing of a host: its blocks, with the seeds in the slots between them."""
 
 from collections.abc import Iterable, Sequence
 from typing import Final
@@ -16,9 +16,9 @@ from esper.leyline.heads import Stage
 _INPUT: Final = "input "
 _CLASSES: Final = "▶ classes"
 _NARROWEST_BOX: Final = 13
-_ROOMY_BOX: Final = 16  # in which the name of every blueprint is whole
+_ROOMY_BOX: Final = 16  # fits every blueprint name
 _WIDEST_BOX: Final = 22
-_INNER: Final = 4  # the sides of a box, and a gap at each
+_INNER: Final = 4  # the two sides of a box with a gap at each
 #: Stages in which there is a seed in the slot.
 _PRESENT: Final = frozenset(
     {Stage.GERMINATED, Stage.TRAINING, Stage.BLENDING, Stage.HOLDING, Stage.FOSSILIZED}
@@ -28,10 +28,10 @@ _PRESENT: Final = frozenset(
 def render_network(
     host: HostState, run: RunState, width: int, palette: Palette = DARK
 ) -> list[Text]:
-    """Return a drawing of the host with its seeds, and how large it is.
+    """Return a drawing of the host with its seeds, and its size.
 
-    It goes from left to right: a seed is a branch above the line, for it adds to what passes
-    below it. Where that is too wide, it goes from top to bottom.
+    It runs from left to right, with each seed as a branch above the line, because a seed adds to
+    the features that pass below it. If that is too wide, it runs from top to bottom.
     """
     sizes = seed_parameters(host, run.host_parameters)
     lines = _across(host, run, sizes, width, palette) or _down(host, run, sizes, palette)
@@ -42,15 +42,14 @@ def render_network(
 
 
 def seed_parameters(host: HostState, host_parameters: int) -> list[int | None]:
-    """Return the parameters of the seed in each slot; None where they cannot be told.
+    """Return the number of parameters of the seed in each slot; None if it cannot be derived.
 
-    The run tells the size of the whole only, which is that of the host without seeds and of every
-    seed in it. What is known of all seeds but one at any step of the episode tells that one's size,
-    which is the same at all steps: it depends on the blueprint and on the slot.
+    A run records only the total of a host and its seeds. The size of a seed depends on its
+    blueprint and slot alone, so a step at which all other seeds are known gives its size.
 
     Args:
-        host: with its history in this episode.
-        host_parameters: of the host without any seeds; 0 if that is not known.
+        host: the host with its history in this episode.
+        host_parameters: parameters of the host without seeds; 0 if not known.
     """
     steps = {
         (frozenset(_seeds(slots)), parameters)
@@ -74,7 +73,7 @@ def seed_parameters(host: HostState, host_parameters: int) -> list[int | None]:
 
 
 def _seeds(slots: Sequence[SlotState]) -> Iterable[tuple[int, int]]:
-    """Yield slot and blueprint of every seed there is."""
+    """Yield slot and blueprint of every seed."""
     return ((number, slot.blueprint) for number, slot in enumerate(slots) if _holds(slot))
 
 
@@ -85,7 +84,7 @@ def _holds(slot: SlotState) -> bool:
 def _across(
     host: HostState, run: RunState, sizes: list[int | None], width: int, palette: Palette
 ) -> list[Text]:
-    """Return the drawing from left to right; nothing where it is too wide."""
+    """Return the drawing from left to right; empty if it is too wide."""
     slots = len(host.slots)
     if not slots:
         return []

@@ -1,4 +1,4 @@
-"""The Hosts screen: how each host does, what grew in it and when, and what it has become."""
+"""The Hosts screen: a list of hosts, and curves, growth and network of the chosen one."""
 
 from pathlib import Path
 
@@ -18,12 +18,12 @@ from esper.karn.sanctum.hosts.host_panels import (
 
 
 class HostsScreen(RunScreen):
-    """Shows all hosts in a list, and the chosen one from all sides."""
+    """Shows all hosts in a list, and details of the chosen one."""
 
     CSS_PATH = str(Path(__file__).with_suffix(".tcss"))
 
     def panels(self) -> ComposeResult:
-        """Yield the list, and what belongs to the host that is chosen in it."""
+        """Yield the list, and the panels of the chosen host."""
         with Grid(id="hosts-grid"):
             yield HostListPanel(id="host-list")
             yield CurvesPanel(id="curves")
@@ -31,7 +31,7 @@ class HostsScreen(RunScreen):
             yield NetworkPanel(id="network")
 
     def show(self, view: View) -> None:
-        """Show a view of the host that is chosen."""
+        """Show a view, with the chosen host."""
         super().show(view)
         self._follow()
 

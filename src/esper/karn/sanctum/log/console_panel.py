@@ -1,4 +1,4 @@
-"""The console output of a run: what its process printed, and why it died if it did not say so."""
+"""The console output of a run: what its process printed, such as a traceback."""
 
 from collections.abc import Sequence
 from typing import ClassVar
@@ -12,7 +12,7 @@ from esper.karn.text.palette import Palette
 
 
 class ConsolePanel(TailPanel):
-    """Shows the last lines of the console output, or those with a text, and follows them."""
+    """Shows the last lines of the console output, or the lines with a text, and follows them."""
 
     SHOWS: ClassVar[tuple[str, ...]] = ("console",)
     BORDER_TITLE = "Console output"
@@ -23,7 +23,7 @@ class ConsolePanel(TailPanel):
         self._found: Sequence[str] | None = None  # instead of the last lines
 
     def find(self, found: Sequence[str] | None) -> None:
-        """Show the lines that a search found, or with None the last ones again."""
+        """Show the lines that a search found; None shows the last lines again."""
         if found is not self._found:
             self._found = found
             self.redraw()
@@ -36,13 +36,13 @@ class ConsolePanel(TailPanel):
             return Text("the run has printed nothing", style=palette.muted, no_wrap=True)
         shown = view.console if self._found is None else self._found
         if not shown:
-            return Text("no line of the output has that", style=palette.muted, no_wrap=True)
+            return Text("no line of the output has this text", style=palette.muted, no_wrap=True)
         rows = [row for line in shown for row in _wrapped(line.expandtabs(8), width)]
         return Text("\n".join(rows), style=palette.ink, no_wrap=True)
 
 
 def _wrapped(line: str, width: int) -> list[str]:
-    """Return a line that goes on below where it is too long: its end may be what it says."""
+    """Return a line wrapped to `width` cells, so that its end is visible too."""
     rows = []
     while cell_len(line) > width:
         fitting = len(chop_cells(line[: width + 1], width)[0])

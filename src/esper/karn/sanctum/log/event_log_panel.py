@@ -1,4 +1,4 @@
-"""The event log: what happened, oldest first; a latch stands out from everything else."""
+"""The panel of the event log: what happened, oldest first; latches stand out."""
 
 import textwrap
 from collections.abc import Collection, Sequence
@@ -20,16 +20,16 @@ from esper.karn.text.palette import DARK, Palette
 _SIGNS: Final = {"latch": LIT, "error": "✗", "warning": "!"}
 _SIGN_WIDTH: Final = 2
 _UNBROKEN: Final = "\N{NO-BREAK SPACE}"
-_NARROW: Final = 60  # cells; in fewer, the time goes without its seconds
+_NARROW: Final = 60  # cells; with fewer, times have no seconds
 
 
 def render_log(snapshot: SanctumSnapshot, width: int, now: float, palette: Palette = DARK) -> Text:
-    """Return the log in `width` cells, in the local time; long entries go on below, indented.
+    """Return the log in `width` cells and local time; long entries wrap, indented.
 
     Args:
-        snapshot: of the run.
+        snapshot: the state of the run.
         width: in cells.
-        now: seconds since the epoch; what is of another day is told with its date.
+        now: seconds since the epoch; entries of other days show their date.
         palette: the colours to choose from.
     """
     if not snapshot.log:
@@ -46,14 +46,14 @@ def render_log(snapshot: SanctumSnapshot, width: int, now: float, palette: Palet
 def render_entry(
     entry: LogEntry, width: int, today: date, palette: Palette = DARK, *, details: int = 0
 ) -> list[Text]:
-    """Return the lines of one entry, with its date unless that is today's.
+    """Return the lines of one entry, with its date unless that is today.
 
     Args:
-        entry: of the log.
+        entry: the entry.
         width: in cells.
-        today: whose date goes without saying.
+        today: the date that is not shown.
         palette: the colours to choose from.
-        details: how many lines that belong to it are not shown.
+        details: how many detail lines are hidden.
     """
     style = {
         "latch": f"bold {palette.critical}",
@@ -77,39 +77,39 @@ def render_entry(
 def _wrapped(text: str, width: int) -> list[str]:
     width = max(8, width)
     if len(text) <= width and text.isprintable() and not text.endswith(" "):
-        return [text]  # as it would be anyway: most lines are, and there are hundreds of them
+        return [text]  # most lines fit, and wrapping hundreds of them is slow
     return textwrap.wrap(text, width) or [""]
 
 
 class EventLogPanel(TailPanel):
-    """Shows the event log, or a part of it, and follows it."""
+    """Shows the event log through a filter, and follows it."""
 
     SHOWS: ClassVar[tuple[str, ...]] = ("log",)
     BORDER_TITLE = "Log"
     ABOUT = "what happened, the newest last"
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("v", "details", show=False, tooltip="Show the details of bad updates, or hide them")
+        Binding("v", "details", show=False, tooltip="Show or hide the details of bad updates")
     ]
 
     def __init__(self, *, without: Collection[str] = (), id: str | None = None) -> None:
-        """Show no events of the kinds in `without`."""
+        """Leave out events of the kinds in `without`."""
         super().__init__(id=id)
         self._without = without
         self._filter = LogFilter()
         self._found: Sequence[LogEntry] = ()  # older lines, from the store
-        self._has_details = False  # the lines of a bad update beyond its first are shown
-        # By identity, since comparing a thousand entries takes longer than drawing the new ones.
+        self._has_details = False  # whether all lines of a bad update are shown
+        # By identity: comparing a thousand entries takes longer than drawing the new ones.
         self._drawn: dict[int, tuple[LogEntry, int, list[Text]]] = {}
         self._drawn_for: tuple[int, Palette, date] | None = None
 
     def choose(self, log_filter: LogFilter) -> None:
-        """Show another part of the log."""
+        """Show the log through another filter."""
         if log_filter != self._filter:
             self._filter = log_filter
             self.redraw()
 
     def find(self, found: Sequence[LogEntry]) -> None:
-        """Show older lines that were found in the store, too, and keep in sight what is."""
+        """Show also older lines found in the store; the visible lines stay visible."""
         if found is self._found:
             return
         self._found = found
@@ -125,7 +125,7 @@ class EventLogPanel(TailPanel):
         return render_log(view.snapshot, width, view.now, palette)
 
     def lines(self, view: View, width: int, height: int, palette: Palette) -> list[Text]:
-        """Return the same lines as `draw`, of which only those of new entries are made anew."""
+        """Return the same lines as `draw`; only lines of new entries are built again."""
         if not view.snapshot.log:
             return super().lines(view, width, height, palette)
         today = day_of(view.now)
@@ -137,7 +137,7 @@ class EventLogPanel(TailPanel):
             for entry in with_older(view.snapshot.log, self._found)
             if self._filter.matches(entry) and entry.kind not in self._without
         ]
-        # What is asked for is shown whole.
+        # Filtered lines are shown with their details.
         is_whole = self._has_details or self._filter.is_set
         self._drawn = {}
         for entry, details in [(one, 0) for one in taken] if is_whole else with_details(taken):
@@ -147,11 +147,11 @@ class EventLogPanel(TailPanel):
                 drawn = entry, details, made
             self._drawn[id(entry)] = drawn
         if not self._drawn:
-            said = "nothing in the log has that" if self._filter.is_set else "only seeds so far"
-            return [Text(said, style=palette.muted, no_wrap=True)]
+            empty = "no line matches the filter" if self._filter.is_set else "only seeds so far"
+            return [Text(empty, style=palette.muted, no_wrap=True)]
         return [line for _, _, lines in self._drawn.values() for line in lines]
 
     def action_details(self) -> None:
-        """Show all lines of bad updates, or one line for each again."""
+        """Show all lines of bad updates, or only the first of each."""
         self._has_details = not self._has_details
         self.redraw()

@@ -1,4 +1,4 @@
-"""The hosts: accuracy, size and the seeds in each one's slots, a line a host."""
+"""The hosts in one line each: accuracy, size, and the seeds in the slots."""
 
 import math
 from collections.abc import Sequence
@@ -35,13 +35,13 @@ _TIGHT_SLOT_WIDTH: Final = 1  # the stage
 
 @dataclass(frozen=True)
 class _Columns:
-    """Widths of what a line shows of one host, in cells."""
+    """Widths in cells of the columns of one host's line."""
 
     width: int
     curve: int
     name: int = 0  # of a blueprint; 0 where only signs fit
     figures: bool = False  # whether loss and reward fit
-    is_tight: bool = False  # whether only what matters most fits, and no heading
+    is_tight: bool = False  # whether only the most important columns fit, without a heading
 
     @property
     def slot(self) -> int:
@@ -57,9 +57,9 @@ class _Columns:
 def render_hosts(
     snapshot: SanctumSnapshot, width: int, height: int = 8, palette: Palette = DARK
 ) -> Text:
-    """Return a heading, a line a host and, where there is room, a legend of the slots' signs.
+    """Return a heading, a line per host and, if there is room, a legend of the signs.
 
-    Hosts that do not fit one below the other stand in further columns, as far as `width` allows.
+    Hosts that do not fit below each other are put side by side, as far as `width` allows.
     """
     hosts, run = snapshot.hosts, snapshot.run
     if not hosts:
@@ -85,7 +85,7 @@ def render_hosts(
 def _flows(
     hosts: int, slots: int, blueprints: Sequence[str], width: int, height: int
 ) -> tuple[_Columns, int]:
-    """Return how a host's line is divided, and how many hosts stand beside each other."""
+    """Return the columns of a host's line, and the number of hosts side by side."""
     narrowest = _fixed_width(slots) + _SHORTEST_CURVE
     flows = 1
     while hosts > flows * (height - 1) and (width + _GAP) // (flows + 1) >= narrowest + _GAP:
@@ -97,7 +97,7 @@ def _flows(
     if tight_flows <= flows:
         return _columns((width + _GAP) // flows - _GAP, slots, blueprints), flows
     room = (width + _GAP) // tight_flows - _GAP
-    # A curve of a cell or two would say nothing.
+    # A curve of one or two cells is useless.
     curve = room - tight if room - tight >= _SHORTEST_CURVE else 0
     return _Columns(room, min(_LONGEST_CURVE, curve), is_tight=True), tight_flows
 
@@ -131,7 +131,7 @@ def _heading(run: RunState, slots: int, columns: _Columns, palette: Palette) -> 
         for name in names:
             line.append(cut(name, columns.slot - 1).ljust(columns.slot))
     else:
-        line.append("slots")  # each has no room for its name
+        line.append("slots")  # there is no room for their names
     line.truncate(columns.width, pad=True)
     return line
 
@@ -159,7 +159,7 @@ def _host_line(
     return line
 
 
-# Most slots are as they were a step ago, and those of many hosts are alike.
+# Most slots do not change in a step, and many hosts have equal slots.
 @lru_cache(maxsize=1024)
 def _slot(
     state: SlotState, blueprints: tuple[str, ...], columns: _Columns, palette: Palette
@@ -169,7 +169,7 @@ def _slot(
     if columns.is_tight:
         if math.isfinite(state.alpha):
             return cell
-        cell = Text(no_wrap=True)  # an alpha that is not finite is not left out
+        cell = Text(no_wrap=True)  # a non-finite alpha is shown in any case
     cell.append(alpha_sign(state.alpha), finite_style(state.alpha, palette, palette.curve))
     if columns.name and state.blueprint >= 0:
         name = cut(name_at(blueprints, state.blueprint), columns.name)
@@ -179,12 +179,12 @@ def _slot(
 
 
 def largest_class(run: RunState) -> str:
-    """Return what accuracies are to be compared with, in words; empty where it is not known."""
+    """Return the accuracy of always choosing the largest class, in words; empty if not known."""
     return "" if run.largest_class is None else f"largest class {percentage(run.largest_class)}"
 
 
 def _legend(run: RunState, width: int, palette: Palette) -> list[Text]:
-    """Return the meaning of the slots' signs and of accuracies, wrapped to `width`."""
+    """Return the meaning of the signs and of accuracies, wrapped to `width`."""
     entries = []
     for stage, sign in STAGE_SIGNS.items():
         entry = Text(no_wrap=True).append(f"{sign} ", stage_style(stage, palette))

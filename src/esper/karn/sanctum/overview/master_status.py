@@ -1,4 +1,4 @@
-"""The master status: one word for the whole run, readable from across the room."""
+"""The master status: one word for the whole run, in large letters."""
 
 import re
 import textwrap
@@ -23,12 +23,12 @@ from esper.karn.text.palette import DARK, Palette
 _MARGIN: Final = 1
 _NARROWEST_REASON: Final = 20
 _UNBROKEN: Final = "\N{NO-BREAK SPACE}"
-#: Is not torn apart where a line ends.
+#: A line must not break before the number.
 _UPDATE: Final = re.compile(r"(update) (?=\d)")
 
 
 def render_master(view: View, width: int, height: int, palette: Palette = DARK) -> Text:
-    """Return the word and its first reason: on one line, or in large letters from 3 lines on."""
+    """Return the word and its first reason, with 3 or more lines in large letters."""
     word = master_word(view)
     style = master_style(word, palette, is_past=view.position is not None)
     top, bottom = big_word(word)
@@ -37,7 +37,7 @@ def render_master(view: View, width: int, height: int, palette: Palette = DARK) 
         line.append(f"  {reason(view)}", palette.ink)
         line.truncate(width, overflow="ellipsis")
         return line
-    said = textwrap.wrap(
+    wrapped = textwrap.wrap(
         _UPDATE.sub(rf"\1{_UNBROKEN}", f"{LIT} {reasons(view)[0]}")
         + further_reasons(view).replace(" ", _UNBROKEN),
         width - 2 * _MARGIN,
@@ -45,15 +45,15 @@ def render_master(view: View, width: int, height: int, palette: Palette = DARK) 
         placeholder=f"…{further_reasons(view)}",
         subsequent_indent="  ",
     )
-    said = [line.replace(_UNBROKEN, " ") for line in said]
-    rows = [*([""] if height > 3 else []), top, bottom, *said]
+    wrapped = [line.replace(_UNBROKEN, " ") for line in wrapped]
+    rows = [*([""] if height > 3 else []), top, bottom, *wrapped]
     rows += [""] * (height - len(rows))
     lines = [Text(no_wrap=True).append(f"{'':{_MARGIN}}{row}".ljust(width), style) for row in rows]
     return Text("\n", no_wrap=True).join(lines)
 
 
 def render_reasons(view: View, width: int, palette: Palette = DARK) -> Text:
-    """Return the word and every reason for it, each on a line of its own, or on more."""
+    """Return the word and every reason for it, each on a new line."""
     text = badge(view, palette)
     lead = text.cell_len + 2
     room = max(_NARROWEST_REASON, width - lead)
@@ -71,5 +71,5 @@ class MasterStatus(Panel, can_focus=False):
         return render_master(view, width, height, palette)
 
     async def on_click(self) -> None:
-        """Tell all reasons."""
+        """Show all reasons."""
         await self.run_action("app.why")

@@ -1,4 +1,4 @@
-"""PPO's losses and the health of the policy: each figure with its history."""
+"""PPO's losses and other figures of the policy, each with its history."""
 
 from typing import Final
 
@@ -19,10 +19,9 @@ _LABEL_WIDTH: Final = 15
 _SHORT_LABEL_WIDTH: Final = 9
 _VALUE_WIDTH: Final = 6
 _GAP: Final = 2  # between two columns of figures
-_SHORTEST_TREND: Final = 12  # in updates: two of them would always look like a jump
+_SHORTEST_TREND: Final = 12  # in updates: a trend of two always looks like a jump
 
-#: What is shown: label, a shorter one, and field of TrainingState; its history is in
-#: `<field>_history`.
+#: Label, short label, and field of TrainingState; the history is in `<field>_history`.
 _FIGURES: Final = (
     ("Score", "Score", "score"),
     ("Policy loss", "Pol. loss", "policy_loss"),
@@ -36,7 +35,7 @@ _FIGURES: Final = (
 
 
 def guides_on_score(run: RunState) -> dict[str, float]:
-    """Return the scores that a run's score is shown beside, by short names; none if unknown."""
+    """Return the scores of simple policies for comparison, by short names; empty if unknown."""
     known = guides_of(run.task, run.steps)
     return {short: known[name] for name, short in GUIDE_NAMES.items() if name in known}
 
@@ -44,9 +43,9 @@ def guides_on_score(run: RunState) -> dict[str, float]:
 def render_policy(
     snapshot: SanctumSnapshot, width: int, height: int = 10, palette: Palette = DARK
 ) -> Text:
-    """Return the figures with their histories: charts where there is room, else a line each.
+    """Return the figures with their histories, as charts if there is room, else as lines.
 
-    Where there is not even a line each, they stand in two columns.
+    If there is no room for a line each, they are put in two columns.
     """
     foot = _foot(snapshot, width, palette)
     room = height - len(foot)
@@ -70,7 +69,7 @@ def _series(snapshot: SanctumSnapshot, palette: Palette) -> list[Series]:
             style=_style(snapshot, field, palette),
             value=getattr(training, field),
             x_name="update",
-            x_first=1,  # a history reaches over the whole run, however long
+            x_first=1,  # a history always covers the whole run
             x_last=update,
             guides=guides if field == "score" else {},
         )
@@ -89,7 +88,7 @@ def _two_columns(snapshot: SanctumSnapshot, width: int, palette: Palette) -> lis
     for _, label, field in _FIGURES:
         value = getattr(snapshot.training, field)
         cell = Text(no_wrap=True).append(label.ljust(_SHORT_LABEL_WIDTH), palette.muted)
-        width = _VALUE_WIDTH - (value is None or not value < 0)  # a minus sign takes no digit away
+        width = _VALUE_WIDTH - (value is None or not value < 0)  # room for a minus sign
         cell.append(f" {figure(value, width):<{_VALUE_WIDTH}}", _style(snapshot, field, palette))
         history = getattr(snapshot.training, f"{field}_history")
         room = max(0, column_width - cell.cell_len - 1)
@@ -103,24 +102,24 @@ def _two_columns(snapshot: SanctumSnapshot, width: int, palette: Palette) -> lis
 
 
 def _foot(snapshot: SanctumSnapshot, width: int, palette: Palette) -> list[Text]:
-    """Return the lines below the curves, in as many words as fit."""
+    """Return the lines below the curves, as detailed as fits."""
     training = snapshot.training
     rate = figure(training.learning_rate, 7)
     run = training.skipped_in_run
-    is_told = training.learning_rate is not None
-    skipped = f"{training.minibatches_skipped}/{training.minibatches}" if is_told else ABSENT
-    # Below each other, under fp16, the two kinds of what was skipped are to be compared.
+    is_known = training.learning_rate is not None
+    skipped = f"{training.minibatches_skipped}/{training.minibatches}" if is_known else ABSENT
+    # Under fp16 a second line follows, so both labels get the same width.
     label = "Skipped".ljust(_LABEL_WIDTH) if training.loss_scale is not None else "Skipped "
     for rest, name in (
         (f" minibatches, {run} in this run", "Learning rate "),
         (f", {run} in all", "Learning rate "),
         (f", {run} in all", "lr "),
     ):
-        rest = rest if is_told else ""
+        rest = rest if is_known else ""
         room = width - len(label + skipped + rest + name + rate)
         if room >= _GAP:
             break
-    style = _style(snapshot, "minibatches_skipped", palette) if is_told else palette.faint
+    style = _style(snapshot, "minibatches_skipped", palette) if is_known else palette.faint
     line = Text(no_wrap=True).append(label, palette.muted).append(skipped, style)
     line.append(rest, palette.muted).append(" " * max(_GAP, room))
     line.append(name, palette.muted).append(rate, _style(snapshot, "learning_rate", palette))
@@ -128,7 +127,7 @@ def _foot(snapshot: SanctumSnapshot, width: int, palette: Palette) -> list[Text]
 
 
 def _scaler(snapshot: SanctumSnapshot, width: int, palette: Palette) -> Text:
-    """Return what the fp16 loss scale cost: dim, for it is how the scale is found."""
+    """Return the minibatches skipped to find the fp16 loss scale: dim, as that is normal."""
     training = snapshot.training
     line = Text(no_wrap=True).append("Scaler skipped".ljust(_LABEL_WIDTH), palette.muted)
     skipped = f"{training.minibatches_rescaled}/{training.minibatches}"
@@ -147,7 +146,7 @@ def _scaler(snapshot: SanctumSnapshot, width: int, palette: Palette) -> Text:
 
 
 class PolicyPanel(Panel):
-    """Shows PPO's losses and the policy's health."""
+    """Shows PPO's losses and other figures of the policy."""
 
     BORDER_TITLE = "Policy"
     ABOUT = "how good the grown networks are, and how training goes"
@@ -157,7 +156,7 @@ class PolicyPanel(Panel):
         return view.snapshot.training, run.update, run.task, run.steps
 
     def redraw(self) -> None:
-        """Draw the last view again, and where there is no chart what its score compares with."""
+        """Draw again; without a chart of the score, show scores for comparison in the title."""
         super().redraw()
         region = self.scrollable_content_region
         if self._view is None or region.width < 1 or region.height < 1:

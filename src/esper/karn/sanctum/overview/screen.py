@@ -1,4 +1,4 @@
-"""The first screen: is this run healthy, which head is not, and what is it doing?"""
+"""The Overview: master status, heads, policy, hosts and log of a run."""
 
 from collections.abc import Iterable
 from typing import ClassVar
@@ -19,7 +19,7 @@ from esper.karn.sanctum.widgets.tamiyo_brain.action_heads_panel import ActionHea
 
 
 class OverviewScreen(RunScreen):
-    """Shows a run at one glance."""
+    """Shows the whole run on one screen."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("l", "focus_log", show=False, tooltip="Go to the event log"),
@@ -35,7 +35,7 @@ class OverviewScreen(RunScreen):
         with Grid(id="lower"):
             yield PolicyPanel(id="policy")
             yield HostsPanel(id="hosts")
-            # Seeds have dozens of lines a second, and would carry off all others at once.
+            # Seeds have dozens of lines per second, which would push out all others.
             yield EventLogPanel(without=[SEEDS], id="log")
 
     def action_focus_log(self) -> None:

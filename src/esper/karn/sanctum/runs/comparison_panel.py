@@ -1,4 +1,4 @@
-"""Runs side by side: their curves on common axes, and in what they differ."""
+"""Runs side by side: their curves on common axes, and their differences."""
 
 import math
 import textwrap
@@ -23,12 +23,12 @@ _FIGURE_WIDTH: Final = 8
 
 
 def mark_of(place: int) -> str:
-    """Return the letter of a run by its place among those that are compared: A to Z, then #."""
+    """Return the letter of the n-th compared run, counted from 0: A to Z, then #."""
     return ascii_uppercase[place] if place < len(ascii_uppercase) else "#"
 
 
 def written(value: Any) -> str:
-    """Return a value as users write it in options and settings: a list with commas, no quotes."""
+    """Return a value as it is written in options: lists with commas, no quotes."""
     if value is None or value == "":
         return ABSENT
     if isinstance(value, bool):
@@ -45,7 +45,7 @@ def _number(value: float) -> str:
 
 
 def render_comparison(found: RunComparison, width: int, height: int, palette: Palette) -> Text:
-    """Return the names of the runs, their scores as curves, what differs, and the other charts."""
+    """Return the names of the runs, their score curves, the differences, and further charts."""
     names = short_names(found.runs)
     styles = curve_styles(palette, len(names))
     lines = _legend(names, styles, width)
@@ -71,7 +71,7 @@ def render_comparison(found: RunComparison, width: int, height: int, palette: Pa
 
 
 def _legend(names: list[str], styles: list[str], width: int) -> list[Text]:
-    """Return the letters with the names that they stand for, on as many lines as they take."""
+    """Return the letters and the names of the runs, on as many lines as needed."""
     entries = []
     for place, (name, style) in enumerate(zip(names, styles, strict=True)):
         entry = Text(no_wrap=True).append(mark_of(place), f"bold {style}").append(f" {name}")
@@ -100,9 +100,9 @@ def _chart(
 
 
 class _Table:
-    """A table of what is compared: a column for each run, and one for the difference.
+    """A table with a column for each run, and one for the difference.
 
-    No value is ever cut: a row that does not fit in its columns has a line for each run instead.
+    No value is cut: a row that does not fit has a line for each run instead.
     """
 
     def __init__(
@@ -122,7 +122,7 @@ class _Table:
         self._column = min(self._column, max(widest, _FIGURE_WIDTH) + GAP)
 
     def heading(self) -> list[Text]:
-        """Return the line above the columns; none where a letter does not even fit."""
+        """Return the line above the columns."""
         line = Text(" " * self._name_width, no_wrap=True)
         for place, (name, style) in enumerate(zip(self._names, self._styles, strict=True)):
             long = f"{mark_of(place)} {name}"
@@ -133,9 +133,9 @@ class _Table:
         return [line]
 
     def row(self, one: Compared) -> list[Text]:
-        """Return the lines of what is compared."""
+        """Return the lines of one row."""
         cells = [written(value) for value in one.values]
-        # What is the same in all runs steps back.
+        # Values that are equal in all runs are dim.
         style = self._palette.ink if one.differs else self._palette.muted
         difference = self._difference(one)
         if max(map(len, cells)) + GAP <= self._column and len(one.name) < self._name_width:
@@ -172,7 +172,7 @@ class _Table:
 
 
 class ComparisonPanel(Panel):
-    """Shows runs side by side."""
+    """Shows the comparison of several runs."""
 
     SHOWS: ClassVar[tuple[str, ...]] = (
         "training.score",
@@ -195,12 +195,12 @@ class ComparisonPanel(Panel):
         self._found: RunComparison | None = None
 
     def compare(self, found: RunComparison | None) -> None:
-        """Show another comparison; None while it is being made."""
+        """Show another comparison; None while it is being read."""
         self._found = found
         self.note("c closes")
         self.redraw()
 
-    def part(self, view: View) -> object:  # noqa: ARG002  (it stands as it was made)
+    def part(self, view: View) -> object:  # noqa: ARG002  (a comparison does not change)
         return None
 
     def draw(self, view: View, width: int, height: int, palette: Palette) -> Text:  # noqa: ARG002

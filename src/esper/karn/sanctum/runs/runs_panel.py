@@ -1,4 +1,4 @@
-"""The list of all runs: how each of them is, how far it came, and which lights are on in it."""
+"""The list of all runs: it can be sorted, filtered, and marked for comparison."""
 
 import math
 from collections.abc import Callable, Hashable, Sequence
@@ -17,11 +17,11 @@ from esper.karn.text.palette import Palette
 from esper.leyline.plurals import plural
 
 NO_RUNS: Final = "no runs yet"
-_NONE_FOUND: Final = "no run has that"
+_NONE_FOUND: Final = "no run matches the filter"
 #: Runs that can be compared: as many as there are letters.
 MOST_MARKED: Final = 26
 
-#: By the name of an order: what runs are sorted by, and whether the largest is first.
+#: Orders by name: the key that runs are sorted by, and whether the largest is first.
 _ORDERS: Final[dict[str, tuple[Callable[[RunSummary], Any], bool]]] = {
     "newest": (lambda run: run.path.name, True),
     "score": (lambda run: _or_lowest(run.score), True),
@@ -37,7 +37,7 @@ def _or_lowest(value: float | None) -> float:
 
 
 class RunsPanel(ChoicePanel):
-    """Shows all runs; one of them can be opened, and several be compared."""
+    """Shows all runs; one can be opened, and several can be compared."""
 
     SHOWS: ClassVar[tuple[str, ...]] = (
         "run.phase",
@@ -55,20 +55,20 @@ class RunsPanel(ChoicePanel):
     BORDER_TITLE = "Runs"
     ABOUT = "every training run in this folder"
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("enter", "open", "Open", tooltip="Watch the chosen run"),
-        Binding("space", "mark", "Mark", tooltip="Mark the chosen run to be compared, or not"),
+        Binding("enter", "open", "Open", tooltip="Show the chosen run"),
+        Binding("space", "mark", "Mark", tooltip="Mark the run for comparison, or unmark it"),
         Binding("o", "order", "Sort", tooltip="Sort by another column: newest, score, best, …"),
     ]
 
     class Opened(Message):
-        """A run was chosen to be watched."""
+        """A run was opened."""
 
         def __init__(self, path: Path) -> None:
             super().__init__()
             self.path = path
 
     class Changed(Message):
-        """What is listed, or how, has changed."""
+        """The listed runs, their order or their marks have changed."""
 
     def __init__(self, *, id: str | None = None) -> None:
         super().__init__(id=id)
@@ -86,9 +86,11 @@ class RunsPanel(ChoicePanel):
         return next((run for run in self._runs if run.path == self.chosen), None)
 
     def list_runs(self, runs: Sequence[RunSummary], nothing: str = NO_RUNS) -> None:
-        """Show other runs; `runs` are given oldest first.
+        """Show other runs.
 
-        Where there are none, it says `nothing`.
+        Args:
+            runs: oldest first.
+            nothing: the text shown if there are none.
         """
         if (tuple(runs), nothing) == (self._all, self._nothing):
             return
@@ -97,7 +99,7 @@ class RunsPanel(ChoicePanel):
         self._arrange()
 
     def filter(self, text: str) -> None:
-        """Show the runs that have every word of a text in their name, task, status or note."""
+        """Show the runs with every word of a text in their name, task, status, lights or note."""
         if text != self.filter_text:
             self.filter_text = text
             self._arrange()
@@ -106,24 +108,24 @@ class RunsPanel(ChoicePanel):
         words = self.filter_text.lower().split()
         found = [run for run in self._all if all(word in _searched(run) for word in words)]
         key, is_descending = _ORDERS[self.order]
-        found.sort(key=lambda run: run.path.name, reverse=True)  # of what is equal, the newest
+        found.sort(key=lambda run: run.path.name, reverse=True)  # equal keys: the newest first
         self._runs = tuple(sorted(found, key=key, reverse=is_descending))
         self._keys = [run.path for run in self._runs]
         self.redraw()
         self.post_message(self.Changed())
 
     def summary(self, width: int, palette: Palette) -> str:
-        """Return how the list is sorted and filtered, and what of it is not shown."""
+        """Return the number of runs, the order, the filter, and the hidden columns."""
         shown = (
             f"{len(self._runs)} of {len(self._all)}" if self.filter_text else str(len(self._all))
         )
         parts = [f"{shown} {plural(len(self._all), 'run')}", f"sorted by {self.order}"]
         if self.filter_text:
-            parts.append(f"with {self.filter_text!r}")
+            parts.append(f"filter {self.filter_text!r}")
         if self.marked:
             parts.append(f"{len(self.marked)} marked")
         if hidden := self._lines_of_runs.hidden_columns(self._runs, width, palette):
-            parts.append(f"no room for {', '.join(hidden)}")
+            parts.append(f"hidden: {', '.join(hidden)}")
         return " · ".join(parts)
 
     def part(self, view: View) -> object:
@@ -141,22 +143,22 @@ class RunsPanel(ChoicePanel):
         )
 
     def to_compare(self) -> list[RunSummary]:
-        """Return the marked runs; of fewer than two, with the chosen one."""
+        """Return the marked runs; if fewer than two are marked, also the chosen one."""
         chosen = [self.chosen] if len(self.marked) < 2 else []
         paths = list(dict.fromkeys([*self.marked, *chosen]))
         return [run for path in paths for run in self._all if run.path == path]
 
     def open_chosen(self) -> None:
-        """Watch the run that was clicked twice."""
+        """Show the run that was double-clicked."""
         self.action_open()
 
     def action_open(self) -> None:
-        """Watch the chosen run."""
+        """Show the chosen run."""
         if isinstance(self.chosen, Path):
             self.post_message(self.Opened(self.chosen))
 
     def action_mark(self) -> None:
-        """Mark the chosen run, or take its mark away."""
+        """Mark or unmark the chosen run."""
         path = self.chosen
         if not isinstance(path, Path):
             return

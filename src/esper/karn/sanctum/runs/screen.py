@@ -1,4 +1,4 @@
-"""The Runs screen: all runs of the folder, to open one of them, or to compare any number."""
+"""The Runs screen: all runs of the folder, to open one or to compare several."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,16 +25,16 @@ _KEYS: Final = "enter opens, space marks, c compares, o sorts, / filters, e note
 
 class _Shown(NamedTuple):
     path: Path
-    what: tuple[object, ...]  # has to change for a comparison of the run to be made again
+    state: tuple[object, ...]  # a comparison is made again when this changes
 
 
 class RunsScreen(RunScreen):
-    """Shows all runs, and some of them side by side."""
+    """Shows all runs, and the comparison of marked runs."""
 
     CSS_PATH = str(Path(__file__).with_suffix(".tcss"))
     AUTO_FOCUS = "#runs"
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("c", "compare", "Compare", tooltip="Compare the marked runs, or close that"),
+        Binding("c", "compare", "Compare", tooltip="Compare the marked runs, or close it"),
         Binding("slash", "filter", "Filter", tooltip="Show the runs with a text"),
         Binding("e", "edit_note", "Note", tooltip="Write a note on the chosen run"),
         Binding("escape", "close", show=False, tooltip="Close the comparison, or the filter"),
@@ -44,10 +44,10 @@ class RunsScreen(RunScreen):
     def __init__(self) -> None:
         super().__init__()
         self._has_all_runs = False
-        # What was known of the runs that are compared: they go on meanwhile.
+        # The compared runs as they were then: they may change in the meantime.
         self._compared: list[_Shown] = []
         self._is_reading = False
-        self._noted: Path | None = None  # the run whose note is written; None while filtering
+        self._noted: Path | None = None  # the run whose note is edited; None while filtering
 
     @property
     def is_complete(self) -> bool:
@@ -55,7 +55,7 @@ class RunsScreen(RunScreen):
         return super().is_complete and self._has_all_runs
 
     def panels(self) -> ComposeResult:
-        """Yield the list of runs, its summary line, and the place of the comparison."""
+        """Yield the list of runs, its summary line, the input and the comparison."""
         yield Static(id="runs-error", markup=False)
         yield RunsPanel(id="runs")
         yield Static(id="runs-summary", markup=False)
@@ -63,7 +63,7 @@ class RunsScreen(RunScreen):
         yield ComparisonPanel(id="comparison")
 
     def on_runs_updated(self, message: RunsUpdated) -> None:
-        """Show the runs as they are now."""
+        """Show the current runs."""
         error = self.query_one("#runs-error", Static)
         error.update(printable(f"! {message.error}"))
         error.set_class(message.error is not None, "-shown")
@@ -81,13 +81,13 @@ class RunsScreen(RunScreen):
                 self._compare(runs)
 
     def on_runs_panel_changed(self, message: RunsPanel.Changed) -> None:
-        """Say how the list is sorted and filtered now."""
+        """Update the summary line of the list."""
         message.stop()
         self._give_room()
         self._summarise()
 
     def on_choice_panel_chosen(self, message: ChoicePanel.Chosen) -> None:
-        """Show the note of the run that is chosen."""
+        """Show the note of the chosen run."""
         message.stop()
         self._summarise()
 
@@ -103,16 +103,16 @@ class RunsScreen(RunScreen):
     # Filter and note
 
     def action_filter(self) -> None:
-        """Ask for a text that the runs shown must have."""
+        """Open the input for a filter."""
         self._noted = None
-        field = self._open_input("text to look for in names, tasks, states, lights and notes")
+        field = self._open_input("filter by name, task, status, light or note")
         field.value = self.query_one(RunsPanel).filter_text
 
     def action_edit_note(self) -> None:
-        """Ask for a note on the chosen run."""
+        """Open the input for a note on the chosen run."""
         run = self.query_one(RunsPanel).chosen_run
         if run is None:
-            self.notify("there is no run to write a note on")
+            self.notify("no run is chosen: a note belongs to a run")
             return
         self._noted = run.path
         self._open_input(f"note on {run.run_id}; enter keeps it").value = run.note
@@ -126,7 +126,7 @@ class RunsScreen(RunScreen):
         return field
 
     def on_input_changed(self, message: Input.Changed) -> None:
-        """Filter by what has been typed so far."""
+        """Filter by the text typed so far."""
         if self.has_class("-typing") and self._noted is None:
             self.query_one(RunsPanel).filter(message.value)
 
@@ -152,13 +152,13 @@ class RunsScreen(RunScreen):
     # Comparison
 
     def action_compare(self) -> None:
-        """Compare the marked runs; or the only marked one with the chosen one."""
+        """Compare the marked runs, or the one marked run with the chosen one."""
         if self.has_class("-compared"):
             self.action_close()
             return
         runs = self.query_one(RunsPanel).to_compare()
         if len(runs) < 2:
-            self.notify("it takes two runs or more to compare: mark them with space")
+            self.notify("a comparison needs at least two runs: mark them with space")
             return
         self.add_class("-compared")
         self._give_room()
@@ -178,7 +178,7 @@ class RunsScreen(RunScreen):
 
     @work(thread=True, group="compare")
     def _read(self, compared: Sequence[_Shown]) -> None:
-        """Read the runs, in a thread: the one that draws never waits for a disk."""
+        """Read the runs in a thread, so that drawing never waits for a disk."""
         found = compare_runs(*(shown.path for shown in compared))
         if not get_current_worker().is_cancelled:
             self.app.call_from_thread(self._have_read, compared, found)
@@ -188,19 +188,19 @@ class RunsScreen(RunScreen):
         if [shown.path for shown in compared] == [shown.path for shown in self._compared]:
             self._show_comparison(found)
         if compared != self._compared:
-            self._read_compared()  # they went on meanwhile, or it is about others now
+            self._read_compared()  # the runs have changed, or others are compared now
 
     def _show_comparison(self, found: RunComparison) -> None:
         self.query_one(ComparisonPanel).compare(found)
 
     def _give_room(self) -> None:
-        """Leave to the comparison what the list does not fill."""
+        """Give the comparison the height that the list does not need."""
         runs = self.query_one(RunsPanel)
-        lines = runs.virtual_size.height + 1  # with the line above
+        lines = runs.virtual_size.height + 1  # and the border
         runs.styles.max_height = lines if self.has_class("-compared") else None
 
     def action_close(self) -> None:
-        """Close what is typed into, the comparison, or the filter."""
+        """Close the input, the comparison or the filter."""
         if self.maximized is not None:
             self.minimize()
             return
@@ -217,5 +217,5 @@ class RunsScreen(RunScreen):
 
 
 def _shown_of(run: RunSummary) -> _Shown:
-    what = run.status.kind, run.update, run.incidents, run.doubt
-    return _Shown(run.path, what)
+    state = run.status.kind, run.update, run.incidents, run.doubt
+    return _Shown(run.path, state)

@@ -1,1 +1,1 @@
-"""Sanctum in a browser: a server for this machine, and the cockpit process behind each page."""
+"""Sanctum in a browser: a web server, and one cockpit process per page."""

@@ -1,4 +1,4 @@
-"""The cockpit behind one page in a browser: a process of its own, driven through its pipes."""
+"""The process of one page: runs the cockpit on pipes instead of a terminal."""
 
 import sys
 from pathlib import Path
@@ -7,7 +7,7 @@ from esper.karn.sanctum.cockpit.opening import run_sanctum
 
 
 def main(arguments: list[str]) -> None:
-    """Open Sanctum where the server says: on pipes, so nothing here asks for a terminal.
+    """Run Sanctum with the arguments that the server passes.
 
     Args:
         arguments: the folder of runs, the run's directory or "", the theme or "", and "ascii" or

@@ -1,4 +1,4 @@
-"""Where Sanctum is served, and to whom: checked before anything is loaded for it."""
+"""Options of the web server, checked before it is imported."""
 
 import ipaddress
 import os
@@ -10,13 +10,13 @@ from esper.leyline.errors import EsperError
 
 _SHORTEST_TOKEN: Final = 8
 _LONGEST_TOKEN: Final = 4_096
-#: Holds the token, where neither option gives it.
+#: Environment variable of the token, if neither option gives it.
 TOKEN_VARIABLE: Final = "SANCTUM_TOKEN"
 DEFAULT_PORT: Final = 8000
 
 
 class ServeError(EsperError, ValueError):
-    """Sanctum cannot be served like that; one clear sentence."""
+    """Sanctum cannot be served with these options."""
 
 
 @dataclass(frozen=True)
@@ -29,20 +29,20 @@ class ServeOptions:
 
     host: str = "localhost"
     port: int = DEFAULT_PORT
-    token: str | None = None  # None has the server make one
-    theme: str | None = None  # instead of the one that is remembered
+    token: str | None = None  # None: the server creates one
+    theme: str | None = None  # overrides the theme of the settings
     ascii: bool = False
 
     def __post_init__(self) -> None:
         if self.token is None and not is_local(self.host):
             raise ServeError(
                 f"{self.host} can be reached from other machines, and a cockpit can do what you "
-                "can: give --token SECRET or --token-file FILE, which every viewer must know"
+                "can: give --token SECRET or --token-file FILE, and the token to every viewer"
             )
         if self.token is not None and len(self.token) < _SHORTEST_TOKEN:
             raise ServeError(f"the token must have at least {_SHORTEST_TOKEN} characters")
         if not 1 <= self.port <= 65_535:
-            raise ServeError(f"a port is from 1 to 65535, not {self.port}")
+            raise ServeError(f"--port must be from 1 to 65535, not {self.port}")
 
 
 def token_from(given: str | None, file: Path | None) -> str | None:
@@ -52,8 +52,8 @@ def token_from(given: str | None, file: Path | None) -> str | None:
         ServeError: two are given, or the file cannot be read.
     """
     if given is not None and file is not None:
-        raise ServeError("--token and --token-file both give the token: give one of them")
-    # Taken out of the environment, which processes started from here would inherit.
+        raise ServeError("--token and --token-file exclude each other: give one of them")
+    # Removed from the environment, which child processes inherit.
     from_environment = os.environ.pop(TOKEN_VARIABLE, None)
     if file is None:
         return given if given is not None else from_environment or None
@@ -62,11 +62,11 @@ def token_from(given: str | None, file: Path | None) -> str | None:
             return opened.read(_LONGEST_TOKEN).strip()
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-        raise ServeError(f"the token cannot be read from {file}: {reason}") from error
+        raise ServeError(f"cannot read the token from {file}: {reason}") from error
 
 
 def is_local(host: str) -> bool:
-    """Return whether an address can be reached from this machine only."""
+    """Return whether an address can only be reached from this machine."""
     if host == "localhost":
         return True
     try:

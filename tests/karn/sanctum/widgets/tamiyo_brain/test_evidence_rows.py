@@ -35,7 +35,7 @@ def test_every_kind_in_every_quantity_has_a_row_and_every_other_head_one(views, 
     assert len(lines) == 1 + 2 + 7
     assert "Inf in logits" in lines[1]
     assert "NaN in log_prob" in lines[2]
-    assert sum("nothing so far" in line for line in lines) == 7
+    assert sum("neither Inf nor NaN" in line for line in lines) == 7
     assert all(any(name in line for line in lines) for name in DISPLAY_TO_LEYLINE_KEY)
 
 
@@ -58,7 +58,7 @@ def test_of_a_run_that_cannot_be_read_no_light_is_called_dark(views, plain):
     lines = plain(views.broken(), is_unread=True)
     assert [UNKNOWN in line for line in lines[1:]] == [False, False, *[True] * 7]
     assert [LIT in line for line in lines[1:]] == [True, True, *[False] * 7]
-    assert not any(UNLIT in line or "nothing so far" in line for line in lines)
+    assert not any(UNLIT in line or "neither Inf nor NaN" in line for line in lines)
 
 
 def test_who_acknowledged_and_when_stands_at_the_light_that_it_is_of(views, plain):

@@ -46,7 +46,7 @@ def test_when_something_was_seen_is_marked_also_where_no_chart_has_it(views):
         for line in render_history(view, "op", 77, 12)
         if line.plain.startswith("First/last")
     ]
-    axis = line.removeprefix("First/last not finite  1 ").removesuffix(" update 36")
+    axis = line.removeprefix("First/last non-finite  1 ").removesuffix(" update 36")
     places = {sign: axis.index(sign) / (len(axis) - 1) for sign in "↓*×"}
     assert places == pytest.approx({"↓": 1 / 35, "*": 18 / 35, "×": 1.0}, abs=0.02)
     assert "First/last" not in _text(render_history(view, "tempo", 77, 12))

@@ -1,4 +1,4 @@
-"""Who has seen which of the lights that are on, and when."""
+"""Who acknowledged which lights, and when."""
 
 from collections.abc import Callable, Sequence
 from datetime import datetime
@@ -13,11 +13,11 @@ from esper.karn.text.palette import Palette
 def render_acknowledged(
     acknowledgements: Sequence[Acknowledgement], name_of: Callable[[str], str], palette: Palette
 ) -> list[Text]:
-    """Return a line for each time that somebody acknowledged lights, in the local time.
+    """Return a line for each acknowledgement, in local time.
 
     Args:
-        acknowledgements: what was acknowledged.
-        name_of: returns what a head is called on the screen.
+        acknowledgements: the acknowledgements.
+        name_of: returns the name of a head on the screen.
         palette: the colours to choose from.
     """
     lights: dict[tuple[str, float], list[str]] = {}
@@ -33,5 +33,5 @@ def render_acknowledged(
 
 
 def clock(time: float) -> str:
-    """Return a time with its date, in the local time: 2025-11-22 19:40."""
+    """Return a time with its date, in local time: 2025-11-22 19:40."""
     return datetime.fromtimestamp(time).strftime("%Y-%m-%d %H:%M")

@@ -1,4 +1,4 @@
-"""The action heads: a column each, their figures with trends, and the Inf and NaN lights."""
+"""The action heads, one column each: figures with trends, and the Inf and NaN lights."""
 
 import textwrap
 from collections.abc import Container, Sequence
@@ -29,7 +29,7 @@ from esper.leyline.sighting_words import (
     quantity_words,
 )
 
-#: What a head is called on the screen, and its name in `HEAD_NAMES`.
+#: Names of the heads on the screen, with their names in `HEAD_NAMES`.
 DISPLAY_TO_LEYLINE_KEY: Final = {
     "Slot": "slot",
     "Blueprint": "blueprint",
@@ -46,19 +46,19 @@ _LABEL_WIDTH: Final = 10
 _VALUE_WIDTH: Final = 5
 _WIDEST_TREND: Final = 24
 _SHORTEST_TREND: Final = 12  # in updates: two of them would always look like a jump
-#: Lines that are always in sight: names, four figures, two rows of lights, and the first-out.
+#: Lines that are always visible: names, four figures, two rows of lights, and the first-out.
 SHORT_HEIGHT: Final = 8
-#: Lines of evidence that go before further figures: its heading and the first four rows.
+#: Lines of evidence that take precedence over further figures: heading and four rows.
 _EVIDENCE_IN_SIGHT: Final = 5
 
-#: What is always shown: label, field of TamiyoState, and field of HeadTrend.
+#: Figures that are always shown: label, field of TamiyoState, and field of HeadTrend.
 _FIGURES: Final = (
     ("Entropy", "head_entropy", "entropy"),
     ("Grad norm", "head_gradient_norm", "gradient_norm"),
     ("Ratio max", "head_ratio_max", "ratio_max"),
     ("Clip", "head_clip_fraction", "clip_fraction"),
 )
-#: What is shown beside that where there is room; these have no history.
+#: Figures that are shown if there is room; they have no history.
 _MORE_FIGURES: Final = (
     ("KL", "head_kl", None),
     ("Log p min", "head_log_prob_min", None),
@@ -70,7 +70,7 @@ _Figures = tuple[tuple[str, str, str | None], ...]
 
 
 def display_name(head: str) -> str:
-    """Return what a head is called on the screen; a head of another agent by its own name."""
+    """Return the name of a head on the screen; heads of other agents keep their own."""
     return _DISPLAY_BY_HEAD.get(head, head)
 
 
@@ -98,12 +98,11 @@ def render_heads(
 ) -> Text:
     """Return the table of heads, `width` cells wide.
 
-    A head has a column; names, values and lights begin at the same cell of it. Heads that do not
-    fit beside the others follow below them. Below all of them are the lights of the groups, with
-    the first-out beside or below them. At the end stands the evidence behind the lights, if there
-    is any, and who acknowledged them: an unacknowledged light stands out. Further figures are shown
-    where a `height` of 12 and the evidence leave room. Where there is a `doubt`, what is not lit is
-    not known, and the line of the groups says why.
+    Each head has a column. Heads that do not fit beside the others follow below them. Then come the
+    lights of the groups and the first-out, the evidence of the lights, and who acknowledged them;
+    lights that are not acknowledged are reversed. Further figures are shown if a `height` of 12 and
+    the evidence leave room. If `doubt` covers the lights, those that are off are shown as not
+    known, and the line of the groups gives the reason.
     """
     tamiyo = snapshot.tamiyo
     heads = list(dict.fromkeys([*snapshot.run.heads, *tamiyo.head_inf_latch]))
@@ -127,7 +126,7 @@ def render_heads(
     lines += evidence
     for line in lines:
         if line.cell_len > width:
-            line.rstrip()  # the gap behind the last column is not cut off with a sign
+            line.rstrip()  # no ellipsis for the gap after the last column
         line.truncate(width, overflow="ellipsis")
     return Text("\n", no_wrap=True).join(lines)
 
@@ -177,7 +176,7 @@ def _render_group(
             style = figure_style(f"tamiyo.{field}", value, snapshot.run.update, palette)
             cell = Text(no_wrap=True).append(figure(value).ljust(_VALUE_WIDTH), style)
             if trend is not None:
-                # At 80 columns there is one cell: how high the value is among the newest.
+                # At 80 columns there is one cell: the height of the value among the newest.
                 curve = max(0, trend_width - 1)
                 history = getattr(tamiyo.head_trend.get(head, HeadTrend()), trend)
                 newest = history[-max(curve, _SHORTEST_TREND) :]
@@ -264,7 +263,7 @@ def _group_lines(
     unlit: Text,
     doubt: Doubt,
 ) -> list[Text]:
-    """Return the lights of the groups, and beside or below them what there is to say of them."""
+    """Return the lights of the groups, and beside or below them a message."""
     line = Text(no_wrap=True)
     for group in tamiyo.group_inf_latch:
         name = group.capitalize()
@@ -297,7 +296,7 @@ def _group_lines(
 
 
 def _message(tamiyo: TamiyoState, palette: Palette, lamps: Lamps, doubt: Doubt) -> tuple[str, str]:
-    """Return what there is to say of the lights as a whole, and its style."""
+    """Return a message on the lights as a whole, and its style."""
     if lamps.is_test:
         return "LAMP TEST: nothing is stored", f"bold {palette.ink}"
     if tamiyo.first:
@@ -333,13 +332,13 @@ class ActionHeadsPanel(Panel):
         )
 
     def show(self, view: View) -> None:
-        """Show another view of the run, and whether its lights wait for somebody."""
+        """Show another view of the run, and the number of lights not acknowledged."""
         super().show(view)
         waiting = len(unacknowledged(view))
         self.note(f"{counted(waiting, 'light')} not acknowledged: a one, A all" if waiting else "")
 
     def show_lamps(self, lamps: Lamps) -> None:
-        """Show the lights in another way."""
+        """Show the lights in a phase of blinking, or in a lamp test."""
         changed = lamps != self.lamps
         super().show_lamps(lamps)
         if changed:

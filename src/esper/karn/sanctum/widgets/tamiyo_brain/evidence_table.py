@@ -1,4 +1,4 @@
-"""The evidence behind the lights: a line for each kind of non-finite value in each quantity."""
+"""The evidence of the lights: a line per head, quantity and kind of non-finite value."""
 
 from collections.abc import Callable, Sequence
 from typing import Final
@@ -14,21 +14,24 @@ from esper.leyline.sighting_words import KIND_WORDS
 
 #: First and last are places: "2/1/3" is update 2, epoch 1, minibatch 3.
 _HEADERS: Final = ("Evidence", "seen", "updates", "minib.", "first", "last", "")
-_PLACES: Final = ("update/epoch/minibatch", "upd/ep/mb")  # the longest that fits stands behind
+_PLACES: Final = (
+    "update/epoch/minibatch",
+    "upd/ep/mb",
+)  # the longest that fits is shown in the heading
 _GAP: Final = 2
 
 
 def render_evidence(
     evidence: Sequence[Evidence], name_of: Callable[[str], str], width: int, palette: Palette
 ) -> list[Text]:
-    """Return a heading and a line for each row, the first seen first; nothing without evidence.
+    """Return a heading and a line for each row, by first sighting; empty without evidence.
 
-    What a row says beyond its columns stands at its end, or below it where that is too long.
+    Details are at the end of a line, or below it if they are too long.
 
     Args:
         evidence: what was seen.
-        name_of: returns what a head is called on the screen.
-        width: cells in a line.
+        name_of: returns the name of a head on the screen.
+        width: in cells.
         palette: the colours to choose from.
     """
     if not evidence:
@@ -43,7 +46,7 @@ def render_evidence(
             break
     lines = [heading]
     for row, cells in zip(evidence, rows, strict=True):
-        # Of what has passed, its light alone still stands out.
+        # Only the light stands out once the value is no longer seen.
         style = f"bold {palette.critical}" if row.is_active else palette.ink
         line = in_columns(cells, widths, style)
         if words := evidence_words(row):
