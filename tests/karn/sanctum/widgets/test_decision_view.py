@@ -112,7 +112,7 @@ def test_where_the_run_told_no_alternatives_it_says_so(views):
     decision = views.decision(0)
     heads = tuple(replace(one, probabilities=()) for one in decision.heads)
     text = _text(replace(decision, heads=heads))
-    assert "does not tell the probabilities" in text
+    assert "does not record the probabilities" in text
     assert f"{TAKEN}GERMINATE" in text
 
 
@@ -128,7 +128,7 @@ def test_heads_and_choices_of_another_agent_are_shown_by_what_is_known(views):
 
 
 def test_nothing_known_is_said():
-    assert "Nothing is known" in _text(DecisionState(0, 1, 1, (), 0.0))
+    assert "choices are not known" in _text(DecisionState(0, 1, 1, (), 0.0))
 
 
 def test_when_it_was_decided(views):

@@ -30,7 +30,7 @@ def test_it_says_what_was_seen_what_was_done_and_where_the_capsule_is(plain):
     assert "Op: NaN in log_prob" in text
     assert "skipped bad minibatches: op Inf in logits" in text
     assert "incidents/0001/capsule.pt" in text
-    assert "r makes it happen again" in text
+    assert "r repeats the update" in text
 
 
 def test_it_says_in_which_phase_host_step_and_tensor_it_was(views, plain):
