@@ -30,9 +30,9 @@ def entries_of(app: "SanctumApp", screen: Screen[object]) -> Iterable[SystemComm
             offered.add(meaning)
             key = f"key {app.get_key_display(binding)}"
             title = binding.description or meaning
-            said = key if title == meaning else f"{meaning}, {key}"
+            description = key if title == meaning else f"{meaning}, {key}"
             run = partial(app.run_action, binding.action, default_namespace=active.node)
-            yield SystemCommand(title, said, run)
+            yield SystemCommand(title, description, run)
     for name in THEME_NAMES:
         yield SystemCommand(
             f"Theme: {name}", f"Switch to the theme {name}", partial(app.choose_theme, name)
@@ -52,7 +52,7 @@ def entries_of(app: "SanctumApp", screen: Screen[object]) -> Iterable[SystemComm
     try:
         runs = run_directories(app.run_dir)[-_RUNS_OFFERED:]
     except RunNotFoundError:
-        return  # the screens say so
+        return  # the screens show the error
     for directory in reversed(runs):
         yield SystemCommand(
             f"Run: {directory.name}", "Show this run", partial(app.open_run, directory)

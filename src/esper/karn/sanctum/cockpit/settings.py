@@ -1,4 +1,4 @@
-"""The user's settings of Sanctum, kept in a file."""
+"""What somebody likes Sanctum to look like: remembered in a small file of their own."""
 
 import contextlib
 import os
@@ -10,7 +10,7 @@ from typing import Any, Final
 from esper.leyline.errors import EsperError
 from esper.leyline.plain_text import short_repr
 
-#: Names of the themes in settings and options.
+#: The themes by the names that settings and options call them.
 THEME_NAMES: Final = ("dark", "light", "ansi", "contrast")
 _LONGEST: Final = 1 << 16  # bytes that are read at most
 _HEADING: Final = "# Sanctum writes this file when a setting is changed in it.\n"

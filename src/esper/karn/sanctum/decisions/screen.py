@@ -118,8 +118,8 @@ class DecisionsScreen(RunScreen):
                 RunReader(directory), shown[0].update, snapshot.last_event_id, snapshot.run.heads
             )
         except RunStoreError as error:
-            said = str(error)
-            self.app.call_from_thread(self.notify, said, severity="error", markup=False)
+            message = str(error)
+            self.app.call_from_thread(self.notify, message, severity="error", markup=False)
             steps = ()
         if not get_current_worker().is_cancelled:
             self.app.call_from_thread(self._have_read, _moment_of(view), shown, steps)
@@ -134,8 +134,8 @@ class DecisionsScreen(RunScreen):
     def _look_for_act(self, view: View) -> None:
         """Look for the last step with an action, once for each moment at rest."""
         newest, heads = view.snapshot.decisions, view.snapshot.run.heads
-        stands = view.status.is_over if view.position is None else not view.position.speed
-        if self._has_looked or not stands or not newest or view.directory is None:
+        is_at_rest = view.status.is_over if view.position is None else not view.position.speed
+        if self._has_looked or not is_at_rest or not newest or view.directory is None:
             return
         self._has_looked = True
         if self._held is None and waits(newest, heads):
@@ -147,7 +147,7 @@ class DecisionsScreen(RunScreen):
         try:
             found = last_act(RunReader(directory), snapshot.last_event_id, snapshot.run.heads)
         except RunStoreError:
-            return  # the screen says that the store cannot be read
+            return  # the screen shows the error
         if found is not None and not get_current_worker().is_cancelled:
             self.app.call_from_thread(self._have_act, _moment_of(view), *found)
 

@@ -65,7 +65,7 @@ class Panel(ScrollView, can_focus=True, inherit_bindings=False):
         self._view: View | None = None
         self.lamps = Lamps()
         self._lines: list[Text] = []
-        self._strips: dict[int, Strip] = {}  # of lines that were in sight, by identity
+        self._strips: dict[int, Strip] = {}  # of visible lines, by identity
         self._ground, self._width = Style(), 0  # background and width of the strips
 
     def draw(self, view: View, width: int, height: int, palette: Palette) -> Text:

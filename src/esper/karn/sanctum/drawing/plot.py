@@ -109,9 +109,9 @@ def _title(series: Series, width: int, palette: Palette) -> Text:
     counts = Counter(kind for one in series.values if (kind := nonfinite_kind(one)))
     found = " ".join(f"{number}{NONFINITE_SIGNS[kind]}" for kind, number in counts.items())
     longer = " ".join(f"{number} {KIND_WORDS[kind]}" for kind, number in counts.items())
-    for said in (longer, found):
-        if said and title.cell_len + 2 + len(said) <= width:
-            title.append(f"  {said}", f"bold {palette.critical}")
+    for words in (longer, found):
+        if words and title.cell_len + 2 + len(words) <= width:
+            title.append(f"  {words}", f"bold {palette.critical}")
             break
     return title
 

@@ -1,7 +1,7 @@
-"""Folds a run's stored events up to one of them, passing over what cannot matter any more.
+"""Folds a run's events up to an id, skipping events that cannot affect the snapshot.
 
-Steps, decisions and transitions of seeds are most of a store, and a snapshot shows the newest of
-them only. So the older ones are not read, and of those, what is damaged or missing is not counted.
+Steps, decisions and seed transitions are most of a store, and a snapshot shows only the newest
+ones. Older ones are not read, so damaged or missing events among them are not counted.
 """
 
 from typing import Final
@@ -16,25 +16,25 @@ from esper.karn.store.run_reader import RunReader
 from esper.karn.store.run_tables import RunStoreError
 from esper.leyline.telemetry import SeedTransitioned
 
-#: Events that are in memory at a time. Python's garbage collector walks their many lists again and
-#: again while they live, so that reading a few thousand at once takes four times as long.
+#: Events in memory at a time. Python's garbage collector visits their many lists repeatedly, so
+#: reading a few thousand at once takes four times as long.
 EVENTS_PER_READ: Final = 128
-#: The newest steps that a snapshot can depend on, and as many again, for some may be damaged.
+#: The newest steps that a snapshot depends on, doubled because some may be damaged.
 _STEPS_THAT_COUNT: Final = 2 * max(SPEED_STEPS, STEPS_KEPT)
 
 
 def first_that_counts(reader: RunReader, up_to: int) -> int:
-    """Return from which id on all events matter to the snapshot that ends with `up_to`.
+    """Return the id from which on all events affect the snapshot that ends with `up_to`.
 
-    Of the events before it, steps, decisions and transitions need not be read. It is the first of
-    all where the indexes that they would be passed over by are damaged.
+    Steps, decisions and transitions before it need not be read. It is 1 if the indexes needed to
+    skip them are damaged.
     """
     try:
         if not reader.rare_is_whole(up_to):
             return 1
         steps = reader.last_ids("step_completed", _STEPS_THAT_COUNT, up_to=up_to)
         if len(steps) < _STEPS_THAT_COUNT:
-            return min(reader.thinned().up_to, up_to) + 1  # of those before, none are left
+            return min(reader.thinned().up_to, up_to) + 1  # older ones were removed
         return min(steps[-1], _first_line_of_seeds(reader, up_to))
     except RunStoreError:
         return 1
@@ -56,22 +56,22 @@ def _first_line_of_seeds(reader: RunReader, up_to: int) -> int:
 def join_tables(
     reader: RunReader, aggregator: SanctumAggregator, *, up_to_update: int | None = None
 ) -> None:
-    """Where events are damaged, take in what the tables beside them say of the lights.
+    """If events are damaged, add the sightings of the tables to the aggregator.
 
-    A light that the tables tell of and no event does is damage, too.
+    A light in the tables without an event is damage, too.
 
     Args:
-        reader: of the run's store.
-        aggregator: which has taken in the events.
-        up_to_update: the last update to take in; None for all.
+        reader: reads the run's store.
+        aggregator: has applied the events.
+        up_to_update: the last update to add; None for all.
 
     Raises:
         RunStoreError: the store cannot be read.
     """
     known = {} if up_to_update is None else {"up_to_update": up_to_update}
     snapshot = aggregator.snapshot()
-    told = {(head, light_of(kind)) for head, kind in reader.lights(**known)}
-    is_hidden = not told <= set(lit_lights(snapshot.tamiyo))
+    lit = {(head, light_of(kind)) for head, kind in reader.lights(**known)}
+    is_hidden = not lit <= set(lit_lights(snapshot.tamiyo))
     if is_hidden and not snapshot.run.damaged_events:
         aggregator.note_hidden_damage()
     if is_hidden or snapshot.run.damaged_events:
@@ -79,12 +79,12 @@ def join_tables(
 
 
 def fold_up_to(reader: RunReader, aggregator: SanctumAggregator, up_to: int) -> None:
-    """Take in all events up to an id that matter to the snapshot there.
+    """Apply all events up to an id that affect the snapshot there.
 
     Args:
-        reader: of the run's store.
-        aggregator: which has taken in all that matters to some earlier moment.
-        up_to: the last id to take in.
+        reader: reads the run's store.
+        aggregator: has applied all relevant events of an earlier moment.
+        up_to: the last id to apply.
 
     Raises:
         RunStoreError: the store cannot be read.

@@ -1,4 +1,4 @@
-"""Follows a run's store and folds what is new, alike for a live, a stopped and a dead run."""
+"""Reads new events of a run's store and folds them, for a live, stopped or dead run alike."""
 
 import time
 from collections.abc import Callable
@@ -23,21 +23,21 @@ from esper.leyline.telemetry import Heartbeat, NonfiniteSighting
 
 _Sighting = tuple[int, NonfiniteSighting]  # with its update
 
-#: Events that one poll takes in: some 200 ms of work at the most.
+#: Most events of one poll: about 200 ms of work.
 EVENTS_PER_POLL: Final = 8_192
 
 
 @dataclass(frozen=True)
 class Frame:
-    """What is known of a run at one moment."""
+    """The state of a run at one moment."""
 
     snapshot: SanctumSnapshot
     status: RunStatus
-    error: str | None = None  # one sentence, while the store cannot be read
-    is_behind: bool = False  # there is more to take in: poll again without waiting
-    #: Why a light that is not lit is not known to be dark, although the store can be read.
+    error: str | None = None  # one sentence, if the store cannot be read
+    is_behind: bool = False  # there are more events: poll again without waiting
+    #: Why the store is not known to be complete, although it can be read.
     store_doubt: str | None = None
-    wal_bytes: int = 0  # size of the WAL of a store that is being written
+    wal_bytes: int = 0  # size of the WAL while the store is written
 
     @property
     def doubt(self) -> Doubt:
@@ -51,15 +51,15 @@ class Frame:
 
 
 class RunFollower:
-    """Reads a run by cursor, a bounded number of events at a time. Use it from one thread.
+    """Reads a run by cursor, a bounded number of events at a time; for use from one thread.
 
     Args:
         directory: the run's directory; it need not exist yet.
-        brief: whether to pass over all that comes many times an update, for a summary: then the
-            hosts, what was decided for them and the speed stay unknown.
-        stays_open: whether to keep the store open while it goes on changing, which makes frequent
-            polls cheaper; `close` is to be called at the end then.
-        ticks: returns seconds of a clock that is never set.
+        brief: whether to skip events that come many times per update, for a summary; hosts,
+            decisions and speed then stay unknown.
+        stays_open: whether to keep the store open while it changes, which makes frequent polls
+            cheaper; `close` must then be called at the end.
+        ticks: returns seconds of a monotonic clock.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class RunFollower:
         self._reader = RunReader(directory)
         self._witnesses = Witnesses(directory)
         self._testimony = Testimony()
-        #: Run and lights of a store that another one took the place of.
+        #: Run and lights of a store that was replaced by another one.
         self._before: tuple[str, list[_Sighting]] = "", []
         self._missing: tuple[SanctumSnapshot, Testimony, SanctumSnapshot] | None = None
         self._identity: tuple[int, int] | None = None
@@ -90,12 +90,12 @@ class RunFollower:
         self._start_over()
 
     def poll(self, now: float) -> Frame:
-        """Take in what is new and return what is known; never raises because of the store.
+        """Read new events and return the state; never raises because of the store.
 
         Args:
             now: seconds since the epoch.
         """
-        # Before the store: what they know is in the store by then, unless something is wrong.
+        # Before the store, which then contains all that they contain, unless something is wrong.
         self._testimony = self._witnesses.look()
         if self._reader.changed() or self._is_behind or self._error is not None:
             self._journal = None
@@ -116,8 +116,8 @@ class RunFollower:
                     and not self._reader.has_wal()
                 )
                 self._error = None if is_new else _vanished(self._directory, error)
-            # A damaged store can hold what no one thought of; the cockpit and the list of all runs
-            # must show that as they show any damage.
+            # A damaged store can cause any exception; the cockpit and the list of runs must show
+            # it like other damage.
             except Exception as error:  # noqa: BLE001
                 self._is_behind = False
                 self._error = (
@@ -125,7 +125,7 @@ class RunFollower:
                     if isinstance(error, RunStoreError)
                     else f"the store of {self._directory} is damaged: {error!r}"
                 )
-                with suppress(Exception):  # reported above; the tables of the lights may be whole
+                with suppress(Exception):  # reported above; the light tables may be readable
                     self._aggregator.join_sightings(self._reader.sightings())
         else:
             self._reader.release()
@@ -141,7 +141,7 @@ class RunFollower:
         )
         if status.is_over:
             self._reader.release()  # as above
-        # Of a store that is there and cannot be read to its end, nothing is known of that.
+        # The end of a store that exists but cannot be read to its end is not known.
         is_in_doubt = status.kind in (StatusKind.WAITING, StatusKind.DEAD) and not self._is_gone
         if self._error is not None and (is_in_doubt or not snapshot.last_event_id):
             status = RunStatus(StatusKind.UNREADABLE, None, self._error)
@@ -150,13 +150,13 @@ class RunFollower:
         return Frame(snapshot, status, self._error, self._is_behind, doubt, wal_bytes)
 
     def catch_up(self) -> Frame:
-        """Poll until there is nothing more to take in."""
+        """Poll until all events are read."""
         while (frame := self.poll(time.time())).is_behind:
             pass
         return frame
 
     def close(self) -> None:
-        """Let go of the store."""
+        """Close the store."""
         self._reader.release()
 
     @property
@@ -165,9 +165,9 @@ class RunFollower:
         return self._index.updates
 
     def state_after(self, update: int) -> SanctumSnapshot | None:
-        """Return the state after an update of the part of the run that was taken in.
+        """Return the state after an update, or after the nearest update read so far.
 
-        It is that of the nearest update there is; None if there is none yet.
+        It is None before the first update.
 
         Raises:
             RunStoreError: the store cannot be read.
@@ -175,7 +175,7 @@ class RunFollower:
         return self._time_travel.state_after(update, self._aggregator.last_id)
 
     def _snapshot(self) -> SanctumSnapshot:
-        """Return the state of now, with all lights and incidents that are known from anywhere."""
+        """Return the current state, with lights and incidents from all files of the run."""
         self._aggregator.join_capsules(self._capsules())
         if not self._is_behind:
             newest = self._aggregator.newest_update
@@ -194,7 +194,7 @@ class RunFollower:
         ]
         if not newer:
             return snapshot
-        # Not into the aggregator: earlier moments of the run are made from what it knows.
+        # Not into the aggregator, which earlier states of the run are derived from.
         if self._missing is None or self._missing[:2] != (snapshot, self._testimony):
             whole = self._aggregator.copy()
             whole.join_sightings(newer)
@@ -202,14 +202,14 @@ class RunFollower:
         return self._missing[2]
 
     def _capsules(self) -> tuple[Incident, ...]:
-        """Return the incidents that are kept on the disk."""
+        """Return the incidents kept on the disk."""
         capsules = self._testimony.capsules
         if self._aggregator.lacks_capsule(capsules):  # written since the files were looked at?
             capsules = self._witnesses.look().capsules
         return capsules
 
     def _other_sightings(self) -> list[_Sighting]:
-        """Return what is known to have been seen from elsewhere than this store."""
+        """Return the sightings that other files than this store have."""
         run_id, lights = self._before
         is_same = self._run_id in ("", run_id)
         return [*self._testimony.sightings, *(lights if is_same else [])]
@@ -219,7 +219,7 @@ class RunFollower:
         return self._aggregator.snapshot().run.run_id
 
     def _doubt(self, status: RunStatus) -> str | None:
-        """Return why the store that can be read is not known to be whole; None if it is."""
+        """Return why a readable store is not known to be complete; None if it is."""
         latch_file = self._testimony.latch_file
         if self._error is not None:
             return None
@@ -247,7 +247,7 @@ class RunFollower:
             is_new = not self._has_tables and not self._reader.has_wal()
             return None if is_new else "the store has no events"
         if status.kind in (StatusKind.LIVE, StatusKind.STARTING, StatusKind.STALLED):
-            return None  # the writer holds the journal, and it changes as it is looked at
+            return None  # the writer is changing the journal
         if self._journal is None:
             try:
                 self._journal = self._reader.journal()
@@ -263,7 +263,7 @@ class RunFollower:
         return None
 
     def _start_time_of(self, pid: int, now: float) -> float | None:
-        """Look up a process, at most once a second: what the system tells of one is dear."""
+        """Look up a process, at most once a second, because that is expensive."""
         if self._looked_up is None or self._looked_up[0] != (pid, int(now)):
             self._looked_up = (pid, int(now)), process_start_time(pid)
         return self._looked_up[1]
@@ -282,13 +282,13 @@ class RunFollower:
         self._store_id: str | None = None
         self._journal = None
         self._cursor = 0
-        self._counts_from: int | None = None  # before it, what comes often is passed over
+        self._counts_from: int | None = None  # frequent events before it are skipped
         self._heartbeat: Heartbeat | None = None
         self._heartbeat_at: float | None = None
         self._pulse = Pulse()
 
     def _remember_lights(self) -> None:
-        """Keep the lights of a store that is read no more: a light of a run never goes out."""
+        """Keep the lights of a store that is no longer read: a light of a run never goes out."""
         run_id, lights = self._before
         is_same = self._run_id in ("", run_id)
         self._before = (
@@ -304,7 +304,7 @@ class RunFollower:
         if identity is not None and (identity != self._identity or self._is_gone):
             if self._identity is not None:
                 self._remember_lights()
-                self._start_over()  # another store took the place of the one we knew
+                self._start_over()  # the store was replaced by another one
             self._identity, self._is_gone = identity, False
         with self._reader.session(stays_open=self._stays_open):
             newest = self._reader.last_id()
@@ -314,7 +314,7 @@ class RunFollower:
                 )
             if newest < self._cursor:
                 self._remember_lights()
-                self._start_over()  # as above, under the same number: stores never lose events
+                self._start_over()  # replaced, with the same file number: stores never lose events
             self._has_tables = self._reader.has_tables()
             self._store_id = self._reader.store_id()
             if (thinned := self._reader.thinned()) != self._thinned:
@@ -322,7 +322,7 @@ class RunFollower:
                 self._is_thinned_whole = self._reader.thinned_is_whole()
             if self._counts_from is None:
                 self._counts_from = 1 if self._is_brief else first_that_counts(self._reader, newest)
-            self._take_in(self._counts_from, newest)
+            self._apply_new(self._counts_from, newest)
             if not self._is_behind:
                 join_tables(self._reader, self._aggregator)
             beat = self._reader.heartbeat()
@@ -331,7 +331,7 @@ class RunFollower:
                 self._aggregator.apply(beat)
             self._heartbeat, self._heartbeat_at = beat.payload, beat.time
 
-    def _take_in(self, counts_from: int, newest: int) -> None:
+    def _apply_new(self, counts_from: int, newest: int) -> None:
         bulk = not self._is_brief or not self._reader.rare_is_whole(newest)
         budget = EVENTS_PER_POLL
         while budget > 0:
@@ -359,7 +359,7 @@ def _light_of(one: _Sighting) -> Light:
 
 
 def _shown(beat: Heartbeat | None) -> tuple[object, ...]:
-    # The rest differs with every beat, and a snapshot that shows nothing new is not to be redrawn.
+    # Other fields change with every heartbeat, and an unchanged screen must not be redrawn.
     if beat is None:
         return ()
     cpu = None if beat.cpu_percent is None else round(beat.cpu_percent)

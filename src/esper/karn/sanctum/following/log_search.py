@@ -42,18 +42,18 @@ class LogSearch:
         self._start_at(0)
 
     def _start_at(self, newest: int) -> None:
-        self._newest = self._end = newest  # what lies after the one, or before the other, is to do
+        self._newest = self._end = newest  # everything between the two was searched
         self._found: tuple[LogEntry, ...] = ()
         self._back_to: int | None = None  # an update
-        # A log that goes on loses more of its lines: they lie between `_newest` and `_gap_newest`.
+        # A growing log drops more of its lines: those between `_newest` and `_gap_newest`.
         self._gap_newest = self._gap_end = newest
         self._found_in_gap: tuple[LogEntry, ...] = ()
 
     def go_on(self, log: Sequence[LogEntry]) -> None:
-        """Search what can be missing in a log: all of that at first, and then what is more.
+        """Extend the search to everything that can be missing in a log.
 
-        What an earlier log than before can miss was searched already, or will be; unless so many
-        later lines were found that the search ended with them.
+        For a log of an earlier moment there is nothing to extend, unless so many later lines were
+        found that the search ended early.
         """
         newest = oldest_missing(log)
         if not self._newest or (newest < self._newest and not self._goes_further() and self._end):
@@ -83,13 +83,13 @@ class LogSearch:
         return SearchResult(self._found, is_over, is_whole, reached)
 
     def _goes_further(self) -> bool:
-        # Of what is about a head there are latches alone.
+        # Only latches are about a head.
         return self._end > 0 and len(self._found) < LINES_FOUND and self._filter.head is None
 
     def _search(
         self, after: int, end: int, found: tuple[LogEntry, ...]
     ) -> tuple[int, tuple[LogEntry, ...]]:
-        """Return up to where it was not searched yet, and the lines with those found before."""
+        """Return the id up to which nothing was searched yet, and all lines found."""
         with self._reader.session():
             events, beginning = self._part_before(after, end)
             started = self._reader.read_last(_STARTS, 1, up_to=beginning - 1)
@@ -100,12 +100,12 @@ class LogSearch:
         return beginning - 1, (*lines, *_not_repeated(found, lines))[-LINES_FOUND:]
 
     def _part_before(self, after: int, end: int) -> tuple[list[Event], int]:
-        """Return events up to an id, oldest first, and the id from which on they are all there."""
+        """Return events up to an id, oldest first, and the id from which on they are complete."""
         kind, reader = self._filter.kind, self._reader
         if self._filter.host is not None or kind is not None:
             parts = [
                 reader.read_last(kind or _SEEDS, EVENTS_PER_STEP, up_to=end),
-                # A start says how slots and blueprints are called in what follows.
+                # A start names the slots and blueprints of the events after it.
                 reader.read_last(_STARTS, EVENTS_PER_STEP, up_to=end),
             ]
         else:
@@ -113,7 +113,7 @@ class LogSearch:
                 reader.read_last(_SEEDS, EVENTS_PER_STEP, up_to=end),
                 reader.read_last_rare(EVENTS_PER_STEP, up_to=end),
             ]
-        # Where a part is full there is more before it, and the other must not reach further.
+        # If a part is full, there is more before it, and the other part must not go further back.
         full = [part[-1].id for part in parts if len(part) == EVENTS_PER_STEP]
         beginning = max(after + 1, *full, 1)
         events = {event.id: event for part in parts for event in part if event.id >= beginning}
@@ -123,7 +123,7 @@ class LogSearch:
 def _lines(
     started: Iterable[Event], events: Sequence[Event], log_filter: LogFilter
 ) -> list[LogEntry]:
-    """Return the lines of some events that a filter takes, as the log would have them.
+    """Return the lines of events that match a filter, as the log would show them.
 
     Args:
         started: the start of the run that the events belong to, if there was one before them.
@@ -143,6 +143,6 @@ def _lines(
 
 
 def _not_repeated(later: Sequence[LogEntry], earlier: Sequence[LogEntry]) -> list[LogEntry]:
-    """Return later lines without those of an unknown kind that earlier ones told of already."""
-    told = {(line.kind, line.text) for line in earlier if line.kind not in _KNOWN}
-    return [line for line in later if (line.kind, line.text) not in told]
+    """Return later lines without those of an unknown kind that are among the earlier ones."""
+    known = {(line.kind, line.text) for line in earlier if line.kind not in _KNOWN}
+    return [line for line in later if (line.kind, line.text) not in known]

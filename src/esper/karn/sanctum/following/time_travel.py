@@ -1,8 +1,8 @@
 """The state of a run after any of its updates.
 
-The state after an update is the fold of all events up to the one that told it, and of what follows
-directly: what was done about it, its checkpoint, the end of the run if that came next. The next
-decision, step or start of a process is no part of it.
+The state after an update is the fold of all events up to the update's own, and of those directly
+after it: interventions, its checkpoint, the end of the run if that comes next. The next decision,
+step or start of a process is not part of it.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -22,20 +22,20 @@ from esper.leyline.telemetry import (
     StepCompleted,
 )
 
-#: With these the next update begins.
+#: The first events of the next update.
 _BEGINNINGS: Final = (DecisionsTaken, StepCompleted, RunStarted, PPOUpdatePayload)
-#: Events that are read at a time to find one of those: it is among the next few.
+#: Events read at a time to find one of these, which is among the next few.
 _READ_AT_ONCE: Final = 16
 
 
 class TimeTravel:
-    """Goes to any update of a run: forwards from where it is, else from the nearest kept state.
+    """Derives the state after any update: forward from the last one, or from a kept state.
 
     Args:
-        reader: of the run's store.
-        index: kept by the follower of the run.
-        sightings: returns what else is known to have been seen, each with its update.
-        capsules: returns the incidents that are kept on the disk; None to go by events alone.
+        reader: reads the run's store.
+        index: the index of updates that the follower maintains.
+        sightings: returns sightings from other files, each with its update.
+        capsules: returns the incidents kept on the disk; None to use events only.
     """
 
     def __init__(
@@ -50,15 +50,15 @@ class TimeTravel:
         self._sightings = sightings
         self._capsules = capsules
         self._state = SanctumAggregator()
-        self._shown = (0, 0)  # the event of the update that the state is of, and what was asked for
-        self._is_whole = False  # nothing more can follow that update directly
+        self._shown = (0, 0)  # the event of the state's update, and the update requested
+        self._is_complete = False  # no event of that update can follow
 
     def state_after(self, update: int, newest: int) -> SanctumSnapshot | None:
-        """Return the state after an update, the nearest there is; None if there is none yet.
+        """Return the state after an update or the nearest one; None before the first update.
 
         Args:
             update: counted from 1.
-            newest: the id of the last event that is known to be there.
+            newest: the id of the last event read so far.
 
         Raises:
             RunStoreError: the store cannot be read.
@@ -67,17 +67,17 @@ class TimeTravel:
         if found is None:
             return None
         what = found[1], min(update, self._index.updates)
-        if what == self._shown and (self._is_whole or self._state.last_id >= newest):
+        if what == self._shown and (self._is_complete or self._state.last_id >= newest):
             return self._state.snapshot()
         with self._reader.session():
-            # The event of an update that is missing among others lies before what is of a later
-            # one. So where it is damaged, the damage is part of what is shown.
+            # The damaged event of a missing update lies before the events of a later update, so
+            # the state includes the damage.
             is_missing = found[0] < update < self._index.updates
             beginning = self._beginning_after(found[1], update if is_missing else None)
             end = self._reader.last_id() if beginning is None else beginning - 1
             if self._state.last_id > end:
                 self._state = SanctumAggregator()
-            # A kept state lacks the steps that were passed over when it was made.
+            # A kept state lacks the steps that were skipped when it was derived.
             known = self._index.state_before(first_that_counts(self._reader, end) - 1)
             if known.last_id > self._state.last_id:
                 self._state = known
@@ -87,15 +87,15 @@ class TimeTravel:
             self._state.join_sightings(one for one in self._sightings() if one[0] <= shown)
             if self._capsules is not None:
                 self._state.join_capsules([one for one in self._capsules() if one.update <= shown])
-        self._shown, self._is_whole = what, beginning is not None
+        self._shown, self._is_complete = what, beginning is not None
         return self._state.snapshot()
 
     def _beginning_after(self, event_id: int, update: int | None) -> int | None:
-        """Return the first event after another with which an update begins, if there is one.
+        """Return the id of the first event after another one that begins an update, if any.
 
         Args:
-            event_id: the other.
-            update: after which the update has to come; None for any.
+            event_id: the other event.
+            update: the update must come after this one; None for any.
         """
         while events := self._reader.read(event_id, _READ_AT_ONCE):
             for event in events:

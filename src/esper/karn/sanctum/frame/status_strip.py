@@ -38,7 +38,7 @@ def render_strip(
         rest.append(f"{_SEPARATOR}update ", palette.muted).append(str(run.update), palette.ink)
     time = _time(view, palette)
     room = width - left.cell_len - len(shown) - 1 - len(without_creation_time(name)) - rest.cell_len
-    # HEALTHY_WORD needs no reason beside it.
+    # HEALTHY needs no reason.
     if time.cell_len < room or (word == HEALTHY_WORD and not is_test):
         rest.append_text(time)
     if left.cell_len + len(shown) + len(name) + rest.cell_len + 2 > width:

@@ -18,7 +18,6 @@ _PLACES: Final = (
     "update/epoch/minibatch",
     "upd/ep/mb",
 )  # the longest that fits is shown in the heading
-_GAP: Final = 2
 
 
 def render_evidence(
