@@ -65,7 +65,7 @@ def test_one_that_was_not_kept_says_why_and_offers_no_replay(views, plain):
 def test_of_an_update_in_between_it_does_not_pretend_to_know(plain):
     text = plain(IncidentState(7, 3, "incidents/0003/capsule.pt"))
     assert "first and last sightings only" in text
-    assert "nothing is known to have been done" in text
+    assert "no intervention is recorded" in text
 
 
 def test_what_is_done_about_update_12_is_not_taken_for_update_1(views, plain):
@@ -74,7 +74,7 @@ def test_what_is_done_about_update_12_is_not_taken_for_update_1(views, plain):
         replace(one, text=one.text.replace("update 2", "update 22")) for one in snapshot.log
     )
     text = plain(snapshot=replace(snapshot, log=log))
-    assert "nothing is known to have been done" in text
+    assert "no intervention is recorded" in text
 
 
 def test_while_it_runs_it_says_for_how_long(plain):
@@ -106,7 +106,7 @@ def test_a_report_names_the_operation_its_place_and_the_way_from_there(plain, re
 
 def test_without_an_origin_it_says_so(plain, replay_report):
     report = read_report(json.dumps(replay_report | {"origin": None, "chain": []}))
-    assert "No operation could be connected" in plain(replay=ReplayState(1.0, report))
+    assert "No operation was found" in plain(replay=ReplayState(1.0, report))
 
 
 def test_a_long_chain_is_shortened_in_the_middle(plain, replay_report):
