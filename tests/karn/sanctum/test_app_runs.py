@@ -10,7 +10,7 @@ from textual.widgets import Static
 from esper.karn.reports.run_catalogue import RunCatalogue, RunSummary
 from esper.karn.sanctum.frame.run_screen import RunsUpdated
 from esper.karn.sanctum.runs.comparison_panel import ComparisonPanel
-from esper.karn.sanctum.runs.run_lines import RunLines
+from esper.karn.sanctum.runs.run_lines import MARK, RunLines
 from esper.karn.sanctum.runs.runs_panel import RunsPanel
 from esper.karn.store.liveness import RunStatus, StatusKind
 from esper.karn.store.run_note import LONGEST_NOTE, NoteError, read_note, write_note
@@ -192,3 +192,20 @@ def test_what_has_no_room_is_named_and_incidents_always_have(runs, width):
         "status", "started", "task", "updates", "episodes", "score", "lights", "best",
         "incidents", "note",
     }  # fmt: skip
+
+
+def test_only_the_line_of_a_changed_run_is_built_again(runs):
+    lines = RunLines()
+    before = lines.lines(runs, 120, DARK)
+    changed = (*runs[:-1], replace(runs[-1], update=6))
+    after = lines.lines(changed, 120, DARK, marked=[runs[0].path])
+    assert [one is other for one, other in zip(before[1:], after[1:], strict=True)] == [
+        False,  # marked since
+        True,
+        True,
+        True,
+        False,  # changed
+    ]
+    assert MARK in after[1].plain
+    fresh = RunLines().lines(changed, 120, DARK, marked=[runs[0].path])
+    assert [line.plain for line in after] == [line.plain for line in fresh]

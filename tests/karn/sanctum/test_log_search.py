@@ -3,14 +3,16 @@
 import sqlite3
 from collections import deque
 from contextlib import closing
+from dataclasses import fields
 
 import pytest
 
 from esper.karn.sanctum.fold.log_book import LOG_LINES_KEPT, LogBook, oldest_missing
 from esper.karn.sanctum.following import log_search
 from esper.karn.sanctum.following.follower import RunFollower
-from esper.karn.sanctum.following.log_filter import LogFilter, choices, with_older
+from esper.karn.sanctum.following.log_filter import FILTER_FIELDS, LogFilter, choices, with_older
 from esper.karn.sanctum.following.log_search import LogSearch
+from esper.karn.sanctum.log.screen import LogScreen
 from esper.karn.sanctum.schema import LogEntry, RunState
 from esper.karn.store.run_store import RunWriter
 from esper.leyline.heads import Stage
@@ -213,3 +215,13 @@ def test_what_can_be_asked_for_is_not_only_what_is_kept():
     assert "step_completed" not in choices("kind", full, run)
     assert choices("host", full, run) == [0, 1, 2]
     assert choices("head", full, run) == []
+
+
+def test_every_field_of_the_filter_is_in_the_table():
+    names = [field.name for field in FILTER_FIELDS]
+    assert {*names, "text"} == {field.name for field in fields(LogFilter)}
+    assert set(names) <= {field.name for field in fields(LogEntry)}
+    keys = [field.key for field in FILTER_FIELDS]
+    others = {binding.key for binding in LogScreen.BINDINGS if "next(" not in binding.action}
+    assert len(set(keys)) == len(keys)
+    assert not others & {*keys, *map(str.upper, keys)}

@@ -73,7 +73,7 @@ def test_a_token_that_is_guessed_at_once_is_none():
 
 @pytest.mark.parametrize("port", [0, -1, 65_536])
 def test_a_port_that_cannot_be_is_refused(port):
-    with pytest.raises(ServeError, match="a port is from 1 to 65535"):
+    with pytest.raises(ServeError, match="must be from 1 to 65535"):
         ServeOptions(port=port)
 
 
