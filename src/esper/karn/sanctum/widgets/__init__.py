@@ -1,1 +1,1 @@
-"""The widgets of Sanctum, one a file."""
+"""Widgets whose place is fixed by their telemetry records."""

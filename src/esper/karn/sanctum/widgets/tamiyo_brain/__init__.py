@@ -1,1 +1,1 @@
-"""Widgets that show the state of the policy."""
+"""The action heads: figures, lights and evidence."""
