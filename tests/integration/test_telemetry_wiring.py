@@ -321,9 +321,7 @@ CASES: dict[str, Case | tuple[Case, ...]] = {
     ),
     "TELE-501": Case(4, "»bottleneck", decided={"actions": {1: 4}}, at=(1, 1)),
     "TELE-502": Case(0.4321, " p  43%", decided={"log_probs": {OP: LOG}}, at=(1, OP)),
-    "TELE-503": Case(
-        False, "Slot  did not count", decided={"actions": {OP: int(Op.WAIT)}}, at=(1, 0)
-    ),
+    "TELE-503": Case(False, "Slot  inactive", decided={"actions": {OP: int(Op.WAIT)}}, at=(1, 0)),
     "TELE-504": Case(
         0.4321,
         "43%",

@@ -171,7 +171,7 @@ async def test_in_the_past_the_console_output_is_said_to_be_of_now(
         await seen(pilot)
         await pilot.press("5", "o")
         await pilot.pause()
-        assert "as of now, not of the moment shown" in "\n".join(screen_text(app))
+        assert "as of now, not of the past" in "\n".join(screen_text(app))
 
 
 def test_a_filter_for_what_is_no_longer_there_starts_anew():

@@ -139,7 +139,7 @@ async def test_two_runs_are_compared_side_by_side(three_runs, open_runs, screen_
         await pilot.press("6")
         await app.until(pilot, lambda: app.screen.is_complete)
         await pilot.press("c")
-        assert "it takes two runs or more to compare" in next(iter(app._notifications)).message
+        assert "a comparison needs at least two runs" in next(iter(app._notifications)).message
         await pilot.press("space", "down", "space", "space", "space", "c")
         assert len(app.screen.query_one(RunsPanel).marked) == 2
         panel = app.screen.query_one(ComparisonPanel)

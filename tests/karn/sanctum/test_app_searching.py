@@ -148,7 +148,7 @@ async def test_a_search_goes_back_from_the_moment_that_is_shown(app):
 
 async def test_a_search_is_called_off_with_its_screen_and_goes_on_when_it_is_back(app, monkeypatch):
     monkeypatch.setattr("esper.karn.sanctum.following.log_search.EVENTS_PER_STEP", 2)
-    monkeypatch.setattr(log_screen, "_TELLING_SECONDS", 0.0)
+    monkeypatch.setattr(log_screen, "_REPORT_SECONDS", 0.0)
     may_go_on, steps = Event(), []
 
     def step(search):

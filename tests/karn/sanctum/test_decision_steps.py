@@ -253,11 +253,11 @@ async def test_a_finished_run_opens_at_the_last_step_in_which_something_was_done
         await opened(pilot)
         await until(pilot, partial(is_shown, app, 2, 2))
         panel = app.screen.query_one(DecisionListPanel)
-        assert "nothing was done after it" in str(panel.border_title)
+        assert "last step with an action" in str(panel.border_title)
         assert "GERMINATE" in panel.text
         assert panel.chosen == 1, "the host that did something"
         await pilot.press("right")
         await until(pilot, partial(is_shown, app, 2, 3))
-        assert "nothing was done after it" not in str(panel.border_title)
+        assert "last step with an action" not in str(panel.border_title)
         await pilot.press("n")
         await until(pilot, partial(is_shown, app, 2, 8))

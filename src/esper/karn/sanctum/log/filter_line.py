@@ -42,7 +42,7 @@ class FilterLine(Panel, can_focus=False):
             shown = view.console if self._result is None else found
             line = render_console_search(self._wanted, len(shown), self._result, width, palette)
             if view.position is not None:  # the console output has no times
-                line.append("; as of now, not of the moment shown", palette.muted)
+                line.append("; as of now, not of the past", palette.muted)
                 line.truncate(width, overflow="ellipsis")
             return line
         log = with_older(view.snapshot.log, found)
