@@ -92,7 +92,7 @@ def test_a_run_killed_on_its_last_update_is_finished_by_a_resume(
     assert output.count("\nupdate 2 ") == min(lost, 1)  # the last update, if it was trained again
     frame = RunFollower(trained).catch_up()
     assert (frame.status.kind, frame.snapshot.run.episodes_done) == ("FINISHED", 2)
-    assert frame.doubt is None
+    assert frame.doubt.lights is None
     assert [path.name for path in sorted((trained / "checkpoints").iterdir())][-1] == (
         "update-000002.pt"
     )

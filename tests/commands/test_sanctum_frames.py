@@ -24,7 +24,7 @@ def test_a_picture_that_cannot_be_written_is_one_sentence(run: Run) -> None:
     assert errors == "sanctum: cannot write absent/a.svg: No such file or directory\n"
     code, _, errors = run("--export", "a.pdf", command=sanctum_main)
     assert code == 2
-    assert errors.startswith("sanctum: a.pdf does not say what to write: end it in one of .svg")
+    assert errors.startswith("sanctum: a.pdf must end in one of .svg")
 
 
 def test_off_a_terminal_sanctum_prints_one_frame(run: Run) -> None:
@@ -125,5 +125,5 @@ def test_a_run_is_shown_as_of_any_update(run: Run) -> None:
     assert re.search(r"update 3\b(?!%)", output) is None  # the share of the update's time is there
     code, output, errors = run("--once", "--at", "9", command=sanctum_main)
     assert (code, output) == (2, "")
-    assert errors.endswith("has no update 9: give one from 1 to 3\n")
+    assert errors.endswith("has no update 9: give a number from 1 to 3\n")
     assert run("--export", "a.svg", "--at", "0", command=sanctum_main)[0] == 2

@@ -36,7 +36,7 @@ def _incidents(options: argparse.Namespace) -> int:
     from rich.text import Text
 
     from esper.incident_reports import incidents_of
-    from esper.karn.reports.plain_console import PlainConsole
+    from esper.karn.text.plain_console import PlainConsole
 
     found = incidents_of(run)
     if found.doubt:

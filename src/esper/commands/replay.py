@@ -64,7 +64,7 @@ def _replay(options: argparse.Namespace) -> int:
         update=options.update,
         progress=progress_on_stderr(),
     )
-    from esper.karn.reports.plain_console import PlainConsole
+    from esper.karn.text.plain_console import PlainConsole
     from esper.simic.replay import replay_report
     from esper.simic.replay.replay_page import replay_page
     from esper.simic.replay.verdict import REPRODUCED

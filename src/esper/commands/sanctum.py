@@ -172,9 +172,9 @@ def _check_update(run: Path, at: int) -> None:
     Raises:
         UpdateNotFoundError: the run has no such update.
     """
-    from esper.karn.sanctum.cockpit.watch import look_once
+    from esper.karn.sanctum.cockpit.observer import read_view
 
-    look_once(run, at=at)
+    read_view(run, at=at)
 
 
 def _export(run: Path, options: argparse.Namespace) -> int:
@@ -216,8 +216,8 @@ def _check_known(view: "View") -> int:
     Raises:
         RunStoreError: the store cannot be read, or an event in it.
     """
-    if view.doubt is not None:
-        raise RunStoreError(str(view.trouble))
+    if view.doubt.lights is not None:
+        raise RunStoreError(view.doubt.sentence or view.doubt.lights)
     return 0
 
 

@@ -16,6 +16,7 @@ from esper.leyline.checkpoint_file import (
     newest_whole,
     unsealed_sentence,
 )
+from esper.leyline.plurals import counted
 from esper.run_lock import HeldRun
 from esper.simic.config import (
     RESUMABLE_SETTINGS,
@@ -142,7 +143,7 @@ def _check_against_checkpoint(
     # A run that was killed after its last update still has to be ended in order.
     if done >= config.episodes and _status(run) in _ENDED:
         raise ConfigError(
-            f"{run.name} has trained {done} episode{'' if done == 1 else 's'} already; "
+            f"{run.name} has trained {counted(done, 'episode')} already; "
             "give a larger --episodes to train more"
         )
 

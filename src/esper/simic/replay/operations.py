@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from esper.leyline.sighting_words import nonfinite_kind
+
 
 @dataclass(frozen=True)
 class Place:
