@@ -24,12 +24,12 @@ from torch import Tensor
 
 from esper.leyline.heads import HEAD_SIZES, Op
 from esper.simic.agent import figures, ppo
-from esper.simic.agent.finite_check import FiniteCheck
+from esper.simic.agent.detection.finite_check import FiniteCheck
+from esper.simic.agent.learning_state import LearningState
 from esper.simic.agent.loss_scale import LossScale
-from esper.simic.agent.losses import Minibatch, MinibatchTerms
+from esper.simic.agent.minibatch import Minibatch, MinibatchTerms
 from esper.simic.agent.ppo import PPOAgent
 from esper.simic.agent.rollout import Rollout, RolloutBuffer
-from esper.simic.agent.starting_point import StartingPoint
 from esper.simic.config import TrainingConfig
 from esper.tamiyo.policy import RecurrentPolicy
 
@@ -96,7 +96,7 @@ def agent_of(size: Size) -> PPOAgent:
     policy = RecurrentPolicy(
         OBSERVATION_SIZE, feature_size=size.feature_size, lstm_size=size.lstm_size
     )
-    return PPOAgent(policy, config, seed=0)
+    return PPOAgent(policy, config, rng_seed=0)
 
 
 def rollout_of(agent: PPOAgent, size: Size) -> Rollout:
@@ -138,9 +138,9 @@ def timed_parts(spent: list[float]) -> Iterator[None]:
     """Append to `spent` the seconds of each call of a part of detection."""
     with ExitStack() as exits:
         for owner, name in (
-            (StartingPoint, "keep"),
-            (PPOAgent, "_state_figures"),
-            (ppo, "_sum_of"),
+            (LearningState, "keep"),
+            (LearningState, "figures"),
+            (ppo, "output_sum"),
             (ppo, "derivable"),
             (figures, "silent_sum"),
             (FiniteCheck, "forward"),
@@ -177,9 +177,9 @@ def without_detection(agent: PPOAgent) -> Iterator[None]:
     nothing, no_state = torch.zeros(()), torch.zeros(8)
     with ExitStack() as exits:
         for owner, name, value in (
-            (agent.starting_point, "keep", lambda: None),
-            (agent, "_state_figures", lambda: no_state),
-            (ppo, "_sum_of", lambda _outputs: nothing),
+            (agent.state, "keep", lambda: None),
+            (agent.state, "figures", lambda: no_state),
+            (ppo, "output_sum", lambda _outputs: nothing),
             (ppo, "derivable", lambda _terms: ()),
             (figures, "silent_sum", lambda terms: torch.zeros(len(terms))),
             (figures.Figures, "is_suspicious", False),

@@ -11,6 +11,7 @@ import torch
 
 from esper.leyline.heads import HEAD_SIZES, Op
 from esper.leyline.telemetry import NonfiniteSighting, Payload, PPOUpdatePayload, RunFinished
+from esper.simic.agent.drill_hook import update_with_drills
 from esper.simic.agent.ppo import PPOAgent
 from esper.simic.agent.rollout import Rollout, RolloutBuffer
 from esper.simic.config import TrainingConfig
@@ -38,7 +39,7 @@ def make_agent() -> AgentMaker:
         settings = {"ppo_epochs": 4, "feature_size": 16, "lstm_size": 16} | settings
         config = TrainingConfig(**settings)  # type: ignore[arg-type]
         policy = RecurrentPolicy(OBSERVATION_SIZE, feature_size=16, lstm_size=16)
-        return PPOAgent(policy, config, seed=1)
+        return PPOAgent(policy, config, rng_seed=1)
 
     return make
 
@@ -117,7 +118,7 @@ def make_capsule() -> CapsuleMaker:
     """Return a function that makes an update and returns its capsule, as training does."""
 
     def make(agent: PPOAgent, rollout: Rollout, *drills: Injection) -> Capsule:
-        result = agent.update(rollout, drills)
+        result = update_with_drills(agent, rollout, drills)
         assert result.start is not None, "everything was finite"
         capsule = capsule_of(
             37,

@@ -4,14 +4,14 @@ import pytest
 import torch
 
 from esper.leyline.heads import HEAD_NAMES
-from esper.simic.agent.planting import plant_in_log_probs, plant_in_logits
+from esper.simic.agent.drill_hook import plant_in_log_probs, plant_in_logits
 from esper.simic.config import ConfigError, TrainingConfig
-from esper.simic.drill import QUANTITIES, VALUES, Injection, parse_injection, scheduled
+from esper.simic.drill import DRILL_QUANTITIES, DRILL_VALUES, Injection, parse_injection, scheduled
 
 
 @pytest.mark.parametrize("head", HEAD_NAMES)
-@pytest.mark.parametrize("quantity", QUANTITIES)
-@pytest.mark.parametrize("kind", VALUES)
+@pytest.mark.parametrize("quantity", DRILL_QUANTITIES)
+@pytest.mark.parametrize("kind", DRILL_VALUES)
 def test_what_is_written_out_reads_back(head: str, quantity: str, kind: str) -> None:
     injection = Injection(head, quantity, kind, 12)
     assert parse_injection(str(injection)) == injection
@@ -26,9 +26,9 @@ def test_logits_are_the_default() -> None:
     [
         ("op", "takes HEAD"),
         ("op:inf", "takes HEAD"),
-        ("opp:inf@2", "'opp' is not a head; slot, blueprint"),
-        ("op.weights:inf@2", "'weights' is not a quantity; logits, log_prob are"),
-        ("op:infinity@2", "'infinity' is not a kind; inf, -inf, nan are"),
+        ("opp:inf@2", "'opp' is not a head; it must be one of slot, blueprint"),
+        ("op.weights:inf@2", "'weights' is not a quantity; it must be one of logits, log_prob"),
+        ("op:infinity@2", "'infinity' is not a kind; it must be one of inf, -inf, nan"),
         ("op:inf@0", "whole number from 1"),
         ("op:inf@two", "whole number from 1"),
         ("op:inf@²", "whole number from 1"),

@@ -26,7 +26,7 @@ class PoisonedAgent(PPOAgent):
     def __init__(self, *, spoil: Spoil | None, at: int, lasting: bool) -> None:
         torch.manual_seed(0)
         policy = RecurrentPolicy(83, feature_size=16, lstm_size=16)
-        super().__init__(policy, TrainingConfig(), seed=1)
+        super().__init__(policy, TrainingConfig(), rng_seed=1)
         self._spoil, self._at, self._lasting, self._step = spoil, at, lasting, 0
 
     def act(self, *arguments: Any) -> Decision:

@@ -1,7 +1,7 @@
-"""Drills: a real Inf or NaN, put into one tensor of one head in one update, on request.
+"""Drills: a real Inf or NaN, planted into one tensor of one head in one update, on request.
 
-The value goes where a fault would put it, so that detection, payload, store, aggregator and light
-are exercised exactly as they are when it happens by itself.
+The value is where a real fault would put it, so that detection, payload, store, aggregator and
+lights work exactly as for a real fault. `esper.simic.agent.drill_hook` plants it.
 """
 
 import math
@@ -13,18 +13,25 @@ from esper.leyline.heads import HEAD_NAMES
 from esper.leyline.suggestions import did_you_mean
 from esper.simic.config import ConfigError, TrainingConfig
 
-QUANTITIES = ("logits", "log_prob")
-VALUES = {"inf": float("inf"), "-inf": float("-inf"), "nan": float("nan")}
+DRILL_QUANTITIES = ("logits", "log_prob")
+DRILL_VALUES = {"inf": float("inf"), "-inf": float("-inf"), "nan": float("nan")}
 _FORM = re.compile(r"(?P<head>[^.:@]+)(\.(?P<quantity>[^:@]+))?:(?P<kind>[^@]+)@(?P<update>.+)")
 
 
 @dataclass(frozen=True)
 class Injection:
-    """What to plant, where, and in which update (counted from 1)."""
+    """One value to plant.
+
+    Attributes:
+        head: name of a head.
+        quantity: one of DRILL_QUANTITIES.
+        kind: a key of DRILL_VALUES.
+        update: update in which it is planted, counted from 1.
+    """
 
     head: str
     quantity: str
-    kind: str  # a key of VALUES
+    kind: str
     update: int
 
     def __str__(self) -> str:
@@ -32,10 +39,10 @@ class Injection:
 
 
 def parse_injection(text: str, heads: Sequence[str] = HEAD_NAMES) -> Injection:
-    """Return the injection that `HEAD[.QUANTITY]:KIND@UPDATE` asks for.
+    """Return the injection that a text `HEAD[.QUANTITY]:KIND@UPDATE` describes.
 
     Raises:
-        ConfigError: the text has another form, or a part of it names nothing.
+        ConfigError: the text has another form, or a part of it is unknown.
     """
     match = _FORM.fullmatch(text)
     if match is None:
@@ -43,15 +50,15 @@ def parse_injection(text: str, heads: Sequence[str] = HEAD_NAMES) -> Injection:
             f"inject takes HEAD[.QUANTITY]:KIND@UPDATE, for example op:inf@2, not {text!r}",
             "inject",
         )
-    head, quantity = match["head"], match["quantity"] or QUANTITIES[0]
+    head, quantity = match["head"], match["quantity"] or DRILL_QUANTITIES[0]
     for value, known, what in (
         (head, heads, "a head"),
-        (quantity, QUANTITIES, "a quantity"),
-        (match["kind"], tuple(VALUES), "a kind"),
+        (quantity, DRILL_QUANTITIES, "a quantity"),
+        (match["kind"], tuple(DRILL_VALUES), "a kind"),
     ):
         if value not in known:
             raise ConfigError(
-                f"inject {text!r}: {value!r} is not {what}; {', '.join(known)} are"
+                f"inject {text!r}: {value!r} is not {what}; it must be one of {', '.join(known)}"
                 f"{did_you_mean(value, known)}",
                 "inject",
             )
@@ -64,7 +71,7 @@ def scheduled(config: TrainingConfig) -> list[Injection]:
     """Return the drills of a run.
 
     Raises:
-        ConfigError: one cannot be read, or comes after the run's last update.
+        ConfigError: a drill has the wrong form, or is after the run's last update.
     """
     drills = [parse_injection(text) for text in config.inject]
     last_update = math.ceil(config.episodes / config.num_envs)

@@ -1,11 +1,12 @@
-"""Acting: one decision per host, drawn from the policy, never an illegal one.
+"""Acting: draw one legal decision per host from the policy.
 
-Which slots may be chosen depends on the op, so the op is drawn first and the slot among those that
-this op may act on. The joint probability stays the product over heads, under the mask that counted.
+Which slots are legal depends on the op, so the op is drawn first, and then the slot from those that
+this op may act on. The joint probability is the product over heads, under the mask that the choices
+were drawn with.
 
 A head whose probabilities are NaN has no distribution to draw from. It falls back to a legal
-choice: `op` to WAIT, every other head to a uniform draw. Its log-probabilities stay NaN, and all
-other heads and hosts draw what they would have drawn without it.
+choice: `op` to WAIT, every other head to a uniform draw. Its log-probabilities stay NaN, and the
+draws of all other heads and hosts do not change.
 """
 
 from typing import NamedTuple
@@ -27,8 +28,8 @@ class Decision(NamedTuple):
     """One decision for each of N hosts."""
 
     actions: Tensor  # [N, H], int64
-    mask: Tensor  # [N, total], bool; the mask under which they were drawn
-    active: Tensor  # [N, H], bool; the heads whose choice mattered
+    mask: Tensor  # [N, total], bool; the mask that they were drawn with
+    active: Tensor  # [N, H], bool; the heads whose choice had an effect
     log_probs: Tensor  # [N, H], of the choices taken
     choice_log_probs: Tensor  # [N, total], of every choice of every head, under `mask`
     values: Tensor  # [N]
@@ -50,15 +51,15 @@ def act(
     """Draw one decision per host.
 
     Args:
-        policy: whose decision it is.
-        observations: `[N, F]`, float32.
-        mask: choices legal under some op, `[N, total]`.
-        slot_mask_by_op: the slots that each op may act on, `[N, ops, slots]`.
-        state: the recurrent state before this step.
-        generator: source of all randomness, on the device of the policy.
-        decisive: draw the op alone, and take the likeliest choice of every other head: for a policy
-            that is used and no longer explores. (The likeliest op at every step would often be to
-            wait, step after step, though growing is likely in some step.)
+        policy: the policy.
+        observations: observations of each host, `[N, F]`, float32.
+        mask: choices that are legal under some op, `[N, total]`, bool.
+        slot_mask_by_op: slots that each op may act on, `[N, ops, slots]`, bool.
+        state: recurrent state before this step.
+        generator: random generator, on the device of the policy.
+        decisive: draw only the op, and take the most likely choice of every other head. For using a
+            trained policy without exploration. The op is still drawn, because the most likely op
+            is often to wait at every single step, even if growing is likely at some step.
     """
     output = policy(observations.unsqueeze(0), state)
     logits = output.logits.squeeze(0)  # [N, total]
@@ -68,7 +69,7 @@ def act(
     mask = mask_for_op(mask, slot_mask_by_op, op)
     illegal = ~policy.table(mask, False)
     log_probs = masked_log_softmax(choices, illegal)  # [C, N, H]
-    actions = likeliest(log_probs, illegal) if decisive else sample(log_probs, illegal, generator)
+    actions = most_likely(log_probs, illegal) if decisive else sample(log_probs, illegal, generator)
     actions[:, OP_HEAD] = op
     return Decision(
         actions=actions,
@@ -84,12 +85,12 @@ def act(
 
 
 def active_heads(op: Tensor) -> Tensor:
-    """Return the heads whose choice mattered, `[…, H]`, for the ops taken `[…]`."""
+    """Return the heads whose choice has an effect, `[…, H]`, for the ops taken `[…]`."""
     return _ACTIVE.to(op.device)[op]
 
 
 def _draw_op(log_probs: Tensor, illegal: Tensor, generator: torch.Generator) -> Tensor:
-    """Return an op per host, `[N]`: WAIT where the head is broken, or the first that is legal."""
+    """Return an op per host, `[N]`; where the head is NaN, the first legal one (WAIT)."""
     drawn = sample(log_probs, illegal, generator)[:, OP_HEAD]
     broken = log_probs[..., OP_HEAD].isnan().any(0)
     return torch.where(broken, illegal[..., OP_HEAD].byte().argmin(0), drawn)
@@ -98,14 +99,13 @@ def _draw_op(log_probs: Tensor, illegal: Tensor, generator: torch.Generator) -> 
 def sample(log_probs: Tensor, illegal: Tensor, generator: torch.Generator) -> Tensor:
     """Return one choice per head, `[…, H]` (Gumbel-max trick).
 
-    A head whose log-probabilities are NaN draws uniformly among its legal choices: a broken head
-    must not stop training before it is reported, as `torch.multinomial` would, and its action must
-    not be taken from NaN, as a plain argmax would.
+    A head whose log-probabilities are NaN draws uniformly from its legal choices. (With NaN,
+    `torch.multinomial` would raise before the fault is reported, and argmax would return the NaN.)
 
     Args:
-        log_probs: `[C, …, H]`.
+        log_probs: log-probabilities of all choices, `[C, …, H]`.
         illegal: True where a choice is illegal or does not exist, `[C, …, H]`.
-        generator: source of the draws; their number does not depend on the values.
+        generator: random generator; the number of draws does not depend on the values.
     """
     uniform = torch.rand(log_probs.shape, generator=generator, device=log_probs.device)
     gumbel = -(-uniform.clamp_min(torch.finfo(uniform.dtype).tiny).log()).log()
@@ -113,19 +113,19 @@ def sample(log_probs: Tensor, illegal: Tensor, generator: torch.Generator) -> Te
     return torch.where(scores.isnan(), gumbel, scores).masked_fill_(illegal, -torch.inf).argmax(0)
 
 
-def likeliest(log_probs: Tensor, illegal: Tensor) -> Tensor:
-    """Return the likeliest choice per head, `[…, H]`; the first legal one where all are NaN."""
+def most_likely(log_probs: Tensor, illegal: Tensor) -> Tensor:
+    """Return the most likely choice per head, `[…, H]`; the first legal one where all are NaN."""
     return (
         log_probs.nan_to_num(nan=0.0, neginf=-torch.inf).masked_fill_(illegal, -torch.inf).argmax(0)
     )
 
 
 def mask_for_op(mask: Tensor, slot_mask_by_op: Tensor, op: Tensor) -> Tensor:
-    """Return the mask that counted: slots limited to those that the op taken may act on.
+    """Return the mask with slots limited to those that the op taken may act on.
 
     Args:
-        mask: legal choices of all heads, `[N, total]`.
-        slot_mask_by_op: `[N, ops, slots]`.
+        mask: legal choices of all heads, `[N, total]`, bool.
+        slot_mask_by_op: slots that each op may act on, `[N, ops, slots]`, bool.
         op: the op taken, `[N]`.
     """
     chosen = slot_mask_by_op[torch.arange(len(op), device=op.device), op]  # [N, slots]

@@ -1,7 +1,7 @@
-"""Masked categorical distributions, many heads at once: log-probabilities, and what a loss needs.
+"""Masked categorical distributions of many heads at once: log-probabilities and entropies.
 
-Choices come first in memory, `[C, …, H]`: softmax along a short last axis takes twenty times as
-long as along a first one, whose steps are long rows.
+Choices are the first axis, `[C, …, H]`: softmax along a short last axis takes twenty times as long
+as along a first one, whose steps are long rows.
 """
 
 from typing import Any, NamedTuple
@@ -12,7 +12,7 @@ from torch.nn.functional import log_softmax
 
 
 class Likelihoods(NamedTuple):
-    """What a loss needs to know of the choices taken."""
+    """Log-probabilities of the choices taken, and entropies."""
 
     log_probs: Tensor  # […, H]; -inf where the choice taken is illegal
     entropies: Tensor  # […, H], nats, over the legal choices
@@ -24,16 +24,25 @@ def masked_log_softmax(choices: Tensor, illegal: Tensor) -> Tensor:
     return log_softmax(masked, dim=0)
 
 
+def max_entropy(illegal: Tensor) -> Tensor:
+    """Return the entropy of a uniform choice among the legal ones in nats, `[T, n, H]`.
+
+    That is the log of their number. A head with a single legal choice gets log 2: its entropy is
+    always 0, and must not be divided by 0.
+    """
+    return (~illegal).sum(0).clamp_min(2).log()
+
+
 def taken(log_probs: Tensor, actions: Tensor) -> Tensor:
     """Return the log-probability of the choices taken, `[…, H]`, from `[C, …, H]`."""
     return log_probs.gather(0, actions.unsqueeze(0)).squeeze(0)
 
 
 def likelihoods(choices: Tensor, illegal: Tensor, actions: Tensor) -> Likelihoods:
-    """Return log-probabilities of the choices taken, and entropies; both can be learnt from.
+    """Return log-probabilities of the choices taken, and entropies; both are differentiable.
 
     Args:
-        choices: raw, `[C, …, H]`.
+        choices: raw logits, `[C, …, H]`.
         illegal: True where a choice is illegal or does not exist, `[C, …, H]`.
         actions: the choices taken, `[…, H]`, int64.
     """
@@ -41,7 +50,7 @@ def likelihoods(choices: Tensor, illegal: Tensor, actions: Tensor) -> Likelihood
 
 
 class _Likelihoods(torch.autograd.Function):
-    """Both gradients in closed form: a third of the calls that one for each operation takes.
+    """Both gradients in closed form: a third of the calls that autograd needs for the operations.
 
     With p the probabilities, H the entropy and k the choice taken,
 
@@ -60,10 +69,10 @@ class _Likelihoods(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
-        of_taken, of_entropies = gradients  # each […, H]
+        by_taken, by_entropies = gradients  # each […, H]
         probabilities, finite, entropies, illegal, actions = ctx.saved_tensors
-        gradient = finite.add(entropies).mul_(of_entropies).add_(of_taken)
+        gradient = finite.add(entropies).mul_(by_entropies).add_(by_taken)
         gradient.mul_(probabilities).neg_()
-        gradient.scatter_add_(0, actions.unsqueeze(0), of_taken.unsqueeze(0))
-        # Nothing goes back to what the mask put out, nor to what only pads the table.
+        gradient.scatter_add_(0, actions.unsqueeze(0), by_taken.unsqueeze(0))
+        # Masked choices and the padding of the table get no gradient.
         return gradient.masked_fill_(illegal, 0.0), None, None

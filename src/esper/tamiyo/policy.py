@@ -1,7 +1,7 @@
 """The recurrent policy: a feature network, an LSTM, eight masked categorical heads, and a critic.
 
-All heads are one joint linear projection; everything about their distributions is computed for all
-of them at once on a padded table of choices `[…, H, C]` (H heads, C the most choices of any head).
+All heads are one joint linear projection. Their distributions are computed for all of them at once,
+on a padded table of choices `[C, …, H]` (H heads, C the largest number of choices of any head).
 """
 
 from contextlib import AbstractContextManager, nullcontext
@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from esper.leyline.heads import HEAD_NAMES, HEAD_SIZES, Op
 from esper.tamiyo.categorical import masked_log_softmax
 
-#: Where the `op` head starts: waiting is as likely as growing, and undoing is rare. A uniform start
-#: prunes seeds before they can help, so that PPO first learns to do nothing and stays there.
+#: Initial biases of the `op` head: waiting is as likely as growing, and undoing is rare. With equal
+#: biases seeds are pruned before they can help, and PPO learns to do nothing and stays there.
 OP_PRIOR = {
     Op.WAIT: 0.0,
     Op.GERMINATE: 0.0,
@@ -29,17 +29,23 @@ RecurrentState = tuple[Tensor, Tensor]  # hidden and cell, each [1, N, lstm_size
 
 
 class PolicyOutput(NamedTuple):
-    """What the network says of T steps of N episodes, before any mask."""
+    """The network's output for T steps of N episodes, before any mask."""
 
     trunk: Tensor  # [T, N, lstm_size]
     logits: Tensor  # [T, N, sum of head sizes], raw
     values: Tensor  # [T, N]
     state: RecurrentState
 
+    def detached(self) -> "PolicyOutput":
+        """Return the same tensors without their graph."""
+        hidden, cell = self.state
+        state = hidden.detach(), cell.detach()
+        return PolicyOutput(self.trunk.detach(), self.logits.detach(), self.values.detach(), state)
+
 
 @dataclass(frozen=True)
 class HeadLayout:
-    """How the heads lie side by side in the joint projection."""
+    """Names and sizes of the heads, in the order of the joint projection."""
 
     names: tuple[str, ...] = HEAD_NAMES
     sizes: tuple[int, ...] = HEAD_SIZES
@@ -51,18 +57,18 @@ class HeadLayout:
 
     @property
     def offsets(self) -> tuple[int, ...]:
-        """Return where each head's choices begin in the joint projection."""
+        """Return the first choice of each head in the joint projection."""
         return tuple(sum(self.sizes[:head]) for head in range(len(self.sizes)))
 
 
 class HeadTable(nn.Module):
-    """Moves what stands side by side, `[…, total]`, into a padded table `[C, …, H]`."""
+    """Converts joint tensors `[…, total]` into padded tables `[C, …, H]`, and back."""
 
-    _index: Tensor  # [C * H]; which choice stands where, `total` where a head has none
-    _repeated: Tensor  # [C * H]; the same with a head's first choice where it has none
-    _places: Tensor  # [total]; where each choice lies in a flattened table `[C * H]`
-    offsets: Tensor  # [H]; where each head's choices begin
-    head_of_choice: Tensor  # [total]; the number of the head that a choice belongs to
+    _index: Tensor  # [C * H]; choice at each place, `total` where a head has none
+    _repeated: Tensor  # [C * H]; the same, with a head's first choice where it has none
+    _places: Tensor  # [total]; place of each choice in a flattened table `[C * H]`
+    offsets: Tensor  # [H]; first choice of each head
+    head_of_choice: Tensor  # [total]; index of the head that a choice belongs to
 
     def __init__(self, layout: HeadLayout) -> None:
         super().__init__()
@@ -84,7 +90,7 @@ class HeadTable(nn.Module):
             self.register_buffer(name, buffer, persistent=False)
 
     def joint(self, table: Tensor) -> Tensor:
-        """Return a table `[C, …, H]` side by side `[…, total]`: `forward` undone."""
+        """Return a table `[C, …, H]` as a joint tensor `[…, total]`: the inverse of `forward`."""
         return table.movedim(0, -2).flatten(-2).index_select(-1, self._places)
 
     def forward(self, joint: Tensor, padding: float | bool) -> Tensor:
@@ -93,9 +99,9 @@ class HeadTable(nn.Module):
         return self._table(torch.cat((joint, column), dim=-1), self._index)
 
     def unpadded(self, joint: Tensor) -> Tensor:
-        """Return the same table with a head's first choice where it has none, for a mask to fill.
+        """Return the same table with a head's first choice where it has none, to be masked later.
 
-        Padding costs copies of the whole, forward and backward.
+        It is faster than padding, which copies the whole tensor forward and backward.
         """
         return self._table(joint, self._repeated)
 
@@ -107,8 +113,8 @@ class HeadTable(nn.Module):
 class RecurrentPolicy(nn.Module):
     """Actor and critic over sequences of observations.
 
-    The trunk (features and LSTM) may run in a lower precision under autocast; the heads and the
-    critic always run in float32, because a logit's error is multiplied by the exponential.
+    The trunk (features and LSTM) may run in lower precision under autocast. The heads and the
+    critic always run in float32, because the exponential amplifies errors of logits.
     """
 
     def __init__(
@@ -154,8 +160,8 @@ class RecurrentPolicy(nn.Module):
         """Run T steps of N episodes.
 
         Args:
-            observations: `[T, N, F]`, float32.
-            state: the state before the first of these steps.
+            observations: observations of each step and episode, `[T, N, F]`, float32.
+            state: recurrent state before the first of these steps.
         """
         trunk, state = self.lstm(self.feature_norm(self.features(observations)).tanh(), state)
         with _no_autocast(trunk.device.type):
@@ -168,8 +174,8 @@ class RecurrentPolicy(nn.Module):
         """Return the log-probability of every choice of every head.
 
         Args:
-            logits: raw, `[…, total]`.
-            mask: True where a choice is legal, `[…, total]`; each head has at least one.
+            logits: raw logits, `[…, total]`.
+            mask: True where a choice is legal, `[…, total]`; at least one in each head.
 
         Returns:
             `[C, …, H]`; -inf where a choice is illegal or does not exist.
@@ -178,7 +184,7 @@ class RecurrentPolicy(nn.Module):
 
 
 def _no_autocast(device: str) -> AbstractContextManager[Any]:
-    """Return a context without autocast; where there is none anyway, one that costs nothing."""
+    """Return a context without autocast; a null context, which is faster, if it is off anyway."""
     if not torch.is_autocast_enabled(device):
         return nullcontext()
     return torch.autocast(device, enabled=False)

@@ -85,7 +85,7 @@ def test_a_bias_that_forbids_a_choice_is_legal_and_hides_nothing(make_stage: Mak
     stage = make_stage(3, minibatches=2)
     column = forbid_by_bias(stage)
     assert seen_in(stage.update()) == []
-    assert stage.agent.unsound_state() == []
+    assert stage.agent.state.unsound() == []
     stage.plan_again()
     assert seen_in(stage.update()) == []
     assert stage.passes == 1
@@ -214,11 +214,11 @@ def test_a_loss_scale_below_1_is_broken(make_stage: MakeStage, scale: float) -> 
     stage = make_stage(3, "fp16", minibatches=2)
     agent = stage.agent
     agent.loss_scale.scale = torch.tensor(scale)
-    assert agent.unsound_state() == ["the loss scale"]
+    assert agent.state.unsound() == ["the loss scale"]
     assert (SHARED, "loss_scale", "nan", "given", None) in seen_in(stage.update())
     assert {seen.head for seen in stage.update().head_nonfinite} == {SHARED}
-    assert agent.roll_back()
-    assert agent.unsound_state() == []
+    assert agent.state.roll_back()
+    assert agent.state.unsound() == []
 
 
 def test_what_is_kept_of_the_loss_scale_is_a_copy(make_stage: MakeStage) -> None:
@@ -228,8 +228,8 @@ def test_what_is_kept_of_the_loss_scale_is_a_copy(make_stage: MakeStage) -> None
     for _ in range(2):
         agent.loss_scale.scale.fill_(nan)
         stage.update()
-        assert agent.roll_back()
-        assert agent.unsound_state() == []
+        assert agent.state.roll_back()
+        assert agent.state.unsound() == []
 
 
 def test_a_joint_log_ratio_that_overflows_is_not_left_out_silently(make_stage: MakeStage) -> None:
@@ -280,7 +280,7 @@ def test_state_that_breaks_in_the_second_pass_alone_is_not_reproduced(
 
     def change(_result: Any) -> None:
         if stage.passes == 2 and stage.index == 0:
-            tensors = agent.moments_of(agent.policy.heads.weight)
+            tensors = agent.state.moments_of(agent.policy.heads.weight)
             tensors |= {"weight": agent.policy.heads.weight.data}
             tensors |= {"step": agent.optimizer.state[agent.parameters.flat]["step"]}
             tensors[name].view(-1)[-1] = -1.0 if name == "exp_avg_sq" else nan
@@ -298,10 +298,10 @@ def test_a_bias_of_minus_infinity_is_sound_only_where_it_broke_nothing(
     stage = make_stage(4)
     other = forbid_by_bias(stage)
     stage.update()
-    assert stage.agent.unsound_state() == []
+    assert stage.agent.state.unsound() == []
     stage.policy.heads.bias.data[other] = -inf
     masks = stage.rollout.masks.clone()
     masks[..., other] = True
     stage.rollout = with_parts(stage.rollout, masks=masks)
     stage.update()
-    assert stage.agent.unsound_state() == ["heads.bias"]
+    assert stage.agent.state.unsound() == ["heads.bias"]

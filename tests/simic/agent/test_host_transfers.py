@@ -16,6 +16,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from esper.simic.agent.drill_hook import update_with_drills
 from esper.simic.agent.ppo import PPOAgent
 from esper.simic.agent.rollout import Rollout
 from esper.simic.drill import Injection
@@ -138,7 +139,9 @@ def test_an_update_that_broke_makes_few_more_however_many_minibatches(
     for epochs in (1, 3):
         agent = make_agent(ppo_epochs=epochs, minibatches=1)
         with counted() as transfers:
-            result = agent.update(make_rollout(agent), [Injection("op", "logits", "nan", 1)])
+            result = update_with_drills(
+                agent, make_rollout(agent), [Injection("op", "logits", "nan", 1)]
+            )
         assert result.head_nan_detected["op"]
         counts.append(len(transfers.names))
     assert counts[0] == counts[1]
@@ -151,7 +154,7 @@ def test_a_clean_update_waits_on_the_gpu_once(
 ) -> None:
     host = make_agent()
     rollout = make_rollout(host)
-    agent = PPOAgent(host.policy.to("cuda"), host.config, seed=1)
+    agent = PPOAgent(host.policy.to("cuda"), host.config, rng_seed=1)
     on_device = {
         name: tuple(part.cuda() for part in value) if isinstance(value, tuple) else value.cuda()
         for name, value in rollout.__dict__.items()

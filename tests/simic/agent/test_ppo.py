@@ -6,9 +6,13 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from esper.simic.agent.losses import minibatch_terms
-from esper.simic.agent.ppo import PPOAgent, explained_variance
-from esper.simic.agent.rollout import Rollout, generalized_advantages
+from esper.simic.agent.ppo import (
+    PPOAgent,
+    explained_variance,
+    generalized_advantages,
+    ppo_loss,
+)
+from esper.simic.agent.rollout import Rollout
 from esper.tamiyo.categorical import likelihoods
 
 AgentMaker = Callable[..., PPOAgent]
@@ -47,7 +51,7 @@ def test_the_loss_equals_one_written_as_loops(
             parameter.add_(0.05 * torch.randn(parameter.shape))
     output = policy(rollout.observations, rollout.initial_state)
     taken = likelihoods(policy.table.unpadded(output.logits), batch.illegal, batch.actions)
-    terms = minibatch_terms(batch, output, taken, config, agent.entropy_coefficient)
+    terms = ppo_loss(batch, output, taken, config, agent.entropy_coefficient)
 
     mean = sum(a.item() for a in advantages.flatten()) / advantages.numel()
     spread = math.sqrt(
@@ -212,7 +216,7 @@ def test_taking_hosts_takes_everything_of_them(
     for kept, state in zip(part.initial_state, whole.initial_state, strict=True):
         assert kept.equal(state[:, [2, 0]])
     for name in (
-        "observations", "actions", "active", "most_entropy", "advantages", "returns",
+        "observations", "actions", "active", "max_entropy", "advantages", "returns",
         "old_log_probs",
     ):  # fmt: skip
         assert getattr(part, name).equal(getattr(whole, name)[:, [2, 0]]), name

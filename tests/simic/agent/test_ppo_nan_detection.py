@@ -13,10 +13,10 @@ from esper.karn.store.run_tables import HEAD_FIGURES
 from esper.leyline.heads import HEAD_NAMES
 from esper.leyline.telemetry import SHARED, Payload, PPOUpdatePayload
 from esper.simic.agent import ppo
+from esper.simic.agent.drill_hook import update_with_drills
 from esper.simic.agent.figures import UpdateResult
 from esper.simic.agent.loss_scale import GROWTH_INTERVAL, LARGEST_SCALE
-from esper.simic.agent.losses import minibatch_terms
-from esper.simic.agent.ppo import PPOAgent
+from esper.simic.agent.ppo import PPOAgent, ppo_loss
 from esper.simic.agent.rollout import Rollout
 from esper.simic.drill import Injection
 from esper.simic.telemetry.emitters import emit_ppo_update_event
@@ -70,7 +70,7 @@ def test_head_inf_detection_logic(
     agent = make_agent()
     # With that many hosts every head is active somewhere in the first minibatch.
     rollout = make_rollout(agent, hosts=64)
-    result = agent.update(rollout, [Injection(head, quantity, kind, 1)])
+    result = update_with_drills(agent, rollout, [Injection(head, quantity, kind, 1)])
     payload = emitted(result)
 
     assert lit(payload.head_inf_detected) == {head}
@@ -91,7 +91,7 @@ def test_nan_lights_the_nan_light_of_its_head_alone(
 ) -> None:
     agent = make_agent()
     rollout = make_rollout(agent, hosts=64)
-    result = agent.update(rollout, [Injection(head, quantity, "nan", 1)])
+    result = update_with_drills(agent, rollout, [Injection(head, quantity, "nan", 1)])
     assert lit(result.head_nan_detected) == {head}
     assert lit(result.head_inf_detected) == set()
 
@@ -110,7 +110,9 @@ def test_an_update_whose_every_minibatch_was_bad_still_reports(
 ) -> None:
     agent = make_agent(ppo_epochs=1, minibatches=1)
     before = snapshot_of(agent)
-    payload = emitted(agent.update(make_rollout(agent), [Injection("op", "logits", kind, 1)]))
+    payload = emitted(
+        update_with_drills(agent, make_rollout(agent), [Injection("op", "logits", kind, 1)])
+    )
     detected = payload.head_nan_detected if kind == "nan" else payload.head_inf_detected
     assert lit(detected) == {"op"}
     assert payload.minibatches_skipped == payload.minibatches == 1
@@ -125,7 +127,7 @@ def test_only_the_bad_minibatch_is_skipped_and_training_goes_on(
     agent = make_agent(ppo_epochs=2, minibatches=2)
     before = snapshot_of(agent)
     rollout = make_rollout(agent)
-    agent.update(rollout, [Injection("tempo", "logits", "nan", 1)])
+    update_with_drills(agent, rollout, [Injection("tempo", "logits", "nan", 1)])
     assert {state["step"].item() for state in agent.optimizer.state.values()} == {3.0}
     assert any(
         not torch.equal(old, new)
@@ -147,7 +149,7 @@ def test_a_minibatch_that_was_left_out_is_in_no_figure(
     make_agent: AgentMaker, make_rollout: RolloutMaker, quantity: str, kind: str
 ) -> None:
     agent = make_agent()
-    result = agent.update(make_rollout(agent), [Injection("op", quantity, kind, 1)])
+    result = update_with_drills(agent, make_rollout(agent), [Injection("op", quantity, kind, 1)])
     assert result.minibatches_skipped == 1
     for name in OVER_MINIBATCHES:
         assert math.isfinite(getattr(result, name)), name
@@ -161,7 +163,7 @@ def test_an_update_of_which_every_minibatch_was_left_out_has_no_figures(
     make_agent: AgentMaker, make_rollout: RolloutMaker
 ) -> None:
     agent = make_agent(ppo_epochs=1, minibatches=1)
-    result = agent.update(make_rollout(agent), [Injection("op", "logits", "nan", 1)])
+    result = update_with_drills(agent, make_rollout(agent), [Injection("op", "logits", "nan", 1)])
     assert (result.minibatches, result.minibatches_skipped) == (1, 1)
     for name in OVER_MINIBATCHES:
         assert math.isnan(getattr(result, name)), name
@@ -190,7 +192,7 @@ def test_a_drill_of_a_head_that_was_never_active_waits(
     rollout = make_rollout(agent)
     rollout.active[..., HEAD_NAMES.index("alpha_curve")] = False
     drill = Injection("alpha_curve", "log_prob", "inf", 1)
-    result = agent.update(rollout, [drill])
+    result = update_with_drills(agent, rollout, [drill])
     assert result.not_planted == (drill,)
     assert result.head_nonfinite == []
 
@@ -376,14 +378,14 @@ def test_a_negative_second_moment_is_found_before_its_root_breaks_a_weight(
     rollout = make_rollout(agent)
     assert agent.update(rollout).head_nonfinite == []
     first_of_op = agent.policy.layout.offsets[-1]
-    agent.moments_of(agent.policy.heads.bias)["exp_avg_sq"][first_of_op] = -10.0
+    agent.state.moments_of(agent.policy.heads.bias)["exp_avg_sq"][first_of_op] = -10.0
     result = agent.update(rollout)
     assert sources(result) == {("op", "moments")}
     assert lit(result.head_nan_detected) == {"op"}
     (seen,) = result.head_nonfinite
     assert (seen.phase, seen.part) == ("given", "exp_avg_sq of heads.bias")
     assert agent.policy.heads.bias.isfinite().all()
-    assert agent.unsound_state() == ["exp_avg_sq of heads.bias"]
+    assert agent.state.unsound() == ["exp_avg_sq of heads.bias"]
 
 
 @pytest.mark.parametrize(("step", "kind"), [(torch.nan, "nan"), (torch.inf, "+inf"), (-1.0, "nan")])
@@ -420,7 +422,7 @@ def test_an_infinite_weight_that_saturates_is_reported_once(
             assert agent.update(rollout).head_nonfinite == []
         assert len(count) == 1
     # What breaks beside it is found like anything else.
-    result = agent.update(rollout, [Injection("op", "logits", "nan", 1)])
+    result = update_with_drills(agent, rollout, [Injection("op", "logits", "nan", 1)])
     assert {head for head, _ in sources(result)} == {"op"}
 
 
@@ -468,11 +470,11 @@ def test_a_moment_that_is_not_finite_is_found_before_it_does_harm(
     rollout = make_rollout(agent)
     agent.update(rollout)
     layer = agent.policy.heads if head == "op" else agent.policy.critic
-    agent.moments_of(layer.bias)[name][-1] = torch.inf
+    agent.state.moments_of(layer.bias)[name][-1] = torch.inf
     result = agent.update(rollout)
     assert sources(result) == {(head, "moments")}
     assert result.minibatches_skipped == 4
-    assert agent.unsound_state() == [f"{name} of {'heads' if head == 'op' else 'critic'}.bias"]
+    assert agent.state.unsound() == [f"{name} of {'heads' if head == 'op' else 'critic'}.bias"]
 
 
 def test_gradients_whose_squares_overflow_are_clipped_and_learnt_from(
@@ -514,11 +516,11 @@ def test_what_was_kept_of_an_update_that_was_undone_is_not_kept_of_the_first(
     rollout = make_rollout(agent)
     drill = Injection("op", "logits", "inf", 1)
     for _ in range(3):  # back to the very start, where the optimizer had no moments
-        result = agent.update(rollout, [drill])
+        result = update_with_drills(agent, rollout, [drill])
         assert result.start is not None
-        agent.roll_back()
+        agent.state.roll_back()
         assert not agent.optimizer.state
-    result = agent.update(rollout, [drill])
+    result = update_with_drills(agent, rollout, [drill])
     assert result.start is not None
     assert result.start.agent["optimizer"]["state"] == {}
 
@@ -531,12 +533,12 @@ def test_a_backward_pass_that_broke_for_all_is_shared_also_beside_an_inactive_he
     rollout.active[..., HEAD_NAMES.index("tempo")] = False
 
     def broken(*arguments: Any) -> Any:
-        terms = minibatch_terms(*arguments)
+        terms = ppo_loss(*arguments)
         loss = terms.loss + 0
         loss.register_hook(lambda gradient: gradient * torch.nan)
         return replace(terms, loss=loss)
 
-    monkeypatch.setattr(ppo, "minibatch_terms", broken)
+    monkeypatch.setattr(ppo, "ppo_loss", broken)
     assert sources(agent.update(rollout)) == {(SHARED, "gradient")}
 
 

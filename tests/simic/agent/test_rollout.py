@@ -5,7 +5,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from esper.simic.agent.rollout import Rollout, generalized_advantages, over_siblings
+from esper.simic.agent.ppo import generalized_advantages
+from esper.simic.agent.rollout import Rollout, minus_siblings
 
 GAMMA, LAMBDA = 0.97, 0.9
 
@@ -90,7 +91,7 @@ def test_nothing_non_finite_passes_an_ending() -> None:
 @given(steps=st.integers(1, 4), hosts=st.integers(1, 9), siblings=st.integers(1, 5))
 def test_siblings_are_each_others_baseline(steps: int, hosts: int, siblings: int) -> None:
     advantages = torch.randn(steps, hosts, generator=torch.Generator().manual_seed(hosts))
-    found = over_siblings(advantages, siblings)
+    found = minus_siblings(advantages, siblings)
     for host in range(hosts):
         family = range(host - host % siblings, min(host - host % siblings + siblings, hosts))
         others = [advantages[:, other] for other in family if other != host]
@@ -101,15 +102,15 @@ def test_siblings_are_each_others_baseline(steps: int, hosts: int, siblings: int
 def test_luck_of_birth_cancels_among_siblings() -> None:
     earned = torch.randn(5, 8, generator=torch.Generator().manual_seed(3))
     luck = torch.tensor([7.0, -2.0]).repeat_interleave(4)
-    torch.testing.assert_close(over_siblings(earned + luck, 4), over_siblings(earned, 4))
+    torch.testing.assert_close(minus_siblings(earned + luck, 4), minus_siblings(earned, 4))
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 def test_what_is_not_finite_stays_with_its_host(value: float) -> None:
     advantages = torch.randn(3, 4, generator=torch.Generator().manual_seed(3))
-    others = over_siblings(advantages[:, 1:], 3)
+    others = minus_siblings(advantages[:, 1:], 3)
     advantages[1, 0] = value
-    found = over_siblings(advantages, 4)
+    found = minus_siblings(advantages, 4)
     torch.testing.assert_close(found[1, 0], torch.tensor(value), equal_nan=True)
     torch.testing.assert_close(found[1, 1:], others[1])
     assert found[[0, 2]].isfinite().all()

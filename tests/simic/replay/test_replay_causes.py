@@ -12,8 +12,7 @@ import torch
 
 from esper.leyline.heads import HEAD_NAMES
 from esper.leyline.telemetry import SHARED
-from esper.simic.agent import losses, planting, ppo
-from esper.simic.agent import rollout as rollout_module
+from esper.simic.agent import drill_hook, ppo
 from esper.simic.agent.ppo import PPOAgent
 from esper.simic.agent.rollout import Rollout
 from esper.simic.drill import Injection
@@ -113,10 +112,10 @@ def test_an_infinite_logit_of_a_drill_is_named_as_planted(
     origin = origin_of(replayed)
     assert first(replayed)[:2] == ("op", quantity)
     code = {
-        "logits": "planted[0, 0, column] = VALUES[injection.kind]",
-        "log_prob": "planted[step, host, head] = torch.as_tensor(VALUES[injection.kind])",
+        "logits": "planted[0, 0, column] = DRILL_VALUES[injection.kind]",
+        "log_prob": "planted[step, host, head] = torch.as_tensor(DRILL_VALUES[injection.kind])",
     }
-    assert at(origin) == line_of(planting, code[quantity])
+    assert at(origin) == line_of(drill_hook, code[quantity])
     assert origin.cause == f"planted by a drill: op.{quantity}:{kind}@37"
 
 
@@ -224,7 +223,7 @@ def test_a_nan_advantage_comes_from_a_reward(
     assert first(replayed) == (SHARED, "advantages", "nan")
     assert origin.cause == "poisoned input: rewards[5, 4] is nan"
     assert origin.operation.phase == "preparation"
-    assert at(origin) == line_of(rollout_module, "deltas = rollout.rewards + future")
+    assert at(origin) == line_of(ppo, "deltas = rollout.rewards + future")
 
 
 def test_a_huge_finite_reward_overflows_in_the_value_loss(
@@ -236,7 +235,7 @@ def test_a_huge_finite_reward_overflows_in_the_value_loss(
     rewards[-1, 4] = 1e25
     replayed = replay(make_capsule(agent, with_parts(rollout, rewards=rewards)))
     origin = origin_of(replayed)
-    assert at(origin)[0] == losses.__file__
+    assert at(origin)[0] == ppo.__file__
     assert replayed.seen[0].head == SHARED
 
 
@@ -256,7 +255,7 @@ def test_an_exploding_ratio(
     assert first(replayed) == ("op", "ratio", "+inf")
     assert origin.operation.name == "aten.exp.default"
     # The ratio of a head is displayed only; the joint one of the same step is learnt from.
-    assert at(origin) == line_of(losses, "joint_ratio = log_ratio.exp()")
+    assert at(origin) == line_of(ppo, "joint_ratio = log_ratio.exp()")
     assert origin.cause.startswith("overflow in exp: its argument reaches")
     assert origin.reached == "the loss"
 
@@ -354,7 +353,7 @@ def test_a_corrupted_moment_of_the_optimizer(
     rollout = make_rollout(agent)
     agent.update(rollout)
     row = rows_of(agent, "style").start
-    agent.moments_of(agent.policy.heads.weight)["exp_avg"][row, 3] = torch.nan
+    agent.state.moments_of(agent.policy.heads.weight)["exp_avg"][row, 3] = torch.nan
     replayed = replay(make_capsule(agent, rollout))
     origin = origin_of(replayed)
     assert first(replayed) == ("style", "moments", "nan")
@@ -370,7 +369,7 @@ def test_a_negative_second_moment_is_found_though_all_was_finite(
     agent = make_agent(**SMALL)
     rollout = make_rollout(agent)
     agent.update(rollout)
-    agent.moments_of(agent.policy.critic.bias)["exp_avg_sq"][0] = -10.0
+    agent.state.moments_of(agent.policy.critic.bias)["exp_avg_sq"][0] = -10.0
     replayed = replay(make_capsule(agent, rollout))
     origin = origin_of(replayed)
     assert first(replayed)[0] == SHARED
@@ -386,8 +385,8 @@ def test_of_two_broken_moments_that_of_the_head_that_lit_is_named(
     rollout = make_rollout(agent)
     agent.update(rollout)
     slot, op = rows_of(agent, "slot").start, rows_of(agent, "op").start
-    agent.moments_of(agent.policy.heads.bias)["exp_avg"][slot] = torch.nan
-    agent.moments_of(agent.policy.heads.weight)["exp_avg"][op, 3] = torch.nan
+    agent.state.moments_of(agent.policy.heads.bias)["exp_avg"][slot] = torch.nan
+    agent.state.moments_of(agent.policy.heads.weight)["exp_avg"][op, 3] = torch.nan
     replayed = replay(make_capsule(agent, rollout))
     assert first(replayed) == ("slot", "moments", "nan")
     cause = origin_of(replayed).cause

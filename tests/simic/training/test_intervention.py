@@ -123,7 +123,7 @@ def test_weights_and_moments_that_are_not_finite_are_never_kept(
         result = update(agent, *arguments, **settings)
         with torch.no_grad():
             bias = agent.policy.critic.bias
-            tensor = bias if part == "critic.bias" else agent.moments_of(bias)["exp_avg_sq"]
+            tensor = bias if part == "critic.bias" else agent.state.moments_of(bias)["exp_avg_sq"]
             tensor.fill_(torch.inf)
         return result
 

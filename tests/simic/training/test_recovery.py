@@ -46,7 +46,7 @@ def nan_weight(agent: PPOAgent) -> None:
 
 
 def negative_moment(agent: PPOAgent) -> None:
-    agent.moments_of(agent.policy.critic.bias)["exp_avg_sq"].fill_(-1.0)
+    agent.state.moments_of(agent.policy.critic.bias)["exp_avg_sq"].fill_(-1.0)
 
 
 def broken_clock(agent: PPOAgent) -> None:
@@ -158,13 +158,13 @@ def test_an_update_that_was_finite_when_repeated_stands(
     forward = PPOAgent._forward
     calls = 0
 
-    def once(agent: PPOAgent, batch: Any, injections: Any) -> Any:
+    def once(agent: PPOAgent, batch: Any, index: int, hook: Any) -> Any:
         nonlocal calls
         calls += 1
-        terms, waiting = forward(agent, batch, injections)
+        terms = forward(agent, batch, index, hook)
         if calls == 8:  # in the second update, and not when it is repeated
             terms.output.trunk.data[0, 0] = torch.nan
-        return terms, waiting
+        return terms
 
     monkeypatch.setattr(PPOAgent, "_forward", once)
     _, log = train(episodes=4)

@@ -114,7 +114,7 @@ def huge_moments(stage: Stage) -> bool:
     if not stage.is_warm:
         return False
     for parameter in stage.policy.parameters():
-        stage.agent.moments_of(parameter)["exp_avg_sq"].fill_(3e38)
+        stage.agent.state.moments_of(parameter)["exp_avg_sq"].fill_(3e38)
     return True
 
 

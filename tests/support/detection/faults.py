@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from detection.stage import ANY, PREPARATION, VALUES, Sight, Stage, Where, planted, with_parts
-from esper.simic.agent import losses, ppo
+from esper.simic.agent import ppo
 
 Planting = Callable[[Stage, Where], Sight | None]
 
@@ -143,7 +143,7 @@ def change_terms(
     def changed(terms: Any) -> Any:
         return replace(terms, **(change(terms) or {})) if stage.fires(where) else terms
 
-    stage.wrap(ppo, "minibatch_terms", changed)
+    stage.wrap(ppo, "ppo_loss", changed)
 
 
 def ratio(stage: Stage, where: Where) -> Sight | None:
@@ -160,11 +160,13 @@ def entropy(stage: Stage, where: Where) -> Sight | None:
     if not stage.is_active(where):
         return None
     kind, place = stage.kind(), (where.step, stage.position(where), where.head)
-    stage.wrap(
-        losses,
-        "normalised_entropies",
-        lambda values: planted(values, place, VALUES[kind]) if stage.fires(where) else values,
-    )
+
+    def change(taken: Any) -> Any:
+        if not stage.fires(where):
+            return taken
+        return taken._replace(entropies=planted(taken.entropies, place, VALUES[kind]))
+
+    stage.wrap(ppo, "likelihoods", change)
     return stage.sight_in_host(where, stage.head_name(where), "entropy", kind)
 
 

@@ -128,7 +128,7 @@ class Stage:
             feature_size=random.choice((4, 8, 32)),
             lstm_size=random.choice((4, 8, 32)),
         )
-        self.agent = PPOAgent(policy, self.config, seed=random.randrange(2**31))
+        self.agent = PPOAgent(policy, self.config, rng_seed=random.randrange(2**31))
         self.names = {id(parameter): name for name, parameter in policy.named_parameters()}
         self.rollout = self._rollout()
         self._follow()

@@ -89,7 +89,7 @@ def shared_flip(stage: Stage, where: Where) -> Sight | None:
 
 def _moment_of(stage: Stage, parameter: nn.Parameter, name: str) -> Tensor:
     """Return the flat view of what Adam keeps of a parameter."""
-    return stage.agent.moments_of(parameter)[name].view(-1)
+    return stage.agent.state.moments_of(parameter)[name].view(-1)
 
 
 def _bad_moment(stage: Stage) -> tuple[str, float, str | None]:

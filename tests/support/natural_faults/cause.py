@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from esper.simic.agent import loss_scale, losses, ppo, rollout
+from esper.simic.agent import loss_scale, minibatch, ppo, rollout
 from esper.tamiyo import categorical
 from esper.tamiyo import policy as policy_module
 from natural_faults.stage import Line, Setup, Truth
@@ -22,15 +22,15 @@ CRITIC = Line(policy_module, "values = self.critic(trunk)")
 SOFTMAX = Line(categorical, "return log_softmax(masked, dim=0)")
 PICK = Line(categorical, "return log_probs.gather(")
 ENTROPY_DERIVATIVE = Line(categorical, "gradient = finite.add(entropies).mul_(")
-TAKE_OBSERVATIONS = Line(losses, "observations=self.observations.index_select(")
-TAKE_STATE = Line(losses, "initial_state=(hidden.index_select(")
-JOINT_RATIO = Line(losses, "joint_ratio = log_ratio.exp()")
-VALUE_LOSS = Line(losses, "value_loss = 0.5 * mse_loss(")
-ADD_VALUE_LOSS = Line(losses, "policy_and_value = policy_loss.add(")
-ADD_ENTROPY_LOSS = Line(losses, "loss=policy_and_value.add(entropy_loss")
-FUTURE = Line(rollout, "future = torch.where(rollout.terminated")
-DELTAS = Line(rollout, "deltas = rollout.rewards + future")
-RUNNING = Line(rollout, "running = deltas[step] + torch.where(")
+TAKE_OBSERVATIONS = Line(minibatch, "observations=self.observations.index_select(")
+TAKE_STATE = Line(minibatch, "initial_state=(hidden.index_select(")
+JOINT_RATIO = Line(ppo, "joint_ratio = log_ratio.exp()")
+VALUE_LOSS = Line(ppo, "value_loss = 0.5 * mse_loss(")
+ADD_VALUE_LOSS = Line(ppo, "policy_and_value = policy_loss.add(")
+ADD_ENTROPY_LOSS = Line(ppo, "loss=policy_and_value.add(entropy_loss")
+FUTURE = Line(ppo, "future = torch.where(rollout.terminated")
+DELTAS = Line(ppo, "deltas = rollout.rewards + future")
+RUNNING = Line(ppo, "running = deltas[step] + torch.where(")
 SIBLINGS = Line(rollout, "total = known.sum(1, keepdim=True)")
 SCALE_LOSS = Line(loss_scale, "return loss * self.scale")
 OPTIMIZER = Line(ppo, "self.optimizer.step()")

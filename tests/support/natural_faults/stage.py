@@ -170,7 +170,7 @@ def make_setup(random: Random, exits: ExitStack, settings: dict[str, Any]) -> Se
     config = TrainingConfig(**{**drawn, **sizes, **settings})
     width = random.choice((5, 12, 20))
     policy = RecurrentPolicy(width, **sizes)
-    agent = PPOAgent(policy, config, seed=config.rng_seed)
+    agent = PPOAgent(policy, config, rng_seed=config.rng_seed)
     rollout = _collect(agent, random, width)
     return Setup(random, exits, agent, rollout)
 

@@ -101,7 +101,7 @@ def bad_moment(kind_of_moment: str) -> Plant:
         names = [name for name, _ in setup.policy.named_parameters()]
         name = setup.random.choice(names)
         kind, value = setup.random.choice((("nan", math.nan), ("+inf", math.inf)))
-        moments = setup.agent.moments_of(setup.policy.get_parameter(name))
+        moments = setup.agent.state.moments_of(setup.policy.get_parameter(name))
         index = setup.put(moments[kind_of_moment], value)
         words = ("optimizer state", f"{kind_of_moment} of {name}{index_text(index)}", kind)
         return Truth(("_fused_adam",), (OPTIMIZER,), phases=STEP, words=words)
@@ -113,7 +113,7 @@ def negative_second_moment(setup: Setup) -> Truth:
     """One flipped bit of sign in a second moment."""
     setup.train()
     name = setup.random.choice([name for name, _ in setup.policy.named_parameters()])
-    moments = setup.agent.moments_of(setup.policy.get_parameter(name))
+    moments = setup.agent.state.moments_of(setup.policy.get_parameter(name))
     setup.put(moments["exp_avg_sq"], -10.0)
     words = (f"exp_avg_sq of {name}", "negative")
     return Truth(("_fused_adam",), (OPTIMIZER,), phases=STEP, words=words)
@@ -123,7 +123,7 @@ def huge_first_moment(setup: Setup) -> Truth:
     """One flipped bit of the exponent in a first moment: the step itself overflows."""
     setup.train()
     name = setup.random.choice([name for name, _ in setup.policy.named_parameters()])
-    moments = setup.agent.moments_of(setup.policy.get_parameter(name))
+    moments = setup.agent.state.moments_of(setup.policy.get_parameter(name))
     index = setup.put(moments["exp_avg"], 3e38)
     with torch.no_grad():
         moments["exp_avg_sq"][index] = 0.0

@@ -5,7 +5,7 @@ from typing import Final
 from esper.leyline.records.record import TelemetryRecord, Thresholds, Wiring
 
 _KEYS: Final = "one per action head of the run; of Tamiyo those in HEAD_NAMES"
-_EXAMINED: Final = "esper.simic.agent.examination:examine"
+_EXAMINED: Final = "esper.simic.agent.detection.second_pass:examine"
 _FIGURES: Final = "esper.simic.agent.figures:summarise"
 _LIT: Final = Thresholds(healthy="dark", is_critical_when_true=True)
 _EVERYONE: Final = ("operator", "developer", "researcher", "automation")

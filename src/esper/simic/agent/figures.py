@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from esper.leyline.telemetry import NonfiniteSighting
+from esper.simic.agent.detection.codes import code_of
 from esper.simic.agent.flat_parameters import FlatParameters
-from esper.simic.agent.losses import Minibatch, MinibatchTerms
-from esper.simic.agent.nonfinite_codes import code_of
+from esper.simic.agent.minibatch import Minibatch, MinibatchTerms
 from esper.simic.config import TrainingConfig
 from esper.simic.drill import Injection
 from esper.simic.telemetry.nonfinite import detected
@@ -112,7 +112,6 @@ class Figures:
     preparation: float
     loss_scale: float | None
     learning_rate: float
-    not_planted: tuple[Injection, ...]
 
     @property
     def is_clock_right(self) -> bool:
@@ -142,7 +141,7 @@ class Trace:
     at_once: Tensor  # [len(AT_ONCE)]
     decided: tuple[Tensor, ...]  # scalars, as `_DECIDED` names them
     gradient: Tensor  # [P], before clipping; valid until the next pass
-    derivatives: tuple[Tensor | None, ...]  # as `nonfinite_codes.DERIVATIVES` names them
+    derivatives: tuple[Tensor | None, ...]  # as `detection.readers.DERIVATIVES` names them
     loss_scale: Tensor  # scalar, that its loss was multiplied by
 
 
@@ -221,9 +220,9 @@ def _measured(
         torch.where(active, log_probs, lowest).amax((1, 2)),
         norms,
     )  # each [m, H]
-    most_entropy = stacked(trace.batch.most_entropy for trace in traces)
+    max_entropy = stacked(trace.batch.max_entropy for trace in traces)
     of_all_heads = (
-        (entropies * most_entropy).sum(3).mean((1, 2)),
+        (entropies * max_entropy).sum(3).mean((1, 2)),
         ((joint_ratio - 1).abs() > config.clip_range).float().mean((1, 2)),
         joint_ratio.new_full((len(traces),), joint_ratio[0].numel()),
         silent_sum(terms),
@@ -246,7 +245,7 @@ def silent_sum(terms: Sequence[MinibatchTerms]) -> Tensor:
 
 
 @torch.no_grad()
-def divergence(terms: MinibatchTerms) -> Tensor:
+def approx_kl(terms: MinibatchTerms) -> Tensor:
     """Return how far the policy moved: the mean of r - 1 - log r (Schulman, "Approximating KL
     divergence", 2020), never negative.
     """
@@ -264,7 +263,6 @@ def bring_to_host(
     head_of_choice: Tensor,
     has_loss_scale: bool,
     learning_rate: float,
-    not_planted: tuple[Injection, ...],
 ) -> Figures:
     """Return the figures of a pass, brought to the host in one transfer.
 
@@ -278,7 +276,6 @@ def bring_to_host(
         head_of_choice: the number of the head that each choice belongs to, `[total]`.
         has_loss_scale: whether the loss is scaled at all.
         learning_rate: of the update.
-        not_planted: drills that found no place.
     """
     sizes = [trace.terms.joint_ratio.shape[1] for trace in traces]
     rows: dict[int, Tensor] = {}
@@ -310,7 +307,6 @@ def bring_to_host(
         preparation=preparation,
         loss_scale=after[-1] if has_loss_scale else None,
         learning_rate=learning_rate,
-        not_planted=not_planted,
     )
 
 
@@ -364,7 +360,6 @@ def summarise(figures: Figures, sightings: Sequence[NonfiniteSighting]) -> Updat
         head_log_prob_min=extreme("log_prob_min", is_max=False),
         head_log_prob_max=extreme("log_prob_max", is_max=True),
         head_active_fraction=keyed(active_steps / scalars["steps"][learnt].sum(), everywhere),
-        not_planted=figures.not_planted,
     )
 
 

@@ -1,7 +1,7 @@
 """All parameters of a module in one flat tensor, and their gradients in another.
 
-The optimizer's step, norms, scaling, clearing and keeping a copy are then one call each, however
-many parameters there are.
+Each optimizer step, norm, scaling, reset and copy is then one call, however many parameters there
+are.
 """
 
 from collections.abc import Sequence
@@ -11,24 +11,23 @@ from torch import Tensor, nn
 
 
 class FlatParameters:
-    """Owns the parameters of `module` and their gradients: each is a view into a flat tensor.
+    """Parameters of a module and their gradients, each a view into a flat tensor.
 
-    `differentiate` takes the place of `backward` and `zero_grad`. It keeps the gradient of each
-    minibatch of an update in a row of its own until the next update, so that the figures can be
-    checked after the last one; memory is one copy of the parameters per minibatch. `clip` writes
-    the gradient that the optimizer steps with. A parameter's `.grad` must never be set to None.
+    `differentiate` replaces `backward` and `zero_grad`. It stores the gradient of each minibatch in
+    a row of its own until the next update, so that figures can be checked after the last minibatch;
+    this takes the memory of one copy of the parameters per minibatch. `clip` writes the gradient
+    that the optimizer uses. A parameter's `.grad` must never be set to None.
 
     Args:
-        module: on the device where everything happens; it keeps its parameters, whose values from
-            now on lie in `flat`.
-        first: the part of `module` that comes first. cuDNN takes the weights of a recurrent layer
-            as they lie only at the very beginning of their storage, and copies them otherwise.
-        last: the linear layer that comes last.
+        module: the module, on its final device. Its parameters become views into `flat`.
+        first: the part of `module` to put first. cuDNN uses the weights of a recurrent layer in
+            place only at the very beginning of their storage, and copies them otherwise.
+        last: the linear layer to put last.
 
     Attributes:
-        parameters: of the module, in the order in which they lie.
+        parameters: parameters of the module, in the order of `flat`.
         names: their names in the module.
-        flat: their values, `[P]`; what an optimizer is given. Its `.grad` is `gradient`.
+        flat: their values, `[P]`, for the optimizer. Its `.grad` is `gradient`.
         gradient: the clipped gradient, `[P]`.
     """
 
@@ -53,7 +52,7 @@ class FlatParameters:
             parameter.grad = gradient
 
     def split(self, flat: Tensor) -> list[Tensor]:
-        """Return the views of a tensor laid out like `flat`, one in the shape of each parameter."""
+        """Return views of a tensor like `flat`, one in the shape of each parameter."""
         pieces = flat.split([parameter.numel() for parameter in self.parameters])
         return [
             piece.view_as(parameter)
@@ -68,7 +67,7 @@ class FlatParameters:
         """Return the sum of squares of each output's weights and bias, in float64.
 
         Args:
-            lasts: as `last_of` returns them, `[m, …]`.
+            lasts: results of `last_of` for m gradients, `[m, …]`.
 
         Returns:
             `[m, outputs]`.
@@ -80,16 +79,16 @@ class FlatParameters:
     def differentiate(
         self, loss: Tensor, minibatch: int, also: Sequence[Tensor]
     ) -> tuple[Tensor, tuple[Tensor | None, ...]]:
-        """Compute the gradient of `loss` and keep it as that of a minibatch.
+        """Compute the gradient of a loss, and store it as that of a minibatch.
 
         Args:
-            loss: a scalar.
-            minibatch: its number in the update, counted from 0.
-            also: tensors on the way from the parameters to the loss.
+            loss: the loss, a scalar.
+            minibatch: index of the minibatch in the update.
+            also: tensors between the parameters and the loss.
 
         Returns:
             The gradient of all parameters `[P]`, valid until the same minibatch of the next pass;
-            and those of `also`, None for one that the loss does not depend on.
+            and the gradients of `also`, None for a tensor that the loss does not depend on.
         """
         while len(self._rows) <= minibatch:
             row = torch.empty_like(self.gradient)
@@ -101,11 +100,13 @@ class FlatParameters:
 
     @staticmethod
     def norm(gradient: Tensor) -> Tensor:
-        """Return the norm of a gradient `[P]` in float64: finite gradients have a finite norm, or
-        clipping by it would make all of them 0.
+        """Return the norm of a gradient `[P]`.
+
+        In float64, so that every finite gradient has a finite norm: clipping by an infinite one
+        would set all of it to 0.
         """
         return torch.linalg.vector_norm(gradient, dtype=torch.float64)
 
     def clip(self, gradient: Tensor, norm: Tensor, maximum: float) -> None:
-        """Write a gradient, whose norm is `norm`, into `gradient`, scaled to at most `maximum`."""
+        """Write a gradient with norm `norm` into `self.gradient`, scaled to at most `maximum`."""
         torch.div(gradient, (norm / maximum).clamp(min=1.0), out=self.gradient)

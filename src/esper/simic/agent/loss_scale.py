@@ -1,19 +1,19 @@
 """Dynamic loss scaling for fp16, on the device (Micikevicius et al. 2018; as torch's GradScaler).
 
-Written out because `GradScaler` decides by itself whether a step is skipped, and here that decision
-is joined with the flags of every head.
+`GradScaler` is not used because it decides alone whether a step is skipped; here that decision also
+depends on whether anything else is not finite.
 
-**When an overflow is ordinary, and when it is an alarm.** A scale that is too high makes gradients
-overflow that would have been finite without it; the step is left out, the scale halves, and the
-minibatch is counted (`minibatches_rescaled`) and not reported. It is reported like any broken
-gradient when one of these holds:
+**When an overflow is ordinary, and when it is reported.** A scale that is too high makes gradients
+overflow that would be finite without it. The step is skipped, the scale halves, and the minibatch
+is counted (`minibatches_rescaled`) and not reported. It is reported like any non-finite gradient if
+one of these holds:
 
-1. the gradient is not finite without the scale either: then the scale is not to blame;
+1. the gradient is not finite without the scale either: then the scale is not the cause;
 2. the scale would have to fall below 1, where it can make nothing overflow;
 3. it repeats: more than `ORDINARY_MINIBATCHES` minibatches in a row overflowed. That many halvings
-   take the initial scale down to 1; a scale that settled overflows again only after it has grown,
-   every `GROWTH_INTERVAL` minibatches. Minibatches are counted, and not updates, since an update
-   may have a single one.
+   reduce the initial scale to 1; later, a scale overflows only after it has grown, every
+   `GROWTH_INTERVAL` minibatches. Minibatches are counted, not updates, since an update may have a
+   single one.
 
 A scale that is itself not finite is reported as `loss_scale`.
 """
@@ -28,7 +28,7 @@ ORDINARY_MINIBATCHES = 16  # in a row that may overflow before it is an alarm
 
 
 class LossScale:
-    """A scale that halves when gradients overflow and doubles after a long good spell."""
+    """A scale that halves when gradients overflow, and grows after `GROWTH_INTERVAL` good ones."""
 
     def __init__(self, *, enabled: bool, device: torch.device) -> None:
         self.enabled = enabled
@@ -38,37 +38,37 @@ class LossScale:
         self._never = torch.zeros((), dtype=torch.bool, device=device)
 
     def scaled(self, loss: Tensor) -> Tensor:
-        """Return the loss to run backward from."""
+        """Return the loss to differentiate."""
         return loss * self.scale if self.enabled else loss
 
     def unscale_(self, gradient: Tensor) -> None:
-        """Take the scale out of a gradient, in place."""
+        """Divide a gradient by the scale, in place."""
         if self.enabled:
             gradient.mul_(1 / self.scale)
 
     def is_overflow(self, total: Tensor, forward_bad: Tensor) -> Tensor:
-        """Return whether gradients that broke, with all before them finite, broke by the scale.
+        """Return whether the scale may have caused non-finite gradients.
 
         Args:
-            total: not finite if the minibatch broke, a scalar.
-            forward_bad: whether it did so before its backward pass, a scalar.
+            total: not finite if anything in the minibatch is not, a scalar.
+            forward_bad: whether the forward pass is not finite, a scalar.
         """
         if not self.enabled:
             return self._never
         return ~total.isfinite() & ~forward_bad & (self.scale >= 2) & self.scale.isfinite()
 
     def is_ordinary(self, overflow: Tensor) -> Tensor:
-        """Return whether an overflow is not to be reported; to be asked before `update`."""
+        """Return whether an overflow is not to be reported; call it before `update`."""
         if not self.enabled:
             return self._never
         return overflow & (self._in_a_row < ORDINARY_MINIBATCHES)
 
     def update(self, overflow: Tensor, total: Tensor) -> None:
-        """Move the scale after one minibatch; one that broke for another reason moves nothing.
+        """Adapt the scale after a minibatch; a fault for another reason changes nothing.
 
         Args:
-            overflow: whether the minibatch overflowed by the scale, a scalar.
-            total: not finite if the minibatch broke, a scalar.
+            overflow: whether the scale made the gradients overflow, a scalar.
+            total: not finite if anything in the minibatch is not, a scalar.
         """
         if not self.enabled:
             return
@@ -84,7 +84,7 @@ class LossScale:
         self._in_a_row = torch.where(overflow, self._in_a_row + 1, in_a_row)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return what a resumed run needs."""
+        """Return the scale and its counters."""
         return {
             "scale": self.scale,
             "good": self._good,
@@ -92,7 +92,7 @@ class LossScale:
         }
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Go on from `state`."""
+        """Load what `state_dict` returned."""
         self.scale = state["scale"].to(self.scale.device)
         self._good = state["good"].to(self._good.device)
         # A checkpoint of version 0.1 counted updates instead.

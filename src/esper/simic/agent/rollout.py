@@ -1,4 +1,4 @@
-"""What a batch of episodes left behind, as `[T, N]` tensors, and the advantages drawn from it."""
+"""The steps of a batch of episodes, as `[T, N]` tensors: T steps of N hosts in lockstep."""
 
 from dataclasses import dataclass
 
@@ -11,19 +11,19 @@ from esper.tamiyo.policy import RecurrentState
 
 @dataclass(frozen=True)
 class Rollout:
-    """T steps of N hosts, in lockstep."""
+    """All steps of a batch of episodes."""
 
     observations: Tensor  # [T, N, F], float32
     actions: Tensor  # [T, N, H], int64
-    masks: Tensor  # [T, N, total], bool; the masks that counted
+    masks: Tensor  # [T, N, total], bool; the masks that the actions were drawn under
     active: Tensor  # [T, N, H], bool
     values: Tensor  # [T, N]
     rewards: Tensor  # [T, N]
-    terminated: Tensor  # [T, N], bool; the episode ended, nothing comes after
-    truncated: Tensor  # [T, N], bool; the episode was cut off, its future is worth next_values
+    terminated: Tensor  # [T, N], bool; the episode ended
+    truncated: Tensor  # [T, N], bool; the episode was cut off: its future is worth next_values
     next_values: Tensor  # [T, N], of the observation that followed the step, final ones included
     initial_state: RecurrentState  # each [1, N, lstm_size]
-    #: `[N]`, bool, on the CPU: False for a host that must not be learnt from. None: learn from all.
+    #: `[N]`, bool, on the CPU: False for a host to leave out of the update. None: all are used.
     learnable: Tensor | None = None
 
     @property
@@ -36,9 +36,19 @@ class Rollout:
         """Return N."""
         return self.rewards.shape[1]
 
+    def learnable_hosts(self) -> Tensor:
+        """Return the indices of the hosts to learn from, on the CPU."""
+        if self.learnable is None:
+            return torch.arange(self.hosts)
+        return self.learnable.nonzero().flatten()
+
 
 class RolloutBuffer:
-    """Collects steps until a batch of episodes is whole."""
+    """Collects steps until a batch of episodes is complete.
+
+    Args:
+        initial_state: recurrent state before the first step.
+    """
 
     def __init__(self, initial_state: RecurrentState) -> None:
         self._initial_state = initial_state
@@ -56,13 +66,13 @@ class RolloutBuffer:
         """Add one step of all hosts.
 
         Args:
-            observations: what was seen, `[N, F]`.
-            decision: what was done.
-            rewards: what it brought, `[N]`.
+            observations: observations before the step, `[N, F]`.
+            decision: actions taken, with log-probabilities and values.
+            rewards: rewards of the step, `[N]`.
             terminated: whether the episode ended by itself, `[N]`.
-            truncated: whether it was cut off, `[N]`.
-            final_values: the critic's value of the last observation of an episode that was cut
-                off, `[N]`; read nowhere else.
+            truncated: whether the episode was cut off, `[N]`.
+            final_values: the critic's value of the last observation of each episode that was cut
+                off, `[N]`; used nowhere else.
         """
         self._steps.append((observations, decision, rewards, terminated, truncated, final_values))
 
@@ -70,8 +80,8 @@ class RolloutBuffer:
         """Return all steps.
 
         Args:
-            last_values: the critic's value of what followed them, `[N]`.
-            learnable: whose episode may be learnt from, `[N]`, bool, on the CPU; all by default.
+            last_values: the critic's value of the observations after the last step, `[N]`.
+            learnable: hosts to learn from, `[N]`, bool, on the CPU; all by default.
         """
         observations, decisions, rewards, terminated, truncated, final_values = zip(
             *self._steps, strict=True
@@ -94,48 +104,22 @@ class RolloutBuffer:
         )
 
 
-def generalized_advantages(
-    rollout: Rollout, gamma: float, gae_lambda: float
-) -> tuple[Tensor, Tensor]:
-    """Return the advantages and the value targets, each `[T, N]`.
+def minus_siblings(advantages: Tensor, siblings: int) -> Tensor:
+    """Return advantages `[T, N]` minus the mean of the host's siblings in the same step.
 
-    Generalised advantage estimation, Schulman et al. 2016, equation 16. A terminated episode has
-    no future; one that was cut off is worth the critic's value of its last observation. Neither
-    passes anything back into the episode before it.
+    Each group of `siblings` consecutive hosts starts with the same weights and sees the same data
+    in the same order. Half of the variance of a score comes from that start, which no action earned
+    and the critic cannot foresee. The siblings' mean is a baseline with the same start that does
+    not depend on the host's own actions (leave-one-out, as in Kool, van Hoof and Welling 2019, "Buy
+    4 REINFORCE samples, get a baseline for free!"). A host without siblings keeps its advantages.
+
+    Advantages that are not finite are left out of the means and stay as they are.
     """
-    ended = rollout.terminated | rollout.truncated
-    # where, not a product: 0 * inf is NaN, and what lies behind an ending must not matter.
-    future = torch.where(rollout.terminated, 0.0, gamma * rollout.next_values)
-    deltas = rollout.rewards + future - rollout.values
-    advantages = torch.empty_like(deltas)
-    running = torch.zeros_like(deltas[0])
-    for step in reversed(range(rollout.steps)):
-        running = deltas[step] + torch.where(ended[step], 0.0, gamma * gae_lambda * running)
-        advantages[step] = running
-    return advantages, advantages + rollout.values
-
-
-def over_siblings(advantages: Tensor, siblings: int) -> Tensor:
-    """Return advantages `[T, N]` less the mean of those of the host's siblings in the same step.
-
-    Hosts in a row, so many at a time, are born alike: with the same weights, and the same data in
-    the same order. Half of the variance of a score is luck of birth, which no action earned and the
-    critic cannot foresee; what siblings came to is a baseline that has the same luck, and does not
-    depend on the host's own action (leave-one-out, as in Kool, van Hoof and Welling 2019, "Buy 4
-    REINFORCE samples, get a baseline for free!"). A host without siblings keeps its advantages.
-    """
-    families = advantages.split(siblings, dim=1)
-    return torch.cat([_less_the_others(family) for family in families], dim=1)
-
-
-def _less_the_others(family: Tensor) -> Tensor:
-    """Return `[T, k]` with the mean of the other columns taken off each column.
-
-    What is not finite is left out of the means: it stays where it is and what it is, and siblings
-    are not blamed for it.
-    """
-    finite = family.isfinite()
-    known = torch.where(finite, family, 0.0)
-    total = known.sum(1, keepdim=True) - known
-    others = finite.sum(1, keepdim=True) - finite.long()
-    return family - total / others.clamp_min(1)
+    groups = []
+    for group in advantages.split(siblings, dim=1):
+        finite = group.isfinite()
+        known = torch.where(finite, group, 0.0)
+        total = known.sum(1, keepdim=True) - known
+        others = finite.sum(1, keepdim=True) - finite.long()
+        groups.append(group - total / others.clamp_min(1))
+    return torch.cat(groups, dim=1)

@@ -1,4 +1,4 @@
-"""What an update started from, kept so that the update can be gone through again."""
+"""A copy of weights, optimizer state and loss scale, from which an update can be repeated."""
 
 import torch
 from torch import Tensor
@@ -7,9 +7,9 @@ from esper.simic.agent.loss_scale import LossScale
 
 
 class StartingPoint:
-    """One copy of the weights, the optimizer's state and the loss scale, reused by every update.
+    """One copy of the weights, the optimizer's state and the loss scale; every `keep` reuses it.
 
-    It takes no memory before something is kept.
+    It takes no memory before the first `keep`.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, loss_scale: LossScale) -> None:
@@ -22,11 +22,11 @@ class StartingPoint:
 
     @torch.no_grad()
     def keep(self) -> None:
-        """Remember the state of now."""
+        """Copy the current state."""
         if not self._copies:
             self._copies = [torch.empty_like(parameter) for parameter in self._parameters]
         copies, originals = [*self._copies], [*self._parameters]
-        # Of a parameter that has no moments now, none may be kept from before.
+        # Moments from before must not stay for a parameter that has none now.
         self._moments = {
             parameter: self._moments.get(parameter)
             or {name: torch.empty_like(value) for name, value in state.items()}
@@ -36,12 +36,12 @@ class StartingPoint:
             copies += self._moments[parameter].values()
             originals += state.values()
         torch._foreach_copy_(copies, originals)  # one call: a third of the time of many
-        # Copies: what is changed in place afterwards must not reach what is kept.
+        # Cloned, since later changes in place must not reach the copy.
         self._scale = {name: each.clone() for name, each in self._loss_scale.state_dict().items()}
 
     @torch.no_grad()
     def restore(self) -> None:
-        """Go back to what was kept."""
+        """Go back to the copied state."""
         for copy, parameter in zip(self._copies, self._parameters, strict=True):
             parameter.copy_(copy)
         for parameter, state in list(self._optimizer.state.items()):

@@ -7,7 +7,7 @@ import torch
 
 from esper.simic.replay.operations import Operation, Poison, Scalar, TensorRange
 
-_PLANTING = "planting.py"
+_PLANTING = "drill_hook.py"
 _PRODUCTS = frozenset(
     {"mm", "addmm", "bmm", "baddbmm", "addbmm", "mv", "addmv", "addr", "dot", "linear"}
     | {"convolution", "convolution_backward", "lstm", "mkldnn_rnn_layer"}

@@ -46,7 +46,7 @@ def rebuild_agent(capsule: Capsule) -> tuple[PPOAgent, torch.device]:
             f"this version builds one with {sum(HEAD_SIZES)} ({', '.join(HEAD_NAMES)})"
         )
     policy = RecurrentPolicy(observation_size, feature_size=feature_size, lstm_size=lstm_size)
-    agent = PPOAgent(policy.to(device), config, seed=config.rng_seed)
+    agent = PPOAgent(policy.to(device), config, rng_seed=config.rng_seed)
     state = deepcopy(capsule.agent)  # else the optimizer would change the capsule's tensors
     if device.type != torch.device(capsule.device).type:
         # Its format depends on the device, and an update draws nothing from it.

@@ -13,19 +13,20 @@ import msgspec
 import torch
 from torch import Tensor
 
+from esper.leyline.quantities import SHARED_QUANTITIES
 from esper.leyline.telemetry import SHARED, NonfiniteSighting
 from esper.simic.agent import figures as figures_module
-from esper.simic.agent import nonfinite_codes, watching
-from esper.simic.agent.examination import (
-    Plan,
-    look_at_second,
-    seen_in_one_pass,
-)
-from esper.simic.agent.losses import Minibatch, MinibatchTerms
-from esper.simic.agent.nonfinite_codes import DERIVATIVES
-from esper.simic.agent.ppo import PPOAgent, Preparation
+from esper.simic.agent.detection import codes as codes_module
+from esper.simic.agent.detection import readers, update_watch
+from esper.simic.agent.detection.examination import Plan
+from esper.simic.agent.detection.pass_codes import codes_of_watch
+from esper.simic.agent.detection.readers import DERIVATIVES, FORWARD, preparation_codes
+from esper.simic.agent.detection.second_pass import seen_in_one_pass
+from esper.simic.agent.detection.update_watch import UpdateWatch
+from esper.simic.agent.drill_hook import DrillHook
+from esper.simic.agent.minibatch import Minibatch, MinibatchTerms, Preparation
+from esper.simic.agent.ppo import PPOAgent
 from esper.simic.agent.rollout import Rollout
-from esper.simic.agent.watching import UpdateWatch
 from esper.simic.command_progress import Report, no_report
 from esper.simic.config import ConfigError
 from esper.simic.drill import parse_injection
@@ -45,7 +46,9 @@ from esper.simic.replay.verdict import REPEATED_PHASES, judge
 from esper.tamiyo.policy import RecurrentPolicy
 
 #: Source files that look at what training computes, and change nothing in it.
-OBSERVERS = tuple(str(module.__file__) for module in (watching, nonfinite_codes, figures_module))
+OBSERVERS = tuple(
+    str(module.__file__) for module in (update_watch, readers, codes_module, figures_module)
+)
 #: The number of steps that Adam has made.
 CLOCK = "optimizer step"
 #: Quantities on the path to the loss; an operation that leads to none of them only affects
@@ -108,43 +111,23 @@ class TracingWatch(UpdateWatch):
 
     def prepared(self, preparation: Preparation) -> None:
         """Remember who made what the old log-probabilities are made of."""
-        outputs = [output for _, output in preparation.parts]
-        heads = {
-            "logits": tuple(output.logits for output in outputs),
-            "old_log_prob": (preparation.whole.old_log_probs,),
+        tensors: dict[str, tuple[Tensor, ...]] = {
+            "old_log_prob": (preparation.whole.old_log_probs,)
         }
-        shared = {
-            "trunk": tuple(output.trunk for output in outputs),
-            "value": tuple(output.values for output in outputs),
-            "recurrent_state": tuple(part for output in outputs for part in output.state),
-        }
-        self._ask(_PREPARATION, heads, is_shared=False)
-        self._ask(_PREPARATION, shared, is_shared=True)
+        for reader in FORWARD:
+            if reader.from_output:
+                for batch, output in preparation.parts:
+                    found = reader.tensors(batch, output, None)
+                    tensors[reader.quantity] = (*tensors.get(reader.quantity, ()), *found)
+        self._ask_by_scope(_PREPARATION, tensors)
 
     def forward(self, index: int, batch: Minibatch, terms: MinibatchTerms) -> Tensor:
         """Look as training does, and remember who made what the loss is made of."""
-        in_heads = {
-            "logits": (terms.output.logits,),
-            "old_log_prob": (batch.old_log_probs,),
-            "log_prob": (terms.log_probs,),
-            "ratio": (terms.ratios,),
-            "entropy": (terms.entropies,),
-        }
-        in_all = {
-            "observations": (batch.observations,),
-            "advantages": (batch.advantages,),
-            "returns": (batch.returns,),
-            "recurrent_state": (*batch.initial_state, *terms.output.state),
-            "trunk": (terms.output.trunk,),
-            "value": (terms.output.values,),
-            "joint_ratio": (terms.joint_ratio,),
-            "policy_loss": (terms.policy_loss,),
-            "value_loss": (terms.value_loss,),
-            "entropy_loss": (terms.entropy_loss,),
-            "loss": (terms.loss,),
-        }
-        self._ask(index, in_heads, is_shared=False)
-        self._ask(index, in_all, is_shared=True)
+        tensors: dict[str, tuple[Tensor, ...]] = {}
+        for reader in FORWARD:
+            found = reader.tensors(batch, terms.output, terms)
+            tensors[reader.quantity] = (*tensors.get(reader.quantity, ()), *found)
+        self._ask_by_scope(index, tensors)
         bad = super().forward(index, batch, terms)
         self._tracer.phase = "backward"
         return bad
@@ -179,7 +162,7 @@ class TracingWatch(UpdateWatch):
         self._tracer.phase = "forward"
 
     def _moments(self, parameters: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        states = map(self._agent.moments_of, parameters)
+        states = map(self._agent.state.moments_of, parameters)
         return tuple(moment for state in states for moment in state.values())
 
     def makers(self, sighting: NonfiniteSighting, per_epoch: int) -> tuple[Operation, ...]:
@@ -195,6 +178,10 @@ class TracingWatch(UpdateWatch):
         index = (sighting.epoch - 1) * per_epoch + sighting.minibatch - 1
         keys = [(index, name, shared) for name in _LEARNT_FROM for shared in (True, False)]
         return tuple(maker for key in keys for maker in self._makers.get(key, ()))
+
+    def _ask_by_scope(self, index: int, tensors: Mapping[str, tuple[Tensor, ...]]) -> None:
+        for name, parts in tensors.items():
+            self._ask(index, {name: parts}, is_shared=name in SHARED_QUANTITIES)
 
     def _ask(
         self, index: int, tensors: Mapping[str, tuple[Tensor, ...]], *, is_shared: bool
@@ -245,21 +232,21 @@ def replay(capsule: Capsule, report: Report = no_report) -> Replay:
         ) as tracer:
             watch = TracingWatch(agent, tracer, done)
             report("replaying, preparation", 0.0)
+            drills = DrillHook(injections, agent.policy.layout)
             preparation = agent.prepare(rollout, minibatches[:per_epoch])
             watch.prepared(preparation)
             tracer.phase, tracer.minibatch = "forward", 0
-            learnt = agent.learn(preparation.whole, minibatches, injections, watch)
+            figures, traces = agent.learn(preparation.whole, minibatches, watch, drills)
     report("finding where it began", len(minibatches) / total)
-    figures = learnt.figures
-    codes = preparation.codes(agent.policy.table)
+    codes = preparation_codes(preparation, agent.policy.table)
     seen = seen_in_one_pass(
         Plan(rollout, minibatches, per_epoch, before),
-        agent.anatomy(),
-        look_at_second(learnt.traces, codes, watch, figures),
+        agent.state.anatomy,
+        codes_of_watch(traces, codes, watch, figures),
         watch,
     )
     verdict, differences = judge(recorded, seen)
-    planted = [str(drill) for drill in injections if drill not in figures.not_planted]
+    planted = [str(drill) for drill in injections if drill not in drills.waiting]
     origin = None
     if seen:
         makers = watch.makers(seen[0], per_epoch)
@@ -328,7 +315,7 @@ def _inputs(agent: PPOAgent, rollout: Rollout) -> dict[str, Tensor]:
     )
     for name, parameter in agent.policy.named_parameters():
         inputs[f"weight {name}"] = parameter
-        moments = agent.moments_of(parameter)
+        moments = agent.state.moments_of(parameter)
         inputs |= {f"optimizer {kind} of {name}": value for kind, value in moments.items()}
     for state in agent.optimizer.state.values():
         inputs[CLOCK] = state["step"]

@@ -13,71 +13,16 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from esper.leyline.quantities import causal_rank
+from esper.leyline.quantities import (
+    EXPLAINED_BY,
+    HEAD_QUANTITIES,
+    LASTING,
+    SHARED_QUANTITIES,
+    causal_rank,
+)
 from esper.leyline.telemetry import SHARED, NonfiniteSighting
 
 KINDS = ("nan", "+inf", "-inf")
-
-#: Every quantity watched in each head, in causal order.
-HEAD_QUANTITIES = (
-    "moments",
-    "logits",
-    "old_log_prob",
-    "log_prob",
-    "ratio",
-    "entropy",
-    "gradient",
-    "parameters",
-)
-#: Every quantity watched that belongs to no single head, in causal order.
-SHARED_QUANTITIES = (
-    "loss_scale",
-    "moments",
-    "observations",
-    "recurrent_state",
-    "advantages",
-    "returns",
-    "trunk",
-    "value",
-    "joint_ratio",
-    "policy_loss",
-    "value_loss",
-    "entropy_loss",
-    "loss",
-    "gradient",
-    "parameters",
-)
-
-#: Quantities that stay broken once they are: they explain what later minibatches show, while in
-#: their own they come last and explain nothing.
-LASTING = ("parameters", "moments")
-
-_GIVEN = ("observations", "recurrent_state")
-_INPUTS = (*_GIVEN, "trunk", "parameters")
-_FORWARD = ("logits", "old_log_prob", "log_prob", "ratio", "entropy")
-_LOSSES = ("policy_loss", "value_loss", "entropy_loss")
-_BEFORE_LOSS = (
-    "loss_scale", *_INPUTS, *_FORWARD, *_LOSSES, "value", "joint_ratio", "advantages", "returns",
-)  # fmt: skip
-#: Quantities that, non-finite too, explain why this one is: it is then left out. What a head shows
-#: is explained by that head or by what is shared, what is shared by any.
-EXPLAINED_BY: Mapping[str, tuple[str, ...]] = {
-    "recurrent_state": ("observations", "parameters"),
-    "parameters": ("moments",),
-    # What acting valued was computed with the same weights, of the same observations.
-    "advantages": (*_GIVEN, "trunk", "value"),
-    "returns": (*_GIVEN, "advantages", "trunk", "value"),
-    "trunk": (*_GIVEN, "parameters"),
-    "value": _INPUTS,
-    **dict.fromkeys(_FORWARD, _INPUTS),
-    "old_log_prob": (*_GIVEN, "trunk"),  # from before the first step
-    "joint_ratio": (*_INPUTS, *_FORWARD),
-    "policy_loss": (*_INPUTS, *_FORWARD, "joint_ratio", "advantages"),
-    "value_loss": (*_INPUTS, "value", "returns"),
-    "entropy_loss": (*_INPUTS, *_FORWARD),
-    "loss": _BEFORE_LOSS,
-    "gradient": (*_BEFORE_LOSS, "loss"),
-}  # fmt: skip
 
 
 def kinds_in(values: Tensor, counted: Tensor | None = None) -> Tensor:

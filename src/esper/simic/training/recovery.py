@@ -64,7 +64,7 @@ class Recovery:
 
     def _intervene(self, update: int, result: UpdateResult) -> Intervention:
         cause = _described(result.head_nonfinite)
-        unsound = self._agent.unsound_state()
+        unsound = self._agent.state.unsound()
         if result.start is None and self.escalation.mode != "halt" and not unsound:
             self._log.say(
                 f"update {update} was finite; while collecting for it: {cause}", "warning"
@@ -96,7 +96,7 @@ class Recovery:
         Returns:
             Whether there is such a state.
         """
-        if self._agent.roll_back() and not self._agent.unsound_state():
+        if self._agent.state.roll_back() and not self._agent.state.unsound():
             return True
         try:
             checkpoint, _ = load_latest(self._folder, self._agent.device)
@@ -104,7 +104,7 @@ class Recovery:
             return False
         if checkpoint is None:
             return False
-        self._agent.go_back_to(checkpoint.agent)
+        self._agent.state.go_back_to(checkpoint.agent)
         self._log.say(
             f"update {update}: went back to the checkpoint of update {checkpoint.update}",
             "warning",

@@ -18,6 +18,7 @@ from esper.leyline.checkpoint_file import (
 )
 from esper.leyline.errors import EsperError
 from esper.leyline.telemetry import EpisodesCompleted, RunFinished
+from esper.simic.agent.drill_hook import update_with_drills
 from esper.simic.agent.figures import UpdateResult
 from esper.simic.agent.ppo import PPOAgent
 from esper.simic.config import TrainingConfig, check_same_settings, settings_of
@@ -270,7 +271,7 @@ class Trainer:
         due = [drill for drill in self._drills if drill.update <= self._update + 1]
         self._agent.set_learning_rate(learning_rate_after(self._episodes_done, self._config))
         with self._stop.interruptible():
-            result = self._agent.update(batch.rollout, due, before=batch.sightings)
+            result = update_with_drills(self._agent, batch.rollout, due, batch.sightings)
         return _Updated(batch, result, due, time.perf_counter() - start)
 
     def _report(self, updated: _Updated, episodes: EpisodesCompleted) -> None:
@@ -341,7 +342,7 @@ class Trainer:
 
         A refusal, or an error of the disk, is reported, and training continues.
         """
-        if unsound := self._agent.unsound_state():
+        if unsound := self._agent.state.unsound():
             self._log.say(
                 f"no checkpoint of update {self._update}: {', '.join(unsound)} not finite or "
                 "below 0; the one before is kept",
@@ -391,7 +392,7 @@ class Trainer:
         policy = RecurrentPolicy(
             shape[0], feature_size=config.feature_size, lstm_size=config.lstm_size
         )
-        return PPOAgent(policy.to(self._device), config, seed=config.rng_seed)
+        return PPOAgent(policy.to(self._device), config, rng_seed=config.rng_seed)
 
     def _restore(self, checkpoint: Checkpoint) -> None:
         """Continue from a checkpoint, with the drills that were still due in it."""

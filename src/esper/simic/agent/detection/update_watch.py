@@ -1,36 +1,35 @@
-"""The second pass over an update that was not finite, in which every tensor is looked at."""
+"""The second pass over an update that was not finite, in which every tensor is examined."""
 
 from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
 
-from esper.simic.agent.flat_parameters import FlatParameters
-from esper.simic.agent.loss_scale import LossScale
-from esper.simic.agent.losses import Minibatch, MinibatchTerms, derivable
-from esper.simic.agent.nonfinite_codes import (
-    Codes,
-    StateCodes,
+from esper.simic.agent.detection.codes import Codes, StateCodes
+from esper.simic.agent.detection.readers import (
     backward_codes,
+    derivable,
     forward_codes,
     state_codes,
 )
+from esper.simic.agent.flat_parameters import FlatParameters
+from esper.simic.agent.loss_scale import LossScale
+from esper.simic.agent.minibatch import Minibatch, MinibatchTerms
 from esper.tamiyo.policy import RecurrentPolicy
-
-#: What Adam keeps of each parameter.
-MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 class UpdateWatch:
-    """Keeps the codes of everything in the minibatches of one pass, and leaves out bad steps.
+    """A `StepCheck` that records the codes of everything in the minibatches of one pass.
+
+    It skips the step of a minibatch in which anything is not finite.
 
     Attributes:
-        forward_codes: by minibatch.
-        backward_codes: by minibatch, of the gradients that a step would have been made with.
-        unscaled_codes: by minibatch, of the gradients without the fp16 loss scale; empty without
-            one.
-        start: the state when the watch was made, before the pass.
-        states: before each minibatch.
+        forward_codes: codes of each minibatch's forward pass.
+        backward_codes: codes of each minibatch's gradients, as its step would use them.
+        unscaled_codes: codes of each minibatch's gradients without the fp16 loss scale; empty if
+            the loss is not scaled.
+        start: codes of the state when the watch was made, before the pass.
+        states: codes of the state before each minibatch.
     """
 
     def __init__(
@@ -58,18 +57,18 @@ class UpdateWatch:
 
     @torch.no_grad()
     def forward(self, _index: int, batch: Minibatch, terms: MinibatchTerms) -> Tensor:
-        """Look at everything that the loss is made of; return whether any of it is bad.
+        """Record everything that the loss is computed from; return whether any of it is bad.
 
-        A bad optimizer counts in `backward`: it says nothing of the fp16 loss scale.
+        Bad optimizer state counts in `backward` only: it does not concern the fp16 loss scale.
         """
         codes = forward_codes(batch, terms, self._loss_scale.scale, self._policy.table)
         self.forward_codes.append(codes)
         self.states.append(self.state())
-        looked_at = [*codes.values()]
+        examined = [*codes.values()]
         if self._loss_scale.enabled:
             self.unscaled_codes.append(self._without_scale(terms))
-            looked_at += self.unscaled_codes[-1].values()
-        forward_bad = _any(looked_at)
+            examined += self.unscaled_codes[-1].values()
+        forward_bad = _any(examined)
         state = self.states[-1]
         optimizer_bad = _any((state.first_moment, state.second_moment, state.step))
         self._bad = forward_bad | optimizer_bad
@@ -83,7 +82,7 @@ class UpdateWatch:
         derivatives: Sequence[Tensor | None],
         at_once: Tensor,
     ) -> Tensor:
-        """Look at the gradients before they are clipped.
+        """Record the gradients before they are clipped.
 
         Returns:
             A scalar: NaN if anything in the minibatch was bad, otherwise 0.
@@ -94,7 +93,7 @@ class UpdateWatch:
         return at_once.new_zeros(()).masked_fill(bad, torch.nan)
 
     def _without_scale(self, terms: MinibatchTerms) -> Codes:
-        """Return the codes of the gradients as they are without the loss scale."""
+        """Return the codes of the gradients without the loss scale."""
         also = derivable(terms)
         with torch.enable_grad():
             found = torch.autograd.grad(

@@ -1,0 +1,1 @@
+"""Finding what was not finite in an update, and what caused it."""

@@ -1,0 +1,93 @@
+"""The check that every update runs: its figures are finite unless something in it was not.
+
+A NaN or Inf anywhere in a minibatch reaches one of its figures: a loss, a norm, or a sum or extreme
+of some head. One in the weights or the optimizer's state reaches the figures of the state. The
+figures are copied to the host once, when the update is over, and are checked there. Only if one is
+not finite are the tensors themselves examined (`examination`).
+"""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from esper.simic.agent.figures import approx_kl
+from esper.simic.agent.loss_scale import LossScale
+from esper.simic.agent.minibatch import Minibatch, MinibatchTerms
+from esper.tamiyo.policy import PolicyOutput
+
+
+class StepCheck(Protocol):
+    """Decides for each minibatch whether the optimizer makes its step."""
+
+    def forward(self, index: int, batch: Minibatch, terms: MinibatchTerms) -> Tensor:
+        """Check what the loss was computed from, before the backward pass.
+
+        Args:
+            index: index of the minibatch in the update.
+            batch: its episodes.
+            terms: its loss, and all that led to it.
+
+        Returns:
+            Whether the forward pass was not finite, a scalar.
+        """
+        ...
+
+    def backward(
+        self,
+        index: int,
+        gradient: Tensor,
+        derivatives: Sequence[Tensor | None],
+        at_once: Tensor,
+    ) -> Tensor:
+        """Check the gradients before they are clipped.
+
+        Args:
+            index: index of the minibatch in the update.
+            gradient: of all parameters, `[P]`, without the loss scale.
+            derivatives: those of `readers.DERIVATIVES`.
+            at_once: the figures that `figures.AT_ONCE` names, `[6]`, float64.
+
+        Returns:
+            A scalar that is finite if and only if the step is to be made.
+        """
+        ...
+
+
+class FiniteCheck:
+    """A `StepCheck` that skips the step of a minibatch whose loss or gradient is not finite.
+
+    It makes the same decisions as `UpdateWatch`, except for values that reach neither loss nor
+    gradient, so that the two passes over an update take the same steps and can be compared.
+    """
+
+    def __init__(self, loss_scale: LossScale) -> None:
+        self._loss_scale = loss_scale
+        self._good = torch.zeros((), dtype=torch.bool, device=loss_scale.scale.device)
+
+    def forward(self, _index: int, _batch: Minibatch, terms: MinibatchTerms) -> Tensor:
+        """Return whether the loss is not finite; computed only where fp16 loss scaling needs it."""
+        if not self._loss_scale.enabled:
+            return self._good
+        return ~(terms.loss.detach() + approx_kl(terms)).isfinite()
+
+    def backward(
+        self,
+        _index: int,
+        _gradient: Tensor,
+        _derivatives: Sequence[Tensor | None],
+        at_once: Tensor,
+    ) -> Tensor:
+        """Return the sum of the figures."""
+        return at_once.sum()
+
+
+@torch.no_grad()
+def output_sum(outputs: Sequence[PolicyOutput]) -> Tensor:
+    """Return the sum of everything that the policy returned, finite only if all of it is.
+
+    In one tensor first, since small operations are dominated by the cost of their call.
+    """
+    parts = [part for output in outputs for part in (output.logits, output.values, *output.state)]
+    return torch.cat([part.reshape(-1) for part in parts]).sum()
