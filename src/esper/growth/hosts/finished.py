@@ -5,11 +5,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from esper.growth.blueprints.table import BLUEPRINTS
 from esper.growth.hosts.host import HostShape
 from esper.growth.hosts.population import Population
 from esper.growth.hosts.seeds import Seeds
 from esper.growth.kernel.blending import Style, coefficient
-from esper.growth.kernel.blueprints import BLUEPRINTS
 from esper.growth.kernel.parameters import ParameterLayout
 from esper.leyline.heads import BLUEPRINT_CHOICES, SLOT_CHOICES, STYLE_CHOICES, Stage
 

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from esper.growth.hosts.forward import cut, run, weights
+from esper.growth.hosts.forward import cut, run
 from esper.growth.hosts.host import HostShape, input_columns
 from esper.growth.hosts.host_faults import (
     LOSS,
@@ -134,10 +134,9 @@ class _Slice:
             After each step, the losses of its minibatch, which were measured before it. `[R]`
         """
         pieces = tuple(piece.requires_grad_() for piece in cut(self.plan, state[0].detach()))
-        learning = weights(self.plan, pieces)
         for step, labels in enumerate(self.labels):
             columns = input_columns(self.split.ready(self.inputs[step]), self.shape)
-            by_row = row_losses(run(self.plan, self.shape, learning, columns), labels)
+            by_row = row_losses(run(self.plan, self.shape, pieces, columns), labels)
             gradients = torch.autograd.grad(by_row.sum(), pieces)
             gradient = torch.cat([piece.view(-1) for piece in gradients])
             adam_step_(state, gradient, self.lengths[step], self.epsilons[step], self.settings)
@@ -217,11 +216,11 @@ def predict(population: Population, plan: Plan, split: Split) -> torch.Tensor:
 
 def _logits(population: Population, plan: Plan, split: Split) -> Iterator[torch.Tensor]:
     """Yield the logits of every row, chunk by chunk of the split. `[R, classes, B]`"""
-    learnt = weights(plan, cut(plan, population.state[0].index_select(0, plan.columns)))
+    pieces = cut(plan, population.state[0].index_select(0, plan.columns))
     for inputs in input_chunks(split, population.hosts + len(plan.shadow_rows)):
         columns = input_columns(inputs, population.shape)[0]
         with torch.no_grad():
-            logits = run(plan, population.shape, learnt, columns)
+            logits = run(plan, population.shape, pieces, columns)
         yield logits
 
 

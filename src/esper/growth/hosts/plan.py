@@ -20,10 +20,6 @@ from esper.growth.kernel.blending import MIXING_OF_STYLE, Mixing, coefficient
 from esper.growth.kernel.parameters import ParameterLayout
 from esper.leyline.heads import Stage
 
-#: A lot holds seeds until their features of one sample are so many numbers: with a minibatch of 50
-#: samples and 4 bytes a number, 190 kB for each of the tensors at work, which stay in the cache.
-LOT_NUMBERS = 960
-
 
 @dataclass(frozen=True)
 class Group:
@@ -42,7 +38,7 @@ class Group:
 
 
 @dataclass(frozen=True)
-class Batch:
+class SeedBatch:
     """A group at work: its number among the plan's groups and, of that, the members at work.
 
     Attributes:
@@ -57,43 +53,34 @@ class Batch:
 
 
 @dataclass(frozen=True)
-class Lot:
-    """Seeds that run one after the other while their features are in the cache.
-
-    Attributes:
-        pieces: the batches they are of: number of the batch and stretch of it.
-        piece_sizes: seeds in each piece.
-        mixing: the arithmetic of each run of equal ones, batches regardless.
-        mixing_sizes: seeds in each run.
-    """
-
-    pieces: tuple[tuple[int, slice], ...]
-    piece_sizes: list[int]
-    mixing: tuple[Mixing, ...]
-    mixing_sizes: list[int]
-
-
-@dataclass(frozen=True)
-class Jobs:
+class SlotWork:
     """What one slot does to one stream of features.
 
     Attributes:
         batches: the groups at work, in the order of the rows.
-        lots: the seeds of all batches, lot by lot.
-        lot_sizes: seeds in each lot.
-        rows: the rows of the stream they work on. `[n]`
+        rows: the rows of the stream that the seeds read and write. `[n]`
         leading: whether those are the stream's first n rows, in order.
         coefficients: how far each seed is blended in. `[n]`
-        gated: whether any seed blends by its gate.
+        mixing: the arithmetic of each run of seeds with equal arithmetic.
+        mixing_sizes: seeds in each run.
     """
 
-    batches: tuple[Batch, ...]
-    lots: tuple[Lot, ...]
-    lot_sizes: list[int]
+    batches: tuple[SeedBatch, ...]
     rows: torch.Tensor
     leading: bool
     coefficients: torch.Tensor
-    gated: bool
+    mixing: tuple[Mixing, ...]
+    mixing_sizes: list[int]
+
+    @property
+    def batch_sizes(self) -> list[int]:
+        """Seeds in each batch."""
+        return [batch.size for batch in self.batches]
+
+    @property
+    def gated(self) -> bool:
+        """Whether any seed is blended by its gate."""
+        return Mixing.GATE in self.mixing
 
 
 @dataclass(frozen=True)
@@ -108,9 +95,9 @@ class SlotPlan:
         shadow_rows: main row of each shadow row that reaches this slot. `[k]`
     """
 
-    main: Jobs | None
-    passing: Jobs | None
-    forking: Jobs | None
+    main: SlotWork | None
+    passing: SlotWork | None
+    forking: SlotWork | None
     forked: torch.Tensor
     shadow_rows: torch.Tensor
 
@@ -190,9 +177,9 @@ def _make_plan(
         groups += newcomers
         slots.append(
             SlotPlan(
-                main=_jobs(population, seeds, slot, main, seeds.alpha),
-                passing=_jobs(population, seeds, slot, passing, seeds.alpha),
-                forking=_jobs(population, seeds, slot, forking, seeds.target),
+                main=_slot_work(population, seeds, slot, main, seeds.alpha),
+                passing=_slot_work(population, seeds, slot, passing, seeds.alpha),
+                forking=_slot_work(population, seeds, slot, forking, seeds.target),
                 forked=torch.from_numpy(row_of_host[forked]).to(device),
                 shadow_rows=torch.from_numpy(row_of_host[shadow_hosts]).to(device),
             )
@@ -255,9 +242,9 @@ class _Work:
     rows: np.ndarray
 
 
-def _jobs(
+def _slot_work(
     population: Population, seeds: Seeds, slot: int, work: list[_Work], alpha: np.ndarray
-) -> Jobs | None:
+) -> SlotWork | None:
     """Return the work of one slot on one stream, with the alphas `[N, S]` to blend by."""
     if not work:
         return None
@@ -266,53 +253,22 @@ def _jobs(
     hosts = np.concatenate([item.hosts for item in work])
     mixing = MIXING_OF_STYLE[seeds.style[hosts, slot]]
     amounts = coefficient(seeds.style[hosts, slot], alpha[hosts, slot])
-    lots = _lots(
-        [len(item.hosts) for item in work],
-        mixing,
-        LOT_NUMBERS // population.shape.blocks[slot].numbers,
-    )
-    return Jobs(
+    runs, run_sizes = _runs(mixing)
+    return SlotWork(
         batches=tuple(
-            Batch(
+            SeedBatch(
                 group=item.group,
                 members=None if item.members is None else torch.from_numpy(item.members).to(device),
                 size=len(item.hosts),
             )
             for item in work
         ),
-        lots=lots,
-        lot_sizes=[sum(lot.piece_sizes) for lot in lots],
         rows=torch.from_numpy(rows).to(device),
         leading=bool((rows == np.arange(len(rows))).all()),
         coefficients=torch.from_numpy(amounts).to(device, dtype),
-        gated=bool((mixing == Mixing.GATE).any()),
+        mixing=runs,
+        mixing_sizes=run_sizes,
     )
-
-
-def _lots(sizes: list[int], mixing: np.ndarray, most: int) -> tuple[Lot, ...]:
-    """Return batches of the given sizes in lots of at most so many seeds (but at least one).
-
-    A batch is divided only where it does not fit into a lot of its own.
-    """
-    most = max(1, most)
-    lots: list[list[tuple[int, slice]]] = [[]]
-    room = most
-    for number, size in enumerate(sizes):
-        for first in range(0, size, most):
-            count = min(most, size - first)
-            if count > room:
-                lots.append([])
-                room = most
-            lots[-1].append((number, slice(first, first + count)))
-            room -= count
-    result, start = [], 0
-    for lot in lots:
-        piece_sizes = [members.stop - members.start for _, members in lot]
-        stop = start + sum(piece_sizes)
-        runs, run_sizes = _runs(mixing[start:stop])
-        result.append(Lot(tuple(lot), piece_sizes, runs, run_sizes))
-        start = stop
-    return tuple(result)
 
 
 def _runs(values: np.ndarray) -> tuple[tuple[Mixing, ...], list[int]]:

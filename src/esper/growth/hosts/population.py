@@ -5,11 +5,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from esper.growth.blueprints.table import BLUEPRINTS, parameter_count, seed_layout
 from esper.growth.hosts.host import HostShape
 from esper.growth.hosts.randomness import Stream, generator
 from esper.growth.hosts.seeds import EMPTY, Seeds
 from esper.growth.kernel.blending import Style
-from esper.growth.kernel.blueprints import BLUEPRINTS, parameter_count, seed_layout
 from esper.growth.kernel.parameters import ParameterLayout
 
 #: What a host's second moments count for once a seed joins it: they are of another network's

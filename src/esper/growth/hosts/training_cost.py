@@ -19,16 +19,15 @@ Two FLOPs make a multiply-add. `torch.utils.flop_counter` counts the same way; t
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 
+from esper.growth.blueprints.layers import attention_multiply_adds, weights_in
+from esper.growth.blueprints.table import BLUEPRINTS
 from esper.growth.hosts.host import BlockShape, HostShape
 from esper.growth.hosts.seeds import IN_HOST, Seeds
 from esper.growth.kernel.blending import Style
-from esper.growth.kernel.blueprints import BLUEPRINTS
-from esper.growth.kernel.parameters import TensorSpec
 from esper.growth.kernel.transformer import TransformerBlock
 from esper.leyline.heads import Stage
 
@@ -38,13 +37,8 @@ def block_multiply_adds(block: BlockShape | TransformerBlock) -> int:
     positions = math.prod(block.positions)
     if isinstance(block, TransformerBlock):
         layers = replace(block, symbols=0).tensors("block")  # without what is looked up
-        return _weights(layers) * positions + attention_multiply_adds(block.outputs, positions)
-    return _weights(block.tensors("block")) * positions
-
-
-def attention_multiply_adds(channels: int, positions: int) -> int:
-    """Return the forward multiply-adds of scores and weighed values of one attention head."""
-    return 2 * channels * positions**2
+        return weights_in(layers) * positions + attention_multiply_adds(block.outputs, positions)
+    return weights_in(block.tensors("block")) * positions
 
 
 def first_input_is_data(block: BlockShape | TransformerBlock) -> bool:
@@ -52,14 +46,9 @@ def first_input_is_data(block: BlockShape | TransformerBlock) -> bool:
     return not isinstance(block, TransformerBlock)  # whose first layer learns its embeddings
 
 
-def _weights(tensors: Sequence[TensorSpec]) -> int:
-    """Return how many numbers of a layer multiply: all but biases and shifts."""
-    return sum(tensor.size for tensor in tensors if tensor.name.endswith(("weight", "scale")))
-
-
 def host_multiply_adds(shape: HostShape) -> list[int]:
     """Return the forward multiply-adds of one sample: of each block, then of the classifier."""
-    return [*(block_multiply_adds(block) for block in shape.blocks), _weights(shape.parts[-1])]
+    return [*(block_multiply_adds(block) for block in shape.blocks), weights_in(shape.parts[-1])]
 
 
 def seed_multiply_adds(shape: HostShape) -> np.ndarray:
@@ -72,9 +61,7 @@ def seed_multiply_adds(shape: HostShape) -> np.ndarray:
     for slot, block in enumerate(shape.blocks):
         positions = math.prod(block.positions)
         for number, blueprint in enumerate(BLUEPRINTS):
-            own = _weights(blueprint.tensors(shape.channels, shape.axes)) * positions
-            if blueprint.name == "attention":
-                own += attention_multiply_adds(max(1, shape.channels // 2), positions)
+            own = blueprint.multiply_adds(shape.channels, shape.axes, positions)
             table[slot, number] = own, own + shape.channels * positions
     return table
 

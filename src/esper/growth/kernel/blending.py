@@ -64,71 +64,28 @@ def mix(
     normal: torch.Tensor,
     amount: torch.Tensor,
     gate: torch.Tensor | None,
-    out: torch.Tensor | None = None,
-) -> tuple[torch.Tensor, torch.Tensor | None]:
+) -> torch.Tensor:
     """Blend the change of n seeds of one arithmetic into their hosts' features.
 
     Args:
-        mixing: the arithmetic they share.
+        mixing: the arithmetic of all n seeds.
         features: x, `[n, C, *P, B]`.
         change: f, same shape.
         normal: the layer-normalised features, same shape.
         amount: how far each seed is blended in, `[n, 1, ...]`, as many axes as the features.
-        gate: w and b of the gate, end to end, `[n, 2C]`; not read unless the arithmetic is GATE.
-        out: where to write the result; None for a new tensor.
+        gate: w and b of the gate, end to end, `[n, 2C]`; only used by `Mixing.GATE`.
 
     Returns:
-        The blended features, same shape, exactly `features` where the amount is 0; and what
-        `mix_backward` needs besides.
+        The blended features, same shape; exactly `features` where the amount is 0.
     """
     if mixing is Mixing.MULTIPLY:
-        # tanh f is 2 σ(2f) - 1, and torch's tanh takes eight times as long as its sigmoid
-        bent = torch.sigmoid(2.0 * change).mul_(2.0).sub_(1.0)
-        return torch.addcmul(features, bent * features, amount, out=out), bent
+        return torch.addcmul(features, torch.tanh(change) * features, amount)
     if mixing is Mixing.GATE:
         assert gate is not None
         weight, bias = _by_channel(gate, features)
         opening = torch.addcmul(bias, normal, weight).sigmoid_()
-        return torch.addcmul(features, opening * change, amount, out=out), opening
-    return torch.addcmul(features, change, amount, out=out), None
-
-
-def mix_backward(
-    mixing: Mixing,
-    saved: torch.Tensor | None,
-    gradient: torch.Tensor,
-    features: torch.Tensor,
-    change: torch.Tensor,
-    normal: torch.Tensor,
-    gate: torch.Tensor | None,
-) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
-    """Turn the gradient of an added change, times its amount, into that of the change, in place.
-
-    Args:
-        mixing, features, change, normal, gate: as given to `mix`.
-        saved: what `mix` returned.
-        gradient: of the blended features, times the amount; overwritten by that of the change.
-
-    Returns:
-        What the arithmetic adds to the gradients of the features and of the normalised features,
-        and the gradient of the gate `[n, 2C]`; each None where there is none.
-    """
-    if mixing is Mixing.MULTIPLY:
-        assert saved is not None
-        of_features = gradient * saved
-        gradient.mul_(features)
-        gradient.addcmul_(gradient * saved, saved, value=-1.0)
-        return of_features, None, None
-    if mixing is Mixing.GATE:
-        assert saved is not None
-        assert gate is not None
-        of_opening = gradient * change
-        gradient.mul_(saved)
-        of_sum = torch.ops.aten.sigmoid_backward(of_opening, saved)
-        of_weight = (of_sum * normal).flatten(2).sum(2)
-        of_gate = torch.cat([of_weight, of_sum.flatten(2).sum(2)], dim=1)
-        return None, of_sum.mul_(_by_channel(gate, normal)[0]), of_gate
-    return None, None, None
+        return torch.addcmul(features, opening * change, amount)
+    return torch.addcmul(features, change, amount)
 
 
 def _by_channel(gate: torch.Tensor, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -157,7 +157,7 @@ def windows(features: torch.Tensor, kernel: int, stride: int, padding: int) -> t
 
 
 def affine_map(
-    columns: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
+    columns: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None
 ) -> torch.Tensor:
     """Return `weight @ columns + bias` for each row. `[R, out, M]`
 
@@ -177,52 +177,32 @@ def affine_map(
     return product if bias is None else product.add_(bias.unsqueeze(2))
 
 
-def normalise(features: torch.Tensor, epsilon: float = 1e-5) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return what `layer_norm` does, and by how much the features `[R, C*P, B]` were scaled.
-
-    By hand: torch's kernels want the normalised axes last, or take many times as long.
-    """
-    flat = features.flatten(1, -2)
-    normal = flat - flat.mean(1, keepdim=True)
-    scale = (normal * normal).mean(1, keepdim=True).add_(epsilon).rsqrt_()  # [R, 1, B]
-    return normal.mul_(scale).view(features.shape), scale
-
-
-def normalise_backward(
-    gradient: torch.Tensor,
-    normal: torch.Tensor,
-    scale: torch.Tensor,
-    passed: torch.Tensor | None = None,
-    out: torch.Tensor | None = None,
-) -> torch.Tensor:
-    """Return the gradient of the features that `normalise` read.
-
-    Args:
-        gradient: of what it returned.
-        normal, scale: what it returned.
-        passed: added to the result, if given: what reaches the features past the norm.
-        out: where to write the result; None for a new tensor.
-    """
-    # scale * (g - mean(g) - normal * mean(g * normal)), with few passes over whole features
-    flat, normal = gradient.flatten(1, -2), normal.flatten(1, -2)
-    along = (flat * normal).mean(1, keepdim=True).mul_(scale).neg_()
-    level = flat.mean(1, keepdim=True).mul_(scale).neg_()
-    out = None if out is None else out.flatten(1, -2)
-    result = torch.addcmul(level, flat, scale, out=out).addcmul_(normal, along)
-    result = result.view(gradient.shape)
-    return result if passed is None else result.add_(passed)
-
-
 class _LayerNorm(torch.autograd.Function):
+    """Normalisation over the axes in the middle, with few passes over the features.
+
+    torch's kernel wants the normalised axes last. With copies to that layout and back it takes 1.3
+    times, ordinary operations take 1.9 times as long (`benchmarks/hand_written_autograd.py --parts
+    layers`).
+    """
+
     @staticmethod
     def forward(ctx: Any, features: torch.Tensor, epsilon: float) -> torch.Tensor:
-        normal, scale = normalise(features, epsilon)
+        flat = features.flatten(1, -2)  # [R, C*P, B]
+        normal = flat - flat.mean(1, keepdim=True)
+        scale = (normal * normal).mean(1, keepdim=True).add_(epsilon).rsqrt_()  # [R, 1, B]
+        normal = normal.mul_(scale).view(features.shape)
         ctx.save_for_backward(normal, scale)
         return normal
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
-        return normalise_backward(gradient.contiguous(), *ctx.saved_tensors), None
+        normal, scale = ctx.saved_tensors
+        # scale * (g - mean(g) - normal * mean(g * normal))
+        flat, normal = gradient.contiguous().flatten(1, -2), normal.flatten(1, -2)
+        along = (flat * normal).mean(1, keepdim=True).mul_(scale).neg_()
+        level = flat.mean(1, keepdim=True).mul_(scale).neg_()
+        result = torch.addcmul(level, flat, scale).addcmul_(normal, along)
+        return result.view(gradient.shape), None
 
 
 def layer_norm(features: torch.Tensor, epsilon: float = 1e-5) -> torch.Tensor:
@@ -246,104 +226,24 @@ def channel_norm(features: torch.Tensor, epsilon: float = 1e-5) -> torch.Tensor:
     return normal * ((normal * normal).mean(1, keepdim=True) + epsilon).rsqrt()
 
 
-#: Up to so many positions attention is computed by sums; beyond, that would take too much memory.
-_FEW_POSITIONS = 24
-#: Products of attention by sums that are held at once: they are to stay in the cache.
-_PRODUCTS_AT_ONCE = 200_000
+#: Up to this many positions, attention is computed by sums over channels, which is faster there.
+_FEW_POSITIONS = 15
 
 
-def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+def attend(projected: torch.Tensor) -> torch.Tensor:
     """Scaled dot-product attention (Vaswani et al. 2017) over positions, for each sample alone.
 
     Args:
-        query, key, value: each `[R, D, L, B]`.
+        projected: queries, keys and values, one after the other. `[R, 3D, L, B]`
 
     Returns:
         `[R, D, L, B]`.
     """
-    if query.shape[2] > _FEW_POSITIONS:
-        return _attend_many(query, key, value)
-    seen: torch.Tensor = _Attention.apply(torch.cat([query, key, value], dim=1))
-    return seen
-
-
-class _Attention(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, projected: torch.Tensor) -> torch.Tensor:
-        seen, ctx.saved = attention_forward(projected)
-        return seen
-
-    @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
-        return attention_backward(gradient, ctx.saved)
-
-
-def _attend_many(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    query, key, value = projected.chunk(3, dim=1)
+    if query.shape[2] <= _FEW_POSITIONS:
+        scores = (query.unsqueeze(3) * key.unsqueeze(2)).sum(1)  # [R, L, L, B]
+        weights = torch.softmax(scores / math.sqrt(query.shape[1]), 2)
+        return (weights.unsqueeze(1) * value.unsqueeze(2)).sum(3)
     # [R, B, L, D], as torch has it: its kernel never holds all L x L weights at once
     query, key, value = (tensor.permute(0, 3, 2, 1) for tensor in (query, key, value))
-    return F.scaled_dot_product_attention(query, key, value).permute(0, 3, 2, 1)
-
-
-def attention_forward(
-    projected: torch.Tensor,
-) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor | None]]:
-    """Return what attention makes of queries, keys and values, and what `attention_backward` needs.
-
-    Over few positions the products are sums over the few channels of arrays whose last axis is the
-    batch: there that is several times faster than one small matrix product a sample.
-
-    Args:
-        projected: queries, keys and values, one after the other. `[R, 3D, L, B]`
-    """
-    rows, channels, length, batch = projected.shape
-    if length > _FEW_POSITIONS:
-        return _attend_many(*projected.chunk(3, dim=1)).contiguous(), (projected, None)
-    seen = projected.new_empty(rows, channels // 3, length, batch)
-    weights = projected.new_empty(rows, length, length, batch)  # queries by keys
-    root = 1.0 / math.sqrt(channels // 3)
-    for some in _few_rows(seen):
-        query, key, value = projected[some].chunk(3, dim=1)
-        products = query.unsqueeze(3) * key.unsqueeze(2)  # [r, D, L, L, B]
-        torch.softmax(products.sum(1).mul_(root), 2, out=weights[some])
-        torch.mul(weights[some].unsqueeze(1), value.unsqueeze(2), out=products)
-        torch.sum(products, 3, out=seen[some])
-    return seen, (projected, weights)
-
-
-def attention_backward(
-    gradient: torch.Tensor, saved: tuple[torch.Tensor, torch.Tensor | None]
-) -> torch.Tensor:
-    """Return the gradient of what `attention_forward` read, `[R, 3D, L, B]`.
-
-    Args:
-        gradient: of its result. `[R, D, L, B]`
-        saved: what it returned.
-    """
-    projected, weights = saved
-    if weights is None:
-        # once more, with a record: holding that of every group from the forward pass takes memory
-        with torch.enable_grad():
-            again = projected.detach().requires_grad_()
-            seen = _attend_many(*again.chunk(3, dim=1))
-        return torch.autograd.grad(seen, again, gradient)[0]
-    result = torch.empty_like(projected)
-    root = 1.0 / math.sqrt(gradient.shape[1])
-    for some in _few_rows(gradient):
-        query, key, value = projected[some].chunk(3, dim=1)
-        of_query, of_key, of_value = result[some].chunk(3, dim=1)
-        weight, of_seen = weights[some], gradient[some].unsqueeze(3)
-        products = of_seen * weight.unsqueeze(1)  # [r, D, L, L, B]
-        torch.sum(products, 2, out=of_value)
-        of_weight = torch.mul(of_seen, value.unsqueeze(2), out=products).sum(1).mul_(weight)
-        level = of_weight.sum(2, keepdim=True)
-        of_score = of_weight.addcmul_(weight, level, value=-1.0).mul_(root).unsqueeze(1)
-        torch.sum(torch.mul(of_score, key.unsqueeze(2), out=products), 3, out=of_query)
-        torch.sum(torch.mul(of_score, query.unsqueeze(3), out=products), 2, out=of_key)
-    return result
-
-
-def _few_rows(features: torch.Tensor) -> list[slice]:
-    """Return the rows of `[R, D, L, B]` in stretches whose products stay in the cache."""
-    rows, channels, length, batch = features.shape
-    at_once = max(1, _PRODUCTS_AT_ONCE // (channels * length * length * batch))
-    return [slice(first, first + at_once) for first in range(0, rows, at_once)]
+    return F.scaled_dot_product_attention(query, key, value).permute(0, 3, 2, 1).contiguous()

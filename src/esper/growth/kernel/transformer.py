@@ -70,7 +70,7 @@ class TransformerBlock:
             tensors = tensors[2:]
         projection, out_weight, out_bias, *mlp = tensors
         projected = _pointwise(channel_norm(features), projection)
-        seen = attend(*projected.chunk(3, dim=1))
+        seen = attend(projected)
         features = features + _pointwise(seen, out_weight, out_bias)
         widen_weight, widen_bias, narrow_weight, narrow_bias = mlp
         hidden = _pointwise(channel_norm(features), widen_weight, widen_bias).relu()
