@@ -1,72 +1,56 @@
-"""What each hand-written backward pass gains over the library, in one run.
+"""What Esper's own backward passes and layout gain over the library, in one run.
 
-    uv run python benchmarks/hand_written_autograd.py [--parts slot network] [--compile]
+    uv run python benchmarks/hand_written_autograd.py [--parts layers network] [--compile]
 
-Parts: the layers of each blueprint, a host's convolution, normalisation, attention, blending, a
-whole slot, a whole network with its seeds (forward and backward), and the likelihoods of the action
-heads. `library_layers.py` has the library's ways; each computes in the layout that suits it, so no
-copies between layouts count against it. All results and gradients are compared first. Sizes are
-those of `esper ppo` on mnist1d: 16 hosts in a process, minibatches of 50 samples, 8 channels.
+| part    | Esper's way                                              | the library's               |
+|---------|----------------------------------------------------------|-----------------------------|
+| layers  | windows and norm with backward passes by hand            | autograd, its own kernels   |
+| heads   | gradients of log-probabilities and entropies by hand     | autograd, distributions     |
+| seeds   | the layers of each blueprint, differentiated by autograd | grouped convolutions, vmap  |
+| network | whole hosts with a seed in every slot                    | vmap                        |
+
+`library_layers.py` has the library's ways; each computes in the layout that suits it, so no copies
+between layouts count against it. All results and gradients are compared first. Sizes are those of
+`esper ppo` on mnist1d: 16 hosts in a process, minibatches of 50 samples, 8 channels.
 
 The ways take turns. Times are processor time; a ratio is the median over the rounds of the time of
-a way over that of the hand-written way beside it, so above 1 the hand-written way is faster.
-`--compile` adds `torch.compile` of each way and the seconds of its first call; it needs a C++
-compiler. Which seeds share a batch changes with every step of an episode, and with it the shapes:
-compiled code of a slot or a network is then compiled again.
+a way over that of Esper's way beside it, so above 1 Esper's is faster. `--compile` adds
+`torch.compile` of each library way and the seconds of its first call; it needs a C++ compiler.
+Which seeds share a batch changes with every step of an episode, and with it the shapes: compiled
+code of seeds or a network is then compiled again.
 """
 
 import argparse
 import random
-from collections.abc import Callable, Sequence
-from functools import partial
-from unittest import mock
+from collections.abc import Callable
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from host_throughput import actions, make_hosts, mixed_seeds
 from library_layers import (
-    HAND_LAYERS,
-    HAND_NODES,
-    PLAIN,
     VmapChange,
     copied_norm,
-    fused_attend,
     grouped_change,
-    library_logits,
-    library_slot,
     native_norm,
-    plain_attend,
-    plain_change,
     plain_conv,
-    plain_mix,
     plain_norm,
     vmap_conv,
-    vmap_way,
+    vmap_logits,
 )
-from library_layers import Way as LibraryWay
-from paired_ways import Part, Way, Work, by_autograd
+from paired_ways import Part, by_autograd
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from esper.growth.blueprints.table import BLUEPRINTS, Blueprint, seed_layout
 from esper.growth.hosts import seeds as life
-from esper.growth.hosts.forward import run, weights
+from esper.growth.hosts.forward import run
 from esper.growth.hosts.host import HostShape, input_columns
 from esper.growth.hosts.plan import Plan, make_plan
 from esper.growth.hosts.population import new_population, plant_hosts, plant_seed
-from esper.growth.hosts.slot import blend_seeds
-from esper.growth.kernel.blending import Mixing, mix, mix_backward
-from esper.growth.kernel.blueprints import BLUEPRINTS, seed_layout
-from esper.growth.kernel.layers import attend, layer_norm
-from esper.growth.kernel.seed_layers import run_back, run_layers
+from esper.growth.kernel.layers import layer_norm
 from esper.leyline.heads import BLUEPRINT_CHOICES, HEAD_SIZES, SLOT_CHOICES, STYLE_CHOICES
 from esper.tamiyo.categorical import likelihoods, masked_log_softmax, taken
 
-MIXED = {
-    "plain slot over hand-written layers": HAND_LAYERS,
-    "plain over windows, norm and attention by hand": HAND_NODES,
-}
 BATCH, CHANNELS, CLASSES, LENGTH = 50, 8, 10, 40
 
 
@@ -91,50 +75,34 @@ def seed_parts(hosts: int, compiled: bool) -> list[Part]:
     parts = []
     count = max(1, hosts // len(BLUEPRINTS))
     features, gradient = (torch.randn(first_slot(count)) for _ in range(2))
+
+    def side_by_side(tensor: Tensor) -> Tensor:
+        return tensor.permute(3, 0, 1, 2).flatten(1, 2).contiguous()  # [B, n*C, L]
+
+    def side_by_side_undone(tensor: Tensor) -> Tensor:
+        return tensor.unflatten(1, (count, CHANNELS)).permute(1, 2, 3, 0)
+
+    change = VmapChange(BLUEPRINT_CHOICES, CHANNELS)
     for blueprint in BLUEPRINTS:
+        name = blueprint.name
         layout = seed_layout(blueprint, CHANNELS, 1)
         tensors = layout.split(0.5 * torch.randn(count, layout.size))[:-2]
 
-        def hand(blueprint=blueprint, tensors=tensors) -> Sequence[Tensor]:
-            result, saved = run_layers(blueprint.layers, features, tensors, None)
-            back, own = run_back(blueprint.layers, gradient, saved, tensors, True, None)
-            return result, back, *own
+        def ours(x: Tensor, *own: Tensor, blueprint: Blueprint = blueprint) -> Tensor:
+            return blueprint.change(x, own)
 
-        part = Part(f"seeds: {blueprint.name}", hand, compiled=compiled)
-        name = blueprint.name
-        part.add(
-            "plain",
-            lambda x, *own, name=name: plain_change(name, x, own),
-            (features, *tensors),
-            gradient,
-        )
+        def grouped(x: Tensor, *own: Tensor, name: str = name) -> Tensor:
+            return grouped_change(name, x, own)
 
-        if name == "attention":
-            part.add(
-                "plain, F.scaled_dot_product_attention",
-                lambda x, *own: plain_change("attention", x, own, fused_attend),
-                (features, *tensors),
-                gradient,
-            )
+        def vmapped(x: Tensor, *own: Tensor, name: str = name) -> Tensor:
+            return change(name, x, own)
 
-        def side_by_side(tensor: Tensor) -> Tensor:
-            return tensor.permute(3, 0, 1, 2).flatten(1, 2).contiguous()  # [B, n*C, L]
-
-        part.add(
-            "grouped",
-            lambda x, *own, name=name: grouped_change(name, x, own),
-            (side_by_side(features), *tensors),
-            side_by_side(gradient),
-            lambda tensor: tensor.unflatten(1, (count, CHANNELS)).permute(1, 2, 3, 0),
-        )
-        change = VmapChange([name], CHANNELS, torch.float32)
-        part.add(
-            "vmap",
-            lambda x, *own, name=name, change=change: change(name, x, own),
-            (batch_second(features), *tensors),
-            batch_second(gradient),
-            batch_last,
-        )
+        work = by_autograd(ours, (features, *tensors), gradient)
+        part = Part(f"seeds: {name}", work, compiled=compiled)
+        sides = side_by_side(features), side_by_side(gradient)
+        part.add("grouped", grouped, (sides[0], *tensors), sides[1], side_by_side_undone)
+        seconds = batch_second(features), batch_second(gradient)
+        part.add("vmap", vmapped, (seconds[0], *tensors), seconds[1], batch_last)
         parts.append(part)
     return parts
 
@@ -171,74 +139,7 @@ def layer_parts(hosts: int, compiled: bool) -> list[Part]:
         "F.layer_norm", native_norm, (batch_second(features),), batch_second(gradient), batch_last
     )
 
-    return [conv, norm, *(attention_part(hosts, n, compiled) for n in (19, 10, 5))]
-
-
-def attention_part(hosts: int, length: int, compiled: bool) -> Part:
-    """Return attention over the positions of a slot, one network of each host."""
-    inner = CHANNELS // 2
-    projected = torch.randn(hosts, 3 * inner, length, BATCH)
-    seen = torch.randn(hosts, inner, length, BATCH)
-
-    def hand(projected: Tensor) -> Tensor:
-        return attend(*projected.chunk(3, dim=1))
-
-    part = Part(
-        f"attention over {length} positions",
-        by_autograd(hand, (projected,), seen),
-        compiled=compiled,
-    )
-    part.add("plain", plain_attend, (projected,), seen)
-    part.add("F.scaled_dot_product_attention", fused_attend, (projected,), seen)
-    part.add(
-        "the same in its own layout",
-        lambda x: F.scaled_dot_product_attention(*x.chunk(3, dim=-1)),
-        (projected.permute(0, 3, 2, 1).contiguous(),),
-        seen.permute(0, 3, 2, 1).contiguous(),
-        lambda tensor: tensor.permute(0, 3, 2, 1),
-    )
-    return part
-
-
-def blending_parts(hosts: int, compiled: bool) -> list[Part]:
-    """Return the two arithmetics of blending that have gradients worth writing."""
-    parts = []
-    features, change, normal, gradient = (torch.randn(first_slot(hosts)) for _ in range(4))
-    amount, gate = torch.rand(hosts, 1, 1, 1), torch.randn(hosts, 2 * CHANNELS)
-    for mixing in (Mixing.MULTIPLY, Mixing.GATE):
-
-        def hand(mixing: Mixing = mixing) -> Sequence[Tensor]:
-            own = gate if mixing is Mixing.GATE else None
-            blended, saved = mix(mixing, features, change, normal, amount, own)
-            of_change = gradient * amount
-            of_features, of_normal, of_gate = mix_backward(
-                mixing, saved, of_change, features, change, normal, own
-            )
-            if mixing is Mixing.GATE:
-                assert of_normal is not None
-                assert of_gate is not None
-                return blended, gradient, of_change, of_normal, of_gate
-            assert of_features is not None
-            return blended, of_features.add_(gradient), of_change
-
-        part = Part(f"blending: {mixing.name.lower()}", hand, compiled=compiled)
-        inputs = (features, change, normal, gate)
-        if mixing is Mixing.MULTIPLY:
-            part.add(
-                "plain",
-                lambda x, f: plain_mix(Mixing.MULTIPLY, x, f, normal, amount, gate, 1),
-                inputs[:2],
-                gradient,
-            )
-        else:
-            part.add(
-                "plain",
-                lambda x, f, n, g: plain_mix(Mixing.GATE, x, f, n, amount, g, 1),
-                inputs,
-                gradient,
-            )
-        parts.append(part)
-    return parts
+    return [conv, norm]
 
 
 def occupied(hosts: int) -> tuple[Plan, HostShape, list[Tensor]]:
@@ -267,86 +168,22 @@ def occupied(hosts: int) -> tuple[Plan, HostShape, list[Tensor]]:
     return plan, shape, [own, *rows]
 
 
-def slot_part(hosts: int, compiled: bool) -> Part:
-    """Return the first slot of hosts that all have a seed in it."""
-    plan, _, (_, *rows) = occupied(hosts)
-    jobs = plan.slots[0].main
-    assert jobs is not None
-    assert len(jobs.rows) == hosts
-    count = len(jobs.batches)
-    groups = plan.groups[:count]
-    blueprints = [BLUEPRINTS[group.blueprint] for group in groups]
-    stream, gradient = (torch.randn(first_slot(hosts)) for _ in range(2))
-
-    def hand(stream: Tensor, *seeds: Tensor) -> Tensor:
-        tensors = [g.layout.split(s.detach()) for g, s in zip(groups, seeds, strict=True)]
-        return blend_seeds(stream, jobs, blueprints, list(seeds), tensors)
-
-    inputs = stream, *rows[:count]
-    part = Part(f"slot of {hosts} hosts", by_autograd(hand, inputs, gradient), compiled=compiled)
-    part.add(
-        "plain", lambda x, *seeds: library_slot(PLAIN, x, jobs, blueprints, seeds), inputs, gradient
-    )
-    for name, way in MIXED.items():
-        part.add(
-            name,
-            lambda x, *seeds, way=way: library_slot(way, x, jobs, blueprints, seeds),
-            inputs,
-            gradient,
-        )
-    way = vmap_way(CHANNELS)
-    part.add(
-        "vmap",
-        lambda x, *seeds: library_slot(way, x, jobs, blueprints, seeds),
-        (batch_second(stream), *rows[:count]),
-        batch_second(gradient),
-        batch_last,
-    )
-    return part
-
-
 def network_part(hosts: int, compiled: bool) -> Part:
     """Return whole hosts with a seed in every slot: logits, and gradients of all parameters."""
     plan, shape, pieces = occupied(hosts)
     inputs = torch.randn(hosts, 1, LENGTH, BATCH)
     gradient = torch.randn(hosts, CLASSES, BATCH)
+    native = batch_second(inputs)
+    change = VmapChange(BLUEPRINT_CHOICES, CHANNELS)
 
-    def hand(*own: Tensor) -> Tensor:
-        return run(plan, shape, weights(plan, own), input_columns(inputs, shape))
+    def ours(*own: Tensor) -> Tensor:
+        return run(plan, shape, own, input_columns(inputs, shape))
 
-    part = Part(f"network of {hosts} hosts", by_autograd(hand, pieces, gradient), compiled=compiled)
-    for name, way in {"plain": PLAIN, **MIXED}.items():
-        part.add(
-            name,
-            lambda *own, way=way: library_logits(way, plan, shape, inputs, *own),
-            pieces,
-            gradient,
-        )
-    way, native = vmap_way(CHANNELS), batch_second(inputs)
-    part.add("vmap", lambda *own: library_logits(way, plan, shape, native, *own), pieces, gradient)
-    return part
+    def vmapped(*own: Tensor) -> Tensor:
+        return vmap_logits(change, plan, shape, native, *own)
 
-
-def step_part(hosts: int, compiled: bool) -> Part:
-    """Return a whole step of the environment: 16 minibatches, and measuring on validation data."""
-    del compiled  # the shapes change with every step
-    env = make_hosts(hosts, 1, *mixed_seeds(hosts), occupied=True)
-    wait = actions(hosts)
-
-    def hand() -> tuple[Tensor, ...]:
-        env.step(wait)
-        return ()
-
-    def library(way: LibraryWay) -> Work:
-        def work() -> tuple[Tensor, ...]:
-            with mock.patch("esper.growth.hosts.forward.blend_seeds", partial(library_slot, way)):
-                return hand()
-
-        return work
-
-    part = Part(f"step of {hosts} hosts", hand, compiled=False)
-    for name, way in {"plain": PLAIN, **MIXED}.items():
-        part.ways.append(Way(name, library(way)))
+    part = Part(f"network of {hosts} hosts", by_autograd(ours, pieces, gradient), compiled=compiled)
+    part.add("vmap", vmapped, pieces, gradient)
     return part
 
 
@@ -363,7 +200,7 @@ def head_part(hosts: int, compiled: bool) -> Part:
 
     def plain(choices: Tensor) -> tuple[Tensor, ...]:
         log_probs = masked_log_softmax(choices, illegal)
-        finite = log_probs.masked_fill(illegal, 0.0)
+        finite = log_probs.masked_fill(log_probs.isneginf(), 0.0)
         return taken(log_probs, actions), -(log_probs.exp() * finite).sum(0)
 
     def distributions(choices: Tensor) -> tuple[Tensor, ...]:
@@ -397,10 +234,7 @@ def head_part(hosts: int, compiled: bool) -> Part:
 PARTS: dict[str, Callable[[int, bool], list[Part]]] = {
     "seeds": seed_parts,
     "layers": layer_parts,
-    "blending": blending_parts,
-    "slot": lambda hosts, compiled: [slot_part(hosts, compiled)],
     "network": lambda hosts, compiled: [network_part(hosts, compiled)],
-    "step": lambda hosts, compiled: [step_part(hosts, compiled)],
     "heads": lambda hosts, compiled: [head_part(hosts, compiled)],
 }
 

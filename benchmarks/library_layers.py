@@ -4,47 +4,29 @@ Three ways to compute R networks at once:
 
 | way     | layout of features | what it uses                                                      |
 |---------|--------------------|-------------------------------------------------------------------|
-| plain   | `[R, C, L, B]`     | ordinary tensor operations and autograd, in Esper's own layout    |
+| plain   | `[R, C, L, B]`     | ordinary operations and autograd, in Esper's own layout           |
 | grouped | `[B, R*C, L]`      | `conv1d` with one group for each network                          |
 | vmap    | `[R, B, C, L]`     | `torch.func.vmap` over `functional_call` of ordinary modules      |
 """
 
 import math
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.func import functional_call, vmap
 
+from esper.growth.blueprints.table import BLUEPRINTS
 from esper.growth.hosts.host import HostShape
-from esper.growth.hosts.plan import Jobs, Plan
+from esper.growth.hosts.plan import Plan, SlotWork
 from esper.growth.kernel.blending import Mixing
-from esper.growth.kernel.blueprints import BLUEPRINTS, Blueprint, seed_layout
-from esper.growth.kernel.layers import affine_map, attend, layer_norm, windows
-from esper.growth.kernel.seed_layers import run_back, run_layers
 
 sys.path.append(str(Path(__file__).parents[1] / "tests" / "support"))
 
 import ordinary_modules as ordinary
-
-Change = Callable[[str, Tensor, Sequence[Tensor]], Tensor]
-
-
-def over_features(values: Tensor, features: Tensor) -> Tensor:
-    """Shape `values` `[n, C]` to broadcast over `features` `[n, C, L, B]`."""
-    return values.view(*values.shape, *(1,) * (features.dim() - 2))
-
-
-def plain_linear(features: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Apply a linear map of the channels at each position. `[n, C, L, B]`"""
-    flat = features.flatten(2)
-    product = weight.flatten(2) @ flat if bias is None else plain_affine(flat, weight, bias)
-    return product.view(*product.shape[:2], *features.shape[2:])
 
 
 def plain_affine(columns: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -61,60 +43,6 @@ def plain_conv(
     windows = padded.unfold(2, kernel, stride).movedim(-1, 2)  # [n, C, K, L', B]
     columns = windows.reshape(len(features), -1, windows.shape[3] * batch)
     return plain_affine(columns, weight, bias).view(*weight.shape[:2], -1, batch)
-
-
-def plain_depthwise(features: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Apply a convolution of each channel alone. `[n, C, L, B]`"""
-    length = features.shape[2]
-    padded = F.pad(features, (0, 0, 1, 1))
-    result = over_features(bias, features)
-    for place, tap in enumerate(weight.unbind(2)):
-        result = torch.addcmul(
-            result, padded.narrow(2, place, length), over_features(tap, features)
-        )
-    return result
-
-
-def plain_attend(projected: Tensor) -> Tensor:
-    """Attend over few positions by sums over channels. `[n, 3D, L, B]` to `[n, D, L, B]`"""
-    query, key, value = projected.chunk(3, dim=1)
-    scores = (query.unsqueeze(3) * key.unsqueeze(2)).sum(1) / math.sqrt(query.shape[1])
-    return (scores.softmax(2).unsqueeze(1) * value.unsqueeze(2)).sum(3)
-
-
-def fused_attend(projected: Tensor) -> Tensor:
-    """Attend by torch's own kernel, which wants another layout. `[n, 3D, L, B]`"""
-    query, key, value = (part.permute(0, 3, 2, 1) for part in projected.chunk(3, dim=1))
-    return F.scaled_dot_product_attention(query, key, value).permute(0, 3, 2, 1).contiguous()
-
-
-def plain_change(
-    name: str,
-    features: Tensor,
-    tensors: Sequence[Tensor],
-    attend: Callable[[Tensor], Tensor] = plain_attend,
-) -> Tensor:
-    """Return the change that seeds of one blueprint compute, with plain operations."""
-    match name:
-        case "norm":
-            scale, shift = (over_features(tensor, features) for tensor in tensors)
-            return torch.addcmul(shift, features, scale)
-        case "depthwise":
-            return plain_depthwise(features, *tensors)
-        case "pointwise":
-            return plain_linear(features, *tensors)
-        case "conv":
-            return plain_conv(features, *tensors)
-        case "bottleneck":
-            hidden = plain_linear(features, *tensors[:2]).relu()
-            return plain_linear(plain_conv(hidden, *tensors[2:4]).relu(), *tensors[4:])
-        case "attention":
-            return plain_linear(attend(plain_linear(features, tensors[0])), *tensors[1:])
-        case "mlp":
-            return plain_linear(plain_linear(features, *tensors[:2]).relu(), *tensors[2:])
-        case "low_rank":
-            return plain_linear(plain_linear(features, tensors[0]), *tensors[1:])
-    raise AssertionError(name)
 
 
 def grouped_conv(features: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -165,13 +93,11 @@ class MatmulAttention(ordinary.Attention):
 class VmapChange:
     """Computes the change of seeds by `vmap` over the ordinary module of their blueprint."""
 
-    def __init__(self, names: Sequence[str], channels: int, dtype: torch.dtype) -> None:
+    def __init__(self, names: Sequence[str], channels: int) -> None:
         self._modules = {
-            name: (
-                MatmulAttention(channels)
-                if name == "attention"
-                else ordinary.make_blueprint(name, channels, 1)
-            ).to(dtype)
+            name: MatmulAttention(channels)
+            if name == "attention"
+            else ordinary.make_blueprint(name, channels, 1)
             for name in names
         }
 
@@ -214,168 +140,49 @@ def copied_norm(features: Tensor) -> Tensor:
     return native_norm(features.movedim(-1, 1)).movedim(1, -1).contiguous()
 
 
-def plain_mix(
-    mixing: Mixing,
-    features: Tensor,
-    change: Tensor,
-    normal: Tensor,
-    amount: Tensor,
-    gate: Tensor,
-    channel_axis: int,
+def vmap_slot(
+    change: VmapChange, stream: Tensor, work: SlotWork, plan: Plan, groups: Sequence[Tensor]
 ) -> Tensor:
-    """Blend the change into the features, as `blending.mix` does; `gate` is `[n, 2C]`."""
+    """Return what a slot does to a stream `[R, B, C, L]`, given the parameters of each group."""
+    at_work = [plan.groups[batch.group] for batch in work.batches]
+    seeds = [groups[batch.group] for batch in work.batches]
+    features = stream.index_select(0, work.rows)
+    normal = native_norm(features)
+    parts = normal.split(work.batch_sizes)
+    changes = torch.cat(
+        [
+            change(BLUEPRINTS[group.blueprint].name, part, group.layout.split(rows)[:-2])
+            for group, rows, part in zip(at_work, seeds, parts, strict=True)
+        ]
+    )
+    gates = torch.cat([rows[:, -2 * stream.shape[2] :] for rows in seeds])
+    amounts = work.coefficients.view(-1, 1, 1, 1)
+    tensors = features, changes, normal, amounts, gates
+    runs = zip(work.mixing, *(each.split(work.mixing_sizes) for each in tensors), strict=True)
+    return stream.index_copy(0, work.rows, torch.cat([_mix(*run) for run in runs]))
+
+
+def _mix(
+    mixing: Mixing, features: Tensor, change: Tensor, normal: Tensor, amount: Tensor, gate: Tensor
+) -> Tensor:
+    """Blend as `kernel.blending.mix` does, on `[n, B, C, L]`."""
     if mixing is Mixing.MULTIPLY:
         return torch.addcmul(features, torch.tanh(change) * features, amount)
     if mixing is Mixing.GATE:
-        shape = [len(gate), *(1,) * (normal.dim() - 1)]
-        shape[channel_axis] = normal.shape[channel_axis]
-        weight, bias = (half.reshape(shape) for half in gate.chunk(2, dim=1))
-        return torch.addcmul(
-            features, torch.sigmoid(torch.addcmul(bias, normal, weight)) * change, amount
-        )
+        weight, bias = gate.view(len(gate), 1, -1, 1).chunk(2, dim=2)
+        opening = torch.sigmoid(torch.addcmul(bias, normal, weight))
+        return torch.addcmul(features, opening * change, amount)
     return torch.addcmul(features, change, amount)
 
 
-@dataclass(frozen=True)
-class Way:
-    """A way to compute a whole network with the library.
-
-    Attributes:
-        change: computes the change of the seeds of one blueprint.
-        conv: convolution of each network, with stride and padding.
-        norm: normalises the features of each sample.
-        channel_axis, position_axis: of its features.
-    """
-
-    change: Change
-    conv: Callable[..., Tensor]
-    norm: Callable[[Tensor], Tensor]
-    channel_axis: int
-    position_axis: int
-
-
-class _HandLayers(torch.autograd.Function):
-    """The hand-written layers of a group, as a node of autograd's graph."""
-
-    @staticmethod
-    def forward(ctx: Any, name: str, features: Tensor, *tensors: Tensor) -> Tensor:
-        layers = next(each.layers for each in BLUEPRINTS if each.name == name)
-        result, saved = run_layers(layers, features, tensors, None)
-        ctx.kept = layers, saved, tensors
-        return result
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        layers, saved, tensors = ctx.kept
-        back, own = run_back(layers, gradient, saved, tensors, True, None)
-        return None, back, *own
-
-
-def hand_change(name: str, features: Tensor, tensors: Sequence[Tensor]) -> Tensor:
-    """Return the change that seeds of one blueprint compute, by the hand-written layers."""
-    change: Tensor = _HandLayers.apply(name, features, *tensors)
-    return change
-
-
-def hand_conv(features: Tensor, weight: Tensor, bias: Tensor, *geometry: int) -> Tensor:
-    """Apply a convolution over hand-written windows. `[n, C, L, B]`"""
-    kernel, batch = weight.shape[-1], features.shape[-1]
-    stride, padding = geometry or (1, 1)
-    product = affine_map(windows(features, kernel, stride, padding), weight, bias)
-    return product.view(*weight.shape[:2], -1, batch)
-
-
-def hand_attend(projected: Tensor) -> Tensor:
-    """Attend by the hand-written node. `[n, 3D, L, B]`"""
-    return attend(*projected.chunk(3, dim=1))
-
-
-def mixed_change(name: str, features: Tensor, tensors: Sequence[Tensor]) -> Tensor:
-    """Return the change of one blueprint: plain operations over hand-written nodes."""
-    if name == "conv":
-        return hand_conv(features, *tensors)
-    if name == "bottleneck":
-        hidden = plain_linear(features, *tensors[:2]).relu()
-        return plain_linear(hand_conv(hidden, *tensors[2:4]).relu(), *tensors[4:])
-    return plain_change(name, features, tensors, hand_attend)
-
-
-#: Blending and parameters by autograd, everything else by hand.
-HAND_LAYERS = Way(hand_change, hand_conv, layer_norm, channel_axis=1, position_axis=2)
-#: Windows, norm and attention by hand, everything else by autograd.
-HAND_NODES = Way(mixed_change, hand_conv, layer_norm, channel_axis=1, position_axis=2)
-PLAIN = Way(plain_change, plain_conv, plain_norm, channel_axis=1, position_axis=2)
-
-
-def vmap_way(channels: int) -> Way:
-    """Return the way that uses `vmap`."""
-    names = [blueprint.name for blueprint in BLUEPRINTS]
-    change = VmapChange(names, channels, torch.get_default_dtype())
-    return Way(change, vmap_conv, native_norm, channel_axis=2, position_axis=3)
-
-
-def library_slot(
-    way: Way,
-    stream: Tensor,
-    jobs: Jobs,
-    blueprints: Sequence[Blueprint],
-    seeds: Sequence[Tensor],
-    _tensors: object = None,
+def vmap_logits(
+    change: VmapChange, plan: Plan, shape: HostShape, inputs: Tensor, hosts: Tensor, *groups: Tensor
 ) -> Tensor:
-    """Return what `blend_seeds` does, of a stream in the layout of a way."""
-    features = stream.index_select(0, jobs.rows)
-    normal = way.norm(features)
-    parts = normal.split([batch.size for batch in jobs.batches])
-    channels = stream.shape[way.channel_axis]
-    change = torch.cat(
-        [
-            way.change(blueprint.name, part, seed_layout(blueprint, channels, 1).split(own)[:-2])
-            for blueprint, own, part in zip(blueprints, seeds, parts, strict=True)
-        ]
-    )
-    gates = torch.cat([own[:, -2 * channels :] for own in seeds])
-    amounts = jobs.coefficients.view(-1, 1, 1, 1)
-    kinds, sizes = runs_of(jobs)
-    pieces = (tensor.split(sizes) for tensor in (features, change, normal, amounts, gates))
-    blended = torch.cat(
-        [
-            plain_mix(kind, *piece, way.channel_axis)
-            for kind, *piece in zip(kinds, *pieces, strict=True)
-        ]
-    )
-    if jobs.leading and len(jobs.rows) == len(stream):
-        return blended
-    return stream.index_copy(0, jobs.rows, blended)
-
-
-def runs_of(jobs: Jobs) -> tuple[list[Mixing], list[int]]:
-    """Return the arithmetic and the length of each run of equal arithmetic, over all lots."""
-    kinds: list[Mixing] = []
-    sizes: list[int] = []
-    for lot in jobs.lots:
-        for kind, size in zip(lot.mixing, lot.mixing_sizes, strict=True):
-            if kinds and kinds[-1] is kind:
-                sizes[-1] += size
-            else:
-                kinds.append(kind)
-                sizes.append(size)
-    return kinds, sizes
-
-
-def library_logits(
-    way: Way, plan: Plan, shape: HostShape, inputs: Tensor, hosts: Tensor, *seeds: Tensor
-) -> Tensor:
-    """Return the logits of all networks of a plan. `[R, classes, B]`"""
+    """Return the logits of all networks of a plan for inputs `[R, B, C, L]`. `[R, classes, B]`"""
     *blocks, (weight, bias) = shape.split(hosts)
     features = inputs
     for block, tensors, slot in zip(shape.blocks, blocks, plan.slots, strict=True):
-        features = way.conv(features, *tensors, block.stride, block.padding).relu()
+        features = vmap_conv(features, *tensors, block.stride, block.padding).relu()
         if slot.main is not None:
-            batches = slot.main.batches
-            kinds = [BLUEPRINTS[plan.groups[batch.group].blueprint] for batch in batches]
-            own = [seeds[batch.group] for batch in batches]
-            features = library_slot(way, features, slot.main, kinds, own)
-    pooled = features.mean(way.position_axis)
-    if way.channel_axis == 1:
-        return torch.baddbmm(bias.unsqueeze(2), weight, pooled)
-    return torch.baddbmm(bias.unsqueeze(1), pooled, weight.mT).mT
+            features = vmap_slot(change, features, slot.main, plan, groups)
+    return torch.baddbmm(bias.unsqueeze(1), features.mean(3), weight.mT).mT

@@ -38,20 +38,20 @@ def unchanged(tensor: Tensor) -> Tensor:
 
 
 class Part:
-    """A part, with the ways to compute it; the first is the hand-written one.
+    """A part, with the ways to compute it; the first is Esper's.
 
     Args:
         name: of the part.
-        hand: the hand-written way.
+        ours: Esper's way.
         compiled: whether to measure `torch.compile` of each other way, too.
         results: how many tensors it computes, before their gradients.
     """
 
-    def __init__(self, name: str, hand: Work, *, compiled: bool, results: int = 1) -> None:
+    def __init__(self, name: str, ours: Work, *, compiled: bool, results: int = 1) -> None:
         self.name = name
         self._compiled = compiled
         self._in_layout = results + 1
-        self.ways = [Way("hand-written", hand)]
+        self.ways = [Way("Esper", ours)]
 
     def add(
         self,
@@ -59,7 +59,7 @@ class Part:
         function: Callable[..., Tensor | tuple[Tensor, ...]],
         inputs: Sequence[Tensor],
         gradient: Tensor | tuple[Tensor, ...],
-        to_hand: Layout = unchanged,
+        to_ours: Layout = unchanged,
     ) -> None:
         """Add a library way: a function, differentiated by autograd.
 
@@ -68,10 +68,10 @@ class Part:
             function: takes the inputs.
             inputs: features and parameters, all of them differentiated.
             gradient: of the result.
-            to_hand: brings result and features into the hand-written layout, to be compared.
+            to_ours: brings result and features into Esper's layout, to be compared.
         """
         eager = by_autograd(function, inputs, gradient)
-        self._check(name, eager(), to_hand)
+        self._check(name, eager(), to_ours)
         self.ways.append(Way(name, eager))
         if self._compiled:
             torch.compiler.reset()
@@ -79,13 +79,13 @@ class Part:
             start = time.perf_counter()
             result = compiled()
             seconds = time.perf_counter() - start
-            self._check(f"{name}, compiled", result, to_hand)
+            self._check(f"{name}, compiled", result, to_ours)
             self.ways.append(Way(f"{name}, compiled", compiled, seconds))
 
-    def _check(self, name: str, found: Sequence[Tensor], to_hand: Layout) -> None:
+    def _check(self, name: str, found: Sequence[Tensor], to_ours: Layout) -> None:
         wanted = self.ways[0].work()
         for number, (ours, theirs) in enumerate(zip(wanted, found, strict=True)):
-            theirs = to_hand(theirs) if number < self._in_layout else theirs
+            theirs = to_ours(theirs) if number < self._in_layout else theirs
             scale = ours.abs().max().clamp(min=1e-3)
             difference = ((ours - theirs.reshape(ours.shape)).abs().max() / scale).item()
             if not difference < 1e-4:
@@ -100,13 +100,13 @@ class Part:
 
     def rows(self) -> list[tuple[str, ...]]:
         """Return the rows of the table."""
-        hand = self.ways[0].times
+        ours = self.ways[0].times
         return [
             (
                 self.name if way is self.ways[0] else "",
                 way.name,
                 f"{1000 * statistics.median(way.times):.3f}",
-                f"{statistics.median(t / h for t, h in zip(way.times, hand, strict=True)):.2f}",
+                f"{statistics.median(t / o for t, o in zip(way.times, ours, strict=True)):.2f}",
                 "" if way.first_call is None else f"{way.first_call:.1f}",
             )
             for way in self.ways
