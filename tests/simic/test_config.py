@@ -10,8 +10,6 @@ from faults import Faults, injected
 from hypothesis import given
 from hypothesis import strategies as st
 
-from esper.growth.tasks.loading import TASK_LOADERS
-from esper.leyline.task_names import BUILT_IN, WITH_PLACE
 from esper.simic.config import (
     ConfigError,
     TrainingConfig,
@@ -165,8 +163,3 @@ def test_the_default_number_of_environments(episodes: int, envs: int, environmen
 
 def test_every_setting_has_a_help_text() -> None:
     assert all(setting.metadata["help"] for setting in fields(TrainingConfig))
-
-
-def test_the_tasks_offered_are_those_that_exist() -> None:
-    offered = (*BUILT_IN, *(form.partition(":")[0] for form in WITH_PLACE))
-    assert set(offered) == set(TASK_LOADERS)
