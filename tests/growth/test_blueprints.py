@@ -50,6 +50,7 @@ def test_parameter_counts_are_those_of_the_real_tensors(
 ) -> None:
     blueprint = BLUEPRINTS[number]
     layout = seed_layout(blueprint, channels, axes)
+    assert len({tensor.name for tensor in layout.tensors}) == len(layout.tensors)
     tensors = layout.split(torch.zeros(1, layout.size))
     real = [tensor.numel() for tensor in tensors]
     assert parameter_count(blueprint, channels, axes, gated=True) == sum(real)

@@ -10,6 +10,7 @@ from faults import Faults, injected
 from hypothesis import given
 from hypothesis import strategies as st
 
+from esper.leyline.task_names import BUILT_IN, WITH_PLACE
 from esper.simic.config import (
     ConfigError,
     TrainingConfig,
@@ -38,8 +39,8 @@ from esper.simic.config import (
         ({"device": "tpu"}, "device must be one of auto, cpu, cuda, not 'tpu'"),
         (
             {"task": "mnist"},
-            "there is no task 'mnist': the tasks are mnist1d, digits, cifar10, npz:FILE.npz, "
-            "hf:NAME, chars:FILE.txt; did you mean mnist1d?",
+            f"there is no task 'mnist': the tasks are {', '.join((*BUILT_IN, *WITH_PLACE))}; "
+            "did you mean mnist1d?",
         ),
         ({"task": "npz:"}, "the task 'npz:' must be written npz:FILE.npz"),
         ({"inject": "op:inf@2"}, "inject must be a list of strings, not 'op:inf@2'"),

@@ -1,7 +1,9 @@
-"""Masked categorical distributions, many heads at once: log-probabilities, and what a loss needs.
+"""Masked categorical distributions of many heads at once: log-probabilities and entropies.
 
 Choices come first in memory, `[C, …, H]`: softmax along a short last axis takes twenty times as
-long as along a first one, whose steps are long rows.
+long as along a first one, whose steps are long rows. The backward pass is written by hand: with
+autograd the same takes 1.2 to 1.3, with `torch.distributions` 4.4 times as long
+(`benchmarks/hand_written_autograd.py --parts heads`).
 """
 
 from typing import Any, NamedTuple
@@ -12,7 +14,7 @@ from torch.nn.functional import log_softmax
 
 
 class Likelihoods(NamedTuple):
-    """What a loss needs to know of the choices taken."""
+    """Figures of the choices taken, as a loss needs them."""
 
     log_probs: Tensor  # […, H]; -inf where the choice taken is illegal
     entropies: Tensor  # […, H], nats, over the legal choices
@@ -30,7 +32,7 @@ def taken(log_probs: Tensor, actions: Tensor) -> Tensor:
 
 
 def likelihoods(choices: Tensor, illegal: Tensor, actions: Tensor) -> Likelihoods:
-    """Return log-probabilities of the choices taken, and entropies; both can be learnt from.
+    """Return differentiable log-probabilities of the choices taken, and entropies.
 
     Args:
         choices: raw, `[C, …, H]`.
@@ -41,7 +43,7 @@ def likelihoods(choices: Tensor, illegal: Tensor, actions: Tensor) -> Likelihood
 
 
 class _Likelihoods(torch.autograd.Function):
-    """Both gradients in closed form: a third of the calls that one for each operation takes.
+    """Both gradients in closed form, in a third of the operations that autograd needs.
 
     With p the probabilities, H the entropy and k the choice taken,
 
@@ -65,5 +67,5 @@ class _Likelihoods(torch.autograd.Function):
         gradient = finite.add(entropies).mul_(of_entropies).add_(of_taken)
         gradient.mul_(probabilities).neg_()
         gradient.scatter_add_(0, actions.unsqueeze(0), of_taken.unsqueeze(0))
-        # Nothing goes back to what the mask put out, nor to what only pads the table.
+        # Illegal choices and padding get no gradient.
         return gradient.masked_fill_(illegal, 0.0), None, None

@@ -3,8 +3,8 @@
 R rows (one network each), C channels, up to two position axes P, and the batch B **last**;
 docs/kernels.md has the reasons. Two backward passes are written by hand:
 
-    windows     the library takes 1.6 to 1.9 times as long (vmap; ordinary operations 1.6 to 2.2)
-    layer_norm  the library takes 1.3 times as long (F.layer_norm with copies)
+    windows     the library takes 1.6 to 2.0 times as long (grouped convolution by vmap)
+    layer_norm  the library takes 1.3 to 1.4 times as long (F.layer_norm with copies)
 
 Measured by `uv run python benchmarks/hand_written_autograd.py --parts layers`.
 """
