@@ -70,26 +70,26 @@ class Block(nn.Module):
 }
 
 
-def linear(inputs: int, outputs: int, *, bias: bool = True) -> ModuleText:
+def linear_text(inputs: int, outputs: int, *, bias: bool = True) -> ModuleText:
     """Return a linear map."""
     options = "" if bias else ", bias=False"
     return ModuleText(
-        f"nn.Linear({inputs}, {outputs}{options})", _affine((outputs, inputs), bias=bias)
+        f"nn.Linear({inputs}, {outputs}{options})", _weight_and_bias((outputs, inputs), bias=bias)
     )
 
 
-def pointwise(inputs: int, outputs: int, axes: int, *, bias: bool = True) -> ModuleText:
+def pointwise_text(inputs: int, outputs: int, axes: int, *, bias: bool = True) -> ModuleText:
     """Return a linear map of the channels at each position."""
     if axes == 0:
-        return linear(inputs, outputs, bias=bias)
+        return linear_text(inputs, outputs, bias=bias)
     options = "" if bias else ", bias=False"
     return ModuleText(
         f"nn.Conv{axes}d({inputs}, {outputs}, 1{options})",
-        _affine((outputs, inputs, *(1,) * axes), bias=bias),
+        _weight_and_bias((outputs, inputs, *(1,) * axes), bias=bias),
     )
 
 
-def convolution(
+def convolution_text(
     inputs: int,
     outputs: int,
     kernel: int,
@@ -101,7 +101,7 @@ def convolution(
 ) -> ModuleText:
     """Return a convolution or, over no positions, a linear map."""
     if axes == 0:
-        return linear(inputs, outputs)
+        return linear_text(inputs, outputs)
     options = "".join(
         f", {name}={value}"
         for name, value, default in (
@@ -113,11 +113,11 @@ def convolution(
     )
     return ModuleText(
         f"nn.Conv{axes}d({inputs}, {outputs}, {kernel}{options})",
-        _affine((outputs, inputs // groups, *(kernel,) * axes)),
+        _weight_and_bias((outputs, inputs // groups, *(kernel,) * axes)),
     )
 
 
-def channel_scale(channels: int, axes: int) -> ModuleText:
+def channel_scale_text(channels: int, axes: int) -> ModuleText:
     """Return a scale and a shift of each channel."""
     shape = (channels, *(1,) * axes)
     return ModuleText(
@@ -127,7 +127,7 @@ def channel_scale(channels: int, axes: int) -> ModuleText:
     )
 
 
-def attention(channels: int, inner: int) -> ModuleText:
+def attention_text(channels: int, inner: int) -> ModuleText:
     """Return self-attention with one head of `inner` channels."""
     return ModuleText(
         f"Attention({channels}, {inner})",
@@ -140,7 +140,7 @@ def attention(channels: int, inner: int) -> ModuleText:
     )
 
 
-def sequence(modules: Sequence[ModuleText]) -> ModuleText:
+def sequence_text(modules: Sequence[ModuleText]) -> ModuleText:
     """Return modules that run one after the other; a single one is returned as it is."""
     if len(modules) == 1:
         return modules[0]
@@ -149,7 +149,7 @@ def sequence(modules: Sequence[ModuleText]) -> ModuleText:
     return ModuleText(f"nn.Sequential(\n{lines})", tuple(_numbered(modules)), needs)
 
 
-def _affine(weight: tuple[int, ...], *, bias: bool = True) -> tuple[Parameter, ...]:
+def _weight_and_bias(weight: tuple[int, ...], *, bias: bool = True) -> tuple[Parameter, ...]:
     return (("weight", weight), ("bias", weight[:1])) if bias else (("weight", weight),)
 
 

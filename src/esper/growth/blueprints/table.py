@@ -29,7 +29,8 @@ from functools import cache
 
 import torch
 
-from esper.growth.blueprints.layers import (
+from esper.growth.blueprints.module_text import ModuleText, sequence_text
+from esper.growth.blueprints.seed_layers import (
     SeedLayer,
     attention,
     channel_scale,
@@ -38,7 +39,6 @@ from esper.growth.blueprints.layers import (
     pointwise,
     relu,
 )
-from esper.growth.blueprints.module_text import ModuleText, sequence
 from esper.growth.kernel.parameters import ParameterLayout, TensorSpec
 from esper.leyline.errors import EsperError
 from esper.leyline.heads import BLUEPRINT_CHOICES
@@ -71,7 +71,7 @@ class Blueprint:
 
     def text(self, channels: int, axes: int) -> ModuleText:
         """Return its module in source, on features `[B, C, *P]`."""
-        return sequence([layer.text for layer in _layers(self, channels, axes)])
+        return sequence_text([layer.text for layer in _layers(self, channels, axes)])
 
     def change(self, features: torch.Tensor, tensors: tuple[torch.Tensor, ...]) -> torch.Tensor:
         """Return the change that n seeds compute. `[n, C, *P, B]`

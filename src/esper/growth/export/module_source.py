@@ -12,8 +12,13 @@ from collections.abc import Iterator
 
 import torch
 
-from esper.growth.blueprints import module_text
-from esper.growth.blueprints.module_text import HELPERS, ModuleText
+from esper.growth.blueprints.module_text import (
+    HELPERS,
+    ModuleText,
+    channel_scale_text,
+    convolution_text,
+    linear_text,
+)
 from esper.growth.blueprints.table import BLUEPRINT_BY_NAME
 from esper.growth.hosts.finished import FinishedNetwork, FinishedSeed
 from esper.growth.hosts.host import BlockShape
@@ -126,7 +131,7 @@ def _layers(network: FinishedNetwork) -> dict[str, ModuleText]:
         layers["position"] = ModuleText(f"nn.Embedding({length}, {shape.channels})")
     for number, (block, slot) in enumerate(zip(shape.blocks, SLOT_CHOICES, strict=True)):
         if isinstance(block, BlockShape):
-            layers[f"block{number}"] = module_text.convolution(
+            layers[f"block{number}"] = convolution_text(
                 block.inputs,
                 block.outputs,
                 block.kernel,
@@ -143,8 +148,8 @@ def _layers(network: FinishedNetwork) -> dict[str, ModuleText]:
             blueprint = BLUEPRINT_BY_NAME[seed.blueprint]
             layers[_name(seed)] = blueprint.text(shape.channels, shape.axes)
             if seed.gate is not None:
-                layers[_gate_name(seed)] = module_text.channel_scale(shape.channels, shape.axes)
-    layers["classifier"] = module_text.linear(shape.features, shape.classes)
+                layers[_gate_name(seed)] = channel_scale_text(shape.channels, shape.axes)
+    layers["classifier"] = linear_text(shape.features, shape.classes)
     return layers
 
 
@@ -274,7 +279,7 @@ def _quoted(text: str) -> str:
 
 
 def _takes(task: Task) -> str:
-    """Say what samples look like, as the user's own data has them."""
+    """Describe the samples that the module takes."""
     sizes = list(task.input_shape)
     if task.vocabulary:
         return f"numbers of characters in CLASSES, [B, {sizes[0]}]"

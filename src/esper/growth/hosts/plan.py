@@ -1,8 +1,7 @@
-"""Who runs together: the order in which one slice of training lays out hosts and seeds.
+"""The layout of hosts and seeds for one slice of training.
 
-Seeds of one blueprint in one slot run as one batch. So that no parameter has to be copied on the
-hot path, a plan packs all numbers that learn into one flat vector, in which the hosts come first
-and then, group by group, the seeds that run together.
+Seeds of one blueprint in one slot run as one batch. To copy no parameters within the slice, a plan
+packs all of them into one flat vector: first the hosts, then the seeds, group by group.
 
 A TRAINING seed runs in a *shadow*: a copy of its host's stream of features that forks off at its
 slot. Streams are rows of the feature tensors: one main row for each host, then one shadow row for
@@ -26,9 +25,9 @@ class Group:
     """Seeds of one blueprint in one slot that run as one batch, ordered by their arithmetic.
 
     Attributes:
-        slot, blueprint: of all of them.
-        layout: of their parameters.
-        hosts: whose seeds they are. `[n]`
+        slot, blueprint: those of all its seeds.
+        layout: the order of their parameters.
+        hosts: the host of each seed. `[n]`
     """
 
     slot: int
@@ -39,11 +38,11 @@ class Group:
 
 @dataclass(frozen=True)
 class SeedBatch:
-    """A group at work: its number among the plan's groups and, of that, the members at work.
+    """The members of a group that take part in some work.
 
     Attributes:
         group: index into `Plan.groups`.
-        members: which of the group, in order, `[n]`; None for all.
+        members: numbers of the members, in order, `[n]`; None for all.
         size: n.
     """
 
@@ -85,7 +84,7 @@ class SlotWork:
 
 @dataclass(frozen=True)
 class SlotPlan:
-    """One slot: seeds in the hosts, the same seeds as shadows pass them, and shadows forking off.
+    """The work of one slot: on hosts, on shadows that pass, and on shadows that begin.
 
     Attributes:
         main: on the main rows.
@@ -108,12 +107,12 @@ class Plan:
 
     Attributes:
         order: the host in each main row. `[N]`
-        groups: of seeds, in the order of the flat vector.
+        groups: groups of seeds, in the order of the flat vector.
         sizes: lengths of the flat vector's pieces: the hosts, then each group.
         rows: how many hosts or seeds each of those pieces holds.
-        columns: where each element of the flat vector rests in `Population.state`. `[D]`
+        columns: the column of `Population.state` of each element of the flat vector. `[D]`
         owners: number of the host or seed that each element belongs to, in packing order. `[D]`
-        slots: what happens in each slot.
+        slots: the work of each slot.
         shadow_hosts, shadow_slots: the TRAINING seed of each shadow row. `[k]`
         shadow_rows: main row of each shadow row. `[k]`
     """
@@ -131,13 +130,13 @@ class Plan:
 
 
 def make_plan(population: Population, seeds: Seeds) -> Plan:
-    """Return the plan for the next slice: every seed that is in its host or TRAINING has a part."""
+    """Return the plan of the next slice, with every seed that is in its host or TRAINING."""
     in_host = np.isin(seeds.stage, IN_HOST) & (seeds.alpha > 0)
     return _make_plan(population, seeds, in_host, seeds.stage == Stage.TRAINING)
 
 
 def make_final_plan(population: Population, seeds: Seeds) -> Plan:
-    """Return the plan of the finished networks: FOSSILIZED seeds alone have a part."""
+    """Return the plan of the finished networks, with FOSSILIZED seeds alone."""
     fossilized = seeds.stage == Stage.FOSSILIZED
     return _make_plan(population, seeds, fossilized, np.zeros_like(fossilized))
 
@@ -210,7 +209,7 @@ def _group(
     """Return the seeds of one slot, of the chosen hosts, by blueprint, then arithmetic, then row.
 
     Args:
-        chosen: whose seeds. `[N]`, bool
+        chosen: the hosts. `[N]`, bool
         row_of_host: main row of each host. `[N]`
     """
     groups = []
@@ -223,10 +222,9 @@ def _group(
 
 
 def _mixing_order(style: np.ndarray, number: int | np.ndarray) -> np.ndarray:
-    """Return what to sort the seeds of a slot's so-manieth group by, given their styles.
+    """Return the sort keys of seeds in the n-th group of a slot, given their styles.
 
-    Every other group is sorted the other way round, so that a run of equal arithmetic goes on from
-    one group into the next.
+    Every other group is sorted in reverse, so that runs of equal arithmetic span two groups.
     """
     order: np.ndarray = MIXING_OF_STYLE[style] * (1 - 2 * (number % 2))
     return order
@@ -285,7 +283,7 @@ def clocks(population: Population, plan: Plan) -> np.ndarray:
 
 
 def advance_clocks(population: Population, plan: Plan, steps: int) -> None:
-    """Note that every owner in the plan took so many more optimizer steps."""
+    """Add optimizer steps to the counts of every host and seed in the plan."""
     population.host_clock[plan.order] += steps
     for group in plan.groups:
         population.seed_clock[group.hosts, group.slot] += steps

@@ -1,19 +1,19 @@
-"""What training costs: multiply-adds of forward and backward passes, counted from shapes.
+"""Cost of training: multiply-adds of forward and backward passes, counted from shapes.
 
-Every weight of a host and of a seed multiplies once at each position that its layer leaves, so a
-forward pass of one sample costs a layer `weights * positions` multiply-adds. Self-attention spends
+Every weight of a host or a seed multiplies once at each output position of its layer, so a forward
+pass of one sample costs a layer `weights * positions` multiply-adds. Self-attention spends
 `2 * D * L * L` more, for scores and for the values they weigh (D channels of its head, L
-positions). Looking a symbol up, biases, normalising, activations, softmax, the optimizer and
-measuring on validation data are not counted, for nobody.
+positions). Embedding lookup, biases, normalisation, activations, softmax, the optimizer and
+validation are never counted.
 
 A training step costs
 
 - a layer whose input needs a gradient: three times its forward pass (forward, gradient of the
   weights, gradient of the input); a convolution or linear map whose input is data: twice;
 - a seed that is in its host: three times its forward pass; the same when it is TRAINING, which is
-  an upper bound, for nobody needs the gradient of what its first layer reads then;
-- a TRAINING seed besides: twice the forward pass of every later part of its host, which the shadow
-  runs through with detached weights.
+  an upper bound, because the gradient of its input is not needed then;
+- a TRAINING seed additionally: twice the forward pass of every later part of its host, through
+  which the shadow passes with detached weights.
 
 Two FLOPs make a multiply-add. `torch.utils.flop_counter` counts the same way; the tests compare.
 """
@@ -23,7 +23,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from esper.growth.blueprints.layers import attention_multiply_adds, weights_in
+from esper.growth.blueprints.seed_layers import attention_multiply_adds, weights_in
 from esper.growth.blueprints.table import BLUEPRINTS
 from esper.growth.hosts.host import BlockShape, HostShape
 from esper.growth.hosts.seeds import IN_HOST, Seeds
@@ -36,13 +36,13 @@ def block_multiply_adds(block: BlockShape | TransformerBlock) -> int:
     """Return the forward multiply-adds of one sample in one block of a host."""
     positions = math.prod(block.positions)
     if isinstance(block, TransformerBlock):
-        layers = replace(block, symbols=0).tensors("block")  # without what is looked up
+        layers = replace(block, symbols=0).tensors("block")  # without the embeddings
         return weights_in(layers) * positions + attention_multiply_adds(block.outputs, positions)
     return weights_in(block.tensors("block")) * positions
 
 
 def first_input_is_data(block: BlockShape | TransformerBlock) -> bool:
-    """Return whether nobody needs the gradient of what a first block multiplies."""
+    """Return whether the gradient of the first block's input is not needed."""
     return not isinstance(block, TransformerBlock)  # whose first layer learns its embeddings
 
 
@@ -71,7 +71,7 @@ def training_multiply_adds(shape: HostShape, seeds: Seeds) -> np.ndarray:
 
     Args:
         shape: of the hosts.
-        seeds: as they are during the slice: after its start and before its end.
+        seeds: their state during the slice.
     """
     parts = host_multiply_adds(shape)
     gated = (seeds.style == Style.GATED).astype(np.int64)

@@ -5,9 +5,9 @@ With features x, the seed's change f of them, and alpha a between 0 and 1:
 | style           | result                                                                        |
 |-----------------|-------------------------------------------------------------------------------|
 | linear_add      | x + a f                                                                       |
-| linear_multiply | x (1 + 2a tanh f), so that a feature is at most tripled, or turned over       |
+| linear_multiply | x (1 + 2a tanh f), so that a feature is at most tripled or negated            |
 | sigmoid_add     | x + s(a) f, where s is a sigmoid scaled to s(0) = 0 and s(1) = 1              |
-| gated           | x + a σ(w n + b) f, n the normalised features, w and b learnt by channel      |
+| gated           | x + a σ(w n + b) f, n the normalised features, w and b learnt per channel     |
 """
 
 from enum import IntEnum
@@ -18,10 +18,10 @@ import torch
 from esper.growth.kernel.curves import normalised_sigmoid
 from esper.leyline.heads import STYLE_CHOICES
 
-#: What alpha counts for in `linear_multiply`. At 1, early and middle seeds would be held back
-#: (docs/learning.md); a late one does better with less, which the agent may choose.
+#: Factor of alpha in `linear_multiply`. At 1, early and middle seeds would be weaker
+#: (docs/learning.md); a late one does better with less, which the agent can choose.
 MULTIPLIED = 2.0
-#: How steep the sigmoid of `sigmoid_add` is between alpha 0 and 1.
+#: Steepness of the sigmoid of `sigmoid_add` between alpha 0 and 1.
 SIGMOID_STEEPNESS = 8.0
 
 
@@ -38,7 +38,7 @@ assert tuple(style.name.lower() for style in Style) == STYLE_CHOICES
 
 
 class Mixing(IntEnum):
-    """The arithmetic of a style: the two that add differ in their coefficient alone."""
+    """The arithmetic of a style; the two that add only differ in their coefficient."""
 
     ADD = 0
     MULTIPLY = 1
@@ -50,7 +50,7 @@ MIXING_OF_STYLE = np.array([Mixing.ADD, Mixing.MULTIPLY, Mixing.ADD, Mixing.GATE
 
 
 def coefficient(style: np.ndarray, alpha: np.ndarray) -> np.ndarray:
-    """Return what alpha counts for: twice for `linear_multiply`, its sigmoid for `sigmoid_add`."""
+    """Return the factor of the change: alpha, doubled or through a sigmoid in some styles."""
     eased = np.where(
         style == Style.SIGMOID_ADD, normalised_sigmoid(alpha, SIGMOID_STEEPNESS), alpha
     )

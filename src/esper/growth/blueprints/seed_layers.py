@@ -13,8 +13,13 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from esper.growth.blueprints import module_text
-from esper.growth.blueprints.module_text import ModuleText
+from esper.growth.blueprints.module_text import (
+    ModuleText,
+    attention_text,
+    channel_scale_text,
+    convolution_text,
+    pointwise_text,
+)
 from esper.growth.kernel.layers import affine_map, attend, windows
 from esper.growth.kernel.parameters import TensorSpec, affine
 
@@ -68,7 +73,7 @@ def relu() -> SeedLayer:
 def channel_scale(channels: int, axes: int) -> SeedLayer:
     """Return a factor and a shift of each channel, both zero at first."""
     tensors = TensorSpec("scale", (channels,)), TensorSpec("shift", (channels,))
-    return SeedLayer(_scale, module_text.channel_scale(channels, axes), tensors)
+    return SeedLayer(_scale, channel_scale_text(channels, axes), tensors)
 
 
 def pointwise(
@@ -77,7 +82,7 @@ def pointwise(
     """Return a linear map of the channels at each position; with `zero`, it is zero at first."""
     return SeedLayer(
         _pointwise,
-        module_text.pointwise(inputs, outputs, axes, bias=bias),
+        pointwise_text(inputs, outputs, axes, bias=bias),
         affine(name, (outputs, inputs), bias=bias, zero=zero),
     )
 
@@ -88,7 +93,7 @@ def convolution(
     """Return a convolution that keeps the positions; with `zero`, it is zero at first."""
     return SeedLayer(
         _convolution,
-        module_text.convolution(inputs, outputs, KERNEL, axes, padding=KERNEL // 2),
+        convolution_text(inputs, outputs, KERNEL, axes, padding=KERNEL // 2),
         affine(name, (outputs, inputs, *(KERNEL,) * axes), zero=zero),
     )
 
@@ -96,11 +101,9 @@ def convolution(
 def depthwise(channels: int, axes: int) -> SeedLayer:
     """Return a convolution of each channel alone, zero at first."""
     text = (
-        module_text.convolution(
-            channels, channels, KERNEL, axes, padding=KERNEL // 2, groups=channels
-        )
+        convolution_text(channels, channels, KERNEL, axes, padding=KERNEL // 2, groups=channels)
         if axes
-        else module_text.channel_scale(channels, axes)
+        else channel_scale_text(channels, axes)
     )
     weight = TensorSpec("weight", (channels, *(KERNEL,) * axes))
     return SeedLayer(_depthwise, text, (weight, TensorSpec("bias", (channels,))))
@@ -112,7 +115,7 @@ def attention(channels: int, inner: int) -> SeedLayer:
         *affine("projection", (3 * inner, channels), bias=False),
         *affine("out", (channels, inner), zero=True),
     )
-    return SeedLayer(_attention, module_text.attention(channels, inner), tensors, inner)
+    return SeedLayer(_attention, attention_text(channels, inner), tensors, inner)
 
 
 def _over_positions(values: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
