@@ -26,6 +26,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+from benchmark_output import make_console
 from library_layers import (
     VmapChange,
     copied_norm,
@@ -37,7 +38,6 @@ from library_layers import (
     vmap_logits,
 )
 from paired_ways import Part, by_autograd
-from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
@@ -265,7 +265,7 @@ def main() -> None:
             part.measure(options.rounds)
             for row in part.rows():
                 table.add_row(*row)
-    Console(width=100).print(table)
+    make_console().print(table)
 
 
 if __name__ == "__main__":

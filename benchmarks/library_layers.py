@@ -10,10 +10,9 @@ Three ways to compute R networks at once:
 """
 
 import math
-import sys
 from collections.abc import Sequence
-from pathlib import Path
 
+import ordinary_modules as ordinary
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -23,10 +22,6 @@ from esper.growth.blueprints.table import BLUEPRINTS
 from esper.growth.hosts.host import HostShape
 from esper.growth.hosts.plan import Plan, SlotWork
 from esper.growth.kernel.blending import Mixing
-
-sys.path.append(str(Path(__file__).parents[1] / "tests" / "support"))
-
-import ordinary_modules as ordinary
 
 
 def plain_affine(columns: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
