@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from esper.growth.environment.actions import act
+from esper.growth.environment.actions import apply_actions
 from esper.growth.hosts.population import STALE_MOMENTS
 from esper.leyline.heads import Op, Stage
 
@@ -28,7 +28,7 @@ def test_second_moments_of_a_host_are_stale_once_a_seed_joins_it(
     seeds = [hosts.seed_state(1, slot) for slot in (0, 1)]
     assert (before[1][2] > 0).any()
 
-    act(hosts.population, hosts.seeds, actions(3, op=op, slot=slot), np.array([1]))
+    apply_actions(hosts.population, hosts.seeds, actions(3, op=op, slot=slot), np.array([1]))
 
     expected = before[1].clone()
     if op is Op.ADVANCE:

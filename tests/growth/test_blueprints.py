@@ -9,12 +9,11 @@ import numpy as np
 import pytest
 import torch
 
+from esper.growth.blueprints.table import BLUEPRINTS, parameter_count, seed_layout
 from esper.growth.hosts import seeds as life
 from esper.growth.hosts.population import added_parameters
 from esper.growth.kernel.blending import MIXING_OF_STYLE, Mixing, Style, coefficient, mix
-from esper.growth.kernel.blueprints import BLUEPRINTS, parameter_count, seed_layout
 from esper.growth.kernel.layers import layer_norm
-from esper.growth.kernel.seed_layers import run_back, run_layers
 from esper.leyline.heads import BLUEPRINT_CHOICES, STYLE_CHOICES
 
 EACH = pytest.mark.parametrize("number", range(len(BLUEPRINTS)), ids=BLUEPRINT_CHOICES)
@@ -35,7 +34,7 @@ def test_forward_equals_the_ordinary_module(
     rows = random(3, layout.size)
     features = random(3, channels, *positions, 5, seed=1)
     *tensors, _, _ = layout.split(rows)
-    ours = run_layers(blueprint.layers, features, tuple(tensors), None)[0]
+    ours = blueprint.change(features, tuple(tensors))
     assert ours.shape == features.shape
     for row in range(3):
         seed = ordinary.Seed(number, 0, channels, axes).double()
@@ -51,6 +50,7 @@ def test_parameter_counts_are_those_of_the_real_tensors(
 ) -> None:
     blueprint = BLUEPRINTS[number]
     layout = seed_layout(blueprint, channels, axes)
+    assert len({tensor.name for tensor in layout.tensors}) == len(layout.tensors)
     tensors = layout.split(torch.zeros(1, layout.size))
     real = [tensor.numel() for tensor in tensors]
     assert parameter_count(blueprint, channels, axes, gated=True) == sum(real)
@@ -73,18 +73,17 @@ def test_costs_are_as_documented_and_clearly_different() -> None:
 
 
 @EACH
-def test_a_newborn_seed_changes_nothing_and_can_learn(number: int) -> None:
+def test_a_new_seed_changes_nothing_and_can_learn(number: int) -> None:
     blueprint = BLUEPRINTS[number]
     layout = seed_layout(blueprint, 8, 1)
-    rows = torch.from_numpy(layout.draw(np.random.default_rng(0))[None])
+    rows = torch.from_numpy(layout.draw(np.random.default_rng(0))[None]).requires_grad_()
     *tensors, _, _ = layout.split(rows)
-    change, saved = run_layers(blueprint.layers, random(1, 8, 7, 5), tuple(tensors), None)
+    change = blueprint.change(random(1, 8, 7, 5), tuple(tensors))
     assert change.eq(0).all()
-    _, gradients = run_back(
-        blueprint.layers, random(1, 8, 7, 5, seed=1), saved, tuple(tensors), True, None
-    )
-    assert [gradient.shape for gradient in gradients] == [tensor.shape for tensor in tensors]
-    assert any(gradient.ne(0).any() for gradient in gradients)
+    (gradient,) = torch.autograd.grad((change * random(1, 8, 7, 5, seed=1)).sum(), rows)
+    weights = [each for each in layout.tensors[:-2] if each.name.endswith(("weight", "scale"))]
+    by_name = dict(zip((each.name for each in layout.tensors), layout.split(gradient), strict=True))
+    assert any(by_name[each.name].ne(0).any() for each in weights), "no weight can learn"
 
 
 def blend(style: Style, alpha: float, change: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
@@ -93,7 +92,7 @@ def blend(style: Style, alpha: float, change: torch.Tensor, features: torch.Tens
     gate = torch.cat([weight, bias], dim=1)
     mixing = Mixing(int(MIXING_OF_STYLE[style]))
     normal = layer_norm(features)
-    return mix(mixing, features, change, normal, torch.from_numpy(amount), gate)[0]
+    return mix(mixing, features, change, normal, torch.from_numpy(amount), gate)
 
 
 @pytest.mark.parametrize("style", Style, ids=STYLE_CHOICES)

@@ -11,7 +11,7 @@ from esper.growth.environment.env import GrowthVectorEnv
 from esper.growth.from_scratch import Architecture, architecture_of, train_from_scratch
 from esper.growth.hosts.minibatches import draw, new_order, restart
 from esper.growth.hosts.population import new_population, plant_hosts, plant_seed
-from esper.growth.hosts.randomness import episode_seed
+from esper.growth.hosts.randomness import episode_rng_seed
 from esper.growth.hosts.seeds import EMPTY
 from esper.growth.tasks.task import Task
 from esper.leyline.heads import Stage
@@ -56,7 +56,7 @@ def test_seeds_are_there_from_the_first_step(
     )
     trained = train_from_scratch(env, grown, [seed], np.array([STEPS]))
 
-    born = np.array([episode_seed(seed, 0)])
+    born = np.array([episode_rng_seed(seed, 0)])
     population = new_population(
         1, 3, env.host_shape, device=torch.device("cpu"), dtype=torch.float64
     )

@@ -19,7 +19,7 @@ def test_a_newborn_host_can_wait_or_germinate_anywhere() -> None:
     legal = legal_slots(life.empty_seeds(2))
     mask = action_mask(legal)
     assert legal.shape == (2, 6, 3)
-    assert mask.shape == (2, 36)
+    assert mask.shape == (2, sum(HEAD_SIZES))
     assert mask[0, HEADS["op"]].tolist() == [op in (Op.WAIT, Op.GERMINATE) for op in Op]
     assert mask[0, HEADS["slot"]].all()
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from esper.growth.hosts import seeds as life
-from esper.growth.hosts.forward import cut, run, weights
+from esper.growth.hosts.forward import cut, run
 from esper.growth.hosts.host import input_columns
 from esper.growth.hosts.plan import make_plan
 from esper.growth.tasks.loading import Task, load_task
@@ -46,7 +46,7 @@ def test_shadows_send_the_host_neither_features_nor_gradient(
     def forward() -> tuple[torch.Tensor, torch.Tensor, Any]:
         plan = make_plan(ours.population, ours.seeds)
         flat = ours.population.state[0].index_select(0, plan.columns).requires_grad_()
-        of_plan = weights(plan, cut(plan, flat))
+        of_plan = cut(plan, flat)
         return run(plan, ours.population.shape, of_plan, columns), flat, plan
 
     before, _, _ = forward()

@@ -13,7 +13,7 @@ from torch import nn
 from esper.growth.environment.env import GrowthVectorEnv
 from esper.growth.hosts.host import HostShape
 from esper.growth.hosts.minibatches import draw, new_order, restart
-from esper.growth.hosts.randomness import Stream, episode_seed, generator
+from esper.growth.hosts.randomness import Stream, episode_rng_seed, generator
 from esper.growth.static_networks import StaticShape, static_shapes, train_static
 from esper.growth.tasks.task import Task
 
@@ -71,7 +71,7 @@ def test_lockstep_is_a_loop_of_ordinary_networks(
     ours = train_static(env, shape, seeds)
     assert ours.parameters.tolist() == [shape.layout.size] * 3
     for number, seed in enumerate(seeds):
-        born = np.array([episode_seed(seed, 0)])
+        born = np.array([episode_rng_seed(seed, 0)])
         theirs = Ordinary(shape).double()
         theirs.write(shape.layout.draw(generator(int(born[0]), Stream.HOST)))
         optimizer = torch.optim.Adam(theirs.parameters(), lr=env.optimizer.learning_rate)

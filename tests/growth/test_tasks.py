@@ -10,7 +10,15 @@ import pytest
 import torch
 
 from esper.growth.tasks import mnist1d_cache
-from esper.growth.tasks.loading import InvalidTaskError, Split, Task, UnknownTaskError, load_task
+from esper.growth.tasks.loading import (
+    InvalidTaskError,
+    Split,
+    Task,
+    UnknownTaskError,
+    load_task,
+    loader_of,
+)
+from esper.leyline.task_names import TASK_SOURCES, TaskSource
 
 
 @pytest.mark.parametrize(
@@ -160,3 +168,9 @@ def test_generating_leaves_global_random_state_alone(cache: Path) -> None:
     arrays = mnist1d_cache.load_mnist1d_arrays()
     assert arrays.inputs.shape == (4000, 40)
     assert (random.random(), np.random.random()) == expected
+
+
+@pytest.mark.parametrize("source", TASK_SOURCES, ids=lambda source: source.name)
+def test_every_source_of_tasks_has_its_loader_and_form(source: TaskSource) -> None:
+    assert callable(loader_of(source))
+    assert source.form.startswith(source.name)

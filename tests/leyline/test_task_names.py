@@ -36,7 +36,7 @@ def test_a_name_is_taken_apart(text: str, expected: TaskName) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("", "there is no task '': the tasks are mnist1d, digits, cifar10, npz:FILE.npz"),
+        ("", f"there is no task '': the tasks are {', '.join(BUILT_IN)}, npz:FILE.npz"),
         ("npz", "there is no task 'npz'"),
         ("csv:a.csv", "there is no task 'csv:a.csv'"),
         ("npz:", "the task 'npz:' must be written npz:FILE.npz"),

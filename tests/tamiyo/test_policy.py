@@ -140,4 +140,4 @@ def test_another_agent_may_have_other_heads() -> None:
 
 def test_the_layout_is_the_contract() -> None:
     assert HeadLayout().names == HEAD_NAMES
-    assert HeadLayout().total == 36
+    assert HeadLayout().total == sum(HEAD_SIZES)

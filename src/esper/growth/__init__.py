@@ -1,8 +1,8 @@
 """Growth: small networks that grow while they train, N of them in lockstep.
 
-Importing this package registers the environment with Gymnasium and loads nothing heavier: torch is
-loaded by the first `gymnasium.make("esper/Growth-v0")` or `gymnasium.make_vec`. Where a name is all
-that reaches the process that makes it, `"esper.growth:esper/Growth-v0"` imports this package, too.
+Importing this package only registers the environment with Gymnasium; torch is loaded by the first
+`gymnasium.make("esper/Growth-v0")` or `gymnasium.make_vec`. In a process that has not imported this
+package, the name `"esper.growth:esper/Growth-v0"` imports it.
 """
 
 import gymnasium

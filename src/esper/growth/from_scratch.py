@@ -1,7 +1,7 @@
-"""Networks of a grown architecture, trained with it from their first step: what growing is up to.
+"""Baseline: networks with a grown architecture, trained with it from their first step.
 
 Host, seeds, styles and alphas are those that an episode ended with. The seeds are FOSSILIZED before
-the first slice, so they run and learn as they would have run and learnt after growing.
+the first slice, so they run and learn as after growing.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,7 +14,7 @@ from esper.growth.environment.cohort import (
     begin_episodes,
     measure_finished,
     new_cohort,
-    seed_host,
+    set_rng_seed,
 )
 from esper.growth.environment.env import GrowthVectorEnv
 from esper.growth.hosts.lockstep import train_slice
@@ -28,11 +28,11 @@ from esper.leyline.heads import Stage
 
 @dataclass(frozen=True)
 class Architecture:
-    """What is part of each of N hosts for good. All arrays are `[N, S]`.
+    """The FOSSILIZED seeds of N hosts. All arrays are `[N, S]`.
 
     Attributes:
-        blueprint, style: of each slot; EMPTY where nothing is.
-        alpha: how much of it is blended in.
+        blueprint, style: of each slot; EMPTY where there is no seed.
+        alpha: how far the seed is blended in.
     """
 
     blueprint: np.ndarray
@@ -46,7 +46,7 @@ class Architecture:
 
 @dataclass(frozen=True)
 class Trained:
-    """Networks after training, all arrays `[N]`.
+    """Results of training N networks. All arrays are `[N]`.
 
     Attributes:
         validation_accuracy, test_accuracy: on those parts of the task.
@@ -63,7 +63,7 @@ class Trained:
 def architecture_of(
     stage: np.ndarray, blueprint: np.ndarray, style: np.ndarray, alpha: np.ndarray
 ) -> Architecture:
-    """Return what is FOSSILIZED among the seeds of N hosts, as the environment's info has them."""
+    """Return the FOSSILIZED seeds among those of N hosts, given as in the environment's info."""
     stays = stage == Stage.FOSSILIZED
     return Architecture(
         np.where(stays, blueprint, EMPTY),
@@ -75,21 +75,21 @@ def architecture_of(
 def train_from_scratch(
     env: GrowthVectorEnv,
     architecture: Architecture,
-    seeds: Sequence[int],
+    rng_seeds: Sequence[int],
     steps: np.ndarray,
     on_step: Callable[[int], None] | None = None,
 ) -> Trained:
     """Train networks of given architectures from their first step.
 
     Args:
-        env: whose task and training settings they share; its own hosts are left alone.
+        env: environment with the task and training settings; its own hosts do not change.
         architecture: of each network.
-        seeds: of each; first parameters of hosts and order of data are those of an episode of the
-            environment that was reset with the same seed.
-        steps: how many slices each is trained for, at least 1. `[N]`
-        on_step: called with the number of each slice that is done, counted from 1.
+        rng_seeds: random seed of each network; initial parameters of hosts and order of data are
+            those of an episode of the environment after a reset with the same seed.
+        steps: number of slices for each network, at least 1. `[N]`
+        on_step: called after each slice with its number, counted from 1.
     """
-    hosts = len(seeds)
+    hosts = len(rng_seeds)
     device = env.device
     train, validation, test = env.parts
     cohort = new_cohort(
@@ -101,10 +101,10 @@ def train_from_scratch(
         device=device,
         dtype=env.task.dtype,
     )
-    for host, seed in enumerate(seeds):
-        seed_host(cohort, host, int(seed))
+    for host, rng_seed in enumerate(rng_seeds):
+        set_rng_seed(cohort, host, int(rng_seed))
     begin_episodes(cohort, np.arange(hosts), validation)
-    _fossilize(cohort.seeds, architecture)
+    _set_fossilized(cohort.seeds, architecture)
     for host, slot in np.argwhere(architecture.blueprint != EMPTY).tolist():
         plant_seed(cohort.population, host, slot, int(architecture.blueprint[host, slot]), 1)
     plan = make_plan(cohort.population, cohort.seeds)
@@ -128,7 +128,7 @@ def train_from_scratch(
     )
 
 
-def _fossilize(seeds: Seeds, architecture: Architecture) -> None:
+def _set_fossilized(seeds: Seeds, architecture: Architecture) -> None:
     present = architecture.blueprint != EMPTY
     seeds.stage[present] = Stage.FOSSILIZED
     seeds.blueprint[:] = architecture.blueprint

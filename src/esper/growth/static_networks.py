@@ -1,9 +1,9 @@
-"""Fixed networks to compare growth with: blocks stacked, N of one shape trained in lockstep.
+"""Baseline: fixed networks of stacked blocks, N of one shape trained in lockstep.
 
-They are what somebody would write who does not grow: blocks of convolution (of a linear map where
-inputs have no positions), normalisation or none, and ReLU, then a linear classifier over all
-features or over their mean of each channel; for symbols, a transformer. Data, minibatches, first
-values and optimizer are those of hosts that are born of the same seeds.
+A block is a convolution (a linear map if inputs have no positions), optional normalisation, and
+ReLU; a linear classifier over all features or over the mean of each channel follows. For symbols,
+the network is a transformer. Data, minibatches, initial values and optimizer are those of hosts
+with the same random seeds.
 """
 
 import math
@@ -19,7 +19,7 @@ from esper.growth.from_scratch import Trained
 from esper.growth.hosts.host import CONVOLUTIONS, BlockShape, HostShape
 from esper.growth.hosts.lockstep import gather_minibatches, input_chunks, row_hits, row_losses
 from esper.growth.hosts.minibatches import draw, new_order, restart
-from esper.growth.hosts.randomness import Stream, episode_seed, generator
+from esper.growth.hosts.randomness import Stream, episode_rng_seed, generator
 from esper.growth.hosts.training_cost import block_multiply_adds, first_input_is_data
 from esper.growth.kernel.adam import adam_step_, step_coefficients
 from esper.growth.kernel.layers import affine_map, layer_norm, window_positions, windows
@@ -27,7 +27,7 @@ from esper.growth.kernel.parameters import ParameterLayout, TensorSpec, affine
 from esper.growth.kernel.transformer import TransformerBlock, last_position
 from esper.growth.tasks.task import Split
 
-#: Blocks that networks are stacked of.
+#: Numbers of blocks.
 DEPTHS = (2, 3, 4, 5)
 
 
@@ -36,15 +36,14 @@ class StaticShape:
     """The architecture of a fixed network.
 
     Attributes:
-        input_shape: of one input, as a host's.
-        classes: how many classes the classifier tells apart.
+        input_shape: shape of one input, as of a host.
+        classes: number of classes.
         channels: channels of every block.
-        depth: blocks; the first are strided as a host's are, further ones keep the positions.
+        depth: number of blocks; the first have the strides of a host, others keep the positions.
         normalised: whether each convolution is followed by a layer norm over channels and
             positions, with a scale and a shift for each channel.
         pooled: whether the classifier sees the mean of each channel, or every feature.
-        symbols: how many different symbols inputs are made of; 0 where they are measurements.
-            Then the blocks are a transformer's, which has norms and a way to read of its own.
+        symbols: size of the vocabulary of symbol inputs, for a transformer; 0 for measurements.
     """
 
     input_shape: tuple[int, ...]
@@ -91,7 +90,7 @@ class StaticShape:
         for number, block in enumerate(self.blocks):
             tensors = block.tensors(f"block{number}")
             if self.normalised:
-                # the scale is kept as its distance from 1: like a shift, it begins at zero
+                # the scale is stored as its difference from 1, so that it begins at zero
                 names = (f"norm{number}.scale", f"norm{number}.shift")
                 tensors += tuple(TensorSpec(name, (block.outputs,)) for name in names)
             blocks.append(tensors)
@@ -105,7 +104,7 @@ class StaticShape:
         return ParameterLayout(tuple(tensor for part in self.parts for tensor in part))
 
     def resized(self, parameters: int) -> "StaticShape":
-        """Return this kind of network at the width that comes nearest to so many parameters."""
+        """Return this kind of network with the width that is nearest to a number of parameters."""
         narrow = replace(self, channels=1)
         while (wide := replace(narrow, channels=narrow.channels + 1)).layout.size <= parameters:
             narrow = wide
@@ -113,7 +112,7 @@ class StaticShape:
 
     @property
     def training_multiply_adds(self) -> int:
-        """Multiply-adds with which one sample is trained on, counted as for hosts."""
+        """Multiply-adds of training on one sample, counted as for hosts."""
         forward = [block_multiply_adds(block) for block in self.blocks]
         norms = sum(block.outputs * math.prod(block.positions) for block in self.blocks)
         classifier = self.parts[-1][0].size
@@ -122,7 +121,7 @@ class StaticShape:
 
 
 def static_shapes(like: HostShape, parameters: int) -> list[StaticShape]:
-    """Return every kind of fixed network for a host's inputs, of about so many parameters."""
+    """Return every kind of fixed network for the inputs of a host, of about the given size."""
     choices = (False, True) if like.axes and not like.symbols else (False,)
     return [
         StaticShape(
@@ -138,7 +137,7 @@ def run_static(shape: StaticShape, flat: torch.Tensor, columns: torch.Tensor) ->
     """Return the logits of N networks. `[N, classes, B]`
 
     Args:
-        shape: of all of them.
+        shape: architecture of all networks.
         flat: their parameters. `[N, size]`
         columns: from `static_columns`, for each network, or one axis less for all.
     """
@@ -169,31 +168,31 @@ def _by_channel(values: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
 
 
 def static_columns(inputs: torch.Tensor, shape: StaticShape) -> torch.Tensor:
-    """Return what the first block works on, of inputs `[R, C, *P, B]`: windows, or symbols."""
+    """Return the input of the first block, from `[R, C, *P, B]`: windows, or symbols."""
     block = shape.blocks[0]
     if isinstance(block, TransformerBlock):
         return inputs
     return windows(inputs, block.kernel, block.stride, block.padding)
 
 
-def train_static(env: GrowthVectorEnv, shape: StaticShape, seeds: Sequence[int]) -> Trained:
-    """Train a fixed network for each seed on as many samples as an episode has.
+def train_static(env: GrowthVectorEnv, shape: StaticShape, rng_seeds: Sequence[int]) -> Trained:
+    """Train a fixed network for each random seed on as many samples as in an episode.
 
     Args:
-        env: whose task and training settings they share; its own hosts are left alone.
-        shape: of the networks.
-        seeds: of each network; the order of the data is that of an episode of the environment that
-            was reset with the same seed.
+        env: environment with the task and training settings; its own hosts do not change.
+        shape: architecture of the networks.
+        rng_seeds: random seed of each network; the order of the data is that of an environment's
+            episode after a reset with the same seed.
     """
     train, validation, test = env.parts
-    born = np.array([episode_seed(int(seed), 0) for seed in seeds])
+    born = np.array([episode_rng_seed(int(seed), 0) for seed in rng_seeds])
     order = new_order(len(born), len(train), env.batch, env.batches)
     restart(order, np.arange(len(born)), born)
     drawn = np.stack([shape.layout.draw(generator(int(seed), Stream.HOST)) for seed in born])
     state = torch.zeros(3, drawn.size, device=env.device, dtype=env.task.dtype)
     state[0] = torch.from_numpy(drawn.reshape(-1)).to(state)
     for step in range(env.steps):
-        _train_slice(env, shape, state, draw(order, env.batch * env.batches), step)
+        _train_static_slice(env, shape, state, draw(order, env.batch * env.batches), step)
     flat = state[0].view(len(born), -1)
     samples = env.steps * env.batch * env.batches
     return Trained(
@@ -204,7 +203,7 @@ def train_static(env: GrowthVectorEnv, shape: StaticShape, seeds: Sequence[int])
     )
 
 
-def _train_slice(
+def _train_static_slice(
     env: GrowthVectorEnv, shape: StaticShape, state: torch.Tensor, drawn: np.ndarray, step: int
 ) -> None:
     """Train on the samples `drawn` `[N, batches * batch]`; `state` `[3, N * size]` is changed."""

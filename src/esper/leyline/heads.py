@@ -1,8 +1,8 @@
-"""The eight action heads of the policy: their names, their choices, and when each one counts.
+"""The eight action heads of the policy: names, choices, and which ops use them.
 
-A head is one categorical output. The order of `HEAD_NAMES` is the order of the columns of an
-action everywhere: in the environment's `MultiDiscrete` space, in the policy's joint projection, in
-the telemetry and on the screen.
+A head is one categorical output. `HEAD_NAMES` has the order of the columns of an action everywhere:
+in the environment's `MultiDiscrete` space, in the policy's joint projection, in telemetry and on
+screens.
 """
 
 from enum import IntEnum
@@ -21,7 +21,7 @@ HEAD_NAMES: Final = (
 
 
 class Op(IntEnum):
-    """What the policy does with one host in one step; the value is the choice of the `op` head."""
+    """Operation on one host in one step; the value is the choice of the `op` head."""
 
     WAIT = 0
     GERMINATE = 1
@@ -32,7 +32,7 @@ class Op(IntEnum):
 
 
 class Stage(IntEnum):
-    """Where the seed of a slot is in its life; transitions: `esper.growth.hosts.seeds`."""
+    """Stage of the seed in a slot; `esper.growth.hosts.seeds` has the transitions."""
 
     DORMANT = 0
     GERMINATED = 1
@@ -60,7 +60,7 @@ CURVE_CHOICES: Final = ("linear", "cosine", "sigmoid_gentle", "sigmoid", "sigmoi
 
 #: Steps that the first blend of a seed takes, by choice of the `tempo` head.
 TEMPO_STEPS: Final = (1, 3, 8)
-#: How far a seed is blended in, by choice of the `alpha_target` head.
+#: Alpha that a seed is blended up to, by choice of the `alpha_target` head.
 ALPHA_TARGETS: Final = (0.5, 0.7, 1.0)
 #: Steps that a later change of alpha takes, by choice of the `alpha_speed` head; 0 is at once.
 ALPHA_SPEED_STEPS: Final = (0, 3, 5, 8)
@@ -75,7 +75,7 @@ HEAD_CHOICES: Final[dict[str, tuple[str, ...]]] = {
     "alpha_curve": CURVE_CHOICES,
     "op": tuple(op.name for op in Op),
 }
-#: What each head decides, in one line; `op` says which of the others count.
+#: One line on each head; the chosen op determines which of the others are used.
 HEAD_MEANINGS: Final[dict[str, str]] = {
     "op": "what to do with a network: wait, plant a seed (germinate), blend it in (advance), "
     "change how far it is blended, remove it (prune) or keep it for good (fossilize)",
@@ -89,7 +89,7 @@ HEAD_MEANINGS: Final[dict[str, str]] = {
 }
 HEAD_SIZES: Final = tuple(len(HEAD_CHOICES[head]) for head in HEAD_NAMES)
 
-#: The heads whose choice mattered, by the op taken. `op` itself always counts.
+#: The heads that each op uses; `op` itself is always used.
 ACTIVE_HEADS: Final[dict[Op, frozenset[str]]] = {
     Op.WAIT: frozenset({"op"}),
     Op.GERMINATE: frozenset({"op", "slot", "blueprint", "style", "tempo", "alpha_target"}),

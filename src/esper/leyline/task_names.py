@@ -1,65 +1,106 @@
-"""How a task is named: by itself, or by where its data is and how that is to be read.
+"""Names of tasks, and the table of all sources that tasks can come from.
 
 | name                  | what it is                                                             |
 |-----------------------|------------------------------------------------------------------------|
-| `mnist1d`, `digits`   | made, or shipped with scikit-learn: nothing is downloaded              |
-| `cifar10[:FOLDER]`    | CIFAR-10, of files in a folder, or by the datasets extra               |
-| `npz:FILE.npz`        | arrays `x` and `y` of your own, perhaps `x_test` and `y_test`          |
-| `hf:NAME`             | a dataset by its name or its folder, with the datasets extra           |
+| `mnist1d`, `digits`   | generated, or shipped with scikit-learn: nothing is downloaded         |
+| `cifar10[:FOLDER]`    | CIFAR-10, from files in a folder or by the datasets extra              |
+| `npz:FILE.npz`        | arrays `x` and `y` of your own, optionally `x_test` and `y_test`       |
+| `hf:NAME`             | a dataset by its name or its folder, by the datasets extra             |
 | `chars:FILE.txt`      | the next character of a text                                           |
 
 Options follow as in a web address: `npz:FILE.npz?kind=signal`, `hf:NAME?input=img&label=kind`.
+
+A source is added by a row in `TASK_SOURCES` and a function that returns a `Task`.
 """
 
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 from urllib.parse import parse_qsl
 
 from esper.leyline.errors import EsperError
 from esper.leyline.suggestions import did_you_mean
 
-#: Sources of tasks that have a name of their own.
-BUILT_IN: Final = ("mnist1d", "digits", "cifar10")
-#: How the others are written.
-WITH_PLACE: Final = ("npz:FILE.npz", "hf:NAME", "chars:FILE.txt")
-
-#: Parts of a task; the options of these names say which part of the data each is.
+#: Parts of a task; options of these names say which part of the data each is.
 PARTS: Final = ("train", "validation", "test")
 
-#: The options that each source knows.
-_OPTIONS: Final[dict[str, frozenset[str]]] = {
-    "mnist1d": frozenset(),
-    "digits": frozenset(),
-    "cifar10": frozenset(),
-    "npz": frozenset({"kind", "channels", *PARTS}),
-    "hf": frozenset({"config", "input", "label", "kind", "channels", *PARTS}),
-    "chars": frozenset({"context"}),
-}
+
+@dataclass(frozen=True)
+class TaskSource:
+    """One kind of task: how it is named, and which function loads it.
+
+    Attributes:
+        name: what stands before the colon.
+        loader: `module:function` that takes a `TaskName` and returns a `Task`.
+        place: what stands after the colon: nothing, a file, a folder (optional), or the name of a
+            dataset.
+        form: how such a task is written, shown in messages and `--help`.
+        options: names of the options that it has.
+        suffix: suffix of its files, to suggest it for a bare file name.
+    """
+
+    name: str
+    loader: str
+    place: Literal["none", "file", "folder", "dataset"] = "none"
+    form: str = ""
+    options: frozenset[str] = frozenset()
+    suffix: str = ""
+
+
+#: Every source of tasks, in the order of messages and `--help`.
+TASK_SOURCES: Final = (
+    TaskSource("mnist1d", "esper.growth.tasks.loading:load_mnist1d", form="mnist1d"),
+    TaskSource("digits", "esper.growth.tasks.loading:load_digits", form="digits"),
+    TaskSource("cifar10", "esper.growth.tasks.cifar10:load_cifar10", "folder", form="cifar10"),
+    TaskSource(
+        "npz",
+        "esper.growth.tasks.npz:load_npz",
+        "file",
+        form="npz:FILE.npz",
+        options=frozenset({"kind", "channels", *PARTS}),
+        suffix=".npz",
+    ),
+    TaskSource(
+        "hf",
+        "esper.growth.tasks.hugging_face:load_hugging_face",
+        "dataset",
+        form="hf:NAME",
+        options=frozenset({"config", "input", "label", "kind", "channels", *PARTS}),
+    ),
+    TaskSource(
+        "chars",
+        "esper.growth.tasks.characters:load_characters",
+        "file",
+        form="chars:FILE.txt",
+        options=frozenset({"context"}),
+        suffix=".txt",
+    ),
+)
+SOURCE_BY_NAME: Final = {source.name: source for source in TASK_SOURCES}
+#: Tasks that can be named without a place, and the forms of the others.
+BUILT_IN: Final = tuple(each.name for each in TASK_SOURCES if each.place in ("none", "folder"))
+WITH_PLACE: Final = tuple(each.form for each in TASK_SOURCES if each.place in ("file", "dataset"))
 #: The values that an option can have, where there are only some.
 _VALUES: Final[dict[str, tuple[str, ...]]] = {
     "kind": ("vector", "signal", "image"),
     "channels": ("first", "last"),
 }
-#: The source that reads a file with this suffix.
-_SOURCES_BY_SUFFIX: Final = {".npz": "npz", ".txt": "chars"}
-_PLACES_ALLOWED: Final = ("cifar10", "npz", "hf", "chars")
 
 
 class UnknownTaskError(EsperError, ValueError):
-    """There is no task of this name, or it is not written as it should be."""
+    """No task has this name, or the name has the wrong form."""
 
 
 @dataclass(frozen=True)
 class TaskName:
-    """The name of a task, taken apart.
+    """A parsed task name.
 
     Attributes:
-        text: the whole of it.
-        source: what kind of task it is, among the keys of `TASK_LOADERS`.
-        place: the file, folder or dataset; empty for tasks that need none.
-        options: how to read that.
+        text: the whole name.
+        source: name of its source, one of `SOURCE_BY_NAME`.
+        place: file, folder or dataset; empty for tasks without one.
+        options: how to read the data.
     """
 
     text: str
@@ -78,12 +119,12 @@ class TaskName:
 
     @property
     def short(self) -> str:
-        """A name for titles: without folders and options."""
+        """A short name for titles: without folders and options."""
         return Path(self.place).stem if self.place else self.source
 
     @property
     def absolute(self) -> str:
-        """The text with an absolute path, where the place is a file or folder that is there."""
+        """The name with an absolute path, if its place is an existing file or folder."""
         if not self.place or not os.path.exists(self.path):
             return self.text
         _, _, options = self.text.partition("?")
@@ -91,49 +132,49 @@ class TaskName:
 
 
 def parse_task_name(text: str) -> TaskName:
-    """Take the name of a task apart; nothing is read.
+    """Parse the name of a task; no data is read.
 
     Raises:
-        UnknownTaskError: there is no such task, or something is missing or too much in its name.
+        UnknownTaskError: no task has this name, or the name has the wrong form.
     """
     if "\0" in text:
         raise UnknownTaskError(f"the task {text!r} holds a NUL character, which no name can have")
-    source, colon, rest = text.partition(":")
-    if source not in _OPTIONS or (source not in BUILT_IN and not colon):
+    name, colon, rest = text.partition(":")
+    source = SOURCE_BY_NAME.get(name)
+    if source is None or (name not in BUILT_IN and not colon):
         raise UnknownTaskError(
             f"there is no task {text!r}: the tasks are {', '.join((*BUILT_IN, *WITH_PLACE))}"
             f"{_hint(text)}"
         )
     place, _, query = rest.partition("?")
-    if colon and (source not in _PLACES_ALLOWED or not place):
-        wanted = next((form for form in WITH_PLACE if form.startswith(source + ":")), source)
-        raise UnknownTaskError(f"the task {text!r} must be written {wanted}")
+    if colon and (source.place == "none" or not place):
+        raise UnknownTaskError(f"the task {text!r} must be written {source.form}")
     pairs = parse_qsl(query, keep_blank_values=True)
     options = dict(pairs)
-    known = _OPTIONS[source]
-    unknown = [key for key in options if key not in known]
+    unknown = [key for key in options if key not in source.options]
     if unknown or len(options) < len(pairs) or (query and not pairs) or "" in options.values():
-        allowed = ", ".join(f"{key}=..." for key in sorted(known)) or "none"
+        allowed = ", ".join(f"{key}=..." for key in sorted(source.options)) or "none"
         raise UnknownTaskError(
-            f"the options {query!r} of task {source}:{place} cannot be read: allowed are {allowed}"
+            f"the options {query!r} of task {name}:{place} cannot be read: allowed are {allowed}"
         )
-    return TaskName(text, source, place, options)
+    return TaskName(text, name, place, options)
 
 
 def _hint(text: str) -> str:
-    """Return how a task that is not known was probably meant; empty if nothing is like it."""
+    """Return a suggestion for an unknown name; empty if nothing is similar."""
     place, mark, _ = text.partition("?")
     path = Path(place)
-    source = _SOURCES_BY_SUFFIX.get(path.suffix.lower())
-    if source is None and place and os.path.isdir(path):
-        source = "cifar10" if any(path.glob("**/data_batch_*.bin")) else "hf"
-    if source is not None:
-        return f"; did you mean {source}:{text}?"
+    suffix = path.suffix.lower()
+    name = next((each.name for each in TASK_SOURCES if suffix and each.suffix == suffix), None)
+    if name is None and place and os.path.isdir(path):
+        name = "cifar10" if any(path.glob("**/data_batch_*.bin")) else "hf"
+    if name is not None:
+        return f"; did you mean {name}:{text}?"
     return "" if mark else did_you_mean(text, BUILT_IN)
 
 
 def check_task(name: TaskName) -> None:
-    """Check what can be known of a task before its data is read.
+    """Check a task's options and place before its data is read.
 
     Raises:
         UnknownTaskError: its file or folder does not exist, or an option has an impossible value.
@@ -145,10 +186,11 @@ def check_task(name: TaskName) -> None:
                 f"{option} in the task {name.text} must be one of {', '.join(values)}, not "
                 f"{value!r}{did_you_mean(value, values)}"
             )
-    if name.source in ("npz", "chars") and not os.path.exists(name.path):
+    place = SOURCE_BY_NAME[name.source].place
+    if place == "file" and not os.path.exists(name.path):
         raise UnknownTaskError(f"there is no file {name.path}")
-    if name.source == "cifar10" and name.place and not os.path.isdir(name.path):
+    if place == "folder" and name.place and not os.path.isdir(name.path):
         raise UnknownTaskError(f"there is no folder {name.path}")
     is_path = name.place.startswith(("/", "./", "../", "~"))
-    if name.source == "hf" and is_path and not os.path.exists(name.path):
+    if place == "dataset" and is_path and not os.path.exists(name.path):
         raise UnknownTaskError(f"there is no folder {name.path}")

@@ -1,7 +1,9 @@
 """Masked categorical distributions of many heads at once: log-probabilities and entropies.
 
-Choices are the first axis, `[C, …, H]`: softmax along a short last axis takes twenty times as long
-as along a first one, whose steps are long rows.
+Choices come first in memory, `[C, …, H]`: softmax along a short last axis takes twenty times as
+long as along a first one, whose steps are long rows. The backward pass is written by hand: with
+autograd the same takes 1.2 to 1.3, with `torch.distributions` 4.4 times as long
+(`benchmarks/hand_written_autograd.py --parts heads`).
 """
 
 from typing import Any, NamedTuple
@@ -39,7 +41,7 @@ def taken(log_probs: Tensor, actions: Tensor) -> Tensor:
 
 
 def likelihoods(choices: Tensor, illegal: Tensor, actions: Tensor) -> Likelihoods:
-    """Return log-probabilities of the choices taken, and entropies; both are differentiable.
+    """Return differentiable log-probabilities of the choices taken, and entropies.
 
     Args:
         choices: raw logits, `[C, …, H]`.
@@ -50,7 +52,7 @@ def likelihoods(choices: Tensor, illegal: Tensor, actions: Tensor) -> Likelihood
 
 
 class _Likelihoods(torch.autograd.Function):
-    """Both gradients in closed form: a third of the calls that autograd needs for the operations.
+    """Both gradients in closed form, in a third of the operations that autograd needs.
 
     With p the probabilities, H the entropy and k the choice taken,
 

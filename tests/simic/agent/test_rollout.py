@@ -5,6 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from esper.leyline.heads import HEAD_SIZES
 from esper.simic.agent.ppo import generalized_advantages
 from esper.simic.agent.rollout import Rollout, minus_siblings
 
@@ -22,7 +23,7 @@ def rollout_of(
     return Rollout(
         observations=torch.zeros(steps, hosts, 1),
         actions=torch.zeros(steps, hosts, 8, dtype=torch.int64),
-        masks=torch.ones(steps, hosts, 36, dtype=torch.bool),
+        masks=torch.ones(steps, hosts, sum(HEAD_SIZES), dtype=torch.bool),
         active=torch.ones(steps, hosts, 8, dtype=torch.bool),
         values=values,
         rewards=rewards,

@@ -1,4 +1,4 @@
-"""What an action does to a host: the policy's choices turned into events in the life of seeds."""
+"""Apply actions: the choices of the policy become events of seeds."""
 
 import numpy as np
 
@@ -9,7 +9,7 @@ from esper.leyline.heads import ALPHA_SPEED_STEPS, ALPHA_TARGETS, HEAD_NAMES, TE
 
 
 def illegal_actions(actions: np.ndarray, legal: np.ndarray) -> np.ndarray:
-    """Return whose action names an op that its slot does not allow. `[N]`, bool
+    """Return the hosts whose action has an op that is illegal on its slot. `[N]`, bool
 
     Args:
         actions: choices of each head. `[N, 8]`
@@ -20,30 +20,30 @@ def illegal_actions(actions: np.ndarray, legal: np.ndarray) -> np.ndarray:
     return ~allowed
 
 
-def act(
+def apply_actions(
     population: Population, seeds: Seeds, actions: np.ndarray, hosts: np.ndarray
 ) -> list[Transition]:
-    """Do what the actions of the given hosts say; all of them must be legal.
+    """Apply the actions of the given hosts; all of them must be legal.
 
     Args:
-        population: gets the first parameters of new seeds, and is told who joins.
+        population: changed in place: new seeds are initialised, joining ones age the moments.
         seeds: the state of every slot, changed in place.
         actions: choices of each head. `[N, 8]`
-        hosts: whose actions to do. `[n]`
+        hosts: numbers of the hosts to act on. `[n]`
 
     Returns:
-        What happened, in the order of the hosts.
+        The transitions, in the order of the hosts.
     """
     done = []
     for host in hosts:
         choice = dict(zip(HEAD_NAMES, (int(value) for value in actions[host]), strict=True))
-        transition = _act_on(population, seeds, int(host), choice)
+        transition = _apply_action(population, seeds, int(host), choice)
         if transition is not None:
             done.append(transition)
     return done
 
 
-def _act_on(
+def _apply_action(
     population: Population, seeds: Seeds, host: int, choice: dict[str, int]
 ) -> Transition | None:
     slot = choice["slot"]

@@ -1,4 +1,4 @@
-"""N hosts through their episodes: all of their state, and the few things that happen to it."""
+"""The state of N hosts over their episodes: begin, train, measure and score."""
 
 from dataclasses import dataclass, field
 
@@ -13,37 +13,37 @@ from esper.growth.hosts.lockstep import Measurement, evaluate, train_slice
 from esper.growth.hosts.minibatches import MinibatchOrder, draw, new_order, restart
 from esper.growth.hosts.plan import make_final_plan, make_plan
 from esper.growth.hosts.population import Population, added_parameters, new_population, plant_hosts
-from esper.growth.hosts.randomness import episode_seed
+from esper.growth.hosts.randomness import episode_rng_seed
 from esper.growth.hosts.seeds import Seeds, Transition
 from esper.growth.hosts.training_cost import training_multiply_adds
 from esper.growth.kernel.adam import AdamSettings
 from esper.growth.tasks.task import Split
 from esper.leyline.heads import SLOT_CHOICES, Stage
 
-_UNSEEDED = -1
+_NO_RNG_SEED = -1
 _VALIDATION = "validation"
 
 
 @dataclass
 class Cohort:
-    """Everything about N hosts that changes as they live; the data they learn from is not in it.
+    """All state of N hosts that changes during their episodes; the training data is not part of it.
 
     Attributes:
-        population: parameters, moments and clocks.
+        population: parameters, moments and step counts.
         seeds: the state of every slot.
         order: the data cursor of every host.
-        progress: what was measured in each episode.
-        base_seed: what each host was last seeded with; below 0 if it never was. `[N]`
-        episode: episodes since then, counted from 0. `[N]`
-        faults: the causes in all hosts that are not finite now, by host.
-        left_broken: what the last slice left broken in them.
+        progress: measurements of each episode.
+        base_rng_seed: last random seed of each host; below 0 if it has none yet. `[N]`
+        episode: number of its episode since then, from 0. `[N]`
+        faults: causes in all hosts that are not finite now, by host.
+        left_broken: what was not finite in them after the last slice.
     """
 
     population: Population
     seeds: Seeds
     order: MinibatchOrder
     progress: Progress
-    base_seed: np.ndarray
+    base_rng_seed: np.ndarray
     episode: np.ndarray
     faults: list[HostFault] = field(default_factory=list)
     left_broken: frozenset[Broken] = frozenset()
@@ -59,15 +59,15 @@ def new_cohort(
     device: torch.device,
     dtype: torch.dtype,
 ) -> Cohort:
-    """Return N hosts none of which has been born.
+    """Return N hosts that are not initialised yet.
 
     Args:
         hosts: N.
         shape: their architecture.
-        samples: in the training part of their task.
+        samples: samples in the training part of their task.
         batch: samples in a minibatch.
         batches: minibatches in a slice.
-        device, dtype: of everything they learn.
+        device, dtype: of all parameters.
 
     Raises:
         SliceSizeError: the training part does not hold a slice.
@@ -78,30 +78,30 @@ def new_cohort(
         seeds=life.empty_seeds(hosts, slots),
         order=new_order(hosts, samples, batch, batches),
         progress=new_progress(hosts),
-        base_seed=np.full(hosts, _UNSEEDED, dtype=np.int64),
+        base_rng_seed=np.full(hosts, _NO_RNG_SEED, dtype=np.int64),
         episode=np.zeros(hosts, dtype=np.int64),
     )
 
 
-def seed_host(cohort: Cohort, host: int, seed: int) -> None:
-    """Settle the whole future of a host: its next episode is the first of this seed."""
-    cohort.base_seed[host] = seed
+def set_rng_seed(cohort: Cohort, host: int, rng_seed: int) -> None:
+    """Set the random seed of a host; its next episode is the first of this random seed."""
+    cohort.base_rng_seed[host] = rng_seed
     cohort.episode[host] = -1
 
 
-def is_seeded(cohort: Cohort, host: int) -> bool:
-    """Return whether the host has a future: it was seeded before."""
-    return bool(cohort.base_seed[host] != _UNSEEDED)
+def has_rng_seed(cohort: Cohort, host: int) -> bool:
+    """Return whether the host has a random seed."""
+    return bool(cohort.base_rng_seed[host] != _NO_RNG_SEED)
 
 
 def begin_episodes(cohort: Cohort, hosts: np.ndarray, validation: Split) -> None:
-    """Let the given hosts be born again, each for the next episode of its seed."""
+    """Initialise the given hosts again, each for the next episode of its random seed."""
     cohort.episode[hosts] += 1
-    pairs = zip(cohort.base_seed[hosts], cohort.episode[hosts], strict=True)
-    seeds = np.array([episode_seed(int(base), int(episode)) for base, episode in pairs])
+    pairs = zip(cohort.base_rng_seed[hosts], cohort.episode[hosts], strict=True)
+    rng_seeds = np.array([episode_rng_seed(int(base), int(episode)) for base, episode in pairs])
     life.clear_hosts(cohort.seeds, hosts)
-    plant_hosts(cohort.population, hosts, seeds)
-    restart(cohort.order, hosts, seeds)
+    plant_hosts(cohort.population, hosts, rng_seeds)
+    restart(cohort.order, hosts, rng_seeds)
     born = evaluate(cohort.population, make_plan(cohort.population, cohort.seeds), validation)
     fresh = new_progress(len(hosts))
     fresh.accuracy = fresh.best_accuracy = born.accuracy[hosts]
@@ -119,10 +119,10 @@ def begin_episodes(cohort: Cohort, hosts: np.ndarray, validation: Split) -> None
 def train_and_measure(
     cohort: Cohort, train: Split, validation: Split, batch: int, batches: int, adam: AdamSettings
 ) -> list[Transition]:
-    """Train every host on its next slice, measure it, and let time do its work on the seeds.
+    """Train every host on its next slice and measure it; ramps and stages of seeds advance.
 
     Returns:
-        What time did to the seeds.
+        Transitions of seeds that no action caused.
     """
     population, seeds, progress = cohort.population, cohort.seeds, cohort.progress
     moved = life.begin_slice(seeds)
@@ -149,11 +149,11 @@ def train_and_measure(
 
 
 def measure_score(cohort: Cohort, ended: np.ndarray, validation: Split) -> Measurement:
-    """Measure finished networks for their score, and note those of ended episodes that are broken.
+    """Measure finished networks for their score; add faults of ended episodes to the cohort.
 
     Args:
         cohort: the hosts.
-        ended: whose episode ended. `[N]`, bool
+        ended: hosts whose episode ended. `[N]`, bool
         validation: the part of the task that the score is measured on.
     """
     finished = measure_finished(cohort, validation)

@@ -1,7 +1,7 @@
 """Hosts divided among processes, so that every core trains some of them.
 
 A step of many hosts is thousands of short operations. A second thread gains little on each of
-them, and two Python threads wait for one another; processes share nothing and wait for nothing.
+them, and two Python threads wait for one another; processes do not.
 Measured on two cores, 64 hosts with every slot occupied: two threads 1.2 times, two processes 2.0
 times as fast as one of each (`benchmarks/host_throughput.py`).
 """
@@ -21,34 +21,33 @@ from esper.growth.environment.host_process import HostProcess, SilenceListener
 
 #: Seconds that all processes have to end before they are killed.
 _PATIENCE = 0.5
-#: Hosts that a process holds at least: fewer cost more each than a core more is worth.
+#: Minimum of hosts per process: with fewer, another process costs more than it gains.
 LEAST_HOSTS = 8
 
 T = TypeVar("T")
 
 
 def parts_of(hosts: int, processes: int) -> list[slice]:
-    """Return which hosts each process holds: as many as can be, none with fewer than the least."""
+    """Return the hosts of each process: as many processes as possible with the minimum of hosts."""
     parts = max(1, min(processes, hosts // LEAST_HOSTS))
     bounds = [hosts * part // parts for part in range(parts + 1)]
     return [slice(first, last) for first, last in itertools.pairwise(bounds)]
 
 
 class DividedHosts:
-    """N hosts that live through their episodes together, some of them in processes of their own.
+    """N hosts that step through their episodes together, some of them in other processes.
 
-    The first part lives here, in `env`, which says all there is to say about the settings. A host
-    does not depend on where it lives, but for the last bit of a sum: hosts are divided alike
-    whenever N and `processes` are the same.
+    The first part is in this process, in `env`, which also has the settings. Where a host is only
+    affects the last bit of sums; hosts are divided alike whenever N and `processes` are the same.
 
     Args:
         hosts: N.
-        processes: among which they are divided, this one included, if they are enough.
-        on_silence: is called while a process does not answer.
-        settings: of `GrowthVectorEnv`, besides.
+        processes: maximum of processes, this one included.
+        on_silence: called while a process does not answer.
+        settings: further arguments of `GrowthVectorEnv`.
 
     Raises:
-        Everything that `GrowthVectorEnv` raises.
+        All exceptions of `GrowthVectorEnv`.
     """
 
     def __init__(
@@ -64,11 +63,11 @@ class DividedHosts:
         self._parts = parts_of(hosts, processes)
         self._others = [HostProcess() for _ in self._parts[1:]]
         settings["autoreset_mode"] = AutoresetMode.DISABLED
-        settings.setdefault("threads", None)  # each process has torch use as many as it is told
+        settings.setdefault("threads", None)  # each process sets its own
         try:
             first, *others = (part.stop - part.start for part in self._parts)
             self.env = GrowthVectorEnv(first, **settings)
-            settings["task"] = self.env.task  # the same for all, whatever becomes of its file
+            settings["task"] = self.env.task  # the same data for all, even if its file changes
             for process, count in zip(self._others, others, strict=True):
                 made = {"num_envs": count, **settings}
                 process.make(torch.get_num_threads(), made, on_silence)
@@ -78,7 +77,7 @@ class DividedHosts:
 
     @property
     def processes(self) -> int:
-        """How many processes hold hosts, this one included."""
+        """Number of processes with hosts, this one included."""
         return len(self._parts)
 
     def call(
@@ -86,18 +85,18 @@ class DividedHosts:
         function: Callable[Concatenate[GrowthVectorEnv, ...], T],
         arguments: Callable[[slice], tuple[Any, ...]] = lambda _part: (),
     ) -> list[T]:
-        """Call a function of some module with each part's environment, all at the same time.
+        """Call a module-level function with the environment of each part, in parallel.
 
         Args:
             function: takes an environment and the arguments.
-            arguments: returns those of the hosts of a part.
+            arguments: returns the arguments for the hosts of a part.
 
         Returns:
-            What it returned, by part.
+            The results, by part.
 
         Raises:
-            HostProcessError: a process is gone, or silent for too long.
-            Exception: what the function raised here. After either, this is closed.
+            HostProcessError: a process ended, or was silent for too long.
+            Exception: raised by the function in this process. After either, this is closed.
         """
         try:
             for process, part in zip(self._others, self._parts[1:], strict=True):
@@ -107,18 +106,18 @@ class DividedHosts:
             seconds = time.monotonic() - start
             return [own, *(each.answer(seconds, self._on_silence) for each in self._others)]
         except BaseException:
-            # Answers that no one took would be taken for those of the next question. The processes
-            # are in the middle of work that is lost, so nothing is gained by waiting for them.
+            # Unread answers would be taken for those of the next call. The work of the processes is
+            # lost, so there is no reason to wait for them.
             self.close(patience=0.0)
             raise
 
-    def reset(self, seeds: Sequence[int]) -> tuple[np.ndarray, dict[str, Any]]:
+    def reset(self, rng_seeds: Sequence[int]) -> tuple[np.ndarray, dict[str, Any]]:
         """Begin an episode in every host; returns and raises as `GrowthVectorEnv.reset`.
 
         Args:
-            seeds: of each host.
+            rng_seeds: random seed of each host.
         """
-        answers = self.call(_reset, lambda part: (list(seeds[part]),))
+        answers = self.call(_reset, lambda part: (list(rng_seeds[part]),))
         observations, infos = zip(*answers, strict=True)
         return np.concatenate(observations), self._joined(infos)
 
@@ -137,14 +136,14 @@ class DividedHosts:
         return np.concatenate(self.call(GrowthVectorEnv.test_accuracy))
 
     def set_threads(self, threads: int) -> None:
-        """Let torch use so many threads in each process."""
+        """Set the number of torch threads in each process."""
         self.call(_set_threads, lambda _part: (threads,))
 
     def close(self, patience: float = _PATIENCE) -> None:
-        """End the other processes; those that do not end by themselves are killed.
+        """End the other processes; kill those that do not end by themselves.
 
         Args:
-            patience: seconds that they have for that.
+            patience: seconds to wait before killing.
         """
         for process in self._others:
             process.hang_up()
@@ -159,7 +158,7 @@ class DividedHosts:
         return {key: self._joined_values(key, [info[key] for info in infos]) for key in infos[0]}
 
     def _joined_values(self, key: str, values: list[Any]) -> Any:
-        if key in ("transitions", "nonfinite"):  # lists of what happened to single hosts
+        if key in ("transitions", "nonfinite"):  # lists of events of single hosts
             return [
                 replace(event, host=event.host + part.start)
                 for part, events in zip(self._parts, values, strict=True)
@@ -172,8 +171,8 @@ class DividedHosts:
         return np.concatenate(values)
 
 
-def _reset(env: GrowthVectorEnv, seeds: list[int]) -> tuple[np.ndarray, dict[str, Any]]:
-    return env.reset(seed=seeds)
+def _reset(env: GrowthVectorEnv, rng_seeds: list[int]) -> tuple[np.ndarray, dict[str, Any]]:
+    return env.reset(seed=rng_seeds)
 
 
 def _set_threads(_env: GrowthVectorEnv, threads: int) -> None:

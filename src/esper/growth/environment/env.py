@@ -1,4 +1,4 @@
-"""The environment: N hosts that train in lockstep, and one decision for each after every slice."""
+"""The vector environment: N hosts that train in lockstep, with one action each per slice."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -11,15 +11,15 @@ import torch
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
-from esper.growth.environment.actions import act, illegal_actions
+from esper.growth.environment.actions import apply_actions, illegal_actions
 from esper.growth.environment.cohort import (
     added_ratio,
     begin_episodes,
-    is_seeded,
+    has_rng_seed,
     measure_finished,
     measure_score,
     new_cohort,
-    seed_host,
+    set_rng_seed,
     train_and_measure,
 )
 from esper.growth.environment.masks import action_mask, legal_slots
@@ -37,18 +37,18 @@ from esper.leyline.heads import HEAD_NAMES, HEAD_SIZES, Stage
 
 
 class EnvironmentSettingsError(EsperError, ValueError):
-    """An argument of the environment makes no sense."""
+    """An argument of the environment is out of range."""
 
 
 class GrowthVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     """Hosts that grow while they train.
 
-    A step does what its actions say, one for each host, then trains every host on its next slice of
-    data and measures it on the validation part. The horizon **terminates** an episode (it does not
-    truncate it): the time left is observed, and the score at the end is final.
+    A step applies one action to each host, then trains every host on its next slice of data and
+    measures it on the validation part. The horizon **terminates** an episode (it does not truncate
+    it): the time left is observed, and the score at the end is final.
 
     An action is a choice of each head, in `HEAD_NAMES` order; heads that the chosen op does not use
-    are not looked at. An op on a slot that does not allow it counts as WAIT and shows in
+    are ignored. An op on a slot that does not allow it counts as WAIT and shows in
     `info["illegal"]`.
 
     `info`, at reset and at each step, N hosts by S slots:
@@ -62,42 +62,43 @@ class GrowthVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
       `esper.growth.hosts.training_cost` counts them
     - `nonfinite`: a list of `host_faults.HostFault`, by host: the causes in every host
       that is not finite now, because its loss, a parameter or a moment of its optimizer is NaN or
-      infinite. Consequences are left out. The list names a host for as long as it is broken.
+      infinite. Consequences are left out. A host stays in the list for as long as it is not finite.
 
-    and at each step besides:
+    and only at steps:
 
     - `reward_terms`: by name, each `[N]`; they add up to the reward
-    - `transitions`: what happened to seeds, a list of `esper.growth.hosts.seeds.Transition`
-    - `illegal` `[N]`: whose action was illegal
-    - `training_samples`: trained on in this step, over all hosts
+    - `transitions`: changes of stage of seeds, a list of `esper.growth.hosts.seeds.Transition`
+    - `illegal` `[N]`: hosts whose action was illegal
+    - `training_samples`: samples trained on in this step, over all hosts
     - if an episode ended: `score`, `final_accuracy`, `final_parameters` (all with FOSSILIZED seeds
       alone) and `fossilized` (how many), each `[N]` with a mask `_score` and so on, as Gymnasium
       has it; `score`, and with it the reward, is NaN where the finished network's loss is not
       finite
 
-    A broken host never changes another one. Its observation may hold NaN, its accuracy counts a
-    sample with a NaN output as wrong, and it can be stepped until its episode ends.
+    A host that is not finite never changes another one. Its observation may hold NaN, its accuracy
+    counts a sample with a NaN output as wrong, and it can be stepped until its episode ends.
 
-    With SAME_STEP autoreset, a host whose episode ended is born again within the step: `final_obs`
-    and `final_info` then hold the last of the old one, and the states in `info` are the new one's.
+    With SAME_STEP autoreset, a host whose episode ended is initialised again within the step:
+    `final_obs` and `final_info` then belong to the ended episode, and the states in `info` to the
+    new one.
 
     Args:
         num_envs: N.
         task: the name of a task, or a task.
-        steps: in an episode.
-        device: torch device that the hosts live on.
+        steps: steps in an episode.
+        device: torch device of the hosts.
         autoreset_mode: SAME_STEP; or DISABLED, where `reset` must be called when episodes end.
         reward: settings of the reward.
-        channels: of the hosts; None takes what the task suggests.
+        channels: channels of the hosts; None takes the task's default.
         batch: samples in a minibatch.
         batches: minibatches in a slice.
         optimizer: settings of the hosts' optimizer.
-        threads: torch threads that `reset` and `step` may use. One is fastest for few hosts, and
-            beside other work several are many times slower. None leaves torch's setting.
+        threads: torch threads that `reset` and `step` may use. One is fastest for few hosts;
+            on a busy machine several are many times slower. None leaves torch's setting.
 
     Raises:
         UnknownTaskError, InvalidTaskError, EnvironmentSettingsError, HostShapeError,
-            SliceSizeError: an argument makes no sense; the message says what would.
+            SliceSizeError: an argument cannot be used.
     """
 
     def __init__(
@@ -161,7 +162,7 @@ class GrowthVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
 
     @property
     def device(self) -> torch.device:
-        """Where hosts and data live."""
+        """The torch device of hosts and data."""
         return self._train.inputs.device
 
     @property
@@ -182,14 +183,14 @@ class GrowthVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     def test_accuracy(self) -> np.ndarray:
         """Return each host's accuracy on the test part, with its FOSSILIZED seeds alone. `[N]`
 
-        It is for final scores: call it when episodes have ended and before `reset`, which the
-        DISABLED autoreset mode leaves time for.
+        For final scores: call it when episodes have ended and before `reset`, in the DISABLED
+        autoreset mode.
         """
         with _torch_threads(self.threads):
             return measure_finished(self._cohort, self._test).accuracy
 
     def test_logits(self) -> torch.Tensor:
-        """Return what each host says of the test part, with its FOSSILIZED seeds alone.
+        """Return the logits of each host on the test part, with its FOSSILIZED seeds alone.
 
         Returns:
             `[N, n, classes]`.
@@ -199,7 +200,7 @@ class GrowthVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             return predict(population, make_final_plan(population, seeds), self._test)
 
     def action_masks(self) -> np.ndarray:
-        """Return which choices are legal, as `info["action_mask"]` has them. `[N, 36]`, bool"""
+        """Return the mask of legal choices, `info["action_mask"]`. `[N, 36]`, bool"""
         return action_mask(legal_slots(self._cohort.seeds))
 
     def finished_network(self, host: int) -> FinishedNetwork:
@@ -215,10 +216,9 @@ class GrowthVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         """Begin new episodes, of all hosts or of those in `options["reset_mask"]`.
 
         Args:
-            seed: of each host; one number n stands for n, n + 1, n + 2, and so on. It settles the
-                host's whole future: the episode that begins and all after it, bit for bit given
-                the same actions, hosts and threads. Where it is None, the next episode of the last
-                seed begins.
+            seed: random seed of each host; one number n stands for n, n + 1, n + 2, and so on. It
+                determines the episode that begins and all after it, bit for bit given the same
+                actions, hosts and threads. None begins the next episode of the last random seed.
             options: may hold `reset_mask`, bool `[N]`.
 
         Raises:
@@ -236,10 +236,10 @@ class GrowthVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         hosts = np.flatnonzero(mask)
         for host in hosts.tolist():
             value = given[host]
-            if value is None and not is_seeded(self._cohort, host):
+            if value is None and not has_rng_seed(self._cohort, host):
                 value = int(self.np_random.integers(2**62))
             if value is not None:
-                seed_host(self._cohort, host, value)
+                set_rng_seed(self._cohort, host, value)
         with _torch_threads(self.threads):
             begin_episodes(self._cohort, hosts, self._validation)
         self._over[hosts] = False
@@ -295,7 +295,9 @@ class GrowthVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         cohort, before = self._cohort, self._cohort.progress.accuracy
         illegal = illegal_actions(actions, legal_slots(cohort.seeds))
-        transitions = act(cohort.population, cohort.seeds, actions, np.flatnonzero(~illegal))
+        transitions = apply_actions(
+            cohort.population, cohort.seeds, actions, np.flatnonzero(~illegal)
+        )
         transitions += train_and_measure(
             cohort, self._train, self._validation, self.batch, self.batches, self.optimizer
         )
@@ -327,7 +329,7 @@ class GrowthVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     def _final(self, ended: np.ndarray) -> dict[str, np.ndarray]:
         """Return score, accuracy and seeds of the finished networks, zeros for the others.
 
-        Broken ones are noted among the faults, which the step's info is made of afterwards.
+        Networks that are not finite are added to the faults of the cohort.
         """
         if not ended.any():
             nothing = np.zeros(self.num_envs)
@@ -384,13 +386,13 @@ class GrowthVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         }
 
     def _parameters(self, added_ratio: np.ndarray) -> np.ndarray:
-        """Return the parameters of hosts that have so many more, in units of a bare host. `[N]`"""
+        """Return the parameters of hosts with added ones, given over those of a bare host. `[N]`"""
         return self.host_parameters + np.rint(added_ratio * self.host_parameters).astype(np.int64)
 
 
 @contextmanager
 def _torch_threads(threads: int | None) -> Iterator[None]:
-    """Let torch use so many threads for a while; None leaves its setting."""
+    """Limit torch to a number of threads within the context; None leaves its setting."""
     if threads is None:
         yield
         return

@@ -1,9 +1,9 @@
-"""A process that holds hosts for another one: it does what it is told, until nobody is there.
+"""A process that holds hosts for the training process and serves its calls.
 
     python -m esper.growth.environment.host_process DESCRIPTOR
 
-It is a session of its own, so that a key pressed in the terminal reaches only the process that
-asked, and it ends when that one's end of the connection closes, however it closes.
+It is a session of its own, so that Ctrl+C in the terminal does not reach it, and it ends when the
+training process closes its end of the connection or dies.
 """
 
 import contextlib
@@ -23,17 +23,17 @@ from esper.growth.environment.env import GrowthVectorEnv
 from esper.growth.environment.messages import MessageSocket
 from esper.leyline.errors import EsperError
 
-#: A process that has not answered for so many seconds is reported as silent.
+#: Seconds without an answer after which a process is reported as silent.
 SILENCE: Final = 20.0
-#: The same before its first answer: it has to load PyTorch, perhaps from a cold disk.
+#: The same before its first answer: it loads PyTorch first, perhaps from a cold disk.
 SILENCE_AT_START: Final = 60.0
-#: After so many seconds of silence a process counts as gone.
+#: Seconds of silence after which a process counts as lost.
 LONGEST_SILENCE: Final = 300.0
-#: Seconds between two looks at a process that does not answer.
+#: Seconds between two checks of a process that does not answer.
 _LOOK: Final = 1.0
-#: Seconds that a process has to end when its connection is closed.
+#: Seconds for a process to end after its connection was closed.
 _PATIENCE: Final = 0.5
-#: Seconds until the exit code of a process that closed its connection is known.
+#: Seconds to wait for the exit code of a process that closed its connection.
 _DYING: Final = 5.0
 _SET_PARENT_DEATH_SIGNAL: Final = 1  # PR_SET_PDEATHSIG in <linux/prctl.h>
 
@@ -41,29 +41,26 @@ _SET_PARENT_DEATH_SIGNAL: Final = 1  # PR_SET_PDEATHSIG in <linux/prctl.h>
 class SilenceListener(Protocol):
     """Receives reports on a process that does not answer.
 
-    It is called once a second while the process is silent, and once when it answers again. What it
-    raises ends the waiting.
+    It is called once a second while the process is silent, and once when it answers again. An
+    exception that it raises ends the waiting.
     """
 
     def __call__(self, pid: int, seconds: float, *, answered: bool) -> None:
-        """Take a report.
+        """Receive a report.
 
         Args:
-            pid: the process.
-            seconds: of silence so far.
+            pid: process ID.
+            seconds: seconds of silence so far.
             answered: whether the silence is over.
         """
 
 
 class HostProcessError(EsperError, RuntimeError):
-    """A process that held hosts is gone; the message says how."""
+    """A process with hosts ended or does not answer; the message says which."""
 
 
 class HostProcess:
-    """Some hosts in a process of their own.
-
-    It starts at once, and what it takes to start goes on beside the caller's work.
-    """
+    """Hosts in a process of their own, which starts in the background."""
 
     def __init__(self) -> None:
         self._has_answered = False
@@ -81,15 +78,15 @@ class HostProcess:
 
     @property
     def pid(self) -> int:
-        """The process."""
+        """Process ID."""
         return self._process.pid
 
     def make(
         self, threads: int, settings: dict[str, Any], on_silence: SilenceListener | None = None
     ) -> None:
-        """Let it make a `GrowthVectorEnv` of these settings, its torch using so many threads.
+        """Have the process create a `GrowthVectorEnv` with these settings and torch threads.
 
-        Raises and reports as `answer`, for a process that does not take what it is sent.
+        Raises and reports like `answer` if the process does not receive the message.
         """
         self._send((threads, settings), on_silence)
 
@@ -99,24 +96,23 @@ class HostProcess:
         arguments: tuple[Any, ...],
         on_silence: SilenceListener | None = None,
     ) -> None:
-        """Let it call a function of some module with its environment and the arguments.
+        """Have the process call a module-level function with its environment and the arguments.
 
-        Raises and reports as `answer`, for a process that does not take what it is sent.
+        Raises and reports like `answer` if the process does not receive the message.
         """
         self._send((function, arguments), on_silence)
 
     def answer(self, patience: float = 0.0, on_silence: SilenceListener | None = None) -> Any:
-        """Wait for what the function returned.
+        """Wait for the result of the function.
 
         Args:
-            patience: seconds that the same work took elsewhere: a slow process is not a silent one.
-            on_silence: receives reports while the process is silent, in the middle of an answer,
-                too.
+            patience: seconds that the same work took elsewhere, to tell slow from silent.
+            on_silence: receives reports while the process is silent, also within an answer.
 
         Raises:
-            HostProcessError: the process is gone, what it died of is on its standard error; or it
-                was silent for too long.
-            Exception: whatever `on_silence` raises.
+            HostProcessError: the process ended (its standard error has the reason), or was silent
+                for too long.
+            Exception: raised by `on_silence`.
         """
         silence = self._silence(patience, on_silence)
         try:
@@ -128,15 +124,15 @@ class HostProcess:
         return answer
 
     def hang_up(self) -> None:
-        """Ask the process to end; do not wait."""
+        """Signal the process to end, without waiting."""
         self._messages.close()
 
     def close(self, deadline: float | None = None) -> None:
-        """End the process and wait until it is over.
+        """End the process and wait for it.
 
         Args:
-            deadline: when a process that has not ended by itself is killed, by the monotonic
-                clock; by default half a second from now.
+            deadline: time on the monotonic clock at which the process is killed; by default half a
+                second from now.
         """
         self.hang_up()
         left = _PATIENCE if deadline is None else max(0.0, deadline - time.monotonic())
@@ -169,12 +165,12 @@ class HostProcess:
 
 
 class _Silence:
-    """Reports a process that does not answer, and gives it up after a limit.
+    """Reports a process that does not answer, and raises after a limit.
 
     Args:
         pid: the process.
         ordinary: seconds of silence that are not reported.
-        longest: seconds of silence after which the process counts as gone.
+        longest: seconds of silence after which the process counts as lost.
         listener: receives the reports.
     """
 
@@ -189,10 +185,10 @@ class _Silence:
         self._is_reported = False
 
     def __call__(self, seconds: float) -> None:
-        """Take in that the process has been silent for so many seconds.
+        """Handle a number of seconds of silence.
 
         Raises:
-            HostProcessError: that is too long.
+            HostProcessError: it is above the limit.
         """
         if seconds > self._longest:
             raise HostProcessError(
@@ -203,7 +199,7 @@ class _Silence:
             self._listener(self._pid, seconds, answered=False)
 
     def end(self) -> None:
-        """Report that a silence is over, if there was one."""
+        """Report the end of the silence, if it was reported."""
         if self._is_reported and self._listener is not None:
             self._listener(self._pid, time.monotonic() - self._start, answered=True)
 
@@ -211,28 +207,28 @@ class _Silence:
 def _end_with_parent() -> None:
     """Have the system kill this process when its parent ends, even if it is stopped or stuck.
 
-    This is known to Linux alone; elsewhere the closed connection ends a process that reads it.
+    Linux only; elsewhere the closed connection ends a process that reads from it.
     """
     with contextlib.suppress(AttributeError, OSError):
         ctypes.CDLL(None).prctl(_SET_PARENT_DEATH_SIGNAL, int(signal.SIGKILL))
 
 
 def serve(connection: Connection) -> None:
-    """Make an environment, then do what is asked of it until the other end closes."""
+    """Create an environment, then serve calls until the other end closes."""
     threads, settings = pickle.loads(connection.recv_bytes())
     torch.set_num_threads(threads)
     env = GrowthVectorEnv(**settings)
     while True:
         function, arguments = pickle.loads(connection.recv_bytes())
-        # Not `send`: torch would have tensors go through memory that both must share.
+        # not `send`, which would pass tensors through shared memory
         connection.send_bytes(pickle.dumps(function(env, *arguments)))
 
 
 def main() -> None:
-    """Serve whoever started this process."""
+    """Serve the process that started this one."""
     _end_with_parent()
     connection = Connection(int(sys.argv[1]))
-    with contextlib.suppress(EOFError, ConnectionError):  # nobody is there any more
+    with contextlib.suppress(EOFError, ConnectionError):  # the other process ended
         serve(connection)
 
 

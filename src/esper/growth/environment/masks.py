@@ -1,18 +1,18 @@
-"""Which choices are legal: read off the table of transitions, so the two cannot disagree."""
+"""Masks of legal choices, derived from the table of transitions."""
 
 import numpy as np
 
 from esper.growth.hosts.seeds import EVENT_OF_OP, TRANSITIONS, Seeds
 from esper.leyline.heads import HEAD_NAMES, HEAD_SIZES, Op, Stage
 
-# [ops, stages]: whether an op may be used on a seed in a stage; WAIT may always.
+# [ops, stages]: whether an op is legal on a seed in a stage; WAIT always is
 _LEGAL = np.array(
     [[op is Op.WAIT or (stage, EVENT_OF_OP[op]) in TRANSITIONS for stage in Stage] for op in Op]
 )
 
 
 def legal_slots(seeds: Seeds) -> np.ndarray:
-    """Return on which slots each op may be used now; WAIT on all. `[N, ops, S]`"""
+    """Return the slots on which each op is legal now; WAIT is on all. `[N, ops, S]`"""
     return _LEGAL[:, seeds.stage].swapaxes(0, 1)
 
 

@@ -1,7 +1,7 @@
-"""Messages to and from another process, in pieces: no wait is longer than a look at the clock.
+"""Messages to and from another process, with a callback while waiting.
 
-The other end is a `multiprocessing.connection.Connection`. One at this end would wait for the rest
-of a message as long as it takes: a process that is stopped in the middle would not be noticed.
+The other end is a `multiprocessing.connection.Connection`. At this end, it would block until the
+rest of a message arrives, so that a process stopped in the middle would go unnoticed.
 """
 
 import select
@@ -17,16 +17,15 @@ _LONG_LENGTH: Final = struct.Struct("!Q")
 _LONGEST_SHORT: Final = 0x7FFF_FFFF
 _PIECE: Final = 1 << 20
 
-#: Called at each look with the seconds since anything was sent or received; what it raises ends the
-#: waiting.
+#: Called at each check with the seconds since the last data; an exception ends the waiting.
 OnWait = Callable[[float], None]
 
 
 class MessageSocket:
-    """One end of a connection; the other one is for another process.
+    """One end of a connection to another process.
 
     Attributes:
-        theirs: the other end, to be closed here once the other process has it.
+        theirs: the other end, to be closed in this process once the other process has it.
     """
 
     def __init__(self) -> None:
@@ -38,8 +37,8 @@ class MessageSocket:
 
         Args:
             data: the message.
-            look: seconds between two looks.
-            on_wait: called at each look while the other process takes nothing.
+            look: seconds between two checks.
+            on_wait: called at each check while the other process receives nothing.
 
         Raises:
             OSError: the other end is closed.
@@ -57,7 +56,7 @@ class MessageSocket:
         """Return a message.
 
         Args:
-            look: seconds between two looks.
+            look: seconds between two checks.
             on_wait: called at each look while nothing comes.
 
         Raises:

@@ -1,5 +1,6 @@
-"""What the agent sees of a host: a vector of features, each with its name, range and meaning."""
+"""What the agent observes of a host: one table of features, each with its range and its reader."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -7,86 +8,25 @@ import numpy as np
 from esper.growth.hosts.seeds import Seeds
 from esper.leyline.heads import BLUEPRINT_CHOICES, SLOT_CHOICES, STYLE_CHOICES, Stage
 
-#: Losses are seen in units of the loss of guessing, ln(classes), up to this many.
+#: Losses are observed in units of the loss of guessing, ln(classes), up to this many.
 LOSS_LIMIT = 4.0
-#: Added parameters are seen in units of the host's, up to this many.
+#: Added parameters are observed in units of the host's, up to this many.
 PARAMETER_LIMIT = 8.0
-
-
-@dataclass(frozen=True)
-class Feature:
-    """One entry of the observation; values outside the range are cut to it."""
-
-    name: str
-    low: float
-    high: float
-    meaning: str
-
-
-_HOST_FEATURES = (
-    Feature("progress", 0.0, 1.0, "steps taken over steps in the episode"),
-    Feature("accuracy", 0.0, 1.0, "on the validation part"),
-    Feature("loss", 0.0, LOSS_LIMIT, "on the validation part, over ln(classes)"),
-    Feature("training_loss", 0.0, LOSS_LIMIT, "mean of the last slice, over ln(classes)"),
-    Feature("accuracy_change", -1.0, 1.0, "since the step before"),
-    Feature("loss_change", -LOSS_LIMIT, LOSS_LIMIT, "since the step before, over ln(classes)"),
-    Feature("best_accuracy", 0.0, 1.0, "the highest of the episode so far"),
-    Feature("added_parameters", 0.0, PARAMETER_LIMIT, "of all seeds, over the host's"),
-)
-
-
-def _slot_features(slot: str) -> tuple[Feature, ...]:
-    return (
-        *(
-            Feature(f"{slot}.stage.{stage.name}", 0.0, 1.0, "1 in this stage, else 0")
-            for stage in Stage
-        ),
-        Feature(f"{slot}.alpha", 0.0, 1.0, "how much of the seed is blended in"),
-        Feature(f"{slot}.target", 0.0, 1.0, "the alpha it is to reach"),
-        Feature(f"{slot}.stage_steps", 0.0, 1.0, "steps in this stage over steps in the episode"),
-        *(
-            Feature(f"{slot}.blueprint.{name}", 0.0, 1.0, "1 for this blueprint, else 0")
-            for name in BLUEPRINT_CHOICES
-        ),
-        *(
-            Feature(f"{slot}.style.{name}", 0.0, 1.0, "1 for this style, else 0")
-            for name in STYLE_CHOICES
-        ),
-        Feature(
-            f"{slot}.gain",
-            -LOSS_LIMIT,
-            LOSS_LIMIT,
-            "validation loss of the host less that of the TRAINING seed's shadow, over ln(classes):"
-            " above 0, the seed would help; 0 in any other stage",
-        ),
-        Feature(
-            f"{slot}.training_gain",
-            -LOSS_LIMIT,
-            LOSS_LIMIT,
-            "the same on the training data of the last slice",
-        ),
-    )
-
-
-#: Every entry of the observation, in order.
-FEATURES = (*_HOST_FEATURES, *(f for slot in SLOT_CHOICES for f in _slot_features(slot)))
-#: Bounds of the observation, each `[F]`.
-LOW = np.array([feature.low for feature in FEATURES], dtype=np.float32)
-HIGH = np.array([feature.high for feature in FEATURES], dtype=np.float32)
 
 
 @dataclass
 class Progress:
-    """How far each host's episode has come, and what was measured on the way.
+    """Progress and measurements of each host's episode.
 
     Attributes:
         step: steps taken. `[N]`
-        accuracy, loss: on the validation part, now. `[N]`
-        training_loss: mean of the last slice; the validation loss before the first. `[N]`
+        accuracy, loss: present values on the validation part. `[N]`
+        training_loss: mean of the last slice; before the first, the validation loss. `[N]`
         accuracy_change, loss_change: since the step before. `[N]`
-        best_accuracy: of the episode. `[N]`
-        gain, training_gain: of each TRAINING seed's shadow over its host, in nats. `[N, S]`
-        multiply_adds: spent on training so far. `[N]`
+        best_accuracy: the highest of the episode. `[N]`
+        gain, training_gain: loss of the host minus that of each TRAINING seed's shadow, in nats.
+            `[N, S]`
+        multiply_adds: multiply-adds spent on training so far. `[N]`
     """
 
     step: np.ndarray
@@ -102,7 +42,7 @@ class Progress:
 
 
 def new_progress(hosts: int) -> Progress:
-    """Return the record of hosts about which nothing is known yet."""
+    """Return the progress of hosts before their first measurement: all zeros."""
     matrix = (hosts, len(SLOT_CHOICES))
     return Progress(
         step=np.zeros(hosts, dtype=np.int64),
@@ -118,38 +58,198 @@ def new_progress(hosts: int) -> Progress:
     )
 
 
+@dataclass(frozen=True)
+class Observed:
+    """Everything that features are read from.
+
+    Attributes:
+        progress: measurements of each host.
+        seeds: the state of every slot.
+        added_ratio: parameters of all seeds over the host's. `[N]`
+        steps: steps in an episode.
+        loss_unit: ln(classes), the loss of guessing.
+    """
+
+    progress: Progress
+    seeds: Seeds
+    added_ratio: np.ndarray
+    steps: int
+    loss_unit: float
+
+
+@dataclass(frozen=True)
+class Feature:
+    """One entry of the observation.
+
+    Attributes:
+        name: its name.
+        low, high: its range; values outside are clipped.
+        meaning: one line for people.
+        read: returns its value for each host, `[N]`.
+    """
+
+    name: str
+    low: float
+    high: float
+    meaning: str
+    read: Callable[[Observed], np.ndarray]
+
+
+_HOST_FEATURES = (
+    Feature(
+        "progress",
+        0.0,
+        1.0,
+        "steps taken over steps in the episode",
+        lambda seen: seen.progress.step / seen.steps,
+    ),
+    Feature("accuracy", 0.0, 1.0, "on the validation part", lambda seen: seen.progress.accuracy),
+    Feature(
+        "loss",
+        0.0,
+        LOSS_LIMIT,
+        "on the validation part, over ln(classes)",
+        lambda seen: seen.progress.loss / seen.loss_unit,
+    ),
+    Feature(
+        "training_loss",
+        0.0,
+        LOSS_LIMIT,
+        "mean of the last slice, over ln(classes)",
+        lambda seen: seen.progress.training_loss / seen.loss_unit,
+    ),
+    Feature(
+        "accuracy_change",
+        -1.0,
+        1.0,
+        "since the step before",
+        lambda seen: seen.progress.accuracy_change,
+    ),
+    Feature(
+        "loss_change",
+        -LOSS_LIMIT,
+        LOSS_LIMIT,
+        "since the step before, over ln(classes)",
+        lambda seen: seen.progress.loss_change / seen.loss_unit,
+    ),
+    Feature(
+        "best_accuracy",
+        0.0,
+        1.0,
+        "the highest of the episode so far",
+        lambda seen: seen.progress.best_accuracy,
+    ),
+    Feature(
+        "added_parameters",
+        0.0,
+        PARAMETER_LIMIT,
+        "of all seeds, over the host's",
+        lambda seen: seen.added_ratio,
+    ),
+)
+
+
+def _equals(
+    read: Callable[[Seeds], np.ndarray], slot: int, value: int
+) -> Callable[[Observed], np.ndarray]:
+    """Return a reader that is 1 where a slot has a value."""
+    return lambda seen: read(seen.seeds)[:, slot] == value
+
+
+def _slot_features(slot: int, name: str) -> tuple[Feature, ...]:
+    return (
+        *(
+            Feature(
+                f"{name}.stage.{stage.name}",
+                0.0,
+                1.0,
+                "1 in this stage, else 0",
+                _equals(lambda seeds: seeds.stage, slot, stage),
+            )
+            for stage in Stage
+        ),
+        Feature(
+            f"{name}.alpha",
+            0.0,
+            1.0,
+            "how far the seed is blended in",
+            lambda seen: seen.seeds.alpha[:, slot],
+        ),
+        Feature(
+            f"{name}.target",
+            0.0,
+            1.0,
+            "the alpha that the seed is blended up to",
+            lambda seen: seen.seeds.target[:, slot],
+        ),
+        Feature(
+            f"{name}.stage_steps",
+            0.0,
+            1.0,
+            "steps in this stage over steps in the episode",
+            lambda seen: seen.seeds.stage_steps[:, slot] / seen.steps,
+        ),
+        *(
+            Feature(
+                f"{name}.blueprint.{choice}",
+                0.0,
+                1.0,
+                "1 for this blueprint, else 0",
+                _equals(lambda seeds: seeds.blueprint, slot, number),
+            )
+            for number, choice in enumerate(BLUEPRINT_CHOICES)
+        ),
+        *(
+            Feature(
+                f"{name}.style.{choice}",
+                0.0,
+                1.0,
+                "1 for this style, else 0",
+                _equals(lambda seeds: seeds.style, slot, number),
+            )
+            for number, choice in enumerate(STYLE_CHOICES)
+        ),
+        Feature(
+            f"{name}.gain",
+            -LOSS_LIMIT,
+            LOSS_LIMIT,
+            "validation loss of the host less that of the TRAINING seed's shadow, over ln(classes):"
+            " above 0, the seed would help; 0 in any other stage",
+            lambda seen: seen.progress.gain[:, slot] / seen.loss_unit,
+        ),
+        Feature(
+            f"{name}.training_gain",
+            -LOSS_LIMIT,
+            LOSS_LIMIT,
+            "the same on the training data of the last slice",
+            lambda seen: seen.progress.training_gain[:, slot] / seen.loss_unit,
+        ),
+    )
+
+
+#: Every entry of the observation, in order.
+FEATURES = (
+    *_HOST_FEATURES,
+    *(f for slot, name in enumerate(SLOT_CHOICES) for f in _slot_features(slot, name)),
+)
+#: Bounds of the observation, each `[F]`.
+LOW = np.array([feature.low for feature in FEATURES], dtype=np.float32)
+HIGH = np.array([feature.high for feature in FEATURES], dtype=np.float32)
+
+
 def observe(
     progress: Progress, seeds: Seeds, added_ratio: np.ndarray, steps: int, classes: int
 ) -> np.ndarray:
-    """Return what the agent sees, in the order of `FEATURES`. `[N, F]`, float32
+    """Return the observation of each host, in the order of `FEATURES`. `[N, F]`, float32
 
     Args:
-        progress: of each host.
+        progress: measurements of each host.
         seeds: the state of every slot.
         added_ratio: parameters of all seeds over the host's. `[N]`
-        steps: in an episode.
-        classes: of the task.
+        steps: steps in an episode.
+        classes: classes of the task.
     """
-    unit = np.log(classes)
-    columns = [
-        progress.step / steps,
-        progress.accuracy,
-        progress.loss / unit,
-        progress.training_loss / unit,
-        progress.accuracy_change,
-        progress.loss_change / unit,
-        progress.best_accuracy,
-        added_ratio,
-    ]
-    for slot in range(seeds.stage.shape[1]):
-        columns += _one_hot(seeds.stage[:, slot], len(Stage))
-        columns += [seeds.alpha[:, slot], seeds.target[:, slot], seeds.stage_steps[:, slot] / steps]
-        columns += _one_hot(seeds.blueprint[:, slot], len(BLUEPRINT_CHOICES))
-        columns += _one_hot(seeds.style[:, slot], len(STYLE_CHOICES))
-        columns += [progress.gain[:, slot] / unit, progress.training_gain[:, slot] / unit]
-    # A NaN passes the cut as it is: a host that went non-finite must be seen to.
+    seen = Observed(progress, seeds, added_ratio, steps, float(np.log(classes)))
+    columns = [feature.read(seen) for feature in FEATURES]
+    # clip keeps a NaN, so that a host with a fault can be seen to have one
     return np.clip(np.stack(columns, axis=1).astype(np.float32), LOW, HIGH)
-
-
-def _one_hot(values: np.ndarray, choices: int) -> list[np.ndarray]:
-    return [values == choice for choice in range(choices)]

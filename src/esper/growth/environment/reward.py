@@ -1,20 +1,20 @@
-"""What growing is paid: a potential on accuracy, rent on what was added, and a final score.
+"""The reward: a potential on accuracy, a rent on added parameters, and a final score.
 
 Each term is returned by itself, under these names:
 
 | term      | each step                                   | meaning                            |
 |-----------|---------------------------------------------|------------------------------------|
-| potential | γ φ(s') - φ(s), φ = w · validation accuracy | progress is felt when it is made   |
-| rent      | - r · added parameters / host parameters    | what is grown must earn its keep   |
-| score     | the final score, at the last step alone     | the thing that is really wanted    |
+| potential | γ φ(s') - φ(s), φ = w · validation accuracy | rewards progress when it is made   |
+| rent      | - r · added parameters / host parameters    | cost of added parameters           |
+| score     | the final score, at the last step alone     | the objective                      |
 
-The potential term (Ng, Harada and Russell 1999) leaves the best policy what it is: over an episode
+The potential term (Ng, Harada and Russell 1999) does not change the optimal policy: over an episode
 of n steps, discounted by γ, it adds up to γⁿ φ(last) - φ(first), and the state after the last step
 has the potential 0, so all that remains is -φ(first), which no policy can change.
 
 The final score is the validation accuracy of the network with its FOSSILIZED seeds alone, less a
-price for their parameters. Seeds that are merely blended at the end are taken out for it: otherwise
-nobody would ever need to fossilize.
+price for their parameters. Seeds that are only blended at the end are taken out for it;
+otherwise no policy would have a reason to fossilize.
 """
 
 from dataclasses import dataclass
@@ -28,18 +28,18 @@ REWARD_TERMS = ("potential", "rent", "score")
 
 
 class RewardSettingsError(EsperError, ValueError):
-    """A setting of the reward makes no sense."""
+    """A setting of the reward is out of range."""
 
 
 @dataclass(frozen=True)
 class RewardSettings:
-    """How much each term counts.
+    """Weights of the terms.
 
     Attributes:
-        discount: γ; must be the one the agent is trained with, or the potential bends its aim.
+        discount: γ; must be that of the agent, or the potential changes its objective.
         potential: w, the potential of an accuracy of 1.
-        rent: r, for each step and for as many added parameters as the host has.
-        price: taken off the final score for as many fossilized parameters as the host has.
+        rent: r, for each step, per added parameters over those of the host.
+        price: subtracted from the final score, per fossilized parameters over those of the host.
 
     Raises:
         RewardSettingsError: the discount is outside (0, 1], or another setting is negative.
@@ -88,8 +88,8 @@ def reward_terms(
     Args:
         before, after: validation accuracy before and after the step. `[N]`
         added_ratio: parameters of all seeds over the host's. `[N]`
-        ended: whether the step was the episode's last. `[N]`, bool
-        score: the final score where the episode ended; elsewhere it is not looked at. `[N]`
+        ended: whether the step was the last of the episode. `[N]`, bool
+        score: the final score where the episode ended; ignored elsewhere. `[N]`
         settings: of the reward.
     """
     reached = np.where(ended, 0.0, after)

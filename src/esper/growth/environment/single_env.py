@@ -69,9 +69,9 @@ class GrowthEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         """Begin an episode.
 
         Args:
-            seed: of this episode and those that follow it; None goes on to the next episode of the
-                last seed.
-            options: none are known.
+            seed: random seed of this episode and those after it; None begins the next episode of
+                the last random seed.
+            options: there are none.
         """
         super().reset(seed=seed)
         if options:

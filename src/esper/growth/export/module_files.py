@@ -1,4 +1,4 @@
-"""A grown network on disk: its source, its weights, and the proof that they say what it says."""
+"""A grown network on disk: its source and its weights."""
 
 from pathlib import Path
 from typing import Any
@@ -19,19 +19,19 @@ def write_module(network: FinishedNetwork, task: Task, directory: Path) -> None:
     """Write a network as `model.py` and `weights.safetensors`.
 
     Raises:
-        OSError: the directory does not take them.
+        OSError: the directory is not writable, or the disk is full.
     """
     source = module_source(network, task)
     (directory / SOURCE_NAME).write_text(source, encoding="utf-8")
-    # One entry: of several the library shuffles the order, and the same network gives other bytes.
+    # A single metadata entry: the order of several is random, so that bytes would differ.
     weights = save(module_state(network, task), metadata={"format": "pt"})
     (directory / WEIGHTS_NAME).write_bytes(weights)
 
 
 def load_module(directory: Path) -> nn.Module:
-    """Run the `model.py` of a directory and return its network, as a user would."""
+    """Run the `model.py` of a directory and return its network."""
     path = directory / SOURCE_NAME
-    # run and not imported: an import would leave its bytecode beside the source
+    # not imported, which would leave bytecode beside the source
     namespace: dict[str, Any] = {"__name__": "model", "__file__": str(path)}
     exec(compile(path.read_text(encoding="utf-8"), path, "exec"), namespace)
     network: nn.Module = namespace["load"]()
@@ -39,6 +39,6 @@ def load_module(directory: Path) -> nn.Module:
 
 
 def logits_of(module: nn.Module, inputs: torch.Tensor, chunk: int = 500) -> torch.Tensor:
-    """Return what a module says of raw samples. `[n, classes]`"""
+    """Return the logits of a module for raw samples. `[n, classes]`"""
     with torch.no_grad():
         return torch.cat([module(part) for part in inputs.split(chunk)])

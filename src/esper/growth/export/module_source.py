@@ -12,65 +12,20 @@ from collections.abc import Iterator
 
 import torch
 
-from esper.growth.export.module_layers import (
-    Layer,
-    channel_scale,
-    classifier,
-    host_block,
-    seed_layer,
+from esper.growth.blueprints.module_text import (
+    HELPERS,
+    ModuleText,
+    channel_scale_text,
+    convolution_text,
+    linear_text,
 )
+from esper.growth.blueprints.table import BLUEPRINT_BY_NAME
 from esper.growth.hosts.finished import FinishedNetwork, FinishedSeed
 from esper.growth.hosts.host import BlockShape
 from esper.growth.kernel.transformer import WIDENING
 from esper.growth.tasks.task import Task
 from esper.leyline.heads import SLOT_CHOICES
 from esper.leyline.task_names import UnknownTaskError, parse_task_name
-
-_HELPERS = {
-    "ChannelScale": '''
-class ChannelScale(nn.Module):
-    """A scale and a shift of each channel."""
-
-    def __init__(self, *shape: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.zeros(shape))
-        self.bias = nn.Parameter(torch.zeros(shape))
-
-    def forward(self, features: torch.Tensor) -> torch.Tensor:
-        return features * self.weight + self.bias
-''',
-    "Attention": '''
-class Attention(nn.Module):
-    """Self-attention over all positions, with one head."""
-
-    def __init__(self, channels: int, inner: int) -> None:
-        super().__init__()
-        self.projection = nn.Linear(channels, 3 * inner, bias=False)
-        self.out = nn.Linear(inner, channels)
-
-    def forward(self, features: torch.Tensor) -> torch.Tensor:
-        rows = features.view(*features.shape[:2], -1).mT  # [B, positions, C]
-        query, key, value = self.projection(rows).chunk(3, dim=2)
-        seen = F.scaled_dot_product_attention(query, key, value)
-        return self.out(seen).mT.reshape(features.shape)
-''',
-    "Block": '''
-class Block(nn.Module):
-    """Attention and a hidden layer, each after a norm and added to what came in."""
-
-    def __init__(self, channels: int, hidden: int) -> None:
-        super().__init__()
-        self.projection = nn.Linear(channels, 3 * channels, bias=False)
-        self.out = nn.Linear(channels, channels)
-        self.widen = nn.Linear(channels, hidden)
-        self.narrow = nn.Linear(hidden, channels)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        query, key, value = self.projection(F.layer_norm(x, x.shape[-1:])).chunk(3, dim=2)
-        x = x + self.out(F.scaled_dot_product_attention(query, key, value))
-        return x + self.narrow(F.relu(self.widen(F.layer_norm(x, x.shape[-1:]))))
-''',
-}
 
 _LOAD = '''
 def load(path: str | Path = Path(__file__).with_name("weights.safetensors")) -> Network:
@@ -95,7 +50,7 @@ def module_source(network: FinishedNetwork, task: Task) -> str:
     """Return the source of a module that computes what the network does, from raw samples."""
     shape = network.shape
     layers = _layers(network)
-    needs = {layer.needs for layer in layers.values()} - {""}
+    needs = frozenset().union(*(layer.needs for layer in layers.values()))
     symbols = shape.kind == "transformer"
     about = [
         f"A network that grew on the task {_quoted(short_name(task))}, written by Esper.",
@@ -119,7 +74,7 @@ def module_source(network: FinishedNetwork, task: Task) -> str:
         "",
     ]
     source = "\n".join(lines)
-    for helper, text in _HELPERS.items():
+    for helper, text in HELPERS.items():
         source += f"\n{text}" if helper in needs else ""
     source += '\n\nclass Network(nn.Module):\n    """The network and how it grew."""\n\n'
     source += "    def __init__(self) -> None:\n        super().__init__()\n"
@@ -149,7 +104,7 @@ def module_state(network: FinishedNetwork, task: Task) -> dict[str, torch.Tensor
 
 
 def _seed_state(
-    name: str, layers: dict[str, Layer], tensors: tuple[torch.Tensor, ...]
+    name: str, layers: dict[str, ModuleText], tensors: tuple[torch.Tensor, ...]
 ) -> dict[str, torch.Tensor]:
     return {
         f"{name}.{parameter}": tensor.float().reshape(shape)
@@ -165,30 +120,40 @@ def _gate_name(seed: FinishedSeed) -> str:
     return f"{seed.slot}_gate"
 
 
-def _layers(network: FinishedNetwork) -> dict[str, Layer]:
+def _layers(network: FinishedNetwork) -> dict[str, ModuleText]:
     """Return the modules of the network by the names of their attributes, in order of use."""
     shape = network.shape
-    layers: dict[str, Layer] = {}
+    layers: dict[str, ModuleText] = {}
     by_slot = {seed.slot: seed for seed in network.seeds}
     if shape.symbols:
         (length,) = shape.input_shape
-        layers["embedding"] = Layer(f"nn.Embedding({shape.symbols}, {shape.channels})")
-        layers["position"] = Layer(f"nn.Embedding({length}, {shape.channels})")
+        layers["embedding"] = ModuleText(f"nn.Embedding({shape.symbols}, {shape.channels})")
+        layers["position"] = ModuleText(f"nn.Embedding({length}, {shape.channels})")
     for number, (block, slot) in enumerate(zip(shape.blocks, SLOT_CHOICES, strict=True)):
         if isinstance(block, BlockShape):
-            layers[f"block{number}"] = host_block(block)
+            layers[f"block{number}"] = convolution_text(
+                block.inputs,
+                block.outputs,
+                block.kernel,
+                len(block.positions),
+                stride=block.stride,
+                padding=block.padding,
+            )
         else:
             hidden = WIDENING * shape.channels
-            layers[f"block{number}"] = Layer(f"Block({shape.channels}, {hidden})", needs="Block")
+            layers[f"block{number}"] = ModuleText(
+                f"Block({shape.channels}, {hidden})", needs=frozenset({"Block"})
+            )
         if (seed := by_slot.get(slot)) is not None:
-            layers[_name(seed)] = seed_layer(seed.blueprint, shape.channels, shape.axes)
+            blueprint = BLUEPRINT_BY_NAME[seed.blueprint]
+            layers[_name(seed)] = blueprint.text(shape.channels, shape.axes)
             if seed.gate is not None:
-                layers[_gate_name(seed)] = channel_scale(shape.channels, shape.axes)
-    layers["classifier"] = classifier(shape.features, shape.classes)
+                layers[_gate_name(seed)] = channel_scale_text(shape.channels, shape.axes)
+    layers["classifier"] = linear_text(shape.features, shape.classes)
     return layers
 
 
-def _construction(layers: dict[str, Layer], task: Task) -> Iterator[str]:
+def _construction(layers: dict[str, ModuleText], task: Task) -> Iterator[str]:
     if task.standardisation is not None:
         axes = len(task.input_shape) - 1
         size = ", ".join(map(str, (task.input_shape[0], *(1,) * axes)))
@@ -314,7 +279,7 @@ def _quoted(text: str) -> str:
 
 
 def _takes(task: Task) -> str:
-    """Say what samples look like, as the user's own data has them."""
+    """Describe the samples that the module takes."""
     sizes = list(task.input_shape)
     if task.vocabulary:
         return f"numbers of characters in CLASSES, [B, {sizes[0]}]"

@@ -1,28 +1,28 @@
-"""What an episode leaves: one host with its FOSSILIZED seeds, taken out of the population."""
+"""The result of an episode: a copy of one host with its FOSSILIZED seeds."""
 
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
+from esper.growth.blueprints.table import BLUEPRINTS
 from esper.growth.hosts.host import HostShape
 from esper.growth.hosts.population import Population
 from esper.growth.hosts.seeds import Seeds
 from esper.growth.kernel.blending import Style, coefficient
-from esper.growth.kernel.blueprints import BLUEPRINTS
 from esper.growth.kernel.parameters import ParameterLayout
 from esper.leyline.heads import BLUEPRINT_CHOICES, SLOT_CHOICES, STYLE_CHOICES, Stage
 
 
 @dataclass(frozen=True)
 class FinishedSeed:
-    """A seed that is part of its network for good.
+    """A FOSSILIZED seed of a network.
 
     Attributes:
         slot, blueprint, style: by name.
         alpha: how far it is blended in.
-        coefficient: what that counts for in its style.
-        tensors: its parameters, as its blueprint orders them. Each `[*shape]`
+        coefficient: the factor of its change, from alpha and style.
+        tensors: its parameters, in the order of its blueprint. Each `[*shape]`
         gate: weight and bias of its gate, each `[C]`; None where the style is not gated.
     """
 
@@ -36,13 +36,13 @@ class FinishedSeed:
 
     @property
     def parameters(self) -> int:
-        """How many numbers it learnt."""
+        """Number of parameters."""
         return sum(tensor.numel() for tensor in (*self.tensors, *(self.gate or ())))
 
 
 @dataclass(frozen=True)
 class FinishedNetwork:
-    """A network that has grown.
+    """A grown network.
 
     Attributes:
         shape: of the host.
@@ -56,13 +56,13 @@ class FinishedNetwork:
 
     @property
     def parameters(self) -> int:
-        """How many numbers it learnt."""
+        """Number of parameters."""
         own = sum(tensor.numel() for tensor in self.host.values())
         return own + sum(seed.parameters for seed in self.seeds)
 
 
 def finished_network(population: Population, seeds: Seeds, host: int) -> FinishedNetwork:
-    """Return a copy of a host with its FOSSILIZED seeds; whatever else it holds is left out."""
+    """Return a copy of a host with its FOSSILIZED seeds, without all others."""
     found = []
     for slot in np.flatnonzero(seeds.stage[host] == Stage.FOSSILIZED).tolist():
         at = host, slot
@@ -90,7 +90,7 @@ def finished_network(population: Population, seeds: Seeds, host: int) -> Finishe
 def _tensors(
     values: torch.Tensor, columns: np.ndarray, layout: ParameterLayout
 ) -> dict[str, torch.Tensor]:
-    """Return copies of the tensors that lie in these columns, by name."""
+    """Return copies of the tensors in these columns, by name."""
     row = values[torch.from_numpy(columns).to(values.device)].detach().cpu()[None]
     names = (tensor.name for tensor in layout.tensors)
     return {name: tensor[0].clone() for name, tensor in zip(names, layout.split(row), strict=True)}

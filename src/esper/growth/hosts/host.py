@@ -1,7 +1,7 @@
 """The host: a small network of three blocks and a classifier, N of them stacked, with a slot after
-each block. It is too narrow for its task on purpose: growth is to have something to win.
+each block. It is narrow on purpose, so that growth can help.
 
-What a host is made of follows from its inputs:
+Its kind follows from the inputs:
 
 | kind        | inputs                    | a block is                                           |
 |-------------|---------------------------|------------------------------------------------------|
@@ -12,7 +12,7 @@ What a host is made of follows from its inputs:
 
 The classifier of a transformer reads the last position, that of the others the mean of each channel
 over all positions (Lin, Chen and Yan 2014, "Network in network"): a classifier over every feature
-would hold half of a host's parameters and leave growth less to win.
+would have half of the parameters of a host and leave less to growth.
 """
 
 import math
@@ -38,7 +38,7 @@ class HostShapeError(EsperError, ValueError):
 
 @dataclass(frozen=True)
 class BlockShape:
-    """One convolution block (over no positions, a linear one), and what it leaves."""
+    """One convolution block (over no positions, a linear one) and its output shape."""
 
     inputs: int
     outputs: int
@@ -78,13 +78,13 @@ CONVOLUTIONS = {
 
 @dataclass(frozen=True)
 class HostShape:
-    """The architecture all hosts of a batch share.
+    """The architecture of all hosts of an environment.
 
     Attributes:
-        input_shape: of one input: `(F,)`, `(C, L)` or `(C, H, W)`; of symbols, `(L,)`.
-        classes: how many classes the classifier tells apart.
+        input_shape: shape of one input: `(F,)`, `(C, L)` or `(C, H, W)`; of symbols, `(L,)`.
+        classes: number of classes.
         channels: channels of every block.
-        symbols: how many different symbols inputs are made of; 0 where they are measurements.
+        symbols: size of the vocabulary of symbol inputs; 0 for measurements.
 
     Raises:
         HostShapeError: the input has another number of axes, or is too small.
@@ -160,9 +160,9 @@ class HostShape:
 
 
 def input_columns(inputs: torch.Tensor, shape: HostShape) -> torch.Tensor:
-    """Return what the first block multiplies, of inputs `[R, C, *P, B]`. `[R, C*K, P'*B]`
+    """Return the windows that the first block reads, for inputs `[R, C, *P, B]`. `[R, C*K, P'*B]`
 
-    Symbols `[R, L, B]` are looked up and not multiplied: they are returned as they are.
+    Symbols `[R, L, B]` are returned unchanged.
     """
     block = shape.blocks[0]
     if isinstance(block, TransformerBlock):
@@ -171,7 +171,7 @@ def input_columns(inputs: torch.Tensor, shape: HostShape) -> torch.Tensor:
 
 
 def run_first_block(columns: torch.Tensor, tensors: Tensors, shape: HostShape) -> torch.Tensor:
-    """Run block 0 on what `input_columns` made, for each row or, one axis less, for all."""
+    """Run block 0 on the result of `input_columns`, for each row or, one axis less, shared."""
     block = shape.blocks[0]
     if isinstance(block, TransformerBlock):
         return block.run(columns, tensors)

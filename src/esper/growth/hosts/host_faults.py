@@ -27,7 +27,7 @@ _SECOND_MOMENTS = 2
 
 
 class Broken(NamedTuple):
-    """Something about one host that is not finite."""
+    """A non-finite loss or tensor of one host."""
 
     host: int
     quantity: str  # LOSS, PARAMETERS or MOMENTS
@@ -58,12 +58,12 @@ class HostFault:
 
 @dataclass(frozen=True)
 class SliceFaults:
-    """What was not finite in one slice of training.
+    """Non-finite values in one slice of training.
 
     Attributes:
-        given: broken before the slice began.
+        given: those before the slice.
         born: causes in hosts that were finite before it.
-        left: broken after it.
+        left: those after it.
     """
 
     given: frozenset[Broken] = frozenset()
@@ -72,7 +72,7 @@ class SliceFaults:
 
 
 def is_clean(state: torch.Tensor, losses: torch.Tensor, clocks: np.ndarray) -> bool:
-    """Return whether a slice is certainly free of faults. False asks for a closer look.
+    """Return whether a slice is certainly free of faults; if False, `broken_state` decides.
 
     Args:
         state: of a plan, after the slice. `[3, D]`
@@ -115,7 +115,7 @@ def broken_losses(plan: Plan, losses: torch.Tensor, part: str) -> frozenset[Brok
     Args:
         plan: the rows.
         losses: of each row. `[R]`
-        part: what they were measured on, in words.
+        part: name of the data that they were measured on.
     """
     values = losses.detach().double().cpu().numpy()
     hosts = len(plan.order)
@@ -137,7 +137,7 @@ def loss_faults(loss: np.ndarray, gain: np.ndarray, part: str) -> list[HostFault
     Args:
         loss: of each host. `[N]`
         gain: how much lower the loss of each seed's shadow is. `[N, S]`
-        part: what they were measured on, in words.
+        part: name of the data that they were measured on.
     """
     faults = _faults_of(loss, part)
     known = {fault.host for fault in faults}
@@ -159,12 +159,12 @@ def _faults_of(loss: np.ndarray, part: str) -> list[HostFault]:
 def causes_of(
     broken: Iterable[Broken], *, are_given: bool = False, reproduced: bool = True
 ) -> list[HostFault]:
-    """Return the causes among what was found broken at one time.
+    """Return the causes among all that is not finite at one time.
 
     Args:
-        broken: what was found.
-        are_given: whether it broke between two slices, where nothing follows from anything else.
-            Within a slice, broken parameters follow from broken moments.
+        broken: everything that is not finite.
+        are_given: whether it broke between two slices, where every one is a cause. Within a slice,
+            broken parameters follow from broken moments.
         reproduced: see `HostFault`.
     """
     by_host: dict[int, list[Broken]] = {}
@@ -192,8 +192,8 @@ def follow_up(
 
     Args:
         before: the causes after the slice before.
-        known: what that slice left broken.
-        found: in this slice.
+        known: what was broken after that slice.
+        found: faults of this slice.
         measured: faults of measurements after this slice.
     """
     given = causes_of(found.given - known, are_given=True)

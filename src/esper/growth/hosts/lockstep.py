@@ -7,7 +7,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from esper.growth.hosts.forward import cut, run, weights
+from esper.growth.hosts.forward import cut, run
 from esper.growth.hosts.host import HostShape, input_columns
 from esper.growth.hosts.host_faults import (
     LOSS,
@@ -24,8 +24,8 @@ from esper.growth.hosts.population import Population
 from esper.growth.kernel.adam import AdamSettings, adam_step_, step_coefficients
 from esper.growth.tasks.task import Split
 
-#: Samples evaluated at a time, of at most so many numbers, by at most so many networks (samples
-#: times networks): the features are to stay in the cache.
+#: Limits of samples evaluated at a time, of their numbers, and of samples times networks: the
+#: features should stay in the cache.
 EVALUATION_CHUNK, EVALUATION_NUMBERS, EVALUATION_ROWS = 400, 400 * 256, 400 * 64
 
 
@@ -47,12 +47,12 @@ class Losses:
 
 
 @dataclass(frozen=True)
-class Learnt:
+class SliceResult:
     """One slice of training.
 
     Attributes:
-        losses: means over the slice, each minibatch measured before the step it led to.
-        faults: what was not finite.
+        losses: means over the slice, each minibatch measured before its step.
+        faults: causes of non-finite values.
     """
 
     losses: Losses
@@ -61,7 +61,7 @@ class Learnt:
 
 @dataclass(frozen=True)
 class Measurement:
-    """What a whole split says about each host.
+    """Measurements of each host on a whole split.
 
     Attributes:
         losses: of hosts and shadows.
@@ -79,11 +79,11 @@ def train_slice(
     drawn: np.ndarray,
     batch: int,
     settings: AdamSettings,
-) -> Learnt:
-    """Train every host, and every seed the plan has a part for, on its own minibatches.
+) -> SliceResult:
+    """Train every host and every seed of the plan on its own minibatches.
 
     Args:
-        population: what learns; changed in place.
+        population: changed in place.
         plan: of this population.
         split: the training data, on the population's device.
         drawn: samples for each host, whole minibatches. `[N, batches * batch]`
@@ -102,21 +102,23 @@ def train_slice(
         torch.from_numpy(table).to(state).index_select(1, plan.owners)  # [batches, D]
         for table in step_coefficients(settings, steps_taken, batches)
     )
-    lesson = _Slice(plan, population.shape, split, inputs, labels, lengths, epsilons, settings)
+    training_slice = _Slice(
+        plan, population.shape, split, inputs, labels, lengths, epsilons, settings
+    )
     losses = state.new_zeros(population.hosts + len(plan.shadow_rows))
-    for by_row in lesson.train_(state):
+    for by_row in training_slice.train_(state):
         losses += by_row
     faults = SliceFaults()
     if not is_clean(state, losses, steps_taken):
-        faults = _find_faults(population, lesson, state, losses, steps_taken)
+        faults = _find_faults(population, training_slice, state, losses, steps_taken)
     population.state.index_copy_(1, plan.columns, state)
     advance_clocks(population, plan, batches)
-    return Learnt(_by_host(population, plan, losses / batches), faults)
+    return SliceResult(_by_host(population, plan, losses / batches), faults)
 
 
 @dataclass(frozen=True)
 class _Slice:
-    """All that a slice of training is made of, but for the state that it changes."""
+    """Everything about a slice of training except for the state that it changes."""
 
     plan: Plan
     shape: HostShape
@@ -134,10 +136,9 @@ class _Slice:
             After each step, the losses of its minibatch, which were measured before it. `[R]`
         """
         pieces = tuple(piece.requires_grad_() for piece in cut(self.plan, state[0].detach()))
-        learning = weights(self.plan, pieces)
         for step, labels in enumerate(self.labels):
             columns = input_columns(self.split.ready(self.inputs[step]), self.shape)
-            by_row = row_losses(run(self.plan, self.shape, learning, columns), labels)
+            by_row = row_losses(run(self.plan, self.shape, pieces, columns), labels)
             gradients = torch.autograd.grad(by_row.sum(), pieces)
             gradient = torch.cat([piece.view(-1) for piece in gradients])
             adam_step_(state, gradient, self.lengths[step], self.epsilons[step], self.settings)
@@ -146,7 +147,7 @@ class _Slice:
 
 def _find_faults(
     population: Population,
-    lesson: _Slice,
+    training_slice: _Slice,
     state: torch.Tensor,
     losses: torch.Tensor,
     steps_taken: np.ndarray,
@@ -155,12 +156,12 @@ def _find_faults(
 
     Args:
         population: as it was before the slice.
-        lesson: the slice.
+        training_slice: the slice.
         state: after it. `[3, D]`
         losses: of each row, over all of its minibatches. `[R]`
         steps_taken: optimizer steps of each owner before the slice.
     """
-    plan, batches = lesson.plan, len(lesson.inputs)
+    plan, batches = training_slice.plan, len(training_slice.inputs)
     given = population.state.index_select(1, plan.columns)
     before = broken_state(plan, population, given, steps_taken)
     left = broken_state(plan, population, state, steps_taken + batches)
@@ -168,7 +169,7 @@ def _find_faults(
     new = {one.host for one in seen} - {one.host for one in before}
     born: list[HostFault] = []
     if new:
-        for by_row in lesson.train_(given):
+        for by_row in training_slice.train_(given):
             found = broken_losses(plan, by_row, _TRAINING)
             after = broken_state(plan, population, given, steps_taken)
             for host in sorted(new):
@@ -208,7 +209,7 @@ def evaluate(population: Population, plan: Plan, split: Split) -> Measurement:
 
 
 def predict(population: Population, plan: Plan, split: Split) -> torch.Tensor:
-    """Return what every host says of a whole split: its logits. `[N, n, classes]`"""
+    """Return the logits of every host on a whole split. `[N, n, classes]`"""
     logits = torch.cat(list(_logits(population, plan, split)), dim=2)[: population.hosts]
     by_host = torch.empty_like(logits)
     by_host[torch.from_numpy(plan.order).to(logits.device)] = logits
@@ -217,16 +218,16 @@ def predict(population: Population, plan: Plan, split: Split) -> torch.Tensor:
 
 def _logits(population: Population, plan: Plan, split: Split) -> Iterator[torch.Tensor]:
     """Yield the logits of every row, chunk by chunk of the split. `[R, classes, B]`"""
-    learnt = weights(plan, cut(plan, population.state[0].index_select(0, plan.columns)))
+    pieces = cut(plan, population.state[0].index_select(0, plan.columns))
     for inputs in input_chunks(split, population.hosts + len(plan.shadow_rows)):
         columns = input_columns(inputs, population.shape)[0]
         with torch.no_grad():
-            logits = run(plan, population.shape, learnt, columns)
+            logits = run(plan, population.shape, pieces, columns)
         yield logits
 
 
 def input_chunks(split: Split, rows: int) -> Iterator[torch.Tensor]:
-    """Yield the inputs of a whole split, by and by, as one row that `rows` networks share.
+    """Yield the inputs of a split in chunks, each as one row that `rows` networks share.
 
     Each is `[1, C, *P, B]`.
     """
@@ -243,9 +244,8 @@ def gather_minibatches(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the samples `index` `[N, b*B]` as inputs `[b, N, C, *P, B]` and labels `[b, N, B]`.
 
-    Inputs are as they are kept: `Split.ready` makes of each minibatch what hosts take.
-
-    One gather for the whole slice: samples are short rows, and the batch must come last.
+    Inputs are raw; `Split.ready` makes each minibatch ready for hosts. One gather serves the whole
+    slice, because samples are short rows and the batch must come last.
     """
     rows, batch = index.shape[0], index.shape[1] // batches
     flat = split.inputs.flatten(1).index_select(0, index.flatten())
@@ -265,8 +265,8 @@ def row_losses(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 def row_hits(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Return how many samples each row gets right: `[R, classes, B]`, `[R, B]` -> `[R]`.
 
-    Right is a sample whose own class alone has the highest logit, so a network that says the same
-    for every class, or NaN, gets none right. (It is also several times as fast as `argmax` here.)
+    A sample is right if its class alone has the highest logit, so equal logits and NaN count as
+    wrong. (This is also several times as fast as `argmax` here.)
     """
     own = logits.gather(1, labels.unsqueeze(1))
     return ((logits >= own).sum(1) == 1).sum(1)

@@ -1,4 +1,4 @@
-"""In what order each host sees the training data: its own shuffles, from its own seed."""
+"""The order of the training data of each host: its own shuffles, from its own random seed."""
 
 from dataclasses import dataclass
 
@@ -9,39 +9,39 @@ from esper.leyline.errors import EsperError
 
 
 class SliceSizeError(EsperError, ValueError):
-    """A minibatch asks for more data than the task has."""
+    """A minibatch is larger than the training part of the task."""
 
 
 @dataclass
 class MinibatchOrder:
-    """The data cursor of every host.
+    """The position of every host in its training data.
 
-    A host goes through the samples in an order shuffled for each pass, and leaves out at the end of
-    a pass what does not fill a minibatch. Seed and position say all: the rest is kept for speed.
+    The samples are shuffled for each pass; a remainder that does not fill a minibatch is left out.
+    Random seed and position determine everything; the rest is cached for speed.
 
     Attributes:
         samples: samples in the training part.
-        usable: of those, seen in one pass: a whole number of minibatches.
-        seeds: the seed of each host. `[N]`
-        position: samples each host has been given since its birth. `[N]`
-        order: the present pass of each host and as many after it as a slice may reach into, end to
+        usable: samples in one pass: a whole number of minibatches.
+        rng_seeds: random seed of each host. `[N]`
+        position: samples drawn since the host was initialised. `[N]`
+        order: the present pass of each host and the following ones that a slice can reach, end to
             end. `[N, passes * usable]`
     """
 
     samples: int
     usable: int
-    seeds: np.ndarray
+    rng_seeds: np.ndarray
     position: np.ndarray
     order: np.ndarray
 
     @property
     def passes(self) -> int:
-        """How many passes `order` holds."""
+        """Number of passes in `order`."""
         return self.order.shape[1] // self.usable
 
 
 def new_order(hosts: int, samples: int, batch: int, batches: int) -> MinibatchOrder:
-    """Return cursors for `hosts` hosts; `restart` gives each its seed.
+    """Return the positions of N hosts; `restart` sets the random seeds.
 
     Args:
         hosts: N.
@@ -61,15 +61,15 @@ def new_order(hosts: int, samples: int, batch: int, batches: int) -> MinibatchOr
     return MinibatchOrder(
         samples=samples,
         usable=usable,
-        seeds=np.zeros(hosts, dtype=np.int64),
+        rng_seeds=np.zeros(hosts, dtype=np.int64),
         position=np.zeros(hosts, dtype=np.int64),
         order=np.zeros((hosts, passes * usable), dtype=np.int64),
     )
 
 
-def restart(order: MinibatchOrder, hosts: np.ndarray, seeds: np.ndarray) -> None:
-    """Put the given hosts at the beginning of their data, shuffled by their seeds."""
-    order.seeds[hosts] = seeds
+def restart(order: MinibatchOrder, hosts: np.ndarray, rng_seeds: np.ndarray) -> None:
+    """Put the given hosts at the beginning of their data, shuffled by their random seeds."""
+    order.rng_seeds[hosts] = rng_seeds
     order.position[hosts] = 0
     for host in hosts:
         _passes(order, int(host))[:] = [
@@ -78,7 +78,7 @@ def restart(order: MinibatchOrder, hosts: np.ndarray, seeds: np.ndarray) -> None
 
 
 def draw(order: MinibatchOrder, count: int) -> np.ndarray:
-    """Return the next `count` samples of every host and move the cursors on. `[N, count]`"""
+    """Return the next `count` samples of every host and advance the positions. `[N, count]`"""
     offset = order.position % order.usable
     drawn = np.take_along_axis(order.order, offset[:, None] + np.arange(count), axis=1)
     present = (order.position + count) // order.usable
@@ -99,5 +99,5 @@ def _passes(order: MinibatchOrder, host: int) -> np.ndarray:
 
 
 def _shuffle(order: MinibatchOrder, host: int, number: int) -> np.ndarray:
-    stream = generator(int(order.seeds[host]), Stream.DATA, number)
+    stream = generator(int(order.rng_seeds[host]), Stream.DATA, number)
     return stream.permutation(order.samples)[: order.usable]

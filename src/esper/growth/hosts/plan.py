@@ -1,8 +1,7 @@
-"""Who runs together: the order in which one slice of training lays out hosts and seeds.
+"""The layout of hosts and seeds for one slice of training.
 
-Seeds of one blueprint in one slot run as one batch. So that no parameter has to be copied on the
-hot path, a plan packs all numbers that learn into one flat vector, in which the hosts come first
-and then, group by group, the seeds that run together.
+Seeds of one blueprint in one slot run as one batch. To copy no parameters within the slice, a plan
+packs all of them into one flat vector: first the hosts, then the seeds, group by group.
 
 A TRAINING seed runs in a *shadow*: a copy of its host's stream of features that forks off at its
 slot. Streams are rows of the feature tensors: one main row for each host, then one shadow row for
@@ -20,19 +19,15 @@ from esper.growth.kernel.blending import MIXING_OF_STYLE, Mixing, coefficient
 from esper.growth.kernel.parameters import ParameterLayout
 from esper.leyline.heads import Stage
 
-#: A lot holds seeds until their features of one sample are so many numbers: with a minibatch of 50
-#: samples and 4 bytes a number, 190 kB for each of the tensors at work, which stay in the cache.
-LOT_NUMBERS = 960
-
 
 @dataclass(frozen=True)
 class Group:
     """Seeds of one blueprint in one slot that run as one batch, ordered by their arithmetic.
 
     Attributes:
-        slot, blueprint: of all of them.
-        layout: of their parameters.
-        hosts: whose seeds they are. `[n]`
+        slot, blueprint: those of all its seeds.
+        layout: the order of their parameters.
+        hosts: the host of each seed. `[n]`
     """
 
     slot: int
@@ -42,12 +37,12 @@ class Group:
 
 
 @dataclass(frozen=True)
-class Batch:
-    """A group at work: its number among the plan's groups and, of that, the members at work.
+class SeedBatch:
+    """The members of a group that take part in some work.
 
     Attributes:
         group: index into `Plan.groups`.
-        members: which of the group, in order, `[n]`; None for all.
+        members: numbers of the members, in order, `[n]`; None for all.
         size: n.
     """
 
@@ -57,48 +52,39 @@ class Batch:
 
 
 @dataclass(frozen=True)
-class Lot:
-    """Seeds that run one after the other while their features are in the cache.
-
-    Attributes:
-        pieces: the batches they are of: number of the batch and stretch of it.
-        piece_sizes: seeds in each piece.
-        mixing: the arithmetic of each run of equal ones, batches regardless.
-        mixing_sizes: seeds in each run.
-    """
-
-    pieces: tuple[tuple[int, slice], ...]
-    piece_sizes: list[int]
-    mixing: tuple[Mixing, ...]
-    mixing_sizes: list[int]
-
-
-@dataclass(frozen=True)
-class Jobs:
+class SlotWork:
     """What one slot does to one stream of features.
 
     Attributes:
         batches: the groups at work, in the order of the rows.
-        lots: the seeds of all batches, lot by lot.
-        lot_sizes: seeds in each lot.
-        rows: the rows of the stream they work on. `[n]`
+        rows: the rows of the stream that the seeds read and write. `[n]`
         leading: whether those are the stream's first n rows, in order.
         coefficients: how far each seed is blended in. `[n]`
-        gated: whether any seed blends by its gate.
+        mixing: the arithmetic of each run of seeds with equal arithmetic.
+        mixing_sizes: seeds in each run.
     """
 
-    batches: tuple[Batch, ...]
-    lots: tuple[Lot, ...]
-    lot_sizes: list[int]
+    batches: tuple[SeedBatch, ...]
     rows: torch.Tensor
     leading: bool
     coefficients: torch.Tensor
-    gated: bool
+    mixing: tuple[Mixing, ...]
+    mixing_sizes: list[int]
+
+    @property
+    def batch_sizes(self) -> list[int]:
+        """Seeds in each batch."""
+        return [batch.size for batch in self.batches]
+
+    @property
+    def gated(self) -> bool:
+        """Whether any seed is blended by its gate."""
+        return Mixing.GATE in self.mixing
 
 
 @dataclass(frozen=True)
 class SlotPlan:
-    """One slot: seeds in the hosts, the same seeds as shadows pass them, and shadows forking off.
+    """The work of one slot: on hosts, on shadows that pass, and on shadows that begin.
 
     Attributes:
         main: on the main rows.
@@ -108,9 +94,9 @@ class SlotPlan:
         shadow_rows: main row of each shadow row that reaches this slot. `[k]`
     """
 
-    main: Jobs | None
-    passing: Jobs | None
-    forking: Jobs | None
+    main: SlotWork | None
+    passing: SlotWork | None
+    forking: SlotWork | None
     forked: torch.Tensor
     shadow_rows: torch.Tensor
 
@@ -121,12 +107,12 @@ class Plan:
 
     Attributes:
         order: the host in each main row. `[N]`
-        groups: of seeds, in the order of the flat vector.
+        groups: groups of seeds, in the order of the flat vector.
         sizes: lengths of the flat vector's pieces: the hosts, then each group.
         rows: how many hosts or seeds each of those pieces holds.
-        columns: where each element of the flat vector rests in `Population.state`. `[D]`
+        columns: the column of `Population.state` of each element of the flat vector. `[D]`
         owners: number of the host or seed that each element belongs to, in packing order. `[D]`
-        slots: what happens in each slot.
+        slots: the work of each slot.
         shadow_hosts, shadow_slots: the TRAINING seed of each shadow row. `[k]`
         shadow_rows: main row of each shadow row. `[k]`
     """
@@ -144,13 +130,13 @@ class Plan:
 
 
 def make_plan(population: Population, seeds: Seeds) -> Plan:
-    """Return the plan for the next slice: every seed that is in its host or TRAINING has a part."""
+    """Return the plan of the next slice, with every seed that is in its host or TRAINING."""
     in_host = np.isin(seeds.stage, IN_HOST) & (seeds.alpha > 0)
     return _make_plan(population, seeds, in_host, seeds.stage == Stage.TRAINING)
 
 
 def make_final_plan(population: Population, seeds: Seeds) -> Plan:
-    """Return the plan of the finished networks: FOSSILIZED seeds alone have a part."""
+    """Return the plan of the finished networks, with FOSSILIZED seeds alone."""
     fossilized = seeds.stage == Stage.FOSSILIZED
     return _make_plan(population, seeds, fossilized, np.zeros_like(fossilized))
 
@@ -190,9 +176,9 @@ def _make_plan(
         groups += newcomers
         slots.append(
             SlotPlan(
-                main=_jobs(population, seeds, slot, main, seeds.alpha),
-                passing=_jobs(population, seeds, slot, passing, seeds.alpha),
-                forking=_jobs(population, seeds, slot, forking, seeds.target),
+                main=_slot_work(population, seeds, slot, main, seeds.alpha),
+                passing=_slot_work(population, seeds, slot, passing, seeds.alpha),
+                forking=_slot_work(population, seeds, slot, forking, seeds.target),
                 forked=torch.from_numpy(row_of_host[forked]).to(device),
                 shadow_rows=torch.from_numpy(row_of_host[shadow_hosts]).to(device),
             )
@@ -223,7 +209,7 @@ def _group(
     """Return the seeds of one slot, of the chosen hosts, by blueprint, then arithmetic, then row.
 
     Args:
-        chosen: whose seeds. `[N]`, bool
+        chosen: the hosts. `[N]`, bool
         row_of_host: main row of each host. `[N]`
     """
     groups = []
@@ -236,10 +222,9 @@ def _group(
 
 
 def _mixing_order(style: np.ndarray, number: int | np.ndarray) -> np.ndarray:
-    """Return what to sort the seeds of a slot's so-manieth group by, given their styles.
+    """Return the sort keys of seeds in the n-th group of a slot, given their styles.
 
-    Every other group is sorted the other way round, so that a run of equal arithmetic goes on from
-    one group into the next.
+    Every other group is sorted in reverse, so that runs of equal arithmetic span two groups.
     """
     order: np.ndarray = MIXING_OF_STYLE[style] * (1 - 2 * (number % 2))
     return order
@@ -255,9 +240,9 @@ class _Work:
     rows: np.ndarray
 
 
-def _jobs(
+def _slot_work(
     population: Population, seeds: Seeds, slot: int, work: list[_Work], alpha: np.ndarray
-) -> Jobs | None:
+) -> SlotWork | None:
     """Return the work of one slot on one stream, with the alphas `[N, S]` to blend by."""
     if not work:
         return None
@@ -266,53 +251,22 @@ def _jobs(
     hosts = np.concatenate([item.hosts for item in work])
     mixing = MIXING_OF_STYLE[seeds.style[hosts, slot]]
     amounts = coefficient(seeds.style[hosts, slot], alpha[hosts, slot])
-    lots = _lots(
-        [len(item.hosts) for item in work],
-        mixing,
-        LOT_NUMBERS // population.shape.blocks[slot].numbers,
-    )
-    return Jobs(
+    runs, run_sizes = _runs(mixing)
+    return SlotWork(
         batches=tuple(
-            Batch(
+            SeedBatch(
                 group=item.group,
                 members=None if item.members is None else torch.from_numpy(item.members).to(device),
                 size=len(item.hosts),
             )
             for item in work
         ),
-        lots=lots,
-        lot_sizes=[sum(lot.piece_sizes) for lot in lots],
         rows=torch.from_numpy(rows).to(device),
         leading=bool((rows == np.arange(len(rows))).all()),
         coefficients=torch.from_numpy(amounts).to(device, dtype),
-        gated=bool((mixing == Mixing.GATE).any()),
+        mixing=runs,
+        mixing_sizes=run_sizes,
     )
-
-
-def _lots(sizes: list[int], mixing: np.ndarray, most: int) -> tuple[Lot, ...]:
-    """Return batches of the given sizes in lots of at most so many seeds (but at least one).
-
-    A batch is divided only where it does not fit into a lot of its own.
-    """
-    most = max(1, most)
-    lots: list[list[tuple[int, slice]]] = [[]]
-    room = most
-    for number, size in enumerate(sizes):
-        for first in range(0, size, most):
-            count = min(most, size - first)
-            if count > room:
-                lots.append([])
-                room = most
-            lots[-1].append((number, slice(first, first + count)))
-            room -= count
-    result, start = [], 0
-    for lot in lots:
-        piece_sizes = [members.stop - members.start for _, members in lot]
-        stop = start + sum(piece_sizes)
-        runs, run_sizes = _runs(mixing[start:stop])
-        result.append(Lot(tuple(lot), piece_sizes, runs, run_sizes))
-        start = stop
-    return tuple(result)
 
 
 def _runs(values: np.ndarray) -> tuple[tuple[Mixing, ...], list[int]]:
@@ -329,7 +283,7 @@ def clocks(population: Population, plan: Plan) -> np.ndarray:
 
 
 def advance_clocks(population: Population, plan: Plan, steps: int) -> None:
-    """Note that every owner in the plan took so many more optimizer steps."""
+    """Add optimizer steps to the counts of every host and seed in the plan."""
     population.host_clock[plan.order] += steps
     for group in plan.groups:
         population.seed_clock[group.hosts, group.slot] += steps

@@ -1,35 +1,35 @@
-"""Every learnt number of N hosts and their seeds, at rest between two slices of training."""
+"""Parameters and optimizer state of N hosts and their seeds between two slices of training."""
 
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
+from esper.growth.blueprints.table import BLUEPRINTS, parameter_count, seed_layout
 from esper.growth.hosts.host import HostShape
 from esper.growth.hosts.randomness import Stream, generator
 from esper.growth.hosts.seeds import EMPTY, Seeds
 from esper.growth.kernel.blending import Style
-from esper.growth.kernel.blueprints import BLUEPRINTS, parameter_count, seed_layout
 from esper.growth.kernel.parameters import ParameterLayout
 
-#: What a host's second moments count for once a seed joins it: they are of another network's
-#: gradients, and so its steps are up to twice as long until they are of the new one's.
+#: Factor of a host's second moments when a seed joins it. They come from gradients of the network
+#: without the seed; smaller ones make the first steps of the new network up to twice as long.
 STALE_MOMENTS = 0.25
 
 
 @dataclass
 class Population:
-    """Parameters, moments and clocks of N hosts with S slots each.
+    """Parameters, moments and step counts of N hosts with S slots each.
 
-    The columns of `state` are N rows of a host's parameters, then N * S rows of a seed's, each as
-    long as the largest blueprint needs.
+    The columns of `state` are N rows of parameters of a host, then N * S rows of a seed, each as
+    long as the largest blueprint needs (docs/kernels.md).
 
     Attributes:
         shape: the architecture of the hosts.
         slots: S.
-        layouts: how a seed of each blueprint lies in its row.
+        layouts: the order of parameters in a row of a seed, by blueprint.
         state: parameters, first and second moments of Adam. `[3, N * host + N * S * seed]`
-        host_seeds: the random seed of each host. `[N]`
+        host_rng_seeds: the random seed of each host. `[N]`
         host_clock: optimizer steps each host has taken. `[N]`
         seed_clock: optimizer steps each seed has taken. `[N, S]`
     """
@@ -38,7 +38,7 @@ class Population:
     slots: int
     layouts: tuple[ParameterLayout, ...]
     state: torch.Tensor
-    host_seeds: np.ndarray
+    host_rng_seeds: np.ndarray
     host_clock: np.ndarray
     seed_clock: np.ndarray
 
@@ -54,7 +54,7 @@ class Population:
 
     @property
     def seed_row(self) -> int:
-        """Columns of `state` kept for one seed."""
+        """Columns of `state` for one seed."""
         return max(layout.size for layout in self.layouts)
 
     def host_columns(self, hosts: np.ndarray) -> np.ndarray:
@@ -72,7 +72,7 @@ class Population:
 def new_population(
     hosts: int, slots: int, shape: HostShape, *, device: torch.device, dtype: torch.dtype
 ) -> Population:
-    """Return a population whose numbers are all zero; `plant_hosts` gives them life."""
+    """Return a population of zeros; `plant_hosts` initialises hosts."""
     layouts = tuple(seed_layout(blueprint, shape.channels, shape.axes) for blueprint in BLUEPRINTS)
     columns = hosts * (shape.layout.size + slots * max(layout.size for layout in layouts))
     return Population(
@@ -80,18 +80,18 @@ def new_population(
         slots=slots,
         layouts=layouts,
         state=torch.zeros(3, columns, device=device, dtype=dtype),
-        host_seeds=np.zeros(hosts, dtype=np.int64),
+        host_rng_seeds=np.zeros(hosts, dtype=np.int64),
         host_clock=np.zeros(hosts, dtype=np.int64),
         seed_clock=np.zeros((hosts, slots), dtype=np.int64),
     )
 
 
-def plant_hosts(population: Population, hosts: np.ndarray, seeds: np.ndarray) -> None:
-    """Give the hosts first parameters drawn from their random seeds, and nothing of a past."""
+def plant_hosts(population: Population, hosts: np.ndarray, rng_seeds: np.ndarray) -> None:
+    """Initialise parameters of hosts from their random seeds; moments and step counts become 0."""
     layout = population.shape.layout
-    drawn = [layout.draw(generator(int(seed), Stream.HOST)) for seed in seeds]
+    drawn = [layout.draw(generator(int(seed), Stream.HOST)) for seed in rng_seeds]
     _write(population, population.host_columns(hosts), np.stack(drawn))
-    population.host_seeds[hosts] = seeds
+    population.host_rng_seeds[hosts] = rng_seeds
     population.host_clock[hosts] = 0
     population.seed_clock[hosts] = 0
 
@@ -99,15 +99,15 @@ def plant_hosts(population: Population, hosts: np.ndarray, seeds: np.ndarray) ->
 def plant_seed(
     population: Population, host: int, slot: int, blueprint: int, germination: int
 ) -> None:
-    """Give a seed first parameters, drawn for the slot's so-manieth germination, and no past."""
-    stream = generator(int(population.host_seeds[host]), Stream.SEED, slot, germination)
+    """Initialise the parameters of the n-th seed that germinates in a slot."""
+    stream = generator(int(population.host_rng_seeds[host]), Stream.SEED, slot, germination)
     drawn = population.layouts[blueprint].draw(stream)
     _write(population, population.seed_columns(np.array([host]), slot, blueprint), drawn[None])
     population.seed_clock[host, slot] = 0
 
 
 def join(population: Population, host: int) -> None:
-    """Let a host's optimizer know that a seed joins its network: most of what it knew is stale."""
+    """Scale down the second moments of a host because a seed joins its network."""
     columns = torch.from_numpy(population.host_columns(np.array([host]))[0])
     population.state[2, columns.to(population.state.device)] *= STALE_MOMENTS
 

@@ -1,4 +1,4 @@
-"""The life of a seed: one table of stages and events, and the state of every slot.
+"""Stages of seeds: one table of stages and events, and the state of every slot.
 
     DORMANT ─germinate→ GERMINATED ─begin→ TRAINING ─advance→ BLENDING ─arrive→ HOLDING
                                                               BLENDING ←retarget─ HOLDING
@@ -6,11 +6,11 @@
     GERMINATED, TRAINING, BLENDING or HOLDING ─prune→ PRUNED ─fade→ EMBARGOED ─release→ DORMANT
 
 A seed TRAINING learns in the shadow of its host. From BLENDING on it is part of the host, by alpha;
-alpha moves once a step, along a ramp. PRUNED, it fades out along a ramp (at once where it never
-entered the host), and its slot then lies EMBARGOED for `EMBARGO_STEPS` steps. FOSSILIZED, it keeps
-its alpha and goes on learning with the host for good.
+alpha changes once a step, along a ramp. PRUNED, it fades out along a ramp (at once if it was never
+part of the host), and its slot is then EMBARGOED for `EMBARGO_STEPS` steps. FOSSILIZED, it keeps
+its alpha and keeps learning with the host.
 
-Nothing here knows torch: this is bookkeeping over numpy arrays `[N, S]`, N hosts by S slots.
+This module does not use torch: it is bookkeeping over numpy arrays `[N, S]`, N hosts by S slots.
 """
 
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ from esper.growth.kernel.curves import ramp
 from esper.leyline.errors import EsperError
 from esper.leyline.heads import SLOT_CHOICES, Op, Stage
 
-#: Whole steps a slot lies fallow after a pruned seed is gone.
+#: Whole steps that a slot stays empty after a pruned seed has faded out.
 EMBARGO_STEPS = 2
 #: `blueprint` and `style` of an empty slot.
 EMPTY = -1
@@ -31,7 +31,7 @@ _LINEAR = 0  # index of the linear curve: the first blend has no choice of curve
 
 
 class SeedEvent(StrEnum):
-    """What can happen to a seed: the policy's five deeds, and four things time does."""
+    """Events of a seed: five from actions of the policy, four from the passing of steps."""
 
     GERMINATE = "germinate"
     BEGIN = "begin"  # the next slice of training starts
@@ -44,7 +44,7 @@ class SeedEvent(StrEnum):
     RELEASE = "release"  # the embargo is over
 
 
-#: The whole of a seed's life. What is not in here cannot happen.
+#: All transitions; everything else is illegal.
 TRANSITIONS: dict[tuple[Stage, SeedEvent], Stage] = {
     (Stage.DORMANT, SeedEvent.GERMINATE): Stage.GERMINATED,
     (Stage.GERMINATED, SeedEvent.BEGIN): Stage.TRAINING,
@@ -75,12 +75,12 @@ IN_HOST = (Stage.BLENDING, Stage.HOLDING, Stage.FOSSILIZED, Stage.PRUNED)
 
 
 class IllegalTransitionError(EsperError, ValueError):
-    """A seed was asked for something that its stage does not allow."""
+    """An event is illegal in the stage of a seed."""
 
 
 @dataclass(frozen=True)
 class Transition:
-    """A seed passed from one stage to another (or began a new ramp within BLENDING)."""
+    """A change of a seed's stage (or a new ramp within BLENDING)."""
 
     host: int
     slot: int
@@ -100,12 +100,12 @@ class Seeds:
         blueprint: index into `BLUEPRINT_CHOICES`, or EMPTY.
         style: index into `STYLE_CHOICES`, or EMPTY.
         alpha: how much of the seed is blended in, 0 to 1.
-        target: the alpha the seed is meant to reach (and is trained for while TRAINING).
+        target: the alpha that the ramp ends at (and that a TRAINING seed is trained with).
         tempo: steps of the first blend.
         start, goal, length, done, curve: the ramp alpha is on: from start to goal in `length`
             steps, of which `done` are taken, along `curve`.
         stage_steps: whole steps spent in the present stage.
-        germinations: how many seeds the slot has held, the present one included.
+        germinations: number of seeds in the slot so far, the present one included.
     """
 
     stage: np.ndarray
@@ -148,7 +148,7 @@ def empty_seeds(hosts: int, slots: int = len(SLOT_CHOICES)) -> Seeds:
 
 
 def clear_hosts(seeds: Seeds, hosts: np.ndarray) -> None:
-    """Make every slot of the given hosts as good as new."""
+    """Reset every slot of the given hosts."""
     fresh = empty_seeds(len(hosts), seeds.stage.shape[1])
     for name, values in vars(fresh).items():
         getattr(seeds, name)[hosts] = values
@@ -223,7 +223,7 @@ def advance(seeds: Seeds, host: int, slot: int) -> Transition:
 def set_alpha_target(
     seeds: Seeds, host: int, slot: int, *, target: float, length: int, curve: int
 ) -> Transition:
-    """Send the alpha of a BLENDING or HOLDING seed to another target, in `length` steps."""
+    """Change the target alpha of a BLENDING or HOLDING seed, in `length` steps."""
     transition = _move(seeds, host, slot, SeedEvent.RETARGET)
     seeds.target[host, slot] = target
     _start_ramp(seeds, (host, slot), target, length, curve)
@@ -231,7 +231,7 @@ def set_alpha_target(
 
 
 def prune(seeds: Seeds, host: int, slot: int, *, length: int, curve: int) -> Transition:
-    """Fade a seed out in `length` steps; at once where it is not part of its host yet."""
+    """Fade a seed out in `length` steps; at once if it is not part of its host yet."""
     entered = bool(seeds.alpha[host, slot] > 0)
     transition = _move(seeds, host, slot, SeedEvent.PRUNE)
     seeds.target[host, slot] = 0.0
@@ -255,7 +255,7 @@ def is_legal(seeds: Seeds, host: int, slot: int, event: SeedEvent) -> bool:
 
 
 def begin_slice(seeds: Seeds) -> list[Transition]:
-    """Do what the start of a slice of training does: wake new seeds, move every alpha one step."""
+    """Begin a slice of training: new seeds start TRAINING, every alpha moves one step."""
     moved = [
         _move(seeds, int(host), int(slot), SeedEvent.BEGIN)
         for host, slot in np.argwhere(seeds.stage == Stage.GERMINATED)
@@ -266,7 +266,7 @@ def begin_slice(seeds: Seeds) -> list[Transition]:
         seeds.done[at] += 1
         start, goal = seeds.start[at], seeds.goal[at]
         if seeds.done[at] == seeds.length[at]:
-            seeds.alpha[at] = goal  # exactly: no ramp ends a rounding error short
+            seeds.alpha[at] = goal  # exactly, without a rounding error
         else:
             fraction = float(seeds.done[at] / seeds.length[at])
             seeds.alpha[at] = start + (goal - start) * ramp(int(seeds.curve[at]), fraction)
@@ -274,7 +274,7 @@ def begin_slice(seeds: Seeds) -> list[Transition]:
 
 
 def end_slice(seeds: Seeds) -> list[Transition]:
-    """Do what the end of a slice of training does: arrivals, departures, embargoes lifted."""
+    """End a slice of training: arrivals at a target, faded seeds, ends of embargoes."""
     seeds.stage_steps += 1
     moved = []
     over = (seeds.stage == Stage.EMBARGOED) & (seeds.stage_steps >= EMBARGO_STEPS)

@@ -1,34 +1,33 @@
-"""What training costs: multiply-adds of forward and backward passes, counted from shapes.
+"""Cost of training: multiply-adds of forward and backward passes, counted from shapes.
 
-Every weight of a host and of a seed multiplies once at each position that its layer leaves, so a
-forward pass of one sample costs a layer `weights * positions` multiply-adds. Self-attention spends
+Every weight of a host or a seed multiplies once at each output position of its layer, so a forward
+pass of one sample costs a layer `weights * positions` multiply-adds. Self-attention spends
 `2 * D * L * L` more, for scores and for the values they weigh (D channels of its head, L
-positions). Looking a symbol up, biases, normalising, activations, softmax, the optimizer and
-measuring on validation data are not counted, for nobody.
+positions). Embedding lookup, biases, normalisation, activations, softmax, the optimizer and
+validation are never counted.
 
 A training step costs
 
 - a layer whose input needs a gradient: three times its forward pass (forward, gradient of the
   weights, gradient of the input); a convolution or linear map whose input is data: twice;
 - a seed that is in its host: three times its forward pass; the same when it is TRAINING, which is
-  an upper bound, for nobody needs the gradient of what its first layer reads then;
-- a TRAINING seed besides: twice the forward pass of every later part of its host, which the shadow
-  runs through with detached weights.
+  an upper bound, because the gradient of its input is not needed then;
+- a TRAINING seed additionally: twice the forward pass of every later part of its host, through
+  which the shadow passes with detached weights.
 
 Two FLOPs make a multiply-add. `torch.utils.flop_counter` counts the same way; the tests compare.
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 
+from esper.growth.blueprints.seed_layers import attention_multiply_adds, weights_in
+from esper.growth.blueprints.table import BLUEPRINTS
 from esper.growth.hosts.host import BlockShape, HostShape
 from esper.growth.hosts.seeds import IN_HOST, Seeds
 from esper.growth.kernel.blending import Style
-from esper.growth.kernel.blueprints import BLUEPRINTS
-from esper.growth.kernel.parameters import TensorSpec
 from esper.growth.kernel.transformer import TransformerBlock
 from esper.leyline.heads import Stage
 
@@ -37,29 +36,19 @@ def block_multiply_adds(block: BlockShape | TransformerBlock) -> int:
     """Return the forward multiply-adds of one sample in one block of a host."""
     positions = math.prod(block.positions)
     if isinstance(block, TransformerBlock):
-        layers = replace(block, symbols=0).tensors("block")  # without what is looked up
-        return _weights(layers) * positions + attention_multiply_adds(block.outputs, positions)
-    return _weights(block.tensors("block")) * positions
-
-
-def attention_multiply_adds(channels: int, positions: int) -> int:
-    """Return the forward multiply-adds of scores and weighed values of one attention head."""
-    return 2 * channels * positions**2
+        layers = replace(block, symbols=0).tensors("block")  # without the embeddings
+        return weights_in(layers) * positions + attention_multiply_adds(block.outputs, positions)
+    return weights_in(block.tensors("block")) * positions
 
 
 def first_input_is_data(block: BlockShape | TransformerBlock) -> bool:
-    """Return whether nobody needs the gradient of what a first block multiplies."""
+    """Return whether the gradient of the first block's input is not needed."""
     return not isinstance(block, TransformerBlock)  # whose first layer learns its embeddings
-
-
-def _weights(tensors: Sequence[TensorSpec]) -> int:
-    """Return how many numbers of a layer multiply: all but biases and shifts."""
-    return sum(tensor.size for tensor in tensors if tensor.name.endswith(("weight", "scale")))
 
 
 def host_multiply_adds(shape: HostShape) -> list[int]:
     """Return the forward multiply-adds of one sample: of each block, then of the classifier."""
-    return [*(block_multiply_adds(block) for block in shape.blocks), _weights(shape.parts[-1])]
+    return [*(block_multiply_adds(block) for block in shape.blocks), weights_in(shape.parts[-1])]
 
 
 def seed_multiply_adds(shape: HostShape) -> np.ndarray:
@@ -72,9 +61,7 @@ def seed_multiply_adds(shape: HostShape) -> np.ndarray:
     for slot, block in enumerate(shape.blocks):
         positions = math.prod(block.positions)
         for number, blueprint in enumerate(BLUEPRINTS):
-            own = _weights(blueprint.tensors(shape.channels, shape.axes)) * positions
-            if blueprint.name == "attention":
-                own += attention_multiply_adds(max(1, shape.channels // 2), positions)
+            own = blueprint.multiply_adds(shape.channels, shape.axes, positions)
             table[slot, number] = own, own + shape.channels * positions
     return table
 
@@ -84,7 +71,7 @@ def training_multiply_adds(shape: HostShape, seeds: Seeds) -> np.ndarray:
 
     Args:
         shape: of the hosts.
-        seeds: as they are during the slice: after its start and before its end.
+        seeds: their state during the slice.
     """
     parts = host_multiply_adds(shape)
     gated = (seeds.style == Style.GATED).astype(np.int64)

@@ -1,1 +1,1 @@
-"""Hand-written layers of many networks at once, with their gradients."""
+"""Batched layers, blending and Adam for many networks at once (docs/kernels.md)."""

@@ -1,8 +1,9 @@
-"""Adam over one flat vector whose parts are of different age.
+"""Adam over one flat vector whose parts have different step counts.
 
 Kingma and Ba, "Adam: a method for stochastic optimization" (2015), with the bias corrections of
-`torch.optim.Adam`: equal to running it on each host and each seed alone. A seed is younger than its
-host, and with the host's clock its first step would be several times too long.
+`torch.optim.Adam`: equal to running it on each host and each seed alone. A seed has fewer
+steps than its host; with the step count of the host, its first step would be several times too
+long.
 """
 
 from dataclasses import dataclass
@@ -24,15 +25,15 @@ class AdamSettings:
 def step_coefficients(
     settings: AdamSettings, clocks: np.ndarray, steps: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return step lengths and epsilons of the next `steps` steps, for owners of different age.
+    """Return step lengths and epsilons of the next `steps` steps, for owners with own step counts.
 
     torch computes `lr / c1 * m / (sqrt(v) / sqrt(c2) + epsilon)` with c1 = 1 - beta1**t and
     c2 = 1 - beta2**t; this is `lr * sqrt(c2) / c1 * m / (sqrt(v) + epsilon * sqrt(c2))`.
 
     Args:
-        settings: of the optimizer.
-        clocks: steps each owner has taken before. `[owners]`
-        steps: how many are to come.
+        settings: settings of the optimizer.
+        clocks: steps that each owner has taken. `[owners]`
+        steps: number of further steps.
 
     Returns:
         `lr * sqrt(c2) / c1` and `epsilon * sqrt(c2)`, each `[steps, owners]`.
@@ -56,9 +57,9 @@ def adam_step_(
 
     Args:
         state: parameters, first and second moments. `[3, D]`
-        gradient: of the loss by the parameters. `[D]`
+        gradient: gradient of the loss. `[D]`
         length, epsilon: from `step_coefficients`, by element. `[D]`
-        settings: of the optimizer.
+        settings: settings of the optimizer.
     """
     parameters, first, second = state
     first.lerp_(gradient, 1.0 - settings.beta1)

@@ -5,9 +5,9 @@ With features x, the seed's change f of them, and alpha a between 0 and 1:
 | style           | result                                                                        |
 |-----------------|-------------------------------------------------------------------------------|
 | linear_add      | x + a f                                                                       |
-| linear_multiply | x (1 + 2a tanh f), so that a feature is at most tripled, or turned over       |
+| linear_multiply | x (1 + 2a tanh f), so that a feature is at most tripled or negated            |
 | sigmoid_add     | x + s(a) f, where s is a sigmoid scaled to s(0) = 0 and s(1) = 1              |
-| gated           | x + a σ(w n + b) f, n the normalised features, w and b learnt by channel      |
+| gated           | x + a σ(w n + b) f, n the normalised features, w and b learnt per channel     |
 """
 
 from enum import IntEnum
@@ -18,10 +18,10 @@ import torch
 from esper.growth.kernel.curves import normalised_sigmoid
 from esper.leyline.heads import STYLE_CHOICES
 
-#: What alpha counts for in `linear_multiply`. At 1, early and middle seeds would be held back
-#: (docs/learning.md); a late one does better with less, which the agent may choose.
+#: Factor of alpha in `linear_multiply`. At 1, early and middle seeds would be weaker
+#: (docs/learning.md); a late one does better with less, which the agent can choose.
 MULTIPLIED = 2.0
-#: How steep the sigmoid of `sigmoid_add` is between alpha 0 and 1.
+#: Steepness of the sigmoid of `sigmoid_add` between alpha 0 and 1.
 SIGMOID_STEEPNESS = 8.0
 
 
@@ -38,7 +38,7 @@ assert tuple(style.name.lower() for style in Style) == STYLE_CHOICES
 
 
 class Mixing(IntEnum):
-    """The arithmetic of a style: the two that add differ in their coefficient alone."""
+    """The arithmetic of a style; the two that add only differ in their coefficient."""
 
     ADD = 0
     MULTIPLY = 1
@@ -50,7 +50,7 @@ MIXING_OF_STYLE = np.array([Mixing.ADD, Mixing.MULTIPLY, Mixing.ADD, Mixing.GATE
 
 
 def coefficient(style: np.ndarray, alpha: np.ndarray) -> np.ndarray:
-    """Return what alpha counts for: twice for `linear_multiply`, its sigmoid for `sigmoid_add`."""
+    """Return the factor of the change: alpha, doubled or through a sigmoid in some styles."""
     eased = np.where(
         style == Style.SIGMOID_ADD, normalised_sigmoid(alpha, SIGMOID_STEEPNESS), alpha
     )
@@ -64,71 +64,28 @@ def mix(
     normal: torch.Tensor,
     amount: torch.Tensor,
     gate: torch.Tensor | None,
-    out: torch.Tensor | None = None,
-) -> tuple[torch.Tensor, torch.Tensor | None]:
+) -> torch.Tensor:
     """Blend the change of n seeds of one arithmetic into their hosts' features.
 
     Args:
-        mixing: the arithmetic they share.
+        mixing: the arithmetic of all n seeds.
         features: x, `[n, C, *P, B]`.
         change: f, same shape.
         normal: the layer-normalised features, same shape.
         amount: how far each seed is blended in, `[n, 1, ...]`, as many axes as the features.
-        gate: w and b of the gate, end to end, `[n, 2C]`; not read unless the arithmetic is GATE.
-        out: where to write the result; None for a new tensor.
+        gate: w and b of the gate, end to end, `[n, 2C]`; only used by `Mixing.GATE`.
 
     Returns:
-        The blended features, same shape, exactly `features` where the amount is 0; and what
-        `mix_backward` needs besides.
+        The blended features, same shape; exactly `features` where the amount is 0.
     """
     if mixing is Mixing.MULTIPLY:
-        # tanh f is 2 σ(2f) - 1, and torch's tanh takes eight times as long as its sigmoid
-        bent = torch.sigmoid(2.0 * change).mul_(2.0).sub_(1.0)
-        return torch.addcmul(features, bent * features, amount, out=out), bent
+        return torch.addcmul(features, torch.tanh(change) * features, amount)
     if mixing is Mixing.GATE:
         assert gate is not None
         weight, bias = _by_channel(gate, features)
         opening = torch.addcmul(bias, normal, weight).sigmoid_()
-        return torch.addcmul(features, opening * change, amount, out=out), opening
-    return torch.addcmul(features, change, amount, out=out), None
-
-
-def mix_backward(
-    mixing: Mixing,
-    saved: torch.Tensor | None,
-    gradient: torch.Tensor,
-    features: torch.Tensor,
-    change: torch.Tensor,
-    normal: torch.Tensor,
-    gate: torch.Tensor | None,
-) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
-    """Turn the gradient of an added change, times its amount, into that of the change, in place.
-
-    Args:
-        mixing, features, change, normal, gate: as given to `mix`.
-        saved: what `mix` returned.
-        gradient: of the blended features, times the amount; overwritten by that of the change.
-
-    Returns:
-        What the arithmetic adds to the gradients of the features and of the normalised features,
-        and the gradient of the gate `[n, 2C]`; each None where there is none.
-    """
-    if mixing is Mixing.MULTIPLY:
-        assert saved is not None
-        of_features = gradient * saved
-        gradient.mul_(features)
-        gradient.addcmul_(gradient * saved, saved, value=-1.0)
-        return of_features, None, None
-    if mixing is Mixing.GATE:
-        assert saved is not None
-        assert gate is not None
-        of_opening = gradient * change
-        gradient.mul_(saved)
-        of_sum = torch.ops.aten.sigmoid_backward(of_opening, saved)
-        of_weight = (of_sum * normal).flatten(2).sum(2)
-        of_gate = torch.cat([of_weight, of_sum.flatten(2).sum(2)], dim=1)
-        return None, of_sum.mul_(_by_channel(gate, normal)[0]), of_gate
-    return None, None, None
+        return torch.addcmul(features, opening * change, amount)
+    return torch.addcmul(features, change, amount)
 
 
 def _by_channel(gate: torch.Tensor, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

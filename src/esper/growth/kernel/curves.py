@@ -1,4 +1,4 @@
-"""The shapes that a ramp of alpha can have between its start and its end."""
+"""Curves of a ramp of alpha between its start and its end."""
 
 import math
 
@@ -20,7 +20,7 @@ def normalised_sigmoid(fraction: np.ndarray, steepness: float) -> np.ndarray:
 
 
 def ramp(curve: int, fraction: float) -> float:
-    """Return how much of a ramp is done after `fraction` of its steps, both from 0 to 1.
+    """Return the completed part of a ramp after `fraction` of its steps, both from 0 to 1.
 
     Args:
         curve: index into `CURVE_CHOICES`.

@@ -1,10 +1,12 @@
 """Layers over many networks at once, on features `[R, C, *P, B]`.
 
-R rows (one network each), C channels, one or two position axes P, and the batch B **last**. This
-order is measured, not taste: a convolution is then `[out, in*K] @ [in*K, P*B]` for each row, with
-the long side contiguous. For the blocks of 16 default hosts, on the two cores this was written on,
-the forward product ran at 78 to 112 GFLOP/s so, and at 10 to 28 with channels last
-(`[P*B, in*K] @ [in*K, out]`). Windows and shifts are slices whose inner run is the whole batch.
+R rows (one network each), C channels, up to two position axes P, and the batch B **last**;
+docs/kernels.md has the reasons. Two backward passes are written by hand:
+
+    windows     the library takes 1.6 to 2.0 times as long (grouped convolution by vmap)
+    layer_norm  the library takes 1.3 to 1.4 times as long (F.layer_norm with copies)
+
+Measured by `uv run python benchmarks/hand_written_autograd.py --parts layers`.
 """
 
 import itertools
@@ -20,32 +22,32 @@ import torch.nn.functional as F
 def window_positions(
     positions: tuple[int, ...], kernel: int, stride: int, padding: int
 ) -> tuple[int, ...]:
-    """Return the positions a convolution leaves of `positions`, by axis."""
+    """Return the number of output positions of a convolution, by axis."""
     return tuple((size + 2 * padding - kernel) // stride + 1 for size in positions)
 
 
 @dataclass(frozen=True)
 class _Tap:
-    """One place of a kernel: along each axis, which windows read a position there, and which.
+    """One place of a convolution kernel, and the positions that windows read there.
 
     Attributes:
-        index: of the place, last axis fastest.
-        windows: by axis, the first window whose position exists, and how many follow on.
-        positions: by axis, what those windows read.
-        first: whether no position is read by two of the taps of which this is so, and each by one.
+        index: number of the place, last axis fastest.
+        windows: by axis, the first window that reads an existing position, and their count.
+        positions: by axis, the positions that those windows read.
+        covering: whether it belongs to the places that together read each position exactly once.
     """
 
     index: int
     windows: tuple[tuple[int, int], ...]
     positions: tuple[slice, ...]
-    first: bool
+    covering: bool
 
 
 @cache
 def _taps(
     positions: tuple[int, ...], kernel: int, stride: int, padding: int
 ) -> tuple[tuple[_Tap, ...], bool]:
-    """Return the places of a kernel, and whether there are some that cover each position once."""
+    """Return the places of a kernel, and whether some of them cover each position once."""
     reached = window_positions(positions, kernel, stride, padding)
     # places padding, padding + 1, ... (stride of them) read the positions one after the other
     covered = padding + stride <= kernel and all(
@@ -63,24 +65,22 @@ def _taps(
             read.append(slice(start, max(start, last * stride + offset - padding + 1), stride))
         once = all(padding <= offset < padding + stride for offset in offsets)
         taps.append(_Tap(index, tuple(windows), tuple(read), covered and once))
-    return tuple(sorted(taps, key=lambda tap: not tap.first)), covered
+    return tuple(sorted(taps, key=lambda tap: not tap.covering)), covered
 
 
 def _at(tensor: torch.Tensor, tap: _Tap) -> torch.Tensor:
-    """Return of windows `[R, C, *P', B]` those that a tap has a position for."""
+    """Return the part of `[R, C, *P', B]` whose windows have a position at a tap."""
     for axis, (first, count) in enumerate(tap.windows, start=2):
         tensor = tensor.narrow(axis, first, count)
     return tensor
 
 
 def unfold(features: torch.Tensor, kernel: int, stride: int, padding: int) -> torch.Tensor:
-    """Return every window of the features as a column, as `windows` does (im2col).
+    """Return every window of the features as a column (im2col).
 
-    torch's own `unfold` wants another layout and its backward is a slow scatter.
+    `torch.nn.functional.unfold` needs another layout, and its backward pass is a slow scatter.
     """
     rows, channels, *positions, batch = features.shape
-    if not positions:
-        return features
     reached = window_positions(tuple(positions), kernel, stride, padding)
     columns = features.new_empty(rows, channels, kernel ** len(reached), *reached, batch)
     for tap in _taps(tuple(positions), kernel, stride, padding)[0]:
@@ -102,20 +102,16 @@ def fold(
     kernel: int,
     stride: int,
     padding: int,
-    out: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Return the sum of what windows hold of each position: the derivative of `unfold`.
+    """Return the gradient of the features: for each position, the sum over its windows.
 
     Args:
         columns: gradients of the windows. `[R, C*K, P'*B]`
-        shape: of the features `[R, C, *P, B]`.
-        kernel, stride, padding: of the windows.
-        out: where to write the result; None for a new tensor.
+        shape: shape of the features `[R, C, *P, B]`.
+        kernel, stride, padding: geometry of the windows.
     """
     rows, channels, *positions, batch = shape
-    result = columns.new_empty(shape) if out is None else out
-    if not positions:
-        return result.copy_(columns.view(shape))
+    result = columns.new_empty(shape)
     reached = window_positions(tuple(positions), kernel, stride, padding)
     pieces = columns.view(rows, channels, -1, *reached, batch)
     taps, covered = _taps(tuple(positions), kernel, stride, padding)
@@ -124,7 +120,7 @@ def fold(
     for tap in taps:
         source = _at(pieces.select(2, tap.index), tap)
         target = result[(slice(None), slice(None), *tap.positions)]
-        if tap.first:
+        if tap.covering:
             target.copy_(source)
         else:
             target.add_(source)
@@ -147,22 +143,22 @@ class _Windows(torch.autograd.Function):
 def windows(features: torch.Tensor, kernel: int, stride: int, padding: int) -> torch.Tensor:
     """Return every window of `features` `[R, C, *P, B]` as a column. `[R, C*K, P'*B]`
 
-    K is the kernel's size over all position axes; the rows of a column run over channels first, as
-    the input side of a `torch.nn.Conv1d` or `Conv2d` weight does.
+    K is the kernel's size over all position axes. A column has its rows in the order of the inputs
+    of a `torch.nn.Conv1d` or `Conv2d` weight: channels first.
     """
-    if features.dim() == 3:  # no positions, no neighbours
+    if features.dim() == 3:  # no positions
         return features
     columns: torch.Tensor = _Windows.apply(features, kernel, stride, padding)
     return columns
 
 
 def affine_map(
-    columns: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
+    columns: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None
 ) -> torch.Tensor:
     """Return `weight @ columns + bias` for each row. `[R, out, M]`
 
     Args:
-        columns: `[R, in, M]`, or `[in, M]` when all rows see the same.
+        columns: `[R, in, M]`, or `[in, M]` if all rows share them.
         weight: `[R, out, in]`; further axes are flattened into `in`.
         bias: `[R, out]`, or None.
     """
@@ -177,173 +173,71 @@ def affine_map(
     return product if bias is None else product.add_(bias.unsqueeze(2))
 
 
-def normalise(features: torch.Tensor, epsilon: float = 1e-5) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return what `layer_norm` does, and by how much the features `[R, C*P, B]` were scaled.
-
-    By hand: torch's kernels want the normalised axes last, or take many times as long.
-    """
-    flat = features.flatten(1, -2)
-    normal = flat - flat.mean(1, keepdim=True)
-    scale = (normal * normal).mean(1, keepdim=True).add_(epsilon).rsqrt_()  # [R, 1, B]
-    return normal.mul_(scale).view(features.shape), scale
-
-
-def normalise_backward(
-    gradient: torch.Tensor,
-    normal: torch.Tensor,
-    scale: torch.Tensor,
-    passed: torch.Tensor | None = None,
-    out: torch.Tensor | None = None,
-) -> torch.Tensor:
-    """Return the gradient of the features that `normalise` read.
-
-    Args:
-        gradient: of what it returned.
-        normal, scale: what it returned.
-        passed: added to the result, if given: what reaches the features past the norm.
-        out: where to write the result; None for a new tensor.
-    """
-    # scale * (g - mean(g) - normal * mean(g * normal)), with few passes over whole features
-    flat, normal = gradient.flatten(1, -2), normal.flatten(1, -2)
-    along = (flat * normal).mean(1, keepdim=True).mul_(scale).neg_()
-    level = flat.mean(1, keepdim=True).mul_(scale).neg_()
-    out = None if out is None else out.flatten(1, -2)
-    result = torch.addcmul(level, flat, scale, out=out).addcmul_(normal, along)
-    result = result.view(gradient.shape)
-    return result if passed is None else result.add_(passed)
-
-
 class _LayerNorm(torch.autograd.Function):
+    """Normalisation over the axes in the middle, with few passes over the features.
+
+    torch's kernel wants the normalised axes last, so that it needs copies to that layout and back.
+    """
+
     @staticmethod
     def forward(ctx: Any, features: torch.Tensor, epsilon: float) -> torch.Tensor:
-        normal, scale = normalise(features, epsilon)
+        flat = features.flatten(1, -2)  # [R, C*P, B]
+        normal = flat - flat.mean(1, keepdim=True)
+        scale = (normal * normal).mean(1, keepdim=True).add_(epsilon).rsqrt_()  # [R, 1, B]
+        normal = normal.mul_(scale).view(features.shape)
         ctx.save_for_backward(normal, scale)
         return normal
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
-        return normalise_backward(gradient.contiguous(), *ctx.saved_tensors), None
+        normal, scale = ctx.saved_tensors
+        # scale * (g - mean(g) - normal * mean(g * normal))
+        flat, normal = gradient.contiguous().flatten(1, -2), normal.flatten(1, -2)
+        along = (flat * normal).mean(1, keepdim=True).mul_(scale).neg_()
+        level = flat.mean(1, keepdim=True).mul_(scale).neg_()
+        result = torch.addcmul(level, flat, scale).addcmul_(normal, along)
+        return result.view(gradient.shape), None
 
 
 def layer_norm(features: torch.Tensor, epsilon: float = 1e-5) -> torch.Tensor:
-    """Return each sample's features `[R, C, *P, B]` with mean 0 and variance 1, over C and P.
+    """Normalise each sample of `[R, C, *P, B]` to mean 0 and variance 1 over C and P.
 
     Layer normalisation (Ba, Kiros and Hinton 2016) without parameters and without running
     statistics. It spans channels *and* positions of a sample (group normalisation with one group,
-    Wu and He 2018), so that how one position compares with another is kept, and a position where
-    every channel is silent stays an ordinary number instead of amplified noise.
+    Wu and He 2018), so that differences between positions are kept, and a position where all
+    channels are near zero is not amplified to noise.
     """
     normal: torch.Tensor = _LayerNorm.apply(features, epsilon)
     return normal
 
 
 def channel_norm(features: torch.Tensor, epsilon: float = 1e-5) -> torch.Tensor:
-    """Return the features `[R, C, ...]` with mean 0 and variance 1 over C, at each position alone.
+    """Normalise `[R, C, ...]` to mean 0 and variance 1 over C, at each position alone.
 
-    Layer normalisation as transformers have it, without parameters.
+    This is the layer normalisation of transformers, without parameters.
     """
     normal = features - features.mean(1, keepdim=True)
     return normal * ((normal * normal).mean(1, keepdim=True) + epsilon).rsqrt()
 
 
-#: Up to so many positions attention is computed by sums; beyond, that would take too much memory.
-_FEW_POSITIONS = 24
-#: Products of attention by sums that are held at once: they are to stay in the cache.
-_PRODUCTS_AT_ONCE = 200_000
+#: Up to this many positions, attention is computed by sums over channels, which is faster there.
+_FEW_POSITIONS = 15
 
 
-def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-    """Scaled dot-product attention (Vaswani et al. 2017) over positions, for each sample alone.
+def attend(projected: torch.Tensor) -> torch.Tensor:
+    """Compute scaled dot-product attention (Vaswani et al. 2017) over positions, for each sample.
 
     Args:
-        query, key, value: each `[R, D, L, B]`.
+        projected: queries, keys and values, end to end. `[R, 3D, L, B]`
 
     Returns:
         `[R, D, L, B]`.
     """
-    if query.shape[2] > _FEW_POSITIONS:
-        return _attend_many(query, key, value)
-    seen: torch.Tensor = _Attention.apply(torch.cat([query, key, value], dim=1))
-    return seen
-
-
-class _Attention(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, projected: torch.Tensor) -> torch.Tensor:
-        seen, ctx.saved = attention_forward(projected)
-        return seen
-
-    @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
-        return attention_backward(gradient, ctx.saved)
-
-
-def _attend_many(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-    # [R, B, L, D], as torch has it: its kernel never holds all L x L weights at once
+    query, key, value = projected.chunk(3, dim=1)
+    if query.shape[2] <= _FEW_POSITIONS:
+        scores = (query.unsqueeze(3) * key.unsqueeze(2)).sum(1)  # [R, L, L, B]
+        weights = torch.softmax(scores / math.sqrt(query.shape[1]), 2)
+        return (weights.unsqueeze(1) * value.unsqueeze(2)).sum(3)
+    # [R, B, L, D] for torch's kernel, which never holds all L x L weights at once
     query, key, value = (tensor.permute(0, 3, 2, 1) for tensor in (query, key, value))
-    return F.scaled_dot_product_attention(query, key, value).permute(0, 3, 2, 1)
-
-
-def attention_forward(
-    projected: torch.Tensor,
-) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor | None]]:
-    """Return what attention makes of queries, keys and values, and what `attention_backward` needs.
-
-    Over few positions the products are sums over the few channels of arrays whose last axis is the
-    batch: there that is several times faster than one small matrix product a sample.
-
-    Args:
-        projected: queries, keys and values, one after the other. `[R, 3D, L, B]`
-    """
-    rows, channels, length, batch = projected.shape
-    if length > _FEW_POSITIONS:
-        return _attend_many(*projected.chunk(3, dim=1)).contiguous(), (projected, None)
-    seen = projected.new_empty(rows, channels // 3, length, batch)
-    weights = projected.new_empty(rows, length, length, batch)  # queries by keys
-    root = 1.0 / math.sqrt(channels // 3)
-    for some in _few_rows(seen):
-        query, key, value = projected[some].chunk(3, dim=1)
-        products = query.unsqueeze(3) * key.unsqueeze(2)  # [r, D, L, L, B]
-        torch.softmax(products.sum(1).mul_(root), 2, out=weights[some])
-        torch.mul(weights[some].unsqueeze(1), value.unsqueeze(2), out=products)
-        torch.sum(products, 3, out=seen[some])
-    return seen, (projected, weights)
-
-
-def attention_backward(
-    gradient: torch.Tensor, saved: tuple[torch.Tensor, torch.Tensor | None]
-) -> torch.Tensor:
-    """Return the gradient of what `attention_forward` read, `[R, 3D, L, B]`.
-
-    Args:
-        gradient: of its result. `[R, D, L, B]`
-        saved: what it returned.
-    """
-    projected, weights = saved
-    if weights is None:
-        # once more, with a record: holding that of every group from the forward pass takes memory
-        with torch.enable_grad():
-            again = projected.detach().requires_grad_()
-            seen = _attend_many(*again.chunk(3, dim=1))
-        return torch.autograd.grad(seen, again, gradient)[0]
-    result = torch.empty_like(projected)
-    root = 1.0 / math.sqrt(gradient.shape[1])
-    for some in _few_rows(gradient):
-        query, key, value = projected[some].chunk(3, dim=1)
-        of_query, of_key, of_value = result[some].chunk(3, dim=1)
-        weight, of_seen = weights[some], gradient[some].unsqueeze(3)
-        products = of_seen * weight.unsqueeze(1)  # [r, D, L, L, B]
-        torch.sum(products, 2, out=of_value)
-        of_weight = torch.mul(of_seen, value.unsqueeze(2), out=products).sum(1).mul_(weight)
-        level = of_weight.sum(2, keepdim=True)
-        of_score = of_weight.addcmul_(weight, level, value=-1.0).mul_(root).unsqueeze(1)
-        torch.sum(torch.mul(of_score, key.unsqueeze(2), out=products), 3, out=of_query)
-        torch.sum(torch.mul(of_score, query.unsqueeze(3), out=products), 2, out=of_key)
-    return result
-
-
-def _few_rows(features: torch.Tensor) -> list[slice]:
-    """Return the rows of `[R, D, L, B]` in stretches whose products stay in the cache."""
-    rows, channels, length, batch = features.shape
-    at_once = max(1, _PRODUCTS_AT_ONCE // (channels * length * length * batch))
-    return [slice(first, first + at_once) for first in range(0, rows, at_once)]
+    return F.scaled_dot_product_attention(query, key, value).permute(0, 3, 2, 1).contiguous()

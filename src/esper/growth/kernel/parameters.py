@@ -1,4 +1,4 @@
-"""How the parameters of one network part lie in one row: names, shapes, first values."""
+"""Parameters of one network part in a row: names, shapes and initial values."""
 
 import math
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ import torch
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """One parameter tensor; its first values are uniform in [-bound, bound], zeros at bound 0."""
+    """One parameter tensor; its initial values are uniform in [-bound, bound]."""
 
     name: str
     shape: tuple[int, ...]
@@ -18,17 +18,17 @@ class TensorSpec:
 
     @property
     def size(self) -> int:
-        """How many numbers the tensor holds."""
+        """Number of elements."""
         return math.prod(self.shape)
 
 
 def affine(
     name: str, shape: tuple[int, ...], *, bias: bool = True, zero: bool = False
 ) -> tuple[TensorSpec, ...]:
-    """Return the weight, and the bias unless told otherwise, of a linear or convolution layer.
+    """Return the weight and, with `bias`, the bias of a linear or convolution layer.
 
-    `shape` is `[out, in, *kernel]`. The weight begins uniform in ±sqrt(6 / fan-in), the bias at
-    zero (He et al. 2015, "Delving deep into rectifiers"); with `zero` both begin at zero.
+    `shape` is `[out, in, *kernel]`. The weight is initialised uniformly in ±sqrt(6 / fan-in), the
+    bias at zero (He et al. 2015, "Delving deep into rectifiers"); with `zero`, both are zero.
     """
     bound = 0.0 if zero else math.sqrt(6.0 / math.prod(shape[1:]))
     weight = TensorSpec(f"{name}.weight", shape, bound)
@@ -37,7 +37,7 @@ def affine(
 
 @dataclass(frozen=True)
 class ParameterLayout:
-    """Tensors laid end to end in one row of `size` numbers."""
+    """Tensors end to end in one row of `size` numbers."""
 
     tensors: tuple[TensorSpec, ...]
 
@@ -53,11 +53,11 @@ class ParameterLayout:
 
     @cached_property
     def bounds(self) -> np.ndarray:
-        """The bound of the first value of each number of a row. `[size]`"""
+        """The bound of the initial value of each number of a row. `[size]`"""
         return np.repeat([tensor.bound for tensor in self.tensors], self.sizes)
 
     def draw(self, generator: np.random.Generator) -> np.ndarray:
-        """Return the first values of one row. `[size]`"""
+        """Draw the initial values of one row. `[size]`"""
         return generator.uniform(-1.0, 1.0, self.size) * self.bounds
 
     def split(self, rows: torch.Tensor) -> tuple[torch.Tensor, ...]:

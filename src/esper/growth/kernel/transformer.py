@@ -1,11 +1,10 @@
-"""The blocks of a host that reads symbols: a small transformer, N of them stacked.
+"""Transformer blocks of hosts that read symbols, N of them stacked.
 
 A block is that of Vaswani et al. (2017) with the norms first (Xiong et al. 2020), one attention
 head, and norms without parameters. The map that ends each of its two branches begins at zero, so a
-newborn host is an embedding and a classifier, and every block learns from there.
+new host is an embedding and a classifier, and every block learns from there.
 
-All positions see all others: a host says what follows the whole of its input, never what stands in
-it, so nothing has to be hidden from it.
+There is no causal mask: a host predicts what follows its whole input, never a symbol within it.
 """
 
 import math
@@ -19,7 +18,7 @@ from esper.growth.kernel.parameters import TensorSpec, affine
 
 #: Channels of the hidden layer of a block, over the block's own.
 WIDENING = 2
-#: First values of the embeddings are uniform in ± this.
+#: Bound of the uniform initial values of the embeddings.
 EMBEDDING_BOUND = 1.0
 
 Tensors = tuple[torch.Tensor, ...]
@@ -27,12 +26,12 @@ Tensors = tuple[torch.Tensor, ...]
 
 @dataclass(frozen=True)
 class TransformerBlock:
-    """One block, and what it leaves.
+    """One block and its output shape.
 
     Attributes:
         outputs: channels, the same before and after.
         positions: the length of the input.
-        symbols: how many the first block embeds; 0 in all others.
+        symbols: size of the vocabulary that the first block embeds; 0 in all others.
     """
 
     outputs: int
@@ -45,7 +44,7 @@ class TransformerBlock:
         return self.outputs * math.prod(self.positions)
 
     def tensors(self, name: str) -> tuple[TensorSpec, ...]:
-        """Return the parameters of the block, the embeddings of the first one before the rest."""
+        """Return the parameters of the block; those of embeddings come first."""
         channels, hidden = self.outputs, WIDENING * self.outputs
         embeddings = (
             TensorSpec("embedding.weight", (self.symbols, channels), EMBEDDING_BOUND),
@@ -70,7 +69,7 @@ class TransformerBlock:
             tensors = tensors[2:]
         projection, out_weight, out_bias, *mlp = tensors
         projected = _pointwise(channel_norm(features), projection)
-        seen = attend(*projected.chunk(3, dim=1))
+        seen = attend(projected)
         features = features + _pointwise(seen, out_weight, out_bias)
         widen_weight, widen_bias, narrow_weight, narrow_bias = mlp
         hidden = _pointwise(channel_norm(features), widen_weight, widen_bias).relu()
@@ -100,5 +99,5 @@ def _pointwise(
 
 
 def last_position(features: torch.Tensor) -> torch.Tensor:
-    """Return what the classifier reads of `[R, C, L, B]`: the last position, normed. `[R, C, B]`"""
+    """Return the normalised last position of `[R, C, L, B]`. `[R, C, B]`"""
     return channel_norm(features[:, :, -1])

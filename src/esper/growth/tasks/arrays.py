@@ -1,4 +1,4 @@
-"""Tasks from a user's arrays: what is accepted, how it is split, and how it becomes inputs."""
+"""Tasks from a user's arrays: checks, splitting and standardisation."""
 
 from collections.abc import Sequence
 from typing import Literal, get_args
@@ -18,20 +18,20 @@ from esper.growth.tasks.standardising import (
 )
 from esper.growth.tasks.task import ChannelAxis, InvalidTaskError, Task
 
-#: Samples that the training part needs: two minibatches of the default size.
+#: Minimum of training samples: two minibatches of the default size.
 LEAST_TRAINING = 100
-#: Kinds of samples; where none is named, the shape of a sample decides.
+#: Kinds of samples; by default chosen by the shape of a sample.
 Kind = Literal["vector", "signal", "image"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
-#: Where samples can be said to have their channels.
+#: Values of the option `channels`.
 CHANNEL_PLACES: tuple[ChannelAxis, ...] = ("first", "last")
 #: Axes that a sample of each kind may have.
 _AXES: dict[Kind, tuple[int, ...]] = {"vector": (1,), "signal": (1, 2), "image": (2, 3)}
 #: A sample of two axes is an image if both are at least this long, else a signal with channels.
 _SHORTEST_IMAGE = 8
-#: Lengths of an axis of an image that may be its channels.
+#: Lengths of an image axis that can be its channels.
 _CHANNELS_OF_IMAGES = (1, 3, 4)
-#: Channels of a host, by the number of axes of an input: few on purpose, so that growth can help.
+#: Channels of a host, by the number of axes of an input: few, so that growth can help.
 _CHANNELS = {1: 16, 2: 8, 3: 8}
 
 Arrays = tuple[np.ndarray, np.ndarray]  # inputs [n, ...], labels [n]
@@ -55,8 +55,7 @@ def task_of_arrays(
     Inputs are flat vectors `[n, F]`, signals `[n, L]`, `[n, C, L]` or `[n, L, C]`, or images
     `[n, H, W]`, `[n, C, H, W]` or `[n, H, W, C]`. They are standardised in each channel by the
     training part; for flat vectors that is each feature. Labels are whole numbers or texts. A part
-    that is not given is drawn from the training part, each class in proportion, and always the same
-    samples.
+    that is not given is drawn from the training part, stratified by class, and always the same.
 
     Args:
         name: of the task.
@@ -183,7 +182,7 @@ def _check_labels(where: str, inputs: np.ndarray, labels: np.ndarray) -> None:
 def _layout(
     where: str, shape: tuple[int, ...], kind: Kind | None, place: ChannelAxis | None
 ) -> tuple[ChannelAxis, str]:
-    """Return where samples have their channels, and what they are taken for, in words."""
+    """Return the axis of the channels, and a description of the samples."""
     taken = kind or _kind_of_shape(shape)
     if len(shape) not in _AXES[taken]:
         *fewer, most = _AXES[taken]

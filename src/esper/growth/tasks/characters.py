@@ -15,23 +15,23 @@ from esper.growth.tasks.splitting import LARGEST_VALIDATION
 from esper.growth.tasks.task import InvalidTaskError, Split, Task
 from esper.leyline.task_names import TaskName
 
-#: Characters in a window, unless the option `context` says otherwise, and the most there may be.
+#: Default and maximum of characters in a window (option `context`).
 CONTEXT, LARGEST_CONTEXT = 32, 512
-#: Different characters that a text may have: one byte tells them apart.
+#: Maximum of different characters in a text: each is stored in one byte.
 LARGEST_VOCABULARY = 256
 #: Windows in a part, at most; those of a longer text begin further apart.
 LARGEST_TRAINING, LARGEST_TEST = 50_000, 5_000
-#: Channels of a host: few, so that growth has something to win.
+#: Channels of a host: few, so that growth can help.
 CHANNELS = 16
 # Shares of the text from its beginning: validation and test are what comes after.
 _TRAINING_SHARE, _VALIDATION_SHARE = 0.8, 0.1
 
 
 def load_characters(name: TaskName) -> Task:
-    """Return the task of a text file: what character comes next?
+    """Load the task of a text file: predict the next character.
 
-    The text is cut into its beginning, for training, and its end, for validation and test, so that
-    no window is in two parts.
+    The beginning of the text is for training, its end for validation and test, so that no window is
+    in two parts.
 
     Raises:
         InvalidTaskError: the file cannot be read, is too short, or has too many characters.
@@ -59,9 +59,9 @@ def load_characters(name: TaskName) -> Task:
     characters = tuple(map(chr, vocabulary.tolist()))
     return Task(
         name=name.text,
-        train=_windows(tensor[:first], context, LARGEST_TRAINING),
-        validation=_windows(tensor[first:second], context, LARGEST_VALIDATION),
-        test=_windows(tensor[second:], context, LARGEST_TEST),
+        train=_text_windows(tensor[:first], context, LARGEST_TRAINING),
+        validation=_text_windows(tensor[first:second], context, LARGEST_VALIDATION),
+        test=_text_windows(tensor[second:], context, LARGEST_TEST),
         classes=len(characters),
         channels=CHANNELS,
         class_names=characters,
@@ -71,7 +71,7 @@ def load_characters(name: TaskName) -> Task:
 
 
 def _least(context: int) -> int:
-    """Return a length that every text long enough for windows of this size has."""
+    """Return a length that is enough for windows of this size."""
     by_part = (
         (LEAST_TRAINING + context) / _TRAINING_SHARE,
         (context + 2) / _VALIDATION_SHARE,
@@ -97,7 +97,7 @@ def _read(path: Path) -> str:
         raise InvalidTaskError(f"{path} is not text in UTF-8: {error}") from error
 
 
-def _windows(symbols: torch.Tensor, context: int, most: int) -> Split:
+def _text_windows(symbols: torch.Tensor, context: int, most: int) -> Split:
     """Return windows of a stretch of text, evenly spread, each with the symbol that follows it."""
     step = -(-(len(symbols) - context) // most)
     inputs = symbols[:-1].unfold(0, context, step)  # a view: [n, L]

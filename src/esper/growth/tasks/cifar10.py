@@ -1,7 +1,7 @@
 """CIFAR-10: 60,000 photographs of 32 x 32 pixels in ten classes (Krizhevsky 2009).
 
-Read from files that somebody has fetched: the binary batches of the "binary version", or parquet
-files as Hugging Face keeps them. (The "python version" is pickled, and reading a pickle runs
+Read from downloaded files: the binary batches of the "binary version", or the parquet files of
+Hugging Face. (The "python version" is pickled, and reading a pickle runs
 whatever program it holds.) Without files, the `datasets` extra fetches it.
 """
 
@@ -18,7 +18,7 @@ from esper.growth.tasks.task import InvalidTaskError, Task
 from esper.leyline.command_lines import install_command
 from esper.leyline.task_names import TaskName, parse_task_name
 
-#: Names the folder that CIFAR-10 is looked for in, where the task's name has none.
+#: Environment variable with the folder of CIFAR-10, if the name of the task has none.
 DATA_DIR = "ESPER_DATA_DIR"
 
 CLASS_NAMES = (

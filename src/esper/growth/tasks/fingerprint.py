@@ -14,8 +14,8 @@ _CHUNK = 4096
 def fingerprint_of(parts: Iterable[tuple[str, Samples]], class_names: Iterable[str]) -> str:
     """Return the fingerprint of raw samples in their parts.
 
-    It is taken of raw values and not of inputs: a standardised value may differ between machines in
-    its last bit.
+    It is computed from raw values, because the last bit of a standardised value can differ between
+    machines.
     """
     digest = hashlib.blake2b(digest_size=16)
     for part, samples in sorted(parts):

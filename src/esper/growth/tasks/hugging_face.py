@@ -18,21 +18,21 @@ from esper.leyline.task_names import PARTS, TaskName
 
 #: Columns that are taken for the labels where no column says that it holds classes.
 _LABEL_NAMES = ("label", "labels")
-#: What the libraries raise for data they cannot read; `datasets` promises nothing narrower.
+#: Exceptions of the libraries for unreadable data; `datasets` documents nothing narrower.
 _UNREADABLE = (
     OSError, ValueError, TypeError, LookupError, AttributeError, ImportError, RuntimeError,
     MemoryError, NotImplementedError, ArithmeticError, EOFError, AssertionError,
 )  # fmt: skip
-#: Seconds in which the Hub must answer.
+#: Timeout of the Hub, in seconds.
 _PATIENCE = 10.0
 
 
 def load_hugging_face(name: TaskName) -> Task:
-    """Return the task of a dataset.
+    """Load the task of a dataset.
 
-    The place is a folder that `save_to_disk` wrote, or else a name that `load_dataset` knows, of
-    which the option `config` chooses a configuration. The options `input` and `label` name the
-    columns where the dataset leaves them open; `train`, `validation` and `test` name its splits.
+    The place is a folder written by `save_to_disk`, or else a name for `load_dataset`; the option
+    `config` chooses its configuration. The options `input` and `label` name the columns if the
+    dataset does not determine them; `train`, `validation` and `test` name its splits.
 
     Raises:
         InvalidTaskError: the extra is missing, or the dataset is, or it cannot be used.
@@ -53,7 +53,7 @@ def load_hugging_face(name: TaskName) -> Task:
         inputs, about = _inputs(where, dataset, column)
         arrays[part] = inputs, labels
         notes += about
-    # Images with channels are as `read_images` makes them, whatever their shape looks like.
+    # `read_images` puts channels last, whatever the shape looks like
     has_channels = _is_image(features[column]) and arrays["train"][0].ndim == 4
     return task_of_arrays(
         name.text,
@@ -111,11 +111,10 @@ def _parts(name: TaskName) -> tuple[dict[str, Any], list[str]]:
 
 
 def _prepare_hub() -> str:
-    """Ask once whether the Hub answers; return in words that it does not, else nothing.
+    """Check once whether the Hub answers; return a message if it does not, else nothing.
 
-    Where it does not, huggingface_hub would try for half a minute and tell of every attempt. Its
-    offline mode asks nobody and takes what was fetched before. It reads these variables when it is
-    first loaded: https://huggingface.co/docs/huggingface_hub/package_reference/environment_variables
+    Without an answer, huggingface_hub would try for half a minute and print every attempt. Its
+    offline mode uses the local cache only. It reads these variables when it is first loaded: https://huggingface.co/docs/huggingface_hub/package_reference/environment_variables
     """
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")
     if "HF_HUB_OFFLINE" in os.environ or "HF_DATASETS_OFFLINE" in os.environ:

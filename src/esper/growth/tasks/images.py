@@ -1,6 +1,6 @@
-"""Encoded images of any mode made into one array that keeps their values.
+"""Decode images of any mode into one array that keeps their values.
 
-Whatever an image is stored as (8, 16 or 32 bits, floating point, a palette, with alpha), its pixel
+However an image is stored (8, 16 or 32 bits, floating point, a palette, with alpha), its pixel
 values reach the array unchanged. Images of one data set may differ in mode: the array has colour if
 one of them has, alpha if that of one is not opaque everywhere, and the type that holds all values.
 """
@@ -23,13 +23,13 @@ _GREY = ("L", "I", "F", "I;16", "I;16L", "I;16B", "I;16N")
 _PNG = b"\x89PNG\r\n\x1a\n"
 #: Types of colour in a PNG's header, and the modes they are read as.
 _PNG_COLOURS = {2: "RGB", 6: "RGBA"}
-#: What the decoders of damaged files raise; Pillow promises nothing narrower.
+#: Exceptions of decoders for damaged files; Pillow documents nothing narrower.
 _UNREADABLE = (
     OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, ArithmeticError,
     AttributeError, MemoryError, AssertionError, RuntimeError, struct.error, zlib.error,
 )  # fmt: skip
 
-#: Decodes an entry of a data set whose file is not at hand.
+#: Decodes an entry of a data set that has neither bytes nor a local file.
 Decode = Callable[[dict[str, Any]], Any]
 
 
@@ -38,10 +38,10 @@ class ImageArray:
     """Images gathered one by one.
 
     Attributes:
-        where: what to call them in messages.
-        count: how many there will be.
+        where: their name in messages.
+        count: number of images.
         pixels: `[n, H, W, C]`; C is 1 for grey, 2 with alpha, 3 for colour, 4 with alpha.
-        types: the types of values that were met.
+        types: types of values so far.
         halved: rows of which only the upper 8 of 16 bits could be read.
     """
 
@@ -52,7 +52,7 @@ class ImageArray:
     halved: list[int] = field(default_factory=list)
 
     def put(self, row: int, image: np.ndarray) -> None:
-        """Put an image `[H, W, C]` into its row, with room made for what is new in it."""
+        """Store an image `[H, W, C]` in its row; widen the array if channels or type need it."""
         self.types.add(image.dtype.name)
         if self.pixels is None:
             self.pixels = np.empty((self.count, *image.shape), image.dtype)
@@ -98,10 +98,10 @@ def read_images(
     """Return the images of a data set as one array, and notes for its user.
 
     Args:
-        where: what to call them in messages.
+        where: their name in messages.
         entries: for each image a dict with its `bytes` or its `path`; None where it is missing. No
             more than one image is decoded at a time.
-        count: how many there are.
+        count: number of images.
         decode: returns the PIL image of an entry that has neither bytes nor a local file.
         mode: of PIL, that the data set asks for; None keeps the values that the files have.
 
@@ -120,7 +120,7 @@ def read_images(
         try:
             pixels, is_halved = _pixels_of(entry, decode, mode)
         except (*_UNREADABLE, Image.DecompressionBombError) as error:
-            # Pillow names the buffer in memory that it read from, which tells a user nothing.
+            # without the memory buffer that Pillow names in its message
             reason = str(error).partition("\n")[0].partition(" <_io.")[0]
             reason = reason or type(error).__name__
             raise InvalidTaskError(f"{where} has no image in row {row}: {reason}") from error

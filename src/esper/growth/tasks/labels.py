@@ -1,4 +1,4 @@
-"""Labels of a user's data: what is accepted, and the number of the class behind each."""
+"""Labels of a user's data, checked and turned into numbers of classes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -30,11 +30,11 @@ def number_labels(
     """Return the classes, and the labels of each part as numbers of classes.
 
     Args:
-        parts: by name, what to call each in a message, and its labels `[n]`.
-        class_names: where labels are numbers from 0; else empty.
+        parts: by name, the name of each in messages, and its labels `[n]`.
+        class_names: names of classes if labels are numbers from 0; else empty.
 
     Raises:
-        InvalidTaskError: labels are no classes, or a part has one that the train part lacks.
+        InvalidTaskError: labels are not classes, or a part has one that the train part lacks.
     """
     keys = {part: _keys(where, labels) for part, (where, labels) in parts.items()}
     if len({array.dtype.kind for array in keys.values()}) > 1:

@@ -1,7 +1,7 @@
-"""MNIST-1D's arrays, generated once and kept in the user's cache directory.
+"""MNIST-1D's arrays, generated once and stored in the user's cache directory.
 
-The `mnist1d` package makes the data offline, but importing any part of it imports matplotlib and
-requests: seconds, for arrays that are the same every time.
+The `mnist1d` package generates the data offline, but importing it imports matplotlib and requests,
+which takes seconds.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ import platformdirs
 #: Samples and length that the generator's own default arguments give.
 TRAIN_SAMPLES, TEST_SAMPLES, LENGTH = 4000, 1000, 40
 
-# Part of the file's name, to be raised when what is kept in it changes.
+# Part of the file's name; increase it when the content changes.
 _FORMAT = 1
 
 
@@ -42,12 +42,12 @@ class Mnist1dArrays:
 
 
 def cache_file() -> Path:
-    """Return where the arrays are kept: under the user's cache directory (XDG on Linux)."""
+    """Return the path of the cached arrays, in the user's cache directory (XDG on Linux)."""
     return Path(platformdirs.user_cache_dir("esper")) / f"mnist1d-{_FORMAT}.npz"
 
 
 def load_mnist1d_arrays() -> Mnist1dArrays:
-    """Return the arrays, from the cache or, where that is missing or damaged, made afresh."""
+    """Return the arrays from the cache; generate them if it is missing or damaged."""
     path = cache_file()
     arrays = _read(path)
     if arrays is None:
@@ -61,7 +61,7 @@ def _read(path: Path) -> Mnist1dArrays | None:
         with np.load(path, allow_pickle=False) as stored:
             arrays = Mnist1dArrays(**{field.name: stored[field.name] for field in _FIELDS})
     except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile):
-        return None  # missing, cut short or overwritten: all are mended by making it again
+        return None  # missing or damaged: generated again
     shapes = [getattr(arrays, field.name).shape for field in _FIELDS]
     expected = [(TRAIN_SAMPLES, LENGTH), (TRAIN_SAMPLES,), (TEST_SAMPLES, LENGTH), (TEST_SAMPLES,)]
     return arrays if shapes == expected else None
@@ -102,5 +102,5 @@ def _write(path: Path, arrays: Mnist1dArrays) -> None:
                 os.unlink(file.name)
                 raise
     except OSError as error:
-        # The arrays themselves are at hand: a read-only home only costs the next start its seconds.
+        # The arrays are there; with a read-only home directory the next start generates them again.
         warnings.warn(f"MNIST-1D could not be cached in {path}: {error}", stacklevel=2)

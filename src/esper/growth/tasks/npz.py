@@ -1,4 +1,4 @@
-"""Tasks from a user's own arrays: an .npz file with `x` and `y`, perhaps `x_test` and `y_test`."""
+"""Tasks from .npz files with arrays `x` and `y`, optionally `x_test` and `y_test`."""
 
 import struct
 import tokenize
@@ -12,7 +12,7 @@ from esper.growth.tasks.arrays import CHANNEL_PLACES, KINDS, Arrays, Kind, task_
 from esper.growth.tasks.task import ChannelAxis, InvalidTaskError, Task
 from esper.leyline.task_names import PARTS, TaskName
 
-#: What reading a damaged file raises: numpy's header is a Python literal, zip's is binary.
+#: Exceptions for damaged files: numpy's header is a Python literal, zip's is binary.
 _DAMAGED = (
     ValueError, TypeError, LookupError, EOFError, SyntaxError, OverflowError, MemoryError,
     RecursionError, NotImplementedError, RuntimeError, AttributeError, AssertionError,
@@ -23,7 +23,7 @@ _LONGEST_REASON = 200
 
 
 def load_npz(name: TaskName) -> Task:
-    """Return the task that a file holds.
+    """Load the task of a file.
 
     The options `train`, `validation` and `test` name other endings of the arrays of a part:
     `validation=val` reads `x_val` and `y_val`.
@@ -44,7 +44,7 @@ def load_npz(name: TaskName) -> Task:
 
 
 def kind_of(name: TaskName) -> Kind | None:
-    """Return the kind of samples that the name of a task says, if it does.
+    """Return the kind of samples in the name of a task, if given.
 
     Raises:
         InvalidTaskError: there is no such kind.
@@ -57,10 +57,10 @@ def kind_of(name: TaskName) -> Kind | None:
 
 
 def channel_place_of(name: TaskName) -> ChannelAxis | None:
-    """Return where the name of a task says that channels are, if it does.
+    """Return the place of channels in the name of a task, if given.
 
     Raises:
-        InvalidTaskError: they cannot be there.
+        InvalidTaskError: there is no such place.
     """
     text = name.options.get("channels")
     place: ChannelAxis | None = next((place for place in CHANNEL_PLACES if place == text), None)

@@ -1,4 +1,4 @@
-"""Samples of a user's data on their way into a task, with the rows that they came from."""
+"""Raw samples of a user's data, with the rows that they came from."""
 
 from dataclasses import dataclass, field
 

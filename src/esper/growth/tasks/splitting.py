@@ -1,4 +1,4 @@
-"""Parts that the user's data lacks, drawn from its training part with each class in proportion."""
+"""Draw missing parts of a user's data from its training part, stratified by class."""
 
 import numpy as np
 
@@ -9,8 +9,8 @@ from esper.growth.tasks.task import InvalidTaskError
 VALIDATION_SHARE, TEST_SHARE = 0.2, 0.2
 #: The validation part is measured after every slice of training: more samples would cost too much.
 LARGEST_VALIDATION = 1000
-# Which samples go where is part of a task's definition, so it does not depend on a run's seed.
-_SPLIT_SEED = 1998
+# The split is part of the task, so it does not depend on the random seed of a run.
+_SPLIT_RNG_SEED = 1998
 
 
 def draw_parts(given: dict[str, Samples]) -> dict[str, Samples]:
@@ -20,7 +20,7 @@ def draw_parts(given: dict[str, Samples]) -> dict[str, Samples]:
         InvalidTaskError: there are too few samples to draw a part.
     """
     whole = given["train"]
-    order = np.random.default_rng(_SPLIT_SEED).permutation(len(whole))
+    order = np.random.default_rng(_SPLIT_RNG_SEED).permutation(len(whole))
     drawn: dict[str, np.ndarray] = {}
     missing = [part for part in ("test", "validation") if part not in given]
     for part in missing:
@@ -43,7 +43,7 @@ def draw_parts(given: dict[str, Samples]) -> dict[str, Samples]:
 
 
 def _stratified(labels: np.ndarray, count: int, parts_after: int) -> np.ndarray:
-    """Return which samples to draw so that each class is drawn in proportion. `[n]`, bool
+    """Return the samples to draw, each class in proportion. `[n]`, bool
 
     The first samples of a class are drawn. A class that is too rare for its share still gives one
     sample if that leaves one for each part to come.

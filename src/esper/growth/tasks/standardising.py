@@ -1,7 +1,7 @@
-"""Raw samples made into inputs: mean 0 and std 1 in each channel, measured in float64.
+"""Standardise raw samples: mean 0 and std 1 in each channel, computed in float64.
 
-What raw values have in common may be large beside what tells them apart (coordinates in metres,
-seconds since 1970), so nothing is rounded to float32 before the mean is subtracted.
+The mean of raw values can be large compared with their differences (coordinates in metres, seconds
+since 1970), so nothing is rounded to float32 before the mean is subtracted.
 """
 
 from collections.abc import Iterator
@@ -14,12 +14,12 @@ from esper.growth.tasks.task import InvalidTaskError, Split, Standardisation
 
 #: Samples that are converted to floating point at a time.
 _CHUNK = 1024
-#: A value this far from the others, in units of how far those usually lie apart, leaves nothing of
-#: their differences in float32: it marks missing data, or the feature is in the wrong unit.
+#: Beyond this distance from the others, in units of their usual distance, a value makes all others
+#: equal in float32: it marks missing data, or the feature is in the wrong unit.
 _FARTHEST = 1e12
-#: From here on a user should know about it.
+#: Distance from which on a note is shown.
 _NOTABLE = 1e4
-#: Values of each channel that the usual distance is measured on.
+#: Values of each channel to measure the usual distance on.
 _MEASURED = 4096
 _EPSILON = float(np.finfo(np.float64).eps)
 #: Channels that are named in a sentence, at most.
@@ -28,10 +28,10 @@ _HINT = "if it marks missing data, leave such samples out or replace the value"
 
 
 def standardisation_of(training: Samples) -> Standardisation:
-    """Return what gives the training part mean 0 and std 1; constant channels keep their scale.
+    """Return mean and std of the training part; constant channels keep their scale.
 
     Raises:
-        InvalidTaskError: a value is so large that nothing of the others would be left.
+        InvalidTaskError: a value is so large that all others would become equal.
     """
     inputs = training.inputs
     low, high = _extremes(inputs)
@@ -61,7 +61,7 @@ def standardisation_of(training: Samples) -> Standardisation:
 
 
 def ready(samples: Samples, standardisation: Standardisation) -> Split:
-    """Return a part of a task; bytes stay bytes, everything else is standardised here.
+    """Return a part of a task; bytes stay bytes, all other types are standardised.
 
     Raises:
         InvalidTaskError: a value is too far from those of the training part.

@@ -1,11 +1,11 @@
-"""A task in a few lines for people: what its samples are taken for, its parts, its classes."""
+"""A summary of a task in a few lines: kind of samples, parts and classes."""
 
 from esper.growth.tasks.samples import counted
 from esper.growth.tasks.task import Task
 
 
 def summary_lines(task: Task) -> list[str]:
-    """Return the lines to show before anything is trained on a task."""
+    """Return the lines that are shown before training."""
     classes = counted(task.classes, "class", "classes")
     return [
         f"{task.name}: {task.description or _shape(task)}; {classes}",
@@ -15,7 +15,7 @@ def summary_lines(task: Task) -> list[str]:
 
 
 def largest_class(task: Task) -> str:
-    """Return the share of the largest class in the parts that accuracy is measured on."""
+    """Return the share of the largest class in the validation and test parts."""
     return (
         f"the largest class is {task.validation.largest_class:.3f} of validation and "
         f"{task.test.largest_class:.3f} of test"

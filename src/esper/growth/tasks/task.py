@@ -1,4 +1,4 @@
-"""A task: samples in three parts, how raw samples become inputs, and what the classes mean."""
+"""A task: samples in three parts, standardisation of raw samples, and names of the classes."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -7,7 +7,7 @@ import torch
 
 from esper.leyline.errors import EsperError
 
-#: Where raw samples have their channels: before the positions, after them, or not at all.
+#: Axis of the channels in raw samples: before the positions, after them, or none.
 ChannelAxis = Literal["first", "last", "none"]
 #: Float32 tells values apart that lie this many standard deviations from 0 or less; beyond that a
 #: raw value loses digits that matter when it is rounded to float32.
@@ -16,7 +16,7 @@ _FLOAT32 = torch.finfo(torch.float32)
 
 
 class InvalidTaskError(EsperError, ValueError):
-    """The data of a task cannot be used, or its parts do not fit together."""
+    """The data of a task cannot be used, or its parts are inconsistent."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Standardisation:
 
     @property
     def needs_float64(self) -> bool:
-        """Whether the subtraction loses digits that matter when it is done in float32."""
+        """Whether the subtraction would lose significant digits in float32."""
         return any(
             abs(mean) > _FLOAT32_RANGE * std or not _FLOAT32.tiny <= std <= _FLOAT32.max
             for mean, std in zip(self.mean, self.std, strict=True)
@@ -45,7 +45,7 @@ class Standardisation:
         return (inputs.to(dtype) - mean) / std
 
     def undo(self, inputs: torch.Tensor) -> torch.Tensor:
-        """Return the raw inputs `[n, C, ...]` that standardised ones came from, in float64."""
+        """Return the raw inputs `[n, C, ...]` of standardised ones, in float64."""
         mean, std = self._by_channel(inputs, torch.float64)
         return inputs.double() * std + mean
 
@@ -82,7 +82,7 @@ class Split:
         return float(self.labels.bincount().max()) / len(self)
 
     def ready(self, inputs: torch.Tensor) -> torch.Tensor:
-        """Return some of these inputs, `[m, C, ...]`, as hosts take them."""
+        """Return inputs `[m, C, ...]` of this part, standardised for hosts."""
         return inputs if self.standardisation is None else self.standardisation.apply(inputs)
 
 
@@ -103,10 +103,10 @@ class Task:
         class_labels: the label of each class as the user's data has it; empty if that is the
             number of the class.
         vocabulary: where inputs are symbols, the symbol of each number; else empty.
-        description: what samples are taken for, and why; empty where the shape says it all.
+        description: how samples are interpreted, and why; empty if the shape is enough.
         drawn: the parts that were drawn from the training part of the user's data.
-        fingerprint: of the raw samples; empty where they cannot change.
-        notes: sentences about the data that a user should read before anything is trained.
+        fingerprint: hash of the raw samples; empty if they cannot change.
+        notes: sentences about the data, shown before training.
 
     Raises:
         InvalidTaskError: a part is empty, or its shapes, labels or types do not fit.
@@ -164,17 +164,17 @@ class Task:
 
     @property
     def symbols(self) -> int:
-        """How many different symbols inputs are made of; 0 where they are measurements."""
+        """Size of the vocabulary of symbol inputs; 0 for measurements."""
         return len(self.vocabulary)
 
     @property
     def dtype(self) -> torch.dtype:
-        """The floating type that hosts compute in."""
+        """The floating-point type of the hosts."""
         inputs = self.train.inputs
         return inputs.dtype if inputs.is_floating_point() else torch.float32
 
     def raw(self, split: Split) -> torch.Tensor:
-        """Return the inputs of a part as they were before they were standardised."""
+        """Return the raw inputs of a part, before standardisation."""
         inputs = split.inputs
         if self.standardisation is not None and split.standardisation is None:
             inputs = self.standardisation.undo(inputs)

@@ -42,7 +42,7 @@ _LARGEST = 256 << 20
 
 
 class ShippedPolicyError(EsperError, ValueError):
-    """The shipped policy is missing, damaged or made for other code; the message says which."""
+    """The shipped policy is missing, is damaged, or was trained for another version."""
 
 
 @dataclass(frozen=True)
@@ -118,8 +118,9 @@ def load_shipped_policy(features: Sequence[str], folder: Path = SHIPPED) -> Ship
     for what, here in (("features", list(features)), ("heads", _heads())):
         if meaning.get(what) != here:
             raise ShippedPolicyError(
-                f"the shipped policy was trained with other {_WORDS[what]} than this version has: "
-                "make it anew with scripts/train_shipped_policy.py"
+                f"the shipped policy was trained with other {_WORDS[what]} than this version has "
+                f"({_difference(meaning.get(what), here)}): train it again with "
+                "scripts/train_shipped_policy.py"
             )
     if "features.weight" not in state or "lstm.weight_hh_l0" not in state:
         raise ShippedPolicyError(f"{path} holds no policy of Tamiyo")
@@ -157,6 +158,31 @@ def _digest_of(data: bytes, written: str) -> str:
 
 
 _WORDS = {"features": "observations", "heads": "choices of its heads"}
+
+
+def _difference(trained: object, here: object) -> str:
+    """Return what only the policy or only this version has, in words.
+
+    Args:
+        trained, here: names of features, or choices by head.
+    """
+    then, now = _flat_names(trained), _flat_names(here)
+    found = [
+        f"{', '.join(list(names)[:3])}{' ...' if len(names) > 3 else ''} only {where}"
+        for names, where in (
+            ([name for name in now if name not in then], "in this version"),
+            ([name for name in then if name not in now], "in the policy"),
+        )
+        if names
+    ]
+    return "; ".join(found) or "in another order"
+
+
+def _flat_names(names: object) -> list[str]:
+    if isinstance(names, dict):
+        listed = {head: choices for head, choices in names.items() if isinstance(choices, list)}
+        return [f"{head}.{choice}" for head, choices in listed.items() for choice in choices]
+    return [str(name) for name in names] if isinstance(names, list) else []
 
 
 def _heads() -> dict[str, list[str]]:
