@@ -193,7 +193,7 @@ def test_a_host_left_out_of_learning_does_not_affect_others(
                 fields[name] = fields[name].clone()
                 fields[name][:, 3] = torch.nan
         result = agent.update(Rollout(**fields))
-        assert result.head_nonfinite == []
+        assert result.figures.head_nonfinite == []
         weights.append(agent.parameters.flat.detach().clone())
     assert torch.equal(*weights)
 
