@@ -14,6 +14,7 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 import pytest
 from hypothesis import settings
 
+from esper.leyline.head_figures import HEAD_FIGURES, HeadFigure
 from esper.leyline.heads import BLUEPRINT_CHOICES, HEAD_CHOICES, HEAD_NAMES, SLOT_CHOICES
 from esper.leyline.telemetry import (
     EpisodesCompleted,
@@ -34,6 +35,29 @@ sys.dont_write_bytecode = False
 settings.register_profile("repeatable", derandomize=True)
 settings.register_profile("search", max_examples=2000, deadline=None)
 settings.load_profile("repeatable")
+
+
+#: Values of per-head figures in a healthy update.
+HEALTHY_FIGURES = {
+    "head_entropy": 0.8,
+    "head_gradient_norm": 0.3,
+    "head_ratio_max": 1.2,
+    "head_clip_fraction": 0.1,
+    "head_kl": 0.01,
+    "head_log_prob_min": -3.0,
+    "head_log_prob_max": -0.2,
+    "head_active_fraction": 0.5,
+}
+
+
+def healthy_value(figure: HeadFigure) -> float:
+    """Return a value of a per-head figure within its thresholds."""
+    if figure.field in HEALTHY_FIGURES:
+        return HEALTHY_FIGURES[figure.field]
+    low, high = figure.thresholds.warn_below, figure.thresholds.warn_above
+    if low is None:
+        return 0.05 if high is None else high / 2
+    return low + 0.05 if high is None else (low + high) / 2
 
 
 class Payloads:
@@ -100,14 +124,10 @@ class Payloads:
             "samples_per_second": 100_000.0,
             "head_inf_detected": dict.fromkeys(HEAD_NAMES, False),
             "head_nan_detected": dict.fromkeys(HEAD_NAMES, False),
-            "head_entropy": dict.fromkeys(HEAD_NAMES, 0.8),
-            "head_gradient_norm": dict.fromkeys(HEAD_NAMES, 0.3),
-            "head_ratio_max": dict.fromkeys(HEAD_NAMES, 1.2),
-            "head_clip_fraction": dict.fromkeys(HEAD_NAMES, 0.1),
-            "head_kl": dict.fromkeys(HEAD_NAMES, 0.01),
-            "head_log_prob_min": dict.fromkeys(HEAD_NAMES, -3.0),
-            "head_log_prob_max": dict.fromkeys(HEAD_NAMES, -0.2),
-            "head_active_fraction": dict.fromkeys(HEAD_NAMES, 0.5),
+            **{
+                figure.field: dict.fromkeys(HEAD_NAMES, healthy_value(figure))
+                for figure in HEAD_FIGURES
+            },
         }
         return PPOUpdatePayload(**(values | changes))
 

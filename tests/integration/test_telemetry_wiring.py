@@ -29,6 +29,7 @@ from esper.karn.sanctum.hosts.host_panels import HostPanel
 from esper.karn.store.console_tail import ConsoleTail
 from esper.karn.store.run_store import RunWriter
 from esper.karn.text.palette import DARK
+from esper.leyline.head_figures import HEAD_FIGURES
 from esper.leyline.heads import HEAD_NAMES, HEAD_SIZES, Op, Stage
 from esper.leyline.quantities import CAUSAL_ORDER
 from esper.leyline.records import RECORDS
@@ -38,6 +39,7 @@ from esper.leyline.telemetry import (
     Notice,
     RunFinished,
     UnknownPayload,
+    UpdateFigures,
 )
 from esper.simic.agent.figures import UpdateResult
 from esper.simic.telemetry.emitters import (
@@ -61,7 +63,7 @@ class Case:
 
     value: Any  # in the snapshot
     shown: str  # on the widget, and not there without it
-    update: dict[str, Any] = field(default_factory=dict)  # fields of UpdateResult
+    update: dict[str, Any] = field(default_factory=dict)  # fields of UpdateFigures
     number: int = 1  # of the update
     start: dict[str, Any] = field(default_factory=dict)  # fields of RunStarted
     step: dict[str, np.ndarray] = field(default_factory=dict)  # keys of the environment's info
@@ -83,8 +85,8 @@ class Case:
     seconds_later: float = 10.0  # at which the run is looked at, from its start
 
 
-def by_head(name: str, value: float, shown: str) -> Case:
-    return Case(value, shown, update={f"head_{name}": {"op": value}}, at="op")
+def by_head(field: str) -> Case:
+    return Case(4.321, "4.321", update={field: {"op": 4.321}}, at="op")
 
 
 def figure(name: str, value: float, shown: str) -> Case:
@@ -267,14 +269,7 @@ CASES: dict[str, Case | tuple[Case, ...]] = {
     "TELE-307": Case(True, "now", update=light("+inf"), at="op"),
     "TELE-308": group_lights("nan", "now"),
     "TELE-309": group_lights("-inf", "now"),
-    "TELE-310": by_head("entropy", 0.4321, "0.432"),
-    "TELE-311": by_head("gradient_norm", 0.4322, "0.432"),
-    "TELE-312": by_head("ratio_max", 4.323, "4.323"),
-    "TELE-313": by_head("clip_fraction", 0.4324, "0.432"),
-    "TELE-314": by_head("kl", 0.0871, "0.087"),
-    "TELE-315": by_head("log_prob_min", -4.32, "-4.32"),
-    "TELE-316": by_head("log_prob_max", -0.43, "-0.43"),
-    "TELE-317": by_head("active_fraction", 0.4321, "0.432"),
+    **{f"TELE-{figure.number}": by_head(figure.field) for figure in HEAD_FIGURES},
     "TELE-318": (
         Case(
             ("op", "ratio", "+inf", 7, 2, 3, 7, 3, 1, 1, 543, True),
@@ -347,16 +342,12 @@ def ended(status: str) -> RunFinished:
 def update_result(payloads: Any, changes: dict[str, Any]) -> UpdateResult:
     """Return the result of a healthy update with changes, as the agent would give it."""
     healthy = payloads.update()
-    fields = {
-        name: getattr(healthy, name)
-        for name in UpdateResult.__dataclass_fields__
-        if hasattr(healthy, name)
-    }
+    fields = {name: getattr(healthy, name) for name in UpdateFigures.__struct_fields__}
     changes = dict(changes)
     for name, value in changes.items():
         if name == "head_nonfinite":
             changes[name] = [payloads.sighting(**seen) for seen in value]
-    return UpdateResult(**(fields | changes))
+    return UpdateResult(UpdateFigures(**(fields | changes)))
 
 
 def decision(changes: dict[str, dict[Any, float]]) -> Decision:

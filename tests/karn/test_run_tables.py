@@ -23,6 +23,7 @@ from esper.karn.store.run_tables import (
     sighting_rows,
     sightings_in,
 )
+from esper.leyline.head_figures import HEAD_FIGURES
 from esper.leyline.heads import HEAD_NAMES
 from esper.leyline.telemetry import PHASES
 
@@ -61,7 +62,7 @@ def test_a_figure_of_each_head_is_a_row_with_its_class(run, payloads, ask):
     assert found["slot"] == (math.inf, "+inf")
     assert found["tempo"] == (-math.inf, "-inf")
     assert found["style"] == (0.5, "finite")
-    assert ask("SELECT count(*) FROM head_health") == [(8 * len(HEAD_NAMES),)]
+    assert ask("SELECT count(*) FROM head_health") == [(len(HEAD_FIGURES) * len(HEAD_NAMES),)]
 
 
 def test_an_update_that_is_trained_again_replaces_its_figures(run, payloads, ask):
@@ -235,7 +236,7 @@ def told(payloads, update, seen, detected):
 def ledger_of(updates):
     ledger = EvidenceLedger()
     for update in updates:
-        ledger.take_in(update)
+        ledger.join_update(update)
     return ledger
 
 
@@ -289,7 +290,7 @@ def test_what_the_tables_give_back_joins_to_what_went_in(payloads, updates):
     read = EvidenceLedger()
     for row in rows:
         for update, seen in sightings_in(dict(row)):
-            read.take_in_sightings(update, [seen])
+            read.join_sightings(update, [seen])
 
     def known_to_tables(ledger):
         return [replace(row, other_hosts=()) for row in ledger.rows(HEAD_NAMES)]

@@ -81,7 +81,8 @@ def test_a_fresh_critic_is_not_judged():
 
 def test_heads_that_share_a_complaint_share_its_sentence():
     verdict = judge_heads(
-        record_of("tamiyo.head_kl"), {"op": 0.5, "slot": 0.01, "tempo": 0.25, "style": math.nan}
+        record_of("tamiyo.figures.head_kl"),
+        {"op": 0.5, "slot": 0.01, "tempo": 0.25, "style": math.nan},
     )
 
     assert verdict == Verdict(

@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 
 from esper.karn.sanctum import schema
+from esper.leyline.head_figures import HEAD_FIGURES
 from esper.leyline.records import (
     HEAD_INF_LATCH,
     HEAD_NAN_LATCH,
@@ -36,7 +37,9 @@ NOT_TELEMETRY = {
     "run.slots",
     "run.blueprints",
     "run.checkpoint",
-    "tamiyo.head_trend",
+    "tamiyo.figures",  # recorded by their parts
+    "tamiyo.head_history",
+    "training.figures",  # recorded by their parts
     "hosts[…].host",
     "hosts[…].episode",
     "hosts[…].slots",  # recorded by their parts
@@ -67,6 +70,12 @@ def shown_paths():
         "decisions[…].heads[…]": schema.HeadDecision,
     }
     lists = {field.name for field in dataclasses.fields(schema.SanctumSnapshot)}
+    lists |= {figure.snapshot_path for figure in HEAD_FIGURES}
+    lists |= {
+        f"training.{name}"
+        for name, attribute in vars(schema.TrainingState).items()
+        if isinstance(attribute, property)
+    }
     return lists | {
         f"{prefix}.{field.name}"
         for prefix, state in parts.items()

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from esper.leyline.head_figures import HEAD_FIGURES
 from esper.leyline.heads import HEAD_NAMES
 from esper.leyline.telemetry import (
     CheckpointWritten,
@@ -23,17 +24,6 @@ from esper.leyline.telemetry import (
     kind_of,
 )
 
-PER_HEAD_FIGURES = (
-    "head_entropy",
-    "head_gradient_norm",
-    "head_ratio_max",
-    "head_clip_fraction",
-    "head_kl",
-    "head_log_prob_min",
-    "head_log_prob_max",
-    "head_active_fraction",
-)
-
 
 def through_the_codec(payload):
     return decode_payload(kind_of(payload), encode_payload(payload))
@@ -45,8 +35,8 @@ def bits(value):
 
 def test_ppo_update_payload_with_per_head_fields(payloads):
     figures = {
-        name: {head: number + index / 10 for index, head in enumerate(HEAD_NAMES)}
-        for number, name in enumerate(PER_HEAD_FIGURES)
+        figure.field: {head: number + index / 10 for index, head in enumerate(HEAD_NAMES)}
+        for number, figure in enumerate(HEAD_FIGURES)
     }
     payload = payloads.update(
         3,
@@ -61,8 +51,8 @@ def test_ppo_update_payload_with_per_head_fields(payloads):
     assert received == payload
     assert [head for head in HEAD_NAMES if received.head_inf_detected[head]] == ["op"]
     assert [head for head in HEAD_NAMES if received.head_nan_detected[head]] == ["slot", "op"]
-    for name, figure in figures.items():
-        assert getattr(received, name) == figure
+    for figure in HEAD_FIGURES:
+        assert figure.of(received) == figures[figure.field]
     (sighting,) = received.head_nonfinite
     assert (sighting.head, sighting.quantity, sighting.kind) == ("op", "logits", "+inf")
     assert (sighting.epoch, sighting.minibatch) == (2, 3)

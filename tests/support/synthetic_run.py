@@ -5,6 +5,7 @@ from struct import pack
 
 from run_starts import run_started
 
+from esper.leyline.head_figures import HEAD_FIGURES
 from esper.leyline.heads import (
     BLUEPRINT_CHOICES,
     HEAD_NAMES,
@@ -35,16 +36,6 @@ _DISTRIBUTIONS = [
     )
     for share in range(10)
 ]
-PER_HEAD = (
-    "head_entropy",
-    "head_gradient_norm",
-    "head_ratio_max",
-    "head_clip_fraction",
-    "head_kl",
-    "head_log_prob_min",
-    "head_log_prob_max",
-    "head_active_fraction",
-)
 
 
 def start_of(hosts: int) -> RunStarted:
@@ -91,7 +82,10 @@ def update_of(update: int, hosts: int) -> PPOUpdatePayload:
         samples_per_second=100_000.0,
         head_inf_detected=dict.fromkeys(HEAD_NAMES, False),
         head_nan_detected=dict.fromkeys(HEAD_NAMES, False),
-        **{name: dict.fromkeys(HEAD_NAMES, 0.5 + 0.01 * (update % 9)) for name in PER_HEAD},
+        **{
+            figure.field: dict.fromkeys(HEAD_NAMES, 0.5 + 0.01 * (update % 9))
+            for figure in HEAD_FIGURES
+        },
     )
 
 

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final
 
-from esper.leyline.records.record import TelemetryRecord, Thresholds
+from esper.leyline.records.record import TelemetryRecord
 from esper.leyline.telemetry import GROUPS
+from esper.leyline.thresholds import Thresholds
 
 
 class Level(IntEnum):

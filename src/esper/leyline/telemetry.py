@@ -1,39 +1,42 @@
-"""Typed event payloads, and the codec that carries them.
+"""Typed event payloads and their msgpack codec.
 
-An event is one fact about a run. Its payload is one of the structs below; `encode_payload` turns it
-into msgpack (which keeps NaN, +Inf and -Inf, where JSON would not), and `decode_payload` turns it
-back. A newer writer may add fields, which an older reader ignores, or whole kinds, which it returns
-as `UnknownPayload`. Damage is raised as `DamagedEventError`, never guessed at.
+An event is one fact about a run. Its payload is one of the structs below. `encode_payload` turns
+it into msgpack, which represents NaN, +Inf and -Inf (JSON does not); `decode_payload` is the
+inverse. A newer writer may add fields, which an older reader ignores, or kinds, which it returns
+as `UnknownPayload`. Damaged bytes raise `DamagedEventError`.
 """
 
+import math
 from typing import Any, Final, get_args
 
 import msgspec
 
 from esper.leyline.errors import EsperError
+from esper.leyline.head_figures import HeadFigures
 
-#: Raised when the meaning of a stored field changes; added fields do not raise it.
+#: Incremented when the meaning of a stored field changes; an added field does not change it.
 SCHEMA_VERSION: Final = 1
 
-#: The name under which a quantity that belongs to no single head is reported.
+#: Group of the quantities that belong to no single head.
 SHARED: Final = "shared"
-#: The name under which a failure in the training of a host network is reported.
+#: Group of failures in the training of a host network.
 HOSTS: Final = "hosts"
-#: The groups beside the heads that have lights of their own, with the name each has in a sentence.
+#: Groups that have lights of their own beside the heads, with the name of each in a sentence.
 GROUPS: Final = {SHARED: "the shared part", HOSTS: "the hosts"}
 
-#: When in an update something was seen, in the order of time. Only the last has minibatches.
+#: Phases of an update in which something can be seen, in order of time. Only the last has
+#: minibatches.
 PHASES: Final = ("given", "hosts", "acting", "preparation", "update")
-#: The phases that go on step by step of an episode.
+#: Phases that consist of steps of an episode.
 STEP_PHASES: Final = ("hosts", "acting")
 
 
 class DamagedEventError(EsperError, ValueError):
-    """The bytes of an event are not what its kind says they are."""
+    """The bytes of an event do not match its kind."""
 
 
 class RunStarted(msgspec.Struct, frozen=True, kw_only=True):
-    """A process began (or, with `resumed_from_update`, went on) training this run."""
+    """A process started this run, or resumed it (`resumed_from_update`)."""
 
     run_id: str
     name: str
@@ -41,58 +44,59 @@ class RunStarted(msgspec.Struct, frozen=True, kw_only=True):
     seed: int
     device: str
     threads: int
-    episodes: int  # how many episodes this run is to train in all
+    episodes: int  # total number of episodes to train
     steps: int  # steps in an episode
     environments: int  # hosts trained in lockstep
-    heads: dict[str, list[str]]  # head name to the names of its choices, in action order
+    heads: dict[str, list[str]]  # names of the choices of each head, in action order
     slots: list[str]
     blueprints: list[str]
-    host_parameters: int  # parameters of a host before any growth
+    host_parameters: int  # parameters of a host before it grows
     config: dict[str, Any]
     pid: int
-    process_start_time: float  # seconds since the epoch, as the operating system has it
+    process_start_time: float  # seconds since the epoch, from the operating system
     schema_version: int = SCHEMA_VERSION
     esper_version: str = ""
     torch_version: str = ""
     resumed_from_update: int | None = None
-    largest_class: float | None = None  # validation accuracy of always answering with that class
+    largest_class: float | None = None  # validation accuracy of always predicting the largest class
 
 
 class StepCompleted(msgspec.Struct, frozen=True, kw_only=True):
-    """Every host trained for one slice of data, and then the policy acted once on each.
+    """Every host trained on one slice of data, then the policy acted once on each.
 
-    Lists run over hosts. `stages`, `alphas` and `blueprints` have one entry per slot in them.
+    Lists have one entry per host; entries of `stages`, `alphas` and `blueprints` are lists with one
+    entry per slot.
     """
 
-    update: int  # the update that this step's data will be part of, counted from 1
+    update: int  # the update that will learn from this step, counted from 1
     step: int  # counted from 1 within the episode
     first_episode: int  # number of the episode in host 0, counted from 1
     accuracy: list[float]  # on the validation split, 0 to 1
     loss: list[float]  # on the validation split, in nats
-    parameters: list[int]  # host and its seeds
+    parameters: list[int]  # of the host and its seeds
     stages: list[list[int]]  # values of Stage
     alphas: list[list[float]]
     blueprints: list[list[int]]  # index into the run's blueprints; -1 where the slot is empty
     reward: list[float]
     reward_terms: dict[str, list[float]]
-    samples_per_second: float  # training samples over all hosts
+    samples_per_second: float  # training samples of all hosts
 
 
 class DecisionsTaken(msgspec.Struct, frozen=True, kw_only=True):
-    """What the policy chose for each host in one step, and how surely."""
+    """The policy's choices for each host in one step, with their probabilities."""
 
     update: int
     step: int
-    actions: list[list[int]]  # host, head
-    probabilities: list[list[float]]  # of the choice taken; host, head
+    actions: list[list[int]]  # index of the choice; [host][head]
+    probabilities: list[list[float]]  # of the choice taken; [host][head]
     values: list[float]  # the critic's estimate, by host
-    # Of all choices of all heads under the mask that counted, by host, heads in order: float32,
-    # little-endian, packed since lists of floats would make decisions the bulk of a store.
+    # Probabilities of all choices under the mask in effect, by host: heads in order, packed as
+    # little-endian float32, because lists of floats would take up most of a store.
     distributions: list[bytes] = []
 
 
 class SeedTransitioned(msgspec.Struct, frozen=True, kw_only=True):
-    """A seed passed from one stage of its life to another."""
+    """A seed moved from one stage to another."""
 
     update: int
     step: int
@@ -107,111 +111,118 @@ class SeedTransitioned(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class EpisodesCompleted(msgspec.Struct, frozen=True, kw_only=True):
-    """A batch of episodes ended; lists run over its hosts."""
+    """A batch of episodes ended; lists have one entry per host."""
 
     update: int
     first_episode: int
-    episodes_done: int  # over the whole run
+    episodes_done: int  # in the whole run
     score: list[float]  # terminal score
     returns: list[float]  # undiscounted sum of rewards
     accuracy: list[float]  # validation accuracy of the finished network, 0 to 1
     parameters: list[int]
-    fossilized: list[int]  # seeds that became part of the network for good
+    fossilized: list[int]  # seeds that became a permanent part of the network
 
 
 class NonfiniteSighting(msgspec.Struct, frozen=True, kw_only=True):
-    """Where in one update a kind of non-finite value was seen.
+    """One kind of non-finite value that was seen in one quantity during one update.
 
-    `phase` is one of `PHASES`: "given" is state (parameters, moments, loss scale) that was
-    broken before the update began; "hosts" the training of a host network; "acting" the choice of
-    actions; "preparation" the computation of the old log-probabilities, before the first minibatch;
-    "update" a minibatch.
+    `phase` is one of `PHASES`: "given" is state (parameters, moments, loss scale) that was broken
+    before the update began; "hosts" is the training of a host network; "acting" is the choice of
+    actions; "preparation" is the computation of the old log-probabilities, before the first
+    minibatch; "update" is a minibatch.
     """
 
     head: str  # a head's name, SHARED or HOSTS
     quantity: str
     kind: str  # "nan", "+inf" or "-inf"
-    count: int  # minibatches (in phases "acting" and "hosts": steps) in which it was seen
+    count: int  # number of minibatches (in phases "acting" and "hosts": steps) that had it
     epoch: int  # of the first sighting, counted from 1; 0 in a phase before the first minibatch
     minibatch: int  # of the first sighting within the epoch, counted from 1; 0 as for the epoch
-    last_epoch: int = 0  # of the last sighting; 0 where an older writer did not say
+    last_epoch: int = 0  # of the last sighting; 0 where an older writer did not report it
     last_minibatch: int = 0
     phase: str = "update"
-    host: int | None = None  # first host in which it was seen, counted from 0; None: not of a host
+    host: int | None = None  # first host that had it, counted from 0; None: not in a single host
     step: int | None = None  # first step of the episode in that host, counted from 1
     part: str = ""  # the tensor, where a quantity has several, such as "exp_avg_sq of heads.bias"
-    # False: seen once, and not when the computation was repeated. The phases "given" and "acting"
+    # False: seen once, but not when the computation was repeated. The phases "given" and "acting"
     # are never repeated, and always have True.
     reproduced: bool = True
-    planted: bool = False  # put there by a drill (`--inject`), and seen nowhere else in the update
+    planted: bool = False  # planted by a drill (`--inject`), and seen nowhere else in the update
 
 
-class PPOUpdatePayload(msgspec.Struct, frozen=True, kw_only=True):
-    """The outcome of one PPO update. Dictionaries are keyed by head name.
+class UpdateFigures(HeadFigures, frozen=True, kw_only=True):
+    """The figures of one PPO update, as the agent measures them.
 
-    A minibatch that was left out is in no figure. Where all were left out, the figures over
-    minibatches are NaN, and the dictionaries of figures are empty.
+    Figures are over the minibatches that were learned from: a minibatch that was left out counts in
+    none of them. If all were left out, figures over minibatches are NaN and per-head figures are
+    empty. Dictionaries are keyed by head name; `HeadFigures` has the per-head figures.
     """
 
-    update: int  # counted from 1
-    episodes_done: int
     minibatches: int  # optimizer steps that were due
     minibatches_skipped: int  # of those, left out because something was non-finite
     minibatches_stopped: int  # of those, left out because the policy had moved far enough (KL)
+    minibatches_rescaled: int = 0  # of those, left out because the fp16 loss scale was too high
     policy_loss: float
     value_loss: float
-    entropy: float  # joint, in nats
-    approximate_kl: float
-    clip_fraction: float
-    explained_variance: float
-    gradient_norm: float  # over all parameters, before clipping
+    entropy: float  # of all heads together, in nats
+    approximate_kl: float  # of the joint distribution, in nats
+    clip_fraction: float  # 0 to 1
+    explained_variance: float  # of the returns by the critic, over the whole batch; at most 1
+    gradient_norm: float  # L2 norm over all parameters, before clipping
     learning_rate: float
-    rollout_seconds: float
-    update_seconds: float
-    samples_per_second: float  # training samples of all hosts, over the rollout
-    head_inf_detected: dict[str, bool]
-    head_nan_detected: dict[str, bool]
-    head_nonfinite: list[NonfiniteSighting] = []
-    head_entropy: dict[str, float] = {}  # over the logarithm of the number of legal choices, 0 to 1
-    head_gradient_norm: dict[str, float] = {}
-    head_ratio_max: dict[str, float] = {}
-    head_clip_fraction: dict[str, float] = {}
-    head_kl: dict[str, float] = {}
-    head_log_prob_min: dict[str, float] = {}
-    head_log_prob_max: dict[str, float] = {}
-    head_active_fraction: dict[str, float] = {}
-    loss_scale: float | None = None  # under fp16, after the update
-    minibatches_rescaled: int = 0  # left out because the fp16 loss scale was too high: ordinary
-    hosts_seconds: float | None = None  # of the rollout, in which hosts were trained and measured
+    loss_scale: float | None = None  # after the update; None without fp16
+    head_inf_detected: dict[str, bool]  # whether the head produced an Inf in this update
+    head_nan_detected: dict[str, bool]  # whether the head produced a NaN in this update
+    head_nonfinite: list[NonfiniteSighting] = msgspec.field(default_factory=list)
 
     @property
-    def minibatches_learnt(self) -> int:
-        """Minibatches that the figures are over."""
+    def minibatches_learned(self) -> int:
+        """Number of minibatches that were learned from."""
         left_out = self.minibatches_skipped + self.minibatches_stopped + self.minibatches_rescaled
         return self.minibatches - left_out
 
+    def measured(self, value: float) -> float | None:
+        """Return a figure of this update; None if it is NaN because no minibatch was learned from.
+
+        Args:
+            value: the figure.
+        """
+        return None if math.isnan(value) and self.minibatches_learned <= 0 else value
+
+
+class PPOUpdatePayload(UpdateFigures, frozen=True, kw_only=True):
+    """One completed PPO update: its figures, its place in the run and its duration."""
+
+    update: int  # counted from 1
+    episodes_done: int  # in the whole run
+    rollout_seconds: float
+    update_seconds: float
+    samples_per_second: float  # training samples of all hosts, over the rollout
+    hosts_seconds: float | None = None  # part of the rollout that trained and measured hosts
+
 
 class InterventionTaken(msgspec.Struct, frozen=True, kw_only=True):
-    """Something was done about an update that was not finite."""
+    """Training reacted to an update in which something was non-finite."""
 
     update: int
-    action: str  # "repeat" (the second pass was finite and stands), "skip", "rollback" or "halt"
-    cause: str  # what was not finite
-    reason: str  # why this action and not a lesser one
+    # "repeat" (the second pass was finite and was kept), "skip", "rollback" or "halt"
+    action: str
+    cause: str  # what was non-finite
+    reason: str  # why no milder action was taken
 
 
 class IncidentRecorded(msgspec.Struct, frozen=True, kw_only=True):
-    """What is needed to make an update happen again was written, or deliberately was not."""
+    """The capsule of an incident was written, or was left out on purpose."""
 
     update: int
-    number: int  # of the incident in this run, counted from 1
-    path: str  # of its capsule, relative to the run directory; empty if it was not kept
+    number: int  # number of the incident in this run, counted from 1
+    path: str  # path of the capsule, relative to the run directory; empty if there is none
     size: int  # bytes
-    reason: str = ""  # why it was not kept
+    reason: str = ""  # why there is no capsule
 
 
 class CheckpointWritten(msgspec.Struct, frozen=True, kw_only=True):
-    """The state to resume from was written."""
+    """A checkpoint was written, from which the run can be resumed."""
 
     update: int
     path: str  # relative to the run directory
@@ -219,29 +230,29 @@ class CheckpointWritten(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class HostsStalled(msgspec.Struct, frozen=True, kw_only=True):
-    """A process that holds hosts does not answer, or answers again."""
+    """A process that trains hosts does not answer, or answers again."""
 
-    update: int  # the update whose episodes are under way
+    update: int  # the update whose episodes are in progress
     pid: int
-    seconds: float  # of silence so far
-    answered: bool = False  # True: the silence is over
+    seconds: float  # time without an answer so far
+    answered: bool = False  # True: it answers again
 
 
 class Heartbeat(msgspec.Struct, frozen=True, kw_only=True):
-    """The training process is alive, and so is its monitor."""
+    """The training process is alive, and so is its event writer."""
 
     pid: int
     process_start_time: float
-    events_lost: int = 0  # events the monitor could not store
+    events_lost: int = 0  # events that could not be stored
     resident_bytes: int = 0
-    machine: str = ""  # where `pid` means something
-    pid_namespace: str = ""  # in which `pid` means something; empty where it is not known
-    error: str = ""  # the last thing that went wrong in the monitor, if anything did
-    # Of the process and its workers; None where it could not be measured:
-    cpu_percent: float | None = None  # 100 is one core, since the heartbeat before
+    machine: str = ""  # the machine on which `pid` is valid
+    pid_namespace: str = ""  # the namespace in which `pid` is valid; empty if unknown
+    error: str = ""  # the writer's last error; empty if there was none
+    # Load of the process and its workers; None where it could not be measured:
+    cpu_percent: float | None = None  # since the previous heartbeat; 100 is one core
     memory_bytes: int | None = None  # resident
-    gpu_percent: float | None = None  # of the time in which the GPU was busy
-    gpu_memory_bytes: int | None = None  # that the process reserved
+    gpu_percent: float | None = None  # percentage of time in which the GPU was busy
+    gpu_memory_bytes: int | None = None  # reserved by the process
     gpu_total_bytes: int | None = None
 
 
@@ -253,23 +264,24 @@ class Notice(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RunFinished(msgspec.Struct, frozen=True, kw_only=True):
-    """Training ended in an orderly way."""
+    """Training ended, and reported its end."""
 
-    status: str  # "finished", "stopped" (asked to), "halted" (by what was not finite) or "failed"
+    # "finished", "stopped" (on request), "halted" (by a non-finite value) or "failed"
+    status: str
     update: int
     episodes_done: int
     reason: str = ""
 
 
 class UnknownPayload(msgspec.Struct, frozen=True, kw_only=True):
-    """An event of a kind that this version does not know; kept, shown, and not understood."""
+    """An event of a kind that this version does not know; its bytes are kept as they are."""
 
     kind: str
     data: bytes
 
 
 class DamagedPayload(msgspec.Struct, frozen=True, kw_only=True):
-    """An event whose stored bytes are not what its kind says they are."""
+    """An event whose stored bytes do not match its kind."""
 
     kind: str
     reason: str
@@ -310,7 +322,7 @@ assert set(KIND_BY_TYPE) == set(get_args(Payload))
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True):
-    """One stored fact: its place in the run's order, when it was written, and what it says."""
+    """One stored event: its position, its time and its payload."""
 
     id: int  # position in the run's store, counted from 1; 0 for a heartbeat, which has none
     time: float  # seconds since the epoch
@@ -324,20 +336,24 @@ _DECODERS: Final[dict[str, msgspec.msgpack.Decoder[Any]]] = {
 
 
 def kind_of(payload: Payload | UnknownPayload) -> str:
-    """Return the name of the payload's kind, as it stands in the store."""
+    """Return the name of the payload's kind, as stored."""
     return payload.kind if isinstance(payload, UnknownPayload) else KIND_BY_TYPE[type(payload)]
 
 
 def encode_payload(payload: Payload | UnknownPayload) -> bytes:
-    """Return the payload as msgpack; an unknown one as it came."""
+    """Return the payload as msgpack; an unknown payload's bytes are returned unchanged."""
     return payload.data if isinstance(payload, UnknownPayload) else _ENCODER.encode(payload)
 
 
 def decode_payload(kind: str, data: bytes) -> Payload | UnknownPayload:
-    """Return the payload of the given kind that `data` holds.
+    """Return the payload that `data` holds; `UnknownPayload` if the kind is unknown.
+
+    Args:
+        kind: name of the payload's kind.
+        data: msgpack bytes of the payload.
 
     Raises:
-        DamagedEventError: the kind is known and `data` is not one of it.
+        DamagedEventError: `data` is not a valid payload of this kind.
     """
     decoder = _DECODERS.get(kind)
     if decoder is None:

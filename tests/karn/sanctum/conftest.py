@@ -5,6 +5,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pytest
 
 import esper
@@ -18,7 +19,6 @@ from esper.karn.sanctum.schema import (
     Evidence,
     FirstSighting,
     HeadDecision,
-    HeadTrend,
     HostState,
     IncidentState,
     InterventionState,
@@ -30,6 +30,7 @@ from esper.karn.sanctum.schema import (
     TrainingState,
 )
 from esper.karn.store.liveness import RunStatus, StatusKind
+from esper.leyline.head_figures import HeadFigures
 from esper.leyline.heads import (
     ACTIVE_HEADS,
     BLUEPRINT_CHOICES,
@@ -38,6 +39,7 @@ from esper.leyline.heads import (
     SLOT_CHOICES,
     Op,
 )
+from esper.leyline.telemetry import UpdateFigures
 
 START = 1_763_838_000.0
 UPDATES = 36
@@ -117,19 +119,23 @@ class Views:
         """Return the same run after `op` went Inf in update 2, and again in the last one."""
         snapshot = self.healthy(hosts)
         tamiyo = snapshot.tamiyo
-        trend = tamiyo.head_trend["op"]
-        trend = replace(
-            trend,
-            ratio_max=(*trend.ratio_max[:-1], math.inf),
-            gradient_norm=(*trend.gradient_norm[:-2], math.nan, 0.25),
-        )
+        ratios = (*tamiyo.history("head_ratio_max", "op")[:-1], math.inf)
+        norms = (*tamiyo.history("head_gradient_norm", "op")[:-2], math.nan, 0.25)
+        history = tamiyo.head_history
+        figures = tamiyo.figures
         tamiyo = replace(
             tamiyo,
             head_inf_latch=tamiyo.head_inf_latch | {"op": True},
             head_nan_latch=tamiyo.head_nan_latch | {"op": True},
             head_inf_active=tamiyo.head_inf_active | {"op": True},
-            head_ratio_max=tamiyo.head_ratio_max | {"op": math.inf},
-            head_trend=tamiyo.head_trend | {"op": trend},
+            figures=msgspec.structs.replace(
+                figures, head_ratio_max=figures.head_ratio_max | {"op": math.inf}
+            ),
+            head_history=history
+            | {
+                "head_ratio_max": history["head_ratio_max"] | {"op": ratios},
+                "head_gradient_norm": history["head_gradient_norm"] | {"op": norms},
+            },
             first=(
                 FirstSighting("op", "+inf", "logits", update=2, epoch=1, minibatch=1),
                 FirstSighting("op", "nan", "log_prob", update=2, epoch=1, minibatch=1),
@@ -141,7 +147,7 @@ class Views:
         )
         training = replace(
             snapshot.training,
-            minibatches_skipped=1,
+            figures=msgspec.structs.replace(snapshot.training.figures, minibatches_skipped=1),
             skipped_in_run=2,
             gradient_norm_history=(*snapshot.training.gradient_norm_history[:-2], math.nan, 0.4),
         )
@@ -222,38 +228,51 @@ class Views:
         )
 
     def _tamiyo(self):
-        trends = {
-            head: HeadTrend(
-                entropy=_zigzag(0.5, 0.9 - 0.01 * place, 8 + place),
-                gradient_norm=_zigzag(0.1, 0.4, 5 + place),
-                ratio_max=_zigzag(1.05, 1.3, 6 + place),
-                clip_fraction=_zigzag(0.02, 0.2, 7 + place),
-            )
-            for place, head in enumerate(HEAD_NAMES)
+        places = dict(zip(HEAD_NAMES, range(len(HEAD_NAMES)), strict=True))
+        history = {
+            "head_entropy": {
+                head: _zigzag(0.5, 0.9 - 0.01 * place, 8 + place) for head, place in places.items()
+            },
+            "head_gradient_norm": {
+                head: _zigzag(0.1, 0.4, 5 + place) for head, place in places.items()
+            },
+            "head_ratio_max": {
+                head: _zigzag(1.05, 1.3, 6 + place) for head, place in places.items()
+            },
+            "head_clip_fraction": {
+                head: _zigzag(0.02, 0.2, 7 + place) for head, place in places.items()
+            },
         }
-        return TamiyoState(
-            head_entropy={head: trend.entropy[-1] for head, trend in trends.items()},
-            head_gradient_norm={head: trend.gradient_norm[-1] for head, trend in trends.items()},
-            head_ratio_max={head: trend.ratio_max[-1] for head, trend in trends.items()},
-            head_clip_fraction={head: trend.clip_fraction[-1] for head, trend in trends.items()},
-            head_kl={head: 0.001 * place for place, head in enumerate(HEAD_NAMES)},
-            head_log_prob_min={head: -1.5 * place for place, head in enumerate(HEAD_NAMES)},
-            head_log_prob_max={head: -0.01 * place for place, head in enumerate(HEAD_NAMES)},
-            head_active_fraction={head: 0.125 * place for place, head in enumerate(HEAD_NAMES)},
-            head_trend=trends,
+        latest = {
+            name: {head: values[-1] for head, values in by_head.items()}
+            for name, by_head in history.items()
+        }
+        figures = HeadFigures(
+            **latest,
+            head_kl={head: 0.001 * place for head, place in places.items()},
+            head_log_prob_min={head: -1.5 * place for head, place in places.items()},
+            head_log_prob_max={head: -0.01 * place for head, place in places.items()},
+            head_active_fraction={head: 0.125 * place for head, place in places.items()},
         )
+        return TamiyoState(figures=figures, head_history=history)
 
     def _training(self):
         return TrainingState(
-            policy_loss=-0.0123,
-            value_loss=0.452,
-            entropy=3.1,
-            approximate_kl=0.0087,
-            clip_fraction=0.11,
-            explained_variance=0.61,
-            gradient_norm=0.42,
-            learning_rate=2e-3,
-            minibatches=16,
+            figures=UpdateFigures(
+                minibatches=16,
+                minibatches_skipped=0,
+                minibatches_stopped=0,
+                policy_loss=-0.0123,
+                value_loss=0.452,
+                entropy=3.1,
+                approximate_kl=0.0087,
+                clip_fraction=0.11,
+                explained_variance=0.61,
+                gradient_norm=0.42,
+                learning_rate=2e-3,
+                head_inf_detected={},
+                head_nan_detected={},
+            ),
             policy_loss_history=_zigzag(-0.05, 0.02, 5),
             value_loss_history=_zigzag(0.2, 0.9, 36),
             entropy_history=_zigzag(3.1, 5.0, 36),

@@ -219,7 +219,7 @@ def test_an_update_without_a_minibatch_that_was_learnt_from_has_no_figures(paylo
     assert (training.policy_loss, training.entropy, training.approximate_kl) == (None, None, None)
     assert training.policy_loss_history == (-0.01,)
     assert training.explained_variance == 0.6  # of the whole batch of episodes
-    assert tamiyo.head_ratio_max == tamiyo.head_entropy == {}
+    assert tamiyo.figures.head_ratio_max == tamiyo.figures.head_entropy == {}
 
 
 def test_head_figures_have_trends_that_keep_what_is_not_finite(payloads, fold):
@@ -228,10 +228,10 @@ def test_head_figures_have_trends_that_keep_what_is_not_finite(payloads, fold):
         payloads.update(2, head_entropy={"slot": 0.4}, head_ratio_max={"op": 2.0}),
     ).tamiyo
 
-    assert tamiyo.head_entropy == {"slot": 0.4}
-    assert tamiyo.head_trend["op"].entropy == (0.9,)
-    assert tamiyo.head_trend["slot"].entropy == (0.4,)
-    assert tamiyo.head_trend["op"].ratio_max == (math.inf, 2.0)
+    assert tamiyo.figures.head_entropy == {"slot": 0.4}
+    assert tamiyo.history("head_entropy", "op") == (0.9,)
+    assert tamiyo.history("head_entropy", "slot") == (0.4,)
+    assert tamiyo.history("head_ratio_max", "op") == (math.inf, 2.0)
 
 
 def test_hosts_are_those_of_the_last_step(payloads, fold):
@@ -329,7 +329,7 @@ def test_histories_and_log_are_bounded(payloads, fold):
     )
 
     assert len(snapshot.training.policy_loss_history) <= 3 * BUCKETS_KEPT
-    assert len(snapshot.tamiyo.head_trend["op"].entropy) <= 3 * BUCKETS_KEPT
+    assert len(snapshot.tamiyo.history("head_entropy", "op")) <= 3 * BUCKETS_KEPT
     assert len(snapshot.hosts[0].accuracy_history) == STEPS_KEPT
     assert len(snapshot.log) == LOG_LINES_KEPT + 1  # what latched is said for ever
     assert snapshot.training.skipped_in_run == many

@@ -10,7 +10,8 @@ from esper.karn.sanctum.decisions.screen import DecisionsScreen
 from esper.karn.sanctum.drawing.panel import Panel
 from esper.karn.sanctum.frame.run_screen import SMALLEST
 from esper.karn.sanctum.hosts.screen import HostsScreen
-from esper.karn.sanctum.schema import HeadDecision, HeadTrend, SanctumSnapshot
+from esper.karn.sanctum.schema import HeadDecision, SanctumSnapshot
+from esper.leyline.head_figures import CHARTED_FIGURES, HeadFigures
 
 SIZES = [(80, 24), (120, 40), (200, 60), SMALLEST]
 
@@ -139,8 +140,8 @@ def _hostile(views):
     tamiyo = replace(
         snapshot.tamiyo,
         head_inf_latch={"steer": True},
-        head_trend={"steer": HeadTrend(nan, nan, nan, nan)},
-        head_entropy={"steer": math.nan},
+        head_history={figure.field: {"steer": nan} for figure in CHARTED_FIGURES},
+        figures=HeadFigures(head_entropy={"steer": math.nan}),
     )
     run = replace(snapshot.run, heads=heads, slots=(), blueprints=())
     return replace(snapshot, run=run, hosts=hosts, decisions=decisions, tamiyo=tamiyo)

@@ -132,8 +132,7 @@ def test_an_update_that_was_finite_when_repeated_is_said_to_be(fold):
     assert [(entry.level, entry.text) for entry in fold(done).log] == [
         (
             "warning",
-            "update 6 went through it again: finite, nothing skipped: shared trunk nan "
-            "(seen once only)",
+            "update 6 repeated: finite, nothing skipped: shared trunk nan (seen once only)",
         )
     ]
 
@@ -175,9 +174,7 @@ def test_a_heartbeat_tells_of_lost_events_whatever_its_id(payloads):
 
     assert (snapshot.run.events_lost, snapshot.run.pid) == (3, 9)
     assert snapshot.last_event_id == 2
-    assert log_texts(snapshot, "error") == [
-        "events the monitor could not store: 3 (the disk is full)"
-    ]
+    assert log_texts(snapshot, "error") == ["events that could not be stored: 3 (the disk is full)"]
 
 
 def bad_update(payloads, update, action, **changes):

@@ -57,7 +57,7 @@ def told(payloads):
 def ledger_of(told_updates):
     ledger = EvidenceLedger()
     for update in told_updates:
-        ledger.take_in(update)
+        ledger.join_update(update)
     return ledger
 
 

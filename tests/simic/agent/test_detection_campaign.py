@@ -7,7 +7,9 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from random import Random
+from typing import Any
 
+import msgspec
 import pytest
 import torch
 from detection.backgrounds import HOSTILE
@@ -118,12 +120,20 @@ def clean_result() -> UpdateResult:
         return Stage(Random(0), exits, amp="off").update()
 
 
-def _report(result: UpdateResult, *sightings: NonfiniteSighting, **fields: object) -> UpdateResult:
+def _report(
+    result: UpdateResult,
+    *sightings: NonfiniteSighting,
+    reproduced: bool = True,
+    **changes: object,
+) -> UpdateResult:
     nan = {
         head: any((seen.head, seen.kind) == (head, "nan") for seen in sightings)
         for head in result.head_nan_detected
     }
-    return replace(result, head_nonfinite=list(sightings), head_nan_detected=nan, **fields)  # type: ignore[arg-type]
+    figures = msgspec.structs.replace(
+        result.figures, head_nonfinite=list(sightings), head_nan_detected=nan, **changes
+    )
+    return replace(result, figures=figures, reproduced=reproduced)
 
 
 def _seen(head: str, quantity: str, **fields: object) -> NonfiniteSighting:
@@ -163,8 +173,8 @@ def test_what_is_missed_invented_or_lit_for_nothing_is_a_complaint(
     first, second = [*clean_result.head_nan_detected][:2]
     expected = [_expected(first, "logits")]
 
-    def sort(*sightings: NonfiniteSighting, **fields: object) -> str:
-        complaint = complaint_of_faults(_report(clean_result, *sightings, **fields), expected)
+    def sort(*sightings: NonfiniteSighting, **changes: Any) -> str:
+        complaint = complaint_of_faults(_report(clean_result, *sightings, **changes), expected)
         return complaint[0] if complaint else ""
 
     seen = _seen(first, "logits")

@@ -13,7 +13,7 @@ def test_what_a_drill_lights_is_marked(make_agent: Callable[..., Any], make_roll
     agent = make_agent(ppo_epochs=2, minibatches=2)
     found = update_with_drills(
         agent, make_rollout(agent), [Injection("op", "logits", "inf", 1)]
-    ).head_nonfinite
+    ).figures.head_nonfinite
     assert ("op", "logits", "+inf") in [(s.head, s.quantity, s.kind) for s in found]
     assert all(seen.planted for seen in found)
 
@@ -24,7 +24,9 @@ def test_a_fault_beside_a_drill_is_not_marked(
     agent = make_agent(ppo_epochs=2, minibatches=2)
     rollout = make_rollout(agent)
     rollout.observations[0, -1, 0] = float("nan")
-    found = update_with_drills(agent, rollout, [Injection("op", "logits", "inf", 1)]).head_nonfinite
+    found = update_with_drills(
+        agent, rollout, [Injection("op", "logits", "inf", 1)]
+    ).figures.head_nonfinite
     heads = {seen.head for seen in found if seen.planted}
     assert heads <= {"op"}
     assert any(seen.head == "shared" and not seen.planted for seen in found)

@@ -37,7 +37,7 @@ def make_stage() -> Iterator[MakeStage]:
 
 def seen_in(result: UpdateResult) -> list[tuple[str, str, str, str, int | None]]:
     """Return group, quantity, kind, phase and host of each sighting."""
-    return [(s.head, s.quantity, s.kind, s.phase, s.host) for s in result.head_nonfinite]
+    return [(s.head, s.quantity, s.kind, s.phase, s.host) for s in result.figures.head_nonfinite]
 
 
 def acting(head: str, quantity: str) -> NonfiniteSighting:
@@ -95,7 +95,7 @@ def test_a_bias_that_forbids_a_choice_is_legal_and_hides_nothing(make_stage: Mak
     result = stage.update()
     # Where a logit is NaN, so is what is computed from it.
     assert seen_in(result)[0] == ("op", "logits", "nan", "update", where.host)
-    assert {seen.head for seen in result.head_nonfinite} == {"op"}
+    assert {seen.head for seen in result.figures.head_nonfinite} == {"op"}
     assert result.head_nan_detected["op"]
     assert not result.head_inf_detected["op"]
 
@@ -150,7 +150,8 @@ def test_a_weight_explains_nothing_before_it_broke(make_stage: MakeStage) -> Non
     break_in_step(stage, then, stage.policy.heads.bias, column + 1)
     result = stage.update()
     seen = {
-        (s.head, s.quantity, s.kind): (s.minibatch, s.reproduced) for s in result.head_nonfinite
+        (s.head, s.quantity, s.kind): (s.minibatch, s.reproduced)
+        for s in result.figures.head_nonfinite
     }
     assert seen["op", "logits", "+inf"] == (1, False)
     assert seen["op", "parameters", "nan"] == (2, False)
@@ -181,11 +182,11 @@ def test_what_only_the_second_pass_shows_is_left_out_and_was_not_reproduced(
         lambda output: planted(output, place, nan) if stage.passes == 2 else output,
     )
     result = stage.update()
-    assert {(s.head, s.minibatch, s.reproduced) for s in result.head_nonfinite} == {
+    assert {(s.head, s.minibatch, s.reproduced) for s in result.figures.head_nonfinite} == {
         ("op", 1, False),
         (SHARED, 2, False),
     }
-    assert result.minibatches_skipped == 1
+    assert result.figures.minibatches_skipped == 1
     assert result.reproduced, "an update that lacks a minibatch does not stand as it is"
 
 
@@ -216,7 +217,7 @@ def test_a_loss_scale_below_1_is_broken(make_stage: MakeStage, scale: float) -> 
     agent.loss_scale.scale = torch.tensor(scale)
     assert agent.state.unsound() == ["the loss scale"]
     assert (SHARED, "loss_scale", "nan", "given", None) in seen_in(stage.update())
-    assert {seen.head for seen in stage.update().head_nonfinite} == {SHARED}
+    assert {seen.head for seen in stage.update().figures.head_nonfinite} == {SHARED}
     assert agent.state.roll_back()
     assert agent.state.unsound() == []
 
@@ -250,7 +251,7 @@ def test_a_joint_log_ratio_that_overflows_is_not_left_out_silently(make_stage: M
     stage.wrap(ppo, "likelihoods", change)
     result = stage.update()
     assert seen_in(result) == [(SHARED, "joint_ratio", "-inf", "update", host)]
-    assert (result.minibatches_skipped, result.reproduced) == (1, True)
+    assert (result.figures.minibatches_skipped, result.reproduced) == (1, True)
 
 
 @pytest.mark.parametrize("amp", ["off", "fp16"])
@@ -264,8 +265,8 @@ def test_a_norm_that_breaks_once_is_reported_and_repeated(make_stage: MakeStage,
     )
     result = stage.update()
     assert seen_in(result) == [(SHARED, "gradient", "nan", "update", None)]
-    assert [seen.part for seen in result.head_nonfinite] == ["norm"]
-    assert (result.minibatches_skipped, result.minibatches_rescaled) == (0, 0)
+    assert [seen.part for seen in result.figures.head_nonfinite] == ["norm"]
+    assert (result.figures.minibatches_skipped, result.figures.minibatches_rescaled) == (0, 0)
     assert not result.reproduced
 
 
@@ -287,7 +288,7 @@ def test_state_that_breaks_in_the_second_pass_alone_is_not_reproduced(
 
     stage.wrap(agent.optimizer, "step", change)
     state = {"moments", "parameters"}
-    found = [seen for seen in stage.update().head_nonfinite if seen.quantity in state]
+    found = [seen for seen in stage.update().figures.head_nonfinite if seen.quantity in state]
     assert found
     assert not any(seen.reproduced for seen in found)
 

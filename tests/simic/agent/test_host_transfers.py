@@ -128,7 +128,7 @@ def test_a_clean_update_makes_one_transfer(
     for _ in range(2):  # the first makes the optimizer's state
         with counted() as transfers:
             result = agent.update(rollout)
-        assert result.minibatches == 4
+        assert result.figures.minibatches == 4
         assert transfers.names == ["cpu"]
 
 

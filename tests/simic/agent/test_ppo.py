@@ -31,10 +31,10 @@ def test_before_the_first_step_every_ratio_is_exactly_one(
     # With a step too small to change any float32, all minibatches of the first epoch are "first".
     agent = make_agent(ppo_epochs=1, minibatches=minibatches, learning_rate=1e-30, amp=amp)
     result = agent.update(make_rollout(agent))
-    assert set(result.head_ratio_max.values()) == {1.0}
-    assert set(result.head_kl.values()) == {0.0}
-    assert result.approximate_kl == 0.0
-    assert result.clip_fraction == 0.0
+    assert set(result.figures.head_ratio_max.values()) == {1.0}
+    assert set(result.figures.head_kl.values()) == {0.0}
+    assert result.figures.approximate_kl == 0.0
+    assert result.figures.clip_fraction == 0.0
 
 
 def test_the_loss_equals_one_written_as_loops(
@@ -129,11 +129,11 @@ def test_an_update_stops_learning_once_the_policy_moved_far_enough(
 
     result, unlimited = agent.update(rollout), free.update(rollout)
 
-    assert result.minibatches == 10
-    assert result.minibatches_stopped >= 7
-    assert unlimited.minibatches_stopped == 0
+    assert result.figures.minibatches == 10
+    assert result.figures.minibatches_stopped >= 7
+    assert unlimited.figures.minibatches_stopped == 0
     clock = next(iter(agent.optimizer.state.values()))["step"].item()
-    assert clock == 10 - result.minibatches_stopped
+    assert clock == 10 - result.figures.minibatches_stopped
 
 
 def test_gradients_are_clipped_to_their_joint_norm(
@@ -141,7 +141,7 @@ def test_gradients_are_clipped_to_their_joint_norm(
 ) -> None:
     agent = make_agent(max_gradient_norm=0.01, ppo_epochs=1, minibatches=1)
     result = agent.update(make_rollout(agent))
-    assert result.gradient_norm > 0.01
+    assert result.figures.gradient_norm > 0.01
     assert agent.parameters.gradient.norm().item() == pytest.approx(0.01, rel=1e-3)
     for parameter in agent.policy.parameters():
         assert parameter.grad is not None
@@ -158,10 +158,10 @@ def test_figures_of_a_head_are_over_the_steps_in_which_it_was_active(
     result = agent.update(rollout)
     shares = rollout.active.float().mean((0, 1))
     for head, name in enumerate(agent.policy.layout.names):
-        assert result.head_active_fraction[name] == pytest.approx(shares[head].item())
+        assert result.figures.head_active_fraction[name] == pytest.approx(shares[head].item())
     # A fresh policy is nearly uniform in all heads but op, however rarely they are active.
     for name in ("blueprint", "style", "tempo", "alpha_target"):
-        assert result.head_entropy[name] == pytest.approx(1.0, abs=1e-3)
+        assert result.figures.head_entropy[name] == pytest.approx(1.0, abs=1e-3)
 
 
 def test_a_head_that_was_never_active_has_no_figures(
@@ -171,10 +171,10 @@ def test_a_head_that_was_never_active_has_no_figures(
     rollout = make_rollout(agent)
     rollout.active[..., :-1] = False
     result = agent.update(rollout)
-    assert set(result.head_entropy) == {"op"}
-    assert set(result.head_ratio_max) == {"op"}
-    assert result.head_active_fraction["slot"] == 0.0
-    assert result.head_gradient_norm["slot"] == 0.0
+    assert set(result.figures.head_entropy) == {"op"}
+    assert set(result.figures.head_ratio_max) == {"op"}
+    assert result.figures.head_active_fraction["slot"] == 0.0
+    assert result.figures.head_gradient_norm["slot"] == 0.0
 
 
 def test_a_resumed_agent_goes_on_bit_for_bit(
@@ -196,7 +196,7 @@ def test_more_minibatches_than_hosts_are_one_host_each(
     make_agent: AgentMaker, make_rollout: RolloutMaker
 ) -> None:
     agent = make_agent(ppo_epochs=2, minibatches=50)
-    assert agent.update(make_rollout(agent, hosts=3)).minibatches == 6
+    assert agent.update(make_rollout(agent, hosts=3)).figures.minibatches == 6
 
 
 def test_explained_variance() -> None:

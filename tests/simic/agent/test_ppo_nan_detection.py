@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from esper.karn.store.run_tables import HEAD_FIGURES
+from esper.leyline.head_figures import HEAD_FIGURES
 from esper.leyline.heads import HEAD_NAMES
-from esper.leyline.telemetry import SHARED, Payload, PPOUpdatePayload
+from esper.leyline.telemetry import SHARED, Payload, PPOUpdatePayload, UpdateFigures
 from esper.simic.agent import ppo
 from esper.simic.agent.drill_hook import update_with_drills
 from esper.simic.agent.figures import UpdateResult
@@ -134,7 +134,7 @@ def test_only_the_bad_minibatch_is_skipped_and_training_goes_on(
         for old, new in zip(before, agent.policy.parameters(), strict=True)
     )
     assert all(parameter.isfinite().all() for parameter in agent.policy.parameters())
-    assert agent.update(rollout).head_nonfinite == []
+    assert agent.update(rollout).figures.head_nonfinite == []
 
 
 #: Figures of an update that are taken over minibatches.
@@ -150,13 +150,13 @@ def test_a_minibatch_that_was_left_out_is_in_no_figure(
 ) -> None:
     agent = make_agent()
     result = update_with_drills(agent, make_rollout(agent), [Injection("op", quantity, kind, 1)])
-    assert result.minibatches_skipped == 1
+    assert result.figures.minibatches_skipped == 1
     for name in OVER_MINIBATCHES:
-        assert math.isfinite(getattr(result, name)), name
-    for name in HEAD_FIGURES:
-        by_head = getattr(result, f"head_{name}")
+        assert math.isfinite(getattr(result.figures, name)), name
+    for figure in HEAD_FIGURES:
+        by_head = figure.of(result.figures)
         assert "op" in by_head
-        assert all(map(math.isfinite, by_head.values())), name
+        assert all(map(math.isfinite, by_head.values())), figure.field
 
 
 def test_an_update_of_which_every_minibatch_was_left_out_has_no_figures(
@@ -164,11 +164,11 @@ def test_an_update_of_which_every_minibatch_was_left_out_has_no_figures(
 ) -> None:
     agent = make_agent(ppo_epochs=1, minibatches=1)
     result = update_with_drills(agent, make_rollout(agent), [Injection("op", "logits", "nan", 1)])
-    assert (result.minibatches, result.minibatches_skipped) == (1, 1)
+    assert (result.figures.minibatches, result.figures.minibatches_skipped) == (1, 1)
     for name in OVER_MINIBATCHES:
-        assert math.isnan(getattr(result, name)), name
-    for name in HEAD_FIGURES:
-        assert getattr(result, f"head_{name}") == {}, name
+        assert math.isnan(getattr(result.figures, name)), name
+    for figure in HEAD_FIGURES:
+        assert figure.of(result.figures) == {}, figure.field
     assert result.head_nan_detected["op"]
 
 
@@ -180,9 +180,11 @@ def test_a_minibatch_after_an_early_stop_is_in_no_figure(
     rollout = make_rollout(agent)
     make_rollout(free)  # so that both have drawn as many random numbers
     stopped, whole = agent.update(rollout), free.update(rollout)
-    assert stopped.minibatches_stopped >= 7
-    assert max(stopped.head_ratio_max.values()) < max(whole.head_ratio_max.values())
-    assert min(stopped.head_log_prob_min.values()) > min(whole.head_log_prob_min.values())
+    assert stopped.figures.minibatches_stopped >= 7
+    assert max(stopped.figures.head_ratio_max.values()) < max(whole.figures.head_ratio_max.values())
+    assert min(stopped.figures.head_log_prob_min.values()) > min(
+        whole.figures.head_log_prob_min.values()
+    )
 
 
 def test_a_drill_of_a_head_that_was_never_active_waits(
@@ -194,7 +196,7 @@ def test_a_drill_of_a_head_that_was_never_active_waits(
     drill = Injection("alpha_curve", "log_prob", "inf", 1)
     result = update_with_drills(agent, rollout, [drill])
     assert result.not_planted == (drill,)
-    assert result.head_nonfinite == []
+    assert result.figures.head_nonfinite == []
 
 
 def poisoned(rollout: Rollout, **parts: torch.Tensor) -> Rollout:
@@ -202,7 +204,7 @@ def poisoned(rollout: Rollout, **parts: torch.Tensor) -> Rollout:
 
 
 def sources(result: UpdateResult) -> set[tuple[str, str]]:
-    return {(seen.head, seen.quantity) for seen in result.head_nonfinite}
+    return {(seen.head, seen.quantity) for seen in result.figures.head_nonfinite}
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
@@ -216,7 +218,9 @@ def test_a_shared_failure_is_shared_and_not_eight_broken_heads(
     result = agent.update(poisoned(rollout, observations=observations))
     assert sources(result) == {(SHARED, "observations")}
     assert lit(result.head_inf_detected) == lit(result.head_nan_detected) == set()
-    assert result.minibatches_skipped == 4  # the host's minibatch, once in each of four epochs
+    assert (
+        result.figures.minibatches_skipped == 4
+    )  # the host's minibatch, once in each of four epochs
 
 
 def test_a_broken_trunk_is_shared(make_agent: AgentMaker, make_rollout: RolloutMaker) -> None:
@@ -226,9 +230,9 @@ def test_a_broken_trunk_is_shared(make_agent: AgentMaker, make_rollout: RolloutM
         agent.policy.feature_norm.weight[0] = torch.nan
     result = agent.update(rollout)
     assert sources(result) == {(SHARED, "parameters")}
-    (seen,) = result.head_nonfinite
+    (seen,) = result.figures.head_nonfinite
     assert (seen.phase, seen.part) == ("given", "feature_norm.weight")
-    assert result.minibatches_skipped == result.minibatches
+    assert result.figures.minibatches_skipped == result.figures.minibatches
 
 
 def test_a_non_finite_reward_is_found_in_the_advantages(
@@ -267,7 +271,7 @@ def test_minus_infinity_on_a_forbidden_choice_is_legal_and_on_the_one_taken_is_n
     masks[..., blueprint + 1] = False
     with torch.no_grad():
         agent.policy.heads.bias[blueprint + 1] = -torch.inf
-    assert agent.update(poisoned(rollout, masks=masks)).head_nonfinite == []
+    assert agent.update(poisoned(rollout, masks=masks)).figures.head_nonfinite == []
 
     rollout.actions[..., HEAD_NAMES.index("blueprint")] = 1
     result = agent.update(poisoned(rollout, masks=masks))
@@ -280,10 +284,10 @@ def test_fp16_overflow_of_the_loss_scale_is_counted_apart(
     agent = make_agent(amp="fp16", ppo_epochs=1, minibatches=2)
     agent.loss_scale.scale.fill_(2.0**126)
     result = agent.update(make_rollout(agent))
-    assert result.head_nonfinite == []
-    assert result.minibatches_rescaled == 2
-    assert result.minibatches_skipped == 0
-    assert result.loss_scale == 2.0**124
+    assert result.figures.head_nonfinite == []
+    assert result.figures.minibatches_rescaled == 2
+    assert result.figures.minibatches_skipped == 0
+    assert result.figures.loss_scale == 2.0**124
 
 
 def test_an_overflow_that_repeats_in_too_many_minibatches_is_an_alarm(
@@ -293,11 +297,13 @@ def test_an_overflow_that_repeats_in_too_many_minibatches_is_an_alarm(
     rollout = make_rollout(agent)
     agent.loss_scale.scale.fill_(2.0**126)
     results = [agent.update(rollout) for _ in range(5)]
-    assert [result.minibatches_rescaled for result in results] == [4, 4, 4, 4, 0]
+    assert [result.figures.minibatches_rescaled for result in results] == [4, 4, 4, 4, 0]
     assert [sources(result) for result in results[:4]] == [set()] * 4
     assert {quantity for _, quantity in sources(results[4])} == {"gradient"}
-    assert results[4].minibatches_skipped == 4
-    assert results[4].loss_scale == 2.0**106  # it goes on falling: it is too high all the same
+    assert results[4].figures.minibatches_skipped == 4
+    assert (
+        results[4].figures.loss_scale == 2.0**106
+    )  # it goes on falling: it is too high all the same
 
     agent.loss_scale.scale.fill_(2.0**10)
     assert sources(agent.update(rollout)) == set()  # a good update, and it starts over
@@ -312,8 +318,8 @@ def test_a_loss_scale_that_settles_over_many_short_updates_is_no_alarm(
     rollout = make_rollout(agent)
     rollout = poisoned(rollout, rewards=rollout.rewards * 1e4)
     results = [agent.update(rollout) for _ in range(12)]
-    assert sum(result.minibatches_rescaled for result in results) > 3
-    assert [result.head_nonfinite for result in results] == [[]] * 12
+    assert sum(result.figures.minibatches_rescaled for result in results) > 3
+    assert [result.figures.head_nonfinite for result in results] == [[]] * 12
 
 
 def test_how_often_the_loss_scale_overflowed_is_kept_through_a_resume(
@@ -338,9 +344,9 @@ def test_a_gradient_that_breaks_without_the_loss_scale_is_no_overflow(
     agent.policy.heads.bias.register_hook(lambda gradient: gradient * torch.nan)
     result = agent.update(make_rollout(agent))
     assert {quantity for _, quantity in sources(result)} == {"gradient"}
-    assert result.minibatches_rescaled == 0
-    assert result.minibatches_skipped == 2
-    assert result.loss_scale == scale  # it is not to blame
+    assert result.figures.minibatches_rescaled == 0
+    assert result.figures.minibatches_skipped == 2
+    assert result.figures.loss_scale == scale  # it is not to blame
 
 
 def test_the_loss_scale_never_falls_below_one(
@@ -359,7 +365,7 @@ def test_the_loss_scale_never_falls_below_one(
     agent.loss_scale.unscale_ = broken  # type: ignore[method-assign]
     result = agent.update(rollout)
     assert sources(result) == {(SHARED, "gradient")}
-    assert (result.loss_scale, result.minibatches_rescaled) == (1.0, 0)
+    assert (result.figures.loss_scale, result.figures.minibatches_rescaled) == (1.0, 0)
 
 
 def test_the_loss_scale_stops_growing(make_agent: AgentMaker) -> None:
@@ -376,13 +382,13 @@ def test_a_negative_second_moment_is_found_before_its_root_breaks_a_weight(
 ) -> None:
     agent = make_agent(ppo_epochs=1, minibatches=1)
     rollout = make_rollout(agent)
-    assert agent.update(rollout).head_nonfinite == []
+    assert agent.update(rollout).figures.head_nonfinite == []
     first_of_op = agent.policy.layout.offsets[-1]
     agent.state.moments_of(agent.policy.heads.bias)["exp_avg_sq"][first_of_op] = -10.0
     result = agent.update(rollout)
     assert sources(result) == {("op", "moments")}
     assert lit(result.head_nan_detected) == {"op"}
-    (seen,) = result.head_nonfinite
+    (seen,) = result.figures.head_nonfinite
     assert (seen.phase, seen.part) == ("given", "exp_avg_sq of heads.bias")
     assert agent.policy.heads.bias.isfinite().all()
     assert agent.state.unsound() == ["exp_avg_sq of heads.bias"]
@@ -397,10 +403,10 @@ def test_a_broken_step_counter_of_the_optimizer_is_named(
     agent.update(rollout)
     agent.optimizer.state[agent.parameters.flat]["step"].fill_(step)
     result = agent.update(rollout)
-    (seen,) = result.head_nonfinite
+    (seen,) = result.figures.head_nonfinite
     assert (seen.head, seen.quantity, seen.kind) == (SHARED, "moments", kind)
     assert (seen.phase, seen.part) == ("given", "step counter")
-    assert result.minibatches_skipped == 2
+    assert result.figures.minibatches_skipped == 2
     assert all(parameter.isfinite().all() for parameter in agent.policy.parameters())
 
 
@@ -413,13 +419,13 @@ def test_an_infinite_weight_that_saturates_is_reported_once(
     with torch.no_grad():
         agent.policy.get_parameter(name)[0] = torch.inf
     result = agent.update(rollout)
-    (seen,) = result.head_nonfinite
+    (seen,) = result.figures.head_nonfinite
     assert (seen.head, seen.quantity, seen.kind) == (SHARED, "parameters", "+inf")
     assert (seen.phase, seen.part) == ("given", name)
-    assert result.minibatches_skipped == 0
+    assert result.figures.minibatches_skipped == 0
     for _ in range(2):
         with passes(agent) as count:
-            assert agent.update(rollout).head_nonfinite == []
+            assert agent.update(rollout).figures.head_nonfinite == []
         assert len(count) == 1
     # What breaks beside it is found like anything else.
     result = update_with_drills(agent, rollout, [Injection("op", "logits", "nan", 1)])
@@ -440,7 +446,7 @@ def test_raw_minus_infinity_on_forbidden_choices_costs_no_second_pass(
 
     agent._run = masked  # type: ignore[method-assign]
     with passes(agent) as count:
-        assert agent.update(rollout).head_nonfinite == []
+        assert agent.update(rollout).figures.head_nonfinite == []
     assert len(count) == 1
 
 
@@ -473,7 +479,7 @@ def test_a_moment_that_is_not_finite_is_found_before_it_does_harm(
     agent.state.moments_of(layer.bias)[name][-1] = torch.inf
     result = agent.update(rollout)
     assert sources(result) == {(head, "moments")}
-    assert result.minibatches_skipped == 4
+    assert result.figures.minibatches_skipped == 4
     assert agent.state.unsound() == [f"{name} of {'heads' if head == 'op' else 'critic'}.bias"]
 
 
@@ -484,7 +490,7 @@ def test_gradients_whose_squares_overflow_are_clipped_and_learnt_from(
     before = agent.policy.critic.weight.clone()
     result = agent.update(make_rollout(agent))
     assert sources(result) == set()
-    assert result.gradient_norm > 1e20
+    assert result.figures.gradient_norm > 1e20
     assert not agent.policy.critic.weight.equal(before)
 
 
@@ -558,7 +564,6 @@ def test_an_event_carries_every_figure(make_agent: AgentMaker, make_rollout: Rol
     agent = make_agent()
     result = agent.update(make_rollout(agent))
     payload: Any = emitted(result, update=7)
-    for name, value in result.__dict__.items():
-        if name not in ("not_planted", "reproduced", "start"):
-            assert getattr(payload, name) == value, name
+    for name in UpdateFigures.__struct_fields__:
+        assert getattr(payload, name) == getattr(result.figures, name), name
     assert payload.update == 7

@@ -314,7 +314,7 @@ def test_an_inactive_head_stays_dark_beside_another_that_lights(
     rollout.actions[..., curve] = 0
     masks[..., rows_of(agent, "alpha_curve").start] = False
     rollout = with_parts(rollout, masks=masks)
-    assert agent.update(rollout).head_nonfinite == []
+    assert agent.update(rollout).figures.head_nonfinite == []
     taken = rows_of(agent, "op").start + int(rollout.actions[3, 2, HEAD_NAMES.index("op")])
     masks[3, 2, taken] = False
     replayed = replay(make_capsule(agent, rollout))

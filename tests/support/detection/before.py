@@ -116,10 +116,10 @@ def _complaint_of_a_quiet_update(
     result: UpdateResult, before: list[NonfiniteSighting]
 ) -> Complaint | None:
     """Return what is wrong with an update that has nothing to report but what was handed in."""
-    if result.head_nonfinite != before:
-        return ATTRIBUTION, f"more than was handed in: {result.head_nonfinite}"
-    if before[0].quantity == "logits" and result.minibatches_skipped:
-        return ATTRIBUTION, f"{result.minibatches_skipped} good minibatches were skipped"
+    if result.figures.head_nonfinite != before:
+        return ATTRIBUTION, f"more than was handed in: {result.figures.head_nonfinite}"
+    if before[0].quantity == "logits" and result.figures.minibatches_skipped:
+        return ATTRIBUTION, f"{result.figures.minibatches_skipped} good minibatches were skipped"
     return None
 
 
@@ -165,14 +165,19 @@ def run_hosts(stage: Stage, turn: int) -> tuple[str, Complaint | None] | None:
     result = stage.update(before=before)
     ended = stage.agent.parameters.flat.detach().clone()
     complaint = complaint_of_faults(result, expected, before)
-    if complaint is None and not expected and result.head_nonfinite != before:
-        complaint = ATTRIBUTION, f"more than was handed in: {result.head_nonfinite}"
+    if complaint is None and not expected and result.figures.head_nonfinite != before:
+        complaint = ATTRIBUTION, f"more than was handed in: {result.figures.head_nonfinite}"
     if complaint is None and not is_finite(stage):
         complaint = ATTRIBUTION, "the state is not finite afterwards"
     if complaint is None and not expected:
-        if result.minibatches_skipped:
-            complaint = ATTRIBUTION, f"{result.minibatches_skipped} good minibatches skipped"
-        elif count < hosts and torch.equal(start, ended) and not result.minibatches_rescaled:
+        if result.figures.minibatches_skipped:
+            complaint = (
+                ATTRIBUTION,
+                f"{result.figures.minibatches_skipped} good minibatches skipped",
+            )
+        elif (
+            count < hosts and torch.equal(start, ended) and not result.figures.minibatches_rescaled
+        ):
             complaint = ATTRIBUTION, "nothing was learnt from the other hosts"
     if complaint is None:
         stage.agent.load_state_dict(twin)

@@ -83,7 +83,7 @@ def run_sequence(stage: Stage, turn: int) -> Verdict | None:
         is_due = background is not overflowing_loss_scale and (
             (free and stage.config.amp != "fp16") or number > 0
         )
-        is_due = is_due and not result.minibatches_rescaled
+        is_due = is_due and not result.figures.minibatches_rescaled
         if complaint is None and is_due and stage.passes > 1:
             complaint = FALSE_ALARM, f"update {number + 1} made {stage.passes} passes"
         if complaint:
@@ -112,7 +112,7 @@ def run_endless_overflow(stage: Stage) -> Verdict | None:
 
 
 def _complaint_of_overflow(result: UpdateResult) -> Complaint | None:
-    groups = {(seen.head, seen.quantity) for seen in result.head_nonfinite}
+    groups = {(seen.head, seen.quantity) for seen in result.figures.head_nonfinite}
     if groups != {(SHARED, "gradient")}:
         return MISSED, f"the overflow of minibatch {EXCUSED_IN_A_ROW + 1} is reported as {groups}"
     return None

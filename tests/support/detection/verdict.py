@@ -20,12 +20,12 @@ Complaint = tuple[str, str]  # one of the above, and the details
 
 def complaint_of_clean(result: UpdateResult) -> Complaint | None:
     """Return what is wrong with the report of an update in which nothing broke."""
-    if result.head_nonfinite:
-        return FALSE_ALARM, f"reported {_shown(result.head_nonfinite)}"
+    if result.figures.head_nonfinite:
+        return FALSE_ALARM, f"reported {_shown(result.figures.head_nonfinite)}"
     if any((*result.head_inf_detected.values(), *result.head_nan_detected.values())):
         return FALSE_ALARM, "a light without a sighting"
-    if result.minibatches_skipped:
-        return FALSE_ALARM, f"{result.minibatches_skipped} good minibatches were skipped"
+    if result.figures.minibatches_skipped:
+        return FALSE_ALARM, f"{result.figures.minibatches_skipped} good minibatches were skipped"
     if not result.reproduced:
         return FALSE_ALARM, "reported as not reproduced"
     return None
@@ -41,7 +41,7 @@ def complaint_of_faults(
         expected: what must be in it, and what may be.
         before: sightings of acting and of hosts that were handed in.
     """
-    sightings = list(result.head_nonfinite)
+    sightings = list(result.figures.head_nonfinite)
     context = f"; expected {_wanted(expected)}; reported {_shown(sightings)}"
     for given in before:
         if given not in sightings:
@@ -172,7 +172,7 @@ def _complaint_of_lights(result: UpdateResult) -> Complaint | None:
     """Return which light disagrees with the sightings."""
     for lights, is_nan in ((result.head_nan_detected, True), (result.head_inf_detected, False)):
         for head, is_on in lights.items():
-            kinds = {seen.kind for seen in result.head_nonfinite if seen.head == head}
+            kinds = {seen.kind for seen in result.figures.head_nonfinite if seen.head == head}
             if is_on != ("nan" in kinds if is_nan else bool(kinds - {"nan"})):
                 kind = INNOCENT if is_on else MISSED
                 return kind, f"the {'NaN' if is_nan else 'Inf'} light of {head} is {is_on}"
@@ -185,7 +185,7 @@ def _complaint_of_result(
     """Return what is wrong with what the result says of the whole update."""
     if not any(sight.required for sight in expected):
         return None
-    shown = {(seen.head, seen.quantity) for seen in result.head_nonfinite}
+    shown = {(seen.head, seen.quantity) for seen in result.figures.head_nonfinite}
     reproduced = any(
         sight.reproduced
         for sight in expected
@@ -193,8 +193,11 @@ def _complaint_of_result(
     )
     if not before and result.reproduced != reproduced:
         return ATTRIBUTION, f"the update is reported with reproduced={result.reproduced}"
-    if not before and not reproduced and result.minibatches_skipped:
-        return ATTRIBUTION, f"{result.minibatches_skipped} minibatches skipped of a clean pass"
+    if not before and not reproduced and result.figures.minibatches_skipped:
+        return (
+            ATTRIBUTION,
+            f"{result.figures.minibatches_skipped} minibatches skipped of a clean pass",
+        )
     return None
 
 

@@ -127,7 +127,7 @@ class Setup:
 
     def train(self) -> None:
         """Make one healthy update, so that the optimizer has moments."""
-        if self.agent.update(self.rollout).head_nonfinite:
+        if self.agent.update(self.rollout).figures.head_nonfinite:
             raise RuntimeError("the update before the fault was not healthy")
 
     def add_user_code(self, layer: str, code: Callable[[Tensor], Tensor]) -> None:
@@ -208,7 +208,7 @@ def capsule_of(setup: Setup) -> Capsule | None:
         minibatches_per_epoch=result.start.minibatches_per_epoch,
         old_log_probs=result.start.old_log_probs,
         injections=[],
-        sightings=sighting_fields(result.head_nonfinite),
+        sightings=sighting_fields(result.figures.head_nonfinite),
         versions={"torch": str(torch.__version__)},
         threads=torch.get_num_threads(),
         device="cpu",

@@ -1,27 +1,34 @@
-"""Folds a run's events into what Sanctum shows. Pure: no clock, no files, no device.
+"""Aggregator: folds the events of a run into the state that Sanctum shows. No I/O, no clock.
 
-Latches and their evidence are joined, so they do not care for order or repetition. Everything else
-follows the order of event ids, and an event that was seen already changes nothing but those.
+Latches and evidence are joined, so they do not depend on the order or repetition of events. All
+other state follows the order of event ids: an event that was applied before changes only latches
+and evidence.
 """
 
 import copy
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from esper.karn.sanctum.fold import decision_states, event_log, host_ledger
-from esper.karn.sanctum.fold.attention import light_of
 from esper.karn.sanctum.fold.evidence import EvidenceLedger
 from esper.karn.sanctum.fold.host_ledger import HostLedger
 from esper.karn.sanctum.fold.incident_ledger import IncidentLedger
 from esper.karn.sanctum.fold.latches import Latches
-from esper.karn.sanctum.fold.log_book import LogBook
+from esper.karn.sanctum.fold.log_book import LogBook, event_kind
 from esper.karn.sanctum.fold.run_ledger import RunLedger
-from esper.karn.sanctum.fold.states import machine_state, tamiyo_state, training_state
+from esper.karn.sanctum.fold.states import (
+    counted_intervention,
+    machine_state,
+    tamiyo_state,
+    training_state,
+)
 from esper.karn.sanctum.fold.update_history import score_history, update_history
 from esper.karn.sanctum.schema import (
     DecisionState,
+    HostState,
+    IncidentState,
     InterventionState,
     LogEntry,
     RunState,
@@ -29,7 +36,6 @@ from esper.karn.sanctum.schema import (
     TamiyoState,
     TrainingState,
 )
-from esper.karn.store.sightings import UNKNOWN_QUANTITY
 from esper.leyline.heads import HEAD_CHOICES
 from esper.leyline.incident_files import Incident
 from esper.leyline.telemetry import (
@@ -50,21 +56,34 @@ from esper.leyline.telemetry import (
     SeedTransitioned,
     StepCompleted,
     UnknownPayload,
-    kind_of,
 )
 
-#: Updates of which more is kept than their histories: a resume goes back by no more as a rule.
+#: Number of last updates that are kept whole; a resume rarely goes back further.
 UPDATES_KEPT: Final = 32
 
 
+@dataclass
+class _Parts:
+    """Parts of the last snapshot; None where an event has changed the part since."""
+
+    heads: dict[str, tuple[str, ...]] | None = None
+    history: dict[str, tuple[float, ...]] | None = None
+    tamiyo: TamiyoState | None = None
+    training: TrainingState | None = None
+    incidents: tuple[IncidentState, ...] | None = None
+    hosts: tuple[HostState, ...] | None = None
+    decisions: tuple[DecisionState, ...] | None = None
+    log: tuple[LogEntry, ...] | None = None
+
+
 class SanctumAggregator:
-    """The state of one run, built up event by event."""
+    """The state of one run, updated event by event."""
 
     def __init__(self) -> None:
         self._last_id = 0
         self._latches = Latches()
-        self._reported = Latches()  # of those, what events have said
-        self._newest_update = 0  # ever completed, before a resume went back too
+        self._reported = Latches()  # the latches that were set by events
+        self._newest_update = 0  # ever completed, including updates before a resume went back
         self._lacks_updates = False
         self._evidence = EvidenceLedger()
         self._run = RunLedger()
@@ -78,33 +97,40 @@ class SanctumAggregator:
         self._hosts = HostLedger()
         self._decision: DecisionsTaken | None = None  # of the step that is shown
         self._log = LogBook()
-        self._incident_line = (0, 0)  # of the last bad update: its number, and its event
         self._snapshot: SanctumSnapshot | None = None
-        self._made: dict[str, Any] = {}  # parts of the last snapshot that still hold
+        self._parts = _Parts()
 
     def copy(self) -> "SanctumAggregator":
-        """Return an aggregator that goes on from here by itself."""
+        """Return an independent copy."""
         other = copy.copy(self)
-        for name in _MUTABLE:
-            setattr(other, name, getattr(self, name).copy())
+        # All other attributes are immutable.
+        other._run = self._run.copy()
+        other._evidence = self._evidence.copy()
+        other._updates = self._updates.copy()
+        other._history = self._history.copy()
+        other._scores = self._scores.copy()
+        other._incidents = self._incidents.copy()
+        other._hosts = self._hosts.copy()
+        other._log = self._log.copy()
+        other._parts = replace(self._parts)
         return other
 
     def without_heartbeat(self) -> "SanctumAggregator":
-        """Return a copy that knows of the run's events alone."""
+        """Return a copy without the state that comes from heartbeats."""
         other = self.copy()
         other._run.heartbeat = None
         other._log.forget_heartbeats()
         other._snapshot = None
-        other._made.pop("log", None)
+        other._parts.log = None
         return other
 
     @property
     def last_id(self) -> int:
-        """The id of the newest event that was taken in."""
+        """Id of the newest event that was applied."""
         return self._last_id
 
     def apply(self, event: Event) -> None:
-        """Take in one event. Of an id that is not new, only what an update saw is taken in."""
+        """Apply one event. An update that was applied before changes only latches and evidence."""
         payload = event.payload
         is_new = event.id > self._last_id
         if is_new or isinstance(payload, (PPOUpdatePayload, Heartbeat)):
@@ -115,30 +141,32 @@ class SanctumAggregator:
             self._run.note_event(event)
 
     def join_sightings(self, sightings: Iterable[tuple[int, NonfiniteSighting]]) -> None:
-        """Take in what else is known to have been seen, each with its update; no light goes out."""
+        """Join sightings that are known from elsewhere. Joining never turns a light off.
+
+        Args:
+            sightings: the sightings, each with the number of its update.
+        """
         latches, evidence = self._latches, self._evidence.copy()
         for update, seen in sightings:
             latches = latches.join(Latches.of_sightings(update, [seen]))
-            evidence.take_in_sightings(update, [seen])
+            evidence.join_sightings(update, [seen])
         if (latches, evidence) != (self._latches, self._evidence):
             self._latches, self._evidence = latches, evidence
-            self._has_changed("heads", "tamiyo")
-            self._snapshot = None
+            self._parts.heads = self._parts.tamiyo = self._snapshot = None
 
     def join_capsules(self, capsules: Sequence[Incident]) -> None:
-        """Take in which incidents are kept on the disk, whatever events say of them."""
+        """Set the incidents whose capsules are on disk; they override what events say."""
         if self._incidents.join_capsules(capsules):
-            self._has_changed("incidents")
-            self._snapshot = None
+            self._parts.incidents = self._snapshot = None
 
     def lacks_capsule(self, capsules: Sequence[Incident]) -> bool:
-        """Return whether an event tells of a capsule that is not among these."""
+        """Return whether an event mentions a capsule that is not among these."""
         return self._incidents.lacks_capsule(capsules)
 
     def note_hidden_damage(self) -> None:
-        """Count an event of which it is only known that it must have told of a light."""
+        """Count a lost event that must have set a latch, as other tables of the store show."""
         self._run.note_damage()
-        reason = "no event tells of a light that the store's other tables have"
+        reason = "a light in the store's other tables has no event"
         payload = DamagedPayload(kind="ppo_update", reason=reason)
         at = self._run.last_event_at or 0.0
         self._say(Event(id=self._last_id, time=at, payload=payload), "error", reason)
@@ -146,103 +174,55 @@ class SanctumAggregator:
 
     @property
     def newest_update(self) -> int:
-        """The newest update that any event completed; a resume may have gone back before it."""
+        """The newest update ever completed; a resume may have gone back before it."""
         return self._newest_update
 
     @property
     def lacks_updates(self) -> bool:
-        """Whether the run was resumed after an update of which there is no event."""
+        """Whether the run was resumed after an update that has no event."""
         return self._lacks_updates
 
     def sightings(self) -> list[tuple[int, NonfiniteSighting]]:
-        """Return what put the lights on that are on, each with an update."""
-        found = [
-            (
-                first.update,
-                NonfiniteSighting(
-                    head=first.head,
-                    quantity=first.quantity,
-                    kind=first.kind,
-                    count=0,
-                    epoch=first.epoch,
-                    minibatch=first.minibatch,
-                    phase=first.phase,
-                    host=first.host,
-                    step=first.step,
-                    part=first.part,
-                    reproduced=self._latches.is_reproduced(
-                        (first.head, first.quantity, first.kind)
-                    ),
-                    planted=(first.head, first.quantity, first.kind) not in self._latches.genuine,
-                ),
-            )
-            for first in self._latches.first.values()
-        ]
-        known = {(seen.head, light_of(seen.kind)) for _, seen in found}
-        for light, heads in (("inf", self._latches.inf), ("nan", self._latches.nan)):
-            found += [
-                (
-                    self._newest_update,
-                    NonfiniteSighting(
-                        head=head,
-                        quantity=UNKNOWN_QUANTITY,
-                        kind=light,
-                        count=0,
-                        epoch=0,
-                        minibatch=0,
-                    ),
-                )
-                for head in heads
-                if (head, light) not in known
-            ]
-        return found
+        """Return a sighting for each light that is on, with the number of its update."""
+        return self._latches.sightings(self._newest_update)
 
     @property
     def is_end_lost(self) -> bool:
-        """Whether the run may have ended with an event that cannot be read or understood."""
+        """Whether the event of the run's end may be damaged or unknown."""
         return self._run.is_end_lost
 
     def snapshot(self) -> SanctumSnapshot:
-        """Return the state of now; the same object as before if nothing was applied since.
+        """Return the current state.
 
-        So it is with its parts: what no event has changed is the same object again.
+        The snapshot, and each part of it, is the same object as before if no event changed it.
         """
         if self._snapshot is None:
             self._snapshot = SanctumSnapshot(
                 run=self._run_state(),
                 machine=machine_state(self._run.heartbeat),
-                tamiyo=self._part("tamiyo", self._tamiyo_state),
-                training=self._part("training", self._training_state),
+                tamiyo=self._tamiyo_state(),
+                training=self._training_state(),
                 interventions=self._intervention_state(),
-                incidents=self._part("incidents", self._incidents.states),
-                hosts=self._part("hosts", self._hosts.states),
-                decisions=self._part("decisions", self._decision_states),
-                log=self._part("log", self._log.entries),
+                incidents=self._incident_states(),
+                hosts=self._host_states(),
+                decisions=self._decision_states(),
+                log=self._log_entries(),
                 last_event_id=self._last_id,
             )
         return self._snapshot
-
-    def _part(self, name: str, make: Callable[[], Any]) -> Any:
-        if name not in self._made:
-            self._made[name] = make()
-        return self._made[name]
-
-    def _has_changed(self, *parts: str) -> None:
-        for part in parts:
-            self._made.pop(part, None)
 
     def _handle_run_started(self, event: Event, payload: RunStarted) -> None:
         is_first = self._run.start is None
         self._run.begin(payload)
         self._hosts.clear()
         self._decision = None
-        self._made.clear()
+        self._parts = _Parts()
         resumed_from = payload.resumed_from_update
         if resumed_from is None and not is_first:
-            resumed_from = 0  # there was no checkpoint, so it begins again
+            resumed_from = 0  # without a checkpoint, training starts again
         if resumed_from is not None:
             self._lacks_updates |= resumed_from > self._newest_update
-            # What was trained after the checkpoint is trained again, and told again.
+            # Updates after the checkpoint are trained and reported again.
             while self._updates and self._updates[-1].update > resumed_from:
                 self._updates.pop()
             self._history.drop_after(resumed_from)
@@ -260,28 +240,24 @@ class SanctumAggregator:
         if damage is not None:
             self._count_damage(event, damage)
             return
-        self._hosts.take_in(payload)
+        self._hosts.add(payload)
         self._run.note_step(event.time, payload)
-        self._has_changed("hosts")
+        self._parts.hosts = None
         decision = self._decision
-        # A decision comes before its step; one of another step would stand beside the wrong hosts.
+        # A decision precedes its step; a decision of another step does not belong to these hosts.
         if decision and (decision.update, decision.step) != (payload.update, payload.step):
-            self._decision = None
-            self._has_changed("decisions")
+            self._decision = self._parts.decisions = None
 
     def _handle_decisions_taken(self, event: Event, payload: DecisionsTaken) -> None:
-        damage = decision_states.damage_of(payload, self._told_heads())
+        damage = decision_states.damage_of(payload, self._reported_heads())
         if damage is not None:
             self._count_damage(event, damage)
             return
         self._decision = payload
-        self._has_changed("decisions")
+        self._parts.decisions = None
 
     def _handle_seed_transitioned(self, event: Event, payload: SeedTransitioned) -> None:
-        start = self._run.start
-        line = event_log.transition(
-            payload, start.slots if start else (), start.blueprints if start else ()
-        )
+        line = event_log.transition(payload, self._run.slots, self._run.blueprints)
         if line is not None:
             self._say(event, "info", line, host=payload.host)
 
@@ -290,17 +266,15 @@ class SanctumAggregator:
         score = event_log.mean(payload.score)
         if score is not None:
             self._scores.add(payload.update, score)
-            self._has_changed("training")
-        start = self._run.start
-        episodes = start.episodes if start else 0
-        self._say(event, "info", event_log.episodes_done(payload, episodes, score))
+            self._parts.training = None
+        self._say(event, "info", event_log.episodes_done(payload, self._run.episodes, score))
 
     def _handle_ppo_update(self, event: Event, payload: PPOUpdatePayload) -> None:
-        """OR what was detected into the lights; an absent or False entry changes nothing."""
+        """Set the latch of each head that was detected; absent or False entries change nothing."""
         found = Latches.of(payload)
-        self._has_changed("heads", "tamiyo")
+        self._parts.heads = self._parts.tamiyo = None
         if found.inf or found.nan:
-            self._evidence.take_in(payload)
+            self._evidence.join_update(payload)
             for head, host, line in event_log.newly_lit(self._reported, found, payload.update):
                 self._say(event, "latch", line, head=head, host=host, update=payload.update)
             self._reported = self._reported.join(found)
@@ -315,30 +289,18 @@ class SanctumAggregator:
         self._run.note_update(event.time)
         self._skipped_in_run += payload.minibatches_skipped
         self._rescaled_in_run += payload.minibatches_rescaled
-        self._has_changed("history", "training")
+        self._parts.history = self._parts.training = None
         if payload.minibatches_skipped:
             self._say(event, "warning", event_log.skipped(payload), update=payload.update)
 
     def _handle_intervention_taken(self, event: Event, payload: InterventionTaken) -> None:
-        before = self._interventions
-        match payload.action:
-            case "repeat":
-                after = replace(before, updates_repeated=before.updates_repeated + 1)
-            case "skip":
-                after = replace(before, updates_skipped=before.updates_skipped + 1)
-            case "rollback":
-                after = replace(before, updates_rolled_back=before.updates_rolled_back + 1)
-            case "halt":
-                after = replace(before, halts=before.halts + 1)
-            case _:
-                after = before  # a newer writer's; its line in the log says what it did
-        self._interventions = after
+        self._interventions = counted_intervention(self._interventions, payload.action)
         level = "warning" if payload.action in ("repeat", "skip") else "error"
         self._say(event, level, event_log.intervention(payload), update=payload.update)
 
     def _handle_incident_recorded(self, event: Event, payload: IncidentRecorded) -> None:
-        self._incidents.take_in(payload)
-        self._has_changed("incidents")
+        self._incidents.add(payload)
+        self._parts.incidents = None
         self._say(event, "info", event_log.incident(payload), update=payload.update)
 
     def _handle_checkpoint_written(self, event: Event, payload: CheckpointWritten) -> None:
@@ -353,7 +315,7 @@ class SanctumAggregator:
         before = self._run.heartbeat
         self._run.heartbeat = payload
         if payload.events_lost > (before.events_lost if before else 0):
-            text = f"events the monitor could not store: {payload.events_lost} ({payload.error})"
+            text = f"events that could not be stored: {payload.events_lost} ({payload.error})"
             self._say(event, "error", text)
 
     def _handle_notice(self, event: Event, payload: Notice) -> None:
@@ -366,7 +328,7 @@ class SanctumAggregator:
 
     def _handle_unknown(self, event: Event, payload: UnknownPayload) -> None:
         if self._run.note_unknown(payload.kind):
-            text = f"this version does not know {payload.kind!r} events, and passes over them"
+            text = f"this version does not know {payload.kind!r} events and ignores them"
             self._say(event, "warning", text)
 
     def _handle_damaged(self, event: Event, payload: DamagedPayload) -> None:
@@ -374,8 +336,7 @@ class SanctumAggregator:
 
     def _count_damage(self, event: Event, reason: str) -> None:
         self._run.note_damage()
-        kind = _kind_of(event)
-        self._say(event, "error", f"event {event.id} ({kind}) is damaged: {reason}")
+        self._say(event, "error", f"event {event.id} ({event_kind(event)}) is damaged: {reason}")
 
     def _say(
         self,
@@ -387,59 +348,47 @@ class SanctumAggregator:
         head: str | None = None,
         update: int = 0,
     ) -> None:
-        """Add a line to the log.
+        """Add a line to the log; arguments as in `LogBook.add_line`."""
+        event_id = event.id or self._last_id
+        self._log.add_line(event, event_id, level, text, host=host, head=head, update=update)
+        self._parts.log = None
 
-        Args:
-            event: that it tells of.
-            level: of the line.
-            text: of the line.
-            host, head: that it is about, if it is about one.
-            update: the bad update that it is about: of its lines, the first leads and the others
-                are details, unless they are errors.
-        """
-        lead = 0
-        if update and self._incident_line[0] != update:
-            self._incident_line = update, event.id or self._last_id
-        elif update and level != "error":
-            lead = self._incident_line[1]
-        entry = LogEntry(
-            event_id=event.id or self._last_id,
-            time=event.time,
-            level=level,
-            text=text,
-            kind=_kind_of(event),
-            host=host,
-            head=head,
-            lead=lead,
-        )
-        self._log.add(entry)
-        self._has_changed("log")
-
-    def _told_heads(self) -> Mapping[str, Sequence[str]]:
+    def _reported_heads(self) -> Mapping[str, Sequence[str]]:
         start = self._run.start
         return start.heads if start and start.heads else HEAD_CHOICES
 
     def _heads(self) -> dict[str, tuple[str, ...]]:
         """Return the run's heads and their choices, and any other head that is lit."""
-        heads = {head: tuple(choices) for head, choices in self._told_heads().items()}
-        for head in sorted(self._latches.heads() - heads.keys()):
-            heads[head] = ()
-        return heads
+        if self._parts.heads is None:
+            heads = {head: tuple(choices) for head, choices in self._reported_heads().items()}
+            for head in sorted(self._latches.heads() - heads.keys()):
+                heads[head] = ()
+            self._parts.heads = heads
+        return self._parts.heads
+
+    def _histories(self) -> dict[str, tuple[float, ...]]:
+        if self._parts.history is None:
+            self._parts.history = self._history.values()
+        return self._parts.history
 
     def _tamiyo_state(self) -> TamiyoState:
-        heads = list(self._part("heads", self._heads))
-        last = self._updates[-1] if self._updates else None
-        history = self._part("history", self._history.values)
-        return tamiyo_state(heads, self._latches, self._evidence, last, history)
+        if self._parts.tamiyo is None:
+            last = self._updates[-1] if self._updates else None
+            self._parts.tamiyo = tamiyo_state(
+                list(self._heads()), self._latches, self._evidence, last, self._histories()
+            )
+        return self._parts.tamiyo
 
     def _training_state(self) -> TrainingState:
-        return training_state(
-            self._updates[-1] if self._updates else None,
-            self._part("history", self._history.values),
-            self._scores.values().get("score", ()),
-            skipped_in_run=self._skipped_in_run,
-            rescaled_in_run=self._rescaled_in_run,
-        )
+        if self._parts.training is None:
+            self._parts.training = training_state(
+                self._updates[-1] if self._updates else None,
+                self._histories(),
+                self._scores.values().get("score", ()),
+                skipped_in_run=self._skipped_in_run,
+                rescaled_in_run=self._rescaled_in_run,
+            )
+        return self._parts.training
 
     def _intervention_state(self) -> InterventionState:
         incidents, not_kept = self._incidents.counts()
@@ -448,28 +397,34 @@ class SanctumAggregator:
             self._interventions = replace(before, incidents=incidents, incidents_not_kept=not_kept)
         return self._interventions
 
+    def _incident_states(self) -> tuple[IncidentState, ...]:
+        if self._parts.incidents is None:
+            self._parts.incidents = self._incidents.states()
+        return self._parts.incidents
+
+    def _host_states(self) -> tuple[HostState, ...]:
+        if self._parts.hosts is None:
+            self._parts.hosts = self._hosts.states()
+        return self._parts.hosts
+
     def _decision_states(self) -> tuple[DecisionState, ...]:
-        return decision_states.decision_states(self._decision, self._told_heads())
+        if self._parts.decisions is None:
+            self._parts.decisions = decision_states.decision_states(
+                self._decision, self._reported_heads()
+            )
+        return self._parts.decisions
+
+    def _log_entries(self) -> tuple[LogEntry, ...]:
+        if self._parts.log is None:
+            self._parts.log = self._log.entries()
+        return self._parts.log
 
     def _run_state(self) -> RunState:
         speed = self._hosts.samples_per_second()
         if speed is None and self._updates:
             speed = self._updates[-1].samples_per_second
-        return self._run.state(self._hosts.last, self._part("heads", self._heads), speed)
+        return self._run.state(self._hosts.last, self._heads(), speed)
 
-
-#: What of an aggregator changes in place, and so must be copied with it.
-_MUTABLE: Final = (
-    "_run",
-    "_evidence",
-    "_updates",
-    "_history",
-    "_scores",
-    "_incidents",
-    "_hosts",
-    "_log",
-    "_made",
-)
 
 _HANDLERS: Final[dict[type, Callable[[SanctumAggregator, Event, Any], None]]] = {
     RunStarted: SanctumAggregator._handle_run_started,
@@ -488,8 +443,3 @@ _HANDLERS: Final[dict[type, Callable[[SanctumAggregator, Event, Any], None]]] = 
     UnknownPayload: SanctumAggregator._handle_unknown,
     DamagedPayload: SanctumAggregator._handle_damaged,
 }
-
-
-def _kind_of(event: Event) -> str:
-    payload = event.payload
-    return payload.kind if isinstance(payload, DamagedPayload) else kind_of(payload)

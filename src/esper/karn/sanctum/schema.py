@@ -1,13 +1,14 @@
-"""What Sanctum knows: plain data that the aggregator fills and the widgets read.
+"""The state of a run at one moment: plain data that the aggregator fills and the screens show.
 
-Everything is a value of one moment. Widgets and the command line see a `SanctumSnapshot` and
-nothing else of a run. Histories are tuples, oldest first, and bounded.
+Screens and the command line read a run through a `SanctumSnapshot` only. Histories are tuples,
+oldest first, of bounded length.
 """
 
 from dataclasses import dataclass, field
 
+from esper.leyline.head_figures import HeadFigures
 from esper.leyline.heads import HEAD_CHOICES, HEAD_NAMES
-from esper.leyline.telemetry import GROUPS
+from esper.leyline.telemetry import GROUPS, UpdateFigures
 
 
 def _dark() -> dict[str, bool]:
@@ -26,14 +27,14 @@ class FirstSighting:
     kind: str  # "nan", "+inf" or "-inf"
     quantity: str
     update: int
-    epoch: int  # 0, as the minibatch, in a phase before the first minibatch
-    minibatch: int
+    epoch: int  # counted from 1; 0 in a phase before the first minibatch
+    minibatch: int  # counted from 1; 0 in a phase before the first minibatch
     phase: str = "update"  # one of PHASES
-    host: int | None = None  # counted from 0; None: not of a single host
-    step: int | None = None  # of the episode, counted from 1
+    host: int | None = None  # counted from 0; None: not in a single host
+    step: int | None = None  # step of the episode, counted from 1
     part: str = ""  # the tensor, where the quantity has several
     reproduced: bool = True  # False: its phase was repeated, and it was never seen again
-    planted: bool = False  # only drills have caused it
+    planted: bool = False  # caused by drills only
 
 
 @dataclass(frozen=True)
@@ -44,60 +45,55 @@ class Evidence:
     quantity: str
     kind: str  # "nan", "+inf" or "-inf"; "inf" where the sign was not reported
     first_update: int
-    first_epoch: int  # 0, as the minibatch, before the first one or where it was not reported
+    # Epochs and minibatches are 0 before the first minibatch and where they were not reported.
+    first_epoch: int
     first_minibatch: int
     last_update: int
-    last_epoch: int  # 0, as the minibatch, before the first one or where it was not reported
+    last_epoch: int
     last_minibatch: int
-    updates: int  # in which it was seen
-    minibatches: int  # in which it was seen; none of an update that did not report them
+    updates: int  # number of updates in which it was seen
+    minibatches: int  # number of minibatches in which it was seen, as far as they were reported
     is_active: bool  # seen in the last update
     first_phase: str = "update"  # one of PHASES
-    first_host: int | None = None  # counted from 0; None: not of a single host
-    first_step: int | None = None  # of the episode, counted from 1
+    first_host: int | None = None  # counted from 0; None: not in a single host
+    first_step: int | None = None  # step of the episode, counted from 1
     first_part: str = ""  # the tensor, where the quantity has several
     last_phase: str = "update"
     last_part: str = ""
-    steps: int = 0  # steps of episodes in which it was seen
-    other_hosts: tuple[int, ...] = ()  # beside the first, in whose training its first update saw it
+    steps: int = 0  # number of steps of episodes in which it was seen
+    other_hosts: tuple[int, ...] = ()  # hosts after the first whose training had it in that update
     reproduced: bool = True  # False: never seen again when its update was repeated
-    planted: bool = False  # only drills have caused it
-
-
-@dataclass(frozen=True)
-class HeadTrend:
-    """The last updates of one head, oldest first; non-finite values are kept."""
-
-    entropy: tuple[float, ...] = ()
-    gradient_norm: tuple[float, ...] = ()
-    ratio_max: tuple[float, ...] = ()
-    clip_fraction: tuple[float, ...] = ()
+    planted: bool = False  # caused by drills only
 
 
 @dataclass(frozen=True)
 class TamiyoState:
-    """The run's numerical health. Dictionaries are keyed by head name, if not said otherwise."""
+    """The numerical health of the policy. Dictionaries are keyed by head name unless noted."""
 
     head_inf_latch: dict[str, bool] = field(default_factory=_dark)  # TELE-303
     head_nan_latch: dict[str, bool] = field(default_factory=_dark)  # TELE-302
     head_inf_active: dict[str, bool] = field(default_factory=_dark)  # in the last update
     head_nan_active: dict[str, bool] = field(default_factory=_dark)
-    # Of GROUPS, keyed by group:
+    # Keyed by group, one of GROUPS:
     group_inf_latch: dict[str, bool] = field(default_factory=_dark_groups)
     group_nan_latch: dict[str, bool] = field(default_factory=_dark_groups)
     group_inf_active: dict[str, bool] = field(default_factory=_dark_groups)  # in the last update
     group_nan_active: dict[str, bool] = field(default_factory=_dark_groups)
-    first: tuple[FirstSighting, ...] = ()  # in order of sighting: the first is the first-out
+    first: tuple[FirstSighting, ...] = ()  # in order of time: the first is the first-out
     evidence: tuple[Evidence, ...] = ()  # in order of first sighting
-    head_entropy: dict[str, float] = field(default_factory=dict)
-    head_gradient_norm: dict[str, float] = field(default_factory=dict)
-    head_ratio_max: dict[str, float] = field(default_factory=dict)
-    head_clip_fraction: dict[str, float] = field(default_factory=dict)
-    head_kl: dict[str, float] = field(default_factory=dict)
-    head_log_prob_min: dict[str, float] = field(default_factory=dict)
-    head_log_prob_max: dict[str, float] = field(default_factory=dict)
-    head_active_fraction: dict[str, float] = field(default_factory=dict)
-    head_trend: dict[str, HeadTrend] = field(default_factory=dict)
+    figures: HeadFigures = field(default_factory=HeadFigures)  # of the last update
+    # Histories of the figures that are charted, by field of HeadFigures and head; non-finite values
+    # included.
+    head_history: dict[str, dict[str, tuple[float, ...]]] = field(default_factory=dict)
+
+    def history(self, figure: str, head: str) -> tuple[float, ...]:
+        """Return the history of a head's figure; empty if none is kept.
+
+        Args:
+            figure: a field of `HeadFigures`.
+            head: name of the head.
+        """
+        return self.head_history.get(figure, {}).get(head, ())
 
     def latch(self, light: str) -> dict[str, bool]:
         """Return whether a light ("inf" or "nan") was ever on, by head and then by group."""
@@ -106,13 +102,13 @@ class TamiyoState:
         return self.head_nan_latch | self.group_nan_latch
 
     def active(self, light: str) -> dict[str, bool]:
-        """Return whether the last update turned a light ("inf" or "nan") on, as `latch` does."""
+        """Return whether the last update turned a light ("inf" or "nan") on, keyed like `latch`."""
         if light == "inf":
             return self.head_inf_active | self.group_inf_active
         return self.head_nan_active | self.group_nan_active
 
     def planted(self, light: str) -> dict[str, bool]:
-        """Return whether a light ("inf" or "nan") is on and only drills caused it, as `latch`."""
+        """Return whether a light ("inf" or "nan") was caused by drills only, keyed like `latch`."""
         rows = [row for row in self.evidence if (row.kind == "nan") == (light == "nan")]
         drilled = {row.head for row in rows} - {row.head for row in rows if not row.planted}
         return {head: is_lit and head in drilled for head, is_lit in self.latch(light).items()}
@@ -120,22 +116,14 @@ class TamiyoState:
 
 @dataclass(frozen=True)
 class TrainingState:
-    """The PPO update as a whole; histories have one entry per update."""
+    """The figures of the last PPO update as a whole, with their histories.
 
-    policy_loss: float | None = None  # None before the first update
-    value_loss: float | None = None
-    entropy: float | None = None
-    approximate_kl: float | None = None
-    clip_fraction: float | None = None
-    explained_variance: float | None = None
-    gradient_norm: float | None = None
-    learning_rate: float | None = None
-    minibatches: int = 0
-    minibatches_skipped: int = 0
-    skipped_in_run: int = 0
-    minibatches_rescaled: int = 0  # left out because the fp16 loss scale was too high: ordinary
-    rescaled_in_run: int = 0
-    loss_scale: float | None = None  # None unless training is in fp16
+    A figure is not measured before the first update, and where no minibatch was learned from.
+    """
+
+    figures: UpdateFigures | None = None  # of the last update; None before the first
+    skipped_in_run: int = 0  # minibatches of the run that were skipped as non-finite
+    rescaled_in_run: int = 0  # minibatches of the run that were left out by fp16 loss scaling
     policy_loss_history: tuple[float, ...] = ()
     value_loss_history: tuple[float, ...] = ()
     entropy_history: tuple[float, ...] = ()
@@ -145,30 +133,92 @@ class TrainingState:
     gradient_norm_history: tuple[float, ...] = ()
     score: float | None = None  # mean terminal score of the last batch of episodes
     score_history: tuple[float, ...] = ()
-    # Shares of the last update's time, its episodes included: "hosts", "acting" and "update".
+    # Fractions of the time of the last update and its episodes: "hosts", "acting" and "update".
     time_shares: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def policy_loss(self) -> float | None:
+        """Policy loss; None if not measured."""
+        return None if self.figures is None else self.figures.measured(self.figures.policy_loss)
+
+    @property
+    def value_loss(self) -> float | None:
+        """Value loss; None if not measured."""
+        return None if self.figures is None else self.figures.measured(self.figures.value_loss)
+
+    @property
+    def entropy(self) -> float | None:
+        """Entropy of all heads together, in nats; None if not measured."""
+        return None if self.figures is None else self.figures.measured(self.figures.entropy)
+
+    @property
+    def approximate_kl(self) -> float | None:
+        """Approximate KL divergence, in nats; None if not measured."""
+        return None if self.figures is None else self.figures.measured(self.figures.approximate_kl)
+
+    @property
+    def clip_fraction(self) -> float | None:
+        """Fraction of steps outside the clip range; None if not measured."""
+        return None if self.figures is None else self.figures.measured(self.figures.clip_fraction)
+
+    @property
+    def explained_variance(self) -> float | None:
+        """Variance of the returns that the critic explains; None if not measured."""
+        return (
+            None if self.figures is None else self.figures.measured(self.figures.explained_variance)
+        )
+
+    @property
+    def gradient_norm(self) -> float | None:
+        """Gradient norm over all parameters, before clipping; None if not measured."""
+        return None if self.figures is None else self.figures.measured(self.figures.gradient_norm)
+
+    @property
+    def learning_rate(self) -> float | None:
+        """Learning rate; None before the first update."""
+        return None if self.figures is None else self.figures.learning_rate
+
+    @property
+    def loss_scale(self) -> float | None:
+        """Loss scale after the update; None without fp16."""
+        return None if self.figures is None else self.figures.loss_scale
+
+    @property
+    def minibatches(self) -> int:
+        """Minibatches of the last update."""
+        return 0 if self.figures is None else self.figures.minibatches
+
+    @property
+    def minibatches_skipped(self) -> int:
+        """Minibatches that were skipped as non-finite."""
+        return 0 if self.figures is None else self.figures.minibatches_skipped
+
+    @property
+    def minibatches_rescaled(self) -> int:
+        """Minibatches that were left out by fp16 loss scaling."""
+        return 0 if self.figures is None else self.figures.minibatches_rescaled
 
 
 @dataclass(frozen=True)
 class InterventionState:
-    """What was done in this run about updates that were not finite, and kept of them."""
+    """Counts of reactions to non-finite updates in this run, and of incidents."""
 
     updates_repeated: int = 0  # updates that were finite when repeated: nothing was skipped
-    updates_skipped: int = 0  # updates of which bad minibatches were left out
+    updates_skipped: int = 0  # updates whose bad minibatches were left out
     updates_rolled_back: int = 0
     halts: int = 0
     incidents: int = 0
-    incidents_not_kept: int = 0  # of those, without a capsule
+    incidents_not_kept: int = 0  # incidents without a capsule
 
 
 @dataclass(frozen=True)
 class IncidentState:
-    """One update in which something was not finite."""
+    """One incident: an update in which something was non-finite."""
 
     update: int
-    number: int  # in this run, counted from 1
-    path: str  # of its capsule, relative to the run directory; empty if it was not kept
-    reason: str = ""  # why it was not kept
+    number: int  # number in this run, counted from 1
+    path: str  # path of its capsule, relative to the run directory; empty if there is none
+    reason: str = ""  # why there is no capsule
 
 
 @dataclass(frozen=True)
@@ -182,7 +232,7 @@ class SlotState:
 
 @dataclass(frozen=True)
 class HostState:
-    """One host, as of its last step."""
+    """One host after its last step."""
 
     host: int
     episode: int
@@ -191,25 +241,25 @@ class HostState:
     parameters: int
     reward: float
     slots: tuple[SlotState, ...]
-    # Of this episode, one entry per step:
+    # Histories of this episode, one entry per step:
     accuracy_history: tuple[float, ...] = ()
     loss_history: tuple[float, ...] = ()
     reward_history: tuple[float, ...] = ()
     parameters_history: tuple[int, ...] = ()
-    slot_history: tuple[tuple[SlotState, ...], ...] = ()  # the slots, by step
+    slot_history: tuple[tuple[SlotState, ...], ...] = ()
     reward_terms: dict[str, float] = field(default_factory=dict)  # of the last step, by name
-    reward_terms_history: dict[str, tuple[float, ...]] = field(default_factory=dict)  # by step
+    reward_terms_history: dict[str, tuple[float, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class HeadDecision:
-    """What one head chose for one host in one step."""
+    """The choice of one head for one host in one step."""
 
     head: str
     choice: int  # index into the head's choices
     probability: float  # of the choice taken
     is_active: bool  # whether the choice mattered for the op taken
-    probabilities: tuple[float, ...] = ()  # of all choices; empty where the writer did not tell
+    probabilities: tuple[float, ...] = ()  # of all choices; empty if an older writer left them out
 
 
 @dataclass(frozen=True)
@@ -231,15 +281,15 @@ class LogEntry:
     time: float  # seconds since the epoch
     level: str  # "info", "warning", "error" or "latch"
     text: str
-    kind: str = ""  # of the event, as `esper.leyline.telemetry.kind_of` names it
-    host: int | None = None  # that it is about, if it is about one
-    head: str | None = None  # that it is about, if it is about one
-    lead: int = 0  # the event of the line that this one is a detail of; 0: a line of its own
+    kind: str = ""  # kind of the event, from `esper.leyline.telemetry.kind_of`
+    host: int | None = None  # the host that the line is about, if any
+    head: str | None = None  # the head that the line is about, if any
+    lead: int = 0  # event id of the line that this line is a detail of; 0: not a detail
 
 
 @dataclass(frozen=True)
 class RunState:
-    """The run as a whole, as its own events tell it."""
+    """The run as a whole, from its events."""
 
     run_id: str = ""
     name: str = ""
@@ -248,14 +298,14 @@ class RunState:
     seed: int | None = None
     # "waiting" (no event yet), "starting", "training", or RunFinished.status
     phase: str = "waiting"
-    reason: str = ""  # of the end; or, at the start, what the process is occupied with
+    reason: str = ""  # why it ended; while starting, what the process is doing
     episodes: int = 0
     episodes_done: int = 0
     update: int = 0  # updates completed
     steps: int = 0
     step: int = 0
-    progress: float = 0.0  # episodes done; those under way count by their steps
-    expected_end: float | None = None  # seconds since the epoch, at the pace of the last batches
+    progress: float = 0.0  # episodes done, with the completed fraction of those in progress
+    expected_end: float | None = None  # seconds since the epoch, extrapolated from recent batches
     environments: int = 0
     steps_per_second: float | None = None  # environment steps, over all hosts
     samples_per_second: float | None = None
@@ -263,9 +313,9 @@ class RunState:
     last_event_at: float | None = None
     pid: int | None = None
     process_start_time: float | None = None
-    finished_at: float | None = None  # unless the run went on since
+    finished_at: float | None = None  # None while it runs, or if it was resumed since
     host_parameters: int = 0
-    largest_class: float | None = None  # validation accuracy of always answering with that class
+    largest_class: float | None = None  # validation accuracy of always predicting the largest class
     heads: dict[str, tuple[str, ...]] = field(default_factory=lambda: dict(HEAD_CHOICES))
     slots: tuple[str, ...] = ()
     blueprints: tuple[str, ...] = ()
@@ -277,18 +327,18 @@ class RunState:
 
 @dataclass(frozen=True)
 class MachineState:
-    """What the trainer and its workers took of the machine at the last heartbeat; None: unknown."""
+    """Load of the trainer and its workers at the last heartbeat; None: unknown."""
 
     cpu_percent: float | None = None  # 100 is one core
-    memory_bytes: int | None = None  # resident, of all its processes
-    gpu_percent: float | None = None  # of the time in which the GPU was busy
-    gpu_memory_bytes: int | None = None  # that the trainer reserved
+    memory_bytes: int | None = None  # resident, of all processes
+    gpu_percent: float | None = None  # percentage of time in which the GPU was busy
+    gpu_memory_bytes: int | None = None  # reserved by the trainer
     gpu_total_bytes: int | None = None
 
 
 @dataclass(frozen=True)
 class SanctumSnapshot:
-    """All that Sanctum shows of a run, at one moment."""
+    """Everything that Sanctum shows of a run, at one moment."""
 
     run: RunState = field(default_factory=RunState)
     machine: MachineState = field(default_factory=MachineState)
@@ -297,6 +347,6 @@ class SanctumSnapshot:
     interventions: InterventionState = field(default_factory=InterventionState)
     incidents: tuple[IncidentState, ...] = ()  # oldest first, bounded
     hosts: tuple[HostState, ...] = ()
-    decisions: tuple[DecisionState, ...] = ()  # the last of every host
+    decisions: tuple[DecisionState, ...] = ()  # the last one of each host
     log: tuple[LogEntry, ...] = ()
     last_event_id: int = 0

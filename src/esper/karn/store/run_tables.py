@@ -26,6 +26,7 @@ from esper.karn.store.sightings import (
 )
 from esper.karn.store.update_tables import UPDATE_TABLE_NAMES, UPDATE_TABLES, fill_from_events
 from esper.leyline.errors import EsperError
+from esper.leyline.head_figures import HEAD_FIGURES
 from esper.leyline.sighting_words import KIND_WORDS, nonfinite_kind
 from esper.leyline.telemetry import PHASES, NonfiniteSighting, Payload, PPOUpdatePayload
 
@@ -49,19 +50,6 @@ COMMON_KINDS: Final = ("step_completed", "decisions_taken", "seed_transitioned")
 #: This is the condition of the partial index `rare_events`, to be repeated word by word in a query
 #: that wants it: https://www.sqlite.org/partialindex.html, section 3.
 RARE: Final = "kind NOT IN ('step_completed', 'decisions_taken', 'seed_transitioned')"
-
-#: The per-head figures of an update that get rows in `head_health`; each is a field `head_…` of
-#: `PPOUpdatePayload`.
-HEAD_FIGURES: Final = (
-    "entropy",
-    "gradient_norm",
-    "ratio_max",
-    "clip_fraction",
-    "kl",
-    "log_prob_min",
-    "log_prob_max",
-    "active_fraction",
-)
 
 #: Columns that tables have gained, in the order in which they stand at the end of each.
 _ADDED_COLUMNS: Final = {
@@ -464,8 +452,8 @@ def update_index_of(payload: Payload) -> int | None:
 def head_health_rows(payload: PPOUpdatePayload) -> Iterator[tuple[int, str, str, float, str]]:
     """Yield rows of `head_health`."""
     for figure in HEAD_FIGURES:
-        for head, value in getattr(payload, f"head_{figure}").items():
-            yield payload.update, head, figure, value, class_of(value)
+        for head, value in figure.of(payload).items():
+            yield payload.update, head, figure.column, value, class_of(value)
 
 
 def latch_rows(payload: PPOUpdatePayload) -> Iterator[tuple[Any, ...]]:

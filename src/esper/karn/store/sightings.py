@@ -110,11 +110,11 @@ def sightings_of(payload: PPOUpdatePayload) -> Iterator[NonfiniteSighting]:
     ):
         for head, is_detected in detected.items():
             if is_detected and (head, kind) not in explained:
-                yield NonfiniteSighting(
-                    head=head,
-                    quantity=UNKNOWN_QUANTITY,
-                    kind=kind,
-                    count=0,
-                    epoch=0,
-                    minibatch=0,
-                )
+                yield unexplained(head, kind)
+
+
+def unexplained(head: str, light: str) -> NonfiniteSighting:
+    """Return the sighting of a light ("inf" or "nan") without a known quantity or place."""
+    return NonfiniteSighting(
+        head=head, quantity=UNKNOWN_QUANTITY, kind=light, count=0, epoch=0, minibatch=0
+    )

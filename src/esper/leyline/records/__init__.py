@@ -8,9 +8,10 @@ from esper.leyline.records.decision_records import DECISION_RECORDS
 from esper.leyline.records.head_records import HEAD_INF_LATCH, HEAD_NAN_LATCH, HEAD_RECORDS
 from esper.leyline.records.host_records import HOST_RECORDS
 from esper.leyline.records.intervention_records import INTERVENTION_RECORDS
-from esper.leyline.records.record import TelemetryRecord, Thresholds, Wiring
+from esper.leyline.records.record import TelemetryRecord, Wiring
 from esper.leyline.records.run_records import RUN_RECORDS
 from esper.leyline.records.update_records import UPDATE_RECORDS
+from esper.leyline.thresholds import Thresholds
 
 __all__ = [
     "HEAD_INF_LATCH",
@@ -25,13 +26,18 @@ __all__ = [
 ]
 
 #: All records, in the order of their ids.
-RECORDS: Final[tuple[TelemetryRecord, ...]] = (
-    *RUN_RECORDS,
-    *INTERVENTION_RECORDS,
-    *UPDATE_RECORDS,
-    *HEAD_RECORDS,
-    *HOST_RECORDS,
-    *DECISION_RECORDS,
+RECORDS: Final[tuple[TelemetryRecord, ...]] = tuple(
+    sorted(
+        (
+            *RUN_RECORDS,
+            *INTERVENTION_RECORDS,
+            *UPDATE_RECORDS,
+            *HEAD_RECORDS,
+            *HOST_RECORDS,
+            *DECISION_RECORDS,
+        ),
+        key=lambda record: record.id,
+    )
 )
 _BY_SNAPSHOT_PATH: Final = {record.wiring.snapshot: record for record in RECORDS}
 

@@ -2,7 +2,8 @@
 
 from typing import Final
 
-from esper.leyline.records.record import TelemetryRecord, Thresholds, Wiring
+from esper.leyline.records.record import TelemetryRecord, Wiring
+from esper.leyline.thresholds import Thresholds
 
 _PANELS: Final = "esper.karn.sanctum.decisions.decision_panels"
 

@@ -2,7 +2,8 @@
 
 from typing import Final
 
-from esper.leyline.records.record import TelemetryRecord, Thresholds, Wiring
+from esper.leyline.records.record import TelemetryRecord, Wiring
+from esper.leyline.thresholds import Thresholds
 
 _INTERVENE: Final = "esper.simic.training.recovery:Recovery.respond"
 _RECORD_INCIDENT: Final = "esper.simic.training.incident_recording:record_incident"

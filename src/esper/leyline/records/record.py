@@ -2,36 +2,7 @@
 
 from dataclasses import dataclass, field
 
-
-@dataclass(frozen=True)
-class Thresholds:
-    """Where a figure stops being healthy. A figure without bounds is shown and not judged."""
-
-    healthy: str = "any finite value"
-    warn_above: float | None = None
-    warn_below: float | None = None
-    is_critical_when_true: bool = False  # of a latch
-    nonfinite_is_legal: bool = False  # otherwise a figure that is NaN or Inf is worth a warning
-    judged_from_update: int = 1  # earlier values are shown and not judged
-
-    @property
-    def warning(self) -> str:
-        """Say in words when a warning is due."""
-        bounds = []
-        if self.warn_above is not None:
-            bounds.append(f"above {self.warn_above:g}")
-        if self.warn_below is not None:
-            bounds.append(f"below {self.warn_below:g}")
-        if bounds and self.judged_from_update > 1:
-            bounds[-1] += f" from update {self.judged_from_update} on"
-        if not (self.is_critical_when_true or self.nonfinite_is_legal or not bounds):
-            bounds.append("NaN or Inf")
-        return ", ".join(bounds) or "none"
-
-    @property
-    def critical(self) -> str:
-        """Say in words when the state is critical."""
-        return "lit" if self.is_critical_when_true else "none"
+from esper.leyline.thresholds import Thresholds
 
 
 @dataclass(frozen=True)

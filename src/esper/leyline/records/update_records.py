@@ -2,7 +2,8 @@
 
 from typing import Final
 
-from esper.leyline.records.record import TelemetryRecord, Thresholds, Wiring
+from esper.leyline.records.record import TelemetryRecord, Wiring
+from esper.leyline.thresholds import Thresholds
 
 _AGGREGATOR: Final = "esper.karn.sanctum.aggregator:SanctumAggregator"
 _POLICY_PANEL: Final = "esper.karn.sanctum.overview.policy_panel:PolicyPanel"

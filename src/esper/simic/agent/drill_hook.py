@@ -38,10 +38,11 @@ def update_with_drills(
         return agent.update(rollout, before)
     hook = DrillHook(injections, agent.policy.layout)
     result = agent.update(rollout, before, hook)
-    sightings = result.head_nonfinite
+    sightings = result.figures.head_nonfinite
     if result.start is not None:
         sightings = mark_planted(sightings, hook.planted, result.start.minibatches_per_epoch)
-    return replace(result, head_nonfinite=sightings, not_planted=tuple(hook.waiting))
+    figures = msgspec.structs.replace(result.figures, head_nonfinite=sightings)
+    return replace(result, figures=figures, not_planted=tuple(hook.waiting))
 
 
 class DrillHook:

@@ -1,4 +1,4 @@
-"""The figures of an update: measured per minibatch on the device, summed up once on the host."""
+"""The figures of a PPO update: measured per minibatch on the device, aggregated on the host."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from esper.leyline.telemetry import NonfiniteSighting
+from esper.leyline.telemetry import NonfiniteSighting, UpdateFigures
 from esper.simic.agent.detection.codes import code_of
 from esper.simic.agent.flat_parameters import FlatParameters
 from esper.simic.agent.minibatch import Minibatch, MinibatchTerms
@@ -16,28 +16,25 @@ from esper.simic.config import TrainingConfig
 from esper.simic.drill import Injection
 from esper.simic.telemetry.nonfinite import detected
 
-#: Of a minibatch: what is measured at once, since the update goes on from it.
+#: Scalars of a minibatch that its optimizer step needs, so that they are computed at once.
 AT_ONCE = (
     "policy_loss", "value_loss", "entropy_loss", "loss", "approximate_kl", "gradient_norm",
 )  # fmt: skip
-#: Of a minibatch: what decides about its step. `total` is finite unless the minibatch broke.
+#: Scalars of a minibatch that decide whether it makes a step. `total` is finite in a good one.
 _DECIDED = ("total", "overflow", "stopped")
-#: Of a minibatch: what is measured for all of them together, after the last.
+#: Scalars of a minibatch that are computed for all minibatches together, after the last step.
 _AFTERWARDS = ("entropy", "clip_fraction", "steps", "silent_sum")
-_SUMS = ("entropy", "clip_fraction", "kl", "active")  # over the steps in which a head was active
-_EXTREMES = ("ratio_max", "log_prob_min", "log_prob_max")
-_BY_HEAD = (*_SUMS, *_EXTREMES, "gradient_norm")
 
 
 @dataclass(frozen=True)
 class UpdateStart:
-    """What an update that was not finite started from, so that it can be gone through again.
+    """The state in which a non-finite update started, with which it can be repeated.
 
     Attributes:
-        agent: `PPOAgent.state_dict()` when the update began.
-        minibatches: the numbers of the hosts in each, in the order they were learnt from.
-        minibatches_per_epoch: how those divide into epochs.
-        old_log_probs: of the choices taken, before the first step, `[T, N, H]`.
+        agent: `PPOAgent.state_dict()` at the start of the update.
+        minibatches: host indices of each minibatch, in the order of training.
+        minibatches_per_epoch: number of minibatches in an epoch.
+        old_log_probs: log-probabilities of the choices taken, before the first step, `[T, N, H]`.
     """
 
     agent: dict[str, Any]
@@ -48,55 +45,50 @@ class UpdateStart:
 
 @dataclass(frozen=True)
 class UpdateResult:
-    """One update, on the host. Dictionaries are keyed by head; a head never active is left out.
+    """The outcome of one update, on the host.
 
-    All figures are over the minibatches that were learnt from: one that was left out, for whatever
-    reason, is in no figure. Where none was learnt from, scalars are NaN and dictionaries are empty.
+    Attributes:
+        figures: figures of the update.
+        not_planted: drills that no step had a place for.
+        reproduced: False if nothing had to be left out when the update was repeated.
+        start: starting state of an update in which something was non-finite; else None.
     """
 
-    minibatches: int
-    minibatches_skipped: int
-    minibatches_stopped: int
-    minibatches_rescaled: int
-    policy_loss: float
-    value_loss: float
-    entropy: float
-    approximate_kl: float
-    clip_fraction: float
-    explained_variance: float
-    gradient_norm: float
-    learning_rate: float
-    loss_scale: float | None
-    head_inf_detected: dict[str, bool]
-    head_nan_detected: dict[str, bool]
-    head_nonfinite: list[NonfiniteSighting]
-    head_entropy: dict[str, float]
-    head_gradient_norm: dict[str, float]
-    head_ratio_max: dict[str, float]
-    head_clip_fraction: dict[str, float]
-    head_kl: dict[str, float]
-    head_log_prob_min: dict[str, float]
-    head_log_prob_max: dict[str, float]
-    head_active_fraction: dict[str, float]
-    not_planted: tuple[Injection, ...] = ()  # drills that found no step to go into
-    reproduced: bool = True  # False: when the update was repeated, nothing had to be left out
-    start: UpdateStart | None = None  # of an update in which something was not finite
+    figures: UpdateFigures
+    not_planted: tuple[Injection, ...] = ()
+    reproduced: bool = True
+    start: UpdateStart | None = None
+
+    @property
+    def head_inf_detected(self) -> dict[str, bool]:
+        """Whether each head produced an Inf in this update (TELE-303)."""
+        return self.figures.head_inf_detected
+
+    @property
+    def head_nan_detected(self) -> dict[str, bool]:
+        """Whether each head produced a NaN in this update (TELE-302)."""
+        return self.figures.head_nan_detected
 
 
 @dataclass(frozen=True)
 class Figures:
-    """What one pass over the minibatches of an update measured, on the host.
+    """Measurements of one pass over the minibatches of an update, on the host.
 
     Attributes:
-        scalars: by name, each `[M]`.
-        by_head: by name, each `[M, H]`.
-        bad: minibatches whose step was left out because something was not finite, `[M]`.
-        overflow: those whose gradients overflowed by fp16 loss scaling, as is ordinary, `[M]`.
-        stopped: those whose step was left out because the policy had moved far enough, `[M]`.
-        tripped: those in which something that was measured is not finite, `[M]`.
+        heads: names of the heads.
+        scalars: measurements of a whole minibatch by name, each `[M]`.
+        by_head: measurements of each head by name, each `[M, H]`.
+        bad: minibatches that made no step because something was non-finite, `[M]`.
+        overflow: minibatches whose gradients overflowed by fp16 loss scaling, which is ordinary,
+            `[M]`.
+        stopped: minibatches that made no step because the policy had moved far enough, `[M]`.
+        tripped: minibatches with a non-finite measurement, `[M]`.
+        explained_variance: variance of the returns that the critic explains, at most 1.
         state_before: `state_figures` before the first step.
         state_after: `state_figures` after the last step.
-        preparation: the sum of all that was computed before the first minibatch.
+        preparation: sum of everything computed before the first minibatch.
+        loss_scale: fp16 loss scale after the update; None without fp16.
+        learning_rate: learning rate of the update.
     """
 
     heads: tuple[str, ...]
@@ -115,13 +107,13 @@ class Figures:
 
     @property
     def is_clock_right(self) -> bool:
-        """Return whether Adam counted as many steps as were taken."""
+        """Whether Adam's step counter agrees with the number of steps taken."""
         taken = len(self.bad) - int((self.bad | self.overflow | self.stopped).sum())
         return self.state_after[-2] == self.state_before[-2] + taken
 
     @property
     def is_suspicious(self) -> bool:
-        """Return whether anything that was measured is not finite, in a minibatch or after all."""
+        """Whether any measurement is non-finite: of a minibatch, the state or the preparation."""
         return bool(self.tripped.any()) or not (
             is_sound(self.state_before)
             and is_sound(self.state_after)
@@ -131,24 +123,24 @@ class Figures:
 
 @dataclass(frozen=True)
 class Trace:
-    """What one minibatch leaves behind to be measured, or looked at, when all are over.
+    """Tensors of one minibatch that are measured, or examined, after the last step.
 
-    Its graph is freed by then: what is left of it are values.
+    Its autograd graph is freed by then.
     """
 
     batch: Minibatch
     terms: MinibatchTerms
     at_once: Tensor  # [len(AT_ONCE)]
-    decided: tuple[Tensor, ...]  # scalars, as `_DECIDED` names them
+    decided: tuple[Tensor, ...]  # scalars, named by `_DECIDED`
     gradient: Tensor  # [P], before clipping; valid until the next pass
-    derivatives: tuple[Tensor | None, ...]  # as `detection.readers.DERIVATIVES` names them
-    loss_scale: Tensor  # scalar, that its loss was multiplied by
+    derivatives: tuple[Tensor | None, ...]  # named by `detection.readers.DERIVATIVES`
+    loss_scale: Tensor  # scalar factor of the loss
 
 
 def is_sound(state: tuple[float, ...]) -> bool:
-    """Return whether an optimizer can go on from a state with these `state_figures`."""
-    *_, least_second_moment, _, step, loss_scale = state
-    return all(map(isfinite, state)) and least_second_moment >= 0 <= step and loss_scale >= 1
+    """Return whether an update can start from a state with these `state_figures`."""
+    *_, min_second_moment, _, step, loss_scale = state
+    return all(map(isfinite, state)) and min_second_moment >= 0 <= step and loss_scale >= 1
 
 
 @torch.no_grad()
@@ -159,14 +151,14 @@ def state_figures(
 
     Args:
         flat: all parameters, `[P]`.
-        state: what Adam keeps of them; empty before its first step.
-        loss_scale: a scalar.
-        known: codes of the parameters that are known not to be finite, `[P]`; None for none. One
-            that is of another kind now, or finite, makes a figure NaN.
+        state: Adam's state of them; empty before its first step.
+        loss_scale: fp16 loss scale, a scalar.
+        known: codes of the parameters that are known to be non-finite, `[P]`; None for none. A
+            parameter whose value no longer matches its code makes a figure NaN.
 
     Returns:
-        The least and the largest of the parameters, of the first and of the second moments (both
-        finite if and only if all are; 0 before Adam's first step), Adam's step counter, and the
+        The minimum and maximum of the parameters, of the first and of the second moments (finite
+        if and only if all values are; 0 before Adam's first step), Adam's step counter, and the
         loss scale: `[8]`.
     """
     if known is not None:
@@ -182,18 +174,22 @@ def state_figures(
 
 def _measured(
     traces: Sequence[Trace], config: TrainingConfig, parameters: FlatParameters, owners: Tensor
-) -> Tensor:
-    """Return what is measured of minibatches of one size, a row for each, on the device.
+) -> tuple[Tensor, tuple[str, ...]]:
+    """Measure minibatches of one size on the device.
 
-    A row is `AT_ONCE`, `_DECIDED`, `_AFTERWARDS`, then `_BY_HEAD` by head. All of it is finite only
-    if everything that it is made of is; what stands for "none" is finite. Done for all minibatches
-    at once, since small operations cost their call.
+    All minibatches are measured at once, because the time of small operations is that of their
+    calls. A measurement is finite only if everything it is computed from is; placeholders for "no
+    active step" are finite.
 
     Args:
-        traces: of the minibatches.
-        config: the clip range.
-        parameters: of the policy.
-        owners: the number of the head that each choice belongs to, `[total]`.
+        traces: the minibatches.
+        config: source of the clip range.
+        parameters: parameters of the policy.
+        owners: index of the head that each choice belongs to, `[total]`.
+
+    Returns:
+        A row for each minibatch, with the columns `AT_ONCE`, `_DECIDED`, `_AFTERWARDS`, then one
+        column per head for each per-head measurement; and the names of the per-head measurements.
     """
 
     def stacked(values: Iterable[Tensor]) -> Tensor:
@@ -210,16 +206,17 @@ def _measured(
     lasts = stacked(parameters.last_of(trace.gradient) for trace in traces)
     squares = parameters.last_squares(lasts)  # [m, total]
     norms = squares.new_zeros(len(traces), active.shape[3]).index_add_(1, owners, squares).sqrt()
-    by_head = (
-        entropies.sum((1, 2)),
-        outside.sum((1, 2)),
-        (ratios - 1 - log_ratios).sum((1, 2), dtype=torch.float64),  # 0 where a head is inactive
-        active.float().sum((1, 2)),
-        torch.where(active, ratios, -1.0).amax((1, 2)),
-        torch.where(active, log_probs, 1.0).amin((1, 2)),
-        torch.where(active, log_probs, lowest).amax((1, 2)),
-        norms,
-    )  # each [m, H]
+    by_head = {  # each [m, H]; sums are over the steps in which a head was active
+        "entropy_sum": entropies.sum((1, 2)),
+        "clipped_steps": outside.sum((1, 2)),
+        # 0 where a head is inactive
+        "kl_sum": (ratios - 1 - log_ratios).sum((1, 2), dtype=torch.float64),
+        "active_steps": active.float().sum((1, 2)),
+        "ratio_max": torch.where(active, ratios, -1.0).amax((1, 2)),
+        "log_prob_min": torch.where(active, log_probs, 1.0).amin((1, 2)),
+        "log_prob_max": torch.where(active, log_probs, lowest).amax((1, 2)),
+        "gradient_norm": norms,
+    }
     max_entropy = stacked(trace.batch.max_entropy for trace in traces)
     of_all_heads = (
         (entropies * max_entropy).sum(3).mean((1, 2)),
@@ -230,14 +227,16 @@ def _measured(
     at_once = stacked(trace.at_once for trace in traces)
     decided = stacked(each for trace in traces for each in trace.decided).view(len(traces), -1)
     afterwards = torch.stack(of_all_heads, dim=1)
-    return torch.cat((at_once, decided, afterwards, torch.cat(by_head, dim=1)), dim=1)
+    rows = torch.cat((at_once, decided, afterwards, *by_head.values()), dim=1)
+    return rows, tuple(by_head)
 
 
 def silent_sum(terms: Sequence[MinibatchTerms]) -> Tensor:
-    """Return the sum of what may break without any loss showing it, of each minibatch: `[m]`.
+    """Return the sum of the values that can be non-finite while all losses are finite: `[m]`.
 
-    Those are the logits that count for nothing, and the recurrent state behind the last step. A
-    sum of finite values that overflows costs a look at them, so the faster float32 does.
+    These are the logits that do not contribute to a loss, and the recurrent state after the last
+    step. A float32 sum may overflow although all values are finite; that only costs an examination
+    of the values, and float32 is faster.
     """
     logits = torch.stack([each.output.logits for each in terms])
     states = torch.stack([state for each in terms for state in each.output.state])  # [2 m, …]
@@ -246,8 +245,9 @@ def silent_sum(terms: Sequence[MinibatchTerms]) -> Tensor:
 
 @torch.no_grad()
 def approx_kl(terms: MinibatchTerms) -> Tensor:
-    """Return how far the policy moved: the mean of r - 1 - log r (Schulman, "Approximating KL
-    divergence", 2020), never negative.
+    """Return the approximate KL divergence from the old to the new policy, a scalar, at least 0.
+
+    It is the mean of r - 1 - log r (Schulman, "Approximating KL divergence", 2020).
     """
     return (terms.log_ratio.expm1() - terms.log_ratio).mean(dtype=torch.float64)
 
@@ -264,39 +264,42 @@ def bring_to_host(
     has_loss_scale: bool,
     learning_rate: float,
 ) -> Figures:
-    """Return the figures of a pass, brought to the host in one transfer.
+    """Return the measurements of a pass, copied to the host in one transfer.
 
     Args:
-        traces: of its minibatches.
-        extra: of the whole update, on the device: the critic's explained variance and the sum of
-            what the preparation computed, both scalars; `state_figures` before and after, `[8]`.
-        config: the clip range.
-        parameters: of the policy.
-        heads: their names.
-        head_of_choice: the number of the head that each choice belongs to, `[total]`.
-        has_loss_scale: whether the loss is scaled at all.
-        learning_rate: of the update.
+        traces: minibatches of the pass.
+        extra: measurements of the whole update on the device: the critic's explained variance and
+            the sum of everything the preparation computed, both scalars; `state_figures` before
+            and after, each `[8]`.
+        config: source of the clip range.
+        parameters: parameters of the policy.
+        heads: names of the heads.
+        head_of_choice: index of the head that each choice belongs to, `[total]`.
+        has_loss_scale: whether fp16 loss scaling is on.
+        learning_rate: learning rate of the update.
     """
     sizes = [trace.terms.joint_ratio.shape[1] for trace in traces]
     rows: dict[int, Tensor] = {}
-    for size in dict.fromkeys(sizes):  # two sizes at the most: hosts divide nearly evenly
+    head_names: tuple[str, ...] = ()
+    for size in dict.fromkeys(sizes):  # at most two sizes: hosts are divided almost evenly
         places = [place for place, own in enumerate(sizes) if own == size]
-        measured = _measured([traces[p] for p in places], config, parameters, head_of_choice)
+        own_traces = [traces[place] for place in places]
+        measured, head_names = _measured(own_traces, config, parameters, head_of_choice)
         rows |= dict(zip(places, measured.unbind(), strict=True))
     flat = torch.cat([rows[place] for place in range(len(traces))])
-    on_host = torch.cat((flat, *(part.reshape(-1) for part in extra))).cpu()  # the one transfer
+    on_host = torch.cat((flat, *(part.reshape(-1) for part in extra))).cpu()  # the only transfer
     table = on_host[: len(flat)].view(len(traces), -1)
     variance, preparation, *states = on_host[len(flat) :].tolist()
     named = (*AT_ONCE, *_DECIDED, *_AFTERWARDS)
     scalars = dict(zip(named, table[:, : len(named)].unbind(1), strict=True))
-    by_head = table[:, len(named) :].unflatten(1, (len(_BY_HEAD), len(heads))).unbind(1)
+    by_head = table[:, len(named) :].unflatten(1, (len(head_names), len(heads))).unbind(1)
     total, overflow, stopped = (scalars.pop(name) for name in _DECIDED)
     bad, overflow, stopped = ~total.isfinite(), overflow.bool(), stopped.bool()
     before, after = tuple(states[: len(states) // 2]), tuple(states[len(states) // 2 :])
     return Figures(
         heads=heads,
         scalars=scalars,
-        by_head=dict(zip(_BY_HEAD, by_head, strict=True)),
+        by_head=dict(zip(head_names, by_head, strict=True)),
         bad=bad & ~overflow,
         overflow=overflow,
         stopped=stopped & ~bad,
@@ -311,32 +314,37 @@ def bring_to_host(
 
 
 def summarise(figures: Figures, sightings: Sequence[NonfiniteSighting]) -> UpdateResult:
-    """Return the outcome of an update: its figures summed up, and what was seen non-finite."""
+    """Return the outcome of an update.
+
+    Args:
+        figures: measurements of its pass over the minibatches.
+        sightings: non-finite values that were seen.
+    """
     heads, scalars, by_head = figures.heads, figures.scalars, figures.by_head
-    learnt = ~(figures.bad | figures.overflow | figures.stopped)
+    learned = ~(figures.bad | figures.overflow | figures.stopped)
     head_inf, head_nan = detected(heads, sightings)
-    active_steps = by_head["active"][learnt].sum(0)  # [H]
+    active_steps = by_head["active_steps"][learned].sum(0)  # [H]
     is_active = active_steps > 0
-    everywhere = learnt.any().expand_as(is_active)
+    all_heads = learned.any().expand_as(is_active)
 
     def mean(name: str) -> float:
-        return scalars[name][learnt].mean().item()  # NaN of none
+        return scalars[name][learned].mean().item()  # NaN without any minibatch
 
     def keyed(values: Tensor, shown: Tensor) -> dict[str, float]:
         rows = zip(heads, values.tolist(), shown.tolist(), strict=True)
         return {head: value for head, value, is_shown in rows if is_shown}
 
     def per_active_step(name: str) -> dict[str, float]:
-        return keyed(by_head[name][learnt].sum(0) / active_steps, is_active)
+        return keyed(by_head[name][learned].sum(0) / active_steps, is_active)
 
     def extreme(name: str, *, is_max: bool) -> dict[str, float]:
-        if not learnt.any():
+        if not learned.any():
             return {}
-        values = by_head[name][learnt]
+        values = by_head[name][learned]
         return keyed(values.amax(0) if is_max else values.amin(0), is_active)
 
-    return UpdateResult(
-        minibatches=len(learnt),
+    measured = UpdateFigures(
+        minibatches=len(learned),
         minibatches_skipped=int(figures.bad.sum()),
         minibatches_stopped=int(figures.stopped.sum()),
         minibatches_rescaled=int(figures.overflow.sum()),
@@ -352,15 +360,16 @@ def summarise(figures: Figures, sightings: Sequence[NonfiniteSighting]) -> Updat
         head_inf_detected=head_inf,
         head_nan_detected=head_nan,
         head_nonfinite=list(sightings),
-        head_entropy=per_active_step("entropy"),
-        head_gradient_norm=keyed(by_head["gradient_norm"][learnt].mean(0), everywhere),
+        head_entropy=per_active_step("entropy_sum"),
+        head_gradient_norm=keyed(by_head["gradient_norm"][learned].mean(0), all_heads),
         head_ratio_max=extreme("ratio_max", is_max=True),
-        head_clip_fraction=per_active_step("clip_fraction"),
-        head_kl=per_active_step("kl"),
+        head_clip_fraction=per_active_step("clipped_steps"),
+        head_kl=per_active_step("kl_sum"),
         head_log_prob_min=extreme("log_prob_min", is_max=False),
         head_log_prob_max=extreme("log_prob_max", is_max=True),
-        head_active_fraction=keyed(active_steps / scalars["steps"][learnt].sum(), everywhere),
+        head_active_fraction=keyed(active_steps / scalars["steps"][learned].sum(), all_heads),
     )
+    return UpdateResult(measured)
 
 
 def without_minibatches(
@@ -369,31 +378,31 @@ def without_minibatches(
     learning_rate: float,
     loss_scale: float | None,
 ) -> UpdateResult:
-    """Return the outcome of an update that had no episode to learn from: its figures are NaN."""
+    """Return the outcome of an update that had no episode to learn from: its figures are NaN.
+
+    Args:
+        heads: names of the heads.
+        sightings: non-finite values that were seen.
+        learning_rate: learning rate of the update.
+        loss_scale: fp16 loss scale; None without fp16.
+    """
     head_inf, head_nan = detected(heads, sightings)
     return UpdateResult(
-        minibatches=0,
-        minibatches_skipped=0,
-        minibatches_stopped=0,
-        minibatches_rescaled=0,
-        policy_loss=nan,
-        value_loss=nan,
-        entropy=nan,
-        approximate_kl=nan,
-        clip_fraction=nan,
-        explained_variance=nan,
-        gradient_norm=nan,
-        learning_rate=learning_rate,
-        loss_scale=loss_scale,
-        head_inf_detected=head_inf,
-        head_nan_detected=head_nan,
-        head_nonfinite=list(sightings),
-        head_entropy={},
-        head_gradient_norm={},
-        head_ratio_max={},
-        head_clip_fraction={},
-        head_kl={},
-        head_log_prob_min={},
-        head_log_prob_max={},
-        head_active_fraction={},
+        UpdateFigures(
+            minibatches=0,
+            minibatches_skipped=0,
+            minibatches_stopped=0,
+            policy_loss=nan,
+            value_loss=nan,
+            entropy=nan,
+            approximate_kl=nan,
+            clip_fraction=nan,
+            explained_variance=nan,
+            gradient_norm=nan,
+            learning_rate=learning_rate,
+            loss_scale=loss_scale,
+            head_inf_detected=head_inf,
+            head_nan_detected=head_nan,
+            head_nonfinite=list(sightings),
+        )
     )

@@ -1,1 +1,1 @@
-"""What the update measures about itself, and how it says so."""
+"""Telemetry of training: emitters of events, and detection of non-finite values."""

@@ -1,9 +1,10 @@
-"""Turns what training knows into typed events, and hands them to the writer it was given."""
+"""Emitters: build typed events from training data and pass them to an event writer."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+import msgspec
 import numpy as np
 import torch
 
@@ -24,15 +25,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class DecisionFigures:
-    """One decision for each host, as brought over from the device.
+    """One decision for each host, copied from the device.
 
     Attributes:
-        actions: the choices taken. `[N, H]`, int64
-        values: the critic's estimates. `[N]`
-        logits: raw. `[N, total]`
-        distributions: the probability of every choice of every head. `[N, total]`
-        watched: distributions, values, logits, and the sums over trunk and recurrent state: finite
-            in a host where all of those are. `[N, total + 1 + total + 2]`
+        actions: choices taken, `[N, H]`, int64.
+        values: the critic's estimates, `[N]`.
+        logits: unmasked logits, `[N, total]`.
+        distributions: probabilities of all choices of all heads, `[N, total]`.
+        watched: distributions, values, logits, and the sums over trunk and recurrent state,
+            `[N, total + 1 + total + 2]`; a host's row is finite if all of these are.
     """
 
     actions: np.ndarray
@@ -43,10 +44,15 @@ class DecisionFigures:
 
 
 class EventWriter(Protocol):
-    """Where events go. `durable` returns once the event would survive `kill -9` and power loss."""
+    """A destination of events."""
 
     def emit(self, payload: Payload, *, durable: bool = False) -> None:
-        """Take one event."""
+        """Write one event.
+
+        Args:
+            payload: the event.
+            durable: True to return only after the event survives `kill -9` and power loss.
+        """
 
     def latches(self) -> list[tuple[int, NonfiniteSighting]]:
         """Return the first sighting of each head, quantity and kind in the run, with its update."""
@@ -63,11 +69,18 @@ def emit_ppo_update_event(
     samples_per_second: float,
     hosts_seconds: float | None = None,
 ) -> PPOUpdatePayload:
-    """Emit the outcome of an update, durably: what it latched must outlive whatever comes next."""
-    told = set(PPOUpdatePayload.__struct_fields__)
-    measured = {
-        part.name: getattr(result, part.name) for part in fields(result) if part.name in told
-    }
+    """Emit the figures of an update. The write is durable, so that no latch is lost.
+
+    Args:
+        writer: destination.
+        result: outcome of the update.
+        update: number of the update, counted from 1.
+        episodes_done: episodes completed in the whole run.
+        rollout_seconds: duration of the rollout.
+        update_seconds: duration of the update.
+        samples_per_second: training samples of all hosts, over the rollout.
+        hosts_seconds: part of the rollout that trained and measured hosts; None if unknown.
+    """
     payload = PPOUpdatePayload(
         update=update,
         episodes_done=episodes_done,
@@ -75,7 +88,8 @@ def emit_ppo_update_event(
         update_seconds=update_seconds,
         samples_per_second=samples_per_second,
         hosts_seconds=hosts_seconds,
-        **measured,
+        # The payload inherits all fields of `UpdateFigures`, so they are passed on as a whole.
+        **msgspec.structs.asdict(result.figures),
     )
     writer.emit(payload, durable=True)
     return payload
@@ -91,16 +105,16 @@ def emit_step(
     first_episode: int,
     seconds: float,
 ) -> None:
-    """Emit what one step of all hosts came to, and every stage that a seed passed into.
+    """Emit the result of one step of all hosts, and the stage transitions of their seeds.
 
     Args:
-        writer: where to.
-        info: of the environment's step.
-        rewards: `[N]`.
-        update: the update that the step's data will be part of, counted from 1.
-        step: counted from 1 within the episode.
+        writer: destination.
+        info: `info` of the environment's step.
+        rewards: rewards, `[N]`.
+        update: number of the update that will learn from the step, counted from 1.
+        step: step of the episode, counted from 1.
         first_episode: number of the episode in host 0, counted from 1.
-        seconds: that the step took.
+        seconds: duration of the step.
     """
     writer.emit(
         StepCompleted(
@@ -138,17 +152,23 @@ def emit_step(
 def emit_decisions(
     writer: EventWriter, decision: Decision, *, update: int, step: int
 ) -> DecisionFigures:
-    """Emit what was chosen for each host, and how probable that and every other choice was.
+    """Emit the choices for each host, with the probabilities of all alternatives.
 
-    Everything comes from the device in one transfer, which also holds what shows whether the
+    One transfer copies everything from the device, including the values that show whether the
     decision was finite.
 
+    Args:
+        writer: destination.
+        decision: decision of the policy for each host, on the device.
+        update: number of the update that will learn from the step, counted from 1.
+        step: step of the episode, counted from 1.
+
     Returns:
-        The figures on the host.
+        The decision on the host.
     """
     hidden, cell = decision.state
     columns = (
-        decision.actions.float(),  # small whole numbers, which float32 holds exactly
+        decision.actions.float(),  # small integers, which float32 represents exactly
         decision.log_probs.exp(),
         decision.choice_log_probs.exp(),
         decision.values.unsqueeze(1),
@@ -187,9 +207,14 @@ def emit_episodes(
     update: int,
     first_episode: int,
 ) -> EpisodesCompleted:
-    """Emit how a batch of episodes ended; `returns` are undiscounted sums of rewards, `[N]`.
+    """Emit the results of a batch of episodes.
 
-    The score and the return of a network that is not finite are NaN.
+    Args:
+        writer: destination.
+        info: `info` of the environment's last step; the score of a non-finite network is NaN.
+        returns: undiscounted sums of rewards, `[N]`; NaN for a non-finite network.
+        update: number of the update that learns from the episodes, counted from 1.
+        first_episode: number of the episode in host 0, counted from 1.
     """
     payload = EpisodesCompleted(
         update=update,

@@ -1,10 +1,10 @@
-"""Which tensor of which head went NaN, +Inf or -Inf, found without waiting on the device.
+"""Detection of NaN, +Inf and -Inf by head and tensor, without device synchronisation.
 
 `NonfiniteMonitor` keeps one small boolean tensor on the device, `[minibatch, row, kind]`. A row is
 a quantity of one head (`logits` of `op`) or a quantity that belongs to no head (`observations`).
-Each minibatch sets its flags there and gets back whether anything was set, as a tensor; the host
-reads the whole once, after the update. Only then, and only if something was seen, are consequences
-told from causes: NaN in the trunk is one shared failure and not eight broken heads.
+Each minibatch sets its flags there, and whether any is set is available as a tensor; the host reads
+all flags once, after the update. Only then, and only if something was seen, are consequences
+separated from causes: NaN in the trunk is one shared failure, not eight failed heads.
 """
 
 from collections.abc import Iterable, Mapping, Sequence, Set
@@ -26,11 +26,11 @@ KINDS = ("nan", "+inf", "-inf")
 
 
 def kinds_in(values: Tensor, counted: Tensor | None = None) -> Tensor:
-    """Return which kinds of non-finite value stand in each column of `values`.
+    """Return which kinds of non-finite value each column of `values` has.
 
     Args:
-        values: `[…, C]`, any floating type.
-        counted: False where a value does not count, `[…, C]`; all count without it.
+        values: values of any floating type, `[…, C]`.
+        counted: False where a value is ignored, `[…, C]`; None to count all.
 
     Returns:
         `[C, 3]`, bool, in the order of `KINDS`.
@@ -43,23 +43,22 @@ def kinds_in(values: Tensor, counted: Tensor | None = None) -> Tensor:
 
 @dataclass
 class NonfiniteMonitor:
-    """Watches any policy's update for non-finite values, head by head.
+    """Monitor that finds non-finite values in any policy's update, head by head.
 
-    It knows nothing of Esper's own policy: names, and what explains what, are the caller's.
-    docs/nonfinite.md shows it in a training loop that is not Esper's.
+    It does not depend on Esper's own policy: the caller defines names and explanations.
+    docs/nonfinite.md shows it in a training loop outside Esper.
 
     Attributes:
-        heads: names of the heads, in the order of the last axis of what `see_heads` is given.
-        head_quantities: names of what is watched in each head.
-        shared_quantities: names of what is watched beside the heads.
-        minibatches: how many minibatches one update has at the most.
-        device: where the flags live.
-        explained_by: by quantity, those that explain it when they are non-finite too.
-        lasting: quantities that stay broken once they are, such as parameters.
+        heads: names of the heads, in the order of the last axis of `values` in `see_heads`.
+        head_quantities: names of the quantities that are watched in each head.
+        shared_quantities: names of the quantities that belong to no head.
+        minibatches: maximum number of minibatches in an update.
+        device: device of the flags.
+        explained_by: for each quantity, the quantities that explain it if they are non-finite too.
+        lasting: quantities that stay non-finite once they are, such as parameters.
 
     Raises:
-        ValueError: a quantity that is not among the names is given to one of its methods, or
-            values that have not a column for each head.
+        ValueError: a method got an unknown quantity, or values without a column for each head.
 
     Example:
         >>> monitor = NonfiniteMonitor(("left", "right"), ("logits",), ("loss",), 1)
@@ -93,7 +92,14 @@ class NonfiniteMonitor:
     def see_heads(
         self, minibatch: int, quantity: str, values: Tensor, counted: Tensor | None = None
     ) -> None:
-        """Flag what is non-finite in `values` `[…, H]`; where `counted` is False, nothing is."""
+        """Flag non-finite values of a quantity of each head.
+
+        Args:
+            minibatch: index of the minibatch in the update.
+            quantity: one of `head_quantities`.
+            values: values, `[…, H]`.
+            counted: False where a value is ignored, `[…, H]`; None to count all.
+        """
         if values.shape[-1] != len(self.heads):
             raise ValueError(
                 f"{quantity} must have a column for each of {len(self.heads)} heads, "
@@ -102,16 +108,16 @@ class NonfiniteMonitor:
         self.set_heads(minibatch, quantity, kinds_in(values, counted))
 
     def set_heads(self, minibatch: int, quantity: str, kinds: Tensor) -> None:
-        """Flag a quantity's kinds, found elsewhere: `[H, 3]`, bool."""
+        """Flag kinds of values that the caller found in a quantity of each head: `[H, 3]`, bool."""
         start = self.head_quantities.index(quantity) * len(self.heads)
         self.flags[minibatch, start : start + len(self.heads)] |= kinds
 
     def see_shared(self, minibatch: int, quantity: str, values: Tensor) -> None:
-        """Flag what is non-finite in `values`, of any shape."""
+        """Flag non-finite values of a shared quantity; `values` may have any shape."""
         self.set_shared(minibatch, quantity, kinds_in(values.reshape(-1, 1))[0])
 
     def set_shared(self, minibatch: int, quantity: str, kinds: Tensor) -> None:
-        """Flag the kinds of what belongs to no head, found elsewhere: `[3]`, bool."""
+        """Flag kinds of values that the caller found in a shared quantity: `[3]`, bool."""
         start = len(self.head_quantities) * len(self.heads)
         row = start + self.shared_quantities.index(quantity)
         self.flags[minibatch, row] |= kinds
@@ -123,13 +129,13 @@ class NonfiniteMonitor:
     def sightings(
         self, flags: Tensor, minibatches_per_epoch: int, excused: Iterable[int] = ()
     ) -> list[NonfiniteSighting]:
-        """Return what was seen, causes only, from flags that have been brought to the host.
+        """Return the sightings of an update, causes only.
 
         Args:
-            flags: a host copy of `self.flags`.
-            minibatches_per_epoch: how minibatch numbers divide into epochs.
-            excused: minibatches whose gradients overflowed by loss scaling, as is ordinary; what
-                is flagged of their gradients says nothing.
+            flags: copy of `self.flags` on the host.
+            minibatches_per_epoch: number of minibatches in an epoch.
+            excused: minibatches whose gradients overflowed by loss scaling, which is ordinary;
+                flags of their gradients are ignored.
         """
         seen: dict[tuple[str, str, str], list[int]] = {}
         left_out = set(excused)
@@ -154,7 +160,7 @@ class NonfiniteMonitor:
             )
             for (head, quantity, kind), at in seen.items()
         ]
-        # Shared before heads, and Inf before NaN, which is often what an Inf has become.
+        # Shared before heads, and Inf before NaN, which is often a consequence of an Inf.
         place = {head: number for number, head in enumerate((SHARED, *self.heads))}
         return sorted(
             found,
@@ -169,11 +175,12 @@ class NonfiniteMonitor:
     def _causes(
         self, lit: Sequence[tuple[str, str, str]], broken_before: Set[tuple[str, str]]
     ) -> list[tuple[str, str, str]]:
-        """Return what was lit in one minibatch and nothing explains.
+        """Return the sightings of one minibatch that no other sighting explains.
 
         Args:
-            lit: (head, quantity, kind) of all that was seen.
-            broken_before: (head, quantity) of lasting quantities that broke in earlier minibatches.
+            lit: (head, quantity, kind) of each flag.
+            broken_before: (head, quantity) of lasting quantities that became non-finite in earlier
+                minibatches.
         """
         broken = {(head, name) for head, name, _ in lit if name not in self.lasting} | broken_before
         gradients = {head for head, quantity, _ in lit if quantity == "gradient"}
@@ -183,8 +190,8 @@ class NonfiniteMonitor:
         for head, quantity, kind in lit:
             if self._is_explained(head, quantity, broken):
                 continue
-            # One loss feeds all heads: a gradient that broke in all at once is its failure, in
-            # some it is their own, and the trunk behind those only passes on what it was sent.
+            # All heads share one loss. Gradients that are non-finite in all heads at once are a
+            # failure of the loss; in some heads, of these heads, which also affects the trunk.
             if quantity == "gradient" and heads and is_of_all != (head == SHARED):
                 continue
             causes.append((head, quantity, kind))
@@ -201,7 +208,7 @@ class NonfiniteMonitor:
 def detected(
     heads: Sequence[str], sightings: Iterable[NonfiniteSighting]
 ) -> tuple[dict[str, bool], dict[str, bool]]:
-    """Return `(head_inf_detected, head_nan_detected)`, each with every head."""
+    """Return `head_inf_detected` and `head_nan_detected`, each with an entry for every head."""
     inf, nan = dict.fromkeys(heads, False), dict.fromkeys(heads, False)
     for sighting in sightings:
         if sighting.head in inf:

@@ -45,7 +45,7 @@ def capsule_of(
         minibatches_per_epoch=result.start.minibatches_per_epoch,
         old_log_probs=result.start.old_log_probs,
         injections=[str(drill) for drill in drills],
-        sightings=sighting_fields(result.head_nonfinite),
+        sightings=sighting_fields(result.figures.head_nonfinite),
         versions={
             "esper": VERSION,
             "torch": str(torch.__version__),
@@ -61,7 +61,7 @@ def record_incident(
     capsule: Capsule, result: UpdateResult, ledger: IncidentLedger, log: RunLog
 ) -> None:
     """Write a capsule, within the limits of the run, and report it."""
-    recorded = ledger.record(capsule, result.head_nonfinite)
+    recorded = ledger.record(capsule, result.figures.head_nonfinite)
     log.writer.emit(recorded, durable=True)
     if recorded.path:
         log.progress.say(f"incident {recorded.number} kept in {recorded.path}")

@@ -56,14 +56,14 @@ class Recovery:
             result: its result.
         """
         intervention = Intervention(None)
-        if result.head_nonfinite:
+        if result.figures.head_nonfinite:
             intervention = self._intervene(update, result)
         if intervention.action is None:
             self.escalation = self.escalation.after_good()
         return intervention
 
     def _intervene(self, update: int, result: UpdateResult) -> Intervention:
-        cause = _described(result.head_nonfinite)
+        cause = _described(result.figures.head_nonfinite)
         unsound = self._agent.state.unsound()
         if result.start is None and self.escalation.mode != "halt" and not unsound:
             self._log.say(

@@ -2,6 +2,8 @@
 
 from dataclasses import replace
 
+import msgspec
+
 from esper.karn.sanctum.drawing.panel import Panel
 from esper.karn.sanctum.frame.run_header import RunHeader
 from esper.karn.sanctum.widgets.tamiyo_brain.action_heads_panel import ActionHeadsPanel
@@ -50,7 +52,9 @@ async def test_panels_that_did_not_change_are_left_alone(views, sanctum, seen, m
     async with app.run_test(size=(120, 40)) as pilot:
         await seen(pilot)
         repaints = _count_repaints(app, monkeypatch)
-        training = replace(view.snapshot.training, policy_loss=0.5)
+        training = view.snapshot.training
+        figures = msgspec.structs.replace(training.figures, policy_loss=0.5)
+        training = replace(training, figures=figures)
         app.shown.append(replace(view, snapshot=replace(view.snapshot, training=training)))
         await seen(pilot)
         assert {name for name, _ in repaints} == {"policy"}

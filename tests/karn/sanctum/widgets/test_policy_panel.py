@@ -3,6 +3,7 @@
 import math
 from dataclasses import replace
 
+import msgspec
 import pytest
 
 from esper.karn.sanctum.overview.policy_panel import render_policy
@@ -41,7 +42,12 @@ def test_nonfinite_values_are_shown_as_what_they_are(
 ):
     snapshot = views.healthy()
     history = (*getattr(snapshot.training, f"{field}_history"), value)
-    training = replace(snapshot.training, **{field: value, f"{field}_history": history})
+    training = replace(snapshot.training, **{f"{field}_history": history})
+    if field == "score":
+        training = replace(training, score=value)
+    else:
+        figures = msgspec.structs.replace(training.figures, **{field: value})
+        training = replace(training, figures=figures)
     shown = render_policy(replace(snapshot, training=training), width, height).plain
     assert text in shown
     assert sign in shown
@@ -69,8 +75,10 @@ def test_skipped_minibatches_are_an_alert(views):
 
 def _under_fp16(views, **changes):
     snapshot = views.healthy()
-    values = {"loss_scale": 32_768.0, "minibatches_rescaled": 1, "rescaled_in_run": 12} | changes
-    return replace(snapshot, training=replace(snapshot.training, **values))
+    values = {"loss_scale": 32_768.0, "minibatches_rescaled": 1} | changes
+    figures = msgspec.structs.replace(snapshot.training.figures, **values)
+    training = replace(snapshot.training, figures=figures, rescaled_in_run=12)
+    return replace(snapshot, training=training)
 
 
 def _line_of(text, label):

@@ -1,4 +1,4 @@
-"""Which lights still call for attention: those that are lit and that nobody has acknowledged."""
+"""Lights that need attention: those that are lit and not acknowledged."""
 
 from dataclasses import dataclass
 from typing import Final
@@ -7,22 +7,22 @@ from esper.karn.sanctum.fold.view import View
 from esper.karn.sanctum.schema import TamiyoState
 from esper.leyline.telemetry import GROUPS
 
-#: A head's or a group's name, and "inf" or "nan".
+#: Name of a head or group, and "inf" or "nan".
 Light = tuple[str, str]
-#: How a light is written.
+#: Names of the lights on the screen.
 LIGHT_WORDS: Final = {"inf": "Inf", "nan": "NaN"}
 
 
 @dataclass(frozen=True)
 class Lamps:
-    """How the lights are shown at this moment, whatever they say."""
+    """Display state of the lights, independent of the run."""
 
-    bright: bool = True  # the phase of a blinking light in which it stands out most
-    is_test: bool = False  # all are on, to show that they can be
+    bright: bool = True  # the bright phase of a blinking light
+    is_test: bool = False  # lamp test: all lights are on
 
 
 def light_of(kind: str) -> str:
-    """Return the light that a kind of value puts on: "inf" or "nan"."""
+    """Return the light of a kind of value: "inf" or "nan"."""
     return "nan" if kind == "nan" else "inf"
 
 
@@ -37,45 +37,45 @@ def lit_lights(tamiyo: TamiyoState) -> list[Light]:
 
 
 def acknowledged(view: View) -> frozenset[Light]:
-    """Return the lights that somebody has acknowledged."""
+    """Return the acknowledged lights."""
     return frozenset((seen.head, seen.light) for seen in view.acknowledgements)
 
 
 def unacknowledged(view: View) -> frozenset[Light]:
-    """Return the lights that are on and that nobody has acknowledged."""
+    """Return the lights that are on and not acknowledged."""
     known = acknowledged(view)
     return frozenset(light for light in lit_lights(view.snapshot.tamiyo) if light not in known)
 
 
 def next_light(view: View) -> Light | None:
-    """Return the light to acknowledge next: of those that wait, the one that came on first."""
+    """Return the unacknowledged light that came on first; None if there is none."""
     waiting = unacknowledged(view)
     in_order = [(seen.head, light_of(seen.kind)) for seen in view.snapshot.tamiyo.first]
-    in_order += sorted(waiting)  # of some it is not known when they came on
+    in_order += sorted(waiting)  # some have no known time
     return next((light for light in in_order if light in waiting), None)
 
 
 def light_words(light: Light) -> str:
-    """Return a light as it is written: "op Inf"."""
+    """Return a light in words: "op Inf"."""
     head, kind = light
     return f"{GROUPS.get(head, head).removeprefix('the ')} {LIGHT_WORDS.get(kind, kind)}"
 
 
 def is_drill(tamiyo: TamiyoState) -> bool:
-    """Return whether a light is on, and drills alone put on all that are."""
+    """Return whether any light is on and all lit lights were caused by drills only."""
     lit = lit_lights(tamiyo)
     return bool(lit) and all(tamiyo.planted(light).get(head, False) for head, light in lit)
 
 
 class Attention:
-    """Remembers which lights have rung, so that each rings once for a run."""
+    """Tracks which lights have triggered the bell, so that each does so once per run."""
 
     def __init__(self) -> None:
         self._run: str | None = None
         self._rung: frozenset[Light] = frozenset()
 
     def rings(self, view: View) -> bool:
-        """Take note of a view; return whether one of its lights is new and not acknowledged."""
+        """Return whether a view has an unacknowledged light that has not triggered the bell."""
         if view.snapshot.run.run_id != self._run:
             self._run, self._rung = view.snapshot.run.run_id, frozenset()
         new = unacknowledged(view) - self._rung

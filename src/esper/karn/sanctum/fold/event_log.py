@@ -1,4 +1,4 @@
-"""The sentences of the event log: what of a run is worth a line, and how it reads."""
+"""The text of the lines of the event log."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -30,18 +30,18 @@ from esper.leyline.telemetry import (
     SeedTransitioned,
 )
 
-#: The transitions of a seed that get a line, and the word for each.
+#: Stages whose transitions get a line, with their words.
 _STAGE_WORDS: Final[dict[int, str]] = {
     Stage.GERMINATED: "germinated",
     Stage.BLENDING: "blending",
     Stage.FOSSILIZED: "fossilized",
     Stage.PRUNED: "pruned",
 }
-#: The cause of a transition to blending that did not begin it: only its target is another.
+#: Cause of a transition within blending that only changes its target.
 _RETARGET: Final = "retarget"
-#: What was done about an update.
+#: Words for the actions of interventions.
 _ACTION_WORDS: Final = {
-    "repeat": "went through it again: finite, nothing skipped",
+    "repeat": "repeated: finite, nothing skipped",
     "skip": "skipped bad minibatches",
     "rollback": "rolled back",
     "halt": "halted",
@@ -61,7 +61,7 @@ def started(payload: RunStarted) -> str:
 def newly_lit(
     before: Latches, found: Latches, update: int
 ) -> Iterable[tuple[str, int | None, str]]:
-    """Yield head, host and line of each light that `found` turns on, in the order of sighting."""
+    """Yield head, host and line for each light that `found` turns on, in order of time."""
     lights = {(head, "Inf") for head in found.inf - before.inf}
     lights |= {(head, "NaN") for head in found.nan - before.nan}
     for seen in found.in_order(sorted(found.heads())):
@@ -69,25 +69,25 @@ def newly_lit(
         if light in lights:
             lights.remove(light)
             yield seen.head, seen.host, _sighting(seen)
-    for head, word in sorted(lights):  # detected, and where is not known
+    for head, word in sorted(lights):  # detected, but the place is not known
         yield head, None, f"{_who(head)} went {word}, update {update}"
 
 
 def intervention(payload: InterventionTaken) -> str:
-    """Return the line of what was done about an update, and why."""
+    """Return the line of an intervention, with its reason."""
     action = _ACTION_WORDS.get(payload.action, payload.action)
     return f"update {payload.update} {action}: {payload.cause} ({payload.reason})"
 
 
 def incident(payload: IncidentRecorded) -> str:
-    """Return the line of a capsule that was written or not kept."""
+    """Return the line of an incident, with its capsule or the reason why there is none."""
     if not payload.path:
         return f"incident {payload.number} of update {payload.update} not kept: {payload.reason}"
     return f"incident {payload.number} of update {payload.update} kept: {payload.path}"
 
 
 def first_out(seen: FirstSighting) -> str:
-    """Return what went wrong first, where and when: "op went Inf in logits, update 2"."""
+    """Return a first sighting in words: "op went Inf in logits, update 2"."""
     kind = KIND_WORDS.get(seen.kind, seen.kind)
     what = f"{_who(seen.head)} went {kind} in {quantity_words(seen.quantity, seen.part)}"
     return joined(
@@ -116,16 +116,16 @@ def _who(head: str) -> str:
 
 
 def has_line(payload: SeedTransitioned) -> bool:
-    """Return whether a seed's transition deserves a line."""
+    """Return whether a seed's transition gets a line."""
     return payload.to_stage in _STAGE_WORDS
 
 
 def transition(
     payload: SeedTransitioned, slots: Sequence[str], blueprints: Sequence[str]
 ) -> str | None:
-    """Return the line of a seed's transition, or None if it does not deserve one.
+    """Return the line of a seed's transition; None if it gets none.
 
-    Hosts are counted from 1, as they are on the screen.
+    Hosts are counted from 1, like on the screen.
     """
     if not has_line(payload):
         return None
@@ -137,7 +137,7 @@ def transition(
 
 
 def episodes_done(payload: EpisodesCompleted, episodes: int, score: float | None) -> str:
-    """Return the line of a batch of episodes that ended; `score` is the mean of its good hosts."""
+    """Return the line of a completed batch of episodes; `score` is the mean of its finite hosts."""
     last = payload.first_episode + len(payload.score) - 1
     which = (
         f"episode {last}"
@@ -155,7 +155,7 @@ def episodes_done(payload: EpisodesCompleted, episodes: int, score: float | None
 
 
 def skipped(payload: PPOUpdatePayload) -> str:
-    """Return the line of an update that left out minibatches."""
+    """Return the line of an update with skipped minibatches."""
     return (
         f"update {payload.update}: {payload.minibatches_skipped} of {payload.minibatches} "
         "minibatches skipped as non-finite"
@@ -168,7 +168,7 @@ def checkpoint(payload: CheckpointWritten) -> str:
 
 
 def stalled(payload: HostsStalled) -> tuple[str, str]:
-    """Return level and line of a process of hosts that does not answer, or answers again."""
+    """Return level and line of a process with hosts that does not answer, or answers again."""
     process = f"process {payload.pid}, which holds hosts,"
     if payload.answered:
         return "warning", f"{process} answers again after {payload.seconds:.0f} s"
@@ -183,14 +183,14 @@ def finished(payload: RunFinished) -> tuple[str, str]:
 
 
 def mean(values: Sequence[float]) -> float | None:
-    """Return the mean of the finite values: a broken host is not learnt from and says nothing.
+    """Return the mean of the finite values, because non-finite hosts are not learned from.
 
-    It is NaN where no value is finite, and None where there is no value.
+    It is NaN if no value is finite, and None if there are no values.
     """
     finite = [value for value in values if math.isfinite(value)]
     if not finite:
         return math.nan if values else None
     try:
         return math.fsum(finite) / len(finite)
-    except OverflowError:  # the sum of finite values may pass the largest float; their mean cannot
+    except OverflowError:  # the sum of finite values may overflow; their mean cannot
         return math.fsum(value / len(finite) for value in finite)

@@ -1,14 +1,14 @@
 """The evidence of a run: where, when and how often each kind of non-finite value was seen.
 
-Like the lights it is a join semilattice: what is known of one update is joined by the larger
-counts, the earlier first and the later last sighting, and an update counts once however often it is
-reported. What was reproduced in one sighting is reproduced, whatever was seen in phases that are
-never repeated, and what no drill planted in one is not planted. So events may come in any order,
-twice, or split over any number of readers. An update that a resume trained again is the same
+Like the latches, it is a join semilattice. Reports of the same update are joined by the larger
+counts, the earlier first and the later last sighting, so that an update counts once however often
+it is reported. A source is reproduced if any sighting of it is, apart from phases that are never
+repeated, and planted only if all sightings of it are. Events may therefore arrive in any order,
+twice, or divided among any number of readers. An update that a resume trained again is the same
 update.
 
-For that, every bad update is remembered by its number: less than a hundred bytes for each update
-and row, and a run has few, since training that stays bad is rolled back and halted.
+Every bad update is kept by its number for this. It takes less than a hundred bytes per update and
+row, and a run has few of them, because training that stays bad is rolled back and halted.
 """
 
 from collections.abc import Iterable
@@ -33,16 +33,16 @@ from esper.leyline.quantities import causal_rank
 from esper.leyline.sighting_words import NOT_REPRODUCED, PLANTED, joined, place_words
 from esper.leyline.telemetry import GROUPS, NonfiniteSighting, PPOUpdatePayload
 
-#: Rows that are shown; eight heads and the groups have no more than 300.
+#: Maximum number of rows; eight heads and the groups have at most 300.
 ROWS_KEPT: Final = 512
 
-_TRAINING: Final = "hosts"  # the phase in which each broken host has a sighting of its own
-_MINIBATCHES: Final = "update"  # the phase that has minibatches
+_TRAINING: Final = "hosts"  # phase with a sighting for each failed host
+_MINIBATCHES: Final = "update"  # phase with minibatches
 _IN_A_MINIBATCH: Final = "in a minibatch"
 
 
 class _Counts(NamedTuple):
-    """How often something was seen in one update, and in the training of which hosts."""
+    """Number of sightings in one update, and the hosts whose training had them."""
 
     minibatches: int
     steps: int
@@ -65,7 +65,7 @@ class _Trail:
     last: Moment
     counts: dict[int, _Counts] = field(default_factory=dict)  # by update
     reproduction: int = -1  # the largest `reproduction_of`
-    planted: bool = True  # until something is known that was not
+    planted: bool = True  # until a sighting was not planted
     minibatches: int = 0  # the sums of the counts
     steps: int = 0
 
@@ -87,12 +87,12 @@ class EvidenceLedger:
 
     _trails: dict[Source, _Trail] = field(default_factory=dict, init=False)
 
-    def take_in(self, payload: PPOUpdatePayload) -> None:
-        """Join what one update saw."""
-        self.take_in_sightings(payload.update, sightings_of(payload))
+    def join_update(self, payload: PPOUpdatePayload) -> None:
+        """Join the sightings of one update."""
+        self.join_sightings(payload.update, sightings_of(payload))
 
-    def take_in_sightings(self, update: int, sightings: Iterable[NonfiniteSighting]) -> None:
-        """Join some of what one update saw."""
+    def join_sightings(self, update: int, sightings: Iterable[NonfiniteSighting]) -> None:
+        """Join some sightings of one update."""
         for seen in sightings:
             trail = _Trail(
                 first=moment_of(update, seen),
@@ -104,13 +104,13 @@ class EvidenceLedger:
             self._join(source_of(seen), trail)
 
     def copy(self) -> "EvidenceLedger":
-        """Return a ledger that goes on from here by itself."""
+        """Return an independent copy."""
         copy = EvidenceLedger()
         copy.join(self)
         return copy
 
     def join(self, other: "EvidenceLedger") -> None:
-        """Join what another reader of the run knows."""
+        """Join the evidence of another reader of the run."""
         for source, trail in other._trails.items():
             self._join(source, trail)
 
@@ -121,15 +121,15 @@ class EvidenceLedger:
         trail.join(other)
 
     def rows(self, heads: Iterable[str], active: Iterable[Source] = ()) -> tuple[Evidence, ...]:
-        """Return a row for each source, in the order in which they were first seen.
+        """Return a row for each source, in order of first sighting.
 
-        Within one minibatch, or one step of an episode, what is computed earlier comes first, then
-        the groups, then the heads in the order given. Beyond `ROWS_KEPT` rows, the latest are left
-        out.
+        Within one minibatch, or one step of an episode, rows are in the order of computation; then
+        groups precede heads, and heads are in the given order. At most `ROWS_KEPT` rows are
+        returned, the earliest ones.
 
         Args:
             heads: names of the heads, in order.
-            active: what was seen in the last update.
+            active: sources that were seen in the last update.
         """
         ranks = {head: rank for rank, head in enumerate((*GROUPS, *heads))}
         is_active = set(active)
@@ -148,9 +148,10 @@ class EvidenceLedger:
 
 
 def evidence_words(row: Evidence) -> str:
-    """Return what its update, epoch and minibatch leave out: "while acting, host 4, step 7".
+    """Return the details of a row beyond update, epoch and minibatch.
 
-    It is empty where there is no more to say: seen in a minibatch, and reproduced.
+    For example "while acting, host 4, step 7". Empty for a row that was only seen in minibatches
+    and was reproduced.
     """
     words = place_words(row.first_phase, row.first_host, row.first_step, row.other_hosts)
     first = joined(row.first_part, words)

@@ -1,10 +1,10 @@
-"""Histories that do not grow: as many points for a run of days as for one of an hour.
+"""Histories of bounded size: a run of days has as many points as a run of an hour.
 
-A history covers the whole run. It is cut into buckets of as many updates each; a bucket keeps its
-smallest, its largest and its last point, and its points that are not finite. When there are too
-many buckets, they are joined in pairs. So a spike and a NaN of the first hour are still there after
-a week, the points lie evenly over the run, and what is kept depends on the points alone, not on
-when somebody looked.
+A history covers the whole run. It is divided into buckets of equally many updates; a bucket keeps
+its smallest, largest and last point, and its non-finite points. When there are too many buckets,
+they are joined in pairs. A spike or a NaN of the first hour is therefore still there after a week,
+points are evenly distributed over the run, and the points that are kept depend on the values only,
+not on when the history was read.
 """
 
 import math
@@ -12,35 +12,36 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
 from typing import Final, Generic, NamedTuple, Self, TypeVar
 
-#: Buckets of a history; of at most 11 points each, and of three as a rule.
+#: Maximum number of buckets; a bucket has usually three points, at most 11.
 BUCKETS_KEPT: Final = 160
-#: Non-finite points of a bucket that are all kept; of more, the first and the last of each kind.
+#: Up to this number, all non-finite points of a bucket are kept; otherwise the first and the last
+#: of each kind.
 NONFINITE_KEPT: Final = 8
 
 
 class Point(NamedTuple):
     """One value of a history."""
 
-    place: int  # the update it belongs to
+    place: int  # the update that it belongs to
     value: float
 
 
 Bucket = tuple[Point, ...]
 Row = TypeVar("Row")
-#: Makes of rows a column for each series of a history: a value, or None, for each row.
+#: Function that turns rows into columns, one per series, with a value or None for each row.
 Columns = Callable[[Sequence[Row]], Mapping[str, Sequence[float | None]]]
 
 
 def thinned(points: Sequence[Point]) -> Bucket:
-    """Return what a bucket keeps of its points, in their order."""
+    """Return the points that a bucket keeps, in order."""
     return _thinned([point.place for point in points], [point.value for point in points])
 
 
 def _thinned(places: Sequence[int], values: Sequence[float]) -> Bucket:
-    """Return `thinned` of the points that these are the columns of."""
+    """Return `thinned` for points given as columns."""
     if all(map(math.isfinite, values)):
         size = len(values)
-        # Nearly always; and attaching to a long run does this some hundred thousand times.
+        # The usual case, which occurs some hundred thousand times when attaching to a long run.
         kept = range(size) if size < 2 else _extremes(values)
         return tuple([Point(places[index], values[index]) for index in kept])
     points = list(map(Point, places, values))
@@ -52,7 +53,7 @@ def _thinned(places: Sequence[int], values: Sequence[float]) -> Bucket:
 
 
 def _extremes(values: Sequence[float]) -> list[int]:
-    """Return where the smallest, the largest and the last of finite values are, in order."""
+    """Return the sorted indices of the smallest, the largest and the last of finite values."""
     return sorted({values.index(min(values)), values.index(max(values)), len(values) - 1})
 
 
@@ -69,22 +70,22 @@ def _kept_nonfinite(points: Sequence[Point]) -> list[Point]:
 
 
 class History(Generic[Row]):
-    """The history of several series of which every row brings the next values.
+    """History of several series. Each row has the next values of all series.
 
     Args:
-        columns: takes rows apart into series.
+        columns: function that turns rows into series.
     """
 
     def __init__(self, columns: Columns[Row]) -> None:
         self._columns = columns
-        self._stride = 1  # places in a bucket
-        self._buckets: dict[str, dict[int, Bucket]] = {}  # of each series, by place // stride
+        self._stride = 1  # number of places per bucket
+        self._buckets: dict[str, dict[int, Bucket]] = {}  # by series, then by place // stride
         self._open: list[tuple[int, Row]] = []  # the rows of the newest bucket, by place
         self._last_place = -1
-        self._points: dict[str, tuple[float, ...]] = {}  # of the closed buckets, as asked for
+        self._points: dict[str, tuple[float, ...]] = {}  # cached values of the closed buckets
 
     def add(self, place: int, row: Row) -> None:
-        """Add a row after all others; a place that is not beyond the last is taken for the next."""
+        """Add a row after all others; a place that is not after the last one becomes the next."""
         place = max(place, self._last_place + 1)
         if self._open and place // self._stride != self._last_place // self._stride:
             self._close()
@@ -92,7 +93,7 @@ class History(Generic[Row]):
         self._last_place = place
 
     def drop_after(self, place: int) -> None:
-        """Forget all that is beyond a place, so that it can be told again."""
+        """Remove everything after a place, so that it can be added again."""
         if place >= self._last_place:
             return
         self._open = [(other, row) for other, row in self._open if other <= place]
@@ -127,7 +128,7 @@ class History(Generic[Row]):
         return found
 
     def copy(self) -> Self:
-        """Return a history that goes on from here by itself."""
+        """Return an independent copy."""
         copy = type(self)(self._columns)
         copy._stride = self._stride
         copy._buckets = {series: dict(buckets) for series, buckets in self._buckets.items()}
@@ -143,11 +144,11 @@ class History(Generic[Row]):
         columns = self._columns([row for _, row in self._open])
         found = {}
         for series, values in columns.items():
-            told = [value for value in values if value is not None]
+            present = [value for value in values if value is not None]
             where = places
-            if len(told) < len(values):
+            if len(present) < len(values):
                 where = [at for at, value in zip(places, values, strict=True) if value is not None]
-            found[series] = _thinned(where, told)
+            found[series] = _thinned(where, present)
         return found
 
     def _close(self) -> None:

@@ -1,4 +1,4 @@
-"""The hosts that are being trained: their last step, and the steps of this episode before it."""
+"""The hosts in training: their last step and the earlier steps of this episode."""
 
 import math
 from collections import deque
@@ -9,12 +9,12 @@ from typing import Any, Final
 from esper.karn.sanctum.schema import HostState, SlotState
 from esper.leyline.telemetry import StepCompleted
 
-#: Steps in a host's histories; an episode that is longer is shown by its last ones.
+#: Maximum number of steps in a host's histories; of a longer episode, the last ones are kept.
 STEPS_KEPT: Final = 128
 
 
 def damage_of(step: StepCompleted) -> str | None:
-    """Return what is wrong with a step's lists, or None if each has an entry for every host."""
+    """Return what is wrong with a step's lists; None if each has an entry for every host."""
     hosts = len(step.accuracy)
     lists: list[Sequence[Any]] = [step.loss, step.parameters, step.reward]
     lists += [step.stages, step.alphas, step.blueprints, *step.reward_terms.values()]
@@ -22,29 +22,29 @@ def damage_of(step: StepCompleted) -> str | None:
         return "its lists are of different lengths"
     for stages, alphas, blueprints in zip(step.stages, step.alphas, step.blueprints, strict=True):
         if not len(stages) == len(alphas) == len(blueprints):
-            return "its slots are told of by lists of different lengths"
+            return "the lists of its slots are of different lengths"
     return None
 
 
 class HostLedger:
-    """What the steps of this episode tell of each host; steps that are damaged are for others."""
+    """The undamaged steps of this episode, and the state of each host after them."""
 
     def __init__(self) -> None:
         self._steps: deque[StepCompleted] = deque(maxlen=STEPS_KEPT)  # of this episode
-        # The slots by host and step: made once, and only of steps that somebody looks at.
+        # Slots by host and step, computed once and only when they are read.
         self._slots: deque[tuple[tuple[SlotState, ...], ...]] = deque(maxlen=STEPS_KEPT)
-        self._slots_due = 0  # of the last steps, whose slots are still to be made
+        self._slots_due = 0  # number of last steps whose slots are not computed yet
 
     @property
     def last(self) -> StepCompleted | None:
-        """The last step, if there was one."""
+        """The last step; None before the first."""
         return self._steps[-1] if self._steps else None
 
     def samples_per_second(self) -> float | None:
-        """Return the speed over the steps of this episode that are kept; None before the first.
+        """Return the speed over the steps of this episode; None before the first.
 
-        All steps have as many samples, so it is the harmonic mean of their speeds. One that is none
-        is not averaged away.
+        All steps have equally many samples, so it is the harmonic mean of their speeds. An invalid
+        speed is returned as it is.
         """
         speeds = [step.samples_per_second for step in self._steps]
         for speed in speeds:
@@ -52,8 +52,8 @@ class HostLedger:
                 return speed
         return len(speeds) / math.fsum(1.0 / speed for speed in speeds) if speeds else None
 
-    def take_in(self, step: StepCompleted) -> None:
-        """Add a step; the first of another batch of episodes begins anew."""
+    def add(self, step: StepCompleted) -> None:
+        """Add a step. The first step of another batch of episodes replaces all earlier ones."""
         before = self.last
         is_next = (
             before is not None
@@ -67,13 +67,13 @@ class HostLedger:
         self._slots_due = min(self._slots_due + 1, STEPS_KEPT)
 
     def clear(self) -> None:
-        """Forget the steps: the hosts are no more."""
+        """Remove all steps."""
         self._steps.clear()
         self._slots.clear()
         self._slots_due = 0
 
     def copy(self) -> "HostLedger":
-        """Return a ledger that goes on from here by itself."""
+        """Return an independent copy."""
         copy = HostLedger()
         copy._steps = self._steps.copy()
         copy._slots = self._slots.copy()
@@ -81,7 +81,7 @@ class HostLedger:
         return copy
 
     def states(self) -> tuple[HostState, ...]:
-        """Return the hosts as of the last step, with their histories in this episode."""
+        """Return the hosts after the last step, with their histories in this episode."""
         last = self.last
         if last is None:
             return ()
@@ -94,7 +94,7 @@ class HostLedger:
         rewards = list(zip(*[step.reward for step in steps], strict=True))
         parameters = list(zip(*[step.parameters for step in steps], strict=True))
         terms = {
-            # A term that a step does not tell of has no point there.
+            # A step without a term has no point in its history.
             name: list(
                 zip(
                     *[step.reward_terms[name] for step in steps if name in step.reward_terms],
@@ -130,7 +130,7 @@ def _slots_by_host(step: StepCompleted) -> Iterator[tuple[SlotState, ...]]:
         yield tuple(map(_slot, stages, alphas, blueprints))
 
 
-# Most slots are as they were a step ago.
+# Most slots do not change from one step to the next.
 @lru_cache(maxsize=1024)
 def _slot(stage: int, alpha: float, blueprint: int) -> SlotState:
     return SlotState(stage, alpha, blueprint)

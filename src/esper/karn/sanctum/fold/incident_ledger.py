@@ -1,7 +1,7 @@
-"""Counts the incidents of a run: those in its events, joined with the capsules on the disk.
+"""The incidents of a run: those in its events, joined with the capsules on disk.
 
-An incident is known by its number. Of one without an event, which a store that was lost leaves
-behind, its capsule tells; one whose capsule was removed or damaged is not kept any more.
+An incident is identified by its number. If a lost store leaves a capsule without an event, the
+capsule counts as the incident; an incident whose capsule was removed or damaged has no capsule.
 """
 
 import math
@@ -14,7 +14,7 @@ from esper.karn.sanctum.schema import IncidentState
 from esper.leyline.incident_files import INCIDENTS_NAME, Incident
 from esper.leyline.telemetry import IncidentRecorded
 
-#: Incidents that are listed; of more, those without a capsule go first, and then the oldest.
+#: Maximum number of listed incidents; those without a capsule are dropped first, then the oldest.
 INCIDENTS_KEPT: Final = 256
 CAPSULE_GONE: Final = "its capsule is no longer there"
 
@@ -26,10 +26,10 @@ class IncidentLedger:
         self._recorded = _Numbers()
         self._with_path = _Numbers()
         self._newest: dict[int, IncidentState] = {}  # in the order of their events
-        self._capsules: tuple[Incident, ...] | None = None  # None until someone has looked
+        self._capsules: tuple[Incident, ...] | None = None  # None until the disk was read
 
     def copy(self) -> "IncidentLedger":
-        """Return a ledger that goes on from here by itself."""
+        """Return an independent copy."""
         other = IncidentLedger()
         other._recorded = self._recorded.copy()
         other._with_path = self._with_path.copy()
@@ -37,8 +37,8 @@ class IncidentLedger:
         other._capsules = self._capsules
         return other
 
-    def take_in(self, payload: IncidentRecorded) -> None:
-        """Take in an event; one of a number that is known replaces what is known."""
+    def add(self, payload: IncidentRecorded) -> None:
+        """Add an event. It replaces an earlier event with the same number."""
         self._recorded.add(payload.number)
         if payload.path:
             self._with_path.add(payload.number)
@@ -51,17 +51,17 @@ class IncidentLedger:
             del self._newest[next(without, next(iter(self._newest)))]
 
     def join_capsules(self, capsules: Sequence[Incident]) -> bool:
-        """Take in which capsules are on the disk; return whether that is new."""
+        """Set the capsules on disk; return whether they changed."""
         before, self._capsules = self._capsules, tuple(capsules)
         return before != self._capsules
 
     def lacks_capsule(self, capsules: Sequence[Incident]) -> bool:
-        """Return whether an event tells of a capsule that is not among these."""
+        """Return whether an event mentions a capsule that is not among these."""
         there = {one.number for one in capsules}
         return any(one.path and one.number not in there for one in self._newest.values())
 
     def counts(self) -> tuple[int, int]:
-        """Return how many incidents there were, and how many of them have no whole capsule."""
+        """Return the number of incidents, and of those without an undamaged capsule."""
         if self._capsules is None:
             return self._recorded.count, self._recorded.count - self._with_path.count
         there = {one.number for one in self._capsules}
@@ -70,7 +70,7 @@ class IncidentLedger:
         return number, number - len(whole)
 
     def states(self) -> tuple[IncidentState, ...]:
-        """Return the incidents that are kept in full, in the order in which they happened."""
+        """Return the listed incidents, in order of time."""
         if self._capsules is None:
             return tuple(self._newest.values())
         there = {one.number: one for one in self._capsules}
@@ -93,7 +93,7 @@ def _state_of(capsule: Incident, update: int) -> IncidentState:
 
 
 class _Numbers:
-    """A set of whole numbers, small where they come one after the other."""
+    """A set of integers, stored as ranges of consecutive numbers."""
 
     def __init__(self) -> None:
         self.count = 0

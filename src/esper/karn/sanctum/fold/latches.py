@@ -1,7 +1,7 @@
-"""The lights of a run: what has ever been non-finite, as a join semilattice.
+"""The latches of a run: everything that was ever non-finite, as a join semilattice.
 
-`join` is commutative, associative and idempotent, so events may come in any order, twice, or split
-over any number of readers, and the lights are the same. Nothing here can put a light out.
+`join` is commutative, associative and idempotent. Events may therefore arrive in any order, twice,
+or divided among any number of readers, and the latches are the same. No operation unsets a latch.
 """
 
 from collections.abc import Iterable, Mapping
@@ -18,6 +18,7 @@ from esper.karn.store.sightings import (
     sightings_of,
     source_of,
     step_in_phase,
+    unexplained,
 )
 from esper.leyline.quantities import causal_rank
 from esper.leyline.telemetry import GROUPS, NonfiniteSighting, PPOUpdatePayload
@@ -31,20 +32,20 @@ class Latches:
     nan: frozenset[str] = frozenset()
     # By (head, kind).
     first: Mapping[tuple[str, str], FirstSighting] = field(default_factory=dict)
-    # What was seen again when its update was repeated, and what at least once was not.
+    # Seen again when the update was repeated; and not seen again at least once.
     reproduced: frozenset[Source] = frozenset()
     not_reproduced: frozenset[Source] = frozenset()
-    # What was seen at least once without having been planted by a drill.
+    # Seen at least once without having been planted by a drill.
     genuine: frozenset[Source] = frozenset()
 
     @classmethod
     def of(cls, payload: PPOUpdatePayload) -> Self:
-        """Return what one update lights: what it says was detected, and what it says it saw."""
+        """Return the latches that one update sets, from its detections and its sightings."""
         return cls.of_sightings(payload.update, sightings_of(payload))
 
     @classmethod
     def of_sightings(cls, update: int, sightings: Iterable[NonfiniteSighting]) -> Self:
-        """Return what is lit by all that was seen in one update."""
+        """Return the latches that sightings of one update set."""
         inf: set[str] = set()
         nan: set[str] = set()
         first: dict[tuple[str, str], FirstSighting] = {}
@@ -55,7 +56,7 @@ class Latches:
             if not seen.planted:
                 genuine.add(source_of(seen))
             if seen.quantity == UNKNOWN_QUANTITY:
-                continue  # where it was is not known: it is lit and no more
+                continue  # its place is not known: it only sets the latch
             reproductions.add((reproduction_of(seen), source_of(seen)))
             sighting = FirstSighting(
                 head=seen.head,
@@ -68,7 +69,7 @@ class Latches:
                 host=seen.host,
                 step=seen.step,
                 part=seen.part,
-                reproduced=False,  # that is kept beside it, by quantity, as the next is
+                reproduced=False,  # kept separately by quantity, like `planted`
                 planted=False,
             )
             key = (seen.head, seen.kind)
@@ -83,7 +84,7 @@ class Latches:
         )
 
     def join(self, other: "Latches") -> "Latches":
-        """Return what is lit in either; of two first sightings the earlier stands."""
+        """Return the latches set in either, with the earlier of two first sightings."""
         first = dict(self.first)
         for key, sighting in other.first.items():
             first[key] = min(first.get(key, sighting), sighting, key=moment)
@@ -97,18 +98,18 @@ class Latches:
         )
 
     def is_reproduced(self, source: Source) -> bool:
-        """Return False for what was seen once and never again when its update was repeated."""
+        """Return False for a source that was never seen again when its update was repeated."""
         return source in self.reproduced or source not in self.not_reproduced
 
     def heads(self) -> frozenset[str]:
-        """Return the heads that are lit, without groups."""
+        """Return the heads with a latch, without groups."""
         return (self.inf | self.nan) - GROUPS.keys()
 
     def in_order(self, heads: Iterable[str]) -> tuple[FirstSighting, ...]:
-        """Return the first sightings by when they happened: the first of them is the first-out.
+        """Return the first sightings in order of time: the first of them is the first-out.
 
-        Within one minibatch, or one step of an episode, what is computed earlier comes first, then
-        the groups, then the heads in the order given.
+        Within one minibatch, or one step of an episode, they are in the order of computation; then
+        groups precede heads, and heads are in the given order.
         """
         ranks = {head: rank for rank, head in enumerate((*GROUPS, *heads))}
 
@@ -117,6 +118,39 @@ class Latches:
             return *when, ranks.get(seen.head, len(ranks)), seen.head, seen.kind, part
 
         return tuple(self._whole(seen) for seen in sorted(self.first.values(), key=order))
+
+    def sightings(self, newest_update: int) -> list[tuple[int, NonfiniteSighting]]:
+        """Return a sighting for each light that is on, with the number of its update.
+
+        Args:
+            newest_update: update given for lights whose update is not known.
+        """
+        found = []
+        for first in self.first.values():
+            source = (first.head, first.quantity, first.kind)
+            seen = NonfiniteSighting(
+                head=first.head,
+                quantity=first.quantity,
+                kind=first.kind,
+                count=0,
+                epoch=first.epoch,
+                minibatch=first.minibatch,
+                phase=first.phase,
+                host=first.host,
+                step=first.step,
+                part=first.part,
+                reproduced=self.is_reproduced(source),
+                planted=source not in self.genuine,
+            )
+            found.append((first.update, seen))
+        known = {(seen.head, "nan" if seen.kind == "nan" else "inf") for _, seen in found}
+        for light, heads in (("inf", self.inf), ("nan", self.nan)):
+            found += [
+                (newest_update, unexplained(head, light))
+                for head in heads
+                if (head, light) not in known
+            ]
+        return found
 
     def _whole(self, seen: FirstSighting) -> FirstSighting:
         source = seen.head, seen.quantity, seen.kind
@@ -130,7 +164,7 @@ class Latches:
 def moment(
     seen: FirstSighting,
 ) -> tuple[int, int, str, int, int, int, tuple[int, str], int, int, str]:
-    """Return a key that sorts sightings by when in the run they happened."""
+    """Return a key that sorts sightings by time."""
     return (
         seen.update,
         phase_rank(seen.phase),

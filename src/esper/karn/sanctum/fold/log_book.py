@@ -1,8 +1,9 @@
-"""The lines of the event log that are kept: a bounded number, and the weighty ones longest.
+"""The event log: a bounded number of lines, kept by importance.
 
-Seeds change their stage hundreds of times an update. On a shelf of their own they cannot push out
-the lines of checkpoints and faults; and what latched is said once in a run and is never pushed out
-by anything else. What heartbeats tell is not part of the run's events, and stands apart.
+Seeds change their stage hundreds of times per update. Their lines are on a shelf of their own, so
+that they do not displace lines about checkpoints and faults. Lines about latches are on another:
+each occurs once in a run, and no other line displaces it. Heartbeats are not events of the run, and
+have a shelf of their own as well.
 """
 
 from collections import Counter, deque
@@ -12,11 +13,12 @@ from operator import attrgetter
 from typing import Final
 
 from esper.karn.sanctum.schema import LogEntry
+from esper.leyline.telemetry import DamagedPayload, Event, kind_of
 
-#: Lines of each shelf.
+#: Maximum number of lines on each shelf.
 LOG_LINES_KEPT: Final = 500
 
-#: The kind of the events of seeds.
+#: Kind of the events about seeds.
 SEEDS: Final = "seed_transitioned"
 
 _HEARTBEATS: Final = "heartbeat"
@@ -32,7 +34,7 @@ def _shelf_of(entry: LogEntry) -> str:
 
 
 def oldest_missing(entries: Sequence[LogEntry]) -> int:
-    """Return the newest event of which a line can have been pushed out of a log; 0 if none was.
+    """Return the newest event whose line may have been displaced from a log; 0 if there is none.
 
     Args:
         entries: the log, oldest first.
@@ -48,9 +50,9 @@ def oldest_missing(entries: Sequence[LogEntry]) -> int:
 
 
 def with_details(entries: Sequence[LogEntry]) -> list[tuple[LogEntry, int]]:
-    """Return the lines without those that are details of another one, which has their number.
+    """Return the lines that are no details, each with its number of details.
 
-    A detail whose leading line is not among them stands for itself.
+    A detail whose leading line is missing counts as a line of its own.
     """
     leads = {entry.event_id for entry in entries if not entry.lead and entry.kind != _HEARTBEATS}
     details = Counter(one.lead for one in entries if one.lead and one.lead in leads)
@@ -63,6 +65,12 @@ def with_details(entries: Sequence[LogEntry]) -> list[tuple[LogEntry, int]]:
     return shown
 
 
+def event_kind(event: Event) -> str:
+    """Return the kind of an event; for a damaged one, the kind that it should have."""
+    payload = event.payload
+    return payload.kind if isinstance(payload, DamagedPayload) else kind_of(payload)
+
+
 class LogBook:
     """The last lines of a run's log."""
 
@@ -70,23 +78,66 @@ class LogBook:
         self._shelves: Mapping[str, deque[LogEntry]] = {
             shelf: deque(maxlen=LOG_LINES_KEPT) for shelf in _SHELVES
         }
+        self._bad_update = 0  # number of the last update with lines about its failure
+        self._leading_event = 0  # event of the first of these lines
+
+    def add_line(
+        self,
+        event: Event,
+        event_id: int,
+        level: str,
+        text: str,
+        *,
+        host: int | None = None,
+        head: str | None = None,
+        update: int = 0,
+    ) -> None:
+        """Add a line about an event after all others.
+
+        Args:
+            event: event that the line is about.
+            event_id: its id; for a heartbeat, the id of the event before it.
+            level: level of the line.
+            text: text of the line.
+            host: host that the line is about, if any.
+            head: head that the line is about, if any.
+            update: bad update that the line is about, or 0. The first line about a bad update
+                leads; further lines are its details, unless they are errors.
+        """
+        lead = 0
+        if update and self._bad_update != update:
+            self._bad_update, self._leading_event = update, event_id
+        elif update and level != "error":
+            lead = self._leading_event
+        entry = LogEntry(
+            event_id=event_id,
+            time=event.time,
+            level=level,
+            text=text,
+            kind=event_kind(event),
+            host=host,
+            head=head,
+            lead=lead,
+        )
+        self.add(entry)
 
     def add(self, entry: LogEntry) -> None:
-        """Add a line, later than all before."""
+        """Add a complete line after all others."""
         self._shelves[_shelf_of(entry)].append(entry)
 
     def forget_heartbeats(self) -> None:
-        """Forget the lines of heartbeats."""
+        """Remove the lines about heartbeats."""
         self._shelves[_HEARTBEATS].clear()
 
     def entries(self) -> tuple[LogEntry, ...]:
         """Return all lines, oldest first."""
-        # Sorting keeps the order of the lines of one event, and is quick on what is in order.
+        # Sorting is stable, and fast for sequences that are mostly in order.
         lines = chain.from_iterable(self._shelves.values())
         return tuple(sorted(lines, key=attrgetter("event_id")))
 
     def copy(self) -> "LogBook":
-        """Return a book that goes on from here by itself."""
+        """Return an independent copy."""
         copy = LogBook()
+        copy._bad_update, copy._leading_event = self._bad_update, self._leading_event
         copy._shelves = {shelf: lines.copy() for shelf, lines in self._shelves.items()}
         return copy

@@ -1,8 +1,8 @@
-"""The run as a whole: its start and its end, its process, how far it has come and how fast."""
+"""The run as a whole: start, end, process, progress and speed."""
 
 import copy
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -21,28 +21,28 @@ from esper.leyline.telemetry import (
     UnknownPayload,
 )
 
-#: Steps over which the speed is taken: a few episodes, so that an update's pause counts.
+#: Steps over which the speed is measured: a few episodes, so that it includes updates.
 SPEED_STEPS: Final = 96
-#: Batches of episodes from which the pace of a run is taken.
+#: Batches of episodes over which the pace of a run is measured.
 PACE_BATCHES: Final = 8
-#: Events before which all hosts have answered.
+#: Events that show that all hosts have answered.
 _FROM_HOSTS: Final = (StepCompleted, PPOUpdatePayload)
-#: Events of a run that has not ended before them, or that goes on.
+#: Events that show that the run has not ended.
 _GOING_ON: Final = (RunStarted, DecisionsTaken, StepCompleted, PPOUpdatePayload)
 
 
 class RunLedger:
-    """What the events tell of the run itself.
+    """State of the run itself, from its events.
 
     Attributes:
-        start: the last start or resume; None before the first.
-        heartbeat: the last one; None before the first.
-        notice: the last one's text.
-        update: updates completed.
-        episodes_done: episodes completed.
-        checkpoint: the last one's path.
-        last_event_at: when the newest event came; None before the first.
-        is_end_lost: whether an event that cannot be read or understood may have told of the end.
+        start: last start or resume; None before the first.
+        heartbeat: last heartbeat; None before the first.
+        notice: text of the last notice.
+        update: number of completed updates.
+        episodes_done: number of completed episodes.
+        checkpoint: path of the last checkpoint.
+        last_event_at: time of the newest event; None before the first.
+        is_end_lost: whether a damaged or unknown event may have been the run's end.
     """
 
     def __init__(self) -> None:
@@ -58,26 +58,41 @@ class RunLedger:
         self.last_event_at: float | None = None
         self.is_end_lost = False
         self._step_times: deque[tuple[float, int]] = deque(maxlen=SPEED_STEPS)  # time, hosts
-        # Time and episodes done: at the first step of this process, and after its last updates.
+        # Time and episodes done, at the first step of this process and after its last updates.
         self._pace: deque[tuple[float, float]] = deque(maxlen=PACE_BATCHES + 1)
         self._damaged = 0
         self._unknown: dict[str, int] = {}
-        self._stalled: HostsStalled | None = None  # since the last event that hosts went on
+        self._stalled: HostsStalled | None = None  # cleared when hosts answer
+
+    @property
+    def episodes(self) -> int:
+        """Total number of episodes to train; 0 before the start."""
+        return self.start.episodes if self.start else 0
+
+    @property
+    def slots(self) -> Sequence[str]:
+        """Names of the slots; empty before the start."""
+        return self.start.slots if self.start else ()
+
+    @property
+    def blueprints(self) -> Sequence[str]:
+        """Names of the blueprints; empty before the start."""
+        return self.start.blueprints if self.start else ()
 
     def begin(self, start: RunStarted) -> None:
-        """Note a start or a resume: whatever ended before goes on."""
+        """Record a start or a resume, which cancels an earlier end."""
         self.start = start
         self._finish = self._finished_at = self._stalled = None
         self._step_times.clear()
         self._pace.clear()
 
     def end(self, finish: RunFinished, at: float) -> None:
-        """Note an end."""
+        """Record the end."""
         self._finish, self._finished_at = finish, at
         self.episodes_done = finish.episodes_done
 
     def note_event(self, event: Event) -> None:
-        """Note when the newest event came, and whether the run may have ended with it."""
+        """Record the time of the newest event, and whether the run may have ended with it."""
         if self._started_at is None:
             self._started_at = event.time
         self.last_event_at = event.time
@@ -89,30 +104,30 @@ class RunLedger:
             self.is_end_lost = False
 
     def note_step(self, at: float, step: StepCompleted) -> None:
-        """Note when the hosts completed a step."""
+        """Record the time at which the hosts completed a step."""
         self._step_times.append((at, len(step.accuracy)))
         if not self._pace and self.start is not None:
             self._pace.append((at, self._progress(step, self.start.steps)))
 
     def note_update(self, at: float) -> None:
-        """Note when the update after a batch of episodes was done."""
+        """Record the time at which an update was completed."""
         self._pace.append((at, self.episodes_done))
 
     def note_stall(self, stall: HostsStalled) -> None:
-        """Note that a process of hosts does not answer, or answers again."""
+        """Record that a process with hosts does not answer, or answers again."""
         self._stalled = None if stall.answered else stall
 
     def note_damage(self) -> None:
-        """Note an event that cannot be read."""
+        """Count a damaged event."""
         self._damaged += 1
 
     def note_unknown(self, kind: str) -> bool:
-        """Note an event of a kind that this version does not know; return whether it is new."""
+        """Count an event of an unknown kind; return whether it is the first of this kind."""
         self._unknown[kind] = self._unknown.get(kind, 0) + 1
         return self._unknown[kind] == 1
 
     def copy(self) -> "RunLedger":
-        """Return a ledger that goes on from here by itself."""
+        """Return an independent copy."""
         other = copy.copy(self)
         other._step_times = self._step_times.copy()
         other._pace = self._pace.copy()
@@ -125,12 +140,12 @@ class RunLedger:
         heads: Mapping[str, tuple[str, ...]],
         samples_per_second: float | None,
     ) -> RunState:
-        """Return the run as of now.
+        """Return the current state of the run.
 
         Args:
-            step: the last one of this batch of episodes; None before the first.
-            heads: the choices of every head.
-            samples_per_second: of the steps of this batch or the last update; None before any.
+            step: last step of this batch of episodes; None before the first.
+            heads: names of the choices of each head.
+            samples_per_second: speed over this batch or the last update; None before both.
         """
         process = self.heartbeat or self.start
         phase, reason = self._phase(step)
@@ -160,7 +175,7 @@ class RunLedger:
         )
 
     def _phase(self, step: StepCompleted | None) -> tuple[str, str]:
-        """Return how far the run is in its life, and why, or with what it is occupied there."""
+        """Return the phase of the run, and its reason or current activity."""
         if self._finish is not None:
             return self._finish.status, self._finish.reason
         if self.last_event_at is None:
@@ -175,18 +190,18 @@ class RunLedger:
         return ("training", "") if is_training else ("starting", self.notice)
 
     def _progress(self, step: StepCompleted | None, steps: int) -> float:
-        """Return the episodes done, with the share that is done of those under way."""
+        """Return the episodes done, with the completed fraction of those in progress."""
         if step is None or step.first_episode <= self.episodes_done or not steps:
             return float(self.episodes_done)
-        under_way = len(step.accuracy) * min(1.0, step.step / steps)
-        return max(self.episodes_done, step.first_episode - 1) + under_way
+        in_progress = len(step.accuracy) * min(1.0, step.step / steps)
+        return max(self.episodes_done, step.first_episode - 1) + in_progress
 
     def _expected_end(self, progress: float, episodes: int) -> float | None:
-        """Return when the run will end at its pace; None while that is not known."""
+        """Return the extrapolated time of the run's end; None while it is unknown."""
         if self._finish is not None or not self._pace or self.last_event_at is None:
             return None
         start, done_before = self._pace[0]
-        # From batch to batch, so that the pause of an update counts; in the first one, by step.
+        # From batch to batch, so that updates are included; within the first batch, by step.
         at, done = self._pace[-1] if len(self._pace) > 1 else (self.last_event_at, progress)
         if not (at > start and done > done_before and episodes):
             return None
@@ -196,6 +211,6 @@ class RunLedger:
         if len(self._step_times) < 2:
             return None
         seconds = self._step_times[-1][0] - self._step_times[0][0]
-        if not seconds > 0:  # the clock was set back
+        if not seconds > 0:  # the system clock was set back
             return None
         return (sum(hosts for _, hosts in self._step_times) - self._step_times[0][1]) / seconds

@@ -1,31 +1,26 @@
-"""The parts of a snapshot, each made from what the aggregator keeps of the events."""
+"""The parts of a snapshot, built from the state that the aggregator keeps."""
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 from esper.karn.sanctum.fold.evidence import EvidenceLedger
 from esper.karn.sanctum.fold.latches import Latches
-from esper.karn.sanctum.fold.update_history import (
-    HEAD_SERIES,
-    TRAINING_SERIES,
-    head_series,
-    training_figure,
-)
+from esper.karn.sanctum.fold.update_history import head_series
 from esper.karn.sanctum.schema import (
-    HeadTrend,
+    InterventionState,
     MachineState,
     RunState,
     TamiyoState,
     TrainingState,
 )
 from esper.karn.store.sightings import sightings_of, source_of
+from esper.leyline.head_figures import CHARTED_FIGURES, HeadFigures
 from esper.leyline.telemetry import GROUPS, Heartbeat, PPOUpdatePayload, RunStarted
 
 
 def described(start: RunStarted | None) -> RunState:
-    """Return what the start of a run says of it."""
+    """Return the part of a run's state that its start event has; empty without one."""
     if start is None:
         return RunState()
     return RunState(
@@ -45,7 +40,7 @@ def described(start: RunStarted | None) -> RunState:
 
 
 def machine_state(beat: Heartbeat | None) -> MachineState:
-    """Return what a process took of its machine at its last heartbeat."""
+    """Return the load of a process at its last heartbeat."""
     if beat is None:
         return MachineState()
     return MachineState(
@@ -57,10 +52,30 @@ def machine_state(beat: Heartbeat | None) -> MachineState:
     )
 
 
-def time_shares(update: PPOUpdatePayload) -> dict[str, float]:
-    """Return the shares of hosts, acting and the update in its time and that of its episodes.
+def counted_intervention(before: InterventionState, action: str) -> InterventionState:
+    """Return the counts of interventions after one more.
 
-    Of an older writer, which did not measure the hosts by themselves, they are one with acting.
+    Args:
+        before: counts so far.
+        action: `InterventionTaken.action`; an action of a newer writer is not counted.
+    """
+    match action:
+        case "repeat":
+            return replace(before, updates_repeated=before.updates_repeated + 1)
+        case "skip":
+            return replace(before, updates_skipped=before.updates_skipped + 1)
+        case "rollback":
+            return replace(before, updates_rolled_back=before.updates_rolled_back + 1)
+        case "halt":
+            return replace(before, halts=before.halts + 1)
+        case _:
+            return before
+
+
+def time_shares(update: PPOUpdatePayload) -> dict[str, float]:
+    """Return the fractions of time spent on hosts, acting and the update.
+
+    An older writer did not measure hosts separately; then "hosts and acting" is one entry.
     """
     total = update.rollout_seconds + update.update_seconds
     if not (math.isfinite(total) and total > 0):
@@ -79,14 +94,14 @@ def tamiyo_state(
     last: PPOUpdatePayload | None,
     history: Mapping[str, tuple[float, ...]],
 ) -> TamiyoState:
-    """Return the policy's health.
+    """Return the numerical health of the policy.
 
     Args:
         heads: names of all heads, in order.
-        latches: of the whole run.
-        evidence: of the whole run.
+        latches: latches of the whole run.
+        evidence: evidence of the whole run.
         last: the last update; None before the first.
-        history: of `update_history`.
+        history: values of `update_history`.
     """
     active = Latches.of(last) if last else Latches()
     active_sources = map(source_of, sightings_of(last)) if last else ()
@@ -101,21 +116,12 @@ def tamiyo_state(
         group_nan_active={group: group in active.nan for group in GROUPS},
         first=latches.in_order(heads),
         evidence=evidence.rows(heads, active_sources),
-        head_entropy=dict(last.head_entropy) if last else {},
-        head_gradient_norm=dict(last.head_gradient_norm) if last else {},
-        head_ratio_max=dict(last.head_ratio_max) if last else {},
-        head_clip_fraction=dict(last.head_clip_fraction) if last else {},
-        head_kl=dict(last.head_kl) if last else {},
-        head_log_prob_min=dict(last.head_log_prob_min) if last else {},
-        head_log_prob_max=dict(last.head_log_prob_max) if last else {},
-        head_active_fraction=dict(last.head_active_fraction) if last else {},
-        head_trend={head: _trend(head, history) for head in heads} if last else {},
-    )
-
-
-def _trend(head: str, history: Mapping[str, tuple[float, ...]]) -> HeadTrend:
-    return HeadTrend(
-        **{figure: history.get(head_series(figure, head), ()) for figure in HEAD_SERIES}
+        figures=last or HeadFigures(),
+        head_history={
+            figure.field: {head: history.get(head_series(figure, head), ()) for head in heads}
+            for figure in CHARTED_FIGURES
+            if last
+        },
     )
 
 
@@ -131,28 +137,23 @@ def training_state(
 
     Args:
         last: the last update; None before the first.
-        history: of `update_history`.
-        scores: the history of mean scores.
-        skipped_in_run: minibatches, as non-finite.
-        rescaled_in_run: minibatches, for the sake of the fp16 loss scale.
+        history: values of `update_history`.
+        scores: history of mean scores.
+        skipped_in_run: minibatches of the run that were skipped as non-finite.
+        rescaled_in_run: minibatches of the run that were left out by fp16 loss scaling.
     """
-    state = TrainingState(
+    return TrainingState(
+        figures=last,
         skipped_in_run=skipped_in_run,
         rescaled_in_run=rescaled_in_run,
+        policy_loss_history=history.get("policy_loss", ()),
+        value_loss_history=history.get("value_loss", ()),
+        entropy_history=history.get("entropy", ()),
+        approximate_kl_history=history.get("approximate_kl", ()),
+        clip_fraction_history=history.get("clip_fraction", ()),
+        explained_variance_history=history.get("explained_variance", ()),
+        gradient_norm_history=history.get("gradient_norm", ()),
         score=scores[-1] if scores else None,
         score_history=scores,
-    )
-    if last is None:
-        return state
-    figures: dict[str, Any] = {name: training_figure(last, name) for name in TRAINING_SERIES}
-    figures |= {f"{name}_history": history.get(name, ()) for name in TRAINING_SERIES}
-    return replace(
-        state,
-        **figures,
-        time_shares=time_shares(last),
-        learning_rate=last.learning_rate,
-        minibatches=last.minibatches,
-        minibatches_skipped=last.minibatches_skipped,
-        minibatches_rescaled=last.minibatches_rescaled,
-        loss_scale=last.loss_scale,
+        time_shares=time_shares(last) if last else {},
     )

@@ -1,24 +1,22 @@
-"""The histories of the PPO updates: a series for each figure, and for each figure of each head."""
+"""Histories over PPO updates: one series per figure, and per charted figure of each head."""
 
-import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from esper.karn.sanctum.fold.history import History
-from esper.leyline.telemetry import PPOUpdatePayload
+from esper.leyline.head_figures import CHARTED_FIGURES, HeadFigure
+from esper.leyline.telemetry import PPOUpdatePayload, UpdateFigures
 
-#: Figures of an update whose history is kept.
-TRAINING_SERIES: Final = (
-    "policy_loss",
-    "value_loss",
-    "entropy",
-    "approximate_kl",
-    "clip_fraction",
-    "explained_variance",
-    "gradient_norm",
-)
-#: Figures of a head whose history is kept; each is a field `head_…` of an update.
-HEAD_SERIES: Final = ("entropy", "gradient_norm", "ratio_max", "clip_fraction")
+#: Figures of a whole update whose history is kept, with how each is read.
+TRAINING_SERIES: Final[Mapping[str, Callable[[UpdateFigures], float]]] = {
+    "policy_loss": lambda figures: figures.policy_loss,
+    "value_loss": lambda figures: figures.value_loss,
+    "entropy": lambda figures: figures.entropy,
+    "approximate_kl": lambda figures: figures.approximate_kl,
+    "clip_fraction": lambda figures: figures.clip_fraction,
+    "explained_variance": lambda figures: figures.explained_variance,
+    "gradient_norm": lambda figures: figures.gradient_norm,
+}
 
 UpdateHistory = History[PPOUpdatePayload]
 
@@ -29,19 +27,13 @@ def update_history() -> UpdateHistory:
 
 
 def score_history() -> History[float]:
-    """Return an empty history of mean scores, a series with the name `score`."""
+    """Return an empty history of mean scores, with one series, `score`."""
     return History(_score_column)
 
 
-def head_series(figure: str, head: str) -> str:
+def head_series(figure: HeadFigure, head: str) -> str:
     """Return the name of the series of a head's figure."""
-    return f"{head}.{figure}"
-
-
-def training_figure(update: PPOUpdatePayload, name: str) -> float | None:
-    """Return a figure of an update as a whole; None where no minibatch was learnt from."""
-    value: float = getattr(update, name)
-    return None if math.isnan(value) and update.minibatches_learnt <= 0 else value
+    return f"{head}.{figure.field}"
 
 
 def _score_column(scores: Sequence[float]) -> dict[str, Sequence[float]]:
@@ -50,10 +42,11 @@ def _score_column(scores: Sequence[float]) -> dict[str, Sequence[float]]:
 
 def _columns(updates: Sequence[PPOUpdatePayload]) -> dict[str, list[float | None]]:
     columns: dict[str, list[float | None]] = {
-        name: [training_figure(update, name) for update in updates] for name in TRAINING_SERIES
+        name: [update.measured(read(update)) for update in updates]
+        for name, read in TRAINING_SERIES.items()
     }
-    for figure in HEAD_SERIES:
-        by_head = [getattr(update, f"head_{figure}") for update in updates]
+    for figure in CHARTED_FIGURES:
+        by_head = [figure.of(update) for update in updates]
         for head in dict.fromkeys(head for figures in by_head for head in figures):
             columns[head_series(figure, head)] = [figures.get(head) for figures in by_head]
     return columns

@@ -1,14 +1,15 @@
-"""The master status: one verdict on a run, from its lights, its figures and its process."""
+"""The verdict on a run: its health, from its lights, its figures and its process."""
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Final
 
 from esper.karn.sanctum.fold.attention import Light, light_of, lit_lights
 from esper.karn.sanctum.fold.doubt import NO_DOUBT, Doubt
 from esper.karn.sanctum.fold.event_log import first_out
-from esper.karn.sanctum.schema import SanctumSnapshot, TamiyoState
+from esper.karn.sanctum.schema import RunState, SanctumSnapshot, TamiyoState, TrainingState
 from esper.karn.store.liveness import RunStatus, StatusKind
+from esper.leyline.head_figures import JUDGED_FIGURES, HeadFigure
 from esper.leyline.health import (
     HEALTHY,
     Level,
@@ -22,26 +23,21 @@ from esper.leyline.records import record_of
 from esper.leyline.sighting_words import KIND_WORDS
 from esper.leyline.telemetry import SHARED
 
-#: The figures that are judged, by the path of their record; what is not here is only shown.
-_TRAINING_FIGURES: Final = (
-    "minibatches_skipped",
-    "loss_scale",
-    "approximate_kl",
-    "clip_fraction",
-    "gradient_norm",
-    "explained_variance",
-)
-_HEAD_FIGURES: Final = (
-    "head_ratio_max",
-    "head_gradient_norm",
-    "head_kl",
-    "head_clip_fraction",
-    "head_log_prob_min",
-)
-#: The entropy of a head that hardly ever counted rests on a few steps, which may well have had one
-#: legal choice each.
-_ACTIVE_ENOUGH: Final = 0.05
-_RUN_FIGURES: Final = ("events_lost", "damaged_events", "unknown_events")
+#: Figures of a whole update that are judged, by the path of their record.
+_TRAINING_FIGURES: Final[Mapping[str, Callable[[TrainingState], float | None]]] = {
+    "training.minibatches_skipped": lambda training: training.minibatches_skipped,
+    "training.loss_scale": lambda training: training.loss_scale,
+    "training.approximate_kl": lambda training: training.approximate_kl,
+    "training.clip_fraction": lambda training: training.clip_fraction,
+    "training.gradient_norm": lambda training: training.gradient_norm,
+    "training.explained_variance": lambda training: training.explained_variance,
+}
+#: Figures of a run that are judged, by the path of their record.
+_RUN_FIGURES: Final[Mapping[str, Callable[[RunState], float]]] = {
+    "run.events_lost": lambda run: run.events_lost,
+    "run.damaged_events": lambda run: run.damaged_events,
+    "run.unknown_events": lambda run: run.unknown_events,
+}
 
 _STATUS_LEVELS: Final = {
     StatusKind.HALTED: Level.CRITICAL,
@@ -62,37 +58,26 @@ def master_verdict(
 ) -> Verdict:
     """Return the verdict on a run.
 
-    Args:
-        snapshot: the state of the run.
-        status: of its process.
-        acknowledged: lights that someone has acknowledged.
-        doubt: what of the run is unread, missing or damaged.
+    Reasons are in this order: lights that are not acknowledged, acknowledged lights, problems of
+    the process, figures. With unacknowledged lights, the process comes before acknowledged lights.
+    The first reason always names the light of the run that came on first: it is the diagnosis.
 
-    A light that was acknowledged is as bad as ever, but no news. So the reasons are, in this order:
-    the lights that wait, the lights that were acknowledged, what is wrong with the process, and the
-    figures. Where lights wait, the process comes before those that were acknowledged. The first
-    reason always names the light of the run that came on first: it is the diagnosis.
+    Args:
+        snapshot: state of the run.
+        status: status of its process.
+        acknowledged: lights that were acknowledged.
+        doubt: what of the run is unread, missing or damaged.
     """
-    run, tamiyo, training = snapshot.run, snapshot.tamiyo, snapshot.training
-    figures = [judge_figure(record_of(f"run.{name}"), getattr(run, name)) for name in _RUN_FIGURES]
+    run, tamiyo = snapshot.run, snapshot.tamiyo
+    figures = [judge_figure(record_of(path), read(run)) for path, read in _RUN_FIGURES.items()]
     figures += [
-        judge_figure(record_of(f"training.{name}"), getattr(training, name), update=run.update)
-        for name in _TRAINING_FIGURES
+        judge_figure(record_of(path), read(snapshot.training), update=run.update)
+        for path, read in _TRAINING_FIGURES.items()
     ]
     figures += [
-        judge_heads(
-            record_of(f"tamiyo.{name}"), _own(tamiyo, getattr(tamiyo, name)), update=run.update
-        )
-        for name in _HEAD_FIGURES
+        judge_heads(record_of(figure.snapshot_path), _judged(tamiyo, figure), update=run.update)
+        for figure in JUDGED_FIGURES
     ]
-    entropies = {
-        head: entropy
-        for head, entropy in tamiyo.head_entropy.items()
-        if tamiyo.head_active_fraction.get(head, 1.0) >= _ACTIVE_ENOUGH
-    }
-    figures.append(
-        judge_heads(record_of("tamiyo.head_entropy"), _own(tamiyo, entropies), update=run.update)
-    )
     lit = lit_lights(tamiyo)
     new = _lights(tamiyo, [light for light in lit if light not in acknowledged])
     new = _with_first_out(new, tamiyo, acknowledged)
@@ -111,44 +96,53 @@ def master_verdict(
 
 
 def _with_first_out(new: Verdict, tamiyo: TamiyoState, acknowledged: Collection[Light]) -> Verdict:
-    """Return the verdict on new lights, of which the first reason names the first-out as well."""
+    """Return the verdict on new lights, with the first-out added to its first reason."""
     if not new.reasons or not tamiyo.first:
         return new
     first = tamiyo.first[0]
     if (first.head, light_of(first.kind)) not in acknowledged:
         return new
-    news, *others = new.reasons
+    first_reason, *others = new.reasons
     kind = KIND_WORDS.get(first.kind, first.kind)
     return Verdict(
         new.level,
-        (f"{news}; first of the run: {first.head} {kind}, update {first.update}", *others),
+        (f"{first_reason}; first of the run: {first.head} {kind}, update {first.update}", *others),
     )
 
 
-def _own(tamiyo: TamiyoState, figures: Mapping[str, float]) -> Mapping[str, float]:
-    """Return what the heads themselves are to be judged by.
+def _judged(tamiyo: TamiyoState, figure: HeadFigure) -> Mapping[str, float]:
+    """Return the values of a figure that are judged, by head.
 
-    Where what they share broke, their figures broke with it: that is one failure, named once.
+    A failure of what all heads share makes their figures non-finite too: that is one failure, which
+    is reported once.
     """
+    values = figure.of(tamiyo.figures)
+    if figure.min_active_fraction > 0:
+        active = tamiyo.figures.head_active_fraction
+        values = {
+            head: value
+            for head, value in values.items()
+            if active.get(head, 1.0) >= figure.min_active_fraction
+        }
     if not (tamiyo.group_inf_active.get(SHARED) or tamiyo.group_nan_active.get(SHARED)):
-        return figures
-    return {head: value for head, value in figures.items() if math.isfinite(value)}
+        return values
+    return {head: value for head, value in values.items() if math.isfinite(value)}
 
 
 def _lights(tamiyo: TamiyoState, lights: Collection[Light]) -> Verdict:
-    """Return the verdict on some of the lights that are on: which was first, then all of a kind.
+    """Return the verdict on some of the lights that are on: the first one, then all by kind.
 
-    The kind of which only the first is on is not told twice.
+    A kind with the first light only is not repeated.
     """
     first = [seen for seen in tamiyo.first if (seen.head, light_of(seen.kind)) in lights][:1]
     kinds = [light for _, light in lights]
-    told = {light_of(seen.kind) for seen in first if kinds.count(light_of(seen.kind)) == 1}
-    rest = _latches(tamiyo, [(head, light) for head, light in lights if light not in told])
+    repeated = {light_of(seen.kind) for seen in first if kinds.count(light_of(seen.kind)) == 1}
+    rest = _latches(tamiyo, [(head, light) for head, light in lights if light not in repeated])
     return Verdict(_latches(tamiyo, lights).level, (*map(first_out, first), *rest.reasons))
 
 
 def _latches(tamiyo: TamiyoState, lights: Collection[Light]) -> Verdict:
-    """Return the verdict on lights; what only drills caused is marked as such."""
+    """Return the verdict on lights; lights caused by drills only are marked."""
     names = {"inf": list[str](), "nan": list[str]()}
     for head, light in lights:
         is_planted = tamiyo.planted(light).get(head, False)

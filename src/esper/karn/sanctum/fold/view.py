@@ -1,4 +1,4 @@
-"""What the screens are given to show: one look at one run."""
+"""View: the input of a screen, the state of one run at one time."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,12 +12,12 @@ from esper.leyline.health import Verdict
 
 @dataclass(frozen=True)
 class TimePosition:
-    """Which moment of the run is shown, where it is not simply the newest."""
+    """The time in the run that is shown, when it is not the newest."""
 
-    update: int  # the last update that is part of what is shown
-    updates: int  # how many the run has by now
-    speed: int = 0  # updates per second while playing; 0 stands still
-    #: The lights that are on by now: a head's or a group's name, and "inf" or "nan".
+    update: int  # the last update that is shown
+    updates: int  # number of updates of the run so far
+    speed: int = 0  # updates per second while playing; 0 when paused
+    #: The lights that are on at the newest time: name of a head or group, and "inf" or "nan".
     lit_now: tuple[tuple[str, str], ...] = ()
 
     def __str__(self) -> str:
@@ -27,7 +27,7 @@ class TimePosition:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run was asked to do, as its settings say before its first event."""
+    """Settings of a run, known before its first event."""
 
     task: str = ""
     episodes: int = 0
@@ -37,7 +37,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class View:
-    """A run as it was found at `now`: what its events tell, and what was made of that."""
+    """State of a run at `now`: its snapshot, status and verdict."""
 
     status: RunStatus
     verdict: Verdict

@@ -2,7 +2,8 @@
 
 import textwrap
 from collections import defaultdict
-from typing import ClassVar, Final
+from collections.abc import Callable
+from typing import ClassVar, Final, NamedTuple
 
 from rich.text import Text
 
@@ -12,40 +13,64 @@ from esper.karn.sanctum.drawing.panel import Panel
 from esper.karn.sanctum.drawing.plot import Series, plots
 from esper.karn.sanctum.fold.evidence import evidence_words
 from esper.karn.sanctum.fold.view import View
-from esper.karn.sanctum.schema import HeadTrend
+from esper.karn.sanctum.schema import TrainingState
 from esper.karn.sanctum.widgets.tamiyo_brain.action_heads_panel import display_name
 from esper.karn.store.sightings import Source
 from esper.karn.text.figures import figure
 from esper.karn.text.palette import DARK, Palette
+from esper.leyline.head_figures import CHARTED_FIGURES, HEAD_FIGURES
 from esper.leyline.sighting_words import KIND_WORDS
 from esper.leyline.telemetry import GROUPS, HOSTS, SHARED
 
-#: Label, field of TamiyoState, and field of HeadTrend.
-_CHARTS: Final = (
-    ("Entropy", "head_entropy", "entropy"),
-    ("Ratio max", "head_ratio_max", "ratio_max"),
-    ("Gradient norm", "head_gradient_norm", "gradient_norm"),
-    ("Clip fraction", "head_clip_fraction", "clip_fraction"),
-)
-#: Height from which on one line shows when something was seen.
-_HIGH_ENOUGH: Final = 10
-_SHORTEST_AXIS: Final = 20
-#: Figures without a history: label, and field of TamiyoState.
-_FIGURES: Final = (
-    ("KL", "head_kl"),
-    ("log p min", "head_log_prob_min"),
-    ("log p max", "head_log_prob_max"),
-    ("active", "head_active_fraction"),
-)
-#: Charts of the groups beside the heads: label, and field of TrainingState.
+#: Minimum height for a line with the updates in which something was seen.
+_MIN_HEIGHT_OF_SIGHTINGS: Final = 10
+_MIN_AXIS_WIDTH: Final = 20
+
+
+class _GroupChart(NamedTuple):
+    """A chart of a group: its label, the path of its record, its value and its history."""
+
+    label: str
+    path: str
+    value: Callable[[TrainingState], float | None]
+    history: Callable[[TrainingState], tuple[float, ...]]
+
+
 _GROUP_CHARTS: Final = {
     SHARED: (
-        ("Gradient norm", "gradient_norm"),
-        ("Policy loss", "policy_loss"),
-        ("Value loss", "value_loss"),
-        ("Entropy", "entropy"),
+        _GroupChart(
+            "Gradient norm",
+            "training.gradient_norm",
+            lambda training: training.gradient_norm,
+            lambda training: training.gradient_norm_history,
+        ),
+        _GroupChart(
+            "Policy loss",
+            "training.policy_loss",
+            lambda training: training.policy_loss,
+            lambda training: training.policy_loss_history,
+        ),
+        _GroupChart(
+            "Value loss",
+            "training.value_loss",
+            lambda training: training.value_loss,
+            lambda training: training.value_loss_history,
+        ),
+        _GroupChart(
+            "Entropy",
+            "training.entropy",
+            lambda training: training.entropy,
+            lambda training: training.entropy_history,
+        ),
     ),
-    HOSTS: (("Score", "score"),),
+    HOSTS: (
+        _GroupChart(
+            "Score",
+            "training.score",
+            lambda training: training.score,
+            lambda training: training.score_history,
+        ),
+    ),
 }
 
 
@@ -58,15 +83,26 @@ def render_history(
     *,
     chosen: Source | None = None,
 ) -> list[Text]:
-    """Return charts of a head's figures, and below them the figures without a history.
+    """Return charts of a head's figures, above the figures without a history.
 
-    Above them are the details of the `chosen` row of evidence that the list has no room for.
-    The group `shared` has the losses and the gradient norm of the whole policy; `hosts` the score.
+    For the group `shared`, the charts are losses, entropy and gradient norm of the whole policy;
+    for `hosts`, the score.
+
+    Args:
+        view: the run.
+        head: name of a head or group.
+        width: width in cells.
+        height: height in lines.
+        palette: colours.
+        chosen: row of evidence whose details stand above the charts.
     """
     is_group = head in _GROUP_CHARTS
     series = _group_series(view, head, palette) if is_group else _series(view, head, palette)
     foot = [] if is_group or height < 6 else [_foot(view, head, width, palette)]
-    if height >= _HIGH_ENOUGH and (seen := _seen(view, head, width, palette)) is not None:
+    if (
+        height >= _MIN_HEIGHT_OF_SIGHTINGS
+        and (seen := _seen(view, head, width, palette)) is not None
+    ):
         foot.insert(0, seen)
     details = [] if chosen is None else _details(view, chosen, width, palette)
     lines = details + plots(series, width, height - len(details) - len(foot), palette) + foot
@@ -89,32 +125,24 @@ def _details(view: View, chosen: Source, width: int, palette: Palette) -> list[T
 
 def _series(view: View, head: str, palette: Palette) -> list[Series]:
     tamiyo = view.snapshot.tamiyo
-    trend = tamiyo.head_trend.get(head, HeadTrend())
     return [
         _one(
             view,
-            label,
-            f"tamiyo.{field}",
-            getattr(tamiyo, field).get(head),
-            getattr(trend, history),
+            figure.chart_label,
+            figure.snapshot_path,
+            figure.of(tamiyo.figures).get(head),
+            tamiyo.history(figure.field, head),
             palette,
         )
-        for label, field, history in _CHARTS
+        for figure in CHARTED_FIGURES
     ]
 
 
 def _group_series(view: View, group: str, palette: Palette) -> list[Series]:
     training = view.snapshot.training
     return [
-        _one(
-            view,
-            label,
-            f"training.{field}",
-            getattr(training, field),
-            getattr(training, f"{field}_history"),
-            palette,
-        )
-        for label, field in _GROUP_CHARTS[group]
+        _one(view, chart.label, chart.path, chart.value(training), chart.history(training), palette)
+        for chart in _GROUP_CHARTS[group]
     ]
 
 
@@ -142,7 +170,7 @@ def _seen(view: View, head: str, width: int, palette: Palette) -> Text | None:
     places: dict[int, list[str]] = defaultdict(list)
     left, right = "First/last non-finite  1 ", f" update {update}"
     room = width - len(left) - len(right)
-    if room < _SHORTEST_AXIS:
+    if room < _MIN_AXIS_WIDTH:
         return None
     for row in view.snapshot.tamiyo.evidence:
         if row.head == head:
@@ -164,11 +192,13 @@ def _column(update: int, last: int, columns: int) -> int:
 
 def _foot(view: View, head: str, width: int, palette: Palette) -> Text:
     line = Text(no_wrap=True)
-    for label, field in _FIGURES:
-        value = getattr(view.snapshot.tamiyo, field).get(head)
-        style = figure_style(f"tamiyo.{field}", value, view.snapshot.run.update, palette)
-        part = Text("   " if line.cell_len else "", no_wrap=True).append(f"{label} ", palette.muted)
-        part.append(figure(value), style)
+    for described in HEAD_FIGURES:
+        if described.chart_rank is not None:
+            continue
+        value = described.of(view.snapshot.tamiyo.figures).get(head)
+        style = figure_style(described.snapshot_path, value, view.snapshot.run.update, palette)
+        part = Text("   " if line.cell_len else "", no_wrap=True)
+        part.append(f"{described.chart_label} ", palette.muted).append(figure(value), style)
         if line.cell_len + part.cell_len > width:
             break
         line.append_text(part)
@@ -179,14 +209,8 @@ class HeadHistoryPanel(Panel):
     """Shows the history of the chosen head."""
 
     SHOWS: ClassVar[tuple[str, ...]] = (
-        "tamiyo.head_entropy",
-        "tamiyo.head_ratio_max",
-        "tamiyo.head_gradient_norm",
-        "tamiyo.head_clip_fraction",
-        "tamiyo.head_kl",
-        "tamiyo.head_log_prob_min",
-        "tamiyo.head_log_prob_max",
-        "tamiyo.head_active_fraction",
+        *(figure.snapshot_path for figure in CHARTED_FIGURES),
+        *(figure.snapshot_path for figure in HEAD_FIGURES if figure.chart_rank is None),
         "tamiyo.evidence",
     )
     ABOUT = "this head's figures, update by update"
@@ -197,7 +221,7 @@ class HeadHistoryPanel(Panel):
         self._chosen: Source | None = None
 
     def choose(self, head: str | None, chosen: Source | None = None) -> None:
-        """Show another head, or another row of its evidence."""
+        """Show another head or group, or another row of its evidence."""
         if (head, chosen) != (self._head, self._chosen):
             self._head, self._chosen = head, chosen
             name = GROUPS.get(head or "") or display_name(head or "")

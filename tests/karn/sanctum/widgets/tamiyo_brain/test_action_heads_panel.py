@@ -1,14 +1,14 @@
 """The panel of the action heads: TELE-302 and TELE-303 on the screen."""
 
 import math
-from dataclasses import fields, replace
+from dataclasses import replace
 
+import msgspec
 import pytest
 
 from esper.karn.sanctum.schema import (
     Evidence,
     FirstSighting,
-    HeadTrend,
     RunState,
     SanctumSnapshot,
     TamiyoState,
@@ -21,6 +21,7 @@ from esper.karn.sanctum.widgets.tamiyo_brain.action_heads_panel import (
     render_heads,
 )
 from esper.karn.text.palette import DARK
+from esper.leyline.head_figures import CHARTED_FIGURES, HEAD_FIGURES, HeadFigures
 from esper.leyline.heads import HEAD_NAMES
 
 WIDTHS = (77, 117, 197)
@@ -278,35 +279,26 @@ def test_evidence_goes_before_further_figures(rows):
     [(math.nan, "NaN", "×"), (math.inf, "+Inf", "↑"), (-math.inf, "-Inf", "↓")],
 )
 def test_nonfinite_figures_are_shown_as_what_they_are(value, text, sign):
-    figures = {
-        field.name: dict.fromkeys(HEAD_NAMES, value)
-        for field in fields(TamiyoState)
-        if field.name
-        in (
-            "head_entropy",
-            "head_gradient_norm",
-            "head_ratio_max",
-            "head_clip_fraction",
-            "head_kl",
-            "head_log_prob_min",
-            "head_log_prob_max",
-            "head_active_fraction",
-        )
-    }
-    history = (0.5, value)
-    trend = HeadTrend(*[history] * len(fields(HeadTrend)))
-    tamiyo = TamiyoState(**figures, head_trend=dict.fromkeys(HEAD_NAMES, trend))
-    rows = _rows(SanctumSnapshot(tamiyo=tamiyo), 117, height=12)
-    for label in ("Entropy", "Grad norm", "Ratio max", "Clip"):
-        assert rows[label].plain.count(text) == rows[label].plain.count(sign) == len(HEAD_NAMES)
-    for label in ("KL", "Log p min", "Log p max", "Active"):
-        assert rows[label].plain.count(text) == len(HEAD_NAMES)
+    values = dict.fromkeys(HEAD_NAMES, value)
+    tamiyo = TamiyoState(
+        figures=HeadFigures(**{figure.field: values for figure in HEAD_FIGURES}),
+        head_history={
+            figure.field: dict.fromkeys(HEAD_NAMES, (0.5, value)) for figure in CHARTED_FIGURES
+        },
+    )
+    rows = _rows(SanctumSnapshot(tamiyo=tamiyo), 117, height=len(HEAD_FIGURES) + 4)
+    for figure in HEAD_FIGURES:
+        row = rows[figure.label].plain
+        assert row.count(text) == len(HEAD_NAMES)
+        if figure in CHARTED_FIGURES:
+            assert row.count(sign) == len(HEAD_NAMES)
 
 
 def test_figures_stand_under_their_heads(views):
     snapshot = views.healthy()
     entropy = {head: 0.125 * place for place, head in enumerate(HEAD_NAMES)}
-    snapshot = replace(snapshot, tamiyo=replace(snapshot.tamiyo, head_entropy=entropy))
+    figures = msgspec.structs.replace(snapshot.tamiyo.figures, head_entropy=entropy)
+    snapshot = replace(snapshot, tamiyo=replace(snapshot.tamiyo, figures=figures))
     rows = _rows(snapshot, 77)
     for shown, head in DISPLAY_TO_LEYLINE_KEY.items():
         text = f"{entropy[head]:.3f}" if entropy[head] else "0"
@@ -315,8 +307,9 @@ def test_figures_stand_under_their_heads(views):
 
 def test_a_figure_beyond_its_threshold_is_amber(views):
     snapshot = views.healthy()
-    kl = snapshot.tamiyo.head_ratio_max | {"op": 50.0}
-    snapshot = replace(snapshot, tamiyo=replace(snapshot.tamiyo, head_ratio_max=kl))
+    ratios = snapshot.tamiyo.figures.head_ratio_max | {"op": 50.0}
+    figures = msgspec.structs.replace(snapshot.tamiyo.figures, head_ratio_max=ratios)
+    snapshot = replace(snapshot, tamiyo=replace(snapshot.tamiyo, figures=figures))
     rows = _rows(snapshot, 117)
     assert _style_at(rows["Ratio max"], _column(rows, "Op")) == f"bold {DARK.warning}"
     assert _style_at(rows["Ratio max"], _column(rows, "Slot")) == DARK.ink

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from esper.karn.sanctum.heads.head_history_panel import render_history
-from esper.karn.sanctum.schema import Evidence, HeadTrend, SanctumSnapshot, TamiyoState
+from esper.karn.sanctum.schema import Evidence, SanctumSnapshot, TamiyoState
+from esper.leyline.head_figures import CHARTED_FIGURES, HeadFigures
 
 CHARTS = ["Entropy", "Ratio max", "Gradient norm", "Clip fraction"]
 
@@ -91,12 +92,11 @@ def test_a_head_that_nothing_is_known_of_says_so(views):
 
 @given(st.lists(st.floats(), max_size=40), st.floats())
 def test_whatever_is_in_a_history_is_drawn(views_of, values, value):
-    trend = HeadTrend(*[tuple(values)] * 4)
     tamiyo = TamiyoState(
-        head_trend={"op": trend},
-        head_entropy={"op": value},
-        head_ratio_max={"op": value},
-        head_kl={"op": value},
+        figures=HeadFigures(
+            head_entropy={"op": value}, head_ratio_max={"op": value}, head_kl={"op": value}
+        ),
+        head_history={figure.field: {"op": tuple(values)} for figure in CHARTED_FIGURES},
     )
     view = views_of.view(replace(views_of.healthy(), tamiyo=tamiyo))
     text = _text(render_history(view, "op", 77, 12))

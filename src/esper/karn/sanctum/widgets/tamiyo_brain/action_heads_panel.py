@@ -12,13 +12,14 @@ from esper.karn.sanctum.drawing.panel import Panel
 from esper.karn.sanctum.fold.attention import Lamps, Light, unacknowledged
 from esper.karn.sanctum.fold.doubt import NO_DOUBT, Doubt
 from esper.karn.sanctum.fold.view import View
-from esper.karn.sanctum.schema import FirstSighting, HeadTrend, SanctumSnapshot, TamiyoState
+from esper.karn.sanctum.schema import FirstSighting, SanctumSnapshot, TamiyoState
 from esper.karn.sanctum.widgets.tamiyo_brain.acknowledged import render_acknowledged
 from esper.karn.sanctum.widgets.tamiyo_brain.evidence_table import render_evidence
 from esper.karn.store.acknowledgements import Acknowledgement
 from esper.karn.text.figures import figure
 from esper.karn.text.light_signs import FIRST_OUT_MARK, LIT, LIT_BY_DRILL, UNKNOWN, UNLIT
 from esper.karn.text.palette import DARK, Palette
+from esper.leyline.head_figures import HEAD_FIGURES, HeadFigure
 from esper.leyline.plurals import counted
 from esper.leyline.sighting_words import (
     KIND_WORDS,
@@ -46,27 +47,17 @@ _LABEL_WIDTH: Final = 10
 _VALUE_WIDTH: Final = 5
 _WIDEST_TREND: Final = 24
 _SHORTEST_TREND: Final = 12  # in updates: two of them would always look like a jump
-#: Lines that are always visible: names, four figures, two rows of lights, and the first-out.
-SHORT_HEIGHT: Final = 8
-#: Lines of evidence that take precedence over further figures: heading and four rows.
+#: Figures with a history: always shown.
+_FIGURES: Final = tuple(figure for figure in HEAD_FIGURES if figure.chart_rank is not None)
+#: Figures without a history: shown as far as there is room.
+_MORE_FIGURES: Final = tuple(figure for figure in HEAD_FIGURES if figure.chart_rank is None)
+#: Minimum number of lines for figures without a history; with fewer, none is shown.
+_MIN_MORE_FIGURES: Final = 4
+#: Lines that are always shown: names, figures with a history, two rows of lights, the first-out.
+SHORT_HEIGHT: Final = len(_FIGURES) + 4
+#: Lines of evidence that have priority over further figures: its heading and the first four rows.
 _EVIDENCE_IN_SIGHT: Final = 5
-
-#: Figures that are always shown: label, field of TamiyoState, and field of HeadTrend.
-_FIGURES: Final = (
-    ("Entropy", "head_entropy", "entropy"),
-    ("Grad norm", "head_gradient_norm", "gradient_norm"),
-    ("Ratio max", "head_ratio_max", "ratio_max"),
-    ("Clip", "head_clip_fraction", "clip_fraction"),
-)
-#: Figures that are shown if there is room; they have no history.
-_MORE_FIGURES: Final = (
-    ("KL", "head_kl", None),
-    ("Log p min", "head_log_prob_min", None),
-    ("Log p max", "head_log_prob_max", None),
-    ("Active", "head_active_fraction", None),
-)
 _STEADY: Final = Lamps(bright=False)
-_Figures = tuple[tuple[str, str, str | None], ...]
 
 
 def display_name(head: str) -> str:
@@ -96,22 +87,32 @@ def render_heads(
     lamps: Lamps = _STEADY,
     doubt: Doubt = NO_DOUBT,
 ) -> Text:
-    """Return the table of heads, `width` cells wide.
+    """Return the table of heads.
 
-    Each head has a column. Heads that do not fit beside the others follow below them. Then come the
-    lights of the groups and the first-out, the evidence of the lights, and who acknowledged them;
-    lights that are not acknowledged are reversed. Further figures are shown if a `height` of 12 and
-    the evidence leave room. If `doubt` covers the lights, those that are off are shown as not
-    known, and the line of the groups gives the reason.
+    Each head has a column, in which name, values and lights are left-aligned. Heads that do not fit
+    side by side continue below. The lights of the groups follow, with the first-out beside or below
+    them, then the evidence of the lights and their acknowledgements. Unacknowledged lights are
+    highlighted.
+
+    Args:
+        snapshot: state of the run.
+        width: width in cells.
+        height: height in lines; a larger one has room for figures without a history.
+        palette: colours.
+        acknowledgements: acknowledgements of lights.
+        lamps: how lights are shown.
+        doubt: what of the run is unread, missing or damaged; its reason for unknown lights is shown
+            beside the lights of the groups.
     """
     tamiyo = snapshot.tamiyo
     heads = list(dict.fromkeys([*snapshot.run.heads, *tamiyo.head_inf_latch]))
-    figures: _Figures = _FIGURES
+    figures = _FIGURES
     evidence = render_evidence(tamiyo.evidence, display_name, width, palette)
     evidence += render_acknowledged(acknowledgements, display_name, palette)
     seen = {(one.head, one.light) for one in acknowledgements}
-    if height >= SHORT_HEIGHT + len(_MORE_FIGURES) + min(len(evidence), _EVIDENCE_IN_SIGHT):
-        figures += _MORE_FIGURES
+    room = height - SHORT_HEIGHT - min(len(evidence), _EVIDENCE_IN_SIGHT)
+    if room >= _MIN_MORE_FIGURES:
+        figures += _MORE_FIGURES[:room]
     trend_width = _trend_width(heads, width)
     unlit = (
         Text(UNKNOWN, style=f"bold {palette.warning}")
@@ -158,7 +159,7 @@ def _groups(heads: Sequence[str], width: int, trend_width: int) -> list[list[str
 
 def _render_group(
     heads: Sequence[str],
-    figures: _Figures,
+    figures: Sequence[HeadFigure],
     snapshot: SanctumSnapshot,
     trend_width: int,
     palette: Palette,
@@ -169,16 +170,17 @@ def _render_group(
     for head in heads:
         names.append(display_name(head).ljust(widths[head]), f"bold {palette.muted}")
     lines = [names]
-    for label, field, trend in figures:
-        line = _label(label, palette)
+    for described in figures:
+        line = _label(described.label, palette)
+        values = described.of(tamiyo.figures)
         for head in heads:
-            value = getattr(tamiyo, field).get(head)
-            style = figure_style(f"tamiyo.{field}", value, snapshot.run.update, palette)
+            value = values.get(head)
+            style = figure_style(described.snapshot_path, value, snapshot.run.update, palette)
             cell = Text(no_wrap=True).append(figure(value).ljust(_VALUE_WIDTH), style)
-            if trend is not None:
-                # At 80 columns there is one cell: the height of the value among the newest.
+            if described.chart_rank is not None:
+                # At 80 columns there is one cell: the rank of the value among recent values.
                 curve = max(0, trend_width - 1)
-                history = getattr(tamiyo.head_trend.get(head, HeadTrend()), trend)
+                history = tamiyo.history(described.field, head)
                 newest = history[-max(curve, _SHORTEST_TREND) :]
                 cell.append(" ").append_text(sparkline(newest, curve, palette))
             cell.truncate(widths[head], pad=True)
@@ -311,7 +313,7 @@ def _label(text: str, palette: Palette) -> Text:
 
 
 class ActionHeadsPanel(Panel):
-    """Shows the health of each action head; the lights are TELE-302 and TELE-303."""
+    """Panel with the health of each action head; its lights are TELE-302 and TELE-303."""
 
     BORDER_TITLE = "Action heads"
     ABOUT = "the policy's eight choices; ● has been Inf or NaN, ○ never"
