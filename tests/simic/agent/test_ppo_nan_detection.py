@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from esper.karn.store.run_tables import HEAD_FIGURES
+from esper.karn.store.tables.update_tables import HEAD_FIGURES
 from esper.leyline.heads import HEAD_NAMES
 from esper.leyline.telemetry import SHARED, Payload, PPOUpdatePayload
 from esper.simic.agent import ppo
