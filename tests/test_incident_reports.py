@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -130,3 +132,20 @@ def test_incidents_are_listed_without_a_store(
     assert "   1  update 2, 0.0 MiB" in told.out
     assert "only incidents with a capsule are listed" in told.err
     assert RunFollower(run).catch_up().snapshot.interventions.incidents == 1
+
+
+def test_a_damaged_store_says_that_incidents_may_be_missing(
+    tmp_path: Path, payloads: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = create_run(tmp_path, "test")
+    with RunWriter(run) as writer:
+        writer.emit(payloads.start())
+        writer.emit(payloads.update(1))
+        writer.emit(payloads.finish(update=1))
+    with closing(sqlite3.connect(run / "run.sqlite")) as store:
+        store.execute("UPDATE events SET payload = x'ab' WHERE kind = 'ppo_update'")
+        store.commit()
+    print_incidents(tmp_path)
+    printed = capsys.readouterr()
+    assert "1 event is damaged: incidents without a capsule may be missing" in printed.err
+    assert "every update was finite" not in printed.out

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from esper.karn.sanctum.fold.incident_ledger import CAPSULE_GONE
+from esper.karn.store.errors import RunStoreError
+from esper.karn.store.reading.completeness import Completeness
 from esper.karn.store.run_directory import find_run
-from esper.karn.store.run_tables import RunStoreError
 from esper.leyline.incident_files import Incident, list_incidents
 
 if TYPE_CHECKING:
@@ -31,13 +32,13 @@ class IncidentList:
         rows: each as plain values, by update; keys are only ever added.
         sightings: what the update of each row saw.
         not_listed: older ones without a capsule that are left out.
-        doubt: why incidents without a capsule are missing, a sentence; empty if they are not.
+        completeness: whether everything that the run reported is known.
     """
 
     rows: "list[dict[str, Any]]"
     sightings: "list[Sequence[NonfiniteSighting]]"
     not_listed: int
-    doubt: str = ""
+    completeness: Completeness
 
 
 def incidents_of(run: Path) -> IncidentList:
@@ -48,23 +49,23 @@ def incidents_of(run: Path) -> IncidentList:
     """
     from esper.karn.sanctum.following.follower import RunFollower
 
-    # Counted where `esper health`, `esper runs` and Sanctum have the number from.
-    known = RunFollower(run, brief=True).catch_up().snapshot.interventions.incidents
+    # The same count as in `esper health`, `esper runs` and Sanctum.
+    frame = RunFollower(run, brief=True).catch_up()
+    completeness, known = frame.completeness, frame.snapshot.interventions.incidents
     kept = list_incidents(run)
-    doubt = ""
     try:
         recorded = _recorded_incidents(run)
     except RunStoreError as error:
         if not kept:
             raise
         recorded = []
-        doubt = f"{error}: only incidents with a capsule are listed"
+        completeness = Completeness(unreadable=str(error))
     listed = _listing(kept, recorded)
     return IncidentList(
         rows=[row for row, _ in listed],
         sightings=[sightings for _, sightings in listed],
         not_listed=max(0, known - len(listed)),
-        doubt=doubt,
+        completeness=completeness,
     )
 
 
@@ -120,7 +121,7 @@ def _sighting(sighting: "NonfiniteSighting") -> dict[str, Any]:
 
 def _recorded_incidents(run: Path) -> "list[tuple[IncidentRecorded, list[NonfiniteSighting]]]":
     """Return the incidents in the run's events, including those without a capsule."""
-    from esper.karn.store.run_reader import RunReader
+    from esper.karn.store.reading.run_reader import RunReader
     from esper.leyline.telemetry import IncidentRecorded, PPOUpdatePayload
 
     reader = RunReader(run)

@@ -10,11 +10,11 @@ from typing import Any
 from esper.incident_reports import incidents_of
 from esper.karn.sanctum.following.follower import Frame, RunFollower
 from esper.karn.sanctum.schema import Evidence, FirstSighting, SanctumSnapshot
-from esper.karn.store.recorded_settings import settings_at_start
+from esper.karn.store.errors import RunStoreError
+from esper.karn.store.reading.recorded_settings import settings_at_start
+from esper.karn.store.reading.run_reader import RunReader
 from esper.karn.store.run_directory import default_run_dir, find_run
-from esper.karn.store.run_reader import RunReader
-from esper.karn.store.run_tables import RunStoreError
-from esper.karn.store.update_tables import UPDATE_COLUMNS
+from esper.karn.store.tables.update_tables import UPDATE_COLUMNS
 from esper.karn.text.light_signs import LIT, UNKNOWN, UNLIT
 from esper.leyline.plain_text import printable
 from esper.leyline.telemetry import EpisodesCompleted, PPOUpdatePayload
@@ -26,17 +26,18 @@ _SIGNS = {True: LIT, False: UNLIT, None: UNKNOWN}
 
 @dataclass(frozen=True)
 class Run:
-    """A run as it stood when it was opened; `esper.open_run` returns one.
+    """The state of a run at the time it was opened; `esper.open_run` returns one.
 
     Attributes:
         path: the run's folder.
         status: `LIVE`, `FINISHED`, `STOPPED`, `HALTED`, `FAILED`, `DEAD` … (`StatusKind`).
-        latches: by `"inf"` and `"nan"`, then by head or group: whether that light is on. None where
-            it is not known, because something of the run is missing or damaged.
-        first: the first sighting of each light, in the order in which they came on.
-        evidence: how often each kind of value was seen in each quantity, and where first and last.
-        doubt: why lights that are not on are not known to be off; None if they are known.
-        snapshot: everything that Sanctum shows of the run.
+        latches: by `"inf"` and `"nan"`, then by head or group: whether that light is on. None if
+            unknown, because something of the run is missing or damaged.
+        first: the first sighting of each light, in order of time.
+        evidence: how often each kind of value was seen in each quantity, with the first and last
+            place.
+        doubt: why lights that are not on are unknown; None if they are known to be off.
+        snapshot: all data that Sanctum shows.
     """
 
     path: Path
@@ -54,23 +55,22 @@ class Run:
 
     @property
     def config(self) -> dict[str, Any]:
-        """The settings that the run was started or last resumed with; empty if unreadable."""
+        """The settings of the last start or resume; empty if unreadable."""
         return settings_at_start(self.path) or {}
 
     @property
     def incidents(self) -> list[dict[str, Any]]:
-        """The updates in which something non-finite was seen, as `esper incidents --json` has them.
+        """The updates with non-finite values, as in `esper incidents --json`.
 
         Raises:
-            RunStoreError: the store cannot be read, and no capsule is there.
+            RunStoreError: the store cannot be read, and there is no capsule.
         """
         return incidents_of(self.path).rows
 
     def history(self) -> list[dict[str, Any]]:
-        """Return a row of figures for each PPO update, oldest first, as the store has them now.
+        """Return the current figures of each PPO update, oldest first.
 
-        Keys are the columns of the view `updates` of the store. A figure that is not a number is
-        NaN; `loss_scale` is None without fp16.
+        Keys are the columns of the view `updates` of the store. `loss_scale` is None without fp16.
 
         Raises:
             RunStoreError: the store cannot be read.
@@ -92,7 +92,7 @@ class Run:
         return [rows[update] for update in sorted(rows)]
 
     def _repr_html_(self) -> str:
-        """Return the run as a notebook shows it: its status and a table of lights."""
+        """Return the status and a table of lights as HTML, for notebooks."""
         names = list(self.latches["inf"])
         head = "".join(f"<th>{escape(printable(name))}</th>" for name in names)
         rows = "".join(
@@ -110,15 +110,15 @@ class Run:
 
 
 def open_run(run: str | Path | None = None, *, run_dir: str | Path | None = None) -> Run:
-    """Return the state of a run: live, finished or crashed. Nothing is written into it.
+    """Return the state of a run: live, finished or crashed. Only reads.
 
     Args:
-        run: an id, the unique beginning of one, a name, or the path of a run's folder; None for the
+        run: an id, a unique prefix of an id, a name, or the path of a run's folder; None for the
             newest run.
-        run_dir: the folder that holds runs; `ESPER_RUN_DIR` or `runs` if not given.
+        run_dir: the folder that holds runs; by default `ESPER_RUN_DIR` or `runs`.
 
     Raises:
-        RunNotFoundError: no run, or more than one, answers to `run`.
+        RunNotFoundError: no run, or more than one, matches `run`.
         RunStoreError: the store cannot be read, and no light is known to be on.
     """
     folder = default_run_dir() if run_dir is None else Path(run_dir)
@@ -129,9 +129,10 @@ def open_run(run: str | Path | None = None, *, run_dir: str | Path | None = None
 def _opened(path: Path, frame: Frame) -> Run:
     tamiyo = frame.snapshot.tamiyo
     lit = {light: tamiyo.latch(light) for light in ("inf", "nan")}
-    if frame.error is not None and not any(any(lights.values()) for lights in lit.values()):
-        raise RunStoreError(frame.error)
-    doubt = frame.error or frame.doubt.lights
+    is_any_lit = any(any(lights.values()) for lights in lit.values())
+    if frame.completeness.unreadable is not None and not is_any_lit:
+        raise RunStoreError(frame.completeness.unreadable)
+    doubt = frame.completeness.doubt
     unlit = False if doubt is None else None
     return Run(
         path=path,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from esper.karn.store.recorded_settings import settings_at_start
+from esper.karn.store.reading.recorded_settings import settings_at_start
 from esper.karn.store.run_directory import CONFIG_NAME, RunNotFoundError, default_run_dir, find_run
 from esper.leyline.checkpoint_file import (
     CHECKPOINTS_NAME,

@@ -1,4 +1,4 @@
-"""The lock of a run: only one process at a time can train it."""
+"""The lock of a run, so that only one process trains it."""
 
 import fcntl
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import IO, Final, Self
 from esper.karn.store.liveness import StatusKind
 from esper.simic.config import ConfigError
 
-#: The file that is locked by the process that trains a run.
+#: The file that the training process locks.
 LOCK_NAME: Final = "training.lock"
 _IN_TRAINING: Final = (
     StatusKind.LIVE,
@@ -18,15 +18,15 @@ _IN_TRAINING: Final = (
 
 
 class HeldRun:
-    """A locked run, which no other process can train; the lock ends with the process.
+    """A locked run: no other process can train it until this is closed or the process ends.
 
     Args:
         directory: the run's directory.
-        descriptor: file descriptor of the lock, if the parent process holds it.
+        descriptor: descriptor of the lock, if the parent process holds it already.
 
     Attributes:
         directory: the run's directory.
-        doubt: a warning if the file system has no locks; else empty.
+        doubt: a warning if the file system has no locks; otherwise empty.
 
     Raises:
         ConfigError: another process trains the run, or the lock file cannot be written.
@@ -53,7 +53,7 @@ class HeldRun:
 
     @property
     def descriptor(self) -> int:
-        """File descriptor of the lock, for a child process that takes it over."""
+        """Descriptor of the lock, for a child process that trains the run."""
         return self._lock.fileno()
 
     def __enter__(self) -> Self:
@@ -63,12 +63,12 @@ class HeldRun:
         self.close()
 
     def close(self) -> None:
-        """Release the lock; a child process that took it over still holds it."""
+        """Release the lock; a child process with its descriptor still holds it."""
         self._lock.close()
 
 
 def _why_held(run: Path) -> str:
-    from esper.karn.sanctum.following.follower import RunFollower  # only a refusal needs it
+    from esper.karn.sanctum.following.follower import RunFollower  # only needed for a refusal
 
     status = RunFollower(run).catch_up().status
     if status.kind in _IN_TRAINING:

@@ -61,7 +61,7 @@ while True:
     begin = time.monotonic()
     frame = follower.poll(time.time())
     slowest = max(slowest, time.monotonic() - begin)
-    assert frame.error is None, frame.error
+    assert frame.completeness.unreadable is None, frame.completeness.unreadable
     polls += 1
     if first is None and frame.snapshot.run.update >= int(sys.argv[2]):
         first = process.memory_info().rss
@@ -95,7 +95,7 @@ def test_a_week_fits_into_its_limit_and_leaves_memory_flat(
     limit = max(SMALLEST_LIMIT, min(LIMIT, int(LIMIT * SCALE)))
     print(f"ESPER_SEED={seed} ESPER_CAMPAIGN={SCALE}: {updates} updates, limit {limit >> 20} MiB")
     chance = random.Random(seed)
-    monkeypatch.setattr("esper.karn.store.run_writer.HEARTBEAT_SECONDS", HEARTBEAT_SECONDS)
+    monkeypatch.setattr("esper.karn.store.writing.run_writer.HEARTBEAT_SECONDS", HEARTBEAT_SECONDS)
     run = create_run(tmp_path, "week")
     broken_in: dict[str, int] = {}
     first, largest, largest_wal = 0, 0, 0

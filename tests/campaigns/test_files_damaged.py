@@ -25,11 +25,11 @@ from esper.karn.sanctum.cockpit.settings import (
     read_settings,
     write_settings,
 )
-from esper.karn.store import acknowledgements
-from esper.karn.store.latch_file import read_latch_file
-from esper.karn.store.run_note import read_note, write_note
+from esper.karn.store.run_files import acknowledgements
+from esper.karn.store.run_files.latch_file import read_latch_file
+from esper.karn.store.run_files.run_note import read_note, write_note
+from esper.karn.store.run_files.side_files import Witnesses
 from esper.karn.store.run_store import RunWriter, create_run
-from esper.karn.store.witnesses import Witnesses
 from esper.leyline.checkpoint_file import CheckpointError
 from esper.leyline.telemetry import NonfiniteSighting
 from esper.simic.config import (

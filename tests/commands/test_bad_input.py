@@ -36,23 +36,23 @@ Run = Callable[..., tuple[int, str, str]]
         (("ppo", "--gae-lambda", "2"), "esper: --gae-lambda must be between 0 and 1, not 2.0"),
         (("ppo", "--seed", "9" * 30), "seed must be at most 9223372036854775807"),
         (("ppo", "--amp", "int8"), "argument --amp: must be one of off, bf16, fp16, not 'int8'"),
-        (("ppo", "--config", "absent.toml"), "cannot read the config file absent.toml"),
+        (("ppo", "--config", "absent.toml"), "cannot read the settings file absent.toml"),
         (("ppo", "--inject", "op:inf"), "--inject takes HEAD[.QUANTITY]:KIND@UPDATE"),
         (("ppo", "--inject", "tempoo:inf@1"), "op are; did you mean tempo?"),
         (("ppo", "--inject", "op:inf@9", "--episodes", "2"), "this run has 2 updates"),
         (("ppo", "--resume", "absent"), "there is no run 'absent'"),
         (("ppo", "--envs", "1e9"), "argument --envs: must be a whole number, not '1e9'"),
-        (("ppo", "--envs", "1" + "0" * 9), "envs must be at most 4096, not 1000000000"),
-        (("ppo", "--threads", "20000"), "threads must be at most 1024, not 20000"),
+        (("ppo", "--envs", "1" + "0" * 9), "envs must be between 0 and 4096, not 1000000000"),
+        (("ppo", "--threads", "20000"), "threads must be between 0 and 1024, not 20000"),
         (("ppo", "--run-dir", "x" * 250 + "/" + "y" * 250), "at most 500 are possible"),
-        (("health",), "there is no run in runs yet"),
+        (("health",), "there is no run in runs: start one"),
         (("health", "absent"), "there is no run 'absent'"),
         (("health", "--fail-on", "zero"), "zero"),
         (("telemetry", "TELE-9999"), "TELE-9999"),
-        (("incidents",), "there is no run in runs yet"),
+        (("incidents",), "there is no run in runs: start one"),
         (("replay", "2", "1", "--update", "1"), "give one of them"),
         (("replay", "absent"), "there is no run 'absent'"),
-        (("eval",), "there is no run in runs yet"),
+        (("eval",), "there is no run in runs: start one"),
         (("eval", "absent"), "there is no run 'absent'"),
         (("eval", "--against", "luck"), "there is no baseline 'luck'"),
         (("eval", "--episodes", "many"), "argument --episodes: must be a whole number"),
@@ -109,7 +109,7 @@ def test_errors_name_a_setting_as_it_was_written(run: Run, tmp_path: Path) -> No
     code, _, errors = run("ppo", "--config", "run.toml", "--gamma", "0.9")
     assert (code, errors) == (
         2,
-        "esper: run.toml: learning_rate must be above 0, not -1.0\n",
+        "esper: run.toml: learning_rate must be above 0, not -1\n",
     )
     (tmp_path / "run.toml").write_text('inject = ["op:inf@9"]\n')
     assert run("ppo", "--config", "run.toml", "--episodes", "2")[2].startswith("esper: inject op")

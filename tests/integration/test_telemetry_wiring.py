@@ -26,7 +26,7 @@ from esper.karn.sanctum.fold.view import View
 from esper.karn.sanctum.following.follower import RunFollower
 from esper.karn.sanctum.heads.incident_panel import IncidentPanel
 from esper.karn.sanctum.hosts.host_panels import HostPanel
-from esper.karn.store.console_tail import ConsoleTail
+from esper.karn.store.run_files.console_tail import ConsoleTail
 from esper.karn.store.run_store import RunWriter
 from esper.karn.text.palette import DARK
 from esper.leyline.head_figures import HEAD_FIGURES
@@ -437,7 +437,7 @@ def look_at(tmp_path, payloads):
             store.commit()
         (run / "console.log").write_text(case.printed)
         frame = RunFollower(run).catch_up()
-        assert frame.error is None
+        assert frame.completeness.unreadable is None
         return View(
             status=frame.status,
             verdict=master_verdict(frame.snapshot, frame.status),

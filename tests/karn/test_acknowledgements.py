@@ -13,8 +13,8 @@ from esper.karn.sanctum.cockpit.capture import render_once
 from esper.karn.sanctum.cockpit.observer import RunObserver, read_view
 from esper.karn.sanctum.fold.attention import unacknowledged
 from esper.karn.sanctum.overview.master_status import master_word, reasons
-from esper.karn.store import acknowledgements
-from esper.karn.store.acknowledgements import (
+from esper.karn.store.run_files import acknowledgements
+from esper.karn.store.run_files.acknowledgements import (
     Acknowledgement,
     AcknowledgementError,
     acknowledge,
@@ -78,7 +78,7 @@ def test_no_file_is_ever_a_traceback(tmp_path_factory, data):
 def test_several_cockpits_at_once_lose_nothing(tmp_path):
     program = (
         "import sys; from pathlib import Path\n"
-        "from esper.karn.store.acknowledgements import acknowledge\n"
+        "from esper.karn.store.run_files.acknowledgements import acknowledge\n"
         "for number in range(50):\n"
         "    acknowledge(Path(sys.argv[1]), [(f'{sys.argv[2]}-{number}', 'inf')], 'x@y', 1.0)\n"
     )
@@ -186,8 +186,8 @@ def test_a_damaged_line_costs_what_it_acknowledged_and_nothing_else(run, payload
         "Minibatches Skipped is 1, above 0",
     )
     assert view.doubt.sentence == (
-        f"{run / NAME} is damaged in line 2; the rest of it counts: "
-        "acknowledge again what is missing, and delete that line"
+        f"{run / NAME} is damaged in line 2: "
+        "acknowledge the missing lights again and delete that line"
     )
     assert view.doubt.sentence in render_once(view, 300).plain
 

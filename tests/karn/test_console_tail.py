@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from esper.karn.sanctum.cockpit.observer import read_view
-from esper.karn.store.console_tail import LINES_KEPT, ConsoleTail, plain
+from esper.karn.store.run_files.console_tail import LINES_KEPT, ConsoleTail, plain
 
 NAME = "console.log"
 

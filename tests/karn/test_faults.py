@@ -21,8 +21,8 @@ MANY = 2_000
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch):
     """Have the writer try again at once."""
-    monkeypatch.setattr("esper.karn.store.run_writer._RETRY_SECONDS", (0.002, 0.01))
-    monkeypatch.setattr("esper.karn.store.run_writer._FINISH_SECONDS", 0.05)
+    monkeypatch.setattr("esper.karn.store.writing.run_writer._RETRY_SECONDS", (0.002, 0.01))
+    monkeypatch.setattr("esper.karn.store.writing.run_writer._FINISH_SECONDS", 0.05)
 
 
 def quiet():

@@ -71,9 +71,10 @@ def test_every_reader_answers_in_bounded_time(finished_run, name, tmp_path):
 
 
 def test_a_query_that_never_ends_is_ended(finished_run, monkeypatch):
-    monkeypatch.setattr("esper.karn.store.run_reader.SESSION_SECONDS", 0.5)
+    monkeypatch.setattr("esper.karn.store.reading.read_only_store.SESSION_SECONDS", 0.5)
     monkeypatch.setattr(
-        "esper.karn.store.run_reader.SELECT_EVENTS", f"{ENDLESS} SELECT count(*), 1, 1, 1 FROM r"
+        "esper.karn.store.reading.run_reader.SELECT_EVENTS",
+        f"{ENDLESS} SELECT count(*), 1, 1, 1 FROM r",
     )
     (finished_run / "latches.jsonl").unlink()
     began = time.monotonic()

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from esper.karn.sanctum.following.follower import RunFollower
-from esper.karn.store.latch_file import LATCHES_NAME, LatchWriter, read_latch_file
+from esper.karn.store.run_files.latch_file import LATCHES_NAME, LatchWriter, read_latch_file
 from esper.karn.store.run_store import RunWriter
 from esper.leyline.telemetry import NonfiniteSighting
 
@@ -117,7 +117,7 @@ def test_a_store_that_recovers_is_whole_again_unless_updates_are_missing(run, up
 
 
 def test_a_store_that_fails_again_and_again_does_not_fill_the_disk(run, payloads, monkeypatch):
-    monkeypatch.setattr("esper.karn.store.latch_file._STORE_RECORDS_BYTES", 2_000)
+    monkeypatch.setattr("esper.karn.store.run_files.latch_file._STORE_RECORDS_BYTES", 2_000)
     writer = LatchWriter(run)
     for _ in range(40):
         writer.note_failure("full")

@@ -9,9 +9,9 @@ from contextlib import closing
 import pytest
 
 from esper.karn.sanctum.following.follower import RunFollower
-from esper.karn.store.machine_load import LoadMeter
-from esper.karn.store.run_reader import RunReader
+from esper.karn.store.reading.run_reader import RunReader
 from esper.karn.store.run_store import RunWriter
+from esper.karn.store.writing.machine_load import LoadMeter
 from esper.leyline.gpu_load import GpuLoad
 
 MEGABYTE = 2**20
@@ -72,5 +72,5 @@ def test_an_older_store_has_no_load(finished_run):
             store.execute(f"ALTER TABLE heartbeat DROP COLUMN {name}")
         store.commit()
     frame = RunFollower(finished_run).catch_up()
-    assert frame.error is None
+    assert frame.completeness.unreadable is None
     assert frame.snapshot.machine.memory_bytes is None

@@ -17,10 +17,10 @@ UPDATES, STEPS = 60, 24
 @pytest.fixture
 def thinned(run, payloads, monkeypatch):
     """A run of far more events than its store may hold, whose second update lit op."""
-    monkeypatch.setattr("esper.karn.store.run_writer.HEARTBEAT_SECONDS", 0.0)
-    monkeypatch.setattr("esper.karn.store.run_writer._THINNING_SECONDS", 5.0)
-    monkeypatch.setattr("esper.karn.store.store_connection._NEVER_THINNED", 200)
-    monkeypatch.setattr("esper.karn.store.store_connection._THINNED_AT_ONCE", 64)
+    monkeypatch.setattr("esper.karn.store.writing.run_writer.HEARTBEAT_SECONDS", 0.0)
+    monkeypatch.setattr("esper.karn.store.writing.run_writer._THINNING_SECONDS", 5.0)
+    monkeypatch.setattr("esper.karn.store.writing.store_connection._NEVER_THINNED", 200)
+    monkeypatch.setattr("esper.karn.store.writing.store_connection._THINNED_AT_ONCE", 64)
     with RunWriter(run, limit_bytes=LIMIT) as writer:
         writer.emit(payloads.start())
         for update in range(1, UPDATES + 1):
@@ -55,7 +55,7 @@ def test_old_steps_go_and_all_else_stays(thinned):
 def test_nothing_removed_on_purpose_is_damage(thinned):
     for brief in (False, True):
         frame = RunFollower(thinned, brief=brief).catch_up()
-        assert (frame.error, frame.doubt.lights) == (None, None)
+        assert (frame.completeness.unreadable, frame.doubt.lights) == (None, None)
         assert frame.snapshot.tamiyo.head_inf_latch["op"]
         assert frame.snapshot.run.update == UPDATES
         assert len(frame.snapshot.training.entropy_history) > 0
@@ -84,7 +84,7 @@ def test_a_thinned_store_is_resumed_and_goes_on_growing_by_id(thinned, payloads)
 
 
 def test_without_a_limit_nothing_is_removed(run, payloads, monkeypatch):
-    monkeypatch.setattr("esper.karn.store.store_connection._NEVER_THINNED", 1)
+    monkeypatch.setattr("esper.karn.store.writing.store_connection._NEVER_THINNED", 1)
     with RunWriter(run) as writer:
         for step in range(1, 50):
             writer.emit(payloads.step(step))

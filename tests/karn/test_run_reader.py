@@ -18,7 +18,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from esper.karn.store.run_store import RunReader, RunStoreError, RunStoreMissingError, RunWriter
-from esper.karn.store.run_tables import RARE, STORE_VERSION
+from esper.karn.store.tables.run_tables import STORE_VERSION
+from esper.karn.store.tables.thinning import RARE
 from esper.leyline.telemetry import DamagedPayload, Notice, UnknownPayload
 
 STORE = "run.sqlite"

@@ -11,18 +11,18 @@ from hypothesis import strategies as st
 
 from esper.karn.sanctum.fold.evidence import EvidenceLedger
 from esper.karn.sanctum.following.follower import RunFollower
-from esper.karn.store.row_insertion import insert_rows
 from esper.karn.store.run_store import RunReader, RunWriter
-from esper.karn.store.run_tables import (
-    INSERT_HEAD_HEALTH,
+from esper.karn.store.sightings import has_sightings, sightings_of
+from esper.karn.store.tables.row_insertion import insert_rows
+from esper.karn.store.tables.run_tables import create_tables
+from esper.karn.store.tables.sighting_rows import (
     JOIN_LATCH,
     JOIN_SIGHTING,
-    class_of,
-    create_tables,
     latch_rows,
     sighting_rows,
     sightings_in,
 )
+from esper.karn.store.tables.update_tables import INSERT_HEAD_HEALTH, class_of
 from esper.leyline.head_figures import HEAD_FIGURES
 from esper.leyline.heads import HEAD_NAMES
 from esper.leyline.telemetry import PHASES
@@ -456,3 +456,19 @@ def test_an_older_store_gets_what_was_added_when_it_is_written_on(run, payloads,
 
     assert ask("SELECT first_update FROM evidence") == [(2,)]
     assert ask("SELECT count(*) FROM events") == [(2,)]
+
+
+@pytest.mark.parametrize(
+    ("changes", "has_any"),
+    [
+        ({}, False),
+        ({"head_inf_detected": {"op": False, "slot": True}}, True),
+        ({"head_nan_detected": {"op": True}}, True),
+        ({"head_inf_detected": {}, "head_nan_detected": {}}, False),
+    ],
+)
+def test_an_update_without_sightings_is_recognised_without_listing_them(payloads, changes, has_any):
+    update = payloads.update(1, **changes)
+    assert has_sightings(update) == bool(list(sightings_of(update))) == has_any
+    seen = payloads.update(1, head_nonfinite=[payloads.sighting()], **changes)
+    assert has_sightings(seen)

@@ -14,7 +14,7 @@ import pytest
 
 from esper.karn.sanctum.following.follower import RunFollower
 from esper.karn.store.run_store import RunReader, RunWriter
-from esper.karn.store.store_connection import StoreConnection
+from esper.karn.store.writing.store_connection import StoreConnection
 from esper.leyline.telemetry import Heartbeat, Notice, RunFinished
 
 DEADLINE = 20.0
@@ -372,7 +372,7 @@ def test_a_full_disk_is_counted_and_survived(run):
 
 
 def test_a_queue_that_is_full_counts_what_no_longer_fits(tmp_path, monkeypatch):
-    monkeypatch.setattr("esper.karn.store.run_writer.QUEUE_LIMIT", 100)
+    monkeypatch.setattr("esper.karn.store.writing.run_writer.QUEUE_LIMIT", 100)
     with RunWriter(tmp_path / "nowhere") as writer:
         writer.emit(notice(0), durable=True)
         for number in range(1, 151):
@@ -500,8 +500,8 @@ def test_no_one_waits_for_a_writer_s_thread_that_ends(run, monkeypatch):
         abandon(self)
 
     monkeypatch.setattr(StoreConnection, "write", once)
-    monkeypatch.setattr("esper.karn.store.run_writer._HURRY_SECONDS", DEADLINE)
-    monkeypatch.setattr("esper.karn.store.run_writer.DURABLE_SECONDS", DEADLINE)
+    monkeypatch.setattr("esper.karn.store.writing.run_writer._HURRY_SECONDS", DEADLINE)
+    monkeypatch.setattr("esper.karn.store.writing.run_writer.DURABLE_SECONDS", DEADLINE)
     with RunWriter(run) as writer:
         assert writer.flush()
         monkeypatch.setattr(StoreConnection, "abandon", slowly)
@@ -516,8 +516,8 @@ def test_no_one_waits_for_a_writer_s_thread_that_ends(run, monkeypatch):
 
 
 def test_what_waits_takes_bounded_memory(tmp_path, payloads, monkeypatch):
-    monkeypatch.setattr("esper.karn.store.run_writer.QUEUE_BYTES", 20_000)
-    monkeypatch.setattr("esper.karn.store.run_writer.QUEUE_BYTES_DURABLE", 40_000)
+    monkeypatch.setattr("esper.karn.store.writing.run_writer.QUEUE_BYTES", 20_000)
+    monkeypatch.setattr("esper.karn.store.writing.run_writer.QUEUE_BYTES_DURABLE", 40_000)
     with RunWriter(tmp_path / "nowhere") as writer:
         for _ in range(50):
             writer.emit(Notice(level="info", text="x" * 1_000))

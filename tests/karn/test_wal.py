@@ -56,7 +56,7 @@ def test_a_run_that_was_killed_is_known_in_full(killed):
     assert frame.snapshot.tamiyo.head_inf_latch["op"]
     assert frame.snapshot.run.update == 12
     assert frame.status.kind == "DEAD"
-    assert "did not end in order" in frame.doubt.lights  # no one knows what it saw last
+    assert "was killed" in frame.doubt.lights  # no one knows what it saw last
 
 
 @pytest.mark.parametrize("has_latch_file", [True, False])
@@ -106,7 +106,7 @@ def test_a_copy_without_its_wal_is_not_known(killed, tmp_path):
     shutil.copyfile(killed / STORE, copy / STORE)
     frame = look(copy)
     assert not frame.snapshot.tamiyo.head_inf_latch["op"]
-    assert frame.error is not None or frame.status.kind in ("WAITING", "DEAD")
+    assert frame.completeness.unreadable is not None or frame.status.kind in ("WAITING", "DEAD")
     assert frame.doubt.lights is not None
 
 
@@ -166,4 +166,4 @@ def test_a_store_that_was_replaced_during_the_run_is_not_known(run, payloads):
         writer.emit(payloads.update(2), durable=True)
         for frame in (follower.catch_up(), look(run)):
             assert frame.snapshot.tamiyo.head_inf_latch["op"], "a light never goes out"
-            assert "replaced by another one" in frame.store_doubt
+            assert "replaced by another one" in frame.completeness.gap

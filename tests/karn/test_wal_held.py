@@ -1,4 +1,4 @@
-"""A reader that does not let go of the store: its WAL grows, is reported, and shrinks again."""
+"""A reader that keeps a transaction open: the WAL grows, is reported, and shrinks again."""
 
 import json
 import sqlite3
@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import pytest
 
 from esper.karn.reports.health import print_health
-from esper.karn.store.run_reader import RunReader
+from esper.karn.store.reading.run_reader import RunReader
 from esper.karn.store.run_store import RunStoreError, RunWriter
 from esper.leyline.telemetry import Notice, PPOUpdatePayload, StepCompleted
 
@@ -17,11 +17,11 @@ LARGE, USUAL, LIMIT = 256 << 10, 64 << 10, 1 << 20
 @pytest.fixture(autouse=True)
 def small_limits(monkeypatch):
     """Limits that a test reaches at once, looked at with every commit."""
-    monkeypatch.setattr("esper.karn.store.run_writer.HEARTBEAT_SECONDS", 0.0)
-    monkeypatch.setattr("esper.karn.store.run_writer.LARGE_WAL_BYTES", LARGE)
+    monkeypatch.setattr("esper.karn.store.writing.run_writer.HEARTBEAT_SECONDS", 0.0)
+    monkeypatch.setattr("esper.karn.store.writing.run_writer.LARGE_WAL_BYTES", LARGE)
     monkeypatch.setattr("esper.karn.reports.health.LARGE_WAL_BYTES", LARGE)
-    monkeypatch.setattr("esper.karn.store.store_connection._USUAL_WAL_BYTES", USUAL)
-    monkeypatch.setattr("esper.karn.store.store_connection._NEVER_THINNED", 200)
+    monkeypatch.setattr("esper.karn.store.writing.store_connection._USUAL_WAL_BYTES", USUAL)
+    monkeypatch.setattr("esper.karn.store.writing.store_connection._NEVER_THINNED", 200)
 
 
 @contextmanager
@@ -65,7 +65,7 @@ def test_a_wal_that_a_reader_holds_is_reported_and_emptied_when_it_lets_go(run, 
         assert "WAL" not in capsys.readouterr().out
     assert [line.split(" MiB")[0] for line in lines] == [
         "run.sqlite-wal has grown to 0",
-        "run.sqlite-wal is small again: no program holds the store any more",
+        "run.sqlite-wal is small again: no program keeps a transaction open any more",
     ]
     events = RunReader(run).read(0, 1_000)
     assert [e.payload.text for e in events if isinstance(e.payload, Notice)] == lines
@@ -89,7 +89,7 @@ def test_a_wal_grows_beyond_the_limit_of_the_store_by_what_is_never_removed_only
             assert wal_size(run) - before < growth / 2
             lost = writer.events_lost
             assert lost >= 8 * 10
-            assert "steps, decisions and transitions of seeds are not stored" in lines[1]
+            assert "steps, decisions and seed transitions are not stored" in lines[1]
             assert writer.last_error == lines[1]
         train(writer, payloads, range(update + 11, update + 13))
         assert writer.flush()
@@ -102,7 +102,7 @@ def test_a_wal_grows_beyond_the_limit_of_the_store_by_what_is_never_removed_only
 
 
 def test_a_session_of_many_short_queries_ends_in_time(finished_run, monkeypatch):
-    monkeypatch.setattr("esper.karn.store.run_reader.SESSION_SECONDS", -1.0)
+    monkeypatch.setattr("esper.karn.store.reading.read_only_store.SESSION_SECONDS", -1.0)
     reader = RunReader(finished_run)
     with reader.session(), pytest.raises(RunStoreError, match="a query took longer"):
         reader.last_id()

@@ -75,7 +75,7 @@ def test_the_newest_whole_one_is_found_and_the_others_are_named(path, tmp_path, 
     path.unlink()
     found = newest_whole(tmp_path)
     assert found.path is None
-    assert "is of update 4: it has the name of another one" in found.passed_over[1]
+    assert "holds update 4: it was renamed" in found.passed_over[1]
     assert newest_whole(tmp_path / "absent") == (None, None, [])
 
 

@@ -1,15 +1,16 @@
 """Settings: what is refused, in which words, and that what is written is what is read."""
 
 import contextlib
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from faults import Faults, injected
 from hypothesis import given
 from hypothesis import strategies as st
 
+from esper.leyline.settings import declared_settings
 from esper.leyline.task_names import BUILT_IN, WITH_PLACE
 from esper.simic.config import (
     ConfigError,
@@ -31,9 +32,9 @@ from esper.simic.config import (
         ({"episodes": "ten"}, "episodes must be a whole number, not 'ten'"),
         ({"episodes": 2.5}, "episodes must be a whole number, not 2.5"),
         ({"episodes": True}, "episodes must be a whole number, not True"),
-        ({"envs": -1}, "envs must be 0 or more, not -1"),
+        ({"envs": -1}, "envs must be between 0 and 4096, not -1"),
         ({"gamma": 1.5}, "gamma must be between 0 and 1, not 1.5"),
-        ({"learning_rate": 0}, "learning_rate must be above 0, not 0.0"),
+        ({"learning_rate": 0}, "learning_rate must be above 0, not 0"),
         ({"learning_rate": float("nan")}, "learning_rate must be a finite number, not nan"),
         ({"amp": "int8"}, "amp must be one of off, bf16, fp16, not 'int8'"),
         ({"device": "tpu"}, "device must be one of auto, cpu, cuda, not 'tpu'"),
@@ -44,10 +45,13 @@ from esper.simic.config import (
         ),
         ({"task": "npz:"}, "the task 'npz:' must be written npz:FILE.npz"),
         ({"inject": "op:inf@2"}, "inject must be a list of strings, not 'op:inf@2'"),
-        ({"envs": 10**9}, "envs must be at most 4096, not 1000000000"),
-        ({"threads": 20_000}, "threads must be at most 1024, not 20000"),
-        ({"lstm_size": 10**9}, "lstm_size must be at most 8192, not 1000000000"),
-        ({"learning_rate": 10**400}, "learning_rate must be a finite number, not inf"),
+        ({"envs": 10**9}, "envs must be between 0 and 4096, not 1000000000"),
+        ({"threads": 20_000}, "threads must be between 0 and 1024, not 20000"),
+        ({"lstm_size": 10**9}, "lstm_size must be between 1 and 8192, not 1000000000"),
+        (
+            {"learning_rate": 10**400},
+            f"learning_rate must be a finite number, not 1{'0' * 79}…",
+        ),
         (
             {"seed": 2**20_000},
             f"seed must be at most {2**63 - 1}, not a value that is too long to show",
@@ -162,5 +166,6 @@ def test_the_default_number_of_environments(episodes: int, envs: int, environmen
     assert TrainingConfig(episodes=episodes, envs=envs).num_envs == environments
 
 
-def test_every_setting_has_a_help_text() -> None:
-    assert all(setting.metadata["help"] for setting in fields(TrainingConfig))
+def test_every_setting_has_a_help_text_and_a_default() -> None:
+    settings = declared_settings(TrainingConfig).values()
+    assert all(setting.help and setting.default is not msgspec.NODEFAULT for setting in settings)

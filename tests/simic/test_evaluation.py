@@ -14,6 +14,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import asdict
 from rich.console import Console
 
 from esper.growth.environment.env import GrowthVectorEnv
@@ -41,7 +42,7 @@ SEED = st.integers(0, 2**40)
 
 def trained(name: str = "run", weights: int = 0, **settings: Any) -> TrainedPolicy:
     torch.manual_seed(weights)
-    config = TrainingConfig(**{**vars(CONFIG), **settings})
+    config = TrainingConfig(**{**asdict(CONFIG), **settings})
     policy = RecurrentPolicy(len(FEATURES), feature_size=8, lstm_size=8)
     return TrainedPolicy(name, policy, config, episodes=16)
 

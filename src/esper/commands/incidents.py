@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from esper.leyline.telemetry import NonfiniteSighting
 
+_MAY_MISS = "incidents without a capsule may be missing from the list"
 #: Width of the list in columns.
 _WIDTH = 100
 #: Columns by which the sightings of an incident are indented.
@@ -39,15 +40,18 @@ def _incidents(options: argparse.Namespace) -> int:
     from esper.karn.text.plain_console import PlainConsole
 
     found = incidents_of(run)
-    if found.doubt:
-        print_warning(found.doubt)
+    if (doubt := found.completeness.doubt) is not None:
+        is_unreadable = found.completeness.unreadable is not None
+        effect = "only incidents with a capsule are listed" if is_unreadable else _MAY_MISS
+        print_warning(f"{doubt}: {effect}")
     if options.json:
         report = {"run": run.name, "incidents": found.rows, "not_listed": found.not_listed}
         print(json.dumps(report, indent=2))
         return 0
     console = PlainConsole()
     if not found.rows:
-        console.print(f"No incidents in {run.name}: every update was finite.", highlight=False)
+        finding = "every update was finite" if doubt is None else "none is known"
+        console.print(f"No incidents in {run.name}: {finding}.", highlight=False)
         return 0
     console.print(Text(run.name, style="bold"))
     for row, sightings in zip(found.rows, found.sightings, strict=True):

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from esper.commands.options import OptionError, Parser, add_run, add_run_dir, whole_number
 from esper.commands.output import print_warning
+from esper.karn.store.errors import RunStoreError
 from esper.karn.store.run_directory import RunNotFoundError, find_run
-from esper.karn.store.run_tables import RunStoreError
 from esper.karn.terminal import is_screen
 from esper.leyline.command_lines import command_line, install_command
 from esper.leyline.version import VERSION

@@ -8,9 +8,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from esper.karn.store.errors import RunStoreError
 from esper.karn.store.liveness import HEARTBEAT_STALE_SECONDS, is_looked_up_here
-from esper.karn.store.run_reader import RunReader
-from esper.karn.store.run_tables import RunStoreError
+from esper.karn.store.reading.run_reader import RunReader
 from esper.leyline.telemetry import Heartbeat
 from esper.simic.config import ConfigError
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from esper.karn.store.liveness import StatusKind
-from esper.karn.store.recorded_settings import settings_at_start
+from esper.karn.store.reading.recorded_settings import settings_at_start
 from esper.karn.store.run_directory import CONFIG_NAME, check_store_path, find_run
 from esper.launch.other_machine import check_not_trained_elsewhere
 from esper.launch.settings_checks import check_settings, load_fingerprint, save_config

@@ -1,1 +1,1 @@
-"""Leyline: contracts. Names, payloads, telemetry records and verdicts that all rooms share."""
+"""Leyline: contracts. Names, payloads, telemetry records and verdicts that all packages share."""

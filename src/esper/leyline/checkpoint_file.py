@@ -2,10 +2,10 @@
 
     state | summary | length of the summary | SHA-256 of the summary | SHA-256 of all that | mark
 
-The state is what `torch.save` wrote. The summary is JSON, and has what programs that never load
-torch need: how far the run had come, its settings, and its latches. Lengths are little-endian.
+The state is the output of `torch.save`. The summary is JSON for programs that do not load torch:
+progress, settings and latches of the run. Lengths are little-endian.
 
-Checkpoints of format 2 are read as well; `esper.leyline.unsealed_checkpoint` has their form.
+Checkpoints of format 2 are read, too; `esper.leyline.unsealed_checkpoint` describes them.
 """
 
 import hashlib
@@ -32,7 +32,7 @@ _MARK: Final = b"ESPERCKP"
 _FOOTER: Final = struct.Struct("<I32s32s8s")
 _BEFORE_DIGEST: Final = 4 + 32  # bytes of the footer that the digest of the whole file covers
 _NAME: Final = re.compile(r"update-(\d{1,12})\.pt")
-#: Longer than the summary of any run: a few hundred latches of some 300 bytes.
+#: Maximum size of a summary in bytes: more than a few hundred latches of 300 bytes.
 _LONGEST_SUMMARY: Final = 4 << 20
 
 
@@ -41,16 +41,16 @@ class CheckpointError(EsperError, ValueError):
 
 
 class CheckpointSummary(msgspec.Struct, frozen=True, kw_only=True):
-    """What a checkpoint says of its run.
+    """The summary of a run in a checkpoint.
 
     Attributes:
-        format: of the state.
+        format: format of the state.
         update: updates completed.
         episodes_done: episodes completed.
         update_was_good: whether everything in the last update was finite.
-        settings: all settings of the run, by name; empty in format 2, which did not have them.
+        settings: all settings of the run, by name; empty in format 2.
         latches: the first sighting of each head, quantity and kind in the run, with its update;
-            empty as above.
+            empty in format 2.
     """
 
     format: int
@@ -62,22 +62,22 @@ class CheckpointSummary(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def is_sealed(self) -> bool:
-        """Whether digests prove that every bit of the file is as it was written."""
+        """Whether the file has digests that detect any change."""
         return self.format != UNSEALED_FORMAT
 
 
 class NumberedCheckpoint(NamedTuple):
-    """A file that has the name of a checkpoint."""
+    """A file with the name of a checkpoint."""
 
     update: int
     path: Path
 
 
 class NewestCheckpoint(NamedTuple):
-    """The newest checkpoint of a folder that is whole.
+    """The newest undamaged checkpoint of a folder.
 
     Attributes:
-        path: its file; None if there is no whole checkpoint.
+        path: its file; None if there is no undamaged checkpoint.
         summary: what it says of its run; None as above.
         passed_over: a sentence for each newer one that is damaged.
     """
@@ -114,8 +114,8 @@ def sealed(state: bytes, summary: CheckpointSummary) -> list[bytes]:
     """Return the content of a checkpoint file, in parts.
 
     Args:
-        state: what `torch.save` wrote.
-        summary: what the checkpoint says of its run.
+        state: the output of `torch.save`.
+        summary: the summary of the run.
     """
     text = _encode(summary)
     begin = struct.pack("<I", len(text)) + hashlib.sha256(text).digest()
@@ -150,9 +150,9 @@ def read_summary(path: Path) -> CheckpointSummary:
 
 
 def read_checkpoint(path: Path) -> tuple[memoryview, CheckpointSummary]:
-    """Read a checkpoint whose every bit is as it was written; return its state and its summary.
+    """Read and verify a checkpoint; return its state and its summary.
 
-    One of format 2 has a CRC-32 of each part of its state instead of a digest.
+    Format 2 has a CRC-32 of each part of its state instead of a digest.
 
     Raises:
         CheckpointError: it is damaged, or of a format that this version does not read.
@@ -168,8 +168,8 @@ def parse_checkpoint(content: bytes, path: Path) -> tuple[memoryview, Checkpoint
     """Return the state and the summary in the content of a checkpoint file.
 
     Args:
-        content: of the file.
-        path: of the file, for messages.
+        content: content of the file.
+        path: path of the file, for messages.
 
     Raises:
         CheckpointError: as `read_checkpoint`.
@@ -191,7 +191,7 @@ def parse_checkpoint(content: bytes, path: Path) -> tuple[memoryview, Checkpoint
 
 
 def newest_whole(directory: Path) -> NewestCheckpoint:
-    """Find the newest checkpoint of a folder whose every bit is as it was written."""
+    """Find the newest checkpoint of a folder that passes verification."""
     passed_over = []
     for update, path in reversed(checkpoints_in(directory)):
         try:
@@ -205,27 +205,25 @@ def newest_whole(directory: Path) -> NewestCheckpoint:
 
 
 def check_number(path: Path, update: int, actual: int) -> None:
-    """Check that a checkpoint has its own name.
+    """Check that name and content of a checkpoint agree.
 
     Args:
         path: the file.
-        update: its number by its name.
-        actual: its number by its content.
+        update: the update in its name.
+        actual: the update in its content.
 
     Raises:
         CheckpointError: it is of another update than its name says.
     """
     if actual != update:
-        raise CheckpointError(
-            f"the checkpoint {path} is of update {actual}: it has the name of another one"
-        )
+        raise CheckpointError(f"the checkpoint {path} holds update {actual}: it was renamed")
 
 
 def unsealed_sentence(path: Path) -> str:
-    """Return the sentence about a checkpoint of format 2 that is used."""
+    """Return the notice about the use of a checkpoint of format 2."""
     return (
-        f"{path} was written by an older Esper and has no digest: damage was looked for by the "
-        "CRC-32 of its parts only"
+        f"{path} was written by an older version of Esper and has no digest: only the CRC-32 of "
+        "its parts was checked"
     )
 
 

@@ -1,4 +1,4 @@
-"""Command lines that can be pasted: started as Esper was started here, quoted for the shell."""
+"""Command lines, ready to paste: with the same launcher as this process, quoted for the shell."""
 
 import os
 import shlex
@@ -6,28 +6,28 @@ import shutil
 import sys
 from pathlib import Path
 
-#: Its name on the public index, where `esper` is another project.
+#: The name on the Python Package Index, where `esper` is another project.
 DISTRIBUTION = "esper-rl"
 PROGRAMS = ("esper", "sanctum")
-#: Set by `uv run` in the process that it starts.
+#: Set by `uv run` for its child process.
 _UV_RUN = "UV_RUN_RECURSION_DEPTH"
 
 
 def command_line(program: str, *arguments: object) -> str:
-    """Return a command that runs `esper` or `sanctum` in the way this process was started.
+    """Return a command that runs `esper` or `sanctum` with the launcher of this process.
 
     Args:
         program: one of `PROGRAMS`.
-        arguments: the words that follow; each is quoted where the shell needs it.
+        arguments: the arguments, quoted as needed.
     """
     return shlex.join([*_start_of(program), *map(str, arguments)])
 
 
 def install_command(extra: str) -> str:
-    """Return a command that installs one of the optional parts of Esper."""
+    """Return a command that installs an optional extra of Esper."""
     if _UV_RUN in os.environ:
         return f"uv sync --extra {extra}"
-    root = Path(__file__).parents[3]  # of a clone, where Esper runs from one
+    root = Path(__file__).parents[3]  # of the source tree, if Esper runs from one
     source = str(root) if (root / "pyproject.toml").is_file() else DISTRIBUTION
     return shlex.join(["pip", "install", f"{source}[{extra}]"])
 
@@ -46,7 +46,7 @@ def _start_of(program: str) -> list[str]:
 def _typed_before_program() -> list[str]:
     """Return the words of `uv run` with its options, such as `uv run --no-sync`.
 
-    They are those of the parent process. Empty where that is not `uv`, or cannot be looked up.
+    They come from the parent process; empty if it is not `uv` or cannot be read.
     """
     try:
         words = Path(f"/proc/{os.getppid()}/cmdline").read_text("utf-8").split("\0")

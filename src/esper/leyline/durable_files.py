@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and survive a power loss once written."""
+"""Atomic writes of files that survive a power loss."""
 
 import errno
 import os
@@ -12,15 +12,15 @@ _CANNOT_SYNC: Final = (errno.EINVAL, errno.ENOTSUP, errno.EROFS)
 
 
 def sync_directory(directory: Path) -> None:
-    """Make the names in a directory survive a power loss, where that is possible.
+    """Sync a directory, so that the names in it survive a power loss.
 
     Raises:
-        OSError: the directory is not there, or the disk failed.
+        OSError: the directory does not exist, or the disk failed.
     """
     try:
         descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except PermissionError:
-        return  # it may be entered and not listed, as the home of another user
+        return  # a directory that can be entered but not listed, such as another user's home
     try:
         os.fsync(descriptor)
     except OSError as error:
@@ -31,14 +31,14 @@ def sync_directory(directory: Path) -> None:
 
 
 def write_file(path: Path, parts: Iterable[bytes]) -> None:
-    """Write and sync a file, under its own name from the start.
+    """Write and sync a file in place.
 
     Args:
-        path: the file; what it held is lost.
-        parts: its new content, in order.
+        path: the file; its old content is lost.
+        parts: the new content, in order.
 
     Raises:
-        OSError: the disk does not take it; a part of it may be there.
+        OSError: writing failed; a part of the content may be there.
     """
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
     descriptor = os.open(path, flags, 0o666)
@@ -53,19 +53,19 @@ def write_file(path: Path, parts: Iterable[bytes]) -> None:
 
 
 def replace_file(path: Path, parts: Iterable[bytes], partial: Path | None = None) -> None:
-    """Write a file so that readers find the old content or the new one, and never a part of it.
+    """Write a file atomically: readers find the old content or the new one.
 
-    The file is written and synced under another name, and then renamed; the folder is synced, too.
+    The file is written and synced under another name and then renamed; the folder is synced, too.
 
     Args:
         path: the file.
-        parts: its new content, in order.
-        partial: the other name, in the same folder. It is always the same one, so that processes
-            that are killed leave at most one such file.
+        parts: the new content, in order.
+        partial: the other name, in the same folder. The default is a fixed name, so that killed
+            processes leave at most one such file.
 
     Raises:
-        OSError: the disk does not take it. The old content is there, and nothing is left behind;
-            after a failed sync of the folder the new content is there and may not last.
+        OSError: writing failed. The old content is kept, and no partial file is left. After a
+            failed sync of the folder, the new content is there but may not survive a power loss.
     """
     partial = partial or path.with_name(f"{path.name}.partial")
     try:
@@ -79,15 +79,14 @@ def replace_file(path: Path, parts: Iterable[bytes], partial: Path | None = None
 
 
 def write_output(path: Path, text: str) -> None:
-    """Write a file that a user asked for: all of it, or what was there before stays.
+    """Write an output file of a command atomically.
 
-    A device, a pipe and whatever else is no regular file is written to as it is. A link stays a
-    link.
+    Devices, pipes and other special files are written directly. A symbolic link is followed.
 
     Raises:
-        OSError: the disk does not take it; nothing is left behind.
+        OSError: writing failed; the old content is kept, and no partial file is left.
     """
-    data = text.encode("utf-8", "backslashreplace")  # names of files can hold what is no text
+    data = text.encode("utf-8", "backslashreplace")  # file names may be invalid UTF-8
     if path.exists() and not path.is_file():
         with path.open("wb") as file:
             file.write(data)

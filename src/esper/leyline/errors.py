@@ -1,8 +1,8 @@
-"""The root of all exceptions that Esper defines."""
+"""The base class of all exceptions that Esper defines."""
 
 
 class EsperError(Exception):
-    """Something that the caller can put right; the message says what was wrong and what is right.
+    """An error that the caller can correct; the message says what was wrong and what is right.
 
     Commands print the message without a traceback and exit with code 2. Most subclasses are also a
     `ValueError` or a `RuntimeError`, so that code that does not know Esper can handle them.

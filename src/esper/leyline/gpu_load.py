@@ -1,11 +1,11 @@
-"""What a process takes of its GPU, as training measures it and the store keeps it."""
+"""The GPU load of a process, as training measures and the store records it."""
 
 from typing import NamedTuple
 
 
 class GpuLoad(NamedTuple):
-    """The load of a GPU; None where it cannot be measured."""
+    """The load of a GPU; None if it cannot be measured."""
 
-    percent: float | None  # of the time in which the GPU was busy
-    memory_bytes: int | None  # that the process reserved
+    percent: float | None  # share of time in which the GPU was busy
+    memory_bytes: int | None  # reserved by the process
     total_bytes: int | None

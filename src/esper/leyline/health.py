@@ -1,4 +1,4 @@
-"""Verdicts: how bad is a value, by the thresholds of its telemetry record. Plain functions."""
+"""Verdicts on values by the thresholds of their telemetry records."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -12,11 +12,11 @@ from esper.leyline.thresholds import Thresholds
 
 
 class Level(IntEnum):
-    """How bad it is; a higher level is worse."""
+    """Severity; a higher level is worse."""
 
     OK = 0
     NOTICE = 1  # worth knowing
-    WARNING = 2  # worth looking at
+    WARNING = 2  # worth a check
     CRITICAL = 3  # something is broken, or was
 
 
@@ -30,7 +30,7 @@ LEVEL_WORDS: Final = {
 
 @dataclass(frozen=True)
 class Verdict:
-    """A level, and a sentence for each thing that is out of the ordinary, the worst first."""
+    """A level, and a sentence for each problem, the worst first."""
 
     level: Level = Level.OK
     reasons: tuple[str, ...] = ()
@@ -52,8 +52,8 @@ def judge_latches(inf: Mapping[str, bool], nan: Mapping[str, bool]) -> Verdict:
     """Return CRITICAL if any light is on, with a reason for each kind of light.
 
     Args:
-        inf: whether a head or group was ever Inf, by its name.
-        nan: whether a head or group was ever NaN, by its name.
+        inf: whether a head or group was ever Inf, by name.
+        nan: whether a head or group was ever NaN, by name.
     """
     reasons = []
     for word, lights in (("Inf", inf), ("NaN", nan)):
@@ -67,9 +67,9 @@ def judge_figure(record: TelemetryRecord, value: float | None, *, update: int = 
     """Return WARNING if a figure is beyond the bounds of its record, or not finite.
 
     Args:
-        record: the contract of the figure.
-        value: None if it was not measured yet, which is healthy.
-        update: updates completed; a record may leave the first ones unjudged.
+        record: the telemetry record of the figure.
+        value: the figure; None (not measured yet) is healthy.
+        update: updates completed; a record can exclude the first ones.
     """
     complaint = None if value is None else _complaint(record.thresholds, value, update)
     if value is None or complaint is None:

@@ -1,7 +1,7 @@
-"""The incidents that a run has kept: folders `incidents/NNNN/`, listed without torch.
+"""The incidents of a run with capsules: folders `incidents/NNNN/`, listed without torch.
 
-Each holds `capsule.pt`, with which the update can be computed again, and `incident.json`, which
-says what was seen in it.
+Each has `capsule.pt`, from which the update can be replayed, and `incident.json` with its
+sightings.
 """
 
 import os
@@ -20,16 +20,16 @@ INCIDENTS_NAME: Final = "incidents"  # their folder in a run
 CAPSULE_NAME: Final = "capsule.pt"
 SUMMARY_NAME: Final = "incident.json"
 _NUMBER: Final = re.compile(r"\d{4,12}")
-#: Bytes that are read at most: far more than Esper writes.
+#: Maximum number of bytes that are read: far more than Esper writes.
 _LONGEST_SUMMARY: Final = 1 << 20
 
 
 class IncidentError(EsperError, ValueError):
-    """There is no such incident, or its capsule cannot be read; one clear sentence."""
+    """There is no such incident, or its capsule cannot be read; the message is one sentence."""
 
 
 class IncidentSummary(msgspec.Struct, frozen=True):
-    """What `incident.json` says."""
+    """The content of `incident.json`."""
 
     number: int
     update: int
@@ -39,26 +39,26 @@ class IncidentSummary(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True)
 class Incident:
-    """One incident as it is listed."""
+    """An incident with a folder."""
 
     number: int
-    update: int  # 0 where it is not known
+    update: int  # 0 if unknown
     path: Path
     size: int  # bytes of the capsule
     sightings: tuple[NonfiniteSighting, ...]
-    damage: str = ""  # why it cannot be replayed, a sentence; empty if nothing is known against it
+    damage: str = ""  # why it cannot be replayed, as a sentence; empty if it can
 
 
 _decode = msgspec.json.Decoder(IncidentSummary).decode
 
 
 def list_incidents(run: Path) -> list[Incident]:
-    """Return the incidents kept in a run, in order; one that is damaged says so."""
+    """Return the incidents of a run with a folder, in order; `damage` reports damaged ones."""
     return [incident_in(folder) for folder in incident_folders(run)]
 
 
 def incident_folders(run: Path) -> list[Path]:
-    """Return the folders of the incidents kept in a run, in order."""
+    """Return the folders of a run's incidents, in order."""
     incidents = run / INCIDENTS_NAME
     names: list[str] = []
     with suppress(OSError):
@@ -67,7 +67,7 @@ def incident_folders(run: Path) -> list[Path]:
 
 
 def incident_in(folder: Path) -> Incident:
-    """Return the incident in a folder; damage is reported in it, for it does not end training."""
+    """Return the incident in a folder; damage is reported in it and never raised."""
     number = int(folder.name) if _NUMBER.fullmatch(folder.name) else 0
     size, update = 0, 0
     sightings: tuple[NonfiniteSighting, ...] = ()
@@ -78,7 +78,7 @@ def incident_in(folder: Path) -> Incident:
     except (OSError, IncidentError) as error:
         damage = f"the incident in {folder} cannot be read: {error}"
     else:
-        number = number or summary.number  # its folder may have been taken anywhere
+        number = number or summary.number  # the folder may have been copied anywhere
         update, sightings = summary.update, tuple(summary.sightings)
     capsule = folder / CAPSULE_NAME
     if not capsule.is_file():

@@ -1,14 +1,14 @@
-"""Text from outside, made fit for a terminal: names, stores and capsules can hold anything.
+"""Makes text from files and users safe to print: names, stores and capsules can hold anything.
 
-A control character can move the cursor, set a title or colours, or run a terminal's own commands; a
-bidirectional mark makes a text read as another one; half of a surrogate pair cannot be written.
+A control character can move the cursor, set a title or colours, or run commands of the terminal. A
+bidirectional mark reorders text. Half of a surrogate pair cannot be encoded.
 """
 
 import re
 from collections.abc import Sequence
 from typing import Final
 
-#: Stands in the place of each character that is not shown.
+#: Replaces each character that is not shown.
 REPLACEMENT: Final = "\N{REPLACEMENT CHARACTER}"
 
 _LONGEST_VALUE: Final = 80
@@ -22,7 +22,7 @@ _UNFIT: Final = re.compile(
 
 
 def printable(text: str) -> str:
-    """Return the text with every character that a terminal would act upon replaced."""
+    """Return the text with all control characters and direction marks replaced."""
     return _UNFIT.sub(REPLACEMENT, text)
 
 
@@ -32,7 +32,7 @@ def printable_line(text: str) -> str:
 
 
 def short_repr(value: object) -> str:
-    """Return a value as it stands in a message, cut where it is long."""
+    """Return the `repr` of a value for a message, cut if it is long."""
     try:
         text = repr(value)
     except (ValueError, RecursionError):  # a number of thousands of digits; lists in lists in lists

@@ -1,13 +1,13 @@
-"""Scores to compare a run's score with: what simple policies reach on the same task.
+"""Scores of simple policies, to compare a run's score with.
 
 They are means over the episodes of the evaluation of the shipped policy
-(`esper/tamiyo/shipped/evaluation.json`, with which a test compares them), and apply to its task and
-its number of steps only.
+(`esper/tamiyo/shipped/evaluation.json`; a test compares them), and only apply to its task and
+number of steps.
 """
 
 from typing import Final
 
-#: Task and steps of an episode that the guides apply to.
+#: Task and steps per episode of the scores.
 GUIDED_TASK: Final = "mnist1d"
 GUIDED_STEPS: Final = 24
 #: Mean score, lowest first.
@@ -20,5 +20,5 @@ GUIDES: Final = {
 
 
 def guides_of(task: str, steps: int) -> dict[str, float]:
-    """Return the scores to compare with; none where the task or the steps are others."""
+    """Return the scores to compare with; empty for another task or number of steps."""
     return dict(GUIDES) if (task, steps) == (GUIDED_TASK, GUIDED_STEPS) else {}

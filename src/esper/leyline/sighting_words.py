@@ -1,4 +1,4 @@
-"""How a sighting of NaN or Inf is written for people: the same words in logs, reports and screens.
+"""The words for sightings of NaN and Inf in logs, reports and screens.
 
 Hosts are counted from 1 in these words, as on the screens, and from 0 in stored data.
 """
@@ -9,16 +9,16 @@ from typing import Final
 
 from esper.leyline.telemetry import HOSTS, NonfiniteSighting
 
-#: How kinds of sightings are written for people; "inf" is one whose sign was not reported.
+#: Kinds of values in words; "inf" is an infinity whose sign was not reported.
 KIND_WORDS: Final = {"nan": "NaN", "+inf": "Inf", "-inf": "-Inf", "inf": "Inf"}
-#: Stands beside what was seen once and not when the same computation was repeated.
+#: Marks a sighting that did not occur again when the computation was repeated.
 NOT_REPRODUCED: Final = "not reproduced"
-#: Stands beside what only drills have caused so far.
+#: Marks a sighting that only drills caused so far.
 PLANTED: Final = "planted by a drill"
 #: The part under which a broken step counter of Adam is reported.
 STEP_COUNTER: Final = "step counter"
 
-#: How phases are written for people; that something was in a minibatch goes without saying.
+#: Phases in words; empty for minibatches, which are the normal case.
 _PHASE_WORDS: Final = {
     "given": "before the update",
     "hosts": "while training",
@@ -26,7 +26,7 @@ _PHASE_WORDS: Final = {
     "preparation": "while preparing",
     "update": "",
 }
-#: Further hosts that are named one by one.
+#: Maximum number of further hosts that are listed by number.
 _HOSTS_NAMED: Final = 8
 
 
@@ -44,12 +44,12 @@ def place_words(
 ) -> str:
     """Return when and where something was seen: "while acting, host 4, step 7".
 
-    It is empty where no more is known than the minibatch.
+    Empty if no more is known than the minibatch.
 
     Args:
         phase: one of `PHASES`.
-        host: the first host, counted from 0; None if it is not known or not of a single host.
-        step: of the episode in that host, counted from 1; None if it is not known.
+        host: the first host, counted from 0; None if unknown, or not of a single host.
+        step: step of the episode in that host, counted from 1; None if unknown.
         other_hosts: further hosts, counted from 0.
     """
     words = _PHASE_WORDS.get(phase, phase)
@@ -83,7 +83,7 @@ def what_words(seen: NonfiniteSighting) -> str:
 def where_words(seen: NonfiniteSighting, other_hosts: Sequence[int] = ()) -> str:
     """Return where in its update something was first seen: "host 4, step 7, epoch 1, minibatch 2".
 
-    It is empty where nothing is known of that.
+    Empty if nothing is known.
     """
     return joined(
         place_words(seen.phase, seen.host, seen.step, other_hosts),
@@ -92,7 +92,7 @@ def where_words(seen: NonfiniteSighting, other_hosts: Sequence[int] = ()) -> str
 
 
 def sighting_words(seen: NonfiniteSighting, other_hosts: Sequence[int] = ()) -> str:
-    """Return all that people need of a sighting.
+    """Return a sighting in words.
 
     For example "op NaN in logits, while acting, host 4, step 7, not reproduced".
     """
@@ -105,9 +105,9 @@ def sighting_words(seen: NonfiniteSighting, other_hosts: Sequence[int] = ()) -> 
 
 
 def sighting_lines(sightings: Iterable[NonfiniteSighting]) -> list[str]:
-    """Return `sighting_words` of sightings in their order, one line for all hosts that broke alike.
+    """Return a line of `sighting_words` for each sighting, with one line for similar hosts.
 
-    Alike are hosts with the same quantity, kind and result of a repetition.
+    Hosts are similar if they have the same quantity, kind and result of a repetition.
     """
     groups: dict[tuple[object, ...], list[NonfiniteSighting]] = {}
     for place, seen in enumerate(sightings):
@@ -120,7 +120,7 @@ def sighting_lines(sightings: Iterable[NonfiniteSighting]) -> list[str]:
 
 
 def joined(*parts: str) -> str:
-    """Return parts that are not empty with commas between them."""
+    """Return the parts that are not empty, separated by commas."""
     return ", ".join(filter(None, parts))
 
 

@@ -1,10 +1,10 @@
 """Checkpoints of format 2, which have neither a digest nor a summary: read without torch.
 
-Such a file is what `torch.save` wrote of one dictionary, and nothing follows it. The dictionary
-begins with the format, the update and the episodes done. The states of later formats begin with
-something else, so the state of a sealed checkpoint whose digests were lost is not taken for one.
+Such a file is the output of `torch.save` for one dictionary. The dictionary begins with the format,
+the update and the episodes done. States of later formats begin differently, so a later checkpoint
+that lost its digests is not mistaken for one.
 
-zipfile is imported where a file is read, so that listing checkpoints needs none of it.
+zipfile is imported only to read a file, since listing checkpoints does not need it.
 """
 
 import io
@@ -14,25 +14,25 @@ from typing import BinaryIO, Final, NamedTuple
 UNSEALED_FORMAT: Final = 2
 _FIRST_KEYS: Final = ("format", "update", "episodes_done")
 _PICKLE: Final = "/data.pkl"
-#: Operations that only number what was read, or begin something.
-_PASSED_OVER: Final = frozenset({"PROTO", "FRAME", "EMPTY_DICT", "MARK", "PUT", "BINPUT",
+#: Pickle operations without a value of their own.
+_WITHOUT_VALUE: Final = frozenset({"PROTO", "FRAME", "EMPTY_DICT", "MARK", "PUT", "BINPUT",
                                  "LONG_BINPUT", "MEMOIZE"})  # fmt: skip
 _END_OF_ARCHIVE: Final = b"PK\x05\x06"
 _END_SIZE: Final = 22  # bytes of the end of an archive without a comment
 
 
 class UnsealedCheckpoint(NamedTuple):
-    """What a checkpoint of format 2 says of its run."""
+    """The progress of a run in a checkpoint of format 2."""
 
     update: int
     episodes_done: int
 
 
 def read_unsealed(content: bytes | memoryview) -> tuple[bytes, UnsealedCheckpoint] | None:
-    """Return the state in a checkpoint of format 2, and what it says; None if it is not whole.
+    """Return state and progress of a checkpoint of format 2; None if it is damaged.
 
-    The archive has a CRC-32 of each of its records. The state that is returned is a new archive of
-    the records that were checked: torch would follow what no CRC covers in the old one.
+    The archive has a CRC-32 of each record, but not of its directory. So the state is a new archive
+    of the verified records.
     """
     import zipfile
 
@@ -48,15 +48,15 @@ def read_unsealed(content: bytes | memoryview) -> tuple[bytes, UnsealedCheckpoin
 
 
 def scan_unsealed(file: BinaryIO) -> UnsealedCheckpoint | None:
-    """Return what a file says if it is a checkpoint of format 2, else None.
+    """Return the progress in a checkpoint of format 2; None for other files.
 
-    Only the record that says it is checked.
+    Only the record that holds it is verified.
     """
     return _beginning(_records(file, _PICKLE))
 
 
 def _records(file: BinaryIO, ending: str) -> dict[str, bytes]:
-    """Return the records of an archive whose names have an ending; none if one is damaged."""
+    """Return the records of an archive by name suffix; none if one is damaged."""
     import zipfile
 
     size = file.seek(0, io.SEEK_END)
@@ -74,18 +74,18 @@ def _records(file: BinaryIO, ending: str) -> dict[str, bytes]:
                 return {}
             wanted = [one for one in known if one.filename.endswith(ending)]
             return {one.filename: archive.read(one) for one in wanted}
-    # What a damaged archive makes zipfile raise is not limited to any list.
+    # zipfile raises many kinds of exceptions for a damaged archive.
     except Exception:  # noqa: BLE001
         return {}
 
 
 def _beginning(records: dict[str, bytes]) -> UnsealedCheckpoint | None:
-    """Return what the first entries of the pickled dictionary say; no code of it is run."""
+    """Return the progress in the first entries of the pickled dictionary, without unpickling."""
     pickles = [data for name, data in records.items() if name.endswith(_PICKLE)]
     values: list[object] = []
     try:
         for operation, argument, _ in pickletools.genops(pickles[0] if pickles else b"."):
-            if operation.name in _PASSED_OVER:
+            if operation.name in _WITHOUT_VALUE:
                 continue
             values.append(argument)
             if len(values) == 2 * len(_FIRST_KEYS):

@@ -12,7 +12,7 @@ from esper.karn.sanctum.cockpit.settings import Settings
 from esper.karn.sanctum.fold.attention import Lamps, lit_lights, unacknowledged
 from esper.karn.sanctum.fold.verdict import master_verdict
 from esper.karn.sanctum.widgets.tamiyo_brain.action_heads_panel import LIT, UNLIT, render_heads
-from esper.karn.store.acknowledgements import Acknowledged, Acknowledgement, read
+from esper.karn.store.run_files.acknowledgements import Acknowledged, Acknowledgement, read
 
 SEEN = (
     Acknowledgement("op", "inf", "ada@lab", 1_763_840_000.0),

@@ -13,7 +13,7 @@ from esper.karn.sanctum.runs.comparison_panel import ComparisonPanel
 from esper.karn.sanctum.runs.run_lines import MARK, RunLines
 from esper.karn.sanctum.runs.runs_panel import RunsPanel
 from esper.karn.store.liveness import RunStatus, StatusKind
-from esper.karn.store.run_note import LONGEST_NOTE, NoteError, read_note, write_note
+from esper.karn.store.run_files.run_note import LONGEST_NOTE, NoteError, read_note, write_note
 from esper.karn.text.palette import DARK
 
 

@@ -20,7 +20,7 @@ from esper.karn.sanctum.dialogs.help import HelpScreen, records_of, render_signs
 from esper.karn.sanctum.drawing.panel import Panel
 from esper.karn.sanctum.log.event_log_panel import EventLogPanel
 from esper.karn.sanctum.overview.policy_panel import PolicyPanel
-from esper.karn.store.acknowledgements import Acknowledgement
+from esper.karn.store.run_files.acknowledgements import Acknowledgement
 from esper.karn.text.palette import MONOCHROME
 from esper.leyline.records import RECORDS
 

@@ -14,8 +14,8 @@ from esper.karn.sanctum.cockpit.settings import Settings
 from esper.karn.sanctum.fold.doubt import Doubt
 from esper.karn.sanctum.fold.view import TimePosition
 from esper.karn.sanctum.frame.run_screen import RunsUpdated
-from esper.karn.store.acknowledgements import Acknowledgement
 from esper.karn.store.liveness import RunStatus, StatusKind
+from esper.karn.store.run_files.acknowledgements import Acknowledgement
 
 START = 1_763_838_000.0
 SIZES = [(80, 24), (120, 40), (200, 60)]

@@ -5,7 +5,7 @@ import pytest
 from esper.karn.sanctum.following import console_search
 from esper.karn.sanctum.following.console_search import ConsoleSearch
 from esper.karn.sanctum.following.searching import LINES_FOUND
-from esper.karn.store.console_tail import plain
+from esper.karn.store.run_files.console_tail import plain
 
 
 def searched(search):

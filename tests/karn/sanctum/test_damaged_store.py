@@ -252,7 +252,7 @@ def test_a_light_that_no_event_tells_of_any_more_is_damage(run, sound, payloads)
     assert "a light in the store's other tables has no event" in texts
     assert read_view(run, NOW, at=2).doubt.lights is None
     past = read_view(run, NOW, at=4)
-    assert (lights(past), past.doubt.lights) == (sound.lit[4], "events are damaged")
+    assert (lights(past), past.doubt.lights) == (sound.lit[4], "1 event is damaged")
     follower = RunFollower(run)
     assert follower.catch_up().snapshot is follower.catch_up().snapshot
 
@@ -267,14 +267,14 @@ def test_an_update_that_is_damaged_is_not_shown_as_the_one_before(run, sound):
         )
 
     past = read_view(run, NOW, at=3)
-    assert (lights(past), past.doubt.lights) == (sound.lit[3], "events are damaged")
+    assert (lights(past), past.doubt.lights) == (sound.lit[3], "1 event is damaged")
     assert past.position.update == 3
     assert read_view(run, NOW, at=2).doubt.lights is None
     observer = RunObserver(run, run.parent)
     for update in (3, 2, 3, 4):  # the same, from wherever one comes
         observer.go_to(update)
         assert observer(NOW).snapshot == read_view(run, NOW, at=update).snapshot
-    with pytest.raises(UpdateNotFoundError, match=r"no update 6 that can be read, .* from 1 to 5"):
+    with pytest.raises(UpdateNotFoundError, match=r"no readable update 6, .* from 1 to 5"):
         read_view(run, NOW, at=6)
 
 
@@ -309,7 +309,7 @@ def test_a_heartbeat_that_is_none_is_one_sentence(run, sound, value):
     execute(run, f"UPDATE heartbeat SET {value}")
 
     view = read_view(run, NOW)
-    assert view.doubt.error.endswith("is damaged: its heartbeat is not one")
+    assert view.doubt.error.endswith("is damaged: its heartbeat has impossible values")
     assert view.status.kind is StatusKind.FINISHED
     assert lights(view) == sound.lit[UPDATES]
 

@@ -12,7 +12,7 @@ from esper.karn.sanctum.dialogs.help import keys_of
 from esper.karn.sanctum.following import decision_steps
 from esper.karn.sanctum.following.decision_steps import last_act, moved, steps_of_update
 from esper.karn.sanctum.following.follower import RunFollower
-from esper.karn.store.run_reader import RunReader
+from esper.karn.store.reading.run_reader import RunReader
 from esper.karn.store.run_store import RunWriter
 from esper.leyline.heads import HEAD_CHOICES, HEAD_NAMES, HEAD_SIZES, Op
 from esper.leyline.telemetry import DecisionsTaken

@@ -133,10 +133,10 @@ def test_a_poll_takes_in_a_bounded_number_of_events(run, payloads, monkeypatch):
 def test_a_run_that_is_being_created_is_waited_for(follow, run, payloads):
     follower = follow(run)
     frame = follower.poll(time.time())
-    assert (frame.status.kind, frame.error) == (StatusKind.WAITING, None)
+    assert (frame.status.kind, frame.completeness.unreadable) == (StatusKind.WAITING, None)
     assert frame.snapshot == SanctumSnapshot()
     (run / "run.sqlite").touch()
-    assert follower.poll(time.time()).error is None
+    assert follower.poll(time.time()).completeness.unreadable is None
     with RunWriter(run) as writer:
         writer.emit(payloads.start(), durable=True)
         assert follower.poll(time.time()).snapshot.run.name == "test"
@@ -145,8 +145,8 @@ def test_a_run_that_is_being_created_is_waited_for(follow, run, payloads):
 def test_a_run_without_a_directory_is_one_sentence(follow, tmp_path):
     frame = follow(tmp_path / "nowhere").poll(time.time())
 
-    assert "nowhere is not there" in frame.error
-    assert "\n" not in frame.error
+    assert "nowhere is not there" in frame.completeness.unreadable
+    assert "\n" not in frame.completeness.unreadable
 
 
 def test_a_run_that_vanishes_keeps_its_last_picture_and_says_so(follow, finished_run):
@@ -157,7 +157,7 @@ def test_a_run_that_vanishes_keeps_its_last_picture_and_says_so(follow, finished
 
     assert after.snapshot is before.snapshot
     assert "is not there" in after.doubt.error
-    assert follower.poll(time.time()).error == after.doubt.error
+    assert follower.poll(time.time()).completeness.unreadable == after.doubt.error
 
 
 def test_a_store_that_goes_bad_is_one_sentence_until_it_is_good_again(follow, finished_run):
@@ -167,10 +167,10 @@ def test_a_store_that_goes_bad_is_one_sentence_until_it_is_good_again(follow, fi
     whole = store.read_bytes()
     store.write_bytes(b"no database at all")
     broken = follower.poll(time.time())
-    assert "not a run store" in broken.error
+    assert "not a run store" in broken.completeness.unreadable
     assert broken.snapshot is before.snapshot
     store.write_bytes(whole)
-    assert follower.poll(time.time()).error is None
+    assert follower.poll(time.time()).completeness.unreadable is None
 
 
 def test_a_store_that_is_emptied_keeps_its_last_picture_and_says_so(follow, finished_run):
@@ -181,7 +181,7 @@ def test_a_store_that_is_emptied_keeps_its_last_picture_and_says_so(follow, fini
 
     assert after.snapshot is before.snapshot
     assert "was emptied" in after.doubt.error
-    assert follower.poll(time.time()).error == after.doubt.error
+    assert follower.poll(time.time()).completeness.unreadable == after.doubt.error
 
 
 def test_another_store_in_the_place_of_the_old_is_read_from_its_start(
@@ -199,7 +199,9 @@ def test_another_store_in_the_place_of_the_old_is_read_from_its_start(
 
 
 def test_a_store_that_goes_on_changing_is_kept_open(run, payloads, monkeypatch):
-    monkeypatch.setattr("esper.karn.store.run_writer._FINISH_SECONDS", 0.05)  # it hardly waits
+    monkeypatch.setattr(
+        "esper.karn.store.writing.run_writer._FINISH_SECONDS", 0.05
+    )  # it hardly waits
     follower = RunFollower(run, stays_open=True)
     with RunWriter(run) as writer:
         writer.emit(payloads.start(), durable=True)
@@ -228,7 +230,9 @@ def test_a_writer_that_ends_without_a_word_is_not_held_up(run, payloads):
 
 
 def test_a_run_that_is_over_is_let_go_of(run, payloads, monkeypatch):
-    monkeypatch.setattr("esper.karn.store.run_writer._FINISH_SECONDS", 0.05)  # it hardly waits
+    monkeypatch.setattr(
+        "esper.karn.store.writing.run_writer._FINISH_SECONDS", 0.05
+    )  # it hardly waits
     follower = RunFollower(run, stays_open=True)
     writer = RunWriter(run)
     writer.emit(payloads.start(), durable=True)

@@ -27,15 +27,21 @@ def test_without_a_file_there_are_the_defaults(tmp_path):
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (b"theme = ", "damaged"),
-        (b"\xff\x00\xfe", "damaged"),
-        (b"theme = " + b"[" * 5_000 + b"]" * 5_000, "damaged"),
-        (b"theme = " + b"9" * 4_301, "damaged"),
+        (b"theme = ", "not valid TOML"),
+        (b"\xff\x00\xfe", "not valid TOML"),
+        (
+            b"theme = " + b"[" * 5_000 + b"]" * 5_000,
+            "not valid TOML: .* too deeply",
+        ),
+        (b"theme = " + b"9" * 4_301, "not valid TOML"),
         (b"bell = 0x" + b"f" * 9_000, "not a value that is too long to show"),
-        (b"x" * 5_000 + b" = 1", "x…; only theme"),
-        (b'theme = "pink"', "theme in the settings .* must be dark or light or ansi or contrast"),
-        (b"bell = 3", "bell in the settings .* must be true or false, not 3"),
-        (b"color = true", "have no 'color'; only theme, reduced_motion, bell, ascii"),
+        (b"x" * 5_000 + b" = 1", "x… is not a setting; known are theme"),
+        (
+            b'theme = "pink"',
+            "sanctum.toml: theme must be one of dark, light, ansi, contrast, not",
+        ),
+        (b"bell = 3", "bell must be true or false, not 3"),
+        (b"color = true", "'color' is not a setting; known are theme, reduced_motion"),
     ],
 )
 def test_a_file_that_cannot_be_is_one_sentence_and_the_defaults(tmp_path, content, said):
@@ -46,8 +52,8 @@ def test_a_file_that_cannot_be_is_one_sentence_and_the_defaults(tmp_path, conten
     assert "\n" not in str(caught.value)
     file = SettingsFile(path)
     assert file.settings == Settings()
-    assert file.problem.endswith("Sanctum goes on with the defaults")
-    with pytest.raises(SettingsError, match="not remembered: "):
+    assert file.problem.endswith("Sanctum uses the defaults")
+    with pytest.raises(SettingsError, match="the change was not saved: "):
         file.change(bell=False)
     assert path.read_bytes() == content
     assert list(tmp_path.iterdir()) == [path]
@@ -117,4 +123,4 @@ async def test_a_damaged_file_is_said_in_one_sentence(views, sanctum, seen, tmp_
     async with app.run_test(size=(80, 24)) as pilot:
         await seen(pilot)
         (note,) = app._notifications
-        assert "are damaged" in note.message
+        assert "is not valid TOML" in note.message

@@ -9,9 +9,9 @@ from rich.console import Console
 from esper.karn.sanctum.cockpit.line_printing import print_status_line
 from esper.karn.sanctum.frame.status_line import render_line, render_small
 from esper.karn.sanctum.schema import SanctumSnapshot
+from esper.karn.store.errors import RunStoreError
 from esper.karn.store.liveness import StatusKind
 from esper.karn.store.run_store import RunWriter
-from esper.karn.store.run_tables import RunStoreError
 
 
 def _timed(snapshot):

@@ -202,14 +202,14 @@ def test_a_light_whose_event_is_damaged_stays_on_and_dark_ones_are_not_known(
     assert whole(observer).snapshot.tamiyo.head_inf_latch == before.head_inf_latch
 
     print_runs(once_broken_run.parent)
-    assert "● Inf op  ? events are damaged" in capsys.readouterr().out
-    with pytest.raises(RunStoreError, match="1 event of it cannot be read"):
+    assert "● Inf op  ? 1 event is damaged" in capsys.readouterr().out
+    with pytest.raises(RunStoreError, match="1 event is damaged"):
         print_health(once_broken_run.parent, fail_on="nan")
     assert print_health(once_broken_run.parent, fail_on="") == 0
     assert print_health(once_broken_run.parent) == 1
     printed = capsys.readouterr().out
     assert UNLIT not in printed
-    assert "? not known: 1 event of it cannot be read" in printed
+    assert "? not known: 1 event is damaged" in printed
     assert print_health(once_broken_run.parent, as_json=True) == 1
     report = json.loads(capsys.readouterr().out)
     assert report["head_inf_latch"] == {
@@ -226,12 +226,12 @@ def test_where_damage_leaves_nothing_lit_nothing_is_called_good(once_broken_run,
     view = whole(RunObserver(once_broken_run, once_broken_run.parent))
     frame = render_once(view, 80).plain
     assert frame.count(UNKNOWN) == 20
-    assert "not known: events are damaged" in frame
+    assert "not known: 2 events are damaged" in frame
     assert "no Inf" not in frame
-    with pytest.raises(RunStoreError, match="2 events of it cannot be read"):
+    with pytest.raises(RunStoreError, match="2 events are damaged"):
         print_health(once_broken_run.parent)
     print_runs(once_broken_run.parent)
-    assert "? events are damaged" in capsys.readouterr().out
+    assert "? 2 events are damaged" in capsys.readouterr().out
 
 
 def test_no_damaged_page_makes_a_broken_run_a_healthy_one(once_broken_run):
@@ -343,7 +343,7 @@ def test_a_process_that_is_stopped_is_stale_and_goes_on_when_it_is_continued(sil
         ticks[0] = 500.0 + seconds
         assert whole(observer, NOW + seconds).status.kind is kind
     view = whole(observer, NOW + 3_600)
-    assert view.status.sentence.endswith("is there, but silent for 3600 s")
+    assert view.status.sentence.endswith("exists, but sent no heartbeat for 3600 s")
     assert "STALE 3600 s" in render_once(view, 80).plain
     assert not view.doubt.is_unread
     _beat(silent_run, NOW + 3_601)

@@ -15,8 +15,8 @@ from esper.karn.sanctum.aggregator import SanctumAggregator
 from esper.karn.sanctum.cockpit.observer import RunObserver, UpdateNotFoundError, read_view
 from esper.karn.sanctum.following.follower import RunFollower
 from esper.karn.sanctum.following.playback import Playback
-from esper.karn.store.acknowledgements import acknowledge
 from esper.karn.store.liveness import StatusKind
+from esper.karn.store.run_files.acknowledgements import acknowledge
 from esper.karn.store.run_store import RunReader, RunWriter
 from esper.leyline.heads import Stage
 from esper.leyline.telemetry import CheckpointWritten, DecisionsTaken, PPOUpdatePayload, RunStarted

@@ -33,7 +33,7 @@ from esper.simic.training.checkpoint import (
 
 OLD_RUN = Path(__file__).parents[2] / "support" / "data" / "format-2-run"
 CHECKPOINT = OLD_RUN / "checkpoints" / "update-000002.pt"
-SENTENCE = "has no digest: damage was looked for by the CRC-32 of its parts only"
+SENTENCE = "has no digest: only the CRC-32 of its parts was checked"
 CPU = torch.device("cpu")
 
 
@@ -52,7 +52,7 @@ def test_its_store_and_lights_are_read(
     old_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     frame = RunFollower(old_run).catch_up()
-    assert (frame.status.kind, frame.store_doubt) == ("FINISHED", None)
+    assert (frame.status.kind, frame.completeness.gap) == ("FINISHED", None)
     assert exit_code("health", "old", "--run-dir", str(tmp_path)) == 1
     out = capsys.readouterr().out
     assert "op went Inf in logits, update 1" in out

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from msgspec import structs
 from torch import Tensor, nn
 
 from detection.faults import Fault, break_gradient, change_terms, hook_gradient
@@ -216,7 +217,7 @@ def exploding_loss(stage: Stage, where: Where) -> Sight | None:
     """Finite terms whose weighted sum overflows."""
     if stage.config.amp == "fp16":
         return None  # its coefficient makes the trunk's derivatives overflow in fp16, too
-    stage.agent.config = replace(stage.agent.config, value_coefficient=1e6)
+    stage.agent.config = structs.replace(stage.agent.config, value_coefficient=1e6)
     place = (where.step, stage.position(where), 0)
     stage.change_output(stage.policy.critic, where, lambda output: planted(output, place, 3e18))
     return stage.sight(where, SHARED, "loss", "+inf")

@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
-from esper.karn.store.run_tables import RunStoreError
+from esper.karn.store.errors import RunStoreError
 from esper.launch.train import TrainingOutcome
 from esper.leyline.plain_text import printable
 

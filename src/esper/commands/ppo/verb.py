@@ -6,14 +6,14 @@ takes longer than the whole help may take.
 
 import argparse
 from collections.abc import Callable
-from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from esper.commands.options import OptionError, add_run_dir, add_verb, whole_number
 from esper.commands.output import print_warning
 from esper.karn.terminal import is_screen
-from esper.simic.config import TrainingConfig, key_of, option_of, setting_names
+from esper.leyline.settings import declared_settings
+from esper.simic.config import TrainingConfig, option_of, setting_names
 
 if TYPE_CHECKING:
     from esper.run_lock import HeldRun
@@ -45,10 +45,10 @@ def add_ppo(verbs: Any) -> None:
         help="with --resume: resume even if the data of the task has changed",
     )
     settings = parser.add_argument_group("settings (also keys of the --config file)")
-    for setting in fields(TrainingConfig):
-        name = key_of(setting)
+    for setting in declared_settings(TrainingConfig).values():
+        name = setting.name
         option = option_of(name)
-        help_text = setting.metadata["help"].replace("%", "%%")
+        help_text = setting.help.replace("%", "%%")
         if setting.default == ():
             settings.add_argument(
                 option,
@@ -60,7 +60,7 @@ def add_ppo(verbs: Any) -> None:
             )
             continue
         kind, metavar = _OPTION_TYPES[type(setting.default)]
-        choices = setting.metadata["choices"]
+        choices = setting.choices or None
         settings.add_argument(
             option,
             type=kind,

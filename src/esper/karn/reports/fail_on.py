@@ -1,4 +1,4 @@
-"""The latches that make the exit code of a health report 1: what `--fail-on` takes."""
+"""The value of `--fail-on`: the kinds of latches that make the exit code of `esper health` 1."""
 
 from typing import Final
 
@@ -8,17 +8,17 @@ LATCH_KINDS: Final = ("inf", "nan")
 
 
 class FailOnError(EsperError, ValueError):
-    """What a run is to fail on names something other than `inf` and `nan`."""
+    """A value of `--fail-on` other than `inf` and `nan`."""
 
 
 def latch_kinds(text: str) -> list[str]:
-    """Return the kinds of latches that `--fail-on` names.
+    """Return the kinds of latches in a value of `--fail-on`.
 
     Raises:
-        FailOnError: it names something else.
+        FailOnError: the value has something else than `inf` and `nan`.
     """
     kinds = [kind.strip().lower() for kind in text.split(",") if kind.strip()]
-    strange = [kind for kind in kinds if kind not in LATCH_KINDS]
-    if strange:
-        raise FailOnError(f"--fail-on must be inf, nan or inf,nan, not {strange[0]!r}")
+    unknown = [kind for kind in kinds if kind not in LATCH_KINDS]
+    if unknown:
+        raise FailOnError(f"--fail-on must be inf, nan or inf,nan, not {unknown[0]!r}")
     return kinds

@@ -23,8 +23,8 @@ from esper.karn.sanctum.fold.evidence import evidence_words
 from esper.karn.sanctum.fold.verdict import master_verdict
 from esper.karn.sanctum.following.follower import Frame, RunFollower
 from esper.karn.sanctum.schema import Evidence, InterventionState, TamiyoState
+from esper.karn.store.errors import RunStoreError
 from esper.karn.store.run_directory import find_run
-from esper.karn.store.run_tables import RunStoreError
 from esper.karn.store.wal import LARGE_WAL_BYTES
 from esper.karn.text.columns import joined
 from esper.karn.text.figures import ABSENT, place_text
@@ -45,22 +45,22 @@ def print_health(
     fail_on: str = "inf,nan",
     console: Console | None = None,
 ) -> int:
-    """Print the health of one run; return 1 if a latch that `fail_on` names is set, else 0.
+    """Print the health of one run; return 1 if a latch of a kind in `fail_on` is set, else 0.
 
-    Where events are damaged, a latch that is not set is not known.
+    If the run is not completely known, a latch that is not set is unknown.
 
     Args:
         run_dir: the folder that holds runs.
-        reference: an id, a unique prefix or a path; None for the newest run.
-        as_json: whether to print JSON for a program instead of text for a person.
+        reference: an id, a unique prefix of an id, a name or a path; None for the newest run.
+        as_json: whether to print JSON instead of text.
         fail_on: `inf`, `nan`, both with a comma between, or nothing.
         console: where to print.
 
     Raises:
-        RunNotFoundError: no run, or more than one, answers to `reference`.
-        RunStoreError: the run's store cannot be read, or none of these latches is known to be set
-            and events are damaged; the report of what is known was printed then.
-        FailOnError: `fail_on` names something else.
+        RunNotFoundError: no run, or more than one, matches `reference`.
+        RunStoreError: the run's store cannot be read, or none of these latches is set and the run
+            is not completely known. In the second case the report was printed.
+        FailOnError: `fail_on` has an unknown kind.
     """
     console = console or PlainConsole()
     kinds = latch_kinds(fail_on)
@@ -69,11 +69,11 @@ def print_health(
     tamiyo = frame.snapshot.tamiyo
     is_set = {kind: any(tamiyo.latch(kind).values()) for kind in LATCH_KINDS}
     run_id = directory.resolve().name
-    if not any(is_set.values()):  # else the files beside a broken store know of a light
-        if frame.error is not None:
-            raise RunStoreError(frame.error)
+    if not any(is_set.values()):  # otherwise the files beside a broken store have a light
+        if frame.completeness.unreadable is not None:
+            raise RunStoreError(frame.completeness.unreadable)
         if not frame.snapshot.last_event_id:
-            raise RunStoreError(f"{run_id} has no events yet, so nothing can be said of its health")
+            raise RunStoreError(f"{run_id} has no events yet, so its health is unknown")
     if as_json:
         report = json.dumps(_health_report(run_id, frame), indent=2)
         console.print(report, markup=False, highlight=False, soft_wrap=True)
@@ -81,30 +81,22 @@ def print_health(
         _print_health(console, directory, run_id, frame)
     if any(is_set[kind] for kind in kinds):
         return 1
-    if kinds and (doubt := _doubt(frame)):
-        raise RunStoreError(f"the health of {run_id} is not known: {doubt}")
+    if kinds and (doubt := frame.completeness.doubt):
+        raise RunStoreError(f"the health of {run_id} is unknown: {doubt}")
     return 0
-
-
-def _doubt(frame: Frame) -> str | None:
-    """Say why a light that is not lit is not known; None where it is."""
-    damaged = frame.snapshot.run.damaged_events
-    if frame.error is not None or not damaged:
-        return frame.error or frame.doubt.lights
-    return f"{counted(damaged, 'event')} of it cannot be read, and may have told of Inf or NaN"
 
 
 def _health_report(run_id: str, frame: Frame) -> dict[str, Any]:
     tamiyo, done = frame.snapshot.tamiyo, frame.snapshot.interventions
-    unlit = False if _doubt(frame) is None else None
+    unlit = False if frame.completeness.doubt is None else None
     return {
         "run": run_id,
         "status": str(frame.status.kind),
-        # A large one means that a program reads the store and does not let go of it.
+        # Large if a program keeps a transaction on the store open.
         "wal_bytes": frame.wal_bytes,
-        # Whether a light is on, and drills alone caused all that are.
+        # Whether all lights that are on come from drills.
         "planted": is_drill(tamiyo),
-        # What is not known is null.
+        # null: unknown.
         "head_inf_latch": {head: lit or unlit for head, lit in tamiyo.head_inf_latch.items()},
         "head_nan_latch": {head: lit or unlit for head, lit in tamiyo.head_nan_latch.items()},
         "group_inf_latch": {group: lit or unlit for group, lit in tamiyo.group_inf_latch.items()},
@@ -141,7 +133,7 @@ def _health_report(run_id: str, frame: Frame) -> dict[str, Any]:
 
 
 def _evidence_report(row: Evidence) -> dict[str, Any]:
-    # Epoch and minibatch are 0 before the first minibatch, and where they were not reported.
+    # Epoch and minibatch are 0 before the first minibatch, and if they were not reported.
     return {
         "head": row.head,
         "quantity": row.quantity,
@@ -191,7 +183,7 @@ def _print_health(console: Console, directory: Path, run_id: str, frame: Frame) 
     if frame.wal_bytes > LARGE_WAL_BYTES:
         held = (
             f"the WAL of the store has grown to {frame.wal_bytes >> 20} MiB, because a program "
-            "reads the store and does not let go of it"
+            "keeps a transaction on the store open"
         )
         console.print(Text(held, style="yellow"), soft_wrap=True)
     done = frame.snapshot.interventions
@@ -208,7 +200,7 @@ def _print_health(console: Console, directory: Path, run_id: str, frame: Frame) 
     console.print()
     _print_verdict(console, verdict)
     console.print()
-    doubt = _doubt(frame)
+    doubt = frame.completeness.doubt
     unlit = Text(UNLIT, style="dim") if doubt is None else Text(UNKNOWN, style=UNKNOWN_STYLE)
     print_columns(console, _light_rows(frame.snapshot.tamiyo, unlit), ("head", "Inf", "NaN"))
     if doubt is not None:
@@ -252,8 +244,8 @@ def _light(is_lit: bool, unlit: Text, *, now: bool, planted: bool) -> Text:
 
 
 def _interventions(done: InterventionState) -> tuple[str, str]:
-    """Say what was done about bad updates, and how many of them can be made to happen again."""
-    repeated = f"{counted(done.updates_repeated, 'update')} repeated (finite, nothing skipped)"
+    """Return the lines about interventions and incidents."""
+    repeated = f"{counted(done.updates_repeated, 'update')} repeated (finite at the second try)"
     actions = [
         (done.updates_repeated, repeated),
         (done.updates_skipped, f"{counted(done.updates_skipped, 'update')} skipped"),
@@ -268,7 +260,7 @@ def _interventions(done: InterventionState) -> tuple[str, str]:
 
 
 def _print_evidence(console: Console, evidence: Sequence[Evidence]) -> None:
-    """Print a row for all that was seen, no wider than 80 columns for the longest of names."""
+    """Print a row for each source of sightings, at most 80 columns wide."""
     rows = []
     details = []
     for row in evidence:
@@ -287,5 +279,5 @@ def _print_evidence(console: Console, evidence: Sequence[Evidence]) -> None:
         details.append(Text(f"  {words}", style=style) if (words := evidence_words(row)) else None)
     headers = ("head", "seen", "updates", "minib.", "first", "last", "")
     print_columns(console, rows, headers, details)
-    said = "counted in updates and minibatches; first and last: update/epoch/minibatch"
-    console.print(Text(said, style="dim"))
+    legend = "updates, minib.: how many had a sighting; first, last: update/epoch/minibatch"
+    console.print(Text(legend, style="dim"))

@@ -1,4 +1,4 @@
-"""What the runs in a folder came to: one line for each."""
+"""Summaries of the runs in a folder."""
 
 import math
 import time
@@ -12,10 +12,10 @@ from esper.karn.sanctum.following.follower import Frame, RunFollower
 from esper.karn.store.file_stamps import FileStamp, file_stamp
 from esper.karn.store.liveness import RunStatus
 from esper.karn.store.run_directory import STORE_NAME, run_directories
-from esper.karn.store.run_note import NOTE_NAME, read_note
+from esper.karn.store.run_files.run_note import NOTE_NAME, read_note
 from esper.leyline.incident_files import INCIDENTS_NAME
 
-#: How long one look at a folder may read stores; what is left is read at the next.
+#: Maximum time of one refresh, in seconds; the next refresh continues.
 _SECONDS_PER_LOOK: Final = 0.2
 
 _Stamps = tuple[FileStamp | None, ...]
@@ -23,7 +23,7 @@ _Stamps = tuple[FileStamp | None, ...]
 
 @dataclass(frozen=True)
 class RunSummary:
-    """One run, as of now."""
+    """Summary of a run in its current state."""
 
     run_id: str
     path: Path
@@ -41,9 +41,9 @@ class RunSummary:
     task: str = ""
     best_score: float | None = None  # mean of the best batch of episodes
     incidents: int = 0
-    doubt: Doubt = NO_DOUBT  # what of it is unread, missing or damaged
-    note: str = ""  # that the user keeps with it
-    planted: frozenset[tuple[str, str]] = frozenset()  # lights that drills alone put on
+    doubt: Doubt = NO_DOUBT  # what is unread, missing or damaged
+    note: str = ""  # the user's note
+    planted: frozenset[tuple[str, str]] = frozenset()  # lights that only drills lit
 
     def lights(self) -> dict[str, tuple[str, ...]]:
         """Return the heads and groups that are lit, by "Inf" and "NaN"."""
@@ -53,11 +53,11 @@ class RunSummary:
         }
 
     def marked(self, light: str, name: str) -> str:
-        """Return the name of a head or group, marked if drills alone put its light on.
+        """Return the name of a head or group, marked if only drills lit its light.
 
         Args:
             light: "Inf" or "NaN".
-            name: of the head or group.
+            name: name of the head or group.
         """
         return f"{name} (drill)" if (light, name) in self.planted else name
 
@@ -67,11 +67,11 @@ class Catalogue:
     """The runs of a folder at one moment."""
 
     runs: tuple[RunSummary, ...]  # oldest first; those that were read so far
-    is_behind: bool = False  # there is more to read: look again without waiting
+    is_behind: bool = False  # there is more to read: refresh again without waiting
 
 
 def list_runs(run_dir: Path) -> list[RunSummary]:
-    """Return the runs in a folder, oldest first; a run that cannot be read says so in its error."""
+    """Return the runs in a folder, oldest first; `doubt` says which could not be read, and why."""
     return [
         summary_of(directory, RunFollower(directory, brief=True).catch_up())
         for directory in run_directories(run_dir)
@@ -79,10 +79,10 @@ def list_runs(run_dir: Path) -> list[RunSummary]:
 
 
 class RunCatalogue:
-    """Looks at a folder of runs again and again, and reads only what has changed in it.
+    """Summaries of a folder of runs that are refreshed repeatedly; only changes are read.
 
-    A run that is over is read once, until its store has another size or time; a live one is
-    followed. Use it from one thread.
+    A run that has ended is read again only if its files change; an active one is followed. Not
+    thread-safe.
 
     Args:
         run_dir: the folder that holds runs.
@@ -94,11 +94,11 @@ class RunCatalogue:
         self._known: dict[Path, tuple[_Stamps, RunSummary]] = {}
 
     def look(self, now: float, seconds: float = _SECONDS_PER_LOOK) -> Catalogue:
-        """Return the runs that are known by now, after a bounded amount of work.
+        """Return the known runs after a bounded amount of work.
 
         Args:
-            now: seconds since the epoch.
-            seconds: how long to read stores, at the most.
+            now: current time in seconds since the epoch.
+            seconds: maximum time to read stores.
 
         Raises:
             RunNotFoundError: the folder cannot be listed.
@@ -106,7 +106,7 @@ class RunCatalogue:
         directories = run_directories(self._run_dir)
         end = time.monotonic() + seconds
         is_behind = False
-        for directory in reversed(directories):  # the newest are what somebody looks for
+        for directory in reversed(directories):  # the newest first: users look for them
             stamps = _stamps_of(directory)
             known = self._known.get(directory)
             if known is not None and known[0] == stamps and directory not in self._followed:
@@ -122,17 +122,17 @@ class RunCatalogue:
         return Catalogue(runs, is_behind)
 
     def _read(self, directory: Path, stamps: _Stamps, now: float) -> bool:
-        """Read on in one store; return whether there is more in it."""
+        """Continue to read one store; return whether there is more in it."""
         follower = self._followed.setdefault(directory, RunFollower(directory, brief=True))
         frame = follower.poll(now)
         self._known[directory] = stamps, summary_of(directory, frame)
-        if frame.status.is_over and frame.error is None and not frame.is_behind:
+        if frame.status.is_over and frame.completeness.unreadable is None and not frame.is_behind:
             del self._followed[directory]
         return frame.is_behind
 
 
 def summary_of(directory: Path, frame: Frame) -> RunSummary:
-    """Return a run in short, as a follower found it."""
+    """Return the summary of a run from a follower's frame."""
     run, tamiyo = frame.snapshot.run, frame.snapshot.tamiyo
     scores = [score for score in frame.snapshot.training.score_history if math.isfinite(score)]
     return RunSummary(

@@ -1,4 +1,4 @@
-"""Runs side by side: the settings in which they differ, and what came of them."""
+"""Runs side by side: their settings, figures and histories."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -9,13 +9,11 @@ from typing import Any, Final
 from esper.karn.reports.run_catalogue import RunSummary, summary_of
 from esper.karn.sanctum.following.follower import RunFollower
 from esper.karn.sanctum.schema import SanctumSnapshot
-from esper.karn.store.run_reader import RunReader
-from esper.karn.store.run_tables import RunStoreError
+from esper.karn.store.reading.recorded_settings import settings_at_start
 from esper.karn.text.light_signs import UNKNOWN
 from esper.karn.text.run_names import shortened
-from esper.leyline.telemetry import RunStarted
 
-#: What is compared beside the settings, by the name it is shown with.
+#: Figures that are compared, by label.
 _FIGURES: Final[dict[str, Callable[[RunSummary, SanctumSnapshot], Any]]] = {
     "score": lambda run, _: run.score,
     "best score": lambda run, _: run.best_score,
@@ -34,7 +32,7 @@ _FIGURES: Final[dict[str, Callable[[RunSummary, SanctumSnapshot], Any]]] = {
     "host parameters": lambda _, snapshot: snapshot.run.host_parameters,
     "device": lambda _, snapshot: snapshot.run.device,
 }
-#: Histories that are compared, by the name they are shown with: fields of the training's state.
+#: Histories that are compared, by label: fields of the training's state.
 _HISTORIES: Final = {
     "Score": "score_history",
     "Entropy": "entropy_history",
@@ -43,27 +41,27 @@ _HISTORIES: Final = {
     "Gradient norm": "gradient_norm_history",
     "Value loss": "value_loss_history",
 }
-#: Names up to this length are not shortened by what they have in common.
+#: Names up to this length keep their common prefix.
 _SHORT_ENOUGH: Final = 12
 
 
 @dataclass(frozen=True)
 class Compared:
-    """One thing that the runs are compared in; None for a run that does not have it."""
+    """A setting, figure or history of several runs; None for a run without it."""
 
     name: str
-    values: tuple[Any, ...]  # by run
+    values: tuple[Any, ...]  # one per run
 
     @property
     def differs(self) -> bool:
-        """Whether the runs are unlike in it; NaN is like NaN."""
+        """Whether the values differ; NaN equals NaN."""
         return len({repr(value) for value in self.values}) > 1
 
     @property
     def difference(self) -> float | None:
-        """Of two runs the second less the first, of more the largest less the smallest.
+        """Of two runs the second minus the first, of more the largest minus the smallest.
 
-        None where a value is no finite number, or where they are the same.
+        None if a value is not a finite number, or if all are equal.
         """
         numbers = [
             value
@@ -84,17 +82,17 @@ class RunComparison:
     """Runs side by side."""
 
     runs: tuple[RunSummary, ...]
-    settings: tuple[Compared, ...]  # all, in the order of their names
+    settings: tuple[Compared, ...]  # all, in order of their names
     figures: tuple[Compared, ...]
     histories: tuple[Compared, ...]  # each over the whole run, oldest first
 
 
 def compare_runs(*directories: Path) -> RunComparison:
-    """Return runs side by side, as they stand; what cannot be read is empty."""
+    """Return the comparison of runs in their current state; unreadable parts are empty."""
     frames = [RunFollower(directory, brief=True).catch_up() for directory in directories]
     summaries = tuple(map(summary_of, directories, frames))
     snapshots = [frame.snapshot for frame in frames]
-    settings = [_settings_of(directory) for directory in directories]
+    settings = [settings_at_start(directory) or {} for directory in directories]
     names = sorted(set().union(*settings))
     return RunComparison(
         runs=summaries,
@@ -113,10 +111,10 @@ def compare_runs(*directories: Path) -> RunComparison:
 
 
 def short_names(runs: Sequence[RunSummary]) -> list[str]:
-    """Return a name for each run that is as short as it can be and still is its own.
+    """Return the shortest distinct name of each run.
 
-    The time at which a run was created is left out where its name alone is its own, as is what
-    long names begin with alike.
+    The creation time is left out if the name alone is distinct. So is the common prefix of long
+    names.
     """
     names = shortened([run.name or run.run_id for run in runs])
     if len(names) > 1 and max(map(len, names)) > _SHORT_ENOUGH:
@@ -126,24 +124,15 @@ def short_names(runs: Sequence[RunSummary]) -> list[str]:
 
 
 def _common_parts(names: Sequence[str]) -> int:
-    """Return the length of what all names begin with, up to the end of a part."""
+    """Return the length of the common prefix, up to the end of a part."""
     first = min(names)
     same = 0
-    for place, sign in enumerate(first):
-        if any(name[place : place + 1] != sign for name in names):
+    for place, character in enumerate(first):
+        if any(name[place : place + 1] != character for name in names):
             break
-        if sign in "-_":
+        if character in "-_":
             same = place + 1
     return same
-
-
-def _settings_of(directory: Path) -> dict[str, Any]:
-    try:
-        starts = RunReader(directory).read_last("run_started", 1)
-    except RunStoreError:
-        return {}
-    payload = starts[0].payload if starts else None
-    return payload.config if isinstance(payload, RunStarted) else {}
 
 
 def _lit(run: RunSummary, light: str) -> str:

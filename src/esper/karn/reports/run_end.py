@@ -1,6 +1,6 @@
 """The end of a run: verdict, score against simple policies, what to do next.
 
-The last lines of a training command and the closing screen of Sanctum say the same.
+The last lines of a training command and the closing screen of Sanctum show the same.
 """
 
 import math
@@ -17,17 +17,17 @@ from esper.leyline.health import LEVEL_WORDS
 from esper.leyline.score_guides import guides_of
 
 _OUT: Final = "grown"
-#: What the score is.
+#: Label of the score.
 SCORE_NAME: Final = "mean score of the last episodes"
 
 
 @dataclass(frozen=True)
 class NextStep:
-    """Something to do with a run that ended.
+    """A suggested command for a run that ended.
 
     Attributes:
-        purpose: in a word or two.
-        command: can be pasted.
+        purpose: purpose in one to three words.
+        command: command line, ready to paste.
     """
 
     purpose: str
@@ -42,10 +42,10 @@ class RunEnd:
         run: its id.
         ending: how its process ended: "finished", "stopped" and so on.
         word: the verdict in a word.
-        reason: the gravest reason for the verdict; empty if there is none.
-        score: mean score of the last episodes; None where it is not known.
-        guides: the scores of simple policies, lowest first; none where they do not apply.
-        next_steps: what to do next.
+        reason: the most serious reason for the verdict; empty if there is none.
+        score: mean score of the last episodes; None if unknown.
+        guides: scores of simple policies, lowest first; empty if they do not apply.
+        next_steps: suggested commands.
     """
 
     run: str
@@ -104,11 +104,11 @@ def closing_lines(run: Path) -> list[str]:
 def _next_steps(run: Path, frame: Frame) -> list[NextStep]:
     state = frame.snapshot.run
     steps = [NextStep("watch", run_command(run, "sanctum"))]
-    # The checkpoint decides what is done: the store may tell of updates that are to be repeated.
+    # The checkpoint counts: the store may have later updates, which a resume repeats.
     checkpoint = newest_whole(run / CHECKPOINTS_NAME).summary
     if checkpoint is not None:
         steps.append(NextStep("evaluate", run_command(run, "esper", "eval")))
-        # A store that could not be written may not know the task.
+        # A store that could not be written may lack the task.
         task = state.task or checkpoint.settings.get("task")
         if isinstance(task, str) and task:
             grow = ("grow", "--task", task, "--out", _OUT, "--policy")

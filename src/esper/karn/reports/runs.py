@@ -47,8 +47,8 @@ def print_runs(run_dir: Path, *, console: Console | None = None) -> int:
     if ahead := [one.run_id for one in summaries if is_of_the_future(one.path)]:
         console.print(
             Text(
-                f"{', '.join(ahead)}: created at a time that has not come yet (a clock was ahead), "
-                "so not taken for the newest",
+                f"{', '.join(ahead)}: created in the future (a clock was ahead), so not used as "
+                "the newest run",
                 style="dim",
             )
         )

@@ -54,7 +54,7 @@ def _anchor(record: TelemetryRecord) -> str:
 
 
 def facts(record: TelemetryRecord) -> list[tuple[str, str]]:
-    """Return what a record says of its values, as names and texts, without what does not apply."""
+    """Return the facts of a record as names and texts, without those that do not apply."""
     rows = [
         ("category", record.category),
         ("priority", record.priority),
@@ -74,15 +74,15 @@ def facts(record: TelemetryRecord) -> list[tuple[str, str]]:
 
 
 def wiring(record: TelemetryRecord) -> list[tuple[str, str]]:
-    """Return the stations of a field, from where it is born to where it is seen."""
-    way = record.wiring
+    """Return the path of a field from its source to the screen, as names and places."""
+    path = record.wiring
     return [
-        ("measured", way.source),
-        ("emitted", way.emission),
-        ("carried", way.payload or "console.log, beside the store"),
-        ("folded", way.aggregation),
-        ("held", f"{way.holder}.{way.snapshot}"),
-        ("shown", f"{way.widget}, {way.label!r}" if way.label else way.widget),
+        ("measured", path.source),
+        ("emitted", path.emission),
+        ("carried", path.payload or "console.log, beside the store"),
+        ("folded", path.aggregation),
+        ("held", f"{path.holder}.{path.snapshot}"),
+        ("shown", f"{path.widget}, {path.label!r}" if path.label else path.widget),
     ]
 
 

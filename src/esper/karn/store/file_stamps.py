@@ -1,7 +1,12 @@
 """Stamps of files: equal as long as a file is unchanged."""
 
+from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Final, NamedTuple
+
+#: File systems update modification times at the kernel's tick. A file that changed this recently
+#: may change again with the same stamp ("racily clean" in Git's index).
+_RACY_NANOSECONDS: Final = 100_000_000
 
 
 class FileStamp(NamedTuple):
@@ -20,3 +25,20 @@ def file_stamp(path: Path) -> FileStamp | None:
     except OSError:
         return None
     return FileStamp(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
+
+
+def file_identity(path: Path) -> tuple[int, int] | None:
+    """Return device and inode of a file; None if there is none that can be looked at."""
+    stamp = file_stamp(path)
+    return None if stamp is None else (stamp.device, stamp.inode)
+
+
+def are_racy(stamps: Iterable[FileStamp | None], taken_at: int) -> bool:
+    """Return whether a file can have changed without a new stamp.
+
+    Args:
+        stamps: stamps of the files.
+        taken_at: when the stamps were taken, in nanoseconds since the epoch.
+    """
+    newest = max((stamp.modified_ns for stamp in stamps if stamp is not None), default=0)
+    return newest > taken_at - _RACY_NANOSECONDS

@@ -1,8 +1,8 @@
-"""Is a run alive? From its finish event, its process and its heartbeat; never from silence alone.
+"""Status of a run from its finish event, its process and its heartbeat.
 
-A process is known by its id *and* its start time, since ids are used again. A process can only be
-looked up on its own machine and in its own process namespace; elsewhere (in another container, say)
-the heartbeat's age decides.
+A process is identified by its id and its start time, since ids are reused. A process can only be
+looked up on its own machine and in its own process namespace. Elsewhere, for example in another
+container, the age of the heartbeat decides.
 """
 
 import math
@@ -15,26 +15,26 @@ from typing import Final
 
 from esper.leyline.telemetry import Heartbeat
 
-#: Writers beat every 2 s; five missed beats are more than a busy disk.
+#: Writers send a heartbeat every 2 s. Five missing ones are more than a busy disk explains.
 HEARTBEAT_STALE_SECONDS: Final = 10.0
-#: How far two readings of one process's start time may differ (clock ticks, adjusted boot time).
+#: Tolerance between two readings of a process's start time (clock ticks, adjusted boot time).
 _START_TIME_TOLERANCE: Final = 2.0
 
 
 class StatusKind(StrEnum):
-    """What can be said of a run's process."""
+    """Status of a run's process."""
 
-    WAITING = "WAITING"  # nothing was written yet
-    STARTING = "STARTING"  # the process is there and not training yet
-    LIVE = "LIVE"  # the process is there and its heart beats
-    STALLED = "STALLED"  # its heart beats, and a process that holds hosts does not answer
-    STALE = "STALE"  # the process may be there, and its heart does not beat
-    FINISHED = "FINISHED"  # it said that it trained all its episodes
-    STOPPED = "STOPPED"  # it said that it was asked to stop
-    HALTED = "HALTED"  # it said that it stopped itself over something non-finite
-    FAILED = "FAILED"  # it said that an error ended it
-    DEAD = "DEAD"  # the process is gone and said nothing
-    UNREADABLE = "UNREADABLE"  # its store, its heartbeat or what it said of its end
+    WAITING = "WAITING"  # no event yet
+    STARTING = "STARTING"  # the process exists and does not train yet
+    LIVE = "LIVE"  # the process exists and sends heartbeats
+    STALLED = "STALLED"  # it sends heartbeats, and a process with hosts does not answer
+    STALE = "STALE"  # the process may exist, and sends no heartbeat
+    FINISHED = "FINISHED"  # it reported that all episodes are done
+    STOPPED = "STOPPED"  # it reported that the user stopped it
+    HALTED = "HALTED"  # it reported that non-finite values halted it
+    FAILED = "FAILED"  # it reported that an error ended it
+    DEAD = "DEAD"  # the process is gone and reported no end
+    UNREADABLE = "UNREADABLE"  # its store, its heartbeat or its finish event
 
 
 @dataclass(frozen=True)
@@ -47,16 +47,16 @@ class RunStatus:
 
     @property
     def is_over(self) -> bool:
-        """Whether the run will not change any more unless it is resumed."""
-        return self.kind not in _GOING_ON
+        """Whether the run has ended or its process is gone; it may be resumed."""
+        return self.kind not in _ACTIVE
 
     @property
     def is_ended(self) -> bool:
         """Whether the run itself reported its end."""
-        return self.kind in _SAID.values()
+        return self.kind in _END_KINDS.values()
 
 
-_GOING_ON: Final = (
+_ACTIVE: Final = (
     StatusKind.WAITING,
     StatusKind.STARTING,
     StatusKind.LIVE,
@@ -69,14 +69,14 @@ _GOING_ON: Final = (
 def process_start_time(pid: int) -> float | None:
     """Return when a process of this machine started, in seconds since the epoch.
 
-    None if there is no such process, NaN if there is one and more is not to be known of it.
+    None if there is no such process, NaN if it exists and its start time is not accessible.
     """
-    import psutil  # takes 20 ms to import, and a viewer of a finished run never needs it
+    import psutil  # takes 20 ms to import; not needed for finished runs
 
     try:
         process = psutil.Process(pid)
         if process.status() == psutil.STATUS_ZOMBIE:
-            return None  # dead, and only waiting for its parent to notice
+            return None  # dead, but not yet reaped by its parent
         return float(process.create_time())
     except psutil.NoSuchProcess:
         return None
@@ -85,7 +85,7 @@ def process_start_time(pid: int) -> float | None:
 
 
 def pid_namespace() -> str:
-    """Return what tells in which process namespace (container) this is; empty where unknown."""
+    """Return the id of the process namespace (container); empty if unknown."""
     try:
         return os.readlink("/proc/self/ns/pid")
     except OSError:
@@ -95,12 +95,12 @@ def pid_namespace() -> str:
 def is_looked_up_here(
     heartbeat: Heartbeat, machine: str | None = None, namespace: str | None = None
 ) -> bool:
-    """Return whether the process of a heartbeat would be found here, if it were alive.
+    """Return whether a process lookup here would find the process of a heartbeat.
 
     Args:
-        heartbeat: of the process.
-        machine: the name of this machine; asked of the system if not given.
-        namespace: of the processes of here; asked of the system if not given.
+        heartbeat: heartbeat of the process.
+        machine: name of this machine; by default that of the system.
+        namespace: process namespace of this process; by default that of the system.
     """
     if heartbeat.machine != (machine or socket.gethostname()):
         return False
@@ -109,34 +109,34 @@ def is_looked_up_here(
 
 
 class Pulse:
-    """How long a heart has been silent, as somebody can tell who has listened for a while.
+    """Age of the last heartbeat, measured over several polls.
 
-    Of the first beat only its time is known, by the writer's clock. Every later one came since the
-    time before that somebody listened: so neither a clock that is set, nor one of another machine
-    that differs, makes a beating heart silent or a silent one beat.
+    For the first heartbeat, only the writer's clock is available. Every later one arrived after the
+    previous poll. So an adjusted clock, or a different clock on another machine, changes the age by
+    no more than the time between polls.
     """
 
     def __init__(self) -> None:
         self._beat_at: float | None = None  # by the writer's clock
-        self._age = 0.0  # of that beat, when it was heard
-        self._heard_at = 0.0  # by the listener's ticks
-        self._listened_at: float | None = None  # as above
+        self._age = 0.0  # of that heartbeat, when it was first seen
+        self._seen_at = 0.0  # by the monotonic clock
+        self._polled_at: float | None = None  # by the monotonic clock
 
     def age(self, beat_at: float | None, now: float, ticks: float) -> float | None:
-        """Return the seconds since the last beat; None before the first.
+        """Return the seconds since the last heartbeat; None before the first.
 
         Args:
-            beat_at: when the last one was, in seconds since the epoch, by the writer's clock.
-            now: seconds since the epoch.
-            ticks: seconds by a clock that is never set.
+            beat_at: time of the last heartbeat by the writer's clock, in seconds since the epoch.
+            now: current time in seconds since the epoch.
+            ticks: current time of a monotonic clock, in seconds.
         """
         if beat_at is not None and beat_at != self._beat_at:
             age = max(0.0, now - beat_at)
-            if self._listened_at is not None:
-                age = min(age, ticks - self._listened_at)
-            self._beat_at, self._age, self._heard_at = beat_at, age, ticks
-        self._listened_at = ticks
-        return None if self._beat_at is None else self._age + ticks - self._heard_at
+            if self._polled_at is not None:
+                age = min(age, ticks - self._polled_at)
+            self._beat_at, self._age, self._seen_at = beat_at, age, ticks
+        self._polled_at = ticks
+        return None if self._beat_at is None else self._age + ticks - self._seen_at
 
 
 def run_status(
@@ -151,47 +151,47 @@ def run_status(
     namespace: str | None = None,
     start_time_of: Callable[[int], float | None] = process_start_time,
 ) -> RunStatus:
-    """Return what can be said of a run's process.
+    """Return the status of a run's process.
 
     Args:
         phase: `RunState.phase`.
         reason: `RunState.reason`.
-        heartbeat: the last one, if there was any.
-        age: seconds since that.
-        finished_at: when a finish event was written; a process that began later is going on.
-        is_end_lost: whether an event that cannot be read may have told of an end.
-        machine: the name of this machine; asked of the system if not given.
-        namespace: of the processes that `start_time_of` finds; asked of the system if not given.
-        start_time_of: looks up a process of this machine.
+        heartbeat: the last heartbeat; None if there is none.
+        age: seconds since the last heartbeat.
+        finished_at: time of the finish event; a process that started later has resumed the run.
+        is_end_lost: whether an unreadable event may have been the finish event.
+        machine: name of this machine; by default that of the system.
+        namespace: process namespace of `start_time_of`; by default that of this process.
+        start_time_of: returns the start time of a process of this machine.
     """
     is_fresh = age is not None and age <= HEARTBEAT_STALE_SECONDS
     ended = math.inf if finished_at is None else finished_at
     if is_fresh and heartbeat is not None and heartbeat.process_start_time > ended:
-        phase, reason = "starting", "going on"
-    if (kind := _SAID.get(phase)) is not None:
+        phase, reason = "starting", "resuming"
+    if (kind := _END_KINDS.get(phase)) is not None:
         return RunStatus(kind, age, f"{_SENTENCES[kind]}: {reason}" if reason else _SENTENCES[kind])
     if (heartbeat is None or age is None) and phase in ("training", "stalled"):
-        sentence = "the heartbeat of its process is missing, so it is not known whether it goes on"
+        sentence = "the heartbeat of its process is missing: it may be training or not"
         return RunStatus(StatusKind.UNREADABLE, None, sentence)
     if heartbeat is None or age is None:
         return RunStatus(StatusKind.WAITING, None, "nothing has been written yet")
     if is_looked_up_here(heartbeat, machine, namespace):
         started = start_time_of(heartbeat.pid)
-        # Setting the clock moves the start time that the system reports, so a beating heart counts
-        # for more than a start time that does not match.
+        # Adjusting the clock moves the start time that the system reports, so a recent heartbeat
+        # counts more than a start time that does not match.
         is_same = started is not None and (
             is_fresh
             or math.isnan(started)
             or abs(started - heartbeat.process_start_time) <= _START_TIME_TOLERANCE
         )
         if not is_same and is_end_lost:
-            sentence = f"process {heartbeat.pid} is gone, and what it said of its end is damaged"
+            sentence = f"process {heartbeat.pid} is gone, and its finish event is damaged"
             return RunStatus(StatusKind.UNREADABLE, age, sentence)
         if not is_same:
-            sentence = f"process {heartbeat.pid} is gone and did not say why"
+            sentence = f"process {heartbeat.pid} is gone and reported no end"
             return RunStatus(StatusKind.DEAD, age, sentence)
         if not is_fresh:
-            sentence = f"process {heartbeat.pid} is there, but silent for {age:.0f} s"
+            sentence = f"process {heartbeat.pid} exists, but sent no heartbeat for {age:.0f} s"
             return RunStatus(StatusKind.STALE, age, sentence)
     elif not is_fresh:
         sentence = f"no heartbeat from {heartbeat.machine or 'its machine'} for {age:.0f} s"
@@ -204,7 +204,7 @@ def run_status(
     return RunStatus(StatusKind.LIVE, age, f"process {heartbeat.pid} is training")
 
 
-_SAID: Final = {
+_END_KINDS: Final = {
     "finished": StatusKind.FINISHED,
     "stopped": StatusKind.STOPPED,
     "halted": StatusKind.HALTED,
@@ -212,7 +212,7 @@ _SAID: Final = {
 }
 _SENTENCES: Final = {
     StatusKind.FINISHED: "finished",
-    StatusKind.STOPPED: "stopped when asked to",
-    StatusKind.HALTED: "halted itself",
+    StatusKind.STOPPED: "stopped by the user",
+    StatusKind.HALTED: "halted by non-finite values",
     StatusKind.FAILED: "ended by an error",
 }

@@ -24,18 +24,18 @@ CONSOLE_NAME: Final = "console.log"
 
 _ID = re.compile(r"(\d{8}-\d{6})(?:-.*)?")
 _CANDIDATES_SHOWN: Final = 5
-#: Bytes of the path of a store: SQLite has room for 512, and appends up to 8 to the name.
+#: Maximum length of a store's path in bytes: SQLite allows 512, and appends up to 8 to the name.
 LONGEST_STORE_PATH: Final = 500
-#: How far, in seconds, the clocks of two machines may differ.
+#: Tolerance between the clocks of two machines, in seconds.
 _CLOCK_TOLERANCE: Final = 60.0
 
 
 class RunPathError(EsperError, ValueError):
-    """A run cannot have its store where it was asked for; the message says why."""
+    """A run cannot have its store at this path; the message says why."""
 
 
 class RunNotFoundError(EsperError, ValueError):
-    """No run, or more than one, answers to what was asked for."""
+    """No run, or more than one, matches the reference."""
 
 
 def default_run_dir() -> Path:
@@ -44,16 +44,17 @@ def default_run_dir() -> Path:
 
 
 def create_run(run_dir: Path, name: str, *, now: float | None = None) -> Path:
-    """Make the directory of a new run and return it; two created at once get different ids.
+    """Create the directory of a new run and return it; concurrent calls get different ids.
 
     Args:
-        run_dir: the folder that holds runs; made if it is not there.
-        name: becomes part of the id, with anything but letters, digits, `.`, `_` and `-` replaced.
-        now: seconds since the epoch; the clock's if not given.
+        run_dir: the folder that holds runs; created if missing.
+        name: becomes part of the id; characters other than letters, digits, `.`, `_` and `-` are
+            replaced.
+        now: current time in seconds since the epoch; by default the system's.
 
     Raises:
         RunPathError: the path would be too long.
-        OSError: the directory cannot be made.
+        OSError: the directory cannot be created.
     """
     stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime(now))
     slug = re.sub(r"[^\w.-]+", "-", name).strip("-.")
@@ -67,7 +68,7 @@ def create_run(run_dir: Path, name: str, *, now: float | None = None) -> Path:
         except FileExistsError:
             continue
         (directory / CHECKPOINTS_NAME).mkdir()
-        # A synced file is lost all the same if a folder above it is not.
+        # A synced file is lost in a power failure if a folder above it is not synced.
         for folder in (directory, run_dir, run_dir.absolute().parent):
             sync_directory(folder)
         return directory
@@ -91,19 +92,19 @@ def check_store_path(run: Path) -> None:
 def run_directories(run_dir: Path, *, now: float | None = None) -> list[Path]:
     """Return the runs in a folder, oldest first; none if there is no such folder.
 
-    Runs that were created at a time that has not come yet stand before all others: a clock was
-    ahead then, and they would be the newest for ever.
+    Runs with a creation time in the future come first: a clock was ahead, and otherwise they would
+    stay the newest.
 
     Args:
         run_dir: the folder that holds runs.
-        now: seconds since the epoch; the clock's if not given.
+        now: current time in seconds since the epoch; by default the system's.
     """
     latest = _latest_stamp(now)
     return sorted(_runs_in(run_dir), key=lambda run: (_stamp_of(run) <= latest, *_age_key(run)))
 
 
 def is_of_the_future(run: Path, *, now: float | None = None) -> bool:
-    """Return whether a run was created at a time that has not come yet: a clock was ahead."""
+    """Return whether the creation time of a run is in the future: a clock was ahead."""
     return _stamp_of(run) > _latest_stamp(now)
 
 
@@ -113,27 +114,27 @@ def _latest_stamp(now: float | None) -> str:
 
 
 def find_run(run_dir: Path, reference: str | None = None) -> Path:
-    """Return the directory of the run that `reference` names.
+    """Return the directory of a run.
 
     Args:
         run_dir: the folder that holds runs.
-        reference: an id, a unique prefix of one, the name that a run was given if no other has it,
-            or the path of a run; None for the newest run.
+        reference: an id, a unique prefix of an id, a unique name, or the path of a run; None for
+            the newest run.
 
     Raises:
-        RunNotFoundError: none or several answer to it; the message names the candidates.
+        RunNotFoundError: no run or several match; the message names candidates.
     """
     runs = run_directories(run_dir)
     if reference is None:
         if not runs:
             raise RunNotFoundError(
-                f"there is no run in {run_dir} yet: start one with `{command_line('esper', 'ppo')}`"
-                ", or name the folder that holds runs with --run-dir"
+                f"there is no run in {run_dir}: start one with `{command_line('esper', 'ppo')}`, "
+                "or name the folder that holds runs with --run-dir"
             )
         return runs[-1]
     if not reference:
         raise RunNotFoundError(
-            "an empty string names no run: give an id, a prefix of one, a name or a path"
+            "an empty string is not a run: give an id, a prefix of an id, a name or a path"
         )
     matching = [run for run in runs if run.name.startswith(reference)]
     exact = [run for run in matching if run.name == reference]
@@ -141,7 +142,7 @@ def find_run(run_dir: Path, reference: str | None = None) -> Path:
         return (exact or matching)[0]
     if matching:
         raise RunNotFoundError(
-            f"{reference!r} is the beginning of {len(matching)} runs ({_listing(matching)}): "
+            f"{reference!r} matches {len(matching)} runs ({_listing(matching)}): "
             "give more of the id"
         )
     named = [run for run in runs if _name_of(run) == reference]
@@ -161,7 +162,7 @@ def find_run(run_dir: Path, reference: str | None = None) -> Path:
 
 def _not_found(reference: str, run_dir: Path, runs: list[Path]) -> str:
     if Path(reference).expanduser().exists():
-        return f"{reference!r} is no run: the directory of one holds a {STORE_NAME}"
+        return f"{reference!r} is not a run: a run's folder holds a {STORE_NAME}"
     if not runs:
         return f"there is no run {reference!r}: {run_dir} holds no runs"
     containing = [run for run in runs if reference.lower() in run.name.lower()]
@@ -191,7 +192,7 @@ def _runs_in(run_dir: Path) -> Iterator[Path]:
 
 
 def _is_run(path: Path) -> bool:
-    # A run that was just created has no store yet; one that was copied may have any name.
+    # A new run has no store yet, and a copied one may have any name.
     return path.is_dir() and (
         (path / STORE_NAME).exists() or _ID.fullmatch(path.resolve().name) is not None
     )
@@ -203,10 +204,10 @@ def _stamp_of(run: Path) -> str:
 
 
 def _name_of(run: Path) -> str:
-    """Return the part of the id that comes from the name the run was given."""
+    """Return the part of the id that comes from the run's name."""
     return run.name[len(_stamp_of(run)) :].lstrip("-")
 
 
 def _age_key(run: Path) -> tuple[str, int, str]:
-    # Of one second and one name, "-10" comes after "-9".
+    # By length first, so that "-10" comes after "-9".
     return _stamp_of(run), len(run.name), run.name

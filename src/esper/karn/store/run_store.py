@@ -1,9 +1,11 @@
-"""The store of a run: the door to writing it, reading it, and finding it.
+"""The store of a run: names for writing it, reading it and finding it.
 
 A run is one directory: `run.sqlite` (in WAL mode while live, one plain file when finished),
-`config.toml`, `console.log` and `checkpoints/`. The tables are described in `run_tables`.
+`config.toml`, `console.log` and `checkpoints/`. docs/store.md describes the tables.
 """
 
+from esper.karn.store.errors import RunStoreError, RunStoreMissingError
+from esper.karn.store.reading.run_reader import RunReader
 from esper.karn.store.run_directory import (
     CONFIG_NAME,
     CONSOLE_NAME,
@@ -16,9 +18,7 @@ from esper.karn.store.run_directory import (
     find_run,
     run_directories,
 )
-from esper.karn.store.run_reader import RunReader
-from esper.karn.store.run_tables import RunStoreError, RunStoreMissingError
-from esper.karn.store.run_writer import RunWriter
+from esper.karn.store.writing.run_writer import RunWriter
 from esper.leyline.checkpoint_file import CHECKPOINTS_NAME
 
 __all__ = [

@@ -1,26 +1,26 @@
-"""What an update reports of NaN and Inf: when, how often, and whether it was reproduced."""
+"""Sightings of NaN and Inf in an update: when, how often, and whether they were reproduced."""
 
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 from esper.leyline.telemetry import PHASES, STEP_PHASES, NonfiniteSighting, PPOUpdatePayload
 
-#: The quantity of what was detected without a report of where.
+#: The quantity of a detection without a sighting.
 UNKNOWN_QUANTITY: Final = "unknown"
 
 _MINIBATCH_PHASE: Final = "update"
-#: Phases that are gone through only once: what is seen in them is neither reproduced nor not.
+#: Phases that are never repeated: sightings in them are neither reproduced nor not.
 _ONCE_PHASES: Final = ("given", "acting")
 _PHASE_RANKS: Final = {phase: rank for rank, phase in enumerate(PHASES)}
 
-#: Head or group, quantity and kind: what sightings are added up by.
+#: Head or group, quantity and kind: sightings of one source are counted together.
 Source = tuple[str, str, str]
 
 
 class Moment(NamedTuple):
     """When in a run something was seen; moments are ordered by time.
 
-    What has no host or step has -1 there.
+    A moment without host or step has -1 there.
     """
 
     update: int
@@ -34,17 +34,17 @@ class Moment(NamedTuple):
 
 
 def source_of(seen: NonfiniteSighting) -> Source:
-    """Return what a sighting is added up by."""
+    """Return the source of a sighting."""
     return seen.head, seen.quantity, seen.kind
 
 
 def phase_rank(phase: str) -> int:
-    """Return the place of a phase in time; one of a newer writer comes after all that are known."""
+    """Return the position of a phase in an update; unknown phases come last."""
     return _PHASE_RANKS.get(phase, len(PHASES))
 
 
 def step_in_phase(phase: str, step: int | None) -> int:
-    """Return the step of an episode in a phase that goes on step by step; 0 in the others."""
+    """Return the step of an episode in a phase with steps; 0 in other phases."""
     return step or 0 if phase in STEP_PHASES else 0
 
 
@@ -57,49 +57,58 @@ def moment_of(update: int, seen: NonfiniteSighting) -> Moment:
 
 
 def last_moment_of(update: int, seen: NonfiniteSighting) -> Moment:
-    """Return when something was last seen in its update; of host and step only the first is known.
+    """Return when something was last seen in its update, without host and step.
 
-    Epoch and minibatch are 0 where they were not reported. A last place before the first one counts
-    as the first.
+    Epoch and minibatch are 0 if they were not reported. A last place before the first one counts as
+    the first.
     """
     last = seen.last_epoch, seen.last_minibatch
-    # An older writer did not report the last place; what it saw once, it saw last in the first.
+    # Older versions did not report the last place; with one sighting it is the first.
     if seen.last_epoch or seen.count == 1:
         last = max(last, (seen.epoch, seen.minibatch))
     return Moment(update, phase_rank(seen.phase), seen.phase, *last, -1, -1, seen.part)
 
 
 def minibatches_of(seen: NonfiniteSighting) -> int:
-    """Return in how many minibatches something was seen; 0 in a phase that has none."""
+    """Return the number of minibatches with a sighting; 0 in a phase without minibatches."""
     return seen.count if seen.phase == _MINIBATCH_PHASE else 0
 
 
 def steps_of(seen: NonfiniteSighting) -> int:
-    """Return in how many steps of an episode something was seen; 0 in a phase that has none."""
+    """Return the number of episode steps with a sighting; 0 in a phase without steps."""
     return seen.count if seen.phase in STEP_PHASES else 0
 
 
 def is_repeated(phase: str) -> bool:
-    """Return whether a phase is gone through again where something was seen in it."""
+    """Return whether a phase is repeated after a sighting in it."""
     return phase not in _ONCE_PHASES
 
 
 def states_reproduction(seen: NonfiniteSighting) -> bool:
-    """Return whether a sighting says that something was reproduced, or that it was not."""
+    """Return whether a sighting states that it was, or was not, reproduced."""
     return is_repeated(seen.phase) or not seen.reproduced
 
 
 def reproduction_of(seen: NonfiniteSighting) -> int:
-    """Return 1 if something was reproduced, 0 if not, and -1 if its phase is never repeated.
+    """Return 1 if a sighting was reproduced, 0 if not, and -1 if its phase is never repeated.
 
-    The larger of two stands: what was reproduced once is reproduced, and what was seen while acting
-    says nothing of what was not reproduced in a minibatch.
+    Merging takes the maximum: one reproduced sighting is enough, and a sighting in `acting` says
+    nothing about one in a minibatch.
     """
     return int(seen.reproduced) if states_reproduction(seen) else -1
 
 
+def has_sightings(payload: PPOUpdatePayload) -> bool:
+    """Return whether `sightings_of` yields anything, in a fifth of its time."""
+    return bool(
+        payload.head_nonfinite
+        or any(payload.head_inf_detected.values())
+        or any(payload.head_nan_detected.values())
+    )
+
+
 def sightings_of(payload: PPOUpdatePayload) -> Iterator[NonfiniteSighting]:
-    """Yield what an update saw; a detection that no sighting explains has no place and no count."""
+    """Yield the sightings of an update; a bare detection yields one without place and count."""
     explained = set()
     for seen in payload.head_nonfinite:
         explained.add((seen.head, seen.kind.lstrip("+-")))

@@ -1,8 +1,8 @@
-"""Finds damage in a store's write-ahead log that SQLite passes over in silence.
+"""Finds damage in a store's write-ahead log that SQLite ignores.
 
-When SQLite opens a WAL that nobody has open, it takes the frames up to the first one that is not
-right, and drops the rest without a word: that is how it gets rid of a commit that was cut short. So
-a damaged frame takes everything after it. Here the frames that SQLite did not take are looked at.
+When SQLite opens a WAL that no process has open, it uses the frames before the first invalid one
+and drops the rest without an error: a commit may have been cut short. So a damaged frame hides all
+later ones. This module checks the frames that SQLite dropped.
 The format: https://www.sqlite.org/fileformat2.html#the_write_ahead_log
 """
 
@@ -12,13 +12,13 @@ import sys
 from pathlib import Path
 from typing import Final
 
-#: A WAL beyond this size is one that a reader has not let go of for long.
+#: A WAL grows above this size only if a reader keeps a transaction open for long.
 LARGE_WAL_BYTES: Final = 64 << 20
 _HEADER: Final = 32
 _FRAME_HEADER: Final = 24
 _MAGIC: Final = (0x377F0682, 0x377F0683)  # checksums are little-endian, big-endian
 _VERSION: Final = 3_007_000
-#: Where the index has the number of the last frame that is part of the database.
+#: Offset in the WAL index of the number of the last valid frame.
 _LAST_FRAME_AT: Final = 16
 
 
@@ -28,9 +28,9 @@ def wal_of(store: Path) -> Path:
 
 
 def wal_damage(store: Path) -> str | None:
-    """Return what is wrong with the WAL of a store that is not being written; None if nothing is.
+    """Return what is wrong with the WAL of a store that no process writes; None if nothing.
 
-    Call it while a connection has the store open, so that the index beside the WAL is that of now.
+    Call it while a connection has the store open, so that the WAL index is current.
 
     Raises:
         OSError: a file cannot be read.
@@ -69,7 +69,7 @@ def _order_of(magic: int) -> str:
 
 
 def _frames_taken(store: Path) -> int | None:
-    """Return how many frames SQLite took; None where there is no index that says so."""
+    """Return the number of frames that SQLite uses; None without a WAL index."""
     try:
         with store.with_name(store.name + "-shm").open("rb") as file:
             start = file.read(_LAST_FRAME_AT + 4)
@@ -93,13 +93,13 @@ def _damage_after(descriptor: int, size: int, header: bytes, taken: int) -> str 
     if taken:
         before = os.pread(descriptor, _FRAME_HEADER, _HEADER + (taken - 1) * stride)
         checksum = struct.unpack_from(">II", before, 16)
-    is_chained = True  # every frame so far belongs to this WAL, with no gap
+    is_chained = True  # every frame so far belongs to this WAL, without a gap
     for number in range(taken, frames):
         place = _HEADER + number * stride
         frame = os.pread(descriptor, _FRAME_HEADER, place)
         found = struct.unpack_from(">II", frame, 8)
         if found[0] != salts[0] and found[1] != salts[1]:
-            is_chained = False  # left over from before the WAL was last begun again
+            is_chained = False  # left over from before the WAL was restarted
             continue
         damage = f"frame {number + 1} of its WAL is damaged"
         if found != salts or not is_chained:
@@ -108,7 +108,7 @@ def _damage_after(descriptor: int, size: int, header: bytes, taken: int) -> str 
         checksum = _checksum(data, order, checksum)
         if checksum != struct.unpack_from(">II", frame, 16):
             return damage
-    # Whole frames without a commit were never acknowledged.
+    # Complete frames without a commit were never acknowledged.
     return None
 
 

@@ -1,4 +1,4 @@
-"""Telemetry records: the contract of every field that Sanctum shows. No field without a record."""
+"""Telemetry records: the contract of every field that Sanctum shows. Each field has a record."""
 
 from typing import Final
 
@@ -8,6 +8,8 @@ from esper.leyline.records.decision_records import DECISION_RECORDS
 from esper.leyline.records.head_records import HEAD_INF_LATCH, HEAD_NAN_LATCH, HEAD_RECORDS
 from esper.leyline.records.host_records import HOST_RECORDS
 from esper.leyline.records.intervention_records import INTERVENTION_RECORDS
+from esper.leyline.records.machine_records import MACHINE_RECORDS
+from esper.leyline.records.monitor_records import MONITOR_RECORDS
 from esper.leyline.records.record import TelemetryRecord, Wiring
 from esper.leyline.records.run_records import RUN_RECORDS
 from esper.leyline.records.update_records import UPDATE_RECORDS
@@ -30,6 +32,8 @@ RECORDS: Final[tuple[TelemetryRecord, ...]] = tuple(
     sorted(
         (
             *RUN_RECORDS,
+            *MACHINE_RECORDS,
+            *MONITOR_RECORDS,
             *INTERVENTION_RECORDS,
             *UPDATE_RECORDS,
             *HEAD_RECORDS,
@@ -43,14 +47,14 @@ _BY_SNAPSHOT_PATH: Final = {record.wiring.snapshot: record for record in RECORDS
 
 
 class UnknownRecordError(EsperError, ValueError):
-    """There is no telemetry record of that id."""
+    """There is no telemetry record with that id or path."""
 
 
 def find_record(reference: str) -> TelemetryRecord:
-    """Return the record of an id, written `TELE-303`, `tele-303` or `303`.
+    """Return the record with an id, written `TELE-303`, `tele-303` or `303`.
 
     Raises:
-        UnknownRecordError: there is none; the message says which there are.
+        UnknownRecordError: there is none; the message names the range of ids.
     """
     wanted = reference.strip().upper()
     wanted = wanted if wanted.startswith("TELE-") else f"TELE-{wanted}"
@@ -64,10 +68,10 @@ def find_record(reference: str) -> TelemetryRecord:
 
 
 def record_of(snapshot_path: str) -> TelemetryRecord:
-    """Return the record of what stands at a path of the snapshot, such as `training.entropy`.
+    """Return the record of a field of the snapshot by its path, such as `training.entropy`.
 
     Raises:
-        UnknownRecordError: what stands there has no record.
+        UnknownRecordError: the field has no record.
     """
     record = _BY_SNAPSHOT_PATH.get(snapshot_path)
     if record is None:

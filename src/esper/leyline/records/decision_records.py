@@ -71,8 +71,8 @@ DECISION_RECORDS: Final = (
     _decision(
         502,
         "Probability Of The Choice",
-        "How sure was the policy of what it did?",
-        "Probability of the choice taken, under the mask that counted; shown as the product over "
+        "How confident was the policy in its choice?",
+        "Probability of the choice taken, under the mask that applied; shown as the product over "
         "the heads whose choice mattered.",
         payload="probabilities",
         snapshot="heads[…].probability",
@@ -88,8 +88,8 @@ DECISION_RECORDS: Final = (
         503,
         "Active Head",
         "Did this head's choice matter?",
-        "Whether the op that was taken uses the head. The choice of one that it does not use had "
-        "no effect, and is dim.",
+        "Whether the chosen op uses the head. The choice of an unused head has no effect and is "
+        "dim.",
         payload="actions",
         snapshot="heads[…].is_active",
         widget="DecisionPanel",
@@ -101,9 +101,9 @@ DECISION_RECORDS: Final = (
     _decision(
         504,
         "Probabilities Of All Choices",
-        "What else could the policy have done, and how nearly did it?",
-        "Probability of each choice of each head, under the mask that counted: 0 is a choice that "
-        "was illegal. Not told by older writers.",
+        "How probable were the other choices?",
+        "Probability of each choice of each head, under the mask that applied; 0 for an "
+        "illegal choice. Older versions did not record it.",
         payload="distributions",
         snapshot="heads[…].probabilities",
         widget="DecisionPanel",
@@ -117,8 +117,8 @@ DECISION_RECORDS: Final = (
     _decision(
         505,
         "Critic's Value",
-        "How much does the critic expect of this host from here on?",
-        "The critic's estimate of the discounted reward that is still to come.",
+        "What return does the critic expect from this host?",
+        "The critic's estimate of the discounted future reward.",
         payload="values",
         snapshot="value",
         widget="DecisionListPanel",
@@ -132,8 +132,8 @@ DECISION_RECORDS: Final = (
         506,
         "Decisions Of A Step",
         "What did the policy do to each host in this step?",
-        "One decision for each host: the choices that counted, in a line. The newest step, or one "
-        "of the same update that somebody stepped back to.",
+        "One decision for each host: the choices of the active heads, in a line. The newest step, "
+        "or an earlier one of the same update.",
         payload="step",
         snapshot="",
         widget="DecisionListPanel",

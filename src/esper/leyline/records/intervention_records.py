@@ -58,9 +58,9 @@ INTERVENTION_RECORDS: Final = (
     _record(
         131,
         "Updates Skipped",
-        "How often were bad minibatches left out, and the rest learnt from?",
-        "Updates of this run about which the least was done: no step was taken from their bad "
-        "minibatches. What a resume repeats is counted again, for it was done again.",
+        "In how many updates were bad minibatches skipped?",
+        "Updates whose bad minibatches were skipped, while the optimizer stepped on the others. "
+        "Updates that a resume repeats are counted again.",
         snapshot="updates_skipped",
         label="skipped",
         companions=("TELE-132", "TELE-133", "TELE-209"),
@@ -69,8 +69,8 @@ INTERVENTION_RECORDS: Final = (
         132,
         "Updates Rolled Back",
         "How often was a whole update undone?",
-        "Updates after which weights, optimizer and schedules went back to the last that was "
-        "finite, because that was asked for or because skipping did not help.",
+        "Updates after which weights, optimizer and schedules were restored to the last finite "
+        "state, as set by --on-nonfinite or because skipping did not help.",
         snapshot="updates_rolled_back",
         label="rolled back",
         companions=("TELE-131", "TELE-133"),
@@ -78,9 +78,9 @@ INTERVENTION_RECORDS: Final = (
     _record(
         133,
         "Halts",
-        "Did this run ever end itself over something non-finite?",
-        "Times that the run went back to its last finite state and ended. A halted run can be "
-        "resumed, so that it is not always its last word.",
+        "Did non-finite values ever halt this run?",
+        "Number of times the run restored its last finite state and ended. A halted run can be "
+        "resumed.",
         snapshot="halts",
         label="halted",
         companions=("TELE-101", "TELE-132"),
@@ -89,7 +89,7 @@ INTERVENTION_RECORDS: Final = (
         134,
         "Incidents",
         "How many updates of this run were not finite?",
-        "Incidents recorded, those included of which no capsule was kept.",
+        "Incidents recorded, including those without a capsule.",
         snapshot="incidents",
         label="incidents",
         payload="IncidentRecorded.number",
@@ -102,9 +102,9 @@ INTERVENTION_RECORDS: Final = (
     _record(
         135,
         "Incidents Not Kept",
-        "Which part of the incidents cannot be made to happen again?",
-        "Incidents without a whole capsule on the disk. The first of each kind of fault is always "
-        "kept, unless the disk does not take it; the log says why one was not.",
+        "How many incidents cannot be replayed?",
+        "Incidents without a complete capsule on the disk. The first of each kind of fault is "
+        "always kept, unless writing fails; the log says why a capsule is missing.",
         snapshot="incidents_not_kept",
         label="not kept",
         payload="IncidentRecorded.path",
@@ -112,7 +112,11 @@ INTERVENTION_RECORDS: Final = (
         source=_LEDGER,
         emission=_RECORD_INCIDENT,
         unit="incidents",
-        causes=("more incidents alike than are kept", "a full disk", "a capsule was removed"),
+        causes=(
+            "more similar incidents than --incidents-kept",
+            "a full disk",
+            "a capsule was removed",
+        ),
         companions=("TELE-134",),
     ),
     TelemetryRecord(
@@ -120,7 +124,7 @@ INTERVENTION_RECORDS: Final = (
         name="List Of Incidents",
         category="intervention",
         priority="P0",
-        question="In which update was something not finite, and can it be made to happen again?",
+        question="Which updates were not finite, and can they be replayed?",
         audience=("operator", "developer", "automation"),
         when="after an update that was not finite",
         type="tuple[IncidentState, ...]",
@@ -144,10 +148,10 @@ INTERVENTION_RECORDS: Final = (
     _record(
         137,
         "Updates Repeated",
-        "How often was something non-finite seen once and not again?",
-        "Updates that were undone and computed again because a figure was not finite, and in which "
-        "the second pass found everything finite. It stands: no minibatch was skipped. What is "
-        "behind it is a passing fault (a flipped bit, a race), which replay will not find.",
+        "In how many updates did a non-finite value not occur again?",
+        "Updates that were undone and repeated because a figure was not finite, and whose second "
+        "pass was finite. The second pass is kept, and no minibatch is skipped. The cause is a "
+        "transient fault (a flipped bit, a race), which replay cannot find.",
         snapshot="updates_repeated",
         label="repeated",
         causes=("a memory or transfer error", "a kernel whose result depends on timing"),

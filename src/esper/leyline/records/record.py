@@ -1,4 +1,4 @@
-"""What a telemetry record is: the written contract of one field, from its source to the screen."""
+"""Telemetry records: the written contract of one field, from its source to the screen."""
 
 from dataclasses import dataclass, field
 
@@ -7,7 +7,7 @@ from esper.leyline.thresholds import Thresholds
 
 @dataclass(frozen=True)
 class Wiring:
-    """The way of a field from where it is born to where it is seen.
+    """The path of a field from its source to the screen.
 
     Places in code are written as `module:name`, so that a test can look them up.
     """
@@ -18,8 +18,8 @@ class Wiring:
     aggregation: str  # module:function that folds it
     snapshot: str  # path from the holder; `[…]` stands for a key or an index
     widget: str  # module:class that shows it
-    label: str  # what stands beside it on the screen; "" if its place alone says what it is
-    holder: str = "SanctumSnapshot"  # or "View", of what the store does not tell
+    label: str  # its label on the screen; "" if it has none
+    holder: str = "SanctumSnapshot"  # or "View", for what does not come from the store
 
 
 @dataclass(frozen=True)
@@ -31,17 +31,17 @@ class TelemetryRecord:
     name: str
     category: str
     priority: str  # P0 critical, P1 important, P2 useful
-    question: str  # that it answers
+    question: str  # the question it answers
     audience: tuple[str, ...]
-    when: str  # it changes
+    when: str  # when it changes
     type: str
     unit: str
     range: str
-    default: str  # before anything was measured
+    default: str  # before the first measurement
     meaning: str
     wiring: Wiring
-    keys: str = ""  # of a mapping
-    causes: tuple[str, ...] = ()  # of an unhealthy value, the usual ones
+    keys: str = ""  # keys of a mapping
+    causes: tuple[str, ...] = ()  # usual causes of an unhealthy value
     thresholds: Thresholds = field(default_factory=Thresholds)
     companions: tuple[str, ...] = ()  # ids
     proven_by: tuple[str, ...] = ()  # tests beyond the one that runs over every record

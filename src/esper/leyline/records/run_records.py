@@ -1,17 +1,16 @@
-"""Records of the run as a whole, and of the monitor itself (TELE-1xx)."""
+"""Records of the run as a whole (TELE-101 to TELE-114, TELE-120)."""
 
 from typing import Final
 
 from esper.leyline.records.record import TelemetryRecord, Wiring
 from esper.leyline.thresholds import Thresholds
 
-_AGGREGATOR: Final = "esper.karn.sanctum.aggregator:SanctumAggregator"
+AGGREGATOR: Final = "esper.karn.sanctum.aggregator:SanctumAggregator"
 _HEADER: Final = "esper.karn.sanctum.frame.run_header:RunHeader"
 _ANNOUNCE: Final = "esper.simic.training.trainer:Trainer._announce"
-_READER: Final = "esper.karn.store.run_reader:RunReader.read"
 
 
-def _run(
+def run_record(
     number: int,
     name: str,
     question: str,
@@ -36,6 +35,7 @@ def _run(
     holder: str = "run",
     widget: str = _HEADER,
 ) -> TelemetryRecord:
+    """Return the record of a field of the run's state."""
     return TelemetryRecord(
         id=f"TELE-{number}",
         name=name,
@@ -55,7 +55,7 @@ def _run(
             source=source,
             emission=emission,
             payload=payload,
-            aggregation=f"{_AGGREGATOR}.{handler}",
+            aggregation=f"{AGGREGATOR}.{handler}",
             snapshot=f"{holder}.{snapshot}",
             widget=widget,
             label=label,
@@ -64,81 +64,12 @@ def _run(
     )
 
 
-def _machine(
-    number: int,
-    name: str,
-    question: str,
-    meaning: str,
-    *,
-    field: str,
-    label: str,
-    unit: str,
-    type_: str = "int | None",
-    source: str = "esper.karn.store.machine_load:LoadMeter.read",
-) -> TelemetryRecord:
-    return _run(
-        number,
-        name,
-        question,
-        meaning,
-        payload=f"Heartbeat.{field}",
-        handler="_handle_heartbeat",
-        snapshot=field,
-        holder="machine",
-        label=label,
-        source=source,
-        emission="esper.karn.store.store_connection:StoreConnection.beat",
-        category="machine",
-        type_=type_,
-        unit=unit,
-        range_="0 upwards",
-        default="None",
-        when="with every heartbeat, each 2 seconds",
-    )
-
-
-def _counted_damage(
-    number: int,
-    name: str,
-    question: str,
-    meaning: str,
-    *,
-    payload: str,
-    handler: str,
-    snapshot: str,
-    label: str,
-    source: str,
-    causes: tuple[str, ...],
-) -> TelemetryRecord:
-    return _run(
-        number,
-        name,
-        question,
-        meaning,
-        payload=payload,
-        handler=handler,
-        snapshot=snapshot,
-        label=label,
-        source=source,
-        emission=source,
-        category="monitor",
-        type_="int",
-        unit="events",
-        range_="0 upwards",
-        default="0",
-        when="when it happens",
-        thresholds=Thresholds(healthy="0", warn_above=0.0),
-        causes=causes,
-        priority="P0",
-    )
-
-
 RUN_RECORDS: Final = (
-    _run(
+    run_record(
         101,
         "Run Phase",
-        "Is this run going on, and if not, how did it end?",
-        "Waiting, training, or what its finish event said. Together with the process and the "
+        "Is this run active, and if not, how did it end?",
+        "Waiting, training, or the status in its finish event. Together with the process and the "
         "heartbeat it gives the status: LIVE, STALE, FINISHED, STOPPED, HALTED, FAILED or DEAD.",
         payload="RunFinished.status",
         handler="_handle_run_finished",
@@ -152,11 +83,11 @@ RUN_RECORDS: Final = (
         priority="P0",
         causes=("an error in training", "a process that was killed"),
     ),
-    _run(
+    run_record(
         102,
         "Update",
-        "How many updates has the policy had?",
-        "PPO updates completed, those before a resume included.",
+        "How many updates are done?",
+        "PPO updates completed, including those before a resume.",
         payload="PPOUpdatePayload.update",
         handler="_handle_ppo_update",
         snapshot="update",
@@ -170,10 +101,10 @@ RUN_RECORDS: Final = (
         when="after every PPO update",
         priority="P0",
     ),
-    _run(
+    run_record(
         103,
         "Episodes Done",
-        "How far has the run come?",
+        "How many episodes are done?",
         "Episodes completed over the whole run.",
         payload="EpisodesCompleted.episodes_done",
         handler="_handle_episodes_completed",
@@ -189,11 +120,11 @@ RUN_RECORDS: Final = (
         priority="P0",
         companions=("TELE-104",),
     ),
-    _run(
+    run_record(
         104,
         "Episodes Planned",
-        "How far is the run to go?",
-        "Episodes that the run is to train in all.",
+        "How many episodes are planned?",
+        "Total number of episodes of the run.",
         payload="RunStarted.episodes",
         handler="_handle_run_started",
         snapshot="episodes",
@@ -204,12 +135,12 @@ RUN_RECORDS: Final = (
         default="0",
         companions=("TELE-103",),
     ),
-    _run(
+    run_record(
         105,
         "Environment Steps per Second",
-        "How fast does the agent live?",
-        "Steps of all hosts together, over the last hundred or so, updates included. Taken from "
-        "the times at which steps were emitted.",
+        "How many environment steps are done per second?",
+        "Steps of all hosts, over about the last hundred steps, including the time of updates. "
+        "Measured from the times at which steps were emitted.",
         payload="StepCompleted.accuracy",
         handler="_handle_step_completed",
         snapshot="steps_per_second",
@@ -224,12 +155,12 @@ RUN_RECORDS: Final = (
         causes=("a busy machine", "hosts with many seeds"),
         priority="P1",
     ),
-    _run(
+    run_record(
         106,
         "Training Samples per Second",
-        "How fast are the hosts trained?",
-        "Training samples that all hosts together saw in the last steps of this batch of episodes, "
-        "128 at the most, by the time these took.",
+        "How many samples do the hosts train on per second?",
+        "Training samples of all hosts in the last steps of this batch of episodes (at most 128), "
+        "divided by the time they took.",
         payload="StepCompleted.samples_per_second",
         handler="_handle_step_completed",
         snapshot="samples_per_second",
@@ -244,10 +175,10 @@ RUN_RECORDS: Final = (
         causes=("a busy machine", "hosts with many seeds"),
         priority="P1",
     ),
-    _run(
+    run_record(
         107,
         "Elapsed Time",
-        "How long has this run been going?",
+        "How long has this run been training?",
         "Time since the run first started; it stands still when the run is over.",
         payload="RunStarted.run_id",
         handler="_handle_run_started",
@@ -259,7 +190,7 @@ RUN_RECORDS: Final = (
         default="None",
         priority="P1",
     ),
-    _run(
+    run_record(
         108,
         "Run Name",
         "Which run is this?",
@@ -269,7 +200,7 @@ RUN_RECORDS: Final = (
         snapshot="name",
         label="",
     ),
-    _run(
+    run_record(
         109,
         "Task",
         "What are the hosts trained on?",
@@ -279,7 +210,7 @@ RUN_RECORDS: Final = (
         snapshot="task",
         label="task",
     ),
-    _run(
+    run_record(
         110,
         "Device",
         "Where is it trained?",
@@ -289,11 +220,11 @@ RUN_RECORDS: Final = (
         snapshot="device",
         label="on",
     ),
-    _run(
+    run_record(
         111,
-        "Seed",
-        "How can this run be had again?",
-        "The seed of all randomness of the run.",
+        "Random Seed",
+        "Which random seed reproduces this run?",
+        "The random seed of the run.",
         payload="RunStarted.seed",
         handler="_handle_run_started",
         snapshot="seed",
@@ -301,10 +232,10 @@ RUN_RECORDS: Final = (
         type_="int | None",
         default="None",
     ),
-    _run(
+    run_record(
         112,
         "Hosts in Lockstep",
-        "How many hosts are trained at a time?",
+        "How many hosts are trained at once?",
         "Hosts that are trained as one batched computation.",
         payload="RunStarted.environments",
         handler="_handle_run_started",
@@ -315,7 +246,7 @@ RUN_RECORDS: Final = (
         range_="1 upwards",
         default="0",
     ),
-    _run(
+    run_record(
         113,
         "Host Parameters",
         "How large is a host before it grows?",
@@ -330,12 +261,12 @@ RUN_RECORDS: Final = (
         default="0",
         companions=("TELE-403",),
     ),
-    _run(
+    run_record(
         114,
         "Largest Class",
-        "What accuracy does no learning at all reach?",
-        "Validation accuracy of always answering with the largest class: what the accuracy of a "
-        "host is to be compared with.",
+        "What accuracy is possible without learning?",
+        "Validation accuracy of always predicting the largest class: a baseline for the accuracy "
+        "of hosts.",
         payload="RunStarted.largest_class",
         handler="_handle_run_started",
         snapshot="largest_class",
@@ -348,65 +279,12 @@ RUN_RECORDS: Final = (
         companions=("TELE-401",),
         widget="esper.karn.sanctum.overview.hosts_panel:HostsPanel",
     ),
-    _machine(
-        115,
-        "Processor Load",
-        "How much of the processors does training take?",
-        "Processor time of the training process and its workers since the heartbeat before; 100% "
-        "is one core.",
-        field="cpu_percent",
-        label="CPU",
-        unit="percent of one core",
-        type_="float | None",
-    ),
-    _machine(
-        116,
-        "Memory",
-        "How much memory does training take?",
-        "Resident memory of the training process and its workers, added up; what they share is "
-        "counted for each.",
-        field="memory_bytes",
-        label="memory",
-        unit="bytes",
-    ),
-    _machine(
-        117,
-        "GPU Load",
-        "How busy is the GPU?",
-        "Share of the last second in which the GPU computed, whatever for, as the driver reports "
-        "it. Nothing is shown without a GPU.",
-        field="gpu_percent",
-        label="GPU",
-        unit="percent of the time",
-        type_="float | None",
-        source="esper.simic.training.process.gpu_load:gpu_load",
-    ),
-    _machine(
-        118,
-        "GPU Memory",
-        "How much memory of the GPU does training take?",
-        "Memory that PyTorch has reserved in the training process, beside all that the GPU has.",
-        field="gpu_memory_bytes",
-        label="GPU",
-        unit="bytes",
-        source="esper.simic.training.process.gpu_load:gpu_load",
-    ),
-    _machine(
-        119,
-        "GPU Memory in All",
-        "How much memory does the GPU have?",
-        "All memory of the GPU that the training process is on.",
-        field="gpu_total_bytes",
-        label="GPU",
-        unit="bytes",
-        source="esper.simic.training.process.gpu_load:gpu_load",
-    ),
-    _run(
+    run_record(
         120,
         "Remaining Time",
-        "How long will this run still take?",
+        "When will this run end?",
         "Time until the last planned episode is done, at the pace of the last eight batches of "
-        "episodes; in the first batch, of its steps. It is shown while the run goes on.",
+        "episodes; in the first batch, of its steps. It is shown while the run is active.",
         payload="StepCompleted.step",
         handler="_handle_step_completed",
         snapshot="expected_end",
@@ -420,97 +298,5 @@ RUN_RECORDS: Final = (
         when="after every step",
         priority="P1",
         companions=("TELE-104", "TELE-107"),
-    ),
-    _counted_damage(
-        121,
-        "Events Lost",
-        "Has the monitor missed anything?",
-        "Events that could not be stored and never will be. Latches of updates are stored durably "
-        "and are the last to be lost.",
-        payload="Heartbeat.events_lost",
-        handler="_handle_heartbeat",
-        snapshot="events_lost",
-        label="events lost",
-        source="esper.karn.store.run_writer:RunWriter.emit",
-        causes=("a full disk", "a store that was removed while the run was live"),
-    ),
-    _counted_damage(
-        122,
-        "Damaged Events",
-        "Is everything that was stored still readable?",
-        "Stored events that are not what they say they are, or that are missing. Each is named in "
-        "the log.",
-        payload="DamagedPayload.reason",
-        handler="_handle_damaged",
-        snapshot="damaged_events",
-        label="damaged events",
-        source=_READER,
-        causes=("a failing disk", "a store that was edited by hand"),
-    ),
-    _counted_damage(
-        123,
-        "Unknown Events",
-        "Does this run say things that this version does not understand?",
-        "Stored events of kinds that a newer version must have added. Each kind is named once.",
-        payload="UnknownPayload.kind",
-        handler="_handle_unknown",
-        snapshot="unknown_events",
-        label="unknown events",
-        source=_READER,
-        causes=("a run that was written by a newer version",),
-    ),
-    TelemetryRecord(
-        id="TELE-124",
-        name="Event Log",
-        category="run",
-        priority="P1",
-        question="What happened in this run, and when?",
-        audience=("operator", "developer"),
-        when="with every event that is worth a line",
-        type="tuple[LogEntry, ...]",
-        unit="lines",
-        range="the last 500 of seeds, of lights and of all else each; the screen Log searches the "
-        "store for what is older",
-        default="no line",
-        meaning="One sentence for each event that matters: starts and ends, episodes, lights, what "
-        "was done about them, checkpoints, and the growth of seeds. A latch, an error and a "
-        "warning stand out.",
-        thresholds=Thresholds(healthy="no latch and no error"),
-        wiring=Wiring(
-            source="esper.simic.training.run_log:RunLog.say",
-            emission="esper.karn.store.run_writer:RunWriter.emit",
-            payload="Notice.text",
-            aggregation=f"{_AGGREGATOR}._say",
-            snapshot="log",
-            widget="esper.karn.sanctum.log.event_log_panel:EventLogPanel",
-            label="",
-        ),
-        companions=("TELE-122", "TELE-123"),
-    ),
-    TelemetryRecord(
-        id="TELE-125",
-        name="Console Output",
-        category="run",
-        priority="P2",
-        question="What did the training process print, and why did it die if it did not say so?",
-        audience=("developer",),
-        when="whenever the process prints a line",
-        type="tuple[str, ...]",
-        unit="lines",
-        range="the last 200; a search reads the whole file",
-        default="no line",
-        meaning="The run's console.log, without the control sequences of terminals.",
-        thresholds=Thresholds(healthy="no traceback"),
-        wiring=Wiring(
-            source="esper.launch.training_process:TrainingProcess",
-            emission="esper.launch.training_process:TrainingProcess",
-            payload="",
-            aggregation="esper.karn.store.console_tail:ConsoleTail.lines",
-            snapshot="console",
-            holder="View",
-            widget="esper.karn.sanctum.log.console_panel:ConsolePanel",
-            label="",
-        ),
-        companions=("TELE-124",),
     ),
 )

@@ -63,17 +63,17 @@ UPDATE_RECORDS: Final = (
         "Policy Loss",
         "policy_loss",
         "Policy loss",
-        "Is the policy being pushed, and in a steady way?",
-        "The clipped surrogate objective, to be minimised; mean over the minibatches learnt from. "
-        "Its level means little, a jump means much.",
+        "Does the policy change steadily?",
+        "The clipped surrogate objective, to be minimised; mean over the minibatches that were "
+        "not left out. Its level means little; watch for jumps.",
     ),
     _update(
         202,
         "Value Loss",
         "value_loss",
         "Value loss",
-        "Is the critic learning to foresee returns?",
-        "The critic's squared error, mean over the minibatches learnt from.",
+        "Does the critic learn to predict returns?",
+        "The critic's squared error, mean over the minibatches not left out.",
         range_="0 upwards",
         causes=("rewards whose scale changed",),
     ),
@@ -83,7 +83,7 @@ UPDATE_RECORDS: Final = (
         "entropy",
         "Entropy",
         "Is the policy as a whole still exploring?",
-        "Entropy of the joint action over its active heads, mean over the minibatches learnt from.",
+        "Entropy of the joint action over its active heads, mean over minibatches not left out.",
         range_="0 upwards",
         unit="nat",
         companions=("TELE-310",),
@@ -118,7 +118,7 @@ UPDATE_RECORDS: Final = (
         "Explained Variance",
         "explained_variance",
         "Explained var.",
-        "How much of the returns did the critic foresee?",
+        "How well did the critic predict the returns?",
         "1 minus the variance of the critic's error over the variance of the returns. A fresh "
         "critic explains nothing, so the first updates are not judged; when all returns are alike "
         "it is NaN or -Inf, which is legal.",
@@ -133,7 +133,7 @@ UPDATE_RECORDS: Final = (
         "Gradient Norm",
         "gradient_norm",
         "Gradient norm",
-        "How hard does the loss pull at the policy?",
+        "How large is the gradient of the loss?",
         "L2 norm of the gradient over all parameters, before clipping; mean over minibatches.",
         range_="0 upwards",
         thresholds=Thresholds(healthy="below 50", warn_above=50.0),
@@ -145,7 +145,7 @@ UPDATE_RECORDS: Final = (
         "Learning Rate",
         "learning_rate",
         "Learning rate",
-        "How long are the optimizer's steps now?",
+        "How large are the optimizer's steps?",
         "The learning rate of this update.",
         range_="0 upwards",
         priority="P2",
@@ -186,7 +186,7 @@ UPDATE_RECORDS: Final = (
         "minibatches_skipped",
         "in this run",
         "How much was left out of this run so far?",
-        "Sum of TELE-209 over all updates, those that a resume repeated included.",
+        "Sum of TELE-209 over all updates, including those that a resume repeated.",
         type_="int",
         range_="0 upwards",
         unit="minibatches",
@@ -199,7 +199,7 @@ UPDATE_RECORDS: Final = (
         name="Score",
         category="task",
         priority="P0",
-        question="Do the networks that Tamiyo grows get better?",
+        question="Do the networks that Tamiyo grows improve?",
         audience=("operator", "researcher"),
         when="after every batch of episodes",
         type="float | None",
@@ -208,7 +208,7 @@ UPDATE_RECORDS: Final = (
         default="None",
         meaning=(
             "Terminal score of the finished networks, mean over the last batch of episodes: "
-            "validation accuracy with the fossilized seeds alone, less the price of their size."
+            "validation accuracy with the fossilized seeds alone, minus a penalty for their size."
         ),
         wiring=Wiring(
             source="esper.growth.environment.env:GrowthVectorEnv.step",
@@ -225,9 +225,9 @@ UPDATE_RECORDS: Final = (
         "Minibatches Rescaled",
         "minibatches_rescaled",
         "Scaler skipped",
-        "What did finding the fp16 loss scale cost in the last update?",
+        "How many minibatches of the last update did the fp16 loss scaler skip?",
         "Minibatches of the last update that were left out because the loss scale was too high for "
-        "fp16, and was halved. That is how the scale is found, and no alarm. Shown under fp16.",
+        "fp16, and was halved. This is normal while the scale is found. Shown under fp16.",
         type_="int",
         range_="0 to the minibatches of an update",
         unit="minibatches",
@@ -240,8 +240,8 @@ UPDATE_RECORDS: Final = (
         "Minibatches Rescaled in Run",
         "minibatches_rescaled",
         "in this run",
-        "What did finding the fp16 loss scale cost so far?",
-        "Sum of TELE-213 over all updates, those that a resume repeated included.",
+        "How many minibatches did the fp16 loss scaler skip so far?",
+        "Sum of TELE-213 over all updates, including those that a resume repeated.",
         type_="int",
         range_="0 upwards",
         unit="minibatches",
@@ -255,7 +255,7 @@ UPDATE_RECORDS: Final = (
         "Loss Scale",
         "loss_scale",
         "scale",
-        "How far must the loss be raised for its gradients not to vanish in fp16?",
+        "By which factor is the loss multiplied to keep fp16 gradients from vanishing?",
         "The factor of dynamic loss scaling after the last update (Micikevicius et al. 2018). It "
         "halves when gradients overflow; below 1 it shrinks them, so that something else must be "
         "wrong. None unless training is in fp16.",

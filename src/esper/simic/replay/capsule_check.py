@@ -14,7 +14,7 @@ from torch import Tensor
 
 from esper.leyline.heads import HEAD_NAMES, HEAD_SIZES
 from esper.leyline.telemetry import GROUPS, PHASES, NonfiniteSighting
-from esper.simic.config import MOST_THREADS
+from esper.simic.config import MAX_THREADS
 from esper.simic.replay.incidents import Capsule, IncidentError
 
 #: Maximum of epochs times minibatches, far above that of any real update.
@@ -46,8 +46,8 @@ def _complaints(capsule: Capsule) -> Iterator[str]:
 def _of_plain_values(capsule: Capsule) -> Iterator[str]:
     if type(capsule.update) is not int or capsule.update < 1:
         yield "its update must be a whole number of at least 1"
-    if type(capsule.threads) is not int or not 1 <= capsule.threads <= MOST_THREADS:
-        yield f"its threads must be from 1 to {MOST_THREADS}"
+    if type(capsule.threads) is not int or not 1 <= capsule.threads <= MAX_THREADS:
+        yield f"its threads must be from 1 to {MAX_THREADS}"
     if not _is_texts(capsule.versions) or not isinstance(capsule.config, dict):
         yield "its versions and its settings must be tables"
     if not isinstance(capsule.device, str) or not _DEVICE.fullmatch(capsule.device):

@@ -167,7 +167,7 @@ def _poison(name: str, is_wrong: Tensor, tensor: Tensor) -> Poison:
 
 
 def value_kind(value: float) -> str:
-    """Return the kind of a wrong value."""
+    """Return how a value is wrong."""
     return nonfinite_kind(value) or "negative"
 
 

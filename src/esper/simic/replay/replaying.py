@@ -326,7 +326,7 @@ def _numbers(agent: PPOAgent) -> dict[str, float]:
     """Return the settings that a number in a computation can be, by name."""
     numbers = {
         f"setting {name}": value
-        for name, value in agent.config.__dict__.items()
+        for name, value in msgspec.structs.asdict(agent.config).items()
         if isinstance(value, float) and name not in ("learning_rate", "entropy_coefficient")
     }
     numbers["setting learning rate"] = agent.optimizer.param_groups[0]["lr"]

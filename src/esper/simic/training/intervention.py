@@ -23,7 +23,7 @@ class Escalation:
     """The mode of responses, and how often they have not helped so far.
 
     Attributes:
-        mode: the first response, one of `config.ON_NONFINITE`.
+        mode: the first response, the setting `on_nonfinite`.
         patience: number of consecutive bad updates before rolling back, and of consecutive
             rollbacks before a halt.
         bad_in_a_row: bad updates since the last good one.

@@ -72,7 +72,7 @@ def test_before_the_first_run_it_waits(views):
 
 
 def test_a_dead_process_is_critical(views):
-    view = views.view(kind=StatusKind.DEAD, sentence="process 7 is gone and did not say why")
+    view = views.view(kind=StatusKind.DEAD, sentence="process 7 is gone and reported no end")
     assert "process 7 is gone" in render_master(view, 80, 1).plain
     assert master_word(view) == "CRITICAL"
 

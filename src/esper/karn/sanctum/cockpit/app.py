@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
+from msgspec import structs
 from textual import work
 from textual.app import App, SystemCommand
 from textual.binding import BindingType
@@ -312,7 +313,7 @@ class SanctumApp(App[Outcome]):
 
     def change_setting(self, name: str, value: str | bool) -> None:
         """Change a setting, and save it."""
-        self.settings = replace(self.settings, **{name: value})  # type: ignore[arg-type]  # by name
+        self.settings = structs.replace(self.settings, **{name: value})
         self._apply_settings()
         self.refresh_css()  # draws every line again, through the filters that are on now
         self.run_screen.redraw()

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from rich.cells import cell_len
 from rich.console import Console
@@ -15,7 +15,7 @@ from rich.text import Text
 
 from esper.karn.sanctum.cockpit.observer import RunObserver, read_view
 from esper.karn.sanctum.cockpit.picture_files import PICTURE_SUFFIXES, check_picture
-from esper.karn.sanctum.cockpit.settings import Settings
+from esper.karn.sanctum.cockpit.settings import Settings, ThemeName
 from esper.karn.sanctum.drawing.ascii import text_in_ascii
 from esper.karn.sanctum.drawing.themes import palette_of, theme_called
 from esper.karn.sanctum.fold.log_book import SEEDS
@@ -171,7 +171,11 @@ def export_frame(
         directory.parent,
         observer=RunObserver(directory, directory.parent, at=at),
         settings=Settings(
-            theme=theme, reduced_motion=True, bell=False, closing=False, ascii=ascii_only
+            theme=cast(ThemeName, theme),
+            reduced_motion=True,
+            bell=False,
+            closing=False,
+            ascii=ascii_only,
         ),
     )
     picture, view = asyncio.run(_picture(app, size, screen, _WRITERS[path.suffix]))

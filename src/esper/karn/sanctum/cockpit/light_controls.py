@@ -121,7 +121,11 @@ class LightControls:
             lights: to acknowledge.
             left: how many lights remain unacknowledged.
         """
-        from esper.karn.store.acknowledgements import AcknowledgementError, acknowledge, who_am_i
+        from esper.karn.store.run_files.acknowledgements import (
+            AcknowledgementError,
+            acknowledge,
+            who_am_i,
+        )
 
         try:
             acknowledge(directory, lights, who_am_i(), self._clock())

@@ -8,7 +8,7 @@ from esper.karn.sanctum.cockpit.observer import read_view
 from esper.karn.sanctum.drawing.ascii import text_in_ascii
 from esper.karn.sanctum.fold.attention import lit_lights
 from esper.karn.sanctum.frame.status_line import render_line
-from esper.karn.store.run_tables import RunStoreError
+from esper.karn.store.errors import RunStoreError
 from esper.karn.text.palette import TERMINAL
 from esper.karn.text.plain_console import PlainConsole
 

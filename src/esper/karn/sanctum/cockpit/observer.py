@@ -15,12 +15,13 @@ from esper.karn.sanctum.fold.view import Plan, TimePosition, View
 from esper.karn.sanctum.following.follower import Frame, RunFollower
 from esper.karn.sanctum.following.playback import Playback
 from esper.karn.sanctum.schema import SanctumSnapshot
-from esper.karn.store import acknowledgements
-from esper.karn.store.console_tail import ConsoleTail
+from esper.karn.store.errors import RunStoreError
 from esper.karn.store.file_stamps import FileStamp, file_stamp
 from esper.karn.store.liveness import RunStatus, StatusKind
+from esper.karn.store.reading.completeness import Completeness
 from esper.karn.store.run_directory import CONFIG_NAME, RunNotFoundError, run_directories
-from esper.karn.store.run_tables import RunStoreError
+from esper.karn.store.run_files import acknowledgements
+from esper.karn.store.run_files.console_tail import ConsoleTail
 from esper.leyline.command_lines import command_line
 from esper.leyline.errors import EsperError
 from esper.leyline.health import Verdict
@@ -131,7 +132,7 @@ class RunObserver:
             try:
                 runs = run_directories(self._run_dir)
             except RunNotFoundError as error:
-                return Frame(self._nothing_yet, waiting, str(error))
+                return Frame(self._nothing_yet, waiting, Completeness(unreadable=str(error)))
             if not runs:
                 return Frame(self._nothing_yet, waiting)
             self._run = self._follow(runs[-1])
@@ -211,7 +212,7 @@ def read_view(directory: Path, now: float | None = None, at: int | None = None) 
     view = run.with_files(_view(frame, now))
     if at is None:
         return view
-    if frame.error is None and not 1 <= at <= follower.updates:
+    if frame.completeness.unreadable is None and not 1 <= at <= follower.updates:
         damaged = frame.snapshot.run.damaged_events
         raise UpdateNotFoundError(
             _no_such_update(directory.resolve().name, at, follower.updates, damaged)

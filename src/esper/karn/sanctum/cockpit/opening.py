@@ -2,13 +2,14 @@
 
 import gc
 import sys
-from dataclasses import replace
 from pathlib import Path
-from typing import Final
+from typing import Final, cast
+
+from msgspec.structs import replace
 
 from esper.karn.sanctum.cockpit.app import SanctumApp
 from esper.karn.sanctum.cockpit.observer import RunObserver
-from esper.karn.sanctum.cockpit.settings import SettingsFile, default_settings_path
+from esper.karn.sanctum.cockpit.settings import SettingsFile, ThemeName, default_settings_path
 from esper.karn.sanctum.cockpit.signal_exit import alarm_over
 from esper.karn.sanctum.dialogs.trainer import Outcome, TrainerChild
 from esper.karn.terminal import shows_signs
@@ -45,7 +46,8 @@ def run_sanctum(
     settings = settings_file.settings
     # Textual writes to this stream.
     ascii_only = ascii_only or settings.ascii or not shows_signs(sys.__stderr__)
-    settings = replace(settings, theme=theme or settings.theme, ascii=ascii_only)
+    theme_name = cast(ThemeName, theme or settings.theme)
+    settings = replace(settings, theme=theme_name, ascii=ascii_only)
     app = SanctumApp(
         directory,
         run_dir,

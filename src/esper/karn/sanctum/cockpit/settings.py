@@ -1,35 +1,35 @@
-"""What somebody likes Sanctum to look like: remembered in a small file of their own."""
+"""The user's preferences for Sanctum, kept in a TOML file of the user's configuration folder."""
 
 import contextlib
 import os
-import tomllib
-from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final, Literal, get_args
+
+import msgspec
 
 from esper.leyline.errors import EsperError
-from esper.leyline.plain_text import short_repr
+from esper.leyline.settings import SettingError, checked_settings, read_toml
 
-#: The themes by the names that settings and options call them.
-THEME_NAMES: Final = ("dark", "light", "ansi", "contrast")
-_LONGEST: Final = 1 << 16  # bytes that are read at most
+ThemeName = Literal["dark", "light", "ansi", "contrast"]
+#: The names of the themes in settings and options.
+THEME_NAMES: Final[tuple[str, ...]] = get_args(ThemeName)
+_MAX_FILE_BYTES: Final = 1 << 16
 _HEADING: Final = "# Sanctum writes this file when a setting is changed in it.\n"
 
 
-@dataclass(frozen=True)
-class Settings:
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """How Sanctum looks and behaves."""
 
-    theme: str = "dark"  # one of THEME_NAMES
+    theme: ThemeName = "dark"
     reduced_motion: bool = False  # lights stand out without blinking
-    bell: bool = True  # a new light rings
-    ascii: bool = False  # no character beyond ASCII on the screen
-    closing: bool = True  # how a run ended is shown when it ends, or is opened
-    visited: str = ""  # titles of the screens that were opened before, with blanks between
+    bell: bool = True  # the terminal bell rings at a new light
+    ascii: bool = False  # only ASCII characters on the screen
+    closing: bool = True  # the closing screen opens when a run ends, or an ended run is opened
+    visited: str = ""  # titles of the screens that were opened before, separated by spaces
 
 
 class SettingsError(EsperError, ValueError):
-    """A settings file that cannot be read, or a setting that cannot be; one clear sentence."""
+    """The settings file cannot be read or written, or a setting is invalid; one clear sentence."""
 
 
 def default_settings_path() -> Path:
@@ -40,67 +40,50 @@ def default_settings_path() -> Path:
 
 
 def read_settings(path: Path) -> Settings:
-    """Return the settings of a file; the defaults if there is none.
+    """Return the settings in a file; the defaults if there is none.
 
     Raises:
-        SettingsError: the file is damaged, or says what cannot be.
+        SettingsError: the file is damaged, or a setting is unknown or invalid.
     """
     try:
-        with path.open("rb") as file:
-            found = tomllib.loads(file.read(_LONGEST).decode())
+        found = read_toml(path, _MAX_FILE_BYTES)
     except FileNotFoundError:
         return Settings()
-    except OSError as error:
-        raise SettingsError(f"cannot read the settings {path}: {error.strerror}") from error
-    except (ValueError, RecursionError):  # numbers of thousands of digits, and deep nesting, too
-        raise SettingsError(f"the settings {path} are damaged: they are not TOML") from None
-    return _checked(found, path)
-
-
-def _checked(found: dict[str, Any], path: Path) -> Settings:
-    settings = Settings()
-    known = {field.name: type(getattr(settings, field.name)) for field in fields(settings)}
-    for name, value in found.items():
-        if name not in known:
-            raise SettingsError(
-                f"the settings {path} have no {short_repr(name)}; only {', '.join(known)}"
-            )
-        if type(value) is not known[name] or (name == "theme" and value not in THEME_NAMES):
-            right = " or ".join(THEME_NAMES) if name == "theme" else "true or false"
-            raise SettingsError(
-                f"{name} in the settings {path} must be {right}, not {short_repr(value)}"
-            )
-    return replace(settings, **found)
+    except SettingError as error:
+        raise SettingsError(str(error)) from error
+    try:
+        return Settings(**checked_settings(Settings, found))
+    except SettingError as error:
+        raise SettingsError(f"{path}: {error}") from error
 
 
 def write_settings(settings: Settings, path: Path) -> None:
-    """Write settings to a file, making its folder.
+    """Write settings to a file, creating its folder.
 
     Raises:
-        SettingsError: that is not possible.
+        SettingsError: the file cannot be written.
     """
     lines = [
         f'{name} = "{value}"\n' if isinstance(value, str) else f"{name} = {str(value).lower()}\n"
-        for name, value in asdict(settings).items()
+        for name, value in msgspec.structs.asdict(settings).items()
     ]
-    # All at once: another cockpit never reads half of it.
+    # Renamed into place, so that another cockpit never reads half of it.
     new = path.with_name(f"{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         new.write_text(_HEADING + "".join(lines), encoding="utf-8")
         new.replace(path)
     except OSError as error:
-        with contextlib.suppress(OSError):  # it may never have come into being
+        with contextlib.suppress(OSError):  # it may not exist
             new.unlink()
         raise SettingsError(f"cannot write the settings {path}: {error.strerror}") from error
 
 
 class SettingsFile:
-    """The settings of a file, changed one at a time; a damaged file counts as none.
+    """The settings file of a cockpit. A damaged file is left as it is; the defaults apply instead.
 
     Attributes:
-        settings: what the file says, with all changes since.
-        problem: one sentence, where the file could not be read.
+        settings: the settings in the file, with all changes since.
     """
 
     def __init__(self, path: Path) -> None:
@@ -114,19 +97,19 @@ class SettingsFile:
 
     @property
     def problem(self) -> str | None:
-        """Why they could not be read, as a sentence; None if they could."""
+        """Why the file could not be read, as a sentence; None if it was read."""
         if self._error is None:
             return None
-        return f"{self._error}; Sanctum goes on with the defaults"
+        return f"{self._error}; Sanctum uses the defaults"
 
     def change(self, **changes: str | bool) -> None:
-        """Change settings and write them down.
+        """Change settings and write them to the file.
 
         Raises:
-            SettingsError: they cannot be written; they are changed nevertheless. A damaged file is
-                left as it is: somebody may want to mend it.
+            SettingsError: they cannot be written, or the file is damaged and the user may want to
+                repair it. They apply to this cockpit all the same.
         """
-        self.settings = replace(self.settings, **changes)  # type: ignore[arg-type]  # by name
+        self.settings = msgspec.structs.replace(self.settings, **changes)
         if self._error is not None:
-            raise SettingsError(f"not remembered: {self._error}")
+            raise SettingsError(f"the change was not saved: {self._error}")
         write_settings(self.settings, self._path)

@@ -22,8 +22,8 @@ from esper.karn.sanctum.following.decision_steps import (
     waits,
 )
 from esper.karn.sanctum.frame.run_screen import RunScreen
-from esper.karn.store.run_reader import RunReader
-from esper.karn.store.run_tables import RunStoreError
+from esper.karn.store.errors import RunStoreError
+from esper.karn.store.reading.run_reader import RunReader
 
 _STEP: Final = "Back or forward by one step of the update"
 _ENDS: Final = "First or newest step of the update"

@@ -1,8 +1,9 @@
 """What of a run is unread, missing or damaged: one answer for panels, header and reports."""
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Self
 
+from esper.karn.store.reading.completeness import Completeness
 from esper.leyline.plurals import counted, plural
 
 
@@ -24,12 +25,22 @@ class Doubt:
     store: str | None = None
     acknowledgements: str | None = None
 
+    @classmethod
+    def of(cls, completeness: Completeness) -> Self:
+        """Return the doubt that a run's store leaves."""
+        return cls(
+            error=completeness.unreadable,
+            is_unread=completeness.unreadable is not None,
+            damaged_events=completeness.damaged_events,
+            store=completeness.gap,
+        )
+
     @property
     def lights(self) -> str | None:
         """Why a light that is off may have to be on, in a few words; None if off means off."""
         if self.is_unread:
             return "the store cannot be read"
-        return "events are damaged" if self.damaged_events else self.store
+        return Completeness(None, self.damaged_events, self.store).doubt
 
     @property
     def unknown_lights(self) -> str | None:

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from esper.karn.sanctum.fold.doubt import NO_DOUBT, Doubt
 from esper.karn.sanctum.schema import SanctumSnapshot
-from esper.karn.store.acknowledgements import Acknowledgement
 from esper.karn.store.liveness import RunStatus
+from esper.karn.store.run_files.acknowledgements import Acknowledgement
 from esper.leyline.health import Verdict
 
 

@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import IO, Final
 
 from esper.karn.sanctum.following.searching import LINES_FOUND, SearchResult
-from esper.karn.store.console_tail import plain
 from esper.karn.store.run_directory import CONSOLE_NAME
+from esper.karn.store.run_files.console_tail import plain
 
 #: Bytes of the file that one step reads; a longer line counts as several.
 BYTES_PER_STEP: Final = 1 << 18

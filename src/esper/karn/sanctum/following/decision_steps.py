@@ -5,7 +5,7 @@ from typing import Final
 
 from esper.karn.sanctum.fold.decision_states import damage_of, decision_states
 from esper.karn.sanctum.schema import DecisionState
-from esper.karn.store.run_reader import RunReader
+from esper.karn.store.reading.run_reader import RunReader
 from esper.leyline.telemetry import DecisionsTaken
 
 #: Events that are read at a time.

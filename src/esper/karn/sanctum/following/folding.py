@@ -12,8 +12,8 @@ from esper.karn.sanctum.fold.attention import light_of, lit_lights
 from esper.karn.sanctum.fold.host_ledger import STEPS_KEPT
 from esper.karn.sanctum.fold.log_book import LOG_LINES_KEPT
 from esper.karn.sanctum.fold.run_ledger import SPEED_STEPS
-from esper.karn.store.run_reader import RunReader
-from esper.karn.store.run_tables import RunStoreError
+from esper.karn.store.errors import RunStoreError
+from esper.karn.store.reading.run_reader import RunReader
 from esper.leyline.telemetry import SeedTransitioned
 
 #: Events in memory at a time. Python's garbage collector visits their many lists repeatedly, so

@@ -14,10 +14,11 @@ from esper.karn.sanctum.following.folding import EVENTS_PER_READ, first_that_cou
 from esper.karn.sanctum.following.time_travel import TimeTravel
 from esper.karn.sanctum.following.update_index import UpdateIndex
 from esper.karn.sanctum.schema import SanctumSnapshot
+from esper.karn.store.errors import RunStoreError, RunStoreMissingError
 from esper.karn.store.liveness import Pulse, RunStatus, StatusKind, process_start_time, run_status
-from esper.karn.store.run_reader import Journal, RunReader
-from esper.karn.store.run_tables import RunStoreError, RunStoreMissingError, Thinned
-from esper.karn.store.witnesses import Testimony, Witnesses
+from esper.karn.store.reading.completeness import COMPLETE, Completeness, EventsRead, GapCheck
+from esper.karn.store.reading.run_reader import RunReader
+from esper.karn.store.run_files.side_files import SideFiles, SideRecords
 from esper.leyline.incident_files import Incident
 from esper.leyline.telemetry import Heartbeat, NonfiniteSighting
 
@@ -33,21 +34,14 @@ class Frame:
 
     snapshot: SanctumSnapshot
     status: RunStatus
-    error: str | None = None  # one sentence, if the store cannot be read
-    is_behind: bool = False  # there are more events: poll again without waiting
-    #: Why the store is not known to be complete, although it can be read.
-    store_doubt: str | None = None
-    wal_bytes: int = 0  # size of the WAL while the store is written
+    completeness: Completeness = COMPLETE
+    is_behind: bool = False  # there is more to read: poll again without waiting
+    wal_bytes: int = 0  # size of the WAL of a store that is being written
 
     @property
     def doubt(self) -> Doubt:
         """What of the run is unread, missing or damaged."""
-        return Doubt(
-            error=self.error,
-            is_unread=self.error is not None,
-            damaged_events=self.snapshot.run.damaged_events,
-            store=self.store_doubt,
-        )
+        return Doubt.of(self.completeness)
 
 
 class RunFollower:
@@ -75,18 +69,18 @@ class RunFollower:
         self._stays_open = stays_open
         self._ticks = ticks
         self._reader = RunReader(directory)
-        self._witnesses = Witnesses(directory)
-        self._testimony = Testimony()
+        self._side_files = SideFiles(directory)
+        self._records = SideRecords()
         #: Run and lights of a store that was replaced by another one.
         self._before: tuple[str, list[_Sighting]] = "", []
-        self._missing: tuple[SanctumSnapshot, Testimony, SanctumSnapshot] | None = None
+        self._missing: tuple[SanctumSnapshot, SideRecords, SanctumSnapshot] | None = None
         self._identity: tuple[int, int] | None = None
         self._error: str | None = None
         self._is_gone = False  # the store, which was there before
         self._is_behind = True
         self._looked_up: tuple[tuple[int, int], float | None] | None = None  # by process and second
-        self._joined: tuple[Testimony, int] | None = None  # and the newest update at that time
-        self._journal: Journal | None = None
+        self._joined: tuple[SideRecords, int] | None = None  # and the newest update at that time
+        self._gap_check = GapCheck(self._reader)
         self._start_over()
 
     def poll(self, now: float) -> Frame:
@@ -96,9 +90,9 @@ class RunFollower:
             now: seconds since the epoch.
         """
         # Before the store, which then contains all that they contain, unless something is wrong.
-        self._testimony = self._witnesses.look()
+        self._records = self._side_files.records()
         if self._reader.changed() or self._is_behind or self._error is not None:
-            self._journal = None
+            self._gap_check.note_change()
             before = self._cursor, self._heartbeat_at
             try:
                 self._advance()
@@ -112,7 +106,7 @@ class RunFollower:
                 is_new = (
                     self._identity is None
                     and self._directory.is_dir()
-                    and self._testimony.is_empty
+                    and self._records.is_empty
                     and not self._reader.has_wal()
                 )
                 self._error = None if is_new else _vanished(self._directory, error)
@@ -145,9 +139,13 @@ class RunFollower:
         is_in_doubt = status.kind in (StatusKind.WAITING, StatusKind.DEAD) and not self._is_gone
         if self._error is not None and (is_in_doubt or not snapshot.last_event_id):
             status = RunStatus(StatusKind.UNREADABLE, None, self._error)
-        doubt = None if self._is_behind else self._doubt(status)
+        completeness = Completeness(
+            unreadable=self._error,
+            damaged_events=snapshot.run.damaged_events,
+            gap=None if self._is_behind or self._error is not None else self._gap(status),
+        )
         wal_bytes = 0 if status.is_over else self._reader.wal_bytes()
-        return Frame(snapshot, status, self._error, self._is_behind, doubt, wal_bytes)
+        return Frame(snapshot, status, completeness, self._is_behind, wal_bytes)
 
     def catch_up(self) -> Frame:
         """Poll until all events are read."""
@@ -179,8 +177,8 @@ class RunFollower:
         self._aggregator.join_capsules(self._capsules())
         if not self._is_behind:
             newest = self._aggregator.newest_update
-            if self._joined != (self._testimony, newest):
-                self._joined = self._testimony, newest
+            if self._joined != (self._records, newest):
+                self._joined = self._records, newest
                 before = set(lit_lights(self._aggregator.snapshot().tamiyo))
                 known = [one for one in self._other_sightings() if one[0] <= newest]
                 self._aggregator.join_sightings(known)
@@ -195,72 +193,37 @@ class RunFollower:
         if not newer:
             return snapshot
         # Not into the aggregator, which earlier states of the run are derived from.
-        if self._missing is None or self._missing[:2] != (snapshot, self._testimony):
+        if self._missing is None or self._missing[:2] != (snapshot, self._records):
             whole = self._aggregator.copy()
             whole.join_sightings(newer)
-            self._missing = snapshot, self._testimony, whole.snapshot()
+            self._missing = snapshot, self._records, whole.snapshot()
         return self._missing[2]
 
     def _capsules(self) -> tuple[Incident, ...]:
         """Return the incidents kept on the disk."""
-        capsules = self._testimony.capsules
+        capsules = self._records.capsules
         if self._aggregator.lacks_capsule(capsules):  # written since the files were looked at?
-            capsules = self._witnesses.look().capsules
+            capsules = self._side_files.records().capsules
         return capsules
 
     def _other_sightings(self) -> list[_Sighting]:
         """Return the sightings that other files than this store have."""
         run_id, lights = self._before
         is_same = self._run_id in ("", run_id)
-        return [*self._testimony.sightings, *(lights if is_same else [])]
+        return [*self._records.sightings, *(lights if is_same else [])]
 
     @property
     def _run_id(self) -> str:
         return self._aggregator.snapshot().run.run_id
 
-    def _doubt(self, status: RunStatus) -> str | None:
-        """Return why a readable store is not known to be complete; None if it is."""
-        latch_file = self._testimony.latch_file
-        if self._error is not None:
-            return None
-        if latch_file.missing is not None:
-            return latch_file.missing
-        if latch_file.error is not None:
-            return latch_file.error
-        stores = latch_file.stores
-        if stores and (len(stores) > 1 or self._store_id != stores[-1]):
-            return "the store was replaced by another one during the run"
-        if self._aggregator.last_id < latch_file.last_event:
-            return "the store is older than the run: events that it had are missing"
-        if self._aggregator.lacks_updates:
-            return "the store does not have the updates before the run was resumed"
-        if (newest := self._testimony.newest_update) > self._aggregator.newest_update:
-            return f"the store ends before update {newest}, of which there is a file"
-        if not self._is_thinned_whole:
-            return "events are missing among the old ones of the store"
-        if self._is_light_missing:
-            return "the store lacks a light that the files beside it have"
-        return self._doubt_of_journal(status)
-
-    def _doubt_of_journal(self, status: RunStatus) -> str | None:
-        if status.kind is StatusKind.WAITING:
-            is_new = not self._has_tables and not self._reader.has_wal()
-            return None if is_new else "the store has no events"
-        if status.kind in (StatusKind.LIVE, StatusKind.STARTING, StatusKind.STALLED):
-            return None  # the writer is changing the journal
-        if self._journal is None:
-            try:
-                self._journal = self._reader.journal()
-            except RunStoreError as error:
-                return str(error)
-        journal = self._journal
-        if journal.damage is not None:
-            return journal.damage
-        if journal.is_wal and not status.is_ended:
-            if not journal.has_frames:
-                return "the store was in use when it was copied or damaged, and its WAL is missing"
-            return "the run did not end in order, so what it saw last is not known"
-        return None
+    def _gap(self, status: RunStatus) -> str | None:
+        events = EventsRead(
+            last_id=self._aggregator.last_id,
+            newest_update=self._aggregator.newest_update,
+            lacks_updates=self._aggregator.lacks_updates,
+            lacks_light=self._is_light_missing,
+        )
+        return self._gap_check.gap(self._records, events, status)
 
     def _start_time_of(self, pid: int, now: float) -> float | None:
         """Look up a process, at most once a second, because that is expensive."""
@@ -276,11 +239,7 @@ class RunFollower:
         )
         self._joined = None
         self._is_light_missing = False  # in the store, that another file has
-        self._has_tables = False
-        self._thinned = Thinned(0, 0)
-        self._is_thinned_whole = True
-        self._store_id: str | None = None
-        self._journal = None
+        self._gap_check.start_over()
         self._cursor = 0
         self._counts_from: int | None = None  # frequent events before it are skipped
         self._heartbeat: Heartbeat | None = None
@@ -315,11 +274,7 @@ class RunFollower:
             if newest < self._cursor:
                 self._remember_lights()
                 self._start_over()  # replaced, with the same file number: stores never lose events
-            self._has_tables = self._reader.has_tables()
-            self._store_id = self._reader.store_id()
-            if (thinned := self._reader.thinned()) != self._thinned:
-                self._thinned = thinned
-                self._is_thinned_whole = self._reader.thinned_is_whole()
+            self._gap_check.read()
             if self._counts_from is None:
                 self._counts_from = 1 if self._is_brief else first_that_counts(self._reader, newest)
             self._apply_new(self._counts_from, newest)

@@ -15,8 +15,8 @@ from esper.karn.sanctum.fold.log_book import oldest_missing
 from esper.karn.sanctum.following.log_filter import LogFilter
 from esper.karn.sanctum.following.searching import LINES_FOUND, SearchResult
 from esper.karn.sanctum.schema import LogEntry
-from esper.karn.store.run_reader import RunReader
-from esper.karn.store.run_tables import RunStoreError
+from esper.karn.store.errors import RunStoreError
+from esper.karn.store.reading.run_reader import RunReader
 from esper.leyline.telemetry import KIND_BY_TYPE, Event
 
 #: Events of the common and of the rare kinds each that one step reads: fewer than a log keeps, so

@@ -12,7 +12,7 @@ from esper.karn.sanctum.aggregator import SanctumAggregator
 from esper.karn.sanctum.following.folding import first_that_counts, fold_up_to, join_tables
 from esper.karn.sanctum.following.update_index import UpdateIndex
 from esper.karn.sanctum.schema import SanctumSnapshot
-from esper.karn.store.run_reader import RunReader
+from esper.karn.store.reading.run_reader import RunReader
 from esper.leyline.incident_files import Incident
 from esper.leyline.telemetry import (
     DecisionsTaken,

@@ -12,7 +12,7 @@ from esper.karn.sanctum.fold.evidence import evidence_words
 from esper.karn.sanctum.fold.view import View
 from esper.karn.sanctum.schema import Evidence, FirstSighting
 from esper.karn.sanctum.widgets.tamiyo_brain.action_heads_panel import display_name
-from esper.karn.store.acknowledgements import Acknowledgement
+from esper.karn.store.run_files.acknowledgements import Acknowledgement
 from esper.karn.text.columns import GAP, column_widths, in_columns
 from esper.karn.text.figures import ABSENT, count, place_text
 from esper.karn.text.light_signs import FIRST_OUT_MARK, LIT, LIT_BY_DRILL, UNKNOWN, UNLIT

@@ -1,4 +1,4 @@
-"""The cockpit process behind each page: its messages, its size, and its end."""
+"""The cockpit process of each page: messages, size and exit."""
 
 import asyncio
 import contextlib
@@ -14,20 +14,20 @@ from typing import Any, Final
 from aiohttp import WSMsgType, web
 from textual_serve.app_service import AppService
 
-#: One message of a page: a key, or a text that is pasted.
+#: Bytes of one message of a page: a key or pasted text.
 LONGEST_MESSAGE: Final = 1 << 16
-#: Messages of one page in a second; holding a key down makes some thirty.
+#: Messages per second of one page; a held key makes about thirty.
 MESSAGES_PER_SECOND: Final = 500
-#: Cells that a page may ask for: width and height, each from and to.
+#: Allowed width and height of a page in cells, each from and to.
 _SIZES: Final = ((20, 500), (5, 200))
-#: How long a cockpit may take to end by itself.
+#: How long a cockpit may take to exit by itself.
 _ENDING_SECONDS: Final = 5.0
 
 
 class CockpitProcess(AppService):
-    """A cockpit in a process group of its own, which is ended for certain.
+    """A cockpit in its own process group, which is killed if it does not exit.
 
-    A subclass, since textual-serve starts a shell and waits for its end without a limit.
+    A subclass, because textual-serve starts a shell and waits for it without a limit.
     """
 
     async def _open_app_process(self, width: int = 80, height: int = 24) -> Process:
@@ -44,7 +44,7 @@ class CockpitProcess(AppService):
         return process
 
     async def stop(self) -> None:
-        """Ask the cockpit to end, and kill what is left of it after a while."""
+        """Ask the cockpit to exit, and kill its process group after a while."""
         process = self._process
         try:
             await asyncio.wait_for(super().stop(), _ENDING_SECONDS)
@@ -75,7 +75,7 @@ async def take_messages(
         is_flood = len(times) == MESSAGES_PER_SECOND and now - times[0] < 1.0
         times.append(now)
         if is_flood or message.type is not WSMsgType.TEXT:
-            await socket.close(code=1008, message=b"not what a page sends")
+            await socket.close(code=1008, message=b"invalid message")
             return
         try:
             envelope = message.json()
@@ -93,15 +93,15 @@ async def take_messages(
                 await getattr(cockpit, kind)()
         except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
             warn(f"a page sent an invalid message: {error!r}"[:200])
-            await socket.close(code=1007, message=b"not what a page sends")
+            await socket.close(code=1007, message=b"invalid message")
             return
 
 
 def size_of(width: Any, height: Any) -> tuple[int, int]:
-    """Return the size of a terminal that a page asks for, within bounds.
+    """Return the terminal size that a page requests, within bounds.
 
     Raises:
-        ValueError, TypeError: it is no size.
+        ValueError, TypeError: it is not a size.
     """
     sizes = (int(width), int(height))
     columns, rows = (

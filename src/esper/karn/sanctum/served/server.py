@@ -1,9 +1,9 @@
-"""Serves Sanctum to browsers: by textual-serve, kept to this machine and to no internet.
+"""Serves Sanctum to browsers with textual-serve, without resources from the internet.
 
-Every page needs the token, on this machine too: other users of it could open one otherwise. The
-token is exchanged for a session, which the browser keeps. A page is only served under the server's
-own name, and a cockpit is only opened for a page that came from here, so another site that is open
-in the same browser gets neither.
+Every page needs the token, because other users of this machine could open one otherwise. The token
+is exchanged for a session, which the browser keeps. Pages are only served under the server's own
+name, and a cockpit is only opened for a page of this server, so another site in the same browser
+cannot open one.
 """
 
 import asyncio
@@ -29,12 +29,12 @@ from esper.karn.sanctum.served.pages import (
 )
 
 _COOKIE: Final = "sanctum-session"
-_CLOSING_SECONDS: Final = 1.0  # for pages that are open when the server ends
-#: Pages that may be open at once: each has a cockpit, a process of its own.
+_CLOSING_SECONDS: Final = 1.0  # for open pages when the server exits
+#: Most pages open at once: each has a cockpit process.
 TABS: Final = 8
 _SESSIONS_KEPT: Final = 64
 _HEADERS: Final = {
-    "Referrer-Policy": "no-referrer",  # a token must not leave in one
+    "Referrer-Policy": "no-referrer",  # it could contain a token
     "X-Frame-Options": "DENY",
     "X-Content-Type-Options": "nosniff",
 }
@@ -42,12 +42,12 @@ _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class SanctumServer(Server):
-    """Opens a cockpit of its own for each page.
+    """Opens a cockpit for each page.
 
-    A subclass, since textual-serve asks for one where its page is to be another.
+    A subclass, as textual-serve requires for a page of one's own.
 
     Args:
-        options: address, token and look.
+        options: address, token and theme.
         command: starts a cockpit.
         announce: receives the server's address once it is open.
         warn: receives a sentence about each page that sends an invalid message.
@@ -71,22 +71,22 @@ class SanctumServer(Server):
         self._warn = warn
         self._token = options.token or secrets.token_urlsafe(24)
         self._is_token_made = options.token is None
-        self._sessions: dict[str, None] = {}  # in the order in which they were opened
+        self._sessions: dict[str, None] = {}  # oldest first
         self._cockpits: set[CockpitProcess] = set()
 
     def serve(self, debug: bool = False) -> None:  # noqa: ARG002  (textual-serve has it)
-        """Serve until interrupted; without textual-serve's logging and its own handlers."""
+        """Serve until interrupted, without textual-serve's logging and signal handlers."""
         web.run_app(
             self._make_app(),
             host=self.host,
             port=self.port,
-            print=lambda _said: self._say_where(),  # once the address is taken
+            print=lambda _said: self._say_where(),  # once the address is bound
             access_log=None,
             shutdown_timeout=_CLOSING_SECONDS,
         )
 
     async def on_startup(self, app: web.Application) -> None:
-        """Say nothing yet."""
+        """Print nothing: `serve` prints the address."""
 
     def _say_where(self) -> None:
         host = f"[{self.host}]" if ":" in self.host else self.host
@@ -137,7 +137,7 @@ class SanctumServer(Server):
         return None
 
     async def handle_websocket(self, request: web.Request) -> web.WebSocketResponse:
-        """Open a cockpit for a page, and keep it until the page goes."""
+        """Open a cockpit for a page, and keep it until the page closes."""
         socket = web.WebSocketResponse(heartbeat=15, max_msg_size=LONGEST_MESSAGE)
         await socket.prepare(request)
         if len(self._cockpits) >= TABS:
@@ -160,18 +160,18 @@ class SanctumServer(Server):
             await cockpit.start(*_size_asked_for(query.get("width"), query.get("height")))
             await take_messages(socket, cockpit, self._warn)
         except ConnectionError:
-            pass  # the page went while something was sent to it
+            pass  # the page closed while something was sent to it
         finally:
             await cockpit.stop()
             self._cockpits.discard(cockpit)
         return socket
 
     async def on_shutdown(self, app: web.Application) -> None:  # noqa: ARG002  (as above)
-        """End every cockpit that is left."""
+        """Stop every cockpit that is left."""
         await asyncio.gather(*(cockpit.stop() for cockpit in tuple(self._cockpits)))
 
     async def handle_index(self, request: web.Request) -> web.Response:
-        """Return the page; textual-serve's own asks the web for its font."""
+        """Return the page; that of textual-serve loads its font from the web."""
         base = f"{request.scheme}://{request.host}"
         context = {
             "static": f"{base}/static/",
@@ -179,7 +179,7 @@ class SanctumServer(Server):
         }
         response = aiohttp_jinja2.render_template("page.html", request, context)
         response.headers["Cache-Control"] = "no-store"
-        # Nothing from outside is ever asked for, whatever the page's scripts may come to hold.
+        # The browser loads nothing from other servers, whatever the scripts of the page contain.
         response.headers["Content-Security-Policy"] = (
             "default-src 'self' data: blob:; connect-src 'self' ws: wss:; "
             "script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; "
@@ -206,14 +206,14 @@ def serve(
     """Serve Sanctum until it is interrupted.
 
     Args:
-        options: address, token and look.
+        options: address, token and theme.
         run_dir: the folder that holds runs.
         directory: the run's directory; None for the first run that appears.
         announce: receives the server's address once it is open.
         warn: receives a sentence about each page that sends an invalid message.
 
     Raises:
-        ServeError: the address cannot be had.
+        ServeError: the address cannot be bound.
     """
     command = [sys.executable, "-m", "esper.karn.sanctum.served.cockpit_main"]
     command += [str(run_dir), str(directory or ""), options.theme or ""]

@@ -14,7 +14,7 @@ from esper.karn.sanctum.widgets.tamiyo_brain.action_heads_panel import (
     UNKNOWN,
     UNLIT,
 )
-from esper.karn.store.acknowledgements import Acknowledgement
+from esper.karn.store.run_files.acknowledgements import Acknowledgement
 
 NOON = 1_763_812_800.0
 

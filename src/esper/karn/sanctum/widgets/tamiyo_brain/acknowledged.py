@@ -6,7 +6,7 @@ from datetime import datetime
 from rich.text import Text
 
 from esper.karn.sanctum.fold.attention import LIGHT_WORDS
-from esper.karn.store.acknowledgements import Acknowledgement
+from esper.karn.store.run_files.acknowledgements import Acknowledgement
 from esper.karn.text.palette import Palette
 
 

@@ -15,7 +15,7 @@ from esper.karn.sanctum.fold.view import View
 from esper.karn.sanctum.schema import FirstSighting, SanctumSnapshot, TamiyoState
 from esper.karn.sanctum.widgets.tamiyo_brain.acknowledged import render_acknowledged
 from esper.karn.sanctum.widgets.tamiyo_brain.evidence_table import render_evidence
-from esper.karn.store.acknowledgements import Acknowledgement
+from esper.karn.store.run_files.acknowledgements import Acknowledgement
 from esper.karn.text.figures import figure
 from esper.karn.text.light_signs import FIRST_OUT_MARK, LIT, LIT_BY_DRILL, UNKNOWN, UNLIT
 from esper.karn.text.palette import DARK, Palette

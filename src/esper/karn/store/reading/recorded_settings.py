@@ -1,15 +1,15 @@
-"""The settings that a run was started with, as its store has them."""
+"""The settings of a run in its store."""
 
 from pathlib import Path
 from typing import Any
 
-from esper.karn.store.run_reader import RunReader
-from esper.karn.store.run_tables import RunStoreError
+from esper.karn.store.errors import RunStoreError
+from esper.karn.store.reading.run_reader import RunReader
 from esper.leyline.telemetry import RunStarted
 
 
 def settings_at_start(run: Path) -> dict[str, Any] | None:
-    """Return the settings in the last start event of a run; None if there is none to be read."""
+    """Return the settings in the last start event of a run; None if none is readable."""
     try:
         events = RunReader(run).read_last("run_started", 1)
     except RunStoreError:

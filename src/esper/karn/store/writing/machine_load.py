@@ -1,4 +1,4 @@
-"""What a training process and its workers take of the machine: processors, memory and GPU."""
+"""Measures the load of a training process and its workers: processors, memory and GPU."""
 
 import time
 from collections.abc import Callable
@@ -11,31 +11,31 @@ if TYPE_CHECKING:
     import psutil
 
 
-#: Returns what a process takes of its GPU; None where it has none.
+#: Returns the GPU load of a process; None without a GPU.
 GpuMeter = Callable[[], GpuLoad | None]
 
 
 def no_gpu() -> None:
-    """Return that there is no GPU."""
+    """Return None: there is no GPU."""
 
 
 @dataclass(frozen=True)
 class Load:
-    """What processes take of the machine; None where it cannot be measured."""
+    """Load of processes; None where it cannot be measured."""
 
-    cpu_percent: float | None  # 100 is one core, since the reading before
-    memory_bytes: int | None  # resident, of all the processes
-    own_memory_bytes: int  # resident, of the first process alone
+    cpu_percent: float | None  # since the previous measurement; 100 is one core
+    memory_bytes: int | None  # resident, of all processes
+    own_memory_bytes: int  # resident, of the first process only
     gpu: GpuLoad | None
 
 
 class LoadMeter:
-    """Measures a process and all processes that it started.
+    """Measures a process and all its child processes.
 
     Args:
-        pid: of the process.
-        gpu: returns what it takes of its GPU.
-        ticks: returns seconds of a clock that is never set.
+        pid: id of the process.
+        gpu: returns its GPU load.
+        ticks: monotonic clock, in seconds.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class LoadMeter:
         self._before: tuple[float, dict[int, float]] | None = None
 
     def read(self) -> Load:
-        """Return the load of now; processor time counts from the reading before.
+        """Return the current load; processor time counts from the previous call.
 
         A process that ends meanwhile is left out.
         """

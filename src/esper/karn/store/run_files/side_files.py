@@ -1,6 +1,6 @@
-"""What the files beside a run's store say of its latches: `latches.jsonl`, capsules, checkpoints.
+"""Reads the sightings in the files beside a run's store: `latches.jsonl`, capsules, checkpoints.
 
-Any of them may know of an update that the store does not have. Nothing here loads torch.
+Any of them may have an update that the store lacks. Nothing here loads torch.
 """
 
 import time
@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from esper.karn.store.file_stamps import FileStamp, file_stamp
-from esper.karn.store.latch_file import LATCHES_NAME, LatchFile, read_latch_file
+from esper.karn.store.file_stamps import FileStamp, are_racy, file_stamp
+from esper.karn.store.run_files.latch_file import LATCHES_NAME, LatchFile, read_latch_file
 from esper.leyline.checkpoint_file import (
     CHECKPOINTS_NAME,
     CheckpointError,
@@ -25,27 +25,22 @@ from esper.leyline.incident_files import (
 from esper.leyline.sighting_words import KIND_WORDS
 from esper.leyline.telemetry import NonfiniteSighting
 
-#: Capsules of one run that are read, newest first: more than a run keeps.
+#: Maximum number of capsules that are read, newest first: more than a run keeps.
 _CAPSULES_READ: Final = 2_048
-#: Checkpoints of one run that are read, newest first: more than a run keeps.
+#: Maximum number of checkpoints that are read, newest first: more than a run keeps.
 _CHECKPOINTS_READ: Final = 8
-#: File systems stamp changes no finer than this, so a folder that changed this recently may have
-#: changed since without a new stamp.
-_RACY_NANOSECONDS: Final = 100_000_000
-
-
 _Sighting = tuple[int, NonfiniteSighting]  # with its update
 
 
 @dataclass(frozen=True)
-class Testimony:
-    """What the files beside a store say.
+class SideRecords:
+    """The records in the files beside a store.
 
     Attributes:
-        latch_file: what `latches.jsonl` says.
-        sightings: what it, the capsules and the checkpoints say was seen, each with its update.
-        capsules: the incidents that were kept, in order.
-        newest_update: the newest update of which there is a checkpoint or a capsule; 0 for none.
+        latch_file: content of `latches.jsonl`.
+        sightings: sightings in it, the capsules and the checkpoints, each with its update.
+        capsules: incidents with a capsule, in order.
+        newest_update: the newest update with a checkpoint or a capsule; 0 for none.
     """
 
     latch_file: LatchFile = field(default_factory=LatchFile)
@@ -55,12 +50,12 @@ class Testimony:
 
     @property
     def is_empty(self) -> bool:
-        """Whether no file says that the run has ever been trained."""
+        """Whether no file has a trace of training."""
         return not (self.latch_file.is_there or self.sightings or self.newest_update)
 
 
-class Witnesses:
-    """Reads the files beside a store, and again only what has changed.
+class SideFiles:
+    """The files beside a store; unchanged ones are read only once.
 
     Args:
         directory: the run's directory; it need not exist yet.
@@ -71,27 +66,26 @@ class Witnesses:
         self._stamps: tuple[FileStamp | None, ...] | None = None
         self._of_checkpoints: dict[Path, tuple[FileStamp | None, tuple[_Sighting, ...]]] = {}
         self._capsules: dict[Path, tuple[FileStamp | None, Incident]] = {}
-        self._testimony = Testimony()
+        self._records = SideRecords()
 
-    def look(self) -> Testimony:
-        """Return what the files say, the same object again while nothing has changed."""
+    def records(self) -> SideRecords:
+        """Return the records in the files; the same object while nothing has changed."""
         names = (LATCHES_NAME, INCIDENTS_NAME, CHECKPOINTS_NAME)
+        taken_at = time.time_ns()
         stamps = tuple(file_stamp(self._directory / name) for name in names)
         if stamps != self._stamps:
             found = self._read()
-            if found != self._testimony:
-                self._testimony = found
-            newest = max((stamp.modified_ns for stamp in stamps if stamp is not None), default=0)
-            is_racy = newest > time.time_ns() - _RACY_NANOSECONDS
-            self._stamps = None if is_racy else stamps
-        return self._testimony
+            if found != self._records:
+                self._records = found
+            self._stamps = None if are_racy(stamps, taken_at) else stamps
+        return self._records
 
-    def _read(self) -> Testimony:
+    def _read(self) -> SideRecords:
         latch_file = read_latch_file(self._directory)
         capsules = self._read_capsules()
         checkpoints = checkpoints_in(self._directory / CHECKPOINTS_NAME)
         self._read_checkpoints([path for _, path in checkpoints])
-        return Testimony(
+        return SideRecords(
             latch_file=latch_file,
             sightings=(
                 *latch_file.sightings,

@@ -9,9 +9,9 @@ from rich.console import Console
 from esper.karn.reports.health import print_health
 from esper.karn.reports.runs import print_runs
 from esper.karn.sanctum.following.follower import RunFollower
-from esper.karn.store.latch_file import LATCHES_NAME, read_latch_file
+from esper.karn.store.run_files.latch_file import LATCHES_NAME, read_latch_file
+from esper.karn.store.run_files.side_files import SideFiles
 from esper.karn.store.run_store import RunReader, RunWriter
-from esper.karn.store.witnesses import Witnesses
 from esper.leyline.checkpoint_file import FORMAT, CheckpointSummary, checkpoint_path, sealed
 
 
@@ -66,23 +66,23 @@ def test_a_resume_gives_such_a_light_its_other_homes_back(kept, payloads):
 def test_a_damaged_checkpoint_puts_no_light_out_and_counts_by_its_name(kept, payloads):
     keep(kept, 1, (1, payloads.sighting(head="slot")))
     path = keep(kept, 2, (2, payloads.sighting(head="tempo")))
-    witnesses = Witnesses(kept)
-    assert [seen.head for _, seen in witnesses.look().sightings] == ["slot", "tempo"]
+    files = SideFiles(kept)
+    assert [seen.head for _, seen in files.records().sightings] == ["slot", "tempo"]
     data = bytearray(path.read_bytes())
     data[-100] ^= 1
     path.write_bytes(data)
-    found = Witnesses(kept).look()
+    found = SideFiles(kept).records()
     assert ([seen.head for _, seen in found.sightings], found.newest_update) == (["slot"], 2)
 
 
 def test_only_checkpoints_that_changed_are_read_again(kept, payloads, monkeypatch):
     read = []
-    from esper.karn.store import witnesses as module
+    from esper.karn.store.run_files import side_files as module
 
     real = module.read_summary
     monkeypatch.setattr(module, "read_summary", lambda path: (read.append(path), real(path))[1])
-    witnesses = Witnesses(kept)
-    witnesses.look()
+    files = SideFiles(kept)
+    files.records()
     newest = keep(kept, 3, (3, payloads.sighting(head="tempo")))
-    assert len(witnesses.look().sightings) == 2
+    assert len(files.records().sightings) == 2
     assert read == [checkpoint_path(kept / "checkpoints", 2), newest]

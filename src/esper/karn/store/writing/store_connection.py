@@ -1,7 +1,7 @@
-"""The writer's connection to a run's store: opened when needed, and dropped on error.
+"""The writer's connection to a run's store: opened when needed, closed after an error.
 
-What is committed durably is synced to the disk before `write` returns; everything else is synced
-by SQLite when it moves the WAL into the database. docs/store.md says what that promises.
+Durable events are synced to the disk before `write` returns; SQLite syncs all others when it copies
+the WAL into the database. docs/store.md says what is promised.
 """
 
 import contextlib
@@ -13,28 +13,29 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from esper.karn.store.file_stamps import file_identity
 from esper.karn.store.liveness import pid_namespace, process_start_time
-from esper.karn.store.machine_load import GpuMeter, LoadMeter, no_gpu
-from esper.karn.store.row_insertion import insert_rows
-from esper.karn.store.run_tables import (
-    INSERT_EVENTS,
-    INSERT_HEAD_HEALTH,
-    JOIN_LATCH,
-    JOIN_SIGHTING,
+from esper.karn.store.tables.event_rows import INSERT_EVENTS
+from esper.karn.store.tables.row_insertion import insert_rows
+from esper.karn.store.tables.run_tables import (
     REPLACE_HEARTBEAT,
     check_store,
     create_tables,
-    head_health_rows,
+    store_id_of,
+)
+from esper.karn.store.tables.sighting_rows import (
+    JOIN_LATCH,
+    JOIN_SIGHTING,
     latch_row,
     latch_rows,
     sighting_row,
     sighting_rows,
     sightings_in,
-    store_id_of,
-    thin,
 )
-from esper.karn.store.update_tables import write_rows
+from esper.karn.store.tables.thinning import thin
+from esper.karn.store.tables.update_tables import INSERT_HEAD_HEALTH, head_health_rows, write_rows
 from esper.karn.store.wal import wal_of
+from esper.karn.store.writing.machine_load import GpuMeter, LoadMeter, no_gpu
 from esper.leyline.durable_files import sync_directory
 from esper.leyline.telemetry import (
     EpisodesCompleted,
@@ -45,26 +46,26 @@ from esper.leyline.telemetry import (
 from esper.leyline.version import VERSION
 
 BUSY_MILLISECONDS: Final = 2_000
-#: The WAL's file is cut back to this size whenever SQLite begins it again. It is begun again every
-#: 4 MB, unless someone reads.
+#: The WAL's file is truncated to this size when SQLite restarts it: every 4 MB, unless a reader is
+#: active.
 _USUAL_WAL_BYTES: Final = 16 << 20
 _THINNED_AT_ONCE: Final = 512
-#: The newest events, which a cockpit shows in full.
+#: Number of the newest events that are never removed: the cockpit shows them in full.
 _NEVER_THINNED: Final = 20_000
-#: What SQLite says of a value that no store would take: trying again cannot help.
+#: SQLite's errors for values that no store accepts: a retry cannot help.
 _VALUE_ERRORS = (sqlite3.IntegrityError, sqlite3.ProgrammingError, OverflowError)
 
 
 class StoredEvent(NamedTuple):
-    """One event on its way into the store."""
+    """An event that waits to be stored."""
 
-    number: int  # in the order of emission, counted from 1; 0 for what the writer itself reports
+    number: int  # in the order of emission, counted from 1; 0 for notices of the writer itself
     time: float  # seconds since the epoch
     kind: str
     update_index: int | None
     data: bytes
     is_durable: bool = False
-    #: What other tables have rows of, and what a store that was replaced begins with.
+    #: Source of the rows in other tables, and of the first event of a store that replaces another.
     payload: PPOUpdatePayload | EpisodesCompleted | RunStarted | None = None
 
 
@@ -72,8 +73,8 @@ class StoreConnection:
     """One writer's connection to the store of a run.
 
     Args:
-        path: of the store.
-        gpu: returns what this process takes of its GPU.
+        path: path of the store.
+        gpu: returns the GPU load of this process.
     """
 
     def __init__(self, path: Path, gpu: GpuMeter = no_gpu) -> None:
@@ -88,28 +89,30 @@ class StoreConnection:
         self._meter = LoadMeter(self._pid, gpu)
         self._is_synchronous = True  # SQLite's default: every commit is synced
         self._last_id = 0
-        self._unsure: tuple[str, int, int] | None = None  # store, its last id, and events of a try
+        # Of an attempt to commit: store, its last id before, and number of events.
+        self._unsure: tuple[str, int, int] | None = None
         self.store_id = ""
 
     @property
     def last_id(self) -> int:
-        """The id of the newest event in the store, as this connection knows it."""
+        """Id of the newest event that this connection has seen or written."""
         return self._last_id
 
     def open(self) -> bool:
-        """Make sure that there is a connection to the file that has the store's name now.
+        """Connect to the file that currently has the store's name.
 
-        A file that was removed can be written on for ever without an error (POSIX keeps it until it
-        is closed), and no reader would see it.
+        A removed file can be written without an error until it is closed (POSIX), but no reader
+        would see it.
 
         Returns:
-            Whether the store was opened by this call.
+            Whether this call opened the store.
 
         Raises:
-            sqlite3.Error, OSError, RunStoreError: it cannot be opened, or is not a run's store.
+            sqlite3.Error, OSError, RunStoreError: the file cannot be opened, or is not a run's
+                store.
         """
         if self._connection is not None:
-            if self._file == _identity(self._path):
+            if self._file == file_identity(self._path):
                 return False
             self.abandon()
         was_open = self._file is not None
@@ -123,12 +126,12 @@ class StoreConnection:
             is_made = check_store(connection, str(self._path))
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = FULL")
-            connection.execute("PRAGMA fullfsync = ON")  # macOS has a sync that is none
+            connection.execute("PRAGMA fullfsync = ON")  # fsync is not enough on macOS
             connection.execute(f"PRAGMA journal_size_limit = {_USUAL_WAL_BYTES}").fetchall()
-            # An older store may lack a table that was added.
+            # A store of an older version may lack tables.
             create_tables(connection, VERSION, () if is_made else self._beat(0, ""))
             if not is_made:
-                # The tables reach the database itself: without its WAL it is still a run's store.
+                # Checkpointed, so that the file is a run's store even without its WAL.
                 connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
                 sync_directory(self._path.parent)
             self.store_id = store_id_of(connection) or ""
@@ -139,15 +142,15 @@ class StoreConnection:
             connection.close()
             raise
         self._connection, self._is_synchronous = connection, True
-        self._file = _identity(self._path)
+        self._file = file_identity(self._path)
         if was_open and not is_made and self._start is not None:
-            self._write([self._start])  # else the new store would not know what it is about
+            self._write([self._start])  # the new store needs a start event, too
         return True
 
     def count_committed(self) -> int:
-        """Return how many events of the try that failed last are in the store all the same.
+        """Return how many events of the last failed attempt are in the store all the same.
 
-        A commit can fail after it was made, when its sync fails.
+        A commit can succeed and its sync fail.
         """
         unsure, self._unsure = self._unsure, None
         if unsure is None or unsure[0] != self.store_id:
@@ -156,10 +159,10 @@ class StoreConnection:
         return tried if self._last_id - before == tried else 0
 
     def latches(self) -> list[tuple[int, NonfiniteSighting]]:
-        """Return what the table `latches` says, each with its update.
+        """Return the sightings in the table `latches`, each with its update.
 
         Raises:
-            sqlite3.Error: it cannot be read.
+            sqlite3.Error: the table cannot be read.
         """
         assert self._connection is not None
         found = self._connection.execute("SELECT * FROM latches")
@@ -168,7 +171,7 @@ class StoreConnection:
         return [known for row in rows for known in sightings_in(row)]
 
     def join_latches(self, sightings: Sequence[tuple[int, NonfiniteSighting]]) -> None:
-        """Join latches that are known from elsewhere into the tables.
+        """Merge latches from other files into the tables.
 
         Raises:
             sqlite3.Error: the store cannot be written.
@@ -178,12 +181,12 @@ class StoreConnection:
         if sightings:
             connection.execute("BEGIN IMMEDIATE")
             connection.executemany(JOIN_LATCH, [latch_row(*known) for known in sightings])
-            told = [sighting_row(*known) for known in sightings if known[1].count]
-            connection.executemany(JOIN_SIGHTING, told)
+            counted = [sighting_row(*known) for known in sightings if known[1].count]
+            connection.executemany(JOIN_SIGHTING, counted)
             connection.execute("COMMIT")
 
     def write(self, batch: Sequence[StoredEvent]) -> list[str]:
-        """Commit a batch of events; return why some were refused, a sentence for each.
+        """Commit a batch of events; return a sentence for each event that SQLite refused.
 
         Raises:
             sqlite3.Error: the store cannot be written.
@@ -195,7 +198,7 @@ class StoreConnection:
         except _VALUE_ERRORS as error:
             self._roll_back()
             if len(batch) == 1:
-                return [f"a {batch[0].kind} event was refused by the store: {error}"]
+                return [f"the store refused a {batch[0].kind} event: {error}"]
             return [sentence for event in batch for sentence in self.write([event])]
         return []
 
@@ -226,7 +229,7 @@ class StoreConnection:
         self._unsure = None
 
     def synchronous(self, is_wanted: bool) -> None:
-        """Have the commits from now on synced to the disk, or left to the next durable one."""
+        """Set whether the following commits are synced to the disk."""
         if is_wanted != self._is_synchronous:
             assert self._connection is not None
             self._connection.execute(f"PRAGMA synchronous = {'FULL' if is_wanted else 'NORMAL'}")
@@ -242,7 +245,7 @@ class StoreConnection:
         self._connection.execute(REPLACE_HEARTBEAT, self._beat(events_lost, error))
 
     def _beat(self, events_lost: int, error: str) -> tuple[object, ...]:
-        """Return the values of `REPLACE_HEARTBEAT` for now."""
+        """Return the current values of `REPLACE_HEARTBEAT`."""
         load = self._meter.read()
         return (
             time.time(),
@@ -259,13 +262,13 @@ class StoreConnection:
         )
 
     def thin(self, limit_bytes: int, seconds: float) -> None:
-        """Remove the oldest common events while the store holds more than so many bytes.
+        """Remove the oldest common events while the store is larger than a limit.
 
-        The space is used again by what comes, so the file does not grow beyond the limit.
+        SQLite uses the space again, so the file does not grow beyond the limit.
 
         Args:
-            limit_bytes: of the database file.
-            seconds: how long to go on at the most; the rest is left to the next call.
+            limit_bytes: limit of the used pages of the database file, in bytes.
+            seconds: maximum time; the next call continues.
 
         Raises:
             sqlite3.Error: the store cannot be written.
@@ -282,10 +285,10 @@ class StoreConnection:
                 return
 
     def shrink_wal(self, limit_bytes: int) -> int:
-        """Empty the WAL if it is beyond a size and no one reads it; return its size in bytes then.
+        """Empty the WAL if it is above a limit and no reader is active; return its size in bytes.
 
-        SQLite begins a WAL again only at a moment without a reader, so one that never lets go makes
-        it grow. This does not wait for such a moment.
+        SQLite only restarts a WAL when no reader is active, so a reader that keeps a transaction
+        open makes it grow. This does not wait for readers.
 
         Raises:
             sqlite3.Error, OSError: the store cannot be written.
@@ -311,24 +314,23 @@ class StoreConnection:
         return int((pages - free) * size)
 
     def abandon(self) -> None:
-        """Drop a connection that failed; what was not committed is undone by SQLite."""
+        """Close a connection that failed; SQLite rolls back what was not committed."""
         if self._connection is not None:
-            with contextlib.suppress(sqlite3.Error):  # it is being dropped because of one
+            with contextlib.suppress(sqlite3.Error):  # closed because of an error
                 self._connection.close()
             self._connection = None
 
     def finish(self, seconds: float) -> None:
-        """Turn the store into one plain file; while someone reads in it, leave it in WAL mode.
+        """Turn the store into one plain file, or leave it in WAL mode while a reader is active.
 
         Args:
-            seconds: how long to wait for a moment without a reader.
+            seconds: maximum time to wait for a moment without a reader.
         """
         connection = self._connection
         if connection is None:
             return
-        # Readers let go within milliseconds, or at their next look when nothing is new, so there is
-        # a moment without one. Whatever fails here, all events are committed and the store opens as
-        # it is.
+        # Readers release the store within milliseconds, or at their next poll without news. If this
+        # fails, all events are committed and the store can be opened as it is.
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             with contextlib.suppress(sqlite3.Error):
@@ -345,11 +347,3 @@ class StoreConnection:
     def _roll_back(self) -> None:
         if self._connection is not None and self._connection.in_transaction:
             self._connection.execute("ROLLBACK")
-
-
-def _identity(path: Path) -> tuple[int, int] | None:
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino

@@ -1,10 +1,9 @@
-"""Writes a run's events into its store, from a thread of its own, and never harms the training.
+"""Writes a run's events into its store from a thread of its own, and never stops the training.
 
-`emit` encodes the event and puts it into a queue; the thread commits what has gathered there every
-50 ms, or at once when an event is durable. A latch is also written to `latches.jsonl`, before
-anything else happens. Whatever is wrong with the store, `emit` does not raise: events wait in
-bounded memory while the thread tries again, those that no longer fit are counted, and the first
-failure and the recovery are reported.
+`emit` encodes the event and puts it into a queue. The thread commits the queue every 50 ms, or at
+once when an event is durable. A new latch is written to `latches.jsonl` first. `emit` never raises
+because of the store: while it cannot be written, events wait in bounded memory and the thread
+retries; events that do not fit are counted; the first failure and the recovery are reported.
 """
 
 import atexit
@@ -15,16 +14,23 @@ import time
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final, Self
+from typing import Final, Self, cast, get_args
 
-from esper.karn.store.latch_file import LatchWriter
-from esper.karn.store.machine_load import GpuMeter, no_gpu
+from esper.karn.store.errors import RunStoreError
 from esper.karn.store.run_directory import STORE_NAME
-from esper.karn.store.run_tables import COMMON_KINDS, RunStoreError, update_index_of
-from esper.karn.store.sightings import reproduction_of, source_of
-from esper.karn.store.store_connection import BUSY_MILLISECONDS, StoreConnection, StoredEvent
+from esper.karn.store.run_files.latch_file import LatchWriter
+from esper.karn.store.run_files.side_files import SideFiles
+from esper.karn.store.sightings import has_sightings, reproduction_of, source_of
+from esper.karn.store.tables.event_rows import update_index_of
+from esper.karn.store.tables.thinning import COMMON_KINDS
 from esper.karn.store.wal import LARGE_WAL_BYTES, wal_of
-from esper.karn.store.witnesses import Witnesses
+from esper.karn.store.writing.machine_load import GpuMeter, no_gpu
+from esper.karn.store.writing.store_connection import (
+    BUSY_MILLISECONDS,
+    StoreConnection,
+    StoredEvent,
+)
+from esper.karn.store.writing.wal_watch import WalWatch
 from esper.leyline.plurals import counted, plural
 from esper.leyline.telemetry import (
     KIND_BY_TYPE,
@@ -40,37 +46,40 @@ from esper.leyline.telemetry import (
 
 HEARTBEAT_SECONDS: Final = 2.0
 COMMIT_SECONDS: Final = 0.05
-#: Events that wait for a store that cannot be written, and their bytes.
+#: Maximum number and size of the events that wait while the store cannot be written.
 QUEUE_LIMIT: Final = 16_384
 QUEUE_BYTES: Final = 64 << 20
-#: Durable events are kept beyond that, up to this many bytes in all.
+#: Maximum size of all waiting events once only durable ones are accepted.
 QUEUE_BYTES_DURABLE: Final = 128 << 20
-#: How long a durable `emit` waits for a disk that does not answer at all.
+#: Maximum time that a durable `emit` waits for the disk.
 DURABLE_SECONDS: Final = 10.0
 _BATCH: Final = 4_096
-_RETRY_SECONDS: Final = (0.1, 5.0)  # first and longest pause between two tries
+_RETRY_SECONDS: Final = (0.1, 5.0)  # first and longest pause between two attempts
 _CLOSE_SECONDS: Final = 5.0
-_HURRY_SECONDS: Final = 0.1  # between two looks at whether to wait any longer
-_THINNING_SECONDS: Final = 0.2  # of each heartbeat, where the store is over its limit
-_FINISH_SECONDS: Final = 2.0  # for a moment without a reader, in which the store becomes one file
+_HURRY_SECONDS: Final = 0.1  # between two checks of whether to wait any longer
+_THINNING_SECONDS: Final = 0.2  # per heartbeat, while the store is over its limit
+_FINISH_SECONDS: Final = 2.0  # to wait for a moment without a reader, to make the store one file
+#: Payloads that the writer's thread needs beside their bytes (`StoredEvent.payload`).
+_Kept = PPOUpdatePayload | EpisodesCompleted | RunStarted
+_KEPT_TYPES: Final = frozenset(get_args(_Kept))
 _UPDATE_KIND: Final = KIND_BY_TYPE[PPOUpdatePayload]
 _STORE_ERRORS: Final = (sqlite3.Error, OSError, RunStoreError, UnicodeDecodeError)
 
-#: Receives one line on the store's troubles, for people.
+#: Receives one line of text about a problem of the store.
 Report = Callable[[str], None]
 
 
 class RunWriter:
-    """The one writer of a run's store; use it from any thread.
+    """The only writer of a run's store. Thread-safe.
 
     Args:
-        directory: the run's directory, which exists. An existing store is continued.
-        report: receives one line at the first failure to write, at the recovery, and at the end if
-            something was lost. It is called from the writer's thread and must not block.
-        limit_bytes: size of the store beyond which old steps, decisions and transitions are
-            removed; and of the WAL beyond which new ones are lost. 0 for no limit.
-        gpu: returns what this process takes of its GPU, for the heartbeat; called from the
-            writer's thread.
+        directory: the run's existing directory. An existing store is continued.
+        report: receives one line at the first failure, at the recovery, and at the end if events
+            were lost. It is called from the writer's thread and must not block.
+        limit_bytes: size of the store above which old steps, decisions and transitions are
+            removed, and size of the WAL above which new ones are dropped. 0 for no limit.
+        gpu: returns the GPU load of this process for the heartbeat; called from the writer's
+            thread.
     """
 
     def __init__(
@@ -90,30 +99,28 @@ class RunWriter:
         self._queue_bytes = 0
         self._changed = threading.Condition()
         self._wake = threading.Event()
-        self._emitted = 0  # number of the last event that was queued
-        self._tried = 0  # up to which number a commit has been tried
+        self._emitted = 0  # number of the last queued event
+        self._tried = 0  # number of the last event with an attempted commit
         self._syncs_wanted = 0
         self._syncs_tried = 0
-        self._in_last_try = 0  # events of the queue that the last try was about
+        self._in_last_try = 0  # events in the last attempt
         self._heartbeat_due = 0.0  # by the monotonic clock
         self._lost = 0
         self._updates_lost = 0
         self._last_error: str | None = None
         self._failing_since: float | None = None
-        self._is_recovering = False  # written again, but not yet all that waited
-        self._is_wal_large = False  # because someone reads and does not let go
-        self._is_wal_full = False  # so large that common events are left out
-        self._is_hurried = False  # no one waits for the store any more
+        self._is_recovering = False  # written again, but some events still wait
+        self._wal = WalWatch(wal_of(self._path).name, LARGE_WAL_BYTES, limit_bytes)
+        self._is_hurried = False  # `emit` no longer waits
         self._is_closing = False
         self._is_closed = False
         self._latches_lock = threading.Lock()
         self._latches = LatchWriter(directory)
-        # What only a capsule or a checkpoint knows goes into the other homes, too: those files are
-        # removed one day.
-        self._latches.note_sightings(Witnesses(directory).look().sightings)
+        # Capsules and checkpoints are removed some day, so their sightings are copied.
+        self._latches.note_sightings(SideFiles(directory).records().sightings)
         self._thread = self._started()
-        # The thread is a daemon so that a forgotten close() cannot hang the interpreter; this
-        # brings what is queued into the store all the same.
+        # The thread is a daemon, so that a forgotten close() cannot hang the interpreter. This
+        # commits what is queued at exit.
         atexit.register(self.close)
 
     def __enter__(self) -> Self:
@@ -124,23 +131,23 @@ class RunWriter:
 
     @property
     def events_lost(self) -> int:
-        """Events that will never be in the store."""
+        """Number of events that could not be stored."""
         return self._lost
 
     @property
     def last_error(self) -> str | None:
-        """The last thing that went wrong, as a sentence, whether or not it has passed."""
+        """The last error, as a sentence, whether or not it was recovered from."""
         return self._last_error
 
     @property
     def is_failing(self) -> bool:
-        """Whether the last try to write failed."""
+        """Whether the last attempt to write failed."""
         return self._failing_since is not None
 
     def latches(self) -> list[tuple[int, NonfiniteSighting]]:
         """Return the first sighting of each head, quantity and kind in this run, with its update.
 
-        This includes what earlier processes of the run saw; a checkpoint can keep it.
+        Sightings of earlier processes of the run are included.
         """
         with self._latches_lock:
             return self._latches.sightings()
@@ -150,26 +157,26 @@ class RunWriter:
 
         Args:
             payload: the event.
-            durable: return only when the event is committed and synced, so that it survives
-                `kill -9` and a power loss; or when a try to commit it has failed, or the store is
-                known to be failing.
+            durable: whether to return only when the event is committed and synced, so that it
+                survives `kill -9` and a power loss; or when the attempt has failed, or the store
+                is known to be failing.
 
         Raises:
-            TypeError: the payload holds a value that msgpack has no form for.
+            TypeError: msgpack cannot encode a value of the payload.
         """
         data = encode_payload(payload)
         now = time.time()
-        if isinstance(payload, PPOUpdatePayload):
+        if isinstance(payload, PPOUpdatePayload) and has_sightings(payload):
             with self._latches_lock:
                 self._latches.note_update(payload)
         kept = None
-        if isinstance(payload, (PPOUpdatePayload, EpisodesCompleted, RunStarted)):
-            kept = payload
+        if type(payload) in _KEPT_TYPES:  # a third of the time of isinstance
+            kept = cast(_Kept, payload)
         kind, update = kind_of(payload), update_index_of(payload)
         with self._changed:
             number = self._emitted + 1
             event = StoredEvent(number, now, kind, update, data, durable, kept)
-            is_left_out = self._is_wal_full and kind in COMMON_KINDS
+            is_left_out = self._wal.is_full and kind in COMMON_KINDS
             if self._is_closing or is_left_out or not self._fits(event):
                 self._count_lost(event)
                 return
@@ -180,16 +187,16 @@ class RunWriter:
             self._wait_until(lambda: self._tried >= number, DURABLE_SECONDS)
 
     def hurry(self) -> None:
-        """From now on, have `emit` wait for nothing; a signal handler may call this.
+        """Stop `emit` from waiting, from now on; a signal handler may call this.
 
-        What is emitted is still committed, as far as `close` has time for it.
+        Events are still committed, as far as `close` has time.
         """
         self._is_hurried = True
 
     def flush(self, timeout: float = DURABLE_SECONDS) -> bool:
-        """Wait until everything emitted so far is committed and synced; return whether it is.
+        """Wait until all events so far are committed and synced; return whether they are.
 
-        Like a durable `emit` it does not wait for a store that is known to be failing.
+        Like a durable `emit`, it does not wait for a store that is known to be failing.
         """
         with self._changed:
             self._syncs_wanted += 1
@@ -199,10 +206,10 @@ class RunWriter:
             return self._syncs_tried >= wanted and self._failing_since is None
 
     def close(self, timeout: float = _CLOSE_SECONDS + BUSY_MILLISECONDS / 1000) -> None:
-        """Commit what is queued, make the store one plain file, and end the thread.
+        """Commit the queue, make the store one plain file, and end the thread.
 
         Args:
-            timeout: seconds that this may take; what is not committed by then is counted as lost.
+            timeout: maximum time in seconds; events that are not committed by then are lost.
         """
         atexit.unregister(self.close)
         with self._changed:
@@ -222,7 +229,7 @@ class RunWriter:
         if self._lost:
             self._tell(_lost(self._lost, self._last_error))
         if not is_whole:
-            self._tell("the latches of this run could not be written to latches.jsonl either")
+            self._tell("the lights of this run could not be written to latches.jsonl either")
 
     def _fits(self, event: StoredEvent) -> bool:
         size = self._queue_bytes + len(event.data)
@@ -259,11 +266,11 @@ class RunWriter:
 
     def _tell(self, line: str) -> None:
         if self._report is not None:
-            # Its own output may be what is broken: a full disk, a terminal that is gone.
+            # The output of the report may fail, too: a full disk, a closed terminal.
             with contextlib.suppress(OSError, ValueError):
                 self._report(line)
 
-    # What follows runs in the thread.
+    # The methods below run in the writer's thread.
 
     def _run(self) -> None:
         store = StoreConnection(self._path, self._gpu)
@@ -279,24 +286,24 @@ class RunWriter:
                         if len(self._queue) < _BATCH:
                             self._pause(COMMIT_SECONDS, for_close_only=False)
                         continue
-                # This thread is the only one that can bring an event into the store. It must
-                # outlive whatever one try meets: memory that is short, a fault of its own.
+                # Only this thread can store events, so it must survive any error: no memory, a
+                # bug of its own.
                 except Exception as error:  # noqa: BLE001
                     self._note_failure(store, repr(error))
                 if is_last:
                     break
-                # Durable events set the flag that _pause sleeps on, and must not turn the
-                # pause between tries into a busy loop: so this waits for close() only.
+                # Durable events set the event that _pause waits for. They must not turn this pause
+                # into a busy loop, so it only ends early at close().
                 self._pause(pause, for_close_only=True)
                 pause = min(2 * pause, _RETRY_SECONDS[1])
         finally:
             with self._changed:
                 self._is_thread_over = True
-                self._changed.notify_all()  # nothing that waits is written by this thread
+                self._changed.notify_all()  # this thread writes nothing any more
             if self._is_closing:
                 store.finish(_FINISH_SECONDS)
             else:
-                store.abandon()  # another thread goes on
+                store.abandon()  # another thread continues
 
     def _pause(self, seconds: float, *, for_close_only: bool) -> None:
         end = time.monotonic() + seconds
@@ -307,7 +314,7 @@ class RunWriter:
                 return
 
     def _write_what_is_due(self, store: StoreConnection, *, is_last: bool) -> bool:
-        """Write what waits and the heartbeat; return whether that went well."""
+        """Write the queue and the heartbeat if due; return whether that succeeded."""
         is_due = time.monotonic() >= self._heartbeat_due
         if not (self._queue or is_due or is_last or self._syncs_wanted > self._syncs_tried):
             return True
@@ -343,7 +350,7 @@ class RunWriter:
             error = refused[-1] if refused else self._last_error
             store.beat(self._lost + len(refused), error or "")
             self._look_at_wal(store)
-            if self._limit_bytes and not self._is_wal_large:  # removing makes the WAL grow, too
+            if self._limit_bytes and not self._wal.is_large:  # removing makes the WAL grow
                 store.thin(self._limit_bytes, _THINNING_SECONDS)
         if refused:
             with self._changed:
@@ -359,34 +366,18 @@ class RunWriter:
                 self._latches.note_recovery(self._updates_lost)
 
     def _look_at_wal(self, store: StoreConnection) -> None:
-        """Have a large WAL emptied; report once that it cannot be, and once that it was."""
-        size = store.shrink_wal(LARGE_WAL_BYTES)
-        before = self._is_wal_large, self._is_wal_full
-        self._is_wal_large = size > LARGE_WAL_BYTES
-        self._is_wal_full = self._is_wal_large and 0 < self._limit_bytes < size
-        if (self._is_wal_large, self._is_wal_full) == before:
+        """Empty a large WAL; report once when that fails, and once when it succeeds again."""
+        line = self._wal.update(store.shrink_wal(self._wal.large_bytes))
+        if line is None:
             return
-        name, words = wal_of(self._path).name, f"{size >> 20} MiB"
-        if self._is_wal_full:
-            line = (
-                f"{name} has grown to {words}, more than the store may have, because a program "
-                "reads the store and does not let go of it: steps, decisions and transitions of "
-                "seeds are not stored until it does"
-            )
+        if self._wal.is_full:
             with self._changed:
                 self._last_error = line
-        elif self._is_wal_large:
-            line = (
-                f"{name} has grown to {words}, because a program reads the store and does not let "
-                "go of it; end that program's transaction"
-            )
-        else:
-            line = f"{name} is small again: no program holds the store any more"
         self._tell(line)
         store.write([_notice(line)])
 
     def _take_from_queue(self, number: int, syncs: int = 0) -> None:
-        """Take off what was written, and let those who wait for it go on."""
+        """Remove written events from the queue, and wake the threads that wait for them."""
         with self._changed:
             for _ in range(number):
                 event = self._queue.popleft()
@@ -397,9 +388,9 @@ class RunWriter:
             self._changed.notify_all()
 
     def _join_latches(self, store: StoreConnection) -> None:
-        """Bring what either home of the latches knows into the other."""
+        """Copy latches between the store and `latches.jsonl` in both directions."""
         stored: list[tuple[int, NonfiniteSighting]] = []
-        with contextlib.suppress(sqlite3.DatabaseError):  # a damaged table keeps no event out
+        with contextlib.suppress(sqlite3.DatabaseError):  # of a damaged table
             stored = store.latches()
         with self._latches_lock:
             self._latches.note_store(store.store_id, store.last_id)
@@ -421,7 +412,7 @@ class RunWriter:
             with self._latches_lock:
                 self._latches.note_failure(error)
             self._tell(
-                f"{sentence}; training continues, events wait in memory, and latches are written "
+                f"{sentence}; training continues, events wait in memory, and lights are written "
                 "to latches.jsonl"
             )
 
@@ -444,4 +435,4 @@ def _notice(text: str) -> StoredEvent:
 
 def _lost(number: int, error: str | None) -> str:
     events = f"{counted(number, 'event')} {plural(number, 'was', 'were')}"
-    return f"{events} not stored ({error}); latches are in latches.jsonl"
+    return f"{events} not stored ({error}); lights are in latches.jsonl"

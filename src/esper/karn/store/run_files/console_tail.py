@@ -9,9 +9,9 @@ from typing import Final
 from esper.karn.store.run_directory import CONSOLE_NAME
 
 LINES_KEPT: Final = 200
-#: What is read of the file at once; of what grows faster, the newest.
+#: Maximum number of bytes read at once; older ones are skipped.
 _BYTES_READ: Final = 1 << 16
-#: A line is cut here: some programs write for ever without ending one.
+#: Maximum length of a line: some programs never end one.
 _LONGEST_LINE: Final = 1_000
 
 # Control sequences of terminals (ECMA-48): those that begin with CSI, strings such as OSC up to
@@ -38,14 +38,14 @@ class ConsoleTail:
         self._start_over()
 
     def lines(self) -> tuple[str, ...]:
-        """Return the last lines as plain text, the same object again while nothing was added.
+        """Return the last lines as plain text; the same object while nothing was added.
 
-        A file that cannot be read adds nothing: it is a copy of what a terminal would show.
+        A file that cannot be read adds nothing.
         """
         try:
             self._read_on()
         except OSError:
-            self._file = None  # the next file may be given the same number
+            self._file = None  # the next file may have the same inode
             return self._lines
         return self._lines
 
@@ -84,6 +84,6 @@ class ConsoleTail:
 
 
 def plain(line: str) -> str:
-    """Return what a terminal would show of a line: no sequences, and the last of overwritings."""
+    """Return a line as a terminal shows it: without control sequences and overwritten text."""
     line = _SEQUENCES.sub("", line).rstrip("\r").rpartition("\r")[2]
     return _CONTROLS.sub("", line.expandtabs())[:_LONGEST_LINE]

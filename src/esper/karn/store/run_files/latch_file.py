@@ -1,9 +1,9 @@
-"""The second home of a run's latches: `latches.jsonl`, appended and synced beside the store.
+"""The second copy of a run's latches: `latches.jsonl`, appended and synced beside the store.
 
 The store can be locked, read-only, deleted, replaced or damaged. So the first sighting of each kind
-of non-finite value is also written here, before the update that saw it is announced. The file also
-says which store the run was written to and when that store could not be written, so that a reader
-knows what is missing. Each line is one JSON object that ends with its own CRC-32.
+of non-finite value is also written here, before its update is announced. The file also records
+which store the run was written to and when it could not be written, which tells readers what is
+missing. Each line is one JSON object that ends with its own CRC-32.
 """
 
 import errno
@@ -19,6 +19,7 @@ from typing import Final
 
 import msgspec
 
+from esper.karn.store.run_files.line_files import damaged_lines_words, read_beginning
 from esper.karn.store.sightings import (
     Source,
     moment_of,
@@ -32,15 +33,15 @@ from esper.leyline.sighting_words import KIND_WORDS
 from esper.leyline.telemetry import NonfiniteSighting, PPOUpdatePayload
 
 LATCHES_NAME: Final = "latches.jsonl"
-#: A file that only takes room, and is given up for latches when the disk is full.
+#: A file that reserves space, and is deleted for latches when the disk is full.
 RESERVE_NAME: Final = "latches.reserve"
 RESERVED_BYTES: Final = 1 << 16
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT)
-#: Beyond this size nothing but latches is written; there are at most a few hundred of those.
+#: Above this size only latches are written; there are at most a few hundred of them.
 _STORE_RECORDS_BYTES: Final = 1 << 20
-#: More than this is not read: no run can write it.
-_LONGEST: Final = 8 << 20
-#: Longer than any line: the text of an error is cut.
+#: Maximum number of bytes that are read: no run writes more.
+_MAX_BYTES: Final = 8 << 20
+#: Longer than any line, since error texts are cut.
 _LONGEST_LINE: Final = 1 << 14
 _LONGEST_ERROR: Final = 500
 _BEGINNING: Final = b'{"record":'
@@ -75,14 +76,14 @@ class StoreFailing(msgspec.Struct, frozen=True, kw_only=True, tag="failing", tag
 class StoreRecovered(
     msgspec.Struct, frozen=True, kw_only=True, tag="recovered", tag_field="record"
 ):
-    """The events that waited are in the store."""
+    """The waiting events are in the store."""
 
     time: float  # seconds since the epoch
     session: str
-    updates_lost: int  # events of updates that this writer could not store, so far
+    updates_lost: int  # updates that this writer could not store so far
 
 
-#: Of a sighting: what it is of, and whether it states that this was, or was not, reproduced.
+#: Source of a sighting, and whether the sighting states if it was reproduced.
 _Key = tuple[Source, bool]
 _Record = Latched | StoreOpened | StoreFailing | StoreRecovered
 _encode = msgspec.json.Encoder().encode
@@ -91,15 +92,15 @@ _decode = msgspec.json.Decoder(_Record).decode
 
 @dataclass(frozen=True)
 class LatchFile:
-    """What `latches.jsonl` says.
+    """The content of `latches.jsonl`.
 
     Attributes:
         sightings: the latches, each with its update, in the order of the file.
         stores: ids of the stores that the run was written to, in the order of their first use.
-        last_event: id of the newest event that was in the last of them when it was opened.
-        missing: why the store is known to lack updates, as one sentence; None if it is not.
-        error: why the file, or a line of it, cannot be read, as one sentence.
-        is_there: whether there is such a file.
+        last_event: id of the newest event in the last store when it was opened.
+        missing: why the store lacks updates, as one sentence; None if it is not known to.
+        error: why the file or one of its lines cannot be read, as one sentence.
+        is_there: whether the file exists.
     """
 
     sightings: tuple[tuple[int, NonfiniteSighting], ...] = ()
@@ -111,18 +112,17 @@ class LatchFile:
 
 
 def read_latch_file(directory: Path) -> LatchFile:
-    """Return what the latch file of a run says; never raises because of the file."""
+    """Return the content of a run's latch file; never raises because of the file."""
     path = directory / LATCHES_NAME
     try:
-        with path.open("rb") as file:
-            data = file.read(_LONGEST)
-    except (FileNotFoundError, NotADirectoryError):
-        return LatchFile()
+        data = read_beginning(path, _MAX_BYTES)
     except OSError as error:
         return LatchFile(error=f"{path} cannot be read: {error.strerror}", is_there=True)
+    if data is None:
+        return LatchFile()
     records: list[_Record] = []
     damaged: list[int] = []
-    # What follows the last line end was never acknowledged: an append that was cut short.
+    # The text after the last line end is an append that was cut short and never acknowledged.
     for number, line in enumerate(data.split(b"\n")[:-1], start=1):
         record = _record_of(line)
         if record is not None:
@@ -134,7 +134,7 @@ def read_latch_file(directory: Path) -> LatchFile:
 
 def _folded(records: Sequence[_Record], error: str | None) -> LatchFile:
     stores: dict[str, int] = {}  # id, and its newest event when it was last opened
-    failing: dict[str, str] = {}  # session, and what it said of a failure that has not ended
+    failing: dict[str, str] = {}  # session, and the error of a failure that has not ended
     updates_lost: dict[str, int] = {}  # by session
     for record in records:
         match record:
@@ -170,7 +170,7 @@ def _line_of(record: _Record) -> bytes:
 
 
 def _record_of(line: bytes) -> _Record | None:
-    """Return what a line says; None if it is damaged."""
+    """Return the record of a line; None if the line is damaged."""
     body, mark, rest = line.rpartition(_CHECKSUM)
     if not mark or rest != b'%08x"}' % zlib.crc32(body):
         return None
@@ -184,14 +184,13 @@ def _record_of(line: bytes) -> _Record | None:
 
 
 def _damage(path: Path, lines: Sequence[int]) -> str:
-    which = f"line {lines[0]}" if len(lines) == 1 else f"line {lines[0]} and {len(lines) - 1} more"
-    return f"{path} is damaged in {which}, which may have told of a light"
+    return f"{path} is damaged in {damaged_lines_words(lines)}, which may have held a light"
 
 
 class LatchWriter:
     """Appends to the latch file of a run. Not thread-safe: the caller holds a lock.
 
-    What cannot be written is kept, and written by a later call.
+    Records that cannot be written are kept and written by a later call.
 
     Args:
         directory: the run's directory.
@@ -202,7 +201,7 @@ class LatchWriter:
         self._reserved = directory / RESERVE_NAME
         self._session = uuid.uuid4().hex[:12]
         found = read_latch_file(directory)
-        # The first sighting, and where that states nothing of reproduction, the first that does.
+        # The first sighting; if it does not state reproduction, also the first that does.
         self._known: dict[_Key, tuple[int, NonfiniteSighting]] = {}
         for update, seen in found.sightings:
             self._learn(update, seen)
@@ -212,19 +211,19 @@ class LatchWriter:
 
     @property
     def is_whole(self) -> bool:
-        """Whether everything is in the file."""
+        """Whether all records are in the file."""
         return not self._waiting
 
     def sightings(self) -> list[tuple[int, NonfiniteSighting]]:
-        """Return the latches that are known, each with its update."""
+        """Return the known latches, each with its update."""
         return list(self._known.values())
 
     def note_update(self, payload: PPOUpdatePayload) -> None:
-        """Write what an update saw for the first time in this run; nothing if there is none."""
+        """Write the sightings of an update that are new in this run."""
         self.note_sightings((payload.update, seen) for seen in sightings_of(payload))
 
     def note_sightings(self, sightings: Iterable[tuple[int, NonfiniteSighting]]) -> None:
-        """Write what is not in the file yet; of what is new, the earliest sighting."""
+        """Write sightings that are not in the file yet; of several new ones, the earliest."""
         is_new = False
         for update, seen in sorted(sightings, key=lambda one: moment_of(*one)):
             if (learnt := self._learn(update, seen)) is not None:
@@ -235,7 +234,7 @@ class LatchWriter:
             self.write()
 
     def note_store(self, store: str, last_event: int) -> None:
-        """Write that the store was opened; of each store once."""
+        """Write that a store was opened, once for each store."""
         if store != self._store:
             self._store = store
             self._reserve()
@@ -252,16 +251,16 @@ class LatchWriter:
         )
 
     def note_recovery(self, updates_lost: int) -> None:
-        """Write that the store is written again, and how many updates it will never have."""
+        """Write that the store is written again, and how many updates were lost."""
         self._note(
             StoreRecovered(time=time.time(), session=self._session, updates_lost=updates_lost)
         )
 
     def write(self) -> None:
-        """Append and sync what waits; after an error it goes on waiting."""
+        """Append and sync the waiting records; after an error they keep waiting."""
         with suppress(OSError):
             if self._is_there and not self._path.exists():
-                self._is_there = False  # someone removed it
+                self._is_there = False  # it was removed
                 now = time.time()
                 waiting = {
                     _key_of(one.sighting) for one in self._waiting if isinstance(one, Latched)
@@ -278,18 +277,18 @@ class LatchWriter:
                 except OSError as error:
                     if error.errno not in _FULL:
                         raise
-                    self._reserved.unlink()  # what was kept free for this
+                    self._reserved.unlink()  # the space reserved for this
                     self._append(lines)
                 self._waiting.clear()
 
     def _learn(self, update: int, seen: NonfiniteSighting) -> tuple[int, NonfiniteSighting] | None:
-        """Return what is to be written of a sighting, with its update; None if it is nothing new.
+        """Return the sighting to write, with its update; None if it adds nothing.
 
-        New is a light, whether it was reproduced, and that not only drills caused it.
+        A sighting adds a light, the fact that it was reproduced, or that a real fault caused it.
         """
         key = source, is_stated = _key_of(seen)
         if (source, True) in self._known:
-            key = source, True  # what states nothing adds nothing to it
+            key = source, True  # one that states nothing adds nothing
         known = self._known.get(key)
         if known is None:
             self._known[key] = update, seen
@@ -303,7 +302,7 @@ class LatchWriter:
         return None if joined == known[1] else self._known[key]
 
     def _reserve(self) -> None:
-        """Take the room that the latches of a run need, for when the disk is full."""
+        """Reserve space for the latches of a run, in case the disk becomes full."""
         with suppress(OSError):
             if not self._reserved.exists() or self._reserved.stat().st_size < RESERVED_BYTES:
                 with self._reserved.open("wb") as file:
@@ -312,7 +311,7 @@ class LatchWriter:
     def _note(self, record: _Record) -> None:
         with suppress(OSError):
             if self._path.exists() and self._path.stat().st_size > _STORE_RECORDS_BYTES:
-                return  # a store that fails again and again: the last failure stays on record
+                return  # a store that keeps failing: the last failure is recorded
         self._waiting.append(record)
         self.write()
 
@@ -322,7 +321,7 @@ class LatchWriter:
             size = _end_of_lines(descriptor)
             try:
                 if os.write(descriptor, lines) != len(lines):
-                    raise OSError(0, "the disk took only a part of it")
+                    raise OSError(0, "only a part was written")
                 os.fsync(descriptor)
             except OSError:
                 with suppress(OSError):
@@ -336,9 +335,9 @@ class LatchWriter:
 
 
 def _end_of_lines(descriptor: int) -> int:
-    """Make a file end with a whole line; return its size.
+    """Make a file end with a complete line; return its size.
 
-    A record that was cut short was never acknowledged, and is removed. Anything else is left.
+    A record that was cut short was never acknowledged and is removed. Other text is kept.
     """
     size = os.fstat(descriptor).st_size
     tail = os.pread(descriptor, _LONGEST_LINE, max(0, size - _LONGEST_LINE))

@@ -1,9 +1,9 @@
-"""Tables of a run's store with one row for each update and for each episode of a host.
+"""Tables with one row for each update, head and figure, or for each episode of a host.
 
-`update_figures` has the figures of each PPO update, `episodes` how each host's episode ended, and
-the view `updates` both together. They are filled from events in the same transaction, and from
-older events when a store without them is written on. SQLite has no NaN: NULL stands for one, and
-for nothing else except a loss scale where there is none.
+`update_figures` has the figures of each PPO update, `head_health` those of its heads, `episodes`
+the result of each episode, and the view `updates` joins figures and episodes. Rows are written in
+the transaction of their event; a store of an older version is filled from its events. SQLite has no
+NaN and stores NULL instead. NULL has no other meaning, except for a missing loss scale.
 """
 
 import sqlite3
@@ -11,7 +11,9 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any, Final
 
-from esper.karn.store.row_insertion import insert_rows
+from esper.karn.store.tables.row_insertion import insert_rows
+from esper.leyline.head_figures import HEAD_FIGURES
+from esper.leyline.sighting_words import nonfinite_kind
 from esper.leyline.telemetry import (
     DamagedEventError,
     EpisodesCompleted,
@@ -44,7 +46,7 @@ _FIGURES: Final = (
 )
 #: Columns of the view `updates` that are fields of an update's payload.
 UPDATE_COLUMNS: Final = (*_COUNTS, *_FIGURES)
-#: Columns of `episodes`, in their order, and the lists of the payload that they come from.
+#: Columns of `episodes`, in order, with the lists of the payload that they come from.
 _OF_EPISODES: Final = {
     "score": "score",
     "reward_sum": "returns",
@@ -90,9 +92,22 @@ UPDATE_TABLES: Final = (
     """,
 )
 
+INSERT_HEAD_HEALTH: Final = "INSERT OR REPLACE INTO head_health VALUES"
 INSERT_FIGURES: Final = "INSERT OR REPLACE INTO update_figures VALUES"
 INSERT_EPISODES: Final = "INSERT OR REPLACE INTO episodes VALUES"
 DELETE_EPISODES: Final = "DELETE FROM episodes WHERE update_index = ?"
+
+
+def class_of(value: float) -> str:
+    """Return "finite", "nan", "+inf" or "-inf"."""
+    return nonfinite_kind(value) or "finite"
+
+
+def head_health_rows(payload: PPOUpdatePayload) -> Iterator[tuple[int, str, str, float, str]]:
+    """Yield the rows of `head_health` for an update."""
+    for figure in HEAD_FIGURES:
+        for head, value in figure.of(payload).items():
+            yield payload.update, head, figure.column, value, class_of(value)
 
 
 def figures_row(time: float, payload: PPOUpdatePayload) -> tuple[Any, ...]:
@@ -108,9 +123,9 @@ def episode_rows(time: float, payload: EpisodesCompleted) -> Iterator[tuple[Any,
 
 
 def fill_from_events(connection: sqlite3.Connection) -> None:
-    """Fill the tables of a store that was written without them, from its events.
+    """Fill the tables of a store of an older version from its events.
 
-    Events that cannot be read are left out. The caller holds a transaction.
+    Unreadable events are left out. The caller holds a transaction.
     """
     query = "SELECT time, kind, payload FROM events WHERE kind = ? ORDER BY id"
     found: list[tuple[float, str, bytes]] = []

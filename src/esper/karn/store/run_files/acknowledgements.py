@@ -1,10 +1,8 @@
-"""Which latched lights somebody has seen, kept beside the run's store and never in it.
+"""Acknowledgements of latched lights, in a file beside the run's store.
 
-A run's `acknowledgements.jsonl` has one line of JSON for each light that was acknowledged. Lines
-are only ever appended, each in one write and under a lock, so that several cockpits can share the
-file; a line that cannot be read is passed over and said to be there, and costs what it acknowledged
-and nothing else. The first to acknowledge a
-light has acknowledged it.
+A run's `acknowledgements.jsonl` has one line of JSON for each acknowledged light. Lines are only
+appended, each in one write and under a lock, so that several cockpits can share the file. A damaged
+line is reported and skipped. The first acknowledgement of a light counts.
 """
 
 import fcntl
@@ -18,17 +16,18 @@ from typing import Final
 
 import msgspec
 
+from esper.karn.store.run_files.line_files import damaged_lines_words, read_beginning
 from esper.leyline.errors import EsperError
 
 ACKNOWLEDGEMENTS_NAME: Final = "acknowledgements.jsonl"
 _LIGHTS: Final = ("inf", "nan")
-#: Of a file that is longer, only the beginning is read: there are not so many lights.
-_LONGEST: Final = 1 << 20
+#: Maximum number of bytes that are read: more than all lights need.
+_MAX_BYTES: Final = 1 << 20
 
 
 @dataclass(frozen=True)
 class Acknowledgement:
-    """Somebody has seen a latched light: it stops calling for attention, and stays lit."""
+    """An operator has seen a latched light: it stops calling for attention and stays lit."""
 
     head: str  # a head's or a group's name
     light: str  # "inf" or "nan"
@@ -40,30 +39,29 @@ _decode = msgspec.json.Decoder(Acknowledgement).decode
 
 
 class AcknowledgementError(EsperError, ValueError):
-    """An acknowledgement cannot be written down; the message says why."""
+    """An acknowledgement cannot be written; the message says why."""
 
 
 @dataclass(frozen=True)
 class Acknowledged:
-    """What was found of a run's acknowledgements."""
+    """The acknowledgements of a run."""
 
     entries: tuple[Acknowledgement, ...] = ()  # one for each light, in the order of the file
-    error: str | None = None  # one sentence, where something could not be read
+    error: str | None = None  # one sentence, if something could not be read
 
 
 def read(directory: Path) -> Acknowledged:
-    """Return who has acknowledged which light of a run; never raises because of the file."""
+    """Return the acknowledgements of a run; never raises because of the file."""
     path = directory / ACKNOWLEDGEMENTS_NAME
     try:
-        with path.open("rb") as file:
-            data = file.read(_LONGEST)
-    except (FileNotFoundError, NotADirectoryError):
-        return Acknowledged()
+        data = read_beginning(path, _MAX_BYTES)
     except OSError as error:
         return Acknowledged(
             error=f"{path} cannot be read ({error.strerror}), so no light counts as acknowledged: "
             "make it readable or move it away"
         )
+    if data is None:
+        return Acknowledged()
     entries: dict[tuple[str, str], Acknowledgement] = {}
     damaged: list[int] = []  # numbers of lines, counted from 1
     for number, line in enumerate(data.split(b"\n"), start=1):
@@ -79,10 +77,9 @@ def read(directory: Path) -> Acknowledged:
 
 
 def _damage(path: Path, lines: Sequence[int]) -> str:
-    which = f"line {lines[0]}" if len(lines) == 1 else f"line {lines[0]} and {len(lines) - 1} more"
     them = "that line" if len(lines) == 1 else "those lines"
     return (
-        f"{path} is damaged in {which}; the rest of it counts: acknowledge again what is missing, "
+        f"{path} is damaged in {damaged_lines_words(lines)}: acknowledge the missing lights again "
         f"and delete {them}"
     )
 
@@ -90,16 +87,16 @@ def _damage(path: Path, lines: Sequence[int]) -> str:
 def acknowledge(
     directory: Path, lights: Iterable[tuple[str, str]], who: str, when: float
 ) -> tuple[Acknowledgement, ...]:
-    """Write down that lights of a run were seen; those that were before are left as they are.
+    """Acknowledge lights of a run; earlier acknowledgements are kept.
 
     Args:
         directory: the run's directory.
-        lights: head (or group) and "inf" or "nan" of each.
-        who: saw them.
-        when: in seconds since the epoch.
+        lights: head (or group) and "inf" or "nan" of each light.
+        who: user and machine.
+        when: time in seconds since the epoch.
 
     Returns:
-        What was written.
+        The acknowledgements that were written.
 
     Raises:
         AcknowledgementError: a light is neither "inf" nor "nan", or the file cannot be written.
@@ -127,7 +124,7 @@ def acknowledge(
 
 
 def who_am_i() -> str:
-    """Return the user and the machine, as `user@machine`."""
+    """Return the current user and machine, as `user@machine`."""
     try:
         user = getpass.getuser()
     except (KeyError, OSError):  # a user without a name, as in many containers
@@ -140,10 +137,10 @@ def _append(descriptor: int, entries: tuple[Acknowledgement, ...]) -> None:
         return
     lines = b"".join(msgspec.json.encode(entry) + b"\n" for entry in entries)
     size = os.fstat(descriptor).st_size
-    # A line that was cut short must not take the next one with it.
+    # A line that was cut short must not damage the next one.
     is_torn = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
     lines = b"\n" + lines if is_torn else lines
     written = os.write(descriptor, lines)
     if written != len(lines):
         os.ftruncate(descriptor, size)
-        raise OSError(0, "the disk took only a part of it")
+        raise OSError(0, "only a part was written")

@@ -1,9 +1,8 @@
-"""Finds out where pages of a store are damaged, and reads what can be read there all the same.
+"""Finds damaged pages of a store, and reads what is still readable in them.
 
-SQLite believes what a page says, as long as the page has the right form: one wrong byte can make an
-id far too high, and all that comes after it in the order of ids is then passed over without an
-error. But the writer numbers events from 1 on without a gap, and each has an entry in an index or
-two. So what is missing shows, and can be counted.
+SQLite trusts the content of a page that has the right form. One wrong byte can make an id far too
+high, and SQLite then skips all later events without an error. But the writer numbers events from 1
+without gaps, and each has an entry in one or two indexes. So missing events can be counted.
 """
 
 import sqlite3
@@ -12,13 +11,13 @@ from contextlib import suppress
 from itertools import pairwise
 from typing import Any, Final
 
-from esper.karn.store.event_rows import SELECT_EVENTS, damaged_event, event_of
-from esper.karn.store.run_tables import COMMON_KINDS, RARE, thinned_of
+from esper.karn.store.tables.event_rows import SELECT_EVENTS, damaged_event, event_of
+from esper.karn.store.tables.thinning import COMMON_KINDS, RARE, thinned_of
 from esper.leyline.telemetry import Event
 
-#: Less than any event takes of a store.
+#: Less than the size of any event in a store.
 _BYTES_OF_AN_EVENT: Final = 16
-#: Where the last ids are to be found: in the table, and in indexes that hold each of them once.
+#: Queries for the last ids: in the table, and in the indexes, which have each id once.
 _LAST_IDS: Final = tuple(
     f"SELECT id FROM events {where} ORDER BY id DESC LIMIT 3"
     for where in ("", f"WHERE {RARE}", *(f"WHERE kind = '{kind}'" for kind in COMMON_KINDS))
@@ -27,7 +26,7 @@ _COUNTED: Final = "SELECT count(*), coalesce(sum(id), 0) FROM events WHERE id <=
 
 
 def _between_common_kinds() -> Iterator[str]:
-    """Yield conditions that hold of the rare kinds, of a form for which `events_by_kind` serves."""
+    """Yield conditions for the rare kinds in a form that uses the index `events_by_kind`."""
     kinds = sorted(COMMON_KINDS)
     yield f"kind < '{kinds[0]}'"
     yield from (f"kind > '{kind}' AND kind < '{following}'" for kind, following in pairwise(kinds))
@@ -38,13 +37,13 @@ _RARE_BY_KIND: Final = tuple(f"{_COUNTED} {condition}" for condition in _between
 
 
 def last_plausible_id(connection: sqlite3.Connection) -> int | None:
-    """Return the last id that can be: 0 if there are no events, None if no id makes sense.
+    """Return the last plausible id: 0 if there are no events, None if no id is plausible.
 
-    It is one whose predecessor is known, too: of a few ids at the end, from the table and from the
-    indexes, a single wrong one stands alone.
+    An id is plausible if its predecessor exists, too: among the last ids of the table and the
+    indexes, a single wrong id has none.
 
     Raises:
-        sqlite3.DatabaseError: the table cannot be read at all, nor its indexes.
+        sqlite3.DatabaseError: neither the table nor its indexes can be read.
     """
     found: set[int] = set()
     error: sqlite3.DatabaseError | None = None
@@ -66,7 +65,7 @@ def last_plausible_id(connection: sqlite3.Connection) -> int | None:
 
 
 def indexes_agree(connection: sqlite3.Connection, up_to: int) -> bool:
-    """Return whether both indexes have the same ids of the rare kinds, up to one."""
+    """Return whether both indexes have the same ids of rare events, up to the id `up_to`."""
     try:
         (rare,) = connection.execute(f"{_COUNTED} {RARE}", (up_to,))
         rows = [connection.execute(query, (up_to,)).fetchone() for query in _RARE_BY_KIND]
@@ -78,7 +77,7 @@ def indexes_agree(connection: sqlite3.Connection, up_to: int) -> bool:
 
 
 def thinned_is_whole(connection: sqlite3.Connection) -> bool:
-    """Return whether of the part of a store that was thinned no other event is missing.
+    """Return whether the thinned part of a store lacks only events that were removed on purpose.
 
     Raises:
         sqlite3.DatabaseError: the index cannot be read.
@@ -93,18 +92,18 @@ def thinned_is_whole(connection: sqlite3.Connection) -> bool:
 def read_one_by_one(
     connection: sqlite3.Connection, after: int, last: int, limit: int
 ) -> list[Event]:
-    """Return an event for each id there has to be; what is missing comes as `DamagedPayload`.
+    """Return an event for each expected id; a missing one has a `DamagedPayload`.
 
     Args:
-        connection: to the store.
-        after: the last id that is known already.
-        last: the last one that there is, or that is asked for.
-        limit: how many to return at most.
+        connection: connection to the store.
+        after: the last id that the caller has.
+        last: the last id to return.
+        limit: maximum number of events.
     """
     rows: dict[int, tuple[Any, ...]] = {}
     removed_up_to = thinned_of(connection).up_to
-    # Behind an id that is wrong, a search goes astray and reading on does not; where a page is
-    # wrong it is the other way round.
+    # A scan finds events after a wrong id, where a search by id fails. On a damaged page it is the
+    # other way round.
     with suppress(sqlite3.DatabaseError):
         query = f"{SELECT_EVENTS} WHERE id > ? ORDER BY id LIMIT ?"
         for row in connection.execute(query, (after, limit)):
@@ -113,13 +112,13 @@ def read_one_by_one(
     for number in range(after + 1, min(last, after + limit) + 1):
         found = rows.get(number)
         if found is None and number <= removed_up_to:
-            continue  # `thinned_is_whole` says whether all of these were removed on purpose
-        reason = "it is not where it should be"
+            continue  # `thinned_is_whole` tells whether all of these were removed on purpose
+        reason = "it is missing"
         if found is None:
             try:
                 found = connection.execute(f"{SELECT_EVENTS} WHERE id = ?", (number,)).fetchone()
             except sqlite3.DatabaseError:
-                reason = "the page that it is on is damaged"
+                reason = "its page is damaged"
         events.append(damaged_event(number, reason) if found is None else event_of(*found))
     return events
 

@@ -1,4 +1,4 @@
-"""A note that the user keeps with a run: one line in a file beside the store, never in it."""
+"""The user's note on a run: one line in a file beside the store."""
 
 import contextlib
 import os
@@ -17,7 +17,7 @@ class NoteError(EsperError, ValueError):
 
 
 def read_note(directory: Path) -> str:
-    """Return the note of a run; empty where there is none, or none that can be read."""
+    """Return the note of a run; empty if there is none or it cannot be read."""
     try:
         with (directory / NOTE_NAME).open(encoding="utf-8", errors="replace") as file:
             text = file.read(LONGEST_NOTE)
@@ -30,7 +30,7 @@ def write_note(directory: Path, text: str) -> None:
     """Write the note of a run; an empty text removes it.
 
     Raises:
-        NoteError: it cannot be written; the note before stays.
+        NoteError: the note cannot be written; the old note is kept.
     """
     path = directory / NOTE_NAME
     line = printable_line(" ".join(text.split()))[:LONGEST_NOTE]
