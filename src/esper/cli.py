@@ -27,9 +27,9 @@ from esper.commands.runs import add_runs
 from esper.commands.sanctum import sanctum_parser, serve_parser
 from esper.commands.telemetry import add_telemetry
 from esper.karn.terminal import shows_signs
-from esper.leyline.command_lines import command_line
 from esper.leyline.errors import EsperError
-from esper.leyline.plain_text import printable
+from esper.leyline.text.command_lines import command_line
+from esper.leyline.text.plain_text import printable
 from esper.leyline.version import VERSION
 
 #: Exit code of a report that ended with a bug in the program.

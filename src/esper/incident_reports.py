@@ -13,7 +13,7 @@ from esper.karn.sanctum.fold.incident_ledger import CAPSULE_GONE
 from esper.karn.store.errors import RunStoreError
 from esper.karn.store.reading.completeness import Completeness
 from esper.karn.store.run_directory import find_run
-from esper.leyline.incident_files import Incident, list_incidents
+from esper.leyline.files.incident_files import Incident, list_incidents
 
 if TYPE_CHECKING:
     from esper.leyline.telemetry import IncidentRecorded, NonfiniteSighting

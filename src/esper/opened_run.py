@@ -16,8 +16,8 @@ from esper.karn.store.reading.run_reader import RunReader
 from esper.karn.store.run_directory import default_run_dir, find_run
 from esper.karn.store.tables.update_tables import UPDATE_COLUMNS
 from esper.karn.text.light_signs import LIT, UNKNOWN, UNLIT
-from esper.leyline.plain_text import printable
 from esper.leyline.telemetry import EpisodesCompleted, PPOUpdatePayload
+from esper.leyline.text.plain_text import printable
 
 _EVERY_UPDATE = 1 << 62
 #: What a notebook shows of a light that is on, off, or not known.

@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 from esper.karn.store.reading.recorded_settings import settings_at_start
 from esper.karn.store.run_directory import CONFIG_NAME, RunNotFoundError, default_run_dir, find_run
-from esper.leyline.checkpoint_file import (
+from esper.leyline.files.checkpoint_file import (
     CHECKPOINTS_NAME,
     CheckpointError,
     newest_whole,
     read_summary,
     unsealed_sentence,
 )
-from esper.leyline.suggestions import did_you_mean
 from esper.leyline.task_names import check_task, parse_task_name
+from esper.leyline.text.suggestions import did_you_mean
 from esper.simic.command_progress import NO_PROGRESS, CommandProgress, NoProgress
 from esper.simic.config import TrainingConfig, check_device, check_same_settings, load_config
 from esper.simic.evaluation.baseline_names import BASELINES, parse_baselines

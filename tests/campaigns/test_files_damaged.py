@@ -30,7 +30,7 @@ from esper.karn.store.run_files.latch_file import read_latch_file
 from esper.karn.store.run_files.run_note import read_note, write_note
 from esper.karn.store.run_files.side_files import Witnesses
 from esper.karn.store.run_store import RunWriter, create_run
-from esper.leyline.checkpoint_file import CheckpointError
+from esper.leyline.files.checkpoint_file import CheckpointError
 from esper.leyline.telemetry import NonfiniteSighting
 from esper.simic.config import (
     ConfigError,

@@ -14,7 +14,7 @@ from esper.growth.environment.env import GrowthVectorEnv
 from esper.growth.tasks.cifar10 import CLASS_NAMES, DATA_DIR
 from esper.growth.tasks.loading import load_task
 from esper.growth.tasks.task import InvalidTaskError, Task
-from esper.leyline.command_lines import install_command
+from esper.leyline.text.command_lines import install_command
 
 Part = tuple[np.ndarray, np.ndarray]
 

@@ -15,7 +15,7 @@ from PIL import Image as Pictures
 
 from esper.growth.tasks.loading import load_task
 from esper.growth.tasks.task import InvalidTaskError
-from esper.leyline.command_lines import install_command
+from esper.leyline.text.command_lines import install_command
 
 SAMPLES = 200
 

@@ -12,7 +12,7 @@ from esper.karn.sanctum.following.follower import RunFollower
 from esper.karn.store.run_files.latch_file import LATCHES_NAME, read_latch_file
 from esper.karn.store.run_files.side_files import SideFiles
 from esper.karn.store.run_store import RunReader, RunWriter
-from esper.leyline.checkpoint_file import FORMAT, CheckpointSummary, checkpoint_path, sealed
+from esper.leyline.files.checkpoint_file import FORMAT, CheckpointSummary, checkpoint_path, sealed
 
 
 def keep(run, update, *latches):

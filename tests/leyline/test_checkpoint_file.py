@@ -2,7 +2,7 @@
 
 import pytest
 
-from esper.leyline.checkpoint_file import (
+from esper.leyline.files.checkpoint_file import (
     FORMAT,
     CheckpointError,
     CheckpointSummary,

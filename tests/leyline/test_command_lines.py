@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from esper.leyline import command_lines
-from esper.leyline.command_lines import command_line, install_command
-from esper.leyline.suggestions import did_you_mean
+from esper.leyline.text import command_lines
+from esper.leyline.text.command_lines import command_line, install_command
+from esper.leyline.text.suggestions import did_you_mean
 
 
 @pytest.fixture

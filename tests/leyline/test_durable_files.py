@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from faults import Faults, injected
 
-from esper.leyline.durable_files import replace_file, write_output
+from esper.leyline.files.durable_files import replace_file, write_output
 
 
 def test_the_new_content_takes_the_place_of_the_old(tmp_path):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from esper.leyline.plain_text import REPLACEMENT, printable, printable_line
+from esper.leyline.text.plain_text import REPLACEMENT, printable, printable_line
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 """Numbers with their nouns."""
 
-from esper.leyline.plurals import counted
+from esper.leyline.text.plurals import counted
 
 
 def test_only_one_is_singular():

@@ -19,7 +19,7 @@ from rich.console import Console
 
 from esper.growth.environment.env import GrowthVectorEnv
 from esper.growth.environment.observation import FEATURES
-from esper.leyline.checkpoint_file import CheckpointError
+from esper.leyline.files.checkpoint_file import CheckpointError
 from esper.leyline.heads import HEAD_NAMES, HEAD_SIZES, Op
 from esper.simic.config import TrainingConfig
 from esper.simic.evaluation import arena as evaluation

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from esper.leyline.incident_files import CAPSULE_NAME, INCIDENTS_NAME, SUMMARY_NAME
+from esper.leyline.files.incident_files import CAPSULE_NAME, INCIDENTS_NAME, SUMMARY_NAME
 
 
 def write_empty_capsule(run: Path, number: int, update: int, *sightings: Any) -> Path:

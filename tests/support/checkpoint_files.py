@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from esper.leyline.checkpoint_file import (
+from esper.leyline.files.checkpoint_file import (
     CHECKPOINTS_NAME,
     FORMAT,
     CheckpointSummary,

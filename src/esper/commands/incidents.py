@@ -65,7 +65,7 @@ def _incidents(options: argparse.Namespace) -> int:
 
 def _lines(row: dict[str, Any], sightings: "Sequence[NonfiniteSighting]") -> list[str]:
     """Return the lines of one incident: its update, then its sightings."""
-    from esper.leyline.sighting_words import sighting_lines
+    from esper.leyline.text.sighting_words import sighting_lines
 
     size = f"{row['size'] / 2**20:.1f} MiB" if row["kept"] else "not kept"
     reason = f": {row['reason']}" if row["reason"] else ""

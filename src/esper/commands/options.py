@@ -7,7 +7,7 @@ from typing import Any, NoReturn
 
 from esper.karn.store.run_directory import default_run_dir
 from esper.leyline.errors import EsperError
-from esper.leyline.suggestions import did_you_mean, option_meant
+from esper.leyline.text.suggestions import did_you_mean, option_meant
 
 
 class OptionError(EsperError, ValueError):

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from esper.commands.options import OptionError
-from esper.leyline.durable_files import write_output
-from esper.leyline.plain_text import printable
+from esper.leyline.files.durable_files import write_output
+from esper.leyline.text.plain_text import printable
 
 if TYPE_CHECKING:
     from esper.simic.command_progress import CommandProgress

@@ -9,7 +9,7 @@ from esper.commands.output import print_warning
 from esper.karn.store.errors import RunStoreError
 from esper.karn.store.run_directory import RunNotFoundError, find_run
 from esper.karn.terminal import is_screen
-from esper.leyline.command_lines import command_line, install_command
+from esper.leyline.text.command_lines import command_line, install_command
 from esper.leyline.version import VERSION
 
 if TYPE_CHECKING:

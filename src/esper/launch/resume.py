@@ -9,14 +9,14 @@ from esper.karn.store.reading.recorded_settings import settings_at_start
 from esper.karn.store.run_directory import CONFIG_NAME, check_store_path, find_run
 from esper.launch.other_machine import check_not_trained_elsewhere
 from esper.launch.settings_checks import check_settings, load_fingerprint, save_config
-from esper.leyline.checkpoint_file import (
+from esper.leyline.files.checkpoint_file import (
     CHECKPOINTS_NAME,
     CheckpointError,
     CheckpointSummary,
     newest_whole,
     unsealed_sentence,
 )
-from esper.leyline.plurals import counted
+from esper.leyline.text.plurals import counted
 from esper.run_lock import HeldRun
 from esper.simic.config import (
     RESUMABLE_SETTINGS,

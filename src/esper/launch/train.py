@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from esper.karn.store.writing.run_writer import RunWriter
-from esper.leyline.checkpoint_file import CHECKPOINTS_NAME, checkpoints_in, newest_whole
+from esper.leyline.files.checkpoint_file import CHECKPOINTS_NAME, checkpoints_in, newest_whole
 from esper.leyline.telemetry import Notice, RunFinished
 from esper.run_lock import HeldRun
 from esper.simic.config import TrainingConfig

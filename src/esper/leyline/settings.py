@@ -16,7 +16,7 @@ import msgspec
 from msgspec import inspect
 
 from esper.leyline.errors import EsperError
-from esper.leyline.plain_text import short_repr
+from esper.leyline.text.plain_text import short_repr
 
 #: The largest integer that random generators accept as a seed and the store as a number.
 LARGEST_INTEGER: Final = 2**63 - 1

@@ -20,7 +20,7 @@ from typing import Final, Literal
 from urllib.parse import parse_qsl
 
 from esper.leyline.errors import EsperError
-from esper.leyline.suggestions import did_you_mean
+from esper.leyline.text.suggestions import did_you_mean
 
 #: Parts of a task; options of these names say which part of the data each is.
 PARTS: Final = ("train", "validation", "test")

@@ -13,7 +13,7 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from esper.leyline.plain_text import printable
+from esper.leyline.text.plain_text import printable
 from esper.simic.pace import Pace
 from esper.simic.time_left import TimeLeftColumn
 

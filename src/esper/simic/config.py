@@ -12,8 +12,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from esper.leyline.durable_files import replace_file
-from esper.leyline.plain_text import short_repr
+from esper.leyline.files.durable_files import replace_file
 from esper.leyline.settings import (
     Count,
     Fraction,
@@ -26,6 +25,7 @@ from esper.leyline.settings import (
     read_toml,
 )
 from esper.leyline.task_names import BUILT_IN, WITH_PLACE, UnknownTaskError, parse_task_name
+from esper.leyline.text.plain_text import short_repr
 
 MAX_THREADS = 1024  # PyTorch crashes with many more
 #: Settings that may change when a run resumes.

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from esper.leyline.heads import HEAD_NAMES
-from esper.leyline.suggestions import did_you_mean
+from esper.leyline.text.suggestions import did_you_mean
 from esper.simic.config import ConfigError, TrainingConfig
 
 DRILL_QUANTITIES = ("logits", "log_prob")

@@ -10,7 +10,7 @@ import pytest
 import torch
 from faults import Faults, injected
 
-from esper.leyline.checkpoint_file import (
+from esper.leyline.files.checkpoint_file import (
     FORMAT,
     CheckpointError,
     CheckpointSummary,

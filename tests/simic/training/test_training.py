@@ -14,7 +14,7 @@ import torch
 from faults import Faults, injected
 
 from esper.growth.environment.divided import DividedHosts
-from esper.leyline.checkpoint_file import read_summary
+from esper.leyline.files.checkpoint_file import read_summary
 from esper.leyline.telemetry import (
     CheckpointWritten,
     EpisodesCompleted,

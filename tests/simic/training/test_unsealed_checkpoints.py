@@ -16,7 +16,7 @@ import torch
 from esper.cli import main
 from esper.karn.sanctum.following.follower import RunFollower
 from esper.launch.resume import prepare_resume
-from esper.leyline.checkpoint_file import (
+from esper.leyline.files.checkpoint_file import (
     CheckpointError,
     newest_whole,
     parse_checkpoint,

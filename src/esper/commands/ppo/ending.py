@@ -11,7 +11,7 @@ from typing import NoReturn
 
 from esper.karn.store.errors import RunStoreError
 from esper.launch.train import TrainingOutcome
-from esper.leyline.plain_text import printable
+from esper.leyline.text.plain_text import printable
 
 #: Training finished or stopped, but an event is missing from the store or the last checkpoint
 #: could not be written.

@@ -16,7 +16,7 @@ import torch
 from esper.growth.hosts.plan import Plan
 from esper.growth.hosts.population import Population
 from esper.leyline.heads import SLOT_CHOICES
-from esper.leyline.sighting_words import STEP_COUNTER
+from esper.leyline.text.sighting_words import STEP_COUNTER
 
 LOSS, PARAMETERS, MOMENTS = "loss", "parameters", "moments"
 KINDS = ("nan", "+inf", "-inf")

@@ -15,8 +15,8 @@ from esper.growth.tasks.arrays import Arrays, task_of_arrays
 from esper.growth.tasks.hugging_face import load_hugging_face
 from esper.growth.tasks.images import read_images
 from esper.growth.tasks.task import InvalidTaskError, Task
-from esper.leyline.command_lines import install_command
 from esper.leyline.task_names import TaskName, parse_task_name
+from esper.leyline.text.command_lines import install_command
 
 #: Environment variable with the folder of CIFAR-10, if the name of the task has none.
 DATA_DIR = "ESPER_DATA_DIR"

@@ -13,8 +13,8 @@ from esper.growth.tasks.arrays import Arrays, task_of_arrays
 from esper.growth.tasks.images import read_images
 from esper.growth.tasks.npz import channel_place_of, kind_of
 from esper.growth.tasks.task import InvalidTaskError, Task
-from esper.leyline.command_lines import install_command
 from esper.leyline.task_names import PARTS, TaskName
+from esper.leyline.text.command_lines import install_command
 
 #: Columns that are taken for the labels where no column says that it holds classes.
 _LABEL_NAMES = ("label", "labels")

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from esper.leyline.plurals import plural
+from esper.leyline.text.plurals import plural
 
 
 @dataclass(frozen=True)

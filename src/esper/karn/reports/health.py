@@ -33,8 +33,8 @@ from esper.karn.text.palette import TERMINAL
 from esper.karn.text.plain_console import PlainConsole
 from esper.karn.text.status_text import status_text
 from esper.leyline.health import LEVEL_WORDS, Verdict
-from esper.leyline.plurals import counted
-from esper.leyline.sighting_words import KIND_WORDS
+from esper.leyline.text.plurals import counted
+from esper.leyline.text.sighting_words import KIND_WORDS
 
 
 def print_health(

@@ -13,7 +13,7 @@ from esper.karn.store.file_stamps import FileStamp, file_stamp
 from esper.karn.store.liveness import RunStatus
 from esper.karn.store.run_directory import STORE_NAME, run_directories
 from esper.karn.store.run_files.run_note import NOTE_NAME, read_note
-from esper.leyline.incident_files import INCIDENTS_NAME
+from esper.leyline.files.incident_files import INCIDENTS_NAME
 
 #: Maximum time of one refresh, in seconds; the next refresh continues.
 _SECONDS_PER_LOOK: Final = 0.2

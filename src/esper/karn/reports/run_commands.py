@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from esper.karn.store.run_directory import default_run_dir
-from esper.leyline.command_lines import command_line
+from esper.leyline.text.command_lines import command_line
 
 
 def run_command(run: Path, program: str, *words: object, more: tuple[object, ...] = ()) -> str:

@@ -19,7 +19,7 @@ from esper.karn.text.light_signs import LIT, UNKNOWN, UNLIT
 from esper.karn.text.palette import TERMINAL
 from esper.karn.text.plain_console import PlainConsole
 from esper.karn.text.status_text import status_text
-from esper.leyline.command_lines import command_line
+from esper.leyline.text.command_lines import command_line
 
 
 def print_runs(run_dir: Path, *, console: Console | None = None) -> int:

@@ -36,8 +36,8 @@ from esper.karn.sanctum.schema import (
     TamiyoState,
     TrainingState,
 )
+from esper.leyline.files.incident_files import Incident
 from esper.leyline.heads import HEAD_CHOICES
-from esper.leyline.incident_files import Incident
 from esper.leyline.telemetry import (
     CheckpointWritten,
     DamagedPayload,

@@ -13,10 +13,10 @@ from itertools import count
 from pathlib import Path
 from typing import Final
 
-from esper.leyline.checkpoint_file import CHECKPOINTS_NAME
-from esper.leyline.command_lines import command_line
-from esper.leyline.durable_files import sync_directory
 from esper.leyline.errors import EsperError
+from esper.leyline.files.checkpoint_file import CHECKPOINTS_NAME
+from esper.leyline.files.durable_files import sync_directory
+from esper.leyline.text.command_lines import command_line
 
 STORE_NAME: Final = "run.sqlite"
 CONFIG_NAME: Final = "config.toml"

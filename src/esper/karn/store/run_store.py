@@ -19,7 +19,7 @@ from esper.karn.store.run_directory import (
     run_directories,
 )
 from esper.karn.store.writing.run_writer import RunWriter
-from esper.leyline.checkpoint_file import CHECKPOINTS_NAME
+from esper.leyline.files.checkpoint_file import CHECKPOINTS_NAME
 
 __all__ = [
     "CHECKPOINTS_NAME",

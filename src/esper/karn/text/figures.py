@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from esper.leyline.sighting_words import nonfinite_kind
+from esper.leyline.text.sighting_words import nonfinite_kind
 
 #: Shown where there is no value.
 ABSENT: Final = "–"

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 
-from esper.leyline.plain_text import printable
+from esper.leyline.text.plain_text import printable
 
 
 class PlainConsole(Console):

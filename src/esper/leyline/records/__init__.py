@@ -2,7 +2,6 @@
 
 from typing import Final
 
-from esper.leyline.command_lines import command_line
 from esper.leyline.errors import EsperError
 from esper.leyline.records.decision_records import DECISION_RECORDS
 from esper.leyline.records.head_records import HEAD_INF_LATCH, HEAD_NAN_LATCH, HEAD_RECORDS
@@ -13,6 +12,7 @@ from esper.leyline.records.monitor_records import MONITOR_RECORDS
 from esper.leyline.records.record import TelemetryRecord, Wiring
 from esper.leyline.records.run_records import RUN_RECORDS
 from esper.leyline.records.update_records import UPDATE_RECORDS
+from esper.leyline.text.command_lines import command_line
 from esper.leyline.thresholds import Thresholds
 
 __all__ = [

@@ -1,7 +1,7 @@
 """The names of the baselines, in a module that does not import torch."""
 
 from esper.leyline.errors import EsperError
-from esper.leyline.suggestions import did_you_mean
+from esper.leyline.text.suggestions import did_you_mean
 
 BASELINES = ("none", "random", "heuristic", "static", "same-architecture")
 #: Baselines that run with another one, by their own names.

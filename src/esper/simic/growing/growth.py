@@ -16,7 +16,7 @@ from esper.growth.hosts.seeds import Transition
 from esper.growth.tasks.summary import summary_lines
 from esper.growth.tasks.task import Task
 from esper.leyline.heads import HEAD_NAMES
-from esper.leyline.plurals import counted
+from esper.leyline.text.plurals import counted
 from esper.simic.command_progress import Report, no_report
 from esper.simic.config import updated
 from esper.simic.environment import make_environment, resolve_device

@@ -7,8 +7,8 @@ from esper.growth.export.module_source import short_name
 from esper.growth.hosts.seeds import SeedEvent
 from esper.growth.tasks.task import Task
 from esper.leyline.heads import BLUEPRINT_CHOICES, SLOT_CHOICES
-from esper.leyline.plurals import counted
 from esper.leyline.task_names import parse_task_name
+from esper.leyline.text.plurals import counted
 from esper.leyline.version import VERSION
 from esper.simic.growing.growth import Grown, Measured
 from esper.simic.growing.growth_picture import growth_picture

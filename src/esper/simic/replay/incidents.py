@@ -18,9 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from esper.leyline.command_lines import command_line
-from esper.leyline.durable_files import sync_directory, write_file
-from esper.leyline.incident_files import (
+from esper.leyline.files.durable_files import sync_directory, write_file
+from esper.leyline.files.incident_files import (
     CAPSULE_NAME,
     INCIDENTS_NAME,
     SUMMARY_NAME,
@@ -32,6 +31,7 @@ from esper.leyline.incident_files import (
     size_of,
 )
 from esper.leyline.telemetry import IncidentRecorded, NonfiniteSighting
+from esper.leyline.text.command_lines import command_line
 from esper.simic.torch_files import TorchFileError, load_values, saved
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from esper.leyline.sighting_words import nonfinite_kind
+from esper.leyline.text.sighting_words import nonfinite_kind
 
 
 @dataclass(frozen=True)

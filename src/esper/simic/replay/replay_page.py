@@ -3,9 +3,9 @@
 from collections.abc import Iterable
 from html import escape
 
-from esper.leyline.plain_text import printable
-from esper.leyline.sighting_words import sighting_words
-from esper.leyline.source_paths import short_path
+from esper.leyline.text.plain_text import printable
+from esper.leyline.text.sighting_words import sighting_words
+from esper.leyline.text.source_paths import short_path
 from esper.simic.replay.operations import Scalar, TensorRange
 from esper.simic.replay.origin import Origin
 from esper.simic.replay.replay_report import (

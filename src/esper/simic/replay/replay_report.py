@@ -8,9 +8,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from esper.leyline.sighting_words import KIND_WORDS, sighting_words
-from esper.leyline.source_paths import short_path
 from esper.leyline.telemetry import STEP_PHASES, NonfiniteSighting
+from esper.leyline.text.sighting_words import KIND_WORDS, sighting_words
+from esper.leyline.text.source_paths import short_path
 from esper.simic.replay.operations import Operation, Place, Poison, Scalar, TensorRange
 from esper.simic.replay.origin import Origin
 from esper.simic.replay.replaying import Replay

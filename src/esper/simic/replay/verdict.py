@@ -1,7 +1,7 @@
 """The verdict of a replay: whether it saw what was recorded."""
 
-from esper.leyline.sighting_words import sighting_words, what_words, where_words
 from esper.leyline.telemetry import NonfiniteSighting
+from esper.leyline.text.sighting_words import sighting_words, what_words, where_words
 
 REPRODUCED = "reproduced"
 DIFFERS = "differs"

@@ -3,7 +3,7 @@
 A checkpoint is taken between updates, where all episodes have ended. The next batch of hosts only
 depends on the random seed of the run and on the number of the episode, so the agent, its generators
 and the counters are the complete state. The file format, with its digests and its summary, is in
-`esper.leyline.checkpoint_file`.
+`esper.leyline.files.checkpoint_file`.
 
 torch is only imported inside functions, so that this module can be loaded without it.
 """
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import torch
 
-from esper.leyline.checkpoint_file import (
+from esper.leyline.files.checkpoint_file import (
     FORMAT,
     CheckpointError,
     CheckpointSummary,
@@ -29,7 +29,7 @@ from esper.leyline.checkpoint_file import (
     read_checkpoint,
     sealed,
 )
-from esper.leyline.durable_files import replace_file
+from esper.leyline.files.durable_files import replace_file
 from esper.leyline.telemetry import NonfiniteSighting
 from esper.simic.torch_files import TorchFileError, load_values, saved
 

@@ -15,9 +15,9 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 
-from esper.leyline.plain_text import printable
-from esper.leyline.sighting_words import sighting_lines
 from esper.leyline.telemetry import EpisodesCompleted, PPOUpdatePayload
+from esper.leyline.text.plain_text import printable
+from esper.leyline.text.sighting_words import sighting_lines
 from esper.simic.pace import Pace
 from esper.simic.time_left import TimeLeftColumn
 from esper.simic.training.process.outputs import GuardedStream

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from esper.leyline.checkpoint_file import CheckpointError
-from esper.leyline.sighting_words import what_words
+from esper.leyline.files.checkpoint_file import CheckpointError
 from esper.leyline.telemetry import InterventionTaken, NonfiniteSighting
+from esper.leyline.text.sighting_words import what_words
 from esper.simic.agent.figures import UpdateResult
 from esper.simic.agent.ppo import PPOAgent
 from esper.simic.training.checkpoint import load_latest

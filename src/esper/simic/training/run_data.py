@@ -4,7 +4,7 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from esper.leyline.durable_files import replace_file
+from esper.leyline.files.durable_files import replace_file
 from esper.simic.config import ConfigError
 
 DATA_NAME = "data.json"

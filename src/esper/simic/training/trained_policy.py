@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from esper.growth.environment.observation import FEATURES
-from esper.leyline.checkpoint_file import CheckpointError
+from esper.leyline.files.checkpoint_file import CheckpointError
 from esper.leyline.heads import HEAD_SIZES
 from esper.simic.config import TrainingConfig, read_config, updated
 from esper.simic.training.checkpoint import load_checkpoint

@@ -10,13 +10,13 @@ import torch
 from esper.growth.environment.host_process import HostProcessError
 from esper.growth.tasks.loading import load_task
 from esper.growth.tasks.task import Task
-from esper.leyline.checkpoint_file import (
+from esper.leyline.errors import EsperError
+from esper.leyline.files.checkpoint_file import (
     CHECKPOINTS_NAME,
     checkpoint_path,
     newest_whole,
     unsealed_sentence,
 )
-from esper.leyline.errors import EsperError
 from esper.leyline.telemetry import EpisodesCompleted, RunFinished
 from esper.simic.agent.drill_hook import update_with_drills
 from esper.simic.agent.figures import UpdateResult

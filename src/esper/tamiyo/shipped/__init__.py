@@ -20,8 +20,8 @@ from pathlib import Path
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
-from esper.leyline.durable_files import replace_file
 from esper.leyline.errors import EsperError
+from esper.leyline.files.durable_files import replace_file
 from esper.leyline.heads import HEAD_CHOICES, HEAD_NAMES
 from esper.tamiyo.policy import RecurrentPolicy
 

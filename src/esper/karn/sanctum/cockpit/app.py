@@ -39,7 +39,7 @@ from esper.karn.sanctum.drawing.themes import MONOCHROME_THEME, theme_called, th
 from esper.karn.sanctum.fold.view import View
 from esper.karn.sanctum.frame.run_screen import RunScreen, ViewUpdated
 from esper.karn.sanctum.frame.time_bar import TimeBar
-from esper.leyline.plain_text import printable
+from esper.leyline.text.plain_text import printable
 
 if TYPE_CHECKING:
     from esper.karn.sanctum.runs.runs_panel import RunsPanel

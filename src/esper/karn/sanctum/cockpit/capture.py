@@ -28,7 +28,7 @@ from esper.karn.sanctum.overview.policy_panel import render_policy
 from esper.karn.sanctum.widgets.tamiyo_brain.action_heads_panel import render_heads
 from esper.karn.text.palette import TERMINAL, Palette
 from esper.karn.text.plain_console import PlainConsole
-from esper.leyline.durable_files import write_output
+from esper.leyline.files.durable_files import write_output
 
 if TYPE_CHECKING:
     from textual.pilot import Pilot

@@ -15,7 +15,7 @@ from esper.karn.sanctum.fold.attention import (
     unacknowledged,
 )
 from esper.karn.sanctum.fold.view import View
-from esper.leyline.plurals import counted, plural
+from esper.leyline.text.plurals import counted, plural
 
 if TYPE_CHECKING:
     from esper.karn.sanctum.cockpit.app import SanctumApp

@@ -22,9 +22,9 @@ from esper.karn.store.reading.completeness import Completeness
 from esper.karn.store.run_directory import CONFIG_NAME, RunNotFoundError, run_directories
 from esper.karn.store.run_files import acknowledgements
 from esper.karn.store.run_files.console_tail import ConsoleTail
-from esper.leyline.command_lines import command_line
 from esper.leyline.errors import EsperError
 from esper.leyline.health import Verdict
+from esper.leyline.text.command_lines import command_line
 
 #: The status with which a past moment is judged: by its lights and figures, not by the run's end.
 _THEN: Final = RunStatus(StatusKind.LIVE, None, "as it was")

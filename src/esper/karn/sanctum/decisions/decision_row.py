@@ -9,8 +9,8 @@ from esper.karn.sanctum.drawing.judgement import finite_style
 from esper.karn.sanctum.schema import DecisionState, RunState
 from esper.karn.text.figures import cut, figure
 from esper.karn.text.palette import DARK, Palette
-from esper.leyline.plain_text import name_at
-from esper.leyline.sighting_words import nonfinite_kind
+from esper.leyline.text.plain_text import name_at
+from esper.leyline.text.sighting_words import nonfinite_kind
 
 
 def render_decision_row(

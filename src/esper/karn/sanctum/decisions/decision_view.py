@@ -11,7 +11,7 @@ from esper.karn.sanctum.schema import DecisionState, HeadDecision, RunState
 from esper.karn.sanctum.widgets.tamiyo_brain.action_heads_panel import display_name
 from esper.karn.text.figures import cut
 from esper.karn.text.palette import DARK, Palette
-from esper.leyline.sighting_words import nonfinite_kind
+from esper.leyline.text.sighting_words import nonfinite_kind
 
 #: Marks the choice that was taken.
 TAKEN: Final = "»"

@@ -17,7 +17,7 @@ from esper.karn.sanctum.drawing.themes import palette_of
 from esper.karn.sanctum.frame.banner import master_style, word_badge
 from esper.karn.sanctum.frame.run_screen import too_small
 from esper.karn.text.palette import Palette
-from esper.leyline.plain_text import printable
+from esper.leyline.text.plain_text import printable
 
 _THIS_RUN: Final = "this run"
 _BAR_WIDTH: Final = 28

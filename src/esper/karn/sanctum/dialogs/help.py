@@ -23,7 +23,7 @@ from esper.karn.text.light_signs import FIRST_OUT_MARK, LIT, LIT_BY_DRILL, UNKNO
 from esper.karn.text.palette import Palette
 from esper.leyline.heads import HEAD_MEANINGS
 from esper.leyline.records import RECORDS, TelemetryRecord, record_of
-from esper.leyline.sighting_words import KIND_WORDS
+from esper.leyline.text.sighting_words import KIND_WORDS
 
 _KEY_WIDTH = 14
 _FIELD_WIDTH = 22

@@ -12,7 +12,7 @@ from textual.widgets import Static
 from esper.karn.sanctum.drawing.themes import palette_of
 from esper.karn.sanctum.fold.view import View
 from esper.karn.sanctum.frame.banner import badge, reasons
-from esper.leyline.plain_text import printable
+from esper.leyline.text.plain_text import printable
 
 
 class ReasonsDialog(ModalScreen[None]):

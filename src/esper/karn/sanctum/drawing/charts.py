@@ -9,7 +9,7 @@ from typing import Final
 from rich.text import Text
 
 from esper.karn.text.palette import Palette
-from esper.leyline.sighting_words import nonfinite_kind
+from esper.leyline.text.sighting_words import nonfinite_kind
 
 #: The signs of non-finite points.
 NONFINITE_SIGNS: Final = {"nan": "×", "+inf": "↑", "-inf": "↓"}

@@ -17,7 +17,7 @@ from esper.karn.sanctum.drawing.themes import palette_of
 from esper.karn.sanctum.fold.attention import Lamps
 from esper.karn.sanctum.fold.view import View
 from esper.karn.text.palette import Palette
-from esper.leyline.plain_text import printable, printable_line
+from esper.leyline.text.plain_text import printable, printable_line
 
 _SCROLL_LINE: Final = "Scroll the focused panel by a line"
 _SCROLL_PAGE: Final = "Scroll it by a page"

@@ -12,7 +12,7 @@ from esper.karn.sanctum.drawing.braille import line_chart
 from esper.karn.sanctum.drawing.charts import NONFINITE_SIGNS, level, sparkline
 from esper.karn.text.figures import count, figure
 from esper.karn.text.palette import Palette
-from esper.leyline.sighting_words import KIND_WORDS, nonfinite_kind
+from esper.leyline.text.sighting_words import KIND_WORDS, nonfinite_kind
 
 GAP: Final = 3  # between two columns of charts
 NARROWEST: Final = 22

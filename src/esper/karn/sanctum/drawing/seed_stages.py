@@ -5,7 +5,7 @@ from typing import Final
 from esper.karn.sanctum.drawing.charts import BLOCKS, NONFINITE_SIGNS
 from esper.karn.text.palette import Palette
 from esper.leyline.heads import Stage
-from esper.leyline.sighting_words import nonfinite_kind
+from esper.leyline.text.sighting_words import nonfinite_kind
 
 #: A sign for each stage of a seed: the more it affects the host, the fuller the sign.
 STAGE_SIGNS: Final = {

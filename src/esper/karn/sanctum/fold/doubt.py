@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Final, Self
 
 from esper.karn.store.reading.completeness import Completeness
-from esper.leyline.plurals import counted, plural
+from esper.leyline.text.plurals import counted, plural
 
 
 @dataclass(frozen=True)

@@ -7,16 +7,6 @@ from typing import Final
 from esper.karn.sanctum.fold.latches import Latches
 from esper.karn.sanctum.schema import FirstSighting
 from esper.leyline.heads import Stage
-from esper.leyline.plain_text import name_at
-from esper.leyline.plurals import counted
-from esper.leyline.sighting_words import (
-    KIND_WORDS,
-    NOT_REPRODUCED,
-    PLANTED,
-    joined,
-    place_words,
-    quantity_words,
-)
 from esper.leyline.telemetry import (
     GROUPS,
     CheckpointWritten,
@@ -28,6 +18,16 @@ from esper.leyline.telemetry import (
     RunFinished,
     RunStarted,
     SeedTransitioned,
+)
+from esper.leyline.text.plain_text import name_at
+from esper.leyline.text.plurals import counted
+from esper.leyline.text.sighting_words import (
+    KIND_WORDS,
+    NOT_REPRODUCED,
+    PLANTED,
+    joined,
+    place_words,
+    quantity_words,
 )
 
 #: Stages whose transitions get a line, with their words.

@@ -28,10 +28,10 @@ from esper.karn.store.sightings import (
     step_in_phase,
     steps_of,
 )
-from esper.leyline.plurals import counted
 from esper.leyline.quantities import causal_rank
-from esper.leyline.sighting_words import NOT_REPRODUCED, PLANTED, joined, place_words
 from esper.leyline.telemetry import GROUPS, NonfiniteSighting, PPOUpdatePayload
+from esper.leyline.text.plurals import counted
+from esper.leyline.text.sighting_words import NOT_REPRODUCED, PLANTED, joined, place_words
 
 #: Maximum number of rows; eight heads and the groups have at most 300.
 ROWS_KEPT: Final = 512

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from esper.karn.sanctum.schema import IncidentState
-from esper.leyline.incident_files import INCIDENTS_NAME, Incident
+from esper.leyline.files.incident_files import INCIDENTS_NAME, Incident
 from esper.leyline.telemetry import IncidentRecorded
 
 #: Maximum number of listed incidents; those without a capsule are dropped first, then the oldest.

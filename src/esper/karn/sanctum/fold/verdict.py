@@ -20,8 +20,8 @@ from esper.leyline.health import (
     judge_latches,
 )
 from esper.leyline.records import record_of
-from esper.leyline.sighting_words import KIND_WORDS
 from esper.leyline.telemetry import SHARED
+from esper.leyline.text.sighting_words import KIND_WORDS
 
 #: Figures of a whole update that are judged, by the path of their record.
 _TRAINING_FIGURES: Final[Mapping[str, Callable[[TrainingState], float | None]]] = {

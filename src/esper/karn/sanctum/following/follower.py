@@ -19,7 +19,7 @@ from esper.karn.store.liveness import Pulse, RunStatus, StatusKind, process_star
 from esper.karn.store.reading.completeness import COMPLETE, Completeness, EventsRead, GapCheck
 from esper.karn.store.reading.run_reader import RunReader
 from esper.karn.store.run_files.side_files import SideFiles, SideRecords
-from esper.leyline.incident_files import Incident
+from esper.leyline.files.incident_files import Incident
 from esper.leyline.telemetry import Heartbeat, NonfiniteSighting
 
 _Sighting = tuple[int, NonfiniteSighting]  # with its update

@@ -13,7 +13,7 @@ from esper.karn.sanctum.following.folding import first_that_counts, fold_up_to, 
 from esper.karn.sanctum.following.update_index import UpdateIndex
 from esper.karn.sanctum.schema import SanctumSnapshot
 from esper.karn.store.reading.run_reader import RunReader
-from esper.leyline.incident_files import Incident
+from esper.leyline.files.incident_files import Incident
 from esper.leyline.telemetry import (
     DecisionsTaken,
     NonfiniteSighting,

@@ -20,7 +20,7 @@ from esper.karn.sanctum.frame.key_line import ACKNOWLEDGE, END, NOW, KeyLine
 from esper.karn.sanctum.frame.small_panel import SmallPanel
 from esper.karn.sanctum.frame.status_strip import StatusStrip
 from esper.karn.sanctum.frame.time_bar import TimeBar, updates_of
-from esper.leyline.plain_text import printable
+from esper.leyline.text.plain_text import printable
 
 if TYPE_CHECKING:
     from esper.karn.reports.run_catalogue import RunSummary

@@ -18,8 +18,8 @@ from esper.karn.text.figures import ABSENT, count, place_text
 from esper.karn.text.light_signs import FIRST_OUT_MARK, LIT, LIT_BY_DRILL, UNKNOWN, UNLIT
 from esper.karn.text.local_time import day_of
 from esper.karn.text.palette import DARK, Palette
-from esper.leyline.sighting_words import KIND_WORDS
 from esper.leyline.telemetry import GROUPS
+from esper.leyline.text.sighting_words import KIND_WORDS
 
 #: Head, quantity and kind; the last two are empty for a head without evidence.
 RowKey = tuple[str, str, str]

@@ -19,8 +19,8 @@ from esper.karn.store.sightings import Source
 from esper.karn.text.figures import figure
 from esper.karn.text.palette import DARK, Palette
 from esper.leyline.head_figures import CHARTED_FIGURES, HEAD_FIGURES
-from esper.leyline.sighting_words import KIND_WORDS
 from esper.leyline.telemetry import GROUPS, HOSTS, SHARED
+from esper.leyline.text.sighting_words import KIND_WORDS
 
 #: Minimum height for a line with the updates in which something was seen.
 _MIN_HEIGHT_OF_SIGHTINGS: Final = 10

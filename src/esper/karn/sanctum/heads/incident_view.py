@@ -12,9 +12,14 @@ from esper.karn.sanctum.schema import Evidence, IncidentState, SanctumSnapshot
 from esper.karn.sanctum.widgets.tamiyo_brain.action_heads_panel import display_name
 from esper.karn.store.sightings import is_repeated
 from esper.karn.text.palette import DARK, Palette
-from esper.leyline.sighting_words import KIND_WORDS, NOT_REPRODUCED, place_words, quantity_words
-from esper.leyline.source_paths import short_path
 from esper.leyline.telemetry import GROUPS
+from esper.leyline.text.sighting_words import (
+    KIND_WORDS,
+    NOT_REPRODUCED,
+    place_words,
+    quantity_words,
+)
+from esper.leyline.text.source_paths import short_path
 
 REPRODUCED: Final = "reproduced"
 _LABEL_WIDTH: Final = 11

@@ -10,8 +10,8 @@ from esper.karn.sanctum.drawing.seed_stages import alpha_sign, stage_sign, stage
 from esper.karn.sanctum.schema import HostState, RunState, SlotState
 from esper.karn.text.figures import cut, figure
 from esper.karn.text.palette import DARK, Palette
-from esper.leyline.plain_text import name_at
-from esper.leyline.sighting_words import nonfinite_kind
+from esper.leyline.text.plain_text import name_at
+from esper.leyline.text.sighting_words import nonfinite_kind
 
 _NAME_WIDTH: Final = 8
 _NOW_WIDTH: Final = 17  # the content of the slot now, if it is not written above its line

@@ -12,7 +12,7 @@ from esper.karn.sanctum.following.log_filter import FILTER_FIELDS, LogFilter, wi
 from esper.karn.sanctum.following.searching import SearchResult
 from esper.karn.sanctum.schema import LogEntry
 from esper.karn.text.palette import Palette
-from esper.leyline.plurals import counted
+from esper.leyline.text.plurals import counted
 
 _ALL: Final = "all"
 

@@ -17,7 +17,7 @@ from esper.karn.sanctum.schema import HostState, RunState, SanctumSnapshot, Slot
 from esper.karn.text.columns import flowed
 from esper.karn.text.figures import count, cut, figure, percentage
 from esper.karn.text.palette import DARK, Palette
-from esper.leyline.plain_text import name_at
+from esper.leyline.text.plain_text import name_at
 
 _INDEX_WIDTH: Final = 3
 _PERCENT_WIDTH: Final = 7

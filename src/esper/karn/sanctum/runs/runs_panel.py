@@ -14,7 +14,7 @@ from esper.karn.sanctum.drawing.choice_panel import ChoicePanel
 from esper.karn.sanctum.fold.view import View
 from esper.karn.sanctum.runs.run_lines import RunLines
 from esper.karn.text.palette import Palette
-from esper.leyline.plurals import plural
+from esper.leyline.text.plurals import plural
 
 NO_RUNS: Final = "no runs yet"
 _NONE_FOUND: Final = "no run matches the filter"

@@ -18,7 +18,7 @@ from esper.karn.sanctum.frame.run_screen import RunScreen, RunsUpdated
 from esper.karn.sanctum.runs.comparison_panel import ComparisonPanel
 from esper.karn.sanctum.runs.runs_panel import NO_RUNS, RunsPanel
 from esper.karn.store.run_files.run_note import LONGEST_NOTE, NoteError, write_note
-from esper.leyline.plain_text import printable, printable_line
+from esper.leyline.text.plain_text import printable, printable_line
 
 _KEYS: Final = "enter opens, space marks, c compares, o sorts, / filters, e notes"
 

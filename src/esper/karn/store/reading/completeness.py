@@ -11,7 +11,7 @@ from esper.karn.store.reading.read_only_store import Journal
 from esper.karn.store.reading.run_reader import RunReader
 from esper.karn.store.run_files.side_files import SideRecords
 from esper.karn.store.tables.thinning import Thinned
-from esper.leyline.plurals import counted
+from esper.leyline.text.plurals import counted
 
 _WRITING = (StatusKind.LIVE, StatusKind.STARTING, StatusKind.STALLED)
 

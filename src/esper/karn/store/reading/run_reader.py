@@ -23,8 +23,8 @@ from esper.karn.store.tables.event_rows import SELECT_EVENTS, event_of, plausibl
 from esper.karn.store.tables.run_tables import columns_of, store_id_of
 from esper.karn.store.tables.sighting_rows import sightings_in
 from esper.karn.store.tables.thinning import COMMON_KINDS, RARE, Thinned, thinned_of
-from esper.leyline.sighting_words import KIND_WORDS
 from esper.leyline.telemetry import Event, Heartbeat, NonfiniteSighting
+from esper.leyline.text.sighting_words import KIND_WORDS
 
 _NEWEST: Final = 2**63 - 1  # the largest possible id
 #: Sightings in the tables beside `events`. Older stores have fewer columns.

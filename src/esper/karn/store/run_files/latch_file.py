@@ -27,10 +27,10 @@ from esper.karn.store.sightings import (
     source_of,
     states_reproduction,
 )
-from esper.leyline.durable_files import sync_directory
-from esper.leyline.plurals import counted, plural
-from esper.leyline.sighting_words import KIND_WORDS
+from esper.leyline.files.durable_files import sync_directory
 from esper.leyline.telemetry import NonfiniteSighting, PPOUpdatePayload
+from esper.leyline.text.plurals import counted, plural
+from esper.leyline.text.sighting_words import KIND_WORDS
 
 LATCHES_NAME: Final = "latches.jsonl"
 #: A file that reserves space, and is deleted for latches when the disk is full.

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Final
 
 from esper.leyline.errors import EsperError
-from esper.leyline.plain_text import printable_line
+from esper.leyline.text.plain_text import printable_line
 
 NOTE_NAME: Final = "note.txt"
 LONGEST_NOTE: Final = 500  # characters

@@ -10,20 +10,20 @@ from typing import Final
 
 from esper.karn.store.file_stamps import FileStamp, are_racy, file_stamp
 from esper.karn.store.run_files.latch_file import LATCHES_NAME, LatchFile, read_latch_file
-from esper.leyline.checkpoint_file import (
+from esper.leyline.files.checkpoint_file import (
     CHECKPOINTS_NAME,
     CheckpointError,
     checkpoints_in,
     read_summary,
 )
-from esper.leyline.incident_files import (
+from esper.leyline.files.incident_files import (
     INCIDENTS_NAME,
     Incident,
     incident_folders,
     incident_in,
 )
-from esper.leyline.sighting_words import KIND_WORDS
 from esper.leyline.telemetry import NonfiniteSighting
+from esper.leyline.text.sighting_words import KIND_WORDS
 
 #: Maximum number of capsules that are read, newest first: more than a run keeps.
 _CAPSULES_READ: Final = 2_048

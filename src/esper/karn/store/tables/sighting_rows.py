@@ -11,8 +11,8 @@ from esper.karn.store.sightings import (
     states_reproduction,
     steps_of,
 )
-from esper.leyline.sighting_words import KIND_WORDS
 from esper.leyline.telemetry import PHASES, NonfiniteSighting, PPOUpdatePayload
+from esper.leyline.text.sighting_words import KIND_WORDS
 
 #: The column that counts sightings of a phase.
 _COUNTS: Final = {"update": "minibatches", "acting": "steps", "hosts": "steps"}

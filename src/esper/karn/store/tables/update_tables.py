@@ -13,13 +13,13 @@ from typing import Any, Final
 
 from esper.karn.store.tables.row_insertion import insert_rows
 from esper.leyline.head_figures import HEAD_FIGURES
-from esper.leyline.sighting_words import nonfinite_kind
 from esper.leyline.telemetry import (
     DamagedEventError,
     EpisodesCompleted,
     PPOUpdatePayload,
     decode_payload,
 )
+from esper.leyline.text.sighting_words import nonfinite_kind
 
 UPDATE_TABLE_NAMES: Final = ("update_figures", "episodes")
 

@@ -31,7 +31,6 @@ from esper.karn.store.writing.store_connection import (
     StoredEvent,
 )
 from esper.karn.store.writing.wal_watch import WalWatch
-from esper.leyline.plurals import counted, plural
 from esper.leyline.telemetry import (
     KIND_BY_TYPE,
     EpisodesCompleted,
@@ -43,6 +42,7 @@ from esper.leyline.telemetry import (
     encode_payload,
     kind_of,
 )
+from esper.leyline.text.plurals import counted, plural
 
 HEARTBEAT_SECONDS: Final = 2.0
 COMMIT_SECONDS: Final = 0.05

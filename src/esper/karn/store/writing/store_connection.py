@@ -36,7 +36,7 @@ from esper.karn.store.tables.thinning import thin
 from esper.karn.store.tables.update_tables import INSERT_HEAD_HEALTH, head_health_rows, write_rows
 from esper.karn.store.wal import wal_of
 from esper.karn.store.writing.machine_load import GpuMeter, LoadMeter, no_gpu
-from esper.leyline.durable_files import sync_directory
+from esper.leyline.files.durable_files import sync_directory
 from esper.leyline.telemetry import (
     EpisodesCompleted,
     NonfiniteSighting,

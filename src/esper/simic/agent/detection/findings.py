@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from esper.leyline.sighting_words import STEP_COUNTER
 from esper.leyline.telemetry import SHARED
+from esper.leyline.text.sighting_words import STEP_COUNTER
 from esper.simic.agent.detection.anatomy import Anatomy
 from esper.simic.agent.detection.codes import KINDS, StateCodes
 

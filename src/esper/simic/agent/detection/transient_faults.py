@@ -11,8 +11,8 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from esper.leyline.sighting_words import STEP_COUNTER
 from esper.leyline.telemetry import SHARED
+from esper.leyline.text.sighting_words import STEP_COUNTER
 from esper.simic.agent.detection.anatomy import CRITIC, TRUNK
 from esper.simic.agent.detection.causal_filter import causes_in
 from esper.simic.agent.detection.codes import KINDS, Codes, StateCodes, code_of, difference, is_any

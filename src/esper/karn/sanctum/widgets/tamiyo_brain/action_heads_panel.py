@@ -20,8 +20,8 @@ from esper.karn.text.figures import figure
 from esper.karn.text.light_signs import FIRST_OUT_MARK, LIT, LIT_BY_DRILL, UNKNOWN, UNLIT
 from esper.karn.text.palette import DARK, Palette
 from esper.leyline.head_figures import HEAD_FIGURES, HeadFigure
-from esper.leyline.plurals import counted
-from esper.leyline.sighting_words import (
+from esper.leyline.text.plurals import counted
+from esper.leyline.text.sighting_words import (
     KIND_WORDS,
     NOT_REPRODUCED,
     PLANTED,

@@ -10,7 +10,7 @@ from esper.karn.sanctum.schema import Evidence
 from esper.karn.text.columns import GAP, column_widths, in_columns
 from esper.karn.text.figures import count, place_text
 from esper.karn.text.palette import Palette
-from esper.leyline.sighting_words import KIND_WORDS
+from esper.leyline.text.sighting_words import KIND_WORDS
 
 #: First and last are places: "2/1/3" is update 2, epoch 1, minibatch 3.
 _HEADERS: Final = ("Evidence", "seen", "updates", "minib.", "first", "last", "")

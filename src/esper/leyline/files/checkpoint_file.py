@@ -5,7 +5,7 @@
 The state is the output of `torch.save`. The summary is JSON for programs that do not load torch:
 progress, settings and latches of the run. Lengths are little-endian.
 
-Checkpoints of format 2 are read, too; `esper.leyline.unsealed_checkpoint` describes them.
+Checkpoints of format 2 are read, too; `esper.leyline.files.unsealed_checkpoint` describes them.
 """
 
 import hashlib
@@ -18,13 +18,13 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from esper.leyline.errors import EsperError
-from esper.leyline.telemetry import NonfiniteSighting
-from esper.leyline.unsealed_checkpoint import (
+from esper.leyline.files.unsealed_checkpoint import (
     UNSEALED_FORMAT,
     UnsealedCheckpoint,
     read_unsealed,
     scan_unsealed,
 )
+from esper.leyline.telemetry import NonfiniteSighting
 
 CHECKPOINTS_NAME: Final = "checkpoints"  # their folder in a run
 FORMAT: Final = 3

@@ -27,7 +27,7 @@ def install_command(extra: str) -> str:
     """Return a command that installs an optional extra of Esper."""
     if _UV_RUN in os.environ:
         return f"uv sync --extra {extra}"
-    root = Path(__file__).parents[3]  # of the source tree, if Esper runs from one
+    root = Path(__file__).parents[4]  # of the source tree, if Esper runs from one
     source = str(root) if (root / "pyproject.toml").is_file() else DISTRIBUTION
     return shlex.join(["pip", "install", f"{source}[{extra}]"])
 

@@ -1,0 +1,1 @@
+"""Formats of the files in a run, read without torch, and atomic writes."""

@@ -1,0 +1,1 @@
+"""Words, plurals and command lines in messages, reports and screens."""
