@@ -494,6 +494,16 @@ def test_gradients_whose_squares_overflow_are_clipped_and_learnt_from(
     assert not agent.policy.critic.weight.equal(before)
 
 
+def test_a_norm_beyond_float32_does_not_make_the_gradient_zero(make_agent: AgentMaker) -> None:
+    parameters = make_agent().parameters
+    gradient = torch.full_like(parameters.gradient, 3e38)
+    norm = parameters.norm(gradient)
+    assert norm > torch.finfo(torch.float32).max
+    parameters.clip(gradient, norm, 0.5)
+    assert parameters.gradient.isfinite().all()
+    assert (parameters.gradient > 0).all()
+
+
 def test_a_loss_that_overflows_as_a_whole_is_shared_however_few_heads_took_part(
     make_agent: AgentMaker, make_rollout: RolloutMaker
 ) -> None:

@@ -159,5 +159,13 @@ def test_names_are_the_callers() -> None:
     assert len(monitor.rows()) == 4
     for head, quantity in itertools.product("abc", ("scores",)):
         assert (head, quantity) in monitor.rows()
-    with pytest.raises(ValueError, match="not in"):
+    with pytest.raises(ValueError, match="'logits' is not among the watched quantities: scores"):
         monitor.see_heads(0, "logits", torch.zeros(1, 3))
+    with pytest.raises(ValueError, match=r"must have the shape \[3, 3\], not \[3\]"):
+        monitor.set_heads(0, "scores", torch.ones(3, dtype=torch.bool))
+
+
+@pytest.mark.parametrize("heads", [("left", "left"), ("left", SHARED)])
+def test_heads_need_different_names(heads: tuple[str, str]) -> None:
+    with pytest.raises(ValueError, match="is given twice"):
+        NonfiniteMonitor(heads, ("scores",), ("embedding",), 1)

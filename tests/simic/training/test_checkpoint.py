@@ -1,6 +1,7 @@
 """Checkpoints: whole or not at all."""
 
 import contextlib
+import math
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +26,7 @@ from esper.simic.training.checkpoint import (
     load_checkpoint,
     load_latest,
     save_checkpoint,
+    unsound_parts,
 )
 
 CPU = torch.device("cpu")
@@ -154,3 +156,11 @@ def test_a_damaged_checkpoint_is_passed_over_for_an_older_one(tmp_path: Path) ->
         each.write_bytes(b"")
     with pytest.raises(CheckpointError, match=r"update-000003\.pt is damaged"):
         load_latest(tmp_path, CPU)
+
+
+@pytest.mark.parametrize("name", ["eps", "lr"])
+def test_a_setting_of_the_optimizer_that_is_not_finite_is_unsound(name: str) -> None:
+    state = {"optimizer": {"param_groups": [{"eps": 1e-5, "lr": 1e-3, "betas": (0.9, 0.999)}]}}
+    assert unsound_parts(state) == []
+    state["optimizer"]["param_groups"][0][name] = math.nan
+    assert unsound_parts(state) == [f"optimizer.param_groups.0.{name}"]

@@ -73,8 +73,8 @@ def test_a_fault_between_updates_is_undone_and_training_continues(
         (3, "rollback")
     ]
     third = log.of(PPOUpdatePayload)[2]
-    assert third.figures.head_nonfinite[0].phase == "given"
-    assert third.figures.head_nonfinite[0].head == SHARED
+    assert third.head_nonfinite[0].phase == "given"
+    assert third.head_nonfinite[0].head == SHARED
     # Nothing is kept of the update that was undone; later ones are, and they are sound.
     assert [written.update for written in log.of(CheckpointWritten)] == [1, 2, 4, 5]
     checkpoint, passed_over = load_latest(tmp_path / "checkpoints", CPU)

@@ -108,5 +108,10 @@ class FlatParameters:
         return torch.linalg.vector_norm(gradient, dtype=torch.float64)
 
     def clip(self, gradient: Tensor, norm: Tensor, maximum: float) -> None:
-        """Write a gradient with norm `norm` into `self.gradient`, scaled to at most `maximum`."""
-        torch.div(gradient, (norm / maximum).clamp(min=1.0), out=self.gradient)
+        """Write a gradient with norm `norm` into `self.gradient`, scaled to at most `maximum`.
+
+        The largest divisor is the largest value of the gradient's type: dividing by one that
+        overflows to Inf would make the whole gradient 0, and training would silently stand still.
+        """
+        largest = torch.finfo(gradient.dtype).max
+        torch.div(gradient, (norm / maximum).clamp(1.0, largest), out=self.gradient)

@@ -79,6 +79,12 @@ class NonfiniteMonitor:
     flags: Tensor = field(init=False)  # [minibatch, row, kind], bool
 
     def __post_init__(self) -> None:
+        names = [*self.heads, SHARED]
+        if repeated := [name for name in names if names.count(name) > 1]:
+            raise ValueError(
+                f"the name {repeated[0]!r} is given twice: heads need different names, and "
+                f"{SHARED!r} is the name of what they share"
+            )
         rows = len(self.head_quantities) * len(self.heads) + len(self.shared_quantities)
         self.flags = torch.zeros(
             self.minibatches, rows, len(KINDS), dtype=torch.bool, device=self.device
@@ -109,7 +115,12 @@ class NonfiniteMonitor:
 
     def set_heads(self, minibatch: int, quantity: str, kinds: Tensor) -> None:
         """Flag kinds of values that the caller found in a quantity of each head: `[H, 3]`, bool."""
-        start = self.head_quantities.index(quantity) * len(self.heads)
+        if kinds.shape != (len(self.heads), len(KINDS)):
+            raise ValueError(
+                f"the kinds of {quantity} must have the shape [{len(self.heads)}, {len(KINDS)}], "
+                f"not {list(kinds.shape)}"
+            )
+        start = _position(quantity, self.head_quantities) * len(self.heads)
         self.flags[minibatch, start : start + len(self.heads)] |= kinds
 
     def see_shared(self, minibatch: int, quantity: str, values: Tensor) -> None:
@@ -119,7 +130,7 @@ class NonfiniteMonitor:
     def set_shared(self, minibatch: int, quantity: str, kinds: Tensor) -> None:
         """Flag kinds of values that the caller found in a shared quantity: `[3]`, bool."""
         start = len(self.head_quantities) * len(self.heads)
-        row = start + self.shared_quantities.index(quantity)
+        row = start + _position(quantity, self.shared_quantities)
         self.flags[minibatch, row] |= kinds
 
     def bad(self, minibatch: int) -> Tensor:
@@ -214,3 +225,11 @@ def detected(
         if sighting.head in inf:
             (nan if sighting.kind == "nan" else inf)[sighting.head] = True
     return inf, nan
+
+
+def _position(quantity: str, quantities: Sequence[str]) -> int:
+    if quantity not in quantities:
+        raise ValueError(
+            f"{quantity!r} is not among the watched quantities: {', '.join(quantities)}"
+        )
+    return quantities.index(quantity)

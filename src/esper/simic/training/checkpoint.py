@@ -9,6 +9,7 @@ torch is only imported inside functions, so that this module can be loaded witho
 """
 
 import errno
+import math
 import os
 from collections.abc import Collection, Mapping
 from contextlib import suppress
@@ -178,7 +179,7 @@ _MAY_FORBID = "policy.heads.bias"
 
 
 def unsound_parts(state: Any, name: str = "") -> list[str]:
-    """Return the names of the tensors in nested dictionaries with invalid values.
+    """Return the names of the tensors and numbers in nested containers with invalid values.
 
     These are NaN and Inf, and values below 0 where there can be none.
     """
@@ -191,6 +192,10 @@ def unsound_parts(state: Any, name: str = "") -> list[str]:
             state = state.masked_fill(state == -torch.inf, 0)
         is_negative = name.endswith(_NEVER_NEGATIVE) and bool((state < 0).any())
         return [name] if is_negative or not state.isfinite().all() else []
+    if isinstance(state, float):  # a setting of the optimizer
+        return [] if math.isfinite(state) else [name]
+    if isinstance(state, list | tuple):
+        state = dict(enumerate(state))
     if not isinstance(state, dict):
         return []
     return [

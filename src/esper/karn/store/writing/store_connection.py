@@ -262,9 +262,10 @@ class StoreConnection:
         )
 
     def thin(self, limit_bytes: int, seconds: float) -> None:
-        """Remove the oldest common events while the store is larger than a limit.
+        """Remove the oldest common events while the store is near or above a limit.
 
-        SQLite uses the space again, so the file does not grow beyond the limit.
+        SQLite uses the space again, so the file does not grow beyond the limit. Removing begins at
+        15/16 of it, because events arrive faster for a while than a call removes them.
 
         Args:
             limit_bytes: limit of the used pages of the database file, in bytes.
@@ -277,7 +278,8 @@ class StoreConnection:
         assert connection is not None
         end = time.monotonic() + seconds
         self.synchronous(False)
-        while self._used_bytes() > limit_bytes and time.monotonic() < end:
+        begins_at = limit_bytes - limit_bytes // 16
+        while self._used_bytes() > begins_at and time.monotonic() < end:
             connection.execute("BEGIN IMMEDIATE")
             is_more = thin(connection, _THINNED_AT_ONCE, _NEVER_THINNED)
             connection.execute("COMMIT")
