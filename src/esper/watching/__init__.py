@@ -1,0 +1,1 @@
+"""Watches any PyTorch training: finds the first non-finite value, names it, and records it."""

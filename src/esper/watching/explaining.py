@@ -1,0 +1,213 @@
+"""From trouble to its cause: who broke first, and at which operation.
+
+Evidence is gathered in the order in which a minibatch computes: the weights it starts from, the
+loop's own variables, the outputs of the heads, the gradients. What stands first is the cause, and
+what follows from it is not reported.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from types import FrameType
+
+import torch
+from torch import Tensor, nn
+
+from esper.leyline.telemetry import SHARED
+from esper.simic.replay.operations import Operation
+from esper.simic.replay.origin import Origin, find_origin
+from esper.simic.replay.tracing import OperationTracer
+from esper.watching.heads import Head
+from esper.watching.parts import Part, bad_rows, kinds_of
+from esper.watching.rerun import (
+    CannotRunAgainError,
+    NoLoopError,
+    body_of,
+    everything_put_back,
+)
+
+
+@dataclass(frozen=True)
+class Found:
+    """One thing that is not finite and that nothing else explains."""
+
+    owner: str  # a head, a group, or SHARED
+    quantity: str
+    kind: str  # "nan", "+inf" or "-inf"
+    part: str = ""  # the tensor
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What was found in one minibatch.
+
+    Attributes:
+        found: causes only, in the order in which they were computed.
+        origin: the first operation that turned finite inputs into a non-finite result.
+        line: the loop's own line, where the operation's line is a library's.
+        why_no_origin: a sentence, where the minibatch could not be run again.
+    """
+
+    found: tuple[Found, ...]
+    origin: Origin | None = None
+    line: str = ""
+    why_no_origin: str = ""
+
+
+@dataclass(frozen=True)
+class Minibatch:
+    """What is held of a minibatch until the optimizer's step.
+
+    Attributes:
+        outputs: input and output of each call of the output layer.
+        gradients: of each part, before clipping; None for one without.
+    """
+
+    outputs: Sequence[tuple[Tensor | None, Tensor]]
+    gradients: Sequence[Tensor | None]
+
+
+@dataclass
+class _Evidence:
+    found: list[Found] = field(default_factory=list)
+
+    def add(self, owners: Sequence[str], quantity: str, values: Tensor, part: str = "") -> None:
+        for owner in owners:
+            for kind in kinds_of(values):
+                one = Found(owner, quantity, kind, part)
+                if one not in self.found:
+                    self.found.append(one)
+
+
+def evidence_in(
+    parts: Sequence[Part],
+    heads: Sequence[Head],
+    minibatch: Minibatch,
+    variables: Mapping[str, Tensor],
+    state: Mapping[str, tuple[Part, Tensor]],
+) -> tuple[Found, ...]:
+    """Return the first things in a minibatch that are not finite: causes without consequences.
+
+    Args:
+        parts: all parameters with their owners.
+        heads: of the model.
+        minibatch: what is held of it.
+        variables: the loop's own tensors, in the order of their first assignment.
+        state: what the optimizer keeps, by name, with the parameter that it belongs to.
+    """
+    given = _Evidence()
+    for part in parts:
+        if not _is_finite(part.parameter):
+            owners = bad_rows(part, part.parameter)
+            given.add(owners, "parameters", part.parameter, part.name)
+    if given.found:
+        return tuple(given.found)
+    inputs = _Evidence()
+    computed = _Evidence()
+    for name, tensor in variables.items():
+        if _is_finite(tensor):
+            continue
+        if tensor.grad_fn is None and not computed.found:
+            inputs.add([SHARED], name, tensor)
+        else:
+            computed.add([SHARED], name, tensor)
+    if inputs.found:
+        return tuple(inputs.found[:1])
+    outputs = _evidence_in_outputs(heads, minibatch)
+    if outputs:
+        return outputs
+    if computed.found:
+        return tuple(computed.found[:1])
+    moments = _Evidence()
+    for name, (part, values) in state.items():
+        if not _is_finite(values):
+            moments.add(bad_rows(part, values), "moments", values, name)
+    if moments.found:
+        return tuple(moments.found)
+    return _evidence_in_gradients(parts, minibatch)
+
+
+def _evidence_in_outputs(heads: Sequence[Head], minibatch: Minibatch) -> tuple[Found, ...]:
+    evidence = _Evidence()
+    for taken, output in minibatch.outputs:
+        if _is_finite(output):
+            continue
+        if taken is not None and not _is_finite(taken):
+            evidence.add([SHARED], "features", taken)
+            continue
+        own = [head for head in heads if head.columns is not None]
+        if not own:
+            evidence.add([SHARED], "output", output)
+        for head in own:
+            columns = output[..., head.columns.start : head.columns.stop]  # type: ignore[union-attr]
+            if not _is_finite(columns):
+                quantity = "logits" if head.kind in ("categorical", "binary") else "mean"
+                evidence.add([head.name], quantity, columns)
+    return tuple(evidence.found)
+
+
+def _evidence_in_gradients(parts: Sequence[Part], minibatch: Minibatch) -> tuple[Found, ...]:
+    evidence = _Evidence()
+    is_everything = True
+    for part, gradient in zip(parts, minibatch.gradients, strict=True):
+        if gradient is None:
+            continue
+        if _is_finite(gradient):
+            is_everything = False
+            continue
+        evidence.add(bad_rows(part, gradient), "gradient", gradient, part.name)
+    if is_everything and evidence.found:
+        # All of it broke: the derivative of the loss did, before it reached any part.
+        kinds = dict.fromkeys(found.kind for found in evidence.found)
+        return tuple(Found(SHARED, "gradient", kind) for kind in kinds)
+    heads_only = [found for found in evidence.found if found.owner != SHARED]
+    return tuple(heads_only or evidence.found)
+
+
+def run_again(
+    frames: Sequence[FrameType], models: Sequence[nn.Module], named: Mapping[str, Tensor]
+) -> OperationTracer:
+    """Run the minibatch of a frame again under the tracer, and put everything back.
+
+    Args:
+        frames: candidates, innermost first; the first with a loop is run.
+        models: that the loop trains.
+        named: tensors that exist before, by name.
+
+    Raises:
+        CannotRunAgainError: no frame has a loop that can be run again.
+    """
+    reason = "no frame has a loop"
+    for frame in frames:
+        try:
+            body = body_of(frame)
+        except CannotRunAgainError as error:
+            reason = str(error)
+            if isinstance(error, NoLoopError):
+                continue
+            raise
+        tracer = OperationTracer(models[0], type(models[0]).__name__, named)
+        owners = [value for value in frame.f_locals.values() if _is_trainer(value)]
+        with everything_put_back(models, owners), tracer:
+            body.run()
+        return tracer
+    raise CannotRunAgainError(reason)
+
+
+def origin_in(tracer: OperationTracer, seen: Sequence[Tensor]) -> Origin | None:
+    """Return where what is not finite in some tensors of a traced run began."""
+    makers = [maker for tensor in seen for maker in tracer.makers(tensor)]
+    return find_origin(makers)
+
+
+def line_of(operation: Operation) -> str:
+    """Return file, line and code of an operation."""
+    place = operation.place
+    return f"{place.file}:{place.line}: {place.code}" if place.file else ""
+
+
+def _is_trainer(value: object) -> bool:
+    return hasattr(value, "__dict__") and not isinstance(value, (nn.Module, Tensor, type))
+
+
+def _is_finite(values: Tensor) -> bool:
+    return bool(torch.isfinite(values.detach()).all())

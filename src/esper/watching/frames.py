@@ -1,0 +1,115 @@
+"""Reads a training loop's own local variables from the frames that are on the stack.
+
+The names that a library gives its tensors (`ratio`, `advantages`, `rollout_data.old_log_prob`) say
+more than anything that a hook can know.
+"""
+
+import dataclasses
+import inspect
+import sys
+import sysconfig
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+_TORCH = str(Path(torch.__file__).parent)
+_ESPER = str(Path(__file__).parents[1])
+_STDLIB = sysconfig.get_path("stdlib")
+_MOST_ITEMS = 64  # of one container that are looked at
+_DEEPEST = 3
+#: Attributes of distributions and of the wrappers that libraries put around them.
+_OF_DISTRIBUTIONS = ("distribution", "distributions", "logits", "loc", "scale")
+
+
+def calling_frames(frame: FrameType | None) -> Iterator[FrameType]:
+    """Yield a frame and its callers, innermost first, without those of torch, Python and Esper."""
+    while frame is not None:
+        if not is_plumbing(frame.f_code.co_filename):
+            yield frame
+        frame = frame.f_back
+
+
+def frames_of_traceback(traceback: TracebackType | None) -> list[FrameType]:
+    """Return the frames of an exception, innermost first, without those of torch and Esper."""
+    frames = []
+    while traceback is not None:
+        if not is_plumbing(traceback.tb_frame.f_code.co_filename):
+            frames.append(traceback.tb_frame)
+        traceback = traceback.tb_next
+    return frames[::-1]
+
+
+def is_plumbing(file: str) -> bool:
+    """Return whether a source file belongs to torch, to Esper or to the standard library."""
+    if file.startswith((_TORCH, _ESPER, "<frozen")):
+        return True
+    return file.startswith(_STDLIB) and "site-packages" not in file
+
+
+def named_tensors(frame: FrameType) -> dict[str, Tensor]:
+    """Return the floating-point tensors among a frame's variables, by name.
+
+    The order is that in which the code first assigns the variables, so an input stands before what
+    is computed from it. Containers, data classes, named tuples and distributions are opened:
+    `rollout_data.advantages`. Each tensor has one name, the first.
+    """
+    found: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    local = frame.f_locals
+    names = [name for name in frame.f_code.co_varnames if name in local]
+    names += [name for name in local if name not in names]
+    if local is frame.f_globals:  # a script: its functions, modules and classes are no variables
+        names = [name for name in names if not name.startswith("__")]
+    for name in names:
+        for path, tensor in _tensors_in(name, local[name], _DEEPEST):
+            if id(tensor) not in seen:
+                seen.add(id(tensor))
+                found[path] = tensor
+    return found
+
+
+def _tensors_in(name: str, value: Any, depth: int) -> Iterator[tuple[str, Tensor]]:
+    if isinstance(value, Tensor):
+        if value.is_floating_point() and not isinstance(value, nn.Parameter):
+            yield name, value
+        return
+    if depth == 0 or isinstance(value, (nn.Module, torch.optim.Optimizer, type, str, bytes)):
+        return
+    for path, item in _items(name, value):
+        yield from _tensors_in(path, item, depth - 1)
+
+
+def _items(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """Yield what an object holds, with the expression that leads to it."""
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        for field in value._fields:
+            yield f"{name}.{field}", getattr(value, field)
+    elif isinstance(value, (list, tuple)):
+        for number, item in enumerate(value[:_MOST_ITEMS]):
+            yield f"{name}[{number}]", item
+    elif isinstance(value, Mapping) or _is_tensor_dict(value):
+        for number, (key, item) in enumerate(value.items()):
+            if number == _MOST_ITEMS:
+                return
+            yield f"{name}[{key!r}]", item
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        for field in dataclasses.fields(value):
+            yield f"{name}.{field.name}", inspect.getattr_static(value, field.name, None)
+    elif "distribution" in type(value).__module__:
+        for attribute in _OF_DISTRIBUTIONS:
+            held = vars(value).get(attribute) if hasattr(value, "__dict__") else None
+            if held is not None:
+                yield f"{name}.{attribute}", held
+
+
+def _is_tensor_dict(value: Any) -> bool:
+    return type(value).__module__.partition(".")[0] == "tensordict" and hasattr(value, "items")
+
+
+def caller() -> FrameType | None:
+    """Return the frame that called the function which calls this."""
+    return sys._getframe(2)

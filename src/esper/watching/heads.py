@@ -1,0 +1,136 @@
+"""The heads of a model: the parts of its output that have lights of their own.
+
+A head is one component of an action: a categorical choice, a dimension of a Gaussian, or whatever a
+module computes. Heads that share one output layer lie side by side in the layer's last axis.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from torch import nn
+
+from esper.leyline.errors import EsperError
+
+Kind = Literal["categorical", "binary", "gaussian", "module"]
+
+#: Names that libraries give to the layer that computes logits or means of actions.
+_ACTION_LAYER_NAMES = re.compile(r"(action_net|actor|policy|pi|mu|logits|head|lm_head|q_net)\b")
+
+
+class HeadsError(EsperError, ValueError):
+    """The heads do not fit the model, or cannot be understood."""
+
+
+@dataclass(frozen=True)
+class Head:
+    """One head.
+
+    Attributes:
+        name: unique among the heads of a run.
+        kind: what its output means.
+        columns: its part of the output layer's last axis; None for a module of its own.
+        module: the module whose output it is, if it has one of its own.
+    """
+
+    name: str
+    kind: Kind
+    columns: range | None = None
+    module: nn.Module | None = None
+
+
+def heads_of(heads: Any) -> tuple[Head, ...]:
+    """Return the heads that a user described.
+
+    Args:
+        heads: a Gymnasium space, `{name: width}`, `{name: module}`, or None for no heads.
+
+    Raises:
+        HeadsError: it is none of these, or a width is not a positive integer.
+    """
+    if heads is None:
+        return ()
+    if isinstance(heads, Mapping):
+        return _heads_of_mapping(heads)
+    widths = list(_components(heads, "action"))
+    return _side_by_side(widths)
+
+
+def output_width(heads: Sequence[Head]) -> int:
+    """Return the width of the output layer that heads share; 0 if they share none."""
+    return max((head.columns.stop for head in heads if head.columns is not None), default=0)
+
+
+def find_output_layer(model: nn.Module, width: int) -> nn.Module | None:
+    """Return the layer that computes the logits of all heads, or None if there is none.
+
+    That is the last linear layer with as many outputs; among several, one whose name libraries
+    use for actors is preferred.
+    """
+    candidates = [
+        (name, module)
+        for name, module in model.named_modules()
+        if getattr(module, "out_features", None) == width
+    ]
+    named = [module for name, module in candidates if _ACTION_LAYER_NAMES.search(name)]
+    modules = named or [module for _, module in candidates]
+    return modules[-1] if modules else None
+
+
+def _heads_of_mapping(heads: Mapping[Any, Any]) -> tuple[Head, ...]:
+    if all(isinstance(value, nn.Module) for value in heads.values()):
+        return tuple(Head(str(name), "module", module=value) for name, value in heads.items())
+    widths: list[tuple[str, Kind, int]] = []
+    for name, width in heads.items():
+        if not isinstance(width, int) or isinstance(width, bool) or width < 1:
+            raise HeadsError(
+                f"heads[{str(name)!r}] must be a number of outputs (at least 1) or a module, "
+                f"not {width!r}"
+            )
+        widths.append((str(name), "categorical", width))
+    return _side_by_side(widths)
+
+
+def _side_by_side(widths: Sequence[tuple[str, Kind, int]]) -> tuple[Head, ...]:
+    heads, start = [], 0
+    for name, kind, width in widths:
+        heads.append(Head(name, kind, range(start, start + width)))
+        start += width
+    return tuple(heads)
+
+
+def _components(space: Any, name: str) -> Iterator[tuple[str, Kind, int]]:
+    """Yield name, kind and width of each component of a Gymnasium (or Gym) space."""
+    kind = type(space).__name__
+    if kind == "Discrete":
+        yield name, "categorical", int(space.n)
+    elif kind == "MultiDiscrete":
+        for number, choices in enumerate(space.nvec.reshape(-1).tolist()):
+            yield f"{name}[{number}]", "categorical", int(choices)
+    elif kind == "MultiBinary":
+        count = space.n if isinstance(space.n, int) else _product(space.n)
+        for number in range(count):
+            yield f"{name}[{number}]", "binary", 1
+    elif kind == "Box":
+        count = _product(space.shape)
+        for number in range(count):
+            yield (name if count == 1 else f"{name}[{number}]"), "gaussian", 1
+    elif kind == "Dict":
+        for key, part in space.spaces.items():
+            yield from _components(part, key if name == "action" else f"{name}.{key}")
+    elif kind == "Tuple":
+        for number, part in enumerate(space.spaces):
+            yield from _components(part, f"{name}[{number}]")
+    else:
+        raise HeadsError(
+            f"heads must be a Gymnasium space (Discrete, MultiDiscrete, MultiBinary, Box, Dict or "
+            f"Tuple), {{name: width}} or {{name: module}}, not {kind}"
+        )
+
+
+def _product(sizes: Sequence[int]) -> int:
+    product = 1
+    for size in sizes:
+        product *= int(size)
+    return product

@@ -1,0 +1,109 @@
+"""What is hooked into torch while a watch is open: one layer, the clip, the optimizer's step."""
+
+import weakref
+from collections.abc import Callable, Iterable
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import clip_grad
+from torch.optim import optimizer as torch_optimizer
+from torch.utils.hooks import RemovableHandle
+
+
+class OutputListener(Protocol):
+    """Receives the output of a hooked layer."""
+
+    def on_output(self, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        """Take note of one call of the layer."""
+
+
+class OutputHook:
+    """A forward hook that survives `deepcopy` and `torch.save` of the model it is on.
+
+    It refers to its listener weakly; a copy has none, and does nothing.
+    """
+
+    def __init__(self, listener: OutputListener | None = None) -> None:
+        self._listener = (lambda: None) if listener is None else weakref.ref(listener)
+
+    def __call__(self, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        """Pass the call on."""
+        listener = self._listener()
+        if listener is not None:
+            listener.on_output(module, inputs, output)
+
+    def __deepcopy__(self, _memo: object) -> "OutputHook":
+        """Return a hook without a listener."""
+        return OutputHook()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle as a hook without a listener."""
+        return OutputHook, ()
+
+
+class ClipWatch:
+    """Calls back with the norm of gradients before they are clipped, while it is open.
+
+    `clip_grad_norm_` looks up `_clip_grads_with_norm_` in its module at call time, so replacing that
+    reaches callers that imported the function by name, too.
+    """
+
+    def __init__(self, callback: Callable[[list[Tensor], Tensor], None]) -> None:
+        self._callback: Callable[[list[Tensor], Tensor], None] | None = callback
+        self._original = clip_grad._clip_grads_with_norm_
+        self._replacement = self._clip
+        clip_grad._clip_grads_with_norm_ = self._replacement  # type: ignore[assignment]
+
+    def _clip(
+        self,
+        parameters: Tensor | Iterable[Tensor],
+        max_norm: float,
+        total_norm: Tensor,
+        foreach: bool | None = None,
+    ) -> None:
+        parameters = [parameters] if isinstance(parameters, Tensor) else list(parameters)
+        if self._callback is not None:
+            self._callback(parameters, total_norm)
+        self._original(parameters, max_norm, total_norm, foreach)
+
+    def close(self) -> None:
+        """Stop calling back; put the original function back if no other watch came after."""
+        self._callback = None
+        if clip_grad._clip_grads_with_norm_ == self._replacement:
+            clip_grad._clip_grads_with_norm_ = self._original
+
+
+def hook_steps(
+    optimizers: Iterable[torch.optim.Optimizer],
+    before: Callable[[torch.optim.Optimizer], None],
+    after: Callable[[torch.optim.Optimizer], None],
+) -> list[RemovableHandle]:
+    """Call back before and after each step of some optimizers; of all, if none is given."""
+
+    def before_step(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        before(optimizer)
+
+    def after_step(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        after(optimizer)
+
+    given = list(optimizers)
+    if not given:
+        return [
+            torch_optimizer.register_optimizer_step_pre_hook(before_step),
+            torch_optimizer.register_optimizer_step_post_hook(after_step),
+        ]
+    handles = []
+    for optimizer in given:
+        handles.append(optimizer.register_step_pre_hook(before_step))
+        handles.append(optimizer.register_step_post_hook(after_step))
+    return handles
+
+
+def gradient_norm(gradients: list[Tensor]) -> Tensor:
+    """Return the norm of all gradients, finite only if all of them are: a scalar.
+
+    Norms of order 2 take a fifth of the time of other orders.
+    """
+    norms = torch._foreach_norm(gradients, 2.0)
+    return torch.linalg.vector_norm(torch.stack([norm.double() for norm in norms]))

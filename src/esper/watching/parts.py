@@ -1,0 +1,110 @@
+"""Which head or group each row of each parameter belongs to."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from esper.leyline.telemetry import SHARED
+from esper.watching.heads import Head, HeadsError
+
+
+@dataclass(frozen=True)
+class Part:
+    """A parameter and the owner of each of its rows.
+
+    Attributes:
+        name: of the parameter in the model.
+        parameter: the parameter.
+        owner: the head or group that owns all of it; empty if its rows have several owners.
+        rows: the head that owns each range of rows, where rows have several owners.
+    """
+
+    name: str
+    parameter: nn.Parameter
+    owner: str
+    rows: tuple[tuple[str, range], ...] = ()
+
+    def owners_of(self, bad: Tensor) -> list[str]:
+        """Return the owners of the elements that a mask of the parameter's shape selects."""
+        if not self.rows:
+            return [self.owner] if bool(bad.any()) else []
+        by_row = bad.reshape(len(bad), -1).any(1)
+        return [name for name, rows in self.rows if bool(by_row[rows.start : rows.stop].any())]
+
+
+def parts_of(
+    models: Sequence[nn.Module],
+    heads: Sequence[Head],
+    output_layer: nn.Module | None,
+    groups: Mapping[str, str | re.Pattern[str]] | None = None,
+) -> list[Part]:
+    """Return every parameter of some models with its owner.
+
+    Args:
+        models: the models that are trained.
+        heads: their heads.
+        output_layer: the layer that computes the output of heads with columns.
+        groups: further owners by name: a regular expression that the beginning of a parameter's
+            name must match.
+
+    Raises:
+        HeadsError: a group matches no parameter.
+    """
+    patterns = {name: re.compile(pattern) for name, pattern in (groups or {}).items()}
+    of_layer = set() if output_layer is None else {id(p) for p in output_layer.parameters()}
+    with_columns = tuple((head.name, head.columns) for head in heads if head.columns is not None)
+    own_module = {
+        id(parameter): head.name
+        for head in heads
+        if head.module is not None
+        for parameter in head.module.parameters()
+    }
+    parts, seen, unused = [], set(), set(patterns)
+    for model in models:
+        for name, parameter in model.named_parameters():
+            if id(parameter) in seen:
+                continue
+            seen.add(id(parameter))
+            matching = [group for group, pattern in patterns.items() if pattern.match(name)]
+            unused -= set(matching)
+            if id(parameter) in of_layer and with_columns:
+                parts.append(Part(name, parameter, "", with_columns))
+            elif name.rpartition(".")[2] in ("log_std", "logstd", "actor_logstd") and (
+                parameter.numel() == len(with_columns)
+            ):
+                # One standard deviation for each dimension of a Gaussian.
+                rows = tuple((head, range(n, n + 1)) for n, (head, _) in enumerate(with_columns))
+                parts.append(Part(name, parameter, "", rows))
+            else:
+                owner = own_module.get(id(parameter)) or (matching[0] if matching else SHARED)
+                parts.append(Part(name, parameter, owner))
+    if unused:
+        raise HeadsError(
+            f"group {sorted(unused)[0]!r} matches no parameter: give a regular expression that "
+            f"the beginning of a parameter's name matches, such as 'layers.0'"
+        )
+    return parts
+
+
+def bad_rows(part: Part, values: Tensor) -> list[str]:
+    """Return the owners of what is not finite in `values`, a tensor shaped like the parameter."""
+    bad = ~values.detach().isfinite()
+    if part.rows and part.parameter.ndim != bad.ndim:
+        bad = bad.reshape(part.parameter.shape)
+    if part.rows and len(bad) != part.rows[-1][1].stop:
+        bad = bad.reshape(part.rows[-1][1].stop, -1)  # log_std of shape [1, n]
+    return part.owners_of(bad)
+
+
+def kinds_of(values: Tensor) -> tuple[str, ...]:
+    """Return which kinds of non-finite values a tensor holds: "nan", "+inf", "-inf"."""
+    values = values.detach()
+    found = {
+        "nan": values.isnan().any(),
+        "+inf": (values == torch.inf).any(),
+        "-inf": (values == -torch.inf).any(),
+    }
+    return tuple(kind for kind, is_there in found.items() if bool(is_there))
