@@ -186,8 +186,7 @@ def run_again(
                 continue
             raise
         tracer = OperationTracer(models[0], type(models[0]).__name__, named)
-        owners = [value for value in frame.f_locals.values() if _is_trainer(value)]
-        with everything_put_back(models, owners), tracer:
+        with everything_put_back(models, list(frame.f_locals.values())), tracer:
             body.run()
         return tracer
     raise CannotRunAgainError(reason)
@@ -203,10 +202,6 @@ def line_of(operation: Operation) -> str:
     """Return file, line and code of an operation."""
     place = operation.place
     return f"{place.file}:{place.line}: {place.code}" if place.file else ""
-
-
-def _is_trainer(value: object) -> bool:
-    return hasattr(value, "__dict__") and not isinstance(value, (nn.Module, Tensor, type))
 
 
 def _is_finite(values: Tensor) -> bool:

@@ -51,7 +51,7 @@ def heads_of(heads: Any) -> tuple[Head, ...]:
     """
     if heads is None:
         return ()
-    if isinstance(heads, Mapping):
+    if isinstance(heads, Mapping) and not hasattr(heads, "spaces"):  # a Dict space is a mapping
         return _heads_of_mapping(heads)
     widths = list(_components(heads, "action"))
     return _side_by_side(widths)

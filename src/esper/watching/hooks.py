@@ -45,15 +45,15 @@ class OutputHook:
 class ClipWatch:
     """Calls back with the norm of gradients before they are clipped, while it is open.
 
-    `clip_grad_norm_` looks up `_clip_grads_with_norm_` in its module at call time, so replacing that
-    reaches callers that imported the function by name, too.
+    `clip_grad_norm_` looks up `_clip_grads_with_norm_` in its module at call time, so replacing
+    that reaches callers that imported the function by name, too.
     """
 
     def __init__(self, callback: Callable[[list[Tensor], Tensor], None]) -> None:
         self._callback: Callable[[list[Tensor], Tensor], None] | None = callback
         self._original = clip_grad._clip_grads_with_norm_
         self._replacement = self._clip
-        clip_grad._clip_grads_with_norm_ = self._replacement  # type: ignore[assignment]
+        clip_grad._clip_grads_with_norm_ = self._replacement
 
     def _clip(
         self,

@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 #: Methods and functions whose call in a loop's body means that it does more than compute.
 _NOT_AGAIN = frozenset(
@@ -68,8 +68,8 @@ class Body:
         try:
             with contextlib.redirect_stdout(io.StringIO()):
                 function(**arguments)
-        except (StepReached, Exception):
-            return  # a distribution that refuses NaN ends the second run as it ends the first
+        except (StepReached, Exception):  # noqa: BLE001 - a refusal of NaN ends both runs alike
+            return
         raise CannotRunAgainError("its second run did not reach the optimizer's step")
 
 
@@ -108,7 +108,7 @@ def _source(frame: FrameType) -> tuple[list[str], int]:
 
 
 def _innermost_loop(tree: ast.AST, line: int) -> _Loop | None:
-    around = [
+    around: list[_Loop] = [
         node
         for node in ast.walk(tree)
         if isinstance(node, (ast.For, ast.While))
@@ -146,10 +146,7 @@ def _owner(function: ast.expr) -> str:
 
 def _assigned(body: Sequence[ast.stmt]) -> set[str]:
     return {
-        node.id
-        for statement in body
-        for node in ast.walk(statement)
-        if isinstance(node, ast.Name)
+        node.id for statement in body for node in ast.walk(statement) if isinstance(node, ast.Name)
     }
 
 
@@ -186,45 +183,65 @@ def _copied(value: Any) -> Any:
 
 
 @contextmanager
-def everything_put_back(
-    models: Sequence[nn.Module], owners: Sequence[object] = ()
-) -> Iterator[None]:
+def everything_put_back(models: Sequence[nn.Module], variables: Sequence[object]) -> Iterator[None]:
     """Put back, at the end, all that running a minibatch again may change.
 
-    Those are the states of the random number generators, gradients, buffers, modes of modules, and
-    the plain attributes (numbers, texts, lists) of some objects.
+    Those are the states of random number generators, gradients, buffers, modes of modules, and the
+    plain attributes (numbers, texts, lists) of objects.
+
+    Args:
+        models: that are trained.
+        variables: of the loop's frame; among them are generators and objects with attributes.
     """
     parameters = [parameter for model in models for parameter in model.parameters()]
-    gradients = [
-        (p, p.grad, None if p.grad is None else p.grad.detach().clone()) for p in parameters
+    gradients = [(parameter, parameter.grad) for parameter in parameters]
+    buffers = [
+        (module, name, buffer)
+        for model in models
+        for module in model.modules()
+        for name, buffer in module._buffers.items()
+        if buffer is not None
     ]
-    buffers = [(b, b.detach().clone()) for model in models for b in model.buffers()]
     modes = [(module, module.training) for model in models for module in model.modules()]
-    plain = [(owner, _plain_attributes(owner)) for owner in owners if hasattr(owner, "__dict__")]
+    plain = [(each, _plain_attributes(each)) for each in variables if _has_attributes(each)]
+    torch_generators = [(g, g.get_state()) for g in variables if isinstance(g, torch.Generator)]
+    numpy_generators = [
+        (g, copy.deepcopy(g.bit_generator.state))
+        for g in variables
+        if isinstance(g, np.random.Generator)
+    ]
     states = (torch.get_rng_state(), np.random.get_state(), random.getstate())
     on_devices = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
-    for parameter, gradient, _ in gradients:
-        # The second run must not add to the gradients of the first.
+    # The second run gets tensors of its own. Writing into the first run's and putting their values
+    # back would still break a backward pass that is yet to come.
+    for parameter, gradient in gradients:
         parameter.grad = None if gradient is None else torch.zeros_like(gradient)
+    for module, name, buffer in buffers:
+        module._buffers[name] = buffer.detach().clone()
     try:
         yield
     finally:
-        with torch.no_grad():
-            for parameter, gradient, values in gradients:
-                parameter.grad = gradient
-                if gradient is not None and values is not None:
-                    gradient.copy_(values)
-            for buffer, values in buffers:
-                buffer.copy_(values)
+        for parameter, gradient in gradients:
+            parameter.grad = gradient
+        for module, name, buffer in buffers:
+            module._buffers[name] = buffer
         for module, mode in modes:
             module.training = mode
         for owner, attributes in plain:
             vars(owner).update(attributes)
+        for torch_generator, state in torch_generators:
+            torch_generator.set_state(state)
+        for numpy_generator, numpy_state in numpy_generators:
+            numpy_generator.bit_generator.state = numpy_state
         torch.set_rng_state(states[0])
         np.random.set_state(states[1])
         random.setstate(states[2])
         if on_devices is not None:
             torch.cuda.set_rng_state_all(on_devices)
+
+
+def _has_attributes(value: object) -> bool:
+    return hasattr(value, "__dict__") and not isinstance(value, (nn.Module, Tensor, type))
 
 
 def _plain_attributes(owner: object) -> dict[str, Any]:

@@ -286,7 +286,7 @@ class Watch:
 
     def _after_step(self) -> None:
         for parameter, gradient in self._put_aside:
-            parameter.grad = gradient  # type: ignore[assignment]
+            parameter.grad = gradient
         self._put_aside.clear()
         self._forget_minibatch()
         if time.monotonic() - self._record.began > _UPDATE_SECONDS and not self._has_acted:
@@ -317,14 +317,10 @@ class Watch:
         state = self._optimizer_state(optimizer)
         if optimizer is None:
             gradients = [None for _ in self.parts]
-        found = evidence_in(
-            self.parts, self.heads, Minibatch(outputs, gradients), variables, state
-        )
+        found = evidence_in(self.parts, self.heads, Minibatch(outputs, gradients), variables, state)
         self._is_broken = any(one.quantity in ("parameters", "moments") for one in found)
         explanation = self._with_origin(frames, found, variables, phase)
-        trouble = Trouble(
-            self._record.number, self._record.steps, phase, explanation
-        )
+        trouble = Trouble(self._record.number, self._record.steps, phase, explanation)
         self.troubles.append(trouble)
         self._record.troubles.append(trouble)
         if self._on_nonfinite == "report" and phase == "update":
@@ -341,7 +337,8 @@ class Watch:
             return Explanation(found, why_no_origin="only what trains is run again")
         named = {f"weight {part.name}": part.parameter.detach() for part in self.parts}
         named |= {f"variable {name}": tensor for name, tensor in variables.items()}
-        self._again = seen = []
+        seen: list[Tensor] = []
+        self._again = seen
         try:
             tracer = run_again(frames, self._models, named)
             bad = [tensor for tensor in seen if not bool(tensor.detach().isfinite().all())]
