@@ -131,7 +131,7 @@ def _refuse_effects(body: Sequence[ast.stmt]) -> None:
             targets = [node.target]
         for target in targets:
             if isinstance(target, ast.Subscript) and not isinstance(target.value, ast.Constant):
-                raise CannotRunAgainError(f"line {node.lineno} writes into a buffer")
+                raise CannotRunAgainError(f"line {target.lineno} writes into a buffer")
 
 
 def _called(function: ast.expr) -> str:
