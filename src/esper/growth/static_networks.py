@@ -185,21 +185,21 @@ def train_static(env: GrowthVectorEnv, shape: StaticShape, rng_seeds: Sequence[i
             episode after a reset with the same seed.
     """
     train, validation, test = env.parts
-    born = np.array([episode_rng_seed(int(seed), 0) for seed in rng_seeds])
-    order = new_order(len(born), len(train), env.batch, env.batches)
-    restart(order, np.arange(len(born)), born)
-    drawn = np.stack([shape.layout.draw(generator(int(seed), Stream.HOST)) for seed in born])
+    host_seeds = np.array([episode_rng_seed(int(seed), 0) for seed in rng_seeds])
+    order = new_order(len(host_seeds), len(train), env.batch, env.batches)
+    restart(order, np.arange(len(host_seeds)), host_seeds)
+    drawn = np.stack([shape.layout.draw(generator(int(seed), Stream.HOST)) for seed in host_seeds])
     state = torch.zeros(3, drawn.size, device=env.device, dtype=env.task.dtype)
     state[0] = torch.from_numpy(drawn.reshape(-1)).to(state)
     for step in range(env.steps):
         _train_static_slice(env, shape, state, draw(order, env.batch * env.batches), step)
-    flat = state[0].view(len(born), -1)
+    flat = state[0].view(len(host_seeds), -1)
     samples = env.steps * env.batch * env.batches
     return Trained(
         validation_accuracy=_accuracy(shape, flat, validation),
         test_accuracy=_accuracy(shape, flat, test),
-        parameters=np.full(len(born), shape.layout.size),
-        multiply_adds=np.full(len(born), shape.training_multiply_adds * samples),
+        parameters=np.full(len(host_seeds), shape.layout.size),
+        multiply_adds=np.full(len(host_seeds), shape.training_multiply_adds * samples),
     )
 
 

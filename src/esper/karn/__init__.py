@@ -1,1 +1,1 @@
-"""Karn: observability. Stores what a run said of itself and shows it; never imports torch."""
+"""Karn: observability. Stores the events of a run and shows them; never imports torch."""

@@ -1,4 +1,4 @@
-"""A hand-written policy, as a baseline for the learnt one.
+"""A hand-written policy, as a baseline for the trained one.
 
 It plants one seed in every slot as early as it can, blends in what is measured to help, takes out
 what still harms after a fair trial, and makes everything permanent that has been blended in. Or it

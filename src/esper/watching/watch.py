@@ -74,7 +74,7 @@ class Watch:
 
     Attributes:
         troubles: what was found so far.
-        failures: how often the watch itself failed; training goes on all the same.
+        failures: how often the watch itself failed; training continues.
         last_failure: the last of these, as a sentence.
     """
 
@@ -150,7 +150,7 @@ class Watch:
         self._unhook()
 
     def resume(self) -> None:
-        """Go on after `pause`."""
+        """Attach the hooks again after `pause`."""
         if self._is_paused:
             self._is_paused = False
             self._hook()
@@ -409,7 +409,7 @@ class Watch:
         """Do some work of the watch; a failure of it is counted and never stops training."""
         try:
             return work()
-        except Exception as error:  # noqa: BLE001 - whatever it is, training goes on
+        except Exception as error:  # noqa: BLE001 - training continues
             self.failures += 1
             with suppress(Exception):
                 self.last_failure = f"{type(error).__name__}: {error}"

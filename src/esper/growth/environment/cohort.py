@@ -102,16 +102,16 @@ def begin_episodes(cohort: Cohort, hosts: np.ndarray, validation: Split) -> None
     life.clear_hosts(cohort.seeds, hosts)
     plant_hosts(cohort.population, hosts, rng_seeds)
     restart(cohort.order, hosts, rng_seeds)
-    born = evaluate(cohort.population, make_plan(cohort.population, cohort.seeds), validation)
+    initial = evaluate(cohort.population, make_plan(cohort.population, cohort.seeds), validation)
     fresh = new_progress(len(hosts))
-    fresh.accuracy = fresh.best_accuracy = born.accuracy[hosts]
-    fresh.loss = fresh.training_loss = born.losses.loss[hosts]
+    fresh.accuracy = fresh.best_accuracy = initial.accuracy[hosts]
+    fresh.loss = fresh.training_loss = initial.losses.loss[hosts]
     for name, values in vars(fresh).items():
         getattr(cohort.progress, name)[hosts] = values
     begun = set(hosts.tolist())
-    at_birth = loss_faults(born.losses.loss, born.losses.gain, _VALIDATION)
+    at_start = loss_faults(initial.losses.loss, initial.losses.gain, _VALIDATION)
     cohort.faults = [fault for fault in cohort.faults if fault.host not in begun]
-    cohort.faults += [fault for fault in at_birth if fault.host in begun]
+    cohort.faults += [fault for fault in at_start if fault.host in begun]
     cohort.faults.sort(key=lambda fault: fault.host)
     cohort.left_broken = frozenset(one for one in cohort.left_broken if one.host not in begun)
 
@@ -128,7 +128,7 @@ def train_and_measure(
     moved = life.begin_slice(seeds)
     plan = make_plan(population, seeds)
     drawn = draw(cohort.order, batch * batches)
-    learnt = train_slice(population, plan, train, drawn, batch, adam)
+    trained = train_slice(population, plan, train, drawn, batch, adam)
     progress.multiply_adds += training_multiply_adds(population.shape, seeds) * batch * batches
     measured = evaluate(population, plan, validation)
     moved += life.end_slice(seeds)
@@ -138,13 +138,13 @@ def train_and_measure(
     with np.errstate(invalid="ignore"):  # inf - inf, in a host that is reported as broken
         progress.loss_change = measured.losses.loss - progress.loss
     progress.accuracy, progress.loss = measured.accuracy, measured.losses.loss
-    progress.training_loss = learnt.losses.loss
+    progress.training_loss = trained.losses.loss
     progress.best_accuracy = np.maximum(progress.best_accuracy, measured.accuracy)
-    progress.gain, progress.training_gain = measured.losses.gain, learnt.losses.gain
+    progress.gain, progress.training_gain = measured.losses.gain, trained.losses.gain
 
     wrong = loss_faults(measured.losses.loss, measured.losses.gain, _VALIDATION)
-    cohort.faults = follow_up(cohort.faults, cohort.left_broken, learnt.faults, wrong)
-    cohort.left_broken = learnt.faults.left
+    cohort.faults = follow_up(cohort.faults, cohort.left_broken, trained.faults, wrong)
+    cohort.left_broken = trained.faults.left
     return moved
 
 

@@ -354,8 +354,8 @@ class GrowthVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         final_observations = np.full(self.num_envs, None, dtype=object)
         for host in np.flatnonzero(ended):
             final_observations[host] = observation[host]
-        born, state = self.reset(options={"reset_mask": ended})
-        return born, info | state | {
+        observations, state = self.reset(options={"reset_mask": ended})
+        return observations, info | state | {
             "final_obs": final_observations,
             "_final_obs": ended.copy(),
             "final_info": info,

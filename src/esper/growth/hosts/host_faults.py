@@ -62,12 +62,12 @@ class SliceFaults:
 
     Attributes:
         given: those before the slice.
-        born: causes in hosts that were finite before it.
+        new: causes in hosts that were finite before it.
         left: those after it.
     """
 
     given: frozenset[Broken] = frozenset()
-    born: tuple[HostFault, ...] = ()
+    new: tuple[HostFault, ...] = ()
     left: frozenset[Broken] = frozenset()
 
 
@@ -198,11 +198,11 @@ def follow_up(
     """
     given = causes_of(found.given - known, are_given=True)
     broken = {one.host for one in (*found.given, *found.left)}
-    broken |= {fault.host for fault in (*found.born, *measured)}
+    broken |= {fault.host for fault in (*found.new, *measured)}
     causes = [fault for fault in before if fault.host in broken]
     seen = {(fault.host, fault.quantity, fault.kind) for fault in causes}
     causes += [one for one in given if (one.host, one.quantity, one.kind) not in seen]
-    for later in (list(found.born), list(measured)):  # only where nothing before explains it
+    for later in (list(found.new), list(measured)):  # only where nothing before explains it
         explained = {fault.host for fault in causes}
         causes += [fault for fault in later if fault.host not in explained]
     return sorted(causes, key=lambda fault: fault.host)

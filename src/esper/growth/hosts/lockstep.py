@@ -167,7 +167,7 @@ def _find_faults(
     left = broken_state(plan, population, state, steps_taken + batches)
     seen = left | broken_losses(plan, losses, _TRAINING)
     new = {one.host for one in seen} - {one.host for one in before}
-    born: list[HostFault] = []
+    causes: list[HostFault] = []
     if new:
         for by_row in training_slice.train_(given):
             found = broken_losses(plan, by_row, _TRAINING)
@@ -176,15 +176,15 @@ def _find_faults(
                 # The loss was measured before the step that broke the state.
                 first = _of(host, found) or _of(host, after)
                 if first:
-                    born += causes_of(first)
+                    causes += causes_of(first)
                     new.remove(host)
             if not new:
                 break
     for host in sorted(new):  # it did not happen again
         once = _of(host, seen)
         state_once = [one for one in once if one.quantity != LOSS]
-        born += causes_of(state_once or once, reproduced=False)
-    return SliceFaults(before, tuple(born), left)
+        causes += causes_of(state_once or once, reproduced=False)
+    return SliceFaults(before, tuple(causes), left)
 
 
 def _of(host: int, broken: Iterable[Broken]) -> list[Broken]:

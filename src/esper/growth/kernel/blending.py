@@ -7,7 +7,7 @@ With features x, the seed's change f of them, and alpha a between 0 and 1:
 | linear_add      | x + a f                                                                       |
 | linear_multiply | x (1 + 2a tanh f), so that a feature is at most tripled or negated            |
 | sigmoid_add     | x + s(a) f, where s is a sigmoid scaled to s(0) = 0 and s(1) = 1              |
-| gated           | x + a σ(w n + b) f, n the normalised features, w and b learnt per channel     |
+| gated           | x + a σ(w n + b) f, n the normalised features, w and b trained per channel    |
 """
 
 from enum import IntEnum

@@ -169,8 +169,8 @@ def _print_health(console: Console, directory: Path, run_id: str, frame: Frame) 
     status = status_text(frame.status, TERMINAL)
     heading = joined([Text(run_id, style="bold"), status])
     verdict = master_verdict(frame.snapshot, frame.status, doubt=frame.doubt)
-    said = (*verdict.reasons, frame.status.kind.lower())
-    if frame.status.sentence not in said:
+    stated = (*verdict.reasons, frame.status.kind.lower())
+    if frame.status.sentence not in stated:
         heading.append(f"  {frame.status.sentence}", style="dim")
     episodes = f"{run.episodes_done} of {run.episodes}" if run.episodes else ABSENT
     console.print(heading, soft_wrap=True)

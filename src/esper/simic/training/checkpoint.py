@@ -227,7 +227,9 @@ def load_checkpoint(path: Path, device: "torch.device") -> Checkpoint:
 
 def _without_summary(state: Any, summary: CheckpointSummary) -> dict[str, Any]:
     """Return the state of a checkpoint of format 2 without the fields of its summary."""
-    said = ("format", "update", "episodes_done")
-    if not isinstance(state, dict) or any(state.get(key) != getattr(summary, key) for key in said):
+    fields = ("format", "update", "episodes_done")
+    if not isinstance(state, dict) or any(
+        state.get(key) != getattr(summary, key) for key in fields
+    ):
         raise TorchFileError("it is not of the format that it begins with")
-    return {key: value for key, value in state.items() if key not in said}
+    return {key: value for key, value in state.items() if key not in fields}

@@ -47,12 +47,12 @@ class ShippedPolicyError(EsperError, ValueError):
 
 @dataclass(frozen=True)
 class ShippedPolicy:
-    """A learnt policy that needs no run.
+    """A trained policy that needs no run.
 
     Attributes:
-        policy: on the CPU.
-        config: the path of the settings it was trained with.
-        episodes: it has learnt from.
+        policy: the policy, on the CPU.
+        config: path of the settings that it was trained with.
+        episodes: number of episodes that it was trained on.
         has_digest: whether a digest proves that every bit is as it was written; what an older
             version wrote has none.
     """
@@ -71,7 +71,7 @@ def save_policy(
     Args:
         policy: what to write.
         features: names of the entries of its observation, in order.
-        episodes: it has learnt from.
+        episodes: number of episodes that it was trained on.
         folder: to write into.
 
     Raises:
@@ -82,7 +82,7 @@ def save_policy(
     metadata[_DIGEST] = _NO_DIGEST
     data = save(policy.state_dict(), metadata=metadata)
     digest = hashlib.sha256(data).hexdigest()
-    # not save_file, which lets nobody but its owner read what it writes
+    # not save_file, whose files only their owner can read
     replace_file(folder / POLICY_NAME, [data.replace(_NO_DIGEST.encode(), digest.encode(), 1)])
 
 

@@ -226,8 +226,8 @@ class LatchWriter:
         """Write sightings that are not in the file yet; of several new ones, the earliest."""
         is_new = False
         for update, seen in sorted(sightings, key=lambda one: moment_of(*one)):
-            if (learnt := self._learn(update, seen)) is not None:
-                update, seen = learnt
+            if (added := self._learn(update, seen)) is not None:
+                update, seen = added
                 self._waiting.append(Latched(time=time.time(), update=update, sighting=seen))
                 is_new = True
         if is_new:
