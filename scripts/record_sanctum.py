@@ -95,8 +95,8 @@ def walk(run: Path) -> list[Moment]:
         ValueError: the run cannot be read, or has not finished an update.
     """
     view = read_view(run)
-    if view.error is not None:
-        raise ValueError(view.error)
+    if view.doubt.error is not None:
+        raise ValueError(view.doubt.error)
     updates = view.snapshot.run.update
     if not updates:
         raise ValueError(f"{run} has completed no update: record a run that has")

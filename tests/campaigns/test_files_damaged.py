@@ -28,7 +28,7 @@ from esper.karn.sanctum.cockpit.settings import (
 from esper.karn.store.run_files import acknowledgements
 from esper.karn.store.run_files.latch_file import read_latch_file
 from esper.karn.store.run_files.run_note import read_note, write_note
-from esper.karn.store.run_files.side_files import Witnesses
+from esper.karn.store.run_files.side_files import SideFiles
 from esper.karn.store.run_store import RunWriter, create_run
 from esper.leyline.files.checkpoint_file import CheckpointError
 from esper.leyline.telemetry import NonfiniteSighting
@@ -156,7 +156,7 @@ def look_at_summary(path: Path) -> None:
 
 def look_at_latches(path: Path) -> None:
     read_latch_file(path.parent)
-    sightings = Witnesses(path.parent).look().sightings
+    sightings = SideFiles(path.parent).records().sightings
     assert (2, SEEN) in sightings  # the checkpoint and the capsule have it
 
 

@@ -38,7 +38,7 @@ Run = Callable[..., tuple[int, str, str]]
         (("ppo", "--amp", "int8"), "argument --amp: must be one of off, bf16, fp16, not 'int8'"),
         (("ppo", "--config", "absent.toml"), "cannot read the settings file absent.toml"),
         (("ppo", "--inject", "op:inf"), "--inject takes HEAD[.QUANTITY]:KIND@UPDATE"),
-        (("ppo", "--inject", "tempoo:inf@1"), "op are; did you mean tempo?"),
+        (("ppo", "--inject", "tempoo:inf@1"), "op; did you mean tempo?"),
         (("ppo", "--inject", "op:inf@9", "--episodes", "2"), "this run has 2 updates"),
         (("ppo", "--resume", "absent"), "there is no run 'absent'"),
         (("ppo", "--envs", "1e9"), "argument --envs: must be a whole number, not '1e9'"),

@@ -158,18 +158,23 @@ def test_a_latch_is_in_the_store_as_soon_as_its_event_is(run):
         """
         import os, signal, sys
         from pathlib import Path
+        import msgspec
         from esper.karn.store.run_store import RunWriter
         from esper.leyline.telemetry import NonfiniteSighting, PPOUpdatePayload
 
         sighting = NonfiniteSighting(
             head="op", quantity="logits", kind="+inf", count=1, epoch=1, minibatch=2
         )
-        names = PPOUpdatePayload.__struct_fields__[:16]
+        required = [field for field in msgspec.structs.fields(PPOUpdatePayload) if field.required]
+        names = [field.name for field in required]
         payload = PPOUpdatePayload(
-            **(dict.fromkeys(names, 0.0) | {"update": 3}),
-            head_inf_detected={"op": True},
-            head_nan_detected={},
-            head_nonfinite=[sighting],
+            **dict.fromkeys(names, 0.0)
+            | {
+                "update": 3,
+                "head_inf_detected": {"op": True},
+                "head_nan_detected": {},
+                "head_nonfinite": [sighting],
+            }
         )
         writer = RunWriter(Path(sys.argv[1]))
         writer.emit(payload, durable=True)
