@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from esper.growth.blueprints.table import BLUEPRINTS
 from esper.growth.environment.env import GrowthVectorEnv
 from esper.growth.hosts import seeds as life
 from esper.growth.hosts.host import HostShape
@@ -26,7 +27,11 @@ from esper.leyline.heads import BLUEPRINT_CHOICES, Op, Stage
 SAMPLES = 6
 # A normaliser is no matrix product or convolution, so torch does not count it, and it takes the
 # backward pass of a convolution in groups for that of a full one: both are counted by hand below.
-COUNTED = [name for name in BLUEPRINT_CHOICES if name not in ("norm", "depthwise")]
+COUNTED = [
+    blueprint.name
+    for blueprint in BLUEPRINTS
+    if blueprint.name != "norm" and "groups=" not in blueprint.text(8, 1).source
+]
 
 
 def one_seed(slot: int, blueprint: int, stage: Stage, style: int = Style.LINEAR_ADD) -> Seeds:

@@ -10,8 +10,10 @@ from esper.karn.sanctum.fold.view import TimePosition
 from esper.karn.sanctum.following.log_filter import LogFilter, choices
 from esper.karn.sanctum.log.console_panel import ConsolePanel
 from esper.karn.sanctum.log.event_log_panel import EventLogPanel
+from esper.karn.sanctum.log.filter_line import render_filter
 from esper.karn.sanctum.log.screen import LogScreen
 from esper.karn.sanctum.schema import LogEntry, RunState
+from esper.karn.text.palette import DARK
 
 LOG = (
     LogEntry(1, 1.0, "info", "host 1 grew", kind="seed_stage_changed", host=0),
@@ -58,10 +60,16 @@ async def test_the_filter_says_what_it_shows(views, sanctum, seen, screen_text):
         await seen(pilot)
         await pilot.press("5", "h", "slash", *"[b", "enter")
         await pilot.pause()
-        assert any(
-            "host 1  head all  text '[b'  0 lines in the whole run" in line
-            for line in screen_text(app)
-        )
+        (line,) = (line for line in screen_text(app) if "text '[b'" in line)
+        assert "host 1  head all  " in line
+        assert "text '[b'  0 lines in the whole run" in line
+
+
+def test_a_narrow_filter_line_leaves_out_fields_without_a_value():
+    chosen = LogFilter(head="op")
+    assert render_filter(chosen, LOG, None, 80, DARK).plain.startswith("kind all  host all")
+    narrow = render_filter(chosen, LOG, None, 45, DARK).plain
+    assert narrow == "kind all  head op  1 line in the whole run"
 
 
 @pytest.mark.parametrize(("more", "is_said"), [(-1, False), (0, True), (7, True)])

@@ -7,11 +7,13 @@ from dataclasses import fields
 
 import pytest
 
+from esper.karn.sanctum.cockpit.app import SanctumApp
 from esper.karn.sanctum.fold.log_book import LOG_LINES_KEPT, LogBook, oldest_missing
 from esper.karn.sanctum.following import log_search
 from esper.karn.sanctum.following.follower import RunFollower
 from esper.karn.sanctum.following.log_filter import FILTER_FIELDS, LogFilter, choices, with_older
 from esper.karn.sanctum.following.log_search import LogSearch
+from esper.karn.sanctum.log.event_log_panel import EventLogPanel
 from esper.karn.sanctum.log.screen import LogScreen
 from esper.karn.sanctum.schema import LogEntry, RunState
 from esper.karn.store.run_store import RunWriter
@@ -222,6 +224,7 @@ def test_every_field_of_the_filter_is_in_the_table():
     assert {*names, "text"} == {field.name for field in fields(LogFilter)}
     assert set(names) <= {field.name for field in fields(LogEntry)}
     keys = [field.key for field in FILTER_FIELDS]
-    others = {binding.key for binding in LogScreen.BINDINGS if "next(" not in binding.action}
+    bindings = [*LogScreen.BINDINGS, *EventLogPanel.BINDINGS, *SanctumApp.BINDINGS]
+    others = {binding.key for binding in bindings if not binding.action.startswith("next(")}
     assert len(set(keys)) == len(keys)
     assert not others & {*keys, *map(str.upper, keys)}

@@ -9,6 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from esper.leyline.quantities import HEAD_QUANTITIES, SHARED_QUANTITIES
 from esper.leyline.telemetry import SHARED
 from esper.simic.telemetry.nonfinite import KINDS, NonfiniteMonitor, detected, kinds_in
 
@@ -122,6 +123,16 @@ def test_broken_parameters_explain_what_comes_after_them() -> None:
     monitor.see_heads(2, "logits", nan.flip(1))
     found = [(s.head, s.quantity, s.minibatch) for s in monitor.sightings(monitor.flags, 3)]
     assert found == [("left", "parameters", 1), (SHARED, "advantages", 2), ("right", "logits", 3)]
+
+
+def test_the_page_lists_every_watched_quantity() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "nonfinite.md").read_text()
+    for group, quantities in (
+        ("each head", HEAD_QUANTITIES),
+        ("`shared`", SHARED_QUANTITIES),
+    ):
+        (row,) = re.findall(rf"^\| {group} \| (.*) \|$", page, re.MULTILINE)
+        assert set(re.findall(r"`(\w+)`", row)) == set(quantities), "docs/nonfinite.md"
 
 
 def test_the_example_outside_esper_runs_and_says_what_it_should(

@@ -8,7 +8,12 @@ from rich.text import Text
 from esper.karn.sanctum.drawing.panel import Panel
 from esper.karn.sanctum.fold.log_book import oldest_missing
 from esper.karn.sanctum.fold.view import View
-from esper.karn.sanctum.following.log_filter import FILTER_FIELDS, LogFilter, with_older
+from esper.karn.sanctum.following.log_filter import (
+    FILTER_FIELDS,
+    FilterField,
+    LogFilter,
+    with_older,
+)
 from esper.karn.sanctum.following.searching import SearchResult
 from esper.karn.sanctum.schema import LogEntry
 from esper.karn.text.palette import Palette
@@ -58,6 +63,8 @@ def render_filter(
 ) -> Text:
     """Return one line: the filter, the number of matching lines, and how far back was searched.
 
+    Where the line is too narrow, fields without a value are left out, from the last.
+
     Args:
         log_filter: the filter.
         log: the lines known so far.
@@ -65,21 +72,22 @@ def render_filter(
         width: in cells.
         palette: the colours to choose from.
     """
-    line = Text(no_wrap=True)
-    for field in FILTER_FIELDS:
-        value = getattr(log_filter, field.name)
-        written = _ALL if value is None else field.written(value)
-        line.append(f"{field.name} ", palette.muted)
-        line.append(written, palette.ink if value is None else f"bold {palette.accent}")
-        line.append("  ")
-    line.append_text(_text(log_filter.text, palette))
+    end = _text(log_filter.text, palette)
     if log_filter.is_set:
         lines = _counted(sum(map(log_filter.matches, log)), "in the whole run", result)
     else:
         lines = counted(len(log), "line")
         if oldest_missing(log):
             lines = f"the last {lines}; a filter searches all"
-    line.append(lines, palette.muted)
+    end.append(lines, palette.muted)
+    parts = {
+        field.name: _field(field, getattr(log_filter, field.name), palette)
+        for field in FILTER_FIELDS
+    }
+    unset = [name for name in parts if getattr(log_filter, name) is None]
+    while unset and end.cell_len + sum(part.cell_len for part in parts.values()) > width:
+        del parts[unset.pop()]
+    line = Text(no_wrap=True).join((*parts.values(), end))
     line.truncate(width, overflow="ellipsis")
     return line
 
@@ -95,6 +103,15 @@ def render_console_search(
         line.append(_counted(shown, "in the whole output", result), palette.muted)
     line.truncate(width, overflow="ellipsis")
     return line
+
+
+def _field(field: FilterField, value: object, palette: Palette) -> Text:
+    line = Text(no_wrap=True).append(f"{field.name} ", palette.muted)
+    if value is None:
+        line.append(_ALL, palette.ink)
+    else:
+        line.append(field.written(value), f"bold {palette.accent}")
+    return line.append("  ")
 
 
 def _text(text: str, palette: Palette) -> Text:
