@@ -9,7 +9,9 @@ announced: `update N` or `light HEAD KIND N`.
 import random
 import sys
 from pathlib import Path
+from typing import Any
 
+import msgspec
 from run_starts import run_started
 
 from esper.karn.store.run_store import RunWriter
@@ -27,15 +29,18 @@ _COUNTS = ("minibatches", "minibatches_skipped", "minibatches_stopped")
 
 def update_of(number: int, head: str = "", kind: str = "") -> PPOUpdatePayload:
     """Return an update; with a head, one in which it went non-finite."""
-    figures = dict.fromkeys(PPOUpdatePayload.__struct_fields__[:16], 0.0)
+    required = [field.name for field in msgspec.structs.fields(PPOUpdatePayload) if field.required]
     seen = NonfiniteSighting(head=head, quantity="logits", kind=kind, count=1, epoch=1, minibatch=1)
-    return PPOUpdatePayload(
-        **(figures | dict.fromkeys(_COUNTS, 8) | {"update": number, "episodes_done": 2 * number}),
-        head_inf_detected={head: kind != "nan"} if head else {},
-        head_nan_detected={head: kind == "nan"} if head else {},
-        head_nonfinite=[seen] if head else [],
-        head_kl=dict.fromkeys(HEAD_NAMES, 0.01),
-    )
+    values: dict[str, Any] = dict.fromkeys(required, 0.0) | dict.fromkeys(_COUNTS, 8)
+    values |= {
+        "update": number,
+        "episodes_done": 2 * number,
+        "head_inf_detected": {head: kind != "nan"} if head else {},
+        "head_nan_detected": {head: kind == "nan"} if head else {},
+        "head_nonfinite": [seen] if head else [],
+        "head_kl": dict.fromkeys(HEAD_NAMES, 0.01),
+    }
+    return PPOUpdatePayload(**values)
 
 
 def start_of(run: str, resumed_from: int | None = None) -> RunStarted:
