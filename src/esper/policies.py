@@ -113,7 +113,7 @@ def grow(
         run_dir: the folder that holds runs; `ESPER_RUN_DIR` or `runs` if not given.
         hosts: number of networks to grow; the best by validation accuracy is written.
         rng_seed: random seed.
-        steps: steps to grow for; as many as in the training of the policy if not given.
+        steps: number of steps to grow; by default as in the training of the policy.
         progress: progress reporter; also receives warnings about the checkpoint.
 
     Raises:

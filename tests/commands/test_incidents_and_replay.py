@@ -40,12 +40,16 @@ def test_incidents_are_listed_and_replayed(run: Run, tmp_path: Path) -> None:
 
     code, output, errors = run("replay", "2", "2")
     assert (code, output) == (2, "")
-    assert errors.endswith("has kept no incident 2; kept are 1 (update 1)\n")
+    assert errors.endswith(
+        "has no capsule for incident 2; there are capsules for incident 1 (update 1)\n"
+    )
     code, output, _ = run("replay", "2", "--update", "1")
     assert code == 0
     assert "incident 1 of" in output
     code, _, errors = run("replay", "--update", "2")
-    assert errors.endswith("has kept no incident of update 2; kept are 1 (update 1)\n")
+    assert errors.endswith(
+        "has no capsule for update 2; there are capsules for incident 1 (update 1)\n"
+    )
     elsewhere = tmp_path / "a capsule from elsewhere"
     shutil.copytree(first["path"], elsewhere)
     code, output, errors = run("replay", str(elsewhere))
@@ -65,4 +69,4 @@ def test_a_run_without_incidents(run: Run) -> None:
     assert (code, output.split()[:2]) == (0, ["No", "incidents"])
     code, _, errors = run("replay", "2")
     assert code == 2
-    assert "has kept no incident" in errors
+    assert "has no capsule" in errors

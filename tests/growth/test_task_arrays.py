@@ -169,28 +169,28 @@ def test_bytes_and_texts_can_be_mixed() -> None:
     task = task_of_arrays("data", (x, words), (x, np.char.encode(words, "utf-8")))
     assert task.class_labels == ("cat", "ñu")
     np.testing.assert_array_equal(task.test.labels.numpy(), (words == "ñu").astype(int))
-    with pytest.raises(InvalidTaskError, match="has the label b'dog', which is none of the 2"):
+    with pytest.raises(InvalidTaskError, match="has the label b'dog', which is not one of the 2"):
         task_of_arrays("data", (x, words), (x, np.full(300, b"dog")))
 
 
 @pytest.mark.parametrize(
     ("shape", "option", "words"),
     [
-        ((6,), "", "vectors of 6 features (judged by their shape; kind=signal overrules it)"),
+        ((6,), "", "vectors of 6 features (guessed from their shape; override with kind=signal)"),
         ((6,), "?kind=vector", "vectors of 6 features"),
         ((20,), "?kind=signal", "signals of length 20"),
-        ((9, 20), "", "images of 9x20 (judged by their shape; kind=signal overrules it)"),
+        ((9, 20), "", "images of 9x20 (guessed from their shape; override with kind=signal)"),
         (
             (2, 20),
             "",
-            "signals of length 20 with 2 channels, channels first (judged by their shape; "
-            "kind=image or channels=last overrules it)",
+            "signals of length 20 with 2 channels, channels first (guessed from their shape; "
+            "override with kind=image or channels=last)",
         ),
         (
             (9, 8, 3),
             "",
-            "images of 9x8 with 3 channels, channels last (judged by their shape; "
-            "channels=first overrules it)",
+            "images of 9x8 with 3 channels, channels last (guessed from their shape; override with "
+            "channels=first)",
         ),
         ((9, 8, 3), "?channels=last", "images of 9x8 with 3 channels, channels last"),
     ],
@@ -202,13 +202,16 @@ def test_what_samples_are_taken_for_is_said(
     assert summary_lines(load_task(name))[0] == f"{name}: {words}; 3 classes"
 
 
-def test_arrays_that_are_not_used_are_said_and_can_be_named(tmp_path: Path) -> None:
+def test_arrays_that_are_not_used_are_reported_and_can_be_named(tmp_path: Path) -> None:
     x, y = np.random.default_rng(3).normal(size=(40, 6)), np.arange(40) % 3
     name = save(tmp_path, x_val=x, y_val=y, ids=np.arange(3))
     task = load_task(name)
-    assert "; not used: x_val, y_val, ids (train=, validation= and test= in" in task.description
+    assert (
+        "; not used: x_val, y_val, ids (choose with train=, validation= and test="
+        in task.description
+    )
     task = load_task(f"{name}?validation=val")
-    assert "; not used: ids (train=, validation= and test= in" in task.description
+    assert "; not used: ids (choose with train=, validation= and test=" in task.description
     assert len(task.validation) == 40
     assert task.drawn == ("test",)
     task = load_task(
@@ -236,13 +239,13 @@ def with_nan(value: float) -> np.ndarray:
     [
         ({"x": None}, "holds y: it must hold the arrays x (samples) and y (labels)"),
         ({"y": None, "z": np.ones(3)}, "holds x, z: it must hold the arrays x"),
-        ({"x_test": np.ones((9, 6))}, "x_test without its other half"),
+        ({"x_test": np.ones((9, 6))}, "only one of x_test and y_test"),
         ({"x": np.zeros((0, 6)), "y": np.zeros(0)}, "the train part of"),
         ({"x": np.zeros(300)}, "have the shape (300,): they must be flat vectors [n, F]"),
         ({"x": np.zeros((300, 0))}, "have the shape (300, 0)"),
         ({"x": np.zeros((300, 1, 2, 3, 4))}, "have the shape (300, 1, 2, 3, 4)"),
-        ({"x": np.full((300, 6), "a")}, "are of type <U1: they must be numbers"),
-        ({"x": np.zeros((300, 6), dtype=complex)}, "are of type complex128"),
+        ({"x": np.full((300, 6), "a")}, "have the type <U1: they must be numbers"),
+        ({"x": np.zeros((300, 6), dtype=complex)}, "have the type complex128"),
         (
             {"x": with_nan(np.nan)},
             "2 samples with missing or non-finite values, the first in",
@@ -253,36 +256,42 @@ def with_nan(value: float) -> np.ndarray:
         ),
         ({"x": with_nan(-np.inf)}, "missing or non-finite values"),
         ({"x": with_nan(1e300)}, "too large to be standardised"),
-        ({"x": np.zeros((299, 6))}, "there are 299 samples: there must be one label for each"),
-        ({"y": np.zeros((300, 1), dtype=int)}, "for each sample; y.ravel() makes them so"),
-        ({"y": np.eye(3)[np.arange(300) % 3]}, "of one-hot labels y.argmax(1) makes them so"),
+        ({"x": np.zeros((299, 6))}, "there are 299 samples: there must be one label per sample"),
+        ({"y": np.zeros((300, 1), dtype=int)}, "per sample; use y.ravel()"),
+        ({"y": np.eye(3)[np.arange(300) % 3]}, "for one-hot labels use y.argmax(1)"),
         ({"y": np.full(300, 2.0**60)}, "has the label 1.152921504606847e+18, which is too large"),
         ({"y": np.full(300, 2**64 - 1, dtype=np.uint64)}, "has the label 18446744073709551615"),
-        ({"y": np.full(300, np.datetime64(0, "s"))}, "are of type datetime64[s]"),
-        ({"x": None, "x_train": np.ones(3), "y_train": np.ones(3)}, "train=train in the name of"),
-        ({"y": np.zeros(300)}, "has but one class, 0.0: there must be at least two"),
-        ({"y": np.arange(300) / 7}, "labels that are fractions, such as 0.14"),
+        ({"y": np.full(300, np.datetime64(0, "s"))}, "have the type datetime64[s]"),
+        (
+            {"x": None, "x_train": np.ones(3), "y_train": np.ones(3)},
+            "add ?train=train to the task name",
+        ),
+        ({"y": np.zeros(300)}, "has only one class, 0.0: there must be at least two"),
+        ({"y": np.arange(300) / 7}, "fractional labels, such as 0.14"),
         ({"y": np.where(np.arange(300) % 2, 1.0, np.nan)}, "labels that are missing"),
         ({"y": np.arange(300)}, "has 300 classes for 300 samples"),
-        ({"y": np.zeros(300, dtype=complex)}, "are of type complex128: they must be whole numbers"),
+        (
+            {"y": np.zeros(300, dtype=complex)},
+            "have the type complex128: they must be whole numbers",
+        ),
         ({"y": np.array([None, "a"] * 150)}, "the array y of"),
         (
             {"x_test": np.ones((9, 6)), "y_test": np.full(9, 5)},
-            "has the label 5, which is none of the 3 classes of the train part",
+            "has the label 5, which is not one of the 3 classes of the train part",
         ),
         (
             {"x_test": np.ones((9, 6)), "y_test": np.full(9, "a")},
-            "whole numbers in all parts, or texts in all",
+            "whole numbers in all parts, or strings in all",
         ),
         (
             {"x_test": np.ones((9, 6)), "y_test": np.full(9, b"a")},
-            "whole numbers in all parts, or texts in all",
+            "whole numbers in all parts, or strings in all",
         ),
         (
             {"x_test": np.ones((9, 5)), "y_test": np.zeros(9)},
-            "samples of shape (5,): they must be as those of the train part, (6,)",
+            "samples of shape (5,) and the train part (6,)",
         ),
-        ({"x": np.zeros((150, 6)), "y": np.arange(150) % 2}, "leaves 96 samples to train on"),
+        ({"x": np.zeros((150, 6)), "y": np.arange(150) % 2}, "has 96 samples for training"),
         ({"x": np.zeros((4, 6)), "y": np.arange(4) % 2}, "too few to draw a test part"),
     ],
 )
@@ -298,10 +307,10 @@ def test_data_that_cannot_be_used_gets_one_sentence(
 @pytest.mark.parametrize(
     ("option", "words"),
     [
-        ("?kind=sound", "there is no kind 'sound' of samples: it is vector, signal, image"),
-        ("?kind=image", "samples of shape (6,), which are no images: those have 2 or 3 axes"),
+        ("?kind=sound", "kind must be one of vector, signal, image, not 'sound'"),
+        ("?kind=image", "shape (6,), but a sample of kind=image must have 2 or 3 axes"),
         ("?channels=middle", "channels must be first or last, not 'middle'"),
-        ("?channels=last", "which as vectors have no axis of channels: channels=last does not"),
+        ("?channels=last", "a vector of this shape has no channel axis, so channels=last does not"),
         ("?validation=val", "it must hold the arrays x_val (samples) and y_val (labels)"),
     ],
 )
@@ -313,7 +322,7 @@ def test_a_kind_that_does_not_fit_is_refused(tmp_path: Path, option: str, words:
 
 def test_a_kind_of_one_axis_is_told_in_the_singular(tmp_path: Path) -> None:
     path = save(tmp_path, x=np.zeros((300, 9, 9)))
-    with pytest.raises(InvalidTaskError, match=r"which are no vectors: those have 1 axis$"):
+    with pytest.raises(InvalidTaskError, match=r"but a sample of kind=vector must have 1 axis$"):
         load_task(path + "?kind=vector")
 
 
@@ -321,9 +330,9 @@ def test_a_kind_of_one_axis_is_told_in_the_singular(tmp_path: Path) -> None:
     ("content", "words"),
     [
         (None, "there is no file"),
-        (b"", "is no .npz file, or it is damaged"),
-        (b"some text", "no .npz file"),
-        (b"PK\x03\x04 and then nothing", "is no .npz file, or it is damaged"),
+        (b"", "is not an .npz file, or is damaged"),
+        (b"some text", "not an .npz file"),
+        (b"PK\x03\x04 and then nothing", "is not an .npz file, or is damaged"),
     ],
 )
 def test_a_file_that_is_no_npz_is_refused(
@@ -340,7 +349,7 @@ def test_a_file_that_is_no_npz_is_refused(
 
 def test_a_single_array_and_a_folder_are_refused(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", np.zeros(3))
-    with pytest.raises(InvalidTaskError, match=r"is no \.npz file"):
+    with pytest.raises(InvalidTaskError, match=r"is not an \.npz file"):
         load_task(f"npz:{tmp_path / 'a.npy'}")
     with pytest.raises(InvalidTaskError, match="Is a directory"):
         load_task(f"npz:{tmp_path}")

@@ -43,7 +43,7 @@ from esper.simic.config import (
             f"there is no task 'mnist': the tasks are {', '.join((*BUILT_IN, *WITH_PLACE))}; "
             "did you mean mnist1d?",
         ),
-        ({"task": "npz:"}, "the task 'npz:' must be written npz:FILE.npz"),
+        ({"task": "npz:"}, "the task 'npz:' must have the form npz:FILE.npz"),
         ({"inject": "op:inf@2"}, "inject must be a list of strings, not 'op:inf@2'"),
         ({"envs": 10**9}, "envs must be between 0 and 4096, not 1000000000"),
         ({"threads": 20_000}, "threads must be between 0 and 1024, not 20000"),

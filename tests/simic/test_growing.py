@@ -98,8 +98,8 @@ def test_the_written_module_equals_the_grown_network(grown: Grown, tmp_path: Pat
     difference = write_checked(grown, tmp_path)
     assert difference < 1e-4
     module, test = load_module(tmp_path), grown.task.test
-    said = logits_of(module, grown.task.raw(test))
-    right = (said.argmax(1) == test.labels).double().mean().item()
+    logits = logits_of(module, grown.task.raw(test))
+    right = (logits.argmax(1) == test.labels).double().mean().item()
     assert right == pytest.approx(grown.result.test_accuracy)
     assert sum(p.numel() for p in module.parameters()) == grown.result.parameters
 
@@ -110,11 +110,11 @@ def test_the_module_takes_raw_samples(grown: Grown, data: str, tmp_path: Path) -
     stored = np.load(data.removeprefix("npz:").partition("?")[0])
     inputs, labels = torch.from_numpy(stored["x"]), stored["y"]
     with torch.no_grad():
-        said = np.array(grown.task.class_names)[module(inputs).argmax(1).numpy()]
+        predicted = np.array(grown.task.class_names)[module(inputs).argmax(1).numpy()]
         assert (module(inputs) - module(inputs.float())).abs().max() < 1e-3
     parts = (grown.task.train, grown.task.validation, grown.task.test)
-    assert len(said) == sum(len(part) for part in parts)
-    assert (said == labels).mean() > 0.5
+    assert len(predicted) == sum(len(part) for part in parts)
+    assert (predicted == labels).mean() > 0.5
 
 
 def test_the_best_by_validation_is_chosen(grown: Grown) -> None:
@@ -157,7 +157,7 @@ def test_the_card_has_the_results(grown: Grown) -> None:
     assert f"{grown.result.test_accuracy:.3f}" in card
     assert f"{grown.without_growth.test_accuracy:.3f}" in card
     assert f"{grown.from_scratch.test_accuracy:.3f}" in card
-    assert "best of 6 by validation accuracy" in card
+    assert "best of 6 networks by validation accuracy" in card
     assert "# A network grown on waves\n" in card
     assert "/" not in card.partition("## How to use it")[0].replace("growth.svg", "")
     germinated = sum(
@@ -167,35 +167,37 @@ def test_the_card_has_the_results(grown: Grown) -> None:
 
 
 @pytest.mark.parametrize(
-    ("without", "is_told"),
+    ("without", "is_reported"),
     [(0.61, True), (0.6, True), (0.59, False)],
     ids=["worse", "as", "better"],
 )
-def test_growth_that_did_not_help_is_reported(grown: Grown, without: float, is_told: bool) -> None:
+def test_growth_that_did_not_help_is_reported(
+    grown: Grown, without: float, is_reported: bool
+) -> None:
     made = replace(
         grown,
         result=Measured(900, 0.6, 0.6, 1e6),
         without_growth=Measured(400, without, 0.7, 1e6),
     )
     card, summary = growth_card(made, 1e-6), growth_summary(made)
-    told = (
+    warning = (
         f"Growth did not help here: validation accuracy is {without:.3f} without it and 0.600 in "
         f"this network. The policy `{made.policy.name}` was trained on digits; train one on this"
     )
-    assert (told in card) == (told in summary.splitlines()[-1]) == is_told
-    assert ("did not help" in card + summary) == is_told
+    assert (warning in card) == (warning in summary.splitlines()[-1]) == is_reported
+    assert ("did not help" in card + summary) == is_reported
     at_home = replace(made, task=replace(made.task, name="digits"))
-    assert ("did not help" in growth_summary(at_home)) == is_told
+    assert ("did not help" in growth_summary(at_home)) == is_reported
     assert "was trained on" not in growth_card(at_home, 1e-6) + growth_summary(at_home)
 
 
 def test_a_network_no_better_than_the_largest_class_is_reported(grown: Grown) -> None:
-    said = "This network is no better in validation than always answering with the largest class."
+    warning = "This network is no better in validation than always predicting the largest class."
     share = grown.task.validation.largest_class
-    for accuracy, is_said in ((share - 0.01, True), (share, True), (share + 0.01, False)):
+    for accuracy, is_reported in ((share - 0.01, True), (share, True), (share + 0.01, False)):
         made = replace(grown, result=Measured(900, accuracy, 0.6, 1e6))
-        assert (said in growth_card(made, 1e-6)) == is_said
-        assert (said in growth_summary(made).splitlines()) == is_said
+        assert (warning in growth_card(made, 1e-6)) == is_reported
+        assert (warning in growth_summary(made).splitlines()) == is_reported
     (row,) = [row for row in growth_summary(grown).splitlines() if row.startswith("largest class")]
     test_share = grown.task.test.largest_class
     assert row.endswith(f"accuracy {share:.3f} in validation, {test_share:.3f} in test")
@@ -259,8 +261,8 @@ def test_coordinates_in_metres_grow_a_network(command: Grow, tmp_path: Path) -> 
     code, _, errors = command("--task", f"npz:{tmp_path / 'utm.npz'}", "--out", str(out))
     assert code == 0, errors
     with torch.no_grad():
-        said = load_module(out)(torch.from_numpy(x)).argmax(1).numpy()
-    assert (said == y).mean() > 0.9
+        predicted = load_module(out)(torch.from_numpy(x)).argmax(1).numpy()
+    assert (predicted == y).mean() > 0.9
 
 
 def test_one_step_is_singular(command: Grow, tmp_path: Path) -> None:
@@ -415,7 +417,7 @@ def test_a_network_that_is_not_finite_is_never_the_best(
     runs: Path, data: str, grown: Grown, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spoil_at_the_end(monkeypatch, [grown.host])
-    said: list[str] = []
+    lines: list[str] = []
     policy = find_policy(runs, None)
     done: list[float] = []
     other = grow(
@@ -424,7 +426,7 @@ def test_a_network_that_is_not_finite_is_never_the_best(
         num_hosts=6,
         rng_seed=3,
         steps=None,
-        say=said.append,
+        say=lines.append,
         report=lambda _, fraction: done.append(fraction),
     )
     assert len(done) == 3 * other.steps
@@ -433,12 +435,12 @@ def test_a_network_that_is_not_finite_is_never_the_best(
     assert other.host != grown.host
     assert other.rivals[grown.host] == 0.0
     assert other.result.validation_accuracy == max(other.rivals)
-    assert any(line.startswith("1 network ended with NaN or Inf") for line in said)
+    assert any(line.startswith("1 network ended with NaN or Inf") for line in lines)
 
 
 def test_no_network_is_written_where_none_is_finite(
     runs: Path, data: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spoil_at_the_end(monkeypatch, [0, 1])
-    with pytest.raises(GrowingError, match=r"2 networks grew .* all of them ended with NaN or Inf"):
+    with pytest.raises(GrowingError, match=r"2 networks grew .* every one ended with NaN or Inf"):
         grow(find_policy(runs, None), data, num_hosts=2, rng_seed=3, steps=2, say=lambda _: None)

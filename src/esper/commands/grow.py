@@ -53,7 +53,7 @@ def add_grow(verbs: Any) -> None:
         "--steps",
         type=whole_number,
         metavar="N",
-        help="steps to grow for (default: as many as in the training of the policy)",
+        help="number of steps to grow (default: as in the training of the policy)",
     )
 
 
@@ -74,5 +74,5 @@ def _grow(options: argparse.Namespace) -> int:
 
     print(growth_summary(grown))
     files = ", ".join(sorted(file.name for file in options.out.iterdir()))
-    print(f"written into {options.out}: {files}")
+    print(f"wrote {files} to {options.out}")
     return 0

@@ -98,5 +98,5 @@ def _stopped_early(run: Path) -> RunFinished:
         status="stopped",
         update=summary.update if summary else 0,
         episodes_done=summary.episodes_done if summary else 0,
-        reason="asked to stop before training began; it can be resumed",
+        reason="asked to stop before training began; the run can be resumed",
     )

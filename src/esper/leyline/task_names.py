@@ -138,7 +138,7 @@ def parse_task_name(text: str) -> TaskName:
         UnknownTaskError: no task has this name, or the name has the wrong form.
     """
     if "\0" in text:
-        raise UnknownTaskError(f"the task {text!r} holds a NUL character, which no name can have")
+        raise UnknownTaskError(f"the task {text!r} contains a NUL character")
     name, colon, rest = text.partition(":")
     source = SOURCE_BY_NAME.get(name)
     if source is None or (name not in BUILT_IN and not colon):
@@ -148,14 +148,14 @@ def parse_task_name(text: str) -> TaskName:
         )
     place, _, query = rest.partition("?")
     if colon and (source.place == "none" or not place):
-        raise UnknownTaskError(f"the task {text!r} must be written {source.form}")
+        raise UnknownTaskError(f"the task {text!r} must have the form {source.form}")
     pairs = parse_qsl(query, keep_blank_values=True)
     options = dict(pairs)
     unknown = [key for key in options if key not in source.options]
     if unknown or len(options) < len(pairs) or (query and not pairs) or "" in options.values():
         allowed = ", ".join(f"{key}=..." for key in sorted(source.options)) or "none"
         raise UnknownTaskError(
-            f"the options {query!r} of task {name}:{place} cannot be read: allowed are {allowed}"
+            f"the options {query!r} of task {name}:{place} are not valid; allowed: {allowed}"
         )
     return TaskName(text, name, place, options)
 

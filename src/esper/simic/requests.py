@@ -33,7 +33,9 @@ def check_evaluation(
         EvaluationError: too few episodes, a negative random seed, or policies of different tasks.
     """
     if episodes < 2:
-        raise EvaluationError(f"--episodes must be at least 2 for an interval, not {episodes}")
+        raise EvaluationError(
+            f"--episodes must be at least 2, for a confidence interval, not {episodes}"
+        )
     if rng_seed < 0:
         raise EvaluationError(f"--seed must be 0 or more, not {rng_seed}")
     first, config = policies[0]

@@ -269,7 +269,7 @@ def test_stopping_before_training_began_keeps_what_was_done(train: Train) -> Non
     stop.handle(signal.SIGTERM, None)
     ending, log = train(stop, episodes=4)
     assert (ending.status, ending.update, ending.episodes_done) == ("stopped", 1, 2)
-    assert ending.reason == "asked to stop before training began; it can be resumed"
+    assert ending.reason == "asked to stop before training began; the run can be resumed"
     assert (log.of(RunStarted), log.payloads[-1]) == ([], ending)
 
 

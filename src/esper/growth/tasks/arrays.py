@@ -81,8 +81,8 @@ def task_of_arrays(
         _check_labels(where, inputs, labels)
         if inputs.shape[1:] != arrays["train"][1].shape[1:]:
             raise InvalidTaskError(
-                f"{where} has samples of shape {inputs.shape[1:]}: they must be as those "
-                f"of the train part, {arrays['train'][1].shape[1:]}"
+                f"{where} has samples of shape {inputs.shape[1:]} and the train part "
+                f"{arrays['train'][1].shape[1:]}: all parts must have the same shape"
             )
     classes, numbers = number_labels(
         {part: (where, labels) for part, (where, _, labels) in arrays.items()}, class_names
@@ -91,8 +91,8 @@ def task_of_arrays(
     axis, description = _layout(where, inputs.shape[1:], kind, channel_place)
     if unused:
         description += (
-            f"; not used: {', '.join(unused)} (train=, validation= and test= in the name of the "
-            "task say what is)"
+            f"; not used: {', '.join(unused)} (choose with train=, validation= and test= in the "
+            "task name)"
         )
     samples = draw_parts(
         {
@@ -103,8 +103,8 @@ def task_of_arrays(
     training = samples["train"]
     if len(training) < LEAST_TRAINING:
         raise InvalidTaskError(
-            f"{name} leaves {len(training)} samples to train on, after validation and test: it "
-            f"needs at least {LEAST_TRAINING}"
+            f"{name} has {len(training)} samples for training, without those for validation and "
+            f"test: it needs at least {LEAST_TRAINING}"
         )
     check_values_differ(training)
     standardisation = standardisation_of(training)
@@ -143,7 +143,7 @@ def _check_inputs(where: str, inputs: np.ndarray) -> None:
         raise InvalidTaskError(f"{where} has no samples")
     if inputs.dtype.kind not in "fiub":
         raise InvalidTaskError(
-            f"the inputs of {where} are of type {inputs.dtype}: they must be numbers"
+            f"the inputs of {where} have the type {inputs.dtype}: they must be numbers"
         )
     if inputs.ndim not in (2, 3, 4) or 0 in inputs.shape:
         raise InvalidTaskError(
@@ -163,19 +163,18 @@ def _check_inputs(where: str, inputs: np.ndarray) -> None:
 def _check_labels(where: str, inputs: np.ndarray, labels: np.ndarray) -> None:
     if labels.ndim == 2 and len(labels) == len(inputs):
         hint = (
-            "y.ravel() makes them so"
+            "use y.ravel()"
             if labels.shape[1] == 1
-            else "of one-hot labels y.argmax(1) makes them so, and several labels of one sample "
-            "are not supported"
+            else "for one-hot labels use y.argmax(1); several labels per sample are not supported"
         )
         raise InvalidTaskError(
-            f"the labels of {where} have the shape {labels.shape}: there must be one label for "
-            f"each sample; {hint}"
+            f"the labels of {where} have the shape {labels.shape}: there must be one label "
+            f"per sample; {hint}"
         )
     if labels.ndim != 1 or len(labels) != len(inputs):
         raise InvalidTaskError(
             f"the labels of {where} have the shape {labels.shape} and there are "
-            f"{len(inputs)} samples: there must be one label for each"
+            f"{len(inputs)} samples: there must be one label per sample"
         )
 
 
@@ -188,9 +187,9 @@ def _layout(
         *fewer, most = _AXES[taken]
         axes = "".join(f"{number} or " for number in fewer) + counted(most, "axis", "axes")
         raise InvalidTaskError(
-            f"{where} has samples of shape {shape}, which are no {taken}s: those have {axes}"
+            f"{where} has samples of shape {shape}, but a sample of kind={taken} must have {axes}"
         )
-    overrules = [
+    others = [
         f"kind={other}"
         for other in KINDS
         if kind is None and other != taken and len(shape) in _AXES[other]
@@ -199,15 +198,15 @@ def _layout(
     if taken == "vector" or len(shape) == min(_AXES[taken]):
         if place is not None:
             raise InvalidTaskError(
-                f"{where} has samples of shape {shape}, which as {taken}s have no axis of "
-                f"channels: channels={place} does not apply"
+                f"{where} has samples of shape {shape}: a {taken} of this shape has no channel "
+                f"axis, so channels={place} does not apply"
             )
         axis = "first" if taken == "vector" else "none"
     else:
         axis = place or _place_of_channels(taken, shape)
         if place is None:
-            overrules.append(f"channels={'first' if axis == 'last' else 'last'}")
-    how = f" (judged by their shape; {' or '.join(overrules)} overrules it)" if overrules else ""
+            others.append(f"channels={'first' if axis == 'last' else 'last'}")
+    how = f" (guessed from their shape; override with {' or '.join(others)})" if others else ""
     return axis, _words(taken, shape, axis) + how
 
 

@@ -41,15 +41,15 @@ def load_cifar10(name: TaskName) -> Task:
             return load_hugging_face(parse_task_name(_HUB_NAME))
         except InvalidTaskError as error:
             raise InvalidTaskError(
-                f"{error}; or name a folder with the files of CIFAR-10, as in cifar10:FOLDER or "
-                f"with {DATA_DIR}"
+                f"{error}; or give the folder with the files of CIFAR-10 as cifar10:FOLDER or in "
+                f"{DATA_DIR}"
             ) from error
     folder = TaskName(name.text, name.source, place).path
     train, test = _read_batches(folder) or _read_parquet(folder) or (None, None)
     if train is None:
         raise InvalidTaskError(
-            f"{folder} does not hold CIFAR-10: there must be data_batch_*.bin and test_batch.bin, "
-            "or train*.parquet and test*.parquet, in it or in a folder in it"
+            f"{folder} does not contain CIFAR-10: it or a subfolder must contain "
+            "data_batch_*.bin and test_batch.bin, or train*.parquet and test*.parquet"
         )
     return task_of_arrays(name.text, train, test, class_names=CLASS_NAMES)
 
@@ -75,8 +75,8 @@ def _read_records(files: list[Path]) -> Arrays:
             raise InvalidTaskError(f"{file} cannot be read: {error.strerror or error}") from error
         if len(records) == 0 or len(records) % _RECORD:
             raise InvalidTaskError(
-                f"{file} has {len(records)} bytes: a batch of CIFAR-10 is a whole number of "
-                f"records of {_RECORD} bytes, so it is damaged"
+                f"{file} is damaged: its size must be a multiple of {_RECORD} bytes, not "
+                f"{len(records)}"
             )
         batches.append(records.reshape(-1, _RECORD))
     records = np.concatenate(batches)
@@ -104,7 +104,7 @@ def _read_tables(files: list[Path]) -> Arrays:
         table = pyarrow.concat_tables(tables)
     except (OSError, pyarrow.ArrowException) as error:
         raise InvalidTaskError(
-            f"{files[0].parent} holds no parquet of CIFAR-10, with img and label: {error}"
+            f"{files[0].parent} has no CIFAR-10 parquet files with img and label: {error}"
         ) from error
     where = f"img in {files[0].parent}"
     entries = (entry.as_py() for entry in table["img"])

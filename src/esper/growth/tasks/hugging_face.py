@@ -91,7 +91,7 @@ def _parts(name: TaskName) -> tuple[dict[str, Any], list[str]]:
         if isinstance(error, LookupError):
             reason = f"it has no samples, or is damaged ({type(error).__name__}: {reason})"
         if unreachable and isinstance(error, ConnectionError):
-            reason = f"{unreachable}, and it was never fetched before"
+            reason = f"{unreachable}, and it is not in the local cache"
         raise InvalidTaskError(f"the dataset {name.place} cannot be loaded: {reason}") from error
     held = dict(loaded) if isinstance(loaded, DatasetDict) else {"train": loaded}
     if not held:
@@ -103,8 +103,8 @@ def _parts(name: TaskName) -> tuple[dict[str, Any], list[str]]:
     for part, split in chosen.items():
         if split not in held and (part == "train" or part in name.options):
             raise InvalidTaskError(
-                f"the dataset {name.place} has the parts {', '.join(held)} and no {split}: "
-                f"{part}=NAME in the name of the task says which is its {part} part"
+                f"the dataset {name.place} has no part {split}, only {', '.join(held)}: choose "
+                f"one with {part}=NAME in the task name"
             )
     found = {part: held[split] for part, split in chosen.items() if split in held}
     return found, [split for split in held if split not in chosen.values()]
@@ -155,14 +155,14 @@ def _chosen(name: TaskName, option: str, columns: list[str], found: list[str]) -
     named = name.options.get(option)
     if named is not None and named not in columns:
         raise InvalidTaskError(
-            f"{name.text} names {named} as its {option}, and there is no such column: it has "
+            f"{name.text}: there is no column {named} for {option}=; the columns are "
             f"{', '.join(columns)}"
         )
     column = named or (found[0] if len(found) == 1 else None)
     if column is None:
         raise InvalidTaskError(
-            f"{name.text} does not make clear which column is its {option}: it has "
-            f"{', '.join(columns)}; name one, as in hf:{name.place}?{option}={columns[0]}"
+            f"{name.text}: it is not clear which column is the {option}; the columns are "
+            f"{', '.join(columns)}; choose one, as in hf:{name.place}?{option}={columns[0]}"
         )
     return column
 
@@ -184,14 +184,14 @@ def _inputs(where: str, dataset: Any, column: str) -> tuple[np.ndarray, list[str
         return read_images(where, encoded, len(dataset), decode, feature.mode)
     array = _array(where, lambda: dataset.with_format("numpy")[column][:])
     if array.dtype.kind == "O":
-        raise InvalidTaskError(f"{where} has samples of different shapes, or missing ones")
+        raise InvalidTaskError(f"{where} has samples of different shapes, or missing samples")
     return array, []
 
 
 def _labels(where: str, dataset: Any, column: str) -> np.ndarray:
     labels = dataset[column][:]
     if any(label is None for label in labels):
-        raise InvalidTaskError(f"{where} misses labels: every sample must have one")
+        raise InvalidTaskError(f"{where} has samples without a label: every sample must have one")
     if any(isinstance(label, list | tuple | dict) for label in labels):
         raise InvalidTaskError(
             f"{where} has several labels for a sample, such as {labels[0]!r:.60}: every sample "

@@ -60,8 +60,8 @@ class ImageArray:
             height, width = self.pixels.shape[1:3]
             raise InvalidTaskError(
                 f"{self.where} has images of different sizes, {width}x{height} and "
-                f"{image.shape[1]}x{image.shape[0]} (row {row}): they must be brought to one size "
-                "first"
+                f"{image.shape[1]}x{image.shape[0]} (row {row}): resize them to one "
+                "size first"
             )
         colour = max(image.shape[-1], self.pixels.shape[-1]) > 2
         alpha = image.shape[-1] % 2 == 0 or self.pixels.shape[-1] % 2 == 0
@@ -79,14 +79,14 @@ class ImageArray:
         notes = []
         if len(self.types) > 1:
             notes.append(
-                f"{self.where} mixes images of {', '.join(sorted(self.types))}: their values are "
-                "taken as they are"
+                f"{self.where} mixes images of type {', '.join(sorted(self.types))}: their "
+                "values are not rescaled"
             )
         if self.halved:
             images = counted(len(self.halved), "image")
             notes.append(
-                f"{self.where} has {images} of 16-bit colours, the first in row "
-                f"{self.halved[0]}, of which Pillow reads the upper 8 only"
+                f"{self.where} has {images} with 16-bit colours, the first in row "
+                f"{self.halved[0]}: Pillow reads only the upper 8 bits"
             )
         pixels = self.pixels[..., 0] if self.pixels.shape[-1] == 1 else self.pixels
         return pixels, notes
@@ -116,14 +116,14 @@ def read_images(
     gathered = ImageArray(where, count)
     for row, entry in enumerate(entries):
         if entry is None or (isinstance(entry, dict) and not any(entry.values())):
-            raise InvalidTaskError(f"{where} misses the image of row {row}")
+            raise InvalidTaskError(f"{where} has no image in row {row}")
         try:
             pixels, is_halved = _pixels_of(entry, decode, mode)
         except (*_UNREADABLE, Image.DecompressionBombError) as error:
             # without the memory buffer that Pillow names in its message
             reason = str(error).partition("\n")[0].partition(" <_io.")[0]
             reason = reason or type(error).__name__
-            raise InvalidTaskError(f"{where} has no image in row {row}: {reason}") from error
+            raise InvalidTaskError(f"{where} cannot be read in row {row}: {reason}") from error
         if is_halved:
             gathered.halved.append(row)
         gathered.put(row, pixels)

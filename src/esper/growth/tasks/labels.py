@@ -38,13 +38,13 @@ def number_labels(
     """
     keys = {part: _keys(where, labels) for part, (where, labels) in parts.items()}
     if len({array.dtype.kind for array in keys.values()}) > 1:
-        raise InvalidTaskError("labels must be whole numbers in all parts, or texts in all")
+        raise InvalidTaskError("labels must be whole numbers in all parts, or strings in all parts")
     where, labels = parts["train"]
     if class_names:
         if keys["train"].dtype.kind == "U":
             raise InvalidTaskError(
-                f"{where} has labels that are texts: they must be the numbers 0 to "
-                f"{len(class_names) - 1} of its classes"
+                f"{where} has strings as labels: they must be class numbers from 0 to "
+                f"{len(class_names) - 1}"
             )
         known, names = np.arange(len(class_names)), tuple(class_names)
         originals: tuple[object, ...] = names
@@ -56,12 +56,12 @@ def number_labels(
         originals = tuple(labels[first].tolist())
     if len(known) < 2:
         raise InvalidTaskError(
-            f"{where} has but one class, {labels[0]}: there must be at least two"
+            f"{where} has only one class, {labels[0]}: there must be at least two"
         )
     if len(known) > len(labels) // 2:
         raise InvalidTaskError(
-            f"{where} has {len(known)} classes for {len(labels)} samples: labels must be classes, "
-            "each with some samples"
+            f"{where} has {len(known)} classes for {len(labels)} samples: labels must be classes "
+            "with several samples each"
         )
     numbered = {}
     for part, (name, given) in parts.items():
@@ -69,7 +69,7 @@ def number_labels(
         strange = known[numbers] != keys[part]
         if strange.any():
             raise InvalidTaskError(
-                f"{name} has the label {given[strange][0]}, which is none of the {len(known)} "
+                f"{name} has the label {given[strange][0]}, which is not one of the {len(known)} "
                 "classes of the train part"
             )
         numbered[part] = numbers.astype(np.int64)
@@ -85,21 +85,22 @@ def _keys(where: str, labels: np.ndarray) -> np.ndarray:
         return labels
     if kind not in "fiub":
         raise InvalidTaskError(
-            f"the labels of {where} are of type {labels.dtype}: they must be whole numbers or texts"
+            f"the labels of {where} have the type {labels.dtype}: they must be whole numbers "
+            "or strings"
         )
     if kind == "f":
         if not np.isfinite(labels).all():
             raise InvalidTaskError(f"{where} has labels that are missing or not finite")
         if (labels != np.round(labels)).any():
             raise InvalidTaskError(
-                f"{where} has labels that are fractions, such as {labels[labels % 1 != 0][0]}: "
-                "classes must be whole numbers or texts"
+                f"{where} has fractional labels, such as {labels[labels % 1 != 0][0]}: "
+                "labels must be whole numbers or strings"
             )
     if (kind == "f" and (np.abs(labels) > _LARGEST_EXACT).any()) or (
         kind == "u" and (labels > np.iinfo(np.int64).max).any()
     ):
         raise InvalidTaskError(
             f"{where} has the label {labels.flat[np.abs(labels).argmax()]}, which is too large for "
-            "the number of a class"
+            "a class number"
         )
     return labels.astype(np.int64)

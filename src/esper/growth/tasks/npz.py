@@ -29,7 +29,7 @@ def load_npz(name: TaskName) -> Task:
     `validation=val` reads `x_val` and `y_val`.
 
     Raises:
-        InvalidTaskError: the file is missing, is no .npz, or its arrays cannot be used.
+        InvalidTaskError: the file is missing, is not an .npz file, or its arrays cannot be used.
     """
     parts, unused = _read(name)
     return task_of_arrays(
@@ -52,7 +52,7 @@ def kind_of(name: TaskName) -> Kind | None:
     text = name.options.get("kind")
     kind: Kind | None = next((kind for kind in KINDS if kind == text), None)
     if text is not None and kind is None:
-        raise InvalidTaskError(f"there is no kind {text!r} of samples: it is {', '.join(KINDS)}")
+        raise InvalidTaskError(f"kind must be one of {', '.join(KINDS)}, not {text!r}")
     return kind
 
 
@@ -78,7 +78,7 @@ def _read(name: TaskName) -> tuple[dict[str, Arrays], list[str]]:
                 # not np.load, which takes a damaged file for one that it could unpickle
                 stored = np.lib.npyio.NpzFile(file, allow_pickle=False)
             except _DAMAGED as error:
-                raise InvalidTaskError(f"{path} is no .npz file, or it is damaged") from error
+                raise InvalidTaskError(f"{path} is not an .npz file, or is damaged") from error
             return _parts(name, path, stored)
     except FileNotFoundError:
         raise InvalidTaskError(f"there is no file {path}") from None
@@ -98,7 +98,7 @@ def _parts(
         present = [array for array in wanted if array in stored.files]
         if len(present) < 2 and (named or part == "train"):
             hint = (
-                "; train=train in the name of the task takes x_train and y_train"
+                "; to use x_train and y_train, add ?train=train to the task name"
                 if {"x_train", "y_train"} <= set(stored.files)
                 else ""
             )
@@ -108,8 +108,8 @@ def _parts(
             )
         if len(present) == 1:
             raise InvalidTaskError(
-                f"{path} holds {present[0]} without its other half: it must hold {wanted[0]} and "
-                f"{wanted[1]}, or neither"
+                f"{path} holds only one of {wanted[0]} and {wanted[1]}: it must hold both or "
+                "neither"
             )
         if present:
             parts[part] = (_array(path, stored, wanted[0]), _array(path, stored, wanted[1]))
@@ -124,11 +124,11 @@ def _array(path: Path, stored: np.lib.npyio.NpzFile, name: str) -> np.ndarray:
         if "Object arrays" in str(error):
             # only unpickling could read them, which runs whatever program they hold
             raise InvalidTaskError(
-                f"the array {name} of {path} holds Python objects: save it as numbers, or as texts "
-                "of a fixed length (dtype str)"
+                f"the array {name} of {path} holds Python objects: save it as numbers, or as "
+                "strings of a fixed length (dtype str)"
             ) from error
         reason = str(error).partition("\n")[0][:_LONGEST_REASON] or type(error).__name__
         raise InvalidTaskError(f"the array {name} of {path} is damaged: {reason}") from error
     if not isinstance(array, np.ndarray):  # numpy returns members of other formats as bytes
-        raise InvalidTaskError(f"the array {name} of {path} is damaged: it has no header of numpy")
+        raise InvalidTaskError(f"the array {name} of {path} is damaged: it has no NumPy header")
     return array

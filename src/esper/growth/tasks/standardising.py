@@ -24,7 +24,7 @@ _MEASURED = 4096
 _EPSILON = float(np.finfo(np.float64).eps)
 #: Channels that are named in a sentence, at most.
 _NAMED = 5
-_HINT = "if it marks missing data, leave such samples out or replace the value"
+_HINT = "if it marks missing data, remove these samples or replace the value"
 
 
 def standardisation_of(training: Samples) -> Standardisation:
@@ -98,13 +98,9 @@ def check_values_differ(training: Samples) -> None:
     ):
         return
     first = inputs[0]
-    what = (
-        f"the value {first.flat[0]:g} throughout"
-        if first.min() == first.max()
-        else "the same values"
-    )
+    what = f" (every value is {first.flat[0]:g})" if first.min() == first.max() else ""
     raise InvalidTaskError(
-        f"all samples of {training.where} are the same, with {what}: there is nothing to learn from"
+        f"all samples of {training.where} are the same{what}: there is nothing to learn"
     )
 
 
@@ -137,8 +133,8 @@ def far_values(samples: dict[str, Samples]) -> list[str]:
             times = float(distance[channel])
             farthest = (
                 times,
-                f"{place} has the value {value:g}, {times:.0e} times as far from "
-                + (f"the median as usual: take logarithms, or {_HINT}"),
+                f"{place} has the value {value:g}, {times:.0e} times the usual "
+                + (f"distance from the median: take logarithms, or {_HINT}"),
             )
     return [farthest[1]] if farthest[1] else []
 
@@ -150,8 +146,8 @@ def _check_distances(training: Samples) -> None:
     if distance[channel] > _FARTHEST:
         place, value = _farthest_from(training, channel, centre[channel])
         raise InvalidTaskError(
-            f"{place} has the value {value:g}, so far from all others that these become equal in "
-            f"float32: it is too large to be standardised; {_HINT}"
+            f"{place} has the value {value:g}, so large that all other values become equal in "
+            f"float32: scale the inputs down; {_HINT}"
         )
 
 

@@ -135,17 +135,17 @@ class Task:
             if len(split) == 0 or len(split.inputs) != len(split.labels):
                 raise InvalidTaskError(
                     f"{where} has {len(split.inputs)} inputs and {len(split.labels)} labels: "
-                    "it needs as many of one as of the other, and at least one"
+                    "it needs one label per input, and at least one input"
                 )
             if split.inputs.shape[1:] != self.train.inputs.shape[1:]:
                 raise InvalidTaskError(
                     f"{where} has inputs of shape {tuple(split.inputs.shape[1:])}: all parts must "
-                    f"have those of the train part, {tuple(self.train.inputs.shape[1:])}"
+                    f"have the shape of the train part, {tuple(self.train.inputs.shape[1:])}"
                 )
             if not self._can_be_read(split) or split.labels.dtype != torch.int64:
                 raise InvalidTaskError(
-                    f"{where} must have int64 labels and floating inputs, bytes with their "
-                    "standardisation, or whole numbers below the size of the vocabulary"
+                    f"{where} must have int64 labels, and inputs that are floating point, uint8 "
+                    "with a standardisation, or whole numbers below the vocabulary size"
                 )
             if split.labels.min() < 0 or split.labels.max() >= self.classes:
                 raise InvalidTaskError(f"{where} has labels outside 0 to {self.classes - 1}")

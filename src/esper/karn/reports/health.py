@@ -279,5 +279,5 @@ def _print_evidence(console: Console, evidence: Sequence[Evidence]) -> None:
         details.append(Text(f"  {words}", style=style) if (words := evidence_words(row)) else None)
     headers = ("head", "seen", "updates", "minib.", "first", "last", "")
     print_columns(console, rows, headers, details)
-    legend = "updates, minib.: how many had a sighting; first, last: update/epoch/minibatch"
+    legend = "updates, minib.: number with a sighting; first, last: update/epoch/minibatch"
     console.print(Text(legend, style="dim"))

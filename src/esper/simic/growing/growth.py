@@ -156,8 +156,8 @@ def grow(
     finite = np.isfinite(info["score"])
     if not finite.any():
         raise GrowingError(
-            f"no network can be written: {counted(num_hosts, 'network')} grew on {task}, and all "
-            "of them ended with NaN or Inf in their loss; try another --seed"
+            f"no network can be written: {counted(num_hosts, 'network')} grew on {task}, and every "
+            "one ended with NaN or Inf in its loss; try another --seed"
         )
     if not finite.all():
         broken = num_hosts - int(finite.sum())
@@ -177,7 +177,10 @@ def grow(
     seeds_in_slots = (info[name] for name in ("stage", "blueprint", "style", "alpha"))
     architecture = architecture_of(*seeds_in_slots).take(slice(chosen, chosen + 1))
 
-    say("for comparison: the same host without growth, and the same architecture from scratch")
+    say(
+        "training for comparison: the same host without growth, and the same architecture from "
+        "scratch"
+    )
     trained = train_from_scratch(
         env, architecture, [rng_seeds[chosen]], np.array([env.steps]), work.trained
     )

@@ -53,12 +53,13 @@ def growth_card(grown: Grown, difference: float) -> str:
         _row("**this network**", grown.result),
         _row("the same host without growth, same random seed", grown.without_growth),
         _row("this architecture, trained from scratch", grown.from_scratch),
-        f"| always answering with the largest class | | {task.validation.largest_class:.3f} | "
+        f"| always predicting the largest class | | {task.validation.largest_class:.3f} | "
         f"{task.test.largest_class:.3f} | |",
         "",
-        f"Accuracy on {len(task.validation):,} validation samples, which the policy saw, and on "
-        f"{len(task.test):,} test samples, which no choice depended on. Multiply-adds count the "
-        "forward and backward passes of the host and of all its seeds, pruned ones included.",
+        f"Accuracy on {len(task.validation):,} validation samples, which the policy used, and on "
+        f"{len(task.test):,} test samples, which were not used for any choice. Multiply-adds "
+        "count the forward and backward passes of the host and all its seeds, pruned ones "
+        "included.",
         "",
         *(line for warning in growth_warnings(grown) for line in (f"**{warning}**", "")),
         *(line for note in task.notes for line in (f"Note: {note}.", "")),
@@ -69,12 +70,12 @@ def growth_card(grown: Grown, difference: float) -> str:
         *_snippet(task),
         "",
         f"Inputs are {_inputs(task)}. {_meaning(task)} The module was run on the whole test part "
-        f"and differs from the network that grew by at most {difference:.1e} in any logit.",
+        f"and its logits differ from those of the grown network by at most {difference:.1e}.",
         "",
         "## Architecture",
         "",
         f"A {grown.network.shape.kind} host of three blocks with "
-        f"{grown.network.shape.channels} channels, and after its blocks:",
+        f"{grown.network.shape.channels} channels, with these seeds after its blocks:",
         "",
         *_seeds(grown),
         "",
@@ -91,7 +92,7 @@ def growth_summary(grown: Grown) -> str:
     others = (("without growth", grown.without_growth), ("from scratch", grown.from_scratch))
     lines = [
         f"grew on {short_name(grown.task)} in {counted(grown.steps, 'step')}: "
-        f"{seeds or 'no seed stayed'}",
+        f"{seeds or 'no seed was fossilized'}",
         *(
             f"{name:<15} {each.parameters:>8,} parameters, accuracy {each.validation_accuracy:.3f} "
             f"in validation, {each.test_accuracy:.3f} in test"
@@ -109,7 +110,7 @@ def growth_warnings(grown: Grown) -> list[str]:
     warnings = []
     if result <= grown.task.validation.largest_class:
         warnings.append(
-            "This network is no better in validation than always answering with the largest class."
+            "This network is no better in validation than always predicting the largest class."
         )
     if grown.without_growth.validation_accuracy >= result:
         warnings.append(_no_help(grown))
@@ -120,26 +121,27 @@ def _no_help(grown: Grown) -> str:
     without, result = (
         measured.validation_accuracy for measured in (grown.without_growth, grown.result)
     )
-    said = (
+    sentence = (
         f"Growth did not help here: validation accuracy is {without:.3f} without it and "
         f"{result:.3f} in this network."
     )
     trained_on = parse_task_name(grown.policy.config.task).short
     if trained_on == short_name(grown.task):
-        return said
+        return sentence
     return (
-        f"{said} The policy `{grown.policy.name}` was trained on {trained_on}; train one on this "
-        "task with `esper ppo --task` and give it with `--policy`."
+        f"{sentence} The policy `{grown.policy.name}` was trained on {trained_on}; train one "
+        "on this task with `esper ppo --task` and give it with `--policy`."
     )
 
 
 def _chosen(grown: Grown) -> str:
     count = len(grown.rivals)
     if count == 1:
-        return "It is the only one that was grown."
+        return "It is the only network that was grown."
     return (
-        f"It is the best of {count} by validation accuracy, which was {grown.rivals.min():.3f} to "
-        f"{grown.rivals.max():.3f}, {grown.rivals.mean():.3f} on average."
+        f"It is the best of {count} networks by validation accuracy (minimum "
+        f"{grown.rivals.min():.3f}, mean {grown.rivals.mean():.3f}, maximum "
+        f"{grown.rivals.max():.3f})."
     )
 
 
@@ -174,22 +176,22 @@ def _snippet(task: Task) -> list[str]:
 def _inputs(task: Task) -> str:
     shape = ", ".join(map(str, task.raw(task.test).shape[1:]))
     if task.vocabulary:
-        return f"numbers of characters in `CLASSES`, `[B, {shape}]`"
+        return f"indices of characters in `CLASSES`, `[B, {shape}]`"
     return (
-        f"raw samples as they are in the data, `[B, {shape}]`, of any number type: mean and "
-        "std of the training data are part of the network"
+        f"raw samples, not standardised, `[B, {shape}]`, of any numeric type: the network "
+        "standardises them with the mean and std of the training data"
     )
 
 
 def _meaning(task: Task) -> str:
     if task.vocabulary:
-        return "Outputs are logits of the character that follows."
+        return "Outputs are logits of the next character."
     return f"Outputs are logits of the classes in `CLASSES`, `[B, {task.classes}]`."
 
 
 def _seeds(grown: Grown) -> list[str]:
     if not grown.network.seeds:
-        return ["nothing: the policy fossilized no seed."]
+        return ["none (the policy fossilized no seed)"]
     rows = [
         f"| {seed.slot} | {seed.blueprint} | {seed.style} | {seed.alpha:g} | {seed.parameters:,} |"
         for seed in grown.network.seeds
@@ -201,7 +203,7 @@ _WORDS = {
     SeedEvent.GERMINATE: "germinated",
     SeedEvent.ADVANCE: "began to blend in",
     SeedEvent.ARRIVE: "reached its alpha",
-    SeedEvent.RETARGET: "got another target alpha",
+    SeedEvent.RETARGET: "got a new target alpha",
     SeedEvent.FOSSILIZE: "fossilized: now a permanent part",
     SeedEvent.PRUNE: "was pruned",
 }
@@ -216,9 +218,9 @@ def _events(grown: Grown) -> list[str]:
         if each.cause in _WORDS
     ]
     if not rows:
-        return ["No seed germinated in it."]
+        return ["No seed germinated."]
     return [
-        "| step | slot | seed | what happened | accuracy after it |",
+        "| step | slot | seed | what happened | accuracy after the step |",
         "|--:|---|---|---|--:|",
         *rows,
     ]

@@ -183,13 +183,15 @@ def find_incident(run: Path, number: int | None = None, update: int | None = Non
     kept = list_incidents(run)
     if not kept:
         listing = command_line("esper", "incidents", run)
-        raise IncidentError(f"{run.name} has kept no incident; `{listing}` lists all incidents")
+        raise IncidentError(f"{run.name} has no capsule; `{listing}` lists all incidents")
     for incident in kept:
         if number in (None, incident.number) and update in (None, incident.update):
             return _whole(incident)
-    numbers = ", ".join(f"{incident.number} (update {incident.update})" for incident in kept)
-    wanted = f"incident {number}" if update is None else f"incident of update {update}"
-    raise IncidentError(f"{run.name} has kept no {wanted}; kept are {numbers}")
+    numbers = ", ".join(
+        f"incident {incident.number} (update {incident.update})" for incident in kept
+    )
+    wanted = f"incident {number}" if update is None else f"update {update}"
+    raise IncidentError(f"{run.name} has no capsule for {wanted}; there are capsules for {numbers}")
 
 
 def incident_at(folder: Path) -> Incident:

@@ -63,7 +63,7 @@ def moment(replay: Replay, operation: Operation, per_epoch: int) -> str:
 def values_of(part: TensorRange) -> str:
     """Return the range of a tensor's finite values and the counts of the others, in words."""
     finite = (
-        "nothing finite"
+        "no finite value"
         if part.minimum is None or part.maximum is None
         else f"{part.minimum:.4g} to {part.maximum:.4g}"
     )
@@ -152,7 +152,7 @@ def _print_origin(replay: Replay, origin: Origin, per_epoch: int, console: Conso
             table.add_row(*(Text(cell) for cell in cells))
     console.print(table)
     console.print()
-    console.print(Text("From there", style="bold"))
+    console.print(Text("Propagation", style="bold"))
     for line in chain_lines(replay, origin):
         console.print(Text(f"  {line}"))
 

@@ -79,7 +79,7 @@ def train(
         if interrupted and trainer is not None:
             trainer.checkpoints.write_held()
         if isinstance(error, StoppedAtOnce):
-            reason = "asked to stop before training began; it can be resumed"
+            reason = "asked to stop before training began; the run can be resumed"
         elif interrupted or worker_died:
             reason = f"{'interrupted' if interrupted else error}; the current batch is lost"
         elif isinstance(error, ValueError):
@@ -211,14 +211,16 @@ class Trainer:
             if self._stop.requested:
                 if not self.checkpoints.has(self._update):
                     self._write_checkpoint()
-                return self._stopped("asked to stop; it can be resumed")
+                return self._stopped("asked to stop; the run can be resumed")
             try:
                 self._train_batch()
             except HaltedError as halted:
                 return self._ending("halted", str(halted))
             except StoppedAtOnce:
                 self.checkpoints.write_held()
-                return self._stopped("asked to stop; the current batch is lost; it can be resumed")
+                return self._stopped(
+                    "asked to stop; the current batch is lost; the run can be resumed"
+                )
         idle = [f"drill {drill} found no step with {drill.head} active" for drill in self._drills]
         return self._ending("finished", "; ".join(idle))
 

@@ -66,7 +66,7 @@ def render_entry(
         clock = moment.strftime("%m-%d ") + clock
     sign = _SIGNS.get(entry.level, "").ljust(_SIGN_WIDTH)
     indent = len(clock) + len(sign)
-    hint = f" (+{details}: v shows)" if details else ""
+    hint = f" (+{details}: press v)" if details else ""
     wrapped = _wrapped(entry.text + hint[:1] + hint[1:].replace(" ", _UNBROKEN), width - indent)
     wrapped = [line.replace(_UNBROKEN, " ") for line in wrapped] if hint else wrapped
     first = Text(no_wrap=True).append(clock, palette.muted).append(sign + wrapped[0], style)
