@@ -197,7 +197,7 @@ async def test_r_replays_the_incident_and_shows_what_was_found_in_place(
         await pilot.press("r")
         await _until(pilot, lambda: "REPRODUCED" in "\n".join(screen_text(app)))
         text = "\n".join(screen_text(app))
-        for said in ("aten.mm.default", "policy.heads", "policy.py:88", "too large", "from there"):
+        for said in ("aten.mm.default", "policy.heads", "policy.py:88", "too large", "it spread"):
             assert said in text
         # What was found is kept while other rows are looked at.
         await pilot.press("end")
@@ -227,7 +227,7 @@ async def test_a_replay_is_scrolled_to_its_result_and_nothing_of_it_overruns(
             assert said in shown
         lines = panel.text.splitlines()
         (place,) = {line.index("aten.mm") for line in lines if line.startswith("began in")}
-        (chain,) = {line.index("aten.mm") for line in lines if line.startswith("from there")}
+        (chain,) = {line.index("aten.mm") for line in lines if line.startswith("it spread")}
         assert chain == place, "what is said stands in one column"
 
     await opened(test, (80, 24), command=command)

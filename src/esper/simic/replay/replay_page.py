@@ -108,7 +108,7 @@ def _origin(replay: Replay, origin: Origin, per_epoch: int) -> str:
         f"<th>shape</th><th>values</th><th>first</th></tr>"
         f"{_tensors('in', operation.inputs)}{_numbers(operation.scalars)}"
         f"{_tensors('out', operation.outputs)}</table></div>"
-        f'<h2>Propagation</h2><div class="panel"><ol>{chain}<li class="seen">'
+        f'<h2>How it spread</h2><div class="panel"><ol>{chain}<li class="seen">'
         f"{_safe(seen_line(origin, seen))}</li></ol></div>"
     )
 

@@ -152,7 +152,7 @@ def _print_origin(replay: Replay, origin: Origin, per_epoch: int, console: Conso
             table.add_row(*(Text(cell) for cell in cells))
     console.print(table)
     console.print()
-    console.print(Text("Propagation", style="bold"))
+    console.print(Text("How it spread", style="bold"))
     for line in chain_lines(replay, origin):
         console.print(Text(f"  {line}"))
 

@@ -154,7 +154,7 @@ def _report(report: ReplayReport, seconds: float, width: int, palette: Palette) 
     lines += _field("backward", [origin.derivative], width, palette)
     lines += _field("line", [f"{_line_of(origin)}, {origin.function}"], width, palette)
     lines += _field("", [origin.code], width, palette, palette.accent)
-    return lines + _field("from there", _chain(report), width, palette)
+    return lines + _field("it spread", _chain(report), width, palette)
 
 
 def _moment(operation: ReplayedOperation) -> str:

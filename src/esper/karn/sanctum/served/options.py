@@ -37,7 +37,7 @@ class ServeOptions:
         if self.token is None and not is_local(self.host):
             raise ServeError(
                 f"{self.host} can be reached from other machines, and a viewer can act as you: "
-                "set --token-file FILE or --token SECRET, and send the token to every viewer"
+                "give --token SECRET or --token-file FILE, and send the token to every viewer"
             )
         if self.token is not None and len(self.token) < _SHORTEST_TOKEN:
             raise ServeError(f"the token must have at least {_SHORTEST_TOKEN} characters")
