@@ -9,6 +9,7 @@ filter and replay iterate over these tables.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
+from operator import attrgetter
 from typing import Final
 
 import torch
@@ -157,16 +158,19 @@ FORWARD: Final = (
     Reader(quantity="loss", axes=Axes.SCALAR, from_terms=lambda terms: terms.loss),
 )
 
-#: Tensors between the loss and the parameters whose gradients are watched, by the name of the codes
-#: of those gradients. All of them are the quantity "gradient".
-DERIVATIVES: Final[Mapping[str, Callable[[MinibatchTerms], Tensor]]] = {
-    "log_ratio gradient": lambda terms: terms.log_ratio,
-    "log_ratios gradient": lambda terms: terms.log_ratios,
-    "entropy gradient": lambda terms: terms.entropies,
-    "logits gradient": lambda terms: terms.output.logits,
-    "value gradient": lambda terms: terms.output.values,
-    "trunk gradient": lambda terms: terms.output.trunk,
+#: Tensors between the loss and the parameters whose gradients are watched: the name of the codes of
+#: those gradients, and the attribute of `MinibatchTerms` that holds the tensor. All of them are the
+#: quantity "gradient".
+DERIVATIVES: Final[Mapping[str, str]] = {
+    "log_ratio gradient": "log_ratio",
+    "log_ratios gradient": "log_ratios",
+    "entropy gradient": "entropies",
+    "logits gradient": "output.logits",
+    "value gradient": "output.values",
+    "trunk gradient": "output.trunk",
 }
+#: One getter for all of them, because every minibatch of every update pays for it.
+_read_derivable: Final = attrgetter(*DERIVATIVES.values())
 #: Codes of the backward pass.
 BACKWARD: Final = (*DERIVATIVES, "gradient")
 
@@ -197,7 +201,8 @@ check_tables()
 
 def derivable(terms: MinibatchTerms) -> tuple[Tensor, ...]:
     """Return the tensors whose gradients are watched, in the order of `DERIVATIVES`."""
-    return tuple([read(terms) for read in DERIVATIVES.values()])
+    tensors: tuple[Tensor, ...] = _read_derivable(terms)
+    return tensors
 
 
 def forward_codes(
