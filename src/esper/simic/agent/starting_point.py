@@ -18,7 +18,7 @@ class StartingPoint:
         self._parameters = [p for group in optimizer.param_groups for p in group["params"]]
         self._copies: list[Tensor] = []
         self._moments: dict[Tensor, dict[str, Tensor]] = {}
-        self._scale = loss_scale.state_dict()
+        self._scale = {name: each.clone() for name, each in loss_scale.state_dict().items()}
 
     @torch.no_grad()
     def keep(self) -> None:
@@ -36,8 +36,11 @@ class StartingPoint:
             copies += self._moments[parameter].values()
             originals += state.values()
         torch._foreach_copy_(copies, originals)  # one call: a third of the time of many
-        # Cloned, since later changes in place must not reach the copy.
-        self._scale = {name: each.clone() for name, each in self._loss_scale.state_dict().items()}
+        # Cloned, since later changes in place must not reach the copy. Without fp16, the counters
+        # never change.
+        now = self._loss_scale.state_dict()
+        changing = now if self._loss_scale.enabled else ("scale",)
+        self._scale |= {name: now[name].clone() for name in changing}
 
     @torch.no_grad()
     def restore(self) -> None:
