@@ -26,6 +26,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from esper.leyline.errors import EsperError
+
 #: Methods and functions whose call in a loop's body means that it does more than compute.
 _NOT_AGAIN = frozenset(
     {"next", "input", "open", "reset", "collect", "collect_rollouts", "rollout", "generate"}
@@ -34,7 +36,7 @@ _NOT_AGAIN = frozenset(
 _Loop = ast.For | ast.While
 
 
-class CannotRunAgainError(Exception):
+class CannotRunAgainError(EsperError):
     """A loop's body cannot be run again; the message says why."""
 
 
