@@ -129,6 +129,15 @@ def is_behind(stage: Stage, cause: Planted, effect: Planted) -> bool:
     return bool(broken) and min(broken) < first
 
 
+def parts_passes(cause: Planted, effect: Planted) -> bool:
+    """Return whether the passes took different steps before `effect` fires once.
+
+    A displayed figure that breaks in both passes leaves out a minibatch of the second only.
+    """
+    is_shown = cause.fault.reach == "shown" and cause.where.lasting
+    return is_shown and not effect.where.lasting and cause.where.index < effect.where.index
+
+
 def plant_pair(stage: Stage, turn: int) -> tuple[str, list[Sight]] | None:
     """Plant two faults; return what the pair is called and the sightings, or None if it fails."""
     random = stage.random
@@ -164,15 +173,17 @@ def plant_pair(stage: Stage, turn: int) -> tuple[str, list[Sight]] | None:
     behind = is_behind(stage, first, second) or is_behind(stage, second, first)
     for cause, effect in ((first, second), (second, first)):
         # Weights that a broken moment made NaN hide what happens once, behind that step: those of a
-        # head break the joint ratio, and so every derivative.
+        # head break the joint ratio, and so every derivative, the policy loss and the entropy loss.
         is_shared = cause.sight.head == SHARED or effect.fault.reach in _DERIVATIVES
+        is_shared |= effect.fault.reach == "term" and effect.sight.quantity != "value_loss"
         is_blind = cause.fault.reach == "moment" and is_shared
         if is_blind and is_behind(stage, cause, effect):
             sights = [
                 replace(sight, required=sight.required and place is not effect)
                 for sight, place in zip(sights, (first, second), strict=True)
             ]
-    if behind and stage.config.amp == "fp16":
+    parted = behind or parts_passes(first, second) or parts_passes(second, first)
+    if parted and stage.config.amp == "fp16":
         # By then the passes have come to other weights, and a gradient may overflow by its scale.
         sights = [
             replace(sight, required=sight.required and sight.quantity != "gradient")
