@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from esper.leyline.telemetry import SHARED
-from esper.simic.replay.operations import Operation
-from esper.simic.replay.origin import Origin, find_origin
-from esper.simic.replay.tracing.tracer import OperationTracer
+from esper.tracing.operations import Operation
+from esper.tracing.origin import Origin, find_origin
+from esper.tracing.tracer import OperationTracer
 from esper.watching.heads import Head
 from esper.watching.parts import Part, bad_rows, kinds_of
 from esper.watching.rerun import (

@@ -17,13 +17,13 @@ from esper.simic.agent.ppo import PPOAgent
 from esper.simic.agent.rollout import Rollout
 from esper.simic.drill import Injection
 from esper.simic.replay.incidents import Capsule
-from esper.simic.replay.operations import Poison, Scalar
-from esper.simic.replay.origin import Origin, origin_in_poison
 from esper.simic.replay.replay_report import chain_lines, unconnected
 from esper.simic.replay.replaying import Replay, replay
 from esper.simic.replay.verdict import REPRODUCED
 from esper.tamiyo import categorical
 from esper.tamiyo import policy as policy_module
+from esper.tracing.operations import Poison, Scalar
+from esper.tracing.origin import Origin, origin_in_poison
 
 AgentMaker = Callable[..., PPOAgent]
 

@@ -6,8 +6,6 @@ from html import escape
 from esper.leyline.text.plain_text import printable
 from esper.leyline.text.sighting_words import sighting_words
 from esper.leyline.text.source_paths import short_path
-from esper.simic.replay.operations import Scalar, TensorRange
-from esper.simic.replay.origin import Origin
 from esper.simic.replay.replay_report import (
     kind_of,
     moment,
@@ -20,6 +18,8 @@ from esper.simic.replay.replay_report import (
 )
 from esper.simic.replay.replaying import Replay
 from esper.simic.replay.verdict import REPRODUCED
+from esper.tracing.operations import Scalar, TensorRange
+from esper.tracing.origin import Origin
 
 _STYLE = """
 :root { color-scheme: light dark; --ground: #fbfaf7; --panel: #ffffff; --text: #1d1f22;

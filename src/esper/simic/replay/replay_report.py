@@ -11,10 +11,10 @@ from rich.text import Text
 from esper.leyline.telemetry import STEP_PHASES, NonfiniteSighting
 from esper.leyline.text.sighting_words import KIND_WORDS, sighting_words
 from esper.leyline.text.source_paths import short_path
-from esper.simic.replay.operations import Operation, Place, Poison, Scalar, TensorRange
-from esper.simic.replay.origin import Origin
 from esper.simic.replay.replaying import Replay
 from esper.simic.replay.verdict import REPRODUCED
+from esper.tracing.operations import Operation, Place, Poison, Scalar, TensorRange
+from esper.tracing.origin import Origin
 
 _VERDICT_STYLES = {REPRODUCED: "bold green"}
 _SHOWN_STEPS = 12  # steps of a chain; an unrolled LSTM has hundreds

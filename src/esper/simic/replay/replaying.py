@@ -32,8 +32,6 @@ from esper.simic.config import ConfigError
 from esper.simic.drill import parse_injection
 from esper.simic.replay.capsule_check import check_capsule
 from esper.simic.replay.incidents import Capsule, IncidentError
-from esper.simic.replay.operations import Operation, Poison
-from esper.simic.replay.origin import Columns, Origin, find_origin, origin_in_poison
 from esper.simic.replay.rebuilding import rebuild_agent, rebuild_rollout
 from esper.simic.replay.remarks import (
     environment_remarks,
@@ -41,9 +39,11 @@ from esper.simic.replay.remarks import (
     other_head_remarks,
     unrepeated_remarks,
 )
-from esper.simic.replay.tracing.tracer import OperationTracer
 from esper.simic.replay.verdict import REPEATED_PHASES, judge
 from esper.tamiyo.policy import RecurrentPolicy
+from esper.tracing.operations import Operation, Poison
+from esper.tracing.origin import Columns, Origin, find_origin, origin_in_poison
+from esper.tracing.tracer import OperationTracer
 
 #: Source files that look at what training computes, and change nothing in it.
 OBSERVERS = tuple(

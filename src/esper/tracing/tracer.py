@@ -18,7 +18,16 @@ from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from esper.simic.replay.operations import (
+from esper.tracing.attribution import COPIES, feeds, is_masking, is_poison, value_at
+from esper.tracing.dispatched_call import (
+    DispatchedCall,
+    argument_of,
+    named_numbers,
+    named_tensors,
+    tensors_in,
+)
+from esper.tracing.nonfinite_places import columns_of, places_of, rows_of
+from esper.tracing.operations import (
     Operation,
     Place,
     Poison,
@@ -29,16 +38,7 @@ from esper.simic.replay.operations import (
     range_of,
     value_kind,
 )
-from esper.simic.replay.tracing.attribution import COPIES, feeds, is_masking, is_poison, value_at
-from esper.simic.replay.tracing.dispatched_call import (
-    DispatchedCall,
-    argument_of,
-    named_numbers,
-    named_tensors,
-    tensors_in,
-)
-from esper.simic.replay.tracing.nonfinite_places import columns_of, places_of, rows_of
-from esper.simic.replay.tracing.storages import StorageRecord, storage_key, tensor_key
+from esper.tracing.storages import StorageRecord, storage_key, tensor_key
 
 _TORCH = str(Path(torch.__file__).parent)
 #: Operations that return uninitialised memory.

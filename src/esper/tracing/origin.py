@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from esper.leyline.telemetry import NonfiniteSighting
-from esper.simic.replay.causes import likely_cause, poisoned
-from esper.simic.replay.operations import Operation, Poison
+from esper.tracing.causes import likely_cause, poisoned
+from esper.tracing.operations import Operation, Poison
 
 #: For each quantity, prefixes of the names of the inputs that can explain a sighting of it.
 _INPUTS_OF = {

@@ -5,8 +5,8 @@ import math
 import torch
 from torch import Tensor
 
-from esper.simic.replay.operations import Operation, Poison, Scalar
-from esper.simic.replay.tracing.dispatched_call import DispatchedCall
+from esper.tracing.dispatched_call import DispatchedCall
+from esper.tracing.operations import Operation, Poison, Scalar
 
 #: Operations that only copy: a legal -inf in the source is a legal -inf in the copy.
 COPIES = frozenset({"_to_copy", "clone", "cat", "stack", "index_select", "copy", "expand"})

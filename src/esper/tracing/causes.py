@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 
 import torch
 
-from esper.simic.replay.operations import Operation, Poison, Scalar, TensorRange
+from esper.tracing.operations import Operation, Poison, Scalar, TensorRange
 
 _PLANTING = "drill_hook.py"
 _PRODUCTS = frozenset(

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from esper.simic.replay.operations import Operation, Scalar
+from esper.tracing.operations import Operation, Scalar
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ are referenced weakly, so that a record keeps no memory alive.
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 
-from esper.simic.replay.operations import Operation
+from esper.tracing.operations import Operation
 
 
 class StorageRecord:

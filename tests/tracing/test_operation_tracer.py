@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from esper.leyline.telemetry import SHARED, NonfiniteSighting
-from esper.simic.replay.causes import likely_cause
-from esper.simic.replay.operations import Operation, Poison
-from esper.simic.replay.origin import find_origin, origin_in_poison
-from esper.simic.replay.tracing.tracer import OperationTracer
+from esper.tracing.causes import likely_cause
+from esper.tracing.operations import Operation, Poison
+from esper.tracing.origin import find_origin, origin_in_poison
+from esper.tracing.tracer import OperationTracer
 
 
 def traced(

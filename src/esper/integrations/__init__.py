@@ -1,0 +1,1 @@
+"""Callbacks that watch the training of other libraries; each needs its own library."""

@@ -1,0 +1,1 @@
+"""Records watched training runs: events into a store, incidents into capsules."""

@@ -1,1 +1,0 @@
-"""Records every operation of an update whose result is not finite."""

@@ -1,0 +1,1 @@
+"""Finds the operation in which a non-finite value began, by tracing every operation."""
