@@ -70,7 +70,8 @@ class Run:
     def history(self) -> list[dict[str, Any]]:
         """Return the current figures of each PPO update, oldest first.
 
-        Keys are the columns of the view `updates` of the store. `loss_scale` is None without fp16.
+        Keys are the columns of the view `updates` of the store, then the figures that a watched
+        training loop logged. A figure that is not measured is None.
 
         Raises:
             RunStoreError: the store cannot be read.
@@ -88,6 +89,7 @@ class Run:
                 row = {"update_index": figures.update, "time": event.time}
                 row |= {"score": score, "accuracy": accuracy}
                 row |= {name: getattr(figures, name) for name in UPDATE_COLUMNS}
+                row |= {name: value for name, value in figures.logged.items() if name not in row}
                 rows[figures.update] = row
         return [rows[update] for update in sorted(rows)]
 

@@ -24,6 +24,12 @@ HOSTS: Final = "hosts"
 #: Groups that have lights of their own beside the heads, with the name of each in a sentence.
 GROUPS: Final = {SHARED: "the shared part", HOSTS: "the hosts"}
 
+#: Updates that take steps and move no weight, one after another, before that counts as stalled.
+STALLED_UPDATES: Final = 3
+#: Kinds of heads: a categorical or binary choice, a dimension of a Gaussian, a module's output, a
+#: reward function, or a group of parameters without an output of its own.
+HEAD_KINDS: Final = ("categorical", "binary", "gaussian", "module", "reward", "group")
+
 #: Phases of an update in which something can be seen, in order of time. Only the last has
 #: minibatches.
 PHASES: Final = ("given", "hosts", "acting", "preparation", "update")
@@ -59,6 +65,9 @@ class RunStarted(msgspec.Struct, frozen=True, kw_only=True):
     torch_version: str = ""
     resumed_from_update: int | None = None
     largest_class: float | None = None  # validation accuracy of always predicting the largest class
+    # Of a run that is watched from outside; empty for Esper's own agent:
+    library: str = ""  # name and version, such as "stable-baselines3 2.9.2"; "pytorch" for a loop
+    head_kinds: dict[str, str] = {}  # one of HEAD_KINDS by head; absent: "categorical"
 
 
 class StepCompleted(msgspec.Struct, frozen=True, kw_only=True):
@@ -136,8 +145,10 @@ class NonfiniteSighting(msgspec.Struct, frozen=True, kw_only=True):
     quantity: str
     kind: str  # "nan", "+inf" or "-inf"
     count: int  # number of minibatches (in phases "acting" and "hosts": steps) that had it
-    epoch: int  # of the first sighting, counted from 1; 0 in a phase before the first minibatch
-    minibatch: int  # of the first sighting within the epoch, counted from 1; 0 as for the epoch
+    # Of the first sighting, counted from 1; 0 in a phase before the first minibatch, and where the
+    # training loop shows no epochs:
+    epoch: int
+    minibatch: int  # of the first sighting within the epoch, counted from 1; 0 before the first
     last_epoch: int = 0  # of the last sighting; 0 where an older writer did not report it
     last_minibatch: int = 0
     phase: str = "update"
@@ -151,25 +162,26 @@ class NonfiniteSighting(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class UpdateFigures(HeadFigures, frozen=True, kw_only=True):
-    """The figures of one PPO update, as the agent measures them.
+    """The figures of one update, as the agent measures them.
 
     Figures are over the minibatches that were learned from: a minibatch that was left out counts in
     none of them. If all were left out, figures over minibatches are NaN and per-head figures are
-    empty. Dictionaries are keyed by head name; `HeadFigures` has the per-head figures.
+    empty. A figure is None where it is not measured, as in a run that is watched from outside.
+    Dictionaries are keyed by head name; `HeadFigures` has the per-head figures.
     """
 
     minibatches: int  # optimizer steps that were due
     minibatches_skipped: int  # of those, left out because something was non-finite
     minibatches_stopped: int  # of those, left out because the policy had moved far enough (KL)
     minibatches_rescaled: int = 0  # of those, left out because the fp16 loss scale was too high
-    policy_loss: float
-    value_loss: float
-    entropy: float  # of all heads together, in nats
-    approximate_kl: float  # of the joint distribution, in nats
-    clip_fraction: float  # 0 to 1
-    explained_variance: float  # of the returns by the critic, over the whole batch; at most 1
-    gradient_norm: float  # L2 norm over all parameters, before clipping
-    learning_rate: float
+    policy_loss: float | None = None
+    value_loss: float | None = None
+    entropy: float | None = None  # of all heads together, in nats
+    approximate_kl: float | None = None  # of the joint distribution, in nats
+    clip_fraction: float | None = None  # 0 to 1
+    explained_variance: float | None = None  # of the returns by the critic, whole batch; at most 1
+    gradient_norm: float | None = None  # L2 norm over all parameters, before clipping
+    learning_rate: float | None = None
     loss_scale: float | None = None  # after the update; None without fp16
     head_inf_detected: dict[str, bool]  # whether the head produced an Inf in this update
     head_nan_detected: dict[str, bool]  # whether the head produced a NaN in this update
@@ -181,24 +193,30 @@ class UpdateFigures(HeadFigures, frozen=True, kw_only=True):
         left_out = self.minibatches_skipped + self.minibatches_stopped + self.minibatches_rescaled
         return self.minibatches - left_out
 
-    def measured(self, value: float) -> float | None:
+    def measured(self, value: float | None) -> float | None:
         """Return a figure of this update; None if it is NaN because no minibatch was learned from.
 
         Args:
-            value: the figure.
+            value: the figure; None if it is not measured.
         """
+        if value is None:
+            return None
         return None if math.isnan(value) and self.minibatches_learned <= 0 else value
 
 
 class PPOUpdatePayload(UpdateFigures, frozen=True, kw_only=True):
-    """One completed PPO update: its figures, its place in the run and its duration."""
+    """One completed update: its figures, its place in the run and its duration."""
 
     update: int  # counted from 1
     episodes_done: int  # in the whole run
-    rollout_seconds: float
-    update_seconds: float
-    samples_per_second: float  # training samples of all hosts, over the rollout
+    rollout_seconds: float | None = None
+    update_seconds: float | None = None
+    samples_per_second: float | None = None  # training samples of all hosts, over the rollout
     hosts_seconds: float | None = None  # part of the rollout that trained and measured hosts
+    # Of a run that is watched from outside:
+    # Figures that the training loop or its library logged, by name.
+    logged: dict[str, float] = msgspec.field(default_factory=dict)
+    still_updates: int = 0  # last updates, up to this one, that moved no weight though they stepped
 
 
 class InterventionTaken(msgspec.Struct, frozen=True, kw_only=True):
@@ -211,14 +229,31 @@ class InterventionTaken(msgspec.Struct, frozen=True, kw_only=True):
     reason: str  # why no milder action was taken
 
 
+class IncidentOrigin(msgspec.Struct, frozen=True, kw_only=True):
+    """The first operation that turned finite inputs into a non-finite result."""
+
+    operation: str  # name in torch, such as "aten.exp.default"
+    phase: str  # "forward", "backward" or "step"
+    cause: str  # a sentence
+    module: str = ""  # that called it; empty outside any module
+    file: str = ""
+    line: int = 0
+    function: str = ""
+    code: str = ""  # the text of the line
+    loop: str = ""  # file, line and code in the training loop, where the line is a library's
+
+
 class IncidentRecorded(msgspec.Struct, frozen=True, kw_only=True):
-    """The capsule of an incident was written, or was left out on purpose."""
+    """An incident, with its capsule or the reason why there is none."""
 
     update: int
     number: int  # number of the incident in this run, counted from 1
     path: str  # path of the capsule, relative to the run directory; empty if there is none
     size: int  # bytes
     reason: str = ""  # why there is no capsule
+    # Where the minibatch was repeated at once, as in a run that is watched from outside:
+    origin: IncidentOrigin | None = None
+    no_origin: str = ""  # why the operation is not known, a sentence
 
 
 class CheckpointWritten(msgspec.Struct, frozen=True, kw_only=True):

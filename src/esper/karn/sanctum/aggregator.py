@@ -39,6 +39,7 @@ from esper.karn.sanctum.schema import (
 from esper.leyline.files.incident_files import Incident
 from esper.leyline.heads import HEAD_CHOICES
 from esper.leyline.telemetry import (
+    STALLED_UPDATES,
     CheckpointWritten,
     DamagedPayload,
     DecisionsTaken,
@@ -92,6 +93,7 @@ class SanctumAggregator:
         self._scores = score_history()
         self._skipped_in_run = 0
         self._rescaled_in_run = 0
+        self._stalled_since: int | None = None
         self._interventions = InterventionState()
         self._incidents = IncidentLedger()
         self._hosts = HostLedger()
@@ -280,6 +282,7 @@ class SanctumAggregator:
             self._reported = self._reported.join(found)
             self._latches = self._latches.join(found)
         self._newest_update = max(self._newest_update, payload.update)
+        self._latch_stalled(event, payload)
         if event.id <= self._last_id:
             return
         self._updates.append(payload)
@@ -292,6 +295,17 @@ class SanctumAggregator:
         self._parts.history = self._parts.training = None
         if payload.minibatches_skipped:
             self._say(event, "warning", event_log.skipped(payload), update=payload.update)
+
+    def _latch_stalled(self, event: Event, payload: PPOUpdatePayload) -> None:
+        """Set the latch of training that took steps and moved no weight."""
+        if payload.still_updates < STALLED_UPDATES:
+            return
+        since = payload.update - payload.still_updates + 1
+        before = self._stalled_since
+        self._stalled_since = since if before is None else min(before, since)
+        self._parts.training = None
+        if before is None:
+            self._say(event, "latch", event_log.standing_still(payload), update=payload.update)
 
     def _handle_intervention_taken(self, event: Event, payload: InterventionTaken) -> None:
         self._interventions = counted_intervention(self._interventions, payload.action)
@@ -387,6 +401,7 @@ class SanctumAggregator:
                 self._scores.values().get("score", ()),
                 skipped_in_run=self._skipped_in_run,
                 rescaled_in_run=self._rescaled_in_run,
+                stalled_since=self._stalled_since,
             )
         return self._parts.training
 

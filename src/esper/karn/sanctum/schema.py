@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from esper.leyline.head_figures import HeadFigures
 from esper.leyline.heads import HEAD_CHOICES, HEAD_NAMES
-from esper.leyline.telemetry import GROUPS, UpdateFigures
+from esper.leyline.telemetry import GROUPS, IncidentOrigin, PPOUpdatePayload, UpdateFigures
 
 
 def _dark() -> dict[str, bool]:
@@ -135,6 +135,20 @@ class TrainingState:
     score_history: tuple[float, ...] = ()
     # Fractions of the time of the last update and its episodes: "hosts", "acting" and "update".
     time_shares: dict[str, float] = field(default_factory=dict)
+    # Figures that a watched training loop logged, by name, with their histories.
+    logged_history: dict[str, tuple[float, ...]] = field(default_factory=dict)
+    stalled_latch: bool = False  # whether no weight moved for several updates at any time
+    stalled_since: int | None = None  # first update of the first such time
+
+    @property
+    def logged(self) -> dict[str, float]:
+        """Figures that the last update of a watched training loop logged, by name."""
+        return self.figures.logged if isinstance(self.figures, PPOUpdatePayload) else {}
+
+    @property
+    def still_updates(self) -> int:
+        """Updates, up to the last, that moved no weight although they took steps."""
+        return self.figures.still_updates if isinstance(self.figures, PPOUpdatePayload) else 0
 
     @property
     def policy_loss(self) -> float | None:
@@ -219,6 +233,8 @@ class IncidentState:
     number: int  # number in this run, counted from 1
     path: str  # path of its capsule, relative to the run directory; empty if there is none
     reason: str = ""  # why there is no capsule
+    origin: IncidentOrigin | None = None  # the operation in which it began, if found at once
+    no_origin: str = ""  # why that operation is not known, a sentence
 
 
 @dataclass(frozen=True)
@@ -319,6 +335,8 @@ class RunState:
     heads: dict[str, tuple[str, ...]] = field(default_factory=lambda: dict(HEAD_CHOICES))
     slots: tuple[str, ...] = ()
     blueprints: tuple[str, ...] = ()
+    library: str = ""  # of a run that is watched from outside; empty for Esper's own agent
+    head_kinds: dict[str, str] = field(default_factory=dict)  # by head; absent: "categorical"
     checkpoint: str = ""
     events_lost: int = 0
     damaged_events: int = 0

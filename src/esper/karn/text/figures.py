@@ -95,5 +95,5 @@ def cut(text: str, width: int) -> str:
 
 
 def place_text(update: int, epoch: int, minibatch: int) -> str:
-    """Return "2/1/3" for update 2, epoch 1, minibatch 3; the update alone where `epoch` is 0."""
-    return f"{update}/{epoch}/{minibatch}" if epoch else str(update)
+    """Return "2/1/3" for update 2, epoch 1, minibatch 3; parts that are 0 are left out."""
+    return "/".join(str(part) for part in (update, epoch, minibatch) if part)

@@ -65,8 +65,12 @@ def place_words(
 
 
 def minibatch_words(epoch: int, minibatch: int) -> str:
-    """Return "epoch 1, minibatch 2"; empty before the first minibatch, where both are 0."""
-    return f"epoch {epoch}, minibatch {minibatch}" if epoch else ""
+    """Return "epoch 1, minibatch 2".
+
+    Empty before the first minibatch, where both are 0. A watched training loop shows no epochs:
+    then it is "minibatch 2".
+    """
+    return joined(f"epoch {epoch}" if epoch else "", f"minibatch {minibatch}" if minibatch else "")
 
 
 def quantity_words(quantity: str, part: str) -> str:

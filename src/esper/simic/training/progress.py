@@ -232,9 +232,10 @@ def figures(update: PPOUpdatePayload, episodes: EpisodesCompleted, largest_class
     broken = len(episodes.score) - len(finite)
     not_finite = f"  hosts not finite {broken}" if broken else ""
     skipped = f"  skipped {update.minibatches_skipped}" if update.minibatches_skipped else ""
+    speed = (update.samples_per_second or 0.0) / 1000
     return (
         f"score {score:.3f}  accuracy {accuracy:.3f} (largest class {largest_class:.3f})  "
-        f"KL {update.approximate_kl:.4f}  {update.samples_per_second / 1000:.0f}k samples/s"
+        f"KL {update.approximate_kl:.4f}  {speed:.0f}k samples/s"
         f"{not_finite}{skipped}"
     )
 

@@ -52,6 +52,11 @@ def started(payload: RunStarted) -> str:
     """Return the line of a start or a resume."""
     if payload.resumed_from_update is not None:
         return f"resumed after update {payload.resumed_from_update} by process {payload.pid}"
+    if payload.library:
+        return (
+            f"run {payload.name or payload.run_id} started: {payload.library} is watched, "
+            f"{counted(len(payload.heads), 'head')}, {payload.device}"
+        )
     return (
         f"run {payload.name or payload.run_id} started: {payload.episodes} episodes of "
         f"{payload.task} on {payload.environments} hosts, seed {payload.seed}, {payload.device}"
@@ -79,8 +84,22 @@ def intervention(payload: InterventionTaken) -> str:
     return f"update {payload.update} {action}: {payload.cause} ({payload.reason})"
 
 
+def standing_still(payload: PPOUpdatePayload) -> str:
+    """Return the line of training that takes steps and moves no weight."""
+    return (
+        f"STALLED: no weight has moved for {payload.still_updates} updates although the optimizer "
+        f"took steps, up to update {payload.update}"
+    )
+
+
 def incident(payload: IncidentRecorded) -> str:
-    """Return the line of an incident, with its capsule or the reason why there is none."""
+    """Return the line of an incident: where it began if known, and whether it has a capsule."""
+    if payload.origin is not None:
+        where = f", {payload.origin.file}:{payload.origin.line}" if payload.origin.file else ""
+        return (
+            f"incident {payload.number} of update {payload.update} began in "
+            f"{payload.origin.operation}{where}: {payload.origin.cause}"
+        )
     if not payload.path:
         return f"incident {payload.number} of update {payload.update} not kept: {payload.reason}"
     return f"incident {payload.number} of update {payload.update} kept: {payload.path}"

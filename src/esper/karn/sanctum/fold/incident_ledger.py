@@ -44,7 +44,12 @@ class IncidentLedger:
             self._with_path.add(payload.number)
         self._newest.pop(payload.number, None)
         self._newest[payload.number] = IncidentState(
-            payload.update, payload.number, payload.path, payload.reason
+            payload.update,
+            payload.number,
+            payload.path,
+            payload.reason,
+            payload.origin,
+            payload.no_origin,
         )
         if len(self._newest) > INCIDENTS_KEPT:
             without = (number for number, one in self._newest.items() if not one.path)

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from esper.karn.sanctum.fold.evidence import EvidenceLedger
 from esper.karn.sanctum.fold.latches import Latches
-from esper.karn.sanctum.fold.update_history import head_series
+from esper.karn.sanctum.fold.update_history import head_series, logged_series
 from esper.karn.sanctum.schema import (
     InterventionState,
     MachineState,
@@ -36,6 +36,8 @@ def described(start: RunStarted | None) -> RunState:
         largest_class=start.largest_class,
         slots=tuple(start.slots),
         blueprints=tuple(start.blueprints),
+        library=start.library,
+        head_kinds=start.head_kinds,
     )
 
 
@@ -77,6 +79,8 @@ def time_shares(update: PPOUpdatePayload) -> dict[str, float]:
 
     An older writer did not measure hosts separately; then "hosts and acting" is one entry.
     """
+    if update.rollout_seconds is None or update.update_seconds is None:
+        return {}
     total = update.rollout_seconds + update.update_seconds
     if not (math.isfinite(total) and total > 0):
         return {}
@@ -132,6 +136,7 @@ def training_state(
     *,
     skipped_in_run: int,
     rescaled_in_run: int,
+    stalled_since: int | None,
 ) -> TrainingState:
     """Return the figures of the last update, with their histories.
 
@@ -141,6 +146,8 @@ def training_state(
         scores: history of mean scores.
         skipped_in_run: minibatches of the run that were skipped as non-finite.
         rescaled_in_run: minibatches of the run that were left out by fp16 loss scaling.
+        stalled_since: first update of the first time in which no weight moved; None if there was
+            no such time.
     """
     return TrainingState(
         figures=last,
@@ -156,4 +163,9 @@ def training_state(
         score=scores[-1] if scores else None,
         score_history=scores,
         time_shares=time_shares(last) if last else {},
+        logged_history={
+            name: history.get(logged_series(name), ()) for name in (last.logged if last else ())
+        },
+        stalled_latch=stalled_since is not None,
+        stalled_since=stalled_since,
     )

@@ -8,7 +8,7 @@ from esper.leyline.head_figures import CHARTED_FIGURES, HeadFigure
 from esper.leyline.telemetry import PPOUpdatePayload, UpdateFigures
 
 #: Figures of a whole update whose history is kept, with how each is read.
-TRAINING_SERIES: Final[Mapping[str, Callable[[UpdateFigures], float]]] = {
+TRAINING_SERIES: Final[Mapping[str, Callable[[UpdateFigures], float | None]]] = {
     "policy_loss": lambda figures: figures.policy_loss,
     "value_loss": lambda figures: figures.value_loss,
     "entropy": lambda figures: figures.entropy,
@@ -36,6 +36,11 @@ def head_series(figure: HeadFigure, head: str) -> str:
     return f"{head}.{figure.field}"
 
 
+def logged_series(name: str) -> str:
+    """Return the name of the series of a figure that a watched training loop logged."""
+    return f"logged.{name}"
+
+
 def _score_column(scores: Sequence[float]) -> dict[str, Sequence[float]]:
     return {"score": scores}
 
@@ -49,4 +54,6 @@ def _columns(updates: Sequence[PPOUpdatePayload]) -> dict[str, list[float | None
         by_head = [figure.of(update) for update in updates]
         for head in dict.fromkeys(head for figures in by_head for head in figures):
             columns[head_series(figure, head)] = [figures.get(head) for figures in by_head]
+    for name in dict.fromkeys(name for update in updates for name in update.logged):
+        columns[logged_series(name)] = [update.logged.get(name) for update in updates]
     return columns

@@ -20,7 +20,7 @@ from esper.leyline.health import (
     judge_latches,
 )
 from esper.leyline.records import record_of
-from esper.leyline.telemetry import SHARED
+from esper.leyline.telemetry import SHARED, STALLED_UPDATES
 from esper.leyline.text.sighting_words import KIND_WORDS
 
 #: Figures of a whole update that are judged, by the path of their record.
@@ -70,10 +70,12 @@ def master_verdict(
     """
     run, tamiyo = snapshot.run, snapshot.tamiyo
     figures = [judge_figure(record_of(path), read(run)) for path, read in _RUN_FIGURES.items()]
-    figures += [
-        judge_figure(record_of(path), read(snapshot.training), update=run.update)
-        for path, read in _TRAINING_FIGURES.items()
-    ]
+    if not run.library:  # the bounds are those of Esper's own agent
+        figures += [
+            judge_figure(record_of(path), read(snapshot.training), update=run.update)
+            for path, read in _TRAINING_FIGURES.items()
+        ]
+    figures.append(_standing_still(snapshot.training))
     figures += [
         judge_heads(record_of(figure.snapshot_path), _judged(tamiyo, figure), update=run.update)
         for figure in JUDGED_FIGURES
@@ -148,6 +150,16 @@ def _latches(tamiyo: TamiyoState, lights: Collection[Light]) -> Verdict:
         is_planted = tamiyo.planted(light).get(head, False)
         names[light].append(f"{head} (drill)" if is_planted else head)
     return judge_latches(dict.fromkeys(names["inf"], True), dict.fromkeys(names["nan"], True))
+
+
+def _standing_still(training: TrainingState) -> Verdict:
+    if training.still_updates >= STALLED_UPDATES:
+        reason = f"no weight has moved for {training.still_updates} updates"
+        return Verdict(Level.CRITICAL, (reason,))
+    if training.stalled_latch:
+        reason = f"weights stood still from update {training.stalled_since}, and move again"
+        return Verdict(Level.WARNING, (reason,))
+    return HEALTHY
 
 
 def _process(status: RunStatus) -> Verdict:

@@ -16,6 +16,7 @@ from esper.leyline.telemetry import GROUPS
 from esper.leyline.text.sighting_words import (
     KIND_WORDS,
     NOT_REPRODUCED,
+    minibatch_words,
     place_words,
     quantity_words,
 )
@@ -115,7 +116,8 @@ def _sightings(snapshot: SanctumSnapshot, update: int) -> list[str]:
 
 
 def _place(epoch: int, minibatch: int, words: str, preposition: str) -> str:
-    at = f" {preposition} epoch {epoch}, minibatch {minibatch}" if epoch else ""
+    when = minibatch_words(epoch, minibatch)
+    at = f" {preposition} {when}" if when else ""
     return at + (f", {words}" if words else "")
 
 

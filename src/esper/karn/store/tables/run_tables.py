@@ -18,6 +18,7 @@ from esper.karn.store.tables.thinning import RARE
 from esper.karn.store.tables.update_tables import (
     UPDATE_TABLE_NAMES,
     UPDATE_TABLES,
+    VALUE_AND_CLASS,
     fill_from_events,
 )
 
@@ -66,8 +67,6 @@ _ADDED_COLUMNS: Final = {
     ),
 }
 
-# SQLite stores NaN as NULL, and a CHECK that evaluates to NULL passes: hence IS and CASE, which
-# never do. 9e999 is how SQL spells infinity.
 _TABLES: Final = (
     """
     CREATE TABLE IF NOT EXISTS meta (
@@ -86,21 +85,12 @@ _TABLES: Final = (
     """,
     f"CREATE INDEX IF NOT EXISTS rare_events ON events (id) WHERE {RARE}",
     "CREATE INDEX IF NOT EXISTS events_by_kind ON events (kind)",
-    """
+    f"""
     CREATE TABLE IF NOT EXISTS head_health (
         update_index INTEGER NOT NULL,
         head TEXT NOT NULL,
         quantity TEXT NOT NULL,
-        value REAL,
-        class TEXT NOT NULL CHECK (
-            CASE class
-                WHEN 'finite' THEN typeof(value) = 'real' AND abs(value) IS NOT 9e999
-                WHEN 'nan' THEN value IS NULL
-                WHEN '+inf' THEN value IS 9e999
-                WHEN '-inf' THEN value IS -9e999
-                ELSE 0
-            END
-        ),
+        {VALUE_AND_CLASS},
         PRIMARY KEY (update_index, head, quantity)
     ) WITHOUT ROWID
     """,

@@ -1,9 +1,10 @@
 """Tables with one row for each update, head and figure, or for each episode of a host.
 
-`update_figures` has the figures of each PPO update, `head_health` those of its heads, `episodes`
-the result of each episode, and the view `updates` joins figures and episodes. Rows are written in
-the transaction of their event; a store of an older version is filled from its events. SQLite has no
-NaN and stores NULL instead. NULL has no other meaning, except for a missing loss scale.
+`update_figures` has the figures of each update, `head_health` those of its heads, `logged_figures`
+those that a watched training loop logged, `episodes` the result of each episode, and the view
+`updates` joins figures and episodes. Rows are written in the transaction of their event; a store of
+an older version is filled from its events. SQLite has no NaN and stores NULL instead; a figure that
+is not measured is NULL, too. The tables by name have the class of a value in a column of its own.
 """
 
 import sqlite3
@@ -21,7 +22,7 @@ from esper.leyline.telemetry import (
 )
 from esper.leyline.text.sighting_words import nonfinite_kind
 
-UPDATE_TABLE_NAMES: Final = ("update_figures", "episodes")
+UPDATE_TABLE_NAMES: Final = ("update_figures", "episodes", "logged_figures")
 
 _COUNTS: Final = (
     "episodes_done",
@@ -55,7 +56,30 @@ _OF_EPISODES: Final = {
     "fossilized": "fossilized",
 }
 
+#: Columns with a value and its class. SQLite stores NaN as NULL, and a CHECK that evaluates to NULL
+#: passes: hence IS and CASE, which never do. 9e999 is how SQL spells infinity.
+VALUE_AND_CLASS: Final = """
+        value REAL,
+        class TEXT NOT NULL CHECK (
+            CASE class
+                WHEN 'finite' THEN typeof(value) = 'real' AND abs(value) IS NOT 9e999
+                WHEN 'nan' THEN value IS NULL
+                WHEN '+inf' THEN value IS 9e999
+                WHEN '-inf' THEN value IS -9e999
+                ELSE 0
+            END
+        )
+"""
+
 UPDATE_TABLES: Final = (
+    f"""
+    CREATE TABLE IF NOT EXISTS logged_figures (
+        update_index INTEGER NOT NULL,
+        name TEXT NOT NULL,
+        {VALUE_AND_CLASS},
+        PRIMARY KEY (update_index, name)
+    ) WITHOUT ROWID
+    """,
     f"""
     CREATE TABLE IF NOT EXISTS update_figures (
         update_index INTEGER PRIMARY KEY,
@@ -94,6 +118,7 @@ UPDATE_TABLES: Final = (
 
 INSERT_HEAD_HEALTH: Final = "INSERT OR REPLACE INTO head_health VALUES"
 INSERT_FIGURES: Final = "INSERT OR REPLACE INTO update_figures VALUES"
+INSERT_LOGGED: Final = "INSERT OR REPLACE INTO logged_figures VALUES"
 INSERT_EPISODES: Final = "INSERT OR REPLACE INTO episodes VALUES"
 DELETE_EPISODES: Final = "DELETE FROM episodes WHERE update_index = ?"
 
@@ -113,6 +138,12 @@ def head_health_rows(payload: PPOUpdatePayload) -> Iterator[tuple[int, str, str,
 def figures_row(time: float, payload: PPOUpdatePayload) -> tuple[Any, ...]:
     """Return the row of `update_figures` for an update."""
     return payload.update, time, *(getattr(payload, name) for name in UPDATE_COLUMNS)
+
+
+def logged_rows(payload: PPOUpdatePayload) -> Iterator[tuple[Any, ...]]:
+    """Yield a row of `logged_figures` for each figure that a watched training loop logged."""
+    for name, value in payload.logged.items():
+        yield payload.update, name, value, class_of(value)
 
 
 def episode_rows(time: float, payload: EpisodesCompleted) -> Iterator[tuple[Any, ...]]:
@@ -144,6 +175,7 @@ def write_rows(connection: sqlite3.Connection, time: float, payload: object) -> 
     """
     if isinstance(payload, PPOUpdatePayload):
         insert_rows(connection, INSERT_FIGURES, [figures_row(time, payload)])
+        insert_rows(connection, INSERT_LOGGED, list(logged_rows(payload)))
     elif isinstance(payload, EpisodesCompleted):
         connection.execute(DELETE_EPISODES, (payload.update,))
         insert_rows(connection, INSERT_EPISODES, list(episode_rows(time, payload)))
