@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from esper.opened_run import open_run
     from esper.policies import evaluate, grow
     from esper.simic.telemetry.nonfinite import NonfiniteMonitor
+    from esper.watched_run import watch
 
 __all__ = [
     "EsperError",
@@ -26,6 +27,7 @@ __all__ = [
     "grow",
     "list_runs",
     "open_run",
+    "watch",
 ]
 
 _MODULES = {
@@ -36,6 +38,7 @@ _MODULES = {
     "grow": "esper.policies",
     "list_runs": "esper.karn.reports.run_catalogue",
     "open_run": "esper.opened_run",
+    "watch": "esper.watched_run",
 }
 
 

@@ -47,7 +47,7 @@ class RunStarted(msgspec.Struct, frozen=True, kw_only=True):
     run_id: str
     name: str
     task: str
-    seed: int
+    seed: int | None  # of the random number generators; None if unknown
     device: str
     threads: int
     episodes: int  # total number of episodes to train

@@ -13,7 +13,8 @@ from torch import nn
 
 from esper.leyline.errors import EsperError
 
-Kind = Literal["categorical", "binary", "gaussian", "module"]
+#: See `esper.leyline.telemetry.HEAD_KINDS`.
+Kind = Literal["categorical", "binary", "gaussian", "module", "reward", "group"]
 
 #: Names that libraries give to the layer that computes logits or means of actions.
 _ACTION_LAYER_NAMES = re.compile(r"(action_net|actor|policy|pi|mu|logits|head|lm_head|q_net)\b")
@@ -44,13 +45,16 @@ def heads_of(heads: Any) -> tuple[Head, ...]:
     """Return the heads that a user described.
 
     Args:
-        heads: a Gymnasium space, `{name: width}`, `{name: module}`, or None for no heads.
+        heads: a Gymnasium space, `{name: width}`, `{name: module}`, a list of `Head`, or None for
+            no heads.
 
     Raises:
         HeadsError: it is none of these, or a width is not a positive integer.
     """
     if heads is None:
         return ()
+    if isinstance(heads, (list, tuple)) and all(isinstance(head, Head) for head in heads):
+        return tuple(heads)
     if isinstance(heads, Mapping) and not hasattr(heads, "spaces"):  # a Dict space is a mapping
         return _heads_of_mapping(heads)
     widths = list(_components(heads, "action"))

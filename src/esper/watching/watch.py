@@ -12,13 +12,13 @@ import time
 import weakref
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
 from types import FrameType, TracebackType
 from typing import Any, Final, Literal, Self
 
 import torch
 from torch import Tensor, nn
 
+from esper.leyline.telemetry import STALLED_UPDATES
 from esper.watching.explaining import (
     Explanation,
     Found,
@@ -31,42 +31,17 @@ from esper.watching.explaining import (
 from esper.watching.frames import calling_frames, frames_of_traceback, named_tensors
 from esper.watching.heads import find_output_layer, heads_of, output_width
 from esper.watching.hooks import ClipWatch, OutputHook, gradient_norm, hook_steps
-from esper.watching.parts import Part, parts_of
+from esper.watching.parts import Part, kinds_of, parts_of
+from esper.watching.recorder import NoRecorder, Recorder, Trouble, UpdateRecord
 from esper.watching.rerun import CannotRunAgainError, StepReached
 
 OnNonfinite = Literal["report", "skip", "halt"]
-#: Updates without any change of a weight, though steps were taken, before that is reported.
-STALLED_UPDATES: Final = 3
 _FRAMES: Final = 5  # whose variables are read
 _UPDATE_SECONDS: Final = 1.0  # length of an update where the loop shows no boundary
 
 
 class NonfiniteHalt(SystemExit):
     """Ends the process with exit code 3 because something was not finite."""
-
-
-@dataclass(frozen=True)
-class Trouble:
-    """One incident: what was found, where, and when."""
-
-    update: int
-    minibatch: int  # counted from 1 within the update; 0 while acting
-    phase: str  # "acting" or "update"
-    explanation: Explanation
-
-
-@dataclass
-class UpdateRecord:
-    """The figures of one update, for the store."""
-
-    number: int
-    steps: int = 0
-    skipped: int = 0
-    norm_sum: float = 0.0
-    norm_max: float = 0.0
-    troubles: list[Trouble] = field(default_factory=list)
-    figures: dict[str, float] = field(default_factory=dict)
-    began: float = field(default_factory=time.monotonic)
 
 
 class Watch:
@@ -87,8 +62,9 @@ class Watch:
         groups: Mapping[str, str | re.Pattern[str]] | None = None,
         output_layer: nn.Module | None = None,
         on_nonfinite: OnNonfinite = "report",
-        on_update: Callable[[UpdateRecord], None] = lambda _record: None,
+        recorder: Recorder | None = None,
         runs_again: bool = True,
+        finds_updates: bool = True,
     ) -> None:
         self._models = list(models)
         self._optimizers = list(optimizers)
@@ -101,7 +77,9 @@ class Watch:
         self.parts: list[Part] = parts_of(self._models, self.heads, output_layer, groups)
         self._ids = {id(part.parameter) for part in self.parts}
         self._on_nonfinite = on_nonfinite
-        self._on_update = on_update
+        self._recorder: Recorder = NoRecorder() if recorder is None else recorder
+        self._finds_updates = finds_updates
+        self._is_closed = False
         self._runs_again = runs_again
         self.troubles: list[Trouble] = []
         self.failures = 0
@@ -131,9 +109,11 @@ class Watch:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if error is not None and not isinstance(error, (NonfiniteHalt, KeyboardInterrupt)):
-            self._guarded(lambda: self._explain_exception(traceback))
-        self.close()
+        self.end(error, traceback)
+
+    def record_with(self, recorder: Recorder) -> None:
+        """Report to a recorder from now on."""
+        self._recorder = recorder
 
     def update(self, **figures: float) -> None:
         """End an update here, with figures of your own."""
@@ -143,6 +123,11 @@ class Watch:
     def log(self, **figures: float) -> None:
         """Add figures to the current update; a later value of the same name replaces it."""
         self._record.figures.update({name: float(value) for name, value in figures.items()})
+
+    @property
+    def has_stepped(self) -> bool:
+        """Whether the optimizer was to take a step since the last update ended."""
+        return self._record.steps > 0
 
     def pause(self) -> None:
         """Take all hooks off, so that the model can be scripted or exported; see `resume`."""
@@ -155,11 +140,52 @@ class Watch:
             self._is_paused = False
             self._hook()
 
+    def end(self, error: BaseException | None, traceback: TracebackType | None = None) -> None:
+        """Close the watch after training ended with an exception, which is explained."""
+        if error is None:
+            self.close()
+        elif isinstance(error, NonfiniteHalt):
+            self._close("halted", str(error))
+        elif isinstance(error, KeyboardInterrupt):
+            self._close("stopped", "interrupted")
+        else:
+            self._guarded(lambda: self._explain_exception(traceback or error.__traceback__))
+            first_line = str(error).partition("\n")[0]
+            self._close("failed", f"{type(error).__name__}: {first_line}".removesuffix(": "))
+
     def close(self) -> None:
         """End the last update and take all hooks off. May be called more than once."""
+        self._close("finished", "")
+
+    def _close(self, status: str, reason: str) -> None:
+        if self._is_closed:
+            return
+        self._is_closed = True
         if self._record.steps or self._record.troubles or self._record.figures:
             self._guarded(self._end_update)
         self._unhook()
+        self._guarded(lambda: self._recorder.ended(status, reason))
+
+    def check(self, head: str, values: Any, quantity: str = "output") -> bool:
+        """Look at values that no layer of the model computes, such as the rewards of one function.
+
+        Args:
+            head: the head that they belong to.
+            values: a tensor, an array or a list of numbers.
+            quantity: what they are.
+
+        Returns:
+            Whether all of them are finite.
+        """
+        return bool(self._guarded(lambda: self._check(head, values, quantity), default=True))
+
+    def _check(self, head: str, values: Any, quantity: str) -> bool:
+        tensor = torch.as_tensor(values).detach()
+        kinds = kinds_of(tensor) if tensor.is_floating_point() else ()
+        if kinds:
+            found = tuple(Found(head, quantity, kind) for kind in kinds)
+            self._note(Explanation(found, why_no_origin="no layer of the model computes it"))
+        return not kinds
 
     def _hook(self) -> None:
         if self._output_layer is not None:
@@ -209,7 +235,7 @@ class Watch:
     def _saw_output(self, taken: Tensor | None, output: Tensor) -> None:
         is_training = output.requires_grad
         if is_training:
-            if self._has_acted:
+            if self._has_acted and self._finds_updates:
                 self._end_update_if_any()
                 self._has_acted = False
             self._outputs.append((taken, output))
@@ -248,8 +274,9 @@ class Watch:
         if not is_bad:
             return
         if self._on_nonfinite == "halt":
-            self.close()
-            raise NonfiniteHalt(3)
+            error = NonfiniteHalt(3)
+            self.end(error)
+            raise error
         if self._on_nonfinite == "skip":
             self._record.skipped += 1
             for group in optimizer.param_groups:
@@ -261,6 +288,7 @@ class Watch:
         """Return whether this step would be made with something that is not finite."""
         record = self._record
         record.steps += 1
+        record.learning_rate = float(optimizer.param_groups[0]["lr"])
         norm = self._norm
         if norm is None:
             gradients = [
@@ -275,6 +303,7 @@ class Watch:
         value = norm.item()
         if math.isfinite(value):
             record.norm_sum += value
+            record.norms += 1
             record.norm_max = max(record.norm_max, value)
             return False
         skipped_by_scaler = getattr(optimizer, "found_inf", None)
@@ -289,7 +318,9 @@ class Watch:
             parameter.grad = gradient
         self._put_aside.clear()
         self._forget_minibatch()
-        if time.monotonic() - self._record.began > _UPDATE_SECONDS and not self._has_acted:
+        if not self._finds_updates or self._has_acted:
+            return
+        if time.monotonic() - self._record.began > _UPDATE_SECONDS:
             self._guarded(self._end_update)
 
     def _forget_minibatch(self) -> None:
@@ -320,11 +351,16 @@ class Watch:
         found = evidence_in(self.parts, self.heads, Minibatch(outputs, gradients), variables, state)
         self._is_broken = any(one.quantity in ("parameters", "moments") for one in found)
         explanation = self._with_origin(frames, found, variables, phase)
-        trouble = Trouble(self._record.number, self._record.steps, phase, explanation)
-        self.troubles.append(trouble)
-        self._record.troubles.append(trouble)
+        minibatch = self._record.steps + (optimizer is None) if phase == "update" else 0
+        self._note(explanation, minibatch, phase)
         if self._on_nonfinite == "report" and phase == "update":
             self._is_broken = True  # the step is taken, and what follows is consequence
+
+    def _note(self, explanation: Explanation, minibatch: int = 0, phase: str = "acting") -> None:
+        trouble = Trouble(self._record.number, minibatch, phase, explanation)
+        self.troubles.append(trouble)
+        self._record.troubles.append(trouble)
+        self._guarded(lambda: self._recorder.found(trouble))
 
     def _with_origin(
         self,
@@ -377,10 +413,12 @@ class Watch:
 
     def _end_update(self) -> None:
         record = self._record
+        self._look_at_weights(record)
+        record.still_updates = self._still_for
+        record.ended = time.monotonic()
         self._record = UpdateRecord(record.number + 1)
         self._forget_minibatch()
-        self._look_at_weights(record)
-        self._on_update(record)
+        self._recorder.updated(record)
 
     def _look_at_weights(self, record: UpdateRecord) -> None:
         """Look once per update whether weights are finite, and whether they moved at all."""
@@ -392,9 +430,7 @@ class Watch:
             )
             if found:
                 self._is_broken = True
-                trouble = Trouble(record.number, record.steps, "update", Explanation(found))
-                self.troubles.append(trouble)
-                record.troubles.append(trouble)
+                self._note(Explanation(found), record.steps, "update")
         took_steps = record.steps > record.skipped
         is_same = self._weights is not None and torch.equal(sums, self._weights)
         self._still_for = self._still_for + 1 if took_steps and is_same else 0
@@ -405,7 +441,7 @@ class Watch:
         """Whether no weight has moved for `STALLED_UPDATES` updates in which steps were taken."""
         return self._still_for >= STALLED_UPDATES
 
-    def _guarded(self, work: Callable[[], Any]) -> Any:
+    def _guarded(self, work: Callable[[], Any], default: Any = None) -> Any:
         """Do some work of the watch; a failure of it is counted and never stops training."""
         try:
             return work()
@@ -413,4 +449,4 @@ class Watch:
             self.failures += 1
             with suppress(Exception):
                 self.last_failure = f"{type(error).__name__}: {error}"
-            return None
+            return default

@@ -12,7 +12,7 @@ import sqlite3
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Final, Self, cast, get_args
 
@@ -151,6 +151,11 @@ class RunWriter:
         """
         with self._latches_lock:
             return self._latches.sightings()
+
+    def latch(self, update: int, sightings: Iterable[NonfiniteSighting]) -> None:
+        """Write sightings to the latch file now, before the event of their update is known."""
+        with self._latches_lock:
+            self._latches.note_sightings((update, seen) for seen in sightings)
 
     def emit(self, payload: Payload, *, durable: bool = False) -> None:
         """Queue an event, stamped with the current time.

@@ -1,0 +1,1 @@
+"""Recipes: where other libraries keep model, optimizer and action space, and how they update."""

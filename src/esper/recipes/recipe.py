@@ -1,0 +1,55 @@
+"""What a recipe says of an object of another library."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is watched.
+
+    Attributes:
+        models: that are trained, without target networks.
+        optimizers: of these models; empty: all optimizers of the process are looked at.
+        heads: as `heads` of `esper.watch`.
+        output_layer: that computes the logits or means of the heads with columns; None: it is
+            found.
+        library: name of the library's distribution.
+        task: what is trained, such as the environment's id; empty if unknown.
+        seed: of the random number generators; None if unknown.
+        config: settings of the training, for the record.
+        update_method: object and name of the method whose call is one update; None: updates are
+            found by the change from acting to learning, or are told.
+        figures: returns what the library measured in the update that just ended, by name.
+        runs_again: whether its training loop may be run again.
+    """
+
+    models: Sequence[nn.Module]
+    optimizers: Sequence[torch.optim.Optimizer] = ()
+    heads: Any = None
+    output_layer: nn.Module | None = None
+    library: str = "pytorch"
+    task: str = ""
+    seed: int | None = None
+    config: Mapping[str, Any] = field(default_factory=dict)
+    update_method: tuple[object, str] | None = None
+    figures: Callable[[], Mapping[str, float]] = dict
+    runs_again: bool = True
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One library.
+
+    Attributes:
+        package: top-level package in which the classes of its objects are defined.
+        subject_of: returns what is watched of an object; None if the object is not one that can be
+            watched.
+    """
+
+    package: str
+    subject_of: Callable[[Any], Subject | None]

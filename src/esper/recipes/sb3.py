@@ -1,0 +1,96 @@
+"""Stable-Baselines3 and sb3-contrib: PPO, A2C, MaskablePPO, RecurrentPPO, DQN, SAC, TD3, …"""
+
+import numbers
+from typing import Any, Final
+
+import torch
+from torch import nn
+
+from esper.recipes.recipe import Recipe, Subject
+from esper.watching.heads import Head
+
+#: Where algorithms keep the layer that computes logits, means or values of actions.
+_OUTPUT_LAYERS: Final = ("action_net", "actor.mu", "q_net.q_net.-1", "quantile_net.quantile_net.-1")
+_SETTINGS: Final = (
+    *("learning_rate", "n_steps", "batch_size", "n_epochs", "gamma", "gae_lambda", "ent_coef"),
+    *("vf_coef", "max_grad_norm", "buffer_size", "learning_starts", "tau", "train_freq"),
+)
+
+
+def subject_of(model: Any) -> Subject | None:
+    """Return what is watched of an algorithm; None for another object of the library."""
+    policy = getattr(model, "policy", None)
+    if not isinstance(policy, nn.Module) or not hasattr(model, "action_space"):
+        return None
+    layer = _output_layer(policy)
+    return Subject(
+        models=[policy],
+        optimizers=_optimizers(model, policy),
+        heads=_heads(model.action_space, layer),
+        output_layer=layer,
+        library="sb3-contrib" if type(model).__module__.startswith("sb3_contrib") else _SB3,
+        task=_environment_id(model),
+        seed=model.seed,
+        config={"algorithm": type(model).__name__} | _settings(model),
+        figures=lambda: figures_of(model),
+    )
+
+
+_SB3: Final = "stable-baselines3"
+RECIPE: Final = Recipe("stable_baselines3", subject_of)
+
+
+def _output_layer(policy: nn.Module) -> nn.Module | None:
+    for path in _OUTPUT_LAYERS:
+        found: Any = policy
+        for name in path.split("."):
+            found = found[-1] if name == "-1" and found is not None else getattr(found, name, None)
+        if isinstance(found, nn.Sequential):  # with a bounded mean, as in SAC with gSDE
+            found = found[0]
+        if isinstance(found, nn.Module):
+            return found
+    return None
+
+
+def _heads(space: Any, layer: nn.Module | None) -> Any:
+    """Return the heads: components of the action space, or one whose outputs are quantiles."""
+    width = getattr(layer, "out_features", None)
+    if type(space).__name__ == "Discrete" and width is not None and width != int(space.n):
+        return [Head("action", "categorical", range(width))]
+    return space
+
+
+def _optimizers(model: Any, policy: nn.Module) -> list[torch.optim.Optimizer]:
+    candidates = [
+        getattr(policy, "optimizer", None),
+        *(getattr(getattr(policy, part, None), "optimizer", None) for part in ("actor", "critic")),
+        getattr(model, "ent_coef_optimizer", None),
+    ]
+    found = [one for one in candidates if isinstance(one, torch.optim.Optimizer)]
+    return list(dict.fromkeys(found))
+
+
+def _environment_id(model: Any) -> str:
+    env = model.get_env()
+    try:
+        specs = env.get_attr("spec") if env is not None else [None]
+    except AttributeError:
+        return ""
+    return str(getattr(specs[0], "id", "") or "")
+
+
+def _settings(model: Any) -> dict[str, Any]:
+    values = {name: getattr(model, name, None) for name in _SETTINGS}
+    return {name: value for name, value in values.items() if isinstance(value, (int, float, str))}
+
+
+def figures_of(model: Any) -> dict[str, float]:
+    """Return what the library's logger holds, and the returns of the last episodes."""
+    logger = getattr(model, "_logger", None)
+    held = {} if logger is None else dict(logger.name_to_value)
+    held["time/total_timesteps"] = model.num_timesteps
+    episodes = [dict(one) for one in (model.ep_info_buffer or ())]
+    if episodes:
+        held["rollout/ep_rew_mean"] = sum(one["r"] for one in episodes) / len(episodes)
+        held["rollout/ep_len_mean"] = sum(one["l"] for one in episodes) / len(episodes)
+    return {name: float(value) for name, value in held.items() if isinstance(value, numbers.Real)}

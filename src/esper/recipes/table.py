@@ -1,0 +1,26 @@
+"""The recipes of all libraries, found by the class of an object."""
+
+from importlib import import_module
+from typing import Any, Final
+
+from esper.recipes.recipe import Recipe, Subject
+
+#: Modules with a `RECIPE`, by top-level package. A module is imported when it is needed.
+RECIPES: Final = {
+    "stable_baselines3": "esper.recipes.sb3",
+    "sb3_contrib": "esper.recipes.sb3",
+}
+
+
+def subject_of(thing: Any) -> Subject | None:
+    """Return what is watched of an object of a known library; None for any other object.
+
+    The library of a subclass is that of the first known class that it derives from.
+    """
+    for cls in type(thing).__mro__:
+        module = RECIPES.get(cls.__module__.partition(".")[0])
+        if module is not None:
+            recipe: Recipe = import_module(module).RECIPE
+            if (subject := recipe.subject_of(thing)) is not None:
+                return subject
+    return None

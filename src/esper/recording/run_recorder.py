@@ -1,0 +1,277 @@
+"""Records a watched training run in a run directory, from which Sanctum reads it."""
+
+import atexit
+import logging
+import os
+import platform
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+
+from esper.karn.store.liveness import process_start_time
+from esper.karn.store.run_directory import create_run, default_run_dir
+from esper.karn.store.run_store import RunWriter
+from esper.leyline.gpu_load import GpuLoad
+from esper.leyline.telemetry import (
+    IncidentOrigin,
+    IncidentRecorded,
+    InterventionTaken,
+    NonfiniteSighting,
+    PPOUpdatePayload,
+    RunFinished,
+    RunStarted,
+)
+from esper.leyline.text.sighting_words import what_words
+from esper.leyline.version import VERSION
+from esper.tracing.origin import Origin
+from esper.watching.heads import Head
+from esper.watching.recorder import Trouble, UpdateRecord
+
+#: Set by `esper run`: the directory of the run that the first watch of the process records.
+RUN_VARIABLE: Final = "ESPER_WATCHED_RUN"
+#: Store size in MiB above which old events are thinned.
+STORE_MEGABYTES: Final = 2048
+#: Names under which training loops log a figure, by field of `PPOUpdatePayload`; the part after the
+#: last slash counts, without regard to case.
+_KNOWN_FIGURES: Final[Mapping[str, tuple[str, ...]]] = {
+    "policy_loss": ("policy_loss", "policy_gradient_loss", "pg_loss", "actor_loss"),
+    "value_loss": ("value_loss", "v_loss", "critic_loss"),
+    "entropy": ("entropy",),
+    "approximate_kl": ("approx_kl", "approximate_kl", "kl"),
+    "clip_fraction": ("clip_fraction", "clipfrac", "clip_frac"),
+    "explained_variance": ("explained_variance", "explained_var"),
+}
+_FIELDS: Final = {name: field for field, names in _KNOWN_FIGURES.items() for name in names}
+
+_log = logging.getLogger("esper")
+
+
+@dataclass(frozen=True)
+class Description:
+    """What is known of a watched run at its start.
+
+    Attributes:
+        name: of the run; becomes part of its id.
+        library: the watched library; "pytorch" for a plain loop.
+        heads: heads, then groups.
+        task: what is trained, such as the environment's id; empty if unknown.
+        device: on which the model's parameters are.
+        seed: of the random number generators; None if unknown.
+        config: settings of the training, for the record.
+    """
+
+    name: str
+    library: str
+    heads: Sequence[Head]
+    task: str = ""
+    device: str = "cpu"
+    seed: int | None = None
+    config: Mapping[str, Any] = field(default_factory=dict)
+
+
+def library_version(distribution: str) -> str:
+    """Return a library's name and version, such as "torch 2.15.0"."""
+    try:
+        return f"{distribution} {version(distribution)}"
+    except PackageNotFoundError:
+        return distribution
+
+
+class RunRecorder:
+    """Writes the events of a watched run.
+
+    Args:
+        description: of the run.
+        run_dir: the folder that holds runs; by default `ESPER_RUN_DIR` or `runs`.
+
+    Attributes:
+        directory: of the run.
+
+    Raises:
+        OSError: the run's directory cannot be created.
+        RunPathError: its path would be too long.
+    """
+
+    def __init__(self, description: Description, run_dir: Path | None = None) -> None:
+        given = os.environ.pop(RUN_VARIABLE, "")
+        folder = default_run_dir() if run_dir is None else run_dir
+        self.directory = Path(given) if given else create_run(folder, description.name)
+        self._pid = os.getpid()
+        self._writer = RunWriter(
+            self.directory, _log.warning, limit_bytes=STORE_MEGABYTES << 20, gpu=_gpu_load
+        )
+        self._update = 0
+        self._incidents = 0
+        self._writer.emit(_started(description, self.directory.name), durable=True)
+        atexit.register(self._close_at_exit)
+
+    def found(self, trouble: Trouble) -> None:
+        """Latch the lights of an incident, and record where it began."""
+        if self._is_forked:
+            return
+        self._incidents += 1
+        sightings = sightings_of(trouble)
+        self._writer.latch(trouble.update, sightings)
+        explanation = trouble.explanation
+        origin = None if explanation.origin is None else _origin(explanation.origin, trouble)
+        self._writer.emit(
+            IncidentRecorded(
+                update=trouble.update,
+                number=self._incidents,
+                path="",
+                size=0,
+                reason="a watched run keeps no capsule",
+                origin=origin,
+                no_origin=explanation.why_no_origin,
+            ),
+            durable=True,
+        )
+        _log.warning("%s", _sentence(trouble, origin, self.directory))
+
+    def updated(self, record: UpdateRecord) -> None:
+        """Record an update that ended; one with an incident survives whatever follows."""
+        if self._is_forked:
+            return
+        self._update = record.number
+        payload = _payload(record)
+        self._writer.emit(payload, durable=bool(record.troubles))
+        if record.skipped and record.troubles:
+            cause = ", ".join(what_words(seen) for seen in payload.head_nonfinite)
+            self._writer.emit(
+                InterventionTaken(
+                    update=record.number,
+                    action="skip",
+                    cause=cause,
+                    reason=f"{record.skipped} of {record.steps} optimizer steps were left out",
+                )
+            )
+
+    def ended(self, status: str, reason: str) -> None:
+        """Record the end of the run and close its store."""
+        atexit.unregister(self._close_at_exit)
+        if self._is_forked:
+            return
+        if status == "halted":
+            cause = reason or "something was not finite"
+            self._writer.emit(
+                InterventionTaken(
+                    update=self._update, action="halt", cause=cause, reason="as on_nonfinite asks"
+                )
+            )
+        self._writer.emit(
+            RunFinished(status=status, update=self._update, episodes_done=0, reason=reason),
+            durable=True,
+        )
+        self._writer.close()
+
+    def _close_at_exit(self) -> None:
+        self.ended("finished", "")
+
+    @property
+    def _is_forked(self) -> bool:
+        return os.getpid() != self._pid
+
+
+def sightings_of(trouble: Trouble) -> list[NonfiniteSighting]:
+    """Return what was found in an incident, as sightings."""
+    return [
+        NonfiniteSighting(
+            head=found.owner,
+            quantity=found.quantity,
+            kind=found.kind,
+            count=1,
+            epoch=0,
+            minibatch=trouble.minibatch,
+            last_minibatch=trouble.minibatch,
+            phase=trouble.phase,
+            part=found.part,
+        )
+        for found in trouble.explanation.found
+    ]
+
+
+def _started(description: Description, run_id: str) -> RunStarted:
+    return RunStarted(
+        run_id=run_id,
+        name=description.name,
+        task=description.task,
+        seed=description.seed,
+        device=description.device,
+        threads=torch.get_num_threads(),
+        episodes=0,
+        steps=0,
+        environments=0,
+        heads={head.name: [] for head in description.heads},
+        slots=[],
+        blueprints=[],
+        host_parameters=0,
+        config={**description.config, "python": platform.python_version()},
+        pid=os.getpid(),
+        process_start_time=process_start_time(os.getpid()) or time.time(),
+        esper_version=VERSION,
+        torch_version=str(torch.__version__),
+        library=library_version(description.library),
+        head_kinds={head.name: head.kind for head in description.heads},
+    )
+
+
+def _payload(record: UpdateRecord) -> PPOUpdatePayload:
+    sightings = [seen for trouble in record.troubles for seen in sightings_of(trouble)]
+    known: dict[str, Any] = {
+        _FIELDS[short]: value
+        for name, value in record.figures.items()
+        if (short := name.rpartition("/")[2].lower()) in _FIELDS
+    }
+    return PPOUpdatePayload(
+        update=record.number,
+        episodes_done=0,
+        update_seconds=record.ended - record.began,
+        minibatches=record.steps,
+        minibatches_skipped=record.skipped,
+        minibatches_stopped=0,
+        gradient_norm=record.norm_sum / record.norms if record.norms else None,
+        learning_rate=record.learning_rate,
+        head_inf_detected={seen.head: True for seen in sightings if seen.kind != "nan"},
+        head_nan_detected={seen.head: True for seen in sightings if seen.kind == "nan"},
+        head_nonfinite=sightings,
+        logged=dict(record.figures),
+        still_updates=record.still_updates,
+        **known,
+    )
+
+
+def _origin(origin: Origin, trouble: Trouble) -> IncidentOrigin:
+    operation = origin.operation
+    return IncidentOrigin(
+        operation=operation.name,
+        phase=operation.phase,
+        cause=origin.cause,
+        module=operation.module,
+        file=operation.place.file,
+        line=operation.place.line,
+        function=operation.place.function,
+        code=operation.place.code,
+        loop=trouble.explanation.line,
+    )
+
+
+def _sentence(trouble: Trouble, origin: IncidentOrigin | None, directory: Path) -> str:
+    """Return one line about an incident, for the log."""
+    seen = "; ".join(what_words(one) for one in sightings_of(trouble))
+    when = "while acting" if trouble.phase == "acting" else f"minibatch {trouble.minibatch}"
+    where = ""
+    if origin is not None:
+        place = f" at {origin.file}:{origin.line}" if origin.file else ""
+        where = f"; it began in {origin.operation}{place}: {origin.cause}"
+    return f"{seen}, update {trouble.update}, {when}{where} (run {directory}; open it: sanctum)"
+
+
+def _gpu_load() -> GpuLoad | None:
+    from esper.simic.training.process.gpu_load import gpu_load
+
+    return gpu_load()

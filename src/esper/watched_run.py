@@ -1,0 +1,146 @@
+"""`esper.watch`: the lights for any PyTorch training, recorded in a run that Sanctum shows."""
+
+import functools
+import re
+import sys
+import weakref
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import nn
+
+from esper.leyline.errors import EsperError
+from esper.recipes.recipe import Subject
+from esper.recipes.table import subject_of
+from esper.recording.run_recorder import Description, RunRecorder
+from esper.watching.heads import Head
+from esper.watching.watch import OnNonfinite, Watch
+
+
+class WatchError(EsperError, ValueError):
+    """What is to be watched cannot be watched as asked; the message says why."""
+
+
+def watch(
+    model: Any,
+    optimizer: torch.optim.Optimizer | list[torch.optim.Optimizer] | None = None,
+    heads: Any = None,
+    *,
+    groups: Mapping[str, str | re.Pattern[str]] | None = None,
+    output_layer: nn.Module | None = None,
+    name: str = "",
+    run_dir: str | Path | None = None,
+    on_nonfinite: OnNonfinite = "report",
+    config: Mapping[str, Any] | None = None,
+    finds_updates: bool = True,
+) -> Watch:
+    """Watch the training of a model until the watch is closed or the process ends.
+
+    Args:
+        model: a module, a list of modules, or an object of a known library (`esper.recipes`).
+        optimizer: the optimizer or optimizers; by default all of the process that have parameters
+            of the model.
+        heads: a Gymnasium space, `{name: width}`, `{name: module}`, or nothing.
+        groups: further parts by name: a regular expression that the beginning of a parameter's name
+            must match.
+        output_layer: the layer that computes the logits of the heads; found by default.
+        name: of the run; by default what is trained.
+        run_dir: the folder that holds runs; by default `ESPER_RUN_DIR` or `runs`.
+        on_nonfinite: "report" changes nothing; "skip" leaves an optimizer step out whose gradients
+            are not finite; "halt" ends the process with exit code 3.
+        config: settings of the training, for the record.
+        finds_updates: whether updates are found by the change from acting to learning, or by time;
+            False where `Watch.update` ends each of them.
+
+    Raises:
+        HeadsError: heads or groups do not fit the model.
+        WatchError: nothing can be watched of `model`, or an option has an unknown value.
+        OSError: the run's directory cannot be created.
+    """
+    if on_nonfinite not in ("report", "skip", "halt"):
+        raise WatchError(f"on_nonfinite must be 'report', 'skip' or 'halt', not {on_nonfinite!r}")
+    subject = _subject(model, optimizer, heads, output_layer)
+    watched = Watch(
+        subject.models,
+        subject.optimizers,
+        subject.heads,
+        groups=groups,
+        output_layer=subject.output_layer,
+        on_nonfinite=on_nonfinite,
+        runs_again=subject.runs_again,
+        finds_updates=finds_updates and subject.update_method is None,
+    )
+    described = Description(
+        name=name or subject.task or type(subject.models[0]).__name__,
+        library=subject.library,
+        heads=[*watched.heads, *(Head(group, "group") for group in groups or {})],
+        task=subject.task,
+        device=str(next(subject.models[0].parameters(), torch.empty(0)).device),
+        seed=subject.seed,
+        config={**subject.config, **(config or {})},
+    )
+    try:
+        recorder = RunRecorder(described, None if run_dir is None else Path(run_dir))
+    except BaseException:
+        watched.close()
+        raise
+    watched.record_with(recorder)
+    if subject.update_method is not None:
+        _wrap_update(watched, subject, *subject.update_method)
+    _explain_at_exit(watched)
+    return watched
+
+
+def _subject(
+    model: Any,
+    optimizer: torch.optim.Optimizer | list[torch.optim.Optimizer] | None,
+    heads: Any,
+    output_layer: nn.Module | None,
+) -> Subject:
+    optimizers = [optimizer] if isinstance(optimizer, torch.optim.Optimizer) else optimizer
+    known = subject_of(model)
+    if known is None:
+        models = list(model) if isinstance(model, (list, tuple)) else [model]
+        if not models or not all(isinstance(one, nn.Module) for one in models):
+            raise WatchError(
+                f"cannot watch a {type(model).__name__}: give a torch.nn.Module, a list of "
+                "modules, or an object of a library with a recipe"
+            )
+        return Subject(models, optimizers or (), heads, output_layer)
+    given = {"optimizers": optimizers, "heads": heads, "output_layer": output_layer}
+    return replace(known, **{key: value for key, value in given.items() if value is not None})
+
+
+def _wrap_update(watched: Watch, subject: Subject, owner: object, method: str) -> None:
+    """Make each call of a method one update; an exception in it is explained."""
+    original: Callable[..., Any] = getattr(owner, method)
+
+    @functools.wraps(original)
+    def update(*args: Any, **kwargs: Any) -> Any:
+        try:
+            result = original(*args, **kwargs)
+        except BaseException as error:
+            watched.end(error)
+            raise
+        watched.update(**subject.figures())
+        return result
+
+    setattr(owner, method, update)
+
+
+def _explain_at_exit(watched: Watch) -> None:
+    """Explain the exception that ends the process, where the watch is not a context manager."""
+    before, own = sys.excepthook, weakref.ref(watched)
+
+    def hook(
+        kind: type[BaseException], error: BaseException, traceback: TracebackType | None
+    ) -> None:
+        if (watch := own()) is not None:
+            watch.end(error, traceback)
+        before(kind, error, traceback)
+
+    sys.excepthook = hook

@@ -1,0 +1,73 @@
+"""What a watch reports, and to whom: incidents at once, updates when they end, the end."""
+
+import time
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from esper.watching.explaining import Explanation
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """One incident: what was found, where, and when."""
+
+    update: int
+    minibatch: int  # counted from 1 within the update; 0 while acting
+    phase: str  # "acting" or "update"
+    explanation: Explanation
+
+
+class Recorder(Protocol):
+    """Where a watch reports what it finds. An error that it raises is counted by the watch."""
+
+    def found(self, trouble: Trouble) -> None:
+        """Record an incident at once, before the process does anything that may crash."""
+
+    def updated(self, record: "UpdateRecord") -> None:
+        """Record an update that ended."""
+
+    def ended(self, status: str, reason: str) -> None:
+        """Record the end: `status` is "finished", "stopped", "halted" or "failed"."""
+
+
+class NoRecorder:
+    """Records nothing."""
+
+    def found(self, trouble: Trouble) -> None: ...
+
+    def updated(self, record: "UpdateRecord") -> None: ...
+
+    def ended(self, status: str, reason: str) -> None: ...
+
+
+@dataclass
+class UpdateRecord:
+    """The figures of one update.
+
+    Attributes:
+        number: counted from 1.
+        steps: optimizer steps that were due.
+        skipped: of those, left out because something was not finite.
+        norm_sum: sum of the finite gradient norms of these steps.
+        norm_max: largest of them.
+        norms: number of them.
+        troubles: what was found.
+        figures: that the training loop logged, by name.
+        learning_rate: of the first parameter group at the last step; None before.
+        still_updates: updates up to this one that moved no weight although they took steps.
+        began: time of its first sign, by the monotonic clock.
+        ended: time of its end.
+    """
+
+    number: int
+    steps: int = 0
+    skipped: int = 0
+    norm_sum: float = 0.0
+    norm_max: float = 0.0
+    norms: int = 0
+    troubles: list[Trouble] = field(default_factory=list)
+    figures: dict[str, float] = field(default_factory=dict)
+    learning_rate: float | None = None
+    still_updates: int = 0
+    began: float = field(default_factory=time.monotonic)
+    ended: float = 0.0
