@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import nn
@@ -17,8 +17,9 @@ from esper.leyline.errors import EsperError
 from esper.recipes.recipe import Subject
 from esper.recipes.table import subject_of
 from esper.recording.run_recorder import Description, RunRecorder
+from esper.watching.explainer import Replay
 from esper.watching.heads import Head
-from esper.watching.watch import OnNonfinite, Watch
+from esper.watching.watch import OnNonfinite, Watch, When
 
 
 class WatchError(EsperError, ValueError):
@@ -35,6 +36,8 @@ def watch(
     name: str = "",
     run_dir: str | Path | None = None,
     on_nonfinite: OnNonfinite = "report",
+    when: When = "auto",
+    replay: Replay = "auto",
     config: Mapping[str, Any] | None = None,
     finds_updates: bool = True,
 ) -> Watch:
@@ -52,6 +55,11 @@ def watch(
         run_dir: the folder that holds runs; by default `ESPER_RUN_DIR` or `runs`.
         on_nonfinite: "report" changes nothing; "skip" leaves an optimizer step out whose gradients
             are not finite; "halt" ends the process with exit code 3.
+        when: "step" looks at each optimizer step, and finds the operation; "update" keeps flags on
+            the device and reads them once per update; "auto" is "update" on a GPU if `on_nonfinite`
+            is "report", and "step" otherwise.
+        replay: "auto" repeats a bad minibatch at once to find the operation; "model" repeats only
+            the call of the model, never the training loop; "off" repeats nothing.
         config: settings of the training, for the record.
         finds_updates: whether updates are found by the change from acting to learning, or by time;
             False where `Watch.update` ends each of them.
@@ -61,8 +69,14 @@ def watch(
         WatchError: nothing can be watched of `model`, or an option has an unknown value.
         OSError: the run's directory cannot be created.
     """
-    if on_nonfinite not in ("report", "skip", "halt"):
-        raise WatchError(f"on_nonfinite must be 'report', 'skip' or 'halt', not {on_nonfinite!r}")
+    _check_choice("on_nonfinite", on_nonfinite, get_args(OnNonfinite))
+    _check_choice("when", when, get_args(When))
+    _check_choice("replay", replay, get_args(Replay))
+    if when == "update" and on_nonfinite != "report":
+        raise WatchError(
+            f"on_nonfinite={on_nonfinite!r} needs when='step': with when='update' a step is known "
+            "to be bad only after it was taken"
+        )
     subject = _subject(model, optimizer, heads, output_layer)
     watched = Watch(
         subject.models,
@@ -71,7 +85,8 @@ def watch(
         groups=groups,
         output_layer=subject.output_layer,
         on_nonfinite=on_nonfinite,
-        runs_again=subject.runs_again,
+        when=when,
+        replay=replay if subject.runs_again or replay == "off" else "model",
         finds_updates=finds_updates and subject.update_method is None,
     )
     described = Description(
@@ -93,6 +108,11 @@ def watch(
         _wrap_update(watched, subject, *subject.update_method)
     _explain_at_exit(watched)
     return watched
+
+
+def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise WatchError(f"{name} must be one of {', '.join(map(repr, choices))}, not {value!r}")
 
 
 def _subject(

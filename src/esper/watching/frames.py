@@ -6,7 +6,6 @@ more than anything that a hook can know.
 
 import dataclasses
 import inspect
-import sys
 import sysconfig
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -25,20 +24,18 @@ _DEEPEST = 3
 _OF_DISTRIBUTIONS = ("distribution", "distributions", "logits", "loc", "scale")
 
 
-def calling_frames(frame: FrameType | None) -> Iterator[FrameType]:
-    """Yield a frame and its callers, innermost first, without those of torch, Python and Esper."""
+def frames_calling(frame: FrameType | None) -> Iterator[FrameType]:
+    """Yield a frame and its callers, innermost first."""
     while frame is not None:
-        if not is_plumbing(frame.f_code.co_filename):
-            yield frame
+        yield frame
         frame = frame.f_back
 
 
 def frames_of_traceback(traceback: TracebackType | None) -> list[FrameType]:
-    """Return the frames of an exception, innermost first, without those of torch and Esper."""
+    """Return the frames of an exception, innermost first."""
     frames = []
     while traceback is not None:
-        if not is_plumbing(traceback.tb_frame.f_code.co_filename):
-            frames.append(traceback.tb_frame)
+        frames.append(traceback.tb_frame)
         traceback = traceback.tb_next
     return frames[::-1]
 
@@ -108,8 +105,3 @@ def _items(name: str, value: Any) -> Iterator[tuple[str, Any]]:
 
 def _is_tensor_dict(value: Any) -> bool:
     return type(value).__module__.partition(".")[0] == "tensordict" and hasattr(value, "items")
-
-
-def caller() -> FrameType | None:
-    """Return the frame that called the function which calls this."""
-    return sys._getframe(2)

@@ -19,24 +19,22 @@ import torch
 from torch import Tensor, nn
 
 from esper.leyline.telemetry import STALLED_UPDATES
-from esper.watching.explaining import (
-    Explanation,
-    Found,
-    Minibatch,
-    evidence_in,
-    line_of,
-    origin_in,
-    run_again,
-)
-from esper.watching.frames import calling_frames, frames_of_traceback, named_tensors
+from esper.watching.device_flags import DeviceFlags
+from esper.watching.explainer import Explainer, Replay
+from esper.watching.explaining import Explanation, Found, Minibatch
+from esper.watching.flag_evidence import FLAGS_ONLY, found_in_flags
+from esper.watching.frames import frames_calling, frames_of_traceback
 from esper.watching.heads import find_output_layer, heads_of, output_width
-from esper.watching.hooks import ClipWatch, OutputHook, gradient_norm, hook_steps
+from esper.watching.held import HeldMinibatch, gradients_of
+from esper.watching.hooks import ClipWatch, OutputHook, hook_steps
 from esper.watching.parts import Part, kinds_of, parts_of
 from esper.watching.recorder import NoRecorder, Recorder, Trouble, UpdateRecord
-from esper.watching.rerun import CannotRunAgainError, StepReached
+from esper.watching.rerun import StepReached
 
 OnNonfinite = Literal["report", "skip", "halt"]
-_FRAMES: Final = 5  # whose variables are read
+When = Literal["auto", "step", "update"]
+_SUM: Final = torch.float32  # type of the sum of an output; a sum in half precision overflows
+_WEIGHTS_ONLY: Final = "it was seen in the weights after the update, not in a minibatch"
 _UPDATE_SECONDS: Final = 1.0  # length of an update where the loop shows no boundary
 
 
@@ -63,7 +61,8 @@ class Watch:
         output_layer: nn.Module | None = None,
         on_nonfinite: OnNonfinite = "report",
         recorder: Recorder | None = None,
-        runs_again: bool = True,
+        when: When = "step",
+        replay: Replay = "auto",
         finds_updates: bool = True,
     ) -> None:
         self._models = list(models)
@@ -80,18 +79,20 @@ class Watch:
         self._recorder: Recorder = NoRecorder() if recorder is None else recorder
         self._finds_updates = finds_updates
         self._is_closed = False
-        self._runs_again = runs_again
+        self._explainer = Explainer(self._models, self.parts, self.heads, replay)
+        self._parameters: list[Tensor] = [part.parameter for part in self.parts]
+        device = self._parameters[0].device if self._parameters else torch.device("cpu")
+        if when == "auto":
+            when = "update" if device.type != "cpu" and on_nonfinite == "report" else "step"
+        self._flags = DeviceFlags(width, len(self.parts), device) if when == "update" else None
         self.troubles: list[Trouble] = []
         self.failures = 0
         self.last_failure = ""
         self._record = UpdateRecord(1)
-        self._outputs: list[tuple[Tensor | None, Tensor]] = []
-        self._norm: Tensor | None = None
-        self._gradients: list[Tensor | None] | None = None  # before clipping, when the norm broke
+        self._held = HeldMinibatch()
+        self._last_optimizer: torch.optim.Optimizer | None = None
         self._has_acted = False
         self._is_broken = False  # weights are not finite any more: the rest is consequence
-        self._is_explained = False  # this minibatch
-        self._again: list[Tensor] | None = None  # what a second run makes, during one
         self._put_aside: list[tuple[Tensor, Tensor | None]] = []
         self._weights: Tensor | None = None
         self._still_for = 0
@@ -224,8 +225,8 @@ class Watch:
         """Take note of one call of the output layer."""
         if not isinstance(output, Tensor):
             return
-        if self._again is not None:
-            self._again.append(output)
+        if self._explainer.seen is not None:
+            self._explainer.seen.append(output)
             return
         if torch.compiler.is_compiling():
             return
@@ -238,36 +239,37 @@ class Watch:
             if self._has_acted and self._finds_updates:
                 self._end_update_if_any()
                 self._has_acted = False
-            self._outputs.append((taken, output))
         else:
             self._has_acted = True
+        if self._flags is not None:
+            self._flags.note_output(output, self._record.steps + 1)
+            return
         # A sum of finite values may overflow: it is only a reason to look.
-        if math.isfinite(output.detach().sum().item()) or self._is_explained:
+        total = output.detach().sum(dtype=torch.float64 if output.dtype == torch.float64 else _SUM)
+        if math.isfinite(total.item()) or self._held.is_explained:
             return
         if bool(output.detach().isfinite().all()):
             return
-        frames = list(calling_frames(sys._getframe(1)))
-        outputs = [(taken, output)]
-        self._explain(frames, "update" if is_training else "acting", outputs)
+        phase = "update" if is_training else "acting"
+        self._explain(list(frames_calling(sys._getframe(1))), phase, [(taken, output)])
 
     def _before_clip(self, parameters: list[Tensor], norm: Tensor) -> None:
-        if self._again is not None or not any(id(p) in self._ids for p in parameters):
+        if self._explainer.seen is not None or not any(id(p) in self._ids for p in parameters):
             return
-        self._norm = norm
+        if self._flags is not None:
+            self._note_gradients()
+            return
+        self._held.norms[id(parameters[0])] = norm
+        self._held.clipped.update(map(id, parameters))
         if not math.isfinite(norm.item()):
-            self._gradients = [
+            self._held.gradients = [
                 None if part.parameter.grad is None else part.parameter.grad.detach().clone()
                 for part in self.parts
             ]
 
     def _before_step(self, optimizer: torch.optim.Optimizer) -> None:
-        if self._again is not None:
-            self._again += [
-                parameter.grad
-                for group in optimizer.param_groups
-                for parameter in group["params"]
-                if parameter.grad is not None
-            ]
+        if self._explainer.seen is not None:
+            self._explainer.seen += gradients_of(optimizer)
             raise StepReached
         frame = sys._getframe(1)
         is_bad = self._guarded(lambda: self._look_at_step(optimizer, frame))
@@ -288,19 +290,14 @@ class Watch:
         """Return whether this step would be made with something that is not finite."""
         record = self._record
         record.steps += 1
-        record.learning_rate = float(optimizer.param_groups[0]["lr"])
-        norm = self._norm
-        if norm is None:
-            gradients = [
-                parameter.grad
-                for group in optimizer.param_groups
-                for parameter in group["params"]
-                if parameter.grad is not None
-            ]
-            if not gradients:
-                return False
-            norm = gradient_norm(gradients)
-        value = norm.item()
+        self._last_optimizer = optimizer
+        if self._flags is not None:
+            if not self._held.norms:
+                self._note_gradients()
+            return False
+        value = self._held.norm_of(optimizer)
+        if value is None:
+            return False
         if math.isfinite(value):
             record.norm_sum += value
             record.norms += 1
@@ -309,48 +306,46 @@ class Watch:
         skipped_by_scaler = getattr(optimizer, "found_inf", None)
         if isinstance(skipped_by_scaler, Tensor) and bool(skipped_by_scaler.any()):
             return False  # the loss scale was too high: ordinary
-        if not self._is_explained:
-            self._explain(list(calling_frames(frame)), "update", self._outputs, optimizer)
+        if not self._held.is_explained:
+            self._explain(list(frames_calling(frame)), "update", [], optimizer)
         return True
+
+    def _note_gradients(self) -> None:
+        """Add the gradients of this step to the flags on the device."""
+        assert self._flags is not None
+        zero = torch.zeros((), device=self.parts[0].parameter.device)
+        norms = iter(torch._foreach_norm([p.grad for p in self._parameters if p.grad is not None]))
+        stacked = [next(norms) if p.grad is not None else zero for p in self._parameters]
+        norms_of_parts = torch.stack([norm.float() for norm in stacked])
+        self._held.norms[0] = norms_of_parts
+        self._flags.note_gradients(norms_of_parts, self._record.steps + 1)
 
     def _after_step(self) -> None:
         for parameter, gradient in self._put_aside:
             parameter.grad = gradient
         self._put_aside.clear()
-        self._forget_minibatch()
+        self._held = HeldMinibatch()
         if not self._finds_updates or self._has_acted:
             return
         if time.monotonic() - self._record.began > _UPDATE_SECONDS:
             self._guarded(self._end_update)
 
-    def _forget_minibatch(self) -> None:
-        self._outputs.clear()
-        self._norm = None
-        self._gradients = None
-        self._is_explained = False
-
     def _explain(
         self,
-        frames: list[FrameType],
+        stack: list[FrameType],
         phase: str,
         outputs: list[tuple[Tensor | None, Tensor]],
         optimizer: torch.optim.Optimizer | None = None,
     ) -> None:
-        """Find out what broke, and add it to the record unless it is consequence only."""
-        self._is_explained = phase == "update"
+        """Find out what broke, and report it unless it is consequence only."""
+        self._held.is_explained = phase == "update"
         if self._is_broken:
             return
-        gradients = self._gradients or [part.parameter.grad for part in self.parts]
-        variables: dict[str, Tensor] = {}
-        for frame in frames[_FRAMES::-1]:  # the loop's own before those that it calls
-            for name, tensor in named_tensors(frame).items():
-                variables.setdefault(name, tensor)
-        state = self._optimizer_state(optimizer)
-        if optimizer is None:
-            gradients = [None for _ in self.parts]
-        found = evidence_in(self.parts, self.heads, Minibatch(outputs, gradients), variables, state)
-        self._is_broken = any(one.quantity in ("parameters", "moments") for one in found)
-        explanation = self._with_origin(frames, found, variables, phase)
+        gradients = self._held.gradients or [part.parameter.grad for part in self.parts]
+        explanation = self._explainer.explain(
+            stack, phase, Minibatch(outputs, gradients), optimizer
+        )
+        self._is_broken = _is_lasting(explanation.found)
         minibatch = self._record.steps + (optimizer is None) if phase == "update" else 0
         self._note(explanation, minibatch, phase)
         if self._on_nonfinite == "report" and phase == "update":
@@ -362,50 +357,11 @@ class Watch:
         self._record.troubles.append(trouble)
         self._guarded(lambda: self._recorder.found(trouble))
 
-    def _with_origin(
-        self,
-        frames: list[FrameType],
-        found: tuple[Found, ...],
-        variables: Mapping[str, Tensor],
-        phase: str,
-    ) -> Explanation:
-        if not self._runs_again or phase != "update":
-            return Explanation(found, why_no_origin="only what trains is run again")
-        named = {f"weight {part.name}": part.parameter.detach() for part in self.parts}
-        named |= {f"variable {name}": tensor for name, tensor in variables.items()}
-        seen: list[Tensor] = []
-        self._again = seen
-        try:
-            tracer = run_again(frames, self._models, named)
-            bad = [tensor for tensor in seen if not bool(tensor.detach().isfinite().all())]
-            origin = origin_in(tracer, bad)
-        except CannotRunAgainError as error:
-            return Explanation(found, why_no_origin=str(error))
-        finally:
-            self._again = None
-        if origin is None:
-            return Explanation(found, why_no_origin="its second run was finite")
-        return Explanation(found, origin, line_of(origin.operation))
-
     def _explain_exception(self, traceback: TracebackType | None) -> None:
         if self._record.troubles or self._is_broken:
             return
-        frames = frames_of_traceback(traceback)
-        self._explain(frames, "acting" if self._has_acted else "update", self._outputs)
-
-    def _optimizer_state(
-        self, optimizer: torch.optim.Optimizer | None
-    ) -> dict[str, tuple[Part, Tensor]]:
-        of_parameter = {id(part.parameter): part for part in self.parts}
-        if optimizer is None:
-            return {}
-        return {
-            f"{name} of {of_parameter[id(parameter)].name}": (of_parameter[id(parameter)], value)
-            for parameter, state in optimizer.state.items()
-            if id(parameter) in of_parameter
-            for name, value in state.items()
-            if isinstance(value, Tensor) and value.shape == parameter.shape
-        }
+        stack = frames_of_traceback(traceback)
+        self._explain(stack, "acting" if self._has_acted else "update", [])
 
     def _end_update_if_any(self) -> None:
         if self._record.steps:
@@ -413,26 +369,35 @@ class Watch:
 
     def _end_update(self) -> None:
         record = self._record
-        self._look_at_weights(record)
+        if self._last_optimizer is not None:
+            record.learning_rate = float(self._last_optimizer.param_groups[0]["lr"])
+        self._look_back(record)
         record.still_updates = self._still_for
         record.ended = time.monotonic()
         self._record = UpdateRecord(record.number + 1)
-        self._forget_minibatch()
+        self._held = HeldMinibatch()
         self._recorder.updated(record)
 
-    def _look_at_weights(self, record: UpdateRecord) -> None:
-        """Look once per update whether weights are finite, and whether they moved at all."""
+    def _look_back(self, record: UpdateRecord) -> None:
+        """Read, once per update, the flags and whether weights are finite and moved at all."""
         with torch.no_grad():
-            sums = torch.stack(torch._foreach_norm([p.parameter for p in self.parts], 2.0))
-        if not bool(sums.isfinite().all()) and not self._is_broken:
-            found = evidence_in(
-                self.parts, self.heads, Minibatch((), [None for _ in self.parts]), {}, {}
-            )
-            if found:
+            sums = torch.stack(torch._foreach_norm(self._parameters, 2.0))
+        before = self._weights
+        same = sums.new_zeros((), dtype=torch.bool) if before is None else (sums == before).all()
+        looked_at = torch.stack([sums.isfinite().all(), same])
+        if self._flags is None:
+            is_finite, is_same = looked_at.tolist()
+        else:
+            flags, (is_finite, is_same) = self._flags.read(looked_at)
+            record.norm_sum, record.norm_max, record.norms = flags.norms
+            if flags.first_step and not self._is_broken:
                 self._is_broken = True
-                self._note(Explanation(found), record.steps, "update")
+                found = found_in_flags(flags, self.heads, self.parts)
+                self._note(Explanation(found, why_no_origin=FLAGS_ONLY), flags.first_step, "update")
+        if not is_finite and not self._is_broken and (found := self._explainer.weights()):
+            self._is_broken = True
+            self._note(Explanation(found, why_no_origin=_WEIGHTS_ONLY), record.steps, "update")
         took_steps = record.steps > record.skipped
-        is_same = self._weights is not None and torch.equal(sums, self._weights)
         self._still_for = self._still_for + 1 if took_steps and is_same else 0
         self._weights = sums
 
@@ -450,3 +415,7 @@ class Watch:
             with suppress(Exception):
                 self.last_failure = f"{type(error).__name__}: {error}"
             return default
+
+
+def _is_lasting(found: Iterable[Found]) -> bool:
+    return any(one.quantity in ("parameters", "moments") for one in found)

@@ -1,0 +1,95 @@
+"""Flags that stay on the device over an update and are read once, at its end.
+
+Reading a number makes the host wait for the device. On a GPU that costs more than everything else
+that a watch does, so there the flags of all steps are read together.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+import torch
+from torch import Tensor
+
+#: Kinds of non-finite values, in the order of the rows of the flags.
+KINDS = ("nan", "+inf", "-inf")
+
+
+class DeviceFlags:
+    """First step of an update at which each column and each parameter was not finite.
+
+    Args:
+        columns: width of the output layer; 0 without one.
+        parameters: number of parameters.
+        device: of the flags.
+    """
+
+    def __init__(self, columns: int, parameters: int, device: torch.device) -> None:
+        self._columns = torch.zeros(len(KINDS), columns, dtype=torch.int32, device=device)
+        self._parameters = torch.zeros(len(KINDS), parameters, dtype=torch.int32, device=device)
+        self._norms = torch.zeros(3, dtype=torch.float64, device=device)  # sum, largest, number
+
+    def note_output(self, output: Tensor, step: int) -> None:
+        """Add an output of the layer, `[…, columns]`."""
+        rows = output.detach().reshape(-1, output.shape[-1])
+        _note(self._columns, torch.stack([flags.any(0) for flags in _flags(rows)]), step)
+
+    def note_gradients(self, norms: Tensor, step: int) -> None:
+        """Add the gradient norm of each parameter, `[parameters]`, of a step."""
+        _note(self._parameters, torch.stack(_flags(norms)), step)
+        total = torch.linalg.vector_norm(norms.double())
+        finite = total.isfinite()
+        total = torch.where(finite, total, 0.0)
+        self._norms[0] += total
+        self._norms[1] = torch.maximum(self._norms[1], total)
+        self._norms[2] += finite
+
+    def read(self, more: Tensor) -> tuple["ReadFlags", list[bool]]:
+        """Return all flags and clear them. This waits for the device, once.
+
+        Args:
+            more: further flags to read, `[M]`.
+        """
+        counts = [self._columns.flatten(), self._parameters.flatten(), self._norms, more]
+        values = torch.cat([one.double() for one in counts]).tolist()
+        further = [bool(values.pop()) for _ in range(len(more))][::-1]
+        norms = values[-3], values[-2], int(values[-1])
+        columns, parameters = self._columns.shape[1], self._parameters.shape[1]
+        rows = iter(int(value) for value in values[:-3])
+        found = ReadFlags(
+            [list(islice(rows, columns)) for _ in KINDS],
+            [list(islice(rows, parameters)) for _ in KINDS],
+            norms,
+        )
+        for tensor in (self._columns, self._parameters, self._norms):
+            tensor.zero_()
+        return found, further
+
+
+@dataclass(frozen=True)
+class ReadFlags:
+    """Flags on the host.
+
+    Attributes:
+        columns: first bad step, counted from 1, of each column of the output; by kind.
+        parameters: first bad step of the gradient of each parameter; by kind.
+        norms: sum, largest and number of the finite gradient norms.
+    """
+
+    columns: Sequence[Sequence[int]]
+    parameters: Sequence[Sequence[int]]
+    norms: tuple[float, float, int]
+
+    @property
+    def first_step(self) -> int:
+        """The first step with anything non-finite; 0 if there was none."""
+        steps = [step for rows in (*self.columns, *self.parameters) for step in rows if step]
+        return min(steps, default=0)
+
+
+def _flags(values: Tensor) -> list[Tensor]:
+    return [values.isnan(), values == torch.inf, values == -torch.inf]
+
+
+def _note(first: Tensor, flags: Tensor, step: int) -> None:
+    first.copy_(torch.where((first == 0) & flags, step, first))

@@ -1,0 +1,152 @@
+"""Finds out what broke in a minibatch and at which operation, when a watch saw trouble."""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from types import FrameType
+from typing import Final, Literal
+
+import torch
+from torch import Tensor, nn
+
+from esper.tracing.tracer import OperationTracer
+from esper.watching.explaining import (
+    Explanation,
+    Found,
+    Minibatch,
+    evidence_in,
+    line_of,
+    origin_in,
+    run_again,
+)
+from esper.watching.frames import is_plumbing, named_tensors
+from esper.watching.heads import Head
+from esper.watching.parts import Part
+from esper.watching.recall import model_call, with_gradients_as
+from esper.watching.rerun import CannotRunAgainError, everything_put_back
+
+Replay = Literal["auto", "model", "off"]
+_FRAMES: Final = 5  # whose variables are read
+
+
+class Explainer:
+    """Explains trouble, and repeats the minibatch at once.
+
+    Args:
+        models: that are trained.
+        parts: their parameters with the owners.
+        heads: of the models.
+        replay: "auto" repeats the training loop's minibatch, or the call of the model where the
+            loop must not run again; "model" only ever repeats the call of the model; "off" nothing.
+
+    Attributes:
+        seen: while a minibatch is repeated, the outputs and gradients that its repetition made.
+    """
+
+    def __init__(
+        self,
+        models: Sequence[nn.Module],
+        parts: Sequence[Part],
+        heads: Sequence[Head],
+        replay: Replay = "auto",
+    ) -> None:
+        self._models = models
+        self._parts = parts
+        self._heads = heads
+        self._replay = replay
+        self._of_parameter = {id(part.parameter): part for part in parts}
+        self.seen: list[Tensor] | None = None
+
+    def explain(
+        self,
+        stack: Sequence[FrameType],
+        phase: str,
+        minibatch: Minibatch,
+        optimizer: torch.optim.Optimizer | None = None,
+    ) -> Explanation:
+        """Return what is not finite in a minibatch and is no consequence, and where it began.
+
+        Args:
+            stack: frames, innermost first.
+            phase: "acting" or "update".
+            minibatch: what is held of it; gradients only count at the optimizer's step.
+            optimizer: the optimizer that is about to step; None before.
+        """
+        frames = [frame for frame in stack if not is_plumbing(frame.f_code.co_filename)]
+        variables: dict[str, Tensor] = {}
+        for frame in frames[_FRAMES::-1]:  # the loop's own before those that it calls
+            for name, tensor in named_tensors(frame).items():
+                variables.setdefault(name, tensor)
+        state = self._state_of(optimizer)
+        if optimizer is None:
+            minibatch = Minibatch(minibatch.outputs, [None for _ in self._parts])
+        found = evidence_in(self._parts, self._heads, minibatch, variables, state)
+        named = {f"weight {part.name}": part.parameter.detach() for part in self._parts}
+        named |= {f"variable {name}": tensor for name, tensor in variables.items()}
+        if optimizer is not None:
+            named |= {f"optimizer {name}": tensor for name, (_, tensor) in state.items()}
+        return self._with_origin(stack, frames, found, named, phase)
+
+    def weights(self) -> tuple[Found, ...]:
+        """Return the parameters that are not finite."""
+        nothing = Minibatch((), [None for _ in self._parts])
+        return evidence_in(self._parts, self._heads, nothing, {}, {})
+
+    def _with_origin(
+        self,
+        stack: Sequence[FrameType],
+        frames: Sequence[FrameType],
+        found: tuple[Found, ...],
+        named: Mapping[str, Tensor],
+        phase: str,
+    ) -> Explanation:
+        reason = "repeating a minibatch is switched off"
+        for repeat in self._repetitions(stack, frames, named, phase):
+            self.seen = []
+            try:
+                tracer = repeat()
+                bad = [one for one in self.seen if not bool(one.detach().isfinite().all())]
+                origin = origin_in(tracer, bad)
+            except CannotRunAgainError as error:
+                reason = reason if reason.startswith("the loop") else str(error)
+                continue
+            finally:
+                self.seen = None
+            if origin is not None:
+                return Explanation(found, origin, line_of(origin.operation))
+            reason = "when it was repeated, it was finite"
+        return Explanation(found, why_no_origin=reason)
+
+    def _repetitions(
+        self,
+        stack: Sequence[FrameType],
+        frames: Sequence[FrameType],
+        named: Mapping[str, Tensor],
+        phase: str,
+    ) -> list[Callable[[], OperationTracer]]:
+        def loop() -> OperationTracer:
+            return run_again(frames, self._models, named)
+
+        def model() -> OperationTracer:
+            call = with_gradients_as(phase == "update", model_call(stack, self._models))
+            tracer = OperationTracer(self._models[0], type(self._models[0]).__name__, named)
+            variables = [value for frame in frames[:1] for value in frame.f_locals.values()]
+            # A refusal of NaN ends both calls alike.
+            with everything_put_back(self._models, variables), tracer, suppress(Exception):
+                call()
+            return tracer
+
+        if self._replay == "off":
+            return []
+        return [loop, model] if self._replay == "auto" and phase == "update" else [model]
+
+    def _state_of(self, optimizer: torch.optim.Optimizer | None) -> dict[str, tuple[Part, Tensor]]:
+        """Return what an optimizer keeps of each parameter, by name."""
+        if optimizer is None:
+            return {}
+        return {
+            f"{name} of {part.name}": (part, value)
+            for parameter, state in optimizer.state.items()
+            if (part := self._of_parameter.get(id(parameter))) is not None
+            for name, value in state.items()
+            if isinstance(value, Tensor) and value.shape == parameter.shape
+        }

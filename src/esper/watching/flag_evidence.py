@@ -1,0 +1,43 @@
+"""What was not finite, from flags that were read after an update."""
+
+from collections.abc import Sequence
+from typing import Final
+
+from esper.leyline.telemetry import SHARED
+from esper.watching.device_flags import KINDS, ReadFlags
+from esper.watching.explaining import Found
+from esper.watching.heads import Head
+from esper.watching.parts import Part
+
+FLAGS_ONLY: Final = (
+    "flags were read after the update, when the minibatch was gone: watch with when='step' to find "
+    "the operation"
+)
+
+
+def found_in_flags(
+    flags: ReadFlags, heads: Sequence[Head], parts: Sequence[Part]
+) -> tuple[Found, ...]:
+    """Return what was not finite at the first bad step: outputs, or else gradients."""
+    step = flags.first_step
+    found = []
+    for head in heads:
+        if head.columns is None:
+            continue
+        quantity = "logits" if head.kind in ("categorical", "binary") else "mean"
+        for kind, columns in zip(KINDS, flags.columns, strict=True):
+            if step in columns[head.columns.start : head.columns.stop]:
+                found.append(Found(head.name, quantity, kind))
+    if found:
+        is_all = {one.owner for one in found} == {h.name for h in heads if h.columns is not None}
+        if is_all and len(heads) > 1:  # what all heads share broke before them
+            kinds = dict.fromkeys(one.kind for one in found)
+            return tuple(Found(SHARED, "features", kind) for kind in kinds)
+        return tuple(found)
+    for kind, parameters in zip(KINDS, flags.parameters, strict=True):
+        for part, seen in zip(parts, parameters, strict=True):
+            if seen == step:
+                owners = [part.owner] if not part.rows else [SHARED]
+                found += [Found(owner, "gradient", kind, part.name) for owner in owners]
+    of_heads = [one for one in found if one.owner != SHARED]
+    return tuple(of_heads or found[:1])
