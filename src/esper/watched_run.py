@@ -104,6 +104,7 @@ def watch(
         watched.close()
         raise
     watched.record_with(recorder)
+    recorder.close_at_exit(watched.close)
     if subject.update_method is not None:
         _wrap_update(watched, subject, *subject.update_method)
     _explain_at_exit(watched)

@@ -254,6 +254,8 @@ class IncidentRecorded(msgspec.Struct, frozen=True, kw_only=True):
     # Where the minibatch was repeated at once, as in a run that is watched from outside:
     origin: IncidentOrigin | None = None
     no_origin: str = ""  # why the operation is not known, a sentence
+    # What was seen, before the event of its update is written.
+    sightings: list[NonfiniteSighting] = msgspec.field(default_factory=list)
 
 
 class CheckpointWritten(msgspec.Struct, frozen=True, kw_only=True):

@@ -32,7 +32,7 @@ class Subject:
     optimizers: Sequence[torch.optim.Optimizer] = ()
     heads: Any = None
     output_layer: nn.Module | None = None
-    library: str = "pytorch"
+    library: str = "torch"
     task: str = ""
     seed: int | None = None
     config: Mapping[str, Any] = field(default_factory=dict)

@@ -5,7 +5,7 @@ import logging
 import os
 import platform
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -22,11 +22,13 @@ from esper.leyline.telemetry import (
     IncidentRecorded,
     InterventionTaken,
     NonfiniteSighting,
+    Notice,
     PPOUpdatePayload,
     RunFinished,
     RunStarted,
 )
 from esper.leyline.text.sighting_words import what_words
+from esper.leyline.text.source_paths import short_path
 from esper.leyline.version import VERSION
 from esper.tracing.origin import Origin
 from esper.watching.heads import Head
@@ -57,7 +59,7 @@ class Description:
 
     Attributes:
         name: of the run; becomes part of its id.
-        library: the watched library; "pytorch" for a plain loop.
+        library: distribution of the watched library; "torch" for a plain loop.
         heads: heads, then groups.
         task: what is trained, such as the environment's id; empty if unknown.
         device: on which the model's parameters are.
@@ -108,15 +110,14 @@ class RunRecorder:
         self._update = 0
         self._incidents = 0
         self._writer.emit(_started(description, self.directory.name), durable=True)
-        atexit.register(self._close_at_exit)
+        self._at_exit: Callable[[], None] = self._close
+        atexit.register(self._at_exit)
 
     def found(self, trouble: Trouble) -> None:
         """Latch the lights of an incident, and record where it began."""
         if self._is_forked:
             return
         self._incidents += 1
-        sightings = sightings_of(trouble)
-        self._writer.latch(trouble.update, sightings)
         explanation = trouble.explanation
         origin = None if explanation.origin is None else _origin(explanation.origin, trouble)
         self._writer.emit(
@@ -128,6 +129,7 @@ class RunRecorder:
                 reason="a watched run keeps no capsule",
                 origin=origin,
                 no_origin=explanation.why_no_origin,
+                sightings=sightings_of(trouble),
             ),
             durable=True,
         )
@@ -151,9 +153,18 @@ class RunRecorder:
                 )
             )
 
+    def failed(self, count: int, sentence: str) -> None:
+        """Say that the watch itself failed: the first time, the tenth, the hundredth and so on."""
+        if self._is_forked or str(count).strip("0") != "1":
+            return
+        times = "failed" if count == 1 else f"failed {count} times"
+        text = f"the watch itself {times}; training continues, lights may be missing: {sentence}"
+        self._writer.emit(Notice(level="error", text=text))
+        _log.warning("%s", text)
+
     def ended(self, status: str, reason: str) -> None:
         """Record the end of the run and close its store."""
-        atexit.unregister(self._close_at_exit)
+        atexit.unregister(self._at_exit)
         if self._is_forked:
             return
         if status == "halted":
@@ -169,7 +180,17 @@ class RunRecorder:
         )
         self._writer.close()
 
-    def _close_at_exit(self) -> None:
+    def close_at_exit(self, close: Callable[[], None]) -> None:
+        """Call a function when the process ends, unless the run has ended before.
+
+        Args:
+            close: ends the last update, and then the run.
+        """
+        atexit.unregister(self._at_exit)
+        self._at_exit = close
+        atexit.register(close)
+
+    def _close(self) -> None:
         self.ended("finished", "")
 
     @property
@@ -266,7 +287,7 @@ def _sentence(trouble: Trouble, origin: IncidentOrigin | None, directory: Path) 
     when = "while acting" if trouble.phase == "acting" else f"minibatch {trouble.minibatch}"
     where = ""
     if origin is not None:
-        place = f" at {origin.file}:{origin.line}" if origin.file else ""
+        place = f" at {short_path(origin.file)}:{origin.line}" if origin.file else ""
         where = f"; it began in {origin.operation}{place}: {origin.cause}"
     return f"{seen}, update {trouble.update}, {when}{where} (run {directory}; open it: sanctum)"
 

@@ -13,11 +13,19 @@ from esper.leyline.text.sighting_words import nonfinite_kind
 
 @dataclass(frozen=True)
 class Place:
-    """The source line that called an operation: the innermost one outside torch."""
+    """The source line that called an operation: the innermost one outside torch.
+
+    Attributes:
+        file: path of the source file; empty if unknown.
+        line: number of the line.
+        function: name of the function.
+        loop: file and number of the training loop's own line, if the tracer knows the loop.
+    """
 
     file: str
     line: int
     function: str
+    loop: tuple[str, int] | None = None
 
     @property
     def code(self) -> str:

@@ -60,6 +60,8 @@ class OperationTracer(TorchDispatchMode):
         never_negative: names of the inputs in which a value below 0 is as wrong as a NaN.
         observers: source files whose operations only look at what training computes. They are not
             recorded, and do not count as using a tensor.
+        is_plumbing: returns whether a source file is never where an operation was called.
+        loop: name of the function that is the training loop's body; empty if there is none.
     """
 
     def __init__(
@@ -72,11 +74,15 @@ class OperationTracer(TorchDispatchMode):
         numbers: Mapping[str, float] | None = None,
         never_negative: Collection[str] = (),
         observers: Collection[str] = (),
+        is_plumbing: Callable[[str], bool] = lambda file: file.startswith((_TORCH, "<")),
+        loop: str = "",
     ) -> None:
         super().__init__()
         self._parts = parts
         self._numbers = dict(numbers or {})
         self._observers = frozenset(observers)
+        self._is_plumbing = is_plumbing
+        self._loop = loop
         self.phase = "preparation"
         self.minibatch: int | None = None
         self.poisons = tuple(poisons_of(inputs, self._numbers, never_negative))
@@ -325,7 +331,7 @@ class OperationTracer(TorchDispatchMode):
         # Autograd numbers a node when it creates it, just before it dispatches the operation.
         sequence = torch._C._autograd._get_sequence_nr() - 1
         if sequence not in self._forward:
-            self._forward[sequence] = (_place(), self._module)
+            self._forward[sequence] = (self._place(), self._module)
 
     def _located(self, node: Any) -> tuple[Place, str]:
         """Return the source line and the module of the current operation."""
@@ -333,8 +339,26 @@ class OperationTracer(TorchDispatchMode):
             place, module = self._forward[node._sequence_nr()]
             # A derivative that is written in Python has source lines of its own.
             written_out = isinstance(node, torch.autograd.function.BackwardCFunction)
-            return (_place() if written_out else place), module
-        return _place(), self._module
+            return (self._place() if written_out else place), module
+        return self._place(), self._module
+
+    def _place(self) -> Place:
+        """Return the innermost source line outside of torch and this module."""
+        frame: FrameType | None = sys._getframe(1)
+        inner: FrameType | None = None
+        while frame is not None:
+            code = frame.f_code
+            if self._loop and code.co_name == self._loop:
+                loop = code.co_filename, frame.f_lineno
+                inner = inner or frame
+                return Place(*_of(inner), loop=loop)
+            file = code.co_filename
+            if inner is None and file != __file__ and not self._is_plumbing(file):
+                inner = frame
+                if not self._loop:
+                    break
+            frame = frame.f_back
+        return Place("", 0, "") if inner is None else Place(*_of(inner))
 
     @property
     def _module(self) -> str:
@@ -355,12 +379,5 @@ def _is_same(known: float, value: float) -> bool:
     return known == value or (math.isnan(known) and math.isnan(value))
 
 
-def _place() -> Place:
-    """Return the innermost source line outside of torch and this module."""
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None:
-        file = frame.f_code.co_filename
-        if file != __file__ and not file.startswith((_TORCH, "<")):
-            return Place(file, frame.f_lineno, frame.f_code.co_name)
-        frame = frame.f_back
-    return Place("", 0, "")
+def _of(frame: FrameType) -> tuple[str, int, str]:
+    return frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name

@@ -14,9 +14,10 @@ from esper.watching.explaining import (
     Found,
     Minibatch,
     evidence_in,
-    line_of,
+    loop_line_of,
     origin_in,
     run_again,
+    traced,
 )
 from esper.watching.frames import is_plumbing, named_tensors
 from esper.watching.heads import Head
@@ -112,7 +113,7 @@ class Explainer:
             finally:
                 self.seen = None
             if origin is not None:
-                return Explanation(found, origin, line_of(origin.operation))
+                return Explanation(found, origin, loop_line_of(origin.operation))
             reason = "when it was repeated, it was finite"
         return Explanation(found, why_no_origin=reason)
 
@@ -128,7 +129,7 @@ class Explainer:
 
         def model() -> OperationTracer:
             call = with_gradients_as(phase == "update", model_call(stack, self._models))
-            tracer = OperationTracer(self._models[0], type(self._models[0]).__name__, named)
+            tracer = traced(self._models, named)
             variables = [value for frame in frames[:1] for value in frame.f_locals.values()]
             # A refusal of NaN ends both calls alike.
             with everything_put_back(self._models, variables), tracer, suppress(Exception):

@@ -5,6 +5,7 @@ loop's own variables, the outputs of the heads, the gradients. What stands first
 what follows from it is not reported.
 """
 
+import linecache
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import FrameType
@@ -16,9 +17,11 @@ from esper.leyline.telemetry import SHARED
 from esper.tracing.operations import Operation
 from esper.tracing.origin import Origin, find_origin
 from esper.tracing.tracer import OperationTracer
+from esper.watching.frames import is_plumbing
 from esper.watching.heads import Head
 from esper.watching.parts import Part, bad_rows, kinds_of
 from esper.watching.rerun import (
+    LOOP_FUNCTION,
     CannotRunAgainError,
     NoLoopError,
     body_of,
@@ -43,7 +46,7 @@ class Explanation:
     Attributes:
         found: causes only, in the order in which they were computed.
         origin: the first operation that turned finite inputs into a non-finite result.
-        line: the loop's own line, where the operation's line is a library's.
+        line: the training loop's own line, where the operation's line is a library's.
         why_no_origin: a sentence, where the minibatch could not be run again.
     """
 
@@ -185,11 +188,28 @@ def run_again(
             if isinstance(error, NoLoopError):
                 continue
             raise
-        tracer = OperationTracer(models[0], type(models[0]).__name__, named)
+        tracer = traced(models, named, LOOP_FUNCTION)
         with everything_put_back(models, list(frame.f_locals.values())), tracer:
             body.run()
         return tracer
     raise CannotRunAgainError(reason)
+
+
+def traced(
+    models: Sequence[nn.Module], named: Mapping[str, Tensor], loop: str = ""
+) -> OperationTracer:
+    """Return a tracer of a repetition.
+
+    Args:
+        models: that are watched; modules of the first are named.
+        named: tensors that exist before, by name.
+        loop: name of the function that repeats the loop's body; empty if the loop is not repeated.
+    """
+    tracer = OperationTracer(
+        models[0], type(models[0]).__name__, named, is_plumbing=is_plumbing, loop=loop
+    )
+    tracer.phase = "forward"
+    return tracer
 
 
 def origin_in(tracer: OperationTracer, seen: Sequence[Tensor]) -> Origin | None:
@@ -198,10 +218,13 @@ def origin_in(tracer: OperationTracer, seen: Sequence[Tensor]) -> Origin | None:
     return find_origin(makers)
 
 
-def line_of(operation: Operation) -> str:
-    """Return file, line and code of an operation."""
+def loop_line_of(operation: Operation) -> str:
+    """Return file, line and code in the training loop, where the operation is called elsewhere."""
     place = operation.place
-    return f"{place.file}:{place.line}: {place.code}" if place.file else ""
+    if place.loop is None or place.loop == (place.file, place.line):
+        return ""
+    file, line = place.loop
+    return f"{file}:{line}: {linecache.getline(file, line).strip()}"
 
 
 def _is_finite(values: Tensor) -> bool:

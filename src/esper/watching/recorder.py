@@ -26,6 +26,9 @@ class Recorder(Protocol):
     def updated(self, record: "UpdateRecord") -> None:
         """Record an update that ended."""
 
+    def failed(self, count: int, sentence: str) -> None:
+        """Record that the watch itself failed, for the `count`-th time."""
+
     def ended(self, status: str, reason: str) -> None:
         """Record the end: `status` is "finished", "stopped", "halted" or "failed"."""
 
@@ -36,6 +39,8 @@ class NoRecorder:
     def found(self, trouble: Trouble) -> None: ...
 
     def updated(self, record: "UpdateRecord") -> None: ...
+
+    def failed(self, count: int, sentence: str) -> None: ...
 
     def ended(self, status: str, reason: str) -> None: ...
 

@@ -20,7 +20,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -34,6 +34,8 @@ _NOT_AGAIN = frozenset(
     | {"save", "dump", "write", "put", "send", "recv", "all_reduce", "barrier", "learn", "fit"}
 )
 _Loop = ast.For | ast.While
+#: Name of the function that a loop's body becomes.
+LOOP_FUNCTION: Final = "_esper_body"
 
 
 class CannotRunAgainError(EsperError):
@@ -65,7 +67,7 @@ class Body:
         variables = dict(self.frame.f_globals)
         local = self.frame.f_locals
         exec(self.code, variables)
-        function = variables["_esper_body"]
+        function = variables[LOOP_FUNCTION]
         arguments = {name: _copied(local[name]) for name in self.names if name in local}
         try:
             with contextlib.redirect_stdout(io.StringIO()):
@@ -172,7 +174,7 @@ def _function(loop: _Loop, names: Sequence[str]) -> ast.Module:
         defaults=[],
     )
     function = ast.FunctionDef(
-        name="_esper_body", args=arguments, body=[once], decorator_list=[], lineno=loop.lineno,
+        name=LOOP_FUNCTION, args=arguments, body=[once], decorator_list=[], lineno=loop.lineno,
         col_offset=0, end_lineno=loop.end_lineno, end_col_offset=loop.end_col_offset,
     )  # fmt: skip
     module = ast.Module(body=[function], type_ignores=[])

@@ -414,6 +414,7 @@ class Watch:
             self.failures += 1
             with suppress(Exception):
                 self.last_failure = f"{type(error).__name__}: {error}"
+                self._recorder.failed(self.failures, self.last_failure)
             return default
 
 

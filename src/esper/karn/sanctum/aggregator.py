@@ -132,10 +132,10 @@ class SanctumAggregator:
         return self._last_id
 
     def apply(self, event: Event) -> None:
-        """Apply one event. An update that was applied before changes only latches and evidence."""
+        """Apply one event. One that was applied before changes only latches and evidence."""
         payload = event.payload
         is_new = event.id > self._last_id
-        if is_new or isinstance(payload, (PPOUpdatePayload, Heartbeat)):
+        if is_new or isinstance(payload, (PPOUpdatePayload, IncidentRecorded, Heartbeat)):
             _HANDLERS[type(payload)](self, event, payload)
             self._snapshot = None
         if is_new:
@@ -273,15 +273,7 @@ class SanctumAggregator:
 
     def _handle_ppo_update(self, event: Event, payload: PPOUpdatePayload) -> None:
         """Set the latch of each head that was detected; absent or False entries change nothing."""
-        found = Latches.of(payload)
-        self._parts.heads = self._parts.tamiyo = None
-        if found.inf or found.nan:
-            self._evidence.join_update(payload)
-            for head, host, line in event_log.newly_lit(self._reported, found, payload.update):
-                self._say(event, "latch", line, head=head, host=host, update=payload.update)
-            self._reported = self._reported.join(found)
-            self._latches = self._latches.join(found)
-        self._newest_update = max(self._newest_update, payload.update)
+        self._latch(event, payload)
         self._latch_stalled(event, payload)
         if event.id <= self._last_id:
             return
@@ -295,6 +287,18 @@ class SanctumAggregator:
         self._parts.history = self._parts.training = None
         if payload.minibatches_skipped:
             self._say(event, "warning", event_log.skipped(payload), update=payload.update)
+
+    def _latch(self, event: Event, payload: PPOUpdatePayload | IncidentRecorded) -> None:
+        """Join the latches and the evidence of an update or an incident."""
+        found = Latches.of(payload)
+        self._parts.heads = self._parts.tamiyo = None
+        if found.inf or found.nan:
+            self._evidence.join_update(payload)
+            for head, host, line in event_log.newly_lit(self._reported, found, payload.update):
+                self._say(event, "latch", line, head=head, host=host, update=payload.update)
+            self._reported = self._reported.join(found)
+            self._latches = self._latches.join(found)
+        self._newest_update = max(self._newest_update, payload.update)
 
     def _latch_stalled(self, event: Event, payload: PPOUpdatePayload) -> None:
         """Set the latch of training that took steps and moved no weight."""
@@ -313,6 +317,10 @@ class SanctumAggregator:
         self._say(event, level, event_log.intervention(payload), update=payload.update)
 
     def _handle_incident_recorded(self, event: Event, payload: IncidentRecorded) -> None:
+        if payload.sightings:
+            self._latch(event, payload)
+        if event.id <= self._last_id:
+            return
         self._incidents.add(payload)
         self._parts.incidents = None
         self._say(event, "info", event_log.incident(payload), update=payload.update)

@@ -3,7 +3,13 @@
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
-from esper.leyline.telemetry import PHASES, STEP_PHASES, NonfiniteSighting, PPOUpdatePayload
+from esper.leyline.telemetry import (
+    PHASES,
+    STEP_PHASES,
+    IncidentRecorded,
+    NonfiniteSighting,
+    PPOUpdatePayload,
+)
 
 #: The quantity of a detection without a sighting.
 UNKNOWN_QUANTITY: Final = "unknown"
@@ -98,8 +104,10 @@ def reproduction_of(seen: NonfiniteSighting) -> int:
     return int(seen.reproduced) if states_reproduction(seen) else -1
 
 
-def has_sightings(payload: PPOUpdatePayload) -> bool:
+def has_sightings(payload: PPOUpdatePayload | IncidentRecorded) -> bool:
     """Return whether `sightings_of` yields anything, in a fifth of its time."""
+    if isinstance(payload, IncidentRecorded):
+        return bool(payload.sightings)
     return bool(
         payload.head_nonfinite
         or any(payload.head_inf_detected.values())
@@ -107,8 +115,14 @@ def has_sightings(payload: PPOUpdatePayload) -> bool:
     )
 
 
-def sightings_of(payload: PPOUpdatePayload) -> Iterator[NonfiniteSighting]:
-    """Yield the sightings of an update; a bare detection yields one without place and count."""
+def sightings_of(payload: PPOUpdatePayload | IncidentRecorded) -> Iterator[NonfiniteSighting]:
+    """Yield the sightings of an update or an incident.
+
+    A detection of an update without provenance yields a sighting without place and count.
+    """
+    if isinstance(payload, IncidentRecorded):
+        yield from payload.sightings
+        return
     explained = set()
     for seen in payload.head_nonfinite:
         explained.add((seen.head, seen.kind.lstrip("+-")))

@@ -29,6 +29,7 @@ from esper.leyline.text.sighting_words import (
     place_words,
     quantity_words,
 )
+from esper.leyline.text.source_paths import short_path
 
 #: Stages whose transitions get a line, with their words.
 _STAGE_WORDS: Final[dict[int, str]] = {
@@ -95,10 +96,11 @@ def standing_still(payload: PPOUpdatePayload) -> str:
 def incident(payload: IncidentRecorded) -> str:
     """Return the line of an incident: where it began if known, and whether it has a capsule."""
     if payload.origin is not None:
-        where = f", {payload.origin.file}:{payload.origin.line}" if payload.origin.file else ""
+        origin = payload.origin
+        where = f", {short_path(origin.file)}:{origin.line}" if origin.file else ""
         return (
             f"incident {payload.number} of update {payload.update} began in "
-            f"{payload.origin.operation}{where}: {payload.origin.cause}"
+            f"{origin.operation}{where}: {origin.cause}"
         )
     if not payload.path:
         return f"incident {payload.number} of update {payload.update} not kept: {payload.reason}"

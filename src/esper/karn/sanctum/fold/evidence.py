@@ -29,7 +29,7 @@ from esper.karn.store.sightings import (
     steps_of,
 )
 from esper.leyline.quantities import causal_rank
-from esper.leyline.telemetry import GROUPS, NonfiniteSighting, PPOUpdatePayload
+from esper.leyline.telemetry import GROUPS, IncidentRecorded, NonfiniteSighting, PPOUpdatePayload
 from esper.leyline.text.plurals import counted
 from esper.leyline.text.sighting_words import NOT_REPRODUCED, PLANTED, joined, place_words
 
@@ -87,8 +87,8 @@ class EvidenceLedger:
 
     _trails: dict[Source, _Trail] = field(default_factory=dict, init=False)
 
-    def join_update(self, payload: PPOUpdatePayload) -> None:
-        """Join the sightings of one update."""
+    def join_update(self, payload: PPOUpdatePayload | IncidentRecorded) -> None:
+        """Join the sightings of one update or incident."""
         self.join_sightings(payload.update, sightings_of(payload))
 
     def join_sightings(self, update: int, sightings: Iterable[NonfiniteSighting]) -> None:

@@ -21,7 +21,7 @@ from esper.karn.store.sightings import (
     unexplained,
 )
 from esper.leyline.quantities import causal_rank
-from esper.leyline.telemetry import GROUPS, NonfiniteSighting, PPOUpdatePayload
+from esper.leyline.telemetry import GROUPS, IncidentRecorded, NonfiniteSighting, PPOUpdatePayload
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,8 @@ class Latches:
     genuine: frozenset[Source] = frozenset()
 
     @classmethod
-    def of(cls, payload: PPOUpdatePayload) -> Self:
-        """Return the latches that one update sets, from its detections and its sightings."""
+    def of(cls, payload: PPOUpdatePayload | IncidentRecorded) -> Self:
+        """Return the latches that an update or an incident sets."""
         return cls.of_sightings(payload.update, sightings_of(payload))
 
     @classmethod

@@ -28,7 +28,7 @@ from esper.karn.store.sightings import (
     states_reproduction,
 )
 from esper.leyline.files.durable_files import sync_directory
-from esper.leyline.telemetry import NonfiniteSighting, PPOUpdatePayload
+from esper.leyline.telemetry import IncidentRecorded, NonfiniteSighting, PPOUpdatePayload
 from esper.leyline.text.plurals import counted, plural
 from esper.leyline.text.sighting_words import KIND_WORDS
 
@@ -218,8 +218,8 @@ class LatchWriter:
         """Return the known latches, each with its update."""
         return list(self._known.values())
 
-    def note_update(self, payload: PPOUpdatePayload) -> None:
-        """Write the sightings of an update that are new in this run."""
+    def note_update(self, payload: PPOUpdatePayload | IncidentRecorded) -> None:
+        """Write the sightings of an update or an incident that are new in this run."""
         self.note_sightings((payload.update, seen) for seen in sightings_of(payload))
 
     def note_sightings(self, sightings: Iterable[tuple[int, NonfiniteSighting]]) -> None:

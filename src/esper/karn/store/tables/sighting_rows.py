@@ -11,7 +11,7 @@ from esper.karn.store.sightings import (
     states_reproduction,
     steps_of,
 )
-from esper.leyline.telemetry import PHASES, NonfiniteSighting, PPOUpdatePayload
+from esper.leyline.telemetry import PHASES, IncidentRecorded, NonfiniteSighting, PPOUpdatePayload
 from esper.leyline.text.sighting_words import KIND_WORDS
 
 #: The column that counts sightings of a phase.
@@ -115,7 +115,7 @@ JOIN_SIGHTING: Final = f"""
 """
 
 
-def latch_rows(payload: PPOUpdatePayload) -> Iterator[tuple[Any, ...]]:
+def latch_rows(payload: PPOUpdatePayload | IncidentRecorded) -> Iterator[tuple[Any, ...]]:
     """Yield rows of `latches`; a detection without provenance has the quantity "unknown"."""
     for seen in sightings_of(payload):
         yield latch_row(payload.update, seen)
@@ -131,7 +131,7 @@ def latch_row(update: int, seen: NonfiniteSighting) -> tuple[Any, ...]:
     )
 
 
-def sighting_rows(payload: PPOUpdatePayload) -> Iterator[tuple[Any, ...]]:
+def sighting_rows(payload: PPOUpdatePayload | IncidentRecorded) -> Iterator[tuple[Any, ...]]:
     """Yield rows of `sightings`."""
     for seen in sightings_of(payload):
         yield sighting_row(payload.update, seen)

@@ -12,7 +12,7 @@ import sqlite3
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final, Self, cast, get_args
 
@@ -34,6 +34,7 @@ from esper.karn.store.writing.wal_watch import WalWatch
 from esper.leyline.telemetry import (
     KIND_BY_TYPE,
     EpisodesCompleted,
+    IncidentRecorded,
     NonfiniteSighting,
     Notice,
     Payload,
@@ -60,7 +61,7 @@ _HURRY_SECONDS: Final = 0.1  # between two checks of whether to wait any longer
 _THINNING_SECONDS: Final = 0.2  # per heartbeat, while the store is over its limit
 _FINISH_SECONDS: Final = 2.0  # to wait for a moment without a reader, to make the store one file
 #: Payloads that the writer's thread needs beside their bytes (`StoredEvent.payload`).
-_Kept = PPOUpdatePayload | EpisodesCompleted | RunStarted
+_Kept = PPOUpdatePayload | EpisodesCompleted | RunStarted | IncidentRecorded
 _KEPT_TYPES: Final = frozenset(get_args(_Kept))
 _UPDATE_KIND: Final = KIND_BY_TYPE[PPOUpdatePayload]
 _STORE_ERRORS: Final = (sqlite3.Error, OSError, RunStoreError, UnicodeDecodeError)
@@ -152,11 +153,6 @@ class RunWriter:
         with self._latches_lock:
             return self._latches.sightings()
 
-    def latch(self, update: int, sightings: Iterable[NonfiniteSighting]) -> None:
-        """Write sightings to the latch file now, before the event of their update is known."""
-        with self._latches_lock:
-            self._latches.note_sightings((update, seen) for seen in sightings)
-
     def emit(self, payload: Payload, *, durable: bool = False) -> None:
         """Queue an event, stamped with the current time.
 
@@ -171,7 +167,7 @@ class RunWriter:
         """
         data = encode_payload(payload)
         now = time.time()
-        if isinstance(payload, PPOUpdatePayload) and has_sightings(payload):
+        if isinstance(payload, (PPOUpdatePayload, IncidentRecorded)) and has_sightings(payload):
             with self._latches_lock:
                 self._latches.note_update(payload)
         kept = None

@@ -39,6 +39,7 @@ from esper.karn.store.writing.machine_load import GpuMeter, LoadMeter, no_gpu
 from esper.leyline.files.durable_files import sync_directory
 from esper.leyline.telemetry import (
     EpisodesCompleted,
+    IncidentRecorded,
     NonfiniteSighting,
     PPOUpdatePayload,
     RunStarted,
@@ -66,7 +67,7 @@ class StoredEvent(NamedTuple):
     data: bytes
     is_durable: bool = False
     #: Source of the rows in other tables, and of the first event of a store that replaces another.
-    payload: PPOUpdatePayload | EpisodesCompleted | RunStarted | None = None
+    payload: PPOUpdatePayload | EpisodesCompleted | RunStarted | IncidentRecorded | None = None
 
 
 class StoreConnection:
@@ -216,9 +217,12 @@ class StoreConnection:
         updates = [e.payload for e in batch if isinstance(e.payload, PPOUpdatePayload)]
         figures = [row for update in updates for row in head_health_rows(update)]
         insert_rows(connection, INSERT_HEAD_HEALTH, figures)
-        if latched := [row for update in updates for row in latch_rows(update)]:
+        seen = [
+            e.payload for e in batch if isinstance(e.payload, (PPOUpdatePayload, IncidentRecorded))
+        ]
+        if latched := [row for payload in seen for row in latch_rows(payload)]:
             connection.executemany(JOIN_LATCH, latched)
-            rows = (row for update in updates for row in sighting_rows(update))
+            rows = (row for payload in seen for row in sighting_rows(payload))
             connection.executemany(JOIN_SIGHTING, rows)
         for event in batch:
             write_rows(connection, event.time, event.payload)
