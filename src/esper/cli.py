@@ -23,6 +23,7 @@ from esper.commands.incidents import add_incidents
 from esper.commands.options import Parser
 from esper.commands.ppo.verb import add_ppo, add_train_child, ppo, train_child
 from esper.commands.replay import add_replay
+from esper.commands.run import add_run_script, run_script
 from esper.commands.runs import add_runs
 from esper.commands.sanctum import sanctum_parser, serve_parser
 from esper.commands.telemetry import add_telemetry
@@ -63,7 +64,7 @@ def _run(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> No
     _replace_unencodable_signs()
     # A closed pipe ends a report by SIGPIPE, as any other program: an exit code could be taken for
     # the verdict of the report. Training continues.
-    is_report = options.verb not in (ppo, train_child)
+    is_report = options.verb not in (ppo, run_script, train_child)
     before = signal.signal(signal.SIGPIPE, signal.SIG_DFL if is_report else signal.SIG_IGN)
     try:
         code: int = options.verb(options)
@@ -140,13 +141,14 @@ def esper_parser(*, with_internal: bool = False) -> argparse.ArgumentParser:
     """
     parser = Parser(
         prog="esper",
-        description="Train an agent that grows neural networks, and see which of its action heads "
-        "ever produced an Inf or a NaN.",
+        description="See which part of a PyTorch training first produced an Inf or a NaN, and at "
+        "which operation; or train Esper's own agent, which grows neural networks.",
         epilog=f"To watch a run: {command_line('sanctum')} [RUN]",
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"esper {VERSION}")
     verbs = parser.add_subparsers(metavar="COMMAND", required=True)
+    add_run_script(verbs)
     add_ppo(verbs)
     add_runs(verbs)
     add_health(verbs)

@@ -14,7 +14,7 @@ from typing import Any, Final
 import torch
 
 from esper.karn.store.liveness import process_start_time
-from esper.karn.store.run_directory import create_run, default_run_dir
+from esper.karn.store.run_directory import WATCHED_RUN, create_run, default_run_dir
 from esper.karn.store.run_store import RunWriter
 from esper.leyline.gpu_load import GpuLoad
 from esper.leyline.telemetry import (
@@ -34,8 +34,6 @@ from esper.tracing.origin import Origin
 from esper.watching.heads import Head
 from esper.watching.recorder import Trouble, UpdateRecord
 
-#: Set by `esper run`: the directory of the run that the first watch of the process records.
-RUN_VARIABLE: Final = "ESPER_WATCHED_RUN"
 #: Store size in MiB above which old events are thinned.
 STORE_MEGABYTES: Final = 2048
 #: Names under which training loops log a figure, by field of `PPOUpdatePayload`; the part after the
@@ -100,7 +98,7 @@ class RunRecorder:
     """
 
     def __init__(self, description: Description, run_dir: Path | None = None) -> None:
-        given = os.environ.pop(RUN_VARIABLE, "")
+        given = os.environ.pop(WATCHED_RUN, "")
         folder = default_run_dir() if run_dir is None else run_dir
         self.directory = Path(given) if given else create_run(folder, description.name)
         self._pid = os.getpid()

@@ -21,6 +21,8 @@ from esper.leyline.text.command_lines import command_line
 STORE_NAME: Final = "run.sqlite"
 CONFIG_NAME: Final = "config.toml"
 CONSOLE_NAME: Final = "console.log"
+#: Environment variable by which `esper run` tells the first watch of a script where it records.
+WATCHED_RUN: Final = "ESPER_WATCHED_RUN"
 
 _ID = re.compile(r"(\d{8}-\d{6})(?:-.*)?")
 _CANDIDATES_SHOWN: Final = 5

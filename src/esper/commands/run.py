@@ -1,0 +1,107 @@
+"""`esper run -- python train.py …`: run a training script that watches itself, behind Sanctum."""
+
+import argparse
+import signal
+import sys
+from contextlib import suppress
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from esper.commands.options import add_run_dir, add_verb
+from esper.karn.store.run_directory import CONSOLE_NAME, STORE_NAME
+from esper.karn.terminal import is_screen
+
+
+def add_run_script(verbs: Any) -> None:
+    """Add `run` to the verbs of `esper`."""
+    parser = add_verb(
+        verbs,
+        "run",
+        run_script,
+        "run a training script that calls esper.watch, and show it in Sanctum on a terminal",
+    )
+    add_run_dir(parser)
+    parser.add_argument("--name", default="", help="name of the run (default: that of the script)")
+    parser.add_argument(
+        "--no-sanctum", action="store_true", help="print the script's output, do not open Sanctum"
+    )
+    parser.add_argument(
+        "command",
+        nargs=argparse.REMAINDER,
+        metavar="-- COMMAND",
+        help="the program and its arguments, such as: python train.py --steps 1000",
+    )
+
+
+def run_script(options: argparse.Namespace) -> int:
+    """Run the script; return its exit code."""
+    from esper.launch.script_process import prepare_script_run
+
+    command = [part for place, part in enumerate(options.command) if (place, part) != (0, "--")]
+    run = prepare_script_run(options.run_dir, options.name, command)
+    if options.no_sanctum or not is_screen():
+        return _in_front(run, command)
+    return _behind_sanctum(run, command, options.run_dir)
+
+
+def _in_front(run: Path, command: list[str]) -> int:
+    """Run the script with its output on this terminal and in the run's console log."""
+    from esper.launch.script_process import ScriptProcess
+
+    process = ScriptProcess(run, command, _echo)
+
+    def pass_on(number: int, _frame: FrameType | None) -> None:
+        # Ctrl-C reaches the script by itself: it is in the same group of processes.
+        if number == signal.SIGTERM:
+            process.terminate()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, pass_on)
+    code = process.wait()
+    _print_end(run, code)
+    return code
+
+
+def _behind_sanctum(run: Path, command: list[str], run_dir: Path) -> int:
+    from esper.karn.reports.run_commands import run_command
+    from esper.launch.script_process import ScriptProcess
+
+    process = ScriptProcess(run, command)
+    from esper.karn.sanctum.cockpit.opening import run_sanctum
+
+    choice = run_sanctum(run, run_dir, process)
+    if choice == "detach":
+        print(f"The script continues in process {process.pid}. Watch it with:")
+        print(f"  {run_command(run, 'sanctum')}")
+        return 0
+    if choice == "stop":
+        process.stop()
+        print("The script was interrupted. Ctrl-C ends it at once.")
+        try:
+            process.wait()
+        except KeyboardInterrupt:
+            process.terminate()
+    code = process.wait()
+    _print_end(run, code)
+    return code
+
+
+def _echo(chunk: bytes) -> None:
+    # A closed pipe does not end the training.
+    with suppress(OSError, ValueError):
+        sys.stdout.buffer.write(chunk)
+        sys.stdout.buffer.flush()
+
+
+def _print_end(run: Path, code: int) -> None:
+    """Print the health of the run, and what a script that recorded nothing lacks."""
+    from esper.commands.ppo.ending import closing_lines, print_ending
+
+    if (run / STORE_NAME).exists():
+        with suppress(OSError):
+            print_ending(run, closing_lines(run))
+    else:
+        print(f"The script recorded nothing: it did not call esper.watch. Output: {run}")
+    if code not in (0, 3):
+        print(f"The script ended with exit code {code}; its output is in {run / CONSOLE_NAME}")
