@@ -23,7 +23,7 @@ END = RunEnd(
     word="CRITICAL",
     reason="drill: op went Inf in logits, host 1, step 1, update 2",
     score=0.691,
-    guides={"never growing": 0.569, "random choices": 0.6, "best hand rule": 0.777},
+    guides={"never growing": 0.569, "random choices": 0.6, "best hand-written rule": 0.777},
     next_steps=(
         NextStep("watch", f"uv run sanctum {RUN}"),
         NextStep("evaluate", f"uv run esper eval {RUN}"),

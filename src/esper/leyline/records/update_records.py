@@ -162,7 +162,12 @@ UPDATE_RECORDS: Final = (
         range_="0 to the minibatches of an update",
         unit="minibatches",
         default="0",
-        thresholds=Thresholds(healthy="0", warn_above=0.0),
+        thresholds=Thresholds(
+            healthy="0",
+            warn_above=0.0,
+            problem_of_one="1 minibatch of the last update was skipped because of NaN or Inf",
+            problem_of_many="{} minibatches of the last update were skipped because of NaN or Inf",
+        ),
         causes=("see TELE-302 and TELE-303",),
         priority="P0",
         companions=("TELE-210", "TELE-211"),
