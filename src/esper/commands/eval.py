@@ -2,11 +2,12 @@
 
 import argparse
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 from esper.commands.options import add_run_dir, add_verb, whole_number
-from esper.commands.output import progress_on_stderr, try_to_write
+from esper.commands.output import print_report, progress_on_stderr, try_to_write
 from esper.simic.evaluation.baseline_names import BASELINES, parse_baselines
 
 
@@ -70,6 +71,7 @@ def _eval(options: argparse.Namespace) -> int:
         rng_seed=options.seed,
         progress=progress_on_stderr(),
     )
+    from esper.karn.text.plain_console import PlainConsole
     from esper.simic.evaluation import evaluation_report
     from esper.simic.evaluation.evaluation_plot import evaluation_plot
 
@@ -78,7 +80,8 @@ def _eval(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(evaluation_report.evaluation_as_json(result), indent=2))
     else:
-        evaluation_report.print_evaluation(result, evaluation_report.make_console())
+        width = None if sys.stdout.isatty() else evaluation_report.WIDTH
+        print_report(evaluation_report.evaluation_text(result), PlainConsole(width=width))
     if error is not None:
         raise error
     return 0

@@ -15,8 +15,8 @@ class Thresholds:
         nonfinite_is_legal: True where NaN and Inf are ordinary values. Otherwise a bounded figure
             that is NaN or Inf is a warning.
         judged_from_update: first update whose value is judged, counted from 1.
-        problem_of_one, problem_of_many: for a count whose bound is 0, the sentences of a warning for
-            one and for `{}` of what is counted.
+        problem_of_one, problem_of_many: for a count whose bound is 0, the sentences of its warning
+            for one and for `{}` of what is counted.
     """
 
     healthy: str = "any finite value"
