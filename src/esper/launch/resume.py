@@ -84,7 +84,7 @@ def prepare_resume(
         if data_changed:
             _record_data(data, run)
         save_config(config, run)
-    except BaseException:
+    except BaseException:  # KeyboardInterrupt, too; raised again
         held.close()
         raise
     return held

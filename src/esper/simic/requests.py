@@ -92,7 +92,7 @@ def new_folder(directory: Path) -> Iterator[None]:
         raise GrowingError(f"{directory} is not empty: it contains {held.name}; give a new folder")
     try:
         yield
-    except BaseException:
+    except BaseException:  # KeyboardInterrupt, too; raised again
         with suppress(OSError):
             for file in list(directory.iterdir()):
                 file.unlink()

@@ -44,7 +44,7 @@ def capsule(
 
 def sighting(**changes: object) -> NonfiniteSighting:
     values = {"head": "op", "quantity": "ratio", "kind": "+inf", "count": 2}
-    return NonfiniteSighting(**{**values, "epoch": 1, "minibatch": 2, **changes})  # type: ignore[arg-type]
+    return NonfiniteSighting(**{**values, "epoch": 1, "minibatch": 2, **changes})
 
 
 def test_a_replay_reproduces_and_changes_nothing(
@@ -175,7 +175,7 @@ def test_a_capsule_of_another_kind_is_refused_in_one_sentence(
     capsule: Capsule, broken: dict[str, object], words: str
 ) -> None:
     with pytest.raises(IncidentError, match=words) as raised:
-        replay(replace(capsule, **broken))  # type: ignore[arg-type]
+        replay(replace(capsule, **broken))
     assert "\n" not in str(raised.value)
 
 

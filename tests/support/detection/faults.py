@@ -96,7 +96,7 @@ def _change_prepared(stage: Stage, where: Where, change: Callable[[Tensor], Tens
         if not stage.armed or not (where.lasting or stage.preparations == 1):
             return old
         stage.fired.append((where, stage.preparations))
-        return planted(old, place, change(old[place]))  # type: ignore[arg-type]
+        return planted(old, place, change(old[place]))
 
     stage.wrap(stage.agent, "_old_log_probs", changed)
 
