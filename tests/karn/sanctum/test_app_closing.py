@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 from checkpoint_files import write_empty_checkpoint
 from textual.widgets import Static
+from waiting import until
 
 from esper.karn.reports.run_end import NextStep, RunEnd, closing_lines, end_of
 from esper.karn.sanctum.cockpit.poller import OVER_SECONDS, PERIOD_SECONDS, Poller
@@ -50,14 +51,6 @@ def ended(monkeypatch, tmp_path):
 def over(views, tmp_path):
     """Return the view of a run that is over, in a folder of its own."""
     return views.view(kind=StatusKind.FINISHED, sentence="finished", directory=tmp_path / RUN)
-
-
-async def until(pilot, holds):
-    for _ in range(500):
-        if holds():
-            return
-        await pilot.pause(0.01)
-    raise AssertionError("it never came to that")
 
 
 def is_shown(app):

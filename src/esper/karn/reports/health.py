@@ -9,6 +9,7 @@ from rich.console import Group
 from rich.padding import Padding
 from rich.text import Text
 
+from esper.karn.reports.evidence_rows import EVIDENCE_HEADINGS, evidence_cells
 from esper.karn.reports.fail_on import LATCH_KINDS
 from esper.karn.reports.report_lines import (
     LEVEL_STYLES,
@@ -27,13 +28,12 @@ from esper.karn.sanctum.schema import Evidence, InterventionState, TamiyoState
 from esper.karn.store.errors import RunStoreError
 from esper.karn.store.wal import LARGE_WAL_BYTES
 from esper.karn.text.columns import joined
-from esper.karn.text.figures import ABSENT, place_text
+from esper.karn.text.figures import ABSENT
 from esper.karn.text.light_signs import LIT, UNKNOWN, UNLIT
 from esper.karn.text.palette import TERMINAL
 from esper.karn.text.status_text import status_text
 from esper.leyline.health import LEVEL_WORDS, Verdict
 from esper.leyline.text.plurals import counted
-from esper.leyline.text.sighting_words import KIND_WORDS
 
 
 @dataclass(frozen=True)
@@ -258,18 +258,8 @@ def _evidence(evidence: Sequence[Evidence]) -> list[Text]:
     details = []
     for row in evidence:
         style = LIT_STYLE if row.is_active else ""
-        kind = KIND_WORDS.get(row.kind, row.kind)
-        cells = (
-            row.head,
-            f"{kind} in {row.quantity}",
-            str(row.updates),
-            str(row.minibatches or ABSENT),
-            place_text(row.first_update, row.first_epoch, row.first_minibatch),
-            place_text(row.last_update, row.last_epoch, row.last_minibatch),
-            "now" if row.is_active else "",
-        )
+        cells = evidence_cells(row, row.head, lambda count: ABSENT if count is None else str(count))
         rows.append([Text(cell, style=style) for cell in cells])
         details.append(Text(f"  {words}", style=style) if (words := evidence_words(row)) else None)
-    headers = ("head", "seen", "updates", "minib.", "first", "last", "")
     legend = "updates, minib.: number with a sighting; first, last: update/epoch/minibatch"
-    return [*column_lines(rows, headers, details), Text(legend, style="dim")]
+    return [*column_lines(rows, ("head", *EVIDENCE_HEADINGS), details), Text(legend, style="dim")]

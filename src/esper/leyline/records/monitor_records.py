@@ -2,8 +2,8 @@
 
 from typing import Final
 
-from esper.leyline.records.record import TelemetryRecord, Wiring
-from esper.leyline.records.run_records import AGGREGATOR, run_record
+from esper.leyline.records.record import AGGREGATOR, TelemetryRecord, Wiring
+from esper.leyline.records.run_records import run_record
 from esper.leyline.thresholds import Thresholds
 
 _READER: Final = "esper.karn.store.reading.run_reader:RunReader.read"

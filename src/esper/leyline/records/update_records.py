@@ -2,10 +2,9 @@
 
 from typing import Final
 
-from esper.leyline.records.record import TelemetryRecord, Wiring
+from esper.leyline.records.record import AGGREGATOR, EMIT_UPDATE, TelemetryRecord, Wiring
 from esper.leyline.thresholds import Thresholds
 
-_AGGREGATOR: Final = "esper.karn.sanctum.aggregator:SanctumAggregator"
 _POLICY_PANEL: Final = "esper.karn.sanctum.overview.policy_panel:PolicyPanel"
 _FIGURES: Final = "esper.simic.agent.figures:summarise"
 
@@ -46,9 +45,9 @@ def _update(
         thresholds=thresholds or Thresholds(),
         wiring=Wiring(
             source=source,
-            emission="esper.simic.telemetry.emitters:emit_ppo_update_event",
+            emission=EMIT_UPDATE,
             payload=f"PPOUpdatePayload.{field}",
-            aggregation=f"{_AGGREGATOR}._handle_ppo_update",
+            aggregation=f"{AGGREGATOR}._handle_ppo_update",
             snapshot=f"training.{snapshot or field}",
             widget=_POLICY_PANEL,
             label=label,
@@ -219,7 +218,7 @@ UPDATE_RECORDS: Final = (
             source="esper.growth.environment.env:GrowthVectorEnv.step",
             emission="esper.simic.telemetry.emitters:emit_episodes",
             payload="EpisodesCompleted.score",
-            aggregation=f"{_AGGREGATOR}._handle_episodes_completed",
+            aggregation=f"{AGGREGATOR}._handle_episodes_completed",
             snapshot="training.score",
             widget=_POLICY_PANEL,
             label="Score",
@@ -286,9 +285,9 @@ UPDATE_RECORDS: Final = (
         "measuring the hosts, choosing actions and recording, and the PPO update.",
         wiring=Wiring(
             source="esper.simic.training.collecting:collect",
-            emission="esper.simic.telemetry.emitters:emit_ppo_update_event",
+            emission=EMIT_UPDATE,
             payload="PPOUpdatePayload.hosts_seconds",
-            aggregation=f"{_AGGREGATOR}._handle_ppo_update",
+            aggregation=f"{AGGREGATOR}._handle_ppo_update",
             snapshot="training.time_shares",
             widget="esper.karn.sanctum.frame.run_header:RunHeader",
             label="time: ",
