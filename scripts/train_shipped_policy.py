@@ -85,7 +85,8 @@ def _write_curve(run: Path, path: Path) -> None:
 def _as_markdown(result: Evaluation) -> str:
     text = io.StringIO()
     with contextlib.closing(text):
-        evaluation_report.print_evaluation(result, Console(file=text, width=120, highlight=False))
+        console = Console(file=text, width=evaluation_report.WIDTH, highlight=False)
+        console.print(evaluation_report.evaluation_text(result))
         return f"# The shipped policy, evaluated\n\n```\n{text.getvalue()}```\n"
 
 

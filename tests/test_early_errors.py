@@ -78,7 +78,7 @@ CASES = {
     "esper ppo --episods 3": "did you mean --episodes? (see esper ppo --help)",
     "sanctum absent": "there is no run 'absent'",
     "sanctum gone --export a.pdf": "must end in one of .svg",
-    "sanctum gone --export absent/a.svg": "cannot write absent/a.svg",
+    "sanctum gone --export absent/a.svg": "--export absent/a.svg: there is no folder absent",
     "sanctum gone --at 99": "has no update 99",
     "sanctum gone --themes dark": "did you mean --theme?",
     "sanctum serve absent": "there is no run 'absent'",

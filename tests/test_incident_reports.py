@@ -11,7 +11,7 @@ import pytest
 from capsule_files import write_empty_capsule
 
 from esper.cli import main
-from esper.karn.reports.health import print_health
+from esper.commands.health import print_health
 from esper.karn.sanctum.following.follower import RunFollower
 from esper.karn.store.run_store import RunWriter, create_run
 from esper.leyline.telemetry import IncidentRecorded

@@ -31,7 +31,7 @@ def test_the_public_names_are_these_and_all_of_them_are_there() -> None:
         assert getattr(esper, name) is not None
     assert set(NAMES) <= set(dir(esper))
     with pytest.raises(AttributeError, match="no attribute 'opn_run'"):
-        esper.opn_run  # noqa: B018
+        esper.opn_run  # noqa: B018  (reading it is the test)
 
 
 def test_opening_runs_loads_neither_torch_nor_textual() -> None:

@@ -75,7 +75,7 @@ def _run(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> No
         code = 2
     except KeyboardInterrupt:
         code = 130
-    except Exception as error:
+    except Exception as error:  # a bug: shown with its traceback
         if not is_report:
             raise
         if _is_output_error(error):

@@ -37,7 +37,7 @@ class HeldRun:
         self.doubt = ""
         try:
             path = directory / LOCK_NAME
-            self._lock: IO[str] = open(path if descriptor is None else descriptor, "a")  # noqa: SIM115
+            self._lock: IO[str] = open(path if descriptor is None else descriptor, "a")  # noqa: SIM115  (until close)
         except OSError as error:
             raise ConfigError(f"cannot write to {directory}: {error.strerror}") from error
         try:

@@ -39,7 +39,7 @@ Run = Callable[..., tuple[int, str, str]]
         (("ppo", "--config", "absent.toml"), "cannot read the settings file absent.toml"),
         (("ppo", "--inject", "op:inf"), "--inject takes HEAD[.QUANTITY]:KIND@UPDATE"),
         (("ppo", "--inject", "tempoo:inf@1"), "op; did you mean tempo?"),
-        (("ppo", "--inject", "op:inf@9", "--episodes", "2"), "this run has 2 updates"),
+        (("ppo", "--inject", "op:inf@9", "--episodes", "2"), "this run ends with update 2"),
         (("ppo", "--resume", "absent"), "there is no run 'absent'"),
         (("ppo", "--envs", "1e9"), "argument --envs: must be a whole number, not '1e9'"),
         (("ppo", "--envs", "1" + "0" * 9), "envs must be between 0 and 4096, not 1000000000"),
@@ -56,7 +56,7 @@ Run = Callable[..., tuple[int, str, str]]
         (("eval", "absent"), "there is no run 'absent'"),
         (("eval", "--against", "luck"), "there is no baseline 'luck'"),
         (("eval", "--episodes", "many"), "argument --episodes: must be a whole number"),
-        (("eval", "--plot", "out.png"), "must end in .svg, not 'out.png'"),
+        (("eval", "--plot", "out.png"), "--plot out.png: the file's name must end in .svg"),
         (("eval", "--plot", "absent/out.svg"), "there is no folder absent"),
         (("replay", "absent", "one"), "argument N: must be a whole number, not 'one'"),
     ],
@@ -114,7 +114,10 @@ def test_errors_name_a_setting_as_it_was_written(run: Run, tmp_path: Path) -> No
     (tmp_path / "run.toml").write_text('inject = ["op:inf@9"]\n')
     assert run("ppo", "--config", "run.toml", "--episodes", "2")[2].startswith("esper: inject op")
     arguments = ("ppo", "--inject", "op:inf@9", "--episodes", "2")
-    assert run(*arguments)[2].startswith("esper: --inject op.logits:inf@9: this run has 2 updates")
+    assert run(*arguments)[2].startswith(
+        "esper: --inject op.logits:inf@9: this run ends with update 2 (2 episodes, 1 at a time); "
+        "inject at an earlier update, or train more episodes"
+    )
 
 
 def test_a_config_file_with_an_unknown_key_is_refused(run: Run, tmp_path: Path) -> None:

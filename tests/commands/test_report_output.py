@@ -91,7 +91,7 @@ def test_a_bug_has_another_exit_code_than_a_light(
     def fail(*_arguments: object, **_options: object) -> int:
         raise RuntimeError("a fault")
 
-    monkeypatch.setattr("esper.karn.reports.health.print_health", fail)
+    monkeypatch.setattr("esper.commands.health.print_health", fail)
     with pytest.raises(SystemExit) as ended:
         main(["health", "--run-dir", str(written.parent)])
     assert ended.value.code == 70
@@ -104,7 +104,7 @@ def test_an_interrupted_report_ends_without_a_traceback(
     def interrupt(*_arguments: object, **_options: object) -> int:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("esper.karn.reports.health.print_health", interrupt)
+    monkeypatch.setattr("esper.commands.health.print_health", interrupt)
     with pytest.raises(SystemExit) as ended:
         main(["health", "--run-dir", str(written.parent)])
     assert ended.value.code == 130

@@ -170,6 +170,27 @@ def test_a_changed_or_damaged_config_is_refused(
     assert _content(trained) == before
 
 
+def test_a_missing_config_is_named_with_what_to_do(run: Run, trained: Path) -> None:
+    (trained / "config.toml").unlink()
+    code, _, errors = run("ppo", "--resume", str(trained), "--episodes", "4")
+    assert (code, errors) == (
+        2,
+        f"esper: {trained / 'config.toml'} is missing: it holds the settings of the run; restore "
+        "the file that the run was started with\n",
+    )
+
+
+def test_a_resume_without_a_checkpoint_reports_that_it_starts_again(
+    run: Run, trained: Path
+) -> None:
+    for path in (trained / "checkpoints").iterdir():
+        path.unlink()
+    code, _, errors = run("ppo", "--resume", str(trained), "--episodes", "4")
+    assert code == 0
+    sentence = f"{trained.name} has no checkpoint: training starts again at update 1"
+    assert [line for line in errors.splitlines() if "no checkpoint" in line] == [sentence]
+
+
 def test_a_run_whose_checkpoints_are_damaged_is_not_resumed(run: Run, trained: Path) -> None:
     for path in (trained / "checkpoints").iterdir():
         path.write_bytes(path.read_bytes()[:-1])

@@ -21,10 +21,12 @@ def test_a_picture_that_cannot_be_written_is_one_sentence(run: Run) -> None:
     assert run("ppo", "--episodes", "1", "--steps", "1")[0] == 0
     code, _, errors = run("--export", "absent/a.svg", command=sanctum_main)
     assert code == 2
-    assert errors == "sanctum: cannot write absent/a.svg: No such file or directory\n"
+    assert errors == "sanctum: --export absent/a.svg: there is no folder absent\n"
     code, _, errors = run("--export", "a.pdf", command=sanctum_main)
     assert code == 2
-    assert errors.startswith("sanctum: a.pdf must end in one of .svg")
+    assert errors == (
+        "sanctum: --export a.pdf: the file's name must end in one of .svg, .html, .txt\n"
+    )
 
 
 def test_off_a_terminal_sanctum_prints_one_frame(run: Run) -> None:

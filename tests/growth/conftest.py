@@ -9,6 +9,7 @@ import numpy as np
 import ordinary_modules
 import pytest
 import torch
+from waiting import one_thread
 
 from esper.growth.hosts import seeds as life
 from esper.growth.hosts.host import HostShape
@@ -24,12 +25,9 @@ BATCH = 8
 
 
 @pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Run on one thread: these arrays are small, and beside a busy neighbour two are slower."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+def _one_thread() -> Iterator[None]:
+    with one_thread():
+        yield
 
 
 @pytest.fixture(scope="session")

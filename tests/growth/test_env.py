@@ -1,5 +1,6 @@
 """The environment as Gymnasium's users meet it."""
 
+import inspect
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from esper.growth.environment.env import EnvironmentSettingsError, GrowthVectorE
 from esper.growth.environment.masks import action_mask
 from esper.growth.environment.observation import FEATURES
 from esper.growth.environment.reward import REWARD_TERMS, RewardSettings
+from esper.growth.environment.single_env import GrowthEnv
 from esper.growth.hosts.minibatches import SliceSizeError
 from esper.growth.tasks.loading import Task, UnknownTaskError
 from esper.leyline.heads import BLUEPRINT_CHOICES, HEAD_SIZES, SLOT_CHOICES, Op, Stage
@@ -316,3 +318,9 @@ def test_actions_outside_the_space_are_refused(
     for wrong in (actions(2), actions(3, op=6), actions(3, slot=-1), actions(3) + 0.5):
         with pytest.raises(gymnasium.error.InvalidAction, match="each column from 0"):
             ours.step(wrong)
+
+
+def test_the_single_environment_takes_the_settings_of_the_vector_environment() -> None:
+    many = dict(inspect.signature(GrowthVectorEnv).parameters)
+    del many["num_envs"], many["autoreset_mode"]
+    assert dict(inspect.signature(GrowthEnv).parameters) == many

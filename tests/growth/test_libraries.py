@@ -170,7 +170,7 @@ class Agent(torch.nn.Module):
     def __init__(self, envs: VectorEnv[Any, Any, Any]) -> None:
         super().__init__()
         size = int(np.prod(envs.single_observation_space.shape or ()))
-        self.actor = torch.nn.Linear(size, sum(envs.single_action_space.nvec))  # type: ignore[attr-defined]
+        self.actor = torch.nn.Linear(size, sum(envs.single_action_space.nvec))
         self.critic = torch.nn.Linear(size, 1)
 
     def choose(

@@ -309,7 +309,7 @@ def test_data_that_cannot_be_used_gets_one_sentence(
     [
         ("?kind=sound", "kind must be one of vector, signal, image, not 'sound'"),
         ("?kind=image", "shape (6,), but a sample of kind=image must have 2 or 3 axes"),
-        ("?channels=middle", "channels must be first or last, not 'middle'"),
+        ("?channels=middle", "channels must be one of first, last, not 'middle'"),
         ("?channels=last", "a vector of this shape has no channel axis, so channels=last does not"),
         ("?validation=val", "it must hold the arrays x_val (samples) and y_val (labels)"),
     ],

@@ -183,7 +183,7 @@ def test_a_damaged_line_costs_what_it_acknowledged_and_nothing_else(run, payload
         "slot went NaN in logits, update 2; first of the run: op NaN, update 1",
         "op went NaN in logits, update 1",
         "NaN seen in style, op",
-        "Minibatches Skipped is 1, above 0",
+        "1 minibatch of the last update was skipped because of NaN or Inf",
     )
     assert view.doubt.sentence == (
         f"{run / NAME} is damaged in line 2: "

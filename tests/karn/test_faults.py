@@ -7,9 +7,10 @@ import pytest
 from faults import Faults, injected
 from rich.console import Console
 
-from esper.karn.reports.health import print_health
-from esper.karn.reports.runs import print_runs
-from esper.karn.sanctum.cockpit.capture import export_frame, print_once
+from esper.commands.health import print_health
+from esper.commands.runs import print_runs
+from esper.commands.sanctum import print_once
+from esper.karn.sanctum.cockpit.capture import export_frame
 from esper.karn.sanctum.following.follower import RunFollower
 from esper.karn.store.run_store import RunReader, RunStoreError, RunWriter, create_run
 from esper.leyline.telemetry import Notice

@@ -15,7 +15,7 @@ import pytest
         "esper.karn.reports.telemetry_docs",
         "esper.karn.sanctum.following.follower",
         "esper.karn.sanctum.fold.verdict",
-        "esper.karn.sanctum.cockpit.line_printing",
+        "esper.karn.sanctum.frame.status_line",
         "esper.leyline.records",
     ],
 )

@@ -7,10 +7,10 @@ import pytest
 from capsule_files import write_empty_capsule
 from rich.console import Console
 
+from esper.commands.health import print_health
+from esper.commands.runs import print_runs
+from esper.commands.telemetry import print_telemetry
 from esper.karn.reports.fail_on import FailOnError
-from esper.karn.reports.health import print_health
-from esper.karn.reports.runs import print_runs
-from esper.karn.reports.telemetry import print_telemetry
 from esper.karn.store.run_store import RunNotFoundError, RunStoreError, RunWriter, create_run
 from esper.leyline.heads import HEAD_NAMES
 from esper.leyline.records import RECORDS, UnknownRecordError

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from esper.karn.reports.health import print_health
+from esper.commands.health import print_health
 from esper.karn.store.reading.run_reader import RunReader
 from esper.karn.store.run_store import RunStoreError, RunWriter
 from esper.leyline.telemetry import Notice, PPOUpdatePayload, StepCompleted

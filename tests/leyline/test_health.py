@@ -53,7 +53,8 @@ def test_a_figure_is_judged_at_just_the_bounds_of_its_record(record):
             assert judge_figure(record, bound, update=1_000) == HEALTHY
             verdict = judge_figure(record, beyond(bound), update=1_000)
             assert verdict.level is Level.WARNING
-            assert record.name in verdict.reasons[0]
+            problem = bounds.problem_of_many.removeprefix("{}")
+            assert (problem or record.name) in verdict.reasons[0]
 
 
 def test_what_was_not_measured_yet_is_healthy():
@@ -65,6 +66,29 @@ def test_what_was_not_measured_yet_is_healthy():
 )
 def test_a_judged_figure_that_is_not_finite_is_a_warning(value, written):
     assert judge_figure(KL, value) == Verdict(Level.WARNING, (f"Approximate KL is {written}",))
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "sentence"),
+    [
+        (
+            "training.minibatches_skipped",
+            1,
+            "1 minibatch of the last update was skipped because of NaN or Inf",
+        ),
+        ("run.events_lost", 1, "1 event was lost: it could not be stored"),
+        ("run.events_lost", 1_200_000, "1200000 events were lost: they could not be stored"),
+        ("run.damaged_events", 2, "2 stored events are damaged or missing"),
+        (
+            "run.unknown_events",
+            3,
+            "3 stored events are of kinds that this version of Esper does not know",
+        ),
+    ],
+)
+def test_a_count_that_should_be_zero_is_a_sentence(path, value, sentence):
+    assert judge_figure(record_of(path), value) == Verdict(Level.WARNING, (sentence,))
+    assert judge_figure(record_of(path), 0) == HEALTHY
 
 
 def test_what_may_be_nonfinite_is_not_flagged():

@@ -37,7 +37,7 @@ def make_agent() -> AgentMaker:
     def make(**settings: object) -> PPOAgent:
         torch.manual_seed(0)
         settings = {"ppo_epochs": 4, "feature_size": 16, "lstm_size": 16} | settings
-        config = TrainingConfig(**settings)  # type: ignore[arg-type]
+        config = TrainingConfig(**settings)
         policy = RecurrentPolicy(OBSERVATION_SIZE, feature_size=16, lstm_size=16)
         return PPOAgent(policy, config, rng_seed=1)
 

@@ -57,7 +57,7 @@ for line in sys.stdin:
         try:
             with contextlib.redirect_stdout(output):
                 exec(program, {"__name__": "__main__"})
-        except BaseException:
+        except BaseException:  # whatever a recipe raises, SystemExit too, is reported
             errors = traceback.format_exc()
         with open(write, "w") as file:
             json.dump([output.getvalue(), errors], file)

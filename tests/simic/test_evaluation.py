@@ -208,7 +208,7 @@ def test_random_choices_are_legal_and_uniform() -> None:
 
 def test_the_report_has_every_contestant_and_fits_its_width(result: Evaluation) -> None:
     console = Console(record=True, width=120, highlight=False, file=io.StringIO())
-    evaluation_report.print_evaluation(result, console)
+    console.print(evaluation_report.evaluation_text(result))
     text = console.export_text()
     for entry in result.entries:
         assert re.search(rf"^{entry.contestant.name} ", text, re.MULTILINE)

@@ -52,7 +52,7 @@ class Faults:
     def is_ours(self, path: object) -> bool:
         """Return whether a path lies in the folder."""
         try:
-            return os.fsdecode(path).startswith(self.folder)  # type: ignore[arg-type]
+            return os.fsdecode(path).startswith(self.folder)
         except TypeError:
             return False
 
@@ -104,7 +104,7 @@ def injected(faults: Faults) -> Iterator[Faults]:
     ours: dict[int, str] = {}
 
     def fail(path: object) -> None:
-        raise OSError(faults.error, "injected", os.fsdecode(path))  # type: ignore[arg-type]
+        raise OSError(faults.error, "injected", os.fsdecode(path))
 
     def os_open(path: Any, *arguments: Any, **options: Any) -> int:
         if not faults.is_ours(path):
@@ -174,8 +174,8 @@ def injected(faults: Faults) -> Iterator[Faults]:
     try:
         for name, function in patched.items():
             setattr(os, name, function)
-        io.open = builtins.open = io_open  # type: ignore[assignment]
-        sqlite3.connect = sqlite_connect  # type: ignore[assignment]
+        io.open = builtins.open = io_open
+        sqlite3.connect = sqlite_connect
         yield faults
     finally:
         for name, function in before.items():

@@ -26,7 +26,7 @@ def traced(
 def given(quantity: str, part: str) -> NonfiniteSighting:
     """Return the sighting of a shared tensor that was wrong before the update."""
     where = {"epoch": 0, "minibatch": 0, "phase": "given", "part": part}
-    return NonfiniteSighting(head=SHARED, quantity=quantity, kind="nan", count=1, **where)  # type: ignore[arg-type]
+    return NonfiniteSighting(head=SHARED, quantity=quantity, kind="nan", count=1, **where)
 
 
 def only(operations: tuple[Operation, ...]) -> Operation:

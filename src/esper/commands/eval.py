@@ -2,11 +2,12 @@
 
 import argparse
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
-from esper.commands.options import add_run_dir, add_verb, whole_number
-from esper.commands.output import progress_on_stderr, try_to_write
+from esper.commands.options import POLICY_HELP, add_rng_seed, add_run_dir, add_verb, whole_number
+from esper.commands.output import print_report, progress_on_stderr, try_to_write
 from esper.simic.evaluation.baseline_names import BASELINES, parse_baselines
 
 
@@ -22,9 +23,7 @@ def add_eval(verbs: Any) -> None:
         "policies",
         nargs="*",
         metavar="POLICY",
-        help="a run (an id, a unique prefix, a name or a path), the path of a checkpoint, or "
-        "shipped: the policy that comes with Esper (default: the newest run); several are "
-        "evaluated together",
+        help=f"{POLICY_HELP} (default: the newest run); several are evaluated together",
     )
     add_run_dir(parser)
     parser.add_argument(
@@ -40,13 +39,7 @@ def add_eval(verbs: Any) -> None:
         metavar="LIST",
         help="comma-separated baselines (default: %(default)s)",
     )
-    parser.add_argument(
-        "--seed",
-        type=whole_number,
-        default=0,
-        metavar="N",
-        help="random seed of the evaluation (default: %(default)s)",
-    )
+    add_rng_seed(parser, "the evaluation")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument(
         "--plot",
@@ -70,6 +63,7 @@ def _eval(options: argparse.Namespace) -> int:
         rng_seed=options.seed,
         progress=progress_on_stderr(),
     )
+    from esper.karn.text.plain_console import PlainConsole
     from esper.simic.evaluation import evaluation_report
     from esper.simic.evaluation.evaluation_plot import evaluation_plot
 
@@ -78,7 +72,8 @@ def _eval(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(evaluation_report.evaluation_as_json(result), indent=2))
     else:
-        evaluation_report.print_evaluation(result, evaluation_report.make_console())
+        width = None if sys.stdout.isatty() else evaluation_report.WIDTH
+        print_report(evaluation_report.evaluation_text(result), PlainConsole(width=width))
     if error is not None:
         raise error
     return 0

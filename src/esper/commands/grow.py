@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from esper.commands.options import add_run_dir, add_verb, whole_number
+from esper.commands.options import POLICY_HELP, add_rng_seed, add_run_dir, add_verb, whole_number
 from esper.commands.output import progress_on_stderr
 from esper.leyline.task_names import BUILT_IN, WITH_PLACE
 
@@ -30,8 +30,7 @@ def add_grow(verbs: Any) -> None:
         "--policy",
         default="shipped",
         metavar="POLICY",
-        help="a run (an id, a unique prefix, a name or a path), the path of a checkpoint, or "
-        "shipped: the policy that comes with Esper (default: %(default)s)",
+        help=f"{POLICY_HELP} (default: %(default)s)",
     )
     add_run_dir(parser)
     parser.add_argument(
@@ -42,13 +41,7 @@ def add_grow(verbs: Any) -> None:
         help="number of networks to grow; the best by validation accuracy is written "
         "(default: %(default)s)",
     )
-    parser.add_argument(
-        "--seed",
-        type=whole_number,
-        default=0,
-        metavar="N",
-        help="random seed (default: %(default)s)",
-    )
+    add_rng_seed(parser, "the networks and their data")
     parser.add_argument(
         "--steps",
         type=whole_number,

@@ -83,6 +83,29 @@ def add_run(parser: argparse.ArgumentParser) -> None:
     )
 
 
+#: What names a policy.
+POLICY_HELP = (
+    "a run (an id, a unique prefix, a name or a path), the path of a checkpoint, or shipped: the "
+    "policy that comes with Esper"
+)
+
+
+def add_rng_seed(parser: argparse.ArgumentParser, what: str) -> None:
+    """Add --seed, a random seed.
+
+    Args:
+        parser: the parser of the verb.
+        what: what it is the random seed of, for the help.
+    """
+    parser.add_argument(
+        "--seed",
+        type=whole_number,
+        default=0,
+        metavar="N",
+        help=f"random seed of {what} (default: %(default)s)",
+    )
+
+
 def add_run_dir(parser: argparse.ArgumentParser) -> None:
     """Add --run-dir, the folder that contains the runs."""
     parser.add_argument(

@@ -9,12 +9,30 @@ from esper.leyline.files.durable_files import write_output
 from esper.leyline.text.plain_text import printable
 
 if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+
     from esper.simic.command_progress import CommandProgress
 
 
 def print_warning(sentence: str) -> None:
     """Print a sentence on standard error."""
     print(printable(sentence), file=sys.stderr)
+
+
+def print_report(report: "RenderableType", console: "Console | None" = None) -> None:
+    """Print a report on standard output, or on another console.
+
+    Args:
+        report: what Rich can render. A string, such as JSON, is printed as it is.
+        console: where to print; standard output by default.
+    """
+    if console is None:
+        from esper.karn.text.plain_console import PlainConsole
+
+        console = PlainConsole()
+    is_text = isinstance(report, str)
+    # Lines that are not wrapped go beyond the console's width.
+    console.print(report, markup=False, highlight=False, crop=False, soft_wrap=is_text)
 
 
 def progress_on_stderr() -> "CommandProgress":

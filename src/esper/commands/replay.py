@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from esper.commands.options import OptionError, add_run_dir, add_verb, whole_number
-from esper.commands.output import progress_on_stderr, try_to_write
+from esper.commands.output import print_report, progress_on_stderr, try_to_write
 
 #: Width of the report in columns where standard output is a file or a pipe.
 _PIPED_COLUMNS = 240
@@ -77,7 +77,7 @@ def _replay(options: argparse.Namespace) -> int:
     else:
         # Lines are not broken in a file or a pipe, which is often searched with grep.
         console = PlainConsole(width=None if sys.stdout.isatty() else _PIPED_COLUMNS)
-        replay_report.print_replay(replay, *about, console)
+        print_report(replay_report.replay_text(replay, *about), console)
     if error is not None:
         raise error
     return 0 if replay.verdict == REPRODUCED else 1

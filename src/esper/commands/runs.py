@@ -1,9 +1,14 @@
 """`esper runs`: list all runs."""
 
 import argparse
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from esper.commands.options import add_run_dir, add_verb
+from esper.commands.output import print_report
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 def add_runs(verbs: Any) -> None:
@@ -15,6 +20,12 @@ def add_runs(verbs: Any) -> None:
 
 
 def _runs(options: argparse.Namespace) -> int:
-    from esper.karn.reports.runs import print_runs
-
     return print_runs(options.run_dir)
+
+
+def print_runs(run_dir: Path, *, console: "Console | None" = None) -> int:
+    """Print a line for each run in a folder, oldest first; return 0."""
+    from esper.karn.reports.runs import runs_text
+
+    print_report(runs_text(run_dir), console)
+    return 0

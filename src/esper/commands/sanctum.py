@@ -13,7 +13,11 @@ from esper.leyline.text.command_lines import command_line, install_command
 from esper.leyline.version import VERSION
 
 if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.text import Text
+
     from esper.karn.sanctum.fold.view import View
+    from esper.karn.text.palette import Palette
 
 #: The names of screens and themes in `esper.karn.sanctum`, which is not loaded for the help.
 SCREENS = ("overview", "heads", "hosts", "decisions", "log", "runs")
@@ -116,8 +120,6 @@ def _size(text: str) -> tuple[int, int]:
 def _sanctum(options: argparse.Namespace) -> int:
     _check_combination(options)
     if options.line:
-        from esper.karn.sanctum.cockpit.line_printing import print_status_line
-
         return print_status_line(
             find_run(options.run_dir, options.run),
             at=options.at,
@@ -196,18 +198,106 @@ def _export(run: Path, options: argparse.Namespace) -> int:
             ascii_only=options.ascii,
         )
     except OSError as error:
-        raise OptionError(f"cannot write {options.export}: {error.strerror}") from error
+        raise OptionError(f"--export {options.export}: cannot write: {error.strerror}") from error
     return _check_known(view)
 
 
 def _print_frame(run: Path, options: argparse.Namespace) -> int:
     if options.at is not None:
         _check_update(run, options.at)
-    from esper.karn.sanctum.cockpit.capture import print_once
-
     return _check_known(
         print_once(run, at=options.at, theme=options.theme, ascii_only=options.ascii)
     )
+
+
+def print_once(
+    directory: Path,
+    *,
+    console: "Console | None" = None,
+    now: float | None = None,
+    at: int | None = None,
+    theme: str | None = None,
+    ascii_only: bool = False,
+) -> "View":
+    """Print one frame of a run, as wide as the console, and return the view shown.
+
+    Args:
+        directory: the run's directory.
+        console: where to print; standard output by default.
+        now: seconds since the epoch; the current time by default.
+        at: the update to show the state after; None for the newest state.
+        theme: one of `THEMES`; the terminal's own colours by default.
+        ascii_only: whether to print ASCII characters only.
+
+    Raises:
+        UpdateNotFoundError: the run has no such update.
+    """
+    from esper.karn.sanctum.cockpit.capture import render_once
+    from esper.karn.sanctum.cockpit.observer import read_view
+    from esper.karn.text.plain_console import PlainConsole
+
+    console = console or PlainConsole(highlight=False)
+    view = read_view(directory, now, at)
+    frame = render_once(view, console.width, _palette(theme))
+    console.print(_in_ascii(frame) if ascii_only else frame, soft_wrap=True)
+    return view
+
+
+def print_status_line(
+    directory: Path,
+    *,
+    console: "Console | None" = None,
+    at: int | None = None,
+    theme: str | None = None,
+    ascii_only: bool = False,
+) -> int:
+    """Print a run as one line; return 1 if a light is on, else 0.
+
+    Status bars call this every few seconds, so Textual is only loaded for a theme.
+
+    Args:
+        directory: the run's directory.
+        console: where to print; standard output by default.
+        at: the update to show the state after; None for the newest state.
+        theme: one of `THEMES`; the terminal's own colours by default.
+        ascii_only: whether to print ASCII characters only.
+
+    Raises:
+        UpdateNotFoundError: the run has no such update.
+        RunStoreError: no light is known to be on, but one may be.
+    """
+    from esper.karn.sanctum.cockpit.observer import read_view
+    from esper.karn.sanctum.fold.attention import lit_lights
+    from esper.karn.sanctum.frame.status_line import render_line
+    from esper.karn.text.plain_console import PlainConsole
+
+    console = console or PlainConsole(highlight=False)
+    view = read_view(directory, None, at)
+    line = render_line(view, None, _palette(theme))
+    console.print(_in_ascii(line) if ascii_only else line, soft_wrap=True)
+    if lit_lights(view.snapshot.tamiyo):
+        return 1
+    if not view.snapshot.last_event_id and view.doubt.lights is None:
+        raise RunStoreError(f"{directory.name} has no events yet, so its health is not known")
+    return _check_known(view)
+
+
+def _palette(theme: str | None) -> "Palette":
+    from esper.karn.text.palette import TERMINAL
+
+    if theme is None:
+        return TERMINAL
+    from esper.karn.sanctum.drawing.themes import palette_of, theme_called  # with it comes Textual
+
+    return palette_of(theme_called(theme))
+
+
+def _in_ascii(frame: "Text") -> "Text":
+    from rich.text import Text
+
+    from esper.karn.sanctum.drawing.ascii import text_in_ascii
+
+    return Text("\n").join(map(text_in_ascii, frame.split("\n", allow_blank=True)))
 
 
 def _check_known(view: "View") -> int:

@@ -16,13 +16,13 @@ import torch
 
 from esper.growth.environment.env import GrowthVectorEnv
 from esper.growth.from_scratch import Trained
-from esper.growth.hosts.host import CONVOLUTIONS, BlockShape, HostShape
+from esper.growth.hosts.host import BlockShape, HostShape, stacked_blocks
 from esper.growth.hosts.lockstep import gather_minibatches, input_chunks, row_hits, row_losses
 from esper.growth.hosts.minibatches import draw, new_order, restart
 from esper.growth.hosts.randomness import Stream, episode_rng_seed, generator
 from esper.growth.hosts.training_cost import block_multiply_adds, first_input_is_data
 from esper.growth.kernel.adam import adam_step_, step_coefficients
-from esper.growth.kernel.layers import affine_map, layer_norm, window_positions, windows
+from esper.growth.kernel.layers import affine_map, layer_norm, windows
 from esper.growth.kernel.parameters import ParameterLayout, TensorSpec, affine
 from esper.growth.kernel.transformer import TransformerBlock, last_position
 from esper.growth.tasks.task import Split
@@ -66,22 +66,7 @@ class StaticShape:
     @cached_property
     def blocks(self) -> tuple[BlockShape | TransformerBlock, ...]:
         """The blocks, first to last."""
-        if self.symbols:
-            (length,) = self.input_shape
-            return tuple(
-                TransformerBlock(self.channels, (length,), 0 if number else self.symbols)
-                for number in range(self.depth)
-            )
-        inputs, *rest = self.input_shape
-        positions, blocks = tuple(rest), []
-        known = CONVOLUTIONS[len(positions)]
-        further = (3, 1, 1) if positions else known[-1]
-        for number in range(self.depth):
-            kernel, stride, padding = known[number] if number < len(known) else further
-            positions = window_positions(positions, kernel, stride, padding)
-            blocks.append(BlockShape(inputs, self.channels, kernel, stride, padding, positions))
-            inputs = self.channels
-        return tuple(blocks)
+        return stacked_blocks(self.input_shape, self.channels, self.symbols, self.depth)
 
     @cached_property
     def parts(self) -> tuple[tuple[TensorSpec, ...], ...]:

@@ -50,7 +50,7 @@ def prepare_run(
     held = HeldRun(run)
     try:
         save_config(config, run)
-    except BaseException:
+    except BaseException:  # KeyboardInterrupt, too; raised again
         held.close()
         shutil.rmtree(run, ignore_errors=True)  # it holds only empty files
         raise

@@ -84,7 +84,7 @@ def prepare_resume(
         if data_changed:
             _record_data(data, run)
         save_config(config, run)
-    except BaseException:
+    except BaseException:  # KeyboardInterrupt, too; raised again
         held.close()
         raise
     return held
@@ -115,6 +115,8 @@ def _newest_checkpoint(run: Path, report: Callable[[str], None]) -> CheckpointSu
     if newest.summary is None and newest.passed_over:
         sentences = "; ".join(newest.passed_over)
         raise CheckpointError(f"{run.name} has no checkpoint that is whole: {sentences}")
+    if newest.summary is None:
+        report(f"{run.name} has no checkpoint: training starts again at update 1")
     if newest.path is not None and newest.summary is not None and not newest.summary.is_sealed:
         report(unsealed_sentence(newest.path))
     return newest.summary

@@ -74,6 +74,11 @@ def judge_figure(record: TelemetryRecord, value: float | None, *, update: int = 
     complaint = None if value is None else _complaint(record.thresholds, value, update)
     if value is None or complaint is None:
         return HEALTHY
+    if record.thresholds.problem_of_one and value == 1:
+        return Verdict(Level.WARNING, (record.thresholds.problem_of_one,))
+    if record.thresholds.problem_of_many and math.isfinite(value):
+        sentence = record.thresholds.problem_of_many.format(f"{value:.0f}")
+        return Verdict(Level.WARNING, (sentence,))
     written = "" if complaint == _written(value) else f"{_written(value)}, "
     return Verdict(Level.WARNING, (f"{record.name} is {written}{complaint}",))
 

@@ -14,7 +14,7 @@ GUIDED_STEPS: Final = 24
 GUIDES: Final = {
     "never growing": 0.569,
     "random choices": 0.600,
-    "best hand rule": 0.777,
+    "best hand-written rule": 0.777,
     "shipped policy": 0.788,
 }
 

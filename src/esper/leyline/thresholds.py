@@ -15,6 +15,8 @@ class Thresholds:
         nonfinite_is_legal: True where NaN and Inf are ordinary values. Otherwise a bounded figure
             that is NaN or Inf is a warning.
         judged_from_update: first update whose value is judged, counted from 1.
+        problem_of_one, problem_of_many: for a count whose bound is 0, the sentences of its warning
+            for one and for `{}` of what is counted.
     """
 
     healthy: str = "any finite value"
@@ -23,6 +25,8 @@ class Thresholds:
     is_critical_when_true: bool = False
     nonfinite_is_legal: bool = False
     judged_from_update: int = 1
+    problem_of_one: str = ""
+    problem_of_many: str = ""
 
     @property
     def warning(self) -> str:

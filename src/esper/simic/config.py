@@ -307,6 +307,11 @@ def load_config(path: Path, known: Collection[str] | None = None) -> TrainingCon
     Raises:
         ConfigError: the file is missing, is not TOML, lacks a setting or has an unknown one.
     """
+    if not path.exists():
+        raise ConfigError(
+            f"{path} is missing: it holds the settings of the run; restore the file that the run "
+            "was started with"
+        )
     values = read_config(path)
     if known is None:
         known = set(setting_names()) - set(_LATER_SETTINGS)

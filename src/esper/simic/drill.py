@@ -78,8 +78,9 @@ def scheduled(config: TrainingConfig) -> list[Injection]:
     for drill in drills:
         if drill.update > last_update:
             raise ConfigError(
-                f"inject {drill}: this run has {last_update} updates "
-                f"({config.episodes} episodes, {config.num_envs} at a time)",
+                f"inject {drill}: this run ends with update {last_update} ({config.episodes} "
+                f"episodes, {config.num_envs} at a time); inject at an earlier update, or train "
+                "more episodes",
                 "inject",
             )
     return drills

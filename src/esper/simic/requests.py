@@ -56,9 +56,9 @@ def check_picture(path: Path) -> None:
         EvaluationError: it is not an SVG file, or its folder does not exist.
     """
     if path.suffix != ".svg":
-        raise EvaluationError(f"the file of --plot must end in .svg, not {path.name!r}")
+        raise EvaluationError(f"--plot {path}: the file's name must end in .svg")
     if not path.parent.is_dir():
-        raise EvaluationError(f"cannot write {path}: there is no folder {path.parent}")
+        raise EvaluationError(f"--plot {path}: there is no folder {path.parent}")
 
 
 def check_growing(num_hosts: int, rng_seed: int, steps: int | None) -> None:
@@ -92,7 +92,7 @@ def new_folder(directory: Path) -> Iterator[None]:
         raise GrowingError(f"{directory} is not empty: it contains {held.name}; give a new folder")
     try:
         yield
-    except BaseException:
+    except BaseException:  # KeyboardInterrupt, too; raised again
         with suppress(OSError):
             for file in list(directory.iterdir()):
                 file.unlink()

@@ -63,6 +63,7 @@ def _check_archive(data: bytes | memoryview) -> None:
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             records = archive.infolist()
+    # zipfile raises many kinds of exceptions for a damaged archive.
     except Exception as error:
         raise TorchFileError(f"it is not a file of torch.save ({_first_line(error)})") from error
     is_stored = all(record.compress_type == zipfile.ZIP_STORED for record in records)

@@ -10,7 +10,8 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from esper.karn.sanctum.cockpit.capture import export_frame, print_once
+from esper.commands.sanctum import print_once
+from esper.karn.sanctum.cockpit.capture import export_frame
 from esper.karn.sanctum.cockpit.picture_files import PictureError
 from esper.karn.sanctum.widgets.tamiyo_brain.action_heads_panel import LIT, UNLIT
 from esper.karn.store.run_store import RunWriter

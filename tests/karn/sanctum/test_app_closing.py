@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 from checkpoint_files import write_empty_checkpoint
 from textual.widgets import Static
+from waiting import until
 
 from esper.karn.reports.run_end import NextStep, RunEnd, closing_lines, end_of
 from esper.karn.sanctum.cockpit.poller import OVER_SECONDS, PERIOD_SECONDS, Poller
@@ -23,7 +24,7 @@ END = RunEnd(
     word="CRITICAL",
     reason="drill: op went Inf in logits, host 1, step 1, update 2",
     score=0.691,
-    guides={"never growing": 0.569, "random choices": 0.6, "best hand rule": 0.777},
+    guides={"never growing": 0.569, "random choices": 0.6, "best hand-written rule": 0.777},
     next_steps=(
         NextStep("watch", f"uv run sanctum {RUN}"),
         NextStep("evaluate", f"uv run esper eval {RUN}"),
@@ -50,14 +51,6 @@ def ended(monkeypatch, tmp_path):
 def over(views, tmp_path):
     """Return the view of a run that is over, in a folder of its own."""
     return views.view(kind=StatusKind.FINISHED, sentence="finished", directory=tmp_path / RUN)
-
-
-async def until(pilot, holds):
-    for _ in range(500):
-        if holds():
-            return
-        await pilot.pause(0.01)
-    raise AssertionError("it never came to that")
 
 
 def is_shown(app):

@@ -72,21 +72,21 @@ async def test_every_panel_that_can_be_focused_has_one_line_about_it(views, sanc
 def test_a_healthy_run_says_what_is_trained_and_whether_its_score_is_good(views):
     healthy = views.healthy()
     assert reasons(views.view(healthy)) == (
-        "networks for mnist1d: score 0.584 (random 0.600, hand rule 0.777)",
+        "task mnist1d: score 0.584 (random 0.600, hand-written rule 0.777)",
     )
     other = replace(healthy, run=replace(healthy.run, task="digits"))
-    assert reasons(views.view(other)) == ("networks for digits: score 0.584",)
+    assert reasons(views.view(other)) == ("task digits: score 0.584",)
 
 
 @pytest.mark.parametrize(("width", "height"), [(57, 18), (98, 34)])
 def test_the_score_is_the_first_chart_and_has_guides(views, width, height):
     lines = [line.plain for line in render_policy(views.healthy(), width, height).split("\n")]
     assert lines[0].startswith("Score 0.584")
-    assert lines[1].startswith("0.777"), "the scale reaches to the best hand rule"
+    assert lines[1].startswith("0.777"), "the scale reaches to the best hand-written rule"
     chart = "\n".join(lines[1 : height // 4])
     assert "┄" in chart
     if height > 20:
-        assert " hand rule " in chart
+        assert " hand-written rule " in chart
         assert " random " in chart
     healthy = views.healthy()
     other = replace(healthy, run=replace(healthy.run, task="digits"))
@@ -98,7 +98,7 @@ async def test_where_there_is_no_chart_the_guides_are_in_the_title(views, sanctu
     async with app.run_test(size=(80, 24)) as pilot:
         await seen(pilot)
         title = str(app.screen.query_one(PolicyPanel).border_title)
-        assert title == "Policy · random 0.60, hand rule 0.78"
+        assert title == "Policy · hand-written rule 0.78"
 
 
 def test_help_is_in_words_first_and_the_id_and_source_come_last():

@@ -5,6 +5,7 @@ import threading
 from dataclasses import replace
 
 import pytest
+from waiting import until
 
 from esper.karn.reports.run_catalogue import list_runs
 from esper.karn.reports.run_comparison import compare_runs
@@ -64,14 +65,6 @@ def three_runs(tmp_path, payloads):
 def open_runs(monkeypatch):
     """Return a function that opens a folder of runs in the real app."""
     monkeypatch.delenv("NO_COLOR", raising=False)
-
-    async def until(pilot, condition):
-        for _ in range(1000):
-            if condition():
-                await pilot.pause()
-                return
-            await pilot.pause(0.01)
-        pytest.fail("it never came to that")
 
     def make(run_dir):
         app = SanctumApp(None, run_dir, settings=Settings(reduced_motion=True, closing=False))

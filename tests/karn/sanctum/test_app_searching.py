@@ -4,6 +4,7 @@ from dataclasses import replace
 from threading import Event
 
 import pytest
+from waiting import until
 
 from esper.karn.sanctum.cockpit.app import SanctumApp
 from esper.karn.sanctum.cockpit.settings import Settings
@@ -41,15 +42,6 @@ def app(run, monkeypatch):
     """Return the app over that run."""
     monkeypatch.delenv("NO_COLOR", raising=False)
     return SanctumApp(run, run.parent, settings=Settings(reduced_motion=True, closing=False))
-
-
-async def until(pilot, condition):
-    for _ in range(2_000):
-        if condition():
-            await pilot.pause()
-            return
-        await pilot.pause(0.005)
-    pytest.fail("it never came to that")
 
 
 async def opened(pilot):

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import pytest
 
 from esper.cli import sanctum_main
-from esper.karn.reports.health import print_health
+from esper.commands.health import print_health
 from esper.karn.reports.run_catalogue import list_runs
 from esper.karn.sanctum.cockpit.capture import render_once
 from esper.karn.sanctum.cockpit.observer import RunObserver, UpdateNotFoundError, read_view

@@ -4,6 +4,7 @@ import struct
 from functools import partial
 
 import pytest
+from waiting import until
 
 from esper.karn.sanctum.cockpit.app import SanctumApp
 from esper.karn.sanctum.cockpit.settings import Settings
@@ -97,15 +98,6 @@ def test_moving_stops_at_the_first_and_goes_beyond_the_last(run):
     assert moved(steps, 4, 1) is steps[4]
     assert moved(steps, 5, 1) is None
     assert moved((), 5, -1) is None
-
-
-async def until(pilot, condition):
-    for _ in range(2_000):
-        if condition():
-            await pilot.pause()
-            return
-        await pilot.pause(0.005)
-    pytest.fail("it never came to that")
 
 
 def shown(app):

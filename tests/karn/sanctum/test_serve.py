@@ -20,7 +20,7 @@ from esper.karn.text.palette import DARK
 
 aiohttp = pytest.importorskip("aiohttp", reason="comes with the extra `serve`")
 pytest.importorskip("textual_serve", reason="comes with the extra `serve`")
-from esper.karn.sanctum.served.pages import size_of  # noqa: E402
+from esper.karn.sanctum.served.pages import size_of  # noqa: E402  (it needs aiohttp)
 
 TOKEN = "a-long-secret"
 

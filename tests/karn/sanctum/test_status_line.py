@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from esper.karn.sanctum.cockpit.line_printing import print_status_line
+from esper.commands.sanctum import print_status_line
 from esper.karn.sanctum.frame.status_line import render_line, render_small
 from esper.karn.sanctum.schema import SanctumSnapshot
 from esper.karn.store.errors import RunStoreError

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from esper.karn.reports.health import print_health
+from esper.commands.health import print_health
+from esper.commands.runs import print_runs
 from esper.karn.reports.run_catalogue import RunCatalogue
-from esper.karn.reports.runs import print_runs
 from esper.karn.sanctum.cockpit.capture import render_once
 from esper.karn.sanctum.cockpit.observer import RunObserver, read_view
 from esper.karn.sanctum.widgets.tamiyo_brain.action_heads_panel import UNKNOWN, UNLIT

@@ -138,7 +138,10 @@ def test_a_new_light_comes_before_everything_else(judge, payloads):
         ({"clip_fraction": 0.9}, "Clip Fraction is 0.9, above 0.5"),
         ({"gradient_norm": math.inf}, "Gradient Norm is Inf"),
         ({"loss_scale": 0.5}, "Loss Scale is 0.5, below 1"),
-        ({"minibatches_skipped": 2}, "Minibatches Skipped is 2, above 0"),
+        (
+            {"minibatches_skipped": 2},
+            "2 minibatches of the last update were skipped because of NaN or Inf",
+        ),
         ({"head_ratio_max": {"op": 20.0}}, "Head Ratio Max is above 10 in op (20)"),
         ({"head_entropy": {"tempo": 0.0}}, "Head Entropy is below 0.02 in tempo (0)"),
         ({"head_gradient_norm": {"op": math.nan}}, "Head Gradient Norm is NaN in op"),

@@ -260,7 +260,7 @@ def test_a_norm_that_breaks_once_is_reported_and_repeated(make_stage: MakeStage,
     stage = make_stage(4, amp, minibatches=2)
     where = Where(1, stage.plan[1][0], 0, 0, lasting=False)
     norm = stage.agent.parameters.norm
-    stage.agent.parameters.norm = lambda gradient: (  # type: ignore[method-assign]
+    stage.agent.parameters.norm = lambda gradient: (
         norm(gradient) * (nan if stage.fires(where) else 1.0)
     )
     result = stage.update()

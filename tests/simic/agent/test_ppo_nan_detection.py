@@ -362,7 +362,7 @@ def test_the_loss_scale_never_falls_below_one(
         unscale(gradient)
         gradient[0] = torch.inf
 
-    agent.loss_scale.unscale_ = broken  # type: ignore[method-assign]
+    agent.loss_scale.unscale_ = broken
     result = agent.update(rollout)
     assert sources(result) == {(SHARED, "gradient")}
     assert (result.figures.loss_scale, result.figures.minibatches_rescaled) == (1.0, 0)
@@ -444,7 +444,7 @@ def test_raw_minus_infinity_on_forbidden_choices_costs_no_second_pass(
         illegal = agent.policy.table.joint(batch.illegal)
         return output._replace(logits=output.logits.masked_fill(illegal, -torch.inf))
 
-    agent._run = masked  # type: ignore[method-assign]
+    agent._run = masked
     with passes(agent) as count:
         assert agent.update(rollout).figures.head_nonfinite == []
     assert len(count) == 1
@@ -460,11 +460,11 @@ def passes(agent: PPOAgent) -> Iterator[list[int]]:
         count.append(1)
         return learn(*arguments)
 
-    agent.learn = counted  # type: ignore[method-assign]
+    agent.learn = counted
     try:
         yield count
     finally:
-        agent.learn = learn  # type: ignore[method-assign]
+        agent.learn = learn
 
 
 @pytest.mark.parametrize("name", ["exp_avg", "exp_avg_sq"])

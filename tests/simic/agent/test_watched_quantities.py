@@ -79,7 +79,7 @@ def test_an_added_quantity_is_reported_and_explained_without_a_rule(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(causal_filter, "FORWARD", (*FORWARD, ADDED))
-    monkeypatch.setitem(EXPLAINED_BY, "added", ("trunk", "log_prob"))  # type: ignore[arg-type]
+    monkeypatch.setitem(EXPLAINED_BY, "added", ("trunk", "log_prob"))
     assert causes(codes_of("added")) == {(SHARED, "added")}
     assert causes(codes_of("added", "trunk")) == {(SHARED, "trunk")}
     by_head = causes(codes_of("added", "log_prob"))
@@ -89,10 +89,10 @@ def test_an_added_quantity_is_reported_and_explained_without_a_rule(
 
 def test_an_added_quantity_explains_those_that_name_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(causal_filter, "FORWARD", (*FORWARD, ADDED))
-    monkeypatch.setitem(EXPLAINED_BY, "added", ())  # type: ignore[arg-type]
+    monkeypatch.setitem(EXPLAINED_BY, "added", ())
     for name in ("joint_ratio", "gradient"):
         reasons = (*EXPLAINED_BY[name], "added")
-        monkeypatch.setitem(EXPLAINED_BY, name, reasons)  # type: ignore[arg-type]
+        monkeypatch.setitem(EXPLAINED_BY, name, reasons)
     broken = codes_of("added", "joint_ratio")
     gradient: Tensor = torch.ones(STEPS, HOSTS, dtype=torch.uint8)
     broken |= {"log_ratio gradient": gradient, "gradient": torch.zeros(0, dtype=torch.uint8)}

@@ -20,7 +20,7 @@ from esper.simic.drill import Injection
 from esper.simic.replay.incidents import Capsule, IncidentError, read_capsule, write_capsule
 from esper.simic.replay.rebuilding import rebuild_agent
 from esper.simic.replay.replay_page import replay_page
-from esper.simic.replay.replay_report import print_replay, replay_as_json
+from esper.simic.replay.replay_report import replay_as_json, replay_text
 from esper.simic.replay.replaying import replay
 from esper.simic.replay.verdict import DIFFERS, NOT_REPRODUCED, REPRODUCED, judge
 
@@ -44,7 +44,7 @@ def capsule(
 
 def sighting(**changes: object) -> NonfiniteSighting:
     values = {"head": "op", "quantity": "ratio", "kind": "+inf", "count": 2}
-    return NonfiniteSighting(**{**values, "epoch": 1, "minibatch": 2, **changes})  # type: ignore[arg-type]
+    return NonfiniteSighting(**{**values, "epoch": 1, "minibatch": 2, **changes})
 
 
 def test_a_replay_reproduces_and_changes_nothing(
@@ -175,7 +175,7 @@ def test_a_capsule_of_another_kind_is_refused_in_one_sentence(
     capsule: Capsule, broken: dict[str, object], words: str
 ) -> None:
     with pytest.raises(IncidentError, match=words) as raised:
-        replay(replace(capsule, **broken))  # type: ignore[arg-type]
+        replay(replace(capsule, **broken))
     assert "\n" not in str(raised.value)
 
 
@@ -214,7 +214,7 @@ def test_text_json_and_page_agree(capsule: Capsule) -> None:
     drill = sighting(host=1, step=1, planted=True)
     replayed = replace(replayed, recorded=(*replayed.recorded, acting, drill))
     console = Console(record=True, width=100, file=StringIO())
-    print_replay(replayed, *about, console)
+    console.print(replay_text(replayed, *about))
     text = console.export_text()
     page = Page(replay_page(replayed, *about))
     assert page.loads == []

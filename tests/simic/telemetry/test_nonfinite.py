@@ -19,7 +19,7 @@ VALUES = st.sampled_from([0.0, 1e38, -1e38, 1e-45, float("nan"), float("inf"), f
 @given(st.lists(st.lists(VALUES, min_size=3, max_size=3), min_size=1, max_size=6), st.randoms())
 def test_kinds_are_those_that_a_loop_finds(rows: list[list[float]], random: object) -> None:
     values = torch.tensor(rows)
-    counted = torch.tensor([[random.random() < 0.7 for _ in row] for row in rows])  # type: ignore[attr-defined]
+    counted = torch.tensor([[random.random() < 0.7 for _ in row] for row in rows])
     found = kinds_in(values, counted)
     for column in range(3):
         for number, kind in enumerate(("nan", "inf", "-inf")):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from poisoned_episodes import STEPS, PoisonedAgent, PoisonedHosts, Spoil, short
+from waiting import one_thread
 
 from esper.growth.environment.divided import LEAST_HOSTS
 from esper.growth.hosts.host_faults import HostFault
@@ -26,12 +27,9 @@ SIZES = dict(zip(HEAD_NAMES, HEAD_SIZES, strict=True))
 
 
 @pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Run on one thread: these tensors are too small for two."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+def _one_thread() -> Iterator[None]:
+    with one_thread():
+        yield
 
 
 @pytest.fixture

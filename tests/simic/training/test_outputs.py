@@ -45,7 +45,7 @@ def test_a_closed_pipe_is_not_reported() -> None:
     stream = Failing()
     stream.error = BrokenPipeError()
     GuardedStream(lambda: stream, "it", lines.append).write("x")
-    GuardedStream(lambda: None, "it").flush()  # type: ignore[arg-type, return-value]
+    GuardedStream(lambda: None, "it").flush()
     assert lines == []
 
 
@@ -61,8 +61,8 @@ def test_two_outputs_that_fail_do_not_report_each_other_for_ever() -> None:
     one.error = other.error = OSError(errno.EIO, "Input/output error")
     seen: list[str] = []
     for stream in (one, other):
-        guarded = GuardedStream(lambda stream=stream: stream, "it", troubles)  # type: ignore[misc]
-        troubles.add(guarded.write)  # type: ignore[arg-type]
+        guarded = GuardedStream(lambda stream=stream: stream, "it", troubles)
+        troubles.add(guarded.write)
     troubles.add(seen.append)
     guarded.write("x")
     assert seen == ["it cannot be written: Input/output error; training continues"]

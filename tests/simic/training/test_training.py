@@ -321,7 +321,7 @@ def test_a_temporary_disk_failure_loses_no_checkpoint(
         for name in ("checkpoints", "incidents")
     ]
 
-    class Mended(event_log):  # type: ignore[misc, valid-type]
+    class Mended(event_log):
         def emit(self, payload: Any, *, durable: bool = False) -> None:
             super().emit(payload, durable=durable)
             if isinstance(payload, StepCompleted) and payload.update == 3:

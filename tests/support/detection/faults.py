@@ -59,19 +59,24 @@ def logits(stage: Stage, where: Where) -> Sight:
     return stage.sight_in_host(where, stage.head_name(where), "logits", kind)
 
 
-def log_prob(stage: Stage, where: Where) -> Sight | None:
-    """The log-probability of a choice that counts."""
-    if not stage.is_active(where):
-        return None
+def _change_likelihoods(stage: Stage, where: Where, part: str, quantity: str) -> Sight:
+    """Change a part of what `likelihoods` returns, in the fault's place."""
     kind, place = stage.kind(), (where.step, stage.position(where), where.head)
 
     def change(taken: Any) -> Any:
         if not stage.fires(where):
             return taken
-        return taken._replace(log_probs=planted(taken.log_probs, place, VALUES[kind]))
+        return taken._replace(**{part: planted(getattr(taken, part), place, VALUES[kind])})
 
     stage.wrap(ppo, "likelihoods", change)
-    return stage.sight_in_host(where, stage.head_name(where), "log_prob", kind)
+    return stage.sight_in_host(where, stage.head_name(where), quantity, kind)
+
+
+def log_prob(stage: Stage, where: Where) -> Sight | None:
+    """The log-probability of a choice that counts."""
+    if not stage.is_active(where):
+        return None
+    return _change_likelihoods(stage, where, "log_probs", "log_prob")
 
 
 def old_log_prob(stage: Stage, where: Where) -> Sight | None:
@@ -96,7 +101,7 @@ def _change_prepared(stage: Stage, where: Where, change: Callable[[Tensor], Tens
         if not stage.armed or not (where.lasting or stage.preparations == 1):
             return old
         stage.fired.append((where, stage.preparations))
-        return planted(old, place, change(old[place]))  # type: ignore[arg-type]
+        return planted(old, place, change(old[place]))
 
     stage.wrap(stage.agent, "_old_log_probs", changed)
 
@@ -159,15 +164,7 @@ def entropy(stage: Stage, where: Where) -> Sight | None:
     """The entropy of a head where it counts."""
     if not stage.is_active(where):
         return None
-    kind, place = stage.kind(), (where.step, stage.position(where), where.head)
-
-    def change(taken: Any) -> Any:
-        if not stage.fires(where):
-            return taken
-        return taken._replace(entropies=planted(taken.entropies, place, VALUES[kind]))
-
-    stage.wrap(ppo, "likelihoods", change)
-    return stage.sight_in_host(where, stage.head_name(where), "entropy", kind)
+    return _change_likelihoods(stage, where, "entropies", "entropy")
 
 
 def break_gradient(stage: Stage, where: Where, of: nn.Parameter, place: Any, kind: str) -> None:

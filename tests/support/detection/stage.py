@@ -206,9 +206,9 @@ class Stage:
             self.split += self.is_preparing
 
         self.is_preparing = False
-        agent.learn = next_learn  # type: ignore[method-assign]
-        agent._forward = next_forward  # type: ignore[method-assign]
-        agent._old_log_probs = next_preparation  # type: ignore[method-assign]
+        agent.learn = next_learn
+        agent._forward = next_forward
+        agent._old_log_probs = next_preparation
         self.policy.register_forward_pre_hook(count_split)
 
     def plan_again(self) -> None:

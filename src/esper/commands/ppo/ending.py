@@ -42,7 +42,7 @@ def closing_lines(run: Path) -> list[str]:
 
 def print_ending(run: Path, lines: Sequence[str]) -> None:
     """Print the health of a run that ended, and its closing lines."""
-    from esper.karn.reports.health import print_health
+    from esper.commands.health import print_health
 
     try:
         print_health(run.parent, str(run), as_json=False, fail_on="")

@@ -71,7 +71,7 @@ class DividedHosts:
             for process, count in zip(self._others, others, strict=True):
                 made = {"num_envs": count, **settings}
                 process.make(torch.get_num_threads(), made, on_silence)
-        except BaseException:
+        except BaseException:  # KeyboardInterrupt, too; raised again
             self.close()
             raise
 
@@ -105,7 +105,7 @@ class DividedHosts:
             own = function(self.env, *arguments(self._parts[0]))
             seconds = time.monotonic() - start
             return [own, *(each.answer(seconds, self._on_silence) for each in self._others)]
-        except BaseException:
+        except BaseException:  # KeyboardInterrupt, too; raised again
             # Unread answers would be taken for those of the next call. The work of the processes is
             # lost, so there is no reason to wait for them.
             self.close(patience=0.0)

@@ -1,6 +1,6 @@
 """What the agent observes of a host: one table of features, each with its range and its reader."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -156,17 +156,28 @@ def _equals(
     return lambda seen: read(seen.seeds)[:, slot] == value
 
 
+def _one_hot(
+    name: str,
+    what: str,
+    values: Iterable[tuple[str, int]],
+    read: Callable[[Seeds], np.ndarray],
+    slot: int,
+) -> tuple[Feature, ...]:
+    """Return a feature for each value of a slot that is 1 where the slot has it."""
+    return tuple(
+        Feature(f"{name}.{value}", 0.0, 1.0, f"1 {what}, else 0", _equals(read, slot, number))
+        for value, number in values
+    )
+
+
 def _slot_features(slot: int, name: str) -> tuple[Feature, ...]:
     return (
-        *(
-            Feature(
-                f"{name}.stage.{stage.name}",
-                0.0,
-                1.0,
-                "1 in this stage, else 0",
-                _equals(lambda seeds: seeds.stage, slot, stage),
-            )
-            for stage in Stage
+        *_one_hot(
+            f"{name}.stage",
+            "in this stage",
+            [(stage.name, stage) for stage in Stage],
+            lambda seeds: seeds.stage,
+            slot,
         ),
         Feature(
             f"{name}.alpha",
@@ -189,25 +200,19 @@ def _slot_features(slot: int, name: str) -> tuple[Feature, ...]:
             "steps in this stage over steps in the episode",
             lambda seen: seen.seeds.stage_steps[:, slot] / seen.steps,
         ),
-        *(
-            Feature(
-                f"{name}.blueprint.{choice}",
-                0.0,
-                1.0,
-                "1 for this blueprint, else 0",
-                _equals(lambda seeds: seeds.blueprint, slot, number),
-            )
-            for number, choice in enumerate(BLUEPRINT_CHOICES)
+        *_one_hot(
+            f"{name}.blueprint",
+            "for this blueprint",
+            [(choice, number) for number, choice in enumerate(BLUEPRINT_CHOICES)],
+            lambda seeds: seeds.blueprint,
+            slot,
         ),
-        *(
-            Feature(
-                f"{name}.style.{choice}",
-                0.0,
-                1.0,
-                "1 for this style, else 0",
-                _equals(lambda seeds: seeds.style, slot, number),
-            )
-            for number, choice in enumerate(STYLE_CHOICES)
+        *_one_hot(
+            f"{name}.style",
+            "for this style",
+            [(choice, number) for number, choice in enumerate(STYLE_CHOICES)],
+            lambda seeds: seeds.style,
+            slot,
         ),
         Feature(
             f"{name}.gain",

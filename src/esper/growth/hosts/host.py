@@ -76,6 +76,35 @@ CONVOLUTIONS = {
 }
 
 
+def stacked_blocks(
+    input_shape: tuple[int, ...], channels: int, symbols: int, depth: int
+) -> tuple[BlockShape | TransformerBlock, ...]:
+    """Return the blocks of a network, first to last.
+
+    Args:
+        input_shape: shape of one input.
+        channels: channels of every block.
+        symbols: size of the vocabulary of symbol inputs, for a transformer; 0 for measurements.
+        depth: number of blocks. Those after the blocks of a host keep the positions.
+    """
+    if symbols:
+        (length,) = input_shape
+        return tuple(
+            TransformerBlock(channels, (length,), 0 if number else symbols)
+            for number in range(depth)
+        )
+    inputs, *rest = input_shape
+    positions, blocks = tuple(rest), []
+    known = CONVOLUTIONS[len(positions)]
+    further = (3, 1, 1) if positions else known[-1]
+    for number in range(depth):
+        kernel, stride, padding = known[number] if number < len(known) else further
+        positions = window_positions(positions, kernel, stride, padding)
+        blocks.append(BlockShape(inputs, channels, kernel, stride, padding, positions))
+        inputs = channels
+    return tuple(blocks)
+
+
 @dataclass(frozen=True)
 class HostShape:
     """The architecture of all hosts of an environment.
@@ -123,19 +152,7 @@ class HostShape:
     @cached_property
     def blocks(self) -> tuple[BlockShape | TransformerBlock, ...]:
         """The blocks, first to last."""
-        if self.symbols:
-            (length,) = self.input_shape
-            return tuple(
-                TransformerBlock(self.channels, (length,), 0 if number else self.symbols)
-                for number in range(BLOCKS)
-            )
-        inputs, *rest = self.input_shape
-        positions, blocks = tuple(rest), []
-        for kernel, stride, padding in CONVOLUTIONS[len(positions)]:
-            positions = window_positions(positions, kernel, stride, padding)
-            blocks.append(BlockShape(inputs, self.channels, kernel, stride, padding, positions))
-            inputs = self.channels
-        return tuple(blocks)
+        return stacked_blocks(self.input_shape, self.channels, self.symbols, BLOCKS)
 
     @property
     def features(self) -> int:

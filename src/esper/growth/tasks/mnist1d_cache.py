@@ -98,7 +98,7 @@ def _write(path: Path, arrays: Mnist1dArrays) -> None:
                 file.flush()
                 os.fsync(file.fileno())
                 os.replace(file.name, path)  # a reader sees the whole file or none
-            except BaseException:
+            except BaseException:  # KeyboardInterrupt, too; raised again
                 os.unlink(file.name)
                 raise
     except OSError as error:

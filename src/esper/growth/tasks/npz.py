@@ -5,12 +5,15 @@ import tokenize
 import zipfile
 import zlib
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
 from esper.growth.tasks.arrays import CHANNEL_PLACES, KINDS, Arrays, Kind, task_of_arrays
 from esper.growth.tasks.task import ChannelAxis, InvalidTaskError, Task
 from esper.leyline.task_names import PARTS, TaskName
+
+_Choice = TypeVar("_Choice", bound=str)
 
 #: Exceptions for damaged files: numpy's header is a Python literal, zip's is binary.
 _DAMAGED = (
@@ -49,11 +52,7 @@ def kind_of(name: TaskName) -> Kind | None:
     Raises:
         InvalidTaskError: there is no such kind.
     """
-    text = name.options.get("kind")
-    kind: Kind | None = next((kind for kind in KINDS if kind == text), None)
-    if text is not None and kind is None:
-        raise InvalidTaskError(f"kind must be one of {', '.join(KINDS)}, not {text!r}")
-    return kind
+    return _one_of(name, "kind", KINDS)
 
 
 def channel_place_of(name: TaskName) -> ChannelAxis | None:
@@ -62,11 +61,15 @@ def channel_place_of(name: TaskName) -> ChannelAxis | None:
     Raises:
         InvalidTaskError: there is no such place.
     """
-    text = name.options.get("channels")
-    place: ChannelAxis | None = next((place for place in CHANNEL_PLACES if place == text), None)
-    if text is not None and place is None:
-        raise InvalidTaskError(f"channels must be {' or '.join(CHANNEL_PLACES)}, not {text!r}")
-    return place
+    return _one_of(name, "channels", CHANNEL_PLACES)
+
+
+def _one_of(name: TaskName, option: str, choices: tuple[_Choice, ...]) -> _Choice | None:
+    text = name.options.get(option)
+    choice = next((choice for choice in choices if choice == text), None)
+    if text is not None and choice is None:
+        raise InvalidTaskError(f"{option} must be one of {', '.join(choices)}, not {text!r}")
+    return choice
 
 
 def _read(name: TaskName) -> tuple[dict[str, Arrays], list[str]]:

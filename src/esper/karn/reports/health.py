@@ -1,21 +1,23 @@
-"""The report of `esper health`: the lights of one run, their evidence, and the exit code."""
+"""The report of `esper health`: the lights of one run and their evidence."""
 
-import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
+from rich.console import Group
 from rich.padding import Padding
 from rich.text import Text
 
-from esper.karn.reports.fail_on import LATCH_KINDS, latch_kinds
-from esper.karn.reports.printing import (
+from esper.karn.reports.evidence_rows import EVIDENCE_HEADINGS, evidence_cells
+from esper.karn.reports.fail_on import LATCH_KINDS
+from esper.karn.reports.report_lines import (
     LEVEL_STYLES,
     LIT_STYLE,
     UNKNOWN_STYLE,
-    print_columns,
+    column_lines,
     score_text,
+    whole,
 )
 from esper.karn.reports.run_commands import run_command
 from esper.karn.sanctum.fold.attention import is_drill
@@ -24,73 +26,66 @@ from esper.karn.sanctum.fold.verdict import master_verdict
 from esper.karn.sanctum.following.follower import Frame, RunFollower
 from esper.karn.sanctum.schema import Evidence, InterventionState, TamiyoState
 from esper.karn.store.errors import RunStoreError
-from esper.karn.store.run_directory import find_run
 from esper.karn.store.wal import LARGE_WAL_BYTES
 from esper.karn.text.columns import joined
-from esper.karn.text.figures import ABSENT, place_text
+from esper.karn.text.figures import ABSENT
 from esper.karn.text.light_signs import LIT, UNKNOWN, UNLIT
 from esper.karn.text.palette import TERMINAL
-from esper.karn.text.plain_console import PlainConsole
 from esper.karn.text.status_text import status_text
 from esper.leyline.health import LEVEL_WORDS, Verdict
 from esper.leyline.text.plurals import counted
-from esper.leyline.text.sighting_words import KIND_WORDS
 
 
-def print_health(
-    run_dir: Path,
-    reference: str | None = None,
-    *,
-    as_json: bool = False,
-    fail_on: str = "inf,nan",
-    console: Console | None = None,
-) -> int:
-    """Print the health of one run; return 1 if a latch of a kind in `fail_on` is set, else 0.
+@dataclass(frozen=True)
+class RunHealth:
+    """Health of a run: its lights, and whether the run is completely known.
 
-    If the run is not completely known, a latch that is not set is unknown.
+    Attributes:
+        directory: the run's directory.
+        frame: everything that was read of the run.
+    """
 
-    Args:
-        run_dir: the folder that holds runs.
-        reference: an id, a unique prefix of an id, a name or a path; None for the newest run.
-        as_json: whether to print JSON instead of text.
-        fail_on: `inf`, `nan`, both with a comma between, or nothing.
-        console: where to print.
+    directory: Path
+    frame: Frame
+
+    @property
+    def run_id(self) -> str:
+        """The run's name, also if the directory is a link."""
+        return self.directory.resolve().name
+
+    @property
+    def doubt(self) -> str | None:
+        """Why a light that is not on may be missing; None if the run is completely known."""
+        return self.frame.completeness.doubt
+
+    def is_set(self, kind: str) -> bool:
+        """Return whether any light of a kind, `inf` or `nan`, is on."""
+        return any(self.frame.snapshot.tamiyo.latch(kind).values())
+
+
+def read_health(directory: Path) -> RunHealth:
+    """Return the health of the run in a directory.
 
     Raises:
-        RunNotFoundError: no run, or more than one, matches `reference`.
-        RunStoreError: the run's store cannot be read, or none of these latches is set and the run
-            is not completely known. In the second case the report was printed.
-        FailOnError: `fail_on` has an unknown kind.
+        RunStoreError: no light is known to be on, and the store is empty or cannot be read.
     """
-    console = console or PlainConsole()
-    kinds = latch_kinds(fail_on)
-    directory = find_run(run_dir, reference)
-    frame = RunFollower(directory).catch_up()
-    tamiyo = frame.snapshot.tamiyo
-    is_set = {kind: any(tamiyo.latch(kind).values()) for kind in LATCH_KINDS}
-    run_id = directory.resolve().name
-    if not any(is_set.values()):  # otherwise the files beside a broken store have a light
-        if frame.completeness.unreadable is not None:
-            raise RunStoreError(frame.completeness.unreadable)
-        if not frame.snapshot.last_event_id:
-            raise RunStoreError(f"{run_id} has no events yet, so its health is unknown")
-    if as_json:
-        report = json.dumps(_health_report(run_id, frame), indent=2)
-        console.print(report, markup=False, highlight=False, soft_wrap=True)
-    else:
-        _print_health(console, directory, run_id, frame)
-    if any(is_set[kind] for kind in kinds):
-        return 1
-    if kinds and (doubt := frame.completeness.doubt):
-        raise RunStoreError(f"the health of {run_id} is unknown: {doubt}")
-    return 0
+    health = RunHealth(directory, RunFollower(directory).catch_up())
+    if not any(map(health.is_set, LATCH_KINDS)):
+        # Otherwise a file beside a broken store has a light.
+        if health.frame.completeness.unreadable is not None:
+            raise RunStoreError(health.frame.completeness.unreadable)
+        if not health.frame.snapshot.last_event_id:
+            raise RunStoreError(f"{health.run_id} has no events yet, so its health is unknown")
+    return health
 
 
-def _health_report(run_id: str, frame: Frame) -> dict[str, Any]:
+def health_as_json(health: RunHealth) -> dict[str, Any]:
+    """Return the health of a run as plain values; keys are only ever added."""
+    frame = health.frame
     tamiyo, done = frame.snapshot.tamiyo, frame.snapshot.interventions
     unlit = False if frame.completeness.doubt is None else None
     return {
-        "run": run_id,
+        "run": health.run_id,
         "status": str(frame.status.kind),
         # Large if a program keeps a transaction on the store open.
         "wal_bytes": frame.wal_bytes,
@@ -164,57 +159,55 @@ def _evidence_report(row: Evidence) -> dict[str, Any]:
     }
 
 
-def _print_health(console: Console, directory: Path, run_id: str, frame: Frame) -> None:
-    run, training = frame.snapshot.run, frame.snapshot.training
-    status = status_text(frame.status, TERMINAL)
-    heading = joined([Text(run_id, style="bold"), status])
+def health_text(health: RunHealth) -> Group:
+    """Return the health of a run as text: its state, the verdict, its lights and their evidence."""
+    frame = health.frame
     verdict = master_verdict(frame.snapshot, frame.status, doubt=frame.doubt)
-    stated = (*verdict.reasons, frame.status.kind.lower())
-    if frame.status.sentence not in stated:
-        heading.append(f"  {frame.status.sentence}", style="dim")
-    episodes = f"{run.episodes_done} of {run.episodes}" if run.episodes else ABSENT
-    console.print(heading, soft_wrap=True)
-    console.print(
-        f"update {run.update}, episodes {episodes}, score {score_text(training.score)}",
-        highlight=False,
+    unlit = Text(UNLIT, "dim") if health.doubt is None else Text(UNKNOWN, UNKNOWN_STYLE)
+    tamiyo = frame.snapshot.tamiyo
+    return Group(
+        *_state(health, verdict),
+        Text(),
+        Text(f"{LIT} {LEVEL_WORDS[verdict.level]}", style=LEVEL_STYLES[verdict.level]),
+        *(Padding(Text(reason), (0, 0, 0, 2), expand=False) for reason in verdict.reasons),
+        Text(),
+        *column_lines(_light_rows(tamiyo, unlit), ("head", "Inf", "NaN")),
+        *([] if health.doubt is None else [_not_known(health.doubt)]),
+        *([Text(), *_evidence(tamiyo.evidence)] if tamiyo.evidence else []),
     )
-    for line in _interventions(frame.snapshot.interventions):
-        console.print(Text(line))
+
+
+def _state(health: RunHealth, verdict: Verdict) -> Iterator[Text]:
+    """Yield lines on the state of a run: its status, its progress and its interventions."""
+    frame = health.frame
+    run, training = frame.snapshot.run, frame.snapshot.training
+    heading = joined([Text(health.run_id, style="bold"), status_text(frame.status, TERMINAL)])
+    if frame.status.sentence not in (*verdict.reasons, frame.status.kind.lower()):
+        heading.append(f"  {frame.status.sentence}", style="dim")
+    yield whole(heading)
+    episodes = f"{run.episodes_done} of {run.episodes}" if run.episodes else ABSENT
+    yield Text(f"update {run.update}, episodes {episodes}, score {score_text(training.score)}")
+    done = frame.snapshot.interventions
+    yield from map(Text, _interventions(done))
     if frame.wal_bytes > LARGE_WAL_BYTES:
         held = (
             f"the WAL of the store has grown to {frame.wal_bytes >> 20} MiB, because a program "
             "keeps a transaction on the store open"
         )
-        console.print(Text(held, style="yellow"), soft_wrap=True)
-    done = frame.snapshot.interventions
+        yield whole(Text(held, style="yellow"))
     if done.incidents > done.incidents_not_kept:
-        reproduce = run_command(directory, "esper", "replay")
-        hint = Text(f"reproduce the first incident with: {reproduce}", style="dim")
-        console.print(hint, soft_wrap=True)
+        reproduce = run_command(health.directory, "esper", "replay")
+        yield whole(Text(f"reproduce the first incident with: {reproduce}", style="dim"))
     if training.loss_scale is not None:
         scaled = (
             f"loss scale {training.loss_scale:g}, "
             f"scaler skipped {counted(training.rescaled_in_run, 'minibatch', 'minibatches')}"
         )
-        console.print(Text(scaled, style="dim"))
-    console.print()
-    _print_verdict(console, verdict)
-    console.print()
-    doubt = frame.completeness.doubt
-    unlit = Text(UNLIT, style="dim") if doubt is None else Text(UNKNOWN, style=UNKNOWN_STYLE)
-    print_columns(console, _light_rows(frame.snapshot.tamiyo, unlit), ("head", "Inf", "NaN"))
-    if doubt is not None:
-        console.print(Text(f"{UNKNOWN} not known: {doubt}", style=UNKNOWN_STYLE))
-    if evidence := frame.snapshot.tamiyo.evidence:
-        console.print()
-        _print_evidence(console, evidence)
+        yield Text(scaled, style="dim")
 
 
-def _print_verdict(console: Console, verdict: Verdict) -> None:
-    line = Text(f"{LIT} {LEVEL_WORDS[verdict.level]}", style=LEVEL_STYLES[verdict.level])
-    console.print(line)
-    for reason in verdict.reasons:
-        console.print(Padding(Text(reason), (0, 0, 0, 2), expand=False))
+def _not_known(doubt: str) -> Text:
+    return Text(f"{UNKNOWN} not known: {doubt}", style=UNKNOWN_STYLE)
 
 
 def _light_rows(tamiyo: TamiyoState, unlit: Text) -> list[list[Text]]:
@@ -259,25 +252,14 @@ def _interventions(done: InterventionState) -> tuple[str, str]:
     return f"interventions: {taken or 'none'}", f"incidents: {incidents}"
 
 
-def _print_evidence(console: Console, evidence: Sequence[Evidence]) -> None:
-    """Print a row for each source of sightings, at most 80 columns wide."""
+def _evidence(evidence: Sequence[Evidence]) -> list[Text]:
+    """Return a row for each source of sightings, at most 80 columns wide."""
     rows = []
     details = []
     for row in evidence:
         style = LIT_STYLE if row.is_active else ""
-        kind = KIND_WORDS.get(row.kind, row.kind)
-        cells = (
-            row.head,
-            f"{kind} in {row.quantity}",
-            str(row.updates),
-            str(row.minibatches or ABSENT),
-            place_text(row.first_update, row.first_epoch, row.first_minibatch),
-            place_text(row.last_update, row.last_epoch, row.last_minibatch),
-            "now" if row.is_active else "",
-        )
+        cells = evidence_cells(row, row.head, lambda count: ABSENT if count is None else str(count))
         rows.append([Text(cell, style=style) for cell in cells])
         details.append(Text(f"  {words}", style=style) if (words := evidence_words(row)) else None)
-    headers = ("head", "seen", "updates", "minib.", "first", "last", "")
-    print_columns(console, rows, headers, details)
     legend = "updates, minib.: number with a sighting; first, last: update/epoch/minibatch"
-    console.print(Text(legend, style="dim"))
+    return [*column_lines(rows, ("head", *EVIDENCE_HEADINGS), details), Text(legend, style="dim")]

@@ -2,14 +2,15 @@
 
 from pathlib import Path
 
-from rich.console import Console
+from rich.console import Group
 from rich.text import Text
 
-from esper.karn.reports.printing import (
+from esper.karn.reports.report_lines import (
     LIT_STYLE,
     UNKNOWN_STYLE,
-    print_columns,
+    column_lines,
     score_text,
+    whole,
 )
 from esper.karn.reports.run_catalogue import RunSummary, list_runs
 from esper.karn.reports.run_commands import run_dir_options
@@ -17,21 +18,16 @@ from esper.karn.store.run_directory import is_of_the_future
 from esper.karn.text.figures import ABSENT
 from esper.karn.text.light_signs import LIT, UNKNOWN, UNLIT
 from esper.karn.text.palette import TERMINAL
-from esper.karn.text.plain_console import PlainConsole
 from esper.karn.text.status_text import status_text
 from esper.leyline.text.command_lines import command_line
 
 
-def print_runs(run_dir: Path, *, console: Console | None = None) -> int:
-    """Print a line for each run in a folder, oldest first; return 0."""
-    console = console or PlainConsole()
+def runs_text(run_dir: Path) -> Group:
+    """Return a line for each run in a folder, oldest first."""
     summaries = list_runs(run_dir)
     if not summaries:
         start = command_line("esper", "ppo", *run_dir_options(run_dir))
-        console.print(
-            f"No runs in {run_dir} yet. Start one with: {start}", highlight=False, soft_wrap=True
-        )
-        return 0
+        return Group(whole(Text(f"No runs in {run_dir} yet. Start one with: {start}")))
     rows = [
         [
             Text(summary.run_id),
@@ -43,16 +39,11 @@ def print_runs(run_dir: Path, *, console: Console | None = None) -> int:
         ]
         for summary in summaries
     ]
-    print_columns(console, rows, ("run", "status", "update", "episodes", "score", "lights"))
+    lines = column_lines(rows, ("run", "status", "update", "episodes", "score", "lights"))
     if ahead := [one.run_id for one in summaries if is_of_the_future(one.path)]:
-        console.print(
-            Text(
-                f"{', '.join(ahead)}: created in the future (a clock was ahead), so not used as "
-                "the newest run",
-                style="dim",
-            )
-        )
-    return 0
+        note = "created in the future (a clock was ahead), so not used as the newest run"
+        lines.append(Text(f"{', '.join(ahead)}: {note}", style="dim"))
+    return Group(*lines)
 
 
 def _lights(summary: RunSummary) -> Text:

@@ -71,7 +71,7 @@ def replace_file(path: Path, parts: Iterable[bytes], partial: Path | None = None
     try:
         write_file(partial, parts)
         os.replace(partial, path)
-    except BaseException:
+    except BaseException:  # KeyboardInterrupt, too; raised again
         with suppress(OSError):
             os.unlink(partial)
         raise

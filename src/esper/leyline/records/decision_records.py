@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from esper.leyline.records.record import TelemetryRecord, Wiring
+from esper.leyline.records.record import AGGREGATOR, TelemetryRecord, Wiring
 from esper.leyline.thresholds import Thresholds
 
 _PANELS: Final = "esper.karn.sanctum.decisions.decision_panels"
@@ -44,7 +44,7 @@ def _decision(
             source="esper.tamiyo.acting:act",
             emission="esper.simic.telemetry.emitters:emit_decisions",
             payload=f"DecisionsTaken.{payload}",
-            aggregation="esper.karn.sanctum.aggregator:SanctumAggregator._handle_decisions_taken",
+            aggregation=f"{AGGREGATOR}._handle_decisions_taken",
             snapshot=f"decisions[…].{snapshot}" if snapshot else "decisions",
             widget=f"{_PANELS}:{widget}",
             label=label,

@@ -3,10 +3,12 @@
 from typing import Final
 
 from esper.leyline.head_figures import HEAD_FIGURES, HeadFigure
-from esper.leyline.records.record import TelemetryRecord, Wiring
+from esper.leyline.records.record import AGGREGATOR, EMIT_UPDATE, TelemetryRecord, Wiring
 from esper.leyline.thresholds import Thresholds
 
 _KEYS: Final = "one per action head of the run; of Tamiyo those in HEAD_NAMES"
+_ALL_HEADS: Final = "{head: False for head in HEAD_NAMES}"
+_ALL_GROUPS: Final = "{group: False for group in GROUPS}"
 _EXAMINED: Final = "esper.simic.agent.detection.second_pass:examine"
 _FIGURES: Final = "esper.simic.agent.figures:summarise"
 _LIT: Final = Thresholds(healthy="dark", is_critical_when_true=True)
@@ -16,9 +18,9 @@ _EVERYONE: Final = ("operator", "developer", "researcher", "automation")
 def _wiring(source: str, field: str, snapshot: str, label: str) -> Wiring:
     return Wiring(
         source=source,
-        emission="esper.simic.telemetry.emitters:emit_ppo_update_event",
+        emission=EMIT_UPDATE,
         payload=f"PPOUpdatePayload.{field}",
-        aggregation="esper.karn.sanctum.aggregator:SanctumAggregator._handle_ppo_update",
+        aggregation=f"{AGGREGATOR}._handle_ppo_update",
         snapshot=f"tamiyo.{snapshot}",
         widget="esper.karn.sanctum.widgets.tamiyo_brain.action_heads_panel:ActionHeadsPanel",
         label=label,
@@ -37,7 +39,7 @@ HEAD_NAN_LATCH: Final = TelemetryRecord(
     keys=_KEYS,
     unit="–",
     range="True or False",
-    default="{head: False for head in HEAD_NAMES}",
+    default=_ALL_HEADS,
     meaning=(
         "An indicator light for each head that, once lit, stays lit for the whole run, through "
         "restarts and resumes. It is set by OR: an update without NaN changes nothing. It covers "
@@ -72,7 +74,7 @@ HEAD_INF_LATCH: Final = TelemetryRecord(
     keys=_KEYS,
     unit="–",
     range="True or False",
-    default="{head: False for head in HEAD_NAMES}",
+    default=_ALL_HEADS,
     meaning=(
         "An indicator light for each head that, once lit, stays lit for the whole run, through "
         "restarts and resumes, so that a failure that has passed can still be seen. It is set by "
@@ -122,7 +124,7 @@ def _group_latch(number: int, kind: str, head_latch: str, companion: str) -> Tel
         keys=_GROUPS,
         unit="–",
         range="True or False",
-        default="{group: False for group in GROUPS}",
+        default=_ALL_GROUPS,
         meaning=(
             f"Like {head_latch}, for the groups. `shared` is what all heads depend on: "
             "observations, trunk, value, advantages, returns, losses, shared gradients, parameters "
@@ -137,47 +139,58 @@ def _group_latch(number: int, kind: str, head_latch: str, companion: str) -> Tel
     )
 
 
-def _group_active(number: int, kind: str, latch: str) -> TelemetryRecord:
+def _active(
+    number: int,
+    name: str,
+    question: str,
+    *,
+    detected: str,
+    active: str,
+    latch: str,
+    keys: str = _KEYS,
+    default: str = _ALL_HEADS,
+) -> TelemetryRecord:
     return TelemetryRecord(
         id=f"TELE-{number}",
-        name=f"Group {kind} Active",
+        name=name,
         category="gradient",
         priority="P1",
-        question=f"Was anything other than the heads {kind} in the last update?",
+        question=question,
         audience=("operator", "developer"),
         when="after every PPO update; off again after the next one in which nothing was seen",
         type="dict[str, bool]",
-        keys=_GROUPS,
+        keys=keys,
         unit="–",
         range="True or False",
-        default="{group: False for group in GROUPS}",
+        default=default,
         meaning="Marks a lit light whose cause is still present. Not a latch.",
         thresholds=Thresholds(healthy="dark"),
-        wiring=_wiring(_EXAMINED, "head_nonfinite", f"group_{kind.lower()}_active", "now"),
+        wiring=_wiring(_EXAMINED, detected, active, "now"),
         companions=(latch,),
     )
 
 
-def _active(number: int, kind: str, latch: str) -> TelemetryRecord:
-    return TelemetryRecord(
-        id=f"TELE-{number}",
-        name=f"Head {kind} Active",
-        category="gradient",
-        priority="P1",
-        question=f"Which action heads produced {kind} in the last update?",
-        audience=("operator", "developer"),
-        when="after every PPO update; off again after the next one in which nothing was seen",
-        type="dict[str, bool]",
-        keys=_KEYS,
-        unit="–",
-        range="True or False",
-        default="{head: False for head in HEAD_NAMES}",
-        meaning="Marks a lit light whose cause is still present. Not a latch.",
-        thresholds=Thresholds(healthy="dark"),
-        wiring=_wiring(
-            _EXAMINED, f"head_{kind.lower()}_detected", f"head_{kind.lower()}_active", "now"
-        ),
-        companions=(latch,),
+def _head_active(number: int, kind: str, latch: str) -> TelemetryRecord:
+    return _active(
+        number,
+        f"Head {kind} Active",
+        f"Which action heads produced {kind} in the last update?",
+        detected=f"head_{kind.lower()}_detected",
+        active=f"head_{kind.lower()}_active",
+        latch=latch,
+    )
+
+
+def _group_active(number: int, kind: str, latch: str) -> TelemetryRecord:
+    return _active(
+        number,
+        f"Group {kind} Active",
+        f"Was anything other than the heads {kind} in the last update?",
+        detected="head_nonfinite",
+        active=f"group_{kind.lower()}_active",
+        latch=latch,
+        keys=_GROUPS,
+        default=_ALL_GROUPS,
     )
 
 
@@ -231,8 +244,8 @@ HEAD_RECORDS: Final = (
     HEAD_INF_LATCH,
     _group_latch(304, "NaN", "TELE-302", "TELE-305"),
     _group_latch(305, "Inf", "TELE-303", "TELE-304"),
-    _active(306, "NaN", "TELE-302"),
-    _active(307, "Inf", "TELE-303"),
+    _head_active(306, "NaN", "TELE-302"),
+    _head_active(307, "Inf", "TELE-303"),
     _group_active(308, "NaN", "TELE-304"),
     _group_active(309, "Inf", "TELE-305"),
     *map(_figure_record, HEAD_FIGURES),

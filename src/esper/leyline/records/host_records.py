@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from esper.leyline.records.record import TelemetryRecord, Wiring
+from esper.leyline.records.record import AGGREGATOR, TelemetryRecord, Wiring
 from esper.leyline.thresholds import Thresholds
 
 _ENV: Final = "esper.growth.environment.env:GrowthVectorEnv.step"
@@ -46,7 +46,7 @@ def _host(
             source=_ENV,
             emission="esper.simic.telemetry.emitters:emit_step",
             payload=f"StepCompleted.{field}",
-            aggregation="esper.karn.sanctum.aggregator:SanctumAggregator._handle_step_completed",
+            aggregation=f"{AGGREGATOR}._handle_step_completed",
             snapshot=f"hosts[…].{snapshot}",
             widget=widget,
             label=label,

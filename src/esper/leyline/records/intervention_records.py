@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from esper.leyline.records.record import TelemetryRecord, Wiring
+from esper.leyline.records.record import AGGREGATOR, TelemetryRecord, Wiring
 from esper.leyline.thresholds import Thresholds
 
 _INTERVENE: Final = "esper.simic.training.recovery:Recovery.respond"
@@ -45,7 +45,7 @@ def _record(
             source=source,
             emission=emission,
             payload=payload,
-            aggregation=f"esper.karn.sanctum.aggregator:SanctumAggregator.{handler}",
+            aggregation=f"{AGGREGATOR}.{handler}",
             snapshot=f"interventions.{snapshot}",
             widget="esper.karn.sanctum.frame.run_header:RunHeader",
             label=label,
@@ -138,7 +138,7 @@ INTERVENTION_RECORDS: Final = (
             source=_LEDGER,
             emission=_RECORD_INCIDENT,
             payload="IncidentRecorded.update",
-            aggregation="esper.karn.sanctum.aggregator:SanctumAggregator._handle_incident_recorded",
+            aggregation=f"{AGGREGATOR}._handle_incident_recorded",
             snapshot="incidents",
             widget="esper.karn.sanctum.heads.incident_panel:IncidentPanel",
             label="update",

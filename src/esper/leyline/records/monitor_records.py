@@ -2,8 +2,8 @@
 
 from typing import Final
 
-from esper.leyline.records.record import TelemetryRecord, Wiring
-from esper.leyline.records.run_records import AGGREGATOR, run_record
+from esper.leyline.records.record import AGGREGATOR, TelemetryRecord, Wiring
+from esper.leyline.records.run_records import run_record
 from esper.leyline.thresholds import Thresholds
 
 _READER: Final = "esper.karn.store.reading.run_reader:RunReader.read"
@@ -21,6 +21,8 @@ def _counted_damage(
     label: str,
     source: str,
     causes: tuple[str, ...],
+    problem_of_one: str,
+    problem_of_many: str,
 ) -> TelemetryRecord:
     return run_record(
         number,
@@ -39,7 +41,12 @@ def _counted_damage(
         range_="0 upwards",
         default="0",
         when="when it happens",
-        thresholds=Thresholds(healthy="0", warn_above=0.0),
+        thresholds=Thresholds(
+            healthy="0",
+            warn_above=0.0,
+            problem_of_one=problem_of_one,
+            problem_of_many=problem_of_many,
+        ),
         causes=causes,
         priority="P0",
     )
@@ -58,6 +65,8 @@ MONITOR_RECORDS: Final = (
         label="events lost",
         source="esper.karn.store.writing.run_writer:RunWriter.emit",
         causes=("a full disk", "a store that was removed while the run was live"),
+        problem_of_one="1 event was lost: it could not be stored",
+        problem_of_many="{} events were lost: they could not be stored",
     ),
     _counted_damage(
         122,
@@ -70,6 +79,8 @@ MONITOR_RECORDS: Final = (
         label="damaged events",
         source=_READER,
         causes=("a failing disk", "a store that was edited by hand"),
+        problem_of_one="1 stored event is damaged or missing",
+        problem_of_many="{} stored events are damaged or missing",
     ),
     _counted_damage(
         123,
@@ -82,6 +93,8 @@ MONITOR_RECORDS: Final = (
         label="unknown events",
         source=_READER,
         causes=("a run written by a newer version of Esper",),
+        problem_of_one="1 stored event is of a kind that this version of Esper does not know",
+        problem_of_many="{} stored events are of kinds that this version of Esper does not know",
     ),
     TelemetryRecord(
         id="TELE-124",

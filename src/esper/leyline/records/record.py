@@ -1,8 +1,14 @@
 """Telemetry records: the written contract of one field, from its source to the screen."""
 
 from dataclasses import dataclass, field
+from typing import Final
 
 from esper.leyline.thresholds import Thresholds
+
+#: The class that folds all events; `Wiring.aggregation` adds the method.
+AGGREGATOR: Final = "esper.karn.sanctum.aggregator:SanctumAggregator"
+#: The function that emits the figures of an update.
+EMIT_UPDATE: Final = "esper.simic.telemetry.emitters:emit_ppo_update_event"
 
 
 @dataclass(frozen=True)

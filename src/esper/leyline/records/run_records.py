@@ -2,10 +2,9 @@
 
 from typing import Final
 
-from esper.leyline.records.record import TelemetryRecord, Wiring
+from esper.leyline.records.record import AGGREGATOR, EMIT_UPDATE, TelemetryRecord, Wiring
 from esper.leyline.thresholds import Thresholds
 
-AGGREGATOR: Final = "esper.karn.sanctum.aggregator:SanctumAggregator"
 _HEADER: Final = "esper.karn.sanctum.frame.run_header:RunHeader"
 _ANNOUNCE: Final = "esper.simic.training.trainer:Trainer._announce"
 
@@ -93,7 +92,7 @@ RUN_RECORDS: Final = (
         snapshot="update",
         label="update",
         source="esper.simic.training.trainer:Trainer._train_batch",
-        emission="esper.simic.telemetry.emitters:emit_ppo_update_event",
+        emission=EMIT_UPDATE,
         type_="int",
         unit="updates",
         range_="0 upwards",

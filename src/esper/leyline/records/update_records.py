@@ -2,10 +2,9 @@
 
 from typing import Final
 
-from esper.leyline.records.record import TelemetryRecord, Wiring
+from esper.leyline.records.record import AGGREGATOR, EMIT_UPDATE, TelemetryRecord, Wiring
 from esper.leyline.thresholds import Thresholds
 
-_AGGREGATOR: Final = "esper.karn.sanctum.aggregator:SanctumAggregator"
 _POLICY_PANEL: Final = "esper.karn.sanctum.overview.policy_panel:PolicyPanel"
 _FIGURES: Final = "esper.simic.agent.figures:summarise"
 
@@ -46,9 +45,9 @@ def _update(
         thresholds=thresholds or Thresholds(),
         wiring=Wiring(
             source=source,
-            emission="esper.simic.telemetry.emitters:emit_ppo_update_event",
+            emission=EMIT_UPDATE,
             payload=f"PPOUpdatePayload.{field}",
-            aggregation=f"{_AGGREGATOR}._handle_ppo_update",
+            aggregation=f"{AGGREGATOR}._handle_ppo_update",
             snapshot=f"training.{snapshot or field}",
             widget=_POLICY_PANEL,
             label=label,
@@ -162,7 +161,12 @@ UPDATE_RECORDS: Final = (
         range_="0 to the minibatches of an update",
         unit="minibatches",
         default="0",
-        thresholds=Thresholds(healthy="0", warn_above=0.0),
+        thresholds=Thresholds(
+            healthy="0",
+            warn_above=0.0,
+            problem_of_one="1 minibatch of the last update was skipped because of NaN or Inf",
+            problem_of_many="{} minibatches of the last update were skipped because of NaN or Inf",
+        ),
         causes=("see TELE-302 and TELE-303",),
         priority="P0",
         companions=("TELE-210", "TELE-211"),
@@ -214,7 +218,7 @@ UPDATE_RECORDS: Final = (
             source="esper.growth.environment.env:GrowthVectorEnv.step",
             emission="esper.simic.telemetry.emitters:emit_episodes",
             payload="EpisodesCompleted.score",
-            aggregation=f"{_AGGREGATOR}._handle_episodes_completed",
+            aggregation=f"{AGGREGATOR}._handle_episodes_completed",
             snapshot="training.score",
             widget=_POLICY_PANEL,
             label="Score",
@@ -281,9 +285,9 @@ UPDATE_RECORDS: Final = (
         "measuring the hosts, choosing actions and recording, and the PPO update.",
         wiring=Wiring(
             source="esper.simic.training.collecting:collect",
-            emission="esper.simic.telemetry.emitters:emit_ppo_update_event",
+            emission=EMIT_UPDATE,
             payload="PPOUpdatePayload.hosts_seconds",
-            aggregation=f"{_AGGREGATOR}._handle_ppo_update",
+            aggregation=f"{AGGREGATOR}._handle_ppo_update",
             snapshot="training.time_shares",
             widget="esper.karn.sanctum.frame.run_header:RunHeader",
             label="time: ",

@@ -1,10 +1,10 @@
 """The report of `esper eval`: tables or JSON."""
 
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
-from rich.console import Console
+from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
@@ -13,36 +13,32 @@ from esper.simic.evaluation.arena import Outcomes
 from esper.simic.evaluation.contest import MEASURES, Entry, Evaluation
 from esper.simic.evaluation.statistics import Estimate
 
-_WIDTH = 120  # of tables in a file or a pipe
+#: Width of the tables in a file or a pipe.
+WIDTH: Final = 120
 
 
-def make_console() -> Console:
-    """Return a console as wide as its terminal; in a file or a pipe, as wide as the tables."""
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=_WIDTH)
-
-
-def print_evaluation(evaluation: Evaluation, console: Console) -> None:
-    """Print the standings, the contestants, and how to read the tables."""
+def evaluation_text(evaluation: Evaluation) -> Group:
+    """Return the standings, the contestants, and how to read the tables."""
     names = ", ".join(policy.name for policy in evaluation.policies)
-    console.print(
-        f"{names}: {evaluation.episodes} episodes of {evaluation.task} never used in training, "
-        f"{evaluation.steps} steps each, random seed {evaluation.rng_seed}\n",
-        markup=False,
-    )
-    console.print(_standings(evaluation))
-    console.print(
-        "\nTest accuracy and score are interquartile means with 95 % intervals (stratified "
-        "bootstrap); the score is validation accuracy minus the price of parameters. "
-        "P(agent better): the probability that the agent does better in one episode than the other "
-        "contestant in another. Cost: multiply-adds of training one network, forward and backward. "
-        "Always answering with the largest class has a test accuracy of "
-        f"{evaluation.largest_class:.3f}.\n"
-    )
-    console.print(_means(evaluation))
-    console.print(
-        "\nP, same episode: the probability that the agent does better in the same episode, with "
-        "the same first weights and order of data, in test accuracy and in score."
+    return Group(
+        Text(
+            f"{names}: {evaluation.episodes} episodes of {evaluation.task} never used in training, "
+            f"{evaluation.steps} steps each, random seed {evaluation.rng_seed}\n"
+        ),
+        _standings(evaluation),
+        Text(
+            "\nTest accuracy and score are interquartile means with 95 % intervals (stratified "
+            "bootstrap); the score is validation accuracy minus the price of parameters. "
+            "P(agent better): the probability that the agent does better in one episode than the "
+            "other contestant in another. Cost: multiply-adds of training one network, forward and "
+            "backward. Always answering with the largest class has a test accuracy of "
+            f"{evaluation.largest_class:.3f}.\n"
+        ),
+        _means(evaluation),
+        Text(
+            "\nP, same episode: the probability that the agent does better in the same episode, "
+            "with the same first weights and order of data, in test accuracy and in score."
+        ),
     )
 
 

@@ -162,7 +162,7 @@ def write_capsule(incidents: Path, number: int, capsule: Capsule) -> Path:
         write_file(partial / SUMMARY_NAME, [json.dumps(summary, indent=2).encode() + b"\n"])
         sync_directory(partial)
         os.rename(partial, folder)
-    except BaseException:
+    except BaseException:  # KeyboardInterrupt, too; raised again
         shutil.rmtree(partial, ignore_errors=True)
         raise
     sync_directory(incidents)

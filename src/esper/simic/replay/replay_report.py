@@ -1,10 +1,11 @@
 """The report of `esper replay`: text or JSON."""
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from itertools import groupby
 from typing import Any
 
-from rich.console import Console
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -88,28 +89,39 @@ def kind_of(part: TensorRange) -> str:
     return f"{part.dtype}[{', '.join(map(str, part.shape))}]"
 
 
-def print_replay(replay: Replay, run: str, number: int, per_epoch: int, console: Console) -> None:
-    """Print the report."""
+def replay_text(replay: Replay, run: str, number: int, per_epoch: int) -> Group:
+    """Return the report as text.
+
+    Args:
+        replay: the report.
+        run: the run's name.
+        number: number of the incident in the run.
+        per_epoch: minibatches of an epoch.
+    """
+    return Group(*_sections(replay, run, number, per_epoch))
+
+
+def _sections(replay: Replay, run: str, number: int, per_epoch: int) -> Iterator[RenderableType]:
     heading = Text(f"incident {number} of {run}", style="bold").append(
         f", update {replay.update}, recorded with {replay.recorded_with}", style="not bold"
     )
-    console.print(heading)
-    console.print(Text(replay.verdict.upper(), style=_VERDICT_STYLES.get(replay.verdict, "yellow")))
+    yield heading
+    yield Text(replay.verdict.upper(), style=_VERDICT_STYLES.get(replay.verdict, "yellow"))
     for sentence in (*replay.differences, *replay.remarks):
-        console.print(Text(f"  {sentence}"))
-    console.print()
+        yield Text(f"  {sentence}")
+    yield Text()
     for title, sightings in (("recorded", replay.recorded), ("seen now", replay.seen)):
         for position, sighting in enumerate(sightings):
             label = title if position == 0 else ""
-            console.print(Text(f"{label:10}{sighting_words(sighting)}{_times(sighting)}"))
+            yield Text(f"{label:10}{sighting_words(sighting)}{_times(sighting)}")
     for position, poison in enumerate(replay.poisons):
         label = "given" if position == 0 else ""
-        console.print(Text(f"{label:10}{poison} is {poison.kind} before anything is computed"))
+        yield Text(f"{label:10}{poison} is {poison.kind} before anything is computed")
     if replay.origin is None:
         if replay.seen:
-            console.print(Text(f"\n{unconnected(replay)}"))
+            yield Text(f"\n{unconnected(replay)}")
         return
-    _print_origin(replay, replay.origin, per_epoch, console)
+    yield from _origin(replay, replay.origin, per_epoch)
 
 
 def unconnected(replay: Replay) -> str:
@@ -120,10 +132,10 @@ def unconnected(replay: Replay) -> str:
     return f"No operation leads to the sightings. Non-finite inputs of the update: {given}."
 
 
-def _print_origin(replay: Replay, origin: Origin, per_epoch: int, console: Console) -> None:
+def _origin(replay: Replay, origin: Origin, per_epoch: int) -> Iterator[RenderableType]:
     operation = origin.operation
-    console.print()
-    console.print(Text("It began in ", style="bold").append(operation.name, style="bold red"))
+    yield Text()
+    yield Text("It began in ", style="bold").append(operation.name, style="bold red")
     facts = [
         ("cause", origin.cause),
         ("when", moment(replay, operation, per_epoch)),
@@ -138,7 +150,7 @@ def _print_origin(replay: Replay, origin: Origin, per_epoch: int, console: Conso
     ]
     for name, text in facts:
         if text:
-            console.print(Text(f"  {name:11}", style="dim").append(text, style="not dim"))
+            yield Text(f"  {name:11}", style="dim").append(text, style="not dim")
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for title in ("", "tensor", "shape", "values", "first"):
         table.add_column(title, style="dim" if not title else "", overflow="fold")
@@ -150,11 +162,11 @@ def _print_origin(replay: Replay, origin: Origin, per_epoch: int, console: Conso
         for number in operation.scalars if side == "in" else ():
             cells = ("  in", number_name(number), "number", f"{number.value:.4g}", "")
             table.add_row(*(Text(cell) for cell in cells))
-    console.print(table)
-    console.print()
-    console.print(Text("How it spread", style="bold"))
+    yield table
+    yield Text()
+    yield Text("How it spread", style="bold")
     for line in chain_lines(replay, origin):
-        console.print(Text(f"  {line}"))
+        yield Text(f"  {line}")
 
 
 def chain_lines(replay: Replay, origin: Origin) -> list[str]:

@@ -6,7 +6,7 @@ it, in later steps, too; a non-finite trunk explains value and heads. Nothing ex
 another host, and a non-finite head or value explains nothing else.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -14,7 +14,7 @@ import numpy as np
 from torch import Tensor
 
 from esper.growth.hosts.host_faults import KINDS, HostFault
-from esper.leyline.quantities import causal_rank
+from esper.leyline.quantities import QUANTITIES, Scope, causal_rank
 from esper.leyline.telemetry import HOSTS, SHARED, NonfiniteSighting
 from esper.simic.telemetry.emitters import DecisionFigures
 from esper.tamiyo.acting import Decision
@@ -22,6 +22,62 @@ from esper.tamiyo.policy import HeadLayout
 
 #: Maximum number of hosts that are reported for each quantity and kind, the first ones.
 HOSTS_NAMED: Final = 64
+
+
+@dataclass(frozen=True)
+class Acting:
+    """Everything that one decision for each host computes, in the memory of the CPU."""
+
+    observations: np.ndarray  # [N, F]
+    trunk: np.ndarray  # [N, features]
+    logits: np.ndarray  # [N, total], with 0 for a legal -Inf
+    figures: DecisionFigures
+    state: np.ndarray  # recurrent state after the decision, [N, 2 * lstm_size]
+
+
+#: The recurrent state that a decision starts from.
+_STATE_BEFORE: Final = "state before"
+_BY_NAME: Final = {quantity.name: quantity for quantity in QUANTITIES}
+
+
+@dataclass(frozen=True)
+class ActingReader:
+    """How acting reads a quantity of `QUANTITIES`, which has its scope and what explains it.
+
+    Attributes:
+        quantity: name in `QUANTITIES`.
+        read: returns its values, `[N, …]`; `[N, total]` for a quantity of heads.
+        also_explained_by: what else explains it while acting: other quantities, `HOSTS` or
+            `_STATE_BEFORE`.
+    """
+
+    quantity: str
+    read: Callable[[Acting], np.ndarray]
+    also_explained_by: tuple[str, ...] = ()
+
+    @property
+    def is_of_heads(self) -> bool:
+        """Whether each head has it."""
+        return _BY_NAME[self.quantity].scope is Scope.HEADS
+
+    @property
+    def reasons(self) -> frozenset[str]:
+        """Everything that explains it."""
+        return frozenset((*_BY_NAME[self.quantity].explained_by, *self.also_explained_by))
+
+
+#: The quantities that acting computes, in the order in which it computes them. A broken state of
+#: the step before spreads through the trunk only: with a finite trunk, it explains no head.
+ACTING_READERS: Final = (
+    ActingReader("observations", lambda acting: acting.observations, (HOSTS,)),
+    ActingReader("trunk", lambda acting: acting.trunk, (_STATE_BEFORE,)),
+    ActingReader("logits", lambda acting: acting.logits),
+    ActingReader("log_prob", lambda acting: acting.figures.distributions, ("logits",)),
+    ActingReader("value", lambda acting: acting.figures.values[:, None]),
+    ActingReader("recurrent_state", lambda acting: acting.state, ("trunk", _STATE_BEFORE)),
+)
+#: Quantities from which an update computes advantages. If one is broken, the episode is left out.
+_LEARNT_FROM: Final = ("observations", "value")
 
 
 @dataclass
@@ -80,29 +136,24 @@ class EpisodeWatch:
         if np.isfinite(observations).all() and np.isfinite(figures.watched).all():
             self._broken_states[:] = False
             return
-        trunk = _on_host(decision.trunk)
-        state = np.concatenate([_on_host(part)[0] for part in decision.state], axis=-1)
-        logits = self._suspect_logits(decision, figures.logits)
-        everything = (
-            observations, trunk, state, logits, figures.values[:, None], figures.distributions
-        )  # fmt: skip
-        finite = np.logical_and.reduce([np.isfinite(part).all(axis=1) for part in everything])
+        acting = Acting(
+            observations=observations,
+            trunk=_on_host(decision.trunk),
+            logits=self._suspect_logits(decision, figures.logits),
+            figures=figures,
+            state=np.concatenate([_on_host(part)[0] for part in decision.state], axis=-1),
+        )
+        values = {reader.quantity: reader.read(acting) for reader in ACTING_READERS}
+        finite = np.logical_and.reduce([np.isfinite(each).all(axis=1) for each in values.values()])
         self._broken_states[finite] = False
         for host in np.flatnonzero(~finite).tolist():
-            found = _Found(
-                observations=_kinds(observations[host]),
-                trunk=_kinds(trunk[host]),
-                value=_kinds(figures.values[host]),
-                logits=self._kinds_by_head(logits[host]),
-                log_probs=self._kinds_by_head(figures.distributions[host]),
-                state=_kinds(state[host]),
-            )
-            for head, quantity, kinds in self._causes(host, found):
+            of_host = {quantity: each[host] for quantity, each in values.items()}
+            for head, quantity, kinds in self._causes(host, of_host):
                 for kind in kinds:
                     self._see(head, quantity, kind, host, step)
-            if found.observations or found.value:
+            if not all(np.isfinite(of_host[quantity]).all() for quantity in _LEARNT_FROM):
                 self.learnable[host] = False
-            self._broken_states[host] = bool(found.state)
+            self._broken_states[host] = not np.isfinite(of_host["recurrent_state"]).all()
 
     def sightings(self) -> list[NonfiniteSighting]:
         """Return all sightings, hosts before acting, causes first.
@@ -145,30 +196,33 @@ class EpisodeWatch:
             return logits
         return np.where(minus_inf & ~_on_host(decision.mask), 0.0, logits)
 
-    def _kinds_by_head(self, values: np.ndarray) -> dict[str, Sequence[str]]:
-        """Return the kinds in the choices `[total]` of each head."""
-        layout = self._layout
-        places = zip(layout.names, layout.offsets, layout.sizes, strict=True)
-        return {name: _kinds(values[offset : offset + size]) for name, offset, size in places}
+    def _causes(
+        self, host: int, values: dict[str, np.ndarray]
+    ) -> Iterator[tuple[str, str, Sequence[str]]]:
+        """Yield (head, quantity, kinds) of the values of a host that nothing explains."""
+        broken: dict[str, set[str]] = {head: set() for head in (SHARED, *self._layout.names)}
+        if self._broken_hosts[host]:
+            broken[SHARED].add(HOSTS)
+        if self._broken_states[host]:
+            broken[SHARED].add(_STATE_BEFORE)
+        for reader in ACTING_READERS:
+            for head, of_head in self._by_head(reader, values[reader.quantity]):
+                kinds = _kinds(of_head)
+                if kinds and reader.reasons.isdisjoint(broken[SHARED] | broken[head]):
+                    yield head, reader.quantity, kinds
+                if kinds:
+                    broken[head].add(reader.quantity)
 
-    def _causes(self, host: int, found: "_Found") -> list[tuple[str, str, Sequence[str]]]:
-        """Return (head, quantity, kinds) of the values that nothing explains."""
-        if found.observations:
-            is_explained = self._broken_hosts[host]
-            return [] if is_explained else [(SHARED, "observations", found.observations)]
-        had_broken_state = self._broken_states[host]
-        if found.trunk:
-            return [] if had_broken_state else [(SHARED, "trunk", found.trunk)]
-        causes = [(head, "logits", kinds) for head, kinds in found.logits.items()]
-        causes += [
-            (head, "log_prob", kinds)
-            for head, kinds in found.log_probs.items()
-            if not found.logits[head]
-        ]
-        causes.append((SHARED, "value", found.value))
-        if not had_broken_state:
-            causes.append((SHARED, "recurrent_state", found.state))
-        return causes
+    def _by_head(
+        self, reader: ActingReader, values: np.ndarray
+    ) -> Iterator[tuple[str, np.ndarray]]:
+        """Yield the values of each head, or those that all heads share."""
+        if not reader.is_of_heads:
+            yield SHARED, values
+            return
+        layout = self._layout
+        for name, offset, size in zip(layout.names, layout.offsets, layout.sizes, strict=True):
+            yield name, values[offset : offset + size]
 
     def _see(
         self,
@@ -190,18 +244,6 @@ class EpisodeWatch:
         seen.steps += seen.last_step != step
         seen.last_step = step
         seen.reproduced |= reproduced
-
-
-@dataclass(frozen=True)
-class _Found:
-    """The kinds of non-finite value in one decision for one host, by quantity."""
-
-    observations: Sequence[str]
-    trunk: Sequence[str]
-    value: Sequence[str]
-    logits: dict[str, Sequence[str]]  # by head
-    log_probs: dict[str, Sequence[str]]  # by head
-    state: Sequence[str]  # recurrent state after the step
 
 
 def _kinds(values: np.ndarray) -> Sequence[str]:

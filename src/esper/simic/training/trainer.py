@@ -70,7 +70,7 @@ def train(
     try:
         trainer = Trainer(config, run, writer, progress, stop)
         ending = trainer.run()
-    except BaseException as error:
+    except BaseException as error:  # KeyboardInterrupt, too
         # The store records every ending; only a fault of the program is raised again.
         update, episodes_done = trainer.done if trainer else done_on_disk(run)
         interrupted = isinstance(error, KeyboardInterrupt)

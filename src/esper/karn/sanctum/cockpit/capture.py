@@ -9,15 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from rich.cells import cell_len
-from rich.console import Console
 from rich.style import Style
 from rich.text import Text
 
-from esper.karn.sanctum.cockpit.observer import RunObserver, read_view
+from esper.karn.sanctum.cockpit.observer import RunObserver
 from esper.karn.sanctum.cockpit.picture_files import PICTURE_SUFFIXES, check_picture
 from esper.karn.sanctum.cockpit.settings import Settings, ThemeName
-from esper.karn.sanctum.drawing.ascii import text_in_ascii
-from esper.karn.sanctum.drawing.themes import palette_of, theme_called
 from esper.karn.sanctum.fold.log_book import SEEDS
 from esper.karn.sanctum.fold.view import View
 from esper.karn.sanctum.frame.run_header import FULL_HEIGHT, render_header
@@ -27,7 +24,6 @@ from esper.karn.sanctum.overview.master_status import render_reasons
 from esper.karn.sanctum.overview.policy_panel import render_policy
 from esper.karn.sanctum.widgets.tamiyo_brain.action_heads_panel import render_heads
 from esper.karn.text.palette import TERMINAL, Palette
-from esper.karn.text.plain_console import PlainConsole
 from esper.leyline.files.durable_files import write_output
 
 if TYPE_CHECKING:
@@ -104,38 +100,6 @@ def render_once(view: View, width: int, palette: Palette = TERMINAL) -> Text:
     for line in lines:
         line.rstrip()
     return Text("\n").join(lines)
-
-
-def print_once(
-    directory: Path,
-    *,
-    console: Console | None = None,
-    now: float | None = None,
-    at: int | None = None,
-    theme: str | None = None,
-    ascii_only: bool = False,
-) -> View:
-    """Print one frame of a run, as wide as the console, and return the view shown.
-
-    Args:
-        directory: the run's directory.
-        console: where to print; standard output by default.
-        now: seconds since the epoch; the current time by default.
-        at: the update to show the state after; None for the newest state.
-        theme: one of `settings.THEME_NAMES`; the terminal's own colours by default.
-        ascii_only: whether to print ASCII characters only.
-
-    Raises:
-        UpdateNotFoundError: the run has no such update.
-    """
-    console = console or PlainConsole(highlight=False)
-    palette = TERMINAL if theme is None else palette_of(theme_called(theme))
-    view = read_view(directory, now, at)
-    frame = render_once(view, console.width, palette)
-    if ascii_only:
-        frame = Text("\n").join(map(text_in_ascii, frame.split("\n", allow_blank=True)))
-    console.print(frame, soft_wrap=True)
-    return view
 
 
 def export_frame(

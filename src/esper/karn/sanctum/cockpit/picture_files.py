@@ -1,7 +1,5 @@
 """Checks the file of an exported picture, before Textual is loaded."""
 
-import errno
-import os
 from pathlib import Path
 from typing import Final
 
@@ -23,6 +21,6 @@ def check_picture(path: Path) -> None:
     """
     if path.suffix not in PICTURE_SUFFIXES:
         kinds = ", ".join(PICTURE_SUFFIXES)
-        raise PictureError(f"{path} must end in one of {kinds}")
+        raise PictureError(f"--export {path}: the file's name must end in one of {kinds}")
     if not path.absolute().parent.is_dir():
-        raise PictureError(f"cannot write {path}: {os.strerror(errno.ENOENT)}")
+        raise PictureError(f"--export {path}: there is no folder {path.parent}")

@@ -102,7 +102,7 @@ class ChoicePanel(Panel):
         self._keep_visible()
         self.post_message(self.Chosen(self, key))
 
-    def lines(self, view: View, width: int, height: int, palette: Palette) -> list[Text]:  # noqa: ARG002
+    def lines(self, view: View, width: int, height: int, palette: Palette) -> list[Text]:
         """Return the lines, with the chosen one highlighted."""
         lines = self.rows(view, width, palette)
         if self._keys:

@@ -23,14 +23,14 @@ _DIM: Final = 0xA0
 class AsciiFilter(LineFilter):
     """Shows ASCII characters only."""
 
-    def apply(self, segments: list[Segment], background: Color) -> list[Segment]:  # noqa: ARG002
+    def apply(self, segments: list[Segment], background: Color) -> list[Segment]:
         return segments_in_ascii(segments)
 
 
 class NoColourFilter(LineFilter):
     """Replaces colours by bold, dim and reverse."""
 
-    def apply(self, segments: list[Segment], background: Color) -> list[Segment]:  # noqa: ARG002
+    def apply(self, segments: list[Segment], background: Color) -> list[Segment]:
         return [
             Segment(text, None if style is None else _without_colour(style), control)
             for text, style, control in segments

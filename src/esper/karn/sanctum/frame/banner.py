@@ -19,7 +19,7 @@ _BEFORE: Final = (StatusKind.WAITING, StatusKind.STARTING)
 NO_DATA: Final = "NO DATA"
 ORDINARY: Final = "nothing out of the ordinary"
 #: The scores of simple policies that are shown for comparison, with short names.
-GUIDE_NAMES: Final = {"random choices": "random", "best hand rule": "hand rule"}
+GUIDE_NAMES: Final = {"random choices": "random", "best hand-written rule": "hand-written rule"}
 _NAMED: Final = 2  # heads; for more, their number is shown
 
 
@@ -52,7 +52,7 @@ def _ordinary(view: View) -> str:
     run, score = view.snapshot.run, view.snapshot.training.score
     if view.position is not None or not run.task:
         return ORDINARY
-    task = f"networks for {run.task}"
+    task = f"task {run.task}"
     if score is None:
         return task
     known = guides_of(run.task, run.steps)

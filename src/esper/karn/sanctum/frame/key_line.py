@@ -108,7 +108,7 @@ class KeyLine(Widget):
             self._hints = hints
             self.refresh()
 
-    def render_line(self, y: int) -> Strip:  # noqa: ARG002
+    def render_line(self, y: int) -> Strip:
         """Return the only line."""
         palette: Palette = palette_of(self.app.theme)
         console = self.app.console

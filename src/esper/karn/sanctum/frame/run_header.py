@@ -160,17 +160,13 @@ def _interventions(done: InterventionState, status: RunStatus, palette: Palette)
     A halt that is the run's status is not repeated.
     """
     halts = done.halts - (status.kind == StatusKind.HALTED)
-    taken = [
-        f"{number} {what}"
-        for number, what in (
-            (done.updates_repeated, "repeated"),
-            (done.updates_skipped, "skipped"),
-            (done.updates_rolled_back, "rolled back"),
-            (halts, "halted before" if status.kind == StatusKind.HALTED else "halted"),
-        )
-        if number
-    ]
-    return Text(", ".join(taken), style=palette.warning)
+    counts = {
+        "repeated": done.updates_repeated,
+        "skipped": done.updates_skipped,
+        "rolled back": done.updates_rolled_back,
+        "halted before" if status.kind == StatusKind.HALTED else "halted": halts,
+    }
+    return _warning(counts, palette)
 
 
 def _incidents(done: InterventionState, palette: Palette) -> Text:
@@ -185,16 +181,20 @@ def _incidents(done: InterventionState, palette: Palette) -> Text:
 
 def _losses(run: RunState, palette: Palette) -> Text:
     """Return how many events the monitor lost or could not read; empty if none."""
-    lost = [
-        f"{number} {what}"
-        for number, what in (
-            (run.events_lost, "events lost"),
-            (run.damaged_events, "damaged events"),
-            (run.unknown_events, "unknown events"),
-        )
-        if number
-    ]
-    return Text(", ".join(lost), style=palette.warning)
+    counts = {
+        "events lost": run.events_lost,
+        "damaged events": run.damaged_events,
+        "unknown events": run.unknown_events,
+    }
+    return _warning(counts, palette)
+
+
+def _warning(counts: dict[str, int], palette: Palette) -> Text:
+    """Return the counts that are not 0."""
+    return Text(
+        ", ".join(f"{count} {what}" for what, count in counts.items() if count),
+        style=palette.warning,
+    )
 
 
 def _machine(machine: MachineState, palette: Palette) -> tuple[Text, Text]:

@@ -71,7 +71,7 @@ class StatusStrip(Panel, can_focus=False):
         identity = run.name, run.run_id, run.update
         return master_word(view), reason(view), *identity, status, _time(view, DARK).plain
 
-    def draw(self, view: View, width: int, height: int, palette: Palette) -> Text:  # noqa: ARG002
+    def draw(self, view: View, width: int, height: int, palette: Palette) -> Text:
         return render_strip(view, width, palette, lamps=self.lamps)
 
     async def on_click(self) -> None:

@@ -104,7 +104,7 @@ class TimeBar(Panel, inherit_bindings=False):
     def part(self, view: View) -> object:
         return view.position, view.snapshot.run.update
 
-    def draw(self, view: View, width: int, height: int, palette: Palette) -> Text:  # noqa: ARG002
+    def draw(self, view: View, width: int, height: int, palette: Palette) -> Text:
         return render_time_bar(view, width, self.speed, palette)
 
     def on_mouse_down(self, event: MouseDown) -> None:
@@ -117,7 +117,7 @@ class TimeBar(Panel, inherit_bindings=False):
         if self.app.mouse_captured is self:
             self._jump(event.x)
 
-    def on_mouse_up(self, event: MouseUp) -> None:  # noqa: ARG002
+    def on_mouse_up(self, event: MouseUp) -> None:
         """Let go."""
         self.release_mouse()
 

@@ -68,7 +68,7 @@ class IncidentPanel(Panel):
         snapshot = view.snapshot
         return snapshot.tamiyo.evidence, snapshot.log, view.directory
 
-    def draw(self, view: View, width: int, height: int, palette: Palette) -> Text:  # noqa: ARG002
+    def draw(self, view: View, width: int, height: int, palette: Palette) -> Text:
         if self._incident is None:
             return Text(self._nothing, style=palette.muted)
         which = self._which(view, self._incident)

@@ -107,7 +107,7 @@ class NetworkPanel(HostPanel):
         host: HostState,
         run: RunState,
         width: int,
-        height: int,  # noqa: ARG002
+        height: int,
         palette: Palette,
     ) -> list[Text]:
         return render_network(host, run, width, palette)

@@ -31,7 +31,7 @@ class ConsolePanel(TailPanel):
     def part(self, view: View) -> object:
         return view.console
 
-    def draw(self, view: View, width: int, height: int, palette: Palette) -> Text:  # noqa: ARG002
+    def draw(self, view: View, width: int, height: int, palette: Palette) -> Text:
         if not view.console:
             return Text("the run has printed nothing", style=palette.muted, no_wrap=True)
         shown = view.console if self._found is None else self._found

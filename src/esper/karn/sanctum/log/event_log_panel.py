@@ -121,7 +121,7 @@ class EventLogPanel(TailPanel):
     def part(self, view: View) -> object:
         return view.snapshot.log, day_of(view.now)
 
-    def draw(self, view: View, width: int, height: int, palette: Palette) -> Text:  # noqa: ARG002
+    def draw(self, view: View, width: int, height: int, palette: Palette) -> Text:
         return render_log(view.snapshot, width, view.now, palette)
 
     def lines(self, view: View, width: int, height: int, palette: Palette) -> list[Text]:

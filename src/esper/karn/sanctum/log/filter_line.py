@@ -41,7 +41,7 @@ class FilterLine(Panel, can_focus=False):
     def part(self, view: View) -> object:
         return view.snapshot.log, view.console, view.position is None
 
-    def draw(self, view: View, width: int, height: int, palette: Palette) -> Text:  # noqa: ARG002
+    def draw(self, view: View, width: int, height: int, palette: Palette) -> Text:
         found = () if self._result is None else self._result.lines
         if isinstance(self._wanted, str):
             shown = view.console if self._result is None else found

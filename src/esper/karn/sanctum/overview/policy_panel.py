@@ -2,6 +2,7 @@
 
 from typing import Final
 
+from rich.cells import cell_len
 from rich.text import Text
 
 from esper.karn.sanctum.drawing.charts import sparkline
@@ -156,14 +157,22 @@ class PolicyPanel(Panel):
         return view.snapshot.training, run.update, run.task, run.steps
 
     def redraw(self) -> None:
-        """Draw again; without a chart of the score, show scores for comparison in the title."""
+        """Draw again; without a chart of the score, show scores for comparison in the title.
+
+        If there is no room for all, the highest are shown.
+        """
         super().redraw()
         region = self.scrollable_content_region
         if self._view is None or region.width < 1 or region.height < 1:
             return
         is_charted = fits(len(_FIGURES), region.width, region.height - 1)
         guides = {} if is_charted else guides_on_score(self._view.snapshot.run)
-        self.note(", ".join(f"{name} {value:.2f}" for name, value in guides.items()))
+        notes = [f"{name} {value:.2f}" for name, value in guides.items()]
+        # The border has a corner and a blank on both sides of the title.
+        room = region.width - 2 - cell_len(f"{self.BORDER_TITLE} · ")
+        while notes and cell_len(", ".join(notes)) > room:
+            notes.pop(0)
+        self.note(", ".join(notes))
 
     def draw(self, view: View, width: int, height: int, palette: Palette) -> Text:
         return render_policy(view.snapshot, width, height, palette)

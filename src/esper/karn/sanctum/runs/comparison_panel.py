@@ -200,10 +200,10 @@ class ComparisonPanel(Panel):
         self.note("c closes")
         self.redraw()
 
-    def part(self, view: View) -> object:  # noqa: ARG002  (a comparison does not change)
+    def part(self, view: View) -> object:  # a comparison does not change
         return None
 
-    def draw(self, view: View, width: int, height: int, palette: Palette) -> Text:  # noqa: ARG002
+    def draw(self, view: View, width: int, height: int, palette: Palette) -> Text:
         if self._found is None:
             return Text("reading the runs …", style=palette.muted)
         return render_comparison(self._found, width, height, palette)

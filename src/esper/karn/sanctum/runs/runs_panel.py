@@ -131,7 +131,7 @@ class RunsPanel(ChoicePanel):
     def part(self, view: View) -> object:
         return view.directory
 
-    def keys(self, view: View) -> Sequence[Hashable]:  # noqa: ARG002
+    def keys(self, view: View) -> Sequence[Hashable]:
         return [run.path for run in self._runs]
 
     def rows(self, view: View, width: int, palette: Palette) -> list[Text]:

@@ -74,7 +74,7 @@ class SanctumServer(Server):
         self._sessions: dict[str, None] = {}  # oldest first
         self._cockpits: set[CockpitProcess] = set()
 
-    def serve(self, debug: bool = False) -> None:  # noqa: ARG002  (textual-serve has it)
+    def serve(self, debug: bool = False) -> None:
         """Serve until interrupted, without textual-serve's logging and signal handlers."""
         web.run_app(
             self._make_app(),
@@ -166,7 +166,7 @@ class SanctumServer(Server):
             self._cockpits.discard(cockpit)
         return socket
 
-    async def on_shutdown(self, app: web.Application) -> None:  # noqa: ARG002  (as above)
+    async def on_shutdown(self, app: web.Application) -> None:
         """Stop every cockpit that is left."""
         await asyncio.gather(*(cockpit.stop() for cockpit in tuple(self._cockpits)))
 

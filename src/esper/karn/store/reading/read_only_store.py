@@ -178,7 +178,7 @@ class ReadOnlyStore:
             self._held_path = opened.path
             try:
                 yield opened.connection
-            except BaseException:
+            except BaseException:  # KeyboardInterrupt, too; raised again
                 opened.connection.close()
                 raise
             if stays_open and opened.is_live:
@@ -210,7 +210,7 @@ class ReadOnlyStore:
             connection = _open(path, "mode=rw", self._is_late)
         try:
             has_tables = check_store(connection, str(self._path))
-        except BaseException:
+        except BaseException:  # KeyboardInterrupt, too; raised again
             connection.close()
             raise
         if not has_tables:
@@ -251,7 +251,7 @@ def _open(path: Path, options: str, is_late: Callable[[], bool]) -> sqlite3.Conn
     connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _MAX_VALUE_BYTES)
     try:
         connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-    except BaseException:
+    except BaseException:  # KeyboardInterrupt, too; raised again
         connection.close()
         raise
     return connection

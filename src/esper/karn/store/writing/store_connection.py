@@ -139,7 +139,7 @@ class StoreConnection:
             (self._last_id,) = connection.execute(
                 "SELECT coalesce(max(id), 0) FROM events"
             ).fetchone()
-        except BaseException:
+        except BaseException:  # KeyboardInterrupt, too; raised again
             connection.close()
             raise
         self._connection, self._is_synchronous = connection, True

@@ -5,15 +5,14 @@ from typing import Final
 
 from rich.text import Text
 
+from esper.karn.reports.evidence_rows import EVIDENCE_HEADINGS, evidence_cells
 from esper.karn.sanctum.fold.evidence import evidence_words
 from esper.karn.sanctum.schema import Evidence
 from esper.karn.text.columns import GAP, column_widths, in_columns
-from esper.karn.text.figures import count, place_text
+from esper.karn.text.figures import count
 from esper.karn.text.palette import Palette
-from esper.leyline.text.sighting_words import KIND_WORDS
 
-#: First and last are places: "2/1/3" is update 2, epoch 1, minibatch 3.
-_HEADERS: Final = ("Evidence", "seen", "updates", "minib.", "first", "last", "")
+_HEADERS: Final = ("Evidence", *EVIDENCE_HEADINGS)
 _PLACES: Final = (
     "update/epoch/minibatch",
     "upd/ep/mb",
@@ -35,7 +34,7 @@ def render_evidence(
     """
     if not evidence:
         return []
-    rows = [_cells(row, name_of) for row in evidence]
+    rows = [evidence_cells(row, name_of(row.head), count) for row in evidence]
     widths = column_widths([_HEADERS, *rows])
     whole_width = sum(widths) + GAP * len(widths)
     heading = in_columns(_HEADERS, widths, palette.muted)
@@ -57,15 +56,3 @@ def render_evidence(
                 line = Text(f"  {words}", style=style, no_wrap=True)
         lines.append(line)
     return lines
-
-
-def _cells(row: Evidence, name_of: Callable[[str], str]) -> tuple[str, ...]:
-    return (
-        name_of(row.head),
-        f"{KIND_WORDS.get(row.kind, row.kind)} in {row.quantity}",
-        count(row.updates),
-        count(row.minibatches or None),
-        place_text(row.first_update, row.first_epoch, row.first_minibatch),
-        place_text(row.last_update, row.last_epoch, row.last_minibatch),
-        "now" if row.is_active else "",
-    )

@@ -1,11 +1,10 @@
-"""Prints rows in columns; the styles and words that the text reports share."""
+"""Lines in columns; the styles and words that the text reports share."""
 
 import math
 from collections.abc import Sequence
 from itertools import chain
 from typing import Final
 
-from rich.console import Console
 from rich.text import Text
 
 from esper.karn.text.columns import columns
@@ -30,23 +29,27 @@ def score_text(score: float | None) -> str:
 
 
 def named_rows(rows: Sequence[tuple[str, str]]) -> list[list[Text]]:
-    """Return pairs of a name and a text as rows for `print_columns`."""
+    """Return pairs of a name and a text as rows for `column_lines`."""
     return [[Text(f"  {name}", style="dim"), Text(text)] for name, text in rows]
 
 
-def print_columns(
-    console: Console,
+def whole(line: Text) -> Text:
+    """Return a line that is never wrapped, so that what it names can be copied."""
+    line.no_wrap, line.overflow = True, "ignore"
+    return line
+
+
+def column_lines(
     rows: Sequence[Sequence[Text]],
     headers: Sequence[str] = (),
     details: Sequence[Text | None] = (),
-) -> None:
-    """Print rows in columns as wide as they need.
+) -> list[Text]:
+    """Return rows as lines in columns as wide as they need.
 
     Args:
-        console: where to print.
         rows: the cells of each row.
         headers: the name of each column; none if empty.
-        details: for each row, a line to print below it, or None.
+        details: for each row, a line below it, or None.
     """
     heading = [[Text(header, style="bold") for header in headers]] if headers else []
     table = [*heading, *rows]
@@ -54,7 +57,5 @@ def print_columns(
         if "\n" in cell.plain:  # a name can hold anything
             cell.plain = cell.plain.replace("\n", " ")
     below = [None] * len(heading) + list(details or [None] * len(rows))
-    for line, detail in zip(columns(table), below, strict=True):
-        console.print(line, soft_wrap=True)
-        if detail is not None:
-            console.print(detail, soft_wrap=True)
+    lines = zip(columns(table), below, strict=True)
+    return [whole(line) for line in chain.from_iterable(lines) if line is not None]
