@@ -10,7 +10,7 @@ the same update, where noise affects both alike.
 
 import argparse
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -69,8 +69,15 @@ class CommonWatch(FiniteCheck):
             bad |= not value.detach().isfinite().all().item()
         return torch.tensor(bad)
 
+    def derivable(self, _terms: MinibatchTerms) -> dict[str, Tensor]:
+        return {}
+
     def backward(
-        self, _index: int, gradient: Tensor, _derivatives: Sequence[Tensor | None], _once: Tensor
+        self,
+        _index: int,
+        gradient: Tensor,
+        _derivatives: Mapping[str, Tensor | None],
+        _once: Tensor,
     ) -> Tensor:
         bad = False
         for part in self._agent.parameters.split(gradient):
@@ -84,6 +91,9 @@ class NoCheck(FiniteCheck):
     def __init__(self, loss_scale: LossScale) -> None:
         super().__init__(loss_scale)
         self._no_alarm = torch.zeros(())
+
+    def derivable(self, _terms: MinibatchTerms) -> dict[str, Tensor]:
+        return {}
 
     def backward(self, *_: object) -> Tensor:
         return self._no_alarm
@@ -141,9 +151,9 @@ def timed_parts(spent: list[float]) -> Iterator[None]:
             (LearningState, "keep"),
             (LearningState, "figures"),
             (ppo, "output_sum"),
-            (ppo, "derivable"),
             (figures, "silent_sum"),
             (FiniteCheck, "forward"),
+            (FiniteCheck, "derivable"),
             (FiniteCheck, "backward"),
         ):
             exits.enter_context(mock.patch.object(owner, name, timed(getattr(owner, name), spent)))
@@ -180,7 +190,6 @@ def without_detection(agent: PPOAgent) -> Iterator[None]:
             (agent.state, "keep", lambda: None),
             (agent.state, "figures", lambda: no_state),
             (ppo, "output_sum", lambda _outputs: nothing),
-            (ppo, "derivable", lambda _terms: ()),
             (figures, "silent_sum", lambda terms: torch.zeros(len(terms))),
             (figures.Figures, "is_suspicious", False),
         ):

@@ -129,15 +129,6 @@ def is_behind(stage: Stage, cause: Planted, effect: Planted) -> bool:
     return bool(broken) and min(broken) < first
 
 
-def parts_passes(cause: Planted, effect: Planted) -> bool:
-    """Return whether the passes took different steps before `effect` fires once.
-
-    A displayed figure that breaks in both passes leaves out a minibatch of the second only.
-    """
-    is_shown = cause.fault.reach == "shown" and cause.where.lasting
-    return is_shown and not effect.where.lasting and cause.where.index < effect.where.index
-
-
 def plant_pair(stage: Stage, turn: int) -> tuple[str, list[Sight]] | None:
     """Plant two faults; return what the pair is called and the sightings, or None if it fails."""
     random = stage.random
@@ -182,8 +173,7 @@ def plant_pair(stage: Stage, turn: int) -> tuple[str, list[Sight]] | None:
                 replace(sight, required=sight.required and place is not effect)
                 for sight, place in zip(sights, (first, second), strict=True)
             ]
-    parted = behind or parts_passes(first, second) or parts_passes(second, first)
-    if parted and stage.config.amp == "fp16":
+    if behind and stage.config.amp == "fp16":
         # By then the passes have come to other weights, and a gradient may overflow by its scale.
         sights = [
             replace(sight, required=sight.required and sight.quantity != "gradient")

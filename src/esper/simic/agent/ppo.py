@@ -23,8 +23,7 @@ from torch.nn.functional import mse_loss
 
 from esper.leyline.telemetry import NonfiniteSighting
 from esper.simic.agent.detection.examination import Plan
-from esper.simic.agent.detection.finite_check import FiniteCheck, StepCheck, output_sum
-from esper.simic.agent.detection.readers import derivable
+from esper.simic.agent.detection.finite_check import FiniteCheck, output_sum
 from esper.simic.agent.detection.second_pass import repeat_and_examine, result_without_episodes
 from esper.simic.agent.figures import (
     Figures,
@@ -67,7 +66,7 @@ class PPOAgent:
         )
         self.loss_scale = LossScale(enabled=config.amp == "fp16", device=self.device)
         self.state = LearningState(policy, self.parameters, self.optimizer, self.loss_scale)
-        self.finite_check: StepCheck = FiniteCheck(self.loss_scale)
+        self.finite_check = FiniteCheck(self.loss_scale)
         self.action_generator = torch.Generator(self.device).manual_seed(rng_seed)
         self.order_generator = torch.Generator().manual_seed(rng_seed)
 
@@ -224,7 +223,7 @@ class PPOAgent:
         self,
         whole: Minibatch,
         minibatches: Sequence[Tensor],
-        check: StepCheck,
+        check: FiniteCheck,
         hook: ForwardHook | None = None,
     ) -> tuple[Figures, list[Trace]]:
         """Make one pass over all minibatches of an update, with one optimizer step for each.
@@ -253,7 +252,7 @@ class PPOAgent:
 
             scale = loss_scale.scale
             gradient, derivatives = parameters.differentiate(
-                loss_scale.scaled(terms.loss), index, derivable(terms)
+                loss_scale.scaled(terms.loss), index, check.derivable(terms)
             )
             loss_scale.unscale_(gradient)
             grad_norm, kl = parameters.norm(gradient), approx_kl(terms)

@@ -6,8 +6,7 @@ figures are copied to the host once, when the update is over, and are checked th
 not finite are the tensors themselves examined (`examination`).
 """
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -18,48 +17,11 @@ from esper.simic.agent.minibatch import Minibatch, MinibatchTerms
 from esper.tamiyo.policy import PolicyOutput
 
 
-class StepCheck(Protocol):
-    """Decides for each minibatch whether the optimizer makes its step."""
-
-    def forward(self, index: int, batch: Minibatch, terms: MinibatchTerms) -> Tensor:
-        """Check what the loss was computed from, before the backward pass.
-
-        Args:
-            index: index of the minibatch in the update.
-            batch: its episodes.
-            terms: its loss, and all that led to it.
-
-        Returns:
-            Whether the forward pass was not finite, a scalar.
-        """
-        ...
-
-    def backward(
-        self,
-        index: int,
-        gradient: Tensor,
-        derivatives: Sequence[Tensor | None],
-        at_once: Tensor,
-    ) -> Tensor:
-        """Check the gradients before they are clipped.
-
-        Args:
-            index: index of the minibatch in the update.
-            gradient: of all parameters, `[P]`, without the loss scale.
-            derivatives: those of `readers.DERIVATIVES`.
-            at_once: the figures that `figures.AT_ONCE` names, `[6]`, float64.
-
-        Returns:
-            A scalar that is finite if and only if the step is to be made.
-        """
-        ...
-
-
 class FiniteCheck:
-    """A `StepCheck` that skips the step of a minibatch whose loss or gradient is not finite.
+    """Skips the step of every minibatch whose loss or gradient is not finite.
 
-    It makes the same decisions as `UpdateWatch`, except for values that reach neither loss nor
-    gradient, so that the two passes over an update take the same steps and can be compared.
+    `UpdateWatch`, the check of the second pass, decides in the same way, so that both passes take
+    the same steps and can be compared.
     """
 
     def __init__(self, loss_scale: LossScale) -> None:
@@ -67,19 +29,47 @@ class FiniteCheck:
         self._good = torch.zeros((), dtype=torch.bool, device=loss_scale.scale.device)
 
     def forward(self, _index: int, _batch: Minibatch, terms: MinibatchTerms) -> Tensor:
-        """Return whether the loss is not finite; computed only where fp16 loss scaling needs it."""
+        """Check what the loss was computed from, before the backward pass.
+
+        Args:
+            _index: index of the minibatch in the update.
+            _batch: its episodes.
+            terms: its loss, and all that led to it.
+
+        Returns:
+            Whether something other than the fp16 loss scale keeps the gradient from being finite, a
+            scalar. It is computed only if the loss is scaled.
+        """
         if not self._loss_scale.enabled:
             return self._good
         return ~(terms.loss.detach() + approx_kl(terms)).isfinite()
+
+    def derivable(self, terms: MinibatchTerms) -> dict[str, Tensor]:
+        """Return tensors of a minibatch whose gradients are examined, some of `DERIVATIVES`.
+
+        These are the two whose gradients reach several heads, so that the gradients of the
+        parameters do not show where they broke. Each one costs time in every minibatch.
+        """
+        return {"log_ratios gradient": terms.log_ratios, "entropy gradient": terms.entropies}
 
     def backward(
         self,
         _index: int,
         _gradient: Tensor,
-        _derivatives: Sequence[Tensor | None],
+        _derivatives: Mapping[str, Tensor | None],
         at_once: Tensor,
     ) -> Tensor:
-        """Return the sum of the figures."""
+        """Check the gradients before they are clipped.
+
+        Args:
+            _index: index of the minibatch in the update.
+            _gradient: gradient of all parameters, `[P]`, without the loss scale.
+            _derivatives: gradients of what `derivable` returned.
+            at_once: the figures that `figures.AT_ONCE` names, `[6]`, float64.
+
+        Returns:
+            A scalar that is finite if and only if the step is to be made.
+        """
         return at_once.sum()
 
 

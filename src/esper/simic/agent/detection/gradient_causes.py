@@ -90,12 +90,9 @@ def _report_loss_derivatives(
     """
     codes, active = search.codes, search.around.active
     # The joint log-ratio: one derivative for all heads that were active in that step.
-    own = search.steps("log_ratio gradient")
-    joint = own | search.heads("log_ratios gradient").all(2)
+    joint = search.heads("log_ratios gradient").all(2)
     if joint.any():
-        found = codes["log_ratio gradient"] if own.any() else None
-        if found is None:
-            found = codes["log_ratios gradient"][..., 0].masked_fill(~joint, 0)
+        found = codes["log_ratios gradient"][..., 0].masked_fill(~joint, 0)
         search.report_steps(SHARED, "gradient", found, reasons.ratio | reasons.all_ratio)
     entropy = search.heads("entropy gradient") & active
     if entropy.any():
@@ -123,22 +120,32 @@ def _report_head_and_critic(
     Returns:
         Whether any of these gradients is broken.
     """
-    gradient, owner = search.codes["gradient"], search.anatomy.owner
     trunk_broke = bool(search.trunk.any())
     is_broken = False
     for number, head in enumerate(search.anatomy.heads):
-        rows = gradient[owner == number]
-        if rows.any():
+        own = _of_layer(search, number)
+        if own.any():
             is_broken = True
             is_sent = bool(sent[..., number].any())
             if not (is_sent or trunk_broke or reasons.all_ratio or reasons.all_entropy):
-                search.report_whole(head, "gradient", rows)
-    critic = gradient[owner == CRITIC]
+                search.report_whole(head, "gradient", own)
+    critic = _of_layer(search, CRITIC)
     if critic.any():
         is_broken = True
         if not (values.any() or reasons.value.any() or reasons.all_value or trunk_broke):
             search.report_whole(SHARED, "gradient", critic)
     return is_broken
+
+
+def _of_layer(search: CauseSearch, owner: int) -> Tensor:
+    """Return the codes of the gradients of a head's or the critic's biases, or of all its weights.
+
+    The gradient of a bias is a sum of derivatives, so that it has their kind. Those of the weights
+    are products with the trunk, in which an Inf takes any sign. They count where no bias broke.
+    """
+    gradient, is_own = search.codes["gradient"], search.anatomy.owner == owner
+    biases = gradient[is_own & search.anatomy.is_bias()]
+    return biases if biases.any() else gradient[is_own]
 
 
 def _report_trunk(search: CauseSearch, reasons: _LossReasons, *, passed_on: bool) -> None:
@@ -153,7 +160,7 @@ def _report_trunk(search: CauseSearch, reasons: _LossReasons, *, passed_on: bool
         nowhere = torch.zeros_like(search.trunk)
         search.report_steps(SHARED, "gradient", codes["trunk gradient"], nowhere)
     body = codes["gradient"][owner == TRUNK]
-    is_sent = bool(received.any()) or ("trunk gradient" not in codes and passed_on)
+    is_sent = bool(received.any()) or search.around.heads_sent
     if (body.any() or received.any()) and search.has_bad_weights(TRUNK):
         search.explaining.add(
             TRUNK

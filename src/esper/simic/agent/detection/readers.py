@@ -6,7 +6,7 @@ behind. Names, scopes and explanations are those of `esper.leyline.quantities`. 
 filter and replay iterate over these tables.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Final
@@ -157,16 +157,15 @@ FORWARD: Final = (
     Reader(quantity="loss", axes=Axes.SCALAR, from_terms=lambda terms: terms.loss),
 )
 
-#: Names of the codes of watched gradients between the loss and the parameters, in the order in
-#: which `derivable` returns the tensors. All of them are the quantity "gradient".
-DERIVATIVES: Final = (
-    "log_ratio gradient",
-    "log_ratios gradient",
-    "entropy gradient",
-    "logits gradient",
-    "value gradient",
-    "trunk gradient",
-)
+#: Tensors between the loss and the parameters whose gradients are watched, by the names of the
+#: gradients' codes. All of them are the quantity "gradient".
+DERIVATIVES: Final[Mapping[str, Callable[[MinibatchTerms], Tensor]]] = {
+    "log_ratios gradient": lambda terms: terms.log_ratios,
+    "entropy gradient": lambda terms: terms.entropies,
+    "logits gradient": lambda terms: terms.output.logits,
+    "value gradient": lambda terms: terms.output.values,
+    "trunk gradient": lambda terms: terms.output.trunk,
+}
 #: Codes of the backward pass.
 BACKWARD: Final = (*DERIVATIVES, "gradient")
 
@@ -195,22 +194,6 @@ def check_tables() -> None:
 check_tables()
 
 
-def derivable(terms: MinibatchTerms) -> tuple[Tensor, ...]:
-    """Return the tensors whose gradients are watched, in the order of `DERIVATIVES`.
-
-    Written out, because every minibatch pays for it: a loop over getters takes five times as long.
-    """
-    output = terms.output
-    return (
-        terms.log_ratio,
-        terms.log_ratios,
-        terms.entropies,
-        output.logits,
-        output.values,
-        output.trunk,
-    )
-
-
 def forward_codes(
     batch: Minibatch, terms: MinibatchTerms, loss_scale: Tensor, table: HeadTable
 ) -> Codes:
@@ -235,13 +218,9 @@ def preparation_codes(preparation: Preparation, table: HeadTable) -> list[Codes]
     return found
 
 
-def backward_codes(gradient: Tensor, derivatives: Sequence[Tensor | None]) -> Codes:
-    """Return the codes of a gradient `[P]` and of the derivatives that led to it."""
-    codes = {
-        name: code_of(values)
-        for name, values in zip(DERIVATIVES, derivatives, strict=True)
-        if values is not None
-    }
+def backward_codes(gradient: Tensor, derivatives: Mapping[str, Tensor | None]) -> Codes:
+    """Return the codes of a gradient `[P]` and of the derivatives that led to it, by name."""
+    codes = {name: code_of(each) for name, each in derivatives.items() if each is not None}
     return codes | {"gradient": code_of(gradient)}
 
 

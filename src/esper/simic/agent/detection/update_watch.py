@@ -1,14 +1,15 @@
 """The second pass over an update that was not finite, in which every tensor is examined."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor
 
 from esper.simic.agent.detection.codes import Codes, StateCodes
+from esper.simic.agent.detection.finite_check import FiniteCheck
 from esper.simic.agent.detection.readers import (
+    DERIVATIVES,
     backward_codes,
-    derivable,
     forward_codes,
     state_codes,
 )
@@ -18,10 +19,12 @@ from esper.simic.agent.minibatch import Minibatch, MinibatchTerms
 from esper.tamiyo.policy import RecurrentPolicy
 
 
-class UpdateWatch:
-    """A `StepCheck` that records the codes of everything in the minibatches of one pass.
+class UpdateWatch(FiniteCheck):
+    """Records the codes of everything in the minibatches of one pass.
 
-    It skips the step of a minibatch in which anything is not finite.
+    It skips the steps that `FiniteCheck` skips. In addition, it skips those of minibatches in which
+    a logit is broken that reaches neither loss nor gradient, and those that broken optimizer state
+    would break.
 
     Attributes:
         forward_codes: codes of each minibatch's forward pass.
@@ -39,10 +42,10 @@ class UpdateWatch:
         optimizer: torch.optim.Optimizer,
         loss_scale: LossScale,
     ) -> None:
+        super().__init__(loss_scale)
         self._policy = policy
         self._parameters = parameters
         self._optimizer = optimizer
-        self._loss_scale = loss_scale
         self._bad = torch.zeros((), dtype=torch.bool, device=parameters.flat.device)
         self.forward_codes: list[Codes] = []
         self.backward_codes: list[Codes] = []
@@ -56,54 +59,57 @@ class UpdateWatch:
         return state_codes(self._parameters.flat, state, self._loss_scale.scale)
 
     @torch.no_grad()
-    def forward(self, _index: int, batch: Minibatch, terms: MinibatchTerms) -> Tensor:
-        """Record everything that the loss is computed from; return whether any of it is bad.
+    def forward(self, index: int, batch: Minibatch, terms: MinibatchTerms) -> Tensor:
+        """Record everything that the loss is computed from.
 
-        Bad optimizer state counts in `backward` only: it does not concern the fp16 loss scale.
+        Returns:
+            Whether something other than the fp16 loss scale keeps the gradient from being finite:
+            the loss, or the gradient without the scale.
         """
         codes = forward_codes(batch, terms, self._loss_scale.scale, self._policy.table)
         self.forward_codes.append(codes)
-        self.states.append(self.state())
-        examined = [*codes.values()]
+        state = self.state()
+        self.states.append(state)
+        self._bad = _any((codes["logits"], state.first_moment, state.second_moment, state.step))
+        forward_bad = super().forward(index, batch, terms)
         if self._loss_scale.enabled:
             self.unscaled_codes.append(self._without_scale(terms))
-            examined += self.unscaled_codes[-1].values()
-        forward_bad = _any(examined)
-        state = self.states[-1]
-        optimizer_bad = _any((state.first_moment, state.second_moment, state.step))
-        self._bad = forward_bad | optimizer_bad
+            forward_bad = forward_bad | _any(self.unscaled_codes[-1].values())
         return forward_bad
+
+    def derivable(self, terms: MinibatchTerms) -> dict[str, Tensor]:
+        """Return all tensors whose gradients are watched, by name."""
+        return {name: read(terms) for name, read in DERIVATIVES.items()}
 
     @torch.no_grad()
     def backward(
         self,
-        _index: int,
+        index: int,
         gradient: Tensor,
-        derivatives: Sequence[Tensor | None],
+        derivatives: Mapping[str, Tensor | None],
         at_once: Tensor,
     ) -> Tensor:
         """Record the gradients before they are clipped.
 
         Returns:
-            A scalar: NaN if anything in the minibatch was bad, otherwise 0.
+            The sum of the figures; NaN if a logit or the optimizer's state is bad.
         """
-        codes = backward_codes(gradient, derivatives)
-        self.backward_codes.append(codes)
-        bad = self._bad | _any(codes.values()) | ~at_once.sum().isfinite()
-        return at_once.new_zeros(()).masked_fill(bad, torch.nan)
+        self.backward_codes.append(backward_codes(gradient, derivatives))
+        total = super().backward(index, gradient, derivatives, at_once)
+        return total.masked_fill(self._bad, torch.nan)
 
     def _without_scale(self, terms: MinibatchTerms) -> Codes:
         """Return the codes of the gradients without the loss scale."""
-        also = derivable(terms)
+        also = self.derivable(terms)
         with torch.enable_grad():
             found = torch.autograd.grad(
                 terms.loss,
-                (*also, *self._parameters.parameters),
+                (*also.values(), *self._parameters.parameters),
                 retain_graph=True,
                 allow_unused=True,
             )
         flat = torch.cat([part.flatten() for part in found[len(also) :]])
-        return backward_codes(flat, found[: len(also)])
+        return backward_codes(flat, dict(zip(also, found, strict=False)))
 
 
 def _any(codes: Iterable[Tensor]) -> Tensor:
