@@ -101,9 +101,9 @@ def test_an_incident_names_head_operation_and_line(model, tmp_path, caplog):
     assert run.latches["nan"]["shared"]
     (incident,) = run.snapshot.incidents
     assert incident.origin is not None
-    assert incident.origin.line > 0
-    assert incident.origin.file.endswith("test_watched_run.py") or incident.origin.module
-    assert "observations" in incident.origin.cause
+    assert incident.origin.file.endswith("test_watched_run.py")
+    assert incident.origin.code == "observations[2, 1] = torch.nan"
+    assert incident.origin.function == "train"
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert "shared NaN in observations" in caplog.text
 

@@ -284,10 +284,38 @@ def test_a_watched_model_is_saved_copied_and_exported(policy):
     assert watch.troubles == []
 
     watch.pause()
-    scripted = torch.jit.trace(policy, torch.zeros(1, 4))
-    assert scripted(torch.zeros(1, 4))[0].shape == (1, 5)
+    exported = torch.export.export(policy, (torch.zeros(1, 4),)).module()
+    assert exported(torch.zeros(1, 4))[0].shape == (1, 5)
     watch.resume()
     with torch.no_grad():
         policy(torch.full((1, 4), torch.nan))
     assert len(watch.troubles) == 1
     watch.close()
+
+
+def test_updates_end_where_acting_ends(policy):
+    optimizer = torch.optim.SGD(policy.parameters(), lr=0.01)
+    records = []
+    with Watch([policy], [optimizer], HEADS) as watch:
+        watch.record_with(_Keeping(records))
+        for _ in range(3):
+            with torch.no_grad():
+                policy(torch.zeros(1, 4))
+            steps(policy, optimizer, 2)
+
+    assert [(record.number, record.steps) for record in records] == [(1, 2), (2, 2), (3, 2)]
+
+
+def test_after_the_first_call_of_update_only_its_calls_end_updates(policy):
+    optimizer = torch.optim.SGD(policy.parameters(), lr=0.01)
+    records = []
+    with Watch([policy], [optimizer], HEADS) as watch:
+        watch.record_with(_Keeping(records))
+        for _ in range(3):
+            for _part in range(2):
+                with torch.no_grad():
+                    policy(torch.zeros(1, 4))
+                steps(policy, optimizer, 2)
+            watch.update(loss=1.0)
+
+    assert [record.steps for record in records[-2:]] == [4, 4]

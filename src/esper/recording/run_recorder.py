@@ -5,6 +5,7 @@ import logging
 import os
 import platform
 import time
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
@@ -110,6 +111,8 @@ class RunRecorder:
         self._writer.emit(_started(description, self.directory.name), durable=True)
         self._at_exit: Callable[[], None] = self._close
         atexit.register(self._at_exit)
+        own = weakref.ref(self)
+        os.register_at_fork(after_in_child=lambda: _forget_at_exit(own()))
 
     def found(self, trouble: Trouble) -> None:
         """Latch the lights of an incident, and record where it began."""
@@ -196,6 +199,11 @@ class RunRecorder:
         return os.getpid() != self._pid
 
 
+def _forget_at_exit(recorder: RunRecorder | None) -> None:
+    if recorder is not None:
+        atexit.unregister(recorder._at_exit)
+
+
 def sightings_of(trouble: Trouble) -> list[NonfiniteSighting]:
     """Return what was found in an incident, as sightings."""
     return [
@@ -273,7 +281,7 @@ def _origin(origin: Origin, trouble: Trouble) -> IncidentOrigin:
         module=operation.module,
         file=operation.place.file,
         line=operation.place.line,
-        function=operation.place.function,
+        function=trouble.explanation.function,
         code=operation.place.code,
         loop=trouble.explanation.line,
     )

@@ -350,8 +350,7 @@ class OperationTracer(TorchDispatchMode):
             code = frame.f_code
             if self._loop and code.co_name == self._loop:
                 loop = code.co_filename, frame.f_lineno
-                inner = inner or frame
-                return Place(*_of(inner), loop=loop)
+                return Place(*_of(inner or frame), loop=loop)
             file = code.co_filename
             if inner is None and file != __file__ and not self._is_plumbing(file):
                 inner = frame

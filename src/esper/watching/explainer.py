@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from types import FrameType
 from typing import Final, Literal
 
@@ -23,8 +24,10 @@ from esper.watching.frames import is_plumbing, named_tensors
 from esper.watching.heads import Head
 from esper.watching.parts import Part
 from esper.watching.recall import model_call, with_gradients_as
-from esper.watching.rerun import CannotRunAgainError, everything_put_back
+from esper.watching.rerun import LOOP_FUNCTION, CannotRunAgainError, everything_put_back
 
+#: The tracer of a second run, and its tensors by name.
+_Repetition = tuple[OperationTracer, dict[str, Tensor]]
 Replay = Literal["auto", "model", "off"]
 _FRAMES: Final = 5  # whose variables are read
 
@@ -79,13 +82,13 @@ class Explainer:
                 variables.setdefault(name, tensor)
         state = self._state_of(optimizer)
         if optimizer is None:
-            minibatch = Minibatch(minibatch.outputs, [None for _ in self._parts])
+            minibatch = replace(minibatch, gradients=[None for _ in self._parts])
         found = evidence_in(self._parts, self._heads, minibatch, variables, state)
         named = {f"weight {part.name}": part.parameter.detach() for part in self._parts}
         named |= {f"variable {name}": tensor for name, tensor in variables.items()}
         if optimizer is not None:
             named |= {f"optimizer {name}": tensor for name, (_, tensor) in state.items()}
-        return self._with_origin(stack, frames, found, named, phase)
+        return self._with_origin(stack, frames, found, named, phase, minibatch.rng)
 
     def weights(self) -> tuple[Found, ...]:
         """Return the parameters that are not finite."""
@@ -99,21 +102,28 @@ class Explainer:
         found: tuple[Found, ...],
         named: Mapping[str, Tensor],
         phase: str,
+        rng: Tensor | None,
     ) -> Explanation:
         reason = "repeating a minibatch is switched off"
-        for repeat in self._repetitions(stack, frames, named, phase):
+        for repeat in self._repetitions(stack, frames, named, phase, rng):
             self.seen = []
             try:
-                tracer = repeat()
-                bad = [one for one in self.seen if not bool(one.detach().isfinite().all())]
-                origin = origin_in(tracer, bad)
+                tracer, again = repeat()
+                # What was found, as the second run made it; else what it made at its end.
+                variables = [again[one.quantity] for one in found if one.quantity in again]
+                origin = origin_in(tracer, _bad(variables)) or origin_in(tracer, _bad(self.seen))
             except CannotRunAgainError as error:
                 reason = reason if reason.startswith("the loop") else str(error)
                 continue
             finally:
                 self.seen = None
             if origin is not None:
-                return Explanation(found, origin, loop_line_of(origin.operation))
+                operation = origin.operation
+                function = operation.place.function
+                if function == LOOP_FUNCTION:  # the loop's own function, run again under that name
+                    own = (f for f in frames if f.f_code.co_filename == operation.place.file)
+                    function = next((f.f_code.co_name for f in own), "")
+                return Explanation(found, origin, loop_line_of(operation), function=function)
             reason = "when it was repeated, it was finite"
         return Explanation(found, why_no_origin=reason)
 
@@ -123,18 +133,19 @@ class Explainer:
         frames: Sequence[FrameType],
         named: Mapping[str, Tensor],
         phase: str,
-    ) -> list[Callable[[], OperationTracer]]:
-        def loop() -> OperationTracer:
-            return run_again(frames, self._models, named)
+        rng: Tensor | None,
+    ) -> list[Callable[[], _Repetition]]:
+        def loop() -> _Repetition:
+            return run_again(frames, self._models, named, rng)
 
-        def model() -> OperationTracer:
+        def model() -> _Repetition:
             call = with_gradients_as(phase == "update", model_call(stack, self._models))
             tracer = traced(self._models, named)
             variables = [value for frame in frames[:1] for value in frame.f_locals.values()]
             # A refusal of NaN ends both calls alike.
             with everything_put_back(self._models, variables), tracer, suppress(Exception):
                 call()
-            return tracer
+            return tracer, {}
 
         if self._replay == "off":
             return []
@@ -151,3 +162,7 @@ class Explainer:
             for name, value in state.items()
             if isinstance(value, Tensor) and value.shape == parameter.shape
         }
+
+
+def _bad(tensors: Sequence[Tensor]) -> list[Tensor]:
+    return [one for one in tensors if not bool(one.detach().isfinite().all())]

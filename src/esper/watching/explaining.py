@@ -48,12 +48,14 @@ class Explanation:
         origin: the first operation that turned finite inputs into a non-finite result.
         line: the training loop's own line, where the operation's line is a library's.
         why_no_origin: a sentence, where the minibatch could not be run again.
+        function: name of the function that called the operation.
     """
 
     found: tuple[Found, ...]
     origin: Origin | None = None
     line: str = ""
     why_no_origin: str = ""
+    function: str = ""
 
 
 @dataclass(frozen=True)
@@ -63,10 +65,12 @@ class Minibatch:
     Attributes:
         outputs: input and output of each call of the output layer.
         gradients: of each part, before clipping; None for one without.
+        rng: state of torch's generator when it began; None if unknown.
     """
 
     outputs: Sequence[tuple[Tensor | None, Tensor]]
     gradients: Sequence[Tensor | None]
+    rng: Tensor | None = None
 
 
 @dataclass
@@ -167,14 +171,20 @@ def _evidence_in_gradients(parts: Sequence[Part], minibatch: Minibatch) -> tuple
 
 
 def run_again(
-    frames: Sequence[FrameType], models: Sequence[nn.Module], named: Mapping[str, Tensor]
-) -> OperationTracer:
+    frames: Sequence[FrameType],
+    models: Sequence[nn.Module],
+    named: Mapping[str, Tensor],
+    rng: Tensor | None = None,
+) -> tuple[OperationTracer, dict[str, Tensor]]:
     """Run the minibatch of a frame again under the tracer, and put everything back.
+
+    Returns the tracer, and the tensors of the second run by name.
 
     Args:
         frames: candidates, innermost first; the first with a loop is run.
         models: that the loop trains.
         named: tensors that exist before, by name.
+        rng: state of torch's generator when the minibatch began; None if unknown.
 
     Raises:
         CannotRunAgainError: no frame has a loop that can be run again.
@@ -189,9 +199,9 @@ def run_again(
                 continue
             raise
         tracer = traced(models, named, LOOP_FUNCTION)
-        with everything_put_back(models, list(frame.f_locals.values())), tracer:
-            body.run()
-        return tracer
+        with everything_put_back(models, list(frame.f_locals.values()), rng), tracer:
+            variables = body.run()
+        return tracer, variables
     raise CannotRunAgainError(reason)
 
 

@@ -27,6 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from esper.leyline.errors import EsperError
+from esper.watching.frames import frames_of_traceback, named_tensors
 
 #: Methods and functions whose call in a loop's body means that it does more than compute.
 _NOT_AGAIN = frozenset(
@@ -58,8 +59,10 @@ class Body:
     code: Any
     names: tuple[str, ...]
 
-    def run(self) -> None:
-        """Run the body once. `StepReached` ends it, or the exception that ended it before.
+    def run(self) -> dict[str, Tensor]:
+        """Run the body once, and return its tensors by name.
+
+        `StepReached` ends it, or the exception that ended it before.
 
         Raises:
             CannotRunAgainError: the body ended without either.
@@ -72,8 +75,10 @@ class Body:
         try:
             with contextlib.redirect_stdout(io.StringIO()):
                 function(**arguments)
-        except (StepReached, Exception):  # noqa: BLE001 - a refusal of NaN ends both runs alike
-            return
+        except (StepReached, Exception) as error:  # noqa: BLE001 - a refusal of NaN ends both alike
+            frames = frames_of_traceback(error.__traceback__)
+            own = [frame for frame in frames if frame.f_code is function.__code__]
+            return named_tensors(own[0]) if own else {}
         raise CannotRunAgainError("its second run did not reach the optimizer's step")
 
 
@@ -122,6 +127,7 @@ def _innermost_loop(tree: ast.AST, line: int) -> _Loop | None:
 
 
 def _refuse_effects(body: Sequence[ast.stmt]) -> None:
+    own = _assigned_names(body)  # made anew by a second run
     for node in (each for statement in body for each in ast.walk(statement)):
         if isinstance(node, (ast.Yield, ast.YieldFrom, ast.Await, ast.Global, ast.Nonlocal)):
             raise CannotRunAgainError(f"line {node.lineno} cannot be run again")
@@ -134,8 +140,32 @@ def _refuse_effects(body: Sequence[ast.stmt]) -> None:
         if isinstance(node, ast.AugAssign):
             targets = [node.target]
         for target in targets:
-            if isinstance(target, ast.Subscript) and not isinstance(target.value, ast.Constant):
+            if isinstance(target, ast.Subscript) and _base(target) not in own:
                 raise CannotRunAgainError(f"line {target.lineno} writes into a buffer")
+
+
+def _base(target: ast.expr) -> str:
+    """Return the variable that a target is a part of; empty if it is no part of a variable."""
+    while isinstance(target, ast.Subscript):
+        target = target.value
+    return target.id if isinstance(target, ast.Name) else ""
+
+
+def _assigned_names(body: Sequence[ast.stmt]) -> set[str]:
+    """Return the variables that a body assigns as a whole."""
+    targets = (
+        target
+        for statement in body
+        for node in ast.walk(statement)
+        if isinstance(node, (ast.Assign, ast.AnnAssign, ast.For))
+        for target in (node.targets if isinstance(node, ast.Assign) else [node.target])
+    )
+    return {
+        name.id
+        for each in targets
+        for name in ast.walk(each)
+        if isinstance(name, ast.Name) and isinstance(name.ctx, ast.Store)
+    }
 
 
 def _called(function: ast.expr) -> str:
@@ -187,7 +217,9 @@ def _copied(value: Any) -> Any:
 
 
 @contextmanager
-def everything_put_back(models: Sequence[nn.Module], variables: Sequence[object]) -> Iterator[None]:
+def everything_put_back(
+    models: Sequence[nn.Module], variables: Sequence[object], rng: Tensor | None = None
+) -> Iterator[None]:
     """Put back, at the end, all that running a minibatch again may change.
 
     Those are the states of random number generators, gradients, buffers, modes of modules, and the
@@ -196,6 +228,8 @@ def everything_put_back(models: Sequence[nn.Module], variables: Sequence[object]
     Args:
         models: that are trained.
         variables: of the loop's frame; among them are generators and objects with attributes.
+        rng: state of torch's generator when the minibatch began, from which it is repeated; None to
+            go on from the current state.
     """
     parameters = [parameter for model in models for parameter in model.parameters()]
     gradients = [(parameter, parameter.grad) for parameter in parameters]
@@ -222,6 +256,8 @@ def everything_put_back(models: Sequence[nn.Module], variables: Sequence[object]
         parameter.grad = None if gradient is None else torch.zeros_like(gradient)
     for module, name, buffer in buffers:
         module._buffers[name] = buffer.detach().clone()
+    if rng is not None:
+        torch.set_rng_state(rng)
     try:
         yield
     finally:

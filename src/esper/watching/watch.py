@@ -91,9 +91,11 @@ class Watch:
         self._record = UpdateRecord(1)
         self._held = HeldMinibatch()
         self._last_optimizer: torch.optim.Optimizer | None = None
-        self._has_acted = False
+        self._has_acted = False  # since the last minibatch
+        self._acts = False  # at any time
         self._is_broken = False  # weights are not finite any more: the rest is consequence
         self._put_aside: list[tuple[Tensor, Tensor | None]] = []
+        self._first_step_at = 0.0
         self._weights: Tensor | None = None
         self._still_for = 0
         self._is_paused = False
@@ -117,7 +119,8 @@ class Watch:
         self._recorder = recorder
 
     def update(self, **figures: float) -> None:
-        """End an update here, with figures of your own."""
+        """End an update here, with figures of your own; from now on only this ends updates."""
+        self._finds_updates = False
         self.log(**figures)
         self._guarded(self._end_update)
 
@@ -240,7 +243,7 @@ class Watch:
                 self._end_update_if_any()
                 self._has_acted = False
         else:
-            self._has_acted = True
+            self._has_acted = self._acts = True
         if self._flags is not None:
             self._flags.note_output(output, self._record.steps + 1)
             return
@@ -290,6 +293,8 @@ class Watch:
         """Return whether this step would be made with something that is not finite."""
         record = self._record
         record.steps += 1
+        if record.steps == 1:
+            self._first_step_at = time.monotonic()
         self._last_optimizer = optimizer
         if self._flags is not None:
             if not self._held.norms:
@@ -325,9 +330,9 @@ class Watch:
             parameter.grad = gradient
         self._put_aside.clear()
         self._held = HeldMinibatch()
-        if not self._finds_updates or self._has_acted:
-            return
-        if time.monotonic() - self._record.began > _UPDATE_SECONDS:
+        if not self._finds_updates or self._acts:
+            return  # an update ends where acting ends
+        if time.monotonic() - self._first_step_at > _UPDATE_SECONDS:
             self._guarded(self._end_update)
 
     def _explain(
@@ -343,7 +348,7 @@ class Watch:
             return
         gradients = self._held.gradients or [part.parameter.grad for part in self.parts]
         explanation = self._explainer.explain(
-            stack, phase, Minibatch(outputs, gradients), optimizer
+            stack, phase, Minibatch(outputs, gradients, self._held.rng), optimizer
         )
         self._is_broken = _is_lasting(explanation.found)
         minibatch = self._record.steps + (optimizer is None) if phase == "update" else 0

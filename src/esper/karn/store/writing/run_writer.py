@@ -8,9 +8,11 @@ retries; events that do not fit are counted; the first failure and the recovery 
 
 import atexit
 import contextlib
+import os
 import sqlite3
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
@@ -123,6 +125,9 @@ class RunWriter:
         # The thread is a daemon, so that a forgotten close() cannot hang the interpreter. This
         # commits what is queued at exit.
         atexit.register(self.close)
+        # A forked child has no such thread, and must never wait for a lock that it held.
+        own = weakref.ref(self)
+        os.register_at_fork(after_in_child=lambda: _forget_at_exit(own()))
 
     def __enter__(self) -> Self:
         return self
@@ -437,3 +442,8 @@ def _notice(text: str) -> StoredEvent:
 def _lost(number: int, error: str | None) -> str:
     events = f"{counted(number, 'event')} {plural(number, 'was', 'were')}"
     return f"{events} not stored ({error}); lights are in latches.jsonl"
+
+
+def _forget_at_exit(writer: RunWriter | None) -> None:
+    if writer is not None:
+        atexit.unregister(writer.close)

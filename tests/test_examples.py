@@ -1,0 +1,90 @@
+"""The examples, run as a user runs them, with small settings."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import esper
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+def example(tmp_path, name, *arguments):
+    """Run an example; return its exit code, its output and its run."""
+    result = subprocess.run(
+        [sys.executable, str(EXAMPLES / name), *arguments],
+        cwd=tmp_path,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+    return (
+        result.returncode,
+        result.stdout + result.stderr,
+        esper.open_run(run_dir=tmp_path / "runs"),
+    )
+
+
+class TestPlainLoop:
+    def test_it_ends_healthy(self, tmp_path):
+        code, output, run = example(tmp_path, "plain_loop.py", "--updates", "2")
+
+        assert code == 0, output
+        assert (run.status, run.snapshot.run.update) == ("FINISHED", 2)
+        assert not any(run.latches["nan"].values())
+        assert set(run.snapshot.training.logged) == {"pg_loss", "v_loss", "value"}
+
+    def test_a_broken_observation_is_named(self, tmp_path):
+        code, output, run = example(tmp_path, "plain_loop.py", "--updates", "2", "--break-at", "60")
+
+        assert code == 1
+        assert "shared NaN in observation" in output
+        assert run.latches["nan"]["shared"]
+
+
+class TestNanInBackward:
+    def test_the_operation_is_named_though_every_loss_is_finite(self, tmp_path):
+        code, output, run = example(tmp_path, "nan_in_backward.py")
+
+        assert code == 0, output
+        assert run.latches["nan"]["encoder"]
+        assert all(row["loss"] == row["loss"] for row in run.history()[:1])
+        (incident,) = run.snapshot.incidents
+        assert incident.origin is not None
+        assert incident.origin.phase == "backward"
+        assert "sqrt" in incident.origin.code
+
+    def test_the_mended_model_is_healthy(self, tmp_path):
+        code, output, run = example(tmp_path, "nan_in_backward.py", "--mended")
+
+        assert code == 0, output
+        assert not any(run.latches["nan"].values())
+
+
+class TestStableBaselines3:
+    def test_it_ends_healthy(self, tmp_path):
+        code, output, run = example(tmp_path, "sb3_ppo.py", "--steps", "1000")
+
+        assert code == 0, output
+        assert (run.status, run.snapshot.run.update) == ("FINISHED", 2)
+        assert run.snapshot.run.task == "CartPole-v1"
+        assert run.snapshot.training.logged["time/total_timesteps"] == 1024.0
+        assert run.snapshot.training.logged["train/approx_kl"] >= 0
+
+    def test_a_broken_observation_is_named(self, tmp_path):
+        code, output, run = example(tmp_path, "sb3_ppo.py", "--steps", "600", "--break-at", "200")
+
+        assert code == 1
+        assert "shared NaN in obs" in output
+        (incident,) = run.snapshot.incidents
+        assert incident.origin is not None
+        assert "obs[0, 1] is nan" in incident.origin.cause
+
+
+def test_every_example_has_a_test():
+    text = Path(__file__).read_text(encoding="utf-8")
+    missing = [path.name for path in EXAMPLES.glob("*.py") if f'"{path.name}"' not in text]
+    assert missing == []
