@@ -47,10 +47,14 @@ class FiniteCheck:
     def derivable(self, terms: MinibatchTerms) -> dict[str, Tensor]:
         """Return tensors of a minibatch whose gradients are examined, some of `DERIVATIVES`.
 
-        These are the two whose gradients reach several heads, so that the gradients of the
-        parameters do not show where they broke. Each one costs time in every minibatch.
+        Each costs time in every minibatch. Those of logits and values are left out, since the
+        gradients of the parameters of a head or the critic show that they broke.
         """
-        return {"log_ratios gradient": terms.log_ratios, "entropy gradient": terms.entropies}
+        return {
+            "log_ratios gradient": terms.log_ratios,
+            "entropy gradient": terms.entropies,
+            "trunk gradient": terms.output.trunk,
+        }
 
     def backward(
         self,

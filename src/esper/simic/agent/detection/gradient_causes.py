@@ -160,7 +160,7 @@ def _report_trunk(search: CauseSearch, reasons: _LossReasons, *, passed_on: bool
         nowhere = torch.zeros_like(search.trunk)
         search.report_steps(SHARED, "gradient", codes["trunk gradient"], nowhere)
     body = codes["gradient"][owner == TRUNK]
-    is_sent = bool(received.any()) or search.around.heads_sent
+    is_sent = bool(received.any()) or ("trunk gradient" not in codes and passed_on)
     if (body.any() or received.any()) and search.has_bad_weights(TRUNK):
         search.explaining.add(
             TRUNK

@@ -44,25 +44,16 @@ def report_transient(exam: Examination) -> None:
     first_broken = _first_broken(exam, examined, state.parameters)  # [P]
     for index, codes in examined.items():
         parameters = state.parameters.masked_fill(first_broken > index, 0)
+        gradient = first.minibatches[index]["gradient"]
         around = replace(
             exam.around(index, parameters, trunk, exam.nowhere()),
-            heads_sent=_heads_sent(exam, index),
+            heads_sent=bool(gradient[exam.anatomy.owner != TRUNK].any()),
         )
         for finding in causes_in(codes, exam.anatomy, around)[0]:
             # Once the passes have parted, a lasting fault continues differently in each.
             if not (exam.has_parted(index) and finding.source in lasting):
                 exam.ledger.add(finding, "update", index, reproduced=False)
     _report_state(exam, state, first_broken)
-
-
-def _heads_sent(exam: Examination, index: int) -> bool:
-    """Return whether the trunk received a broken derivative from heads or critic in the first pass.
-
-    That breaks the gradients of all parameters of theirs that it passed, and of the whole trunk: it
-    is a factor of each of them, in one host and step at least.
-    """
-    gradient, owner = exam.first.minibatches[index]["gradient"], exam.anatomy.owner
-    return bool(gradient[owner != TRUNK].any() and gradient[owner == TRUNK].all())
 
 
 def report_figures(exam: Examination) -> None:
