@@ -195,7 +195,7 @@ def test_bytes_and_texts_can_be_mixed() -> None:
         ((9, 8, 3), "?channels=last", "images of 9x8 with 3 channels, channels last"),
     ],
 )
-def test_what_samples_are_taken_for_is_said(
+def test_the_detected_kind_of_samples_is_reported(
     tmp_path: Path, shape: tuple[int, ...], option: str, words: str
 ) -> None:
     name = save(tmp_path, shape) + option
@@ -320,7 +320,7 @@ def test_a_kind_that_does_not_fit_is_refused(tmp_path: Path, option: str, words:
     assert words in str(error.value)
 
 
-def test_a_kind_of_one_axis_is_told_in_the_singular(tmp_path: Path) -> None:
+def test_a_kind_of_one_axis_is_described_in_the_singular(tmp_path: Path) -> None:
     path = save(tmp_path, x=np.zeros((300, 9, 9)))
     with pytest.raises(InvalidTaskError, match=r"but a sample of kind=vector must have 1 axis$"):
         load_task(path + "?kind=vector")

@@ -2,7 +2,7 @@
 
 For each record a value that occurs nowhere else is handed to the real emitter, goes through the
 codec, the store, the reader and the aggregator to its place in the snapshot, and must then stand on
-its widget beside its label.
+its widget after its label.
 """
 
 import importlib
@@ -137,7 +137,7 @@ def under_fp16(name: str, value: float, shown: str) -> Case:
 
 
 def with_load(name: str, value: float, shown: str, **others: float) -> Case:
-    """Return a case in which the last heartbeat told of what the process took of its machine."""
+    """Return a case in which the last heartbeat reported the load of the machine."""
     values = ", ".join(f"{key} = {number}" for key, number in {name: value, **others}.items())
     return Case(value, shown, afterwards=f"UPDATE heartbeat SET {values}")
 
@@ -156,7 +156,7 @@ IN_A_HOST = ACTING | {"phase": "hosts"}
 
 
 def group_lights(kind: str, shown: str) -> tuple[Case, ...]:
-    """Return a case for each group beside the heads that has a light."""
+    """Return a case for each group other than the heads that has a light."""
     return (
         Case(True, shown, update=light(kind, "shared", "value"), at="shared"),
         Case(True, shown, update=light(kind, "hosts", "loss", **IN_A_HOST), at="hosts"),

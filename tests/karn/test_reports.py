@@ -62,7 +62,7 @@ def test_runs_are_listed_with_whole_ids_however_narrow_the_pipe(tmp_path, payloa
 
 def test_a_run_that_cannot_be_read_has_its_line_all_the_same(finished_run):
     bad = create_run(finished_run.parent, "bad", now=0.0)
-    (bad / "run.sqlite").write_text("dear diary")
+    (bad / "run.sqlite").write_text("plain text")
     console = Printed()
 
     assert print_runs(finished_run.parent, console=console) == 0
@@ -70,7 +70,7 @@ def test_a_run_that_cannot_be_read_has_its_line_all_the_same(finished_run):
     assert "FINISHED" in console.lines[2]
 
 
-def test_no_runs_are_said_to_be_none(tmp_path):
+def test_an_empty_folder_is_reported_with_the_command_that_starts_a_run(tmp_path):
     console = Printed()
 
     assert print_runs(tmp_path / "nowhere", console=console) == 0
@@ -142,7 +142,7 @@ def test_health_as_json_is_just_what_was_agreed(finished_run):
     }
 
 
-def test_health_as_json_has_no_number_for_what_was_not_told(run, payloads):
+def test_health_as_json_has_null_for_what_was_not_reported(run, payloads):
     with RunWriter(run) as writer:
         writer.emit(payloads.update(3, head_nan_detected={"op": True}))
     console = Printed()
@@ -227,8 +227,8 @@ def test_health_says_phase_host_step_tensor_and_what_was_not_reproduced(passing_
     (hosts, evidence) = (line.split() for line in console.lines if line.startswith("hosts"))
     assert hosts == ["hosts", "○", "●"]
     assert evidence == ["hosts", "NaN", "in", "loss", "1", "–", "3", "3"]
-    told = console.lines[console.lines.index(next(filter(_is_evidence, console.lines))) + 1 :]
-    assert told[1::2] == [
+    details = console.lines[console.lines.index(next(filter(_is_evidence, console.lines))) + 1 :]
+    assert details[1::2] == [
         "  while training host 1, step 5, in 1 step",
         "  lstm.bias, before the update",
         "  not reproduced",
@@ -377,7 +377,7 @@ def test_the_evidence_fits_into_80_columns(long_troubled_run):
     ]
 
 
-def test_what_was_done_is_counted_and_said(long_troubled_run):
+def test_interventions_are_counted_in_the_report(long_troubled_run):
     console = Printed(width=80)
     print_health(long_troubled_run.parent, console=console)
 
@@ -388,7 +388,7 @@ def test_what_was_done_is_counted_and_said(long_troubled_run):
     assert console.text.count("halted by non-finite values: 5 rollbacks in a row did not help") == 1
 
 
-def test_nothing_is_said_of_the_health_of_a_run_without_events(run):
+def test_the_health_of_a_run_without_events_is_unknown(run):
     with pytest.raises(RunStoreError, match="has no events yet"):
         print_health(run.parent, console=Printed())
 
@@ -415,7 +415,7 @@ def test_bad_input_is_an_error_of_its_own_in_one_sentence(finished_run):
         print_health(run_dir, "tset", console=Printed())
     with pytest.raises(FailOnError, match="inf, nan or inf,nan, not 'infinity'"):
         print_health(run_dir, fail_on="infinity", console=Printed())
-    (finished_run / "run.sqlite").write_text("dear diary")
+    (finished_run / "run.sqlite").write_text("plain text")
     (finished_run / "latches.jsonl").unlink()
     with pytest.raises(RunStoreError, match="not a run store"):
         print_health(run_dir, console=Printed())

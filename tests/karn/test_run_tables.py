@@ -167,9 +167,9 @@ def test_latches_are_the_first_sightings_in_any_order_and_with_any_repetition(ro
 
     firsts = {}
     for row in rows:
-        alike = [other for other in rows if other[:3] == row[:3]]
-        reproduced, planted = max(other[-2] for other in alike), min(other[-1] for other in alike)
-        firsts[row[:3]] = (*min(alike, key=when)[:-2], reproduced, planted)
+        same = [other for other in rows if other[:3] == row[:3]]
+        reproduced, planted = max(other[-2] for other in same), min(other[-1] for other in same)
+        firsts[row[:3]] = (*min(same, key=when)[:-2], reproduced, planted)
     assert latched(shuffled) == set(firsts.values())
 
 
@@ -212,7 +212,7 @@ sightings = st.fixed_dictionaries(
 _ALIKE = ("phase", "host", "step", "part", "reproduced", "planted")
 
 
-def told(payloads, update, seen, detected):
+def update_of(payloads, update, seen, detected):
     return payloads.update(
         update,
         head_inf_detected={"tempo": detected},
@@ -260,7 +260,7 @@ def evidence_by_fold(updates):
     )
 )
 def test_sql_counts_the_evidence_as_the_fold_does(payloads, updates):
-    updates = [told(payloads, *one) for one in updates]
+    updates = [update_of(payloads, *one) for one in updates]
     with closing(empty_tables()) as connection:
         for update in updates:
             connection.executemany(JOIN_SIGHTING, sighting_rows(update))
@@ -277,7 +277,7 @@ def test_sql_counts_the_evidence_as_the_fold_does(payloads, updates):
     )
 )
 def test_what_the_tables_give_back_joins_to_what_went_in(payloads, updates):
-    updates = [told(payloads, *one) for one in updates]
+    updates = [update_of(payloads, *one) for one in updates]
     with closing(empty_tables()) as connection:
         for update in updates:
             connection.executemany(JOIN_SIGHTING, sighting_rows(update))

@@ -267,7 +267,7 @@ def test_events_after_the_end_are_counted_as_lost(run):
     assert writer.events_lost == 1
 
 
-def test_a_directory_that_is_not_there_harms_nobody(tmp_path):
+def test_a_missing_directory_does_not_stop_training(tmp_path):
     with RunWriter(tmp_path / "nowhere") as writer:
         started = time.monotonic()
         for number in range(20):
@@ -296,7 +296,7 @@ def test_what_was_held_back_is_written_when_the_store_is_back(run):
     assert RunReader(run).heartbeat().payload.error
 
 
-def test_a_store_that_was_removed_is_begun_anew_and_says_what_run_it_is(run, payloads):
+def test_a_removed_store_is_created_again_with_the_run_in_it(run, payloads):
     with RunWriter(run) as writer:
         writer.emit(payloads.start())
         writer.emit(notice(1), durable=True)
@@ -310,13 +310,13 @@ def test_a_store_that_was_removed_is_begun_anew_and_says_what_run_it_is(run, pay
 
 
 def test_a_foreign_file_is_not_written_into(run):
-    (run / "run.sqlite").write_text("dear diary")
+    (run / "run.sqlite").write_text("plain text")
     with RunWriter(run) as writer:
         writer.emit(notice(1), durable=True)
         assert writer.is_failing
 
     assert writer.events_lost == 1
-    assert (run / "run.sqlite").read_text() == "dear diary"
+    assert (run / "run.sqlite").read_text() == "plain text"
 
 
 def test_another_program_s_database_is_not_written_into(run):

@@ -175,7 +175,7 @@ def test_nothing_was_measured_before_the_first_event():
     assert SanctumAggregator().snapshot() == SanctumSnapshot()
 
 
-def test_the_run_is_what_its_start_said(payloads, fold):
+def test_the_run_has_the_values_of_its_start_event(payloads, fold):
     run = fold(payloads.start()).run
 
     assert (run.run_id, run.name, run.task) == ("20261122-193000-test", "test", "mnist1d")
@@ -258,7 +258,7 @@ def test_hosts_are_those_of_the_last_step(payloads, fold):
     assert (hosts[0].loss, hosts[0].parameters, hosts[0].reward) == (2.0, 858, 0.25)
 
 
-def test_the_curve_of_a_host_begins_anew_with_its_episode(payloads, fold):
+def test_the_curve_of_a_host_restarts_with_each_episode(payloads, fold):
     hosts = fold(
         payloads.step(1),
         payloads.step(2),
@@ -331,7 +331,7 @@ def test_histories_and_log_are_bounded(payloads, fold):
     assert len(snapshot.training.policy_loss_history) <= 3 * BUCKETS_KEPT
     assert len(snapshot.tamiyo.history("head_entropy", "op")) <= 3 * BUCKETS_KEPT
     assert len(snapshot.hosts[0].accuracy_history) == STEPS_KEPT
-    assert len(snapshot.log) == LOG_LINES_KEPT + 1  # what latched is said for ever
+    assert len(snapshot.log) == LOG_LINES_KEPT + 1  # the line of a latch is never dropped
     assert snapshot.training.skipped_in_run == many
 
 

@@ -427,7 +427,7 @@ def test_an_infinite_weight_that_saturates_is_reported_once(
         with passes(agent) as count:
             assert agent.update(rollout).figures.head_nonfinite == []
         assert len(count) == 1
-    # What breaks beside it is found like anything else.
+    # Other failures in the same update are found as usual.
     result = update_with_drills(agent, rollout, [Injection("op", "logits", "nan", 1)])
     assert {head for head, _ in sources(result)} == {"op"}
 
@@ -541,7 +541,7 @@ def test_what_was_kept_of_an_update_that_was_undone_is_not_kept_of_the_first(
     assert result.start.agent["optimizer"]["state"] == {}
 
 
-def test_a_backward_pass_that_broke_for_all_is_shared_also_beside_an_inactive_head(
+def test_a_backward_pass_that_broke_for_all_is_shared_also_with_an_inactive_head(
     make_agent: AgentMaker, make_rollout: RolloutMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     agent = make_agent(ppo_epochs=1, minibatches=1)

@@ -288,7 +288,7 @@ def test_an_overflow_in_half_precision(make_update: UpdateMaker, factor: float) 
     assert origin.cause.endswith("the largest float16 is 6.55e+04")
 
 
-def test_an_inactive_head_stays_dark_beside_another_that_lights(make_update: UpdateMaker) -> None:
+def test_an_inactive_head_stays_dark_when_another_lights(make_update: UpdateMaker) -> None:
     """A forbidden choice in a head that does not count is nothing, and is not taken for a cause."""
     agent, rollout, replayed_with = make_update()
     masks = rollout.masks.clone()
