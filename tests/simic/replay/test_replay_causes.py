@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
+from update_checks import with_parts
 
 from esper.leyline.heads import HEAD_NAMES
 from esper.leyline.telemetry import SHARED
@@ -85,10 +86,6 @@ def at(origin: Origin) -> tuple[str, int]:
 def first(replayed: Replay) -> tuple[str, str, str]:
     one = replayed.seen[0]
     return one.head, one.quantity, one.kind
-
-
-def with_parts(rollout: Rollout, **parts: torch.Tensor) -> Rollout:
-    return Rollout(**{**rollout.__dict__, **parts})
 
 
 def rows_of(agent: PPOAgent, head: str) -> slice:
