@@ -45,9 +45,9 @@ def run(
             command(arguments)
         assert disk.failed
         output = capsys.readouterr()
-        said = [line for line in output.err.splitlines() if ": cannot write" in line]
+        errors = [line for line in output.err.splitlines() if ": cannot write" in line]
         assert "Traceback" not in output.err
-        return ended.value.code, output.out, said
+        return ended.value.code, output.out, errors
 
     return run
 
@@ -72,8 +72,8 @@ def test_a_file_is_written_whole_or_not_at_all(
     file = tmp_path / arguments[-1]
     if is_there:
         file.write_text("as it was")
-    code, out, said = run(*arguments, command=command)
-    assert (code, said) == (2, [f"{words}: injected"])
+    code, out, errors = run(*arguments, command=command)
+    assert (code, errors) == (2, [f"{words}: injected"])
     assert [path.read_text() for path in file.parent.iterdir()] == ["as it was"] * is_there
     if arguments == EVAL:
         assert json.loads(out)["task"] == "mnist1d"  # what was found out is not lost
@@ -85,22 +85,22 @@ def test_nothing_is_left_of_a_network_that_cannot_be_written(
     run: Callable[..., Ended], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     grown = str(tmp_path / "out" / "grown")
-    code, _, said = run(*GROW, "--out", grown)
-    assert (code, said) == (2, [f"esper: cannot write into {grown}: injected"])
+    code, _, errors = run(*GROW, "--out", grown)
+    assert (code, errors) == (2, [f"esper: cannot write into {grown}: injected"])
     assert not list((tmp_path / "out").iterdir())
     (tmp_path / "temporary").mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
-    code, _, said = run(*GROW, "--out", grown, full="temporary")
+    code, _, errors = run(*GROW, "--out", grown, full="temporary")
     assert code == 2
-    assert said == ["esper: cannot write a network into the folder for temporary files: injected"]
+    assert errors == ["esper: cannot write a network into the folder for temporary files: injected"]
     assert not [*(tmp_path / "out").iterdir(), *(tmp_path / "temporary").iterdir()]
 
 
 def test_nothing_is_left_of_a_run_that_cannot_begin(
     run: Callable[..., Ended], tmp_path: Path
 ) -> None:
-    code, _, said = run("ppo", "--episodes", "1", "--steps", "1", full="runs")
+    code, _, errors = run("ppo", "--episodes", "1", "--steps", "1", full="runs")
     assert code == 2
-    assert len(said) == 1
-    assert said[0].endswith("config.toml: injected")
+    assert len(errors) == 1
+    assert errors[0].endswith("config.toml: injected")
     assert [path.name for path in (tmp_path / "runs").iterdir()] == ["old"]

@@ -128,9 +128,9 @@ def test_incidents_are_listed_without_a_store(
     run = create_run(tmp_path, "test")
     write_empty_capsule(run, 1, 2, payloads.sighting(head="op"))
     print_incidents(tmp_path)
-    told = capsys.readouterr()
-    assert "   1  update 2, 0.0 MiB" in told.out
-    assert "only incidents with a capsule are listed" in told.err
+    output = capsys.readouterr()
+    assert "   1  update 2, 0.0 MiB" in output.out
+    assert "only incidents with a capsule are listed" in output.err
     assert RunFollower(run).catch_up().snapshot.interventions.incidents == 1
 
 

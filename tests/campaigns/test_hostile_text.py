@@ -149,8 +149,8 @@ def check(command: Any, arguments: tuple[str, ...], captured: Any, place: tuple[
     out, err = (each.decode("utf-8") for each in captured.readouterr())
     assert ended.value.code in (0, 1, 2), (place, arguments, err)
     assert "Traceback" not in err, (place, arguments, err)
-    said = "\n".join(line.rsplit("\r", 1)[-1] for line in err.splitlines())  # progress
-    assert not bad_in(out) | bad_in(said), (place, arguments, bad_in(out) | bad_in(said))
+    messages = "\n".join(line.rsplit("\r", 1)[-1] for line in err.splitlines())  # progress
+    assert not bad_in(out) | bad_in(messages), (place, arguments, bad_in(out) | bad_in(messages))
 
 
 async def look_at_cockpit(run: Path, size: tuple[int, int], place: tuple[int, int]) -> int:

@@ -57,7 +57,7 @@ def lights_of(lines):
 
 
 def is_kept(run, lights):
-    """Return whether every light is lit, or what is dark is said not to be known."""
+    """Return whether every light is lit, or every dark one is shown as unknown."""
     frame = RunFollower(run).catch_up()
     latches = {
         "inf": frame.snapshot.tamiyo.head_inf_latch,

@@ -17,9 +17,9 @@ def test_eval_compares_a_run_with_baselines(run: Run, tmp_path: Path) -> None:
     code, out, err = run("eval", *asked, "--json", "--plot", "out.svg")
     assert code == 0
     assert "random: uniform legal choices" in err
-    told = json.loads(out)
-    assert (told["task"], told["steps"], told["seed"]) == ("digits", 2, 4)
-    assert [each["name"] for each in told["contestants"]] == ["agent", "none", "random"]
+    report = json.loads(out)
+    assert (report["task"], report["steps"], report["seed"]) == ("digits", 2, 4)
+    assert [each["name"] for each in report["contestants"]] == ["agent", "none", "random"]
     assert (tmp_path / "out.svg").read_text(encoding="utf-8").startswith("<svg")
 
     directory = find_run(tmp_path / "runs")

@@ -9,7 +9,7 @@ Run = Callable[..., tuple[int, str, str]]
 
 
 def test_incidents_are_listed_and_replayed(run: Run, tmp_path: Path) -> None:
-    """What a developer does who was just told which head went Inf."""
+    """The commands of a developer who knows which head went Inf."""
     options = ("--episodes", "2", "--envs", "1", "--steps", "2", "--incidents-kept", "0")
     drills = ("--inject", "op:inf@1", "--inject", "op:inf@2")
     assert run("ppo", *options, *drills)[0] == 0

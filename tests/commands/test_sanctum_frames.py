@@ -74,13 +74,15 @@ def test_a_frame_of_a_store_with_damaged_events_fails(run: Run) -> None:
 
 
 @pytest.mark.parametrize(
-    ("query", "said"),
+    ("query", "expected"),
     [
         ("UPDATE events SET payload = x'c1' WHERE kind = 'ppo_update'", "1 event is damaged"),
         ("DROP TABLE events", "is cut short or damaged: what is left of it cannot be read"),
     ],
 )
-def test_a_picture_of_a_damaged_store_is_written_and_fails(run: Run, query: str, said: str) -> None:
+def test_a_picture_of_a_damaged_store_is_written_and_fails(
+    run: Run, query: str, expected: str
+) -> None:
     assert run("ppo", "--episodes", "1", "--steps", "1")[0] == 0
     assert run("--export", "sound.txt", command=sanctum_main) == (0, "", "")
     (store,) = Path("runs").glob("*/run.sqlite")
@@ -89,7 +91,7 @@ def test_a_picture_of_a_damaged_store_is_written_and_fails(run: Run, query: str,
         connection.commit()
     code, _, errors = run("--export", "a.txt", command=sanctum_main)
     assert code == 2
-    assert said in errors
+    assert expected in errors
     assert errors.startswith("sanctum: ")
     assert errors.count("\n") == 1
     assert "Action heads" in Path("a.txt").read_text()

@@ -122,7 +122,7 @@ class Colony:
         return learnt.losses
 
     def live_on(self, slices: int = 1) -> None:
-        """Live through whole slices, with nobody acting."""
+        """Train for whole slices without any action."""
         for _ in range(slices):
             life.begin_slice(self.seeds)
             self.train(self.draw())
@@ -146,9 +146,11 @@ class Colony:
 
 @pytest.fixture(scope="session")
 def colony(small_task: Callable[..., Task]) -> Callable[..., Colony]:
-    """Makes newborn colonies; host n is born of seed n."""
+    """Makes new colonies; host n is initialised with random seed n."""
 
-    def make(hosts: int = 3, task: Task | None = None, born: list[int] | None = None) -> Colony:
+    def make(
+        hosts: int = 3, task: Task | None = None, rng_seeds: list[int] | None = None
+    ) -> Colony:
         task = task or small_task()
         population = new_population(
             hosts,
@@ -157,7 +159,7 @@ def colony(small_task: Callable[..., Task]) -> Callable[..., Colony]:
             device=torch.device("cpu"),
             dtype=task.dtype,
         )
-        plant_hosts(population, np.arange(hosts), np.array(born or range(hosts)))
+        plant_hosts(population, np.arange(hosts), np.array(rng_seeds or range(hosts)))
         return Colony(task, population, life.empty_seeds(hosts))
 
     return make

@@ -1,4 +1,4 @@
-"""What an action does to a host's optimizer, beside what it does to its seeds."""
+"""The effect of an action on a host's optimizer and on its seeds."""
 
 from collections.abc import Callable
 from typing import Any

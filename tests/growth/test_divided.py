@@ -92,14 +92,14 @@ def test_divided_hosts_live_as_those_of_two_environments(
             parts = [each["reward_terms"][name] for each in infos]
             assert np.array_equal(term, np.concatenate(parts))
         assert info["training_samples"] == sum(each["training_samples"] for each in infos)
-        told = [(one.host, one.slot, one.to_stage) for one in info["transitions"]]
+        transitions = [(one.host, one.slot, one.to_stage) for one in info["transitions"]]
         expected = [
             (one.host + before, one.slot, one.to_stage)
             for before, each in zip((0, first), infos, strict=True)
             for one in each["transitions"]
         ]
-        assert told == expected
-        moved += sum(host >= first for host, _, _ in told)
+        assert transitions == expected
+        moved += sum(host >= first for host, _, _ in transitions)
     assert moved, "some seeds of the other process must have moved for this to prove anything"
     accuracy = np.concatenate([env.test_accuracy() for env in apart])
     assert np.array_equal(divided.test_accuracy(), accuracy)
@@ -135,7 +135,7 @@ def test_few_hosts_need_no_other_process(settings: dict[str, Any]) -> None:
     hosts.close()
 
 
-def test_a_process_that_dies_is_told_of_and_the_others_are_ended(divided: DividedHosts) -> None:
+def test_a_process_that_dies_is_reported_and_the_others_are_ended(divided: DividedHosts) -> None:
     divided.reset(range(HOSTS))
     (child,) = children()
     child.send_signal(signal.SIGKILL)

@@ -153,17 +153,17 @@ def test_the_horizon_ends_the_episode_and_scores_fossils_alone(
         ours.step(actions(2))
 
 
-def test_an_illegal_action_waits_and_is_told(
+def test_an_illegal_action_becomes_wait_and_is_reported(
     env: Callable[..., GrowthVectorEnv], actions: Callable[..., np.ndarray]
 ) -> None:
     waiting, breaking = env(hosts=3), env(hosts=3)
     for ours in (waiting, breaking):
         ours.reset(seed=0)
-    told = breaking.step(actions(3, op=[Op.FOSSILIZE, Op.WAIT, Op.PRUNE], slot=[0, 1, 2]))
+    result = breaking.step(actions(3, op=[Op.FOSSILIZE, Op.WAIT, Op.PRUNE], slot=[0, 1, 2]))
     quiet = waiting.step(actions(3))
-    assert told[-1]["illegal"].tolist() == [True, False, True]
-    assert told[-1]["transitions"] == []
-    np.testing.assert_array_equal(told[0], quiet[0])
+    assert result[-1]["illegal"].tolist() == [True, False, True]
+    assert result[-1]["transitions"] == []
+    np.testing.assert_array_equal(result[0], quiet[0])
 
 
 def test_seeds_reproduce_everything_bit_for_bit(env: Callable[..., GrowthVectorEnv]) -> None:
@@ -259,8 +259,8 @@ def test_transitions_name_what_happened(
     ours = env()
     ours.reset(seed=0)
     *_, info = ours.step(actions(3, op=[Op.WAIT, Op.GERMINATE, Op.WAIT], slot=2, blueprint=4))
-    told = [(t.host, t.slot, t.blueprint, t.to_stage, str(t.cause)) for t in info["transitions"]]
-    assert told == [
+    result = [(t.host, t.slot, t.blueprint, t.to_stage, str(t.cause)) for t in info["transitions"]]
+    assert result == [
         (1, 2, 4, Stage.GERMINATED, "germinate"),
         (1, 2, 4, Stage.TRAINING, "begin"),
     ]

@@ -56,11 +56,11 @@ def test_seeds_are_there_from_the_first_step(
     )
     trained = train_from_scratch(env, grown, [seed], np.array([STEPS]))
 
-    born = np.array([episode_rng_seed(seed, 0)])
+    rng_seeds = np.array([episode_rng_seed(seed, 0)])
     population = new_population(
         1, 3, env.host_shape, device=torch.device("cpu"), dtype=torch.float64
     )
-    plant_hosts(population, np.arange(1), born)
+    plant_hosts(population, np.arange(1), rng_seeds)
     module = ordinary.Host(task.input_shape, task.classes, task.channels).double()
     row = population.state[0, population.host_columns(np.arange(1))[0]]
     ordinary.write_parameters(module, row)
@@ -73,7 +73,7 @@ def test_seeds_are_there_from_the_first_step(
         network.slots[slot] = ordinary.Slot(part, alpha, training=False)
     network.adapt()
     order = new_order(1, len(task.train), 8, 2)
-    restart(order, np.arange(1), born)
+    restart(order, np.arange(1), rng_seeds)
     for _ in range(STEPS):
         for index in torch.from_numpy(draw(order, 16)[0]).split(8):
             network.train_step(task.train.inputs[index], task.train.labels[index])

@@ -202,7 +202,7 @@ def test_a_squared_gradient_that_overflows_breaks_the_moments(
     assert fault.part.startswith("exp_avg_sq of ")
 
 
-def test_what_is_not_seen_again_is_said_to_be_not_reproduced(
+def test_a_fault_that_does_not_recur_is_reported_as_not_reproduced(
     make: Callable[..., DividedHosts], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hosts = make()
@@ -242,7 +242,7 @@ def test_a_fault_that_repeats_is_traced_to_its_minibatch(
         assert info["nonfinite"] == [HostFault(0, "parameters", "+inf", "block0.weight")]
 
 
-def test_a_second_fault_is_listed_beside_a_harmless_first(
+def test_a_second_fault_is_listed_after_a_harmless_first(
     make: Callable[..., DividedHosts],
 ) -> None:
     hosts = make()

@@ -103,7 +103,7 @@ def test_lockstep_equals_ordinary_modules_through_whole_lives(
 
 
 def test_plan_runs_hosts_in_lockstep_whatever_company_they_keep(colony: Callable[..., Any]) -> None:
-    together, alone = colony(hosts=4), colony(hosts=1, born=[2])
+    together, alone = colony(hosts=4), colony(hosts=1, rng_seeds=[2])
     for ours, host in ((together, 2), (alone, 0)):
         ours.germinate(host, 1, blueprint=5, style=3)
     together.germinate(0, 1, blueprint=5, style=1)

@@ -86,8 +86,8 @@ def test_a_module_says_what_its_host_says(kind: str, tmp_path: Path) -> None:
         write_module(network, task, tmp_path)
         module = load_module(tmp_path)
         assert not module.training
-        said = logits_of(module, task.raw(task.test))
-        torch.testing.assert_close(said, expected[host], rtol=1e-4, atol=1e-4)
+        logits = logits_of(module, task.raw(task.test))
+        torch.testing.assert_close(logits, expected[host], rtol=1e-4, atol=1e-4)
         count = sum(parameter.numel() for parameter in module.parameters())
         assert count == network.parameters == population.shape.layout.size + added[host]
 
@@ -100,8 +100,8 @@ def test_only_what_is_fossilized_stays(tmp_path: Path) -> None:
     assert [seed.slot for seed in network.seeds] == ["middle"]
     expected = predict(population, make_final_plan(population, seeds), task.test)
     write_module(network, task, tmp_path)
-    said = logits_of(load_module(tmp_path), task.raw(task.test))
-    torch.testing.assert_close(said, expected[0], rtol=1e-4, atol=1e-4)
+    logits = logits_of(load_module(tmp_path), task.raw(task.test))
+    torch.testing.assert_close(logits, expected[0], rtol=1e-4, atol=1e-4)
     source = (tmp_path / "model.py").read_text()
     assert "early" not in source
     assert "late" not in source

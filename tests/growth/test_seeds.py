@@ -228,21 +228,21 @@ def test_embargo_lasts_as_long_as_it_says() -> None:
 
 def test_transitions_tell_the_whole_story() -> None:
     seeds = life.empty_seeds(2, 3)
-    told = [life.germinate(seeds, 1, 2, blueprint=4, style=0, tempo=1, target=0.7)]
-    told += step(seeds)
-    told.append(life.advance(seeds, 1, 2))
-    told += step(seeds)
-    told.append(life.fossilize(seeds, 1, 2))
-    assert {(t.host, t.slot, t.blueprint) for t in told} == {(1, 2, 4)}
-    assert [t.cause for t in told] == [
+    transitions = [life.germinate(seeds, 1, 2, blueprint=4, style=0, tempo=1, target=0.7)]
+    transitions += step(seeds)
+    transitions.append(life.advance(seeds, 1, 2))
+    transitions += step(seeds)
+    transitions.append(life.fossilize(seeds, 1, 2))
+    assert {(t.host, t.slot, t.blueprint) for t in transitions} == {(1, 2, 4)}
+    assert [t.cause for t in transitions] == [
         SeedEvent.GERMINATE,
         SeedEvent.BEGIN,
         SeedEvent.ADVANCE,
         SeedEvent.ARRIVE,
         SeedEvent.FOSSILIZE,
     ]
-    assert [t.from_stage for t in told[1:]] == [t.to_stage for t in told[:-1]]
-    assert told[-1].alpha == 0.7
+    assert [t.from_stage for t in transitions[1:]] == [t.to_stage for t in transitions[:-1]]
+    assert transitions[-1].alpha == 0.7
 
 
 def test_clearing_some_hosts_leaves_the_others_alone() -> None:

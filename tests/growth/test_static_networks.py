@@ -71,12 +71,12 @@ def test_lockstep_is_a_loop_of_ordinary_networks(
     ours = train_static(env, shape, seeds)
     assert ours.parameters.tolist() == [shape.layout.size] * 3
     for number, seed in enumerate(seeds):
-        born = np.array([episode_rng_seed(seed, 0)])
+        rng_seeds = np.array([episode_rng_seed(seed, 0)])
         theirs = Ordinary(shape).double()
-        theirs.write(shape.layout.draw(generator(int(born[0]), Stream.HOST)))
+        theirs.write(shape.layout.draw(generator(int(rng_seeds[0]), Stream.HOST)))
         optimizer = torch.optim.Adam(theirs.parameters(), lr=env.optimizer.learning_rate)
         order = new_order(1, len(task.train), 8, 4)
-        restart(order, np.arange(1), born)
+        restart(order, np.arange(1), rng_seeds)
         for _ in range(3):
             for index in torch.from_numpy(draw(order, 32)[0]).split(8):
                 optimizer.zero_grad()
@@ -89,7 +89,7 @@ def test_lockstep_is_a_loop_of_ordinary_networks(
             assert getattr(ours, f"{name}_accuracy")[number] == pytest.approx(right)
 
 
-def test_minibatches_are_those_of_a_host_born_of_the_same_seed(
+def test_minibatches_are_those_of_a_host_with_the_same_random_seed(
     small_task: Callable[..., Task],
 ) -> None:
     # Depth 3, plain and mean-pooled is a host: so the two must come to the same, bit for bit.

@@ -58,11 +58,11 @@ def test_a_host_learns_what_follows(tmp_path: Path) -> None:
     env = GrowthVectorEnv(2, task=f"chars:{tmp_path / 't.txt'}?context=8", steps=8)
     assert env.host_shape.kind == "transformer"
     _, info = env.reset(seed=0)
-    born = info["accuracy"]
+    at_start = info["accuracy"]
     for _ in range(6):
         *_, info = env.step(np.zeros((2, 8), dtype=np.int64))
     assert (info["accuracy"] > 0.75).all(), "only the first letter of a word cannot be known"
-    assert (born < 0.4).all()
+    assert (at_start < 0.4).all()
 
 
 @pytest.mark.parametrize(

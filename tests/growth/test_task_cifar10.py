@@ -81,7 +81,7 @@ def test_both_formats_give_the_images_that_were_written(
     assert len(task.train) + len(task.validation) == 240
 
 
-def test_formats_train_alike(folders: dict[str, Path]) -> None:
+def test_all_formats_train_identically(folders: dict[str, Path]) -> None:
     losses = []
     for folder in folders.values():
         env = GrowthVectorEnv(1, task=f"cifar10:{folder}", batch=40, batches=2)

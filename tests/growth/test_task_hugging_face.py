@@ -250,18 +250,18 @@ def test_without_the_extra_it_says_how_to_get_it(
         load_task(f"hf:{tmp_path}")
 
 
-@pytest.mark.parametrize("task", ["cifar10", "hf:nobody/nothing"])
+@pytest.mark.parametrize("task", ["cifar10", "hf:offline/nothing"])
 def test_without_a_network_it_says_so_once_and_at_once(tmp_path: Path, task: str) -> None:
     program = (
-        "import time; time.sleep = None\n"  # whoever waits to try again fails
+        "import time; time.sleep = None\n"  # code that waits before a retry fails
         "from esper.growth.tasks.loading import load_task\n"
         f"load_task({task!r})\n"
     )
     kept = {key: text for key, text in os.environ.items() if not key.startswith("HF_")}
     kept.pop("ESPER_DATA_DIR", None)
-    nobody = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path), "no_proxy": "*"}
+    offline = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path), "no_proxy": "*"}
     ended = subprocess.run(
-        [sys.executable, "-c", program], env=kept | nobody, capture_output=True, text=True
+        [sys.executable, "-c", program], env=kept | offline, capture_output=True, text=True
     )
     (*_, sentence) = ended.stderr.splitlines()
     assert sentence.startswith("esper.growth.tasks.task.InvalidTaskError: the dataset ")

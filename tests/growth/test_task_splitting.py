@@ -1,4 +1,4 @@
-"""Parts drawn from the training part: each class in proportion, and what is missing is said."""
+"""Parts drawn from the training part: each class in proportion, missing ones are reported."""
 
 import numpy as np
 import pytest
@@ -74,7 +74,7 @@ def test_a_rare_class_is_in_every_part(period: int) -> None:
     assert task.notes == ()
 
 
-def test_a_class_that_is_missing_in_a_part_is_said() -> None:
+def test_a_class_that_is_missing_in_a_part_is_reported() -> None:
     x, y = np.random.default_rng(0).normal(size=(400, 6)), np.arange(400) % 4
     y[y == 3] = 2
     y[[10, 20]] = 3

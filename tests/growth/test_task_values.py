@@ -41,7 +41,7 @@ LARGE: dict[str, np.ndarray] = {
 
 
 @pytest.mark.parametrize("case", LARGE)
-def test_differences_beside_a_large_offset_are_kept(case: str, tmp_path: Path) -> None:
+def test_differences_on_top_of_a_large_offset_are_kept(case: str, tmp_path: Path) -> None:
     column = LARGE[case]
     x = np.hstack([column, np.zeros_like(column)]).astype(column.dtype)
     x[0, 1] = x[200, 1] = 1
@@ -59,8 +59,8 @@ def test_differences_beside_a_large_offset_are_kept(case: str, tmp_path: Path) -
     write_module(env.finished_network(0), task, tmp_path)
     module = load_module(tmp_path)
     expected = env.test_logits()[0]
-    said = logits_of(module, task.raw(task.test))
-    torch.testing.assert_close(said, expected, rtol=1e-3, atol=1e-3)
+    logits = logits_of(module, task.raw(task.test))
+    torch.testing.assert_close(logits, expected, rtol=1e-3, atol=1e-3)
     if x.dtype != np.longdouble:
         mine = torch.from_numpy(x.astype(x.dtype.newbyteorder("=")))
         assert len(torch.unique(logits_of(module, mine), dim=0)) >= min(

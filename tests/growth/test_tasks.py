@@ -1,4 +1,4 @@
-"""Tasks: what is in them, how they are cached, and what a wrong one is told."""
+"""Tasks: their data, their cache, and the errors for wrong names."""
 
 import dataclasses
 import random
@@ -51,7 +51,7 @@ def test_the_split_is_always_the_same() -> None:
     assert first.train.labels.equal(second.train.labels)
 
 
-def test_an_unknown_task_is_told_the_known_ones() -> None:
+def test_an_unknown_task_is_refused_with_the_known_ones() -> None:
     with pytest.raises(UnknownTaskError, match="no task 'mnist2d': the tasks are mnist1d, digits"):
         load_task("mnist2d")
 
@@ -83,7 +83,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def generated(monkeypatch: pytest.MonkeyPatch) -> list[mnist1d_cache.Mnist1dArrays]:
-    """Every set of arrays that was generated anew, with the generator made cheap."""
+    """Every set of arrays that was generated, with a cheap generator."""
     made: list[mnist1d_cache.Mnist1dArrays] = []
 
     def generate() -> mnist1d_cache.Mnist1dArrays:
@@ -109,7 +109,9 @@ def test_arrays_are_generated_once(
     second = mnist1d_cache.load_mnist1d_arrays()
     assert len(generated) == 1
     assert cache.is_file()
-    assert list(cache.parent.iterdir()) == [cache], "something was left beside the cache"
+    assert list(cache.parent.iterdir()) == [cache], (
+        "another file was left in the folder of the cache"
+    )
     for name, values in vars(first).items():
         np.testing.assert_array_equal(values, getattr(second, name))
 

@@ -88,7 +88,7 @@ def test_a_seed_in_its_host_costs_what_torch_counts(
         assert counted(train(network(ordinary, shape, {slot: name}), shape)) == ours
 
 
-def test_a_shadow_costs_what_torch_counts_and_the_gradient_nobody_needs(
+def test_a_shadow_costs_what_torch_counts_and_one_unused_gradient(
     ordinary: ModuleType,
 ) -> None:
     shape = SHAPES[0]
@@ -105,9 +105,9 @@ def test_a_shadow_costs_what_torch_counts_and_the_gradient_nobody_needs(
 
     seeds = one_seed(2, BLUEPRINT_CHOICES.index("pointwise"), Stage.HOLDING)
     (without,) = training_multiply_adds(shape, seeds)
-    beside = one_seed(0, BLUEPRINT_CHOICES.index("conv"), Stage.TRAINING)
+    other = one_seed(0, BLUEPRINT_CHOICES.index("conv"), Stage.TRAINING)
     for name in ("stage", "blueprint", "style"):
-        getattr(seeds, name)[0, 0] = getattr(beside, name)[0, 0]
+        getattr(seeds, name)[0, 0] = getattr(other, name)[0, 0]
     (with_shadow,) = training_multiply_adds(shape, seeds)
     conv = 8 * 8 * 3 * shape.blocks[0].positions[0]
     assert with_shadow - without == counted(shadow) + conv

@@ -53,7 +53,7 @@ def test_the_first_to_acknowledge_a_light_has_acknowledged_it(tmp_path):
 
 
 @pytest.mark.parametrize("rubbish", [b"{", b"null\n[]\n", b"\xff\xfe\n", b'{"head": "op"}\n'])
-def test_damaged_lines_are_passed_over_and_said_to_be_there(tmp_path, rubbish):
+def test_damaged_lines_are_skipped_and_reported(tmp_path, rubbish):
     acknowledge(tmp_path, [("op", "inf")], "ada@ship", 1.0)
     with (tmp_path / NAME).open("ab") as file:
         file.write(rubbish)

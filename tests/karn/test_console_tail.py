@@ -87,7 +87,7 @@ def test_much_output_is_bounded_and_its_end_is_there(tmp_path, append):
     assert set(tail.lines()[-1]) == {"y"}
 
 
-def test_a_log_that_was_replaced_or_cut_is_read_anew(tmp_path, append):
+def test_a_log_that_was_replaced_or_cut_is_read_again_from_its_start(tmp_path, append):
     tail = ConsoleTail(tmp_path)
     append(b"first\nsecond\n")
     assert tail.lines() == ("first", "second")

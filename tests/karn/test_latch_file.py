@@ -68,12 +68,12 @@ def test_a_record_that_was_cut_short_is_passed_over_and_takes_no_other_with_it(l
         assert read_latch_file(latched).error is None
 
 
-def test_what_someone_else_wrote_is_left_and_said(latched, payloads):
+def test_lines_of_another_program_are_kept_and_reported(latched, payloads):
     path = latched / LATCHES_NAME
-    path.write_bytes(path.read_bytes() + b"dear diary")
+    path.write_bytes(path.read_bytes() + b"plain text")
     LatchWriter(latched).note_update(payloads.broken_update(9, "tempo", "nan"))
 
-    assert b"dear diary\n" in path.read_bytes()
+    assert b"plain text\n" in path.read_bytes()
     assert sources(latched)[-1] == (9, "tempo", "nan")
     assert "is damaged in line 4" in read_latch_file(latched).error
 

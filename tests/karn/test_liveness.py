@@ -1,4 +1,4 @@
-"""A run's status: from what it said, its process and its heartbeat; never from silence alone."""
+"""A run's status: from its last event, its process and its heartbeat; never from silence alone."""
 
 import math
 import os
@@ -116,7 +116,7 @@ def test_a_process_of_another_machine_is_judged_by_its_heart_alone():
 
 
 @pytest.mark.parametrize("kind", ["FINISHED", "STOPPED", "HALTED", "FAILED"])
-def test_what_a_run_said_of_its_end_counts_for_more_than_its_process(kind):
+def test_the_recorded_ending_overrides_the_state_of_the_process(kind):
     for started in (1_000.0, None):
         found = status(phase=kind.lower(), reason="because", started=started)
         assert found.kind is StatusKind(kind)
@@ -124,7 +124,7 @@ def test_what_a_run_said_of_its_end_counts_for_more_than_its_process(kind):
         assert found.is_over
 
 
-def test_a_run_that_said_nothing_yet_is_waited_for():
+def test_a_run_without_events_is_waiting():
     assert status(phase="waiting", beat=None).kind is StatusKind.WAITING
 
 
@@ -153,7 +153,7 @@ def test_a_run_that_is_gone_on_with_is_starting_until_it_says_so():
     assert resumed(finished_at=900.0, age=3_800.0) is StatusKind.STOPPED
 
 
-def test_a_run_that_died_before_it_said_anything_is_dead():
+def test_a_run_that_died_before_its_first_event_is_dead():
     assert status(phase="waiting", started=None).kind is StatusKind.DEAD
 
 

@@ -41,7 +41,7 @@ def whole(catalogue, now=1.0):
     return found.runs
 
 
-def test_a_run_is_told_in_short(folder):
+def test_a_run_is_summarised(folder):
     good, bad, new = list_runs(folder)
 
     assert (good.task, good.update, good.episodes_done, good.episodes) == ("mnist1d", 4, 8, 10)
@@ -102,7 +102,7 @@ def test_a_look_ends_in_time_and_the_newest_are_first(folder):
 
 
 def test_a_store_that_cannot_be_read_says_so_and_is_not_waited_for(folder):
-    (folder / "19700110-000000-new" / "run.sqlite").write_text("dear diary")
+    (folder / "19700110-000000-new" / "run.sqlite").write_text("plain text")
 
     for found in (whole(RunCatalogue(folder)), list_runs(folder)):
         assert found[-1].status.kind is StatusKind.UNREADABLE

@@ -107,7 +107,7 @@ def test_a_run_is_found_by_the_name_it_was_given_unless_another_has_it(tmp_path)
         find_run(tmp_path, "night-run")
 
 
-def test_a_path_that_is_no_run_is_told_so(tmp_path):
+def test_a_path_that_is_no_run_is_refused(tmp_path):
     with pytest.raises(RunNotFoundError, match=r"is not a run: .* holds a run\.sqlite"):
         find_run(tmp_path, str(tmp_path))
 

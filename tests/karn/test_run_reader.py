@@ -158,7 +158,8 @@ def test_a_live_store_is_noticed_to_change_and_to_rest(run):
     assert reader.changed()
     writer.close()
     assert reader.changed()
-    # A finished store rests, once its last change is old enough to be told from another.
+    # A finished store is not read again once its last change is so old that a later one would have
+    # another time stamp.
     os.utime(run / STORE, ns=(0, 0))
     reader.changed()
     assert not reader.changed()
@@ -243,7 +244,7 @@ def test_a_reader_made_before_its_run_sees_it_begin(run):
         assert texts(reader.read(0, 10)) == ["1"]
 
 
-def test_a_store_that_took_the_place_of_another_is_told_from_it(run):
+def test_a_store_that_replaced_another_is_recognised_as_different(run):
     with RunWriter(run) as writer:
         writer.emit(notice(1))
     reader = RunReader(run)
@@ -255,7 +256,7 @@ def test_a_store_that_took_the_place_of_another_is_told_from_it(run):
     assert reader.identity() != before
 
 
-@pytest.mark.parametrize("content", [b"dear diary", b"SQLite format 3 is a format", b"\0" * 4096])
+@pytest.mark.parametrize("content", [b"plain text", b"SQLite format 3 is a format", b"\0" * 4096])
 def test_a_file_that_is_no_database_is_one_sentence(run, content):
     (run / STORE).write_bytes(content)
 

@@ -121,7 +121,7 @@ def test_a_run_that_is_resumed_without_its_wal_stays_in_doubt(killed, payloads):
 
 
 @pytest.mark.parametrize("name", ["checkpoints/update-000020.pt", "incidents/0007/incident.json"])
-def test_a_store_that_is_older_than_a_file_beside_it_is_not_known(finished_run, name):
+def test_a_store_that_ends_before_a_file_of_the_run_is_not_known(finished_run, name):
     assert look(finished_run).doubt.lights is None
     path = finished_run / name
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -32,7 +32,7 @@ def test_a_program_on_the_path_is_called_by_its_name(monkeypatch):
 def test_a_program_that_is_not_on_the_path_is_called_by_its_path(monkeypatch, tmp_path):
     monkeypatch.setattr("shutil.which", lambda name: None)
     monkeypatch.setattr(sys, "executable", str(tmp_path / "my env" / "python"))
-    assert command_line("esper", "runs") == "esper runs"  # nor is it beside Python
+    assert command_line("esper", "runs") == "esper runs"  # nor is it in Python's folder
     (tmp_path / "my env").mkdir()
     (tmp_path / "my env" / "esper").write_text("")
     assert shlex.split(command_line("esper", "runs")) == [str(tmp_path / "my env/esper"), "runs"]

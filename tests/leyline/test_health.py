@@ -92,7 +92,7 @@ def test_a_count_that_should_be_zero_is_a_sentence(path, value, sentence):
 
 
 def test_what_may_be_nonfinite_is_not_flagged():
-    # All returns alike: the variance that is divided by is 0.
+    # With equal returns the variance in the denominator is 0.
     assert judge_figure(EXPLAINED_VARIANCE, -math.inf, update=50) == HEALTHY
     assert judge_figure(EXPLAINED_VARIANCE, math.nan, update=50) == HEALTHY
     assert judge_figure(record_of("training.policy_loss"), math.nan) == HEALTHY

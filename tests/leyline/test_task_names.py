@@ -1,4 +1,4 @@
-"""Names of tasks: what can be written, and what is told to whoever writes something else."""
+"""Names of tasks: what is accepted, and the errors for the rest."""
 
 from pathlib import Path
 
@@ -60,7 +60,7 @@ def test_a_name_that_is_none_gets_one_sentence(text: str, words: str) -> None:
 
 
 @given(st.text())
-def test_any_text_is_a_name_or_told_that_it_is_not(text: str) -> None:
+def test_any_text_is_a_name_or_is_refused(text: str) -> None:
     for prefix in ("", "npz:", "hf:", "chars:"):
         try:
             name = parse_task_name(prefix + text)

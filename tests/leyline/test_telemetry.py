@@ -144,7 +144,7 @@ def test_a_flipped_byte_never_escapes_as_another_error(noise, position):
     assert isinstance(payload, Notice)
 
 
-def test_nan_is_told_from_infinity_after_the_codec(payloads):
+def test_nan_and_infinity_stay_distinct_after_the_codec(payloads):
     received = through_the_codec(
         payloads.update(head_entropy={"op": math.nan, "slot": math.inf, "tempo": -math.inf})
     )

@@ -175,14 +175,14 @@ def test_the_best_candidate_is_reported_with_all_candidates(result: Evaluation) 
 
 def test_the_same_random_seed_gives_the_same_figures(few_rivals: None) -> None:
     def once(seed: int) -> dict[str, Any]:
-        told = evaluate(
+        report = evaluate(
             [trained()],
             episodes=2,
             against=("none", "random", "same-architecture"),
             rng_seed=seed,
             say=lambda _: None,
         )
-        return evaluation_report.evaluation_as_json(told)
+        return evaluation_report.evaluation_as_json(report)
 
     first = once(1)
     assert once(1) == first
@@ -221,13 +221,13 @@ def test_the_report_has_every_contestant_and_fits_its_width(result: Evaluation) 
 
 
 def test_json_holds_every_episode(result: Evaluation) -> None:
-    told = json.loads(json.dumps(evaluation_report.evaluation_as_json(result), allow_nan=False))
-    agent, none, *_ = told["contestants"]
+    report = json.loads(json.dumps(evaluation_report.evaluation_as_json(result), allow_nan=False))
+    agent, none, *_ = report["contestants"]
     assert [len(stratum["test_accuracy"]) for stratum in agent["strata"]] == [6, 6]
     assert agent["standings"]["score"]["agent_better"] is None
     better = none["standings"]["score"]["agent_better"]
     assert 0 <= better["low"] <= better["value"] <= better["high"] <= 1
-    assert [policy["name"] for policy in told["policies"]] == ["first", "second"]
+    assert [policy["name"] for policy in report["policies"]] == ["first", "second"]
 
 
 def test_the_picture_has_every_contestant_in_both_panels(result: Evaluation) -> None:

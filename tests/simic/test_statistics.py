@@ -95,8 +95,8 @@ def test_a_common_effect_cancels_out_in_paired_improvement() -> None:
     assert estimate.value == pytest.approx(0.5)
     assert (estimate.low, estimate.high) == (0.5, 0.5), "each place has one won and one lost"
     apart = improvement_estimate(ours[:1], [rival], generator())
-    alike = paired_improvement_estimate(ours[:1], [rival], generator())
-    assert (alike.value, alike.low) == (1, 1)
+    same = paired_improvement_estimate(ours[:1], [rival], generator())
+    assert (same.value, same.low) == (1, 1)
     assert apart.value < 0.7
 
 

@@ -149,17 +149,17 @@ def payloads_of_a_run(events: int, hosts: int, *, seeds: bool = True) -> Iterato
         events: how many.
         hosts: in lockstep.
         seeds: whether seeds change their stage, as in a real run, where that is most of what is
-            told. Without, as many events are several times as many updates.
+            emitted. Without, as many events are several times as many updates.
     """
     yield start_of(hosts)
-    told, update = 1, 0
-    while told < events:
+    emitted, update = 1, 0
+    while emitted < events:
         update += 1
         for step in range(1, STEPS + 1):
             for payload in payloads_of_a_step(update, step, hosts):
                 if seeds or not isinstance(payload, SeedTransitioned):
                     yield payload
-                    told += 1
+                    emitted += 1
         for payload in payloads_of_an_end(update, hosts):
             yield payload
-            told += 1
+            emitted += 1

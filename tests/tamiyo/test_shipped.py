@@ -84,7 +84,7 @@ def test_every_bit_of_the_file_counts(tmp_path: Path) -> None:
         assert "\n" not in str(error.value)
 
 
-def test_a_policy_without_a_digest_is_read_and_said_to_be_unchecked(
+def test_a_policy_without_a_digest_is_read_and_reported_as_unchecked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     policy = RecurrentPolicy(len(NAMES), feature_size=4, lstm_size=4)

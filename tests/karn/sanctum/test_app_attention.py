@@ -96,7 +96,7 @@ async def test_with_reduced_motion_it_stands_out_without_blinking(views, sanctum
             await pilot.pause(0.1)
 
 
-def test_a_light_that_nobody_acknowledged_is_told_from_one_that_somebody_did(views):
+def test_acknowledged_and_new_lights_look_different(views):
     view = views.view(views.broken())
     assert (
         unacknowledged(view)
@@ -143,7 +143,7 @@ async def test_a_without_lights_says_that_there_are_none(views, sanctum, seen):
         assert note.message == "no light is on: there is nothing to acknowledge"
 
 
-async def test_a_full_disk_is_said_and_the_light_stays_as_it_was(
+async def test_a_full_disk_is_reported_and_the_light_stays_unacknowledged(
     views, sanctum, seen, tmp_path, full_disk
 ):
     app = sanctum(views.view(views.broken(), directory=tmp_path))
@@ -153,7 +153,7 @@ async def test_a_full_disk_is_said_and_the_light_stays_as_it_was(
             await pilot.press("a")
             deadline = time.monotonic() + 20
             while not app._notifications:
-                assert time.monotonic() < deadline, "nothing was said"
+                assert time.monotonic() < deadline, "nothing was expected"
                 await pilot.pause(0.01)
         (note,) = app._notifications
         assert note.message.startswith("the acknowledgement cannot be written to")
@@ -201,8 +201,8 @@ async def test_a_acknowledges_one_light_after_the_other_and_capital_a_all(
             await seen(pilot)
             return [note.message for note in app._notifications][-1]
 
-        told = await acknowledged("a", 1)
-        assert told == "acknowledged: op Inf; 1 light remains: a for the next, A for all"
+        notice = await acknowledged("a", 1)
+        assert notice == "acknowledged: op Inf; 1 light remains: a for the next, A for all"
         assert [(one.head, one.light) for one in read(tmp_path).entries] == [("op", "inf")]
         assert await acknowledged("A", 2) == "acknowledged: op NaN"
         assert "Ack all" not in screen_text(app)[-1]

@@ -1,4 +1,4 @@
-"""A newcomer is told what is trained, whether it is good, and what each panel shows."""
+"""A new user sees what is trained, whether it is good, and what each panel shows."""
 
 from dataclasses import replace
 

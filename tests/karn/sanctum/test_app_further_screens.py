@@ -37,7 +37,7 @@ async def test_one_host_is_seen_from_all_sides(opened, screen_text, size):
     async def test(pilot, app):
         assert isinstance(app.screen, HostsScreen)
         text = "\n".join(screen_text(app))
-        for said in (
+        for expected in (
             "Hosts",
             "Curves of host 1",
             "Accuracy",
@@ -51,7 +51,7 @@ async def test_one_host_is_seen_from_all_sides(opened, screen_text, size):
             "classes",
             "858 of the host",
         ):
-            assert said in text
+            assert expected in text
         for panel in app.screen.query(Panel):
             assert panel.size.height > 0 or not panel.display
             assert app.screen.region.contains_region(panel.region)
@@ -64,8 +64,8 @@ async def test_the_panels_follow_the_chosen_host(opened, screen_text):
         await pilot.press("down", "down", "down")
         await pilot.pause()
         text = "\n".join(screen_text(app))
-        for said in ("Curves of host 4", "Accuracy 0.5938", "933 grown", "◆ conv"):
-            assert said in text
+        for expected in ("Curves of host 4", "Accuracy 0.5938", "933 grown", "◆ conv"):
+            assert expected in text
 
     await opened("3", test)
 
@@ -75,8 +75,14 @@ async def test_a_decision_is_seen_whole(opened, screen_text, size):
     async def test(pilot, app):
         assert isinstance(app.screen, DecisionsScreen)
         text = "\n".join(screen_text(app))
-        for said in ("update 37, step 11 of 24", "host 1", "value 0.500", "»GERMINATE", "illegal"):
-            assert said in text
+        for expected in (
+            "update 37, step 11 of 24",
+            "host 1",
+            "value 0.500",
+            "»GERMINATE",
+            "illegal",
+        ):
+            assert expected in text
         if size != SMALLEST:
             for head in ("Op", "Slot", "Blueprint", "Style", "Tempo", "αTarget", "αSpeed"):
                 assert head in text

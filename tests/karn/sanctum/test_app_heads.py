@@ -67,10 +67,10 @@ async def test_a_head_s_name_commands_neither_terminal_nor_clipboard(views, open
         drawn = "\n".join(screen_text(app))
         shown = "op�31m�]0;x�[b]"
         assert f"History of {shown}" in drawn
-        said = "".join(each.message for each in app._notifications)
-        assert f"acknowledged: {shown}" in said
+        expected = "".join(each.message for each in app._notifications)
+        assert f"acknowledged: {shown}" in expected
         assert shown in app.clipboard
-        assert not set(name) & set(drawn + said + app.clipboard) & set("\x9b\x1b\u202e")
+        assert not set(name) & set(drawn + expected + app.clipboard) & set("\x9b\x1b\u202e")
 
     await opened(test, view=view)
 
@@ -79,15 +79,15 @@ async def test_a_head_s_name_commands_neither_terminal_nor_clipboard(views, open
 async def test_the_list_and_the_history_of_its_first_row_are_seen(opened, screen_text, size):
     async def test(pilot, app):
         text = "\n".join(screen_text(app))
-        for said in ("Inf in logits", "NaN in log_prob", "History of Op", "Ratio max +Inf"):
-            assert said in text
+        for expected in ("Inf in logits", "NaN in log_prob", "History of Op", "Ratio max +Inf"):
+            assert expected in text
         assert isinstance(app.focused, EvidencePanel)
 
     await opened(test, size)
 
 
 @pytest.mark.parametrize("size", SIZES)
-async def test_where_the_chosen_row_was_seen_is_said_in_words(views, opened, screen_text, size):
+async def test_the_place_of_the_chosen_row_is_described_in_words(views, opened, screen_text, size):
     snapshot = views.drilled()
     hosts = Evidence(
         *("hosts", "loss", "nan", 2, 0, 0, 36, 0, 0, 2, 0),
@@ -153,14 +153,14 @@ async def test_enter_opens_the_incident_of_the_row_and_escape_closes_it(opened, 
 async def test_a_row_with_several_incidents_turns_through_them(opened, screen_text):
     async def test(pilot, app):
         await pilot.press("enter")
-        for key, said in [
+        for key, expected in [
             ("right", "incident 2  update 36"),
             ("right", "incident 1  update 2"),
             ("left", "incident 2  update 36"),
         ]:
             await pilot.press(key)
             await pilot.pause()
-            assert said in "\n".join(screen_text(app))
+            assert expected in "\n".join(screen_text(app))
         assert "Incident · 2 of 2, ← →" in "\n".join(screen_text(app))
         await pilot.press("down")
         await pilot.pause()
@@ -197,8 +197,14 @@ async def test_r_replays_the_incident_and_shows_what_was_found_in_place(
         await pilot.press("r")
         await _until(pilot, lambda: "REPRODUCED" in "\n".join(screen_text(app)))
         text = "\n".join(screen_text(app))
-        for said in ("aten.mm.default", "policy.heads", "policy.py:88", "too large", "it spread"):
-            assert said in text
+        for expected in (
+            "aten.mm.default",
+            "policy.heads",
+            "policy.py:88",
+            "too large",
+            "it spread",
+        ):
+            assert expected in text
         # What was found is kept while other rows are looked at.
         await pilot.press("end")
         await pilot.pause()
@@ -223,12 +229,12 @@ async def test_a_replay_is_scrolled_to_its_result_and_nothing_of_it_overruns(
         await _until(pilot, lambda: "REPRODUCED" in panel.text)
         await pilot.pause()
         shown = "\n".join(screen_text(app))
-        for said in ("REPRODUCED", "began in", "aten.mm.default"):
-            assert said in shown
+        for expected in ("REPRODUCED", "began in", "aten.mm.default"):
+            assert expected in shown
         lines = panel.text.splitlines()
         (place,) = {line.index("aten.mm") for line in lines if line.startswith("began in")}
         (chain,) = {line.index("aten.mm") for line in lines if line.startswith("it spread")}
-        assert chain == place, "what is said stands in one column"
+        assert chain == place, "what is expected stands in one column"
 
     await opened(test, (80, 24), command=command)
 
@@ -246,22 +252,22 @@ async def test_a_replay_that_fails_says_why_in_one_sentence(opened, screen_text)
 
 
 @pytest.mark.parametrize("leave", [["3"], ["escape"], ["q"]])
-async def test_whoever_leaves_ends_the_process(opened, screen_text, tmp_path, leave):
-    told = tmp_path / "pid"
+async def test_leaving_the_screen_ends_the_process(opened, screen_text, tmp_path, leave):
+    pid_file = tmp_path / "pid"
 
     def command(directory, number):
-        code = f"import os, time; open({str(told)!r}, 'w').write(f'{{os.getpid()}} '); "
+        code = f"import os, time; open({str(pid_file)!r}, 'w').write(f'{{os.getpid()}} '); "
         return [sys.executable, "-c", code + "time.sleep(600)"]
 
     async def test(pilot, app):
         await pilot.press("r")
-        await _until(pilot, lambda: told.exists() and told.read_text().endswith(" "))
+        await _until(pilot, lambda: pid_file.exists() and pid_file.read_text().endswith(" "))
         assert "replaying" in "\n".join(screen_text(app))
         await pilot.press(*leave)
 
     await opened(test, command=command)
     deadline = time.monotonic() + 30
-    while _is_alive(int(told.read_text())):
+    while _is_alive(int(pid_file.read_text())):
         assert time.monotonic() < deadline, "the replay outlived its screen"
         time.sleep(0.02)
 

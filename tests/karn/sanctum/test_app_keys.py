@@ -46,8 +46,8 @@ async def test_over_a_live_trainer_leaving_asks_first(
 async def test_every_reason_for_the_status_can_be_read(
     views, sanctum, seen, screen_text, opened_by
 ):
-    told = ("op went Inf first", "the gradient norm is high", "the entropy of slot is low")
-    app = sanctum(views.view(verdict=Verdict(Level.CRITICAL, told)))
+    reasons = ("op went Inf first", "the gradient norm is high", "the entropy of slot is low")
+    app = sanctum(views.view(verdict=Verdict(Level.CRITICAL, reasons)))
     async with app.run_test(size=(80, 24)) as pilot:
         await seen(pilot)
         if opened_by == "#strip":
@@ -58,7 +58,7 @@ async def test_every_reason_for_the_status_can_be_read(
             await pilot.click(opened_by)
         await pilot.pause()
         shown = "\n".join(screen_text(app))
-        assert all(f"• {one}" in shown for one in told)
+        assert all(f"• {one}" in shown for one in reasons)
         await pilot.press("escape")
         assert isinstance(app.screen, RunScreen)
 

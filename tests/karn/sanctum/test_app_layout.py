@@ -1,4 +1,4 @@
-"""The layouts: what must be seen at which size, and what is said where nothing can be."""
+"""The layouts: what is visible at which size, and the message where the terminal is too small."""
 
 from dataclasses import replace
 
@@ -25,8 +25,8 @@ async def test_everything_essential_is_seen_without_scrolling(
         await seen(pilot)
         lines = screen_text(app)
     text = "\n".join(lines)
-    for said in ("amber", "LIVE", "update 36", "288/400", "op went Inf", "1:06:40", "Score"):
-        assert said in text
+    for expected in ("amber", "LIVE", "update 36", "288/400", "op went Inf", "1:06:40", "Score"):
+        assert expected in text
     assert all(name in text for name in DISPLAY_TO_LEYLINE_KEY)
     for label in ("Inf", "NaN"):
         (row,) = [line for line in lines if line.strip().startswith(label)]
@@ -92,7 +92,7 @@ async def test_it_follows_the_size_of_the_terminal(views, sanctum, seen, screen_
             text = "\n".join(screen_text(app))
             assert ("Action heads" in text) == (width >= 72)
             assert ("Log p min" in text) == (width == 200)
-            # What the score compares with stands in its chart, or else beside the title.
+            # The scores for comparison are in the chart, or else in the title.
             title = "Policy · hand-written rule 0.78"
             assert (title in text) == (width == 80)
             title = "Policy · random 0.60, hand-written rule 0.78"
@@ -111,7 +111,7 @@ async def test_before_the_first_run_it_says_what_it_waits_for(views, sanctum, se
         assert "● HEALTHY" in "\n".join(screen_text(app))
 
 
-async def test_a_run_that_cannot_be_read_is_said_in_place_and_forgotten_when_it_can(
+async def test_an_unreadable_run_is_reported_until_it_can_be_read_again(
     views, sanctum, seen, screen_text
 ):
     error = "run.sqlite was written by a newer version of Esper"
@@ -129,8 +129,8 @@ async def test_damaged_events_are_one_sentence(views, sanctum, seen, screen_text
     app = sanctum(views.view(replace(healthy, run=replace(healthy.run, damaged_events=46))))
     async with app.run_test(size=(80, 24)) as pilot:
         await seen(pilot)
-        said = "! 46 events are damaged and left out: figures may have gaps"
-        assert said in "\n".join(screen_text(app))
+        expected = "! 46 events are damaged and left out: figures may have gaps"
+        assert expected in "\n".join(screen_text(app))
         app.shown.append(views.view(healthy))
         await seen(pilot)
         assert "left out" not in "\n".join(screen_text(app))

@@ -106,8 +106,8 @@ async def test_seeds_do_not_carry_off_the_other_lines_of_the_overview(views, san
         LogEntry(10 + n, 2.0, "info", f"host {n} grew", kind="seed_transitioned", host=n)
         for n in range(100)
     )
-    told = LogEntry(1, 1.0, "warning", "update 1 skipped bad minibatches", kind="ppo_update")
-    app = sanctum(views.view(replace(views.healthy(), log=(told, *seeds))))
+    entry = LogEntry(1, 1.0, "warning", "update 1 skipped bad minibatches", kind="ppo_update")
+    app = sanctum(views.view(replace(views.healthy(), log=(entry, *seeds))))
     async with app.run_test(size=(80, 24)) as pilot:
         await seen(pilot)
         assert "skipped bad minibatches" in app.screen.query_one(EventLogPanel).text
@@ -171,7 +171,7 @@ async def test_the_console_output_takes_the_place_of_the_log(views, sanctum, see
         assert "loading torch" not in "\n".join(screen_text(app))
 
 
-async def test_in_the_past_the_console_output_is_said_to_be_of_now(
+async def test_in_the_past_the_console_output_is_marked_as_current(
     views, sanctum, seen, screen_text
 ):
     app = sanctum(views.view(console=("loading torch",), position=TimePosition(3, 9)))
@@ -182,6 +182,6 @@ async def test_in_the_past_the_console_output_is_said_to_be_of_now(
         assert "as of now, not of the past" in "\n".join(screen_text(app))
 
 
-def test_a_filter_for_what_is_no_longer_there_starts_anew():
+def test_a_filter_for_a_value_that_is_gone_is_reset():
     assert LogFilter(kind="gone").with_next("kind", choices("kind", LOG, RunState())).kind is None
     assert LogFilter().with_next("kind", ()).kind is None

@@ -60,7 +60,7 @@ class Terminal:
                 "TERM": "xterm-256color",
                 "PATH": "/usr/bin:/bin",
                 "LANG": "C.UTF-8",
-                "XDG_CONFIG_HOME": "/nonexistent",  # nobody's settings but the defaults
+                "XDG_CONFIG_HOME": "/nonexistent",  # no settings file: the defaults apply
                 **environment,
             },
             timeout=30,

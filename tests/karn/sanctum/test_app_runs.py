@@ -125,7 +125,7 @@ async def test_runs_are_filtered_by_a_text(listed, screen_text, text, found):
     await listed(test)
 
 
-async def test_a_note_is_written_beside_the_store_and_shown(listed, runs, screen_text):
+async def test_a_note_is_written_to_a_separate_file_and_shown(listed, runs, screen_text):
     async def test(pilot, app, panel):
         await pilot.press("down")
         assert "note: the one with the low rate" in "\n".join(screen_text(app))

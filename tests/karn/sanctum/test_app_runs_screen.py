@@ -165,7 +165,7 @@ async def test_a_comparison_goes_on_with_its_runs(three_runs, open_runs, payload
             await app.until(pilot, lambda: updates() == ["1", "3"])
 
 
-async def test_without_runs_that_is_said(tmp_path, open_runs, screen_text):
+async def test_a_folder_without_runs_is_reported(tmp_path, open_runs, screen_text):
     app = open_runs(tmp_path / "none")
     async with app.run_test(size=(80, 24)) as pilot:
         await app.until(pilot, lambda: app.view is not None)

@@ -77,7 +77,7 @@ async def test_a_run_that_is_left_is_let_go_of(views, sanctum, seen, tmp_path):
         assert app.watch_given.closed == 1
 
 
-async def test_whoever_leaves_lets_go_of_the_run(views, sanctum, seen):
+async def test_leaving_the_app_closes_the_run(views, sanctum, seen):
     app = sanctum(views.view())
     async with app.run_test() as pilot:
         await seen(pilot)
@@ -105,7 +105,7 @@ def test_where_nothing_can_be_shown_on_it_is_looked_on_in_peace(views, sanctum, 
 
 
 @pytest.mark.parametrize(
-    ("key", "said"),
+    ("key", "expected"),
     [
         ("1", "Acknowledge the chosen light, or the first"),
         ("1", "Acknowledge all lights"),
@@ -113,14 +113,14 @@ def test_where_nothing_can_be_shown_on_it_is_looked_on_in_peace(views, sanctum, 
     ],
 )
 async def test_the_help_says_which_lights_are_acknowledged(
-    views, sanctum, seen, screen_text, key, said
+    views, sanctum, seen, screen_text, key, expected
 ):
     app = sanctum(views.view(views.broken()))
     async with app.run_test(size=(120, 60)) as pilot:
         await seen(pilot)
         await pilot.press(key, "question_mark")
         await pilot.pause()
-        assert said in "\n".join(screen_text(app))
+        assert expected in "\n".join(screen_text(app))
 
 
 @pytest.mark.parametrize("key", list(SCREENS))
@@ -142,7 +142,9 @@ async def test_the_key_that_acknowledges_stays_in_sight_while_a_light_waits(
         assert "? Help  q Quit" in screen_text(app)[-1]
 
 
-async def test_a_acknowledges_beside_the_store_and_names_who(finished_run, screen_text):
+async def test_a_acknowledges_in_a_separate_file_with_the_name_of_the_user(
+    finished_run, screen_text
+):
     app = SanctumApp(
         finished_run, finished_run.parent, settings=Settings(reduced_motion=True, closing=False)
     )
@@ -288,9 +290,7 @@ async def test_every_record_is_explained_by_some_panel_of_some_screen(views, san
 
 
 @pytest.mark.parametrize("keys", [["ctrl+c", "ctrl+c"], ["q", "ctrl+c"]])
-async def test_whoever_presses_ctrl_c_twice_leaves_training_running(
-    views, sanctum, seen, child, keys
-):
+async def test_ctrl_c_twice_leaves_training_running(views, sanctum, seen, child, keys):
     app = sanctum(views.view(), child=child)
     async with app.run_test() as pilot:
         await seen(pilot)

@@ -56,7 +56,7 @@ def searches(screen):
     return [worker for worker in screen.workers if worker.group == "search"]
 
 
-def said(screen):
+def search_status(screen):
     return screen.query_one("#filter").text
 
 
@@ -65,13 +65,13 @@ async def test_a_text_is_found_in_lines_that_are_no_longer_kept(app):
         screen = await opened(pilot)
         log = screen.query_one(EventLogPanel)
         assert "needle" not in log.text
-        assert "a filter searches all" in said(screen)
+        assert "a filter searches all" in search_status(screen)
         await pilot.press("slash", *"NEEDLE", "enter")
-        await until(pilot, lambda: "1 line in the whole run" in said(screen))
+        await until(pilot, lambda: "1 line in the whole run" in search_status(screen))
         assert log.text.endswith("! the needle of the first minute")
         await pilot.press("x")
         assert "needle" not in log.text
-        await until(pilot, lambda: f"{LOG_LINES_KEPT} lines" in said(screen))
+        await until(pilot, lambda: f"{LOG_LINES_KEPT} lines" in search_status(screen))
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ async def test_kind_and_text_find_every_line_in_order(app, kind, text, lines):
         while screen._filter.kind != kind:
             await pilot.press("k")
         await pilot.press("slash", *text, "enter")
-        await until(pilot, lambda: f"{lines} lines in the whole run" in said(screen))
+        await until(pilot, lambda: f"{lines} lines in the whole run" in search_status(screen))
         shown = screen.query_one(EventLogPanel).text.splitlines()
         assert len(shown) == lines
         updates = [int(line.rpartition(" ")[2]) for line in shown]
@@ -110,7 +110,7 @@ async def test_what_is_in_sight_stays_there_while_older_lines_are_found(app):
         screen = await opened(pilot)
         log = screen.query_one(EventLogPanel)
         await pilot.press("slash", *"thought", "enter")
-        await until(pilot, lambda: "600 lines in the whole run" in said(screen))
+        await until(pilot, lambda: "600 lines in the whole run" in search_status(screen))
         await pilot.press("home")
         await pilot.pause()
         first = log.text.splitlines()[int(log.scroll_y)]
@@ -131,11 +131,11 @@ async def test_a_search_goes_back_from_the_moment_that_is_shown(app):
         app.action_jump(550)
         await until(pilot, lambda: app.view.position is not None)
         await pilot.press("slash", *"thought", "enter")
-        await until(pilot, lambda: "550 lines in the whole run" in said(screen))
+        await until(pilot, lambda: "550 lines in the whole run" in search_status(screen))
         app.action_jump(3)
-        await until(pilot, lambda: "3 lines in the whole run" in said(screen))
+        await until(pilot, lambda: "3 lines in the whole run" in search_status(screen))
         await pilot.press("n")
-        await until(pilot, lambda: "600 lines in the whole run" in said(screen))
+        await until(pilot, lambda: "600 lines in the whole run" in search_status(screen))
 
 
 async def test_a_search_is_called_off_with_its_screen_and_goes_on_when_it_is_back(app, monkeypatch):
@@ -155,7 +155,7 @@ async def test_a_search_is_called_off_with_its_screen_and_goes_on_when_it_is_bac
     async with app.run_test(size=(120, 40)) as pilot:
         screen = await opened(pilot)
         await pilot.press("slash", *"needle", "enter")
-        await until(pilot, lambda: "searching … back to update" in said(screen))
+        await until(pilot, lambda: "searching … back to update" in search_status(screen))
         await pilot.press("1")
         await until(pilot, lambda: not screen._is_searching)
         may_go_on.set()
@@ -163,17 +163,17 @@ async def test_a_search_is_called_off_with_its_screen_and_goes_on_when_it_is_bac
         assert len(steps) == 4
         assert not screen._result.is_over
         await pilot.press("5")
-        await until(pilot, lambda: "1 line in the whole run" in said(screen))
+        await until(pilot, lambda: "1 line in the whole run" in search_status(screen))
 
 
 async def test_a_search_follows_a_run_that_goes_on(app, run, payloads):
     async with app.run_test(size=(120, 40)) as pilot:
         screen = await opened(pilot)
         await pilot.press("slash", *"thought", "enter")
-        await until(pilot, lambda: "600 lines in the whole run" in said(screen))
+        await until(pilot, lambda: "600 lines in the whole run" in search_status(screen))
         with RunWriter(run) as writer:
             talk(writer, payloads, range(601, 701))
-        await until(pilot, lambda: "700 lines in the whole run" in said(screen))
+        await until(pilot, lambda: "700 lines in the whole run" in search_status(screen))
         assert len(screen.query_one(EventLogPanel).text.splitlines()) == 700
 
 
@@ -182,22 +182,22 @@ async def test_the_whole_output_is_searched(app, run):
         screen = await opened(pilot)
         await pilot.press("o")
         console = screen.query_one(ConsolePanel)
-        await until(pilot, lambda: "the last 200 lines" in said(screen))
+        await until(pilot, lambda: "the last 200 lines" in search_status(screen))
         assert "needle" not in console.text
         await pilot.press("slash", *"Needle", "enter")
-        await until(pilot, lambda: "1 line in the whole output" in said(screen))
+        await until(pilot, lambda: "1 line in the whole output" in search_status(screen))
         assert console.text == "a needle in the output"
         with (run / "console.log").open("a") as output:
             output.write("needle 2\n")
-        await until(pilot, lambda: "2 lines in the whole output" in said(screen))
+        await until(pilot, lambda: "2 lines in the whole output" in search_status(screen))
         await pilot.press("slash", *"zzz", "enter")
-        await until(pilot, lambda: "0 lines in the whole output" in said(screen))
+        await until(pilot, lambda: "0 lines in the whole output" in search_status(screen))
         assert console.text == "no line of the output has this text"
         await pilot.press("k", "escape")
-        await until(pilot, lambda: "the last 200 lines" in said(screen))
+        await until(pilot, lambda: "the last 200 lines" in search_status(screen))
         assert console.text.startswith("line 8")
         await pilot.press("o")  # the log was not filtered by any of this
-        await until(pilot, lambda: "kind all  host all" in said(screen))
+        await until(pilot, lambda: "kind all  host all" in search_status(screen))
         assert not screen._filter.is_set
 
 
@@ -213,4 +213,6 @@ async def test_a_store_that_is_gone_ends_the_search_with_a_sentence(
         await seen(pilot)
         await pilot.press("slash", *"needle", "enter")
         screen = app.screen
-        await until(pilot, lambda: "the search stopped: there is no run store" in said(screen))
+        await until(
+            pilot, lambda: "the search stopped: there is no run store" in search_status(screen)
+        )

@@ -57,6 +57,6 @@ def test_the_newest_lines_are_kept_and_the_search_ends(tmp_path, monkeypatch):
     assert result.reached == "the last 0.0 MB"
 
 
-def test_output_that_cannot_be_read_is_said(tmp_path):
+def test_unreadable_output_is_reported(tmp_path):
     (tmp_path / "console.log").mkdir()
     assert searched(ConsoleSearch(tmp_path, "x")).error == "Is a directory"

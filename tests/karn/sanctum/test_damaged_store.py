@@ -1,4 +1,4 @@
-"""A store with damaged pages: what is not known is said, and nothing reassuring that is false."""
+"""A store with damaged pages: what is unknown is reported, and is never shown as healthy."""
 
 import json
 import random

@@ -183,7 +183,7 @@ async def test_another_moment_shows_its_own_last_step(app):
         await until(pilot, lambda: shown(app) == ("update 3, step 5 of 8", 35.0))
 
 
-async def test_a_store_that_is_gone_is_said(app, run):
+async def test_a_store_that_was_deleted_is_reported(app, run):
     async with app.run_test(size=(120, 40)) as pilot:
         await opened(pilot)
         (run / "run.sqlite").rename(run / "elsewhere.sqlite")

@@ -124,7 +124,7 @@ def test_a_light_is_logged_with_its_phase_host_step_and_tensor(payloads, fold, s
     assert entry.host == seen.get("host")
 
 
-def test_an_update_that_was_finite_when_repeated_is_said_to_be(fold):
+def test_an_update_that_was_finite_when_repeated_is_logged_as_such(fold):
     done = InterventionTaken(
         update=6, action="repeat", cause="shared trunk nan", reason="seen once only"
     )

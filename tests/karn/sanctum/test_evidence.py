@@ -1,4 +1,4 @@
-"""Evidence is a join semilattice, and counts each update once however often it is told."""
+"""Evidence is a join semilattice, and counts each update once, however often it is read."""
 
 from dataclasses import replace
 
@@ -42,7 +42,7 @@ updates = st.lists(st.tuples(st.integers(1, 5), st.lists(sightings(), max_size=3
 
 
 @pytest.fixture(scope="session")
-def told(payloads):
+def updates_of(payloads):
     """A function that makes updates of their numbers and of what was seen in each."""
 
     def made(described):
@@ -110,7 +110,7 @@ def last_place(seen):
 
 def counted_slowly(described):
     """Return the rows by going through everything once for each of them."""
-    flat = [(number, seen) for number, told in described for seen in told]
+    flat = [(number, seen) for number, updates_of in described for seen in updates_of]
     rows = []
     for head, quantity, kind in {(s["head"], s["quantity"], s["kind"]) for _, s in flat}:
         mine = [
@@ -158,15 +158,15 @@ def counted_slowly(described):
 
 
 @given(updates)
-def test_the_rows_are_those_of_a_slow_count(told, described):
-    assert ledger_of(told(described)).rows(HEAD_NAMES) == counted_slowly(described)
+def test_the_rows_are_those_of_a_slow_count(updates_of, described):
+    assert ledger_of(updates_of(described)).rows(HEAD_NAMES) == counted_slowly(described)
 
 
 @given(updates, st.randoms(use_true_random=False))
 def test_evidence_is_the_same_in_any_order_and_with_any_repetition(
-    payloads, fold_events, told, described, random
+    payloads, fold_events, updates_of, described, random
 ):
-    events = payloads.events(payloads.start(), *told(described))
+    events = payloads.events(payloads.start(), *updates_of(described))
     shuffled = [*events, *random.choices(events, k=len(events))]
     random.shuffle(shuffled)
 
@@ -178,22 +178,22 @@ def test_evidence_is_the_same_in_any_order_and_with_any_repetition(
 
 
 @given(updates, st.integers(0, 8))
-def test_evidence_of_two_readers_joined_is_that_of_one(told, described, cut):
+def test_evidence_of_two_readers_joined_is_that_of_one(updates_of, described, cut):
     def joined(*parts):
         whole = EvidenceLedger()
         for part in parts:
             whole.join(part)
         return whole.rows(HEAD_NAMES)
 
-    made = told(described)
+    made = updates_of(described)
     left, right = ledger_of(made[:cut]), ledger_of(made[cut:])
     assert joined(left, right) == joined(right, left) == ledger_of(made).rows(HEAD_NAMES)
     assert joined(left, left) == left.rows(HEAD_NAMES)
 
 
 @given(updates)
-def test_the_first_row_is_the_first_out(payloads, fold, told, described):
-    tamiyo = fold(payloads.start(), *told(described)).tamiyo
+def test_the_first_row_is_the_first_out(payloads, fold, updates_of, described):
+    tamiyo = fold(payloads.start(), *updates_of(described)).tamiyo
     first_rows = [(row.head, row.quantity, row.kind, row.first_update) for row in tamiyo.evidence]
     firsts = [(seen.head, seen.quantity, seen.kind, seen.update) for seen in tamiyo.first]
 

@@ -17,7 +17,7 @@ def series():
     return History(lambda rows: {"x": rows})
 
 
-def told(values, history=None):
+def history_of(values, history=None):
     history = series() if history is None else history
     for place, value in enumerate(values, start=1):
         history.add(place, value)
@@ -35,7 +35,7 @@ def same(left, right):
 
 @given(ANY_FLOATS)
 def test_a_short_history_is_kept_whole(values):
-    assert same(x(told(values)), values)
+    assert same(x(history_of(values)), values)
 
 
 @given(ANY_FLOATS)
@@ -67,7 +67,7 @@ def test_a_long_history_is_bounded_and_keeps_what_matters(seed, bad):
     values[seed % 5_000] = 7.0
     for place in bad:
         values[place - 1] = math.nan
-    kept = x(told(values))
+    kept = x(history_of(values))
 
     assert BUCKETS_KEPT <= len(kept) <= 3 * BUCKETS_KEPT + len(bad)
     finite = [value for value in kept if math.isfinite(value)]
@@ -78,21 +78,21 @@ def test_a_long_history_is_bounded_and_keeps_what_matters(seed, bad):
 
 
 def test_the_points_lie_evenly_over_the_run():
-    kept = x(told([float(place) for place in range(10_000)]))
+    kept = x(history_of([float(place) for place in range(10_000)]))
 
     gaps = [after - before for before, after in itertools.pairwise(kept)]
     assert max(gaps) <= 2 * 10_000 / BUCKETS_KEPT
 
 
 def test_nothing_but_nan_is_bounded_all_the_same():
-    kept = x(told([math.nan] * 20_000))
+    kept = x(history_of([math.nan] * 20_000))
 
     assert 0 < len(kept) <= 11 * BUCKETS_KEPT
 
 
 @given(values=ANY_FLOATS, cut=st.integers(0, 60))
-def test_what_was_dropped_can_be_told_again(values, cut):
-    history = told(values)
+def test_dropped_points_can_be_added_again(values, cut):
+    history = history_of(values)
     history.drop_after(cut)
     assert same(x(history), values[:cut])
     for place in range(cut + 1, len(values) + 1):
@@ -113,7 +113,7 @@ def test_a_copy_goes_on_by_itself_and_looking_changes_nothing(first, more, looks
         copy.add(place, float(place % 41))
 
     assert x(history) == before
-    straight = told([float(place % 37) for place in range(1, first + 1)])
+    straight = history_of([float(place % 37) for place in range(1, first + 1)])
     for place in range(first + 1, first + more + 1):
         straight.add(place, float(place % 41))
     assert x(copy) == x(straight)
@@ -130,6 +130,6 @@ def test_places_that_make_no_sense_lose_nothing(places):
 
 def test_a_series_may_miss_rows():
     history = History(lambda rows: {"a": rows, "b": [row if row > 2 else None for row in rows]})
-    told([1.0, 2.0, 3.0, 4.0], history)
+    history_of([1.0, 2.0, 3.0, 4.0], history)
 
     assert history.values() == {"a": (1.0, 2.0, 3.0, 4.0), "b": (3.0, 4.0)}

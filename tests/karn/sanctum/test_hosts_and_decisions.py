@@ -64,7 +64,7 @@ def test_a_host_has_the_history_of_its_episode(payloads, fold):
     assert len(first.accuracy_history) == 2
 
 
-def test_a_term_of_the_reward_has_a_point_for_each_step_that_told_of_it(payloads, fold):
+def test_a_reward_term_has_a_point_for_each_step_that_reported_it(payloads, fold):
     steps = [
         payloads.step(1, reward_terms={"rent": [0.5, math.inf]}),
         payloads.step(2, reward_terms={}),
@@ -94,7 +94,7 @@ def test_a_step_whose_lists_do_not_fit_is_counted_and_not_shown(payloads, fold, 
     assert snapshot.log[-1].kind == "step_completed"
 
 
-def test_a_decision_is_told_by_host_and_head(payloads, fold):
+def test_a_decision_is_recorded_by_host_and_head(payloads, fold):
     first, second = fold(payloads.start(), decision()).decisions
 
     assert (first.host, second.host) == (0, 1)
@@ -111,22 +111,22 @@ def test_a_decision_is_told_by_host_and_head(payloads, fold):
 
 @pytest.mark.parametrize("op", list(Op))
 def test_the_heads_that_mattered_follow_the_op(payloads, fold, op):
-    told = fold(payloads.start(), decision(op=op)).decisions[0]
+    decided = fold(payloads.start(), decision(op=op)).decisions[0]
 
-    assert {head.head for head in told.heads if head.is_active} == ACTIVE_HEADS[op]
-    assert told.heads[-1].choice == op
+    assert {head.head for head in decided.heads if head.is_active} == ACTIVE_HEADS[op]
+    assert decided.heads[-1].choice == op
 
 
 def test_another_agents_heads_all_mattered(payloads, fold):
     taken = decision(1, actions=[[1, 0]], probabilities=[[0.5, 0.25]], distributions=[])
     heads = {"move": ["left", "right"], "fire": ["no", "yes", "maybe"]}
-    (told,) = fold(payloads.start(heads=heads), taken).decisions
+    (decided,) = fold(payloads.start(heads=heads), taken).decisions
 
-    assert [(head.head, head.choice, head.is_active) for head in told.heads] == [
+    assert [(head.head, head.choice, head.is_active) for head in decided.heads] == [
         ("move", 1, True),
         ("fire", 0, True),
     ]
-    assert told.heads[0].probabilities == ()  # an older writer did not tell
+    assert decided.heads[0].probabilities == ()  # an older writer did not tell
 
 
 def test_probabilities_that_are_no_numbers_stay_what_they_are(payloads, fold):
@@ -134,10 +134,10 @@ def test_probabilities_that_are_no_numbers_stay_what_they_are(payloads, fold):
         : 4 * ALL_CHOICES
     ]
     taken = decision(1, distributions=[packed], probabilities=[[math.nan] * len(HEAD_NAMES)])
-    (told,) = fold(payloads.start(), taken).decisions
+    (decided,) = fold(payloads.start(), taken).decisions
 
-    assert math.isnan(told.heads[0].probability)
-    assert list(map(str, told.heads[0].probabilities)) == ["nan", "inf", "-inf"]
+    assert math.isnan(decided.heads[0].probability)
+    assert list(map(str, decided.heads[0].probabilities)) == ["nan", "inf", "-inf"]
 
 
 @pytest.mark.parametrize(
@@ -162,7 +162,7 @@ def test_a_decision_that_does_not_fit_is_counted_and_not_shown(payloads, fold, d
     assert "decisions_taken" in snapshot.log[-1].text
 
 
-def test_a_decision_never_stands_beside_the_hosts_of_another_step(payloads, fold):
+def test_a_decision_is_never_shown_with_the_hosts_of_another_step(payloads, fold):
     before = (payloads.start(), decision(), payloads.step(1))
 
     assert fold(*before).decisions

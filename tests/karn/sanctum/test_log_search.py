@@ -24,7 +24,7 @@ UPDATES = 60
 FILTERS = (
     LogFilter(text="update 3 "),
     LogFilter(text="WHISPERED"),
-    LogFilter(text="nobody said this"),
+    LogFilter(text="no such line"),
     LogFilter(kind="checkpoint_written"),
     LogFilter(kind="run_started"),
     LogFilter(kind="seed_transitioned", text="conv"),
@@ -38,7 +38,7 @@ FILTERS = (
 
 
 def write_update(writer, payloads, update):
-    """Write an update and what comes beside one."""
+    """Write an update and the other events of its batch."""
     for number in range(24):
         stage = (Stage.GERMINATED, Stage.TRAINING, Stage.BLENDING, Stage.PRUNED)[number % 4]
         writer.emit(payloads.step(number + 1, update=update))
@@ -56,8 +56,8 @@ def write_update(writer, payloads, update):
             )
         )
     for number in range(10):
-        said = "whispered" if (update, number) == (5, 0) else "said"
-        writer.emit(Notice(level="info", text=f"{said} {number} in update {update} "))
+        noted = "whispered" if (update, number) == (5, 0) else "noted"
+        writer.emit(Notice(level="info", text=f"{noted} {number} in update {update} "))
     writer.emit(UnknownPayload(kind="weather", data=b""))
     if update in (4, 50):
         writer.emit(payloads.broken_update(update, "op", "+inf", minibatches_skipped=3))
@@ -129,10 +129,10 @@ def test_a_search_finds_what_a_log_that_keeps_all_has(
 
 
 def test_a_search_says_how_far_back_it_is(run):
-    search = LogSearch(run, LogFilter(text="said"))
+    search = LogSearch(run, LogFilter(text="noted"))
     search.go_on(snapshot_of(run).log)
     reached = [search.step().reached for _ in range(3)]
-    updates = [int(said.removeprefix("back to update ")) for said in reached]
+    updates = [int(noted.removeprefix("back to update ")) for noted in reached]
     assert updates == sorted(updates, reverse=True)
     assert 1 < updates[-1] < updates[0] < UPDATES
 
@@ -140,7 +140,7 @@ def test_a_search_says_how_far_back_it_is(run):
 def test_a_search_ends_when_it_found_as_much_as_is_kept(run, monkeypatch):
     monkeypatch.setattr(log_search, "LINES_FOUND", 20)
     log = snapshot_of(run).log
-    result = searched(LogSearch(run, LogFilter(text="said")), log)
+    result = searched(LogSearch(run, LogFilter(text="noted")), log)
     assert len(result.lines) == 20
     assert not result.is_whole
     newest = oldest_missing(log)
@@ -167,7 +167,7 @@ def test_a_search_goes_on_over_what_a_live_run_pushes_out(run, monkeypatch, payl
 def test_an_earlier_moment_is_searched_where_the_search_had_ended_before_it(run, monkeypatch):
     monkeypatch.setattr(log_search, "LINES_FOUND", 20)
     follower = RunFollower(run)
-    search = LogSearch(run, LogFilter(text="said"))
+    search = LogSearch(run, LogFilter(text="noted"))
     searched(search, follower.catch_up().snapshot.log)
     earlier = follower.state_after(55).log
     lines = searched(search, earlier).lines
@@ -178,7 +178,7 @@ def test_an_earlier_moment_is_searched_where_the_search_had_ended_before_it(run,
 def test_a_store_that_cannot_be_read_ends_the_search_with_a_sentence(run):
     log = snapshot_of(run).log
     (run / "run.sqlite").write_bytes(b"no database at all" * 100)
-    result = searched(LogSearch(run, LogFilter(text="said")), log)
+    result = searched(LogSearch(run, LogFilter(text="noted")), log)
     assert "is not a run store" in result.error
     assert "\n" not in result.error
 
@@ -187,7 +187,7 @@ def test_an_event_that_is_damaged_is_found_as_such(tmp_path, payloads):
     with RunWriter(tmp_path) as writer:
         writer.emit(payloads.start())
         for number in range(LOG_LINES_KEPT + 10):
-            writer.emit(Notice(level="info", text=f"said {number}"))
+            writer.emit(Notice(level="info", text=f"noted {number}"))
     with closing(sqlite3.connect(tmp_path / "run.sqlite")) as store:
         store.execute("UPDATE events SET payload = x'c1' WHERE id = 3")
         store.commit()
@@ -197,7 +197,7 @@ def test_an_event_that_is_damaged_is_found_as_such(tmp_path, payloads):
 
 
 def test_what_can_be_missing_of_a_log():
-    line = LogEntry(1, 0.0, "info", "said", kind="notice")
+    line = LogEntry(1, 0.0, "info", "noted", kind="notice")
     latch = LogEntry(1, 0.0, "latch", "op went", kind="ppo_update")
     seed = LogEntry(7, 0.0, "info", "grew", kind="seed_transitioned")
     assert oldest_missing(()) == 0
@@ -208,7 +208,7 @@ def test_what_can_be_missing_of_a_log():
 
 
 def test_what_can_be_asked_for_is_not_only_what_is_kept():
-    log = [LogEntry(1, 0.0, "info", "said", kind="notice", host=1)]
+    log = [LogEntry(1, 0.0, "info", "noted", kind="notice", host=1)]
     run = RunState(environments=3)
     assert choices("kind", log, run) == ["notice"]
     assert choices("host", log, run) == [1]

@@ -62,7 +62,7 @@ async def test_the_process_is_run_and_its_report_returned(replay_report):
 
 
 @pytest.mark.parametrize(
-    ("code", "said"),
+    ("code", "reason"),
     [
         ("import sys; sys.exit('esper: there is no run')", "exit code 1: there is no run"),
         ("raise RuntimeError('no memory')", "exit code 1: RuntimeError: no memory"),
@@ -70,8 +70,8 @@ async def test_the_process_is_run_and_its_report_returned(replay_report):
         ("print('hello')", "report cannot be read"),
     ],
 )
-async def test_a_process_without_a_report_says_why(code, said):
-    with pytest.raises(ReplayFailedError, match=said):
+async def test_the_reason_why_a_process_made_no_report_is_shown(code, reason):
+    with pytest.raises(ReplayFailedError, match=reason):
         await run_replay(_python(code))
 
 
@@ -80,16 +80,18 @@ async def test_a_program_that_is_not_there_says_so():
         await run_replay(["/nowhere/python", "-m", "esper"])
 
 
-async def test_whoever_cancels_it_ends_the_process(tmp_path):
-    told = tmp_path / "pid"
-    code = f"import os, time; open({str(told)!r}, 'w').write(f'{{os.getpid()}} '); time.sleep(600)"
+async def test_cancelling_a_replay_ends_its_process(tmp_path):
+    pid_file = tmp_path / "pid"
+    code = (
+        f"import os, time; open({str(pid_file)!r}, 'w').write(f'{{os.getpid()}} '); time.sleep(600)"
+    )
     task = asyncio.create_task(run_replay(_python(code)))
     deadline = time.monotonic() + 30
-    while not (told.exists() and told.read_text().endswith(" ")):
+    while not (pid_file.exists() and pid_file.read_text().endswith(" ")):
         assert time.monotonic() < deadline
         await asyncio.sleep(0.01)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
     with pytest.raises(ProcessLookupError):
-        os.kill(int(told.read_text()), 0)
+        os.kill(int(pid_file.read_text()), 0)

@@ -44,9 +44,9 @@ def _served(run, *more, config):
         env={"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "XDG_CONFIG_HOME": str(config)},
     )
     try:
-        said = process.stdout.readline()
-        assert "Sanctum is at http://" in said
-        yield port, said.split("token=")[1].split()[0]
+        line = process.stdout.readline()
+        assert "Sanctum is at http://" in line
+        yield port, line.split("token=")[1].split()[0]
     finally:
         process.terminate()
         process.wait(timeout=20)
@@ -96,7 +96,7 @@ async def test_only_this_machine_under_its_own_name_and_no_other_site(finished_r
             assert (await _get(session, port, "/ws", Origin="http://evil.example"))[0] == 403
 
 
-async def test_with_a_token_nobody_gets_in_without_it(finished_run, tmp_path):
+async def test_a_token_is_required_for_every_page(finished_run, tmp_path):
     with _served(finished_run, "--token", TOKEN, config=tmp_path) as (port, _):
         jar = aiohttp.CookieJar(unsafe=True)  # for an address without a name
         async with aiohttp.ClientSession(cookie_jar=jar) as session:

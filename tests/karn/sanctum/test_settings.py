@@ -25,7 +25,7 @@ def test_without_a_file_there_are_the_defaults(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "expected"),
     [
         (b"theme = ", "not valid TOML"),
         (b"\xff\x00\xfe", "not valid TOML"),
@@ -44,10 +44,10 @@ def test_without_a_file_there_are_the_defaults(tmp_path):
         (b"color = true", "'color' is not a setting; known are theme, reduced_motion"),
     ],
 )
-def test_a_file_that_cannot_be_is_one_sentence_and_the_defaults(tmp_path, content, said):
+def test_an_invalid_file_is_one_sentence_and_the_defaults_apply(tmp_path, content, expected):
     path = tmp_path / "sanctum.toml"
     path.write_bytes(content)
-    with pytest.raises(SettingsError, match=said) as caught:
+    with pytest.raises(SettingsError, match=expected) as caught:
         read_settings(path)
     assert "\n" not in str(caught.value)
     file = SettingsFile(path)
@@ -66,7 +66,7 @@ def test_a_change_is_written_and_touches_nothing_else(tmp_path):
     assert read_settings(path) == Settings(theme="light", bell=False)
 
 
-def test_a_full_disk_leaves_the_file_as_it_was_and_nothing_beside_it(tmp_path, full_disk):
+def test_a_full_disk_leaves_the_file_unchanged_and_no_partial_file(tmp_path, full_disk):
     path = tmp_path / "sanctum.toml"
     write_settings(Settings(bell=False), path)
     file = SettingsFile(path)
@@ -101,7 +101,7 @@ async def test_the_keys_and_the_palette_remember(views, sanctum, seen, tmp_path)
         assert read_settings(path).ascii
 
 
-async def test_a_full_disk_is_said_and_the_theme_changes_all_the_same(
+async def test_a_full_disk_is_reported_and_the_theme_still_changes(
     views, sanctum, seen, tmp_path, full_disk
 ):
     path = tmp_path / "sanctum.toml"
@@ -116,7 +116,7 @@ async def test_a_full_disk_is_said_and_the_theme_changes_all_the_same(
         assert list(tmp_path.iterdir()) == []
 
 
-async def test_a_damaged_file_is_said_in_one_sentence(views, sanctum, seen, tmp_path):
+async def test_a_damaged_file_is_reported_in_one_sentence(views, sanctum, seen, tmp_path):
     path = tmp_path / "sanctum.toml"
     path.write_bytes(b"\xff")
     app = sanctum(views.view(), settings_file=SettingsFile(path))

@@ -29,7 +29,7 @@ GROWTH_BYTES = 12e6
 def payloads_of_an_hour(updates):
     """Yield what a run tells by updates; of every fiftieth update some head is broken."""
     for update in range(1, updates + 1):
-        told = [
+        payloads = [
             payload
             for step in range(1, STEPS + 1)
             for payload in payloads_of_a_step(update, step, HOSTS)
@@ -42,8 +42,8 @@ def payloads_of_an_hour(updates):
                 payload = msgspec.structs.replace(
                     payload, head_nan_detected={"op": True}, head_nonfinite=[seen]
                 )
-            told.append(payload)
-        yield told
+            payloads.append(payload)
+        yield payloads
 
 
 def of_the_events(snapshot):
@@ -59,8 +59,8 @@ def soak(run, updates):
     memory = []
     with RunWriter(run) as writer:
         writer.emit(start_of(HOSTS))
-        for update, told in enumerate(payloads_of_an_hour(updates), start=1):
-            for payload in told:
+        for update, payloads in enumerate(payloads_of_an_hour(updates), start=1):
+            for payload in payloads:
                 writer.emit(payload)
             assert writer.flush()
             while (view := observer(time.time())).is_behind:

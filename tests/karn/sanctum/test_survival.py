@@ -112,9 +112,9 @@ def test_a_run_that_starts_says_with_what(run, observer, payloads):
 
 
 @pytest.mark.parametrize(
-    ("damage", "said"),
+    ("damage", "expected"),
     [
-        (lambda store: store.write_text("dear diary"), "not a run store"),
+        (lambda store: store.write_text("plain text"), "not a run store"),
         (lambda store: os.truncate(store, 50), "cannot be read"),
         (lambda store: os.truncate(store, 4096), "cannot be read"),
         (lambda store: (store.unlink(), store.mkdir()), "is a directory, not a run store"),
@@ -122,12 +122,14 @@ def test_a_run_that_starts_says_with_what(run, observer, payloads):
         (lambda store: _set_version(store, "many"), "cannot be read"),
     ],
 )
-def test_a_store_that_cannot_be_read_says_why_everywhere(busy_run, damage, said, capsys):
+def test_the_reason_why_a_store_cannot_be_read_is_shown_everywhere(
+    busy_run, damage, expected, capsys
+):
     damage(busy_run / STORE)
     catalogue = RunCatalogue(busy_run.parent)
 
     for view in (whole(RunObserver(busy_run, busy_run.parent)), read_view(busy_run, NOW)):
-        assert said in view.doubt.error
+        assert expected in view.doubt.error
         assert view.status.kind is StatusKind.UNREADABLE
         frame = render_once(view, 80).plain
         assert UNLIT not in frame
@@ -141,7 +143,7 @@ def test_a_store_that_cannot_be_read_says_why_everywhere(busy_run, damage, said,
     assert print_runs(busy_run.parent) == 0
     printed = capsys.readouterr().out
     assert "UNREADABLE" in printed
-    assert said in printed
+    assert expected in printed
 
 
 def test_lights_are_known_from_their_own_table_where_the_events_are_gone(busy_run):
@@ -192,7 +194,7 @@ def test_a_light_whose_event_is_damaged_stays_on_and_dark_ones_are_not_known(
     assert UNLIT not in frame
     assert frame.count(UNKNOWN) == 19
     assert read_view(once_broken_run, NOW).snapshot.tamiyo == view.snapshot.tamiyo
-    assert whole(observer).snapshot is view.snapshot  # nothing is drawn anew for it
+    assert whole(observer).snapshot is view.snapshot  # nothing is drawn again for it
 
     observer.go_to(3)  # before the damage: all is known, and nothing was lit
     past = whole(observer)
@@ -259,7 +261,7 @@ def _set_version(store, version):
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_rubbish_anywhere_in_a_store_is_counted_or_said(busy_run, seed):
+def test_random_bytes_anywhere_in_a_store_are_counted_or_reported(busy_run, seed):
     chance = random.Random(seed)
     store = busy_run / STORE
     data = bytearray(store.read_bytes())
@@ -279,7 +281,7 @@ def test_rubbish_anywhere_in_a_store_is_counted_or_said(busy_run, seed):
 
 
 @pytest.mark.parametrize("share", [0.9, 0.5, 0.1])
-def test_a_store_that_was_cut_short_is_counted_or_said(busy_run, share):
+def test_a_truncated_store_is_counted_or_reported(busy_run, share):
     store = busy_run / STORE
     os.truncate(store, int(store.stat().st_size * share))
 
@@ -426,7 +428,7 @@ def test_a_store_that_a_newer_version_goes_on_with_says_so_and_keeps_its_lights(
     assert view.doubt.is_unread
 
 
-def test_damaged_events_and_damaged_acknowledgements_are_both_told(views):
+def test_damaged_events_and_damaged_acknowledgements_are_both_reported(views):
     healthy = views.healthy()
     damaged = replace(healthy, run=replace(healthy.run, damaged_events=2))
     view = views.view(damaged, acknowledgements_error="acknowledgements.jsonl is damaged")

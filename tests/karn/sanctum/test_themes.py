@@ -1,4 +1,4 @@
-"""The palettes: text can be read, and an alert is told from what is none, whoever looks."""
+"""The palettes: text is readable, and alerts stand out under any colour vision."""
 
 from itertools import combinations
 
@@ -108,7 +108,7 @@ def test_what_is_not_text_can_still_be_seen(name):
 
 @pytest.mark.parametrize("vision", MACHADO)
 @pytest.mark.parametrize("name", PALETTES)
-def test_an_alert_is_told_from_what_is_none_whoever_looks(name, vision):
+def test_an_alert_differs_from_other_text_under_any_colour_vision(name, vision):
     palette = PALETTES[name]
     roles = ("critical", "warning", "good", "ink")
     for one, other in combinations(roles, 2):

@@ -64,7 +64,7 @@ def stored(tmp_path_factory, payloads):
 
 def fold_from_the_start(events, update):
     """Return the state after an update, the slow and obvious way."""
-    told = [
+    emitted = [
         number
         for number, event in enumerate(events)
         if isinstance(event.payload, PPOUpdatePayload) and event.payload.update == update
@@ -74,7 +74,7 @@ def fold_from_the_start(events, update):
         begins = isinstance(event.payload, (RunStarted, PPOUpdatePayload)) or hasattr(
             event.payload, "step"
         )
-        if number > told and begins:
+        if number > emitted and begins:
             break
         aggregator.apply(event)
     return aggregator.snapshot()

@@ -51,7 +51,7 @@ def test_a_light_is_critical_for_the_rest_of_the_run_and_the_first_out_is_the_re
     )
 
 
-def test_every_head_that_is_lit_is_named_and_what_is_told_once_is_not_told_again(judge, payloads):
+def test_every_lit_head_is_named_exactly_once(judge, payloads):
     verdict = judge(
         payloads.broken_update(1, "slot", "nan", "log_prob"),
         payloads.broken_update(2, "op", "nan", "log_prob"),

@@ -93,7 +93,7 @@ def test_the_scan_is_silent_on_a_clean_update_and_sees_what_breaks() -> None:
         stage = Stage(Random(1), exits, amp="off")
         with scanning(stage) as scan:
             stage.update()
-        assert scan.born == []
+        assert scan.created == []
         assert not scan.saw_nan
         stage.plan_again()
         features(stage, stage.where())

@@ -1,4 +1,4 @@
-"""Drills are told from faults: what they cause is marked, and nothing else is."""
+"""Drills are distinguished from faults: only what they cause is marked."""
 
 from collections.abc import Callable
 from typing import Any
@@ -18,7 +18,7 @@ def test_what_a_drill_lights_is_marked(make_agent: Callable[..., Any], make_roll
     assert all(seen.planted for seen in found)
 
 
-def test_a_fault_beside_a_drill_is_not_marked(
+def test_a_fault_in_the_same_update_as_a_drill_is_not_marked(
     make_agent: Callable[..., Any], make_rollout: Any
 ) -> None:
     agent = make_agent(ppo_epochs=2, minibatches=2)

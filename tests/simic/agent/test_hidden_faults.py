@@ -103,8 +103,8 @@ def test_a_bias_that_forbids_a_choice_is_legal_and_hides_nothing(make_stage: Mak
 def test_it_is_legal_too_where_no_host_can_be_learnt_from(make_stage: MakeStage) -> None:
     stage = make_stage(3, minibatches=2)
     forbid_by_bias(stage)
-    nobody = torch.zeros(stage.rollout.hosts, dtype=torch.bool)
-    stage.rollout = replace(stage.rollout, learnable=nobody)
+    no_hosts = torch.zeros(stage.rollout.hosts, dtype=torch.bool)
+    stage.rollout = replace(stage.rollout, learnable=no_hosts)
     assert seen_in(stage.update()) == []
 
 
@@ -118,7 +118,7 @@ def test_a_known_infinity_is_reported_again_once_it_is_another(make_stage: MakeS
         stage.plan_again()
 
 
-def test_a_known_infinity_beside_legal_ones_costs_no_second_pass(make_stage: MakeStage) -> None:
+def test_a_known_infinity_among_legal_ones_costs_no_second_pass(make_stage: MakeStage) -> None:
     stage = make_stage(3, minibatches=2)
     forbid_by_bias(stage)
     stage.policy.lstm.bias_ih_l0.data[0] = inf
@@ -158,7 +158,7 @@ def test_a_weight_explains_nothing_before_it_broke(make_stage: MakeStage) -> Non
     assert result.head_inf_detected["op"]
 
 
-def test_a_trunk_that_broke_once_is_seen_beside_a_weight(make_stage: MakeStage) -> None:
+def test_a_trunk_that_broke_once_is_reported_together_with_a_weight(make_stage: MakeStage) -> None:
     stage = make_stage(3, minibatches=3)
     first = stage.where(step=0, lasting=False, index=0)
     break_trunk(stage, first)

@@ -67,9 +67,9 @@ def test_a_replay_reproduces_and_changes_nothing(
 
 
 def test_a_replay_reports_its_progress_at_each_minibatch(capsule: Capsule) -> None:
-    said: list[tuple[str, float]] = []
-    replay(capsule, lambda what, done: said.append((what, done)))
-    assert said == [
+    steps: list[tuple[str, float]] = []
+    replay(capsule, lambda what, done: steps.append((what, done)))
+    assert steps == [
         ("replaying, preparation", 0.0),
         *((f"replaying, minibatch {number} of 4", number / 5) for number in (1, 2, 3, 4)),
         ("finding where it began", 0.8),

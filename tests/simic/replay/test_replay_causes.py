@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
+from update_checks import with_parts
 
 from esper.leyline.heads import HEAD_NAMES
 from esper.leyline.telemetry import SHARED
@@ -85,10 +86,6 @@ def at(origin: Origin) -> tuple[str, int]:
 def first(replayed: Replay) -> tuple[str, str, str]:
     one = replayed.seen[0]
     return one.head, one.quantity, one.kind
-
-
-def with_parts(rollout: Rollout, **parts: torch.Tensor) -> Rollout:
-    return Rollout(**{**rollout.__dict__, **parts})
 
 
 def rows_of(agent: PPOAgent, head: str) -> slice:
@@ -288,7 +285,7 @@ def test_an_overflow_in_half_precision(make_update: UpdateMaker, factor: float) 
     assert origin.cause.endswith("the largest float16 is 6.55e+04")
 
 
-def test_an_inactive_head_stays_dark_beside_another_that_lights(make_update: UpdateMaker) -> None:
+def test_an_inactive_head_stays_dark_when_another_lights(make_update: UpdateMaker) -> None:
     """A forbidden choice in a head that does not count is nothing, and is not taken for a cause."""
     agent, rollout, replayed_with = make_update()
     masks = rollout.masks.clone()

@@ -1,4 +1,4 @@
-"""Emitters: what the agent decided is told whole, in one transfer."""
+"""Emitters: all of a decision is emitted, with one transfer from the device."""
 
 import struct
 
@@ -15,7 +15,7 @@ HOSTS = 3
 
 
 class Heard(list):
-    """A writer that keeps what it was told."""
+    """A writer that keeps what was emitted."""
 
     def emit(self, payload, *, durable=False):
         self.append(decode_payload("decisions_taken", encode_payload(payload)))
@@ -46,27 +46,27 @@ def by_head(packed):
     return heads
 
 
-def test_every_choice_of_every_head_is_told_with_its_probability():
+def test_every_choice_of_every_head_is_emitted_with_its_probability():
     decision, heard = decided(), Heard()
 
     emit_decisions(heard, decision, update=5, step=7)
 
-    (told,) = heard
-    assert isinstance(told, DecisionsTaken)
-    assert (told.update, told.step) == (5, 7)
-    assert told.actions == decision.actions.tolist()
-    assert told.values == decision.values.tolist()
-    assert len(told.distributions) == HOSTS
-    for host, packed in enumerate(told.distributions):
+    (payload,) = heard
+    assert isinstance(payload, DecisionsTaken)
+    assert (payload.update, payload.step) == (5, 7)
+    assert payload.actions == decision.actions.tolist()
+    assert payload.values == decision.values.tolist()
+    assert len(payload.distributions) == HOSTS
+    for host, packed in enumerate(payload.distributions):
         heads = by_head(packed)
         assert heads[0][0] == 0.0  # illegal
         for head, probabilities in enumerate(heads):
             assert sum(probabilities) == pytest.approx(1.0, abs=1e-6)
-            taken = told.actions[host][head]
-            assert probabilities[taken] == told.probabilities[host][head]
+            taken = payload.actions[host][head]
+            assert probabilities[taken] == payload.probabilities[host][head]
 
 
-def test_probabilities_that_are_not_numbers_are_told_as_they_are():
+def test_nonfinite_probabilities_are_emitted_unchanged():
     heard = Heard()
 
     emit_decisions(heard, decided(poison=torch.inf), update=1, step=1)

@@ -83,7 +83,7 @@ def test_a_gradient_that_broke_in_all_heads_broke_in_the_loss() -> None:
     assert causes(shared) == {shared}
 
 
-def test_an_independent_failure_beside_another_is_kept() -> None:
+def test_an_independent_failure_is_kept_next_to_another() -> None:
     pair = {("left", "logits"), (SHARED, "advantages")}
     assert causes(*pair) == pair
 

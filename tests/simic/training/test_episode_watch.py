@@ -99,11 +99,11 @@ def test_a_broken_head_is_named_and_its_action_is_legal(
         -1, batch.rollout.actions + torch.tensor(list(OFFSETS.values()))
     )
     assert legal.all()
-    told = np.array(log.of(DecisionsTaken)[2].probabilities)
+    probabilities = np.array(log.of(DecisionsTaken)[2].probabilities)
     decided = batch.rollout.masks[2, :, OFFSETS[head]].numpy()  # elsewhere the mask hid the value
     assert decided.any()
-    assert np.isnan(told[:, column]).tolist() == decided.tolist()
-    assert np.isfinite(np.delete(told, column, axis=1)).all()
+    assert np.isnan(probabilities[:, column]).tolist() == decided.tolist()
+    assert np.isfinite(np.delete(probabilities, column, axis=1)).all()
 
 
 def test_the_other_heads_and_hosts_act_as_they_would_have(

@@ -115,7 +115,7 @@ def test_sightings_outside_minibatches_have_phase_host_step_and_tensor(
     ]
 
 
-def test_hosts_that_broke_alike_share_a_line(payloads: Any) -> None:
+def test_hosts_with_the_same_fault_share_a_line(payloads: Any) -> None:
     def host(number: int, **changes: Any) -> Any:
         seen = {"head": "hosts", "quantity": "loss", "kind": "nan", "phase": "hosts", "step": 2}
         return payloads.sighting(**{**seen, "host": number, "epoch": 0, "minibatch": 0, **changes})

@@ -1,4 +1,4 @@
-"""The data of a run: other data is refused when it resumes, or accepted and said."""
+"""The data of a run: other data is refused when it resumes, or accepted and reported."""
 
 import errno
 import fcntl
@@ -94,14 +94,14 @@ def test_changed_data_is_accepted_with_the_option_and_reported(
     np.savez(tmp_path / "data.npz", x=X[:, :4], y=Y)
     code, output, _ = resume(esper, 4, "--data-changed")
     assert code == 0
-    said = "the data of this run changed after update 1 (--data-changed)"
-    assert said in output.splitlines()
+    notice = "the data of this run changed after update 1 (--data-changed)"
+    assert notice in output.splitlines()
     (run,) = (tmp_path / "runs").iterdir()
     assert [entry["after_update"] for entry in json.loads((run / DATA_NAME).read_text())] == [0, 1]
-    # From here on the new data is the run's own, and the change stays said.
+    # From here on the new data is the run's own, and the change stays reported.
     code, output, _ = resume(esper, 6)
     assert code == 0
-    assert said in output.splitlines()
+    assert notice in output.splitlines()
     np.savez(tmp_path / "data.npz", x=X, y=Y)
     assert resume(esper, 8)[0] == 2
 

@@ -1,4 +1,4 @@
-"""Training in one process: exact counts, everything told, and faults that do not end it."""
+"""Training in one process: exact counts, all events, and faults that do not end it."""
 
 import contextlib
 import errno
@@ -50,7 +50,7 @@ def test_exactly_the_requested_episodes_are_run(train: Train) -> None:
     assert [update.update for update in log.of(PPOUpdatePayload)] == [1, 2, 3]
     assert [len(step.accuracy) for step in log.of(StepCompleted)] == [2, 2, 2, 2, 1, 1]
     assert [step.step for step in log.of(StepCompleted)] == [1, 2] * 3
-    first, *_ = (told for told in log.payloads if not isinstance(told, Notice))
+    first, *_ = (payload for payload in log.payloads if not isinstance(payload, Notice))
     assert isinstance(first, RunStarted)
     assert log.payloads[-1] == ending
 

@@ -1,1 +1,1 @@
-"""The detection campaign: random faults beside clean updates, with the truth known."""
+"""The detection campaign: random faults and clean updates, with the truth known."""

@@ -170,7 +170,7 @@ LEGAL_INFINITIES: tuple[Background, ...] = (
     known_saturated_bias,
 )
 
-#: Faults that are no faults on a background, or cannot be told from what the background does.
+#: Faults that are no faults on a background, or cannot be distinguished from its effects.
 NOT_ON = {
     "extreme_logits": {"exploding_ratio", "exploding_joint_ratio", "huge_weight"},
     "forbidden_logits_are_minus_infinity": {"forbidden_choice_taken"},

@@ -1,4 +1,4 @@
-"""Whether detection misses, invents or misnames anything: random faults beside clean updates.
+"""Whether detection misses, invents or misnames anything: random faults and clean updates.
 
 The cases alternate between families: lasting and transient faults, the same with legal infinities
 present, pairs of faults, a state that is not finite before the update, faults in acting and in

@@ -54,8 +54,8 @@ def run_hostile(stage: Stage, turn: int, *, is_scanned: bool) -> Verdict | None:
     complaint = complaint_of_clean(result)
     if complaint is None and finite and not is_finite(stage):
         complaint = FALSE_ALARM, "the state is not finite afterwards"
-    if scan is not None and stage.config.amp != "fp16" and scan.born:
-        complaint = UNSOUND, f"something broke: {scan.born[:5]}"
+    if scan is not None and stage.config.amp != "fp16" and scan.created:
+        complaint = UNSOUND, f"something broke: {scan.created[:5]}"
     return name, _named(complaint, backgrounds)
 
 

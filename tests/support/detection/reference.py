@@ -1,9 +1,9 @@
 """A plain reference for the detection campaign: every operation of an update, looked at.
 
 It shares nothing with the detector. A dispatch mode sees each operation of the forward passes, the
-backward passes and the optimizer's steps, and notes what is born there: a NaN from operands without
+backward passes and the optimizer's steps, and notes what begins there: a NaN from operands without
 one, or an infinity from finite operands. -inf that a mask fills in is a constant of its operation
-and is no birth.
+and does not count.
 """
 
 from collections.abc import Iterator
@@ -26,7 +26,7 @@ class Scan(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.born: list[str] = []  # names of operations
+        self.created: list[str] = []  # names of operations
         self.saw_nan = False
 
     def __torch_dispatch__(
@@ -34,7 +34,7 @@ class Scan(TorchDispatchMode):
     ) -> Any:
         settings = kwargs or {}
         name = func.overloadpacket.__name__
-        if name in _UNFILLED:  # what lies there is chance: nobody computed it
+        if name in _UNFILLED:  # its content is arbitrary memory
             result = func(*args, **settings)
             return result.zero_() if _is_number(result) else result
         if func.is_view:
@@ -49,7 +49,7 @@ class Scan(TorchDispatchMode):
         has_nan = any(_has_nan(leaf) for leaf in infinite)
         self.saw_nan |= has_nan
         if (has_nan and not had_nan) or (infinite and not broken):
-            self.born.append(name)
+            self.created.append(name)
         return result
 
 

@@ -151,7 +151,7 @@ class Stage:
         """Return random steps under random legal masks, with hostile patterns among them."""
         random, layout = self.random, self.layout
         steps, hosts = random.randint(2, 5), random.randint(3, 7)
-        share = random.choice((0.0, 0.3, 0.7, 1.0))  # of choices that are legal beside the taken
+        share = random.choice((0.0, 0.3, 0.7, 1.0))  # of the choices not taken that are legal
         actions = torch.stack(
             [torch.randint(size, (steps, hosts)) for size in layout.sizes], dim=-1
         )

@@ -115,7 +115,7 @@ def test_values_that_are_equal_make_a_level_line():
     assert sum(bool(row.strip()) for row in rows) == 1
 
 
-def test_points_of_different_kinds_that_share_a_cell_are_said_to_be_mixed():
+def test_points_of_different_kinds_in_one_cell_are_marked_as_mixed():
     values = [math.nan, math.inf, 1.0, 2.0]
     assert sparkline(values, 2, DARK).plain[0] == MIXED_SIGN
     rows = [row.plain for row in line_chart(values * 30, 4, 3, DARK)]

@@ -108,7 +108,7 @@ def test_a_value_that_is_not_finite_is_an_alarm(views):
     assert any(DARK.critical in str(span.style) for span in row.spans)
 
 
-def test_where_the_run_told_no_alternatives_it_says_so(views):
+def test_missing_probabilities_of_other_choices_are_reported(views):
     decision = views.decision(0)
     heads = tuple(replace(one, probabilities=()) for one in decision.heads)
     text = _text(replace(decision, heads=heads))
@@ -127,7 +127,7 @@ def test_heads_and_choices_of_another_agent_are_shown_by_what_is_known(views):
     assert f"{TAKEN}#9" in text
 
 
-def test_nothing_known_is_said():
+def test_an_unknown_decision_is_reported():
     assert "choices are not known" in _text(DecisionState(0, 1, 1, (), 0.0))
 
 

@@ -64,8 +64,8 @@ def test_the_terms_of_a_reward_have_as_much_of_a_line_as_there_is(host):
         assert len(lines) == 4 / on_a_line
         (first, *_), text = lines, "\n".join(lines)
         assert first.startswith("reward      0.0312 █")
-        for said in ("= potential 0.0625 █", "+ rent      -0.016 █", "+ score     0      ▄"):
-            assert said in text
+        for expected in ("= potential 0.0625 █", "+ rent      -0.016 █", "+ score     0      ▄"):
+            assert expected in text
 
 
 @pytest.mark.parametrize(("width", "height"), [(52, 8), (82, 20)])
@@ -78,7 +78,7 @@ def test_a_reward_term_that_is_not_finite_is_shown_as_what_it_is(host, width, he
     assert all(sign in text for sign in "↑↓×")
 
 
-def test_a_term_that_no_earlier_step_told_of_has_no_curve(host):
+def test_a_term_without_earlier_values_has_no_curve(host):
     text = "\n".join(_plain(render_reward(replace(host, reward_terms_history={}), RUN, 52, 8), 52))
     assert "+ rent" in text
 
@@ -89,8 +89,8 @@ def test_every_slot_has_its_stages_and_alpha_over_the_steps(host, height):
     assert all(slot in text for slot in SLOT_CHOICES)
     for stage in (Stage.DORMANT, Stage.GERMINATED, Stage.TRAINING, Stage.BLENDING):
         assert STAGE_SIGNS[stage] in text
-    for said in ("conv", "attention", "█", "▃", "step 1 ", " 11"):
-        assert said in text
+    for expected in ("conv", "attention", "█", "▃", "step 1 ", " 11"):
+        assert expected in text
 
 
 def test_the_stages_stand_above_each_other_in_time(host):
@@ -122,8 +122,8 @@ def test_the_network_is_drawn_from_the_input_to_the_classes_at_80_columns(host):
     places = [line.index(part) for part in ("input", " 1 ", " 2 ", " 3 ", "classes")]
     assert places == sorted(places)
     text = "\n".join(lines)
-    for said in ("early", "middle", "late", "◆ conv", "α 0.75", "◆ attention", "embargoed"):
-        assert said in text
+    for expected in ("early", "middle", "late", "◆ conv", "α 0.75", "◆ attention", "embargoed"):
+        assert expected in text
     assert lines[-1] == "1.79k parameters = 858 of the host + 933 grown"
 
 
@@ -145,7 +145,7 @@ def test_a_network_without_slots_is_drawn():
     assert _plain(render_network(_host([()]), RUN, 78), 78)[0] == "input"
 
 
-def test_the_size_of_a_seed_is_told_where_it_came_alone():
+def test_the_size_of_a_seed_is_shown_if_it_was_the_only_one_added():
     conv = SlotState(Stage.GERMINATED, 0.0, 3)
     history = [(EMPTY, EMPTY), (conv, EMPTY), (conv, conv), (EMPTY, conv)]
     assert seed_parameters(_host(history[:2], [858, 1058]), 858) == [200, None]
@@ -165,7 +165,7 @@ def test_of_seeds_that_came_together_the_sizes_are_known_once_one_is_gone():
     assert seed_parameters(_host(history, [1068, 1058, 1068]), 858) == [200, 10]
 
 
-def test_the_size_of_the_host_is_that_of_a_step_without_seeds_where_it_was_not_told():
+def test_an_unreported_host_size_is_taken_from_a_step_without_seeds():
     assert seed_parameters(_host([(EMPTY, EMPTY), (CONV, EMPTY)], [858, 1058]), 0) == [200, None]
     assert seed_parameters(_host([(CONV, EMPTY)], [1058]), 0) == [None, None]
 

@@ -59,7 +59,7 @@ def test_the_legend_names_every_stage_where_there_is_room(views):
     assert "dormant" not in render_hosts(views.healthy(), 57, 9).plain
 
 
-def test_hosts_that_do_not_fit_below_each_other_stand_beside_each_other(views):
+def test_hosts_that_do_not_fit_in_one_column_are_shown_in_several(views):
     lines = _lines(render_hosts(views.healthy(hosts=16), 118, 9))
     assert len(lines) == 9
     assert lines[1].split()[0] == "1"
@@ -132,7 +132,7 @@ def with_largest_class(snapshot, share):
     return replace(snapshot, run=replace(snapshot.run, largest_class=share))
 
 
-def test_accuracies_stand_beside_the_largest_class(views):
+def test_accuracies_are_shown_with_the_share_of_the_largest_class(views):
     shown = render_hosts(with_largest_class(views.healthy(), 0.1085), 118, 20).plain
     assert "accuracy of the largest class 10.8%" in shown
     unknown = render_hosts(with_largest_class(views.healthy(), None), 118, 20).plain

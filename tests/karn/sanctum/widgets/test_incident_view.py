@@ -89,7 +89,7 @@ def test_a_failure_is_its_sentence(plain):
 
 def test_a_report_names_the_operation_its_place_and_the_way_from_there(plain, replay_report):
     text = plain(replay=ReplayState(8.0, read_report(json.dumps(replay_report))))
-    for said in (
+    for expected in (
         "REPRODUCED  in 8 s",
         "torch is 2.15.0 now and was 2.14.1 then",
         "began in   aten.mm.default",
@@ -100,7 +100,7 @@ def test_a_report_names_the_operation_its_place_and_the_way_from_there(plain, re
         "return hidden @ self.weight",
         "seen in op logits as Inf",
     ):
-        assert said in text
+        assert expected in text
     assert text.count("aten.mm.default  policy.heads") == 1  # neighbours of one line are one step
 
 

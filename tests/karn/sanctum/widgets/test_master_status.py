@@ -41,12 +41,12 @@ def test_the_number_of_further_reasons_is_never_torn_or_cut_off(views, length):
 
 
 @pytest.mark.parametrize("width", [20, 80, 200])
-def test_all_reasons_can_be_told_a_line_each(views, width):
-    told = ("the first reason, which is a long one", "a second", "a third")
-    view = views.view(verdict=Verdict(Level.WARNING, told))
+def test_every_reason_can_have_its_own_line(views, width):
+    reasons = ("the first reason, which is a long one", "a second", "a third")
+    view = views.view(verdict=Verdict(Level.WARNING, reasons))
     lines = render_reasons(view, width).plain.splitlines()
     assert lines[0].startswith(" ● WARNING   the first")
-    assert " ".join(line.removeprefix(" ● WARNING ").strip() for line in lines) == " ".join(told)
+    assert " ".join(line.removeprefix(" ● WARNING ").strip() for line in lines) == " ".join(reasons)
     assert [line.strip() for line in lines[-2:]] == ["a second", "a third"]
 
 
@@ -86,7 +86,7 @@ def test_it_fills_its_place_and_no_more(views, width, height):
 
 
 @pytest.mark.parametrize(
-    ("lit_now", "said"),
+    ("lit_now", "expected"),
     [
         ((), "PAST: nothing out of the ordinary"),
         ((("op", "inf"), ("op", "nan")), "PAST: lit since: op; then: nothing out of the ordinary"),
@@ -96,16 +96,16 @@ def test_it_fills_its_place_and_no_more(views, width, height):
         ),
     ],
 )
-def test_a_healthy_past_is_not_green_and_says_what_has_lit_since(views, lit_now, said):
+def test_a_healthy_past_is_not_green_and_names_the_lights_lit_since(views, lit_now, expected):
     view = views.view(position=TimePosition(1, 36, lit_now=lit_now))
     line = render_master(view, 120, 1)
-    assert line.plain == f" ● HEALTHY   {said}"
+    assert line.plain == f" ● HEALTHY   {expected}"
     large = render_master(view, 46, 5)
     assert not any(DARK.good in str(span.style) for text in (line, large) for span in text.spans)
     assert "PAST" in large.plain
     assert "PAST" in render_reasons(view, 80).plain
 
 
-def test_lights_of_the_past_are_not_told_again_as_those_of_now(views):
+def test_lights_of_the_past_are_not_repeated_as_lit_since(views):
     view = views.view(views.broken(), position=TimePosition(5, 36, lit_now=(("op", "inf"),)))
     assert "PAST: op went Inf" in render_master(view, 120, 1).plain

@@ -68,7 +68,7 @@ def test_the_figures_of_an_axis_differ(values, ticks, is_count):
     assert lines[-1].index("└") == lines[1].index("┤")
 
 
-def test_a_constant_is_said_once():
+def test_a_constant_is_labelled_once():
     lines = _plain(plot(Series("Loss", [3.0] * 5), 40, 6, DARK))
     assert sum("3.000 ┤" in line for line in lines) == 1
 
@@ -79,7 +79,7 @@ def test_one_point_is_drawn():
     assert lines[-1].endswith("step 1")
 
 
-def test_nothing_yet_is_said():
+def test_an_empty_history_is_labelled():
     assert any("nothing yet" in line for line in _plain(plot(Series("Loss", []), 40, 6, DARK)))
 
 

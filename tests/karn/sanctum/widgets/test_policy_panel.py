@@ -25,7 +25,7 @@ SIZES = [(35, 10), (57, 18), (65, 43)]
 
 @pytest.mark.parametrize(("width", "height"), SIZES)
 @pytest.mark.parametrize("label", FIGURES)
-def test_each_figure_stands_beside_its_name(views, label, width, height):
+def test_each_figure_follows_its_name(views, label, width, height):
     text = render_policy(views.healthy(), width, height).plain
     place = text.index(label)
     assert text[place + len(label) :].lstrip().startswith(FIGURES[label][1])
@@ -87,17 +87,17 @@ def _line_of(text, label):
 
 
 @pytest.mark.parametrize(
-    ("width", "said"),
+    ("width", "expected"),
     [
         (34, "Scaler skipped 12 in all, scale 3.3e4"),
         (45, "Scaler skipped 1/16, 12 in all, scale 3.3e4"),
         (65, "Scaler skipped 1/16 minibatches, 12 in this run, loss scale 3.3e4"),
     ],
 )
-def test_what_the_loss_scale_cost_is_said_dim_and_apart(views, width, said):
+def test_minibatches_skipped_by_the_loss_scale_are_shown_dim_and_separately(views, width, expected):
     text = render_policy(_under_fp16(views), width, 18)
     line = _line_of(text, "Scaler skipped")
-    assert line.plain == said[:width] or line.plain.rstrip("…") == said[: width - 1]
+    assert line.plain == expected[:width] or line.plain.rstrip("…") == expected[: width - 1]
     assert {str(span.style) for span in line.spans} == {DARK.muted}
     assert _line_of(text, "Skipped").plain.startswith("Skipped        0/16")
 
@@ -115,7 +115,7 @@ def test_without_fp16_there_is_no_word_of_a_scaler(views, width, height):
     assert "scale" not in text
 
 
-def test_where_there_is_little_room_the_foot_is_said_in_fewer_words(views):
+def test_the_last_line_is_shortened_where_there_is_little_room(views):
     foot = _line_of(render_policy(views.broken(), 37, 18), "Skipped").plain
     assert foot.startswith("Skipped 1/16, 2 in all ")
     assert foot.endswith(" lr 0.00200")

@@ -15,7 +15,7 @@ from esper.karn.text.palette import DARK
 @pytest.mark.parametrize(("width", "height"), [(78, 2), (78, 3), (72, 5), (150, 5)])
 def test_it_says_which_run_how_far_and_how_fast(views, width, height):
     text = render_header(views.view(), width, height).plain
-    for said in (
+    for expected in (
         "amber",
         "LIVE",
         "task mnist1d",
@@ -25,7 +25,7 @@ def test_it_says_which_run_how_far_and_how_fast(views, width, height):
         "118 steps/s",
         "elapsed 1:06:40",
     ):
-        assert said in text
+        assert expected in text
     assert len(text.split("\n")) == height
 
 
@@ -34,7 +34,7 @@ def test_every_status_has_its_word(kind):
     assert str(kind) in status_text(RunStatus(kind, 3.0, ""), DARK).plain
 
 
-def test_a_run_that_has_said_nothing_yet_has_its_directorys_name(views):
+def test_a_run_without_events_has_the_name_of_its_directory(views):
     nothing = views.view(SanctumSnapshot(), directory=Path("runs/20261124-cedar"))
     assert render_header(nothing, 78, 2).plain.startswith("20261124-cedar")
 
@@ -66,13 +66,13 @@ def test_the_clock_of_a_run_that_is_over_stands_still(views):
 
 
 @pytest.mark.parametrize("field", ["events_lost", "damaged_events", "unknown_events"])
-def test_what_the_monitor_lost_is_said_in_amber(views, field):
+def test_lost_events_are_shown_in_amber(views, field):
     snapshot = views.healthy()
     view = views.view(replace(snapshot, run=replace(snapshot.run, **{field: 3})))
     text = render_header(view, 150, 5)
-    said = f"3 {field.replace('_', ' ')}"
-    assert said in text.plain
-    place = text.plain.index(said)
+    expected = f"3 {field.replace('_', ' ')}"
+    assert expected in text.plain
+    place = text.plain.index(expected)
     assert DARK.warning in [
         str(span.style) for span in text.spans if span.start <= place < span.end
     ]
@@ -84,13 +84,13 @@ def _styles_of(text, words):
 
 
 @pytest.mark.parametrize(("width", "height"), [(78, 2), (78, 3), (72, 5), (150, 5)])
-def test_what_was_done_about_bad_updates_is_said_in_amber(views, width, height):
+def test_interventions_are_shown_in_amber(views, width, height):
     done = InterventionState(updates_repeated=3, updates_skipped=4, updates_rolled_back=2, halts=1)
     snapshot = replace(views.healthy(), interventions=done)
     text = render_header(views.view(snapshot), width, height)
-    said = "3 repeated, 4 skipped, 2 rolled back, 1 halted"
-    assert said in text.plain
-    assert DARK.warning in _styles_of(text, said)
+    expected = "3 repeated, 4 skipped, 2 rolled back, 1 halted"
+    assert expected in text.plain
+    assert DARK.warning in _styles_of(text, expected)
     assert "elapsed 1:06:40" in text.plain
 
 
@@ -129,6 +129,6 @@ def test_it_never_exceeds_its_width(views, width):
 
 
 @pytest.mark.parametrize(("width", "height"), [(78, 2), (78, 3), (72, 5), (150, 5)])
-def test_a_past_moment_is_called_so_beside_the_status_of_now(views, width, height):
+def test_a_past_moment_is_marked_next_to_the_current_status(views, width, height):
     view = views.view(kind=StatusKind.FINISHED, position=TimePosition(1, 5))
     assert "amber   PAST, update 1 of 5   now FINISHED" in render_header(view, width, height).plain

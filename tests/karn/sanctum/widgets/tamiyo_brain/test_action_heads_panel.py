@@ -110,7 +110,7 @@ def test_unlit_circles_are_dim():
         assert LIT not in rows[label].plain
 
 
-def test_active_now_is_told_from_latched():
+def test_active_now_differs_from_latched():
     tamiyo = TamiyoState()
     tamiyo.head_inf_latch["tempo"] = tamiyo.head_inf_latch["op"] = True
     tamiyo.head_inf_active["op"] = True
@@ -150,15 +150,15 @@ def test_a_failure_of_a_group_is_shown_as_its_own_and_lights_no_head(group, othe
 
 @pytest.mark.parametrize("group", ["shared", "hosts"])
 @pytest.mark.parametrize(("kind", "other"), [("inf", "NaN"), ("nan", "Inf")])
-def test_a_failure_of_a_group_that_goes_on_is_told_from_one_that_has_passed(kind, other, group):
+def test_an_active_failure_of_a_group_differs_from_a_past_one(kind, other, group):
     word = {"inf": "Inf", "nan": "NaN"}[kind]
     dark = {"shared": False, "hosts": False}
     passed = {f"group_{kind}_latch": dark | {group: True}}
     going_on = passed | {f"group_{kind}_active": dark | {group: True}}
-    for state, said in ((passed, f"{word} {LIT}  "), (going_on, f"{word} {LIT} now ")):
+    for state, expected in ((passed, f"{word} {LIT}  "), (going_on, f"{word} {LIT} now ")):
         line = _rows(SanctumSnapshot(tamiyo=TamiyoState(**state)), 77)["Shared"].plain
         own = line[line.index(group.capitalize()) :]
-        assert said in f"{own.rstrip()}  "
+        assert expected in f"{own.rstrip()}  "
         assert f"{other} {UNLIT}" in own
 
 
@@ -239,7 +239,7 @@ SEEN_WHILE_ACTING = Evidence(
 
 
 @pytest.mark.parametrize(("width", "lines_of_it"), [(77, 2), (117, 1), (190, 1)])
-def test_what_evidence_says_beyond_its_columns_stands_beside_or_below_it(width, lines_of_it):
+def test_details_of_evidence_are_shown_after_or_below_its_columns(width, lines_of_it):
     tamiyo = TamiyoState(evidence=(SEEN_WHILE_ACTING,))
     lines = render_heads(SanctumSnapshot(tamiyo=tamiyo), width).plain.splitlines()
     own = " ".join(lines[-lines_of_it:]).split()
