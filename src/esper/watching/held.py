@@ -36,13 +36,3 @@ class HeldMinibatch:
         if not norms:
             return None
         return norms[0].item() if len(norms) == 1 else math.hypot(*(one.item() for one in norms))
-
-
-def gradients_of(optimizer: torch.optim.Optimizer) -> list[Tensor]:
-    """Return the gradients that an optimizer's step would use."""
-    return [
-        parameter.grad
-        for group in optimizer.param_groups
-        for parameter in group["params"]
-        if parameter.grad is not None
-    ]
