@@ -56,8 +56,8 @@ class StepReached(BaseException):
 class StepsLeftOut:
     """While it is open, no optimizer of the process takes a step.
 
-    The steps that a minibatch made before it broke, such as those of a critic before its actor, have
-    been taken already; their second call does nothing.
+    The steps that a minibatch made before it broke, such as those of a critic before its actor,
+    have been taken already; their second call does nothing.
 
     Args:
         last: the optimizer whose step ends the run with `StepReached`; None: the first to step.
