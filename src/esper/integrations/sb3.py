@@ -92,7 +92,8 @@ class EsperCallback(BaseCallback):
         if self.watch is None:
             return
         if error is None and self.watch.has_stepped:
-            self.watch.update(**figures_of(self.model))
+            with self.watch.updating():
+                self._record_update(self.watch)
         self.watch.end(error)
         if isinstance(recorder := self.watch.recorder, RunRecorder):
             _continued[self.model] = recorder.continued
@@ -104,7 +105,14 @@ class EsperCallback(BaseCallback):
             return
         if self.watch.has_stepped or name != "train":
             self._last_end = time.monotonic()
-            self.watch.update(**figures_of(self.model))
+            self._record_update(self.watch)
+
+    def _record_update(self, watched: Watch) -> None:
+        figures = figures_of(self.model)
+        for loss in [one for one in figures if one.endswith("loss")]:
+            if watched.is_clean:  # the gradients of an infinite Huber loss are finite
+                watched.check(SHARED, figures[loss], loss)
+        watched.update(**figures)
 
 
 class _WatchedMethod:

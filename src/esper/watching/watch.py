@@ -18,7 +18,7 @@ from typing import Any, Final, Literal, Self
 import torch
 from torch import Tensor, nn
 
-from esper.leyline.telemetry import SHARED, STALLED_UPDATES
+from esper.leyline.telemetry import STALLED_UPDATES
 from esper.watching.device_flags import DeviceFlags
 from esper.watching.explainer import Explainer, Replay
 from esper.watching.explaining import Explanation, Found, Minibatch
@@ -34,7 +34,6 @@ OnNonfinite = Literal["report", "skip", "halt"]
 When = Literal["auto", "step", "update"]
 _SUM: Final = torch.float32  # type of the sum of an output; a sum in half precision overflows
 _WEIGHTS_ONLY: Final = "it was seen in the weights after the update, not in a minibatch"
-_LOGGED_ONLY: Final = "it was logged, while every gradient was finite"
 _UPDATE_SECONDS: Final = 1.0  # length of an update where the loop shows no boundary
 
 
@@ -149,6 +148,11 @@ class Watch:
             self._record.update_seconds = spent + time.monotonic() - began
 
     @property
+    def is_clean(self) -> bool:
+        """Whether nothing was found in this update, and nothing lasting before."""
+        return not self._record.troubles and not self._is_broken
+
+    @property
     def has_stepped(self) -> bool:
         """Whether the optimizer was to take a step since the last update ended."""
         return self._record.steps > 0
@@ -208,7 +212,11 @@ class Watch:
         kinds = kinds_of(tensor) if tensor.is_floating_point() else ()
         if kinds:
             found = tuple(Found(head, quantity, kind) for kind in kinds)
-            self._note(Explanation(found, why_no_origin="no layer of the model computes it"))
+            explanation = Explanation(found, why_no_origin="no layer of the model computes it")
+            if self._is_updating:
+                self._note(explanation, self._record.steps, "update")
+            else:
+                self._note(explanation)
         return not kinds
 
     def _hook(self) -> None:
@@ -402,7 +410,6 @@ class Watch:
         if self._last_optimizer is not None:
             record.learning_rate = float(self._last_optimizer.param_groups[0]["lr"])
         self._look_back(record)
-        self._look_at_losses(record)
         record.still_updates = self._still_for
         record.ended = time.monotonic()
         self._record = UpdateRecord(record.number + 1)
@@ -432,15 +439,6 @@ class Watch:
         took_steps = record.steps > record.skipped
         self._still_for = self._still_for + 1 if took_steps and is_same else 0
         self._weights = sums
-
-    def _look_at_losses(self, record: UpdateRecord) -> None:
-        """Report a logged loss that is not finite; the gradients of a Huber loss still are."""
-        if record.troubles or self._is_broken:
-            return
-        for name, value in record.figures.items():
-            if name.lower().endswith("loss") and not math.isfinite(value):
-                found = tuple(Found(SHARED, name, kind) for kind in kinds_of(torch.tensor(value)))
-                self._note(Explanation(found, why_no_origin=_LOGGED_ONLY), record.steps, "update")
 
     @property
     def is_stalled(self) -> bool:
