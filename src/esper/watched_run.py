@@ -16,7 +16,7 @@ from torch import nn
 from esper.leyline.errors import EsperError
 from esper.recipes.recipe import Subject
 from esper.recipes.table import subject_of
-from esper.recording.run_recorder import Description, RunRecorder
+from esper.recording.run_recorder import Continued, Description, RunRecorder
 from esper.watching.explainer import Replay
 from esper.watching.heads import Head
 from esper.watching.watch import OnNonfinite, Watch, When
@@ -40,6 +40,7 @@ def watch(
     replay: Replay = "auto",
     config: Mapping[str, Any] | None = None,
     finds_updates: bool = True,
+    continues: Continued | None = None,
 ) -> Watch:
     """Watch the training of a model until the watch is closed or the process ends.
 
@@ -63,6 +64,7 @@ def watch(
         config: settings of the training, for the record.
         finds_updates: whether updates are found by the change from acting to learning, or by time;
             False where `Watch.update` ends each of them.
+        continues: an ended run that is continued, as its recorder returns it; None for a new run.
 
     Raises:
         HeadsError: heads or groups do not fit the model.
@@ -88,6 +90,8 @@ def watch(
         when=when,
         replay=replay if subject.runs_again or replay == "off" else "model",
         finds_updates=finds_updates and subject.update_method is None,
+        inputs=subject.inputs,
+        first_update=1 if continues is None else continues.update + 1,
     )
     described = Description(
         name=name or subject.task or type(subject.models[0]).__name__,
@@ -99,7 +103,7 @@ def watch(
         config={**subject.config, **(config or {})},
     )
     try:
-        recorder = RunRecorder(described, None if run_dir is None else Path(run_dir))
+        recorder = RunRecorder(described, None if run_dir is None else Path(run_dir), continues)
     except BaseException:
         watched.close()
         raise

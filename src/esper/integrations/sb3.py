@@ -1,21 +1,38 @@
 """A Stable-Baselines3 callback; it serves sb3-contrib as well."""
 
+import sys
 import time
+from types import FrameType, MethodType
 from typing import Any, Final
+from weakref import WeakKeyDictionary
 
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
-from esper.recipes.sb3 import figures_of
+from esper.leyline.telemetry import SHARED
+from esper.recipes.sb3 import figures_of, run_name
+from esper.recording.run_recorder import Continued, RunRecorder
 from esper.watched_run import watch
 from esper.watching.watch import Watch
 
 #: Off-policy algorithms train after every few steps: updates of that length are recorded as one.
 _UPDATE_SECONDS: Final = 1.0
+#: Methods that learn; ARS, which has no gradients, has the second.
+_LEARNING: Final = ("train", "_do_one_update")
+_ACTING: Final = "collect_rollouts"
+_SAVED: Final = "_excluded_save_params"
+#: What `learn(reset_num_timesteps=False)` continues, by algorithm.
+_continued: "WeakKeyDictionary[BaseAlgorithm, Continued]" = WeakKeyDictionary()
 
 
 class EsperCallback(BaseCallback):
     """Watches the training of an algorithm: `model.learn(…, callback=EsperCallback())`.
+
+    Each call of `learn` is a run; with `reset_num_timesteps=False` it continues the run of the call
+    before. One update of an on-policy algorithm is one call of its `train`; off-policy algorithms,
+    which learn after every few steps, have about one update per second. ARS has no gradients: its
+    weights, outputs and the returns of its candidates are watched.
 
     Args:
         verbose: as for every callback of the library; not used.
@@ -32,28 +49,103 @@ class EsperCallback(BaseCallback):
         self._last_end = 0.0
 
     def _on_training_start(self) -> None:
-        self.watch = watch(self.model, finds_updates=False, **self._options)
+        if self.watch is not None:
+            self.watch.close()
+        options = {"name": run_name(self.model), **self._options}
+        continues = _continued.get(self.model) if self.model._num_timesteps_at_start else None
+        self.watch = watch(self.model, finds_updates=False, continues=continues, **options)
         self._last_end = time.monotonic()
+        for name in (*_LEARNING, _ACTING, _SAVED):
+            if hasattr(self.model, name):
+                setattr(self.model, name, _WatchedMethod(self.model, name, self))
 
-    def _on_rollout_start(self) -> None:
-        """End the update that came before this rollout, if there was one."""
-        self._end_update(at_least=self._seconds_per_update)
+    def _on_rollout_end(self) -> None:
+        evaluation = _calling("evaluate_candidates")  # of ARS
+        if self.watch is not None and evaluation is not None:
+            returns = evaluation.f_locals["candidate_returns"]
+            self.watch.check(SHARED, returns, "candidate_returns")
 
     def _on_step(self) -> bool:
         return True
 
     def _on_training_end(self) -> None:
-        self._end_update()
-        if self.watch is not None:
-            self.watch.close()
+        self.end(None)
 
-    @property
-    def _seconds_per_update(self) -> float:
-        return _UPDATE_SECONDS if isinstance(self.model, OffPolicyAlgorithm) else 0.0
+    def call(self, name: str, method: MethodType, *args: Any, **kwargs: Any) -> Any:
+        """Call a method of the watched algorithm; an exception in it is explained."""
+        assert self.watch is not None
+        try:
+            if name == _ACTING:
+                return method(*args, **kwargs)
+            with self.watch.updating():
+                result = method(*args, **kwargs)
+                self._end_update(name)
+            return result
+        except BaseException as error:
+            self.end(error)
+            raise
 
-    def _end_update(self, at_least: float = 0.0) -> None:
-        now = time.monotonic()
-        if self.watch is None or not self.watch.has_stepped or now - self._last_end < at_least:
+    def end(self, error: BaseException | None) -> None:
+        """Close the watch, and give the algorithm its own methods back."""
+        for name in (*_LEARNING, _ACTING, _SAVED):
+            vars(self.model).pop(name, None)
+        if self.watch is None:
             return
-        self._last_end = now
-        self.watch.update(**figures_of(self.model))
+        if error is None and self.watch.has_stepped:
+            with self.watch.updating():
+                self._record_update(self.watch)
+        self.watch.end(error)
+        if isinstance(recorder := self.watch.recorder, RunRecorder):
+            _continued[self.model] = recorder.continued
+
+    def _end_update(self, name: str) -> None:
+        assert self.watch is not None
+        is_long = time.monotonic() - self._last_end >= _UPDATE_SECONDS
+        if isinstance(self.model, OffPolicyAlgorithm) and not is_long:
+            return
+        if self.watch.has_stepped or name != "train":
+            self._last_end = time.monotonic()
+            self._record_update(self.watch)
+
+    def _record_update(self, watched: Watch) -> None:
+        figures = figures_of(self.model)
+        for loss in [one for one in figures if one.endswith("loss")]:
+            if watched.is_clean:  # the gradients of an infinite Huber loss are finite
+                watched.check(SHARED, figures[loss], loss)
+        watched.update(**figures)
+
+
+class _WatchedMethod:
+    """Stands in for a method of an algorithm while it is watched.
+
+    It is not saved with the algorithm, and copies and pickles get the method itself.
+    """
+
+    def __init__(self, model: BaseAlgorithm, name: str, callback: EsperCallback) -> None:
+        self._model = model
+        self._name = name
+        self._method: MethodType = getattr(model, name)
+        self._callback = callback
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the method."""
+        if self._name == _SAVED:
+            return [*self._method(), *_LEARNING, _ACTING, _SAVED]
+        return self._callback.call(self._name, self._method, *args, **kwargs)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        """Return the method of the copied algorithm."""
+        copied = memo[id(self._model)]
+        return MethodType(getattr(type(copied), self._name), copied)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle as the method itself."""
+        return getattr, (self._model, self._name)
+
+
+def _calling(function: str) -> FrameType | None:
+    """Return the frame of a function of that name, if it is on the stack."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and frame.f_code.co_name != function:
+        frame = frame.f_back
+    return frame

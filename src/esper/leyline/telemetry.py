@@ -28,7 +28,7 @@ GROUPS: Final = {SHARED: "the shared part", HOSTS: "the hosts"}
 STALLED_UPDATES: Final = 3
 #: Kinds of heads: a categorical or binary choice, a dimension of a Gaussian, a module's output, a
 #: reward function, or a group of parameters without an output of its own.
-HEAD_KINDS: Final = ("categorical", "binary", "gaussian", "module", "reward", "group")
+HEAD_KINDS: Final = (*("categorical", "binary", "gaussian", "value", "module", "reward", "group"),)
 
 #: Phases of an update in which something can be seen, in order of time. Only the last has
 #: minibatches.

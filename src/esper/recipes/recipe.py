@@ -26,6 +26,8 @@ class Subject:
             found by the change from acting to learning, or are told.
         figures: returns what the library measured in the update that just ended, by name.
         runs_again: whether its training loop may be run again.
+        inputs: returns arrays or tensors that an update's own tensors are computed from, by name,
+            such as rewards; looked at only where something is not finite.
     """
 
     models: Sequence[nn.Module]
@@ -39,6 +41,7 @@ class Subject:
     update_method: tuple[object, str] | None = None
     figures: Callable[[], Mapping[str, float]] = dict
     runs_again: bool = True
+    inputs: Callable[[], Mapping[str, Any]] = dict
 
 
 @dataclass(frozen=True)

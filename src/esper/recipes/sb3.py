@@ -26,13 +26,14 @@ def subject_of(model: Any) -> Subject | None:
     return Subject(
         models=[policy],
         optimizers=_optimizers(model, policy),
-        heads=_heads(model.action_space, layer),
+        heads=_heads(model.action_space, layer, is_of_values=hasattr(model, "exploration_rate")),
         output_layer=layer,
         library="sb3-contrib" if type(model).__module__.startswith("sb3_contrib") else _SB3,
         task=_environment_id(model),
         seed=model.seed,
         config={"algorithm": type(model).__name__} | _settings(model),
         figures=lambda: figures_of(model),
+        inputs=lambda: _rollout_of(model),
     )
 
 
@@ -45,18 +46,19 @@ def _output_layer(policy: nn.Module) -> nn.Module | None:
         found: Any = policy
         for name in path.split("."):
             found = found[-1] if name == "-1" and found is not None else getattr(found, name, None)
-        if isinstance(found, nn.Sequential):  # with a bounded mean, as in SAC with gSDE
-            found = found[0]
+        if isinstance(found, nn.Sequential):  # an activation or a bound may come after the layer
+            linear = [module for module in found if isinstance(module, nn.Linear)]
+            found = linear[-1] if linear else found
         if isinstance(found, nn.Module):
             return found
     return None
 
 
-def _heads(space: Any, layer: nn.Module | None) -> Any:
-    """Return the heads: components of the action space, or one whose outputs are quantiles."""
+def _heads(space: Any, layer: nn.Module | None, *, is_of_values: bool) -> Any:
+    """Return the heads: components of the action space, or one that estimates values of actions."""
     width = getattr(layer, "out_features", None)
-    if type(space).__name__ == "Discrete" and width is not None and width != int(space.n):
-        return [Head("action", "categorical", range(width))]
+    if type(space).__name__ == "Discrete" and width is not None and is_of_values:
+        return [Head("action", "value", range(width))]
     return space
 
 
@@ -82,6 +84,18 @@ def _environment_id(model: Any) -> str:
 def _settings(model: Any) -> dict[str, Any]:
     values = {name: getattr(model, name, None) for name in _SETTINGS}
     return {name: value for name, value in values.items() if isinstance(value, (int, float, str))}
+
+
+def _rollout_of(model: Any) -> dict[str, Any]:
+    """Return what advantages and returns are computed from; nothing for off-policy algorithms."""
+    buffer = getattr(model, "rollout_buffer", None)
+    held = {name: getattr(buffer, name, None) for name in ("rewards", "values")}
+    return {name: values for name, values in held.items() if values is not None}
+
+
+def run_name(model: Any) -> str:
+    """Return the name of a run: algorithm and environment."""
+    return "-".join(filter(None, [type(model).__name__, _environment_id(model)]))
 
 
 def figures_of(model: Any) -> dict[str, float]:

@@ -75,6 +75,21 @@ class Description:
     config: Mapping[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Continued:
+    """A run that ended and may be continued.
+
+    Attributes:
+        directory: of the run.
+        update: number of its last update.
+        incidents: number of its incidents.
+    """
+
+    directory: Path
+    update: int
+    incidents: int
+
+
 def library_version(distribution: str) -> str:
     """Return a library's name and version, such as "torch 2.15.0"."""
     try:
@@ -89,6 +104,7 @@ class RunRecorder:
     Args:
         description: of the run.
         run_dir: the folder that holds runs; by default `ESPER_RUN_DIR` or `runs`.
+        continues: a run of this process that is continued; None for a new one.
 
     Attributes:
         directory: of the run.
@@ -98,17 +114,26 @@ class RunRecorder:
         RunPathError: its path would be too long.
     """
 
-    def __init__(self, description: Description, run_dir: Path | None = None) -> None:
-        given = os.environ.pop(WATCHED_RUN, "")
-        folder = default_run_dir() if run_dir is None else run_dir
-        self.directory = Path(given) if given else create_run(folder, description.name)
+    def __init__(
+        self,
+        description: Description,
+        run_dir: Path | None = None,
+        continues: Continued | None = None,
+    ) -> None:
+        if continues is not None:
+            self.directory = continues.directory
+        else:
+            given = os.environ.pop(WATCHED_RUN, "")
+            folder = default_run_dir() if run_dir is None else run_dir
+            self.directory = Path(given) if given else create_run(folder, description.name)
         self._pid = os.getpid()
         self._writer = RunWriter(
             self.directory, _log.warning, limit_bytes=STORE_MEGABYTES << 20, gpu=_gpu_load
         )
-        self._update = 0
-        self._incidents = 0
-        self._writer.emit(_started(description, self.directory.name), durable=True)
+        self._update = 0 if continues is None else continues.update
+        self._incidents = 0 if continues is None else continues.incidents
+        resumed = None if continues is None else continues.update
+        self._writer.emit(_started(description, self.directory.name, resumed), durable=True)
         self._at_exit: Callable[[], None] = self._close
         atexit.register(self._at_exit)
         own = weakref.ref(self)
@@ -181,6 +206,11 @@ class RunRecorder:
         )
         self._writer.close()
 
+    @property
+    def continued(self) -> Continued:
+        """The run as it may be continued after its end."""
+        return Continued(self.directory, self._update, self._incidents)
+
     def close_at_exit(self, close: Callable[[], None]) -> None:
         """Call a function when the process ends, unless the run has ended before.
 
@@ -222,8 +252,9 @@ def sightings_of(trouble: Trouble) -> list[NonfiniteSighting]:
     ]
 
 
-def _started(description: Description, run_id: str) -> RunStarted:
+def _started(description: Description, run_id: str, resumed: int | None) -> RunStarted:
     return RunStarted(
+        resumed_from_update=resumed,
         run_id=run_id,
         name=description.name,
         task=description.task,
@@ -249,6 +280,7 @@ def _started(description: Description, run_id: str) -> RunStarted:
 
 def _payload(record: UpdateRecord) -> PPOUpdatePayload:
     sightings = [seen for trouble in record.troubles for seen in sightings_of(trouble)]
+    learning = record.update_seconds
     known: dict[str, Any] = {
         _FIELDS[short]: value
         for name, value in record.figures.items()
@@ -257,7 +289,8 @@ def _payload(record: UpdateRecord) -> PPOUpdatePayload:
     return PPOUpdatePayload(
         update=record.number,
         episodes_done=0,
-        update_seconds=record.ended - record.began,
+        rollout_seconds=None if learning is None else record.ended - record.began - learning,
+        update_seconds=record.ended - record.began if learning is None else learning,
         minibatches=record.steps,
         minibatches_skipped=record.skipped,
         minibatches_stopped=0,

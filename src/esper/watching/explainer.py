@@ -3,8 +3,9 @@
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from types import FrameType
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +25,12 @@ from esper.watching.frames import is_plumbing, named_tensors
 from esper.watching.heads import Head
 from esper.watching.parts import Part
 from esper.watching.recall import model_call, with_gradients_as
-from esper.watching.rerun import LOOP_FUNCTION, CannotRunAgainError, everything_put_back
+from esper.watching.rerun import (
+    LOOP_FUNCTION,
+    CannotRunAgainError,
+    StepsLeftOut,
+    everything_put_back,
+)
 
 #: The tracer of a second run, and its tensors by name.
 _Repetition = tuple[OperationTracer, dict[str, Tensor]]
@@ -41,6 +47,8 @@ class Explainer:
         heads: of the models.
         replay: "auto" repeats the training loop's minibatch, or the call of the model where the
             loop must not run again; "model" only ever repeats the call of the model; "off" nothing.
+        optimizers: of the models; one that is not given is known from its first bad step on.
+        inputs: returns what the loop's tensors were computed from, such as rewards, by name.
 
     Attributes:
         seen: while a minibatch is repeated, the outputs and gradients that its repetition made.
@@ -52,11 +60,15 @@ class Explainer:
         parts: Sequence[Part],
         heads: Sequence[Head],
         replay: Replay = "auto",
+        optimizers: Sequence[torch.optim.Optimizer] = (),
+        inputs: Callable[[], Mapping[str, Any]] = dict,
     ) -> None:
         self._models = models
         self._parts = parts
         self._heads = heads
         self._replay = replay
+        self._inputs = inputs
+        self._optimizers = {id(optimizer): optimizer for optimizer in optimizers}
         self._of_parameter = {id(part.parameter): part for part in parts}
         self.seen: list[Tensor] | None = None
 
@@ -80,32 +92,45 @@ class Explainer:
         for frame in frames[_FRAMES::-1]:  # the loop's own before those that it calls
             for name, tensor in named_tensors(frame).items():
                 variables.setdefault(name, tensor)
-        state = self._state_of(optimizer)
-        if optimizer is None:
-            minibatch = replace(minibatch, gradients=[None for _ in self._parts])
-        found = evidence_in(self._parts, self._heads, minibatch, variables, state)
+        if optimizer is not None:
+            self._optimizers[id(optimizer)] = optimizer
+        state = self._state()
+        minibatch = replace(minibatch, gradients=self._gradients_for(optimizer, minibatch))
+        inputs = {name: torch.as_tensor(values) for name, values in self._inputs().items()}
+        found = evidence_in(self._parts, self._heads, minibatch, variables, state, inputs)
         named = {f"weight {part.name}": part.parameter.detach() for part in self._parts}
         named |= {f"variable {name}": tensor for name, tensor in variables.items()}
         if optimizer is not None:
             named |= {f"optimizer {name}": tensor for name, (_, tensor) in state.items()}
-        return self._with_origin(stack, frames, found, named, phase, minibatch.rng)
+        # A loop that steps several optimizers began before the last step.
+        rngs = minibatch.rngs if len(self._optimizers) > 1 else minibatch.rngs[:1]
+        repetitions = self._repetitions(stack, frames, named, phase, optimizer, rngs)
+        return self._with_origin(frames, found, repetitions)
+
+    def _gradients_for(
+        self, optimizer: torch.optim.Optimizer | None, minibatch: Minibatch
+    ) -> list[Tensor | None]:
+        """Return the gradients that an optimizer's step uses; others may be unfinished."""
+        groups = [] if optimizer is None else optimizer.param_groups
+        own = {id(parameter) for group in groups for parameter in group["params"]}
+        return [
+            gradient if id(part.parameter) in own else None
+            for part, gradient in zip(self._parts, minibatch.gradients, strict=True)
+        ]
 
     def weights(self) -> tuple[Found, ...]:
         """Return the parameters that are not finite."""
         nothing = Minibatch((), [None for _ in self._parts])
-        return evidence_in(self._parts, self._heads, nothing, {}, {})
+        return evidence_in(self._parts, self._heads, nothing, {}, self._state())
 
     def _with_origin(
         self,
-        stack: Sequence[FrameType],
         frames: Sequence[FrameType],
         found: tuple[Found, ...],
-        named: Mapping[str, Tensor],
-        phase: str,
-        rng: Tensor | None,
+        repetitions: Sequence[Callable[[], _Repetition]],
     ) -> Explanation:
         reason = "repeating a minibatch is switched off"
-        for repeat in self._repetitions(stack, frames, named, phase, rng):
+        for repeat in repetitions:
             self.seen = []
             try:
                 tracer, again = repeat()
@@ -133,10 +158,13 @@ class Explainer:
         frames: Sequence[FrameType],
         named: Mapping[str, Tensor],
         phase: str,
-        rng: Tensor | None,
+        optimizer: torch.optim.Optimizer | None,
+        rngs: Sequence[Tensor],
     ) -> list[Callable[[], _Repetition]]:
-        def loop() -> _Repetition:
-            return run_again(frames, self._models, named, rng)
+        def loop(rng: Tensor | None) -> _Repetition:
+            assert self.seen is not None
+            steps = StepsLeftOut(optimizer, self.seen)
+            return run_again(frames, self._models, named, steps, rng)
 
         def model() -> _Repetition:
             call = with_gradients_as(phase == "update", model_call(stack, self._models))
@@ -149,14 +177,15 @@ class Explainer:
 
         if self._replay == "off":
             return []
-        return [loop, model] if self._replay == "auto" and phase == "update" else [model]
+        if self._replay == "model" or phase != "update":
+            return [model]
+        return [*(partial(loop, rng) for rng in rngs or (None,)), model]
 
-    def _state_of(self, optimizer: torch.optim.Optimizer | None) -> dict[str, tuple[Part, Tensor]]:
-        """Return what an optimizer keeps of each parameter, by name."""
-        if optimizer is None:
-            return {}
+    def _state(self) -> dict[str, tuple[Part, Tensor]]:
+        """Return what the optimizers keep of each parameter, by name."""
         return {
             f"{name} of {part.name}": (part, value)
+            for optimizer in self._optimizers.values()
             for parameter, state in optimizer.state.items()
             if (part := self._of_parameter.get(id(parameter))) is not None
             for name, value in state.items()

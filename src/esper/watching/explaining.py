@@ -14,16 +14,18 @@ import torch
 from torch import Tensor, nn
 
 from esper.leyline.telemetry import SHARED
+from esper.tracing.causes import poisoned
 from esper.tracing.operations import Operation
 from esper.tracing.origin import Origin, find_origin
 from esper.tracing.tracer import OperationTracer
 from esper.watching.frames import is_plumbing
-from esper.watching.heads import Head
+from esper.watching.heads import OUTPUT_QUANTITIES, Head
 from esper.watching.parts import Part, bad_rows, kinds_of
 from esper.watching.rerun import (
     LOOP_FUNCTION,
     CannotRunAgainError,
     NoLoopError,
+    StepsLeftOut,
     body_of,
     everything_put_back,
 )
@@ -65,12 +67,13 @@ class Minibatch:
     Attributes:
         outputs: input and output of each call of the output layer.
         gradients: of each part, before clipping; None for one without.
-        rng: state of torch's generator when it began; None if unknown.
+        rngs: states of torch's generator after the last steps, the newest first: the minibatch
+            began at one of them.
     """
 
     outputs: Sequence[tuple[Tensor | None, Tensor]]
     gradients: Sequence[Tensor | None]
-    rng: Tensor | None = None
+    rngs: Sequence[Tensor] = ()
 
 
 @dataclass
@@ -91,6 +94,7 @@ def evidence_in(
     minibatch: Minibatch,
     variables: Mapping[str, Tensor],
     state: Mapping[str, tuple[Part, Tensor]],
+    inputs: Mapping[str, Tensor] | None = None,
 ) -> tuple[Found, ...]:
     """Return the first things in a minibatch that are not finite: causes without consequences.
 
@@ -100,37 +104,43 @@ def evidence_in(
         minibatch: what is held of it.
         variables: the loop's own tensors, in the order of their first assignment.
         state: what the optimizer keeps, by name, with the parameter that it belongs to.
+        inputs: what the loop's tensors were computed from before, such as rewards, in that order.
     """
+    inputs = inputs or {}
     given = _Evidence()
-    for part in parts:
-        if not _is_finite(part.parameter):
-            owners = bad_rows(part, part.parameter)
-            given.add(owners, "parameters", part.parameter, part.name)
-    if given.found:
-        return tuple(given.found)
-    inputs = _Evidence()
-    computed = _Evidence()
-    for name, tensor in variables.items():
-        if _is_finite(tensor):
-            continue
-        if tensor.grad_fn is None and not computed.found:
-            inputs.add([SHARED], name, tensor)
-        else:
-            computed.add([SHARED], name, tensor)
-    if inputs.found:
-        return tuple(inputs.found[:1])
-    outputs = _evidence_in_outputs(heads, minibatch)
-    if outputs:
-        return outputs
-    if computed.found:
-        return tuple(computed.found[:1])
     moments = _Evidence()
     for name, (part, values) in state.items():
         if not _is_finite(values):
             moments.add(bad_rows(part, values), "moments", values, name)
+    for part in parts:
+        if not _is_finite(part.parameter):
+            of_part = [one for one in moments.found if one.part.endswith(f" of {part.name}")]
+            # The last step had finite gradients: what it kept of earlier ones broke the weight.
+            given.found += of_part
+            if not of_part:
+                owners = bad_rows(part, part.parameter)
+                given.add(owners, "parameters", part.parameter, part.name)
+    if given.found:
+        return tuple(given.found)
+    bad = {name: tensor for name, tensor in variables.items() if not _is_finite(tensor)}
+    first = next(iter(bad), "")
+    if bad and bad[first].grad_fn is None:
+        earlier = {name: values for name, values in inputs.items() if not _is_finite(values)}
+        return _first_of(earlier or bad)
+    outputs = _evidence_in_outputs(heads, minibatch)
+    if outputs:
+        return outputs
+    if bad:
+        return _first_of(bad)
     if moments.found:
         return tuple(moments.found)
     return _evidence_in_gradients(parts, minibatch)
+
+
+def _first_of(bad: Mapping[str, Tensor]) -> tuple[Found, ...]:
+    """Return all kinds of non-finite values in the first of some tensors."""
+    name, tensor = next(iter(bad.items()))
+    return tuple(Found(SHARED, name, kind) for kind in kinds_of(tensor))
 
 
 def _evidence_in_outputs(heads: Sequence[Head], minibatch: Minibatch) -> tuple[Found, ...]:
@@ -147,7 +157,7 @@ def _evidence_in_outputs(heads: Sequence[Head], minibatch: Minibatch) -> tuple[F
         for head in own:
             columns = output[..., head.columns.start : head.columns.stop]  # type: ignore[union-attr]
             if not _is_finite(columns):
-                quantity = "logits" if head.kind in ("categorical", "binary") else "mean"
+                quantity = OUTPUT_QUANTITIES.get(head.kind, "output")
                 evidence.add([head.name], quantity, columns)
     return tuple(evidence.found)
 
@@ -174,6 +184,7 @@ def run_again(
     frames: Sequence[FrameType],
     models: Sequence[nn.Module],
     named: Mapping[str, Tensor],
+    optimizers: StepsLeftOut,
     rng: Tensor | None = None,
 ) -> tuple[OperationTracer, dict[str, Tensor]]:
     """Run the minibatch of a frame again under the tracer, and put everything back.
@@ -184,6 +195,7 @@ def run_again(
         frames: candidates, innermost first; the first with a loop is run.
         models: that the loop trains.
         named: tensors that exist before, by name.
+        optimizers: ends the run at a step, and leaves out the steps before it.
         rng: state of torch's generator when the minibatch began; None if unknown.
 
     Raises:
@@ -199,9 +211,10 @@ def run_again(
                 continue
             raise
         tracer = traced(models, named, LOOP_FUNCTION)
-        with everything_put_back(models, list(frame.f_locals.values()), rng), tracer:
-            variables = body.run()
-        return tracer, variables
+        variables = list(frame.f_locals.values())
+        with everything_put_back(models, variables, rng), optimizers, tracer:
+            again = body.run()
+        return tracer, again
     raise CannotRunAgainError(reason)
 
 
@@ -223,9 +236,19 @@ def traced(
 
 
 def origin_in(tracer: OperationTracer, seen: Sequence[Tensor]) -> Origin | None:
-    """Return where what is not finite in some tensors of a traced run began."""
+    """Return where what is not finite in some tensors of a traced run began.
+
+    Where they are all finite, it is the first operation that used a poisoned tensor.
+    """
     makers = [maker for tensor in seen for maker in tracer.makers(tensor)]
-    return find_origin(makers)
+    if (origin := find_origin(makers)) is not None:
+        return origin
+    takers = [(tracer.taker(poison), poison) for poison in tracer.poisons]
+    used = [(taker, poison) for taker, poison in takers if taker is not None]
+    if not used:
+        return None
+    operation, poison = min(used, key=lambda one: one[0].number)
+    return Origin(operation, (operation,), poisoned((poison,)))
 
 
 def loop_line_of(operation: Operation) -> str:

@@ -6,7 +6,7 @@ from typing import Final
 from esper.leyline.telemetry import SHARED
 from esper.watching.device_flags import KINDS, ReadFlags
 from esper.watching.explaining import Found
-from esper.watching.heads import Head
+from esper.watching.heads import OUTPUT_QUANTITIES, Head
 from esper.watching.parts import Part
 
 FLAGS_ONLY: Final = (
@@ -24,7 +24,7 @@ def found_in_flags(
     for head in heads:
         if head.columns is None:
             continue
-        quantity = "logits" if head.kind in ("categorical", "binary") else "mean"
+        quantity = OUTPUT_QUANTITIES.get(head.kind, "output")
         for kind, columns in zip(KINDS, flags.columns, strict=True):
             if step in columns[head.columns.start : head.columns.stop]:
                 found.append(Found(head.name, quantity, kind))

@@ -7,14 +7,21 @@ module computes. Heads that share one output layer lie side by side in the layer
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from torch import nn
 
 from esper.leyline.errors import EsperError
 
 #: See `esper.leyline.telemetry.HEAD_KINDS`.
-Kind = Literal["categorical", "binary", "gaussian", "module", "reward", "group"]
+Kind = Literal["categorical", "binary", "gaussian", "value", "module", "reward", "group"]
+#: What the output layer computes for a head, by kind.
+OUTPUT_QUANTITIES: Final[Mapping[Kind, str]] = {
+    "categorical": "logits",
+    "binary": "logits",
+    "gaussian": "mean",
+    "value": "q_values",
+}
 
 #: Names that libraries give to the layer that computes logits or means of actions.
 _ACTION_LAYER_NAMES = re.compile(r"(action_net|actor|policy|pi|mu|logits|head|lm_head|q_net)\b")

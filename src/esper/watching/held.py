@@ -18,14 +18,12 @@ class HeldMinibatch:
         clipped: parameters whose gradients these norms cover, by id.
         gradients: of each part before clipping, if a norm was not finite.
         is_explained: whether the minibatch is known to be bad.
-        rng: state of torch's generator on the CPU when the minibatch began.
     """
 
     norms: dict[int, Tensor] = field(default_factory=dict)
     clipped: set[int] = field(default_factory=set)
     gradients: list[Tensor | None] | None = None
     is_explained: bool = False
-    rng: Tensor = field(default_factory=torch.get_rng_state)
 
     def norm_of(self, optimizer: torch.optim.Optimizer) -> float | None:
         """Return the norm of an optimizer's gradients before clipping; None if it has none."""
@@ -38,13 +36,3 @@ class HeldMinibatch:
         if not norms:
             return None
         return norms[0].item() if len(norms) == 1 else math.hypot(*(one.item() for one in norms))
-
-
-def gradients_of(optimizer: torch.optim.Optimizer) -> list[Tensor]:
-    """Return the gradients that an optimizer's step would use."""
-    return [
-        parameter.grad
-        for group in optimizer.param_groups
-        for parameter in group["params"]
-        if parameter.grad is not None
-    ]

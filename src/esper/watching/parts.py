@@ -3,12 +3,16 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import torch
 from torch import Tensor, nn
 
 from esper.leyline.telemetry import SHARED
 from esper.watching.heads import Head, HeadsError
+
+#: Names that libraries give to the standard deviations of actions.
+_LOG_STD: Final = ("log_std", "logstd", "actor_logstd")
 
 
 @dataclass(frozen=True)
@@ -72,9 +76,7 @@ def parts_of(
             unused -= set(matching)
             if id(parameter) in of_layer and with_columns:
                 parts.append(Part(name, parameter, "", with_columns))
-            elif name.rpartition(".")[2] in ("log_std", "logstd", "actor_logstd") and (
-                parameter.numel() == len(with_columns)
-            ):
+            elif _is_log_std(name, parameter, len(with_columns)):
                 # One standard deviation for each dimension of a Gaussian.
                 rows = tuple((head, range(n, n + 1)) for n, (head, _) in enumerate(with_columns))
                 parts.append(Part(name, parameter, "", rows))
@@ -87,6 +89,14 @@ def parts_of(
             f"the beginning of a parameter's name matches, such as 'layers.0'"
         )
     return parts
+
+
+def _is_log_std(name: str, parameter: Tensor, dimensions: int) -> bool:
+    """Return whether a parameter, or its layer, makes one value per dimension."""
+    path = name.split(".")
+    if path[-1] in _LOG_STD:
+        return parameter.numel() == dimensions
+    return len(path) > 1 and path[-2] in _LOG_STD and len(parameter) == dimensions
 
 
 def bad_rows(part: Part, values: Tensor) -> list[str]:

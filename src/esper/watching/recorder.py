@@ -60,6 +60,7 @@ class UpdateRecord:
         figures: that the training loop logged, by name.
         learning_rate: of the first parameter group at the last step; None before.
         still_updates: updates up to this one that moved no weight although they took steps.
+        update_seconds: part of it that was spent learning, not acting; None if unknown.
         began: time of its first sign, by the monotonic clock.
         ended: time of its end.
     """
@@ -74,5 +75,6 @@ class UpdateRecord:
     figures: dict[str, float] = field(default_factory=dict)
     learning_rate: float | None = None
     still_updates: int = 0
+    update_seconds: float | None = None
     began: float = field(default_factory=time.monotonic)
     ended: float = 0.0

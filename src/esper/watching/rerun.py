@@ -16,7 +16,7 @@ import inspect
 import io
 import random
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
@@ -25,6 +25,7 @@ from typing import Any, Final
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.optim import optimizer as torch_optimizer
 
 from esper.leyline.errors import EsperError
 from esper.watching.frames import frames_of_traceback, named_tensors
@@ -34,6 +35,8 @@ _NOT_AGAIN = frozenset(
     {"next", "input", "open", "reset", "collect", "collect_rollouts", "rollout", "generate"}
     | {"save", "dump", "write", "put", "send", "recv", "all_reduce", "barrier", "learn", "fit"}
 )
+#: Functions that fetch a batch. A second run leaves their call out, since the batch is still held.
+_FETCHING = frozenset({"next", "sample"})
 _Loop = ast.For | ast.While
 #: Name of the function that a loop's body becomes.
 LOOP_FUNCTION: Final = "_esper_body"
@@ -49,6 +52,47 @@ class NoLoopError(CannotRunAgainError):
 
 class StepReached(BaseException):
     """Ends a second run at the optimizer's step. Not an Exception, so that no loop catches it."""
+
+
+class StepsLeftOut:
+    """While it is open, no optimizer of the process takes a step.
+
+    The steps that a minibatch made before it broke, such as those of a critic before its actor,
+    have been taken already; their second call does nothing.
+
+    Args:
+        last: the optimizer whose step ends the run with `StepReached`; None: the first to step.
+        seen: receives the gradients that this step would use.
+    """
+
+    def __init__(self, last: torch.optim.Optimizer | None, seen: list[Tensor]) -> None:
+        self._last = last
+        self._seen = seen
+        self._gradients: list[tuple[Tensor, Tensor | None]] = []
+        self._handles: list[Any] = []
+
+    def __enter__(self) -> None:
+        self._handles = [
+            torch_optimizer.register_optimizer_step_pre_hook(self._before),
+            torch_optimizer.register_optimizer_step_post_hook(self._after),
+        ]
+
+    def __exit__(self, *_: object) -> None:
+        for handle in self._handles:
+            handle.remove()
+
+    def _before(self, optimizer: torch.optim.Optimizer, *_: object) -> None:
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        if self._last is None or optimizer is self._last:
+            self._seen += [p.grad for p in parameters if p.grad is not None]
+            raise StepReached
+        self._gradients = [(parameter, parameter.grad) for parameter in parameters]
+        for parameter in parameters:
+            parameter.grad = None  # optimizers leave a parameter without gradient alone
+
+    def _after(self, *_: object) -> None:
+        for parameter, gradient in self._gradients:
+            parameter.grad = gradient
 
 
 @dataclass(frozen=True)
@@ -97,6 +141,7 @@ def body_of(frame: FrameType) -> Body:
     loop = _innermost_loop(tree, frame.f_lineno)
     if loop is None:
         raise NoLoopError(f"no loop encloses line {frame.f_lineno}")
+    loop.body = _without_fetching(loop.body, frame.f_locals)
     before_step = [node for node in loop.body if node.lineno <= frame.f_lineno]
     _refuse_effects(before_step)
     names = tuple(name for name in frame.f_locals if name.isidentifier())
@@ -124,6 +169,32 @@ def _innermost_loop(tree: ast.AST, line: int) -> _Loop | None:
         and node.body[0].lineno <= line <= (node.end_lineno or node.lineno)
     ]
     return max(around, key=lambda node: node.lineno, default=None)
+
+
+def _without_fetching(body: list[ast.stmt], variables: Mapping[str, object]) -> list[ast.stmt]:
+    """Leave out the statements that fetch a batch which the frame still holds."""
+
+    def is_held(node: ast.stmt) -> bool:
+        if not isinstance(node, ast.Assign) or not isinstance(node.targets[0], ast.Name):
+            return False
+        name = node.targets[0].id
+        return (
+            len(node.targets) == 1
+            and isinstance(node.value, ast.Call)
+            and _called(node.value.func) in _FETCHING
+            and name in variables
+            and sum(name in _stored(each) for each in body) == 1
+        )
+
+    return [node for node in body if not is_held(node)]
+
+
+def _stored(statement: ast.stmt) -> set[str]:
+    return {
+        node.id
+        for node in ast.walk(statement)
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
+    }
 
 
 def _refuse_effects(body: Sequence[ast.stmt]) -> None:

@@ -10,8 +10,9 @@ import re
 import sys
 import time
 import weakref
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from types import FrameType, TracebackType
 from typing import Any, Final, Literal, Self
 
@@ -25,15 +26,15 @@ from esper.watching.explaining import Explanation, Found, Minibatch
 from esper.watching.flag_evidence import FLAGS_ONLY, found_in_flags
 from esper.watching.frames import frames_calling, frames_of_traceback
 from esper.watching.heads import find_output_layer, heads_of, output_width
-from esper.watching.held import HeldMinibatch, gradients_of
+from esper.watching.held import HeldMinibatch
 from esper.watching.hooks import ClipWatch, OutputHook, hook_steps
 from esper.watching.parts import Part, kinds_of, parts_of
 from esper.watching.recorder import NoRecorder, Recorder, Trouble, UpdateRecord
-from esper.watching.rerun import StepReached
 
 OnNonfinite = Literal["report", "skip", "halt"]
 When = Literal["auto", "step", "update"]
 _SUM: Final = torch.float32  # type of the sum of an output; a sum in half precision overflows
+_STEPS_OF_A_LOOP: Final = 4  # as many optimizers may step in one pass of a loop
 _WEIGHTS_ONLY: Final = "it was seen in the weights after the update, not in a minibatch"
 _UPDATE_SECONDS: Final = 1.0  # length of an update where the loop shows no boundary
 
@@ -64,6 +65,8 @@ class Watch:
         when: When = "step",
         replay: Replay = "auto",
         finds_updates: bool = True,
+        first_update: int = 1,
+        inputs: Callable[[], Mapping[str, Any]] = dict,
     ) -> None:
         self._models = list(models)
         self._optimizers = list(optimizers)
@@ -79,7 +82,9 @@ class Watch:
         self._recorder: Recorder = NoRecorder() if recorder is None else recorder
         self._finds_updates = finds_updates
         self._is_closed = False
-        self._explainer = Explainer(self._models, self.parts, self.heads, replay)
+        self._explainer = Explainer(
+            self._models, self.parts, self.heads, replay, self._optimizers, inputs
+        )
         self._parameters: list[Tensor] = [part.parameter for part in self.parts]
         device = self._parameters[0].device if self._parameters else torch.device("cpu")
         if when == "auto":
@@ -88,8 +93,10 @@ class Watch:
         self.troubles: list[Trouble] = []
         self.failures = 0
         self.last_failure = ""
-        self._record = UpdateRecord(1)
+        self._record = UpdateRecord(first_update)
         self._held = HeldMinibatch()
+        # States of the generator after the last steps, the newest first.
+        self._rngs = deque([torch.get_rng_state()], maxlen=_STEPS_OF_A_LOOP)
         self._last_optimizer: torch.optim.Optimizer | None = None
         self._has_acted = False  # since the last minibatch
         self._acts = False  # at any time
@@ -99,6 +106,8 @@ class Watch:
         self._weights: Tensor | None = None
         self._still_for = 0
         self._is_paused = False
+        self._is_updating = False
+        self._acting_is_explained = False  # in this update
         self._handles: list[Any] = []
         self._clip: ClipWatch | None = None
         self._hook()
@@ -129,6 +138,28 @@ class Watch:
         self._record.figures.update({name: float(value) for name, value in figures.items()})
 
     @property
+    def recorder(self) -> Recorder:
+        """Where it reports."""
+        return self._recorder
+
+    @contextmanager
+    def updating(self) -> Iterator[None]:
+        """Everything inside belongs to an update, also a call of the model without gradients."""
+        began = time.monotonic()
+        self._is_updating = True
+        try:
+            yield
+        finally:
+            self._is_updating = False
+            spent = self._record.update_seconds or 0.0
+            self._record.update_seconds = spent + time.monotonic() - began
+
+    @property
+    def is_clean(self) -> bool:
+        """Whether nothing was found in this update, and nothing lasting before."""
+        return not self._record.troubles and not self._is_broken
+
+    @property
     def has_stepped(self) -> bool:
         """Whether the optimizer was to take a step since the last update ended."""
         return self._record.steps > 0
@@ -146,7 +177,7 @@ class Watch:
 
     def end(self, error: BaseException | None, traceback: TracebackType | None = None) -> None:
         """Close the watch after training ended with an exception, which is explained."""
-        if error is None:
+        if error is None or self._is_closed:
             self.close()
         elif isinstance(error, NonfiniteHalt):
             self._close("halted", str(error))
@@ -188,7 +219,11 @@ class Watch:
         kinds = kinds_of(tensor) if tensor.is_floating_point() else ()
         if kinds:
             found = tuple(Found(head, quantity, kind) for kind in kinds)
-            self._note(Explanation(found, why_no_origin="no layer of the model computes it"))
+            explanation = Explanation(found, why_no_origin="no layer of the model computes it")
+            if self._is_updating:
+                self._note(explanation, self._record.steps, "update")
+            else:
+                self._note(explanation)
         return not kinds
 
     def _hook(self) -> None:
@@ -238,7 +273,7 @@ class Watch:
 
     def _saw_output(self, taken: Tensor | None, output: Tensor) -> None:
         is_training = output.requires_grad
-        if is_training:
+        if is_training or self._is_updating:
             if self._has_acted and self._finds_updates:
                 self._end_update_if_any()
                 self._has_acted = False
@@ -253,7 +288,7 @@ class Watch:
             return
         if bool(output.detach().isfinite().all()):
             return
-        phase = "update" if is_training else "acting"
+        phase = "update" if is_training or self._is_updating else "acting"
         self._explain(list(frames_calling(sys._getframe(1))), phase, [(taken, output)])
 
     def _before_clip(self, parameters: list[Tensor], norm: Tensor) -> None:
@@ -272,8 +307,7 @@ class Watch:
 
     def _before_step(self, optimizer: torch.optim.Optimizer) -> None:
         if self._explainer.seen is not None:
-            self._explainer.seen += gradients_of(optimizer)
-            raise StepReached
+            return
         frame = sys._getframe(1)
         is_bad = self._guarded(lambda: self._look_at_step(optimizer, frame))
         if not is_bad:
@@ -326,10 +360,13 @@ class Watch:
         self._flags.note_gradients(norms_of_parts, self._record.steps + 1)
 
     def _after_step(self) -> None:
+        if self._explainer.seen is not None:
+            return
         for parameter, gradient in self._put_aside:
             parameter.grad = gradient
         self._put_aside.clear()
         self._held = HeldMinibatch()
+        self._rngs.appendleft(torch.get_rng_state())
         if not self._finds_updates or self._acts:
             return  # an update ends where acting ends
         if time.monotonic() - self._first_step_at > _UPDATE_SECONDS:
@@ -341,15 +378,20 @@ class Watch:
         phase: str,
         outputs: list[tuple[Tensor | None, Tensor]],
         optimizer: torch.optim.Optimizer | None = None,
+        *,
+        is_error: bool = False,
     ) -> None:
         """Find out what broke, and report it unless it is consequence only."""
         self._held.is_explained = phase == "update"
-        if self._is_broken:
+        if self._is_broken or (phase == "acting" and self._acting_is_explained):
             return
+        self._acting_is_explained |= phase == "acting"
         gradients = self._held.gradients or [part.parameter.grad for part in self.parts]
         explanation = self._explainer.explain(
-            stack, phase, Minibatch(outputs, gradients, self._held.rng), optimizer
+            stack, phase, Minibatch(outputs, gradients, tuple(self._rngs)), optimizer
         )
+        if is_error and not explanation.found:
+            return  # an exception that has nothing to do with non-finite values
         self._is_broken = _is_lasting(explanation.found)
         minibatch = self._record.steps + (optimizer is None) if phase == "update" else 0
         self._note(explanation, minibatch, phase)
@@ -366,7 +408,8 @@ class Watch:
         if self._record.troubles or self._is_broken:
             return
         stack = frames_of_traceback(traceback)
-        self._explain(stack, "acting" if self._has_acted else "update", [])
+        is_acting = self._has_acted and not self._is_updating
+        self._explain(stack, "acting" if is_acting else "update", [], is_error=True)
 
     def _end_update_if_any(self) -> None:
         if self._record.steps:
@@ -381,6 +424,7 @@ class Watch:
         record.ended = time.monotonic()
         self._record = UpdateRecord(record.number + 1)
         self._held = HeldMinibatch()
+        self._acting_is_explained = False
         self._recorder.updated(record)
 
     def _look_back(self, record: UpdateRecord) -> None:

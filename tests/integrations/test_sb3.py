@@ -1,0 +1,403 @@
+"""Stable-Baselines3 and sb3-contrib under `EsperCallback`."""
+
+import copy
+import io
+import logging
+from contextlib import suppress
+
+import pytest
+import torch
+from sb3_faults import INF, NAN, Planted, in_moment, in_parameter, in_rollout, planted_step
+from sb3_models import ALGORITHMS, CASE_NAMES, CASES, ON_POLICY, ROLLOUT, Walk, build
+from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
+from stable_baselines3.common.vec_env import DummyVecEnv
+
+from esper.integrations.sb3 import EsperCallback
+from esper.karn.sanctum.following.follower import RunFollower
+from esper.watching.watch import NonfiniteHalt
+
+ON_POLICY_CASES = [case for case in CASES if case[0] in ON_POLICY]
+ON_POLICY_NAMES = [name for name in CASE_NAMES if name.split("-")[0] in ON_POLICY]
+
+pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning", "ignore::UserWarning")
+
+
+@pytest.fixture(autouse=True)
+#: How a distribution refuses a NaN. torch.compile turns the validation of arguments off for the
+#: whole process; then sampling refuses it.
+REFUSALS = ValueError, RuntimeError
+
+
+def _quiet_and_alone():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    logging.disable(logging.WARNING)
+    yield
+    logging.disable(logging.NOTSET)
+    torch.set_num_threads(threads)
+
+
+def first_space(name):
+    return ALGORITHMS[name][3][0]
+
+
+def trained(folder, model, *callbacks, steps=3 * ROLLOUT, **options):
+    """Train under a watch until the end or a refusal of NaN; return the watch."""
+    callback = EsperCallback(run_dir=folder, **options)
+    with suppress(*REFUSALS):
+        model.learn(steps, callback=[*callbacks, callback])
+    assert callback.watch.failures == 0, callback.watch.last_failure
+    return callback.watch
+
+
+def found(watch):
+    return [
+        (one.owner, one.quantity, one.kind)
+        for trouble in watch.troubles
+        for one in trouble.explanation.found
+    ]
+
+
+def origin(watch):
+    """Return the operation in which the first incident began."""
+    explanation = watch.troubles[0].explanation
+    assert explanation.origin is not None, explanation.why_no_origin
+    return explanation.origin.operation
+
+
+def code_of(watch):
+    return origin(watch).place.code
+
+
+def snapshot_of(run):
+    return RunFollower(run).catch_up().snapshot
+
+
+def state(model):
+    """Return all weights, all states of optimizers, and the state of the random generator."""
+    optimizers = [
+        part.optimizer.state_dict()
+        for part in (model.policy, *model.policy.children())
+        if isinstance(getattr(part, "optimizer", None), torch.optim.Optimizer)
+    ]
+    file = io.BytesIO()
+    torch.save([model.policy.state_dict(), optimizers, torch.get_rng_state()], file)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(("name", "space"), CASES, ids=CASE_NAMES)
+def test_a_watched_run_equals_an_unwatched_one(name, space, tmp_path):
+    plain = build(name, space)
+    plain.learn(3 * ROLLOUT)
+
+    model = build(name, space)
+    watch = trained(tmp_path, model)
+
+    assert watch.troubles == []
+    assert state(model) == state(plain)
+    (run,) = tmp_path.iterdir()
+    assert run.name.endswith(f"-{name}")
+    snapshot = snapshot_of(run)
+    assert snapshot.run.phase == "finished"
+    assert "rollout/ep_rew_mean" in snapshot.training.logged
+    assert any(name.startswith("train/") for name in snapshot.training.logged)
+
+
+@pytest.mark.parametrize("name", [*ON_POLICY, "DQN", "QRDQN", "SAC", "TD3", "TQC"])
+def test_after_a_reported_fault_training_equals_that_of_an_unwatched_run(name, tmp_path):
+    space = first_space(name)
+    results = []
+    for is_watched in (False, True):
+        # Its square overflows; the norm is Inf, and clipping makes the gradients 0 or NaN.
+        model = build(name, space, Walk(space, planted_step(23, reward=1e30)))
+        callback = EsperCallback(run_dir=tmp_path)
+        with suppress(*REFUSALS):
+            model.learn(3 * ROLLOUT, callback=callback if is_watched else None)
+        results.append(state(model))
+
+    assert results[0] == results[1]
+    assert callback.watch.failures == 0, callback.watch.last_failure
+    assert name in ("DQN", "QRDQN", "TQC") or callback.watch.troubles  # these have Huber losses
+
+
+@pytest.mark.parametrize(("name", "space"), ON_POLICY_CASES, ids=ON_POLICY_NAMES)
+def test_an_observation_is_found_while_acting(name, space, tmp_path):
+    model = build(name, space, Walk(space, planted_step(33, observation=NAN)))
+
+    watch = trained(tmp_path, model)
+
+    assert found(watch) == [("shared", "obs", "nan")]
+    assert (watch.troubles[0].update, watch.troubles[0].phase) == (2, "acting")
+    assert origin(watch).phase == "forward"
+
+
+@pytest.mark.parametrize(("name", "space"), ON_POLICY_CASES, ids=ON_POLICY_NAMES)
+def test_a_reward_is_found_behind_the_advantages(name, space, tmp_path):
+    model = build(name, space, Walk(space, planted_step(34, reward=INF)))
+
+    watch = trained(tmp_path, model)
+
+    assert found(watch) == [("shared", "rewards", "+inf")]
+    assert "advantages" in code_of(watch) or name == "A2C"
+
+
+@pytest.mark.parametrize("name", ON_POLICY)
+def test_an_advantage(name, tmp_path):
+    watch = trained(tmp_path, build(name, first_space(name)), in_rollout("advantages", NAN))
+
+    assert found(watch) == [("shared", "rollout_data.advantages", "nan")]
+    expected = "policy_loss = -(adv" if name == "A2C" else "advantages = (advantages - advantages"
+    assert code_of(watch).startswith(expected)
+
+
+@pytest.mark.parametrize("name", ["PPO", "MaskablePPO", "RecurrentPPO"])
+def test_an_old_log_probability(name, tmp_path):
+    watch = trained(tmp_path / "a", build(name, first_space(name)), in_rollout("log_probs", NAN))
+    assert found(watch) == [("shared", "rollout_data.old_log_prob", "nan")]
+
+    watch = trained(tmp_path / "b", build(name, first_space(name)), in_rollout("log_probs", -500))
+    assert found(watch) == [("shared", "ratio", "+inf")]
+    assert origin(watch).base == "exp"
+    assert code_of(watch) == "ratio = th.exp(log_prob - rollout_data.old_log_prob)"
+
+
+@pytest.mark.parametrize(("name", "space"), ON_POLICY_CASES, ids=ON_POLICY_NAMES)
+def test_a_weight_of_the_last_head(name, space, tmp_path):
+    plant = in_parameter("action_net.weight", (-1, 0), NAN)
+
+    watch = trained(tmp_path, build(name, space), plant)
+
+    assert found(watch) == [(watch.heads[-1].name, "parameters", "nan")]
+    assert code_of(watch).endswith(" = self.action_net(latent_pi)")
+
+
+@pytest.mark.parametrize("name", ON_POLICY)
+def test_the_value_head_alone(name, tmp_path):
+    plant = in_parameter("value_net.weight", (0, 0), INF)
+
+    watch = trained(tmp_path, build(name, first_space(name)), plant)
+
+    assert found(watch) == [("shared", "parameters", "+inf")]
+    assert watch.troubles[0].explanation.found[0].part == "value_net.weight"
+    assert "value_net(latent_vf)" in code_of(watch)
+
+
+@pytest.mark.parametrize("name", ON_POLICY)
+def test_a_moment_of_the_optimizer(name, tmp_path):
+    moment = "square_avg" if name == "A2C" else "exp_avg"
+    plant = in_moment("action_net.bias", 0, NAN, moment)
+
+    watch = trained(tmp_path, build(name, first_space(name)), plant)
+
+    assert found(watch) == [(watch.heads[0].name, "moments", "nan")]
+    assert watch.troubles[0].explanation.found[0].part == f"{moment} of action_net.bias"
+
+
+@pytest.mark.parametrize("name", ["PPO", "A2C", "RecurrentPPO"])
+def test_a_standard_deviation(name, tmp_path):
+    space = ALGORITHMS[name][3][-1]
+    watch = trained(tmp_path / "nan", build(name, space), in_parameter("log_std", 1, NAN))
+    assert found(watch) == [("action[1]", "parameters", "nan")]
+    assert "log_std.exp()" in code_of(watch)
+
+    watch = trained(tmp_path / "large", build(name, space), in_parameter("log_std", 1, 100.0))
+    assert origin(watch).base == "exp"
+    assert "overflow in exp" in watch.troubles[0].explanation.origin.cause
+
+
+def test_a_learning_rate_that_is_far_too_large(tmp_path):
+    """At 1e6 this tiny network stays finite."""
+    watch = trained(tmp_path, build("PPO", first_space("PPO"), learning_rate=1e20))
+
+    assert found(watch)[0] == ("shared", "value_loss", "+inf")
+    assert "overflow" in watch.troubles[0].explanation.origin.cause
+    assert (watch.troubles[0].update, watch.troubles[0].minibatch) == (1, 2)
+
+
+def test_an_optimizer_without_eps(tmp_path):
+    kwargs = {"net_arch": [8], "optimizer_kwargs": {"eps": 0.0}}
+    model = build("PPO", first_space("PPO"), vf_coef=0.0, policy_kwargs=kwargs)
+
+    watch = trained(tmp_path, model)
+
+    parts = [one.part for one in watch.troubles[0].explanation.found]
+    assert parts
+    assert all("value_net" in part for part in parts)
+    assert (watch.troubles[0].update, watch.troubles[0].minibatch) == (1, 2)
+
+
+@pytest.mark.parametrize("name", ["DQN", "QRDQN", "SAC", "TD3", "TQC"])
+def test_a_reward_in_the_replay_buffer(name, tmp_path):
+    def plant(model):
+        model.replay_buffer.rewards[:] = NAN
+
+    watch = trained(
+        tmp_path, build(name, first_space(name)), Planted(plant, step=20), steps=2 * ROLLOUT
+    )
+
+    assert found(watch)[0] == ("shared", "replay_data.rewards", "nan")
+    assert code_of(watch).startswith("target_q")
+
+
+@pytest.mark.parametrize(
+    ("name", "layer", "code"),
+    [
+        ("DQN", "q_net.q_net.2.bias", "return self.q_net("),
+        ("QRDQN", "quantile_net.quantile_net.2.bias", "quantiles = self.quantile_net("),
+        ("SAC", "actor.mu.bias", "mean_actions = self.mu(latent_pi)"),
+        ("SAC", "actor.log_std.bias", "log_std = self.log_std(latent_pi)"),
+        ("TD3", "actor.mu.2.bias", "return self.mu(features)"),
+        ("TQC", "actor.mu.bias", "mean_actions = self.mu(latent_pi)"),
+        ("SAC", "critic.qf0.0.bias", "q_net(qvalue_input)"),
+        ("TD3", "critic_target.qf0.0.bias", "q_net(qvalue_input)"),
+        ("TQC", "critic.qf0.0.bias", "qf(qvalue_input)"),
+    ],
+)
+def test_a_weight_of_an_off_policy_algorithm(name, layer, code, tmp_path):
+    model = build(name, first_space(name))
+
+    watch = trained(tmp_path, model, in_parameter(layer, -1, NAN, step=20), steps=40)
+
+    owner = "shared" if "critic" in layer else watch.heads[-1].name
+    assert found(watch)[0] == (owner, "parameters", "nan")
+    assert watch.troubles[0].explanation.found[0].part == layer
+    assert code in code_of(watch)
+
+
+def test_q_values_that_overflow(tmp_path):
+    watch = trained(tmp_path, build("DQN", first_space("DQN"), learning_rate=1e20), steps=60)
+
+    assert found(watch)[0][:2] == ("action", "q_values")
+    assert "overflow" in watch.troubles[0].explanation.origin.cause
+
+
+def test_a_loss_that_is_infinite_while_gradients_are_finite(tmp_path):
+    """The derivative of a Huber loss is finite everywhere."""
+    space = first_space("DQN")
+    env = Walk(space, planted_step(13, reward=INF))
+    model = build("DQN", space, env, gradient_steps=20, train_freq=20)
+
+    watch = trained(tmp_path, model, steps=20)
+
+    assert found(watch) == [("shared", "train/loss", "+inf")]
+
+
+def test_returns_of_candidates(tmp_path):
+    space = first_space("ARS")
+
+    watch = trained(tmp_path, build("ARS", space, Walk(space, planted_step(23, reward=INF))))
+
+    assert found(watch)[0] == ("shared", "candidate_returns", "+inf")
+    assert found(watch)[1][1] == "parameters"
+
+
+@pytest.mark.parametrize("name", [*ON_POLICY, "SAC"])
+def test_skip_keeps_weights_finite(name, tmp_path):
+    space = first_space(name)
+    model = build(name, space, Walk(space, planted_step(35, reward=NAN)))
+
+    watch = trained(tmp_path, model, on_nonfinite="skip", steps=4 * ROLLOUT)
+
+    assert watch.troubles
+    assert model.num_timesteps == 4 * ROLLOUT
+    assert all(bool(value.isfinite().all()) for value in model.policy.state_dict().values())
+
+
+def test_halt_ends_the_process_with_exit_code_3(tmp_path):
+    model = build("PPO", first_space("PPO"))
+    callback = EsperCallback(run_dir=tmp_path, on_nonfinite="halt")
+
+    with pytest.raises(NonfiniteHalt) as raised:
+        model.learn(3 * ROLLOUT, callback=[in_rollout("advantages", NAN), callback])
+
+    assert raised.value.code == 3
+    (run,) = tmp_path.iterdir()
+    assert snapshot_of(run).run.phase == "halted"
+    assert "train" not in vars(model)
+
+
+class Saves(BaseCallback):
+    """Saves and copies the algorithm and its policy while it is watched."""
+
+    def __init__(self, folder):
+        super().__init__()
+        self.folder = folder
+        self.copied = None
+
+    def _on_step(self):
+        if self.n_calls == ROLLOUT + 1:
+            self.model.save(self.folder / "during.zip")
+            copy.deepcopy(self.model.policy)
+            torch.save(self.model.policy, io.BytesIO())
+            self.copied = copy.deepcopy(self.model)
+        return True
+
+
+@pytest.mark.parametrize("name", ["PPO", "RecurrentPPO", "DQN", "SAC"])
+def test_saving_and_copying(name, tmp_path):
+    space = first_space(name)
+    model, saves = build(name, space), Saves(tmp_path)
+
+    watch = trained(tmp_path / "runs", model, saves)
+    model.save(tmp_path / "after.zip")
+    after = [value.clone() for value in model.policy.state_dict().values()]
+
+    assert watch.troubles == []
+    for file in ("during.zip", "after.zip"):
+        loaded = type(model).load(tmp_path / file, env=Walk(space), device="cpu")
+        assert not {"train", "collect_rollouts"} & vars(loaded).keys()
+        loaded.learn(ROLLOUT)
+    saves.copied.learn(ROLLOUT)  # its own methods, not those of the watched algorithm
+    assert all(map(torch.equal, model.policy.state_dict().values(), after))
+
+
+def test_beside_an_evaluation(tmp_path):
+    space = first_space("PPO")
+    evaluation = EvalCallback(
+        DummyVecEnv([lambda: Walk(space)]), eval_freq=20, n_eval_episodes=1, verbose=0, warn=False
+    )
+
+    watch = trained(tmp_path, build("PPO", space), evaluation)
+
+    assert watch.troubles == []
+    assert evaluation.n_calls == 3 * ROLLOUT
+
+
+def test_each_call_of_learn_is_a_run_and_one_that_goes_on_continues_it(tmp_path):
+    model = build("PPO", first_space("PPO"))
+    model.learn(2 * ROLLOUT, callback=EsperCallback(run_dir=tmp_path))
+    model.learn(2 * ROLLOUT, callback=EsperCallback(run_dir=tmp_path), reset_num_timesteps=False)
+    (run,) = tmp_path.iterdir()
+    snapshot = snapshot_of(run)
+    assert (snapshot.run.update, snapshot.run.phase) == (4, "finished")
+
+    model.learn(ROLLOUT, callback=EsperCallback(run_dir=tmp_path))
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_off_policy_updates_have_a_length_in_time(tmp_path, monkeypatch):
+    monkeypatch.setattr("esper.integrations.sb3._UPDATE_SECONDS", 0.0)
+
+    trained(tmp_path, build("SAC", first_space("SAC")), steps=20)
+
+    (run,) = tmp_path.iterdir()
+    assert snapshot_of(run).run.update == 12  # one per step after the 8th
+
+
+def test_an_exception_of_the_environment_is_no_incident(tmp_path):
+    def broken(step, observation, reward):
+        if step == 40:
+            raise RuntimeError("the simulator crashed")
+        return observation, reward
+
+    space = first_space("PPO")
+    model = build("PPO", space, Walk(space, broken))
+    callback = EsperCallback(run_dir=tmp_path)
+
+    with pytest.raises(RuntimeError, match="the simulator crashed"):
+        model.learn(3 * ROLLOUT, callback=callback)
+
+    assert callback.watch.troubles == []
+    (run,) = tmp_path.iterdir()
+    assert snapshot_of(run).run.phase == "failed"
+    assert not {"train", "collect_rollouts"} & vars(model).keys()
