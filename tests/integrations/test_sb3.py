@@ -21,13 +21,12 @@ ON_POLICY_NAMES = [name for name in CASE_NAMES if name.split("-")[0] in ON_POLIC
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning", "ignore::UserWarning")
 
-
-@pytest.fixture(autouse=True)
 #: How a distribution refuses a NaN. torch.compile turns the validation of arguments off for the
 #: whole process; then sampling refuses it.
 REFUSALS = ValueError, RuntimeError
 
 
+@pytest.fixture(autouse=True)
 def _quiet_and_alone():
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
