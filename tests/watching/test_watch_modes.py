@@ -28,6 +28,13 @@ class Policy(nn.Module):
 HEADS = {"steer": 3, "brake": 2}
 
 
+@pytest.fixture(autouse=True)
+def _validation_of_distributions():
+    """torch.compile turns the validation of arguments off, for the whole process."""
+    yield
+    torch.distributions.Distribution.set_default_validate_args(True)
+
+
 @pytest.fixture
 def policy():
     torch.manual_seed(0)
