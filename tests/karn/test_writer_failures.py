@@ -12,6 +12,11 @@ from esper.karn.store.run_store import RunReader, RunWriter
 from esper.karn.store.writing.store_connection import StoreConnection
 from esper.leyline.telemetry import RunFinished
 
+#: The thread of the writer ends with an exception in these tests, which pytest reports.
+_ENDS_ON_PURPOSE = pytest.mark.filterwarnings(
+    "ignore:Exception in thread run-writer:pytest.PytestUnhandledThreadExceptionWarning"
+)
+
 
 def test_an_event_that_the_store_refuses_is_counted_and_takes_no_other_with_it(run):
     with RunWriter(run) as writer:
@@ -248,6 +253,7 @@ def test_the_writer_outlives_whatever_one_try_meets(run, error, monkeypatch):
     assert "1" in texts(run)
 
 
+@_ENDS_ON_PURPOSE
 def test_a_writer_s_thread_that_ended_is_started_again(run, monkeypatch):
     write, left = StoreConnection.write, [SystemExit()]
 
@@ -263,6 +269,7 @@ def test_a_writer_s_thread_that_ended_is_started_again(run, monkeypatch):
         assert texts(run) == ["1", "2"]
 
 
+@_ENDS_ON_PURPOSE
 def test_no_one_waits_for_a_writer_s_thread_that_ends(run, monkeypatch):
     """A durable emit returns while the thread is still on its way out."""
     write, abandon, left, released = StoreConnection.write, StoreConnection.abandon, [1], []
