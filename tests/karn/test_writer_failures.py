@@ -18,7 +18,7 @@ _ENDS_ON_PURPOSE = pytest.mark.filterwarnings(
 )
 
 
-def test_an_event_that_the_store_refuses_is_counted_and_takes_no_other_with_it(run):
+def test_an_event_that_the_store_refuses_is_counted_and_the_others_are_stored(run):
     with RunWriter(run) as writer:
         writer.emit(notice(1))
         writer.emit(RunFinished(status="finished", update=2**63, episodes_done=0))
@@ -227,7 +227,7 @@ def test_the_first_failure_the_recovery_and_what_was_lost_are_one_line_each(run)
     assert lines[1].startswith("1 event was not stored")
 
 
-def test_a_report_that_cannot_be_written_harms_nothing(tmp_path):
+def test_a_report_that_cannot_be_written_does_not_stop_the_writer(tmp_path):
     def full(_line):
         raise OSError(28, "No space left on device")
 
@@ -237,7 +237,7 @@ def test_a_report_that_cannot_be_written_harms_nothing(tmp_path):
 
 
 @pytest.mark.parametrize("error", [MemoryError(), RecursionError("deep"), ValueError("odd")])
-def test_the_writer_outlives_whatever_one_try_meets(run, error, monkeypatch):
+def test_the_writer_survives_any_error_of_one_write(run, error, monkeypatch):
     write, left = StoreConnection.write, [error, error]
 
     def once(self, batch):
