@@ -69,7 +69,7 @@ CASES = {
     "esper ppo --resume data --seed 9": "--seed cannot change when a run is resumed",
     "esper replay absent": "there is no run 'absent'",
     "esper replay gone 9": "has no capsule",
-    "esper replay gone --html absent/a.html": "there is no folder absent",
+    "esper replay gone --html absent/a.html": "--html absent/a.html: there is no folder absent",
     "esper incidents absent": "there is no run 'absent'",
     "esper health absent": "there is no run 'absent'",
     "esper health gone --fail-on none": "--fail-on must be inf, nan or inf,nan",

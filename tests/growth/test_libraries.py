@@ -122,6 +122,12 @@ def test_vectors_of_both_kinds_give_the_same() -> None:
     np.testing.assert_allclose(*histories, atol=1e-5)
 
 
+#: stable-baselines3 first makes every environment with render_mode="rgb_array"; Gymnasium warns if
+#: an environment draws no pictures.
+_SB3_ASKS_FOR_PICTURES = pytest.mark.filterwarnings("ignore:.*render_mode='rgb_array':UserWarning")
+
+
+@_SB3_ASKS_FOR_PICTURES
 def test_sb3_trains_by_name() -> None:
     model = PPO("MlpPolicy", ID, n_steps=4, batch_size=4, n_epochs=1, seed=0)
     before = [parameter.clone() for parameter in model.policy.parameters()]
@@ -131,6 +137,7 @@ def test_sb3_trains_by_name() -> None:
     assert any(changed)
 
 
+@_SB3_ASKS_FOR_PICTURES
 @pytest.mark.parametrize("in_processes", [False, True])
 def test_sb3_makes_vectors(in_processes: bool) -> None:
     envs = make_vec_env(

@@ -102,7 +102,7 @@ def test_lockstep_equals_ordinary_modules_through_whole_lives(
     assert {stage for stage, _, _ in seen} == set(Stage) - {Stage.GERMINATED}
 
 
-def test_plan_runs_hosts_in_lockstep_whatever_company_they_keep(colony: Callable[..., Any]) -> None:
+def test_a_plan_trains_a_host_the_same_next_to_any_other_hosts(colony: Callable[..., Any]) -> None:
     together, alone = colony(hosts=4), colony(hosts=1, rng_seeds=[2])
     for ours, host in ((together, 2), (alone, 0)):
         ours.germinate(host, 1, blueprint=5, style=3)

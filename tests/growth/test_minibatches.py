@@ -37,7 +37,7 @@ def test_orders_differ_between_hosts_and_passes() -> None:
     assert (first[0] != second[0]).any()
 
 
-def test_a_restarted_host_sees_the_same_again_and_the_others_go_on() -> None:
+def test_a_restarted_host_sees_the_same_data_again_and_the_others_continue() -> None:
     order = fresh(3, 40, 10, 2)
     first = draw(order, 20)
     restart(order, np.array([1]), np.array([101]))

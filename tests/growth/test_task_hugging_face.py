@@ -141,7 +141,7 @@ def test_a_damaged_folder_is_refused(tmp_path: Path) -> None:
         file.write_bytes(whole)
 
 
-def test_names_that_are_no_paths_are_refused(tmp_path: Path) -> None:
+def test_names_that_cannot_be_paths_are_refused(tmp_path: Path) -> None:
     names = ["hf:" + "a" * 300, "npz:" + "a" * 300, "npz:~nosuchuser1/a.npz"]
     program = f"""
 from esper.growth.tasks.loading import InvalidTaskError, load_task
@@ -251,7 +251,7 @@ def test_without_the_extra_it_says_how_to_get_it(
 
 
 @pytest.mark.parametrize("task", ["cifar10", "hf:offline/nothing"])
-def test_without_a_network_it_says_so_once_and_at_once(tmp_path: Path, task: str) -> None:
+def test_without_a_network_one_error_is_shown_at_once(tmp_path: Path, task: str) -> None:
     program = (
         "import time; time.sleep = None\n"  # code that waits before a retry fails
         "from esper.growth.tasks.loading import load_task\n"

@@ -89,7 +89,7 @@ def test_a_clean_run_is_healthy(esper: Esper, small: tuple[str, ...]) -> None:
     assert health["first"] == []
 
 
-def test_a_run_killed_right_after_the_latch_keeps_its_light_and_goes_on(
+def test_a_run_killed_right_after_the_latch_keeps_its_light_and_resumes(
     esper: Esper, read_lights: ReadLights, small: tuple[str, ...], tmp_path: Path
 ) -> None:
     runs = tmp_path / "runs"

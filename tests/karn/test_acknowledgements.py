@@ -159,7 +159,7 @@ def test_a_view_has_what_was_acknowledged_and_the_store_is_untouched(finished_ru
     assert view.doubt.sentence == view.doubt.acknowledgements
 
 
-def test_a_damaged_line_costs_what_it_acknowledged_and_nothing_else(run, payloads):
+def test_a_damaged_line_loses_only_what_it_acknowledged(run, payloads):
     with RunWriter(run) as writer:
         writer.emit(payloads.start())
         for update, head in enumerate(("op", "slot", "style"), start=1):

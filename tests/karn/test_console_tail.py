@@ -99,7 +99,7 @@ def test_a_log_that_was_replaced_or_cut_is_read_again_from_its_start(tmp_path, a
     assert tail.lines() == ("other",)
 
 
-def test_a_log_that_cannot_be_read_is_no_output(tmp_path):
+def test_an_unreadable_console_log_is_empty_output(tmp_path):
     (tmp_path / NAME).mkdir()
     assert ConsoleTail(tmp_path).lines() == ()
 

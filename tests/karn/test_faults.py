@@ -64,7 +64,7 @@ def is_lit_or_unknown(run):
 
 @pytest.mark.parametrize("lasting", [False, True], ids=["once", "from then on"])
 @pytest.mark.parametrize("late", [False, True], ids=["at once", "after it was done"])
-def test_whatever_call_of_the_writer_fails_no_light_is_lost(tmp_path, payloads, late, lasting):
+def test_no_light_is_lost_whichever_call_of_the_writer_fails(tmp_path, payloads, late, lasting):
     for number in range(1, MANY):
         run = create_run(tmp_path / str(number), "r")
         faults = Faults(run, number, lasting=lasting, late=late)
@@ -90,7 +90,7 @@ def test_whatever_call_of_the_writer_fails_no_light_is_lost(tmp_path, payloads, 
 
 @pytest.mark.parametrize("lasting", [False, True], ids=["once", "from then on"])
 @pytest.mark.parametrize("is_live", [False, True], ids=["finished", "live"])
-def test_whatever_call_of_a_reader_fails_it_says_lit_or_unknown(run, payloads, is_live, lasting):
+def test_a_light_is_lit_or_unknown_if_a_call_of_a_reader_fails(run, payloads, is_live, lasting):
     writer = RunWriter(run)
     for payload in (payloads.start(), payloads.broken_update(1, "op", "+inf")):
         writer.emit(payload, durable=True)
@@ -121,7 +121,7 @@ def test_whatever_call_of_a_reader_fails_it_says_lit_or_unknown(run, payloads, i
     writer.close()
 
 
-def test_an_open_cockpit_keeps_its_light_whatever_call_fails(run, payloads):
+def test_an_open_cockpit_keeps_its_light_whichever_call_fails(run, payloads):
     with RunWriter(run) as writer:
         writer.emit(payloads.start(), durable=True)
         writer.emit(payloads.broken_update(1, "op", "+inf"), durable=True)

@@ -23,7 +23,7 @@ def healthy_run(tmp_path, payloads):
     return run
 
 
-def test_health_as_json_is_just_what_was_agreed(finished_run):
+def test_health_as_json_has_the_documented_keys(finished_run):
     console = Printed(width=20)
     code = print_health(finished_run.parent, as_json=True, console=console)
 

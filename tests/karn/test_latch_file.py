@@ -55,7 +55,7 @@ def test_every_flipped_bit_is_noticed_or_changes_nothing(latched):
         assert found.error is not None or is_last_end, bit
 
 
-def test_a_record_that_was_cut_short_is_passed_over_and_takes_no_other_with_it(latched, payloads):
+def test_a_truncated_record_is_skipped_and_the_others_are_kept(latched, payloads):
     path = latched / LATCHES_NAME
     whole = path.read_bytes()
     for size in range(whole.rindex(b"\n", 0, -1) + 2, len(whole)):
@@ -86,7 +86,7 @@ def test_a_file_that_is_removed_is_written_again(run, payloads):
         assert {head for _, head, _ in sources(run)} == {"op", "slot"}
 
 
-def test_what_the_file_lacks_it_gets_from_the_store_and_the_other_way_round(run, payloads):
+def test_the_file_and_the_store_complete_each_other(run, payloads):
     with RunWriter(run) as writer:
         writer.emit(payloads.start())
         writer.emit(payloads.broken_update(1, "op", "+inf"))
@@ -188,7 +188,7 @@ def host_failure(*, reproduced=True, **where):
     )
 
 
-def test_where_a_group_failed_outlives_its_store(run, payloads):
+def test_the_place_of_a_failed_group_survives_the_loss_of_its_store(run, payloads):
     with RunWriter(run) as writer:
         writer.emit(payloads.start())
         writer.emit(msgspec.structs.replace(payloads.update(1), head_nonfinite=[host_failure()]))
@@ -225,7 +225,7 @@ def test_what_is_reproduced_later_stays_where_it_was_first_seen(run, payloads):
     assert (first.update, first.host, first.step, first.reproduced) == (2, 3, 7, True)
 
 
-def test_what_no_drill_planted_later_is_no_drill(run, payloads):
+def test_a_later_fault_without_a_drill_is_not_marked_as_one(run, payloads):
     writer = LatchWriter(run)
     drill, fault = payloads.sighting(planted=True), payloads.sighting(epoch=2)
     for update, seen in ((2, drill), (3, drill), (4, fault), (5, drill)):

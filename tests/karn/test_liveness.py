@@ -103,7 +103,7 @@ def test_a_clock_that_is_set_makes_no_beating_heart_silent(jump):
 
 
 @pytest.mark.parametrize("ahead", [3_600.0, -3_600.0])
-def test_a_silent_heart_is_silent_by_whatever_clock_it_beat(ahead):
+def test_a_missing_heartbeat_is_detected_with_any_clock(ahead):
     pulse = Pulse()
     pulse.age(5_000.0 + ahead, 5_000.0, 70.0)
     assert pulse.age(5_002.0 + ahead, 5_002.1, 72.0) <= 2.0
@@ -128,7 +128,7 @@ def test_a_run_without_events_is_waiting():
     assert status(phase="waiting", beat=None).kind is StatusKind.WAITING
 
 
-def test_a_run_whose_process_has_not_begun_to_train_is_starting_and_says_with_what():
+def test_a_run_before_its_first_update_is_starting_and_shows_what_it_loads():
     assert status(phase="waiting").kind is StatusKind.STARTING
     found = status(phase="starting", reason="loading PyTorch")
     assert found.kind is StatusKind.STARTING
@@ -136,7 +136,7 @@ def test_a_run_whose_process_has_not_begun_to_train_is_starting_and_says_with_wh
     assert not found.is_over
 
 
-def test_a_run_that_is_gone_on_with_is_starting_until_it_says_so():
+def test_a_resumed_run_is_starting_until_its_first_event():
     def resumed(*, finished_at, age=1.0):
         return run_status(
             phase="stopped",

@@ -40,7 +40,7 @@ def test_processor_time_counts_from_the_reading_before():
     assert meter.read().cpu_percent >= 4.0  # a tenth of a second of two
 
 
-def test_a_process_that_is_gone_takes_nothing():
+def test_a_process_that_is_gone_has_no_load():
     with subprocess.Popen([sys.executable, "-c", ""]) as process:
         process.wait()
     load = LoadMeter(process.pid).read()

@@ -28,7 +28,7 @@ def test_runs_are_listed_with_whole_ids_however_narrow_the_pipe(tmp_path, payloa
     assert second.split()[1:] == ["STOPPED", "1", "2/10", "0.500", "●", "Inf", "op"]
 
 
-def test_a_run_that_cannot_be_read_has_its_line_all_the_same(finished_run):
+def test_a_run_that_cannot_be_read_still_has_a_line(finished_run):
     bad = create_run(finished_run.parent, "bad", now=0.0)
     (bad / "run.sqlite").write_text("plain text")
     console = Printed()

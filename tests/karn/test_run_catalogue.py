@@ -80,7 +80,7 @@ def _fail():
     raise AssertionError("a store was read again")
 
 
-def test_a_run_that_goes_on_is_noticed(folder, payloads):
+def test_new_events_of_a_run_are_noticed(folder, payloads):
     catalogue = RunCatalogue(folder)
     whole(catalogue)
     new = folder / "19700110-000000-new"

@@ -113,7 +113,7 @@ def test_no_more_is_read_than_asked_for(run):
     assert reader.last_id() == 10
 
 
-def test_steps_and_decisions_can_be_passed_over(run, payloads):
+def test_steps_and_decisions_can_be_skipped(run, payloads):
     with RunWriter(run) as writer:
         for step in range(1, 6):
             writer.emit(payloads.step(step))
@@ -257,7 +257,7 @@ def test_a_store_that_replaced_another_is_recognised_as_different(run):
 
 
 @pytest.mark.parametrize("content", [b"plain text", b"SQLite format 3 is a format", b"\0" * 4096])
-def test_a_file_that_is_no_database_is_one_sentence(run, content):
+def test_a_file_that_is_not_a_database_is_reported_in_one_sentence(run, content):
     (run / STORE).write_bytes(content)
 
     with pytest.raises(RunStoreError, match=r"not a run store|cannot be read") as caught:

@@ -156,7 +156,7 @@ def test_latches_are_the_first_sightings_in_any_order_and_with_any_repetition(ro
     assert latched(shuffled) == set(firsts.values())
 
 
-def test_a_detection_without_provenance_is_latched_all_the_same(payloads):
+def test_a_detection_without_provenance_is_latched_too(payloads):
     payload = payloads.update(
         4,
         head_inf_detected={"op": True, "slot": True},

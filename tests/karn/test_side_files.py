@@ -38,7 +38,7 @@ def kept(run, payloads):
     return run
 
 
-def test_a_light_that_only_a_checkpoint_knows_of_is_lit_everywhere(kept):
+def test_a_light_that_only_a_checkpoint_recorded_is_lit_everywhere(kept):
     (kept / "run.sqlite").unlink()
     assert RunFollower(kept).catch_up().snapshot.tamiyo.head_inf_latch["op"]
     console = Console(file=io.StringIO(), width=200)

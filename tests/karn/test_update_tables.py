@@ -74,7 +74,7 @@ def test_an_update_that_is_trained_again_replaces_its_rows(run, payloads, ask):
     assert ask("SELECT count(*) FROM episodes") == [(2,)]
 
 
-def test_a_store_that_was_written_without_them_gets_them_when_it_is_written_on(run, payloads, ask):
+def test_a_store_without_them_gets_them_at_its_next_event(run, payloads, ask):
     with RunWriter(run) as writer:
         for update in (1, 2, 3):
             writer.emit(payloads.episodes(update))

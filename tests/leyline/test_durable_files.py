@@ -20,7 +20,7 @@ def test_the_new_content_takes_the_place_of_the_old(tmp_path):
 
 
 @pytest.mark.parametrize("late", [False, True], ids=["at once", "after it was done"])
-def test_whatever_call_fails_the_file_is_whole_and_nothing_is_left(tmp_path, late):
+def test_if_any_call_fails_the_file_is_whole_and_no_partial_file_is_left(tmp_path, late):
     path = tmp_path / "file"
     for number in range(1, 100):
         path.write_bytes(b"old" * 100)
@@ -35,7 +35,7 @@ def test_whatever_call_fails_the_file_is_whole_and_nothing_is_left(tmp_path, lat
     assert path.read_bytes() == b"new" * 100
 
 
-def test_an_output_keeps_what_is_no_regular_file(tmp_path):
+def test_an_output_never_replaces_a_device_or_a_pipe(tmp_path):
     file, link = tmp_path / "file", tmp_path / "link"
     link.symlink_to(file)
     write_output(link, "text \udcff")

@@ -52,7 +52,7 @@ def test_a_name_is_taken_apart(text: str, expected: TaskName) -> None:
         ("cifar10:a?kind=image", "allowed: none"),
     ],
 )
-def test_a_name_that_is_none_gets_one_sentence(text: str, words: str) -> None:
+def test_an_invalid_name_is_refused_in_one_sentence(text: str, words: str) -> None:
     with pytest.raises(UnknownTaskError) as error:
         parse_task_name(text)
     assert words in str(error.value)

@@ -252,6 +252,6 @@ def test_what_cannot_be_watched_is_refused_in_a_sentence(model, tmp_path, argume
     assert not list(tmp_path.iterdir())
 
 
-def test_something_that_is_no_model_is_refused(tmp_path):
+def test_anything_but_a_model_is_refused(tmp_path):
     with pytest.raises(esper.EsperError, match="cannot watch a dict"):
         esper.watch({}, run_dir=tmp_path)

@@ -170,3 +170,10 @@ def test_a_task_without_labels_of_its_own_has_numbers(tmp_path: Path) -> None:
     env.reset(seed=0)
     write_module(env.finished_network(0), task, tmp_path)
     assert "CLASSES = tuple(range(10))\n" in (tmp_path / "model.py").read_text()
+
+
+def test_the_readme_names_the_line_of_the_policy_as_it_is() -> None:
+    report = (ROOT / "README.md").read_text()
+    (number,) = re.findall(r"esper/tamiyo/policy\.py:(\d+), forward", report)
+    line = (ROOT / "src/esper/tamiyo/policy.py").read_text().splitlines()[int(number) - 1]
+    assert "self.feature_norm(self.features(observations))" in line

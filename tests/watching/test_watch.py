@@ -202,14 +202,14 @@ def test_halt_ends_with_exit_code_3(agent, optimizer):
     assert raised.value.code == 3
 
 
-def test_what_follows_from_a_step_that_was_taken_is_no_news(agent, optimizer):
+def test_consequences_of_an_earlier_step_are_not_reported(agent, optimizer):
     with Watch([agent], [optimizer], HEADS) as watch:
         train(agent, optimizer, updates=3, advantage=torch.nan)
 
     assert len(watch.troubles) == 1
 
 
-def test_huge_finite_logits_are_no_trouble(agent, optimizer):
+def test_huge_finite_logits_are_harmless(agent, optimizer):
     hook = agent.actor.register_forward_hook(lambda _m, _i, output: output * 0 + 3e38)
     with Watch([agent], [optimizer], HEADS) as watch:
         train(agent, optimizer, updates=1)

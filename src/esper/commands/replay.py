@@ -54,7 +54,7 @@ def _replay(options: argparse.Namespace) -> int:
         raise OptionError("N and --update both choose the incident: give one of them")
     page: Path | None = options.html
     if page is not None and not page.absolute().parent.is_dir():
-        raise OptionError(f"cannot write {page}: there is no folder {page.parent}")
+        raise OptionError(f"--html {page}: there is no folder {page.parent}")
     from esper.incident_reports import replay_incident
 
     replayed = replay_incident(

@@ -198,7 +198,7 @@ def _export(run: Path, options: argparse.Namespace) -> int:
             ascii_only=options.ascii,
         )
     except OSError as error:
-        raise OptionError(f"--export {options.export}: cannot write: {error.strerror}") from error
+        raise OptionError(f"cannot write {options.export}: {error.strerror}") from error
     return _check_known(view)
 
 

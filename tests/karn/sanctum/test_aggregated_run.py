@@ -54,7 +54,7 @@ def test_training_figures_are_those_of_the_last_update_with_their_histories(payl
     assert training.score_history == (0.5,)
 
 
-def test_an_update_without_a_minibatch_that_was_learnt_from_has_no_figures(payloads, fold):
+def test_an_update_whose_minibatches_were_all_skipped_has_no_figures(payloads, fold):
     left_out = {"minibatches_skipped": 5, "minibatches_stopped": 2, "minibatches_rescaled": 1}
     figures = dict.fromkeys(("policy_loss", "entropy", "approximate_kl"), math.nan)
     heads = {"head_ratio_max": {}, "head_entropy": {}}

@@ -34,7 +34,7 @@ def test_each_head_has_a_light_of_its_own_for_each_kind(payloads, fold, head, ki
     assert lit(tamiyo.head_nan_latch) == ([head] if light == "nan" else [])
 
 
-def test_a_light_stays_lit_when_its_trouble_has_passed(payloads, fold):
+def test_a_light_stays_lit_when_its_cause_has_passed(payloads, fold):
     snapshot = fold(
         payloads.start(),
         payloads.broken_update(1, "op", "+inf"),
@@ -56,7 +56,7 @@ def test_active_is_what_the_last_update_saw(payloads, fold):
     assert lit(tamiyo.head_nan_active) == ["slot"]
 
 
-def test_a_sighting_lights_even_if_its_update_forgot_to_say_detected(payloads, fold):
+def test_a_sighting_lights_its_head_even_if_detected_is_missing(payloads, fold):
     quiet = payloads.update(1, head_inf_detected={}, head_nonfinite=[payloads.sighting()])
 
     assert lit(fold(quiet).tamiyo.head_inf_latch) == ["op"]
@@ -85,7 +85,7 @@ def test_each_group_has_lights_of_its_own(payloads, fold, group, where, line):
     assert log_texts(snapshot, "latch") == [line]
 
 
-def test_a_run_of_before_there_were_groups_shows_them_dark(payloads, fold):
+def test_a_run_from_before_groups_existed_shows_them_dark(payloads, fold):
     tamiyo = fold(payloads.start(), payloads.broken_update(1, "op", "nan")).tamiyo
 
     assert tamiyo.group_inf_latch == tamiyo.group_nan_latch == {SHARED: False, HOSTS: False}
@@ -102,7 +102,7 @@ def test_a_run_names_its_own_heads(payloads, fold):
     assert snapshot.run.heads["move"] == ("left", "right")
 
 
-def test_a_head_that_the_run_did_not_name_gets_a_light_all_the_same(payloads, fold):
+def test_a_head_that_the_run_did_not_name_still_gets_a_light(payloads, fold):
     snapshot = fold(payloads.start(), payloads.broken_update(1, "mystery", "+inf"))
 
     assert lit(snapshot.tamiyo.head_inf_latch) == ["mystery"]
@@ -154,7 +154,7 @@ def test_within_a_minibatch_the_first_out_is_what_is_computed_first(payloads, fo
 
 
 @pytest.mark.parametrize("group", GROUPS)
-def test_a_group_is_active_while_its_trouble_goes_on(payloads, fold, group):
+def test_a_group_is_active_while_its_cause_lasts(payloads, fold, group):
     seen = payloads.sighting(head=group, quantity="value", kind="-inf")
     bad = payloads.update(1, head_nonfinite=[seen])
 
@@ -163,7 +163,7 @@ def test_a_group_is_active_while_its_trouble_goes_on(payloads, fold, group):
     assert lit(fold(bad, payloads.update(2)).tamiyo.group_inf_active) == []
 
 
-def test_what_was_reproduced_once_is_never_called_not_reproduced(payloads, fold):
+def test_a_sighting_that_was_reproduced_once_stays_reproduced(payloads, fold):
     def update(number, quantity, *, reproduced):
         seen = payloads.sighting(quantity=quantity, kind="nan", reproduced=reproduced)
         return payloads.update(number, head_nonfinite=[seen])
@@ -198,7 +198,7 @@ def test_sightings_of_one_update_are_ordered_by_phase(payloads, fold):
 # Resuming
 
 
-def test_a_resumed_run_keeps_its_lights_and_tells_again_what_it_trains_again(payloads, fold):
+def test_a_resumed_run_keeps_its_lights_and_repeats_the_events_of_repeated_updates(payloads, fold):
     snapshot = fold(
         payloads.start(),
         *(payloads.update(update, policy_loss=float(update)) for update in (1, 2)),

@@ -113,7 +113,7 @@ async def test_once_the_trainer_has_ended_leaving_does_not_ask(views, sanctum, s
     assert app.return_value == "quit"
 
 
-async def test_a_trainer_that_ends_while_the_question_stands_is_not_detached_from(
+async def test_a_trainer_that_ends_during_the_question_is_not_detached_from(
     views, sanctum, seen, child
 ):
     app = sanctum(views.view(), child=child)

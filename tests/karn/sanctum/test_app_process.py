@@ -242,7 +242,7 @@ def test_a_terminal_that_takes_ascii_only_gets_ascii(finished_run, open_sanctum)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 40), (200, 1), (2, 2)])
-def test_a_terminal_of_one_column_is_no_harm(finished_run, open_sanctum, size):
+def test_a_terminal_of_one_column_does_not_fail(finished_run, open_sanctum, size):
     columns, lines = size
     terminal = open_sanctum(finished_run, finished_run.parent)
     terminal.wait_for("How it ended")

@@ -176,7 +176,7 @@ async def test_a_folder_without_runs_is_reported(tmp_path, open_runs, screen_tex
         assert isinstance(app.screen, RunsScreen)
 
 
-async def test_a_folder_of_runs_that_is_gone_is_no_folder_without_runs(
+async def test_a_deleted_folder_of_runs_differs_from_an_empty_one(
     three_runs, open_runs, screen_text
 ):
     app = open_runs(three_runs)

@@ -65,7 +65,7 @@ async def test_a_screen_shows_the_theme_that_was_chosen_on_another(views, sanctu
         assert app.screen.query_one(EventLogPanel)._drawn_for[1].ground == "#f6f5f1"
 
 
-async def test_a_run_that_is_left_is_let_go_of(views, sanctum, seen, tmp_path):
+async def test_opening_another_run_closes_the_first(views, sanctum, seen, tmp_path):
     app = sanctum(views.view())
     async with app.run_test() as pilot:
         await seen(pilot)
@@ -194,7 +194,7 @@ async def test_y_copies_the_focused_panel(views, sanctum, seen):
         assert "Blueprint" not in app.clipboard
 
 
-async def test_help_tells_of_the_fields_of_the_focused_panel(views, sanctum, seen):
+async def test_help_describes_the_fields_of_the_focused_panel(views, sanctum, seen):
     app = sanctum(views.view())
     async with app.run_test(size=(80, 24)) as pilot:
         await seen(pilot)

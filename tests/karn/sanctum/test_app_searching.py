@@ -138,7 +138,7 @@ async def test_a_search_goes_back_from_the_moment_that_is_shown(app):
         await until(pilot, lambda: "600 lines in the whole run" in search_status(screen))
 
 
-async def test_a_search_is_called_off_with_its_screen_and_goes_on_when_it_is_back(app, monkeypatch):
+async def test_a_search_stops_with_its_screen_and_continues_when_it_is_back(app, monkeypatch):
     monkeypatch.setattr("esper.karn.sanctum.following.log_search.EVENTS_PER_STEP", 2)
     monkeypatch.setattr(log_screen, "_REPORT_SECONDS", 0.0)
     may_go_on, steps = Event(), []

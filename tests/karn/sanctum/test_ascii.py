@@ -17,7 +17,7 @@ from esper.karn.sanctum.frame.time_bar import render_time_bar
 from esper.karn.sanctum.widgets.tamiyo_brain.action_heads_panel import LIT, UNLIT
 
 
-def test_it_is_ascii_and_keeps_the_width_whatever_comes():
+def test_any_text_becomes_ascii_of_the_same_width():
     for number in range(32, sys.maxunicode):
         character = chr(number)
         if unicodedata.category(character) in ("Cs", "Cn", "Cc"):
@@ -35,11 +35,11 @@ def test_signs_that_differ_still_do(signs):
     assert max(Counter(map(to_ascii, signs)).values()) == 1
 
 
-def test_the_sign_of_the_command_palette_is_no_riddle():
+def test_the_sign_of_the_command_palette_has_an_ascii_form():
     assert to_ascii("🔎") == "> "
 
 
-def test_bars_still_show_how_far_it_is(views):
+def test_progress_bars_stay_readable_in_ascii(views):
     position = TimePosition(update=18, updates=36)
     bar = to_ascii(render_time_bar(views.view(position=position), 80).plain)
     assert "==|--" in bar

@@ -160,7 +160,7 @@ def test_one_wrong_byte_makes_nothing_look_good(run, sound, seed, capsys):
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_four_kilobytes_of_rubbish_make_nothing_look_good(run, sound, seed, capsys):
+def test_four_kilobytes_of_random_bytes_make_nothing_look_healthy(run, sound, seed, capsys):
     chance = random.Random(seed)
     data = bytearray(sound.data)
     at = chance.randrange(100, len(data) - PAGE)
@@ -238,7 +238,7 @@ def test_entries_that_a_page_has_lost_are_missed(run, sound, name, place, capsys
     )
 
 
-def test_a_light_that_no_event_tells_of_any_more_is_damage(run, sound, payloads):
+def test_a_light_without_an_event_counts_as_damage(run, sound, payloads):
     (run / STORE).write_bytes(sound.data)
     healthy = encode_payload(payloads.update(3))
     execute(
@@ -304,7 +304,7 @@ def test_a_run_that_went_on_after_what_is_damaged_can_be_dead(run, sound):
 
 
 @pytest.mark.parametrize("value", ["time = 'noon'", "pid = 'x'", "time = 9e999"])
-def test_a_heartbeat_that_is_none_is_one_sentence(run, sound, value):
+def test_an_invalid_heartbeat_is_reported_in_one_sentence(run, sound, value):
     (run / STORE).write_bytes(sound.data)
     execute(run, f"UPDATE heartbeat SET {value}")
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from esper.karn.reports.run_catalogue import list_runs
-from esper.karn.sanctum.cockpit.capture import read_view
+from esper.karn.sanctum.cockpit.observer import read_view
 from esper.karn.sanctum.fold.attention import is_drill
 from esper.karn.sanctum.frame.status_line import render_line
 from esper.karn.sanctum.frame.status_strip import render_strip

@@ -40,7 +40,7 @@ def test_a_light_is_logged_once_when_it_is_newly_lit(payloads, fold):
     ]
 
 
-def test_the_log_tells_what_matters_in_sentences(payloads, fold):
+def test_the_log_has_sentences_about_important_events(payloads, fold):
     snapshot = fold(
         payloads.start(),
         payloads.transition(Stage.GERMINATED),
@@ -164,7 +164,7 @@ def test_decisions_are_taken_note_of(fold):
     assert fold(decision).last_event_id == 1
 
 
-def test_a_heartbeat_tells_of_lost_events_whatever_its_id(payloads):
+def test_a_heartbeat_reports_lost_events_for_any_id(payloads):
     aggregator = SanctumAggregator()
     for event in payloads.events(payloads.start(), payloads.update()):
         aggregator.apply(event)
@@ -199,7 +199,7 @@ def test_a_bad_update_has_one_line_with_its_details_behind_it(payloads, fold):
     ]
 
 
-def test_a_later_bad_update_has_a_line_of_its_own_and_a_rollback_is_no_detail(payloads, fold):
+def test_a_later_bad_update_has_its_own_line_and_a_rollback_is_always_logged(payloads, fold):
     snapshot = fold(
         payloads.start(), *bad_update(payloads, 2, "skip"), *bad_update(payloads, 3, "rollback")
     )

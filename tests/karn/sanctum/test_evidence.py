@@ -234,7 +234,7 @@ def test_what_an_older_writer_saw_once_it_saw_last_where_it_saw_it_first(payload
     assert last(count=2, last_epoch=3, last_minibatch=1) == (4, 3, 1)
 
 
-def test_a_detection_without_a_word_on_where_is_evidence_all_the_same(payloads, fold):
+def test_a_detection_without_a_place_is_evidence_too(payloads, fold):
     (row,) = fold(payloads.update(6, head_nan_detected={"op": True})).tamiyo.evidence
 
     assert (row.head, row.quantity, row.kind) == ("op", "unknown", "nan")

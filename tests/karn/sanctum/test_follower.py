@@ -184,9 +184,7 @@ def test_a_store_that_is_emptied_keeps_its_last_picture_and_says_so(follow, fini
     assert follower.poll(time.time()).completeness.unreadable == after.doubt.error
 
 
-def test_another_store_in_the_place_of_the_old_is_read_from_its_start(
-    follow, finished_run, payloads
-):
+def test_a_store_that_replaced_another_is_read_from_its_start(follow, finished_run, payloads):
     follower = follow(finished_run)
     assert follower.catch_up().snapshot.run.update == 2
     aside = finished_run / "aside.sqlite"
@@ -198,7 +196,7 @@ def test_another_store_in_the_place_of_the_old_is_read_from_its_start(
     assert (snapshot.run.name, snapshot.run.update) == ("another", 0)
 
 
-def test_a_store_that_goes_on_changing_is_kept_open(run, payloads, monkeypatch):
+def test_a_follower_keeps_a_changing_store_open(run, payloads, monkeypatch):
     monkeypatch.setattr(
         "esper.karn.store.writing.run_writer._FINISH_SECONDS", 0.05
     )  # it hardly waits
@@ -229,7 +227,7 @@ def test_a_writer_that_ends_without_a_word_is_not_held_up(run, payloads):
     follower.close()
 
 
-def test_a_run_that_is_over_is_let_go_of(run, payloads, monkeypatch):
+def test_a_follower_closes_the_store_of_a_finished_run(run, payloads, monkeypatch):
     monkeypatch.setattr(
         "esper.karn.store.writing.run_writer._FINISH_SECONDS", 0.05
     )  # it hardly waits

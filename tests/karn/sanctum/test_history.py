@@ -101,7 +101,7 @@ def test_dropped_points_can_be_added_again(values, cut):
 
 
 @given(first=st.integers(0, 2_000), more=st.integers(0, 2_000), looks=st.integers(1, 400))
-def test_a_copy_goes_on_by_itself_and_looking_changes_nothing(first, more, looks):
+def test_a_copy_of_a_history_is_independent(first, more, looks):
     history = series()
     for place in range(1, first + 1):
         history.add(place, float(place % 37))

@@ -129,7 +129,7 @@ def test_another_agents_heads_all_mattered(payloads, fold):
     assert decided.heads[0].probabilities == ()  # an older writer did not tell
 
 
-def test_probabilities_that_are_no_numbers_stay_what_they_are(payloads, fold):
+def test_nonfinite_probabilities_are_kept(payloads, fold):
     packed = struct.pack(f"<{ALL_CHOICES}f", *[math.nan, math.inf, -math.inf] * 12)[
         : 4 * ALL_CHOICES
     ]

@@ -44,7 +44,7 @@ def test_a_newer_report_with_more_in_it_is_read_too(replay_report):
 @pytest.mark.parametrize(
     "output", ["", "no", "[]", "{}", '{"verdict": 3}', "[" * 100_000, "null", "NaN"]
 )
-def test_what_is_no_report_is_one_sentence(output):
+def test_an_invalid_report_is_reported_in_one_sentence(output):
     with pytest.raises(ReplayFailedError) as caught:
         read_report(output)
     assert "\n" not in str(caught.value)

@@ -71,7 +71,7 @@ def test_a_run_that_is_over_has_no_time_left(fold, payloads, views):
 
 
 @pytest.mark.parametrize(("width", "height"), [(78, 2), (78, 3), (70, 5), (150, 5)])
-def test_from_the_first_second_a_clock_moves_and_what_is_loaded_and_planned_is_shown(
+def test_the_clock_and_the_plan_are_shown_from_the_first_second(
     fold, payloads, views, tmp_path, width, height
 ):
     plan = Plan(task="digits", episodes=40, environments=8, created_at=1_000.0)

@@ -59,7 +59,7 @@ def test_an_invalid_file_is_one_sentence_and_the_defaults_apply(tmp_path, conten
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_change_is_written_and_touches_nothing_else(tmp_path):
+def test_only_the_changed_setting_is_written(tmp_path):
     path = tmp_path / "sanctum.toml"
     write_settings(Settings(bell=False), path)
     SettingsFile(path).change(theme="light")

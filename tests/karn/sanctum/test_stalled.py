@@ -30,7 +30,7 @@ def test_silence_of_hosts_is_a_status_until_they_answer(run, payloads):
 
 
 @pytest.mark.parametrize("what", ["step", "update", "start"])
-def test_whatever_comes_from_hosts_ends_the_silence(fold, payloads, what):
+def test_any_event_of_hosts_ends_the_silence(fold, payloads, what):
     then = {"step": payloads.step(), "update": payloads.update(2), "start": payloads.start()}
     assert fold(payloads.start(), SILENT).run.phase == "stalled"
     assert fold(payloads.start(), SILENT, then[what]).run.phase == "training"

@@ -47,7 +47,7 @@ def test_a_run_that_starts_has_a_clock_in_its_line(views):
 
 @pytest.mark.parametrize("height", range(1, 9))
 @pytest.mark.parametrize("width", [1, 5, 12, 30, 71])
-def test_whatever_the_size_the_word_comes_first_and_nothing_overruns(views, width, height):
+def test_at_any_size_the_verdict_comes_first_and_nothing_is_cut(views, width, height):
     for view in (views.view(_timed(views.broken())), views.waiting(), views.view(error="damaged")):
         lines = render_small(view, width, height).split("\n")
         assert len(lines) <= height

@@ -338,7 +338,7 @@ def _beat(run, at):
     _execute(run / STORE, f"UPDATE heartbeat SET time = {at}")
 
 
-def test_a_process_that_is_stopped_is_stale_and_goes_on_when_it_is_continued(silent_run, ticks):
+def test_a_stopped_process_is_stale_until_it_is_continued(silent_run, ticks):
     observer = RunObserver(silent_run, silent_run.parent, ticks=lambda: ticks[0])
     assert whole(observer).status.kind is StatusKind.LIVE
     for seconds, kind in ((9, StatusKind.LIVE), (11, StatusKind.STALE), (3_600, StatusKind.STALE)):
@@ -382,7 +382,7 @@ def test_a_run_that_was_moved_away_and_comes_back_is_whole_again(silent_run, tic
     assert (after.snapshot, after.status.kind) == (before.snapshot, StatusKind.LIVE)
 
 
-def test_another_run_in_the_place_of_the_one_that_vanished_is_read_from_its_start(
+def test_a_new_run_under_the_path_of_a_deleted_one_is_read_from_its_start(
     busy_run, tmp_path, payloads
 ):
     observer = RunObserver(busy_run, busy_run.parent)
@@ -417,7 +417,7 @@ def test_a_store_that_is_damaged_while_it_is_open_keeps_its_lights(busy_run, see
     assert view.snapshot.run.update == 30
 
 
-def test_a_store_that_a_newer_version_goes_on_with_says_so_and_keeps_its_lights(busy_run):
+def test_a_store_continued_by_a_newer_version_is_reported_and_keeps_its_lights(busy_run):
     observer = RunObserver(busy_run, busy_run.parent)
     before = whole(observer)
     _set_version(busy_run / STORE, 99)

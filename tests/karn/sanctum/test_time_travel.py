@@ -227,7 +227,7 @@ def test_a_clock_that_jumps_plays_next_to_nothing(observer):
     assert updates_shown(observer, NOW, NOW - 1e6, NOW + 1e9, NOW + 1e9 + 1) == [10, 10, 12, 13]
 
 
-def test_a_run_that_goes_on_is_caught_up_with(run, payloads):
+def test_new_events_of_a_run_are_read(run, payloads):
     observer = RunObserver(run, Path("nowhere"))
     with RunWriter(run) as writer:
         writer.emit(payloads.start())

@@ -81,7 +81,7 @@ _LIT = ("op went Inf in logits, update 1",)
         ("FAILED", (*_LIT, "what is known")),
     ],
 )
-def test_the_first_out_comes_first_after_it_was_acknowledged_whatever_became_of_the_process(
+def test_the_acknowledged_first_out_stays_first_for_every_status_of_the_process(
     judge, payloads, kind, reasons
 ):
     verdict = judge(
@@ -152,7 +152,7 @@ def test_a_figure_beyond_its_bounds_is_a_warning(judge, payloads, change, reason
     assert judge(payloads.update(1, **change)) == Verdict(Level.WARNING, (reason,))
 
 
-def test_what_finding_the_loss_scale_costs_is_no_alarm(judge, payloads):
+def test_minibatches_skipped_to_find_the_loss_scale_raise_no_alarm(judge, payloads):
     update = payloads.update(1, loss_scale=32_768.0, minibatches_rescaled=1)
 
     assert judge(update) == HEALTHY

@@ -39,7 +39,7 @@ def test_no_number_is_wider_than_its_place(value, width):
 
 
 @given(st.floats(min_value=1e-3, max_value=9999, allow_subnormal=False))
-def test_a_figure_is_near_what_it_stands_for(value):
+def test_a_rounded_figure_is_near_its_value(value):
     assert float(figure(value, 7)) == pytest.approx(value, rel=0.1)
 
 

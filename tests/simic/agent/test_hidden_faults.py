@@ -100,7 +100,7 @@ def test_a_bias_that_forbids_a_choice_is_legal_and_hides_nothing(make_stage: Mak
     assert not result.head_inf_detected["op"]
 
 
-def test_it_is_legal_too_where_no_host_can_be_learnt_from(make_stage: MakeStage) -> None:
+def test_it_is_also_legal_where_no_host_is_used_for_learning(make_stage: MakeStage) -> None:
     stage = make_stage(3, minibatches=2)
     forbid_by_bias(stage)
     no_hosts = torch.zeros(stage.rollout.hosts, dtype=torch.bool)

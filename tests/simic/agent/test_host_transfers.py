@@ -132,7 +132,7 @@ def test_a_clean_update_makes_one_transfer(
         assert transfers.names == ["cpu"]
 
 
-def test_an_update_that_broke_makes_few_more_however_many_minibatches(
+def test_a_broken_update_adds_few_transfers_for_any_number_of_minibatches(
     make_agent: AgentMaker, make_rollout: RolloutMaker
 ) -> None:
     counts = []

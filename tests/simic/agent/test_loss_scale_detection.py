@@ -48,7 +48,7 @@ def test_an_overflow_that_repeats_in_too_many_minibatches_is_an_alarm(
     assert sources(agent.update(rollout)) == set()
 
 
-def test_a_loss_scale_that_settles_over_many_short_updates_is_no_alarm(
+def test_a_loss_scale_that_settles_over_many_short_updates_raises_no_alarm(
     make_agent: AgentMaker, make_rollout: RolloutMaker
 ) -> None:
     agent = make_agent(amp="fp16", ppo_epochs=1, minibatches=1)
@@ -73,7 +73,7 @@ def test_how_often_the_loss_scale_overflowed_is_kept_through_a_resume(
 
 
 @pytest.mark.parametrize("scale", [1.0, 2.0**16])
-def test_a_gradient_that_breaks_without_the_loss_scale_is_no_overflow(
+def test_a_gradient_that_breaks_without_the_loss_scale_is_not_an_overflow(
     make_agent: AgentMaker, make_rollout: RolloutMaker, scale: float
 ) -> None:
     agent = make_agent(amp="fp16", ppo_epochs=1, minibatches=2)

@@ -69,7 +69,7 @@ def test_a_moment_that_is_not_finite_is_found_before_it_does_harm(
     assert agent.state.unsound() == [f"{name} of {'heads' if head == 'op' else 'critic'}.bias"]
 
 
-def test_gradients_whose_squares_overflow_are_clipped_and_learnt_from(
+def test_gradients_whose_squares_overflow_are_clipped_and_used(
     make_agent: AgentMaker, make_rollout: RolloutMaker
 ) -> None:
     agent = make_agent(ppo_epochs=1, minibatches=2, value_coefficient=1e30)

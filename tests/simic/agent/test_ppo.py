@@ -177,7 +177,7 @@ def test_a_head_that_was_never_active_has_no_figures(
     assert result.figures.head_gradient_norm["slot"] == 0.0
 
 
-def test_a_resumed_agent_goes_on_bit_for_bit(
+def test_a_resumed_agent_continues_bit_for_bit(
     make_agent: AgentMaker, make_rollout: RolloutMaker
 ) -> None:
     straight, first = make_agent(), make_agent()

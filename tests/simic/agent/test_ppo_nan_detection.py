@@ -85,7 +85,7 @@ def test_an_update_whose_every_minibatch_was_bad_still_reports(
     assert all(not state["step"] for state in agent.optimizer.state.values())
 
 
-def test_only_the_bad_minibatch_is_skipped_and_training_goes_on(
+def test_only_the_bad_minibatch_is_skipped_and_training_continues(
     make_agent: AgentMaker, make_rollout: RolloutMaker
 ) -> None:
     agent = make_agent(ppo_epochs=2, minibatches=2)

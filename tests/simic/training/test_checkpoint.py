@@ -125,7 +125,7 @@ def test_settings_and_latches_are_read_without_torch(tmp_path: Path, payloads: A
     assert load_checkpoint(path, CPU).settings == {"envs": 2, "inject": ["op:inf@2"]}
 
 
-def test_a_damaged_checkpoint_is_passed_over_for_an_older_one(tmp_path: Path) -> None:
+def test_an_older_checkpoint_is_used_instead_of_a_damaged_one(tmp_path: Path) -> None:
     save_checkpoint(checkpoint_of(1), tmp_path)
     path = save_checkpoint(checkpoint_of(2), tmp_path)
     assert load_latest(tmp_path / "absent", CPU) == (None, [])

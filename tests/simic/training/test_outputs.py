@@ -68,7 +68,7 @@ def test_two_outputs_that_fail_do_not_report_each_other_for_ever() -> None:
     assert seen == ["it cannot be written: Input/output error; training continues"]
 
 
-def test_a_log_file_keeps_its_lines_apart_whatever_write_fails(tmp_path: Path) -> None:
+def test_a_failed_write_never_joins_two_lines_of_a_log_file(tmp_path: Path) -> None:
     path = tmp_path / "console.log"
     log = LogFile(path)
     guarded = GuardedStream(lambda: log, "console.log")

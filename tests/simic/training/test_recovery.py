@@ -134,7 +134,7 @@ def test_a_resume_after_a_bad_update_keeps_the_last_good_checkpoint(
 
 
 @pytest.mark.parametrize("name", ["exp_avg_sq", "step"])
-def test_a_checkpoint_with_an_invalid_negative_value_is_passed_over(
+def test_a_checkpoint_with_an_invalid_negative_value_is_skipped(
     train: Train, tmp_path: Path, name: str
 ) -> None:
     train(episodes=4)
@@ -148,7 +148,7 @@ def test_a_checkpoint_with_an_invalid_negative_value_is_passed_over(
     assert name in one.reason
 
 
-def test_an_update_that_was_finite_when_repeated_stands(
+def test_a_repeated_update_that_was_finite_is_kept(
     train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     train(episodes=4)

@@ -273,7 +273,7 @@ def test_stopping_before_training_began_keeps_what_was_done(train: Train) -> Non
     assert (log.of(RunStarted), log.payloads[-1]) == ([], ending)
 
 
-def test_a_damaged_checkpoint_is_passed_over_reported_and_replaced(
+def test_a_damaged_checkpoint_is_skipped_reported_and_replaced(
     train: Train, tmp_path: Path
 ) -> None:
     train(episodes=6)

@@ -31,7 +31,7 @@ def write_module(network: FinishedNetwork, task: Task, directory: Path) -> None:
 def load_module(directory: Path) -> nn.Module:
     """Run the `model.py` of a directory and return its network."""
     path = directory / SOURCE_NAME
-    # not imported, which would leave bytecode beside the source
+    # not imported, which would leave bytecode next to the source
     namespace: dict[str, Any] = {"__name__": "model", "__file__": str(path)}
     exec(compile(path.read_text(encoding="utf-8"), path, "exec"), namespace)
     network: nn.Module = namespace["load"]()

@@ -71,7 +71,7 @@ def read_health(directory: Path) -> RunHealth:
     """
     health = RunHealth(directory, RunFollower(directory).catch_up())
     if not any(map(health.is_set, LATCH_KINDS)):
-        # Otherwise a file beside a broken store has a light.
+        # Otherwise a file next to a broken store has a light.
         if health.frame.completeness.unreadable is not None:
             raise RunStoreError(health.frame.completeness.unreadable)
         if not health.frame.snapshot.last_event_id:

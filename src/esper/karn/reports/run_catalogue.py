@@ -36,7 +36,7 @@ class RunSummary:
     score: float | None
     inf_heads: tuple[str, ...]  # heads whose Inf light is on
     nan_heads: tuple[str, ...]
-    inf_groups: tuple[str, ...]  # groups beside the heads whose Inf light is on
+    inf_groups: tuple[str, ...]  # groups other than heads whose Inf light is on
     nan_groups: tuple[str, ...]
     task: str = ""
     best_score: float | None = None  # mean of the best batch of episodes

@@ -79,7 +79,7 @@ def wiring(record: TelemetryRecord) -> list[tuple[str, str]]:
     return [
         ("measured", path.source),
         ("emitted", path.emission),
-        ("carried", path.payload or "console.log, beside the store"),
+        ("carried", path.payload or "console.log, next to the store"),
         ("folded", path.aggregation),
         ("held", f"{path.holder}.{path.snapshot}"),
         ("shown", f"{path.widget}, {path.label!r}" if path.label else path.widget),

@@ -20,7 +20,7 @@ class Wiring:
 
     source: str  # module:function that measures it
     emission: str  # module:function that emits it
-    payload: str  # event type and field; "" if it comes from a file beside the store
+    payload: str  # event type and field; "" if it comes from a file next to the store
     aggregation: str  # module:function that folds it
     snapshot: str  # path from the holder; `[…]` stands for a key or an index
     widget: str  # module:class that shows it

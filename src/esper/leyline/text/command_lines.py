@@ -37,9 +37,9 @@ def _start_of(program: str) -> list[str]:
     if _UV_RUN in os.environ:
         return [*(_typed_before_program() or ("uv", "run")), program]
     if shutil.which(program) is None:
-        beside = Path(sys.executable).with_name(program)
-        if beside.exists():
-            return [str(beside)]
+        neighbour = Path(sys.executable).with_name(program)
+        if neighbour.exists():
+            return [str(neighbour)]
     return [program]
 
 

@@ -1,6 +1,6 @@
 """The policy that comes with the package, and how to load it.
 
-`scripts/train_shipped_policy.py` made the files beside this one:
+`scripts/train_shipped_policy.py` made the files next to this one:
 
 | file                 | what it holds                                                          |
 |----------------------|------------------------------------------------------------------------|
@@ -66,7 +66,7 @@ class ShippedPolicy:
 def save_policy(
     policy: RecurrentPolicy, features: Sequence[str], episodes: int, folder: Path
 ) -> None:
-    """Write the weights, and beside them what they mean.
+    """Write the weights, and next to them what they mean.
 
     Args:
         policy: what to write.

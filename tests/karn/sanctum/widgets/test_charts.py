@@ -37,7 +37,7 @@ def test_a_constant_series_lies_in_the_middle():
 
 
 @pytest.mark.parametrize(("value", "sign"), [(math.nan, "×"), (math.inf, "↑"), (-math.inf, "↓")])
-def test_a_nonfinite_point_has_a_sign_of_its_own_that_stands_out(value, sign):
+def test_a_nonfinite_point_has_a_distinct_sign(value, sign):
     line = sparkline([1.0, value, 2.0], 3, DARK)
     assert line.plain == f"▁{sign}█"
     (span,) = [span for span in line.spans if span.start == 1]

@@ -36,7 +36,7 @@ def test_every_choice_of_every_head_is_there_and_the_taken_ones_are_marked(views
     assert text.count(TAKEN) == len(HEAD_CHOICES)
 
 
-def test_what_was_illegal_says_so(views):
+def test_an_illegal_choice_is_marked(views):
     text = _text(views.decision(0), width=190)
     assert text.count("illegal") == sum(max(0, len(one) - 3) for one in HEAD_CHOICES.values())
 
@@ -85,12 +85,12 @@ def test_only_active_heads_are_named_and_counted(views):
         (-0.2, "-0.2"),
     ],
 )
-def test_a_probability_is_shown_as_what_it_is(probability, text):
+def test_a_probability_is_shown_unchanged(probability, text):
     assert share(probability) == text
 
 
 @pytest.mark.parametrize("probability", [math.nan, math.inf, -math.inf, 1.7])
-def test_what_is_no_probability_is_an_alarm_also_where_it_did_not_count(probability):
+def test_an_invalid_probability_is_an_alarm_even_for_an_unused_head(probability):
     heads = (HeadDecision("op", 0, 1.0, True), HeadDecision("slot", 0, probability, False))
     lines = render_decision(DecisionState(0, 1, 1, heads, 0.0), RUN, 77, 17)
     alarms = [

@@ -33,7 +33,7 @@ def test_levels_differ_in_sign_and_in_colour(level, sign, style):
     assert _style_of(text, "something") == style
 
 
-def test_a_long_entry_goes_on_below_with_all_its_words():
+def test_a_long_entry_is_wrapped_with_all_its_words():
     words = [f"word{number}" for number in range(30)]
     entry = LogEntry(1, 0.0, "latch", " ".join(words))
     text = render_log(SanctumSnapshot(log=(entry,)), 40, NOW)

@@ -69,7 +69,7 @@ def test_the_terms_of_a_reward_have_as_much_of_a_line_as_there_is(host):
 
 
 @pytest.mark.parametrize(("width", "height"), [(52, 8), (82, 20)])
-def test_a_reward_term_that_is_not_finite_is_shown_as_what_it_is(host, width, height):
+def test_a_nonfinite_reward_term_is_shown_unchanged(host, width, height):
     terms = {"rent": math.nan}
     history = {"rent": (0.5, math.inf, -math.inf, math.nan)}
     broken = replace(host, reward_terms=terms, reward_terms_history=history)

@@ -26,7 +26,7 @@ def test_the_axes_say_from_where_to_where_the_values_reach():
     assert lines[5].endswith("update 36")
 
 
-def test_a_history_of_fewer_points_than_updates_says_where_it_begins_all_the_same():
+def test_a_history_of_fewer_points_than_updates_still_names_its_first_update():
     series = Series("KL", [0.25] * 480, x_name="update", x_first=1, x_last=9000)
     line = plot(series, 40, 6, DARK)[5].plain
     assert line.split()[1] == "1"

@@ -44,7 +44,7 @@ def test_a_silent_run_says_for_how_long():
 
 
 @pytest.mark.parametrize("kind", [StatusKind.FINISHED, StatusKind.STOPPED, StatusKind.LIVE])
-def test_an_orderly_status_is_no_alert(kind):
+def test_a_normal_status_is_not_shown_as_an_alert(kind):
     style = str(status_text(RunStatus(kind, 1.0, ""), DARK).style)
     assert DARK.critical not in style
     assert DARK.warning not in style
@@ -95,7 +95,7 @@ def test_interventions_are_shown_in_amber(views, width, height):
 
 
 @pytest.mark.parametrize(("width", "height"), [(78, 2), (78, 3), (72, 5), (150, 5)])
-def test_incidents_are_counted_and_are_no_alert_of_their_own(views, width, height):
+def test_incidents_are_counted_without_an_alert_of_their_own(views, width, height):
     done = InterventionState(updates_skipped=5, incidents=5, incidents_not_kept=2)
     snapshot = replace(views.healthy(), interventions=done)
     text = render_header(views.view(snapshot), width, height)

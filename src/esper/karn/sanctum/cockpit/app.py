@@ -211,7 +211,7 @@ class SanctumApp(App[Outcome]):
         self._poller.poll_now()
 
     def explain_new_screen(self) -> None:
-        """On the first visit to a screen, show beside each title what the panel is about."""
+        """On the first visit to a screen, show next to each title what the panel is about."""
         if self._settings_file is not None:
             visited = self._settings_file.settings.visited.split()
             self.run_screen.explain(self.current_mode not in visited)

@@ -140,7 +140,7 @@ class RunObserver:
 
 
 class _Run:
-    """One run: its store and the files beside it."""
+    """One run: its store and the files next to it."""
 
     def __init__(
         self,

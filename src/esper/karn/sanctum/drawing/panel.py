@@ -50,7 +50,7 @@ class Panel(ScrollView, can_focus=True, inherit_bindings=False):
     #: Whether its content changes with every step of a busy run. Such a panel is drawn about once a
     #: second at most, because drawing is nearly all of the cockpit's CPU time.
     IS_RESTLESS: ClassVar[bool] = False
-    #: Its content in one line: shown beside the title on the first visit, and in the help.
+    #: Its content in one line: shown next to the title on the first visit, and in the help.
     ABOUT: ClassVar[str] = ""
 
     def __init__(self, *, id: str | None = None) -> None:
@@ -158,12 +158,12 @@ class Panel(ScrollView, can_focus=True, inherit_bindings=False):
         self._show_title()
 
     def note(self, text: str) -> None:
-        """Show a text beside the panel's title; an empty text removes it."""
+        """Show a text next to the panel's title; an empty text removes it."""
         self._note = printable_line(text)
         self._show_title()
 
     def explain(self, explains: bool) -> None:
-        """Show or hide the `ABOUT` text beside the title."""
+        """Show or hide the `ABOUT` text next to the title."""
         self._explains = explains
         self._show_title()
 

@@ -166,7 +166,7 @@ class RunScreen(Screen[None]):
             panel.redraw()
 
     def explain(self, explains: bool) -> None:
-        """Show or hide the `ABOUT` text beside each panel's title."""
+        """Show or hide the `ABOUT` text next to each panel's title."""
         self._explains = explains
         for panel in self.query(Panel):
             panel.explain(explains)

@@ -24,7 +24,7 @@ def render_timeline(
     """Return bands of stages and of alpha for each slot, over the steps of the episode.
 
     With three or more lines per slot, blueprints are above their stages. With two, alpha is below
-    the stages; with one, beside them.
+    the stages; with one, next to them.
     """
     steps = host.slot_history
     if not steps:

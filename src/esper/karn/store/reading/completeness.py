@@ -52,7 +52,7 @@ class EventsRead:
         last_id: id of the newest event; 0 for none.
         newest_update: the newest update; 0 for none.
         lacks_updates: whether the run was resumed after an update that has no event.
-        lacks_light: whether a file beside the store has a light that no event has.
+        lacks_light: whether a file next to the store has a light that no event has.
     """
 
     last_id: int
@@ -100,7 +100,7 @@ class GapCheck:
         """Return what the store lacks and why, as a sentence; None if nothing.
 
         Args:
-            records: the records in the files beside the store.
+            records: the records in the files next to the store.
             events: summary of the events that were read.
             status: status of the run's process.
         """
@@ -121,7 +121,7 @@ class GapCheck:
         if not self._is_thinned_whole:
             return "events are missing among the old ones of the store"
         if events.lacks_light:
-            return "the store lacks a light that the files beside it have"
+            return "the store lacks a light that the files next to it have"
         return self._gap_in_journal(status)
 
     def _gap_in_journal(self, status: RunStatus) -> str | None:

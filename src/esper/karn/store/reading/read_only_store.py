@@ -36,7 +36,7 @@ _TOO_LONG: Final = f"a query took longer than {SESSION_SECONDS:.0f} s"
 _STEPS_PER_CHECK: Final = 100_000
 #: Longer than any value that the writer stores.
 _MAX_VALUE_BYTES: Final = 64 << 20
-#: Raised when a damaged store is read, beside SQLite's own errors: its messages may be invalid
+#: Raised when a damaged store is read, besides SQLite's own errors: its messages may be invalid
 #: UTF-8, and numbers may be out of range.
 _FAILURES: Final = (sqlite3.Error, sqlite3.Warning, OSError, UnicodeDecodeError, OverflowError)
 #: SQLite's errors for a damaged file, and for a missing table.

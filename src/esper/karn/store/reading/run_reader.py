@@ -27,7 +27,7 @@ from esper.leyline.telemetry import Event, Heartbeat, NonfiniteSighting
 from esper.leyline.text.sighting_words import KIND_WORDS
 
 _NEWEST: Final = 2**63 - 1  # the largest possible id
-#: Sightings in the tables beside `events`. Older stores have fewer columns.
+#: Sightings in the tables other than `events`. Older stores have fewer columns.
 _SIGHTINGS: Final = (
     "SELECT * FROM latches WHERE first_update <= ?",
     "SELECT * FROM sightings WHERE update_index <= ?",

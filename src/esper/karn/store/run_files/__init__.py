@@ -1,1 +1,1 @@
-"""The files beside a run's store."""
+"""The files next to a run's store."""

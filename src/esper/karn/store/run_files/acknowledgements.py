@@ -1,4 +1,4 @@
-"""Acknowledgements of latched lights, in a file beside the run's store.
+"""Acknowledgements of latched lights, in a file next to the run's store.
 
 A run's `acknowledgements.jsonl` has one line of JSON for each acknowledged light. Lines are only
 appended, each in one write and under a lock, so that several cockpits can share the file. A damaged

@@ -1,4 +1,4 @@
-"""The second copy of a run's latches: `latches.jsonl`, appended and synced beside the store.
+"""The second copy of a run's latches: `latches.jsonl`, appended and synced next to the store.
 
 The store can be locked, read-only, deleted, replaced or damaged. So the first sighting of each kind
 of non-finite value is also written here, before its update is announced. The file also records

@@ -1,4 +1,4 @@
-"""The user's note on a run: one line in a file beside the store."""
+"""The user's note on a run: one line in a file next to the store."""
 
 import contextlib
 import os

@@ -1,4 +1,4 @@
-"""Reads the sightings in the files beside a run's store: `latches.jsonl`, capsules, checkpoints.
+"""Reads the sightings in the files next to a run's store: `latches.jsonl`, capsules, checkpoints.
 
 Any of them may have an update that the store lacks. Nothing here loads torch.
 """
@@ -34,7 +34,7 @@ _Sighting = tuple[int, NonfiniteSighting]  # with its update
 
 @dataclass(frozen=True)
 class SideRecords:
-    """The records in the files beside a store.
+    """The records in the files next to a store.
 
     Attributes:
         latch_file: content of `latches.jsonl`.
@@ -55,7 +55,7 @@ class SideRecords:
 
 
 class SideFiles:
-    """The files beside a store; unchanged ones are read only once.
+    """The files next to a store; unchanged ones are read only once.
 
     Args:
         directory: the run's directory; it need not exist yet.

@@ -62,7 +62,7 @@ _CLOSE_SECONDS: Final = 5.0
 _HURRY_SECONDS: Final = 0.1  # between two checks of whether to wait any longer
 _THINNING_SECONDS: Final = 0.2  # per heartbeat, while the store is over its limit
 _FINISH_SECONDS: Final = 2.0  # to wait for a moment without a reader, to make the store one file
-#: Payloads that the writer's thread needs beside their bytes (`StoredEvent.payload`).
+#: Payloads that the writer's thread needs in addition to their bytes (`StoredEvent.payload`).
 _Kept = PPOUpdatePayload | EpisodesCompleted | RunStarted | IncidentRecorded
 _KEPT_TYPES: Final = frozenset(get_args(_Kept))
 _UPDATE_KIND: Final = KIND_BY_TYPE[PPOUpdatePayload]

@@ -1,6 +1,6 @@
 """Measures the fastest number of PyTorch threads, because more are not always faster.
 
-For small hosts, synchronising threads costs more than a second core gains; beside a busy process,
+For small hosts, synchronising threads costs more than a second core gains; next to a busy process,
 two threads can be several times slower than one.
 """
 

@@ -61,7 +61,7 @@ def test_of_a_run_that_cannot_be_read_no_light_is_called_dark(views, plain):
     assert not any(UNLIT in line or "neither Inf nor NaN" in line for line in lines)
 
 
-def test_who_acknowledged_and_when_stands_at_the_light_that_it_is_of(views, plain):
+def test_the_user_and_time_of_an_acknowledgement_are_shown_at_its_light(views, plain):
     seen = (
         Acknowledgement("op", "inf", "ana@lab", NOON),
         Acknowledgement("op", "inf", "ben@lab", NOON + 600),

@@ -64,7 +64,7 @@ def test_of_the_hosts_it_is_the_score(views):
 
 
 @pytest.mark.parametrize("width", [40, 77, 190])
-def test_above_it_stands_where_the_chosen_row_was_seen(views, width):
+def test_the_place_of_the_chosen_row_is_shown_above_its_history(views, width):
     row = Evidence(
         *("op", "logits", "nan", 8, 0, 0, 12, 1, 1, 2, 0),
         is_active=False,
@@ -91,7 +91,7 @@ def test_a_head_that_nothing_is_known_of_says_so(views):
 
 
 @given(st.lists(st.floats(), max_size=40), st.floats())
-def test_whatever_is_in_a_history_is_drawn(views_of, values, value):
+def test_any_history_can_be_drawn(views_of, values, value):
     tamiyo = TamiyoState(
         figures=HeadFigures(
             head_entropy={"op": value}, head_ratio_max={"op": value}, head_kl={"op": value}

@@ -90,7 +90,7 @@ def render_heads(
     """Return the table of heads.
 
     Each head has a column, in which name, values and lights are left-aligned. Heads that do not fit
-    side by side continue below. The lights of the groups follow, with the first-out beside or below
+    side by side continue below. The lights of the groups follow, with the first-out after or below
     them, then the evidence of the lights and their acknowledgements. Unacknowledged lights are
     highlighted.
 
@@ -102,7 +102,7 @@ def render_heads(
         acknowledgements: acknowledgements of lights.
         lamps: how lights are shown.
         doubt: what of the run is unread, missing or damaged; its reason for unknown lights is shown
-            beside the lights of the groups.
+            next to the lights of the groups.
     """
     tamiyo = snapshot.tamiyo
     heads = list(dict.fromkeys([*snapshot.run.heads, *tamiyo.head_inf_latch]))
@@ -265,7 +265,7 @@ def _group_lines(
     unlit: Text,
     doubt: Doubt,
 ) -> list[Text]:
-    """Return the lights of the groups, and beside or below them a message."""
+    """Return the lights of the groups, and next to or below them a message."""
     line = Text(no_wrap=True)
     for group in tamiyo.group_inf_latch:
         name = group.capitalize()
