@@ -133,7 +133,7 @@ class Trace:
     at_once: Tensor  # [len(AT_ONCE)]
     decided: tuple[Tensor, ...]  # scalars, named by `_DECIDED`
     gradient: Tensor  # [P], before clipping; valid until the next pass
-    derivatives: Mapping[str, Tensor | None]  # those of `FiniteCheck.derivable`
+    derivatives: tuple[Tensor | None, ...]  # of `FiniteCheck.derivable`
     loss_scale: Tensor  # scalar factor of the loss
 
 
