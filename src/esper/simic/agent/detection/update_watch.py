@@ -32,6 +32,7 @@ class UpdateWatch(FiniteCheck):
         unscaled_codes: codes of each minibatch's gradients without the fp16 loss scale; empty if
             the loss is not scaled.
         start: codes of the state when the watch was made, before the pass.
+        start_step: Adam's step counter then, a scalar.
         states: codes of the state before each minibatch.
     """
 
@@ -51,6 +52,8 @@ class UpdateWatch(FiniteCheck):
         self.backward_codes: list[Codes] = []
         self.unscaled_codes: list[Codes] = []
         self.start = self.state()
+        adam = optimizer.state.get(parameters.flat, {})
+        self.start_step = adam["step"].clone() if adam else torch.zeros(())
         self.states: list[StateCodes] = []
 
     def state(self) -> StateCodes:
