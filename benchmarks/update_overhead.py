@@ -10,7 +10,7 @@ the same update, where noise affects both alike.
 
 import argparse
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -69,14 +69,14 @@ class CommonWatch(FiniteCheck):
             bad |= not value.detach().isfinite().all().item()
         return torch.tensor(bad)
 
-    def derivable(self, _terms: MinibatchTerms) -> dict[str, Tensor]:
-        return {}
+    def derivable(self, _terms: MinibatchTerms) -> tuple[()]:
+        return ()
 
     def backward(
         self,
         _index: int,
         gradient: Tensor,
-        _derivatives: Mapping[str, Tensor | None],
+        _derivatives: Sequence[Tensor | None],
         _once: Tensor,
     ) -> Tensor:
         bad = False
@@ -90,10 +90,10 @@ class NoCheck(FiniteCheck):
 
     def __init__(self, loss_scale: LossScale) -> None:
         super().__init__(loss_scale)
-        self._no_alarm = torch.zeros(())
+        self._no_alarm = torch.zeros((), dtype=torch.float64)
 
-    def derivable(self, _terms: MinibatchTerms) -> dict[str, Tensor]:
-        return {}
+    def derivable(self, _terms: MinibatchTerms) -> tuple[()]:
+        return ()
 
     def backward(self, *_: object) -> Tensor:
         return self._no_alarm

@@ -190,6 +190,34 @@ def test_what_only_the_second_pass_shows_is_left_out_and_was_not_reproduced(
     assert result.reproduced, "an update that lacks a minibatch does not stand as it is"
 
 
+@pytest.mark.parametrize("amp", ["off", "fp16"])
+def test_a_displayed_ratio_that_breaks_costs_no_step(make_stage: MakeStage, amp: str) -> None:
+    """It is no part of the loss: both passes make the step, and later faults are compared."""
+    undisturbed = make_stage(4, amp, minibatches=2)
+    undisturbed.update()
+    stage = make_stage(4, amp, minibatches=2)
+    ratio = stage.where(head=7, lasting=True, index=0)
+
+    def change(terms: Any) -> Any:
+        if not stage.fires(ratio):
+            return terms
+        place = (ratio.step, stage.position(ratio), 7)
+        return replace(terms, ratios=planted(terms.ratios, place, inf))
+
+    stage.wrap(ppo, "ppo_loss", change)
+    norm = stage.where(lasting=False, index=1)
+    real_norm = stage.agent.parameters.norm
+    stage.agent.parameters.norm = lambda gradient: (  # type: ignore[method-assign]
+        real_norm(gradient) * (nan if stage.fires(norm) else 1.0)
+    )
+    result = stage.update()
+    seen = {(s.quantity, s.minibatch, s.reproduced) for s in result.figures.head_nonfinite}
+    assert seen == {("ratio", 1, True), ("gradient", 2, False)}
+    assert result.figures.minibatches_skipped == 0
+    weights = stage.agent.parameters.flat
+    torch.testing.assert_close(weights, undisturbed.agent.parameters.flat, rtol=0, atol=0)
+
+
 def test_what_a_head_showed_while_acting_explains_no_value(make_stage: MakeStage) -> None:
     stage = make_stage(3, minibatches=2)
     values = planted(stage.rollout.values, (0, 1), nan)

@@ -84,8 +84,7 @@ class Figures:
         stopped: minibatches that made no step because the policy had moved far enough, `[M]`.
         tripped: minibatches with a non-finite measurement, `[M]`.
         explained_variance: variance of the returns that the critic explains, at most 1.
-        state_before: `state_figures` before the first step.
-        state_after: `state_figures` after the last step.
+        state: `state_figures` after the last step.
         preparation: sum of everything computed before the first minibatch.
         loss_scale: fp16 loss scale after the update; None without fp16.
         learning_rate: learning rate of the update.
@@ -99,25 +98,21 @@ class Figures:
     stopped: Tensor
     tripped: Tensor
     explained_variance: float
-    state_before: tuple[float, ...]
-    state_after: tuple[float, ...]
+    state: tuple[float, ...]
     preparation: float
     loss_scale: float | None
     learning_rate: float
 
     @property
-    def is_clock_right(self) -> bool:
-        """Whether Adam's step counter agrees with the number of steps taken."""
-        taken = len(self.bad) - int((self.bad | self.overflow | self.stopped).sum())
-        return self.state_after[-2] == self.state_before[-2] + taken
+    def steps(self) -> int:
+        """Number of steps that the optimizer made."""
+        return len(self.bad) - int((self.bad | self.overflow | self.stopped).sum())
 
     @property
     def is_suspicious(self) -> bool:
         """Whether any measurement is non-finite: of a minibatch, the state or the preparation."""
         return bool(self.tripped.any()) or not (
-            is_sound(self.state_before)
-            and is_sound(self.state_after)
-            and isfinite(self.preparation)
+            _is_sound(self.state) and isfinite(self.preparation)
         )
 
 
@@ -133,11 +128,11 @@ class Trace:
     at_once: Tensor  # [len(AT_ONCE)]
     decided: tuple[Tensor, ...]  # scalars, named by `_DECIDED`
     gradient: Tensor  # [P], before clipping; valid until the next pass
-    derivatives: Mapping[str, Tensor | None]  # those of `FiniteCheck.derivable`
+    derivatives: tuple[Tensor | None, ...]  # of `FiniteCheck.derivable`
     loss_scale: Tensor  # scalar factor of the loss
 
 
-def is_sound(state: tuple[float, ...]) -> bool:
+def _is_sound(state: tuple[float, ...]) -> bool:
     """Return whether an update can start from a state with these `state_figures`."""
     *_, min_second_moment, _, step, loss_scale = state
     return all(map(isfinite, state)) and min_second_moment >= 0 <= step and loss_scale >= 1
@@ -269,8 +264,7 @@ def bring_to_host(
     Args:
         traces: minibatches of the pass.
         extra: measurements of the whole update on the device: the critic's explained variance and
-            the sum of everything the preparation computed, both scalars; `state_figures` before
-            and after, each `[8]`.
+            the sum of everything the preparation computed, both scalars; `state_figures`, `[8]`.
         config: source of the clip range.
         parameters: parameters of the policy.
         heads: names of the heads.
@@ -289,13 +283,12 @@ def bring_to_host(
     flat = torch.cat([rows[place] for place in range(len(traces))])
     on_host = torch.cat((flat, *(part.reshape(-1) for part in extra))).cpu()  # the only transfer
     table = on_host[: len(flat)].view(len(traces), -1)
-    variance, preparation, *states = on_host[len(flat) :].tolist()
+    variance, preparation, *state = on_host[len(flat) :].tolist()
     named = (*AT_ONCE, *_DECIDED, *_AFTERWARDS)
     scalars = dict(zip(named, table[:, : len(named)].unbind(1), strict=True))
     by_head = table[:, len(named) :].unflatten(1, (len(head_names), len(heads))).unbind(1)
     total, overflow, stopped = (scalars.pop(name) for name in _DECIDED)
     bad, overflow, stopped = ~total.isfinite(), overflow.bool(), stopped.bool()
-    before, after = tuple(states[: len(states) // 2]), tuple(states[len(states) // 2 :])
     return Figures(
         heads=heads,
         scalars=scalars,
@@ -305,10 +298,9 @@ def bring_to_host(
         stopped=stopped & ~bad,
         tripped=table.isfinite().all(1).logical_not(),
         explained_variance=variance,
-        state_before=before,
-        state_after=after,
+        state=tuple(state),
         preparation=preparation,
-        loss_scale=after[-1] if has_loss_scale else None,
+        loss_scale=state[-1] if has_loss_scale else None,
         learning_rate=learning_rate,
     )
 

@@ -4,7 +4,7 @@ Each optimizer step, norm, scaling, reset and copy is then one call, however man
 are.
 """
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -77,26 +77,26 @@ class FlatParameters:
         return weights.unflatten(1, shape).sum(2) + biases
 
     def differentiate(
-        self, loss: Tensor, minibatch: int, also: Mapping[str, Tensor]
-    ) -> tuple[Tensor, dict[str, Tensor | None]]:
+        self, loss: Tensor, minibatch: int, also: Sequence[Tensor]
+    ) -> tuple[Tensor, tuple[Tensor | None, ...]]:
         """Compute the gradient of a loss, and store it as that of a minibatch.
 
         Args:
             loss: the loss, a scalar.
             minibatch: index of the minibatch in the update.
-            also: tensors between the parameters and the loss, by the names of their gradients.
+            also: tensors between the parameters and the loss.
 
         Returns:
             The gradient of all parameters `[P]`, valid until the same minibatch of the next pass;
-            and the gradients of `also` by name, None for a tensor that the loss does not depend on.
+            and the gradients of `also`, None for a tensor that the loss does not depend on.
         """
         while len(self._rows) <= minibatch:
             row = torch.empty_like(self.gradient)
             self._rows.append((row, self.split(row)))
         row, views = self._rows[minibatch]
-        found = torch.autograd.grad(loss, (*also.values(), *self.parameters), allow_unused=True)
+        found = torch.autograd.grad(loss, (*also, *self.parameters), allow_unused=True)
         torch._foreach_copy_(views, found[len(also) :])
-        return row, dict(zip(also, found, strict=False))
+        return row, found[: len(also)]
 
     @staticmethod
     def norm(gradient: Tensor) -> Tensor:

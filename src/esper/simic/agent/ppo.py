@@ -31,7 +31,6 @@ from esper.simic.agent.figures import (
     UpdateResult,
     approx_kl,
     bring_to_host,
-    is_sound,
     summarise,
 )
 from esper.simic.agent.flat_parameters import FlatParameters
@@ -130,15 +129,13 @@ class PPOAgent:
             return result_without_episodes(self, before)
         minibatches = [hosts for epoch in epochs for hosts in epoch]
         preparation = self.prepare(rollout, epochs[0])
-        self.state.keep()  # just before the state is measured: it is in the cache then
+        self.state.keep()
         figures, traces = self.learn(preparation.whole, minibatches, self.finite_check, hook)
-        if figures.is_suspicious:
-            plan = Plan(rollout, minibatches, len(epochs[0]), before)
-            first_pass = figures, traces
-            result = repeat_and_examine(self, plan, preparation, first_pass, hook, order_generator)
-        else:
-            result = summarise(figures, before)
-        return result, is_sound(figures.state_before)
+        if not figures.is_suspicious:
+            return summarise(figures, before), True  # broken state would have stayed broken
+        plan = Plan(rollout, minibatches, len(epochs[0]), before)
+        first_pass = figures, traces
+        return repeat_and_examine(self, plan, preparation, first_pass, hook, order_generator)
 
     def _epochs(self, rollout: Rollout) -> list[tuple[Tensor, ...]]:
         """Return the hosts of each minibatch by epoch; no epochs if there is nothing to learn."""
@@ -240,7 +237,6 @@ class PPOAgent:
         config, parameters, loss_scale = self.config, self.parameters, self.loss_scale
         if hook is not None:
             hook.start_pass()
-        state_before = self.state.figures()
         zero = torch.zeros((), dtype=torch.float64, device=self.device)
         stopped = zero  # 1 when the policy has moved far enough
         skipped = torch.zeros((), device=self.device)  # 1 if a minibatch makes no step
@@ -273,10 +269,9 @@ class PPOAgent:
             loss_scale.update(overflow, total)
             if config.target_kl:
                 stopped = torch.where(skipped.bool(), stopped, kl > 1.5 * config.target_kl)
-        whole_update = (whole.explained_variance, whole.preparation_sum)
         figures = bring_to_host(
             traces,
-            (*whole_update, state_before, self.state.figures()),
+            (whole.explained_variance, whole.preparation_sum, self.state.figures()),
             config=config,
             parameters=parameters,
             heads=self.policy.layout.names,

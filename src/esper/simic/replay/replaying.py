@@ -20,7 +20,7 @@ from esper.simic.agent.detection import codes as codes_module
 from esper.simic.agent.detection import readers, update_watch
 from esper.simic.agent.detection.examination import Plan
 from esper.simic.agent.detection.pass_codes import codes_of_watch
-from esper.simic.agent.detection.readers import FORWARD, preparation_codes
+from esper.simic.agent.detection.readers import DERIVATIVES, FORWARD, preparation_codes
 from esper.simic.agent.detection.second_pass import seen_in_one_pass
 from esper.simic.agent.detection.update_watch import UpdateWatch
 from esper.simic.agent.drill_hook import DrillHook
@@ -133,15 +133,11 @@ class TracingWatch(UpdateWatch):
         return bad
 
     def backward(
-        self,
-        index: int,
-        gradient: Tensor,
-        derivatives: Mapping[str, Tensor | None],
-        at_once: Tensor,
+        self, index: int, gradient: Tensor, derivatives: Sequence[Tensor | None], at_once: Tensor
     ) -> Tensor:
         """Look as training does, and remember who made the gradients."""
         total = super().backward(index, gradient, derivatives, at_once)
-        of_tensor = dict(derivatives)
+        of_tensor = dict(zip(DERIVATIVES, derivatives, strict=True))
         parts = self._agent.parameters.split(gradient)
         logits = of_tensor.pop("logits gradient")
         others = [part for part in of_tensor.values() if part is not None]

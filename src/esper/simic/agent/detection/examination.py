@@ -48,6 +48,7 @@ class Examination:
 
     Attributes:
         start: codes of the state before the update.
+        start_step: Adam's step counter before the update.
         states: codes of the state before each minibatch of the second pass, and at its end.
         unscaled: codes of gradients without the fp16 loss scale, by minibatch; may be empty.
         hosts: indices of the hosts in each minibatch.
@@ -71,6 +72,7 @@ class Examination:
         self.first, self.second = first, second
         self.unscaled = to_host(watch.unscaled_codes)
         self.start, *during = states_to_host([watch.start, *watch.states])
+        self.start_step = float(watch.start_step)
         self.states = [*during, second.end]
         sizes = [len(hosts) for hosts in plan.minibatches]
         self.hosts = torch.cat(list(plan.minibatches)).cpu().split(sizes)

@@ -6,7 +6,7 @@ figures are copied to the host once, when the update is over, and are checked th
 not finite are the tensors themselves examined (`examination`).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -44,23 +44,19 @@ class FiniteCheck:
             return self._good
         return ~(terms.loss.detach() + approx_kl(terms)).isfinite()
 
-    def derivable(self, terms: MinibatchTerms) -> dict[str, Tensor]:
-        """Return tensors of a minibatch whose gradients are examined, some of `DERIVATIVES`.
+    def derivable(self, terms: MinibatchTerms) -> tuple[Tensor, ...]:
+        """Return the first tensors of `DERIVATIVES`: those whose gradients are examined.
 
-        Each costs time in every minibatch. Those of logits and values are left out, since the
-        gradients of the parameters of a head or the critic show that they broke.
+        Each costs time in every minibatch. Logits and values are left out, since the gradients of
+        the parameters of a head or the critic show that theirs broke.
         """
-        return {
-            "log_ratios gradient": terms.log_ratios,
-            "entropy gradient": terms.entropies,
-            "trunk gradient": terms.output.trunk,
-        }
+        return terms.log_ratios, terms.entropies, terms.output.trunk
 
     def backward(
         self,
         _index: int,
         _gradient: Tensor,
-        _derivatives: Mapping[str, Tensor | None],
+        _derivatives: Sequence[Tensor | None],
         at_once: Tensor,
     ) -> Tensor:
         """Check the gradients before they are clipped.

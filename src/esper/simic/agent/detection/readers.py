@@ -6,7 +6,7 @@ behind. Names, scopes and explanations are those of `esper.leyline.quantities`. 
 filter and replay iterate over these tables.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Final
@@ -158,13 +158,14 @@ FORWARD: Final = (
 )
 
 #: Tensors between the loss and the parameters whose gradients are watched, by the names of the
-#: gradients' codes. All of them are the quantity "gradient".
+#: gradients' codes. All of them are the quantity "gradient". The second pass examines all of them,
+#: the first pass only those of `FiniteCheck.derivable`, which come first.
 DERIVATIVES: Final[Mapping[str, Callable[[MinibatchTerms], Tensor]]] = {
     "log_ratios gradient": lambda terms: terms.log_ratios,
     "entropy gradient": lambda terms: terms.entropies,
+    "trunk gradient": lambda terms: terms.output.trunk,
     "logits gradient": lambda terms: terms.output.logits,
     "value gradient": lambda terms: terms.output.values,
-    "trunk gradient": lambda terms: terms.output.trunk,
 }
 #: Codes of the backward pass.
 BACKWARD: Final = (*DERIVATIVES, "gradient")
@@ -218,9 +219,13 @@ def preparation_codes(preparation: Preparation, table: HeadTable) -> list[Codes]
     return found
 
 
-def backward_codes(gradient: Tensor, derivatives: Mapping[str, Tensor | None]) -> Codes:
-    """Return the codes of a gradient `[P]` and of the derivatives that led to it, by name."""
-    codes = {name: code_of(each) for name, each in derivatives.items() if each is not None}
+def backward_codes(gradient: Tensor, derivatives: Sequence[Tensor | None]) -> Codes:
+    """Return the codes of a gradient `[P]` and of the first or all of `DERIVATIVES`."""
+    codes = {
+        name: code_of(values)
+        for name, values in zip(DERIVATIVES, derivatives, strict=False)
+        if values is not None
+    }
     return codes | {"gradient": code_of(gradient)}
 
 

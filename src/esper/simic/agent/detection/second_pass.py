@@ -37,7 +37,6 @@ from esper.simic.agent.figures import (
     Trace,
     UpdateResult,
     UpdateStart,
-    is_sound,
     summarise,
     without_minibatches,
 )
@@ -54,8 +53,8 @@ def repeat_and_examine(
     first_pass: tuple[Figures, list[Trace]],
     hook: ForwardHook | None,
     order_generator: Tensor,
-) -> UpdateResult:
-    """Return the result of an update whose figures are not finite.
+) -> tuple[UpdateResult, bool]:
+    """Return the result of an update with a figure that is not finite, and whether it began sound.
 
     Args:
         agent: the agent, after its first pass.
@@ -70,19 +69,20 @@ def repeat_and_examine(
     first = codes_of_figures(
         traces, preparation_codes(preparation, table), state.codes(), figures, table
     )
-    if is_sound(figures.state_before) and not first.is_bad(state.known_codes):
-        return summarise(figures, plan.before)  # only a sum overflowed
+    if not first.is_bad(state.known_codes):
+        return summarise(figures, plan.before), True  # only a sum overflowed
     state.restore()
     start = deepcopy(agent.state_dict()) | {"order_generator": order_generator}
     watch = UpdateWatch(agent.policy, agent.parameters, agent.optimizer, agent.loss_scale)
     preparation = agent.prepare(plan.rollout, plan.minibatches[: plan.per_epoch])
     figures, traces = agent.learn(preparation.whole, plan.minibatches, watch, hook)
     second = codes_of_watch(traces, preparation_codes(preparation, table), watch, figures)
+    start_was_sound = not watch.start.without(state.known_codes).is_bad
     found, harmless = examine(plan, state.anatomy, first, second, watch, state.known_codes)
     state.remember_known(harmless)
     result = summarise(figures, in_order([*plan.before, *found], heads))
     if not found:
-        return result
+        return result, start_was_sound
     # What only the second pass showed did not repeat either, but its minibatch was skipped.
     reproduced = bool(figures.bad.any()) or any(seen.reproduced for seen in found)
     update_start = UpdateStart(
@@ -91,7 +91,7 @@ def repeat_and_examine(
         minibatches_per_epoch=plan.per_epoch,
         old_log_probs=preparation.whole.old_log_probs,
     )
-    return replace(result, reproduced=reproduced, start=update_start)
+    return replace(result, reproduced=reproduced, start=update_start), start_was_sound
 
 
 def result_without_episodes(

@@ -84,7 +84,8 @@ def _report_state(exam: Examination, state: StateCodes, first_broken: Tensor) ->
         exam.ledger.add(finding, "update", index, reproduced=False)
     if first.end.step or start.step:
         return  # Adam's step counter explains whatever its step did
-    if state.parameters.any() and not first.figures.is_clock_right:
+    is_clock_right = first.figures.state[-2] == exam.start_step + first.figures.steps
+    if state.parameters.any() and not is_clock_right:
         finding = Finding(SHARED, "moments", "nan", part=STEP_COUNTER)
         exam.ledger.add(finding, "update", index, reproduced=False)
         return

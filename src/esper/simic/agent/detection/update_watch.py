@@ -1,6 +1,6 @@
 """The second pass over an update that was not finite, in which every tensor is examined."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -32,6 +32,7 @@ class UpdateWatch(FiniteCheck):
         unscaled_codes: codes of each minibatch's gradients without the fp16 loss scale; empty if
             the loss is not scaled.
         start: codes of the state when the watch was made, before the pass.
+        start_step: Adam's step counter then, a scalar.
         states: codes of the state before each minibatch.
     """
 
@@ -51,6 +52,8 @@ class UpdateWatch(FiniteCheck):
         self.backward_codes: list[Codes] = []
         self.unscaled_codes: list[Codes] = []
         self.start = self.state()
+        adam = optimizer.state.get(parameters.flat, {})
+        self.start_step = adam["step"].clone() if adam else torch.zeros(())
         self.states: list[StateCodes] = []
 
     def state(self) -> StateCodes:
@@ -77,16 +80,16 @@ class UpdateWatch(FiniteCheck):
             forward_bad = forward_bad | _any(self.unscaled_codes[-1].values())
         return forward_bad
 
-    def derivable(self, terms: MinibatchTerms) -> dict[str, Tensor]:
-        """Return all tensors whose gradients are watched, by name."""
-        return {name: read(terms) for name, read in DERIVATIVES.items()}
+    def derivable(self, terms: MinibatchTerms) -> tuple[Tensor, ...]:
+        """Return all tensors of `DERIVATIVES`."""
+        return tuple(read(terms) for read in DERIVATIVES.values())
 
     @torch.no_grad()
     def backward(
         self,
         index: int,
         gradient: Tensor,
-        derivatives: Mapping[str, Tensor | None],
+        derivatives: Sequence[Tensor | None],
         at_once: Tensor,
     ) -> Tensor:
         """Record the gradients before they are clipped.
@@ -104,12 +107,12 @@ class UpdateWatch(FiniteCheck):
         with torch.enable_grad():
             found = torch.autograd.grad(
                 terms.loss,
-                (*also.values(), *self._parameters.parameters),
+                (*also, *self._parameters.parameters),
                 retain_graph=True,
                 allow_unused=True,
             )
         flat = torch.cat([part.flatten() for part in found[len(also) :]])
-        return backward_codes(flat, dict(zip(also, found, strict=False)))
+        return backward_codes(flat, found[: len(also)])
 
 
 def _any(codes: Iterable[Tensor]) -> Tensor:
