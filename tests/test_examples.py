@@ -1,9 +1,12 @@
 """The examples, run as a user runs them, with small settings."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 import esper
 
@@ -82,6 +85,28 @@ class TestStableBaselines3:
         (incident,) = run.snapshot.incidents
         assert incident.origin is not None
         assert "obs[0, 1] is nan" in incident.origin.cause
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("sb3_ppo.py", ("--break-at", "900")),
+        ("plain_loop.py", ("--learning-rate", "1e30", "--updates", "1")),
+        ("nan_in_backward.py", ()),
+    ],
+)
+def test_the_guide_quotes_what_the_example_says(tmp_path, name, arguments):
+    _, output, _ = example(tmp_path, name, *arguments)
+    guide = (EXAMPLES.parent / "docs/guides/find-a-nan.md").read_text(encoding="utf-8")
+    line = next(line for line in output.splitlines() if "it began in" in line)
+    said = line.partition(" (run ")[0].replace(f"{EXAMPLES}/", "examples/")
+
+    assert without_numbers(said) in [without_numbers(quoted) for quoted in guide.splitlines()]
+
+
+def without_numbers(text):
+    """Return a text without the values and line numbers that depend on library versions."""
+    return re.sub(r"\d[\d.]*(e[+-]\d+)?", "#", text)
 
 
 def test_every_example_has_a_test():
