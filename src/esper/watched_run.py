@@ -19,6 +19,7 @@ from esper.recipes.table import subject_of
 from esper.recording.run_recorder import Continued, Description, RunRecorder
 from esper.watching.explainer import Replay
 from esper.watching.heads import Head
+from esper.watching.hooks import unwrapped
 from esper.watching.watch import OnNonfinite, Watch, When
 
 
@@ -45,7 +46,8 @@ def watch(
     """Watch the training of a model until the watch is closed or the process ends.
 
     Args:
-        model: a module, a list of modules, or an object of a known library (`esper.recipes`).
+        model: a module, a list of modules, an object of a known library (`esper.recipes`), or what
+            a recipe says of one (`Subject`).
         optimizer: the optimizer or optimizers; by default all of the process that have parameters
             of the model.
         heads: a Gymnasium space, `{name: width}`, `{name: module}`, or nothing.
@@ -80,6 +82,7 @@ def watch(
             "to be bad only after it was taken"
         )
     subject = _subject(model, optimizer, heads, output_layer)
+    groups = dict(subject.groups) if groups is None else groups
     watched = Watch(
         subject.models,
         subject.optimizers,
@@ -92,11 +95,13 @@ def watch(
         finds_updates=finds_updates and subject.update_method is None,
         inputs=subject.inputs,
         first_update=1 if continues is None else continues.update + 1,
+        repeater=subject.repeater,
+        hooks_steps=not subject.reports_steps,
     )
     described = Description(
         name=name or subject.task or type(subject.models[0]).__name__,
         library=subject.library,
-        heads=[*watched.heads, *(Head(group, "group") for group in groups or {})],
+        heads=[*watched.heads, *(Head(group, "group") for group in groups)],
         task=subject.task,
         device=str(next(subject.models[0].parameters(), torch.empty(0)).device),
         seed=subject.seed,
@@ -126,8 +131,9 @@ def _subject(
     heads: Any,
     output_layer: nn.Module | None,
 ) -> Subject:
-    optimizers = [optimizer] if isinstance(optimizer, torch.optim.Optimizer) else optimizer
-    known = subject_of(model)
+    given_ones = [optimizer] if isinstance(optimizer, torch.optim.Optimizer) else optimizer
+    optimizers = None if given_ones is None else [unwrapped(one) for one in given_ones]
+    known = model if isinstance(model, Subject) else subject_of(model)
     if known is None:
         models = list(model) if isinstance(model, (list, tuple)) else [model]
         if not models or not all(isinstance(one, nn.Module) for one in models):

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from esper.watching.repeater import Repeater
+
 
 @dataclass(frozen=True)
 class Subject:
@@ -24,10 +26,14 @@ class Subject:
         config: settings of the training, for the record.
         update_method: object and name of the method whose call is one update; None: updates are
             found by the change from acting to learning, or are told.
+        groups: further parts by name, as `groups` of `esper.watch`.
         figures: returns what the library measured in the update that just ended, by name.
         runs_again: whether its training loop may be run again.
         inputs: returns arrays or tensors that an update's own tensors are computed from, by name,
             such as rewards; looked at only where something is not finite.
+        repeater: computes a minibatch again where the loop must not be run.
+        reports_steps: whether `Watch.before_step` and `Watch.after_step` are called, and so the
+            optimizers need no hooks.
     """
 
     models: Sequence[nn.Module]
@@ -39,9 +45,12 @@ class Subject:
     seed: int | None = None
     config: Mapping[str, Any] = field(default_factory=dict)
     update_method: tuple[object, str] | None = None
+    groups: Mapping[str, str] = field(default_factory=dict)
     figures: Callable[[], Mapping[str, float]] = dict
     runs_again: bool = True
     inputs: Callable[[], Mapping[str, Any]] = dict
+    repeater: Repeater | None = None
+    reports_steps: bool = False
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,8 @@ from esper.recipes.recipe import Recipe, Subject
 RECIPES: Final = {
     "stable_baselines3": "esper.recipes.sb3",
     "sb3_contrib": "esper.recipes.sb3",
+    "transformers": "esper.recipes.transformers",
+    "peft": "esper.recipes.transformers",
 }
 
 

@@ -19,7 +19,7 @@ class DeviceFlags:
     """First step of an update at which each column and each parameter was not finite.
 
     Args:
-        columns: width of the output layer; 0 without one.
+        columns: width of the output layer; 0 without one; 1 to note it as a whole.
         parameters: number of parameters.
         device: of the flags.
     """
@@ -32,6 +32,8 @@ class DeviceFlags:
     def note_output(self, output: Tensor, step: int) -> None:
         """Add an output of the layer, `[…, columns]`."""
         rows = output.detach().reshape(-1, output.shape[-1])
+        if rows.shape[1] != self._columns.shape[1]:
+            rows = torch.stack(torch.aminmax(rows)).unsqueeze(1)
         _note(self._columns, torch.stack([flags.any(0) for flags in _flags(rows)]), step)
 
     def note_gradients(self, norms: Tensor, step: int) -> None:

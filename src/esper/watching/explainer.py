@@ -25,6 +25,7 @@ from esper.watching.frames import is_plumbing, named_tensors
 from esper.watching.heads import Head
 from esper.watching.parts import Part
 from esper.watching.recall import model_call, with_gradients_as
+from esper.watching.repeater import Repeater
 from esper.watching.rerun import (
     LOOP_FUNCTION,
     CannotRunAgainError,
@@ -49,9 +50,12 @@ class Explainer:
             loop must not run again; "model" only ever repeats the call of the model; "off" nothing.
         optimizers: of the models; one that is not given is known from its first bad step on.
         inputs: returns what the loop's tensors were computed from, such as rewards, by name.
+        repeater: computes minibatches again instead of the loop; None: the loop is run again.
 
     Attributes:
         seen: while a minibatch is repeated, the outputs and gradients that its repetition made.
+        outputs: of the output layer, during a repetition, with what the layer took; only those
+            whose sum is not finite.
     """
 
     def __init__(
@@ -62,6 +66,7 @@ class Explainer:
         replay: Replay = "auto",
         optimizers: Sequence[torch.optim.Optimizer] = (),
         inputs: Callable[[], Mapping[str, Any]] = dict,
+        repeater: Repeater | None = None,
     ) -> None:
         self._models = models
         self._parts = parts
@@ -70,7 +75,9 @@ class Explainer:
         self._inputs = inputs
         self._optimizers = {id(optimizer): optimizer for optimizer in optimizers}
         self._of_parameter = {id(part.parameter): part for part in parts}
+        self._repeater = repeater
         self.seen: list[Tensor] | None = None
+        self.outputs: list[tuple[Tensor | None, Tensor]] = []
 
     def explain(
         self,
@@ -98,10 +105,7 @@ class Explainer:
         minibatch = replace(minibatch, gradients=self._gradients_for(optimizer, minibatch))
         inputs = {name: torch.as_tensor(values) for name, values in self._inputs().items()}
         found = evidence_in(self._parts, self._heads, minibatch, variables, state, inputs)
-        named = {f"weight {part.name}": part.parameter.detach() for part in self._parts}
-        named |= {f"variable {name}": tensor for name, tensor in variables.items()}
-        if optimizer is not None:
-            named |= {f"optimizer {name}": tensor for name, (_, tensor) in state.items()}
+        named = self._named(variables, state if optimizer is not None else {})
         # A loop that steps several optimizers began before the last step.
         rngs = minibatch.rngs if len(self._optimizers) > 1 else minibatch.rngs[:1]
         repetitions = self._repetitions(stack, frames, named, phase, optimizer, rngs)
@@ -118,6 +122,62 @@ class Explainer:
             for part, gradient in zip(self._parts, minibatch.gradients, strict=True)
         ]
 
+    def explain_held(
+        self, gradients: Sequence[Tensor | None], bad_results: tuple[Found, ...]
+    ) -> Explanation:
+        """Do as `explain` for an update whose minibatches the integration holds.
+
+        They are computed again first, as what they compute was not kept.
+
+        Args:
+            gradients: of each part, before clipping.
+            bad_results: what is known of the first run: counts where it cannot be repeated.
+        """
+        repeater = self._repeater
+        assert repeater is not None
+        inputs, state = repeater.inputs(), self._state()
+        named = self._named(inputs, state)
+        tracer = traced(self._models, named, repeater.loss_function)
+        self.seen, self.outputs = [], []
+        results: Mapping[str, Tensor] = {}
+        reason = "when it was repeated, it was finite"
+        own = [parameter for model in self._models for parameter in model.parameters()]
+        try:
+            if self._replay == "off":
+                raise CannotRunAgainError("repeating a minibatch is switched off")
+            with everything_put_back(self._models, repeater.owners()), tracer:
+                try:
+                    results = repeater.run()
+                except torch.OutOfMemoryError:
+                    raise CannotRunAgainError("the device has no memory to repeat it") from None
+                except (ValueError, RuntimeError):
+                    pass  # a refusal of NaN ends both calls alike
+                self.seen += [one.grad for one in own if one.grad is not None]
+            self.seen += results.values()
+            origin = origin_in(tracer, _bad(self.seen))
+        except CannotRunAgainError as error:
+            reason, origin = str(error), None
+        finally:
+            self.seen = None
+        minibatch = Minibatch(self.outputs, gradients)
+        found = evidence_in(self._parts, self._heads, minibatch, {**inputs, **results}, state)
+        if not found or found[0].quantity == "gradient":
+            is_sum_only = not found and bool(self.outputs)  # finite values with an infinite sum
+            found = found if is_sum_only else bad_results or found
+        self.outputs = []
+        if origin is None:
+            return Explanation(found, why_no_origin=reason)
+        operation = origin.operation
+        return Explanation(
+            found, origin, loop_line_of(operation), function=operation.place.function
+        )
+
+    def saw_again(self, taken: Tensor | None, output: Tensor) -> None:
+        """Take note of an output during a repetition: of those whose sum is not finite only."""
+        if self.seen is not None and not bool(output.detach().sum(dtype=torch.float32).isfinite()):
+            self.seen.append(output)
+            self.outputs.append((taken, output))
+
     def weights(self) -> tuple[Found, ...]:
         """Return the parameters that are not finite."""
         nothing = Minibatch((), [None for _ in self._parts])
@@ -130,6 +190,8 @@ class Explainer:
         repetitions: Sequence[Callable[[], _Repetition]],
     ) -> Explanation:
         reason = "repeating a minibatch is switched off"
+        if self._repeater is not None:
+            reason = "only training steps are repeated"
         for repeat in repetitions:
             self.seen = []
             try:
@@ -175,11 +237,20 @@ class Explainer:
                 call()
             return tracer, {}
 
-        if self._replay == "off":
+        if self._replay == "off" or self._repeater is not None:
             return []
         if self._replay == "model" or phase != "update":
             return [model]
         return [*(partial(loop, rng) for rng in rngs or (None,)), model]
+
+    def _named(
+        self, variables: Mapping[str, Tensor], state: Mapping[str, tuple[Part, Tensor]]
+    ) -> dict[str, Tensor]:
+        """Return what exists before a minibatch is computed, by name."""
+        named = {f"weight {part.name}": part.parameter.detach() for part in self._parts}
+        named |= {f"variable {name}": tensor for name, tensor in variables.items()}
+        named |= {f"optimizer {name}": tensor for name, (_, tensor) in state.items()}
+        return named
 
     def _state(self) -> dict[str, tuple[Part, Tensor]]:
         """Return what the optimizers keep of each parameter, by name."""

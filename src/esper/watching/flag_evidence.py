@@ -29,8 +29,9 @@ def found_in_flags(
             if step in columns[head.columns.start : head.columns.stop]:
                 found.append(Found(head.name, quantity, kind))
     if found:
-        is_all = {one.owner for one in found} == {h.name for h in heads if h.columns is not None}
-        if is_all and len(heads) > 1:  # what all heads share broke before them
+        side_by_side = {head.name for head in heads if head.columns is not None}
+        if len(side_by_side) > 1 and side_by_side == {one.owner for one in found}:
+            # What all heads share broke before them.
             kinds = dict.fromkeys(one.kind for one in found)
             return tuple(Found(SHARED, "features", kind) for kind in kinds)
         return tuple(found)

@@ -74,6 +74,13 @@ class ClipWatch:
             clip_grad._clip_grads_with_norm_ = self._original
 
 
+def unwrapped(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+    """Return the optimizer inside of wrappers, such as Accelerate's, which cannot be hooked."""
+    while isinstance(inner := getattr(optimizer, "optimizer", None), torch.optim.Optimizer):
+        optimizer = inner
+    return optimizer
+
+
 def hook_steps(
     optimizers: Iterable[torch.optim.Optimizer],
     before: Callable[[torch.optim.Optimizer], None],

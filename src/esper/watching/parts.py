@@ -1,6 +1,7 @@
 """Which head or group each row of each parameter belongs to."""
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -66,6 +67,7 @@ def parts_of(
         if head.module is not None
         for parameter in head.module.parameters()
     }
+    tied = _tied(models)
     parts, seen, unused = [], set(), set(patterns)
     for model in models:
         for name, parameter in model.named_parameters():
@@ -74,7 +76,7 @@ def parts_of(
             seen.add(id(parameter))
             matching = [group for group, pattern in patterns.items() if pattern.match(name)]
             unused -= set(matching)
-            if id(parameter) in of_layer and with_columns:
+            if id(parameter) in of_layer and id(parameter) not in tied and with_columns:
                 parts.append(Part(name, parameter, "", with_columns))
             elif _is_log_std(name, parameter, len(with_columns)):
                 # One standard deviation for each dimension of a Gaussian.
@@ -97,6 +99,17 @@ def _is_log_std(name: str, parameter: Tensor, dimensions: int) -> bool:
     if path[-1] in _LOG_STD:
         return parameter.numel() == dimensions
     return len(path) > 1 and path[-2] in _LOG_STD and len(parameter) == dimensions
+
+
+def _tied(models: Sequence[nn.Module]) -> set[int]:
+    """Return the ids of the parameters that several modules share, such as tied embeddings."""
+    uses = Counter(
+        id(parameter)
+        for module in {id(m): m for model in models for m in model.modules()}.values()
+        for parameter in module._parameters.values()
+        if parameter is not None
+    )
+    return {parameter for parameter, count in uses.items() if count > 1}
 
 
 def bad_rows(part: Part, values: Tensor) -> list[str]:

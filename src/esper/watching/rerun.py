@@ -40,6 +40,9 @@ _FETCHING = frozenset({"next", "sample"})
 _Loop = ast.For | ast.While
 #: Name of the function that a loop's body becomes.
 LOOP_FUNCTION: Final = "_esper_body"
+#: Attributes that every module has; parameters, buffers and modes are put back one by one.
+_OF_MODULES: Final = frozenset(vars(nn.Module()))
+_MOST_ITEMS: Final = 10_000  # of a container whose containers are copied, too
 
 
 class CannotRunAgainError(EsperError):
@@ -115,7 +118,7 @@ class Body:
         local = self.frame.f_locals
         exec(self.code, variables)
         function = variables[LOOP_FUNCTION]
-        arguments = {name: _copied(local[name]) for name in self.names if name in local}
+        arguments = {name: _copied(local[name], 0) for name in self.names if name in local}
         try:
             with contextlib.redirect_stdout(io.StringIO()):
                 function(**arguments)
@@ -282,9 +285,19 @@ def _function(loop: _Loop, names: Sequence[str]) -> ast.Module:
     return ast.fix_missing_locations(module)
 
 
-def _copied(value: Any) -> Any:
-    """Return a container that can be appended to without changing the frame's own."""
-    return copy.copy(value) if isinstance(value, (list, dict, set)) else value
+def _copied(value: Any, depth: int = 3) -> Any:
+    """Return a container that can be changed without changing the original, or the value itself.
+
+    Containers in it are copied, too, `depth` levels down.
+    """
+    if not isinstance(value, (list, dict, set)):
+        return value
+    copied: Any = copy.copy(value)
+    if depth and len(copied) <= _MOST_ITEMS and not isinstance(copied, set):
+        for key, item in list(copied.items() if isinstance(copied, dict) else enumerate(copied)):
+            if isinstance(item, (list, dict, set)):
+                copied[key] = _copied(item, depth - 1)
+    return copied
 
 
 @contextmanager
@@ -294,7 +307,7 @@ def everything_put_back(
     """Put back, at the end, all that running a minibatch again may change.
 
     Those are the states of random number generators, gradients, buffers, modes of modules, and the
-    plain attributes (numbers, texts, lists) of objects.
+    plain attributes (numbers, texts, lists, dictionaries; a module's tensors, too) of objects.
 
     Args:
         models: that are trained.
@@ -302,17 +315,19 @@ def everything_put_back(
         rng: state of torch's generator when the minibatch began, from which it is repeated; None to
             go on from the current state.
     """
-    parameters = [parameter for model in models for parameter in model.parameters()]
+    modules = list({id(m): m for model in models for m in model.modules()}.values())
+    parameters = list({id(p): p for model in models for p in model.parameters()}.values())
     gradients = [(parameter, parameter.grad) for parameter in parameters]
+    trained = [(parameter, parameter.requires_grad) for parameter in parameters]
     buffers = [
         (module, name, buffer)
-        for model in models
-        for module in model.modules()
+        for module in modules
         for name, buffer in module._buffers.items()
         if buffer is not None
     ]
-    modes = [(module, module.training) for model in models for module in model.modules()]
-    plain = [(each, _plain_attributes(each)) for each in variables if _has_attributes(each)]
+    modes = [(module, module.training) for module in modules]
+    owners = [*modules, *(each for each in variables if _has_attributes(each))]
+    plain = [(owner, _plain_attributes(owner)) for owner in owners]
     torch_generators = [(g, g.get_state()) for g in variables if isinstance(g, torch.Generator)]
     numpy_generators = [
         (g, copy.deepcopy(g.bit_generator.state))
@@ -329,11 +344,20 @@ def everything_put_back(
         module._buffers[name] = buffer.detach().clone()
     if rng is not None:
         torch.set_rng_state(rng)
+    for owner, attributes in plain:
+        vars(owner).update(
+            {
+                name: value.detach().clone() if isinstance(value, Tensor) else _copied(value)
+                for name, value in attributes.items()
+            }
+        )
     try:
         yield
     finally:
         for parameter, gradient in gradients:
             parameter.grad = gradient
+        for parameter, is_trained in trained:
+            parameter.requires_grad_(is_trained)
         for module, name, buffer in buffers:
             module._buffers[name] = buffer
         for module, mode in modes:
@@ -356,8 +380,12 @@ def _has_attributes(value: object) -> bool:
 
 
 def _plain_attributes(owner: object) -> dict[str, Any]:
+    kinds: tuple[type, ...] = (bool, int, float, str, list, dict, set)
+    own: frozenset[str] = frozenset()
+    if isinstance(owner, nn.Module):
+        kinds, own = (*kinds, Tensor), _OF_MODULES
     return {
-        name: _copied(value)
+        name: value
         for name, value in vars(owner).items()
-        if value is None or isinstance(value, (bool, int, float, str, list, dict, set))
+        if name not in own and (value is None or isinstance(value, kinds))
     }

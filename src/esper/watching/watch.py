@@ -19,17 +19,18 @@ from typing import Any, Final, Literal, Self
 import torch
 from torch import Tensor, nn
 
-from esper.leyline.telemetry import STALLED_UPDATES
+from esper.leyline.telemetry import SHARED, STALLED_UPDATES
 from esper.watching.device_flags import DeviceFlags
 from esper.watching.explainer import Explainer, Replay
 from esper.watching.explaining import Explanation, Found, Minibatch
 from esper.watching.flag_evidence import FLAGS_ONLY, found_in_flags
 from esper.watching.frames import frames_calling, frames_of_traceback
-from esper.watching.heads import find_output_layer, heads_of, output_width
+from esper.watching.heads import OUTPUT_QUANTITIES, find_output_layer, heads_of, output_width
 from esper.watching.held import HeldMinibatch
 from esper.watching.hooks import ClipWatch, OutputHook, hook_steps
 from esper.watching.parts import Part, kinds_of, parts_of
 from esper.watching.recorder import NoRecorder, Recorder, Trouble, UpdateRecord
+from esper.watching.repeater import Repeater
 
 OnNonfinite = Literal["report", "skip", "halt"]
 When = Literal["auto", "step", "update"]
@@ -67,6 +68,8 @@ class Watch:
         finds_updates: bool = True,
         first_update: int = 1,
         inputs: Callable[[], Mapping[str, Any]] = dict,
+        repeater: Repeater | None = None,
+        hooks_steps: bool = True,
     ) -> None:
         self._models = list(models)
         self._optimizers = list(optimizers)
@@ -82,13 +85,17 @@ class Watch:
         self._recorder: Recorder = NoRecorder() if recorder is None else recorder
         self._finds_updates = finds_updates
         self._is_closed = False
+        self._repeater = repeater
+        self._hooks_steps = hooks_steps
         self._explainer = Explainer(
-            self._models, self.parts, self.heads, replay, self._optimizers, inputs
+            self._models, self.parts, self.heads, replay, self._optimizers, inputs, repeater
         )
         self._parameters: list[Tensor] = [part.parameter for part in self.parts]
         device = self._parameters[0].device if self._parameters else torch.device("cpu")
         if when == "auto":
             when = "update" if device.type != "cpu" and on_nonfinite == "report" else "step"
+        if sum(head.columns is not None for head in self.heads) == 1:
+            width = 1  # a vocabulary is noted as a whole
         self._flags = DeviceFlags(width, len(self.parts), device) if when == "update" else None
         self.troubles: list[Trouble] = []
         self.failures = 0
@@ -164,6 +171,27 @@ class Watch:
         """Whether the optimizer was to take a step since the last update ended."""
         return self._record.steps > 0
 
+    def hold(self, result: Tensor, owner: str = SHARED, quantity: str = "loss") -> None:
+        """Look at a scalar of this minibatch, such as its loss, when the optimizer steps."""
+        if self._flags is None and self._explainer.seen is None:
+            self._held.results.append((owner, quantity, result.detach()))
+
+    def before_step(self, optimizer: torch.optim.Optimizer, *, is_scaled: bool = False) -> None:
+        """Report that an optimizer is about to step, where its hooks come at other times.
+
+        Args:
+            optimizer: the optimizer.
+            is_scaled: whether a loss scaler leaves the step out if gradients are not finite.
+        """
+        if not self._is_closed and not self._is_paused:
+            self._held.is_scaled = is_scaled
+            self._before_step(optimizer)
+
+    def after_step(self) -> None:
+        """Report that the step is over, whether it was taken or not."""
+        if not self._is_closed:
+            self._after_step()
+
     def pause(self) -> None:
         """Take all hooks off, so that the model can be scripted or exported; see `resume`."""
         self._is_paused = True
@@ -201,25 +229,32 @@ class Watch:
         self._unhook()
         self._guarded(lambda: self._recorder.ended(status, reason))
 
-    def check(self, head: str, values: Any, quantity: str = "output") -> bool:
+    def check(self, head: str, values: Any, quantity: str = "output", made_by: str = "") -> bool:
         """Look at values that no layer of the model computes, such as the rewards of one function.
+
+        What is not finite is reported once per update.
 
         Args:
             head: the head that they belong to.
             values: a tensor, an array or a list of numbers.
             quantity: what they are.
+            made_by: what computes them, such as a function with file and line, for the report.
 
         Returns:
             Whether all of them are finite.
         """
-        return bool(self._guarded(lambda: self._check(head, values, quantity), default=True))
+        return bool(
+            self._guarded(lambda: self._check(head, values, quantity, made_by), default=True)
+        )
 
-    def _check(self, head: str, values: Any, quantity: str) -> bool:
+    def _check(self, head: str, values: Any, quantity: str, made_by: str) -> bool:
         tensor = torch.as_tensor(values).detach()
         kinds = kinds_of(tensor) if tensor.is_floating_point() else ()
-        if kinds:
-            found = tuple(Found(head, quantity, kind) for kind in kinds)
-            explanation = Explanation(found, why_no_origin="no layer of the model computes it")
+        known = {one for trouble in self._record.troubles for one in trouble.explanation.found}
+        found = tuple(Found(head, quantity, kind) for kind in kinds)
+        if not known.issuperset(found):
+            reason = f"it comes from {made_by}" if made_by else "no layer of the model computes it"
+            explanation = Explanation(found, why_no_origin=reason)
             if self._is_updating:
                 self._note(explanation, self._record.steps, "update")
             else:
@@ -245,7 +280,8 @@ class Watch:
                 watch._after_step()
 
         self._clip = ClipWatch(clipped)
-        self._handles += hook_steps(self._optimizers, before, after)
+        if self._hooks_steps:
+            self._handles += hook_steps(self._optimizers, before, after)
 
     def _unhook(self) -> None:
         for handle in self._handles:
@@ -264,12 +300,11 @@ class Watch:
         if not isinstance(output, Tensor):
             return
         if self._explainer.seen is not None:
-            self._explainer.seen.append(output)
+            self._explainer.saw_again(_first(inputs), output)
             return
         if torch.compiler.is_compiling():
             return
-        taken = inputs[0] if inputs and isinstance(inputs[0], Tensor) else None
-        self._guarded(lambda: self._saw_output(taken, output))
+        self._guarded(lambda: self._saw_output(_first(inputs), output))
 
     def _saw_output(self, taken: Tensor | None, output: Tensor) -> None:
         is_training = output.requires_grad
@@ -282,14 +317,23 @@ class Watch:
         if self._flags is not None:
             self._flags.note_output(output, self._record.steps + 1)
             return
+        if not is_training and self._acting_is_explained:
+            return
         # A sum of finite values may overflow: it is only a reason to look.
         total = output.detach().sum(dtype=torch.float64 if output.dtype == torch.float64 else _SUM)
+        if is_training and self._repeater is not None:
+            own = [head for head in self.heads if head.columns is not None]
+            owner = own[0].name if len(own) == 1 else SHARED
+            quantity = OUTPUT_QUANTITIES.get(own[0].kind, "output") if own else "output"
+            self.hold(total, owner, quantity)
+            return
         if math.isfinite(total.item()) or self._held.is_explained:
             return
         if bool(output.detach().isfinite().all()):
             return
         phase = "update" if is_training or self._is_updating else "acting"
-        self._explain(list(frames_calling(sys._getframe(1))), phase, [(taken, output)])
+        stack = [] if self._repeater is not None else list(frames_calling(sys._getframe(1)))
+        self._explain(stack, phase, [(taken, output)])
 
     def _before_clip(self, parameters: list[Tensor], norm: Tensor) -> None:
         if self._explainer.seen is not None or not any(id(p) in self._ids for p in parameters):
@@ -335,17 +379,25 @@ class Watch:
                 self._note_gradients()
             return False
         value = self._held.norm_of(optimizer)
-        if value is None:
-            return False
-        if math.isfinite(value):
+        if value is not None and math.isfinite(value):
             record.norm_sum += value
             record.norms += 1
             record.norm_max = max(record.norm_max, value)
+        is_bad = value is not None and not math.isfinite(value)
+        if bad_results := self._held.bad_results():
+            self._explain_held(optimizer, bad_results)
+            return is_bad
+        if not is_bad:
             return False
         skipped_by_scaler = getattr(optimizer, "found_inf", None)
         if isinstance(skipped_by_scaler, Tensor) and bool(skipped_by_scaler.any()):
             return False  # the loss scale was too high: ordinary
-        if not self._held.is_explained:
+        if self._held.is_scaled:
+            record.skipped += 1
+            return False
+        if self._repeater is not None:
+            self._explain_held(optimizer)
+        elif not self._held.is_explained:
             self._explain(list(frames_calling(frame)), "update", [], optimizer)
         return True
 
@@ -365,7 +417,7 @@ class Watch:
         for parameter, gradient in self._put_aside:
             parameter.grad = gradient
         self._put_aside.clear()
-        self._held = HeldMinibatch()
+        self._forget_minibatch()
         self._rngs.appendleft(torch.get_rng_state())
         if not self._finds_updates or self._acts:
             return  # an update ends where acting ends
@@ -392,6 +444,22 @@ class Watch:
         )
         if is_error and not explanation.found:
             return  # an exception that has nothing to do with non-finite values
+        self._report(explanation, phase, optimizer)
+
+    def _explain_held(
+        self, optimizer: torch.optim.Optimizer | None, bad_results: tuple[Found, ...] = ()
+    ) -> None:
+        if self._held.is_explained or self._is_broken:
+            return
+        self._held.is_explained = True
+        gradients = self._held.gradients or [part.parameter.grad for part in self.parts]
+        explanation = self._explainer.explain_held(gradients, bad_results)
+        if explanation.found:  # a sum of finite values may overflow
+            self._report(explanation, "update", optimizer)
+
+    def _report(
+        self, explanation: Explanation, phase: str, optimizer: torch.optim.Optimizer | None
+    ) -> None:
         self._is_broken = _is_lasting(explanation.found)
         minibatch = self._record.steps + (optimizer is None) if phase == "update" else 0
         self._note(explanation, minibatch, phase)
@@ -407,6 +475,10 @@ class Watch:
     def _explain_exception(self, traceback: TracebackType | None) -> None:
         if self._record.troubles or self._is_broken:
             return
+        if self._repeater is not None:
+            self._explain_held(None, self._held.bad_results())
+            if self._record.troubles:
+                return
         stack = frames_of_traceback(traceback)
         is_acting = self._has_acted and not self._is_updating
         self._explain(stack, "acting" if is_acting else "update", [], is_error=True)
@@ -423,9 +495,14 @@ class Watch:
         record.still_updates = self._still_for
         record.ended = time.monotonic()
         self._record = UpdateRecord(record.number + 1)
-        self._held = HeldMinibatch()
+        self._forget_minibatch()
         self._acting_is_explained = False
         self._recorder.updated(record)
+
+    def _forget_minibatch(self) -> None:
+        self._held = HeldMinibatch()
+        if self._repeater is not None:
+            self._repeater.forget()
 
     def _look_back(self, record: UpdateRecord) -> None:
         """Read, once per update, the flags and whether weights are finite and moved at all."""
@@ -465,6 +542,10 @@ class Watch:
                 self.last_failure = f"{type(error).__name__}: {error}"
                 self._recorder.failed(self.failures, self.last_failure)
             return default
+
+
+def _first(inputs: tuple[Any, ...]) -> Tensor | None:
+    return inputs[0] if inputs and isinstance(inputs[0], Tensor) else None
 
 
 def _is_lasting(found: Iterable[Found]) -> bool:

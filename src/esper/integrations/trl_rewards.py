@@ -1,0 +1,84 @@
+"""Reward functions of TRL's GRPO and RLOO trainers as heads with lights of their own.
+
+An infinite reward becomes an advantage of 0 there, and a NaN counts as "no reward": neither leaves
+a trace in the loss. So each function's own values are looked at.
+"""
+
+import functools
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import nn
+
+from esper.watching.watch import Watch
+
+
+@contextmanager
+def checked_rewards(trainer: Any, watch: Watch) -> Iterator[None]:
+    """Check the values of each reward function of a trainer, if it has any, for some time."""
+    functions = getattr(trainer, "reward_funcs", None)
+    names = getattr(trainer, "reward_func_names", ())
+    if not isinstance(functions, list):
+        yield
+        return
+    before, handles = list(functions), []
+    for number, (function, name) in enumerate(zip(before, names, strict=True)):
+        if isinstance(function, nn.Module):
+            handles.append(function.register_forward_hook(_model_checker(watch, name)))
+        else:
+            functions[number] = _checked(function, watch, name)
+    try:
+        yield
+    finally:
+        functions[:] = before
+        for handle in handles:
+            handle.remove()
+
+
+def _checked(function: Any, watch: Watch, name: str) -> Callable[..., Any]:
+    """Return a function that checks what another returns; async, if that one is."""
+    made_by = _place(function, name)
+
+    def checked(rewards: Any) -> Any:
+        rewards = rewards if hasattr(rewards, "__len__") else list(rewards)
+        given = [reward for reward in rewards if reward is not None]  # None: does not apply
+        watch.check(name, given, "reward", made_by)
+        return rewards
+
+    if _is_async(function):
+
+        @functools.wraps(function)
+        async def later(*args: Any, **kwargs: Any) -> Any:
+            return checked(await function(*args, **kwargs))
+
+        return later
+
+    @functools.wraps(function)
+    def now(*args: Any, **kwargs: Any) -> Any:
+        return checked(function(*args, **kwargs))
+
+    return now
+
+
+def _is_async(function: Any) -> bool:
+    while isinstance(function, functools.partial):
+        function = function.func
+    is_async = inspect.iscoroutinefunction
+    return is_async(function) or is_async(type(function).__call__)
+
+
+def _model_checker(watch: Watch, name: str) -> Callable[..., None]:
+    def check(_module: nn.Module, _inputs: Any, output: Any) -> None:
+        watch.check(name, output.logits[:, 0], "reward", f"the reward model {name}")
+
+    return check
+
+
+def _place(function: Any, name: str) -> str:
+    """Return a function with its file and line, as far as it has them."""
+    code = getattr(inspect.unwrap(function), "__code__", None)
+    if code is None:
+        return f"the reward function {name}"
+    return f"the reward function {name} ({code.co_filename}:{code.co_firstlineno})"

@@ -1,0 +1,61 @@
+"""What a library's training loop tells a watch, so that a bad minibatch can be computed again.
+
+The loops of some libraries fetch batches, generate text, log and save: they never run again. There
+an integration holds the minibatch instead, and computes its loss and gradients once more.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+class Repeater(Protocol):
+    """Computes the minibatches since the optimizer's last step again.
+
+    Attributes:
+        loss_function: name of the function of the training code that computes the loss.
+    """
+
+    loss_function: str
+
+    def inputs(self) -> Mapping[str, Tensor]:
+        """Return the tensors that they were given, by name."""
+
+    def owners(self) -> Sequence[object]:
+        """Return the objects whose plain attributes change while a loss is computed."""
+
+    def run(self) -> Mapping[str, Tensor]:
+        """Compute losses and gradients up to the first that is not finite.
+
+        Returns:
+            What was computed, by name, such as the loss.
+
+        Raises:
+            CannotRunAgainError: it cannot be repeated; the message says why.
+        """
+
+    def forget(self) -> None:
+        """Drop what is held: the optimizer took its step."""
+
+
+@dataclass(frozen=True)
+class RandomState:
+    """The states of torch's random number generators."""
+
+    host: Tensor
+    devices: Sequence[Tensor]
+
+    @classmethod
+    def now(cls) -> "RandomState":
+        """Return the current states."""
+        devices = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else ()
+        return cls(torch.get_rng_state(), devices)
+
+    def restore(self) -> None:
+        """Make these the current states."""
+        torch.set_rng_state(self.host)
+        if self.devices:
+            torch.cuda.set_rng_state_all(list(self.devices))
