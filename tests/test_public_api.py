@@ -22,6 +22,7 @@ NAMES = [
     "grow",
     "list_runs",
     "open_run",
+    "watch",
 ]
 
 
