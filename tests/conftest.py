@@ -30,8 +30,8 @@ from esper.leyline.telemetry import (
 
 sys.dont_write_bytecode = False
 
-# The same examples each time, so that a change is judged by itself. To search further, with other
-# examples each time: `uv run pytest --hypothesis-profile=search`.
+# The same examples each time, so that only a change of the code changes the result. To search
+# further, with other examples each time: `uv run pytest --hypothesis-profile=search`.
 settings.register_profile("repeatable", derandomize=True)
 settings.register_profile("search", max_examples=2000, deadline=None)
 settings.load_profile("repeatable")

@@ -71,7 +71,7 @@ def test_the_list_names_all_that_was_seen_in_lines_of_100_columns(
 
 
 def counted(runs: Path, capsys: pytest.CaptureFixture[str]) -> tuple[int, int]:
-    """Return incidents and those not kept, of which every reader says the same."""
+    """Return incidents and those not kept, after a check that every reader reports the same."""
     (run,) = runs.iterdir()
     print_incidents(runs, "--json")
     report = json.loads(capsys.readouterr().out)

@@ -92,7 +92,7 @@ def test_killing_any_process_loses_no_light(tmp_path: Path) -> None:
         assert workers, "the run has no process of hosts"
         with subprocess.Popen([sys.executable, "-c", READING, str(run)]) as reader:
             try:
-                time.sleep(chance.random() * 0.3)  # a random moment, whatever is being done
+                time.sleep(chance.random() * 0.3)  # a random moment
                 killed = {"trainer": training.pid, "worker": workers[0].pid, "reader": reader.pid}
                 os.kill(killed[victim], signal.SIGKILL)
                 lines += lines_of(training)

@@ -47,7 +47,7 @@ def test_a_run_that_halted_in_its_last_update_is_not_called_finished(run: Run) -
     options = ("--episodes", "1", "--steps", "2", "--inject", "op:inf@1")
     code, output, _ = run("ppo", *options, "--on-nonfinite", "halt")
     assert code == 3
-    assert output.rstrip().endswith("--episodes 2")  # how to go on: there is nothing else to do
+    assert output.rstrip().endswith("--episodes 2")  # how to continue is the last line
     code, _, errors = run("ppo", "--resume", "2")
     assert (code, errors.count("\n")) == (2, 1)
     assert "has trained 1 episode already; give a larger --episodes" in errors
@@ -94,7 +94,7 @@ def test_a_stop_at_once_ends_the_process_without_unloading_torch(
     code, output, _ = run("ppo", "--episodes", "2", "--envs", "1", "--steps", "2")
     assert (code, "next:" in output) == (130, False)
     directory = find_run(tmp_path / "runs")
-    with HeldRun(directory):  # the lock was let go of
+    with HeldRun(directory):  # the lock was released
         assert list(directory.glob("run.sqlite*")) == [directory / "run.sqlite"]
 
 

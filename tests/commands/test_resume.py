@@ -56,7 +56,7 @@ def test_a_run_of_another_machine_resumes_when_its_heartbeat_has_stopped(
         check_not_trained_elsewhere(written, force=force, report=reported.append)
 
     _beat(written, 3_600.0, "node-17")
-    check()  # however old, whatever the name
+    check()  # at any age and with any name
     assert reported == []
     _beat(written, 8.0, "node-17")
     check()  # fresh at first, and then silent

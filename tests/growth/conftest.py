@@ -1,4 +1,4 @@
-"""Small tasks, populations with a life, and the ordinary networks they are held against."""
+"""Small tasks, populations that train and grow, and ordinary networks to compare them with."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field

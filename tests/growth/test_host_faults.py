@@ -60,7 +60,7 @@ def poison(
 def poison_in(
     hosts: DividedHosts, host: int, tensor: str, row: str = "parameters", value: float = np.nan
 ) -> None:
-    """Write a value into one tensor of a host, in whatever process holds it."""
+    """Write a value into one tensor of a host, in the process that holds it."""
     hosts.call(poison, lambda part: (part.start, host, tensor, row, value))
 
 

@@ -92,7 +92,7 @@ def test_lockstep_is_a_loop_of_ordinary_networks(
 def test_minibatches_are_those_of_a_host_with_the_same_random_seed(
     small_task: Callable[..., Task],
 ) -> None:
-    # Depth 3, plain and mean-pooled is a host: so the two must come to the same, bit for bit.
+    # Depth 3, plain and mean-pooled is a host: the results must be equal bit for bit.
     env = GrowthVectorEnv(2, small_task(), steps=4, batch=8, batches=2, autoreset_mode="Disabled")
     env.reset(seed=[5, 6])
     for _ in range(4):

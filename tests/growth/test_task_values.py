@@ -48,7 +48,7 @@ def test_differences_on_top_of_a_large_offset_are_kept(case: str, tmp_path: Path
     task = task_of_arrays("data", (x, LABELS))
     inputs = torch.cat(parts_of(task))
     assert task.train.ready(task.train.inputs)[:, 0].std() == pytest.approx(1, abs=0.01)
-    # whatever the scale, the order of the samples and their relative distances stay
+    # at any scale, the order of the samples and their relative distances stay the same
     exact = column[:, 0].astype(np.float64) / float(np.abs(column).max())
     exact = np.sort((exact - exact.mean()) / exact.std())
     got = inputs[:, 0].sort().values.numpy()

@@ -134,7 +134,7 @@ def look_at(tmp_path, payloads):
         for number in case.capsules:
             write_empty_capsule(run, number, 1)
         with closing(sqlite3.connect(run / "run.sqlite")) as store:
-            # One event a second, so that what is shown of times can be foreseen.
+            # One event a second, so that the shown times are known.
             store.execute("UPDATE events SET time = 1000.0 + id")
             store.execute("UPDATE heartbeat SET process_start_time = 1000.0")
             if case.afterwards:
@@ -222,7 +222,7 @@ def test_every_place_that_a_record_names_is_there(record):
     for place in (wiring.source, wiring.emission, wiring.aggregation, wiring.widget):
         assert callable(looked_up(place)), place
     if not wiring.payload:
-        assert wiring.holder == "View"  # what the store tells of comes in an event
+        assert wiring.holder == "View"  # what comes from the store comes in an event
         return
     event, name = wiring.payload.split(".")
     struct = getattr(importlib.import_module("esper.leyline.telemetry"), event)

@@ -73,7 +73,7 @@ def test_no_light_is_lost_whichever_call_of_the_writer_fails(tmp_path, payloads,
             break
         where = f"call {number}: {faults.failed[0]}"
         # Where nothing at all could be written, there is no store; and this process still lives,
-        # so that for some seconds its run is one that goes on.
+        # so its run counts as live for some seconds.
         has_store = RunFollower(run).catch_up().snapshot.last_event_id
         assert is_lit_or_unknown(run) or not has_store, where
         assert lasting or health_of(run) in (1, 2), where

@@ -252,7 +252,7 @@ def test_of_one_update_the_earliest_sighting_is_kept(run):
     early = msgspec.structs.replace(late, epoch=0, minibatch=0, phase="acting", host=1, step=4)
     writer = LatchWriter(run)
     writer.note_sightings([(1, late), (1, early)])
-    # The second line states that it was reproduced, of which acting says nothing.
+    # The second line states that it was reproduced, which a sighting while acting never does.
     assert read_latch_file(run).sightings == ((1, early), (1, late))
     writer.note_sightings([(2, early), (2, late)])
     assert LatchWriter(run).sightings() == [(1, early), (1, late)]

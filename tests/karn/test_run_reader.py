@@ -249,7 +249,7 @@ def test_a_store_that_replaced_another_is_recognised_as_different(run):
         writer.emit(notice(1))
     reader = RunReader(run)
     before = reader.identity()
-    # Beside the old one for a while, so that its place on the disk is not used again.
+    # The old file stays for a while, so that its inode is not used again.
     shutil.copyfile(run / STORE, run / "new")
     (run / "new").replace(run / STORE)
 

@@ -18,7 +18,7 @@ from esper.leyline.files.checkpoint_file import (
 
 @pytest.fixture
 def summary(payloads):
-    """What a checkpoint of update 4 says."""
+    """The summary of a checkpoint of update 4."""
     latches = [(2, payloads.sighting()), (3, payloads.sighting(head="slot", kind="nan", host=1))]
     return CheckpointSummary(
         format=FORMAT, update=4, episodes_done=8, settings={"envs": 2}, latches=latches

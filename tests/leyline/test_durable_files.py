@@ -1,4 +1,4 @@
-"""Files that are replaced: the old content or the new one, whatever call fails."""
+"""Files that are replaced: the old content or the new one, whichever call fails."""
 
 import contextlib
 import errno

@@ -84,3 +84,13 @@ def test_a_name_longer_than_any_path_is_refused_in_one_sentence(prefix: str) -> 
     with pytest.raises(UnknownTaskError) as error:
         check_task(parse_task_name(prefix + "x" * 5_000))
     assert "\n" not in str(error.value)
+
+
+def test_the_hint_for_a_folder_searches_one_level_below_only(tmp_path: Path) -> None:
+    deep = tmp_path / "a" / "b"
+    deep.mkdir(parents=True)
+    (deep / "data_batch_1.bin").touch()
+    with pytest.raises(UnknownTaskError, match=f"did you mean hf:{tmp_path}"):
+        parse_task_name(str(tmp_path))
+    with pytest.raises(UnknownTaskError, match=f"did you mean cifar10:{tmp_path / 'a'}"):
+        parse_task_name(str(tmp_path / "a"))

@@ -1,4 +1,4 @@
-"""esper grow: from a policy and somebody's own data to a network that needs only torch."""
+"""esper grow: from a policy and the user's data to a network that needs only torch."""
 
 import re
 import subprocess

@@ -65,7 +65,7 @@ class Scale(nn.Module):
 def pointwise_convolution(
     inputs: int, outputs: int, kernel: int, padding: int = 0, groups: int = 1
 ) -> nn.Module:
-    """Return what a convolution comes to where there are no positions."""
+    """Return the equivalent of a convolution for inputs without positions."""
     return nn.Linear(inputs, outputs) if groups == 1 else Scale(inputs)
 
 
@@ -217,7 +217,7 @@ class Network:
     optimizer: torch.optim.Optimizer | None = None
 
     def adapt(self, fused: bool = False) -> None:
-        """Give the host an Adam, or tell the one it has of seeds that are new."""
+        """Give the host an Adam, or add the parameters of new seeds to the one it has."""
         if self.optimizer is None:
             self.optimizer = torch.optim.Adam(self.host.parameters(), lr=1e-2, fused=fused)
         known = {id(p) for group in self.optimizer.param_groups for p in group["params"]}

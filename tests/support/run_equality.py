@@ -54,7 +54,7 @@ def trained(run: Path, episodes: int, settings: dict[str, Any]) -> Checkpoint:
 
 
 def events_of(run: Path) -> list[str]:
-    """Return the events of a store that tell of the training, without durations."""
+    """Return the events of a store about training, without durations."""
     found = []
     for event in RunReader(run).read(0, 1_000_000):
         payload = event.payload

@@ -1,4 +1,4 @@
-"""Subjects of the campaigns: processes that write a run and say what they have announced.
+"""Subjects of the campaigns: processes that write a run and print what they have announced.
 
     python runs_that_end.py RUN UPDATES SEED
 

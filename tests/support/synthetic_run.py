@@ -103,7 +103,7 @@ def decisions_of(update: int, step: int, hosts: int) -> DecisionsTaken:
 
 
 def transitions_of(update: int, step: int, hosts: int) -> Iterator[SeedTransitioned]:
-    """Yield the transitions of one step: of three hosts in four some seed goes on, as measured."""
+    """Yield the transitions of one step: a seed of three hosts in four advances, as measured."""
     for host in range(hosts):
         if (host + step) % 4:
             yield SeedTransitioned(
@@ -120,7 +120,7 @@ def transitions_of(update: int, step: int, hosts: int) -> Iterator[SeedTransitio
 
 
 def payloads_of_a_step(update: int, step: int, hosts: int) -> Iterator[Payload]:
-    """Yield all that one step of all hosts tells."""
+    """Yield the payloads of one step of all hosts."""
     yield decisions_of(update, step, hosts)
     yield step_of(update, step, hosts)
     yield from transitions_of(update, step, hosts)

@@ -74,7 +74,7 @@ def of_host(name: str, value: float, shown: str) -> Case:
 
 
 def of_slot(name: str, value: float, shown: str, **others: Any) -> Case:
-    """Return a case whose value stands in the second slot of the second host."""
+    """Return a case whose value is in the second slot of the second host."""
     arrays = {}
     for array_name, entry in {name: value, **others}.items():
         empty = -1 if array_name == "blueprint" else 0

@@ -167,10 +167,22 @@ def _hint(text: str) -> str:
     suffix = path.suffix.lower()
     name = next((each.name for each in TASK_SOURCES if suffix and each.suffix == suffix), None)
     if name is None and place and os.path.isdir(path):
-        name = "cifar10" if any(path.glob("**/data_batch_*.bin")) else "hf"
+        name = "cifar10" if _has_binary_batches(path) else "hf"
     if name is not None:
         return f"; did you mean {name}:{text}?"
     return "" if mark else did_you_mean(text, BUILT_IN)
+
+
+def _has_binary_batches(folder: Path) -> bool:
+    """Return whether a folder has CIFAR-10's batches, in it or one level below, as the task reads.
+
+    Deeper folders are not searched: `/` would be the whole disk.
+    """
+    patterns = ("data_batch_*.bin", "*/data_batch_*.bin")
+    try:
+        return any(any(folder.glob(pattern)) for pattern in patterns)
+    except OSError:  # a folder that is removed meanwhile or cannot be read
+        return False
 
 
 def check_task(name: TaskName) -> None:

@@ -103,7 +103,7 @@ def sanctum(monkeypatch):
     def make(view, **more):
         shown = [view]
         observer = FakeObserver(shown)
-        # Without blinking, so that what is seen does not depend on when it is looked at.
+        # Without blinking, so that a frame does not depend on the moment it is drawn.
         more = {"settings": Settings(reduced_motion=True)} | more
         app = SanctumApp(None, Path("runs"), observer=observer, **more)
         app.shown = shown

@@ -87,7 +87,7 @@ def test_a_picture_shows_the_real_app(finished_run, tmp_path, size):
 
 
 def _cells(text):
-    """Return what stands in each cell: nothing in the second one of a wide sign."""
+    """Return the text of each cell; empty for the second cell of a wide sign."""
     return [cell for sign in text for cell in [sign, *[""] * (cell_len(sign) - 1)]]
 
 

@@ -1,4 +1,4 @@
-"""What stays in sight as a run goes on, ends, and other screens are opened meanwhile."""
+"""What stays visible while a run continues and ends, and other screens are opened."""
 
 from dataclasses import replace
 

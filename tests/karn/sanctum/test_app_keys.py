@@ -1,4 +1,4 @@
-"""Every key of Sanctum does what the help says, and the help says every key."""
+"""Every key of Sanctum does what the help describes, and the help lists every key."""
 
 import pytest
 

@@ -129,7 +129,7 @@ def test_with_no_color_no_colour_is_sent(finished_run, open_sanctum):
         for number in numbers.split(";")
         if number
     }
-    assert {1, 2, 7} <= sent  # bold, dim and reverse stand in for them
+    assert {1, 2, 7} <= sent  # bold, dim and reverse replace colours
     assert not [number for number in sent if 30 <= number <= 49 or number >= 90]
 
 
@@ -162,7 +162,7 @@ def test_it_ends_where_its_terminal_goes_away(finished_run, open_sanctum, goes_b
             terminal.process.kill(signal.SIGTERM)
         code = _exit_code(terminal.process.pid, seconds=30)
         pseudo_terminal.terminated = True
-        # 120 is how Python says that what was printed last could not be written.
+        # Python exits with 120 if the last output could not be written.
         assert code in (128 + signal.SIGHUP, 128 + signal.SIGTERM, 120)
 
 

@@ -149,7 +149,7 @@ def check_that_nothing_is_called_good(run, sound, chance, capsys):
 def test_one_wrong_byte_makes_nothing_look_good(run, sound, seed, capsys):
     chance = random.Random(seed)
     data = bytearray(sound.data)
-    # Anywhere, or where a page says what is on it.
+    # Anywhere, or in the header of a page.
     at = chance.randrange(len(data))
     if seed % 2:
         at = at // PAGE * PAGE + chance.randrange(100)

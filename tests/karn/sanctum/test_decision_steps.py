@@ -23,7 +23,7 @@ ALL_CHOICES = sum(HEAD_SIZES)
 
 
 def taken(update, step, **changes):
-    """Return a decision whose value tells its update and step."""
+    """Return a decision whose value identifies its update and step."""
     values = {
         "update": update,
         "step": step,
@@ -101,7 +101,7 @@ def test_moving_stops_at_the_first_and_goes_beyond_the_last(run):
 
 
 def shown(app):
-    """Return what the screen says it shows, and the value that the chosen host's decision has."""
+    """Return the title of the screen, and the value of the chosen host's decision."""
     panel = app.screen.query_one(DecisionListPanel)
     return str(panel.border_title).split(" · ")[1], float(panel.text.split("value ")[1].split()[0])
 

@@ -1,4 +1,4 @@
-"""The event log: what of a run is worth a line, and what the monitor says of itself."""
+"""The event log: which events have a line, and the lines about the monitor itself."""
 
 import math
 

@@ -44,7 +44,7 @@ def whole_fold(run):
 
 
 def without_process(snapshot):
-    """Return a snapshot without what the heartbeat tells: a fold over events has none."""
+    """Return a snapshot without the figures of the heartbeat, which a fold over events lacks."""
     run = {name: getattr(snapshot.run, name) for name in snapshot.run.__dataclass_fields__}
     for name in ("pid", "process_start_time"):
         del run[name]

@@ -1,4 +1,4 @@
-"""What the fold tells of hosts, decisions, incidents and the lines of the log."""
+"""The fold of hosts, decisions, incidents and lines of the log."""
 
 import math
 import struct
@@ -126,7 +126,7 @@ def test_another_agents_heads_all_mattered(payloads, fold):
         ("move", 1, True),
         ("fire", 0, True),
     ]
-    assert decided.heads[0].probabilities == ()  # an older writer did not tell
+    assert decided.heads[0].probabilities == ()  # an older writer did not record them
 
 
 def test_nonfinite_probabilities_are_kept(payloads, fold):

@@ -73,7 +73,7 @@ def run(tmp_path, payloads):
         writer.emit(payloads.start(slots=["early", "late"], environments=3))
         for update in range(1, UPDATES + 1):
             write_update(writer, payloads, update)
-            if update == 30:  # another process goes on, and names its slots in another way
+            if update == 30:  # another process resumes, with other names of slots
                 writer.emit(
                     payloads.start(
                         slots=["first", "second"], environments=3, resumed_from_update=30

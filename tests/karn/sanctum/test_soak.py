@@ -27,7 +27,7 @@ GROWTH_BYTES = 12e6
 
 
 def payloads_of_an_hour(updates):
-    """Yield what a run tells by updates; of every fiftieth update some head is broken."""
+    """Yield the payloads of each update; in every fiftieth update a head is broken."""
     for update in range(1, updates + 1):
         payloads = [
             payload
@@ -47,7 +47,7 @@ def payloads_of_an_hour(updates):
 
 
 def of_the_events(snapshot):
-    """Return a snapshot without what the heartbeat tells, which comes when it comes."""
+    """Return a snapshot without the figures of the heartbeat, whose times vary."""
     run = replace(snapshot.run, pid=None, process_start_time=None)
     return replace(snapshot, run=run, machine=MachineState())
 

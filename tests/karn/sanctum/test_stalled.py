@@ -39,7 +39,7 @@ def test_any_event_of_hosts_ends_the_silence(fold, payloads, what):
 
 @pytest.mark.parametrize(("resumed", "done"), [(None, 0), (1, 2), (2, 4)])
 def test_a_resume_counts_the_episodes_of_its_checkpoint(fold, payloads, resumed, done):
-    """Else a run that was killed at 16 episodes and resumed for 10 says "16 of 10"."""
+    """Otherwise a run killed at 16 episodes and resumed for 10 would show "16 of 10"."""
     before = [payloads.update(number) for number in (1, 2, 3)]
     run = fold(
         payloads.start(episodes=16),

@@ -326,7 +326,7 @@ def ticks():
 
 @pytest.fixture
 def silent_run(run, payloads):
-    """A run of this very process, which goes on, and whose heart beat once, at `NOW`."""
+    """A live run of this process, with one heartbeat at `NOW`."""
     with RunWriter(run) as writer:
         writer.emit(payloads.start())
         writer.emit(payloads.broken_update(1, "op", "nan"))
@@ -395,7 +395,7 @@ def test_a_new_run_under_the_path_of_a_deleted_one_is_read_from_its_start(
     (busy_run / STORE).write_bytes((other / STORE).read_bytes())
     view = whole(observer)
     assert (view.snapshot.run.name, view.snapshot.run.update) == ("other", 1)
-    # The run's own light was seen: whatever store has its name now, it does not go out.
+    # The run's own light was seen: it stays on, even if another store has its name now.
     assert view.snapshot.tamiyo.head_nan_latch["op"]
     assert "was replaced by another one" in view.doubt.sentence
 

@@ -25,7 +25,7 @@ NOW = 5_000.0
 
 
 def long_run(payloads, *, updates, seed):
-    """Yield the payloads of a run that is resumed now and then, and says different things."""
+    """Yield the payloads of a run that is resumed several times, with different values."""
     chance = random.Random(seed)
     yield payloads.start()
     done = 0

@@ -38,9 +38,7 @@ def test_an_overflow_that_repeats_in_too_many_minibatches_is_an_alarm(
     assert [sources(result) for result in results[:4]] == [set()] * 4
     assert {quantity for _, quantity in sources(results[4])} == {"gradient"}
     assert results[4].figures.minibatches_skipped == 4
-    assert (
-        results[4].figures.loss_scale == 2.0**106
-    )  # it goes on falling: it is too high all the same
+    assert results[4].figures.loss_scale == 2.0**106  # it keeps falling: it is still too high
 
     agent.loss_scale.scale.fill_(2.0**10)
     assert sources(agent.update(rollout)) == set()  # a good update, and it starts over

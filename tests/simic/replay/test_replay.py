@@ -1,4 +1,4 @@
-"""Replay's verdict, and what it tells people, machines and browsers."""
+"""Replay's verdict, and its report as text, JSON and HTML."""
 
 import json
 import re

@@ -201,7 +201,7 @@ def test_a_first_interrupt_waits_for_the_update_and_a_second_does_not() -> None:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_request_to_stop_at_once_only_ends_interruptible_work(number: int) -> None:
     stop = StopRequest()
-    stop.handle(number, None)  # while an event is written, say
+    stop.handle(number, None)  # for example while an event is written
     stop.handle(number, None)  # asking again changes nothing
     assert (stop.requested, stop.at_once) == (True, True)
     with pytest.raises(StoppedAtOnce), stop.interruptible():

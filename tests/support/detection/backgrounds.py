@@ -62,7 +62,7 @@ def huge_returns(stage: Stage) -> bool:
 
 
 def no_variance(stage: Stage) -> bool:
-    """Advantages and returns that are all the same."""
+    """Advantages and returns that are all equal."""
     flat = torch.zeros_like(stage.rollout.rewards)
     stage.rollout = with_parts(stage.rollout, rewards=flat, values=flat, next_values=flat)
     return True

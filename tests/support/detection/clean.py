@@ -145,7 +145,7 @@ def run_given(stage: Stage, turn: int) -> Verdict | None:
 
 
 def _is_harmless(stage: Stage) -> bool:
-    """Return whether forward and backward pass are finite, whatever is broken in the state."""
+    """Return whether forward and backward pass are finite, even if the state is broken."""
     types = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}
     dtype = types[stage.config.amp]
     with torch.autocast("cpu", dtype) if dtype else nullcontext():

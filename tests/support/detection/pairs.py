@@ -174,7 +174,7 @@ def plant_pair(stage: Stage, turn: int) -> tuple[str, list[Sight]] | None:
                 for sight, place in zip(sights, (first, second), strict=True)
             ]
     if behind and stage.config.amp == "fp16":
-        # By then the passes have come to other weights, and a gradient may overflow by its scale.
+        # By then the two passes have different weights, and a gradient may overflow by its scale.
         sights = [
             replace(sight, required=sight.required and sight.quantity != "gradient")
             for sight in sights

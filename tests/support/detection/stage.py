@@ -252,7 +252,7 @@ class Stage:
         return is_now
 
     def position(self, where: Where) -> int:
-        """Return where the fault's host stands in its minibatch."""
+        """Return the position of the fault's host in its minibatch."""
         return self.plan[where.index].index(where.host)
 
     def is_active(self, where: Where) -> bool:

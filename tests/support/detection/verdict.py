@@ -182,7 +182,7 @@ def _complaint_of_lights(result: UpdateResult) -> Complaint | None:
 def _complaint_of_result(
     result: UpdateResult, expected: Sequence[Sight], before: Sequence[NonfiniteSighting]
 ) -> Complaint | None:
-    """Return what is wrong with what the result says of the whole update."""
+    """Return what is wrong with the result's figures of the whole update."""
     if not any(sight.required for sight in expected):
         return None
     shown = {(seen.head, seen.quantity) for seen in result.figures.head_nonfinite}

@@ -1,4 +1,4 @@
-"""Charts keep what matters of a series, whatever is in it."""
+"""Charts keep the extremes and every non-finite point of any series."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Charts with axes say what they show, whatever is in it."""
+"""Charts with axes are labelled, for any series."""
 
 import math
 

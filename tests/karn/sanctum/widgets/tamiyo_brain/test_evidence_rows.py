@@ -91,7 +91,7 @@ def test_the_shared_part_is_named(views, plain):
 
 @pytest.fixture
 def transient(views):
-    """A snapshot with a row that has more to say than its columns, and one that was reproduced."""
+    """A snapshot with a row that has details beyond its columns, and a reproduced one."""
     rows = (
         Evidence(
             *("alpha_target", "old_log_prob", "-inf", 998, 0, 0, 999, 0, 0, 2, 0),
