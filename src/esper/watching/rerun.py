@@ -154,6 +154,22 @@ def body_of(frame: FrameType) -> Body:
     return Body(frame, code, names)
 
 
+def refuse_effects(function: Any) -> None:
+    """Raise an exception unless a function only computes, as far as its source shows.
+
+    Raises:
+        CannotRunAgainError: it steps an environment, saves or the like, or it has no source.
+    """
+    try:
+        lines, first = inspect.getsourcelines(function)
+        tree = ast.parse(textwrap.dedent("".join(lines)))
+    except (OSError, TypeError, SyntaxError):
+        raise CannotRunAgainError("the training step has no source") from None
+    ast.increment_lineno(tree, first - 1)
+    definition = tree.body[0]
+    _refuse_effects(definition.body if isinstance(definition, ast.FunctionDef) else tree.body)
+
+
 def _source(frame: FrameType) -> tuple[list[str], int]:
     try:
         if frame.f_code.co_name == "<module>":
