@@ -31,8 +31,8 @@ try:
 
     _LIBRARY = "lightning"
 except ModuleNotFoundError:  # the same code as a distribution of its own
-    from pytorch_lightning import Callback
-    from pytorch_lightning.loggers.logger import DummyLogger
+    from pytorch_lightning import Callback  # type: ignore[assignment]
+    from pytorch_lightning.loggers.logger import DummyLogger  # type: ignore[assignment]
 
     _LIBRARY = "pytorch-lightning"
 
