@@ -130,6 +130,20 @@ def test_a_nan_in_an_untied_output_layer_lights_the_head(tmp_path):
     assert found(callback.watch) == [("lm_head", "parameters", "+inf")]
 
 
+def test_an_input_is_named(tmp_path):
+    generator = torch.Generator().manual_seed(0)
+    data = [
+        {"inputs_embeds": torch.randn(8, 16, generator=generator), "labels": row["labels"]}
+        for row in token_rows()
+    ]
+    data[3]["inputs_embeds"][2, 5] = torch.nan
+    callback = EsperCallback()
+    train(tiny_gpt2(), tmp_path, callback, data=data)
+
+    assert found(callback.watch) == [("shared", "inputs_embeds", "nan")]
+    assert "variable inputs_embeds" in only(callback.watch).explanation.origin.cause
+
+
 def test_an_overflow_in_a_layer_of_ones_own_is_named_by_line(tmp_path):
     model, layer = breakable_gpt2()
     callback = EsperCallback()

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback
 
+from esper.integrations.replacing import replaced
 from esper.integrations.trl_rewards import checked_rewards
 from esper.recipes.transformers import of_trainer
 from esper.watched_run import watch
@@ -141,8 +142,9 @@ class HeldMinibatches:
         named: dict[str, Tensor] = {}
         for minibatch in self._held:
             for name, value in minibatch.inputs.items():
-                is_number = isinstance(value, Tensor) and value.is_floating_point()
-                if is_number and bool(named.get(name, value).isfinite().all()):
+                if not isinstance(value, Tensor) or not value.is_floating_point():
+                    continue
+                if name not in named or bool(named[name].isfinite().all()):
                     named[name] = value
         return named
 
@@ -151,7 +153,7 @@ class HeldMinibatches:
         trainer = self._trainer
         return trainer, trainer.accelerator, trainer.accelerator.gradient_state, trainer.state
 
-    def run(self) -> Mapping[str, Tensor]:
+    def run(self, _optimizer: Any) -> Mapping[str, Tensor]:
         """Compute losses and gradients again, up to the first that is not finite."""
         if not self._held:
             raise CannotRunAgainError("the trainer computed no loss")
@@ -173,7 +175,7 @@ class HeldMinibatches:
                 return loss
 
             # Further layers over `training_step` count, time and log, so this is the Trainer's own.
-            with _replaced(trainer, _prepare_inputs=prepared, compute_loss=compute_loss):
+            with replaced(trainer, _prepare_inputs=prepared, compute_loss=compute_loss):
                 Trainer.training_step(
                     trainer, minibatch.model, inputs, minibatch.arguments.get("num_items_in_batch")
                 )
@@ -207,22 +209,8 @@ def _followed(trainer: Any, watch: Watch, minibatches: HeldMinibatches) -> Any:
             watch.end(error)
             raise
 
-    with _replaced(trainer, compute_loss=compute_loss, training_step=training_step):
+    with replaced(trainer, compute_loss=compute_loss, training_step=training_step):
         yield
-
-
-@contextmanager
-def _replaced(owner: Any, **methods: Any) -> Any:
-    """Replace methods of one object; what its class defines is back afterwards."""
-    own = vars(owner)
-    before = {name: own[name] for name in methods if name in own}
-    own.update(methods)
-    try:
-        yield
-    finally:
-        for name in methods:
-            own.pop(name, None)
-        own.update(before)
 
 
 def _calling_trainer(callback: EsperCallback) -> Any:

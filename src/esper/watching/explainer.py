@@ -123,7 +123,10 @@ class Explainer:
         ]
 
     def explain_held(
-        self, gradients: Sequence[Tensor | None], bad_results: tuple[Found, ...]
+        self,
+        gradients: Sequence[Tensor | None],
+        bad_results: tuple[Found, ...],
+        optimizer: torch.optim.Optimizer | None,
     ) -> Explanation:
         """Do as `explain` for an update whose minibatches the integration holds.
 
@@ -132,6 +135,7 @@ class Explainer:
         Args:
             gradients: of each part, before clipping.
             bad_results: what is known of the first run: counts where it cannot be repeated.
+            optimizer: the optimizer that is about to step; None before.
         """
         repeater = self._repeater
         assert repeater is not None
@@ -147,7 +151,7 @@ class Explainer:
                 raise CannotRunAgainError("repeating a minibatch is switched off")
             with everything_put_back(self._models, repeater.owners()), tracer:
                 try:
-                    results = repeater.run()
+                    results = repeater.run(optimizer)
                 except torch.OutOfMemoryError:
                     raise CannotRunAgainError("the device has no memory to repeat it") from None
                 except (ValueError, RuntimeError):

@@ -27,8 +27,11 @@ class Repeater(Protocol):
     def owners(self) -> Sequence[object]:
         """Return the objects whose plain attributes change while a loss is computed."""
 
-    def run(self) -> Mapping[str, Tensor]:
+    def run(self, optimizer: torch.optim.Optimizer | None) -> Mapping[str, Tensor]:
         """Compute losses and gradients up to the first that is not finite.
+
+        Args:
+            optimizer: the optimizer that is about to step; None before.
 
         Returns:
             What was computed, by name, such as the loss.

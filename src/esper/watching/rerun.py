@@ -16,7 +16,7 @@ import inspect
 import io
 import random
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
@@ -119,6 +119,7 @@ class Body:
         exec(self.code, variables)
         function = variables[LOOP_FUNCTION]
         arguments = {name: _copied(local[name], 0) for name in self.names if name in local}
+        _uncount_batch(local.values())
         try:
             with contextlib.redirect_stdout(io.StringIO()):
                 function(**arguments)
@@ -127,6 +128,21 @@ class Body:
             own = [frame for frame in frames if frame.f_code is function.__code__]
             return named_tensors(own[0]) if own else {}
         raise CannotRunAgainError("its second run did not reach the optimizer's step")
+
+
+def _uncount_batch(variables: Iterable[object]) -> None:
+    """Let Accelerate count the batch that is repeated as it did before.
+
+    `Accelerator.accumulate` counts batches to know in which of them optimizers step.
+    """
+    for value in variables:
+        if _gradient_state(value) is not None and isinstance(vars(value).get("step"), int):
+            vars(value)["step"] -= 1
+
+
+def _gradient_state(value: object) -> object | None:
+    """Return what Accelerate's objects share; None for any other object."""
+    return vars(value).get("gradient_state") if _has_attributes(value) else None
 
 
 def body_of(frame: FrameType) -> Body:
@@ -152,6 +168,22 @@ def body_of(frame: FrameType) -> Body:
         names = tuple(_assigned(loop.body) & set(frame.f_locals))
     code = compile(_function(loop, names), frame.f_code.co_filename, "exec")
     return Body(frame, code, names)
+
+
+def refuse_effects(function: Any) -> None:
+    """Raise an exception unless a function only computes, as far as its source shows.
+
+    Raises:
+        CannotRunAgainError: it steps an environment, saves or the like, or it has no source.
+    """
+    try:
+        lines, first = inspect.getsourcelines(function)
+        tree = ast.parse(textwrap.dedent("".join(lines)))
+    except (OSError, TypeError, SyntaxError):
+        raise CannotRunAgainError("the training step has no source") from None
+    ast.increment_lineno(tree, first - 1)
+    definition = tree.body[0]
+    _refuse_effects(definition.body if isinstance(definition, ast.FunctionDef) else tree.body)
 
 
 def _source(frame: FrameType) -> tuple[list[str], int]:
@@ -326,7 +358,8 @@ def everything_put_back(
         if buffer is not None
     ]
     modes = [(module, module.training) for module in modules]
-    owners = [*modules, *(each for each in variables if _has_attributes(each))]
+    shared = {id(one): one for each in variables if (one := _gradient_state(each)) is not None}
+    owners = [*modules, *(each for each in variables if _has_attributes(each)), *shared.values()]
     plain = [(owner, _plain_attributes(owner)) for owner in owners]
     torch_generators = [(g, g.get_state()) for g in variables if isinstance(g, torch.Generator)]
     numpy_generators = [

@@ -453,7 +453,7 @@ class Watch:
             return
         self._held.is_explained = True
         gradients = self._held.gradients or [part.parameter.grad for part in self.parts]
-        explanation = self._explainer.explain_held(gradients, bad_results)
+        explanation = self._explainer.explain_held(gradients, bad_results, optimizer)
         if explanation.found:  # a sum of finite values may overflow
             self._report(explanation, "update", optimizer)
 
