@@ -62,14 +62,15 @@ def named_tensors(frame: FrameType) -> dict[str, Tensor]:
     if local is frame.f_globals:  # a script: its functions, modules and classes are no variables
         names = [name for name in names if not name.startswith("__")]
     for name in names:
-        for path, tensor in _tensors_in(name, local[name], _DEEPEST):
+        for path, tensor in tensors_in(name, local[name]):
             if id(tensor) not in seen:
                 seen.add(id(tensor))
                 found[path] = tensor
     return found
 
 
-def _tensors_in(name: str, value: Any, depth: int) -> Iterator[tuple[str, Tensor]]:
+def tensors_in(name: str, value: Any, depth: int = _DEEPEST) -> Iterator[tuple[str, Tensor]]:
+    """Yield the floating-point tensors in a value, with the expressions that lead to them."""
     if isinstance(value, Tensor):
         if value.is_floating_point() and not isinstance(value, nn.Parameter):
             yield name, value
@@ -77,7 +78,7 @@ def _tensors_in(name: str, value: Any, depth: int) -> Iterator[tuple[str, Tensor
     if depth == 0 or isinstance(value, (nn.Module, torch.optim.Optimizer, type, str, bytes)):
         return
     for path, item in _items(name, value):
-        yield from _tensors_in(path, item, depth - 1)
+        yield from tensors_in(path, item, depth - 1)
 
 
 def _items(name: str, value: Any) -> Iterator[tuple[str, Any]]:
