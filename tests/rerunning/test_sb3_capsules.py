@@ -151,7 +151,7 @@ def test_a_choice_of_actions_is_repeated(name, tmp_path):
     replay = replayed(trained(tmp_path, model))
 
     assert replay.verdict == REPRODUCED
-    assert seen(replay) == [("shared", "obs", "nan")]
+    assert seen(replay) == [("shared", "obs_tensor", "nan")]
     assert replay.origin is not None
     assert "observations[0, 1]" in replay.origin.cause
 

@@ -254,7 +254,7 @@ def _bounds(values: Any) -> list[float]:
 def _rollout(model: Any, plan: OnPolicyPlan) -> dict[str, Any]:
     """Return the arrays of the rollout buffer as tensors, which share its memory."""
     buffer = model.rollout_buffer
-    data = {}
+    data: dict[str, Any] = {}
     for name in (*ARRAYS, *ALGORITHMS[plan.algorithm]):
         values = getattr(buffer, name)
         parts = (

@@ -14,6 +14,7 @@ import msgspec
 import torch
 from torch import Tensor
 
+from esper.leyline.errors import EsperError
 from esper.leyline.telemetry import IncidentOrigin, IncidentRecorded, NonfiniteSighting
 from esper.leyline.version import VERSION
 from esper.simic.replay.incidents import (
@@ -71,6 +72,10 @@ class WatchedCapsule:
     device: str
 
 
+class CapsuleTooLargeError(EsperError):
+    """A capsule would take more than `LARGEST` bytes."""
+
+
 @dataclass(frozen=True)
 class Contents:
     """The part of a capsule that depends on the library.
@@ -116,10 +121,11 @@ class CapsuleKeeper:
         self._ledger.number = number - 1
         try:
             capsule = _capsule(trouble, self._contents_of(trouble), sightings, origin)
-            size = sum(tensor.nbytes for tensor in _tensors({"": [capsule.start, capsule.data]}))
-            if size <= LARGEST:
-                return self._ledger.record(capsule, sightings)
-            reason = f"it would take {size >> 20} MiB, and the largest kept has {LARGEST >> 20}"
+            if sum(one.nbytes for one in _tensors([capsule.start, capsule.data])) > LARGEST:
+                raise CapsuleTooLargeError
+            return self._ledger.record(capsule, sightings)
+        except CapsuleTooLargeError:
+            reason = f"it would take more than {LARGEST >> 20} MiB"
         except Exception as error:  # noqa: BLE001 - the incident is recorded without a capsule
             reason = f"it could not be made: {type(error).__name__}: {error}"
         return IncidentRecorded(

@@ -134,7 +134,7 @@ class _Repetition:
             replay="off",
             finds_updates=False,
             first_update=self._capsule.update,
-            inputs=subject.inputs,
+            inputs=subject.inputs if self._capsule.phase == "update" else self._observed,
         )
         handles.append(self._optimizer.register_step_pre_hook(self._after_watch_of(watch)))
         handles.append(self._optimizer.register_step_post_hook(self._after_step))
@@ -152,6 +152,15 @@ class _Repetition:
             raise IncidentError(f"the replay failed: {watch.last_failure}")
         seen = tuple(sightings_of(watch.troubles[-1])) if watch.troubles else ()
         return seen, self._origin(seen)
+
+    def _observed(self) -> dict[str, Tensor]:
+        """Return what the policy observes while acting, as the library's loop names it."""
+        return {
+            f"obs_tensor[{key!r}]" if key else "obs_tensor": tensor
+            for path, tensor in self._capsule.data.items()
+            if path.startswith("observations")
+            for key in [path.partition(".")[2]]
+        }
 
     def _repeat(self, watch: Watch) -> None:
         self._trace_from(1)

@@ -17,6 +17,8 @@ from torch import Tensor, nn
 
 _TORCH = str(Path(torch.__file__).parent)
 _ESPER = str(Path(__file__).parents[1])
+#: Packages of Esper that call the training, or a repetition of it.
+_CALLING = tuple(str(Path(_ESPER, name)) for name in ("integrations", "rerunning"))
 _STDLIB = sysconfig.get_path("stdlib")
 _MOST_ITEMS = 64  # of one container that are looked at
 _DEEPEST = 3
@@ -25,8 +27,11 @@ _OF_DISTRIBUTIONS = ("distribution", "distributions", "logits", "loc", "scale")
 
 
 def frames_calling(frame: FrameType | None) -> Iterator[FrameType]:
-    """Yield a frame and its callers, innermost first."""
-    while frame is not None:
+    """Yield a frame and its callers, innermost first.
+
+    They end where Esper called the library: what called Esper has no variables of the training.
+    """
+    while frame is not None and not frame.f_code.co_filename.startswith(_CALLING):
         yield frame
         frame = frame.f_back
 

@@ -9,6 +9,10 @@ import torch
 from torch import Tensor, nn
 
 
+class _TooLargeError(Exception):
+    """The copy would take more than the limit."""
+
+
 class StartState:
     """A copy of weights, states of optimizers and of random generators.
 
@@ -17,19 +21,38 @@ class StartState:
     Args:
         models: whose parameters and buffers are copied.
         optimizers: whose states are copied.
+        limit: bytes above which nothing is copied.
+
+    Attributes:
+        values: the copied state as tensors and plain values; empty before the first copy, and where
+            it would be larger than the limit.
     """
 
     def __init__(
-        self, models: Sequence[nn.Module], optimizers: Sequence[torch.optim.Optimizer]
+        self,
+        models: Sequence[nn.Module],
+        optimizers: Sequence[torch.optim.Optimizer],
+        limit: int,
     ) -> None:
         self._models = models
         self._optimizers = optimizers
         self._copies: dict[Any, Tensor] = {}
-        self._values: dict[str, Any] = {}
+        self._pending: list[tuple[Tensor, Tensor]] = []
+        self._left = limit
+        self.values: dict[str, Any] = {}
 
     def take(self) -> None:
         """Copy the state as it is now."""
-        self._pending: list[tuple[Tensor, Tensor]] = []
+        if self._left < 0:
+            return
+        try:
+            self.values = self._taken()
+        except _TooLargeError:
+            self.values = {}
+            self._copies.clear()
+        self._pending.clear()
+
+    def _taken(self) -> dict[str, Any]:
         values = {
             "weights": [
                 {
@@ -49,13 +72,7 @@ class StartState:
             targets, sources = zip(*self._pending, strict=True)
             with torch.no_grad():
                 torch._foreach_copy_(targets, sources)
-            self._pending.clear()
-        self._values = values
-
-    @property
-    def values(self) -> dict[str, Any]:
-        """The copied state as tensors and plain values; empty before the first copy."""
-        return self._values
+        return values
 
     def _of_optimizer(self, number: int, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
         state = optimizer.state_dict()
@@ -76,6 +93,9 @@ class StartState:
         source = tensor.detach()
         kept = self._copies.get(key)
         if kept is None or kept.shape != source.shape or kept.dtype != source.dtype:
+            self._left -= source.nbytes
+            if self._left < 0:
+                raise _TooLargeError
             kept = self._copies[key] = source.clone()
         else:
             self._pending.append((kept, source))
@@ -98,11 +118,11 @@ def _plain(group: dict[str, Any]) -> dict[str, Any]:
 
 def _random_states() -> dict[str, Any]:
     """Return the states of the generators of torch, numpy and Python, as tensors and numbers."""
-    _, keys, position, has_gauss, gauss = np.random.get_state()
+    _, keys, position, has_gauss, gauss = tuple(np.random.get_state(legacy=True))
     version, internal, next_gauss = random.getstate()
     states: dict[str, Any] = {
         "torch": torch.get_rng_state(),
-        "numpy": [torch.from_numpy(keys.astype(np.int64)), position, has_gauss, gauss],
+        "numpy": [torch.from_numpy(np.asarray(keys, np.int64)), position, has_gauss, gauss],
         "python": [version, torch.tensor(internal), next_gauss],
     }
     if torch.cuda.is_initialized():

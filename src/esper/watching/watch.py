@@ -165,18 +165,26 @@ class Watch:
             spent = self._record.update_seconds or 0.0
             self._record.update_seconds = spent + time.monotonic() - began
 
-    def keep_start(self) -> None:
-        """Keep, from now on, the state that each update starts from (see `updating`)."""
-        self._start = StartState(self._models, self._optimizers)
+    def keep_start(self, limit: int) -> None:
+        """Keep, from now on, the state that each update starts from (see `updating`).
 
-    def start_of(self, trouble: Trouble) -> dict[str, Any]:
+        Args:
+            limit: bytes above which it is not kept.
+        """
+        self._start = StartState(self._models, self._optimizers, limit)
+
+    def start_of(self, trouble: Trouble, limit: int) -> dict[str, Any]:
         """Return the state before the update of an incident that was just found.
 
         Without a start that was kept, and while acting, it is the state as it is now.
+
+        Args:
+            trouble: the incident.
+            limit: bytes above which nothing is returned.
         """
-        if self._start is not None and trouble.phase == "update" and self._start.values:
+        if self._start is not None and trouble.phase == "update":
             return self._start.values
-        now = StartState(self._models, self._optimizers)
+        now = StartState(self._models, self._optimizers, limit)
         now.take()
         return now.values
 
