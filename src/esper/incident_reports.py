@@ -182,9 +182,11 @@ def replay_incident(
     """
     from esper.simic.replay.incidents import (
         CAPSULE_NAME,
+        WATCHED_FORMAT,
+        capsule_of,
         find_incident,
         incident_at,
-        read_capsule,
+        read_values,
     )
 
     if reference is not None and (Path(reference).expanduser() / CAPSULE_NAME).is_file():
@@ -195,8 +197,16 @@ def replay_incident(
         incident, run_name = find_incident(run, number, update), run.resolve().name
 
     with progress:
-        capsule = read_capsule(incident.path)
-        from esper.simic.replay.replaying import replay  # loads torch
+        values = read_values(incident.path)
+        if values.get("format") == WATCHED_FORMAT:
+            from esper.recording.capsule import watched_capsule_of
+            from esper.rerunning.replaying import replay_watched
 
-        replayed = replay(capsule, progress.report)
-    return ReplayedIncident(run_name, incident.number, capsule.minibatches_per_epoch, replayed)
+            watched = watched_capsule_of(values, incident.path)
+            replayed, per_epoch = replay_watched(watched, progress.report)
+        else:
+            from esper.simic.replay.replaying import replay  # loads torch
+
+            capsule = capsule_of(values, incident.path)
+            replayed, per_epoch = replay(capsule, progress.report), capsule.minibatches_per_epoch
+    return ReplayedIncident(run_name, incident.number, per_epoch, replayed)

@@ -14,12 +14,14 @@ import torch
 from torch import nn
 
 from esper.leyline.errors import EsperError
-from esper.recipes.recipe import Subject
+from esper.recipes.recipe import Rebuilding, Subject
 from esper.recipes.table import subject_of
+from esper.recording.capsule import LARGEST, CapsuleTooLargeError, Contents
 from esper.recording.run_recorder import Continued, Description, RunRecorder
 from esper.watching.explainer import Replay
 from esper.watching.heads import Head
 from esper.watching.hooks import unwrapped
+from esper.watching.recorder import Trouble
 from esper.watching.watch import OnNonfinite, Watch, When
 
 
@@ -114,10 +116,33 @@ def watch(
         raise
     watched.record_with(recorder)
     recorder.close_at_exit(watched.close)
+    if replay != "off":
+        if subject.rebuilding_of is not None:
+            watched.keep_start(LARGEST)
+        recorder.keep_capsules(functools.partial(_contents_of, watched, subject, on_nonfinite))
     if subject.update_method is not None:
         _wrap_update(watched, subject, *subject.update_method)
     _explain_at_exit(watched)
     return watched
+
+
+def _contents_of(watched: Watch, subject: Subject, on_nonfinite: str, trouble: Trouble) -> Contents:
+    """Return what a capsule of an incident holds."""
+    start = watched.start_of(trouble, LARGEST)
+    if not start:
+        raise CapsuleTooLargeError
+    rebuilding = Rebuilding(reason=subject.why_not_rebuilt, data=dict(watched.variables))
+    if subject.rebuilding_of is not None:
+        rebuilding = subject.rebuilding_of(trouble.phase)
+    return Contents(
+        rebuilding.rebuilder,
+        rebuilding.reason,
+        dict(rebuilding.plan),
+        start,
+        dict(rebuilding.data),
+        device=str(next(subject.models[0].parameters(), torch.empty(0)).device),
+        on_nonfinite=on_nonfinite,
+    )
 
 
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:

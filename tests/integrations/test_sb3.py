@@ -121,7 +121,7 @@ def test_an_observation_is_found_while_acting(name, space, tmp_path):
 
     watch = trained(tmp_path, model)
 
-    assert found(watch) == [("shared", "obs", "nan")]
+    assert found(watch) == [("shared", "obs_tensor", "nan")]
     assert (watch.troubles[0].update, watch.troubles[0].phase) == (2, "acting")
     assert origin(watch).phase == "forward"
 
@@ -143,6 +143,15 @@ def test_an_advantage(name, tmp_path):
     assert found(watch) == [("shared", "rollout_data.advantages", "nan")]
     expected = "policy_loss = -(adv" if name == "A2C" else "advantages = (advantages - advantages"
     assert code_of(watch).startswith(expected)
+
+
+def test_variables_of_the_script_are_not_blamed(tmp_path):
+    placeholder = torch.tensor(NAN)
+
+    watch = trained(tmp_path, build("PPO", first_space("PPO")), in_rollout("advantages", NAN))
+
+    assert found(watch) == [("shared", "rollout_data.advantages", "nan")]
+    assert placeholder.isnan()
 
 
 @pytest.mark.parametrize("name", ["PPO", "MaskablePPO", "RecurrentPPO"])

@@ -11,6 +11,23 @@ from esper.watching.repeater import Repeater
 
 
 @dataclass(frozen=True)
+class Rebuilding:
+    """What is needed to repeat an update of a library in another process.
+
+    Attributes:
+        rebuilder: how, a name that `esper.rerunning` knows; empty where it cannot be repeated.
+        plan: plain values: class paths and settings.
+        data: tensors that the update learns from, by name.
+        reason: why it cannot be repeated, a sentence.
+    """
+
+    rebuilder: str = ""
+    plan: Mapping[str, Any] = field(default_factory=dict)
+    data: Mapping[str, Any] = field(default_factory=dict)
+    reason: str = ""
+
+
+@dataclass(frozen=True)
 class Subject:
     """What is watched.
 
@@ -29,6 +46,9 @@ class Subject:
         groups: further parts by name, as `groups` of `esper.watch`.
         figures: returns what the library measured in the update that just ended, by name.
         runs_again: whether its training loop may be run again.
+        rebuilding_of: returns what is needed to repeat the current update, or, if it is given
+            "acting", the current choice of actions; None: neither can be repeated elsewhere.
+        why_not_rebuilt: the reason for that, a sentence.
         inputs: returns arrays or tensors that an update's own tensors are computed from, by name,
             such as rewards; looked at only where something is not finite.
         repeater: computes a minibatch again where the loop must not be run.
@@ -51,6 +71,8 @@ class Subject:
     inputs: Callable[[], Mapping[str, Any]] = dict
     repeater: Repeater | None = None
     reports_steps: bool = False
+    rebuilding_of: Callable[[str], Rebuilding] | None = None
+    why_not_rebuilt: str = "the training loop is no library's: it cannot be rebuilt elsewhere"
 
 
 @dataclass(frozen=True)

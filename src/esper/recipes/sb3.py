@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from esper.recipes.recipe import Recipe, Subject
+from esper.recipes.sb3_plan import rebuilding_of
 from esper.watching.heads import Head
 
 #: Where algorithms keep the layer that computes logits, means or values of actions.
@@ -23,6 +24,7 @@ def subject_of(model: Any) -> Subject | None:
     if not isinstance(policy, nn.Module) or not hasattr(model, "action_space"):
         return None
     layer = _output_layer(policy)
+    is_on_policy = hasattr(model, "rollout_buffer")
     return Subject(
         models=[policy],
         optimizers=_optimizers(model, policy),
@@ -34,6 +36,8 @@ def subject_of(model: Any) -> Subject | None:
         config={"algorithm": type(model).__name__} | _settings(model),
         figures=lambda: figures_of(model),
         inputs=lambda: _rollout_of(model),
+        rebuilding_of=(lambda phase: rebuilding_of(model, phase)) if is_on_policy else None,
+        why_not_rebuilt="only on-policy algorithms of Stable-Baselines3 are repeated elsewhere",
     )
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
+from msgspec.structs import replace
 
 from esper.karn.store.liveness import process_start_time
 from esper.karn.store.run_directory import WATCHED_RUN, create_run, default_run_dir
@@ -31,6 +32,7 @@ from esper.leyline.telemetry import (
 from esper.leyline.text.sighting_words import what_words
 from esper.leyline.text.source_paths import short_path
 from esper.leyline.version import VERSION
+from esper.recording.capsule import CapsuleKeeper, Contents
 from esper.tracing.origin import Origin
 from esper.watching.heads import Head
 from esper.watching.recorder import Trouble, UpdateRecord
@@ -134,10 +136,19 @@ class RunRecorder:
         self._incidents = 0 if continues is None else continues.incidents
         resumed = None if continues is None else continues.update
         self._writer.emit(_started(description, self.directory.name, resumed), durable=True)
+        self._keeper: CapsuleKeeper | None = None
         self._at_exit: Callable[[], None] = self._close
         atexit.register(self._at_exit)
         own = weakref.ref(self)
         os.register_at_fork(after_in_child=lambda: _forget_at_exit(own()))
+
+    def keep_capsules(self, contents_of: Callable[[Trouble], Contents]) -> None:
+        """Keep capsules from now on.
+
+        Args:
+            contents_of: returns what the library knows of the state before an incident.
+        """
+        self._keeper = CapsuleKeeper(self.directory, contents_of)
 
     def found(self, trouble: Trouble) -> None:
         """Latch the lights of an incident, and record where it began."""
@@ -146,19 +157,21 @@ class RunRecorder:
         self._incidents += 1
         explanation = trouble.explanation
         origin = None if explanation.origin is None else _origin(explanation.origin, trouble)
-        self._writer.emit(
-            IncidentRecorded(
-                update=trouble.update,
-                number=self._incidents,
-                path="",
-                size=0,
-                reason="a watched run keeps no capsule",
-                origin=origin,
-                no_origin=explanation.why_no_origin,
-                sightings=sightings_of(trouble),
-            ),
-            durable=True,
+        sightings = sightings_of(trouble)
+        recorded = IncidentRecorded(
+            update=trouble.update,
+            number=self._incidents,
+            path="",
+            size=0,
+            reason="this run keeps no capsules",
+            origin=origin,
+            no_origin=explanation.why_no_origin,
+            sightings=sightings,
         )
+        if self._keeper is not None:
+            kept = self._keeper.record(trouble, self._incidents, sightings, origin)
+            recorded = replace(recorded, path=kept.path, size=kept.size, reason=kept.reason)
+        self._writer.emit(recorded, durable=True)
         _log.warning("%s", _sentence(trouble, origin, self.directory))
 
     def updated(self, record: UpdateRecord) -> None:

@@ -105,6 +105,13 @@ class OperationTracer(TorchDispatchMode):
         for hook in self._hooks:
             hook.remove()
 
+    def name_inputs(self, inputs: Mapping[str, Tensor]) -> None:
+        """Name tensors that were made since tracing began, such as those of a fetched batch."""
+        poisons = tuple(poisons_of(inputs, {}, ()))
+        self.poisons += poisons
+        self._poison_of |= {poison.name: poison for poison in poisons}
+        self._known |= {tensor_key(tensor): name for name, tensor in inputs.items()}
+
     def makers(self, tensor: Tensor) -> tuple[Operation, ...]:
         """Return the operations that made the non-finite values of a tensor, newest last."""
         storage = self._made.get(storage_key(tensor))

@@ -53,6 +53,7 @@ class Explainer:
         repeater: computes minibatches again instead of the loop; None: the loop is run again.
 
     Attributes:
+        variables: the training loop's own tensors in the last incident, by name.
         seen: while a minibatch is repeated, the outputs and gradients that its repetition made.
         outputs: of the output layer, during a repetition, with what the layer took; only those
             whose sum is not finite.
@@ -78,6 +79,7 @@ class Explainer:
         self._repeater = repeater
         self.seen: list[Tensor] | None = None
         self.outputs: list[tuple[Tensor | None, Tensor]] = []
+        self.variables: dict[str, Tensor] = {}
 
     def explain(
         self,
@@ -99,6 +101,7 @@ class Explainer:
         for frame in frames[_FRAMES::-1]:  # the loop's own before those that it calls
             for name, tensor in named_tensors(frame).items():
                 variables.setdefault(name, tensor)
+        self.variables = {name: tensor.detach() for name, tensor in variables.items()}
         if optimizer is not None:
             self._optimizers[id(optimizer)] = optimizer
         state = self._state()

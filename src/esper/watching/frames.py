@@ -17,6 +17,8 @@ from torch import Tensor, nn
 
 _TORCH = str(Path(torch.__file__).parent)
 _ESPER = str(Path(__file__).parents[1])
+#: Packages of Esper that call the training, or a repetition of it.
+_CALLING = tuple(str(Path(_ESPER, name)) for name in ("integrations", "rerunning"))
 _STDLIB = sysconfig.get_path("stdlib")
 _MOST_ITEMS = 64  # of one container that are looked at
 _DEEPEST = 3
@@ -25,8 +27,11 @@ _OF_DISTRIBUTIONS = ("distribution", "distributions", "logits", "loc", "scale")
 
 
 def frames_calling(frame: FrameType | None) -> Iterator[FrameType]:
-    """Yield a frame and its callers, innermost first."""
-    while frame is not None:
+    """Yield a frame and its callers, innermost first.
+
+    They end where Esper called the library: what called Esper has no variables of the training.
+    """
+    while frame is not None and not frame.f_code.co_filename.startswith(_CALLING):
         yield frame
         frame = frame.f_back
 
@@ -62,14 +67,15 @@ def named_tensors(frame: FrameType) -> dict[str, Tensor]:
     if local is frame.f_globals:  # a script: its functions, modules and classes are no variables
         names = [name for name in names if not name.startswith("__")]
     for name in names:
-        for path, tensor in _tensors_in(name, local[name], _DEEPEST):
+        for path, tensor in tensors_in(name, local[name]):
             if id(tensor) not in seen:
                 seen.add(id(tensor))
                 found[path] = tensor
     return found
 
 
-def _tensors_in(name: str, value: Any, depth: int) -> Iterator[tuple[str, Tensor]]:
+def tensors_in(name: str, value: Any, depth: int = _DEEPEST) -> Iterator[tuple[str, Tensor]]:
+    """Yield the floating-point tensors in a value, with the expressions that lead to them."""
     if isinstance(value, Tensor):
         if value.is_floating_point() and not isinstance(value, nn.Parameter):
             yield name, value
@@ -77,7 +83,7 @@ def _tensors_in(name: str, value: Any, depth: int) -> Iterator[tuple[str, Tensor
     if depth == 0 or isinstance(value, (nn.Module, torch.optim.Optimizer, type, str, bytes)):
         return
     for path, item in _items(name, value):
-        yield from _tensors_in(path, item, depth - 1)
+        yield from tensors_in(path, item, depth - 1)
 
 
 def _items(name: str, value: Any) -> Iterator[tuple[str, Any]]:

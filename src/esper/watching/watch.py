@@ -31,6 +31,7 @@ from esper.watching.hooks import ClipWatch, OutputHook, hook_steps
 from esper.watching.parts import Part, kinds_of, parts_of
 from esper.watching.recorder import NoRecorder, Recorder, Trouble, UpdateRecord
 from esper.watching.repeater import Repeater
+from esper.watching.start_state import StartState
 
 OnNonfinite = Literal["report", "skip", "halt"]
 When = Literal["auto", "step", "update"]
@@ -113,6 +114,7 @@ class Watch:
         self._weights: Tensor | None = None
         self._still_for = 0
         self._is_paused = False
+        self._start: StartState | None = None
         self._is_updating = False
         self._acting_is_explained = False  # in this update
         self._handles: list[Any] = []
@@ -154,12 +156,42 @@ class Watch:
         """Everything inside belongs to an update, also a call of the model without gradients."""
         began = time.monotonic()
         self._is_updating = True
+        if self._start is not None:
+            self._guarded(self._start.take)
         try:
             yield
         finally:
             self._is_updating = False
             spent = self._record.update_seconds or 0.0
             self._record.update_seconds = spent + time.monotonic() - began
+
+    def keep_start(self, limit: int) -> None:
+        """Keep, from now on, the state that each update starts from (see `updating`).
+
+        Args:
+            limit: bytes above which it is not kept.
+        """
+        self._start = StartState(self._models, self._optimizers, limit)
+
+    def start_of(self, trouble: Trouble, limit: int) -> dict[str, Any]:
+        """Return the state before the update of an incident that was just found.
+
+        Without a start that was kept, and while acting, it is the state as it is now.
+
+        Args:
+            trouble: the incident.
+            limit: bytes above which nothing is returned.
+        """
+        if self._start is not None and trouble.phase == "update":
+            return self._start.values
+        now = StartState(self._models, self._optimizers, limit)
+        now.take()
+        return now.values
+
+    @property
+    def variables(self) -> Mapping[str, Tensor]:
+        """The training loop's own tensors in an incident that was just found, by name."""
+        return self._explainer.variables
 
     @property
     def is_clean(self) -> bool:
@@ -471,6 +503,7 @@ class Watch:
         self.troubles.append(trouble)
         self._record.troubles.append(trouble)
         self._guarded(lambda: self._recorder.found(trouble))
+        self._explainer.variables = {}
 
     def _explain_exception(self, traceback: TracebackType | None) -> None:
         if self._record.troubles or self._is_broken:

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from esper.leyline.files.durable_files import sync_directory, write_file
 from esper.leyline.files.incident_files import (
@@ -38,9 +38,31 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 FORMAT = 3
+#: Format of the capsules of watched runs (`esper.recording.capsule`).
+WATCHED_FORMAT = "watched run 1"
 _PARTIAL_SUFFIX = ".partial"
 #: Largest file that is read, in bytes; Esper writes far smaller ones.
 _LONGEST_CAPSULE = 4 << 30
+
+
+class AnyCapsule(Protocol):
+    """What is written as a capsule: a frozen data class of tensors and plain values."""
+
+    @property
+    def format(self) -> int | str:
+        """Its format; a reader refuses those that it does not know."""
+
+    @property
+    def update(self) -> int:
+        """Number of the update, counted from 1."""
+
+    @property
+    def sightings(self) -> list[dict[str, Any]]:
+        """The fields of each `NonfiniteSighting`."""
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """Versions of libraries, by name."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +87,7 @@ class Capsule:
             An update draws from none of them at present.
     """
 
+    format: ClassVar[int] = FORMAT
     update: int
     config: dict[str, Any]
     agent: dict[str, Any]
@@ -88,6 +111,7 @@ class IncidentLedger:
     limit: int  # number of capsules, besides the first of each kind of fault
     limit_bytes: int
     number: int = 0  # of the last incident before this process, kept or not
+    has_options: bool = True  # whether options of the command set these limits
     _bytes: int = field(init=False, default=0)
     _beyond_first: int = field(init=False, default=0)
     _seen: set[tuple[str, str, str]] = field(init=False, default_factory=set)
@@ -101,7 +125,9 @@ class IncidentLedger:
             seen = () if incident.damage else incident.sightings
             self._count(incident.size, {_kind_of(one) for one in seen})
 
-    def record(self, capsule: Capsule, sightings: Sequence[NonfiniteSighting]) -> IncidentRecorded:
+    def record(
+        self, capsule: AnyCapsule, sightings: Sequence[NonfiniteSighting]
+    ) -> IncidentRecorded:
         """Write a capsule within the limits, and return the event.
 
         If it was not written, the event gives the reason; an error of the disk is not raised.
@@ -132,14 +158,16 @@ class IncidentLedger:
     def _refusal(self) -> str:
         """Return why an incident that shows nothing new is not kept; empty if it is."""
         if self._beyond_first >= self.limit:
-            return f"it shows nothing new, and {self.limit} such are kept (--incidents-kept)"
+            option = " (--incidents-kept)" if self.has_options else ""
+            return f"it shows nothing new, and {self.limit} such are kept{option}"
         if self._bytes >= self.limit_bytes:
             limit = self.limit_bytes // 2**20
-            return f"it shows nothing new, and capsules take {limit} MiB (--incident-megabytes)"
+            option = " (--incident-megabytes)" if self.has_options else ""
+            return f"it shows nothing new, and capsules take {limit} MiB{option}"
         return ""
 
 
-def write_capsule(incidents: Path, number: int, capsule: Capsule) -> Path:
+def write_capsule(incidents: Path, number: int, capsule: AnyCapsule) -> Path:
     """Write a capsule as incident `number` into the folder `incidents`; return its folder.
 
     Raises:
@@ -147,7 +175,7 @@ def write_capsule(incidents: Path, number: int, capsule: Capsule) -> Path:
     """
     folder = incidents / f"{number:04d}"
     partial = folder.with_suffix(_PARTIAL_SUFFIX)
-    data = saved({"format": FORMAT, **capsule.__dict__})
+    data = saved({"format": capsule.format, **vars(capsule)})
     summary = {
         "number": number,
         "sha256": hashlib.sha256(data).hexdigest(),
@@ -210,10 +238,19 @@ def _whole(incident: Incident) -> Incident:
 
 
 def read_capsule(folder: Path, device: str = "cpu") -> Capsule:
-    """Read the capsule of an incident.
+    """Read the capsule of an incident of Esper's own agent.
 
     Raises:
         IncidentError: it is missing, damaged, or of a format that this version does not know.
+    """
+    return capsule_of(read_values(folder, device), folder)
+
+
+def read_values(folder: Path, device: str = "cpu") -> dict[str, Any]:
+    """Read the content of an incident's capsule, whatever its format.
+
+    Raises:
+        IncidentError: it is missing or damaged.
     """
     path = folder / CAPSULE_NAME
     try:
@@ -233,7 +270,19 @@ def read_capsule(folder: Path, device: str = "cpu") -> Capsule:
         state = load_values(data, device)
     except TorchFileError as error:
         raise IncidentError(f"the capsule {path} cannot be read: {error}") from error
-    if not isinstance(state, dict) or state.pop("format", None) != FORMAT:
+    if not isinstance(state, dict):
+        raise IncidentError(f"the capsule {path} holds no values by name")
+    return state
+
+
+def capsule_of(state: dict[str, Any], folder: Path) -> Capsule:
+    """Return the capsule with a content that was read.
+
+    Raises:
+        IncidentError: it has a format that this version does not know, or is incomplete.
+    """
+    path = folder / CAPSULE_NAME
+    if state.pop("format", None) != FORMAT:
         raise IncidentError(
             f"the capsule {path} has another format than {FORMAT}, the one that this version reads"
         )

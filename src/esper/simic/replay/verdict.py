@@ -1,5 +1,7 @@
 """The verdict of a replay: whether it saw what was recorded."""
 
+from collections.abc import Collection
+
 from esper.leyline.telemetry import NonfiniteSighting
 from esper.leyline.text.sighting_words import sighting_words, what_words, where_words
 
@@ -11,15 +13,18 @@ REPEATED_PHASES = ("given", "preparation", "update")
 
 
 def judge(
-    recorded: tuple[NonfiniteSighting, ...], seen: tuple[NonfiniteSighting, ...]
+    recorded: tuple[NonfiniteSighting, ...],
+    seen: tuple[NonfiniteSighting, ...],
+    phases: Collection[str] = REPEATED_PHASES,
 ) -> tuple[str, tuple[str, ...]]:
     """Return the verdict, and a sentence for each difference.
 
     Args:
         recorded: sightings in the capsule.
         seen: sightings in the replay.
+        phases: that were repeated.
     """
-    recorded = tuple(one for one in recorded if one.phase in REPEATED_PHASES)
+    recorded = tuple(one for one in recorded if one.phase in phases)
     then = {(one.head, one.quantity, one.kind): one for one in recorded}
     now = {(one.head, one.quantity, one.kind): one for one in seen}
     if recorded and not seen:

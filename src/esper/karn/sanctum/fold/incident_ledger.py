@@ -7,6 +7,7 @@ capsule counts as the incident; an incident whose capsule was removed or damaged
 import math
 from bisect import bisect_right
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -82,14 +83,20 @@ class IncidentLedger:
         found = []
         for state in self._newest.values():
             if (capsule := there.pop(state.number, None)) is not None:
-                found.append(_state_of(capsule, state.update))
+                found.append(_with_origin(_state_of(capsule, state.update), state))
             elif state.path:
-                found.append(IncidentState(state.update, state.number, "", CAPSULE_GONE))
+                gone = IncidentState(state.update, state.number, "", CAPSULE_GONE)
+                found.append(_with_origin(gone, state))
             else:
                 found.append(state)
         found += [_state_of(one, one.update) for one in there.values()]
         found.sort(key=lambda one: (one.update, one.number))
         return tuple(found[-INCIDENTS_KEPT:])
+
+
+def _with_origin(incident: IncidentState, recorded: IncidentState) -> IncidentState:
+    """Return an incident with the origin that its event has; its capsule's summary has none."""
+    return replace(incident, origin=recorded.origin, no_origin=recorded.no_origin)
 
 
 def _state_of(capsule: Incident, update: int) -> IncidentState:

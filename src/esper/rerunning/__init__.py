@@ -1,0 +1,1 @@
+"""Repeats updates of watched runs from their capsules, in a process of its own."""

@@ -1,0 +1,130 @@
+"""The state that an update starts from: kept while it runs, so that it can be repeated later."""
+
+import random
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+
+class _TooLargeError(Exception):
+    """The copy would take more than the limit."""
+
+
+class StartState:
+    """A copy of weights, states of optimizers and of random generators.
+
+    The memory of the copy is used again by the next one.
+
+    Args:
+        models: whose parameters and buffers are copied.
+        optimizers: whose states are copied.
+        limit: bytes above which nothing is copied.
+
+    Attributes:
+        values: the copied state as tensors and plain values; empty before the first copy, and where
+            it would be larger than the limit.
+    """
+
+    def __init__(
+        self,
+        models: Sequence[nn.Module],
+        optimizers: Sequence[torch.optim.Optimizer],
+        limit: int,
+    ) -> None:
+        self._models = models
+        self._optimizers = optimizers
+        self._copies: dict[Any, Tensor] = {}
+        self._pending: list[tuple[Tensor, Tensor]] = []
+        self._left = limit
+        self.values: dict[str, Any] = {}
+
+    def take(self) -> None:
+        """Copy the state as it is now."""
+        if self._left < 0:
+            return
+        try:
+            self.values = self._taken()
+        except _TooLargeError:
+            self.values = {}
+            self._copies.clear()
+        self._pending.clear()
+
+    def _taken(self) -> dict[str, Any]:
+        values = {
+            "weights": [
+                {
+                    name: self._copied(("weight", number, name), tensor)
+                    for name, tensor in model.state_dict(keep_vars=True).items()
+                    if isinstance(tensor, Tensor)
+                }
+                for number, model in enumerate(self._models)
+            ],
+            "optimizers": [
+                self._of_optimizer(number, optimizer)
+                for number, optimizer in enumerate(self._optimizers)
+            ],
+            "random": _random_states(),
+        }
+        if self._pending:
+            targets, sources = zip(*self._pending, strict=True)
+            with torch.no_grad():
+                torch._foreach_copy_(targets, sources)
+        return values
+
+    def _of_optimizer(self, number: int, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+        state = optimizer.state_dict()
+        return {
+            "state": {
+                index: {
+                    name: self._copied(("optimizer", number, index, name), value)
+                    if isinstance(value, Tensor)
+                    else value
+                    for name, value in of_parameter.items()
+                }
+                for index, of_parameter in state["state"].items()
+            },
+            "groups": [_plain(group) for group in state["param_groups"]],
+        }
+
+    def _copied(self, key: Any, tensor: Tensor) -> Tensor:
+        source = tensor.detach()
+        kept = self._copies.get(key)
+        if kept is None or kept.shape != source.shape or kept.dtype != source.dtype:
+            self._left -= source.nbytes
+            if self._left < 0:
+                raise _TooLargeError
+            kept = self._copies[key] = source.clone()
+        else:
+            self._pending.append((kept, source))
+        return kept
+
+
+def _plain(group: dict[str, Any]) -> dict[str, Any]:
+    """Return the plain values of a parameter group; a learning rate may be a tensor."""
+    values = {
+        name: value.item() if isinstance(value, Tensor) else value
+        for name, value in group.items()
+        if name != "params"
+    }
+    return {
+        name: value
+        for name, value in values.items()
+        if value is None or isinstance(value, (bool, int, float, str, tuple))
+    }
+
+
+def _random_states() -> dict[str, Any]:
+    """Return the states of the generators of torch, numpy and Python, as tensors and numbers."""
+    _, keys, position, has_gauss, gauss = tuple(np.random.get_state(legacy=True))
+    version, internal, next_gauss = random.getstate()
+    states: dict[str, Any] = {
+        "torch": torch.get_rng_state(),
+        "numpy": [torch.from_numpy(np.asarray(keys, np.int64)), position, has_gauss, gauss],
+        "python": [version, torch.tensor(internal), next_gauss],
+    }
+    if torch.cuda.is_initialized():
+        states["cuda"] = torch.cuda.get_rng_state_all()
+    return states
