@@ -34,6 +34,7 @@ from esper.leyline.heads import HEAD_NAMES, HEAD_SIZES, Op, Stage
 from esper.leyline.quantities import CAUSAL_ORDER
 from esper.leyline.records import RECORDS
 from esper.leyline.telemetry import (
+    STALLED_UPDATES,
     IncidentRecorded,
     InterventionTaken,
     Notice,
@@ -41,6 +42,7 @@ from esper.leyline.telemetry import (
     UnknownPayload,
     UpdateFigures,
 )
+from esper.recording.run_recorder import Description, RunRecorder
 from esper.simic.agent.figures import UpdateResult
 from esper.simic.telemetry.emitters import (
     emit_decisions,
@@ -50,6 +52,11 @@ from esper.simic.telemetry.emitters import (
 )
 from esper.simic.telemetry.nonfinite import HEAD_QUANTITIES, SHARED_QUANTITIES
 from esper.tamiyo.acting import Decision, active_heads
+from esper.tracing.operations import Operation, Place
+from esper.tracing.origin import Origin
+from esper.watching.explaining import Explanation, Found
+from esper.watching.heads import Head
+from esper.watching.recorder import Trouble, UpdateRecord
 
 HOSTS, SLOTS = 2, 3
 OP = HEAD_NAMES.index("op")
@@ -80,6 +87,10 @@ class Case:
     printed: str = ""  # by the run's process
     at: str | tuple[int, ...] = ()  # key or indices of the value at the snapshot's path
     read: Callable[[Any], Any] = lambda found: found  # what of it is the value
+    # What a recorder of a watched run is given; None for a run of Esper's own agent.
+    watched: Callable[[RunRecorder], None] | None = None
+    heads: tuple[Head, ...] = (Head("action", "categorical", range(3)),)  # of a watched run
+    library: str = "pytorch"  # that trains a watched run
     width: int = 200
     height: int = 40
     seconds_later: float = 10.0  # at which the run is looked at, from its start
@@ -161,6 +172,45 @@ def group_lights(kind: str, shown: str) -> tuple[Case, ...]:
         Case(True, shown, update=light(kind, "shared", "value"), at="shared"),
         Case(True, shown, update=light(kind, "hosts", "loss", **IN_A_HOST), at="hosts"),
     )
+
+
+def watched_update(recorder: RunRecorder, number: int = 1, **more: Any) -> None:
+    recorder.updated(UpdateRecord(number, steps=8, **more))
+
+
+def watched(value: Any, shown: str, *updates: dict[str, Any], **more: Any) -> Case:
+    """Return a case of a watched run with these updates."""
+
+    def record(recorder: RunRecorder) -> None:
+        for number, fields in enumerate(updates, start=1):
+            watched_update(recorder, number, **fields)
+
+    return Case(value, shown, watched=record, **more)
+
+
+def find_an_overflow(recorder: RunRecorder) -> None:
+    """Record an incident that began in an exponential."""
+    overflow = Operation(
+        number=1,
+        name="aten.exp.default",
+        phase="forward",
+        minibatch=0,
+        autograd="",
+        module="",
+        place=Place("/home/ana/net.py", 4321, "forward"),
+        inputs=(),
+        scalars=(),
+        outputs=(),
+        columns=None,
+        rows=None,
+        places=None,
+        sources=(),
+        poisons=(),
+        is_legal=False,
+    )
+    found = (Found("action", "logits", "+inf"),)
+    origin = Origin(overflow, (overflow,), "overflow in exp")
+    recorder.found(Trouble(1, 1, "update", Explanation(found, origin)))
 
 
 #: What proves each record: a case, or several.
@@ -331,8 +381,35 @@ CASES: dict[str, Case | tuple[Case, ...]] = {
         decided={"actions": {OP: int(Op.WAIT)}},
         read=lambda decisions: (decisions[-1].step, decisions[-1].heads[OP].choice),
     ),
+    "TELE-601": watched("pytorch", "library pytorch", {}),
+    "TELE-602": watched(
+        "gaussian",
+        "(gaussian)",
+        {},
+        heads=(Head("singular", "gaussian", range(1)),),
+        at="singular",
+    ),
+    "TELE-603": watched(
+        0.4321, "singular 0.432", {"figures": {"a/singular": 0.4321}}, at="a/singular"
+    ),
+    "TELE-604": watched(4321, "no weight moved for 4321 updates", {"still_updates": 4321}),
+    "TELE-605": watched(True, "●  stalled", {}, {}, {"still_updates": STALLED_UPDATES}, {}),
+    "TELE-606": watched(
+        2,
+        "no weight moved from update 2 on; weights move again",
+        *({"still_updates": still} for still in (0, 1, 2, 3, 0)),
+    ),
+    "TELE-607": Case(
+        ("aten.exp.default", 4321),
+        "exp, forward pass",
+        watched=find_an_overflow,
+        at=(0,),
+        read=lambda origin: (origin.operation, origin.line),
+    ),
 }
 ORDINARY = Case(None, "")
+#: A watched run in which all is well.
+ORDINARY_WATCHED = watched(None, "", {"figures": {"loss": 0.5}}, library="another")
 
 
 def ended(status: str) -> RunFinished:
@@ -422,10 +499,17 @@ def look_at(tmp_path, payloads):
 
     def looked(case: Case) -> View:
         run = tmp_path / str(len(made))
-        run.mkdir()
         made.append(run)
-        with RunWriter(run) as writer:
-            emit_everything(writer, payloads, case)
+        if case.watched is None:
+            run.mkdir()
+            with RunWriter(run) as writer:
+                emit_everything(writer, payloads, case)
+        else:
+            described = Description("watched", case.library, heads=case.heads)
+            recorder = RunRecorder(described, run)
+            case.watched(recorder)
+            recorder.ended("finished", "")
+            run = recorder.directory
         for number in case.capsules:
             write_empty_capsule(run, number, 1)
         with closing(sqlite3.connect(run / "run.sqlite")) as store:
@@ -508,7 +592,8 @@ def test_a_field_goes_from_its_emitter_to_its_widget(record, case, look_at):
     shown = drawn(wiring.widget, view, case)
     assert wiring.label in shown
     assert case.shown in shown
-    assert case.shown not in drawn(wiring.widget, look_at(ORDINARY), case)
+    ordinary = ORDINARY if case.watched is None else ORDINARY_WATCHED
+    assert case.shown not in drawn(wiring.widget, look_at(ordinary), case)
 
 
 @pytest.mark.parametrize("record", RECORDS, ids=lambda record: record.id)

@@ -85,6 +85,8 @@ def test_health_as_json_is_just_what_was_agreed(finished_run):
     assert json.loads(console.text) == {
         "run": finished_run.name,
         "status": "FINISHED",
+        "library": None,
+        "stalled": None,
         "wal_bytes": 0,
         "planted": False,
         "head_inf_latch": {head: head == "op" for head in HEAD_NAMES},
@@ -413,7 +415,7 @@ def test_bad_input_is_an_error_of_its_own_in_one_sentence(finished_run):
     run_dir = finished_run.parent
     with pytest.raises(RunNotFoundError, match="did you mean"):
         print_health(run_dir, "tset", console=Printed())
-    with pytest.raises(FailOnError, match="inf, nan or inf,nan, not 'infinity'"):
+    with pytest.raises(FailOnError, match=r"inf, nan, stalled, .*, not 'infinity'"):
         print_health(run_dir, fail_on="infinity", console=Printed())
     (finished_run / "run.sqlite").write_text("dear diary")
     (finished_run / "latches.jsonl").unlink()

@@ -14,16 +14,18 @@ def add_health(verbs: Any) -> None:
         verbs,
         "health",
         _health,
-        "show which heads ever produced NaN or Inf; exit code 1 if any did",
+        "show which heads ever produced NaN or Inf; exit code 1 if any did, or if a watched run "
+        "stood still",
     )
     add_run(parser)
     add_run_dir(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument(
         "--fail-on",
-        default="inf,nan",
+        default="inf,nan,stalled",
         metavar="KINDS",
-        help="kinds of value that make the exit code 1: inf, nan, inf,nan, or '' for none "
+        help="what makes the exit code 1: inf, nan, stalled, several of them with commas, or '' "
+        "for nothing "
         "(default: %(default)s)",
     )
 

@@ -66,6 +66,11 @@ class Body:
         local = self.frame.f_locals
         exec(self.code, variables)
         function = variables["_esper_body"]
+        # What is said of it names the function that the user wrote.
+        own = self.frame.f_code
+        function.__code__ = function.__code__.replace(
+            co_name=own.co_name, co_qualname=own.co_qualname
+        )
         arguments = {name: _copied(local[name]) for name in self.names if name in local}
         try:
             with contextlib.redirect_stdout(io.StringIO()):

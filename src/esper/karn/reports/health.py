@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from rich.console import Console
 from rich.padding import Padding
@@ -18,11 +18,18 @@ from esper.karn.reports.printing import (
     score_text,
 )
 from esper.karn.reports.run_commands import run_command
-from esper.karn.sanctum.fold.attention import is_drill
+from esper.karn.sanctum.fold.attention import is_drill, lit_lights
 from esper.karn.sanctum.fold.evidence import evidence_words
 from esper.karn.sanctum.fold.verdict import master_verdict
 from esper.karn.sanctum.following.follower import Frame, RunFollower
-from esper.karn.sanctum.schema import Evidence, InterventionState, TamiyoState
+from esper.karn.sanctum.schema import (
+    Evidence,
+    IncidentState,
+    InterventionState,
+    SanctumSnapshot,
+    TamiyoState,
+    TrainingState,
+)
 from esper.karn.store.errors import RunStoreError
 from esper.karn.store.run_directory import find_run
 from esper.karn.store.wal import LARGE_WAL_BYTES
@@ -33,8 +40,15 @@ from esper.karn.text.palette import TERMINAL
 from esper.karn.text.plain_console import PlainConsole
 from esper.karn.text.status_text import status_text
 from esper.leyline.health import LEVEL_WORDS, Verdict
+from esper.leyline.telemetry import STALLED_UPDATES
+from esper.leyline.text.origin_words import origin_words
 from esper.leyline.text.plurals import counted
 from esper.leyline.text.sighting_words import KIND_WORDS
+
+#: Heads and groups up to this number have a row each, lit or not.
+_ROWS_OF_DARK: Final = 24
+#: Incidents whose origin is printed, the newest ones.
+_INCIDENTS_EXPLAINED: Final = 3
 
 
 def print_health(
@@ -42,7 +56,7 @@ def print_health(
     reference: str | None = None,
     *,
     as_json: bool = False,
-    fail_on: str = "inf,nan",
+    fail_on: str = "inf,nan,stalled",
     console: Console | None = None,
 ) -> int:
     """Print the health of one run; return 1 if a latch of a kind in `fail_on` is set, else 0.
@@ -53,7 +67,7 @@ def print_health(
         run_dir: the folder that holds runs.
         reference: an id, a unique prefix of an id, a name or a path; None for the newest run.
         as_json: whether to print JSON instead of text.
-        fail_on: `inf`, `nan`, both with a comma between, or nothing.
+        fail_on: `inf`, `nan`, `stalled`, several of them with commas between, or nothing.
         console: where to print.
 
     Raises:
@@ -68,6 +82,7 @@ def print_health(
     frame = RunFollower(directory).catch_up()
     tamiyo = frame.snapshot.tamiyo
     is_set = {kind: any(tamiyo.latch(kind).values()) for kind in LATCH_KINDS}
+    is_set["stalled"] = frame.snapshot.training.stalled_latch
     run_id = directory.resolve().name
     if not any(is_set.values()):  # otherwise the files beside a broken store have a light
         if frame.completeness.unreadable is not None:
@@ -88,10 +103,13 @@ def print_health(
 
 def _health_report(run_id: str, frame: Frame) -> dict[str, Any]:
     tamiyo, done = frame.snapshot.tamiyo, frame.snapshot.interventions
+    run, training = frame.snapshot.run, frame.snapshot.training
     unlit = False if frame.completeness.doubt is None else None
     return {
         "run": run_id,
         "status": str(frame.status.kind),
+        # null: a run of Esper's own agent.
+        "library": run.library or None,
         # Large if a program keeps a transaction on the store open.
         "wal_bytes": frame.wal_bytes,
         # Whether all lights that are on come from drills.
@@ -101,6 +119,14 @@ def _health_report(run_id: str, frame: Frame) -> dict[str, Any]:
         "head_nan_latch": {head: lit or unlit for head, lit in tamiyo.head_nan_latch.items()},
         "group_inf_latch": {group: lit or unlit for group, lit in tamiyo.group_inf_latch.items()},
         "group_nan_latch": {group: lit or unlit for group, lit in tamiyo.group_nan_latch.items()},
+        # null: not measured, as in a run of Esper's own agent.
+        "stalled": {
+            "latch": training.stalled_latch or unlit,
+            "since": training.stalled_since,
+            "updates": training.still_updates,
+        }
+        if run.is_watched
+        else None,
         "first": [
             {
                 "head": seen.head,
@@ -172,14 +198,13 @@ def _print_health(console: Console, directory: Path, run_id: str, frame: Frame) 
     stated = (*verdict.reasons, frame.status.kind.lower())
     if frame.status.sentence not in stated:
         heading.append(f"  {frame.status.sentence}", style="dim")
-    episodes = f"{run.episodes_done} of {run.episodes}" if run.episodes else ABSENT
     console.print(heading, soft_wrap=True)
-    console.print(
-        f"update {run.update}, episodes {episodes}, score {score_text(training.score)}",
-        highlight=False,
-    )
-    for line in _interventions(frame.snapshot.interventions):
+    console.print(Text(_how_far(frame.snapshot)), soft_wrap=True)
+    for line in _interventions(frame.snapshot.interventions, is_watched=run.is_watched):
         console.print(Text(line))
+    for incident in frame.snapshot.incidents[-_INCIDENTS_EXPLAINED:]:
+        if (words := _origin_of(incident)) is not None:
+            console.print(Text(f"  incident {incident.number}, update {incident.update}: {words}"))
     if frame.wal_bytes > LARGE_WAL_BYTES:
         held = (
             f"the WAL of the store has grown to {frame.wal_bytes >> 20} MiB, because a program "
@@ -202,12 +227,18 @@ def _print_health(console: Console, directory: Path, run_id: str, frame: Frame) 
     console.print()
     doubt = frame.completeness.doubt
     unlit = Text(UNLIT, style="dim") if doubt is None else Text(UNKNOWN, style=UNKNOWN_STYLE)
-    print_columns(console, _light_rows(frame.snapshot.tamiyo, unlit), ("head", "Inf", "NaN"))
+    rows = _light_rows(frame.snapshot.tamiyo, unlit)
+    print_columns(console, rows, ("head", "Inf", "NaN"))
+    if left_out := len(frame.snapshot.tamiyo.latch("inf")) - len(rows):
+        console.print(Text(f"and {left_out} without Inf and NaN", style="dim"))
+    if run.is_watched:
+        lit = training.stalled_latch
+        console.print(Text("stalled  ").append_text(_stalled(training) if lit else unlit))
     if doubt is not None:
         console.print(Text(f"{UNKNOWN} not known: {doubt}", style=UNKNOWN_STYLE))
     if evidence := frame.snapshot.tamiyo.evidence:
         console.print()
-        _print_evidence(console, evidence)
+        _print_evidence(console, evidence, is_watched=run.is_watched)
 
 
 def _print_verdict(console: Console, verdict: Verdict) -> None:
@@ -218,7 +249,11 @@ def _print_verdict(console: Console, verdict: Verdict) -> None:
 
 
 def _light_rows(tamiyo: TamiyoState, unlit: Text) -> list[list[Text]]:
-    """Return a row of lights for each head and each group."""
+    """Return a row of lights for each head and each group; of very many, of those that are lit."""
+    names = list(tamiyo.latch("inf"))
+    if len(names) > _ROWS_OF_DARK:
+        lit = {name for name, _ in lit_lights(tamiyo)}
+        names = [name for name in names if name in lit or name in tamiyo.group_inf_latch]
     return [
         [
             Text(head),
@@ -232,7 +267,7 @@ def _light_rows(tamiyo: TamiyoState, unlit: Text) -> list[list[Text]]:
                 for light in LATCH_KINDS
             ),
         ]
-        for head in tamiyo.latch("inf")
+        for head in names
     ]
 
 
@@ -243,8 +278,34 @@ def _light(is_lit: bool, unlit: Text, *, now: bool, planted: bool) -> Text:
     return Text(" ".join(filter(None, words)), style=LIT_STYLE)
 
 
-def _interventions(done: InterventionState) -> tuple[str, str]:
-    """Return the lines about interventions and incidents."""
+def _how_far(snapshot: SanctumSnapshot) -> str:
+    """Return how far training has come; of a watched run also what is watched."""
+    run = snapshot.run
+    if run.is_watched:
+        return ", ".join(filter(None, (f"update {run.update}", run.library, run.task)))
+    episodes = f"{run.episodes_done} of {run.episodes}" if run.episodes else ABSENT
+    score = score_text(snapshot.training.score)
+    return f"update {run.update}, episodes {episodes}, score {score}"
+
+
+def _origin_of(incident: IncidentState) -> str | None:
+    """Return where an incident began, or why that is not known; None if nobody looked for it."""
+    if incident.origin is not None:
+        return origin_words(incident.origin)
+    why = incident.no_origin
+    return f"where it began is not known: {why}" if why else None
+
+
+def _stalled(training: TrainingState) -> Text:
+    now = " now" if training.still_updates >= STALLED_UPDATES else ""
+    return Text(f"{LIT}{now} since update {training.stalled_since}", style=LIT_STYLE)
+
+
+def _interventions(done: InterventionState, *, is_watched: bool) -> tuple[str, str]:
+    """Return the lines about interventions and incidents.
+
+    That none is kept is not worth a word where no incident of its kind is, as in a watched run.
+    """
     repeated = f"{counted(done.updates_repeated, 'update')} repeated (finite at the second try)"
     actions = [
         (done.updates_repeated, repeated),
@@ -254,12 +315,12 @@ def _interventions(done: InterventionState) -> tuple[str, str]:
     ]
     taken = ", ".join(text for count, text in actions if count)
     incidents = str(done.incidents) if done.incidents else "none"
-    if done.incidents_not_kept:
+    if done.incidents_not_kept and not (is_watched and done.incidents_not_kept == done.incidents):
         incidents += f", of which {done.incidents_not_kept} not kept"
     return f"interventions: {taken or 'none'}", f"incidents: {incidents}"
 
 
-def _print_evidence(console: Console, evidence: Sequence[Evidence]) -> None:
+def _print_evidence(console: Console, evidence: Sequence[Evidence], *, is_watched: bool) -> None:
     """Print a row for each source of sightings, at most 80 columns wide."""
     rows = []
     details = []
@@ -279,5 +340,6 @@ def _print_evidence(console: Console, evidence: Sequence[Evidence]) -> None:
         details.append(Text(f"  {words}", style=style) if (words := evidence_words(row)) else None)
     headers = ("head", "seen", "updates", "minib.", "first", "last", "")
     print_columns(console, rows, headers, details)
-    legend = "updates, minib.: number with a sighting; first, last: update/epoch/minibatch"
+    places = "update/minibatch" if is_watched else "update/epoch/minibatch"
+    legend = f"updates, minib.: number with a sighting; first, last: {places}"
     console.print(Text(legend, style="dim"))

@@ -6,7 +6,7 @@ from rich.console import Console
 
 from esper.karn.sanctum.cockpit.observer import read_view
 from esper.karn.sanctum.drawing.ascii import text_in_ascii
-from esper.karn.sanctum.fold.attention import lit_lights
+from esper.karn.sanctum.fold.attention import lights_on
 from esper.karn.sanctum.frame.status_line import render_line
 from esper.karn.store.errors import RunStoreError
 from esper.karn.text.palette import TERMINAL
@@ -46,7 +46,7 @@ def print_status_line(
     view = read_view(directory, None, at)
     line = render_line(view, None, palette)
     console.print(text_in_ascii(line) if ascii_only else line, soft_wrap=True)
-    if lit_lights(view.snapshot.tamiyo):
+    if lights_on(view.snapshot):
         return 1
     if view.doubt.lights is not None:
         raise RunStoreError(view.doubt.sentence or view.doubt.lights)

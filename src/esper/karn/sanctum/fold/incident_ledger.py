@@ -7,6 +7,7 @@ capsule counts as the incident; an incident whose capsule was removed or damaged
 import math
 from bisect import bisect_right
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -82,9 +83,11 @@ class IncidentLedger:
         found = []
         for state in self._newest.values():
             if (capsule := there.pop(state.number, None)) is not None:
-                found.append(_state_of(capsule, state.update))
+                origin, no_origin = state.origin, state.no_origin
+                of_capsule = _state_of(capsule, state.update)
+                found.append(replace(of_capsule, origin=origin, no_origin=no_origin))
             elif state.path:
-                found.append(IncidentState(state.update, state.number, "", CAPSULE_GONE))
+                found.append(replace(state, path="", reason=CAPSULE_GONE))
             else:
                 found.append(state)
         found += [_state_of(one, one.update) for one in there.values()]
