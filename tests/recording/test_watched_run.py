@@ -125,7 +125,7 @@ def test_a_run_that_is_killed_after_an_incident_keeps_its_light(tmp_path):
     )
 
     # What else happened in the last moments is not known.
-    assert run.latches["nan"] == {"a": None, "b": True, "shared": None, "hosts": None}
+    assert run.latches["nan"] == {"a": None, "b": True, "shared": None}
     assert run.snapshot.incidents
 
 
