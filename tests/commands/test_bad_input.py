@@ -20,7 +20,7 @@ Run = Callable[..., tuple[int, str, str]]
     ("arguments", "words"),
     [
         (("grow!",), "there is no command 'grow!'; did you mean grow? (see esper --help)"),
-        (("zzz",), "there is no command 'zzz'; the commands are ppo, runs, health"),
+        (("zzz",), "there is no command 'zzz'; the commands are run, ppo, runs, health"),
         (("sanctum",), "sanctum is a separate program: run `sanctum`"),
         (("ppo", "--episodes", "ten"), "argument --episodes: must be a whole number, not 'ten'"),
         (("ppo", "--episodes", "0"), "episodes must be at least 1, not 0"),

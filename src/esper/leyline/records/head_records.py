@@ -27,19 +27,45 @@ def _wiring(source: str, field: str, snapshot: str, label: str) -> Wiring:
     )
 
 
-HEAD_NAN_LATCH: Final = TelemetryRecord(
-    id="TELE-302",
-    name="Head NaN Latch",
-    category="gradient",
-    priority="P0",
+def _latch(
+    number: int,
+    name: str,
+    *,
+    question: str,
+    meaning: str,
+    causes: tuple[str, ...],
+    wiring: Wiring,
+    companions: tuple[str, ...],
+    proven_by: tuple[str, ...],
+    keys: str = _KEYS,
+    default: str = _ALL_HEADS,
+) -> TelemetryRecord:
+    return TelemetryRecord(
+        id=f"TELE-{number}",
+        name=name,
+        category="gradient",
+        priority="P0",
+        question=question,
+        audience=_EVERYONE,
+        when="after every PPO update",
+        type="dict[str, bool]",
+        keys=keys,
+        unit="–",
+        range="True or False",
+        default=default,
+        meaning=meaning,
+        causes=causes,
+        thresholds=_LIT,
+        wiring=wiring,
+        companions=companions,
+        proven_by=proven_by,
+    )
+
+
+HEAD_NAN_LATCH: Final = _latch(
+    302,
+    "Head NaN Latch",
     question="Which action heads have produced a NaN at any time in this run?",
-    audience=_EVERYONE,
-    when="after every PPO update",
-    type="dict[str, bool]",
-    keys=_KEYS,
-    unit="–",
-    range="True or False",
-    default=_ALL_HEADS,
     meaning=(
         "An indicator light for each head that, once lit, stays lit for the whole run, through "
         "restarts and resumes. It is set by OR: an update without NaN changes nothing. It covers "
@@ -50,7 +76,6 @@ HEAD_NAN_LATCH: Final = TelemetryRecord(
         "zero times infinity: an entropy or a loss that multiplies by a masked log-probability",
         "an observation or a recurrent state that was NaN before it reached the policy",
     ),
-    thresholds=_LIT,
     wiring=_wiring(
         "esper.simic.agent.ppo:PPOAgent._update", "head_nan_detected", "head_nan_latch", "NaN"
     ),
@@ -62,19 +87,10 @@ HEAD_NAN_LATCH: Final = TelemetryRecord(
     ),
 )
 
-HEAD_INF_LATCH: Final = TelemetryRecord(
-    id="TELE-303",
-    name="Head Inf Latch",
-    category="gradient",
-    priority="P0",
+HEAD_INF_LATCH: Final = _latch(
+    303,
+    "Head Inf Latch",
     question="Which action heads have produced an Inf at any time in this run?",
-    audience=_EVERYONE,
-    when="after every PPO update",
-    type="dict[str, bool]",
-    keys=_KEYS,
-    unit="–",
-    range="True or False",
-    default=_ALL_HEADS,
     meaning=(
         "An indicator light for each head that, once lit, stays lit for the whole run, through "
         "restarts and resumes, so that a failure that has passed can still be seen. It is set by "
@@ -86,7 +102,6 @@ HEAD_INF_LATCH: Final = TelemetryRecord(
         "an exploding PPO ratio: the probability of a choice moved too far in one update",
         "overflow under mixed precision, where a number too large for fp16 becomes Inf",
     ),
-    thresholds=_LIT,
     wiring=_wiring(
         "esper.simic.agent.ppo:PPOAgent._update", "head_inf_detected", "head_inf_latch", "Inf"
     ),
@@ -112,18 +127,11 @@ _GROUP_CAUSES: Final = (
 
 
 def _group_latch(number: int, kind: str, head_latch: str, companion: str) -> TelemetryRecord:
-    return TelemetryRecord(
-        id=f"TELE-{number}",
-        name=f"Group {kind} Latch",
-        category="gradient",
-        priority="P0",
+    return _latch(
+        number,
+        f"Group {kind} Latch",
         question=f"Has anything other than the heads been {kind} at any time in this run?",
-        audience=_EVERYONE,
-        when="after every PPO update",
-        type="dict[str, bool]",
         keys=_GROUPS,
-        unit="–",
-        range="True or False",
         default=_ALL_GROUPS,
         meaning=(
             f"Like {head_latch}, for the groups. `shared` is what all heads depend on: "
@@ -132,7 +140,6 @@ def _group_latch(number: int, kind: str, head_latch: str, companion: str) -> Tel
             "the training of the host networks; the episode of a failed host is not learned from."
         ),
         causes=_GROUP_CAUSES,
-        thresholds=_LIT,
         wiring=_wiring(_EXAMINED, "head_nonfinite", f"group_{kind.lower()}_latch", "Shared"),
         companions=(head_latch, companion),
         proven_by=("tests/karn/sanctum/test_aggregator.py::test_each_group_has_lights_of_its_own",),
