@@ -104,6 +104,20 @@ def test_a_reward_function_lights_by_name(tmp_path, value, kind, is_async):
         assert "test_trl.py" in watch.troubles[0].explanation.why_no_origin
 
 
+def test_rewards_that_are_always_infinite_stand_still(tmp_path):
+    def infinite(completions, **_):
+        return [float("inf")] + [0.0] * (len(completions) - 1)
+
+    callback = EsperCallback()
+    model, _ = breakable_gpt2(dropout=0.0)
+    grpo(tmp_path, model, [infinite], callback, steps=5)
+
+    watch = callback.watch
+    assert set(found(watch)) == {("infinite", "reward", "+inf")}
+    assert [trouble.update for trouble in watch.troubles] == [1, 2, 3, 4, 5]
+    assert watch.is_stalled
+
+
 @pytest.mark.parametrize("fault", [None, overflow, poison])
 def test_a_watched_grpo_training_equals_an_unwatched_one(tmp_path, fault):
     results = []
