@@ -246,6 +246,18 @@ def test_skip_leaves_a_bad_step_out(tmp_path):
     assert only(callback.watch).update == 3
 
 
+def test_halt_ends_with_exit_code_3(tmp_path, runs):
+    model, layer = breakable_gpt2()
+    callback = EsperCallback(on_nonfinite="halt")
+    with pytest.raises(SystemExit) as raised:
+        train(model, tmp_path, callback, planted(overflow, layer))
+
+    assert raised.value.code == 3
+    assert all(bool(parameter.isfinite().all()) for parameter in model.parameters())
+    (directory,) = runs.iterdir()
+    assert recorded(directory)[-1].status == "halted"
+
+
 def test_an_exception_is_explained_and_the_trainer_is_as_before(tmp_path, runs):
     model = tiny_gpt2()
 

@@ -45,7 +45,7 @@ def of_trainer(trainer: Any, repeater: Repeater) -> Subject:
     """Return what is watched of a Trainer, whose optimizer exists from the start of training on."""
     model = _of_model(trainer.model)
     optimizer = trainer.optimizer
-    rewards = [Head(name, "reward") for name in getattr(trainer, "reward_func_names", ())]
+    rewards = [Head(name, "reward") for name in reward_names(trainer)]
     return Subject(
         models=model.models,
         optimizers=[unwrapped(optimizer)] if isinstance(optimizer, torch.optim.Optimizer) else (),
@@ -60,6 +60,16 @@ def of_trainer(trainer: Any, repeater: Repeater) -> Subject:
         repeater=repeater,
         reports_steps=True,
     )
+
+
+def reward_names(trainer: Any) -> list[str]:
+    """Return a name of its own for each reward function of a trainer of TRL, in order."""
+    names: list[str] = []
+    for given in getattr(trainer, "reward_func_names", ()):
+        name = given or "reward"
+        same = sum(each.partition("[")[0] == name for each in names)
+        names.append(f"{name}[{same}]" if same else name)
+    return names
 
 
 def _of_model(model: nn.Module) -> Subject:
