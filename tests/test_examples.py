@@ -87,6 +87,51 @@ class TestStableBaselines3:
         assert "obs[0, 1] is nan" in incident.origin.cause
 
 
+class TestTransformers:
+    def test_a_broken_weight_is_named(self, tmp_path):
+        arguments = ("--steps", "6", "--break-at", "4")
+        code, output, run = example(tmp_path, "transformers_trainer.py", *arguments)
+
+        assert code == 0, output
+        assert (run.status, run.snapshot.run.update) == ("FINISHED", 6)
+        (incident,) = run.snapshot.incidents
+        assert incident.update == 4
+        assert incident.origin is not None
+        assert "transformer.h.1.mlp.c_fc.weight[0, 0] is +inf" in incident.origin.cause
+        assert run.latches["inf"]["shared"]
+        assert not run.latches["inf"]["lm_head"]
+
+
+class TestRewards:
+    def test_a_reward_function_has_a_light(self, tmp_path):
+        code, output, run = example(tmp_path, "trl_grpo.py", "--steps", "2")
+
+        assert code == 0, output
+        assert run.latches["inf"]["sentence_length"]
+        assert not run.latches["inf"]["variety"]
+        assert "trl_grpo.py" in run.snapshot.incidents[0].no_origin
+
+    def test_the_mended_one_is_healthy(self, tmp_path):
+        code, output, run = example(tmp_path, "trl_grpo.py", "--steps", "2", "--mended")
+
+        assert code == 0, output
+        assert not any(run.latches["inf"].values())
+
+
+class TestLightning:
+    def test_a_broken_batch_is_named(self, tmp_path):
+        arguments = ("--batches", "20", "--break-at", "12")
+        code, output, run = example(tmp_path, "lightning_loop.py", *arguments)
+
+        assert code == 0, output
+        assert (run.status, run.snapshot.run.update) == ("FINISHED", 20)
+        (incident,) = run.snapshot.incidents
+        assert incident.update == 12
+        assert incident.origin is not None
+        assert "batch[0][0, 0] is nan" in incident.origin.cause
+        assert "self.body(points)" in incident.origin.code
+
+
 @pytest.mark.parametrize(
     ("name", "arguments"),
     [

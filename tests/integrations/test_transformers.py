@@ -13,12 +13,14 @@ from tiny_language_models import (
     token_rows,
 )
 
+import esper
 from esper.karn.store.run_store import RunReader
 
 pytest.importorskip("transformers")
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from esper.integrations.transformers import EsperCallback
+from esper.leyline.errors import EsperError
 
 
 class At(TrainerCallback):
@@ -244,6 +246,18 @@ def test_skip_leaves_a_bad_step_out(tmp_path):
     assert only(callback.watch).update == 3
 
 
+def test_halt_ends_with_exit_code_3(tmp_path, runs):
+    model, layer = breakable_gpt2()
+    callback = EsperCallback(on_nonfinite="halt")
+    with pytest.raises(SystemExit) as raised:
+        train(model, tmp_path, callback, planted(overflow, layer))
+
+    assert raised.value.code == 3
+    assert all(bool(parameter.isfinite().all()) for parameter in model.parameters())
+    (directory,) = runs.iterdir()
+    assert recorded(directory)[-1].status == "halted"
+
+
 def test_an_exception_is_explained_and_the_trainer_is_as_before(tmp_path, runs):
     model = tiny_gpt2()
 
@@ -261,6 +275,12 @@ def test_an_exception_is_explained_and_the_trainer_is_as_before(tmp_path, runs):
     assert found(callback.watch) == [("shared", "parameters", "nan")]
     (directory,) = runs.iterdir()
     assert recorded(directory)[-1].status == "failed"
+
+
+def test_a_trainer_itself_is_refused_with_what_to_write(tmp_path):
+    trainer = Trainer(tiny_gpt2(), TrainingArguments(str(tmp_path), use_cpu=True, report_to=[]))
+    with pytest.raises(EsperError, match="EsperCallback"):
+        esper.watch(trainer)
 
 
 def test_nothing_stays_behind_on_the_trainer(tmp_path):

@@ -8,12 +8,14 @@ from tiny_language_models import breakable_gpt2, overflow, poison, tiny_gpt2, ti
 
 pytest.importorskip("trl")
 from datasets import Dataset
-from transformers import TrainerCallback
+from transformers import GPT2ForSequenceClassification, TrainerCallback
 from trl import (
     DPOConfig,
     DPOTrainer,
     GRPOConfig,
     GRPOTrainer,
+    RLOOConfig,
+    RLOOTrainer,
     SFTConfig,
     SFTTrainer,
 )
@@ -47,17 +49,21 @@ def short(completions, **_):
     return [float(-len(completion.split())) for completion in completions]
 
 
-def grpo(tmp_path, model, rewards, *callbacks, steps=3, **settings):
-    arguments = GRPOConfig(
+def grpo(
+    tmp_path, model, rewards, *callbacks, steps=3, trainer=GRPOTrainer, config=GRPOConfig,
+    reward_processing_classes=None, **settings,
+):  # fmt: skip
+    arguments = config(
         str(tmp_path / "grpo"), max_steps=steps, num_generations=4, max_completion_length=4,
         **SETTINGS, **settings,
     )  # fmt: skip
-    trainer = GRPOTrainer(
+    trained = trainer(
         model=model, args=arguments, train_dataset=Dataset.from_dict(PROMPTS), reward_funcs=rewards,
         processing_class=tiny_tokenizer(), callbacks=list(callbacks),
+        reward_processing_classes=reward_processing_classes,
     )  # fmt: skip
-    trainer.train()
-    return trainer
+    trained.train()
+    return trained
 
 
 def found(watch):
@@ -102,6 +108,41 @@ def test_a_reward_function_lights_by_name(tmp_path, value, kind, is_async):
     if kind:
         assert watch.troubles[0].update == 2
         assert "test_trl.py" in watch.troubles[0].explanation.why_no_origin
+
+
+def test_a_reward_model_has_a_light_and_names_are_unique(tmp_path):
+    model, _ = breakable_gpt2(dropout=0.0)
+    judges = []
+    for value in (1.0, torch.nan):
+        judge = GPT2ForSequenceClassification(tiny_gpt2().config.__class__(
+            **{**tiny_gpt2().config.to_dict(), "num_labels": 1}
+        ))  # fmt: skip
+        judge.score.weight.data.fill_(value)
+        judges.append(judge)
+    callback = EsperCallback()
+    trainer = grpo(
+        tmp_path, model, judges, callback, steps=1, trainer=RLOOTrainer, config=RLOOConfig,
+        reward_processing_classes=[tiny_tokenizer(), tiny_tokenizer()], beta=0.0,
+    )  # fmt: skip
+
+    names = [head.name for head in callback.watch.heads[1:]]
+    assert len(set(names)) == 2
+    assert found(callback.watch) == [(names[1], "reward", "nan")]
+    assert not any(judge._forward_hooks for judge in trainer.reward_funcs)
+
+
+def test_rewards_that_are_always_infinite_stand_still(tmp_path):
+    def infinite(completions, **_):
+        return [float("inf")] + [0.0] * (len(completions) - 1)
+
+    callback = EsperCallback()
+    model, _ = breakable_gpt2(dropout=0.0)
+    grpo(tmp_path, model, [infinite], callback, steps=5)
+
+    watch = callback.watch
+    assert set(found(watch)) == {("infinite", "reward", "+inf")}
+    assert [trouble.update for trouble in watch.troubles] == [1, 2, 3, 4, 5]
+    assert watch.is_stalled
 
 
 @pytest.mark.parametrize("fault", [None, overflow, poison])

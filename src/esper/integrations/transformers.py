@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import torch
@@ -24,7 +25,6 @@ from esper.integrations.replacing import replaced
 from esper.integrations.trl_rewards import checked_rewards
 from esper.recipes.transformers import of_trainer
 from esper.watched_run import watch
-from esper.watching.frames import frames_calling
 from esper.watching.hooks import unwrapped
 from esper.watching.repeater import RandomState
 from esper.watching.rerun import CannotRunAgainError
@@ -57,6 +57,9 @@ class EsperCallback(TrainerCallback):
         self.watch = None
         trainer = _calling_trainer(self)
         if not state.is_world_process_zero:
+            return
+        if trainer is None:
+            _log.warning("Esper watches nothing: no transformers Trainer called its callback")
             return
         if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
             _log.warning("Esper does not watch models that FSDP or DeepSpeed shards")
@@ -215,8 +218,10 @@ def _followed(trainer: Any, watch: Watch, minibatches: HeldMinibatches) -> Any:
 
 def _calling_trainer(callback: EsperCallback) -> Any:
     """Return the Trainer that called a callback: callbacks are given everything but it."""
-    for frame in frames_calling(sys._getframe(1)):
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
         owner = frame.f_locals.get("self")
         if isinstance(owner, Trainer) and callback in owner.callback_handler.callbacks:
             return owner
-    raise RuntimeError("EsperCallback must be among the callbacks of a transformers Trainer")
+        frame = frame.f_back
+    return None

@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import nn
 
+from esper.recipes.transformers import reward_names
 from esper.watching.watch import Watch
 
 
@@ -19,12 +20,11 @@ from esper.watching.watch import Watch
 def checked_rewards(trainer: Any, watch: Watch) -> Iterator[None]:
     """Check the values of each reward function of a trainer, if it has any, for some time."""
     functions = getattr(trainer, "reward_funcs", None)
-    names = getattr(trainer, "reward_func_names", ())
     if not isinstance(functions, list):
         yield
         return
     before, handles = list(functions), []
-    for number, (function, name) in enumerate(zip(before, names, strict=True)):
+    for number, (function, name) in enumerate(zip(before, reward_names(trainer), strict=True)):
         if isinstance(function, nn.Module):
             handles.append(function.register_forward_hook(_model_checker(watch, name)))
         else:

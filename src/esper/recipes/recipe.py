@@ -7,7 +7,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from esper.leyline.errors import EsperError
 from esper.watching.repeater import Repeater
+
+
+class RecipeError(EsperError, ValueError):
+    """An object of a known library is watched in another way; the message says how."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""transformers: a model, or a Trainer with its model; the trainers of TRL are such."""
+"""transformers: a model, or the Trainer that a callback found; those of TRL are such, too."""
 
 import re
 from typing import Any, Final
@@ -6,7 +6,7 @@ from typing import Any, Final
 import torch
 from torch import nn
 
-from esper.recipes.recipe import Recipe, Subject
+from esper.recipes.recipe import Recipe, RecipeError, Subject
 from esper.watching.heads import Head
 from esper.watching.hooks import unwrapped
 from esper.watching.repeater import Repeater
@@ -23,21 +23,29 @@ _SETTINGS: Final = (
 
 
 def subject_of(thing: Any) -> Subject | None:
-    """Return what is watched of a model or a Trainer; None for another object of the library."""
+    """Return what is watched of a model; None for another object of the library.
+
+    Raises:
+        RecipeError: it is a Trainer, which a callback watches.
+    """
     if isinstance(thing, nn.Module):
         return _of_model(thing)
-    is_trainer = hasattr(thing, "compute_loss") and isinstance(thing.model, nn.Module)
-    return of_trainer(thing) if is_trainer else None
+    if hasattr(thing, "callback_handler"):
+        raise RecipeError(
+            "a Trainer is watched by a callback: give callbacks=[EsperCallback()] of "
+            "esper.integrations.transformers to it"
+        )
+    return None
 
 
 RECIPE: Final = Recipe("transformers", subject_of)
 
 
-def of_trainer(trainer: Any, repeater: Repeater | None = None) -> Subject:
+def of_trainer(trainer: Any, repeater: Repeater) -> Subject:
     """Return what is watched of a Trainer, whose optimizer exists from the start of training on."""
     model = _of_model(trainer.model)
     optimizer = trainer.optimizer
-    rewards = [Head(name, "reward") for name in getattr(trainer, "reward_func_names", ())]
+    rewards = [Head(name, "reward") for name in reward_names(trainer)]
     return Subject(
         models=model.models,
         optimizers=[unwrapped(optimizer)] if isinstance(optimizer, torch.optim.Optimizer) else (),
@@ -50,8 +58,18 @@ def of_trainer(trainer: Any, repeater: Repeater | None = None) -> Subject:
         groups=model.groups,
         runs_again=False,
         repeater=repeater,
-        reports_steps=repeater is not None,
+        reports_steps=True,
     )
+
+
+def reward_names(trainer: Any) -> list[str]:
+    """Return a name of its own for each reward function of a trainer of TRL, in order."""
+    names: list[str] = []
+    for given in getattr(trainer, "reward_func_names", ()):
+        name = given or "reward"
+        same = sum(each.partition("[")[0] == name for each in names)
+        names.append(f"{name}[{same}]" if same else name)
+    return names
 
 
 def _of_model(model: nn.Module) -> Subject:

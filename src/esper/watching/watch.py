@@ -416,22 +416,24 @@ class Watch:
             record.norms += 1
             record.norm_max = max(record.norm_max, value)
         is_bad = value is not None and not math.isfinite(value)
-        if bad_results := self._held.bad_results():
-            self._explain_held(optimizer, bad_results)
-            return is_bad
-        if not is_bad:
-            return False
-        skipped_by_scaler = getattr(optimizer, "found_inf", None)
-        if isinstance(skipped_by_scaler, Tensor) and bool(skipped_by_scaler.any()):
+        bad_results = self._held.bad_results()
+        if is_bad and not bad_results and self._is_skipped_by_scaler(optimizer):
             return False  # the loss scale was too high: ordinary
-        if self._held.is_scaled:
-            record.skipped += 1
+        if not is_bad and not bad_results:
             return False
         if self._repeater is not None:
-            self._explain_held(optimizer)
+            self._explain_held(optimizer, bad_results)
         elif not self._held.is_explained:
             self._explain(list(frames_calling(frame)), "update", [], optimizer)
-        return True
+        return is_bad
+
+    def _is_skipped_by_scaler(self, optimizer: torch.optim.Optimizer) -> bool:
+        """Return whether a loss scaler leaves a step out whose gradients are not finite."""
+        if self._held.is_scaled:
+            self._record.skipped += 1
+            return True
+        found = getattr(optimizer, "found_inf", None)
+        return isinstance(found, Tensor) and bool(found.any())
 
     def _note_gradients(self) -> None:
         """Add the gradients of this step to the flags on the device."""
