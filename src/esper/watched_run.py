@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, get_args
+from typing import Any, Final, get_args
 
 import torch
 from torch import nn
@@ -23,6 +23,8 @@ from esper.watching.heads import Head
 from esper.watching.hooks import unwrapped
 from esper.watching.recorder import Trouble
 from esper.watching.watch import OnNonfinite, Watch, When
+
+_OWN_LOOP: Final = "the training loop is no library's: it cannot be rebuilt elsewhere"
 
 
 class WatchError(EsperError, ValueError):
@@ -166,7 +168,7 @@ def _subject(
                 f"cannot watch a {type(model).__name__}: give a torch.nn.Module, a list of "
                 "modules, or an object of a library with a recipe"
             )
-        return Subject(models, optimizers or (), heads, output_layer)
+        return Subject(models, optimizers or (), heads, output_layer, why_not_rebuilt=_OWN_LOOP)
     given = {"optimizers": optimizers, "heads": heads, "output_layer": output_layer}
     return replace(known, **{key: value for key, value in given.items() if value is not None})
 

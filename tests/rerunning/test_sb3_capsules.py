@@ -13,6 +13,7 @@ import torch
 from sb3_faults import INF, NAN, Planted, in_moment, in_parameter, in_rollout, planted_step
 from sb3_models import ALGORITHMS, BOX, DISCRETE, ON_POLICY, ROLLOUT, Walk, build
 
+import esper
 from esper.incident_reports import incidents_of, replay_incident
 from esper.integrations.sb3 import EsperCallback
 from esper.leyline.files.incident_files import CAPSULE_NAME, SUMMARY_NAME
@@ -238,6 +239,39 @@ def test_what_cannot_be_repeated_says_so(name, settings, reason, tmp_path):
     assert "\n" not in str(raised.value)
 
 
+def test_a_plain_loop_keeps_its_tensors_and_says_that_it_cannot_be_repeated(tmp_path):
+    torch.manual_seed(0)
+    model = torch.nn.Linear(4, 3)
+    optimizer = torch.optim.Adam(model.parameters())
+    with esper.watch(model, optimizer, {"a": 3}, run_dir=tmp_path):
+        for number in range(4):
+            observations = torch.randn(8, 4)
+            if number == 2:
+                observations[1, 2] = NAN
+            optimizer.zero_grad()
+            model(observations).log_softmax(-1)[:, 0].mean().backward()
+            optimizer.step()
+    (run,) = tmp_path.iterdir()
+
+    values = torch.load(run / "incidents" / "0001" / CAPSULE_NAME, weights_only=True)
+    assert values["data"]["observations"][1, 2].isnan()
+    assert list(values["start"]["weights"][0]) == ["weight", "bias"]
+    with pytest.raises(IncidentError, match=r"no library.*it was found to begin in aten") as raised:
+        replayed(run)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_model_that_is_too_large_has_no_capsule(tmp_path, monkeypatch):
+    monkeypatch.setattr("esper.watched_run.LARGEST", 1000)
+
+    run = trained(tmp_path, build("PPO", DISCRETE), in_rollout("advantages", NAN))
+
+    (row,) = incidents_of(run).rows
+    assert not row["kept"]
+    assert "MiB" in row["reason"]
+    assert not (run / "incidents").exists()
+
+
 def test_training_does_not_notice_the_capsule(tmp_path):
     results = []
     for options in ({}, {"replay": "off"}):
@@ -323,12 +357,13 @@ def test_a_payload_is_never_executed(tmp_path, capsule):
         ("plan.observation_space.shape", [10**9], "not one that Esper rebuilds"),
         ("plan.observation_space.shape", [5], "do not fit the observation space"),
         ("plan.observation_space.kind", "Graph", "not one that Esper rebuilds"),
-        ("plan.action_space.sizes", [2**40], "size below 1"),
+        ("plan.action_space.sizes", [2**40], "larger than its weights"),
         ("plan.action_space.sizes", [10**8], "larger than its weights"),
+        ("plan.action_space.sizes", [2, 2], "do not fit the action space"),
         ("plan.unknown", 1, "no plan of an algorithm"),
         ("plan.gamma", "high", "no plan of an algorithm"),
         ("data.advantages", torch.zeros(7), "are not one for each step"),
-        ("data.actions", torch.zeros(7), "cannot be built"),
+        ("data.actions", torch.zeros(7), "do not fit the action space"),
         ("data.observations", torch.zeros(3), "do not fit the observation space"),
         ("data.rewards", [1.0], "are no tensors"),
         ("start.weights", [], "no weights and optimizer"),

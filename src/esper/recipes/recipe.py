@@ -77,7 +77,7 @@ class Subject:
     repeater: Repeater | None = None
     reports_steps: bool = False
     rebuilding_of: Callable[[str], Rebuilding] | None = None
-    why_not_rebuilt: str = "the training loop is no library's: it cannot be rebuilt elsewhere"
+    why_not_rebuilt: str = "Esper rebuilds no training loop of this kind"
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 import random
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from typing import Any, Final
 
 import msgspec
@@ -11,7 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from esper.leyline.telemetry import NonfiniteSighting
+from esper.leyline.telemetry import IncidentOrigin, NonfiniteSighting
+from esper.leyline.text.plain_text import printable
+from esper.leyline.text.source_paths import short_path
 from esper.recipes.sb3 import subject_of
 from esper.recipes.sb3_plan import REBUILDER, OnPolicyPlan
 from esper.recording.capsule import WatchedCapsule, versions
@@ -51,11 +53,7 @@ def replay_watched(capsule: WatchedCapsule, report: Report = no_report) -> tuple
         IncidentError: it cannot be repeated; the message is one sentence.
     """
     if capsule.rebuilder != REBUILDER:
-        reason = capsule.reason or f"this version knows no way {capsule.rebuilder[:40]!r}"
-        raise IncidentError(
-            f"this incident cannot be repeated in another process ({reason}); its weights and the "
-            "tensors of its minibatch are in capsule.pt: torch.load(…, weights_only=True)"
-        )
+        raise IncidentError(_unrepeatable(capsule))
     if capsule.phase not in ("acting", "update") or not 1 <= capsule.threads <= _MOST_THREADS:
         raise IncidentError("the capsule cannot be replayed: its phase or its threads are unknown")
     plan = plan_of(capsule)
@@ -83,6 +81,20 @@ def replay_watched(capsule: WatchedCapsule, report: Report = no_report) -> tuple
             ),
         ),
         plan.minibatches_per_epoch,
+    )
+
+
+def _unrepeatable(capsule: WatchedCapsule) -> str:
+    """Return why an incident cannot be repeated, and what is known of it instead."""
+    reason = capsule.reason or f"this version knows no way {capsule.rebuilder[:40]!r}"
+    known = ""
+    with suppress(msgspec.ValidationError):  # none was found
+        origin = msgspec.convert(capsule.origin, IncidentOrigin)
+        place = f" at {short_path(origin.file)}:{origin.line}" if origin.file else ""
+        known = f"; when it happened, it was found to begin in {origin.operation}{place}"
+    return printable(
+        f"this incident cannot be repeated in another process ({reason}){known}; weights and "
+        "tensors of its minibatch are in capsule.pt: torch.load(…, weights_only=True)"
     )
 
 

@@ -44,7 +44,7 @@ _DTYPES: Final = ("uint8", "int8", "int16", "int32", "int64", "float16", "float3
 #: Errors of the library on a plan or on weights that do not fit one another.
 _MISFITS: Final = (
     *(ValueError, TypeError, KeyError, IndexError, AttributeError, RuntimeError, AssertionError),
-    *(NotImplementedError, OverflowError, ZeroDivisionError),
+    *(NotImplementedError, OverflowError, ZeroDivisionError, MemoryError),
 )
 
 
@@ -75,6 +75,11 @@ def rebuild(capsule: WatchedCapsule, plan: OnPolicyPlan) -> Any:
         IncidentError: the library is missing, or the parts of the capsule do not fit one another.
     """
     weights, optimizer = _start_of(capsule)
+    if capsule.phase == "acting":  # a buffer is not needed, but always made
+        plan = msgspec.structs.replace(plan, n_steps=2, batch_size=plan.batch_size and 2)
+    largest = sum(tensor.numel() for tensor in weights.values())
+    if sum(plan.action_space.sizes) + math.prod(plan.action_space.shape) > largest + 1:
+        raise _refusal("its action space is larger than its weights")
     observation_space = _space(plan.observation_space)
     _check_data(capsule, plan, observation_space)
     try:
@@ -141,6 +146,9 @@ def _check_data(
                 raise _refusal(
                     f"its {name} are not one for each step of {plan.n_envs} environments"
                 )
+        actions = data.get("actions")
+        if actions is None or actions.numel() != samples * _action_size(plan.action_space):
+            raise _refusal("its actions do not fit the action space")
     parts = dict(observation_space.spaces) if isinstance(observation_space, spaces.Dict) else None
     for path, space in (
         {f"observations.{name}": part for name, part in parts.items()}
@@ -150,6 +158,11 @@ def _check_data(
         size = math.prod(space.shape or ())
         if path not in data or size < 1 or data[path].numel() != samples * size:
             raise _refusal(f"its {path} do not fit the observation space")
+
+
+def _action_size(plan: SpacePlan) -> int:
+    """Return how many numbers an action has."""
+    return len(plan.sizes) or math.prod(plan.shape)
 
 
 def _space(plan: SpacePlan, depth: int = 0) -> spaces.Space[Any]:

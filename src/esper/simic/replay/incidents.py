@@ -271,7 +271,7 @@ def read_values(folder: Path, device: str = "cpu") -> dict[str, Any]:
     except TorchFileError as error:
         raise IncidentError(f"the capsule {path} cannot be read: {error}") from error
     if not isinstance(state, dict):
-        raise IncidentError(f"the capsule {path} holds no values by name")
+        raise IncidentError(_other_format(path))
     return state
 
 
@@ -283,13 +283,15 @@ def capsule_of(state: dict[str, Any], folder: Path) -> Capsule:
     """
     path = folder / CAPSULE_NAME
     if state.pop("format", None) != FORMAT:
-        raise IncidentError(
-            f"the capsule {path} has another format than {FORMAT}, the one that this version reads"
-        )
+        raise IncidentError(_other_format(path))
     try:
         return Capsule(**state)
     except TypeError as error:
         raise IncidentError(f"the capsule {path} is incomplete: {error}") from error
+
+
+def _other_format(path: Path) -> str:
+    return f"the capsule {path} has another format than {FORMAT}, the one that this version reads"
 
 
 def sighting_fields(sightings: Sequence[NonfiniteSighting]) -> list[dict[str, Any]]:
