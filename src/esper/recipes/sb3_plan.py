@@ -11,6 +11,7 @@ import msgspec
 import numpy as np
 import torch
 
+from esper.leyline.errors import EsperError
 from esper.recipes.recipe import Rebuilding
 
 REBUILDER: Final = "stable-baselines3 on-policy"
@@ -146,7 +147,7 @@ class OnPolicyPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return 1 if self.batch_size is None else -(-samples // self.batch_size)
 
 
-class _CannotPlanError(Exception):
+class _CannotPlanError(EsperError):
     """A part of an algorithm is not one of the library; the message names it."""
 
 

@@ -8,8 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from esper.leyline.errors import EsperError
 
-class _TooLargeError(Exception):
+
+class _TooLargeError(EsperError):
     """The copy would take more than the limit."""
 
 
