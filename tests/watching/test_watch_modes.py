@@ -326,3 +326,21 @@ def test_after_the_first_call_of_update_only_its_calls_end_updates(policy):
             watch.update(loss=1.0)
 
     assert [record.steps for record in records[-2:]] == [4, 4]
+
+
+def test_learning_time_belongs_to_the_update_that_ends_within_it(policy):
+    optimizer = torch.optim.SGD(policy.parameters(), lr=0.01)
+    records = []
+    with Watch([policy], [optimizer], HEADS, finds_updates=False) as watch:
+        watch.record_with(_Keeping(records))
+        for _ in range(3):
+            with watch.updating():
+                steps(policy, optimizer, 3)
+                watch.update()
+        with torch.no_grad():
+            policy(torch.full((1, 4), torch.nan))
+
+    assert len(records) == 4
+    learning = [(one.update_seconds or 0.0, one.ended - one.began) for one in records]
+    assert all(0 <= spent <= whole for spent, whole in learning)
+    assert all(spent > 0 for spent, _ in learning[:3])

@@ -116,6 +116,7 @@ class Watch:
         self._is_paused = False
         self._start: StartState | None = None
         self._is_updating = False
+        self._updating_since = 0.0
         self._acting_is_explained = False  # in this update
         self._handles: list[Any] = []
         self._clip: ClipWatch | None = None
@@ -154,16 +155,22 @@ class Watch:
     @contextmanager
     def updating(self) -> Iterator[None]:
         """Everything inside belongs to an update, also a call of the model without gradients."""
-        began = time.monotonic()
+        self._updating_since = time.monotonic()
         self._is_updating = True
         if self._start is not None:
             self._guarded(self._start.take)
         try:
             yield
         finally:
+            self._add_learning_time()
             self._is_updating = False
-            spent = self._record.update_seconds or 0.0
-            self._record.update_seconds = spent + time.monotonic() - began
+
+    def _add_learning_time(self) -> None:
+        """Add the time since an update began, or since the last one ended within `updating`."""
+        now = time.monotonic()
+        spent = self._record.update_seconds or 0.0
+        self._record.update_seconds = spent + now - self._updating_since
+        self._updating_since = now
 
     def keep_start(self, limit: int) -> None:
         """Keep, from now on, the state that each update starts from (see `updating`).
@@ -524,6 +531,8 @@ class Watch:
 
     def _end_update(self) -> None:
         record = self._record
+        if self._is_updating:
+            self._add_learning_time()
         if self._last_optimizer is not None:
             record.learning_rate = float(self._last_optimizer.param_groups[0]["lr"])
         self._look_back(record)
