@@ -539,6 +539,7 @@ class Watch:
         record.still_updates = self._still_for
         record.ended = time.monotonic()
         self._record = UpdateRecord(record.number + 1)
+        self._updating_since = self._record.began
         self._forget_minibatch()
         self._acting_is_explained = False
         self._recorder.updated(record)
