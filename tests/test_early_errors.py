@@ -72,7 +72,7 @@ CASES = {
     "esper replay gone --html absent/a.html": "--html absent/a.html: there is no folder absent",
     "esper incidents absent": "there is no run 'absent'",
     "esper health absent": "there is no run 'absent'",
-    "esper health gone --fail-on none": "--fail-on must be inf, nan or inf,nan",
+    "esper health gone --fail-on none": "--fail-on must be inf, nan, stalled",
     "esper telemetry TELE-9999": "TELE-9999",
     "esper grwo": "did you mean grow?",
     "esper ppo --episods 3": "did you mean --episodes? (see esper ppo --help)",

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from msgspec import to_builtins
+
 from esper.karn.sanctum.fold.incident_ledger import CAPSULE_GONE
 from esper.karn.store.errors import RunStoreError
 from esper.karn.store.reading.completeness import Completeness
@@ -16,6 +18,7 @@ from esper.karn.store.run_directory import find_run
 from esper.leyline.files.incident_files import Incident, list_incidents
 
 if TYPE_CHECKING:
+    from esper.karn.sanctum.schema import Evidence
     from esper.leyline.telemetry import IncidentRecorded, NonfiniteSighting
     from esper.simic.command_progress import CommandProgress, NoProgress
     from esper.simic.replay.replaying import Replay
@@ -54,7 +57,7 @@ def incidents_of(run: Path) -> IncidentList:
     completeness, known = frame.completeness, frame.snapshot.interventions.incidents
     kept = list_incidents(run)
     try:
-        recorded = _recorded_incidents(run)
+        recorded = _recorded_incidents(run, frame.snapshot.tamiyo.evidence)
     except RunStoreError as error:
         if not kept:
             raise
@@ -79,6 +82,7 @@ def _listing(
         kept: the incidents that have a capsule.
         recorded: the incidents in the run's events, each with what its update saw.
     """
+    events = {event.number: event for event, _ in recorded}
     listed: list[tuple[dict[str, Any], Sequence[NonfiniteSighting]]] = [
         (
             {
@@ -88,6 +92,7 @@ def _listing(
                 "size": incident.size,
                 "path": str(incident.path),
                 "reason": incident.damage,
+                **_origin(events.get(incident.number)),
             },
             incident.sightings,
         )
@@ -102,6 +107,7 @@ def _listing(
                 "size": 0,
                 "path": "",
                 "reason": event.reason or CAPSULE_GONE,
+                **_origin(event),
             },
             sightings,
         )
@@ -115,12 +121,28 @@ def _listing(
     return sorted(listed, key=lambda one: (one[0]["update"], one[0]["number"]))
 
 
+def _origin(event: "IncidentRecorded | None") -> dict[str, Any]:
+    """Return where an incident began, as far as a watched run recorded it at once."""
+    origin = None if event is None else event.origin
+    return {
+        "origin": None if origin is None else to_builtins(origin),
+        "no_origin": "" if event is None else event.no_origin,
+    }
+
+
 def _sighting(sighting: "NonfiniteSighting") -> dict[str, Any]:
     return {name: getattr(sighting, name) for name in sighting.__struct_fields__}
 
 
-def _recorded_incidents(run: Path) -> "list[tuple[IncidentRecorded, list[NonfiniteSighting]]]":
-    """Return the incidents in the run's events, including those without a capsule."""
+def _recorded_incidents(
+    run: Path, evidence: "Sequence[Evidence]"
+) -> "list[tuple[IncidentRecorded, Sequence[NonfiniteSighting]]]":
+    """Return the incidents in the run's events, including those without a capsule.
+
+    Args:
+        run: the run's directory.
+        evidence: of the run; it has the sightings of an update that never ended.
+    """
     from esper.karn.store.reading.run_reader import RunReader
     from esper.leyline.telemetry import IncidentRecorded, PPOUpdatePayload
 
@@ -130,15 +152,39 @@ def _recorded_incidents(run: Path) -> "list[tuple[IncidentRecorded, list[Nonfini
         for number in reversed(reader.last_ids(kind, _INCIDENTS_LISTED)):
             yield from (event.payload for event in reader.read(number - 1, 1))
 
-    seen = {
+    seen: dict[int, Sequence[NonfiniteSighting]] = {
         update.update: update.head_nonfinite
         for update in payloads("ppo_update")
         if isinstance(update, PPOUpdatePayload)
     }
     return [
-        (incident, seen.get(incident.update, []))
+        (incident, seen.get(incident.update) or _seen_first_in(evidence, incident.update))
         for incident in payloads("incident_recorded")
         if isinstance(incident, IncidentRecorded)
+    ]
+
+
+def _seen_first_in(evidence: "Sequence[Evidence]", update: int) -> "list[NonfiniteSighting]":
+    """Return what was seen for the first time in an update."""
+    from esper.leyline.telemetry import NonfiniteSighting
+
+    return [
+        NonfiniteSighting(
+            head=row.head,
+            quantity=row.quantity,
+            kind=row.kind,
+            count=row.minibatches,
+            epoch=row.first_epoch,
+            minibatch=row.first_minibatch,
+            phase=row.first_phase,
+            host=row.first_host,
+            step=row.first_step,
+            part=row.first_part,
+            reproduced=row.reproduced,
+            planted=row.planted,
+        )
+        for row in evidence
+        if row.first_update == update
     ]
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from esper.karn.store.reading.recorded_settings import settings_at_start
+from esper.karn.store.reading.recorded_settings import settings_at_start, watched_library
 from esper.karn.store.run_directory import CONFIG_NAME, RunNotFoundError, default_run_dir, find_run
 from esper.leyline.files.checkpoint_file import (
     CHECKPOINTS_NAME,
@@ -258,6 +258,10 @@ def _newest_whole(run: Path) -> tuple[Path, list[str]]:
     path, _, passed_over = newest_whole(run / CHECKPOINTS_NAME)
     if path is None and passed_over:
         raise CheckpointError("; ".join(passed_over))
+    if path is None and (library := watched_library(run)):
+        raise CheckpointError(
+            f"{run.name} is a watched run ({library}): it has no policy of Esper's to use"
+        )
     if path is None:
         raise CheckpointError(
             f"run {run.name} has no checkpoint yet: the first one is written after the first update"

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 from capsule_files import write_empty_capsule
-from wiring_cases import CASES, HOSTS, OP, ORDINARY, SLOTS, STARTED, Case
+from wiring_cases import CASES, HOSTS, OP, ORDINARY, ORDINARY_WATCHED, SLOTS, STARTED, Case
 
 from esper.karn.sanctum.decisions.decision_panels import DecisionPanel
 from esper.karn.sanctum.drawing.choice_panel import ChoicePanel
@@ -33,6 +33,7 @@ from esper.leyline.records import RECORDS
 from esper.leyline.telemetry import (
     UpdateFigures,
 )
+from esper.recording.run_recorder import Description, RunRecorder
 from esper.simic.agent.figures import UpdateResult
 from esper.simic.telemetry.emitters import (
     emit_decisions,
@@ -127,10 +128,17 @@ def look_at(tmp_path, payloads):
 
     def looked(case: Case) -> View:
         run = tmp_path / str(len(made))
-        run.mkdir()
         made.append(run)
-        with RunWriter(run) as writer:
-            emit_everything(writer, payloads, case)
+        if case.watched is None:
+            run.mkdir()
+            with RunWriter(run) as writer:
+                emit_everything(writer, payloads, case)
+        else:
+            described = Description("watched", case.library, heads=case.heads)
+            recorder = RunRecorder(described, run)
+            case.watched(recorder)
+            recorder.ended("finished", "")
+            run = recorder.directory
         for number in case.capsules:
             write_empty_capsule(run, number, 1)
         with closing(sqlite3.connect(run / "run.sqlite")) as store:
@@ -213,7 +221,8 @@ def test_a_field_goes_from_its_emitter_to_its_widget(record, case, look_at):
     shown = drawn(wiring.widget, view, case)
     assert wiring.label in shown
     assert case.shown in shown
-    assert case.shown not in drawn(wiring.widget, look_at(ORDINARY), case)
+    ordinary = ORDINARY if case.watched is None else ORDINARY_WATCHED
+    assert case.shown not in drawn(wiring.widget, look_at(ordinary), case)
 
 
 @pytest.mark.parametrize("record", RECORDS, ids=lambda record: record.id)

@@ -31,6 +31,8 @@ def test_health_as_json_has_the_documented_keys(finished_run):
     assert json.loads(console.text) == {
         "run": finished_run.name,
         "status": "FINISHED",
+        "library": None,
+        "stalled": None,
         "wal_bytes": 0,
         "planted": False,
         "head_inf_latch": {head: head == "op" for head in HEAD_NAMES},

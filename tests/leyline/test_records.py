@@ -54,6 +54,11 @@ NOT_TELEMETRY = {
     "decisions[…].step",
     "decisions[…].heads",  # recorded by their parts
     "decisions[…].heads[…].head",
+    "incidents[…].update",  # recorded as the list of incidents
+    "incidents[…].number",
+    "incidents[…].path",
+    "incidents[…].reason",
+    "incidents[…].no_origin",  # shown where there is no origin
 }
 
 
@@ -64,6 +69,7 @@ def shown_paths():
         "tamiyo": schema.TamiyoState,
         "training": schema.TrainingState,
         "interventions": schema.InterventionState,
+        "incidents[…]": schema.IncidentState,
         "hosts[…]": schema.HostState,
         "hosts[…].slots[…]": schema.SlotState,
         "decisions[…]": schema.DecisionState,
@@ -117,7 +123,7 @@ def test_a_record_is_found_by_its_id_however_it_is_written():
 
 
 def test_an_unknown_id_is_one_sentence_that_says_what_there_is():
-    with pytest.raises(UnknownRecordError, match=r"TELE-999.*TELE-101 to TELE-506") as caught:
+    with pytest.raises(UnknownRecordError, match=r"TELE-999.*TELE-101 to TELE-607") as caught:
         find_record("TELE-999")
     assert "\n" not in str(caught.value)
 

@@ -19,6 +19,7 @@ from esper.karn.sanctum.schema import (
     IncidentState,
     InterventionState,
     LogEntry,
+    MachineState,
     RunState,
     SanctumSnapshot,
     SlotState,
@@ -35,7 +36,7 @@ from esper.leyline.heads import (
     SLOT_CHOICES,
     Op,
 )
-from esper.leyline.telemetry import UpdateFigures
+from esper.leyline.telemetry import IncidentOrigin, PPOUpdatePayload, UpdateFigures
 
 START = 1_763_838_000.0
 
@@ -185,6 +186,108 @@ class Views:
             hosts=tuple(self._grown(host) for host in snapshot.hosts),
             decisions=tuple(self.decision(host) for host in range(hosts)),
             log=(done, *snapshot.log),
+        )
+
+    def watched(self, *, is_broken=True, heads=None, groups=0):
+        """Return a run of another library that is watched: after an incident, unless told not."""
+        heads = {"steer": "categorical", "brake": "binary"} if heads is None else heads
+        kinds = heads | {f"expert.{number}": "group" for number in range(groups)}
+        names = dict.fromkeys(kinds, ())
+        dark = dict.fromkeys(names, False)
+        logged = {
+            "rollout/ep_rew_mean": _zigzag(20.0, 180.0, 36),
+            "train/value_loss": (*_zigzag(20.0, 90.0, 7)[:-1], math.nan if is_broken else 30.0),
+            "train/loss": _zigzag(10.0, 70.0, 9),
+            "train/approx_kl": _zigzag(0.001, 0.01, 5),
+            "train/clip_range": (0.2,) * UPDATES,
+            "time/total_timesteps": tuple(256.0 * (1 + update) for update in range(UPDATES)),
+        }
+        tamiyo = TamiyoState(
+            head_inf_latch=dark,
+            head_nan_latch=dark,
+            head_inf_active=dark,
+            head_nan_active=dark,
+            group_inf_latch={"shared": False},
+            group_nan_latch={"shared": False},
+            group_inf_active={"shared": False},
+            group_nan_active={"shared": False},
+        )
+        snapshot = SanctumSnapshot(
+            run=RunState(
+                run_id="20251122-190000-cart",
+                name="cart",
+                task="CartPole-v1",
+                device="cpu",
+                seed=7,
+                phase="training",
+                update=UPDATES,
+                started_at=START,
+                last_event_at=START + 4000,
+                heads=names,
+                head_kinds=kinds,
+                library="stable-baselines3 2.9.2",
+            ),
+            machine=MachineState(cpu_percent=98.0, memory_bytes=750_000_000),
+            tamiyo=tamiyo,
+            training=TrainingState(
+                figures=PPOUpdatePayload(
+                    update=UPDATES,
+                    episodes_done=0,
+                    minibatches=40,
+                    minibatches_skipped=0,
+                    minibatches_stopped=0,
+                    gradient_norm=0.75,
+                    head_inf_detected={},
+                    head_nan_detected={},
+                    logged={name: values[-1] for name, values in logged.items()},
+                ),
+                gradient_norm_history=_zigzag(0.2, 0.8, 6),
+                logged_history=logged,
+            ),
+            log=(
+                LogEntry(1, START, "info", "run cart started: stable-baselines3 2.9.2 is watched"),
+            ),
+            last_event_id=100,
+        )
+        return self._with_incident(snapshot) if is_broken else snapshot
+
+    def _with_incident(self, snapshot):
+        tamiyo = snapshot.tamiyo
+        first = FirstSighting("shared", "nan", "advantages", update=36, epoch=0, minibatch=1)
+        logits = FirstSighting("steer", "nan", "logits", update=36, epoch=0, minibatch=2)
+        return replace(
+            snapshot,
+            tamiyo=replace(
+                tamiyo,
+                group_nan_latch={"shared": True},
+                group_nan_active={"shared": True},
+                head_nan_latch=tamiyo.head_nan_latch | {"steer": True},
+                first=(first, logits),
+                evidence=(
+                    Evidence("shared", "advantages", "nan", 36, 0, 1, 36, 0, 9, 1, 9, True),
+                    Evidence("steer", "logits", "nan", 36, 0, 2, 36, 0, 2, 1, 1, False),
+                ),
+            ),
+            interventions=InterventionState(incidents=1, incidents_not_kept=1),
+            incidents=(
+                IncidentState(
+                    36,
+                    1,
+                    "",
+                    "a watched run keeps no capsule",
+                    IncidentOrigin(
+                        operation="aten.div.Tensor",
+                        phase="forward",
+                        cause="poisoned input: variable rewards[6] is nan",
+                        module="policy.critic",
+                        file="/lib/python3.11/site-packages/cartlib/ppo.py",
+                        line=219,
+                        function="train",
+                        code="advantages = (advantages - mean) / std",
+                        loop="/home/ana/train.py:12: model.learn(10_000)",
+                    ),
+                ),
+            ),
         )
 
     def decision(self, host, op=Op.GERMINATE):

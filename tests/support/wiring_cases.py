@@ -11,12 +11,19 @@ from esper.karn.store.run_store import RunWriter
 from esper.leyline.head_figures import HEAD_FIGURES
 from esper.leyline.heads import HEAD_NAMES, Op, Stage
 from esper.leyline.telemetry import (
+    STALLED_UPDATES,
     IncidentRecorded,
     InterventionTaken,
     Notice,
     RunFinished,
     UnknownPayload,
 )
+from esper.recording.run_recorder import RunRecorder
+from esper.tracing.operations import Operation, Place
+from esper.tracing.origin import Origin
+from esper.watching.explaining import Explanation, Found
+from esper.watching.heads import Head
+from esper.watching.recorder import Trouble, UpdateRecord
 
 HOSTS, SLOTS = 2, 3
 OP = HEAD_NAMES.index("op")
@@ -51,6 +58,10 @@ class Case:
     printed: str = ""  # by the run's process
     at: str | tuple[int, ...] = ()  # key or indices of the value at the snapshot's path
     read: Callable[[Any], Any] = lambda found: found  # what of it is the value
+    # What a recorder of a watched run is given; None for a run of Esper's own agent.
+    watched: Callable[[RunRecorder], None] | None = None
+    heads: tuple[Head, ...] = (Head("action", "categorical", range(3)),)  # of a watched run
+    library: str = "pytorch"  # that trains a watched run
     width: int = 200
     height: int = 40
     seconds_later: float = 10.0  # at which the run is looked at, from its start
@@ -134,6 +145,45 @@ def group_lights(kind: str, shown: str) -> tuple[Case, ...]:
         Case(True, shown, update=light(kind, "shared", "value"), at="shared"),
         Case(True, shown, update=light(kind, "hosts", "loss", **IN_A_HOST), at="hosts"),
     )
+
+
+def watched_update(recorder: RunRecorder, number: int = 1, **more: Any) -> None:
+    recorder.updated(UpdateRecord(number, steps=8, **more))
+
+
+def watched(value: Any, shown: str, *updates: dict[str, Any], **more: Any) -> Case:
+    """Return a case of a watched run with these updates."""
+
+    def record(recorder: RunRecorder) -> None:
+        for number, fields in enumerate(updates, start=1):
+            watched_update(recorder, number, **fields)
+
+    return Case(value, shown, watched=record, **more)
+
+
+def find_an_overflow(recorder: RunRecorder) -> None:
+    """Record an incident that began in an exponential."""
+    overflow = Operation(
+        number=1,
+        name="aten.exp.default",
+        phase="forward",
+        minibatch=0,
+        autograd="",
+        module="",
+        place=Place("/home/ana/net.py", 4321, "forward"),
+        inputs=(),
+        scalars=(),
+        outputs=(),
+        columns=None,
+        rows=None,
+        places=None,
+        sources=(),
+        poisons=(),
+        is_legal=False,
+    )
+    found = (Found("action", "logits", "+inf"),)
+    origin = Origin(overflow, (overflow,), "overflow in exp")
+    recorder.found(Trouble(1, 1, "update", Explanation(found, origin)))
 
 
 #: What proves each record: a case, or several.
@@ -304,10 +354,37 @@ CASES: dict[str, Case | tuple[Case, ...]] = {
         decided={"actions": {OP: int(Op.WAIT)}},
         read=lambda decisions: (decisions[-1].step, decisions[-1].heads[OP].choice),
     ),
+    "TELE-601": watched("pytorch", "library pytorch", {}),
+    "TELE-602": watched(
+        "gaussian",
+        "(gaussian)",
+        {},
+        heads=(Head("singular", "gaussian", range(1)),),
+        at="singular",
+    ),
+    "TELE-603": watched(
+        0.4321, "singular 0.432", {"figures": {"a/singular": 0.4321}}, at="a/singular"
+    ),
+    "TELE-604": watched(4321, "no weight moved for 4321 updates", {"still_updates": 4321}),
+    "TELE-605": watched(True, "●  stalled", {}, {}, {"still_updates": STALLED_UPDATES}, {}),
+    "TELE-606": watched(
+        2,
+        "no weight moved from update 2 on; weights move again",
+        *({"still_updates": still} for still in (0, 1, 2, 3, 0)),
+    ),
+    "TELE-607": Case(
+        ("aten.exp.default", 4321),
+        "exp, forward pass",
+        watched=find_an_overflow,
+        at=(0,),
+        read=lambda origin: (origin.operation, origin.line),
+    ),
 }
 
 
 ORDINARY = Case(None, "")
+#: A watched run in which all is well.
+ORDINARY_WATCHED = watched(None, "", {"figures": {"loss": 0.5}}, library="another")
 
 
 def ended(status: str) -> RunFinished:

@@ -21,16 +21,18 @@ def add_health(verbs: Any) -> None:
         verbs,
         "health",
         _health,
-        "show which heads ever produced NaN or Inf; exit code 1 if any did",
+        "show which heads ever produced NaN or Inf; exit code 1 if any did, or if a watched run "
+        "stood still",
     )
     add_run(parser)
     add_run_dir(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument(
         "--fail-on",
-        default="inf,nan",
+        default="inf,nan,stalled",
         metavar="KINDS",
-        help="kinds of value that make the exit code 1: inf, nan, inf,nan, or '' for none "
+        help="what makes the exit code 1: inf, nan, stalled, several of them with commas, or '' "
+        "for nothing "
         "(default: %(default)s)",
     )
 
@@ -44,7 +46,7 @@ def print_health(
     reference: str | None = None,
     *,
     as_json: bool = False,
-    fail_on: str = "inf,nan",
+    fail_on: str = "inf,nan,stalled",
     console: "Console | None" = None,
 ) -> int:
     """Print the health of one run; return 1 if a latch of a kind in `fail_on` is set, else 0.
@@ -55,7 +57,7 @@ def print_health(
         run_dir: the folder that holds runs.
         reference: an id, a unique prefix of an id, a name or a path; None for the newest run.
         as_json: whether to print JSON instead of text.
-        fail_on: `inf`, `nan`, both with a comma between, or nothing.
+        fail_on: `inf`, `nan`, `stalled`, several of them with commas between, or nothing.
         console: where to print; standard output by default.
 
     Raises:

@@ -65,11 +65,23 @@ def _incidents(options: argparse.Namespace) -> int:
 
 def _lines(row: dict[str, Any], sightings: "Sequence[NonfiniteSighting]") -> list[str]:
     """Return the lines of one incident: its update, then its sightings."""
+    from msgspec import convert
+
+    from esper.leyline.telemetry import IncidentOrigin
+    from esper.leyline.text.origin_words import origin_words
     from esper.leyline.text.sighting_words import sighting_lines
 
     size = f"{row['size'] / 2**20:.1f} MiB" if row["kept"] else "not kept"
     reason = f": {row['reason']}" if row["reason"] else ""
-    lines = _wrapped(f"{row['number']:4}  update {row['update']}, {size}{reason}")
+    is_explained = row["origin"] is not None or row["no_origin"]
+    what = f", {size}{reason}" if row["kept"] or not is_explained else ""
+    lines = _wrapped(f"{row['number']:4}  update {row['update']}{what}")
+    if row["origin"] is not None:
+        origin = convert(row["origin"], IncidentOrigin)
+        lines += _wrapped(f"{'':{_INDENT}}{origin_words(origin)}")
+        lines += _wrapped(f"{'':{_INDENT}}{origin.code}") if origin.code else []
+    elif row["no_origin"]:
+        lines += _wrapped(f"{'':{_INDENT}}where it began is not known: {row['no_origin']}")
     for words in sighting_lines(sightings):  # broken only after a comma
         unbroken = words.replace(" ", _NO_BREAK).replace(f",{_NO_BREAK}", ", ")
         lines += _wrapped(f"{'':{_INDENT}}{unbroken}")

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from esper.karn.store.liveness import StatusKind
-from esper.karn.store.reading.recorded_settings import settings_at_start
+from esper.karn.store.reading.recorded_settings import settings_at_start, watched_library
 from esper.karn.store.run_directory import CONFIG_NAME, check_store_path, find_run
 from esper.launch.other_machine import check_not_trained_elsewhere
 from esper.launch.settings_checks import check_settings, load_fingerprint, save_config
@@ -62,11 +62,16 @@ def prepare_resume(
     Raises:
         RunNotFoundError: there is no such run.
         CheckpointError: the run has checkpoints, and all of them are damaged.
-        ConfigError: the run is being trained or is complete, its config is damaged, a setting
-            cannot change, or the data of its task has changed.
+        ConfigError: the run is watched, is being trained or is complete, its config is damaged, a
+            setting cannot change, or the data of its task has changed.
     """
     run = find_run(run_dir, reference)
     check_store_path(run)
+    if library := watched_library(run):
+        raise ConfigError(
+            f"{run.name} is a watched run ({library}): only the script that trains it can go on "
+            "with it"
+        )
     recorded = settings_at_start(run)
     config = load_config(run / CONFIG_NAME, recorded)
     if recorded is not None:

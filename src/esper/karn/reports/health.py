@@ -3,14 +3,14 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from rich.console import Group
 from rich.padding import Padding
 from rich.text import Text
 
 from esper.karn.reports.evidence_rows import EVIDENCE_HEADINGS, evidence_cells
-from esper.karn.reports.fail_on import LATCH_KINDS
+from esper.karn.reports.fail_on import FAIL_KINDS, LATCH_KINDS
 from esper.karn.reports.report_lines import (
     LEVEL_STYLES,
     LIT_STYLE,
@@ -20,11 +20,18 @@ from esper.karn.reports.report_lines import (
     whole,
 )
 from esper.karn.reports.run_commands import run_command
-from esper.karn.sanctum.fold.attention import is_drill
+from esper.karn.sanctum.fold.attention import is_drill, lit_lights
 from esper.karn.sanctum.fold.evidence import evidence_words
 from esper.karn.sanctum.fold.verdict import master_verdict
 from esper.karn.sanctum.following.follower import Frame, RunFollower
-from esper.karn.sanctum.schema import Evidence, InterventionState, TamiyoState
+from esper.karn.sanctum.schema import (
+    Evidence,
+    IncidentState,
+    InterventionState,
+    SanctumSnapshot,
+    TamiyoState,
+    TrainingState,
+)
 from esper.karn.store.errors import RunStoreError
 from esper.karn.store.wal import LARGE_WAL_BYTES
 from esper.karn.text.columns import joined
@@ -33,7 +40,14 @@ from esper.karn.text.light_signs import LIT, UNKNOWN, UNLIT
 from esper.karn.text.palette import TERMINAL
 from esper.karn.text.status_text import status_text
 from esper.leyline.health import LEVEL_WORDS, Verdict
+from esper.leyline.telemetry import STALLED_UPDATES
+from esper.leyline.text.origin_words import origin_words
 from esper.leyline.text.plurals import counted
+
+#: Heads and groups up to this number have a row each, lit or not.
+_ROWS_OF_DARK: Final = 24
+#: Incidents whose origin is printed, the newest ones.
+_INCIDENTS_EXPLAINED: Final = 3
 
 
 @dataclass(frozen=True)
@@ -59,7 +73,9 @@ class RunHealth:
         return self.frame.completeness.doubt
 
     def is_set(self, kind: str) -> bool:
-        """Return whether any light of a kind, `inf` or `nan`, is on."""
+        """Return whether any light of a kind, `inf`, `nan` or `stalled`, is on."""
+        if kind == "stalled":
+            return self.frame.snapshot.training.stalled_latch
         return any(self.frame.snapshot.tamiyo.latch(kind).values())
 
 
@@ -70,7 +86,7 @@ def read_health(directory: Path) -> RunHealth:
         RunStoreError: no light is known to be on, and the store is empty or cannot be read.
     """
     health = RunHealth(directory, RunFollower(directory).catch_up())
-    if not any(map(health.is_set, LATCH_KINDS)):
+    if not any(map(health.is_set, FAIL_KINDS)):
         # Otherwise a file next to a broken store has a light.
         if health.frame.completeness.unreadable is not None:
             raise RunStoreError(health.frame.completeness.unreadable)
@@ -83,10 +99,13 @@ def health_as_json(health: RunHealth) -> dict[str, Any]:
     """Return the health of a run as plain values; keys are only ever added."""
     frame = health.frame
     tamiyo, done = frame.snapshot.tamiyo, frame.snapshot.interventions
+    run, training = frame.snapshot.run, frame.snapshot.training
     unlit = False if frame.completeness.doubt is None else None
     return {
         "run": health.run_id,
         "status": str(frame.status.kind),
+        # null: a run of Esper's own agent.
+        "library": run.library or None,
         # Large if a program keeps a transaction on the store open.
         "wal_bytes": frame.wal_bytes,
         # Whether all lights that are on come from drills.
@@ -96,6 +115,14 @@ def health_as_json(health: RunHealth) -> dict[str, Any]:
         "head_nan_latch": {head: lit or unlit for head, lit in tamiyo.head_nan_latch.items()},
         "group_inf_latch": {group: lit or unlit for group, lit in tamiyo.group_inf_latch.items()},
         "group_nan_latch": {group: lit or unlit for group, lit in tamiyo.group_nan_latch.items()},
+        # null: not measured, as in a run of Esper's own agent.
+        "stalled": {
+            "latch": training.stalled_latch or unlit,
+            "since": training.stalled_since,
+            "updates": training.still_updates,
+        }
+        if run.is_watched
+        else None,
         "first": [
             {
                 "head": seen.head,
@@ -164,16 +191,22 @@ def health_text(health: RunHealth) -> Group:
     frame = health.frame
     verdict = master_verdict(frame.snapshot, frame.status, doubt=frame.doubt)
     unlit = Text(UNLIT, "dim") if health.doubt is None else Text(UNKNOWN, UNKNOWN_STYLE)
-    tamiyo = frame.snapshot.tamiyo
+    tamiyo, training = frame.snapshot.tamiyo, frame.snapshot.training
+    is_watched = frame.snapshot.run.is_watched
+    rows = _light_rows(tamiyo, unlit)
+    left_out = len(tamiyo.latch("inf")) - len(rows)
+    stalled = _stalled(training) if training.stalled_latch else unlit
     return Group(
         *_state(health, verdict),
         Text(),
         Text(f"{LIT} {LEVEL_WORDS[verdict.level]}", style=LEVEL_STYLES[verdict.level]),
         *(Padding(Text(reason), (0, 0, 0, 2), expand=False) for reason in verdict.reasons),
         Text(),
-        *column_lines(_light_rows(tamiyo, unlit), ("head", "Inf", "NaN")),
+        *column_lines(rows, ("head", "Inf", "NaN")),
+        *([Text(f"and {left_out} without Inf and NaN", style="dim")] if left_out else []),
+        *([Text("stalled  ").append_text(stalled)] if is_watched else []),
         *([] if health.doubt is None else [_not_known(health.doubt)]),
-        *([Text(), *_evidence(tamiyo.evidence)] if tamiyo.evidence else []),
+        *([Text(), *_evidence(tamiyo.evidence, is_watched)] if tamiyo.evidence else []),
     )
 
 
@@ -185,10 +218,12 @@ def _state(health: RunHealth, verdict: Verdict) -> Iterator[Text]:
     if frame.status.sentence not in (*verdict.reasons, frame.status.kind.lower()):
         heading.append(f"  {frame.status.sentence}", style="dim")
     yield whole(heading)
-    episodes = f"{run.episodes_done} of {run.episodes}" if run.episodes else ABSENT
-    yield Text(f"update {run.update}, episodes {episodes}, score {score_text(training.score)}")
+    yield whole(Text(_how_far(frame.snapshot)))
     done = frame.snapshot.interventions
-    yield from map(Text, _interventions(done))
+    yield from map(Text, _interventions(done, is_watched=run.is_watched))
+    for incident in frame.snapshot.incidents[-_INCIDENTS_EXPLAINED:]:
+        if (words := _origin_of(incident)) is not None:
+            yield Text(f"  incident {incident.number}, update {incident.update}: {words}")
     if frame.wal_bytes > LARGE_WAL_BYTES:
         held = (
             f"the WAL of the store has grown to {frame.wal_bytes >> 20} MiB, because a program "
@@ -211,7 +246,11 @@ def _not_known(doubt: str) -> Text:
 
 
 def _light_rows(tamiyo: TamiyoState, unlit: Text) -> list[list[Text]]:
-    """Return a row of lights for each head and each group."""
+    """Return a row of lights for each head and each group; of very many, of those that are lit."""
+    names = list(tamiyo.latch("inf"))
+    if len(names) > _ROWS_OF_DARK:
+        lit = {name for name, _ in lit_lights(tamiyo)}
+        names = [name for name in names if name in lit or name in tamiyo.group_inf_latch]
     return [
         [
             Text(head),
@@ -225,7 +264,7 @@ def _light_rows(tamiyo: TamiyoState, unlit: Text) -> list[list[Text]]:
                 for light in LATCH_KINDS
             ),
         ]
-        for head in tamiyo.latch("inf")
+        for head in names
     ]
 
 
@@ -236,8 +275,34 @@ def _light(is_lit: bool, unlit: Text, *, now: bool, planted: bool) -> Text:
     return Text(" ".join(filter(None, words)), style=LIT_STYLE)
 
 
-def _interventions(done: InterventionState) -> tuple[str, str]:
-    """Return the lines about interventions and incidents."""
+def _how_far(snapshot: SanctumSnapshot) -> str:
+    """Return how far training has come; of a watched run also what is watched."""
+    run = snapshot.run
+    if run.is_watched:
+        return ", ".join(filter(None, (f"update {run.update}", run.library, run.task)))
+    episodes = f"{run.episodes_done} of {run.episodes}" if run.episodes else ABSENT
+    score = score_text(snapshot.training.score)
+    return f"update {run.update}, episodes {episodes}, score {score}"
+
+
+def _origin_of(incident: IncidentState) -> str | None:
+    """Return where an incident began, or why that is not known; None if a replay finds it."""
+    if incident.origin is not None:
+        return origin_words(incident.origin)
+    why = incident.no_origin
+    return f"where it began is not known: {why}" if why else None
+
+
+def _stalled(training: TrainingState) -> Text:
+    now = " now" if training.still_updates >= STALLED_UPDATES else ""
+    return Text(f"{LIT}{now} since update {training.stalled_since}", style=LIT_STYLE)
+
+
+def _interventions(done: InterventionState, *, is_watched: bool) -> tuple[str, str]:
+    """Return the lines about interventions and incidents.
+
+    A watched run that keeps no capsules does not report that as a loss.
+    """
     repeated = f"{counted(done.updates_repeated, 'update')} repeated (finite at the second try)"
     actions = [
         (done.updates_repeated, repeated),
@@ -247,12 +312,13 @@ def _interventions(done: InterventionState) -> tuple[str, str]:
     ]
     taken = ", ".join(text for count, text in actions if count)
     incidents = str(done.incidents) if done.incidents else "none"
-    if done.incidents_not_kept:
+    keeps_none = is_watched and done.incidents_not_kept == done.incidents
+    if done.incidents_not_kept and not keeps_none:
         incidents += f", of which {done.incidents_not_kept} not kept"
     return f"interventions: {taken or 'none'}", f"incidents: {incidents}"
 
 
-def _evidence(evidence: Sequence[Evidence]) -> list[Text]:
+def _evidence(evidence: Sequence[Evidence], is_watched: bool) -> list[Text]:
     """Return a row for each source of sightings, at most 80 columns wide."""
     rows = []
     details = []
@@ -261,5 +327,6 @@ def _evidence(evidence: Sequence[Evidence]) -> list[Text]:
         cells = evidence_cells(row, row.head, lambda count: ABSENT if count is None else str(count))
         rows.append([Text(cell, style=style) for cell in cells])
         details.append(Text(f"  {words}", style=style) if (words := evidence_words(row)) else None)
-    legend = "updates, minib.: number with a sighting; first, last: update/epoch/minibatch"
+    places = "update/minibatch" if is_watched else "update/epoch/minibatch"
+    legend = f"updates, minib.: number with a sighting; first, last: {places}"
     return [*column_lines(rows, ("head", *EVIDENCE_HEADINGS), details), Text(legend, style="dim")]

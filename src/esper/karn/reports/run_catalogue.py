@@ -44,6 +44,8 @@ class RunSummary:
     doubt: Doubt = NO_DOUBT  # what is unread, missing or damaged
     note: str = ""  # the user's note
     planted: frozenset[tuple[str, str]] = frozenset()  # lights that only drills lit
+    library: str = ""  # that trains a watched run; empty for Esper's own agent
+    is_stalled: bool = False  # whether no weight moved for several updates at any time
 
     def lights(self) -> dict[str, tuple[str, ...]]:
         """Return the heads and groups that are lit, by "Inf" and "NaN"."""
@@ -154,6 +156,8 @@ def summary_of(directory: Path, frame: Frame) -> RunSummary:
         incidents=frame.snapshot.interventions.incidents,
         doubt=frame.doubt,
         note=read_note(directory),
+        library=run.library,
+        is_stalled=frame.snapshot.training.stalled_latch,
         planted=frozenset(
             (word, name)
             for word, light in (("Inf", "inf"), ("NaN", "nan"))

@@ -104,9 +104,11 @@ def closing_lines(run: Path) -> list[str]:
 def _next_steps(run: Path, frame: Frame) -> list[NextStep]:
     state = frame.snapshot.run
     steps = [NextStep("watch", run_command(run, "sanctum"))]
-    if state.library:  # it is trained by a script of its own
-        incidents = [NextStep("incidents", run_command(run, "esper", "incidents"))]
-        return steps + (incidents if frame.snapshot.incidents else [])
+    if state.is_watched:  # its own script trains it, and Esper cannot resume or evaluate it
+        steps.append(NextStep("report", run_command(run, "esper", "health")))
+        if frame.snapshot.interventions.incidents:
+            steps.append(NextStep("incidents", run_command(run, "esper", "incidents")))
+        return steps
     # The checkpoint counts: the store may have later updates, which a resume repeats.
     checkpoint = newest_whole(run / CHECKPOINTS_NAME).summary
     if checkpoint is not None:

@@ -10,6 +10,7 @@ _SECTIONS: Final = {
     "3": "The action heads",
     "4": "The hosts",
     "5": "Decisions",
+    "6": "Watched runs",
 }
 _INTRODUCTION: Final = """# Telemetry records
 

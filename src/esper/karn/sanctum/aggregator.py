@@ -39,6 +39,8 @@ from esper.karn.sanctum.schema import (
 from esper.leyline.files.incident_files import Incident
 from esper.leyline.heads import HEAD_CHOICES
 from esper.leyline.telemetry import (
+    GROUPS,
+    HOSTS,
     STALLED_UPDATES,
     CheckpointWritten,
     DamagedPayload,
@@ -346,7 +348,7 @@ class SanctumAggregator:
 
     def _handle_run_finished(self, event: Event, payload: RunFinished) -> None:
         self._run.end(payload, event.time)
-        self._say(event, *event_log.finished(payload))
+        self._say(event, *event_log.finished(payload, is_watched=self._run.is_watched))
 
     def _handle_unknown(self, event: Event, payload: UnknownPayload) -> None:
         if self._run.note_unknown(payload.kind):
@@ -397,9 +399,20 @@ class SanctumAggregator:
         if self._parts.tamiyo is None:
             last = self._updates[-1] if self._updates else None
             self._parts.tamiyo = tamiyo_state(
-                list(self._heads()), self._latches, self._evidence, last, self._histories()
+                list(self._heads()),
+                self._groups(),
+                self._latches,
+                self._evidence,
+                last,
+                self._histories(),
             )
         return self._parts.tamiyo
+
+    def _groups(self) -> list[str]:
+        """Return the groups that have lights: a watched run has no hosts."""
+        lit = self._latches.inf | self._latches.nan
+        has_hosts = not self._run.is_watched
+        return [group for group in GROUPS if has_hosts or group != HOSTS or group in lit]
 
     def _training_state(self) -> TrainingState:
         if self._parts.training is None:

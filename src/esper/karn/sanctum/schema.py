@@ -74,7 +74,7 @@ class TamiyoState:
     head_nan_latch: dict[str, bool] = field(default_factory=_dark)  # TELE-302
     head_inf_active: dict[str, bool] = field(default_factory=_dark)  # in the last update
     head_nan_active: dict[str, bool] = field(default_factory=_dark)
-    # Keyed by group, one of GROUPS:
+    # Keyed by group: those of GROUPS that the run has. A watched run has no hosts.
     group_inf_latch: dict[str, bool] = field(default_factory=_dark_groups)
     group_nan_latch: dict[str, bool] = field(default_factory=_dark_groups)
     group_inf_active: dict[str, bool] = field(default_factory=_dark_groups)  # in the last update
@@ -135,7 +135,7 @@ class TrainingState:
     score_history: tuple[float, ...] = ()
     # Fractions of the time of the last update and its episodes: "hosts", "acting" and "update".
     time_shares: dict[str, float] = field(default_factory=dict)
-    # Figures that a watched training loop logged, by name, with their histories.
+    # Every figure that a watched training loop ever logged, by name, with its history.
     logged_history: dict[str, tuple[float, ...]] = field(default_factory=dict)
     stalled_latch: bool = False  # whether no weight moved for several updates at any time
     stalled_since: int | None = None  # first update of the first such time
@@ -341,6 +341,11 @@ class RunState:
     events_lost: int = 0
     damaged_events: int = 0
     unknown_events: int = 0
+
+    @property
+    def is_watched(self) -> bool:
+        """Whether the run is watched from outside: it then has no hosts and no decisions."""
+        return bool(self.library)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from esper.leyline.records.monitor_records import MONITOR_RECORDS
 from esper.leyline.records.record import TelemetryRecord, Wiring
 from esper.leyline.records.run_records import RUN_RECORDS
 from esper.leyline.records.update_records import UPDATE_RECORDS
+from esper.leyline.records.watch_records import WATCH_RECORDS
 from esper.leyline.text.command_lines import command_line
 from esper.leyline.thresholds import Thresholds
 
@@ -39,6 +40,7 @@ RECORDS: Final[tuple[TelemetryRecord, ...]] = tuple(
             *HEAD_RECORDS,
             *HOST_RECORDS,
             *DECISION_RECORDS,
+            *WATCH_RECORDS,
         ),
         key=lambda record: record.id,
     )

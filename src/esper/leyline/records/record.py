@@ -32,7 +32,8 @@ class Wiring:
 class TelemetryRecord:
     """The contract of one field that Sanctum shows."""
 
-    # TELE-1xx the run, 2xx the update, 3xx the heads, 4xx the hosts, 5xx decisions:
+    # TELE-1xx the run, 2xx the update, 3xx the heads, 4xx the hosts, 5xx decisions,
+    # 6xx runs that are watched from outside:
     id: str
     name: str
     category: str

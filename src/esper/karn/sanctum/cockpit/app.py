@@ -23,7 +23,7 @@ from esper.karn.sanctum.cockpit.keys import KEYS
 from esper.karn.sanctum.cockpit.light_controls import LightControls
 from esper.karn.sanctum.cockpit.observer import Observer, RunObserver
 from esper.karn.sanctum.cockpit.poller import Poller
-from esper.karn.sanctum.cockpit.screen_map import SCREENS, make_screen
+from esper.karn.sanctum.cockpit.screen_map import SCREENS, make_screen, offers
 from esper.karn.sanctum.cockpit.settings import (
     THEME_NAMES,
     Settings,
@@ -194,6 +194,8 @@ class SanctumApp(App[Outcome]):
         self._time.seen(message.view)
         self._closing_controls.seen(message.view)
         self._lights.seen(message.view)
+        if not offers(message.view.snapshot.run, self.current_mode):
+            self.action_open(self.DEFAULT_MODE)
 
     def action_open(self, title: str) -> None:
         """Open one of the screens over the run."""
@@ -243,7 +245,9 @@ class SanctumApp(App[Outcome]):
     # The end of a run
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """Offer the closing screen only for a run that has ended."""
+        """Offer the closing screen only for a run that has ended, and the screens that fit it."""
+        if action == "open" and self.view is not None:
+            return offers(self.view.snapshot.run, str(parameters[0]))
         if action == "closing":
             return self.view is not None and self.view.status.is_over
         return super().check_action(action, parameters)

@@ -20,6 +20,9 @@ from esper.karn.sanctum.fold.view import View
 from esper.karn.sanctum.frame.run_header import FULL_HEIGHT, render_header
 from esper.karn.sanctum.log.event_log_panel import render_log
 from esper.karn.sanctum.overview.hosts_panel import render_hosts
+from esper.karn.sanctum.overview.last_incident_panel import render_last_incident
+from esper.karn.sanctum.overview.lights_panel import lines_wanted, render_lights
+from esper.karn.sanctum.overview.logged_panel import render_logged
 from esper.karn.sanctum.overview.master_status import render_reasons
 from esper.karn.sanctum.overview.policy_panel import render_policy
 from esper.karn.sanctum.widgets.tamiyo_brain.action_heads_panel import render_heads
@@ -74,19 +77,23 @@ def render_once(view: View, width: int, palette: Palette = TERMINAL) -> Text:
     entries = tuple(entry for entry in snapshot.log if entry.kind != SEEDS)
     log = render_log(replace(snapshot, log=entries), width, view.now, palette)
     log_lines = log.split("\n")[-LOG_LINES_PRINTED:]
-    panels = {
-        "Action heads": render_heads(
-            snapshot,
-            width,
-            palette=palette,
-            acknowledgements=view.acknowledgements,
-            doubt=view.doubt,
-        ),
-        "Policy": render_policy(snapshot, min(width, 100), palette=palette),
-        # High enough for a line per host and the legend.
-        "Hosts": render_hosts(snapshot, width, len(snapshot.hosts) + 8, palette),
-        "Log": Text("\n", no_wrap=True).join(log_lines),
-    }
+    panels = (
+        _panels_of_watched(view, width, palette)
+        if snapshot.run.is_watched
+        else {
+            "Action heads": render_heads(
+                snapshot,
+                width,
+                palette=palette,
+                acknowledgements=view.acknowledgements,
+                doubt=view.doubt,
+            ),
+            "Policy": render_policy(snapshot, min(width, 100), palette=palette),
+            # High enough for a line per host and the legend.
+            "Hosts": render_hosts(snapshot, width, len(snapshot.hosts) + 8, palette),
+        }
+    )
+    panels["Log"] = Text("\n", no_wrap=True).join(log_lines)
     parts = [
         render_reasons(view, width, palette),
         render_header(view, width, FULL_HEIGHT, palette),
@@ -100,6 +107,16 @@ def render_once(view: View, width: int, palette: Palette = TERMINAL) -> Text:
     for line in lines:
         line.rstrip()
     return Text("\n").join(lines)
+
+
+def _panels_of_watched(view: View, width: int, palette: Palette) -> dict[str, Text]:
+    """Return the panels of a watched run by their titles."""
+    lights = render_lights(view, width, lines_wanted(view, width), palette)
+    panels = {"Lights": lights}
+    if incident := render_last_incident(view.snapshot, width, palette):
+        panels["Last incident"] = incident
+    panels["Figures"] = render_logged(view.snapshot, width, 0, palette)
+    return {title: Text("\n", no_wrap=True).join(lines) for title, lines in panels.items()}
 
 
 def export_frame(
@@ -125,6 +142,7 @@ def export_frame(
 
     Raises:
         PictureError: the suffix is none of these, or the folder does not exist.
+        NoSuchScreenError: the run has nothing that the screen could show.
         OSError: the file cannot be written.
     """
     check_picture(path)
@@ -150,13 +168,16 @@ def export_frame(
 async def _picture(
     app: "SanctumApp", size: tuple[int, int], screen: str, write: Callable[["SanctumApp"], str]
 ) -> tuple[str, View]:
+    from esper.karn.sanctum.cockpit.screen_map import check_offered  # not needed to print a frame
+
     async with app.run_test(size=size) as pilot:
         await _until_shown(app, pilot)
+        assert app.view is not None  # `is_complete` implies it
+        check_offered(app.view.snapshot.run, screen.capitalize())
         if screen != "overview":
             app.action_open(screen.capitalize())
             await _until_shown(app, pilot)
         await pilot.pause(_SETTLING_SECONDS)
-        assert app.view is not None  # `is_complete` implies it
         return write(app), app.view
 
 

@@ -11,7 +11,7 @@ from esper.karn.sanctum.fold.attention import (
     Lamps,
     Light,
     light_words,
-    lit_lights,
+    lights_on,
     unacknowledged,
 )
 from esper.karn.sanctum.fold.view import View
@@ -98,7 +98,7 @@ class LightControls:
     def _waiting(self) -> frozenset[Light] | None:
         """Return the lights not acknowledged; None, with a message, where there are none."""
         view = self._app.view
-        if view is None or not lit_lights(view.snapshot.tamiyo):
+        if view is None or not lights_on(view.snapshot):
             self._app.notify("no light is on: there is nothing to acknowledge")
             return None
         waiting = unacknowledged(view)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from esper.karn.reports.run_commands import run_dir_options
-from esper.karn.sanctum.fold.attention import acknowledged, lit_lights
+from esper.karn.sanctum.fold.attention import acknowledged, lights_on
 from esper.karn.sanctum.fold.verdict import master_verdict
 from esper.karn.sanctum.fold.view import Plan, TimePosition, View
 from esper.karn.sanctum.following.follower import Frame, RunFollower
@@ -259,5 +259,5 @@ def _past_view(view: View, follower: RunFollower, position: TimePosition) -> Vie
     return replace(
         past,
         verdict=_verdict_on(past, view.status if is_newest else _THEN),
-        position=replace(position, lit_now=tuple(lit_lights(view.snapshot.tamiyo))),
+        position=replace(position, lit_now=tuple(lights_on(view.snapshot))),
     )

@@ -16,6 +16,7 @@ from esper.karn.sanctum.drawing.charts import MIXED_SIGN, NONFINITE_SIGNS
 from esper.karn.sanctum.drawing.panel import Panel
 from esper.karn.sanctum.drawing.seed_stages import STAGE_SIGNS
 from esper.karn.sanctum.drawing.themes import palette_of
+from esper.karn.sanctum.frame.run_screen import RunScreen
 from esper.karn.sanctum.runs.run_lines import OPEN
 from esper.karn.sanctum.widgets.tamiyo_brain.action_heads_panel import display_name
 from esper.karn.text.figures import cut
@@ -27,6 +28,17 @@ from esper.leyline.text.sighting_words import KIND_WORDS
 
 _KEY_WIDTH = 14
 _FIELD_WIDTH = 22
+#: What has lights in a watched run.
+_WATCHED = {
+    "shared": "what no single head or group owns: inputs, losses, values, advantages",
+    "categorical": "a head that chooses one of several actions",
+    "binary": "a head that says yes or no",
+    "gaussian": "one dimension of a continuous action, with its mean and spread",
+    "module": "the output of one module of the model",
+    "reward": "one reward function",
+    "group": "some of the parameters: their gradients, values and optimizer state",
+    "stalled": "the optimizer took steps in 3 or more updates, and no weight moved",
+}
 
 
 def _explained(rows: Iterable[tuple[Text, Text]], key_width: int = _KEY_WIDTH) -> Table:
@@ -48,8 +60,8 @@ def render_keys(bindings: Iterable[tuple[str, str]], palette: Palette) -> Table:
     )
 
 
-def render_signs(palette: Palette) -> Table:
-    """Return a row for each sign of the cockpit and its meaning."""
+def render_signs(palette: Palette, *, is_watched: bool = False) -> Table:
+    """Return a row for each sign of the cockpit and its meaning; a watched run has no seeds."""
     alert = f"bold {palette.critical}"
     signs = [
         (LIT, alert, "Inf or NaN was seen in this head; the light stays on for the whole run"),
@@ -64,15 +76,22 @@ def render_signs(palette: Palette) -> Table:
         (f"{LIT} now", alert, "also in the last update"),
         (f"{LIT}{FIRST_OUT_MARK}", alert, "first-out: the light that came on first in the run"),
     ]
-    signs.append(("7/2/4", palette.ink, "a place: update 7, epoch 2, minibatch 4"))
+    place = (
+        ("7/4", "update 7, minibatch 4")
+        if is_watched
+        else (("7/2/4", "update 7, epoch 2, minibatch 4"))
+    )
+    signs.append((place[0], palette.ink, f"a place: {place[1]}"))
     for kind, sign in NONFINITE_SIGNS.items():
         name = KIND_WORDS[kind] if kind != "+inf" else "+Inf"
         signs.append((sign, alert, f"a {name} in a curve"))
     signs.append((MIXED_SIGN, alert, "several of these kinds in one cell of a curve"))
-    for stage, sign in STAGE_SIGNS.items():
+    for stage, sign in () if is_watched else STAGE_SIGNS.items():
         signs.append((sign, palette.ink, f"a slot whose seed is {stage.name.lower()}"))
     signs.append((OPEN, palette.ink, "in the list of runs: the run that is shown"))
-    signs.append(("▁ to █", palette.ink, "alpha: how much of a seed is blended into its host"))
+    if not is_watched:
+        alpha = "alpha: how much of a seed is blended into its host"
+        signs.append(("▁ to █", palette.ink, alpha))
     return _explained(
         # Style the sign only, not the whole cell: one of the styles is reversed.
         (Text.assemble((sign, style)), Text(meaning, palette.ink))
@@ -124,6 +143,14 @@ def render_heads(palette: Palette) -> Table:
     )
 
 
+def render_watched(palette: Palette) -> Table:
+    """Return a row for each kind of light that a watched run has."""
+    return _explained(
+        (Text(name, f"bold {palette.accent}"), Text(meaning, palette.ink))
+        for name, meaning in _WATCHED.items()
+    )
+
+
 def render_about(panels: Iterable[Panel], palette: Palette) -> Table:
     """Return a row for each panel and its `ABOUT` text."""
     return _explained(
@@ -165,6 +192,8 @@ class HelpScreen(ModalScreen[None]):
         """Yield the help; it scrolls where it does not fit."""
         palette = palette_of(self.app.theme)
         below = self.app.screen_stack[-2]
+        view = below.view if isinstance(below, RunScreen) else None
+        is_watched = view is not None and view.snapshot.run.is_watched
         panels = [panel for panel in below.query(Panel) if panel.display and panel.region.area]
         with VerticalScroll(id="help"):
             yield Static("What this screen shows", classes="title")
@@ -172,10 +201,14 @@ class HelpScreen(ModalScreen[None]):
             yield Static("Keys", id="keys", classes="title")
             yield Static(render_keys(keys_of(below), palette))
             yield from self._fields(palette)
-            yield Static("Heads: what the policy chooses", id="heads-of", classes="title")
-            yield Static(render_heads(palette))
+            if is_watched:
+                yield Static("Lights: what is watched", id="heads-of", classes="title")
+                yield Static(render_watched(palette))
+            else:
+                yield Static("Heads: what the policy chooses", id="heads-of", classes="title")
+                yield Static(render_heads(palette))
             yield Static("Signs", id="signs", classes="title")
-            yield Static(render_signs(palette))
+            yield Static(render_signs(palette, is_watched=is_watched))
         fields = "f fields   " if self._records else ""
         yield Static(f"k keys   {fields}h heads   s signs   esc closes", id="help-places")
 

@@ -4,11 +4,13 @@ from dataclasses import dataclass
 from typing import Final
 
 from esper.karn.sanctum.fold.view import View
-from esper.karn.sanctum.schema import TamiyoState
+from esper.karn.sanctum.schema import SanctumSnapshot, TamiyoState
 from esper.leyline.telemetry import GROUPS
 
-#: Name of a head or group, and "inf" or "nan".
+#: Name of a head or group, and "inf" or "nan"; or `STALLED_LIGHT`.
 Light = tuple[str, str]
+#: The light of training that took steps and moved no weight.
+STALLED_LIGHT: Final[Light] = ("training", "stalled")
 #: Names of the lights on the screen.
 LIGHT_WORDS: Final = {"inf": "Inf", "nan": "NaN"}
 
@@ -27,13 +29,19 @@ def light_of(kind: str) -> str:
 
 
 def lit_lights(tamiyo: TamiyoState) -> list[Light]:
-    """Return the lights that are on."""
+    """Return the lights of Inf and NaN that are on."""
     return [
         (head, light)
         for light in ("inf", "nan")
         for head, is_lit in tamiyo.latch(light).items()
         if is_lit
     ]
+
+
+def lights_on(snapshot: SanctumSnapshot) -> list[Light]:
+    """Return all lights that are on: those of Inf and NaN, and `STALLED_LIGHT`."""
+    stalled = [STALLED_LIGHT] if snapshot.training.stalled_latch else []
+    return [*lit_lights(snapshot.tamiyo), *stalled]
 
 
 def acknowledged(view: View) -> frozenset[Light]:
@@ -44,7 +52,7 @@ def acknowledged(view: View) -> frozenset[Light]:
 def unacknowledged(view: View) -> frozenset[Light]:
     """Return the lights that are on and not acknowledged."""
     known = acknowledged(view)
-    return frozenset(light for light in lit_lights(view.snapshot.tamiyo) if light not in known)
+    return frozenset(light for light in lights_on(view.snapshot) if light not in known)
 
 
 def next_light(view: View) -> Light | None:
@@ -56,13 +64,15 @@ def next_light(view: View) -> Light | None:
 
 
 def light_words(light: Light) -> str:
-    """Return a light in words: "op Inf"."""
+    """Return a light in words: "op Inf", "stalled"."""
+    if light == STALLED_LIGHT:
+        return "stalled"
     head, kind = light
     return f"{GROUPS.get(head, head).removeprefix('the ')} {LIGHT_WORDS.get(kind, kind)}"
 
 
 def is_drill(tamiyo: TamiyoState) -> bool:
-    """Return whether any light is on and all lit lights were caused by drills only."""
+    """Return whether a light of Inf or NaN is on, and drills alone caused all of them."""
     lit = lit_lights(tamiyo)
     return bool(lit) and all(tamiyo.planted(light).get(head, False) for head, light in lit)
 

@@ -19,6 +19,7 @@ from esper.leyline.telemetry import (
     RunStarted,
     SeedTransitioned,
 )
+from esper.leyline.text.origin_words import origin_words
 from esper.leyline.text.plain_text import name_at
 from esper.leyline.text.plurals import counted
 from esper.leyline.text.sighting_words import (
@@ -29,7 +30,6 @@ from esper.leyline.text.sighting_words import (
     place_words,
     quantity_words,
 )
-from esper.leyline.text.source_paths import short_path
 
 #: Stages whose transitions get a line, with their words.
 _STAGE_WORDS: Final[dict[int, str]] = {
@@ -96,12 +96,11 @@ def standing_still(payload: PPOUpdatePayload) -> str:
 def incident(payload: IncidentRecorded) -> str:
     """Return the line of an incident: where it began if known, and whether it has a capsule."""
     if payload.origin is not None:
-        origin = payload.origin
-        where = f", {short_path(origin.file)}:{origin.line}" if origin.file else ""
-        return (
-            f"incident {payload.number} of update {payload.update} began in "
-            f"{origin.operation}{where}: {origin.cause}"
-        )
+        words = origin_words(payload.origin)
+        return f"incident {payload.number} of update {payload.update} {words}"
+    if payload.no_origin:
+        why = f"where it began is not known: {payload.no_origin}"
+        return f"incident {payload.number} of update {payload.update}; {why}"
     if not payload.path:
         return f"incident {payload.number} of update {payload.update} not kept: {payload.reason}"
     return f"incident {payload.number} of update {payload.update} kept: {payload.path}"
@@ -196,10 +195,15 @@ def stalled(payload: HostsStalled) -> tuple[str, str]:
     return "error", f"STALLED: {process} has not answered for {payload.seconds:.0f} s"
 
 
-def finished(payload: RunFinished) -> tuple[str, str]:
-    """Return level and line of the end of a run."""
+def finished(payload: RunFinished, *, is_watched: bool = False) -> tuple[str, str]:
+    """Return level and line of the end of a run; a watched run has no episodes."""
     level = "info" if payload.status in ("finished", "stopped") else "error"
-    text = f"{payload.status} after {payload.episodes_done} episodes, {payload.update} updates"
+    done = (
+        counted(payload.update, "update")
+        if is_watched
+        else (f"{payload.episodes_done} episodes, {payload.update} updates")
+    )
+    text = f"{payload.status} after {done}"
     return level, f"{text}: {payload.reason}" if payload.reason else text
 
 

@@ -70,6 +70,11 @@ class RunLedger:
         return self.start.episodes if self.start else 0
 
     @property
+    def is_watched(self) -> bool:
+        """Whether the run is watched from outside; False before the start."""
+        return self.start is not None and bool(self.start.library)
+
+    @property
     def slots(self) -> Sequence[str]:
         """Names of the slots; empty before the start."""
         return self.start.slots if self.start else ()

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from esper.karn.sanctum.fold.evidence import EvidenceLedger
 from esper.karn.sanctum.fold.latches import Latches
-from esper.karn.sanctum.fold.update_history import head_series, logged_series
+from esper.karn.sanctum.fold.update_history import LOGGED, head_series
 from esper.karn.sanctum.schema import (
     InterventionState,
     MachineState,
@@ -16,7 +16,7 @@ from esper.karn.sanctum.schema import (
 )
 from esper.karn.store.sightings import sightings_of, source_of
 from esper.leyline.head_figures import CHARTED_FIGURES, HeadFigures
-from esper.leyline.telemetry import GROUPS, Heartbeat, PPOUpdatePayload, RunStarted
+from esper.leyline.telemetry import Heartbeat, PPOUpdatePayload, RunStarted
 
 
 def described(start: RunStarted | None) -> RunState:
@@ -93,6 +93,7 @@ def time_shares(update: PPOUpdatePayload) -> dict[str, float]:
 
 def tamiyo_state(
     heads: Sequence[str],
+    groups: Sequence[str],
     latches: Latches,
     evidence: EvidenceLedger,
     last: PPOUpdatePayload | None,
@@ -102,6 +103,7 @@ def tamiyo_state(
 
     Args:
         heads: names of all heads, in order.
+        groups: groups beside the heads that have lights.
         latches: latches of the whole run.
         evidence: evidence of the whole run.
         last: the last update; None before the first.
@@ -114,10 +116,10 @@ def tamiyo_state(
         head_nan_latch={head: head in latches.nan for head in heads},
         head_inf_active={head: head in active.inf for head in heads},
         head_nan_active={head: head in active.nan for head in heads},
-        group_inf_latch={group: group in latches.inf for group in GROUPS},
-        group_nan_latch={group: group in latches.nan for group in GROUPS},
-        group_inf_active={group: group in active.inf for group in GROUPS},
-        group_nan_active={group: group in active.nan for group in GROUPS},
+        group_inf_latch={group: group in latches.inf for group in groups},
+        group_nan_latch={group: group in latches.nan for group in groups},
+        group_inf_active={group: group in active.inf for group in groups},
+        group_nan_active={group: group in active.nan for group in groups},
         first=latches.in_order(heads),
         evidence=evidence.rows(heads, active_sources),
         figures=last or HeadFigures(),
@@ -164,7 +166,9 @@ def training_state(
         score_history=scores,
         time_shares=time_shares(last) if last else {},
         logged_history={
-            name: history.get(logged_series(name), ()) for name in (last.logged if last else ())
+            name.removeprefix(LOGGED): values
+            for name, values in history.items()
+            if name.startswith(LOGGED)
         },
         stalled_latch=stalled_since is not None,
         stalled_since=stalled_since,

@@ -18,6 +18,9 @@ TRAINING_SERIES: Final[Mapping[str, Callable[[UpdateFigures], float | None]]] = 
     "gradient_norm": lambda figures: figures.gradient_norm,
 }
 
+#: What the name of the series of a logged figure begins with.
+LOGGED: Final = "logged."
+
 UpdateHistory = History[PPOUpdatePayload]
 
 
@@ -38,7 +41,7 @@ def head_series(figure: HeadFigure, head: str) -> str:
 
 def logged_series(name: str) -> str:
     """Return the name of the series of a figure that a watched training loop logged."""
-    return f"logged.{name}"
+    return f"{LOGGED}{name}"
 
 
 def _score_column(scores: Sequence[float]) -> dict[str, Sequence[float]]:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Collection, Mapping
 from typing import Final
 
-from esper.karn.sanctum.fold.attention import Light, light_of, lit_lights
+from esper.karn.sanctum.fold.attention import STALLED_LIGHT, Light, light_of, lit_lights
 from esper.karn.sanctum.fold.doubt import NO_DOUBT, Doubt
 from esper.karn.sanctum.fold.event_log import first_out
 from esper.karn.sanctum.schema import RunState, SanctumSnapshot, TamiyoState, TrainingState
@@ -75,7 +75,6 @@ def master_verdict(
             judge_figure(record_of(path), read(snapshot.training), update=run.update)
             for path, read in _TRAINING_FIGURES.items()
         ]
-    figures.append(_standing_still(snapshot.training))
     figures += [
         judge_heads(record_of(figure.snapshot_path), _judged(tamiyo, figure), update=run.update)
         for figure in JUDGED_FIGURES
@@ -84,6 +83,11 @@ def master_verdict(
     new = _lights(tamiyo, [light for light in lit if light not in acknowledged])
     new = _with_first_out(new, tamiyo, acknowledged)
     seen = _lights(tamiyo, [light for light in lit if light in acknowledged])
+    stalled = _stalled(snapshot.training)
+    if STALLED_LIGHT in acknowledged:
+        seen = combine([seen, stalled])
+    else:
+        new = combine([new, stalled])
     process = _process(status)
     if doubt.unknown_lights is not None and process.level < Level.WARNING:
         figures.append(Verdict(Level.WARNING, (doubt.unknown_lights,)))
@@ -152,12 +156,13 @@ def _latches(tamiyo: TamiyoState, lights: Collection[Light]) -> Verdict:
     return judge_latches(dict.fromkeys(names["inf"], True), dict.fromkeys(names["nan"], True))
 
 
-def _standing_still(training: TrainingState) -> Verdict:
+def _stalled(training: TrainingState) -> Verdict:
     if training.still_updates >= STALLED_UPDATES:
-        reason = f"no weight has moved for {training.still_updates} updates"
+        updates = training.still_updates
+        reason = f"stalled: the optimizer took steps, but no weight moved for {updates} updates"
         return Verdict(Level.CRITICAL, (reason,))
     if training.stalled_latch:
-        reason = f"weights stood still from update {training.stalled_since}, and move again"
+        reason = f"stalled before, from update {training.stalled_since} on; weights move again"
         return Verdict(Level.WARNING, (reason,))
     return HEALTHY
 

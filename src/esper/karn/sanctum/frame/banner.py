@@ -4,7 +4,7 @@ from typing import Final
 
 from rich.text import Text
 
-from esper.karn.sanctum.fold.attention import is_drill, lit_lights
+from esper.karn.sanctum.fold.attention import is_drill, lights_on
 from esper.karn.sanctum.fold.view import View
 from esper.karn.store.liveness import StatusKind
 from esper.karn.text.figures import figure
@@ -12,6 +12,7 @@ from esper.karn.text.light_signs import LIT
 from esper.karn.text.palette import Palette
 from esper.leyline.health import LEVEL_WORDS, Level
 from esper.leyline.score_guides import guides_of
+from esper.leyline.text.plurals import counted
 
 HEALTHY_WORD: Final = LEVEL_WORDS[Level.OK]
 #: Statuses before there is anything to judge.
@@ -50,7 +51,9 @@ def reasons(view: View) -> tuple[str, ...]:
 def _ordinary(view: View) -> str:
     """Return a line on a healthy run: the task and the score."""
     run, score = view.snapshot.run, view.snapshot.training.score
-    if view.position is not None or not run.task:
+    if run.is_watched and run.update:
+        return f"no Inf and no NaN in {counted(run.update, 'update')}"
+    if view.position is not None or not run.task or run.is_watched:
         return ORDINARY
     task = f"task {run.task}"
     if score is None:
@@ -63,7 +66,7 @@ def _ordinary(view: View) -> str:
 def _lit_since(view: View) -> str:
     """Return the heads whose lights came on after the moment shown; empty if there are none."""
     assert view.position is not None
-    then = lit_lights(view.snapshot.tamiyo)
+    then = lights_on(view.snapshot)
     since = list(
         dict.fromkeys(head for head, light in view.position.lit_now if (head, light) not in then)
     )

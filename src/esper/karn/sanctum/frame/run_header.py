@@ -18,9 +18,11 @@ from esper.karn.sanctum.schema import InterventionState, MachineState, RunState
 from esper.karn.store.liveness import RunStatus, StatusKind
 from esper.karn.text.columns import fitted, joined
 from esper.karn.text.figures import ABSENT, bytes_text, count, duration, span_text
+from esper.karn.text.light_signs import LIT
 from esper.karn.text.palette import DARK, Palette
 from esper.karn.text.run_names import without_creation_time
 from esper.karn.text.status_text import status_text
+from esper.leyline.telemetry import STALLED_UPDATES
 
 #: Lines for everything, and for the most important parts.
 FULL_HEIGHT: Final = 5
@@ -53,27 +55,32 @@ def render_header(view: View, width: int, height: int, palette: Palette = DARK) 
     times = _times(view, palette)
     losses = _losses(run, palette)
     taken = _interventions(interventions, view.status, palette)
-    incidents = _incidents(interventions, palette)
+    incidents = _incidents(interventions, palette, is_watched=run.is_watched)
     machine, gpu = _machine(view.snapshot.machine, palette)
     shares = _shares(view, palette)
     doing = _doing(view, palette)
     details = [_fields([one], palette) for one in _details(view)]
+    stalled = _stalled(view, palette)
     if height >= FULL_HEIGHT:
         lines = [
-            fitted(identity, [taken, incidents], width),
+            fitted(identity, [stalled, taken, incidents], width),
             fitted(Text(), details, width),
             fitted(progress, [doing, losses, _step(run, palette)], width),
             fitted(Text(), [*times, steps, samples], width),
             fitted(Text(), [machine, gpu, shares], width),
         ]
     else:
-        named = joined([identity, taken])
+        named = joined([identity, stalled, taken])
         whole = named.cell_len + len(_SEPARATOR) + joined(times).cell_len
         if whole > width:  # the times matter more than the creation time
-            named = joined([_identity(without_creation_time(_name(view)), view, palette), taken])
+            named = joined(
+                [_identity(without_creation_time(_name(view)), view, palette), stalled, taken]
+            )
         clock = fitted(times[0], times[1:], width - named.cell_len - len(_SEPARATOR))
         room = width - clock.cell_len - len(_SEPARATOR)
         how_fast = [steps, samples] if height >= COMPACT_HEIGHT else [steps, machine, gpu, samples]
+        if run.is_watched:  # what is watched comes before the machine
+            how_fast, details = [*details, *how_fast], []
         extras = [incidents] if height >= COMPACT_HEIGHT else [incidents, *details]
         first = fitted(named, extras, room)
         lines = [
@@ -103,7 +110,9 @@ def _details(view: View) -> list[tuple[str, str]]:
     run, plan = view.snapshot.run, view.plan
     task = run.task or (plan.task if plan else "")
     hosts = run.environments or (plan.environments if plan else 0)
-    fields = [("task", task)] if task else []
+    fields = [("library", run.library)] if run.is_watched else []
+    if task:
+        fields.append(("task", task))
     if hosts:
         fields.append(("hosts", str(hosts)))
     if run.device:
@@ -118,6 +127,8 @@ def _details(view: View) -> list[tuple[str, str]]:
 def _progress(view: View, width: int, palette: Palette) -> Text:
     run, planned = view.snapshot.run, planned_episodes(view)
     line = _fields([("update", str(run.update))], palette)
+    if run.is_watched and not planned:
+        return line  # how long it will train is not known
     episodes = f"{run.episodes_done}/{planned}" if planned else ABSENT
     line.append(_SEPARATOR).append_text(_fields([("episodes", episodes)], palette))
     share = progress_share(view)
@@ -169,12 +180,22 @@ def _interventions(done: InterventionState, status: RunStatus, palette: Palette)
     return _warning(counts, palette)
 
 
-def _incidents(done: InterventionState, palette: Palette) -> Text:
+def _stalled(view: View, palette: Palette) -> Text:
+    """Return the light of training that moves no weight; empty unless it is on."""
+    training = view.snapshot.training
+    if not training.stalled_latch:
+        return Text()
+    line = Text(f"{LIT} stalled", style=f"bold {palette.critical}", no_wrap=True)
+    return line.append(" now" if training.still_updates >= STALLED_UPDATES else " before")
+
+
+def _incidents(done: InterventionState, palette: Palette, *, is_watched: bool) -> Text:
+    """Return the number of incidents; without a number that no run of its kind could lower."""
     if not done.incidents:
         return Text()
     line = Text(no_wrap=True).append("incidents ", palette.muted)
     line.append(str(done.incidents), palette.ink)
-    if done.incidents_not_kept:
+    if done.incidents_not_kept and not (is_watched and done.incidents_not_kept == done.incidents):
         line.append(f", not kept {done.incidents_not_kept}", palette.muted)
     return line
 
@@ -253,8 +274,10 @@ class RunHeader(Panel, can_focus=False):
         elapsed, left = duration(elapsed_seconds(view)), remaining_seconds(view)
         shown = status, elapsed, None if left is None else span_text(left), _name(view), view.plan
         snapshot = view.snapshot
-        shares = snapshot.training.time_shares
-        return run, snapshot.interventions, snapshot.machine, shares, *shown
+        training = snapshot.training
+        stalled = training.stalled_latch, training.still_updates >= STALLED_UPDATES
+        done = snapshot.interventions
+        return run, done, snapshot.machine, training.time_shares, *stalled, *shown
 
     def draw(self, view: View, width: int, height: int, palette: Palette) -> Text:
         return render_header(view, width, height, palette)

@@ -14,7 +14,7 @@ from textual.widget import Widget
 from textual.widgets import Static
 
 from esper.karn.sanctum.drawing.panel import Panel
-from esper.karn.sanctum.fold.attention import Lamps, Light, lit_lights, next_light, unacknowledged
+from esper.karn.sanctum.fold.attention import Lamps, Light, lights_on, next_light, unacknowledged
 from esper.karn.sanctum.fold.view import View
 from esper.karn.sanctum.frame.key_line import ACKNOWLEDGE, END, NOW, KeyLine
 from esper.karn.sanctum.frame.small_panel import SmallPanel
@@ -27,6 +27,11 @@ if TYPE_CHECKING:
 
 #: Columns and lines a screen needs; a smaller terminal shows the run in a few lines.
 SMALLEST: tuple[int, int] = (72, 23)
+
+
+def _offered(view: View) -> tuple[bool, bool]:
+    """Return what decides which actions are offered."""
+    return view.status.is_over, view.snapshot.run.is_watched
 
 
 def too_small(size: Size) -> bool:
@@ -122,9 +127,10 @@ class RunScreen(Screen[None]):
             error.set_class(sentence is not None, "-shown")
         self.set_class(bool(view.snapshot.tamiyo.evidence), "-evidence")
         self.set_class(updates_of(view) > 0, "-timed")
+        self.set_class(view.snapshot.run.is_watched, "-watched")
         urgent = ACKNOWLEDGE if unacknowledged(view) else NOW if view.position else ()
         self.query_one(KeyLine).set_urgent(urgent + END if view.status.is_over else urgent)
-        if before is None or before.status.is_over != view.status.is_over:
+        if before is None or _offered(before) != _offered(view):
             self.refresh_bindings()
         shown = self.as_shown(view)
         for panel in self.walk_children(Panel):
@@ -157,7 +163,7 @@ class RunScreen(Screen[None]):
         """
         if self.view is None:
             return None
-        lit = lit_lights(self.view.snapshot.tamiyo)
+        lit = lights_on(self.view.snapshot)
         return next_light(self.view) or next(iter(lit), None)
 
     def redraw(self) -> None:

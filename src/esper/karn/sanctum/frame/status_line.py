@@ -5,7 +5,8 @@ from typing import Final
 from rich.text import Text
 
 from esper.karn.sanctum.drawing.charts import progress_bar
-from esper.karn.sanctum.fold.attention import is_drill, light_words, lit_lights
+from esper.karn.sanctum.fold.attention import is_drill, light_words, lights_on
+from esper.karn.sanctum.fold.logged_figures import logged_figures
 from esper.karn.sanctum.fold.view import View
 from esper.karn.sanctum.frame.banner import HEALTHY_WORD, master_style, master_word, reasons
 from esper.karn.sanctum.frame.run_times import (
@@ -53,10 +54,10 @@ def render_small(view: View, width: int, height: int, palette: Palette = DARK) -
     style = master_style(word, palette, is_past=view.position is not None)
     first = Text(no_wrap=True).append(f"{LIT} {word}", style).append(f"  {reasons(view)[0]}")
     share = progress_share(view)
-    bar = Text(no_wrap=True).append_text(
-        progress_bar(share, max(0, min(_BAR_WIDTH, width - 12)), palette)
-    )
-    bar.append(f" {100 * share:.0f}%" if planned_episodes(view) else f" {ABSENT}", palette.ink)
+    bar = Text(no_wrap=True)
+    if planned_episodes(view) or not view.snapshot.run.is_watched:
+        bar.append_text(progress_bar(share, max(0, min(_BAR_WIDTH, width - 12)), palette))
+        bar.append(f" {100 * share:.0f}%" if planned_episodes(view) else f" {ABSENT}", palette.ink)
     name = Text(_name(view), style=f"bold {palette.ink}")
     lines = [
         first,
@@ -81,7 +82,7 @@ def _cut(line: Text, width: int) -> None:
 
 def _problem(view: View, palette: Palette) -> Text:
     """Return the lights that are on, or else the first reason."""
-    if lit_lights(view.snapshot.tamiyo):
+    if lights_on(view.snapshot):
         return _lights(view, palette)
     if master_word(view) == HEALTHY_WORD:
         return Text()
@@ -89,7 +90,7 @@ def _problem(view: View, palette: Palette) -> Text:
 
 
 def _lights(view: View, palette: Palette) -> Text:
-    lit = lit_lights(view.snapshot.tamiyo)
+    lit = lights_on(view.snapshot)
     unknown = Text()
     if view.doubt.lights is not None:
         unknown = Text(f"{UNKNOWN} lights not known", style=f"bold {palette.warning}")
@@ -103,6 +104,8 @@ def _lights(view: View, palette: Palette) -> Text:
 def _how_far(view: View, palette: Palette) -> list[Text]:
     """Return the status, the progress, and the remaining time."""
     parts = [Text(str(view.status.kind), style=palette.ink)]
+    if view.snapshot.run.is_watched:
+        parts.append(Text(f"update {view.snapshot.run.update}", style=palette.ink))
     if planned_episodes(view):
         parts.append(Text(f"{100 * progress_share(view):.0f}%", style=palette.ink))
     left = remaining_seconds(view)
@@ -120,6 +123,10 @@ def _episodes(view: View) -> str:
 
 def _score(view: View, palette: Palette) -> Text:
     score = view.snapshot.training.score
+    logged = logged_figures(view.snapshot.training)[:1] if view.snapshot.run.is_watched else []
+    if logged:
+        name = Text(f"{logged[0].label} ", style=palette.muted, no_wrap=True)
+        return name.append(figure(logged[0].value), palette.ink)
     if score is None:
         return Text()
     return Text("score ", style=palette.muted).append(figure(score), palette.ink)

@@ -12,6 +12,7 @@ from esper.karn.sanctum.drawing.judgement import figure_style
 from esper.karn.sanctum.drawing.panel import Panel
 from esper.karn.sanctum.drawing.plot import Series, plots
 from esper.karn.sanctum.fold.evidence import evidence_words
+from esper.karn.sanctum.fold.logged_figures import logged_figures
 from esper.karn.sanctum.fold.view import View
 from esper.karn.sanctum.schema import TrainingState
 from esper.karn.sanctum.widgets.tamiyo_brain.action_heads_panel import display_name
@@ -25,6 +26,8 @@ from esper.leyline.text.sighting_words import KIND_WORDS
 #: Minimum height for a line with the updates in which something was seen.
 _MIN_HEIGHT_OF_SIGHTINGS: Final = 10
 _MIN_AXIS_WIDTH: Final = 20
+#: Charts of a head of a watched run.
+_FIGURES_OF_WATCHED: Final = 4
 
 
 class _GroupChart(NamedTuple):
@@ -85,6 +88,7 @@ def render_history(
 ) -> list[Text]:
     """Return charts of a head's figures, above the figures without a history.
 
+    In a watched run, they are the figures of this head that are measured, then those of the run.
     For the group `shared`, the charts are losses, entropy and gradient norm of the whole policy;
     for `hosts`, the score.
 
@@ -97,14 +101,19 @@ def render_history(
         chosen: row of evidence whose details stand above the charts.
     """
     is_group = head in _GROUP_CHARTS
-    series = _group_series(view, head, palette) if is_group else _series(view, head, palette)
-    foot = [] if is_group or height < 6 else [_foot(view, head, width, palette)]
+    if view.snapshot.run.is_watched:
+        series, foot = _watched_series(view, head, palette), []
+    else:
+        series = _group_series(view, head, palette) if is_group else _series(view, head, palette)
+        foot = [] if is_group or height < 6 else [_foot(view, head, width, palette)]
     if (
         height >= _MIN_HEIGHT_OF_SIGHTINGS
         and (seen := _seen(view, head, width, palette)) is not None
     ):
         foot.insert(0, seen)
     details = [] if chosen is None else _details(view, chosen, width, palette)
+    if not series:
+        return [*details, Text("no update completed yet", style=palette.muted), *foot]
     lines = details + plots(series, width, height - len(details) - len(foot), palette) + foot
     for line in lines:
         line.truncate(width, overflow="ellipsis")
@@ -135,6 +144,28 @@ def _series(view: View, head: str, palette: Palette) -> list[Series]:
             palette,
         )
         for figure in CHARTED_FIGURES
+    ]
+
+
+def _watched_series(view: View, head: str, palette: Palette) -> list[Series]:
+    """Return the figures of a head that are measured, then the run's most telling figures."""
+    tamiyo, update = view.snapshot.tamiyo, view.snapshot.run.update
+    own = [
+        _one(
+            view,
+            figure.chart_label,
+            figure.snapshot_path,
+            figure.of(tamiyo.figures).get(head),
+            history,
+            palette,
+        )
+        for figure in CHARTED_FIGURES
+        if (history := tamiyo.history(figure.field, head))
+    ]
+    logged = logged_figures(view.snapshot.training)[: max(0, _FIGURES_OF_WATCHED - len(own))]
+    return own + [
+        Series(one.label, one.history, "", one.value, x_name="update", x_first=1, x_last=update)
+        for one in logged
     ]
 
 
@@ -212,6 +243,7 @@ class HeadHistoryPanel(Panel):
         *(figure.snapshot_path for figure in CHARTED_FIGURES),
         *(figure.snapshot_path for figure in HEAD_FIGURES if figure.chart_rank is None),
         "tamiyo.evidence",
+        "training.logged",
     )
     ABOUT = "this head's figures, update by update"
 

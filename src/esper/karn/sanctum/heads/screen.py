@@ -1,20 +1,24 @@
 """The Heads screen: the evidence of every light, each head's history, and the incidents."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar, Final
 
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Container
+from textual.widgets import Input
 
 from esper.karn.sanctum.drawing.choice_panel import ChoicePanel
-from esper.karn.sanctum.fold.attention import Light, light_of
+from esper.karn.sanctum.fold.attention import Light
 from esper.karn.sanctum.fold.view import View
 from esper.karn.sanctum.frame.run_screen import RunScreen
 from esper.karn.sanctum.heads.evidence_panel import EvidencePanel
 from esper.karn.sanctum.heads.head_history_panel import HeadHistoryPanel
 from esper.karn.sanctum.heads.incident_panel import IncidentPanel
 from esper.karn.sanctum.heads.incident_view import incidents_of
+from esper.karn.sanctum.heads.shared_line import SharedLine
+from esper.karn.sanctum.schema import IncidentState
 
 _ACKNOWLEDGE: Final = "Acknowledge the light of the chosen row"
 _TURN: Final = "Previous or next incident of the chosen row"
@@ -29,16 +33,23 @@ class HeadsScreen(RunScreen):
         Binding("r", "replay", "Replay", tooltip="Repeat the update of the row's incident"),
         Binding("left", "turn(-1)", show=False, tooltip=_TURN),
         Binding("right", "turn(1)", show=False, tooltip=_TURN),
-        Binding("escape", "close_incident", show=False, tooltip="Close the incident"),
+        Binding("slash", "search", "Search", tooltip="Show the heads and groups with a text"),
+        Binding(
+            "escape", "close_incident", show=False, tooltip="Close the incident, or the search"
+        ),
     ]
+    AUTO_FOCUS = "#evidence"
 
     def __init__(self) -> None:
         super().__init__()
         self._turned = 0  # which of the chosen row's incidents is shown
+        self._incident: IncidentState | None = None  # the one that is shown
 
     def panels(self) -> ComposeResult:
         """Yield the list, and the history and incident of its chosen row."""
+        yield SharedLine(id="shared")
         yield EvidencePanel(id="evidence")
+        yield Input(id="heads-search", placeholder="text to search for", compact=True)
         with Container(id="detail"):
             yield HeadHistoryPanel(id="history")
             yield IncidentPanel(id="incident")
@@ -73,8 +84,44 @@ class HeadsScreen(RunScreen):
         if self.maximized is not None:
             self.minimize()
             return
+        if self.has_class("-typing"):
+            self.query_one(EvidencePanel).search("")
+            self._close_search()
+            return
+        if not self.has_class("-incident"):
+            self.query_one(EvidencePanel).search("")
         self.query_one(IncidentPanel).stop()
         self.remove_class("-incident")
+        self.query_one(EvidencePanel).focus()
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Offer the search for a watched run, and a replay where there may be a capsule."""
+        is_watched = self.view is not None and self.view.snapshot.run.is_watched
+        if action == "search":
+            return is_watched
+        if action == "replay" and is_watched:
+            return self._incident is not None and bool(self._incident.path)
+        return super().check_action(action, parameters)
+
+    def action_search(self) -> None:
+        """Type a text that the rows must have."""
+        self.add_class("-typing")
+        field = self.query_one(Input)
+        field.value = ""
+        field.focus()
+
+    def on_input_changed(self, message: Input.Changed) -> None:
+        """Search for the text typed so far."""
+        if self.has_class("-typing"):
+            self.query_one(EvidencePanel).search(message.value)
+
+    def on_input_submitted(self, message: Input.Submitted) -> None:
+        """Keep the search."""
+        message.stop()
+        self._close_search()
+
+    def _close_search(self) -> None:
+        self.remove_class("-typing")
         self.query_one(EvidencePanel).focus()
 
     def action_replay(self) -> None:
@@ -87,9 +134,7 @@ class HeadsScreen(RunScreen):
         if self.view is None:
             return None
         row = self.query_one(EvidencePanel).chosen_row(self.view)
-        if row is None or row.evidence is None:
-            return None
-        return row.head, light_of(row.evidence.kind)
+        return None if row is None else row.light
 
     def _follow(self) -> None:
         if self.view is None:
@@ -100,16 +145,21 @@ class HeadsScreen(RunScreen):
         row = evidence.chosen_row(self.view)
         history = self.query_one(HeadHistoryPanel)
         history.choose(row.head if row else None, row.key if row and row.evidence else None)
-        incident = self.query_one(IncidentPanel)
         if row is None or row.evidence is None:
-            incident.note("")
-            incident.choose(None, "no Inf or NaN was seen in this head, so it has no incident")
-            return
-        found = incidents_of(row.evidence, self.view.snapshot.incidents)
-        if not found:
-            incident.note("")
-            incident.choose(None, "no incident was recorded for this row")
-            return
-        at = self._turned % len(found)
-        incident.note(f"{at + 1} of {len(found)}, ← →" if len(found) > 1 else "")
-        incident.choose(found[at])
+            nothing = "no Inf or NaN was seen in this head, so it has no incident"
+            if row is not None and row.stalled:
+                nothing = "training that stands still makes no Inf or NaN, so it has no incident"
+            self._choose_incident([], nothing)
+        else:
+            found = incidents_of(row.evidence, self.view.snapshot.incidents)
+            self._choose_incident(found, "no incident was recorded for this row")
+
+    def _choose_incident(self, found: Sequence[IncidentState], nothing: str) -> None:
+        """Show one of the incidents that were found, or why there is none."""
+        panel, before = self.query_one(IncidentPanel), self._incident
+        at = self._turned % len(found) if found else 0
+        self._incident = found[at] if found else None
+        panel.note(f"{at + 1} of {len(found)}, ← →" if len(found) > 1 else "")
+        panel.choose(self._incident, "" if found else nothing)
+        if self._incident != before:
+            self.refresh_bindings()

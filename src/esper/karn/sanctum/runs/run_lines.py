@@ -8,7 +8,7 @@ sentence on a damaged store does.
 """
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -28,6 +28,7 @@ OPEN: Final = "▶"  # before the run that Sanctum shows
 _LEAD: Final = 3  # cells for the cursor, the mark and the sign of the open run
 _LONGEST_NAME: Final = 32
 _LONGEST_NOTE: Final = 40
+_LONGEST_LIBRARY: Final = 24
 #: The columns after the name, from left to right.
 _COLUMNS: Final = (
     "status",
@@ -39,8 +40,14 @@ _COLUMNS: Final = (
     "lights",
     "best",
     "incidents",
+    "library",
     "note",
 )
+#: Columns that are shown only if some run has a value.
+_OPTIONAL: Final[dict[str, Callable[[RunSummary], str]]] = {
+    "library": lambda run: run.library,
+    "note": lambda run: run.note,
+}
 #: The same by importance: where they do not all fit, the last ones are left out.
 _PRIORITY: Final = (
     "status",
@@ -52,6 +59,7 @@ _PRIORITY: Final = (
     "started",
     "episodes",
     "task",
+    "library",
     "best",
 )
 _ALWAYS_SHOWN: Final = frozenset(_PRIORITY[:3])
@@ -129,8 +137,7 @@ class RunLines:
     def hidden_columns(self, runs: Sequence[RunSummary], width: int, palette: Palette) -> list[str]:
         """Return the columns for which there is no room in `width` cells."""
         shown = self._layout(runs, width, palette).columns
-        has_note = any(run.note for run in runs)
-        return [name for name in _COLUMNS if name not in shown and (name != "note" or has_note)]
+        return [name for name in _used_columns(runs) if name not in shown]
 
     def _layout(self, runs: Sequence[RunSummary], width: int, palette: Palette) -> _Layout:
         before = self._known if palette == self._palette else {}
@@ -138,7 +145,7 @@ class RunLines:
         self._known = {id(run): before.get(id(run)) or _Known(run, {}, {}) for run in runs}
         name_width = min(_LONGEST_NAME, max([len("run"), *(len(run.run_id) for run in runs)]))
         room = width - _LEAD - name_width
-        columns = [name for name in _COLUMNS if name != "note" or any(run.note for run in runs)]
+        columns = _used_columns(runs)
         for is_short in (False, True):
             widths = self._widths(columns, width, palette, is_short=is_short)
             if sum(GAP + widths[name] for name in _IMPORTANT) <= room:
@@ -188,6 +195,8 @@ def lights_text(run: RunSummary, palette: Palette, *, is_short: bool = False) ->
             shown = f"in {len(names)}" if is_short and len(names) > 1 else ", ".join(marked)
             sign = LIT_BY_DRILL if is_planted else LIT
             text.append(f"{sign} {word} {shown}", alert)
+    if run.is_stalled:
+        text.append(" " * GAP if text.cell_len else "").append(f"{LIT} stalled", alert)
     if run.doubt.lights is not None:
         text.append(" " * GAP if text.cell_len else "")
         text.append(UNKNOWN, f"bold {palette.warning}")
@@ -211,6 +220,15 @@ def _line(known: _Known, layout: _Layout, is_marked: bool, is_watched: bool) -> 
     return line
 
 
+def _used_columns(runs: Sequence[RunSummary]) -> list[str]:
+    """Return the columns in which some run has, or may have, a value."""
+    return [
+        name
+        for name in _COLUMNS
+        if name not in _OPTIONAL or any(_OPTIONAL[name](run) for run in runs)
+    ]
+
+
 def _heading(column: str, width: int) -> str:
     return column if width >= _ROOMY else _SHORT_HEADINGS.get(column, column)
 
@@ -232,6 +250,7 @@ def _cell(title: str, run: RunSummary, palette: Palette, *, is_short: bool) -> T
         "episodes": f"{run.episodes_done}/{run.episodes}" if run.episodes else ABSENT,
         **{name: figure(known) for name, known in figures.items()},
         "incidents": str(run.incidents or ABSENT),
+        "library": cut(run.library or ABSENT, _LONGEST_LIBRARY),
         "note": cut(run.note, _LONGEST_NOTE),
     }
     return Text(words[title], style=palette.ink)

@@ -51,6 +51,8 @@ class RunsPanel(ChoicePanel):
         "tamiyo.group_inf_latch",
         "tamiyo.group_nan_latch",
         "interventions.incidents",
+        "training.stalled_latch",
+        "run.library",
     )
     BORDER_TITLE = "Runs"
     ABOUT = "every training run in this folder"
@@ -178,5 +180,6 @@ class RunsPanel(ChoicePanel):
 
 def _searched(run: RunSummary) -> str:
     lit = [f"{word} {name}" for word, names in run.lights().items() for name in names]
-    parts = (run.run_id, run.name, run.task, str(run.status.kind), run.note, *lit)
+    lit += ["stalled"] if run.is_stalled else []
+    parts = (run.run_id, run.name, run.task, run.library, str(run.status.kind), run.note, *lit)
     return " ".join(parts).lower()

@@ -20,7 +20,7 @@ from esper.karn.store.run_files.line_files import damaged_lines_words, read_begi
 from esper.leyline.errors import EsperError
 
 ACKNOWLEDGEMENTS_NAME: Final = "acknowledgements.jsonl"
-_LIGHTS: Final = ("inf", "nan")
+_LIGHTS: Final = ("inf", "nan", "stalled")
 #: Maximum number of bytes that are read: more than all lights need.
 _MAX_BYTES: Final = 1 << 20
 
@@ -29,8 +29,8 @@ _MAX_BYTES: Final = 1 << 20
 class Acknowledgement:
     """An operator has seen a latched light: it stops calling for attention and stays lit."""
 
-    head: str  # a head's or a group's name
-    light: str  # "inf" or "nan"
+    head: str  # a head's or a group's name; "training" for a run that is stalled
+    light: str  # "inf", "nan" or "stalled"
     who: str
     time: float  # seconds since the epoch
 
@@ -91,7 +91,7 @@ def acknowledge(
 
     Args:
         directory: the run's directory.
-        lights: head (or group) and "inf" or "nan" of each light.
+        lights: head (or group) and "inf" or "nan" of each light; or "training" and "stalled".
         who: user and machine.
         when: time in seconds since the epoch.
 
@@ -99,12 +99,13 @@ def acknowledge(
         The acknowledgements that were written.
 
     Raises:
-        AcknowledgementError: a light is neither "inf" nor "nan", or the file cannot be written.
+        AcknowledgementError: a light is none of "inf", "nan" and "stalled", or the file cannot be
+            written.
     """
     wanted = [Acknowledgement(head, light, who, when) for head, light in lights]
     for entry in wanted:
         if entry.light not in _LIGHTS:
-            raise AcknowledgementError(f"a light is inf or nan, not {entry.light!r}")
+            raise AcknowledgementError(f"a light is inf, nan or stalled, not {entry.light!r}")
     path = directory / ACKNOWLEDGEMENTS_NAME
     try:
         # Opened for reading too, to see how the file ends.

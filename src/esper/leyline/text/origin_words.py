@@ -1,0 +1,67 @@
+"""The operation in which an incident began, in plain words."""
+
+import re
+from typing import Final
+
+from esper.leyline.telemetry import IncidentOrigin
+from esper.leyline.text.source_paths import short_path
+
+#: Phases of a minibatch in words.
+_PHASES: Final = {
+    "preparation": "before the forward pass",
+    "forward": "forward pass",
+    "backward": "backward pass",
+    "step": "optimizer step",
+}
+#: What causes begin with, in plain words.
+_CAUSES: Final = {
+    "poisoned input: ": "an input was not finite already: ",
+    "poisoned weight: ": "a weight was not finite already: ",
+    "corrupted optimizer state: ": "the state of the optimizer was not finite already: ",
+    "poisoned setting: ": "a setting is not finite: ",
+    "a constant of the program: ": "a constant in the code is not finite: ",
+}
+_KINDS: Final = {"nan": "NaN", "+inf": "Inf", "-inf": "-Inf"}
+_KIND: Final = re.compile(r"\bis (nan|\+inf|-inf)(?=$| )")
+
+
+def operation_words(origin: IncidentOrigin) -> str:
+    """Return an operation and its phase: "mean, backward pass"."""
+    parts = origin.operation.split(".")
+    name = parts[1] if len(parts) > 1 and parts[0] == "aten" else origin.operation
+    phase = _PHASES.get(origin.phase, origin.phase)
+    return f"{name}, {phase}" if phase else name
+
+
+def cause_words(cause: str) -> str:
+    """Return a cause in plain words: "an input was not finite already: x[3] is NaN"."""
+    for beginning, words in _CAUSES.items():
+        if cause.startswith(beginning):
+            cause = words + cause.removeprefix(beginning).removeprefix("variable ")
+            break
+    return _KIND.sub(lambda found: f"is {_KINDS[found[1]]}", cause)
+
+
+def line_words(origin: IncidentOrigin) -> str:
+    """Return the source line: "stable_baselines3/ppo/ppo.py:219, train"; empty if unknown."""
+    if not origin.file:
+        return ""
+    place = f"{short_path(origin.file)}:{origin.line}"
+    return f"{place}, {origin.function}" if origin.function else place
+
+
+def loop_words(origin: IncidentOrigin) -> str:
+    """Return the line of the training loop, with a short path.
+
+    Empty where it is unknown, or the line of the operation itself.
+    """
+    if origin.loop.startswith(f"{origin.file}:{origin.line}:"):
+        return ""
+    path, separator, rest = origin.loop.partition(":")
+    return f"{short_path(path)}{separator}{rest}"
+
+
+def origin_words(origin: IncidentOrigin) -> str:
+    """Return an origin in one sentence: "began in exp, forward pass, at net.py:7: overflow"."""
+    at = f", at {short_path(origin.file)}:{origin.line}" if origin.file else ""
+    return f"began in {operation_words(origin)}{at}: {cause_words(origin.cause)}"
