@@ -15,16 +15,7 @@ import numpy as np
 import pytest
 import torch
 from capsule_files import write_empty_capsule
-from wiring_cases import (
-    CASES,
-    HOSTS,
-    OP,
-    ORDINARY,
-    ORDINARY_WATCHED,
-    SLOTS,
-    STARTED,
-    Case,
-)
+from wiring_cases import CASES, HOSTS, OP, ORDINARY, ORDINARY_WATCHED, SLOTS, STARTED, Case
 
 from esper.karn.sanctum.decisions.decision_panels import DecisionPanel
 from esper.karn.sanctum.drawing.choice_panel import ChoicePanel

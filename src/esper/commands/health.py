@@ -57,7 +57,7 @@ def print_health(
         run_dir: the folder that holds runs.
         reference: an id, a unique prefix of an id, a name or a path; None for the newest run.
         as_json: whether to print JSON instead of text.
-        fail_on: `inf`, `nan`, `stalled`, several of them with commas, or nothing.
+        fail_on: `inf`, `nan`, `stalled`, several of them with commas between, or nothing.
         console: where to print; standard output by default.
 
     Raises:

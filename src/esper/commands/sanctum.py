@@ -267,7 +267,7 @@ def print_status_line(
         RunStoreError: no light is known to be on, but one may be.
     """
     from esper.karn.sanctum.cockpit.observer import read_view
-    from esper.karn.sanctum.fold.attention import lit_lights
+    from esper.karn.sanctum.fold.attention import lights_on
     from esper.karn.sanctum.frame.status_line import render_line
     from esper.karn.text.plain_console import PlainConsole
 
@@ -275,7 +275,7 @@ def print_status_line(
     view = read_view(directory, None, at)
     line = render_line(view, None, _palette(theme))
     console.print(_in_ascii(line) if ascii_only else line, soft_wrap=True)
-    if lit_lights(view.snapshot.tamiyo):
+    if lights_on(view.snapshot):
         return 1
     if not view.snapshot.last_event_id and view.doubt.lights is None:
         raise RunStoreError(f"{directory.name} has no events yet, so its health is not known")

@@ -8,10 +8,13 @@ import pytest
 
 from esper.karn.sanctum.drawing.ascii import text_in_ascii
 from esper.karn.sanctum.frame.key_line import hints_of
+from esper.karn.sanctum.frame.run_header import render_header
 from esper.karn.sanctum.frame.status_line import render_line, render_small
 from esper.karn.sanctum.heads.evidence_panel import EvidencePanel
 from esper.karn.sanctum.heads.incident_panel import IncidentPanel
 from esper.karn.sanctum.overview.lights_panel import render_lights
+from esper.karn.sanctum.schema import SanctumSnapshot
+from esper.karn.store.liveness import StatusKind
 from esper.leyline.health import Level
 from esper.leyline.telemetry import RunFinished
 
@@ -248,3 +251,8 @@ def test_a_figure_that_is_not_logged_in_every_update_keeps_its_history(fold, pay
 def test_a_watched_run_has_no_light_of_hosts_unless_one_is_lit(fold, payloads):
     start = payloads.start(library="pytorch", heads={"steer": []})
     assert list(fold(start, payloads.update(1)).tamiyo.group_inf_latch) == ["shared"]
+
+
+def test_a_script_that_has_not_begun_to_watch_has_no_episodes(views):
+    view = views.view(SanctumSnapshot(), kind=StatusKind.STARTING, directory=RUN)
+    assert "episodes" not in render_header(view, 80, 3).plain

@@ -191,9 +191,11 @@ def health_text(health: RunHealth) -> Group:
     frame = health.frame
     verdict = master_verdict(frame.snapshot, frame.status, doubt=frame.doubt)
     unlit = Text(UNLIT, "dim") if health.doubt is None else Text(UNKNOWN, UNKNOWN_STYLE)
-    tamiyo, run = frame.snapshot.tamiyo, frame.snapshot.run
+    tamiyo, training = frame.snapshot.tamiyo, frame.snapshot.training
+    is_watched = frame.snapshot.run.is_watched
     rows = _light_rows(tamiyo, unlit)
     left_out = len(tamiyo.latch("inf")) - len(rows)
+    stalled = _stalled(training) if training.stalled_latch else unlit
     return Group(
         *_state(health, verdict),
         Text(),
@@ -202,13 +204,9 @@ def health_text(health: RunHealth) -> Group:
         Text(),
         *column_lines(rows, ("head", "Inf", "NaN")),
         *([Text(f"and {left_out} without Inf and NaN", style="dim")] if left_out else []),
-        *([_stalled(frame.snapshot.training, unlit)] if run.is_watched else []),
+        *([Text("stalled  ").append_text(stalled)] if is_watched else []),
         *([] if health.doubt is None else [_not_known(health.doubt)]),
-        *(
-            [Text(), *_evidence(tamiyo.evidence, is_watched=run.is_watched)]
-            if tamiyo.evidence
-            else []
-        ),
+        *([Text(), *_evidence(tamiyo.evidence, is_watched)] if tamiyo.evidence else []),
     )
 
 
@@ -288,26 +286,22 @@ def _how_far(snapshot: SanctumSnapshot) -> str:
 
 
 def _origin_of(incident: IncidentState) -> str | None:
-    """Return where an incident began, or why that is not known; None if nothing looked for it."""
+    """Return where an incident began, or why that is not known; None if a replay finds it."""
     if incident.origin is not None:
         return origin_words(incident.origin)
     why = incident.no_origin
     return f"where it began is not known: {why}" if why else None
 
 
-def _stalled(training: TrainingState, unlit: Text) -> Text:
-    """Return the light of training that takes steps and moves no weight."""
-    line = Text("stalled  ")
-    if not training.stalled_latch:
-        return line.append_text(unlit)
+def _stalled(training: TrainingState) -> Text:
     now = " now" if training.still_updates >= STALLED_UPDATES else ""
-    return line.append(f"{LIT}{now} since update {training.stalled_since}", LIT_STYLE)
+    return Text(f"{LIT}{now} since update {training.stalled_since}", style=LIT_STYLE)
 
 
 def _interventions(done: InterventionState, *, is_watched: bool) -> tuple[str, str]:
     """Return the lines about interventions and incidents.
 
-    A watched run usually keeps no capsule at all, which is not mentioned.
+    A watched run that keeps no capsules does not report that as a loss.
     """
     repeated = f"{counted(done.updates_repeated, 'update')} repeated (finite at the second try)"
     actions = [
@@ -318,13 +312,13 @@ def _interventions(done: InterventionState, *, is_watched: bool) -> tuple[str, s
     ]
     taken = ", ".join(text for count, text in actions if count)
     incidents = str(done.incidents) if done.incidents else "none"
-    is_usual = is_watched and done.incidents_not_kept == done.incidents
-    if done.incidents_not_kept and not is_usual:
+    keeps_none = is_watched and done.incidents_not_kept == done.incidents
+    if done.incidents_not_kept and not keeps_none:
         incidents += f", of which {done.incidents_not_kept} not kept"
     return f"interventions: {taken or 'none'}", f"incidents: {incidents}"
 
 
-def _evidence(evidence: Sequence[Evidence], *, is_watched: bool) -> list[Text]:
+def _evidence(evidence: Sequence[Evidence], is_watched: bool) -> list[Text]:
     """Return a row for each source of sightings, at most 80 columns wide."""
     rows = []
     details = []

@@ -62,6 +62,13 @@ def _cells(summary: RunSummary) -> dict[str, Text]:
     }
 
 
+def _names(names: Sequence[str]) -> str:
+    """Return names with commas; the number of those beyond the first few."""
+    if len(names) <= _NAMED:
+        return ", ".join(names)
+    return f"{', '.join(names[:_NAMED])} and {len(names) - _NAMED} more"
+
+
 def _lights(summary: RunSummary) -> Text:
     lit = [
         f"{LIT} {word} {_names([summary.marked(word, name) for name in names])}"
@@ -76,10 +83,3 @@ def _lights(summary: RunSummary) -> Text:
     elif summary.doubt.lights is not None:
         text.append("  " if lit else "").append(f"{UNKNOWN} {summary.doubt.lights}", UNKNOWN_STYLE)
     return text if text.plain else Text(UNLIT, style="dim")
-
-
-def _names(names: Sequence[str]) -> str:
-    """Return names with commas; the number of those beyond the first few."""
-    if len(names) <= _NAMED:
-        return ", ".join(names)
-    return f"{', '.join(names[:_NAMED])} and {len(names) - _NAMED} more"

@@ -159,11 +159,15 @@ def _dark_names(view: View) -> list[str]:
 
 def _dark_lines(view: View, width: int, height: int, palette: Palette, lamps: Lamps) -> list[Text]:
     names = _dark_names(view)
-    for shown in (names, _joined_dimensions(names)):
-        if len(shown) <= _NAMED:
-            lines = flowed(_entries(shown, view, palette, lamps), width)
-            if len(lines) <= max(1, height):
-                return lines
+    if len(names) <= _NAMED:
+        lines = flowed(_entries(names, view, palette, lamps), width)
+        if len(lines) <= max(1, height):
+            return lines
+    shorter = _joined_dimensions(names)
+    if len(shorter) <= _NAMED:
+        lines = flowed(_entries(shorter, view, palette, lamps), width)
+        if len(lines) <= max(1, height):
+            return lines
     return flowed(_entries(_counted(names, view), view, palette, lamps), width)
 
 
