@@ -237,6 +237,26 @@ def test_a_training_that_stands_still_is_told(tmp_path):
     assert callback.watch.is_stalled
 
 
+def test_a_backward_pass_that_steps_is_not_repeated(tmp_path):
+    model, layer = breakable_gpt2()
+    steps = []
+    model.lm_head.weight.register_post_accumulate_grad_hook(steps.append)
+    callback = EsperCallback()
+    train(model, tmp_path, callback, planted(overflow, layer))
+
+    assert "steps the optimizer itself" in only(callback.watch).explanation.why_no_origin
+    assert found(callback.watch) == [("lm_head", "logits", "nan")]
+    assert len(steps) == 8
+
+
+def test_bf16_weights_are_watched(tmp_path):
+    callback = EsperCallback()
+    train(tiny_gpt2().to(torch.bfloat16), tmp_path, callback, steps=5)
+
+    assert (callback.watch.troubles, callback.watch.last_failure) == ([], "")
+    assert not callback.watch.is_stalled
+
+
 def test_skip_leaves_a_bad_step_out(tmp_path):
     model, layer = breakable_gpt2()
     callback = EsperCallback(on_nonfinite="skip")

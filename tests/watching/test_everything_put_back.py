@@ -43,6 +43,13 @@ def test_attributes_of_modules_and_objects_are_put_back():
         held, (module.seen, module.total, owner.metrics), strict=True))  # fmt: skip
 
 
+def test_quantized_weights_are_no_parts():
+    model = nn.Linear(3, 5)
+    model.packed = nn.Parameter(torch.zeros(4, dtype=torch.uint8), requires_grad=False)
+
+    assert [part.name for part in parts_of([model], [], None)] == ["weight", "bias"]
+
+
 def test_a_tied_weight_is_shared():
     model = nn.ModuleDict({"embedding": nn.Embedding(5, 3), "lm_head": nn.Linear(3, 5)})
     heads = [Head("lm_head", "categorical", range(5))]

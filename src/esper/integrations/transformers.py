@@ -162,6 +162,8 @@ class HeldMinibatches:
             raise CannotRunAgainError("the trainer computed no loss")
         if self._trainer.accelerator.num_processes > 1:
             raise CannotRunAgainError("several processes train together")
+        if "lomo" in str(getattr(self._trainer.args.optim, "value", "")):
+            raise CannotRunAgainError("the backward pass steps the optimizer itself")
         results: dict[str, Tensor] = {}
         trainer = self._trainer
         own = [p for p in self._held[0].model.parameters() if p.requires_grad]

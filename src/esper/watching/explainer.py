@@ -152,6 +152,8 @@ class Explainer:
         try:
             if self._replay == "off":
                 raise CannotRunAgainError("repeating a minibatch is switched off")
+            if any(one._post_accumulate_grad_hooks for one in own):
+                raise CannotRunAgainError("the backward pass steps the optimizer itself")
             with everything_put_back(self._models, repeater.owners()), tracer:
                 try:
                     results = repeater.run(optimizer)

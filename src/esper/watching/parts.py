@@ -71,7 +71,7 @@ def parts_of(
     parts, seen, unused = [], set(), set(patterns)
     for model in models:
         for name, parameter in model.named_parameters():
-            if id(parameter) in seen:
+            if id(parameter) in seen or not parameter.is_floating_point():  # quantized weights
                 continue
             seen.add(id(parameter))
             matching = [group for group, pattern in patterns.items() if pattern.match(name)]

@@ -552,7 +552,10 @@ class Watch:
     def _look_back(self, record: UpdateRecord) -> None:
         """Read, once per update, the flags and whether weights are finite and moved at all."""
         with torch.no_grad():
-            sums = torch.stack(torch._foreach_norm(self._parameters, 2.0))
+            # A norm in half precision would hide small steps.
+            is_half = any(one.dtype.itemsize < 4 for one in self._parameters)
+            kind = torch.float32 if is_half else None
+            sums = torch.stack(torch._foreach_norm(self._parameters, 2.0, dtype=kind))
         before = self._weights
         same = sums.new_zeros((), dtype=torch.bool) if before is None else (sums == before).all()
         looked_at = torch.stack([sums.isfinite().all(), same])
