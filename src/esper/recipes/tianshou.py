@@ -32,7 +32,7 @@ RECIPE: Final = Recipe("tianshou", subject_of)
 
 def _output_layer(policy: nn.Module) -> nn.Module | None:
     """Return the layer of logits, means or values of actions."""
-    actor = getattr(policy, "actor", None) or getattr(policy, "model", policy)
+    actor: nn.Module = getattr(policy, "actor", None) or getattr(policy, "model", policy)
     mean = getattr(actor, "mu", None)  # of a Gaussian; standard deviations may have a layer, too
     layers = [
         module
@@ -44,5 +44,5 @@ def _output_layer(policy: nn.Module) -> nn.Module | None:
 
 def _figures(result: Any) -> dict[str, float]:
     """Return the losses among the statistics that an update returns."""
-    losses = getattr(result, "get_loss_stats_dict", dict)()
+    losses: dict[str, Any] = getattr(result, "get_loss_stats_dict", dict)()
     return {name: float(value) for name, value in losses.items() if isinstance(value, (int, float))}
