@@ -179,11 +179,13 @@ def _wrap_update(watched: Watch, subject: Subject, owner: object, method: str) -
 
     @functools.wraps(original)
     def update(*args: Any, **kwargs: Any) -> Any:
-        try:
-            result = original(*args, **kwargs)
-        except BaseException as error:
-            watched.end(error)
-            raise
+        with watched.updating():
+            try:
+                result = original(*args, **kwargs)
+            except BaseException as error:
+                watched.end(error)
+                raise
+        watched.log(**subject.figures_of_result(result))
         watched.update(**subject.figures())
         return result
 

@@ -50,6 +50,7 @@ class Subject:
             found by the change from acting to learning, or are told.
         groups: further parts by name, as `groups` of `esper.watch`.
         figures: returns what the library measured in the update that just ended, by name.
+        figures_of_result: returns the figures in what the update method returned.
         runs_again: whether its training loop may be run again.
         rebuilding_of: returns what is needed to repeat the current update, or, if it is given
             "acting", the current choice of actions; None: neither can be repeated elsewhere.
@@ -72,6 +73,7 @@ class Subject:
     update_method: tuple[object, str] | None = None
     groups: Mapping[str, str] = field(default_factory=dict)
     figures: Callable[[], Mapping[str, float]] = dict
+    figures_of_result: Callable[[Any], Mapping[str, float]] = lambda _: {}
     runs_again: bool = True
     inputs: Callable[[], Mapping[str, Any]] = dict
     repeater: Repeater | None = None

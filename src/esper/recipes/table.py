@@ -9,6 +9,10 @@ from esper.recipes.recipe import Recipe, Subject
 RECIPES: Final = {
     "stable_baselines3": "esper.recipes.sb3",
     "sb3_contrib": "esper.recipes.sb3",
+    "rsl_rl": "esper.recipes.rsl_rl",
+    "skrl": "esper.recipes.skrl",
+    "tianshou": "esper.recipes.tianshou",
+    "torchrl": "esper.recipes.torchrl",
     "transformers": "esper.recipes.transformers",
     "peft": "esper.recipes.transformers",
 }

@@ -234,7 +234,7 @@ class Explainer:
     ) -> list[Callable[[], _Repetition]]:
         def loop(rng: Tensor | None) -> _Repetition:
             assert self.seen is not None
-            steps = StepsLeftOut(optimizer, self.seen)
+            steps = StepsLeftOut(optimizer, self.seen, self._optimizers.values())
             return run_again(frames, self._models, named, steps, rng)
 
         def model() -> _Repetition:

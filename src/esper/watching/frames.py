@@ -22,6 +22,8 @@ _CALLING = tuple(str(Path(_ESPER, name)) for name in ("integrations", "rerunning
 _STDLIB = sysconfig.get_path("stdlib")
 _MOST_ITEMS = 64  # of one container that are looked at
 _DEEPEST = 3
+#: Words in the names of the classes that libraries have for minibatches.
+_BATCHES = ("batch", "samples", "transition")
 #: Attributes of distributions and of the wrappers that libraries put around them.
 _OF_DISTRIBUTIONS = ("distribution", "distributions", "logits", "loc", "scale")
 
@@ -102,11 +104,20 @@ def _items(name: str, value: Any) -> Iterator[tuple[str, Any]]:
     elif dataclasses.is_dataclass(value) and not isinstance(value, type):
         for field in dataclasses.fields(value):
             yield f"{name}.{field.name}", inspect.getattr_static(value, field.name, None)
+    elif _is_batch(value):
+        for attribute, item in list(vars(value).items())[:_MOST_ITEMS]:
+            yield f"{name}.{attribute}", item
     elif "distribution" in type(value).__module__:
         for attribute in _OF_DISTRIBUTIONS:
             held = vars(value).get(attribute) if hasattr(value, "__dict__") else None
             if held is not None:
                 yield f"{name}.{attribute}", held
+
+
+def _is_batch(value: Any) -> bool:
+    """Return whether an object is a minibatch of a library's own class, by the name of that."""
+    name = type(value).__name__.lower()
+    return hasattr(value, "__dict__") and any(word in name for word in _BATCHES)
 
 
 def _is_tensor_dict(value: Any) -> bool:

@@ -13,7 +13,10 @@ from esper.leyline.telemetry import SHARED
 from esper.watching.heads import Head, HeadsError
 
 #: Names that libraries give to the standard deviations of actions.
-_LOG_STD: Final = ("log_std", "logstd", "actor_logstd")
+_LOG_STD: Final = (
+    *("log_std", "logstd", "actor_logstd", "log_std_parameter", "log_std_param", "std_param"),
+    *("std", "sigma_param"),
+)
 
 
 @dataclass(frozen=True)

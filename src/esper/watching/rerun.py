@@ -66,10 +66,17 @@ class StepsLeftOut:
     Args:
         last: the optimizer whose step ends the run with `StepReached`; None: the first to step.
         seen: receives the gradients that this step would use.
+        known: optimizers whose settings, such as the learning rate, are put back at the end.
     """
 
-    def __init__(self, last: torch.optim.Optimizer | None, seen: list[Tensor]) -> None:
+    def __init__(
+        self,
+        last: torch.optim.Optimizer | None,
+        seen: list[Tensor],
+        known: Iterable[torch.optim.Optimizer] = (),
+    ) -> None:
         self._last = last
+        self._settings = [(group, dict(group)) for one in known for group in one.param_groups]
         self._seen = seen
         self._gradients: list[tuple[Tensor, Tensor | None]] = []
         self._handles: list[Any] = []
@@ -83,6 +90,8 @@ class StepsLeftOut:
     def __exit__(self, *_: object) -> None:
         for handle in self._handles:
             handle.remove()
+        for group, settings in self._settings:
+            group.update(settings)
 
     def _before(self, optimizer: torch.optim.Optimizer, *_: object) -> None:
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
@@ -162,7 +171,7 @@ def body_of(frame: FrameType) -> Body:
         raise NoLoopError(f"no loop encloses line {frame.f_lineno}")
     loop.body = _without_fetching(loop.body, frame.f_locals)
     before_step = [node for node in loop.body if node.lineno <= frame.f_lineno]
-    _refuse_effects(before_step)
+    _refuse_effects(before_step, frame.f_locals)
     names = tuple(name for name in frame.f_locals if name.isidentifier())
     if frame.f_locals is frame.f_globals:  # a script: its variables are the globals
         names = tuple(_assigned(loop.body) & set(frame.f_locals))
@@ -232,9 +241,11 @@ def _stored(statement: ast.stmt) -> set[str]:
     }
 
 
-def _refuse_effects(body: Sequence[ast.stmt]) -> None:
+def _refuse_effects(
+    body: Sequence[ast.stmt], variables: Mapping[str, object] | None = None
+) -> None:
     own = _assigned_names(body)  # made anew by a second run
-    for node in (each for statement in body for each in ast.walk(statement)):
+    for node in (each for statement in body for each in _reached(statement, variables or {})):
         if isinstance(node, (ast.Yield, ast.YieldFrom, ast.Await, ast.Global, ast.Nonlocal)):
             raise CannotRunAgainError(f"line {node.lineno} cannot be run again")
         if isinstance(node, ast.Call):
@@ -246,7 +257,9 @@ def _refuse_effects(body: Sequence[ast.stmt]) -> None:
         if isinstance(node, ast.AugAssign):
             targets = [node.target]
         for target in targets:
-            if isinstance(target, ast.Subscript) and _base(target) not in own:
+            if isinstance(target, ast.Subscript) and not (
+                _base(target) in own or _is_learning_rate(target)
+            ):
                 raise CannotRunAgainError(f"line {target.lineno} writes into a buffer")
 
 
@@ -272,6 +285,32 @@ def _assigned_names(body: Sequence[ast.stmt]) -> set[str]:
         for name in ast.walk(each)
         if isinstance(name, ast.Name) and isinstance(name.ctx, ast.Store)
     }
+
+
+def _reached(node: ast.AST, variables: Mapping[str, object]) -> Iterator[ast.AST]:
+    """Yield a node and all in it, without branches whose condition, a plain attribute, is false."""
+    yield node
+    children = list(ast.iter_child_nodes(node))
+    if isinstance(node, ast.If) and _is_false(node.test, variables):
+        children = list(node.orelse)
+    for child in children:
+        yield from _reached(child, variables)
+
+
+def _is_false(test: ast.expr, variables: Mapping[str, object]) -> bool:
+    """Return whether a condition such as `self.is_multi_gpu` is False or None."""
+    path = ast.unparse(test).split(".")
+    if not all(name.isidentifier() for name in path) or path[0] not in variables:
+        return False
+    value = variables[path[0]]
+    for name in path[1:]:
+        value = inspect.getattr_static(value, name, True)
+    return value is False or value is None
+
+
+def _is_learning_rate(target: ast.Subscript) -> bool:
+    """Return whether an assignment sets an optimizer's learning rate, which is put back."""
+    return isinstance(target.slice, ast.Constant) and target.slice.value == "lr"
 
 
 def _called(function: ast.expr) -> str:
