@@ -6,6 +6,7 @@ import pytest
 
 import esper
 from esper.cli import sanctum_main
+from esper.karn.reports.run_comparison import compare_runs
 from esper.karn.store.run_store import RunWriter, create_run
 from esper.leyline.telemetry import IncidentOrigin, IncidentRecorded
 
@@ -151,3 +152,12 @@ def test_a_printed_frame_has_the_panels_of_a_watched_run(run, watched):
     for part in ("── Lights", "── Last incident", "── Figures", "── Log", "mean, forward pass"):
         assert part in text
     assert "Hosts" not in text
+
+
+def test_watched_runs_are_compared_by_what_they_logged(watched):
+    found = compare_runs(watched(), watched(is_broken=False))
+    histories = {one.name: one.values for one in found.histories}
+    assert histories["loss"] == ((0.5,), (0.5,))
+    assert all(any(values) for values in histories.values())
+    figures = {one.name: one.values for one in found.figures}
+    assert figures["episodes"] == figures["host parameters"] == (None, None)

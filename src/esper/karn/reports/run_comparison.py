@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from esper.karn.reports.run_catalogue import RunSummary, summary_of
+from esper.karn.sanctum.fold.logged_figures import logged_figures
 from esper.karn.sanctum.following.follower import RunFollower
 from esper.karn.sanctum.schema import SanctumSnapshot
 from esper.karn.store.reading.recorded_settings import settings_at_start
@@ -19,7 +20,7 @@ _FIGURES: Final[dict[str, Callable[[RunSummary, SanctumSnapshot], Any]]] = {
     "best score": lambda run, _: run.best_score,
     "status": lambda run, _: str(run.status.kind),
     "updates": lambda run, _: run.update,
-    "episodes": lambda run, _: run.episodes_done,
+    "episodes": lambda run, _: None if run.library else run.episodes_done,
     "incidents": lambda run, _: run.incidents,
     "Inf seen in": lambda run, _: _lit(run, "Inf"),
     "NaN seen in": lambda run, _: _lit(run, "NaN"),
@@ -29,7 +30,7 @@ _FIGURES: Final[dict[str, Callable[[RunSummary, SanctumSnapshot], Any]]] = {
     "entropy": lambda _, snapshot: snapshot.training.entropy,
     "KL": lambda _, snapshot: snapshot.training.approximate_kl,
     "explained variance": lambda _, snapshot: snapshot.training.explained_variance,
-    "host parameters": lambda _, snapshot: snapshot.run.host_parameters,
+    "host parameters": lambda _, snapshot: snapshot.run.host_parameters or None,
     "device": lambda _, snapshot: snapshot.run.device,
 }
 #: Histories that are compared, by label: fields of the training's state.
@@ -103,11 +104,30 @@ def compare_runs(*directories: Path) -> RunComparison:
             Compared(name, tuple(map(read, summaries, snapshots)))
             for name, read in _FIGURES.items()
         ),
-        histories=tuple(
-            Compared(name, tuple(getattr(snapshot.training, field) for snapshot in snapshots))
-            for name, field in _HISTORIES.items()
-        ),
+        histories=_histories(snapshots),
     )
+
+
+def _histories(snapshots: Sequence[SanctumSnapshot]) -> tuple[Compared, ...]:
+    """Return the histories that are compared; of watched runs, those of the figures they logged."""
+    own = [
+        Compared(name, tuple(getattr(snapshot.training, field) for snapshot in snapshots))
+        for name, field in _HISTORIES.items()
+    ]
+    logged = dict.fromkeys(
+        one.name
+        for snapshot in snapshots
+        if snapshot.run.is_watched
+        for one in logged_figures(snapshot.training)
+        if one.name in snapshot.training.logged_history
+    )
+    if not logged:
+        return tuple(own)
+    found = [
+        Compared(name, tuple(one.training.logged_history.get(name, ()) for one in snapshots))
+        for name in logged
+    ]
+    return (*found, *(one for one in own if any(one.values)))
 
 
 def short_names(runs: Sequence[RunSummary]) -> list[str]:
