@@ -256,3 +256,9 @@ def test_a_watched_run_has_no_light_of_hosts_unless_one_is_lit(fold, payloads):
 def test_a_script_that_has_not_begun_to_watch_has_no_episodes(views):
     view = views.view(SanctumSnapshot(), kind=StatusKind.STARTING, directory=RUN)
     assert "episodes" not in render_header(view, 80, 3).plain
+
+
+def test_the_time_of_a_watched_run_is_divided_without_hosts(fold, payloads):
+    update = payloads.update(1, rollout_seconds=3.0, update_seconds=1.0, hosts_seconds=None)
+    shares = fold(payloads.start(library="pytorch"), update).training.time_shares
+    assert shares == {"acting": 0.75, "update": 0.25}

@@ -423,6 +423,7 @@ class SanctumAggregator:
                 skipped_in_run=self._skipped_in_run,
                 rescaled_in_run=self._rescaled_in_run,
                 stalled_since=self._stalled_since,
+                is_watched=self._run.is_watched,
             )
         return self._parts.training
 

@@ -74,10 +74,11 @@ def counted_intervention(before: InterventionState, action: str) -> Intervention
             return before
 
 
-def time_shares(update: PPOUpdatePayload) -> dict[str, float]:
+def time_shares(update: PPOUpdatePayload, *, is_watched: bool = False) -> dict[str, float]:
     """Return the fractions of time spent on hosts, acting and the update.
 
-    An older writer did not measure hosts separately; then "hosts and acting" is one entry.
+    An older writer did not measure hosts separately; then "hosts and acting" is one entry. A
+    watched run has no hosts.
     """
     if update.rollout_seconds is None or update.update_seconds is None:
         return {}
@@ -86,7 +87,8 @@ def time_shares(update: PPOUpdatePayload) -> dict[str, float]:
         return {}
     learning = {"update": update.update_seconds / total}
     if update.hosts_seconds is None:
-        return {"hosts and acting": update.rollout_seconds / total} | learning
+        before = "acting" if is_watched else "hosts and acting"
+        return {before: update.rollout_seconds / total} | learning
     acting = max(0.0, update.rollout_seconds - update.hosts_seconds)
     return {"hosts": update.hosts_seconds / total, "acting": acting / total} | learning
 
@@ -139,6 +141,7 @@ def training_state(
     skipped_in_run: int,
     rescaled_in_run: int,
     stalled_since: int | None,
+    is_watched: bool = False,
 ) -> TrainingState:
     """Return the figures of the last update, with their histories.
 
@@ -150,6 +153,7 @@ def training_state(
         rescaled_in_run: minibatches of the run that were left out by fp16 loss scaling.
         stalled_since: first update of the first time in which no weight moved; None if there was
             no such time.
+        is_watched: whether the run is watched from outside.
     """
     return TrainingState(
         figures=last,
@@ -164,7 +168,7 @@ def training_state(
         gradient_norm_history=history.get("gradient_norm", ()),
         score=scores[-1] if scores else None,
         score_history=scores,
-        time_shares=time_shares(last) if last else {},
+        time_shares=time_shares(last, is_watched=is_watched) if last else {},
         logged_history={
             name.removeprefix(LOGGED): values
             for name, values in history.items()
