@@ -100,7 +100,8 @@ class Explainer:
         variables: dict[str, Tensor] = {}
         for frame in frames[_FRAMES::-1]:  # the loop's own before those that it calls
             for name, tensor in named_tensors(frame).items():
-                variables.setdefault(name, tensor)
+                if not any(tensor is norm for norm in minibatch.norms):
+                    variables.setdefault(name, tensor)
         self.variables = {name: tensor.detach() for name, tensor in variables.items()}
         if optimizer is not None:
             self._optimizers[id(optimizer)] = optimizer

@@ -69,11 +69,13 @@ class Minibatch:
         gradients: of each part, before clipping; None for one without.
         rngs: states of torch's generator after the last steps, the newest first: the minibatch
             began at one of them.
+        norms: of its gradients, from clipping. A variable of the loop that holds one is no cause.
     """
 
     outputs: Sequence[tuple[Tensor | None, Tensor]]
     gradients: Sequence[Tensor | None]
     rngs: Sequence[Tensor] = ()
+    norms: Sequence[Tensor] = ()
 
 
 @dataclass

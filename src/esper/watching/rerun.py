@@ -251,7 +251,8 @@ def _refuse_effects(
         if isinstance(node, ast.Call):
             name = _called(node.func)
             of = _owner(node.func)
-            if name in _NOT_AGAIN or (name == "step" and "env" in of):
+            is_callback = name.startswith("on_") and "callback" in of
+            if name in _NOT_AGAIN or (name == "step" and "env" in of) or is_callback:
                 raise CannotRunAgainError(f"line {node.lineno} calls {name}()")
         targets = node.targets if isinstance(node, ast.Assign) else []
         if isinstance(node, ast.AugAssign):

@@ -481,7 +481,10 @@ class Watch:
         self._acting_is_explained |= phase == "acting"
         gradients = self._held.gradients or [part.parameter.grad for part in self.parts]
         explanation = self._explainer.explain(
-            stack, phase, Minibatch(outputs, gradients, tuple(self._rngs)), optimizer
+            stack,
+            phase,
+            Minibatch(outputs, gradients, tuple(self._rngs), tuple(self._held.norms.values())),
+            optimizer,
         )
         if is_error and not explanation.found:
             return  # an exception that has nothing to do with non-finite values
