@@ -32,7 +32,7 @@ RECIPE: Final = Recipe("tianshou", subject_of)
 
 def _output_layer(policy: nn.Module) -> nn.Module | None:
     """Return the layer of logits, means or values of actions."""
-    actor: nn.Module = getattr(policy, "actor", None) or getattr(policy, "model", policy)
+    actor: Any = getattr(policy, "actor", None) or getattr(policy, "model", policy)
     mean = getattr(actor, "mu", None)  # of a Gaussian; standard deviations may have a layer, too
     layers = [
         module
