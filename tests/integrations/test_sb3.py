@@ -202,6 +202,7 @@ def test_a_standard_deviation(name, tmp_path):
     space = ALGORITHMS[name][3][-1]
     watch = trained(tmp_path / "nan", build(name, space), in_parameter("log_std", 1, NAN))
     assert found(watch) == [("action[1]", "parameters", "nan")]
+    assert (watch.troubles[0].phase, watch.troubles[0].minibatch) == ("update", 1)
     assert "log_std.exp()" in code_of(watch)
 
     watch = trained(tmp_path / "large", build(name, space), in_parameter("log_std", 1, 100.0))

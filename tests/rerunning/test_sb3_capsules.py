@@ -121,6 +121,23 @@ def test_a_moment_that_breaks_the_only_step_of_an_update(tmp_path):
     assert replay.origin.operation.phase == "step"
 
 
+@pytest.mark.parametrize(
+    ("plant", "quantity"),
+    [
+        (in_rollout("advantages", NAN), "rollout_data.advantages"),
+        (in_rollout("log_probs", -500.0), "ratio"),
+    ],
+)
+def test_what_training_knows_by_flags_alone_is_named_by_the_replay(plant, quantity, tmp_path):
+    replay = replayed(trained(tmp_path, build("PPO", BOX), plant, when="update"))
+
+    assert {one.quantity for one in replay.recorded} == {"gradient"}
+    assert {one.minibatch for one in replay.recorded} == {2}
+    assert replay.verdict == REPRODUCED
+    assert [one.quantity for one in replay.seen] == [quantity]
+    assert any("flags alone" in remark for remark in replay.remarks)
+
+
 def test_a_standard_deviation_that_overflows(tmp_path):
     replay = replayed(trained(tmp_path, build("PPO", BOX), in_parameter("log_std", 1, 100.0)))
 

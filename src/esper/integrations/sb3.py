@@ -2,6 +2,7 @@
 
 import sys
 import time
+from contextlib import nullcontext
 from types import FrameType, MethodType
 from typing import Any, Final
 from weakref import WeakKeyDictionary
@@ -74,16 +75,15 @@ class EsperCallback(BaseCallback):
     def call(self, name: str, method: MethodType, *args: Any, **kwargs: Any) -> Any:
         """Call a method of the watched algorithm; an exception in it is explained."""
         assert self.watch is not None
-        try:
-            if name == _ACTING:
-                return method(*args, **kwargs)
-            with self.watch.updating():
+        with nullcontext() if name == _ACTING else self.watch.updating():
+            try:
                 result = method(*args, **kwargs)
+            except BaseException as error:
+                self.end(error)
+                raise
+            if name != _ACTING:
                 self._end_update(name)
             return result
-        except BaseException as error:
-            self.end(error)
-            raise
 
     def end(self, error: BaseException | None) -> None:
         """Close the watch, and give the algorithm its own methods back."""

@@ -2,7 +2,7 @@
 
 import random
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from typing import Any, Final
 
@@ -22,14 +22,17 @@ from esper.rerunning.sb3 import plan_of, rebuild
 from esper.simic.command_progress import Report, no_report
 from esper.simic.replay.incidents import IncidentError
 from esper.simic.replay.replaying import Replay
-from esper.simic.replay.verdict import judge
+from esper.simic.replay.verdict import DIFFERS, REPRODUCED, judge
 from esper.tracing.origin import Origin
 from esper.tracing.tracer import OperationTracer
 from esper.watching.explaining import origin_in
 from esper.watching.frames import is_plumbing, tensors_in
+from esper.watching.heads import OUTPUT_QUANTITIES
 from esper.watching.watch import Watch
 
 _NEVER_NEGATIVE: Final = ("exp_avg_sq", "square_avg", "max_exp_avg_sq")
+#: Quantities that flags on the device can name (`esper.watching.flag_evidence`).
+_BY_FLAGS: Final = ("features", "gradient", *OUTPUT_QUANTITIES.values())
 _MOST_THREADS: Final = 1024
 #: Settings that may be the number in an operation that made a value non-finite.
 _NUMBERS: Final = ("gamma", "ent_coef", "vf_coef", "max_grad_norm", "clip_range", "learning_rate")
@@ -63,6 +66,10 @@ def replay_watched(capsule: WatchedCapsule, report: Report = no_report) -> tuple
         seen, origin = repetition.run()
     recorded = tuple(msgspec.convert(capsule.sightings, list[NonfiniteSighting]))
     verdict, differences = judge(recorded, seen, (capsule.phase,))
+    remarks = list(_remarks(capsule))
+    if verdict == DIFFERS and _is_same_by_flags(recorded, seen):
+        verdict, differences = REPRODUCED, ()
+        remarks.append("training kept flags alone: the replay names the quantity that it was")
     return (
         Replay(
             update=capsule.update,
@@ -72,7 +79,7 @@ def replay_watched(capsule: WatchedCapsule, report: Report = no_report) -> tuple
             seen=seen,
             origin=origin,
             poisons=repetition.tracer.poisons,
-            remarks=tuple(_remarks(capsule)),
+            remarks=tuple(remarks),
             recorded_with=", ".join(
                 (
                     *(f"{name} {version}" for name, version in capsule.versions.items()),
@@ -82,6 +89,15 @@ def replay_watched(capsule: WatchedCapsule, report: Report = no_report) -> tuple
         ),
         plan.minibatches_per_epoch,
     )
+
+
+def _is_same_by_flags(
+    recorded: Sequence[NonfiniteSighting], seen: Sequence[NonfiniteSighting]
+) -> bool:
+    """Return whether a replay saw in the same minibatch what training only knows by flags."""
+    if not recorded or not seen or not all(one.quantity in _BY_FLAGS for one in recorded):
+        return False
+    return {one.minibatch for one in recorded} == {one.minibatch for one in seen}
 
 
 def _unrepeatable(capsule: WatchedCapsule) -> str:

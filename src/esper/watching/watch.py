@@ -518,6 +518,8 @@ class Watch:
         self._explainer.variables = {}
 
     def _explain_exception(self, traceback: TracebackType | None) -> None:
+        if self._flags is not None and not self._is_broken:
+            self._look_back(self._record)  # the first bad step, before its consequences
         if self._record.troubles or self._is_broken:
             return
         if self._repeater is not None:
