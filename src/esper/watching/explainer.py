@@ -1,6 +1,6 @@
 """Finds out what broke in a minibatch and at which operation, when a watch saw trouble."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -10,7 +10,10 @@ from typing import Any, Final, Literal
 import torch
 from torch import Tensor, nn
 
+from esper.leyline.telemetry import SHARED
+from esper.tracing.operations import Operation
 from esper.tracing.tracer import OperationTracer
+from esper.watching.bystanders import causes_first
 from esper.watching.explaining import (
     Explanation,
     Found,
@@ -18,6 +21,7 @@ from esper.watching.explaining import (
     evidence_in,
     loop_line_of,
     origin_in,
+    origin_in_use,
     run_again,
     traced,
 )
@@ -31,6 +35,7 @@ from esper.watching.rerun import (
     CannotRunAgainError,
     StepsLeftOut,
     everything_put_back,
+    has_loop,
 )
 
 #: The tracer of a second run, and its tensors by name.
@@ -98,22 +103,27 @@ class Explainer:
         """
         frames = [frame for frame in stack if not is_plumbing(frame.f_code.co_filename)]
         variables: dict[str, Tensor] = {}
-        for frame in frames[_FRAMES::-1]:  # the loop's own before those that it calls
+        for frame in self._own(frames)[::-1]:  # the loop's own before those that it calls
             for name, tensor in named_tensors(frame).items():
                 if not any(tensor is norm for norm in minibatch.norms):
                     variables.setdefault(name, tensor)
         self.variables = {name: tensor.detach() for name, tensor in variables.items()}
         if optimizer is not None:
             self._optimizers[id(optimizer)] = optimizer
-        state = self._state()
+        state = self.state()
         minibatch = replace(minibatch, gradients=self._gradients_for(optimizer, minibatch))
         inputs = {name: torch.as_tensor(values) for name, values in self._inputs().items()}
-        found = evidence_in(self._parts, self._heads, minibatch, variables, state, inputs)
+
+        def evidence(names: Iterable[str]) -> tuple[Found, ...]:
+            own = {name: variables[name] for name in names}
+            found = evidence_in(self._parts, self._heads, minibatch, own, state, inputs)
+            return self._trained(found)
+
         named = self._named(variables, state if optimizer is not None else {})
         # A loop that steps several optimizers began before the last step.
         rngs = minibatch.rngs if len(self._optimizers) > 1 else minibatch.rngs[:1]
         repetitions = self._repetitions(stack, frames, named, phase, optimizer, rngs)
-        return self._with_origin(frames, found, repetitions)
+        return self._with_origin(frames, evidence, variables, repetitions)
 
     def _gradients_for(
         self, optimizer: torch.optim.Optimizer | None, minibatch: Minibatch
@@ -125,6 +135,14 @@ class Explainer:
             gradient if id(part.parameter) in own else None
             for part, gradient in zip(self._parts, minibatch.gradients, strict=True)
         ]
+
+    def _own(self, frames: Sequence[FrameType]) -> Sequence[FrameType]:
+        """Return the frames up to the training loop's: its callers hold other things."""
+        modules = {id(module) for model in self._models for module in model.modules()}
+        for number, frame in enumerate(frames[:_FRAMES]):
+            if id(frame.f_locals.get("self")) not in modules and has_loop(frame):
+                return frames[: number + 1]
+        return frames[: _FRAMES + 1]
 
     def explain_held(
         self,
@@ -143,7 +161,7 @@ class Explainer:
         """
         repeater = self._repeater
         assert repeater is not None
-        inputs, state = repeater.inputs(), self._state()
+        inputs, state = repeater.inputs(), self.state()
         named = self._named(inputs, state)
         tracer = traced(self._models, named, repeater.loss_function)
         self.seen, self.outputs = [], []
@@ -191,26 +209,56 @@ class Explainer:
     def weights(self) -> tuple[Found, ...]:
         """Return the parameters that are not finite."""
         nothing = Minibatch((), [None for _ in self._parts])
-        return evidence_in(self._parts, self._heads, nothing, {}, self._state())
+        return self._trained(evidence_in(self._parts, self._heads, nothing, {}, self.state()))
+
+    def _trained(self, found: tuple[Found, ...]) -> tuple[Found, ...]:
+        """Leave out parameters that no optimizer trains, such as a target network's copies."""
+        groups = [group for one in self._optimizers.values() for group in one.param_groups]
+        trained = {id(parameter) for group in groups for parameter in group["params"]}
+        others = {part.name for part in self._parts if id(part.parameter) not in trained}
+        own = tuple(one for one in found if one.quantity != "parameters" or one.part not in others)
+        return own or found
+
+    def _of_heads(self, found: tuple[Found, ...], operation: Operation) -> tuple[Found, ...]:
+        """Name heads instead of what they share, if the first operation only broke their columns.
+
+        So it is with the standard deviation of one dimension of a Gaussian.
+        """
+        if operation.columns is None or any(one.owner != SHARED or one.part for one in found):
+            return found
+        size, bad = operation.columns
+        names = {taken.of for taken in operation.inputs}
+        for part in self._parts:
+            if f"weight {part.name}" in names and part.rows and part.rows[-1][1].stop == size:
+                owners = [owner for owner, rows in part.rows if not bad.isdisjoint(rows)]
+                return tuple(replace(one, owner=owner) for owner in owners for one in found)
+        return found
 
     def _with_origin(
         self,
         frames: Sequence[FrameType],
-        found: tuple[Found, ...],
+        evidence: Callable[[Iterable[str]], tuple[Found, ...]],
+        variables: Mapping[str, Tensor],
         repetitions: Sequence[Callable[[], _Repetition]],
     ) -> Explanation:
-        reason = "repeating a minibatch is switched off"
-        if self._repeater is not None:
-            reason = "only training steps are repeated"
+        found = evidence(variables)
+        is_reproduced = False
+        reasons = [] if self._repeater is None else ["only training steps are repeated"]
         for repeat in repetitions:
             self.seen = []
             try:
                 tracer, again = repeat()
+                is_reproduced |= bool(_bad(self.seen))
+                found = evidence(causes_first(tracer, _bad(self.seen), variables, again))
                 # What was found, as the second run made it; else what it made at its end.
-                variables = [again[one.quantity] for one in found if one.quantity in again]
-                origin = origin_in(tracer, _bad(variables)) or origin_in(tracer, _bad(self.seen))
+                own = [again[one.quantity] for one in found if one.quantity in again]
+                origin = (
+                    origin_in(tracer, _bad(own))
+                    or origin_in(tracer, _bad(self.seen))
+                    or origin_in_use(tracer, found)
+                )
             except CannotRunAgainError as error:
-                reason = reason if reason.startswith("the loop") else str(error)
+                reasons.append(str(error))
                 continue
             finally:
                 self.seen = None
@@ -218,11 +266,16 @@ class Explainer:
                 operation = origin.operation
                 function = operation.place.function
                 if function == LOOP_FUNCTION:  # the loop's own function, run again under that name
-                    own = (f for f in frames if f.f_code.co_filename == operation.place.file)
-                    function = next((f.f_code.co_name for f in own), "")
-                return Explanation(found, origin, loop_line_of(operation), function=function)
-            reason = "when it was repeated, it was finite"
-        return Explanation(found, why_no_origin=reason)
+                    callers = (f for f in frames if f.f_code.co_filename == operation.place.file)
+                    function = next((f.f_code.co_name for f in callers), "")
+                if not origin.operation.poisons:
+                    found = self._of_heads(found, operation)
+                line = loop_line_of(operation)
+                return Explanation(found, origin, line, "", function, is_reproduced)
+            reasons.append("when it was repeated, it was finite")
+        switched_off = "repeating a minibatch is switched off"
+        reason = next(iter(reasons), switched_off)
+        return Explanation(found, why_no_origin=reason, is_reproduced=is_reproduced)
 
     def _repetitions(
         self,
@@ -257,12 +310,13 @@ class Explainer:
         self, variables: Mapping[str, Tensor], state: Mapping[str, tuple[Part, Tensor]]
     ) -> dict[str, Tensor]:
         """Return what exists before a minibatch is computed, by name."""
-        named = {f"weight {part.name}": part.parameter.detach() for part in self._parts}
-        named |= {f"variable {name}": tensor for name, tensor in variables.items()}
+        named = {f"variable {name}": tensor for name, tensor in variables.items()}
+        # A weight keeps its name where a variable is a view of it.
+        named |= {f"weight {part.name}": part.parameter.detach() for part in self._parts}
         named |= {f"optimizer {name}": tensor for name, (_, tensor) in state.items()}
         return named
 
-    def _state(self) -> dict[str, tuple[Part, Tensor]]:
+    def state(self) -> dict[str, tuple[Part, Tensor]]:
         """Return what the optimizers keep of each parameter, by name."""
         return {
             f"{name} of {part.name}": (part, value)

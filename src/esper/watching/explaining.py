@@ -51,6 +51,7 @@ class Explanation:
         line: the training loop's own line, where the operation's line is a library's.
         why_no_origin: a sentence, where the minibatch could not be run again.
         function: name of the function that called the operation.
+        is_reproduced: whether outputs or gradients were not finite when it was repeated, either.
     """
 
     found: tuple[Found, ...]
@@ -58,6 +59,7 @@ class Explanation:
     line: str = ""
     why_no_origin: str = ""
     function: str = ""
+    is_reproduced: bool = False
 
 
 @dataclass(frozen=True)
@@ -238,14 +240,15 @@ def traced(
 
 
 def origin_in(tracer: OperationTracer, seen: Sequence[Tensor]) -> Origin | None:
-    """Return where what is not finite in some tensors of a traced run began.
+    """Return where what is not finite in some tensors of a traced run began."""
+    return find_origin([maker for tensor in seen for maker in tracer.makers(tensor)])
 
-    Where they are all finite, it is the first operation that used a poisoned tensor.
-    """
-    makers = [maker for tensor in seen for maker in tracer.makers(tensor)]
-    if (origin := find_origin(makers)) is not None:
-        return origin
-    takers = [(tracer.taker(poison), poison) for poison in tracer.poisons]
+
+def origin_in_use(tracer: OperationTracer, found: Sequence[Found]) -> Origin | None:
+    """Return the first operation that used what was found, where all its results are finite."""
+    names = {f"variable {one.quantity}" for one in found}
+    names |= {f"{kind} {one.part}" for one in found for kind in ("weight", "optimizer")}
+    takers = [(tracer.taker(poison), poison) for poison in tracer.poisons if poison.name in names]
     used = [(taker, poison) for taker, poison in takers if taker is not None]
     if not used:
         return None

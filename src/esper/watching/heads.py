@@ -24,7 +24,11 @@ OUTPUT_QUANTITIES: Final[Mapping[Kind, str]] = {
 }
 
 #: Names that libraries give to the layer that computes logits or means of actions.
-_ACTION_LAYER_NAMES = re.compile(r"(action_net|actor|policy|pi|mu|logits|head|lm_head|q_net)\b")
+_ACTION_LAYER_NAMES = re.compile(
+    r"(^|[._])(action|actor|policy|pi|mu|mean|logits|head|q_net)(_?net|_mean|_logits)?($|[._])"
+)
+#: And to layers that estimate values.
+_VALUE_LAYER_NAMES = re.compile(r"(^|[._])(critic|values?|vf|v|baseline)\d*(_net|_head)?($|[._])")
 
 
 class HeadsError(EsperError, ValueError):
@@ -77,15 +81,16 @@ def find_output_layer(model: nn.Module, width: int) -> nn.Module | None:
     """Return the layer that computes the logits of all heads, or None if there is none.
 
     That is the last linear layer with as many outputs; among several, one whose name libraries
-    use for actors is preferred.
+    use for actors is preferred to others, and those to one that estimates values.
     """
     candidates = [
         (name, module)
         for name, module in model.named_modules()
         if getattr(module, "out_features", None) == width
     ]
-    named = [module for name, module in candidates if _ACTION_LAYER_NAMES.search(name)]
-    modules = named or [module for _, module in candidates]
+    others = [one for one in candidates if not _VALUE_LAYER_NAMES.search(one[0])] or candidates
+    named = [module for name, module in others if _ACTION_LAYER_NAMES.search(name)]
+    modules = named or [module for _, module in others]
     return modules[-1] if modules else None
 
 

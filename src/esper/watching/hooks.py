@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.amp.grad_scaler import GradScaler
 from torch.nn.utils import clip_grad
 from torch.optim import optimizer as torch_optimizer
 from torch.utils.hooks import RemovableHandle
@@ -72,6 +73,45 @@ class ClipWatch:
         self._callback = None
         if clip_grad._clip_grads_with_norm_ == self._replacement:
             clip_grad._clip_grads_with_norm_ = self._original
+
+
+class ScalerWatch:
+    """Calls back when a loss scaler leaves a step out, while it is open.
+
+    Args:
+        callback: receives the optimizer.
+    """
+
+    def __init__(self, callback: Callable[[torch.optim.Optimizer], None]) -> None:
+        self._callback: Callable[[torch.optim.Optimizer], None] | None = callback
+        self._original = original = GradScaler._maybe_opt_step
+        own = weakref.ref(self)
+
+        def maybe_step(
+            scaler: GradScaler,
+            optimizer: torch.optim.Optimizer,
+            optimizer_state: dict[str, Any],
+            *args: Any,
+            **kwargs: Any,
+        ) -> float | None:
+            steps = []
+            handle = optimizer.register_step_pre_hook(lambda *_: steps.append(1))
+            try:
+                return original(scaler, optimizer, optimizer_state, *args, **kwargs)
+            finally:
+                handle.remove()
+                watch = own()
+                if not steps and watch is not None and watch._callback is not None:
+                    watch._callback(optimizer)
+
+        self._replacement = maybe_step
+        setattr(GradScaler, "_maybe_opt_step", maybe_step)  # noqa: B010 - mypy refuses the other
+
+    def close(self) -> None:
+        """Stop calling back; put the original method back if no other watch came after."""
+        self._callback = None
+        if GradScaler._maybe_opt_step is self._replacement:
+            GradScaler._maybe_opt_step = self._original  # type: ignore[method-assign]
 
 
 def unwrapped(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:

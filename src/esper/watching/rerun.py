@@ -25,6 +25,7 @@ from typing import Any, Final
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.amp.grad_scaler import GradScaler
 from torch.optim import optimizer as torch_optimizer
 
 from esper.leyline.errors import EsperError
@@ -37,6 +38,7 @@ _NOT_AGAIN = frozenset(
 )
 #: Functions that fetch a batch. A second run leaves their call out, since the batch is still held.
 _FETCHING = frozenset({"next", "sample"})
+_OF_SCALERS: Final = ("scale", "unscale_", "step", "update")
 _Loop = ast.For | ast.While
 #: Name of the function that a loop's body becomes.
 LOOP_FUNCTION: Final = "_esper_body"
@@ -58,7 +60,7 @@ class StepReached(BaseException):
 
 
 class StepsLeftOut:
-    """While it is open, no optimizer of the process takes a step.
+    """While it is open, no optimizer of the process takes a step, and no loss is scaled.
 
     The steps that a minibatch made before it broke, such as those of a critic before its actor,
     have been taken already; their second call does nothing.
@@ -86,12 +88,25 @@ class StepsLeftOut:
             torch_optimizer.register_optimizer_step_pre_hook(self._before),
             torch_optimizer.register_optimizer_step_post_hook(self._after),
         ]
+        # Without its scale, whatever is not finite did not come from a loss scale that is too high.
+        self._methods = {name: getattr(GradScaler, name) for name in _OF_SCALERS}
+
+        def step(_scaler: Any, optimizer: torch.optim.Optimizer, *_: Any, **__: Any) -> None:
+            self._before(optimizer)
+            self._after()
+
+        GradScaler.scale = lambda _scaler, outputs: outputs  # type: ignore[method-assign]
+        GradScaler.unscale_ = lambda *_: None  # type: ignore[method-assign]
+        setattr(GradScaler, "step", step)  # noqa: B010 - mypy refuses the other
+        GradScaler.update = lambda *_: None  # type: ignore[method-assign]
 
     def __exit__(self, *_: object) -> None:
         for handle in self._handles:
             handle.remove()
         for group, settings in self._settings:
             group.update(settings)
+        for name, method in self._methods.items():
+            setattr(GradScaler, name, method)
 
     def _before(self, optimizer: torch.optim.Optimizer, *_: object) -> None:
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
@@ -169,7 +184,7 @@ def body_of(frame: FrameType) -> Body:
     loop = _innermost_loop(tree, frame.f_lineno)
     if loop is None:
         raise NoLoopError(f"no loop encloses line {frame.f_lineno}")
-    loop.body = _without_fetching(loop.body, frame.f_locals)
+    loop.body = _without_fetching(_without_counting(loop.body, frame.f_lineno), frame.f_locals)
     before_step = [node for node in loop.body if node.lineno <= frame.f_lineno]
     _refuse_effects(before_step, frame.f_locals)
     names = tuple(name for name in frame.f_locals if name.isidentifier())
@@ -195,6 +210,17 @@ def refuse_effects(function: Any) -> None:
     _refuse_effects(definition.body if isinstance(definition, ast.FunctionDef) else tree.body)
 
 
+def has_loop(frame: FrameType) -> bool:
+    """Return whether a loop encloses a frame's current line, as far as its source tells."""
+    try:
+        lines, first = _source(frame)
+        tree = ast.parse(textwrap.dedent("".join(lines)))
+    except (NoLoopError, SyntaxError):
+        return False
+    ast.increment_lineno(tree, first - 1)
+    return _innermost_loop(tree, frame.f_lineno) is not None
+
+
 def _source(frame: FrameType) -> tuple[list[str], int]:
     try:
         if frame.f_code.co_name == "<module>":
@@ -213,6 +239,23 @@ def _innermost_loop(tree: ast.AST, line: int) -> _Loop | None:
         and node.body[0].lineno <= line <= (node.end_lineno or node.lineno)
     ]
     return max(around, key=lambda node: node.lineno, default=None)
+
+
+def _without_counting(body: list[ast.stmt], line: int) -> list[ast.stmt]:
+    """Leave out the counters that were already increased, such as `self.updates += 1`.
+
+    A loop that learns at every second count would learn nothing in a second run.
+    """
+
+    def is_counted(node: ast.stmt) -> bool:
+        return (
+            isinstance(node, ast.AugAssign)
+            and isinstance(node.target, (ast.Name, ast.Attribute))
+            and isinstance(node.value, ast.Constant)
+            and node.lineno < line
+        )
+
+    return [node for node in body if not is_counted(node)]
 
 
 def _without_fetching(body: list[ast.stmt], variables: Mapping[str, object]) -> list[ast.stmt]:

@@ -27,7 +27,7 @@ from esper.watching.flag_evidence import FLAGS_ONLY, found_in_flags
 from esper.watching.frames import frames_calling, frames_of_traceback
 from esper.watching.heads import OUTPUT_QUANTITIES, find_output_layer, heads_of, output_width
 from esper.watching.held import HeldMinibatch
-from esper.watching.hooks import ClipWatch, OutputHook, hook_steps
+from esper.watching.hooks import ClipWatch, OutputHook, ScalerWatch, hook_steps
 from esper.watching.parts import Part, kinds_of, parts_of
 from esper.watching.recorder import NoRecorder, Recorder, Trouble, UpdateRecord
 from esper.watching.repeater import Repeater
@@ -39,6 +39,7 @@ _SUM: Final = torch.float32  # type of the sum of an output; a sum in half preci
 _STEPS_OF_A_LOOP: Final = 4  # as many optimizers may step in one pass of a loop
 _WEIGHTS_ONLY: Final = "it was seen in the weights after the update, not in a minibatch"
 _UPDATE_SECONDS: Final = 1.0  # length of an update where the loop shows no boundary
+_LEFT_OUT: Final = 64  # of the steps that a loss scaler leaves out, so many are looked at
 
 
 class NonfiniteHalt(SystemExit):
@@ -120,6 +121,8 @@ class Watch:
         self._acting_is_explained = False  # in this update
         self._handles: list[Any] = []
         self._clip: ClipWatch | None = None
+        self._scaler: ScalerWatch | None = None
+        self._left_out = 0  # steps that a loss scaler left out
         self._hook()
 
     def __enter__(self) -> Self:
@@ -318,7 +321,14 @@ class Watch:
             if (watch := own()) is not None and watch._is_mine(optimizer):
                 watch._after_step()
 
+        def left_out(optimizer: torch.optim.Optimizer) -> None:
+            watch = own()
+            if watch is not None and watch._is_mine(optimizer):
+                frame = sys._getframe(1)
+                watch._guarded(lambda: watch._left_out_by_scaler(optimizer, frame))
+
         self._clip = ClipWatch(clipped)
+        self._scaler = ScalerWatch(left_out)
         if self._hooks_steps:
             self._handles += hook_steps(self._optimizers, before, after)
 
@@ -329,6 +339,9 @@ class Watch:
         if self._clip is not None:
             self._clip.close()
             self._clip = None
+        if self._scaler is not None:
+            self._scaler.close()
+            self._scaler = None
 
     def _is_mine(self, optimizer: torch.optim.Optimizer) -> bool:
         groups = optimizer.param_groups
@@ -425,14 +438,21 @@ class Watch:
         is_bad = value is not None and not math.isfinite(value)
         bad_results = self._held.bad_results()
         if is_bad and not bad_results and self._is_skipped_by_scaler(optimizer):
-            return False  # the loss scale was too high: ordinary
+            self._guarded(lambda: self._look_at_left_out(optimizer, frame))
+            return False
         if not is_bad and not bad_results:
             return False
+        stack = list(frames_calling(frame))
+        # If it cannot be explained, the step is bad all the same.
         if self._repeater is not None:
-            self._explain_held(optimizer, bad_results)
-        elif not self._held.is_explained:
-            self._explain(list(frames_calling(frame)), "update", [], optimizer)
-        return is_bad
+            self._guarded(lambda: self._explain_held(optimizer, bad_results))
+            return is_bad
+        is_norm_only = self._is_overflow_of_norm()
+        if not self._held.is_explained:
+            self._guarded(
+                lambda: self._explain(stack, "update", [], optimizer, only_if_found=is_norm_only)
+            )
+        return not is_norm_only
 
     def _is_skipped_by_scaler(self, optimizer: torch.optim.Optimizer) -> bool:
         """Return whether a loss scaler leaves a step out whose gradients are not finite."""
@@ -441,6 +461,25 @@ class Watch:
             return True
         found = getattr(optimizer, "found_inf", None)
         return isinstance(found, Tensor) and bool(found.any())
+
+    def _is_overflow_of_norm(self) -> bool:
+        """Return whether only the norm overflowed, while each gradient is finite."""
+        gradients = self._held.gradients or [part.parameter.grad for part in self.parts]
+        held = [one for one in gradients if one is not None]
+        return bool(held) and all(bool(one.isfinite().all()) for one in held)
+
+    def _left_out_by_scaler(self, optimizer: torch.optim.Optimizer, frame: FrameType) -> None:
+        self._look_at_left_out(optimizer, frame)
+        self._begin_minibatch()
+
+    def _look_at_left_out(self, optimizer: torch.optim.Optimizer, frame: FrameType) -> None:
+        """Look at a step that a loss scaler leaves out: it hides a NaN like its own overflows."""
+        self._left_out += 1
+        is_looked_at = self._left_out <= _LEFT_OUT or self._left_out.bit_count() == 1
+        is_known = self._held.is_explained or self._flags is not None or self._repeater is not None
+        if is_looked_at and not is_known:
+            stack = list(frames_calling(frame))
+            self._explain(stack, "update", [], optimizer, only_if_harmful=True)
 
     def _note_gradients(self) -> None:
         """Add the gradients of this step to the flags on the device."""
@@ -458,12 +497,15 @@ class Watch:
         for parameter, gradient in self._put_aside:
             parameter.grad = gradient
         self._put_aside.clear()
-        self._forget_minibatch()
-        self._rngs.appendleft(torch.get_rng_state())
+        self._begin_minibatch()
         if not self._finds_updates or self._acts:
             return  # an update ends where acting ends
         if time.monotonic() - self._first_step_at > _UPDATE_SECONDS:
             self._guarded(self._end_update)
+
+    def _begin_minibatch(self) -> None:
+        self._forget_minibatch()
+        self._rngs.appendleft(torch.get_rng_state())
 
     def _explain(
         self,
@@ -472,7 +514,8 @@ class Watch:
         outputs: list[tuple[Tensor | None, Tensor]],
         optimizer: torch.optim.Optimizer | None = None,
         *,
-        is_error: bool = False,
+        only_if_found: bool = False,
+        only_if_harmful: bool = False,
     ) -> None:
         """Find out what broke, and report it unless it is consequence only."""
         self._held.is_explained = phase == "update"
@@ -486,8 +529,10 @@ class Watch:
             Minibatch(outputs, gradients, tuple(self._rngs), tuple(self._held.norms.values())),
             optimizer,
         )
-        if is_error and not explanation.found:
+        if only_if_found and not explanation.found:
             return  # an exception that has nothing to do with non-finite values
+        if only_if_harmful and not explanation.is_reproduced:
+            return  # the loss scale was too high: ordinary
         self._report(explanation, phase, optimizer)
 
     def _explain_held(
@@ -528,7 +573,7 @@ class Watch:
                 return
         stack = frames_of_traceback(traceback)
         is_acting = self._has_acted and not self._is_updating
-        self._explain(stack, "acting" if is_acting else "update", [], is_error=True)
+        self._explain(stack, "acting" if is_acting else "update", [], only_if_found=True)
 
     def _end_update_if_any(self) -> None:
         if self._record.steps:
@@ -555,15 +600,18 @@ class Watch:
             self._repeater.forget()
 
     def _look_back(self, record: UpdateRecord) -> None:
-        """Read, once per update, the flags and whether weights are finite and moved at all."""
+        """Read, once per update, the flags and whether weights and moments are finite."""
         with torch.no_grad():
             # A norm in half precision would hide small steps.
             is_half = any(one.dtype.itemsize < 4 for one in self._parameters)
             kind = torch.float32 if is_half else None
             sums = torch.stack(torch._foreach_norm(self._parameters, 2.0, dtype=kind))
+            moments = [moment for _, moment in self._explainer.state().values()]
+            norms = torch._foreach_norm(moments) if moments else ()
         before = self._weights
         same = sums.new_zeros((), dtype=torch.bool) if before is None else (sums == before).all()
-        looked_at = torch.stack([sums.isfinite().all(), same])
+        all_norms = [sums.float(), *(norm.float().to(sums.device).reshape(1) for norm in norms)]
+        looked_at = torch.stack([torch.cat(all_norms).isfinite().all(), same])
         if self._flags is None:
             is_finite, is_same = looked_at.tolist()
         else:

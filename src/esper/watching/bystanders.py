@@ -1,0 +1,89 @@
+"""Tells causes from bystanders: variables that are not finite and harmed nothing.
+
+A loop may keep `best = torch.tensor(float("inf"))`, a mask of -inf or the results of another run.
+Only what the repeated minibatch computed its own non-finite values from is a cause.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from torch import Tensor
+
+from esper.tracing.operations import Operation
+from esper.tracing.storages import storage_key
+from esper.tracing.tracer import OperationTracer
+
+
+def causes_first(
+    tracer: OperationTracer,
+    harm: Sequence[Tensor],
+    variables: Mapping[str, Tensor],
+    again: Mapping[str, Tensor],
+) -> list[str]:
+    """Return the names of the variables that may be causes, in the order in which they were made.
+
+    Those that existed before the minibatch keep their order, and come first.
+
+    Args:
+        tracer: of the repeated minibatch.
+        harm: outputs and gradients of the repetition that are not finite.
+        variables: of the first run, by name.
+        again: of the second run, by name.
+    """
+    innocent = _bystanders(tracer, harm, variables, again)
+
+    def made(name: str) -> int:
+        makers = tracer.makers(again[name]) if name in again else ()
+        return min((maker.number for maker in makers), default=0)
+
+    return sorted((name for name in variables if name not in innocent), key=made)
+
+
+def _bystanders(
+    tracer: OperationTracer,
+    harm: Sequence[Tensor],
+    variables: Mapping[str, Tensor],
+    again: Mapping[str, Tensor],
+) -> frozenset[str]:
+    """Return the names of the variables that are not finite and had no part in the harm.
+
+    What has a derivative is no bystander.
+    """
+    ancestors = _ancestors(maker for tensor in harm for maker in tracer.makers(tensor))
+    all_poisons = [poison for operation in ancestors for poison in operation.poisons]
+    # A tensor without a name may be a copy of any variable.
+    has_copies = any(one.index and one.name.startswith("the constant ") for one in all_poisons)
+    if not ancestors or has_copies:
+        return frozenset()
+    poisons = {poison.name for poison in all_poisons}
+    poisoned = {
+        storage_key(tensor) for name, tensor in variables.items() if f"variable {name}" in poisons
+    }
+
+    def is_cause(name: str, tensor: Tensor) -> bool:
+        if storage_key(tensor) in poisoned:
+            return True
+        makers = tracer.makers(again[name]) if name in again else ()
+        made = _ancestors(makers)
+        if tensor.grad_fn is not None:  # what the loss is made of, unless it is the -inf of a mask
+            return bool(made) or not makers
+        return any(
+            one in ancestors or poisons & {poison.name for poison in one.poisons} for one in made
+        )
+
+    return frozenset(
+        name
+        for name, tensor in variables.items()
+        if not bool(tensor.detach().isfinite().all()) and not is_cause(name, tensor)
+    )
+
+
+def _ancestors(makers: Iterable[Operation]) -> set[Operation]:
+    """Return operations, the operations that they got non-finite values from, and so on."""
+    found: set[Operation] = set()
+    queue = [maker for maker in makers if not maker.is_legal]
+    while queue:
+        operation = queue.pop()
+        if operation not in found:
+            found.add(operation)
+            queue += operation.causes
+    return found
