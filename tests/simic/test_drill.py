@@ -43,7 +43,7 @@ def test_what_names_nothing_is_refused(text: str, words: str) -> None:
 
 def test_a_drill_after_the_last_update_is_refused() -> None:
     scheduled(TrainingConfig(episodes=10, envs=4, inject=("op:inf@3",)))
-    with pytest.raises(ConfigError, match="this run has 3 updates"):
+    with pytest.raises(ConfigError, match="this run ends with update 3"):
         scheduled(TrainingConfig(episodes=10, envs=4, inject=("op:inf@4",)))
 
 
