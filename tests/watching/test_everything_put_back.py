@@ -7,7 +7,7 @@ from torch import nn
 
 from esper.watching.heads import Head
 from esper.watching.parts import parts_of
-from esper.watching.rerun import everything_put_back
+from esper.watching.put_back import everything_put_back
 
 
 class Counts(nn.Module):

@@ -344,3 +344,21 @@ def test_learning_time_belongs_to_the_update_that_ends_within_it(policy):
     learning = [(one.update_seconds or 0.0, one.ended - one.began) for one in records]
     assert all(0 <= spent <= whole for spent, whole in learning)
     assert all(spent > 0 for spent, _ in learning[:3])
+
+
+def test_autocast_ends_where_it_ended_though_its_one_context_was_entered_twice(policy):
+    """As in Accelerate, which decorates the forward call with one context for all calls."""
+    context = torch.autocast("cpu", dtype=torch.bfloat16)
+    policy.forward = context(policy.forward)
+    optimizer = torch.optim.SGD(policy.parameters(), lr=0.01)
+    with Watch([policy], [optimizer], HEADS) as watch:
+        for number in range(3):
+            observations = torch.full((4, 4), torch.nan if number == 1 else 1.0)
+            logits, values = policy(observations)
+            loss = logits.float().log_softmax(-1)[:, 0].mean() + values.float().mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            assert not torch.is_autocast_enabled("cpu")
+
+    assert watch.troubles[0].explanation.origin is not None

@@ -28,13 +28,13 @@ from esper.watching.explaining import (
 from esper.watching.frames import is_plumbing, named_tensors
 from esper.watching.heads import Head
 from esper.watching.parts import Part
+from esper.watching.put_back import everything_put_back
 from esper.watching.recall import model_call, with_gradients_as
 from esper.watching.repeater import Repeater
 from esper.watching.rerun import (
     LOOP_FUNCTION,
     CannotRunAgainError,
     StepsLeftOut,
-    everything_put_back,
     has_loop,
 )
 

@@ -21,13 +21,13 @@ from esper.tracing.tracer import OperationTracer
 from esper.watching.frames import is_plumbing
 from esper.watching.heads import OUTPUT_QUANTITIES, Head
 from esper.watching.parts import Part, bad_rows, kinds_of
+from esper.watching.put_back import everything_put_back
 from esper.watching.rerun import (
     LOOP_FUNCTION,
     CannotRunAgainError,
     NoLoopError,
     StepsLeftOut,
     body_of,
-    everything_put_back,
 )
 
 

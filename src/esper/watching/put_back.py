@@ -1,0 +1,148 @@
+"""Puts back, bit for bit, all that repeating a minibatch may change."""
+
+import copy
+import random
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any, Final
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+#: Attributes that every module has; parameters, buffers and modes are put back one by one.
+_OF_MODULES: Final = frozenset(vars(nn.Module()))
+_MOST_ITEMS: Final = 10_000  # of a container whose containers are copied, too
+
+
+def gradient_state(value: object) -> object | None:
+    """Return what Accelerate's objects share; None for any other object."""
+    return vars(value).get("gradient_state") if _has_attributes(value) else None
+
+
+def copy_of(value: Any, depth: int = 3) -> Any:
+    """Return a container that can be changed without changing the original, or the value itself.
+
+    Containers in it are copied, too, `depth` levels down.
+    """
+    if not isinstance(value, (list, dict, set)):
+        return value
+    copied: Any = copy.copy(value)
+    if depth and len(copied) <= _MOST_ITEMS and not isinstance(copied, set):
+        for key, item in list(copied.items() if isinstance(copied, dict) else enumerate(copied)):
+            if isinstance(item, (list, dict, set)):
+                copied[key] = copy_of(item, depth - 1)
+    return copied
+
+
+@contextmanager
+def everything_put_back(
+    models: Sequence[nn.Module], variables: Sequence[object], rng: Tensor | None = None
+) -> Iterator[None]:
+    """Put back, at the end, all that running a minibatch again may change.
+
+    Those are the states of random number generators, gradients, buffers, modes of modules, and the
+    plain attributes (numbers, texts, lists, dictionaries; a module's tensors, too) of objects.
+
+    Args:
+        models: that are trained.
+        variables: of the loop's frame; among them are generators and objects with attributes.
+        rng: state of torch's generator when the minibatch began, from which it is repeated; None to
+            go on from the current state.
+    """
+    modules = list({id(m): m for model in models for m in model.modules()}.values())
+    parameters = list({id(p): p for model in models for p in model.parameters()}.values())
+    gradients = [(parameter, parameter.grad) for parameter in parameters]
+    trained = [(parameter, parameter.requires_grad) for parameter in parameters]
+    buffers = [
+        (module, name, buffer)
+        for module in modules
+        for name, buffer in module._buffers.items()
+        if buffer is not None
+    ]
+    modes = [(module, module.training) for module in modules]
+    shared = {id(one): one for each in variables if (one := gradient_state(each)) is not None}
+    owners = [*modules, *(each for each in variables if _has_attributes(each)), *shared.values()]
+    plain = [(owner, _plain_attributes(owner)) for owner in owners]
+    autocasts = [(autocast, dict(vars(autocast))) for autocast in _open_autocasts()]
+    torch_generators = [(g, g.get_state()) for g in variables if isinstance(g, torch.Generator)]
+    numpy_generators = [
+        (g, copy.deepcopy(g.bit_generator.state))
+        for g in variables
+        if isinstance(g, np.random.Generator)
+    ]
+    states = (torch.get_rng_state(), np.random.get_state(), random.getstate())
+    on_devices = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
+    # The second run gets tensors of its own. Writing into the first run's and putting their values
+    # back would still break a backward pass that is yet to come.
+    for parameter, gradient in gradients:
+        parameter.grad = None if gradient is None else torch.zeros_like(gradient)
+    for module, name, buffer in buffers:
+        module._buffers[name] = buffer.detach().clone()
+    if rng is not None:
+        torch.set_rng_state(rng)
+    for owner, attributes in plain:
+        vars(owner).update(
+            {
+                name: value.detach().clone() if isinstance(value, Tensor) else copy_of(value)
+                for name, value in attributes.items()
+            }
+        )
+    try:
+        yield
+    finally:
+        for parameter, gradient in gradients:
+            parameter.grad = gradient
+        for parameter, is_trained in trained:
+            parameter.requires_grad_(is_trained)
+        for module, name, buffer in buffers:
+            module._buffers[name] = buffer
+        for module, mode in modes:
+            module.training = mode
+        for owner, attributes in plain:
+            vars(owner).update(attributes)
+        for autocast, state_before in autocasts:
+            vars(autocast).update(state_before)
+        for torch_generator, state in torch_generators:
+            torch_generator.set_state(state)
+        for numpy_generator, numpy_state in numpy_generators:
+            numpy_generator.bit_generator.state = numpy_state
+        torch.set_rng_state(states[0])
+        np.random.set_state(states[1])
+        random.setstate(states[2])
+        if on_devices is not None:
+            torch.cuda.set_rng_state_all(on_devices)
+
+
+def _open_autocasts() -> Iterator[torch.autocast]:
+    """Yield the autocast contexts that frames on the stack hold.
+
+    A decorator, or a trainer, enters one object again and again. Entered once more while it is
+    open, it forgets what was before it, and autocast would stay switched on for good.
+    """
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        for value in list(frame.f_locals.values()):
+            if isinstance(value, torch.autocast):
+                yield value
+            elif _has_attributes(value):
+                yield from (one for one in vars(value).values() if isinstance(one, torch.autocast))
+        frame = frame.f_back
+
+
+def _has_attributes(value: object) -> bool:
+    return hasattr(value, "__dict__") and not isinstance(value, (nn.Module, Tensor, type))
+
+
+def _plain_attributes(owner: object) -> dict[str, Any]:
+    kinds: tuple[type, ...] = (bool, int, float, str, list, dict, set)
+    own: frozenset[str] = frozenset()
+    if isinstance(owner, nn.Module):
+        kinds, own = (*kinds, Tensor), _OF_MODULES
+    return {
+        name: value
+        for name, value in vars(owner).items()
+        if name not in own and (value is None or isinstance(value, kinds))
+    }
