@@ -4,6 +4,7 @@ import random
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import replace
 from typing import Any, Final
 
 import msgspec
@@ -25,7 +26,7 @@ from esper.simic.replay.replaying import Replay
 from esper.simic.replay.verdict import DIFFERS, REPRODUCED, judge
 from esper.tracing.origin import Origin
 from esper.tracing.tracer import OperationTracer
-from esper.watching.explaining import origin_in
+from esper.watching.explaining import Found, of_heads, origin_in, origin_in_use
 from esper.watching.frames import is_plumbing, tensors_in
 from esper.watching.heads import OUTPUT_QUANTITIES
 from esper.watching.watch import Watch
@@ -178,8 +179,16 @@ class _Repetition:
             watch.close()
         if watch.failures:
             raise IncidentError(f"the replay failed: {watch.last_failure}")
-        seen = tuple(sightings_of(watch.troubles[-1])) if watch.troubles else ()
-        return seen, self._origin(seen)
+        if not watch.troubles:
+            return (), None
+        trouble = watch.troubles[-1]
+        seen = tuple(sightings_of(trouble))
+        origin = self._origin(seen)
+        if origin is not None and not origin.operation.poisons:
+            found = of_heads(watch.parts, trouble.explanation.found, origin.operation)
+            explanation = replace(trouble.explanation, found=found)
+            seen = tuple(sightings_of(replace(trouble, explanation=explanation)))
+        return seen, origin
 
     def _observed(self) -> dict[str, Tensor]:
         """Return what the policy observes while acting, as the library's loop names it."""
@@ -272,7 +281,8 @@ class _Repetition:
         if seen[0].quantity in ("parameters", "moments"):
             looked_at = _tensors_of_state(self._model)
         bad = [one for one in looked_at if not bool(one.detach().isfinite().all())]
-        return origin_in(self.tracer, bad)
+        found = [Found(one.head, one.quantity, one.kind, one.part) for one in seen]
+        return origin_in(self.tracer, bad) or origin_in_use(self.tracer, found)
 
 
 def _act(model: Any, capsule: WatchedCapsule) -> None:

@@ -10,8 +10,6 @@ from typing import Any, Final, Literal
 import torch
 from torch import Tensor, nn
 
-from esper.leyline.telemetry import SHARED
-from esper.tracing.operations import Operation
 from esper.tracing.tracer import OperationTracer
 from esper.watching.bystanders import causes_first
 from esper.watching.explaining import (
@@ -20,6 +18,7 @@ from esper.watching.explaining import (
     Minibatch,
     evidence_in,
     loop_line_of,
+    of_heads,
     origin_in,
     origin_in_use,
     run_again,
@@ -219,21 +218,6 @@ class Explainer:
         own = tuple(one for one in found if one.quantity != "parameters" or one.part not in others)
         return own or found
 
-    def _of_heads(self, found: tuple[Found, ...], operation: Operation) -> tuple[Found, ...]:
-        """Name heads instead of what they share, if the first operation only broke their columns.
-
-        So it is with the standard deviation of one dimension of a Gaussian.
-        """
-        if operation.columns is None or any(one.owner != SHARED or one.part for one in found):
-            return found
-        size, bad = operation.columns
-        names = {taken.of for taken in operation.inputs}
-        for part in self._parts:
-            if f"weight {part.name}" in names and part.rows and part.rows[-1][1].stop == size:
-                owners = [owner for owner, rows in part.rows if not bad.isdisjoint(rows)]
-                return tuple(replace(one, owner=owner) for owner in owners for one in found)
-        return found
-
     def _with_origin(
         self,
         frames: Sequence[FrameType],
@@ -268,8 +252,8 @@ class Explainer:
                 if function == LOOP_FUNCTION:  # the loop's own function, run again under that name
                     callers = (f for f in frames if f.f_code.co_filename == operation.place.file)
                     function = next((f.f_code.co_name for f in callers), "")
-                if not origin.operation.poisons:
-                    found = self._of_heads(found, operation)
+                if not operation.poisons:
+                    found = of_heads(self._parts, found, operation)
                 line = loop_line_of(operation)
                 return Explanation(found, origin, line, "", function, is_reproduced)
             reasons.append("when it was repeated, it was finite")

@@ -7,7 +7,7 @@ what follows from it is not reported.
 
 import linecache
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import FrameType
 
 import torch
@@ -254,6 +254,24 @@ def origin_in_use(tracer: OperationTracer, found: Sequence[Found]) -> Origin | N
         return None
     operation, poison = min(used, key=lambda one: one[0].number)
     return Origin(operation, (operation,), poisoned((poison,)))
+
+
+def of_heads(
+    parts: Sequence[Part], found: tuple[Found, ...], operation: Operation
+) -> tuple[Found, ...]:
+    """Name heads instead of what they share, if the first operation only broke their columns.
+
+    So it is with the standard deviation of one dimension of a Gaussian.
+    """
+    if operation.columns is None or any(one.owner != SHARED or one.part for one in found):
+        return found
+    size, bad = operation.columns
+    names = {taken.of for taken in operation.inputs}
+    for part in parts:
+        if f"weight {part.name}" in names and part.rows and part.rows[-1][1].stop == size:
+            owners = [owner for owner, rows in part.rows if not bad.isdisjoint(rows)]
+            return tuple(replace(one, owner=owner) for owner in owners for one in found)
+    return found
 
 
 def loop_line_of(operation: Operation) -> str:
