@@ -43,10 +43,10 @@ def test_a_drill_in_a_terminal_lights_its_head_on_the_screen(
     terminal = open_terminal(
         "ppo",
         "--episodes",
-        "6",
+        "30",
         *small,
         "--inject",
-        "op:inf@2",
+        "op:inf@10",
         "--run-dir",
         str(tmp_path / "runs"),
     )
@@ -64,7 +64,7 @@ def test_a_drill_in_a_terminal_lights_its_head_on_the_screen(
     assert lit(health["head_inf_latch"]) == {"op"}
     first = health["first"][0]
     assert (first["head"], first["kind"], first["quantity"]) == ("op", "+inf", "logits")
-    assert (first["update"], first["phase"], first["reproduced"]) == (2, "update", True)
+    assert (first["update"], first["phase"], first["reproduced"]) == (10, "update", True)
 
 
 def test_a_total_failure_lights_its_head_like_any_other(
