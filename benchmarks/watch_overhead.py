@@ -12,9 +12,16 @@ import logging
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import (
+    AbstractContextManager,
+    ExitStack,
+    contextmanager,
+    nullcontext,
+    redirect_stdout,
+)
 from copy import deepcopy
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -146,7 +153,8 @@ def gpt() -> Subject:
     )  # fmt: skip
 
     def train() -> None:
-        Trainer(model, arguments, train_dataset=data).train()
+        with redirect_stdout(StringIO()):  # it prints its figures at the end
+            Trainer(model, arguments, train_dataset=data).train()
 
     return Subject(train, model, {"model": model, "heads": {"lm_head": model.lm_head}}, 8)
 
