@@ -1,7 +1,7 @@
-"""Cost of `esper.watch` while nothing is wrong, beside the common ways to look for NaN.
+"""Cost of `esper.watch` while nothing is wrong, compared with the common ways to look for NaN.
 
 Each variant and the unwatched training alternate in one process, in processor time, on the same
-model and data; each is reported as the median of its ratios to the unwatched training beside it,
+model and data; each is reported as the median of its ratios to the unwatched training next to it,
 with a 95 % bootstrap interval.
 
     uv run python benchmarks/watch_overhead.py [--rounds 30] [--subjects sb3-box gpt]
@@ -231,7 +231,7 @@ def seconds(work: Callable[[], object], context: AbstractContextManager[object])
 def measure(
     subject: Subject, rounds: int, runs: Path
 ) -> dict[str, tuple[list[float], list[float]]]:
-    """Return the seconds of each variant, and its ratios to the unwatched update beside it."""
+    """Return the seconds of each variant, and its ratios to the unwatched update next to it."""
     watch = esper.watch(**subject.watched, run_dir=runs, finds_updates=False)
     watch.pause()
     variants: dict[str, Callable[[], AbstractContextManager[object]]] = {

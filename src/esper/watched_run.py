@@ -113,7 +113,7 @@ def watch(
     )
     try:
         recorder = RunRecorder(described, None if run_dir is None else Path(run_dir), continues)
-    except BaseException:
+    except BaseException:  # KeyboardInterrupt, too; raised again
         watched.close()
         raise
     watched.record_with(recorder)
@@ -182,7 +182,7 @@ def _wrap_update(watched: Watch, subject: Subject, owner: object, method: str) -
         with watched.updating():
             try:
                 result = original(*args, **kwargs)
-            except BaseException as error:
+            except BaseException as error:  # KeyboardInterrupt, too; raised again
                 watched.end(error)
                 raise
         watched.log(**subject.figures_of_result(result))

@@ -243,6 +243,7 @@ def test_weights_that_stand_still_are_reported(model, tmp_path):
         ({"replay": "yes"}, "replay must be one of"),
         ({"heads": 3}, "heads must be"),
         ({"groups": {"x": "nothing"}}, "matches no parameter"),
+        ({"groups": {"x": "("}}, "group 'x' is not a regular expression"),
     ],
 )
 def test_what_cannot_be_watched_is_refused_in_a_sentence(model, tmp_path, arguments, sentence):

@@ -189,7 +189,7 @@ class Views:
         )
 
     def watched(self, *, is_broken=True, heads=None, groups=0):
-        """Return a run of another library that is watched: after an incident, unless told not."""
+        """Return a run of another library that is watched, after an incident by default."""
         heads = {"steer": "categorical", "brake": "binary"} if heads is None else heads
         kinds = heads | {f"expert.{number}": "group" for number in range(groups)}
         names = dict.fromkeys(kinds, ())

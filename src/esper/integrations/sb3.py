@@ -78,7 +78,7 @@ class EsperCallback(BaseCallback):
         with nullcontext() if name == _ACTING else self.watch.updating():
             try:
                 result = method(*args, **kwargs)
-            except BaseException as error:
+            except BaseException as error:  # KeyboardInterrupt, too; raised again
                 self.end(error)
                 raise
             if name != _ACTING:

@@ -210,7 +210,7 @@ def _followed(trainer: Any, watch: Watch, minibatches: HeldMinibatches) -> Any:
     def training_step(*args: Any, **kwargs: Any) -> Any:
         try:
             return step(*args, **kwargs)
-        except BaseException as error:
+        except BaseException as error:  # KeyboardInterrupt, too; raised again
             watch.end(error)
             raise
 

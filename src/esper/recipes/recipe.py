@@ -47,7 +47,7 @@ class Subject:
         seed: of the random number generators; None if unknown.
         config: settings of the training, for the record.
         update_method: object and name of the method whose call is one update; None: updates are
-            found by the change from acting to learning, or are told.
+            found by the change from acting to learning, or are reported.
         groups: further parts by name, as `groups` of `esper.watch`.
         figures: returns what the library measured in the update that just ended, by name.
         figures_of_result: returns the figures in what the update method returned.

@@ -10,7 +10,7 @@ from esper.simic.replay.incidents import IncidentError
 
 #: Operations that make a tensor of the sizes in their first argument.
 _MAKING: Final = frozenset({"empty", "zeros", "ones", "full", "rand", "randn"})
-#: Numbers that a library may make beside the weights themselves.
+#: Numbers that a library may make in addition to the weights themselves.
 _ALLOWANCE: Final = 1 << 20
 
 

@@ -59,9 +59,9 @@ def parts_of(
             name must match.
 
     Raises:
-        HeadsError: a group matches no parameter.
+        HeadsError: a group is no regular expression, or matches no parameter.
     """
-    patterns = {name: re.compile(pattern) for name, pattern in (groups or {}).items()}
+    patterns = {name: _compiled(name, pattern) for name, pattern in (groups or {}).items()}
     of_layer = set() if output_layer is None else {id(p) for p in output_layer.parameters()}
     with_columns = tuple((head.name, head.columns) for head in heads if head.columns is not None)
     own_module = {
@@ -134,3 +134,12 @@ def kinds_of(values: Tensor) -> tuple[str, ...]:
         "-inf": (values == -torch.inf).any(),
     }
     return tuple(kind for kind, is_there in found.items() if bool(is_there))
+
+
+def _compiled(group: str, pattern: str | re.Pattern[str]) -> re.Pattern[str]:
+    try:
+        return re.compile(pattern)
+    except re.error as error:
+        raise HeadsError(
+            f"group {group!r} is not a regular expression: {error} in {pattern!r}"
+        ) from None

@@ -276,7 +276,7 @@ def _stored(statement: ast.stmt) -> set[str]:
 def _refuse_effects(
     body: Sequence[ast.stmt], variables: Mapping[str, object] | None = None
 ) -> None:
-    own = _assigned_names(body)  # made anew by a second run
+    own = _assigned_names(body)  # made again by a second run
     for node in (each for statement in body for each in _reached(statement, variables or {})):
         if isinstance(node, (ast.Yield, ast.YieldFrom, ast.Await, ast.Global, ast.Nonlocal)):
             raise CannotRunAgainError(f"line {node.lineno} cannot be run again")

@@ -1,1 +1,1 @@
-"""A campaign for `esper.watch`: real faults in the loops of many libraries, beside clean runs."""
+"""A campaign for `esper.watch`: real faults in the loops of many libraries, and clean runs."""

@@ -1,7 +1,7 @@
 """Whether a watch misses, invents or misnames anything in the training loops of many libraries.
 
 A case is a library, an action space and a fault, or a clean run. Its number determines it. Each is
-trained unwatched, watched, and watched with steps left out; the truth stands beside each fault.
+trained unwatched, watched, and watched with steps left out; the truth stands with each fault.
 """
 
 import argparse

@@ -11,7 +11,7 @@ from esper.leyline.text.origin_words import cause_words, line_words, loop_words,
 def origin_lines(incident: IncidentState, width: int, palette: Palette) -> list[Text]:
     """Return the operation in which an incident began, or why it is not known.
 
-    Empty if nobody looked for it, as in a run whose incidents are replayed later.
+    Empty if it was not looked for, as in a run whose incidents are replayed later.
     """
     origin = incident.origin
     if origin is None:

@@ -105,7 +105,7 @@ def tamiyo_state(
 
     Args:
         heads: names of all heads, in order.
-        groups: groups beside the heads that have lights.
+        groups: further groups that have lights.
         latches: latches of the whole run.
         evidence: evidence of the whole run.
         last: the last update; None before the first.

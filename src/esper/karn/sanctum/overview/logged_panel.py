@@ -41,7 +41,7 @@ def render_logged(
 
 
 def _charted(figures: Sequence[LoggedFigure], width: int, height: int) -> Sequence[LoggedFigure]:
-    """Return the first figures, as many as have charts beside a line for all others."""
+    """Return the first figures, as many as have charts, with room for a line about the others."""
     for number in range(min(len(figures), _CHARTS), 1, -1):
         foot = -(-(len(figures) - number) // _columns(width))
         if fits(number, width, height - foot):
