@@ -47,10 +47,11 @@ class FiniteCheck:
     def derivable(self, terms: MinibatchTerms) -> tuple[Tensor, ...]:
         """Return the first tensors of `DERIVATIVES`: those whose gradients are examined.
 
-        Each costs time in every minibatch. Logits and values are left out, since the gradients of
-        the parameters of a head or the critic show that theirs broke.
+        Each costs time and memory in every minibatch. Those by the logits, the values and the
+        trunk's output are left out, since the gradients of the parameters of a head, the critic or
+        the trunk show that they broke.
         """
-        return terms.log_ratios, terms.entropies, terms.output.trunk
+        return terms.log_ratios, terms.entropies
 
     def backward(
         self,

@@ -160,11 +160,10 @@ def _report_trunk(search: CauseSearch, reasons: _LossReasons, *, passed_on: bool
         nowhere = torch.zeros_like(search.trunk)
         search.report_steps(SHARED, "gradient", codes["trunk gradient"], nowhere)
     body = codes["gradient"][owner == TRUNK]
-    is_sent = bool(received.any()) or ("trunk gradient" not in codes and passed_on)
+    is_sent = bool(received.any()) or ("trunk gradient" not in codes and (passed_on or by_weights))
     if (body.any() or received.any()) and search.has_bad_weights(TRUNK):
-        search.explaining.add(
-            TRUNK
-        )  # an infinite weight that saturates: forward finite, backward not
+        # An infinite weight that saturates: finite forward, not backward.
+        search.explaining.add(TRUNK)
         is_sent = True
     by_loss = reasons.all_ratio or reasons.all_value or reasons.all_entropy
     by_inputs = bool((search.observed | search.given).any())
