@@ -36,8 +36,12 @@ class DeviceFlags:
             rows = torch.stack(torch.aminmax(rows)).unsqueeze(1)
         _note(self._columns, torch.stack([flags.any(0) for flags in _flags(rows)]), step)
 
-    def note_gradients(self, norms: Tensor, step: int) -> None:
-        """Add the gradient norm of each parameter, `[parameters]`, of a step."""
+    def note_gradients(self, parameters: Sequence[Tensor], step: int) -> Tensor:
+        """Add the gradients of a step; return the norm of each, `[parameters]`."""
+        zero = torch.zeros((), device=self._norms.device)
+        found = iter(torch._foreach_norm([p.grad for p in parameters if p.grad is not None]))
+        each = [zero if p.grad is None else next(found) for p in parameters]
+        norms = torch.stack([norm.float() for norm in each])
         _note(self._parameters, torch.stack(_flags(norms)), step)
         total = torch.linalg.vector_norm(norms.double())
         finite = total.isfinite()
@@ -45,6 +49,7 @@ class DeviceFlags:
         self._norms[0] += total
         self._norms[1] = torch.maximum(self._norms[1], total)
         self._norms[2] += finite
+        return norms
 
     def read(self, more: Tensor) -> tuple["ReadFlags", list[bool]]:
         """Return all flags and clear them. This waits for the device, once.

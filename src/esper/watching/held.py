@@ -1,22 +1,24 @@
 """What a watch holds of a minibatch until the optimizer's step."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from operator import is_
 
 import torch
 from torch import Tensor
 
 from esper.watching.explaining import Found
 from esper.watching.hooks import gradient_norm
+from esper.watching.parts import Part
 
 
-@dataclass
+@dataclass(slots=True)
 class HeldMinibatch:
     """What is held of a minibatch until the optimizer's step.
 
     Attributes:
-        norms: of the gradients that were clipped, by the first parameter clipped.
-        clipped: parameters whose gradients these norms cover, by id.
+        clips: parameters whose gradients were clipped together, with the norm before.
         gradients: of each part before clipping, if a norm was not finite.
         results: scalars that are finite if what was computed is, such as the sums of outputs and
             the losses; with owner and quantity.
@@ -24,8 +26,7 @@ class HeldMinibatch:
         is_scaled: whether a loss scaler leaves the step out if gradients are not finite.
     """
 
-    norms: dict[int, Tensor] = field(default_factory=dict)
-    clipped: set[int] = field(default_factory=set)
+    clips: list[tuple[list[Tensor], Tensor]] = field(default_factory=list)
     gradients: list[Tensor | None] | None = None
     results: list[tuple[str, str, Tensor]] = field(default_factory=list)
     is_explained: bool = False
@@ -45,12 +46,40 @@ class HeldMinibatch:
 
     def norm_of(self, optimizer: torch.optim.Optimizer) -> float | None:
         """Return the norm of an optimizer's gradients before clipping; None if it has none."""
-        own = [p for group in optimizer.param_groups for p in group["params"]]
-        is_clipped = {id(parameter) for parameter in own} & self.clipped
-        norms = list(self.norms.values()) if is_clipped else []
+        own: list[Tensor] = [p for group in optimizer.param_groups for p in group["params"]]
+        if len(self.clips) == 1:  # all of them were clipped together, as in most loops
+            clipped, norm = self.clips[0]
+            if len(clipped) == len(own) and all(map(is_, clipped, own)):
+                return norm.item()
+        in_clips = {id(parameter) for clipped, _ in self.clips for parameter in clipped}
+        is_clipped = in_clips.intersection(map(id, own)) if in_clips else in_clips
+        norms = [norm for _, norm in self.clips] if is_clipped else []
         others = [p.grad for p in own if p.grad is not None and id(p) not in is_clipped]
         if others:
             norms.append(gradient_norm(others))
         if not norms:
             return None
         return norms[0].item() if len(norms) == 1 else math.hypot(*(one.item() for one in norms))
+
+    def gradients_of(self, parts: Sequence[Part]) -> list[Tensor | None]:
+        """Return the gradient of each part, before clipping if a norm was not finite."""
+        return self.gradients or [part.parameter.grad for part in parts]
+
+    def has_finite_gradients(self, parts: Sequence[Part]) -> bool:
+        """Return whether there are gradients, each finite; then only their norm overflowed."""
+        gradients = [one for one in self.gradients_of(parts) if one is not None]
+        return bool(gradients) and all(bool(one.isfinite().all()) for one in gradients)
+
+
+def without_gradients(optimizer: torch.optim.Optimizer) -> list[tuple[Tensor, Tensor | None]]:
+    """Take the gradients off an optimizer's parameters, which it then leaves as they are.
+
+    Returns:
+        The parameters and their gradients.
+    """
+    taken: list[tuple[Tensor, Tensor | None]] = []
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            taken.append((parameter, parameter.grad))
+            parameter.grad = None
+    return taken

@@ -1,7 +1,9 @@
 """What is hooked into torch while a watch is open: one layer, the clip, the optimizer's step."""
 
+import sys
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from types import FrameType
 from typing import Any, Protocol
 
 import torch
@@ -12,11 +14,26 @@ from torch.optim import optimizer as torch_optimizer
 from torch.utils.hooks import RemovableHandle
 
 
-class OutputListener(Protocol):
-    """Receives the output of a hooked layer."""
+class Listener(Protocol):
+    """Receives what the hooks see."""
 
     def on_output(self, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-        """Take note of one call of the layer."""
+        """Take note of one call of the output layer."""
+
+    def on_clip(self, parameters: list[Tensor], norm: Tensor) -> None:
+        """Take note of the norm of some gradients before they are clipped."""
+
+    def is_mine(self, optimizer: torch.optim.Optimizer) -> bool:
+        """Return whether an optimizer trains what is watched."""
+
+    def on_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Take note that an optimizer is about to step."""
+
+    def on_step_over(self) -> None:
+        """Take note that the step was made."""
+
+    def on_left_out(self, optimizer: torch.optim.Optimizer, frame: FrameType) -> None:
+        """Take note that a loss scaler left a step out."""
 
 
 class OutputHook:
@@ -25,7 +42,7 @@ class OutputHook:
     It refers to its listener weakly; a copy has none, and does nothing.
     """
 
-    def __init__(self, listener: OutputListener | None = None) -> None:
+    def __init__(self, listener: Listener | None = None) -> None:
         self._listener = (lambda: None) if listener is None else weakref.ref(listener)
 
     def __call__(self, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
@@ -145,6 +162,72 @@ def hook_steps(
         handles.append(optimizer.register_step_pre_hook(before_step))
         handles.append(optimizer.register_step_post_hook(after_step))
     return handles
+
+
+class TrainingHooks:
+    """All hooks of one watch. They refer to it weakly, so that it can be collected.
+
+    Args:
+        listener: the watch.
+        output_layer: the layer whose output is looked at; None for none.
+        optimizers: whose steps are looked at; if empty, those of all optimizers that are its own.
+        hooks_steps: whether steps are looked at by hooks.
+    """
+
+    def __init__(
+        self,
+        listener: Listener,
+        output_layer: nn.Module | None,
+        optimizers: Sequence[torch.optim.Optimizer],
+        *,
+        hooks_steps: bool,
+    ) -> None:
+        self._listener = weakref.ref(listener)
+        self._output_layer = output_layer
+        self._optimizers = optimizers
+        self._hooks_steps = hooks_steps
+        self._handles: list[RemovableHandle] = []
+        self._clip: ClipWatch | None = None
+        self._scaler: ScalerWatch | None = None
+
+    def attach(self) -> None:
+        """Begin to call the listener."""
+        own = self._listener
+        listener = own()
+        if self._output_layer is not None:
+            hook = OutputHook(listener)
+            self._handles.append(self._output_layer.register_forward_hook(hook))
+
+        def clipped(parameters: list[Tensor], norm: Tensor) -> None:
+            if (listener := own()) is not None:
+                listener.on_clip(parameters, norm)
+
+        def before(optimizer: torch.optim.Optimizer) -> None:
+            if (listener := own()) is not None and listener.is_mine(optimizer):
+                listener.on_step(optimizer)
+
+        def after(optimizer: torch.optim.Optimizer) -> None:
+            if (listener := own()) is not None and listener.is_mine(optimizer):
+                listener.on_step_over()
+
+        def left_out(optimizer: torch.optim.Optimizer) -> None:
+            if (listener := own()) is not None and listener.is_mine(optimizer):
+                listener.on_left_out(optimizer, sys._getframe(1))
+
+        self._clip = ClipWatch(clipped)
+        self._scaler = ScalerWatch(left_out)
+        if self._hooks_steps:
+            self._handles += hook_steps(self._optimizers, before, after)
+
+    def detach(self) -> None:
+        """Remove all hooks."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+        for each in (self._clip, self._scaler):
+            if each is not None:
+                each.close()
+        self._clip = self._scaler = None
 
 
 def gradient_norm(gradients: list[Tensor]) -> Tensor:

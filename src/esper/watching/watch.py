@@ -9,29 +9,30 @@ import math
 import re
 import sys
 import time
-import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any, Final, Literal, Self
 
 import torch
 from torch import Tensor, nn
 
-from esper.leyline.telemetry import SHARED, STALLED_UPDATES
+from esper.leyline.telemetry import SHARED
 from esper.watching.device_flags import DeviceFlags
 from esper.watching.explainer import Explainer, Replay
-from esper.watching.explaining import Explanation, Found, Minibatch
 from esper.watching.flag_evidence import FLAGS_ONLY, found_in_flags
 from esper.watching.frames import frames_calling, frames_of_traceback
+from esper.watching.guard import Guard
 from esper.watching.heads import OUTPUT_QUANTITIES, find_output_layer, heads_of, output_width
-from esper.watching.held import HeldMinibatch
-from esper.watching.hooks import ClipWatch, OutputHook, ScalerWatch, hook_steps
-from esper.watching.parts import Part, kinds_of, parts_of
+from esper.watching.held import HeldMinibatch, without_gradients
+from esper.watching.hooks import TrainingHooks
+from esper.watching.incidents import Incidents
+from esper.watching.parts import Part, parts_of
 from esper.watching.recorder import NoRecorder, Recorder, Trouble, UpdateRecord
 from esper.watching.repeater import Repeater
 from esper.watching.start_state import StartState
+from esper.watching.update_look import UpdateLook
 
 OnNonfinite = Literal["report", "skip", "halt"]
 When = Literal["auto", "step", "update"]
@@ -47,13 +48,7 @@ class NonfiniteHalt(SystemExit):
 
 
 class Watch:
-    """Watches the training of some models until it is closed. Use `esper.watch` to make one.
-
-    Attributes:
-        troubles: what was found so far.
-        failures: how often the watch itself failed; training continues.
-        last_failure: the last of these, as a sentence.
-    """
+    """Watches the training of some models until it is closed. Use `esper.watch` to make one."""
 
     def __init__(
         self,
@@ -80,28 +75,27 @@ class Watch:
         if output_layer is None and width:
             for model in self._models:
                 output_layer = find_output_layer(model, width) or output_layer
-        self._output_layer = output_layer
         self.parts: list[Part] = parts_of(self._models, self.heads, output_layer, groups)
-        self._ids = {id(part.parameter) for part in self.parts}
+        self._parameters: list[Tensor] = [part.parameter for part in self.parts]
+        self._ids = set(map(id, self._parameters))
         self._on_nonfinite = on_nonfinite
-        self._recorder: Recorder = NoRecorder() if recorder is None else recorder
+        self._guard = Guard(NoRecorder() if recorder is None else recorder)
         self._finds_updates = finds_updates
         self._is_closed = False
         self._repeater = repeater
-        self._hooks_steps = hooks_steps
         self._explainer = Explainer(
             self._models, self.parts, self.heads, replay, self._optimizers, inputs, repeater
         )
-        self._parameters: list[Tensor] = [part.parameter for part in self.parts]
+        self._incidents = Incidents(
+            self._explainer, self.parts, self._guard, takes_bad_steps=on_nonfinite == "report"
+        )
+        self._look = UpdateLook(self._parameters)
         device = self._parameters[0].device if self._parameters else torch.device("cpu")
         if when == "auto":
             when = "update" if device.type != "cpu" and on_nonfinite == "report" else "step"
         if sum(head.columns is not None for head in self.heads) == 1:
             width = 1  # a vocabulary is noted as a whole
         self._flags = DeviceFlags(width, len(self.parts), device) if when == "update" else None
-        self.troubles: list[Trouble] = []
-        self.failures = 0
-        self.last_failure = ""
         self._record = UpdateRecord(first_update)
         self._held = HeldMinibatch()
         # States of the generator after the last steps, the newest first.
@@ -109,21 +103,15 @@ class Watch:
         self._last_optimizer: torch.optim.Optimizer | None = None
         self._has_acted = False  # since the last minibatch
         self._acts = False  # at any time
-        self._is_broken = False  # weights are not finite any more: the rest is consequence
         self._put_aside: list[tuple[Tensor, Tensor | None]] = []
         self._first_step_at = 0.0
-        self._weights: Tensor | None = None
-        self._still_for = 0
         self._is_paused = False
         self._start: StartState | None = None
         self._is_updating = False
         self._updating_since = 0.0
-        self._acting_is_explained = False  # in this update
-        self._handles: list[Any] = []
-        self._clip: ClipWatch | None = None
-        self._scaler: ScalerWatch | None = None
         self._left_out = 0  # steps that a loss scaler left out
-        self._hook()
+        self._hooks = TrainingHooks(self, output_layer, self._optimizers, hooks_steps=hooks_steps)
+        self._hooks.attach()
 
     def __enter__(self) -> Self:
         return self
@@ -138,13 +126,29 @@ class Watch:
 
     def record_with(self, recorder: Recorder) -> None:
         """Report to a recorder from now on."""
-        self._recorder = recorder
+        self._guard.recorder = recorder
+
+    @property
+    def troubles(self) -> list[Trouble]:
+        """What was found so far."""
+        return self._incidents.found
+
+    @property
+    def failures(self) -> int:
+        """How often the watch itself failed; training continues."""
+        return self._guard.failures
+
+    @property
+    def last_failure(self) -> str:
+        """The last failure of the watch, as a sentence."""
+        return self._guard.last_failure
 
     def update(self, **figures: float) -> None:
         """End an update here, with figures of your own; from now on only this ends updates."""
         self._finds_updates = False
         self.log(**figures)
-        self._guarded(self._end_update)
+        with self._guard:
+            self._end_update()
 
     def log(self, **figures: float) -> None:
         """Add figures to the current update; a later value of the same name replaces it."""
@@ -153,7 +157,7 @@ class Watch:
     @property
     def recorder(self) -> Recorder:
         """Where it reports."""
-        return self._recorder
+        return self._guard.recorder
 
     @contextmanager
     def updating(self) -> Iterator[None]:
@@ -161,7 +165,8 @@ class Watch:
         self._updating_since = time.monotonic()
         self._is_updating = True
         if self._start is not None:
-            self._guarded(self._start.take)
+            with self._guard:
+                self._start.take()
         try:
             yield
         finally:
@@ -206,7 +211,7 @@ class Watch:
     @property
     def is_clean(self) -> bool:
         """Whether nothing was found in this update, and nothing lasting before."""
-        return not self._record.troubles and not self._is_broken
+        return not self._record.troubles and not self._incidents.is_broken
 
     @property
     def has_stepped(self) -> bool:
@@ -227,23 +232,23 @@ class Watch:
         """
         if not self._is_closed and not self._is_paused:
             self._held.is_scaled = is_scaled
-            self._before_step(optimizer)
+            self.on_step(optimizer)
 
     def after_step(self) -> None:
         """Report that the step is over, whether it was taken or not."""
         if not self._is_closed:
-            self._after_step()
+            self.on_step_over()
 
     def pause(self) -> None:
         """Take all hooks off, so that the model can be scripted or exported; see `resume`."""
         self._is_paused = True
-        self._unhook()
+        self._hooks.detach()
 
     def resume(self) -> None:
         """Attach the hooks again after `pause`."""
         if self._is_paused:
             self._is_paused = False
-            self._hook()
+            self._hooks.attach()
 
     def end(self, error: BaseException | None, traceback: TracebackType | None = None) -> None:
         """Close the watch after training ended with an exception, which is explained."""
@@ -254,7 +259,8 @@ class Watch:
         elif isinstance(error, KeyboardInterrupt):
             self._close("stopped", "interrupted")
         else:
-            self._guarded(lambda: self._explain_exception(traceback or error.__traceback__))
+            with self._guard:
+                self._explain_exception(traceback or error.__traceback__)
             first_line = str(error).partition("\n")[0]
             self._close("failed", f"{type(error).__name__}: {first_line}".removesuffix(": "))
 
@@ -267,9 +273,11 @@ class Watch:
             return
         self._is_closed = True
         if self._record.steps or self._record.troubles or self._record.figures:
-            self._guarded(self._end_update)
-        self._unhook()
-        self._guarded(lambda: self._recorder.ended(status, reason))
+            with self._guard:
+                self._end_update()
+        self._hooks.detach()
+        with self._guard:
+            self._guard.recorder.ended(status, reason)
 
     def check(self, head: str, values: Any, quantity: str = "output", made_by: str = "") -> bool:
         """Look at values that no layer of the model computes, such as the rewards of one function.
@@ -285,65 +293,13 @@ class Watch:
         Returns:
             Whether all of them are finite.
         """
-        return bool(
-            self._guarded(lambda: self._check(head, values, quantity, made_by), default=True)
-        )
+        with self._guard:
+            phase = "update" if self._is_updating else "acting"
+            return self._incidents.check(self._record, (head, quantity), values, made_by, phase)
+        return True
 
-    def _check(self, head: str, values: Any, quantity: str, made_by: str) -> bool:
-        tensor = torch.as_tensor(values).detach()
-        kinds = kinds_of(tensor) if tensor.is_floating_point() else ()
-        known = {one for trouble in self._record.troubles for one in trouble.explanation.found}
-        found = tuple(Found(head, quantity, kind) for kind in kinds)
-        if not known.issuperset(found):
-            reason = f"it comes from {made_by}" if made_by else "no layer of the model computes it"
-            explanation = Explanation(found, why_no_origin=reason)
-            if self._is_updating:
-                self._note(explanation, self._record.steps, "update")
-            else:
-                self._note(explanation)
-        return not kinds
-
-    def _hook(self) -> None:
-        if self._output_layer is not None:
-            hook = OutputHook(self)
-            self._handles.append(self._output_layer.register_forward_hook(hook))
-        own = weakref.ref(self)
-
-        def clipped(parameters: list[Tensor], norm: Tensor) -> None:
-            if (watch := own()) is not None:
-                watch._guarded(lambda: watch._before_clip(parameters, norm))
-
-        def before(optimizer: torch.optim.Optimizer) -> None:
-            if (watch := own()) is not None and watch._is_mine(optimizer):
-                watch._before_step(optimizer)
-
-        def after(optimizer: torch.optim.Optimizer) -> None:
-            if (watch := own()) is not None and watch._is_mine(optimizer):
-                watch._after_step()
-
-        def left_out(optimizer: torch.optim.Optimizer) -> None:
-            watch = own()
-            if watch is not None and watch._is_mine(optimizer):
-                frame = sys._getframe(1)
-                watch._guarded(lambda: watch._left_out_by_scaler(optimizer, frame))
-
-        self._clip = ClipWatch(clipped)
-        self._scaler = ScalerWatch(left_out)
-        if self._hooks_steps:
-            self._handles += hook_steps(self._optimizers, before, after)
-
-    def _unhook(self) -> None:
-        for handle in self._handles:
-            handle.remove()
-        self._handles.clear()
-        if self._clip is not None:
-            self._clip.close()
-            self._clip = None
-        if self._scaler is not None:
-            self._scaler.close()
-            self._scaler = None
-
-    def _is_mine(self, optimizer: torch.optim.Optimizer) -> bool:
+    def is_mine(self, optimizer: torch.optim.Optimizer) -> bool:
+        """Return whether an optimizer trains what is watched."""
         groups = optimizer.param_groups
         return any(id(p) in self._ids for group in groups for p in group["params"][:1])
 
@@ -353,12 +309,11 @@ class Watch:
             return
         if self._explainer.seen is not None:
             self._explainer.saw_again(_first(inputs), output)
-            return
-        if torch.compiler.is_compiling():
-            return
-        self._guarded(lambda: self._saw_output(_first(inputs), output))
+        elif not torch.compiler.is_compiling():
+            with self._guard:
+                self._saw_output(inputs, output)
 
-    def _saw_output(self, taken: Tensor | None, output: Tensor) -> None:
+    def _saw_output(self, inputs: tuple[Any, ...], output: Tensor) -> None:
         is_training = output.requires_grad
         if is_training or self._is_updating:
             if self._has_acted and self._finds_updates:
@@ -369,10 +324,11 @@ class Watch:
         if self._flags is not None:
             self._flags.note_output(output, self._record.steps + 1)
             return
-        if not is_training and self._acting_is_explained:
+        if not is_training and self._incidents.acting_is_explained:
             return
+        values = output.detach()
         # A sum of finite values may overflow: it is only a reason to look.
-        total = output.detach().sum(dtype=torch.float64 if output.dtype == torch.float64 else _SUM)
+        total = values.sum(dtype=None if values.dtype.itemsize >= 4 else _SUM)
         if is_training and self._repeater is not None:
             own = [head for head in self.heads if head.columns is not None]
             owner = own[0].name if len(own) == 1 else SHARED
@@ -381,31 +337,34 @@ class Watch:
             return
         if math.isfinite(total.item()) or self._held.is_explained:
             return
-        if bool(output.detach().isfinite().all()):
+        if bool(values.isfinite().all()):
             return
         phase = "update" if is_training or self._is_updating else "acting"
         stack = [] if self._repeater is not None else list(frames_calling(sys._getframe(1)))
-        self._explain(stack, phase, [(taken, output)])
+        self._explain(stack, phase, outputs=[(_first(inputs), output)])
 
-    def _before_clip(self, parameters: list[Tensor], norm: Tensor) -> None:
-        if self._explainer.seen is not None or not any(id(p) in self._ids for p in parameters):
+    def on_clip(self, parameters: list[Tensor], norm: Tensor) -> None:
+        """Take note of the norm of some gradients before they are clipped."""
+        if self._explainer.seen is not None or self._ids.isdisjoint(map(id, parameters)):
             return
-        if self._flags is not None:
-            self._note_gradients()
-            return
-        self._held.norms[id(parameters[0])] = norm
-        self._held.clipped.update(map(id, parameters))
-        if not math.isfinite(norm.item()):
-            self._held.gradients = [
-                None if part.parameter.grad is None else part.parameter.grad.detach().clone()
-                for part in self.parts
-            ]
+        with self._guard:
+            if self._flags is not None:
+                self._note_gradients()
+                return
+            self._held.clips.append((parameters, norm))
+            if not math.isfinite(norm.item()):
+                gradients = self._held.gradients_of(self.parts)
+                self._held.gradients = [
+                    None if one is None else one.detach().clone() for one in gradients
+                ]
 
-    def _before_step(self, optimizer: torch.optim.Optimizer) -> None:
+    def on_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Take note that an optimizer is about to step."""
         if self._explainer.seen is not None:
             return
-        frame = sys._getframe(1)
-        is_bad = self._guarded(lambda: self._look_at_step(optimizer, frame))
+        is_bad = False
+        with self._guard:
+            is_bad = self._look_at_step(optimizer, sys._getframe(1))
         if not is_bad:
             return
         if self._on_nonfinite == "halt":
@@ -414,10 +373,7 @@ class Watch:
             raise error
         if self._on_nonfinite == "skip":
             self._record.skipped += 1
-            for group in optimizer.param_groups:
-                for parameter in group["params"]:
-                    self._put_aside.append((parameter, parameter.grad))
-                    parameter.grad = None  # optimizers leave a parameter without gradient alone
+            self._put_aside = without_gradients(optimizer)
 
     def _look_at_step(self, optimizer: torch.optim.Optimizer, frame: FrameType) -> bool:
         """Return whether this step would be made with something that is not finite."""
@@ -427,31 +383,32 @@ class Watch:
             self._first_step_at = time.monotonic()
         self._last_optimizer = optimizer
         if self._flags is not None:
-            if not self._held.norms:
+            if not self._held.clips:
                 self._note_gradients()
             return False
-        value = self._held.norm_of(optimizer)
-        if value is not None and math.isfinite(value):
+        held = self._held
+        value = held.norm_of(optimizer)
+        is_bad = value is not None and not math.isfinite(value)
+        if value is not None and not is_bad:
             record.norm_sum += value
             record.norms += 1
             record.norm_max = max(record.norm_max, value)
-        is_bad = value is not None and not math.isfinite(value)
-        bad_results = self._held.bad_results()
-        if is_bad and not bad_results and self._is_skipped_by_scaler(optimizer):
-            self._guarded(lambda: self._look_at_left_out(optimizer, frame))
-            return False
+        bad_results = held.bad_results() if held.results else ()
         if not is_bad and not bad_results:
             return False
-        stack = list(frames_calling(frame))
-        # If it cannot be explained, the step is bad all the same.
+        if is_bad and not bad_results and self._is_skipped_by_scaler(optimizer):
+            with self._guard:
+                self._look_at_left_out(optimizer, frame)
+            return False
         if self._repeater is not None:
-            self._guarded(lambda: self._explain_held(optimizer, bad_results))
+            with self._guard:
+                self._incidents.explain_held(record, held, bad_results, optimizer)
             return is_bad
-        is_norm_only = self._is_overflow_of_norm()
-        if not self._held.is_explained:
-            self._guarded(
-                lambda: self._explain(stack, "update", [], optimizer, only_if_found=is_norm_only)
-            )
+        is_norm_only = held.has_finite_gradients(self.parts)
+        with self._guard:  # if it cannot be explained, the step is bad all the same
+            if not held.is_explained:
+                stack = list(frames_calling(frame))
+                self._explain(stack, "update", optimizer=optimizer, only_if_found=is_norm_only)
         return not is_norm_only
 
     def _is_skipped_by_scaler(self, optimizer: torch.optim.Optimizer) -> bool:
@@ -462,15 +419,11 @@ class Watch:
         found = getattr(optimizer, "found_inf", None)
         return isinstance(found, Tensor) and bool(found.any())
 
-    def _is_overflow_of_norm(self) -> bool:
-        """Return whether only the norm overflowed, while each gradient is finite."""
-        gradients = self._held.gradients or [part.parameter.grad for part in self.parts]
-        held = [one for one in gradients if one is not None]
-        return bool(held) and all(bool(one.isfinite().all()) for one in held)
-
-    def _left_out_by_scaler(self, optimizer: torch.optim.Optimizer, frame: FrameType) -> None:
-        self._look_at_left_out(optimizer, frame)
-        self._begin_minibatch()
+    def on_left_out(self, optimizer: torch.optim.Optimizer, frame: FrameType) -> None:
+        """Take note that a loss scaler left a step out."""
+        with self._guard:
+            self._look_at_left_out(optimizer, frame)
+            self._begin_minibatch()
 
     def _look_at_left_out(self, optimizer: torch.optim.Optimizer, frame: FrameType) -> None:
         """Look at a step that a loss scaler leaves out: it hides a NaN like its own overflows."""
@@ -479,101 +432,51 @@ class Watch:
         is_known = self._held.is_explained or self._flags is not None or self._repeater is not None
         if is_looked_at and not is_known:
             stack = list(frames_calling(frame))
-            self._explain(stack, "update", [], optimizer, only_if_harmful=True)
+            self._explain(stack, "update", optimizer=optimizer, only_if_harmful=True)
 
     def _note_gradients(self) -> None:
         """Add the gradients of this step to the flags on the device."""
         assert self._flags is not None
-        zero = torch.zeros((), device=self.parts[0].parameter.device)
-        norms = iter(torch._foreach_norm([p.grad for p in self._parameters if p.grad is not None]))
-        stacked = [next(norms) if p.grad is not None else zero for p in self._parameters]
-        norms_of_parts = torch.stack([norm.float() for norm in stacked])
-        self._held.norms[0] = norms_of_parts
-        self._flags.note_gradients(norms_of_parts, self._record.steps + 1)
+        norms = self._flags.note_gradients(self._parameters, self._record.steps + 1)
+        self._held.clips.append((self._parameters, norms))
 
-    def _after_step(self) -> None:
+    def on_step_over(self) -> None:
+        """Take note that the step was made."""
         if self._explainer.seen is not None:
             return
-        for parameter, gradient in self._put_aside:
-            parameter.grad = gradient
-        self._put_aside.clear()
+        if self._put_aside:
+            for parameter, gradient in self._put_aside:
+                parameter.grad = gradient
+            self._put_aside = []
         self._begin_minibatch()
         if not self._finds_updates or self._acts:
             return  # an update ends where acting ends
         if time.monotonic() - self._first_step_at > _UPDATE_SECONDS:
-            self._guarded(self._end_update)
+            with self._guard:
+                self._end_update()
 
     def _begin_minibatch(self) -> None:
         self._forget_minibatch()
         self._rngs.appendleft(torch.get_rng_state())
 
-    def _explain(
-        self,
-        stack: list[FrameType],
-        phase: str,
-        outputs: list[tuple[Tensor | None, Tensor]],
-        optimizer: torch.optim.Optimizer | None = None,
-        *,
-        only_if_found: bool = False,
-        only_if_harmful: bool = False,
-    ) -> None:
-        """Find out what broke, and report it unless it is consequence only."""
-        self._held.is_explained = phase == "update"
-        if self._is_broken or (phase == "acting" and self._acting_is_explained):
-            return
-        self._acting_is_explained |= phase == "acting"
-        gradients = self._held.gradients or [part.parameter.grad for part in self.parts]
-        explanation = self._explainer.explain(
-            stack,
-            phase,
-            Minibatch(outputs, gradients, tuple(self._rngs), tuple(self._held.norms.values())),
-            optimizer,
+    def _explain(self, stack: list[FrameType], phase: str, **details: Any) -> None:
+        self._incidents.explain(
+            self._record, self._held, stack, phase, rngs=tuple(self._rngs), **details
         )
-        if only_if_found and not explanation.found:
-            return  # an exception that has nothing to do with non-finite values
-        if only_if_harmful and not explanation.is_reproduced:
-            return  # the loss scale was too high: ordinary
-        self._report(explanation, phase, optimizer)
-
-    def _explain_held(
-        self, optimizer: torch.optim.Optimizer | None, bad_results: tuple[Found, ...] = ()
-    ) -> None:
-        if self._held.is_explained or self._is_broken:
-            return
-        self._held.is_explained = True
-        gradients = self._held.gradients or [part.parameter.grad for part in self.parts]
-        explanation = self._explainer.explain_held(gradients, bad_results, optimizer)
-        if explanation.found:  # a sum of finite values may overflow
-            self._report(explanation, "update", optimizer)
-
-    def _report(
-        self, explanation: Explanation, phase: str, optimizer: torch.optim.Optimizer | None
-    ) -> None:
-        self._is_broken = _is_lasting(explanation.found)
-        minibatch = self._record.steps + (optimizer is None) if phase == "update" else 0
-        self._note(explanation, minibatch, phase)
-        if self._on_nonfinite == "report" and phase == "update":
-            self._is_broken = True  # the step is taken, and what follows is consequence
-
-    def _note(self, explanation: Explanation, minibatch: int = 0, phase: str = "acting") -> None:
-        trouble = Trouble(self._record.number, minibatch, phase, explanation)
-        self.troubles.append(trouble)
-        self._record.troubles.append(trouble)
-        self._guarded(lambda: self._recorder.found(trouble))
-        self._explainer.variables = {}
 
     def _explain_exception(self, traceback: TracebackType | None) -> None:
-        if self._flags is not None and not self._is_broken:
+        if self._flags is not None and not self._incidents.is_broken:
             self._look_back(self._record)  # the first bad step, before its consequences
-        if self._record.troubles or self._is_broken:
+        if self._record.troubles or self._incidents.is_broken:
             return
         if self._repeater is not None:
-            self._explain_held(None, self._held.bad_results())
+            held = self._held
+            self._incidents.explain_held(self._record, held, held.bad_results(), None)
             if self._record.troubles:
                 return
         stack = frames_of_traceback(traceback)
         is_acting = self._has_acted and not self._is_updating
-        self._explain(stack, "acting" if is_acting else "update", [], only_if_found=True)
+        self._explain(stack, "acting" if is_acting else "update", only_if_found=True)
 
     def _end_update_if_any(self) -> None:
         if self._record.steps:
@@ -586,13 +489,13 @@ class Watch:
         if self._last_optimizer is not None:
             record.learning_rate = float(self._last_optimizer.param_groups[0]["lr"])
         self._look_back(record)
-        record.still_updates = self._still_for
+        record.still_updates = self._look.still_for
         record.ended = time.monotonic()
         self._record = UpdateRecord(record.number + 1)
         self._updating_since = self._record.began
         self._forget_minibatch()
-        self._acting_is_explained = False
-        self._recorder.updated(record)
+        self._incidents.acting_is_explained = False
+        self._guard.recorder.updated(record)
 
     def _forget_minibatch(self) -> None:
         self._held = HeldMinibatch()
@@ -601,53 +504,25 @@ class Watch:
 
     def _look_back(self, record: UpdateRecord) -> None:
         """Read, once per update, the flags and whether weights and moments are finite."""
-        with torch.no_grad():
-            # A norm in half precision would hide small steps.
-            is_half = any(one.dtype.itemsize < 4 for one in self._parameters)
-            kind = torch.float32 if is_half else None
-            sums = torch.stack(torch._foreach_norm(self._parameters, 2.0, dtype=kind))
-            moments = [moment for _, moment in self._explainer.state().values()]
-            norms = torch._foreach_norm(moments) if moments else ()
-        before = self._weights
-        same = sums.new_zeros((), dtype=torch.bool) if before is None else (sums == before).all()
-        all_norms = [sums.float(), *(norm.float().to(sums.device).reshape(1) for norm in norms)]
-        looked_at = torch.stack([torch.cat(all_norms).isfinite().all(), same])
+        looked_at = self._look.look([moment for _, moment in self._explainer.state().values()])
         if self._flags is None:
             is_finite, is_same = looked_at.tolist()
         else:
             flags, (is_finite, is_same) = self._flags.read(looked_at)
             record.norm_sum, record.norm_max, record.norms = flags.norms
-            if flags.first_step and not self._is_broken:
-                self._is_broken = True
+            if flags.first_step:
                 found = found_in_flags(flags, self.heads, self.parts)
-                self._note(Explanation(found, why_no_origin=FLAGS_ONLY), flags.first_step, "update")
-        if not is_finite and not self._is_broken and (found := self._explainer.weights()):
-            self._is_broken = True
-            self._note(Explanation(found, why_no_origin=_WEIGHTS_ONLY), record.steps, "update")
-        took_steps = record.steps > record.skipped
-        self._still_for = self._still_for + 1 if took_steps and is_same else 0
-        self._weights = sums
+                self._incidents.note_lasting(record, found, FLAGS_ONLY, flags.first_step)
+        if not is_finite and not self._incidents.is_broken:
+            found = self._explainer.weights()
+            self._incidents.note_lasting(record, found, _WEIGHTS_ONLY, record.steps)
+        self._look.count(is_same=is_same, took_steps=record.steps > record.skipped)
 
     @property
     def is_stalled(self) -> bool:
-        """Whether no weight has moved for `STALLED_UPDATES` updates in which steps were taken."""
-        return self._still_for >= STALLED_UPDATES
-
-    def _guarded(self, work: Callable[[], Any], default: Any = None) -> Any:
-        """Do some work of the watch; a failure of it is counted and never stops training."""
-        try:
-            return work()
-        except Exception as error:  # noqa: BLE001 - training continues
-            self.failures += 1
-            with suppress(Exception):
-                self.last_failure = f"{type(error).__name__}: {error}"
-                self._recorder.failed(self.failures, self.last_failure)
-            return default
+        """Whether no weight has moved for several updates in which steps were taken."""
+        return self._look.is_stalled
 
 
 def _first(inputs: tuple[Any, ...]) -> Tensor | None:
     return inputs[0] if inputs and isinstance(inputs[0], Tensor) else None
-
-
-def _is_lasting(found: Iterable[Found]) -> bool:
-    return any(one.quantity in ("parameters", "moments") for one in found)

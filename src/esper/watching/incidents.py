@@ -1,0 +1,155 @@
+"""The incidents of a watch: what was explained, what is only consequence, and who is informed."""
+
+from collections.abc import Iterable, Sequence
+from types import FrameType
+from typing import Any
+
+import torch
+
+from esper.watching.explainer import Explainer
+from esper.watching.explaining import Explanation, Found, Minibatch
+from esper.watching.guard import Guard
+from esper.watching.held import HeldMinibatch
+from esper.watching.parts import Part, kinds_of
+from esper.watching.recorder import Trouble, UpdateRecord
+
+
+class Incidents:
+    """Finds out what broke, and reports it unless it is a consequence of what was reported.
+
+    Args:
+        explainer: finds out.
+        parts: all parameters.
+        guard: of the watch; its recorder is informed.
+        takes_bad_steps: whether a step is taken although something was not finite.
+
+    Attributes:
+        found: so far.
+        is_broken: whether weights are not finite any more, so that the rest is consequence.
+        acting_is_explained: whether acting is known to be bad in this update.
+    """
+
+    def __init__(
+        self, explainer: Explainer, parts: Sequence[Part], guard: Guard, *, takes_bad_steps: bool
+    ) -> None:
+        self._explainer = explainer
+        self._parts = parts
+        self._guard = guard
+        self._takes_bad_steps = takes_bad_steps
+        self.found: list[Trouble] = []
+        self.is_broken = False
+        self.acting_is_explained = False
+
+    def explain(
+        self,
+        record: UpdateRecord,
+        held: HeldMinibatch,
+        stack: list[FrameType],
+        phase: str,
+        *,
+        outputs: Sequence[Any] = (),
+        rngs: Sequence[torch.Tensor] = (),
+        optimizer: torch.optim.Optimizer | None = None,
+        only_if_found: bool = False,
+        only_if_harmful: bool = False,
+    ) -> None:
+        """Explain a minibatch, or acting, from the frames that are on the stack.
+
+        Args:
+            record: of the current update.
+            held: of the minibatch.
+            stack: frames, innermost first.
+            phase: "acting" or "update".
+            outputs: of the output layer, each with what the layer took.
+            rngs: states of the random generator after the last steps, the newest first.
+            optimizer: that is about to step; None before.
+            only_if_found: report nothing if no tensor is found that is not finite.
+            only_if_harmful: report nothing that a loss scale explains.
+        """
+        held.is_explained = phase == "update"
+        if self.is_broken or (phase == "acting" and self.acting_is_explained):
+            return
+        self.acting_is_explained |= phase == "acting"
+        norms = tuple(norm for _, norm in held.clips)
+        minibatch = Minibatch(list(outputs), held.gradients_of(self._parts), tuple(rngs), norms)
+        explanation = self._explainer.explain(stack, phase, minibatch, optimizer)
+        if only_if_found and not explanation.found:
+            return  # an exception that has nothing to do with non-finite values
+        if only_if_harmful and not explanation.is_reproduced:
+            return  # the loss scale was too high: ordinary
+        self._report(record, explanation, phase, optimizer)
+
+    def explain_held(
+        self,
+        record: UpdateRecord,
+        held: HeldMinibatch,
+        bad_results: tuple[Found, ...],
+        optimizer: torch.optim.Optimizer | None,
+    ) -> None:
+        """Explain a minibatch from what is held of it, where the loop's frames are not there."""
+        if held.is_explained or self.is_broken:
+            return
+        held.is_explained = True
+        gradients = held.gradients_of(self._parts)
+        explanation = self._explainer.explain_held(gradients, bad_results, optimizer)
+        if explanation.found:  # a sum of finite values may overflow
+            self._report(record, explanation, "update", optimizer)
+
+    def check(
+        self, record: UpdateRecord, found: tuple[str, str], values: Any, made_by: str, phase: str
+    ) -> bool:
+        """Look at values that no layer of the model computes; return whether they are finite.
+
+        Args:
+            record: of the current update.
+            found: their head and quantity.
+            values: a tensor, an array or a list of numbers.
+            made_by: what computes them, for the report.
+            phase: "acting" or "update".
+        """
+        tensor = torch.as_tensor(values).detach()
+        kinds = kinds_of(tensor) if tensor.is_floating_point() else ()
+        known = {one for trouble in record.troubles for one in trouble.explanation.found}
+        new = tuple(Found(*found, kind) for kind in kinds)
+        if not known.issuperset(new):
+            reason = f"it comes from {made_by}" if made_by else "no layer of the model computes it"
+            minibatch = record.steps if phase == "update" else 0
+            self.note(record, Explanation(new, why_no_origin=reason), minibatch, phase)
+        return not kinds
+
+    def note_lasting(
+        self, record: UpdateRecord, found: tuple[Found, ...], why_no_origin: str, minibatch: int
+    ) -> None:
+        """Report what stays broken, unless something lasting was reported before."""
+        if found and not self.is_broken:
+            self.is_broken = True
+            explanation = Explanation(found, why_no_origin=why_no_origin)
+            self.note(record, explanation, minibatch, "update")
+
+    def note(
+        self, record: UpdateRecord, explanation: Explanation, minibatch: int, phase: str
+    ) -> None:
+        """Report an incident."""
+        trouble = Trouble(record.number, minibatch, phase, explanation)
+        self.found.append(trouble)
+        record.troubles.append(trouble)
+        with self._guard:
+            self._guard.recorder.found(trouble)
+        self._explainer.variables = {}
+
+    def _report(
+        self,
+        record: UpdateRecord,
+        explanation: Explanation,
+        phase: str,
+        optimizer: torch.optim.Optimizer | None,
+    ) -> None:
+        self.is_broken = _is_lasting(explanation.found)
+        minibatch = record.steps + (optimizer is None) if phase == "update" else 0
+        self.note(record, explanation, minibatch, phase)
+        if self._takes_bad_steps and phase == "update":
+            self.is_broken = True  # what follows is consequence
+
+
+def _is_lasting(found: Iterable[Found]) -> bool:
+    return any(one.quantity in ("parameters", "moments") for one in found)

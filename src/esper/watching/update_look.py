@@ -1,0 +1,48 @@
+"""The one look per update at weights and moments: are they finite, and do they move?"""
+
+import torch
+from torch import Tensor
+
+from esper.leyline.telemetry import STALLED_UPDATES
+
+
+class UpdateLook:
+    """Looks at all weights once per update.
+
+    Args:
+        parameters: that are trained.
+
+    Attributes:
+        still_for: updates up to now that moved no weight although they took steps.
+    """
+
+    def __init__(self, parameters: list[Tensor]) -> None:
+        self._parameters = parameters
+        # A norm in half precision would hide small steps.
+        is_half = any(one.dtype.itemsize < 4 for one in parameters)
+        self._kind = torch.float32 if is_half else None
+        self._norms: Tensor | None = None
+        self.still_for = 0
+
+    @torch.no_grad()
+    def look(self, moments: list[Tensor]) -> Tensor:
+        """Return on the device whether all is finite and whether no weight moved since, `[2]`.
+
+        Args:
+            moments: what the optimizers keep of the parameters.
+        """
+        norms = torch.stack(torch._foreach_norm(self._parameters, 2.0, dtype=self._kind))
+        of_moments = torch._foreach_norm(moments) if moments else ()
+        before, self._norms = self._norms, norms
+        same = norms.new_zeros((), dtype=torch.bool) if before is None else (norms == before).all()
+        total = [norms.float(), *(one.float().to(norms.device).reshape(1) for one in of_moments)]
+        return torch.stack([torch.cat(total).isfinite().all(), same])
+
+    def count(self, *, is_same: bool, took_steps: bool) -> None:
+        """Count an update that is over."""
+        self.still_for = self.still_for + 1 if took_steps and is_same else 0
+
+    @property
+    def is_stalled(self) -> bool:
+        """Whether no weight has moved for `STALLED_UPDATES` updates in which steps were taken."""
+        return self.still_for >= STALLED_UPDATES
