@@ -207,7 +207,7 @@ def test_a_forked_process_records_nothing(tmp_path):
 def test_a_failure_of_the_watch_is_shown_and_training_continues(model, tmp_path, monkeypatch):
     optimizer = torch.optim.Adam(model.parameters())
     watch = esper.watch(model, optimizer, {"a": 5}, run_dir=tmp_path)
-    monkeypatch.setattr(watch, "_look_at_step", lambda *_: 1 / 0)
+    monkeypatch.setattr(HeldMinibatch, "norm_of", lambda *_: 1 / 0)
     train(model, optimizer, 20)
     watch.close()
 

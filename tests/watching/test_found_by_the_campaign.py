@@ -8,6 +8,7 @@ from gymnasium import spaces
 from torch import nn
 from torch.nn.utils import clip_grad
 
+from esper.watching.explainer import Explainer
 from esper.watching.heads import find_output_layer
 from esper.watching.watch import Watch
 
@@ -140,7 +141,7 @@ def test_counters_are_not_counted_twice(policy, optimizer):
 
 def test_a_bad_step_is_left_out_even_if_it_cannot_be_explained(policy, optimizer, monkeypatch):
     with Watch([policy], [optimizer], HEADS, on_nonfinite="skip") as watch:
-        monkeypatch.setattr(watch, "_explain", lambda *_, **__: 1 / 0)
+        monkeypatch.setattr(Explainer, "explain", lambda *_, **__: 1 / 0)
         train(policy, optimizer, [torch.ones(16), torch.full((16,), torch.nan)])
 
     assert watch.failures == 1

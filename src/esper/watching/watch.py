@@ -5,14 +5,11 @@ which clipping measures anyway, and the sum of the logits. Only when one of them
 it look at tensors, read the loop's own variables, and run the minibatch again under a tracer.
 """
 
-import math
 import re
-import sys
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from types import FrameType, TracebackType
+from types import TracebackType
 from typing import Any, Final, Literal, Self
 
 import torch
@@ -22,12 +19,12 @@ from esper.leyline.telemetry import SHARED
 from esper.watching.device_flags import DeviceFlags
 from esper.watching.explainer import Explainer, Replay
 from esper.watching.flag_evidence import FLAGS_ONLY, found_in_flags
-from esper.watching.frames import frames_calling, frames_of_traceback
+from esper.watching.frames import frames_of_traceback
 from esper.watching.guard import Guard
-from esper.watching.heads import OUTPUT_QUANTITIES, find_output_layer, heads_of, output_width
-from esper.watching.held import HeldMinibatch, without_gradients
+from esper.watching.heads import find_output_layer, heads_of, output_width
 from esper.watching.hooks import TrainingHooks
 from esper.watching.incidents import Incidents
+from esper.watching.minibatch_watch import MinibatchWatch
 from esper.watching.parts import Part, parts_of
 from esper.watching.recorder import NoRecorder, Recorder, Trouble, UpdateRecord
 from esper.watching.repeater import Repeater
@@ -78,39 +75,42 @@ class Watch:
         self.parts: list[Part] = parts_of(self._models, self.heads, output_layer, groups)
         self._parameters: list[Tensor] = [part.parameter for part in self.parts]
         self._ids = set(map(id, self._parameters))
-        self._on_nonfinite = on_nonfinite
         self._guard = Guard(NoRecorder() if recorder is None else recorder)
-        self._finds_updates = finds_updates
         self._is_closed = False
-        self._repeater = repeater
         self._explainer = Explainer(
             self._models, self.parts, self.heads, replay, self._optimizers, inputs, repeater
         )
         self._incidents = Incidents(
             self._explainer, self.parts, self._guard, takes_bad_steps=on_nonfinite == "report"
         )
-        self._look = UpdateLook(self._parameters)
-        device = self._parameters[0].device if self._parameters else torch.device("cpu")
+        parameters: list[Tensor] = [part.parameter for part in self.parts]
+        self._look = UpdateLook(parameters)
+        device = parameters[0].device if parameters else torch.device("cpu")
         if when == "auto":
             when = "update" if device.type != "cpu" and on_nonfinite == "report" else "step"
         if sum(head.columns is not None for head in self.heads) == 1:
             width = 1  # a vocabulary is noted as a whole
-        self._flags = DeviceFlags(width, len(self.parts), device) if when == "update" else None
-        self._record = UpdateRecord(first_update)
-        self._held = HeldMinibatch()
-        # States of the generator after the last steps, the newest first.
-        self._rngs = deque([torch.get_rng_state()], maxlen=_STEPS_OF_A_LOOP)
-        self._last_optimizer: torch.optim.Optimizer | None = None
-        self._has_acted = False  # since the last minibatch
-        self._acts = False  # at any time
-        self._put_aside: list[tuple[Tensor, Tensor | None]] = []
-        self._first_step_at = 0.0
+        self._flags = DeviceFlags(width, len(parameters), device) if when == "update" else None
+        self._minibatches = MinibatchWatch(
+            self.parts,
+            self.heads,
+            self._explainer,
+            self._incidents,
+            self._guard,
+            self._flags,
+            repeater,
+            UpdateRecord(first_update),
+            on_bad_step=self._on_bad_step,
+            end_update=self._end_update,
+            finds_updates=finds_updates,
+        )
+        self._on_nonfinite = on_nonfinite
         self._is_paused = False
         self._start: StartState | None = None
-        self._is_updating = False
         self._updating_since = 0.0
-        self._left_out = 0  # steps that a loss scaler left out
-        self._hooks = TrainingHooks(self, output_layer, self._optimizers, hooks_steps=hooks_steps)
+        self._hooks = TrainingHooks(
+            self._minibatches, output_layer, self._optimizers, hooks_steps=hooks_steps
+        )
         self._hooks.attach()
 
     def __enter__(self) -> Self:
@@ -145,14 +145,16 @@ class Watch:
 
     def update(self, **figures: float) -> None:
         """End an update here, with figures of your own; from now on only this ends updates."""
-        self._finds_updates = False
+        self._minibatches.finds_updates = False
         self.log(**figures)
         with self._guard:
             self._end_update()
 
     def log(self, **figures: float) -> None:
         """Add figures to the current update; a later value of the same name replaces it."""
-        self._record.figures.update({name: float(value) for name, value in figures.items()})
+        self._minibatches.record.figures.update(
+            {name: float(value) for name, value in figures.items()}
+        )
 
     @property
     def recorder(self) -> Recorder:
@@ -163,7 +165,7 @@ class Watch:
     def updating(self) -> Iterator[None]:
         """Everything inside belongs to an update, also a call of the model without gradients."""
         self._updating_since = time.monotonic()
-        self._is_updating = True
+        self._minibatches.is_updating = True
         if self._start is not None:
             with self._guard:
                 self._start.take()
@@ -171,13 +173,13 @@ class Watch:
             yield
         finally:
             self._add_learning_time()
-            self._is_updating = False
+            self._minibatches.is_updating = False
 
     def _add_learning_time(self) -> None:
         """Add the time since an update began, or since the last one ended within `updating`."""
         now = time.monotonic()
-        spent = self._record.update_seconds or 0.0
-        self._record.update_seconds = spent + now - self._updating_since
+        spent = self._minibatches.record.update_seconds or 0.0
+        self._minibatches.record.update_seconds = spent + now - self._updating_since
         self._updating_since = now
 
     def keep_start(self, limit: int) -> None:
@@ -211,17 +213,16 @@ class Watch:
     @property
     def is_clean(self) -> bool:
         """Whether nothing was found in this update, and nothing lasting before."""
-        return not self._record.troubles and not self._incidents.is_broken
+        return not self._minibatches.record.troubles and not self._incidents.is_broken
 
     @property
     def has_stepped(self) -> bool:
         """Whether the optimizer was to take a step since the last update ended."""
-        return self._record.steps > 0
+        return self._minibatches.record.steps > 0
 
     def hold(self, result: Tensor, owner: str = SHARED, quantity: str = "loss") -> None:
         """Look at a scalar of this minibatch, such as its loss, when the optimizer steps."""
-        if self._flags is None and self._explainer.seen is None:
-            self._held.results.append((owner, quantity, result.detach()))
+        self._minibatches.hold(result, owner, quantity)
 
     def before_step(self, optimizer: torch.optim.Optimizer, *, is_scaled: bool = False) -> None:
         """Report that an optimizer is about to step, where its hooks come at other times.
@@ -231,13 +232,13 @@ class Watch:
             is_scaled: whether a loss scaler leaves the step out if gradients are not finite.
         """
         if not self._is_closed and not self._is_paused:
-            self._held.is_scaled = is_scaled
-            self.on_step(optimizer)
+            self._minibatches.held.is_scaled = is_scaled
+            self._minibatches.on_step(optimizer)
 
     def after_step(self) -> None:
         """Report that the step is over, whether it was taken or not."""
         if not self._is_closed:
-            self.on_step_over()
+            self._minibatches.on_step_over()
 
     def pause(self) -> None:
         """Take all hooks off, so that the model can be scripted or exported; see `resume`."""
@@ -272,7 +273,8 @@ class Watch:
         if self._is_closed:
             return
         self._is_closed = True
-        if self._record.steps or self._record.troubles or self._record.figures:
+        record = self._minibatches.record
+        if record.steps or record.troubles or record.figures:
             with self._guard:
                 self._end_update()
         self._hooks.detach()
@@ -294,213 +296,41 @@ class Watch:
             Whether all of them are finite.
         """
         with self._guard:
-            phase = "update" if self._is_updating else "acting"
-            return self._incidents.check(self._record, (head, quantity), values, made_by, phase)
+            phase = "update" if self._minibatches.is_updating else "acting"
+            return self._incidents.check(
+                self._minibatches.record, (head, quantity), values, made_by, phase
+            )
         return True
 
-    def is_mine(self, optimizer: torch.optim.Optimizer) -> bool:
-        """Return whether an optimizer trains what is watched."""
-        groups = optimizer.param_groups
-        return any(id(p) in self._ids for group in groups for p in group["params"][:1])
-
-    def on_output(self, _module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-        """Take note of one call of the output layer."""
-        if not isinstance(output, Tensor):
-            return
-        if self._explainer.seen is not None:
-            self._explainer.saw_again(_first(inputs), output)
-        elif not torch.compiler.is_compiling():
-            with self._guard:
-                self._saw_output(inputs, output)
-
-    def _saw_output(self, inputs: tuple[Any, ...], output: Tensor) -> None:
-        is_training = output.requires_grad
-        if is_training or self._is_updating:
-            if self._has_acted and self._finds_updates:
-                self._end_update_if_any()
-                self._has_acted = False
-        else:
-            self._has_acted = self._acts = True
-        if self._flags is not None:
-            self._flags.note_output(output, self._record.steps + 1)
-            return
-        if not is_training and self._incidents.acting_is_explained:
-            return
-        values = output.detach()
-        # A sum of finite values may overflow: it is only a reason to look.
-        total = values.sum(dtype=None if values.dtype.itemsize >= 4 else _SUM)
-        if is_training and self._repeater is not None:
-            own = [head for head in self.heads if head.columns is not None]
-            owner = own[0].name if len(own) == 1 else SHARED
-            quantity = OUTPUT_QUANTITIES.get(own[0].kind, "output") if own else "output"
-            self.hold(total, owner, quantity)
-            return
-        if math.isfinite(total.item()) or self._held.is_explained:
-            return
-        if bool(values.isfinite().all()):
-            return
-        phase = "update" if is_training or self._is_updating else "acting"
-        stack = [] if self._repeater is not None else list(frames_calling(sys._getframe(1)))
-        self._explain(stack, phase, outputs=[(_first(inputs), output)])
-
-    def on_clip(self, parameters: list[Tensor], norm: Tensor) -> None:
-        """Take note of the norm of some gradients before they are clipped."""
-        if self._explainer.seen is not None or self._ids.isdisjoint(map(id, parameters)):
-            return
-        with self._guard:
-            if self._flags is not None:
-                self._note_gradients()
-                return
-            self._held.clips.append((parameters, norm))
-            if not math.isfinite(norm.item()):
-                gradients = self._held.gradients_of(self.parts)
-                self._held.gradients = [
-                    None if one is None else one.detach().clone() for one in gradients
-                ]
-
-    def on_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Take note that an optimizer is about to step."""
-        if self._explainer.seen is not None:
-            return
-        is_bad = False
-        with self._guard:
-            is_bad = self._look_at_step(optimizer, sys._getframe(1))
-        if not is_bad:
-            return
+    def _on_bad_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Leave a step out or end training, as it was chosen."""
         if self._on_nonfinite == "halt":
             error = NonfiniteHalt(3)
             self.end(error)
             raise error
         if self._on_nonfinite == "skip":
-            self._record.skipped += 1
-            self._put_aside = without_gradients(optimizer)
-
-    def _look_at_step(self, optimizer: torch.optim.Optimizer, frame: FrameType) -> bool:
-        """Return whether this step would be made with something that is not finite."""
-        record = self._record
-        record.steps += 1
-        if record.steps == 1:
-            self._first_step_at = time.monotonic()
-        self._last_optimizer = optimizer
-        if self._flags is not None:
-            if not self._held.clips:
-                self._note_gradients()
-            return False
-        held = self._held
-        value = held.norm_of(optimizer)
-        is_bad = value is not None and not math.isfinite(value)
-        if value is not None and not is_bad:
-            record.norm_sum += value
-            record.norms += 1
-            record.norm_max = max(record.norm_max, value)
-        bad_results = held.bad_results() if held.results else ()
-        if not is_bad and not bad_results:
-            return False
-        if is_bad and not bad_results and self._is_skipped_by_scaler(optimizer):
-            with self._guard:
-                self._look_at_left_out(optimizer, frame)
-            return False
-        if self._repeater is not None:
-            with self._guard:
-                self._incidents.explain_held(record, held, bad_results, optimizer)
-            return is_bad
-        is_norm_only = held.has_finite_gradients(self.parts)
-        with self._guard:  # if it cannot be explained, the step is bad all the same
-            if not held.is_explained:
-                stack = list(frames_calling(frame))
-                self._explain(stack, "update", optimizer=optimizer, only_if_found=is_norm_only)
-        return not is_norm_only
-
-    def _is_skipped_by_scaler(self, optimizer: torch.optim.Optimizer) -> bool:
-        """Return whether a loss scaler leaves a step out whose gradients are not finite."""
-        if self._held.is_scaled:
-            self._record.skipped += 1
-            return True
-        found = getattr(optimizer, "found_inf", None)
-        return isinstance(found, Tensor) and bool(found.any())
-
-    def on_left_out(self, optimizer: torch.optim.Optimizer, frame: FrameType) -> None:
-        """Take note that a loss scaler left a step out."""
-        with self._guard:
-            self._look_at_left_out(optimizer, frame)
-            self._begin_minibatch()
-
-    def _look_at_left_out(self, optimizer: torch.optim.Optimizer, frame: FrameType) -> None:
-        """Look at a step that a loss scaler leaves out: it hides a NaN like its own overflows."""
-        self._left_out += 1
-        is_looked_at = self._left_out <= _LEFT_OUT or self._left_out.bit_count() == 1
-        is_known = self._held.is_explained or self._flags is not None or self._repeater is not None
-        if is_looked_at and not is_known:
-            stack = list(frames_calling(frame))
-            self._explain(stack, "update", optimizer=optimizer, only_if_harmful=True)
-
-    def _note_gradients(self) -> None:
-        """Add the gradients of this step to the flags on the device."""
-        assert self._flags is not None
-        norms = self._flags.note_gradients(self._parameters, self._record.steps + 1)
-        self._held.clips.append((self._parameters, norms))
-
-    def on_step_over(self) -> None:
-        """Take note that the step was made."""
-        if self._explainer.seen is not None:
-            return
-        if self._put_aside:
-            for parameter, gradient in self._put_aside:
-                parameter.grad = gradient
-            self._put_aside = []
-        self._begin_minibatch()
-        if not self._finds_updates or self._acts:
-            return  # an update ends where acting ends
-        if time.monotonic() - self._first_step_at > _UPDATE_SECONDS:
-            with self._guard:
-                self._end_update()
-
-    def _begin_minibatch(self) -> None:
-        self._forget_minibatch()
-        self._rngs.appendleft(torch.get_rng_state())
-
-    def _explain(self, stack: list[FrameType], phase: str, **details: Any) -> None:
-        self._incidents.explain(
-            self._record, self._held, stack, phase, rngs=tuple(self._rngs), **details
-        )
+            self._minibatches.leave_out(optimizer)
 
     def _explain_exception(self, traceback: TracebackType | None) -> None:
         if self._flags is not None and not self._incidents.is_broken:
-            self._look_back(self._record)  # the first bad step, before its consequences
-        if self._record.troubles or self._incidents.is_broken:
-            return
-        if self._repeater is not None:
-            held = self._held
-            self._incidents.explain_held(self._record, held, held.bad_results(), None)
-            if self._record.troubles:
-                return
-        stack = frames_of_traceback(traceback)
-        is_acting = self._has_acted and not self._is_updating
-        self._explain(stack, "acting" if is_acting else "update", only_if_found=True)
-
-    def _end_update_if_any(self) -> None:
-        if self._record.steps:
-            self._end_update()
+            self._look_back(self._minibatches.record)  # the first bad step, before consequences
+        if not self._minibatches.record.troubles and not self._incidents.is_broken:
+            self._minibatches.explain_exception(frames_of_traceback(traceback))
 
     def _end_update(self) -> None:
-        record = self._record
-        if self._is_updating:
+        record = self._minibatches.record
+        if self._minibatches.is_updating:
             self._add_learning_time()
-        if self._last_optimizer is not None:
-            record.learning_rate = float(self._last_optimizer.param_groups[0]["lr"])
+        if self._minibatches.last_optimizer is not None:
+            record.learning_rate = float(self._minibatches.last_optimizer.param_groups[0]["lr"])
         self._look_back(record)
         record.still_updates = self._look.still_for
         record.ended = time.monotonic()
-        self._record = UpdateRecord(record.number + 1)
-        self._updating_since = self._record.began
-        self._forget_minibatch()
+        self._minibatches.record = UpdateRecord(record.number + 1)
+        self._updating_since = self._minibatches.record.began
+        self._minibatches.forget_minibatch()
         self._incidents.acting_is_explained = False
         self._guard.recorder.updated(record)
-
-    def _forget_minibatch(self) -> None:
-        self._held = HeldMinibatch()
-        if self._repeater is not None:
-            self._repeater.forget()
 
     def _look_back(self, record: UpdateRecord) -> None:
         """Read, once per update, the flags and whether weights and moments are finite."""
@@ -522,7 +352,3 @@ class Watch:
     def is_stalled(self) -> bool:
         """Whether no weight has moved for several updates in which steps were taken."""
         return self._look.is_stalled
-
-
-def _first(inputs: tuple[Any, ...]) -> Tensor | None:
-    return inputs[0] if inputs and isinstance(inputs[0], Tensor) else None

@@ -1,0 +1,282 @@
+"""The look at each minibatch: outputs, gradient norms and the optimizer's step."""
+
+import math
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from types import FrameType
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+
+from esper.leyline.telemetry import SHARED
+from esper.watching.device_flags import DeviceFlags
+from esper.watching.explainer import Explainer
+from esper.watching.frames import frames_calling
+from esper.watching.guard import Guard
+from esper.watching.heads import OUTPUT_QUANTITIES, Head
+from esper.watching.held import HeldMinibatch, without_gradients
+from esper.watching.incidents import Incidents
+from esper.watching.parts import Part
+from esper.watching.recorder import UpdateRecord
+from esper.watching.repeater import Repeater
+
+_SUM: Final = torch.float32  # type of the sum of an output; a sum in half precision overflows
+_STEPS_OF_A_LOOP: Final = 4  # as many optimizers may step in one pass of a loop
+_UPDATE_SECONDS: Final = 1.0  # length of an update where the loop shows no boundary
+_LEFT_OUT: Final = 64  # of the steps that a loss scaler leaves out, so many are looked at
+
+
+class MinibatchWatch:
+    """Looks at each minibatch, and has explained what is not finite. It is what hooks call.
+
+    Args:
+        parts: all parameters.
+        heads: of the models.
+        explainer: whose repetitions of a minibatch are left alone.
+        incidents: explains and reports.
+        guard: of the watch.
+        flags: notes everything on the device instead; None: look at once.
+        repeater: computes minibatches again instead of the loop; None: the loop is run again.
+        record: of the first update.
+        on_bad_step: is called before a step with something that is not finite.
+        end_update: ends an update.
+        finds_updates: whether an update ends where acting ends, or else after a second.
+
+    Attributes:
+        record: of the current update.
+        held: of the current minibatch.
+        has_acted: since the last minibatch.
+        is_updating: whether everything now belongs to an update.
+        last_optimizer: that stepped; None before.
+    """
+
+    def __init__(
+        self,
+        parts: Sequence[Part],
+        heads: Sequence[Head],
+        explainer: Explainer,
+        incidents: Incidents,
+        guard: Guard,
+        flags: DeviceFlags | None,
+        repeater: Repeater | None,
+        record: UpdateRecord,
+        *,
+        on_bad_step: Callable[[torch.optim.Optimizer], None],
+        end_update: Callable[[], None],
+        finds_updates: bool,
+    ) -> None:
+        self._parts = parts
+        self._parameters: list[Tensor] = [part.parameter for part in parts]
+        self._ids = set(map(id, self._parameters))
+        self._heads = heads
+        self._explainer = explainer
+        self._incidents = incidents
+        self._guard = guard
+        self._flags = flags
+        self._repeater = repeater
+        self._on_bad_step = on_bad_step
+        self._end_update = end_update
+        self.finds_updates = finds_updates
+        self.record = record
+        self.held = HeldMinibatch()
+        self.has_acted = False
+        self.is_updating = False
+        self.last_optimizer: torch.optim.Optimizer | None = None
+        # States of the generator after the last steps, the newest first.
+        self._rngs = deque([torch.get_rng_state()], maxlen=_STEPS_OF_A_LOOP)
+        self._acts = False  # at any time
+        self._put_aside: list[tuple[Tensor, Tensor | None]] = []
+        self._first_step_at = 0.0
+        self._left_out = 0  # steps that a loss scaler left out
+
+    def hold(self, result: Tensor, owner: str, quantity: str) -> None:
+        """Look at a scalar of this minibatch, such as its loss, when the optimizer steps."""
+        if self._flags is None and self._explainer.seen is None:
+            self.held.results.append((owner, quantity, result.detach()))
+
+    def is_mine(self, optimizer: torch.optim.Optimizer) -> bool:
+        """Return whether an optimizer trains what is watched."""
+        groups = optimizer.param_groups
+        return any(id(p) in self._ids for group in groups for p in group["params"][:1])
+
+    def on_output(self, _module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        """Take note of one call of the output layer."""
+        if not isinstance(output, Tensor):
+            return
+        if self._explainer.seen is not None:
+            self._explainer.saw_again(_first(inputs), output)
+        elif not torch.compiler.is_compiling():
+            with self._guard:
+                self._saw_output(inputs, output)
+
+    def _saw_output(self, inputs: tuple[Any, ...], output: Tensor) -> None:
+        is_training = output.requires_grad
+        if is_training or self.is_updating:
+            if self.has_acted and self.finds_updates:
+                if self.record.steps:
+                    self._end_update()
+                self.has_acted = False
+        else:
+            self.has_acted = self._acts = True
+        if self._flags is not None:
+            self._flags.note_output(output, self.record.steps + 1)
+            return
+        if not is_training and self._incidents.acting_is_explained:
+            return
+        values = output.detach()
+        # A sum of finite values may overflow: it is only a reason to look.
+        total = values.sum(dtype=None if values.dtype.itemsize >= 4 else _SUM)
+        if is_training and self._repeater is not None:
+            own = [head for head in self._heads if head.columns is not None]
+            owner = own[0].name if len(own) == 1 else SHARED
+            quantity = OUTPUT_QUANTITIES.get(own[0].kind, "output") if own else "output"
+            self.hold(total, owner, quantity)
+            return
+        if math.isfinite(total.item()) or self.held.is_explained:
+            return
+        if bool(values.isfinite().all()):
+            return
+        phase = "update" if is_training or self.is_updating else "acting"
+        stack = [] if self._repeater is not None else list(frames_calling(sys._getframe(1)))
+        self._explain(stack, phase, outputs=[(_first(inputs), output)])
+
+    def on_clip(self, parameters: list[Tensor], norm: Tensor) -> None:
+        """Take note of the norm of some gradients before they are clipped."""
+        if self._explainer.seen is not None or self._ids.isdisjoint(map(id, parameters)):
+            return
+        with self._guard:
+            if self._flags is not None:
+                self._note_gradients()
+                return
+            self.held.clips.append((parameters, norm))
+            if not math.isfinite(norm.item()):
+                gradients = self.held.gradients_of(self._parts)
+                self.held.gradients = [
+                    None if one is None else one.detach().clone() for one in gradients
+                ]
+
+    def on_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Take note that an optimizer is about to step."""
+        if self._explainer.seen is not None:
+            return
+        is_bad = False
+        with self._guard:
+            is_bad = self._look_at_step(optimizer, sys._getframe(1))
+        if is_bad:
+            self._on_bad_step(optimizer)
+
+    def leave_out(self, optimizer: torch.optim.Optimizer) -> None:
+        """Make the step that comes change nothing; its gradients are put back after it."""
+        self.record.skipped += 1
+        self._put_aside += without_gradients(optimizer)
+
+    def _look_at_step(self, optimizer: torch.optim.Optimizer, frame: FrameType) -> bool:
+        """Return whether this step would be made with something that is not finite."""
+        record = self.record
+        record.steps += 1
+        if record.steps == 1:
+            self._first_step_at = time.monotonic()
+        self.last_optimizer = optimizer
+        if self._flags is not None:
+            if not self.held.clips:
+                self._note_gradients()
+            return False
+        held = self.held
+        value = held.norm_of(optimizer)
+        is_bad = value is not None and not math.isfinite(value)
+        if value is not None and not is_bad:
+            record.norm_sum += value
+            record.norms += 1
+            record.norm_max = max(record.norm_max, value)
+        bad_results = held.bad_results() if held.results else ()
+        if not is_bad and not bad_results:
+            return False
+        if is_bad and not bad_results and self._is_skipped_by_scaler(optimizer):
+            with self._guard:
+                self._look_at_left_out(optimizer, frame)
+            return False
+        if self._repeater is not None:
+            with self._guard:
+                self._incidents.explain_held(record, held, bad_results, optimizer)
+            return is_bad
+        is_norm_only = held.has_finite_gradients(self._parts)
+        with self._guard:  # if it cannot be explained, the step is bad all the same
+            if not held.is_explained:
+                stack = list(frames_calling(frame))
+                self._explain(stack, "update", optimizer=optimizer, only_if_found=is_norm_only)
+        return not is_norm_only
+
+    def _is_skipped_by_scaler(self, optimizer: torch.optim.Optimizer) -> bool:
+        """Return whether a loss scaler leaves a step out whose gradients are not finite."""
+        if self.held.is_scaled:
+            self.record.skipped += 1
+            return True
+        found = getattr(optimizer, "found_inf", None)
+        return isinstance(found, Tensor) and bool(found.any())
+
+    def on_left_out(self, optimizer: torch.optim.Optimizer, frame: FrameType) -> None:
+        """Take note that a loss scaler left a step out."""
+        with self._guard:
+            self._look_at_left_out(optimizer, frame)
+            self._begin_minibatch()
+
+    def _look_at_left_out(self, optimizer: torch.optim.Optimizer, frame: FrameType) -> None:
+        """Look at a step that a loss scaler leaves out: it hides a NaN like its own overflows."""
+        self._left_out += 1
+        is_looked_at = self._left_out <= _LEFT_OUT or self._left_out.bit_count() == 1
+        is_known = self.held.is_explained or self._flags is not None or self._repeater is not None
+        if is_looked_at and not is_known:
+            stack = list(frames_calling(frame))
+            self._explain(stack, "update", optimizer=optimizer, only_if_harmful=True)
+
+    def _note_gradients(self) -> None:
+        """Add the gradients of this step to the flags on the device."""
+        assert self._flags is not None
+        norms = self._flags.note_gradients(self._parameters, self.record.steps + 1)
+        self.held.clips.append((self._parameters, norms))
+
+    def on_step_over(self) -> None:
+        """Take note that the step was made."""
+        if self._explainer.seen is not None:
+            return
+        if self._put_aside:
+            for parameter, gradient in self._put_aside:
+                parameter.grad = gradient
+            self._put_aside.clear()
+        self._begin_minibatch()
+        if not self.finds_updates or self._acts:
+            return  # an update ends where acting ends
+        if time.monotonic() - self._first_step_at > _UPDATE_SECONDS:
+            with self._guard:
+                self._end_update()
+
+    def _begin_minibatch(self) -> None:
+        self.forget_minibatch()
+        self._rngs.appendleft(torch.get_rng_state())
+
+    def _explain(self, stack: list[FrameType], phase: str, **details: Any) -> None:
+        self._incidents.explain(
+            self.record, self.held, stack, phase, rngs=tuple(self._rngs), **details
+        )
+
+    def explain_exception(self, stack: list[FrameType]) -> None:
+        """Explain an exception that ended training from the frames of its traceback."""
+        if self._repeater is not None:
+            self._incidents.explain_held(self.record, self.held, self.held.bad_results(), None)
+            if self.record.troubles:
+                return
+        is_acting = self.has_acted and not self.is_updating
+        self._explain(stack, "acting" if is_acting else "update", only_if_found=True)
+
+    def forget_minibatch(self) -> None:
+        """Begin a new minibatch."""
+        self.held = HeldMinibatch()
+        if self._repeater is not None:
+            self._repeater.forget()
+
+
+def _first(inputs: tuple[Any, ...]) -> Tensor | None:
+    return inputs[0] if inputs and isinstance(inputs[0], Tensor) else None
