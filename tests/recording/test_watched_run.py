@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 import esper
+from esper.watching.held import HeldMinibatch
 
 PRELUDE = """
 import torch, esper
