@@ -13,17 +13,14 @@ import argparse
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
-from multiprocessing import get_context
 from typing import Any
 from unittest import mock
 
 import numpy as np
 import torch
-from benchmark_output import rounds_of
-from scipy.stats import bootstrap
+from benchmark_output import in_processes, interval_of, line_of, rounds_of
 from torch import Tensor
 
 from esper.leyline.heads import HEAD_SIZES, Op
@@ -256,15 +253,6 @@ def in_a_process(name: str, rounds: int, threads: int) -> tuple[dict[str, list[f
     return medians, float(np.median(shares_of_parts(SIZES[name], rounds)))
 
 
-def interval_of(values: np.ndarray[Any, Any]) -> str:
-    """Return the median of one value per process, with its 95 % interval if there are several."""
-    median = f"{np.median(values):.4f}"
-    if len(values) < 3:
-        return median
-    interval = bootstrap((values,), np.median, rng=0, method="percentile").confidence_interval
-    return f"{median} [{interval.low:.4f}, {interval.high:.4f}]"
-
-
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -279,19 +267,11 @@ def main() -> None:
             f"{name}: {SIZES[name]}, {options.processes} processes of {rounds} rounds, "
             f"{options.threads} threads"
         )
-        found, parts = [], []
-        for _ in range(options.processes):  # one after the other, each a new process
-            with ProcessPoolExecutor(1, get_context("spawn")) as one:
-                medians, share = one.submit(in_a_process, name, rounds, options.threads).result()
-            found.append(medians)
-            parts.append(1 + share)
-        for variant in found[0]:
-            own, ratios = np.array([each[variant] for each in found]).T
-            print(
-                f"  {variant:30} {np.median(own):9.1f} ms   {interval_of(ratios)} of none, "
-                f"processes {ratios.min():.3f} to {ratios.max():.3f}"
-            )
-        print(f"  {'ours, its parts timed inside':43} {interval_of(np.array(parts))} of rest")
+        results = in_processes(options.processes, in_a_process, name, rounds, options.threads)
+        for variant in results[0][0]:
+            print(line_of(variant, *np.array([medians[variant] for medians, _ in results]).T))
+        parts = np.array([1 + share for _, share in results])
+        print(f"  {'ours, its parts timed inside':45} {interval_of(parts)} of rest")
 
 
 if __name__ == "__main__":

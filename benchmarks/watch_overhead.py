@@ -1,16 +1,17 @@
 """Cost of `esper.watch` while nothing is wrong, compared with the common ways to look for NaN.
 
 Each variant and the unwatched training alternate in one process, in processor time, on the same
-model and data; each is reported as the median of its ratios to the unwatched training next to it,
-with a 95 % bootstrap interval.
+model and data. The measurement is repeated in several processes: reported are the median of their
+median ratios and a 95 % bootstrap interval over the processes.
 
-    uv run python benchmarks/watch_overhead.py [--rounds 30] [--subjects sb3-box gpt]
+    uv run python benchmarks/watch_overhead.py [--rounds 12] [--processes 5] [--subjects gpt]
 """
 
 import argparse
 import logging
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import (
     AbstractContextManager,
@@ -28,8 +29,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import torch
-from benchmark_output import rounds_of
-from scipy.stats import bootstrap
+from benchmark_output import in_processes, line_of, rounds_of
 from torch import Tensor, nn
 
 import esper
@@ -209,23 +209,24 @@ def capture(model: nn.Module) -> Iterator[None]:
         yield
 
 
+def seconds(
+    work: Callable[[], object], context: AbstractContextManager[object] | None = None
+) -> float:
+    """Return the processor time of `work` in a context, which is entered before and left after."""
+    with context or nullcontext():
+        start = time.process_time()
+        work()
+        return time.process_time() - start
+
+
 @contextmanager
-def watched(watch: Watch) -> Iterator[None]:
-    """Watch one update, with its event."""
+def attached(watch: Watch) -> Iterator[None]:
+    """Watch, as from the beginning of a training to its end."""
     watch.resume()
     try:
         yield
-        watch.update(loss=0.0)
     finally:
         watch.pause()
-
-
-def seconds(work: Callable[[], object], context: AbstractContextManager[object]) -> float:
-    """Return the processor time of `work`, with that of the context around it."""
-    start = time.process_time()
-    with context:
-        work()
-    return time.process_time() - start
 
 
 def measure(
@@ -234,26 +235,30 @@ def measure(
     """Return the seconds of each variant, and its ratios to the unwatched update next to it."""
     watch = esper.watch(**subject.watched, run_dir=runs, finds_updates=False)
     watch.pause()
-    variants: dict[str, Callable[[], AbstractContextManager[object]]] = {
-        "unwatched, again (noise)": nullcontext,
-        "esper.watch": lambda: watched(watch),
-        "isfinite on outputs, gradients": lambda: hooks(subject.model),
-        "a copy at each step": lambda: capture(subject.model),
-        "detect_anomaly": lambda: torch.autograd.detect_anomaly(check_nan=True),
+
+    def watched() -> None:
+        subject.train()
+        watch.update(loss=0.0)
+
+    variants: dict[str, Callable[[], float]] = {
+        "unwatched, again (noise)": lambda: seconds(subject.train),
+        "esper.watch": lambda: seconds(watched, attached(watch)),
+        "isfinite on outputs, gradients": lambda: seconds(subject.train, hooks(subject.model)),
+        "a copy at each step": lambda: seconds(subject.train, capture(subject.model)),
+        "detect_anomaly": lambda: seconds(
+            subject.train, torch.autograd.detect_anomaly(check_nan=True)
+        ),
     }
     results: dict[str, tuple[list[float], list[float]]] = {name: ([], []) for name in variants}
     subject.train()
-    for turn in range(rounds):
-        for name, variant in variants.items():
-            if name == "detect_anomaly" and turn >= max(3, rounds // 4):
-                continue  # its ratio is so large that a few rounds are enough
-            # Whatever goes second profits from warm caches, so they take turns.
+    for name, variant in variants.items():  # one by one: what one leaves in memory slows others
+        variant()
+        for turn in range(max(2, rounds // 4) if name == "detect_anomaly" else rounds):
+            # The second of two profits from warm caches, so they take turns.
             if turn % 2:
-                base = seconds(subject.train, nullcontext())
-                own = seconds(subject.train, variant())
+                base, own = seconds(subject.train), variant()
             else:
-                own = seconds(subject.train, variant())
-                base = seconds(subject.train, nullcontext())
+                own, base = variant(), seconds(subject.train)
             results[name][0].append(own)
             results[name][1].append(own / base)
     watch.close()
@@ -262,31 +267,40 @@ def measure(
     return results
 
 
+def in_a_process(name: str, rounds: int, threads: int) -> tuple[dict[str, list[float]], str]:
+    """Return the median milliseconds and ratio of each variant, and a line on the subject."""
+    torch.set_num_threads(threads)
+    warnings.filterwarnings("ignore", message="Anomaly Detection has been enabled")
+    logging.getLogger("esper").setLevel(logging.ERROR)
+    subject = SUBJECTS[name]()
+    with tempfile.TemporaryDirectory() as runs:
+        results = measure(subject, rounds, Path(runs))
+    medians = {
+        variant: [1000 * float(np.median(own)), float(np.median(ratios))]
+        for variant, (own, ratios) in results.items()
+    }
+    weights = sum(p.numel() for p in subject.model.parameters())
+    return medians, f"{subject.steps} optimizer steps an update, {weights} parameters"
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=rounds_of, default=30)
+    parser.add_argument("--rounds", type=rounds_of, default=12, help="rounds in each process")
+    parser.add_argument("--processes", type=rounds_of, default=5)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--subjects", nargs="+", choices=SUBJECTS, default=list(SUBJECTS))
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    logging.getLogger("esper").setLevel(logging.ERROR)
     for name in options.subjects:
-        subject = SUBJECTS[name]()
-        with tempfile.TemporaryDirectory() as runs:
-            results = measure(subject, options.rounds, Path(runs))
-        base = np.median(results["unwatched, again (noise)"][0])
-        print(
-            f"{name}: {1000 * base:.1f} ms for {subject.steps} steps, "
-            f"{sum(p.numel() for p in subject.model.parameters())} parameters, "
-            f"{options.rounds} rounds, {options.threads} threads"
+        results = in_processes(
+            options.processes, in_a_process, name, options.rounds, options.threads
         )
-        for variant, (own, ratios) in results.items():
-            interval = bootstrap((np.array(ratios),), np.median, rng=0).confidence_interval
-            print(
-                f"  {variant:32} {1000 * np.median(own):9.1f} ms   "
-                f"{np.median(ratios):.3f}  [{interval.low:.3f}, {interval.high:.3f}]"
-            )
+        print(
+            f"{name}: {results[0][1]}, {options.processes} processes of {options.rounds} rounds, "
+            f"{options.threads} threads"
+        )
+        for variant in results[0][0]:
+            print(line_of(variant, *np.array([medians[variant] for medians, _ in results]).T))
 
 
 if __name__ == "__main__":
