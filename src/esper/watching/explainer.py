@@ -300,6 +300,18 @@ class Explainer:
         named |= {f"optimizer {name}": tensor for name, (_, tensor) in state.items()}
         return named
 
+    def moments(self) -> list[Tensor]:
+        """Return what the optimizers keep of all parameters."""
+        known = self._of_parameter
+        return [
+            value
+            for optimizer in self._optimizers.values()
+            for parameter, state in optimizer.state.items()
+            if id(parameter) in known
+            for value in state.values()
+            if isinstance(value, Tensor) and (value.dim() or not parameter.dim())
+        ]
+
     def state(self) -> dict[str, tuple[Part, Tensor]]:
         """Return what the optimizers keep of each parameter, by name."""
         return {

@@ -20,7 +20,7 @@ class UpdateLook:
         self._parameters = parameters
         # A norm in half precision would hide small steps.
         is_half = any(one.dtype.itemsize < 4 for one in parameters)
-        self._kind = torch.float32 if is_half else None
+        self._type = torch.float32 if is_half else None
         self._norms: Tensor | None = None
         self.still_for = 0
 
@@ -31,12 +31,16 @@ class UpdateLook:
         Args:
             moments: what the optimizers keep of the parameters.
         """
-        norms = torch.stack(torch._foreach_norm(self._parameters, 2.0, dtype=self._kind))
-        of_moments = torch._foreach_norm(moments) if moments else ()
+        tensors = [*self._parameters, *(one for one in moments if one.is_floating_point())]
+        each = list(torch._foreach_norm(tensors, 2.0, dtype=self._type))
+        device = each[0].device
+        if any(one.device != device for one in each):
+            each = [one.to(device) for one in each]
+        all_norms = torch.stack(each)
+        norms = all_norms[: len(self._parameters)]
         before, self._norms = self._norms, norms
         same = norms.new_zeros((), dtype=torch.bool) if before is None else (norms == before).all()
-        total = [norms.float(), *(one.float().to(norms.device).reshape(1) for one in of_moments)]
-        return torch.stack([torch.cat(total).isfinite().all(), same])
+        return torch.stack([all_norms.isfinite().all(), same])
 
     def count(self, *, is_same: bool, took_steps: bool) -> None:
         """Count an update that is over."""

@@ -334,7 +334,7 @@ class Watch:
 
     def _look_back(self, record: UpdateRecord) -> None:
         """Read, once per update, the flags and whether weights and moments are finite."""
-        looked_at = self._look.look([moment for _, moment in self._explainer.state().values()])
+        looked_at = self._look.look(self._explainer.moments())
         if self._flags is None:
             is_finite, is_same = looked_at.tolist()
         else:

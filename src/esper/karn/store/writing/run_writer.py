@@ -1,6 +1,6 @@
 """Writes a run's events into its store from a thread of its own, and never stops the training.
 
-`emit` encodes the event and puts it into a queue. The thread commits the queue every 50 ms, or at
+`emit` encodes the event and puts it into a queue. The thread commits the queue every 200 ms, or at
 once when an event is durable. A new latch is written to `latches.jsonl` first. `emit` never raises
 because of the store: while it cannot be written, events wait in bounded memory and the thread
 retries; events that do not fit are counted; the first failure and the recovery are reported.
@@ -48,7 +48,7 @@ from esper.leyline.telemetry import (
 from esper.leyline.text.plurals import counted, plural
 
 HEARTBEAT_SECONDS: Final = 2.0
-COMMIT_SECONDS: Final = 0.05
+COMMIT_SECONDS: Final = 0.2
 #: Maximum number and size of the events that wait while the store cannot be written.
 QUEUE_LIMIT: Final = 16_384
 QUEUE_BYTES: Final = 64 << 20
