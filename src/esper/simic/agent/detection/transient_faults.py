@@ -44,10 +44,9 @@ def report_transient(exam: Examination) -> None:
     first_broken = _first_broken(exam, examined, state.parameters)  # [P]
     for index, codes in examined.items():
         parameters = state.parameters.masked_fill(first_broken > index, 0)
-        # A gradient of a head that broke in both passes alike passes on in both what it passes on.
-        gradient = first.minibatches[index]["gradient"] if exam.has_parted(index) else (
-            codes["gradient"]
-        )  # fmt: skip
+        gradient = first.minibatches[index]["gradient"]
+        if not exam.has_parted(index):  # what a head sends on in both passes alike broke no trunk
+            gradient = codes.get("gradient", gradient)
         around = replace(
             exam.around(index, parameters, trunk, exam.nowhere()),
             heads_sent=bool(gradient[exam.anatomy.owner != TRUNK].any()),
