@@ -130,7 +130,7 @@ class Examination:
             parameters: codes of the parameters it was computed with, `[P]`.
             explaining: receives the owners of parameters that explain something.
         """
-        trunk, value = self.nowhere(), self.nowhere()
+        trunk, value = self.broken_in_preparation(codes_by_part)
         for part, codes in enumerate(codes_by_part):
             hosts = self.hosts[part]
             found, owners = causes_in(
@@ -143,9 +143,15 @@ class Examination:
             reproduced = others_by_part is not None and is_any(others_by_part[part])
             for finding in found:
                 self.ledger.add(finding, "preparation", reproduced=reproduced)
+            self.prepared_log_probs[:, hosts] |= codes["old_log_prob"] > 0
+        return trunk, value
+
+    def broken_in_preparation(self, codes_by_part: Sequence[Codes]) -> tuple[Tensor, Tensor]:
+        """Return where trunk and value broke in the preparation, each `[T, N]`."""
+        trunk, value = self.nowhere(), self.nowhere()
+        for hosts, codes in zip(self.hosts, codes_by_part, strict=False):
             trunk[:, hosts] = (codes["trunk"] > 0).any(2)
             value[:, hosts] = codes["value"] > 0
-            self.prepared_log_probs[:, hosts] |= codes["old_log_prob"] > 0
         return trunk, value
 
     def has_parted(self, index: int) -> bool:

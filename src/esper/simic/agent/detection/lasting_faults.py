@@ -31,10 +31,12 @@ def report_lasting(exam: Examination, known: Tensor) -> Tensor:
     """
     start = exam.start
     explaining: set[int] = set()
-    trunk, value = exam.report_preparation(
-        exam.second.prepared, exam.first.prepared, start.parameters, explaining
-    )
-    exam.saturating = _saturating(exam, trunk, value)
+    trunk, value = exam.broken_in_preparation(exam.second.prepared)
+    saturating = _saturating(exam, trunk, value)
+    # An infinite weight breaks some places and saturates in others; a bias does one of both.
+    exam.saturating = saturating & exam.anatomy.is_bias()
+    exam.report_preparation(exam.second.prepared, exam.first.prepared, start.parameters, explaining)
+    exam.saturating = saturating
     advantages = _explained_advantages(exam, trunk, value)
     observed = {
         (seen.quantity, seen.kind, seen.host)

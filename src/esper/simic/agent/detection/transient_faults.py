@@ -44,10 +44,9 @@ def report_transient(exam: Examination) -> None:
     first_broken = _first_broken(exam, examined, state.parameters)  # [P]
     for index, codes in examined.items():
         parameters = state.parameters.masked_fill(first_broken > index, 0)
-        gradient = first.minibatches[index]["gradient"]
         around = replace(
             exam.around(index, parameters, trunk, exam.nowhere()),
-            heads_sent=bool(gradient[exam.anatomy.owner != TRUNK].any()),
+            heads_sent=_heads_sent(exam, index, codes),
         )
         for finding in causes_in(codes, exam.anatomy, around)[0]:
             # Once the passes have parted, a lasting fault continues differently in each.
@@ -95,6 +94,27 @@ def _report_state(exam: Examination, state: StateCodes, first_broken: Tensor) ->
         broken = by_step.masked_fill(first_broken != at, 0)
         for finding in parameter_findings(broken, exam.anatomy, "parameters"):
             exam.ledger.add(finding, "update", max(at - 1, 0), reproduced=False)
+
+
+def _heads_sent(exam: Examination, index: int, codes: Codes) -> bool:
+    """Return whether heads or critic may have broken the derivatives that the trunk received.
+
+    The first pass keeps no derivatives of the trunk's output.
+
+    Args:
+        exam: both passes.
+        index: index of the minibatch.
+        codes: codes in which the first pass differs from the second.
+    """
+    outside = exam.anatomy.owner != TRUNK
+    is_same = not exam.has_parted(index) and not is_any(without_backward(codes))
+    again = exam.second.minibatches[index]["gradient"]
+    if is_same and "gradient" in codes and not again[~outside].any():
+        # What breaks in both passes alike sends on the same in both, and there it broke no trunk.
+        return bool(codes["gradient"][outside].any())
+    weights = exam.states[index].parameters.masked_fill(exam.anatomy.is_bias(), 0)
+    gradient = exam.first.minibatches[index]["gradient"]
+    return bool((gradient[outside] | weights[outside]).any())
 
 
 def _first_broken(exam: Examination, examined: Mapping[int, Codes], parameters: Tensor) -> Tensor:
