@@ -171,7 +171,7 @@ def test_a_choice_of_actions_is_repeated(name, tmp_path):
     assert replay.verdict == REPRODUCED
     assert seen(replay) == [("shared", "obs_tensor", "nan")]
     assert replay.origin is not None
-    assert "observations[0, 1]" in replay.origin.cause
+    assert "obs_tensor[0, 1]" in replay.origin.cause
 
 
 def test_the_second_incident_of_an_update_whose_bad_steps_are_skipped(tmp_path):

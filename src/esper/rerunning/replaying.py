@@ -26,7 +26,8 @@ from esper.simic.replay.replaying import Replay
 from esper.simic.replay.verdict import DIFFERS, REPRODUCED, judge
 from esper.tracing.origin import Origin
 from esper.tracing.tracer import OperationTracer
-from esper.watching.explaining import Found, of_heads, origin_in, origin_in_use
+from esper.watching.beginning import as_it_began
+from esper.watching.explaining import Found, origin_in, origin_in_use
 from esper.watching.frames import is_plumbing, tensors_in
 from esper.watching.heads import OUTPUT_QUANTITIES
 from esper.watching.watch import Watch
@@ -34,6 +35,12 @@ from esper.watching.watch import Watch
 _NEVER_NEGATIVE: Final = ("exp_avg_sq", "square_avg", "max_exp_avg_sq")
 #: Quantities that flags on the device can name (`esper.watching.flag_evidence`).
 _BY_FLAGS: Final = ("features", "gradient", *OUTPUT_QUANTITIES.values())
+#: Names of what an LSTM starts from, in capsules and in the library's loop.
+_STATES: Final = {
+    f"{state}_states_{net}": f"lstm_states.{net}[{number}]"
+    for net in ("pi", "vf")
+    for number, state in enumerate(("hidden", "cell"))
+}
 _MOST_THREADS: Final = 1024
 #: Settings that may be the number in an operation that made a value non-finite.
 _NUMBERS: Final = ("gamma", "ent_coef", "vf_coef", "max_grad_norm", "clip_range", "learning_rate")
@@ -184,8 +191,8 @@ class _Repetition:
         trouble = watch.troubles[-1]
         seen = tuple(sightings_of(trouble))
         origin = self._origin(seen)
-        if origin is not None and not origin.operation.poisons:
-            found = of_heads(watch.parts, trouble.explanation.found, origin.operation)
+        if origin is not None:
+            found = as_it_began(trouble.explanation.found, origin.operation, watch.owners)
             explanation = replace(trouble.explanation, found=found)
             seen = tuple(sightings_of(replace(trouble, explanation=explanation)))
         return seen, origin
@@ -205,8 +212,12 @@ class _Repetition:
             if self._capsule.phase == "update":
                 self._model.train()
             else:
-                named = {f"variable {name}": one for name, one in self._capsule.data.items()}
-                self.tracer.name_inputs(named)
+                held = {
+                    f"variable {_STATES.get(name, name)}": tensor
+                    for name, tensor in self._capsule.data.items()
+                }
+                observed = self._observed().items()
+                self.tracer.name_inputs(held | {f"variable {name}": one for name, one in observed})
                 _act(self._model, self._capsule)
         except _EnoughSeen:
             return

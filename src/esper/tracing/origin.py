@@ -77,6 +77,8 @@ def find_origin(
     injections: Sequence[str] = (),
     columns: Sequence[Columns] = (),
     to_loss: Iterable[Operation] = (),
+    *,
+    comes_first: Callable[[Operation], bool] = lambda _: False,
 ) -> Origin | None:
     """Return the origin of a non-finite value, or None if no operation made it.
 
@@ -89,6 +91,7 @@ def find_origin(
         columns: the parts of tensors that belong to the head of the sighting; non-finite values in
             other parts are another fault.
         to_loss: the operations that made the loss, its terms and its gradient in that minibatch.
+        comes_first: whether an operation counts as earlier than all others.
     """
 
     def counts(operation: Operation) -> bool:
@@ -97,7 +100,7 @@ def find_origin(
     search = _search(makers, counts)
     if not search.starts:
         return None
-    first = min(search.starts, key=lambda operation: operation.number)
+    first = min(search.starts, key=lambda one: (not comes_first(one), one.number))
     on_path = _search(to_loss, lambda operation: not operation.is_legal)
     if first not in on_path.towards:
         instead = [one for one in on_path.starts if counts(one) and _coincide(first, one)]

@@ -4,6 +4,8 @@ Autograd creates new tensors for the same memory, so a tensor is identified by i
 are referenced weakly, so that a record keeps no memory alive.
 """
 
+from collections.abc import Mapping
+
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 
@@ -59,3 +61,58 @@ def byte_span(tensor: Tensor) -> tuple[int, int]:
 def tensor_key(tensor: Tensor) -> tuple[int, int, int]:
     """Return a key of a tensor: its storage and its span in it, since storages may be shared."""
     return storage_key(tensor), *byte_span(tensor)
+
+
+class KnownTensors:
+    """Names of tensors, by their memory or by what they hold.
+
+    Args:
+        named: tensors by name; of two names of one tensor the later counts.
+    """
+
+    def __init__(self, named: Mapping[str, Tensor]) -> None:
+        self._names: dict[tuple[int, int, int], str] = {}
+        self._by_storage: dict[int, list[tuple[int, int, str]]] = {}
+        self._bad: dict[str, Tensor] = {}
+        self.add(named)
+
+    def add(self, named: Mapping[str, Tensor]) -> None:
+        """Add further names."""
+        for name, tensor in named.items():
+            storage, start, end = tensor_key(tensor)
+            self._names[storage, start, end] = name
+            self._by_storage.setdefault(storage, []).append((start, end, name))
+            if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+                self._bad[name] = tensor.detach()
+
+    def name_of(self, tensor: Tensor) -> str:
+        """Return the name of a tensor; empty if it has none."""
+        return self._names.get(tensor_key(tensor), "")
+
+    def name_around(self, tensor: Tensor) -> str:
+        """Return the name of the smallest known tensor that a tensor is a part of; empty if none.
+
+        So it is with a row, or with one step of a sequence.
+        """
+        storage, start, end = tensor_key(tensor)
+        around = [
+            (last - first, name)
+            for first, last, name in self._by_storage.get(storage, ())
+            if first <= start and end <= last
+        ]
+        return min(around)[1] if around else ""
+
+    def name_of_equal(self, values: Tensor) -> str:
+        """Return the name of a known non-finite tensor that holds the same values; empty if none.
+
+        So it is with an array that is made into a tensor twice. A tensor without any finite value,
+        such as a lone infinity, equals too many others.
+        """
+        if not bool(values.isfinite().any()):
+            return ""
+        for name, tensor in self._bad.items():
+            if tensor.shape == values.shape and tensor.device == values.device:
+                is_same = (tensor == values) | (tensor.isnan() & values.isnan())
+                if bool(is_same.all()):
+                    return name
+        return ""

@@ -38,7 +38,7 @@ from esper.tracing.operations import (
     range_of,
     value_kind,
 )
-from esper.tracing.storages import StorageRecord, storage_key, tensor_key
+from esper.tracing.storages import KnownTensors, StorageRecord, storage_key
 
 _TORCH = str(Path(torch.__file__).parent)
 #: Operations that return uninitialised memory.
@@ -86,7 +86,7 @@ class OperationTracer(TorchDispatchMode):
         self.phase = "preparation"
         self.minibatch: int | None = None
         self.poisons = tuple(poisons_of(inputs, self._numbers, never_negative))
-        self._known = {tensor_key(tensor): name for name, tensor in inputs.items()}
+        self._known = KnownTensors(inputs)
         self._copies: dict[int, tuple[StorageWeakRef, str]] = {}
         self._poison_of = {poison.name: poison for poison in self.poisons}
         self._takers: dict[str, Operation] = {}
@@ -94,23 +94,31 @@ class OperationTracer(TorchDispatchMode):
         self._count = 0
         self._made: dict[int, StorageRecord] = {}
         self._forward: dict[int, tuple[Place, str]] = {}
-        self._hooks = [
-            hook
-            for name, module in model.named_modules()
-            for hook in self._name_module(module, f"{model_name}.{name}" if name else model_name)
-        ]
+        self._named: set[int] = set()  # modules, by id
+        self._hooks: list[Any] = []
+        self.name_modules(model, model_name)
 
     def __exit__(self, *error: object) -> None:
         super().__exit__(*error)
         for hook in self._hooks:
             hook.remove()
 
+    def name_modules(self, model: nn.Module, model_name: str) -> None:
+        """Name the submodules of one more model; those that have a name keep it."""
+        unnamed = [one for one in model.named_modules() if id(one[1]) not in self._named]
+        self._named |= {id(module) for _, module in unnamed}
+        self._hooks += [
+            hook
+            for name, module in unnamed
+            for hook in self._name_module(module, f"{model_name}.{name}" if name else model_name)
+        ]
+
     def name_inputs(self, inputs: Mapping[str, Tensor]) -> None:
         """Name tensors that were made since tracing began, such as those of a fetched batch."""
         poisons = tuple(poisons_of(inputs, {}, ()))
         self.poisons += poisons
         self._poison_of |= {poison.name: poison for poison in poisons}
-        self._known |= {tensor_key(tensor): name for name, tensor in inputs.items()}
+        self._known.add(inputs)
 
     def makers(self, tensor: Tensor) -> tuple[Operation, ...]:
         """Return the operations that made the non-finite values of a tensor, newest last."""
@@ -191,7 +199,8 @@ class OperationTracer(TorchDispatchMode):
         )
         poisons = (
             *(
-                self._poison_of.get(self._name(original)) or constant(argument, value)
+                self._poison_of.get(self._name(original) or self._known.name_of_equal(value))
+                or constant(argument, value)
                 for argument, original, value in feeding
                 if not call.sources[argument]
             ),
@@ -250,10 +259,10 @@ class OperationTracer(TorchDispatchMode):
         """Record the call as the first use of every poison that was not used before."""
         if len(self._takers) == len(self._poison_of) or not outputs:
             return
-        used = {self._name(original) for _, original, _ in call.before}
+        used = {self._name_of_whole(original) for _, original, _ in call.before}
         used |= {number.of for number in call.scalars}
         for name in used & (self._poison_of.keys() - self._takers.keys()):
-            mine = [entry for entry in call.before if self._name(entry[1]) == name]
+            mine = [entry for entry in call.before if self._name_of_whole(entry[1]) == name]
             place = mine[0][0].partition("[")[2] if mine else ""
             near = [entry for entry in call.before if entry[0].partition("[")[2] in ("", place)]
             poisons = (self._poison_of[name],)
@@ -273,7 +282,8 @@ class OperationTracer(TorchDispatchMode):
         if call.base not in COPIES:
             return
         written = {name for name, _ in changed}
-        names = {self._name(original) for name, original, _ in call.before if name not in written}
+        originals = [original for name, original, _ in call.before if name not in written]
+        names = {self._name_of_whole(original) for original in originals}
         if len(names) == 1 and (name := names.pop()):
             for _, tensor in (*changed, *made):
                 # While a weak reference exists, no other storage gets this address.
@@ -281,9 +291,16 @@ class OperationTracer(TorchDispatchMode):
                 self._copies[storage_key(tensor)] = (reference, name)
 
     def _name(self, tensor: Tensor) -> str:
+        """Return the name of a known tensor, or of one that a tensor is a copy or a part of.
+
+        Empty if it is neither.
+        """
+        return self._name_of_whole(tensor) or self._known.name_around(tensor)
+
+    def _name_of_whole(self, tensor: Tensor) -> str:
         """Return the name of a known tensor or of a copy of one; empty if it is neither."""
-        name = self._known.get(tensor_key(tensor))
-        if name is not None:
+        name = self._known.name_of(tensor)
+        if name:
             return name
         copy = self._copies.get(storage_key(tensor))
         return copy[1] if copy else ""

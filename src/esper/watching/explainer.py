@@ -1,16 +1,16 @@
 """Finds out what broke in a minibatch and at which operation, when a watch saw trouble."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from types import FrameType
 from typing import Any, Final, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from esper.tracing.tracer import OperationTracer
+from esper.watching.beginning import Owners, as_it_began
 from esper.watching.bystanders import causes_first
 from esper.watching.explaining import (
     Explanation,
@@ -18,14 +18,12 @@ from esper.watching.explaining import (
     Minibatch,
     evidence_in,
     loop_line_of,
-    of_heads,
     origin_in,
     origin_in_use,
     run_again,
     traced,
 )
-from esper.watching.frames import is_plumbing, named_tensors
-from esper.watching.heads import Head
+from esper.watching.frames import is_plumbing, named_tensors, tensors_in
 from esper.watching.parts import Part
 from esper.watching.put_back import everything_put_back
 from esper.watching.recall import model_call, with_gradients_as
@@ -35,6 +33,7 @@ from esper.watching.rerun import (
     CannotRunAgainError,
     StepsLeftOut,
     has_loop,
+    tensors_of_error,
 )
 
 #: The tracer of a second run, and its tensors by name.
@@ -47,9 +46,7 @@ class Explainer:
     """Explains trouble, and repeats the minibatch at once.
 
     Args:
-        models: that are trained.
-        parts: their parameters with the owners.
-        heads: of the models.
+        owners: of the parts of the models.
         replay: "auto" repeats the training loop's minibatch, or the call of the model where the
             loop must not run again; "model" only ever repeats the call of the model; "off" nothing.
         optimizers: of the models; one that is not given is known from its first bad step on.
@@ -65,21 +62,18 @@ class Explainer:
 
     def __init__(
         self,
-        models: Sequence[nn.Module],
-        parts: Sequence[Part],
-        heads: Sequence[Head],
+        owners: Owners,
         replay: Replay = "auto",
         optimizers: Sequence[torch.optim.Optimizer] = (),
         inputs: Callable[[], Mapping[str, Any]] = dict,
         repeater: Repeater | None = None,
     ) -> None:
-        self._models = models
-        self._parts = parts
-        self._heads = heads
+        self._owners = owners
+        self._models, self._parts, self._heads = owners.models, owners.parts, owners.heads
         self._replay = replay
         self._inputs = inputs
         self._optimizers = {id(optimizer): optimizer for optimizer in optimizers}
-        self._of_parameter = {id(part.parameter): part for part in parts}
+        self._of_parameter = {id(part.parameter): part for part in owners.parts}
         self._repeater = repeater
         self.seen: list[Tensor] | None = None
         self.outputs: list[tuple[Tensor | None, Tensor]] = []
@@ -102,9 +96,11 @@ class Explainer:
         """
         frames = [frame for frame in stack if not is_plumbing(frame.f_code.co_filename)]
         variables: dict[str, Tensor] = {}
+        known = {id(norm) for norm in minibatch.norms}
         for frame in self._own(frames)[::-1]:  # the loop's own before those that it calls
             for name, tensor in named_tensors(frame).items():
-                if not any(tensor is norm for norm in minibatch.norms):
+                if id(tensor) not in known:  # the name that it was first given
+                    known.add(id(tensor))
                     variables.setdefault(name, tensor)
         self.variables = {name: tensor.detach() for name, tensor in variables.items()}
         if optimizer is not None:
@@ -252,8 +248,7 @@ class Explainer:
                 if function == LOOP_FUNCTION:  # the loop's own function, run again under that name
                     callers = (f for f in frames if f.f_code.co_filename == operation.place.file)
                     function = next((f.f_code.co_name for f in callers), "")
-                if not operation.poisons:
-                    found = of_heads(self._parts, found, operation)
+                found = as_it_began(found, operation, self._owners)
                 line = loop_line_of(operation)
                 return Explanation(found, origin, line, "", function, is_reproduced)
             reasons.append("when it was repeated, it was finite")
@@ -279,9 +274,12 @@ class Explainer:
             call = with_gradients_as(phase == "update", model_call(stack, self._models))
             tracer = traced(self._models, named)
             variables = [value for frame in frames[:1] for value in frame.f_locals.values()]
-            # A refusal of NaN ends both calls alike.
-            with everything_put_back(self._models, variables), tracer, suppress(Exception):
-                call()
+            assert self.seen is not None
+            with everything_put_back(self._models, variables), tracer:
+                try:
+                    self.seen += [tensor for _, tensor in tensors_in("result", call())]
+                except Exception as error:  # noqa: BLE001 - a refusal of NaN ends both calls alike
+                    return tracer, tensors_of_error(error)
             return tracer, {}
 
         if self._replay == "off" or self._repeater is not None:
@@ -294,7 +292,8 @@ class Explainer:
         self, variables: Mapping[str, Tensor], state: Mapping[str, tuple[Part, Tensor]]
     ) -> dict[str, Tensor]:
         """Return what exists before a minibatch is computed, by name."""
-        named = {f"variable {name}": tensor for name, tensor in variables.items()}
+        # Of two variables that are one tensor, or views of all of it, the first gives its name.
+        named = {f"variable {name}": tensor for name, tensor in reversed([*variables.items()])}
         # A weight keeps its name where a variable is a view of it.
         named |= {f"weight {part.name}": part.parameter.detach() for part in self._parts}
         named |= {f"optimizer {name}": tensor for name, (_, tensor) in state.items()}

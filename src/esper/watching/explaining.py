@@ -7,7 +7,7 @@ what follows from it is not reported.
 
 import linecache
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from types import FrameType
 
 import torch
@@ -228,20 +228,33 @@ def traced(
     """Return a tracer of a repetition.
 
     Args:
-        models: that are watched; modules of the first are named.
+        models: that are watched.
         named: tensors that exist before, by name.
         loop: name of the function that repeats the loop's body; empty if the loop is not repeated.
     """
     tracer = OperationTracer(
         models[0], type(models[0]).__name__, named, is_plumbing=is_plumbing, loop=loop
     )
+    for model in models[1:]:
+        tracer.name_modules(model, type(model).__name__)
     tracer.phase = "forward"
     return tracer
 
 
 def origin_in(tracer: OperationTracer, seen: Sequence[Tensor]) -> Origin | None:
-    """Return where what is not finite in some tensors of a traced run began."""
-    return find_origin([maker for tensor in seen for maker in tracer.makers(tensor)])
+    """Return where what is not finite in some tensors of a traced run began.
+
+    What is computed of weights alone, such as a standard deviation, comes before all data: actions
+    that are in the minibatch were drawn with it.
+    """
+    makers = [maker for tensor in seen for maker in tracer.makers(tensor)]
+    return find_origin(makers, comes_first=_is_of_weights)
+
+
+def _is_of_weights(operation: Operation) -> bool:
+    """Return whether an operation only took finite weights."""
+    names = [part.of for part in operation.inputs]
+    return bool(names) and not operation.poisons and all(n.startswith("weight ") for n in names)
 
 
 def origin_in_use(tracer: OperationTracer, found: Sequence[Found]) -> Origin | None:
@@ -254,24 +267,6 @@ def origin_in_use(tracer: OperationTracer, found: Sequence[Found]) -> Origin | N
         return None
     operation, poison = min(used, key=lambda one: one[0].number)
     return Origin(operation, (operation,), poisoned((poison,)))
-
-
-def of_heads(
-    parts: Sequence[Part], found: tuple[Found, ...], operation: Operation
-) -> tuple[Found, ...]:
-    """Name heads instead of what they share, if the first operation only broke their columns.
-
-    So it is with the standard deviation of one dimension of a Gaussian.
-    """
-    if operation.columns is None or any(one.owner != SHARED or one.part for one in found):
-        return found
-    size, bad = operation.columns
-    names = {taken.of for taken in operation.inputs}
-    for part in parts:
-        if f"weight {part.name}" in names and part.rows and part.rows[-1][1].stop == size:
-            owners = [owner for owner, rows in part.rows if not bad.isdisjoint(rows)]
-            return tuple(replace(one, owner=owner) for owner in owners for one in found)
-    return found
 
 
 def loop_line_of(operation: Operation) -> str:

@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from esper.watching.source import in_order_of_assignment, is_throwaway
+
 _TORCH = str(Path(torch.__file__).parent)
 _ESPER = str(Path(__file__).parents[1])
 #: Packages of Esper that call the training, or a repetition of it.
@@ -57,15 +59,14 @@ def is_plumbing(file: str) -> bool:
 def named_tensors(frame: FrameType) -> dict[str, Tensor]:
     """Return the floating-point tensors among a frame's variables, by name.
 
-    The order is that in which the code first assigns the variables, so an input stands before what
-    is computed from it. Containers, data classes, named tuples and distributions are opened:
-    `rollout_data.advantages`. Each tensor has one name, the first.
+    The order is that in which the variables got their values, so an input stands before what is
+    computed from it. Containers, data classes, named tuples and distributions are opened:
+    `rollout_data.advantages`. Each tensor has one name, the first; `_` is none.
     """
     found: dict[str, Tensor] = {}
     seen: set[int] = set()
     local = frame.f_locals
-    names = [name for name in frame.f_code.co_varnames if name in local]
-    names += [name for name in local if name not in names]
+    names = [name for name in in_order_of_assignment(frame) if not is_throwaway(name)]
     if local is frame.f_globals:  # a script: its functions, modules and classes are no variables
         names = [name for name in names if not name.startswith("__")]
     for name in names:

@@ -69,12 +69,14 @@ class Incidents:
         held.is_explained = phase == "update"
         if self.is_broken or (phase == "acting" and self.acting_is_explained):
             return
+        was_explained = self.acting_is_explained
         self.acting_is_explained |= phase == "acting"
         norms = tuple(norm for _, norm in held.clips)
         minibatch = Minibatch(list(outputs), held.gradients_of(self._parts), tuple(rngs), norms)
         explanation = self._explainer.explain(stack, phase, minibatch, optimizer)
         if only_if_found and not explanation.found:
-            return  # an exception that has nothing to do with non-finite values
+            self.acting_is_explained = was_explained
+            return  # as after an exception that has nothing to do with non-finite values
         if only_if_harmful and not explanation.is_reproduced:
             return  # the loss scale was too high: ordinary
         self._report(record, explanation, phase, optimizer)

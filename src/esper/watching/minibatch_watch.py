@@ -19,7 +19,7 @@ from esper.watching.guard import Guard
 from esper.watching.heads import OUTPUT_QUANTITIES, Head
 from esper.watching.held import HeldMinibatch, without_gradients
 from esper.watching.incidents import Incidents
-from esper.watching.parts import Part
+from esper.watching.parts import Part, overflowing_log_stds
 from esper.watching.recorder import UpdateRecord
 from esper.watching.repeater import Repeater
 
@@ -72,6 +72,7 @@ class MinibatchWatch:
         self._parameters: list[Tensor] = [part.parameter for part in parts]
         self._ids = set(map(id, self._parameters))
         self._heads = heads
+        self._log_std_overflows = overflowing_log_stds(parts)
         self._explainer = explainer
         self._incidents = incidents
         self._guard = guard
@@ -88,6 +89,7 @@ class MinibatchWatch:
         # States of the generator after the last steps, the newest first.
         self._rngs = deque([torch.get_rng_state()], maxlen=_STEPS_OF_A_LOOP)
         self._acts = False  # at any time
+        self._looked_at_std = 0  # number of the update in which it overflowed last
         self._put_aside: list[tuple[Tensor, Tensor | None]] = []
         self._first_step_at = 0.0
         self._left_out = 0  # steps that a loss scaler left out
@@ -135,13 +137,27 @@ class MinibatchWatch:
             quantity = OUTPUT_QUANTITIES.get(own[0].kind, "output") if own else "output"
             self.hold(total, owner, quantity)
             return
-        if math.isfinite(total.item()) or self.held.is_explained:
-            return
-        if bool(values.isfinite().all()):
-            return
         phase = "update" if is_training or self.is_updating else "acting"
+        is_bad = not math.isfinite(total.item()) and not bool(values.isfinite().all())
+        if self.held.is_explained or not (is_bad or self._has_infinite_std(phase)):
+            return
         stack = [] if self._repeater is not None else list(frames_calling(sys._getframe(1)))
-        self._explain(stack, phase, outputs=[(_first(inputs), output)])
+        outputs = [(_first(inputs), output)]
+        self._explain(stack, phase, outputs=outputs, only_if_found=not is_bad)
+
+    def _has_infinite_std(self, phase: str) -> bool:
+        """Return, once per update, whether actions are drawn with an infinite standard deviation.
+
+        The model may limit it, so it is only a reason to look.
+        """
+        if (
+            phase != "acting"
+            or self._looked_at_std == self.record.number
+            or not self._log_std_overflows()
+        ):
+            return False
+        self._looked_at_std = self.record.number
+        return True
 
     def on_clip(self, parameters: list[Tensor], norm: Tensor) -> None:
         """Take note of the norm of some gradients before they are clipped."""

@@ -1,8 +1,9 @@
 """Which head or group each row of each parameter belongs to."""
 
+import math
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -12,11 +13,10 @@ from torch import Tensor, nn
 from esper.leyline.telemetry import SHARED
 from esper.watching.heads import Head, HeadsError
 
-#: Names that libraries give to the standard deviations of actions.
-_LOG_STD: Final = (
-    *("log_std", "logstd", "actor_logstd", "log_std_parameter", "log_std_param", "std_param"),
-    *("std", "sigma_param"),
-)
+#: Names that libraries give to the logarithms of the standard deviations of actions.
+_LOG_STD: Final = ("log_std", "logstd", "actor_logstd", "log_std_parameter", "log_std_param")
+#: And to the standard deviations, or to either.
+_STD: Final = (*_LOG_STD, "std_param", "std", "sigma_param")
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def parts_of(
     Raises:
         HeadsError: a group is no regular expression, or matches no parameter.
     """
-    patterns = {name: _compiled(name, pattern) for name, pattern in (groups or {}).items()}
+    patterns = patterns_of(groups)
     of_layer = set() if output_layer is None else {id(p) for p in output_layer.parameters()}
     with_columns = tuple((head.name, head.columns) for head in heads if head.columns is not None)
     own_module = {
@@ -81,7 +81,7 @@ def parts_of(
             unused -= set(matching)
             if id(parameter) in of_layer and id(parameter) not in tied and with_columns:
                 parts.append(Part(name, parameter, "", with_columns))
-            elif _is_log_std(name, parameter, len(with_columns)):
+            elif _is_std(name, parameter, len(with_columns)):
                 # One standard deviation for each dimension of a Gaussian.
                 rows = tuple((head, range(n, n + 1)) for n, (head, _) in enumerate(with_columns))
                 parts.append(Part(name, parameter, "", rows))
@@ -96,12 +96,12 @@ def parts_of(
     return parts
 
 
-def _is_log_std(name: str, parameter: Tensor, dimensions: int) -> bool:
+def _is_std(name: str, parameter: Tensor, dimensions: int) -> bool:
     """Return whether a parameter, or its layer, makes one value per dimension."""
     path = name.split(".")
-    if path[-1] in _LOG_STD:
+    if path[-1] in _STD:
         return parameter.numel() == dimensions
-    return len(path) > 1 and path[-2] in _LOG_STD and len(parameter) == dimensions
+    return len(path) > 1 and path[-2] in _STD and len(parameter) == dimensions
 
 
 def _tied(models: Sequence[nn.Module]) -> set[int]:
@@ -113,6 +113,17 @@ def _tied(models: Sequence[nn.Module]) -> set[int]:
         if parameter is not None
     )
     return {parameter for parameter, count in uses.items() if count > 1}
+
+
+def overflowing_log_stds(parts: Sequence[Part]) -> Callable[[], bool]:
+    """Return a function that returns whether a standard deviation overflows in its exponential.
+
+    It is infinite then although all parameters and all means are finite.
+    """
+    own = [p for p in parts if p.rows and p.name.rpartition(".")[2] in _LOG_STD]
+    limits = [math.log(torch.finfo(part.parameter.dtype).max) for part in own]
+    both = [(part.parameter, limit) for part, limit in zip(own, limits, strict=True)]
+    return lambda: any(float(one.detach().amax()) > limit for one, limit in both)
 
 
 def bad_rows(part: Part, values: Tensor) -> list[str]:
@@ -134,6 +145,17 @@ def kinds_of(values: Tensor) -> tuple[str, ...]:
         "-inf": (values == -torch.inf).any(),
     }
     return tuple(kind for kind, is_there in found.items() if bool(is_there))
+
+
+def patterns_of(
+    groups: Mapping[str, str | re.Pattern[str]] | None,
+) -> dict[str, re.Pattern[str]]:
+    """Return the pattern of each group, by name.
+
+    Raises:
+        HeadsError: a group is no regular expression.
+    """
+    return {name: _compiled(name, pattern) for name, pattern in (groups or {}).items()}
 
 
 def _compiled(group: str, pattern: str | re.Pattern[str]) -> re.Pattern[str]:

@@ -16,7 +16,7 @@ import io
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from types import FrameType
+from types import CodeType, FrameType
 from typing import Any, Final
 
 import torch
@@ -25,8 +25,9 @@ from torch.amp.grad_scaler import GradScaler
 from torch.optim import optimizer as torch_optimizer
 
 from esper.leyline.errors import EsperError
-from esper.watching.frames import frames_of_traceback, named_tensors
+from esper.watching.frames import frames_of_traceback, is_plumbing, named_tensors
 from esper.watching.put_back import copy_of, gradient_state
+from esper.watching.source import Loop, NoSourceError, loops_around, tree_of
 
 #: Methods and functions whose call in a loop's body means that it does more than compute.
 _NOT_AGAIN = frozenset(
@@ -36,7 +37,6 @@ _NOT_AGAIN = frozenset(
 #: Functions that fetch a batch. A second run leaves their call out, since the batch is still held.
 _FETCHING = frozenset({"next", "sample"})
 _OF_SCALERS: Final = ("scale", "unscale_", "step", "update")
-_Loop = ast.For | ast.While
 #: Name of the function that a loop's body becomes.
 LOOP_FUNCTION: Final = "_esper_body"
 
@@ -125,7 +125,7 @@ class Body:
     names: tuple[str, ...]
 
     def run(self) -> dict[str, Tensor]:
-        """Run the body once, and return its tensors by name.
+        """Run the body once, and return its tensors by name, and those of functions it was in.
 
         `StepReached` ends it, or the exception that ended it before.
 
@@ -142,10 +142,25 @@ class Body:
             with contextlib.redirect_stdout(io.StringIO()):
                 function(**arguments)
         except (StepReached, Exception) as error:  # noqa: BLE001 - a refusal of NaN ends both alike
-            frames = frames_of_traceback(error.__traceback__)
-            own = [frame for frame in frames if frame.f_code is function.__code__]
-            return named_tensors(own[0]) if own else {}
+            return tensors_of_error(error, function.__code__)
         raise CannotRunAgainError("its second run did not reach the optimizer's step")
+
+
+def tensors_of_error(error: BaseException, code: CodeType | None = None) -> dict[str, Tensor]:
+    """Return the tensors in the frames of an exception by name, those of callers first.
+
+    Args:
+        error: the exception.
+        code: of the function whose callers are left out; None to leave out none.
+    """
+    found: dict[str, Tensor] = {}
+    is_inside = code is None
+    for frame in frames_of_traceback(error.__traceback__)[::-1]:
+        is_inside |= frame.f_code is code
+        if is_inside and not is_plumbing(frame.f_code.co_filename):
+            for name, tensor in named_tensors(frame).items():
+                found.setdefault(name, tensor)
+    return found
 
 
 def _uncount_batch(variables: Iterable[object]) -> None:
@@ -164,15 +179,13 @@ def body_of(frame: FrameType) -> Body:
     Raises:
         CannotRunAgainError: there is no source or no loop, or the body does more than compute.
     """
-    lines, first = _source(frame)
     try:
-        tree = ast.parse(textwrap.dedent("".join(lines)))
-    except SyntaxError as error:
-        raise CannotRunAgainError(f"its source cannot be parsed: {error.msg}") from None
-    ast.increment_lineno(tree, first - 1)
-    loop = _innermost_loop(tree, frame.f_lineno)
-    if loop is None:
+        loops = loops_around(tree_of(frame), frame.f_lineno)
+    except NoSourceError as error:
+        raise NoLoopError(str(error)) from None
+    if not loops:
         raise NoLoopError(f"no loop encloses line {frame.f_lineno}")
+    loop = loops[-1]
     loop.body = _without_fetching(_without_counting(loop.body, frame.f_lineno), frame.f_locals)
     before_step = [node for node in loop.body if node.lineno <= frame.f_lineno]
     _refuse_effects(before_step, frame.f_locals)
@@ -202,32 +215,9 @@ def refuse_effects(function: Any) -> None:
 def has_loop(frame: FrameType) -> bool:
     """Return whether a loop encloses a frame's current line, as far as its source tells."""
     try:
-        lines, first = _source(frame)
-        tree = ast.parse(textwrap.dedent("".join(lines)))
-    except (NoLoopError, SyntaxError):
+        return bool(loops_around(tree_of(frame), frame.f_lineno))
+    except NoSourceError:
         return False
-    ast.increment_lineno(tree, first - 1)
-    return _innermost_loop(tree, frame.f_lineno) is not None
-
-
-def _source(frame: FrameType) -> tuple[list[str], int]:
-    try:
-        if frame.f_code.co_name == "<module>":
-            lines, _ = inspect.findsource(frame)
-            return lines, 1
-        return inspect.getsourcelines(frame.f_code)
-    except (OSError, TypeError):
-        raise NoLoopError(f"{frame.f_code.co_filename} has no source") from None
-
-
-def _innermost_loop(tree: ast.AST, line: int) -> _Loop | None:
-    around: list[_Loop] = [
-        node
-        for node in ast.walk(tree)
-        if isinstance(node, (ast.For, ast.While))
-        and node.body[0].lineno <= line <= (node.end_lineno or node.lineno)
-    ]
-    return max(around, key=lambda node: node.lineno, default=None)
 
 
 def _without_counting(body: list[ast.stmt], line: int) -> list[ast.stmt]:
@@ -362,7 +352,7 @@ def _assigned(body: Sequence[ast.stmt]) -> set[str]:
     }
 
 
-def _function(loop: _Loop, names: Sequence[str]) -> ast.Module:
+def _function(loop: Loop, names: Sequence[str]) -> ast.Module:
     """Return a module that defines a function whose body is the loop's, run once."""
     once = ast.For(
         target=ast.Name("_esper_once", ast.Store()),

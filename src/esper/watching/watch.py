@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from esper.leyline.telemetry import SHARED
+from esper.watching.beginning import Owners
 from esper.watching.device_flags import DeviceFlags
 from esper.watching.explainer import Explainer, Replay
 from esper.watching.flag_evidence import FLAGS_ONLY, found_in_flags
@@ -25,7 +26,7 @@ from esper.watching.heads import find_output_layer, heads_of, output_width
 from esper.watching.hooks import TrainingHooks
 from esper.watching.incidents import Incidents
 from esper.watching.minibatch_watch import MinibatchWatch
-from esper.watching.parts import Part, parts_of
+from esper.watching.parts import Part, parts_of, patterns_of
 from esper.watching.recorder import NoRecorder, Recorder, Trouble, UpdateRecord
 from esper.watching.repeater import Repeater
 from esper.watching.start_state import StartState
@@ -77,9 +78,8 @@ class Watch:
         self._ids = set(map(id, self._parameters))
         self._guard = Guard(NoRecorder() if recorder is None else recorder)
         self._is_closed = False
-        self._explainer = Explainer(
-            self._models, self.parts, self.heads, replay, self._optimizers, inputs, repeater
-        )
+        self.owners = Owners(self._models, self.parts, self.heads, patterns_of(groups))
+        self._explainer = Explainer(self.owners, replay, self._optimizers, inputs, repeater)
         self._incidents = Incidents(
             self._explainer, self.parts, self._guard, takes_bad_steps=on_nonfinite == "report"
         )

@@ -213,7 +213,7 @@ def _layer(name: str) -> Plant:
         at = stage.at_acting if while_acting else stage.at_learning
         at(stage.any_update(), lambda: setattr(stage.layer, "fault", name))
         quantities = ("gradient",) if is_backward else ("features", "hidden", "latent", "input")
-        owner = stage.layer_owner if is_backward else SHARED
+        owner = stage.layer_owner
         phases = ("acting",) if while_acting else ("update",)
         if not is_backward and not while_acting:
             phases = stage.phases_of_data.get("layer", phases)

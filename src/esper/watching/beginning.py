@@ -1,0 +1,134 @@
+"""Names what broke after the operation in which it began: whose it is, and what it is called.
+
+What is seen at the optimizer's step is often a consequence that all heads share, such as the loss.
+The first operation says which head or group computed it, and the code which variable it went into.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from torch import nn
+
+from esper.leyline.telemetry import SHARED
+from esper.tracing.operations import Operation
+from esper.watching.explaining import Found
+from esper.watching.heads import OUTPUT_QUANTITIES, Head
+from esper.watching.parts import Part
+from esper.watching.source import variable_assigned_at
+
+#: Quantities that are named after the model, not after a variable.
+_OF_MODELS = frozenset({"parameters", "moments", "gradient", *OUTPUT_QUANTITIES.values()})
+#: Variables with one number for each dimension of a Gaussian.
+_OF_DIMENSIONS = re.compile(r"(^|[._])(log_?std|std|scale|sigma|log_?sigma|mu|loc|means?)(\b|_)")
+
+
+@dataclass(frozen=True)
+class Owners:
+    """Who owns which part of the models.
+
+    Attributes:
+        models: that are watched.
+        parts: their parameters.
+        heads: of the models.
+        groups: pattern of each group, by name.
+    """
+
+    models: Sequence[nn.Module]
+    parts: Sequence[Part]
+    heads: Sequence[Head] = ()
+    groups: Mapping[str, re.Pattern[str]] = field(default_factory=dict)
+
+    def of_module(self, name: str) -> str:
+        """Return the head or group that a module belongs to.
+
+        A module belongs to the group whose pattern its path matches, or to the owner of its
+        parameters. One without parameters, such as an activation, belongs to the module around it.
+
+        Args:
+            name: of the module, as the tracer names it: the model's class and the path in it.
+        """
+        owner_of = {id(part.parameter): part.owner or SHARED for part in self.parts}
+        for model in self.models:
+            cls, _, path = name.partition(".")
+            if cls != type(model).__name__:
+                continue
+            while path:
+                module = _submodule(model, path)
+                if module is None:
+                    break
+                owners = {owner_of.get(id(one), SHARED) for one in module.parameters()}
+                if len(owners) == 1 and owners != {SHARED}:
+                    return owners.pop()
+                groups = [name for name, one in self.groups.items() if one.match(f"{path}.")]
+                if groups or owners:
+                    return groups[0] if groups else SHARED
+                path = path.rpartition(".")[0]
+        return SHARED
+
+    def of_columns(self, operation: Operation, variable: str) -> list[str]:
+        """Return the heads of the columns in which an operation's result is not finite.
+
+        Only an operation that computes one number for each output of the heads has such columns;
+        for any other the list is empty.
+        """
+        if operation.columns is None:
+            return []
+        size, bad = operation.columns
+        taken = {part.of for part in operation.inputs}
+        for part in self.parts:
+            if not part.rows or part.rows[-1][1].stop != size:
+                continue
+            path = part.name.rpartition(".")[0]
+            is_own = f"weight {part.name}" in taken or (
+                path and operation.module.partition(".")[2] == path
+            )
+            if is_own or self._are_dimensions(size, variable):
+                return [owner for owner, rows in part.rows if not bad.isdisjoint(rows)]
+        return []
+
+    def _are_dimensions(self, size: int, variable: str) -> bool:
+        gaussian = [head for head in self.heads if head.kind == "gaussian"]
+        return len(gaussian) == len(self.heads) == size and bool(_OF_DIMENSIONS.search(variable))
+
+
+def as_it_began(
+    found: tuple[Found, ...], operation: Operation, owners: Owners
+) -> tuple[Found, ...]:
+    """Return what was found, with the owner and the name of what the first operation computed.
+
+    What is known of a head, of a parameter or of a tensor that was wrong before stays as it is.
+
+    Args:
+        found: in a minibatch; empty if nothing that is looked at was wrong.
+        operation: the first whose result was not finite.
+        owners: of the parts of the models.
+    """
+    # A number that the code itself holds, such as a fill value, is no tensor that was wrong before.
+    is_computed = all(one.name.startswith("the constant ") for one in operation.poisons)
+    if not is_computed or any(one.index for one in operation.poisons):
+        return found
+    if any(one.part for one in found):
+        return found
+    named = [one for one in found if one.owner == SHARED or one.quantity not in _OF_MODELS]
+    if found and not named:
+        return found
+    is_of_model = bool(found) and found[0].quantity in _OF_MODELS
+    variable = ""
+    if operation.phase == "forward" and not is_of_model:
+        place = operation.place
+        variable = variable_assigned_at(place.file, place.line)
+    quantity = variable or (found[0].quantity if found else "output")
+    heads = owners.of_columns(operation, quantity) or [owners.of_module(operation.module)]
+    if heads == [SHARED] and found and not variable:
+        return found
+    kinds = operation.outputs[0].kinds if variable or not found else ()
+    kinds = kinds or tuple(dict.fromkeys(one.kind for one in found))
+    return tuple(Found(head, quantity, kind) for head in heads for kind in kinds)
+
+
+def _submodule(model: nn.Module, path: str) -> nn.Module | None:
+    try:
+        return model.get_submodule(path)
+    except AttributeError:
+        return None

@@ -1,0 +1,146 @@
+"""What the source of a frame tells: the order in which its variables got their values.
+
+Tensors that were made without gradients carry no order of their own. The line at which the code
+last assigned a variable does.
+"""
+
+import ast
+import functools
+import inspect
+import linecache
+import textwrap
+from collections.abc import Iterator
+from types import FrameType
+
+Loop = ast.For | ast.While
+#: When a variable last got its value. Later ones compare greater.
+_When = tuple[int, int, int, int]
+_BEFORE: _When = (-1, 0, 0, 0)  # an argument, or a variable of another scope
+
+
+class NoSourceError(Exception):
+    """A frame has no source that can be read; the message says why."""
+
+
+def tree_of(frame: FrameType) -> ast.Module:
+    """Return the parsed source of a frame's function, or of its script, with its own line numbers.
+
+    Raises:
+        NoSourceError: there is none, or it cannot be parsed.
+    """
+    try:
+        if frame.f_code.co_name == "<module>":
+            lines, first = inspect.findsource(frame)[0], 1
+        else:
+            lines, first = inspect.getsourcelines(frame.f_code)
+    except (OSError, TypeError):
+        raise NoSourceError(f"{frame.f_code.co_filename} has no source") from None
+    try:
+        tree = ast.parse(textwrap.dedent("".join(lines)))
+    except SyntaxError as error:
+        raise NoSourceError(f"its source cannot be parsed: {error.msg}") from None
+    ast.increment_lineno(tree, first - 1)
+    return tree
+
+
+def loops_around(tree: ast.AST, line: int) -> list[Loop]:
+    """Return the loops whose bodies contain a line, outermost first."""
+    around: list[Loop] = [
+        node
+        for node in ast.walk(tree)
+        if isinstance(node, (ast.For, ast.While))
+        and node.body[0].lineno <= line <= (node.end_lineno or node.lineno)
+    ]
+    return sorted(around, key=lambda node: node.lineno)
+
+
+def in_order_of_assignment(frame: FrameType) -> list[str]:
+    """Return the names of a frame's variables, those that got their value first before others.
+
+    A write into a part of a variable, such as `rewards[step] = reward`, counts as an assignment.
+    Without source it is the order in which the code names them.
+    """
+    local = frame.f_locals
+    names = [name for name in frame.f_code.co_varnames if name in local]
+    names += [name for name in local if name not in names]
+    try:
+        tree = tree_of(frame)
+    except NoSourceError:
+        return names
+    line = frame.f_lineno
+    loops = loops_around(tree, line)
+    last: dict[str, _When] = {}
+    for statement, column, name in _stores(tree):
+        last[name] = max(last.get(name, _BEFORE), _when(statement, column, line, loops))
+    return sorted(names, key=lambda name: last.get(name, _BEFORE))
+
+
+def _when(statement: ast.stmt, column: int, line: int, loops: list[Loop]) -> _When:
+    """Return when a statement last ran, as seen from a line that is running now.
+
+    A statement that comes later in a loop's body ran in the pass before: after all that ran before
+    the loop began, and before all that ran in this pass.
+    """
+    depth = sum(
+        loop is statement or loop.lineno < statement.lineno <= (loop.end_lineno or loop.lineno)
+        for loop in loops
+    )
+    header = isinstance(statement, (ast.For, ast.With))
+    end = statement.lineno if header else statement.end_lineno or statement.lineno
+    return depth, int(end < line), statement.lineno, column
+
+
+def _stores(tree: ast.Module) -> Iterator[tuple[ast.stmt, int, str]]:
+    """Yield each assignment: its statement, the position of its target, and the variable."""
+    for statement in ast.walk(tree):
+        if isinstance(statement, (ast.Assign, ast.Delete)):
+            targets = statement.targets
+        elif isinstance(statement, (ast.AugAssign, ast.AnnAssign, ast.For)):
+            targets = [statement.target]
+        elif isinstance(statement, ast.With):
+            targets = [item.optional_vars for item in statement.items if item.optional_vars]
+        else:
+            continue
+        for target in targets:
+            yield from ((statement, *one) for one in _stored_in(target))
+
+
+def _stored_in(target: ast.expr) -> Iterator[tuple[int, str]]:
+    if isinstance(target, (ast.Tuple, ast.List)):
+        for part in target.elts:
+            yield from _stored_in(part)
+    elif isinstance(target, (ast.Subscript, ast.Starred)):
+        yield from _stored_in(target.value)
+    elif isinstance(target, ast.Name):
+        yield target.col_offset, target.id
+
+
+def variable_assigned_at(file: str, line: int) -> str:
+    """Return the one variable that the statement at a line assigns; empty if it is not one."""
+    best: ast.stmt | None = None
+    for statement in _statements(file, tuple(linecache.getlines(file))):
+        covers = statement.lineno <= line <= (statement.end_lineno or statement.lineno)
+        if covers and (best is None or statement.lineno >= best.lineno):
+            best = statement
+    if isinstance(best, ast.Assign) and len(best.targets) == 1:
+        target: ast.expr = best.targets[0]
+    elif isinstance(best, (ast.AnnAssign, ast.AugAssign)):
+        target = best.target
+    else:
+        return ""
+    is_name = isinstance(target, ast.Name) and not is_throwaway(target.id)
+    return target.id if is_name and isinstance(target, ast.Name) else ""
+
+
+def is_throwaway(name: str) -> bool:
+    """Return whether a name says that nothing uses the variable, such as `_`."""
+    return not name.strip("_")
+
+
+@functools.lru_cache(maxsize=8)
+def _statements(_file: str, lines: tuple[str, ...]) -> tuple[ast.stmt, ...]:
+    try:
+        tree = ast.parse("".join(lines))
+    except SyntaxError:
+        return ()
+    return tuple(node for node in ast.walk(tree) if isinstance(node, ast.stmt))
