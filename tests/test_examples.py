@@ -84,7 +84,7 @@ class TestStableBaselines3:
         assert "shared NaN in obs" in output
         (incident,) = run.snapshot.incidents
         assert incident.origin is not None
-        assert "obs[0, 1] is nan" in incident.origin.cause
+        assert "obs_tensor[0, 1] is nan" in incident.origin.cause
 
 
 class TestTransformers:

@@ -1,7 +1,6 @@
 """`esper.watch`: the lights for any PyTorch training, recorded in a run that Sanctum shows."""
 
 import functools
-import re
 import sys
 import weakref
 from collections.abc import Callable, Mapping
@@ -19,8 +18,9 @@ from esper.recipes.table import subject_of
 from esper.recording.capsule import LARGEST, CapsuleTooLargeError, Contents
 from esper.recording.run_recorder import Continued, Description, RunRecorder
 from esper.watching.explainer import Replay
-from esper.watching.heads import Head
+from esper.watching.heads import Head, HeadsError, check_module, heads_of, output_width
 from esper.watching.hooks import unwrapped
+from esper.watching.parts import Groups
 from esper.watching.recorder import Trouble
 from esper.watching.watch import OnNonfinite, Watch, When
 
@@ -36,7 +36,7 @@ def watch(
     optimizer: torch.optim.Optimizer | list[torch.optim.Optimizer] | None = None,
     heads: Any = None,
     *,
-    groups: Mapping[str, str | re.Pattern[str]] | None = None,
+    groups: Groups | None = None,
     output_layer: nn.Module | None = None,
     name: str = "",
     run_dir: str | Path | None = None,
@@ -55,8 +55,8 @@ def watch(
         optimizer: the optimizer or optimizers; by default all of the process that have parameters
             of the model.
         heads: a Gymnasium space, `{name: width}`, `{name: module}`, or nothing.
-        groups: further parts by name: a regular expression that the beginning of a parameter's name
-            must match.
+        groups: further parts by name: a module, or a regular expression that the beginning of a
+            parameter's name must match.
         output_layer: the layer that computes the logits of the heads; found by default.
         name: of the run; by default what is trained.
         run_dir: the folder that holds runs; by default `ESPER_RUN_DIR` or `runs`.
@@ -86,6 +86,8 @@ def watch(
             "to be bad only after it was taken"
         )
     subject = _subject(model, optimizer, heads, output_layer)
+    if output_layer is not None:
+        _check_layer(output_layer, subject)
     groups = dict(subject.groups) if groups is None else groups
     watched = Watch(
         subject.models,
@@ -150,6 +152,14 @@ def _contents_of(watched: Watch, subject: Subject, on_nonfinite: str, trouble: T
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
         raise WatchError(f"{name} must be one of {', '.join(map(repr, choices))}, not {value!r}")
+
+
+def _check_layer(layer: nn.Module, subject: Subject) -> None:
+    """Raise an exception if a layer cannot be the one that computes the outputs of the heads."""
+    check_module("output_layer", layer, subject.models)
+    width, outputs = output_width(heads_of(subject.heads)), getattr(layer, "out_features", None)
+    if outputs is not None and outputs < width:
+        raise HeadsError(f"output_layer has {outputs} outputs, and the heads need {width}")
 
 
 def _subject(

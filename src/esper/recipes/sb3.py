@@ -59,8 +59,13 @@ def _output_layer(policy: nn.Module) -> nn.Module | None:
 
 
 def _heads(space: Any, layer: nn.Module | None, *, is_of_values: bool) -> Any:
-    """Return the heads: components of the action space, or one that estimates values of actions."""
+    """Return the heads: components of the action space, or one that estimates values of actions.
+
+    MaskablePPO has two logits for each bit of a `MultiBinary` space, one for each of its values.
+    """
     width = getattr(layer, "out_features", None)
+    if type(space).__name__ == "MultiBinary" and width == 2 * space.n:
+        return [Head(f"action[{n}]", "binary", range(2 * n, 2 * n + 2)) for n in range(space.n)]
     if type(space).__name__ == "Discrete" and width is not None and is_of_values:
         return [Head("action", "value", range(width))]
     return space

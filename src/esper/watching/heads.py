@@ -72,6 +72,12 @@ def heads_of(heads: Any) -> tuple[Head, ...]:
     return _side_by_side(widths)
 
 
+def gives_widths(heads: Any) -> bool:
+    """Return whether a description of heads gives the width of each."""
+    is_mapping = isinstance(heads, Mapping) and not hasattr(heads, "spaces")
+    return is_mapping and not any(isinstance(value, nn.Module) for value in heads.values())
+
+
 def output_width(heads: Sequence[Head]) -> int:
     """Return the width of the output layer that heads share; 0 if they share none."""
     return max((head.columns.stop for head in heads if head.columns is not None), default=0)
@@ -92,6 +98,85 @@ def find_output_layer(model: nn.Module, width: int) -> nn.Module | None:
     named = [module for name, module in others if _ACTION_LAYER_NAMES.search(name)]
     modules = named or [module for _, module in others]
     return modules[-1] if modules else None
+
+
+def output_layer_of(
+    models: Sequence[nn.Module], heads: Sequence[Head], given: nn.Module | None, *, is_exact: bool
+) -> tuple[nn.Module | None, str]:
+    """Return the layer that computes the outputs of heads, and a warning; empty if all fits.
+
+    Args:
+        models: that are watched.
+        heads: of these models.
+        given: the layer, if it is known.
+        is_exact: whether the widths were given one by one: then they must be those of a layer. A
+            space may belong to outputs of another form, such as means beside standard deviations.
+
+    Raises:
+        HeadsError: no layer has as many outputs as widths were given.
+    """
+    width = output_width(heads)
+    if not width:
+        return given, ""
+    layer = given
+    for model in models if given is None else ():
+        layer = find_output_layer(model, width) or layer
+    outputs = getattr(layer, "out_features", width)
+    if layer is not None and outputs == width:
+        return layer, ""
+    known = dict.fromkeys(
+        size
+        for model in models
+        for module in model.modules()
+        if isinstance(size := getattr(module, "out_features", None), int)
+    )
+    needed = f"{_count(width)} ({', '.join(f'{h.name} {len(h.columns or ())}' for h in heads[:6])}"
+    needed += ", …)" if len(heads) > 6 else ")"
+    has = f"the output layer has {outputs}" if layer is not None else _layers_have([*known])
+    if is_exact and (layer is not None or known):
+        raise HeadsError(
+            f"the heads need a layer with {needed}, and {has}: give the widths of one layer, or "
+            "{name: module} where each head has a layer of its own"
+        )
+    if layer is None:
+        return None, (
+            f"the heads need a layer with {needed}, and {has}: what the heads compute is not "
+            "looked at. output_layer= says which layer it is"
+        )
+    which = f"only its first {width} belong to heads" if outputs > width else "some have none"
+    return layer, f"the heads need a layer with {needed}, and {has}: {which}"
+
+
+def _count(width: int) -> str:
+    return "1 output" if width == 1 else f"{width} outputs"
+
+
+def _layers_have(widths: Sequence[int]) -> str:
+    if not widths:
+        return "the model has no layer of known width"
+    shown = ", ".join(map(str, widths[-8:]))
+    return f"the layers of the model have {shown}" + (" and others" if len(widths) > 8 else "")
+
+
+def check_module(what: str, module: nn.Module, models: Sequence[nn.Module]) -> None:
+    """Raise an exception unless a module, or a parameter of it, is part of a model.
+
+    Args:
+        what: the words for it, such as "heads['value']".
+        module: the module.
+        models: that are watched.
+
+    Raises:
+        HeadsError: it is none.
+    """
+    if any(module is own for model in models for own in model.modules()):
+        return
+    parameters = {id(parameter) for model in models for parameter in model.parameters()}
+    if not any(id(parameter) in parameters for parameter in module.parameters()):
+        raise HeadsError(
+            f"{what} is a {type(module).__name__} that is no part of the watched model: give a "
+            "module of the model itself, not a copy"
+        )
 
 
 def _heads_of_mapping(heads: Mapping[Any, Any]) -> tuple[Head, ...]:

@@ -11,12 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from esper.leyline.telemetry import SHARED
-from esper.watching.heads import Head, HeadsError
+from esper.watching.heads import Head, HeadsError, check_module
 
 #: Names that libraries give to the logarithms of the standard deviations of actions.
 _LOG_STD: Final = ("log_std", "logstd", "actor_logstd", "log_std_parameter", "log_std_param")
 #: And to the standard deviations, or to either.
 _STD: Final = (*_LOG_STD, "std_param", "std", "sigma_param")
+#: Further owners by name: modules, or regular expressions over the names of parameters.
+Groups = Mapping[str, str | re.Pattern[str] | nn.Module]
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ def parts_of(
     models: Sequence[nn.Module],
     heads: Sequence[Head],
     output_layer: nn.Module | None,
-    groups: Mapping[str, str | re.Pattern[str]] | None = None,
+    groups: Groups | None = None,
 ) -> list[Part]:
     """Return every parameter of some models with its owner.
 
@@ -55,21 +57,28 @@ def parts_of(
         models: the models that are trained.
         heads: their heads.
         output_layer: the layer that computes the output of heads with columns.
-        groups: further owners by name: a regular expression that the beginning of a parameter's
-            name must match.
+        groups: further owners by name: a module, or a regular expression that the beginning of a
+            parameter's name must match.
 
     Raises:
-        HeadsError: a group is no regular expression, or matches no parameter.
+        HeadsError: a head or group is no part of the models, a group is no regular expression, or
+            it matches no parameter.
     """
     patterns = patterns_of(groups)
+    for head in heads:
+        if head.module is not None:
+            check_module(f"heads[{head.name!r}]", head.module, models)
     of_layer = set() if output_layer is None else {id(p) for p in output_layer.parameters()}
     with_columns = tuple((head.name, head.columns) for head in heads if head.columns is not None)
-    own_module = {
-        id(parameter): head.name
-        for head in heads
-        if head.module is not None
-        for parameter in head.module.parameters()
-    }
+    modules = {head.name: head.module for head in heads if head.module is not None}
+    for group, module in (groups or {}).items():
+        if isinstance(module, nn.Module):
+            check_module(f"groups[{group!r}]", module, models)
+            modules.setdefault(group, module)
+    own_module: dict[int, str] = {}
+    for name, module in modules.items():
+        for parameter in module.parameters():
+            own_module.setdefault(id(parameter), name)
     tied = _tied(models)
     parts, seen, unused = [], set(), set(patterns)
     for model in models:
@@ -147,15 +156,17 @@ def kinds_of(values: Tensor) -> tuple[str, ...]:
     return tuple(kind for kind, is_there in found.items() if bool(is_there))
 
 
-def patterns_of(
-    groups: Mapping[str, str | re.Pattern[str]] | None,
-) -> dict[str, re.Pattern[str]]:
-    """Return the pattern of each group, by name.
+def patterns_of(groups: Groups | None) -> dict[str, re.Pattern[str]]:
+    """Return the pattern of each group that is no module, by name.
 
     Raises:
         HeadsError: a group is no regular expression.
     """
-    return {name: _compiled(name, pattern) for name, pattern in (groups or {}).items()}
+    return {
+        name: _compiled(name, pattern)
+        for name, pattern in (groups or {}).items()
+        if not isinstance(pattern, nn.Module)
+    }
 
 
 def _compiled(group: str, pattern: str | re.Pattern[str]) -> re.Pattern[str]:
@@ -164,4 +175,9 @@ def _compiled(group: str, pattern: str | re.Pattern[str]) -> re.Pattern[str]:
     except re.error as error:
         raise HeadsError(
             f"group {group!r} is not a regular expression: {error} in {pattern!r}"
+        ) from None
+    except TypeError:
+        raise HeadsError(
+            f"group {group!r} must be a regular expression or a module of the model, not "
+            f"{pattern!r}"
         ) from None

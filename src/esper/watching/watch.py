@@ -5,7 +5,7 @@ which clipping measures anyway, and the sum of the logits. Only when one of them
 it look at tensors, read the loop's own variables, and run the minibatch again under a tracer.
 """
 
-import re
+import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -22,11 +22,11 @@ from esper.watching.explainer import Explainer, Replay
 from esper.watching.flag_evidence import FLAGS_ONLY, found_in_flags
 from esper.watching.frames import frames_of_traceback
 from esper.watching.guard import Guard
-from esper.watching.heads import find_output_layer, heads_of, output_width
+from esper.watching.heads import gives_widths, heads_of, output_layer_of, output_width
 from esper.watching.hooks import TrainingHooks
 from esper.watching.incidents import Incidents
 from esper.watching.minibatch_watch import MinibatchWatch
-from esper.watching.parts import Part, parts_of, patterns_of
+from esper.watching.parts import Groups, Part, parts_of, patterns_of
 from esper.watching.recorder import NoRecorder, Recorder, Trouble, UpdateRecord
 from esper.watching.repeater import Repeater
 from esper.watching.start_state import StartState
@@ -34,6 +34,7 @@ from esper.watching.update_look import UpdateLook
 
 OnNonfinite = Literal["report", "skip", "halt"]
 When = Literal["auto", "step", "update"]
+_log = logging.getLogger("esper")
 _SUM: Final = torch.float32  # type of the sum of an output; a sum in half precision overflows
 _STEPS_OF_A_LOOP: Final = 4  # as many optimizers may step in one pass of a loop
 _WEIGHTS_ONLY: Final = "it was seen in the weights after the update, not in a minibatch"
@@ -54,7 +55,7 @@ class Watch:
         optimizers: Iterable[torch.optim.Optimizer] = (),
         heads: Any = None,
         *,
-        groups: Mapping[str, str | re.Pattern[str]] | None = None,
+        groups: Groups | None = None,
         output_layer: nn.Module | None = None,
         on_nonfinite: OnNonfinite = "report",
         recorder: Recorder | None = None,
@@ -69,10 +70,12 @@ class Watch:
         self._models = list(models)
         self._optimizers = list(optimizers)
         self.heads = heads_of(heads)
+        output_layer, warning = output_layer_of(
+            self._models, self.heads, output_layer, is_exact=gives_widths(heads)
+        )
+        if warning:
+            _log.warning("%s", warning)
         width = output_width(self.heads)
-        if output_layer is None and width:
-            for model in self._models:
-                output_layer = find_output_layer(model, width) or output_layer
         self.parts: list[Part] = parts_of(self._models, self.heads, output_layer, groups)
         self._parameters: list[Tensor] = [part.parameter for part in self.parts]
         self._ids = set(map(id, self._parameters))
