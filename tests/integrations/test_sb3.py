@@ -8,7 +8,17 @@ from contextlib import suppress
 import pytest
 import torch
 from sb3_faults import INF, NAN, Planted, in_moment, in_parameter, in_rollout, planted_step
-from sb3_models import ALGORITHMS, CASE_NAMES, CASES, ON_POLICY, ROLLOUT, Walk, build
+from sb3_models import (
+    ALGORITHMS,
+    BOX,
+    CASE_NAMES,
+    CASES,
+    MULTI_BINARY,
+    ON_POLICY,
+    ROLLOUT,
+    Walk,
+    build,
+)
 from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
 from stable_baselines3.common.vec_env import DummyVecEnv
 
@@ -208,6 +218,40 @@ def test_a_standard_deviation(name, tmp_path):
     watch = trained(tmp_path / "large", build(name, space), in_parameter("log_std", 1, 100.0))
     assert origin(watch).base == "exp"
     assert "overflow in exp" in watch.troubles[0].explanation.origin.cause
+
+    plant = in_parameter("log_std", 1, 100.0, step=40)
+    watch = trained(tmp_path / "acting", build(name, space), plant)
+    assert found(watch)[0] == ("action[1]", "action_std", "+inf")
+    assert watch.troubles[0].phase == "acting"
+
+
+def test_a_logarithm_of_the_standard_deviation_lights_its_dimension(tmp_path):
+    def break_dimension(model):
+        model.policy.actor.log_std.register_forward_hook(
+            lambda _module, _inputs, output: (output.abs() * torch.tensor([1.0, -1.0])).log()
+        )
+
+    watch = trained(tmp_path, build("SAC", BOX), Planted(break_dimension, step=20))
+
+    assert {(owner, quantity) for owner, quantity, _ in found(watch)} == {("action[1]", "log_std")}
+    assert origin(watch).base == "log"
+
+
+@pytest.mark.parametrize("row", [0, 3])
+def test_heads_of_masked_bits_are_bits(row, tmp_path):
+    """MaskablePPO has two logits for each bit."""
+
+    def break_logit(model):
+        model.policy.action_net.register_forward_hook(
+            lambda _module, _inputs, output: output.index_fill(1, torch.tensor([row]), torch.inf)
+        )
+
+    watch = trained(tmp_path, build("MaskablePPO", MULTI_BINARY), Planted(break_logit, step=40))
+
+    assert [(head.name, head.columns) for head in watch.heads] == [
+        (f"action[{bit}]", range(2 * bit, 2 * bit + 2)) for bit in range(3)
+    ]
+    assert found(watch)[0] == (f"action[{row // 2}]", "action_logits", "+inf")
 
 
 def test_a_learning_rate_that_is_far_too_large(tmp_path):

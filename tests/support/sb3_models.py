@@ -96,6 +96,8 @@ class Walk(gymnasium.Env[Any, Any]):
     def action_masks(self) -> np.ndarray[Any, Any]:
         """Return which choices are legal: all but the first, every third step."""
         space = self.action_space
+        if isinstance(space, spaces.MultiBinary):  # each bit has two choices
+            space = spaces.MultiDiscrete([2] * int(space.n))
         choices = int(space.n) if hasattr(space, "n") else int(space.nvec.sum())
         masks = np.ones(choices, bool)
         masks[0] = self._step % 3 != 0

@@ -5,7 +5,10 @@ import pytest
 from gymnasium import spaces
 from torch import nn
 
+import esper
+from esper.leyline.errors import EsperError
 from esper.watching.heads import HeadsError, find_output_layer, heads_of, output_width
+from esper.watching.watch import Watch
 
 
 @pytest.mark.parametrize(
@@ -76,3 +79,74 @@ def test_a_layer_with_the_name_of_an_actor_is_preferred():
     model = nn.ModuleDict({"action_net": nn.Linear(4, 2), "value_net": nn.Linear(4, 2)})
 
     assert find_output_layer(model, 2) is model["action_net"]
+
+
+class Policy(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.trunk = nn.Linear(4, 64)
+        self.actor = nn.Linear(64, 9)
+        self.critic = nn.Linear(64, 1)
+
+
+FOREIGN = "no part of the watched model"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (lambda _: {"heads": {"a": 3, "b": 4}}, r"7 outputs \(a 3, b 4\).*have 64, 9, 1"),
+        (
+            lambda policy: {"heads": {"a": 3, "b": 4}, "output_layer": policy.actor},
+            "7 outputs .*the output layer has 9",
+        ),
+        (
+            lambda policy: {"heads": spaces.Discrete(12), "output_layer": policy.actor},
+            "has 9 outputs, and the heads need 12",
+        ),
+        (lambda _: {"heads": {"a": 9}, "output_layer": nn.Linear(64, 9)}, FOREIGN),
+        (lambda _: {"heads": {"value": nn.Linear(64, 1)}}, rf"heads\['value'\].*{FOREIGN}"),
+        (lambda _: {"groups": {"critic": nn.Linear(64, 1)}}, rf"groups\['critic'\].*{FOREIGN}"),
+        (lambda _: {"groups": {"critic": 3}}, "must be a regular expression or a module"),
+        (lambda _: {"groups": {"critic": "criticc"}}, "matches no parameter"),
+    ],
+)
+def test_what_cannot_fit_the_model_is_refused_at_once(options, message, tmp_path):
+    policy = Policy()
+
+    with pytest.raises(EsperError, match=message):
+        esper.watch(policy, run_dir=tmp_path, **options(policy))
+
+    assert not list(tmp_path.iterdir())
+    assert not policy.actor._forward_hooks
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (lambda _: {"heads": spaces.Discrete(7)}, "7 outputs (action 7), and the layers of the"),
+        (
+            lambda policy: {"heads": spaces.Box(-1, 1, (3,)), "output_layer": policy.actor},
+            "the output layer has 9: only its first 3 belong to heads",
+        ),
+    ],
+)
+def test_what_probably_does_not_fit_is_one_line(options, message, tmp_path, caplog):
+    policy = Policy()
+
+    esper.watch(policy, run_dir=tmp_path, **options(policy)).close()
+
+    (line,) = caplog.messages
+    assert message in line
+
+
+def test_a_module_that_shares_its_parameters_is_part_of_the_model(caplog):
+    policy = Policy()
+    view = nn.Linear(64, 1)
+    view.weight, view.bias = policy.critic.weight, policy.critic.bias
+
+    with Watch([policy], heads={"value": view}) as watch:
+        owners = {part.name: part.owner for part in watch.parts}
+
+    assert owners["critic.weight"] == "value"
+    assert caplog.messages == []

@@ -4,6 +4,7 @@ A loop may keep `best = torch.tensor(float("inf"))`, a mask of -inf or the resul
 Only what the repeated minibatch computed its own non-finite values from is a cause.
 """
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 
 from torch import Tensor
@@ -18,6 +19,7 @@ def causes_first(
     harm: Sequence[Tensor],
     variables: Mapping[str, Tensor],
     again: Mapping[str, Tensor],
+    sources: Mapping[str, set[str]],
 ) -> list[str]:
     """Return the names of the variables that may be causes, in the order in which they were made.
 
@@ -28,8 +30,9 @@ def causes_first(
         harm: outputs and gradients of the repetition that are not finite.
         variables: of the first run, by name.
         again: of the second run, by name.
+        sources: for each variable those that the code assigns it from.
     """
-    innocent = _bystanders(tracer, harm, variables, again)
+    innocent = _bystanders(tracer, harm, variables, again, sources)
 
     def made(name: str) -> int:
         makers = tracer.makers(again[name]) if name in again else ()
@@ -43,6 +46,7 @@ def _bystanders(
     harm: Sequence[Tensor],
     variables: Mapping[str, Tensor],
     again: Mapping[str, Tensor],
+    sources: Mapping[str, set[str]],
 ) -> frozenset[str]:
     """Return the names of the variables that are not finite and had no part in the harm.
 
@@ -59,8 +63,12 @@ def _bystanders(
         storage_key(tensor) for name, tensor in variables.items() if f"variable {name}" in poisons
     }
 
+    # What was computed before the repetition began, and what of.
+    before = {_variable(name) for name in variables if f"variable {name}" in poisons}
+    before = before.union(*(_all_sources(name, sources) for name in before))
+
     def is_cause(name: str, tensor: Tensor) -> bool:
-        if storage_key(tensor) in poisoned:
+        if storage_key(tensor) in poisoned or (name not in again and _variable(name) in before):
             return True
         makers = tracer.makers(again[name]) if name in again else ()
         made = _ancestors(makers)
@@ -86,4 +94,20 @@ def _ancestors(makers: Iterable[Operation]) -> set[Operation]:
         if operation not in found:
             found.add(operation)
             queue += operation.causes
+    return found
+
+
+def _variable(path: str) -> str:
+    """Return the variable that a path such as `lstm_state[0]` begins with."""
+    return re.split(r"[.\[]", path, maxsplit=1)[0]
+
+
+def _all_sources(name: str, sources: Mapping[str, set[str]]) -> set[str]:
+    """Return what a variable is assigned from, what that is assigned from, and so on."""
+    found: set[str] = set()
+    queue = [name]
+    while queue:
+        new = sources.get(queue.pop(), set()) - found
+        found |= new
+        queue += new
     return found

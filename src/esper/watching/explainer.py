@@ -9,6 +9,7 @@ from typing import Any, Final, Literal
 import torch
 from torch import Tensor
 
+from esper.tracing.storages import KnownTensors
 from esper.tracing.tracer import OperationTracer
 from esper.watching.beginning import Owners, as_it_began
 from esper.watching.bystanders import causes_first
@@ -35,6 +36,7 @@ from esper.watching.rerun import (
     has_loop,
     tensors_of_error,
 )
+from esper.watching.source import add_sources
 
 #: The tracer of a second run, and its tensors by name.
 _Repetition = tuple[OperationTracer, dict[str, Tensor]]
@@ -96,12 +98,15 @@ class Explainer:
         """
         frames = [frame for frame in stack if not is_plumbing(frame.f_code.co_filename)]
         variables: dict[str, Tensor] = {}
-        known = {id(norm) for norm in minibatch.norms}
+        sources: dict[str, set[str]] = {}
         for frame in self._own(frames)[::-1]:  # the loop's own before those that it calls
+            known = KnownTensors(variables)
             for name, tensor in named_tensors(frame).items():
-                if id(tensor) not in known:  # the name that it was first given
-                    known.add(id(tensor))
+                is_norm = any(tensor is norm for norm in minibatch.norms)
+                # What a function is given has the name that its caller gave it.
+                if not is_norm and not known.name_around(tensor):
                     variables.setdefault(name, tensor)
+            add_sources(frame, sources)
         self.variables = {name: tensor.detach() for name, tensor in variables.items()}
         if optimizer is not None:
             self._optimizers[id(optimizer)] = optimizer
@@ -118,7 +123,7 @@ class Explainer:
         # A loop that steps several optimizers began before the last step.
         rngs = minibatch.rngs if len(self._optimizers) > 1 else minibatch.rngs[:1]
         repetitions = self._repetitions(stack, frames, named, phase, optimizer, rngs)
-        return self._with_origin(frames, evidence, variables, repetitions)
+        return self._with_origin(frames, evidence, variables, sources, repetitions)
 
     def _gradients_for(
         self, optimizer: torch.optim.Optimizer | None, minibatch: Minibatch
@@ -219,6 +224,7 @@ class Explainer:
         frames: Sequence[FrameType],
         evidence: Callable[[Iterable[str]], tuple[Found, ...]],
         variables: Mapping[str, Tensor],
+        sources: Mapping[str, set[str]],
         repetitions: Sequence[Callable[[], _Repetition]],
     ) -> Explanation:
         found = evidence(variables)
@@ -229,7 +235,7 @@ class Explainer:
             try:
                 tracer, again = repeat()
                 is_reproduced |= bool(_bad(self.seen))
-                found = evidence(causes_first(tracer, _bad(self.seen), variables, again))
+                found = evidence(causes_first(tracer, _bad(self.seen), variables, again, sources))
                 # What was found, as the second run made it; else what it made at its end.
                 own = [again[one.quantity] for one in found if one.quantity in again]
                 origin = (

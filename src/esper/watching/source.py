@@ -115,6 +115,19 @@ def _stored_in(target: ast.expr) -> Iterator[tuple[int, str]]:
         yield target.col_offset, target.id
 
 
+def add_sources(frame: FrameType, sources: dict[str, set[str]]) -> None:
+    """Add, for each variable of a frame, the variables that the code assigns it from."""
+    try:
+        tree = tree_of(frame)
+    except NoSourceError:
+        return
+    for statement, _, name in _stores(tree):
+        value = getattr(statement, "value", None) or getattr(statement, "iter", None)
+        if value is not None:
+            used = {node.id for node in ast.walk(value) if isinstance(node, ast.Name)}
+            sources.setdefault(name, set()).update(used & frame.f_locals.keys())
+
+
 def variable_assigned_at(file: str, line: int) -> str:
     """Return the one variable that the statement at a line assigns; empty if it is not one."""
     best: ast.stmt | None = None
