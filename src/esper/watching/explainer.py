@@ -13,6 +13,12 @@ from esper.tracing.storages import KnownTensors
 from esper.tracing.tracer import OperationTracer
 from esper.watching.beginning import Owners, as_it_began
 from esper.watching.bystanders import causes_first
+from esper.watching.earlier_passes import (
+    NOT_AGAIN,
+    EarlierIsGoneError,
+    is_accumulating,
+    values_before,
+)
 from esper.watching.explaining import (
     Explanation,
     Found,
@@ -38,8 +44,8 @@ from esper.watching.rerun import (
 )
 from esper.watching.source import add_sources
 
-#: The tracer of a second run, and its tensors by name.
-_Repetition = tuple[OperationTracer, dict[str, Tensor]]
+#: The tracer of a second run, its tensors by name, and whether it was an earlier minibatch.
+_Repetition = tuple[OperationTracer, dict[str, Tensor], bool]
 Replay = Literal["auto", "model", "off"]
 _FRAMES: Final = 5  # whose variables are read
 
@@ -114,8 +120,11 @@ class Explainer:
         minibatch = replace(minibatch, gradients=self._gradients_for(optimizer, minibatch))
         inputs = {name: torch.as_tensor(values) for name, values in self._inputs().items()}
 
-        def evidence(names: Iterable[str]) -> tuple[Found, ...]:
-            own = {name: variables[name] for name in names}
+        def evidence(
+            names: Iterable[str], again: Mapping[str, Tensor] | None = None
+        ) -> tuple[Found, ...]:
+            values = {**variables, **(again or {})}
+            own = {name: values[name] for name in names}
             found = evidence_in(self._parts, self._heads, minibatch, own, state, inputs)
             return self._trained(found)
 
@@ -222,7 +231,7 @@ class Explainer:
     def _with_origin(
         self,
         frames: Sequence[FrameType],
-        evidence: Callable[[Iterable[str]], tuple[Found, ...]],
+        evidence: Callable[..., tuple[Found, ...]],
         variables: Mapping[str, Tensor],
         sources: Mapping[str, set[str]],
         repetitions: Sequence[Callable[[], _Repetition]],
@@ -233,9 +242,11 @@ class Explainer:
         for repeat in repetitions:
             self.seen = []
             try:
-                tracer, again = repeat()
+                tracer, again, is_earlier = repeat()
                 is_reproduced |= bool(_bad(self.seen))
-                found = evidence(causes_first(tracer, _bad(self.seen), variables, again, sources))
+                values = {**variables, **again} if is_earlier else variables
+                names = causes_first(tracer, _bad(self.seen), values, again, sources)
+                found = evidence(names, again if is_earlier else None)
                 # What was found, as the second run made it; else what it made at its end.
                 own = [again[one.quantity] for one in found if one.quantity in again]
                 origin = (
@@ -243,6 +254,9 @@ class Explainer:
                     or origin_in(tracer, _bad(self.seen))
                     or origin_in_use(tracer, found)
                 )
+            except EarlierIsGoneError as error:
+                reasons.insert(0, str(error))
+                continue
             except CannotRunAgainError as error:
                 reasons.append(str(error))
                 continue
@@ -274,7 +288,29 @@ class Explainer:
         def loop(rng: Tensor | None) -> _Repetition:
             assert self.seen is not None
             steps = StepsLeftOut(optimizer, self.seen, self._optimizers.values())
-            return run_again(frames, self._models, named, steps, rng)
+            return (*run_again(frames, self._models, named, steps, rng), False)
+
+        def earlier() -> _Repetition:
+            assert self.seen is not None
+            own = next((frame for frame in frames if has_loop(frame)), None)
+            if own is None or not is_accumulating(own):
+                raise CannotRunAgainError("every pass of the loop takes a step")
+            for values in values_before(own):
+                held = {
+                    f"variable {path}": tensor
+                    for name, value in values.items()
+                    for path, tensor in tensors_in(name, value)
+                }
+                steps = StepsLeftOut(optimizer, self.seen, self._optimizers.values())
+                # One state of the generator is known: that after the last step.
+                rng = rngs[0] if rngs else None
+                run = run_again(frames, self._models, {**held, **named}, steps, rng, values)
+                if _bad(self.seen):
+                    return (*run, True)
+                if steps.is_reached:  # the pass that made the step before
+                    break
+                self.seen.clear()
+            raise EarlierIsGoneError(NOT_AGAIN)
 
         def model() -> _Repetition:
             call = with_gradients_as(phase == "update", model_call(stack, self._models))
@@ -285,14 +321,14 @@ class Explainer:
                 try:
                     self.seen += [tensor for _, tensor in tensors_in("result", call())]
                 except Exception as error:  # noqa: BLE001 - a refusal of NaN ends both calls alike
-                    return tracer, tensors_of_error(error)
-            return tracer, {}
+                    return tracer, tensors_of_error(error), False
+            return tracer, {}, False
 
         if self._replay == "off" or self._repeater is not None:
             return []
         if self._replay == "model" or phase != "update":
             return [model]
-        return [*(partial(loop, rng) for rng in rngs or (None,)), model]
+        return [*(partial(loop, rng) for rng in rngs or (None,)), earlier, model]
 
     def _named(
         self, variables: Mapping[str, Tensor], state: Mapping[str, tuple[Part, Tensor]]

@@ -9,6 +9,7 @@ import linecache
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import FrameType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -190,6 +191,7 @@ def run_again(
     named: Mapping[str, Tensor],
     optimizers: StepsLeftOut,
     rng: Tensor | None = None,
+    earlier: Mapping[str, Any] | None = None,
 ) -> tuple[OperationTracer, dict[str, Tensor]]:
     """Run the minibatch of a frame again under the tracer, and put everything back.
 
@@ -201,6 +203,7 @@ def run_again(
         named: tensors that exist before, by name.
         optimizers: ends the run at a step, and leaves out the steps before it.
         rng: state of torch's generator when the minibatch began; None if unknown.
+        earlier: what the loop's own variables were in an earlier pass, to run that one instead.
 
     Raises:
         CannotRunAgainError: no frame has a loop that can be run again.
@@ -208,7 +211,7 @@ def run_again(
     reason = "no frame has a loop"
     for frame in frames:
         try:
-            body = body_of(frame)
+            body = body_of(frame, is_earlier=earlier is not None)
         except CannotRunAgainError as error:
             reason = str(error)
             if isinstance(error, NoLoopError):
@@ -217,7 +220,9 @@ def run_again(
         tracer = traced(models, named, LOOP_FUNCTION)
         variables = list(frame.f_locals.values())
         with everything_put_back(models, variables, rng), optimizers, tracer:
-            again = body.run()
+            again = body.run(earlier)
+            if earlier is not None:
+                optimizers.see_gradients()
         return tracer, again
     raise CannotRunAgainError(reason)
 

@@ -25,7 +25,7 @@ from torch.amp.grad_scaler import GradScaler
 from torch.optim import optimizer as torch_optimizer
 
 from esper.leyline.errors import EsperError
-from esper.watching.frames import frames_of_traceback, is_plumbing, named_tensors
+from esper.watching.frames import frames_of_traceback, is_plumbing, named_tensors, tensors_in
 from esper.watching.put_back import copy_of, gradient_state
 from esper.watching.source import Loop, NoSourceError, loops_around, tree_of
 
@@ -63,6 +63,9 @@ class StepsLeftOut:
         last: the optimizer whose step ends the run with `StepReached`; None: the first to step.
         seen: receives the gradients that this step would use.
         known: optimizers whose settings, such as the learning rate, are put back at the end.
+
+    Attributes:
+        is_reached: whether the run came to that step.
     """
 
     def __init__(
@@ -72,6 +75,7 @@ class StepsLeftOut:
         known: Iterable[torch.optim.Optimizer] = (),
     ) -> None:
         self._last = last
+        self.is_reached = False
         self._settings = [(group, dict(group)) for one in known for group in one.param_groups]
         self._seen = seen
         self._gradients: list[tuple[Tensor, Tensor | None]] = []
@@ -106,10 +110,17 @@ class StepsLeftOut:
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         if self._last is None or optimizer is self._last:
             self._seen += [p.grad for p in parameters if p.grad is not None]
+            self.is_reached = True
             raise StepReached
         self._gradients = [(parameter, parameter.grad) for parameter in parameters]
         for parameter in parameters:
             parameter.grad = None  # optimizers leave a parameter without gradient alone
+
+    def see_gradients(self) -> None:
+        """Receive the gradients of a run that ended before the step."""
+        groups = [] if self._last is None else self._last.param_groups
+        parameters = [p for group in groups for p in group["params"]]
+        self._seen += [p.grad for p in parameters if p.grad is not None]
 
     def _after(self, *_: object) -> None:
         for parameter, gradient in self._gradients:
@@ -124,26 +135,33 @@ class Body:
     code: Any
     names: tuple[str, ...]
 
-    def run(self) -> dict[str, Tensor]:
+    def run(self, earlier: Mapping[str, Any] | None = None) -> dict[str, Tensor]:
         """Run the body once, and return its tensors by name, and those of functions it was in.
 
         `StepReached` ends it, or the exception that ended it before.
 
+        Args:
+            earlier: what the loop's own variables were in an earlier pass, to run that one; it may
+                end without a step.
+
         Raises:
-            CannotRunAgainError: the body ended without either.
+            CannotRunAgainError: the current pass ended without a step.
         """
         variables = dict(self.frame.f_globals)
         local = self.frame.f_locals
         exec(self.code, variables)
         function = variables[LOOP_FUNCTION]
+        local = local if earlier is None else {**local, **earlier}
         arguments = {name: copy_of(local[name], 0) for name in self.names if name in local}
         _uncount_batch(local.values())
         try:
             with contextlib.redirect_stdout(io.StringIO()):
-                function(**arguments)
+                values = function(**arguments)
         except (StepReached, Exception) as error:  # noqa: BLE001 - a refusal of NaN ends both alike
             return tensors_of_error(error, function.__code__)
-        raise CannotRunAgainError("its second run did not reach the optimizer's step")
+        if earlier is None:
+            raise CannotRunAgainError("its second run did not reach the optimizer's step")
+        return dict(one for name, value in values.items() for one in tensors_in(name, value))
 
 
 def tensors_of_error(error: BaseException, code: CodeType | None = None) -> dict[str, Tensor]:
@@ -173,8 +191,13 @@ def _uncount_batch(variables: Iterable[object]) -> None:
             vars(value)["step"] -= 1
 
 
-def body_of(frame: FrameType) -> Body:
+def body_of(frame: FrameType, *, is_earlier: bool = False) -> Body:
     """Return the body of the innermost loop around a frame's current line.
+
+    Args:
+        frame: of the loop.
+        is_earlier: whether an earlier pass is run, of which no fetched batch is held and which may
+            run to the body's end.
 
     Raises:
         CannotRunAgainError: there is no source or no loop, or the body does more than compute.
@@ -186,9 +209,12 @@ def body_of(frame: FrameType) -> Body:
     if not loops:
         raise NoLoopError(f"no loop encloses line {frame.f_lineno}")
     loop = loops[-1]
-    loop.body = _without_fetching(_without_counting(loop.body, frame.f_lineno), frame.f_locals)
-    before_step = [node for node in loop.body if node.lineno <= frame.f_lineno]
-    _refuse_effects(before_step, frame.f_locals)
+    loop.body = _without_counting(loop.body, frame.f_lineno)
+    reached = loop.body
+    if not is_earlier:
+        loop.body = _without_fetching(loop.body, frame.f_locals)
+        reached = [node for node in loop.body if node.lineno <= frame.f_lineno]
+    _refuse_effects(reached, frame.f_locals)
     names = tuple(name for name in frame.f_locals if name.isidentifier())
     if frame.f_locals is frame.f_globals:  # a script: its variables are the globals
         names = tuple(_assigned(loop.body) & set(frame.f_locals))
@@ -364,6 +390,7 @@ def _function(loop: Loop, names: Sequence[str]) -> ast.Module:
         end_lineno=loop.end_lineno,
         end_col_offset=loop.end_col_offset,
     )
+    values = ast.Call(ast.Name("locals", ast.Load()), [], [])
     arguments = ast.arguments(
         posonlyargs=[],
         args=[],
@@ -372,8 +399,9 @@ def _function(loop: Loop, names: Sequence[str]) -> ast.Module:
         defaults=[],
     )
     function = ast.FunctionDef(
-        name=LOOP_FUNCTION, args=arguments, body=[once], decorator_list=[], lineno=loop.lineno,
-        col_offset=0, end_lineno=loop.end_lineno, end_col_offset=loop.end_col_offset,
+        name=LOOP_FUNCTION, args=arguments, body=[once, ast.Return(values)], decorator_list=[],
+        lineno=loop.lineno, col_offset=0,
+        end_lineno=loop.end_lineno, end_col_offset=loop.end_col_offset,
     )  # fmt: skip
     module = ast.Module(body=[function], type_ignores=[])
     return ast.fix_missing_locations(module)
