@@ -1,6 +1,7 @@
 """`esper.watch`: the lights for any PyTorch training, recorded in a run that Sanctum shows."""
 
 import functools
+import logging
 import sys
 import weakref
 from collections.abc import Callable, Mapping
@@ -16,7 +17,12 @@ from esper.leyline.errors import EsperError
 from esper.recipes.recipe import Rebuilding, Subject
 from esper.recipes.table import subject_of
 from esper.recording.capsule import LARGEST, CapsuleTooLargeError, Contents
-from esper.recording.run_recorder import Continued, Description, RunRecorder
+from esper.recording.run_recorder import (
+    Continued,
+    Description,
+    RunRecorder,
+    name_of_started_run,
+)
 from esper.watching.explainer import Replay
 from esper.watching.heads import Head, HeadsError, check_module, heads_of, output_width
 from esper.watching.hooks import unwrapped
@@ -27,8 +33,17 @@ from esper.watching.watch import OnNonfinite, Watch, When
 _OWN_LOOP: Final = "the training loop is no library's: it cannot be rebuilt elsewhere"
 
 
+_log = logging.getLogger("esper")
+#: Watches that were made in this process and may be open.
+_open: "weakref.WeakSet[Watch]" = weakref.WeakSet()
+
+
 class WatchError(EsperError, ValueError):
     """What is to be watched cannot be watched as asked; the message says why."""
+
+
+class UnwritableRunError(WatchError):
+    """The run cannot be written where it was asked to be; the message says what to do."""
 
 
 def watch(
@@ -58,7 +73,7 @@ def watch(
         groups: further parts by name: a module, or a regular expression that the beginning of a
             parameter's name must match.
         output_layer: the layer that computes the logits of the heads; found by default.
-        name: of the run; by default what is trained.
+        name: of the run; by default that given to `esper run`, or what is trained.
         run_dir: the folder that holds runs; by default `ESPER_RUN_DIR` or `runs`.
         on_nonfinite: "report" changes nothing; "skip" leaves an optimizer step out whose gradients
             are not finite; "halt" ends the process with exit code 3.
@@ -75,7 +90,8 @@ def watch(
     Raises:
         HeadsError: heads or groups do not fit the model.
         WatchError: nothing can be watched of `model`, or an option has an unknown value.
-        OSError: the run's directory cannot be created.
+        UnwritableRunError: the run cannot be written; it is a `WatchError`.
+        RunPathError: the path of the run's directory would be too long.
     """
     _check_choice("on_nonfinite", on_nonfinite, get_args(OnNonfinite))
     _check_choice("when", when, get_args(When))
@@ -105,19 +121,24 @@ def watch(
         hooks_steps=not subject.reports_steps,
     )
     described = Description(
-        name=name or subject.task or type(subject.models[0]).__name__,
+        name=name or name_of_started_run() or subject.task or type(subject.models[0]).__name__,
         library=subject.library,
         heads=[*watched.heads, *(Head(group, "group") for group in groups)],
         task=subject.task,
         device=str(next(subject.models[0].parameters(), torch.empty(0)).device),
         seed=subject.seed,
         config={**subject.config, **(config or {})},
+        on_nonfinite=on_nonfinite,
     )
     try:
         recorder = RunRecorder(described, None if run_dir is None else Path(run_dir), continues)
+    except OSError as error:
+        watched.close()
+        raise _unwritable(error) from error
     except BaseException:  # KeyboardInterrupt, too; raised again
         watched.close()
         raise
+    _close_earlier(watched)
     watched.record_with(recorder)
     recorder.close_at_exit(watched.close)
     if replay != "off":
@@ -128,6 +149,32 @@ def watch(
         _wrap_update(watched, subject, *subject.update_method)
     _explain_at_exit(watched)
     return watched
+
+
+def _close_earlier(watched: Watch) -> None:
+    """Close a watch of the same parameters, as where a cell of a notebook is run again."""
+    parameters = {id(part.parameter) for part in watched.parts}
+    for earlier in list(_open):
+        is_same = {id(part.parameter) for part in earlier.parts} == parameters
+        if is_same and not earlier.is_closed:
+            earlier.close()
+            if isinstance(recorder := earlier.recorder, RunRecorder):
+                _log.warning(
+                    "this model is watched again: its run %s has ended", recorder.directory.name
+                )
+        if earlier.is_closed:
+            _open.discard(earlier)
+    _open.add(watched)
+
+
+def _unwritable(error: OSError) -> UnwritableRunError:
+    """Return the error for a run that cannot be written: where, why, and what to do."""
+    place = f" in {error.filename}" if error.filename else ""
+    reason = error.strerror or type(error).__name__
+    return UnwritableRunError(
+        f"the run cannot be written{place} ({reason}): give a folder that can be written as "
+        "run_dir, or as ESPER_RUN_DIR"
+    )
 
 
 def _contents_of(watched: Watch, subject: Subject, on_nonfinite: str, trouble: Trouble) -> Contents:
@@ -203,14 +250,16 @@ def _wrap_update(watched: Watch, subject: Subject, owner: object, method: str) -
 
 
 def _explain_at_exit(watched: Watch) -> None:
-    """Explain the exception that ends the process, where the watch is not a context manager."""
+    """Explain an exception that nobody catches, where the watch is not a context manager."""
     before, own = sys.excepthook, weakref.ref(watched)
 
     def hook(
         kind: type[BaseException], error: BaseException, traceback: TracebackType | None
     ) -> None:
         if (watch := own()) is not None:
-            watch.end(error, traceback)
+            # At a prompt an exception ends a command, and not the training.
+            is_at_prompt = hasattr(sys, "ps1") or bool(sys.flags.interactive)
+            (watch.explain if is_at_prompt else watch.end)(error, traceback)
         before(kind, error, traceback)
 
     sys.excepthook = hook

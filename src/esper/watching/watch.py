@@ -219,6 +219,11 @@ class Watch:
         return not self._minibatches.record.troubles and not self._incidents.is_broken
 
     @property
+    def is_closed(self) -> bool:
+        """Whether it has ended, for whatever reason."""
+        return self._is_closed
+
+    @property
     def has_stepped(self) -> bool:
         """Whether the optimizer was to take a step since the last update ended."""
         return self._minibatches.record.steps > 0
@@ -268,6 +273,12 @@ class Watch:
             first_line = str(error).partition("\n")[0]
             self._close("failed", f"{type(error).__name__}: {first_line}".removesuffix(": "))
 
+    def explain(self, error: BaseException, traceback: TracebackType | None = None) -> None:
+        """Report what was not finite when an exception was raised, after which training goes on."""
+        if not self._is_closed:
+            with self._guard:
+                self._explain_exception(traceback or error.__traceback__)
+
     def close(self) -> None:
         """End the last update and take all hooks off. May be called more than once."""
         self._close("finished", "")
@@ -277,6 +288,7 @@ class Watch:
             return
         self._is_closed = True
         record = self._minibatches.record
+        record.is_whole = status == "finished"
         if record.steps or record.troubles or record.figures:
             with self._guard:
                 self._end_update()
@@ -346,7 +358,9 @@ class Watch:
             if flags.first_step:
                 found = found_in_flags(flags, self.heads, self.parts)
                 self._incidents.note_lasting(record, found, FLAGS_ONLY, flags.first_step)
-        if not is_finite and not self._incidents.is_broken:
+        if is_finite:
+            self._incidents.is_broken = False  # no lasting harm was done: what comes is news
+        elif not self._incidents.is_broken:
             found = self._explainer.weights()
             self._incidents.note_lasting(record, found, _WEIGHTS_ONLY, record.steps)
         self._look.count(is_same=is_same, took_steps=record.steps > record.skipped)

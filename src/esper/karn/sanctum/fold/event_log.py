@@ -27,6 +27,7 @@ from esper.leyline.text.sighting_words import (
     NOT_REPRODUCED,
     PLANTED,
     joined,
+    minibatch_words,
     place_words,
     quantity_words,
 )
@@ -125,7 +126,7 @@ def _sighting(seen: FirstSighting) -> str:
         f"{_who(seen.head)} went {kind} first in {quantity_words(seen.quantity, seen.part)}",
         place_words(seen.phase, seen.host, seen.step),
         f"update {seen.update}",
-        f"epoch {seen.epoch}, minibatch {seen.minibatch}" if seen.epoch else "",
+        minibatch_words(seen.epoch, seen.minibatch),
         "" if seen.reproduced else NOT_REPRODUCED,
         PLANTED if seen.planted else "",
     )
@@ -192,7 +193,7 @@ def stalled(payload: HostsStalled) -> tuple[str, str]:
     process = f"process {payload.pid}, which holds hosts,"
     if payload.answered:
         return "warning", f"{process} answers again after {payload.seconds:.0f} s"
-    return "error", f"STALLED: {process} has not answered for {payload.seconds:.0f} s"
+    return "error", f"STUCK: {process} has not answered for {payload.seconds:.0f} s"
 
 
 def finished(payload: RunFinished, *, is_watched: bool = False) -> tuple[str, str]:
