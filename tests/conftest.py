@@ -39,6 +39,11 @@ def pytest_collection_finish() -> None:
     gc.set_threshold(10_000, 10, 10)
 
 
+def pytest_unconfigure() -> None:
+    """Let the interpreter free everything at its end; some extensions complain of what is left."""
+    gc.unfreeze()
+
+
 # The same examples each time, so that only a change of the code changes the result. To search
 # further, with other examples each time: `uv run pytest --hypothesis-profile=search`.
 settings.register_profile("repeatable", derandomize=True)

@@ -197,7 +197,7 @@ def test_an_infinite_loss_lights_though_the_log_hides_it(tmp_path, hides_it):
         (overflow, {"gradient_accumulation_steps": 1}),
         (poison, {}),
         (overflow, {"bf16": True}),
-        (poison, {"max_grad_norm": 0.0, "gradient_checkpointing": True}),
+        (poison, {"max_grad_norm": 0.0, "activation_checkpointing": True}),
     ],
 )
 def test_a_watched_training_equals_an_unwatched_one(tmp_path, fault, settings):
