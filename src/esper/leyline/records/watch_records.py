@@ -147,7 +147,7 @@ WATCH_RECORDS: Final = (
         thresholds=Thresholds(healthy="dark", is_critical_when_true=True),
         wiring=_of_update("still_updates", "stalled_latch", "stalled", _LIGHTS_PANEL),
         companions=("TELE-302", "TELE-303", "TELE-604", "TELE-606"),
-        proven_by=("tests/karn/sanctum/test_watched_runs.py",),
+        proven_by=("tests/karn/sanctum/screens/test_watched_runs.py",),
     ),
     TelemetryRecord(
         id="TELE-606",
