@@ -1,5 +1,6 @@
 """Builders of events, for the tests of every room that reads or writes them."""
 
+import gc
 import os
 import sys
 from typing import Any
@@ -29,6 +30,19 @@ from esper.leyline.telemetry import (
 )
 
 sys.dont_write_bytecode = False
+
+
+def pytest_collection_finish() -> None:
+    """Leave what was imported out of garbage collection: it took an eighth of the tests' time."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(10_000, 10, 10)
+
+
+def pytest_unconfigure() -> None:
+    """Let the interpreter free everything at its end; some extensions complain of what is left."""
+    gc.unfreeze()
+
 
 # The same examples each time, so that only a change of the code changes the result. To search
 # further, with other examples each time: `uv run pytest --hypothesis-profile=search`.

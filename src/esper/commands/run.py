@@ -64,25 +64,20 @@ def _in_front(run: Path, command: list[str]) -> int:
 
 
 def _behind_sanctum(run: Path, command: list[str], run_dir: Path) -> int:
-    from esper.karn.reports.run_commands import run_command
+    from esper.commands.shown_process import wait_behind_sanctum
     from esper.launch.script_process import ScriptProcess
 
     process = ScriptProcess(run, command)
-    from esper.karn.sanctum.cockpit.opening import run_sanctum
-
-    choice = run_sanctum(run, run_dir, process)
-    if choice == "detach":
-        print(f"The script continues in process {process.pid}. Watch it with:")
-        print(f"  {run_command(run, 'sanctum')}")
+    code = wait_behind_sanctum(
+        run,
+        run_dir,
+        process,
+        detached="The script continues",
+        stopping="The script was interrupted. Ctrl-C ends it at once.",
+        stop_at_once=process.terminate,
+    )
+    if code is None:
         return 0
-    if choice == "stop":
-        process.stop()
-        print("The script was interrupted. Ctrl-C ends it at once.")
-        try:
-            process.wait()
-        except KeyboardInterrupt:
-            process.terminate()
-    code = process.wait()
     _print_end(run, code)
     return code
 

@@ -31,6 +31,7 @@ try:
 
     _LIBRARY = "lightning"
 except ModuleNotFoundError:  # the same code as a distribution of its own
+    # For mypy these are other classes than those above.
     from pytorch_lightning import Callback  # type: ignore[assignment]
     from pytorch_lightning.loggers.logger import DummyLogger  # type: ignore[assignment]
 

@@ -396,6 +396,7 @@ def decode_payload(kind: str, data: bytes) -> Payload | UnknownPayload:
     if decoder is None:
         return UnknownPayload(kind=kind, data=data)
     try:
-        return decoder.decode(data)  # type: ignore[no-any-return]
+        payload: Payload = decoder.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise DamagedEventError(f"a {kind} event is damaged: {error}") from error
+    return payload

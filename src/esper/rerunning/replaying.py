@@ -32,7 +32,7 @@ from esper.watching.beginning import as_it_began
 from esper.watching.explaining import Found, origin_in, origin_in_use
 from esper.watching.frames import is_plumbing, tensors_in
 from esper.watching.heads import OUTPUT_QUANTITIES
-from esper.watching.watch import Watch
+from esper.watching.watch import OnNonfinite, Watch
 
 _NEVER_NEGATIVE: Final = ("exp_avg_sq", "square_avg", "max_exp_avg_sq")
 #: Quantities that flags on the device can name (`esper.watching.flag_evidence`).
@@ -159,17 +159,18 @@ class _Repetition:
         """Repeat it; return what was seen, and where that began."""
         subject = subject_of(self._model)
         assert subject is not None
+        assert subject.output_layer is not None  # every policy that has a plan has one
         handles = [
             self._model.policy.optimizer.register_step_pre_hook(self._before_watch),
-            subject.output_layer.register_forward_hook(self._on_output),  # type: ignore[union-attr]
+            subject.output_layer.register_forward_hook(self._on_output),
         ]
-        on_nonfinite = "skip" if self._capsule.on_nonfinite == "skip" else "report"
+        on_nonfinite: OnNonfinite = "skip" if self._capsule.on_nonfinite == "skip" else "report"
         watch = Watch(
             subject.models,
             subject.optimizers,
             subject.heads,
             output_layer=subject.output_layer,
-            on_nonfinite=on_nonfinite,  # type: ignore[arg-type]
+            on_nonfinite=on_nonfinite,
             when="step",
             replay="off",
             finds_updates=False,

@@ -156,11 +156,11 @@ def _evidence_in_outputs(heads: Sequence[Head], minibatch: Minibatch) -> tuple[F
         if taken is not None and not _is_finite(taken):
             evidence.add([SHARED], "features", taken)
             continue
-        own = [head for head in heads if head.columns is not None]
+        own = [(head, head.columns) for head in heads if head.columns is not None]
         if not own:
             evidence.add([SHARED], "output", output)
-        for head in own:
-            columns = output[..., head.columns.start : head.columns.stop]  # type: ignore[union-attr]
+        for head, place in own:
+            columns = output[..., place.start : place.stop]
             if not _is_finite(columns):
                 quantity = OUTPUT_QUANTITIES.get(head.kind, "output")
                 evidence.add([head.name], quantity, columns)

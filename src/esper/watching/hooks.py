@@ -128,7 +128,7 @@ class ScalerWatch:
         """Stop calling back; put the original method back if no other watch came after."""
         self._callback = None
         if GradScaler._maybe_opt_step is self._replacement:
-            GradScaler._maybe_opt_step = self._original  # type: ignore[method-assign]
+            setattr(GradScaler, "_maybe_opt_step", self._original)  # noqa: B010 - as above
 
 
 def unwrapped(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:

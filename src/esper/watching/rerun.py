@@ -14,7 +14,7 @@ import contextlib
 import inspect
 import io
 import textwrap
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import CodeType, FrameType
 from typing import Any, Final
@@ -36,7 +36,6 @@ _NOT_AGAIN = frozenset(
 )
 #: Functions that fetch a batch. A second run leaves their call out, since the batch is still held.
 _FETCHING = frozenset({"next", "sample"})
-_OF_SCALERS: Final = ("scale", "unscale_", "step", "update")
 #: Name of the function that a loop's body becomes.
 LOOP_FUNCTION: Final = "_esper_body"
 
@@ -87,16 +86,20 @@ class StepsLeftOut:
             torch_optimizer.register_optimizer_step_post_hook(self._after),
         ]
         # Without its scale, whatever is not finite did not come from a loss scale that is too high.
-        self._methods = {name: getattr(GradScaler, name) for name in _OF_SCALERS}
 
         def step(_scaler: Any, optimizer: torch.optim.Optimizer, *_: Any, **__: Any) -> None:
             self._before(optimizer)
             self._after()
 
-        GradScaler.scale = lambda _scaler, outputs: outputs  # type: ignore[method-assign]
-        GradScaler.unscale_ = lambda *_: None  # type: ignore[method-assign]
-        setattr(GradScaler, "step", step)  # noqa: B010 - mypy refuses the other
-        GradScaler.update = lambda *_: None  # type: ignore[method-assign]
+        unscaled: dict[str, Callable[..., Any]] = {
+            "scale": lambda _scaler, outputs: outputs,
+            "unscale_": lambda *_: None,
+            "step": step,
+            "update": lambda *_: None,
+        }
+        self._methods = {name: getattr(GradScaler, name) for name in unscaled}
+        for name, method in unscaled.items():
+            setattr(GradScaler, name, method)
 
     def __exit__(self, *_: object) -> None:
         for handle in self._handles:

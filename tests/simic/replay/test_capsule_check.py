@@ -157,6 +157,8 @@ def deflated(data: bytes) -> bytes:
     return packed.getvalue()
 
 
+# What is refused is no file of Esper: torch warns that checking its sparse tensor may be slow.
+@pytest.mark.filterwarnings("ignore:Validating sparse tensor invariants:UserWarning")
 @pytest.mark.parametrize(
     ("data", "words"),
     [

@@ -1,4 +1,8 @@
-"""Recurrent PPO as single-file scripts write it: minibatches of whole environments."""
+"""Recurrent PPO as single-file scripts write it: minibatches of whole environments.
+
+It repeats lines of `plain_ppo` because such scripts do: the watch reads the local variables of one
+function that holds the whole loop.
+"""
 
 from collections.abc import Sequence
 

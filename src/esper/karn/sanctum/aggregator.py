@@ -6,7 +6,6 @@ and evidence.
 """
 
 import copy
-from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -22,9 +21,8 @@ from esper.karn.sanctum.fold.states import (
     counted_intervention,
     machine_state,
     tamiyo_state,
-    training_state,
 )
-from esper.karn.sanctum.fold.update_history import score_history, update_history
+from esper.karn.sanctum.fold.update_ledger import UpdateLedger
 from esper.karn.sanctum.schema import (
     DecisionState,
     HostState,
@@ -41,7 +39,6 @@ from esper.leyline.heads import HEAD_CHOICES
 from esper.leyline.telemetry import (
     GROUPS,
     HOSTS,
-    STALLED_UPDATES,
     CheckpointWritten,
     DamagedPayload,
     DecisionsTaken,
@@ -61,16 +58,12 @@ from esper.leyline.telemetry import (
     UnknownPayload,
 )
 
-#: Number of last updates that are kept whole; a resume rarely goes back further.
-UPDATES_KEPT: Final = 32
-
 
 @dataclass
 class _Parts:
     """Parts of the last snapshot; None where an event has changed the part since."""
 
     heads: dict[str, tuple[str, ...]] | None = None
-    history: dict[str, tuple[float, ...]] | None = None
     tamiyo: TamiyoState | None = None
     training: TrainingState | None = None
     incidents: tuple[IncidentState, ...] | None = None
@@ -86,16 +79,9 @@ class SanctumAggregator:
         self._last_id = 0
         self._latches = Latches()
         self._reported = Latches()  # the latches that were set by events
-        self._newest_update = 0  # ever completed, including updates before a resume went back
-        self._lacks_updates = False
         self._evidence = EvidenceLedger()
         self._run = RunLedger()
-        self._updates: deque[PPOUpdatePayload] = deque(maxlen=UPDATES_KEPT)
-        self._history = update_history()
-        self._scores = score_history()
-        self._skipped_in_run = 0
-        self._rescaled_in_run = 0
-        self._stalled_since: int | None = None
+        self._updates = UpdateLedger()
         self._interventions = InterventionState()
         self._incidents = IncidentLedger()
         self._hosts = HostLedger()
@@ -111,8 +97,6 @@ class SanctumAggregator:
         other._run = self._run.copy()
         other._evidence = self._evidence.copy()
         other._updates = self._updates.copy()
-        other._history = self._history.copy()
-        other._scores = self._scores.copy()
         other._incidents = self._incidents.copy()
         other._hosts = self._hosts.copy()
         other._log = self._log.copy()
@@ -179,16 +163,16 @@ class SanctumAggregator:
     @property
     def newest_update(self) -> int:
         """The newest update ever completed; a resume may have gone back before it."""
-        return self._newest_update
+        return self._updates.newest
 
     @property
     def lacks_updates(self) -> bool:
         """Whether the run was resumed after an update that has no event."""
-        return self._lacks_updates
+        return self._updates.lacks_updates
 
     def sightings(self) -> list[tuple[int, NonfiniteSighting]]:
         """Return a sighting for each light that is on, with the number of its update."""
-        return self._latches.sightings(self._newest_update)
+        return self._latches.sightings(self._updates.newest)
 
     @property
     def is_end_lost(self) -> bool:
@@ -225,16 +209,12 @@ class SanctumAggregator:
         if resumed_from is None and not is_first:
             resumed_from = 0  # without a checkpoint, training starts again
         if resumed_from is not None:
-            self._lacks_updates |= resumed_from > self._newest_update
-            # Updates after the checkpoint are trained and reported again.
-            while self._updates and self._updates[-1].update > resumed_from:
-                self._updates.pop()
-            self._history.drop_after(resumed_from)
-            self._scores.drop_after(resumed_from)
+            self._updates.go_back_to(resumed_from)
+            last = self._updates.last
             self._run.update = resumed_from
             self._run.episodes_done = (
-                self._updates[-1].episodes_done
-                if self._updates
+                last.episodes_done
+                if last
                 else min(self._run.episodes_done, resumed_from * payload.environments)
             )
         self._say(event, "info", event_log.started(payload))
@@ -269,24 +249,22 @@ class SanctumAggregator:
         self._run.episodes_done = payload.episodes_done
         score = event_log.mean(payload.score)
         if score is not None:
-            self._scores.add(payload.update, score)
+            self._updates.add_score(payload.update, score)
             self._parts.training = None
         self._say(event, "info", event_log.episodes_done(payload, self._run.episodes, score))
 
     def _handle_ppo_update(self, event: Event, payload: PPOUpdatePayload) -> None:
         """Set the latch of each head that was detected; absent or False entries change nothing."""
         self._latch(event, payload)
-        self._latch_stalled(event, payload)
+        self._parts.training = None
+        if self._updates.note_stalled(payload):
+            self._say(event, "latch", event_log.standing_still(payload), update=payload.update)
         if event.id <= self._last_id:
             return
-        self._updates.append(payload)
-        self._history.add(payload.update, payload)
+        self._updates.add(payload)
         self._run.update = payload.update
         self._run.episodes_done = payload.episodes_done
         self._run.note_update(event.time)
-        self._skipped_in_run += payload.minibatches_skipped
-        self._rescaled_in_run += payload.minibatches_rescaled
-        self._parts.history = self._parts.training = None
         if payload.minibatches_skipped:
             self._say(event, "warning", event_log.skipped(payload), update=payload.update)
 
@@ -300,18 +278,7 @@ class SanctumAggregator:
                 self._say(event, "latch", line, head=head, host=host, update=payload.update)
             self._reported = self._reported.join(found)
             self._latches = self._latches.join(found)
-        self._newest_update = max(self._newest_update, payload.update)
-
-    def _latch_stalled(self, event: Event, payload: PPOUpdatePayload) -> None:
-        """Set the latch of training that took steps and moved no weight."""
-        if payload.still_updates < STALLED_UPDATES:
-            return
-        since = payload.update - payload.still_updates + 1
-        before = self._stalled_since
-        self._stalled_since = since if before is None else min(before, since)
-        self._parts.training = None
-        if before is None:
-            self._say(event, "latch", event_log.standing_still(payload), update=payload.update)
+        self._updates.newest = max(self._updates.newest, payload.update)
 
     def _handle_intervention_taken(self, event: Event, payload: InterventionTaken) -> None:
         self._interventions = counted_intervention(self._interventions, payload.action)
@@ -392,21 +359,15 @@ class SanctumAggregator:
             self._parts.heads = heads
         return self._parts.heads
 
-    def _histories(self) -> dict[str, tuple[float, ...]]:
-        if self._parts.history is None:
-            self._parts.history = self._history.values()
-        return self._parts.history
-
     def _tamiyo_state(self) -> TamiyoState:
         if self._parts.tamiyo is None:
-            last = self._updates[-1] if self._updates else None
             self._parts.tamiyo = tamiyo_state(
                 list(self._heads()),
                 self._groups(),
                 self._latches,
                 self._evidence,
-                last,
-                self._histories(),
+                self._updates.last,
+                self._updates.histories(),
             )
         return self._parts.tamiyo
 
@@ -418,15 +379,8 @@ class SanctumAggregator:
 
     def _training_state(self) -> TrainingState:
         if self._parts.training is None:
-            self._parts.training = training_state(
-                self._updates[-1] if self._updates else None,
-                self._histories(),
-                self._scores.values().get("score", ()),
-                skipped_in_run=self._skipped_in_run,
-                rescaled_in_run=self._rescaled_in_run,
-                stalled_since=self._stalled_since,
-                is_watched=self._run.is_watched,
-            )
+            is_watched = self._run.is_watched
+            self._parts.training = self._updates.training_state(is_watched=is_watched)
         return self._parts.training
 
     def _intervention_state(self) -> InterventionState:
@@ -460,8 +414,9 @@ class SanctumAggregator:
 
     def _run_state(self) -> RunState:
         speed = self._hosts.samples_per_second()
-        if speed is None and self._updates:
-            speed = self._updates[-1].samples_per_second
+        last = self._updates.last
+        if speed is None and last is not None:
+            speed = last.samples_per_second
         return self._run.state(self._hosts.last, self._heads(), speed)
 
 

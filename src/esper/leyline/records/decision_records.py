@@ -50,7 +50,7 @@ def _decision(
             label=label,
         ),
         companions=companions,
-        proven_by=("tests/karn/sanctum/test_hosts_and_decisions.py",),
+        proven_by=("tests/karn/sanctum/fold/test_hosts_and_decisions.py",),
     )
 
 

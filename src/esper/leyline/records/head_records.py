@@ -281,6 +281,6 @@ HEAD_RECORDS: Final = (
         thresholds=Thresholds(healthy="empty"),
         wiring=_wiring(_EXAMINED, "head_nonfinite", "evidence", "Evidence"),
         companions=("TELE-301", "TELE-302", "TELE-303", "TELE-304", "TELE-305"),
-        proven_by=("tests/karn/sanctum/test_evidence.py",),
+        proven_by=("tests/karn/sanctum/fold/test_evidence.py",),
     ),
 )

@@ -2,10 +2,9 @@
 
 from typing import Final
 
-from esper.leyline.records.record import TelemetryRecord, Wiring
+from esper.leyline.records.record import AGGREGATOR, TelemetryRecord, Wiring
 from esper.leyline.thresholds import Thresholds
 
-_AGGREGATOR: Final = "esper.karn.sanctum.aggregator:SanctumAggregator"
 _RECORDER: Final = "esper.recording.run_recorder:RunRecorder"
 _WATCH: Final = "esper.watching.watch:Watch"
 _OVERVIEW: Final = "esper.karn.sanctum.overview"
@@ -20,12 +19,12 @@ _STILL_CAUSES: Final = (
 )
 
 
-def _of_update(field: str, snapshot: str, label: str, widget: str, handler: str) -> Wiring:
+def _of_update(field: str, snapshot: str, label: str, widget: str) -> Wiring:
     return Wiring(
         source=f"{_WATCH}.update",
         emission=f"{_RECORDER}.updated",
         payload=f"PPOUpdatePayload.{field}",
-        aggregation=f"{_AGGREGATOR}.{handler}",
+        aggregation=f"{AGGREGATOR}._handle_ppo_update",
         snapshot=f"training.{snapshot}",
         widget=widget,
         label=label,
@@ -51,7 +50,7 @@ WATCH_RECORDS: Final = (
             source="esper.recording.run_recorder:library_version",
             emission=_RECORDER,
             payload="RunStarted.library",
-            aggregation=f"{_AGGREGATOR}._handle_run_started",
+            aggregation=f"{AGGREGATOR}._handle_run_started",
             snapshot="run.library",
             widget="esper.karn.sanctum.frame.run_header:RunHeader",
             label="library",
@@ -78,7 +77,7 @@ WATCH_RECORDS: Final = (
             source="esper.watching.heads:heads_of",
             emission=_RECORDER,
             payload="RunStarted.head_kinds",
-            aggregation=f"{_AGGREGATOR}._handle_run_started",
+            aggregation=f"{AGGREGATOR}._handle_run_started",
             snapshot="run.head_kinds",
             widget="esper.karn.sanctum.heads.evidence_panel:EvidencePanel",
             label="neither Inf nor NaN",
@@ -103,9 +102,7 @@ WATCH_RECORDS: Final = (
         ),
         causes=("a figure that is not finite says in which quantity to look first",),
         thresholds=Thresholds(healthy="finite"),
-        wiring=_of_update(
-            "logged", "logged", "", f"{_OVERVIEW}.logged_panel:LoggedPanel", "_handle_ppo_update"
-        ),
+        wiring=_of_update("logged", "logged", "", f"{_OVERVIEW}.logged_panel:LoggedPanel"),
     ),
     TelemetryRecord(
         id="TELE-604",
@@ -125,9 +122,7 @@ WATCH_RECORDS: Final = (
         ),
         causes=_STILL_CAUSES,
         thresholds=Thresholds(healthy="0"),
-        wiring=_of_update(
-            "still_updates", "still_updates", "no weight moved for", _LIGHTS_PANEL, "_latch_stalled"
-        ),
+        wiring=_of_update("still_updates", "still_updates", "no weight moved for", _LIGHTS_PANEL),
         companions=("TELE-605", "TELE-606"),
     ),
     TelemetryRecord(
@@ -150,11 +145,9 @@ WATCH_RECORDS: Final = (
         ),
         causes=_STILL_CAUSES,
         thresholds=Thresholds(healthy="dark", is_critical_when_true=True),
-        wiring=_of_update(
-            "still_updates", "stalled_latch", "stalled", _LIGHTS_PANEL, "_latch_stalled"
-        ),
+        wiring=_of_update("still_updates", "stalled_latch", "stalled", _LIGHTS_PANEL),
         companions=("TELE-302", "TELE-303", "TELE-604", "TELE-606"),
-        proven_by=("tests/karn/sanctum/test_watched_runs.py",),
+        proven_by=("tests/karn/sanctum/screens/test_watched_runs.py",),
     ),
     TelemetryRecord(
         id="TELE-606",
@@ -170,9 +163,7 @@ WATCH_RECORDS: Final = (
         default="None",
         meaning="First update of the first time in which no weight moved.",
         causes=_STILL_CAUSES,
-        wiring=_of_update(
-            "still_updates", "stalled_since", "stalled", _LIGHTS_PANEL, "_latch_stalled"
-        ),
+        wiring=_of_update("still_updates", "stalled_since", "stalled", _LIGHTS_PANEL),
         companions=("TELE-604", "TELE-605"),
     ),
     TelemetryRecord(
@@ -198,7 +189,7 @@ WATCH_RECORDS: Final = (
             source="esper.watching.explaining:origin_in",
             emission=f"{_RECORDER}.found",
             payload="IncidentRecorded.origin",
-            aggregation=f"{_AGGREGATOR}._handle_incident_recorded",
+            aggregation=f"{AGGREGATOR}._handle_incident_recorded",
             snapshot="incidents[…].origin",
             widget="esper.karn.sanctum.heads.incident_panel:IncidentPanel",
             label="began in",

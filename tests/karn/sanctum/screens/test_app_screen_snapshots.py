@@ -1,6 +1,6 @@
 """Pictures of the Heads, Hosts and Decisions screens, each looked at and approved by eye.
 
-After a deliberate change: `uv run pytest tests/karn/sanctum/test_app_screen_snapshots.py
+After a deliberate change: `uv run pytest tests/karn/sanctum/screens/test_app_screen_snapshots.py
 --snapshot-update`, and look at the pictures again.
 """
 

@@ -16,6 +16,7 @@ from esper.karn.store.liveness import StatusKind
 from esper.karn.store.run_store import STORE_NAME, RunWriter, create_run
 
 COLUMNS, LINES = 80, 24
+PIECE = 256  # characters that are drawn between two looks at the screen
 PROGRAM = """
 import sys
 from pathlib import Path
@@ -51,6 +52,7 @@ class Terminal:
         self.received = ""
         self.screen = pyte.Screen(COLUMNS, LINES)
         self._stream = pyte.Stream(self.screen)
+        self._unread = ""  # received, and not yet on the screen
         self.process = pexpect.spawn(
             sys.executable,
             ["-c", PROGRAM, *map(str, arguments)],
@@ -67,13 +69,15 @@ class Terminal:
         )
 
     def wait_for(self, text):
-        """Read until a text is on the screen."""
+        """Read until a text was on the screen, where a dialog may cover it a moment later."""
         deadline = time.monotonic() + 30
         while text not in "\n".join(self.screen.display):
             assert time.monotonic() < deadline, "\n".join(self.screen.display)
-            received = self.process.read_nonblocking(65_536, timeout=30)
-            self.received += received
-            self._stream.feed(received)
+            if not self._unread:
+                self._unread = self.process.read_nonblocking(65_536, timeout=30)
+                self.received += self._unread
+            drawn, self._unread = self._unread[:PIECE], self._unread[PIECE:]
+            self._stream.feed(drawn)
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """Searching the store for lines that the log no longer keeps, against a log that keeps all."""
 
+import shutil
 import sqlite3
 from collections import deque
 from contextlib import closing
@@ -66,10 +67,11 @@ def write_update(writer, payloads, update):
     writer.emit(CheckpointWritten(update=update, path=f"checkpoints/{update}", size=1))
 
 
-@pytest.fixture
-def run(tmp_path, payloads):
-    """Return the directory of a run with far more lines than the log keeps."""
-    with RunWriter(tmp_path) as writer:
+@pytest.fixture(scope="module")
+def long_run(tmp_path_factory, payloads):
+    """Return the directory of a run with far more lines than the log keeps, to be read only."""
+    directory = tmp_path_factory.mktemp("long")
+    with RunWriter(directory) as writer:
         writer.emit(payloads.start(slots=["early", "late"], environments=3))
         for update in range(1, UPDATES + 1):
             write_update(writer, payloads, update)
@@ -79,14 +81,32 @@ def run(tmp_path, payloads):
                         slots=["first", "second"], environments=3, resumed_from_update=30
                     )
                 )
-    return tmp_path
+    return directory
+
+
+@pytest.fixture
+def run(long_run, tmp_path):
+    """Return a copy of the long run, which may be written to."""
+    return shutil.copytree(long_run, tmp_path / "run")
 
 
 def snapshot_of(directory):
     return RunFollower(directory).catch_up().snapshot
 
 
-def whole_log(directory, monkeypatch):
+@pytest.fixture(scope="module")
+def kept_lines(long_run):
+    """Lines that the log of the long run keeps."""
+    return snapshot_of(long_run).log
+
+
+@pytest.fixture(scope="module")
+def all_lines(long_run):
+    """Lines that a log of the long run would have if it kept everything."""
+    return whole_log(long_run)
+
+
+def whole_log(directory):
     """Return the log as it would be if it kept everything."""
     make = LogBook.__init__
 
@@ -94,7 +114,7 @@ def whole_log(directory, monkeypatch):
         make(self)
         self._shelves = {shelf: deque() for shelf in self._shelves}
 
-    with monkeypatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(LogBook, "__init__", make_endless)
         patch.setattr("esper.karn.sanctum.following.follower.first_that_counts", lambda *_: 1)
         return snapshot_of(directory).log
@@ -113,55 +133,52 @@ def searched(search, log):
 @pytest.mark.parametrize("events_per_step", [3, 128, 400])
 @pytest.mark.parametrize("log_filter", FILTERS, ids=str)
 def test_a_search_finds_what_a_log_that_keeps_all_has(
-    run, monkeypatch, log_filter, events_per_step
+    long_run, kept_lines, all_lines, monkeypatch, log_filter, events_per_step
 ):
     monkeypatch.setattr(log_search, "EVENTS_PER_STEP", events_per_step)
-    expected = whole_log(run, monkeypatch)
-    log = snapshot_of(run).log
-    assert len(log) < len(expected)
+    assert len(kept_lines) < len(all_lines)
 
-    result = searched(LogSearch(run, log_filter), log)
+    result = searched(LogSearch(long_run, log_filter), kept_lines)
 
     assert result.is_whole
     assert result.error is None
-    shown = [line for line in with_older(log, result.lines) if log_filter.matches(line)]
-    assert shown == [line for line in expected if log_filter.matches(line)]
+    shown = [line for line in with_older(kept_lines, result.lines) if log_filter.matches(line)]
+    assert shown == [line for line in all_lines if log_filter.matches(line)]
 
 
-def test_a_search_says_how_far_back_it_is(run):
-    search = LogSearch(run, LogFilter(text="noted"))
-    search.go_on(snapshot_of(run).log)
+def test_a_search_says_how_far_back_it_is(long_run, kept_lines):
+    search = LogSearch(long_run, LogFilter(text="noted"))
+    search.go_on(kept_lines)
     reached = [search.step().reached for _ in range(3)]
     updates = [int(noted.removeprefix("back to update ")) for noted in reached]
     assert updates == sorted(updates, reverse=True)
     assert 1 < updates[-1] < updates[0] < UPDATES
 
 
-def test_a_search_ends_when_it_found_as_much_as_is_kept(run, monkeypatch):
+def test_a_search_ends_when_it_found_as_much_as_is_kept(long_run, kept_lines, monkeypatch):
     monkeypatch.setattr(log_search, "LINES_FOUND", 20)
-    log = snapshot_of(run).log
-    result = searched(LogSearch(run, LogFilter(text="noted")), log)
+    result = searched(LogSearch(long_run, LogFilter(text="noted")), kept_lines)
     assert len(result.lines) == 20
     assert not result.is_whole
-    newest = oldest_missing(log)
+    newest = oldest_missing(kept_lines)
     assert all(newest - 200 < line.event_id <= newest for line in result.lines)
 
 
-@pytest.mark.parametrize("log_filter", FILTERS, ids=str)
-def test_a_search_goes_on_over_what_a_live_run_pushes_out(run, monkeypatch, payloads, log_filter):
+def test_a_search_goes_on_over_what_a_live_run_pushes_out(run, kept_lines, monkeypatch, payloads):
     monkeypatch.setattr(log_search, "EVENTS_PER_STEP", 50)
-    search = LogSearch(run, log_filter)
-    searched(search, snapshot_of(run).log)
+    searches = {log_filter: LogSearch(run, log_filter) for log_filter in FILTERS}
+    for search in searches.values():
+        searched(search, kept_lines)
     with RunWriter(run) as writer:
         for update in range(UPDATES + 1, UPDATES + 20):
             write_update(writer, payloads, update)
-    log = snapshot_of(run).log
+    log, expected = snapshot_of(run).log, whole_log(run)
 
-    result = searched(search, log)
+    for log_filter, search in searches.items():
+        result = searched(search, log)
 
-    shown = [line for line in with_older(log, result.lines) if log_filter.matches(line)]
-    expected = whole_log(run, monkeypatch)
-    assert shown == [line for line in expected if log_filter.matches(line)]
+        shown = [line for line in with_older(log, result.lines) if log_filter.matches(line)]
+        assert shown == [line for line in expected if log_filter.matches(line)], log_filter
 
 
 def test_an_earlier_moment_is_searched_where_the_search_had_ended_before_it(run, monkeypatch):
