@@ -10,6 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, get_args
 
+import msgspec
 import torch
 from torch import nn
 
@@ -23,6 +24,7 @@ from esper.recording.run_recorder import (
     RunRecorder,
     name_of_started_run,
 )
+from esper.tracing.recorded import OPERATIONS, STORAGES, RecordedMinibatch
 from esper.watching.explainer import Replay
 from esper.watching.heads import Head, HeadsError, check_module, heads_of, output_width
 from esper.watching.hooks import unwrapped
@@ -119,6 +121,7 @@ def watch(
         first_update=1 if continues is None else continues.update + 1,
         repeater=subject.repeater,
         hooks_steps=not subject.reports_steps,
+        record_bytes=0 if replay == "off" else LARGEST,
     )
     described = Description(
         name=name or name_of_started_run() or subject.task or type(subject.models[0]).__name__,
@@ -185,6 +188,8 @@ def _contents_of(watched: Watch, subject: Subject, on_nonfinite: str, trouble: T
     rebuilding = Rebuilding(reason=subject.why_not_rebuilt, data=dict(watched.variables))
     if subject.rebuilding_of is not None:
         rebuilding = subject.rebuilding_of(trouble.phase)
+    if not rebuilding.rebuilder and watched.recorded is not None:
+        rebuilding = _rebuilding_of_operations(rebuilding, watched.recorded)
     return Contents(
         rebuilding.rebuilder,
         rebuilding.reason,
@@ -193,6 +198,18 @@ def _contents_of(watched: Watch, subject: Subject, on_nonfinite: str, trouble: T
         dict(rebuilding.data),
         device=str(next(subject.models[0].parameters(), torch.empty(0)).device),
         on_nonfinite=on_nonfinite,
+    )
+
+
+def _rebuilding_of_operations(rebuilding: Rebuilding, recorded: RecordedMinibatch) -> Rebuilding:
+    """Add the recorded operations of a minibatch, or the reason why there are none."""
+    if recorded.recording is None:
+        reason = f"{rebuilding.reason}, and its operations were not recorded: {recorded.reason}"
+        return replace(rebuilding, reason=reason)
+    return Rebuilding(
+        rebuilder=OPERATIONS,
+        plan=msgspec.to_builtins(recorded.recording),
+        data={**rebuilding.data, STORAGES: recorded.storages},
     )
 
 

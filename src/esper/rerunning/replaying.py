@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Final
 
 import msgspec
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from esper import watching
 from esper.leyline.telemetry import IncidentOrigin, NonfiniteSighting
 from esper.leyline.text.plain_text import printable
 from esper.leyline.text.source_paths import short_path
@@ -20,12 +22,14 @@ from esper.recipes.sb3_plan import REBUILDER, OnPolicyPlan
 from esper.recording.capsule import WatchedCapsule, versions
 from esper.recording.run_recorder import sightings_of
 from esper.rerunning.bounded import BoundedMemory
+from esper.rerunning.recorded_operations import REMARK, run_recorded, verdict_of
 from esper.rerunning.sb3 import plan_of, rebuild
 from esper.simic.command_progress import Report, no_report
 from esper.simic.replay.incidents import IncidentError
 from esper.simic.replay.replaying import Replay
 from esper.simic.replay.verdict import DIFFERS, REPRODUCED, judge
 from esper.tracing.origin import Origin
+from esper.tracing.recorded import OPERATIONS
 from esper.tracing.tracer import OperationTracer
 from esper.tracing.without_compiler import without_compiler
 from esper.watching.beginning import as_it_began
@@ -66,10 +70,12 @@ def replay_watched(capsule: WatchedCapsule, report: Report = no_report) -> tuple
     Raises:
         IncidentError: it cannot be repeated; the message is one sentence.
     """
-    if capsule.rebuilder != REBUILDER:
+    if capsule.rebuilder not in (REBUILDER, OPERATIONS):
         raise IncidentError(_unrepeatable(capsule))
     if capsule.phase not in ("acting", "update") or not 1 <= capsule.threads <= _MOST_THREADS:
         raise IncidentError("the capsule cannot be replayed: its phase or its threads are unknown")
+    if capsule.rebuilder == OPERATIONS:
+        return _replay_operations(capsule, report), 0
     plan = plan_of(capsule)
     model = rebuild(capsule, plan)
     repetition = _Repetition(capsule, plan, model, report)
@@ -81,26 +87,47 @@ def replay_watched(capsule: WatchedCapsule, report: Report = no_report) -> tuple
     if verdict == DIFFERS and _is_same_by_flags(recorded, seen):
         verdict, differences = REPRODUCED, ()
         remarks.append("training kept flags alone: the replay names the quantity that it was")
-    return (
-        Replay(
-            update=capsule.update,
-            verdict=verdict,
-            differences=differences,
-            recorded=recorded,
-            seen=seen,
-            origin=origin,
-            poisons=repetition.tracer.poisons,
-            remarks=tuple(remarks),
-            recorded_with=", ".join(
-                (
-                    *(f"{name} {version}" for name, version in capsule.versions.items()),
-                    f"{capsule.device}, threads {capsule.threads}",
-                )
-            ),
-            is_acting=capsule.phase == "acting",
-        ),
-        0,  # minibatches are counted by update, as in training
+    replayed = Replay(
+        update=capsule.update,
+        verdict=verdict,
+        differences=differences,
+        recorded=recorded,
+        seen=seen,
+        origin=origin,
+        poisons=repetition.tracer.poisons,
+        remarks=tuple(remarks),
+        recorded_with=_recorded_with(capsule),
+        is_acting=capsule.phase == "acting",
     )
+    return replayed, 0  # minibatches are counted by update, as in training
+
+
+def _replay_operations(capsule: WatchedCapsule, report: Report) -> Replay:
+    """Repeat the recorded operations of a minibatch."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(capsule.threads)
+    try:
+        origin, tracer = run_recorded(capsule, report)
+    finally:
+        torch.set_num_threads(threads)
+    verdict, differences, seen = verdict_of(capsule, origin)
+    return Replay(
+        update=capsule.update,
+        verdict=verdict,
+        differences=differences,
+        recorded=tuple(msgspec.convert(capsule.sightings, list[NonfiniteSighting])),
+        seen=seen,
+        origin=origin,
+        poisons=tracer.poisons,
+        remarks=(REMARK, *_remarks(capsule)),
+        recorded_with=_recorded_with(capsule),
+        is_acting=capsule.phase == "acting",
+    )
+
+
+def _recorded_with(capsule: WatchedCapsule) -> str:
+    named = [f"{name} {version}" for name, version in capsule.versions.items()]
+    return ", ".join((*named, f"{capsule.device}, threads {capsule.threads}"))
 
 
 def _is_same_by_flags(
@@ -408,10 +435,8 @@ def _files_of(buffer: type) -> Iterator[str]:
 
 def _observers() -> tuple[str, ...]:
     """Return the source files that only look at what training computes."""
-    from esper.watching import explainer, explaining, held, hooks, parts, watch
-
-    modules = (explainer, explaining, held, hooks, parts, watch)
-    return tuple(str(module.__file__) for module in modules)
+    folder = Path(watching.__file__).parent
+    return tuple(str(file) for file in folder.glob("*.py"))
 
 
 _OBSERVERS: Final = _observers()

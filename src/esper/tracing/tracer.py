@@ -38,6 +38,7 @@ from esper.tracing.operations import (
     range_of,
     value_kind,
 )
+from esper.tracing.recorded import OperationRecorder, RecordedPlace
 from esper.tracing.storages import KnownTensors, StorageRecord, storage_key
 
 _TORCH = str(Path(torch.__file__).parent)
@@ -62,6 +63,9 @@ class OperationTracer(TorchDispatchMode):
             recorded, and do not count as using a tensor.
         is_plumbing: returns whether a source file is never where an operation was called.
         loop: name of the function that is the training loop's body; empty if there is none.
+        recorder: receives every operation; None: no recording.
+        called_at: returns where the current operation was called, when recorded operations run
+            again; None: their own frames show it.
     """
 
     def __init__(
@@ -76,6 +80,8 @@ class OperationTracer(TorchDispatchMode):
         observers: Collection[str] = (),
         is_plumbing: Callable[[str], bool] = lambda file: file.startswith((_TORCH, "<")),
         loop: str = "",
+        recorder: OperationRecorder | None = None,
+        called_at: Callable[[], RecordedPlace] | None = None,
     ) -> None:
         super().__init__()
         self._parts = parts
@@ -83,6 +89,8 @@ class OperationTracer(TorchDispatchMode):
         self._observers = frozenset(observers)
         self._is_plumbing = is_plumbing
         self._loop = loop
+        self.recorder = recorder
+        self._called_at = called_at
         self.phase = "preparation"
         self.minibatch: int | None = None
         self.poisons = tuple(poisons_of(inputs, self._numbers, never_negative))
@@ -144,7 +152,7 @@ class OperationTracer(TorchDispatchMode):
             return func(*args, **kwargs)
         self._count += 1
         node = torch._C._current_autograd_node()
-        if node is None:
+        if node is None and self._called_at is None:
             self._remember_forward()
         inputs = list(self._by_part(named_tensors(func, args, kwargs)))
         written = {name for name, _, is_written in inputs if is_written}
@@ -160,9 +168,14 @@ class OperationTracer(TorchDispatchMode):
             for name, value in named_numbers(func, args, kwargs)
         ]
         call = DispatchedCall(func, args, kwargs, before, broken, sources, scalars, node)
+        if self.recorder is not None:
+            names = {id(tensor): self._name(tensor) for _, tensor, _ in before}
+            self.recorder.before(func, args, kwargs, names)
         result = func(*args, **kwargs)
         if call.base in ALLOCATIONS:
             result.zero_()  # else uninitialised memory could look like a computed NaN
+        if self.recorder is not None and not self.recorder.reason:
+            self.recorder.after(func, args, result, self._where(node))
         keys = {storage_key(tensor) for _, tensor, _ in before}
         made = [
             (name, tensor)
@@ -229,16 +242,16 @@ class OperationTracer(TorchDispatchMode):
         sources: tuple[Operation, ...],
         poisons: tuple[Poison, ...],
     ) -> Operation:
-        place, module = self._located(call.node)
+        where = self._where(call.node)
         output = outputs[0][1]
         return Operation(
             number=self._count,
             name=str(call.func),
-            phase="backward" if call.node is not None else self.phase,
+            phase=where.phase,
             minibatch=self.minibatch,
-            autograd="" if call.node is None else call.node.name().rpartition("::")[2],
-            module=module,
-            place=place,
+            autograd=where.autograd,
+            module=where.module,
+            place=where.place,
             inputs=tuple(
                 range_of(name, value, of=self._name(original), at=value_at(value, output, call))
                 for name, original, value in inputs
@@ -356,6 +369,21 @@ class OperationTracer(TorchDispatchMode):
         sequence = torch._C._autograd._get_sequence_nr() - 1
         if sequence not in self._forward:
             self._forward[sequence] = (self._place(), self._module)
+
+    def _where(self, node: Any) -> RecordedPlace:
+        """Return where the current operation was called."""
+        if self._called_at is not None:
+            return self._called_at()
+        place, module = self._located(node)
+        return RecordedPlace(
+            place.file,
+            place.line,
+            place.function,
+            place.loop,
+            module,
+            "" if node is None else node.name().rpartition("::")[2],
+            self.phase if node is None else "backward",
+        )
 
     def _located(self, node: Any) -> tuple[Place, str]:
         """Return the source line and the module of the current operation."""

@@ -9,6 +9,8 @@ from typing import Any, Final, Literal
 import torch
 from torch import Tensor
 
+from esper.tracing.origin import Origin
+from esper.tracing.recorded import OperationRecorder, RecordedMinibatch
 from esper.tracing.storages import KnownTensors
 from esper.tracing.tracer import OperationTracer
 from esper.watching.beginning import Owners, as_it_began
@@ -60,9 +62,12 @@ class Explainer:
         optimizers: of the models; one that is not given is known from its first bad step on.
         inputs: returns what the loop's tensors were computed from, such as rewards, by name.
         repeater: computes minibatches again instead of the loop; None: the loop is run again.
+        record_bytes: bytes of inputs up to which the operations of a repetition are recorded; 0:
+            they are not.
 
     Attributes:
         variables: the training loop's own tensors in the last incident, by name.
+        recorded: the operations of its repetition; None if there are none.
         seen: while a minibatch is repeated, the outputs and gradients that its repetition made.
         outputs: of the output layer, during a repetition, with what the layer took; only those
             whose sum is not finite.
@@ -75,6 +80,7 @@ class Explainer:
         optimizers: Sequence[torch.optim.Optimizer] = (),
         inputs: Callable[[], Mapping[str, Any]] = dict,
         repeater: Repeater | None = None,
+        record_bytes: int = 0,
     ) -> None:
         self._owners = owners
         self._models, self._parts, self._heads = owners.models, owners.parts, owners.heads
@@ -83,6 +89,8 @@ class Explainer:
         self._optimizers = {id(optimizer): optimizer for optimizer in optimizers}
         self._of_parameter = {id(part.parameter): part for part in owners.parts}
         self._repeater = repeater
+        self._record_bytes = record_bytes
+        self.recorded: RecordedMinibatch | None = None
         self.seen: list[Tensor] | None = None
         self.outputs: list[tuple[Tensor | None, Tensor]] = []
         self.variables: dict[str, Tensor] = {}
@@ -172,7 +180,7 @@ class Explainer:
         assert repeater is not None
         inputs, state = repeater.inputs(), self.state()
         named = self._named(inputs, state)
-        tracer = traced(self._models, named, repeater.loss_function)
+        tracer = traced(self._models, named, repeater.loss_function, self._recorder())
         self.seen, self.outputs = [], []
         results: Mapping[str, Tensor] = {}
         reason = "when it was repeated, it was finite"
@@ -192,6 +200,7 @@ class Explainer:
                 self.seen += [one.grad for one in own if one.grad is not None]
             self.seen += results.values()
             origin = origin_in(tracer, _bad(self.seen))
+            self._keep_recording(tracer, origin, _bad(self.seen))
         except CannotRunAgainError as error:
             reason, origin = str(error), None
         finally:
@@ -248,12 +257,11 @@ class Explainer:
                 names = causes_first(tracer, _bad(self.seen), values, again, sources)
                 found = evidence(names, again if is_earlier else None)
                 # What was found, as the second run made it; else what it made at its end.
-                own = [again[one.quantity] for one in found if one.quantity in again]
-                origin = (
-                    origin_in(tracer, _bad(own))
-                    or origin_in(tracer, _bad(self.seen))
-                    or origin_in_use(tracer, found)
-                )
+                own = _bad([again[one.quantity] for one in found if one.quantity in again])
+                if (origin := origin_in(tracer, own)) is None:
+                    own = _bad(self.seen)
+                    origin = origin_in(tracer, own) or origin_in_use(tracer, found)
+                self._keep_recording(tracer, origin, own)
             except EarlierIsGoneError as error:
                 reasons.insert(0, str(error))
                 continue
@@ -276,6 +284,16 @@ class Explainer:
         reason = next(iter(reasons), switched_off)
         return Explanation(found, why_no_origin=reason, is_reproduced=is_reproduced)
 
+    def _recorder(self) -> OperationRecorder | None:
+        return OperationRecorder(self._record_bytes) if self._record_bytes else None
+
+    def _keep_recording(
+        self, tracer: OperationTracer, origin: Origin | None, looked_at: list[Tensor]
+    ) -> None:
+        """Keep the operations of a repetition that showed an origin, or why there are none."""
+        if tracer.recorder is not None and origin is not None:
+            self.recorded = tracer.recorder.recorded(looked_at)
+
     def _repetitions(
         self,
         stack: Sequence[FrameType],
@@ -288,7 +306,10 @@ class Explainer:
         def loop(rng: Tensor | None) -> _Repetition:
             assert self.seen is not None
             steps = StepsLeftOut(optimizer, self.seen, self._optimizers.values())
-            return (*run_again(frames, self._models, named, steps, rng), False)
+            return (
+                *run_again(frames, self._models, named, steps, rng, recorder=self._recorder()),
+                False,
+            )
 
         def earlier() -> _Repetition:
             assert self.seen is not None
@@ -304,7 +325,8 @@ class Explainer:
                 steps = StepsLeftOut(optimizer, self.seen, self._optimizers.values())
                 # One state of the generator is known: that after the last step.
                 rng = rngs[0] if rngs else None
-                run = run_again(frames, self._models, {**held, **named}, steps, rng, values)
+                known = {**held, **named}
+                run = run_again(frames, self._models, known, steps, rng, values, self._recorder())
                 if _bad(self.seen):
                     return (*run, True)
                 if steps.is_reached:  # the pass that made the step before
@@ -314,7 +336,7 @@ class Explainer:
 
         def model() -> _Repetition:
             call = with_gradients_as(phase == "update", model_call(stack, self._models))
-            tracer = traced(self._models, named)
+            tracer = traced(self._models, named, recorder=self._recorder())
             variables = [value for frame in frames[:1] for value in frame.f_locals.values()]
             assert self.seen is not None
             with everything_put_back(self._models, variables), tracer:

@@ -18,6 +18,7 @@ from esper.leyline.telemetry import SHARED
 from esper.tracing.causes import poisoned
 from esper.tracing.operations import Operation
 from esper.tracing.origin import Origin, find_origin
+from esper.tracing.recorded import OperationRecorder
 from esper.tracing.tracer import OperationTracer
 from esper.watching.frames import is_plumbing
 from esper.watching.heads import OUTPUT_QUANTITIES, Head
@@ -192,6 +193,7 @@ def run_again(
     optimizers: StepsLeftOut,
     rng: Tensor | None = None,
     earlier: Mapping[str, Any] | None = None,
+    recorder: OperationRecorder | None = None,
 ) -> tuple[OperationTracer, dict[str, Tensor]]:
     """Run the minibatch of a frame again under the tracer, and put everything back.
 
@@ -204,6 +206,7 @@ def run_again(
         optimizers: ends the run at a step, and leaves out the steps before it.
         rng: state of torch's generator when the minibatch began; None if unknown.
         earlier: what the loop's own variables were in an earlier pass, to run that one instead.
+        recorder: receives every operation.
 
     Raises:
         CannotRunAgainError: no frame has a loop that can be run again.
@@ -217,7 +220,7 @@ def run_again(
             if isinstance(error, NoLoopError):
                 continue
             raise
-        tracer = traced(models, named, LOOP_FUNCTION)
+        tracer = traced(models, named, LOOP_FUNCTION, recorder)
         variables = list(frame.f_locals.values())
         with everything_put_back(models, variables, rng), optimizers, tracer:
             again = body.run(earlier)
@@ -228,7 +231,10 @@ def run_again(
 
 
 def traced(
-    models: Sequence[nn.Module], named: Mapping[str, Tensor], loop: str = ""
+    models: Sequence[nn.Module],
+    named: Mapping[str, Tensor],
+    loop: str = "",
+    recorder: OperationRecorder | None = None,
 ) -> OperationTracer:
     """Return a tracer of a repetition.
 
@@ -236,9 +242,15 @@ def traced(
         models: that are watched.
         named: tensors that exist before, by name.
         loop: name of the function that repeats the loop's body; empty if the loop is not repeated.
+        recorder: receives every operation.
     """
     tracer = OperationTracer(
-        models[0], type(models[0]).__name__, named, is_plumbing=is_plumbing, loop=loop
+        models[0],
+        type(models[0]).__name__,
+        named,
+        is_plumbing=is_plumbing,
+        loop=loop,
+        recorder=recorder,
     )
     for model in models[1:]:
         tracer.name_modules(model, type(model).__name__)

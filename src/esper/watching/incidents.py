@@ -138,6 +138,7 @@ class Incidents:
         with self._guard:
             self._guard.recorder.found(trouble)
         self._explainer.variables = {}
+        self._explainer.recorded = None
 
     def _report(
         self,

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from esper.leyline.telemetry import SHARED
+from esper.tracing.recorded import RecordedMinibatch
 from esper.watching.beginning import Owners
 from esper.watching.device_flags import DeviceFlags
 from esper.watching.explainer import Explainer, Replay
@@ -66,6 +67,7 @@ class Watch:
         inputs: Callable[[], Mapping[str, Any]] = dict,
         repeater: Repeater | None = None,
         hooks_steps: bool = True,
+        record_bytes: int = 0,
     ) -> None:
         self._models = list(models)
         self._optimizers = list(optimizers)
@@ -82,7 +84,9 @@ class Watch:
         self._guard = Guard(NoRecorder() if recorder is None else recorder)
         self._is_closed = False
         self.owners = Owners(self._models, self.parts, self.heads, patterns_of(groups))
-        self._explainer = Explainer(self.owners, replay, self._optimizers, inputs, repeater)
+        self._explainer = Explainer(
+            self.owners, replay, self._optimizers, inputs, repeater, record_bytes
+        )
         self._incidents = Incidents(
             self._explainer, self.parts, self._guard, takes_bad_steps=on_nonfinite == "report"
         )
@@ -212,6 +216,11 @@ class Watch:
     def variables(self) -> Mapping[str, Tensor]:
         """The training loop's own tensors in an incident that was just found, by name."""
         return self._explainer.variables
+
+    @property
+    def recorded(self) -> RecordedMinibatch | None:
+        """The operations of the minibatch of an incident that was just found."""
+        return self._explainer.recorded
 
     @property
     def is_clean(self) -> bool:
