@@ -39,6 +39,7 @@ from esper.tracing.recorded import (
 )
 from esper.tracing.tracer import OperationTracer
 from esper.watching.explaining import Found, origin_in, origin_in_use
+from esper.watching.rerun import LOOP_FUNCTION
 
 REMARK: Final = "what was repeated are the recorded PyTorch operations, not the training script"
 _NAME: Final = re.compile(r"aten\.([a-zA-Z0-9_]+)\.([a-zA-Z0-9_]+)")
@@ -147,6 +148,11 @@ class _Run:
             self._tensors[each.number] = tensor = self._input(each)
             if each.name:
                 names.setdefault(each.name, tensor)
+        self._places = [
+            # The loop's own lines were run again as a function of this name.
+            msgspec.structs.replace(one, function=one.function.replace(LOOP_FUNCTION, "the loop"))
+            for one in recording.places
+        ]
         self._where = RecordedPlace("", 0, "", None, "", "", "forward")
         self.tracer = OperationTracer(nn.Module(), "", names, called_at=lambda: self._where)
         self.tracer.minibatch = max(capsule.minibatch - 1, 0)
@@ -176,9 +182,9 @@ class _Run:
 
     def _call(self, operation: RecordedOperation) -> None:
         function = _function_of(operation.name)
-        if not 0 <= operation.place < max(len(self._recording.places), 1):
+        if not 0 <= operation.place < len(self._places):
             raise _WrongError(f"{operation.name} has no place")
-        self._where = self._recording.places[operation.place]
+        self._where = self._places[operation.place]
         args = [self._value(one, 0) for one in operation.args]
         kwargs = {str(key): self._value(one, 0) for key, one in operation.kwargs.items()}
         try:
