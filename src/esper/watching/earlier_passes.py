@@ -104,4 +104,5 @@ def _is_attribute_of(expression: ast.expr, owner: ast.Name, known: Mapping[str, 
 
 
 def _is_same(one: Any, other: Any) -> bool:
-    return one is other or (isinstance(one, (int, float, str)) and one == other)
+    are_plain = isinstance(one, (int, float, str)) and isinstance(other, (int, float, str))
+    return one is other or (are_plain and one == other)
