@@ -62,6 +62,7 @@ class OperationTracer(TorchDispatchMode):
             recorded, and do not count as using a tensor.
         is_plumbing: returns whether a source file is never where an operation was called.
         loop: name of the function that is the training loop's body; empty if there is none.
+        callers: number of the lines that are remembered around an operation's own, at most.
     """
 
     def __init__(
@@ -76,6 +77,7 @@ class OperationTracer(TorchDispatchMode):
         observers: Collection[str] = (),
         is_plumbing: Callable[[str], bool] = lambda file: file.startswith((_TORCH, "<")),
         loop: str = "",
+        callers: int = 0,
     ) -> None:
         super().__init__()
         self._parts = parts
@@ -83,6 +85,7 @@ class OperationTracer(TorchDispatchMode):
         self._observers = frozenset(observers)
         self._is_plumbing = is_plumbing
         self._loop = loop
+        self._callers = callers
         self.phase = "preparation"
         self.minibatch: int | None = None
         self.poisons = tuple(poisons_of(inputs, self._numbers, never_negative))
@@ -370,18 +373,24 @@ class OperationTracer(TorchDispatchMode):
         """Return the innermost source line outside of torch and this module."""
         frame: FrameType | None = sys._getframe(1)
         inner: FrameType | None = None
-        while frame is not None:
+        callers: list[tuple[str, int]] = []
+        loop: tuple[str, int] | None = None
+        while frame is not None and loop is None:
             code = frame.f_code
-            if self._loop and code.co_name == self._loop:
-                loop = code.co_filename, frame.f_lineno
-                return Place(*_of(inner or frame), loop=loop)
             file = code.co_filename
-            if inner is None and file != __file__ and not self._is_plumbing(file):
-                inner = frame
-                if not self._loop:
+            if self._loop and code.co_name == self._loop:
+                loop = file, frame.f_lineno
+            if loop is not None or (file != __file__ and not self._is_plumbing(file)):
+                if inner is None:
+                    inner = frame
+                elif len(callers) < self._callers:
+                    callers.append((file, frame.f_lineno))
+                if not self._loop and len(callers) == self._callers:
                     break
             frame = frame.f_back
-        return Place("", 0, "") if inner is None else Place(*_of(inner))
+        if inner is None:
+            return Place("", 0, "")
+        return Place(*_of(inner), loop=loop, callers=tuple(callers))
 
     @property
     def _module(self) -> str:

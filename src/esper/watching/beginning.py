@@ -117,7 +117,7 @@ def as_it_began(
     variable = ""
     if operation.phase == "forward" and not is_of_model:
         place = operation.place
-        variable = variable_assigned_at(place.file, place.line)
+        variable = variable_assigned_at([(place.file, place.line), *place.callers])
     quantity = variable or (found[0].quantity if found else "output")
     heads = owners.of_columns(operation, quantity) or [owners.of_module(operation.module)]
     if heads == [SHARED] and found and not variable:

@@ -9,7 +9,7 @@ import linecache
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import FrameType
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +30,8 @@ from esper.watching.rerun import (
     StepsLeftOut,
     body_of,
 )
+
+_CALLERS: Final = 8  # of an operation whose lines may say what its result is called
 
 
 @dataclass(frozen=True)
@@ -238,7 +240,12 @@ def traced(
         loop: name of the function that repeats the loop's body; empty if the loop is not repeated.
     """
     tracer = OperationTracer(
-        models[0], type(models[0]).__name__, named, is_plumbing=is_plumbing, loop=loop
+        models[0],
+        type(models[0]).__name__,
+        named,
+        is_plumbing=is_plumbing,
+        loop=loop,
+        callers=_CALLERS,
     )
     for model in models[1:]:
         tracer.name_modules(model, type(model).__name__)
