@@ -173,6 +173,7 @@ def test_a_group_lights_for_what_its_modules_compute(groups, path, owner):
             optimizer.step()
 
     assert {one[0] for one in found(watch)} == {owner}
+    assert {one.part for one in watch.troubles[0].explanation.found} == {path}
     operation = origin(watch).operation
     assert operation.base == "exp"
     assert operation.module == f"Grouped.{path}"
