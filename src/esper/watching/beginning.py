@@ -121,9 +121,12 @@ def as_it_began(
     else:
         place = operation.place
         variable = variable_assigned_at([(place.file, place.line), *place.callers])
-        is_inside = bool(module) or not found
-        quantity = variable or ("output" if is_inside else found[0].quantity)
-    heads = owners.of_columns(operation, quantity) or [owners.of_module(operation.module)]
+        quantity = variable or (found[0].quantity if found else "output")
+    heads = owners.of_columns(operation, quantity)
+    if not heads:
+        heads = [owners.of_module(operation.module)]
+        if module and not variable and quantity not in _OF_MODELS:
+            quantity = "output"
     if heads == [SHARED] and found and quantity == found[0].quantity and not variable:
         return found
     kinds = operation.outputs[0].kinds if variable or not found else ()

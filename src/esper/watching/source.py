@@ -12,13 +12,15 @@ import textwrap
 from collections.abc import Iterable, Iterator
 from types import FrameType
 
+from esper.leyline.errors import EsperError
+
 Loop = ast.For | ast.While
 #: When a variable last got its value. Later ones compare greater.
 _When = tuple[int, int, int, int]
 _BEFORE: _When = (-1, 0, 0, 0)  # an argument, or a variable of another scope
 
 
-class NoSourceError(Exception):
+class NoSourceError(EsperError):
     """A frame has no source that can be read; the message says why."""
 
 
