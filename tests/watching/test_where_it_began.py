@@ -143,7 +143,7 @@ class Overflowing(nn.Module):
 class Grouped(nn.Module):
     def __init__(self):
         super().__init__()
-        self.encoder = nn.Sequential(nn.Linear(4, 8), Overflowing(), nn.Tanh())
+        self.encoder = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), Overflowing())
         self.scale = Overflowing()
         self.decoder = nn.Linear(8, 3)
 
@@ -154,9 +154,9 @@ class Grouped(nn.Module):
 @pytest.mark.parametrize(
     ("groups", "path", "owner"),
     [
-        ({"enc": "encoder"}, "encoder.1", "enc"),  # a module of the group's path
-        ({"enc": r"encoder\.0\.", "dec": "decoder"}, "encoder.1", "enc"),  # around it: its weights
-        ({"dec": "decoder"}, "encoder.1", "shared"),
+        ({"enc": "encoder"}, "encoder.2", "enc"),  # a module of the group's path
+        ({"enc": r"encoder\.0\.", "dec": "decoder"}, "encoder.2", "enc"),  # around it: its weights
+        ({"dec": "decoder"}, "encoder.2", "shared"),
         ({"enc": "encoder", "dec": "decoder"}, "scale", "shared"),
     ],
 )
@@ -173,6 +173,7 @@ def test_a_group_lights_for_what_its_modules_compute(groups, path, owner):
             optimizer.step()
 
     assert {one[0] for one in found(watch)} == {owner}
+    assert {one.part for one in watch.troubles[0].explanation.found} == {path}
     operation = origin(watch).operation
     assert operation.base == "exp"
     assert operation.module == f"Grouped.{path}"
@@ -184,7 +185,7 @@ def test_a_module_may_be_a_group():
     optimizer = torch.optim.Adam(model.parameters())
     with Watch([model], [optimizer], groups={"enc": model.encoder}) as watch:
         for number in range(2):
-            model.encoder[1].is_broken = number == 1
+            model.encoder[2].is_broken = number == 1
             optimizer.zero_grad()
             model(torch.ones(5, 4)).square().mean().backward()
             optimizer.step()

@@ -20,12 +20,15 @@ class Place:
         line: number of the line.
         function: name of the function.
         loop: file and number of the training loop's own line, if the tracer knows the loop.
+        callers: files and numbers of the lines that called that function, innermost first, up to
+            the training loop, if the tracer knows it.
     """
 
     file: str
     line: int
     function: str
     loop: tuple[str, int] | None = None
+    callers: tuple[tuple[str, int], ...] = ()
 
     @property
     def code(self) -> str:

@@ -66,6 +66,7 @@ class OperationTracer(TorchDispatchMode):
         recorder: receives every operation; None: no recording.
         called_at: returns where the current operation was called, when recorded operations run
             again; None: their own frames show it.
+        callers: number of the lines that are remembered around an operation's own, at most.
     """
 
     def __init__(
@@ -82,6 +83,7 @@ class OperationTracer(TorchDispatchMode):
         loop: str = "",
         recorder: OperationRecorder | None = None,
         called_at: Callable[[], RecordedPlace] | None = None,
+        callers: int = 0,
     ) -> None:
         super().__init__()
         self._parts = parts
@@ -91,6 +93,7 @@ class OperationTracer(TorchDispatchMode):
         self._loop = loop
         self.recorder = recorder
         self._called_at = called_at
+        self._callers = callers
         self.phase = "preparation"
         self.minibatch: int | None = None
         self.poisons = tuple(poisons_of(inputs, self._numbers, never_negative))
@@ -398,18 +401,24 @@ class OperationTracer(TorchDispatchMode):
         """Return the innermost source line outside of torch and this module."""
         frame: FrameType | None = sys._getframe(1)
         inner: FrameType | None = None
-        while frame is not None:
+        callers: list[tuple[str, int]] = []
+        loop: tuple[str, int] | None = None
+        while frame is not None and loop is None:
             code = frame.f_code
-            if self._loop and code.co_name == self._loop:
-                loop = code.co_filename, frame.f_lineno
-                return Place(*_of(inner or frame), loop=loop)
             file = code.co_filename
-            if inner is None and file != __file__ and not self._is_plumbing(file):
-                inner = frame
-                if not self._loop:
+            if self._loop and code.co_name == self._loop:
+                loop = file, frame.f_lineno
+            if loop is not None or (file != __file__ and not self._is_plumbing(file)):
+                if inner is None:
+                    inner = frame
+                elif len(callers) < self._callers:
+                    callers.append((file, frame.f_lineno))
+                if not self._loop and len(callers) == self._callers:
                     break
             frame = frame.f_back
-        return Place("", 0, "") if inner is None else Place(*_of(inner))
+        if inner is None:
+            return Place("", 0, "")
+        return Place(*_of(inner), loop=loop, callers=tuple(callers))
 
     @property
     def _module(self) -> str:

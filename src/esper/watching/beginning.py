@@ -97,7 +97,8 @@ def as_it_began(
 ) -> tuple[Found, ...]:
     """Return what was found, with the owner and the name of what the first operation computed.
 
-    What is known of a head, of a parameter or of a tensor that was wrong before stays as it is.
+    That is the variable it went into, or the output of its module, whose path is the part. What is
+    known of a head, of a parameter or of a tensor that was wrong before stays as it is.
 
     Args:
         found: in a minibatch; empty if nothing that is looked at was wrong.
@@ -113,18 +114,24 @@ def as_it_began(
     named = [one for one in found if one.owner == SHARED or one.quantity not in _OF_MODELS]
     if found and not named:
         return found
-    is_of_model = bool(found) and found[0].quantity in _OF_MODELS
+    module = operation.module.partition(".")[2]
     variable = ""
-    if operation.phase == "forward" and not is_of_model:
+    if operation.phase != "forward" or (found and found[0].quantity in _OF_MODELS):
+        quantity = found[0].quantity if found else "output"
+    else:
         place = operation.place
-        variable = variable_assigned_at(place.file, place.line)
-    quantity = variable or (found[0].quantity if found else "output")
-    heads = owners.of_columns(operation, quantity) or [owners.of_module(operation.module)]
-    if heads == [SHARED] and found and not variable:
+        variable = variable_assigned_at([(place.file, place.line), *place.callers])
+        quantity = variable or (found[0].quantity if found else "output")
+    heads = owners.of_columns(operation, quantity)
+    if not heads:
+        heads = [owners.of_module(operation.module)]
+        if module and not variable and quantity not in _OF_MODELS:
+            quantity = "output"
+    if heads == [SHARED] and found and quantity == found[0].quantity and not variable:
         return found
     kinds = operation.outputs[0].kinds if variable or not found else ()
     kinds = kinds or tuple(dict.fromkeys(one.kind for one in found))
-    return tuple(Found(head, quantity, kind) for head in heads for kind in kinds)
+    return tuple(Found(head, quantity, kind, module) for head in heads for kind in kinds)
 
 
 def _submodule(model: nn.Module, path: str) -> nn.Module | None:

@@ -34,13 +34,26 @@ class EarlierIsGoneError(CannotRunAgainError):
 
 
 def is_accumulating(frame: FrameType) -> bool:
-    """Return whether the current line, the step, is not reached in every pass of its loop."""
+    """Return whether the current line, the step, is not reached in every pass of its loop.
+
+    Where the condition is one for the backward pass, too, nothing is added up.
+    """
     try:
         loops = loops_around(tree_of(frame), frame.f_lineno)
     except NoSourceError:
         return False
     conditions = (node for node in ast.walk(loops[-1]) if isinstance(node, ast.If)) if loops else ()
-    return any(one.lineno < frame.f_lineno <= (one.end_lineno or 0) for one in conditions)
+    return any(
+        one.lineno < frame.f_lineno <= (one.end_lineno or 0) and not _has_backward(one)
+        for one in conditions
+    )
+
+
+def _has_backward(statement: ast.stmt) -> bool:
+    return any(
+        isinstance(node, ast.Attribute) and node.attr.endswith("backward")
+        for node in ast.walk(statement)
+    )
 
 
 def values_before(frame: FrameType) -> Iterator[dict[str, Any]]:
@@ -104,5 +117,5 @@ def _is_attribute_of(expression: ast.expr, owner: ast.Name, known: Mapping[str, 
 
 
 def _is_same(one: Any, other: Any) -> bool:
-    are_plain = isinstance(one, (int, float, str)) and isinstance(other, (int, float, str))
-    return one is other or (are_plain and one == other)
+    is_plain = type(one) is type(other) and isinstance(one, (int, float, str))
+    return one is other or (is_plain and one == other)

@@ -49,6 +49,7 @@ from esper.watching.source import add_sources
 #: The tracer of a second run, its tensors by name, and whether it was an earlier minibatch.
 _Repetition = tuple[OperationTracer, dict[str, Tensor], bool]
 Replay = Literal["auto", "model", "off"]
+_EACH_STEPS: Final = "every pass of the loop takes a step"
 _FRAMES: Final = 5  # whose variables are read
 
 
@@ -314,9 +315,9 @@ class Explainer:
         def earlier() -> _Repetition:
             assert self.seen is not None
             own = next((frame for frame in frames if has_loop(frame)), None)
-            if own is None or not is_accumulating(own):
-                raise CannotRunAgainError("every pass of the loop takes a step")
-            for values in values_before(own):
+            if optimizer is None or own is None or not is_accumulating(own):
+                raise CannotRunAgainError(_EACH_STEPS)
+            for number, values in enumerate(values_before(own)):
                 held = {
                     f"variable {path}": tensor
                     for name, value in values.items()
@@ -329,6 +330,8 @@ class Explainer:
                 run = run_again(frames, self._models, known, steps, rng, values, self._recorder())
                 if _bad(self.seen):
                     return (*run, True)
+                if steps.is_reached and not number:
+                    raise CannotRunAgainError(_EACH_STEPS)
                 if steps.is_reached:  # the pass that made the step before
                     break
                 self.seen.clear()

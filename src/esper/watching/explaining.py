@@ -9,7 +9,7 @@ import linecache
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import FrameType
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +31,8 @@ from esper.watching.rerun import (
     StepsLeftOut,
     body_of,
 )
+
+_CALLERS: Final = 8  # of an operation whose lines may say what its result is called
 
 
 @dataclass(frozen=True)
@@ -251,6 +253,7 @@ def traced(
         is_plumbing=is_plumbing,
         loop=loop,
         recorder=recorder,
+        callers=_CALLERS,
     )
     for model in models[1:]:
         tracer.name_modules(model, type(model).__name__)

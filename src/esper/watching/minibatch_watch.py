@@ -89,6 +89,7 @@ class MinibatchWatch:
         # States of the generator after the last steps, the newest first.
         self._rngs = deque([torch.get_rng_state()], maxlen=_STEPS_OF_A_LOOP)
         self._acts = False  # at any time
+        self._acting_calls = 0  # since the last step
         self._looked_at_std = 0  # number of the update in which it overflowed last
         self._is_learning = False  # a minibatch was computed, and not stepped with
         self._put_aside: list[tuple[Tensor, Tensor | None]] = []
@@ -143,15 +144,18 @@ class MinibatchWatch:
     def _has_infinite_std(self, phase: str) -> bool:
         """Return, once per update, whether actions are drawn with an infinite standard deviation.
 
-        The model may limit it, so it is only a reason to look.
+        The model may limit it, so it is only a reason to look. Weights change at steps: after one
+        it is looked at in the first call while acting, and then ever more rarely.
         """
-        if (
-            phase != "acting"
-            or self._looked_at_std == self.record.number
-            or not self._log_std_overflows()
-        ):
+        if phase != "acting":
             return False
-        self._looked_at_std = self.record.number
+        self._acting_calls += 1
+        if self._acting_calls & (self._acting_calls - 1):
+            return False
+        number = self.record.number
+        if self._looked_at_std == number or not self._log_std_overflows():
+            return False
+        self._looked_at_std = number
         return True
 
     def _note_call(self, is_training: bool) -> None:
@@ -283,6 +287,7 @@ class MinibatchWatch:
     def _begin_minibatch(self) -> None:
         self._is_learning = False
         self.forget_minibatch()
+        self._acting_calls = 0
         self._rngs.appendleft(torch.get_rng_state())
 
     def _explain(self, stack: list[FrameType], phase: str, **details: Any) -> None:

@@ -9,8 +9,10 @@ import functools
 import inspect
 import linecache
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from types import FrameType
+
+from esper.leyline.errors import EsperError
 
 Loop = ast.For | ast.While
 #: When a variable last got its value. Later ones compare greater.
@@ -18,7 +20,7 @@ _When = tuple[int, int, int, int]
 _BEFORE: _When = (-1, 0, 0, 0)  # an argument, or a variable of another scope
 
 
-class NoSourceError(Exception):
+class NoSourceError(EsperError):
     """A frame has no source that can be read; the message says why."""
 
 
@@ -128,21 +130,47 @@ def add_sources(frame: FrameType, sources: dict[str, set[str]]) -> None:
             sources.setdefault(name, set()).update(used & frame.f_locals.keys())
 
 
-def variable_assigned_at(file: str, line: int) -> str:
-    """Return the one variable that the statement at a line assigns; empty if it is not one."""
-    best: ast.stmt | None = None
-    for statement in _statements(file, tuple(linecache.getlines(file))):
-        covers = statement.lineno <= line <= (statement.end_lineno or statement.lineno)
-        if covers and (best is None or statement.lineno >= best.lineno):
-            best = statement
-    if isinstance(best, ast.Assign) and len(best.targets) == 1:
-        target: ast.expr = best.targets[0]
-    elif isinstance(best, (ast.AnnAssign, ast.AugAssign)):
-        target = best.target
-    else:
-        return ""
-    is_name = isinstance(target, ast.Name) and not is_throwaway(target.id)
-    return target.id if is_name and isinstance(target, ast.Name) else ""
+def variable_assigned_at(lines: Iterable[tuple[str, int]]) -> str:
+    """Return the variable that takes what was computed at a line; empty if no variable does.
+
+    Args:
+        lines: file and number of the line, and of those that called its function, innermost first.
+            Where a line returns what it computes, its caller assigns it, unless the caller only
+            uses it to compute something else.
+    """
+    for number, (file, line) in enumerate(lines):
+        statement = _statement_at(file, line)
+        if number and not _is_one_call(getattr(statement, "value", None)):
+            return ""
+        if not isinstance(statement, ast.Return):
+            return _target_of(statement)
+    return ""
+
+
+def _is_one_call(value: ast.expr | None) -> bool:
+    """Return whether an expression is a call without any other in it."""
+    if not isinstance(value, ast.Call):
+        return False
+    return sum(isinstance(node, ast.Call) for node in ast.walk(value)) == 1
+
+
+def _statement_at(file: str, line: int) -> ast.stmt | None:
+    covering = [
+        statement
+        for statement in _statements(file, tuple(linecache.getlines(file)))
+        if statement.lineno <= line <= (statement.end_lineno or statement.lineno)
+    ]
+    return max(covering, key=lambda statement: statement.lineno, default=None)
+
+
+def _target_of(statement: ast.stmt | None) -> str:
+    targets: list[ast.expr] = []
+    if isinstance(statement, ast.Assign):
+        targets = statement.targets
+    elif isinstance(statement, (ast.AnnAssign, ast.AugAssign)):
+        targets = [statement.target]
+    names = [one.id for one in targets if isinstance(one, ast.Name) and not is_throwaway(one.id)]
+    return names[0] if len(targets) == len(names) == 1 else ""
 
 
 def is_throwaway(name: str) -> bool:

@@ -212,7 +212,7 @@ def _layer(name: str) -> Plant:
         while_acting = not is_backward and "acts" in stage.tags and stage.random.random() < 0.5
         at = stage.at_acting if while_acting else stage.at_learning
         at(stage.any_update(), lambda: setattr(stage.layer, "fault", name))
-        quantities = ("gradient",) if is_backward else ("features", "hidden", "latent", "input")
+        quantities = ("gradient",) if is_backward else ("features", "hidden", "latent", "output")
         owner = stage.layer_owner
         phases = ("acting",) if while_acting else ("update",)
         if not is_backward and not while_acting:
