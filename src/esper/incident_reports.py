@@ -92,6 +92,7 @@ def _listing(
                 "size": incident.size,
                 "path": str(incident.path),
                 "reason": incident.damage,
+                "why_not_repeated": incident.damage or incident.why_not_repeated,
                 **_origin(events.get(incident.number)),
             },
             incident.sightings,
@@ -107,6 +108,7 @@ def _listing(
                 "size": 0,
                 "path": "",
                 "reason": event.reason or CAPSULE_GONE,
+                "why_not_repeated": event.reason or CAPSULE_GONE,
                 **_origin(event),
             },
             sightings,
@@ -195,7 +197,8 @@ class ReplayedIncident:
     Attributes:
         run: the run's name.
         number: number of the incident.
-        minibatches_per_epoch: minibatches in an epoch of its update.
+        minibatches_per_epoch: minibatches in an epoch of its update; 0 in a watched run, whose
+            minibatches are counted by update.
         replay: the result.
     """
 

@@ -31,6 +31,10 @@ class WatchError(EsperError, ValueError):
     """What is to be watched cannot be watched as asked; the message says why."""
 
 
+class UnwritableRunError(WatchError):
+    """The run cannot be written where it was asked to be; the message says what to do."""
+
+
 def watch(
     model: Any,
     optimizer: torch.optim.Optimizer | list[torch.optim.Optimizer] | None = None,
@@ -75,7 +79,8 @@ def watch(
     Raises:
         HeadsError: heads or groups do not fit the model.
         WatchError: nothing can be watched of `model`, or an option has an unknown value.
-        OSError: the run's directory cannot be created.
+        UnwritableRunError: the run cannot be written; it is a `WatchError`.
+        RunPathError: the path of the run's directory would be too long.
     """
     _check_choice("on_nonfinite", on_nonfinite, get_args(OnNonfinite))
     _check_choice("when", when, get_args(When))
@@ -112,9 +117,13 @@ def watch(
         device=str(next(subject.models[0].parameters(), torch.empty(0)).device),
         seed=subject.seed,
         config={**subject.config, **(config or {})},
+        on_nonfinite=on_nonfinite,
     )
     try:
         recorder = RunRecorder(described, None if run_dir is None else Path(run_dir), continues)
+    except OSError as error:
+        watched.close()
+        raise _unwritable(error) from error
     except BaseException:  # KeyboardInterrupt, too; raised again
         watched.close()
         raise
@@ -128,6 +137,16 @@ def watch(
         _wrap_update(watched, subject, *subject.update_method)
     _explain_at_exit(watched)
     return watched
+
+
+def _unwritable(error: OSError) -> UnwritableRunError:
+    """Return the error for a run that cannot be written: where, why, and what to do."""
+    place = f" in {error.filename}" if error.filename else ""
+    reason = error.strerror or type(error).__name__
+    return UnwritableRunError(
+        f"the run cannot be written{place} ({reason}): give a folder that can be written as "
+        "run_dir, or as ESPER_RUN_DIR"
+    )
 
 
 def _contents_of(watched: Watch, subject: Subject, on_nonfinite: str, trouble: Trouble) -> Contents:

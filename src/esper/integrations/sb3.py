@@ -1,5 +1,6 @@
 """A Stable-Baselines3 callback; it serves sb3-contrib as well."""
 
+import logging
 import sys
 import time
 from contextlib import nullcontext
@@ -14,7 +15,7 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from esper.leyline.telemetry import SHARED
 from esper.recipes.sb3 import figures_of, run_name
 from esper.recording.run_recorder import Continued, RunRecorder
-from esper.watched_run import watch
+from esper.watched_run import UnwritableRunError, watch
 from esper.watching.watch import Watch
 
 #: Off-policy algorithms train after every few steps: updates of that length are recorded as one.
@@ -23,6 +24,7 @@ _UPDATE_SECONDS: Final = 1.0
 _LEARNING: Final = ("train", "_do_one_update")
 _ACTING: Final = "collect_rollouts"
 _SAVED: Final = "_excluded_save_params"
+_log = logging.getLogger("esper")
 #: What `learn(reset_num_timesteps=False)` continues, by algorithm.
 _continued: "WeakKeyDictionary[BaseAlgorithm, Continued]" = WeakKeyDictionary()
 
@@ -54,7 +56,15 @@ class EsperCallback(BaseCallback):
             self.watch.close()
         options = {"name": run_name(self.model), **self._options}
         continues = _continued.get(self.model) if self.model._num_timesteps_at_start else None
-        self.watch = watch(self.model, finds_updates=False, continues=continues, **options)
+        try:
+            self.watch = watch(self.model, finds_updates=False, continues=continues, **options)
+        except UnwritableRunError as error:
+            if self.model not in _continued:
+                raise
+            # A script that has trained for hours does not lose its model.
+            self.watch = None
+            _log.warning("training continues, but this call of learn is not watched: %s", error)
+            return
         self._last_end = time.monotonic()
         for name in (*_LEARNING, _ACTING, _SAVED):
             if hasattr(self.model, name):

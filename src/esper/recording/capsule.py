@@ -71,6 +71,11 @@ class WatchedCapsule:
     threads: int
     device: str
 
+    @property
+    def why_not_repeated(self) -> str:
+        """Why a replay cannot repeat it, a sentence; empty if it can."""
+        return "" if self.rebuilder else self.reason or "it says no way to repeat it"
+
 
 class CapsuleTooLargeError(EsperError):
     """A capsule would take more than `LARGEST` bytes."""

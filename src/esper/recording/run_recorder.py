@@ -6,7 +6,7 @@ import os
 import platform
 import time
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -30,9 +30,9 @@ from esper.leyline.telemetry import (
     RunStarted,
 )
 from esper.leyline.text.sighting_words import what_words
-from esper.leyline.text.source_paths import short_path
 from esper.leyline.version import VERSION
 from esper.recording.capsule import CapsuleKeeper, Contents
+from esper.recording.news import News, halt_reason, kind_of
 from esper.tracing.origin import Origin
 from esper.watching.heads import Head
 from esper.watching.recorder import Trouble, UpdateRecord
@@ -66,6 +66,7 @@ class Description:
         device: on which the model's parameters are.
         seed: of the random number generators; None if unknown.
         config: settings of the training, for the record.
+        on_nonfinite: of the watch.
     """
 
     name: str
@@ -75,6 +76,7 @@ class Description:
     device: str = "cpu"
     seed: int | None = None
     config: Mapping[str, Any] = field(default_factory=dict)
+    on_nonfinite: str = "report"
 
 
 @dataclass(frozen=True)
@@ -137,6 +139,8 @@ class RunRecorder:
         resumed = None if continues is None else continues.update
         self._writer.emit(_started(description, self.directory.name, resumed), durable=True)
         self._keeper: CapsuleKeeper | None = None
+        self._news = News(self.directory, description.on_nonfinite)
+        self._kinds_in_update: tuple[int, set[object]] = (0, set())
         self._at_exit: Callable[[], None] = self._close
         atexit.register(self._at_exit)
         own = weakref.ref(self)
@@ -151,13 +155,27 @@ class RunRecorder:
         self._keeper = CapsuleKeeper(self.directory, contents_of)
 
     def found(self, trouble: Trouble) -> None:
-        """Latch the lights of an incident, and record where it began."""
+        """Latch the lights of an incident, and record where it began.
+
+        What is seen again in the same update, with the same origin, is not another incident: the
+        event of the update counts it.
+        """
         if self._is_forked:
             return
-        self._incidents += 1
-        explanation = trouble.explanation
-        origin = None if explanation.origin is None else _origin(explanation.origin, trouble)
+        found = trouble.explanation.origin
+        origin = None if found is None else _origin(found, trouble)
         sightings = sightings_of(trouble)
+        if not self._is_repeated(trouble.update, kind_of(sightings, origin)):
+            self._record(trouble, sightings, origin)
+        self._news.incident(trouble, sightings, origin)
+
+    def _record(
+        self,
+        trouble: Trouble,
+        sightings: list[NonfiniteSighting],
+        origin: IncidentOrigin | None,
+    ) -> None:
+        self._incidents += 1
         recorded = IncidentRecorded(
             update=trouble.update,
             number=self._incidents,
@@ -165,20 +183,29 @@ class RunRecorder:
             size=0,
             reason="this run keeps no capsules",
             origin=origin,
-            no_origin=explanation.why_no_origin,
+            no_origin=trouble.explanation.why_no_origin,
             sightings=sightings,
         )
         if self._keeper is not None:
             kept = self._keeper.record(trouble, self._incidents, sightings, origin)
             recorded = replace(recorded, path=kept.path, size=kept.size, reason=kept.reason)
         self._writer.emit(recorded, durable=True)
-        _log.warning("%s", _sentence(trouble, origin, self.directory))
+
+    def _is_repeated(self, update: int, kind: object) -> bool:
+        """Return whether an update has had an incident of a kind before, and note that it has."""
+        if self._kinds_in_update[0] != update:
+            self._kinds_in_update = (update, set())
+        kinds = self._kinds_in_update[1]
+        is_repeated = kind in kinds
+        kinds.add(kind)
+        return is_repeated
 
     def updated(self, record: UpdateRecord) -> None:
         """Record an update that ended; one with an incident survives whatever follows."""
         if self._is_forked:
             return
         self._update = record.number
+        self._news.update(record)
         payload = _payload(record)
         self._writer.emit(payload, durable=bool(record.troubles))
         if record.skipped and record.troubles:
@@ -207,10 +234,13 @@ class RunRecorder:
         if self._is_forked:
             return
         if status == "halted":
-            cause = reason or "something was not finite"
+            reason = halt_reason(self._incidents)
             self._writer.emit(
                 InterventionTaken(
-                    update=self._update, action="halt", cause=cause, reason="as on_nonfinite asks"
+                    update=self._update,
+                    action="halt",
+                    cause=f"incident {self._incidents}",
+                    reason="as on_nonfinite='halt' asks",
                 )
             )
         self._writer.emit(
@@ -218,6 +248,7 @@ class RunRecorder:
             durable=True,
         )
         self._writer.close()
+        self._news.end(status, self._incidents)
 
     @property
     def continued(self) -> Continued:
@@ -292,8 +323,15 @@ def _started(description: Description, run_id: str, resumed: int | None) -> RunS
 
 
 def _payload(record: UpdateRecord) -> PPOUpdatePayload:
-    sightings = [seen for trouble in record.troubles for seen in sightings_of(trouble)]
-    learning = record.update_seconds
+    sightings = _joined(seen for trouble in record.troubles for seen in sightings_of(trouble))
+    whole = record.ended - record.began
+    acting, learning = None, record.update_seconds
+    if not record.is_whole:
+        learning = None  # an update that was broken off tells nothing about how time is divided
+    elif learning is None:
+        learning = whole
+    else:
+        acting = whole - learning
     known: dict[str, Any] = {
         _FIELDS[short]: value
         for name, value in record.figures.items()
@@ -302,8 +340,8 @@ def _payload(record: UpdateRecord) -> PPOUpdatePayload:
     return PPOUpdatePayload(
         update=record.number,
         episodes_done=0,
-        rollout_seconds=None if learning is None else record.ended - record.began - learning,
-        update_seconds=record.ended - record.began if learning is None else learning,
+        rollout_seconds=acting,
+        update_seconds=learning,
         minibatches=record.steps,
         minibatches_skipped=record.skipped,
         minibatches_stopped=0,
@@ -333,15 +371,18 @@ def _origin(origin: Origin, trouble: Trouble) -> IncidentOrigin:
     )
 
 
-def _sentence(trouble: Trouble, origin: IncidentOrigin | None, directory: Path) -> str:
-    """Return one line about an incident, for the log."""
-    seen = "; ".join(what_words(one) for one in sightings_of(trouble))
-    when = "while acting" if trouble.phase == "acting" else f"minibatch {trouble.minibatch}"
-    where = ""
-    if origin is not None:
-        place = f" at {short_path(origin.file)}:{origin.line}" if origin.file else ""
-        where = f"; it began in {origin.operation}{place}: {origin.cause}"
-    return f"{seen}, update {trouble.update}, {when}{where} (run {directory}; open it: sanctum)"
+def _joined(sightings: Iterable[NonfiniteSighting]) -> list[NonfiniteSighting]:
+    """Return sightings in the order of an update, those of the same thing as one with its count."""
+    found: dict[object, NonfiniteSighting] = {}
+    for seen in sightings:
+        kind = (seen.head, seen.quantity, seen.kind, seen.part, seen.phase)
+        known = found.get(kind)
+        found[kind] = (
+            seen
+            if known is None
+            else replace(known, count=known.count + 1, last_minibatch=seen.minibatch)
+        )
+    return list(found.values())
 
 
 def _gpu_load() -> GpuLoad | None:

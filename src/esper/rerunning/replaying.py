@@ -19,6 +19,7 @@ from esper.recipes.sb3 import subject_of
 from esper.recipes.sb3_plan import REBUILDER, OnPolicyPlan
 from esper.recording.capsule import WatchedCapsule, versions
 from esper.recording.run_recorder import sightings_of
+from esper.rerunning.bounded import BoundedMemory
 from esper.rerunning.sb3 import plan_of, rebuild
 from esper.simic.command_progress import Report, no_report
 from esper.simic.replay.incidents import IncidentError
@@ -26,6 +27,7 @@ from esper.simic.replay.replaying import Replay
 from esper.simic.replay.verdict import DIFFERS, REPRODUCED, judge
 from esper.tracing.origin import Origin
 from esper.tracing.tracer import OperationTracer
+from esper.tracing.without_compiler import without_compiler
 from esper.watching.beginning import as_it_began
 from esper.watching.explaining import Found, origin_in, origin_in_use
 from esper.watching.frames import is_plumbing, tensors_in
@@ -50,6 +52,7 @@ class _EnoughSeen(BaseException):
     """Ends a replay at the step of the incident. Not an Exception, so that no loop catches it."""
 
 
+@without_compiler(BoundedMemory, OperationTracer)
 def replay_watched(capsule: WatchedCapsule, report: Report = no_report) -> tuple[Replay, int]:
     """Repeat what a capsule of a watched run started from.
 
@@ -58,7 +61,7 @@ def replay_watched(capsule: WatchedCapsule, report: Report = no_report) -> tuple
         report: receives the current work, and the fraction of all work that is done.
 
     Returns:
-        The result, and the number of minibatches in an epoch.
+        The result, and 0: minibatches are counted by update, not by epoch.
 
     Raises:
         IncidentError: it cannot be repeated; the message is one sentence.
@@ -94,8 +97,9 @@ def replay_watched(capsule: WatchedCapsule, report: Report = no_report) -> tuple
                     f"{capsule.device}, threads {capsule.threads}",
                 )
             ),
+            is_acting=capsule.phase == "acting",
         ),
-        plan.minibatches_per_epoch,
+        0,  # minibatches are counted by update, as in training
     )
 
 
@@ -265,7 +269,8 @@ class _Repetition:
         ):
             self._is_tracing = True
             self.tracer.__enter__()
-            self.tracer.phase, self.tracer.minibatch = "forward", minibatch - 1
+            self.tracer.phase = "forward"
+            self.tracer.minibatch = None if self._capsule.phase == "acting" else minibatch - 1
 
     def _stop_tracing(self) -> None:
         if self._is_tracing:

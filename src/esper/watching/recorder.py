@@ -61,6 +61,7 @@ class UpdateRecord:
         learning_rate: of the first parameter group at the last step; None before.
         still_updates: updates up to this one that moved no weight although they took steps.
         update_seconds: part of it that was spent learning, not acting; None if unknown.
+        is_whole: whether it came to its end; False if an error or a halt ended it before.
         began: time of its first sign, by the monotonic clock.
         ended: time of its end.
     """
@@ -76,5 +77,6 @@ class UpdateRecord:
     learning_rate: float | None = None
     still_updates: int = 0
     update_seconds: float | None = None
+    is_whole: bool = True
     began: float = field(default_factory=time.monotonic)
     ended: float = 0.0

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from esper.karn.reports.evidence_rows import EVIDENCE_HEADINGS, evidence_cells
 from esper.karn.reports.fail_on import FAIL_KINDS, LATCH_KINDS
+from esper.karn.reports.incident_advice import advice_lines, advice_on, where_it_began
 from esper.karn.reports.report_lines import (
     LEVEL_STYLES,
     LIT_STYLE,
@@ -19,7 +20,6 @@ from esper.karn.reports.report_lines import (
     score_text,
     whole,
 )
-from esper.karn.reports.run_commands import run_command
 from esper.karn.sanctum.fold.attention import is_drill, lit_lights
 from esper.karn.sanctum.fold.evidence import evidence_words
 from esper.karn.sanctum.fold.verdict import master_verdict
@@ -41,12 +41,11 @@ from esper.karn.text.palette import TERMINAL
 from esper.karn.text.status_text import status_text
 from esper.leyline.health import LEVEL_WORDS, Verdict
 from esper.leyline.telemetry import STALLED_UPDATES
-from esper.leyline.text.origin_words import origin_words
 from esper.leyline.text.plurals import counted
 
 #: Heads and groups up to this number have a row each, lit or not.
 _ROWS_OF_DARK: Final = 24
-#: Incidents whose origin is printed, the newest ones.
+#: Incidents whose origin is printed: the first, and the newest ones.
 _INCIDENTS_EXPLAINED: Final = 3
 
 
@@ -221,8 +220,8 @@ def _state(health: RunHealth, verdict: Verdict) -> Iterator[Text]:
     yield whole(Text(_how_far(frame.snapshot)))
     done = frame.snapshot.interventions
     yield from map(Text, _interventions(done, is_watched=run.is_watched))
-    for incident in frame.snapshot.incidents[-_INCIDENTS_EXPLAINED:]:
-        if (words := _origin_of(incident)) is not None:
+    for incident in _explained(frame.snapshot.incidents):
+        if (words := where_it_began(incident)) is not None:
             yield Text(f"  incident {incident.number}, update {incident.update}: {words}")
     if frame.wal_bytes > LARGE_WAL_BYTES:
         held = (
@@ -230,9 +229,8 @@ def _state(health: RunHealth, verdict: Verdict) -> Iterator[Text]:
             "keeps a transaction on the store open"
         )
         yield whole(Text(held, style="yellow"))
-    if done.incidents > done.incidents_not_kept:
-        reproduce = run_command(health.directory, "esper", "replay")
-        yield whole(Text(f"reproduce the first incident with: {reproduce}", style="dim"))
+    if (advice := advice_on(health.directory, frame.snapshot.incidents)) is not None:
+        yield from (whole(Text(line, style="dim")) for line in advice_lines(advice))
     if training.loss_scale is not None:
         scaled = (
             f"loss scale {training.loss_scale:g}, "
@@ -285,12 +283,11 @@ def _how_far(snapshot: SanctumSnapshot) -> str:
     return f"update {run.update}, episodes {episodes}, score {score}"
 
 
-def _origin_of(incident: IncidentState) -> str | None:
-    """Return where an incident began, or why that is not known; None if a replay finds it."""
-    if incident.origin is not None:
-        return origin_words(incident.origin)
-    why = incident.no_origin
-    return f"where it began is not known: {why}" if why else None
+def _explained(incidents: Sequence[IncidentState]) -> Sequence[IncidentState]:
+    """Return the incidents whose origin is printed."""
+    if len(incidents) <= _INCIDENTS_EXPLAINED:
+        return incidents
+    return [incidents[0], *incidents[1 - _INCIDENTS_EXPLAINED :]]
 
 
 def _stalled(training: TrainingState) -> Text:

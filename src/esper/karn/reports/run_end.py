@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from esper.karn.reports.incident_advice import advice_on, where_it_began
 from esper.karn.reports.run_commands import run_command
 from esper.karn.sanctum.fold.attention import is_drill
 from esper.karn.sanctum.fold.verdict import master_verdict
@@ -46,6 +47,8 @@ class RunEnd:
         score: mean score of the last episodes; None if unknown.
         guides: scores of simple policies, lowest first; empty if they do not apply.
         next_steps: suggested commands.
+        origin: where the first incident of a watched run began, or why that is not known; empty
+            without an incident, and where only a replay finds it.
     """
 
     run: str
@@ -55,6 +58,7 @@ class RunEnd:
     score: float | None
     guides: dict[str, float]
     next_steps: tuple[NextStep, ...]
+    origin: str = ""
 
     @property
     def verdict(self) -> str:
@@ -80,6 +84,7 @@ def end_of(run: Path) -> RunEnd:
         ending=frame.status.kind.lower(),
         word=LEVEL_WORDS[verdict.level],
         reason=reason,
+        origin=next(filter(None, map(where_it_began, snapshot.incidents[:1])), ""),
         score=None if score is None or not math.isfinite(score) else score,
         guides=guides_of(snapshot.run.task, snapshot.run.steps),
         next_steps=tuple(_next_steps(run, frame)),
@@ -94,6 +99,8 @@ def closing_lines(run: Path) -> list[str]:
     """
     end = end_of(run)
     lines = [f"{end.run} {end.ending}, {end.verdict}"]
+    if end.origin:
+        lines.append(f"it {end.origin}" if end.origin.startswith("began") else end.origin)
     if end.score is not None:
         compared = ", ".join(f"{name} {value:.3f}" for name, value in end.guides.items())
         versus = f" (for comparison: {compared})" if compared else ""
@@ -103,12 +110,11 @@ def closing_lines(run: Path) -> list[str]:
 
 def _next_steps(run: Path, frame: Frame) -> list[NextStep]:
     state = frame.snapshot.run
-    steps = [NextStep("watch", run_command(run, "sanctum"))]
+    advice = advice_on(run, frame.snapshot.incidents)
+    steps = [] if advice is None else [NextStep(advice.purpose, advice.command)]
+    steps.append(NextStep("watch", run_command(run, "sanctum")))
     if state.is_watched:  # its own script trains it, and Esper cannot resume or evaluate it
-        steps.append(NextStep("report", run_command(run, "esper", "health")))
-        if frame.snapshot.interventions.incidents:
-            steps.append(NextStep("incidents", run_command(run, "esper", "incidents")))
-        return steps
+        return [*steps, NextStep("report", run_command(run, "esper", "health"))]
     # The checkpoint counts: the store may have later updates, which a resume repeats.
     checkpoint = newest_whole(run / CHECKPOINTS_NAME).summary
     if checkpoint is not None:

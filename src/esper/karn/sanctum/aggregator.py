@@ -325,6 +325,8 @@ class SanctumAggregator:
             return
         self._incidents.add(payload)
         self._parts.incidents = None
+        if self._run.is_watched:  # the event of its update comes when that ends
+            self._run.update = max(self._run.update, payload.update)
         self._say(event, "info", event_log.incident(payload), update=payload.update)
 
     def _handle_checkpoint_written(self, event: Event, payload: CheckpointWritten) -> None:

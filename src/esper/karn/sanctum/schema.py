@@ -235,6 +235,12 @@ class IncidentState:
     reason: str = ""  # why there is no capsule
     origin: IncidentOrigin | None = None  # the operation in which it began, if found at once
     no_origin: str = ""  # why that operation is not known, a sentence
+    why_not_repeated: str = ""  # what its capsule lacks for a replay, a sentence
+
+    @property
+    def can_be_repeated(self) -> bool:
+        """Whether `esper replay` can repeat it: its capsule is there and says how."""
+        return bool(self.path) and not self.why_not_repeated
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,7 @@ class IncidentSummary(msgspec.Struct, frozen=True):
     update: int
     sightings: list[NonfiniteSighting]
     sha256: str = ""
+    why_not_repeated: str = ""  # why a replay cannot repeat it, a sentence; empty if it can
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,8 @@ class Incident:
     path: Path
     size: int  # bytes of the capsule
     sightings: tuple[NonfiniteSighting, ...]
-    damage: str = ""  # why it cannot be replayed, as a sentence; empty if it can
+    damage: str = ""  # why its capsule cannot be read, as a sentence; empty if it can
+    why_not_repeated: str = ""  # what its capsule lacks for a replay, as a sentence
 
 
 _decode = msgspec.json.Decoder(IncidentSummary).decode
@@ -71,7 +73,7 @@ def incident_in(folder: Path) -> Incident:
     number = int(folder.name) if _NUMBER.fullmatch(folder.name) else 0
     size, update = 0, 0
     sightings: tuple[NonfiniteSighting, ...] = ()
-    damage = ""
+    damage = lacks = ""
     try:
         size = size_of(folder)
         summary = read_incident_summary(folder)
@@ -80,10 +82,11 @@ def incident_in(folder: Path) -> Incident:
     else:
         number = number or summary.number  # the folder may have been copied anywhere
         update, sightings = summary.update, tuple(summary.sightings)
+        lacks = summary.why_not_repeated
     capsule = folder / CAPSULE_NAME
     if not capsule.is_file():
         damage = f"the capsule {capsule} is missing"
-    return Incident(number, update, folder, size, sightings, damage)
+    return Incident(number, update, folder, size, sightings, damage, lacks)
 
 
 def read_incident_summary(folder: Path) -> IncidentSummary:

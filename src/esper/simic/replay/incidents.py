@@ -64,6 +64,10 @@ class AnyCapsule(Protocol):
     def versions(self) -> dict[str, str]:
         """Versions of libraries, by name."""
 
+    @property
+    def why_not_repeated(self) -> str:
+        """Why a replay cannot repeat it, a sentence; empty if it can."""
+
 
 @dataclass(frozen=True)
 class Capsule:
@@ -88,6 +92,7 @@ class Capsule:
     """
 
     format: ClassVar[int] = FORMAT
+    why_not_repeated: ClassVar[str] = ""
     update: int
     config: dict[str, Any]
     agent: dict[str, Any]
@@ -182,6 +187,7 @@ def write_capsule(incidents: Path, number: int, capsule: AnyCapsule) -> Path:
         "update": capsule.update,
         "sightings": capsule.sightings,
         "versions": capsule.versions,
+        "why_not_repeated": capsule.why_not_repeated,
     }
     shutil.rmtree(partial, ignore_errors=True)
     try:

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from esper.leyline.telemetry import STEP_PHASES, NonfiniteSighting
-from esper.leyline.text.sighting_words import KIND_WORDS, sighting_words
+from esper.leyline.text.sighting_words import KIND_WORDS, joined, minibatch_words, sighting_words
 from esper.leyline.text.source_paths import short_path
 from esper.simic.replay.replaying import Replay
 from esper.simic.replay.verdict import REPRODUCED
@@ -55,10 +55,20 @@ def steps_of(origin: Origin) -> list[Step]:
 
 def moment(replay: Replay, operation: Operation, per_epoch: int) -> str:
     """Return the phase, epoch and minibatch of an operation, in words."""
-    if operation.minibatch is None:
+    if replay.is_acting:
+        return f"{operation.phase}, while acting"
+    epoch, minibatch = _place(operation, per_epoch)
+    if minibatch is None:
         return f"before the first minibatch of update {replay.update}"
-    epoch, minibatch = divmod(operation.minibatch, per_epoch)
-    return f"{operation.phase}, epoch {epoch + 1}, minibatch {minibatch + 1}"
+    return joined(operation.phase, minibatch_words(epoch or 0, minibatch))
+
+
+def _place(operation: Operation, per_epoch: int) -> tuple[int | None, int | None]:
+    """Return epoch and minibatch, counted from 1; without epochs, the minibatch of the update."""
+    at = operation.minibatch
+    if at is None:
+        return None, None
+    return (at // per_epoch + 1, at % per_epoch + 1) if per_epoch else (None, at + 1)
 
 
 def values_of(part: TensorRange) -> str:
@@ -96,7 +106,8 @@ def replay_text(replay: Replay, run: str, number: int, per_epoch: int) -> Group:
         replay: the report.
         run: the run's name.
         number: number of the incident in the run.
-        per_epoch: minibatches of an epoch.
+        per_epoch: minibatches of an epoch; 0 where minibatches are counted by update, as in a
+            watched run.
     """
     return Group(*_sections(replay, run, number, per_epoch))
 
@@ -198,6 +209,7 @@ def replay_as_json(replay: Replay, run: str, number: int, per_epoch: int) -> dic
         "run": run,
         "incident": number,
         "update": replay.update,
+        "acting": replay.is_acting,
         "verdict": replay.verdict,
         "differences": list(replay.differences),
         "remarks": list(replay.remarks),
@@ -222,12 +234,12 @@ def replay_as_json(replay: Replay, run: str, number: int, per_epoch: int) -> dic
 
 
 def _operation(operation: Operation, per_epoch: int) -> dict[str, Any]:
-    at = operation.minibatch
+    epoch, minibatch = _place(operation, per_epoch)
     return {
         "op": operation.name,
         "phase": operation.phase,
-        "epoch": None if at is None else at // per_epoch + 1,
-        "minibatch": None if at is None else at % per_epoch + 1,
+        "epoch": epoch,
+        "minibatch": minibatch,
         "module": operation.module,
         "derivative": operation.autograd,
         "file": operation.place.file,

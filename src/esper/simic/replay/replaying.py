@@ -44,6 +44,7 @@ from esper.tamiyo.policy import RecurrentPolicy
 from esper.tracing.operations import Operation, Poison
 from esper.tracing.origin import Columns, Origin, find_origin, origin_in_poison
 from esper.tracing.tracer import OperationTracer
+from esper.tracing.without_compiler import without_compiler
 
 #: Source files that look at what training computes, and change nothing in it.
 OBSERVERS = tuple(
@@ -74,6 +75,7 @@ class Replay:
         poisons: inputs that were not finite before the update computed anything.
         remarks: limits of this replay, a sentence each.
         recorded_with: versions of esper, torch and python, device and threads, in words.
+        is_acting: whether a choice of actions was repeated, which has no minibatch.
     """
 
     update: int
@@ -85,6 +87,7 @@ class Replay:
     poisons: tuple[Poison, ...]
     remarks: tuple[str, ...]
     recorded_with: str
+    is_acting: bool = False
 
 
 class TracingWatch(UpdateWatch):
@@ -191,6 +194,7 @@ class TracingWatch(UpdateWatch):
             self._makers[index, quantity, is_shared] = tuple(dict.fromkeys(makers))
 
 
+@without_compiler(OperationTracer)
 def replay(capsule: Capsule, report: Report = no_report) -> Replay:
     """Repeat the update of a capsule.
 

@@ -18,7 +18,7 @@ KEYS: Final[list[BindingType]] = [
     Binding("A", "acknowledge_all", "Ack all", tooltip="Acknowledge all lights"),
     Binding("t", "lamp_test", "Lamp test", tooltip="Lamp test: every light on, for 2 s"),
     Binding("z", "closing", "End", tooltip="How the run ended, and what to do next"),
-    Binding("w", "why", "Why this status", show=False, tooltip="Every reason for the status"),
+    Binding("w", "why", "Reasons", show=False, tooltip="Show every reason for the status"),
     Binding("comma", "step(-1)", show=False, tooltip="Back by one update"),
     Binding("full_stop", "step(1)", show=False, tooltip="Forward by one update"),
     Binding("less_than_sign", "step(-10)", show=False, tooltip="Back by ten updates"),

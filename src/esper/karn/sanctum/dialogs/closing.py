@@ -32,6 +32,8 @@ def render_outcome(end: RunEnd, palette: Palette) -> Text:
     text.append_text(word_badge(end.word, master_style(end.word, palette)))
     if end.reason:
         text.append(f"  {printable(end.reason)}", palette.ink)
+    if end.origin:
+        text.append(f"\n{printable(end.origin)}", palette.ink)
     return text
 
 
@@ -70,6 +72,7 @@ def _width(end: RunEnd) -> int:
     purpose = max(len(step.purpose) for step in end.next_steps)
     widths = [_GAP + purpose + cell_len(printable(step.command)) for step in end.next_steps]
     widths += [_LEAST_WIDTH, len(end.word) + 6 + cell_len(printable(end.reason))]
+    widths.append(cell_len(printable(end.origin)))
     return max(widths) + _FRAME
 
 

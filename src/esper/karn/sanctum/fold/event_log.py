@@ -27,6 +27,7 @@ from esper.leyline.text.sighting_words import (
     NOT_REPRODUCED,
     PLANTED,
     joined,
+    minibatch_words,
     place_words,
     quantity_words,
 )
@@ -125,7 +126,7 @@ def _sighting(seen: FirstSighting) -> str:
         f"{_who(seen.head)} went {kind} first in {quantity_words(seen.quantity, seen.part)}",
         place_words(seen.phase, seen.host, seen.step),
         f"update {seen.update}",
-        f"epoch {seen.epoch}, minibatch {seen.minibatch}" if seen.epoch else "",
+        minibatch_words(seen.epoch, seen.minibatch),
         "" if seen.reproduced else NOT_REPRODUCED,
         PLANTED if seen.planted else "",
     )

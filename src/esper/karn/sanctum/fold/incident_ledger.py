@@ -101,7 +101,13 @@ def _with_origin(incident: IncidentState, recorded: IncidentState) -> IncidentSt
 
 def _state_of(capsule: Incident, update: int) -> IncidentState:
     path = "" if capsule.damage else str(Path(INCIDENTS_NAME, capsule.path.name))
-    return IncidentState(capsule.update or update, capsule.number, path, capsule.damage)
+    return IncidentState(
+        capsule.update or update,
+        capsule.number,
+        path,
+        capsule.damage,
+        why_not_repeated=capsule.why_not_repeated,
+    )
 
 
 class _Numbers:

@@ -39,7 +39,7 @@ class IncidentPanel(Panel):
         "interventions.halts",
     )
     BORDER_TITLE = "Incident"
-    ABOUT = "one bad update, which can be repeated"
+    ABOUT = "one bad update, and its replay"
 
     def __init__(
         self,
@@ -80,7 +80,9 @@ class IncidentPanel(Panel):
         """Start to replay the incident shown, unless that is running already."""
         view, incident = self._view, self._incident
         which = None if view is None or incident is None else self._which(view, incident)
-        if which is None or incident is None or not incident.path or which == self._replaying:
+        if which is None or incident is None or which == self._replaying:
+            return
+        if not incident.can_be_repeated:
             return
         self.stop()
         self._replaying, self._started = which, time.monotonic()

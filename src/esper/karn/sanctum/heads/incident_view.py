@@ -12,7 +12,7 @@ from esper.karn.sanctum.heads.replaying import ReplayedOperation, ReplayReport
 from esper.karn.sanctum.schema import Evidence, IncidentState, SanctumSnapshot
 from esper.karn.sanctum.widgets.tamiyo_brain.seen_in_update import seen_in_update
 from esper.karn.text.palette import DARK, Palette
-from esper.leyline.text.sighting_words import KIND_WORDS
+from esper.leyline.text.sighting_words import KIND_WORDS, joined, minibatch_words
 from esper.leyline.text.source_paths import short_path
 
 REPRODUCED: Final = "reproduced"
@@ -96,6 +96,9 @@ def _replay(
     if replay is None:
         if not incident.path:
             return wrapped("It cannot be replayed: its capsule was not kept.", width, palette)
+        if not incident.can_be_repeated:
+            why = f"It cannot be replayed: {incident.why_not_repeated}."
+            return wrapped(f"{why} Its capsule holds weights and tensors.", width, palette)
         line = Text(no_wrap=True).append("r", f"bold {palette.accent}")
         return [line.append(" repeats the update and finds its first bad operation", palette.muted)]
     if replay.is_running:
@@ -120,7 +123,7 @@ def _report(report: ReplayReport, seconds: float, width: int, palette: Palette) 
         return lines
     lines += labelled("began in", [origin.op], width, palette, f"bold {palette.critical}")
     lines += labelled("cause", [origin.cause], width, palette, palette.ink)
-    lines += labelled("when", [_moment(origin)], width, palette)
+    lines += labelled("when", [_moment(report, origin)], width, palette)
     lines += labelled("module", [origin.module or "outside any module"], width, palette)
     lines += labelled("backward", [origin.derivative], width, palette)
     lines += labelled("line", [f"{_line_of(origin)}, {origin.function}"], width, palette)
@@ -128,10 +131,12 @@ def _report(report: ReplayReport, seconds: float, width: int, palette: Palette) 
     return lines + labelled("it spread", _chain(report), width, palette)
 
 
-def _moment(operation: ReplayedOperation) -> str:
-    if operation.epoch is None or operation.minibatch is None:
+def _moment(report: ReplayReport, operation: ReplayedOperation) -> str:
+    if report.acting:
+        return f"{operation.phase}, while acting"
+    if operation.minibatch is None:
         return "before the first minibatch"
-    return f"{operation.phase}, epoch {operation.epoch}, minibatch {operation.minibatch}"
+    return joined(operation.phase, minibatch_words(operation.epoch or 0, operation.minibatch))
 
 
 def _line_of(operation: ReplayedOperation) -> str:

@@ -58,6 +58,7 @@ class ReplayReport(msgspec.Struct, frozen=True):
 
     verdict: str
     update: int = 0
+    acting: bool = False  # a choice of actions was repeated, which has no minibatch
     differences: list[str] = []
     remarks: list[str] = []
     recorded: list[ReplayedSighting] = []

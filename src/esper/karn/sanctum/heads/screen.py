@@ -100,7 +100,7 @@ class HeadsScreen(RunScreen):
         if action == "search":
             return is_watched
         if action == "replay" and is_watched:
-            return self._incident is not None and bool(self._incident.path)
+            return self._incident is not None and self._incident.can_be_repeated
         return super().check_action(action, parameters)
 
     def action_search(self) -> None:

@@ -16,10 +16,15 @@ from esper.karn.sanctum.schema import LogEntry, SanctumSnapshot
 from esper.karn.text.light_signs import LIT
 from esper.karn.text.local_time import day_of
 from esper.karn.text.palette import DARK, Palette
+from esper.leyline.text.plurals import counted
 
 _SIGNS: Final = {"latch": LIT, "error": "✗", "warning": "!"}
 _SIGN_WIDTH: Final = 2
 _UNBROKEN: Final = "\N{NO-BREAK SPACE}"
+#: The key that a hint names; screens with a log have it too, for when another panel is focused.
+DETAILS: Final = Binding(
+    "v", "details", "Details", show=False, tooltip="Show or hide the details of bad updates"
+)
 _NARROW: Final = 60  # cells; with fewer, times have no seconds
 
 
@@ -66,7 +71,7 @@ def render_entry(
         clock = moment.strftime("%m-%d ") + clock
     sign = _SIGNS.get(entry.level, "").ljust(_SIGN_WIDTH)
     indent = len(clock) + len(sign)
-    hint = f" (+{details}: press v)" if details else ""
+    hint = f" (+{counted(details, 'detail')}: v)" if details else ""
     wrapped = _wrapped(entry.text + hint[:1] + hint[1:].replace(" ", _UNBROKEN), width - indent)
     wrapped = [line.replace(_UNBROKEN, " ") for line in wrapped] if hint else wrapped
     first = Text(no_wrap=True).append(clock, palette.muted).append(sign + wrapped[0], style)
@@ -87,9 +92,7 @@ class EventLogPanel(TailPanel):
     SHOWS: ClassVar[tuple[str, ...]] = ("log",)
     BORDER_TITLE = "Log"
     ABOUT = "what happened, the newest last"
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("v", "details", show=False, tooltip="Show or hide the details of bad updates")
-    ]
+    BINDINGS: ClassVar[list[BindingType]] = [DETAILS]
 
     def __init__(self, *, without: Collection[str] = (), id: str | None = None) -> None:
         """Leave out events of the kinds in `without`."""

@@ -39,7 +39,8 @@ class FilterLine(Panel, can_focus=False):
             self.redraw()
 
     def part(self, view: View) -> object:
-        return view.snapshot.log, view.console, view.position is None
+        snapshot = view.snapshot
+        return snapshot.log, snapshot.run.is_watched, view.console, view.position is None
 
     def draw(self, view: View, width: int, height: int, palette: Palette) -> Text:
         found = () if self._result is None else self._result.lines
@@ -51,7 +52,10 @@ class FilterLine(Panel, can_focus=False):
                 line.truncate(width, overflow="ellipsis")
             return line
         log = with_older(view.snapshot.log, found)
-        return render_filter(self._wanted, log, self._result, width, palette)
+        is_watched = view.snapshot.run.is_watched
+        return render_filter(
+            self._wanted, log, self._result, width, palette, has_hosts=not is_watched
+        )
 
 
 def render_filter(
@@ -60,6 +64,8 @@ def render_filter(
     result: SearchResult[LogEntry] | None,
     width: int,
     palette: Palette,
+    *,
+    has_hosts: bool = True,
 ) -> Text:
     """Return one line: the filter, the number of matching lines, and how far back was searched.
 
@@ -71,6 +77,7 @@ def render_filter(
         result: of the search for older lines; None if none was started.
         width: in cells.
         palette: the colours to choose from.
+        has_hosts: whether the run has hosts, by which lines may be chosen.
     """
     end = _text(log_filter.text, palette)
     if log_filter.is_set:
@@ -83,6 +90,7 @@ def render_filter(
     parts = {
         field.name: _field(field, getattr(log_filter, field.name), palette)
         for field in FILTER_FIELDS
+        if has_hosts or field.name != "host"
     }
     unset = [name for name in parts if getattr(log_filter, name) is None]
     while unset and end.cell_len + sum(part.cell_len for part in parts.values()) > width:

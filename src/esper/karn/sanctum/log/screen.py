@@ -23,7 +23,7 @@ from esper.karn.sanctum.following.log_search import LogSearch
 from esper.karn.sanctum.following.searching import Search, SearchResult
 from esper.karn.sanctum.frame.run_screen import RunScreen
 from esper.karn.sanctum.log.console_panel import ConsolePanel
-from esper.karn.sanctum.log.event_log_panel import EventLogPanel
+from esper.karn.sanctum.log.event_log_panel import DETAILS, EventLogPanel
 from esper.karn.sanctum.log.filter_line import FilterLine
 from esper.karn.sanctum.schema import LogEntry
 
@@ -77,6 +77,7 @@ class LogScreen(RunScreen):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("slash", "search", "Search", tooltip="Show the lines with a text"),
         *_FIELD_KEYS,
+        DETAILS,
         Binding("x", "clear", "All", tooltip="Show all lines"),
         Binding("f", "follow", "Follow", tooltip="Follow the newest line, or stop following"),
         Binding("o", "console", "Console", tooltip="Switch between the log and the console output"),
@@ -216,6 +217,17 @@ class LogScreen(RunScreen):
             return
         snapshot = self.view.snapshot
         self._choose(self._filter.with_next(field, choices(field, snapshot.log, snapshot.run), by))
+
+    def action_details(self) -> None:
+        """Show all lines of bad updates, or only the first of each."""
+        self.query_one(EventLogPanel).action_details()
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Offer the filter by host only for a run that has hosts."""
+        is_watched = self.view is not None and self.view.snapshot.run.is_watched
+        if action == "next" and parameters[:1] == ("host",) and is_watched:
+            return False
+        return super().check_action(action, parameters)
 
     def action_clear(self) -> None:
         """Show all lines."""

@@ -17,7 +17,7 @@ from esper.karn.sanctum.fold.log_book import SEEDS
 from esper.karn.sanctum.fold.view import View
 from esper.karn.sanctum.frame.run_header import RunHeader
 from esper.karn.sanctum.frame.run_screen import RunScreen
-from esper.karn.sanctum.log.event_log_panel import EventLogPanel
+from esper.karn.sanctum.log.event_log_panel import DETAILS, EventLogPanel
 from esper.karn.sanctum.overview.hosts_panel import HostsPanel
 from esper.karn.sanctum.overview.last_incident_panel import (
     LastIncidentPanel,
@@ -39,6 +39,7 @@ class OverviewScreen(RunScreen):
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("l", "focus_log", show=False, tooltip="Go to the event log"),
+        DETAILS,
     ]
 
     def __init__(self) -> None:
@@ -100,5 +101,14 @@ class OverviewScreen(RunScreen):
 
     def action_focus_log(self) -> None:
         """Move the focus to the event log."""
+        self._log.focus()
+
+    def action_details(self) -> None:
+        """Show all lines of bad updates in the log, or only the first of each."""
+        self._log.action_details()
+
+    @property
+    def _log(self) -> EventLogPanel:
+        """The event log that is shown."""
         shown = "#watched-log" if self.has_class("-watched") else "#log"
-        self.query_one(shown).focus()
+        return self.query_one(shown, EventLogPanel)
