@@ -94,9 +94,13 @@ class Run:
         return [rows[update] for update in sorted(rows)]
 
     def _repr_html_(self) -> str:
-        """Return the status and a table of lights as HTML, for notebooks."""
+        """Return the status and the lights as HTML, for notebooks."""
         names = list(self.latches["inf"])
         head = "".join(f"<th>{escape(printable(name))}</th>" for name in names)
+        stalled = ""
+        if self.snapshot.run.is_watched:
+            is_stalled = self.snapshot.training.stalled_latch or (None if self.doubt else False)
+            stalled = f"<p>{_SIGNS[is_stalled]} stalled</p>"
         rows = "".join(
             f"<tr><th>{word}</th>"
             + "".join(f"<td>{_SIGNS[self.latches[light][name]]}</td>" for name in names)
@@ -107,7 +111,7 @@ class Run:
         return (
             f"<p><b>{escape(printable(self.run_id))}</b> {self.status}, "
             f"update {self.snapshot.run.update}</p>"
-            f"<table><tr><th></th>{head}</tr>{rows}</table>{doubt}"
+            f"<table><tr><th></th>{head}</tr>{rows}</table>{stalled}{doubt}"
         )
 
 

@@ -12,7 +12,7 @@ LOCK_NAME: Final = "training.lock"
 _IN_TRAINING: Final = (
     StatusKind.LIVE,
     StatusKind.STARTING,
-    StatusKind.STALLED,
+    StatusKind.STUCK,
     StatusKind.STALE,
 )
 

@@ -37,7 +37,7 @@ def test_a_beating_heart_in_its_process_is_live():
 def test_a_beating_heart_without_an_answer_from_its_hosts_is_stalled():
     sentence = "process 9, which holds hosts, did not answer for 21 s"
     found = status(phase="stalled", reason=sentence)
-    assert (found.kind, found.sentence) == (StatusKind.STALLED, sentence)
+    assert (found.kind, found.sentence) == (StatusKind.STUCK, sentence)
     assert not found.is_over
     assert status(phase="stalled", reason=sentence, age=42.0).kind is StatusKind.STALE
     assert status(phase="stalled", reason=sentence, started=None).kind is StatusKind.DEAD

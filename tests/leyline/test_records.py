@@ -59,6 +59,7 @@ NOT_TELEMETRY = {
     "incidents[…].path",
     "incidents[…].reason",
     "incidents[…].no_origin",  # shown where there is no origin
+    "incidents[…].why_not_repeated",  # shown where a replay is not offered
 }
 
 

@@ -172,8 +172,17 @@ def test_a_task_without_labels_of_its_own_has_numbers(tmp_path: Path) -> None:
     assert "CLASSES = tuple(range(10))\n" in (tmp_path / "model.py").read_text()
 
 
-def test_the_readme_names_the_line_of_the_policy_as_it_is() -> None:
-    report = (ROOT / "README.md").read_text()
-    (number,) = re.findall(r"esper/tamiyo/policy\.py:(\d+), forward", report)
+def test_the_replay_in_the_readme_is_that_of_the_guide_and_names_the_line_as_it_is() -> None:
+    readme, guide = (
+        (ROOT / name).read_text() for name in ("README.md", "docs/guides/find-a-nan.md")
+    )
+    (quoted,) = re.findall(r"^REPRODUCED\n.*?(?=^```)", readme, re.DOTALL | re.MULTILINE)
+    assert set(quoted.splitlines()) <= set(guide.splitlines())
+    (number,) = set(re.findall(r"esper/tamiyo/policy\.py:(\d+)", readme + guide))
     line = (ROOT / "src/esper/tamiyo/policy.py").read_text().splitlines()[int(number) - 1]
     assert "self.feature_norm(self.features(observations))" in line
+
+
+def test_the_line_of_a_watched_run_in_the_readme_is_that_of_the_guide() -> None:
+    (quoted,) = re.findall(r"^shared NaN in obs_tensor.*$", (ROOT / "README.md").read_text(), re.M)
+    assert quoted in (ROOT / "docs/guides/find-a-nan.md").read_text().splitlines()

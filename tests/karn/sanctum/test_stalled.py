@@ -18,13 +18,13 @@ def test_silence_of_hosts_is_a_status_until_they_answer(run, payloads):
         assert follower.catch_up().status.kind is StatusKind.LIVE
         writer.emit(SILENT, durable=True)
         status = follower.catch_up().status
-        assert status.kind is StatusKind.STALLED
+        assert status.kind is StatusKind.STUCK
         assert status.sentence == "process 77, which holds hosts, did not answer for 21 s"
         writer.emit(HostsStalled(update=2, pid=77, seconds=41.0, answered=True), durable=True)
         frame = follower.catch_up()
         assert frame.status.kind is StatusKind.LIVE
         assert [(entry.level, entry.text) for entry in frame.snapshot.log[-2:]] == [
-            ("error", "STALLED: process 77, which holds hosts, has not answered for 21 s"),
+            ("error", "STUCK: process 77, which holds hosts, has not answered for 21 s"),
             ("warning", "process 77, which holds hosts, answers again after 41 s"),
         ]
 

@@ -27,7 +27,7 @@ class StatusKind(StrEnum):
     WAITING = "WAITING"  # no event yet
     STARTING = "STARTING"  # the process exists and does not train yet
     LIVE = "LIVE"  # the process exists and sends heartbeats
-    STALLED = "STALLED"  # it sends heartbeats, and a process with hosts does not answer
+    STUCK = "STUCK"  # it sends heartbeats, and a process with hosts does not answer
     STALE = "STALE"  # the process may exist, and sends no heartbeat
     FINISHED = "FINISHED"  # it reported that all episodes are done
     STOPPED = "STOPPED"  # it reported that the user stopped it
@@ -60,7 +60,7 @@ _ACTIVE: Final = (
     StatusKind.WAITING,
     StatusKind.STARTING,
     StatusKind.LIVE,
-    StatusKind.STALLED,
+    StatusKind.STUCK,
     StatusKind.STALE,
     StatusKind.UNREADABLE,
 )
@@ -200,7 +200,7 @@ def run_status(
         doing = f": {reason}" if reason else ""
         return RunStatus(StatusKind.STARTING, age, f"process {heartbeat.pid} is starting{doing}")
     if phase == "stalled":
-        return RunStatus(StatusKind.STALLED, age, reason)
+        return RunStatus(StatusKind.STUCK, age, reason)
     return RunStatus(StatusKind.LIVE, age, f"process {heartbeat.pid} is training")
 
 

@@ -15,7 +15,7 @@ def status_text(status: RunStatus, palette: Palette) -> Text:
         StatusKind.LIVE: palette.good,
         StatusKind.FINISHED: palette.accent,
         StatusKind.STOPPED: palette.accent,
-        StatusKind.STALLED: palette.warning,
+        StatusKind.STUCK: palette.warning,
         StatusKind.STALE: palette.warning,
         StatusKind.UNREADABLE: palette.warning,
         StatusKind.HALTED: palette.critical,

@@ -91,7 +91,7 @@ class HostPool:
             return
         else:
             progress.say(
-                f"STALLED: process {pid}, which holds hosts, has not answered for {seconds:.0f} s; "
+                f"STUCK: process {pid}, which holds hosts, has not answered for {seconds:.0f} s; "
                 f"training ends if it stays silent for {LONGEST_SILENCE:.0f} s"
             )
             self._silent.add(pid)

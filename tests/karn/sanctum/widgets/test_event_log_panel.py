@@ -127,10 +127,10 @@ async def test_the_details_of_a_bad_update_are_shown_on_demand_and_to_a_filter(
         await pilot.pause()
         panel = app.screen.query_one(EventLogPanel)
         short = [line.partition(":01 ")[2] for line in panel.text.splitlines()]
-        assert short == ["● op went Inf (+2: press v)", "  done"]
+        assert short == ["● op went Inf (+2 more: v)", "  done"]
         await pilot.press("v")
         assert panel.text.count("\n") == 3
-        assert "press v" not in panel.text
+        assert "more: v" not in panel.text
         await pilot.press("v", "k")
         await pilot.pause()
         assert "it was kept" in panel.text, "what is asked for is shown"

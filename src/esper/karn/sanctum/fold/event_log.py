@@ -193,7 +193,7 @@ def stalled(payload: HostsStalled) -> tuple[str, str]:
     process = f"process {payload.pid}, which holds hosts,"
     if payload.answered:
         return "warning", f"{process} answers again after {payload.seconds:.0f} s"
-    return "error", f"STALLED: {process} has not answered for {payload.seconds:.0f} s"
+    return "error", f"STUCK: {process} has not answered for {payload.seconds:.0f} s"
 
 
 def finished(payload: RunFinished, *, is_watched: bool = False) -> tuple[str, str]:

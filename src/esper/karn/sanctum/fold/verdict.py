@@ -43,7 +43,7 @@ _STATUS_LEVELS: Final = {
     StatusKind.HALTED: Level.CRITICAL,
     StatusKind.FAILED: Level.CRITICAL,
     StatusKind.DEAD: Level.CRITICAL,
-    StatusKind.STALLED: Level.WARNING,
+    StatusKind.STUCK: Level.WARNING,
     StatusKind.STALE: Level.WARNING,
     StatusKind.UNREADABLE: Level.WARNING,
     StatusKind.STOPPED: Level.NOTICE,

@@ -79,7 +79,7 @@ def _lit_since(view: View) -> str:
 def further_reasons(view: View) -> str:
     """Return the number of further reasons, and the key that shows them all."""
     others = len(reasons(view)) - 1
-    return f" (+{counted(others, 'reason')}: w)" if others else ""
+    return f" (+{others} more: w)" if others else ""
 
 
 def reason(view: View) -> str:

@@ -10,7 +10,7 @@ _MOVING: Final = (
     StatusKind.WAITING,
     StatusKind.STARTING,
     StatusKind.LIVE,
-    StatusKind.STALLED,
+    StatusKind.STUCK,
     StatusKind.STALE,
 )
 

@@ -16,7 +16,6 @@ from esper.karn.sanctum.schema import LogEntry, SanctumSnapshot
 from esper.karn.text.light_signs import LIT
 from esper.karn.text.local_time import day_of
 from esper.karn.text.palette import DARK, Palette
-from esper.leyline.text.plurals import counted
 
 _SIGNS: Final = {"latch": LIT, "error": "✗", "warning": "!"}
 _SIGN_WIDTH: Final = 2
@@ -71,7 +70,7 @@ def render_entry(
         clock = moment.strftime("%m-%d ") + clock
     sign = _SIGNS.get(entry.level, "").ljust(_SIGN_WIDTH)
     indent = len(clock) + len(sign)
-    hint = f" (+{counted(details, 'detail')}: v)" if details else ""
+    hint = f" (+{details} more: v)" if details else ""
     wrapped = _wrapped(entry.text + hint[:1] + hint[1:].replace(" ", _UNBROKEN), width - indent)
     wrapped = [line.replace(_UNBROKEN, " ") for line in wrapped] if hint else wrapped
     first = Text(no_wrap=True).append(clock, palette.muted).append(sign + wrapped[0], style)

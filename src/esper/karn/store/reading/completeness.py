@@ -13,7 +13,7 @@ from esper.karn.store.run_files.side_files import SideRecords
 from esper.karn.store.tables.thinning import Thinned
 from esper.leyline.text.plurals import counted
 
-_WRITING = (StatusKind.LIVE, StatusKind.STARTING, StatusKind.STALLED)
+_WRITING = (StatusKind.LIVE, StatusKind.STARTING, StatusKind.STUCK)
 
 
 @dataclass(frozen=True)
