@@ -16,7 +16,12 @@ from esper.leyline.errors import EsperError
 from esper.recipes.recipe import Rebuilding, Subject
 from esper.recipes.table import subject_of
 from esper.recording.capsule import LARGEST, CapsuleTooLargeError, Contents
-from esper.recording.run_recorder import Continued, Description, RunRecorder
+from esper.recording.run_recorder import (
+    Continued,
+    Description,
+    RunRecorder,
+    name_of_started_run,
+)
 from esper.watching.explainer import Replay
 from esper.watching.heads import Head, HeadsError, check_module, heads_of, output_width
 from esper.watching.hooks import unwrapped
@@ -62,7 +67,7 @@ def watch(
         groups: further parts by name: a module, or a regular expression that the beginning of a
             parameter's name must match.
         output_layer: the layer that computes the logits of the heads; found by default.
-        name: of the run; by default what is trained.
+        name: of the run; by default that given to `esper run`, or what is trained.
         run_dir: the folder that holds runs; by default `ESPER_RUN_DIR` or `runs`.
         on_nonfinite: "report" changes nothing; "skip" leaves an optimizer step out whose gradients
             are not finite; "halt" ends the process with exit code 3.
@@ -110,7 +115,7 @@ def watch(
         hooks_steps=not subject.reports_steps,
     )
     described = Description(
-        name=name or subject.task or type(subject.models[0]).__name__,
+        name=name or name_of_started_run() or subject.task or type(subject.models[0]).__name__,
         library=subject.library,
         heads=[*watched.heads, *(Head(group, "group") for group in groups)],
         task=subject.task,

@@ -18,6 +18,7 @@ from msgspec.structs import replace
 from esper.karn.store.liveness import process_start_time
 from esper.karn.store.run_directory import WATCHED_RUN, create_run, default_run_dir
 from esper.karn.store.run_store import RunWriter
+from esper.karn.text.run_names import without_creation_time
 from esper.leyline.gpu_load import GpuLoad
 from esper.leyline.telemetry import (
     IncidentOrigin,
@@ -100,6 +101,11 @@ def library_version(distribution: str) -> str:
         return f"{distribution} {version(distribution)}"
     except PackageNotFoundError:
         return distribution
+
+
+def name_of_started_run() -> str:
+    """Return the name of the run in which `esper run` expects this process; empty without one."""
+    return without_creation_time(Path(os.environ.get(WATCHED_RUN, "")).name)
 
 
 class RunRecorder:

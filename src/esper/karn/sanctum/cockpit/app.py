@@ -396,7 +396,9 @@ class SanctumApp(App[Outcome]):
         from esper.karn.sanctum.dialogs.quit_dialog import QuitDialog  # as above
 
         if not isinstance(self.screen, QuitDialog):
-            self.push_screen(QuitDialog(self._child.pid), self._leave)
+            is_script = self.view is not None and self.view.is_of_script
+            dialog = QuitDialog(self._child.pid, is_script=is_script)
+            self.push_screen(dialog, self._leave)
 
     def _leave(self, outcome: Outcome | None) -> None:
         if outcome is not None:

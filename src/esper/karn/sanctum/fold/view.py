@@ -50,3 +50,10 @@ class View:
     console: tuple[str, ...] = ()  # the last lines of the run's console output
     directory: Path | None = None  # of the run; None while there is none
     plan: Plan | None = None  # until its first event says the same
+
+    @property
+    def is_of_script(self) -> bool:
+        """Whether a script trains it: a watched run, or one with neither events nor settings."""
+        run = self.snapshot.run
+        is_bare = self.directory is not None and not run.run_id and self.plan is None
+        return run.is_watched or is_bare

@@ -127,8 +127,7 @@ def _details(view: View) -> list[tuple[str, str]]:
 def _progress(view: View, width: int, palette: Palette) -> Text:
     run, planned = view.snapshot.run, planned_episodes(view)
     line = _fields([("update", str(run.update))], palette)
-    is_script = view.directory is not None and not run.run_id  # that has not begun to watch
-    if not planned and (run.is_watched or is_script):
+    if not planned and view.is_of_script:
         return line  # how long it will train is not known
     episodes = f"{run.episodes_done}/{planned}" if planned else ABSENT
     line.append(_SEPARATOR).append_text(_fields([("episodes", episodes)], palette))

@@ -127,7 +127,7 @@ class RunScreen(Screen[None]):
             error.set_class(sentence is not None, "-shown")
         self.set_class(bool(view.snapshot.tamiyo.evidence), "-evidence")
         self.set_class(updates_of(view) > 0, "-timed")
-        self.set_class(view.snapshot.run.is_watched, "-watched")
+        self.set_class(view.is_of_script, "-watched")
         urgent = ACKNOWLEDGE if unacknowledged(view) else NOW if view.position else ()
         self.query_one(KeyLine).set_urgent(urgent + END if view.status.is_over else urgent)
         if before is None or _offered(before) != _offered(view):

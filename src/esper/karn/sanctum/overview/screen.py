@@ -68,7 +68,7 @@ class OverviewScreen(RunScreen):
         """Show a view, and give the panels of a watched run the lines that they need."""
         was_watched = self.has_class("-watched")
         super().show(view)
-        if view.snapshot.run.is_watched:
+        if view.is_of_script:
             self._share_lines(view)
         if self.has_class("-watched") != was_watched:
             self.call_after_refresh(self._focus_lights)
@@ -80,7 +80,7 @@ class OverviewScreen(RunScreen):
     def on_resize(self, event: Resize) -> None:
         """Share the lines among the panels of a watched run again."""
         super().on_resize(event)
-        if self.view is not None and self.view.snapshot.run.is_watched:
+        if self.view is not None and self.view.is_of_script:
             self._share_lines(self.view)
 
     def _share_lines(self, view: View) -> None:
