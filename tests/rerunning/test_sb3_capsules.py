@@ -16,10 +16,11 @@ from sb3_models import ALGORITHMS, BOX, DISCRETE, ON_POLICY, ROLLOUT, Walk, buil
 import esper
 from esper.incident_reports import incidents_of, replay_incident
 from esper.integrations.sb3 import EsperCallback
+from esper.karn.reports.run_end import closing_lines
 from esper.leyline.files.incident_files import CAPSULE_NAME, SUMMARY_NAME
 from esper.simic.command_progress import NoProgress
 from esper.simic.replay.incidents import IncidentError
-from esper.simic.replay.replay_report import replay_as_json
+from esper.simic.replay.replay_report import moment, replay_as_json
 from esper.simic.replay.verdict import NOT_REPRODUCED, REPRODUCED
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning", "ignore::UserWarning")
@@ -45,8 +46,12 @@ def trained(folder, model, *callbacks, steps=3 * ROLLOUT, **options):
     return run
 
 
+def whole_replay(run, number=None):
+    return replay_incident(run.parent, str(run), number, update=None, progress=NoProgress())
+
+
 def replayed(run, number=None):
-    return replay_incident(run.parent, str(run), number, update=None, progress=NoProgress()).replay
+    return whole_replay(run, number).replay
 
 
 def seen(replay):
@@ -166,12 +171,17 @@ def test_a_choice_of_actions_is_repeated(name, tmp_path):
     space = ALGORITHMS[name][3][0]
     model = build(name, space, Walk(space, planted_step(33, observation=NAN)))
 
-    replay = replayed(trained(tmp_path, model))
+    found = whole_replay(trained(tmp_path, model))
+    replay = found.replay
 
     assert replay.verdict == REPRODUCED
     assert seen(replay) == [("shared", "obs_tensor", "nan")]
     assert replay.origin is not None
     assert "obs_tensor[0, 1]" in replay.origin.cause
+    per_epoch = found.minibatches_per_epoch
+    assert moment(replay, replay.origin.operation, per_epoch) == "forward, while acting"
+    report = replay_as_json(replay, found.run, found.number, per_epoch)
+    assert (report["acting"], report["origin"]["minibatch"]) == (True, None)
 
 
 def test_the_second_incident_of_an_update_whose_bad_steps_are_skipped(tmp_path):
@@ -185,6 +195,11 @@ def test_the_second_incident_of_an_update_whose_bad_steps_are_skipped(tmp_path):
     first, second = replayed(run, 1), replayed(run, 2)
 
     assert (first.verdict, second.verdict) == (REPRODUCED, REPRODUCED)
+    # One numbering: minibatches are counted by update, in training and in the replay.
+    for replay in (first, second):
+        when = moment(replay, replay.origin.operation, 0)
+        assert when.endswith(f", minibatch {replay.recorded[0].minibatch}")
+        assert "epoch" not in when
     assert first.origin.operation.name != second.origin.operation.name
 
 
@@ -235,6 +250,8 @@ def test_a_run_lists_its_capsules(tmp_path):
     assert row["kept"]
     assert 0 < row["size"] < 100_000
     assert row["path"].endswith("0001")
+    assert row["why_not_repeated"] == ""
+    assert any("esper replay" in line for line in closing_lines(run))
 
 
 @pytest.mark.parametrize(

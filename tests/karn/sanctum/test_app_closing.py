@@ -152,6 +152,30 @@ async def test_all_of_it_fits(sanctum, ended, over, screen_text, size):
             assert words in shown
 
 
+async def test_what_broke_where_and_the_next_command_fit_on_a_small_terminal(
+    sanctum, over, screen_text, monkeypatch
+):
+    replay = NextStep("replay", f"uv run esper replay {RUN}")
+    origin = (
+        "began in addmm, forward pass, at stable_baselines3/common/torch_layers.py:258: an input "
+        "was not finite already: obs_tensor[0, 1] is NaN"
+    )
+    with_incident = replace(END, origin=origin, next_steps=(replay, *END.next_steps))
+    monkeypatch.setattr("esper.karn.reports.run_end.end_of", lambda _: with_incident)
+    app = sanctum(over)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await until(pilot, lambda: is_shown(app) and app.screen.query(Static))
+        await pilot.pause()
+        assert app.screen.query_one("#closing").max_scroll_y == 0
+        rows = [row.strip(" │") for row in screen_text(app)]
+    shown = " ".join(" ".join(rows).split())
+    assert END.reason in shown
+    assert origin in shown
+    (place,) = [place for place, row in enumerate(rows) if row.startswith("replay")]
+    assert rows[place].endswith(replay.command)
+    assert rows[place - 1] == "what to do next"
+
+
 @pytest.mark.parametrize("size", [(80, 24), (200, 60)], ids=lambda size: f"{size[0]}x{size[1]}")
 def test_closing_screen(sanctum, seen, ended, over, snap_compare, size):
     async def show(pilot):

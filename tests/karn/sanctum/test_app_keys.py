@@ -42,6 +42,22 @@ async def test_over_a_live_trainer_leaving_asks_first(
     assert app.return_value == outcome
 
 
+@pytest.mark.parametrize(
+    ("is_script", "words"),
+    [(False, "it can be resumed"), (True, "interrupts the script, as Ctrl-C")],
+)
+async def test_the_question_says_what_stopping_does(
+    views, sanctum, seen, child, screen_text, is_script, words
+):
+    view = views.view(views.watched()) if is_script else views.view()
+    app = sanctum(view, child=child)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await seen(pilot)
+        await pilot.press("q")
+        await pilot.pause()
+        assert words in "\n".join(screen_text(app))
+
+
 @pytest.mark.parametrize("opened_by", ["w", "#master", "#strip"])
 async def test_every_reason_for_the_status_can_be_read(
     views, sanctum, seen, screen_text, opened_by

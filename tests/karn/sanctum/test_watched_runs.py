@@ -1,5 +1,6 @@
 """Screens of a run that is watched from outside: they show what it has, and nothing else."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from esper.karn.sanctum.frame.status_line import render_line, render_small
 from esper.karn.sanctum.heads.evidence_panel import EvidencePanel
 from esper.karn.sanctum.heads.incident_panel import IncidentPanel
 from esper.karn.sanctum.overview.lights_panel import render_lights
-from esper.karn.sanctum.schema import SanctumSnapshot
+from esper.karn.sanctum.schema import LogEntry, SanctumSnapshot
 from esper.karn.store.liveness import StatusKind
 from esper.leyline.health import Level
 from esper.leyline.telemetry import RunFinished
@@ -34,6 +35,15 @@ def stalled(snapshot, updates=5, since=32):
         snapshot,
         training=replace(training, figures=figures, stalled_latch=True, stalled_since=since),
     )
+
+
+def with_details(snapshot):
+    """Return a snapshot with a line in its log that has two details."""
+    entries = [
+        LogEntry(event_id, 1000.0, "info", text, kind="ppo_update", lead=lead)
+        for event_id, text, lead in [(7, "bad update", 0), (8, "detail 1", 7), (9, "detail 2", 7)]
+    ]
+    return replace(snapshot, log=(*snapshot.log, *entries))
 
 
 def box_of(dimensions):
@@ -262,3 +272,68 @@ def test_the_time_of_a_watched_run_is_divided_without_hosts(fold, payloads):
     update = payloads.update(1, rollout_seconds=3.0, update_seconds=1.0, hosts_seconds=None)
     shares = fold(payloads.start(library="pytorch"), update).training.time_shares
     assert shares == {"acting": 0.75, "update": 0.25}
+
+
+#: A hint on a screen: a key, and what it does.
+HINT = re.compile(
+    r"(?:(?<=[ (:,])|^)(?P<key>[a-zA-Z0-9/]|esc|enter|space|end)"
+    r"(?= (?:opens|one|all|shows|closes|changes|ends it|marks|compares|sorts|filters|notes|repeats)"
+    r"(?![a-z]))|more: (?P<more>[a-z])\b",
+    re.IGNORECASE,
+)
+KEY_NAMES = {"/": "slash", "esc": "escape"}
+
+
+@pytest.mark.parametrize("keys", ["1", "2", "2 enter", "5", "6"])
+async def test_every_hint_names_a_key_that_works_there(views, sanctum, seen, screen_text, keys):
+    snapshot = stalled(views.watched(groups=40))
+    shown = with_details(snapshot) if keys in ("1", "5") else snapshot
+    app = sanctum(views.view(shown, directory=RUN))
+    async with app.run_test(size=(160, 24)) as pilot:
+        await seen(pilot)
+        await pressed(pilot, seen, *keys.split())
+        text = "\n".join(screen_text(app)[:-1])
+        named = {found["key"] or found["more"] for found in HINT.finditer(text)}
+        bound = set(app.screen.active_bindings)
+    assert {KEY_NAMES.get(key, key) for key in named} <= bound
+    if keys == "1":
+        assert {"a", "A", "w", "v"} <= named
+
+
+async def test_the_key_of_a_hint_in_the_log_works_wherever_the_focus_is(
+    views, sanctum, seen, screen_text
+):
+    app = sanctum(views.view(with_details(views.watched()), directory=RUN))
+    async with app.run_test(size=(120, 40)) as pilot:
+        await seen(pilot)
+        assert "(+2 more: v)" in "\n".join(screen_text(app))
+        await pressed(pilot, seen, "v")
+        text = "\n".join(screen_text(app))
+    assert "more: v" not in text
+    assert "detail 2" in text
+
+
+async def test_the_log_is_not_chosen_by_hosts(views, sanctum, seen, screen_text):
+    app = sanctum(views.view(views.watched(), directory=RUN))
+    async with app.run_test(size=(120, 40)) as pilot:
+        await seen(pilot)
+        await pressed(pilot, seen, "5")
+        assert "host" not in "\n".join(screen_text(app)).lower()
+        assert "Host" not in {hint.meaning for hint in hints_of(app.screen)}
+
+
+async def test_a_replay_is_offered_where_the_capsule_allows_it(views, sanctum, seen):
+    snapshot = views.watched()
+    for lacks in ("", "the training loop is no library's"):
+        incident = replace(
+            snapshot.incidents[0], path="incidents/0001", reason="", why_not_repeated=lacks
+        )
+        app = sanctum(views.view(replace(snapshot, incidents=(incident,)), directory=RUN))
+        async with app.run_test(size=(120, 40)) as pilot:
+            await seen(pilot)
+            await pressed(pilot, seen, "2", "enter")
+            text = app.screen.query_one(IncidentPanel).text
+            offered = {hint.meaning for hint in hints_of(app.screen)}
+        assert ("Replay" in offered) == (not lacks)
+        assert ("r repeats the update" in text) == (not lacks)
+        assert ("It cannot be replayed: the training loop" in text) == bool(lacks)
