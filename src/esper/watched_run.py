@@ -1,6 +1,7 @@
 """`esper.watch`: the lights for any PyTorch training, recorded in a run that Sanctum shows."""
 
 import functools
+import logging
 import sys
 import weakref
 from collections.abc import Callable, Mapping
@@ -30,6 +31,11 @@ from esper.watching.recorder import Trouble
 from esper.watching.watch import OnNonfinite, Watch, When
 
 _OWN_LOOP: Final = "the training loop is no library's: it cannot be rebuilt elsewhere"
+
+
+_log = logging.getLogger("esper")
+#: Watches that were made in this process and may be open.
+_open: "weakref.WeakSet[Watch]" = weakref.WeakSet()
 
 
 class WatchError(EsperError, ValueError):
@@ -132,6 +138,7 @@ def watch(
     except BaseException:  # KeyboardInterrupt, too; raised again
         watched.close()
         raise
+    _close_earlier(watched)
     watched.record_with(recorder)
     recorder.close_at_exit(watched.close)
     if replay != "off":
@@ -142,6 +149,22 @@ def watch(
         _wrap_update(watched, subject, *subject.update_method)
     _explain_at_exit(watched)
     return watched
+
+
+def _close_earlier(watched: Watch) -> None:
+    """Close a watch of the same parameters, as where a cell of a notebook is run again."""
+    parameters = {id(part.parameter) for part in watched.parts}
+    for earlier in list(_open):
+        is_same = {id(part.parameter) for part in earlier.parts} == parameters
+        if is_same and not earlier.is_closed:
+            earlier.close()
+            if isinstance(recorder := earlier.recorder, RunRecorder):
+                _log.warning(
+                    "this model is watched again: its run %s has ended", recorder.directory.name
+                )
+        if earlier.is_closed:
+            _open.discard(earlier)
+    _open.add(watched)
 
 
 def _unwritable(error: OSError) -> UnwritableRunError:
@@ -227,14 +250,16 @@ def _wrap_update(watched: Watch, subject: Subject, owner: object, method: str) -
 
 
 def _explain_at_exit(watched: Watch) -> None:
-    """Explain the exception that ends the process, where the watch is not a context manager."""
+    """Explain an exception that nobody catches, where the watch is not a context manager."""
     before, own = sys.excepthook, weakref.ref(watched)
 
     def hook(
         kind: type[BaseException], error: BaseException, traceback: TracebackType | None
     ) -> None:
         if (watch := own()) is not None:
-            watch.end(error, traceback)
+            # At a prompt an exception ends a command, and not the training.
+            is_at_prompt = hasattr(sys, "ps1") or bool(sys.flags.interactive)
+            (watch.explain if is_at_prompt else watch.end)(error, traceback)
         before(kind, error, traceback)
 
     sys.excepthook = hook

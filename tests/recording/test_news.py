@@ -2,6 +2,7 @@
 
 import copy
 import logging
+import sys
 
 import pytest
 import torch
@@ -210,3 +211,32 @@ def test_the_last_lines_say_where_it_began_and_offer_no_replay_that_is_refused(m
         assert text.index("esper incidents") < text.index("sanctum")
     else:
         assert "esper replay" in text
+
+
+def test_a_model_that_is_watched_again_ends_the_run_before(model, tmp_path, lines):
+    optimizer = torch.optim.Adam(model.parameters())
+    for name in ("first", "second"):
+        watch = esper.watch(model, optimizer, HEADS, name=name, run_dir=tmp_path)
+    minibatch(model, optimizer, bad(torch.randn(16, 4)))
+    watch.close()
+
+    again, found = lines()
+    assert again.startswith("this model is watched again: its run ")
+    assert "shared NaN in observations" in found
+    first, second = (esper.open_run(name, run_dir=tmp_path) for name in ("first", "second"))
+    assert (first.status, len(first.incidents)) == ("FINISHED", 0)
+    assert len(second.incidents) == 1
+
+
+def test_an_exception_at_a_prompt_does_not_end_the_run(model, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "ps1", ">>> ", raising=False)
+    monkeypatch.setattr(sys, "excepthook", lambda *_: None)
+    optimizer = torch.optim.Adam(model.parameters())
+    watch = esper.watch(model, optimizer, HEADS, run_dir=tmp_path)
+    error = KeyError("a typing error")
+    sys.excepthook(KeyError, error, None)
+    minibatch(model, optimizer, bad(torch.randn(16, 4)))
+    watch.close()
+
+    run = esper.open_run(run_dir=tmp_path)
+    assert (run.status, len(run.incidents)) == ("FINISHED", 1)

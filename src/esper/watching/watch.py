@@ -219,6 +219,11 @@ class Watch:
         return not self._minibatches.record.troubles and not self._incidents.is_broken
 
     @property
+    def is_closed(self) -> bool:
+        """Whether it has ended, for whatever reason."""
+        return self._is_closed
+
+    @property
     def has_stepped(self) -> bool:
         """Whether the optimizer was to take a step since the last update ended."""
         return self._minibatches.record.steps > 0
@@ -267,6 +272,11 @@ class Watch:
                 self._explain_exception(traceback or error.__traceback__)
             first_line = str(error).partition("\n")[0]
             self._close("failed", f"{type(error).__name__}: {first_line}".removesuffix(": "))
+
+    def explain(self, error: BaseException, traceback: TracebackType | None = None) -> None:
+        """Report what was not finite when an exception was raised, after which training goes on."""
+        if not self._is_closed:
+            self._guarded(lambda: self._explain_exception(traceback or error.__traceback__))
 
     def close(self) -> None:
         """End the last update and take all hooks off. May be called more than once."""
