@@ -337,3 +337,16 @@ async def test_a_replay_is_offered_where_the_capsule_allows_it(views, sanctum, s
         assert ("Replay" in offered) == (not lacks)
         assert ("r repeats the update" in text) == (not lacks)
         assert ("It cannot be replayed: the training loop" in text) == bool(lacks)
+
+
+async def test_a_script_that_has_not_begun_to_watch_has_no_lights_of_tamiyo(
+    views, sanctum, seen, screen_text
+):
+    view = views.view(SanctumSnapshot(), kind=StatusKind.WAITING, sentence="", directory=RUN)
+    app = sanctum(view)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await seen(pilot)
+        text = "\n".join(screen_text(app))
+    assert "the script has not called esper.watch yet" in text
+    for word in ("Slot", "slot", "Score", "αTarget"):
+        assert word not in text

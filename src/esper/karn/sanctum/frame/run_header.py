@@ -142,7 +142,10 @@ def _doing(view: View, palette: Palette) -> Text:
         return Text()
     if view.directory is None:
         return Text()
-    doing = view.snapshot.run.reason or "starting the training process"
+    starting = "the script has not called esper.watch yet"
+    if not view.is_of_script:
+        starting = "starting the training process"
+    doing = view.snapshot.run.reason or starting
     return Text(f"{doing} …", style=f"bold {palette.accent}")
 
 

@@ -52,6 +52,8 @@ def render_lights(
     The shared part and "stalled" are always shown. Where heads and groups do not fit, those of one
     kind are counted; where lit lights do not fit, their number is shown.
     """
+    if not view.snapshot.run.is_watched:
+        return [Text("not known before the script calls esper.watch", style=palette.muted)]
     lit = _lit_lines(view, width, palette, lamps)
     dark = _dark_lines(view, width, height - len(lit), palette, lamps)
     room = max(1, height - len(dark))
