@@ -43,7 +43,7 @@ class MinibatchWatch:
         record: of the first update.
         on_bad_step: is called before a step with something that is not finite.
         end_update: ends an update.
-        finds_updates: whether an update ends where acting ends, or else after a second.
+        finds_updates: whether an update ends where acting begins, or else after a second.
 
     Attributes:
         record: of the current update.
@@ -90,6 +90,7 @@ class MinibatchWatch:
         self._rngs = deque([torch.get_rng_state()], maxlen=_STEPS_OF_A_LOOP)
         self._acts = False  # at any time
         self._looked_at_std = 0  # number of the update in which it overflowed last
+        self._is_learning = False  # a minibatch was computed, and not stepped with
         self._put_aside: list[tuple[Tensor, Tensor | None]] = []
         self._first_step_at = 0.0
         self._left_out = 0  # steps that a loss scaler left out
@@ -116,13 +117,7 @@ class MinibatchWatch:
 
     def _saw_output(self, inputs: tuple[Any, ...], output: Tensor) -> None:
         is_training = output.requires_grad
-        if is_training or self.is_updating:
-            if self.has_acted and self.finds_updates:
-                if self.record.steps:
-                    self._end_update()
-                self.has_acted = False
-        else:
-            self.has_acted = self._acts = True
+        self._note_call(is_training)
         if self._flags is not None:
             self._flags.note_output(output, self.record.steps + 1)
             return
@@ -158,6 +153,22 @@ class MinibatchWatch:
             return False
         self._looked_at_std = self.record.number
         return True
+
+    def _note_call(self, is_training: bool) -> None:
+        """Tell acting from learning: an update begins with its acting, and ends with its steps."""
+        if is_training:
+            if self.has_acted and self._is_learning:
+                self._end_found_update()  # the minibatch before had no step
+            self._is_learning, self.has_acted = True, False
+        elif not self.is_updating:
+            self.has_acted = True
+            if not self._is_learning:  # otherwise it is a part of the minibatch
+                self._acts = True
+                self._end_found_update()
+
+    def _end_found_update(self) -> None:
+        if self.finds_updates and self.record.steps:
+            self._end_update()
 
     def on_clip(self, parameters: list[Tensor], norm: Tensor) -> None:
         """Take note of the norm of some gradients before they are clipped."""
@@ -264,12 +275,13 @@ class MinibatchWatch:
             self._put_aside.clear()
         self._begin_minibatch()
         if not self.finds_updates or self._acts:
-            return  # an update ends where acting ends
+            return  # an update ends where acting begins
         if time.monotonic() - self._first_step_at > _UPDATE_SECONDS:
             with self._guard:
                 self._end_update()
 
     def _begin_minibatch(self) -> None:
+        self._is_learning = False
         self.forget_minibatch()
         self._rngs.appendleft(torch.get_rng_state())
 

@@ -276,7 +276,8 @@ class Watch:
     def explain(self, error: BaseException, traceback: TracebackType | None = None) -> None:
         """Report what was not finite when an exception was raised, after which training goes on."""
         if not self._is_closed:
-            self._guarded(lambda: self._explain_exception(traceback or error.__traceback__))
+            with self._guard:
+                self._explain_exception(traceback or error.__traceback__)
 
     def close(self) -> None:
         """End the last update and take all hooks off. May be called more than once."""
@@ -287,6 +288,7 @@ class Watch:
             return
         self._is_closed = True
         record = self._minibatches.record
+        record.is_whole = status == "finished"
         if record.steps or record.troubles or record.figures:
             with self._guard:
                 self._end_update()
@@ -356,7 +358,9 @@ class Watch:
             if flags.first_step:
                 found = found_in_flags(flags, self.heads, self.parts)
                 self._incidents.note_lasting(record, found, FLAGS_ONLY, flags.first_step)
-        if not is_finite and not self._incidents.is_broken:
+        if is_finite:
+            self._incidents.is_broken = False  # no lasting harm was done: what comes is news
+        elif not self._incidents.is_broken:
             found = self._explainer.weights()
             self._incidents.note_lasting(record, found, _WEIGHTS_ONLY, record.steps)
         self._look.count(is_same=is_same, took_steps=record.steps > record.skipped)
