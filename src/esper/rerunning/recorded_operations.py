@@ -153,7 +153,7 @@ class _Run:
             msgspec.structs.replace(one, function=one.function.replace(LOOP_FUNCTION, "the loop"))
             for one in recording.places
         ]
-        self._where = RecordedPlace("", 0, "", None, "", "", "forward")
+        self._where = RecordedPlace("", 0, "", None, (), "", "", "forward")
         self.tracer = OperationTracer(nn.Module(), "", names, called_at=lambda: self._where)
         self.tracer.minibatch = max(capsule.minibatch - 1, 0)
 

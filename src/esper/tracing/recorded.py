@@ -64,7 +64,7 @@ class RecordedPlace(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     Attributes:
         file, line, function: the innermost source line outside of torch.
-        loop: file and line of the training loop; empty without one.
+        loop, callers: as of `Place`.
         module: the module of the model.
         autograd: the node of the autograd graph, in a backward pass.
         phase: "forward" or "backward".
@@ -74,6 +74,7 @@ class RecordedPlace(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     line: int
     function: str
     loop: tuple[str, int] | None
+    callers: tuple[tuple[str, int], ...]
     module: str
     autograd: str
     phase: str
@@ -81,7 +82,7 @@ class RecordedPlace(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     @property
     def place(self) -> Place:
         """The source line."""
-        return Place(self.file, self.line, self.function, loop=self.loop)
+        return Place(self.file, self.line, self.function, self.loop, self.callers)
 
 
 class RecordedOperation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, array_like=True):

@@ -383,6 +383,7 @@ class OperationTracer(TorchDispatchMode):
             place.line,
             place.function,
             place.loop,
+            place.callers,
             module,
             "" if node is None else node.name().rpartition("::")[2],
             self.phase if node is None else "backward",
