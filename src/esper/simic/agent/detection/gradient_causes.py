@@ -160,7 +160,10 @@ def _report_trunk(search: CauseSearch, reasons: _LossReasons, *, passed_on: bool
         nowhere = torch.zeros_like(search.trunk)
         search.report_steps(SHARED, "gradient", codes["trunk gradient"], nowhere)
     body = codes["gradient"][owner == TRUNK]
-    is_sent = bool(received.any()) or ("trunk gradient" not in codes and (passed_on or by_weights))
+    is_sent = bool(received.any())
+    if "trunk gradient" not in codes:  # what heads pass on breaks biases of all gates of the LSTM
+        biases = codes["gradient"][(owner == TRUNK) & search.anatomy.is_bias()]
+        is_sent = (passed_on or by_weights) and int((biases > 0).sum()) > 1
     if (body.any() or received.any()) and search.has_bad_weights(TRUNK):
         # An infinite weight that saturates: finite forward, not backward.
         search.explaining.add(TRUNK)

@@ -64,7 +64,8 @@ def report_lasting(exam: Examination, known: Tensor) -> Tensor:
 def _saturating(exam: Examination, trunk: Tensor, value: Tensor) -> Tensor:
     """Return which parameters were broken before the update and broke nothing in a forward pass.
 
-    A broken weight of trunk or critic that matters shows in every host and step.
+    A broken parameter of trunk or critic that matters shows in every host and step; an infinite
+    weight of the trunk in most hosts.
 
     Args:
         exam: both passes.
@@ -78,7 +79,10 @@ def _saturating(exam: Examination, trunk: Tensor, value: Tensor) -> Tensor:
     hosts = torch.cat(exam.hosts[: exam.plan.per_epoch])
     saturating = torch.zeros_like(broken)
     if not trunk[:, hosts].all():
-        saturating |= broken & (owner == TRUNK)
+        # An infinite recurrent weight may saturate in some steps and hosts, and break the others.
+        is_widespread = trunk[:, hosts].any(0).float().mean() >= 0.5
+        is_weight = ~exam.anatomy.is_bias() & is_widespread
+        saturating |= broken & (owner == TRUNK) & ~is_weight
     if not (trunk | value)[:, hosts].all():
         saturating |= broken & (owner == CRITIC)
     return saturating
