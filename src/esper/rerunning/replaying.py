@@ -33,7 +33,7 @@ from esper.tracing.recorded import OPERATIONS
 from esper.tracing.tracer import OperationTracer
 from esper.tracing.without_compiler import without_compiler
 from esper.watching.beginning import as_it_began
-from esper.watching.explaining import Found, origin_in, origin_in_use
+from esper.watching.explaining import CALLERS, Found, origin_in, origin_in_use
 from esper.watching.frames import is_plumbing, tensors_in
 from esper.watching.heads import OUTPUT_QUANTITIES
 from esper.watching.watch import OnNonfinite, Watch
@@ -180,6 +180,7 @@ class _Repetition:
             observers=(*_OBSERVERS, *_files_of(type(model.rollout_buffer))),
             is_plumbing=is_plumbing,
             loop="train" if capsule.phase == "update" else "",
+            callers=CALLERS,
         )
 
     def run(self) -> tuple[tuple[NonfiniteSighting, ...], Origin | None]:

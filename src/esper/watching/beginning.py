@@ -124,6 +124,8 @@ def as_it_began(
         quantity = variable or (found[0].quantity if found else "output")
     heads = owners.of_columns(operation, quantity)
     if not heads:
+        if found and operation.phase != "forward" and quantity not in _OF_MODELS:
+            return found  # what is wrong in the forward pass does not come from a derivative
         heads = [owners.of_module(operation.module)]
         if module and not variable and quantity not in _OF_MODELS:
             quantity = "output"

@@ -32,7 +32,8 @@ from esper.watching.rerun import (
     body_of,
 )
 
-_CALLERS: Final = 8  # of an operation whose lines may say what its result is called
+#: Of an operation, so many lines that called it may say what its result is called.
+CALLERS: Final = 8
 
 
 @dataclass(frozen=True)
@@ -253,7 +254,7 @@ def traced(
         is_plumbing=is_plumbing,
         loop=loop,
         recorder=recorder,
-        callers=_CALLERS,
+        callers=CALLERS,
     )
     for model in models[1:]:
         tracer.name_modules(model, type(model).__name__)
