@@ -356,6 +356,7 @@ def _payload(record: UpdateRecord) -> PPOUpdatePayload:
         head_inf_detected={seen.head: True for seen in sightings if seen.kind != "nan"},
         head_nan_detected={seen.head: True for seen in sightings if seen.kind == "nan"},
         head_nonfinite=sightings,
+        head_gradient_norm=dict(record.owner_norms),
         logged=dict(record.figures),
         still_updates=record.still_updates,
         **known,

@@ -51,15 +51,15 @@ class DeviceFlags:
         self._norms[2] += finite
         return norms
 
-    def read(self, more: Tensor) -> tuple["ReadFlags", list[bool]]:
+    def read(self, more: Tensor) -> tuple["ReadFlags", list[float]]:
         """Return all flags and clear them. This waits for the device, once.
 
         Args:
-            more: further flags to read, `[M]`.
+            more: further numbers to read, `[M]`.
         """
         counts = [self._columns.flatten(), self._parameters.flatten(), self._norms, more]
         values = torch.cat([one.double() for one in counts]).tolist()
-        further = [bool(values.pop()) for _ in range(len(more))][::-1]
+        further = [values.pop() for _ in range(len(more))][::-1]
         norms = values[-3], values[-2], int(values[-1])
         columns, parameters = self._columns.shape[1], self._parameters.shape[1]
         rows = iter(int(value) for value in values[:-3])

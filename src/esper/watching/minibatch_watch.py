@@ -19,6 +19,7 @@ from esper.watching.guard import Guard
 from esper.watching.heads import OUTPUT_QUANTITIES, Head
 from esper.watching.held import HeldMinibatch, without_gradients
 from esper.watching.incidents import Incidents
+from esper.watching.owner_norms import OwnerNorms
 from esper.watching.parts import Part, overflowing_log_stds
 from esper.watching.recorder import UpdateRecord
 from esper.watching.repeater import Repeater
@@ -92,6 +93,8 @@ class MinibatchWatch:
         self._acting_calls = 0  # since the last step
         self._looked_at_std = 0  # number of the update in which it overflowed last
         self._is_learning = False  # a minibatch was computed, and not stepped with
+        self._owner_norms = OwnerNorms(parts)
+        self._measured: Tensor | None = None  # by `_owner_norms`, in this update
         self._put_aside: list[tuple[Tensor, Tensor | None]] = []
         self._first_step_at = 0.0
         self._left_out = 0  # steps that a loss scaler left out
@@ -179,6 +182,8 @@ class MinibatchWatch:
         if self._explainer.seen is not None or self._ids.isdisjoint(map(id, parameters)):
             return
         with self._guard:
+            if not self.record.steps:
+                self._measure_owners()
             if self._flags is not None:
                 self._note_gradients()
                 return
@@ -210,6 +215,7 @@ class MinibatchWatch:
         record.steps += 1
         if record.steps == 1:
             self._first_step_at = time.monotonic()
+            self._measure_owners()
         self.last_optimizer = optimizer
         if self._flags is not None:
             if not self.held.clips:
@@ -262,6 +268,16 @@ class MinibatchWatch:
         if is_looked_at and not is_known:
             stack = list(frames_calling(frame))
             self._explain(stack, "update", optimizer=optimizer, only_if_harmful=True)
+
+    def _measure_owners(self) -> None:
+        """Measure the gradients of heads and groups, once per update."""
+        if self._measured is None:
+            self._measured = self._owner_norms.measure()
+
+    def take_measured(self) -> tuple[tuple[str, ...], Tensor | None]:
+        """Return heads and groups, and the norms of their gradients in the update that ends."""
+        measured, self._measured = self._measured, None
+        return self._owner_norms.owners, measured
 
     def _note_gradients(self) -> None:
         """Add the gradients of this step to the flags on the device."""

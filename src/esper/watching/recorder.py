@@ -57,6 +57,7 @@ class UpdateRecord:
         norm_max: largest of them.
         norms: number of them.
         troubles: what was found.
+        owner_norms: gradient norms of heads and groups at the first step, before clipping; by name.
         figures: that the training loop logged, by name.
         learning_rate: of the first parameter group at the last step; None before.
         still_updates: updates up to this one that moved no weight although they took steps.
@@ -73,6 +74,7 @@ class UpdateRecord:
     norm_max: float = 0.0
     norms: int = 0
     troubles: list[Trouble] = field(default_factory=list)
+    owner_norms: dict[str, float] = field(default_factory=dict)
     figures: dict[str, float] = field(default_factory=dict)
     learning_rate: float | None = None
     still_updates: int = 0

@@ -358,21 +358,25 @@ class Watch:
 
     def _look_back(self, record: UpdateRecord) -> None:
         """Read, once per update, the flags and whether weights and moments are finite."""
-        looked_at = self._look.look(self._explainer.moments())
+        looked_at = self._look.look(self._explainer.moments()).float()
+        owners, measured = self._minibatches.take_measured()
+        if measured is not None:
+            looked_at = torch.cat((looked_at, measured.to(looked_at.device)))
         if self._flags is None:
-            is_finite, is_same = looked_at.tolist()
+            is_finite, is_same, *norms = looked_at.tolist()
         else:
-            flags, (is_finite, is_same) = self._flags.read(looked_at)
+            flags, (is_finite, is_same, *norms) = self._flags.read(looked_at)
             record.norm_sum, record.norm_max, record.norms = flags.norms
             if flags.first_step:
                 found = found_in_flags(flags, self.heads, self.parts)
                 self._incidents.note_lasting(record, found, FLAGS_ONLY, flags.first_step)
+        record.owner_norms = dict(zip(owners, norms, strict=False))  # no norms without a step
         if is_finite:
             self._incidents.is_broken = False  # no lasting harm was done: what comes is news
         elif not self._incidents.is_broken:
             found = self._explainer.weights()
             self._incidents.note_lasting(record, found, _WEIGHTS_ONLY, record.steps)
-        self._look.count(is_same=is_same, took_steps=record.steps > record.skipped)
+        self._look.count(is_same=bool(is_same), took_steps=record.steps > record.skipped)
 
     @property
     def is_stalled(self) -> bool:

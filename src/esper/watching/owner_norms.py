@@ -1,0 +1,55 @@
+"""The gradient norm of each head and group, once per update."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from esper.leyline.telemetry import SHARED
+from esper.watching.parts import Part
+
+
+class OwnerNorms:
+    """Measures the gradients of heads and groups at one step.
+
+    Args:
+        parts: all parameters with their owners.
+
+    Attributes:
+        owners: heads and groups with parameters of their own, in their order.
+    """
+
+    def __init__(self, parts: Sequence[Part]) -> None:
+        self._whole = [part for part in parts if part.owner not in ("", SHARED)]
+        self._by_rows = [part for part in parts if part.rows]
+        names = dict.fromkeys(part.owner for part in self._whole)
+        names |= dict.fromkeys(name for part in self._by_rows for name, _ in part.rows)
+        self.owners = tuple(names)
+        self._number_of = {name: number for number, name in enumerate(names)}
+
+    @torch.no_grad()
+    def measure(self) -> Tensor | None:
+        """Return the norm of each owner's gradients, `[owners]`; None if there are none."""
+        squares: list[Tensor] = []
+        owners: list[int] = []
+        whole = [
+            (gradient, self._number_of[part.owner])
+            for part in self._whole
+            if (gradient := part.parameter.grad) is not None and gradient.layout is torch.strided
+        ]
+        if whole:
+            norms = torch._foreach_norm([gradient for gradient, _ in whole])
+            squares.append(torch.stack([norm.float() for norm in norms]).square())
+            owners += [number for _, number in whole]
+        for part in self._by_rows:
+            gradient = part.parameter.grad
+            if gradient is None or gradient.layout is not torch.strided:
+                continue
+            rows = gradient.reshape(part.rows[-1][1].stop, -1).float().square().sum(1)
+            squares.append(rows)
+            owners += [self._number_of[name] for name, own in part.rows for _ in own]
+        if not squares:
+            return None
+        values = torch.cat(squares)
+        index = torch.tensor(owners, device=values.device)
+        return values.new_zeros(len(self.owners)).index_add_(0, index, values).sqrt()
