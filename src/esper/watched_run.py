@@ -25,7 +25,7 @@ from esper.recording.run_recorder import (
     name_of_started_run,
 )
 from esper.tracing.recorded import OPERATIONS, STORAGES, RecordedMinibatch
-from esper.watching.explainer import Replay
+from esper.watching.finding.explainer import Replay
 from esper.watching.heads import Head, HeadsError, check_module, heads_of, output_width
 from esper.watching.hooks import unwrapped
 from esper.watching.parts import Groups

@@ -5,9 +5,9 @@ from types import SimpleNamespace
 import torch
 from torch import nn
 
+from esper.watching.finding.put_back import everything_put_back
 from esper.watching.heads import Head
 from esper.watching.parts import parts_of
-from esper.watching.put_back import everything_put_back
 
 
 class Counts(nn.Module):

@@ -8,7 +8,7 @@ from gymnasium import spaces
 from torch import nn
 from torch.nn.utils import clip_grad
 
-from esper.watching.explainer import Explainer
+from esper.watching.finding.explainer import Explainer
 from esper.watching.heads import find_output_layer
 from esper.watching.watch import Watch
 

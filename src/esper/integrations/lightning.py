@@ -21,8 +21,8 @@ from torch import Tensor
 from esper.integrations.replacing import replaced
 from esper.recipes.recipe import Subject
 from esper.watched_run import watch
-from esper.watching.repeater import RandomState
-from esper.watching.rerun import CannotRunAgainError, StepReached, refuse_effects
+from esper.watching.finding.repeater import RandomState
+from esper.watching.finding.rerun import CannotRunAgainError, StepReached, refuse_effects
 from esper.watching.watch import Watch
 
 try:

@@ -25,9 +25,9 @@ from esper.integrations.replacing import replaced
 from esper.integrations.trl_rewards import checked_rewards
 from esper.recipes.transformers import of_trainer
 from esper.watched_run import watch
+from esper.watching.finding.repeater import RandomState
+from esper.watching.finding.rerun import CannotRunAgainError
 from esper.watching.hooks import unwrapped
-from esper.watching.repeater import RandomState
-from esper.watching.rerun import CannotRunAgainError
 from esper.watching.watch import Watch
 
 _log = logging.getLogger("esper")

@@ -38,8 +38,8 @@ from esper.tracing.recorded import (
     all_tensors,
 )
 from esper.tracing.tracer import OperationTracer
-from esper.watching.explaining import Found, origin_in, origin_in_use
-from esper.watching.rerun import LOOP_FUNCTION
+from esper.watching.finding.explaining import Found, origin_in, origin_in_use
+from esper.watching.finding.rerun import LOOP_FUNCTION
 
 REMARK: Final = "what was repeated are the recorded PyTorch operations, not the training script"
 _NAME: Final = re.compile(r"aten\.([a-zA-Z0-9_]+)\.([a-zA-Z0-9_]+)")

@@ -32,9 +32,9 @@ from esper.tracing.origin import Origin
 from esper.tracing.recorded import OPERATIONS
 from esper.tracing.tracer import OperationTracer
 from esper.tracing.without_compiler import without_compiler
-from esper.watching.beginning import as_it_began
-from esper.watching.explaining import CALLERS, Found, origin_in, origin_in_use
-from esper.watching.frames import is_plumbing, tensors_in
+from esper.watching.finding.beginning import as_it_began
+from esper.watching.finding.explaining import CALLERS, Found, origin_in, origin_in_use
+from esper.watching.finding.frames import is_plumbing, tensors_in
 from esper.watching.heads import OUTPUT_QUANTITIES
 from esper.watching.watch import OnNonfinite, Watch
 
@@ -437,7 +437,7 @@ def _files_of(buffer: type) -> Iterator[str]:
 def _observers() -> tuple[str, ...]:
     """Return the source files that only look at what training computes."""
     folder = Path(watching.__file__).parent
-    return tuple(str(file) for file in folder.glob("*.py"))
+    return tuple(str(file) for file in folder.rglob("*.py"))
 
 
 _OBSERVERS: Final = _observers()

@@ -5,7 +5,7 @@ from typing import Final
 
 from esper.leyline.telemetry import SHARED
 from esper.watching.device_flags import KINDS, ReadFlags
-from esper.watching.explaining import Found
+from esper.watching.finding.explaining import Found
 from esper.watching.heads import OUTPUT_QUANTITIES, Head
 from esper.watching.parts import Part
 

@@ -8,7 +8,7 @@ from operator import is_
 import torch
 from torch import Tensor
 
-from esper.watching.explaining import Found
+from esper.watching.finding.explaining import Found
 from esper.watching.hooks import gradient_norm
 from esper.watching.parts import Part
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
-from esper.watching.explainer import Explainer
-from esper.watching.explaining import Explanation, Found, Minibatch
+from esper.watching.finding.explainer import Explainer
+from esper.watching.finding.explaining import Explanation, Found, Minibatch
 from esper.watching.guard import Guard
 from esper.watching.held import HeldMinibatch
 from esper.watching.parts import Part, kinds_of

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from esper.leyline.telemetry import SHARED
 from esper.watching.device_flags import DeviceFlags
-from esper.watching.explainer import Explainer
-from esper.watching.frames import frames_calling
+from esper.watching.finding.explainer import Explainer
+from esper.watching.finding.frames import frames_calling
+from esper.watching.finding.repeater import Repeater
 from esper.watching.guard import Guard
 from esper.watching.heads import OUTPUT_QUANTITIES, Head
 from esper.watching.held import HeldMinibatch, without_gradients
@@ -22,7 +23,6 @@ from esper.watching.incidents import Incidents
 from esper.watching.owner_norms import OwnerNorms
 from esper.watching.parts import Part, overflowing_log_stds
 from esper.watching.recorder import UpdateRecord
-from esper.watching.repeater import Repeater
 
 _SUM: Final = torch.float32  # type of the sum of an output; a sum in half precision overflows
 _STEPS_OF_A_LOOP: Final = 4  # as many optimizers may step in one pass of a loop

@@ -4,7 +4,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from esper.watching.explaining import Explanation
+from esper.watching.finding.explaining import Explanation
 
 
 @dataclass(frozen=True)

@@ -17,11 +17,12 @@ from torch import Tensor, nn
 
 from esper.leyline.telemetry import SHARED
 from esper.tracing.recorded import RecordedMinibatch
-from esper.watching.beginning import Owners
 from esper.watching.device_flags import DeviceFlags
-from esper.watching.explainer import Explainer, Replay
+from esper.watching.finding.beginning import Owners
+from esper.watching.finding.explainer import Explainer, Replay
+from esper.watching.finding.frames import frames_of_traceback
+from esper.watching.finding.repeater import Repeater
 from esper.watching.flag_evidence import FLAGS_ONLY, found_in_flags
-from esper.watching.frames import frames_of_traceback
 from esper.watching.guard import Guard
 from esper.watching.heads import gives_widths, heads_of, output_layer_of, output_width
 from esper.watching.hooks import TrainingHooks
@@ -29,7 +30,6 @@ from esper.watching.incidents import Incidents
 from esper.watching.minibatch_watch import MinibatchWatch
 from esper.watching.parts import Groups, Part, parts_of, patterns_of
 from esper.watching.recorder import NoRecorder, Recorder, Trouble, UpdateRecord
-from esper.watching.repeater import Repeater
 from esper.watching.start_state import StartState
 from esper.watching.update_look import UpdateLook
 

@@ -186,7 +186,7 @@ WATCH_RECORDS: Final = (
         causes=("see TELE-302 and TELE-303",),
         thresholds=Thresholds(healthy="no incident"),
         wiring=Wiring(
-            source="esper.watching.explaining:origin_in",
+            source="esper.watching.finding.explaining:origin_in",
             emission=f"{_RECORDER}.found",
             payload="IncidentRecorded.origin",
             aggregation=f"{AGGREGATOR}._handle_incident_recorded",

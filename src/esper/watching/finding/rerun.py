@@ -25,9 +25,14 @@ from torch.amp.grad_scaler import GradScaler
 from torch.optim import optimizer as torch_optimizer
 
 from esper.leyline.errors import EsperError
-from esper.watching.frames import frames_of_traceback, is_plumbing, named_tensors, tensors_in
-from esper.watching.put_back import copy_of, gradient_state
-from esper.watching.source import Loop, NoSourceError, loops_around, tree_of
+from esper.watching.finding.frames import (
+    frames_of_traceback,
+    is_plumbing,
+    named_tensors,
+    tensors_in,
+)
+from esper.watching.finding.put_back import copy_of, gradient_state
+from esper.watching.finding.source import Loop, NoSourceError, loops_around, tree_of
 
 #: Methods and functions whose call in a loop's body means that it does more than compute.
 _NOT_AGAIN = frozenset(

@@ -12,10 +12,10 @@ from torch import nn
 
 from esper.leyline.telemetry import SHARED
 from esper.tracing.operations import Operation
-from esper.watching.explaining import Found
+from esper.watching.finding.explaining import Found
+from esper.watching.finding.source import variable_assigned_at
 from esper.watching.heads import OUTPUT_QUANTITIES, Head
 from esper.watching.parts import Part
-from esper.watching.source import variable_assigned_at
 
 #: Quantities that are named after the model, not after a variable.
 _OF_MODELS = frozenset({"parameters", "moments", "gradient", *OUTPUT_QUANTITIES.values()})

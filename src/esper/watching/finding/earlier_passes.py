@@ -12,8 +12,8 @@ from typing import Any, Final
 import numpy as np
 from torch import Tensor
 
-from esper.watching.rerun import CannotRunAgainError
-from esper.watching.source import NoSourceError, loops_around, tree_of
+from esper.watching.finding.rerun import CannotRunAgainError
+from esper.watching.finding.source import NoSourceError, loops_around, tree_of
 
 #: Functions that give the same values each time they are called.
 _REPEATABLE: Final = frozenset({"range", "enumerate", "zip", "reversed", "len", "min", "max"})

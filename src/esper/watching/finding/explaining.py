@@ -20,17 +20,17 @@ from esper.tracing.operations import Operation
 from esper.tracing.origin import Origin, find_origin
 from esper.tracing.recorded import OperationRecorder
 from esper.tracing.tracer import OperationTracer
-from esper.watching.frames import is_plumbing
-from esper.watching.heads import OUTPUT_QUANTITIES, Head
-from esper.watching.parts import Part, bad_rows, kinds_of
-from esper.watching.put_back import everything_put_back
-from esper.watching.rerun import (
+from esper.watching.finding.frames import is_plumbing
+from esper.watching.finding.put_back import everything_put_back
+from esper.watching.finding.rerun import (
     LOOP_FUNCTION,
     CannotRunAgainError,
     NoLoopError,
     StepsLeftOut,
     body_of,
 )
+from esper.watching.heads import OUTPUT_QUANTITIES, Head
+from esper.watching.parts import Part, bad_rows, kinds_of
 
 #: Of an operation, so many lines that called it may say what its result is called.
 CALLERS: Final = 8

@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from esper.watching.source import in_order_of_assignment, is_throwaway
+from esper.watching.finding.source import in_order_of_assignment, is_throwaway
 
 _TORCH = str(Path(torch.__file__).parent)
-_ESPER = str(Path(__file__).parents[1])
+_ESPER = str(Path(__file__).parents[2])
 #: Packages of Esper that call the training, or a repetition of it.
 _CALLING = tuple(str(Path(_ESPER, name)) for name in ("integrations", "rerunning"))
 _STDLIB = sysconfig.get_path("stdlib")

@@ -13,15 +13,15 @@ from esper.tracing.origin import Origin
 from esper.tracing.recorded import OperationRecorder, RecordedMinibatch
 from esper.tracing.storages import KnownTensors
 from esper.tracing.tracer import OperationTracer
-from esper.watching.beginning import Owners, as_it_began
-from esper.watching.bystanders import causes_first
-from esper.watching.earlier_passes import (
+from esper.watching.finding.beginning import Owners, as_it_began
+from esper.watching.finding.bystanders import causes_first
+from esper.watching.finding.earlier_passes import (
     NOT_AGAIN,
     EarlierIsGoneError,
     is_accumulating,
     values_before,
 )
-from esper.watching.explaining import (
+from esper.watching.finding.explaining import (
     Explanation,
     Found,
     Minibatch,
@@ -32,19 +32,19 @@ from esper.watching.explaining import (
     run_again,
     traced,
 )
-from esper.watching.frames import is_plumbing, named_tensors, tensors_in
-from esper.watching.parts import Part
-from esper.watching.put_back import everything_put_back
-from esper.watching.recall import model_call, with_gradients_as
-from esper.watching.repeater import Repeater
-from esper.watching.rerun import (
+from esper.watching.finding.frames import is_plumbing, named_tensors, tensors_in
+from esper.watching.finding.put_back import everything_put_back
+from esper.watching.finding.recall import model_call, with_gradients_as
+from esper.watching.finding.repeater import Repeater
+from esper.watching.finding.rerun import (
     LOOP_FUNCTION,
     CannotRunAgainError,
     StepsLeftOut,
     has_loop,
     tensors_of_error,
 )
-from esper.watching.source import add_sources
+from esper.watching.finding.source import add_sources
+from esper.watching.parts import Part
 
 #: The tracer of a second run, its tensors by name, and whether it was an earlier minibatch.
 _Repetition = tuple[OperationTracer, dict[str, Tensor], bool]

@@ -1,0 +1,1 @@
+"""Finds out what broke in a minibatch, and at which operation."""
