@@ -54,7 +54,7 @@ def test_a_broken_script_is_named(run, script, tmp_path):
     assert code == 0  # the script itself ended well
     assert find_run(tmp_path / "runs").name.endswith("-bad")
     assert "the shared part went NaN in observations" in out
-    assert "esper incidents" in out
+    assert "esper replay" in out  # its operations were recorded
 
 
 def test_the_exit_code_is_that_of_the_script(run, tmp_path):

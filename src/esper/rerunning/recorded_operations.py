@@ -15,6 +15,7 @@ import msgspec
 import torch
 from torch import Tensor, nn
 
+from esper.leyline.errors import EsperError
 from esper.leyline.telemetry import IncidentOrigin, NonfiniteSighting
 from esper.recording.capsule import WatchedCapsule
 from esper.simic.command_progress import Report, no_report
@@ -54,7 +55,7 @@ _BYTES, _TIMES_INPUTS = 4 << 30, 16
 _DEEPEST: Final = 4  # lists in lists
 
 
-class _WrongError(ValueError):
+class _WrongError(EsperError, ValueError):
     """A part of the recording is wrong; the message says which."""
 
 

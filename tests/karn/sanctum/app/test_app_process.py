@@ -68,10 +68,20 @@ class Terminal:
             timeout=30,
         )
 
+    def close_ending(self):
+        """Close the dialog that opens over a run that has ended, and covers its figures."""
+        self.wait_for("How it ended")
+        self.process.send("\x1b")
+        self.wait_until(lambda shown: "How it ended" not in shown)
+
     def wait_for(self, text):
         """Read until a text was on the screen, where a dialog may cover it a moment later."""
+        self.wait_until(lambda shown: text in shown)
+
+    def wait_until(self, is_shown):
+        """Read until what is on the screen is as expected."""
         deadline = time.monotonic() + 30
-        while text not in "\n".join(self.screen.display):
+        while not is_shown("\n".join(self.screen.display)):
             assert time.monotonic() < deadline, "\n".join(self.screen.display)
             if not self._unread:
                 self._unread = self.process.read_nonblocking(65_536, timeout=30)
@@ -98,11 +108,15 @@ def test_it_shows_a_finished_run_on_a_terminal_and_leaves_it_as_it_was(finished_
     content = (finished_run / STORE_NAME).read_bytes()
     terminal = open_sanctum(finished_run, finished_run.parent)
     terminal.wait_for("FINISHED")
+    terminal.close_ending()
     terminal.wait_for("first: op Inf in logits, update 2")
-    rows = terminal.screen.display
-    (names,) = [row for row in rows if "Blueprint" in row]
-    (inf,) = [row for row in rows if row.strip().startswith("Inf")]
-    assert inf[names.index(" Op") + 1] == "●"
+
+    def op_is_lit(shown):
+        names = [row for row in shown.split("\n") if "Blueprint" in row]
+        lights = [row for row in shown.split("\n") if row.strip().startswith("Inf")]
+        return bool(names and lights) and lights[0][names[0].index(" Op") + 1] == "●"
+
+    terminal.wait_until(op_is_lit)
     terminal.process.send("q")
     terminal.process.expect("left with quit")
     terminal.process.expect(pexpect.EOF)
@@ -126,6 +140,7 @@ def test_it_waits_for_the_first_run_and_then_shows_it(tmp_path, payloads, open_s
 
 def test_with_no_color_no_colour_is_sent(finished_run, open_sanctum):
     terminal = open_sanctum(finished_run, finished_run.parent, NO_COLOR="1")
+    terminal.close_ending()
     terminal.wait_for("first: op Inf in logits, update 2")
     sent = {
         int(number)
@@ -140,6 +155,7 @@ def test_with_no_color_no_colour_is_sent(finished_run, open_sanctum):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_it_with_the_terminal_as_it_was(finished_run, open_sanctum, number):
     terminal = open_sanctum(finished_run, finished_run.parent)
+    terminal.close_ending()
     terminal.wait_for("first: op Inf in logits, update 2")
     terminal.process.kill(number)
     terminal.process.expect(pexpect.EOF)
@@ -156,6 +172,7 @@ def test_a_signal_ends_it_with_the_terminal_as_it_was(finished_run, open_sanctum
 def test_it_ends_where_its_terminal_goes_away(finished_run, open_sanctum, goes_by_itself):
     for _ in range(3):
         terminal = open_sanctum(finished_run, finished_run.parent)
+        terminal.close_ending()
         terminal.wait_for("first: op Inf in logits, update 2")
         terminal.process.send("w\x1b")
         # The thread that writes dies with the terminal; what is drawn then fills its queue.
@@ -231,6 +248,7 @@ def test_a_watch_finds_the_first_run_of_a_folder_that_is_not_there_yet(tmp_path,
 def test_it_opens_on_any_kind_of_terminal_and_leaves_by_its_key(finished_run, open_sanctum, kind):
     terminal = open_sanctum(finished_run, finished_run.parent, TERM=kind, LANG="C")
     terminal.wait_for("● CRITICAL")
+    terminal.close_ending()
     terminal.wait_for("first: op Inf in logits, update 2")
     terminal.process.send("q")
     terminal.process.expect("left with quit")
@@ -240,6 +258,7 @@ def test_it_opens_on_any_kind_of_terminal_and_leaves_by_its_key(finished_run, op
 def test_a_terminal_that_takes_ascii_only_gets_ascii(finished_run, open_sanctum):
     terminal = open_sanctum(finished_run, finished_run.parent, PYTHONIOENCODING="ascii")
     terminal.wait_for("* CRITICAL")
+    terminal.close_ending()
     terminal.wait_for("first: op Inf in logits, update 2")
     assert "\\u" not in "\n".join(terminal.screen.display)
     assert terminal.received.isascii()
@@ -249,7 +268,8 @@ def test_a_terminal_that_takes_ascii_only_gets_ascii(finished_run, open_sanctum)
 def test_a_terminal_of_one_column_does_not_fail(finished_run, open_sanctum, size):
     columns, lines = size
     terminal = open_sanctum(finished_run, finished_run.parent)
-    terminal.wait_for("How it ended")
+    terminal.close_ending()
+    terminal.wait_for("first: op Inf in logits, update 2")
     terminal.screen.resize(lines, columns)
     terminal.process.setwinsize(lines, columns)
     terminal.wait_for("●")
