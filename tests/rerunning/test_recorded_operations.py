@@ -3,6 +3,7 @@
 import copy
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -252,6 +253,7 @@ INPUT = ("plan", "inputs", 0)
         (at(*INPUT, "offset", value=-8), "shape"),
         (at(*INPUT, "offset", value=10**12), "larger than its storage"),
         (at(*INPUT, "stride", value=[]), "shape|storage"),
+        (lambda values: values["plan"]["inputs"][0].update(shape=[2**42], stride=[0]), "too large"),
         (at("data", STORAGES, value=None), "missing"),
         (at("data", STORAGES, 0, value=torch.ones(3)), "bytes"),
         (at("data", STORAGES, 0, value=torch.zeros(0, dtype=torch.uint8)), "larger"),
@@ -261,6 +263,28 @@ def test_a_tampered_recording_is_refused_in_one_sentence(change, expected, capsu
     message = refusal(capsule, change)
 
     assert any(word in message for word in expected.split("|")), message
+
+
+@pytest.mark.parametrize(
+    "operations",
+    [
+        [
+            ["aten.zeros.default", [[1]], {}, [9000], 0],
+            ["aten.expand.default", [{"tensor": 9000}, [2**42]], {}, [9001], 0],
+            ["aten.sum.default", [{"tensor": 9001}], {}, [9002], 0],
+        ],
+        [
+            ["aten.zeros.default", [[1]], {}, [9000], 0],
+            ["aten.as_strided.default", [{"tensor": 9000}, [2**42], [0], 0], {}, [9001], 0],
+        ],
+        [["aten.zeros.default", [[1] * 5_000_000], {}, [9000], 0]],
+    ],
+)
+def test_a_recording_cannot_take_endless_time(operations, capsule):
+    def change(values):
+        values["plan"]["operations"][:0] = operations
+
+    assert re.search("too large|too long", refusal(capsule, change))
 
 
 @pytest.mark.parametrize(

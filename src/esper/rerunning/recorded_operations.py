@@ -53,6 +53,8 @@ _MOST_SECONDS: Final = 600.0
 #: Bytes that a repetition may take: so many, and so many times those of its inputs.
 _BYTES, _TIMES_INPUTS = 4 << 30, 16
 _DEEPEST: Final = 4  # lists in lists
+_LONGEST: Final = 4096  # lists of numbers
+_MOST_DIMENSIONS: Final = 64
 
 
 class _WrongError(EsperError, ValueError):
@@ -200,6 +202,8 @@ class _Run:
         tensors = list(all_tensors(result))
         if len(tensors) != len(operation.results):
             raise _WrongError(f"{operation.name} returned {len(tensors)} tensors")
+        for tensor in tensors:
+            _check_size(tensor)
         self._tensors.update(zip(operation.results, tensors, strict=True))
 
     def _tensor(self, number: Any) -> Tensor:
@@ -216,6 +220,8 @@ class _Run:
                 raise _WrongError("an operation has an unknown mode")
             return value
         if isinstance(value, (list, tuple)) and depth < _DEEPEST:
+            if len(value) > _LONGEST and not isinstance(value[0], dict):
+                raise _WrongError("an operation has too long a list of numbers")
             return [self._value(one, depth + 1) for one in value]
         if isinstance(value, dict) and len(value) == 1:
             key, one = next(iter(value.items()))
@@ -244,7 +250,15 @@ class _Run:
         if end > storage.nbytes():
             raise _WrongError("an input is larger than its storage")
         tensor = torch.empty(0, dtype=dtype)
-        return tensor.set_(storage, each.offset, tuple(each.shape), tuple(each.stride))
+        tensor.set_(storage, each.offset, tuple(each.shape), tuple(each.stride))
+        _check_size(tensor)
+        return tensor
+
+
+def _check_size(tensor: Tensor) -> None:
+    """Refuse a view that repeats its memory so often that no operation on it would end."""
+    if tensor.dim() > _MOST_DIMENSIONS or tensor.numel() * tensor.element_size() > _BYTES:
+        raise _WrongError("one of its tensors is too large")
 
 
 def _numbers_in(operation: RecordedOperation) -> Iterator[int]:
