@@ -21,6 +21,8 @@ from esper.simic.agent.detection.findings import Finding, moment_findings, param
 from esper.simic.agent.detection.readers import BACKWARD, without_backward
 from esper.simic.agent.figures import AT_ONCE
 
+#: Codes of heads, `[T, n, …]`, that follow from a trunk that broke in both passes.
+_PER_HEAD: Final = ("logits", "log_prob", "ratio", "entropy")
 #: Quantity and part under which a figure is reported that broke alone; others are quantities.
 _FIGURE_OF: Final = {
     "gradient_norm": ("gradient", "norm"),
@@ -158,6 +160,8 @@ def _only_first(exam: Examination, index: int) -> Codes:
     codes = _differences(first, second)
     if exam.has_parted(index):  # by then, what broke in both may have broken in other ways
         codes = {name: values.masked_fill(second[name] > 0, 0) for name, values in codes.items()}
+        trunk = ((first["trunk"] > 0) & (second["trunk"] > 0)).any(2, keepdim=True)  # [T, n, 1]
+        codes |= {name: codes[name].masked_fill(trunk, 0) for name in _PER_HEAD if name in codes}
     elif is_any(without_backward(codes)):
         # A forward pass that differs gives other kinds to gradients that broke in both.
         codes |= {
