@@ -267,7 +267,7 @@ def _wrap_update(watched: Watch, subject: Subject, owner: object, method: str) -
 
 
 def _explain_at_exit(watched: Watch) -> None:
-    """Explain an exception that nobody catches, where the watch is not a context manager."""
+    """Explain an uncaught exception, where the watch is not a context manager."""
     before, own = sys.excepthook, weakref.ref(watched)
 
     def hook(

@@ -2,18 +2,23 @@
 
 import copy
 import json
+import math
 import os
 import re
 import subprocess
 import sys
+from contextlib import suppress
 
 import pytest
 import torch
+from sb3_faults import planted_step
+from sb3_models import ALGORITHMS, ROLLOUT, Walk, build
 from tiny_language_models import breakable_gpt2, overflow, poison, token_rows
 from torch import nn
 
 import esper
 from esper.incident_reports import incidents_of, replay_incident
+from esper.integrations.sb3 import EsperCallback
 from esper.leyline.files.incident_files import CAPSULE_NAME
 from esper.recording.capsule import watched_capsule_of
 from esper.rerunning.replaying import replay_watched
@@ -152,6 +157,30 @@ def test_a_language_model_is_repeated(breaks, tmp_path, monkeypatch):
 
     assert replay.verdict == REPRODUCED
     assert replay.origin.operation.place.file.endswith("tiny_language_models.py")
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning", "ignore::UserWarning")
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("SAC", {}),
+        ("DQN", {}),
+        ("PPO", {"policy_kwargs": {"activation_fn": type("Own", (torch.nn.Tanh,), {})}}),
+    ],
+)
+def test_an_algorithm_that_cannot_be_rebuilt_is_repeated(name, settings, tmp_path):
+    space = ALGORITHMS[name][3][0]
+    model = build(name, space, Walk(space, planted_step(23, reward=math.nan)), **settings)
+    callback = EsperCallback(run_dir=tmp_path)
+    with suppress(ValueError):  # PyTorch refuses a NaN
+        model.learn(3 * ROLLOUT, callback=callback)
+    assert callback.watch.failures == 0, callback.watch.last_failure
+
+    replay = replayed(tmp_path)
+
+    assert replay.verdict == REPRODUCED
+    assert "recorded PyTorch operations" in replay.remarks[0]
+    assert replay.origin is not None
 
 
 def test_what_uses_other_operations_says_so(tmp_path):

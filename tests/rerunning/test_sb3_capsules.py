@@ -272,26 +272,6 @@ def test_a_run_lists_its_capsules(tmp_path):
     assert any("esper replay" in line for line in closing_lines(run))
 
 
-@pytest.mark.parametrize(
-    ("name", "settings", "at"),
-    [
-        ("SAC", {}, 23),
-        ("DQN", {}, 23),
-        ("PPO", {"policy_kwargs": {"activation_fn": type("Own", (torch.nn.Tanh,), {})}}, 23),
-    ],
-)
-def test_what_cannot_be_rebuilt_is_repeated_from_its_operations(name, settings, at, tmp_path):
-    space = ALGORITHMS[name][3][0]
-    model = build(name, space, Walk(space, planted_step(at, reward=NAN)), **settings)
-    run = trained(tmp_path, model)
-
-    replay = replayed(run)
-
-    assert replay.verdict == REPRODUCED
-    assert "recorded PyTorch operations" in replay.remarks[0]
-    assert replay.origin is not None
-
-
 def test_a_plain_loop_keeps_its_tensors(tmp_path):
     torch.manual_seed(0)
     model = torch.nn.Linear(4, 3)
