@@ -107,8 +107,8 @@ def test_it_shows_a_finished_run_on_a_terminal_and_leaves_it_as_it_was(finished_
     before = {path: path.stat().st_mtime_ns for path in finished_run.rglob("*")}
     content = (finished_run / STORE_NAME).read_bytes()
     terminal = open_sanctum(finished_run, finished_run.parent)
-    terminal.wait_for("FINISHED")
     terminal.close_ending()
+    terminal.wait_for("FINISHED")
     terminal.wait_for("first: op Inf in logits, update 2")
 
     def op_is_lit(shown):
