@@ -13,7 +13,7 @@ import argparse
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 from unittest import mock
@@ -35,6 +35,9 @@ from esper.simic.config import TrainingConfig
 from esper.tamiyo.policy import RecurrentPolicy
 
 OBSERVATION_SIZE = 83
+
+#: Prepares an update, returns it, and cleans up; only the update itself is timed.
+Variant = Callable[[], AbstractContextManager[Callable[[], object]]]
 
 
 @dataclass(frozen=True)
@@ -125,11 +128,12 @@ def rollout_of(agent: PPOAgent, size: Size) -> Rollout:
     return buffer.rollout(torch.zeros(size.hosts))
 
 
-def seconds(work: Callable[[], object]) -> float:
-    """Return the processor time of `work`, which other processes affect least."""
-    start = time.process_time()
-    work()
-    return time.process_time() - start
+def seconds(variant: Variant) -> float:
+    """Return the processor time of a variant's update, which other processes affect least."""
+    with variant() as work:
+        start = time.process_time()
+        work()
+        return time.process_time() - start
 
 
 def timed(part: Callable[..., Any], spent: list[float]) -> Callable[..., Any]:
@@ -205,28 +209,28 @@ def measure(size: Size, rounds: int) -> dict[str, tuple[list[float], list[float]
     ours_check, no_check = agent.finite_check, NoCheck(agent.loss_scale)
     common = CommonWatch(agent)
 
-    def update(
-        check: FiniteCheck, context: Callable[[], AbstractContextManager[object]] = nullcontext
-    ) -> None:
+    @contextmanager
+    def update(check: FiniteCheck, *contexts: AbstractContextManager[object]) -> Iterator[Any]:
         agent.finite_check = check
-        with context(), without_detection(agent):
-            agent.update(rollout)
+        with ExitStack() as exits:
+            for context in contexts:
+                exits.enter_context(context)
+            yield lambda: agent.update(rollout)
 
-    def ours() -> None:
-        agent.finite_check = ours_check
-        agent.update(rollout)
+    def none() -> AbstractContextManager[object]:
+        return without_detection(agent)
 
-    variants: dict[str, Callable[[], object]] = {
-        "none, again (noise)": lambda: update(no_check),
-        "ours": ours,
-        "isfinite per head and tensor": lambda: update(common),
-        "detect_anomaly": lambda: update(no_check, _anomaly),
+    variants: dict[str, Variant] = {
+        "none, again (noise)": lambda: update(no_check, none()),
+        "ours": lambda: update(ours_check),
+        "isfinite per head and tensor": lambda: update(common, none()),
+        "detect_anomaly": lambda: update(no_check, none(), _anomaly()),
     }
     results: dict[str, tuple[list[float], list[float]]] = {name: ([], []) for name in variants}
     plain = variants["none, again (noise)"]
-    plain()
+    seconds(plain)
     for name, variant in variants.items():  # one by one: what one leaves in memory slows others
-        variant()
+        seconds(variant)
         for turn in range(rounds):
             # The second of two profits from warm caches, so they take turns.
             if turn % 2:
