@@ -22,6 +22,9 @@ from trl import (
 
 from esper.integrations.transformers import EsperCallback
 
+# TRL itself still passes these names to transformers, which has renamed them.
+pytestmark = pytest.mark.filterwarnings("ignore:`(is_)?gradient_checkpointing` is deprecated")
+
 PROMPTS = {"prompt": ["w2 w3 w4", "w5 w6"] * 4}
 SETTINGS = {
     "per_device_train_batch_size": 4, "logging_steps": 1, "report_to": [], "save_strategy": "no",
