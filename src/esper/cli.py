@@ -20,6 +20,7 @@ from esper.commands.eval import add_eval
 from esper.commands.grow import add_grow
 from esper.commands.health import add_health
 from esper.commands.incidents import add_incidents
+from esper.commands.mirror import add_mirror
 from esper.commands.options import Parser
 from esper.commands.ppo.verb import add_ppo, add_train_child, ppo, train_child
 from esper.commands.replay import add_replay
@@ -154,6 +155,7 @@ def esper_parser(*, with_internal: bool = False) -> argparse.ArgumentParser:
     add_health(verbs)
     add_incidents(verbs)
     add_replay(verbs)
+    add_mirror(verbs)
     add_eval(verbs)
     add_grow(verbs)
     add_telemetry(verbs)

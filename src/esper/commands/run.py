@@ -8,6 +8,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from esper.commands.mirror import add_log_to, mirrored
 from esper.commands.options import add_run_dir, add_verb
 from esper.karn.store.run_directory import CONSOLE_NAME, STORE_NAME
 from esper.karn.terminal import is_screen
@@ -26,6 +27,7 @@ def add_run_script(verbs: Any) -> None:
     parser.add_argument(
         "--no-sanctum", action="store_true", help="print the script's output, do not open Sanctum"
     )
+    add_log_to(parser)
     parser.add_argument(
         "command",
         nargs=argparse.REMAINDER,
@@ -36,13 +38,19 @@ def add_run_script(verbs: Any) -> None:
 
 def run_script(options: argparse.Namespace) -> int:
     """Run the script; return its exit code."""
+    from esper.launch.mirror_process import check_trackers
     from esper.launch.script_process import prepare_script_run
 
     command = [part for place, part in enumerate(options.command) if (place, part) != (0, "--")]
+    check_trackers(options.log_to)
     run = prepare_script_run(options.run_dir, options.name, command)
-    if options.no_sanctum or not is_screen():
-        return _in_front(run, command)
-    return _behind_sanctum(run, command, options.run_dir)
+    with mirrored(run, options.log_to) as mirror:
+        if options.no_sanctum or not is_screen():
+            return _in_front(run, command)
+        code = _behind_sanctum(run, command, options.run_dir)
+        if code is None:
+            mirror.detach()
+        return code or 0
 
 
 def _in_front(run: Path, command: list[str]) -> int:
@@ -63,7 +71,8 @@ def _in_front(run: Path, command: list[str]) -> int:
     return code
 
 
-def _behind_sanctum(run: Path, command: list[str], run_dir: Path) -> int:
+def _behind_sanctum(run: Path, command: list[str], run_dir: Path) -> int | None:
+    """Show the script in Sanctum; return its exit code, or None if the user detached from it."""
     from esper.commands.shown_process import wait_behind_sanctum
     from esper.launch.script_process import ScriptProcess
 
@@ -77,7 +86,7 @@ def _behind_sanctum(run: Path, command: list[str], run_dir: Path) -> int:
         stop_at_once=process.terminate,
     )
     if code is None:
-        return 0
+        return None
     _print_end(run, code)
     return code
 

@@ -9,8 +9,12 @@ from esper.launch.training_process import TrainingProcess
 from esper.run_lock import HeldRun
 
 
-def train_behind_sanctum(held: HeldRun, run_dir: Path) -> int:
-    """Start a training process and show it in Sanctum; return the exit code."""
+def train_behind_sanctum(held: HeldRun, run_dir: Path) -> int | None:
+    """Start a training process and show it in Sanctum.
+
+    Returns:
+        The exit code; None if the user detached from it.
+    """
     run = held.directory
     child = TrainingProcess(held)
     code = wait_behind_sanctum(
@@ -22,7 +26,7 @@ def train_behind_sanctum(held: HeldRun, run_dir: Path) -> int:
         stop_at_once=child.stop,
     )
     if code is None:
-        return 0
+        return None
     print_ending(run, closing_lines(run))
     if code not in (0, 3):
         print(f"Training ended with exit code {code}; its output is in {run / CONSOLE_NAME}")

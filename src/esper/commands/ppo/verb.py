@@ -9,9 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from esper.commands.mirror import add_log_to, mirrored
 from esper.commands.options import OptionError, add_run_dir, add_verb, whole_number
 from esper.commands.output import print_warning
 from esper.karn.terminal import is_screen
+from esper.launch.mirror_process import check_trackers
 from esper.leyline.settings import declared_settings
 from esper.simic.config import TrainingConfig, option_of, setting_names
 
@@ -44,6 +46,7 @@ def add_ppo(verbs: Any) -> None:
         action="store_true",
         help="with --resume: resume even if the data of the task has changed",
     )
+    add_log_to(parser)
     settings = parser.add_argument_group("settings (also keys of the --config file)")
     for setting in declared_settings(TrainingConfig).values():
         name = setting.name
@@ -96,15 +99,19 @@ _OPTION_TYPES: dict[type, tuple[Callable[[str], Any], str]] = {
 
 def ppo(options: argparse.Namespace) -> int:
     """Train as the options say; return the exit code."""
+    check_trackers(options.log_to)
     given = {name: getattr(options, name) for name in setting_names() if hasattr(options, name)}
-    with _prepared(options, given) as run:
+    with _prepared(options, given) as run, mirrored(run.directory, options.log_to) as mirror:
         if options.no_sanctum or not is_screen():
             from esper.commands.ppo.in_front import train_in_front
 
             return train_in_front(run)
         from esper.commands.ppo.behind_sanctum import train_behind_sanctum
 
-        return train_behind_sanctum(run, options.run_dir)
+        code = train_behind_sanctum(run, options.run_dir)
+        if code is None:
+            mirror.detach()
+        return code or 0
 
 
 def _prepared(options: argparse.Namespace, given: dict[str, Any]) -> "HeldRun":

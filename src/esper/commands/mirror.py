@@ -1,0 +1,84 @@
+"""`esper mirror`: copy the figures of a run to experiment trackers."""
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from esper.commands.options import OptionError, add_run, add_run_dir, add_verb
+from esper.commands.output import print_warning
+from esper.karn.store.run_directory import find_run
+
+if TYPE_CHECKING:
+    from esper.launch.mirror_process import MirrorProcess
+
+
+_UPDATES: Final = {0: "nothing new", 1: "1 update"}
+
+
+def add_mirror(verbs: Any) -> None:
+    """Add `mirror` to the verbs of `esper`."""
+    parser = add_verb(
+        verbs,
+        "mirror",
+        _mirror,
+        "copy a run's figures to experiment trackers, until the run has ended",
+    )
+    add_run(parser)
+    add_run_dir(parser)
+    add_log_to(parser)
+    parser.add_argument(
+        "--once", action="store_true", help="copy what there is, and do not wait for more"
+    )
+
+
+def add_log_to(parser: argparse.ArgumentParser) -> None:
+    """Add --log-to, the trackers that figures are copied to."""
+    parser.add_argument(
+        "--log-to",
+        action="append",
+        default=[],
+        metavar="TRACKER[=PLACE]",
+        help="copy the run's figures to wandb[=PROJECT], tensorboard[=FOLDER], "
+        "trackio[=PROJECT] or mlflow[=EXPERIMENT]; may be repeated",
+    )
+
+
+@contextmanager
+def mirrored(run: Path, log_to: Sequence[str]) -> Iterator["MirrorProcess"]:
+    """Copy the figures of a run while it trains; afterwards, wait until all are copied.
+
+    Args:
+        run: the run's directory.
+        log_to: the trackers, as on the command line; they may be none.
+    """
+    from esper.launch.mirror_process import MirrorProcess
+
+    process = MirrorProcess(run, log_to)
+    yield process
+    if sentence := process.wait():
+        print_warning(sentence)
+
+
+def _mirror(options: argparse.Namespace) -> int:
+    if not options.log_to:
+        raise OptionError("name at least one tracker, such as --log-to tensorboard")
+    run = find_run(options.run_dir, options.run).absolute()
+    from esper.karn.mirror.trackers import destination_of
+
+    destinations = [destination_of(text, run) for text in dict.fromkeys(options.log_to)]
+    from esper.karn.mirror.mirroring import mirror
+
+    mirrored = mirror(
+        run,
+        destinations,
+        lambda sentence: print_warning(f"esper mirror: {sentence}"),
+        follow=not options.once,
+    )
+    for one in mirrored:
+        print(f"{one.destination.label}: {_UPDATES.get(one.updates, f'{one.updates} updates')}")
+        if one.failure is not None:
+            print(f"esper mirror: not everything was copied. {one.failure}", file=sys.stderr)
+    return 1 if any(one.failure for one in mirrored) else 0
