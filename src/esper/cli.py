@@ -27,6 +27,7 @@ from esper.commands.replay import add_replay
 from esper.commands.run import add_run_script, run_script
 from esper.commands.runs import add_runs
 from esper.commands.sanctum import sanctum_parser, serve_parser
+from esper.commands.skill import add_skill
 from esper.commands.telemetry import add_telemetry
 from esper.karn.terminal import shows_signs
 from esper.leyline.errors import EsperError
@@ -159,6 +160,7 @@ def esper_parser(*, with_internal: bool = False) -> argparse.ArgumentParser:
     add_eval(verbs)
     add_grow(verbs)
     add_telemetry(verbs)
+    add_skill(verbs)
     if with_internal:
         add_train_child(verbs)
     return parser

@@ -8,6 +8,7 @@ import pytest
 
 from esper.cli import main
 from esper.karn.store.run_store import RunWriter, create_run, find_run
+from esper.leyline.telemetry import IncidentOrigin, IncidentRecorded
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -43,3 +44,51 @@ def trained(run: Run, tmp_path: Path) -> Path:
     code, _, errors = run("ppo", "--episodes", "2", "--envs", "1", "--steps", "2")
     assert code == 0, errors
     return find_run(tmp_path / "runs")
+
+
+ORIGIN = IncidentOrigin(
+    operation="aten.mean.default",
+    phase="forward",
+    cause="poisoned input: variable rewards[6] is nan",
+    file="/lib/python3.11/site-packages/cartlib/ppo.py",
+    line=219,
+    function="train",
+    code="mean = rewards.mean()",
+)
+SEEN = {"head": "steer", "quantity": "logits", "kind": "nan", "epoch": 0, "minibatch": 2}
+
+
+@pytest.fixture
+def watched(tmp_path: Path, payloads: Any) -> Callable[..., Path]:
+    """Return a function that writes a watched run with an incident, and with still updates."""
+
+    def make(*, is_broken: bool = True, still: int = 0, groups: int = 0) -> Path:
+        made = create_run(tmp_path / "runs", "cart")
+        heads = {"steer": [], **{f"expert.{number}": [] for number in range(groups)}}
+        start = payloads.start(
+            library="cartlib 2.9", task="CartPole-v1", episodes=0, slots=[], blueprints=[],
+            environments=0, host_parameters=0, heads=heads, head_kinds={"steer": "categorical"},
+        )  # fmt: skip
+        with RunWriter(made) as writer:
+            writer.emit(start)
+            writer.emit(payloads.update(1, episodes_done=0, logged={"loss": 0.5}))
+            if is_broken:
+                writer.emit(
+                    IncidentRecorded(
+                        update=2,
+                        number=1,
+                        path="",
+                        size=0,
+                        reason="a watched run keeps no capsule",
+                        origin=ORIGIN,
+                    ),
+                    durable=True,
+                )
+                seen = payloads.sighting(**SEEN)
+                detected = {"head_nan_detected": {"steer": True}, "head_nonfinite": [seen]}
+                writer.emit(payloads.update(2, episodes_done=0, **detected))
+            writer.emit(payloads.update(3, episodes_done=0, still_updates=still))
+            writer.emit(payloads.finish(update=3, episodes_done=0))
+        return made
+
+    return make

@@ -1,13 +1,13 @@
 """`esper eval`: compare trained policies with baselines."""
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from typing import Any
 
 from esper.commands.options import POLICY_HELP, add_rng_seed, add_run_dir, add_verb, whole_number
 from esper.commands.output import print_report, progress_on_stderr, try_to_write
+from esper.leyline.text.json_text import json_text
 from esper.simic.evaluation.baseline_names import BASELINES, parse_baselines
 
 
@@ -70,7 +70,7 @@ def _eval(options: argparse.Namespace) -> int:
     plot: Path | None = options.plot
     error = None if plot is None else try_to_write(plot, evaluation_plot(result))
     if options.json:
-        print(json.dumps(evaluation_report.evaluation_as_json(result), indent=2))
+        print(json_text(evaluation_report.evaluation_as_json(result)))
     else:
         width = None if sys.stdout.isatty() else evaluation_report.WIDTH
         print_report(evaluation_report.evaluation_text(result), PlainConsole(width=width))

@@ -1,7 +1,6 @@
 """`esper health`: which heads of a run ever produced NaN or Inf."""
 
 import argparse
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +9,7 @@ from esper.commands.output import print_report
 from esper.karn.reports.fail_on import latch_kinds
 from esper.karn.store.errors import RunStoreError
 from esper.karn.store.run_directory import find_run
+from esper.leyline.text.json_text import json_text
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -72,7 +72,7 @@ def print_health(
 
     health = read_health(directory)
     if as_json:
-        print_report(json.dumps(health_as_json(health), indent=2), console)
+        print_report(json_text(health_as_json(health)), console)
     else:
         print_report(health_text(health), console)
     if any(map(health.is_set, kinds)):

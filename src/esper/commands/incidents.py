@@ -1,13 +1,13 @@
 """`esper incidents`: list the updates of a run that were not finite."""
 
 import argparse
-import json
 import textwrap
 from typing import TYPE_CHECKING, Any
 
 from esper.commands.options import add_run, add_run_dir, add_verb
 from esper.commands.output import print_warning
 from esper.karn.store.run_directory import find_run
+from esper.leyline.text.json_text import json_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -46,7 +46,7 @@ def _incidents(options: argparse.Namespace) -> int:
         print_warning(f"{doubt}: {effect}")
     if options.json:
         report = {"run": run.name, "incidents": found.rows, "not_listed": found.not_listed}
-        print(json.dumps(report, indent=2))
+        print(json_text(report))
         return 0
     console = PlainConsole()
     if not found.rows:

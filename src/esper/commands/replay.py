@@ -1,13 +1,13 @@
 """`esper replay`: repeat the update of an incident."""
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from typing import Any
 
 from esper.commands.options import OptionError, add_run_dir, add_verb, whole_number
 from esper.commands.output import print_report, progress_on_stderr, try_to_write
+from esper.leyline.text.json_text import json_text
 
 #: Width of the report in columns where standard output is a file or a pipe.
 _PIPED_COLUMNS = 240
@@ -73,7 +73,7 @@ def _replay(options: argparse.Namespace) -> int:
     about = (replayed.run, replayed.number, replayed.minibatches_per_epoch)
     error = None if page is None else try_to_write(page, replay_page(replay, *about))
     if options.json:
-        print(json.dumps(replay_report.replay_as_json(replay, *about), indent=2))
+        print(json_text(replay_report.replay_as_json(replay, *about)))
     else:
         # Lines are not broken in a file or a pipe, which is often searched with grep.
         console = PlainConsole(width=None if sys.stdout.isatty() else _PIPED_COLUMNS)

@@ -1,5 +1,8 @@
 """The report of `esper telemetry`: the telemetry records."""
 
+from dataclasses import asdict
+from typing import Any
+
 from rich.console import Group
 from rich.padding import Padding
 from rich.text import Text
@@ -14,6 +17,11 @@ def records_text() -> Group:
     """Return the list of all telemetry records."""
     rows = [[Text(one.id), Text(one.name), Text(one.question)] for one in RECORDS]
     return Group(*column_lines(rows, ("id", "name", "question")))
+
+
+def record_as_json(record: TelemetryRecord) -> dict[str, Any]:
+    """Return one telemetry record as plain values; keys are only ever added."""
+    return {**asdict(record), "proven_by": proofs(record)}
 
 
 def record_text(record: TelemetryRecord) -> Group:

@@ -1,0 +1,27 @@
+"""JSON that every parser reads: NaN and infinities are strings, as JSON has no such numbers."""
+
+import json
+import math
+from typing import Any
+
+
+def json_text(value: Any) -> str:
+    """Return plain values as indented JSON.
+
+    A NaN becomes "NaN", an infinity "Infinity" or "-Infinity": Python's `float` and JavaScript's
+    `Number` read them back.
+
+    Args:
+        value: dictionaries, lists, tuples, strings, numbers, booleans and None.
+    """
+    return json.dumps(_with_named_floats(value), indent=2, allow_nan=False)
+
+
+def _with_named_floats(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    if isinstance(value, dict):
+        return {key: _with_named_floats(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_with_named_floats(one) for one in value]
+    return value
