@@ -143,7 +143,7 @@ class TestLightning:
 def test_the_guide_quotes_what_the_example_says(tmp_path, name, arguments):
     _, output, _ = example(tmp_path, name, *arguments)
     guide = (EXAMPLES.parent / "docs/guides/find-a-nan.md").read_text(encoding="utf-8")
-    line = next(line for line in output.splitlines() if "it began in" in line)
+    line = next(line for line in output.splitlines() if "; it " in line)
     quote = line.partition(" (run ")[0].replace(f"{EXAMPLES}/", "examples/")
 
     assert without_numbers(quote) in [without_numbers(quoted) for quoted in guide.splitlines()]

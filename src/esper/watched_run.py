@@ -32,6 +32,7 @@ from esper.watching.parts import Groups
 from esper.watching.recorder import Trouble
 from esper.watching.watch import OnNonfinite, Watch, When
 
+_NOT_COMPUTED: Final = "it came from the environment: no operation of the training computed it"
 _OWN_LOOP: Final = "the training loop is no library's: it cannot be rebuilt elsewhere"
 
 
@@ -186,7 +187,10 @@ def _contents_of(watched: Watch, subject: Subject, on_nonfinite: str, trouble: T
     if not start:
         raise CapsuleTooLargeError
     rebuilding = Rebuilding(reason=subject.why_not_rebuilt, data=dict(watched.variables))
-    if subject.rebuilding_of is not None:
+    found = trouble.explanation.found
+    if trouble.explanation.origin is None and any(one.environment is not None for one in found):
+        rebuilding = Rebuilding(reason=_NOT_COMPUTED)
+    elif subject.rebuilding_of is not None:
         rebuilding = subject.rebuilding_of(trouble.phase)
     if not rebuilding.rebuilder and watched.recorded is not None:
         rebuilding = _rebuilding_of_operations(rebuilding, watched.recorded)

@@ -15,8 +15,8 @@ def test_health_says_what_is_watched_and_where_it_began(run, watched):
     assert code == 1
     flat = " ".join(text.split())
     assert "update 3, cartlib 2.9, CartPole-v1" in flat
-    assert "incidents: 1 incident 1, update 2: began in mean, forward pass" in flat
-    assert "at cartlib/ppo.py:219: an input was not finite already: rewards[6] is NaN" in flat
+    assert "incidents: 1 incident 1, update 2: came in with rewards[6], which is NaN" in flat
+    assert "first used by mean, forward pass, at cartlib/ppo.py:219" in flat
     for word in ("hosts", "episodes", "score", "not kept"):
         assert word not in text
 
@@ -54,7 +54,7 @@ def test_runs_have_the_library_and_the_light_stalled(run, watched):
 def test_incidents_say_where_they_began_instead_of_why_no_capsule_is_kept(run, watched):
     watched()
     _, text, _ = run("incidents", "cart")
-    assert "began in mean, forward pass, at cartlib/ppo.py:219" in text
+    assert "first used by mean, forward pass, at cartlib/ppo.py:219" in text
     assert "mean = rewards.mean()" in text
     assert "steer NaN in logits, minibatch 2" in text
     assert "not kept" not in text

@@ -322,11 +322,13 @@ def test_q_values_that_overflow(tmp_path):
 
 def test_a_loss_that_is_infinite_while_gradients_are_finite(tmp_path):
     """The derivative of a Huber loss is finite everywhere."""
-    space = first_space("DQN")
-    env = Walk(space, planted_step(13, reward=INF))
-    model = build("DQN", space, env, gradient_steps=20, train_freq=20)
 
-    watch = trained(tmp_path, model, steps=20)
+    def plant(model):
+        model.replay_buffer.rewards[:] = INF
+
+    model = build("DQN", first_space("DQN"), gradient_steps=20, train_freq=20)
+
+    watch = trained(tmp_path, model, Planted(plant, step=20), steps=20)
 
     assert found(watch) == [("shared", "train/loss", "+inf")]
 

@@ -68,7 +68,7 @@ def _lines(row: dict[str, Any], sightings: "Sequence[NonfiniteSighting]") -> lis
     from msgspec import convert
 
     from esper.leyline.telemetry import IncidentOrigin
-    from esper.leyline.text.origin_words import origin_words
+    from esper.leyline.text.origin_words import no_origin_words, origin_words
     from esper.leyline.text.sighting_words import sighting_lines
 
     size = f"{row['size'] / 2**20:.1f} MiB" if row["kept"] else "not kept"
@@ -81,7 +81,7 @@ def _lines(row: dict[str, Any], sightings: "Sequence[NonfiniteSighting]") -> lis
         lines += _wrapped(f"{'':{_INDENT}}{origin_words(origin)}")
         lines += _wrapped(f"{'':{_INDENT}}{origin.code}") if origin.code else []
     elif row["no_origin"]:
-        lines += _wrapped(f"{'':{_INDENT}}where it began is not known: {row['no_origin']}")
+        lines += _wrapped(f"{'':{_INDENT}}{no_origin_words(row['no_origin'])}")
     for words in sighting_lines(sightings):  # broken only after a comma
         unbroken = words.replace(" ", _NO_BREAK).replace(f",{_NO_BREAK}", ", ")
         lines += _wrapped(f"{'':{_INDENT}}{unbroken}")

@@ -12,6 +12,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
+from esper.integrations.sb3_inputs import EnvironmentInputs
 from esper.leyline.telemetry import SHARED
 from esper.recipes.sb3 import figures_of, run_name
 from esper.recording.run_recorder import Continued, RunRecorder
@@ -50,6 +51,7 @@ class EsperCallback(BaseCallback):
         self._options = options
         self.watch: Watch | None = None
         self._last_end = 0.0
+        self._inputs: EnvironmentInputs | None = None
 
     def _on_training_start(self) -> None:
         if self.watch is not None:
@@ -66,6 +68,9 @@ class EsperCallback(BaseCallback):
             _log.warning("training continues, but this call of learn is not watched: %s", error)
             return
         self._last_end = time.monotonic()
+        self._inputs = EnvironmentInputs(self.model, self.watch)
+        with self.watch.guard:
+            self._inputs.look_at_reset()
         for name in (*_LEARNING, _ACTING, _SAVED):
             if hasattr(self.model, name):
                 setattr(self.model, name, _WatchedMethod(self.model, name, self))
@@ -77,6 +82,9 @@ class EsperCallback(BaseCallback):
             self.watch.check(SHARED, returns, "candidate_returns")
 
     def _on_step(self) -> bool:
+        if self.watch is not None and self._inputs is not None:
+            with self.watch.guard:
+                self._inputs.look(self.locals)
         return True
 
     def _on_training_end(self) -> None:

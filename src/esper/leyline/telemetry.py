@@ -32,9 +32,9 @@ HEAD_KINDS: Final = (*("categorical", "binary", "gaussian", "value", "module", "
 
 #: Phases of an update in which something can be seen, in order of time. Only the last has
 #: minibatches.
-PHASES: Final = ("given", "hosts", "acting", "preparation", "update")
+PHASES: Final = ("given", "hosts", "environment", "acting", "preparation", "update")
 #: Phases that consist of steps of an episode.
-STEP_PHASES: Final = ("hosts", "acting")
+STEP_PHASES: Final = ("hosts", "environment", "acting")
 
 
 class DamagedEventError(EsperError, ValueError):
@@ -136,15 +136,15 @@ class NonfiniteSighting(msgspec.Struct, frozen=True, kw_only=True):
     """One kind of non-finite value that was seen in one quantity during one update.
 
     `phase` is one of `PHASES`: "given" is state (parameters, moments, loss scale) that was broken
-    before the update began; "hosts" is the training of a host network; "acting" is the choice of
-    actions; "preparation" is the computation of the old log-probabilities, before the first
-    minibatch; "update" is a minibatch.
+    before the update began; "hosts" is the training of a host network; "environment" is what an
+    environment of a watched run returned; "acting" is the choice of actions; "preparation" is the
+    computation of the old log-probabilities, before the first minibatch; "update" is a minibatch.
     """
 
     head: str  # a head's name, SHARED or HOSTS
     quantity: str
     kind: str  # "nan", "+inf" or "-inf"
-    count: int  # number of minibatches (in phases "acting" and "hosts": steps) that had it
+    count: int  # number of minibatches (in `STEP_PHASES`: steps) that had it
     # Of the first sighting, counted from 1; 0 in a phase before the first minibatch, and where the
     # training loop shows no epochs:
     epoch: int
@@ -152,11 +152,15 @@ class NonfiniteSighting(msgspec.Struct, frozen=True, kw_only=True):
     last_epoch: int = 0  # of the last sighting; 0 where an older writer did not report it
     last_minibatch: int = 0
     phase: str = "update"
-    host: int | None = None  # first host that had it, counted from 0; None: not in a single host
-    step: int | None = None  # first step of the episode in that host, counted from 1
+    # First host that had it, counted from 0; None: not in a single host. In the phase
+    # "environment" it is the environment, as the library counts them.
+    host: int | None = None
+    # First step of the episode in that host, counted from 1. In the phase "environment" it is the
+    # step of that environment since training began; 0 is its first reset.
+    step: int | None = None
     part: str = ""  # the tensor, where a quantity has several, such as "exp_avg_sq of heads.bias"
-    # False: seen once, but not when the computation was repeated. The phases "given" and "acting"
-    # are never repeated, and always have True.
+    # False: seen once, but not when the computation was repeated. The phases "given",
+    # "environment" and "acting" are never repeated, and always have True.
     reproduced: bool = True
     planted: bool = False  # planted by a drill (`--inject`), and seen nowhere else in the update
 

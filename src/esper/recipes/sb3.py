@@ -96,8 +96,13 @@ def _settings(model: Any) -> dict[str, Any]:
 
 
 def _rollout_of(model: Any) -> dict[str, Any]:
-    """Return what advantages and returns are computed from; nothing for off-policy algorithms."""
+    """Return what advantages and returns are computed from.
+
+    Nothing for off-policy algorithms, and while a rollout is collected: no action is chosen by it.
+    """
     buffer = getattr(model, "rollout_buffer", None)
+    if not getattr(buffer, "full", False):
+        return {}
     held = {name: getattr(buffer, name, None) for name in ("rewards", "values")}
     return {name: values for name, values in held.items() if values is not None}
 

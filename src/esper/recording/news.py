@@ -6,9 +6,9 @@ from typing import Final
 
 from esper.karn.reports.incident_advice import incidents_command
 from esper.leyline.telemetry import IncidentOrigin, NonfiniteSighting
+from esper.leyline.text.origin_words import origin_words
 from esper.leyline.text.plurals import counted
-from esper.leyline.text.sighting_words import what_words
-from esper.leyline.text.source_paths import short_path
+from esper.leyline.text.sighting_words import joined, what_words, where_words
 from esper.watching.recorder import Trouble, UpdateRecord
 
 #: Quantities that are seen after a step, when it cannot be left out any more.
@@ -19,6 +19,8 @@ _EFFECTS: Final = {
     "halt": "; training ends here",
 }
 
+_MOST_NAMED: Final = 4  # of what an incident saw; the others are counted
+
 _log = logging.getLogger("esper")
 
 
@@ -28,6 +30,9 @@ class News:
     Args:
         run: the run's directory.
         on_nonfinite: of the watch.
+
+    Attributes:
+        last_finding: the last incident that was said, and what to do next; empty before.
     """
 
     def __init__(self, run: Path, on_nonfinite: str) -> None:
@@ -38,6 +43,7 @@ class News:
         self._steps = 0
         self._skipped = 0
         self._said_skipped = 0
+        self.last_finding = ""
 
     def incident(
         self, trouble: Trouble, seen: list[NonfiniteSighting], origin: IncidentOrigin | None
@@ -48,23 +54,24 @@ class News:
             self._repeats += 1
             return
         self._said.add(kind)
-        what = "; ".join(map(what_words, seen))
+        what = "; ".join(map(_what, seen[:_MOST_NAMED]))
+        if len(seen) > _MOST_NAMED:
+            what += f"; {len(seen) - _MOST_NAMED} more"
         when = "while acting" if trouble.phase == "acting" else f"minibatch {trouble.minibatch}"
-        where = ""
-        if origin is not None:
-            place = f" at {short_path(origin.file)}:{origin.line}" if origin.file else ""
-            where = f"; it began in {origin.operation}{place}: {origin.cause}"
+        where = "" if origin is None else f"; it {origin_words(origin)}"
         is_step = trouble.phase == "update" and seen[0].quantity not in _AFTER_A_STEP
         effect = _EFFECTS.get(self._on_nonfinite, "") if is_step else ""
         line = f"{what}, update {trouble.update}, {when}{where}{effect}"
         _log.warning("%s", f"{line} (run {self._run}; open it: sanctum)")
+        self.last_finding = f"Esper: {line}\nEsper: more about it: {incidents_command(self._run)}"
 
     def update(self, record: UpdateRecord) -> None:
-        """Count the skipped steps of an update; say them at 10, 100, 1000 and so on."""
+        """Count what came again; say the skipped steps at 10, 100, 1000 and so on."""
+        self._repeats += sum(trouble.is_repeat for trouble in record.troubles)
         if self._on_nonfinite != "skip":
             return
         self._steps += record.steps
-        self._skipped += record.skipped if record.troubles else 0
+        self._skipped += record.left_out
         if len(str(self._skipped)) > len(str(max(self._said_skipped, 9))):
             self._say_skipped(f"after update {record.number}")
 
@@ -90,6 +97,12 @@ class News:
         steps = f"{self._skipped} of {counted(self._steps, 'optimizer step')}"
         why = "because something was not finite"
         _log.warning("%s", f"{steps} were skipped {why}, counted {when} (run {self._run})")
+
+
+def _what(seen: NonfiniteSighting) -> str:
+    """Return what was seen, and the environment that returned it, where one did."""
+    is_given = seen.phase == "environment"
+    return joined(what_words(seen), where_words(seen) if is_given else "")
 
 
 def kind_of(seen: list[NonfiniteSighting], origin: IncidentOrigin | None) -> object:

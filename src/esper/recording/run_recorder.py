@@ -146,7 +146,7 @@ class RunRecorder:
         self._writer.emit(_started(description, self.directory.name, resumed), durable=True)
         self._keeper: CapsuleKeeper | None = None
         self._news = News(self.directory, description.on_nonfinite)
-        self._kinds_in_update: tuple[int, set[object]] = (0, set())
+        self._last_update_of: dict[object, int] = {}  # by kind of incident
         self._at_exit: Callable[[], None] = self._close
         atexit.register(self._at_exit)
         own = weakref.ref(self)
@@ -163,8 +163,8 @@ class RunRecorder:
     def found(self, trouble: Trouble) -> None:
         """Latch the lights of an incident, and record where it began.
 
-        What is seen again in the same update, with the same origin, is not another incident: the
-        event of the update counts it.
+        What is seen again in the same update or the next, with the same origin, is not another
+        incident: the events of the updates count it.
         """
         if self._is_forked:
             return
@@ -198,13 +198,10 @@ class RunRecorder:
         self._writer.emit(recorded, durable=True)
 
     def _is_repeated(self, update: int, kind: object) -> bool:
-        """Return whether an update has had an incident of a kind before, and note that it has."""
-        if self._kinds_in_update[0] != update:
-            self._kinds_in_update = (update, set())
-        kinds = self._kinds_in_update[1]
-        is_repeated = kind in kinds
-        kinds.add(kind)
-        return is_repeated
+        """Return whether an incident of a kind lasts: it was in this update or the last, too."""
+        recent = {one: last for one, last in self._last_update_of.items() if last >= update - 1}
+        self._last_update_of = recent | {kind: update}
+        return kind in recent
 
     def updated(self, record: UpdateRecord) -> None:
         """Record an update that ended; one with an incident survives whatever follows."""
@@ -214,14 +211,14 @@ class RunRecorder:
         self._news.update(record)
         payload = _payload(record)
         self._writer.emit(payload, durable=bool(record.troubles))
-        if record.skipped and record.troubles:
+        if record.left_out:
             cause = ", ".join(what_words(seen) for seen in payload.head_nonfinite)
             self._writer.emit(
                 InterventionTaken(
                     update=record.number,
                     action="skip",
-                    cause=cause,
-                    reason=f"{record.skipped} of {record.steps} optimizer steps were left out",
+                    cause=cause or "what was reported before lasts",
+                    reason=f"{record.left_out} of {record.steps} optimizer steps were left out",
                 )
             )
 
@@ -255,6 +252,11 @@ class RunRecorder:
         )
         self._writer.close()
         self._news.end(status, self._incidents)
+
+    @property
+    def last_finding(self) -> str:
+        """The last incident that the log said, and what to do next; empty without one."""
+        return self._news.last_finding
 
     @property
     def continued(self) -> Continued:
@@ -293,9 +295,11 @@ def sightings_of(trouble: Trouble) -> list[NonfiniteSighting]:
             kind=found.kind,
             count=1,
             epoch=0,
-            minibatch=trouble.minibatch,
-            last_minibatch=trouble.minibatch,
-            phase=trouble.phase,
+            minibatch=trouble.minibatch if found.environment is None else 0,
+            last_minibatch=trouble.minibatch if found.environment is None else 0,
+            phase=trouble.phase if found.environment is None else "environment",
+            host=found.environment,
+            step=found.step,
             part=found.part,
         )
         for found in trouble.explanation.found

@@ -82,7 +82,10 @@ def replay_watched(capsule: WatchedCapsule, report: Report = no_report) -> tuple
     with _as_it_was(capsule):
         seen, origin = repetition.run()
     recorded = tuple(msgspec.convert(capsule.sightings, list[NonfiniteSighting]))
-    verdict, differences = judge(recorded, seen, (capsule.phase,))
+    if any(one.phase == "environment" for one in recorded):  # which is not stepped again
+        verdict, differences, _ = verdict_of(capsule, origin)
+    else:
+        verdict, differences = judge(recorded, seen, (capsule.phase,))
     remarks = list(_remarks(capsule))
     if verdict == DIFFERS and _is_same_by_flags(recorded, seen):
         verdict, differences = REPRODUCED, ()

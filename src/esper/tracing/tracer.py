@@ -67,6 +67,7 @@ class OperationTracer(TorchDispatchMode):
         called_at: returns where the current operation was called, when recorded operations run
             again; None: their own frames show it.
         callers: number of the lines that are remembered around an operation's own, at most.
+        called_from: source file whose callers had nothing to do with the operations.
     """
 
     def __init__(
@@ -84,6 +85,7 @@ class OperationTracer(TorchDispatchMode):
         recorder: OperationRecorder | None = None,
         called_at: Callable[[], RecordedPlace] | None = None,
         callers: int = 0,
+        called_from: str = "",
     ) -> None:
         super().__init__()
         self._parts = parts
@@ -94,6 +96,7 @@ class OperationTracer(TorchDispatchMode):
         self.recorder = recorder
         self._called_at = called_at
         self._callers = callers
+        self._called_from = called_from
         self.phase = "preparation"
         self.minibatch: int | None = None
         self.poisons = tuple(poisons_of(inputs, self._numbers, never_negative))
@@ -416,6 +419,8 @@ class OperationTracer(TorchDispatchMode):
                     callers.append((file, frame.f_lineno))
                 if not self._loop and len(callers) == self._callers:
                     break
+            if inner is not None and file == self._called_from:
+                break
             frame = frame.f_back
         if inner is None:
             return Place("", 0, "")

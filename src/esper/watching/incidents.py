@@ -8,6 +8,7 @@ import torch
 
 from esper.watching.finding.explainer import Explainer
 from esper.watching.finding.explaining import Explanation, Found, Minibatch
+from esper.watching.given import GivenInputs
 from esper.watching.guard import Guard
 from esper.watching.held import HeldMinibatch
 from esper.watching.parts import Part, kinds_of
@@ -27,6 +28,7 @@ class Incidents:
         found: so far.
         is_broken: whether weights are not finite any more, so that the rest is consequence.
         acting_is_explained: whether acting is known to be bad in this update.
+        given: what environments returned and was not finite.
     """
 
     def __init__(
@@ -39,6 +41,23 @@ class Incidents:
         self.found: list[Trouble] = []
         self.is_broken = False
         self.acting_is_explained = False
+        self.given = GivenInputs()
+        # What was explained in this update and in the one before, by phase and first look.
+        self._known: dict[tuple[str, tuple[Found, ...]], Explanation] = {}
+        self._known_before: dict[tuple[str, tuple[Found, ...]], Explanation] = {}
+
+    def end_update(self, record: UpdateRecord, *, is_last: bool = False) -> None:
+        """Report what the environment gave and nothing has used; forget what did not come again.
+
+        Args:
+            record: of the update that ends.
+            is_last: whether nothing comes after it.
+        """
+        explanation = self.given.end_update(is_last=is_last)
+        if explanation is not None:
+            self.note(record, explanation, 0, "acting")
+        self.acting_is_explained = False
+        self._known_before, self._known = self._known, {}
 
     def explain(
         self,
@@ -73,13 +92,23 @@ class Incidents:
         self.acting_is_explained |= phase == "acting"
         norms = tuple(norm for _, norm in held.clips)
         minibatch = Minibatch(list(outputs), held.gradients_of(self._parts), tuple(rngs), norms)
-        explanation = self._explainer.explain(stack, phase, minibatch, optimizer)
+        before = {**self._known_before, **self._known}
+        known = {look: one for (when, look), one in before.items() if look and when == phase}
+        explanation = self._explainer.explain(stack, phase, minibatch, optimizer, known)
         if only_if_found and not explanation.found:
             self.acting_is_explained = was_explained
             return  # as after an exception that has nothing to do with non-finite values
         if only_if_harmful and not explanation.is_reproduced:
             return  # the loss scale was too high: ordinary
-        self._report(record, explanation, phase, optimizer)
+        is_repeat = (
+            any(explanation is one for one in before.values())
+            or self.given.is_consequence(explanation, phase)
+            or any(_is_same_origin(explanation, one) for one in before.values())
+        )
+        if not is_repeat:
+            explanation = self.given.placed(explanation, phase)
+        self._known[phase, explanation.first_look] = explanation
+        self._report(record, explanation, phase, optimizer, is_repeat=is_repeat)
 
     def explain_held(
         self,
@@ -146,12 +175,29 @@ class Incidents:
         explanation: Explanation,
         phase: str,
         optimizer: torch.optim.Optimizer | None,
+        *,
+        is_repeat: bool = False,
     ) -> None:
         self.is_broken = _is_lasting(explanation.found)
         minibatch = record.steps + (optimizer is None) if phase == "update" else 0
-        self.note(record, explanation, minibatch, phase)
+        if is_repeat:  # counts in its update, and is no news
+            again = Trouble(record.number, minibatch, phase, explanation, is_repeat=True)
+            record.troubles.append(again)
+        else:
+            self.note(record, explanation, minibatch, phase)
         if self._takes_bad_steps and phase == "update":
             self.is_broken = True  # what follows is consequence
+
+
+def _is_same_origin(one: Explanation, other: Explanation) -> bool:
+    """Return whether two troubles began in the same operation, whose inputs were finite."""
+    if one.origin is None or other.origin is None:
+        return False
+    first, second = one.origin.operation, other.origin.operation
+    places = [
+        (each.name, each.place.file, each.place.line, each.module) for each in (first, second)
+    ]
+    return places[0] == places[1] and not first.poisons and not second.poisons
 
 
 def _is_lasting(found: Iterable[Found]) -> bool:

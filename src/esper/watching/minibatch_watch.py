@@ -43,6 +43,7 @@ class MinibatchWatch:
         repeater: computes minibatches again instead of the loop; None: the loop is run again.
         record: of the first update.
         on_bad_step: is called before a step with something that is not finite.
+        on_bad_acting: is called when something was not finite while acting.
         end_update: ends an update.
         finds_updates: whether an update ends where acting begins, or else after a second.
 
@@ -66,6 +67,7 @@ class MinibatchWatch:
         record: UpdateRecord,
         *,
         on_bad_step: Callable[[torch.optim.Optimizer], None],
+        on_bad_acting: Callable[[], None],
         end_update: Callable[[], None],
         finds_updates: bool,
     ) -> None:
@@ -80,6 +82,7 @@ class MinibatchWatch:
         self._flags = flags
         self._repeater = repeater
         self._on_bad_step = on_bad_step
+        self._on_bad_acting = on_bad_acting
         self._end_update = end_update
         self.finds_updates = finds_updates
         self.record = record
@@ -142,7 +145,10 @@ class MinibatchWatch:
             return
         stack = [] if self._repeater is not None else list(frames_calling(sys._getframe(1)))
         outputs = [(_first(inputs), output)]
+        before = len(self.record.troubles)
         self._explain(stack, phase, outputs=outputs, only_if_found=not is_bad)
+        if phase == "acting" and len(self.record.troubles) > before:
+            self._on_bad_acting()
 
     def _has_infinite_std(self, phase: str) -> bool:
         """Return, once per update, whether actions are drawn with an infinite standard deviation.
@@ -207,6 +213,7 @@ class MinibatchWatch:
     def leave_out(self, optimizer: torch.optim.Optimizer) -> None:
         """Make the step that comes change nothing; its gradients are put back after it."""
         self.record.skipped += 1
+        self.record.left_out += 1
         self._put_aside += without_gradients(optimizer)
 
     def _look_at_step(self, optimizer: torch.optim.Optimizer, frame: FrameType) -> bool:

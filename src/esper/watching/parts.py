@@ -125,14 +125,28 @@ def _tied(models: Sequence[nn.Module]) -> set[int]:
 
 
 def overflowing_log_stds(parts: Sequence[Part]) -> Callable[[], bool]:
-    """Return a function that returns whether a standard deviation overflows in its exponential.
+    """Return a function that returns whether a standard deviation or its square overflows.
 
-    It is infinite then although all parameters and all means are finite.
+    It is infinite then although all parameters and all means are finite; log-probabilities divide
+    by the square.
     """
-    own = [p for p in parts if p.rows and p.name.rpartition(".")[2] in _LOG_STD]
-    limits = [math.log(torch.finfo(part.parameter.dtype).max) for part in own]
-    both = [(part.parameter, limit) for part, limit in zip(own, limits, strict=True)]
+    both = [(part.parameter, _largest_log_std(part)) for part in parts if is_log_std(part)]
     return lambda: any(float(one.detach().amax()) > limit for one, limit in both)
+
+
+def is_log_std(part: Part) -> bool:
+    """Return whether a parameter is the logarithm of the standard deviations of heads."""
+    return bool(part.rows) and part.name.rpartition(".")[2] in _LOG_STD
+
+
+def squares_overflow(part: Part) -> frozenset[int]:
+    """Return the dimensions of such a parameter whose variance is infinite."""
+    values = part.parameter.detach().flatten()
+    return frozenset((values > _largest_log_std(part)).nonzero().flatten().tolist())
+
+
+def _largest_log_std(part: Part) -> float:
+    return math.log(torch.finfo(part.parameter.dtype).max) / 2
 
 
 def bad_rows(part: Part, values: Tensor) -> list[str]:

@@ -15,10 +15,15 @@ class Trouble:
     minibatch: int  # counted from 1 within the update; 0 while acting
     phase: str  # "acting" or "update"
     explanation: Explanation
+    is_repeat: bool = False  # of a fault that lasts and was reported: it only counts
 
 
 class Recorder(Protocol):
     """Where a watch reports what it finds. An error that it raises is counted by the watch."""
+
+    @property
+    def last_finding(self) -> str:
+        """The last incident in one or two lines; empty without one."""
 
     def found(self, trouble: Trouble) -> None:
         """Record an incident at once, before the process does anything that may crash."""
@@ -35,6 +40,8 @@ class Recorder(Protocol):
 
 class NoRecorder:
     """Records nothing."""
+
+    last_finding = ""
 
     def found(self, trouble: Trouble) -> None: ...
 
@@ -53,6 +60,7 @@ class UpdateRecord:
         number: counted from 1.
         steps: optimizer steps that were due.
         skipped: of those, left out because something was not finite.
+        left_out: of those, left out by the watch, and not by a loss scaler.
         norm_sum: sum of the finite gradient norms of these steps.
         norm_max: largest of them.
         norms: number of them.
@@ -60,7 +68,7 @@ class UpdateRecord:
         owner_norms: gradient norms of heads and groups at the first step, before clipping; by name.
         figures: that the training loop logged, by name.
         learning_rate: of the first parameter group at the last step; None before.
-        still_updates: updates up to this one that moved no weight although they took steps.
+        still_updates: updates up to this one that moved no weight although steps were due.
         update_seconds: part of it that was spent learning, not acting; None if unknown.
         is_whole: whether it came to its end; False if an error or a halt ended it before.
         began: time of its first sign, by the monotonic clock.
@@ -70,6 +78,7 @@ class UpdateRecord:
     number: int
     steps: int = 0
     skipped: int = 0
+    left_out: int = 0
     norm_sum: float = 0.0
     norm_max: float = 0.0
     norms: int = 0

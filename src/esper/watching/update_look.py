@@ -13,7 +13,7 @@ class UpdateLook:
         parameters: that are trained.
 
     Attributes:
-        still_for: updates up to now that moved no weight although they took steps.
+        still_for: updates up to now that moved no weight although steps were due.
     """
 
     def __init__(self, parameters: list[Tensor]) -> None:
@@ -42,11 +42,11 @@ class UpdateLook:
         same = norms.new_zeros((), dtype=torch.bool) if before is None else (norms == before).all()
         return torch.stack([all_norms.isfinite().all(), same])
 
-    def count(self, *, is_same: bool, took_steps: bool) -> None:
+    def count(self, *, is_same: bool, had_steps: bool) -> None:
         """Count an update that is over."""
-        self.still_for = self.still_for + 1 if took_steps and is_same else 0
+        self.still_for = self.still_for + 1 if had_steps and is_same else 0
 
     @property
     def is_stalled(self) -> bool:
-        """Whether no weight has moved for `STALLED_UPDATES` updates in which steps were taken."""
+        """Whether no weight has moved for `STALLED_UPDATES` updates in which steps were due."""
         return self.still_for >= STALLED_UPDATES

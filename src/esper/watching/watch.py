@@ -20,9 +20,11 @@ from esper.tracing.recorded import RecordedMinibatch
 from esper.watching.device_flags import DeviceFlags
 from esper.watching.finding.beginning import Owners
 from esper.watching.finding.explainer import Explainer, Replay
+from esper.watching.finding.explaining import Found
 from esper.watching.finding.frames import frames_of_traceback
 from esper.watching.finding.repeater import Repeater
 from esper.watching.flag_evidence import FLAGS_ONLY, found_in_flags
+from esper.watching.given import Given
 from esper.watching.guard import Guard
 from esper.watching.heads import gives_widths, heads_of, output_layer_of, output_width
 from esper.watching.hooks import TrainingHooks
@@ -108,6 +110,7 @@ class Watch:
             repeater,
             UpdateRecord(first_update),
             on_bad_step=self._on_bad_step,
+            on_bad_acting=self._halt if on_nonfinite == "halt" else lambda: None,
             end_update=self._end_update,
             finds_updates=finds_updates,
         )
@@ -139,6 +142,11 @@ class Watch:
     def troubles(self) -> list[Trouble]:
         """What was found so far."""
         return self._incidents.found
+
+    @property
+    def guard(self) -> Guard:
+        """A context that counts failures of what an integration looks at; training goes on."""
+        return self._guard
 
     @property
     def failures(self) -> int:
@@ -224,8 +232,10 @@ class Watch:
 
     @property
     def is_clean(self) -> bool:
-        """Whether nothing was found in this update, and nothing lasting before."""
-        return not self._minibatches.record.troubles and not self._incidents.is_broken
+        """Whether nothing was found in this update or given to it, and nothing lasting before."""
+        incidents = self._incidents
+        is_clean = not self._minibatches.record.troubles and not incidents.given
+        return is_clean and not incidents.is_broken
 
     @property
     def is_closed(self) -> bool:
@@ -279,6 +289,7 @@ class Watch:
         else:
             with self._guard:
                 self._explain_exception(traceback or error.__traceback__)
+                self._repeat_in(error)
             first_line = str(error).partition("\n")[0]
             self._close("failed", f"{type(error).__name__}: {first_line}".removesuffix(": "))
 
@@ -287,6 +298,12 @@ class Watch:
         if not self._is_closed:
             with self._guard:
                 self._explain_exception(traceback or error.__traceback__)
+                self._repeat_in(error)
+
+    def _repeat_in(self, error: BaseException) -> None:
+        """Repeat the last finding below a traceback, which may fill the screen."""
+        if (finding := self._guard.recorder.last_finding) and self._incidents.found:
+            error.add_note(finding)
 
     def close(self) -> None:
         """End the last update and take all hooks off. May be called more than once."""
@@ -298,9 +315,9 @@ class Watch:
         self._is_closed = True
         record = self._minibatches.record
         record.is_whole = status == "finished"
-        if record.steps or record.troubles or record.figures:
+        if record.steps or record.troubles or record.figures or self._incidents.given:
             with self._guard:
-                self._end_update()
+                self._end_update(is_last=True)
         self._hooks.detach()
         with self._guard:
             self._guard.recorder.ended(status, reason)
@@ -326,14 +343,44 @@ class Watch:
             )
         return True
 
+    def came_in(
+        self,
+        quantity: str,
+        kind: str,
+        environment: int,
+        step: int,
+        *,
+        is_observation: bool = False,
+        is_kept: bool = False,
+    ) -> None:
+        """Take note of something that an environment returned and that is not finite.
+
+        It is reported with the trouble that it makes, or at the end of the update.
+
+        Args:
+            quantity: what it is, as the library calls it.
+            kind: "nan", "+inf" or "-inf".
+            environment: which one, as the library counts them.
+            step: of that environment, counted from 1; 0 is its first reset.
+            is_observation: whether the next choice of actions is computed from it.
+            is_kept: whether it stays for later updates, as in a replay buffer.
+        """
+        given = self._incidents.given
+        given.is_kept |= is_kept
+        found = Found(SHARED, quantity, kind, environment=environment, step=step)
+        given.add(Given(found, is_observation))
+
     def _on_bad_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Leave a step out or end training, as it was chosen."""
         if self._on_nonfinite == "halt":
-            error = NonfiniteHalt(3)
-            self.end(error)
-            raise error
+            self._halt()
         if self._on_nonfinite == "skip":
             self._minibatches.leave_out(optimizer)
+
+    def _halt(self) -> None:
+        error = NonfiniteHalt(3)
+        self.end(error)
+        raise error
 
     def _explain_exception(self, traceback: TracebackType | None) -> None:
         if self._flags is not None and not self._incidents.is_broken:
@@ -341,19 +388,19 @@ class Watch:
         if not self._minibatches.record.troubles and not self._incidents.is_broken:
             self._minibatches.explain_exception(frames_of_traceback(traceback))
 
-    def _end_update(self) -> None:
+    def _end_update(self, *, is_last: bool = False) -> None:
         record = self._minibatches.record
         if self._minibatches.is_updating:
             self._add_learning_time()
         if self._minibatches.last_optimizer is not None:
             record.learning_rate = float(self._minibatches.last_optimizer.param_groups[0]["lr"])
         self._look_back(record)
+        self._incidents.end_update(record, is_last=is_last)
         record.still_updates = self._look.still_for
         record.ended = time.monotonic()
         self._minibatches.record = UpdateRecord(record.number + 1)
         self._updating_since = self._minibatches.record.began
         self._minibatches.forget_minibatch()
-        self._incidents.acting_is_explained = False
         self._guard.recorder.updated(record)
 
     def _look_back(self, record: UpdateRecord) -> None:
@@ -376,9 +423,11 @@ class Watch:
         elif not self._incidents.is_broken:
             found = self._explainer.weights()
             self._incidents.note_lasting(record, found, _WEIGHTS_ONLY, record.steps)
-        self._look.count(is_same=bool(is_same), took_steps=record.steps > record.skipped)
+        by_scaler = record.skipped - record.left_out  # ordinary, until the scale fits
+        all_left_out = record.left_out > 0 and record.steps == record.skipped
+        self._look.count(is_same=bool(is_same) or all_left_out, had_steps=record.steps > by_scaler)
 
     @property
     def is_stalled(self) -> bool:
-        """Whether no weight has moved for several updates in which steps were taken."""
+        """Whether no weight has moved for several updates in which steps were due."""
         return self._look.is_stalled

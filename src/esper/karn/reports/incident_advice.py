@@ -9,7 +9,7 @@ from pathlib import Path
 
 from esper.karn.reports.run_commands import run_command
 from esper.karn.sanctum.schema import IncidentState
-from esper.leyline.text.origin_words import origin_words
+from esper.leyline.text.origin_words import no_origin_words, origin_words
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def where_it_began(incident: IncidentState) -> str | None:
     if incident.origin is not None:
         return origin_words(incident.origin)
     why = incident.no_origin
-    return f"where it began is not known: {why}" if why else None
+    return no_origin_words(why) if why else None
 
 
 def incidents_command(run: Path) -> str:

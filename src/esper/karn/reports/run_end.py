@@ -100,7 +100,8 @@ def closing_lines(run: Path) -> list[str]:
     end = end_of(run)
     lines = [f"{end.run} {end.ending}, {end.verdict}"]
     if end.origin:
-        lines.append(f"it {end.origin}" if end.origin.startswith("began") else end.origin)
+        is_known = end.origin.startswith(("began", "came", "was"))
+        lines.append(f"it {end.origin}" if is_known else end.origin)
     if end.score is not None:
         compared = ", ".join(f"{name} {value:.3f}" for name, value in end.guides.items())
         versus = f" (for comparison: {compared})" if compared else ""

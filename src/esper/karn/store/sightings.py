@@ -16,7 +16,7 @@ UNKNOWN_QUANTITY: Final = "unknown"
 
 _MINIBATCH_PHASE: Final = "update"
 #: Phases that are never repeated: sightings in them are neither reproduced nor not.
-_ONCE_PHASES: Final = ("given", "acting")
+_ONCE_PHASES: Final = ("given", "environment", "acting")
 _PHASE_RANKS: Final = {phase: rank for rank, phase in enumerate(PHASES)}
 
 #: Head or group, quantity and kind: sightings of one source are counted together.

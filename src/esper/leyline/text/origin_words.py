@@ -21,6 +21,13 @@ _CAUSES: Final = {
     "poisoned setting: ": "a setting is not finite: ",
     "a constant of the program: ": "a constant in the code is not finite: ",
 }
+#: Causes that came before the operation: where it was wrong then, in plain words.
+_BEFORE: Final = {
+    "poisoned input: ": "came in with ",
+    "poisoned weight: ": "was already in the weight ",
+    "corrupted optimizer state: ": "was already in the state of the optimizer, ",
+}
+_WRONG: Final = re.compile(r"^(?:variable )?(.+) is (nan|\+inf|-inf)(?= \(and |$)")
 _KINDS: Final = {"nan": "NaN", "+inf": "Inf", "-inf": "-Inf"}
 _KIND: Final = re.compile(r"\bis (nan|\+inf|-inf)(?=$| )")
 
@@ -61,7 +68,31 @@ def loop_words(origin: IncidentOrigin) -> str:
     return f"{short_path(path)}{separator}{rest}"
 
 
+def no_origin_words(why: str) -> str:
+    """Return why no operation is named: that it is not known, or that none made the value."""
+    return why if why.startswith("no operation") else f"where it began is not known: {why}"
+
+
+def came_in_with(cause: str) -> str:
+    """Return what was not finite before any operation: "came in with obs[0, 3], which is NaN".
+
+    Empty for a cause that lies in the operation itself.
+    """
+    for beginning, words in _BEFORE.items():
+        found = _WRONG.match(cause.removeprefix(beginning)) if cause.startswith(beginning) else None
+        if found is not None:
+            others = cause.removeprefix(beginning)[found.end() :]
+            return f"{words}{found[1]}, which is {_KINDS[found[2]]}{others}"
+    return ""
+
+
 def origin_words(origin: IncidentOrigin) -> str:
-    """Return an origin in one sentence: "began in exp, forward pass, at net.py:7: overflow"."""
+    """Return an origin in one sentence, without its subject.
+
+    For example "began in exp, forward pass, at net.py:7: overflow", or, where no operation made it,
+    "came in with obs[0, 3], which is NaN; first used by addmm, forward pass, at net.py:7".
+    """
     at = f", at {short_path(origin.file)}:{origin.line}" if origin.file else ""
+    if before := came_in_with(origin.cause):
+        return f"{before}; first used by {operation_words(origin)}{at}"
     return f"began in {operation_words(origin)}{at}: {cause_words(origin.cause)}"

@@ -1,6 +1,7 @@
 """The words for sightings of NaN and Inf in logs, reports and screens.
 
-Hosts are counted from 1 in these words, as on the screens, and from 0 in stored data.
+Hosts are counted from 1 in these words, as on the screens, and from 0 in stored data. Environments
+are counted as libraries count them, from 0.
 """
 
 import math
@@ -22,6 +23,7 @@ STEP_COUNTER: Final = "step counter"
 _PHASE_WORDS: Final = {
     "given": "before the update",
     "hosts": "while training",
+    "environment": "from",
     "acting": "while acting",
     "preparation": "while preparing",
     "update": "",
@@ -44,6 +46,8 @@ def place_words(
 ) -> str:
     """Return when and where something was seen: "while acting, host 4, step 7".
 
+    What an environment returned is "from environment 0, step 201".
+
     Empty if no more is known than the minibatch.
 
     Args:
@@ -55,6 +59,8 @@ def place_words(
     words = _PHASE_WORDS.get(phase, phase)
     if phase == "hosts":
         words += f" host {host + 1}" if host is not None else " a host"
+    elif phase == "environment":
+        words += f" environment {host}" if host is not None else " the environment"
     elif host is not None:
         words = joined(words, f"host {host + 1}")
     return joined(

@@ -15,10 +15,12 @@ from esper.tracing.operations import Operation
 from esper.watching.finding.explaining import Found
 from esper.watching.finding.source import variable_assigned_at
 from esper.watching.heads import OUTPUT_QUANTITIES, Head
-from esper.watching.parts import Part
+from esper.watching.parts import Part, is_log_std, squares_overflow
 
 #: Quantities that are named after the model, not after a variable.
 _OF_MODELS = frozenset({"parameters", "moments", "gradient", *OUTPUT_QUANTITIES.values()})
+#: Operations that square a standard deviation.
+_SQUARES = frozenset({"pow", "square", "mul"})
 #: Variables with one number for each dimension of a Gaussian.
 _OF_DIMENSIONS = re.compile(r"(^|[._])(log_?std|std|scale|sigma|log_?sigma|mu|loc|means?)(\b|_)")
 
@@ -87,6 +89,24 @@ class Owners:
                 return [owner for owner, rows in part.rows if not bad.isdisjoint(rows)]
         return []
 
+    def of_variance(self, operation: Operation) -> tuple[Found, ...]:
+        """Return the heads whose finite standard deviation has an infinite square.
+
+        Args:
+            operation: that may have squared it.
+        """
+        if operation.base not in _SQUARES or operation.columns is None:
+            return ()
+        size, bad = operation.columns
+        return tuple(
+            Found(owner, "variance", kind, part.name)
+            for part in self.parts
+            if part.rows and part.rows[-1][1].stop == size and is_log_std(part)
+            for owner, rows in part.rows
+            if not bad.isdisjoint(rows) and bad <= squares_overflow(part)
+            for kind in operation.outputs[0].kinds
+        )
+
     def _are_dimensions(self, size: int, variable: str) -> bool:
         gaussian = [head for head in self.heads if head.kind == "gaussian"]
         return len(gaussian) == len(self.heads) == size and bool(_OF_DIMENSIONS.search(variable))
@@ -114,6 +134,8 @@ def as_it_began(
     named = [one for one in found if one.owner == SHARED or one.quantity not in _OF_MODELS]
     if found and not named:
         return found
+    if variance := owners.of_variance(operation):
+        return variance
     module = operation.module.partition(".")[2]
     variable = ""
     if operation.phase != "forward" or (found and found[0].quantity in _OF_MODELS):

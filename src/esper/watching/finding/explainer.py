@@ -9,10 +9,12 @@ from typing import Any, Final, Literal
 import torch
 from torch import Tensor
 
+from esper.tracing.operations import Operation
 from esper.tracing.origin import Origin
 from esper.tracing.recorded import OperationRecorder, RecordedMinibatch
 from esper.tracing.storages import KnownTensors
 from esper.tracing.tracer import OperationTracer
+from esper.watching.finding import recall
 from esper.watching.finding.beginning import Owners, as_it_began
 from esper.watching.finding.bystanders import causes_first
 from esper.watching.finding.earlier_passes import (
@@ -30,6 +32,7 @@ from esper.watching.finding.explaining import (
     origin_in,
     origin_in_use,
     run_again,
+    source_line,
     traced,
 )
 from esper.watching.finding.frames import is_plumbing, named_tensors, tensors_in
@@ -102,14 +105,18 @@ class Explainer:
         phase: str,
         minibatch: Minibatch,
         optimizer: torch.optim.Optimizer | None = None,
+        explained: Mapping[tuple[Found, ...], Explanation] | None = None,
     ) -> Explanation:
         """Return what is not finite in a minibatch and is no consequence, and where it began.
+
+        A fault that was explained before is not repeated.
 
         Args:
             stack: frames, innermost first.
             phase: "acting" or "update".
             minibatch: what is held of it; gradients only count at the optimizer's step.
             optimizer: the optimizer that is about to step; None before.
+            explained: what was explained before, by its first look.
         """
         frames = [frame for frame in stack if not is_plumbing(frame.f_code.co_filename)]
         variables: dict[str, Tensor] = {}
@@ -141,7 +148,13 @@ class Explainer:
         # A loop that steps several optimizers began before the last step.
         rngs = minibatch.rngs if len(self._optimizers) > 1 else minibatch.rngs[:1]
         repetitions = self._repetitions(stack, frames, named, phase, optimizer, rngs)
-        return self._with_origin(frames, evidence, variables, sources, repetitions)
+        first_look = evidence(variables)
+        if explained and first_look in explained:
+            return explained[first_look]
+        explanation = self._with_origin(
+            frames, first_look, evidence, variables, sources, repetitions
+        )
+        return replace(explanation, first_look=first_look)
 
     def _gradients_for(
         self, optimizer: torch.optim.Optimizer | None, minibatch: Minibatch
@@ -241,12 +254,12 @@ class Explainer:
     def _with_origin(
         self,
         frames: Sequence[FrameType],
+        found: tuple[Found, ...],
         evidence: Callable[..., tuple[Found, ...]],
         variables: Mapping[str, Tensor],
         sources: Mapping[str, set[str]],
         repetitions: Sequence[Callable[[], _Repetition]],
     ) -> Explanation:
-        found = evidence(variables)
         is_reproduced = False
         reasons = [] if self._repeater is None else ["only training steps are repeated"]
         for repeat in repetitions:
@@ -278,7 +291,7 @@ class Explainer:
                     callers = (f for f in frames if f.f_code.co_filename == operation.place.file)
                     function = next((f.f_code.co_name for f in callers), "")
                 found = as_it_began(found, operation, self._owners)
-                line = loop_line_of(operation)
+                line = loop_line_of(operation) or _line_of(frames, operation)
                 return Explanation(found, origin, line, "", function, is_reproduced)
             reasons.append("when it was repeated, it was finite")
         switched_off = "repeating a minibatch is switched off"
@@ -339,7 +352,8 @@ class Explainer:
 
         def model() -> _Repetition:
             call = with_gradients_as(phase == "update", model_call(stack, self._models))
-            tracer = traced(self._models, named, recorder=self._recorder())
+            recorder = self._recorder()
+            tracer = traced(self._models, named, recorder=recorder, called_from=recall.__file__)
             variables = [value for frame in frames[:1] for value in frame.f_locals.values()]
             assert self.seen is not None
             with everything_put_back(self._models, variables), tracer:
@@ -388,6 +402,15 @@ class Explainer:
             for name, value in state.items()
             if isinstance(value, Tensor) and value.shape == parameter.shape
         }
+
+
+def _line_of(frames: Sequence[FrameType], operation: Operation) -> str:
+    """Return file, line and code of the loop that is on the stack; empty if it is no other line."""
+    loop = next((frame for frame in frames if has_loop(frame)), None)
+    place = operation.place
+    if loop is None or (loop.f_code.co_filename, loop.f_lineno) == (place.file, place.line):
+        return ""
+    return source_line(loop.f_code.co_filename, loop.f_lineno)
 
 
 def _bad(tensors: Sequence[Tensor]) -> list[Tensor]:

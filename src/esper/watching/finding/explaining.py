@@ -44,6 +44,8 @@ class Found:
     quantity: str
     kind: str  # "nan", "+inf" or "-inf"
     part: str = ""  # the tensor
+    environment: int | None = None  # that returned it, as the library counts; None: not known
+    step: int | None = None  # of that environment, counted from 1; 0: its first reset
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,8 @@ class Explanation:
         why_no_origin: a sentence, where the minibatch could not be run again.
         function: name of the function that called the operation.
         is_reproduced: whether outputs or gradients were not finite when it was repeated, either.
+        first_look: what was found before the minibatch was repeated: the same fault, seen again,
+            looks the same.
     """
 
     found: tuple[Found, ...]
@@ -65,6 +69,7 @@ class Explanation:
     why_no_origin: str = ""
     function: str = ""
     is_reproduced: bool = False
+    first_look: tuple[Found, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -238,6 +243,7 @@ def traced(
     named: Mapping[str, Tensor],
     loop: str = "",
     recorder: OperationRecorder | None = None,
+    called_from: str = "",
 ) -> OperationTracer:
     """Return a tracer of a repetition.
 
@@ -246,6 +252,7 @@ def traced(
         named: tensors that exist before, by name.
         loop: name of the function that repeats the loop's body; empty if the loop is not repeated.
         recorder: receives every operation.
+        called_from: source file that makes the repetition, where its callers are not its own.
     """
     tracer = OperationTracer(
         models[0],
@@ -255,6 +262,7 @@ def traced(
         loop=loop,
         recorder=recorder,
         callers=CALLERS,
+        called_from=called_from,
     )
     for model in models[1:]:
         tracer.name_modules(model, type(model).__name__)
@@ -295,7 +303,11 @@ def loop_line_of(operation: Operation) -> str:
     place = operation.place
     if place.loop is None or place.loop == (place.file, place.line):
         return ""
-    file, line = place.loop
+    return source_line(*place.loop)
+
+
+def source_line(file: str, line: int) -> str:
+    """Return file, number and code of a line."""
     return f"{file}:{line}: {linecache.getline(file, line).strip()}"
 
 

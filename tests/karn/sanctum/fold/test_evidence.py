@@ -85,7 +85,7 @@ def is_reproduced(seen):
     stated = [
         one["reproduced"]
         for _, one in seen
-        if one["phase"] not in ("given", "acting") or not one["reproduced"]
+        if one["phase"] not in ("given", "environment", "acting") or not one["reproduced"]
     ]
     return any(stated) or not stated
 
@@ -135,7 +135,7 @@ def counted_slowly(described):
                 first_part=seen["part"],
                 last_phase=PHASES_IN_TIME[phase],
                 last_part=part,
-                steps=sum(counted(mine, "acting", "hosts").values()),
+                steps=sum(counted(mine, "acting", "environment", "hosts").values()),
                 other_hosts=tuple(sorted(trained_hosts(mine, update) - {seen["host"]})),
                 reproduced=is_reproduced(mine),
             )

@@ -132,7 +132,7 @@ async def test_the_incident_needs_no_replay_and_offers_none(views, sanctum, seen
         shown = {hint.meaning for hint in hints_of(app.screen)}
     for part in (
         "div, forward pass",
-        "an input was not finite already: rewards[6] is NaN",
+        "it came in with rewards[6], which is NaN",
         "policy.critic",
         "cartlib/ppo.py:219, train",
         "advantages = (advantages - mean) / std",
@@ -163,7 +163,7 @@ async def test_an_incident_with_a_capsule_can_be_replayed(views, sanctum, seen):
         await seen(pilot)
         await pressed(pilot, seen, "2", "enter")
         text = app.screen.query_one(IncidentPanel).text
-        assert "began in   div" in text
+        assert "used by    div" in text
         assert "r repeats the update" in text
         assert "Replay" in {hint.meaning for hint in hints_of(app.screen)}
 

@@ -19,7 +19,7 @@ from esper.leyline.telemetry import (
     RunStarted,
     SeedTransitioned,
 )
-from esper.leyline.text.origin_words import origin_words
+from esper.leyline.text.origin_words import no_origin_words, origin_words
 from esper.leyline.text.plain_text import name_at
 from esper.leyline.text.plurals import counted
 from esper.leyline.text.sighting_words import (
@@ -100,7 +100,7 @@ def incident(payload: IncidentRecorded) -> str:
         words = origin_words(payload.origin)
         return f"incident {payload.number} of update {payload.update} {words}"
     if payload.no_origin:
-        why = f"where it began is not known: {payload.no_origin}"
+        why = no_origin_words(payload.no_origin)
         return f"incident {payload.number} of update {payload.update}; {why}"
     if not payload.path:
         return f"incident {payload.number} of update {payload.update} not kept: {payload.reason}"

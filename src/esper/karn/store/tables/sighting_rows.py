@@ -11,11 +11,17 @@ from esper.karn.store.sightings import (
     states_reproduction,
     steps_of,
 )
-from esper.leyline.telemetry import PHASES, IncidentRecorded, NonfiniteSighting, PPOUpdatePayload
+from esper.leyline.telemetry import (
+    PHASES,
+    STEP_PHASES,
+    IncidentRecorded,
+    NonfiniteSighting,
+    PPOUpdatePayload,
+)
 from esper.leyline.text.sighting_words import KIND_WORDS
 
 #: The column that counts sightings of a phase.
-_COUNTS: Final = {"update": "minibatches", "acting": "steps", "hosts": "steps"}
+_COUNTS: Final = {"update": "minibatches"} | dict.fromkeys(STEP_PHASES, "steps")
 #: Defaults of missing columns: `latches` has no counts and no last place, and stores of older
 #: versions lack more.
 _ROW_DEFAULTS: Final[dict[str, Any]] = {
@@ -205,7 +211,7 @@ def sightings_in(row: Mapping[str, Any]) -> list[tuple[int, NonfiniteSighting]]:
             # One step later, so that it never precedes the first sighting.
             start, later = max(first_place, last_place), 0 if step is None else step + 1
         found.append(seen(last_phase, values["last_part"], start, last_place, step=later))
-    for phases, column in ((("hosts", "acting"), "steps"), (("update",), "minibatches")):
+    for phases, column in ((STEP_PHASES, "steps"), (("update",), "minibatches")):
         if values[column] and not {first_phase, last_phase} & set(phases):
             found.append(seen(phases[-1], "", (0, 0), (0, 0)))
     is_stated = any(states_reproduction(one) for _, one in found)

@@ -1,0 +1,111 @@
+"""What an environment returned and was not finite: which environment, and at which step.
+
+A NaN observation or reward is harmless until something is computed with it. It waits here for the
+trouble that it makes, so that both are one incident: place, operation and source line.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+from esper.leyline.telemetry import SHARED
+from esper.watching.finding.explaining import Explanation, Found
+from esper.watching.heads import OUTPUT_QUANTITIES
+
+_NOT_USED: Final = "no operation of the training made it: the environment returned it"
+#: Quantities of the model itself, which no environment returns.
+_OF_MODELS: Final = frozenset({"parameters", "moments", "gradient", *OUTPUT_QUANTITIES.values()})
+_MOST: Final = 16  # that wait
+
+
+@dataclass(frozen=True)
+class Given:
+    """One thing that an environment returned.
+
+    Attributes:
+        found: what it is, with environment and step.
+        is_observation: whether the next choice of actions is computed from it.
+    """
+
+    found: Found
+    is_observation: bool = False
+
+
+class GivenInputs:
+    """Holds what environments returned until something is computed with it.
+
+    Attributes:
+        is_kept: whether data stays for later updates, as in a replay buffer.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: list[Given] = []
+        self._old: list[Given] = []  # observations that waited when the last update ended
+        self._told: list[Given] = []  # reported, and used by nothing so far
+        self._is_explained = False
+        self.is_kept = False
+
+    def add(self, given: Given) -> None:
+        """Hold one thing, unless something of its kind is held already."""
+        known = {(one.found.quantity, one.found.kind) for one in self._all}
+        if len(known) < _MOST and (given.found.quantity, given.found.kind) not in known:
+            self._waiting.append(given)
+
+    @property
+    def _all(self) -> list[Given]:
+        return [*self._told, *self._old, *self._waiting]
+
+    def __bool__(self) -> bool:
+        return bool(self._old or self._waiting)
+
+    def is_consequence(self, explanation: Explanation, phase: str) -> bool:
+        """Return whether trouble comes from what was explained before."""
+        known = self._is_explained and not self._all
+        return known and phase == "update" and _came_in(explanation)
+
+    def placed(self, explanation: Explanation, phase: str) -> Explanation:
+        """Return an explanation with environments and steps, if it comes from what is held."""
+        if not _came_in(explanation):
+            return explanation
+        own = [one for one in self._all if phase != "acting" or one.is_observation]
+        if not own:
+            return explanation
+        self._is_explained = True
+        for held in (self._told, self._old, self._waiting):
+            held[:] = [one for one in held if one not in own]
+        found = [one.found for one in own]
+        if phase == "acting":  # the loop has a name for it
+            place = found[0]
+            found = [
+                replace(one, environment=place.environment, step=place.step)
+                for one in explanation.found
+            ]
+        return replace(explanation, found=tuple(dict.fromkeys(found)))
+
+    def end_update(self, *, is_last: bool) -> Explanation | None:
+        """Return what has waited long enough; None for nothing.
+
+        Args:
+            is_last: whether nothing comes after this update.
+        """
+        own = [*self._old, *(one for one in self._waiting if is_last or not one.is_observation)]
+        self._old = [one for one in self._waiting if one not in own]
+        self._waiting.clear()
+        if not self.is_kept:
+            self._is_explained = False
+            self._told.clear()
+        if not own:
+            return None
+        self._told += own
+        return Explanation(tuple(one.found for one in own), why_no_origin=_NOT_USED)
+
+
+def _came_in(explanation: Explanation) -> bool:
+    """Return whether trouble comes from a variable of the loop, and not from the model."""
+    found: Sequence[Found] = explanation.found
+    if not found or any(one.owner != SHARED or one.quantity in _OF_MODELS for one in found):
+        return False
+    if explanation.origin is None:
+        return True
+    poisons = explanation.origin.operation.poisons
+    return any(one.name.startswith("variable ") for one in poisons)

@@ -1,0 +1,186 @@
+"""What the environments of a Stable-Baselines3 algorithm return: which one, at which step."""
+
+import logging
+from contextlib import suppress
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from sb3_faults import INF, NAN
+from sb3_models import ALGORITHMS, DISCRETE, ROLLOUT, build
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+
+import esper
+from esper.integrations.sb3 import EsperCallback
+from esper.watching.watch import NonfiniteHalt
+
+pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning", "ignore::UserWarning")
+
+
+@pytest.fixture(autouse=True)
+def _quiet_and_alone():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    logging.disable(logging.WARNING)
+    yield
+    logging.disable(logging.NOTSET)
+    torch.set_num_threads(threads)
+
+
+class Sensor(gymnasium.Env):
+    """Episodes of 10 steps that are cut off; one observation or reward is wrong.
+
+    Args:
+        space: of the actions.
+        at: number of the step, counted from 1 over all episodes; 0 for never.
+        observation: the second number of the observation there; None for a right one.
+        reward: there; None for a right one.
+    """
+
+    def __init__(self, space, at=0, observation=None, reward=None):
+        self.action_space = space
+        self.observation_space = gymnasium.spaces.Box(-5.0, 5.0, (4,), np.float32)
+        self._at, self._wrong, self._reward = at, observation, reward
+        self._random = np.random.default_rng(7)
+        self._step = 0
+
+    def reset(self, *, seed=None, options=None):
+        return self._random.normal(size=4).astype(np.float32), {}
+
+    def step(self, action):
+        self._step += 1
+        seen, reward = self._random.normal(size=4).astype(np.float32), 1.0
+        if self._step == self._at:
+            if self._wrong is not None:
+                seen[1] = self._wrong
+            reward = 1.0 if self._reward is None else self._reward
+        return seen, reward, False, self._step % 10 == 0, {}
+
+    def action_masks(self):
+        return np.ones(self.action_space.n, bool)
+
+
+def trained(folder, name, envs, *, steps=3 * ROLLOUT, normalize=False, **options):
+    """Train in several environments under a watch; return the watch."""
+    space = ALGORITHMS[name][3][0]
+    env = DummyVecEnv([lambda settings=settings: Sensor(space, **settings) for settings in envs])
+    model = build(name, space, VecNormalize(env) if normalize else env)
+    callback = EsperCallback(run_dir=folder, **options)
+    with suppress(ValueError):
+        model.learn(steps, callback=callback)
+    assert callback.watch.failures == 0, callback.watch.last_failure
+    return callback.watch
+
+
+def incidents(watch):
+    """Return quantity, environment and step of what each incident found."""
+    return [
+        [(one.quantity, one.environment, one.step) for one in trouble.explanation.found]
+        for trouble in watch.troubles
+    ]
+
+
+@pytest.mark.parametrize("name", ["PPO", "A2C", "MaskablePPO", "RecurrentPPO"])
+def test_a_terminal_observation_is_named_and_not_the_reward_that_it_spoils(name, tmp_path):
+    watch = trained(tmp_path, name, [{}, {"at": 40, "observation": NAN}], steps=6 * ROLLOUT)
+
+    assert incidents(watch) == [[("terminal_observation[1]", 1, 40)]]
+    origin = watch.troubles[0].explanation.origin
+    assert origin is not None
+    assert origin.cause.startswith("poisoned input: variable rollout_data.")
+
+
+def test_the_last_observation_of_a_rollout_is_named_and_not_the_advantages(tmp_path):
+    watch = trained(tmp_path, "PPO", [{"at": ROLLOUT, "observation": NAN}])
+
+    assert incidents(watch) == [[("new_obs[1]", 0, ROLLOUT)]]
+    assert watch.troubles[0].phase == "update"
+
+
+@pytest.mark.parametrize("normalize", [False, True], ids=["plain", "VecNormalize"])
+def test_an_observation_has_environment_and_step_and_keeps_its_operation(normalize, tmp_path):
+    envs = [{}, {"at": 5, "observation": NAN}, {}]
+
+    watch = trained(tmp_path, "PPO", envs, normalize=normalize)
+
+    assert incidents(watch) == [[("obs_tensor", 1, 5)]]
+    assert watch.troubles[0].explanation.origin.operation.base == "addmm"
+    (row,) = esper.open_run(run_dir=tmp_path).evidence
+    assert (row.first_phase, row.first_host, row.first_step) == ("environment", 1, 5)
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong", "expected"),
+    [
+        ("PPO", {"reward": INF}, "rewards"),
+        ("DQN", {"reward": NAN}, "rewards"),
+        ("DQN", {"observation": NAN}, "new_obs[1]"),  # actions are still drawn at random
+    ],
+)
+def test_what_a_buffer_holds_is_named_by_its_environment(name, wrong, expected, tmp_path):
+    watch = trained(tmp_path, name, [{"at": 7, **wrong}])
+
+    assert incidents(watch)[0] == [(expected, 0, 7)]
+    assert watch.troubles[0].explanation.origin is not None
+
+
+def test_what_nothing_uses_is_reported_when_training_ends(tmp_path):
+    watch = trained(tmp_path, "DQN", [{"at": 6, "reward": NAN}], steps=7)
+
+    assert incidents(watch) == [[("rewards", 0, 6)]]
+    (incident,) = esper.open_run(run_dir=tmp_path).incidents
+    assert incident["no_origin"].startswith("no operation of the training made it")
+    assert not incident["kept"] or "environment" in incident["why_not_repeated"]
+
+
+def test_a_terminal_observation_that_nothing_uses_is_no_fault(tmp_path):
+    class Ending(Sensor):
+        def step(self, action):
+            *seen, is_over, info = super().step(action)
+            return seen[0], seen[1], is_over, False, info
+
+    env = DummyVecEnv([lambda: Ending(DISCRETE, 10, NAN)])
+    callback = EsperCallback(run_dir=tmp_path)
+
+    build("PPO", DISCRETE, env).learn(ROLLOUT, callback=callback)
+
+    assert callback.watch.troubles == []
+
+
+def test_halt_ends_training_before_the_action_that_a_wrong_observation_chooses(tmp_path):
+    env = DummyVecEnv([lambda: Sensor(DISCRETE, 5, NAN)])
+    model = build("PPO", DISCRETE, env)
+
+    with pytest.raises(NonfiniteHalt):
+        model.learn(ROLLOUT, callback=EsperCallback(run_dir=tmp_path, on_nonfinite="halt"))
+
+    assert model.num_timesteps == 5
+
+
+def test_the_finding_is_repeated_below_the_traceback(tmp_path):
+    model = build("PPO", DISCRETE, DummyVecEnv([lambda: Sensor(DISCRETE, 5, NAN)]))
+
+    with pytest.raises(ValueError, match="Expected parameter logits") as raised:
+        model.learn(ROLLOUT, callback=EsperCallback(run_dir=tmp_path))
+
+    finding, more = raised.value.__notes__[0].splitlines()
+    assert finding.startswith(
+        "Esper: shared NaN in obs_tensor, from environment 0, step 5, update 1"
+    )
+    assert "it came in with obs_tensor[0, 1], which is NaN; first used by addmm" in finding
+    assert "esper incidents" in more
+
+
+def test_a_watched_run_with_a_wrong_reward_equals_an_unwatched_one(tmp_path):
+    states = []
+    for is_watched in (False, True):
+        torch.manual_seed(0)
+        model = build("PPO", DISCRETE, DummyVecEnv([lambda: Sensor(DISCRETE, 7, None, INF)]))
+        callback = EsperCallback(run_dir=tmp_path)
+        with suppress(ValueError):
+            model.learn(2 * ROLLOUT, callback=callback if is_watched else None)
+        states.append([one.nan_to_num(7.0) for one in model.policy.state_dict().values()])
+
+    assert callback.watch.troubles
+    assert all(torch.equal(one, other) for one, other in zip(*states, strict=True))
