@@ -68,7 +68,7 @@ CASES = {
     "esper ppo --resume data --episodes 1": "has trained 10 episodes already",
     "esper ppo --resume data --seed 9": "--seed cannot change when a run is resumed",
     "esper replay absent": "there is no run 'absent'",
-    "esper replay gone 9": "has no capsule",
+    "esper replay gone 9": "has no incidents",
     "esper replay gone --html absent/a.html": "--html absent/a.html: there is no folder absent",
     "esper incidents absent": "there is no run 'absent'",
     "esper health absent": "there is no run 'absent'",

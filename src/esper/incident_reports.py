@@ -232,6 +232,7 @@ def replay_incident(
     from esper.simic.replay.incidents import (
         CAPSULE_NAME,
         WATCHED_FORMAT,
+        IncidentError,
         capsule_of,
         find_incident,
         incident_at,
@@ -243,6 +244,10 @@ def replay_incident(
         run_name = incident.path.parent.parent.name
     else:
         run = find_run(run_dir, reference)
+        if not list_incidents(run):
+            found = incidents_of(run)
+            if not found.rows and found.completeness.doubt is None:
+                raise IncidentError(f"{run.name} has no incidents: every update was finite")
         incident, run_name = find_incident(run, number, update), run.resolve().name
 
     with progress:

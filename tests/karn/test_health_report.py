@@ -292,7 +292,7 @@ def test_interventions_are_counted_in_the_report(long_troubled_run):
     print_health(long_troubled_run.parent, console=console)
 
     assert "interventions: 2 updates skipped, 1 rolled back, 1 halt" in console.lines
-    assert "incidents: 2, of which 1 not kept" in console.lines
+    assert "incidents: 2, of which 1 without a capsule" in console.lines
     assert "loss scale 32768, scaler skipped 4 minibatches" in console.lines
     assert "HALTED" in console.lines[0]
     assert console.text.count("halted by non-finite values: 5 rollbacks in a row did not help") == 1

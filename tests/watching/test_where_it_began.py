@@ -237,3 +237,16 @@ def test_one_tensor_has_one_name(gaussian):
 
     assert found(watch) == [("shared", "obs", "nan")]
     assert origin(watch).cause == "poisoned input: variable obs[1, 0, 2] is nan"
+
+
+def test_a_standard_deviation_whose_square_overflows_lights_its_dimension_while_acting(gaussian):
+    def plant(update):
+        if update == 1:
+            gaussian.actor_logstd.data[0, 1] = 50.0
+
+    watch = watched_gaussian(gaussian, before_acting=plant)
+
+    assert watch.troubles[0].phase == "acting"
+    assert found(watch) == [("action[1]", "variance", "+inf")]
+    assert watch.troubles[0].explanation.found[0].part == "actor_logstd"
+    assert origin(watch).operation.base == "pow"

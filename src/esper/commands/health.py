@@ -74,7 +74,7 @@ def print_health(
     if as_json:
         print_report(json_text(health_as_json(health)), console)
     else:
-        print_report(health_text(health), console)
+        print_report(health_text(health), console, wraps_in_pipes=False)
     if any(map(health.is_set, kinds)):
         return 1
     if kinds and health.doubt is not None:

@@ -19,6 +19,8 @@ _MAY_MISS = "incidents without a capsule may be missing from the list"
 _WIDTH = 100
 #: Columns by which the sightings of an incident are indented.
 _INDENT = 6
+#: Sightings of an incident that are listed.
+_MOST_SEEN = 12
 _NO_BREAK = "\N{NO-BREAK SPACE}"
 
 
@@ -82,9 +84,13 @@ def _lines(row: dict[str, Any], sightings: "Sequence[NonfiniteSighting]") -> lis
         lines += _wrapped(f"{'':{_INDENT}}{origin.code}") if origin.code else []
     elif row["no_origin"]:
         lines += _wrapped(f"{'':{_INDENT}}{no_origin_words(row['no_origin'])}")
-    for words in sighting_lines(sightings):  # broken only after a comma
+    seen = sighting_lines(sightings)
+    more = len(seen) - _MOST_SEEN
+    for words in seen[:_MOST_SEEN] if more > 1 else seen:  # broken only after a comma
         unbroken = words.replace(" ", _NO_BREAK).replace(f",{_NO_BREAK}", ", ")
         lines += _wrapped(f"{'':{_INDENT}}{unbroken}")
+    if more > 1:
+        lines.append(f"{'':{_INDENT}}and {more} more, which esper incidents --json lists")
     return [line.replace(_NO_BREAK, " ") for line in lines]
 
 

@@ -6,8 +6,9 @@ from typing import Any
 
 import torch
 
+from esper.leyline.telemetry import SHARED
 from esper.watching.finding.explainer import Explainer
-from esper.watching.finding.explaining import Explanation, Found, Minibatch
+from esper.watching.finding.explaining import Explanation, Found, Look, Minibatch
 from esper.watching.given import GivenInputs
 from esper.watching.guard import Guard
 from esper.watching.held import HeldMinibatch
@@ -43,8 +44,8 @@ class Incidents:
         self.acting_is_explained = False
         self.given = GivenInputs()
         # What was explained in this update and in the one before, by phase and first look.
-        self._known: dict[tuple[str, tuple[Found, ...]], Explanation] = {}
-        self._known_before: dict[tuple[str, tuple[Found, ...]], Explanation] = {}
+        self._known: dict[tuple[str, Look], Explanation] = {}
+        self._known_before: dict[tuple[str, Look], Explanation] = {}
 
     def end_update(self, record: UpdateRecord, *, is_last: bool = False) -> None:
         """Report what the environment gave and nothing has used; forget what did not come again.
@@ -193,10 +194,11 @@ def _is_same_origin(one: Explanation, other: Explanation) -> bool:
     """Return whether two troubles began in the same operation, whose inputs were finite."""
     if one.origin is None or other.origin is None:
         return False
+    owners = [{found.owner for found in each.found} - {SHARED} for each in (one, other)]
+    if not owners[0] <= owners[1]:
+        return False  # another head broke, too
     first, second = one.origin.operation, other.origin.operation
-    places = [
-        (each.name, each.place.file, each.place.line, each.module) for each in (first, second)
-    ]
+    places = [(each.name, each.place.file, each.place.line) for each in (first, second)]
     return places[0] == places[1] and not first.poisons and not second.poisons
 
 

@@ -21,7 +21,7 @@ from esper.watching.heads import OUTPUT_QUANTITIES, Head
 from esper.watching.held import HeldMinibatch, without_gradients
 from esper.watching.incidents import Incidents
 from esper.watching.owner_norms import OwnerNorms
-from esper.watching.parts import Part, overflowing_log_stds
+from esper.watching.parts import Part, log_std_excess
 from esper.watching.recorder import UpdateRecord
 
 _SUM: Final = torch.float32  # type of the sum of an output; a sum in half precision overflows
@@ -53,6 +53,8 @@ class MinibatchWatch:
         has_acted: since the last minibatch.
         is_updating: whether everything now belongs to an update.
         last_optimizer: that stepped; None before.
+        log_std_excess: returns by how much a standard deviation is too large; see `parts`.
+        std_overflows: whether one was when the last update ended; only known where flags are kept.
     """
 
     def __init__(
@@ -75,7 +77,8 @@ class MinibatchWatch:
         self._parameters: list[Tensor] = [part.parameter for part in parts]
         self._ids = set(map(id, self._parameters))
         self._heads = heads
-        self._log_std_overflows = overflowing_log_stds(parts)
+        self.log_std_excess = log_std_excess(parts)
+        self.std_overflows = False
         self._explainer = explainer
         self._incidents = incidents
         self._guard = guard
@@ -127,6 +130,11 @@ class MinibatchWatch:
         self._note_call(is_training)
         if self._flags is not None:
             self._flags.note_output(output, self.record.steps + 1)
+            if self.std_overflows and not is_training and not self.is_updating:
+                self.std_overflows = False
+                stack = list(frames_calling(sys._getframe(1)))
+                outputs = [(_first(inputs), output)]
+                self._explain(stack, "acting", outputs=outputs, only_if_found=True)
             return
         if not is_training and self._incidents.acting_is_explained:
             return
@@ -162,7 +170,10 @@ class MinibatchWatch:
         if self._acting_calls & (self._acting_calls - 1):
             return False
         number = self.record.number
-        if self._looked_at_std == number or not self._log_std_overflows():
+        if self._looked_at_std == number:
+            return False
+        excess = self.log_std_excess()
+        if excess is None or excess.item() <= 0:
             return False
         self._looked_at_std = number
         return True

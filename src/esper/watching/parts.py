@@ -124,14 +124,21 @@ def _tied(models: Sequence[nn.Module]) -> set[int]:
     return {parameter for parameter, count in uses.items() if count > 1}
 
 
-def overflowing_log_stds(parts: Sequence[Part]) -> Callable[[], bool]:
-    """Return a function that returns whether a standard deviation or its square overflows.
+def log_std_excess(parts: Sequence[Part]) -> Callable[[], Tensor | None]:
+    """Return a function that tells whether a standard deviation or its square overflows.
+
+    It returns a scalar on the device, above 0 if one does; None where no parameter is one.
 
     It is infinite then although all parameters and all means are finite; log-probabilities divide
     by the square.
     """
     both = [(part.parameter, _largest_log_std(part)) for part in parts if is_log_std(part)]
-    return lambda: any(float(one.detach().amax()) > limit for one, limit in both)
+
+    def excess() -> Tensor | None:
+        each = [one.detach().amax().float() - limit for one, limit in both]
+        return None if not each else each[0] if len(each) == 1 else torch.stack(each).amax()
+
+    return excess
 
 
 def is_log_std(part: Part) -> bool:

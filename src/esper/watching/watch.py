@@ -6,6 +6,7 @@ it look at tensors, read the loop's own variables, and run the minibatch again u
 """
 
 import logging
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -291,7 +292,7 @@ class Watch:
                 self._explain_exception(traceback or error.__traceback__)
                 self._repeat_in(error)
             first_line = str(error).partition("\n")[0]
-            self._close("failed", f"{type(error).__name__}: {first_line}".removesuffix(": "))
+            self._close("failed", f"{type(error).__name__}: {first_line}".rstrip(": "))
 
     def explain(self, error: BaseException, traceback: TracebackType | None = None) -> None:
         """Report what was not finite when an exception was raised, after which training goes on."""
@@ -412,12 +413,19 @@ class Watch:
         if self._flags is None:
             is_finite, is_same, *norms = looked_at.tolist()
         else:
-            flags, (is_finite, is_same, *norms) = self._flags.read(looked_at)
+            excess = self._minibatches.log_std_excess()
+            own = looked_at.new_zeros(1) if excess is None else excess.to(looked_at.device)[None]
+            flags, (excess_of_std, is_finite, is_same, *norms) = self._flags.read(
+                torch.cat((own, looked_at))
+            )
+            self._minibatches.std_overflows = excess_of_std > 0
             record.norm_sum, record.norm_max, record.norms = flags.norms
             if flags.first_step:
                 found = found_in_flags(flags, self.heads, self.parts)
                 self._incidents.note_lasting(record, found, FLAGS_ONLY, flags.first_step)
-        record.owner_norms = dict(zip(owners, norms, strict=False))  # no norms without a step
+        # No norms without a step. What is not finite there is a consequence of what is reported.
+        both = zip(owners, norms, strict=False)
+        record.owner_norms = {owner: norm for owner, norm in both if math.isfinite(norm)}
         if is_finite:
             self._incidents.is_broken = False  # no lasting harm was done: what comes is news
         elif not self._incidents.is_broken:

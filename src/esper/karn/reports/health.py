@@ -311,7 +311,7 @@ def _interventions(done: InterventionState, *, is_watched: bool) -> tuple[str, s
     incidents = str(done.incidents) if done.incidents else "none"
     keeps_none = is_watched and done.incidents_not_kept == done.incidents
     if done.incidents_not_kept and not keeps_none:
-        incidents += f", of which {done.incidents_not_kept} not kept"
+        incidents += f", of which {done.incidents_not_kept} without a capsule"
     return f"interventions: {taken or 'none'}", f"incidents: {incidents}"
 
 

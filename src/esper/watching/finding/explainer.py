@@ -26,8 +26,10 @@ from esper.watching.finding.earlier_passes import (
 from esper.watching.finding.explaining import (
     Explanation,
     Found,
+    Look,
     Minibatch,
     evidence_in,
+    look_of,
     loop_line_of,
     origin_in,
     origin_in_use,
@@ -105,7 +107,7 @@ class Explainer:
         phase: str,
         minibatch: Minibatch,
         optimizer: torch.optim.Optimizer | None = None,
-        explained: Mapping[tuple[Found, ...], Explanation] | None = None,
+        explained: Mapping[Look, Explanation] | None = None,
     ) -> Explanation:
         """Return what is not finite in a minibatch and is no consequence, and where it began.
 
@@ -148,13 +150,12 @@ class Explainer:
         # A loop that steps several optimizers began before the last step.
         rngs = minibatch.rngs if len(self._optimizers) > 1 else minibatch.rngs[:1]
         repetitions = self._repetitions(stack, frames, named, phase, optimizer, rngs)
-        first_look = evidence(variables)
-        if explained and first_look in explained:
-            return explained[first_look]
-        explanation = self._with_origin(
-            frames, first_look, evidence, variables, sources, repetitions
-        )
-        return replace(explanation, first_look=first_look)
+        found = evidence(variables)
+        look = look_of(found)
+        if explained and look in explained:
+            return explained[look]
+        explanation = self._with_origin(frames, found, evidence, variables, sources, repetitions)
+        return replace(explanation, first_look=look)
 
     def _gradients_for(
         self, optimizer: torch.optim.Optimizer | None, minibatch: Minibatch

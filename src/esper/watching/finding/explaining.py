@@ -6,7 +6,7 @@ what follows from it is not reported.
 """
 
 import linecache
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any, Final
@@ -48,6 +48,15 @@ class Found:
     step: int | None = None  # of that environment, counted from 1; 0: its first reset
 
 
+#: What was found, without its kinds: a fault that lasts may make an Inf once, and then a NaN.
+Look = frozenset[tuple[str, str, str]]
+
+
+def look_of(found: Iterable[Found]) -> Look:
+    """Return owner, quantity and part of what was found."""
+    return frozenset((one.owner, one.quantity, one.part) for one in found)
+
+
 @dataclass(frozen=True)
 class Explanation:
     """What was found in one minibatch.
@@ -69,7 +78,7 @@ class Explanation:
     why_no_origin: str = ""
     function: str = ""
     is_reproduced: bool = False
-    first_look: tuple[Found, ...] = ()
+    first_look: Look = frozenset()
 
 
 @dataclass(frozen=True)

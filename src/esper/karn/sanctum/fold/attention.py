@@ -9,7 +9,7 @@ from esper.leyline.telemetry import GROUPS
 
 #: Name of a head or group, and "inf" or "nan"; or `STALLED_LIGHT`.
 Light = tuple[str, str]
-#: The light of training that took steps and moved no weight.
+#: The light of training that moved no weight although steps were due.
 STALLED_LIGHT: Final[Light] = ("training", "stalled")
 #: Names of the lights on the screen.
 LIGHT_WORDS: Final = {"inf": "Inf", "nan": "NaN"}

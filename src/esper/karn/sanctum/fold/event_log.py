@@ -87,10 +87,10 @@ def intervention(payload: InterventionTaken) -> str:
 
 
 def standing_still(payload: PPOUpdatePayload) -> str:
-    """Return the line of training that takes steps and moves no weight."""
+    """Return the line of training that moves no weight although steps are due."""
     return (
-        f"STALLED: no weight has moved for {payload.still_updates} updates although the optimizer "
-        f"took steps, up to update {payload.update}"
+        f"STALLED: no weight has moved for {payload.still_updates} updates although steps "
+        f"were due, up to update {payload.update}"
     )
 
 
