@@ -109,6 +109,13 @@ FOREIGN = "no part of the watched model"
         (lambda _: {"groups": {"critic": nn.Linear(64, 1)}}, rf"groups\['critic'\].*{FOREIGN}"),
         (lambda _: {"groups": {"critic": 3}}, "must be a regular expression or a module"),
         (lambda _: {"groups": {"critic": "criticc"}}, "matches no parameter"),
+        (lambda _: {"groups": ["critic"]}, "must be a dictionary"),
+        (lambda _: {"groups": {"shared": "critic"}}, "cannot have the name 'shared'"),
+        (lambda _: {"groups": {"": "critic"}}, "cannot have the name ''"),
+        (
+            lambda policy: {"heads": {"actor": policy.actor}, "groups": {"actor": "actor"}},
+            "'actor' is the name of a head, too",
+        ),
     ],
 )
 def test_what_cannot_fit_the_model_is_refused_at_once(options, message, tmp_path):

@@ -6,6 +6,7 @@ import io
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.amp.grad_scaler import GradScaler
 from torch.nn.utils import clip_grad
 
 from esper.watching.hooks import OutputHook
@@ -238,6 +239,19 @@ def test_nothing_stays_behind(agent, optimizer):
     assert clip_grad._clip_grads_with_norm_ == before
     assert not agent.actor._forward_hooks
     assert not optimizer._optimizer_step_pre_hooks
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_nothing_stays_behind_of_two_watches_whichever_is_closed_first(agent, optimizer, first):
+    before = clip_grad._clip_grads_with_norm_, GradScaler._maybe_opt_step
+    watches = [Watch([agent], [optimizer], HEADS) for _ in range(2)]
+
+    watches[first].close()
+    train(agent, optimizer, advantage=torch.nan)
+    watches[1 - first].close()
+
+    assert [len(watch.troubles) for watch in watches] == [int(first == 1), int(first == 0)]
+    assert (clip_grad._clip_grads_with_norm_, GradScaler._maybe_opt_step) == before
 
 
 def test_the_optimizer_is_found_when_none_is_given(agent, optimizer):

@@ -70,8 +70,7 @@ class ClipWatch:
     def __init__(self, callback: Callable[[list[Tensor], Tensor], None]) -> None:
         self._callback: Callable[[list[Tensor], Tensor], None] | None = callback
         self._original = clip_grad._clip_grads_with_norm_
-        self._replacement = self._clip
-        clip_grad._clip_grads_with_norm_ = self._replacement
+        clip_grad._clip_grads_with_norm_ = self._clip
 
     def _clip(
         self,
@@ -86,10 +85,12 @@ class ClipWatch:
         self._original(parameters, max_norm, total_norm, foreach)
 
     def close(self) -> None:
-        """Stop calling back; put the original function back if no other watch came after."""
+        """Stop calling back; put the original function back once no other watch is open."""
         self._callback = None
-        if clip_grad._clip_grads_with_norm_ == self._replacement:
-            clip_grad._clip_grads_with_norm_ = self._original
+        last = getattr(clip_grad._clip_grads_with_norm_, "__self__", None)
+        while isinstance(last, ClipWatch) and last._callback is None:
+            clip_grad._clip_grads_with_norm_ = last._original
+            last = getattr(last._original, "__self__", None)
 
 
 class ScalerWatch:
@@ -121,14 +122,18 @@ class ScalerWatch:
                 if not steps and watch is not None and watch._callback is not None:
                     watch._callback(optimizer)
 
-        self._replacement = maybe_step
+        vars(maybe_step).update(watch=own, original=original)
         setattr(GradScaler, "_maybe_opt_step", maybe_step)  # noqa: B010 - mypy refuses the other
 
     def close(self) -> None:
-        """Stop calling back; put the original method back if no other watch came after."""
+        """Stop calling back; put the original method back once no other watch is open."""
         self._callback = None
-        if GradScaler._maybe_opt_step is self._replacement:
-            setattr(GradScaler, "_maybe_opt_step", self._original)  # noqa: B010 - as above
+        while (watch := getattr(GradScaler._maybe_opt_step, "watch", None)) is not None:
+            last = watch()
+            if last is not None and last._callback is not None:
+                return
+            original = GradScaler._maybe_opt_step.original
+            setattr(GradScaler, "_maybe_opt_step", original)  # noqa: B010 - as above
 
 
 def unwrapped(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:

@@ -10,7 +10,7 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
-from esper.leyline.telemetry import SHARED
+from esper.leyline.telemetry import HOSTS, SHARED
 from esper.watching.heads import Head, HeadsError, check_module
 
 #: Names that libraries give to the logarithms of the standard deviations of actions.
@@ -64,6 +64,7 @@ def parts_of(
         HeadsError: a head or group is no part of the models, a group is no regular expression, or
             it matches no parameter.
     """
+    _check_names(groups, heads)
     patterns = patterns_of(groups)
     for head in heads:
         if head.module is not None:
@@ -103,6 +104,20 @@ def parts_of(
             f"the beginning of a parameter's name matches, such as 'layers.0'"
         )
     return parts
+
+
+def _check_names(groups: Groups | None, heads: Sequence[Head]) -> None:
+    if groups is not None and not isinstance(groups, Mapping):
+        raise HeadsError(
+            "groups must be a dictionary, such as {'trunk': 'layers.0'}, not a "
+            f"{type(groups).__name__}"
+        )
+    heads_of_name = {head.name for head in heads}
+    for name in groups or {}:
+        if not isinstance(name, str) or not name or name in (SHARED, HOSTS):
+            raise HeadsError(f"a group cannot have the name {name!r}: give another")
+        if name in heads_of_name:
+            raise HeadsError(f"{name!r} is the name of a head, too: give the group another")
 
 
 def _is_std(name: str, parameter: Tensor, dimensions: int) -> bool:
