@@ -250,3 +250,20 @@ def test_a_standard_deviation_whose_square_overflows_lights_its_dimension_while_
     assert found(watch) == [("action[1]", "variance", "+inf")]
     assert watch.troubles[0].explanation.found[0].part == "actor_logstd"
     assert origin(watch).operation.base == "pow"
+
+
+def test_a_loop_of_ones_own_says_at_which_of_its_steps_an_observation_came_in(gaussian):
+    def act(observations):
+        for step, seen in enumerate(observations):
+            global_step = 2 * step
+            with torch.no_grad():
+                gaussian.get_action_and_value(seen)
+            assert global_step < 2 * len(observations)
+
+    observations = torch.randn(8, 2, 4)
+    observations[5, 1, 2] = torch.nan
+    with contextlib.suppress(ValueError), Watch([gaussian], [], spaces.Box(-1, 1, (3,))) as watch:
+        act(observations)
+
+    assert found(watch) == [("shared", "observations", "nan")]
+    assert watch.troubles[0].explanation.counters == "global_step = 10, step = 5"

@@ -245,6 +245,7 @@ class IncidentOrigin(msgspec.Struct, frozen=True, kw_only=True):
     function: str = ""
     code: str = ""  # the text of the line
     loop: str = ""  # file, line and code in the training loop, where the line is a library's
+    counters: str = ""  # of the training loop while acting, such as "global_step = 804"
 
 
 class IncidentRecorded(msgspec.Struct, frozen=True, kw_only=True):

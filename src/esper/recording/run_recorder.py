@@ -379,6 +379,7 @@ def _origin(origin: Origin, trouble: Trouble) -> IncidentOrigin:
         function=trouble.explanation.function,
         code=operation.place.code,
         loop=trouble.explanation.line,
+        counters=trouble.explanation.counters,
     )
 
 

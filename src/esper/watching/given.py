@@ -80,7 +80,7 @@ class GivenInputs:
                 replace(one, environment=place.environment, step=place.step)
                 for one in explanation.found
             ]
-        return replace(explanation, found=tuple(dict.fromkeys(found)))
+        return replace(explanation, found=tuple(dict.fromkeys(found)), counters="")
 
     def end_update(self, *, is_last: bool) -> Explanation | None:
         """Return what has waited long enough; None for nothing.

@@ -93,6 +93,7 @@ def origin_words(origin: IncidentOrigin) -> str:
     "came in with obs[0, 3], which is NaN; first used by addmm, forward pass, at net.py:7".
     """
     at = f", at {short_path(origin.file)}:{origin.line}" if origin.file else ""
+    counters = f" ({origin.counters})" if origin.counters else ""
     if before := came_in_with(origin.cause):
-        return f"{before}; first used by {operation_words(origin)}{at}"
-    return f"began in {operation_words(origin)}{at}: {cause_words(origin.cause)}"
+        return f"{before}{counters}; first used by {operation_words(origin)}{at}"
+    return f"began in {operation_words(origin)}{at}{counters}: {cause_words(origin.cause)}"

@@ -37,7 +37,7 @@ from esper.watching.finding.explaining import (
     source_line,
     traced,
 )
-from esper.watching.finding.frames import is_plumbing, named_tensors, tensors_in
+from esper.watching.finding.frames import counters_in, is_plumbing, named_tensors, tensors_in
 from esper.watching.finding.put_back import everything_put_back
 from esper.watching.finding.recall import model_call, with_gradients_as
 from esper.watching.finding.repeater import Repeater
@@ -155,7 +155,8 @@ class Explainer:
         if explained and look in explained:
             return explained[look]
         explanation = self._with_origin(frames, found, evidence, variables, sources, repetitions)
-        return replace(explanation, first_look=look)
+        counters = counters_in(frames[: len(self._own(frames)) + 1]) if phase == "acting" else ""
+        return replace(explanation, first_look=look, counters=counters)
 
     def _gradients_for(
         self, optimizer: torch.optim.Optimizer | None, minibatch: Minibatch

@@ -68,6 +68,7 @@ class Explanation:
         why_no_origin: a sentence, where the minibatch could not be run again.
         function: name of the function that called the operation.
         is_reproduced: whether outputs or gradients were not finite when it was repeated, either.
+        counters: of the training loop while acting, such as "global_step = 804".
         first_look: what was found before the minibatch was repeated: the same fault, seen again,
             looks the same.
     """
@@ -78,6 +79,7 @@ class Explanation:
     why_no_origin: str = ""
     function: str = ""
     is_reproduced: bool = False
+    counters: str = ""
     first_look: Look = frozenset()
 
 

@@ -7,11 +7,12 @@ more than anything that a hook can know.
 import dataclasses
 import inspect
 import sysconfig
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -24,6 +25,8 @@ _CALLING = tuple(str(Path(_ESPER, name)) for name in ("integrations", "rerunning
 _STDLIB = sysconfig.get_path("stdlib")
 _MOST_ITEMS = 64  # of one container that are looked at
 _DEEPEST = 3
+#: Names that training loops have for the number of a step.
+_COUNTERS = ("global_step", "num_timesteps", "timestep", "env_step", "iteration", "it", "step")
 #: Words in the names of the classes that libraries have for minibatches.
 _BATCHES = ("batch", "samples", "transition")
 #: Attributes of distributions and of the wrappers that libraries put around them.
@@ -47,6 +50,21 @@ def frames_of_traceback(traceback: TracebackType | None) -> list[FrameType]:
         frames.append(traceback.tb_frame)
         traceback = traceback.tb_next
     return frames[::-1]
+
+
+def counters_in(frames: Sequence[FrameType]) -> str:
+    """Return what the frames of a loop count its steps with: "global_step = 804, step = 4".
+
+    Args:
+        frames: innermost first; of the same name, the innermost counts.
+    """
+    found: dict[str, int] = {}
+    for frame in frames:
+        for name in _COUNTERS:
+            value = frame.f_locals.get(name)
+            if isinstance(value, (int, np.integer)) and not isinstance(value, bool):
+                found.setdefault(name, int(value))
+    return ", ".join(f"{name} = {found[name]}" for name in _COUNTERS if name in found)
 
 
 def is_plumbing(file: str) -> bool:

@@ -36,6 +36,8 @@ def origin_lines(incident: IncidentState, width: int, palette: Palette) -> list[
         lines += labelled("", [origin.code], width, palette, palette.accent)
     if loop := loop_words(origin):
         lines += labelled("your loop", [loop], width, palette)
+    if origin.counters:
+        lines += labelled("counters", [origin.counters], width, palette)
     if origin.module:
         lines += labelled("module", [origin.module], width, palette)
     return lines
