@@ -18,7 +18,7 @@ from esper.karn.sanctum.frame.run_screen import RunScreen, RunsUpdated
 from esper.karn.sanctum.runs.comparison_panel import ComparisonPanel
 from esper.karn.sanctum.runs.runs_panel import NO_RUNS, RunsPanel
 from esper.karn.store.run_files.run_note import LONGEST_NOTE, NoteError, write_note
-from esper.leyline.text.plain_text import printable, printable_line
+from esper.leyline.text.plain_text import printable_line
 
 _KEYS: Final = "enter opens, space marks, c compares, o sorts, / filters, e notes"
 
@@ -47,6 +47,7 @@ class RunsScreen(RunScreen):
         # The compared runs as they were then: they may change in the meantime.
         self._compared: list[_Shown] = []
         self._is_reading = False
+        self._room: int | None = None  # most lines of the list; None for no limit
         self._noted: Path | None = None  # the run whose note is edited; None while filtering
 
     @property
@@ -65,7 +66,7 @@ class RunsScreen(RunScreen):
     def on_runs_updated(self, message: RunsUpdated) -> None:
         """Show the current runs."""
         error = self.query_one("#runs-error", Static)
-        error.update(printable(f"! {message.error}"))
+        _show_text(error, f"! {message.error}")
         error.set_class(message.error is not None, "-shown")
         panel = self.query_one(RunsPanel)
         self._has_all_runs = not message.is_behind
@@ -98,7 +99,7 @@ class RunsScreen(RunScreen):
         run = panel.chosen_run
         if run is not None and run.note:
             text = f"note: {run.note} · {text}"
-        self.query_one("#runs-summary", Static).update(printable_line(text))
+        _show_text(self.query_one("#runs-summary", Static), text)
 
     # Filter and note
 
@@ -197,7 +198,10 @@ class RunsScreen(RunScreen):
         """Give the comparison the height that the list does not need."""
         runs = self.query_one(RunsPanel)
         lines = runs.virtual_size.height + 1  # and the border
-        runs.styles.max_height = lines if self.has_class("-compared") else None
+        wanted = lines if self.has_class("-compared") else None
+        if wanted != self._room:  # setting a style, even to its value, lays the screen out again
+            self._room = wanted
+            runs.styles.max_height = wanted
 
     def action_close(self) -> None:
         """Close the input, the comparison or the filter."""
@@ -214,6 +218,18 @@ class RunsScreen(RunScreen):
         self.remove_class("-compared")
         self._give_room()
         self.query_one(RunsPanel).focus()
+
+
+def _show_text(line: Static, text: str) -> None:
+    """Show one line of text. An update lays out and paints the whole screen, so only if it changed.
+
+    Args:
+        line: the widget.
+        text: the new text.
+    """
+    text = printable_line(text)
+    if text != str(line.content):
+        line.update(text)
 
 
 def _shown_of(run: RunSummary) -> _Shown:
