@@ -9,7 +9,7 @@ from rich.text import Text
 from textual.binding import Binding, BindingType
 from textual.message import Message
 
-from esper.karn.reports.run_catalogue import RunSummary
+from esper.karn.reports.run_folder.run_summary import RunSummary
 from esper.karn.sanctum.drawing.choice_panel import ChoicePanel
 from esper.karn.sanctum.fold.view import View
 from esper.karn.sanctum.runs.run_lines import RunLines

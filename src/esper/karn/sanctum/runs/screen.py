@@ -10,8 +10,8 @@ from textual.binding import Binding, BindingType
 from textual.widgets import Input, Static
 from textual.worker import get_current_worker
 
-from esper.karn.reports.run_catalogue import RunSummary
 from esper.karn.reports.run_comparison import RunComparison, compare_runs
+from esper.karn.reports.run_folder.run_summary import RunSummary
 from esper.karn.sanctum.drawing.choice_panel import ChoicePanel
 from esper.karn.sanctum.drawing.themes import palette_of
 from esper.karn.sanctum.frame.run_screen import RunScreen, RunsUpdated
