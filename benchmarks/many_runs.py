@@ -250,8 +250,9 @@ def print_screen(folder: Path, runs: int, seconds: float) -> None:
     with closing(Cockpit(folder)) as cockpit:
         cockpit.seconds_until("", lambda text: "UPDATE" in text.upper())
         time.sleep(1)
-        listed = re.compile(rf"\b{runs} runs")
-        took = cockpit.seconds_until("6", listed.search)
+        first = cockpit.seconds_until("6", re.compile(r"\d runs · sorted").search)
+        took = first + cockpit.seconds_until("", re.compile(rf"\b{runs} runs").search)
+        print(f"Runs screen, first lines:        {first:6.2f} s after the key")
         print(f"Runs screen, all runs listed:    {took:6.2f} s after the key")
         time.sleep(5)
         share = cockpit.cpu_share(seconds)
@@ -259,17 +260,25 @@ def print_screen(folder: Path, runs: int, seconds: float) -> None:
             f"Runs screen, open for {seconds:3.0f} s:     {100 * share:6.2f} % of a core, "
             f"{cockpit.megabytes:.0f} MB"
         )
-        for name, keys, shown in (
-            ("choose the last, and mark it", "\x1b[F ", "1 marked"),
-            ("mark another", "\x1b[A ", "2 marked"),
-            ("filter", "/lit:op learning_rate>=1e-3\r", " of "),
-            ("end the filter", "\x1b", f"{runs} runs"),
-            ("funnel", "f", "lit"),
-            ("end the funnel", "\x1b", f"{runs} runs"),
-            ("compare two", "c", "settings that differ"),
+        is_whole = re.compile(rf"(?<!of ){runs} runs").search
+        for name, keys, is_shown in (
+            ("choose the last, and mark it", "\x1b[F ", _holds("1 marked")),
+            ("mark another", "\x1b[A ", _holds("2 marked")),
+            ("open the filter", "/", _holds("status:dead")),
+            ("filter", "lit:op learning_rate>=1e-3\r", _holds(f" of {runs} runs")),
+            ("end the filter", "\x1b", is_whole),
+            ("funnel", "f", _holds("with learning_rate")),
+            ("end the funnel", "\x1b", lambda text: "with learning_rate" not in text),
+            ("compare two", "c", _holds("settings that differ")),
+            ("end the comparison", "\x1b", is_whole),
+            ("open the last run", "\x1b[F\r", _holds("Action heads")),
         ):
-            took = cockpit.seconds_until(keys, lambda text, shown=shown: shown in text)
+            took = cockpit.seconds_until(keys, is_shown)
             print(f"{name:32} {took:6.2f} s")
+
+
+def _holds(shown: str) -> Callable[[str], bool]:
+    return lambda text: shown in text
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -21,7 +21,7 @@ from esper.leyline.files.incident_files import INCIDENTS_NAME
 _SECONDS_PER_LOOK: Final = 0.2
 #: Maximum time to follow active runs in one refresh: those that were read longest ago are first, so
 #: that a hundred live runs are each read again after a few seconds.
-_FOLLOWING_SECONDS: Final = 0.012
+_FOLLOWING_SECONDS: Final = 0.018
 #: Runs that have ended and are checked for changes in one refresh; all in turn.
 _CHECKED_PER_LOOK: Final = 200
 #: From one reading of an unchanged folder to the next: an entry can become a run without a change
