@@ -25,7 +25,7 @@ from textual.coordinate import Coordinate
 from textual.widget import Widget
 from textual.widgets import DataTable
 
-from esper.karn.reports.run_catalogue import RunSummary
+from esper.karn.reports.run_folder.run_summary import RunSummary
 from esper.karn.sanctum.decisions.decision_panels import DecisionListPanel
 from esper.karn.sanctum.decisions.decision_row import (
     decision_words,

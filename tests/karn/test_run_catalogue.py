@@ -32,6 +32,8 @@ def folder(tmp_path, payloads):
                     writer.emit(payloads.update(update))
             writer.emit(payloads.finish(update=4, episodes_done=8))
     create_run(tmp_path, "new", now=86_400.0 * 9)
+    for path in tmp_path.rglob("*"):  # a file that changed just now is looked at again
+        os.utime(path, (1_000.0, 1_000.0))
     return tmp_path
 
 

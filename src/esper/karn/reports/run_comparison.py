@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from esper.karn.reports.run_catalogue import RunSummary, summary_of
+from esper.karn.reports.run_folder.run_summary import RunSummary, summary_of
 from esper.karn.sanctum.fold.logged_figures import logged_figures
 from esper.karn.sanctum.following.follower import RunFollower
 from esper.karn.sanctum.schema import SanctumSnapshot

@@ -1,6 +1,8 @@
-"""The report of `esper runs`: one line for each run of a folder."""
+"""The report of `esper runs`: one line for each run of a folder, their funnel, or both as JSON."""
 
+import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -14,14 +16,20 @@ from esper.karn.reports.report_lines import (
     score_text,
     whole,
 )
-from esper.karn.reports.run_catalogue import RunSummary, list_runs
+from esper.karn.reports.run_catalogue import list_runs
 from esper.karn.reports.run_commands import run_dir_options
+from esper.karn.reports.run_folder.funnel import Funnel, funnel_of
+from esper.karn.reports.run_folder.funnel_lines import funnel_lines
+from esper.karn.reports.run_folder.run_json import runs_as_json
+from esper.karn.reports.run_folder.run_query import RunQuery, check_setting
+from esper.karn.reports.run_folder.run_summary import RunSummary
 from esper.karn.store.run_directory import is_of_the_future
 from esper.karn.text.figures import ABSENT
 from esper.karn.text.light_signs import LIT, UNKNOWN, UNLIT
 from esper.karn.text.palette import TERMINAL
 from esper.karn.text.status_text import status_text
 from esper.leyline.text.command_lines import command_line
+from esper.leyline.text.plurals import counted
 
 #: Columns that are left out where no run has a value.
 _OPTIONAL: Final = ("episodes", "score", "library")
@@ -29,12 +37,68 @@ _OPTIONAL: Final = ("episodes", "score", "library")
 _NAMED: Final = 8
 
 
-def runs_text(run_dir: Path) -> Group:
-    """Return a line for each run in a folder, oldest first."""
-    summaries = list_runs(run_dir)
+@dataclass(frozen=True)
+class ListedRuns:
+    """The runs of a folder that a query selects.
+
+    Attributes:
+        run_dir: the folder.
+        query: the query.
+        total: number of all runs in the folder.
+        runs: those selected, in order.
+        funnel: their funnel; None if it was not asked for.
+    """
+
+    run_dir: Path
+    query: RunQuery
+    total: int
+    runs: Sequence[RunSummary]
+    funnel: Funnel | None = None
+
+
+def read_runs(
+    run_dir: Path, query: RunQuery, *, funnel: bool = False, funnel_by: str | None = None
+) -> ListedRuns:
+    """Return the runs of a folder that a query selects.
+
+    Args:
+        run_dir: the folder.
+        query: the query.
+        funnel: whether to make a funnel.
+        funnel_by: the setting whose values make its groups; None for one group of all runs.
+
+    Raises:
+        QueryError: no run has the setting that the query or the funnel names.
+        RunNotFoundError: the folder cannot be listed.
+    """
+    known = list_runs(run_dir)
+    runs = query.select(known)
+    if funnel_by is not None:
+        check_setting(known, funnel_by, f"--funnel {funnel_by}")
+    return ListedRuns(
+        run_dir, query, len(known), runs, funnel_of(runs, funnel_by) if funnel else None
+    )
+
+
+def runs_json(listed: ListedRuns) -> str:
+    """Return the runs, and their funnel, as JSON."""
+    report = runs_as_json(
+        listed.run_dir, listed.query.text, listed.total, listed.runs, listed.funnel
+    )
+    return json.dumps(report, indent=2, allow_nan=False)
+
+
+def runs_text(listed: ListedRuns) -> Group:
+    """Return a line for each run, or the funnel."""
+    summaries = listed.runs
+    if not listed.total:
+        start = command_line("esper", "ppo", *run_dir_options(listed.run_dir))
+        return Group(whole(Text(f"No runs in {listed.run_dir} yet. Start one with: {start}")))
     if not summaries:
-        start = command_line("esper", "ppo", *run_dir_options(run_dir))
-        return Group(whole(Text(f"No runs in {run_dir} yet. Start one with: {start}")))
+        are = counted(listed.total, "run")
+        return Group(whole(Text(f"No run matches {listed.query.text!r}, of {are}.")))
+    if listed.funnel is not None:
+        return Group(*map(whole, funnel_lines(listed.funnel, TERMINAL)))
     cells = [_cells(summary) for summary in summaries]
     columns = [
         name
@@ -45,6 +109,8 @@ def runs_text(run_dir: Path) -> Group:
     if ahead := [one.run_id for one in summaries if is_of_the_future(one.path)]:
         note = "created in the future (a clock was ahead), so not used as the newest run"
         lines.append(Text(f"{', '.join(ahead)}: {note}", style="dim"))
+    if len(summaries) < listed.total:
+        lines.append(Text(f"{len(summaries)} of {counted(listed.total, 'run')}", style="dim"))
     return Group(*lines)
 
 

@@ -73,15 +73,15 @@ class _Parts:
 
 
 class SanctumAggregator:
-    """The state of one run, updated event by event."""
+    """The state of one run, updated event by event; without `keeps_histories`, no histories."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, keeps_histories: bool = True) -> None:
         self._last_id = 0
         self._latches = Latches()
         self._reported = Latches()  # the latches that were set by events
         self._evidence = EvidenceLedger()
         self._run = RunLedger()
-        self._updates = UpdateLedger()
+        self._updates = UpdateLedger(keeps_histories=keeps_histories)
         self._interventions = InterventionState()
         self._incidents = IncidentLedger()
         self._hosts = HostLedger()
@@ -116,6 +116,16 @@ class SanctumAggregator:
     def last_id(self) -> int:
         """Id of the newest event that was applied."""
         return self._last_id
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """The settings of the last start or resume; empty before the first."""
+        return self._run.start.config if self._run.start else {}
+
+    def skip_to(self, last_id: int) -> None:
+        """Take events up to an id as applied: they do not affect what is asked of the snapshot."""
+        self._last_id = max(self._last_id, last_id)
+        self._snapshot = None
 
     def apply(self, event: Event) -> None:
         """Apply one event. One that was applied before changes only latches and evidence."""

@@ -1,5 +1,6 @@
 """Stamps of files: equal as long as a file is unchanged."""
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -20,8 +21,18 @@ class FileStamp(NamedTuple):
 
 def file_stamp(path: Path) -> FileStamp | None:
     """Return the stamp of a file; None where there is none that can be looked at."""
+    return _stamp(str(path))
+
+
+def stamps_in(directory: Path, names: Iterable[str]) -> tuple[FileStamp | None, ...]:
+    """Return the stamps of files in a directory."""
+    start = f"{directory}{os.sep}"
+    return tuple([_stamp(start + name) for name in names])
+
+
+def _stamp(path: str) -> FileStamp | None:
     try:
-        found = path.stat()
+        found = os.stat(path)
     except OSError:
         return None
     return FileStamp(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)

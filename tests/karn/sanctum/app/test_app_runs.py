@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 from textual.widgets import Static
 
-from esper.karn.reports.run_catalogue import RunCatalogue, RunSummary
+from esper.karn.reports.run_catalogue import RunCatalogue
+from esper.karn.reports.run_folder.run_summary import RunSummary
 from esper.karn.sanctum.frame.run_screen import RunsUpdated
 from esper.karn.sanctum.runs.comparison_panel import ComparisonPanel
 from esper.karn.sanctum.runs.run_lines import MARK, RunLines

@@ -8,8 +8,8 @@ import math
 
 import pytest
 
-from esper.karn.reports.run_catalogue import RunSummary
 from esper.karn.reports.run_comparison import Compared, RunComparison
+from esper.karn.reports.run_folder.run_summary import RunSummary
 from esper.karn.sanctum.cockpit.settings import Settings
 from esper.karn.sanctum.fold.doubt import Doubt
 from esper.karn.sanctum.fold.view import TimePosition

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from esper.karn.reports.run_catalogue import RunSummary
 from esper.karn.reports.run_comparison import Compared, RunComparison, short_names
+from esper.karn.reports.run_folder.run_summary import RunSummary
 from esper.karn.sanctum.drawing.overlay import Curve, curve_styles, overlay
 from esper.karn.sanctum.runs.comparison_panel import render_comparison, written
 from esper.karn.store.liveness import RunStatus, StatusKind

@@ -76,6 +76,8 @@ class Poller:
             with closing(self.observer) as observer:
                 while observer is self.observer and not self._ending.is_set():
                     self._read(observer)
+        if self._catalogue is not None:
+            self._catalogue.save()
 
     def _read(self, observer: Observer) -> None:
         view = self._complete(observer(self._clock()))

@@ -20,9 +20,14 @@ class UpdateLedger:
         newest: number of the newest update ever completed, including updates before a resume
             went back.
         lacks_updates: whether the run was resumed after an update that has no event.
+
+    Args:
+        keeps_histories: whether to keep the histories of figures, which take most of the time; the
+            history of scores is always kept.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, keeps_histories: bool = True) -> None:
+        self._keeps_histories = keeps_histories
         self.newest = 0
         self.lacks_updates = False
         self._kept: deque[PPOUpdatePayload] = deque(maxlen=UPDATES_KEPT)
@@ -49,7 +54,8 @@ class UpdateLedger:
     def add(self, payload: PPOUpdatePayload) -> None:
         """Add a completed update."""
         self._kept.append(payload)
-        self._history.add(payload.update, payload)
+        if self._keeps_histories:
+            self._history.add(payload.update, payload)
         self._histories = None
         self._skipped += payload.minibatches_skipped
         self._rescaled += payload.minibatches_rescaled

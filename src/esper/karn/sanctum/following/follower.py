@@ -1,15 +1,16 @@
 """Reads new events of a run's store and folds them, for a live, stopped or dead run alike."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from esper.karn.sanctum.aggregator import SanctumAggregator
 from esper.karn.sanctum.fold.attention import Light, light_of, lit_lights
 from esper.karn.sanctum.fold.doubt import Doubt
+from esper.karn.sanctum.following.digest import Digest, DigestNotes
 from esper.karn.sanctum.following.folding import EVENTS_PER_READ, first_that_counts, join_tables
 from esper.karn.sanctum.following.time_travel import TimeTravel
 from esper.karn.sanctum.following.update_index import UpdateIndex
@@ -37,6 +38,7 @@ class Frame:
     completeness: Completeness = COMPLETE
     is_behind: bool = False  # there is more to read: poll again without waiting
     wal_bytes: int = 0  # size of the WAL of a store that is being written
+    settings: Mapping[str, Any] = field(default_factory=dict)  # of the last start or resume
 
     @property
     def doubt(self) -> Doubt:
@@ -51,6 +53,10 @@ class RunFollower:
         directory: the run's directory; it need not exist yet.
         brief: whether to skip events that come many times per update, for a summary; hosts,
             decisions and speed then stay unknown.
+        digest: of a summary follower that read this run before: the events to read. Ignored if the
+            run's store is another one, or lacks one of them.
+        keeps_histories: whether the snapshot has the histories of figures. Without them, and with
+            `brief`, the follower makes a digest.
         stays_open: whether to keep the store open while it changes, which makes frequent polls
             cheaper; `close` must then be called at the end.
         ticks: returns seconds of a monotonic clock.
@@ -61,11 +67,15 @@ class RunFollower:
         directory: Path,
         *,
         brief: bool = False,
+        keeps_histories: bool = True,
+        digest: Digest | None = None,
         stays_open: bool = False,
         ticks: Callable[[], float] = time.monotonic,
     ) -> None:
         self._directory = directory
         self._is_brief = brief
+        self._keeps_histories = keeps_histories
+        self._given_digest = digest
         self._stays_open = stays_open
         self._ticks = ticks
         self._reader = RunReader(directory)
@@ -145,13 +155,20 @@ class RunFollower:
             gap=None if self._is_behind or self._error is not None else self._gap(status),
         )
         wal_bytes = 0 if status.is_over else self._reader.wal_bytes()
-        return Frame(snapshot, status, completeness, self._is_behind, wal_bytes)
+        settings = self._aggregator.settings
+        return Frame(snapshot, status, completeness, self._is_behind, wal_bytes, settings)
 
     def catch_up(self) -> Frame:
         """Poll until all events are read."""
         while (frame := self.poll(time.time())).is_behind:
             pass
         return frame
+
+    def digest(self) -> Digest | None:
+        """Return the events that a summary of the run depends on; None if it must be read whole."""
+        if self._is_behind or self._notes is None or self._error is not None:
+            return None
+        return self._notes.digest(self._gap_check.store_id, self._cursor)
 
     def close(self) -> None:
         """Close the store."""
@@ -232,7 +249,9 @@ class RunFollower:
         return self._looked_up[1]
 
     def _start_over(self) -> None:
-        self._aggregator = SanctumAggregator()
+        self._aggregator = SanctumAggregator(keeps_histories=self._keeps_histories)
+        is_summary = self._is_brief and not self._keeps_histories
+        self._notes = DigestNotes() if is_summary else None
         self._index = UpdateIndex()
         self._time_travel = TimeTravel(
             self._reader, self._index, self._other_sightings, self._capsules
@@ -275,6 +294,7 @@ class RunFollower:
                 self._remember_lights()
                 self._start_over()  # replaced, with the same file number: stores never lose events
             self._gap_check.read()
+            self._begin_with_digest(newest)
             if self._counts_from is None:
                 self._counts_from = 1 if self._is_brief else first_that_counts(self._reader, newest)
             self._apply_new(self._counts_from, newest)
@@ -286,6 +306,22 @@ class RunFollower:
                 self._aggregator.apply(beat)
             self._heartbeat, self._heartbeat_at = beat.payload, beat.time
 
+    def _begin_with_digest(self, newest: int) -> None:
+        """Apply the events of a digest, and skip the others up to its last."""
+        digest, self._given_digest = self._given_digest, None
+        if digest is None or self._notes is None or self._cursor or newest < digest.up_to:
+            return
+        if digest.store_id != self._gap_check.store_id:
+            return
+        events = self._reader.read_these(digest.ids)
+        if tuple(event.id for event in events) != digest.ids:
+            return
+        for event in events:
+            self._aggregator.apply(event)
+            self._notes.note(event)
+        self._aggregator.skip_to(digest.up_to)
+        self._cursor = digest.up_to
+
     def _apply_new(self, counts_from: int, newest: int) -> None:
         bulk = not self._is_brief or not self._reader.rare_is_whole(newest)
         budget = EVENTS_PER_POLL
@@ -296,6 +332,8 @@ class RunFollower:
             events = self._reader.read(self._cursor, limit, up_to=end, bulk=bulk and not is_old)
             for event in events:
                 self._aggregator.apply(event)
+                if self._notes is not None:
+                    self._notes.note(event)
                 if not self._is_brief:
                     self._index.note(event, self._aggregator)
             budget -= len(events)

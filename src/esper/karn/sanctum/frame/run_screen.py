@@ -23,7 +23,7 @@ from esper.karn.sanctum.frame.time_bar import TimeBar, updates_of
 from esper.leyline.text.plain_text import printable
 
 if TYPE_CHECKING:
-    from esper.karn.reports.run_catalogue import RunSummary
+    from esper.karn.reports.run_folder.run_summary import RunSummary
 
 #: Columns and lines a screen needs; a smaller terminal shows the run in a few lines.
 SMALLEST: tuple[int, int] = (72, 23)

@@ -16,7 +16,7 @@ from typing import Final, NamedTuple
 
 from rich.text import Text
 
-from esper.karn.reports.run_catalogue import RunSummary
+from esper.karn.reports.run_folder.run_summary import RunSummary
 from esper.karn.text.columns import GAP, in_columns
 from esper.karn.text.figures import ABSENT, cut, figure
 from esper.karn.text.light_signs import LIT, LIT_BY_DRILL, UNKNOWN, UNLIT

@@ -1,15 +1,16 @@
 """The list of all runs: it can be sorted, filtered, and marked for comparison."""
 
-import math
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar, Final
+from typing import ClassVar, Final
 
 from rich.text import Text
 from textual.binding import Binding, BindingType
 from textual.message import Message
 
-from esper.karn.reports.run_catalogue import RunSummary
+from esper.karn.reports.run_folder.run_query import ORDERS, QueryError, RunQuery, parse_query
+from esper.karn.reports.run_folder.run_summary import RunSummary
 from esper.karn.sanctum.drawing.choice_panel import ChoicePanel
 from esper.karn.sanctum.fold.view import View
 from esper.karn.sanctum.runs.run_lines import RunLines
@@ -20,20 +21,6 @@ NO_RUNS: Final = "no runs yet"
 _NONE_FOUND: Final = "no run matches the filter"
 #: Runs that can be compared: as many as there are letters.
 MOST_MARKED: Final = 26
-
-#: Orders by name: the key that runs are sorted by, and whether the largest is first.
-_ORDERS: Final[dict[str, tuple[Callable[[RunSummary], Any], bool]]] = {
-    "newest": (lambda run: run.path.name, True),
-    "score": (lambda run: _or_lowest(run.score), True),
-    "best": (lambda run: _or_lowest(run.best_score), True),
-    "incidents": (lambda run: run.incidents, True),
-    "status": (lambda run: str(run.status.kind), False),
-    "name": (lambda run: (run.name or run.run_id).lower(), False),
-}
-
-
-def _or_lowest(value: float | None) -> float:
-    return value if value is not None and math.isfinite(value) else -math.inf
 
 
 class RunsPanel(ChoicePanel):
@@ -78,14 +65,22 @@ class RunsPanel(ChoicePanel):
         self._runs: Sequence[RunSummary] = ()  # in the order of the lines
         self._lines_of_runs = RunLines()
         self._nothing = NO_RUNS
+        self._paths: list[Path] = []  # of the lines
+        self._query = RunQuery()
         self.filter_text = ""
-        self.order = "newest"
+        self.filter_error: str | None = None  # why the text filters nothing, as a sentence
+        self.order = ORDERS[0]
         self.marked: list[Path] = []  # in the order in which they were marked
 
     @property
     def chosen_run(self) -> RunSummary | None:
         """The run of the chosen line."""
-        return next((run for run in self._runs if run.path == self.chosen), None)
+        return self._runs[self.index] if self._runs else None
+
+    @property
+    def listed(self) -> Sequence[RunSummary]:
+        """The runs that match the filter; the same object until the list changes."""
+        return self._runs
 
     def list_runs(self, runs: Sequence[RunSummary], nothing: str = NO_RUNS) -> None:
         """Show other runs.
@@ -101,18 +96,30 @@ class RunsPanel(ChoicePanel):
         self._arrange()
 
     def filter(self, text: str) -> None:
-        """Show the runs with every word of a text in their name, task, status, lights or note."""
-        if text != self.filter_text:
-            self.filter_text = text
-            self._arrange()
+        """Show the runs that match a query, as in `esper runs`.
+
+        While it cannot be understood, the runs of the query before stay, and `filter_error` says
+        why.
+        """
+        if text == self.filter_text:
+            return
+        self.filter_text, self.filter_error = text, None
+        try:
+            self._query = parse_query([text])
+        except QueryError as error:
+            self.filter_error = str(error)
+        self._arrange()
 
     def _arrange(self) -> None:
-        words = self.filter_text.lower().split()
-        found = [run for run in self._all if all(word in _searched(run) for word in words)]
-        key, is_descending = _ORDERS[self.order]
-        found.sort(key=lambda run: run.path.name, reverse=True)  # equal keys: the newest first
-        self._runs = tuple(sorted(found, key=key, reverse=is_descending))
-        self._keys = [run.path for run in self._runs]
+        query = self._query
+        order = {} if query.order else {"order": self.order}
+        try:
+            found = replace(query, **order).select(self._all)
+        except QueryError as error:
+            self.filter_error = str(error)
+            found = replace(query, terms=(), keys=(), order=self.order).select(self._all)
+        self._runs = tuple(found)
+        self._keys = self._paths = [run.path for run in self._runs]
         self.redraw()
         self.post_message(self.Changed())
 
@@ -121,8 +128,11 @@ class RunsPanel(ChoicePanel):
         shown = (
             f"{len(self._runs)} of {len(self._all)}" if self.filter_text else str(len(self._all))
         )
-        parts = [f"{shown} {plural(len(self._all), 'run')}", f"sorted by {self.order}"]
-        if self.filter_text:
+        order = self._query.order or self.order
+        parts = [f"{shown} {plural(len(self._all), 'run')}", f"sorted by {order}"]
+        if self.filter_error is not None:
+            parts.insert(0, f"! {self.filter_error}")
+        elif self.filter_text:
             parts.append(f"filter {self.filter_text!r}")
         if self.marked:
             parts.append(f"{len(self.marked)} marked")
@@ -134,7 +144,7 @@ class RunsPanel(ChoicePanel):
         return view.directory
 
     def keys(self, view: View) -> Sequence[Hashable]:
-        return [run.path for run in self._runs]
+        return self._paths
 
     def rows(self, view: View, width: int, palette: Palette) -> list[Text]:
         if not self._runs:
@@ -173,13 +183,5 @@ class RunsPanel(ChoicePanel):
 
     def action_order(self) -> None:
         """Sort by the next of the orders."""
-        names = list(_ORDERS)
-        self.order = names[(names.index(self.order) + 1) % len(names)]
+        self.order = ORDERS[(ORDERS.index(self.order) + 1) % len(ORDERS)]
         self._arrange()
-
-
-def _searched(run: RunSummary) -> str:
-    lit = [f"{word} {name}" for word, names in run.lights().items() for name in names]
-    lit += ["stalled"] if run.is_stalled else []
-    parts = (run.run_id, run.name, run.task, run.library, str(run.status.kind), run.note, *lit)
-    return " ".join(parts).lower()

@@ -10,17 +10,21 @@ from textual.binding import Binding, BindingType
 from textual.widgets import Input, Static
 from textual.worker import get_current_worker
 
-from esper.karn.reports.run_catalogue import RunSummary
 from esper.karn.reports.run_comparison import RunComparison, compare_runs
+from esper.karn.reports.run_folder.run_summary import RunSummary
 from esper.karn.sanctum.drawing.choice_panel import ChoicePanel
 from esper.karn.sanctum.drawing.themes import palette_of
 from esper.karn.sanctum.frame.run_screen import RunScreen, RunsUpdated
 from esper.karn.sanctum.runs.comparison_panel import ComparisonPanel
+from esper.karn.sanctum.runs.funnel_panel import FunnelPanel
 from esper.karn.sanctum.runs.runs_panel import NO_RUNS, RunsPanel
 from esper.karn.store.run_files.run_note import LONGEST_NOTE, NoteError, write_note
-from esper.leyline.text.plain_text import printable, printable_line
+from esper.leyline.text.plain_text import printable_line
 
-_KEYS: Final = "enter opens, space marks, c compares, o sorts, / filters, e notes"
+_KEYS: Final = "enter opens, space marks, c compares, o sorts, / filters, f funnel, e notes"
+
+
+_FILTER: Final = "lit:op  status:dead  seed:3  score>=0.7  learning_rate>=1e-3  sort:best  a text"
 
 
 class _Shown(NamedTuple):
@@ -35,9 +39,10 @@ class RunsScreen(RunScreen):
     AUTO_FOCUS = "#runs"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("c", "compare", "Compare", tooltip="Compare the marked runs, or close it"),
-        Binding("slash", "filter", "Filter", tooltip="Show the runs with a text"),
+        Binding("slash", "filter", "Filter", tooltip="Show some runs: lit:op, score>=0.7, a text"),
+        Binding("f", "funnel", "Funnel", tooltip="Show which head lit first, by each setting"),
         Binding("e", "edit_note", "Note", tooltip="Write a note on the chosen run"),
-        Binding("escape", "close", show=False, tooltip="Close the comparison, or the filter"),
+        Binding("escape", "close", show=False, tooltip="Close the comparison, funnel or filter"),
     ]
     WANTS_RUNS = True
 
@@ -47,6 +52,7 @@ class RunsScreen(RunScreen):
         # The compared runs as they were then: they may change in the meantime.
         self._compared: list[_Shown] = []
         self._is_reading = False
+        self._room: int | None = None  # most lines of the list; None for no limit
         self._noted: Path | None = None  # the run whose note is edited; None while filtering
 
     @property
@@ -60,12 +66,13 @@ class RunsScreen(RunScreen):
         yield RunsPanel(id="runs")
         yield Static(id="runs-summary", markup=False)
         yield Input(id="runs-input", compact=True)
+        yield FunnelPanel(id="funnel")
         yield ComparisonPanel(id="comparison")
 
     def on_runs_updated(self, message: RunsUpdated) -> None:
         """Show the current runs."""
         error = self.query_one("#runs-error", Static)
-        error.update(printable(f"! {message.error}"))
+        _show_text(error, f"! {message.error}")
         error.set_class(message.error is not None, "-shown")
         panel = self.query_one(RunsPanel)
         self._has_all_runs = not message.is_behind
@@ -85,6 +92,8 @@ class RunsScreen(RunScreen):
         message.stop()
         self._give_room()
         self._summarise()
+        if self.has_class("-funnel"):
+            self.query_one(FunnelPanel).list_runs(self.query_one(RunsPanel).listed)
 
     def on_choice_panel_chosen(self, message: ChoicePanel.Chosen) -> None:
         """Show the note of the chosen run."""
@@ -98,14 +107,14 @@ class RunsScreen(RunScreen):
         run = panel.chosen_run
         if run is not None and run.note:
             text = f"note: {run.note} · {text}"
-        self.query_one("#runs-summary", Static).update(printable_line(text))
+        _show_text(self.query_one("#runs-summary", Static), text)
 
     # Filter and note
 
     def action_filter(self) -> None:
         """Open the input for a filter."""
         self._noted = None
-        field = self._open_input("filter by name, task, status, light or note")
+        field = self._open_input(_FILTER)
         field.value = self.query_one(RunsPanel).filter_text
 
     def action_edit_note(self) -> None:
@@ -149,6 +158,20 @@ class RunsScreen(RunScreen):
             message = str(error)
             self.app.call_from_thread(self.notify, message, severity="error", markup=False)
 
+    # Funnel
+
+    def action_funnel(self) -> None:
+        """Open the funnel; group it by the next setting; close it after the last."""
+        panel = self.query_one(FunnelPanel)
+        if self.has_class("-funnel"):
+            if not panel.turn():
+                self.remove_class("-funnel")
+            return
+        self.remove_class("-compared")
+        self._give_room()
+        self.add_class("-funnel")
+        panel.open(self.query_one(RunsPanel).listed)
+
     # Comparison
 
     def action_compare(self) -> None:
@@ -160,6 +183,7 @@ class RunsScreen(RunScreen):
         if len(runs) < 2:
             self.notify("a comparison needs at least two runs: mark them with space")
             return
+        self.remove_class("-funnel")
         self.add_class("-compared")
         self._give_room()
         comparison = self.query_one(ComparisonPanel)
@@ -197,10 +221,13 @@ class RunsScreen(RunScreen):
         """Give the comparison the height that the list does not need."""
         runs = self.query_one(RunsPanel)
         lines = runs.virtual_size.height + 1  # and the border
-        runs.styles.max_height = lines if self.has_class("-compared") else None
+        wanted = lines if self.has_class("-compared") else None
+        if wanted != self._room:  # setting a style, even to its value, lays the screen out again
+            self._room = wanted
+            runs.styles.max_height = wanted
 
     def action_close(self) -> None:
-        """Close the input, the comparison or the filter."""
+        """Close the input, the funnel, the comparison or the filter."""
         if self.maximized is not None:
             self.minimize()
             return
@@ -209,11 +236,26 @@ class RunsScreen(RunScreen):
                 self.query_one(RunsPanel).filter("")
             self._close_input()
             return
+        if self.has_class("-funnel"):
+            self.remove_class("-funnel")
+            return
         if not self.has_class("-compared"):
             self.query_one(RunsPanel).filter("")
         self.remove_class("-compared")
         self._give_room()
         self.query_one(RunsPanel).focus()
+
+
+def _show_text(line: Static, text: str) -> None:
+    """Show one line of text. An update lays out and paints the whole screen, so only if it changed.
+
+    Args:
+        line: the widget.
+        text: the new text.
+    """
+    text = printable_line(text)
+    if text != str(line.content):
+        line.update(text)
 
 
 def _shown_of(run: RunSummary) -> _Shown:

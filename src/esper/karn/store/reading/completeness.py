@@ -64,6 +64,9 @@ class EventsRead:
 class GapCheck:
     """Checks whether a readable store lacks something that the run once reported.
 
+    Attributes:
+        store_id: id of the store that was read last; None if it has none.
+
     Args:
         reader: reader of the run's store.
     """
@@ -75,7 +78,7 @@ class GapCheck:
     def start_over(self) -> None:
         """Forget the store that was read: another file has taken its place."""
         self._has_tables = False
-        self._store_id: str | None = None
+        self.store_id: str | None = None
         self._thinned = Thinned(0, 0)
         self._is_thinned_whole = True
         self._journal: Journal | None = None
@@ -91,7 +94,7 @@ class GapCheck:
             RunStoreError: the store cannot be read.
         """
         self._has_tables = self._reader.has_tables()
-        self._store_id = self._reader.store_id()
+        self.store_id = self._reader.store_id()
         if (thinned := self._reader.thinned()) != self._thinned:
             self._thinned = thinned
             self._is_thinned_whole = self._reader.thinned_is_whole()
@@ -110,7 +113,7 @@ class GapCheck:
         if latch_file.error is not None:
             return latch_file.error
         stores = latch_file.stores
-        if stores and (len(stores) > 1 or self._store_id != stores[-1]):
+        if stores and (len(stores) > 1 or self.store_id != stores[-1]):
             return "the store was replaced by another one during the run"
         if events.last_id < latch_file.last_event:
             return "the store is older than the run: its newest events are missing"

@@ -23,7 +23,7 @@ from esper.karn.store.tables.event_rows import SELECT_EVENTS, event_of, plausibl
 from esper.karn.store.tables.run_tables import columns_of, store_id_of
 from esper.karn.store.tables.sighting_rows import sightings_in
 from esper.karn.store.tables.thinning import COMMON_KINDS, RARE, Thinned, thinned_of
-from esper.leyline.telemetry import Event, Heartbeat, NonfiniteSighting
+from esper.leyline.telemetry import DamagedPayload, Event, Heartbeat, NonfiniteSighting
 from esper.leyline.text.sighting_words import KIND_WORDS
 
 _NEWEST: Final = 2**63 - 1  # the largest possible id
@@ -122,6 +122,19 @@ class RunReader(ReadOnlyStore):
             return list(starmap(event_of, rows))
         last = min(up_to, self._last_id(connection))
         return read_one_by_one(connection, after, last, limit)
+
+    def read_these(self, ids: Sequence[int]) -> list[Event]:
+        """Return the events with these ids that can be read, in the order of their ids.
+
+        Raises:
+            RunStoreError: as `read`.
+        """
+        with self._connection() as connection:
+            if connection is None or not ids:
+                return []
+            query = f"{SELECT_EVENTS} WHERE id IN ({', '.join(map(str, ids))}) ORDER BY id"
+            found = starmap(event_of, connection.execute(query).fetchall())
+            return [event for event in found if not isinstance(event.payload, DamagedPayload)]
 
     def thinned(self) -> Thinned:
         """Return which events were removed from the store to keep it small.

@@ -1,0 +1,124 @@
+"""The index of a folder of runs: a file beside them, so that their stores need not be read again.
+
+The summary of a run that has ended counts only while the files of the run have the stamps that they
+had when it was read. Of an active run, the index only knows which events of its store matter
+(`Digest`). The index may be deleted at any time. It is replaced as a whole, so readers find a whole
+one; a damaged one, or one of another version of Esper, is ignored.
+"""
+
+import fcntl
+import os
+import socket
+import zlib
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from esper.karn.reports.run_folder.run_summary import RunSummary
+from esper.karn.sanctum.following.digest import Digest
+from esper.karn.store.file_stamps import FileStamp
+from esper.karn.store.liveness import StatusKind
+from esper.leyline.version import VERSION
+
+INDEX_NAME: Final = ".esper-runs-index"
+_PARTIAL_NAME: Final = ".esper-runs-index.partial"
+#: Increased when the meaning of a field changes.
+_MAGIC: Final = f"esper runs index 1 {VERSION}\n".encode()
+_CHECKSUM_BYTES: Final = 4
+#: Larger than the index of 100,000 runs: another file is not read into memory.
+_MOST_BYTES: Final = 1 << 28
+
+Stamps = tuple[FileStamp | None, ...]
+
+
+class IndexedRun(msgspec.Struct, frozen=True, array_like=True):
+    """What the index knows of a run: a summary with its stamps, or a digest.
+
+    Attributes:
+        name: name of the run's folder.
+        stamps: stamps of the run's files when its summary was read.
+        summary: of a run that has ended.
+        digest: of an active run.
+    """
+
+    name: str
+    stamps: Stamps = ()
+    summary: RunSummary | None = None
+    digest: Digest | None = None
+
+
+class _Index(msgspec.Struct, array_like=True):
+    machine: str
+    runs: list[IndexedRun]
+
+
+def _from_path(value: Any) -> Any:
+    return str(value)
+
+
+def _to_path(kind: type, value: Any) -> Any:
+    return kind(value)
+
+
+_encode = msgspec.msgpack.Encoder(enc_hook=_from_path).encode
+_decode = msgspec.msgpack.Decoder(_Index, dec_hook=_to_path).decode
+
+
+def read_index(run_dir: Path) -> dict[str, IndexedRun]:
+    """Return what the index knows, by the name of a run's folder; empty if it cannot be used."""
+    try:
+        descriptor = os.open(run_dir / INDEX_NAME, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        with open(descriptor, "rb") as file:
+            data = file.read(_MOST_BYTES)
+    except OSError:
+        return {}
+    start = len(_MAGIC) + _CHECKSUM_BYTES
+    body = memoryview(data)[start:]
+    if data[: len(_MAGIC)] != _MAGIC or _checksum(body) != data[len(_MAGIC) : start]:
+        return {}
+    try:
+        index = _decode(body)
+    except (msgspec.MsgspecError, ValueError, TypeError, RecursionError):
+        return {}
+    is_here = index.machine == socket.gethostname()
+    return {
+        run.name: run
+        for run in index.runs
+        # Whether a process is gone can only be looked up on its own machine.
+        if is_here or run.summary is None or run.summary.status.kind is not StatusKind.DEAD
+    }
+
+
+def write_index(run_dir: Path, runs: Iterable[IndexedRun]) -> bool:
+    """Replace the index; return whether that was possible, which it need not be.
+
+    It is not if the folder cannot be written, or if another process writes the index just then.
+    """
+    body = _encode(_Index(socket.gethostname(), list(runs)))
+    partial = run_dir / _PARTIAL_NAME
+    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+    try:
+        descriptor = os.open(partial, flags, 0o666)
+    except OSError:
+        return False
+    with open(descriptor, "r+b") as file:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not os.path.samestat(os.fstat(descriptor), os.lstat(partial)):
+                return False  # another process has just made it the index
+            file.truncate(0)
+            file.writelines((_MAGIC, _checksum(body), body))
+            file.flush()
+            os.replace(partial, run_dir / INDEX_NAME)
+        except OSError:
+            with suppress(OSError):
+                file.truncate(0)  # the disk may be full
+            return False
+    return True
+
+
+def _checksum(data: bytes | memoryview) -> bytes:
+    return zlib.crc32(data).to_bytes(_CHECKSUM_BYTES, "big")

@@ -1,0 +1,110 @@
+"""Summaries and funnels as JSON. It never holds NaN or Infinity, which JSON does not have.
+
+Such a figure is one of the strings "NaN", "+Inf" and "-Inf". `docs/guides/many-runs.md` describes
+the form, and tests hold it.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from esper.karn.reports.run_folder.funnel import Funnel
+from esper.karn.reports.run_folder.run_summary import RunSummary
+from esper.karn.text.figures import figure
+
+
+def runs_as_json(
+    run_dir: Path, query: str, total: int, runs: Sequence[RunSummary], funnel: Funnel | None
+) -> dict[str, Any]:
+    """Return the report of `esper runs --json`.
+
+    Args:
+        run_dir: the folder.
+        query: the filter as it was given.
+        total: number of runs in the folder.
+        runs: those that match, in order.
+        funnel: their funnel; None if it was not asked for.
+    """
+    report: dict[str, Any] = {"run_dir": str(run_dir), "filter": query, "total": total}
+    report["runs"] = [_run_as_json(run) for run in runs]
+    if funnel is not None:
+        report["funnel"] = _funnel_as_json(funnel)
+    return report
+
+
+def plain(value: Any) -> Any:
+    """Return a value with all non-finite floats as strings, in containers too."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return figure(value)
+    if isinstance(value, Mapping):
+        return {str(key): plain(one) for key, one in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [plain(one) for one in value]
+    if value is None or isinstance(value, str | int | float):
+        return value
+    return str(value)
+
+
+def _run_as_json(run: RunSummary) -> dict[str, Any]:
+    lights = run.lights()
+    first = run.first_light
+    return {
+        "run": run.run_id,
+        "path": str(run.path),
+        "status": str(run.status.kind),
+        "reason": run.status.sentence,
+        "name": run.name,
+        "task": run.task,
+        "library": run.library,
+        "seed": run.rng_seed,
+        "started_at": run.started_at,
+        "update": run.update,
+        "episodes_done": run.episodes_done,
+        "episodes": run.episodes,
+        "score": plain(run.score),
+        "best_score": plain(run.best_score),
+        "lit": {
+            "inf": list(lights["Inf"]),
+            "nan": list(lights["NaN"]),
+            "stalled": run.is_stalled,
+        },
+        "lit_by_drills": [[word.lower(), name] for word, name in sorted(run.planted)],
+        "first_light": None
+        if first is None
+        else {
+            "light": first.light.lower(),
+            "name": first.name,
+            "update": first.update,
+            "drill": first.planted,
+        },
+        "doubt": run.doubt.sentence,
+        "incidents": run.incidents,
+        "note": run.note,
+        "settings": plain(run.settings),
+    }
+
+
+def _funnel_as_json(funnel: Funnel) -> dict[str, Any]:
+    return {
+        "setting": funnel.setting,
+        "groups": [
+            {
+                "value": plain(group.value),
+                "runs": group.runs,
+                "lit": group.lit,
+                "unknown": group.unknown,
+                "first": [
+                    {
+                        "name": count.name,
+                        "runs": count.runs,
+                        "updates": None
+                        if count.updates is None
+                        else dict(zip(("first", "median", "last"), count.updates, strict=True)),
+                    }
+                    for count in group.first
+                ],
+            }
+            for group in funnel.groups
+        ],
+    }
