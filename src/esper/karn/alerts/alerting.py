@@ -203,9 +203,10 @@ class Alerting:
             self._send_pending()
 
     def _look_at(self, poll: RunPoll, known: _Known) -> None:
+        has_news = any(directory == poll.directory for directory, _ in self._pending)
         # A damaged store can cause any exception; the other runs must still be watched.
         try:
-            found = poll.look(time.time(), time.monotonic(), known.edges)
+            found = poll.look(time.time(), time.monotonic(), known.edges, has_news=has_news)
         except Exception as error:  # noqa: BLE001
             self._report(f"{poll.directory.name} cannot be looked at: {error!r}")
             return

@@ -4,6 +4,7 @@ Nothing here reads files or clocks. Each fact has a key that stays the same as l
 same thing: a light has one for the whole run, the end of a process has one for each process.
 """
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +35,9 @@ from esper.leyline.text.plurals import counted
 _ESCALATIONS: Final = ("skip", "rollback")
 _DIED: Final = (StatusKind.DEAD, StatusKind.FAILED)
 _FINISHED: Final = (StatusKind.FINISHED, StatusKind.STOPPED)
+_PROCESS: Final = re.compile(r":(\d+)@(\d+)")
+#: Tolerance between two readings of a process's start time, in seconds.
+_CLOCK_STEP: Final = 2
 #: An ended run counts as failing for the heartbeat this long after its end, in seconds.
 FAILING_SECONDS: Final = 3600.0
 
@@ -212,6 +216,8 @@ def _ends(view: RunView) -> Iterator[Edge]:
         yield _edge(view, key, "halt", text, time=at, update=update, **_first_advice(view))
     if status.kind in _DIED:
         sentence = f"{status.sentence} (update {update})"
+        if status.kind is StatusKind.DEAD and view.frame.doubt.unknown_lights is not None:
+            sentence += f"; {view.frame.doubt.unknown_lights}"
         key = f"died:{_process(view)}"
         yield _edge(view, key, "died", sentence, time=_ended_at(view), update=update)
     if status.kind in _FINISHED:
@@ -236,9 +242,15 @@ def _ended_at(view: RunView) -> float | None:
 
 
 def _process(view: RunView) -> str:
+    """Return what identifies the process that trains a run: "123@1795816261"."""
     run = view.frame.snapshot.run
-    started = 0 if run.process_start_time is None else round(run.process_start_time)
-    return f"{run.pid or 0}@{started}"
+    pid, started = run.pid or 0, round(run.process_start_time or 0.0)
+    for key in view.told:
+        # A clock that was adjusted has moved the start time since.
+        found = _PROCESS.search(key)
+        if found and int(found[1]) == pid and abs(int(found[2]) - started) <= _CLOCK_STEP:
+            return f"{pid}@{found[2]}"
+    return f"{pid}@{started}"
 
 
 def _stalls(view: RunView) -> Iterator[Edge]:
@@ -285,5 +297,5 @@ def _troubles(view: RunView) -> Iterator[Edge]:
     if doubt.error is not None or status.kind is StatusKind.UNREADABLE:
         sentence = doubt.error or status.sentence
         yield _edge(view, "trouble:unreadable", "trouble", sentence)
-    elif doubt.unknown_lights is not None:
+    elif doubt.unknown_lights is not None and status.kind is not StatusKind.DEAD:
         yield _edge(view, "trouble:unknown-lights", "trouble", doubt.unknown_lights)

@@ -5,6 +5,7 @@ import time
 import uuid
 from collections.abc import Sequence
 from itertools import groupby
+from pathlib import Path
 from typing import Any, Final
 
 import msgspec
@@ -47,7 +48,7 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
         marks = [
             word
             for word, is_so in (
-                ("drill", self.is_drill or all(edge.planted for edge in self.edges)),
+                ("drill", self.is_drill or _is_drill(self.edges)),
                 ("past", self.is_past),
             )
             if is_so
@@ -64,12 +65,14 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
         """The edges of each run on lines of their own."""
         lines: list[str] = []
         shown = self.edges[:_EDGES_IN_TEXT]
-        for run, edges in groupby(shown, key=lambda edge: edge.run):
-            lines.append(run)
+        for run, found in groupby(shown, key=lambda edge: edge.run):
+            edges = list(found)
+            folder = str(Path(edges[0].path).parent)
+            lines.append(f"{run} on {socket.gethostname()}, {folder}" if edges[0].path else run)
             command = ""
             for edge in edges:
                 lines += _lines_of(edge)
-                command = edge.command or command
+                command = command or edge.command
             lines += [f"  more: {command}"] if command else []
         left_out = len(self.edges) - len(shown)
         lines += [f"and {left_out} more"] if left_out else []
@@ -89,6 +92,12 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
             "alerts": [msgspec.to_builtins(edge) for edge in shown],
             "alerts_left_out": len(self.edges) - len(shown),
         }
+
+
+def _is_drill(edges: Sequence[Edge]) -> bool:
+    """Return whether drills alone caused what happened; an escalation follows from its lights."""
+    lights = [edge.planted for edge in edges if edge.kind == "light"]
+    return bool(lights) and all(lights) and all(e.kind in ("light", "escalation") for e in edges)
 
 
 def _lines_of(edge: Edge) -> list[str]:
@@ -118,7 +127,7 @@ def drill_message() -> Message:
         kind="light",
         run="drill",
         path="",
-        sentence="this is a test by `esper alert --test`: nothing happened",
+        sentence="this is a test of `esper alert --test`, nothing happened",
         time=time.time(),
         planted=True,
     )

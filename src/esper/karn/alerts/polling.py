@@ -30,7 +30,7 @@ from esper.leyline.telemetry import PPOUpdatePayload
 READ_SECONDS: Final = 10.0
 #: A store without a change for so long has missed heartbeats: its process is looked up.
 _QUIET_SECONDS: Final = 6.0
-#: Time between two listings of a folder, in seconds.
+#: Longest time between two listings of a folder, in seconds.
 _LIST_SECONDS: Final = 10.0
 #: A store that is being moved or copied looks damaged for a moment, so trouble must last this long.
 _TROUBLE_SECONDS: Final = 5.0
@@ -122,15 +122,18 @@ class RunPoll:
         """Return why the heartbeat of this run fails; None if nothing is wrong."""
         return None if self.view is None else failure_of(self.view)
 
-    def look(self, now: float, ticks: float, told: Mapping[str, Edge]) -> list[Edge] | None:
+    def look(
+        self, now: float, ticks: float, told: Mapping[str, Edge], *, has_news: bool = False
+    ) -> list[Edge] | None:
         """Return everything that can be told of the run; None if nothing was read.
 
         Args:
             now: seconds since the epoch.
             ticks: seconds of a monotonic clock.
             told: edges that were told or claimed before, by key.
+            has_news: whether edges of this run wait to be sent; their details are read again.
         """
-        if not self._is_due(ticks):
+        if not self._is_due(ticks) and not has_news:
             return None
         is_first = self.view is None
         frame = self._read(now)
@@ -233,7 +236,8 @@ class FolderPoll:
         self._folder = folder
         self._rules = rules
         self._runs: dict[Path, RunPoll] = {}
-        self._listed_at: float | None = None
+        self._listed_at: float | None = None  # by the monotonic clock
+        self._stamp: FileStamp | None = None
 
     def runs(self, ticks: float) -> list[RunPoll]:
         """Return the runs, newest first.
@@ -244,13 +248,15 @@ class FolderPoll:
         Raises:
             RunNotFoundError: the folder cannot be listed.
         """
-        if self._listed_at is None or ticks - self._listed_at >= _LIST_SECONDS:
+        stamp = file_stamp(self._folder)  # changes with each new run
+        waited = ticks - (self._listed_at or 0.0)
+        if self._listed_at is None or stamp != self._stamp or waited >= _LIST_SECONDS:
             is_first = self._listed_at is None
             self._runs = {
                 one: self._runs.get(one) or RunPoll(one, self._rules, was_there=is_first)
                 for one in reversed(run_directories(self._folder))
             }
-            self._listed_at = ticks
+            self._listed_at, self._stamp = ticks, stamp
         return list(self._runs.values())
 
 
