@@ -28,7 +28,7 @@ class Box:
         self.arrived.set()
         return "kept"
 
-    def keys(self):
+    def told(self):
         return [edge.key for message in self.messages for edge in message.edges]
 
 

@@ -16,7 +16,6 @@ from esper.karn.alerts.settings import AlertSettings, WebhookSettings, sinks_of
 from esper.karn.store.run_files.acknowledgements import acknowledge
 from esper.karn.store.run_store import RunWriter, create_run
 
-
 TRAINER = """
 import sys, os, time, psutil
 sys.path.insert(0, sys.argv[2])
@@ -86,7 +85,7 @@ def test_one_message_arrives_although_trainer_and_alerts_were_killed(tmp_path, s
 def test_everything_is_told_once_across_restarts(finished_run, box, once):
     assert once(finished_run.parent)
     assert len(box.messages) == 1  # all of it in one
-    keys = box.keys()
+    keys = box.told()
     assert {"light:op:inf"} < set(keys)
     assert len(keys) == len(set(keys))
 
@@ -102,7 +101,7 @@ def test_what_happened_before_the_start_is_marked_as_past(finished_run, box, onc
 
 def test_only_chosen_kinds_are_told(finished_run, box, once):
     once(finished_run, kinds=["finished"])
-    assert [key.split(":")[0] for key in box.keys()] == ["finished"]
+    assert [key.split(":")[0] for key in box.told()] == ["finished"]
 
 
 def test_an_acknowledged_light_is_not_told(finished_run, box, once):
@@ -147,7 +146,7 @@ def test_two_processes_with_the_same_sink_tell_a_thing_once(finished_run, box, a
         alerting.look()
     assert first.once()
     assert second.once()
-    assert len(box.keys()) == len(set(box.keys()))
+    assert len(box.told()) == len(set(box.told()))
 
 
 def test_a_new_run_is_found_and_followed(tmp_path, payloads, box, alerting_of):
@@ -160,14 +159,14 @@ def test_a_new_run_is_found_and_followed(tmp_path, payloads, box, alerting_of):
         assert box.arrived.wait(30)
     alerting.stop()
     clock.join()
-    assert box.keys() == ["light:op:nan"]
+    assert box.told() == ["light:op:nan"]
 
 
 def test_a_record_that_cannot_be_written_does_not_silence(finished_run, box, once):
     (finished_run / "alerts.jsonl").mkdir()
     said = []
     assert once(finished_run, report=said.append)
-    assert "light:op:inf" in box.keys()
+    assert "light:op:inf" in box.told()
     assert any("after a restart its alerts may be told again" in line for line in said)
 
 
