@@ -16,6 +16,7 @@ import traceback
 from collections.abc import Sequence
 from typing import NoReturn
 
+from esper.commands.alert import add_alert, alert
 from esper.commands.eval import add_eval
 from esper.commands.grow import add_grow
 from esper.commands.health import add_health
@@ -66,7 +67,7 @@ def _run(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> No
     _replace_unencodable_signs()
     # A closed pipe ends a report by SIGPIPE, as any other program: an exit code could be taken for
     # the verdict of the report. Training continues.
-    is_report = options.verb not in (ppo, run_script, train_child)
+    is_report = options.verb not in (ppo, run_script, train_child, alert)
     before = signal.signal(signal.SIGPIPE, signal.SIG_DFL if is_report else signal.SIG_IGN)
     try:
         code: int = options.verb(options)
@@ -155,6 +156,7 @@ def esper_parser(*, with_internal: bool = False) -> argparse.ArgumentParser:
     add_runs(verbs)
     add_health(verbs)
     add_incidents(verbs)
+    add_alert(verbs)
     add_replay(verbs)
     add_mirror(verbs)
     add_eval(verbs)

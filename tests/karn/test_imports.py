@@ -9,6 +9,8 @@ import pytest
 @pytest.mark.parametrize(
     "module",
     [
+        "esper.karn.alerts.alerting",
+        "esper.karn.alerts.settings",
         "esper.karn.store.run_store",
         "esper.karn.reports.health",
         "esper.karn.reports.runs",

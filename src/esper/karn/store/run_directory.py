@@ -157,7 +157,7 @@ def find_run(run_dir: Path, reference: str | None = None) -> Path:
     path = Path(reference).expanduser()
     if path.name == STORE_NAME and path.is_file():
         path = path.parent
-    if _is_run(path):
+    if is_run(path):
         return path
     raise RunNotFoundError(_not_found(reference, run_dir, runs))
 
@@ -190,10 +190,11 @@ def _runs_in(run_dir: Path) -> Iterator[Path]:
         return
     except PermissionError as error:
         raise RunNotFoundError(f"{run_dir} cannot be listed: permission denied") from error
-    yield from (entry for entry in entries if _is_run(entry))
+    yield from (entry for entry in entries if is_run(entry))
 
 
-def _is_run(path: Path) -> bool:
+def is_run(path: Path) -> bool:
+    """Return whether a folder is that of a run, which may have no store yet."""
     # A new run has no store yet, and a copied one may have any name.
     return path.is_dir() and (
         (path / STORE_NAME).exists() or _ID.fullmatch(path.resolve().name) is not None

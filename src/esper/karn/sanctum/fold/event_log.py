@@ -42,7 +42,7 @@ _STAGE_WORDS: Final[dict[int, str]] = {
 #: Cause of a transition within blending that only changes its target.
 _RETARGET: Final = "retarget"
 #: Words for the actions of interventions.
-_ACTION_WORDS: Final = {
+ACTION_WORDS: Final = {
     "repeat": "repeated: finite, nothing skipped",
     "skip": "skipped bad minibatches",
     "rollback": "rolled back",
@@ -82,7 +82,7 @@ def newly_lit(
 
 def intervention(payload: InterventionTaken) -> str:
     """Return the line of an intervention, with its reason."""
-    action = _ACTION_WORDS.get(payload.action, payload.action)
+    action = ACTION_WORDS.get(payload.action, payload.action)
     return f"update {payload.update} {action}: {payload.cause} ({payload.reason})"
 
 

@@ -1,0 +1,264 @@
+"""Looks at runs: opens a store only if its files changed, or its run may have died.
+
+A live run writes a heartbeat every 2 s. As long as its files change it is alive, and its store is
+read every `READ_SECONDS` only. A light is also written to a small file of its own, so a change of
+that one is read at once.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from esper.karn.alerts.edges import Edge
+from esper.karn.alerts.facts import RunView, facts_of, failure_of
+from esper.karn.sanctum.following.follower import Frame, RunFollower
+from esper.karn.store.errors import RunStoreError
+from esper.karn.store.file_stamps import FileStamp, file_stamp
+from esper.karn.store.liveness import StatusKind
+from esper.karn.store.reading.run_reader import RunReader
+from esper.karn.store.run_directory import STORE_NAME, run_directories
+from esper.karn.store.run_files.acknowledgements import ACKNOWLEDGEMENTS_NAME
+from esper.karn.store.run_files.acknowledgements import read as read_acknowledgements
+from esper.karn.store.run_files.latch_file import LATCHES_NAME
+from esper.leyline.files.incident_files import INCIDENTS_NAME
+from esper.leyline.telemetry import PPOUpdatePayload
+
+#: Longest time between two reads of the store of an active run that changes, in seconds.
+READ_SECONDS: Final = 10.0
+#: A store without a change for so long has missed heartbeats: its process is looked up.
+_QUIET_SECONDS: Final = 6.0
+#: Longest time between two listings of a folder, in seconds.
+_LIST_SECONDS: Final = 10.0
+#: A store that is being moved or copied looks damaged for a moment, so trouble must last this long.
+_TROUBLE_SECONDS: Final = 5.0
+
+_URGENT: Final = (LATCHES_NAME, INCIDENTS_NAME, ACKNOWLEDGEMENTS_NAME)
+_STORE: Final = (STORE_NAME, f"{STORE_NAME}-wal")
+_Stamps = tuple[FileStamp | None, ...]
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What counts as an edge.
+
+    Attributes:
+        kinds: kinds of edges that are told.
+        stalled_after: seconds without an update that count as a stall.
+        started_at: what happened before is marked as past, in seconds since the epoch.
+        is_single: whether runs are looked at once only: trouble is then told at once.
+    """
+
+    kinds: frozenset[str]
+    stalled_after: float
+    started_at: float
+    is_single: bool = False
+
+
+class UpdateClock:
+    """Seconds since the last update of a run; starts again with each process that trains it."""
+
+    def __init__(self) -> None:
+        self._seen: tuple[object, int] | None = None  # process and update
+        self._since = 0.0  # by the monotonic clock
+
+    def note(self, process: object, update: int, age: float, ticks: float) -> float:
+        """Return the seconds since the last update.
+
+        Args:
+            process: identifies the process.
+            update: the last update.
+            age: seconds since the last update by the store, used at the first call.
+            ticks: seconds of a monotonic clock.
+        """
+        if self._seen is None:
+            self._since = ticks - max(0.0, age)
+        elif self._seen != (process, update):
+            self._since = ticks
+        self._seen = process, update
+        return ticks - self._since
+
+
+class RunPoll:
+    """One run, looked at repeatedly.
+
+    Args:
+        directory: the run's directory.
+        rules: what counts as an edge.
+        was_there: whether the run was there when the alert process started.
+    """
+
+    def __init__(self, directory: Path, rules: Rules, *, was_there: bool) -> None:
+        self.directory = directory
+        self.view: RunView | None = None  # of the last look
+        self._rules = rules
+        self._was_there = was_there
+        self._follower: RunFollower | None = None
+        self._clock = UpdateClock()
+        self._urgent: _Stamps | None = None
+        self._store: _Stamps | None = None
+        self._changed_at = self._read_at = 0.0  # by the monotonic clock
+        self._troubles: dict[str, float] = {}  # key, and when it was first seen
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the run had ended at the last look."""
+        return self.view is not None and self.view.frame.status.is_over
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether the run had no event at the last look."""
+        return self.view is None or self.view.frame.status.kind is StatusKind.WAITING
+
+    @property
+    def is_training(self) -> bool:
+        """Whether the process of the run sent heartbeats at the last look."""
+        active = (StatusKind.LIVE, StatusKind.STARTING, StatusKind.STUCK)
+        return self.view is not None and self.view.frame.status.kind in active
+
+    def failure(self) -> str | None:
+        """Return why the heartbeat of this run fails; None if nothing is wrong."""
+        return None if self.view is None else failure_of(self.view)
+
+    def look(
+        self, now: float, ticks: float, told: Mapping[str, Edge], *, has_news: bool = False
+    ) -> list[Edge] | None:
+        """Return everything that can be told of the run; None if nothing was read.
+
+        Args:
+            now: seconds since the epoch.
+            ticks: seconds of a monotonic clock.
+            told: edges that were told or claimed before, by key.
+            has_news: whether edges of this run wait to be sent; their details are read again.
+        """
+        if not self._is_due(ticks) and not has_news:
+            return None
+        is_first = self.view is None
+        frame = self._read(now)
+        acknowledged = read_acknowledgements(self.directory).entries
+        run = frame.snapshot.run
+        process = run.pid, run.process_start_time
+        age = self._age(frame, now) if is_first else 0.0
+        self.view = RunView(
+            directory=self.directory,
+            frame=frame,
+            now=now,
+            acknowledged=frozenset((one.head, one.light) for one in acknowledged),
+            still_seconds=self._clock.note(process, run.update, age, ticks),
+            stalled_after=self._rules.stalled_after,
+            told=told,
+        )
+        found = [edge for edge in facts_of(self.view) if edge.kind in self._rules.kinds]
+        return [self._marked(edge, is_first) for edge in self._lasting(found, ticks)]
+
+    def _is_due(self, ticks: float) -> bool:
+        store = _stamps(self.directory, _STORE)
+        urgent = _stamps(self.directory, _URGENT)
+        if store != self._store:
+            self._store, self._changed_at = store, ticks
+        is_urgent = urgent != self._urgent
+        self._urgent = urgent
+        if self.view is None or is_urgent or self._is_in_doubt():
+            due = True
+        elif self.is_over:
+            due = self._changed_at > self._read_at
+        else:
+            waited = ticks - self._read_at
+            quiet = ticks - self._changed_at
+            # At the end of training the store becomes one file, and then it is quiet.
+            due = waited >= READ_SECONDS or (quiet >= _QUIET_SECONDS and waited >= _QUIET_SECONDS)
+        if due:
+            self._read_at = ticks
+        return due
+
+    def _is_in_doubt(self) -> bool:
+        """Return whether there is new trouble, which must be looked at again."""
+        # Compared with the last read: trouble that has lasted is read once more, and then told.
+        return any(self._read_at - since < _TROUBLE_SECONDS for since in self._troubles.values())
+
+    def _read(self, now: float) -> Frame:
+        if self._follower is None:
+            self._follower = RunFollower(self.directory, brief=True)
+        frame = self._follower.poll(now)
+        while frame.is_behind:
+            frame = self._follower.poll(now)
+        if frame.status.kind is StatusKind.DEAD:
+            # The process may have written its end after the store was read and before it was looked
+            # up; now that it is gone, one more read finds everything.
+            frame = self._follower.poll(now)
+        if frame.status.is_over and frame.completeness.unreadable is None:
+            self._follower.close()
+            self._follower = None
+        return frame
+
+    def _age(self, frame: Frame, now: float) -> float:
+        """Return the seconds since the last update, or the start of the process, by the store."""
+        run = frame.snapshot.run
+        begun = run.process_start_time or run.started_at or now
+        if frame.status.is_over or not run.update:
+            return now - begun
+        try:
+            events = RunReader(self.directory).read_last("ppo_update", 1)
+        except RunStoreError:
+            return 0.0
+        updates = [event.time for event in events if isinstance(event.payload, PPOUpdatePayload)]
+        return now - max([begun, *updates])
+
+    def _lasting(self, edges: Sequence[Edge], ticks: float) -> list[Edge]:
+        """Return the edges without trouble that may be over in a moment."""
+        if self._rules.is_single:
+            return list(edges)
+        seen = {edge.key for edge in edges if edge.kind == "trouble"}
+        self._troubles = {key: self._troubles.get(key, ticks) for key in seen}
+        lasting = {k for k, since in self._troubles.items() if ticks - since >= _TROUBLE_SECONDS}
+        return [edge for edge in edges if edge.kind != "trouble" or edge.key in lasting]
+
+    def _marked(self, edge: Edge, is_first: bool) -> Edge:
+        """Return an edge, marked if it happened before the alert process started."""
+        if edge.time is None or edge.kind == "stalled":  # a stall that is found is going on
+            is_past = is_first and self._was_there and edge.kind != "stalled"
+        else:
+            is_past = edge.time < self._rules.started_at
+        return msgspec.structs.replace(edge, past=True) if is_past else edge
+
+
+class FolderPoll:
+    """The runs of a folder, listed again from time to time.
+
+    Args:
+        folder: the folder that holds runs; it need not exist yet.
+        rules: what counts as an edge.
+    """
+
+    def __init__(self, folder: Path, rules: Rules) -> None:
+        self._folder = folder
+        self._rules = rules
+        self._runs: dict[Path, RunPoll] = {}
+        self._listed_at: float | None = None  # by the monotonic clock
+        self._stamp: FileStamp | None = None
+
+    def runs(self, ticks: float) -> list[RunPoll]:
+        """Return the runs, newest first.
+
+        Args:
+            ticks: seconds of a monotonic clock.
+
+        Raises:
+            RunNotFoundError: the folder cannot be listed.
+        """
+        stamp = file_stamp(self._folder)  # changes with each new run
+        waited = ticks - (self._listed_at or 0.0)
+        if self._listed_at is None or stamp != self._stamp or waited >= _LIST_SECONDS:
+            is_first = self._listed_at is None
+            self._runs = {
+                one: self._runs.get(one) or RunPoll(one, self._rules, was_there=is_first)
+                for one in reversed(run_directories(self._folder))
+            }
+            self._listed_at, self._stamp = ticks, stamp
+        return list(self._runs.values())
+
+
+def _stamps(directory: Path, names: Sequence[str]) -> _Stamps:
+    return tuple(file_stamp(directory / name) for name in names)

@@ -1,0 +1,76 @@
+"""A command: the message as JSON on its standard input, and in its environment."""
+
+import json
+import os
+import signal
+import subprocess
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Final
+
+from esper.karn.alerts.messages import Message
+from esper.karn.alerts.sinks.sink import SinkError
+from esper.karn.text.figures import cut
+from esper.leyline.text.plain_text import printable_line
+
+_LONGEST_ERROR: Final = 200
+
+
+@dataclass(frozen=True)
+class CommandSink:
+    """Runs a command for each message, without a shell.
+
+    Attributes:
+        id: identifies it in records.
+        name: names it in output.
+        command: the program and its arguments.
+        seconds: longest time that it may take; then it is killed, with its children.
+    """
+
+    id: str
+    name: str
+    command: tuple[str, ...]
+    seconds: float
+
+    def send(self, message: Message) -> str:
+        """Run the command; see `Sink`."""
+        try:
+            process = subprocess.Popen(
+                self.command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                env={**os.environ, **environment_of(message)},
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise SinkError(f"cannot be started: {error.strerror}") from None
+        try:
+            _, errors = process.communicate(
+                json.dumps(message.as_json()).encode(), timeout=self.seconds
+            )
+        except subprocess.TimeoutExpired:
+            with suppress(OSError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+            raise SinkError(f"took longer than {self.seconds:g} s and was killed") from None
+        if process.returncode:
+            lines = errors.decode("utf-8", "replace").strip().splitlines()
+            why = f": {cut(printable_line(lines[-1]), _LONGEST_ERROR)}" if lines else ""
+            raise SinkError(f"exit code {process.returncode}{why}")
+        return "exit code 0"
+
+
+def environment_of(message: Message) -> dict[str, str]:
+    """Return the variables that describe a message to a command."""
+    found = {
+        "ESPER_ALERT_ID": message.id,
+        "ESPER_ALERT_TITLE": message.title,
+        "ESPER_ALERT_TEXT": message.text,
+        "ESPER_ALERT_KINDS": ",".join(dict.fromkeys(edge.kind for edge in message.edges)),
+        "ESPER_ALERT_RUNS": ",".join(dict.fromkeys(edge.run for edge in message.edges)),
+        "ESPER_ALERT_PAST": str(int(message.is_past)),
+        "ESPER_ALERT_DRILL": str(int(message.is_drill)),
+    }
+    # Far below the limit of the system for one variable.
+    return {name: cut(value.replace("\0", ""), 30_000) for name, value in found.items()}

@@ -1,0 +1,62 @@
+"""Runs to tell of, and an alert process within the test."""
+
+import threading
+
+import pytest
+
+from esper.karn.alerts.alerting import Alerting, Sources
+from esper.karn.alerts.edges import EDGE_KINDS
+from esper.karn.alerts.polling import Rules
+from esper.karn.alerts.sinks.sink import SinkError
+
+
+class Box:
+    """A sink that keeps what it is sent, or refuses it."""
+
+    def __init__(self, name="box"):
+        self.id = self.name = name
+        self.messages = []
+        self.refuses = False
+        self.arrived = threading.Event()
+        self.has_refused = threading.Event()
+
+    def send(self, message):
+        if self.refuses:
+            self.has_refused.set()
+            raise SinkError("refused")
+        self.messages.append(message)
+        self.arrived.set()
+        return "kept"
+
+    def told(self):
+        return [edge.key for message in self.messages for edge in message.edges]
+
+
+@pytest.fixture
+def box():
+    return Box()
+
+
+@pytest.fixture
+def broken():
+    """A second sink."""
+    return Box("broken")
+
+
+@pytest.fixture
+def alerting_of(box):
+    """A function that makes a fresh alert process for a folder or a run."""
+
+    def made(path, *sinks, kinds=EDGE_KINDS, started_at=0.0, report=lambda _: None, **more):
+        rules = Rules(frozenset(kinds), 900.0, started_at, **more)
+        is_run = (path / "run.sqlite").exists()
+        sources = Sources(runs=(path,)) if is_run else Sources(folders=(path,))
+        return Alerting(sources, rules, sinks or (box,), (), report, window=0.0)
+
+    return made
+
+
+@pytest.fixture
+def once(alerting_of):
+    """A function that looks at a folder or a run once, as a fresh process does."""
+    return lambda path, *sinks, **rules: alerting_of(path, *sinks, is_single=True, **rules).once()

@@ -1,0 +1,152 @@
+"""What can be told of a run, from its state alone."""
+
+import os
+import time
+
+import pytest
+
+from esper.karn.alerts.facts import RunView, facts_of, failure_of
+from esper.karn.alerts.polling import UpdateClock
+from esper.karn.sanctum.following.follower import RunFollower
+from esper.karn.store.run_store import RunWriter
+from esper.leyline.telemetry import IncidentOrigin, IncidentRecorded, InterventionTaken
+
+
+@pytest.fixture
+def view_of(run):
+    """A function that returns the view of the run."""
+
+    def viewed(acknowledged=(), still=0.0, told=None, now=None):
+        frame = RunFollower(run, brief=True).catch_up()
+        now = time.time() if now is None else now
+        return RunView(run, frame, now, frozenset(acknowledged), still, 900.0, told or {})
+
+    return viewed
+
+
+@pytest.fixture
+def edges_of(view_of):
+    return lambda **given: {edge.key: edge for edge in facts_of(view_of(**given))}
+
+
+def test_a_light_has_its_place_and_the_operation_in_which_it_began(run, payloads, edges_of):
+    origin = IncidentOrigin(
+        operation="aten.exp.default", phase="forward", cause="overflow", file="net.py", line=7
+    )
+    with RunWriter(run) as writer:
+        writer.emit(payloads.start())
+        writer.emit(payloads.update(1))
+        writer.emit(IncidentRecorded(update=2, number=1, path="", size=0, origin=origin))
+        writer.emit(payloads.broken_update(2, "op", "+inf"), durable=True)
+        light = edges_of()["light:op:inf"]
+
+    assert (light.kind, light.head, light.light, light.quantity) == ("light", "op", "inf", "logits")
+    assert (light.update, light.incident, light.operation) == (2, 1, "aten.exp.default")
+    assert light.sentence == "op went Inf in logits, update 2"
+    assert light.origin == "began in exp, forward pass, at net.py:7: overflow"
+    assert light.time == pytest.approx(time.time(), abs=60)
+    assert "incidents" in light.command
+
+
+def test_an_acknowledged_light_is_not_told(finished_run, edges_of):
+    assert "light:op:inf" in edges_of()
+    assert "light:op:inf" not in edges_of(acknowledged=[("op", "inf")])
+
+
+def test_a_fault_after_a_drill_is_news(run, payloads, edges_of):
+    with RunWriter(run) as writer:
+        writer.emit(payloads.start())
+        planted = payloads.sighting(head="op", kind="nan", planted=True)
+        writer.emit(payloads.update(1, head_nonfinite=[planted]), durable=True)
+        drill = edges_of()
+        genuine = payloads.sighting(head="op", kind="nan")
+        writer.emit(payloads.update(2, head_nonfinite=[genuine]), durable=True)
+        fault = edges_of()
+
+    assert drill["light:op:nan:drill"].planted
+    assert "light:op:nan" not in drill
+    assert not fault["light:op:nan"].planted
+
+
+def test_escalation_and_halt_say_why(run, payloads, edges_of):
+    with RunWriter(run) as writer:
+        writer.emit(payloads.start())
+        for update, action in enumerate(("repeat", "skip", "rollback", "halt"), start=1):
+            writer.emit(InterventionTaken(update=update, action=action, cause="x", reason="y"))
+        writer.emit(payloads.finish(update=4, status="halted", reason="op NaN in logits"))
+    found = edges_of()
+
+    assert set(found) == {"escalation:skip", "escalation:rollback", "halt:1"}
+    assert found["escalation:rollback"].sentence == "update 3 rolled back: x (y)"
+    assert "op NaN in logits" in found["halt:1"].sentence
+
+
+def test_ends_belong_to_the_process_that_ended(run, payloads, edges_of):
+    with RunWriter(run) as writer:
+        writer.emit(payloads.start())
+        writer.emit(payloads.finish(update=0, status="failed", reason="out of memory"))
+    (failed,) = edges_of().values()
+    assert (failed.kind, failed.status) == ("died", "FAILED")
+    assert failed.key.startswith(f"died:{os.getpid()}@")
+    assert failed.sentence == "ended by an error: out of memory (update 0)"
+    words, _, second = failed.key.rpartition("@")
+    near = f"{words}@{int(second) + 1}"  # the clock was adjusted since then
+    assert set(edges_of(told={near: failed})) == {near}
+
+    with RunWriter(run) as writer:
+        writer.emit(payloads.start(resumed_from_update=0))
+        writer.emit(payloads.update(1))
+        writer.emit(payloads.finish(update=1))
+    (finished,) = edges_of().values()
+    assert finished.key == failed.key.replace("died", "finished")
+    assert finished.sentence.startswith("finished after 1 update")
+
+
+def test_a_stall_is_told_by_its_update_and_resolved_by_the_next(run, payloads, edges_of):
+    with RunWriter(run) as writer:
+        writer.emit(payloads.start())
+        writer.emit(payloads.update(1), durable=True)
+        assert edges_of(still=899.0) == {}
+        (stall,) = edges_of(still=900.0).values()
+        assert (stall.kind, stall.update, stall.resolved) == ("stalled", 1, False)
+        assert stall.sentence.startswith("no update for 15 min since update 1")
+        assert set(edges_of(still=950.0, told={stall.key: stall})) == {stall.key}
+
+        writer.emit(payloads.update(2), durable=True)
+        (over,) = edges_of(told={stall.key: stall}).values()
+    assert (over.key, over.resolved) == (f"{stall.key}:over", True)
+    assert over.sentence == "no longer stalled: update 2 (it stood at update 1)"
+
+
+def test_lost_events_are_trouble(run, payloads, edges_of):
+    with RunWriter(run) as writer:
+        writer.emit(payloads.start(), durable=True)
+    (run / "run.sqlite").write_bytes((run / "run.sqlite").read_bytes()[:100])
+    (trouble,) = edges_of().values()
+
+    assert (trouble.key, trouble.kind) == ("trouble:unreadable", "trouble")
+    assert "damaged" in trouble.sentence
+
+
+def test_an_active_run_fails_while_lit_or_stalled_and_a_dead_one_for_an_hour(
+    run, payloads, view_of
+):
+    with RunWriter(run) as writer:
+        writer.emit(payloads.start())
+        writer.emit(payloads.update(1), durable=True)
+        assert failure_of(view_of()) is None
+        assert "no update for 20 min" in failure_of(view_of(still=1200.0))
+        writer.emit(payloads.broken_update(2, "op", "+inf"), durable=True)
+        assert failure_of(view_of()).endswith("1 light on (op Inf)")
+        assert failure_of(view_of(acknowledged=[("op", "inf")])) is None
+        writer.emit(payloads.finish(update=2, status="halted"))
+    assert "halted by non-finite values" in failure_of(view_of())
+    assert failure_of(view_of(now=time.time() + 3601)) is None
+
+
+def test_the_clock_of_updates_starts_at_the_store_and_again_with_each_process():
+    clock = UpdateClock()
+    assert clock.note("a", 1, 50.0, ticks=1000.0) == 50.0
+    assert clock.note("a", 1, 0.0, ticks=1010.0) == 60.0
+    assert clock.note("a", 2, 0.0, ticks=1020.0) == 0.0
+    assert clock.note("b", 2, 0.0, ticks=1030.0) == 0.0
