@@ -158,3 +158,30 @@ def test_every_example_has_a_test():
     text = Path(__file__).read_text(encoding="utf-8")
     missing = [path.name for path in EXAMPLES.glob("*.py") if f'"{path.name}"' not in text]
     assert missing == []
+
+
+class TestRLlib:
+    """Needs Ray: `uv run --with 'ray[rllib]' pytest -n 0 tests/test_examples.py -k RLlib`."""
+
+    @pytest.fixture(autouse=True)
+    def _ray(self, monkeypatch):
+        pytest.importorskip("ray.rllib")
+        monkeypatch.setenv("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+
+    def test_a_broken_observation_is_named_where_it_is_acted_on(self, tmp_path):
+        code, output, _ = example(tmp_path, "rllib_ppo.py", "--break-at", "300")
+
+        assert code == 1, output
+        acting = esper.open_run("acting", run_dir=tmp_path / "runs")
+        (first,) = acting.first
+        assert (first.quantity, first.phase) == ("batch['obs']", "acting")
+
+    def test_gradients_that_are_replaced_by_zeros_are_told(self, tmp_path):
+        arguments = ("--updates", "5", "--break-rewards-at", "300")
+        code, output, _ = example(tmp_path, "rllib_ppo.py", *arguments)
+
+        assert code == 0, output
+        learning = esper.open_run("learning", run_dir=tmp_path / "runs")
+        assert {one.quantity for one in learning.first} == {"policy_loss"}
+        assert learning.first[0].phase == "update"
+        assert learning.snapshot.training.stalled_latch

@@ -32,7 +32,14 @@ from esper.watching.parts import Groups
 from esper.watching.recorder import Trouble
 from esper.watching.watch import OnNonfinite, Watch, When
 
+#: Bytes of weights and optimizer state above which they are not copied before each update. The bad
+#: minibatch is then repeated from its recorded operations, which take no memory before.
+_LARGEST_START: Final = 16 << 20
 _NOT_COMPUTED: Final = "it came from the environment: no operation of the training computed it"
+_NOT_COPIED: Final = (
+    f"weights and optimizer state take more than {_LARGEST_START >> 20} MiB, and are not copied "
+    "before each update"
+)
 _OWN_LOOP: Final = "the training loop is no library's: it cannot be rebuilt elsewhere"
 
 
@@ -147,7 +154,7 @@ def watch(
     recorder.close_at_exit(watched.close)
     if replay != "off":
         if subject.rebuilding_of is not None:
-            watched.keep_start(LARGEST)
+            watched.keep_start(_LARGEST_START)
         recorder.keep_capsules(functools.partial(_contents_of, watched, subject, on_nonfinite))
     if subject.update_method is not None:
         _wrap_update(watched, subject, *subject.update_method)
@@ -184,14 +191,17 @@ def _unwritable(error: OSError) -> UnwritableRunError:
 def _contents_of(watched: Watch, subject: Subject, on_nonfinite: str, trouble: Trouble) -> Contents:
     """Return what a capsule of an incident holds."""
     start = watched.start_of(trouble, LARGEST)
+    is_before_update = watched.keeps_start or trouble.phase == "acting"
     if not start:
         raise CapsuleTooLargeError
     rebuilding = Rebuilding(reason=subject.why_not_rebuilt, data=dict(watched.variables))
     found = trouble.explanation.found
     if trouble.explanation.origin is None and any(one.environment is not None for one in found):
         rebuilding = Rebuilding(reason=_NOT_COMPUTED)
-    elif subject.rebuilding_of is not None:
+    elif subject.rebuilding_of is not None and is_before_update:
         rebuilding = subject.rebuilding_of(trouble.phase)
+    elif subject.rebuilding_of is not None:
+        rebuilding = replace(rebuilding, reason=_NOT_COPIED)
     if not rebuilding.rebuilder and watched.recorded is not None:
         rebuilding = _rebuilding_of_operations(rebuilding, watched.recorded)
     return Contents(

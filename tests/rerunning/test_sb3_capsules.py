@@ -292,7 +292,8 @@ def test_a_plain_loop_keeps_its_tensors(tmp_path):
 
 
 def test_a_model_that_is_too_large_has_no_capsule(tmp_path, monkeypatch):
-    monkeypatch.setattr("esper.watched_run.LARGEST", 1000)
+    for limit in ("LARGEST", "_LARGEST_START"):
+        monkeypatch.setattr(f"esper.watched_run.{limit}", 1000)
 
     run = trained(tmp_path, build("PPO", DISCRETE), in_rollout("advantages", NAN))
 
@@ -300,6 +301,17 @@ def test_a_model_that_is_too_large_has_no_capsule(tmp_path, monkeypatch):
     assert not row["kept"]
     assert "MiB" in row["reason"]
     assert not (run / "incidents").exists()
+
+
+def test_of_a_large_state_the_recorded_operations_are_repeated(tmp_path, monkeypatch):
+    monkeypatch.setattr("esper.watched_run._LARGEST_START", 1000)
+
+    replay = replayed(trained(tmp_path, build("PPO", DISCRETE), in_rollout("log_probs", -500.0)))
+
+    assert replay.verdict == REPRODUCED
+    assert replay.origin.operation.name == "aten.exp.default"
+    assert "ratio = th.exp(" in replay.origin.operation.place.code
+    assert any("recorded PyTorch operations" in remark for remark in replay.remarks)
 
 
 def test_training_does_not_notice_the_capsule(tmp_path):

@@ -365,11 +365,11 @@ CASES: dict[str, Case | tuple[Case, ...]] = {
     "TELE-603": watched(
         0.4321, "singular 0.432", {"figures": {"a/singular": 0.4321}}, at="a/singular"
     ),
-    "TELE-604": watched(4321, "no weight moved for 4321 updates", {"still_updates": 4321}),
+    "TELE-604": watched(4321, "nothing was learnt for 4321 updates", {"still_updates": 4321}),
     "TELE-605": watched(True, "●  stalled", {}, {}, {"still_updates": STALLED_UPDATES}, {}),
     "TELE-606": watched(
         2,
-        "no weight moved from update 2 on; weights move again",
+        "nothing was learnt from update 2 on; weights move again",
         *({"still_updates": still} for still in (0, 1, 2, 3, 0)),
     ),
     "TELE-607": Case(

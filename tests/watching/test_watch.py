@@ -271,6 +271,21 @@ def test_weights_that_do_not_move_are_seen(agent):
     assert is_stalled
 
 
+def test_gradients_that_a_library_replaces_by_zeros_are_standing_still(agent, optimizer):
+    """Adam's momentum still moves the weights then."""
+    with Watch([agent], [optimizer], HEADS) as watch:
+        train(agent, optimizer, updates=2)
+        for parameter in agent.parameters():
+            parameter.register_hook(torch.zeros_like)
+        before = [parameter.clone() for parameter in agent.parameters()]
+        assert not watch.is_stalled
+        train(agent, optimizer, updates=5)
+        is_stalled = watch.is_stalled
+
+    assert is_stalled
+    assert any(not one.equal(now) for one, now in zip(before, agent.parameters(), strict=True))
+
+
 def test_an_exception_is_explained(agent, optimizer):
     def broken(update, minibatch):
         if (update, minibatch) == (1, 1):

@@ -13,7 +13,8 @@ class UpdateLook:
         parameters: that are trained.
 
     Attributes:
-        still_for: updates up to now that moved no weight although steps were due.
+        still_for: updates up to now in which steps were due, and no weight moved or every gradient
+            was 0.
     """
 
     def __init__(self, parameters: list[Tensor]) -> None:
@@ -42,11 +43,11 @@ class UpdateLook:
         same = norms.new_zeros((), dtype=torch.bool) if before is None else (norms == before).all()
         return torch.stack([all_norms.isfinite().all(), same])
 
-    def count(self, *, is_same: bool, had_steps: bool) -> None:
-        """Count an update that is over."""
-        self.still_for = self.still_for + 1 if had_steps and is_same else 0
+    def count(self, *, is_still: bool, had_steps: bool) -> None:
+        """Count an update that is over, in which no weight moved or every gradient was 0."""
+        self.still_for = self.still_for + 1 if had_steps and is_still else 0
 
     @property
     def is_stalled(self) -> bool:
-        """Whether no weight has moved for `STALLED_UPDATES` updates in which steps were due."""
+        """Whether training has stood still for `STALLED_UPDATES` updates."""
         return self.still_for >= STALLED_UPDATES

@@ -209,17 +209,22 @@ class Watch:
     def start_of(self, trouble: Trouble, limit: int) -> dict[str, Any]:
         """Return the state before the update of an incident that was just found.
 
-        Without a start that was kept, and while acting, it is the state as it is now.
+        Where no start was kept, and while acting, it is the state as it is now.
 
         Args:
             trouble: the incident.
             limit: bytes above which nothing is returned.
         """
-        if self._start is not None and trouble.phase == "update":
+        if self._start is not None and self.keeps_start and trouble.phase == "update":
             return self._start.values
         now = StartState(self._models, self._optimizers, limit)
         now.take()
         return now.values
+
+    @property
+    def keeps_start(self) -> bool:
+        """Whether the state that the current update started from is kept."""
+        return self._start is not None and bool(self._start.values)
 
     @property
     def variables(self) -> Mapping[str, Tensor]:
@@ -338,10 +343,9 @@ class Watch:
             Whether all of them are finite.
         """
         with self._guard:
-            phase = "update" if self._minibatches.is_updating else "acting"
-            return self._incidents.check(
-                self._minibatches.record, (head, quantity), values, made_by, phase
-            )
+            record = self._minibatches.record
+            phase = "update" if self._minibatches.is_updating or record.steps else "acting"
+            return self._incidents.check(record, (head, quantity), values, made_by, phase)
         return True
 
     def came_in(
@@ -433,7 +437,10 @@ class Watch:
             self._incidents.note_lasting(record, found, _WEIGHTS_ONLY, record.steps)
         by_scaler = record.skipped - record.left_out  # ordinary, until the scale fits
         all_left_out = record.left_out > 0 and record.steps == record.skipped
-        self._look.count(is_same=bool(is_same) or all_left_out, had_steps=record.steps > by_scaler)
+        # As where a library replaces gradients that are NaN: momentum still moves the weights.
+        all_zero = record.norms > 0 and record.norm_max == 0.0
+        is_still = bool(is_same) or all_left_out or all_zero
+        self._look.count(is_still=is_still, had_steps=record.steps > by_scaler)
 
     @property
     def is_stalled(self) -> bool:

@@ -109,20 +109,22 @@ WATCH_RECORDS: Final = (
         name="Still Updates",
         category="gradient",
         priority="P1",
-        question="For how many updates has no weight moved?",
+        question="For how many updates has training stood still?",
         audience=_EVERYONE,
-        when="after every update; 0 again after one in which a weight moved",
+        when="after every update; 0 again after one in which something was learnt",
         type="int",
         unit="updates",
         range="0 upwards",
         default="0",
         meaning=(
-            "Updates in a row, up to the last, in which the optimizer took steps and no weight "
-            "changed. From 3 on, training is stalled."
+            "Updates in a row, up to the last, in which the optimizer took steps, and no weight "
+            "changed or every gradient was 0. From 3 on, training is stalled."
         ),
         causes=_STILL_CAUSES,
         thresholds=Thresholds(healthy="0"),
-        wiring=_of_update("still_updates", "still_updates", "no weight moved for", _LIGHTS_PANEL),
+        wiring=_of_update(
+            "still_updates", "still_updates", "nothing was learnt for", _LIGHTS_PANEL
+        ),
         companions=("TELE-605", "TELE-606"),
     ),
     TelemetryRecord(
@@ -139,9 +141,10 @@ WATCH_RECORDS: Final = (
         default="False",
         meaning=(
             "An indicator light that, once lit, stays lit for the whole run: in 3 or more updates "
-            "in a row the optimizer took steps, and no weight moved. Training then looks alive and "
-            "learns nothing, often because a NaN or an Inf was hidden instead of reported. "
-            "The verdict is CRITICAL while weights stand still, and WARNING once they move again."
+            "in a row the optimizer took steps, and no weight moved or every gradient was 0, as "
+            "where a library replaces a NaN by 0. Training then looks alive and learns nothing, "
+            "often because a NaN or an Inf was hidden instead of reported. The verdict is CRITICAL "
+            "while training stands still, and WARNING once it moves again."
         ),
         causes=_STILL_CAUSES,
         thresholds=Thresholds(healthy="dark", is_critical_when_true=True),
@@ -161,7 +164,7 @@ WATCH_RECORDS: Final = (
         unit="update, counted from 1",
         range="1 upwards",
         default="None",
-        meaning="First update of the first time in which no weight moved.",
+        meaning="First update of the first time in which training stood still.",
         causes=_STILL_CAUSES,
         wiring=_of_update("still_updates", "stalled_since", "stalled", _LIGHTS_PANEL),
         companions=("TELE-604", "TELE-605"),

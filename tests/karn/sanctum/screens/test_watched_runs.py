@@ -214,12 +214,12 @@ def test_more_lights_than_lines_are_counted(views):
 def test_stalled_is_a_light_of_its_own(views):
     view = views.view(stalled(views.watched(is_broken=False)))
     assert view.verdict.level is Level.CRITICAL
-    assert "no weight moved for 5 updates" in view.verdict.reasons[0]
+    assert "nothing was learnt for 5 updates" in view.verdict.reasons[0]
     assert "stalled" in render_line(view).plain
     assert "stalled" in render_small(view, 60, 6).plain
     text = render_lights(view, 78, 4)[0].plain
     assert text_in_ascii(render_lights(view, 78, 4)[0]).plain
-    assert "●  stalled  no weight moved for 5 updates" in text
+    assert "●  stalled  nothing was learnt for 5 updates" in text
 
 
 def test_weights_that_move_again_leave_the_light_on(views):

@@ -37,7 +37,7 @@ _WATCHED = {
     "module": "the output of one module of the model",
     "reward": "one reward function",
     "group": "some of the parameters: their gradients, values and optimizer state",
-    "stalled": "steps were due in 3 or more updates, and no weight moved",
+    "stalled": "in 3 or more updates steps were due, and no weight moved or all gradients were 0",
 }
 
 

@@ -159,7 +159,7 @@ def _latches(tamiyo: TamiyoState, lights: Collection[Light]) -> Verdict:
 def _stalled(training: TrainingState) -> Verdict:
     if training.still_updates >= STALLED_UPDATES:
         updates = training.still_updates
-        reason = f"stalled: no weight moved for {updates} updates although steps were due"
+        reason = f"stalled: nothing was learnt for {updates} updates although steps were due"
         return Verdict(Level.CRITICAL, (reason,))
     if training.stalled_latch:
         reason = f"stalled before, from update {training.stalled_since} on; weights move again"

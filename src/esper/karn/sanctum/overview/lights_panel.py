@@ -122,10 +122,10 @@ def stalled_words(training: TrainingState) -> tuple[str, bool]:
     """Return what the light "stalled" reports, and whether training is stalled now."""
     if training.still_updates >= STALLED_UPDATES:
         return (
-            f"no weight moved for {training.still_updates} updates although steps were due",
+            f"nothing was learnt for {training.still_updates} updates although steps were due",
             True,
         )
-    return f"no weight moved from update {training.stalled_since} on; weights move again", False
+    return f"nothing was learnt from update {training.stalled_since} on; weights move again", False
 
 
 def _sign(
