@@ -5,10 +5,11 @@ from types import FrameType
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from esper.leyline.telemetry import SHARED
 from esper.watching.finding.explainer import Explainer
-from esper.watching.finding.explaining import Explanation, Found, Look, Minibatch
+from esper.watching.finding.explaining import Explanation, Found, Look, Minibatch, look_of
 from esper.watching.given import GivenInputs
 from esper.watching.guard import Guard
 from esper.watching.held import HeldMinibatch
@@ -123,9 +124,16 @@ class Incidents:
             return
         held.is_explained = True
         gradients = held.gradients_of(self._parts)
-        explanation = self._explainer.explain_held(gradients, bad_results, optimizer)
+        look = look_of(bad_results) or _look_at(gradients, self._parts)
+        known = {**self._known_before, **self._known}.get(("update", look))
+        if known is None:
+            explanation = self._explainer.explain_held(gradients, bad_results, optimizer)
+        else:  # it lasts: it is not computed again
+            explanation = known
         if explanation.found:  # a sum of finite values may overflow
-            self._report(record, explanation, "update", optimizer)
+            self._known["update", look] = explanation
+            is_repeat = known is not None
+            self._report(record, explanation, "update", optimizer, is_repeat=is_repeat)
 
     def check(
         self, record: UpdateRecord, found: tuple[str, str], values: Any, made_by: str, phase: str
@@ -188,6 +196,15 @@ class Incidents:
             self.note(record, explanation, minibatch, phase)
         if self._takes_bad_steps and phase == "update":
             self.is_broken = True  # what follows is consequence
+
+
+def _look_at(gradients: Sequence[Tensor | None], parts: Sequence[Part]) -> Look:
+    """Return which gradients are not finite."""
+    return frozenset(
+        (part.owner, "gradient", part.name)
+        for part, gradient in zip(parts, gradients, strict=True)
+        if gradient is not None and not bool(gradient.isfinite().all())
+    )
 
 
 def _is_same_origin(one: Explanation, other: Explanation) -> bool:
