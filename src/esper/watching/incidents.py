@@ -107,8 +107,7 @@ class Incidents:
             or self.given.is_consequence(explanation, phase)
             or any(_is_same_origin(explanation, one) for one in before.values())
         )
-        if not is_repeat:
-            explanation = self.given.placed(explanation, phase)
+        explanation = self.given.placed(explanation, phase)
         self._known[phase, explanation.first_look] = explanation
         self._report(record, explanation, phase, optimizer, is_repeat=is_repeat)
 
@@ -208,7 +207,7 @@ def _look_at(gradients: Sequence[Tensor | None], parts: Sequence[Part]) -> Look:
 
 
 def _is_same_origin(one: Explanation, other: Explanation) -> bool:
-    """Return whether two troubles began in the same operation, whose inputs were finite."""
+    """Return whether two troubles began in the same operation, with the same bad inputs if any."""
     if one.origin is None or other.origin is None:
         return False
     owners = [{found.owner for found in each.found} - {SHARED} for each in (one, other)]
@@ -216,7 +215,9 @@ def _is_same_origin(one: Explanation, other: Explanation) -> bool:
         return False  # another head broke, too
     first, second = one.origin.operation, other.origin.operation
     places = [(each.name, each.place.file, each.place.line) for each in (first, second)]
-    return places[0] == places[1] and not first.poisons and not second.poisons
+    if first.poisons or second.poisons:
+        return places[0] == places[1] and look_of(one.found) == look_of(other.found)
+    return places[0] == places[1]
 
 
 def _is_lasting(found: Iterable[Found]) -> bool:
