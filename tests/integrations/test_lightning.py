@@ -221,7 +221,7 @@ def test_skip_leaves_a_bad_step_out():
     fit(module, callback, breaks(module, overflow), gradient_clip_val=0.5)
 
     assert all(bool(parameter.isfinite().all()) for parameter in module.parameters())
-    assert [trouble.update for trouble in callback.watch.troubles] == [5, 6]
+    assert [trouble.update for trouble in callback.watch.troubles] == [5]  # it lasts in the next
 
 
 class Environmental(Regression):

@@ -7,7 +7,7 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
-from sb3_faults import INF, NAN
+from sb3_faults import INF, NAN, Planted
 from sb3_models import ALGORITHMS, DISCRETE, ROLLOUT, build
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
@@ -184,3 +184,36 @@ def test_a_watched_run_with_a_wrong_reward_equals_an_unwatched_one(tmp_path):
 
     assert callback.watch.troubles
     assert all(torch.equal(one, other) for one, other in zip(*states, strict=True))
+
+
+def test_another_fault_of_a_buffer_is_not_blamed_on_what_came_in_before(tmp_path):
+    def plant(model):
+        model.replay_buffer.observations[:] = NAN
+
+    env = DummyVecEnv([lambda: Sensor(DISCRETE, 12, None, NAN)])
+    model = build("DQN", DISCRETE, env, gradient_steps=8)
+    callback = EsperCallback(run_dir=tmp_path, on_nonfinite="skip")
+    model.learn(2 * ROLLOUT, callback=[Planted(plant, step=50), callback])
+
+    assert incidents(callback.watch) == [
+        [("rewards", 0, 12)],
+        [("replay_data.observations", None, None)],
+    ]
+
+
+def test_a_sensor_that_stays_broken_is_one_incident_with_the_place_of_each_update(tmp_path):
+    class Broken(Sensor):
+        def step(self, action):
+            seen, _, *rest = super().step(action)
+            return seen, NAN if self._step % ROLLOUT == 9 else 1.0, *rest
+
+    model = build("PPO", DISCRETE, DummyVecEnv([lambda: Broken(DISCRETE)]))
+    callback = EsperCallback(run_dir=tmp_path, on_nonfinite="skip")
+    model.learn(4 * ROLLOUT, callback=callback)
+
+    assert incidents(callback.watch) == [[("rewards", 0, 9)]]
+    run = esper.open_run(run_dir=tmp_path)
+    assert len(run.incidents) == 1
+    (row,) = run.evidence
+    assert (row.updates, row.first_step, row.last_update) == (4, 9, 4)
+    assert callback.watch.is_stalled

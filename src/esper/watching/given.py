@@ -42,7 +42,7 @@ class GivenInputs:
         self._waiting: list[Given] = []
         self._old: list[Given] = []  # observations that waited when the last update ended
         self._told: list[Given] = []  # reported, and used by nothing so far
-        self._is_explained = False
+        self._explained: list[Given] = []
         self.is_kept = False
 
     def add(self, given: Given) -> None:
@@ -60,21 +60,27 @@ class GivenInputs:
 
     def is_consequence(self, explanation: Explanation, phase: str) -> bool:
         """Return whether trouble comes from what was explained before."""
-        known = self._is_explained and not self._all
-        return known and phase == "update" and _came_in(explanation)
+        if self._all or phase != "update" or not _came_in(explanation):
+            return False
+        return any(self._fits(one, explanation) for one in self._explained)
 
     def placed(self, explanation: Explanation, phase: str) -> Explanation:
         """Return an explanation with environments and steps, if it comes from what is held."""
         if not _came_in(explanation):
             return explanation
-        own = [one for one in self._all if phase != "acting" or one.is_observation]
+        is_acting = phase == "acting"
+        own = [
+            one
+            for one in self._all
+            if (one.is_observation if is_acting else self._fits(one, explanation))
+        ]
         if not own:
             return explanation
-        self._is_explained = True
+        self._explained += own
         for held in (self._told, self._old, self._waiting):
             held[:] = [one for one in held if one not in own]
         found = [one.found for one in own]
-        if phase == "acting":  # the loop has a name for it
+        if is_acting:  # the loop has a name for it
             place = found[0]
             found = [
                 replace(one, environment=place.environment, step=place.step)
@@ -92,12 +98,26 @@ class GivenInputs:
         self._old = [one for one in self._waiting if one not in own]
         self._waiting.clear()
         if not self.is_kept:
-            self._is_explained = False
+            self._explained.clear()
             self._told.clear()
         if not own:
             return None
         self._told += own
         return Explanation(tuple(one.found for one in own), why_no_origin=_NOT_USED)
+
+    def _fits(self, given: Given, explanation: Explanation) -> bool:
+        """Return whether trouble in an update may come from something that was given.
+
+        What is in a buffer stays what it is; in an update that learns from what came in since the
+        last one, observations may be seen in the advantages alone.
+        """
+        words = {_word(one.quantity) for one in explanation.found}
+        return not self.is_kept or _word(given.found.quantity) in words
+
+
+def _word(quantity: str) -> str:
+    """Return what names of one thing have in common, such as `replay_data.next_observations`."""
+    return next((word for word in ("obs", "reward") if word in quantity.lower()), quantity)
 
 
 def _came_in(explanation: Explanation) -> bool:

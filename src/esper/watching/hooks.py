@@ -132,7 +132,7 @@ class ScalerWatch:
             last = watch()
             if last is not None and last._callback is not None:
                 return
-            original = GradScaler._maybe_opt_step.original
+            original = vars(GradScaler._maybe_opt_step)["original"]
             setattr(GradScaler, "_maybe_opt_step", original)  # noqa: B010 - as above
 
 

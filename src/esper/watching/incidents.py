@@ -5,10 +5,11 @@ from types import FrameType
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from esper.leyline.telemetry import SHARED
 from esper.watching.finding.explainer import Explainer
-from esper.watching.finding.explaining import Explanation, Found, Look, Minibatch
+from esper.watching.finding.explaining import Explanation, Found, Look, Minibatch, look_of
 from esper.watching.given import GivenInputs
 from esper.watching.guard import Guard
 from esper.watching.held import HeldMinibatch
@@ -106,8 +107,7 @@ class Incidents:
             or self.given.is_consequence(explanation, phase)
             or any(_is_same_origin(explanation, one) for one in before.values())
         )
-        if not is_repeat:
-            explanation = self.given.placed(explanation, phase)
+        explanation = self.given.placed(explanation, phase)
         self._known[phase, explanation.first_look] = explanation
         self._report(record, explanation, phase, optimizer, is_repeat=is_repeat)
 
@@ -123,9 +123,16 @@ class Incidents:
             return
         held.is_explained = True
         gradients = held.gradients_of(self._parts)
-        explanation = self._explainer.explain_held(gradients, bad_results, optimizer)
+        look = look_of(bad_results) or _look_at(gradients, self._parts)
+        known = {**self._known_before, **self._known}.get(("update", look))
+        if known is None:
+            explanation = self._explainer.explain_held(gradients, bad_results, optimizer)
+        else:  # it lasts: it is not computed again
+            explanation = known
         if explanation.found:  # a sum of finite values may overflow
-            self._report(record, explanation, "update", optimizer)
+            self._known["update", look] = explanation
+            is_repeat = known is not None
+            self._report(record, explanation, "update", optimizer, is_repeat=is_repeat)
 
     def check(
         self, record: UpdateRecord, found: tuple[str, str], values: Any, made_by: str, phase: str
@@ -190,8 +197,17 @@ class Incidents:
             self.is_broken = True  # what follows is consequence
 
 
+def _look_at(gradients: Sequence[Tensor | None], parts: Sequence[Part]) -> Look:
+    """Return which gradients are not finite."""
+    return frozenset(
+        (part.owner, "gradient", part.name)
+        for part, gradient in zip(parts, gradients, strict=True)
+        if gradient is not None and not bool(gradient.isfinite().all())
+    )
+
+
 def _is_same_origin(one: Explanation, other: Explanation) -> bool:
-    """Return whether two troubles began in the same operation, whose inputs were finite."""
+    """Return whether two troubles began in the same operation, with the same bad inputs if any."""
     if one.origin is None or other.origin is None:
         return False
     owners = [{found.owner for found in each.found} - {SHARED} for each in (one, other)]
@@ -199,7 +215,9 @@ def _is_same_origin(one: Explanation, other: Explanation) -> bool:
         return False  # another head broke, too
     first, second = one.origin.operation, other.origin.operation
     places = [(each.name, each.place.file, each.place.line) for each in (first, second)]
-    return places[0] == places[1] and not first.poisons and not second.poisons
+    if first.poisons or second.poisons:
+        return places[0] == places[1] and look_of(one.found) == look_of(other.found)
+    return places[0] == places[1]
 
 
 def _is_lasting(found: Iterable[Found]) -> bool:

@@ -151,7 +151,9 @@ def log_std_excess(parts: Sequence[Part]) -> Callable[[], Tensor | None]:
 
     def excess() -> Tensor | None:
         each = [one.detach().amax().float() - limit for one, limit in both]
-        return None if not each else each[0] if len(each) == 1 else torch.stack(each).amax()
+        if len(each) > 1:
+            return torch.stack([one.to(each[0].device) for one in each]).amax()
+        return each[0] if each else None
 
     return excess
 
