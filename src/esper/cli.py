@@ -22,6 +22,7 @@ from esper.commands.health import add_health
 from esper.commands.incidents import add_incidents
 from esper.commands.options import Parser
 from esper.commands.ppo.verb import add_ppo, add_train_child, ppo, train_child
+from esper.commands.removal import add_archive, add_prune
 from esper.commands.replay import add_replay
 from esper.commands.run import add_run_script, run_script
 from esper.commands.runs import add_runs
@@ -151,6 +152,8 @@ def esper_parser(*, with_internal: bool = False) -> argparse.ArgumentParser:
     add_run_script(verbs)
     add_ppo(verbs)
     add_runs(verbs)
+    add_archive(verbs)
+    add_prune(verbs)
     add_health(verbs)
     add_incidents(verbs)
     add_replay(verbs)
