@@ -66,7 +66,7 @@ def test_a_name_that_no_run_has_is_refused_with_a_suggestion(swept):
 
     with pytest.raises(QueryError, match="did you mean learning_rate"):
         found(runs, "learning_rat>1")
-    with pytest.raises(QueryError, match="'sort:colour'"):
+    with pytest.raises(QueryError, match="a setting 'colour'"):
         found(runs, sort="colour")
     assert found([], "anything>1") == []
 
