@@ -24,6 +24,7 @@ from esper.commands.incidents import add_incidents
 from esper.commands.mirror import add_mirror
 from esper.commands.options import Parser
 from esper.commands.ppo.verb import add_ppo, add_train_child, ppo, train_child
+from esper.commands.removal import add_archive, add_prune
 from esper.commands.replay import add_replay
 from esper.commands.run import add_run_script, run_script
 from esper.commands.runs import add_runs
@@ -161,6 +162,8 @@ def esper_parser(*, with_internal: bool = False) -> argparse.ArgumentParser:
     add_mirror(verbs)
     add_eval(verbs)
     add_grow(verbs)
+    add_archive(verbs)
+    add_prune(verbs)
     add_telemetry(verbs)
     add_skill(verbs)
     if with_internal:

@@ -5,10 +5,9 @@ from pathlib import Path
 from typing import IO, Final, Self
 
 from esper.karn.store.liveness import StatusKind
+from esper.karn.store.run_directory import LOCK_NAME
 from esper.simic.config import ConfigError
 
-#: The file that the training process locks.
-LOCK_NAME: Final = "training.lock"
 _IN_TRAINING: Final = (
     StatusKind.LIVE,
     StatusKind.STARTING,

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 import torch
 
+from esper.karn.store.run_directory import LOCK_NAME
 from esper.leyline.heads import HEAD_NAMES
-from esper.run_lock import LOCK_NAME
 from esper.simic.training.checkpoint import load_checkpoint
 
 Esper = Callable[..., subprocess.CompletedProcess[str]]

@@ -11,6 +11,7 @@ from esper.karn.reports.run_folder.run_summary import RunSummary, summary_of
 from esper.karn.sanctum.following.digest import Digest
 from esper.karn.sanctum.following.follower import RunFollower
 from esper.karn.store.file_stamps import FileStamp, are_racy, file_stamp, stamps_in
+from esper.karn.store.liveness import StatusKind
 from esper.karn.store.run_directory import STORE_NAME, run_directories
 from esper.karn.store.run_files.latch_file import LATCHES_NAME
 from esper.karn.store.run_files.run_note import NOTE_NAME
@@ -203,7 +204,7 @@ class RunCatalogue:
         frame = follower.poll(now)
         summary = summary_of(directory, frame)
         known = self._known.get(directory)
-        if known is not None and known[1] == summary:
+        if known is not None and _looks_same(known[1], summary):
             summary = known[1]  # the same object, so that its line is not built again
         self._behind.discard(directory)
         if frame.status.is_over and frame.completeness.unreadable is None and not frame.is_behind:
@@ -215,6 +216,13 @@ class RunCatalogue:
         self._followed[directory] = follower  # now the last one
         if frame.is_behind:
             self._behind.add(directory)
+
+
+def _looks_same(before: RunSummary, now: RunSummary) -> bool:
+    """Return whether two summaries of a run differ at most in the age of a fresh heartbeat."""
+    if before.status.kind is not StatusKind.STALE:
+        before = replace(before, status=replace(before.status, seconds=now.status.seconds))
+    return before == now
 
 
 def _stamps_of(directory: Path) -> Stamps:

@@ -74,7 +74,7 @@ def read_runs(
     known = list_runs(run_dir)
     runs = query.select(known)
     if funnel_by is not None:
-        check_setting(known, funnel_by, f"--funnel {funnel_by}")
+        check_setting(known, funnel_by)
     return ListedRuns(
         run_dir, query, len(known), runs, funnel_of(runs, funnel_by) if funnel else None
     )

@@ -21,6 +21,8 @@ from esper.leyline.text.command_lines import command_line
 STORE_NAME: Final = "run.sqlite"
 CONFIG_NAME: Final = "config.toml"
 CONSOLE_NAME: Final = "console.log"
+#: The file that the process locks which trains a run.
+LOCK_NAME: Final = "training.lock"
 #: Environment variable by which `esper run` tells the first watch of a script where it records.
 WATCHED_RUN: Final = "ESPER_WATCHED_RUN"
 

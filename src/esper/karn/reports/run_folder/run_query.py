@@ -71,14 +71,14 @@ class RunQuery:
         terms: conditions that a run must fulfil.
         order: name of an order, a figure or a setting; empty for the order of creation.
         is_reversed: whether the order is reversed.
-        keys: names in the query that must be settings of some run, with the word that names them.
+        keys: names in the query that must be settings of some run.
     """
 
     text: str = ""
     terms: tuple[Matches, ...] = ()
     order: str = ""
     is_reversed: bool = False
-    keys: tuple[tuple[str, str], ...] = ()
+    keys: tuple[str, ...] = ()
 
     def select(self, runs: Sequence[RunSummary]) -> list[RunSummary]:
         """Return the runs that match, in the order of the query.
@@ -94,8 +94,8 @@ class RunQuery:
         return in_order(found, self.order, is_reversed=self.is_reversed)
 
     def _check_keys(self, runs: Sequence[RunSummary]) -> None:
-        for key, word in self.keys:
-            check_setting(runs, key, word, [*FIGURES, *_TEXTS, "lit", "first", "status"])
+        for key in self.keys:
+            check_setting(runs, key, [*FIGURES, *_TEXTS, "lit", "first", "status"])
 
 
 def parse_query(words: Iterable[str], *, sort: str = "") -> RunQuery:
@@ -115,7 +115,7 @@ def parse_query(words: Iterable[str], *, sort: str = "") -> RunQuery:
     except ValueError:
         raise QueryError(f"a quotation mark in {text!r} has no partner: close it") from None
     terms: list[Matches] = []
-    keys: list[tuple[str, str]] = []
+    keys: list[str] = []
     for part in parts:
         if part.startswith("sort:"):
             sort = part.removeprefix("sort:")
@@ -125,7 +125,7 @@ def parse_query(words: Iterable[str], *, sort: str = "") -> RunQuery:
             terms.append(_term(part, keys))
     order = sort.removeprefix("-")
     if order and order not in _ORDERS and order not in FIGURES:
-        keys.append((order, f"sort:{sort}"))
+        keys.append(order)
     return RunQuery(text, tuple(terms), order, sort.startswith("-"), tuple(keys))
 
 
@@ -167,15 +167,12 @@ def setting_of(run: RunSummary, name: str) -> Any:
     return found
 
 
-def check_setting(
-    runs: Sequence[RunSummary], name: str, word: str, others: Sequence[str] = ()
-) -> None:
+def check_setting(runs: Sequence[RunSummary], name: str, others: Sequence[str] = ()) -> None:
     """Check that some run has a setting.
 
     Args:
         runs: all runs of the folder; if there are none, any name will do.
         name: name of the setting.
-        word: what names it, for the message.
         others: other names that could be meant.
 
     Raises:
@@ -184,7 +181,7 @@ def check_setting(
     if runs and all(setting_of(run, name) is None for run in runs):
         hint = did_you_mean(name, [*others, *setting_names(runs)])
         raise QueryError(
-            f"no run has a setting {name!r}, which {word!r} asks for"
+            f"no run has a setting {name!r}"
             f"{hint or '; `esper runs --json` lists the settings of each run'}"
         )
 
@@ -202,7 +199,7 @@ def searched_text(run: RunSummary) -> str:
     return " ".join(parts).lower()
 
 
-def _term(word: str, keys: list[tuple[str, str]]) -> Matches:
+def _term(word: str, keys: list[str]) -> Matches:
     """Return the condition of a word; add the setting that it names to `keys`."""
     if word.startswith("not:"):
         if word == "not:":
@@ -233,7 +230,7 @@ def _term(word: str, keys: list[tuple[str, str]]) -> Matches:
         parts = [one.lower() for one in values]
         return lambda run: any(one in text_of(run).lower() for one in parts)
     if key not in FIGURES:
-        keys.append((key, word))
+        keys.append(key)
     return _comparison(word, key, sign, value)
 
 

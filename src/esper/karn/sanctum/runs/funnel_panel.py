@@ -67,4 +67,4 @@ class FunnelPanel(Panel):
     def draw(self, view: View, width: int, height: int, palette: Palette) -> Text:
         if self._funnel is None:
             return Text()
-        return Text("\n", no_wrap=True).join(funnel_lines(self._funnel, palette))
+        return Text("\n", no_wrap=True).join(funnel_lines(self._funnel, palette, width))
