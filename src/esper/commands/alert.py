@@ -100,6 +100,17 @@ def add_alert(verbs: Any) -> None:
     parser.add_argument("--with-process", type=int, help=argparse.SUPPRESS)
 
 
+def add_alert_config(parser: argparse.ArgumentParser) -> None:
+    """Add --alert-config, which starts alerts with a run."""
+    parser.add_argument(
+        "--alert-config",
+        type=Path,
+        metavar="FILE.toml",
+        help="tell of this run as the settings file of `esper alert` says, in a process that "
+        "outlives this one (default: ESPER_ALERT_CONFIG)",
+    )
+
+
 def alert(options: argparse.Namespace) -> int:
     """Watch as the options say; return the exit code."""
     from esper.karn.alerts.settings import kinds_of, seconds_of, sinks_of

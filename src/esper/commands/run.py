@@ -8,8 +8,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from esper.commands.alert import add_alert_config
 from esper.commands.mirror import add_log_to, mirrored
 from esper.commands.options import add_run_dir, add_verb
+from esper.commands.output import print_warning
 from esper.karn.store.run_directory import CONSOLE_NAME, STORE_NAME
 from esper.karn.terminal import is_screen
 
@@ -28,6 +30,7 @@ def add_run_script(verbs: Any) -> None:
         "--no-sanctum", action="store_true", help="print the script's output, do not open Sanctum"
     )
     add_log_to(parser)
+    add_alert_config(parser)
     parser.add_argument(
         "command",
         nargs=argparse.REMAINDER,
@@ -38,12 +41,16 @@ def add_run_script(verbs: Any) -> None:
 
 def run_script(options: argparse.Namespace) -> int:
     """Run the script; return its exit code."""
+    from esper.launch.alert_process import alert_config, start_alerts
     from esper.launch.mirror_process import check_trackers
     from esper.launch.script_process import prepare_script_run
 
     command = [part for place, part in enumerate(options.command) if (place, part) != (0, "--")]
     check_trackers(options.log_to)
+    alerts = alert_config(options.alert_config)
     run = prepare_script_run(options.run_dir, options.name, command)
+    if sentence := start_alerts(run, alerts):
+        print_warning(sentence)
     with mirrored(run, options.log_to) as mirror:
         if options.no_sanctum or not is_screen():
             return _in_front(run, command)

@@ -9,10 +9,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from esper.commands.alert import add_alert_config
 from esper.commands.mirror import add_log_to, mirrored
 from esper.commands.options import OptionError, add_run_dir, add_verb, whole_number
 from esper.commands.output import print_warning
 from esper.karn.terminal import is_screen
+from esper.launch.alert_process import alert_config, start_alerts
 from esper.launch.mirror_process import check_trackers
 from esper.leyline.settings import declared_settings
 from esper.simic.config import TrainingConfig, option_of, setting_names
@@ -47,6 +49,7 @@ def add_ppo(verbs: Any) -> None:
         help="with --resume: resume even if the data of the task has changed",
     )
     add_log_to(parser)
+    add_alert_config(parser)
     settings = parser.add_argument_group("settings (also keys of the --config file)")
     for setting in declared_settings(TrainingConfig).values():
         name = setting.name
@@ -100,8 +103,11 @@ _OPTION_TYPES: dict[type, tuple[Callable[[str], Any], str]] = {
 def ppo(options: argparse.Namespace) -> int:
     """Train as the options say; return the exit code."""
     check_trackers(options.log_to)
+    alerts = alert_config(options.alert_config)
     given = {name: getattr(options, name) for name in setting_names() if hasattr(options, name)}
     with _prepared(options, given) as run, mirrored(run.directory, options.log_to) as mirror:
+        if sentence := start_alerts(run.directory, alerts):
+            print_warning(sentence)
         if options.no_sanctum or not is_screen():
             from esper.commands.ppo.in_front import train_in_front
 

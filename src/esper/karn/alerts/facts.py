@@ -222,8 +222,9 @@ def _ends(view: RunView) -> Iterator[Edge]:
         yield _edge(view, key, "died", sentence, time=_ended_at(view), update=update)
     if status.kind in _FINISHED:
         score = snapshot.training.score
-        words = f"{status.sentence} after {counted(update, 'update')}"
+        words = f"{status.kind.lower()} after {counted(update, 'update')}"
         words += "" if score is None else f", score {score:.3f}"
+        words += f": {snapshot.run.reason}" if snapshot.run.reason else ""
         key = f"finished:{_process(view)}"
         yield _edge(view, key, "finished", words, time=_ended_at(view), update=update)
 
@@ -234,11 +235,13 @@ def _first_advice(view: RunView) -> dict[str, str]:
 
 
 def _ended_at(view: RunView) -> float | None:
-    """Return when a run ended; for a dead one, the time of its last heartbeat."""
-    status = view.frame.status
-    if status.kind is StatusKind.DEAD:
-        return None if status.seconds is None else view.now - status.seconds
-    return view.frame.snapshot.run.finished_at
+    """Return when a run ended; for a dead one, the time of its last sign of life."""
+    status, run = view.frame.status, view.frame.snapshot.run
+    if status.kind is not StatusKind.DEAD:
+        return run.finished_at
+    return (
+        None if status.seconds is None else max(view.now - status.seconds, run.last_event_at or 0)
+    )
 
 
 def _process(view: RunView) -> str:

@@ -131,6 +131,24 @@ _KEYS: Final[dict[str, type[msgspec.Struct]]] = {
 }
 
 
+def usable(settings: AlertSettings, path: Path) -> AlertSettings:
+    """Return settings whose kinds and times are checked and which have a sink.
+
+    Args:
+        settings: the settings.
+        path: their file, for errors.
+
+    Raises:
+        AlertSettingsError: they cannot be used.
+    """
+    kinds_of(settings.on)
+    seconds_of(settings.stalled_after, "stalled_after")
+    if not any(getattr(settings, kind) for kind in _KEYS):
+        tables = ", ".join(f"[[{kind}]]" for kind in _KEYS)
+        raise AlertSettingsError(f"{path} has no sink; give at least one of {tables}")
+    return settings
+
+
 def kinds_of(kinds: Sequence[str]) -> frozenset[str]:
     """Return kinds of edges, checked; "all" is all of them.
 
