@@ -18,12 +18,14 @@ from typing import NoReturn
 
 from esper.commands.alert import add_alert, alert
 from esper.commands.eval import add_eval
+from esper.commands.export import add_export
 from esper.commands.grow import add_grow
 from esper.commands.health import add_health
 from esper.commands.incidents import add_incidents
 from esper.commands.mirror import add_mirror
 from esper.commands.options import Parser
 from esper.commands.ppo.verb import add_ppo, add_train_child, ppo, train_child
+from esper.commands.query import add_query
 from esper.commands.removal import add_archive, add_prune
 from esper.commands.replay import add_replay
 from esper.commands.run import add_run_script, run_script
@@ -159,6 +161,8 @@ def esper_parser(*, with_internal: bool = False) -> argparse.ArgumentParser:
     add_incidents(verbs)
     add_alert(verbs)
     add_replay(verbs)
+    add_query(verbs)
+    add_export(verbs)
     add_mirror(verbs)
     add_eval(verbs)
     add_grow(verbs)

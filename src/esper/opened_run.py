@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from esper.incident_reports import incidents_of
 from esper.karn.sanctum.following.follower import Frame, RunFollower
@@ -18,6 +18,10 @@ from esper.karn.store.tables.update_tables import UPDATE_COLUMNS
 from esper.karn.text.light_signs import LIT, UNKNOWN, UNLIT
 from esper.leyline.telemetry import EpisodesCompleted, PPOUpdatePayload
 from esper.leyline.text.plain_text import printable
+
+if TYPE_CHECKING:
+    import pandas
+    import polars
 
 _EVERY_UPDATE = 1 << 62
 #: What a notebook shows of a light that is on, off, or not known.
@@ -92,6 +96,35 @@ class Run:
                 row |= {name: value for name, value in figures.logged.items() if name not in row}
                 rows[figures.update] = row
         return [rows[update] for update in sorted(rows)]
+
+    def to_polars(self, table: str = "figures") -> "polars.DataFrame":
+        """Return a table of the run as it is now, as a polars frame.
+
+        Args:
+            table: one of `esper export`: `figures` (a row for each figure of each update),
+                `latches`, `evidence`, `sightings`, `settings` or `hosts`.
+
+        Raises:
+            EsperError: there is no such table, or polars is not installed.
+            RunStoreError: the store cannot be read, and no light is known to be on.
+        """
+        from esper.karn.export.frames import polars_frame
+
+        return polars_frame(self.path, table)
+
+    def to_pandas(self, table: str = "figures") -> "pandas.DataFrame":
+        """Return a table of the run as it is now, as a pandas frame.
+
+        Args:
+            table: as for `to_polars`.
+
+        Raises:
+            EsperError: there is no such table, or pandas is not installed.
+            RunStoreError: the store cannot be read, and no light is known to be on.
+        """
+        from esper.karn.export.frames import pandas_frame
+
+        return pandas_frame(self.path, table)
 
     def _repr_html_(self) -> str:
         """Return the status and the lights as HTML, for notebooks."""

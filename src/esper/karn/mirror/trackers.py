@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final, Protocol
-from uuid import uuid4
 
 from esper.karn.mirror.figure_names import Point
 from esper.leyline.errors import EsperError
+from esper.leyline.files.tensorboard_files import event_writer
 from esper.leyline.text.command_lines import install_command
 from esper.leyline.text.suggestions import did_you_mean
 
@@ -99,10 +99,7 @@ def open_tracker(destination: Destination, run: Path, settings: Mapping[str, Any
 
 class _TensorBoard:
     def __init__(self, folder: str, _run: Path, _settings: Mapping[str, Any]) -> None:
-        from tensorboardX import SummaryWriter
-
-        # Its files are named by the second: a second writer would overwrite the first one's.
-        self._writer = SummaryWriter(folder, filename_suffix=f".{uuid4().hex}")
+        self._writer = event_writer(Path(folder))
 
     def log(self, points: list[Point]) -> None:
         for point in points:

@@ -136,6 +136,39 @@ class RunReader(ReadOnlyStore):
             found = starmap(event_of, connection.execute(query).fetchall())
             return [event for event in found if not isinstance(event.payload, DamagedPayload)]
 
+    def read_kind(self, kind: str, after: int, limit: int) -> list[Event]:
+        """Return events of one kind in the order of their ids.
+
+        Args:
+            kind: the kind, as stored.
+            after: the last id that the caller has; 0 for none.
+            limit: maximum number of events.
+
+        Raises:
+            RunStoreError: the store or its index cannot be read.
+        """
+        query = f"{SELECT_EVENTS} WHERE kind = ? AND id > ? ORDER BY id LIMIT ?"
+        with self._connection() as connection:
+            if connection is None:
+                return []
+            rows = connection.execute(query, (kind, after, limit)).fetchall()
+            if not _ascends([after, *(row[0] for row in rows)]):
+                raise RunStoreError(f"{self._path} is damaged: its events are out of order")
+            return list(starmap(event_of, rows))
+
+    def update_marks(self) -> list[tuple[int, int | None]]:
+        """Return the ids of the ends of updates, each with its update, and of starts, with None.
+
+        Raises:
+            RunStoreError: as `read_kind`.
+        """
+        query = (
+            "SELECT id, CASE kind WHEN 'ppo_update' THEN update_index END FROM events "
+            "WHERE kind IN ('ppo_update', 'run_started') ORDER BY id"
+        )
+        with self._connection() as connection:
+            return [] if connection is None else list(connection.execute(query))
+
     def thinned(self) -> Thinned:
         """Return which events were removed from the store to keep it small.
 

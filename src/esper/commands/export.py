@@ -1,0 +1,74 @@
+"""`esper export`: the tables of runs as Parquet, CSV, JSON lines or TensorBoard files."""
+
+import argparse
+from typing import Any
+
+from esper.commands.options import OptionError, add_run_dir, add_verb
+from esper.commands.output import print_warning
+from esper.karn.store.run_directory import find_run, run_directories
+
+
+def add_export(verbs: Any) -> None:
+    """Add `export` to the verbs of `esper`."""
+    parser = add_verb(
+        verbs,
+        "export",
+        _export,
+        "write figures, lights, evidence, settings and host curves of runs in forms that other "
+        "programs read; exit code 1 if something of a run is missing",
+    )
+    parser.add_argument(
+        "runs",
+        nargs="*",
+        metavar="RUN",
+        help="runs: ids, unique prefixes, names or paths (default: the newest)",
+    )
+    add_run_dir(parser)
+    parser.add_argument("--all", action="store_true", help="export all runs in the folder")
+    parser.add_argument(
+        "--to",
+        required=True,
+        choices=("parquet", "csv", "jsonl", "tensorboard"),
+        metavar="FORM",
+        help="parquet, csv, jsonl or tensorboard",
+    )
+    parser.add_argument(
+        "--out",
+        required=True,
+        metavar="PATH",
+        help="a new folder, for jsonl a file; - writes csv (one table) and jsonl to standard "
+        "output",
+    )
+    parser.add_argument(
+        "--tables",
+        default="",
+        metavar="LIST",
+        help="comma-separated: figures, latches, evidence, sightings, settings, hosts (default: "
+        "all; figures for tensorboard, and for csv on standard output)",
+    )
+    parser.add_argument("--force", action="store_true", help="replace what is at PATH")
+
+
+def _export(options: argparse.Namespace) -> int:
+    if options.all and options.runs:
+        raise OptionError("--all exports every run: name no RUN with it")
+    if options.all:
+        runs = run_directories(options.run_dir)
+        if not runs:
+            raise OptionError(f"there is no run in {options.run_dir}")
+    else:
+        references = list(dict.fromkeys(options.runs)) or [None]
+        runs = list(dict.fromkeys(find_run(options.run_dir, one) for one in references))
+    from esper.karn.export.exporting import export, tables_of
+    from esper.karn.export.writers import check_library
+
+    check_library(options.to)
+    names = [name for name in options.tables.split(",") if name]
+    tables = tables_of(options.to, options.out, names)
+    try:
+        is_whole = export(runs, options.to, options.out, tables, print_warning, force=options.force)
+    except OSError as error:
+        if error.filename is None:  # standard output
+            raise
+        raise OptionError(f"cannot write {error.filename}: {error.strerror}") from error
+    return 0 if is_whole else 1

@@ -1,0 +1,1 @@
+"""Tables of runs in the forms that other programs read: Parquet, CSV, JSON lines, TensorBoard."""

@@ -1,0 +1,114 @@
+"""The exported tables: their columns, and batches of rows."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+#: Columns of each table with their types. Every type but `class` may be missing in a row.
+TABLES: Final[Mapping[str, Mapping[str, type]]] = {
+    "figures": {
+        "run": str,
+        "update": int,
+        "time": float,
+        "group": str,
+        "quantity": str,
+        "value": float,
+        "class": str,
+    },
+    "latches": {
+        "run": str,
+        "group": str,
+        "light": str,
+        "state": str,
+        "update": int,
+        "quantity": str,
+        "kind": str,
+        "phase": str,
+        "epoch": int,
+        "minibatch": int,
+        "host": int,
+        "step": int,
+        "part": str,
+        "reproduced": bool,
+        "planted": bool,
+    },
+    "evidence": {
+        "run": str,
+        "group": str,
+        "quantity": str,
+        "kind": str,
+        "first_update": int,
+        "first_epoch": int,
+        "first_minibatch": int,
+        "last_update": int,
+        "last_epoch": int,
+        "last_minibatch": int,
+        "updates": int,
+        "minibatches": int,
+        "steps": int,
+        "first_phase": str,
+        "first_host": int,
+        "first_step": int,
+        "first_part": str,
+        "last_phase": str,
+        "last_part": str,
+        "is_active": bool,
+        "reproduced": bool,
+        "planted": bool,
+    },
+    "sightings": {
+        "run": str,
+        "update": int,
+        "time": float,
+        "group": str,
+        "quantity": str,
+        "kind": str,
+        "count": int,
+        "epoch": int,
+        "minibatch": int,
+        "last_epoch": int,
+        "last_minibatch": int,
+        "phase": str,
+        "host": int,
+        "step": int,
+        "part": str,
+        "reproduced": bool,
+        "planted": bool,
+    },
+    "settings": {"run": str, "setting": str, "value": str},
+    "hosts": {
+        "run": str,
+        "update": int,
+        "time": float,
+        "episode": int,
+        "step": int,
+        "host": int,
+        "quantity": str,
+        "value": float,
+        "class": str,
+    },
+}
+
+#: Classes of a value: only "finite" ones are ordinary numbers.
+CLASSES: Final = ("finite", "nan", "+inf", "-inf")
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows of one table.
+
+    Attributes:
+        table: its name.
+        columns: all its columns, each a list or a NumPy array of equal length.
+    """
+
+    table: str
+    columns: Mapping[str, Any]
+
+    def __len__(self) -> int:
+        return len(next(iter(self.columns.values())))
+
+
+def batch_of(table: str, rows: Sequence[Mapping[str, Any]]) -> Batch:
+    """Return rows as a batch; what a row lacks is None."""
+    return Batch(table, {name: [row.get(name) for row in rows] for name in TABLES[table]})

@@ -1,0 +1,94 @@
+"""A user's SQL on a run's store: it can only read, within a time and a number of rows."""
+
+import sqlite3
+from dataclasses import dataclass
+from typing import Any, Final
+
+from esper.karn.store.errors import RunStoreError
+from esper.karn.store.reading.read_only_store import SESSION_SECONDS, ReadOnlyStore
+from esper.leyline.errors import EsperError
+
+#: What a query may do; everything else is refused before it runs.
+_ALLOWED: Final = (
+    sqlite3.SQLITE_SELECT,
+    sqlite3.SQLITE_READ,
+    sqlite3.SQLITE_FUNCTION,
+    sqlite3.SQLITE_RECURSIVE,
+)
+_REFUSED_FUNCTIONS: Final = ("load_extension", "fts3_tokenizer", "writefile", "readfile", "edit")
+
+
+class QueryError(EsperError, ValueError):
+    """A query cannot be run; the message says why."""
+
+
+@dataclass(frozen=True)
+class QueryResult:
+    """The rows of a query.
+
+    Attributes:
+        columns: their names.
+        rows: the rows, at most as many as were asked for.
+        is_cut: whether there are more.
+    """
+
+    columns: tuple[str, ...]
+    rows: list[tuple[Any, ...]]
+    is_cut: bool
+
+
+class QueriedStore(ReadOnlyStore):
+    """The store of a run, for queries of a user.
+
+    Args:
+        directory: the run's directory.
+    """
+
+    def query(self, sql: str, most_rows: int) -> QueryResult:
+        """Return the rows of one SELECT.
+
+        Args:
+            sql: the query.
+            most_rows: number of rows above which no more are read.
+
+        Raises:
+            QueryError: the SQL is wrong, or does more than read the store.
+            RunStoreError: the store cannot be read, or the query takes too long.
+        """
+        with self._connection() as connection:
+            if connection is None:
+                raise QueryError("the store has no tables yet")
+            connection.set_authorizer(_authorized)
+            try:
+                cursor = connection.execute(sql)
+                rows = cursor.fetchmany(most_rows + 1)
+            except (sqlite3.ProgrammingError, sqlite3.Warning, ValueError) as error:
+                raise QueryError(f"the query cannot be run: {error}") from error
+            except sqlite3.DatabaseError as error:
+                raise _of_database(error) from error
+            finally:
+                connection.set_authorizer(None)
+        if cursor.description is None:
+            raise QueryError("the query is empty: give one SELECT")
+        columns = tuple(one[0] for one in cursor.description)
+        return QueryResult(columns, rows[:most_rows], len(rows) > most_rows)
+
+
+def _authorized(
+    action: int, _of: str | None, name: str | None, _database: str | None, _trigger: str | None
+) -> int:
+    is_refused = action == sqlite3.SQLITE_FUNCTION and (name or "").lower() in _REFUSED_FUNCTIONS
+    is_allowed = action in _ALLOWED and not is_refused
+    return sqlite3.SQLITE_OK if is_allowed else sqlite3.SQLITE_DENY
+
+
+def _of_database(error: sqlite3.DatabaseError) -> Exception:
+    """Return the error to raise: that of the query, or that of the store."""
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    if code == sqlite3.SQLITE_AUTH:
+        return QueryError("a query can only read this store: give one SELECT")
+    if code == sqlite3.SQLITE_INTERRUPT:
+        return RunStoreError(f"the query took longer than {SESSION_SECONDS:.0f} s")
+    if code == sqlite3.SQLITE_ERROR:
+        return QueryError(f"the query cannot be run: {error}")
+    return error

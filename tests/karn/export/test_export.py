@@ -1,0 +1,323 @@
+"""Exported tables, read back by the programs that they are for."""
+
+import csv
+import io
+import json
+import math
+import sqlite3
+import struct
+from pathlib import Path
+
+import duckdb
+import pandas as pd
+import polars as pl
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import esper
+from esper.karn.export.columns import CLASSES, TABLES
+from esper.karn.export.exporting import export, tables_of
+from esper.karn.export.rows import RunRows
+from esper.karn.export.writers import ExportError, check_library
+from esper.karn.store.errors import RunStoreError
+from esper.karn.store.run_store import RunWriter, create_run
+from esper.leyline.errors import EsperError
+
+VALUES = {"usual": 0.1, "zero": -0.0, "nan": math.nan, "up": math.inf, "down": -math.inf,
+          "tiny": 1e-300, "long": 1 / 3}  # fmt: skip
+CONFIG = {"learning_rate": 0.003, "task": "mnist1d"}
+CLASS_OF = {"nan": "nan", "up": "+inf", "down": "-inf"}
+
+
+@pytest.fixture
+def run(tmp_path, payloads):
+    """A finished run: update 2 is trained again, `op` went Inf, and a loop logged odd figures."""
+    made = create_run(tmp_path / "runs", "test")
+    with RunWriter(made) as writer:
+        writer.emit(payloads.start(config=CONFIG))
+        for update, loss in ((1, 0.1), (2, 0.2)):
+            end_update(writer, payloads, update, policy_loss=loss)
+        writer.emit(payloads.start(resumed_from_update=1, config=CONFIG))
+        seen = [payloads.sighting(head="op", quantity="logits", kind="+inf")]
+        end_update(
+            writer, payloads, 2, policy_loss=0.3, logged=VALUES, head_nonfinite=seen,
+            head_inf_detected={"op": True},
+        )  # fmt: skip
+        writer.emit(payloads.step(update=3))
+        writer.emit(payloads.finish(update=2, episodes_done=4))
+    return made
+
+
+def end_update(writer, payloads, update, **figures):
+    writer.emit(payloads.step(update=update))
+    writer.emit(payloads.episodes(update))
+    writer.emit(payloads.update(update, **figures))
+
+
+def exported(runs, form, out, tables=(), **options):
+    said = []
+    chosen = tables_of(form, str(out), tables)
+    is_whole = export(runs, form, str(out), chosen, said.append, **options)
+    return is_whole, said
+
+
+def bits(value):
+    return struct.pack("<d", value) if not math.isnan(value) else "nan"
+
+
+def assert_logged(values, classes):
+    """Check values and classes by quantity against what was logged."""
+    assert values.keys() == VALUES.keys()
+    for name, value in VALUES.items():
+        assert bits(float(values[name])) == bits(value), name
+        assert classes[name] == CLASS_OF.get(name, "finite")
+
+
+def test_parquet_in_polars_pandas_and_duckdb(run, tmp_path):
+    assert exported([run], "parquet", tmp_path / "out") == (True, [])
+    assert sorted(one.stem for one in (tmp_path / "out").iterdir()) == sorted(TABLES)
+    path = str(tmp_path / "out" / "figures.parquet")
+    frame = pl.read_parquet(path)
+    assert frame.columns == list(TABLES["figures"])
+    logged = frame.filter(pl.col("group") == "logged")
+    assert_logged(dict(logged.select("quantity", "value").iter_rows()),
+                  dict(logged.select("quantity", "class").iter_rows()))  # fmt: skip
+    assert logged["value"].null_count() == 0  # a NaN is a value, and no missing one
+    frame = pd.read_parquet(path).query("group == 'logged'").set_index("quantity")
+    assert_logged(dict(frame["value"]), dict(frame["class"]))
+    rows = duckdb.sql(f"SELECT quantity, value, class FROM '{path}' WHERE \"group\" = 'logged'")
+    found = rows.fetchall()
+    assert_logged({one[0]: one[1] for one in found}, {one[0]: one[2] for one in found})
+
+
+def test_csv_in_polars_pandas_and_duckdb(run, tmp_path):
+    assert exported([run], "csv", tmp_path / "out") == (True, [])
+    path = str(tmp_path / "out" / "figures.csv")
+    frame = pl.read_csv(path).filter(pl.col("group") == "logged")
+    assert_logged(dict(frame.select("quantity", "value").iter_rows()),
+                  dict(frame.select("quantity", "class").iter_rows()))  # fmt: skip
+    frame = pd.read_csv(path, float_precision="round_trip", keep_default_na=False)
+    frame = frame.query("group == 'logged'").set_index("quantity")
+    assert_logged(dict(frame["value"]), dict(frame["class"]))
+    rows = duckdb.sql(
+        f"SELECT quantity, value::DOUBLE, class FROM read_csv('{path}') WHERE \"group\" = 'logged'"
+    ).fetchall()
+    assert_logged({one[0]: one[1] for one in rows}, {one[0]: one[2] for one in rows})
+
+
+def test_json_lines_in_pandas_and_duckdb(run, tmp_path):
+    def refuse(word):
+        raise AssertionError(f"a bare {word}")
+
+    path = tmp_path / "out.jsonl"
+    assert exported([run], "jsonl", path) == (True, [])
+    lines = [json.loads(line, parse_constant=refuse) for line in path.read_text().splitlines()]
+    assert {one["table"] for one in lines} == set(TABLES)
+    for one in lines:
+        assert list(one) == ["table", *TABLES[one["table"]]]
+    logged = [one for one in lines if one.get("group") == "logged"]
+    assert_logged({one["quantity"]: one["value"] for one in logged},
+                  {one["quantity"]: one["class"] for one in logged})  # fmt: skip
+    frame = pd.read_json(path, lines=True, convert_dates=False, precise_float=True)
+    frame = frame.query("group == 'logged'").set_index("quantity")
+    for name in ("nan", "up", "down"):
+        assert bits(float(frame["value"][name])) == bits(VALUES[name])
+    rows = duckdb.sql(
+        "SELECT quantity, value::VARCHAR::DOUBLE, class FROM read_json("
+        f"'{path}', columns={{quantity: 'VARCHAR', value: 'VARCHAR', class: 'VARCHAR', "
+        "\"group\": 'VARCHAR'}) WHERE \"group\" = 'logged'"
+    ).fetchall()
+    assert {one[0] for one in rows if one[2] != "finite"} == set(CLASS_OF)
+    assert {one[0] for one in rows if math.isfinite(one[1])} == VALUES.keys() - CLASS_OF.keys()
+
+
+def test_tensorboard_in_its_own_reader(run, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    assert exported([run], "tensorboard", tmp_path / "out") == (True, [])
+    events = EventAccumulator(str(tmp_path / "out" / run.name))
+    events.Reload()
+    for name, value in VALUES.items():
+        (one,) = events.Scalars(f"logged/{name}")
+        assert one.step == 2
+        single = struct.unpack("<f", struct.pack("<f", value))[0]  # event files have float32
+        assert bits(one.value) == bits(single)
+
+
+def test_an_update_that_was_trained_again_counts_once(run, tmp_path):
+    exported([run], "parquet", tmp_path / "out")
+    frame = pl.read_parquet(tmp_path / "out" / "figures.parquet")
+    loss = frame.filter(pl.col("quantity") == "policy_loss")
+    assert loss.select("update", "value").rows() == [(1, 0.1), (2, 0.3)]
+    hosts = pl.read_parquet(tmp_path / "out" / "hosts.parquet")
+    accuracy = hosts.filter((pl.col("quantity") == "accuracy") & (pl.col("host") == 0))
+    assert accuracy["update"].to_list() == [1, 2, 3]  # the last is in progress
+    score = hosts.filter((pl.col("quantity") == "score") & (pl.col("host") == 0))
+    assert score["update"].to_list() == [1, 2]
+    assert score["step"].null_count() == 2
+
+
+def test_latches_evidence_sightings_and_settings(run, tmp_path):
+    exported([run], "parquet", tmp_path / "out")
+    tables = {name: pl.read_parquet(tmp_path / "out" / f"{name}.parquet") for name in TABLES}
+    on = tables["latches"].filter(pl.col("state") == "on").rows(named=True)
+    assert [(one["group"], one["light"], one["quantity"], one["kind"]) for one in on] == [
+        ("op", "inf", "logits", "+inf")
+    ]
+    assert set(tables["latches"]["state"]) == {"on", "off"}
+    assert tables["evidence"].select("group", "kind", "first_update").rows() == [("op", "+inf", 2)]
+    assert tables["sightings"].select("group", "update").rows() == [("op", 2)]
+    named = dict(tables["settings"].select("setting", "value").iter_rows())
+    assert named == {"learning_rate": "0.003", "task": '"mnist1d"'}
+
+
+def test_several_runs_are_one_data_set_and_what_is_missing_is_said(run, tmp_path, payloads):
+    killed = create_run(tmp_path / "runs", "killed")
+    with RunWriter(killed) as writer:
+        writer.emit(payloads.start())
+        end_update(writer, payloads, 1)
+    broken = create_run(tmp_path / "runs", "broken")
+    (broken / "run.sqlite").write_bytes(b"SQLite format 3\x00" + b"\xff" * 5000)
+    is_whole, said = exported([run, killed, broken], "parquet", tmp_path / "out")
+    assert not is_whole
+    assert len(said) == 1
+    assert said[0].startswith(f"{broken.name} is left out: ")
+    frame = pl.read_parquet(tmp_path / "out" / "figures.parquet")
+    assert set(frame["run"]) == {run.name, killed.name}
+    with pytest.raises(RunStoreError):
+        exported([broken], "parquet", tmp_path / "other")
+    assert {one.name for one in tmp_path.iterdir()} == {"runs", "out"}  # nothing half-written
+
+
+def test_a_damaged_event_is_left_out_and_said(run, tmp_path):
+    with sqlite3.connect(run / "run.sqlite") as connection:
+        connection.execute(
+            "UPDATE events SET payload = x'00' WHERE kind = 'ppo_update' AND update_index = 1"
+        )
+    connection.close()
+    is_whole, said = exported([run], "csv", tmp_path / "out")
+    assert not is_whole
+    assert "damaged" in said[0]
+    frame = pl.read_csv(tmp_path / "out" / "figures.csv")
+    assert set(frame["update"]) == {2}
+    latches = pl.read_csv(tmp_path / "out" / "latches.csv")
+    assert set(latches["state"]) == {"on", "unknown"}
+
+
+def test_standard_output_has_one_table_of_csv_or_all_of_json_lines(run, capfdbinary):
+    exported([run], "csv", "-", ["settings"])
+    assert (
+        capfdbinary.readouterr().out
+        == (
+            f'run,setting,value\n{run.name},learning_rate,0.003\n{run.name},task,"""mnist1d"""\n'
+        ).encode()
+    )
+    exported([run], "jsonl", "-", ["settings", "latches"])
+    lines = [json.loads(line) for line in capfdbinary.readouterr().out.splitlines()]
+    assert {one["table"] for one in lines} == {"settings", "latches"}
+
+
+@pytest.mark.parametrize(
+    ("form", "out", "tables", "words"),
+    [
+        ("parquet", "-", [], "give a folder"),
+        ("csv", "-", ["figures", "hosts"], "one table"),
+        ("tensorboard", "out", ["hosts"], "figures only"),
+        ("csv", "out", ["figure"], "there is no table 'figure'"),
+        ("csv", "full", [], "exists"),
+        ("jsonl", "full", [], "is a folder"),
+        ("csv", "absent/out", [], "there is no folder"),
+    ],
+)
+def test_what_cannot_be_exported_is_one_sentence(
+    run, tmp_path, monkeypatch, form, out, tables, words
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.txt").write_text("mine")
+    with pytest.raises(ExportError, match=words):
+        exported([run], form, out, tables)
+    assert (tmp_path / "full" / "thesis.txt").read_text() == "mine"
+
+
+def test_force_replaces_and_an_empty_folder_is_used(run, tmp_path):
+    (tmp_path / "out").mkdir()
+    exported([run], "csv", tmp_path / "out", ["figures"])
+    exported([run], "csv", tmp_path / "out", ["settings"], force=True)
+    assert [one.name for one in (tmp_path / "out").iterdir()] == ["settings.csv"]
+
+
+def test_a_form_whose_library_is_missing_says_what_installs_it(monkeypatch):
+    monkeypatch.setattr("esper.karn.export.writers.find_spec", lambda _name: None)
+    with pytest.raises(ExportError, match=r"needs pyarrow; install it with: .*parquet"):
+        check_library("parquet")
+    check_library("csv")
+
+
+def test_frames_of_an_opened_run(run):
+    opened = esper.open_run(run)
+    frame = opened.to_polars().filter(pl.col("group") == "logged")
+    assert_logged(dict(frame.select("quantity", "value").iter_rows()),
+                  dict(frame.select("quantity", "class").iter_rows()))  # fmt: skip
+    frame = opened.to_pandas().query("group == 'logged'").set_index("quantity")
+    assert_logged(dict(frame["value"]), dict(frame["class"]))
+    for table, columns in TABLES.items():
+        assert opened.to_polars(table).columns == list(columns)
+        assert list(opened.to_pandas(table).columns) == list(columns)
+    assert opened.to_pandas("latches")["update"].isna().sum() > 0
+    with pytest.raises(EsperError, match="there is no table 'x'"):
+        opened.to_polars("x")
+
+
+FLOATS = st.floats() | st.sampled_from([math.nan, math.inf, -math.inf, -0.0])
+
+
+@given(logged=st.dictionaries(st.text(max_size=8), FLOATS, max_size=8))
+@settings(max_examples=30, deadline=None,
+          suppress_health_check=[HealthCheck.function_scoped_fixture])  # fmt: skip
+def test_csv_reads_back_bit_for_bit(tmp_path_factory, payloads, logged):
+    folder = tmp_path_factory.mktemp("law")
+    made = create_run(folder, "law")
+    with RunWriter(made) as writer:
+        writer.emit(payloads.start())
+        writer.emit(payloads.update(1, logged=logged))
+    exported([made], "csv", folder / "out", ["figures"])
+    with (folder / "out" / "figures.csv").open(newline="", encoding="utf-8") as file:
+        rows = [row for row in csv.DictReader(file) if row["group"] == "logged"]
+    found = {row["quantity"]: row for row in rows}
+    assert found.keys() == logged.keys()
+    for name, value in logged.items():
+        assert bits(float(found[name]["value"])) == bits(value)
+        kind = "finite" if math.isfinite(value) else "nan" if math.isnan(value) else None
+        assert found[name]["class"] == (kind or ("+inf" if value > 0 else "-inf"))
+        assert found[name]["class"] in CLASSES
+
+
+def test_a_live_run_is_exported_to_its_last_event(tmp_path, payloads):
+    made = create_run(tmp_path, "live")
+    with RunWriter(made) as writer:
+        writer.emit(payloads.start())
+        end_update(writer, payloads, 1)
+        writer.flush()
+        rows = RunRows(made)
+        (batch,) = rows.batches(["figures"])
+        assert set(batch.columns["update"]) == {1}
+
+
+def test_the_command_exports_and_says_what_is_wrong(run, tmp_path, monkeypatch, capsys):
+    from esper.cli import main
+
+    monkeypatch.chdir(tmp_path)
+
+    def ended(*arguments):
+        with pytest.raises(SystemExit) as end:
+            main(["export", *arguments])
+        return int(end.value.code or 0), capsys.readouterr()
+
+    assert ended("--all", "--to", "csv", "--out", "out")[0] == 0
+    assert io.StringIO(Path("out/figures.csv").read_text()).readline().startswith("run,update,")
+    code, printed = ended("nope", "--to", "csv", "--out", "other")
+    assert (code, printed.err.count("\n")) == (2, 1)
+    code, printed = ended("--to", "excel", "--out", "other")
+    assert (code, printed.err.count("\n")) == (2, 1)
