@@ -9,7 +9,13 @@ from rich.text import Text
 from textual.binding import Binding, BindingType
 from textual.message import Message
 
-from esper.karn.reports.run_folder.run_query import ORDERS, QueryError, RunQuery, parse_query
+from esper.karn.reports.run_folder.run_query import (
+    ORDERS,
+    QueryError,
+    RunQuery,
+    in_order,
+    parse_query,
+)
 from esper.karn.reports.run_folder.run_summary import RunSummary
 from esper.karn.sanctum.drawing.choice_panel import ChoicePanel
 from esper.karn.sanctum.fold.view import View
@@ -111,13 +117,12 @@ class RunsPanel(ChoicePanel):
         self._arrange()
 
     def _arrange(self) -> None:
-        query = self._query
-        order = {} if query.order else {"order": self.order}
+        query = replace(self._query, order=self._query.order or self.order)
         try:
-            found = replace(query, **order).select(self._all)
+            found = query.select(self._all)
         except QueryError as error:
             self.filter_error = str(error)
-            found = replace(query, terms=(), keys=(), order=self.order).select(self._all)
+            found = in_order(self._all, self.order)
         self._runs = tuple(found)
         self._keys = self._paths = [run.path for run in self._runs]
         self.redraw()
