@@ -269,7 +269,7 @@ def print_screen(folder: Path, runs: int, seconds: float) -> None:
             ("end the filter", "\x1b", is_whole),
             ("funnel", "f", _holds("by learning_rate")),
             ("end the funnel", "\x1b", lambda text: "by learning_rate" not in text),
-            ("compare two", "c", _holds("settings that differ")),
+            ("compare two", "c", _holds("best score")),
             ("end the comparison", "\x1b", is_whole),
             ("open the last run", "\x1b[F\r", _holds("Action heads")),
         ):

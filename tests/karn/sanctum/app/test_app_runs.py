@@ -196,6 +196,22 @@ def test_what_has_no_room_is_named_and_incidents_always_have(runs, width):
     }  # fmt: skip
 
 
+async def test_settings_that_differ_are_a_column_where_there_is_room(listed, runs):
+    async def test(pilot, app, panel):
+        rates = (0.1, 0.2, 0.1, 0.2, 0.1)
+        swept = [
+            replace(run, settings={"rate": rate, "envs": 8}, note="swept")
+            for run, rate in zip(runs, rates, strict=True)
+        ]
+        app.screen.on_runs_updated(RunsUpdated(swept[1:]))
+        await pilot.pause()
+        assert panel.text.splitlines()[1].endswith("swept  rate 0.1")
+        assert panel.text.splitlines()[2].endswith("swept  rate 0.2")
+        assert "envs" not in panel.text
+
+    await listed(test, size=(160, 24))
+
+
 def test_only_the_line_of_a_changed_run_is_built_again(runs):
     lines = RunLines()
     before = lines.lines(runs, 120, DARK)

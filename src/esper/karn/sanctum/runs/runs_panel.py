@@ -9,6 +9,7 @@ from rich.text import Text
 from textual.binding import Binding, BindingType
 from textual.message import Message
 
+from esper.karn.reports.run_folder.funnel import varied_settings
 from esper.karn.reports.run_folder.run_query import (
     ORDERS,
     QueryError,
@@ -71,6 +72,7 @@ class RunsPanel(ChoicePanel):
         self._runs: Sequence[RunSummary] = ()  # in the order of the lines
         self._lines_of_runs = RunLines()
         self._nothing = NO_RUNS
+        self._all_paths: list[Path] = []
         self._paths: list[Path] = []  # of the lines
         self._query = RunQuery()
         self.filter_text = ""
@@ -97,8 +99,13 @@ class RunsPanel(ChoicePanel):
         """
         if (tuple(runs), nothing) == (self._all, self._nothing):
             return
+        paths = [run.path for run in runs]
+        if paths != self._all_paths:
+            self._all_paths = paths
+            known = set(paths)
+            self.marked = [path for path in self.marked if path in known]
+            self._lines_of_runs.show_settings(varied_settings(runs))
         self._all, self._nothing = tuple(runs), nothing
-        self.marked = [path for path in self.marked if any(run.path == path for run in runs)]
         self._arrange()
 
     def filter(self, text: str) -> None:
