@@ -267,9 +267,9 @@ def print_screen(folder: Path, runs: int, seconds: float) -> None:
             ("open the filter", "/", _holds("status:dead")),
             ("filter", "lit:op learning_rate>=1e-3\r", _holds(f" of {runs} runs")),
             ("end the filter", "\x1b", is_whole),
-            ("funnel", "f", _holds("with learning_rate")),
-            ("end the funnel", "\x1b", lambda text: "with learning_rate" not in text),
-            ("compare two", "c", _holds("settings that differ")),
+            ("funnel", "f", _holds("by learning_rate")),
+            ("end the funnel", "\x1b", lambda text: "by learning_rate" not in text),
+            ("compare two", "c", _holds("best score")),
             ("end the comparison", "\x1b", is_whole),
             ("open the last run", "\x1b[F\r", _holds("Action heads")),
         ):

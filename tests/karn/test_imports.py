@@ -14,6 +14,7 @@ import pytest
         "esper.karn.store.run_store",
         "esper.karn.reports.health",
         "esper.karn.reports.runs",
+        "esper.karn.reports.run_folder.removal_rules",
         "esper.karn.reports.telemetry_docs",
         "esper.karn.sanctum.following.follower",
         "esper.karn.sanctum.fold.verdict",

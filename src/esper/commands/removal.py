@@ -148,7 +148,7 @@ def _print_plan(plan: "RemovalPlan", verb: str, where: str, *, is_done: bool) ->
         if more := len(plan.going) - _NAMED:
             lines += [Text(f"and {more} more")] if more > 0 else []
     total = f"{counted(len(plan.going), 'run')}, {bytes_text(sum(sizes))}" if sizes else "no run"
-    does = f"{verb}s" if is_done else f"would {verb}"
+    does = f"to {verb}:" if is_done else f"would {verb}"
     say = "" if is_done or not sizes else "; --yes does it"
     lines.append(Text(f"{does} {total}{where}{say}", style="bold"))
     for reason, number in plan.reasons().items():

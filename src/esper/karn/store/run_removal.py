@@ -12,6 +12,7 @@ import shutil
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -63,7 +64,7 @@ def finish_removals(run_dir: Path) -> None:
     with _folder(run_dir) as parent:
         with _inside(run_dir, parent, REMOVING_NAME) as trash:
             for name in os.listdir(trash):
-                _try(lambda name=name: _delete(name, trash), run_dir / REMOVING_NAME / name)
+                _try(partial(_delete, name, trash), run_dir / REMOVING_NAME / name)
         with suppress(OSError):  # another process may have put a run there
             os.rmdir(REMOVING_NAME, dir_fd=parent)
 

@@ -8,9 +8,10 @@ import pytest
 from textual.widgets import Static
 
 from esper.karn.reports.run_catalogue import RunCatalogue
-from esper.karn.reports.run_folder.run_summary import RunSummary
+from esper.karn.reports.run_folder.run_summary import FirstLight, RunSummary
 from esper.karn.sanctum.frame.run_screen import RunsUpdated
 from esper.karn.sanctum.runs.comparison_panel import ComparisonPanel
+from esper.karn.sanctum.runs.funnel_panel import FunnelPanel
 from esper.karn.sanctum.runs.run_lines import MARK, RunLines
 from esper.karn.sanctum.runs.runs_panel import RunsPanel
 from esper.karn.store.liveness import RunStatus, StatusKind
@@ -195,6 +196,22 @@ def test_what_has_no_room_is_named_and_incidents_always_have(runs, width):
     }  # fmt: skip
 
 
+async def test_settings_that_differ_are_a_column_where_there_is_room(listed, runs):
+    async def test(pilot, app, panel):
+        rates = (0.1, 0.2, 0.1, 0.2, 0.1)
+        swept = [
+            replace(run, settings={"rate": rate, "envs": 8}, note="swept")
+            for run, rate in zip(runs, rates, strict=True)
+        ]
+        app.screen.on_runs_updated(RunsUpdated(swept[1:]))
+        await pilot.pause()
+        assert panel.text.splitlines()[1].endswith("swept  rate 0.1")
+        assert panel.text.splitlines()[2].endswith("swept  rate 0.2")
+        assert "envs" not in panel.text
+
+    await listed(test, size=(160, 24))
+
+
 def test_only_the_line_of_a_changed_run_is_built_again(runs):
     lines = RunLines()
     before = lines.lines(runs, 120, DARK)
@@ -210,3 +227,59 @@ def test_only_the_line_of_a_changed_run_is_built_again(runs):
     assert MARK in after[1].plain
     fresh = RunLines().lines(changed, 120, DARK, marked=[runs[0].path])
     assert [line.plain for line in after] == [line.plain for line in fresh]
+
+
+async def test_a_filter_is_that_of_esper_runs_and_a_bad_one_says_why(listed, screen_text):
+    async def test(pilot, app, panel):
+        for text, found in (
+            ("lit:op", ["birch"]),
+            ("status:finished sort:score", ["amber", "douglas"]),
+            ("update>=4", ["elm", "douglas"]),
+        ):
+            panel.filter(text)
+            assert _order(panel) == found
+        panel.filter("update>=")
+        await pilot.pause()
+        assert _order(panel) == ["elm", "douglas"], "what was there stays while typing"
+        assert "! 'update>=' has no value" in "\n".join(screen_text(app))
+        panel.filter("updat>=4")
+        await pilot.pause()
+        shown = "\n".join(screen_text(app))
+        assert "no run has a setting 'updat'; did you mean update?" in shown
+        panel.filter("")
+        assert len(_order(panel)) == 5
+
+    await listed(test)
+
+
+async def test_the_funnel_goes_through_the_settings_that_differ(listed, runs, screen_text):
+    async def test(pilot, app, panel):
+        swept = [
+            replace(
+                run,
+                settings={"rate": 0.1 if number % 2 else 0.2},
+                first_light=FirstLight("Inf", "op", 7, False) if run.inf_heads else None,
+            )
+            for number, run in enumerate(runs)
+        ]
+        app.screen.on_runs_updated(RunsUpdated([replace(run, note="new") for run in swept]))
+        await pilot.press("f")
+        await pilot.pause()
+        funnel = app.screen.query_one(FunnelPanel)
+        assert [" ".join(line.split()) for line in funnel.text.splitlines()] == [
+            "which head or group lit first, by rate",
+            "████████████░░░░░░░░░░░░ 50% of 2 runs with rate 0.1 1 lit: 1 op first (update 7)",
+            "░░░░░░░░░░░░░░░░░░░░░░░░ 0% of 3 runs with rate 0.2 none lit",
+        ]
+        panel.filter("rate:0.2")
+        await pilot.pause()
+        assert "3 runs with rate 0.2" in funnel.text
+        assert "rate 0.1" not in funnel.text
+        await pilot.press("f")
+        await pilot.pause()
+        assert "all runs" in funnel.text
+        await pilot.press("f")
+        await pilot.pause()
+        assert not funnel.display
+
+    await listed(test, size=(120, 40))

@@ -16,6 +16,8 @@ from typing import Final, NamedTuple
 
 from rich.text import Text
 
+from esper.karn.reports.run_folder.funnel_lines import value_text
+from esper.karn.reports.run_folder.run_query import setting_of
 from esper.karn.reports.run_folder.run_summary import RunSummary
 from esper.karn.text.columns import GAP, in_columns
 from esper.karn.text.figures import ABSENT, cut, figure
@@ -29,6 +31,9 @@ _LEAD: Final = 3  # cells for the cursor, the mark and the sign of the open run
 _LONGEST_NAME: Final = 32
 _LONGEST_NOTE: Final = 40
 _LONGEST_LIBRARY: Final = 24
+_LONGEST_SETTINGS: Final = 40
+#: Settings that are shown, of those that differ among the runs.
+_MOST_SETTINGS: Final = 3
 #: The columns after the name, from left to right.
 _COLUMNS: Final = (
     "status",
@@ -42,6 +47,7 @@ _COLUMNS: Final = (
     "incidents",
     "library",
     "note",
+    "settings",
 )
 #: Columns that are shown only if some run has a value.
 _OPTIONAL: Final[dict[str, Callable[[RunSummary], str]]] = {
@@ -61,6 +67,7 @@ _PRIORITY: Final = (
     "task",
     "library",
     "best",
+    "settings",
 )
 _ALWAYS_SHOWN: Final = frozenset(_PRIORITY[:3])
 #: Columns that decide between long and short cells.
@@ -98,6 +105,13 @@ class RunLines:
     def __init__(self) -> None:
         self._known: dict[int, _Known] = {}  # by the identity of the run's summary
         self._palette: Palette | None = None
+        self._settings: tuple[str, ...] = ()  # in the column "settings"
+
+    def show_settings(self, names: Sequence[str]) -> None:
+        """Show these settings, as many as there is room for, in a column."""
+        if tuple(names[:_MOST_SETTINGS]) != self._settings:
+            self._settings = tuple(names[:_MOST_SETTINGS])
+            self._known = {}
 
     def lines(
         self,
@@ -137,7 +151,16 @@ class RunLines:
     def hidden_columns(self, runs: Sequence[RunSummary], width: int, palette: Palette) -> list[str]:
         """Return the columns for which there is no room in `width` cells."""
         shown = self._layout(runs, width, palette).columns
-        return [name for name in _used_columns(runs) if name not in shown]
+        return [name for name in self._used_columns(runs) if name not in shown]
+
+    def _used_columns(self, runs: Sequence[RunSummary]) -> list[str]:
+        """Return the columns in which some run has, or may have, a value."""
+        return [
+            name
+            for name in _COLUMNS
+            if (name != "settings" or self._settings)
+            and (name not in _OPTIONAL or any(_OPTIONAL[name](run) for run in runs))
+        ]
 
     def _layout(self, runs: Sequence[RunSummary], width: int, palette: Palette) -> _Layout:
         before = self._known if palette == self._palette else {}
@@ -145,7 +168,7 @@ class RunLines:
         self._known = {id(run): before.get(id(run)) or _Known(run, {}, {}) for run in runs}
         name_width = min(_LONGEST_NAME, max([len("run"), *(len(run.run_id) for run in runs)]))
         room = width - _LEAD - name_width
-        columns = _used_columns(runs)
+        columns = self._used_columns(runs)
         for is_short in (False, True):
             widths = self._widths(columns, width, palette, is_short=is_short)
             if sum(GAP + widths[name] for name in _IMPORTANT) <= room:
@@ -166,7 +189,8 @@ class RunLines:
         for known in self._known.values():
             if is_short not in known.cells:
                 cells = {
-                    name: _cell(name, known.run, palette, is_short=is_short) for name in _COLUMNS
+                    name: _cell(name, known.run, palette, self._settings, is_short=is_short)
+                    for name in _COLUMNS
                 }
                 known.cells[is_short] = cells
                 known.widths[is_short] = {name: cell.cell_len for name, cell in cells.items()}
@@ -220,20 +244,13 @@ def _line(known: _Known, layout: _Layout, is_marked: bool, is_watched: bool) -> 
     return line
 
 
-def _used_columns(runs: Sequence[RunSummary]) -> list[str]:
-    """Return the columns in which some run has, or may have, a value."""
-    return [
-        name
-        for name in _COLUMNS
-        if name not in _OPTIONAL or any(_OPTIONAL[name](run) for run in runs)
-    ]
-
-
 def _heading(column: str, width: int) -> str:
     return column if width >= _ROOMY else _SHORT_HEADINGS.get(column, column)
 
 
-def _cell(title: str, run: RunSummary, palette: Palette, *, is_short: bool) -> Text:
+def _cell(
+    title: str, run: RunSummary, palette: Palette, settings: Sequence[str], *, is_short: bool
+) -> Text:
     if title == "status":
         return status_text(run.status, palette)
     if title == "lights":
@@ -252,5 +269,12 @@ def _cell(title: str, run: RunSummary, palette: Palette, *, is_short: bool) -> T
         "incidents": str(run.incidents or ABSENT),
         "library": cut(run.library or ABSENT, _LONGEST_LIBRARY),
         "note": cut(run.note, _LONGEST_NOTE),
+        "settings": cut(_settings_text(run, settings), _LONGEST_SETTINGS),
     }
     return Text(words[title], style=palette.ink)
+
+
+def _settings_text(run: RunSummary, names: Sequence[str]) -> str:
+    """Return settings of a run with their values; those that it does not have are left out."""
+    found = ((name, setting_of(run, name)) for name in names)
+    return ", ".join(f"{name} {value_text(value)}" for name, value in found if value is not None)

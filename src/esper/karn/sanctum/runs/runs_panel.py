@@ -9,7 +9,14 @@ from rich.text import Text
 from textual.binding import Binding, BindingType
 from textual.message import Message
 
-from esper.karn.reports.run_folder.run_query import ORDERS, QueryError, RunQuery, parse_query
+from esper.karn.reports.run_folder.funnel import varied_settings
+from esper.karn.reports.run_folder.run_query import (
+    ORDERS,
+    QueryError,
+    RunQuery,
+    in_order,
+    parse_query,
+)
 from esper.karn.reports.run_folder.run_summary import RunSummary
 from esper.karn.sanctum.drawing.choice_panel import ChoicePanel
 from esper.karn.sanctum.fold.view import View
@@ -65,6 +72,7 @@ class RunsPanel(ChoicePanel):
         self._runs: Sequence[RunSummary] = ()  # in the order of the lines
         self._lines_of_runs = RunLines()
         self._nothing = NO_RUNS
+        self._all_paths: list[Path] = []
         self._paths: list[Path] = []  # of the lines
         self._query = RunQuery()
         self.filter_text = ""
@@ -91,8 +99,13 @@ class RunsPanel(ChoicePanel):
         """
         if (tuple(runs), nothing) == (self._all, self._nothing):
             return
+        paths = [run.path for run in runs]
+        if paths != self._all_paths:
+            self._all_paths = paths
+            known = set(paths)
+            self.marked = [path for path in self.marked if path in known]
+            self._lines_of_runs.show_settings(varied_settings(runs))
         self._all, self._nothing = tuple(runs), nothing
-        self.marked = [path for path in self.marked if any(run.path == path for run in runs)]
         self._arrange()
 
     def filter(self, text: str) -> None:
@@ -111,13 +124,12 @@ class RunsPanel(ChoicePanel):
         self._arrange()
 
     def _arrange(self) -> None:
-        query = self._query
-        order = {} if query.order else {"order": self.order}
+        query = replace(self._query, order=self._query.order or self.order)
         try:
-            found = replace(query, **order).select(self._all)
+            found = query.select(self._all)
         except QueryError as error:
             self.filter_error = str(error)
-            found = replace(query, terms=(), keys=(), order=self.order).select(self._all)
+            found = in_order(self._all, self.order)
         self._runs = tuple(found)
         self._keys = self._paths = [run.path for run in self._runs]
         self.redraw()

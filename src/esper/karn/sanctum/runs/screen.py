@@ -21,7 +21,7 @@ from esper.karn.sanctum.runs.runs_panel import NO_RUNS, RunsPanel
 from esper.karn.store.run_files.run_note import LONGEST_NOTE, NoteError, write_note
 from esper.leyline.text.plain_text import printable_line
 
-_KEYS: Final = "enter opens, space marks, c compares, o sorts, / filters, f funnel, e notes"
+_KEYS: Final = "enter open, space mark, c compare, o sort, / filter, f funnel, e note"
 
 
 _FILTER: Final = "lit:op  status:dead  seed:3  score>=0.7  learning_rate>=1e-3  sort:best  a text"
