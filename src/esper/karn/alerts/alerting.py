@@ -210,7 +210,7 @@ class Alerting:
         except Exception as error:  # noqa: BLE001
             self._report(f"{poll.directory.name} cannot be looked at: {error!r}")
             return
-        if found is None:
+        if found is None or not self._sinks:  # a heartbeat alone tells no edges
             return
         current = {edge.key for edge in found}
         for edge in found:
