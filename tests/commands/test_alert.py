@@ -93,3 +93,10 @@ def test_a_folder_a_run_and_a_settings_file_are_watched(run, written, tmp_path, 
         assert written.name in (tmp_path / "told.jsonl").read_text()
         (tmp_path / "told.jsonl").unlink()
         (written / "alerts.jsonl").unlink()
+
+
+def test_figures_are_written_for_node_exporter(run, written, tmp_path):
+    assert run("alert", "--once", "--textfile", "esper.prom")[0] == 0
+    text = (tmp_path / "esper.prom").read_text()
+    assert f'esper_run_status{{run="{written.name}",status="FINISHED"}} 1.0' in text
+    assert not (written / "alerts.jsonl").exists()  # nobody was told anything

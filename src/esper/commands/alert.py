@@ -13,7 +13,10 @@ from esper.karn.alerts.edges import DEFAULT_KINDS, EDGE_KINDS
 from esper.karn.store.run_directory import find_run, is_run
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
     from esper.karn.alerts.alerting import Sources
+    from esper.karn.alerts.facts import RunView
     from esper.karn.alerts.settings import AlertSettings
     from esper.karn.alerts.sinks.heartbeat import HeartbeatSink
     from esper.karn.alerts.sinks.sink import Sink
@@ -90,6 +93,17 @@ def add_alert(verbs: Any) -> None:
         metavar="FILE",
         help="append each message to a file as a line of JSON; - is standard output",
     )
+    figures = parser.add_argument_group("figures (extra metrics)")
+    figures.add_argument(
+        "--metrics",
+        metavar="[HOST:]PORT",
+        help="serve figures for Prometheus; to this machine alone, unless HOST says otherwise",
+    )
+    figures.add_argument(
+        "--textfile",
+        metavar="FILE.prom",
+        help="write figures for the textfile collector of node_exporter",
+    )
     parser.add_argument(
         "--test", action="store_true", help="send a drill through every sink, and say what arrived"
     )
@@ -123,7 +137,7 @@ def alert(options: argparse.Namespace) -> int:
     more_sinks, more_hearts = sinks_of(settings, folder)
     sinks += [one for one in more_sinks if one.id not in {known.id for known in sinks}]
     hearts += [one for one in more_hearts if one.id not in {known.id for known in hearts}]
-    if not sinks and not hearts:
+    if not (sinks or hearts or settings.metrics or settings.textfile):
         raise OptionError(
             "give at least one sink: --exec, --webhook, --notify, --heartbeat or --log "
             "(--log - prints the messages)"
@@ -138,12 +152,13 @@ def alert(options: argparse.Namespace) -> int:
     sources = _sources(options, settings, folder)
     past = _PAST_SECONDS if options.once else 0.0
     rules = Rules(kinds, stalled_after, time.time() - past, is_single=options.once)
-    alerting = Alerting(sources, rules, sinks, hearts, print_warning)
+    publish = _publisher(settings, folder, options)
+    alerting = Alerting(sources, rules, sinks, hearts, print_warning, publish=publish)
     if options.once:
         return 0 if alerting.once() else 1
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: alerting.stop())
-    names = ", ".join(sink.name for sink in (*sinks, *hearts))
+    names = ", ".join(sink.name for sink in (*sinks, *hearts)) or "nobody"
     watched = ", ".join(str(path) for path in (*sources.folders, *sources.runs))
     print_warning(f"watching {watched}; telling {names}")
     return 0 if alerting.watch(options.with_process) else 1
@@ -163,6 +178,9 @@ def _settings(options: argparse.Namespace) -> "tuple[AlertSettings, Path]":
         given["on"] = tuple(kind.strip() for kind in options.on.split(",") if kind.strip())
     if options.stalled_after is not None:
         given["stalled_after"] = options.stalled_after
+    for name in ("metrics", "textfile"):
+        if (value := getattr(options, name)) is not None:
+            given[name] = value
     return msgspec.structs.replace(settings, **given), folder
 
 
@@ -204,6 +222,43 @@ def _sources(options: argparse.Namespace, settings: "AlertSettings", folder: Pat
             found = path if is_run(path) else find_run(options.run_dir, word)
             runs[found] = None
     return Sources(tuple(folders), tuple(runs))
+
+
+def _publisher(
+    settings: "AlertSettings", folder: Path, options: argparse.Namespace
+) -> "Callable[[Sequence[RunView], Mapping[str, int]], None] | None":
+    """Return what publishes figures after each look at runs; None if nobody wants them."""
+    if not (settings.metrics or settings.textfile):
+        return None
+    if settings.metrics and options.once:
+        raise OptionError("--metrics needs a process that stays: not with --once")
+    from esper.karn.alerts.metrics import Metrics, address_of, samples_of
+
+    metrics = Metrics()
+    base = Path() if options.textfile is not None else folder
+    path = base / Path(settings.textfile).expanduser() if settings.textfile else None
+    if path is not None and not path.parent.is_dir():
+        raise OptionError(f"--textfile: there is no folder {path.parent}")
+    if settings.metrics:
+        address = address_of(settings.metrics)
+        port = metrics.serve(address)
+        print_warning(f"metrics at http://{address.host}:{port}/metrics")
+    is_reported = False
+
+    def publish(views: "Sequence[RunView]", waiting: "Mapping[str, int]") -> None:
+        nonlocal is_reported
+        metrics.publish(samples_of(views, waiting, time.time()))
+        if path is None:
+            return
+        try:
+            metrics.write(path)
+            is_reported = False
+        except OSError as error:
+            if not is_reported:
+                print_warning(f"{path} cannot be written: {error.strerror}")
+            is_reported = True
+
+    return publish
 
 
 def _test(sinks: "list[Sink]", hearts: "list[HeartbeatSink]") -> int:

@@ -178,7 +178,7 @@ def test_a_sink_is_tried_again_in_order_and_says_so(box):
 
 def test_a_message_of_many_edges_is_cut_in_text_and_whole_in_json():
     many = message_of("m", [edge(f"k{n}", run=f"r{n % 3}") for n in range(40)])
-    assert many.title.startswith("40 alerts in 3 runs; r0: ")
+    assert many.title.startswith("40 alerts in 3 runs (40 light); r0: ")
     assert many.text.splitlines()[-1] == "and 20 more"
     assert len(many.as_json()["alerts"]) == 40
 

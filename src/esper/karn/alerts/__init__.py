@@ -10,5 +10,7 @@
 | `sinks`    | the ways out: a command, a webhook, apprise, a heartbeat, a file               |
 | `delivery` | a queue, a thread and repeated attempts for each sink                          |
 | `alerting` | the process: look, claim, send, record                                         |
-| `settings` | the settings file, and references to secrets                                   |
+| `metrics`  | figures of runs for Prometheus                                                 |
+| `secrets`  | references to secrets, and names and ids that do not reveal them               |
+| `settings` | the settings file, and the sinks that it makes                                 |
 """

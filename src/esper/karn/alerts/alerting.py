@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -11,6 +11,7 @@ import msgspec
 
 from esper.karn.alerts.delivery import FIRST_WAIT, Delivery
 from esper.karn.alerts.edges import Edge
+from esper.karn.alerts.facts import RunView
 from esper.karn.alerts.messages import Message, message_of, new_message_id
 from esper.karn.alerts.polling import FolderPoll, Rules, RunPoll
 from esper.karn.alerts.record import RECORD_NAME, AlertRecord, Debt, Told, this_process
@@ -70,6 +71,7 @@ class Alerting:
         sinks: where messages go.
         hearts: where the heartbeat goes.
         report: prints a sentence for the operator.
+        publish: called after each look with the runs and the messages that wait, by sink.
         window: seconds in which edges are one message.
         first_wait: seconds before the second attempt of a sink.
     """
@@ -82,6 +84,7 @@ class Alerting:
         hearts: Sequence[HeartbeatSink],
         report: Callable[[str], None],
         *,
+        publish: Callable[[Sequence[RunView], Mapping[str, int]], None] | None = None,
         window: float = WINDOW_SECONDS,
         first_wait: float = FIRST_WAIT,
     ) -> None:
@@ -89,6 +92,7 @@ class Alerting:
         self._folders = [FolderPoll(folder, rules) for folder in sources.folders]
         self._runs = [RunPoll(run, rules, was_there=True) for run in sources.runs]
         self._report = report
+        self._publish = publish
         self._window = window
         self._me = this_process()
         self._known: dict[Path, _Known] = {}
@@ -198,6 +202,10 @@ class Alerting:
         self._send_owed(owed)
         for heart in self._hearts:
             heart.note(self._failures())
+        if self._publish is not None:
+            views = [poll.view for poll in self.polls if poll.view is not None]
+            waiting = {one.sink.name: one.waiting for one in self._deliveries.values()}
+            self._publish(views, waiting)
         since = self._pending_since
         if since is not None and (is_last or time.monotonic() - since >= self._window):
             self._send_pending()
@@ -210,7 +218,7 @@ class Alerting:
         except Exception as error:  # noqa: BLE001
             self._report(f"{poll.directory.name} cannot be looked at: {error!r}")
             return
-        if found is None:
+        if found is None or not self._sinks:  # a heartbeat alone tells no edges
             return
         current = {edge.key for edge in found}
         for edge in found:

@@ -3,6 +3,7 @@
 import socket
 import time
 import uuid
+from collections import Counter
 from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
@@ -42,7 +43,9 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
         runs = len({edge.path for edge in self.edges})
         title = f"{first.run}: {first.sentence}"
         if runs > 1:
-            title = f"{counted(others + 1, 'alert')} in {runs} runs; {title}"
+            kinds = Counter(edge.kind for edge in self.edges)
+            words = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
+            title = f"{counted(others + 1, 'alert')} in {runs} runs ({words}); {title}"
         elif others:
             title += f" (and {others} more)"
         marks = [

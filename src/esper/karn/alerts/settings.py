@@ -79,6 +79,8 @@ class AlertSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         notify: services that apprise knows.
         heartbeat: services that expect a sign of life.
         log: files.
+        metrics: address where metrics for Prometheus are served, such as "9108".
+        textfile: file with the metrics, for node_exporter.
     """
 
     watch: tuple[str, ...] = ()
@@ -89,6 +91,8 @@ class AlertSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     notify: tuple[NotifySettings, ...] = ()
     heartbeat: tuple[HeartbeatSettings, ...] = ()
     log: tuple[LogSettings, ...] = ()
+    metrics: str = ""
+    textfile: str = ""
 
 
 def read_settings(path: Path) -> AlertSettings:
@@ -143,7 +147,7 @@ def usable(settings: AlertSettings, path: Path) -> AlertSettings:
     """
     kinds_of(settings.on)
     seconds_of(settings.stalled_after, "stalled_after")
-    if not any(getattr(settings, kind) for kind in _KEYS):
+    if not any(getattr(settings, kind) for kind in (*_KEYS, "metrics", "textfile")):
         tables = ", ".join(f"[[{kind}]]" for kind in _KEYS)
         raise AlertSettingsError(f"{path} has no sink; give at least one of {tables}")
     return settings
