@@ -28,6 +28,7 @@ def check(form: str, output: str) -> dict[str, Any]:
 
 
 def test_reports_of_a_drilled_run_have_their_documented_forms(run: Run) -> None:
+    check("runs", run("runs", "--json")[1])
     settings = ("--episodes", "1", "--envs", "1", "--steps", "2", "--lstm-size", "8")
     assert run("ppo", *settings, "--inject", "op:nan@1")[0] == 0
     health = check("health", run("health", "--json")[1])
@@ -35,6 +36,9 @@ def test_reports_of_a_drilled_run_have_their_documented_forms(run: Run) -> None:
     assert health["first"]
     assert health["evidence"]
     assert check("incidents", run("incidents", "--json")[1])["incidents"][0]["sightings"]
+    assert check("runs", run("runs", "--json")[1])["runs"][0]["first_light"]["name"] == "op"
+    funnel = check("runs with a funnel", run("runs", "--json", "--funnel", "envs")[1])["funnel"]
+    assert funnel["groups"][0]["first"][0]["updates"]["median"] == 1
     replay = check("replay", run("replay", "--json")[1])
     assert replay["origin"]["scalars"] == {"value": "NaN"}
     assert replay["origin"]["outputs"]

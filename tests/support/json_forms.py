@@ -14,10 +14,10 @@ def documented_forms() -> dict[str, Any]:
     forms: dict[str, Any] = {}
     for section in re.split(r"^### ", PAGE.read_text(), flags=re.MULTILINE)[1:]:
         name, _, text = section.partition("\n")
-        text = text.partition("\n## ")[0]
+        text = text.partition("\n## ")[0].partition("\nWith `")[0]
         rows = {key: kind.strip() for key, kind in ROW.findall(text)}
         forms[name] = rows or text.strip().partition(":")[0]
-        if based := re.search(r"All keys of an? (\w+)", text):
+        if based := re.search(r"All keys of (?:an? )?(\w+)", text):
             forms[name] = forms[based[1]] | rows
     return forms
 
@@ -51,6 +51,7 @@ def faults_of(value: Any, kind: str, forms: dict[str, Any], place: str = "") -> 
         "integer": type(value) is int,
         "boolean": type(value) is bool,
         "null": value is None,
+        "anything": True,
         "number": type(value) in (int, float) or value in SPECIAL_NUMBERS,
     }[kind]
     return [] if is_right else [f"{place} is {value!r}, not {kind}"]

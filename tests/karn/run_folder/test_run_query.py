@@ -9,7 +9,6 @@ import pytest
 from esper.commands.runs import print_runs
 from esper.karn.reports.run_catalogue import list_runs
 from esper.karn.reports.run_folder.funnel import FirstCount, funnel_of, varied_settings
-from esper.karn.reports.run_folder.run_json import runs_as_json
 from esper.karn.reports.run_folder.run_query import QueryError, parse_query
 from esper.karn.store.liveness import StatusKind
 
@@ -124,10 +123,6 @@ def test_json_has_the_documented_form_and_never_a_bare_nan(swept, capsys):
     assert report["funnel"]["groups"][0]["first"] == [
         {"name": "op", "runs": 2, "updates": {"first": 2, "median": 2.0, "last": 2}}
     ]
-
-    odd = replace(list_runs(swept)[0], score=-math.inf, settings={"rates": [math.nan, 1.0]})
-    (run,) = runs_as_json(swept, "", 1, [odd], None)["runs"]
-    assert (run["score"], run["settings"]) == ("-Inf", {"rates": ["NaN", 1.0]})
 
 
 def test_a_run_without_an_end_is_not_called_finished(swept):

@@ -1,6 +1,5 @@
 """The report of `esper runs`: one line for each run of a folder, their funnel, or both as JSON."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +28,7 @@ from esper.karn.text.light_signs import LIT, UNKNOWN, UNLIT
 from esper.karn.text.palette import TERMINAL
 from esper.karn.text.status_text import status_text
 from esper.leyline.text.command_lines import command_line
+from esper.leyline.text.json_text import json_text
 from esper.leyline.text.plurals import counted
 
 #: Columns that are left out where no run has a value.
@@ -85,7 +85,7 @@ def runs_json(listed: ListedRuns) -> str:
     report = runs_as_json(
         listed.run_dir, listed.query.text, listed.total, listed.runs, listed.funnel
     )
-    return json.dumps(report, indent=2, allow_nan=False)
+    return json_text(report)
 
 
 def runs_text(listed: ListedRuns) -> Group:

@@ -1,17 +1,11 @@
-"""Summaries and funnels as JSON. It never holds NaN or Infinity, which JSON does not have.
+"""Summaries and funnels as plain values; `docs/reference/json.md` describes the form."""
 
-Such a figure is one of the strings "NaN", "+Inf" and "-Inf". `docs/guides/many-runs.md` describes
-the form, and tests hold it.
-"""
-
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from esper.karn.reports.run_folder.funnel import Funnel
 from esper.karn.reports.run_folder.run_summary import RunSummary
-from esper.karn.text.figures import figure
 
 
 def runs_as_json(
@@ -33,19 +27,6 @@ def runs_as_json(
     return report
 
 
-def plain(value: Any) -> Any:
-    """Return a value with all non-finite floats as strings, in containers too."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return figure(value)
-    if isinstance(value, Mapping):
-        return {str(key): plain(one) for key, one in value.items()}
-    if isinstance(value, list | tuple | set | frozenset):
-        return [plain(one) for one in value]
-    if value is None or isinstance(value, str | int | float):
-        return value
-    return str(value)
-
-
 def _run_as_json(run: RunSummary) -> dict[str, Any]:
     lights = run.lights()
     first = run.first_light
@@ -62,8 +43,8 @@ def _run_as_json(run: RunSummary) -> dict[str, Any]:
         "update": run.update,
         "episodes_done": run.episodes_done,
         "episodes": run.episodes,
-        "score": plain(run.score),
-        "best_score": plain(run.best_score),
+        "score": run.score,
+        "best_score": run.best_score,
         "lit": {
             "inf": list(lights["Inf"]),
             "nan": list(lights["NaN"]),
@@ -81,7 +62,7 @@ def _run_as_json(run: RunSummary) -> dict[str, Any]:
         "doubt": run.doubt.sentence,
         "incidents": run.incidents,
         "note": run.note,
-        "settings": plain(run.settings),
+        "settings": run.settings,
     }
 
 
@@ -90,7 +71,7 @@ def _funnel_as_json(funnel: Funnel) -> dict[str, Any]:
         "setting": funnel.setting,
         "groups": [
             {
-                "value": plain(group.value),
+                "value": group.value,
                 "runs": group.runs,
                 "lit": group.lit,
                 "unknown": group.unknown,
