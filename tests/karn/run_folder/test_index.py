@@ -1,11 +1,14 @@
 """The index of a folder: it saves reading, and is never believed over a store."""
 
+import fcntl
 import os
 import shutil
 import sqlite3
 import time
 from contextlib import closing
 from dataclasses import replace
+from itertools import count
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given, settings
@@ -18,6 +21,8 @@ from esper.karn.reports.run_folder.run_summary import summary_of
 from esper.karn.sanctum.following.follower import RunFollower
 from esper.karn.store.run_store import RunWriter, create_run
 from esper.leyline.telemetry import IncidentRecorded
+
+_NAMES = ("amber", "birch", "cedar", "douglas", "elm", "fir")
 
 
 def ageless(summaries):
@@ -105,13 +110,37 @@ def test_a_folder_that_cannot_be_written_is_listed_without_an_index(sweep, monke
     assert not (sweep / INDEX_NAME).exists()
 
 
+def test_a_name_that_is_not_utf8_is_left_out_of_the_index(sweep):
+    amber = next(sweep.glob("*amber"))
+    amber.rename(sweep / os.fsdecode(b"19700101-000000-amber\xff"))
+
+    assert len(list_runs(sweep)) == len(list_runs(sweep)) == 6
+    assert len(read_index(sweep)) == 5
+
+
+def test_who_stops_half_way_keeps_what_the_index_knew(sweep, monkeypatch):
+    list_runs(sweep)
+    ticks = map(float, count())
+    clock = SimpleNamespace(time=time.time, time_ns=time.time_ns, monotonic=lambda: next(ticks))
+    monkeypatch.setattr(run_catalogue, "time", clock)
+    known = read_index(sweep)
+    catalogue = RunCatalogue(sweep)
+    (next(sweep.glob("*elm")) / "note.txt").write_text("new")
+    found = catalogue.look(time.time(), seconds=4.0)
+    assert found.is_behind
+    assert {"elm", "fir"} <= {run.name for run in found.runs} < set(_NAMES)
+    before = (sweep / INDEX_NAME).stat().st_ino
+    catalogue.save()
+
+    assert (sweep / INDEX_NAME).stat().st_ino != before
+    assert read_index(sweep).keys() >= known.keys() - {found.runs[-2].run_id}
+
+
 def test_two_writers_leave_a_whole_index(sweep):
     list_runs(sweep)
     known = read_index(sweep)
     partial = sweep / ".esper-runs-index.partial"
     with partial.open("w") as held:
-        import fcntl
-
         fcntl.flock(held, fcntl.LOCK_EX)
         assert not write_index(sweep, [])
     assert read_index(sweep) == known

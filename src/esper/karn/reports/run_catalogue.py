@@ -128,6 +128,7 @@ class RunCatalogue:
             elif stamps:
                 # The name comes from the folder, which may be moved as a whole.
                 yield IndexedRun(directory.name, stamps, replace(summary, path=Path()))
+        yield from (self._indexed or {}).values()  # not come to yet
 
     def _directories(self) -> list[Path]:
         """Return the runs of the folder, oldest first; listed again if the folder has changed."""

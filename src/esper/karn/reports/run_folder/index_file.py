@@ -55,6 +55,14 @@ class _Index(msgspec.Struct, array_like=True):
     runs: list[IndexedRun]
 
 
+def _encoded(run: IndexedRun) -> msgspec.Raw | None:
+    """Return a run as the index holds it; None if it cannot, as with a name that is not UTF-8."""
+    try:
+        return msgspec.Raw(_encode(run))
+    except (msgspec.MsgspecError, ValueError, TypeError, OverflowError, RecursionError):
+        return None
+
+
 def _from_path(value: Any) -> Any:
     return str(value)
 
@@ -97,7 +105,7 @@ def write_index(run_dir: Path, runs: Iterable[IndexedRun]) -> bool:
 
     It is not if the folder cannot be written, or if another process writes the index just then.
     """
-    body = _encode(_Index(socket.gethostname(), list(runs)))
+    body = _encode((socket.gethostname(), [one for one in map(_encoded, runs) if one is not None]))
     partial = run_dir / _PARTIAL_NAME
     flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
     try:
