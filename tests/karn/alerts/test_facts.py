@@ -8,6 +8,7 @@ import pytest
 from esper.karn.alerts.facts import RunView, facts_of, failure_of
 from esper.karn.alerts.polling import UpdateClock
 from esper.karn.sanctum.following.follower import RunFollower
+from esper.karn.store.liveness import StatusKind
 from esper.karn.store.run_store import RunWriter
 from esper.leyline.telemetry import IncidentOrigin, IncidentRecorded, InterventionTaken
 
@@ -126,6 +127,18 @@ def test_lost_events_are_trouble(run, payloads, edges_of):
 
     assert (trouble.key, trouble.kind) == ("trouble:unreadable", "trouble")
     assert "damaged" in trouble.sentence
+
+
+def test_a_process_that_was_stopped_is_not_trouble(run, payloads):
+    with RunWriter(run) as writer:
+        writer.emit(payloads.start())
+        writer.emit(payloads.update(1), durable=True)
+        later = time.time() + 60
+        follower = RunFollower(run, brief=True)
+        while (frame := follower.poll(later)).is_behind:
+            pass
+    assert frame.status.kind is StatusKind.STALE
+    assert facts_of(RunView(run, frame, later, frozenset(), 60.0, 900.0, {})) == []
 
 
 def test_an_active_run_fails_while_lit_or_stalled_and_a_dead_one_for_an_hour(

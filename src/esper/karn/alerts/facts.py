@@ -34,6 +34,7 @@ from esper.leyline.text.plurals import counted
 #: Interventions that are told the first time they are taken, mildest first.
 _ESCALATIONS: Final = ("skip", "rollback")
 _DIED: Final = (StatusKind.DEAD, StatusKind.FAILED)
+_SILENT: Final = (StatusKind.DEAD, StatusKind.STALE)
 _FINISHED: Final = (StatusKind.FINISHED, StatusKind.STOPPED)
 _PROCESS: Final = re.compile(r":(\d+)@(\d+)")
 #: Tolerance between two readings of a process's start time, in seconds.
@@ -300,5 +301,6 @@ def _troubles(view: RunView) -> Iterator[Edge]:
     if doubt.error is not None or status.kind is StatusKind.UNREADABLE:
         sentence = doubt.error or status.sentence
         yield _edge(view, "trouble:unreadable", "trouble", sentence)
-    elif doubt.unknown_lights is not None and status.kind is not StatusKind.DEAD:
+    # A stopped process looks as if it was killed; for a dead one, its death says so.
+    elif doubt.unknown_lights is not None and status.kind not in _SILENT:
         yield _edge(view, "trouble:unknown-lights", "trouble", doubt.unknown_lights)

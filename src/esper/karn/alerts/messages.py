@@ -12,7 +12,8 @@ from typing import Any, Final
 import msgspec
 
 from esper.karn.alerts.edges import Edge
-from esper.leyline.text.plain_text import printable
+from esper.karn.text.figures import cut
+from esper.leyline.text.plain_text import printable, printable_line
 from esper.leyline.text.plurals import counted
 
 #: Version of the JSON form; fields are only ever added.
@@ -20,6 +21,8 @@ FORM_VERSION: Final = 1
 #: Most edges in the text, and in the JSON form.
 _EDGES_IN_TEXT: Final = 20
 _EDGES_IN_JSON: Final = 500
+#: Longest title: it is the subject of mails.
+_LONGEST_TITLE: Final = 160
 
 
 class Message(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,7 +59,8 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
             )
             if is_so
         ]
-        return printable(f"[{', '.join(marks)}] {title}" if marks else title)
+        marked = f"[{', '.join(marks)}] {title}" if marks else title
+        return cut(printable_line(marked), _LONGEST_TITLE)
 
     @property
     def is_past(self) -> bool:

@@ -6,8 +6,9 @@ is recorded as *delivered*. So:
 
 - A process that is killed before it claims an edge finds the edge again when it starts again.
 - One that is killed after that leaves a claim, which the next process sends under the same id.
-- Only one that is killed between the sink's acceptance and the next line, a few microseconds, lets
-  the next process send the message a second time; receivers can tell it by its id.
+- Only one that is killed between the acceptance by the sink and the next line lets the next process
+  send the message a second time; receivers can tell it by its id. That is the time that the answer
+  of the sink takes to arrive, and less than a millisecond after it for each run of the message.
 
 Lines are only appended, under a lock, so any number of alert processes can share the file: an edge
 that one of them has claimed for a sink is not claimed for this sink by another one, unless the
@@ -157,7 +158,8 @@ class AlertRecord:
         """
         claimed: list[tuple[Edge, tuple[str, ...]]] = []
 
-        def lines(told: Told) -> Iterable[_Line]:
+        def lines() -> Iterable[_Line]:
+            told = self.read()
             for edge in edges:
                 known = told.sinks.get(edge.key, frozenset())
                 owed = tuple(sink for sink in sinks if sink not in known)
@@ -172,8 +174,8 @@ class AlertRecord:
         """Take over the messages to these sinks whose processes are gone, and return them."""
         taken: list[Debt] = []
 
-        def lines(told: Told) -> Iterable[_Line]:
-            for debt in told.debts:
+        def lines() -> Iterable[_Line]:
+            for debt in self.read().debts:
                 if debt.sink in sinks and debt.owner != owner and is_gone(debt, owner, now):
                     taken.append(debt)
                     yield TakenOver(time=now, message=debt.message, owner=owner, sink=debt.sink)
@@ -183,15 +185,15 @@ class AlertRecord:
 
     def delivered(self, message: str, sink: str, now: float) -> None:
         """Record that a sink has accepted a message."""
-        self._append(lambda _: [Delivered(time=now, message=message, sink=sink)])
+        self._append(lambda: [Delivered(time=now, message=message, sink=sink)])
 
-    def _append(self, lines_for: Callable[[Told], Iterable[_Line]]) -> None:
-        """Append lines that depend on what is recorded, under a lock, and sync them."""
+    def _append(self, lines: Callable[[], Iterable[_Line]]) -> None:
+        """Append lines and sync them; they are made under the lock, from what is recorded."""
         flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
         descriptor = os.open(self._path, flags, 0o666)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
-            data = b"".join(_encode(line) + b"\n" for line in lines_for(self.read()))
+            data = b"".join(_encode(line) + b"\n" for line in lines())
             if not data:
                 return
             size = os.fstat(descriptor).st_size
