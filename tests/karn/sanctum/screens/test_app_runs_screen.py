@@ -200,4 +200,4 @@ async def test_the_run_that_is_open_is_marked_in_the_list(three_runs, open_runs,
         await app.until(pilot, lambda: app.screen.is_complete)
         (line,) = [line for line in screen_text(app) if OPEN in line]
         assert app.view.directory.name in line
-        assert any("enter opens" in line for line in screen_text(app))
+        assert any("enter open" in line for line in screen_text(app))
