@@ -55,6 +55,7 @@ def few_rivals() -> Any:
         patch.setattr(baselines, "HAND_RULES", rules)
         real = baselines.static_shapes
         patch.setattr(baselines, "static_shapes", lambda *args: real(*args)[:4])
+        patch.setattr(baselines, "_PACES", baselines._PACES[1:3])
         patch.setattr(evaluation, "LOCKSTEP", 4)
         yield
 
@@ -162,6 +163,8 @@ def test_the_best_candidate_is_reported_with_all_candidates(result: Evaluation) 
     assert {each.what for each in rule.candidates} == {"a conv early", "norms"}
     assert rule.strata[0].score.mean() == max(each.score.mean() for each in rule.candidates)
     assert len(fixed.candidates) == 4
+    tried = ("Adam 0.01 falling to 0", "Adam 0.02")
+    assert all(each.what.endswith(tried) for each in fixed.candidates)
     assert fixed.strata[0].validation_accuracy.mean() == max(
         each.validation_accuracy.mean() for each in fixed.candidates
     )

@@ -4,6 +4,7 @@ import argparse
 import signal
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,9 +14,9 @@ from esper.karn.alerts.edges import DEFAULT_KINDS, EDGE_KINDS
 from esper.karn.store.run_directory import find_run, is_run
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
-    from esper.karn.alerts.alerting import Sources
+    from esper.karn.alerts.alerting import Publish, Sources
     from esper.karn.alerts.facts import RunView
     from esper.karn.alerts.settings import AlertSettings
     from esper.karn.alerts.sinks.heartbeat import HeartbeatSink
@@ -152,6 +153,10 @@ def alert(options: argparse.Namespace) -> int:
     sources = _sources(options, settings, folder)
     past = _PAST_SECONDS if options.once else 0.0
     rules = Rules(kinds, stalled_after, time.time() - past, is_single=options.once)
+    if settings.metrics or settings.textfile:
+        from esper.karn.alerts.metrics import SECONDS_SHOWN
+
+        rules = replace(rules, keep_seconds=SECONDS_SHOWN)
     publish = _publisher(settings, folder, options)
     alerting = Alerting(sources, rules, sinks, hearts, print_warning, publish=publish)
     if options.once:
@@ -226,7 +231,7 @@ def _sources(options: argparse.Namespace, settings: "AlertSettings", folder: Pat
 
 def _publisher(
     settings: "AlertSettings", folder: Path, options: argparse.Namespace
-) -> "Callable[[Sequence[RunView], Mapping[str, int]], None] | None":
+) -> "Publish | None":
     """Return what publishes figures after each look at runs; None if nobody wants them."""
     if not (settings.metrics or settings.textfile):
         return None
@@ -245,9 +250,9 @@ def _publisher(
         print_warning(f"metrics at http://{address.host}:{port}/metrics")
     is_reported = False
 
-    def publish(views: "Sequence[RunView]", waiting: "Mapping[str, int]") -> None:
+    def publish(views: "Sequence[RunView]", waiting: "Mapping[str, int]", others: int) -> None:
         nonlocal is_reported
-        metrics.publish(samples_of(views, waiting, time.time()))
+        metrics.publish(samples_of(views, waiting, time.time(), others))
         if path is None:
             return
         try:

@@ -21,7 +21,7 @@ from esper.growth.hosts.lockstep import gather_minibatches, input_chunks, row_hi
 from esper.growth.hosts.minibatches import draw, new_order, restart
 from esper.growth.hosts.randomness import Stream, episode_rng_seed, generator
 from esper.growth.hosts.training_cost import block_multiply_adds, first_input_is_data
-from esper.growth.kernel.adam import adam_step_, step_coefficients
+from esper.growth.kernel.adam import AdamSettings, adam_step_, step_coefficients
 from esper.growth.kernel.layers import affine_map, layer_norm, windows
 from esper.growth.kernel.parameters import ParameterLayout, TensorSpec, affine
 from esper.growth.kernel.transformer import TransformerBlock, last_position
@@ -160,7 +160,12 @@ def static_columns(inputs: torch.Tensor, shape: StaticShape) -> torch.Tensor:
     return windows(inputs, block.kernel, block.stride, block.padding)
 
 
-def train_static(env: GrowthVectorEnv, shape: StaticShape, rng_seeds: Sequence[int]) -> Trained:
+def train_static(
+    env: GrowthVectorEnv,
+    shape: StaticShape,
+    rng_seeds: Sequence[int],
+    learning_rates: Sequence[float] | None = None,
+) -> Trained:
     """Train a fixed network for each random seed on as many samples as in an episode.
 
     Args:
@@ -168,6 +173,7 @@ def train_static(env: GrowthVectorEnv, shape: StaticShape, rng_seeds: Sequence[i
         shape: architecture of the networks.
         rng_seeds: random seed of each network; the order of the data is that of an environment's
             episode after a reset with the same seed.
+        learning_rates: one for each step of an episode; by default the rate of hosts throughout.
     """
     train, validation, test = env.parts
     host_seeds = np.array([episode_rng_seed(int(seed), 0) for seed in rng_seeds])
@@ -177,7 +183,11 @@ def train_static(env: GrowthVectorEnv, shape: StaticShape, rng_seeds: Sequence[i
     state = torch.zeros(3, drawn.size, device=env.device, dtype=env.task.dtype)
     state[0] = torch.from_numpy(drawn.reshape(-1)).to(state)
     for step in range(env.steps):
-        _train_static_slice(env, shape, state, draw(order, env.batch * env.batches), step)
+        optimizer = env.optimizer
+        if learning_rates is not None:
+            optimizer = replace(optimizer, learning_rate=learning_rates[step])
+        drawn = draw(order, env.batch * env.batches)
+        _train_static_slice(env, shape, state, drawn, step, optimizer)
     flat = state[0].view(len(host_seeds), -1)
     samples = env.steps * env.batch * env.batches
     return Trained(
@@ -189,7 +199,12 @@ def train_static(env: GrowthVectorEnv, shape: StaticShape, rng_seeds: Sequence[i
 
 
 def _train_static_slice(
-    env: GrowthVectorEnv, shape: StaticShape, state: torch.Tensor, drawn: np.ndarray, step: int
+    env: GrowthVectorEnv,
+    shape: StaticShape,
+    state: torch.Tensor,
+    drawn: np.ndarray,
+    step: int,
+    optimizer: AdamSettings,
 ) -> None:
     """Train on the samples `drawn` `[N, batches * batch]`; `state` `[3, N * size]` is changed."""
     index = torch.from_numpy(drawn).to(env.device)
@@ -198,7 +213,7 @@ def _train_static_slice(
     clock = np.array([step * env.batches])
     lengths, epsilons = (
         torch.from_numpy(table).to(state)  # [batches, 1]
-        for table in step_coefficients(env.optimizer, clock, env.batches)
+        for table in step_coefficients(optimizer, clock, env.batches)
     )
     flat = state[0].detach().requires_grad_()
     for number in range(env.batches):
@@ -206,7 +221,7 @@ def _train_static_slice(
         logits = run_static(shape, flat.view(len(drawn), -1), columns)
         loss = row_losses(logits, labels[number]).sum()
         (gradient,) = torch.autograd.grad(loss, flat)
-        adam_step_(state, gradient, lengths[number], epsilons[number], env.optimizer)
+        adam_step_(state, gradient, lengths[number], epsilons[number], optimizer)
 
 
 @torch.no_grad()

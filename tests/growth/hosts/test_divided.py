@@ -231,6 +231,7 @@ def test_a_stopped_process_keeps_no_one_waiting_at_the_end(divided: DividedHosts
 
 
 def test_keys_of_the_terminal_do_not_reach_the_other_processes(divided: DividedHosts) -> None:
+    divided.reset(range(HOSTS))  # it has begun
     (child,) = children()
     assert os.getsid(child.pid) == child.pid
 

@@ -58,17 +58,19 @@ class Ordinary(nn.Module):
 @pytest.mark.parametrize("input_shape", [(1, 16), (2, 6, 7)])
 @pytest.mark.parametrize("normalised", [False, True])
 @pytest.mark.parametrize("pooled", [False, True])
+@pytest.mark.parametrize("rates", [None, [0.05, 0.02, 0.001]])
 def test_lockstep_is_a_loop_of_ordinary_networks(
     small_task: Callable[..., Task],
     input_shape: tuple[int, ...],
     normalised: bool,
     pooled: bool,
+    rates: list[float] | None,
 ) -> None:
     task = small_task(input_shape)
     env = GrowthVectorEnv(1, task, steps=3, batch=8, batches=4)
     shape = StaticShape(input_shape, task.classes, 5, 4, normalised, pooled)
     seeds = [11, 12, 13]
-    ours = train_static(env, shape, seeds)
+    ours = train_static(env, shape, seeds, rates)
     assert ours.parameters.tolist() == [shape.layout.size] * 3
     for number, seed in enumerate(seeds):
         rng_seeds = np.array([episode_rng_seed(seed, 0)])
@@ -77,7 +79,9 @@ def test_lockstep_is_a_loop_of_ordinary_networks(
         optimizer = torch.optim.Adam(theirs.parameters(), lr=env.optimizer.learning_rate)
         order = new_order(1, len(task.train), 8, 4)
         restart(order, np.arange(1), rng_seeds)
-        for _ in range(3):
+        for step in range(3):
+            if rates is not None:
+                optimizer.param_groups[0]["lr"] = rates[step]
             for index in torch.from_numpy(draw(order, 32)[0]).split(8):
                 optimizer.zero_grad()
                 logits = theirs(task.train.inputs[index])

@@ -44,8 +44,9 @@ def broken():
 
 
 @pytest.fixture
-def alerting_of(box):
+def alerting_of(box, monkeypatch):
     """A function that makes a fresh alert process for a folder or a run."""
+    monkeypatch.setattr("esper.karn.alerts.alerting.LOOK_SECONDS", 0.05)
 
     def made(path, *sinks, kinds=EDGE_KINDS, started_at=0.0, report=lambda _: None, **more):
         rules = Rules(frozenset(kinds), 900.0, started_at, **more)

@@ -99,6 +99,26 @@ def test_what_happened_before_the_start_is_marked_as_past(finished_run, box, onc
     assert box.messages[0].title.startswith("[past] ")
 
 
+def test_the_history_of_a_large_folder_is_one_message(
+    tmp_path, payloads, box, alerting_of, monkeypatch
+):
+    monkeypatch.setattr("esper.karn.alerts.alerting._NEW_RUNS_SECONDS", 0.0)
+    start = time.time() + 1000
+    for day, name in enumerate(("first", "second", "third")):
+        with RunWriter(create_run(tmp_path, name, now=86_400.0 * day)) as writer:
+            writer.emit(payloads.start())
+            writer.emit(payloads.broken_update(1, "op", "nan"))
+            writer.emit(payloads.finish(update=1))
+    alerting = alerting_of(tmp_path, kinds=["light"], started_at=start)
+    thread = threading.Thread(target=alerting.watch)  # reads one run at a time
+    thread.start()
+    assert box.arrived.wait(30)
+    alerting.stop()
+    thread.join()
+    (message,) = box.messages
+    assert [edge.run[16:] for edge in message.edges] == ["third", "second", "first"]
+
+
 def test_only_chosen_kinds_are_told(finished_run, box, once):
     once(finished_run, kinds=["finished"])
     assert [key.split(":")[0] for key in box.told()] == ["finished"]

@@ -183,6 +183,13 @@ def test_a_message_of_many_edges_is_cut_in_text_and_whole_in_json():
     assert len(many.as_json()["alerts"]) == 40
 
 
+def test_text_from_stores_cannot_do_harm():
+    message = message_of("m", [edge(sentence="a\x1b[2J\u202eb\nc", time=1e300)])
+    assert not {"\x1b", "\u202e"} & set(message.title + message.text)
+    assert "\n" not in message.title
+    assert len(message_of("m", [edge(sentence="x" * 999)]).title) == 160
+
+
 def test_a_message_is_a_drill_only_if_nothing_else_happened():
     planted = edge(planted=True)
     follows = edge("escalation:skip", kind="escalation")

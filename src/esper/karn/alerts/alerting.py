@@ -1,5 +1,6 @@
 """The alert process: look at runs, claim what is new, send it, record what was delivered."""
 
+import math
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -24,6 +25,8 @@ from esper.karn.store.run_directory import RunNotFoundError
 WINDOW_SECONDS: Final = 10.0
 #: Seconds between two looks at the files of runs.
 LOOK_SECONDS: Final = 2.0
+#: Most seconds of one look for runs that were not looked at before.
+_NEW_RUNS_SECONDS: Final = 2.0
 #: Seconds after which claims of other processes are looked at again.
 _DEBT_SECONDS: Final = 30.0
 #: How long the end of the process waits for sinks that accept messages, in seconds.
@@ -36,6 +39,11 @@ _GIVE_UP_SECONDS: Final = 60.0
 _CLOCK_STEP: Final = 2.0
 #: Attempts of `--once`, and the seconds before the second one.
 _ATTEMPTS_AT_ONCE: Final = 3
+
+
+#: Takes the state of runs, the number of waiting messages by the name of their sink, and the number
+#: of runs without a state.
+Publish = Callable[[Sequence[RunView], Mapping[str, int], int], None]
 
 
 @dataclass(frozen=True)
@@ -71,7 +79,7 @@ class Alerting:
         sinks: where messages go.
         hearts: where the heartbeat goes.
         report: prints a sentence for the operator.
-        publish: called after each look with the runs and the messages that wait, by sink.
+        publish: called after each look, for figures of the runs.
         window: seconds in which edges are one message.
         first_wait: seconds before the second attempt of a sink.
     """
@@ -84,7 +92,7 @@ class Alerting:
         hearts: Sequence[HeartbeatSink],
         report: Callable[[str], None],
         *,
-        publish: Callable[[Sequence[RunView], Mapping[str, int]], None] | None = None,
+        publish: Publish | None = None,
         window: float = WINDOW_SECONDS,
         first_wait: float = FIRST_WAIT,
     ) -> None:
@@ -147,7 +155,7 @@ class Alerting:
 
     def once(self) -> bool:
         """Look at all runs once, tell what is new; return whether everything was delivered."""
-        self.look(is_last=True)
+        self.look(is_last=True, is_whole=True)
         for delivery in self._deliveries.values():
             delivery.start()
         seconds = sum(FIRST_WAIT * 2**attempt for attempt in range(_ATTEMPTS_AT_ONCE - 1))
@@ -182,17 +190,28 @@ class Alerting:
                     self._report(str(error))
         return found
 
-    def look(self, *, is_last: bool = False) -> None:
+    def look(self, *, is_last: bool = False, is_whole: bool = False) -> None:
         """Look at runs, and send what is due.
+
+        Runs that were not looked at yet are read for a bounded time, newest first; the next look
+        goes on with them. What is past waits until all are read.
 
         Args:
             is_last: whether to send what was found without waiting for more.
+            is_whole: whether to look at all runs, however long that takes.
         """
+        end = math.inf if is_whole else time.monotonic() + _NEW_RUNS_SECONDS
         owed: list[tuple[Path, Debt]] = []
         looks_at_debts = time.monotonic() - self._debts_at >= _DEBT_SECONDS
         if looks_at_debts:
             self._debts_at = time.monotonic()
+        news = 0
+        is_behind = False
         for poll in self.polls:
+            if poll.is_new and news and time.monotonic() >= end:
+                is_behind = True
+                continue
+            news += poll.is_new
             known = self._known.get(poll.directory)
             if known is None:
                 known = self._known[poll.directory] = self._first(poll)
@@ -205,10 +224,10 @@ class Alerting:
         if self._publish is not None:
             views = [poll.view for poll in self.polls if poll.view is not None]
             waiting = {one.sink.name: one.waiting for one in self._deliveries.values()}
-            self._publish(views, waiting)
+            self._publish(views, waiting, len(self.polls) - len(views))
         since = self._pending_since
         if since is not None and (is_last or time.monotonic() - since >= self._window):
-            self._send_pending()
+            self._send_pending(with_past=not is_behind or is_last)
 
     def _look_at(self, poll: RunPoll, known: _Known) -> None:
         has_news = any(directory == poll.directory for directory, _ in self._pending)
@@ -266,10 +285,13 @@ class Alerting:
         for (message, sink), edges in messages.items():
             self._deliveries[sink].put(message_of(message, edges))
 
-    def _send_pending(self) -> None:
+    def _send_pending(self, *, with_past: bool) -> None:
         """Claim what is pending and give it to the sinks."""
-        pending, self._pending, self._pending_since = self._pending, {}, None
-        if not pending or not self._sinks:
+        pending = {key: one for key, one in self._pending.items() if with_past or not one.past}
+        self._pending = {key: one for key, one in self._pending.items() if key not in pending}
+        if not self._pending:
+            self._pending_since = None
+        if not pending:
             return
         message = new_message_id()
         by_run: dict[Path, list[Edge]] = {}

@@ -101,7 +101,7 @@ def failure_of(view: RunView) -> str | None:
         return None
     if frame.status.kind not in (*_DIED, StatusKind.HALTED):
         return None
-    ended = _ended_at(view)
+    ended = ended_at(view)
     is_recent = ended is not None and view.now - ended < FAILING_SECONDS
     return f"{name}: {frame.status.sentence}" if is_recent else None
 
@@ -220,14 +220,14 @@ def _ends(view: RunView) -> Iterator[Edge]:
         if status.kind is StatusKind.DEAD and view.frame.doubt.unknown_lights is not None:
             sentence += f"; {view.frame.doubt.unknown_lights}"
         key = f"died:{_process(view)}"
-        yield _edge(view, key, "died", sentence, time=_ended_at(view), update=update)
+        yield _edge(view, key, "died", sentence, time=ended_at(view), update=update)
     if status.kind in _FINISHED:
         score = snapshot.training.score
         words = f"{status.kind.lower()} after {counted(update, 'update')}"
         words += "" if score is None else f", score {score:.3f}"
         words += f": {snapshot.run.reason}" if snapshot.run.reason else ""
         key = f"finished:{_process(view)}"
-        yield _edge(view, key, "finished", words, time=_ended_at(view), update=update)
+        yield _edge(view, key, "finished", words, time=ended_at(view), update=update)
 
 
 def _first_advice(view: RunView) -> dict[str, str]:
@@ -235,7 +235,7 @@ def _first_advice(view: RunView) -> dict[str, str]:
     return {} if advice is None else {"command": advice.command}
 
 
-def _ended_at(view: RunView) -> float | None:
+def ended_at(view: RunView) -> float | None:
     """Return when a run ended; for a dead one, the time of its last sign of life."""
     status, run = view.frame.status, view.frame.snapshot.run
     if status.kind is not StatusKind.DEAD:

@@ -13,7 +13,7 @@ import msgspec
 
 from esper.karn.alerts.edges import Edge
 from esper.karn.text.figures import cut
-from esper.leyline.text.plain_text import printable, printable_line
+from esper.leyline.text.plain_text import printable_line
 from esper.leyline.text.plurals import counted
 
 #: Version of the JSON form; fields are only ever added.
@@ -83,7 +83,7 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
             lines += [f"  more: {command}"] if command else []
         left_out = len(self.edges) - len(shown)
         lines += [f"and {left_out} more"] if left_out else []
-        return printable("\n".join(lines))
+        return "\n".join(map(printable_line, lines))
 
     def as_json(self) -> dict[str, Any]:
         """Return the message as plain values."""
@@ -101,6 +101,16 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
         }
 
 
+def _clock(at: float | None) -> str:
+    """Return a local time, followed by a blank; empty if it is unknown or impossible."""
+    if at is None:
+        return ""
+    try:
+        return time.strftime("%d %b %H:%M ", time.localtime(at))
+    except (ValueError, OverflowError, OSError):  # a damaged record can have any number
+        return ""
+
+
 def _is_drill(edges: Sequence[Edge]) -> bool:
     """Return whether drills alone caused what happened; an escalation follows from its lights."""
     lights = [edge.planted for edge in edges if edge.kind == "light"]
@@ -111,8 +121,7 @@ def _lines_of(edge: Edge) -> list[str]:
     marks = "".join(
         f", {word}" for word, is_so in (("past", edge.past), ("resolved", edge.resolved)) if is_so
     )
-    at = "" if edge.time is None else f"{time.strftime('%d %b %H:%M', time.localtime(edge.time))} "
-    lines = [f"  {at}{edge.kind}{marks}: {edge.sentence}"]
+    lines = [f"  {_clock(edge.time)}{edge.kind}{marks}: {edge.sentence}"]
     return [*lines, f"    {edge.origin}"] if edge.origin else lines
 
 

@@ -64,16 +64,19 @@ _FIGURES: Final[Mapping[str, Callable[[TrainingState], float | None]]] = {
 Sample = tuple[str, tuple[str, ...], float]
 
 
-def samples_of(views: Iterable[RunView], waiting: Mapping[str, int], now: float) -> list[Sample]:
+def samples_of(
+    views: Iterable[RunView], waiting: Mapping[str, int], now: float, others: int = 0
+) -> list[Sample]:
     """Return the samples of all metrics.
 
     Args:
         views: the runs, newest first.
         waiting: messages that wait, by the name of their sink.
         now: seconds since the epoch.
+        others: number of runs whose state is not kept.
     """
     samples: list[Sample] = []
-    shown = left_out = 0
+    shown, left_out = 0, others
     for view in views:
         if shown < RUNS_SHOWN and _is_recent(view, now):
             shown += 1

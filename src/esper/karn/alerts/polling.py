@@ -13,7 +13,7 @@ from typing import Final
 import msgspec
 
 from esper.karn.alerts.edges import Edge
-from esper.karn.alerts.facts import RunView, facts_of, failure_of
+from esper.karn.alerts.facts import FAILING_SECONDS, RunView, ended_at, facts_of, failure_of
 from esper.karn.sanctum.following.follower import Frame, RunFollower
 from esper.karn.store.errors import RunStoreError
 from esper.karn.store.file_stamps import FileStamp, file_stamp
@@ -49,12 +49,14 @@ class Rules:
         stalled_after: seconds without an update that count as a stall.
         started_at: what happened before is marked as past, in seconds since the epoch.
         is_single: whether runs are looked at once only: trouble is then told at once.
+        keep_seconds: how long the state of a run is kept in memory after its end.
     """
 
     kinds: frozenset[str]
     stalled_after: float
     started_at: float
     is_single: bool = False
+    keep_seconds: float = FAILING_SECONDS
 
 
 class UpdateClock:
@@ -92,7 +94,10 @@ class RunPoll:
 
     def __init__(self, directory: Path, rules: Rules, *, was_there: bool) -> None:
         self.directory = directory
-        self.view: RunView | None = None  # of the last look
+        #: The state at the last look; None before the first, and a while after the run's end.
+        self.view: RunView | None = None
+        self._status: StatusKind | None = None  # at the last look
+        self._is_over = False
         self._rules = rules
         self._was_there = was_there
         self._follower: RunFollower | None = None
@@ -103,20 +108,24 @@ class RunPoll:
         self._troubles: dict[str, float] = {}  # key, and when it was first seen
 
     @property
+    def is_new(self) -> bool:
+        """Whether the run was not looked at yet."""
+        return self._status is None
+
+    @property
     def is_over(self) -> bool:
         """Whether the run had ended at the last look."""
-        return self.view is not None and self.view.frame.status.is_over
+        return self._is_over
 
     @property
     def is_waiting(self) -> bool:
         """Whether the run had no event at the last look."""
-        return self.view is None or self.view.frame.status.kind is StatusKind.WAITING
+        return self._status in (None, StatusKind.WAITING)
 
     @property
     def is_training(self) -> bool:
         """Whether the process of the run sent heartbeats at the last look."""
-        active = (StatusKind.LIVE, StatusKind.STARTING, StatusKind.STUCK)
-        return self.view is not None and self.view.frame.status.kind in active
+        return self._status in (StatusKind.LIVE, StatusKind.STARTING, StatusKind.STUCK)
 
     def failure(self) -> str | None:
         """Return why the heartbeat of this run fails; None if nothing is wrong."""
@@ -133,15 +142,18 @@ class RunPoll:
             told: edges that were told or claimed before, by key.
             has_news: whether edges of this run wait to be sent; their details are read again.
         """
+        if self.view is not None and self._is_over and not self._is_kept(self.view, now):
+            self.view = None
         if not self._is_due(ticks) and not has_news:
             return None
-        is_first = self.view is None
+        is_first = self.is_new
         frame = self._read(now)
+        self._status, self._is_over = frame.status.kind, frame.status.is_over
         acknowledged = read_acknowledgements(self.directory).entries
         run = frame.snapshot.run
         process = run.pid, run.process_start_time
         age = self._age(frame, now) if is_first else 0.0
-        self.view = RunView(
+        view = RunView(
             directory=self.directory,
             frame=frame,
             now=now,
@@ -150,7 +162,8 @@ class RunPoll:
             stalled_after=self._rules.stalled_after,
             told=told,
         )
-        found = [edge for edge in facts_of(self.view) if edge.kind in self._rules.kinds]
+        self.view = view if self._is_kept(view) else None
+        found = [edge for edge in facts_of(view) if edge.kind in self._rules.kinds]
         return [self._marked(edge, is_first) for edge in self._lasting(found, ticks)]
 
     def _is_due(self, ticks: float) -> bool:
@@ -160,7 +173,7 @@ class RunPoll:
             self._store, self._changed_at = store, ticks
         is_urgent = urgent != self._urgent
         self._urgent = urgent
-        if self.view is None or is_urgent or self._is_in_doubt():
+        if self.is_new or is_urgent or self._is_in_doubt():
             due = True
         elif self.is_over:
             due = self._changed_at > self._read_at
@@ -172,6 +185,12 @@ class RunPoll:
         if due:
             self._read_at = ticks
         return due
+
+    def _is_kept(self, view: RunView, now: float | None = None) -> bool:
+        """Return whether the state of a run is of use after this look."""
+        ended = ended_at(view)
+        now = view.now if now is None else now
+        return not self._is_over or (ended is not None and now - ended < self._rules.keep_seconds)
 
     def _is_in_doubt(self) -> bool:
         """Return whether there is new trouble, which must be looked at again."""

@@ -5,7 +5,8 @@
 | `none`              | the host without growth                                                  |
 | `random`            | a legal op, a legal slot and all other choices, each drawn uniformly     |
 | `heuristic`         | the best of the hand-written rules, by score                             |
-| `static`            | the best fixed network of about the agent's size, by validation accuracy |
+| `static`            | the best fixed network of about the agent's size, each kind trained with |
+|                     | the best of `LEARNING_RATES`, all by validation accuracy                 |
 | `same-architecture` | the agent's final networks, trained from the first step                  |
 | `same-cost`         | the same, for as many multiply-adds as the agent used; runs with it      |
 
@@ -39,6 +40,10 @@ from esper.tamiyo.heuristic import HAND_RULES, HeuristicPolicy, Rule
 OTHER_SIZES = (0.5, 2.0)
 #: Number of those best kinds.
 KINDS_RESIZED = 3
+#: Adam's learning rates that each kind of fixed network is tried with, constant and falling to 0.
+LEARNING_RATES = (0.01, 0.02, 0.04, 0.08)
+#: Number of episodes by whose validation accuracy a rate is chosen.
+TUNING_EPISODES = 16
 
 _RANDOM_PLAYER = 0  # policies count from 1
 
@@ -58,6 +63,26 @@ class Contestant:
     strata: tuple[Outcomes, ...]
     candidates: tuple[Outcomes, ...] = ()
     resized: tuple[Outcomes, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Pace:
+    """How fast a fixed network learns: Adam's learning rate, and whether it falls to 0."""
+
+    rate: float
+    is_falling: bool
+
+    @property
+    def words(self) -> str:
+        """In words."""
+        return f"Adam {self.rate:g}{' falling to 0' if self.is_falling else ''}"
+
+    def rates(self, steps: int) -> list[float]:
+        """Return the rate in each step of an episode."""
+        return [self.rate * (1 - step / steps if self.is_falling else 1) for step in range(steps)]
+
+
+_PACES = tuple(_Pace(rate, falls) for rate in LEARNING_RATES for falls in (False, True))
 
 
 def turns_of(name: str, arena: Arena, agents: int) -> int:
@@ -157,19 +182,35 @@ def _heuristic(arena: Arena) -> Contestant:
 def _static(arena: Arena, agents: Sequence[Played]) -> Contestant:
     parameters = float(np.median([agent.outcomes.parameters for agent in agents]))
 
-    def run(shape: StaticShape) -> Outcomes:
+    def trained(shape: StaticShape, pace: _Pace, seeds: Sequence[int]) -> list[Trained]:
+        rates = pace.rates(arena.settings.steps)
+        divided = functools.partial(_static_arguments, shape, seeds, rates)
+        parts: list[Trained] = arena.hosts(len(seeds)).call(train_static, divided)
+        return parts
+
+    def best_pace(shape: StaticShape) -> _Pace:
+        seeds = arena.batches[0][:TUNING_EPISODES]
+        found = {}
+        for number, pace in enumerate(_PACES, start=1):
+            parts = trained(shape, pace, seeds)
+            found[pace] = float(np.concatenate([one.validation_accuracy for one in parts]).mean())
+            arena.turns.at(number / (len(_PACES) + len(arena.batches)))
+        return max(_PACES, key=lambda pace: found[pace])
+
+    def run(shape: StaticShape, known: _Pace | None = None) -> tuple[Outcomes, _Pace]:
         arena.turns.begin(f"static: {shape.name}")
+        pace = known or best_pace(shape)
         parts = []
         for number, seeds in enumerate(arena.batches, start=1):
-            divided = functools.partial(_shape_and_seeds, shape, seeds)
-            parts += arena.hosts(len(seeds)).call(train_static, divided)
-            arena.turns.at(number / len(arena.batches))
-        outcomes = joined([_scored(arena, shape.name, each) for each in parts])
+            parts += trained(shape, pace, seeds)
+            arena.turns.at((len(_PACES) + number) / (len(_PACES) + len(arena.batches)))
+        what = f"{shape.name}, {pace.words}"
+        outcomes = joined([_scored(arena, what, each) for each in parts])
         arena.turns.end(outcomes)
-        return outcomes
+        return outcomes, pace
 
     shapes = static_shapes(arena.settings.host_shape, round(parameters))
-    candidates = [run(shape) for shape in shapes]
+    candidates, paces = zip(*map(run, shapes), strict=True)
     ranked = sorted(
         range(len(shapes)), key=lambda kind: -candidates[kind].validation_accuracy.mean()
     )
@@ -178,7 +219,7 @@ def _static(arena: Arena, agents: Sequence[Played]) -> Contestant:
         (candidates[ranked[0]],),
         tuple(candidates),
         tuple(
-            run(shapes[kind].resized(round(parameters * size)))
+            run(shapes[kind].resized(round(parameters * size)), paces[kind])[0]
             for size in OTHER_SIZES
             for kind in ranked[:KINDS_RESIZED]
         ),
@@ -223,10 +264,10 @@ def _from_scratch(arena: Arena, turn: str, agent: Played, steps: np.ndarray | No
     return outcomes
 
 
-def _shape_and_seeds(
-    shape: StaticShape, seeds: Sequence[int], part: slice
-) -> tuple[StaticShape, Sequence[int]]:
-    return shape, seeds[part]
+def _static_arguments(
+    shape: StaticShape, seeds: Sequence[int], rates: Sequence[float], part: slice
+) -> tuple[StaticShape, Sequence[int], Sequence[float]]:
+    return shape, seeds[part], rates
 
 
 def _grown(
