@@ -134,8 +134,8 @@ def alert(options: argparse.Namespace) -> int:
     kinds = kinds_of(settings.on)
     stalled_after = seconds_of(settings.stalled_after, "--stalled-after")
     # Options are relative to the working directory, keys to the folder of their file.
-    sinks, hearts = sinks_of(_given_sinks(options), Path())
-    more_sinks, more_hearts = sinks_of(settings, folder)
+    sinks, hearts = sinks_of(_given_sinks(options), Path(), sys.stdout)
+    more_sinks, more_hearts = sinks_of(settings, folder, sys.stdout)
     sinks += [one for one in more_sinks if one.id not in {known.id for known in sinks}]
     hearts += [one for one in more_hearts if one.id not in {known.id for known in hearts}]
     if not (sinks or hearts or settings.metrics or settings.textfile):

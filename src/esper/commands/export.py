@@ -1,6 +1,7 @@
 """`esper export`: the tables of runs as Parquet, CSV, JSON lines or TensorBoard files."""
 
 import argparse
+import sys
 from typing import Any
 
 from esper.commands.options import OptionError, add_run_dir, add_verb
@@ -66,7 +67,15 @@ def _export(options: argparse.Namespace) -> int:
     names = [name for name in options.tables.split(",") if name]
     tables = tables_of(options.to, options.out, names)
     try:
-        is_whole = export(runs, options.to, options.out, tables, print_warning, force=options.force)
+        is_whole = export(
+            runs,
+            options.to,
+            options.out,
+            tables,
+            print_warning,
+            output=sys.stdout,
+            force=options.force,
+        )
     except OSError as error:
         if error.filename is None:  # standard output
             raise

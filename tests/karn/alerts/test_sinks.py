@@ -37,7 +37,7 @@ MESSAGE = message_of("m1", [edge(update=2, head="op"), edge("died:1@2", kind="di
 
 
 def sink_of(tmp_path, **settings):
-    (sink,), _ = sinks_of(AlertSettings(**settings), tmp_path)
+    (sink,), _ = sinks_of(AlertSettings(**settings), tmp_path, sys.stdout)
     return sink
 
 

@@ -7,7 +7,7 @@ import shutil
 import tomllib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, TextIO
 
 import msgspec
 
@@ -186,24 +186,27 @@ def seconds_of(duration: _Duration, what: str) -> float:
     return seconds
 
 
-def sinks_of(settings: AlertSettings, folder: Path) -> tuple[list[Sink], list[HeartbeatSink]]:
+def sinks_of(
+    settings: AlertSettings, folder: Path, output: TextIO | None = None
+) -> tuple[list[Sink], list[HeartbeatSink]]:
     """Return the sinks of messages, and the heartbeats.
 
     Args:
         settings: the settings.
         folder: folder that relative paths start from.
+        output: standard output, for a log named `-`.
 
     Raises:
         AlertSettingsError: a secret is missing, or a value cannot be used.
     """
     sinks: dict[str, Sink] = {}
-    for sink in _sinks(settings, folder):
+    for sink in _sinks(settings, folder, output):
         sinks.setdefault(sink.id, sink)  # the same one twice is one
     hearts = {one.id: one for one in _heartbeats(settings, folder)}
     return list(sinks.values()), list(hearts.values())
 
 
-def _sinks(settings: AlertSettings, folder: Path) -> Iterator[Sink]:
+def _sinks(settings: AlertSettings, folder: Path, output: TextIO | None) -> Iterator[Sink]:
     for command in settings.exec:
         words = _command_words(revealed(command.command, "--exec", folder))
         seconds = seconds_of(command.time_limit, "time_limit")
@@ -232,7 +235,7 @@ def _sinks(settings: AlertSettings, folder: Path) -> Iterator[Sink]:
         if path is not None and not path.parent.is_dir():
             raise AlertSettingsError(f"--log: there is no folder {path.parent}")
         name = "standard output" if path is None else f"log {path}"
-        yield LogSink(sink_id("log", str(path and path.absolute())), name, path)
+        yield LogSink(sink_id("log", str(path and path.absolute())), name, path, output)
 
 
 def _heartbeats(settings: AlertSettings, folder: Path) -> Iterator[HeartbeatSink]:

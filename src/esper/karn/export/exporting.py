@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -56,8 +55,8 @@ def export(
     tables: Sequence[str],
     report: Callable[[str], None],
     *,
+    output: TextIO,
     force: bool = False,
-    output: TextIO | None = None,
 ) -> bool:
     """Write the tables of runs; return whether everything of every run is in them.
 
@@ -69,15 +68,15 @@ def export(
         out: a folder (a file for JSON lines), or "-" for standard output.
         tables: their names.
         report: receives what is missing of a run.
+        output: standard output.
         force: whether to replace what is there.
-        output: standard output, if it is not that of the process.
 
     Raises:
         ExportError: `out` cannot be used, or nothing of the only run can be read.
         OSError: a file cannot be written.
     """
     is_whole = True
-    with _opened(form, out, tables, force=force, output=output or sys.stdout) as writer:
+    with _opened(form, out, tables, force=force, output=output) as writer:
         for run in runs:
             try:
                 rows = RunRows(run)

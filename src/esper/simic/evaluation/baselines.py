@@ -180,10 +180,11 @@ def _heuristic(arena: Arena) -> Contestant:
 
 
 def _static(arena: Arena, agents: Sequence[Played]) -> Contestant:
+    settings = arena.settings
     parameters = float(np.median([agent.outcomes.parameters for agent in agents]))
 
     def trained(shape: StaticShape, pace: _Pace, seeds: Sequence[int]) -> list[Trained]:
-        rates = pace.rates(arena.settings.steps)
+        rates = pace.rates(settings.steps)
         divided = functools.partial(_static_arguments, shape, seeds, rates)
         parts: list[Trained] = arena.hosts(len(seeds)).call(train_static, divided)
         return parts
@@ -192,8 +193,8 @@ def _static(arena: Arena, agents: Sequence[Played]) -> Contestant:
         seeds = arena.batches[0][:TUNING_EPISODES]
         found = {}
         for number, pace in enumerate(_PACES, start=1):
-            parts = trained(shape, pace, seeds)
-            found[pace] = float(np.concatenate([one.validation_accuracy for one in parts]).mean())
+            tried = train_static(settings, shape, seeds, pace.rates(settings.steps))
+            found[pace] = float(np.nan_to_num(tried.validation_accuracy).mean())
             arena.turns.at(number / (len(_PACES) + len(arena.batches)))
         return max(_PACES, key=lambda pace: found[pace])
 
@@ -209,7 +210,7 @@ def _static(arena: Arena, agents: Sequence[Played]) -> Contestant:
         arena.turns.end(outcomes)
         return outcomes, pace
 
-    shapes = static_shapes(arena.settings.host_shape, round(parameters))
+    shapes = static_shapes(settings.host_shape, round(parameters))
     candidates, paces = zip(*map(run, shapes), strict=True)
     ranked = sorted(
         range(len(shapes)), key=lambda kind: -candidates[kind].validation_accuracy.mean()
