@@ -49,6 +49,7 @@ def test_rows_above_the_limit_are_not_shown_and_that_is_said(run: Run, written: 
         ("SELECT ?", "cannot be run"),
         ("SELECT '\0'", "cannot be run"),
         ("", "is empty"),
+        ("SELECT zeroblob(2000000000)", "too big"),
     ],
 )
 def test_what_is_no_reading_query_is_refused_in_one_sentence(
@@ -74,3 +75,10 @@ def test_a_query_without_end_is_ended(
 
 def test_a_limit_below_one_is_refused(run: Run, written: Path) -> None:
     assert "at least 1" in run("query", "fine", "SELECT 1", "--limit", "0")[2]
+
+
+def test_json_loses_no_column_of_a_name_that_comes_twice(run: Run, written: Path) -> None:
+    code, output, errors = run("query", "fine", "SELECT 1 AS a, 2 AS a", "--json")
+    assert (code, output) == (2, "")
+    assert "two columns are named 'a'" in errors
+    assert run("query", "fine", "SELECT 1 AS a, 2 AS a", "--csv")[1] == "a,a\n1,2\n"

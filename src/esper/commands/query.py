@@ -46,6 +46,9 @@ def _query(options: argparse.Namespace) -> int:
     result = QueriedStore(run).query(options.sql, options.limit)
     rows = [[_shown(value) for value in row] for row in result.rows]
     if options.json:
+        twice = sorted({one for one in result.columns if result.columns.count(one) > 1})
+        if twice:
+            raise OptionError(f"two columns are named {twice[0]!r}: name them apart with AS")
         named = [dict(zip(result.columns, row, strict=True)) for row in rows]
         print(json_text({"run": run.name, "rows": named, "cut": result.is_cut}))
     elif options.csv:

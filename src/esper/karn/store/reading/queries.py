@@ -15,6 +15,8 @@ _ALLOWED: Final = (
     sqlite3.SQLITE_FUNCTION,
     sqlite3.SQLITE_RECURSIVE,
 )
+#: SQLite's errors that come of the query and not of the store.
+_OF_THE_QUERY: Final = (sqlite3.SQLITE_ERROR, sqlite3.SQLITE_TOOBIG, sqlite3.SQLITE_MISMATCH)
 _REFUSED_FUNCTIONS: Final = ("load_extension", "fts3_tokenizer", "writefile", "readfile", "edit")
 
 
@@ -89,6 +91,6 @@ def _of_database(error: sqlite3.DatabaseError) -> Exception:
         return QueryError("a query can only read this store: give one SELECT")
     if code == sqlite3.SQLITE_INTERRUPT:
         return RunStoreError(f"the query took longer than {SESSION_SECONDS:.0f} s")
-    if code == sqlite3.SQLITE_ERROR:
+    if code in _OF_THE_QUERY:
         return QueryError(f"the query cannot be run: {error}")
     return error
