@@ -14,7 +14,7 @@ from typing import Any, Final, Protocol
 
 from esper.karn.mirror.figure_names import Point
 from esper.leyline.errors import EsperError
-from esper.leyline.files.tensorboard_files import event_writer
+from esper.leyline.files.tensorboard_files import add_scalar, event_writer
 from esper.leyline.text.command_lines import install_command
 from esper.leyline.text.suggestions import did_you_mean
 
@@ -104,7 +104,7 @@ class _TensorBoard:
     def log(self, points: list[Point]) -> None:
         for point in points:
             for name, value in point.values.items():
-                self._writer.add_scalar(name, value, point.update, point.time)
+                add_scalar(self._writer, name, value, point.update, point.time)
         self._writer.flush()
 
     def close(self, _is_good: bool, /) -> None:
