@@ -1,5 +1,7 @@
 """Export of a synthetic run: seconds and peak memory of each form, at two sizes of the store.
 
+CPU seconds are printed as well: they say what the export costs where other programs run beside it.
+
 Memory is flat if the large store takes no more than the small one. Each export is a process of its
 own, as a user starts it.
 
@@ -18,13 +20,13 @@ from synthetic_run import payloads_of_a_run
 from esper.karn.store.run_store import RunWriter, create_run
 
 FORMS = ("parquet", "csv", "jsonl", "tensorboard")
-#: Runs a command and prints its seconds and its peak memory in MiB.
+#: Runs a command and prints its seconds, its CPU seconds and its peak memory in MiB.
 MEASURE = """
 import resource, subprocess, sys, time
 start = time.perf_counter()
 subprocess.run(sys.argv[1:], check=True)
-peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
-print(time.perf_counter() - start, peak)
+used = resource.getrusage(resource.RUSAGE_CHILDREN)
+print(time.perf_counter() - start, used.ru_utime + used.ru_stime, used.ru_maxrss / 1024)
 """
 
 
@@ -67,10 +69,13 @@ def main() -> None:
                     capture_output=True,
                     text=True,
                 ).stdout.split()
-                seconds, peak = map(float, measured)
+                seconds, cpu, peak = map(float, measured)
                 files = [out] if out.is_file() else [one for one in out.rglob("*") if one.is_file()]
                 size = sum(one.stat().st_size for one in files) >> 20
-                print(f"  {form:12} {seconds:6.1f} s  peak {peak:4.0f} MiB  wrote {size} MiB")
+                print(
+                    f"  {form:12} {seconds:6.1f} s  {cpu:6.1f} s of CPU  peak {peak:4.0f} MiB  "
+                    f"wrote {size} MiB"
+                )
 
 
 if __name__ == "__main__":

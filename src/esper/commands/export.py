@@ -47,7 +47,7 @@ def add_export(verbs: Any) -> None:
         help="comma-separated: figures, latches, evidence, sightings, settings, hosts (default: "
         "all; figures for tensorboard, and for csv on standard output)",
     )
-    parser.add_argument("--force", action="store_true", help="replace what is at PATH")
+    parser.add_argument("--force", action="store_true", help="replace the export at PATH")
 
 
 def _export(options: argparse.Namespace) -> int:

@@ -10,6 +10,7 @@ from typing import Final, TextIO
 from esper.karn.export.columns import TABLES
 from esper.karn.export.rows import RunRows
 from esper.karn.export.writers import (
+    JSON_LINES_BEGIN,
     CsvFiles,
     ExportError,
     JsonLines,
@@ -18,6 +19,7 @@ from esper.karn.export.writers import (
     Writer,
 )
 from esper.karn.store.errors import RunStoreError
+from esper.leyline.files.tensorboard_files import is_event_file
 
 FORMS: Final = ("parquet", "csv", "jsonl", "tensorboard")
 STANDARD_OUTPUT: Final = "-"
@@ -68,8 +70,8 @@ def export(
         out: a folder (a file for JSON lines), or "-" for standard output.
         tables: their names.
         report: receives what is missing of a run.
-        output: standard output.
-        force: whether to replace what is there.
+        force: whether to replace an export that is there.
+        output: standard output, if it is not that of the process.
 
     Raises:
         ExportError: `out` cannot be used, or nothing of the only run can be read.
@@ -88,8 +90,8 @@ def export(
                 report(f"{run.name} is left out: {error}")
                 is_whole = False
                 continue
-            if rows.doubt is not None:
-                report(f"{run.name} is not complete: {rows.doubt}")
+            if rows.missing is not None:
+                report(f"{run.name} is not complete: {rows.missing}")
                 is_whole = False
     return is_whole
 
@@ -156,7 +158,33 @@ def _check_place(place: Path, *, is_file: bool, force: bool) -> None:
     if place.is_dir() == is_file:
         kind = "a folder" if is_file else "a file"
         raise ExportError(f"--out {place} is {kind}: choose another name")
-    if not force and (is_file or any(place.iterdir())):
+    is_empty = not is_file and not place.is_symlink() and not any(place.iterdir())
+    if not force and not is_empty:
         raise ExportError(f"--out {place} exists: choose another name, or replace it by --force")
-    if not is_file and not force:
-        place.rmdir()  # an empty folder, as `mkdir` left it
+    if not is_empty and not _is_export(place):
+        raise ExportError(
+            f"--out {place} has other things than an export, which --force does not replace: "
+            "choose another name"
+        )
+    if is_empty:
+        place.rmdir()  # as `mkdir` left it
+
+
+def _is_export(place: Path) -> bool:
+    """Return whether a path has only what an export wrote, so that nothing else can be lost."""
+    if place.is_symlink():
+        return False
+    if place.is_dir():
+        return all(_is_exported(one) for one in place.iterdir())
+    if not place.is_file():
+        return False  # a device or a pipe
+    with place.open("rb") as file:
+        return file.read(len(JSON_LINES_BEGIN)) in (b"", JSON_LINES_BEGIN)
+
+
+def _is_exported(entry: Path) -> bool:
+    if entry.is_symlink():
+        return False
+    if entry.is_dir():
+        return all(is_event_file(one) for one in entry.iterdir())
+    return entry.stem in TABLES and entry.suffix in (".parquet", ".csv")

@@ -36,7 +36,8 @@ class RunRows:
         run: the run's directory.
 
     Attributes:
-        doubt: what of the run is missing, a sentence; None if nothing is.
+        doubt: why a light that is not on is not known to be off; None if it is.
+        missing: what of the run is not in the rows that were read, a sentence; None if all is.
 
     Raises:
         RunStoreError: the store cannot be read, and no light is known.
@@ -50,7 +51,7 @@ class RunRows:
             reason := self._frame.completeness.unreadable
         ) and not self._frame.snapshot.tamiyo.first:
             raise RunStoreError(reason)
-        self.doubt = self._frame.completeness.doubt
+        self.doubt = self.missing = self._frame.completeness.doubt
         self._attempts = _Attempts(self._reader)
 
     def batches(self, tables: Sequence[str]) -> Iterator[Batch]:
@@ -70,6 +71,7 @@ class RunRows:
                 if "sightings" in tables and (seen := list(self._sightings(events))):
                     yield batch_of("sightings", seen)
         if "hosts" in tables:
+            self._note_removed()
             for events in self._events("step_completed"):
                 yield from self._steps(events)
             for events in self._events("episodes_completed"):
@@ -82,12 +84,22 @@ class RunRows:
             try:
                 events = self._reader.read_kind(kind, after, _EVENTS_PER_READ)
             except RunStoreError as error:
-                self.doubt = self.doubt or str(error)
+                self.missing = self.missing or str(error)
                 return
             if not events:
                 return
             after = events[-1].id
             yield events
+
+    def _note_removed(self) -> None:
+        try:
+            removed = self._reader.thinned().removed
+        except RunStoreError:
+            return  # which is in `missing` already, or will be
+        if removed:
+            self.missing = self.missing or (
+                f"its oldest {removed:,} steps and decisions were removed to keep the store small"
+            )
 
     def _latches(self) -> list[dict[str, Any]]:
         snapshot = self._frame.snapshot

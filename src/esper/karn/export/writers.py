@@ -13,7 +13,7 @@ import numpy as np
 
 from esper.karn.export.columns import TABLES, Batch
 from esper.leyline.errors import EsperError
-from esper.leyline.files.tensorboard_files import event_writer
+from esper.leyline.files.tensorboard_files import add_scalar, event_writer
 from esper.leyline.text.command_lines import install_command
 
 #: Library and extra that a form needs; the others need none.
@@ -23,6 +23,8 @@ _NEEDED: Final = {
 }
 #: Names of columns that cannot be names of fields.
 _FIELDS: Final = {"class": "class_"}
+#: How each file of JSON lines begins.
+JSON_LINES_BEGIN: Final = b'{"table":'
 _COLUMNS: Final = {field: column for column, field in _FIELDS.items()}
 
 
@@ -186,10 +188,10 @@ class TensorBoardFiles:
         run = columns["run"][0]
         if run not in self._writers:
             self._writers[run] = event_writer(self._folder / run)
-        add = self._writers[run].add_scalar
+        writer = self._writers[run]
         names = ("group", "quantity", "value", "update", "time")
         for group, quantity, value, update, time in zip(*map(columns.get, names), strict=True):
-            add(f"{group}/{quantity}", value, update, time)
+            add_scalar(writer, f"{group}/{quantity}", value, update, time)
 
 
 def _listed(values: Iterable[Any]) -> list[Any]:
