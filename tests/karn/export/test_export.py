@@ -6,6 +6,7 @@ import json
 import math
 import re
 import shlex
+import shutil
 import sqlite3
 import struct
 from contextlib import closing
@@ -14,15 +15,17 @@ from pathlib import Path
 import duckdb
 import pandas as pd
 import polars as pl
+import psutil
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import esper
 from esper.karn.export.columns import CLASSES, TABLES
 from esper.karn.export.exporting import export, tables_of
 from esper.karn.export.rows import RunRows
-from esper.karn.export.writers import ExportError, check_library
+from esper.karn.export.writers import ExportError, TensorBoardFiles, check_library
 from esper.karn.store.errors import RunStoreError
 from esper.karn.store.run_store import RunWriter, create_run
 from esper.karn.store.tables.thinning import thin
@@ -139,8 +142,6 @@ def test_json_lines_in_pandas_and_duckdb(run, tmp_path):
 
 
 def test_tensorboard_in_its_own_reader(run, tmp_path, capfd):
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
     assert exported([run], "tensorboard", tmp_path / "out") == (True, [])
     events = EventAccumulator(str(tmp_path / "out" / run.name))
     events.Reload()
@@ -196,6 +197,34 @@ def test_several_runs_are_one_data_set_and_what_is_missing_is_said(run, tmp_path
     with pytest.raises(RunStoreError):
         exported([broken], "parquet", tmp_path / "other")
     assert {one.name for one in tmp_path.iterdir()} == {"runs", "out"}  # nothing half-written
+
+
+def test_runs_of_one_name_are_not_mixed(run, tmp_path):
+    copy = tmp_path / "other" / run.name
+    shutil.copytree(run, copy)
+    with pytest.raises(ExportError, match="have one name"):
+        exported([run, copy], "csv", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_many_runs_in_tensorboard_files_keep_one_open(tmp_path, payloads):
+    runs = []
+    for number in range(4):
+        runs.append(create_run(tmp_path / "runs", f"number-{number}"))
+        with RunWriter(runs[-1]) as writer:
+            writer.emit(payloads.start())
+            end_update(writer, payloads, 1)
+    counts = []
+    with TensorBoardFiles(tmp_path) as files:
+        for one in runs:
+            for batch in RunRows(one).batches(["figures"]):
+                files.write(batch)
+            counts.append(sum("tfevents" in own.path for own in psutil.Process().open_files()))
+    assert counts == [1, 1, 1, 1]
+    for one in runs:
+        events = EventAccumulator(str(tmp_path / one.name))
+        events.Reload()
+        assert [seen.step for seen in events.Scalars("run/policy_loss")] == [1]
 
 
 def test_a_damaged_event_is_left_out_and_said(run, tmp_path):

@@ -74,9 +74,17 @@ def export(
         output: standard output, if it is not that of the process.
 
     Raises:
-        ExportError: `out` cannot be used, or nothing of the only run can be read.
+        ExportError: `out` cannot be used, or two runs have one name.
+        RunStoreError: nothing of the only run can be read.
         OSError: a file cannot be written.
     """
+    folders: dict[str, Path] = {}
+    for run in runs:
+        if (other := folders.setdefault(run.name, run)) != run:
+            raise ExportError(
+                f"{other} and {run} have one name, by which rows could not be told apart: "
+                "export them one by one"
+            )
     is_whole = True
     with _opened(form, out, tables, force=force, output=output) as writer:
         for run in runs:

@@ -173,25 +173,27 @@ class TensorBoardFiles:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._writers: dict[str, Any] = {}
+        self._run: str | None = None
+        self._writer: Any = None  # of that run; only one is open, however many runs there are
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for writer in self._writers.values():
-            writer.close()
+        if self._writer is not None:
+            self._writer.close()
 
     def write(self, batch: Batch) -> None:
         """Write figures; other tables have no place in event files."""
         columns: Mapping[str, Any] = {name: _listed(own) for name, own in batch.columns.items()}
         run = columns["run"][0]
-        if run not in self._writers:
-            self._writers[run] = event_writer(self._folder / run)
-        writer = self._writers[run]
+        if run != self._run:
+            if self._writer is not None:
+                self._writer.close()
+            self._writer, self._run = event_writer(self._folder / run), run
         names = ("group", "quantity", "value", "update", "time")
         for group, quantity, value, update, time in zip(*map(columns.get, names), strict=True):
-            add_scalar(writer, f"{group}/{quantity}", value, update, time)
+            add_scalar(self._writer, f"{group}/{quantity}", value, update, time)
 
 
 def _listed(values: Iterable[Any]) -> list[Any]:
