@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from json_forms import documented_forms, faults_of
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -23,6 +24,7 @@ def test_rows_are_printed_as_text_csv_and_json(run: Run, written: Path) -> None:
     report = json.loads(run("query", "fine", sql, "--json")[1])
     assert (report["run"], report["cut"]) == (written.name, False)
     assert report["rows"][1]["kind"] == "ppo_update"
+    assert faults_of(report, "query", documented_forms()) == []
 
 
 def test_rows_above_the_limit_are_not_shown_and_that_is_said(run: Run, written: Path) -> None:
