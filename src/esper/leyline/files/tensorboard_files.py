@@ -11,7 +11,6 @@ from uuid import uuid4
 
 #: The largest number that event files can hold: they have single precision.
 LARGEST_FIGURE: Final = float.fromhex("0x1.fffffep+127")
-_QUEUE: Final = 1_000
 
 
 def event_writer(folder: Path) -> Any:
@@ -22,8 +21,7 @@ def event_writer(folder: Path) -> Any:
     # It warns of each NaN, without a name; here NaN is what is to be shown.
     logging.getLogger("tensorboardX.x2num").setLevel(logging.ERROR)
     # Its files are named by the second: a second writer would overwrite the first one's.
-    # A longer queue than 10 to the thread that writes: half the time of an export.
-    return SummaryWriter(str(folder), max_queue=_QUEUE, filename_suffix=f".{uuid4().hex}")
+    return SummaryWriter(str(folder), filename_suffix=f".{uuid4().hex}")
 
 
 def add_scalar(writer: Any, name: str, value: float, step: int, time: float) -> None:
