@@ -9,6 +9,7 @@ import shlex
 import shutil
 import sqlite3
 import struct
+import sys
 from contextlib import closing
 from pathlib import Path
 

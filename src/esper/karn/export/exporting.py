@@ -70,8 +70,8 @@ def export(
         out: a folder (a file for JSON lines), or "-" for standard output.
         tables: their names.
         report: receives what is missing of a run.
+        output: standard output.
         force: whether to replace an export that is there.
-        output: standard output, if it is not that of the process.
 
     Raises:
         ExportError: `out` cannot be used, or two runs have one name.

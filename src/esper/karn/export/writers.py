@@ -228,15 +228,16 @@ def _field(value: Any) -> str:
 
 def _named(values: Iterable[Any]) -> list[Any]:
     """Return values with strings instead of floats that are not finite."""
-    if isinstance(values, np.ndarray) and (values.dtype.kind != "f" or np.isfinite(values).all()):
-        return _listed(values)
-    return [
-        one
-        if not isinstance(one, float) or math.isfinite(one)
-        else "NaN"
-        if math.isnan(one)
-        else "Infinity"
-        if one > 0
-        else "-Infinity"
-        for one in _listed(values)
-    ]
+    listed = _listed(values)
+    if isinstance(values, np.ndarray):
+        odd = np.flatnonzero(~np.isfinite(values)).tolist() if values.dtype.kind == "f" else []
+    else:
+        odd = [
+            place
+            for place, one in enumerate(listed)
+            if isinstance(one, float) and not math.isfinite(one)
+        ]
+    for place in odd:
+        one = listed[place]
+        listed[place] = "NaN" if math.isnan(one) else "Infinity" if one > 0 else "-Infinity"
+    return listed
