@@ -13,7 +13,7 @@ import numpy as np
 
 from esper.karn.export.columns import TABLES, Batch
 from esper.leyline.errors import EsperError
-from esper.leyline.files.tensorboard_files import add_scalar, event_writer
+from esper.leyline.files.tensorboard_files import EventFile
 from esper.leyline.text.command_lines import install_command
 
 #: Library and extra that a form needs; the others need none.
@@ -174,7 +174,9 @@ class TensorBoardFiles:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._run: str | None = None
-        self._writer: Any = None  # of that run; only one is open, however many runs there are
+        self._writer: EventFile | None = (
+            None  # of that run; only one is open, however many runs there are
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -187,13 +189,14 @@ class TensorBoardFiles:
         """Write figures; other tables have no place in event files."""
         columns: Mapping[str, Any] = {name: _listed(own) for name, own in batch.columns.items()}
         run = columns["run"][0]
-        if run != self._run:
+        if self._writer is None or run != self._run:
             if self._writer is not None:
                 self._writer.close()
-            self._writer, self._run = event_writer(self._folder / run), run
+            self._writer, self._run = EventFile(self._folder / run), run
         names = ("group", "quantity", "value", "update", "time")
+        add = self._writer.add_scalar
         for group, quantity, value, update, time in zip(*map(columns.get, names), strict=True):
-            add_scalar(self._writer, f"{group}/{quantity}", value, update, time)
+            add(f"{group}/{quantity}", value, update, time)
 
 
 def _listed(values: Iterable[Any]) -> list[Any]:

@@ -14,7 +14,7 @@ from typing import Any, Final, Protocol
 
 from esper.karn.mirror.figure_names import Point
 from esper.leyline.errors import EsperError
-from esper.leyline.files.tensorboard_files import add_scalar, event_writer
+from esper.leyline.files.tensorboard_files import EventFile
 from esper.leyline.text.command_lines import install_command
 from esper.leyline.text.suggestions import did_you_mean
 
@@ -99,12 +99,12 @@ def open_tracker(destination: Destination, run: Path, settings: Mapping[str, Any
 
 class _TensorBoard:
     def __init__(self, folder: str, _run: Path, _settings: Mapping[str, Any]) -> None:
-        self._writer = event_writer(Path(folder))
+        self._writer = EventFile(Path(folder))
 
     def log(self, points: list[Point]) -> None:
         for point in points:
             for name, value in point.values.items():
-                add_scalar(self._writer, name, value, point.update, point.time)
+                self._writer.add_scalar(name, value, point.update, point.time)
         self._writer.flush()
 
     def close(self, _is_good: bool, /) -> None:

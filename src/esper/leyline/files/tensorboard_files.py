@@ -1,6 +1,5 @@
 """TensorBoard's event files, written by tensorboardX without loading PyTorch."""
 
-import logging
 import math
 import sys
 from collections.abc import Iterator
@@ -13,31 +12,56 @@ from uuid import uuid4
 LARGEST_FIGURE: Final = float.fromhex("0x1.fffffep+127")
 
 
-def event_writer(folder: Path) -> Any:
-    """Return a `SummaryWriter` of tensorboardX for a folder."""
-    with _without_torch():
-        from tensorboardX import SummaryWriter
+class EventFile:
+    """An event file of figures.
 
-    # It warns of each NaN, without a name; here NaN is what is to be shown.
-    logging.getLogger("tensorboardX.x2num").setLevel(logging.ERROR)
-    # Its files are named by the second: a second writer would overwrite the first one's.
-    return SummaryWriter(str(folder), filename_suffix=f".{uuid4().hex}")
-
-
-def add_scalar(writer: Any, name: str, value: float, step: int, time: float) -> None:
-    """Write a figure; a finite one stays finite, however large.
+    The caller's thread writes it, so that an error reaches the caller; `SummaryWriter` loses an
+    error in a thread of its own.
 
     Args:
-        writer: from `event_writer`.
-        name: the figure's name.
-        value: the figure. Above `LARGEST_FIGURE`, that is written: single precision would turn it
-            into an infinity.
-        step: the update.
-        time: seconds since the epoch.
+        folder: the folder of the file, which is created.
+
+    Raises:
+        OSError: the file cannot be created.
     """
-    if math.isfinite(value):
-        value = max(-LARGEST_FIGURE, min(LARGEST_FIGURE, value))
-    writer.add_scalar(name, value, step, time)
+
+    def __init__(self, folder: Path) -> None:
+        with _without_torch():
+            from tensorboardX.event_file_writer import EventsWriter
+            from tensorboardX.proto.event_pb2 import Event
+            from tensorboardX.proto.summary_pb2 import Summary
+
+        self._event, self._summary = Event, Summary
+        folder.mkdir(parents=True, exist_ok=True)
+        # Files are named by the second: a second one would overwrite the first.
+        self._writer = EventsWriter(str(folder / "events"), filename_suffix=f".{uuid4().hex}")
+
+    def add_scalar(self, name: str, value: float, step: int, time: float) -> None:
+        """Write a figure; a finite one stays finite, however large.
+
+        Args:
+            name: the figure's name.
+            value: the figure. Beyond `LARGEST_FIGURE`, that is written: single precision would turn
+                it into an infinity.
+            step: the update.
+            time: seconds since the epoch.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
+        if math.isfinite(value):
+            value = max(-LARGEST_FIGURE, min(LARGEST_FIGURE, value))
+        figure = self._summary.Value(tag=name, simple_value=value)
+        summary = self._summary(value=[figure])
+        self._writer.write_event(self._event(summary=summary, step=step, wall_time=time))
+
+    def flush(self) -> None:
+        """Make all figures visible to readers of the file."""
+        self._writer.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._writer.close()
 
 
 def is_event_file(path: Path) -> bool:
