@@ -77,7 +77,8 @@ def _export(options: argparse.Namespace) -> int:
             force=options.force,
         )
     except OSError as error:
-        if error.filename is None:  # standard output
+        if options.out == "-":
             raise
-        raise OptionError(f"cannot write {error.filename}: {error.strerror}") from error
+        place = error.filename or options.out
+        raise OptionError(f"cannot write {place}: {error.strerror or error}") from error
     return 0 if is_whole else 1

@@ -1,6 +1,7 @@
 """Exported tables, read back by the programs that they are for."""
 
 import csv
+import errno
 import io
 import json
 import math
@@ -413,3 +414,11 @@ def test_the_command_exports_and_says_what_is_wrong(run, tmp_path, monkeypatch, 
     assert (code, printed.err.count("\n")) == (2, 1)
     code, printed = ended("--to", "excel", "--out", "other")
     assert (code, printed.err.count("\n")) == (2, 1)
+
+    def is_full(_files, _batch):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("esper.karn.export.writers.CsvFiles.write", is_full)
+    code, printed = ended("--to", "csv", "--out", "other")
+    assert (code, printed.err) == (2, "esper: cannot write other: No space left on device\n")
+    assert not list(Path().glob("other*"))
