@@ -1,7 +1,6 @@
 """`esper mirror`: copy the figures of a run to experiment trackers."""
 
 import argparse
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +11,7 @@ from esper.commands.output import print_warning
 from esper.karn.store.run_directory import find_run
 
 if TYPE_CHECKING:
+    from esper.karn.mirror.mirroring import Mirrored
     from esper.launch.mirror_process import MirrorProcess
 
 
@@ -46,6 +46,13 @@ def add_log_to(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _print_result(one: "Mirrored") -> None:
+    updates = _UPDATES.get(one.updates, f"{one.updates} updates")
+    print(f"{one.destination.label}: {updates}", flush=True)
+    if one.failure is not None:
+        print_warning(f"esper mirror: not everything was copied. {one.failure}")
+
+
 @contextmanager
 def mirrored(run: Path, log_to: Sequence[str]) -> Iterator["MirrorProcess"]:
     """Copy the figures of a run while it trains; afterwards, wait until all are copied.
@@ -76,9 +83,6 @@ def _mirror(options: argparse.Namespace) -> int:
         destinations,
         lambda sentence: print_warning(f"esper mirror: {sentence}"),
         follow=not options.once,
+        done=_print_result,
     )
-    for one in mirrored:
-        print(f"{one.destination.label}: {_UPDATES.get(one.updates, f'{one.updates} updates')}")
-        if one.failure is not None:
-            print(f"esper mirror: not everything was copied. {one.failure}", file=sys.stderr)
     return 1 if any(one.failure for one in mirrored) else 0

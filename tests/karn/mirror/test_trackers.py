@@ -53,7 +53,10 @@ def copied(run, *log_to, **options):
     said = []
     destinations = [destination_of(text, run) for text in log_to]
     options = {"follow": False, "wait": lambda _seconds: False} | options
-    return mirror(run, destinations, said.append, **options), said
+    told = []
+    results = mirror(run, destinations, said.append, done=told.append, **options)
+    assert {one.destination for one in told} == set(destinations)
+    return results, said
 
 
 def assert_has(figures, expected):

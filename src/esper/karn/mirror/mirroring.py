@@ -50,6 +50,7 @@ def mirror(
     say: Callable[[str], None],
     *,
     follow: bool,
+    done: Callable[[Mirrored], None],
     wait: Callable[[float], bool] | None = None,
 ) -> list[Mirrored]:
     """Copy the figures of a run to trackers; return what each one got.
@@ -62,6 +63,7 @@ def mirror(
         destinations: the trackers.
         say: receives sentences about trackers that fail; called from several threads.
         follow: whether to go on until the run has ended.
+        done: receives what a tracker got, as soon as that is all; called from several threads.
         wait: waits for so many seconds, and returns whether to stop early; by default, only
             Ctrl-C does that.
     """
@@ -71,7 +73,9 @@ def mirror(
 
     def work(destination: Destination) -> None:
         copying = _Copying(run, destination, record, say, wait or stop.wait)
-        results.append(copying.run_to_end(follow=follow))
+        result = copying.run_to_end(follow=follow)
+        results.append(result)
+        done(result)
 
     threads = [threading.Thread(target=work, args=(one,), daemon=True) for one in destinations]
     for thread in threads:

@@ -6,6 +6,7 @@ each. A tracker's own run has the id of Esper's run, so that a resumed run is co
 
 import contextlib
 import io
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -167,6 +168,9 @@ class _MLflow:
     _MOST_PARAMETERS = 100
 
     def __init__(self, experiment: str, run: Path, settings: Mapping[str, Any]) -> None:
+        # A server that does not answer is told soon, and tried again by the mirror itself.
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
         from mlflow import MlflowClient
         from mlflow.entities import Param
 

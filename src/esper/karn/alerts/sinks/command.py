@@ -47,7 +47,7 @@ class CommandSink:
             raise SinkError(f"cannot be started: {error.strerror}") from None
         try:
             _, errors = process.communicate(
-                json.dumps(message.as_json()).encode(), timeout=self.seconds
+                (json.dumps(message.as_json()) + "\n").encode(), timeout=self.seconds
             )
         except subprocess.TimeoutExpired:
             with suppress(OSError):
