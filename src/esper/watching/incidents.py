@@ -13,7 +13,8 @@ from esper.watching.finding.explaining import Explanation, Found, Look, Minibatc
 from esper.watching.given import GivenInputs
 from esper.watching.guard import Guard
 from esper.watching.held import HeldMinibatch
-from esper.watching.parts import Part, kinds_of
+from esper.watching.looks import is_finite, kinds_of
+from esper.watching.parts import Part
 from esper.watching.recorder import Trouble, UpdateRecord
 
 
@@ -202,7 +203,7 @@ def _look_at(gradients: Sequence[Tensor | None], parts: Sequence[Part]) -> Look:
     return frozenset(
         (part.owner, "gradient", part.name)
         for part, gradient in zip(parts, gradients, strict=True)
-        if gradient is not None and not bool(gradient.isfinite().all())
+        if gradient is not None and not is_finite(gradient)
     )
 
 

@@ -104,6 +104,7 @@ class Watch:
         self._minibatches = MinibatchWatch(
             self.parts,
             self.heads,
+            self._optimizers,
             self._explainer,
             self._incidents,
             self._guard,
