@@ -53,7 +53,7 @@ def test_a_step_is_bad_if_only_gradients_of_another_model_are(clips):
     watch = train(model, encoder, optimizer, at=1, fault=fault, clips=clips, skip=True)
 
     (trouble,) = watch.troubles
-    assert [(one.owner, one.quantity) for one in trouble.explanation.found][0][1] == "gradient"
+    assert {one.quantity for one in trouble.explanation.found} == {"gradient"}
     assert watch.failures == 0
     assert all(bool(one.isfinite().all()) for one in [*model.parameters(), *encoder.parameters()])
 

@@ -97,7 +97,11 @@ class Incidents:
         minibatch = Minibatch(list(outputs), held.gradients_of(self._parts), tuple(rngs), norms)
         before = {**self._known_before, **self._known}
         known = {look: one for (when, look), one in before.items() if look and when == phase}
-        explanation = self._explainer.explain(stack, phase, minibatch, optimizer, known)
+        try:
+            explanation = self._explainer.explain(stack, phase, minibatch, optimizer, known)
+        except Exception as error:  # noqa: BLE001 - the light must not be lost with it
+            self._guard.count(error)
+            explanation = self._explainer.without_explanation(minibatch, optimizer, error)
         if only_if_found and not explanation.found:
             self.acting_is_explained = was_explained
             return  # as after an exception that has nothing to do with non-finite values

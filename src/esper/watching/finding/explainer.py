@@ -29,6 +29,7 @@ from esper.watching.finding.explaining import (
     Found,
     Look,
     Minibatch,
+    evidence_alone,
     evidence_in,
     look_of,
     loop_line_of,
@@ -50,6 +51,7 @@ from esper.watching.finding.rerun import (
     tensors_of_error,
 )
 from esper.watching.finding.source import add_sources
+from esper.watching.guard import Guard
 from esper.watching.looks import is_finite, kinds_of
 from esper.watching.parts import Part
 
@@ -65,6 +67,7 @@ class Explainer:
 
     Args:
         owners: of the parts of the models.
+        guard: of the watch.
         replay: "auto" repeats the training loop's minibatch, or the call of the model where the
             loop must not run again; "model" only ever repeats the call of the model; "off" nothing.
         optimizers: of the models; one that is not given is known from its first bad step on.
@@ -84,13 +87,14 @@ class Explainer:
     def __init__(
         self,
         owners: Owners,
+        guard: Guard,
         replay: Replay = "auto",
         optimizers: Sequence[torch.optim.Optimizer] = (),
         inputs: Callable[[], Mapping[str, Any]] = dict,
         repeater: Repeater | None = None,
         record_bytes: int = 0,
     ) -> None:
-        self._owners = owners
+        self._owners, self._guard = owners, guard
         self._models, self._parts, self._heads = owners.models, owners.parts, owners.heads
         self._replay = replay
         self._inputs = inputs
@@ -231,10 +235,17 @@ class Explainer:
         self.outputs = []
         if origin is None:
             return Explanation(found, why_no_origin=reason)
-        operation = origin.operation
-        return Explanation(
-            found, origin, loop_line_of(operation), function=operation.place.function
-        )
+        line, function = loop_line_of(origin.operation), origin.operation.place.function
+        return Explanation(found, origin, line, function=function)
+
+    def without_explanation(
+        self, minibatch: Minibatch, optimizer: torch.optim.Optimizer | None, error: Exception
+    ) -> Explanation:
+        """Return what outputs and gradients show by themselves, after `explain` failed."""
+        gradients = self._gradients_for(optimizer, minibatch)
+        found = evidence_alone(self._parts, self._heads, replace(minibatch, gradients=gradients))
+        reason = f"the watch failed when it explained it: {type(error).__name__}"
+        return Explanation(found or self._in_others(optimizer), why_no_origin=reason)
 
     def saw_again(self, taken: Tensor | None, output: Tensor) -> None:
         """Take note of an output during a repetition: of those whose sum is not finite only."""
@@ -293,6 +304,10 @@ class Explainer:
             except CannotRunAgainError as error:
                 reasons.append(str(error))
                 continue
+            except Exception as error:  # noqa: BLE001 - what is known without it still counts
+                self._guard.count(error)
+                reasons.append(f"the watch failed when it repeated it: {type(error).__name__}")
+                continue
             finally:
                 self.seen = None
             if origin is not None:
@@ -340,10 +355,8 @@ class Explainer:
         def loop(rng: Tensor | None) -> _Repetition:
             assert self.seen is not None
             steps = StepsLeftOut(optimizer, self.seen, self._optimizers.values())
-            return (
-                *run_again(frames, self._models, named, steps, rng, recorder=self._recorder()),
-                False,
-            )
+            run = run_again(frames, self._models, named, steps, rng, recorder=self._recorder())
+            return (*run, False)
 
         def earlier() -> _Repetition:
             assert self.seen is not None

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any, Final
 
-import torch
 from torch import Tensor, nn
 
 from esper.leyline.telemetry import SHARED
@@ -204,6 +203,21 @@ def _evidence_in_gradients(parts: Sequence[Part], minibatch: Minibatch) -> tuple
         return tuple(Found(SHARED, "gradient", kind) for kind in kinds)
     heads_only = [found for found in evidence.found if found.owner != SHARED]
     return tuple(heads_only or evidence.found)
+
+
+def evidence_alone(
+    parts: Sequence[Part], heads: Sequence[Head], minibatch: Minibatch
+) -> tuple[Found, ...]:
+    """Return what the outputs and the gradients of a minibatch show, without anything else."""
+    found = _evidence_in_outputs(heads, minibatch)
+    if found:
+        return found
+    return tuple(
+        Found(part.owner or SHARED, "gradient", kind, part.name)
+        for part, gradient in zip(parts, minibatch.gradients, strict=True)
+        if gradient is not None
+        for kind in kinds_of(gradient)
+    )
 
 
 def run_again(
