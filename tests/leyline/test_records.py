@@ -37,6 +37,7 @@ NOT_TELEMETRY = {
     "run.slots",
     "run.blueprints",
     "run.checkpoint",
+    "run.last_monitor_failure",  # what the newest of the counted failures was
     "tamiyo.figures",  # recorded by their parts
     "tamiyo.head_history",
     "training.figures",  # recorded by their parts

@@ -11,9 +11,11 @@ import textwrap
 import gymnasium as gym
 import pytest
 import torch
+from printed import Printed
 from torch import nn
 
 import esper
+from esper.karn.reports.health import health_as_json, health_text, read_health
 from esper.watching.held import HeldMinibatch
 
 PRELUDE = """
@@ -218,8 +220,17 @@ def test_a_failure_of_the_watch_is_shown_and_training_continues(model, tmp_path,
     assert [text.split(";")[0] for text in texts] == [
         "the watch itself failed",
         "the watch itself failed 10 times",
+        "the watch itself failed 20 times",
     ]
     assert "ZeroDivisionError" in texts[0]
+    health = read_health(watch.recorder.directory)
+    assert health_as_json(health)["monitor_failures"] == {"count": 20, "last": texts[-1]}
+    console = Printed(width=200)
+    console.print(health_text(health))
+    shown = console.text
+    assert texts[-1] in shown
+    assert "20 failures of the watch itself: lights may be missing" in shown
+    assert "HEALTHY" not in shown
 
 
 def test_weights_that_stand_still_are_reported(model, tmp_path):
@@ -233,6 +244,10 @@ def test_weights_that_stand_still_are_reported(model, tmp_path):
     assert training.stalled_latch
     assert training.still_updates == 5
     assert training.stalled_since == 2
+    report = health_as_json(read_health(watch.recorder.directory))
+    assert report["monitor_failures"] == {"count": 0, "last": None}
+    assert (report["head_inf_latch"], report["head_nan_latch"]) == ({}, {})
+    assert list(report["group_nan_latch"]) == ["shared"]
 
 
 @pytest.mark.parametrize(

@@ -223,6 +223,11 @@ CASES: dict[str, Case | tuple[Case, ...]] = {
         read=lambda log: log[-1].text,
     ),
     "TELE-125": Case(("a traceback",), "a traceback", printed="a traceback\n"),
+    "TELE-138": Case(
+        7,
+        "7 monitor failures",
+        also=lambda w: w.emit(Notice(level="error", text="it failed", monitor_failures=7)),
+    ),
     "TELE-131": intervened("skip", "3 skipped"),
     "TELE-132": intervened("rollback", "3 rolled back"),
     "TELE-133": intervened("halt", "3 halted"),

@@ -303,6 +303,7 @@ class Notice(msgspec.Struct, frozen=True, kw_only=True):
 
     level: str  # "info", "warning" or "error"
     text: str
+    monitor_failures: int = 0  # of the watch so far, if the sentence is about one; else 0
 
 
 class RunFinished(msgspec.Struct, frozen=True, kw_only=True):

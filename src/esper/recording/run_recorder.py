@@ -146,6 +146,8 @@ class RunRecorder:
         self._writer.emit(_started(description, self.directory.name, resumed), durable=True)
         self._keeper: CapsuleKeeper | None = None
         self._news = News(self.directory, description.on_nonfinite)
+        self._failure = 0, ""  # of the watch: how many, and the last
+        self._recorded_failures = 0
         self._last_update_of: dict[object, int] = {}  # by kind of incident
         self._at_exit: Callable[[], None] = self._close
         atexit.register(self._at_exit)
@@ -224,18 +226,28 @@ class RunRecorder:
 
     def failed(self, count: int, sentence: str) -> None:
         """Say that the watch itself failed: the first time, the tenth, the hundredth and so on."""
-        if self._is_forked or str(count).strip("0") != "1":
+        if self._is_forked:
             return
+        self._failure = count, sentence
+        if str(count).strip("0") == "1":
+            _log.warning("%s", self._emit_failure())
+
+    def _emit_failure(self) -> str:
+        """Record the last failure of the watch, and return the sentence about it."""
+        count, sentence = self._failure
+        self._recorded_failures = count
         times = "failed" if count == 1 else f"failed {count} times"
         text = f"the watch itself {times}; training continues, lights may be missing: {sentence}"
-        self._writer.emit(Notice(level="error", text=text))
-        _log.warning("%s", text)
+        self._writer.emit(Notice(level="error", text=text, monitor_failures=count))
+        return text
 
     def ended(self, status: str, reason: str) -> None:
         """Record the end of the run and close its store."""
         atexit.unregister(self._at_exit)
         if self._is_forked:
             return
+        if self._failure[0] != self._recorded_failures:
+            self._emit_failure()
         if status == "halted":
             reason = halt_reason(self._incidents)
             self._writer.emit(

@@ -86,9 +86,12 @@ def named_numbers(
 
 
 def tensors_in(name: str, value: Any) -> Iterator[tuple[str, Tensor]]:
-    """Yield the floating-point tensors in a value or in nested lists, with their names."""
+    """Yield the floating-point tensors in a value or in nested lists, with their names.
+
+    Sparse tensors, which are made of others, and those without values are left out.
+    """
     if isinstance(value, Tensor):
-        if value.is_floating_point():
+        if value.is_floating_point() and value.layout is torch.strided and not value.is_meta:
             yield name, value
     elif isinstance(value, list | tuple):
         for number, item in enumerate(value):

@@ -6,6 +6,7 @@ are referenced weakly, so that a record keeps no memory alive.
 
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 
@@ -79,6 +80,8 @@ class KnownTensors:
     def add(self, named: Mapping[str, Tensor]) -> None:
         """Add further names."""
         for name, tensor in named.items():
+            if tensor.layout is not torch.strided or tensor.is_meta:
+                continue  # has no memory of its own
             storage, start, end = tensor_key(tensor)
             self._names[storage, start, end] = name
             self._by_storage.setdefault(storage, []).append((start, end, name))

@@ -136,6 +136,10 @@ class OperationTracer(TorchDispatchMode):
 
     def makers(self, tensor: Tensor) -> tuple[Operation, ...]:
         """Return the operations that made the non-finite values of a tensor, newest last."""
+        if tensor.layout is torch.sparse_coo:
+            tensor = tensor._values()
+        elif tensor.layout is not torch.strided:
+            return ()
         storage = self._made.get(storage_key(tensor))
         return storage.overlapping(tensor) if storage else ()
 

@@ -33,8 +33,12 @@ class Guard:
     ) -> bool:
         if not isinstance(error, Exception):
             return False
+        self.count(error)
+        return True
+
+    def count(self, error: Exception) -> None:
+        """Count and report a failure that was dealt with."""
         self.failures += 1
         with suppress(Exception):
             self.last_failure = f"{type(error).__name__}: {error}"
             self.recorder.failed(self.failures, self.last_failure)
-        return True

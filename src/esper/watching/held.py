@@ -10,6 +10,7 @@ from torch import Tensor
 
 from esper.watching.finding.explaining import Found
 from esper.watching.hooks import gradient_norm
+from esper.watching.looks import is_finite
 from esper.watching.parts import Part
 
 
@@ -65,10 +66,19 @@ class HeldMinibatch:
         """Return the gradient of each part, before clipping if a norm was not finite."""
         return self.gradients or [part.parameter.grad for part in parts]
 
-    def has_finite_gradients(self, parts: Sequence[Part]) -> bool:
-        """Return whether there are gradients, each finite; then only their norm overflowed."""
-        gradients = [one for one in self.gradients_of(parts) if one is not None]
-        return bool(gradients) and all(bool(one.isfinite().all()) for one in gradients)
+    def has_finite_gradients(self, parts: Sequence[Part], optimizer: torch.optim.Optimizer) -> bool:
+        """Return whether there are gradients, each finite; then only their norm overflowed.
+
+        Args:
+            parts: all parameters that are watched.
+            optimizer: that is about to step, maybe with parameters that are not. Clipping leaves
+                gradients of those finite where only the norm overflowed.
+        """
+        watched = {id(part.parameter) for part in parts}
+        own = [p for group in optimizer.param_groups for p in group["params"]]
+        others = [p.grad for p in own if id(p) not in watched]
+        gradients = [one for one in (*self.gradients_of(parts), *others) if one is not None]
+        return bool(gradients) and all(map(is_finite, gradients))
 
 
 def without_gradients(optimizer: torch.optim.Optimizer) -> list[tuple[Tensor, Tensor | None]]:

@@ -13,7 +13,8 @@ from esper.watching.finding.explaining import Explanation, Found, Look, Minibatc
 from esper.watching.given import GivenInputs
 from esper.watching.guard import Guard
 from esper.watching.held import HeldMinibatch
-from esper.watching.parts import Part, kinds_of
+from esper.watching.looks import is_finite, kinds_of
+from esper.watching.parts import Part
 from esper.watching.recorder import Trouble, UpdateRecord
 
 
@@ -96,7 +97,11 @@ class Incidents:
         minibatch = Minibatch(list(outputs), held.gradients_of(self._parts), tuple(rngs), norms)
         before = {**self._known_before, **self._known}
         known = {look: one for (when, look), one in before.items() if look and when == phase}
-        explanation = self._explainer.explain(stack, phase, minibatch, optimizer, known)
+        try:
+            explanation = self._explainer.explain(stack, phase, minibatch, optimizer, known)
+        except Exception as error:  # noqa: BLE001 - the light must not be lost with it
+            self._guard.count(error)
+            explanation = self._explainer.without_explanation(minibatch, optimizer, error)
         if only_if_found and not explanation.found:
             self.acting_is_explained = was_explained
             return  # as after an exception that has nothing to do with non-finite values
@@ -202,7 +207,7 @@ def _look_at(gradients: Sequence[Tensor | None], parts: Sequence[Part]) -> Look:
     return frozenset(
         (part.owner, "gradient", part.name)
         for part, gradient in zip(parts, gradients, strict=True)
-        if gradient is not None and not bool(gradient.isfinite().all())
+        if gradient is not None and not is_finite(gradient)
     )
 
 

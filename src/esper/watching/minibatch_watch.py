@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import Any, Final
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +37,7 @@ class MinibatchWatch:
     Args:
         parts: all parameters.
         heads: of the models.
+        optimizers: that were given as those of the models; others are told by their parameters.
         explainer: whose repetitions of a minibatch are left alone.
         incidents: explains and reports.
         guard: of the watch.
@@ -61,6 +63,7 @@ class MinibatchWatch:
         self,
         parts: Sequence[Part],
         heads: Sequence[Head],
+        optimizers: Sequence[torch.optim.Optimizer],
         explainer: Explainer,
         incidents: Incidents,
         guard: Guard,
@@ -77,6 +80,10 @@ class MinibatchWatch:
         self._parameters: list[Tensor] = [part.parameter for part in parts]
         self._ids = set(map(id, self._parameters))
         self._heads = heads
+        self._given = set(map(id, optimizers))  # the watch keeps them alive
+        # Whether an optimizer is its own, with the size of its groups when that was found out.
+        self._is_mine: WeakKeyDictionary[torch.optim.Optimizer, tuple[list[int], bool]]
+        self._is_mine = WeakKeyDictionary()
         self.log_std_excess = log_std_excess(parts)
         self.std_overflows = False
         self._explainer = explainer
@@ -112,8 +119,15 @@ class MinibatchWatch:
 
     def is_mine(self, optimizer: torch.optim.Optimizer) -> bool:
         """Return whether an optimizer trains what is watched."""
+        if id(optimizer) in self._given:
+            return True
         groups = optimizer.param_groups
-        return any(id(p) in self._ids for group in groups for p in group["params"][:1])
+        sizes = [len(group["params"]) for group in groups]
+        known = self._is_mine.get(optimizer)
+        if known is None or known[0] != sizes:
+            is_mine = any(id(p) in self._ids for group in groups for p in group["params"])
+            known = self._is_mine[optimizer] = (sizes, is_mine)
+        return known[1]
 
     def on_output(self, _module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
         """Take note of one call of the output layer."""
@@ -257,7 +271,7 @@ class MinibatchWatch:
             with self._guard:
                 self._incidents.explain_held(record, held, bad_results, optimizer)
             return is_bad
-        is_norm_only = held.has_finite_gradients(self._parts)
+        is_norm_only = held.has_finite_gradients(self._parts, optimizer)
         with self._guard:  # if it cannot be explained, the step is bad all the same
             if not held.is_explained:
                 stack = list(frames_calling(frame))

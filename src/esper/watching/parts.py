@@ -86,6 +86,8 @@ def parts_of(
         for name, parameter in model.named_parameters():
             if id(parameter) in seen or not parameter.is_floating_point():  # quantized weights
                 continue
+            if parameter.is_meta:  # has no values yet
+                continue
             seen.add(id(parameter))
             matching = [group for group, pattern in patterns.items() if pattern.match(name)]
             unused -= set(matching)
@@ -175,23 +177,18 @@ def _largest_log_std(part: Part) -> float:
 
 def bad_rows(part: Part, values: Tensor) -> list[str]:
     """Return the owners of what is not finite in `values`, a tensor shaped like the parameter."""
-    bad = ~values.detach().isfinite()
+    values = values.detach()
+    if values.layout is torch.sparse_coo:
+        by_row = (~values._values().isfinite()).flatten(1).any(1)
+        bad = torch.zeros(len(values), dtype=torch.bool, device=values.device)
+        bad[values._indices()[0, by_row]] = True
+        return part.owners_of(bad)
+    bad = ~values.isfinite()
     if part.rows and part.parameter.ndim != bad.ndim:
         bad = bad.reshape(part.parameter.shape)
     if part.rows and len(bad) != part.rows[-1][1].stop:
         bad = bad.reshape(part.rows[-1][1].stop, -1)  # log_std of shape [1, n]
     return part.owners_of(bad)
-
-
-def kinds_of(values: Tensor) -> tuple[str, ...]:
-    """Return which kinds of non-finite values a tensor holds: "nan", "+inf", "-inf"."""
-    values = values.detach()
-    found = {
-        "nan": values.isnan().any(),
-        "+inf": (values == torch.inf).any(),
-        "-inf": (values == -torch.inf).any(),
-    }
-    return tuple(kind for kind, is_there in found.items() if bool(is_there))
 
 
 def patterns_of(groups: Groups | None) -> dict[str, re.Pattern[str]]:

@@ -88,7 +88,7 @@ class Watch:
         self._is_closed = False
         self.owners = Owners(self._models, self.parts, self.heads, patterns_of(groups))
         self._explainer = Explainer(
-            self.owners, replay, self._optimizers, inputs, repeater, record_bytes
+            self.owners, self._guard, replay, self._optimizers, inputs, repeater, record_bytes
         )
         self._incidents = Incidents(
             self._explainer, self.parts, self._guard, takes_bad_steps=on_nonfinite == "report"
@@ -104,6 +104,7 @@ class Watch:
         self._minibatches = MinibatchWatch(
             self.parts,
             self.heads,
+            self._optimizers,
             self._explainer,
             self._incidents,
             self._guard,

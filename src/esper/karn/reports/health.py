@@ -146,6 +146,11 @@ def health_as_json(health: RunHealth) -> dict[str, Any]:
             "rollback": done.updates_rolled_back,
             "halt": done.halts,
         },
+        # Of the watch itself: a light may be missing.
+        "monitor_failures": {
+            "count": run.monitor_failures,
+            "last": run.last_monitor_failure or None,
+        },
         "incidents": {
             "kept": done.incidents - done.incidents_not_kept,
             "not_kept": done.incidents_not_kept,
@@ -229,6 +234,8 @@ def _state(health: RunHealth, verdict: Verdict) -> Iterator[Text]:
             "keeps a transaction on the store open"
         )
         yield whole(Text(held, style="yellow"))
+    if run.last_monitor_failure:
+        yield Text(run.last_monitor_failure, style="yellow")
     if (advice := advice_on(health.directory, frame.snapshot.incidents)) is not None:
         yield from (whole(Text(line, style="dim")) for line in advice_lines(advice))
     if training.loss_scale is not None:

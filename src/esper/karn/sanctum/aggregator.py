@@ -322,7 +322,7 @@ class SanctumAggregator:
             self._say(event, "error", text)
 
     def _handle_notice(self, event: Event, payload: Notice) -> None:
-        self._run.notice = payload.text
+        self._run.note_notice(payload)
         self._say(event, payload.level, payload.text)
 
     def _handle_run_finished(self, event: Event, payload: RunFinished) -> None:
@@ -358,7 +358,9 @@ class SanctumAggregator:
 
     def _reported_heads(self) -> Mapping[str, Sequence[str]]:
         start = self._run.start
-        return start.heads if start and start.heads else HEAD_CHOICES
+        if start is not None and (start.heads or start.library):  # a watched run may have none
+            return start.heads
+        return HEAD_CHOICES
 
     def _heads(self) -> dict[str, tuple[str, ...]]:
         """Return the run's heads and their choices, and any other head that is lit."""

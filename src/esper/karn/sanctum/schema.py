@@ -347,6 +347,8 @@ class RunState:
     events_lost: int = 0
     damaged_events: int = 0
     unknown_events: int = 0
+    monitor_failures: int = 0  # of the watch itself
+    last_monitor_failure: str = ""
 
     @property
     def is_watched(self) -> bool:

@@ -1,4 +1,4 @@
-"""Records of the monitor itself: what it lost, its log and the console (TELE-121 to TELE-125)."""
+"""Records of the monitor itself: what it lost, its failures, its log and the console."""
 
 from typing import Final
 
@@ -95,6 +95,21 @@ MONITOR_RECORDS: Final = (
         causes=("a run written by a newer version of Esper",),
         problem_of_one="1 stored event is of a kind that this version of Esper does not know",
         problem_of_many="{} stored events are of kinds that this version of Esper does not know",
+    ),
+    _counted_damage(
+        138,
+        "Monitor Failures",
+        "Did the watch itself fail?",
+        "Failures inside of the watch of a run that is watched from outside. Training goes on; a "
+        "light may be missing. The 1st, the 10th, the 100th and so on have a line in the log.",
+        payload="Notice.monitor_failures",
+        handler="_handle_notice",
+        snapshot="monitor_failures",
+        label="monitor failures",
+        source="esper.recording.run_recorder:RunRecorder.failed",
+        causes=("an object of the training that cannot be read", "a fault of Esper"),
+        problem_of_one="1 failure of the watch itself: a light may be missing",
+        problem_of_many="{} failures of the watch itself: lights may be missing",
     ),
     TelemetryRecord(
         id="TELE-124",

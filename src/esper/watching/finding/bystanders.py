@@ -12,6 +12,7 @@ from torch import Tensor
 from esper.tracing.operations import Operation
 from esper.tracing.storages import storage_key
 from esper.tracing.tracer import OperationTracer
+from esper.watching.looks import is_finite
 
 
 def causes_first(
@@ -81,7 +82,7 @@ def _bystanders(
     return frozenset(
         name
         for name, tensor in variables.items()
-        if not bool(tensor.detach().isfinite().all()) and not is_cause(name, tensor)
+        if not is_finite(tensor) and not is_cause(name, tensor)
     )
 
 

@@ -9,6 +9,7 @@ from typing import Any, Final, Literal
 import torch
 from torch import Tensor
 
+from esper.leyline.telemetry import SHARED
 from esper.tracing.operations import Operation
 from esper.tracing.origin import Origin
 from esper.tracing.recorded import OperationRecorder, RecordedMinibatch
@@ -28,6 +29,7 @@ from esper.watching.finding.explaining import (
     Found,
     Look,
     Minibatch,
+    evidence_alone,
     evidence_in,
     look_of,
     loop_line_of,
@@ -49,6 +51,8 @@ from esper.watching.finding.rerun import (
     tensors_of_error,
 )
 from esper.watching.finding.source import add_sources
+from esper.watching.guard import Guard
+from esper.watching.looks import is_finite, kinds_of
 from esper.watching.parts import Part
 
 #: The tracer of a second run, its tensors by name, and whether it was an earlier minibatch.
@@ -63,6 +67,7 @@ class Explainer:
 
     Args:
         owners: of the parts of the models.
+        guard: of the watch.
         replay: "auto" repeats the training loop's minibatch, or the call of the model where the
             loop must not run again; "model" only ever repeats the call of the model; "off" nothing.
         optimizers: of the models; one that is not given is known from its first bad step on.
@@ -82,13 +87,14 @@ class Explainer:
     def __init__(
         self,
         owners: Owners,
+        guard: Guard,
         replay: Replay = "auto",
         optimizers: Sequence[torch.optim.Optimizer] = (),
         inputs: Callable[[], Mapping[str, Any]] = dict,
         repeater: Repeater | None = None,
         record_bytes: int = 0,
     ) -> None:
-        self._owners = owners
+        self._owners, self._guard = owners, guard
         self._models, self._parts, self._heads = owners.models, owners.parts, owners.heads
         self._replay = replay
         self._inputs = inputs
@@ -144,7 +150,7 @@ class Explainer:
             values = {**variables, **(again or {})}
             own = {name: values[name] for name in names}
             found = evidence_in(self._parts, self._heads, minibatch, own, state, inputs)
-            return self._trained(found)
+            return self._trained(found) or self._in_others(optimizer)
 
         named = self._named(variables, state if optimizer is not None else {})
         # A loop that steps several optimizers began before the last step.
@@ -202,8 +208,8 @@ class Explainer:
         reason = "when it was repeated, it was finite"
         own = [parameter for model in self._models for parameter in model.parameters()]
         try:
-            if self._replay == "off":
-                raise CannotRunAgainError("repeating a minibatch is switched off")
+            if never := self._why_never():
+                raise CannotRunAgainError(never)
             if any(one._post_accumulate_grad_hooks for one in own):
                 raise CannotRunAgainError("the backward pass steps the optimizer itself")
             with everything_put_back(self._models, repeater.owners()), tracer:
@@ -229,10 +235,17 @@ class Explainer:
         self.outputs = []
         if origin is None:
             return Explanation(found, why_no_origin=reason)
-        operation = origin.operation
-        return Explanation(
-            found, origin, loop_line_of(operation), function=operation.place.function
-        )
+        line, function = loop_line_of(origin.operation), origin.operation.place.function
+        return Explanation(found, origin, line, function=function)
+
+    def without_explanation(
+        self, minibatch: Minibatch, optimizer: torch.optim.Optimizer | None, error: Exception
+    ) -> Explanation:
+        """Return what outputs and gradients show by themselves, after `explain` failed."""
+        gradients = self._gradients_for(optimizer, minibatch)
+        found = evidence_alone(self._parts, self._heads, replace(minibatch, gradients=gradients))
+        reason = f"the watch failed when it explained it: {type(error).__name__}"
+        return Explanation(found or self._in_others(optimizer), why_no_origin=reason)
 
     def saw_again(self, taken: Tensor | None, output: Tensor) -> None:
         """Take note of an output during a repetition: of those whose sum is not finite only."""
@@ -252,6 +265,13 @@ class Explainer:
         others = {part.name for part in self._parts if id(part.parameter) not in trained}
         own = tuple(one for one in found if one.quantity != "parameters" or one.part not in others)
         return own or found
+
+    def _in_others(self, optimizer: torch.optim.Optimizer | None) -> tuple[Found, ...]:
+        """Return what gradients of parameters hold that the step changes and no model has."""
+        groups = [] if optimizer is None else optimizer.param_groups
+        own = [p for group in groups for p in group["params"] if id(p) not in self._of_parameter]
+        kinds = dict.fromkeys(kind for p in own if p.grad is not None for kind in kinds_of(p.grad))
+        return tuple(Found(SHARED, "gradient", kind) for kind in kinds)
 
     def _with_origin(
         self,
@@ -284,6 +304,10 @@ class Explainer:
             except CannotRunAgainError as error:
                 reasons.append(str(error))
                 continue
+            except Exception as error:  # noqa: BLE001 - what is known without it still counts
+                self._guard.count(error)
+                reasons.append(f"the watch failed when it repeated it: {type(error).__name__}")
+                continue
             finally:
                 self.seen = None
             if origin is not None:
@@ -296,9 +320,18 @@ class Explainer:
                 line = loop_line_of(operation) or _line_of(frames, operation)
                 return Explanation(found, origin, line, "", function, is_reproduced)
             reasons.append("when it was repeated, it was finite")
-        switched_off = "repeating a minibatch is switched off"
-        reason = next(iter(reasons), switched_off)
+        reason = self._why_never() or next(iter(reasons))
         return Explanation(found, why_no_origin=reason, is_reproduced=is_reproduced)
+
+    def _why_never(self) -> str:
+        """Return why no minibatch is repeated, whatever its loop does; empty if one may be."""
+        if self._replay == "off":
+            return "repeating a minibatch is switched off"
+        # The other processes would wait in vain for a partner, or take its part for the next step.
+        is_distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+        if is_distributed and torch.distributed.get_world_size() > 1:
+            return "training runs in several processes, which a second run would get out of step"
+        return ""
 
     def _recorder(self) -> OperationRecorder | None:
         return OperationRecorder(self._record_bytes) if self._record_bytes else None
@@ -322,10 +355,8 @@ class Explainer:
         def loop(rng: Tensor | None) -> _Repetition:
             assert self.seen is not None
             steps = StepsLeftOut(optimizer, self.seen, self._optimizers.values())
-            return (
-                *run_again(frames, self._models, named, steps, rng, recorder=self._recorder()),
-                False,
-            )
+            run = run_again(frames, self._models, named, steps, rng, recorder=self._recorder())
+            return (*run, False)
 
         def earlier() -> _Repetition:
             assert self.seen is not None
@@ -365,7 +396,7 @@ class Explainer:
                     return tracer, tensors_of_error(error), False
             return tracer, {}, False
 
-        if self._replay == "off" or self._repeater is not None:
+        if self._repeater is not None or self._why_never():
             return []
         if self._replay == "model" or phase != "update":
             return [model]
@@ -416,4 +447,4 @@ def _line_of(frames: Sequence[FrameType], operation: Operation) -> str:
 
 
 def _bad(tensors: Sequence[Tensor]) -> list[Tensor]:
-    return [one for one in tensors if not bool(one.detach().isfinite().all())]
+    return [one for one in tensors if not is_finite(one)]

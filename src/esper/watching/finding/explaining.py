@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any, Final
 
-import torch
 from torch import Tensor, nn
 
 from esper.leyline.telemetry import SHARED
@@ -30,7 +29,8 @@ from esper.watching.finding.rerun import (
     body_of,
 )
 from esper.watching.heads import OUTPUT_QUANTITIES, Head
-from esper.watching.parts import Part, bad_rows, kinds_of
+from esper.watching.looks import is_finite, kinds_of
+from esper.watching.parts import Part, bad_rows
 
 #: Of an operation, so many lines that called it may say what its result is called.
 CALLERS: Final = 8
@@ -135,10 +135,10 @@ def evidence_in(
     given = _Evidence()
     moments = _Evidence()
     for name, (part, values) in state.items():
-        if not _is_finite(values):
+        if not is_finite(values):
             moments.add(bad_rows(part, values), "moments", values, name)
     for part in parts:
-        if not _is_finite(part.parameter):
+        if not is_finite(part.parameter):
             of_part = [one for one in moments.found if one.part.endswith(f" of {part.name}")]
             # The last step had finite gradients: what it kept of earlier ones broke the weight.
             given.found += of_part
@@ -147,10 +147,10 @@ def evidence_in(
                 given.add(owners, "parameters", part.parameter, part.name)
     if given.found:
         return tuple(given.found)
-    bad = {name: tensor for name, tensor in variables.items() if not _is_finite(tensor)}
+    bad = {name: tensor for name, tensor in variables.items() if not is_finite(tensor)}
     first = next(iter(bad), "")
     if bad and bad[first].grad_fn is None:
-        earlier = {name: values for name, values in inputs.items() if not _is_finite(values)}
+        earlier = {name: values for name, values in inputs.items() if not is_finite(values)}
         return _first_of(earlier or bad)
     outputs = _evidence_in_outputs(heads, minibatch)
     if outputs:
@@ -171,9 +171,9 @@ def _first_of(bad: Mapping[str, Tensor]) -> tuple[Found, ...]:
 def _evidence_in_outputs(heads: Sequence[Head], minibatch: Minibatch) -> tuple[Found, ...]:
     evidence = _Evidence()
     for taken, output in minibatch.outputs:
-        if _is_finite(output):
+        if is_finite(output):
             continue
-        if taken is not None and not _is_finite(taken):
+        if taken is not None and not is_finite(taken):
             evidence.add([SHARED], "features", taken)
             continue
         own = [(head, head.columns) for head in heads if head.columns is not None]
@@ -181,7 +181,7 @@ def _evidence_in_outputs(heads: Sequence[Head], minibatch: Minibatch) -> tuple[F
             evidence.add([SHARED], "output", output)
         for head, place in own:
             columns = output[..., place.start : place.stop]
-            if not _is_finite(columns):
+            if not is_finite(columns):
                 quantity = OUTPUT_QUANTITIES.get(head.kind, "output")
                 evidence.add([head.name], quantity, columns)
     return tuple(evidence.found)
@@ -193,7 +193,7 @@ def _evidence_in_gradients(parts: Sequence[Part], minibatch: Minibatch) -> tuple
     for part, gradient in zip(parts, minibatch.gradients, strict=True):
         if gradient is None:
             continue
-        if _is_finite(gradient):
+        if is_finite(gradient):
             is_everything = False
             continue
         evidence.add(bad_rows(part, gradient), "gradient", gradient, part.name)
@@ -203,6 +203,21 @@ def _evidence_in_gradients(parts: Sequence[Part], minibatch: Minibatch) -> tuple
         return tuple(Found(SHARED, "gradient", kind) for kind in kinds)
     heads_only = [found for found in evidence.found if found.owner != SHARED]
     return tuple(heads_only or evidence.found)
+
+
+def evidence_alone(
+    parts: Sequence[Part], heads: Sequence[Head], minibatch: Minibatch
+) -> tuple[Found, ...]:
+    """Return what the outputs and the gradients of a minibatch show, without anything else."""
+    found = _evidence_in_outputs(heads, minibatch)
+    if found:
+        return found
+    return tuple(
+        Found(part.owner or SHARED, "gradient", kind, part.name)
+        for part, gradient in zip(parts, minibatch.gradients, strict=True)
+        if gradient is not None
+        for kind in kinds_of(gradient)
+    )
 
 
 def run_again(
@@ -320,7 +335,3 @@ def loop_line_of(operation: Operation) -> str:
 def source_line(file: str, line: int) -> str:
     """Return file, number and code of a line."""
     return f"{file}:{line}: {linecache.getline(file, line).strip()}"
-
-
-def _is_finite(values: Tensor) -> bool:
-    return bool(torch.isfinite(values.detach()).all())

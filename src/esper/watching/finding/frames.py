@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from esper.watching.finding.source import in_order_of_assignment, is_throwaway
+from esper.watching.looks import values_in
 
 _TORCH = str(Path(torch.__file__).parent)
 _ESPER = str(Path(__file__).parents[2])
@@ -97,14 +98,32 @@ def named_tensors(frame: FrameType) -> dict[str, Tensor]:
 
 def tensors_in(name: str, value: Any, depth: int = _DEEPEST) -> Iterator[tuple[str, Tensor]]:
     """Yield the floating-point tensors in a value, with the expressions that lead to them."""
-    if isinstance(value, Tensor):
-        if value.is_floating_point() and not isinstance(value, nn.Parameter):
-            yield name, value
+    try:
+        if isinstance(value, Tensor):
+            if (tensor := _looked_at(value)) is not None:
+                yield name, tensor
+            return
+        if depth == 0 or isinstance(value, (nn.Module, torch.optim.Optimizer, type, str, bytes)):
+            return
+        items = list(_items(name, value))
+    except Exception:  # noqa: BLE001 - an object of the training may refuse to be opened in any way
         return
-    if depth == 0 or isinstance(value, (nn.Module, torch.optim.Optimizer, type, str, bytes)):
-        return
-    for path, item in _items(name, value):
+    for path, item in items:
         yield from tensors_in(path, item, depth - 1)
+
+
+def _looked_at(value: Tensor) -> Tensor | None:
+    """Return a tensor of which a watch can read all values; None if there is none.
+
+    A sparse tensor that is a result of training is left out: its values are no tensor of the graph.
+    """
+    if not value.is_floating_point() or isinstance(value, nn.Parameter):
+        return None
+    if value.layout is not torch.strided:
+        return None if value.requires_grad else values_in(value)
+    if type(value) is not Tensor:
+        value.detach().isfinite()  # of a class of its own, which may refuse
+    return None if value.is_meta else value
 
 
 def _items(name: str, value: Any) -> Iterator[tuple[str, Any]]:

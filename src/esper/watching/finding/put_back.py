@@ -4,7 +4,7 @@ import copy
 import random
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from types import FrameType
 from typing import Any, Final
 
@@ -25,10 +25,15 @@ def gradient_state(value: object) -> object | None:
 def copy_of(value: Any, depth: int = 3) -> Any:
     """Return a container that can be changed without changing the original, or the value itself.
 
-    Containers in it are copied, too, `depth` levels down.
+    Containers in it are copied, too, `depth` levels down. A container that cannot be copied stays.
     """
-    if not isinstance(value, (list, dict, set)):
+    try:
+        return _copied(value, depth) if isinstance(value, (list, dict, set)) else value
+    except Exception:  # noqa: BLE001 - of a class of its own, which may refuse in any way
         return value
+
+
+def _copied(value: Any, depth: int) -> Any:
     copied: Any = copy.copy(value)
     if depth and len(copied) <= _MOST_ITEMS and not isinstance(copied, set):
         for key, item in list(copied.items() if isinstance(copied, dict) else enumerate(copied)):
@@ -52,6 +57,7 @@ def everything_put_back(
         rng: state of torch's generator when the minibatch began, from which it is repeated; None to
             go on from the current state.
     """
+    variables = [each for each in variables if _can_be_asked(each)]
     modules = list({id(m): m for model in models for m in model.modules()}.values())
     parameters = list({id(p): p for model in models for p in model.parameters()}.values())
     gradients = [(parameter, parameter.grad) for parameter in parameters]
@@ -75,45 +81,54 @@ def everything_put_back(
     ]
     states = (torch.get_rng_state(), np.random.get_state(), random.getstate())
     on_devices = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
-    # The second run gets tensors of its own. Writing into the first run's and putting their values
-    # back would still break a backward pass that is yet to come.
-    for parameter, gradient in gradients:
-        parameter.grad = None if gradient is None else torch.zeros_like(gradient)
-    for module, name, buffer in buffers:
-        module._buffers[name] = buffer.detach().clone()
-    if rng is not None:
-        torch.set_rng_state(rng)
-    for owner, attributes in plain:
-        vars(owner).update(
-            {
-                name: value.detach().clone() if isinstance(value, Tensor) else copy_of(value)
-                for name, value in attributes.items()
-            }
-        )
     try:
+        # The second run gets tensors of its own. Writing into the first run's and putting their
+        # values back would still break a backward pass that is yet to come.
+        for parameter, gradient in gradients:
+            parameter.grad = None if gradient is None else torch.zeros_like(gradient)
+        for module, name, buffer in buffers:
+            module._buffers[name] = buffer.detach().clone()
+        if rng is not None:
+            torch.set_rng_state(rng)
+        for owner, attributes in plain:
+            vars(owner).update(
+                {
+                    name: value.detach().clone() if isinstance(value, Tensor) else copy_of(value)
+                    for name, value in attributes.items()
+                }
+            )
         yield
     finally:
-        for parameter, gradient in gradients:
-            parameter.grad = gradient
-        for parameter, is_trained in trained:
-            parameter.requires_grad_(is_trained)
-        for module, name, buffer in buffers:
-            module._buffers[name] = buffer
-        for module, mode in modes:
-            module.training = mode
-        for owner, attributes in plain:
-            vars(owner).update(attributes)
-        for autocast, state_before in autocasts:
-            vars(autocast).update(state_before)
-        for torch_generator, state in torch_generators:
-            torch_generator.set_state(state)
-        for numpy_generator, numpy_state in numpy_generators:
-            numpy_generator.bit_generator.state = numpy_state
-        torch.set_rng_state(states[0])
-        np.random.set_state(states[1])
-        random.setstate(states[2])
-        if on_devices is not None:
-            torch.cuda.set_rng_state_all(on_devices)
+        with ExitStack() as back:  # all of it, even if something cannot be put back
+            for parameter, gradient in gradients:
+                back.callback(setattr, parameter, "grad", gradient)
+            for parameter, is_trained in trained:
+                back.callback(parameter.requires_grad_, is_trained)
+            for module, name, buffer in buffers:
+                back.callback(_set_buffer, module, name, buffer)
+            for module, mode in modes:
+                back.callback(setattr, module, "training", mode)
+            for owner, attributes in plain:
+                back.callback(_set_attributes, owner, attributes)
+            for autocast, state_before in autocasts:
+                back.callback(_set_attributes, autocast, state_before)
+            for torch_generator, state in torch_generators:
+                back.callback(torch_generator.set_state, state)
+            for numpy_generator, numpy_state in numpy_generators:
+                back.callback(setattr, numpy_generator.bit_generator, "state", numpy_state)
+            back.callback(torch.set_rng_state, states[0])
+            back.callback(np.random.set_state, states[1])
+            back.callback(random.setstate, states[2])
+            if on_devices is not None:
+                back.callback(torch.cuda.set_rng_state_all, on_devices)
+
+
+def _set_buffer(module: nn.Module, name: str, buffer: Tensor) -> None:
+    module._buffers[name] = buffer
+
+
+def _set_attributes(owner: object, attributes: dict[str, Any]) -> None:
+    vars(owner).update(attributes)
 
 
 def _open_autocasts() -> Iterator[torch.autocast]:
@@ -124,7 +139,7 @@ def _open_autocasts() -> Iterator[torch.autocast]:
     """
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
-        for value in list(frame.f_locals.values()):
+        for value in filter(_can_be_asked, list(frame.f_locals.values())):
             if isinstance(value, torch.autocast):
                 yield value
             elif _has_attributes(value):
@@ -132,8 +147,20 @@ def _open_autocasts() -> Iterator[torch.autocast]:
         frame = frame.f_back
 
 
+def _can_be_asked(value: object) -> bool:
+    """Return whether an object says of which class it is; one of the training may refuse."""
+    try:
+        return value.__class__ is not None
+    except Exception:  # noqa: BLE001 - in any way
+        return False
+
+
 def _has_attributes(value: object) -> bool:
-    return hasattr(value, "__dict__") and not isinstance(value, (nn.Module, Tensor, type))
+    try:
+        vars(value)
+        return not isinstance(value, (nn.Module, Tensor, type))
+    except Exception:  # noqa: BLE001 - an object of the training may refuse in any way
+        return False
 
 
 def _plain_attributes(owner: object) -> dict[str, Any]:

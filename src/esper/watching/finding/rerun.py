@@ -25,6 +25,7 @@ from torch.amp.grad_scaler import GradScaler
 from torch.optim import optimizer as torch_optimizer
 
 from esper.leyline.errors import EsperError
+from esper.watching.finding.effects import Scope, has_effect
 from esper.watching.finding.frames import (
     frames_of_traceback,
     is_plumbing,
@@ -34,13 +35,8 @@ from esper.watching.finding.frames import (
 from esper.watching.finding.put_back import copy_of, gradient_state
 from esper.watching.finding.source import Loop, NoSourceError, loops_around, tree_of
 
-#: Methods and functions whose call in a loop's body means that it does more than compute.
-_NOT_AGAIN = frozenset(
-    {"next", "input", "open", "reset", "collect", "collect_rollouts", "rollout", "generate"}
-    | {"save", "dump", "write", "put", "send", "recv", "all_reduce", "barrier", "learn", "fit"}
-)
 #: Functions that fetch a batch. A second run leaves their call out, since the batch is still held.
-_FETCHING = frozenset({"next", "sample"})
+_FETCHING = frozenset({"next", "sample", "get", "get_nowait", "recv", "popleft"})
 #: Name of the function that a loop's body becomes.
 LOOP_FUNCTION: Final = "_esper_body"
 
@@ -222,7 +218,7 @@ def body_of(frame: FrameType, *, is_earlier: bool = False) -> Body:
     if not is_earlier:
         loop.body = _without_fetching(loop.body, frame.f_locals)
         reached = [node for node in loop.body if node.lineno <= frame.f_lineno]
-    _refuse_effects(reached, frame.f_locals)
+    _refuse_effects(reached, frame.f_locals, frame.f_globals)
     names = tuple(name for name in frame.f_locals if name.isidentifier())
     if frame.f_locals is frame.f_globals:  # a script: its variables are the globals
         names = tuple(_assigned(loop.body) & set(frame.f_locals))
@@ -298,18 +294,23 @@ def _stored(statement: ast.stmt) -> set[str]:
 
 
 def _refuse_effects(
-    body: Sequence[ast.stmt], variables: Mapping[str, object] | None = None
+    body: Sequence[ast.stmt],
+    variables: Mapping[str, object] | None = None,
+    outer: Mapping[str, object] | None = None,
 ) -> None:
     own = _assigned_names(body)  # made again by a second run
+    scope = Scope(variables or {}, outer or {}, frozenset(own))
     for node in (each for statement in body for each in _reached(statement, variables or {})):
         if isinstance(node, (ast.Yield, ast.YieldFrom, ast.Await, ast.Global, ast.Nonlocal)):
             raise CannotRunAgainError(f"line {node.lineno} cannot be run again")
-        if isinstance(node, ast.Call):
-            name = _called(node.func)
-            of = _owner(node.func)
-            is_callback = name.startswith("on_") and "callback" in of
-            if name in _NOT_AGAIN or (name == "step" and "env" in of) or is_callback:
-                raise CannotRunAgainError(f"line {node.lineno} calls {name}()")
+        if has_effect(node, scope):
+            called = (
+                f"calls {_called(node.func)}()"
+                if isinstance(node, ast.Call)
+                else "waits or takes items"
+            )
+            place = node.iter if isinstance(node, ast.comprehension) else node
+            raise CannotRunAgainError(f"line {getattr(place, 'lineno', 0)} {called}")
         targets = node.targets if isinstance(node, ast.Assign) else []
         if isinstance(node, ast.AugAssign):
             targets = [node.target]
@@ -374,10 +375,6 @@ def _called(function: ast.expr) -> str:
     if isinstance(function, ast.Attribute):
         return function.attr
     return function.id if isinstance(function, ast.Name) else ""
-
-
-def _owner(function: ast.expr) -> str:
-    return ast.unparse(function.value).lower() if isinstance(function, ast.Attribute) else ""
 
 
 def _assigned(body: Sequence[ast.stmt]) -> set[str]:

@@ -65,7 +65,9 @@ def test_the_clock_of_a_run_that_is_over_stands_still(views):
     assert elapsed(RunState(), over, 1.0) is None
 
 
-@pytest.mark.parametrize("field", ["events_lost", "damaged_events", "unknown_events"])
+@pytest.mark.parametrize(
+    "field", ["events_lost", "damaged_events", "unknown_events", "monitor_failures"]
+)
 def test_lost_events_are_shown_in_amber(views, field):
     snapshot = views.healthy()
     view = views.view(replace(snapshot, run=replace(snapshot.run, **{field: 3})))

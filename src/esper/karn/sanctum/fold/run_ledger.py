@@ -14,6 +14,7 @@ from esper.leyline.telemetry import (
     Event,
     Heartbeat,
     HostsStalled,
+    Notice,
     PPOUpdatePayload,
     RunFinished,
     RunStarted,
@@ -62,6 +63,8 @@ class RunLedger:
         self._pace: deque[tuple[float, float]] = deque(maxlen=PACE_BATCHES + 1)
         self._damaged = 0
         self._unknown: dict[str, int] = {}
+        self._monitor_failures = 0
+        self._last_monitor_failure = ""
         self._stalled: HostsStalled | None = None  # cleared when hosts answer
 
     @property
@@ -122,6 +125,13 @@ class RunLedger:
         """Record that a process with hosts does not answer, or answers again."""
         self._stalled = None if stall.answered else stall
 
+    def note_notice(self, notice: Notice) -> None:
+        """Record a sentence, and the failures of the watch that it may be about."""
+        self.notice = notice.text
+        if notice.monitor_failures:
+            self._monitor_failures = notice.monitor_failures
+            self._last_monitor_failure = notice.text
+
     def note_damage(self) -> None:
         """Count a damaged event."""
         self._damaged += 1
@@ -177,6 +187,8 @@ class RunLedger:
             events_lost=self.heartbeat.events_lost if self.heartbeat else 0,
             damaged_events=self._damaged,
             unknown_events=sum(self._unknown.values()),
+            monitor_failures=self._monitor_failures,
+            last_monitor_failure=self._last_monitor_failure,
         )
 
     def _phase(self, step: StepCompleted | None) -> tuple[str, str]:

@@ -37,6 +37,7 @@ _RUN_FIGURES: Final[Mapping[str, Callable[[RunState], float]]] = {
     "run.events_lost": lambda run: run.events_lost,
     "run.damaged_events": lambda run: run.damaged_events,
     "run.unknown_events": lambda run: run.unknown_events,
+    "run.monitor_failures": lambda run: run.monitor_failures,
 }
 
 _STATUS_LEVELS: Final = {

@@ -204,11 +204,12 @@ def _incidents(done: InterventionState, palette: Palette, *, is_watched: bool) -
 
 
 def _losses(run: RunState, palette: Palette) -> Text:
-    """Return how many events the monitor lost or could not read; empty if none."""
+    """Return what the monitor lost or could not read, and how often it failed; empty if nothing."""
     counts = {
         "events lost": run.events_lost,
         "damaged events": run.damaged_events,
         "unknown events": run.unknown_events,
+        "monitor failures": run.monitor_failures,
     }
     return _warning(counts, palette)
 

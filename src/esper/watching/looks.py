@@ -1,0 +1,52 @@
+"""Looks at one tensor: is it finite, and what does it hold if not?
+
+A tensor that cannot be looked at, such as one that refuses the operation, counts as finite: it must
+not hide what is wrong elsewhere.
+"""
+
+import torch
+from torch import Tensor
+
+_COMPRESSED = (torch.sparse_csr, torch.sparse_csc, torch.sparse_bsr, torch.sparse_bsc)
+
+
+def values_in(tensor: Tensor) -> Tensor | None:
+    """Return the values that a tensor stores, dense and detached; None if it stores none.
+
+    Of a sparse tensor those are its non-zero values; a tensor on the device "meta" has no values.
+    """
+    tensor = tensor.detach()
+    if tensor.is_meta:
+        return None
+    if tensor.layout is torch.sparse_coo:
+        return tensor._values()
+    if tensor.layout in _COMPRESSED:
+        return tensor.values()
+    return tensor
+
+
+def is_finite(tensor: Tensor) -> bool:
+    """Return whether all values of a tensor are finite, as far as they can be looked at."""
+    try:
+        values = values_in(tensor)
+        return values is None or bool(torch.isfinite(values).all())
+    except Exception:  # noqa: BLE001 - of a class of its own, which may refuse in any way
+        return True
+
+
+def kinds_of(tensor: Tensor) -> tuple[str, ...]:
+    """Return which kinds of non-finite values a tensor holds: "nan", "+inf", "-inf"."""
+    try:
+        values = values_in(tensor)
+        if values is None:
+            return ()
+        if values.is_complex():
+            values = torch.view_as_real(values.resolve_conj())
+        found = {
+            "nan": values.isnan().any(),
+            "+inf": (values == torch.inf).any(),
+            "-inf": (values == -torch.inf).any(),
+        }
+        return tuple(kind for kind, is_there in found.items() if bool(is_there))
+    except Exception:  # noqa: BLE001 - as above
+        return ()

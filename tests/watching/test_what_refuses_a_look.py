@@ -1,0 +1,156 @@
+"""Objects, tensors and parameters that cannot be looked at hide nothing, and stop nothing."""
+
+from contextlib import ExitStack
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from esper.watching.finding import explainer
+from esper.watching.finding.put_back import everything_put_back
+from esper.watching.watch import Watch
+
+
+class RefusesAll:
+    def __getattribute__(self, name):
+        raise RuntimeError(name)
+
+
+class RefusesAttributes:
+    @property
+    def __dict__(self):
+        raise RuntimeError("attributes")
+
+
+class RefusesItems(list):
+    def __len__(self):
+        raise RuntimeError("length")
+
+    def __iter__(self):
+        raise RuntimeError("items")
+
+
+class RefusesFields(tuple):
+    __slots__ = ()
+
+    @property
+    def _fields(self):
+        raise RuntimeError("fields")
+
+
+class RefusesCopies(list):
+    def __copy__(self):
+        raise RuntimeError("copy")
+
+
+class RefusesLooks(torch.Tensor):
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
+        if func is torch.Tensor.isfinite:
+            raise RuntimeError("isfinite")
+        return super().__torch_function__(func, types, args, kwargs or {})
+
+
+class WithUnmadePart(nn.Linear):
+    """A layer with a part whose parameters have no values yet."""
+
+    def __init__(self):
+        super().__init__(4, 3)
+        self.later = nn.Linear(2, 2, device="meta")
+
+
+def train(model, *, held=None, optimizer=None, inputs=None, mode="report"):
+    """Train four steps; the loss of the third is NaN. Return the watch."""
+    optimizer = optimizer or torch.optim.SGD(model.parameters(), lr=0.1)
+    with Watch([model], [optimizer], on_nonfinite=mode) as watch:
+        for step in range(4):
+            thing = held
+            batch = torch.randn(5, 4) if inputs is None else inputs
+            loss = model(batch).square().mean()
+            if step == 2:
+                loss = loss * torch.nan
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    assert thing is held
+    return watch
+
+
+HELD = {
+    "all": RefusesAll,
+    "attributes": RefusesAttributes,
+    "items": lambda: RefusesItems([1]),
+    "fields": lambda: RefusesFields((1, 2)),
+    "copies": lambda: RefusesCopies([1]),
+    "looks": lambda: (torch.ones(3) * torch.nan).as_subclass(RefusesLooks),
+    "no values": lambda: torch.empty(2, device="meta"),
+    "several": lambda: [RefusesAll(), RefusesItems([1])],
+}
+
+
+@pytest.mark.parametrize("refused", HELD)
+def test_a_variable_that_cannot_be_opened_hides_nothing(refused):
+    watch = train(nn.Linear(4, 3), held=HELD[refused]())
+
+    (trouble,) = watch.troubles
+    assert watch.failures == 0, watch.last_failure
+    assert [one.quantity for one in trouble.explanation.found] == ["loss"]
+    assert trouble.explanation.origin is not None
+
+
+@pytest.mark.parametrize("of_all", [True, False])
+def test_a_parameter_without_values_hides_nothing(of_all):
+    model = WithUnmadePart()
+    own = model.parameters() if of_all else [model.weight, model.bias]
+
+    watch = train(model, optimizer=torch.optim.SGD(own, lr=0.1), mode="skip")
+
+    assert [one.quantity for one in watch.troubles[0].explanation.found] == ["loss"]
+    assert (watch.failures, len(watch.troubles)) == (0, 1), watch.last_failure
+    assert bool(model.weight.isfinite().all())
+
+
+def test_sparse_gradients_are_looked_at():
+    torch.manual_seed(0)
+    model = nn.Embedding(10, 4, sparse=True)
+    optimizer = torch.optim.SparseAdam(model.parameters())
+
+    watch = train(model, optimizer=optimizer, inputs=torch.arange(5), mode="skip")
+
+    (trouble,) = watch.troubles
+    assert (watch.failures, trouble.minibatch) == (0, 3), watch.last_failure
+    assert trouble.explanation.origin is not None
+    assert bool(model.weight.isfinite().all())
+
+
+@pytest.mark.parametrize("broken", ["causes_first", "counters_in", "named_tensors"])
+def test_the_light_is_not_lost_with_its_explanation(monkeypatch, broken):
+    def fail(*_):
+        raise ValueError("broken")
+
+    monkeypatch.setattr(explainer, broken, fail)
+    watch = train(nn.Linear(4, 3))
+
+    is_needed = broken != "counters_in"
+    assert bool(watch.failures) == is_needed
+    first = watch.troubles[0]
+    assert first.minibatch == 3
+    assert first.explanation.found
+    assert ("the watch failed" in first.explanation.why_no_origin) == is_needed
+
+
+def test_what_can_be_put_back_is_if_something_cannot():
+    model, generator = nn.Linear(2, 2), torch.Generator().manual_seed(3)
+    model.register_buffer("mean", torch.zeros(2))
+    owner, state = SimpleNamespace(count=1), generator.get_state()
+    with ExitStack() as stack:
+        stack.enter_context(pytest.raises(AttributeError))
+        stack.enter_context(everything_put_back([model], [owner, generator]))
+        model.weight.grad, owner.count = torch.ones(2, 2), 2
+        model.eval()
+        torch.rand(3, generator=generator)
+        del model._buffers
+
+    assert (model.weight.grad, owner.count, model.training) == (None, 1, True)
+    assert torch.equal(generator.get_state(), state)

@@ -1,0 +1,96 @@
+"""Whose steps a watch looks at, and that it repeats nothing where other processes take part."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.utils import clip_grad_norm_
+
+from esper.watching.watch import Watch
+
+
+def train(model, encoder, optimizer, *, at, fault, clips=False, skip=False, given=True):
+    """Train four steps, with a fault in step `at`, and return the watch."""
+    mode = "skip" if skip else "report"
+    optimizers = [optimizer] if given else []
+    with Watch([model], optimizers, {"a": 3}, on_nonfinite=mode) as watch:
+        for step in range(4):
+            outputs = model(encoder(torch.ones(4, 4)))
+            loss = outputs.square().mean()
+            if step == at:
+                loss = fault(loss, encoder)
+            optimizer.zero_grad()
+            loss.backward()
+            if clips:
+                clip_grad_norm_([*encoder.parameters(), *model.parameters()], 1.0)
+            optimizer.step()
+    return watch
+
+
+@pytest.mark.parametrize("given", [True, False])
+@pytest.mark.parametrize("clips", [True, False])
+def test_the_first_parameter_of_an_optimizer_may_belong_to_another_model(given, clips):
+    encoder, model = nn.Linear(4, 4), nn.Linear(4, 3)
+    optimizer = torch.optim.SGD([*encoder.parameters(), *model.parameters()], lr=0.1)
+
+    watch = train(
+        model, encoder, optimizer, at=2, fault=lambda loss, _: loss * torch.nan, clips=clips,
+        skip=True, given=given,
+    )  # fmt: skip
+
+    (trouble,) = watch.troubles
+    assert trouble.minibatch == 3
+    assert all(bool(one.isfinite().all()) for one in [*model.parameters(), *encoder.parameters()])
+
+
+@pytest.mark.parametrize("clips", [True, False])
+def test_a_step_is_bad_if_only_gradients_of_another_model_are(clips):
+    encoder, model = nn.Linear(4, 4), nn.Linear(4, 3)
+    optimizer = torch.optim.SGD([*encoder.parameters(), *model.parameters()], lr=0.1)
+
+    def fault(loss, encoder):
+        return loss + (encoder.weight * 0).abs().sqrt().sum()  # only the derivative is NaN
+
+    watch = train(model, encoder, optimizer, at=1, fault=fault, clips=clips, skip=True)
+
+    (trouble,) = watch.troubles
+    assert {one.quantity for one in trouble.explanation.found} == {"gradient"}
+    assert watch.failures == 0
+    assert all(bool(one.isfinite().all()) for one in [*model.parameters(), *encoder.parameters()])
+
+
+def test_an_optimizer_of_another_model_is_left_alone():
+    model, other = nn.Linear(4, 3), nn.Linear(4, 3)
+    optimizer = torch.optim.SGD(other.parameters(), lr=0.1)
+    with Watch([model]) as watch:
+        (other(torch.ones(2, 4)).sum() * torch.nan).backward()
+        optimizer.step()
+        assert not watch.has_stepped
+
+        optimizer.add_param_group({"params": list(model.parameters())})
+        model(torch.ones(2, 4)).sum().backward()
+        optimizer.step()
+        assert watch.has_stepped
+
+
+def test_nothing_is_repeated_where_training_runs_in_several_processes(monkeypatch):
+    calls = []
+
+    class Model(nn.Linear):
+        def forward(self, inputs):
+            calls.append(1)
+            return super().forward(inputs)
+
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+    model = Model(4, 3)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with Watch([model], [optimizer]) as watch:
+        for step in range(3):
+            loss = model(torch.ones(2, 4)).sum() * (torch.nan if step == 1 else 1.0)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+
+    (trouble,) = watch.troubles
+    assert "several processes" in trouble.explanation.why_no_origin
+    assert len(calls) == 3
