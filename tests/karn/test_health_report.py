@@ -34,6 +34,7 @@ def test_health_as_json_has_the_documented_keys(finished_run):
         "library": None,
         "stalled": None,
         "wal_bytes": 0,
+        "monitor_failures": {"count": 0, "last": None},
         "planted": False,
         "head_inf_latch": {head: head == "op" for head in HEAD_NAMES},
         "head_nan_latch": dict.fromkeys(HEAD_NAMES, False),
