@@ -22,7 +22,6 @@ class Place:
         loop: file and number of the training loop's own line, if the tracer knows the loop.
         callers: files and numbers of the lines that called that function, innermost first, up to
             the training loop, if the tracer knows it.
-        text: the text of the line, where it was recorded; None: it is in the file.
     """
 
     file: str
@@ -30,13 +29,10 @@ class Place:
     function: str
     loop: tuple[str, int] | None = None
     callers: tuple[tuple[str, int], ...] = ()
-    text: str | None = None
 
     @property
     def code(self) -> str:
         """Return the text of the line."""
-        if self.text is not None:  # of a recording, whose file may be any
-            return self.text
         return linecache.getline(self.file, self.line).strip()
 
 

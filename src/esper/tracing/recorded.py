@@ -33,7 +33,6 @@ NEVER: Final = frozenset(
 
 
 INPLACE_VIEW: Final = torch.Tag.inplace_view
-_LONGEST_CODE: Final = 500  # signs of a line of code
 
 
 class NotRecordedError(EsperError):
@@ -69,7 +68,6 @@ class RecordedPlace(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         module: the module of the model.
         autograd: the node of the autograd graph, in a backward pass.
         phase: "forward" or "backward".
-        code: the text of the line: a replay opens no file that a recording names.
     """
 
     file: str
@@ -80,14 +78,11 @@ class RecordedPlace(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     module: str
     autograd: str
     phase: str
-    code: str = ""
 
     @property
     def place(self) -> Place:
         """The source line."""
-        return Place(
-            self.file, self.line, self.function, self.loop, self.callers, self.code[:_LONGEST_CODE]
-        )
+        return Place(self.file, self.line, self.function, self.loop, self.callers)
 
 
 class RecordedOperation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, array_like=True):

@@ -394,7 +394,6 @@ class OperationTracer(TorchDispatchMode):
             module,
             "" if node is None else node.name().rpartition("::")[2],
             self.phase if node is None else "backward",
-            place.code,
         )
 
     def _located(self, node: Any) -> tuple[Place, str]:
