@@ -154,3 +154,59 @@ def test_what_can_be_put_back_is_if_something_cannot():
 
     assert (model.weight.grad, owner.count, model.training) == (None, 1, True)
     assert torch.equal(generator.get_state(), state)
+
+
+def test_a_figure_that_is_no_number_is_left_out_and_said_once(caplog):
+    with Watch([nn.Linear(4, 3)]) as watch:
+        for _ in range(2):
+            watch.log(loss=torch.ones(3), rate=0.5, word="abc")
+        watch.update(loss=torch.tensor(2.0), odd=RefusesAll())
+
+    assert watch.failures == 5
+    texts = [record.getMessage() for record in caplog.records]
+    assert [text.partition(":")[0] for text in texts] == [
+        f"the figure {name!r} is left out" for name in ("loss", "word", "odd")
+    ]
+
+
+class Masked(nn.Linear):
+    """An output layer that forbids its second choice."""
+
+    def forward(self, inputs):
+        forbidden = torch.tensor([False, True, False])
+        return super().forward(inputs).masked_fill(forbidden, -torch.inf)
+
+
+def train_masked(model, *, fault=lambda step: None):
+    """Act and train four steps with a masked policy, as one update; return the watch."""
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with Watch([model], [optimizer], {"a": 3}, finds_updates=False) as watch:
+        for step in range(4):
+            with torch.no_grad():
+                model(torch.ones(2, 4))
+            fault(step)
+            loss = model(torch.ones(5, 4)).log_softmax(-1)[:, 0].mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    return watch
+
+
+def test_a_layer_that_masks_by_itself_is_no_fault():
+    watch = train_masked(Masked(4, 3))
+
+    assert (watch.troubles, watch.failures) == ([], 0), watch.last_failure
+
+
+def test_a_fault_of_a_layer_that_masks_by_itself_is_found():
+    model = Masked(4, 3)
+
+    def fault(step):
+        if step == 2:
+            model.weight.data[0, 0] = -torch.inf
+
+    watch = train_masked(model, fault=fault)
+
+    (trouble,) = watch.troubles
+    assert trouble.minibatch == 3
+    assert [(one.owner, one.part) for one in trouble.explanation.found] == [("a", "weight")]

@@ -43,6 +43,11 @@ def is_masking(
         return False
     if base == "_log_softmax":
         return torch.equal(bad, inputs[0][2] == -torch.inf)
+    if base in ("add", "sub"):  # of finite values, as where logits are normalised
+        masked = [(name, value) for name, _, value in inputs if name in call.broken]
+        return [name for name, _ in masked] == ["self"] and torch.equal(
+            bad, (masked[0][1] == -torch.inf).expand_as(bad)
+        )
     return base in COPIES or base == "where"
 
 

@@ -5,7 +5,7 @@ not hide what is wrong elsewhere.
 """
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 _COMPRESSED = (torch.sparse_csr, torch.sparse_csc, torch.sparse_bsr, torch.sparse_bsc)
 
@@ -50,3 +50,21 @@ def kinds_of(tensor: Tensor) -> tuple[str, ...]:
         return tuple(kind for kind, is_there in found.items() if bool(is_there))
     except Exception:  # noqa: BLE001 - as above
         return ()
+
+
+@torch.no_grad()
+def masks_by_itself(layer: nn.Module, taken: Tensor | None, output: Tensor) -> bool:
+    """Return whether all non-finite values in a layer's output are the -inf of its own mask.
+
+    That is known of a class derived from `nn.Linear`: without the mask, its output is finite.
+
+    Args:
+        layer: the layer.
+        taken: what it took; None if unknown.
+        output: its output.
+    """
+    if not isinstance(layer, nn.Linear) or type(layer) is nn.Linear or taken is None:
+        return False
+    if kinds_of(output) != ("-inf",):
+        return False
+    return is_finite(nn.functional.linear(taken.detach(), layer.weight, layer.bias))

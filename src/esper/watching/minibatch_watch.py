@@ -21,6 +21,7 @@ from esper.watching.guard import Guard
 from esper.watching.heads import OUTPUT_QUANTITIES, Head
 from esper.watching.held import HeldMinibatch, without_gradients
 from esper.watching.incidents import Incidents
+from esper.watching.looks import masks_by_itself
 from esper.watching.owner_norms import OwnerNorms
 from esper.watching.parts import Part, log_std_excess
 from esper.watching.recorder import UpdateRecord
@@ -129,7 +130,7 @@ class MinibatchWatch:
             known = self._is_mine[optimizer] = (sizes, is_mine)
         return known[1]
 
-    def on_output(self, _module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+    def on_output(self, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
         """Take note of one call of the output layer."""
         if not isinstance(output, Tensor):
             return
@@ -137,9 +138,9 @@ class MinibatchWatch:
             self._explainer.saw_again(_first(inputs), output)
         elif not torch.compiler.is_compiling():
             with self._guard:
-                self._saw_output(inputs, output)
+                self._saw_output(module, inputs, output)
 
-    def _saw_output(self, inputs: tuple[Any, ...], output: Tensor) -> None:
+    def _saw_output(self, module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
         is_training = output.requires_grad
         self._note_call(is_training)
         if self._flags is not None:
@@ -163,6 +164,7 @@ class MinibatchWatch:
             return
         phase = "update" if is_training or self.is_updating else "acting"
         is_bad = not math.isfinite(total.item()) and not bool(values.isfinite().all())
+        is_bad = is_bad and not masks_by_itself(module, _first(inputs), values)
         if self.held.is_explained or not (is_bad or self._has_infinite_std(phase)):
             return
         stack = [] if self._repeater is not None else list(frames_calling(sys._getframe(1)))

@@ -39,11 +39,7 @@ from esper.watching.update_look import UpdateLook
 OnNonfinite = Literal["report", "skip", "halt"]
 When = Literal["auto", "step", "update"]
 _log = logging.getLogger("esper")
-_SUM: Final = torch.float32  # type of the sum of an output; a sum in half precision overflows
-_STEPS_OF_A_LOOP: Final = 4  # as many optimizers may step in one pass of a loop
 _WEIGHTS_ONLY: Final = "it was seen in the weights after the update, not in a minibatch"
-_UPDATE_SECONDS: Final = 1.0  # length of an update where the loop shows no boundary
-_LEFT_OUT: Final = 64  # of the steps that a loss scaler leaves out, so many are looked at
 
 
 class NonfiniteHalt(SystemExit):
@@ -82,8 +78,6 @@ class Watch:
             _log.warning("%s", warning)
         width = output_width(self.heads)
         self.parts: list[Part] = parts_of(self._models, self.heads, output_layer, groups)
-        self._parameters: list[Tensor] = [part.parameter for part in self.parts]
-        self._ids = set(map(id, self._parameters))
         self._guard = Guard(NoRecorder() if recorder is None else recorder)
         self._is_closed = False
         self.owners = Owners(self._models, self.parts, self.heads, patterns_of(groups))
@@ -93,14 +87,13 @@ class Watch:
         self._incidents = Incidents(
             self._explainer, self.parts, self._guard, takes_bad_steps=on_nonfinite == "report"
         )
-        parameters: list[Tensor] = [part.parameter for part in self.parts]
-        self._look = UpdateLook(parameters)
-        device = parameters[0].device if parameters else torch.device("cpu")
+        self._look = UpdateLook([part.parameter for part in self.parts])
+        device = self.parts[0].parameter.device if self.parts else torch.device("cpu")
         if when == "auto":
             when = "update" if device.type != "cpu" and on_nonfinite == "report" else "step"
         if sum(head.columns is not None for head in self.heads) == 1:
             width = 1  # a vocabulary is noted as a whole
-        self._flags = DeviceFlags(width, len(parameters), device) if when == "update" else None
+        self._flags = DeviceFlags(width, len(self.parts), device) if when == "update" else None
         self._minibatches = MinibatchWatch(
             self.parts,
             self.heads,
@@ -118,6 +111,7 @@ class Watch:
         )
         self._on_nonfinite = on_nonfinite
         self._is_paused = False
+        self._no_numbers: set[str] = set()  # names of figures
         self._start: StartState | None = None
         self._updating_since = 0.0
         self._hooks = TrainingHooks(
@@ -168,10 +162,17 @@ class Watch:
             self._end_update()
 
     def log(self, **figures: float) -> None:
-        """Add figures to the current update; a later value of the same name replaces it."""
-        self._minibatches.record.figures.update(
-            {name: float(value) for name, value in figures.items()}
-        )
+        """Add figures to the current update; a later value of the same name replaces it.
+
+        What is no number is left out, counted as a failure, and logged once for each name.
+        """
+        for name, value in figures.items():
+            before = self.failures
+            with self._guard:
+                self._minibatches.record.figures[name] = float(value)
+            if self.failures > before and name not in self._no_numbers:
+                self._no_numbers.add(name)
+                _log.warning("the figure %r is left out: %s is no number", name, type(value))
 
     @property
     def recorder(self) -> Recorder:
@@ -240,9 +241,8 @@ class Watch:
     @property
     def is_clean(self) -> bool:
         """Whether nothing was found in this update or given to it, and nothing lasting before."""
-        incidents = self._incidents
-        is_clean = not self._minibatches.record.troubles and not incidents.given
-        return is_clean and not incidents.is_broken
+        own = self._incidents
+        return not (self._minibatches.record.troubles or own.given or own.is_broken)
 
     @property
     def is_closed(self) -> bool:
@@ -399,8 +399,10 @@ class Watch:
         if self._minibatches.is_updating:
             self._add_learning_time()
         if self._minibatches.last_optimizer is not None:
-            record.learning_rate = float(self._minibatches.last_optimizer.param_groups[0]["lr"])
-        self._look_back(record)
+            with self._guard:
+                record.learning_rate = float(self._minibatches.last_optimizer.param_groups[0]["lr"])
+        with self._guard:  # the update is recorded all the same
+            self._look_back(record)
         self._incidents.end_update(record, is_last=is_last)
         record.still_updates = self._look.still_for
         record.ended = time.monotonic()
@@ -420,9 +422,8 @@ class Watch:
         else:
             excess = self._minibatches.log_std_excess()
             own = looked_at.new_zeros(1) if excess is None else excess.to(looked_at.device)[None]
-            flags, (excess_of_std, is_finite, is_same, *norms) = self._flags.read(
-                torch.cat((own, looked_at))
-            )
+            flags, others = self._flags.read(torch.cat((own, looked_at)))
+            excess_of_std, is_finite, is_same, *norms = others
             self._minibatches.std_overflows = excess_of_std > 0
             record.norm_sum, record.norm_max, record.norms = flags.norms
             if flags.first_step:

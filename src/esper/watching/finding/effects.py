@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from types import MethodDescriptorType, ModuleType
 from typing import Any, Final
 
-import torch
 from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
+from torch.optim.lr_scheduler import LRScheduler
 
 #: Methods and functions that do more than compute, whatever they are called on.
 _NEVER: Final = frozenset(
@@ -29,8 +29,6 @@ _CHANGING: Final = frozenset({"append", "extend", "insert", "add", "update", "se
 _LOGGING: Final = frozenset(
     {"debug", "info", "warning", "warn", "error", "critical", "exception", "log"}
 )
-#: Words in the names of what steps, where its value is not known.
-_STEPPING: Final = ("opt", "scaler", "adam", "sgd")
 _MATHEMATICS: Final = ("torch", "numpy", "math", "cmath", "scipy", "jax")
 _PLAIN: Final = (bool, int, float, str, type(None), list, dict, set)
 _COPIED: Final = (list, dict, set)
@@ -163,11 +161,12 @@ def _is_stepping(receiver: ast.expr, value: object, words: str, scope: Scope) ->
     """Return whether `step` is an optimizer's, which a second run leaves out, or is put back."""
     if "env" in words:
         return False
-    if isinstance(value, torch.optim.lr_scheduler.LRScheduler):  # its attributes are put back
-        return isinstance(receiver, ast.Name) and receiver.id in scope.local
-    if isinstance(value, (torch.optim.Optimizer, GradScaler)) or hasattr(value, "param_groups"):
+    if value is _UNKNOWN or isinstance(value, GradScaler) or hasattr(value, "param_groups"):
         return True
-    return any(word in words for word in _STEPPING)
+    # The attributes of a scheduler that is a variable are put back.
+    is_local = isinstance(receiver, ast.Name) and receiver.id in scope.local
+    is_scheduler = isinstance(value, LRScheduler) or "Scheduler" in type(value).__name__
+    return is_local and is_scheduler
 
 
 def _changes(name: str, receiver: ast.expr, value: object, words: str, scope: Scope) -> bool:
