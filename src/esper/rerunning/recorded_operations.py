@@ -14,10 +14,12 @@ from typing import Any, Final
 import msgspec
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import _disable_current_modes
 
 from esper.leyline.errors import EsperError
 from esper.leyline.telemetry import IncidentOrigin, NonfiniteSighting
 from esper.recording.capsule import WatchedCapsule
+from esper.rerunning.argument_checks import check_arguments, check_extent
 from esper.simic.command_progress import Report, no_report
 from esper.simic.replay.incidents import IncidentError
 from esper.simic.replay.verdict import DIFFERS, NOT_REPRODUCED, REPRODUCED
@@ -26,10 +28,8 @@ from esper.tracing.recorded import (
     DEVICE,
     DTYPE,
     FORMAT,
-    INPLACE_VIEW,
     LAYOUT,
     MOST_OPERATIONS,
-    NEVER,
     STORAGES,
     TENSOR,
     RecordedInput,
@@ -38,6 +38,7 @@ from esper.tracing.recorded import (
     Recording,
     all_tensors,
 )
+from esper.tracing.repeatable import is_repeatable
 from esper.tracing.tracer import OperationTracer
 from esper.watching.finding.explaining import Found, origin_in, origin_in_use
 from esper.watching.finding.rerun import LOOP_FUNCTION
@@ -191,6 +192,8 @@ class _Run:
         args = [self._value(one, 0) for one in operation.args]
         kwargs = {str(key): self._value(one, 0) for key, one in operation.kwargs.items()}
         try:
+            with _disable_current_modes():  # the checks are none of the recorded operations
+                check_arguments(function, args, kwargs)
             result = function(*args, **kwargs)
         except MemoryError:
             raise
@@ -204,6 +207,7 @@ class _Run:
             raise _WrongError(f"{operation.name} returned {len(tensors)} tensors")
         for tensor in tensors:
             _check_size(tensor)
+            check_extent(tensor)
         self._tensors.update(zip(operation.results, tensors, strict=True))
 
     def _tensor(self, number: Any) -> Tensor:
@@ -276,14 +280,14 @@ def _numbers_in(operation: RecordedOperation) -> Iterator[int]:
 def _function_of(name: str) -> Any:
     """Return an operation of PyTorch by its name."""
     match = _NAME.fullmatch(name)
-    if match is None or match[1] in NEVER:
+    if match is None:
         raise _WrongError(f"it uses {name[:60]!r}, which is never repeated")
     packet = getattr(torch.ops.aten, match[1], None)
     function = getattr(packet, match[2], None)
     if not isinstance(function, torch._ops.OpOverload):
         raise _WrongError(f"this PyTorch has no operation {name[:60]!r}")
     is_drawing = torch.Tag.nondeterministic_seeded in function.tags
-    if is_drawing or INPLACE_VIEW in function.tags:
+    if is_drawing or not is_repeatable(function):
         raise _WrongError(f"it uses {name[:60]!r}, which is never repeated")
     return function
 
