@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import traceback
+from contextlib import suppress
 from io import StringIO
 from pathlib import Path
 from typing import Any, Final
@@ -18,7 +19,7 @@ import msgspec
 
 from esper.commands.output import EXIT_CODE_FAULT
 from esper.leyline.errors import EsperError
-from esper.simic.command_progress import CommandProgress
+from esper.simic.command_progress import CommandProgress, NoProgress
 
 #: Bytes of an answer above which it is not read.
 _LONGEST: Final = 256 << 20
@@ -70,7 +71,9 @@ class Answer(msgspec.Struct, frozen=True):
     page: str = ""
 
 
-def replay_in_process(request: Request, progress: CommandProgress, seconds: int) -> Answer | None:
+def replay_in_process(
+    request: Request, progress: CommandProgress | NoProgress, seconds: float
+) -> Answer | None:
     """Repeat an incident in a process of its own.
 
     Args:
@@ -120,6 +123,8 @@ def replay_in_process(request: Request, progress: CommandProgress, seconds: int)
             if not is_over:
                 process.kill()
             timer.cancel()
+            with suppress(BrokenPipeError):
+                process.stdin.close()
     if answer.verdict:
         return answer
     if not answer.error and process.returncode == EXIT_CODE_FAULT:
@@ -127,9 +132,9 @@ def replay_in_process(request: Request, progress: CommandProgress, seconds: int)
     raise ReplayProcessError(answer.error or _end_of(process.returncode, late.is_set(), seconds))
 
 
-def _end_of(code: int, is_late: bool, seconds: int) -> str:
+def _end_of(code: int, is_late: bool, seconds: float) -> str:
     if is_late:
-        return f"the replay was stopped after {seconds} s; --timeout gives it more time"
+        return f"the replay was stopped after {seconds:g} s; --timeout gives it more time"
     how = f"exit code {code}"
     if code < 0:
         how = signal.Signals(-code).name

@@ -23,6 +23,7 @@ from esper.rerunning.argument_checks import check_arguments, check_extent
 from esper.simic.command_progress import Report, no_report
 from esper.simic.replay.incidents import IncidentError
 from esper.simic.replay.verdict import DIFFERS, NOT_REPRODUCED, REPRODUCED
+from esper.tracing.operations import LONGEST_LINE
 from esper.tracing.origin import Origin
 from esper.tracing.recorded import (
     DEVICE,
@@ -50,6 +51,7 @@ _DTYPES: Final = frozenset(
     {"float16", "bfloat16", "float32", "float64", "uint8", "int8", "int16", "int32", "int64"}
     | {"bool", "complex64", "complex128"}
 )
+_LSTM: Final = "aten.mkldnn_rnn_layer."
 _MOST_SECONDS: Final = 600.0
 #: Bytes that a repetition may take: so many, and so many times those of its inputs.
 _BYTES, _TIMES_INPUTS = 4 << 30, 16
@@ -154,7 +156,12 @@ class _Run:
                 names.setdefault(each.name, tensor)
         self._places = [
             # The loop's own lines were run again as a function of this name.
-            msgspec.structs.replace(one, function=one.function.replace(LOOP_FUNCTION, "the loop"))
+            # No file is read for the text of a line: the capsule may name any file.
+            msgspec.structs.replace(
+                one,
+                function=one.function.replace(LOOP_FUNCTION, "the loop"),
+                code=(one.code or "")[:LONGEST_LINE],
+            )
             for one in recording.places
         ]
         self._where = RecordedPlace("", 0, "", None, (), "", "", "forward")
@@ -194,7 +201,9 @@ class _Run:
         try:
             with _disable_current_modes():  # the checks are none of the recorded operations
                 check_arguments(function, args, kwargs)
-            result = function(*args, **kwargs)
+            # With gradients enabled, an LSTM also returns what its derivative needs.
+            with torch.set_grad_enabled(operation.name.startswith(_LSTM)):
+                result = function(*args, **kwargs)
         except MemoryError:
             raise
         except Exception as error:  # noqa: BLE001 - PyTorch refuses with errors of many types

@@ -11,7 +11,7 @@ from esper.leyline.text.sighting_words import nonfinite_kind
 from esper.leyline.text.source_lines import source_lines
 
 #: Characters of a source line that are kept.
-_LONGEST_LINE = 400
+LONGEST_LINE = 400
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def line_text(file: str, line: int) -> str:
         line: number of the line.
     """
     lines = source_lines(file)
-    return lines[line - 1].strip()[:_LONGEST_LINE] if 1 <= line <= len(lines) else ""
+    return lines[line - 1].strip()[:LONGEST_LINE] if 1 <= line <= len(lines) else ""
 
 
 @dataclass(frozen=True)

@@ -61,7 +61,7 @@ class RecordedPlace(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         module: the module of the model.
         autograd: the node of the autograd graph, in a backward pass.
         phase: "forward" or "backward".
-        code: text of the line.
+        code: text of the line; None while the code runs, whose file has it.
     """
 
     file: str
@@ -72,7 +72,7 @@ class RecordedPlace(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     module: str
     autograd: str
     phase: str
-    code: str = ""
+    code: str | None = None
 
     @property
     def place(self) -> Place:
