@@ -24,6 +24,7 @@ from esper.commands.health import add_health
 from esper.commands.incidents import add_incidents
 from esper.commands.mirror import add_mirror
 from esper.commands.options import Parser
+from esper.commands.output import EXIT_CODE_FAULT
 from esper.commands.ppo.verb import add_ppo, add_train_child, ppo, train_child
 from esper.commands.query import add_query
 from esper.commands.removal import add_archive, add_prune
@@ -39,8 +40,6 @@ from esper.leyline.text.command_lines import command_line
 from esper.leyline.text.plain_text import printable
 from esper.leyline.version import VERSION
 
-#: Exit code of a report that ended with a bug in the program.
-EXIT_CODE_FAULT = 70
 _WRITE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF, errno.EPIPE)
 
 

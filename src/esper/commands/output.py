@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
     from esper.simic.command_progress import CommandProgress
 
+#: Exit code of a report that ended with a bug in the program.
+EXIT_CODE_FAULT: Final = 70
 _UNWRAPPED: Final = 100_000  # columns: wider than any line
 
 

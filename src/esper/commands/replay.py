@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from esper.commands.options import OptionError, add_run_dir, add_verb, whole_number
-from esper.commands.output import print_report, progress_on_stderr, try_to_write
-from esper.leyline.text.json_text import json_text
+from esper.commands.output import EXIT_CODE_FAULT, progress_on_stderr, try_to_write
 
 #: Width of the report in columns where standard output is a file or a pipe.
 _PIPED_COLUMNS = 240
+#: Seconds after which a replay is stopped, unless --timeout is given.
+_SECONDS = 600
+_MOST_SECONDS = 7 * 24 * 3600
 
 
 def add_replay(verbs: Any) -> None:
@@ -45,6 +47,14 @@ def add_replay(verbs: Any) -> None:
     add_run_dir(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument(
+        "--timeout",
+        type=whole_number,
+        default=_SECONDS,
+        metavar="S",
+        help="stop the replay after S seconds (default: %(default)s); recorded operations "
+        "are given 600 at most",
+    )
+    parser.add_argument(
         "--html", type=Path, metavar="FILE", help="also write the report as an HTML page"
     )
 
@@ -52,32 +62,32 @@ def add_replay(verbs: Any) -> None:
 def _replay(options: argparse.Namespace) -> int:
     if options.number is not None and options.update is not None:
         raise OptionError("N and --update both choose the incident: give one of them")
+    if not 1 <= options.timeout <= _MOST_SECONDS:
+        raise OptionError(f"--timeout must be from 1 to {_MOST_SECONDS}, not {options.timeout}")
     page: Path | None = options.html
     if page is not None and not page.absolute().parent.is_dir():
         raise OptionError(f"--html {page}: there is no folder {page.parent}")
-    from esper.incident_reports import replay_incident
-
-    replayed = replay_incident(
-        options.run_dir,
-        options.run,
-        options.number,
-        update=options.update,
-        progress=progress_on_stderr(),
-    )
+    from esper.commands.replay_process import Request, replay_in_process
     from esper.karn.text.plain_console import PlainConsole
-    from esper.simic.replay import replay_report
-    from esper.simic.replay.replay_page import replay_page
     from esper.simic.replay.verdict import REPRODUCED
 
-    replay = replayed.replay
-    about = (replayed.run, replayed.number, replayed.minibatches_per_epoch)
-    error = None if page is None else try_to_write(page, replay_page(replay, *about))
-    if options.json:
-        print(json_text(replay_report.replay_as_json(replay, *about)))
-    else:
-        # Lines are not broken in a file or a pipe, which is often searched with grep.
-        console = PlainConsole(width=None if sys.stdout.isatty() else _PIPED_COLUMNS)
-        print_report(replay_report.replay_text(replay, *about), console)
+    # Lines are not broken in a file or a pipe, which is often searched with grep.
+    console = PlainConsole(width=None if sys.stdout.isatty() else _PIPED_COLUMNS)
+    request = Request(
+        run_dir=str(options.run_dir),
+        run=options.run,
+        number=options.number,
+        update=options.update,
+        as_json=options.json,
+        with_page=page is not None,
+        width=console.width,
+        is_terminal=console.is_terminal,
+    )
+    answer = replay_in_process(request, progress_on_stderr(), options.timeout)
+    if answer is None:
+        return EXIT_CODE_FAULT
+    error = None if page is None else try_to_write(page, answer.page)
+    sys.stdout.write(answer.report)
     if error is not None:
         raise error
-    return 0 if replay.verdict == REPRODUCED else 1
+    return 0 if answer.verdict == REPRODUCED else 1

@@ -14,22 +14,23 @@ from typing import Any, Final
 import msgspec
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import _disable_current_modes
 
 from esper.leyline.errors import EsperError
 from esper.leyline.telemetry import IncidentOrigin, NonfiniteSighting
 from esper.recording.capsule import WatchedCapsule
+from esper.rerunning.argument_checks import check_arguments, check_extent
 from esper.simic.command_progress import Report, no_report
 from esper.simic.replay.incidents import IncidentError
 from esper.simic.replay.verdict import DIFFERS, NOT_REPRODUCED, REPRODUCED
+from esper.tracing.operations import LONGEST_LINE
 from esper.tracing.origin import Origin
 from esper.tracing.recorded import (
     DEVICE,
     DTYPE,
     FORMAT,
-    INPLACE_VIEW,
     LAYOUT,
     MOST_OPERATIONS,
-    NEVER,
     STORAGES,
     TENSOR,
     RecordedInput,
@@ -38,6 +39,7 @@ from esper.tracing.recorded import (
     Recording,
     all_tensors,
 )
+from esper.tracing.repeatable import is_repeatable
 from esper.tracing.tracer import OperationTracer
 from esper.watching.finding.explaining import Found, origin_in, origin_in_use
 from esper.watching.finding.rerun import LOOP_FUNCTION
@@ -49,6 +51,7 @@ _DTYPES: Final = frozenset(
     {"float16", "bfloat16", "float32", "float64", "uint8", "int8", "int16", "int32", "int64"}
     | {"bool", "complex64", "complex128"}
 )
+_LSTM: Final = "aten.mkldnn_rnn_layer."
 _MOST_SECONDS: Final = 600.0
 #: Bytes that a repetition may take: so many, and so many times those of its inputs.
 _BYTES, _TIMES_INPUTS = 4 << 30, 16
@@ -153,7 +156,12 @@ class _Run:
                 names.setdefault(each.name, tensor)
         self._places = [
             # The loop's own lines were run again as a function of this name.
-            msgspec.structs.replace(one, function=one.function.replace(LOOP_FUNCTION, "the loop"))
+            # No file is read for the text of a line: the capsule may name any file.
+            msgspec.structs.replace(
+                one,
+                function=one.function.replace(LOOP_FUNCTION, "the loop"),
+                code=(one.code or "")[:LONGEST_LINE],
+            )
             for one in recording.places
         ]
         self._where = RecordedPlace("", 0, "", None, (), "", "", "forward")
@@ -191,7 +199,11 @@ class _Run:
         args = [self._value(one, 0) for one in operation.args]
         kwargs = {str(key): self._value(one, 0) for key, one in operation.kwargs.items()}
         try:
-            result = function(*args, **kwargs)
+            with _disable_current_modes():  # the checks are none of the recorded operations
+                check_arguments(function, args, kwargs)
+            # With gradients enabled, an LSTM also returns what its derivative needs.
+            with torch.set_grad_enabled(operation.name.startswith(_LSTM)):
+                result = function(*args, **kwargs)
         except MemoryError:
             raise
         except Exception as error:  # noqa: BLE001 - PyTorch refuses with errors of many types
@@ -204,6 +216,7 @@ class _Run:
             raise _WrongError(f"{operation.name} returned {len(tensors)} tensors")
         for tensor in tensors:
             _check_size(tensor)
+            check_extent(tensor)
         self._tensors.update(zip(operation.results, tensors, strict=True))
 
     def _tensor(self, number: Any) -> Tensor:
@@ -276,14 +289,14 @@ def _numbers_in(operation: RecordedOperation) -> Iterator[int]:
 def _function_of(name: str) -> Any:
     """Return an operation of PyTorch by its name."""
     match = _NAME.fullmatch(name)
-    if match is None or match[1] in NEVER:
+    if match is None:
         raise _WrongError(f"it uses {name[:60]!r}, which is never repeated")
     packet = getattr(torch.ops.aten, match[1], None)
     function = getattr(packet, match[2], None)
     if not isinstance(function, torch._ops.OpOverload):
         raise _WrongError(f"this PyTorch has no operation {name[:60]!r}")
     is_drawing = torch.Tag.nondeterministic_seeded in function.tags
-    if is_drawing or INPLACE_VIEW in function.tags:
+    if is_drawing or not is_repeatable(function):
         raise _WrongError(f"it uses {name[:60]!r}, which is never repeated")
     return function
 

@@ -1,6 +1,5 @@
 """An operation whose result was not finite: its place, its inputs, its sources."""
 
-import linecache
 import math
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
@@ -9,6 +8,10 @@ import torch
 from torch import Tensor
 
 from esper.leyline.text.sighting_words import nonfinite_kind
+from esper.leyline.text.source_lines import source_lines
+
+#: Characters of a source line that are kept.
+LONGEST_LINE = 400
 
 
 @dataclass(frozen=True)
@@ -22,6 +25,7 @@ class Place:
         loop: file and number of the training loop's own line, if the tracer knows the loop.
         callers: files and numbers of the lines that called that function, innermost first, up to
             the training loop, if the tracer knows it.
+        recorded: text of the line as a recording has it; None: the file of running code has it.
     """
 
     file: str
@@ -29,11 +33,23 @@ class Place:
     function: str
     loop: tuple[str, int] | None = None
     callers: tuple[tuple[str, int], ...] = ()
+    recorded: str | None = None
 
     @property
     def code(self) -> str:
         """Return the text of the line."""
-        return linecache.getline(self.file, self.line).strip()
+        return line_text(self.file, self.line) if self.recorded is None else self.recorded
+
+
+def line_text(file: str, line: int) -> str:
+    """Return the text of a line of running code, without indentation; empty if it is unknown.
+
+    Args:
+        file: path of its source file. It must not come from a capsule.
+        line: number of the line.
+    """
+    lines = source_lines(file)
+    return lines[line - 1].strip()[:LONGEST_LINE] if 1 <= line <= len(lines) else ""
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from esper.leyline.errors import EsperError
-from esper.tracing.operations import Place
+from esper.tracing.operations import Place, line_text
+from esper.tracing.repeatable import is_repeatable
 from esper.tracing.storages import storage_key
 
 #: How a minibatch with recorded operations is repeated, and the part of its capsule with storages.
@@ -25,14 +26,6 @@ MOST_OPERATIONS: Final = 100_000
 TENSOR, DTYPE, DEVICE, LAYOUT, FORMAT = "tensor", "dtype", "device", "layout", "memory_format"
 _AS_STRIDED: Final = "aten.as_strided.default"
 _COPY: Final = "aten.copy_.default"
-#: Operations that change the memory behind a tensor, or read it from somewhere else.
-NEVER: Final = frozenset(
-    {"set_", "set_data", "resize_", "resize_as_", "resize", "from_file", "_resize_output_"}
-    | {"_sparse_resize_", "sparse_resize_", "record_stream", "share_memory_"}
-)
-
-
-INPLACE_VIEW: Final = torch.Tag.inplace_view
 
 
 class NotRecordedError(EsperError):
@@ -68,6 +61,7 @@ class RecordedPlace(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         module: the module of the model.
         autograd: the node of the autograd graph, in a backward pass.
         phase: "forward" or "backward".
+        code: text of the line; None while the code runs, whose file has it.
     """
 
     file: str
@@ -78,11 +72,12 @@ class RecordedPlace(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     module: str
     autograd: str
     phase: str
+    code: str | None = None
 
     @property
     def place(self) -> Place:
         """The source line."""
-        return Place(self.file, self.line, self.function, self.loop, self.callers)
+        return Place(self.file, self.line, self.function, self.loop, self.callers, self.code)
 
 
 class RecordedOperation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, array_like=True):
@@ -170,10 +165,11 @@ class OperationRecorder:
         """
         self._pending = None
         namespace = getattr(func, "namespace", "")
-        if self.reason or namespace == "profiler":
+        if self.reason or namespace == "profiler" or _only_reads(func):
             return
         try:
-            if namespace != "aten" or str(func).split(".")[1] in NEVER or INPLACE_VIEW in func.tags:
+            is_drawing = torch.Tag.nondeterministic_seeded in func.tags  # its outcome is stored
+            if not is_drawing and not is_repeatable(func):
                 raise NotRecordedError(f"it uses {func}, which cannot be recorded")
             if len(self._operations) >= MOST_OPERATIONS:
                 raise NotRecordedError(f"it takes more than {MOST_OPERATIONS:,} operations")
@@ -198,12 +194,6 @@ class OperationRecorder:
             if torch.Tag.nondeterministic_seeded in func.tags:
                 self._keep_outcome(args, tensors, place)
                 return
-            changes = any(
-                one.alias_info is not None and one.alias_info.is_write
-                for one in func._schema.arguments
-            )
-            if not tensors and not changes:
-                return  # it only reads a number
             results = [self._new(one) for one in tensors]
             self._add(str(func), encoded, kwargs, results, place)
         except NotRecordedError as error:
@@ -235,7 +225,10 @@ class OperationRecorder:
         recording = Recording(
             inputs=self._inputs,
             operations=self._operations,
-            places=list(self._places),
+            places=[
+                msgspec.structs.replace(one, code=line_text(one.file, one.line))
+                for one in self._places
+            ],
             looked_at=numbers,
             storages=len(self.storages),
         )
@@ -333,6 +326,15 @@ class OperationRecorder:
                 self._known[storage] = StorageWeakRef(tensor.untyped_storage())
                 self._bases[storage] = (number, tensor.dtype)
         return number
+
+
+def _only_reads(func: Any) -> bool:
+    """Return whether an operation of PyTorch's own changes no tensor and returns none."""
+    schema = getattr(func, "_schema", None)
+    if schema is None or getattr(func, "namespace", "") != "aten":
+        return False
+    returns = any("Tensor" in str(one.type) for one in schema.returns)
+    return not returns and not schema.is_mutable
 
 
 def all_tensors(value: Any) -> Any:

@@ -5,7 +5,6 @@ loop's own variables, the outputs of the heads, the gradients. What stands first
 what follows from it is not reported.
 """
 
-import linecache
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import FrameType
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 
 from esper.leyline.telemetry import SHARED
 from esper.tracing.causes import poisoned
-from esper.tracing.operations import Operation
+from esper.tracing.operations import Operation, line_text
 from esper.tracing.origin import Origin, find_origin
 from esper.tracing.recorded import OperationRecorder
 from esper.tracing.tracer import OperationTracer
@@ -334,4 +333,4 @@ def loop_line_of(operation: Operation) -> str:
 
 def source_line(file: str, line: int) -> str:
     """Return file, number and code of a line."""
-    return f"{file}:{line}: {linecache.getline(file, line).strip()}"
+    return f"{file}:{line}: {line_text(file, line)}"

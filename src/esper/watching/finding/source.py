@@ -7,12 +7,12 @@ last assigned a variable does.
 import ast
 import functools
 import inspect
-import linecache
 import textwrap
 from collections.abc import Iterable, Iterator
 from types import FrameType
 
 from esper.leyline.errors import EsperError
+from esper.leyline.text.source_lines import source_lines
 
 Loop = ast.For | ast.While
 #: When a variable last got its value. Later ones compare greater.
@@ -157,7 +157,7 @@ def _is_one_call(value: ast.expr | None) -> bool:
 def _statement_at(file: str, line: int) -> ast.stmt | None:
     covering = [
         statement
-        for statement in _statements(file, tuple(linecache.getlines(file)))
+        for statement in _statements(file, tuple(source_lines(file)))
         if statement.lineno <= line <= (statement.end_lineno or statement.lineno)
     ]
     return max(covering, key=lambda statement: statement.lineno, default=None)
