@@ -299,3 +299,15 @@ def test_an_exception_is_explained(agent, optimizer):
         train(agent, optimizer, before_step=broken)
 
     assert ("shared", "targets", "nan") in found(watch)
+
+
+def test_a_logged_nan_stays_to_the_end_of_its_update(agent, optimizer):
+    with Watch([agent], [optimizer], HEADS) as watch:
+        for values in ((1.0, torch.nan, 2.0), (3.0, 4.0)):
+            for value in values:
+                watch.log(reward=value)
+            figures = dict(watch._minibatches.record.figures)
+            watch.update()
+            if len(values) == 3:
+                assert figures["reward"] != figures["reward"]
+    assert figures == {"reward": 4.0}

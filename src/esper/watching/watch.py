@@ -162,14 +162,20 @@ class Watch:
             self._end_update()
 
     def log(self, **figures: float) -> None:
-        """Add figures to the current update; a later value of the same name replaces it.
+        """Add figures to the current update.
+
+        A later value of the same name replaces one that is finite: a NaN or an infinity stays to
+        the end of the update. Figures are recorded, not judged: no light comes on.
 
         What is no number is left out, counted as a failure, and logged once for each name.
         """
         for name, value in figures.items():
             before = self.failures
             with self._guard:
-                self._minibatches.record.figures[name] = float(value)
+                number = float(value)
+                kept = self._minibatches.record.figures
+                if not math.isfinite(number) or math.isfinite(kept.get(name, 0.0)):
+                    kept[name] = number
             if self.failures > before and name not in self._no_numbers:
                 self._no_numbers.add(name)
                 _log.warning("the figure %r is left out: %s is no number", name, type(value))
