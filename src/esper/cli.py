@@ -16,21 +16,21 @@ import traceback
 from collections.abc import Sequence
 from typing import NoReturn
 
-from esper.commands.alert import add_alert, alert
+from esper.commands.data.export import add_export
+from esper.commands.data.mirror import add_mirror
+from esper.commands.data.query import add_query
 from esper.commands.eval import add_eval
-from esper.commands.export import add_export
+from esper.commands.folder.alert import add_alert, alert
+from esper.commands.folder.removal import add_archive, add_prune
+from esper.commands.folder.runs import add_runs
 from esper.commands.grow import add_grow
 from esper.commands.health import add_health
 from esper.commands.incidents import add_incidents
-from esper.commands.mirror import add_mirror
 from esper.commands.options import Parser
 from esper.commands.output import EXIT_CODE_FAULT
 from esper.commands.ppo.verb import add_ppo, add_train_child, ppo, train_child
-from esper.commands.query import add_query
-from esper.commands.removal import add_archive, add_prune
 from esper.commands.replay import add_replay
 from esper.commands.run import add_run_script, run_script
-from esper.commands.runs import add_runs
 from esper.commands.sanctum import sanctum_parser, serve_parser
 from esper.commands.skill import add_skill
 from esper.commands.telemetry import add_telemetry

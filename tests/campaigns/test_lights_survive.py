@@ -18,8 +18,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from esper.commands.folder.runs import print_runs
 from esper.commands.health import print_health
-from esper.commands.runs import print_runs
 from esper.karn.sanctum.following.follower import RunFollower
 from esper.karn.store.run_store import RunStoreError, create_run
 

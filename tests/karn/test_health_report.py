@@ -6,8 +6,8 @@ import pytest
 from capsule_files import write_empty_capsule
 from printed import Printed
 
+from esper.commands.folder.runs import print_runs
 from esper.commands.health import print_health
-from esper.commands.runs import print_runs
 from esper.karn.store.run_store import RunStoreError, RunWriter, create_run
 from esper.leyline.heads import HEAD_NAMES
 from esper.leyline.telemetry import IncidentRecorded, InterventionTaken

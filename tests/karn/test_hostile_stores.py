@@ -8,8 +8,8 @@ import time
 import pytest
 from rich.console import Console
 
+from esper.commands.folder.runs import print_runs
 from esper.commands.health import print_health
-from esper.commands.runs import print_runs
 from esper.commands.sanctum import print_once
 from esper.karn.sanctum.cockpit.capture import export_frame
 from esper.karn.store.run_store import RunWriter, create_run

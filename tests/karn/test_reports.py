@@ -3,8 +3,8 @@
 import pytest
 from printed import Printed
 
+from esper.commands.folder.runs import print_runs
 from esper.commands.health import print_health
-from esper.commands.runs import print_runs
 from esper.commands.telemetry import print_telemetry
 from esper.karn.reports.fail_on import FailOnError
 from esper.karn.store.run_store import RunNotFoundError, RunStoreError, RunWriter, create_run

@@ -6,8 +6,8 @@ import json
 import pytest
 from rich.console import Console
 
+from esper.commands.folder.runs import print_runs
 from esper.commands.health import print_health
-from esper.commands.runs import print_runs
 from esper.karn.sanctum.following.follower import RunFollower
 from esper.karn.store.run_files.latch_file import LATCHES_NAME, read_latch_file
 from esper.karn.store.run_files.side_files import SideFiles

@@ -8,8 +8,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from esper.commands.alert import add_alert_config
-from esper.commands.mirror import add_log_to, mirrored
+from esper.commands.data.mirror import add_log_to, mirrored
+from esper.commands.folder.alert import add_alert_config
 from esper.commands.options import add_run_dir, add_verb
 from esper.commands.output import print_warning
 from esper.karn.store.run_directory import CONSOLE_NAME, STORE_NAME

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from esper.commands.runs import print_runs
+from esper.commands.folder.runs import print_runs
 from esper.karn.reports.run_catalogue import list_runs
 from esper.karn.reports.run_folder.funnel import FirstCount, funnel_of, varied_settings
 from esper.karn.reports.run_folder.run_query import QueryError, parse_query

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from esper.commands.alert import add_alert_config
-from esper.commands.mirror import add_log_to, mirrored
+from esper.commands.data.mirror import add_log_to, mirrored
+from esper.commands.folder.alert import add_alert_config
 from esper.commands.options import OptionError, add_run_dir, add_verb, whole_number
 from esper.commands.output import print_warning
 from esper.karn.terminal import is_screen

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from esper.commands.folder.runs import print_runs
 from esper.commands.health import print_health
-from esper.commands.runs import print_runs
 from esper.karn.reports.run_catalogue import RunCatalogue
 from esper.karn.sanctum.cockpit.capture import render_once
 from esper.karn.sanctum.cockpit.observer import RunObserver, read_view

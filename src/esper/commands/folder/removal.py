@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from esper.commands.folder.runs import FILTER_HELP
 from esper.commands.options import OptionError, add_run_dir, add_verb
 from esper.commands.output import print_report, print_warning
-from esper.commands.runs import FILTER_HELP
 
 if TYPE_CHECKING:
     from esper.karn.reports.run_folder.removal_rules import RemovalPlan, RemovalRules

@@ -1,0 +1,1 @@
+"""Commands that give the data of runs to other programs."""

@@ -1,0 +1,1 @@
+"""Commands on a whole folder of runs."""
