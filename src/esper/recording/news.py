@@ -58,7 +58,10 @@ class News:
         if len(seen) > _MOST_NAMED:
             what += f"; {len(seen) - _MOST_NAMED} more"
         when = "while acting" if trouble.phase == "acting" else f"minibatch {trouble.minibatch}"
-        where = "" if origin is None else f"; it {origin_words(origin)}"
+        why = trouble.explanation.why_no_origin
+        where = f"; {why}" if why.startswith("no operation") else ""
+        if origin is not None:
+            where = f"; it {origin_words(origin)}"
         is_step = trouble.phase == "update" and seen[0].quantity not in _AFTER_A_STEP
         effect = _EFFECTS.get(self._on_nonfinite, "") if is_step else ""
         line = f"{what}, update {trouble.update}, {when}{where}{effect}"
