@@ -39,6 +39,7 @@ from esper.watching.finding.explaining import (
     source_line,
     traced,
 )
+from esper.watching.finding.forked import apart, can_fork
 from esper.watching.finding.frames import counters_in, is_plumbing, named_tensors, tensors_in
 from esper.watching.finding.put_back import everything_put_back
 from esper.watching.finding.recall import model_call, with_gradients_as
@@ -77,6 +78,7 @@ class Explainer:
             they are not.
 
     Attributes:
+        not_again: why nothing is repeated from now on; empty if it may be.
         variables: the training loop's own tensors in the last incident, by name.
         recorded: the operations of its repetition; None if there are none.
         seen: while a minibatch is repeated, the outputs and gradients that its repetition made.
@@ -106,6 +108,8 @@ class Explainer:
         self.seen: list[Tensor] | None = None
         self.outputs: list[tuple[Tensor | None, Tensor]] = []
         self.variables: dict[str, Tensor] = {}
+        self.not_again = ""
+        self._failures: list[Exception] | None = None
 
     def explain(
         self,
@@ -183,6 +187,7 @@ class Explainer:
                 return frames[: number + 1]
         return frames[: _FRAMES + 1]
 
+    @apart
     def explain_held(
         self,
         gradients: Sequence[Tensor | None],
@@ -273,6 +278,7 @@ class Explainer:
         kinds = dict.fromkeys(kind for p in own if p.grad is not None for kind in kinds_of(p.grad))
         return tuple(Found(SHARED, "gradient", kind) for kind in kinds)
 
+    @apart
     def _with_origin(
         self,
         frames: Sequence[FrameType],
@@ -284,7 +290,7 @@ class Explainer:
     ) -> Explanation:
         is_reproduced = False
         reasons = [] if self._repeater is None else ["only training steps are repeated"]
-        for repeat in repetitions:
+        for repeat in () if self.not_again else repetitions:
             self.seen = []
             try:
                 tracer, again, is_earlier = repeat()
@@ -305,7 +311,7 @@ class Explainer:
                 reasons.append(str(error))
                 continue
             except Exception as error:  # noqa: BLE001 - what is known without it still counts
-                self._guard.count(error)
+                self.count(error)
                 reasons.append(f"the watch failed when it repeated it: {type(error).__name__}")
                 continue
             finally:
@@ -331,7 +337,22 @@ class Explainer:
         is_distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
         if is_distributed and torch.distributed.get_world_size() > 1:
             return "training runs in several processes, which a second run would get out of step"
-        return ""
+        return self.not_again
+
+    def may_fork(self) -> bool:
+        """Return whether a minibatch may be repeated, and in a child."""
+        return not self._why_never() and can_fork(self._models)
+
+    def count(self, error: Exception) -> None:
+        """Count a failure of the watch."""
+        if self._failures is None:
+            self._guard.count(error)
+        else:
+            self._failures.append(error)
+
+    def collect(self, failures: list[Exception]) -> None:
+        """Put failures into a list instead of counting them."""
+        self._failures = failures
 
     def _recorder(self) -> OperationRecorder | None:
         return OperationRecorder(self._record_bytes) if self._record_bytes else None
