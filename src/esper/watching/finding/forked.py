@@ -16,6 +16,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, Concatenate, Final, ParamSpec, Protocol, TypeVar
 
 import torch
@@ -23,35 +24,60 @@ from torch import nn
 
 from esper.tracing.recorded import RecordedMinibatch
 from esper.watching.finding.explaining import Explanation
-from esper.watching.finding.isolation import cut_off
+from esper.watching.finding.isolation import REFUSED, cut_off
 from esper.watching.finding.sending import packed, sendable, unpacked
+from esper.watching.guard import Guard
 
 #: Seconds after which a child is killed: its second run may wait for ever, such as for a thread.
 LIMIT_S: Final = 60.0
 
 
-class Apart(Protocol):
-    """What a method needs that may run in a child.
+class Apart:
+    """How minibatches are repeated: in a child where it can be, in place elsewhere, or not at all.
+
+    Args:
+        guard: of the watch.
+        models: that are watched.
+        is_off: whether nothing is repeated.
 
     Attributes:
-        recorded: the operations of a repetition.
         not_again: why nothing is repeated from now on; empty if it may be.
+        failures: of the watch in a child; None in the training process, which counts them.
     """
 
-    recorded: RecordedMinibatch | None
-    not_again: str
+    def __init__(self, guard: Guard, models: Sequence[nn.Module], *, is_off: bool) -> None:
+        self._guard, self._models, self._is_off = guard, models, is_off
+        self.not_again = ""
+        self.failures: list[Exception] | None = None
 
-    def may_fork(self) -> bool:
-        """Return whether a minibatch may be repeated, and in a child."""
+    def why_never(self) -> str:
+        """Return why no minibatch is repeated, whatever its loop does; empty if one may be."""
+        if self._is_off:
+            return "repeating a minibatch is switched off"
+        # The other processes would wait in vain for a partner, or take its part for the next step.
+        is_distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+        if is_distributed and torch.distributed.get_world_size() > 1:
+            return "training runs in several processes, which a second run would get out of step"
+        return self.not_again
+
+    def is_in_child(self) -> bool:
+        """Return whether minibatches are repeated in a child."""
+        return not self.why_never() and can_fork(self._models)
 
     def count(self, error: Exception) -> None:
         """Count a failure of the watch."""
+        if self.failures is None:
+            self._guard.count(error)
+        else:
+            self.failures.append(error)
 
-    def collect(self, failures: list[Exception]) -> None:
-        """Put failures into a list instead of counting them."""
+
+class _Explains(Protocol):
+    apart: Apart
+    recorded: RecordedMinibatch | None
 
 
-_Owner = TypeVar("_Owner", bound=Apart)
+_Owner = TypeVar("_Owner", bound=_Explains)
 _Arguments = ParamSpec("_Arguments")
 
 
@@ -85,25 +111,27 @@ def apart(
 
     @functools.wraps(method)
     def run(owner: _Owner, *args: _Arguments.args, **kwargs: _Arguments.kwargs) -> Explanation:
-        if not owner.may_fork():
+        if not owner.apart.is_in_child():
             return method(owner, *args, **kwargs)
 
         def in_child() -> tuple[Explanation, RecordedMinibatch | None, list[Exception]]:
-            failures: list[Exception] = []
-            owner.collect(failures)
+            failures = owner.apart.failures = []
             explanation = method(owner, *args, **kwargs)
+            if explanation.origin is None and REFUSED:
+                explanation = replace(explanation, why_no_origin=f"its second run {REFUSED[0]}")
             return explanation, owner.recorded, [sendable(one) for one in failures]
 
         try:
             explanation, owner.recorded, failures = result_of_child(in_child)
         except _LostError as error:
-            owner.not_again = str(error)
+            owner.apart.not_again = str(error)
             try:
                 return method(owner, *args, **kwargs)
             finally:  # what took too long once would stop training for as long again
-                owner.not_again = owner.not_again if isinstance(error, _TooLongError) else ""
+                if not isinstance(error, _TooLongError):
+                    owner.apart.not_again = ""
         for failure in failures:
-            owner.count(failure)
+            owner.apart.count(failure)
         return explanation
 
     return run

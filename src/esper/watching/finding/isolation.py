@@ -1,6 +1,7 @@
 """Keeps a forked child from the files, sockets and processes of the training."""
 
 import fcntl
+import io
 import logging
 import os
 import stat
@@ -19,6 +20,10 @@ _OUTSIDE: Final = (
 )  # fmt: skip
 
 
+#: What this process was refused, as the end of a sentence.
+REFUSED: Final[list[str]] = []
+
+
 def cut_off(kept: int) -> None:
     """Cut this process off from all that outlives it, for good.
 
@@ -29,14 +34,13 @@ def cut_off(kept: int) -> None:
     sys.dont_write_bytecode = True
     _replace_descriptors(kept)
     sys.addaudithook(_refuse)
-    writer = torch._C.PyTorchFileWriter  # writes files without Python, which sees nothing of it
+    writer = torch._C.PyTorchFileWriter  # opens files without an audit event
 
-    def refusing(target: Any, *args: Any, **kwargs: Any) -> Any:
-        if isinstance(target, (str, bytes, os.PathLike)):
-            raise PermissionError(f"a second run must not write {target!r}")
-        return writer(target, *args, **kwargs)
+    def into_memory(target: Any, *args: Any, **kwargs: Any) -> Any:
+        is_path = isinstance(target, (str, bytes, os.PathLike))
+        return writer(io.BytesIO() if is_path else target, *args, **kwargs)
 
-    vars(torch._C)["PyTorchFileWriter"] = refusing
+    vars(torch._C)["PyTorchFileWriter"] = into_memory
 
 
 def _replace_descriptors(kept: int) -> None:
@@ -69,4 +73,5 @@ def _refuse(event: str, args: tuple[Any, ...]) -> None:
             return
     elif not event.startswith(_OUTSIDE):
         return
-    raise PermissionError(f"a second run must not call {event}")
+    REFUSED.append("would write a file" if event == "open" else f"would call {event}()")
+    raise PermissionError(f"it {REFUSED[-1]}")

@@ -43,9 +43,8 @@ def packed(value: Any) -> bytes:
     file = io.BytesIO()
     packer = _Packer(file)
     packer.dump(value)
-    sources: list[list[int]] = []
-    for operation in packer.operations:  # which grows meanwhile
-        sources.append([packer.index(source) for source in operation.sources])
+    # Sources of the sources are added to the operations meanwhile.
+    sources = [[packer.index(source) for source in one.sources] for one in packer.operations]
     operations = [replace(operation, sources=()) for operation in packer.operations]
     return pickle.dumps((operations, sources, file.getvalue()), pickle.HIGHEST_PROTOCOL)
 
@@ -61,6 +60,7 @@ def unpacked(content: bytes) -> Any:
 def sendable(error: Exception) -> Exception:
     """Return an exception, or one with its text if it cannot be sent."""
     try:
-        return error if isinstance(pickle.loads(pickle.dumps(error)), type(error)) else error
+        pickle.loads(pickle.dumps(error))
     except Exception:  # noqa: BLE001 - of a class of the training
         return RuntimeError(f"{type(error).__name__}: {error}")
+    return error
