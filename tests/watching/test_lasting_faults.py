@@ -6,6 +6,7 @@ from gymnasium import spaces
 from torch import nn
 from torch.distributions import Normal
 
+from esper.watching.finding import forked
 from esper.watching.watch import NonfiniteHalt, Watch
 
 UPDATES, STEPS, MINIBATCHES = 5, 4, 2
@@ -57,7 +58,11 @@ def agent():
     return Agent()
 
 
-def test_a_finite_weight_that_stays_bad_is_one_incident_and_its_minibatches_run_once(agent):
+def test_a_finite_weight_that_stays_bad_is_one_incident_and_its_minibatches_run_once(
+    agent, monkeypatch
+):
+    monkeypatch.setattr(forked, "can_fork", lambda _: False)  # so that its calls are counted here
+
     def plant(update):
         if update == 1:
             agent.actor_logstd.data[0, 1] = 100.0

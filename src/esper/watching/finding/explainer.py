@@ -39,6 +39,7 @@ from esper.watching.finding.explaining import (
     source_line,
     traced,
 )
+from esper.watching.finding.forked import Apart, apart
 from esper.watching.finding.frames import counters_in, is_plumbing, named_tensors, tensors_in
 from esper.watching.finding.put_back import everything_put_back
 from esper.watching.finding.recall import model_call, with_gradients_as
@@ -77,6 +78,7 @@ class Explainer:
             they are not.
 
     Attributes:
+        apart: how minibatches are repeated without consequences.
         variables: the training loop's own tensors in the last incident, by name.
         recorded: the operations of its repetition; None if there are none.
         seen: while a minibatch is repeated, the outputs and gradients that its repetition made.
@@ -94,7 +96,7 @@ class Explainer:
         repeater: Repeater | None = None,
         record_bytes: int = 0,
     ) -> None:
-        self._owners, self._guard = owners, guard
+        self._owners = owners
         self._models, self._parts, self._heads = owners.models, owners.parts, owners.heads
         self._replay = replay
         self._inputs = inputs
@@ -106,6 +108,7 @@ class Explainer:
         self.seen: list[Tensor] | None = None
         self.outputs: list[tuple[Tensor | None, Tensor]] = []
         self.variables: dict[str, Tensor] = {}
+        self.apart = Apart(guard, owners.models, is_off=replay == "off")
 
     def explain(
         self,
@@ -183,6 +186,7 @@ class Explainer:
                 return frames[: number + 1]
         return frames[: _FRAMES + 1]
 
+    @apart
     def explain_held(
         self,
         gradients: Sequence[Tensor | None],
@@ -208,7 +212,7 @@ class Explainer:
         reason = "when it was repeated, it was finite"
         own = [parameter for model in self._models for parameter in model.parameters()]
         try:
-            if never := self._why_never():
+            if never := self.apart.why_never():
                 raise CannotRunAgainError(never)
             if any(one._post_accumulate_grad_hooks for one in own):
                 raise CannotRunAgainError("the backward pass steps the optimizer itself")
@@ -273,6 +277,7 @@ class Explainer:
         kinds = dict.fromkeys(kind for p in own if p.grad is not None for kind in kinds_of(p.grad))
         return tuple(Found(SHARED, "gradient", kind) for kind in kinds)
 
+    @apart
     def _with_origin(
         self,
         frames: Sequence[FrameType],
@@ -284,7 +289,7 @@ class Explainer:
     ) -> Explanation:
         is_reproduced = False
         reasons = [] if self._repeater is None else ["only training steps are repeated"]
-        for repeat in repetitions:
+        for repeat in () if self.apart.not_again else repetitions:
             self.seen = []
             try:
                 tracer, again, is_earlier = repeat()
@@ -305,7 +310,7 @@ class Explainer:
                 reasons.append(str(error))
                 continue
             except Exception as error:  # noqa: BLE001 - what is known without it still counts
-                self._guard.count(error)
+                self.apart.count(error)
                 reasons.append(f"the watch failed when it repeated it: {type(error).__name__}")
                 continue
             finally:
@@ -320,18 +325,8 @@ class Explainer:
                 line = loop_line_of(operation) or _line_of(frames, operation)
                 return Explanation(found, origin, line, "", function, is_reproduced)
             reasons.append("when it was repeated, it was finite")
-        reason = self._why_never() or next(iter(reasons))
+        reason = self.apart.why_never() or next(iter(reasons))
         return Explanation(found, why_no_origin=reason, is_reproduced=is_reproduced)
-
-    def _why_never(self) -> str:
-        """Return why no minibatch is repeated, whatever its loop does; empty if one may be."""
-        if self._replay == "off":
-            return "repeating a minibatch is switched off"
-        # The other processes would wait in vain for a partner, or take its part for the next step.
-        is_distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
-        if is_distributed and torch.distributed.get_world_size() > 1:
-            return "training runs in several processes, which a second run would get out of step"
-        return ""
 
     def _recorder(self) -> OperationRecorder | None:
         return OperationRecorder(self._record_bytes) if self._record_bytes else None
@@ -396,7 +391,7 @@ class Explainer:
                     return tracer, tensors_of_error(error), False
             return tracer, {}, False
 
-        if self._repeater is not None or self._why_never():
+        if self._repeater is not None or self.apart.why_never():
             return []
         if self._replay == "model" or phase != "update":
             return [model]

@@ -1,0 +1,215 @@
+"""Repeats a minibatch in a forked child process, whose copy of everything is thrown away.
+
+A second run may change anything: weights, replay buffers, counters in closures. In a child nothing
+needs to be put back. The child keeps no open file or socket of the training, and may open none for
+writing.
+"""
+
+import functools
+import gc
+import os
+import pickle
+import random
+import select
+import signal
+import sys
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, Concatenate, Final, ParamSpec, Protocol, TypeVar
+
+import torch
+from torch import nn
+
+from esper.tracing.recorded import RecordedMinibatch
+from esper.watching.finding.explaining import Explanation
+from esper.watching.finding.isolation import REFUSED, cut_off
+from esper.watching.finding.sending import packed, sendable, unpacked
+from esper.watching.guard import Guard
+
+#: Seconds after which a child is killed: its second run may wait for ever, such as for a thread.
+LIMIT_S: Final = 60.0
+
+
+class Apart:
+    """How minibatches are repeated: in a child where it can be, in place elsewhere, or not at all.
+
+    Args:
+        guard: of the watch.
+        models: that are watched.
+        is_off: whether nothing is repeated.
+
+    Attributes:
+        not_again: why nothing is repeated from now on; empty if it may be.
+        failures: of the watch in a child; None in the training process, which counts them.
+    """
+
+    def __init__(self, guard: Guard, models: Sequence[nn.Module], *, is_off: bool) -> None:
+        self._guard, self._models, self._is_off = guard, models, is_off
+        self.not_again = ""
+        self.failures: list[Exception] | None = None
+
+    def why_never(self) -> str:
+        """Return why no minibatch is repeated, whatever its loop does; empty if one may be."""
+        if self._is_off:
+            return "repeating a minibatch is switched off"
+        # The other processes would wait in vain for a partner, or take its part for the next step.
+        is_distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+        if is_distributed and torch.distributed.get_world_size() > 1:
+            return "training runs in several processes, which a second run would get out of step"
+        return self.not_again
+
+    def is_in_child(self) -> bool:
+        """Return whether minibatches are repeated in a child."""
+        return not self.why_never() and can_fork(self._models)
+
+    def count(self, error: Exception) -> None:
+        """Count a failure of the watch."""
+        if self.failures is None:
+            self._guard.count(error)
+        else:
+            self.failures.append(error)
+
+
+class _Explains(Protocol):
+    apart: Apart
+    recorded: RecordedMinibatch | None
+
+
+_Owner = TypeVar("_Owner", bound=_Explains)
+_Arguments = ParamSpec("_Arguments")
+
+
+class _LostError(Exception):
+    """A child ended without a result; the message says why."""
+
+
+class _TooLongError(_LostError):
+    """A child was killed because it took too long."""
+
+
+def can_fork(models: Sequence[nn.Module]) -> bool:
+    """Return whether a child can compute what the training process computes.
+
+    A child has no accelerator, none of autograd's threads for one, and no partners of distributed
+    training. Parameters in shared memory would be changed for all processes.
+    """
+    return (
+        sys.platform == "linux"
+        and not torch.accelerator.is_available()
+        and not (torch.distributed.is_available() and torch.distributed.is_initialized())
+        and not any(one.is_shared() for model in models for one in model.parameters())
+        and not any(one.is_shared() for model in models for one in model.buffers())
+    )
+
+
+def apart(
+    method: Callable[Concatenate[_Owner, _Arguments], Explanation],
+) -> Callable[Concatenate[_Owner, _Arguments], Explanation]:
+    """Let a method that repeats a minibatch run in a child, where that is possible."""
+
+    @functools.wraps(method)
+    def run(owner: _Owner, *args: _Arguments.args, **kwargs: _Arguments.kwargs) -> Explanation:
+        if not owner.apart.is_in_child():
+            return method(owner, *args, **kwargs)
+
+        def in_child() -> tuple[Explanation, RecordedMinibatch | None, list[Exception]]:
+            failures = owner.apart.failures = []
+            explanation = method(owner, *args, **kwargs)
+            if explanation.origin is None and REFUSED:
+                explanation = replace(explanation, why_no_origin=f"its second run {REFUSED[0]}")
+            return explanation, owner.recorded, [sendable(one) for one in failures]
+
+        try:
+            explanation, owner.recorded, failures = result_of_child(in_child)
+        except _LostError as error:
+            owner.apart.not_again = str(error)
+            try:
+                return method(owner, *args, **kwargs)
+            finally:  # what took too long once would stop training for as long again
+                if not isinstance(error, _TooLongError):
+                    owner.apart.not_again = ""
+        for failure in failures:
+            owner.apart.count(failure)
+        return explanation
+
+    return run
+
+
+def result_of_child(function: Callable[[], Any]) -> Any:
+    """Call a function in a forked child, and return its result.
+
+    Raises:
+        _LostError: the child was killed, or its training code ended it.
+        Exception: what the function raised.
+    """
+    rng = random.getstate()  # Python seeds it again in a child
+    reader, writer = os.pipe()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of a fork with other threads
+        try:
+            child = os.fork()
+        except OSError as error:
+            os.close(reader)
+            os.close(writer)
+            raise _LostError(f"no process could be started to repeat it: {error}") from None
+    if child == 0:
+        _be_child(function, writer, rng)
+    try:
+        os.close(writer)
+        content = _read(reader, time.monotonic() + LIMIT_S)
+    finally:
+        os.close(reader)
+        status = _end(child)
+    try:
+        kind, value = unpacked(content)
+    except (pickle.UnpicklingError, EOFError):
+        raise _LostError(f"the process that repeated it ended with status {status}") from None
+    if kind == "ended":
+        raise _LostError(f"its second run ended with {value}")
+    if kind == "raised":
+        raise value
+    return value
+
+
+def _be_child(function: Callable[[], Any], writer: int, rng: tuple[Any, ...]) -> None:
+    """Call a function, send its result, and end this process without any cleaning up."""
+    try:
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.setitimer(signal.ITIMER_REAL, LIMIT_S)  # should the parent end first
+        gc.disable()  # finalizers of the training's objects may end its workers
+        torch.set_num_threads(1)  # threads of OpenMP do not survive a fork
+        random.setstate(rng)
+        cut_off(writer)
+        try:
+            result = ("value", function())
+        except Exception as error:  # noqa: BLE001 - raised again by the parent
+            result = ("raised", sendable(error))
+        except BaseException as error:  # noqa: BLE001 - such as SystemExit
+            result = ("ended", type(error).__name__)
+        content = memoryview(packed(result))
+        while content:
+            content = content[os.write(writer, content) :]
+    finally:
+        os._exit(0)
+
+
+def _read(reader: int, deadline: float) -> bytes:
+    """Return all that a child sends before a time of the monotonic clock."""
+    poll, content = select.poll(), bytearray()
+    poll.register(reader, select.POLLIN)
+    while poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
+        if not (more := os.read(reader, 1 << 20)):
+            return bytes(content)
+        content += more
+    raise _TooLongError(f"its second run took longer than {LIMIT_S:g} s")
+
+
+def _end(child: int) -> int | None:
+    """End a child, and return its status; None if the program collects children by itself."""
+    try:
+        os.kill(child, signal.SIGKILL)  # it has sent all, or it has taken too long
+        return os.waitpid(child, 0)[1]
+    except (ChildProcessError, ProcessLookupError):
+        return None

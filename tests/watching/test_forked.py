@@ -1,0 +1,150 @@
+"""A minibatch is repeated in a child process: nothing that it changes is seen by the training."""
+
+import logging
+import queue
+import random
+from collections import deque
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from esper.watching.finding import forked
+from esper.watching.finding.forked import can_fork
+from esper.watching.watch import Watch
+
+BAD, STEPS = 2, 4
+
+forks = pytest.mark.skipif(not can_fork([]), reason="no child can be forked here")
+
+
+class World:
+    """What a training loop changes besides its weights."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.queue, self.nested, self.array = deque(), {"a": {"b": {"c": {"d": []}}}}, np.zeros(2)
+        self.total, self.rng, self.python = (
+            torch.zeros(()),
+            np.random.default_rng(0),
+            random.Random(1),
+        )
+        self.torch = torch.Generator().manual_seed(1)
+        self.other = nn.BatchNorm1d(3)
+        self.file = (folder / "log").open("w", buffering=1)
+        self.log = logging.getLogger("of the training")
+        self.handler = logging.FileHandler(folder / "logging")
+        self.log.addHandler(self.handler)
+
+    def change(self, model, optimizer, step):
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.data.mul_(0.9)
+            for state in optimizer.state.values():
+                state["exp_avg"].mul_(0.5)
+        self.queue.append(step)
+        self.nested["a"]["b"]["c"]["d"].append(step)
+        self.array += 1
+        self.total += 1
+        self.other(torch.rand(4, 3, generator=self.torch))
+        self.file.write(f"{step}\n")
+        self.log.warning("%d", step)
+        torch.save(step, self.folder / f"{len(self.queue)}.pt")
+        return self.rng.random() + self.python.random() + random.random()
+
+    def state(self):
+        self.file.close()
+        self.log.removeHandler(self.handler)
+        self.handler.close()
+        return {
+            "plain": (self.queue, self.nested, self.array.tolist(), self.total.item()),
+            "random": (self.rng.random(), self.python.random(), random.random()),
+            "torch": (torch.rand(1).item(), torch.rand(1, generator=self.torch).item()),
+            "other": {name: one.tolist() for name, one in self.other.state_dict().items()},
+            "files": {path.name: path.read_bytes() for path in self.folder.iterdir()},
+        }
+
+
+def train(folder, *, is_watched, change=World.change):
+    """Train, with one bad minibatch; return the state of everything, and the watch."""
+    folder.mkdir()
+    random.seed(0)
+    torch.manual_seed(0)
+    model = nn.Linear(3, 2)
+    optimizer = torch.optim.Adam(model.parameters())
+    world = World(folder)
+    watch = Watch([model], [optimizer], on_nonfinite="skip" if is_watched else "report")
+    if is_watched:
+        watch.__enter__()
+    for step in range(STEPS):
+        noise = change(world, model, optimizer, step)
+        batch = torch.randn(4, 3) + noise
+        scaled = batch / (step != BAD)
+        loss = model(scaled).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        if is_watched or step != BAD:  # the watch leaves the bad step out
+            optimizer.step()
+    if is_watched:
+        watch.__exit__(None, None, None)
+        assert watch.failures == 0, watch.last_failure
+    weights = [one.tolist() for one in model.parameters()]
+    moments = [one["exp_avg"].tolist() for one in optimizer.state.values()]
+    return {**world.state(), "weights": weights, "moments": moments}, watch
+
+
+@forks
+def test_whatever_a_second_run_changes_training_goes_on_as_if_there_was_none(tmp_path):
+    alone, _ = train(tmp_path / "alone", is_watched=False)
+    state, watch = train(tmp_path / "watched", is_watched=True)
+
+    assert state == alone
+    (trouble,) = watch.troubles
+    assert trouble.explanation.origin.operation.base == "div", trouble.explanation
+
+
+@forks
+def test_a_child_finds_what_a_second_run_in_place_finds(tmp_path, monkeypatch):
+    def nothing(*_):
+        return 0.0
+
+    _, watch = train(tmp_path / "forked", is_watched=True, change=nothing)
+    monkeypatch.setattr(forked, "can_fork", lambda _: False)
+    _, other = train(tmp_path / "in place", is_watched=True, change=nothing)
+
+    (one,), (two,) = watch.troubles, other.troubles
+    first, second = one.explanation.origin, two.explanation.origin
+    assert one.explanation.found == two.explanation.found
+    assert first.cause == second.cause
+    assert [each.place for each in first.chain] == [each.place for each in second.chain]
+    assert [each.outputs for each in first.chain] == [each.outputs for each in second.chain]
+
+
+@forks
+def test_a_second_run_that_waits_for_ever_is_killed(tmp_path, monkeypatch):
+    monkeypatch.setattr(forked, "LIMIT_S", 0.5)
+    items = queue.Queue()
+    for _ in range(STEPS):
+        items.put(0.0)
+    # All are taken at the last minibatch, so that a second run finds none.
+    monkeypatch.setattr(f"{__name__}.BAD", STEPS - 1)
+
+    _, watch = train(tmp_path / "run", is_watched=True, change=lambda *_: items.get())
+
+    (trouble,) = watch.troubles
+    assert trouble.explanation.why_no_origin == "its second run took longer than 0.5 s"
+
+
+@forks
+def test_a_second_run_may_end_its_process(tmp_path):
+    def change(world, _model, _optimizer, step):
+        world.queue.append(step)
+        if len(world.queue) > step + 1:
+            raise SystemExit
+        return 0.0
+
+    _, watch = train(tmp_path / "run", is_watched=True, change=change)
+
+    (trouble,) = watch.troubles
+    assert trouble.explanation.why_no_origin == "its second run ended with SystemExit"
