@@ -2,8 +2,9 @@
 
 Weights have not moved yet when trouble is found, so the same minibatch gives the same NaN; this
 time every operation is traced. The loop's body is taken from its source by `ast`, compiled with its
-own file name and line numbers, and run on copies of the frame's variables. Afterwards everything
-that it may have changed is put back bit for bit.
+own file name and line numbers, and run on copies of the frame's variables. That happens in a forked
+child (`forked`), which is thrown away; where there can be none, everything that it may have changed
+is put back bit for bit.
 
 Only a body that does nothing but compute is run again: never one that steps an environment,
 fetches a batch, or writes into a buffer.
