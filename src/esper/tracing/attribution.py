@@ -10,6 +10,10 @@ from esper.tracing.operations import Operation, Poison, Scalar
 
 #: Operations that only copy: a legal -inf in the source is a legal -inf in the copy.
 COPIES = frozenset({"_to_copy", "clone", "cat", "stack", "index_select", "copy", "expand"})
+#: Operations that return uninitialised memory.
+ALLOCATIONS = frozenset({"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided"})
+#: Operations that limit their first argument; the limits may be infinite.
+CLAMPS = frozenset({"clamp", "clamp_min", "clamp_max", "hardtanh"})
 #: Arguments that may be infinite: limits, and the order of a norm.
 _MAY_BE_INFINITE = frozenset({"min", "max", "min_val", "max_val", "ord", "p"})
 

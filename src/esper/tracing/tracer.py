@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from esper.tracing import attribution
 from esper.tracing.attribution import COPIES, feeds, is_masking, is_poison, value_at
 from esper.tracing.dispatched_call import (
     DispatchedCall,
@@ -42,10 +43,6 @@ from esper.tracing.recorded import OperationRecorder, RecordedPlace
 from esper.tracing.storages import KnownTensors, StorageRecord, storage_key
 
 _TORCH = str(Path(torch.__file__).parent)
-#: Operations that return uninitialised memory.
-ALLOCATIONS = frozenset({"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided"})
-#: Operations that limit their first argument; the limits may be infinite.
-CLAMPS = frozenset({"clamp", "clamp_min", "clamp_max", "hardtanh"})
 
 
 class OperationTracer(TorchDispatchMode):
@@ -182,7 +179,7 @@ class OperationTracer(TorchDispatchMode):
             names = {id(tensor): self._name(tensor) for _, tensor, _ in before}
             self.recorder.before(func, args, kwargs, names)
         result = func(*args, **kwargs)
-        if call.base in ALLOCATIONS:
+        if call.base in attribution.ALLOCATIONS:
             result.zero_()  # else uninitialised memory could look like a computed NaN
         if self.recorder is not None and not self.recorder.reason:
             self.recorder.after(func, args, result, self._where(node))
@@ -215,7 +212,7 @@ class OperationTracer(TorchDispatchMode):
         mine = [entry for entry in call.before if is_mine(entry[0])]
         scalars = tuple(number for number in call.scalars if is_mine(number.name))
         feeding = [entry for entry in mine if feeds(entry, tensor, call)]
-        if call.base in CLAMPS and any(entry[0] == "self" for entry in feeding):
+        if call.base in attribution.CLAMPS and any(entry[0] == "self" for entry in feeding):
             feeding = [entry for entry in feeding if entry[0] == "self"]
         made_by = tuple(
             dict.fromkeys(maker for entry in feeding for maker in call.sources[entry[0]])

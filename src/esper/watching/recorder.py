@@ -1,5 +1,6 @@
 """What a watch reports, and to whom: incidents at once, updates when they end, the end."""
 
+import math
 import time
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -91,3 +92,17 @@ class UpdateRecord:
     is_whole: bool = True
     began: float = field(default_factory=time.monotonic)
     ended: float = 0.0
+
+    @property
+    def is_still(self) -> bool:
+        """Whether no step was made, or every gradient was 0, so that nothing was learnt.
+
+        As where a library replaces gradients that are NaN: momentum still moves the weights.
+        """
+        all_left_out = self.left_out > 0 and self.steps == self.skipped
+        return all_left_out or (self.norms > 0 and self.norm_max == 0.0)
+
+    def log(self, name: str, number: float) -> None:
+        """Add a figure; of several, the last one counts, but a NaN or an infinity stays."""
+        if not math.isfinite(number) or math.isfinite(self.figures.get(name, 0.0)):
+            self.figures[name] = number

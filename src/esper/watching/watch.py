@@ -172,10 +172,7 @@ class Watch:
         for name, value in figures.items():
             before = self.failures
             with self._guard:
-                number = float(value)
-                kept = self._minibatches.record.figures
-                if not math.isfinite(number) or math.isfinite(kept.get(name, 0.0)):
-                    kept[name] = number
+                self._minibatches.record.log(name, float(value))
             if self.failures > before and name not in self._no_numbers:
                 self._no_numbers.add(name)
                 _log.warning("the figure %r is left out: %s is no number", name, type(value))
@@ -444,10 +441,7 @@ class Watch:
             found = self._explainer.weights()
             self._incidents.note_lasting(record, found, _WEIGHTS_ONLY, record.steps)
         by_scaler = record.skipped - record.left_out  # ordinary, until the scale fits
-        all_left_out = record.left_out > 0 and record.steps == record.skipped
-        # As where a library replaces gradients that are NaN: momentum still moves the weights.
-        all_zero = record.norms > 0 and record.norm_max == 0.0
-        is_still = bool(is_same) or all_left_out or all_zero
+        is_still = bool(is_same) or record.is_still
         self._look.count(is_still=is_still, had_steps=record.steps > by_scaler)
 
     @property

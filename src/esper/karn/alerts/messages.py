@@ -44,7 +44,8 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
         first = self.edges[0]
         others = len(self.edges) - 1
         runs = len({edge.path for edge in self.edges})
-        title = f"{first.run}: {first.sentence}"
+        # What follows is an explanation, for the text.
+        title = f"{first.run}: {first.sentence.partition('; ')[0]}"
         if runs > 1:
             kinds = Counter(edge.kind for edge in self.edges)
             words = ", ".join(f"{count} {kind}" for kind, count in kinds.items())

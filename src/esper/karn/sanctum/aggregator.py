@@ -17,11 +17,7 @@ from esper.karn.sanctum.fold.incident_ledger import IncidentLedger
 from esper.karn.sanctum.fold.latches import Latches
 from esper.karn.sanctum.fold.log_book import LogBook, event_kind
 from esper.karn.sanctum.fold.run_ledger import RunLedger
-from esper.karn.sanctum.fold.states import (
-    counted_intervention,
-    machine_state,
-    tamiyo_state,
-)
+from esper.karn.sanctum.fold.states import counted_intervention, machine_state, tamiyo_state
 from esper.karn.sanctum.fold.update_ledger import UpdateLedger
 from esper.karn.sanctum.schema import (
     DecisionState,
