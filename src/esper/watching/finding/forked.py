@@ -22,6 +22,7 @@ from typing import Any, Concatenate, Final, ParamSpec, Protocol, TypeVar
 import torch
 from torch import nn
 
+from esper.leyline.errors import EsperError
 from esper.tracing.recorded import RecordedMinibatch
 from esper.watching.finding.explaining import Explanation
 from esper.watching.finding.isolation import REFUSED, cut_off
@@ -81,7 +82,7 @@ _Owner = TypeVar("_Owner", bound=_Explains)
 _Arguments = ParamSpec("_Arguments")
 
 
-class _LostError(Exception):
+class _LostError(EsperError):
     """A child ended without a result; the message says why."""
 
 
