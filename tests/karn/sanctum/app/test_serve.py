@@ -13,6 +13,7 @@ import zlib
 from contextlib import contextmanager, suppress
 
 import psutil
+import pyte
 import pytest
 
 from esper.karn.sanctum.served.options import ServeError, ServeOptions, is_local, token_from
@@ -202,7 +203,10 @@ class Browser:
     def __init__(self, socket):
         self._socket = socket
         self._number = 0
-        self.received = b""  # by the page's web socket
+        # What the page's web socket received, on a terminal at least as large as the page's: a
+        # text may come in parts, each where its cells changed.
+        self.screen = pyte.Screen(400, 150)
+        self._terminal = pyte.ByteStream(self.screen)
         self.asked = []  # addresses that the page loaded from
 
     async def call(self, method, **parameters):
@@ -223,16 +227,28 @@ class Browser:
             self.asked.append(parameters["request"]["url"])
         elif message.get("method") == "Network.webSocketFrameReceived":
             frame = parameters["response"]
-            data = frame["payloadData"]
-            self.received += base64.b64decode(data) if frame["opcode"] == 2 else data.encode()
+            if frame["opcode"] == 2:
+                self._terminal.feed(base64.b64decode(frame["payloadData"]))
 
-    async def until_it_received(self, text, seconds=30):
+    def shows(self, text):
+        """Return whether a text is on the screen."""
+        return any(text in line for line in self.screen.display)
+
+    async def until_it_shows(self, text, seconds=30):
         """Wait until a text came from the cockpit."""
         deadline = time.monotonic() + seconds
-        while text.encode() not in self.received:
-            assert time.monotonic() < deadline, self.received[-2000:]
+        while not self.shows(text):
+            assert time.monotonic() < deadline, "\n".join(self.screen.display)
             await self.call("Runtime.evaluate", expression="1")
             await asyncio.sleep(0.05)
+
+    async def press(self, key, **more):
+        """Press a key."""
+        code = {"Escape": 27}.get(key, 0)
+        for kind in ("keyDown", "keyUp"):
+            await self.call(
+                "Input.dispatchKeyEvent", type=kind, key=key, windowsVirtualKeyCode=code, **more
+            )
 
     async def picture(self):
         """Return what is seen, as rows of bytes, three a pixel."""
@@ -313,15 +329,16 @@ async def test_a_browser_shows_a_light_and_takes_a_key(finished_run, tmp_path, b
         await browser.call("Network.enable")
         await browser.call("Page.enable")
         await browser.call("Page.navigate", url=f"http://localhost:{port}/?token={token}")
-        await browser.until_it_received("first: op Inf in logits")
-        assert "●".encode() in browser.received
+        await browser.until_it_shows("what to do next")  # the run has ended
+        await browser.press("Escape")
+        await browser.until_it_shows("first: op Inf in logits")
+        assert browser.shows("●")
         deadline = time.monotonic() + 30
         while _count(await browser.picture(), DARK.critical) < 1000:  # the master status is filled
             assert time.monotonic() < deadline, "nothing red was seen"
-        assert b"Show this help" not in browser.received
-        for kind in ("keyDown", "keyUp"):
-            await browser.call("Input.dispatchKeyEvent", type=kind, text="?", key="?")
-        await browser.until_it_received("Show this help")
+        assert not browser.shows("Show this help")
+        await browser.press("?", text="?")
+        await browser.until_it_shows("Show this help")
         assert browser.asked
         for address in browser.asked:
             assert address.startswith((f"http://localhost:{port}/", "data:", "blob:"))
