@@ -1,7 +1,6 @@
 """Stable-Baselines3 and sb3-contrib under `EsperCallback`."""
 
 import io
-import logging
 from contextlib import suppress
 
 import pytest
@@ -25,17 +24,10 @@ from esper.integrations.sb3 import EsperCallback
 ON_POLICY_CASES = [case for case in CASES if case[0] in ON_POLICY]
 ON_POLICY_NAMES = [name for name in CASE_NAMES if name.split("-")[0] in ON_POLICY]
 
-pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning", "ignore::UserWarning")
-
-
-@pytest.fixture(autouse=True)
-def _quiet_and_alone():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    logging.disable(logging.WARNING)
-    yield
-    logging.disable(logging.NOTSET)
-    torch.set_num_threads(threads)
+pytestmark = [
+    pytest.mark.usefixtures("quiet_and_alone"),
+    pytest.mark.filterwarnings("ignore::RuntimeWarning", "ignore::UserWarning"),
+]
 
 
 def found(watch):

@@ -1,6 +1,5 @@
 """What the environments of a Stable-Baselines3 algorithm return: which one, at which step."""
 
-import logging
 from contextlib import suppress
 
 import gymnasium
@@ -15,17 +14,10 @@ import esper
 from esper.integrations.sb3 import EsperCallback
 from esper.watching.watch import NonfiniteHalt
 
-pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning", "ignore::UserWarning")
-
-
-@pytest.fixture(autouse=True)
-def _quiet_and_alone():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    logging.disable(logging.WARNING)
-    yield
-    logging.disable(logging.NOTSET)
-    torch.set_num_threads(threads)
+pytestmark = [
+    pytest.mark.usefixtures("quiet_and_alone"),
+    pytest.mark.filterwarnings("ignore::RuntimeWarning", "ignore::UserWarning"),
+]
 
 
 class Sensor(gymnasium.Env):

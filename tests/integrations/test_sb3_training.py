@@ -2,7 +2,6 @@
 
 import copy
 import io
-import logging
 
 import pytest
 import torch
@@ -15,17 +14,10 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 from esper.integrations.sb3 import EsperCallback
 from esper.watching.watch import NonfiniteHalt
 
-pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning", "ignore::UserWarning")
-
-
-@pytest.fixture(autouse=True)
-def _quiet_and_alone():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    logging.disable(logging.WARNING)
-    yield
-    logging.disable(logging.NOTSET)
-    torch.set_num_threads(threads)
+pytestmark = [
+    pytest.mark.usefixtures("quiet_and_alone"),
+    pytest.mark.filterwarnings("ignore::RuntimeWarning", "ignore::UserWarning"),
+]
 
 
 @pytest.mark.parametrize("name", [*ON_POLICY, "SAC"])
