@@ -27,6 +27,7 @@ from esper.simic.requests import (
     GrowingError,
     check_evaluation,
     check_growing,
+    check_onnx,
     new_folder,
 )
 
@@ -100,6 +101,7 @@ def grow(
     hosts: int = 1,
     rng_seed: int = 0,
     steps: int | None = None,
+    onnx: bool = False,
     progress: CommandProgress | NoProgress = NO_PROGRESS,
 ) -> "Grown":
     """Let a trained policy grow networks, and write the best one as an ordinary PyTorch module.
@@ -114,6 +116,7 @@ def grow(
         hosts: number of networks to grow; the best by validation accuracy is written.
         rng_seed: random seed.
         steps: number of steps to grow; by default as in the training of the policy.
+        onnx: whether to write `model.onnx` too; needs the `onnx` extra.
         progress: progress reporter; also receives warnings about the checkpoint.
 
     Raises:
@@ -124,6 +127,8 @@ def grow(
     directory = Path(out)
     check_task(parse_task_name(task))
     check_growing(hosts, rng_seed, steps)
+    if onnx:
+        check_onnx()
     place = locate_policy(_folder(run_dir), _text(policy))
     check_device(place.config.device)
     _warn(place, progress)
@@ -148,7 +153,9 @@ def grow(
                 f"cannot write a network into the folder for temporary files: {error.strerror}"
             ) from error
         try:
-            write_card(grown, growing.write_checked(grown, directory), directory)
+            difference = growing.write_checked(grown, directory)
+            onnx_difference = growing.write_onnx_checked(grown, directory) if onnx else None
+            write_card(grown, difference, directory, onnx_difference)
         except OSError as error:
             raise GrowingError(f"cannot write into {directory}: {error.strerror}") from error
     return grown

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 from esper.growth.export.module_files import load_module, logits_of, write_module
 from esper.growth.export.module_source import module_source
+from esper.growth.export.onnx_file import write_onnx
 from esper.growth.hosts.finished import finished_network
 from esper.growth.hosts.host import HostShape
 from esper.growth.hosts.lockstep import predict
@@ -90,6 +91,17 @@ def test_a_module_says_what_its_host_says(kind: str, tmp_path: Path) -> None:
         torch.testing.assert_close(logits, expected[host], rtol=1e-4, atol=1e-4)
         count = sum(parameter.numel() for parameter in module.parameters())
         assert count == network.parameters == population.shape.layout.size + added[host]
+
+
+@pytest.mark.parametrize("kind", TASKS)
+def test_an_onnx_file_says_what_the_module_says(kind: str, tmp_path: Path) -> None:
+    task = TASKS[kind](tmp_path)
+    population, seeds = grown(task)
+    for host in (0, 14, 28):  # together they hold every blueprint and style
+        write_module(finished_network(population, seeds, host), task, tmp_path)
+        module = load_module(tmp_path)
+        logits = logits_of(module, task.raw(task.test))
+        torch.testing.assert_close(write_onnx(module, task, tmp_path), logits, rtol=1e-4, atol=1e-4)
 
 
 def test_only_what_is_fossilized_stays(tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ def test_a_name_is_taken_apart(text: str, expected: TaskName) -> None:
     [
         ("", f"there is no task '': the tasks are {', '.join(BUILT_IN)}, npz:FILE.npz"),
         ("npz", "there is no task 'npz'"),
-        ("csv:a.csv", "there is no task 'csv:a.csv'"),
+        ("tsv:a.tsv", "there is no task 'tsv:a.tsv'"),
         ("npz:", "the task 'npz:' must have the form npz:FILE.npz"),
         ("chars:?context=3", "must have the form chars:FILE.txt"),
         ("digits:here", "the task 'digits:here' must have the form digits"),

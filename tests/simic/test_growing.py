@@ -19,6 +19,7 @@ from esper.growth.export.module_files import load_module, logits_of
 from esper.growth.tasks.loading import load_task
 from esper.leyline.heads import SLOT_CHOICES, Stage
 from esper.policies import find_policy
+from esper.simic import requests
 from esper.simic.config import updated
 from esper.simic.environment import make_environment
 from esper.simic.evaluation.arena import evaluation_seeds
@@ -92,6 +93,49 @@ def test_a_network_is_written_that_runs_with_torch_alone(
     )
     assert result.returncode == 0, result.stderr
     assert result.stdout.strip() in ("sine", "square", "silence")
+
+
+def test_a_table_becomes_an_onnx_file_that_runs_without_torch(
+    command: Grow, tmp_path: Path
+) -> None:
+    generator = np.random.default_rng(0)
+    y = np.arange(300) % 2
+    x = generator.normal(size=(300, 4)) + y[:, None]
+    rows = [
+        ",".join(map(str, [*row, ("cat", "dog")[label]])) for row, label in zip(x, y, strict=True)
+    ]
+    (tmp_path / "pets.csv").write_text("\n".join(["a,b,c,d,label", *rows]))
+    out = tmp_path / "network"
+    task = f"csv:{tmp_path / 'pets.csv'}"
+    code, output, errors = command("--task", task, "--out", str(out), "--onnx", "--steps", "3")
+    assert code == 0, errors
+    assert "wrote card.md, growth.svg, model.onnx, model.py" in output
+    assert "`model.onnx` is the same network" in (out / "card.md").read_text()
+    program = (
+        "import sys; sys.modules['torch'] = sys.modules['esper'] = None\n"
+        "import numpy as np, onnxruntime\n"
+        "session = onnxruntime.InferenceSession('model.onnx')\n"
+        "x = np.array([[3, 3, 3, 3], [-2, -2, -2, -2], [3, 3, 3, 3]], dtype=np.float32)\n"
+        "print(session.run(['logits'], {'inputs': x})[0].argmax(1).tolist())\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", program], cwd=out, capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.strip() == "[1, 0, 1]"
+
+
+def test_onnx_without_its_extra_is_refused_before_anything_is_trained(
+    command: Grow, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = requests.find_spec
+    monkeypatch.setattr(
+        requests, "find_spec", lambda name: None if name == "onnxruntime" else known(name)
+    )
+    code, _, errors = command("--task", "digits", "--out", str(tmp_path / "new"), "--onnx")
+    assert code == 2
+    assert "--onnx needs the onnx extra (onnxruntime is not installed): " in errors
+    assert not (tmp_path / "new").exists()
 
 
 def test_the_written_module_equals_the_grown_network(grown: Grown, tmp_path: Path) -> None:

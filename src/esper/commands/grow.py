@@ -48,6 +48,11 @@ def add_grow(verbs: Any) -> None:
         metavar="N",
         help="number of steps to grow (default: as in the training of the policy)",
     )
+    parser.add_argument(
+        "--onnx",
+        action="store_true",
+        help="also write model.onnx, checked with ONNX Runtime (needs the onnx extra)",
+    )
 
 
 def _grow(options: argparse.Namespace) -> int:
@@ -61,6 +66,7 @@ def _grow(options: argparse.Namespace) -> int:
         hosts=options.hosts,
         rng_seed=options.seed,
         steps=options.steps,
+        onnx=options.onnx,
         progress=progress_on_stderr(),
     )
     from esper.simic.growing.growth_card import growth_summary

@@ -5,6 +5,8 @@
 | `mnist1d`, `digits`   | generated, or shipped with scikit-learn: nothing is downloaded         |
 | `cifar10[:FOLDER]`    | CIFAR-10, from files in a folder or by the datasets extra              |
 | `npz:FILE.npz`        | arrays `x` and `y` of your own, optionally `x_test` and `y_test`       |
+| `csv:FILE.csv`        | a table: a class in one column, a number in each other                 |
+| `ts:FILE.ts`          | signals in the format of the UCR and UEA archives                      |
 | `hf:NAME`             | a dataset by its name or its folder, by the datasets extra             |
 | `chars:FILE.txt`      | the next character of a text                                           |
 
@@ -52,25 +54,43 @@ class TaskSource:
 TASK_SOURCES: Final = (
     TaskSource("mnist1d", "esper.growth.tasks.loading:load_mnist1d", form="mnist1d"),
     TaskSource("digits", "esper.growth.tasks.loading:load_digits", form="digits"),
-    TaskSource("cifar10", "esper.growth.tasks.cifar10:load_cifar10", "folder", form="cifar10"),
+    TaskSource(
+        "cifar10", "esper.growth.tasks.sources.cifar10:load_cifar10", "folder", form="cifar10"
+    ),
     TaskSource(
         "npz",
-        "esper.growth.tasks.npz:load_npz",
+        "esper.growth.tasks.sources.npz:load_npz",
         "file",
         form="npz:FILE.npz",
         options=frozenset({"kind", "channels", *PARTS}),
         suffix=".npz",
     ),
     TaskSource(
+        "csv",
+        "esper.growth.tasks.sources.csv_file:load_csv",
+        "file",
+        form="csv:FILE.csv",
+        options=frozenset({"label", "drop", "kind", "validation", "test"}),
+        suffix=".csv",
+    ),
+    TaskSource(
+        "ts",
+        "esper.growth.tasks.sources.ts_file:load_ts",
+        "file",
+        form="ts:FILE.ts",
+        options=frozenset({"length", "validation", "test"}),
+        suffix=".ts",
+    ),
+    TaskSource(
         "hf",
-        "esper.growth.tasks.hugging_face:load_hugging_face",
+        "esper.growth.tasks.sources.hugging_face:load_hugging_face",
         "dataset",
         form="hf:NAME",
         options=frozenset({"config", "input", "label", "kind", "channels", *PARTS}),
     ),
     TaskSource(
         "chars",
-        "esper.growth.tasks.characters:load_characters",
+        "esper.growth.tasks.sources.characters:load_characters",
         "file",
         form="chars:FILE.txt",
         options=frozenset({"context"}),

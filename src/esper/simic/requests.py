@@ -2,9 +2,11 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from importlib.util import find_spec
 from pathlib import Path
 
 from esper.leyline.errors import EsperError
+from esper.leyline.text.command_lines import install_command
 from esper.simic.config import TrainingConfig
 
 #: Maximum number of networks that grow at a time.
@@ -73,6 +75,20 @@ def check_growing(num_hosts: int, rng_seed: int, steps: int | None) -> None:
         raise GrowingError(f"--seed must be 0 or more, not {rng_seed}")
     if steps is not None and steps < 1:
         raise GrowingError(f"--steps must be at least 1, not {steps}")
+
+
+def check_onnx() -> None:
+    """Check that the packages of the `onnx` extra are installed.
+
+    Raises:
+        GrowingError: one of them is missing.
+    """
+    missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if find_spec(name) is None]
+    if missing:
+        raise GrowingError(
+            f"--onnx needs the onnx extra ({', '.join(missing)} is not installed): "
+            f"{install_command('onnx')}"
+        )
 
 
 @contextmanager

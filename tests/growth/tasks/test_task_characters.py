@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from esper.growth.environment.env import GrowthVectorEnv
-from esper.growth.tasks.characters import LARGEST_TEST, LARGEST_TRAINING, LARGEST_VALIDATION
 from esper.growth.tasks.loading import load_task
+from esper.growth.tasks.sources.characters import LARGEST_TEST, LARGEST_TRAINING, LARGEST_VALIDATION
 from esper.growth.tasks.task import InvalidTaskError, Split, Task
 
 

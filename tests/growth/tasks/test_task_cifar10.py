@@ -11,8 +11,8 @@ from datasets import ClassLabel, Dataset, Features, Image
 from PIL import Image as Pictures
 
 from esper.growth.environment.env import GrowthVectorEnv
-from esper.growth.tasks.cifar10 import CLASS_NAMES, DATA_DIR
 from esper.growth.tasks.loading import load_task
+from esper.growth.tasks.sources.cifar10 import CLASS_NAMES, DATA_DIR
 from esper.growth.tasks.task import InvalidTaskError, Task
 from esper.leyline.text.command_lines import install_command
 

@@ -13,8 +13,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image as Pictures
 
-from esper.growth.tasks.images import read_images
 from esper.growth.tasks.loading import load_task
+from esper.growth.tasks.sources.images import read_images
 from esper.growth.tasks.task import InvalidTaskError, Task
 
 HEIGHT, WIDTH = 5, 7

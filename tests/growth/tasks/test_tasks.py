@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 
-from esper.growth.tasks import mnist1d_cache
 from esper.growth.tasks.loading import (
     InvalidTaskError,
     Split,
@@ -18,6 +17,7 @@ from esper.growth.tasks.loading import (
     load_task,
     loader_of,
 )
+from esper.growth.tasks.sources import mnist1d_cache
 from esper.leyline.task_names import TASK_SOURCES, TaskSource
 
 

@@ -46,10 +46,10 @@ class Attention(nn.Module):
         self.out = nn.Linear(inner, channels)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        rows = features.view(*features.shape[:2], -1).mT  # [B, positions, C]
-        query, key, value = self.projection(rows).chunk(3, dim=2)
+        rows = features.view(*features.shape[:2], -1).mT.unsqueeze(1)  # [B, 1, positions, C]
+        query, key, value = self.projection(rows).chunk(3, dim=-1)
         seen = F.scaled_dot_product_attention(query, key, value)
-        return self.out(seen).mT.reshape(features.shape)
+        return self.out(seen).squeeze(1).mT.reshape(features.shape)
 ''',
     "Block": '''
 class Block(nn.Module):
@@ -63,8 +63,9 @@ class Block(nn.Module):
         self.narrow = nn.Linear(hidden, channels)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        query, key, value = self.projection(F.layer_norm(x, x.shape[-1:])).chunk(3, dim=2)
-        x = x + self.out(F.scaled_dot_product_attention(query, key, value))
+        rows = F.layer_norm(x, x.shape[-1:]).unsqueeze(1)  # [B, 1, positions, C]
+        query, key, value = self.projection(rows).chunk(3, dim=-1)
+        x = x + self.out(F.scaled_dot_product_attention(query, key, value)).squeeze(1)
         return x + self.narrow(F.relu(self.widen(F.layer_norm(x, x.shape[-1:]))))
 ''',
 }

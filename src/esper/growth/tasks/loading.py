@@ -10,7 +10,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from esper.growth.tasks.mnist1d_cache import load_mnist1d_arrays
+from esper.growth.tasks.sources.mnist1d_cache import load_mnist1d_arrays
 from esper.growth.tasks.task import InvalidTaskError, Split, Standardisation, Task
 from esper.leyline.task_names import (
     SOURCE_BY_NAME,

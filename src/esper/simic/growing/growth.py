@@ -10,6 +10,7 @@ import torch
 
 from esper.growth.environment.env import GrowthVectorEnv
 from esper.growth.export.module_files import load_module, logits_of, write_module
+from esper.growth.export.onnx_file import write_onnx
 from esper.growth.from_scratch import architecture_of, train_from_scratch
 from esper.growth.hosts.finished import FinishedNetwork
 from esper.growth.hosts.seeds import Transition
@@ -280,6 +281,24 @@ def write_checked(grown: Grown, directory: Path) -> float:
     return _write_compared(grown.network, grown.task, grown.logits, directory)
 
 
+def write_onnx_checked(grown: Grown, directory: Path) -> float:
+    """Write the network in a folder as ONNX, and compare its logits on the test part as above.
+
+    Args:
+        grown: the network.
+        directory: its folder, after `write_checked`.
+
+    Returns:
+        The largest difference of any logit between ONNX Runtime and the host.
+
+    Raises:
+        OSError: the file cannot be written.
+        RuntimeError: they differ by more than rounding errors.
+    """
+    written = write_onnx(load_module(directory), grown.task, directory)
+    return _difference(written, grown.logits, f"the ONNX file in {directory}")
+
+
 def _check_module(env: GrowthVectorEnv) -> None:
     """Write and compare a host before growth, so that a failure appears before hours of growing."""
     with tempfile.TemporaryDirectory() as folder:
@@ -297,7 +316,16 @@ def _write_compared(
 ) -> float:
     write_module(network, task, directory)
     written = logits_of(load_module(directory), task.raw(task.test))
+    return _difference(written, logits, f"the module in {directory}")
+
+
+def _difference(written: torch.Tensor, logits: torch.Tensor, what: str) -> float:
+    """Return the largest difference between logits `[n, classes]` of what was written and a host.
+
+    Raises:
+        RuntimeError: it is more than rounding errors.
+    """
     difference = float((written - logits).abs().max())
     if not difference <= _TOLERANCE * max(1.0, float(logits.abs().max())):
-        raise RuntimeError(f"the module in {directory} differs from its host by {difference}")
+        raise RuntimeError(f"{what} differs from its host by {difference}")
     return difference

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from esper.growth.export.module_files import SOURCE_NAME, WEIGHTS_NAME
 from esper.growth.export.module_source import short_name
+from esper.growth.export.onnx_file import INPUT, ONNX_NAME, OUTPUT
 from esper.growth.hosts.seeds import SeedEvent
 from esper.growth.tasks.task import Task
 from esper.leyline.heads import BLUEPRINT_CHOICES, SLOT_CHOICES
@@ -16,27 +17,33 @@ from esper.simic.growing.growth_picture import growth_picture
 CARD_NAME, PICTURE_NAME = "card.md", "growth.svg"
 
 
-def write_card(grown: Grown, difference: float, directory: Path) -> None:
+def write_card(
+    grown: Grown, difference: float, directory: Path, onnx_difference: float | None = None
+) -> None:
     """Write the card of a network, and the picture of its growth, into its folder.
 
     Args:
         grown: the network.
         difference: largest difference of any logit between the written module and the host.
         directory: the folder.
+        onnx_difference: that of the ONNX file; None if there is none.
 
     Raises:
         OSError: they cannot be written.
     """
-    (directory / CARD_NAME).write_text(growth_card(grown, difference), encoding="utf-8")
+    (directory / CARD_NAME).write_text(
+        growth_card(grown, difference, onnx_difference), encoding="utf-8"
+    )
     (directory / PICTURE_NAME).write_text(growth_picture(grown), encoding="utf-8")
 
 
-def growth_card(grown: Grown, difference: float) -> str:
+def growth_card(grown: Grown, difference: float, onnx_difference: float | None = None) -> str:
     """Return the card of a network.
 
     Args:
         grown: the network.
         difference: largest difference of any logit between the written module and the host.
+        onnx_difference: that of the ONNX file; None if there is none.
     """
     task = grown.task
     lines = [
@@ -72,6 +79,7 @@ def growth_card(grown: Grown, difference: float) -> str:
         f"Inputs are {_inputs(task)}. {_meaning(task)} The module was run on the whole test part "
         f"and its logits differ from those of the grown network by at most {difference:.1e}.",
         "",
+        *_about_onnx(onnx_difference),
         "## Architecture",
         "",
         f"A {grown.network.shape.kind} host of three blocks with "
@@ -181,6 +189,17 @@ def _inputs(task: Task) -> str:
         f"raw samples, not standardised, `[B, {shape}]`, of any numeric type: the network "
         "standardises them with the mean and std of the training data"
     )
+
+
+def _about_onnx(difference: float | None) -> list[str]:
+    if difference is None:
+        return []
+    return [
+        f"`{ONNX_NAME}` is the same network for ONNX Runtime and other programs without PyTorch. "
+        f"Its input `{INPUT}` takes any number of samples, its output is `{OUTPUT}`; CLASSES is in "
+        f"`{SOURCE_NAME}`. It was run on the whole test part: at most {difference:.1e} difference.",
+        "",
+    ]
 
 
 def _meaning(task: Task) -> str:

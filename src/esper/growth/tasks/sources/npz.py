@@ -5,15 +5,13 @@ import tokenize
 import zipfile
 import zlib
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 
-from esper.growth.tasks.arrays import CHANNEL_PLACES, KINDS, Arrays, Kind, task_of_arrays
-from esper.growth.tasks.task import ChannelAxis, InvalidTaskError, Task
+from esper.growth.tasks.arrays import Arrays, task_of_arrays
+from esper.growth.tasks.sources.shape_options import channel_place_of, kind_of
+from esper.growth.tasks.task import InvalidTaskError, Task
 from esper.leyline.task_names import PARTS, TaskName
-
-_Choice = TypeVar("_Choice", bound=str)
 
 #: Exceptions for damaged files: numpy's header is a Python literal, zip's is binary.
 _DAMAGED = (
@@ -44,32 +42,6 @@ def load_npz(name: TaskName) -> Task:
         channel_place=channel_place_of(name),
         unused=unused,
     )
-
-
-def kind_of(name: TaskName) -> Kind | None:
-    """Return the kind of samples in the name of a task, if given.
-
-    Raises:
-        InvalidTaskError: there is no such kind.
-    """
-    return _one_of(name, "kind", KINDS)
-
-
-def channel_place_of(name: TaskName) -> ChannelAxis | None:
-    """Return the place of channels in the name of a task, if given.
-
-    Raises:
-        InvalidTaskError: there is no such place.
-    """
-    return _one_of(name, "channels", CHANNEL_PLACES)
-
-
-def _one_of(name: TaskName, option: str, choices: tuple[_Choice, ...]) -> _Choice | None:
-    text = name.options.get(option)
-    choice = next((choice for choice in choices if choice == text), None)
-    if text is not None and choice is None:
-        raise InvalidTaskError(f"{option} must be one of {', '.join(choices)}, not {text!r}")
-    return choice
 
 
 def _read(name: TaskName) -> tuple[dict[str, Arrays], list[str]]:

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from esper.growth.tasks.arrays import Arrays, task_of_arrays
-from esper.growth.tasks.hugging_face import load_hugging_face
-from esper.growth.tasks.images import read_images
+from esper.growth.tasks.sources.hugging_face import load_hugging_face
+from esper.growth.tasks.sources.images import read_images
 from esper.growth.tasks.task import InvalidTaskError, Task
 from esper.leyline.task_names import TaskName, parse_task_name
 from esper.leyline.text.command_lines import install_command

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from esper.growth.tasks.arrays import Arrays, task_of_arrays
-from esper.growth.tasks.images import read_images
-from esper.growth.tasks.npz import channel_place_of, kind_of
+from esper.growth.tasks.sources.images import read_images
+from esper.growth.tasks.sources.shape_options import channel_place_of, kind_of
 from esper.growth.tasks.task import InvalidTaskError, Task
 from esper.leyline.task_names import PARTS, TaskName
 from esper.leyline.text.command_lines import install_command
