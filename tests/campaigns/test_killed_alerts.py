@@ -1,8 +1,8 @@
-"""Campaign: alert processes that are killed, most of them while a message is sent.
+"""Campaign: alert processes are killed, mostly while they send a message.
 
     uv run pytest -m slow -n 0 -s tests/campaigns/test_killed_alerts.py
 
-No light is lost, and one that is told twice has the same id. Takes two minutes.
+No light is lost, and a message that is sent twice has the same id. Takes two minutes.
 """
 
 import random
@@ -19,7 +19,7 @@ from esper.karn.store.run_store import RunWriter, create_run
 from esper.leyline.telemetry import RunFinished
 
 ROUNDS = 60
-#: A process that tells at once, without waiting for more.
+#: A process that sends alerts at once, without waiting for more.
 ALERTS = """
 import sys, time
 from pathlib import Path
@@ -54,12 +54,12 @@ def test_no_light_is_lost_and_a_second_message_has_the_same_id(tmp_path):
             for _ in range(2):
                 subprocess.run([sys.executable, *ONCE, hook.url, str(folder)], check=True)
             messages = hook.messages()
-        told = Counter(edge["key"] for one in messages for edge in one["alerts"])
-        assert told["light:op:nan"] >= 1
+        counts = Counter(alert["key"] for one in messages for alert in one["alerts"])
+        assert counts["light:op:nan"] >= 1
         assert len({one["id"] for one in messages}) == 1
-        twice += told["light:op:nan"] > 1
+        twice += counts["light:op:nan"] > 1
     assert twice <= ROUNDS // 6  # the window is short, and most kills are aimed at it
-    print(f"{ROUNDS} rounds, {twice} told twice")
+    print(f"{ROUNDS} rounds, {twice} sent twice")
 
 
 def _start_and_kill(folder, hook, chance):

@@ -1,4 +1,4 @@
-"""`esper alert`, and the process of it that a run starts."""
+"""`esper alert`, and the alert process that a run starts."""
 
 import os
 import subprocess
@@ -9,7 +9,7 @@ import pytest
 from received_posts import webhook
 
 SUPPORT = Path(__file__).parents[1] / "support"
-#: Records a light and is killed, without any chance to say so.
+#: Records a light and is killed by SIGKILL.
 KILLED = f"""
 import os, signal, sys
 sys.path.insert(0, {str(SUPPORT)!r})
@@ -31,7 +31,7 @@ def hook():
 
 
 @pytest.mark.parametrize("given", ["option", "variable"])
-def test_a_run_that_is_killed_is_told_by_the_process_beside_it(tmp_path, hook, given):
+def test_the_alert_process_of_a_killed_run_sends_its_alerts(tmp_path, hook, given):
     (tmp_path / "alerts.toml").write_text(f'[[webhook]]\nurl = "{hook.url}"\n')
     (tmp_path / "train.py").write_text(KILLED)
     option = ["--alert-config", "alerts.toml"] if given == "option" else []
@@ -42,10 +42,10 @@ def test_a_run_that_is_killed_is_told_by_the_process_beside_it(tmp_path, hook, g
 
     assert ended.returncode == 128 + 9
     (message,) = hook.messages()
-    assert [edge["kind"] for edge in message["alerts"]] == ["light", "died"]
+    assert [alert["kind"] for alert in message["alerts"]] == ["light", "died"]
 
 
-def test_a_broken_alert_config_is_refused_before_a_run_is_made(run, tmp_path):
+def test_an_invalid_alert_config_is_rejected_before_a_run_is_created(run, tmp_path):
     (tmp_path / "alerts.toml").write_text("[[log]]\n")
     for command in (("ppo",), ("run", "--", sys.executable)):
         code, _, errors = run(command[0], "--alert-config", "alerts.toml", *command[1:])
@@ -56,7 +56,7 @@ def test_a_broken_alert_config_is_refused_before_a_run_is_made(run, tmp_path):
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_drill_says_what_arrived(run, tmp_path, hook):
+def test_the_test_option_prints_which_sinks_accepted_the_message(run, tmp_path, hook):
     sinks = ("--webhook", f"{hook.url}/secret", "--heartbeat", hook.url, "--exec", "false")
     code, out, errors = run("alert", "--test", *sinks)
     assert code == 1
@@ -67,15 +67,15 @@ def test_a_drill_says_what_arrived(run, tmp_path, hook):
     ]
     assert [path for path, _ in hook.bodies] == ["/secret", "/fail", "/"]
     assert "secret" not in out + errors
-    assert run("alert", "--test", "--log", "told.jsonl")[0] == 0
+    assert run("alert", "--test", "--log", "sent.jsonl")[0] == 0
 
 
-def test_once_tells_what_is_new(run, written, hook):
+def test_once_sends_new_alerts(run, written, hook):
     sinks = ("--webhook", hook.url, "--on", "all")
     assert run("alert", "--once", *sinks)[0] == 0
     assert run("alert", "--once", *sinks)[0] == 0
     (message,) = hook.messages()
-    assert [edge["kind"] for edge in message["alerts"]] == ["finished"]
+    assert [alert["kind"] for alert in message["alerts"]] == ["finished"]
     assert message["alerts"][0]["run"] == written.name
 
 
@@ -89,14 +89,14 @@ def test_a_folder_a_run_and_a_settings_file_are_watched(run, written, tmp_path, 
     assert (tmp_path / "sub" / "l").exists()
     (written / "alerts.jsonl").unlink()
     for what in ("fine", written.name[:15], str(written), "runs"):
-        run("alert", what, "--once", "--on", "finished", "--log", "told.jsonl")
-        assert written.name in (tmp_path / "told.jsonl").read_text()
-        (tmp_path / "told.jsonl").unlink()
+        run("alert", what, "--once", "--on", "finished", "--log", "sent.jsonl")
+        assert written.name in (tmp_path / "sent.jsonl").read_text()
+        (tmp_path / "sent.jsonl").unlink()
         (written / "alerts.jsonl").unlink()
 
 
-def test_figures_are_written_for_node_exporter(run, written, tmp_path):
+def test_metrics_are_written_for_node_exporter(run, written, tmp_path):
     assert run("alert", "--once", "--textfile", "esper.prom")[0] == 0
     text = (tmp_path / "esper.prom").read_text()
     assert f'esper_run_status{{run="{written.name}",status="FINISHED"}} 1.0' in text
-    assert not (written / "alerts.jsonl").exists()  # nobody was told anything
+    assert not (written / "alerts.jsonl").exists()  # no alert was sent

@@ -1,4 +1,4 @@
-"""A server on this machine that receives POST requests, as a webhook does."""
+"""A local HTTP server that receives POST requests, like a webhook."""
 
 import json
 import threading
@@ -11,14 +11,14 @@ from typing import Any
 
 @dataclass
 class Received:
-    """What came.
+    """The received requests, and settings of the server.
 
     Attributes:
         url: address of the server.
-        code: how it answers.
-        headers: headers of the answers.
-        bodies: the bodies that it accepted, as text, each with its path.
-        refused: those that it answered with a code of 300 or more.
+        code: status code of the responses.
+        headers: headers of the responses.
+        bodies: path and body of each accepted request.
+        refused: path and body of each request answered with a code of 300 or more.
     """
 
     url: str = ""
@@ -33,12 +33,12 @@ class Received:
         return [json.loads(body) for _, body in self.bodies]
 
     def wait_for(self, number: int, seconds: float = 20.0) -> None:
-        """Wait until so many requests came, accepted or not; fail if they do not in time."""
+        """Wait until this many requests arrived, accepted or not; fail after a timeout."""
         with self.arrived:
             came = self.arrived.wait_for(
                 lambda: len(self.bodies) + len(self.refused) >= number, seconds
             )
-        assert came, f"{number} requests did not come within {seconds:g} s"
+        assert came, f"{number} requests did not arrive within {seconds:g} s"
 
 
 @contextmanager

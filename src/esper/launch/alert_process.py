@@ -1,4 +1,4 @@
-"""The alert process that `esper ppo` and `esper run` start beside their run."""
+"""The alert process that `esper ppo` and `esper run` start for their run."""
 
 import os
 import subprocess
@@ -7,18 +7,18 @@ from pathlib import Path
 from typing import Final
 
 ALERTS_LOG_NAME: Final = "alerts.log"
-#: Environment variable with the settings file of alerts.
+#: Environment variable with the path of the alert settings file.
 ALERT_CONFIG: Final = "ESPER_ALERT_CONFIG"
 
 
 def alert_config(given: Path | None) -> Path | None:
-    """Return the settings file of alerts, checked before a run is made; None if there is none.
+    """Return the alert settings file after checking it; None if there is none.
 
     Args:
-        given: the option; by default the variable `ESPER_ALERT_CONFIG` counts.
+        given: value of --alert-config; the default is the variable `ESPER_ALERT_CONFIG`.
 
     Raises:
-        AlertSettingsError: the file cannot be used; the message says why.
+        AlertSettingsError: the file is invalid.
     """
     path = given or Path(os.environ.get(ALERT_CONFIG, ""))
     if path == Path():
@@ -31,16 +31,16 @@ def alert_config(given: Path | None) -> Path | None:
 
 
 def start_alerts(run: Path, config: Path | None) -> str:
-    """Start `esper alert` for a run, in a session of its own, so that it outlives the trainer.
+    """Start `esper alert` for a run in a new session, so that it survives the training process.
 
-    It ends by itself after this process has ended, the run is over and everything was told.
+    It exits after this process and the run have ended and all alerts were sent.
 
     Args:
         run: the run's directory.
-        config: its settings file; None starts nothing.
+        config: the alert settings file; with None, nothing is started.
 
     Returns:
-        Why it could not be started, a sentence; else an empty string.
+        A sentence on why it could not be started; empty if it was.
     """
     if config is None:
         return ""

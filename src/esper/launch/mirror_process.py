@@ -1,4 +1,4 @@
-"""A process that copies a run's figures to experiment trackers while it trains."""
+"""The process that copies a run's figures to experiment trackers during training."""
 
 import subprocess
 import sys
@@ -16,21 +16,21 @@ _SECONDS_TO_END: Final = 60.0
 
 
 def check_trackers(log_to: Sequence[str]) -> None:
-    """Check what --log-to names, before a run is made.
+    """Check the values of --log-to before a run is created.
 
     Raises:
-        DestinationError: there is no such tracker, or its library is not installed.
+        DestinationError: a tracker does not exist, or its library is not installed.
     """
     for text in log_to:
         destination_of(text, Path())
 
 
 class MirrorProcess:
-    """`esper mirror` in a session of its own, so that it outlives training whatever happens to it.
+    """`esper mirror` in a new session, so that it survives the training process.
 
     Args:
         run: the run's directory.
-        log_to: the trackers, as on the command line; without any, no process is started.
+        log_to: the values of --log-to; if empty, no process is started.
     """
 
     def __init__(self, run: Path, log_to: Sequence[str]) -> None:
@@ -53,18 +53,18 @@ class MirrorProcess:
             )
 
     def detach(self) -> None:
-        """Leave the process to itself: `wait` does nothing any more."""
+        """Let the process run on its own; `wait` then returns at once."""
         self._process = None
 
     def wait(self) -> str:
-        """Wait until everything is copied after the end of training.
+        """Wait up to 60 s after the end of training until everything is copied.
 
         Returns:
-            A sentence if that was not so or takes long; else an empty string.
+            A sentence if copying failed or takes longer; otherwise an empty string.
         """
         if self._process is None:
             return ""
-        if not (self._run / STORE_NAME).exists():  # nothing was recorded, or ever will be
+        if not (self._run / STORE_NAME).exists():  # nothing was or will be recorded
             self._process.terminate()
         with suppress(subprocess.TimeoutExpired):
             code = self._process.wait(_SECONDS_TO_END)
@@ -72,5 +72,5 @@ class MirrorProcess:
                 return ""
             named = (word for one in self._destinations for word in ("--log-to", one.label))
             again = run_command(self._run, "esper", "mirror", more=tuple(named))
-            return f"Not all figures were copied ({self._run / MIRROR_LOG_NAME}). Again: {again}"
-        return f"Figures are still being copied, in process {self._process.pid}."
+            return f"Not all figures were copied ({self._run / MIRROR_LOG_NAME}). Retry: {again}"
+        return f"Figures are still being copied by process {self._process.pid}."

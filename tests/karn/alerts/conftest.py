@@ -1,17 +1,17 @@
-"""Runs to tell of, and an alert process within the test."""
+"""Fixtures for alerts: sinks, and an alert process inside the test process."""
 
 import threading
 
 import pytest
 
+from esper.karn.alerts.alert_types import ALERT_KINDS
 from esper.karn.alerts.alerting import Alerting, Sources
-from esper.karn.alerts.edges import EDGE_KINDS
 from esper.karn.alerts.polling import Rules
 from esper.karn.alerts.sinks.sink import SinkError
 
 
 class Box:
-    """A sink that keeps what it is sent, or refuses it."""
+    """A sink that stores its messages, or refuses them."""
 
     def __init__(self, name="box"):
         self.id = self.name = name
@@ -28,8 +28,8 @@ class Box:
         self.arrived.set()
         return "kept"
 
-    def told(self):
-        return [edge.key for message in self.messages for edge in message.edges]
+    def sent_keys(self):
+        return [alert.key for message in self.messages for alert in message.alerts]
 
 
 @pytest.fixture
@@ -45,10 +45,10 @@ def broken():
 
 @pytest.fixture
 def alerting_of(box, monkeypatch):
-    """A function that makes a fresh alert process for a folder or a run."""
-    monkeypatch.setattr("esper.karn.alerts.alerting.LOOK_SECONDS", 0.05)
+    """A function that creates a new `Alerting` for a folder or a run."""
+    monkeypatch.setattr("esper.karn.alerts.alerting.CHECK_SECONDS", 0.05)
 
-    def made(path, *sinks, kinds=EDGE_KINDS, started_at=0.0, report=lambda _: None, **more):
+    def made(path, *sinks, kinds=ALERT_KINDS, started_at=0.0, report=lambda _: None, **more):
         rules = Rules(frozenset(kinds), 900.0, started_at, **more)
         is_run = (path / "run.sqlite").exists()
         sources = Sources(runs=(path,)) if is_run else Sources(folders=(path,))
@@ -59,5 +59,5 @@ def alerting_of(box, monkeypatch):
 
 @pytest.fixture
 def once(alerting_of):
-    """A function that looks at a folder or a run once, as a fresh process does."""
+    """A function that checks a folder or a run once, like a new process."""
     return lambda path, *sinks, **rules: alerting_of(path, *sinks, is_single=True, **rules).once()

@@ -1,4 +1,4 @@
-"""The alert process: each thing once, across restarts, several sinks and several processes."""
+"""The alert process sends each alert once, across restarts, sinks and processes."""
 
 import json
 import os
@@ -35,7 +35,7 @@ ALERTS = """
 import sys, time
 from pathlib import Path
 from esper.karn.alerts.alerting import Alerting, Sources
-from esper.karn.alerts.edges import DEFAULT_KINDS
+from esper.karn.alerts.alert_types import DEFAULT_KINDS
 from esper.karn.alerts.polling import Rules
 from esper.karn.alerts.settings import AlertSettings, WebhookSettings, sinks_of
 sinks, _ = sinks_of(AlertSettings(webhook=(WebhookSettings(url=sys.argv[2]),)), Path())
@@ -76,16 +76,16 @@ def test_one_message_arrives_although_trainer_and_alerts_were_killed(tmp_path, s
             assert ended.value.code == 0
 
         refused = json.loads(hook.refused[0][1])
-        keys = {edge["key"]: body["id"] for body in hook.messages() for edge in body["alerts"]}
-        told = [edge["kind"] for body in hook.messages() for edge in body["alerts"]]
-    assert sorted(told) == ["died", "light"], hook.bodies
+        keys = {alert["key"]: body["id"] for body in hook.messages() for alert in body["alerts"]}
+        kinds = [alert["kind"] for body in hook.messages() for alert in body["alerts"]]
+    assert sorted(kinds) == ["died", "light"], hook.bodies
     assert keys["light:op:inf"] == refused["id"]
 
 
-def test_everything_is_told_once_across_restarts(finished_run, box, once):
+def test_each_alert_is_sent_once_across_restarts(finished_run, box, once):
     assert once(finished_run.parent)
-    assert len(box.messages) == 1  # all of it in one
-    keys = box.told()
+    assert len(box.messages) == 1  # all alerts in one message
+    keys = box.sent_keys()
     assert {"light:op:inf"} < set(keys)
     assert len(keys) == len(set(keys))
 
@@ -93,9 +93,9 @@ def test_everything_is_told_once_across_restarts(finished_run, box, once):
     assert len(box.messages) == 1
 
 
-def test_what_happened_before_the_start_is_marked_as_past(finished_run, box, once):
+def test_alerts_from_before_the_start_are_marked_as_past(finished_run, box, once):
     assert once(finished_run, started_at=time.time() + 1)
-    assert all(edge.past for edge in box.messages[0].edges)
+    assert all(alert.past for alert in box.messages[0].alerts)
     assert box.messages[0].title.startswith("[past] ")
 
 
@@ -116,26 +116,26 @@ def test_the_history_of_a_large_folder_is_one_message(
     alerting.stop()
     thread.join()
     (message,) = box.messages
-    assert [edge.run[16:] for edge in message.edges] == ["third", "second", "first"]
+    assert [alert.run[16:] for alert in message.alerts] == ["third", "second", "first"]
 
 
-def test_only_chosen_kinds_are_told(finished_run, box, once):
+def test_only_chosen_kinds_are_sent(finished_run, box, once):
     once(finished_run, kinds=["finished"])
-    assert [key.split(":")[0] for key in box.told()] == ["finished"]
+    assert [key.split(":")[0] for key in box.sent_keys()] == ["finished"]
 
 
-def test_an_acknowledged_light_is_not_told(finished_run, box, once):
+def test_an_acknowledged_light_is_not_sent(finished_run, box, once):
     acknowledge(finished_run, [("op", "inf")], "me", 1.0)
     once(finished_run, kinds=["light"])
     assert box.messages == []
 
 
-def test_a_failing_sink_holds_up_no_other_and_is_made_up_for_later(
+def test_a_failing_sink_does_not_block_others_and_gets_its_message_later(
     finished_run, box, broken, alerting_of
 ):
-    said = []
+    reports = []
     broken.refuses = True
-    alerting = alerting_of(finished_run, box, broken, report=said.append)
+    alerting = alerting_of(finished_run, box, broken, report=reports.append)
     thread = threading.Thread(target=alerting.watch)
     thread.start()
     assert box.arrived.wait(30)
@@ -143,7 +143,7 @@ def test_a_failing_sink_holds_up_no_other_and_is_made_up_for_later(
     alerting.stop()
     thread.join()
 
-    assert "broken: 1 message not delivered; kept, and sent at the next start" in said
+    assert "broken: 1 message not delivered; they are kept and sent at the next start" in reports
     broken.refuses = False
     _forget_owner(finished_run)
     fresh = alerting_of(finished_run, box, broken, is_single=True)
@@ -155,18 +155,18 @@ def test_a_failing_sink_holds_up_no_other_and_is_made_up_for_later(
 
 
 def _forget_owner(run):
-    """Let the claims of this process be those of one that is gone."""
+    """Rewrite the claims of this process so that they belong to a process that is gone."""
     path = run / "alerts.jsonl"
     path.write_text(path.read_text().replace(f'"pid":{os.getpid()},', '"pid":4000001,'))
 
 
-def test_two_processes_with_the_same_sink_tell_a_thing_once(finished_run, box, alerting_of):
+def test_two_processes_with_the_same_sink_send_an_alert_once(finished_run, box, alerting_of):
     first, second = (alerting_of(finished_run, is_single=True) for _ in range(2))
-    for alerting in (first, second):  # both have found it
-        alerting.look()
+    for alerting in (first, second):  # both found the alerts
+        alerting.check_runs()
     assert first.once()
     assert second.once()
-    assert len(box.told()) == len(set(box.told()))
+    assert len(box.sent_keys()) == len(set(box.sent_keys()))
 
 
 def test_a_new_run_is_found_and_followed(tmp_path, payloads, box, alerting_of):
@@ -179,18 +179,18 @@ def test_a_new_run_is_found_and_followed(tmp_path, payloads, box, alerting_of):
         assert box.arrived.wait(30)
     alerting.stop()
     clock.join()
-    assert box.told() == ["light:op:nan"]
+    assert box.sent_keys() == ["light:op:nan"]
 
 
-def test_a_record_that_cannot_be_written_does_not_silence(finished_run, box, once):
+def test_alerts_are_sent_if_the_record_cannot_be_written(finished_run, box, once):
     (finished_run / "alerts.jsonl").mkdir()
-    said = []
-    assert once(finished_run, report=said.append)
-    assert "light:op:inf" in box.told()
-    assert any("after a restart its alerts may be told again" in line for line in said)
+    reports = []
+    assert once(finished_run, report=reports.append)
+    assert "light:op:inf" in box.sent_keys()
+    assert any("may be sent again after a restart" in line for line in reports)
 
 
-def test_secrets_of_urls_do_not_show(tmp_path, monkeypatch):
+def test_secrets_in_urls_are_not_shown(tmp_path, monkeypatch):
     monkeypatch.setenv("HOOK", "https://example.com/very-secret")
     (tmp_path / "hook").write_text("https://example.com/very-secret\n")
     texts = ("env:HOOK", "file:hook", "https://example.com/very-secret")

@@ -1,11 +1,11 @@
-"""What can be told of a run, from its state alone."""
+"""Alerts derived from the state of a run."""
 
 import os
 import time
 
 import pytest
 
-from esper.karn.alerts.facts import RunView, facts_of, failure_of
+from esper.karn.alerts.facts import RunView, alerts_of, failure_of
 from esper.karn.alerts.polling import UpdateClock
 from esper.karn.sanctum.following.follower import RunFollower
 from esper.karn.store.liveness import StatusKind
@@ -17,20 +17,20 @@ from esper.leyline.telemetry import IncidentOrigin, IncidentRecorded, Interventi
 def view_of(run):
     """A function that returns the view of the run."""
 
-    def viewed(acknowledged=(), still=0.0, told=None, now=None):
+    def viewed(acknowledged=(), still=0.0, earlier=None, now=None):
         frame = RunFollower(run, brief=True).catch_up()
         now = time.time() if now is None else now
-        return RunView(run, frame, now, frozenset(acknowledged), still, 900.0, told or {})
+        return RunView(run, frame, now, frozenset(acknowledged), still, 900.0, earlier or {})
 
     return viewed
 
 
 @pytest.fixture
-def edges_of(view_of):
-    return lambda **given: {edge.key: edge for edge in facts_of(view_of(**given))}
+def alerts_by_key(view_of):
+    return lambda **given: {alert.key: alert for alert in alerts_of(view_of(**given))}
 
 
-def test_a_light_has_its_place_and_the_operation_in_which_it_began(run, payloads, edges_of):
+def test_a_light_alert_has_quantity_update_and_first_operation(run, payloads, alerts_by_key):
     origin = IncidentOrigin(
         operation="aten.exp.default", phase="forward", cause="overflow", file="net.py", line=7
     )
@@ -39,7 +39,7 @@ def test_a_light_has_its_place_and_the_operation_in_which_it_began(run, payloads
         writer.emit(payloads.update(1))
         writer.emit(IncidentRecorded(update=2, number=1, path="", size=0, origin=origin))
         writer.emit(payloads.broken_update(2, "op", "+inf"), durable=True)
-        light = edges_of()["light:op:inf"]
+        light = alerts_by_key()["light:op:inf"]
 
     assert (light.kind, light.head, light.light, light.quantity) == ("light", "op", "inf", "logits")
     assert (light.update, light.incident, light.operation) == (2, 1, "aten.exp.default")
@@ -49,81 +49,83 @@ def test_a_light_has_its_place_and_the_operation_in_which_it_began(run, payloads
     assert "incidents" in light.command
 
 
-def test_an_acknowledged_light_is_not_told(finished_run, edges_of):
-    assert "light:op:inf" in edges_of()
-    assert "light:op:inf" not in edges_of(acknowledged=[("op", "inf")])
+def test_an_acknowledged_light_causes_no_alert(finished_run, alerts_by_key):
+    assert "light:op:inf" in alerts_by_key()
+    assert "light:op:inf" not in alerts_by_key(acknowledged=[("op", "inf")])
 
 
-def test_a_fault_after_a_drill_is_news(run, payloads, edges_of):
+def test_a_fault_after_a_drill_causes_a_new_alert(run, payloads, alerts_by_key):
     with RunWriter(run) as writer:
         writer.emit(payloads.start())
         planted = payloads.sighting(head="op", kind="nan", planted=True)
         writer.emit(payloads.update(1, head_nonfinite=[planted]), durable=True)
-        drill = edges_of()
+        drill = alerts_by_key()
         genuine = payloads.sighting(head="op", kind="nan")
         writer.emit(payloads.update(2, head_nonfinite=[genuine]), durable=True)
-        fault = edges_of()
+        fault = alerts_by_key()
 
     assert drill["light:op:nan:drill"].planted
     assert "light:op:nan" not in drill
     assert not fault["light:op:nan"].planted
 
 
-def test_escalation_and_halt_say_why(run, payloads, edges_of):
+def test_escalation_and_halt_say_why(run, payloads, alerts_by_key):
     with RunWriter(run) as writer:
         writer.emit(payloads.start())
         for update, action in enumerate(("repeat", "skip", "rollback", "halt"), start=1):
             writer.emit(InterventionTaken(update=update, action=action, cause="x", reason="y"))
         writer.emit(payloads.finish(update=4, status="halted", reason="op NaN in logits"))
-    found = edges_of()
+    found = alerts_by_key()
 
     assert set(found) == {"escalation:skip", "escalation:rollback", "halt:1"}
     assert found["escalation:rollback"].sentence == "update 3 rolled back: x (y)"
     assert "op NaN in logits" in found["halt:1"].sentence
 
 
-def test_ends_belong_to_the_process_that_ended(run, payloads, edges_of):
+def test_ends_belong_to_the_process_that_ended(run, payloads, alerts_by_key):
     with RunWriter(run) as writer:
         writer.emit(payloads.start())
         writer.emit(payloads.finish(update=0, status="failed", reason="out of memory"))
-    (failed,) = edges_of().values()
+    (failed,) = alerts_by_key().values()
     assert (failed.kind, failed.status) == ("died", "FAILED")
     assert failed.key.startswith(f"died:{os.getpid()}@")
     assert failed.sentence == "ended by an error: out of memory (update 0)"
     words, _, second = failed.key.rpartition("@")
     near = f"{words}@{int(second) + 1}"  # the clock was adjusted since then
-    assert set(edges_of(told={near: failed})) == {near}
+    assert set(alerts_by_key(earlier={near: failed})) == {near}
 
     with RunWriter(run) as writer:
         writer.emit(payloads.start(resumed_from_update=0))
         writer.emit(payloads.update(1))
         writer.emit(payloads.finish(update=1))
-    (finished,) = edges_of().values()
+    (finished,) = alerts_by_key().values()
     assert finished.key == failed.key.replace("died", "finished")
     assert finished.sentence.startswith("finished after 1 update")
 
 
-def test_a_stall_is_told_by_its_update_and_resolved_by_the_next(run, payloads, edges_of):
+def test_a_stall_alert_names_its_update_and_the_next_update_resolves_it(
+    run, payloads, alerts_by_key
+):
     with RunWriter(run) as writer:
         writer.emit(payloads.start())
         writer.emit(payloads.update(1), durable=True)
-        assert edges_of(still=899.0) == {}
-        (stall,) = edges_of(still=900.0).values()
+        assert alerts_by_key(still=899.0) == {}
+        (stall,) = alerts_by_key(still=900.0).values()
         assert (stall.kind, stall.update, stall.resolved) == ("stalled", 1, False)
         assert stall.sentence.startswith("no update for 15 min since update 1")
-        assert set(edges_of(still=950.0, told={stall.key: stall})) == {stall.key}
+        assert set(alerts_by_key(still=950.0, earlier={stall.key: stall})) == {stall.key}
 
         writer.emit(payloads.update(2), durable=True)
-        (over,) = edges_of(told={stall.key: stall}).values()
+        (over,) = alerts_by_key(earlier={stall.key: stall}).values()
     assert (over.key, over.resolved) == (f"{stall.key}:over", True)
-    assert over.sentence == "no longer stalled: update 2 (it stood at update 1)"
+    assert over.sentence == "no longer stalled: update 2 (stalled at update 1)"
 
 
-def test_lost_events_are_trouble(run, payloads, edges_of):
+def test_lost_events_are_trouble(run, payloads, alerts_by_key):
     with RunWriter(run) as writer:
         writer.emit(payloads.start(), durable=True)
     (run / "run.sqlite").write_bytes((run / "run.sqlite").read_bytes()[:100])
-    (trouble,) = edges_of().values()
+    (trouble,) = alerts_by_key().values()
 
     assert (trouble.key, trouble.kind) == ("trouble:unreadable", "trouble")
     assert "damaged" in trouble.sentence
@@ -138,7 +140,7 @@ def test_a_process_that_was_stopped_is_not_trouble(run, payloads):
         while (frame := follower.poll(later)).is_behind:
             pass
     assert frame.status.kind is StatusKind.STALE
-    assert facts_of(RunView(run, frame, later, frozenset(), 60.0, 900.0, {})) == []
+    assert alerts_of(RunView(run, frame, later, frozenset(), 60.0, 900.0, {})) == []
 
 
 def test_an_active_run_fails_while_lit_or_stalled_and_a_dead_one_for_an_hour(

@@ -1,4 +1,4 @@
-"""Figures for Prometheus: what is shown, what is bounded, and the rules and dashboard over them."""
+"""Prometheus metrics: values, limits, alert rules and dashboard."""
 
 import json
 import math
@@ -91,7 +91,7 @@ def test_the_number_of_series_is_bounded(tmp_path, payloads, monkeypatch):
     assert later == {"esper_runs_left_out": {(): 4}}
 
 
-def test_they_are_served_and_written_as_prometheus_reads_them(live_run, tmp_path):
+def test_metrics_are_served_and_written_in_the_prometheus_format(live_run, tmp_path):
     metrics = Metrics()
     metrics.publish(samples_of([view_of(live_run)], {}, time.time()))
     port = metrics.serve(Address("127.0.0.1", 0))
@@ -107,7 +107,7 @@ def test_they_are_served_and_written_as_prometheus_reads_them(live_run, tmp_path
         Metrics().serve(Address("127.0.0.1", port))
 
 
-def test_an_address_is_of_this_machine_alone_unless_it_says_otherwise():
+def test_the_default_host_of_an_address_is_the_loopback_interface():
     assert address_of("9108") == Address("127.0.0.1", 9108)
     assert address_of("0.0.0.0:9108") == Address("0.0.0.0", 9108)
     assert address_of("[::1]:9108") == Address("::1", 9108)

@@ -1,4 +1,4 @@
-"""The ways out: what is sent, what counts as arrived, and errors without secrets."""
+"""Sinks: what they send, when a message counts as accepted, and errors without secrets."""
 
 import json
 import sys
@@ -8,8 +8,8 @@ import time
 import pytest
 from received_posts import webhook
 
+from esper.karn.alerts.alert_types import Alert
 from esper.karn.alerts.delivery import Delivery
-from esper.karn.alerts.edges import Edge
 from esper.karn.alerts.messages import Message, drill_message, message_of
 from esper.karn.alerts.secrets import AlertSettingsError
 from esper.karn.alerts.settings import (
@@ -23,17 +23,17 @@ from esper.karn.alerts.settings import (
     seconds_of,
     sinks_of,
 )
-from esper.karn.alerts.sinks.heartbeat import Heart
+from esper.karn.alerts.sinks.heartbeat import HeartbeatThread
 from esper.karn.alerts.sinks.sink import SinkError
 from esper.karn.alerts.sinks.webhook import shape_of
 
 
-def edge(key="light:op:nan", run="ant", **more):
+def alert(key="light:op:nan", run="ant", **more):
     words = {"kind": "light", "path": f"/runs/{run}", "sentence": "op went NaN in logits, update 2"}
-    return Edge(key=key, run=run, **(words | more))
+    return Alert(key=key, run=run, **(words | more))
 
 
-MESSAGE = message_of("m1", [edge(update=2, head="op"), edge("died:1@2", kind="died")])
+MESSAGE = message_of("m1", [alert(update=2, head="op"), alert("died:1@2", kind="died")])
 
 
 def sink_of(tmp_path, **settings):
@@ -58,11 +58,11 @@ def test_a_webhook_gets_the_whole_message(tmp_path, hook):
     assert [one["key"] for one in sent["alerts"]] == ["light:op:nan", "died:1@2"]
 
 
-def test_slack_and_discord_get_their_own_forms(tmp_path, hook):
+def test_slack_and_discord_get_their_own_formats(tmp_path, hook):
     assert shape_of("https://hooks.slack.com/services/T/B/x") == "slack"
     assert shape_of("https://discord.com/api/webhooks/1/x") == "discord"
     assert shape_of("https://example.com/hooks.slack.com") == "json"
-    evil = message_of("m", [edge(sentence="<!channel> @everyone & co", run="r" * 3000)])
+    evil = message_of("m", [alert(sentence="<!channel> @everyone & co", run="r" * 3000)])
     for shape in ("slack", "discord"):
         sink_of(tmp_path, webhook=(WebhookSettings(url=f"{shape}+{hook.url}"),)).send(evil)
         sink_of(tmp_path, webhook=(WebhookSettings(url=hook.url, shape=shape),)).send(MESSAGE)
@@ -73,7 +73,7 @@ def test_slack_and_discord_get_their_own_forms(tmp_path, hook):
     assert discord["allowed_mentions"] == {"parse": []}
 
 
-def test_errors_of_a_webhook_name_no_secret(tmp_path, hook):
+def test_webhook_errors_contain_no_secret(tmp_path, hook):
     sink = sink_of(tmp_path, webhook=(WebhookSettings(url=f"{hook.url}/secret"),))
     hook.code, hook.headers = 302, {"Location": f"{hook.url}/secret2"}
     with pytest.raises(SinkError, match="HTTP 302 the URL redirects") as redirected:
@@ -83,7 +83,7 @@ def test_errors_of_a_webhook_name_no_secret(tmp_path, hook):
         sink.send(MESSAGE)
     assert limited.value.retry_after == 7.0
     gone = sink_of(tmp_path, webhook=(WebhookSettings(url="http://127.0.0.1:9/secret"),))
-    with pytest.raises(SinkError, match="no answer: Connection refused") as refused:
+    with pytest.raises(SinkError, match="no response: Connection refused") as refused:
         gone.send(MESSAGE)
     assert not any("secret" in str(one.value) for one in (redirected, limited, refused))
     assert "secret" not in gone.name + gone.id
@@ -114,10 +114,10 @@ def test_a_command_that_fails_or_takes_too_long_did_not_accept(tmp_path):
 
 
 def test_a_log_has_a_line_for_each_message(tmp_path, capsys):
-    sink = sink_of(tmp_path, log=(LogSettings(path="told.jsonl"),))
+    sink = sink_of(tmp_path, log=(LogSettings(path="sent.jsonl"),))
     for _ in range(2):
         sink.send(MESSAGE)
-    lines = (tmp_path / "told.jsonl").read_text().splitlines()
+    lines = (tmp_path / "sent.jsonl").read_text().splitlines()
     assert [json.loads(line)["id"] for line in lines] == ["m1", "m1"]
     sink_of(tmp_path, log=(LogSettings(path="-"),)).send(MESSAGE)
     assert json.loads(capsys.readouterr().out)["id"] == "m1"
@@ -137,35 +137,35 @@ def test_apprise_sends(tmp_path, hook):
 def test_a_heartbeat_fails_and_recovers(tmp_path, hook):
     settings = AlertSettings(heartbeat=(HeartbeatSettings(url=f"{hook.url}/uuid?rid=1"),))
     _, (sink,) = sinks_of(settings, tmp_path)
-    said = []
-    heart = Heart(sink, said.append)
-    heart.start()
+    reports = []
+    heartbeat = HeartbeatThread(sink, reports.append)
+    heartbeat.start()
     for number, failures in enumerate(([], ["ant: no update for 20 min"], []), start=1):
-        heart.note(failures)
+        heartbeat.set_failures(failures)
         hook.wait_for(number)
-    heart.stop()
-    heart.join()
+    heartbeat.stop()
+    heartbeat.join()
     assert hook.bodies == [
-        ("/uuid?rid=1", "no run fails"),
+        ("/uuid?rid=1", "all runs are fine"),
         ("/uuid/fail?rid=1", "ant: no update for 20 min"),
-        ("/uuid?rid=1", "no run fails"),
+        ("/uuid?rid=1", "all runs are fine"),
     ]
     assert "recovery: HTTP 200" in sink.send(drill_message())
 
 
-def test_a_sink_is_tried_again_in_order_and_says_so(box):
-    said, delivered = [], []
+def test_a_failing_sink_is_retried_in_order_with_a_report(box):
+    reports, delivered = [], []
     retried = threading.Event()
 
     def report(line):
-        said.append(line)
-        if len(said) == 2:
+        reports.append(line)
+        if len(reports) == 2:
             box.refuses = False
             retried.set()
 
     box.refuses = True
     delivery = Delivery(box, lambda one, _: delivered.append(one.id), report, first_wait=0.01)
-    messages = [Message(id=str(number), edges=(edge(),)) for number in range(3)]
+    messages = [Message(id=str(number), alerts=(alert(),)) for number in range(3)]
     for one in messages:
         delivery.put(one)
     delivery.start()
@@ -173,28 +173,28 @@ def test_a_sink_is_tried_again_in_order_and_says_so(box):
     assert delivery.wait_until_sent(time.monotonic() + 20, despite_failure=True)
     delivery.stop()
     assert delivered == ["0", "1", "2"]
-    assert said[0] == "box: refused; trying again in 0 s"
+    assert reports[0] == "box: refused; trying again in 0 s"
 
 
-def test_a_message_of_many_edges_is_cut_in_text_and_whole_in_json():
-    many = message_of("m", [edge(f"k{n}", run=f"r{n % 3}") for n in range(40)])
+def test_a_message_of_many_alerts_is_cut_in_text_and_complete_in_json():
+    many = message_of("m", [alert(f"k{n}", run=f"r{n % 3}") for n in range(40)])
     assert many.title.startswith("40 alerts in 3 runs (40 light); r0: ")
     assert many.text.splitlines()[-1] == "and 20 more"
     assert len(many.as_json()["alerts"]) == 40
 
 
-def test_text_from_stores_cannot_do_harm():
-    message = message_of("m", [edge(sentence="a\x1b[2J\u202eb\nc", time=1e300)])
+def test_control_characters_from_stores_are_removed():
+    message = message_of("m", [alert(sentence="a\x1b[2J\u202eb\nc", time=1e300)])
     assert not {"\x1b", "\u202e"} & set(message.title + message.text)
     assert "\n" not in message.title
-    assert len(message_of("m", [edge(sentence="x" * 999)]).title) == 160
+    assert len(message_of("m", [alert(sentence="x" * 999)]).title) == 160
 
 
-def test_a_message_is_a_drill_only_if_nothing_else_happened():
-    planted = edge(planted=True)
-    follows = edge("escalation:skip", kind="escalation")
+def test_a_message_is_marked_as_drill_only_if_drills_caused_all_of_it():
+    planted = alert(planted=True)
+    follows = alert("escalation:skip", kind="escalation")
     assert message_of("m", [planted, follows]).title.startswith("[drill] ")
-    assert "drill" not in message_of("m", [planted, edge("died:1@1", kind="died")]).title
+    assert "drill" not in message_of("m", [planted, alert("died:1@1", kind="died")]).title
 
 
 def test_a_settings_file_is_read_and_checked(tmp_path):

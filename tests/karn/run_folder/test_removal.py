@@ -1,4 +1,4 @@
-"""`esper prune` and `esper archive`: what goes, what stays, and what a kill leaves."""
+"""`esper prune` and `esper archive`: which runs are removed or kept, and behaviour when killed."""
 
 import fcntl
 import shutil
@@ -34,12 +34,12 @@ def test_without_yes_nothing_is_removed(sweep, esper):
 
     assert code == 0
     assert "would remove 2 runs" in out
-    assert "--yes does it" in out
-    assert "stays: 3 runs, lit; --lit takes them, too" in out
+    assert "add --yes to remove" in out
+    assert "kept: 3 runs, lit; --lit includes them" in out
     assert len(names(sweep)) == 6
 
 
-def test_lit_runs_go_only_with_lit(sweep, esper):
+def test_lit_runs_are_removed_only_with_the_option_lit(sweep, esper):
     code, out, _ = esper("prune", "status:finished", "--yes")
     assert (code, out.count("\nremoved ")) == (0, 2)
     assert names(sweep) == {"birch", "cedar", "douglas", "fir"}
@@ -49,17 +49,17 @@ def test_lit_runs_go_only_with_lit(sweep, esper):
     assert not (sweep / REMOVING_NAME).exists()
 
 
-def test_a_live_run_stays(sweep, esper, payloads):
+def test_a_live_run_is_kept(sweep, esper, payloads):
     live = create_run(sweep, "live", now=86_400.0 * 30)
     with RunWriter(live) as writer:
         writer.emit(payloads.start(name="live"), durable=True)
         code, out, _ = esper("prune", "name:live", "--lit", "--yes")
 
-        assert (code, "stays: 1 run, not over" in out) == (0, True)
+        assert (code, "kept: 1 run, not over" in out) == (0, True)
         assert "live" in names(sweep)
 
 
-def test_a_run_that_is_locked_stays(sweep, esper):
+def test_a_locked_run_is_kept(sweep, esper):
     amber = next(sweep.glob("*amber"))
     with (amber / LOCK_NAME).open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -69,7 +69,7 @@ def test_a_run_that_is_locked_stays(sweep, esper):
     assert "amber" in names(sweep)
 
 
-def test_a_run_that_lit_after_the_list_was_made_stays(sweep, esper, payloads, monkeypatch):
+def test_a_run_is_kept_if_a_light_came_on_after_the_listing(sweep, esper, payloads, monkeypatch):
     known = list_runs(sweep)
     with RunWriter(known[0].path) as writer:
         writer.emit(payloads.start(name="amber", resumed_from_update=3))
@@ -78,7 +78,7 @@ def test_a_run_that_lit_after_the_list_was_made_stays(sweep, esper, payloads, mo
     monkeypatch.setattr("esper.karn.reports.run_catalogue.list_runs", lambda _: known)
     code, _, err = esper("prune", "amber", "--yes")
 
-    assert (code, err) == (1, "19700101-000000-amber stays: lit\n")
+    assert (code, err) == (1, "19700101-000000-amber is kept: lit\n")
     assert known[0].path.is_dir()
 
 
@@ -90,13 +90,13 @@ def test_links_are_not_followed(sweep, esper, tmp_path):
     inner.symlink_to(outside)
     _, out, _ = esper("prune", "not:lit", "status:finished", "--yes")
 
-    assert "stays: 1 run, a link" in out
+    assert "kept: 1 run, a link" in out
     assert (outside / "run.sqlite").exists()
     assert "elm" not in names(sweep)
     assert (sweep / "19700201-000000-linked").is_symlink()
 
 
-def test_removing_never_goes_through_a_link_in_place_of_its_folder(sweep, esper, tmp_path):
+def test_removal_does_not_follow_a_link_in_place_of_its_folder(sweep, esper, tmp_path):
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     (elsewhere / "precious").write_text("kept")
@@ -108,7 +108,7 @@ def test_removing_never_goes_through_a_link_in_place_of_its_folder(sweep, esper,
     assert "amber" in names(sweep)
 
 
-def test_a_removal_that_was_killed_is_finished_by_the_next(sweep, esper, monkeypatch):
+def test_an_interrupted_removal_is_finished_by_the_next_one(sweep, esper, monkeypatch):
     def killed(*_arguments, **_more):
         raise KeyboardInterrupt
 
@@ -120,22 +120,22 @@ def test_a_removal_that_was_killed_is_finished_by_the_next(sweep, esper, monkeyp
     assert "amber" not in names(sweep)
 
     _, out, _ = esper("prune", "elm")
-    assert "was ended while it removed 19700101-000000-amber; it with --yes finishes that" in out
+    assert "was interrupted while deleting 19700101-000000-amber; --yes finishes that first" in out
     assert removals_begun(sweep)
     esper("prune", "elm", "--yes")
     assert not removals_begun(sweep)
     assert names(sweep) == {"birch", "cedar", "douglas", "fir"}
 
 
-def test_only_old_runs_go_if_asked(sweep, esper):
+def test_older_than_selects_old_runs(sweep, esper):
     (next(sweep.glob("*amber")) / "run.sqlite").touch()
     _, out, _ = esper("prune", "status:finished", "--older-than", "7")
 
     assert "would remove 1 run" in out
-    assert "stays: 1 run, changed since" in out
+    assert "kept: 1 run, changed since" in out
 
 
-def test_archived_runs_are_whole_runs_in_another_folder(sweep, esper):
+def test_archived_runs_are_complete_in_another_folder(sweep, esper):
     _, out, _ = esper("archive", "lit:op")
     assert "would move 2 runs" in out
     code, out, _ = esper("archive", "lit:op", "--yes")

@@ -1,1 +1,1 @@
-"""Commands on a whole folder of runs."""
+"""Commands for a whole folder of runs."""

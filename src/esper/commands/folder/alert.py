@@ -1,4 +1,4 @@
-"""`esper alert`: tell people and machines what happens in runs."""
+"""`esper alert`: watch runs and send alerts."""
 
 import argparse
 import signal
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from esper.commands.options import OptionError, add_run_dir, add_verb
 from esper.commands.output import print_warning
-from esper.karn.alerts.edges import DEFAULT_KINDS, EDGE_KINDS
+from esper.karn.alerts.alert_types import ALERT_KINDS, DEFAULT_KINDS
 from esper.karn.store.run_directory import find_run, is_run
 
 if TYPE_CHECKING:
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from esper.karn.alerts.sinks.heartbeat import HeartbeatSink
     from esper.karn.alerts.sinks.sink import Sink
 
-_SECRET = "; env:NAME or file:PATH keep it out of the command line"
-#: What happened before is marked as past, in seconds before a look with --once.
+
+#: With --once, alerts older than this many seconds are marked as past.
 _PAST_SECONDS = 3600.0
 
 
@@ -33,23 +33,27 @@ def add_alert(verbs: Any) -> None:
         verbs,
         "alert",
         alert,
-        "watch runs, and tell people and machines of lights, halts, deaths and stalls, each once",
+        "watch runs and send an alert once for each light, halt, dead process or stall",
     )
     parser.add_argument(
         "what",
         nargs="*",
         metavar="FOLDER|RUN",
-        help="folders that contain runs, and runs (default: --run-dir)",
+        help="folders that contain runs, or single runs (default: --run-dir)",
     )
     add_run_dir(parser)
     parser.add_argument(
-        "--config", type=Path, metavar="FILE.toml", help="settings file; options are added to it"
+        "--config",
+        type=Path,
+        metavar="FILE.toml",
+        help="settings file; options override its values, and sinks are added to its sinks",
     )
-    kinds = "; ".join(f"{kind}: {meaning}" for kind, meaning in EDGE_KINDS.items())
+    kinds = "; ".join(f"{kind}: {meaning}" for kind, meaning in ALERT_KINDS.items())
     parser.add_argument(
         "--on",
         metavar="KINDS",
-        help=f"what is told, with commas, or all. {kinds} (default: {','.join(DEFAULT_KINDS)})",
+        help="alert kinds to send, separated by commas, or `all`. "
+        f"{kinds} (default: {','.join(DEFAULT_KINDS)})",
     )
     parser.add_argument(
         "--stalled-after",
@@ -62,30 +66,31 @@ def add_alert(verbs: Any) -> None:
         action="append",
         default=[],
         metavar="CMD",
-        help="run a command, with the message as JSON on its standard input",
+        help="run a command with the message as JSON on standard input",
     )
     sinks.add_argument(
         "--webhook",
         action="append",
         default=[],
         metavar="URL",
-        help="send JSON in a POST request; the URLs of Slack and Discord get their own forms, "
-        f"slack+URL and discord+URL do as well{_SECRET}",
+        help="POST the message as JSON, or in Slack's or Discord's format to their hosts and to "
+        "slack+URL or discord+URL; URL can be env:NAME or file:PATH, which keeps it secret",
     )
     sinks.add_argument(
         "--notify",
         action="append",
         default=[],
         metavar="URL",
-        help="send by apprise (extra notify): mail, chats, phones",
+        help="send mail, chat or phone messages through apprise (extra notify); URL can be "
+        "env:NAME or file:PATH",
     )
     sinks.add_argument(
         "--heartbeat",
         action="append",
         default=[],
         metavar="URL",
-        help="send a sign of life every minute, and URL/fail while a run fails, as "
-        "healthchecks.io expects it",
+        help="POST to URL every minute, or to URL/fail while a run fails, for services such as "
+        "healthchecks.io; URL can be env:NAME or file:PATH",
     )
     sinks.add_argument(
         "--log",
@@ -94,51 +99,55 @@ def add_alert(verbs: Any) -> None:
         metavar="FILE",
         help="append each message to a file as a line of JSON; - is standard output",
     )
-    figures = parser.add_argument_group("figures (extra metrics)")
+    figures = parser.add_argument_group("Prometheus metrics (extra metrics)")
     figures.add_argument(
         "--metrics",
         metavar="[HOST:]PORT",
-        help="serve figures for Prometheus; to this machine alone, unless HOST says otherwise",
+        help="serve Prometheus metrics (default host: 127.0.0.1, reachable from this machine only)",
     )
     figures.add_argument(
         "--textfile",
         metavar="FILE.prom",
-        help="write figures for the textfile collector of node_exporter",
+        help="write metrics to a file for the textfile collector of node_exporter",
     )
     parser.add_argument(
-        "--test", action="store_true", help="send a drill through every sink, and say what arrived"
+        "--test",
+        action="store_true",
+        help="send a test message to every sink, print which ones accepted it, and exit",
     )
     parser.add_argument(
-        "--once", action="store_true", help="look at the runs once, tell what is new, and end"
+        "--once", action="store_true", help="check the runs once, send new alerts, and exit"
     )
-    # `esper ppo` and `esper run` start the process that ends with their run.
+    # `esper ppo` and `esper run` pass this option, so that alerts end after their run.
     parser.add_argument("--with-process", type=int, help=argparse.SUPPRESS)
 
 
 def add_alert_config(parser: argparse.ArgumentParser) -> None:
-    """Add --alert-config, which starts alerts with a run."""
+    """Add --alert-config, which starts `esper alert` for a run."""
     parser.add_argument(
         "--alert-config",
         type=Path,
         metavar="FILE.toml",
-        help="tell of this run as the settings file of `esper alert` says, in a process that "
-        "outlives this one (default: ESPER_ALERT_CONFIG)",
+        help="start `esper alert` for this run with this settings file; the alert process "
+        "survives if training is killed (default: environment variable ESPER_ALERT_CONFIG)",
     )
 
 
 def alert(options: argparse.Namespace) -> int:
-    """Watch as the options say; return the exit code."""
+    """Run `esper alert`; return the exit code."""
     from esper.karn.alerts.settings import kinds_of, seconds_of, sinks_of
 
     settings, folder = _settings(options)
     kinds = kinds_of(settings.on)
     stalled_after = seconds_of(settings.stalled_after, "--stalled-after")
-    # Options are relative to the working directory, keys to the folder of their file.
-    sinks, hearts = sinks_of(_given_sinks(options), Path(), sys.stdout)
-    more_sinks, more_hearts = sinks_of(settings, folder, sys.stdout)
+    # Paths in options are relative to the working directory, those in a file to its folder.
+    sinks, heartbeats = sinks_of(_given_sinks(options), Path(), sys.stdout)
+    more_sinks, more_heartbeats = sinks_of(settings, folder, sys.stdout)
     sinks += [one for one in more_sinks if one.id not in {known.id for known in sinks}]
-    hearts += [one for one in more_hearts if one.id not in {known.id for known in hearts}]
-    if not (sinks or hearts or settings.metrics or settings.textfile):
+    heartbeats += [
+        one for one in more_heartbeats if one.id not in {known.id for known in heartbeats}
+    ]
+    if not (sinks or heartbeats or settings.metrics or settings.textfile):
         raise OptionError(
             "give at least one sink: --exec, --webhook, --notify, --heartbeat or --log "
             "(--log - prints the messages)"
@@ -146,7 +155,7 @@ def alert(options: argparse.Namespace) -> int:
     if options.test:
         if options.once:
             raise OptionError("--test and --once exclude each other")
-        return _test(sinks, hearts)
+        return _test(sinks, heartbeats)
     from esper.karn.alerts.alerting import Alerting
     from esper.karn.alerts.polling import Rules
 
@@ -158,19 +167,19 @@ def alert(options: argparse.Namespace) -> int:
 
         rules = replace(rules, keep_seconds=SECONDS_SHOWN)
     publish = _publisher(settings, folder, options)
-    alerting = Alerting(sources, rules, sinks, hearts, print_warning, publish=publish)
+    alerting = Alerting(sources, rules, sinks, heartbeats, print_warning, publish=publish)
     if options.once:
         return 0 if alerting.once() else 1
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: alerting.stop())
-    names = ", ".join(sink.name for sink in (*sinks, *hearts)) or "nobody"
+    names = ", ".join(sink.name for sink in (*sinks, *heartbeats)) or "no sink"
     watched = ", ".join(str(path) for path in (*sources.folders, *sources.runs))
-    print_warning(f"watching {watched}; telling {names}")
+    print_warning(f"watching {watched}; alerts go to {names}")
     return 0 if alerting.watch(options.with_process) else 1
 
 
 def _settings(options: argparse.Namespace) -> "tuple[AlertSettings, Path]":
-    """Return the settings of the file, with single-valued options over them, and its folder."""
+    """Return the settings, with single-valued options overriding the file's, and its folder."""
     import msgspec
 
     from esper.karn.alerts.settings import AlertSettings, read_settings
@@ -209,7 +218,7 @@ def _given_sinks(options: argparse.Namespace) -> "AlertSettings":
 
 
 def _sources(options: argparse.Namespace, settings: "AlertSettings", folder: Path) -> "Sources":
-    """Return the folders and runs that are watched; options replace those of the file."""
+    """Return the folders and runs to watch; options replace those of the file."""
     from esper.karn.alerts.alerting import Sources
 
     if options.what:
@@ -217,7 +226,7 @@ def _sources(options: argparse.Namespace, settings: "AlertSettings", folder: Pat
     else:
         given = [(word, folder / Path(word).expanduser()) for word in settings.watch]
     if not given:
-        return Sources(folders=(options.run_dir,))  # it need not exist yet
+        return Sources(folders=(options.run_dir,))  # may not exist yet
     folders: dict[Path, None] = {}
     runs: dict[Path, None] = {}
     for word, path in given:
@@ -232,11 +241,11 @@ def _sources(options: argparse.Namespace, settings: "AlertSettings", folder: Pat
 def _publisher(
     settings: "AlertSettings", folder: Path, options: argparse.Namespace
 ) -> "Publish | None":
-    """Return what publishes figures after each look at runs; None if nobody wants them."""
+    """Return the function that exports metrics after each check; None if none are requested."""
     if not (settings.metrics or settings.textfile):
         return None
     if settings.metrics and options.once:
-        raise OptionError("--metrics needs a process that stays: not with --once")
+        raise OptionError("--metrics cannot be combined with --once; use --textfile instead")
     from esper.karn.alerts.metrics import Metrics, address_of, samples_of
 
     metrics = Metrics()
@@ -266,15 +275,15 @@ def _publisher(
     return publish
 
 
-def _test(sinks: "list[Sink]", hearts: "list[HeartbeatSink]") -> int:
-    """Send a drill through every sink; return 1 if it did not arrive everywhere."""
+def _test(sinks: "list[Sink]", heartbeats: "list[HeartbeatSink]") -> int:
+    """Send a test message to every sink; return 1 if a sink did not accept it."""
     from esper.karn.alerts.messages import drill_message
     from esper.karn.alerts.sinks.sink import SinkError
     from esper.leyline.text.plain_text import printable
 
     message = drill_message()
     failed = 0
-    for sink in (*sinks, *hearts):
+    for sink in (*sinks, *heartbeats):
         try:
             line = f"arrived: {sink.name} ({sink.send(message)})"
         except SinkError as error:

@@ -1,4 +1,4 @@
-"""`esper archive` and `esper prune`: move runs out of the way, or remove them."""
+"""`esper archive` and `esper prune`: move or delete runs that have ended."""
 
 import argparse
 import math
@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from esper.karn.reports.run_folder.removal_rules import RemovalPlan, RemovalRules
     from esper.karn.reports.run_folder.run_summary import RunSummary
 
-#: Runs that a dry run names.
+#: Maximum number of runs listed by name.
 _NAMED = 40
-#: Exit code where some runs were not removed or moved although they should have been.
+#: Exit code if some runs could not be moved or deleted.
 _SOME_STAYED = 1
 
 
@@ -26,14 +26,14 @@ def add_archive(verbs: Any) -> None:
         verbs,
         "archive",
         _archive,
-        "move runs that are over into another folder; without --yes, only say which",
+        "move runs that have ended to another folder (only list them unless --yes is given)",
     )
     _add_common(parser)
     parser.add_argument(
         "--to",
         type=Path,
         metavar="FOLDER",
-        help="where to move them, on the same file system (default: archive in the folder of runs)",
+        help="destination, on the same file system (default: `archive` in the run folder)",
     )
 
 
@@ -43,13 +43,14 @@ def add_prune(verbs: Any) -> None:
         verbs,
         "prune",
         _prune,
-        "remove runs that are over and not lit; without --yes, only say which",
+        "delete runs that have ended without a light (only list them unless --yes is given)",
     )
     _add_common(parser)
     parser.add_argument(
         "--lit",
         action="store_true",
-        help="also runs with a light (Inf, NaN, stalled), and runs that may have lost one",
+        help="also delete runs with a light (Inf, NaN, stalled) and damaged runs that may have had "
+        "one",
     )
 
 
@@ -59,9 +60,9 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
         "--older-than",
         type=_days,
         metavar="DAYS",
-        help="only runs whose store has not changed for so many days",
+        help="only runs whose store has not changed for this many days",
     )
-    parser.add_argument("--yes", action="store_true", help="do it")
+    parser.add_argument("--yes", action="store_true", help="do it instead of listing the runs")
     add_run_dir(parser)
 
 
@@ -94,9 +95,9 @@ def _prune(options: argparse.Namespace) -> int:
     begun = removals_begun(options.run_dir)
     plan, rules = _planned(options, RemovalRules(options.lit, options.older_than))
     if begun:
-        does = "now finishes" if options.yes else "with --yes finishes"
+        does = "finishing that now" if options.yes else "--yes finishes that first"
         names = ", ".join(begun[:_NAMED])
-        print_report(f"esper prune was ended while it removed {names}; it {does} that")
+        print_report(f"an earlier esper prune was interrupted while deleting {names}; {does}")
     _print_plan(plan, "remove", "", is_done=options.yes)
     if not options.yes:
         return 0
@@ -107,11 +108,11 @@ def _prune(options: argparse.Namespace) -> int:
 def _planned(
     options: argparse.Namespace, rules: "RemovalRules"
 ) -> "tuple[RemovalPlan, RemovalRules]":
-    """Return which runs the filters select and the rules let go, with the rules.
+    """Return the removal plan for the selected runs, and the rules.
 
     Raises:
         OptionError: no filter is given.
-        QueryError: a filter cannot be used.
+        QueryError: a filter is invalid.
     """
     from esper.karn.reports.run_catalogue import list_runs
     from esper.karn.reports.run_folder.removal_rules import plan_removal
@@ -119,9 +120,7 @@ def _planned(
 
     query = parse_query(options.filter)
     if not query.terms and options.older_than is None:
-        raise OptionError(
-            "which runs? Give a filter, such as status:dead or not:lit, or --older-than DAYS"
-        )
+        raise OptionError("give a filter, such as status:dead or not:lit, or --older-than DAYS")
     return plan_removal(query.select(list_runs(options.run_dir)), rules), rules
 
 
@@ -149,23 +148,23 @@ def _print_plan(plan: "RemovalPlan", verb: str, where: str, *, is_done: bool) ->
             lines += [Text(f"and {more} more")] if more > 0 else []
     total = f"{counted(len(plan.going), 'run')}, {bytes_text(sum(sizes))}" if sizes else "no run"
     does = f"to {verb}:" if is_done else f"would {verb}"
-    say = "" if is_done or not sizes else "; --yes does it"
+    say = "" if is_done or not sizes else f"; add --yes to {verb}"
     lines.append(Text(f"{does} {total}{where}{say}", style="bold"))
     for reason, number in plan.reasons().items():
-        hint = "; --lit takes them, too" if reason in (LIT, MAYBE_LIT) else ""
-        lines.append(Text(f"stays: {counted(number, 'run')}, {reason}{hint}", style="dim"))
+        hint = "; --lit includes them" if reason in (LIT, MAYBE_LIT) else ""
+        lines.append(Text(f"kept: {counted(number, 'run')}, {reason}{hint}", style="dim"))
     print_report(Group(*lines))
 
 
 def _do(runs: "Sequence[RunSummary]", rules: "RemovalRules", done: str, action: Any) -> int:
-    """Do it, run by run, each judged again by its store as it is now; return the exit code."""
+    """Apply an action to each run after checking the run again; return the exit code."""
     from esper.karn.reports.run_folder.removal_rules import reason_to_stay_now
     from esper.karn.store.run_removal import RemovalError
 
     code = 0
     for run in runs:
         if (reason := reason_to_stay_now(run, rules)) is not None:
-            print_warning(f"{run.run_id} stays: {reason}")
+            print_warning(f"{run.run_id} is kept: {reason}")
             code = _SOME_STAYED
             continue
         try:

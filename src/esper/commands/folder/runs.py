@@ -1,4 +1,4 @@
-"""`esper runs`: list all runs, or those that a filter selects."""
+"""`esper runs`: list all runs, or those that match a filter."""
 
 import argparse
 from collections.abc import Sequence
@@ -11,10 +11,10 @@ from esper.commands.output import print_report
 if TYPE_CHECKING:
     from rich.console import Console
 
-#: What a filter can be, for the help.
+#: Help text for filters.
 FILTER_HELP = (
-    "which runs, for example lit:op, status:dead, seed:3, score>=0.7, learning_rate>=1e-3, "
-    "not:lit, or a part of a name; all must match"
+    "selects runs, for example lit:op, status:dead, seed:3, score>=0.7, learning_rate>=1e-3, "
+    "not:lit, or a part of a name; a run must match all filters"
 )
 _ALL = "\0"  # --funnel without a setting
 
@@ -29,15 +29,16 @@ def add_runs(verbs: Any) -> None:
         "--sort",
         default="",
         metavar="NAME",
-        help="newest, score, best, incidents, status, name, a figure or a setting; -NAME, written "
-        "--sort=-NAME, reverses it (default: oldest first)",
+        help="order: newest, score, best, incidents, status, name, a figure or a setting; "
+        "--sort=-NAME reverses it (default: oldest first)",
     )
     parser.add_argument(
         "--funnel",
         nargs="?",
         const=_ALL,
         metavar="SETTING",
-        help="print instead how many runs lit, what lit first and when, by the values of a setting",
+        help="instead of the list, print how many runs have a light, which light came on first and "
+        "when, optionally grouped by the values of a setting",
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
     add_run_dir(parser)
@@ -67,22 +68,22 @@ def print_runs(
     """Print a line for each run in a folder, or their funnel; return 0.
 
     Args:
-        run_dir: the folder that holds runs.
-        filters: words of a query; all must match.
+        run_dir: the folder that contains runs.
+        filters: filters, which must all match.
         sort: name of an order; empty for oldest first.
-        funnel: whether to print the funnel of the runs; with `as_json`, in addition to them.
-        funnel_by: the setting whose values make its groups; None for one group.
+        funnel: whether to print the funnel instead of the runs; with `as_json`, both are printed.
+        funnel_by: the setting to group the funnel by; None for one group.
         as_json: whether to print JSON instead of text.
-        console: where to print; standard output by default.
+        console: output console; standard output by default.
 
     Raises:
-        QueryError: a filter, the order or the setting of the funnel cannot be used.
+        QueryError: a filter, the order or the funnel's setting is invalid.
         RunNotFoundError: the folder cannot be listed.
     """
     from esper.karn.reports.run_folder.run_query import parse_query
     from esper.karn.reports.runs import read_runs, runs_json, runs_text
 
-    query = parse_query(filters, sort=sort)  # bad input is refused before anything is read
+    query = parse_query(filters, sort=sort)  # reject bad input before reading
     listed = read_runs(run_dir, query, funnel=funnel, funnel_by=funnel_by)
     print_report(runs_json(listed) if as_json else runs_text(listed), console)
     return 0

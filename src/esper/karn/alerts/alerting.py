@@ -1,4 +1,4 @@
-"""The alert process: look at runs, claim what is new, send it, record what was delivered."""
+"""The alert process: check runs, claim new alerts, send them, record their delivery."""
 
 import math
 import threading
@@ -10,49 +10,55 @@ from typing import Final
 
 import msgspec
 
+from esper.karn.alerts.alert_types import Alert
 from esper.karn.alerts.delivery import FIRST_WAIT, Delivery
-from esper.karn.alerts.edges import Edge
 from esper.karn.alerts.facts import RunView
 from esper.karn.alerts.messages import Message, message_of, new_message_id
 from esper.karn.alerts.polling import FolderPoll, Rules, RunPoll
-from esper.karn.alerts.record import RECORD_NAME, AlertRecord, Debt, Told, this_process
-from esper.karn.alerts.sinks.heartbeat import Heart, HeartbeatSink
+from esper.karn.alerts.record import (
+    RECORD_NAME,
+    AlertHistory,
+    AlertRecord,
+    Undelivered,
+    this_process,
+)
+from esper.karn.alerts.sinks.heartbeat import HeartbeatSink, HeartbeatThread
 from esper.karn.alerts.sinks.sink import Sink, SinkError
 from esper.karn.store.liveness import process_start_time
 from esper.karn.store.run_directory import RunNotFoundError
 
-#: Edges that come within so many seconds after the first one are one message.
+#: Alerts found within this many seconds after the first one are sent as one message.
 WINDOW_SECONDS: Final = 10.0
-#: Seconds between two looks at the files of runs.
-LOOK_SECONDS: Final = 2.0
-#: Most seconds of one look for runs that were not looked at before.
+#: Seconds between two checks of the runs' files.
+CHECK_SECONDS: Final = 2.0
+#: Time limit per check for reading runs for the first time, in seconds.
 _NEW_RUNS_SECONDS: Final = 2.0
-#: Seconds after which claims of other processes are looked at again.
-_DEBT_SECONDS: Final = 30.0
-#: How long the end of the process waits for sinks that accept messages, in seconds.
+#: Seconds between two checks of claims made by other processes.
+_CLAIM_SECONDS: Final = 30.0
+#: At exit, the maximum wait for sinks that accept messages, in seconds.
 _LAST_SECONDS: Final = 10.0
-#: How long a process that was started with a run tries to deliver after its end, in seconds.
+#: Maximum time for retries after the run's end, for a process started with a run, in seconds.
 _RETRY_AT_END: Final = 600.0
-#: A run whose program is gone and whose end is not known is given up after so many seconds.
+#: Wait for a run whose program is gone and whose store shows no end, in seconds.
 _GIVE_UP_SECONDS: Final = 60.0
 #: Tolerance between two readings of a process's start time, in seconds.
 _CLOCK_STEP: Final = 2.0
-#: Attempts of `--once`, and the seconds before the second one.
+#: Maximum number of attempts per message with `--once`.
 _ATTEMPTS_AT_ONCE: Final = 3
 
 
-#: Takes the state of runs, the number of waiting messages by the name of their sink, and the number
-#: of runs without a state.
+#: Receives the runs' states, the number of queued messages per sink name, and the number of runs
+#: whose state is not kept.
 Publish = Callable[[Sequence[RunView], Mapping[str, int], int], None]
 
 
 @dataclass(frozen=True)
 class Sources:
-    """What is watched.
+    """The folders and runs to watch.
 
     Attributes:
-        folders: folders of runs.
-        runs: runs.
+        folders: folders that contain runs.
+        runs: directories of single runs.
     """
 
     folders: tuple[Path, ...] = ()
@@ -60,28 +66,27 @@ class Sources:
 
 
 @dataclass
-class _Known:
-    """A run's record, and what is known of it in memory."""
+class _RunState:
+    """The alert record of one run, and its alerts so far."""
 
     record: AlertRecord
-    told: Told
-    edges: dict[str, Edge] = field(default_factory=dict)  # by key, with those of this process
-    has_debts: bool = False  # of other processes
+    alerts: dict[str, Alert] = field(default_factory=dict)  # by key; recorded or found here
+    has_foreign_claims: bool = False  # another process has claimed messages
     is_unwritable: bool = False
 
 
 class Alerting:
-    """Watches runs and tells of them.
+    """Watches runs and sends alerts.
 
     Args:
-        sources: what is watched.
-        rules: what is told.
-        sinks: where messages go.
-        hearts: where the heartbeat goes.
+        sources: the folders and runs to watch.
+        rules: which alerts to send.
+        sinks: destinations of messages.
+        heartbeats: destinations of heartbeats.
         report: prints a sentence for the operator.
-        publish: called after each look, for figures of the runs.
-        window: seconds in which edges are one message.
-        first_wait: seconds before the second attempt of a sink.
+        publish: called after each check with the runs' states, to export metrics.
+        window: seconds during which alerts are collected into one message.
+        first_wait: seconds before the first retry.
     """
 
     def __init__(
@@ -89,7 +94,7 @@ class Alerting:
         sources: Sources,
         rules: Rules,
         sinks: Sequence[Sink],
-        hearts: Sequence[HeartbeatSink],
+        heartbeats: Sequence[HeartbeatSink],
         report: Callable[[str], None],
         *,
         publish: Publish | None = None,
@@ -103,45 +108,45 @@ class Alerting:
         self._publish = publish
         self._window = window
         self._me = this_process()
-        self._known: dict[Path, _Known] = {}
-        self._pending: dict[tuple[Path, str], Edge] = {}
+        self._states: dict[Path, _RunState] = {}
+        self._pending: dict[tuple[Path, str], Alert] = {}
         self._pending_since: float | None = None  # by the monotonic clock
-        self._debts_at = 0.0
-        self._paths: dict[str, list[Path]] = {}  # runs of each message that is being sent
-        self._unlisted: set[str] = set()
+        self._claims_checked_at = 0.0
+        self._paths: dict[str, list[Path]] = {}  # runs by id of a message that is being sent
+        self._unlisted: set[str] = set()  # errors of listing folders that were printed
         self._stopping = threading.Event()
         self._lock = threading.Lock()
         self._sinks = {sink.id: sink for sink in sinks}
         self._deliveries = {
             sink.id: Delivery(sink, self._delivered, report, first_wait) for sink in sinks
         }
-        self._beats = list(hearts)
-        self._hearts = [Heart(heart, report) for heart in hearts]
+        self._beats = list(heartbeats)
+        self._heartbeats = [HeartbeatThread(heartbeat, report) for heartbeat in heartbeats]
 
     def stop(self) -> None:
-        """End the watch; what was found is sent first."""
+        """Stop watching after sending the alerts found so far."""
         self._stopping.set()
 
     def watch(self, with_process: int | None = None) -> bool:
         """Watch until stopped; return whether everything was delivered.
 
         Args:
-            with_process: id of a process; once it is gone and the watched runs are over, the watch
-                ends by itself.
+            with_process: id of a process. Watching also ends when this process is gone and the
+                watched runs have ended.
         """
         started = None if with_process is None else process_start_time(with_process)
         gone_at: float | None = None
-        for thread in (*self._deliveries.values(), *self._hearts):
+        for thread in (*self._deliveries.values(), *self._heartbeats):
             thread.start()
         while not self._stopping.is_set():
-            self.look()
+            self.check_runs()
             if with_process is not None:
                 is_gone = not _is_running(with_process, started)
                 gone_at = (gone_at or time.monotonic()) if is_gone else None
                 if gone_at is not None and self._is_finished(gone_at):
                     break
-            self._stopping.wait(LOOK_SECONDS)
-        self.look(is_last=True)
+            self._stopping.wait(CHECK_SECONDS)
+        self.check_runs(is_last=True)
         end = time.monotonic() + (_RETRY_AT_END if gone_at is not None else _LAST_SECONDS)
         sent = [
             one.wait_until_sent(end, despite_failure=gone_at is not None)
@@ -149,13 +154,13 @@ class Alerting:
         ]
         for delivery in self._deliveries.values():
             delivery.stop()
-        for heart in self._hearts:
-            heart.stop()
+        for heartbeat in self._heartbeats:
+            heartbeat.stop()
         return all(sent)
 
     def once(self) -> bool:
-        """Look at all runs once, tell what is new; return whether everything was delivered."""
-        self.look(is_last=True, is_whole=True)
+        """Check all runs once and send new alerts; return whether everything was delivered."""
+        self.check_runs(is_last=True, is_whole=True)
         for delivery in self._deliveries.values():
             delivery.start()
         seconds = sum(FIRST_WAIT * 2**attempt for attempt in range(_ATTEMPTS_AT_ONCE - 1))
@@ -168,17 +173,17 @@ class Alerting:
             delivery.stop()
         return all([*sent, *map(self._beat_once, self._beats)])
 
-    def _beat_once(self, heart: HeartbeatSink) -> bool:
+    def _beat_once(self, heartbeat: HeartbeatSink) -> bool:
         try:
-            heart.beat(self._failures())
+            heartbeat.beat(self._failures())
         except SinkError as error:
-            self._report(f"{heart.name}: {error}")
+            self._report(f"{heartbeat.name}: {error}")
             return False
         return True
 
     @property
     def polls(self) -> list[RunPoll]:
-        """The runs that are watched now."""
+        """The runs that are currently watched."""
         ticks = time.monotonic()
         found = list(self._runs)
         for folder in self._folders:
@@ -190,21 +195,21 @@ class Alerting:
                     self._report(str(error))
         return found
 
-    def look(self, *, is_last: bool = False, is_whole: bool = False) -> None:
-        """Look at runs, and send what is due.
+    def check_runs(self, *, is_last: bool = False, is_whole: bool = False) -> None:
+        """Check the runs and send the messages that are due.
 
-        Runs that were not looked at yet are read for a bounded time, newest first; the next look
-        goes on with them. What is past waits until all are read.
+        Reading new runs has a time limit per call, newest first; the next call continues. Alerts
+        about the past are held back until all runs were read.
 
         Args:
-            is_last: whether to send what was found without waiting for more.
-            is_whole: whether to look at all runs, however long that takes.
+            is_last: whether to send the alerts found so far without waiting for more.
+            is_whole: whether to read all runs, without the time limit.
         """
         end = math.inf if is_whole else time.monotonic() + _NEW_RUNS_SECONDS
-        owed: list[tuple[Path, Debt]] = []
-        looks_at_debts = time.monotonic() - self._debts_at >= _DEBT_SECONDS
-        if looks_at_debts:
-            self._debts_at = time.monotonic()
+        taken: list[tuple[Path, Undelivered]] = []
+        checks_claims = time.monotonic() - self._claims_checked_at >= _CLAIM_SECONDS
+        if checks_claims:
+            self._claims_checked_at = time.monotonic()
         news = 0
         is_behind = False
         for poll in self.polls:
@@ -212,15 +217,17 @@ class Alerting:
                 is_behind = True
                 continue
             news += poll.is_new
-            known = self._known.get(poll.directory)
-            if known is None:
-                known = self._known[poll.directory] = self._first(poll)
-            if known.has_debts and looks_at_debts:
-                owed += [(poll.directory, debt) for debt in self._taken_over(poll.directory, known)]
-            self._look_at(poll, known)
-        self._send_owed(owed)
-        for heart in self._hearts:
-            heart.note(self._failures())
+            state = self._states.get(poll.directory)
+            if state is None:
+                state = self._states[poll.directory] = self._first(poll)
+            if state.has_foreign_claims and checks_claims:
+                taken += [
+                    (poll.directory, entry) for entry in self._taken_over(poll.directory, state)
+                ]
+            self._check_run(poll, state)
+        self._send_taken_over(taken)
+        for heartbeat in self._heartbeats:
+            heartbeat.set_failures(self._failures())
         if self._publish is not None:
             views = [poll.view for poll in self.polls if poll.view is not None]
             waiting = {one.sink.name: one.waiting for one in self._deliveries.values()}
@@ -229,21 +236,21 @@ class Alerting:
         if since is not None and (is_last or time.monotonic() - since >= self._window):
             self._send_pending(with_past=not is_behind or is_last)
 
-    def _look_at(self, poll: RunPoll, known: _Known) -> None:
+    def _check_run(self, poll: RunPoll, state: _RunState) -> None:
         has_news = any(directory == poll.directory for directory, _ in self._pending)
         # A damaged store can cause any exception; the other runs must still be watched.
         try:
-            found = poll.look(time.time(), time.monotonic(), known.edges, has_news=has_news)
+            found = poll.check(time.time(), time.monotonic(), state.alerts, has_news=has_news)
         except Exception as error:  # noqa: BLE001
-            self._report(f"{poll.directory.name} cannot be looked at: {error!r}")
+            self._report(f"{poll.directory.name} cannot be checked: {error!r}")
             return
-        if found is None or not self._sinks:  # a heartbeat alone tells no edges
+        if found is None or not self._sinks:  # a heartbeat alone sends no alerts
             return
-        current = {edge.key for edge in found}
-        for edge in found:
-            if edge.key not in known.edges:
-                # The newest words: the operation of a light may be found a moment after it.
-                self._pending[poll.directory, edge.key] = edge
+        current = {alert.key for alert in found}
+        for alert in found:
+            if alert.key not in state.alerts:
+                # Keep the newest text: a light's first operation may be found a moment later.
+                self._pending[poll.directory, alert.key] = alert
                 if self._pending_since is None:
                     self._pending_since = time.monotonic()
         for key in [key for key in self._pending if key[0] == poll.directory]:
@@ -251,42 +258,42 @@ class Alerting:
             if key[1] not in current and self._pending[key].kind == "light":
                 del self._pending[key]
 
-    def _first(self, poll: RunPoll) -> _Known:
-        """Read the record of a run that is looked at for the first time."""
+    def _first(self, poll: RunPoll) -> _RunState:
+        """Read the alert record of a run that is checked for the first time."""
         record = AlertRecord(poll.directory / RECORD_NAME)
         try:
-            told = record.read()
+            history = record.read()
         except OSError as error:
             self._report(f"{poll.directory / RECORD_NAME} cannot be read: {error.strerror}")
-            told = Told()
-        known = _Known(record, told, dict(told.edges), bool(told.debts))
-        self._debts_at = 0.0 if told.debts else self._debts_at
-        return known
+            history = AlertHistory()
+        state = _RunState(record, dict(history.alerts), bool(history.undelivered))
+        self._claims_checked_at = 0.0 if history.undelivered else self._claims_checked_at
+        return state
 
-    def _taken_over(self, directory: Path, known: _Known) -> list[Debt]:
-        """Take over the messages about a run whose processes are gone."""
+    def _taken_over(self, directory: Path, state: _RunState) -> list[Undelivered]:
+        """Take over undelivered messages about a run from processes that are gone."""
         try:
-            taken = known.record.take_over(tuple(self._sinks), self._me, time.time())
-            left = known.record.read().debts
+            taken = state.record.take_over(tuple(self._sinks), self._me, time.time())
+            left = state.record.read().undelivered
         except OSError as error:
-            self._complain(directory, known, error)
+            self._warn_unwritable(directory, state, error)
             return []
-        known.has_debts = any(debt.owner != self._me for debt in left)
+        state.has_foreign_claims = any(entry.owner != self._me for entry in left)
         return taken
 
-    def _send_owed(self, owed: Sequence[tuple[Path, Debt]]) -> None:
-        """Send the messages that other processes left, each under its id."""
-        messages: dict[tuple[str, str], list[Edge]] = {}
-        for directory, debt in owed:
-            late = [msgspec.structs.replace(edge, past=True) for edge in debt.edges]
-            messages.setdefault((debt.message, debt.sink), []).extend(late)
+    def _send_taken_over(self, taken: Sequence[tuple[Path, Undelivered]]) -> None:
+        """Send the messages taken over from other processes, each with its original id."""
+        messages: dict[tuple[str, str], list[Alert]] = {}
+        for directory, entry in taken:
+            late = [msgspec.structs.replace(alert, past=True) for alert in entry.alerts]
+            messages.setdefault((entry.message, entry.sink), []).extend(late)
             with self._lock:
-                self._paths.setdefault(debt.message, []).append(directory)
-        for (message, sink), edges in messages.items():
-            self._deliveries[sink].put(message_of(message, edges))
+                self._paths.setdefault(entry.message, []).append(directory)
+        for (message, sink), alerts in messages.items():
+            self._deliveries[sink].put(message_of(message, alerts))
 
     def _send_pending(self, *, with_past: bool) -> None:
-        """Claim what is pending and give it to the sinks."""
+        """Claim the pending alerts and queue them for the sinks."""
         pending = {key: one for key, one in self._pending.items() if with_past or not one.past}
         self._pending = {key: one for key, one in self._pending.items() if key not in pending}
         if not self._pending:
@@ -294,67 +301,67 @@ class Alerting:
         if not pending:
             return
         message = new_message_id()
-        by_run: dict[Path, list[Edge]] = {}
-        for (directory, _), edge in pending.items():
-            by_run.setdefault(directory, []).append(edge)
-        edges: dict[str, list[Edge]] = {sink: [] for sink in self._sinks}
+        by_run: dict[Path, list[Alert]] = {}
+        for (directory, _), alert in pending.items():
+            by_run.setdefault(directory, []).append(alert)
+        alerts: dict[str, list[Alert]] = {sink: [] for sink in self._sinks}
         for directory, found in by_run.items():
-            for edge, sinks in self._claimed(directory, message, found):
+            for alert, sinks in self._claimed(directory, message, found):
                 for sink in sinks:
-                    edges[sink].append(edge)
+                    alerts[sink].append(alert)
         with self._lock:
             self._paths[message] = list(by_run)
-        for sink, owed in edges.items():
-            if owed:
-                self._deliveries[sink].put(message_of(message, owed))
+        for sink, due in alerts.items():
+            if due:
+                self._deliveries[sink].put(message_of(message, due))
 
     def _claimed(
-        self, directory: Path, message: str, edges: list[Edge]
-    ) -> list[tuple[Edge, tuple[str, ...]]]:
-        known = self._known[directory]
-        known.edges |= {edge.key: edge for edge in edges}
+        self, directory: Path, message: str, alerts: list[Alert]
+    ) -> list[tuple[Alert, tuple[str, ...]]]:
+        state = self._states[directory]
+        state.alerts |= {alert.key: alert for alert in alerts}
         sinks = tuple(self._sinks)
         try:
-            claimed = known.record.claim(message, edges, sinks, self._me, time.time())
+            claimed = state.record.claim(message, alerts, sinks, self._me, time.time())
         except FileNotFoundError:
             return []  # the run was removed
         except OSError as error:
-            # Telling matters more than telling once: the disk may be full, which ended the run.
-            self._complain(directory, known, error)
-            return [(edge, sinks) for edge in edges]
-        if len(claimed) < len(edges):
-            known.has_debts = True  # another process has claimed some of them
+            # Sending matters more than sending once: a full disk may be what ended the run.
+            self._warn_unwritable(directory, state, error)
+            return [(alert, sinks) for alert in alerts]
+        if len(claimed) < len(alerts):
+            state.has_foreign_claims = True  # another process has claimed some of them
         return claimed
 
     def _delivered(self, message: Message, sink: Sink) -> None:
-        """Record that a sink has accepted a message; called from its thread."""
+        """Record that a sink accepted a message; called from the sink's thread."""
         with self._lock:
             directories = list(self._paths.get(message.id, ()))
-        paths = {edge.path for edge in message.edges}
+        paths = {alert.path for alert in message.alerts}
         for directory in directories:
             if str(directory.absolute()) in paths:
-                known = self._known[directory]
+                state = self._states[directory]
                 try:
-                    known.record.delivered(message.id, sink.id, time.time())
+                    state.record.delivered(message.id, sink.id, time.time())
                 except FileNotFoundError:
                     continue  # the run was removed
                 except OSError as error:
-                    self._complain(directory, known, error)
+                    self._warn_unwritable(directory, state, error)
 
-    def _complain(self, directory: Path, known: _Known, error: OSError) -> None:
-        """Say once that a record cannot be written."""
-        if not known.is_unwritable:
-            known.is_unwritable = True
+    def _warn_unwritable(self, directory: Path, state: _RunState, error: OSError) -> None:
+        """Print once that a run's alert record cannot be written."""
+        if not state.is_unwritable:
+            state.is_unwritable = True
             self._report(
-                f"{directory / RECORD_NAME} cannot be written ({error.strerror}): after a restart "
-                "its alerts may be told again"
+                f"{directory / RECORD_NAME} cannot be written ({error.strerror}): its alerts may "
+                "be sent again after a restart"
             )
 
     def _failures(self) -> list[str]:
         return [words for poll in self.polls if (words := poll.failure()) is not None]
 
     def _is_finished(self, gone_at: float) -> bool:
-        """Return whether all runs are over, or will not be known to be."""
+        """Return whether all runs have ended, or it is time to stop waiting for their end."""
         polls = self.polls
         if all(poll.is_over or poll.is_waiting for poll in polls):
             return True
@@ -363,6 +370,6 @@ class Alerting:
 
 
 def _is_running(pid: int, started: float | None) -> bool:
-    """Return whether a process is still there that started at this time."""
+    """Return whether the process with this id and start time is running."""
     now = process_start_time(pid)
     return now is not None and started is not None and not abs(now - started) > _CLOCK_STEP

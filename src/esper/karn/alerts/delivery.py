@@ -1,4 +1,4 @@
-"""Delivery: each sink has a queue and a thread of its own, so that none waits for another."""
+"""Delivery of messages, with one queue and one thread per sink: sinks do not block each other."""
 
 import threading
 import time
@@ -11,19 +11,19 @@ from esper.karn.alerts.sinks.sink import Sink, SinkError
 from esper.karn.text.figures import span_text
 from esper.leyline.text.plurals import counted
 
-#: Seconds before the second attempt; doubled after each further one, up to the second number.
+#: Seconds before the first retry, doubled for each further one up to `LONGEST_WAIT`.
 FIRST_WAIT: Final = 5.0
 LONGEST_WAIT: Final = 300.0
 
 
 class Delivery(threading.Thread):
-    """Sends messages to one sink in order, each until it is accepted.
+    """Sends messages to one sink in order and retries each one until it is accepted.
 
     Args:
-        sink: where to.
-        delivered: called after a sink has accepted a message.
-        report: prints a sentence.
-        first_wait: seconds before the second attempt.
+        sink: the destination.
+        delivered: called after the sink accepted a message.
+        report: prints a sentence for the operator.
+        first_wait: seconds before the first retry.
     """
 
     def __init__(
@@ -41,30 +41,30 @@ class Delivery(threading.Thread):
         self._queue: deque[Message] = deque()
         self._condition = threading.Condition()
         self._is_stopping = False
-        self._is_failing = False  # the last attempt has failed
+        self._is_failing = False  # the last attempt failed
 
     def put(self, message: Message) -> None:
-        """Send a message after those before it."""
+        """Add a message to the end of the queue."""
         with self._condition:
             self._queue.append(message)
             self._condition.notify_all()
 
     @property
     def waiting(self) -> int:
-        """Messages that the sink has not accepted yet."""
+        """Number of messages that the sink has not accepted yet."""
         return len(self._queue)
 
     @property
     def is_failing(self) -> bool:
-        """Whether the last attempt has failed."""
+        """Whether the last attempt failed."""
         return self._is_failing
 
     def wait_until_sent(self, end: float, *, despite_failure: bool = False) -> bool:
-        """Wait until everything is accepted; return whether it is.
+        """Wait until the queue is empty; return whether it is.
 
         Args:
-            end: when to give up, by the monotonic clock.
-            despite_failure: whether to wait on when an attempt has failed.
+            end: deadline on the monotonic clock, in seconds.
+            despite_failure: whether to keep waiting after a failed attempt.
         """
         with self._condition:
             while self._queue and (despite_failure or not self._is_failing):
@@ -75,18 +75,18 @@ class Delivery(threading.Thread):
             return not self._queue
 
     def stop(self) -> None:
-        """Let the thread end after the attempt that is being made, and say what is left."""
+        """End the thread after the current attempt, and report undelivered messages."""
         with self._condition:
             self._is_stopping = True
             self._condition.notify_all()
         if self._queue:
             self._report(
-                f"{self.sink.name}: {counted(len(self._queue), 'message')} not delivered; kept, "
-                "and sent at the next start"
+                f"{self.sink.name}: {counted(len(self._queue), 'message')} not delivered; they are "
+                "kept and sent at the next start"
             )
 
     def run(self) -> None:
-        """Send until stopped."""
+        """Send messages until stopped."""
         attempts = 0
         while True:
             with self._condition:
@@ -107,7 +107,7 @@ class Delivery(threading.Thread):
                     self._condition.wait(left)
 
     def _attempt(self, message: Message, attempts: int) -> float | None:
-        """Send a message; return the seconds until the next attempt, None if it was accepted."""
+        """Try to send a message; return the seconds until the retry, None if it was accepted."""
         try:
             receipt = self.sink.send(message)
         except SinkError as error:
@@ -119,5 +119,5 @@ class Delivery(threading.Thread):
             self._report(f"{self.sink.name}: failed ({type(error).__name__}); trying again")
             return LONGEST_WAIT
         self._delivered(message, self.sink)
-        self._report(f"{self.sink.name}: told ({receipt}): {message.title}")
+        self._report(f"{self.sink.name}: sent ({receipt}): {message.title}")
         return None

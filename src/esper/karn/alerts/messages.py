@@ -1,4 +1,4 @@
-"""Several edges as one message: a title, a text, and one JSON object."""
+"""Messages: several alerts with a title, a text and a JSON form."""
 
 import socket
 import time
@@ -11,43 +11,43 @@ from typing import Any, Final
 
 import msgspec
 
-from esper.karn.alerts.edges import Edge
+from esper.karn.alerts.alert_types import Alert
 from esper.karn.text.figures import cut
 from esper.leyline.text.plain_text import printable_line
 from esper.leyline.text.plurals import counted
 
 #: Version of the JSON form; fields are only ever added.
 FORM_VERSION: Final = 1
-#: Most edges in the text, and in the JSON form.
-_EDGES_IN_TEXT: Final = 20
-_EDGES_IN_JSON: Final = 500
-#: Longest title: it is the subject of mails.
+#: Maximum number of alerts in the text and in the JSON form.
+_ALERTS_IN_TEXT: Final = 20
+_ALERTS_IN_JSON: Final = 500
+#: Maximum length of the title, which is the subject of mails.
 _LONGEST_TITLE: Final = 160
 
 
 class Message(msgspec.Struct, frozen=True, kw_only=True):
-    """What a sink sends.
+    """A message for a sink.
 
     Attributes:
-        id: the same each time the message is sent.
-        edges: what happened, at least one.
-        is_drill: whether `esper alert --test` made it.
+        id: unique id, which stays the same when the message is sent again.
+        alerts: at least one alert.
+        is_drill: whether the message is a test by `esper alert --test`.
     """
 
     id: str
-    edges: tuple[Edge, ...]
+    alerts: tuple[Alert, ...]
     is_drill: bool = False
 
     @property
     def title(self) -> str:
         """One line, such as "ant: op went NaN in logits, update 2"."""
-        first = self.edges[0]
-        others = len(self.edges) - 1
-        runs = len({edge.path for edge in self.edges})
-        # What follows is an explanation, for the text.
+        first = self.alerts[0]
+        others = len(self.alerts) - 1
+        runs = len({alert.path for alert in self.alerts})
+        # The part after "; " is an explanation, shown in the text only.
         title = f"{first.run}: {first.sentence.partition('; ')[0]}"
         if runs > 1:
-            kinds = Counter(edge.kind for edge in self.edges)
+            kinds = Counter(alert.kind for alert in self.alerts)
             words = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
             title = f"{counted(others + 1, 'alert')} in {runs} runs ({words}); {title}"
         elif others:
@@ -55,7 +55,7 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
         marks = [
             word
             for word, is_so in (
-                ("drill", self.is_drill or _is_drill(self.edges)),
+                ("drill", self.is_drill or _is_drill(self.alerts)),
                 ("past", self.is_past),
             )
             if is_so
@@ -65,30 +65,30 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def is_past(self) -> bool:
-        """Whether all of it happened before the alert process started."""
-        return all(edge.past for edge in self.edges)
+        """Whether all alerts happened before the alert process started."""
+        return all(alert.past for alert in self.alerts)
 
     @property
     def text(self) -> str:
-        """The edges of each run on lines of their own."""
+        """The alerts as lines of text, grouped by run."""
         lines: list[str] = []
-        shown = self.edges[:_EDGES_IN_TEXT]
-        for run, found in groupby(shown, key=lambda edge: edge.run):
-            edges = list(found)
-            folder = str(Path(edges[0].path).parent)
-            lines.append(f"{run} on {socket.gethostname()}, {folder}" if edges[0].path else run)
+        shown = self.alerts[:_ALERTS_IN_TEXT]
+        for run, found in groupby(shown, key=lambda alert: alert.run):
+            alerts = list(found)
+            folder = str(Path(alerts[0].path).parent)
+            lines.append(f"{run} on {socket.gethostname()}, {folder}" if alerts[0].path else run)
             command = ""
-            for edge in edges:
-                lines += _lines_of(edge)
-                command = command or edge.command
+            for alert in alerts:
+                lines += _lines_of(alert)
+                command = command or alert.command
             lines += [f"  more: {command}"] if command else []
-        left_out = len(self.edges) - len(shown)
+        left_out = len(self.alerts) - len(shown)
         lines += [f"and {left_out} more"] if left_out else []
         return "\n".join(map(printable_line, lines))
 
     def as_json(self) -> dict[str, Any]:
-        """Return the message as plain values."""
-        shown = self.edges[:_EDGES_IN_JSON]
+        """Return the message as a JSON-compatible dict."""
+        shown = self.alerts[:_ALERTS_IN_JSON]
         return {
             "version": FORM_VERSION,
             "id": self.id,
@@ -97,13 +97,13 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
             "title": self.title,
             "text": self.text,
             "machine": socket.gethostname(),
-            "alerts": [msgspec.to_builtins(edge) for edge in shown],
-            "alerts_left_out": len(self.edges) - len(shown),
+            "alerts": [msgspec.to_builtins(alert) for alert in shown],
+            "alerts_left_out": len(self.alerts) - len(shown),
         }
 
 
 def _clock(at: float | None) -> str:
-    """Return a local time, followed by a blank; empty if it is unknown or impossible."""
+    """Return a local time followed by a space; empty if it is unknown or out of range."""
     if at is None:
         return ""
     try:
@@ -112,40 +112,40 @@ def _clock(at: float | None) -> str:
         return ""
 
 
-def _is_drill(edges: Sequence[Edge]) -> bool:
-    """Return whether drills alone caused what happened; an escalation follows from its lights."""
-    lights = [edge.planted for edge in edges if edge.kind == "light"]
-    return bool(lights) and all(lights) and all(e.kind in ("light", "escalation") for e in edges)
+def _is_drill(alerts: Sequence[Alert]) -> bool:
+    """Return whether drills are the only cause; escalations are attributed to the lights."""
+    lights = [alert.planted for alert in alerts if alert.kind == "light"]
+    return bool(lights) and all(lights) and all(e.kind in ("light", "escalation") for e in alerts)
 
 
-def _lines_of(edge: Edge) -> list[str]:
+def _lines_of(alert: Alert) -> list[str]:
     marks = "".join(
-        f", {word}" for word, is_so in (("past", edge.past), ("resolved", edge.resolved)) if is_so
+        f", {word}" for word, is_so in (("past", alert.past), ("resolved", alert.resolved)) if is_so
     )
-    lines = [f"  {_clock(edge.time)}{edge.kind}{marks}: {edge.sentence}"]
-    return [*lines, f"    {edge.origin}"] if edge.origin else lines
+    lines = [f"  {_clock(alert.time)}{alert.kind}{marks}: {alert.sentence}"]
+    return [*lines, f"    {alert.origin}"] if alert.origin else lines
 
 
 def new_message_id() -> str:
-    """Return an id that no other message has."""
+    """Return a new unique message id."""
     return uuid.uuid4().hex
 
 
-def message_of(message_id: str, edges: Sequence[Edge]) -> Message:
-    """Return a message of edges, with those of one run next to each other."""
-    order = {path: place for place, path in enumerate(dict.fromkeys(one.path for one in edges))}
-    return Message(id=message_id, edges=tuple(sorted(edges, key=lambda one: order[one.path])))
+def message_of(message_id: str, alerts: Sequence[Alert]) -> Message:
+    """Return a message with these alerts, grouped by run."""
+    order = {path: place for place, path in enumerate(dict.fromkeys(one.path for one in alerts))}
+    return Message(id=message_id, alerts=tuple(sorted(alerts, key=lambda one: order[one.path])))
 
 
 def drill_message() -> Message:
-    """Return the message of `esper alert --test`."""
-    edge = Edge(
+    """Return the test message of `esper alert --test`."""
+    alert = Alert(
         key="drill",
         kind="light",
         run="drill",
         path="",
-        sentence="this is a test of `esper alert --test`, nothing happened",
+        sentence="test message of `esper alert --test`; nothing happened",
         time=time.time(),
         planted=True,
     )
-    return Message(id=new_message_id(), edges=(edge,), is_drill=True)
+    return Message(id=new_message_id(), alerts=(alert,), is_drill=True)

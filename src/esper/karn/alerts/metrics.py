@@ -1,8 +1,8 @@
-"""Figures of runs for Prometheus: scraped over HTTP, or in a file for node_exporter.
+"""Prometheus metrics of runs, scraped over HTTP or written to a file for node_exporter.
 
 The number of series is bounded: the newest `RUNS_SHOWN` runs that are active or ended within
-`SECONDS_SHOWN`, at most `GROUPS_SHOWN` groups and `LOGGED_SHOWN` logged figures of each. How many
-runs were left out is a figure of its own. NaN and Inf are kept as such, which Prometheus can store.
+`SECONDS_SHOWN`, with at most `GROUPS_SHOWN` groups and `LOGGED_SHOWN` logged figures each.
+`esper_runs_left_out` counts the other runs. NaN and Inf values are exported as they are.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -23,7 +23,7 @@ SECONDS_SHOWN: Final = 86_400.0
 GROUPS_SHOWN: Final = 64
 LOGGED_SHOWN: Final = 32
 
-#: Names of metrics, their labels and their meaning. Those that end in `_total` are counters.
+#: Labels and description of each metric, by name. Names that end in `_total` are counters.
 METRICS: Final[Mapping[str, tuple[tuple[str, ...], str]]] = {
     "esper_latch": (
         ("run", "group", "kind"),
@@ -45,7 +45,7 @@ METRICS: Final[Mapping[str, tuple[tuple[str, ...], str]]] = {
     "esper_messages_waiting": (("sink",), "Messages that a sink has not accepted yet."),
     "esper_runs_left_out": (
         (),
-        "Runs without metrics: too many or too old ones.",
+        "Runs without metrics, because there are too many or they are too old.",
     ),
 }
 _FIGURES: Final[Mapping[str, Callable[[TrainingState], float | None]]] = {
@@ -60,7 +60,7 @@ _FIGURES: Final[Mapping[str, Callable[[TrainingState], float | None]]] = {
     "loss_scale": lambda training: training.loss_scale,
 }
 
-#: Name of a metric, values of its labels, value.
+#: Metric name, label values, value.
 Sample = tuple[str, tuple[str, ...], float]
 
 
@@ -70,9 +70,9 @@ def samples_of(
     """Return the samples of all metrics.
 
     Args:
-        views: the runs, newest first.
-        waiting: messages that wait, by the name of their sink.
-        now: seconds since the epoch.
+        views: states of the runs, newest first.
+        waiting: number of messages not accepted yet, by sink name.
+        now: current time in seconds since the epoch.
         others: number of runs whose state is not kept.
     """
     samples: list[Sample] = []
@@ -122,7 +122,7 @@ def _samples_of_run(view: RunView, now: float) -> Iterator[Sample]:
 
 
 def _lights(view: RunView) -> Iterator[Sample]:
-    """Yield the lights, lit ones first; those that are dark only where dark means dark."""
+    """Yield the lights, lit ones first; skip dark ones if the store may have lost a light."""
     tamiyo, training = view.frame.snapshot.tamiyo, view.frame.snapshot.training
     name = view.directory.name
     lit = set(lit_lights(tamiyo))
@@ -138,17 +138,17 @@ def _lights(view: RunView) -> Iterator[Sample]:
 
 @dataclass(frozen=True)
 class Address:
-    """Where metrics are served."""
+    """The address where metrics are served."""
 
     host: str
     port: int
 
 
 def address_of(text: str) -> Address:
-    """Return the address in "PORT" or "HOST:PORT"; the host is this machine alone by default.
+    """Parse "PORT" or "HOST:PORT"; the default host is 127.0.0.1, reachable from this machine only.
 
     Raises:
-        AlertSettingsError: it is none.
+        AlertSettingsError: the text is not an address.
     """
     host, _, port = text.rpartition(":")
     if not (port.isdecimal() and 0 <= int(port) < 1 << 16):
@@ -157,7 +157,7 @@ def address_of(text: str) -> Address:
 
 
 class Metrics:
-    """The samples of the last look at runs, as a collector of prometheus-client.
+    """A prometheus-client collector that holds the latest samples.
 
     Raises:
         AlertSettingsError: prometheus-client is not installed.
@@ -199,7 +199,7 @@ class Metrics:
             yield family
 
     def serve(self, address: Address) -> int:
-        """Serve the metrics in a thread of its own; return the port.
+        """Serve the metrics in a separate thread; return the port.
 
         Raises:
             AlertSettingsError: the address cannot be used.
@@ -216,9 +216,9 @@ class Metrics:
         return int(server.server_port)
 
     def write(self, path: Path) -> None:
-        """Write the metrics into a file, atomically.
+        """Write the metrics to a file atomically.
 
         Raises:
-            OSError: it cannot be written.
+            OSError: the file cannot be written.
         """
         self._client.write_to_textfile(str(path), self.registry)

@@ -1,8 +1,8 @@
-"""Looks at runs: opens a store only if its files changed, or its run may have died.
+"""Polls runs: reads a store only if its files changed or the run may have died.
 
-A live run writes a heartbeat every 2 s. As long as its files change it is alive, and its store is
-read every `READ_SECONDS` only. A light is also written to a small file of its own, so a change of
-that one is read at once.
+A live run writes a heartbeat every 2 s. While its files change, its store is read only every
+`READ_SECONDS`. A light is also written to a small separate file; when that file changes, the store
+is read at once.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,8 +12,8 @@ from typing import Final
 
 import msgspec
 
-from esper.karn.alerts.edges import Edge
-from esper.karn.alerts.facts import FAILING_SECONDS, RunView, ended_at, facts_of, failure_of
+from esper.karn.alerts.alert_types import Alert
+from esper.karn.alerts.facts import FAILING_SECONDS, RunView, alerts_of, ended_at, failure_of
 from esper.karn.sanctum.following.follower import Frame, RunFollower
 from esper.karn.store.errors import RunStoreError
 from esper.karn.store.file_stamps import FileStamp, file_stamp
@@ -26,13 +26,13 @@ from esper.karn.store.run_files.latch_file import LATCHES_NAME
 from esper.leyline.files.incident_files import INCIDENTS_NAME
 from esper.leyline.telemetry import PPOUpdatePayload
 
-#: Longest time between two reads of the store of an active run that changes, in seconds.
+#: Seconds between two reads of an active run's store while its files change.
 READ_SECONDS: Final = 10.0
-#: A store without a change for so long has missed heartbeats: its process is looked up.
+#: After this many seconds without a change, heartbeats are missing: check the run's process.
 _QUIET_SECONDS: Final = 6.0
-#: Longest time between two listings of a folder, in seconds.
+#: Maximum seconds between two listings of a folder.
 _LIST_SECONDS: Final = 10.0
-#: A store that is being moved or copied looks damaged for a moment, so trouble must last this long.
+#: A store looks damaged while it is moved or copied, so report trouble only if it lasts this long.
 _TROUBLE_SECONDS: Final = 5.0
 
 _URGENT: Final = (LATCHES_NAME, INCIDENTS_NAME, ACKNOWLEDGEMENTS_NAME)
@@ -42,14 +42,14 @@ _Stamps = tuple[FileStamp | None, ...]
 
 @dataclass(frozen=True)
 class Rules:
-    """What counts as an edge.
+    """Rules for creating alerts.
 
     Attributes:
-        kinds: kinds of edges that are told.
+        kinds: the alert kinds to send.
         stalled_after: seconds without an update that count as a stall.
-        started_at: what happened before is marked as past, in seconds since the epoch.
-        is_single: whether runs are looked at once only: trouble is then told at once.
-        keep_seconds: how long the state of a run is kept in memory after its end.
+        started_at: alerts before this time are marked as past; seconds since the epoch.
+        is_single: whether runs are checked only once, so that trouble is reported immediately.
+        keep_seconds: how long the state of a run is kept in memory after its end, in seconds.
     """
 
     kinds: frozenset[str]
@@ -60,7 +60,7 @@ class Rules:
 
 
 class UpdateClock:
-    """Seconds since the last update of a run; starts again with each process that trains it."""
+    """Measures the time since a run's last update; a new training process resets it."""
 
     def __init__(self) -> None:
         self._seen: tuple[object, int] | None = None  # process and update
@@ -70,10 +70,10 @@ class UpdateClock:
         """Return the seconds since the last update.
 
         Args:
-            process: identifies the process.
-            update: the last update.
-            age: seconds since the last update by the store, used at the first call.
-            ticks: seconds of a monotonic clock.
+            process: id of the training process.
+            update: number of the last update.
+            age: seconds since the last update according to the store; used by the first call only.
+            ticks: current time on a monotonic clock, in seconds.
         """
         if self._seen is None:
             self._since = ticks - max(0.0, age)
@@ -84,19 +84,19 @@ class UpdateClock:
 
 
 class RunPoll:
-    """One run, looked at repeatedly.
+    """Polls one run.
 
     Args:
         directory: the run's directory.
-        rules: what counts as an edge.
-        was_there: whether the run was there when the alert process started.
+        rules: rules for creating alerts.
+        was_there: whether the run existed when the alert process started.
     """
 
     def __init__(self, directory: Path, rules: Rules, *, was_there: bool) -> None:
         self.directory = directory
-        #: The state at the last look; None before the first, and a while after the run's end.
+        #: State at the last check; None before the first, and `keep_seconds` after the run's end.
         self.view: RunView | None = None
-        self._status: StatusKind | None = None  # at the last look
+        self._status: StatusKind | None = None  # at the last check
         self._is_over = False
         self._rules = rules
         self._was_there = was_there
@@ -105,42 +105,43 @@ class RunPoll:
         self._urgent: _Stamps | None = None
         self._store: _Stamps | None = None
         self._changed_at = self._read_at = 0.0  # by the monotonic clock
-        self._troubles: dict[str, float] = {}  # key, and when it was first seen
+        self._troubles: dict[str, float] = {}  # first seen, by key
 
     @property
     def is_new(self) -> bool:
-        """Whether the run was not looked at yet."""
+        """Whether the run has not been checked yet."""
         return self._status is None
 
     @property
     def is_over(self) -> bool:
-        """Whether the run had ended at the last look."""
+        """Whether the run had ended at the last check."""
         return self._is_over
 
     @property
     def is_waiting(self) -> bool:
-        """Whether the run had no event at the last look."""
+        """Whether the run had no event at the last check."""
         return self._status in (None, StatusKind.WAITING)
 
     @property
     def is_training(self) -> bool:
-        """Whether the process of the run sent heartbeats at the last look."""
+        """Whether the run's process was sending heartbeats at the last check."""
         return self._status in (StatusKind.LIVE, StatusKind.STARTING, StatusKind.STUCK)
 
     def failure(self) -> str | None:
-        """Return why the heartbeat of this run fails; None if nothing is wrong."""
+        """Return why the heartbeat fails for this run; None if nothing is wrong."""
         return None if self.view is None else failure_of(self.view)
 
-    def look(
-        self, now: float, ticks: float, told: Mapping[str, Edge], *, has_news: bool = False
-    ) -> list[Edge] | None:
-        """Return everything that can be told of the run; None if nothing was read.
+    def check(
+        self, now: float, ticks: float, earlier: Mapping[str, Alert], *, has_news: bool = False
+    ) -> list[Alert] | None:
+        """Return all alerts for the run, sent before or not; None if nothing was read.
 
         Args:
-            now: seconds since the epoch.
-            ticks: seconds of a monotonic clock.
-            told: edges that were told or claimed before, by key.
-            has_news: whether edges of this run wait to be sent; their details are read again.
+            now: current time in seconds since the epoch.
+            ticks: current time on a monotonic clock, in seconds.
+            earlier: alerts that were sent or claimed before, by key.
+            has_news: whether alerts of this run are waiting to be sent; forces a read, because
+                their details may have changed.
         """
         if self.view is not None and self._is_over and not self._is_kept(self.view, now):
             self.view = None
@@ -160,11 +161,11 @@ class RunPoll:
             acknowledged=frozenset((one.head, one.light) for one in acknowledged),
             still_seconds=self._clock.note(process, run.update, age, ticks),
             stalled_after=self._rules.stalled_after,
-            told=told,
+            earlier=earlier,
         )
         self.view = view if self._is_kept(view) else None
-        found = [edge for edge in facts_of(view) if edge.kind in self._rules.kinds]
-        return [self._marked(edge, is_first) for edge in self._lasting(found, ticks)]
+        found = [alert for alert in alerts_of(view) if alert.kind in self._rules.kinds]
+        return [self._marked(alert, is_first) for alert in self._lasting(found, ticks)]
 
     def _is_due(self, ticks: float) -> bool:
         store = _stamps(self.directory, _STORE)
@@ -180,21 +181,21 @@ class RunPoll:
         else:
             waited = ticks - self._read_at
             quiet = ticks - self._changed_at
-            # At the end of training the store becomes one file, and then it is quiet.
+            # At the end of training the store is merged into one file and then stays unchanged.
             due = waited >= READ_SECONDS or (quiet >= _QUIET_SECONDS and waited >= _QUIET_SECONDS)
         if due:
             self._read_at = ticks
         return due
 
     def _is_kept(self, view: RunView, now: float | None = None) -> bool:
-        """Return whether the state of a run is of use after this look."""
+        """Return whether the run's state is still needed after this check."""
         ended = ended_at(view)
         now = view.now if now is None else now
         return not self._is_over or (ended is not None and now - ended < self._rules.keep_seconds)
 
     def _is_in_doubt(self) -> bool:
-        """Return whether there is new trouble, which must be looked at again."""
-        # Compared with the last read: trouble that has lasted is read once more, and then told.
+        """Return whether there is new trouble that must be checked again."""
+        # Compare with the last read, so that trouble is read once more before it is reported.
         return any(self._read_at - since < _TROUBLE_SECONDS for since in self._troubles.values())
 
     def _read(self, now: float) -> Frame:
@@ -204,8 +205,8 @@ class RunPoll:
         while frame.is_behind:
             frame = self._follower.poll(now)
         if frame.status.kind is StatusKind.DEAD:
-            # The process may have written its end after the store was read and before it was looked
-            # up; now that it is gone, one more read finds everything.
+            # The process may have written its end between the read and the check of the process.
+            # It is gone now, so one more read finds everything.
             frame = self._follower.poll(now)
         if frame.status.is_over and frame.completeness.unreadable is None:
             self._follower.close()
@@ -213,7 +214,7 @@ class RunPoll:
         return frame
 
     def _age(self, frame: Frame, now: float) -> float:
-        """Return the seconds since the last update, or the start of the process, by the store."""
+        """Return the seconds since the last update or process start, according to the store."""
         run = frame.snapshot.run
         begun = run.process_start_time or run.started_at or now
         if frame.status.is_over or not run.update:
@@ -225,30 +226,30 @@ class RunPoll:
         updates = [event.time for event in events if isinstance(event.payload, PPOUpdatePayload)]
         return now - max([begun, *updates])
 
-    def _lasting(self, edges: Sequence[Edge], ticks: float) -> list[Edge]:
-        """Return the edges without trouble that may be over in a moment."""
+    def _lasting(self, alerts: Sequence[Alert], ticks: float) -> list[Alert]:
+        """Return the alerts without trouble that has not lasted `_TROUBLE_SECONDS` yet."""
         if self._rules.is_single:
-            return list(edges)
-        seen = {edge.key for edge in edges if edge.kind == "trouble"}
+            return list(alerts)
+        seen = {alert.key for alert in alerts if alert.kind == "trouble"}
         self._troubles = {key: self._troubles.get(key, ticks) for key in seen}
         lasting = {k for k, since in self._troubles.items() if ticks - since >= _TROUBLE_SECONDS}
-        return [edge for edge in edges if edge.kind != "trouble" or edge.key in lasting]
+        return [alert for alert in alerts if alert.kind != "trouble" or alert.key in lasting]
 
-    def _marked(self, edge: Edge, is_first: bool) -> Edge:
-        """Return an edge, marked if it happened before the alert process started."""
-        if edge.time is None or edge.kind == "stalled":  # a stall that is found is going on
-            is_past = is_first and self._was_there and edge.kind != "stalled"
+    def _marked(self, alert: Alert, is_first: bool) -> Alert:
+        """Return an alert, marked as past if it happened before the alert process started."""
+        if alert.time is None or alert.kind == "stalled":  # a stall found now is still current
+            is_past = is_first and self._was_there and alert.kind != "stalled"
         else:
-            is_past = edge.time < self._rules.started_at
-        return msgspec.structs.replace(edge, past=True) if is_past else edge
+            is_past = alert.time < self._rules.started_at
+        return msgspec.structs.replace(alert, past=True) if is_past else alert
 
 
 class FolderPoll:
-    """The runs of a folder, listed again from time to time.
+    """Lists the runs in a folder, periodically and when the folder changes.
 
     Args:
-        folder: the folder that holds runs; it need not exist yet.
-        rules: what counts as an edge.
+        folder: the folder that contains runs; it may not exist yet.
+        rules: rules for creating alerts.
     """
 
     def __init__(self, folder: Path, rules: Rules) -> None:
@@ -262,7 +263,7 @@ class FolderPoll:
         """Return the runs, newest first.
 
         Args:
-            ticks: seconds of a monotonic clock.
+            ticks: current time on a monotonic clock, in seconds.
 
         Raises:
             RunNotFoundError: the folder cannot be listed.

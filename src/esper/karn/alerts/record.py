@@ -1,18 +1,17 @@
-"""The record of what was told of a run: `alerts.jsonl`, next to its acknowledgements.
+"""The alert record of a run: `alerts.jsonl`, next to its acknowledgements.
 
-Each line is one JSON object. A message is *claimed* before it is sent: the line has the edge, the
-sinks that it is owed to, and the process that sends it. After a sink has accepted the message, it
-is recorded as *delivered*. So:
+Each line is one JSON object. An alert is *claimed* before it is sent: the line holds the alert, its
+sinks, and the process that sends it. When a sink has accepted the message, the message is recorded
+as *delivered*. If an alert process is killed,
 
-- A process that is killed before it claims an edge finds the edge again when it starts again.
-- One that is killed after that leaves a claim, which the next process sends under the same id.
-- Only one that is killed between the acceptance by the sink and the next line lets the next process
-  send the message a second time; receivers can tell it by its id. That is the time that the answer
-  of the sink takes to arrive, and less than a millisecond after it for each run of the message.
+- before the claim, the next process finds the alert again;
+- after the claim, the next process sends the message with the same id;
+- after the sink accepted the message and before the "delivered" line, the next process sends it a
+  second time, with the same id. This window is the time until the sink's response arrives, plus
+  less than a millisecond for each run in the message.
 
-Lines are only appended, under a lock, so any number of alert processes can share the file: an edge
-that one of them has claimed for a sink is not claimed for this sink by another one, unless the
-first is gone.
+Lines are only appended, under a lock, so any number of alert processes can share the file. An alert
+that one process has claimed for a sink is claimed by another only if the first is gone.
 """
 
 import fcntl
@@ -25,14 +24,14 @@ from typing import Final
 
 import msgspec
 
-from esper.karn.alerts.edges import Edge
+from esper.karn.alerts.alert_types import Alert
 from esper.karn.store.liveness import pid_namespace, process_start_time
 from esper.karn.store.run_files.line_files import read_beginning
 
 RECORD_NAME: Final = "alerts.jsonl"
-#: Maximum number of bytes that are read: a run has at most a few hundred edges.
+#: Maximum number of bytes to read; a run has at most a few hundred alerts.
 _MAX_BYTES: Final = 8 << 20
-#: A process of another machine or container cannot be looked up: its claim counts for so long.
+#: Seconds for which a claim from another machine or container counts; its process is not visible.
 _FOREIGN_SECONDS: Final = 120.0
 _START_TIME_TOLERANCE: Final = 2.0
 
@@ -47,17 +46,17 @@ class Owner(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Claimed(msgspec.Struct, frozen=True, kw_only=True, tag="claimed", tag_field="record"):
-    """An edge will be sent in a message."""
+    """A line: this process is going to send an alert in a message."""
 
     time: float  # seconds since the epoch
     message: str  # id
     owner: Owner
     sinks: tuple[str, ...]
-    edge: Edge
+    alert: Alert = msgspec.field(name="edge")  # the name in the files
 
 
 class TakenOver(msgspec.Struct, frozen=True, kw_only=True, tag="taken", tag_field="record"):
-    """Another process sends a message, because its owner is gone."""
+    """A line: another process is going to send a message, because its owner is gone."""
 
     time: float
     message: str
@@ -66,7 +65,7 @@ class TakenOver(msgspec.Struct, frozen=True, kw_only=True, tag="taken", tag_fiel
 
 
 class Delivered(msgspec.Struct, frozen=True, kw_only=True, tag="delivered", tag_field="record"):
-    """A sink has accepted a message."""
+    """A line: a sink accepted a message."""
 
     time: float
     message: str
@@ -79,33 +78,33 @@ _decode = msgspec.json.Decoder(_Line).decode
 
 
 @dataclass(frozen=True)
-class Debt:
-    """A message that a sink has not accepted yet."""
+class Undelivered:
+    """A message that was claimed for a sink and not accepted yet."""
 
     message: str
     sink: str
     owner: Owner
     time: float  # when it was claimed or taken over
-    edges: tuple[Edge, ...]
+    alerts: tuple[Alert, ...]
 
 
 @dataclass(frozen=True)
-class Told:
-    """The content of a record.
+class AlertHistory:
+    """The content of an alert record.
 
     Attributes:
-        edges: the edges that were claimed, by key.
-        sinks: the sinks for which an edge was claimed, by key.
-        debts: messages that were not delivered.
+        alerts: the claimed alerts, by key.
+        sinks: the sinks for which each alert was claimed, by its key.
+        undelivered: the messages that were not delivered.
     """
 
-    edges: Mapping[str, Edge] = field(default_factory=dict)
+    alerts: Mapping[str, Alert] = field(default_factory=dict)
     sinks: Mapping[str, frozenset[str]] = field(default_factory=dict)
-    debts: tuple[Debt, ...] = ()
+    undelivered: tuple[Undelivered, ...] = ()
 
 
 def this_process() -> Owner:
-    """Return this process as an owner."""
+    """Return the `Owner` of this process."""
     pid = os.getpid()
     return Owner(
         pid=pid,
@@ -115,80 +114,80 @@ def this_process() -> Owner:
     )
 
 
-def is_gone(debt: Debt, me: Owner, now: float) -> bool:
-    """Return whether the process that owes a message is gone.
+def is_gone(entry: Undelivered, me: Owner, now: float) -> bool:
+    """Return whether the process that claimed a message is gone.
 
     Args:
-        debt: the message.
+        entry: the message.
         me: this process.
-        now: seconds since the epoch.
+        now: current time in seconds since the epoch.
     """
-    owner = debt.owner
+    owner = entry.owner
     if (owner.machine, owner.pid_namespace) != (me.machine, me.pid_namespace):
-        return now - debt.time > _FOREIGN_SECONDS
+        return now - entry.time > _FOREIGN_SECONDS
     started = process_start_time(owner.pid)
     return started is None or abs(started - owner.start_time) > _START_TIME_TOLERANCE
 
 
 class AlertRecord:
-    """The record of one run; every method may raise OSError.
+    """The alert record of one run; every method may raise OSError.
 
     Args:
-        path: the file; it need not exist.
+        path: the file; it may not exist yet.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
-    def read(self) -> Told:
-        """Return what is recorded; damaged lines are skipped."""
+    def read(self) -> AlertHistory:
+        """Return the content of the file; damaged lines are skipped."""
         return _folded(_lines(read_beginning(self._path, _MAX_BYTES) or b""))
 
     def claim(
         self,
         message: str,
-        edges: Sequence[Edge],
+        alerts: Sequence[Alert],
         sinks: Sequence[str],
         owner: Owner,
         now: float,
-    ) -> list[tuple[Edge, tuple[str, ...]]]:
-        """Claim edges for a message; return each that is new with the sinks that it is owed to.
+    ) -> list[tuple[Alert, tuple[str, ...]]]:
+        """Claim alerts for a message; return the new ones, each with the sinks to send it to.
 
-        An edge that is past and was told to any sink is not new.
+        An alert about the past is not new if it was claimed for any sink.
         """
-        claimed: list[tuple[Edge, tuple[str, ...]]] = []
+        claimed: list[tuple[Alert, tuple[str, ...]]] = []
 
         def lines() -> Iterable[_Line]:
-            told = self.read()
-            for edge in edges:
-                known = told.sinks.get(edge.key, frozenset())
-                owed = tuple(sink for sink in sinks if sink not in known)
-                if owed and not (known and edge.past):
-                    claimed.append((edge, owed))
-                    yield Claimed(time=now, message=message, owner=owner, sinks=owed, edge=edge)
+            history = self.read()
+            for alert in alerts:
+                known = history.sinks.get(alert.key, frozenset())
+                due = tuple(sink for sink in sinks if sink not in known)
+                if due and not (known and alert.past):
+                    claimed.append((alert, due))
+                    yield Claimed(time=now, message=message, owner=owner, sinks=due, alert=alert)
 
         self._append(lines)
         return claimed
 
-    def take_over(self, sinks: Sequence[str], owner: Owner, now: float) -> list[Debt]:
-        """Take over the messages to these sinks whose processes are gone, and return them."""
-        taken: list[Debt] = []
+    def take_over(self, sinks: Sequence[str], owner: Owner, now: float) -> list[Undelivered]:
+        """Take over the messages to these sinks from processes that are gone; return them."""
+        taken: list[Undelivered] = []
 
         def lines() -> Iterable[_Line]:
-            for debt in self.read().debts:
-                if debt.sink in sinks and debt.owner != owner and is_gone(debt, owner, now):
-                    taken.append(debt)
-                    yield TakenOver(time=now, message=debt.message, owner=owner, sink=debt.sink)
+            for entry in self.read().undelivered:
+                if entry.sink in sinks and entry.owner != owner and is_gone(entry, owner, now):
+                    taken.append(entry)
+                    yield TakenOver(time=now, message=entry.message, owner=owner, sink=entry.sink)
 
         self._append(lines)
         return taken
 
     def delivered(self, message: str, sink: str, now: float) -> None:
-        """Record that a sink has accepted a message."""
+        """Record that a sink accepted a message."""
         self._append(lambda: [Delivered(time=now, message=message, sink=sink)])
 
     def _append(self, lines: Callable[[], Iterable[_Line]]) -> None:
-        """Append lines and sync them; they are made under the lock, from what is recorded."""
+        """Append lines and sync; `lines` is called under the lock and may read the file."""
         flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
         descriptor = os.open(self._path, flags, 0o666)
         try:
@@ -197,12 +196,12 @@ class AlertRecord:
             if not data:
                 return
             size = os.fstat(descriptor).st_size
-            # A line that was cut short must not damage the next one.
+            # End a truncated line first, so that it does not damage the new one.
             is_torn = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
             data = b"\n" + data if is_torn else data
             if os.write(descriptor, data) != len(data):
                 os.ftruncate(descriptor, size)
-                raise OSError(0, "only a part was written")
+                raise OSError(0, "the line was written only in part")
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
@@ -218,26 +217,26 @@ def _lines(data: bytes) -> list[_Line]:
     return found
 
 
-def _folded(lines: Iterable[_Line]) -> Told:
-    edges: dict[str, Edge] = {}
+def _folded(lines: Iterable[_Line]) -> AlertHistory:
+    alerts: dict[str, Alert] = {}
     sinks: dict[str, frozenset[str]] = {}
-    debts: dict[tuple[str, str], Debt] = {}
+    undelivered: dict[tuple[str, str], Undelivered] = {}
     for line in lines:
         match line:
             case Claimed():
-                edges.setdefault(line.edge.key, line.edge)
-                sinks[line.edge.key] = sinks.get(line.edge.key, frozenset()) | set(line.sinks)
+                alerts.setdefault(line.alert.key, line.alert)
+                sinks[line.alert.key] = sinks.get(line.alert.key, frozenset()) | set(line.sinks)
                 for sink in line.sinks:
-                    before = debts.get((line.message, sink))
-                    known = () if before is None else before.edges
-                    debts[line.message, sink] = Debt(
-                        line.message, sink, line.owner, line.time, (*known, line.edge)
+                    before = undelivered.get((line.message, sink))
+                    known = () if before is None else before.alerts
+                    undelivered[line.message, sink] = Undelivered(
+                        line.message, sink, line.owner, line.time, (*known, line.alert)
                     )
             case TakenOver():
-                if (debt := debts.get((line.message, line.sink))) is not None:
-                    debts[line.message, line.sink] = Debt(
-                        line.message, line.sink, line.owner, line.time, debt.edges
+                if (entry := undelivered.get((line.message, line.sink))) is not None:
+                    undelivered[line.message, line.sink] = Undelivered(
+                        line.message, line.sink, line.owner, line.time, entry.alerts
                     )
             case Delivered():
-                debts.pop((line.message, line.sink), None)
-    return Told(edges, sinks, tuple(debts.values()))
+                undelivered.pop((line.message, line.sink), None)
+    return AlertHistory(alerts, sinks, tuple(undelivered.values()))

@@ -1,4 +1,4 @@
-"""Texts that may be secrets: written out, or as `env:NAME` or `file:PATH`."""
+"""Values that may be secret: given directly, or as `env:NAME` or `file:PATH`."""
 
 import hashlib
 import os
@@ -12,19 +12,19 @@ _LONGEST: Final = 1 << 16
 
 
 class AlertSettingsError(EsperError, ValueError):
-    """The settings of `esper alert` cannot be used; one sentence without secrets."""
+    """Invalid settings of `esper alert`; the message is one sentence without secrets."""
 
 
 def revealed(text: str, what: str, folder: Path) -> str:
-    """Return a secret.
+    """Return the value that a setting refers to.
 
     Args:
-        text: the secret, `env:NAME` or `file:PATH`.
-        what: the option or key, for errors.
-        folder: folder that relative paths of files start from.
+        text: the value, `env:NAME` or `file:PATH`.
+        what: the option or key, for error messages.
+        folder: base folder of relative file paths.
 
     Raises:
-        AlertSettingsError: the variable is not set, or the file cannot be read, or is empty.
+        AlertSettingsError: the variable is not set, or the file cannot be read or is empty.
     """
     if text.startswith("env:"):
         name = text.removeprefix("env:")
@@ -45,10 +45,10 @@ def revealed(text: str, what: str, folder: Path) -> str:
 
 
 def checked_url(url: str, what: str) -> str:
-    """Return a URL of http or https.
+    """Return the URL if it is an http or https URL.
 
     Raises:
-        AlertSettingsError: it is none; the message does not contain it.
+        AlertSettingsError: it is not; the message does not contain the URL.
     """
     try:
         parts = urlsplit(url)
@@ -65,20 +65,20 @@ def checked_url(url: str, what: str) -> str:
 
 
 def sink_id(kind: str, text: str) -> str:
-    """Return an id of a sink that does not reveal its secret.
+    """Return a sink id that does not reveal the secret.
 
-    A secret from a variable or a file keeps its id when it is replaced by another one.
+    For `env:NAME` and `file:PATH`, the id does not change when the secret changes.
     """
     return f"{kind}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
 
 def sink_name(kind: str, text: str, *, is_public: bool = False) -> str:
-    """Return a name of a sink for output: its variable or file, or the host of its URL.
+    """Return a sink's display name: its variable or file, or the host of its URL.
 
     Args:
-        kind: "webhook" and so on.
-        text: the setting, as it was given.
-        is_public: whether the host of the URL is no secret; of apprise's URLs it may be one.
+        kind: the sink type, such as "webhook".
+        text: the setting as the user wrote it.
+        is_public: whether the URL's host may be shown; in an apprise URL it may be a secret.
     """
     if text.startswith(("env:", "file:")):
         return f"{kind} {text}"

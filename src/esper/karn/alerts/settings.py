@@ -1,4 +1,4 @@
-"""The settings of `esper alert`: a TOML file, options over it, and the sinks that they make."""
+"""The settings of `esper alert`: a TOML file, and the sinks that the settings define."""
 
 import math
 import re
@@ -11,7 +11,7 @@ from typing import Final, TextIO
 
 import msgspec
 
-from esper.karn.alerts.edges import DEFAULT_KINDS, EDGE_KINDS
+from esper.karn.alerts.alert_types import ALERT_KINDS, DEFAULT_KINDS
 from esper.karn.alerts.secrets import (
     AlertSettingsError,
     checked_url,
@@ -35,34 +35,34 @@ _Duration = str | int | float
 
 
 class CommandSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A table [[exec]]."""
+    """An [[exec]] table."""
 
     command: str
     time_limit: _Duration = "30s"
 
 
 class WebhookSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A table [[webhook]]."""
+    """A [[webhook]] table."""
 
     url: str
-    shape: str = ""  # one of SHAPES; empty: by the URL's host
+    shape: str = ""  # one of SHAPES; empty: chosen from the URL's host
 
 
 class NotifySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A table [[notify]]."""
+    """A [[notify]] table."""
 
     url: str
 
 
 class HeartbeatSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A table [[heartbeat]]."""
+    """A [[heartbeat]] table."""
 
     url: str
     every: _Duration = "60s"
 
 
 class LogSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A table [[log]]."""
+    """A [[log]] table."""
 
     path: str
 
@@ -71,16 +71,16 @@ class AlertSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """The content of a settings file.
 
     Attributes:
-        watch: folders of runs, and runs.
-        on: kinds of edges that are told.
+        watch: folders that contain runs, and single runs.
+        on: the alert kinds to send.
         stalled_after: time without an update that counts as a stall, such as "15m".
-        exec: commands.
+        exec: commands to run.
         webhook: webhooks.
-        notify: services that apprise knows.
-        heartbeat: services that expect a sign of life.
-        log: files.
-        metrics: address where metrics for Prometheus are served, such as "9108".
-        textfile: file with the metrics, for node_exporter.
+        notify: apprise services.
+        heartbeat: heartbeat monitoring services.
+        log: log files.
+        metrics: address for serving Prometheus metrics, such as "9108".
+        textfile: metrics file for node_exporter.
     """
 
     watch: tuple[str, ...] = ()
@@ -96,10 +96,10 @@ class AlertSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
 
 def read_settings(path: Path) -> AlertSettings:
-    """Return the settings in a file.
+    """Read a settings file.
 
     Raises:
-        AlertSettingsError: it cannot be read, or has an unknown key or a wrong value.
+        AlertSettingsError: the file cannot be read, or has an unknown key or an invalid value.
     """
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -114,7 +114,7 @@ def read_settings(path: Path) -> AlertSettings:
 
 
 def _plain(error: str) -> str:
-    """Return msgspec's message as a sentence, with a suggestion for an unknown key."""
+    """Return msgspec's error message as a sentence, with a suggestion for an unknown key."""
     what, _, place = error.partition(" - at ")
     at = place.strip("`").removeprefix("$.").removeprefix("$")
     if (unknown := re.fullmatch(r"Object contains unknown field `(.*)`", what)) is not None:
@@ -136,14 +136,14 @@ _KEYS: Final[dict[str, type[msgspec.Struct]]] = {
 
 
 def usable(settings: AlertSettings, path: Path) -> AlertSettings:
-    """Return settings whose kinds and times are checked and which have a sink.
+    """Return the settings after checking kinds, times and that there is at least one sink.
 
     Args:
         settings: the settings.
-        path: their file, for errors.
+        path: the settings file, for error messages.
 
     Raises:
-        AlertSettingsError: they cannot be used.
+        AlertSettingsError: the settings are invalid.
     """
     kinds_of(settings.on)
     seconds_of(settings.stalled_after, "stalled_after")
@@ -154,30 +154,30 @@ def usable(settings: AlertSettings, path: Path) -> AlertSettings:
 
 
 def kinds_of(kinds: Sequence[str]) -> frozenset[str]:
-    """Return kinds of edges, checked; "all" is all of them.
+    """Return a checked set of alert kinds; "all" stands for all kinds.
 
     Raises:
-        AlertSettingsError: there is no such kind.
+        AlertSettingsError: a kind does not exist.
     """
     found: set[str] = set()
     for kind in kinds:
-        if kind != "all" and kind not in EDGE_KINDS:
-            known = (*EDGE_KINDS, "all")
+        if kind != "all" and kind not in ALERT_KINDS:
+            known = (*ALERT_KINDS, "all")
             hint = did_you_mean(kind, known) or f"; the kinds are {', '.join(known)}"
-            raise AlertSettingsError(f"there is nothing to tell called {kind!r}{hint}")
-        found |= set(EDGE_KINDS) if kind == "all" else {kind}
+            raise AlertSettingsError(f"there is no alert kind {kind!r}{hint}")
+        found |= set(ALERT_KINDS) if kind == "all" else {kind}
     return frozenset(found)
 
 
 def seconds_of(duration: _Duration, what: str) -> float:
-    """Return a time span in seconds: 90, "90s", "15m", "2h" or "1d".
+    """Return a duration such as 90, "90s", "15m", "2h" or "1d" in seconds.
 
     Args:
-        duration: the time span.
-        what: the option or key, for errors.
+        duration: the duration.
+        what: the option or key, for error messages.
 
     Raises:
-        AlertSettingsError: it is none, or is not positive.
+        AlertSettingsError: it is not a positive duration.
     """
     matched = _DURATION.fullmatch(str(duration).strip())
     seconds = 0.0 if matched is None else float(matched[1]) * _UNITS[matched[2]]
@@ -189,21 +189,21 @@ def seconds_of(duration: _Duration, what: str) -> float:
 def sinks_of(
     settings: AlertSettings, folder: Path, output: TextIO | None = None
 ) -> tuple[list[Sink], list[HeartbeatSink]]:
-    """Return the sinks of messages, and the heartbeats.
+    """Return the message sinks and the heartbeat sinks.
 
     Args:
         settings: the settings.
-        folder: folder that relative paths start from.
+        folder: base folder of relative paths.
         output: standard output, for a log named `-`.
 
     Raises:
-        AlertSettingsError: a secret is missing, or a value cannot be used.
+        AlertSettingsError: a secret is missing, or a value is invalid.
     """
     sinks: dict[str, Sink] = {}
     for sink in _sinks(settings, folder, output):
-        sinks.setdefault(sink.id, sink)  # the same one twice is one
-    hearts = {one.id: one for one in _heartbeats(settings, folder)}
-    return list(sinks.values()), list(hearts.values())
+        sinks.setdefault(sink.id, sink)  # drop duplicates
+    heartbeats = {one.id: one for one in _heartbeats(settings, folder)}
+    return list(sinks.values()), list(heartbeats.values())
 
 
 def _sinks(settings: AlertSettings, folder: Path, output: TextIO | None) -> Iterator[Sink]:
@@ -218,7 +218,7 @@ def _sinks(settings: AlertSettings, folder: Path, output: TextIO | None) -> Iter
         shape = hook.shape or shape or shape_of(url)
         if shape not in SHAPES:
             raise AlertSettingsError(
-                f"the shape of a webhook is {', '.join(SHAPES)}, not {shape!r}"
+                f"the shape of a webhook must be one of {', '.join(SHAPES)}, not {shape!r}"
             )
         name = sink_name("webhook", given, is_public=True)
         yield WebhookSink(sink_id("webhook", given), name, url, shape)
@@ -250,7 +250,7 @@ def _heartbeats(settings: AlertSettings, folder: Path) -> Iterator[HeartbeatSink
 
 
 def _with_shape(url: str) -> tuple[str, str]:
-    """Return the form that an option such as `slack+https://…` asks for, and the rest of it."""
+    """Split an option such as `slack+https://…` into its shape, which may be empty, and the URL."""
     for shape in SHAPES:
         if url.startswith(f"{shape}+"):
             return shape, url.removeprefix(f"{shape}+")
@@ -261,7 +261,7 @@ def _command_words(command: str) -> tuple[str, ...]:
     try:
         words = shlex.split(command)
     except ValueError as error:
-        raise AlertSettingsError(f"--exec: the command cannot be read: {error}") from None
+        raise AlertSettingsError(f"--exec: the command cannot be parsed: {error}") from None
     if not words:
         raise AlertSettingsError("--exec: the command is empty")
     if shutil.which(words[0]) is None:

@@ -1,5 +1,5 @@
-"""The ways out of an alert process.
+"""Destinations of alert messages.
 
-A sink sends one message, or raises `SinkError`. No name, result or error of a sink contains a
-secret: URLs are named by their host, or by the variable or file that they came from.
+A sink sends one message, or raises `SinkError`. Names, results and errors of sinks contain no
+secrets: a URL is shown as its host, or as the variable or file that holds it.
 """

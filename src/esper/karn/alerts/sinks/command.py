@@ -1,4 +1,4 @@
-"""A command: the message as JSON on its standard input, and in its environment."""
+"""Sink that runs a command with the message on standard input and in environment variables."""
 
 import json
 import os
@@ -21,10 +21,10 @@ class CommandSink:
     """Runs a command for each message, without a shell.
 
     Attributes:
-        id: identifies it in records.
-        name: names it in output.
+        id: id in alert records.
+        name: display name.
         command: the program and its arguments.
-        seconds: longest time that it may take; then it is killed, with its children.
+        seconds: time limit, after which the command and its children are killed.
     """
 
     id: str
@@ -62,15 +62,15 @@ class CommandSink:
 
 
 def environment_of(message: Message) -> dict[str, str]:
-    """Return the variables that describe a message to a command."""
+    """Return the environment variables that describe a message."""
     found = {
         "ESPER_ALERT_ID": message.id,
         "ESPER_ALERT_TITLE": message.title,
         "ESPER_ALERT_TEXT": message.text,
-        "ESPER_ALERT_KINDS": ",".join(dict.fromkeys(edge.kind for edge in message.edges)),
-        "ESPER_ALERT_RUNS": ",".join(dict.fromkeys(edge.run for edge in message.edges)),
+        "ESPER_ALERT_KINDS": ",".join(dict.fromkeys(alert.kind for alert in message.alerts)),
+        "ESPER_ALERT_RUNS": ",".join(dict.fromkeys(alert.run for alert in message.alerts)),
         "ESPER_ALERT_PAST": str(int(message.is_past)),
         "ESPER_ALERT_DRILL": str(int(message.is_drill)),
     }
-    # Far below the limit of the system for one variable.
+    # Far below the operating system's limit for one variable.
     return {name: cut(value.replace("\0", ""), 30_000) for name, value in found.items()}

@@ -1,7 +1,7 @@
-"""A heartbeat, as healthchecks.io and its kin expect it.
+"""Heartbeats for healthchecks.io and similar services.
 
-A POST to the URL says that alerts are alive and no run fails; one to URL/fail says which runs fail.
-If nothing comes, because the machine is down, the service raises the alarm by itself.
+A POST to the URL means that the alert process works and no run fails; a POST to URL/fail lists the
+runs that fail. If no request arrives, because the machine is down, the service raises the alarm.
 """
 
 import threading
@@ -15,7 +15,7 @@ from esper.karn.alerts.messages import Message
 from esper.karn.alerts.sinks.post import post
 from esper.karn.alerts.sinks.sink import SinkError
 
-#: A watch loop that has not looked at runs for so long hangs: that is a failure.
+#: Seconds without a check of the runs that are reported as a failure of the alert process.
 HUNG_SECONDS: Final = 120.0
 _HEADERS: Final = {"Content-Type": "text/plain; charset=utf-8"}
 
@@ -25,10 +25,10 @@ class HeartbeatSink:
     """Sends the state of all runs.
 
     Attributes:
-        id: identifies it in records, where it never occurs.
-        name: names it in output.
-        url: where success is sent; a secret.
-        every: seconds between two beats while the state is the same.
+        id: unique id.
+        name: display name.
+        url: URL for success; secret.
+        every: seconds between two heartbeats while the state does not change.
     """
 
     id: str
@@ -43,9 +43,9 @@ class HeartbeatSink:
             failures: one sentence for each run that fails.
 
         Raises:
-            SinkError: it was not accepted.
+            SinkError: the service did not accept it.
         """
-        body = "\n".join(failures) or "no run fails"
+        body = "\n".join(failures) or "all runs are fine"
         return post(_failing(self.url) if failures else self.url, body.encode(), _HEADERS)
 
     def send(self, message: Message) -> str:
@@ -58,12 +58,12 @@ def _failing(url: str) -> str:
     return urlunsplit(parts._replace(path=f"{parts.path.rstrip('/')}/fail"))
 
 
-class Heart(threading.Thread):
-    """Sends a heartbeat from time to time, and at once when it changes.
+class HeartbeatThread(threading.Thread):
+    """Sends heartbeats periodically, and immediately when the state changes.
 
     Args:
-        sink: where to.
-        report: prints a sentence.
+        sink: the destination.
+        report: prints a sentence for the operator.
     """
 
     def __init__(self, sink: HeartbeatSink, report: Callable[[str], None]) -> None:
@@ -72,24 +72,24 @@ class Heart(threading.Thread):
         self._report = report
         self._changed = threading.Event()
         self._is_stopping = False
-        self._failures: tuple[str, ...] | None = None  # None until runs were looked at
+        self._failures: tuple[str, ...] | None = None  # None before the first check
         self._noted_at = 0.0  # by the monotonic clock
         self._is_unreachable = False
 
-    def note(self, failures: Sequence[str]) -> None:
-        """Take the state of the last look at runs."""
+    def set_failures(self, failures: Sequence[str]) -> None:
+        """Set the failures found by the last check of the runs."""
         before, self._failures = self._failures, tuple(failures)
         self._noted_at = time.monotonic()
         if before is None or bool(before) != bool(self._failures):
             self._changed.set()
 
     def stop(self) -> None:
-        """Let the thread end; what is being sent is not waited for."""
+        """End the thread without waiting for a heartbeat that is being sent."""
         self._is_stopping = True
         self._changed.set()
 
     def run(self) -> None:
-        """Beat until stopped."""
+        """Send heartbeats until stopped."""
         self._changed.wait()
         while not self._is_stopping:
             self._changed.clear()
@@ -100,7 +100,7 @@ class Heart(threading.Thread):
         failures = self._failures or ()
         hung = time.monotonic() - self._noted_at
         if hung > HUNG_SECONDS:
-            failures = (f"esper alert has not looked at runs for {hung:.0f} s", *failures)
+            failures = (f"esper alert has not checked the runs for {hung:.0f} s", *failures)
         try:
             self._sink.beat(failures)
         except SinkError as error:

@@ -1,4 +1,4 @@
-"""A file with one JSON object per message."""
+"""Sink that appends each message to a file as one line of JSON."""
 
 import json
 import os
@@ -15,10 +15,10 @@ class LogSink:
     """Appends each message to a file, or prints it.
 
     Attributes:
-        id: identifies it in records.
-        name: names it in output.
-        path: the file; None for `output`.
-        output: receives the lines, if there is no file.
+        id: id in alert records.
+        name: display name.
+        path: the file; None to write to `output`.
+        output: stream for the lines if `path` is None.
     """
 
     id: str
@@ -40,7 +40,7 @@ class LogSink:
             descriptor = os.open(self.path, flags, 0o666)
             try:
                 if os.write(descriptor, data := line.encode()) != len(data):
-                    raise SinkError("only a part was written")
+                    raise SinkError("the line was written only in part")
             finally:
                 os.close(descriptor)
         except (OSError, ValueError) as error:

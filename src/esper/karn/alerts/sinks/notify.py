@@ -1,4 +1,4 @@
-"""Apprise: mail, chats and phones, more than 100 services by one URL each."""
+"""Sink that sends mail, chat or phone messages through apprise (more than 100 services)."""
 
 import logging
 from dataclasses import dataclass
@@ -11,17 +11,17 @@ from esper.leyline.errors import EsperError
 
 
 class NotifyUrlError(EsperError, ValueError):
-    """Apprise is not installed, or does not know such a URL."""
+    """Apprise is not installed, or does not support the URL."""
 
 
 @dataclass(frozen=True)
 class NotifySink:
-    """Sends each message by apprise.
+    """Sends each message through apprise.
 
     Attributes:
-        id: identifies it in records.
-        name: names it in output.
-        url: as https://appriseit.com/services describes; a secret.
+        id: id in alert records.
+        name: display name.
+        url: service URL as described at https://appriseit.com/services; secret.
     """
 
     id: str
@@ -30,7 +30,7 @@ class NotifySink:
 
     @cached_property
     def _service(self) -> Any:
-        # Its log has URLs.
+        # Apprise writes URLs, which are secret, to its log.
         logging.getLogger("apprise").addHandler(logging.NullHandler())
         logging.getLogger("apprise").propagate = False
         try:
@@ -41,24 +41,24 @@ class NotifySink:
             ) from None
         service = apprise.Apprise()
         if not service.add(self.url):
-            raise NotifyUrlError(f"apprise does not know the URL of {self.name}")
+            raise NotifyUrlError(f"apprise does not support the URL of {self.name}")
         return service
 
     def check(self) -> None:
-        """Check that apprise knows the URL.
+        """Check that apprise supports the URL.
 
         Raises:
-            NotifyUrlError: it does not, or is not installed.
+            NotifyUrlError: apprise is not installed, or does not support the URL.
         """
         _ = self._service
 
     def send(self, message: Message) -> str:
         """Send a message; see `Sink`."""
-        kind = "info" if all(edge.resolved for edge in message.edges) else "failure"
+        kind = "info" if all(alert.resolved for alert in message.alerts) else "failure"
         try:
             is_sent = self._service.notify(body=message.text, title=message.title, notify_type=kind)
-        except Exception as error:  # noqa: BLE001  (its many services raise what they like)
+        except Exception as error:  # noqa: BLE001  (its services raise arbitrary exceptions)
             raise SinkError(f"apprise failed ({type(error).__name__})") from None
         if not is_sent:
-            raise SinkError("the service did not accept it")
+            raise SinkError("the service did not accept the message")
         return "sent"

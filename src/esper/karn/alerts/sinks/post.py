@@ -1,4 +1,4 @@
-"""One HTTP request, whose errors are sentences without the URL."""
+"""HTTP POST requests whose error messages do not contain the URL."""
 
 import http.client
 import ssl
@@ -10,13 +10,13 @@ from typing import Final
 from esper.karn.alerts.sinks.sink import SinkError
 from esper.leyline.version import VERSION
 
-#: Longest time to wait for a connection or an answer, in seconds.
+#: Timeout for the connection and for the response, in seconds.
 POST_SECONDS: Final = 10.0
 _LONGEST_WAIT: Final = 3600.0
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    # urllib would turn the POST into a GET without the message, and report its success.
+    # urllib would follow with a GET without the message, and report success.
     def redirect_request(self, *_args: object, **_more: object) -> None:
         return None
 
@@ -25,12 +25,12 @@ def post(url: str, body: bytes, headers: Mapping[str, str]) -> str:
     """Send a POST request; return "HTTP 200".
 
     Args:
-        url: where to; may contain a secret.
-        body: what to send.
-        headers: headers in addition to the program's name.
+        url: the destination; may contain a secret.
+        body: the request body.
+        headers: headers in addition to User-Agent.
 
     Raises:
-        SinkError: there was no answer, or one other than 2xx.
+        SinkError: there was no response, or its status was not 2xx.
     """
     agent = {"User-Agent": f"esper-alert/{VERSION}"}
     try:
@@ -43,10 +43,10 @@ def post(url: str, body: bytes, headers: Mapping[str, str]) -> str:
         with error:
             raise _refused(error) from None
     except urllib.error.URLError as error:
-        raise SinkError(f"no answer: {_reason(error.reason)}") from None
+        raise SinkError(f"no response: {_reason(error.reason)}") from None
     except (OSError, http.client.HTTPException, ValueError) as error:
         # The message of the error may contain the URL.
-        raise SinkError(f"no answer: {_reason(error)}") from None
+        raise SinkError(f"no response: {_reason(error)}") from None
 
 
 def _refused(error: urllib.error.HTTPError) -> SinkError:
@@ -54,13 +54,13 @@ def _refused(error: urllib.error.HTTPError) -> SinkError:
     seconds = min(float(wait), _LONGEST_WAIT) if wait.isdecimal() else 0.0
     words = http.client.responses.get(error.code, "")
     if 300 <= error.code < 400:
-        words = "the URL redirects; give the address that it leads to"
+        words = "the URL redirects; use the URL that it redirects to"
     return SinkError(f"HTTP {error.code} {words}".strip(), seconds)
 
 
 def _reason(reason: object) -> str:
     if isinstance(reason, TimeoutError):
-        return f"nothing came within {POST_SECONDS:.0f} s"
+        return f"nothing arrived within {POST_SECONDS:.0f} s"
     if isinstance(reason, ssl.SSLError):
         return f"TLS failed ({reason.reason or 'unknown reason'})"
     if isinstance(reason, OSError) and reason.strerror:

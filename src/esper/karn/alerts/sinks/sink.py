@@ -1,4 +1,4 @@
-"""What all sinks have in common."""
+"""The interface of all sinks."""
 
 from typing import Protocol
 
@@ -7,10 +7,10 @@ from esper.leyline.errors import EsperError
 
 
 class SinkError(EsperError):
-    """A message was not accepted; one sentence without secrets.
+    """A sink did not accept a message; the error message is one sentence without secrets.
 
     Attributes:
-        retry_after: seconds to wait at least before the next attempt, if the receiver said so.
+        retry_after: minimum seconds before the next attempt, as requested by the receiver.
     """
 
     def __init__(self, sentence: str, retry_after: float = 0.0) -> None:
@@ -19,19 +19,19 @@ class SinkError(EsperError):
 
 
 class Sink(Protocol):
-    """One way out."""
+    """A destination of messages."""
 
     @property
     def id(self) -> str:
-        """Identifies the sink in records; does not reveal its secret."""
+        """Id in alert records, without secrets."""
 
     @property
     def name(self) -> str:
-        """Names the sink in output, without its secret."""
+        """Display name, without secrets."""
 
     def send(self, message: Message) -> str:
-        """Send a message; return a few words on its receipt, such as "HTTP 200".
+        """Send a message; return a short receipt such as "HTTP 200".
 
         Raises:
-            SinkError: it was not accepted.
+            SinkError: the message was not accepted.
         """

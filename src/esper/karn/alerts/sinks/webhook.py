@@ -1,4 +1,4 @@
-"""A webhook: JSON of Esper's own form, or the forms of Slack and Discord."""
+"""Sink that posts to a webhook: Esper's JSON, or the formats of Slack and Discord."""
 
 import json
 from dataclasses import dataclass
@@ -9,16 +9,16 @@ from esper.karn.alerts.messages import Message
 from esper.karn.alerts.sinks.post import post
 from esper.karn.text.figures import cut
 
-#: Forms of the body.
+#: Formats of the request body.
 SHAPES: Final = ("json", "slack", "discord")
 _SLACK_HOSTS: Final = ("hooks.slack.com", "hooks.slack-gov.com")
 _DISCORD_HOSTS: Final = ("discord.com", "discordapp.com", "canary.discord.com", "ptb.discord.com")
-#: Discord refuses longer ones; Slack cuts them.
+#: Discord rejects longer texts; Slack truncates them.
 _LONGEST_TEXT: Final = {"slack": 3_500, "discord": 2_000}
 
 
 def shape_of(url: str) -> str:
-    """Return the form of the body that a URL expects, from its host."""
+    """Return the body format that a URL expects, judged by its host."""
     host = urlsplit(url).hostname or ""
     if host in _SLACK_HOSTS:
         return "slack"
@@ -30,9 +30,9 @@ class WebhookSink:
     """Sends each message in a POST request.
 
     Attributes:
-        id: identifies it in records.
-        name: names it in output.
-        url: where to; a secret.
+        id: id in alert records.
+        name: display name.
+        url: the destination; secret.
         shape: one of `SHAPES`.
     """
 
@@ -55,5 +55,5 @@ def _body(message: Message, shape: str) -> dict[str, Any]:
         for sign, written in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;")):
             text = text.replace(sign, written)
         return {"text": cut(text, _LONGEST_TEXT[shape])}
-    # A run's name must not be able to mention everyone.
+    # A run's name must not mention everyone in the channel.
     return {"content": cut(text, _LONGEST_TEXT[shape]), "allowed_mentions": {"parse": []}}
