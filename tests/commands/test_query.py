@@ -27,11 +27,11 @@ def test_rows_are_printed_as_text_csv_and_json(run: Run, written: Path) -> None:
     assert faults_of(report, "query", documented_forms()) == []
 
 
-def test_rows_above_the_limit_are_not_shown_and_that_is_said(run: Run, written: Path) -> None:
+def test_rows_above_the_limit_are_not_shown_and_a_warning_says_so(run: Run, written: Path) -> None:
     sql = "SELECT id FROM events ORDER BY id"
     code, text, errors = run("query", "", sql, "--limit", "2")
     assert (code, text.split()) == (0, ["id", "1", "2"])
-    assert errors == "only 2 rows are shown: there are more (see --limit)\n"
+    assert errors == "only 2 rows are shown; there are more (see --limit)\n"
     assert json.loads(run("query", "", sql, "--limit", "2", "--json")[1])["cut"] is True
     assert run("query", "", sql, "--limit", "3")[2] == ""
 
@@ -54,7 +54,7 @@ def test_rows_above_the_limit_are_not_shown_and_that_is_said(run: Run, written: 
         ("SELECT zeroblob(2000000000)", "too big"),
     ],
 )
-def test_what_is_no_reading_query_is_refused_in_one_sentence(
+def test_a_query_that_is_not_read_only_is_rejected_in_one_sentence(
     run: Run, written: Path, sql: str, words: str
 ) -> None:
     before = {one.name: one.read_bytes() for one in written.iterdir() if one.is_file()}
@@ -65,7 +65,7 @@ def test_what_is_no_reading_query_is_refused_in_one_sentence(
     assert not Path("elsewhere").exists()
 
 
-def test_a_query_without_end_is_ended(
+def test_an_endless_query_is_stopped(
     run: Run, written: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("esper.karn.store.reading.read_only_store.SESSION_SECONDS", 0.2)
@@ -79,7 +79,7 @@ def test_a_limit_below_one_is_refused(run: Run, written: Path) -> None:
     assert "at least 1" in run("query", "fine", "SELECT 1", "--limit", "0")[2]
 
 
-def test_json_loses_no_column_of_a_name_that_comes_twice(run: Run, written: Path) -> None:
+def test_json_rejects_duplicate_column_names(run: Run, written: Path) -> None:
     code, output, errors = run("query", "fine", "SELECT 1 AS a, 2 AS a", "--json")
     assert (code, output) == (2, "")
     assert "two columns are named 'a'" in errors

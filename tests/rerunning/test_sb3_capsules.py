@@ -418,10 +418,10 @@ def test_a_payload_is_never_executed(tmp_path, capsule):
         ("threads", 10**9, "threads are unknown"),
         ("phase", "hosts", "its phase"),
         ("rebuilder", "pickle", "knows no way"),
-        ("minibatch", "2", "is no int"),
-        ("sightings", [{"head": 3}], "is not whole"),
+        ("minibatch", "2", "must be int"),
+        ("sightings", [{"head": 3}], "is damaged"),
         ("format", "watched run 2", "another format"),
-        ("more", 1, "unknown one: more"),
+        ("more", 1, "unknown part: more"),
     ],
 )  # fmt: skip
 def test_a_tampered_capsule_is_refused_in_one_sentence(path, value, expected, tmp_path, capsule):

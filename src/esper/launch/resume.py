@@ -1,4 +1,4 @@
-"""Prepares a run to be resumed: everything is checked before anything in it changes."""
+"""Prepares a run to be resumed; all checks come before any change."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -31,7 +31,7 @@ from esper.simic.config import (
 from esper.simic.drill import scheduled
 from esper.simic.training.run_data import DataRecord, check_same_data, read_records, record_data
 
-#: Status of a run whose process ended in order; with all episodes trained, nothing is left to do.
+#: Status of a run that ended regularly; with all episodes trained, there is nothing to resume.
 _ENDED = (StatusKind.FINISHED, StatusKind.STOPPED, StatusKind.HALTED)
 
 
@@ -69,8 +69,7 @@ def prepare_resume(
     check_store_path(run)
     if library := watched_library(run):
         raise ConfigError(
-            f"{run.name} is a watched run ({library}): only the script that trains it can go on "
-            "with it"
+            f"{run.name} is a watched run ({library}): only its own training script can continue it"
         )
     recorded = settings_at_start(run)
     config = load_config(run / CONFIG_NAME, recorded)

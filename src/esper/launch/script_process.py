@@ -1,4 +1,4 @@
-"""A training script as a process of its own, whose output is kept in its run."""
+"""A training script as a child process whose output is saved in its run."""
 
 import os
 import shutil
@@ -15,15 +15,15 @@ _CHUNK: Final = 1 << 16
 
 
 class ScriptError(EsperError, ValueError):
-    """The command of a script cannot be run; the message says why."""
+    """The script's command cannot be run; the message says why."""
 
 
 def prepare_script_run(run_dir: Path, name: str, command: Sequence[str]) -> Path:
     """Check a command and create the directory of its run.
 
     Args:
-        run_dir: the folder that holds runs.
-        name: of the run; the script's name if empty.
+        run_dir: the folder that contains runs.
+        name: name of the run; the script's name if empty.
         command: the program and its arguments.
 
     Raises:
@@ -43,12 +43,13 @@ def prepare_script_run(run_dir: Path, name: str, command: Sequence[str]) -> Path
 
 
 class ScriptProcess:
-    """A training script. It outlives the terminal if its output only goes to the run.
+    """A training script.
 
     Args:
         run: directory of its run.
         command: the program and its arguments.
-        echo: receives the output, too; None if it only goes to the run's console log.
+        echo: receives a copy of the output. If None, the output goes only to the run's console log,
+            and the script survives the end of the terminal.
     """
 
     def __init__(
@@ -87,7 +88,7 @@ class ScriptProcess:
             self._process.terminate()
 
     def wait(self) -> int:
-        """Pass the output on until the script ends; return its exit code, as shells do."""
+        """Forward the output until the script ends; return its exit code as a shell would."""
         output = self._process.stdout
         if output is not None and self._echo is not None:
             while chunk := os.read(output.fileno(), _CHUNK):

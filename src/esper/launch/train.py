@@ -1,4 +1,4 @@
-"""Trains a locked run in this process, from its first signal handler to its last event."""
+"""Trains a locked run in this process."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -1,1 +1,1 @@
-"""Records watched training runs: events into a store, incidents into capsules."""
+"""Recording of watched training runs: events in a store, incidents in capsules."""

@@ -1,6 +1,6 @@
-"""The capsule of a watched run's incident: what is needed to repeat it in another process.
+"""Capsules of watched runs: the state needed to repeat an incident in another process.
 
-It holds tensors and plain values only, and is read with `weights_only=True`.
+A capsule contains only tensors and plain values, and is read with `weights_only=True`.
 """
 
 import platform
@@ -25,34 +25,34 @@ from esper.simic.replay.incidents import (
 )
 from esper.watching.recorder import Trouble
 
-#: Capsules that show nothing new which are kept, and bytes of all capsules above which none is.
+#: Maximum number of capsules that show nothing new, and limit in bytes of all capsules together.
 KEPT: Final = 8
 KEPT_BYTES: Final = 256 << 20
-#: Bytes of tensors above which a capsule is not written.
+#: Maximum size of a capsule's tensors, in bytes; a larger capsule is not written.
 LARGEST: Final = 256 << 20
-#: Distributions whose versions are recorded, where they are installed.
+#: Distributions whose versions are recorded if they are installed.
 _LIBRARIES: Final = ("torch", "numpy", "gymnasium", "stable-baselines3", "sb3-contrib")
 
 
 @dataclass(frozen=True)
 class WatchedCapsule:
-    """What an incident of a watched run started from.
+    """The state before an incident of a watched run.
 
     Attributes:
         update: number of the update, counted from 1.
-        minibatch: in which it was seen, counted from 1; 0 while acting.
+        minibatch: the minibatch with the non-finite value, counted from 1; 0 while acting.
         phase: "acting" or "update".
-        rebuilder: how the update is repeated, a name; empty where it cannot be.
-        reason: why it cannot be repeated, a sentence.
-        plan: plain values from which the rebuilder makes models and settings.
-        start: weights, states of optimizers and random generators (`StartState.values`).
-        data: tensors that the update learns from, by name.
-        on_nonfinite: of the watch.
-        origin: the fields of the `IncidentOrigin` that was found at once; empty if none was.
-        sightings: the fields of each `NonfiniteSighting`, causes first.
+        rebuilder: name of the method that repeats the update; empty if it cannot be repeated.
+        reason: a sentence on why it cannot be repeated.
+        plan: plain values from which the rebuilder creates models and settings.
+        start: weights, optimizer states and random generator states (`StartState.values`).
+        data: the update's training data, tensors by name.
+        on_nonfinite: the watch's setting.
+        origin: fields of the `IncidentOrigin` found during training; empty if none was found.
+        sightings: fields of each `NonfiniteSighting`, causes first.
         versions: versions of esper, python and libraries.
         threads: number of PyTorch threads.
-        device: on which the model was.
+        device: the model's device.
     """
 
     format: ClassVar[str] = WATCHED_FORMAT
@@ -73,8 +73,8 @@ class WatchedCapsule:
 
     @property
     def why_not_repeated(self) -> str:
-        """Why a replay cannot repeat it, a sentence; empty if it can."""
-        return "" if self.rebuilder else self.reason or "it says no way to repeat it"
+        """A sentence on why a replay is not possible; empty if it is."""
+        return "" if self.rebuilder else self.reason or "the capsule names no way to repeat it"
 
 
 class CapsuleTooLargeError(EsperError):
@@ -86,9 +86,9 @@ class Contents:
     """The part of a capsule that depends on the library.
 
     Attributes:
-        rebuilder, reason, plan, start, data: as of `WatchedCapsule`.
-        device: on which the model is.
-        on_nonfinite: of the watch.
+        rebuilder, reason, plan, start, data: see `WatchedCapsule`.
+        device: the model's device.
+        on_nonfinite: the watch's setting.
     """
 
     rebuilder: str
@@ -101,11 +101,11 @@ class Contents:
 
 
 class CapsuleKeeper:
-    """Writes the capsules of a watched run, within limits of number and size.
+    """Writes the capsules of a watched run, with limits on their number and size.
 
     Args:
         run: the run's directory.
-        contents_of: returns what the library knows of the state before an incident.
+        contents_of: returns the library's state before an incident.
     """
 
     def __init__(self, run: Path, contents_of: Callable[[Trouble], Contents]) -> None:
@@ -119,9 +119,9 @@ class CapsuleKeeper:
         sightings: list[NonfiniteSighting],
         origin: IncidentOrigin | None,
     ) -> IncidentRecorded:
-        """Write the capsule of incident `number`; return its event, with a reason if there is none.
+        """Write the capsule of incident `number`; return the incident's event.
 
-        An error is not raised.
+        Errors are not raised; the event then has a reason instead of a capsule.
         """
         self._ledger.number = number - 1
         try:
@@ -132,32 +132,34 @@ class CapsuleKeeper:
         except CapsuleTooLargeError:
             reason = f"it would take more than {LARGEST >> 20} MiB"
         except Exception as error:  # noqa: BLE001 - the incident is recorded without a capsule
-            reason = f"it could not be made: {type(error).__name__}: {error}"
+            reason = f"it could not be created: {type(error).__name__}: {error}"
         return IncidentRecorded(
             update=trouble.update, number=number, path="", size=0, reason=reason
         )
 
 
 def watched_capsule_of(values: dict[str, Any], folder: Path) -> WatchedCapsule:
-    """Return the capsule with a content that was read.
+    """Return the capsule with these values, after checking them.
 
     Raises:
-        IncidentError: a part is missing, unknown, or not of its type.
+        IncidentError: a value is missing, unknown, or of the wrong type.
     """
     expected = {field.name: field.type for field in fields(WatchedCapsule)}
     values = {name: value for name, value in values.items() if name != "format"}
     if values.keys() != expected.keys():
         wrong = min(map(str, values.keys() ^ expected.keys()))
-        raise IncidentError(f"the capsule in {folder} lacks a part, or has an unknown one: {wrong}")
+        raise IncidentError(f"the capsule in {folder} has a missing or unknown part: {wrong}")
     for name, value in values.items():
         kind = str(expected[name]).partition("[")[0].removeprefix("<class '").removesuffix("'>")
         if type(value).__name__ != kind:
-            raise IncidentError(f"the capsule in {folder} is not whole: its {name} is no {kind}")
+            raise IncidentError(
+                f"the capsule in {folder} is damaged: the type of its {name} must be {kind}"
+            )
     try:
         msgspec.convert(values["sightings"], list[NonfiniteSighting])
         msgspec.convert(values["versions"], dict[str, str])
     except msgspec.ValidationError as error:
-        raise IncidentError(f"the capsule in {folder} is not whole: {error}") from None
+        raise IncidentError(f"the capsule in {folder} is damaged: {error}") from None
     return WatchedCapsule(**values)
 
 
@@ -186,7 +188,7 @@ def _capsule(
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of esper, python and the libraries that are installed, by name."""
+    """Return the versions of esper, python and the installed libraries, by name."""
     found = {"esper": VERSION, "python": platform.python_version()}
     for name in _LIBRARIES:
         try:

@@ -1,4 +1,4 @@
-"""Records a watched training run in a run directory, from which Sanctum reads it."""
+"""Records a watched training run in a run directory, where Sanctum reads it."""
 
 import atexit
 import logging
@@ -33,15 +33,15 @@ from esper.leyline.telemetry import (
 from esper.leyline.text.sighting_words import what_words
 from esper.leyline.version import VERSION
 from esper.recording.capsule import CapsuleKeeper, Contents
-from esper.recording.news import News, halt_reason, kind_of
+from esper.recording.incident_log import IncidentLog, halt_reason, kind_of
 from esper.tracing.origin import Origin
 from esper.watching.heads import Head
 from esper.watching.recorder import Trouble, UpdateRecord
 
 #: Store size in MiB above which old events are thinned.
 STORE_MEGABYTES: Final = 2048
-#: Names under which training loops log a figure, by field of `PPOUpdatePayload`; the part after the
-#: last slash counts, without regard to case.
+#: Names that training loops use in their logs, by field of `PPOUpdatePayload`. Only the part after
+#: the last slash is compared, ignoring case.
 _KNOWN_FIGURES: Final[Mapping[str, tuple[str, ...]]] = {
     "policy_loss": ("policy_loss", "policy_gradient_loss", "pg_loss", "actor_loss"),
     "value_loss": ("value_loss", "v_loss", "critic_loss"),
@@ -57,17 +57,17 @@ _log = logging.getLogger("esper")
 
 @dataclass(frozen=True)
 class Description:
-    """What is known of a watched run at its start.
+    """Description of a watched run at its start.
 
     Attributes:
-        name: of the run; becomes part of its id.
+        name: the run's name; becomes part of its id.
         library: distribution of the watched library; "torch" for a plain loop.
-        heads: heads, then groups.
-        task: what is trained, such as the environment's id; empty if unknown.
-        device: on which the model's parameters are.
-        seed: of the random number generators; None if unknown.
-        config: settings of the training, for the record.
-        on_nonfinite: of the watch.
+        heads: the heads, followed by the groups.
+        task: the training task, such as the environment's id; empty if unknown.
+        device: device of the model's parameters.
+        seed: random seed; None if unknown.
+        config: training settings to record.
+        on_nonfinite: the watch's setting.
     """
 
     name: str
@@ -82,12 +82,12 @@ class Description:
 
 @dataclass(frozen=True)
 class Continued:
-    """A run that ended and may be continued.
+    """The state of an ended run, needed to continue it.
 
     Attributes:
-        directory: of the run.
-        update: number of its last update.
-        incidents: number of its incidents.
+        directory: the run's directory.
+        update: number of the last update.
+        incidents: number of incidents.
     """
 
     directory: Path
@@ -104,7 +104,7 @@ def library_version(distribution: str) -> str:
 
 
 def name_of_started_run() -> str:
-    """Return the name of the run in which `esper run` expects this process; empty without one."""
+    """Return the name of the run that `esper run` created for this process; empty if none."""
     return without_creation_time(Path(os.environ.get(WATCHED_RUN, "")).name)
 
 
@@ -112,16 +112,16 @@ class RunRecorder:
     """Writes the events of a watched run.
 
     Args:
-        description: of the run.
-        run_dir: the folder that holds runs; by default `ESPER_RUN_DIR` or `runs`.
-        continues: a run of this process that is continued; None for a new one.
+        description: description of the run.
+        run_dir: the folder that contains runs; default `ESPER_RUN_DIR` or `runs`.
+        continues: an earlier run of this process to continue; None for a new run.
 
     Attributes:
-        directory: of the run.
+        directory: the run's directory.
 
     Raises:
         OSError: the run's directory cannot be created.
-        RunPathError: its path would be too long.
+        RunPathError: the path of the run's directory would be too long.
     """
 
     def __init__(
@@ -145,8 +145,8 @@ class RunRecorder:
         resumed = None if continues is None else continues.update
         self._writer.emit(_started(description, self.directory.name, resumed), durable=True)
         self._keeper: CapsuleKeeper | None = None
-        self._news = News(self.directory, description.on_nonfinite)
-        self._failure = 0, ""  # of the watch: how many, and the last
+        self._log_lines = IncidentLog(self.directory, description.on_nonfinite)
+        self._failure = 0, ""  # number of failures of the watch, and the last one
         self._recorded_failures = 0
         self._last_update_of: dict[object, int] = {}  # by kind of incident
         self._at_exit: Callable[[], None] = self._close
@@ -155,18 +155,18 @@ class RunRecorder:
         os.register_at_fork(after_in_child=lambda: _forget_at_exit(own()))
 
     def keep_capsules(self, contents_of: Callable[[Trouble], Contents]) -> None:
-        """Keep capsules from now on.
+        """Write capsules from now on.
 
         Args:
-            contents_of: returns what the library knows of the state before an incident.
+            contents_of: returns the library's state before an incident.
         """
         self._keeper = CapsuleKeeper(self.directory, contents_of)
 
     def found(self, trouble: Trouble) -> None:
-        """Latch the lights of an incident, and record where it began.
+        """Latch the lights of an incident and record its origin.
 
-        What is seen again in the same update or the next, with the same origin, is not another
-        incident: the events of the updates count it.
+        The same sightings with the same origin in the same or the next update are not another
+        incident; they are only counted in the update events.
         """
         if self._is_forked:
             return
@@ -175,7 +175,7 @@ class RunRecorder:
         sightings = sightings_of(trouble)
         if not self._is_repeated(trouble.update, kind_of(sightings, origin)):
             self._record(trouble, sightings, origin)
-        self._news.incident(trouble, sightings, origin)
+        self._log_lines.incident(trouble, sightings, origin)
 
     def _record(
         self,
@@ -200,17 +200,17 @@ class RunRecorder:
         self._writer.emit(recorded, durable=True)
 
     def _is_repeated(self, update: int, kind: object) -> bool:
-        """Return whether an incident of a kind lasts: it was in this update or the last, too."""
+        """Return whether an incident of this kind was in this update or the one before, too."""
         recent = {one: last for one, last in self._last_update_of.items() if last >= update - 1}
         self._last_update_of = recent | {kind: update}
         return kind in recent
 
     def updated(self, record: UpdateRecord) -> None:
-        """Record an update that ended; one with an incident survives whatever follows."""
+        """Record an update that ended; if it has an incident, sync it to disk."""
         if self._is_forked:
             return
         self._update = record.number
-        self._news.update(record)
+        self._log_lines.update(record)
         payload = _payload(record)
         self._writer.emit(payload, durable=bool(record.troubles))
         if record.left_out:
@@ -219,13 +219,13 @@ class RunRecorder:
                 InterventionTaken(
                     update=record.number,
                     action="skip",
-                    cause=cause or "what was reported before lasts",
-                    reason=f"{record.left_out} of {record.steps} optimizer steps were left out",
+                    cause=cause or "non-finite values reported before continue",
+                    reason=f"{record.left_out} of {record.steps} optimizer steps were skipped",
                 )
             )
 
     def failed(self, count: int, sentence: str) -> None:
-        """Say that the watch itself failed: the first time, the tenth, the hundredth and so on."""
+        """Log that the watch itself failed, at failure 1, 10, 100 and so on."""
         if self._is_forked:
             return
         self._failure = count, sentence
@@ -233,7 +233,7 @@ class RunRecorder:
             _log.warning("%s", self._emit_failure())
 
     def _emit_failure(self) -> str:
-        """Record the last failure of the watch, and return the sentence about it."""
+        """Record the last failure of the watch; return its text."""
         count, sentence = self._failure
         self._recorded_failures = count
         times = "failed" if count == 1 else f"failed {count} times"
@@ -255,7 +255,7 @@ class RunRecorder:
                     update=self._update,
                     action="halt",
                     cause=f"incident {self._incidents}",
-                    reason="as on_nonfinite='halt' asks",
+                    reason="on_nonfinite='halt'",
                 )
             )
         self._writer.emit(
@@ -263,23 +263,23 @@ class RunRecorder:
             durable=True,
         )
         self._writer.close()
-        self._news.end(status, self._incidents)
+        self._log_lines.end(status, self._incidents)
 
     @property
     def last_finding(self) -> str:
-        """The last incident that the log said, and what to do next; empty without one."""
-        return self._news.last_finding
+        """Text of the last logged incident, with the next command to run; empty if none."""
+        return self._log_lines.last_finding
 
     @property
     def continued(self) -> Continued:
-        """The run as it may be continued after its end."""
+        """The state needed to continue the run after its end."""
         return Continued(self.directory, self._update, self._incidents)
 
     def close_at_exit(self, close: Callable[[], None]) -> None:
-        """Call a function when the process ends, unless the run has ended before.
+        """Call a function at process exit, unless the run has ended before.
 
         Args:
-            close: ends the last update, and then the run.
+            close: ends the last update, then the run.
         """
         atexit.unregister(self._at_exit)
         self._at_exit = close
@@ -299,7 +299,7 @@ def _forget_at_exit(recorder: RunRecorder | None) -> None:
 
 
 def sightings_of(trouble: Trouble) -> list[NonfiniteSighting]:
-    """Return what was found in an incident, as sightings."""
+    """Return the sightings of an incident."""
     return [
         NonfiniteSighting(
             head=found.owner,
@@ -349,7 +349,7 @@ def _payload(record: UpdateRecord) -> PPOUpdatePayload:
     whole = record.ended - record.began
     acting, learning = None, record.update_seconds
     if not record.is_whole:
-        learning = None  # an update that was broken off tells nothing about how time is divided
+        learning = None  # the times of an interrupted update are not meaningful
     elif learning is None:
         learning = whole
     else:
@@ -396,7 +396,7 @@ def _origin(origin: Origin, trouble: Trouble) -> IncidentOrigin:
 
 
 def _joined(sightings: Iterable[NonfiniteSighting]) -> list[NonfiniteSighting]:
-    """Return sightings in the order of an update, those of the same thing as one with its count."""
+    """Return sightings in order, with equal ones merged into one with a count."""
     found: dict[object, NonfiniteSighting] = {}
     for seen in sightings:
         kind = (seen.head, seen.quantity, seen.kind, seen.part, seen.phase)

@@ -1,4 +1,4 @@
-"""Exported tables, read back by the programs that they are for."""
+"""Exported tables, read back with polars, pandas, DuckDB and TensorBoard."""
 
 import csv
 import errno
@@ -66,10 +66,10 @@ def end_update(writer, payloads, update, **figures):
 
 
 def exported(runs, form, out, tables=(), **options):
-    said = []
+    reports = []
     chosen = tables_of(form, str(out), tables)
-    is_whole = export(runs, form, str(out), chosen, said.append, output=sys.stdout, **options)
-    return is_whole, said
+    is_whole = export(runs, form, str(out), chosen, reports.append, output=sys.stdout, **options)
+    return is_whole, reports
 
 
 def bits(value):
@@ -183,17 +183,17 @@ def test_latches_evidence_sightings_and_settings(run, tmp_path):
     assert named == {"learning_rate": "0.003", "task": '"mnist1d"'}
 
 
-def test_several_runs_are_one_data_set_and_what_is_missing_is_said(run, tmp_path, payloads):
+def test_several_runs_are_one_data_set_and_missing_data_is_reported(run, tmp_path, payloads):
     killed = create_run(tmp_path / "runs", "killed")
     with RunWriter(killed) as writer:
         writer.emit(payloads.start())
         end_update(writer, payloads, 1)
     broken = create_run(tmp_path / "runs", "broken")
     (broken / "run.sqlite").write_bytes(b"SQLite format 3\x00" + b"\xff" * 5000)
-    is_whole, said = exported([run, killed, broken], "parquet", tmp_path / "out")
+    is_whole, reports = exported([run, killed, broken], "parquet", tmp_path / "out")
     assert not is_whole
-    assert len(said) == 1
-    assert said[0].startswith(f"{broken.name} is left out: ")
+    assert len(reports) == 1
+    assert reports[0].startswith(f"{broken.name} is left out: ")
     frame = pl.read_parquet(tmp_path / "out" / "figures.parquet")
     assert set(frame["run"]) == {run.name, killed.name}
     with pytest.raises(RunStoreError):
@@ -201,10 +201,10 @@ def test_several_runs_are_one_data_set_and_what_is_missing_is_said(run, tmp_path
     assert {one.name for one in tmp_path.iterdir()} == {"runs", "out"}  # nothing half-written
 
 
-def test_runs_of_one_name_are_not_mixed(run, tmp_path):
+def test_runs_with_the_same_id_are_not_mixed(run, tmp_path):
     copy = tmp_path / "other" / run.name
     shutil.copytree(run, copy)
-    with pytest.raises(ExportError, match="have one name"):
+    with pytest.raises(ExportError, match="have the same id"):
         exported([run, copy], "csv", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -229,22 +229,22 @@ def test_many_runs_in_tensorboard_files_keep_one_open(tmp_path, payloads):
         assert [seen.step for seen in events.Scalars("run/policy_loss")] == [1]
 
 
-def test_a_damaged_event_is_left_out_and_said(run, tmp_path):
+def test_a_damaged_event_is_left_out_and_reported(run, tmp_path):
     with sqlite3.connect(run / "run.sqlite") as connection:
         connection.execute(
             "UPDATE events SET payload = x'00' WHERE kind = 'ppo_update' AND update_index = 1"
         )
     connection.close()
-    is_whole, said = exported([run], "csv", tmp_path / "out")
+    is_whole, reports = exported([run], "csv", tmp_path / "out")
     assert not is_whole
-    assert "damaged" in said[0]
+    assert "damaged" in reports[0]
     frame = pl.read_csv(tmp_path / "out" / "figures.csv")
     assert set(frame["update"]) == {2}
     latches = pl.read_csv(tmp_path / "out" / "latches.csv")
     assert set(latches["state"]) == {"on", "unknown"}
 
 
-def test_steps_that_were_removed_to_keep_the_store_small_are_said(tmp_path, payloads):
+def test_steps_removed_to_limit_the_store_size_are_reported(tmp_path, payloads):
     made = create_run(tmp_path / "runs", "long")
     with RunWriter(made) as writer:
         writer.emit(payloads.start())
@@ -253,9 +253,9 @@ def test_steps_that_were_removed_to_keep_the_store_small_are_said(tmp_path, payl
     with closing(sqlite3.connect(made / "run.sqlite")) as connection, connection:
         assert thin(connection, events=10, kept=3)
     assert exported([made], "csv", tmp_path / "figures", ["figures"]) == (True, [])
-    is_whole, said = exported([made], "csv", tmp_path / "hosts", ["hosts"])
+    is_whole, reports = exported([made], "csv", tmp_path / "hosts", ["hosts"])
     assert not is_whole
-    assert re.search(r"oldest \d+ steps and decisions were removed", said[0])
+    assert re.search(r"oldest \d+ steps and decisions were removed", reports[0])
     hosts = pl.read_csv(tmp_path / "hosts" / "hosts.csv")
     assert hosts.filter(pl.col("quantity") == "score")["update"].n_unique() == 6
     assert hosts.filter(pl.col("quantity") == "accuracy")["update"].min() > 1
@@ -293,16 +293,16 @@ def test_standard_output_has_one_table_of_csv_or_all_of_json_lines(run, capfdbin
 @pytest.mark.parametrize(
     ("form", "out", "tables", "words"),
     [
-        ("parquet", "-", [], "give a folder"),
+        ("parquet", "-", [], "must be a folder"),
         ("csv", "-", ["figures", "hosts"], "one table"),
-        ("tensorboard", "out", ["hosts"], "figures only"),
+        ("tensorboard", "out", ["hosts"], "only export the table figures"),
         ("csv", "out", ["figure"], "there is no table 'figure'"),
         ("csv", "full", [], "exists"),
         ("jsonl", "full", [], "is a folder"),
         ("csv", "absent/out", [], "there is no folder"),
     ],
 )
-def test_what_cannot_be_exported_is_one_sentence(
+def test_an_impossible_export_has_an_error_of_one_sentence(
     run, tmp_path, monkeypatch, form, out, tables, words
 ):
     monkeypatch.chdir(tmp_path)
@@ -314,7 +314,7 @@ def test_what_cannot_be_exported_is_one_sentence(
 
 
 @pytest.mark.parametrize("form", ["csv", "parquet", "tensorboard", "jsonl"])
-def test_force_replaces_nothing_but_an_export(run, tmp_path, monkeypatch, form):
+def test_force_replaces_only_exports(run, tmp_path, monkeypatch, form):
     monkeypatch.chdir(tmp_path)
     for _ in range(2):
         exported([run], form, tmp_path / "out", force=True)
@@ -337,7 +337,7 @@ def test_force_replaces_and_an_empty_folder_is_used(run, tmp_path):
     assert [one.name for one in (tmp_path / "out").iterdir()] == ["settings.csv"]
 
 
-def test_a_form_whose_library_is_missing_says_what_installs_it(monkeypatch):
+def test_the_error_for_a_missing_library_has_the_install_command(monkeypatch):
     monkeypatch.setattr("esper.karn.export.writers.find_spec", lambda _name: None)
     with pytest.raises(ExportError, match=r"needs pyarrow; install it with: .*parquet"):
         check_library("parquet")
@@ -365,7 +365,7 @@ FLOATS = st.floats() | st.sampled_from([math.nan, math.inf, -math.inf, -0.0])
 @given(logged=st.dictionaries(st.text(max_size=8), FLOATS, max_size=8))
 @settings(max_examples=20, deadline=None,
           suppress_health_check=[HealthCheck.function_scoped_fixture])  # fmt: skip
-def test_every_form_reads_back_bit_for_bit(tmp_path_factory, payloads, logged):
+def test_every_format_keeps_values_bit_for_bit(tmp_path_factory, payloads, logged):
     folder = tmp_path_factory.mktemp("law")
     made = create_run(folder, "law")
     with RunWriter(made) as writer:
@@ -398,7 +398,7 @@ def test_a_live_run_is_exported_to_its_last_event(tmp_path, payloads):
         assert set(batch.columns["update"]) == {1}
 
 
-def test_the_command_exports_and_says_what_is_wrong(run, tmp_path, monkeypatch, capsys):
+def test_the_command_exports_and_reports_errors(run, tmp_path, monkeypatch, capsys):
     from esper.cli import main
 
     monkeypatch.chdir(tmp_path)

@@ -1,4 +1,4 @@
-"""What arrives in experiment trackers, read back with their own libraries."""
+"""Figures copied to experiment trackers, read back with the trackers' own libraries."""
 
 import json
 import math
@@ -15,7 +15,7 @@ from esper.karn.mirror.trackers import DestinationError, destination_of
 from esper.karn.store.run_store import RunWriter, create_run
 
 LOGGED = {"train/loss": math.nan, "reward": math.inf, "cost": -math.inf}
-#: What a tracker has of update 2, apart from what the fixture `payloads` fills in.
+#: Expected figures of update 2 (the fixture `payloads` adds more).
 SECOND = {
     "train/loss": math.nan, "reward": math.inf, "cost": -math.inf, "nonfinite/op/logits": 1.0,
     "train/approx_kl": 0.02, "train/entropy_loss": -3.0,
@@ -49,14 +49,14 @@ def write_updates(writer, payloads, *numbers):
 
 
 def copied(run, *log_to, **options):
-    """Copy without waiting; return the results and what was said."""
-    said = []
+    """Copy without waiting; return the results and the reported sentences."""
+    reports = []
     destinations = [destination_of(text, run) for text in log_to]
     options = {"follow": False, "wait": lambda _seconds: False} | options
-    told = []
-    results = mirror(run, destinations, said.append, done=told.append, **options)
-    assert {one.destination for one in told} == set(destinations)
-    return results, said
+    finished = []
+    results = mirror(run, destinations, reports.append, done=finished.append, **options)
+    assert {one.destination for one in finished} == set(destinations)
+    return results, reports
 
 
 def assert_has(figures, expected):
@@ -65,7 +65,7 @@ def assert_has(figures, expected):
 
 
 def printed_by_command(run, log_to):
-    """Copy in a process of its own: at its end the tracker has written everything."""
+    """Copy in a separate process; when it has ended, the tracker has written everything."""
     command = [sys.executable, "-m", "esper", "mirror", str(run), "--log-to", log_to]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
@@ -83,47 +83,47 @@ def in_tensorboard(folder):
 
 
 def once(figures):
-    """Return each figure of one update, which must be there once."""
+    """Return the figures of one update, each of which must exist exactly once."""
     assert {len(values) for values in figures.values()} == {1}
     return {name: value for name, (value,) in figures.items()}
 
 
 def test_tensorboard_has_each_figure_once_and_keeps_nan_and_inf(run):
-    (result,), said = copied(run, "tensorboard")
-    assert (result.updates, result.failure, said) == (3, None, [])
+    (result,), reports = copied(run, "tensorboard")
+    assert (result.updates, result.failure, reports) == (3, None, [])
     figures = in_tensorboard(run / "tensorboard")
     assert_has(once(figures[2]), SECOND)
     assert_has(once(figures[3]), THIRD)
     assert "nonfinite/op/logits" not in figures[1]
 
 
-def test_what_a_tracker_has_is_not_copied_again(run, payloads):
+def test_figures_are_not_copied_again(run, payloads):
     copied(run, "tensorboard")
     with RunWriter(run) as writer:  # the run is resumed
         writer.emit(payloads.start(resumed_from_update=3))
         write_updates(writer, payloads, 4)
-    (result,), said = copied(run, "tensorboard")
-    assert (result.updates, said) == (1, [])
+    (result,), reports = copied(run, "tensorboard")
+    assert (result.updates, reports) == (1, [])
     figures = in_tensorboard(run / "tensorboard")
     assert sorted(figures) == [1, 2, 3, 4]
-    # What was seen before it was stopped still has its figure.
+    # A sighting from before the resume still has its figure.
     assert_has(once(figures[4]), THIRD)
     once(figures[1])
 
 
-def test_a_tracker_that_fails_gets_the_rest_later_and_keeps_no_other_waiting(run, tmp_path):
+def test_a_failing_tracker_gets_its_figures_later_and_does_not_block_others(run, tmp_path):
     place = tmp_path / "board"
     place.write_text("no folder")
-    (good, bad), said = copied(run, "tensorboard", f"tensorboard={place}")
+    (good, bad), reports = copied(run, "tensorboard", f"tensorboard={place}")
     assert (good.updates, good.failure) == (3, None)
     assert bad.updates == 0
     assert bad.failure is not None
     assert "Error" in bad.failure
-    assert len(said) == 1
-    assert said[0].startswith(f"tensorboard={place}: ")
+    assert len(reports) == 1
+    assert reports[0].startswith(f"tensorboard={place}: ")
     place.unlink()
-    (mended,), said = copied(run, f"tensorboard={place}")
-    assert (mended.updates, mended.failure, said) == (3, None, [])
+    (mended,), reports = copied(run, f"tensorboard={place}")
+    assert (mended.updates, mended.failure, reports) == (3, None, [])
     assert_has(once(in_tensorboard(place)[2]), SECOND)
 
 
@@ -165,8 +165,8 @@ def test_mlflow_keeps_nan_and_inf(run, tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
     from mlflow import MlflowClient
 
-    (result,), said = copied(run, "mlflow=test")
-    assert (result.updates, result.failure, said) == (3, None, [])
+    (result,), reports = copied(run, "mlflow=test")
+    assert (result.updates, result.failure, reports) == (3, None, [])
     client = MlflowClient(f"file:{tmp_path / 'mlflow'}")
     (own,) = client.search_runs([client.get_experiment_by_name("test").experiment_id])
     assert (own.info.run_name, own.info.status) == (run.name, "FINISHED")
@@ -230,16 +230,16 @@ def in_wandb(file: Path):
     ("given", "words"),
     [
         ("tensorbord", "did you mean tensorboard?"),
-        ("wandb=", "names no place"),
+        ("wandb=", "has an empty place"),
         ("", "not ''"),
     ],
 )
-def test_an_unknown_tracker_is_one_sentence(given, words, tmp_path):
+def test_the_error_for_an_unknown_tracker_is_one_sentence(given, words, tmp_path):
     with pytest.raises(DestinationError, match=words.replace("?", r"\?")):
         destination_of(given, tmp_path)
 
 
-def test_a_tracker_that_is_not_installed_says_what_installs_it(tmp_path, monkeypatch):
+def test_the_error_for_a_missing_library_has_the_install_command(tmp_path, monkeypatch):
     monkeypatch.setattr("esper.karn.mirror.trackers.find_spec", lambda _name: None)
     with pytest.raises(
         DestinationError, match=r"needs tensorboardX; install it with: .*tensorboard"
@@ -247,11 +247,11 @@ def test_a_tracker_that_is_not_installed_says_what_installs_it(tmp_path, monkeyp
         destination_of("tensorboard", tmp_path)
 
 
-def test_a_damaged_record_is_told_and_everything_is_copied(run):
+def test_a_damaged_record_is_reported_and_everything_is_copied(run):
     (run / MIRRORED_NAME).write_text("{")
-    (result,), said = copied(run, "tensorboard")
+    (result,), reports = copied(run, "tensorboard")
     assert result.updates == 3
-    assert MIRRORED_NAME in said[0]
+    assert MIRRORED_NAME in reports[0]
     assert json.loads((run / MIRRORED_NAME).read_text())
 
 

@@ -1,1 +1,1 @@
-"""Commands that give the data of runs to other programs."""
+"""Commands that make the data of runs available to other programs."""

@@ -1,4 +1,4 @@
-"""`esper export`: the tables of runs as Parquet, CSV, JSON lines or TensorBoard files."""
+"""`esper export`: write tables of runs as Parquet, CSV, JSON Lines or TensorBoard files."""
 
 import argparse
 import sys
@@ -15,8 +15,8 @@ def add_export(verbs: Any) -> None:
         verbs,
         "export",
         _export,
-        "write figures, lights, evidence, settings and host curves of runs in forms that other "
-        "programs read; exit code 1 if something of a run is missing",
+        "write figures, lights, evidence, settings and host curves of runs as Parquet, CSV, JSON "
+        "Lines or TensorBoard files; exit code 1 if some data could not be read",
     )
     parser.add_argument(
         "runs",
@@ -30,29 +30,30 @@ def add_export(verbs: Any) -> None:
         "--to",
         required=True,
         choices=("parquet", "csv", "jsonl", "tensorboard"),
-        metavar="FORM",
+        metavar="FORMAT",
         help="parquet, csv, jsonl or tensorboard",
     )
     parser.add_argument(
         "--out",
         required=True,
         metavar="PATH",
-        help="a new folder, for jsonl a file; - writes csv (one table) and jsonl to standard "
-        "output",
+        help="a new folder, or a new file for jsonl; - is standard output (jsonl, or one table as "
+        "csv)",
     )
     parser.add_argument(
         "--tables",
         default="",
         metavar="LIST",
-        help="comma-separated: figures, latches, evidence, sightings, settings, hosts (default: "
-        "all; figures for tensorboard, and for csv on standard output)",
+        help="tables to export, separated by commas: figures, latches, evidence, sightings, "
+        "settings, hosts (default: all; only figures for tensorboard and for csv on standard "
+        "output)",
     )
     parser.add_argument("--force", action="store_true", help="replace the export at PATH")
 
 
 def _export(options: argparse.Namespace) -> int:
     if options.all and options.runs:
-        raise OptionError("--all exports every run: name no RUN with it")
+        raise OptionError("--all cannot be combined with RUN")
     if options.all:
         runs = run_directories(options.run_dir)
         if not runs:

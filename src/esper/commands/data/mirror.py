@@ -11,7 +11,7 @@ from esper.commands.output import print_warning
 from esper.karn.store.run_directory import find_run
 
 if TYPE_CHECKING:
-    from esper.karn.mirror.mirroring import Mirrored
+    from esper.karn.mirror.mirroring import MirrorResult
     from esper.launch.mirror_process import MirrorProcess
 
 
@@ -24,29 +24,29 @@ def add_mirror(verbs: Any) -> None:
         verbs,
         "mirror",
         _mirror,
-        "copy a run's figures to experiment trackers, until the run has ended",
+        "copy a run's figures to experiment trackers until the run has ended",
     )
     add_run(parser)
     add_run_dir(parser)
     add_log_to(parser)
     parser.add_argument(
-        "--once", action="store_true", help="copy what there is, and do not wait for more"
+        "--once", action="store_true", help="copy the figures recorded so far, and exit"
     )
 
 
 def add_log_to(parser: argparse.ArgumentParser) -> None:
-    """Add --log-to, the trackers that figures are copied to."""
+    """Add --log-to, the trackers to copy figures to."""
     parser.add_argument(
         "--log-to",
         action="append",
         default=[],
         metavar="TRACKER[=PLACE]",
-        help="copy the run's figures to wandb[=PROJECT], tensorboard[=FOLDER], "
-        "trackio[=PROJECT] or mlflow[=EXPERIMENT]; may be repeated",
+        help="experiment tracker to copy the run's figures to: wandb[=PROJECT], "
+        "tensorboard[=FOLDER], trackio[=PROJECT] or mlflow[=EXPERIMENT]; may be repeated",
     )
 
 
-def _print_result(one: "Mirrored") -> None:
+def _print_result(one: "MirrorResult") -> None:
     updates = _UPDATES.get(one.updates, f"{one.updates} updates")
     print(f"{one.destination.label}: {updates}", flush=True)
     if one.failure is not None:
@@ -55,11 +55,11 @@ def _print_result(one: "Mirrored") -> None:
 
 @contextmanager
 def mirrored(run: Path, log_to: Sequence[str]) -> Iterator["MirrorProcess"]:
-    """Copy the figures of a run while it trains; afterwards, wait until all are copied.
+    """Copy the figures of a run during training; at the end, wait until all are copied.
 
     Args:
         run: the run's directory.
-        log_to: the trackers, as on the command line; they may be none.
+        log_to: the values of --log-to; may be empty.
     """
     from esper.launch.mirror_process import MirrorProcess
 
@@ -71,7 +71,7 @@ def mirrored(run: Path, log_to: Sequence[str]) -> Iterator["MirrorProcess"]:
 
 def _mirror(options: argparse.Namespace) -> int:
     if not options.log_to:
-        raise OptionError("name at least one tracker, such as --log-to tensorboard")
+        raise OptionError("give at least one tracker, such as --log-to tensorboard")
     run = find_run(options.run_dir, options.run).absolute()
     from esper.karn.mirror.trackers import destination_of
 

@@ -1,4 +1,4 @@
-"""`esper query`: SQL on the store of a run, which it can only read."""
+"""`esper query`: run a read-only SQL query on the store of a run."""
 
 import argparse
 import csv
@@ -14,15 +14,15 @@ from esper.leyline.text.json_text import json_text
 def add_query(verbs: Any) -> None:
     """Add `query` to the verbs of `esper`."""
     parser = add_verb(
-        verbs, "query", _query, "run a SELECT on the store of a run, which it can only read"
+        verbs, "query", _query, "run a read-only SQL query (SELECT) on the store of a run"
     )
     parser.add_argument(
         "run",
         metavar="RUN",
-        help="a run: an id, a unique prefix, a name or a path; '' for the newest",
+        help="a run: an id, a unique prefix, a name or a path; '' is the newest",
     )
     parser.add_argument(
-        "sql", metavar="SQL", help='such as "SELECT head, kind, first_update FROM latches"'
+        "sql", metavar="SQL", help='a query, such as "SELECT head, kind, first_update FROM latches"'
     )
     add_run_dir(parser)
     form = parser.add_mutually_exclusive_group()
@@ -33,7 +33,8 @@ def add_query(verbs: Any) -> None:
         type=whole_number,
         default=1000,
         metavar="N",
-        help="rows above which no more are printed, and that is said (default: %(default)s)",
+        help="maximum number of rows to print; a warning says if there are more (default: "
+        "%(default)s)",
     )
 
 
@@ -48,7 +49,7 @@ def _query(options: argparse.Namespace) -> int:
     if options.json:
         twice = sorted({one for one in result.columns if result.columns.count(one) > 1})
         if twice:
-            raise OptionError(f"two columns are named {twice[0]!r}: name them apart with AS")
+            raise OptionError(f"two columns are named {twice[0]!r}: rename one with AS")
         named = [dict(zip(result.columns, row, strict=True)) for row in rows]
         print(json_text({"run": run.name, "rows": named, "cut": result.is_cut}))
     elif options.csv:
@@ -57,13 +58,13 @@ def _query(options: argparse.Namespace) -> int:
     else:
         _print_table(result.columns, rows)
     if result.is_cut:
-        rows_said = "1 row is" if options.limit == 1 else f"{options.limit} rows are"
-        print_warning(f"only {rows_said} shown: there are more (see --limit)")
+        shown = "1 row is" if options.limit == 1 else f"{options.limit} rows are"
+        print_warning(f"only {shown} shown; there are more (see --limit)")
     return 0
 
 
 def _shown(value: Any) -> Any:
-    """Return a value as text can show it; bytes, such as an event's payload, as their number."""
+    """Return a value for display; bytes, such as an event's payload, become "<N bytes>"."""
     return f"<{len(value)} bytes>" if isinstance(value, bytes) else value
 
 

@@ -1,1 +1,1 @@
-"""Tables of runs in the forms that other programs read: Parquet, CSV, JSON lines, TensorBoard."""
+"""Export of runs as tables: Parquet, CSV, JSON Lines, TensorBoard files and data frames."""

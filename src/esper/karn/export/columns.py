@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-#: Columns of each table with their types. Every type but `class` may be missing in a row.
+#: Columns and types by table. All values except `class` may be missing.
 TABLES: Final[Mapping[str, Mapping[str, type]]] = {
     "figures": {
         "run": str,
@@ -89,17 +89,17 @@ TABLES: Final[Mapping[str, Mapping[str, type]]] = {
     },
 }
 
-#: Classes of a value: only "finite" ones are ordinary numbers.
+#: Values of the column `class`, which classifies `value`.
 CLASSES: Final = ("finite", "nan", "+inf", "-inf")
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows of one table.
+    """Some rows of one table.
 
     Attributes:
-        table: its name.
-        columns: all its columns, each a list or a NumPy array of equal length.
+        table: name of the table.
+        columns: all columns by name, lists or NumPy arrays of equal length.
     """
 
     table: str
@@ -110,5 +110,5 @@ class Batch:
 
 
 def batch_of(table: str, rows: Sequence[Mapping[str, Any]]) -> Batch:
-    """Return rows as a batch; what a row lacks is None."""
+    """Return rows as a batch; missing values are None."""
     return Batch(table, {name: [row.get(name) for row in rows] for name in TABLES[table]})

@@ -1,4 +1,4 @@
-"""Exports runs: all their tables into one data set."""
+"""Exports the tables of one or several runs into one data set."""
 
 import os
 import shutil
@@ -26,26 +26,28 @@ STANDARD_OUTPUT: Final = "-"
 
 
 def tables_of(form: str, out: str, names: Sequence[str]) -> tuple[str, ...]:
-    """Return the tables to export; by default all that the form has a place for.
+    """Return the names of the tables to export.
 
     Args:
         form: one of `FORMS`.
-        out: where to write.
-        names: the tables that were asked for; empty for the default.
+        out: destination path, or "-".
+        names: the requested tables; empty for all that the format supports.
 
     Raises:
-        ExportError: a table is unknown, or the form has no place for it.
+        ExportError: a table does not exist, or the format does not support it.
     """
     for name in names:
         if name not in TABLES:
             raise ExportError(f"there is no table {name!r}; the tables are {', '.join(TABLES)}")
     if form == "tensorboard":
         if set(names) - {"figures"}:
-            raise ExportError("TensorBoard's files have a place for the table figures only")
+            raise ExportError("--to tensorboard can only export the table figures")
         return ("figures",)
     if form == "csv" and out == STANDARD_OUTPUT:
         if len(names) > 1:
-            raise ExportError("CSV on standard output is one table: give one name to --tables")
+            raise ExportError(
+                "only one table can be written to standard output as CSV: give one name to --tables"
+            )
         return tuple(names) or ("figures",)
     return tuple(names) or tuple(TABLES)
 
@@ -60,30 +62,30 @@ def export(
     output: TextIO,
     force: bool = False,
 ) -> bool:
-    """Write the tables of runs; return whether everything of every run is in them.
+    """Export tables of runs; return whether all data of all runs was exported.
 
-    Files appear under their names only when they are complete.
+    Files get their final names only when they are complete.
 
     Args:
         runs: directories of the runs.
         form: one of `FORMS`.
-        out: a folder (a file for JSON lines), or "-" for standard output.
-        tables: their names.
-        report: receives what is missing of a run.
+        out: a folder (for JSON Lines, a file), or "-" for standard output.
+        tables: names of the tables.
+        report: receives a sentence for each run with missing data.
         output: standard output.
-        force: whether to replace an export that is there.
+        force: whether to replace an existing export.
 
     Raises:
-        ExportError: `out` cannot be used, or two runs have one name.
-        RunStoreError: nothing of the only run can be read.
+        ExportError: `out` cannot be used, or two runs have the same id.
+        RunStoreError: `runs` is a single run, and its store cannot be read.
         OSError: a file cannot be written.
     """
     folders: dict[str, Path] = {}
     for run in runs:
         if (other := folders.setdefault(run.name, run)) != run:
             raise ExportError(
-                f"{other} and {run} have one name, by which rows could not be told apart: "
-                "export them one by one"
+                f"{other} and {run} have the same id, so their rows would be mixed: export them "
+                "separately"
             )
     is_whole = True
     with _opened(form, out, tables, force=force, output=output) as writer:
@@ -109,7 +111,7 @@ def _opened(
     form: str, out: str, tables: Sequence[str], *, force: bool, output: TextIO
 ) -> Iterator[Writer]:
     if out == STANDARD_OUTPUT:
-        # Standard output stays open.
+        # Duplicate the descriptor, so that standard output stays open.
         descriptor = os.dup(output.fileno())
         if form == "jsonl":
             with JsonLines(os.fdopen(descriptor, "wb")) as writer:
@@ -120,7 +122,7 @@ def _opened(
                 yield files
         else:
             os.close(descriptor)
-            raise ExportError(f"--to {form} writes several files: give a folder as --out, not -")
+            raise ExportError(f"--to {form} writes several files: --out must be a folder, not -")
         return
     place = Path(out)
     _check_place(place, is_file=form == "jsonl", force=force)
@@ -154,10 +156,10 @@ def _files_in(folder: Path, form: str, tables: Sequence[str]) -> Writer:
 
 
 def _check_place(place: Path, *, is_file: bool, force: bool) -> None:
-    """Check that something may be written under a path.
+    """Check that an export may be written to a path.
 
     Raises:
-        ExportError: it is there already, or its folder is not.
+        ExportError: the path exists, or its parent folder does not.
     """
     if not place.absolute().parent.is_dir():
         raise ExportError(f"--out {place}: there is no folder {place.parent}")
@@ -168,18 +170,18 @@ def _check_place(place: Path, *, is_file: bool, force: bool) -> None:
         raise ExportError(f"--out {place} is {kind}: choose another name")
     is_empty = not is_file and not place.is_symlink() and not any(place.iterdir())
     if not force and not is_empty:
-        raise ExportError(f"--out {place} exists: choose another name, or replace it by --force")
+        raise ExportError(f"--out {place} exists: choose another name, or replace it with --force")
     if not is_empty and not _is_export(place):
         raise ExportError(
-            f"--out {place} has other things than an export, which --force does not replace: "
-            "choose another name"
+            f"--out {place} contains files that are not from an export, so --force does not "
+            "replace it: choose another name"
         )
     if is_empty:
-        place.rmdir()  # as `mkdir` left it
+        place.rmdir()  # an empty folder may be used
 
 
 def _is_export(place: Path) -> bool:
-    """Return whether a path has only what an export wrote, so that nothing else can be lost."""
+    """Return whether a path contains only exported files, so that replacing it loses nothing."""
     if place.is_symlink():
         return False
     if place.is_dir():

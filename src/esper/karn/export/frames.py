@@ -1,4 +1,4 @@
-"""Tables of a run as data frames of polars or pandas."""
+"""Tables of a run as polars or pandas data frames."""
 
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def polars_frame(run: Path, table: str) -> "polars.DataFrame":
-    """Return a table of a run as a polars frame; see `esper.opened_run.Run.to_polars`."""
+    """Return a table of a run as a polars data frame; see `esper.opened_run.Run.to_polars`."""
     _check(table, "polars")
     import polars
 
@@ -34,11 +34,11 @@ def polars_frame(run: Path, table: str) -> "polars.DataFrame":
 
 
 def pandas_frame(run: Path, table: str) -> "pandas.DataFrame":
-    """Return a table of a run as a pandas frame; see `esper.opened_run.Run.to_pandas`."""
+    """Return a table of a run as a pandas data frame; see `esper.opened_run.Run.to_pandas`."""
     _check(table, "pandas")
     import pandas
 
-    # Types with a missing value of their own: in a float column it could not be told from NaN.
+    # Nullable types: in a float column, a missing value could not be distinguished from NaN.
     kinds = {str: "string", int: "Int64", float: "float64", bool: "boolean"}
     columns = TABLES[table]
     frames = [

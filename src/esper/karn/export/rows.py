@@ -1,4 +1,4 @@
-"""The rows of one run, read from its store a bounded number of events at a time."""
+"""The exported rows of one run, read from its store in batches of bounded size."""
 
 import json
 from bisect import bisect_right
@@ -19,7 +19,7 @@ from esper.karn.store.tables.update_tables import UPDATE_COLUMNS
 from esper.leyline.head_figures import HEAD_FIGURES
 from esper.leyline.telemetry import EpisodesCompleted, Event, PPOUpdatePayload, StepCompleted
 
-#: Group of the figures of a whole update, and of those that a watched training loop logged.
+#: Group of figures of a whole update, and of figures that a watched training loop logged.
 RUN_GROUP: Final = "run"
 LOGGED_GROUP: Final = "logged"
 _EVENTS_PER_READ: Final = 2_000
@@ -30,14 +30,14 @@ _LIGHTS: Final = {"inf": ("+inf", "-inf", "inf"), "nan": ("nan",)}
 
 
 class RunRows:
-    """The rows of a run.
+    """The exported rows of a run.
 
     Args:
         run: the run's directory.
 
     Attributes:
-        doubt: why a light that is not on is not known to be off; None if it is.
-        missing: what of the run is not in the rows that were read, a sentence; None if all is.
+        doubt: why lights that are not on may have been lost; None if they are off.
+        missing: a sentence on data that could not be read so far; None if nothing is missing.
 
     Raises:
         RunStoreError: the store cannot be read, and no light is known.
@@ -55,7 +55,7 @@ class RunRows:
         self._attempts = _Attempts(self._reader)
 
     def batches(self, tables: Sequence[str]) -> Iterator[Batch]:
-        """Return the rows of some tables, in batches of bounded size."""
+        """Yield the rows of some tables in batches of bounded size."""
         own = {
             "latches": self._latches,
             "evidence": self._evidence,
@@ -78,7 +78,7 @@ class RunRows:
                 yield from self._episodes(events)
 
     def _events(self, kind: str) -> Iterator[list[Event]]:
-        """Return the events of a kind in order; damaged ones are left out."""
+        """Yield the events of a kind in order, without damaged ones."""
         after = 0
         while True:
             try:
@@ -95,7 +95,7 @@ class RunRows:
         try:
             removed = self._reader.thinned().removed
         except RunStoreError:
-            return  # which is in `missing` already, or will be
+            return  # reading the events sets `missing`
         if removed:
             self.missing = self.missing or (
                 f"its oldest {removed:,} steps and decisions were removed to keep the store small"
@@ -255,7 +255,7 @@ class RunRows:
 
 
 def _figures_of(payload: PPOUpdatePayload) -> Iterator[tuple[str, str, float]]:
-    """Return group, quantity and value of each figure that was measured."""
+    """Yield group, quantity and value of each measured figure."""
     for name in (*UPDATE_COLUMNS, *_MORE_FIGURES):
         value = payload.measured(getattr(payload, name))
         if value is not None:
@@ -276,17 +276,17 @@ def _valued(values: np.ndarray) -> dict[str, Any]:
 
 
 class _Attempts:
-    """Which events belong to the last time that an update was trained.
+    """Tells which events belong to the last attempt of each update.
 
-    An update is trained again after a rollback or a resume, with the same number; only the last
-    time counts.
+    After a rollback or a resume, an update is trained again with the same number. Only the last
+    attempt is exported.
     """
 
     def __init__(self, reader: RunReader) -> None:
         try:
             marks = reader.update_marks()
         except RunStoreError:
-            marks = []  # a damaged store: everything counts
+            marks = []  # a damaged store: keep all events
         self._last = {update: number for number, update in marks if update is not None}
         self._ends: list[int] = []
         self._begins: list[int] = []
@@ -300,11 +300,11 @@ class _Attempts:
         self._newest = begin
 
     def is_last(self, number: int) -> bool:
-        """Return whether an update's event is that of the last time."""
+        """Return whether an update's event belongs to its last attempt."""
         return not self._kept or number in self._kept
 
     def is_kept(self, number: int) -> bool:
-        """Return whether an event before the end of an update belongs to the last time."""
+        """Return whether an event before the end of an update belongs to its last attempt."""
         if not self._kept or number > self._newest:
             return True  # the update in progress
         place = bisect_right(self._ends, number)

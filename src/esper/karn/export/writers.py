@@ -1,4 +1,4 @@
-"""Writes batches of rows as Parquet, CSV, JSON lines or TensorBoard event files."""
+"""Writers of row batches: Parquet, CSV, JSON Lines and TensorBoard event files."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -16,24 +16,24 @@ from esper.leyline.errors import EsperError
 from esper.leyline.files.tensorboard_files import EventFile
 from esper.leyline.text.command_lines import install_command
 
-#: Library and extra that a form needs; the others need none.
+#: Required library and extra by format.
 _NEEDED: Final = {
     "parquet": ("pyarrow", "parquet"),
     "tensorboard": ("tensorboardX", "tensorboard"),
 }
-#: Names of columns that cannot be names of fields.
+#: Field names of columns whose name is a Python keyword.
 _FIELDS: Final = {"class": "class_"}
-#: How each file of JSON lines begins.
+#: First bytes of each exported JSON Lines file.
 JSON_LINES_BEGIN: Final = b'{"table":'
 _COLUMNS: Final = {field: column for column, field in _FIELDS.items()}
 
 
 class ExportError(EsperError, ValueError):
-    """Nothing can be exported as asked; the message says why."""
+    """The export is not possible; the message says why."""
 
 
 class Writer(Protocol):
-    """Takes batches until it is closed."""
+    """Writes batches until it is closed."""
 
     def __enter__(self) -> Self: ...
 
@@ -48,16 +48,16 @@ class Writer(Protocol):
         """Write rows of one table.
 
         Raises:
-            OSError: they cannot be written.
+            OSError: the file cannot be written.
         """
         ...
 
 
 def check_library(form: str) -> None:
-    """Raise an exception if the library of a form is not installed.
+    """Check that the library of a format is installed.
 
     Raises:
-        ExportError: it is not; the message says what installs it.
+        ExportError: it is not installed; the message has the command to install it.
     """
     library, extra = _NEEDED.get(form, ("", ""))
     if library and find_spec(library) is None:
@@ -65,11 +65,11 @@ def check_library(form: str) -> None:
 
 
 class ParquetFiles:
-    """A folder with a file for each table.
+    """A folder with one Parquet file per table.
 
     Args:
-        folder: it must exist.
-        tables: the tables; one without rows has a file without rows.
+        folder: an existing folder.
+        tables: names of the tables; a table without rows gets a file without rows.
     """
 
     def __init__(self, folder: Path, tables: Sequence[str]) -> None:
@@ -99,7 +99,7 @@ class ParquetFiles:
     def write(self, batch: Batch) -> None:
         """Write rows of one table."""
         schema = self._schemas[batch.table]
-        # A NaN is a value here and not a missing one.
+        # `from_pandas=False` keeps NaN as a value instead of a missing value.
         arrays = [
             self._arrow.array(batch.columns[field.name], field.type, from_pandas=False)
             for field in schema
@@ -108,11 +108,11 @@ class ParquetFiles:
 
 
 class CsvFiles:
-    """A file for each table, with a header. A missing value is empty, booleans are true and false.
+    """One CSV file per table, with a header; missing values are empty, booleans true or false.
 
     Args:
         opened: returns the open file of a table.
-        tables: the tables.
+        tables: names of the tables.
     """
 
     def __init__(self, opened: Callable[[str], IO[str]], tables: Sequence[str]) -> None:
@@ -135,12 +135,12 @@ class CsvFiles:
 
 
 class JsonLines:
-    """One file with an object per row, which names its table.
+    """One JSON Lines file for all tables; each row has its table in the key `table`.
 
-    A value that is no finite number is the string "NaN", "Infinity" or "-Infinity".
+    A non-finite value is written as the string "NaN", "Infinity" or "-Infinity".
 
     Args:
-        file: open for writing.
+        file: a file open for writing.
     """
 
     def __init__(self, file: IO[bytes]) -> None:
@@ -165,18 +165,16 @@ class JsonLines:
 
 
 class TensorBoardFiles:
-    """A folder with event files for each run: figures by update, with their time.
+    """A folder with TensorBoard event files for each run: figures by update, with their time.
 
     Args:
-        folder: it must exist.
+        folder: an existing folder.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._run: str | None = None
-        self._writer: EventFile | None = (
-            None  # of that run; only one is open, however many runs there are
-        )
+        self._writer: EventFile | None = None  # only the current run's file is open
 
     def __enter__(self) -> Self:
         return self
@@ -186,7 +184,7 @@ class TensorBoardFiles:
             self._writer.close()
 
     def write(self, batch: Batch) -> None:
-        """Write figures; other tables have no place in event files."""
+        """Write rows of the table `figures`."""
         columns: Mapping[str, Any] = {name: _listed(own) for name, own in batch.columns.items()}
         run = columns["run"][0]
         if self._writer is None or run != self._run:
@@ -205,12 +203,12 @@ def _listed(values: Iterable[Any]) -> list[Any]:
 
 
 def _fields(values: Any) -> list[str]:
-    """Return values as fields of CSV (RFC 4180).
+    """Return values as CSV fields (RFC 4180).
 
-    Each value is written once, however often it comes: a tenth of the time of the module `csv`.
+    Each distinct value is formatted only once, which takes a tenth of the time of the module `csv`.
     """
     if isinstance(values, np.ndarray) and values.dtype == np.float64:
-        # By their bits, since 0.0 equals -0.0 and no NaN equals another.
+        # Compare bits, because 0.0 equals -0.0 and NaN does not equal NaN.
         unique, places = np.unique(values.view(np.int64), return_inverse=True)
         texts = np.array([repr(one) for one in unique.view(np.float64).tolist()], dtype=object)
         found: list[str] = texts[places].tolist()
@@ -230,7 +228,7 @@ def _field(value: Any) -> str:
 
 
 def _named(values: Iterable[Any]) -> list[Any]:
-    """Return values with strings instead of floats that are not finite."""
+    """Return values as a list, with non-finite floats replaced by strings."""
     listed = _listed(values)
     if isinstance(values, np.ndarray):
         odd = np.flatnonzero(~np.isfinite(values)).tolist() if values.dtype.kind == "f" else []

@@ -1,1 +1,1 @@
-"""Copies of a run's figures in experiment trackers, written by a process of their own."""
+"""Copying of a run's figures to experiment trackers, in a separate process."""

@@ -1,4 +1,4 @@
-"""The figures of a run under the names that Stable-Baselines3 logs them by."""
+"""The figures of a run under the names that Stable-Baselines3 uses in its logs."""
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
@@ -8,7 +8,7 @@ from typing import Final
 from esper.leyline.head_figures import HEAD_FIGURES
 from esper.leyline.telemetry import EpisodesCompleted, Event, PPOUpdatePayload
 
-#: Figures of an update by the name in a tracker.
+#: Name in a tracker and field of `PPOUpdatePayload`.
 _UPDATE_NAMES: Final = {
     "train/policy_gradient_loss": "policy_loss",
     "train/value_loss": "value_loss",
@@ -22,7 +22,7 @@ _UPDATE_NAMES: Final = {
     "time/update_seconds": "update_seconds",
     "time/samples_per_second": "samples_per_second",
 }
-#: Figures of episodes by the name in a tracker: the mean over the hosts whose score is finite.
+#: Name in a tracker and field of `EpisodesCompleted`; the mean over hosts with a finite score.
 _EPISODE_NAMES: Final = {
     "rollout/ep_rew_mean": "returns",
     "rollout/score": "score",
@@ -35,10 +35,10 @@ class Point:
     """Figures of one update.
 
     Attributes:
-        event_id: position of the event that they come from.
-        update: number of the update, from 1.
+        event_id: id of their event.
+        update: number of the update, counted from 1.
         time: seconds since the epoch.
-        values: figures by name; they may be NaN or infinite.
+        values: figures by name; may be NaN or infinite.
     """
 
     event_id: int
@@ -48,14 +48,14 @@ class Point:
 
 
 def points_of(events: Iterable[Event], lit: set[str]) -> Iterator[Point]:
-    """Return the figures in events, in their order.
+    """Yield the figures of events in order.
 
-    A group and quantity in which a NaN or an Inf was ever seen has a figure
-    `nonfinite/<group>/<quantity>` from then on: 1 in an update in which it was seen, else 0.
+    From the first NaN or Inf in a quantity of a group, each update has a figure
+    `nonfinite/<group>/<quantity>`: 1 if one was seen in the update, otherwise 0.
 
     Args:
         events: events of a run, in order.
-        lit: names of the figures `nonfinite/…` so far; new ones are added.
+        lit: names of the `nonfinite/…` figures so far; new names are added to it.
     """
     for event in events:
         payload = event.payload

@@ -1,4 +1,4 @@
-"""Follows a run and copies its figures to experiment trackers, each from a thread of its own."""
+"""Follows a run and copies its figures to experiment trackers, with one thread per tracker."""
 
 import os
 import threading
@@ -19,24 +19,24 @@ from esper.karn.store.reading.recorded_settings import settings_at_start
 from esper.karn.store.reading.run_reader import RunReader
 from esper.leyline.files.durable_files import replace_file
 
-#: File in a run's folder that says which events each tracker has.
+#: File in a run's folder with the last copied event of each tracker.
 MIRRORED_NAME: Final = "mirrored.json"
 _EVENTS_PER_READ: Final = 2_000
 _SECONDS_BETWEEN_POLLS: Final = 2.0
 _LONGEST_WAIT: Final = 60.0
 _SECONDS_TO_STOP: Final = 10.0
-#: Failures in a row after the run's end, until what is left is given up.
+#: After the run's end, give up after this many failures in a row.
 _MOST_FAILURES: Final = 4
 
 
 @dataclass(frozen=True)
-class Mirrored:
-    """What was copied to one tracker.
+class MirrorResult:
+    """The result of copying to one tracker.
 
     Attributes:
         destination: the tracker.
-        updates: number of updates that were copied now.
-        failure: why figures are missing there; None if none is.
+        updates: number of updates copied by this call.
+        failure: why figures are missing in the tracker; None if it has all.
     """
 
     destination: Destination
@@ -47,33 +47,34 @@ class Mirrored:
 def mirror(
     run: Path,
     destinations: Sequence[Destination],
-    say: Callable[[str], None],
+    report: Callable[[str], None],
     *,
     follow: bool,
-    done: Callable[[Mirrored], None],
+    done: Callable[[MirrorResult], None],
     wait: Callable[[float], bool] | None = None,
-) -> list[Mirrored]:
-    """Copy the figures of a run to trackers; return what each one got.
+) -> list[MirrorResult]:
+    """Copy the figures of a run to trackers; return the result for each tracker.
 
-    What a tracker already has is not copied again: that is recorded in the run's folder after each
-    batch. A batch is copied twice if this process is killed between the two.
+    The last copied event is recorded in the run's folder after each batch, so figures are not
+    copied again. If this process is killed between a batch and its record, the batch is copied
+    twice.
 
     Args:
         run: the run's directory.
         destinations: the trackers.
-        say: receives sentences about trackers that fail; called from several threads.
-        follow: whether to go on until the run has ended.
-        done: receives what a tracker got, as soon as that is all; called from several threads.
-        wait: waits for so many seconds, and returns whether to stop early; by default, only
-            Ctrl-C does that.
+        report: receives sentences about failing trackers; called from several threads.
+        follow: whether to continue until the run has ended.
+        done: receives each tracker's result when it is complete; called from several threads.
+        wait: waits for a number of seconds and returns whether to stop early; by default, only
+            Ctrl-C stops early.
     """
-    record = _Record(run / MIRRORED_NAME, say)
+    record = _Record(run / MIRRORED_NAME, report)
     stop = threading.Event()
-    results: list[Mirrored] = []
+    results: list[MirrorResult] = []
 
     def work(destination: Destination) -> None:
-        copying = _Copying(run, destination, record, say, wait or stop.wait)
-        result = copying.run_to_end(follow=follow)
+        copier = _Copier(run, destination, record, report, wait or stop.wait)
+        result = copier.run_to_end(follow=follow)
         results.append(result)
         done(result)
 
@@ -93,11 +94,11 @@ def mirror(
 
 
 class _Record:
-    """The last event that each tracker has; shared by threads."""
+    """The last copied event of each tracker; thread-safe."""
 
-    def __init__(self, path: Path, say: Callable[[str], None]) -> None:
+    def __init__(self, path: Path, report: Callable[[str], None]) -> None:
         self._path = path
-        self._say = say
+        self._report = report
         self._lock = threading.Lock()
         self._last_ids = self._read()
 
@@ -112,9 +113,9 @@ class _Record:
             try:
                 replace_file(self._path, [msgspec.json.encode(self._last_ids)])
             except OSError as error:
-                self._say(
-                    f"cannot write {self._path} ({error.strerror}): what was copied now may be "
-                    "copied again"
+                self._report(
+                    f"cannot write {self._path} ({error.strerror}): figures may be copied again "
+                    "later"
                 )
 
     def _read(self) -> dict[str, int]:
@@ -123,11 +124,11 @@ class _Record:
         except FileNotFoundError:
             return {}
         except (OSError, msgspec.DecodeError) as error:
-            self._say(f"{self._path} cannot be read ({error}): figures may be copied again")
+            self._report(f"{self._path} cannot be read ({error}): figures may be copied again")
             return {}
 
 
-class _Copying:
+class _Copier:
     """Copies one run to one tracker."""
 
     def __init__(
@@ -135,46 +136,46 @@ class _Copying:
         run: Path,
         destination: Destination,
         record: _Record,
-        say: Callable[[str], None],
+        report: Callable[[str], None],
         wait: Callable[[float], bool],
     ) -> None:
         self._run, self._destination, self._record = run, destination, record
-        self._say, self._wait = say, wait
+        self._report, self._wait = report, wait
         self._reader = RunReader(run)
         self._tracker: Tracker | None = None
         self._updates: set[int] = set()
         self._start_over()
 
-    def run_to_end(self, *, follow: bool) -> Mirrored:
-        """Copy until the run has ended, or once; return what was copied."""
+    def run_to_end(self, *, follow: bool) -> MirrorResult:
+        """Copy until the run has ended, or once; return the result."""
         follower = RunFollower(self._run, brief=True)
         failures, trouble, is_good, parent = 0, None, True, os.getppid()
         while True:
-            status = follower.poll(time.time()).status  # before reading: its end is then read too
+            status = follower.poll(time.time()).status  # before copying, so that nothing is missed
             is_last = not follow or status.is_over
             is_good = status.kind not in (StatusKind.FAILED, StatusKind.HALTED, StatusKind.DEAD)
             try:
                 self._copy_new()
                 failures, trouble = 0, None
-            # A tracker's library can raise anything; it is told, and tried again.
+            # A tracker's library can raise any exception: report it and retry.
             except Exception as error:  # noqa: BLE001
                 failures += 1
                 trouble = f"{self._destination.label}: {type(error).__name__}: {error}"
                 if failures == 1:
-                    self._say(f"{trouble}; trying again")
+                    self._report(f"{trouble}; trying again")
                 self._abandon()
             if is_last and (trouble is None or failures >= _MOST_FAILURES):
                 break
             pause = min(2.0**failures, _LONGEST_WAIT) if failures else _SECONDS_BETWEEN_POLLS
             is_orphan = status.kind is StatusKind.WAITING and os.getppid() != parent
-            if is_orphan or self._wait(pause):  # nobody will begin a run whose starter is gone
+            if is_orphan or self._wait(pause):  # the run will never start
                 break
-        return Mirrored(
+        return MirrorResult(
             self._destination, len(self._updates), self._closed(is_good=is_good) or trouble
         )
 
     def _start_over(self) -> None:
-        """Read from the beginning again; what the tracker has is passed over."""
+        """Read from the first event again; figures that the tracker has are skipped."""
         self._cursor = 0
         self._lit: set[str] = set()
 
@@ -203,12 +204,12 @@ class _Copying:
         self._updates |= {one.update for one in points}
 
     def _abandon(self) -> None:
-        """Give up a tracker that failed: the next try opens it anew."""
+        """Close a tracker that failed, so that the next attempt opens it again."""
         self._closed(is_good=False)
         self._start_over()
 
     def _closed(self, *, is_good: bool) -> str | None:
-        """Close the tracker; return why that failed, or None."""
+        """Close the tracker; return why closing failed, or None."""
         tracker, self._tracker = self._tracker, None
         if tracker is None:
             return None

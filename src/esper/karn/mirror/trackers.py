@@ -1,7 +1,7 @@
-"""Experiment trackers that figures can be copied to: TensorBoard, W&B, trackio and MLflow.
+"""Experiment trackers as copy destinations: TensorBoard, W&B, trackio and MLflow.
 
-Each is an extra of its own and is imported only when it is opened. Several threads may hold one
-each. A tracker's own run has the id of Esper's run, so that a resumed run is continued there.
+Each tracker is a separate extra and is imported only when it is opened. Several threads may use one
+tracker each. The tracker's run has the id of Esper's run, so a resumed run continues there.
 """
 
 import contextlib
@@ -19,29 +19,29 @@ from esper.leyline.files.tensorboard_files import EventFile
 from esper.leyline.text.command_lines import install_command
 from esper.leyline.text.suggestions import did_you_mean
 
-#: Name of the project or experiment, where none is given.
+#: Default name of the project or experiment.
 DEFAULT_PROJECT: Final = "esper"
 
 
 class DestinationError(EsperError, ValueError):
-    """There is no such tracker, or its library is not installed; one clear sentence."""
+    """The tracker does not exist, or its library is not installed; the message is one sentence."""
 
 
 class Tracker(Protocol):
     """An open tracker."""
 
     def log(self, points: list[Point]) -> None:
-        """Write figures; after the return they survive the end of this process."""
+        """Write figures; when this returns, they survive the end of this process."""
         ...
 
     def close(self, is_good: bool, /) -> None:
-        """End the tracker's run; `is_good` says whether training ended as it should."""
+        """End the tracker's run; `is_good` is False if training failed, was halted or died."""
         ...
 
 
 @dataclass(frozen=True)
 class Destination:
-    """A tracker and where in it figures belong.
+    """A tracker, and the place in it where figures are stored.
 
     Attributes:
         kind: one of `KINDS`.
@@ -53,28 +53,28 @@ class Destination:
 
     @property
     def label(self) -> str:
-        """The destination as it is written on a command line."""
+        """The destination in command-line form."""
         return f"{self.kind}={self.place}"
 
 
 def destination_of(text: str, run: Path) -> Destination:
-    """Return the destination that `KIND` or `KIND=PLACE` names.
+    """Parse `KIND` or `KIND=PLACE`.
 
     Args:
-        text: what was given.
-        run: the run's directory; TensorBoard's files are written to a folder in it by default.
+        text: value of --log-to.
+        run: the run's directory, which contains TensorBoard's files by default.
 
     Raises:
-        DestinationError: there is no such tracker, its library is not installed, or the place is
+        DestinationError: the tracker does not exist, its library is not installed, or the place is
             empty.
     """
     kind, equals, place = text.partition("=")
     if kind not in KINDS:
         raise DestinationError(
-            f"--log-to takes {', '.join(KINDS)}, not {kind!r}{did_you_mean(kind, KINDS)}"
+            f"--log-to must be {', '.join(KINDS)}, not {kind!r}{did_you_mean(kind, KINDS)}"
         )
     if equals and not place:
-        raise DestinationError(f"--log-to {kind}= names no place: write {kind} or {kind}=NAME")
+        raise DestinationError(f"--log-to {kind}= has an empty place: write {kind} or {kind}=NAME")
     if find_spec(KINDS[kind].module) is None:
         raise DestinationError(
             f"--log-to {kind} needs {KINDS[kind].module}; install it with: {install_command(kind)}"
@@ -85,12 +85,12 @@ def destination_of(text: str, run: Path) -> Destination:
 
 
 def open_tracker(destination: Destination, run: Path, settings: Mapping[str, Any]) -> Tracker:
-    """Open a tracker's run, or continue it.
+    """Open a run in a tracker, or continue it.
 
     Args:
-        destination: where.
-        run: the run's directory, whose name is its id.
-        settings: settings of the run, shown by trackers that have a place for them.
+        destination: the tracker.
+        run: the run's directory, whose name is the run's id.
+        settings: settings of the run, stored by trackers that support it.
 
     Raises:
         Exception: whatever the tracker's library raises.
@@ -123,10 +123,10 @@ class _WandB:
             dir=str(run),
             config=dict(settings),
             resume="allow",
-            # The machine's load and the output of this process say nothing of the training.
+            # System metrics and console output of this process do not belong to the training.
             settings=wandb.Settings(console="off", silent=True, x_disable_stats=True),
         )
-        # Not W&B's own step, which must rise: an update may be trained again.
+        # W&B's own step must increase, but an update number can occur again after a rollback.
         self._run.define_metric("*", step_metric="update")
 
     def log(self, points: list[Point]) -> None:
@@ -168,7 +168,7 @@ class _MLflow:
     _MOST_PARAMETERS = 100
 
     def __init__(self, experiment: str, run: Path, settings: Mapping[str, Any]) -> None:
-        # A server that does not answer is told soon, and tried again by the mirror itself.
+        # Fail early if the server does not respond; the mirror has its own retries.
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
         from mlflow import MlflowClient
@@ -204,7 +204,7 @@ class _MLflow:
 
 
 def _mlflow_name(name: str) -> str:
-    """Return a name of letters, digits and `_-. :/`, the only ones that MLflow allows."""
+    """Return a name with only the characters that MLflow allows: letters, digits, `_-. :/`."""
     plain = name.replace("[", ".").replace("]", "")
     return "".join(sign if sign.isalnum() or sign in "_-. :/" else "_" for sign in plain)
 
@@ -215,7 +215,7 @@ class _Kind:
     opened: Callable[[str, Path, Mapping[str, Any]], Tracker]
 
 
-#: The trackers by name, which is also that of the extra.
+#: The trackers by name; the extra has the same name.
 KINDS: Final = {
     "wandb": _Kind("wandb", _WandB),
     "tensorboard": _Kind("tensorboardX", _TensorBoard),

@@ -1,4 +1,4 @@
-"""TensorBoard's event files, written by tensorboardX without loading PyTorch."""
+"""Writes TensorBoard event files with tensorboardX, without loading PyTorch."""
 
 import math
 import sys
@@ -8,18 +8,18 @@ from pathlib import Path
 from typing import Any, Final
 from uuid import uuid4
 
-#: The largest number that event files can hold: they have single precision.
+#: The largest finite value in an event file, which uses single precision.
 LARGEST_FIGURE: Final = float.fromhex("0x1.fffffep+127")
 
 
 class EventFile:
-    """An event file of figures.
+    """An event file with scalars.
 
-    The caller's thread writes it, so that an error reaches the caller; `SummaryWriter` loses an
-    error in a thread of its own.
+    It is written in the caller's thread, so that errors reach the caller; `SummaryWriter` writes in
+    a separate thread and loses errors.
 
     Args:
-        folder: the folder of the file, which is created.
+        folder: the folder of the file; created if it does not exist.
 
     Raises:
         OSError: the file cannot be created.
@@ -33,17 +33,17 @@ class EventFile:
 
         self._event, self._summary = Event, Summary
         folder.mkdir(parents=True, exist_ok=True)
-        # Files are named by the second: a second one would overwrite the first.
+        # File names contain only the time in seconds, so add a unique suffix.
         self._writer = EventsWriter(str(folder / "events"), filename_suffix=f".{uuid4().hex}")
 
     def add_scalar(self, name: str, value: float, step: int, time: float) -> None:
-        """Write a figure; a finite one stays finite, however large.
+        """Write a scalar.
 
         Args:
-            name: the figure's name.
-            value: the figure. Beyond `LARGEST_FIGURE`, that is written: single precision would turn
-                it into an infinity.
-            step: the update.
+            name: the scalar's name.
+            value: the value. Finite values are clipped to ±`LARGEST_FIGURE`, because single
+                precision would turn them into infinities.
+            step: number of the update.
             time: seconds since the epoch.
 
         Raises:
@@ -56,7 +56,7 @@ class EventFile:
         self._writer.write_event(self._event(summary=summary, step=step, wall_time=time))
 
     def flush(self) -> None:
-        """Make all figures visible to readers of the file."""
+        """Make all scalars visible to readers of the file."""
         self._writer.flush()
 
     def close(self) -> None:
@@ -65,15 +65,16 @@ class EventFile:
 
 
 def is_event_file(path: Path) -> bool:
-    """Return whether a path has the name of an event file."""
+    """Return whether a path is a file with the name of an event file."""
     return path.name.startswith("events.out.tfevents.") and path.is_file()
 
 
 @contextmanager
 def _without_torch() -> Iterator[None]:
-    """Make `import torch` fail where it is not loaded already.
+    """Make `import torch` fail unless PyTorch is already loaded.
 
-    tensorboardX loads it if it can, which takes 450 MB and a second, and needs it for tensors only.
+    tensorboardX imports PyTorch if it can, which takes 450 MB and a second, but only needs it for
+    tensors.
     """
     if "torch" in sys.modules:
         yield

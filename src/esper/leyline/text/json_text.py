@@ -1,4 +1,4 @@
-"""JSON that every parser reads: NaN and infinities are strings, as JSON has no such numbers."""
+"""Standard JSON output: NaN and infinities, which JSON does not support, are strings."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""What a watched run says in the log: each kind of incident once, and how often it came again."""
+"""Log messages of a watched run: one per kind of incident, and counts of repetitions."""
 
 import logging
 from pathlib import Path
@@ -11,49 +11,49 @@ from esper.leyline.text.plurals import counted
 from esper.leyline.text.sighting_words import joined, what_words, where_words
 from esper.watching.recorder import Trouble, UpdateRecord
 
-#: Quantities that are seen after a step, when it cannot be left out any more.
+#: Quantities checked after the optimizer step, when the step can no longer be skipped.
 _AFTER_A_STEP: Final = ("parameters", "moments")
-#: What `on_nonfinite` does about an incident, for its line.
+#: Log text for the effect of `on_nonfinite`.
 _EFFECTS: Final = {
     "skip": "; this optimizer step is skipped",
     "halt": "; training ends here",
 }
 
-_MOST_NAMED: Final = 4  # of what an incident saw; the others are counted
+_MOST_NAMED: Final = 4  # sightings per line; further ones are counted
 
 _log = logging.getLogger("esper")
 
 
-class News:
-    """Says what happens in a watched run: a line for each kind of incident, and numbers.
+class IncidentLog:
+    """Logs a line for each kind of incident in a watched run, and counts repetitions.
 
     Args:
         run: the run's directory.
-        on_nonfinite: of the watch.
+        on_nonfinite: the watch's setting.
 
     Attributes:
-        last_finding: the last incident that was said, and what to do next; empty before.
+        last_finding: text of the last logged incident, with the next command to run; empty if none.
     """
 
     def __init__(self, run: Path, on_nonfinite: str) -> None:
         self._run = run
         self._on_nonfinite = on_nonfinite
-        self._said: set[object] = set()
+        self._reported: set[object] = set()
         self._repeats = 0
         self._steps = 0
         self._skipped = 0
-        self._said_skipped = 0
+        self._reported_skipped = 0
         self.last_finding = ""
 
     def incident(
         self, trouble: Trouble, seen: list[NonfiniteSighting], origin: IncidentOrigin | None
     ) -> None:
-        """Say what happened, or count it if an incident of its kind was said before."""
+        """Log an incident, or count it if one of the same kind was logged before."""
         kind = kind_of(seen, origin)
-        if kind in self._said:
+        if kind in self._reported:
             self._repeats += 1
             return
-        self._said.add(kind)
+        self._reported.add(kind)
         what = "; ".join(map(_what, seen[:_MOST_NAMED]))
         if len(seen) > _MOST_NAMED:
             what += f"; {len(seen) - _MOST_NAMED} more"
@@ -65,58 +65,58 @@ class News:
         is_step = trouble.phase == "update" and seen[0].quantity not in _AFTER_A_STEP
         effect = _EFFECTS.get(self._on_nonfinite, "") if is_step else ""
         line = f"{what}, update {trouble.update}, {when}{where}{effect}"
-        _log.warning("%s", f"{line} (run {self._run}; open it: sanctum)")
+        _log.warning("%s", f"{line} (run {self._run}; to open it: sanctum)")
         self.last_finding = f"Esper: {line}\nEsper: more about it: {incidents_command(self._run)}"
 
     def update(self, record: UpdateRecord) -> None:
-        """Count what came again; say the skipped steps at 10, 100, 1000 and so on."""
+        """Count repeated incidents; log the number of skipped steps at 10, 100, 1000 and so on."""
         self._repeats += sum(trouble.is_repeat for trouble in record.troubles)
         if self._on_nonfinite != "skip":
             return
         self._steps += record.steps
         self._skipped += record.left_out
-        if len(str(self._skipped)) > len(str(max(self._said_skipped, 9))):
-            self._say_skipped(f"after update {record.number}")
+        if len(str(self._skipped)) > len(str(max(self._reported_skipped, 9))):
+            self._log_skipped(f"after update {record.number}")
 
     def end(self, status: str, incident: int) -> None:
-        """Say what has not been said so far, and, if Esper ended training, that it did.
+        """Log the counts that were not logged yet, and whether Esper ended training.
 
         Args:
-            status: of the run.
+            status: the run's status.
             incident: number of the last incident.
         """
-        if self._skipped > max(self._said_skipped, 1):
-            self._say_skipped("at the end")
+        if self._skipped > max(self._reported_skipped, 1):
+            self._log_skipped("at the end")
         elif self._repeats and not self._skipped:
             times = counted(self._repeats, "time")
-            _log.warning("%s", f"what was not finite was seen {times} more (run {self._run})")
+            _log.warning("%s", f"non-finite values were seen {times} more (run {self._run})")
         if status == "halted":
             _log.warning(
                 "%s", f"{halt_reason(incident)}; what to do next: {incidents_command(self._run)}"
             )
 
-    def _say_skipped(self, when: str) -> None:
-        self._said_skipped = self._skipped
+    def _log_skipped(self, when: str) -> None:
+        self._reported_skipped = self._skipped
         steps = f"{self._skipped} of {counted(self._steps, 'optimizer step')}"
-        why = "because something was not finite"
-        _log.warning("%s", f"{steps} were skipped {why}, counted {when} (run {self._run})")
+        why = "because of non-finite values"
+        _log.warning("%s", f"{steps} were skipped {why} ({when}; run {self._run})")
 
 
 def _what(seen: NonfiniteSighting) -> str:
-    """Return what was seen, and the environment that returned it, where one did."""
+    """Return a sighting as text, with the environment if one returned the value."""
     is_given = seen.phase == "environment"
     return joined(what_words(seen), where_words(seen) if is_given else "")
 
 
 def kind_of(seen: list[NonfiniteSighting], origin: IncidentOrigin | None) -> object:
-    """Return what incidents of the same kind have in common: what was seen, and its origin."""
+    """Return a key that is equal for incidents of the same kind (same sightings and origin)."""
     what = frozenset((one.head, one.quantity, one.kind, one.part, one.phase) for one in seen)
     return what, None if origin is None else (origin.operation, origin.file, origin.line)
 
 
 def halt_reason(incident: int) -> str:
-    """Return why a run was halted, in words."""
+    """Return the reason for a halt as text."""
     return (
-        f"Esper ended training with exit code 3 because of incident {incident}, "
-        "as on_nonfinite='halt' asks"
+        f"Esper ended training with exit code 3 because of incident {incident} "
+        "(on_nonfinite='halt')"
     )

@@ -1,4 +1,4 @@
-"""What a watched run says in the log and about its incidents: each once, in plain words."""
+"""Log messages and incidents of a watched run: each kind is reported once."""
 
 import copy
 import logging
@@ -38,7 +38,7 @@ def bad(observations):
     return observations
 
 
-def test_skipped_steps_are_said_once_and_then_counted(model, tmp_path, lines):
+def test_skipped_steps_are_logged_once_and_then_counted(model, tmp_path, lines):
     optimizer = torch.optim.Adam(model.parameters())
     options = {"run_dir": tmp_path, "on_nonfinite": "skip", "finds_updates": False}
     with esper.watch(model, optimizer, HEADS, **options) as watch:
@@ -52,8 +52,8 @@ def test_skipped_steps_are_said_once_and_then_counted(model, tmp_path, lines):
     first, after_ten, at_the_end = lines()
     assert "shared NaN in observations, update 1, minibatch 5; it began in fill_" in first
     assert "; this optimizer step is skipped (run " in first
-    assert after_ten.startswith("16 of 20 optimizer steps were skipped because")
-    assert at_the_end.startswith("32 of 60 optimizer steps were skipped because")
+    assert after_ten.startswith("16 of 20 optimizer steps were skipped because of non-finite")
+    assert at_the_end.startswith("32 of 60 optimizer steps were skipped because of non-finite")
     run = esper.open_run(run_dir=tmp_path)
     assert [(one["number"], one["update"]) for one in run.incidents] == [(1, 1)]
     (row,) = run.evidence
@@ -61,7 +61,7 @@ def test_skipped_steps_are_said_once_and_then_counted(model, tmp_path, lines):
     assert (row.first_minibatch, row.last_minibatch) == (5, 20)
 
 
-def test_another_kind_in_a_later_update_is_news_where_no_weight_was_harmed(model, tmp_path, lines):
+def test_another_kind_of_incident_in_a_later_update_is_logged(model, tmp_path, lines):
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
     with esper.watch(model, optimizer, HEADS, run_dir=tmp_path) as watch:
         for update in range(4):
@@ -77,11 +77,11 @@ def test_another_kind_in_a_later_update_is_news_where_no_weight_was_harmed(model
     observed, brake, again = lines()
     assert "shared NaN in observations, update 1" in observed
     assert "brake Inf in parameters (2.bias), update 3" in brake
-    assert again.startswith("what was not finite was seen 1 time more")
+    assert again.startswith("non-finite values were seen 1 time more")
     assert [one["update"] for one in esper.open_run(run_dir=tmp_path).incidents] == [1, 3]
 
 
-def test_consequences_of_a_step_that_was_taken_are_no_news(model, tmp_path, lines):
+def test_consequences_of_a_bad_step_are_not_logged(model, tmp_path, lines):
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
     with esper.watch(model, optimizer, HEADS, run_dir=tmp_path) as watch:
         for _ in range(4):
@@ -92,7 +92,7 @@ def test_consequences_of_a_step_that_was_taken_are_no_news(model, tmp_path, line
     assert len(esper.open_run(run_dir=tmp_path).incidents) == 1
 
 
-def test_a_halt_says_who_ended_training_and_what_to_do(model, tmp_path, lines):
+def test_the_log_of_a_halt_has_the_reason_and_the_next_command(model, tmp_path, lines):
     optimizer = torch.optim.Adam(model.parameters())
     watch = esper.watch(model, optimizer, HEADS, run_dir=tmp_path, on_nonfinite="halt")
     with pytest.raises(SystemExit) as ended, watch:
@@ -101,9 +101,7 @@ def test_a_halt_says_who_ended_training_and_what_to_do(model, tmp_path, lines):
     assert ended.value.code == 3
     found, halted = lines()
     assert "; training ends here (run " in found
-    reason = (
-        "Esper ended training with exit code 3 because of incident 1, as on_nonfinite='halt' asks"
-    )
+    reason = "Esper ended training with exit code 3 because of incident 1 (on_nonfinite='halt')"
     assert halted.startswith(f"{reason}; what to do next: ")
     assert "esper incidents" in halted
     run = esper.open_run(run_dir=tmp_path)
@@ -111,7 +109,7 @@ def test_a_halt_says_who_ended_training_and_what_to_do(model, tmp_path, lines):
     assert run.snapshot.run.reason == reason
 
 
-def test_acting_belongs_to_the_update_that_learns_from_it(model, tmp_path, lines):
+def test_acting_belongs_to_the_update_that_follows(model, tmp_path, lines):
     optimizer = torch.optim.Adam(model.parameters())
     with esper.watch(model, optimizer, HEADS, run_dir=tmp_path):
         for update in range(4):  # this loop never calls `Watch.update`
@@ -131,7 +129,7 @@ def test_acting_belongs_to_the_update_that_learns_from_it(model, tmp_path, lines
     assert [row["minibatches"] for row in run.history()] == [2, 2, 2, 2]
 
 
-def test_a_call_without_gradients_within_a_minibatch_is_no_acting(model, tmp_path):
+def test_a_call_without_gradients_within_a_minibatch_is_not_acting(model, tmp_path):
     optimizer = torch.optim.Adam(model.parameters())
     with esper.watch(model, optimizer, HEADS, run_dir=tmp_path):
         for _ in range(3):
@@ -146,7 +144,7 @@ def test_a_call_without_gradients_within_a_minibatch_is_no_acting(model, tmp_pat
     assert row["minibatches"] == 3
 
 
-def test_an_update_that_was_broken_off_tells_nothing_of_its_times(model, tmp_path):
+def test_an_interrupted_update_has_no_times(model, tmp_path):
     optimizer = torch.optim.Adam(model.parameters())
     watch = esper.watch(model, optimizer, HEADS, run_dir=tmp_path)
     with watch.updating():
@@ -164,7 +162,7 @@ def test_an_update_that_was_broken_off_tells_nothing_of_its_times(model, tmp_pat
 
 
 @pytest.mark.parametrize("place", ["file", "file/below"])
-def test_a_folder_that_cannot_be_written_is_one_sentence(model, tmp_path, place):
+def test_the_error_for_a_folder_without_write_access_is_one_sentence(model, tmp_path, place):
     (tmp_path / "file").write_text("")
     with pytest.raises(esper.EsperError, match="cannot be written") as refused:
         esper.watch(model, torch.optim.Adam(model.parameters()), HEADS, run_dir=tmp_path / place)
@@ -182,7 +180,7 @@ def test_a_run_of_the_command_keeps_its_name(model, tmp_path, monkeypatch):
     assert esper.open_run(started).snapshot.run.name == "ant"
 
 
-def test_a_notebook_sees_whether_weights_stood_still(model, tmp_path):
+def test_a_notebook_shows_whether_training_stalled(model, tmp_path):
     for learning_rate in (0.1, 0.0):
         optimizer = torch.optim.SGD(model.parameters(), lr=learning_rate)
         name = f"rate-{learning_rate}"
@@ -198,7 +196,7 @@ def test_a_notebook_sees_whether_weights_stood_still(model, tmp_path):
     assert "● stalled" in still
 
 
-def test_the_last_lines_say_where_it_began_and_offer_no_replay_that_is_refused(model, tmp_path):
+def test_the_closing_lines_have_the_origin_and_suggest_only_possible_replays(model, tmp_path):
     optimizer = torch.optim.Adam(model.parameters())
     with esper.watch(model, optimizer, HEADS, run_dir=tmp_path) as watch:
         minibatch(model, optimizer, bad(torch.randn(16, 4)))
@@ -207,7 +205,8 @@ def test_the_last_lines_say_where_it_began_and_offer_no_replay_that_is_refused(m
     text = "\n".join(closing_lines(watch.recorder.directory))
     assert "it came in with observations[" in text
     assert (
-        "which is NaN; first used by addmm, forward pass, at tests/recording/test_news.py:" in text
+        "which is NaN; first used by addmm, forward pass, at tests/recording/test_incident_log.py:"
+        in text
     )
     if incident["why_not_repeated"]:
         assert incident["why_not_repeated"].startswith(why)
@@ -217,7 +216,7 @@ def test_the_last_lines_say_where_it_began_and_offer_no_replay_that_is_refused(m
         assert "esper replay" in text
 
 
-def test_a_model_that_is_watched_again_ends_the_run_before(model, tmp_path, lines):
+def test_watching_a_model_again_ends_its_earlier_run(model, tmp_path, lines):
     optimizer = torch.optim.Adam(model.parameters())
     for name in ("first", "second"):
         watch = esper.watch(model, optimizer, HEADS, name=name, run_dir=tmp_path)
