@@ -418,7 +418,7 @@ def test_a_payload_is_never_executed(tmp_path, capsule):
         ("threads", 10**9, "threads are unknown"),
         ("phase", "hosts", "its phase"),
         ("rebuilder", "pickle", "knows no way"),
-        ("minibatch", "2", "must be int"),
+        ("minibatch", "2", "must be a int"),
         ("sightings", [{"head": 3}], "is damaged"),
         ("format", "watched run 2", "another format"),
         ("more", 1, "unknown part: more"),

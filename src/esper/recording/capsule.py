@@ -152,9 +152,7 @@ def watched_capsule_of(values: dict[str, Any], folder: Path) -> WatchedCapsule:
     for name, value in values.items():
         kind = str(expected[name]).partition("[")[0].removeprefix("<class '").removesuffix("'>")
         if type(value).__name__ != kind:
-            raise IncidentError(
-                f"the capsule in {folder} is damaged: the type of its {name} must be {kind}"
-            )
+            raise IncidentError(f"the capsule in {folder} is damaged: its {name} must be a {kind}")
     try:
         msgspec.convert(values["sightings"], list[NonfiniteSighting])
         msgspec.convert(values["versions"], dict[str, str])
