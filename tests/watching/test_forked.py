@@ -3,6 +3,7 @@
 import logging
 import queue
 import random
+import time
 from collections import deque
 
 import numpy as np
@@ -134,6 +135,22 @@ def test_a_second_run_that_waits_for_ever_is_killed(tmp_path, monkeypatch):
 
     (trouble,) = watch.troubles
     assert trouble.explanation.why_no_origin == "its second run took longer than 0.5 s"
+
+
+@forks
+def test_a_second_run_may_take_longer_where_its_minibatch_took_long(tmp_path, monkeypatch):
+    monkeypatch.setattr(forked, "LIMIT_S", 0.01)
+    clock = time.monotonic
+
+    def change(_world, _model, _optimizer, step):
+        if step == BAD:  # as if this minibatch had taken 100 seconds
+            monkeypatch.setattr(time, "monotonic", lambda: clock() + 100)
+        return 0.0
+
+    _, watch = train(tmp_path / "run", is_watched=True, change=change)
+
+    (trouble,) = watch.troubles
+    assert trouble.explanation.origin.operation.base == "div", trouble.explanation
 
 
 @forks

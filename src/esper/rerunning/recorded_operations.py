@@ -165,7 +165,9 @@ class _Run:
             for one in recording.places
         ]
         self._where = RecordedPlace("", 0, "", None, (), "", "", "forward")
-        self.tracer = OperationTracer(nn.Module(), "", names, called_at=lambda: self._where)
+        self.tracer = OperationTracer(
+            nn.Module(), "", names, called_at=lambda: self._where, masks_by_value=True
+        )
         self.tracer.minibatch = max(capsule.minibatch - 1, 0)
 
     def origin(self) -> Origin | None:

@@ -184,6 +184,7 @@ class _Repetition:
             is_plumbing=is_plumbing,
             loop="train" if capsule.phase == "update" else "",
             callers=CALLERS,
+            masks_by_value=True,
         )
 
     def run(self) -> tuple[tuple[NonfiniteSighting, ...], Origin | None]:

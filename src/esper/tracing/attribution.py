@@ -1,58 +1,39 @@
 """Decides which arguments of an operation made its result non-finite."""
 
 import math
+from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from esper.tracing.dispatched_call import DispatchedCall
-from esper.tracing.operations import Operation, Poison, Scalar
+from esper.tracing.masks import is_mask
+from esper.tracing.operations import Scalar
 
-#: Operations that only copy: a legal -inf in the source is a legal -inf in the copy.
-COPIES = frozenset({"_to_copy", "clone", "cat", "stack", "index_select", "copy", "expand"})
 #: Operations that return uninitialised memory.
 ALLOCATIONS = frozenset({"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided"})
 #: Operations that limit their first argument; the limits may be infinite.
-CLAMPS = frozenset({"clamp", "clamp_min", "clamp_max", "hardtanh"})
+_CLAMPS = frozenset({"clamp", "clamp_min", "clamp_max", "hardtanh"})
 #: Arguments that may be infinite: limits, and the order of a norm.
 _MAY_BE_INFINITE = frozenset({"min", "max", "min_val", "max_val", "ord", "p"})
 
 
-def is_masking(
-    call: DispatchedCall,
-    inputs: list[tuple[str, Tensor, Tensor]],
-    output: Tensor,
-    sources: tuple[Operation, ...],
-    poisons: tuple[Poison, ...],
-) -> bool:
-    """Return whether every non-finite value in a result is the -inf of a mask.
+def feeding(
+    entries: Sequence[tuple[str, Tensor, Tensor]], output: Tensor, call: DispatchedCall
+) -> list[tuple[str, Tensor, Tensor]]:
+    """Return the arguments whose non-finite values can have caused those in the result.
+
+    A mask is one of them only where nothing else is.
 
     Args:
-        call: the operation.
-        inputs: name, tensor and earlier value of each tensor argument.
+        entries: name, tensor and earlier value of the arguments that count.
         output: the result.
-        sources: the operations that made the non-finite inputs.
-        poisons: non-finite inputs that no operation made.
+        call: the operation.
     """
-    bad = ~output.isfinite()
-    if not bad.any() or not (output[bad] == -torch.inf).all():
-        return False
-    base = call.base
-    if base == "scalar_tensor":  # makes the -inf for a following `where`
-        return True
-    if base == "masked_fill":
-        filled = call.args[1].expand_as(output)
-        return bool(torch.as_tensor(call.args[2] == -torch.inf)) and not (bad & ~filled).any()
-    if poisons or not sources or not all(source.is_legal for source in sources):
-        return False
-    if base == "_log_softmax":
-        return torch.equal(bad, inputs[0][2] == -torch.inf)
-    if base in ("add", "sub"):  # of finite values, as where logits are normalised
-        masked = [(name, value) for name, _, value in inputs if name in call.broken]
-        return [name for name, _ in masked] == ["self"] and torch.equal(
-            bad, (masked[0][1] == -torch.inf).expand_as(bad)
-        )
-    return base in COPIES or base == "where"
+    found = [entry for entry in entries if feeds(entry, output, call)]
+    if call.base in _CLAMPS and any(entry[0] == "self" for entry in found):
+        found = [entry for entry in found if entry[0] == "self"]
+    faults = [one for one in found if not is_mask(one[2], call.sources[one[0]])]
+    return faults or found
 
 
 def is_poison(number: Scalar, call: DispatchedCall) -> bool:

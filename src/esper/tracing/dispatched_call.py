@@ -1,6 +1,7 @@
 """One operation as PyTorch dispatches it: its arguments by name."""
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,6 +58,32 @@ def named_tensors(
         is_written = argument.alias_info is not None and argument.alias_info.is_write
         found += [(name, tensor, is_written) for name, tensor in tensors_in(argument.name, value)]
     return found
+
+
+def by_part(
+    named: Sequence[tuple[str, Tensor, bool]], parts: Callable[[Tensor], Sequence[Tensor]]
+) -> Iterator[tuple[str, Tensor, bool]]:
+    """Yield tensors; one that consists of several parameters becomes a list of its parts.
+
+    Any other tensor that is alone in its list belongs to all of those parts, so its name has no
+    position.
+
+    Args:
+        named: name and tensor of each argument, and whether it is written to.
+        parts: splits a tensor.
+    """
+    arguments = Counter(argument_of(name) for name, _, _ in named)
+    split = [parts(tensor) for _, tensor, _ in named]
+    is_split = any(len(each) > 1 for each in split)
+    for (name, tensor, is_written), each in zip(named, split, strict=True):
+        argument = argument_of(name)
+        if arguments[argument] > 1:
+            yield name, tensor, is_written
+        elif len(each) > 1:
+            for number, part in enumerate(each):
+                yield f"{argument}[{number}]", part, is_written
+        else:
+            yield (argument if is_split else name), tensor, is_written
 
 
 def argument_of(name: str) -> str:

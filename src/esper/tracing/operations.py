@@ -3,6 +3,7 @@
 import math
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Final
 
 import torch
 from torch import Tensor
@@ -10,6 +11,11 @@ from torch import Tensor
 from esper.leyline.text.sighting_words import nonfinite_kind
 from esper.leyline.text.source_lines import source_lines
 
+#: What the names of operations begin with that take the logits of choices, or their sum.
+_SOFTMAXES: Final = (
+    *("softmax", "log_softmax", "logsumexp", "safe_softmax", "sparse_softmax", "logcumsumexp"),
+    *("masked_softmax", "scaled_dot_product", "efficient_attention", "flash_attention"),
+)
 #: Characters of a source line that are kept.
 LONGEST_LINE = 400
 
@@ -50,6 +56,11 @@ def line_text(file: str, line: int) -> str:
     """
     lines = source_lines(file)
     return lines[line - 1].strip()[:LONGEST_LINE] if 1 <= line <= len(lines) else ""
+
+
+def is_softmax(base: str) -> bool:
+    """Return whether an operation, by its base name, takes logits in which -inf means forbidden."""
+    return base.strip("_").startswith(_SOFTMAXES)
 
 
 @dataclass(frozen=True)
@@ -129,6 +140,7 @@ class Operation:
     sources: tuple["Operation", ...]  # the operations that made its non-finite inputs
     poisons: tuple[Poison, ...]  # its non-finite inputs that no operation made
     is_legal: bool  # whether all its non-finite values are the -inf of a mask
+    is_unused_mask: bool = False  # whether nothing but its values shows so far that it is one
 
     @property
     def base(self) -> str:
@@ -137,8 +149,14 @@ class Operation:
 
     @property
     def causes(self) -> tuple["Operation", ...]:
-        """Return the operations that made its illegal inputs."""
-        return tuple(source for source in self.sources if not source.is_legal)
+        """Return the operations that made its illegal inputs.
+
+        What only looks like a mask is one of them where the operation is none that takes a mask.
+        """
+        illegal = tuple(source for source in self.sources if not source.is_legal)
+        if illegal or is_softmax(self.base):
+            return illegal
+        return tuple(source for source in self.sources if source.is_unused_mask)
 
 
 def range_of(name: str, tensor: Tensor, *, of: str = "", at: float | None = None) -> TensorRange:

@@ -95,13 +95,13 @@ def find_origin(
     """
 
     def counts(operation: Operation) -> bool:
-        return not operation.is_legal and not any(part.excludes(operation) for part in columns)
+        return not any(part.excludes(operation) for part in columns)
 
-    search = _search(makers, counts)
+    search = _search([maker for maker in makers if not maker.is_legal], counts)
     if not search.starts:
         return None
     first = min(search.starts, key=lambda one: (not comes_first(one), one.number))
-    on_path = _search(to_loss, lambda operation: not operation.is_legal)
+    on_path = _search([one for one in to_loss if not one.is_legal], lambda _: True)
     if first not in on_path.towards:
         instead = [one for one in on_path.starts if counts(one) and _coincide(first, one)]
         if instead:

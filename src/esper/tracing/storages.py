@@ -5,6 +5,7 @@ are referenced weakly, so that a record keeps no memory alive.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -37,6 +38,13 @@ class StorageRecord:
             self._parts = [
                 part for part in self._parts if not (start <= part[0] and part[1] <= end)
             ]
+
+    def confirm_masks(self) -> None:
+        """Record that what looks like a mask in it is one."""
+        self._parts = [
+            (start, end, replace(made, is_unused_mask=False) if made.is_unused_mask else made)
+            for start, end, made in self._parts
+        ]
 
     def overlapping(self, tensor: Tensor) -> tuple[Operation, ...]:
         """Return the operations that made a part of a tensor, newest last."""

@@ -7,7 +7,6 @@ origin.
 
 import math
 import sys
-from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
@@ -18,15 +17,15 @@ from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from esper.tracing import attribution
-from esper.tracing.attribution import COPIES, feeds, is_masking, is_poison, value_at
+from esper.tracing.attribution import ALLOCATIONS, feeding, is_poison, value_at
 from esper.tracing.dispatched_call import (
     DispatchedCall,
-    argument_of,
+    by_part,
     named_numbers,
     named_tensors,
     tensors_in,
 )
+from esper.tracing.masks import COPIES, masking, takes_mask
 from esper.tracing.nonfinite_places import columns_of, places_of, rows_of
 from esper.tracing.operations import (
     Operation,
@@ -64,6 +63,7 @@ class OperationTracer(TorchDispatchMode):
         called_at: returns where the current operation was called, when recorded operations run
             again; None: their own frames show it.
         callers: number of the lines that are remembered around an operation's own, at most.
+        masks_by_value: whether a tensor of 0 and -inf may be a mask.
         called_from: source file whose callers had nothing to do with the operations.
     """
 
@@ -82,6 +82,7 @@ class OperationTracer(TorchDispatchMode):
         recorder: OperationRecorder | None = None,
         called_at: Callable[[], RecordedPlace] | None = None,
         callers: int = 0,
+        masks_by_value: bool = False,
         called_from: str = "",
     ) -> None:
         super().__init__()
@@ -94,6 +95,7 @@ class OperationTracer(TorchDispatchMode):
         self._called_at = called_at
         self._callers = callers
         self._called_from = called_from
+        self._masks_by_value = masks_by_value
         self.phase = "preparation"
         self.minibatch: int | None = None
         self.poisons = tuple(poisons_of(inputs, self._numbers, never_negative))
@@ -161,7 +163,7 @@ class OperationTracer(TorchDispatchMode):
         node = torch._C._current_autograd_node()
         if node is None and self._called_at is None:
             self._remember_forward()
-        inputs = list(self._by_part(named_tensors(func, args, kwargs)))
+        inputs = list(by_part(named_tensors(func, args, kwargs), self._parts))
         written = {name for name, _, is_written in inputs if is_written}
         # Arguments that are written to are copied first.
         before = [
@@ -179,7 +181,7 @@ class OperationTracer(TorchDispatchMode):
             names = {id(tensor): self._name(tensor) for _, tensor, _ in before}
             self.recorder.before(func, args, kwargs, names)
         result = func(*args, **kwargs)
-        if call.base in attribution.ALLOCATIONS:
+        if call.base in ALLOCATIONS:
             result.zero_()  # else uninitialised memory could look like a computed NaN
         if self.recorder is not None and not self.recorder.reason:
             self.recorder.after(func, args, result, self._where(node))
@@ -192,6 +194,8 @@ class OperationTracer(TorchDispatchMode):
         changed = [(name, tensor) for name, tensor, _ in before if name in written]
         for name, tensor in (*changed, *made):
             self._replace(name, tensor, call)
+        for key in keys & self._made.keys() if takes_mask(call) else ():
+            self._made[key].confirm_masks()
         self._name_copies(call, changed, made)
         self._take(call, (*changed, *made))
         return result
@@ -211,17 +215,13 @@ class OperationTracer(TorchDispatchMode):
 
         mine = [entry for entry in call.before if is_mine(entry[0])]
         scalars = tuple(number for number in call.scalars if is_mine(number.name))
-        feeding = [entry for entry in mine if feeds(entry, tensor, call)]
-        if call.base in attribution.CLAMPS and any(entry[0] == "self" for entry in feeding):
-            feeding = [entry for entry in feeding if entry[0] == "self"]
-        made_by = tuple(
-            dict.fromkeys(maker for entry in feeding for maker in call.sources[entry[0]])
-        )
+        fed = feeding(mine, tensor, call)
+        made_by = tuple(dict.fromkeys(maker for entry in fed for maker in call.sources[entry[0]]))
         poisons = (
             *(
                 self._poison_of.get(self._name(original) or self._known.name_of_equal(value))
                 or constant(argument, value)
-                for argument, original, value in feeding
+                for argument, original, value in fed
                 if not call.sources[argument]
             ),
             *(self._number_poison(number) for number in scalars if is_poison(number, call)),
@@ -251,6 +251,7 @@ class OperationTracer(TorchDispatchMode):
     ) -> Operation:
         where = self._where(call.node)
         output = outputs[0][1]
+        mask = masking(call, inputs or call.before, output, sources, poisons)
         return Operation(
             number=self._count,
             name=str(call.func),
@@ -272,7 +273,8 @@ class OperationTracer(TorchDispatchMode):
             places=places_of(output),
             sources=sources,
             poisons=poisons,
-            is_legal=is_masking(call, inputs or call.before, output, sources, poisons),
+            is_legal=mask == "yes" or (mask == "looks like" and self._masks_by_value),
+            is_unused_mask=mask == "looks like" and self._masks_by_value,
         )
 
     def _take(self, call: DispatchedCall, outputs: Sequence[tuple[str, Tensor]]) -> None:
@@ -348,27 +350,6 @@ class OperationTracer(TorchDispatchMode):
                 return True
             frame = frame.f_back
         return False
-
-    def _by_part(
-        self, named: Sequence[tuple[str, Tensor, bool]]
-    ) -> Iterator[tuple[str, Tensor, bool]]:
-        """Yield tensors; one that consists of several parameters becomes a list of its parts.
-
-        Any other tensor that is alone in its list belongs to all of those parts, so its name has no
-        position.
-        """
-        arguments = Counter(argument_of(name) for name, _, _ in named)
-        split = [self._parts(tensor) for _, tensor, _ in named]
-        is_split = any(len(parts) > 1 for parts in split)
-        for (name, tensor, is_written), parts in zip(named, split, strict=True):
-            argument = argument_of(name)
-            if arguments[argument] > 1:
-                yield name, tensor, is_written
-            elif len(parts) > 1:
-                for number, part in enumerate(parts):
-                    yield f"{argument}[{number}]", part, is_written
-            else:
-                yield (argument if is_split else name), tensor, is_written
 
     def _remember_forward(self) -> None:
         """Remember the source line of this operation for its derivative."""

@@ -111,6 +111,7 @@ class MinibatchWatch:
         self._measured: Tensor | None = None  # by `_owner_norms`, in this update
         self._put_aside: list[tuple[Tensor, Tensor | None]] = []
         self._first_step_at = 0.0
+        self._began = time.monotonic()  # the minibatch
         self._left_out = 0  # steps that a loss scaler left out
 
     def hold(self, result: Tensor, owner: str, quantity: str) -> None:
@@ -270,6 +271,7 @@ class MinibatchWatch:
                 self._look_at_left_out(optimizer, frame)
             return False
         if self._repeater is not None:
+            self._explainer.apart.minibatch_seconds = time.monotonic() - self._began
             with self._guard:
                 self._incidents.explain_held(record, held, bad_results, optimizer)
             return is_bad
@@ -338,9 +340,11 @@ class MinibatchWatch:
         self._is_learning = False
         self.forget_minibatch()
         self._acting_calls = 0
+        self._began = time.monotonic()
         self._rngs.appendleft(torch.get_rng_state())
 
     def _explain(self, stack: list[FrameType], phase: str, **details: Any) -> None:
+        self._explainer.apart.minibatch_seconds = time.monotonic() - self._began
         self._incidents.explain(
             self.record, self.held, stack, phase, rngs=tuple(self._rngs), **details
         )

@@ -220,10 +220,14 @@ def test_text_json_and_page_agree(capsule: Capsule) -> None:
     page = Page(replay_page(replayed, *about))
     assert page.loads == []
     assert "host 4, step 7, in 2 steps" in text
+    cause = "a weight was not finite already: heads.weight[0, 3] is NaN"
     for shown in (text, page.text):
         assert about[0] in shown
         assert origin["op"] in shown
-        assert origin["cause"] in shown
+        assert "a weight was not finite already: heads.weight[0, 3] is NaN" in " ".join(
+            shown.split()
+        )
+        assert "poisoned" not in shown
         assert f"policy.py:{origin['line']}" in shown
         assert "logits = self.heads(trunk)" in shown
         assert "slot parameters as NaN" in shown

@@ -17,7 +17,7 @@ _PHASES: Final = {
 _CAUSES: Final = {
     "poisoned input: ": "an input was not finite already: ",
     "poisoned weight: ": "a weight was not finite already: ",
-    "corrupted optimizer state: ": "the state of the optimizer was not finite already: ",
+    "corrupted optimizer state: ": "the state of the optimizer was wrong already: ",
     "poisoned setting: ": "a setting is not finite: ",
     "a constant of the program: ": "a constant in the code is not finite: ",
 }

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from html import escape
 
+from esper.leyline.text.origin_words import cause_words
 from esper.leyline.text.plain_text import printable
 from esper.leyline.text.sighting_words import sighting_words
 from esper.leyline.text.source_paths import short_path
@@ -101,8 +102,9 @@ def _origin(replay: Replay, origin: Origin, per_epoch: int) -> str:
         f"{_safe(' · ' + step.first.autograd) if step.first.autograd else ''}</span></li>"
         for step in steps_of(origin)
     )
+    cause = _safe(cause_words(origin.cause))
     return (
-        f'<h2>Where it began</h2><div class="panel"><p class="cause">{_safe(origin.cause)}</p>'
+        f'<h2>Where it began</h2><div class="panel"><p class="cause">{cause}</p>'
         f"<dl>{listed}</dl><pre>{_safe(place.code)}</pre></div>"
         f'<h2>Its values</h2><div class="panel wide"><table><tr><th></th><th>tensor</th>'
         f"<th>shape</th><th>values</th><th>first</th></tr>"

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from esper.leyline.telemetry import STEP_PHASES, NonfiniteSighting
+from esper.leyline.text.origin_words import cause_words
 from esper.leyline.text.sighting_words import KIND_WORDS, joined, minibatch_words, sighting_words
 from esper.leyline.text.source_paths import short_path
 from esper.simic.replay.replaying import Replay
@@ -148,7 +149,7 @@ def _origin(replay: Replay, origin: Origin, per_epoch: int) -> Iterator[Renderab
     yield Text()
     yield Text("It began in ", style="bold").append(operation.name, style="bold red")
     facts = [
-        ("cause", origin.cause),
+        ("cause", cause_words(origin.cause)),
         ("when", moment(replay, operation, per_epoch)),
         ("module", operation.module or "outside any module"),
         ("derivative", operation.autograd),

@@ -9,10 +9,11 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from torch import Tensor
 
+from esper.tracing.masks import looks_like_mask
 from esper.tracing.operations import Operation
 from esper.tracing.storages import storage_key
 from esper.tracing.tracer import OperationTracer
-from esper.watching.looks import is_finite
+from esper.watching.looks import is_finite, kinds_of
 
 
 def causes_first(
@@ -42,6 +43,24 @@ def causes_first(
     return sorted((name for name in variables if name not in innocent), key=made)
 
 
+def masks_last(variables: Mapping[str, Tensor]) -> list[str]:
+    """Return the names of variables, those that look like masks of -inf, or masked, after others.
+
+    For a minibatch that cannot be repeated: only its repetition shows what was a mask.
+    """
+    return sorted(variables, key=lambda name: _may_be_mask(name, variables[name]))
+
+
+def _may_be_mask(name: str, tensor: Tensor) -> bool:
+    if kinds_of(tensor) != ("-inf",):
+        return False
+    if tensor.grad_fn is None:
+        return "mask" in name.lower() and looks_like_mask(tensor.detach())
+    made_by = tensor.grad_fn.name().rstrip("0123456789").removesuffix("Backward")
+    is_constant_added = any(one is None for one, _ in tensor.grad_fn.next_functions)
+    return made_by in ("MaskedFill", "Where") or (made_by == "Add" and is_constant_added)
+
+
 def _bystanders(
     tracer: OperationTracer,
     harm: Sequence[Tensor],
@@ -53,12 +72,17 @@ def _bystanders(
 
     What has a derivative is no bystander.
     """
+
+    def is_masked(name: str) -> bool:
+        makers = tracer.makers(again[name])
+        return bool(makers) and all(maker.is_legal for maker in makers)
+
     ancestors = _ancestors(maker for tensor in harm for maker in tracer.makers(tensor))
     all_poisons = [poison for operation in ancestors for poison in operation.poisons]
     # A tensor without a name may be a copy of any variable.
     has_copies = any(one.index and one.name.startswith("the constant ") for one in all_poisons)
     if not ancestors or has_copies:
-        return frozenset()
+        return frozenset(name for name in again if name in variables and is_masked(name))
     poisons = {poison.name for poison in all_poisons}
     poisoned = {
         storage_key(tensor) for name, tensor in variables.items() if f"variable {name}" in poisons
@@ -73,6 +97,8 @@ def _bystanders(
             return True
         makers = tracer.makers(again[name]) if name in again else ()
         made = _ancestors(makers)
+        if any(maker in ancestors for maker in makers):
+            return True
         if tensor.grad_fn is not None:  # what the loss is made of, unless it is the -inf of a mask
             return bool(made) or not makers
         return any(

@@ -17,7 +17,7 @@ from esper.tracing.storages import KnownTensors
 from esper.tracing.tracer import OperationTracer
 from esper.watching.finding import recall
 from esper.watching.finding.beginning import Owners, as_it_began
-from esper.watching.finding.bystanders import causes_first
+from esper.watching.finding.bystanders import causes_first, masks_last
 from esper.watching.finding.earlier_passes import (
     NOT_AGAIN,
     EarlierIsGoneError,
@@ -159,7 +159,7 @@ class Explainer:
         # A loop that steps several optimizers began before the last step.
         rngs = minibatch.rngs if len(self._optimizers) > 1 else minibatch.rngs[:1]
         repetitions = self._repetitions(stack, frames, named, phase, optimizer, rngs)
-        found = evidence(variables)
+        found = evidence(masks_last(variables))
         look = look_of(found)
         if explained and look in explained:
             return explained[look]

@@ -287,6 +287,7 @@ def traced(
         loop=loop,
         recorder=recorder,
         callers=CALLERS,
+        masks_by_value=True,
         called_from=called_from,
     )
     for model in models[1:]:

@@ -31,6 +31,10 @@ from esper.watching.guard import Guard
 
 #: Seconds after which a child is killed: its second run may wait for ever, such as for a thread.
 LIMIT_S: Final = 60.0
+#: A child may take so many times as long as its minibatch did at first, on all cores and not
+#: traced, but never longer than `LONGEST_S`.
+_TIMES: Final = 20.0
+LONGEST_S: Final = 1800.0
 
 
 class Apart:
@@ -44,10 +48,12 @@ class Apart:
     Attributes:
         not_again: why nothing is repeated from now on; empty if it may be.
         failures: of the watch in a child; None in the training process, which counts them.
+        minibatch_seconds: how long the minibatch took that is repeated.
     """
 
     def __init__(self, guard: Guard, models: Sequence[nn.Module], *, is_off: bool) -> None:
         self._guard, self._models, self._is_off = guard, models, is_off
+        self.minibatch_seconds = 0.0
         self.not_again = ""
         self.failures: list[Exception] | None = None
 
@@ -64,6 +70,11 @@ class Apart:
     def is_in_child(self) -> bool:
         """Return whether minibatches are repeated in a child."""
         return not self.why_never() and can_fork(self._models)
+
+    @property
+    def limit_s(self) -> float:
+        """Seconds after which a child is killed."""
+        return max(LIMIT_S, min(_TIMES * self.minibatch_seconds, LONGEST_S))
 
     def count(self, error: Exception) -> None:
         """Count a failure of the watch."""
@@ -123,7 +134,7 @@ def apart(
             return explanation, owner.recorded, [sendable(one) for one in failures]
 
         try:
-            explanation, owner.recorded, failures = result_of_child(in_child)
+            explanation, owner.recorded, failures = result_of_child(in_child, owner.apart.limit_s)
         except _LostError as error:
             owner.apart.not_again = str(error)
             try:
@@ -138,8 +149,12 @@ def apart(
     return run
 
 
-def result_of_child(function: Callable[[], Any]) -> Any:
+def result_of_child(function: Callable[[], Any], limit_s: float) -> Any:
     """Call a function in a forked child, and return its result.
+
+    Args:
+        function: what is called.
+        limit_s: seconds after which the child is killed.
 
     Raises:
         _LostError: the child was killed, or its training code ended it.
@@ -156,10 +171,10 @@ def result_of_child(function: Callable[[], Any]) -> Any:
             os.close(writer)
             raise _LostError(f"no process could be started to repeat it: {error}") from None
     if child == 0:
-        _be_child(function, writer, rng)
+        _be_child(function, writer, rng, limit_s)
     try:
         os.close(writer)
-        content = _read(reader, time.monotonic() + LIMIT_S)
+        content = _read(reader, limit_s)
     finally:
         os.close(reader)
         status = _end(child)
@@ -174,11 +189,13 @@ def result_of_child(function: Callable[[], Any]) -> Any:
     return value
 
 
-def _be_child(function: Callable[[], Any], writer: int, rng: tuple[Any, ...]) -> None:
+def _be_child(
+    function: Callable[[], Any], writer: int, rng: tuple[Any, ...], limit_s: float
+) -> None:
     """Call a function, send its result, and end this process without any cleaning up."""
     try:
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
-        signal.setitimer(signal.ITIMER_REAL, LIMIT_S)  # should the parent end first
+        signal.setitimer(signal.ITIMER_REAL, limit_s)  # should the parent end first
         gc.disable()  # finalizers of the training's objects may end its workers
         torch.set_num_threads(1)  # threads of OpenMP do not survive a fork
         random.setstate(rng)
@@ -196,15 +213,16 @@ def _be_child(function: Callable[[], Any], writer: int, rng: tuple[Any, ...]) ->
         os._exit(0)
 
 
-def _read(reader: int, deadline: float) -> bytes:
-    """Return all that a child sends before a time of the monotonic clock."""
+def _read(reader: int, limit_s: float) -> bytes:
+    """Return all that a child sends within some seconds."""
+    deadline = time.monotonic() + limit_s
     poll, content = select.poll(), bytearray()
     poll.register(reader, select.POLLIN)
     while poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
         if not (more := os.read(reader, 1 << 20)):
             return bytes(content)
         content += more
-    raise _TooLongError(f"its second run took longer than {LIMIT_S:g} s")
+    raise _TooLongError(f"its second run took longer than {limit_s:g} s")
 
 
 def _end(child: int) -> int | None:

@@ -12,6 +12,7 @@ from esper.karn.sanctum.heads.replaying import ReplayedOperation, ReplayReport
 from esper.karn.sanctum.schema import Evidence, IncidentState, SanctumSnapshot
 from esper.karn.sanctum.widgets.tamiyo_brain.seen_in_update import seen_in_update
 from esper.karn.text.palette import DARK, Palette
+from esper.leyline.text.origin_words import cause_words
 from esper.leyline.text.sighting_words import KIND_WORDS, joined, minibatch_words
 from esper.leyline.text.source_paths import short_path
 
@@ -122,7 +123,7 @@ def _report(report: ReplayReport, seconds: float, width: int, palette: Palette) 
             lines += wrapped("No operation was found that leads to what was seen.", width, palette)
         return lines
     lines += labelled("began in", [origin.op], width, palette, f"bold {palette.critical}")
-    lines += labelled("cause", [origin.cause], width, palette, palette.ink)
+    lines += labelled("cause", [cause_words(origin.cause)], width, palette, palette.ink)
     lines += labelled("when", [_moment(report, origin)], width, palette)
     lines += labelled("module", [origin.module or "outside any module"], width, palette)
     lines += labelled("backward", [origin.derivative], width, palette)
