@@ -68,6 +68,10 @@ class RunStarted(msgspec.Struct, frozen=True, kw_only=True):
     # Of a run that is watched from outside; empty for Esper's own agent:
     library: str = ""  # name and version, such as "stable-baselines3 2.9.2"; "pytorch" for a loop
     head_kinds: dict[str, str] = {}  # one of HEAD_KINDS by head; absent: "categorical"
+    # Of a run with several processes that train together, each with a store of its own:
+    rank: int = 0  # number of this process, counted from 0
+    world_size: int = 1  # number of processes
+    machine: str = ""  # name of the machine of this process
 
 
 class StepCompleted(msgspec.Struct, frozen=True, kw_only=True):
