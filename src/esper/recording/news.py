@@ -30,13 +30,15 @@ class News:
     Args:
         run: the run's directory.
         on_nonfinite: of the watch.
+        rank: of this process; None where it trains alone.
 
     Attributes:
         last_finding: the last incident that was said, and what to do next; empty before.
     """
 
-    def __init__(self, run: Path, on_nonfinite: str) -> None:
+    def __init__(self, run: Path, on_nonfinite: str, rank: int | None = None) -> None:
         self._run = run
+        self._rank = "" if rank is None else f"rank {rank}: "
         self._on_nonfinite = on_nonfinite
         self._said: set[object] = set()
         self._repeats = 0
@@ -64,7 +66,7 @@ class News:
             where = f"; it {origin_words(origin)}"
         is_step = trouble.phase == "update" and seen[0].quantity not in _AFTER_A_STEP
         effect = _EFFECTS.get(self._on_nonfinite, "") if is_step else ""
-        line = f"{what}, update {trouble.update}, {when}{where}{effect}"
+        line = f"{self._rank}{what}, update {trouble.update}, {when}{where}{effect}"
         _log.warning("%s", f"{line} (run {self._run}; open it: sanctum)")
         self.last_finding = f"Esper: {line}\nEsper: more about it: {incidents_command(self._run)}"
 
@@ -78,12 +80,12 @@ class News:
         if len(str(self._skipped)) > len(str(max(self._said_skipped, 9))):
             self._say_skipped(f"after update {record.number}")
 
-    def end(self, status: str, incident: int) -> None:
+    def end(self, status: str, reason: str) -> None:
         """Say what has not been said so far, and, if Esper ended training, that it did.
 
         Args:
             status: of the run.
-            incident: number of the last incident.
+            reason: why it ended, a sentence.
         """
         if self._skipped > max(self._said_skipped, 1):
             self._say_skipped("at the end")
@@ -91,9 +93,8 @@ class News:
             times = counted(self._repeats, "time")
             _log.warning("%s", f"what was not finite was seen {times} more (run {self._run})")
         if status == "halted":
-            _log.warning(
-                "%s", f"{halt_reason(incident)}; what to do next: {incidents_command(self._run)}"
-            )
+            advice = f"what to do next: {incidents_command(self._run)}"
+            _log.warning("%s", f"{self._rank}{reason}; {advice}")
 
     def _say_skipped(self, when: str) -> None:
         self._said_skipped = self._skipped
@@ -114,9 +115,12 @@ def kind_of(seen: list[NonfiniteSighting], origin: IncidentOrigin | None) -> obj
     return what, None if origin is None else (origin.operation, origin.file, origin.line)
 
 
-def halt_reason(incident: int) -> str:
-    """Return why a run was halted, in words."""
-    return (
-        f"Esper ended training with exit code 3 because of incident {incident}, "
-        "as on_nonfinite='halt' asks"
-    )
+def halt_reason(incident: int, ranks: str = "") -> str:
+    """Return why a run was halted, in words.
+
+    Args:
+        incident: number of the last incident of this process.
+        ranks: the other ranks that saw what was not finite, in words; empty if this one did.
+    """
+    cause = f"of what {ranks} saw" if ranks else f"of incident {incident}"
+    return f"Esper ended training with exit code 3 because {cause}, as on_nonfinite='halt' asks"
