@@ -14,7 +14,8 @@ import msgspec
 
 from esper.karn.alerts.edges import Edge
 from esper.karn.alerts.facts import FAILING_SECONDS, RunView, ended_at, facts_of, failure_of
-from esper.karn.sanctum.following.follower import Frame, RunFollower
+from esper.karn.sanctum.following.follower import RunFollower
+from esper.karn.sanctum.following.run_frame import Frame
 from esper.karn.store.errors import RunStoreError
 from esper.karn.store.file_stamps import FileStamp, file_stamp
 from esper.karn.store.liveness import StatusKind
@@ -125,7 +126,12 @@ class RunPoll:
     @property
     def is_training(self) -> bool:
         """Whether the process of the run sent heartbeats at the last look."""
-        return self._status in (StatusKind.LIVE, StatusKind.STARTING, StatusKind.STUCK)
+        return self._status in (
+            StatusKind.LIVE,
+            StatusKind.STARTING,
+            StatusKind.STUCK,
+            StatusKind.DEGRADED,
+        )
 
     def failure(self) -> str | None:
         """Return why the heartbeat of this run fails; None if nothing is wrong."""
@@ -203,7 +209,7 @@ class RunPoll:
         frame = self._follower.poll(now)
         while frame.is_behind:
             frame = self._follower.poll(now)
-        if frame.status.kind is StatusKind.DEAD:
+        if frame.status.kind in (StatusKind.DEAD, StatusKind.DEGRADED):
             # The process may have written its end after the store was read and before it was looked
             # up; now that it is gone, one more read finds everything.
             frame = self._follower.poll(now)
