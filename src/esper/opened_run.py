@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from esper.incident_reports import incidents_of
-from esper.karn.sanctum.following.follower import Frame, RunFollower
+from esper.karn.sanctum.following.follower import RunFollower
+from esper.karn.sanctum.following.run_frame import Frame
 from esper.karn.sanctum.schema import Evidence, FirstSighting, SanctumSnapshot
 from esper.karn.store.errors import RunStoreError
 from esper.karn.store.reading.recorded_settings import settings_at_start

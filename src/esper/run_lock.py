@@ -13,6 +13,7 @@ _IN_TRAINING: Final = (
     StatusKind.STARTING,
     StatusKind.STUCK,
     StatusKind.STALE,
+    StatusKind.DEGRADED,
 )
 
 

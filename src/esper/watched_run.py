@@ -18,19 +18,17 @@ from esper.leyline.errors import EsperError
 from esper.recipes.recipe import Rebuilding, Subject
 from esper.recipes.table import subject_of
 from esper.recording.capsule import LARGEST, CapsuleTooLargeError, Contents
-from esper.recording.run_recorder import (
-    Continued,
-    Description,
-    RunRecorder,
-    name_of_started_run,
-)
+from esper.recording.place import Continued, name_of_started_run
+from esper.recording.ranks import Meeting, own_rank
+from esper.recording.run_recorder import Description, RunRecorder
 from esper.tracing.recorded import OPERATIONS, STORAGES, RecordedMinibatch
+from esper.watching.agreement import Agreement, OnNonfinite
 from esper.watching.finding.explainer import Replay
 from esper.watching.heads import Head, HeadsError, check_module, heads_of, output_width
-from esper.watching.hooks import unwrapped
+from esper.watching.hooks import bare, unwrapped
 from esper.watching.parts import Groups
 from esper.watching.recorder import Trouble
-from esper.watching.watch import OnNonfinite, Watch, When
+from esper.watching.watch import Watch, When
 
 #: Bytes of weights and optimizer state above which they are not copied before each update. The bad
 #: minibatch is then repeated from its recorded operations, which take no memory before.
@@ -74,6 +72,9 @@ def watch(
 ) -> Watch:
     """Watch the training of a model until the watch is closed or the process ends.
 
+    Where several processes train together, as under torchrun, it is called in each of them: they
+    record one run. With "skip" and "halt" they decide together, so that these need it in all ranks.
+
     Args:
         model: a module, a list of modules, an object of a known library (`esper.recipes`), or what
             a recipe says of one (`Subject`).
@@ -100,6 +101,7 @@ def watch(
     Raises:
         HeadsError: heads or groups do not fit the model.
         WatchError: nothing can be watched of `model`, or an option has an unknown value.
+        RanksError: several processes train together, and cannot agree on their run.
         UnwritableRunError: the run cannot be written; it is a `WatchError`.
         RunPathError: the path of the run's directory would be too long.
     """
@@ -112,9 +114,15 @@ def watch(
             "to be bad only after it was taken"
         )
     subject = _subject(model, optimizer, heads, output_layer)
+    device = next(subject.models[0].parameters(), torch.empty(0)).device
+    rank, agreement = own_rank(), None
+    meeting = None if rank.is_alone else Meeting(rank)
     if output_layer is not None:
         _check_layer(output_layer, subject)
     groups = dict(subject.groups) if groups is None else groups
+    if meeting is not None and on_nonfinite != "report":
+        meeting.wait_for_all(on_nonfinite)
+        agreement = Agreement(device)
     watched = Watch(
         subject.models,
         subject.optimizers,
@@ -130,19 +138,22 @@ def watch(
         repeater=subject.repeater,
         hooks_steps=not subject.reports_steps,
         record_bytes=0 if replay == "off" else LARGEST,
+        agreement=agreement,
+        has_ranks=meeting is not None,
     )
     described = Description(
         name=name or name_of_started_run() or subject.task or type(subject.models[0]).__name__,
         library=subject.library,
         heads=[*watched.heads, *(Head(group, "group") for group in groups)],
         task=subject.task,
-        device=str(next(subject.models[0].parameters(), torch.empty(0)).device),
+        device=str(device),
         seed=subject.seed,
         config={**subject.config, **(config or {})},
         on_nonfinite=on_nonfinite,
     )
+    folder = None if run_dir is None else Path(run_dir)
     try:
-        recorder = RunRecorder(described, None if run_dir is None else Path(run_dir), continues)
+        recorder = RunRecorder(described, folder, continues, meeting)
     except OSError as error:
         watched.close()
         raise _unwritable(error) from error
@@ -170,9 +181,7 @@ def _close_earlier(watched: Watch) -> None:
         if is_same and not earlier.is_closed:
             earlier.close()
             if isinstance(recorder := earlier.recorder, RunRecorder):
-                _log.warning(
-                    "this model is watched again: its run %s has ended", recorder.directory.name
-                )
+                _log.warning("this model is watched again: its run %s has ended", recorder.run.name)
         if earlier.is_closed:
             _open.discard(earlier)
     _open.add(watched)
@@ -248,9 +257,10 @@ def _subject(
 ) -> Subject:
     given_ones = [optimizer] if isinstance(optimizer, torch.optim.Optimizer) else optimizer
     optimizers = None if given_ones is None else [unwrapped(one) for one in given_ones]
+    model = bare(model)
     known = model if isinstance(model, Subject) else subject_of(model)
     if known is None:
-        models = list(model) if isinstance(model, (list, tuple)) else [model]
+        models = [bare(one) for one in (model if isinstance(model, (list, tuple)) else [model])]
         if not models or not all(isinstance(one, nn.Module) for one in models):
             raise WatchError(
                 f"cannot watch a {type(model).__name__}: give a torch.nn.Module, a list of "

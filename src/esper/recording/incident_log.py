@@ -30,13 +30,15 @@ class IncidentLog:
     Args:
         run: the run's directory.
         on_nonfinite: the watch's setting.
+        rank: rank of this process; None where it trains alone.
 
     Attributes:
         last_finding: text of the last logged incident, with the next command to run; empty if none.
     """
 
-    def __init__(self, run: Path, on_nonfinite: str) -> None:
+    def __init__(self, run: Path, on_nonfinite: str, rank: int | None = None) -> None:
         self._run = run
+        self._rank = "" if rank is None else f"rank {rank}: "
         self._on_nonfinite = on_nonfinite
         self._reported: set[object] = set()
         self._repeats = 0
@@ -64,7 +66,7 @@ class IncidentLog:
             where = f"; it {origin_words(origin)}"
         is_step = trouble.phase == "update" and seen[0].quantity not in _AFTER_A_STEP
         effect = _EFFECTS.get(self._on_nonfinite, "") if is_step else ""
-        line = f"{what}, update {trouble.update}, {when}{where}{effect}"
+        line = f"{self._rank}{what}, update {trouble.update}, {when}{where}{effect}"
         _log.warning("%s", f"{line} (run {self._run}; to open it: sanctum)")
         self.last_finding = f"Esper: {line}\nEsper: more about it: {incidents_command(self._run)}"
 
@@ -78,12 +80,12 @@ class IncidentLog:
         if len(str(self._skipped)) > len(str(max(self._reported_skipped, 9))):
             self._log_skipped(f"after update {record.number}")
 
-    def end(self, status: str, incident: int) -> None:
+    def end(self, status: str, reason: str) -> None:
         """Log the counts that were not logged yet, and whether Esper ended training.
 
         Args:
             status: the run's status.
-            incident: number of the last incident.
+            reason: why it ended, as a sentence.
         """
         if self._skipped > max(self._reported_skipped, 1):
             self._log_skipped("at the end")
@@ -91,9 +93,8 @@ class IncidentLog:
             times = counted(self._repeats, "time")
             _log.warning("%s", f"non-finite values were seen {times} more (run {self._run})")
         if status == "halted":
-            _log.warning(
-                "%s", f"{halt_reason(incident)}; what to do next: {incidents_command(self._run)}"
-            )
+            advice = f"what to do next: {incidents_command(self._run)}"
+            _log.warning("%s", f"{self._rank}{reason}; {advice}")
 
     def _log_skipped(self, when: str) -> None:
         self._reported_skipped = self._skipped
@@ -114,9 +115,12 @@ def kind_of(seen: list[NonfiniteSighting], origin: IncidentOrigin | None) -> obj
     return what, None if origin is None else (origin.operation, origin.file, origin.line)
 
 
-def halt_reason(incident: int) -> str:
-    """Return the reason for a halt as text."""
-    return (
-        f"Esper ended training with exit code 3 because of incident {incident} "
-        "(on_nonfinite='halt')"
-    )
+def halt_reason(incident: int, ranks: str = "") -> str:
+    """Return the reason for a halt as text.
+
+    Args:
+        incident: number of the last incident of this process.
+        ranks: the other ranks with non-finite values, as text; empty if this rank had them.
+    """
+    cause = f"of non-finite values on {ranks}" if ranks else f"of incident {incident}"
+    return f"Esper ended training with exit code 3 because {cause} (on_nonfinite='halt')"

@@ -4,6 +4,7 @@ import atexit
 import logging
 import os
 import platform
+import socket
 import time
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -16,9 +17,8 @@ import torch
 from msgspec.structs import replace
 
 from esper.karn.store.liveness import process_start_time
-from esper.karn.store.run_directory import WATCHED_RUN, create_run, default_run_dir
+from esper.karn.store.rank_folders import Rank, rank_folder
 from esper.karn.store.run_store import RunWriter
-from esper.karn.text.run_names import without_creation_time
 from esper.leyline.gpu_load import GpuLoad
 from esper.leyline.telemetry import (
     IncidentOrigin,
@@ -30,10 +30,13 @@ from esper.leyline.telemetry import (
     RunFinished,
     RunStarted,
 )
+from esper.leyline.text.rank_words import ranks_words
 from esper.leyline.text.sighting_words import what_words
 from esper.leyline.version import VERSION
 from esper.recording.capsule import CapsuleKeeper, Contents
 from esper.recording.incident_log import IncidentLog, halt_reason, kind_of
+from esper.recording.place import Continued, place_of
+from esper.recording.ranks import Meeting
 from esper.tracing.origin import Origin
 from esper.watching.heads import Head
 from esper.watching.recorder import Trouble, UpdateRecord
@@ -80,32 +83,12 @@ class Description:
     on_nonfinite: str = "report"
 
 
-@dataclass(frozen=True)
-class Continued:
-    """The state of an ended run, needed to continue it.
-
-    Attributes:
-        directory: the run's directory.
-        update: number of the last update.
-        incidents: number of incidents.
-    """
-
-    directory: Path
-    update: int
-    incidents: int
-
-
 def library_version(distribution: str) -> str:
     """Return a library's name and version, such as "torch 2.15.0"."""
     try:
         return f"{distribution} {version(distribution)}"
     except PackageNotFoundError:
         return distribution
-
-
-def name_of_started_run() -> str:
-    """Return the name of the run that `esper run` created for this process; empty if none."""
-    return without_creation_time(Path(os.environ.get(WATCHED_RUN, "")).name)
 
 
 class RunRecorder:
@@ -115,12 +98,16 @@ class RunRecorder:
         description: description of the run.
         run_dir: the folder that contains runs; default `ESPER_RUN_DIR` or `runs`.
         continues: an earlier run of this process to continue; None for a new run.
+        meeting: meeting of the ranks that record this run; None where this process trains alone.
 
     Attributes:
-        directory: the run's directory.
+        run: the run's directory.
+        rank: rank of this process in it.
+        directory: the directory in which this process records: that of its rank.
 
     Raises:
         OSError: the run's directory cannot be created.
+        RanksError: the ranks cannot agree on one.
         RunPathError: the path of the run's directory would be too long.
     """
 
@@ -129,13 +116,12 @@ class RunRecorder:
         description: Description,
         run_dir: Path | None = None,
         continues: Continued | None = None,
+        meeting: Meeting | None = None,
     ) -> None:
-        if continues is not None:
-            self.directory = continues.directory
-        else:
-            given = os.environ.pop(WATCHED_RUN, "")
-            folder = default_run_dir() if run_dir is None else run_dir
-            self.directory = Path(given) if given else create_run(folder, description.name)
+        place = place_of(description.name, run_dir, continues, meeting)
+        self.run, self.rank, continues = place.run, place.rank, place.continues
+        self.directory = rank_folder(self.run, self.rank.rank)
+        self._meeting = meeting
         self._pid = os.getpid()
         self._writer = RunWriter(
             self.directory, _log.warning, limit_bytes=STORE_MEGABYTES << 20, gpu=_gpu_load
@@ -143,9 +129,11 @@ class RunRecorder:
         self._update = 0 if continues is None else continues.update
         self._incidents = 0 if continues is None else continues.incidents
         resumed = None if continues is None else continues.update
-        self._writer.emit(_started(description, self.directory.name, resumed), durable=True)
+        started = _started(description, self.run.name, resumed, self.rank)
+        self._writer.emit(started, durable=True)
         self._keeper: CapsuleKeeper | None = None
-        self._log_lines = IncidentLog(self.directory, description.on_nonfinite)
+        number = None if self.rank.is_alone else self.rank.rank
+        self._log_lines = IncidentLog(self.run, description.on_nonfinite, number)
         self._failure = 0, ""  # number of failures of the watch, and the last one
         self._recorded_failures = 0
         self._last_update_of: dict[object, int] = {}  # by kind of incident
@@ -215,6 +203,8 @@ class RunRecorder:
         self._writer.emit(payload, durable=bool(record.troubles))
         if record.left_out:
             cause = ", ".join(what_words(seen) for seen in payload.head_nonfinite)
+            if not cause and record.blamed_ranks:
+                cause = f"what {ranks_words(record.blamed_ranks)} saw"
             self._writer.emit(
                 InterventionTaken(
                     update=record.number,
@@ -249,12 +239,13 @@ class RunRecorder:
         if self._failure[0] != self._recorded_failures:
             self._emit_failure()
         if status == "halted":
-            reason = halt_reason(self._incidents)
+            cause = f"what {reason} saw" if reason else f"incident {self._incidents}"
+            reason = halt_reason(self._incidents, reason)
             self._writer.emit(
                 InterventionTaken(
                     update=self._update,
                     action="halt",
-                    cause=f"incident {self._incidents}",
+                    cause=cause,
                     reason="on_nonfinite='halt'",
                 )
             )
@@ -263,7 +254,9 @@ class RunRecorder:
             durable=True,
         )
         self._writer.close()
-        self._log_lines.end(status, self._incidents)
+        self._log_lines.end(status, reason)
+        if status == "halted" and self._meeting is not None:
+            self._meeting.leave_together()
 
     @property
     def last_finding(self) -> str:
@@ -273,7 +266,7 @@ class RunRecorder:
     @property
     def continued(self) -> Continued:
         """The state needed to continue the run after its end."""
-        return Continued(self.directory, self._update, self._incidents)
+        return Continued(self.run, self._update, self._incidents)
 
     def close_at_exit(self, close: Callable[[], None]) -> None:
         """Call a function at process exit, unless the run has ended before.
@@ -318,7 +311,7 @@ def sightings_of(trouble: Trouble) -> list[NonfiniteSighting]:
     ]
 
 
-def _started(description: Description, run_id: str, resumed: int | None) -> RunStarted:
+def _started(description: Description, run_id: str, resumed: int | None, rank: Rank) -> RunStarted:
     return RunStarted(
         resumed_from_update=resumed,
         run_id=run_id,
@@ -341,6 +334,9 @@ def _started(description: Description, run_id: str, resumed: int | None) -> RunS
         torch_version=str(torch.__version__),
         library=library_version(description.library),
         head_kinds={head.name: head.kind for head in description.heads},
+        rank=rank.rank,
+        world_size=rank.world_size,
+        machine=socket.gethostname(),
     )
 
 

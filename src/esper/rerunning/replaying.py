@@ -32,11 +32,12 @@ from esper.tracing.origin import Origin
 from esper.tracing.recorded import OPERATIONS
 from esper.tracing.tracer import OperationTracer
 from esper.tracing.without_compiler import without_compiler
+from esper.watching.agreement import OnNonfinite
 from esper.watching.finding.beginning import as_it_began
 from esper.watching.finding.explaining import CALLERS, Found, origin_in, origin_in_use
 from esper.watching.finding.frames import is_plumbing, tensors_in
 from esper.watching.heads import OUTPUT_QUANTITIES
-from esper.watching.watch import OnNonfinite, Watch
+from esper.watching.watch import Watch
 
 _NEVER_NEGATIVE: Final = ("exp_avg_sq", "square_avg", "max_exp_avg_sq")
 #: Quantities that flags on the device can name (`esper.watching.flag_evidence`).

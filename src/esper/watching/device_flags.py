@@ -11,6 +11,8 @@ from itertools import islice
 import torch
 from torch import Tensor
 
+from esper.watching.shards import local
+
 #: Kinds of non-finite values, in the order of the rows of the flags.
 KINDS = ("nan", "+inf", "-inf")
 
@@ -39,7 +41,8 @@ class DeviceFlags:
     def note_gradients(self, parameters: Sequence[Tensor], step: int) -> Tensor:
         """Add the gradients of a step; return the norm of each, `[parameters]`."""
         zero = torch.zeros((), device=self._norms.device)
-        found = iter(torch._foreach_norm([p.grad for p in parameters if p.grad is not None]))
+        own = [local(p.grad) for p in parameters if p.grad is not None]
+        found = iter(torch._foreach_norm(own))
         each = [zero if p.grad is None else next(found) for p in parameters]
         norms = torch.stack([norm.float() for norm in each])
         _note(self._parameters, torch.stack(_flags(norms)), step)

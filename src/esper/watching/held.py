@@ -12,6 +12,7 @@ from esper.watching.finding.explaining import Found
 from esper.watching.hooks import gradient_norm
 from esper.watching.looks import is_finite
 from esper.watching.parts import Part
+from esper.watching.shards import local
 
 
 @dataclass(slots=True)
@@ -20,7 +21,8 @@ class HeldMinibatch:
 
     Attributes:
         clips: parameters whose gradients were clipped together, with the norm before.
-        gradients: of each part before clipping, if a norm was not finite.
+        gradients: of each part before clipping, if a norm was not finite. Of what processes share,
+            here and below, those in this one.
         results: scalars that are finite if what was computed is, such as the sums of outputs and
             the losses; with owner and quantity.
         is_explained: whether the minibatch is known to be bad.
@@ -55,7 +57,7 @@ class HeldMinibatch:
         in_clips = {id(parameter) for clipped, _ in self.clips for parameter in clipped}
         is_clipped = in_clips.intersection(map(id, own)) if in_clips else in_clips
         norms = [norm for _, norm in self.clips] if is_clipped else []
-        others = [p.grad for p in own if p.grad is not None and id(p) not in is_clipped]
+        others = [local(p.grad) for p in own if p.grad is not None and id(p) not in is_clipped]
         if others:
             norms.append(gradient_norm(others))
         if not norms:
@@ -64,7 +66,10 @@ class HeldMinibatch:
 
     def gradients_of(self, parts: Sequence[Part]) -> list[Tensor | None]:
         """Return the gradient of each part, before clipping if a norm was not finite."""
-        return self.gradients or [part.parameter.grad for part in parts]
+        if self.gradients is not None:
+            return self.gradients
+        own = [part.parameter.grad for part in parts]
+        return [None if one is None else local(one) for one in own]
 
     def has_finite_gradients(self, parts: Sequence[Part], optimizer: torch.optim.Optimizer) -> bool:
         """Return whether there are gradients, each finite; then only their norm overflowed.

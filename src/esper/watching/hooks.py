@@ -143,6 +143,16 @@ def unwrapped(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
     return optimizer
 
 
+def bare(model: Any) -> Any:
+    """Return the model inside of wrappers that train it in several processes or on several devices.
+
+    Its parameters then have the names that its author gave them.
+    """
+    while isinstance(model, (nn.parallel.DistributedDataParallel, nn.DataParallel)):
+        model = model.module
+    return model
+
+
 def hook_steps(
     optimizers: Iterable[torch.optim.Optimizer],
     before: Callable[[torch.optim.Optimizer], None],

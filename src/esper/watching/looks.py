@@ -7,15 +7,18 @@ not hide what is wrong elsewhere.
 import torch
 from torch import Tensor, nn
 
+from esper.watching.shards import local
+
 _COMPRESSED = (torch.sparse_csr, torch.sparse_csc, torch.sparse_bsr, torch.sparse_bsc)
 
 
 def values_in(tensor: Tensor) -> Tensor | None:
     """Return the values that a tensor stores, dense and detached; None if it stores none.
 
-    Of a sparse tensor those are its non-zero values; a tensor on the device "meta" has no values.
+    Of a sparse tensor those are its non-zero values, of a tensor that several processes share those
+    in this process; a tensor on the device "meta" has no values.
     """
-    tensor = tensor.detach()
+    tensor = local(tensor.detach())
     if tensor.is_meta:
         return None
     if tensor.layout is torch.sparse_coo:

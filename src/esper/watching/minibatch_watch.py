@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from esper.leyline.telemetry import SHARED
+from esper.watching.agreement import Reaction
 from esper.watching.device_flags import DeviceFlags
 from esper.watching.finding.explainer import Explainer
 from esper.watching.finding.frames import frames_calling
@@ -25,10 +26,13 @@ from esper.watching.looks import masks_by_itself
 from esper.watching.owner_norms import OwnerNorms
 from esper.watching.parts import Part, log_std_excess
 from esper.watching.recorder import UpdateRecord
+from esper.watching.shards import local
 
 _SUM: Final = torch.float32  # type of the sum of an output; a sum in half precision overflows
 _STEPS_OF_A_LOOP: Final = 4  # as many optimizers may step in one pass of a loop
 _UPDATE_SECONDS: Final = 1.0  # length of an update where the loop shows no boundary
+#: Its length in optimizer steps, where several ranks train: their clocks would differ.
+STEPS_OF_AN_UPDATE: Final = 16
 _LEFT_OUT: Final = 64  # of the steps that a loss scaler leaves out, so many are looked at
 
 
@@ -45,10 +49,11 @@ class MinibatchWatch:
         flags: notes everything on the device instead; None: look at once.
         repeater: computes minibatches again instead of the loop; None: the loop is run again.
         record: of the first update.
-        on_bad_step: is called before a step with something that is not finite.
-        on_bad_acting: is called when something was not finite while acting.
+        reaction: to what is not finite, in a step or while acting.
         end_update: ends an update.
         finds_updates: whether an update ends where acting begins, or else after a second.
+        counts_updates: whether it ends after a number of steps instead of a second, so that it is
+            the same update in all ranks.
 
     Attributes:
         record: of the current update.
@@ -72,10 +77,10 @@ class MinibatchWatch:
         repeater: Repeater | None,
         record: UpdateRecord,
         *,
-        on_bad_step: Callable[[torch.optim.Optimizer], None],
-        on_bad_acting: Callable[[], None],
+        reaction: Reaction,
         end_update: Callable[[], None],
         finds_updates: bool,
+        counts_updates: bool = False,
     ) -> None:
         self._parts = parts
         self._parameters: list[Tensor] = [part.parameter for part in parts]
@@ -92,10 +97,10 @@ class MinibatchWatch:
         self._guard = guard
         self._flags = flags
         self._repeater = repeater
-        self._on_bad_step = on_bad_step
-        self._on_bad_acting = on_bad_acting
+        self._reaction = reaction
         self._end_update = end_update
         self.finds_updates = finds_updates
+        self._counts_updates = counts_updates
         self.record = record
         self.held = HeldMinibatch()
         self.has_acted = False
@@ -173,7 +178,7 @@ class MinibatchWatch:
         before = len(self.record.troubles)
         self._explain(stack, phase, outputs=outputs, only_if_found=not is_bad)
         if phase == "acting" and len(self.record.troubles) > before:
-            self._on_bad_acting()
+            self._reaction.to_acting()
 
     def _has_infinite_std(self, phase: str) -> bool:
         """Return, once per update, whether actions are drawn with an infinite standard deviation.
@@ -221,6 +226,7 @@ class MinibatchWatch:
             if self._flags is not None:
                 self._note_gradients()
                 return
+            norm = local(norm)
             self.held.clips.append((parameters, norm))
             if not math.isfinite(norm.item()):
                 gradients = self.held.gradients_of(self._parts)
@@ -235,11 +241,17 @@ class MinibatchWatch:
         is_bad = False
         with self._guard:
             is_bad = self._look_at_step(optimizer, sys._getframe(1))
-        if is_bad:
-            self._on_bad_step(optimizer)
+        if self._reaction.is_bad(is_bad):
+            self._reaction.to_step(optimizer)
 
-    def leave_out(self, optimizer: torch.optim.Optimizer) -> None:
-        """Make the step that comes change nothing; its gradients are put back after it."""
+    def leave_out(self, optimizer: torch.optim.Optimizer, ranks: Sequence[int] = ()) -> None:
+        """Make the step that comes change nothing; its gradients are put back after it.
+
+        Args:
+            optimizer: whose step it is.
+            ranks: other ranks for whose sake it is left out.
+        """
+        self.record.blamed_ranks.update(ranks)
         self.record.skipped += 1
         self.record.left_out += 1
         self._put_aside += without_gradients(optimizer)
@@ -332,7 +344,11 @@ class MinibatchWatch:
         self._begin_minibatch()
         if not self.finds_updates or self._acts:
             return  # an update ends where acting begins
-        if time.monotonic() - self._first_step_at > _UPDATE_SECONDS:
+        if self._counts_updates:
+            is_over = self.record.steps >= STEPS_OF_AN_UPDATE
+        else:
+            is_over = time.monotonic() - self._first_step_at > _UPDATE_SECONDS
+        if is_over:
             with self._guard:
                 self._end_update()
 

@@ -7,10 +7,11 @@ from torch import Tensor
 
 from esper.leyline.telemetry import SHARED
 from esper.watching.parts import Part
+from esper.watching.shards import local
 
 
 class OwnerNorms:
-    """Measures the gradients of heads and groups at one step.
+    """Measures the gradients of heads and groups at one step; of shared ones the part held here.
 
     Args:
         parts: all parameters with their owners.
@@ -33,7 +34,7 @@ class OwnerNorms:
         squares: list[Tensor] = []
         owners: list[int] = []
         whole = [
-            (gradient, self._number_of[part.owner])
+            (local(gradient), self._number_of[part.owner])
             for part in self._whole
             if (gradient := part.parameter.grad) is not None and gradient.layout is torch.strided
         ]
@@ -45,9 +46,13 @@ class OwnerNorms:
             gradient = part.parameter.grad
             if gradient is None or gradient.layout is not torch.strided:
                 continue
-            rows = gradient.reshape(part.rows[-1][1].stop, -1).float().square().sum(1)
+            gradient = local(gradient)
+            if not gradient.numel():
+                continue
+            own_rows = part.local_rows()
+            rows = gradient.reshape(own_rows[-1][1].stop, -1).float().square().sum(1)
             squares.append(rows)
-            owners += [self._number_of[name] for name, own in part.rows for _ in own]
+            owners += [self._number_of[name] for name, own in own_rows for _ in own]
         if not squares:
             return None
         values = torch.cat(squares)

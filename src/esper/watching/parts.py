@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from esper.leyline.telemetry import HOSTS, SHARED
 from esper.watching.heads import Head, HeadsError, check_module
+from esper.watching.shards import first_row, is_shared, local
 
 #: Names that libraries give to the logarithms of the standard deviations of actions.
 _LOG_STD: Final = ("log_std", "logstd", "actor_logstd", "log_std_parameter", "log_std_param")
@@ -38,11 +39,29 @@ class Part:
     rows: tuple[tuple[str, range], ...] = ()
 
     def owners_of(self, bad: Tensor) -> list[str]:
-        """Return the owners of the elements that a mask of the parameter's shape selects."""
+        """Return the owners of the elements that a mask of the parameter's shape selects.
+
+        Where processes share the parameter, the mask has the shape of the part in this one.
+        """
+        if not bad.numel():
+            return []
         if not self.rows:
             return [self.owner] if bool(bad.any()) else []
         by_row = bad.reshape(len(bad), -1).any(1)
-        return [name for name, rows in self.rows if bool(by_row[rows.start : rows.stop].any())]
+        return [
+            name for name, rows in self.local_rows() if bool(by_row[rows.start : rows.stop].any())
+        ]
+
+    def local_rows(self) -> tuple[tuple[str, range], ...]:
+        """Return `rows` as they are numbered in the part that this process has of the parameter."""
+        if not is_shared(self.parameter):
+            return self.rows
+        first, number = first_row(self.parameter), len(local(self.parameter))
+        shifted = (
+            (name, range(max(rows.start - first, 0), min(rows.stop - first, number)))
+            for name, rows in self.rows
+        )
+        return tuple((name, rows) for name, rows in shifted if rows)
 
 
 def parts_of(
@@ -152,7 +171,8 @@ def log_std_excess(parts: Sequence[Part]) -> Callable[[], Tensor | None]:
     both = [(part.parameter, _largest_log_std(part)) for part in parts if is_log_std(part)]
 
     def excess() -> Tensor | None:
-        each = [one.detach().amax().float() - limit for one, limit in both]
+        own = [(local(one.detach()), limit) for one, limit in both]
+        each = [one.amax().float() - limit for one, limit in own if one.numel()]
         if len(each) > 1:
             return torch.stack([one.to(each[0].device) for one in each]).amax()
         return each[0] if each else None
@@ -167,8 +187,10 @@ def is_log_std(part: Part) -> bool:
 
 def squares_overflow(part: Part) -> frozenset[int]:
     """Return the dimensions of such a parameter whose variance is infinite."""
-    values = part.parameter.detach().flatten()
-    return frozenset((values > _largest_log_std(part)).nonzero().flatten().tolist())
+    values = local(part.parameter.detach()).flatten()
+    first = first_row(part.parameter)
+    found = (values > _largest_log_std(part)).nonzero().flatten() + first
+    return frozenset(found.tolist())
 
 
 def _largest_log_std(part: Part) -> float:
@@ -177,13 +199,15 @@ def _largest_log_std(part: Part) -> float:
 
 def bad_rows(part: Part, values: Tensor) -> list[str]:
     """Return the owners of what is not finite in `values`, a tensor shaped like the parameter."""
-    values = values.detach()
+    values = local(values.detach())
     if values.layout is torch.sparse_coo:
         by_row = (~values._values().isfinite()).flatten(1).any(1)
         bad = torch.zeros(len(values), dtype=torch.bool, device=values.device)
         bad[values._indices()[0, by_row]] = True
         return part.owners_of(bad)
     bad = ~values.isfinite()
+    if is_shared(part.parameter):
+        return part.owners_of(bad)
     if part.rows and part.parameter.ndim != bad.ndim:
         bad = bad.reshape(part.parameter.shape)
     if part.rows and len(bad) != part.rows[-1][1].stop:

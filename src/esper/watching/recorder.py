@@ -36,7 +36,10 @@ class Recorder(Protocol):
         """Record that the watch itself failed, for the `count`-th time."""
 
     def ended(self, status: str, reason: str) -> None:
-        """Record the end: `status` is "finished", "stopped", "halted" or "failed"."""
+        """Record the end: `status` is "finished", "stopped", "halted" or "failed".
+
+        The reason of "halted" is empty, or names other ranks that saw what was not finite.
+        """
 
 
 class NoRecorder:
@@ -62,6 +65,7 @@ class UpdateRecord:
         steps: optimizer steps that were due.
         skipped: of those, left out because something was not finite.
         left_out: of those, left out by the watch, and not by a loss scaler.
+        blamed_ranks: other ranks for whose sake the watch left steps out.
         norm_sum: sum of the finite gradient norms of these steps.
         norm_max: largest of them.
         norms: number of them.
@@ -80,6 +84,7 @@ class UpdateRecord:
     steps: int = 0
     skipped: int = 0
     left_out: int = 0
+    blamed_ranks: set[int] = field(default_factory=set)
     norm_sum: float = 0.0
     norm_max: float = 0.0
     norms: int = 0

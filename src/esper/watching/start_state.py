@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from esper.leyline.errors import EsperError
+from esper.watching.shards import local
 
 
 class _TooLargeError(EsperError):
@@ -92,7 +93,7 @@ class StartState:
         }
 
     def _copied(self, key: Any, tensor: Tensor) -> Tensor:
-        source = tensor.detach()
+        source = local(tensor.detach())
         kept = self._copies.get(key)
         if kept is None or kept.shape != source.shape or kept.dtype != source.dtype:
             self._left -= source.nbytes

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from esper.leyline.telemetry import STALLED_UPDATES
+from esper.watching.shards import local
 
 
 class UpdateLook:
@@ -32,7 +33,8 @@ class UpdateLook:
         Args:
             moments: what the optimizers keep of the parameters.
         """
-        tensors = [*self._parameters, *(one for one in moments if one.is_floating_point())]
+        own = [local(one) for one in self._parameters]
+        tensors = [*own, *(local(one) for one in moments if one.is_floating_point())]
         each = list(torch._foreach_norm(tensors, 2.0, dtype=self._type))
         device = each[0].device
         if any(one.device != device for one in each):

@@ -8,7 +8,7 @@ it look at tensors, read the loop's own variables, and run the minibatch again u
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Final, Literal, Self
@@ -17,7 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from esper.leyline.telemetry import SHARED
+from esper.leyline.text.rank_words import ranks_words
 from esper.tracing.recorded import RecordedMinibatch
+from esper.watching.agreement import Agreement, OnNonfinite, Reaction
 from esper.watching.device_flags import DeviceFlags
 from esper.watching.finding.beginning import Owners
 from esper.watching.finding.explainer import Explainer, Replay
@@ -36,7 +38,6 @@ from esper.watching.recorder import NoRecorder, Recorder, Trouble, UpdateRecord
 from esper.watching.start_state import StartState
 from esper.watching.update_look import UpdateLook
 
-OnNonfinite = Literal["report", "skip", "halt"]
 When = Literal["auto", "step", "update"]
 _log = logging.getLogger("esper")
 _WEIGHTS_ONLY: Final = "it was seen in the weights after the update, not in a minibatch"
@@ -67,6 +68,8 @@ class Watch:
         repeater: Repeater | None = None,
         hooks_steps: bool = True,
         record_bytes: int = 0,
+        agreement: Agreement | None = None,
+        has_ranks: bool = False,
     ) -> None:
         self._models = list(models)
         self._optimizers = list(optimizers)
@@ -104,12 +107,11 @@ class Watch:
             self._flags,
             repeater,
             UpdateRecord(first_update),
-            on_bad_step=self._on_bad_step,
-            on_bad_acting=self._halt if on_nonfinite == "halt" else lambda: None,
+            reaction=Reaction(on_nonfinite, agreement, self._guard, self._halt, self._leave_out),
             end_update=self._end_update,
             finds_updates=finds_updates,
+            counts_updates=has_ranks,
         )
-        self._on_nonfinite = on_nonfinite
         self._is_paused = False
         self._no_numbers: set[str] = set()  # names of figures
         self._start: StartState | None = None
@@ -293,7 +295,7 @@ class Watch:
         if error is None or self._is_closed:
             self.close()
         elif isinstance(error, NonfiniteHalt):
-            self._close("halted", str(error))
+            self._close("halted", "")
         elif isinstance(error, KeyboardInterrupt):
             self._close("stopped", "interrupted")
         else:
@@ -379,17 +381,12 @@ class Watch:
         found = Found(SHARED, quantity, kind, environment=environment, step=step)
         given.add(Given(found, is_observation))
 
-    def _on_bad_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Leave a step out or end training, as it was chosen."""
-        if self._on_nonfinite == "halt":
-            self._halt()
-        if self._on_nonfinite == "skip":
-            self._minibatches.leave_out(optimizer)
+    def _leave_out(self, optimizer: torch.optim.Optimizer, ranks: Sequence[int]) -> None:
+        self._minibatches.leave_out(optimizer, ranks)
 
-    def _halt(self) -> None:
-        error = NonfiniteHalt(3)
-        self.end(error)
-        raise error
+    def _halt(self, ranks: Sequence[int]) -> None:
+        self._close("halted", ranks_words(ranks) if ranks else "")
+        raise NonfiniteHalt(3)
 
     def _explain_exception(self, traceback: TracebackType | None) -> None:
         if self._flags is not None and not self._incidents.is_broken:

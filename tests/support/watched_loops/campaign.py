@@ -18,8 +18,9 @@ import torch
 from torch import Tensor
 
 from esper.leyline.telemetry import STALLED_UPDATES
+from esper.watching.agreement import OnNonfinite
 from esper.watching.recorder import Trouble
-from esper.watching.watch import OnNonfinite, Watch
+from esper.watching.watch import Watch
 from watched_loops import plain_stages, sb3_stages
 from watched_loops.faults import CLEAN, FAULTS, Fault
 from watched_loops.reference import Run, difference, run, weights_are_finite

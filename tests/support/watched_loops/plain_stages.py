@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 import esper
-from esper.watching.watch import OnNonfinite, Watch
+from esper.watching.agreement import OnNonfinite
+from esper.watching.watch import Watch
 from watched_loops import broken_layers, plain_ppo, plain_recurrent, supervised
 from watched_loops.broken_layers import UserLayer
 from watched_loops.stage import Stage, World

@@ -29,7 +29,8 @@ from stable_baselines3.sac import sac
 from stable_baselines3.td3 import td3
 
 from esper.integrations.sb3 import EsperCallback
-from esper.watching.watch import OnNonfinite, Watch
+from esper.watching.agreement import OnNonfinite
+from esper.watching.watch import Watch
 from watched_loops.broken_layers import UserLayer
 from watched_loops.plain_stages import head_rows, setter_of
 from watched_loops.stage import Stage, World

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from esper.watching.watch import OnNonfinite, Watch
+from esper.watching.agreement import OnNonfinite
+from esper.watching.watch import Watch
 from watched_loops.broken_layers import UserLayer
 from watched_loops.truth import Where
 

@@ -22,7 +22,7 @@ from esper.karn.sanctum.fold.attention import (
     lights_on,
 )
 from esper.karn.sanctum.fold.event_log import ACTION_WORDS, first_out
-from esper.karn.sanctum.following.follower import Frame
+from esper.karn.sanctum.following.run_frame import Frame
 from esper.karn.sanctum.schema import FirstSighting, IncidentState
 from esper.karn.store.liveness import StatusKind
 from esper.karn.text.figures import span_text
@@ -33,7 +33,7 @@ from esper.leyline.text.plurals import counted
 
 #: Interventions that cause an alert the first time they are taken, mildest first.
 _ESCALATIONS: Final = ("skip", "rollback")
-_DIED: Final = (StatusKind.DEAD, StatusKind.FAILED)
+_DIED: Final = (StatusKind.DEAD, StatusKind.FAILED, StatusKind.DEGRADED)
 _SILENT: Final = (StatusKind.DEAD, StatusKind.STALE)
 _FINISHED: Final = (StatusKind.FINISHED, StatusKind.STOPPED)
 _PROCESS: Final = re.compile(r":(\d+)@(\d+)")

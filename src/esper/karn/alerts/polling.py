@@ -14,7 +14,8 @@ import msgspec
 
 from esper.karn.alerts.alert_types import Alert
 from esper.karn.alerts.facts import FAILING_SECONDS, RunView, alerts_of, ended_at, failure_of
-from esper.karn.sanctum.following.follower import Frame, RunFollower
+from esper.karn.sanctum.following.follower import RunFollower
+from esper.karn.sanctum.following.run_frame import Frame
 from esper.karn.store.errors import RunStoreError
 from esper.karn.store.file_stamps import FileStamp, file_stamp
 from esper.karn.store.liveness import StatusKind
@@ -125,7 +126,12 @@ class RunPoll:
     @property
     def is_training(self) -> bool:
         """Whether the run's process was sending heartbeats at the last check."""
-        return self._status in (StatusKind.LIVE, StatusKind.STARTING, StatusKind.STUCK)
+        return self._status in (
+            StatusKind.LIVE,
+            StatusKind.STARTING,
+            StatusKind.STUCK,
+            StatusKind.DEGRADED,
+        )
 
     def failure(self) -> str | None:
         """Return why the heartbeat fails for this run; None if nothing is wrong."""
@@ -204,7 +210,7 @@ class RunPoll:
         frame = self._follower.poll(now)
         while frame.is_behind:
             frame = self._follower.poll(now)
-        if frame.status.kind is StatusKind.DEAD:
+        if frame.status.kind in (StatusKind.DEAD, StatusKind.DEGRADED):
             # The process may have written its end between the read and the check of the process.
             # It is gone now, so one more read finds everything.
             frame = self._follower.poll(now)

@@ -11,7 +11,8 @@ from typing import Any, Final
 import numpy as np
 
 from esper.karn.export.columns import CLASSES, Batch, batch_of
-from esper.karn.sanctum.following.follower import Frame, RunFollower
+from esper.karn.sanctum.following.follower import RunFollower
+from esper.karn.sanctum.following.run_frame import Frame
 from esper.karn.store.errors import RunStoreError
 from esper.karn.store.reading.recorded_settings import settings_at_start
 from esper.karn.store.reading.run_reader import RunReader

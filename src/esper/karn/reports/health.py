@@ -23,7 +23,8 @@ from esper.karn.reports.report_lines import (
 from esper.karn.sanctum.fold.attention import is_drill, lit_lights
 from esper.karn.sanctum.fold.evidence import evidence_words
 from esper.karn.sanctum.fold.verdict import master_verdict
-from esper.karn.sanctum.following.follower import Frame, RunFollower
+from esper.karn.sanctum.following.follower import RunFollower
+from esper.karn.sanctum.following.run_frame import Frame
 from esper.karn.sanctum.schema import (
     Evidence,
     IncidentState,

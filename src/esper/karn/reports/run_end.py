@@ -12,7 +12,8 @@ from esper.karn.reports.incident_advice import advice_on, where_it_began
 from esper.karn.reports.run_commands import run_command
 from esper.karn.sanctum.fold.attention import is_drill
 from esper.karn.sanctum.fold.verdict import master_verdict
-from esper.karn.sanctum.following.follower import Frame, RunFollower
+from esper.karn.sanctum.following.follower import RunFollower
+from esper.karn.sanctum.following.run_frame import Frame
 from esper.leyline.files.checkpoint_file import CHECKPOINTS_NAME, newest_whole
 from esper.leyline.health import LEVEL_WORDS
 from esper.leyline.score_guides import guides_of

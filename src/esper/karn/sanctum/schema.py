@@ -35,6 +35,7 @@ class FirstSighting:
     part: str = ""  # the tensor, where the quantity has several
     reproduced: bool = True  # False: its phase was repeated, and it was never seen again
     planted: bool = False  # caused by drills only
+    rank: int | None = None  # the rank that saw it, counted from 0; None in a run of one process
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,9 @@ class Evidence:
     other_hosts: tuple[int, ...] = ()  # hosts after the first whose training had it in that update
     reproduced: bool = True  # False: never seen again when its update was repeated
     planted: bool = False  # caused by drills only
+    # Of several ranks; the counts above are then those of the rank with the most.
+    first_rank: int | None = None  # that saw it first; None in a run of one process
+    other_ranks: tuple[int, ...] = ()  # that saw it, too
 
 
 @dataclass(frozen=True)
@@ -236,6 +240,12 @@ class IncidentState:
     origin: IncidentOrigin | None = None  # the operation in which it began, if found at once
     no_origin: str = ""  # why that operation is not known, a sentence
     why_not_repeated: str = ""  # what its capsule lacks for a replay, a sentence
+    phase: str = ""  # one of PHASES, of what was seen first; empty if unknown
+    minibatch: int = 0  # of what was seen first; 0 before the first minibatch, and if unknown
+    # Whether all that was seen is shared by ranks, such as a gradient: it may come from another.
+    is_spread: bool = False
+    rank: int | None = None  # in which it began; None in a run of one process
+    also_in: tuple[int, ...] = ()  # ranks that recorded the same fault
 
     @property
     def can_be_repeated(self) -> bool:
@@ -341,6 +351,7 @@ class RunState:
     heads: dict[str, tuple[str, ...]] = field(default_factory=lambda: dict(HEAD_CHOICES))
     slots: tuple[str, ...] = ()
     blueprints: tuple[str, ...] = ()
+    world_size: int = 1  # processes that train together
     library: str = ""  # of a run that is watched from outside; empty for Esper's own agent
     head_kinds: dict[str, str] = field(default_factory=dict)  # by head; absent: "categorical"
     checkpoint: str = ""

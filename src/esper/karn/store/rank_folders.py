@@ -9,8 +9,8 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Final
+from pathlib import Path, PurePath
+from typing import Final, TypeVar
 
 from esper.leyline.files.checkpoint_file import CHECKPOINTS_NAME
 from esper.leyline.files.durable_files import sync_directory
@@ -18,6 +18,7 @@ from esper.leyline.files.durable_files import sync_directory
 #: Folder of a run with the stores of all ranks but the first.
 RANKS_NAME: Final = "ranks"
 
+_Path = TypeVar("_Path", bound=PurePath)
 _RANK_NAME: Final = re.compile(r"\d{3,}")
 
 
@@ -60,7 +61,7 @@ def rank_of_environment(environment: Mapping[str, str] | None = None) -> Rank:
     return Rank(rank, world_size, local_rank)
 
 
-def rank_folder(run: Path, rank: int) -> Path:
+def rank_folder(run: _Path, rank: int) -> _Path:
     """Return the folder in which a rank of a run has its store; for rank 0 the run's own.
 
     Args:

@@ -21,5 +21,6 @@ def status_text(status: RunStatus, palette: Palette) -> Text:
         StatusKind.HALTED: palette.critical,
         StatusKind.FAILED: palette.critical,
         StatusKind.DEAD: palette.critical,
+        StatusKind.DEGRADED: palette.critical,
     }.get(status.kind, palette.muted)
     return Text(word, style=f"bold {style}")

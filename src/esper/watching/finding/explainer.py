@@ -55,6 +55,7 @@ from esper.watching.finding.source import add_sources
 from esper.watching.guard import Guard
 from esper.watching.looks import is_finite, kinds_of
 from esper.watching.parts import Part
+from esper.watching.shards import local
 
 #: The tracer of a second run, its tensors by name, and whether it was an earlier minibatch.
 _Repetition = tuple[OperationTracer, dict[str, Tensor], bool]
@@ -404,7 +405,7 @@ class Explainer:
         # Of two variables that are one tensor, or views of all of it, the first gives its name.
         named = {f"variable {name}": tensor for name, tensor in reversed([*variables.items()])}
         # A weight keeps its name where a variable is a view of it.
-        named |= {f"weight {part.name}": part.parameter.detach() for part in self._parts}
+        named |= {f"weight {part.name}": local(part.parameter.detach()) for part in self._parts}
         named |= {f"optimizer {name}": tensor for name, (_, tensor) in state.items()}
         return named
 
@@ -412,7 +413,7 @@ class Explainer:
         """Return what the optimizers keep of all parameters."""
         known = self._of_parameter
         return [
-            value
+            local(value)
             for optimizer in self._optimizers.values()
             for parameter, state in optimizer.state.items()
             if id(parameter) in known
@@ -423,7 +424,7 @@ class Explainer:
     def state(self) -> dict[str, tuple[Part, Tensor]]:
         """Return what the optimizers keep of each parameter, by name."""
         return {
-            f"{name} of {part.name}": (part, value)
+            f"{name} of {part.name}": (part, local(value))
             for optimizer in self._optimizers.values()
             for parameter, state in optimizer.state.items()
             if (part := self._of_parameter.get(id(parameter))) is not None

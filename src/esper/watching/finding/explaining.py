@@ -190,7 +190,7 @@ def _evidence_in_gradients(parts: Sequence[Part], minibatch: Minibatch) -> tuple
     evidence = _Evidence()
     is_everything = True
     for part, gradient in zip(parts, minibatch.gradients, strict=True):
-        if gradient is None:
+        if gradient is None or not gradient.numel():
             continue
         if is_finite(gradient):
             is_everything = False

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from esper.watching.finding.source import in_order_of_assignment, is_throwaway
 from esper.watching.looks import values_in
+from esper.watching.shards import local
 
 _TORCH = str(Path(torch.__file__).parent)
 _ESPER = str(Path(__file__).parents[2])
@@ -121,6 +122,7 @@ def _looked_at(value: Tensor) -> Tensor | None:
         return None
     if value.layout is not torch.strided:
         return None if value.requires_grad else values_in(value)
+    value = local(value)
     if type(value) is not Tensor:
         value.detach().isfinite()  # of a class of its own, which may refuse
     return None if value.is_meta else value

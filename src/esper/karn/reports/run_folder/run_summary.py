@@ -8,7 +8,7 @@ from typing import Any
 
 from esper.karn.sanctum.fold.attention import LIGHT_WORDS, light_of
 from esper.karn.sanctum.fold.doubt import NO_DOUBT, Doubt
-from esper.karn.sanctum.following.follower import Frame
+from esper.karn.sanctum.following.run_frame import Frame
 from esper.karn.sanctum.schema import TamiyoState
 from esper.karn.store.liveness import RunStatus
 from esper.karn.store.run_files.run_note import read_note

@@ -12,8 +12,9 @@ from esper.karn.reports.run_commands import run_dir_options
 from esper.karn.sanctum.fold.attention import acknowledged, lights_on
 from esper.karn.sanctum.fold.verdict import master_verdict
 from esper.karn.sanctum.fold.view import Plan, TimePosition, View
-from esper.karn.sanctum.following.follower import Frame, RunFollower
+from esper.karn.sanctum.following.follower import RunFollower
 from esper.karn.sanctum.following.playback import Playback
+from esper.karn.sanctum.following.run_frame import Frame
 from esper.karn.sanctum.schema import SanctumSnapshot
 from esper.karn.store.errors import RunStoreError
 from esper.karn.store.file_stamps import FileStamp, file_stamp

@@ -22,6 +22,7 @@ from esper.leyline.telemetry import (
 from esper.leyline.text.origin_words import no_origin_words, origin_words
 from esper.leyline.text.plain_text import name_at
 from esper.leyline.text.plurals import counted
+from esper.leyline.text.rank_words import ranks_words
 from esper.leyline.text.sighting_words import (
     KIND_WORDS,
     NOT_REPRODUCED,
@@ -108,11 +109,12 @@ def incident(payload: IncidentRecorded) -> str:
 
 
 def first_out(seen: FirstSighting) -> str:
-    """Return a first sighting in words: "op went Inf in logits, update 2"."""
+    """Return a first sighting in words: "op went Inf in logits, rank 1, update 2"."""
     kind = KIND_WORDS.get(seen.kind, seen.kind)
     what = f"{_who(seen.head)} went {kind} in {quantity_words(seen.quantity, seen.part)}"
     return joined(
         what,
+        "" if seen.rank is None else ranks_words([seen.rank]),
         place_words(seen.phase, seen.host, seen.step),
         f"update {seen.update}",
         "" if seen.reproduced else NOT_REPRODUCED,

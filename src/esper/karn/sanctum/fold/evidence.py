@@ -31,6 +31,7 @@ from esper.karn.store.sightings import (
 from esper.leyline.quantities import causal_rank
 from esper.leyline.telemetry import GROUPS, IncidentRecorded, NonfiniteSighting, PPOUpdatePayload
 from esper.leyline.text.plurals import counted
+from esper.leyline.text.rank_words import ranks_words
 from esper.leyline.text.sighting_words import NOT_REPRODUCED, PLANTED, joined, place_words
 
 #: Maximum number of rows; eight heads and the groups have at most 300.
@@ -148,7 +149,7 @@ class EvidenceLedger:
 
 
 def evidence_words(row: Evidence) -> str:
-    """Return the details of a row beyond update, epoch and minibatch.
+    """Return the details of a row beyond update, epoch and minibatch; first the ranks that saw it.
 
     For example "while acting, host 4, step 7". Empty for a row that was only seen in minibatches
     and was reproduced.
@@ -161,7 +162,11 @@ def evidence_words(row: Evidence) -> str:
         last = joined(row.last_part, place_words(row.last_phase, None, None) or _IN_A_MINIBATCH)
         first = f"first {first}; last {last}"
     steps = f"in {counted(row.steps, 'step')}" if row.steps else ""
+    ranks = "" if row.first_rank is None else ranks_words([row.first_rank])
+    if ranks and row.other_ranks:
+        ranks += f" first, then {ranks_words(row.other_ranks)}"
     return joined(
+        ranks,
         first,
         steps,
         "" if row.reproduced else NOT_REPRODUCED,

@@ -9,11 +9,12 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
+from esper.karn.sanctum.fold.ranks.one_per_fault import fault_place
 from esper.karn.sanctum.schema import IncidentState
 from esper.leyline.files.incident_files import INCIDENTS_NAME, Incident
-from esper.leyline.telemetry import IncidentRecorded
+from esper.leyline.telemetry import IncidentRecorded, NonfiniteSighting
 
 #: Maximum number of listed incidents; those without a capsule are dropped first, then the oldest.
 INCIDENTS_KEPT: Final = 256
@@ -51,6 +52,7 @@ class IncidentLedger:
             payload.reason,
             payload.origin,
             payload.no_origin,
+            **_place_in(payload.sightings),
         )
         if len(self._newest) > INCIDENTS_KEPT:
             without = (number for number, one in self._newest.items() if not one.path)
@@ -95,8 +97,15 @@ class IncidentLedger:
 
 
 def _with_origin(incident: IncidentState, recorded: IncidentState) -> IncidentState:
-    """Return an incident with the origin that its event has; its capsule's summary has none."""
-    return replace(incident, origin=recorded.origin, no_origin=recorded.no_origin)
+    """Return an incident with what its event has, and its capsule's summary may lack."""
+    return replace(
+        incident,
+        origin=recorded.origin,
+        no_origin=recorded.no_origin,
+        phase=incident.phase or recorded.phase,
+        minibatch=incident.minibatch or recorded.minibatch,
+        is_spread=incident.is_spread or recorded.is_spread,
+    )
 
 
 def _state_of(capsule: Incident, update: int) -> IncidentState:
@@ -107,7 +116,14 @@ def _state_of(capsule: Incident, update: int) -> IncidentState:
         path,
         capsule.damage,
         why_not_repeated=capsule.why_not_repeated,
+        **_place_in(capsule.sightings),
     )
+
+
+def _place_in(sightings: Sequence[NonfiniteSighting]) -> dict[str, Any]:
+    """Return the fields of an incident that say where in its update it was seen first."""
+    place = fault_place(sightings)
+    return {"phase": place.phase, "minibatch": place.minibatch, "is_spread": place.is_spread}
 
 
 class _Numbers:

@@ -36,6 +36,7 @@ def described(start: RunStarted | None) -> RunState:
         largest_class=start.largest_class,
         slots=tuple(start.slots),
         blueprints=tuple(start.blueprints),
+        world_size=start.world_size,
         library=start.library,
         head_kinds=start.head_kinds,
     )

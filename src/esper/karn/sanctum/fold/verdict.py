@@ -44,6 +44,7 @@ _STATUS_LEVELS: Final = {
     StatusKind.HALTED: Level.CRITICAL,
     StatusKind.FAILED: Level.CRITICAL,
     StatusKind.DEAD: Level.CRITICAL,
+    StatusKind.DEGRADED: Level.CRITICAL,
     StatusKind.STUCK: Level.WARNING,
     StatusKind.STALE: Level.WARNING,
     StatusKind.UNREADABLE: Level.WARNING,

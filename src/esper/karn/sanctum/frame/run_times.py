@@ -12,6 +12,7 @@ _MOVING: Final = (
     StatusKind.LIVE,
     StatusKind.STUCK,
     StatusKind.STALE,
+    StatusKind.DEGRADED,
 )
 
 

@@ -1,0 +1,75 @@
+"""One incident for each fault: the ranks that share a gradient all see it break.
+
+The incident is that of the rank in which the fault began. That is a rank which saw something that
+it computed itself; gradients, weights and moments are the same in all ranks, or shared by them.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final, TypeVar
+
+from esper.leyline.telemetry import NonfiniteSighting
+
+#: Quantities that ranks share, so that a fault of one rank is seen in all.
+SHARED_BY_RANKS: Final = frozenset({"gradient", "parameters", "moments"})
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class FaultPlace:
+    """Where in its update an incident was seen first.
+
+    Attributes:
+        phase: one of `PHASES`; empty if unknown.
+        minibatch: counted from 1; 0 before the first minibatch, and if unknown.
+        is_spread: whether all that was seen is shared by ranks.
+    """
+
+    phase: str
+    minibatch: int
+    is_spread: bool
+
+
+def fault_place(sightings: Sequence[NonfiniteSighting]) -> FaultPlace:
+    """Return where in its update an incident was seen first.
+
+    Args:
+        sightings: what was seen in it, causes first; empty if unknown.
+    """
+    if not sightings:
+        return FaultPlace("", 0, is_spread=False)
+    is_spread = all(seen.quantity in SHARED_BY_RANKS for seen in sightings)
+    return FaultPlace(sightings[0].phase, sightings[0].minibatch, is_spread)
+
+
+def one_per_fault(
+    incidents: Sequence[tuple[int, int, FaultPlace, _T]],
+    with_others: Callable[[int, _T, tuple[int, ...]], _T],
+) -> list[_T]:
+    """Return one incident for each fault, in order of time.
+
+    Incidents of several ranks in the same minibatch are one fault. It does not depend on the order
+    of the incidents, or on how often one is given.
+
+    Args:
+        incidents: each with its rank, its update, and where it was seen.
+        with_others: adds to an incident its rank and the other ranks that saw the fault.
+    """
+    groups: dict[tuple[int, str, int], dict[int, list[tuple[FaultPlace, _T]]]] = {}
+    for rank, update, place, incident in incidents:
+        of_fault = groups.setdefault((update, place.phase, place.minibatch), {})
+        own = of_fault.setdefault(rank, [])
+        if (place, incident) not in own:
+            own.append((place, incident))
+    found: list[_T] = []
+    for (_, _phase, _), of_fault in sorted(groups.items(), key=lambda one: _in_time(one[0])):
+        began = min(of_fault, key=lambda rank: (all(p.is_spread for p, _ in of_fault[rank]), rank))
+        others = tuple(sorted(of_fault.keys() - {began}))
+        found += [with_others(began, incident, others) for _, incident in of_fault[began]]
+    return found
+
+
+def _in_time(key: tuple[int, str, int]) -> tuple[int, bool, int, str]:
+    update, phase, minibatch = key
+    return update, phase == "update", minibatch, phase

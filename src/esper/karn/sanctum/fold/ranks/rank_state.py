@@ -1,0 +1,145 @@
+"""One rank of a run, and what the states of all say of the run: its status, and what is missing."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from esper.karn.store.liveness import RunStatus, StatusKind
+from esper.karn.store.reading.completeness import Completeness
+from esper.leyline.text.rank_words import ranks_words
+
+#: Seconds after the start of a run in which ranks without a store are not yet missed.
+STARTING_SECONDS: Final = 30.0
+
+_GONE: Final = (StatusKind.DEAD, StatusKind.FAILED, StatusKind.HALTED)
+_GOING_ON: Final = (StatusKind.LIVE, StatusKind.STARTING, StatusKind.STUCK)
+_GROUPS_NAMED: Final = 3
+
+
+@dataclass(frozen=True)
+class RankState:
+    """One rank of a run at one moment.
+
+    Attributes:
+        rank: its number, counted from 0.
+        status: of its process.
+        completeness: whether everything that it reported is known.
+        has_store: whether its store was found.
+        update: its last update.
+        device: on which its model is.
+        machine: name of its machine; empty if unknown.
+        pid: of its process; None if unknown.
+        started_at: when its process started, in seconds since the epoch; None if unknown.
+        ended_at: its last sign of life, in seconds since the epoch; None if unknown.
+    """
+
+    rank: int
+    status: RunStatus
+    completeness: Completeness
+    has_store: bool = True
+    update: int = 0
+    device: str = ""
+    machine: str = ""
+    pid: int | None = None
+    started_at: float | None = None
+    ended_at: float | None = None
+
+
+def missing_rank(rank: int) -> RankState:
+    """Return the state of a rank that has no store."""
+    status = RunStatus(StatusKind.WAITING, None, "it has no store")
+    return RankState(rank, status, Completeness(), has_store=False)
+
+
+def joined_status(ranks: Sequence[RankState]) -> RunStatus:
+    """Return the status of a run from those of its ranks.
+
+    A run goes on as long as one of its ranks does. Then a rank that is gone makes it DEGRADED, and
+    one that is silent makes it STALE. The sentence names these ranks.
+
+    Args:
+        ranks: all ranks that should train, in order.
+    """
+    size = len(ranks)
+    there = [one for one in ranks if one.status.kind is not StatusKind.WAITING] or list(ranks)
+    gone = [one for one in there if one.status.kind in _GONE]
+    active = [one for one in there if not one.status.is_over]
+    silent = [one for one in there if one.status.kind is StatusKind.STALE]
+    if not active:
+        return _ended(there, size)
+    if gone:
+        seconds = max((one.status.seconds or 0.0 for one in gone), default=None)
+        return RunStatus(StatusKind.DEGRADED, seconds, _named(_earliest_first(gone), size))
+    if silent:
+        seconds = max(one.status.seconds or 0.0 for one in silent)
+        who = ranks_words([one.rank for one in silent])
+        are = f"{who} of {size} silent for {seconds:.0f} s"
+        return RunStatus(StatusKind.STALE, seconds, are)
+    for kind in (StatusKind.UNREADABLE, StatusKind.STUCK, StatusKind.STARTING):
+        found = [one for one in there if one.status.kind is kind]
+        if found and (kind is not StatusKind.STARTING or len(found) == len(there)):
+            return RunStatus(kind, found[0].status.seconds, _named(found, size))
+    training = [one for one in there if one.status.kind in _GOING_ON]
+    if not training:  # nothing has been written yet
+        return there[0].status
+    who = ranks_words([one.rank for one in training])
+    are = "is" if len(training) == 1 else "are"
+    return RunStatus(StatusKind.LIVE, training[0].status.seconds, f"{who} of {size} {are} training")
+
+
+def _ended(ranks: Sequence[RankState], size: int) -> RunStatus:
+    """Return the status of a run of which no rank goes on."""
+    for kind in (StatusKind.HALTED, *_GONE, StatusKind.STOPPED):
+        found = [one for one in ranks if one.status.kind is kind]
+        if not found:
+            continue
+        if kind in (StatusKind.DEAD, StatusKind.FAILED):
+            found = _earliest_first([one for one in ranks if one.status.kind in _GONE])
+        # Of a rank that died and one that failed because of it, the earlier is the cause.
+        first = found[0].status
+        seconds = min((o.status.seconds for o in found if o.status.seconds is not None),
+                      default=None)  # fmt: skip
+        is_same = len({one.status.sentence for one in found}) == 1
+        if len(found) == len(ranks) and (is_same or kind is StatusKind.HALTED):
+            return RunStatus(first.kind, seconds, first.sentence)  # of a halt, it names the rank
+        return RunStatus(first.kind, seconds, _named(found, size))
+    return ranks[0].status
+
+
+def _earliest_first(ranks: Sequence[RankState]) -> list[RankState]:
+    """Return ranks by their last sign of life; those that nothing is known of come last."""
+    return sorted(ranks, key=lambda one: (one.ended_at is None, one.ended_at or 0.0, one.rank))
+
+
+def _named(ranks: Sequence[RankState], size: int) -> str:
+    """Return "rank 1 of 4: process 7 is gone and reported no end", for a few ranks."""
+    named = [f"rank {one.rank} of {size}: {one.status.sentence}" for one in ranks[:_GROUPS_NAMED]]
+    more = [one.rank for one in ranks[_GROUPS_NAMED:]]
+    return "; ".join([*named, *([f"{ranks_words(more)}, too"] if more else [])])
+
+
+def joined_completeness(
+    ranks: Sequence[RankState], damaged_events: int, *, is_starting: bool
+) -> Completeness:
+    """Return whether everything is known that the ranks of a run reported.
+
+    Args:
+        ranks: all ranks that should have a store, and all that have one, in order.
+        damaged_events: of all stores.
+        is_starting: whether ranks without a store may still come.
+    """
+    first, *others = ranks
+    size = len(ranks)
+    missing = [one.rank for one in ranks if not one.has_store]
+    gap = first.completeness.gap
+    if gap is not None:
+        gap = f"rank {first.rank}: {gap}"
+    for one in others:
+        known = one.completeness
+        found = known.unreadable or known.gap
+        if gap is None and found is not None:
+            gap = f"rank {one.rank}: {found}"
+    if missing and not is_starting:
+        have = "has" if len(missing) == 1 else "have"
+        gap = f"{ranks_words(missing)} of {size} {have} no store"
+    return Completeness(first.completeness.unreadable, damaged_events, gap)

@@ -1,0 +1,106 @@
+"""Where a watch records: the folder of its run, and that of its rank in it."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from esper.karn.store.errors import RunStoreError
+from esper.karn.store.rank_folders import Rank, create_rank_folder, rank_folder
+from esper.karn.store.reading.run_reader import RunReader
+from esper.karn.store.run_directory import (
+    STORE_NAME,
+    WATCHED_RUN,
+    check_store_path,
+    create_run,
+    default_run_dir,
+)
+from esper.karn.text.run_names import without_creation_time
+from esper.leyline.telemetry import IncidentRecorded, PPOUpdatePayload
+from esper.recording.ranks import Meeting
+
+
+@dataclass(frozen=True)
+class Continued:
+    """A run that ended and may be continued.
+
+    Attributes:
+        directory: of the run.
+        update: number of its last update.
+        incidents: number of its incidents.
+    """
+
+    directory: Path
+    update: int
+    incidents: int
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a process records.
+
+    Attributes:
+        run: directory of the run.
+        rank: of the process.
+        continues: what it continues; None for a new run.
+    """
+
+    run: Path
+    rank: Rank
+    continues: Continued | None
+
+
+def name_of_started_run() -> str:
+    """Return the name of the run in which `esper run` expects this process; empty without one."""
+    return without_creation_time(Path(os.environ.get(WATCHED_RUN, "")).name)
+
+
+def place_of(
+    name: str, run_dir: Path | None, continues: Continued | None, meeting: Meeting | None
+) -> Place:
+    """Return where a watch records; the directory is created.
+
+    Args:
+        name: of a new run.
+        run_dir: the folder that holds runs; by default `ESPER_RUN_DIR` or `runs`.
+        continues: a run of this process that is continued; None for a new one.
+        meeting: of the ranks that record this run; None where this process trains alone.
+
+    Raises:
+        OSError: the directory cannot be created.
+        RanksError: the ranks cannot agree on one.
+        RunPathError: its path would be too long.
+    """
+    rank = Rank() if meeting is None else meeting.rank
+    if continues is not None:
+        return Place(continues.directory, rank, continues)
+    given = os.environ.pop(WATCHED_RUN, "")
+    folder = default_run_dir() if run_dir is None else run_dir
+
+    def create() -> Path:
+        return create_run(folder, name)
+
+    if meeting is None:
+        return Place(Path(given) if given else create(), rank, None)
+    run = Path(given) if given else meeting.run(create)
+    before = _recorded_before(run, rank)  # by a process that torchrun has started again
+    check_store_path(rank_folder(run, rank.rank))
+    create_rank_folder(run, rank.rank)
+    return Place(run, rank, before)
+
+
+def _recorded_before(run: Path, rank: Rank) -> Continued | None:
+    """Return what an earlier process of a rank recorded; None if it recorded nothing."""
+    folder = rank_folder(run, rank.rank)
+    if not (folder / STORE_NAME).exists():
+        return None
+    try:
+        reader = RunReader(folder)
+        if not reader.has_tables() or not reader.last_id():
+            return None
+        last = [*reader.read_last("ppo_update", 1), *reader.read_last("incident_recorded", 1)]
+    except RunStoreError:  # it is continued all the same: its lights are there
+        last = []
+    payloads = [event.payload for event in last]
+    updates = [one.update for one in payloads if isinstance(one, PPOUpdatePayload)]
+    incidents = [one.number for one in payloads if isinstance(one, IncidentRecorded)]
+    return Continued(run, max(updates, default=0), max(incidents, default=0))
